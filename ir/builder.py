@@ -1,0 +1,143 @@
+"""Builders: one interface with which rules and passes emit operations.
+
+``GraphBuilder`` appends nodes to a graph. The frontend has a second
+implementation whose values are Tensors. Derivative rules and decompositions
+are written once against ``Builder`` and serve both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flamec.ir.graph import Graph, Location, Node, Value, attribute_key
+from flamec.ir.op import Op, lookup
+from flamec.ir.shape import Dim, SymbolicDim, equal, structurally_equal
+from flamec.ir.types import DType, TensorType
+
+
+class Builder:
+    """Emits operations; ``b.add(x, y)`` applies the op called ``add``."""
+
+    def apply(self, op: Op, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> Any:
+        """One value, or a tuple for an op with several results."""
+        raise NotImplementedError
+
+    def type_of(self, value: Any) -> TensorType:
+        raise NotImplementedError
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            op = lookup(name)
+        except KeyError as error:
+            raise AttributeError(str(error)) from None
+
+        def emit(*inputs: Any, **attributes: Any) -> Any:
+            return self.apply(op, inputs, attributes)
+
+        return emit
+
+    # what nearly every rule needs ---------------------------------------------
+    def constant(self, value: Any, like: TensorType) -> Any:
+        """A zero-dimensional constant of the dtype and device of ``like``.
+
+        A symbolic dimension becomes a ``dim_size`` node.
+        """
+        if isinstance(value, SymbolicDim):
+            return self.dim_size(size=value, dtype=like.dtype, device=like.device)
+        return self.full(value=value, shape=(), dtype=like.dtype, device=like.device)
+
+    def full_like(self, value: Any, like: TensorType) -> Any:
+        """``value`` broadcast to the shape of ``like``."""
+        return self.full(value=value, shape=like.shape, dtype=like.dtype, device=like.device)
+
+    def cast(self, value: Any, dtype: DType) -> Any:
+        """Convert, or the value itself where the dtype is right already."""
+        if self.type_of(value).dtype is dtype:
+            return value
+        return self.convert(value, dtype=dtype)
+
+    def expand_to(self, value: Any, shape: tuple[Dim, ...]) -> Any:
+        """Broadcast to ``shape``; leading dimensions may be added."""
+        have = self.type_of(value).shape
+        if len(have) == len(shape) and all(map(structurally_equal, have, shape)):
+            return value
+        return self.expand(value, shape=shape)
+
+    def sum_to(self, value: Any, shape: tuple[Dim, ...]) -> Any:
+        """Undo a broadcast: sum over the axes along which ``shape`` was stretched."""
+        have = self.type_of(value).shape
+        if len(have) == len(shape) and all(map(structurally_equal, have, shape)):
+            return value
+        extra = len(have) - len(shape)
+        axes = tuple(range(extra)) + tuple(
+            i + extra
+            for i, d in enumerate(shape)
+            if not structurally_equal(have[i + extra], d)
+            and (d == 1 if isinstance(d, int) else equal(d, 1))
+        )
+        if axes:
+            value = self.sum(value, axes=axes)
+        have = self.type_of(value).shape
+        if len(have) != len(shape) or not all(map(structurally_equal, have, shape)):
+            value = self.reshape(value, shape=shape)
+        return value
+
+
+class GraphBuilder(Builder):
+    """Appends nodes; equal nodes are made once if ``share`` is set."""
+
+    def __init__(self, share: bool = False) -> None:
+        self._inputs: list[Value] = []
+        self._nodes: list[Node] = []
+        self._shared: dict[Any, Node] | None = {} if share else None
+        self.location: Location | None = None
+        self.scope = ""
+
+    @property
+    def nodes(self) -> list[Node]:
+        return self._nodes
+
+    @property
+    def graph_inputs(self) -> list[Value]:
+        return self._inputs
+
+    def input(self, type: TensorType, name: str | None = None) -> Value:
+        value = Value(type, None, len(self._inputs), name)
+        self._inputs.append(value)
+        return value
+
+    def type_of(self, value: Value) -> TensorType:
+        return value.type
+
+    def apply(self, op: Op, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> Any:
+        node = self.add_node(op, inputs, attributes)
+        return node.outputs if len(node.outputs) != 1 else node.outputs[0]
+
+    def add_node(self, op: Op, inputs: Sequence[Value], attributes: Mapping[str, Any]) -> Node:
+        key = None
+        if self._shared is not None:
+            key = (
+                op.name,
+                tuple(id(v) for v in inputs),
+                tuple((k, attribute_key(v)) for k, v in sorted(attributes.items())),
+            )
+            if key in self._shared:
+                return self._shared[key]
+        node = Node(op, inputs, attributes, self.location, self.scope)
+        self._nodes.append(node)
+        if self._shared is not None:
+            self._shared[key] = node
+        return node
+
+    def build(
+        self,
+        outputs: Sequence[Value],
+        updates: Mapping[int, Value] | None = None,
+        name: str = "main",
+    ) -> Graph:
+        return Graph(
+            tuple(self._inputs), tuple(self._nodes), tuple(outputs), dict(updates or {}), name
+        )

@@ -1,0 +1,143 @@
+"""The graph: SSA values, immutable nodes, and a signature.
+
+A ``Node`` applies an ``Op`` to values; the op's own shape rule computes the
+types of the results in the constructor, so a node that exists is well typed.
+Nodes stand in topological order. There is no mutation inside a graph: what
+the program writes back is listed in ``Graph.updates``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from flamec.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from flamec.ir.op import Op
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A line of the user's program."""
+
+    file: str
+    line: int
+    function: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class Value:
+    """One result of a node, or an input of a graph (``node`` is None)."""
+
+    __slots__ = ("__weakref__", "index", "name", "node", "type")
+
+    def __init__(
+        self, type: TensorType, node: Node | None = None, index: int = 0, name: str | None = None
+    ) -> None:
+        self.type = type
+        self.node = node
+        self.index = index
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<Value {self.name or ''}: {self.type}>"
+
+
+class Node:
+    """An operation applied to values; never changed after construction."""
+
+    __slots__ = ("attributes", "inputs", "location", "op", "outputs", "scope")
+
+    def __init__(
+        self,
+        op: Op,
+        inputs: Iterable[Value],
+        attributes: Mapping[str, Any] | None = None,
+        location: Location | None = None,
+        scope: str = "",
+        types: tuple[TensorType, ...] | None = None,
+    ) -> None:
+        self.op = op
+        self.inputs: tuple[Value, ...] = tuple(inputs)
+        self.attributes: dict[str, Any] = dict(attributes or {})
+        self.location = location
+        self.scope = scope
+        if types is None:
+            types = op.infer_types(tuple(v.type for v in self.inputs), self.attributes)
+        self.outputs: tuple[Value, ...] = tuple(Value(t, self, i) for i, t in enumerate(types))
+
+    @property
+    def output(self) -> Value:
+        """The only result; ValueError if the op has several."""
+        (value,) = self.outputs
+        return value
+
+    def key(self) -> tuple[Any, ...]:
+        """Equal keys mean equal results, given that the op is pure."""
+        attributes = tuple((k, attribute_key(v)) for k, v in sorted(self.attributes.items()))
+        return (self.op.name, tuple(id(v) for v in self.inputs), attributes)
+
+    def __repr__(self) -> str:
+        return f"<Node {self.op.name} {self.attributes}>"
+
+
+def attribute_key(value: Any) -> Any:
+    """A hashable form of an attribute in which 1, 1.0 and True, 0.0 and -0.0 differ."""
+    if isinstance(value, (tuple, list)):
+        return tuple(attribute_key(v) for v in value)
+    return (type(value).__name__, repr(value))
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A program: inputs, nodes in topological order, outputs, and write-backs.
+
+    ``updates`` maps the position of an input to the value it holds afterwards.
+    """
+
+    inputs: tuple[Value, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[Value, ...]
+    updates: Mapping[int, Value] = field(default_factory=dict)
+    name: str = "main"
+
+    @property
+    def results(self) -> tuple[Value, ...]:
+        """Everything that must be computed: outputs, then updates by input position."""
+        return self.outputs + tuple(self.updates[i] for i in sorted(self.updates))
+
+    def users(self) -> dict[Value, list[Node]]:
+        """For each value the nodes that read it, in order, once per use."""
+        users: dict[Value, list[Node]] = {}
+        for node in self.nodes:
+            for value in node.inputs:
+                users.setdefault(value, []).append(node)
+        return users
+
+    def values(self) -> Iterator[Value]:
+        yield from self.inputs
+        for node in self.nodes:
+            yield from node.outputs
+
+    def fingerprint(self) -> str:
+        """A hash of structure alone: names and source lines do not count."""
+        number: dict[Value, int] = {}
+        lines = []
+        for value in self.inputs:
+            number[value] = len(number)
+            lines.append(f"input {value.type}")
+        for node in self.nodes:
+            operands = ",".join(str(number[v]) for v in node.inputs)
+            attributes = tuple((k, attribute_key(v)) for k, v in sorted(node.attributes.items()))
+            for value in node.outputs:
+                number[value] = len(number)
+            types = ",".join(str(v.type) for v in node.outputs)
+            lines.append(f"{node.op.name}({operands}){attributes}:{types}")
+        lines.append("return " + ",".join(str(number[v]) for v in self.outputs))
+        lines.extend(f"update {i} {number[self.updates[i]]}" for i in sorted(self.updates))
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,143 @@
+"""What an operation is: the ``Op`` record and the registry.
+
+One op is one declaration (``ops/``): the types it accepts, its shape rule,
+its NumPy meaning, its derivative written as IR, and the scalar text of both
+backends. Passes read ``kind`` and the facts below, never names.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flamec.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from flamec.ir.builder import Builder
+
+
+class OpKind(enum.Enum):
+    """How an op moves data; decides how it is fused and lowered."""
+
+    ELEMENTWISE = "elementwise"  # same shape after broadcasting
+    REDUCTION = "reduction"  # folds axes
+    CONTRACTION = "contraction"  # dot_general
+    VIEW = "view"  # the same elements at other places; no arithmetic
+    ASSEMBLE = "assemble"  # places inputs side by side or into another (concatenate, pad, slice_update)
+    CREATION = "creation"  # no array inputs: full, iota, dim_size
+    RANDOM = "random"  # counter-based bits
+    GATHER = "gather"  # reads at computed places
+    SCATTER = "scatter"  # writes at computed places
+    SCAN = "scan"  # running reductions
+    BARRIER = "barrier"  # identity that stops differentiation
+
+
+Attributes = Mapping[str, Any]
+Types = tuple[TensorType, ...]
+
+
+class DerivativeContext:
+    """What a derivative rule may look at.
+
+    ``inputs[i]`` and ``outputs[i]`` are available only if the op declares that
+    it saves them; types are always there. ``needs[i]`` tells whether input i
+    wants a gradient. Values are graph Values or Tensors: rules treat them as opaque
+    and compute with the builder only.
+    """
+
+    __slots__ = ("attributes", "input_types", "inputs", "needs", "output_types", "outputs")
+
+    def __init__(
+        self,
+        attributes: Attributes,
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        input_types: Types,
+        output_types: Types,
+        needs: tuple[bool, ...],
+    ) -> None:
+        self.attributes = attributes
+        self.inputs = inputs
+        self.outputs = outputs
+        self.input_types = input_types
+        self.output_types = output_types
+        self.needs = needs
+
+
+Derivative = Callable[["Builder", DerivativeContext, Any], Sequence[Any]]
+
+ALL = "all"
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One primitive operation.
+
+    - ``infer(types, attributes)`` -> the result types; raises TypeError or ValueError
+      with shapes and dimension in the message.
+    - ``evaluate(attributes, *arrays)`` -> NumPy result (a tuple for several results).
+      16-bit floats arrive as float32 and are rounded by the caller. ``attributes`` are concrete.
+    - ``derivative(b, ctx, *output_gradients)`` -> a gradient or None for each input.
+      An output gradient is None where that output was not used (only for several outputs).
+      None instead of a rule: not differentiable (gradient zero).
+    - ``saves_inputs`` / ``saves_outputs``: positions that the derivative reads, or "all".
+    - ``c`` / ``triton``: scalar text of an elementwise op with ``{0}``, ``{1}`` … for operands and
+      ``{t}`` for the lane type of the first operand (``f32``, ``f64``, ``i64`` …, ``b`` for bool),
+      or a mapping from lane type to such text; for reductions the combining text of ``{0}`` and ``{1}``.
+    - ``commutative``; ``identity`` (of a binary op: its right unit; of a reduction: the
+      start value, given the dtype); ``involution`` (f(f(x)) = x); ``idempotent`` (f(f(x)) = f(x)).
+    - ``expensive``: cheaper to keep than to compute twice.
+    - ``write_back(b, parent, child, attributes)`` for views: the parent with the child's
+      elements replaced, which is how a write through a view is expressed without mutation.
+    """
+
+    name: str
+    kind: OpKind
+    infer: Callable[[Types, Attributes], TensorType | Types]
+    evaluate: Callable[..., Any]
+    derivative: Derivative | None = None
+    saves_inputs: tuple[int, ...] | str = ()
+    saves_outputs: tuple[int, ...] | str = ()
+    c: str | Mapping[str, str] | None = None
+    triton: str | Mapping[str, str] | None = None
+    commutative: bool = False
+    associative: bool = False
+    involution: bool = False
+    idempotent: bool = False
+    identity: Any = None
+    expensive: bool = False
+    write_back: Callable[[Builder, Any, Any, Attributes], Any] | None = None
+    doc: str = ""
+
+    def infer_types(self, types: Types, attributes: Attributes) -> Types:
+        result = self.infer(types, attributes)
+        return result if isinstance(result, tuple) else (result,)
+
+    def saved_inputs(self, count: int) -> tuple[int, ...]:
+        return tuple(range(count)) if self.saves_inputs == ALL else tuple(self.saves_inputs)  # type: ignore[arg-type]
+
+    def saved_outputs(self, count: int) -> tuple[int, ...]:
+        return tuple(range(count)) if self.saves_outputs == ALL else tuple(self.saves_outputs)  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        return f"<Op {self.name}>"
+
+
+REGISTRY: dict[str, Op] = {}
+
+
+def register(op: Op) -> Op:
+    """Add an op to the registry; ValueError if the name is taken."""
+    if op.name in REGISTRY:
+        raise ValueError(f"op {op.name!r} is declared twice")
+    REGISTRY[op.name] = op
+    return op
+
+
+def lookup(name: str) -> Op:
+    try:
+        return REGISTRY[name]
+    except KeyError:
+        raise KeyError(f"no op is called {name!r}") from None

@@ -1,0 +1,165 @@
+"""The execution plan: what codegen hands to the runtime.
+
+A plan is data: buffers, steps in order, and the source text of one program
+with one entry point. It can be written to JSON and read back, so a second
+process runs it without tracing, passes or code generation. Sizes may be
+symbolic; they are evaluated when sizes are bound.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from flamec.ir.shape import Dim, format_dim, parse_dim, product
+from flamec.ir.types import CPU, Device, DType, TensorType, dtype_named
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Dense memory that the program reads or writes.
+
+    ``kind``: ``"input"`` (given by the caller), ``"output"`` (fresh memory that the
+    caller gives and keeps), ``"temporary"`` (lives in the arena during the call).
+    ``elements`` may be symbolic.
+    """
+
+    name: str
+    kind: str
+    dtype: DType
+    elements: Dim
+
+    @property
+    def bytes(self) -> Dim:
+        return self.elements * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One kernel, library call or copy of the program, in execution order.
+
+    ``reads``/``writes`` are buffer positions. ``in_place`` lists (write, read) pairs
+    that may share memory because each element is read before it is written.
+    ``bytes_read``/``bytes_written`` count each distinct tensor once; ``operations`` are the
+    names of the graph nodes inside, ``locations`` the user's lines.
+    """
+
+    name: str
+    kind: str  # "pointwise" | "reduction" | "matmul" | "scatter" | "scan" | "copy" | ...
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    bytes_read: Dim
+    bytes_written: Dim
+    flops: Dim = 0
+    in_place: tuple[tuple[int, int], ...] = ()
+    operations: tuple[str, ...] = ()
+    locations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
+    """An output of the program: which buffer, and the type of the tensor in it."""
+
+    buffer: int
+    type: TensorType
+
+
+@dataclass(frozen=True)
+class ExecutionPlan:
+    """Buffers and steps of one compiled program.
+
+    ``inputs[i]`` is the buffer of graph input i. ``updated`` are the positions of inputs
+    that the program overwrites in place. ``symbols`` names the sizes in the order in
+    which they are passed to the entry point. ``errors`` are the messages of the error
+    codes 1, 2 … that the entry point may return.
+    """
+
+    buffers: tuple[Buffer, ...]
+    steps: tuple[Step, ...]
+    inputs: tuple[int, ...]
+    input_types: tuple[TensorType, ...]
+    outputs: tuple[OutputSpec, ...]
+    updated: tuple[int, ...]
+    symbols: tuple[str, ...]
+    source: str
+    entry: str = "flamec_program"
+    language: str = "c"
+    errors: tuple[str, ...] = ()
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def kernel_count(self) -> int:
+        return len(self.steps)
+
+    def bytes_moved(self) -> Dim:
+        """Bytes read and written by all steps together."""
+        total: Dim = 0
+        for step in self.steps:
+            total = total + step.bytes_read + step.bytes_written
+        return total
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), default=_encode, separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str) -> ExecutionPlan:
+        """The inverse of ``to_json``; KeyError, ValueError or TypeError for a malformed text."""
+        data = json.loads(text)
+        return ExecutionPlan(
+            buffers=tuple(
+                Buffer(b["name"], b["kind"], dtype_named(b["dtype"]), _dim(b["elements"]))
+                for b in data["buffers"]
+            ),
+            steps=tuple(
+                Step(
+                    name=s["name"],
+                    kind=s["kind"],
+                    reads=tuple(s["reads"]),
+                    writes=tuple(s["writes"]),
+                    bytes_read=_dim(s["bytes_read"]),
+                    bytes_written=_dim(s["bytes_written"]),
+                    flops=_dim(s["flops"]),
+                    in_place=tuple((w, r) for w, r in s["in_place"]),
+                    operations=tuple(s["operations"]),
+                    locations=tuple(s["locations"]),
+                )
+                for s in data["steps"]
+            ),
+            inputs=tuple(data["inputs"]),
+            input_types=tuple(_type(t) for t in data["input_types"]),
+            outputs=tuple(OutputSpec(o["buffer"], _type(o["type"])) for o in data["outputs"]),
+            updated=tuple(data["updated"]),
+            symbols=tuple(data["symbols"]),
+            source=data["source"],
+            entry=data["entry"],
+            language=data["language"],
+            errors=tuple(data["errors"]),
+            notes=data["notes"],
+        )
+
+
+def dense_elements(type: TensorType) -> Dim:
+    return product(type.shape)
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, DType):
+        return value.name
+    if isinstance(value, TensorType):
+        return {
+            "shape": [d if isinstance(d, int) else format_dim(d) for d in value.shape],
+            "dtype": value.dtype.name,
+            "device": [value.device.type, value.device.index],
+        }
+    return format_dim(value)
+
+
+def _dim(data: int | str) -> Dim:
+    return data if isinstance(data, int) else parse_dim(data)
+
+
+def _type(data: dict[str, Any]) -> TensorType:
+    kind, index = data["device"]
+    device = CPU if kind == "cpu" else Device(kind, index)
+    return TensorType(tuple(_dim(d) for d in data["shape"]), dtype_named(data["dtype"]), device)

@@ -1,0 +1,456 @@
+"""Symbolic dimensions: integers, or canonical polynomials over named symbols.
+
+A ``Dim`` is an ``int`` or a ``SymbolicDim``. Symbols stand for sizes (>= 0).
+``SymbolicDim`` behaves like an int in user code; where a question about it
+cannot be answered from its form (``B == 5``), the oracle in force answers
+from the sizes seen while tracing and records the answer as a guard. Outside
+tracing there is no oracle and ``Undecidable`` is raised, so a pass can never
+assume something silently.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol, Union
+
+Dim = Union[int, "SymbolicDim"]
+Atom = tuple[Any, ...]  # ("s", name) | ("//", numerator, denominator)
+Monomial = tuple[Atom, ...]
+
+
+class Undecidable(TypeError):
+    """A relation between symbolic dimensions that their form does not settle."""
+
+
+class ShapeOracle(Protocol):
+    """Answers questions about symbols while tracing, and records them as guards."""
+
+    def decide(self, left: Dim, relation: str, right: Dim) -> bool: ...
+    def specialize(self, dim: SymbolicDim) -> int: ...
+    def as_scalar(self, dim: SymbolicDim) -> Any: ...
+
+
+_oracle: ContextVar[ShapeOracle | None] = ContextVar("flamec_shape_oracle", default=None)
+
+
+@contextmanager
+def using_oracle(oracle: ShapeOracle | None) -> Iterator[None]:
+    """Let ``oracle`` answer undecidable questions within the block."""
+    token = _oracle.set(oracle)
+    try:
+        yield
+    finally:
+        _oracle.reset(token)
+
+
+def _atom_key(atom: Atom) -> tuple[str, str]:
+    return (atom[0], format_dim(atom[1]) if atom[0] == "//" else atom[1])
+
+
+class SymbolicDim:
+    """A polynomial with integer coefficients over symbols and floor divisions."""
+
+    __slots__ = ("_hash", "terms")
+
+    def __init__(self, terms: Mapping[Monomial, int]) -> None:
+        self.terms: tuple[tuple[Monomial, int], ...] = tuple(
+            sorted(
+                terms.items(), key=lambda t: (-len(t[0]), [_atom_key(a) for a in t[0]])
+            )
+        )
+        self._hash = hash(self.terms)
+
+    @staticmethod
+    def symbol(name: str) -> SymbolicDim:
+        return SymbolicDim({(("s", name),): 1})
+
+    # arithmetic -----------------------------------------------------------
+    def __add__(self, other: Any) -> Any:
+        return _sum(self, other, 1) if _is_dim(other) else self._scalar("__add__", other)
+
+    def __radd__(self, other: Any) -> Any:
+        return self.__add__(other)
+
+    def __sub__(self, other: Any) -> Any:
+        return _sum(self, other, -1) if _is_dim(other) else self._scalar("__sub__", other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return _sum(other, self, -1) if _is_dim(other) else self._scalar("__rsub__", other)
+
+    def __neg__(self) -> Any:
+        return _sum(0, self, -1)
+
+    def __mul__(self, other: Any) -> Any:
+        return _product(self, other) if _is_dim(other) else self._scalar("__mul__", other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return self.__mul__(other)
+
+    def __floordiv__(self, other: Any) -> Any:
+        return floordiv(self, other) if _is_dim(other) else self._scalar("__floordiv__", other)
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return floordiv(other, self) if _is_dim(other) else self._scalar("__rfloordiv__", other)
+
+    def __mod__(self, other: Any) -> Any:
+        if not _is_dim(other):
+            return self._scalar("__mod__", other)
+        return _sum(self, _product(floordiv(self, other), other), -1)
+
+    def __rmod__(self, other: Any) -> Any:
+        if not _is_dim(other):
+            return self._scalar("__rmod__", other)
+        return _sum(other, _product(floordiv(other, self), self), -1)
+
+    def __pow__(self, other: Any) -> Any:
+        if isinstance(other, int) and not isinstance(other, bool) and other >= 0:
+            result: Dim = 1
+            for _ in range(other):
+                result = _product(result, self)
+            return result
+        return self._scalar("__pow__", other)
+
+    def __rpow__(self, other: Any) -> Any:
+        return self._scalar("__rpow__", other)
+
+    def __truediv__(self, other: Any) -> Any:
+        return self._scalar("__truediv__", other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return self._scalar("__rtruediv__", other)
+
+    def _scalar(self, method: str, other: Any) -> Any:
+        """Arithmetic that leaves the integers: continue on a scalar tensor."""
+        if not isinstance(other, (int, float, SymbolicDim)):
+            return NotImplemented
+        oracle = _oracle.get()
+        if oracle is None:
+            return NotImplemented
+        if isinstance(other, SymbolicDim):
+            other = oracle.as_scalar(other)
+        return getattr(oracle.as_scalar(self), method)(other)
+
+    # relations ------------------------------------------------------------
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, SymbolicDim):
+            if self.terms == other.terms:
+                return True
+        elif not isinstance(other, int) or isinstance(other, bool):
+            return False
+        return _decide(self, "==", other) if _oracle.get() is not None else False  # type: ignore[arg-type]
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __lt__(self, other: Any) -> bool:
+        return _decide(self, "<", other)
+
+    def __le__(self, other: Any) -> bool:
+        return _decide(self, "<=", other)
+
+    def __gt__(self, other: Any) -> bool:
+        return _decide(other, "<", self)
+
+    def __ge__(self, other: Any) -> bool:
+        return _decide(other, "<=", self)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __bool__(self) -> bool:
+        return not _decide(self, "==", 0)
+
+    def __int__(self) -> int:
+        oracle = _oracle.get()
+        if oracle is None:
+            raise Undecidable(f"the size {self} is symbolic; it has no single integer value")
+        return oracle.specialize(self)
+
+    __index__ = __int__
+
+    def __float__(self) -> float:
+        return float(int(self))
+
+    def __str__(self) -> str:
+        return format_dim(self)
+
+    __repr__ = __str__
+
+
+def _is_dim(x: object) -> bool:
+    return (isinstance(x, int) and not isinstance(x, bool)) or isinstance(x, SymbolicDim)
+
+
+def _terms(dim: Dim) -> dict[Monomial, int]:
+    if isinstance(dim, SymbolicDim):
+        return dict(dim.terms)
+    return {(): int(dim)} if dim else {}
+
+
+def _canonical(terms: Mapping[Monomial, int]) -> Dim:
+    kept = {m: c for m, c in terms.items() if c}
+    if not kept:
+        return 0
+    if len(kept) == 1 and () in kept:
+        return kept[()]
+    return SymbolicDim(kept)
+
+
+def _sum(a: Dim, b: Dim, sign: int) -> Dim:
+    terms = _terms(a)
+    for monomial, coefficient in _terms(b).items():
+        terms[monomial] = terms.get(monomial, 0) + sign * coefficient
+    return _canonical(terms)
+
+
+def _product(a: Dim, b: Dim) -> Dim:
+    if isinstance(a, int) and isinstance(b, int):
+        return a * b
+    terms: dict[Monomial, int] = {}
+    right = _terms(b)
+    for m1, c1 in _terms(a).items():
+        for m2, c2 in right.items():
+            monomial = tuple(sorted(m1 + m2, key=_atom_key))
+            terms[monomial] = terms.get(monomial, 0) + c1 * c2
+    return _canonical(terms)
+
+
+def _divide_exactly(terms: dict[Monomial, int], divisor: Monomial, factor: int) -> Dim | None:
+    quotient: dict[Monomial, int] = {}
+    for monomial, coefficient in terms.items():
+        rest = list(monomial)
+        for atom in divisor:
+            if atom not in rest:
+                return None
+            rest.remove(atom)
+        if coefficient % factor:
+            return None
+        quotient[tuple(rest)] = coefficient // factor
+    return _canonical(quotient)
+
+
+def floordiv(a: Dim, b: Dim) -> Dim:
+    """``a // b``, simplified where the division is exact; ZeroDivisionError for b = 0."""
+    if isinstance(b, int) and b == 0:
+        raise ZeroDivisionError("division of a dimension by zero")
+    if isinstance(a, int) and isinstance(b, int):
+        return a // b
+    if isinstance(b, int) and b == 1:
+        return a
+    if isinstance(a, int) and a == 0:
+        return 0
+    if structurally_equal(a, b):
+        return 1
+    terms, divisor = _terms(a), _terms(b)
+    if len(divisor) == 1:
+        ((monomial, factor),) = divisor.items()
+        if factor > 0:
+            exact = _divide_exactly(terms, monomial, factor)
+            if exact is not None:
+                return exact
+    return SymbolicDim({(("//", a, b),): 1})
+
+
+def _decide(left: Dim, relation: str, right: Dim) -> bool:
+    difference = _sum(left, right, -1)
+    if isinstance(difference, int):
+        return {"==": difference == 0, "<": difference < 0, "<=": difference <= 0}[relation]
+    coefficients = [c for m, c in difference.terms if m]
+    constant = _terms(difference).get((), 0)
+    if all(c > 0 for c in coefficients):  # sizes are never negative
+        if constant > 0:
+            return False
+        if constant == 0 and relation == "<":
+            return False
+    elif all(c < 0 for c in coefficients):
+        if constant < 0:
+            return relation != "=="
+        if constant == 0 and relation == "<=":
+            return True
+    oracle = _oracle.get()
+    if oracle is None:
+        raise Undecidable(f"cannot decide {left} {relation} {right} without sizes")
+    return oracle.decide(left, relation, right)
+
+
+def equal(a: Dim, b: Dim) -> bool:
+    """Whether two sizes are the same; asks the oracle (and so guards) if unclear."""
+    if structurally_equal(a, b):
+        return True
+    return _decide(a, "==", b)
+
+
+def less(a: Dim, b: Dim) -> bool:
+    return _decide(a, "<", b)
+
+
+def structurally_equal(a: Dim, b: Dim) -> bool:
+    """Equal by form alone; never asks the oracle."""
+    if isinstance(a, SymbolicDim):
+        return isinstance(b, SymbolicDim) and a.terms == b.terms
+    return not isinstance(b, SymbolicDim) and a == b
+
+
+def structural_key(shape: Iterable[Dim]) -> tuple[object, ...]:
+    """A hashable key of a shape whose comparison never asks the oracle."""
+    return tuple(d.terms if isinstance(d, SymbolicDim) else d for d in shape)
+
+
+def product(shape: Iterable[Dim]) -> Dim:
+    result: Dim = 1
+    for dim in shape:
+        result = _product(result, dim)
+    return result
+
+
+def has_symbols(shape: Iterable[Dim]) -> bool:
+    return any(isinstance(d, SymbolicDim) for d in shape)
+
+
+def symbols_of(dim: Dim) -> set[str]:
+    """Names of the symbols that occur in ``dim``."""
+    found: set[str] = set()
+    if isinstance(dim, SymbolicDim):
+        for monomial, _ in dim.terms:
+            for atom in monomial:
+                if atom[0] == "s":
+                    found.add(atom[1])
+                else:
+                    found |= symbols_of(atom[1]) | symbols_of(atom[2])
+    return found
+
+
+def evaluate_dim(dim: Dim, bindings: Mapping[str, int]) -> int:
+    """The integer value of ``dim`` for given symbol values; KeyError if one is missing."""
+    if not isinstance(dim, SymbolicDim):
+        return dim
+    total = 0
+    for monomial, coefficient in dim.terms:
+        value = coefficient
+        for atom in monomial:
+            if atom[0] == "s":
+                value *= bindings[atom[1]]
+            else:
+                value *= evaluate_dim(atom[1], bindings) // evaluate_dim(atom[2], bindings)
+        total += value
+    return total
+
+
+def evaluate_shape(shape: Iterable[Dim], bindings: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(evaluate_dim(d, bindings) for d in shape)
+
+
+def substitute(dim: Dim, replacements: Mapping[str, Dim]) -> Dim:
+    """``dim`` with symbols replaced by other dimensions."""
+    if not isinstance(dim, SymbolicDim):
+        return dim
+    total: Dim = 0
+    for monomial, coefficient in dim.terms:
+        value: Dim = coefficient
+        for atom in monomial:
+            if atom[0] == "s":
+                factor: Dim = replacements.get(atom[1], SymbolicDim.symbol(atom[1]))
+            else:
+                factor = floordiv(
+                    substitute(atom[1], replacements), substitute(atom[2], replacements)
+                )
+            value = _product(value, factor)
+        total = _sum(total, value, 1)
+    return total
+
+
+def format_dim(dim: Dim, divide: Callable[[str, str], str] | None = None) -> str:
+    """Python (and C, if ``divide`` writes its division) text of a dimension."""
+    if not isinstance(dim, SymbolicDim):
+        return str(dim)
+    text = ""
+    for monomial, coefficient in dim.terms:
+        factors = []
+        for atom in monomial:
+            if atom[0] == "s":
+                factors.append(atom[1])
+            else:
+                numerator, denominator = (format_dim(x, divide) for x in atom[1:])
+                factors.append(
+                    divide(numerator, denominator)
+                    if divide
+                    else f"({numerator}//({denominator}))"
+                    if isinstance(atom[2], SymbolicDim)
+                    else f"(({numerator})//{denominator})"
+                )
+        magnitude = abs(coefficient)
+        if magnitude != 1 or not factors:
+            factors.insert(0, str(magnitude))
+        sign = "-" if coefficient < 0 else "+" if text else ""
+        text += f" {sign} " if text else sign
+        text += "*".join(factors)
+    return text
+
+
+def format_shape(shape: Iterable[Dim]) -> str:
+    return "[" + ", ".join(format_dim(d) for d in shape) + "]"
+
+
+def parse_dim(text: str) -> Dim:
+    """The inverse of ``format_dim``; ValueError for anything else."""
+
+    def build(node: ast.AST) -> Dim:
+        match node:
+            case ast.Expression(body=body):
+                return build(body)
+            case ast.Constant(value=int(value)):
+                return value
+            case ast.Name(id=name):
+                return SymbolicDim.symbol(name)
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return _product(-1, build(operand))
+            case ast.BinOp(left=left, op=ast.Add(), right=right):
+                return _sum(build(left), build(right), 1)
+            case ast.BinOp(left=left, op=ast.Sub(), right=right):
+                return _sum(build(left), build(right), -1)
+            case ast.BinOp(left=left, op=ast.Mult(), right=right):
+                return _product(build(left), build(right))
+            case ast.BinOp(left=left, op=ast.FloorDiv(), right=right):
+                return floordiv(build(left), build(right))
+        raise ValueError(f"not a dimension: {text!r}")
+
+    try:
+        return build(ast.parse(text, mode="eval"))
+    except SyntaxError:
+        raise ValueError(f"not a dimension: {text!r}") from None
+
+
+def broadcast_shapes(*shapes: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    """NumPy's broadcasting rule, also over symbols; ValueError names the dimension.
+
+    A symbolic size against 1 gives the symbolic size, which is right for the
+    value 1 as well; two different symbolic sizes are asked of the oracle.
+    """
+    rank = max((len(s) for s in shapes), default=0)
+    result: list[Dim] = []
+    for axis in range(-rank, 0):
+        dim: Dim = 1
+        for shape in shapes:
+            if -axis > len(shape):
+                continue
+            size = shape[axis]
+            if structurally_equal(size, 1) or structurally_equal(size, dim):
+                continue
+            if structurally_equal(dim, 1):
+                dim = size
+            elif equal(dim, size):
+                dim = size if isinstance(size, int) else dim
+            elif isinstance(size, SymbolicDim) and equal(size, 1):
+                continue
+            elif isinstance(dim, SymbolicDim) and equal(dim, 1):
+                dim = size
+            else:
+                raise ValueError(
+                    f"shapes {' and '.join(format_shape(s) for s in shapes)} do not "
+                    f"broadcast: {dim} against {size} at dimension {axis}"
+                )
+        result.append(dim)
+    return tuple(result)

@@ -1,0 +1,182 @@
+"""Element types, devices and the type of a tensor value.
+
+What comes in: dtype names, shapes (tuples of dimensions, see ``shape.py``).
+What goes out: immutable, hashable descriptions. Two equal types describe
+arrays that a kernel may treat alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+from flamec.ir.shape import Dim, format_shape, has_symbols, structural_key
+
+
+class DType:
+    """One element type; the instances below are the only ones.
+
+    Attributes: ``name`` (PyTorch's), ``numpy`` (the NumPy dtype of storage),
+    ``kind`` (``"bool"``, ``"uint"``, ``"int"`` or ``"float"``), ``itemsize`` in bytes.
+    """
+
+    __slots__ = ("kind", "name", "numpy")
+
+    def __init__(self, name: str, numpy_dtype: np.dtype, kind: str) -> None:
+        self.name = name
+        self.numpy = numpy_dtype
+        self.kind = kind
+
+    @property
+    def itemsize(self) -> int:
+        return int(self.numpy.itemsize)
+
+    @property
+    def is_floating_point(self) -> bool:
+        return self.kind == "float"
+
+    @property
+    def is_half(self) -> bool:
+        """True for the 16-bit floats, which are computed in float32 and rounded once."""
+        return self.kind == "float" and self.itemsize == 2
+
+    @property
+    def compute(self) -> DType:
+        """The type arithmetic is done in: float32 for 16-bit floats, else itself."""
+        return float32 if self.is_half else self
+
+    def __repr__(self) -> str:
+        return f"flamec.{self.name}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (dtype_named, (self.name,))
+
+    def __deepcopy__(self, memo: object) -> DType:
+        return self
+
+    def __copy__(self) -> DType:
+        return self
+
+
+float64 = DType("float64", np.dtype(np.float64), "float")
+float32 = DType("float32", np.dtype(np.float32), "float")
+float16 = DType("float16", np.dtype(np.float16), "float")
+bfloat16 = DType("bfloat16", np.dtype(ml_dtypes.bfloat16), "float")
+int64 = DType("int64", np.dtype(np.int64), "int")
+int32 = DType("int32", np.dtype(np.int32), "int")
+int16 = DType("int16", np.dtype(np.int16), "int")
+int8 = DType("int8", np.dtype(np.int8), "int")
+uint8 = DType("uint8", np.dtype(np.uint8), "uint")
+bool_ = DType("bool", np.dtype(np.bool_), "bool")
+
+ALL_DTYPES = (float64, float32, float16, bfloat16, int64, int32, int16, int8, uint8, bool_)
+_BY_NAME = {d.name: d for d in ALL_DTYPES}
+_BY_NUMPY = {d.numpy: d for d in ALL_DTYPES}
+
+
+def dtype_named(name: str) -> DType:
+    """The dtype called ``name``, such as ``"float32"``; ValueError if there is none."""
+    try:
+        return _BY_NAME[name]
+    except KeyError:
+        raise ValueError(f"unknown dtype {name!r}; known: {', '.join(_BY_NAME)}") from None
+
+
+def dtype_of_numpy(dtype: np.dtype) -> DType:
+    """The dtype that stores a NumPy dtype unchanged; TypeError if none does."""
+    try:
+        return _BY_NUMPY[np.dtype(dtype)]
+    except KeyError:
+        raise TypeError(
+            f"NumPy dtype {dtype} has no flamec equivalent; supported: {', '.join(_BY_NAME)}"
+        ) from None
+
+
+def promote_types(a: DType, b: DType) -> DType:
+    """The smallest dtype that both convert to, by PyTorch's lattice.
+
+    Order: bool < uint8/int8 < int16 < int32 < int64 < float16/bfloat16 <
+    float32 < float64; uint8 with int8 gives int16, float16 with bfloat16 float32.
+    """
+    if a is b:
+        return a
+    if a.kind == "float" or b.kind == "float":
+        if a.kind != "float":
+            return b
+        if b.kind != "float":
+            return a
+        if a.itemsize == b.itemsize:
+            return float32
+        return a if a.itemsize > b.itemsize else b
+    if a.kind == "bool":
+        return b
+    if b.kind == "bool":
+        return a
+    if a.itemsize == b.itemsize:
+        return int16
+    return a if a.itemsize > b.itemsize else b
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where an array lives: ``Device("cpu")``, ``Device("cuda", 0)``."""
+
+    type: str = "cpu"
+    index: int = 0
+
+    def __str__(self) -> str:
+        return self.type if self.type == "cpu" else f"{self.type}:{self.index}"
+
+    def __repr__(self) -> str:
+        if self.type == "cpu":
+            return "device(type='cpu')"
+        return f"device(type='{self.type}', index={self.index})"
+
+
+CPU = Device("cpu")
+
+
+class TensorType:
+    """Shape, dtype and device of a tensor value; immutable, compared structurally."""
+
+    __slots__ = ("_key", "device", "dtype", "shape")
+
+    def __init__(self, shape: tuple[Dim, ...], dtype: DType, device: Device = CPU) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self.device = device
+        self._key: tuple[object, ...] | None = None
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        if self._key is None:
+            self._key = (structural_key(self.shape), self.dtype.name, self.device)
+        return self._key
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def is_static(self) -> bool:
+        return not has_symbols(self.shape)
+
+    def with_shape(self, shape: tuple[Dim, ...]) -> TensorType:
+        return TensorType(shape, self.dtype, self.device)
+
+    def with_dtype(self, dtype: DType) -> TensorType:
+        return TensorType(self.shape, dtype, self.device)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TensorType) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __str__(self) -> str:
+        text = f"{self.dtype.name}{format_shape(self.shape)}"
+        return text if self.device.type == "cpu" else f"{text}@{self.device}"
+
+    __repr__ = __str__
