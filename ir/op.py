@@ -82,7 +82,8 @@ class Op:
     - ``derivative(b, ctx, *output_gradients)`` -> a gradient or None for each input.
       An output gradient is None where that output was not used (only for several outputs).
       None instead of a rule: not differentiable (gradient zero).
-    - ``saves_inputs`` / ``saves_outputs``: positions that the derivative reads, or "all".
+    - ``saves_inputs`` / ``saves_outputs``: positions that the derivative reads, "all", or a
+      ``slice`` of positions (for ops with any number of operands).
     - ``c`` / ``triton``: scalar text of an elementwise op with ``{0}``, ``{1}`` … for operands and
       ``{t}`` for the lane type of the first operand (``f32``, ``f64``, ``i64`` …, ``b`` for bool),
       or a mapping from lane type to such text; for reductions the combining text of ``{0}`` and ``{1}``.
@@ -98,8 +99,8 @@ class Op:
     infer: Callable[[Types, Attributes], TensorType | Types]
     evaluate: Callable[..., Any]
     derivative: Derivative | None = None
-    saves_inputs: tuple[int, ...] | str = ()
-    saves_outputs: tuple[int, ...] | str = ()
+    saves_inputs: tuple[int, ...] | slice | str = ()
+    saves_outputs: tuple[int, ...] | slice | str = ()
     c: str | Mapping[str, str] | None = None
     triton: str | Mapping[str, str] | None = None
     commutative: bool = False
@@ -116,13 +117,21 @@ class Op:
         return result if isinstance(result, tuple) else (result,)
 
     def saved_inputs(self, count: int) -> tuple[int, ...]:
-        return tuple(range(count)) if self.saves_inputs == ALL else tuple(self.saves_inputs)  # type: ignore[arg-type]
+        return _positions(self.saves_inputs, count)
 
     def saved_outputs(self, count: int) -> tuple[int, ...]:
-        return tuple(range(count)) if self.saves_outputs == ALL else tuple(self.saves_outputs)  # type: ignore[arg-type]
+        return _positions(self.saves_outputs, count)
 
     def __repr__(self) -> str:
         return f"<Op {self.name}>"
+
+
+def _positions(saved: tuple[int, ...] | slice | str, count: int) -> tuple[int, ...]:
+    if isinstance(saved, slice):
+        return tuple(range(count))[saved]
+    if isinstance(saved, str):
+        return tuple(range(count))
+    return saved
 
 
 REGISTRY: dict[str, Op] = {}

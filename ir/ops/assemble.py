@@ -1,0 +1,167 @@
+"""Assembly: inputs placed side by side, inside a border, or into another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flamec.ir.op import Attributes, DerivativeContext, Op, OpKind, Types, register
+from flamec.ir.ops.checks import (
+    check_alike,
+    check_axis,
+    check_one_per_dimension,
+    check_operand_count,
+    surely_less,
+)
+from flamec.ir.ops.view import check_window, numpy_window
+from flamec.ir.shape import Dim, equal, format_shape
+from flamec.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from flamec.ir.builder import Builder
+
+
+# concatenate --------------------------------------------------------------
+def _infer_concatenate(types: Types, attributes: Attributes) -> TensorType:
+    if not types:
+        raise TypeError("concatenate takes at least one operand")
+    check_alike("concatenate", types)
+    first = types[0]
+    axis = check_axis("concatenate", attributes["axis"], first)
+    total: Dim = first.shape[axis]
+    for position, other in enumerate(types[1:], 1):
+        if len(other.shape) != len(first.shape):
+            raise ValueError(
+                f"concatenate: operand {position} has {len(other.shape)} dimensions, operand 0 has "
+                f"{len(first.shape)}: {format_shape(other.shape)} and {format_shape(first.shape)}"
+            )
+        for i, (mine, theirs) in enumerate(zip(first.shape, other.shape, strict=True)):
+            if i != axis and not equal(mine, theirs):
+                raise ValueError(
+                    f"concatenate along axis {axis}: operand {position} has shape "
+                    f"{format_shape(other.shape)}, operand 0 {format_shape(first.shape)}: "
+                    f"dimension {i} is {theirs} against {mine}"
+                )
+        total = total + other.shape[axis]
+    return first.with_shape((*first.shape[:axis], total, *first.shape[axis + 1 :]))
+
+
+def _concatenate_gradient(b: Builder, ctx: DerivativeContext, g: Any) -> list[Any]:
+    axis = ctx.attributes["axis"]
+    gradients: list[Any] = []
+    offset: Dim = 0
+    for operand, needed in zip(ctx.input_types, ctx.needs, strict=True):
+        rank = len(operand.shape)
+        starts = tuple(offset if i == axis else 0 for i in range(rank))
+        part = b.slice(g, starts=starts, sizes=operand.shape, steps=(1,) * rank) if needed else None
+        gradients.append(part)
+        offset = offset + operand.shape[axis]
+    return gradients
+
+
+concatenate = register(
+    Op(
+        name="concatenate",
+        kind=OpKind.ASSEMBLE,
+        infer=_infer_concatenate,
+        evaluate=lambda attributes, *xs: np.concatenate(xs, axis=attributes["axis"]),
+        derivative=_concatenate_gradient,
+        doc="The operands one after the other along an axis.",
+    )
+)
+
+
+# pad ----------------------------------------------------------------------
+def _infer_pad(types: Types, attributes: Attributes) -> TensorType:
+    check_operand_count("pad", types, 2)
+    x, value = types
+    check_alike("pad", types)
+    if value.shape != ():
+        raise ValueError(f"pad: the value must have shape [], not {format_shape(value.shape)}")
+    low, high = attributes["low"], attributes["high"]
+    check_one_per_dimension("pad", "low", low, len(x.shape))
+    check_one_per_dimension("pad", "high", high, len(x.shape))
+    for axis, (before, after) in enumerate(zip(low, high, strict=True)):
+        if surely_less(before, 0) or surely_less(after, 0):
+            raise ValueError(
+                f"pad: negative amount at dimension {axis} of {format_shape(x.shape)}: "
+                f"low {before}, high {after}"
+            )
+    return x.with_shape(
+        tuple(before + d + after for before, d, after in zip(low, x.shape, high, strict=True))
+    )
+
+
+def _evaluate_pad(attributes: Attributes, x: np.ndarray, value: np.ndarray) -> np.ndarray:
+    low, high = attributes["low"], attributes["high"]
+    shape = tuple(before + d + after for before, d, after in zip(low, x.shape, high, strict=True))
+    result = np.full(shape, value, dtype=x.dtype)
+    result[numpy_window(low, x.shape, (1,) * x.ndim)] = x
+    return result
+
+
+def _pad_gradient(b: Builder, ctx: DerivativeContext, g: Any) -> tuple[Any, Any]:
+    x, value = ctx.input_types
+    low, steps = ctx.attributes["low"], (1,) * len(x.shape)
+    inner = b.slice(g, starts=low, sizes=x.shape, steps=steps) if ctx.needs[0] else None
+    border = None
+    if ctx.needs[1]:
+        border = b.slice_update(g, b.full_like(0, x), starts=low, steps=steps)
+        border = b.sum_to(border, value.shape)
+    return inner, border
+
+
+pad = register(
+    Op(
+        name="pad",
+        kind=OpKind.ASSEMBLE,
+        infer=_infer_pad,
+        evaluate=_evaluate_pad,
+        derivative=_pad_gradient,
+        doc="A border of one value: low[i] elements before and high[i] after dimension i.",
+    )
+)
+
+
+# slice_update -------------------------------------------------------------
+def _infer_slice_update(types: Types, attributes: Attributes) -> TensorType:
+    check_operand_count("slice_update", types, 2)
+    x, y = types
+    check_alike("slice_update", types)
+    if len(x.shape) != len(y.shape):
+        raise ValueError(
+            f"slice_update: the update {format_shape(y.shape)} and the operand "
+            f"{format_shape(x.shape)} differ in their number of dimensions"
+        )
+    check_window("slice_update", x.shape, attributes["starts"], y.shape, attributes["steps"])
+    return x
+
+
+def _evaluate_slice_update(attributes: Attributes, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    result = x.copy()
+    result[numpy_window(attributes["starts"], y.shape, attributes["steps"])] = y
+    return result
+
+
+def _slice_update_gradient(b: Builder, ctx: DerivativeContext, g: Any) -> tuple[Any, Any]:
+    y = ctx.input_types[1]
+    starts, steps = ctx.attributes["starts"], ctx.attributes["steps"]
+    outside = inside = None
+    if ctx.needs[0]:
+        outside = b.slice_update(g, b.full_like(0, y), starts=starts, steps=steps)
+    if ctx.needs[1]:
+        inside = b.slice(g, starts=starts, sizes=y.shape, steps=steps)
+    return outside, inside
+
+
+slice_update = register(
+    Op(
+        name="slice_update",
+        kind=OpKind.ASSEMBLE,
+        infer=_infer_slice_update,
+        evaluate=_evaluate_slice_update,
+        derivative=_slice_update_gradient,
+        doc="The first operand with the elements start + i * step replaced by the second.",
+    )
+)
