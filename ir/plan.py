@@ -72,7 +72,9 @@ class ExecutionPlan:
     ``inputs[i]`` is the buffer of graph input i. ``updated`` are the positions of inputs
     that the program overwrites in place. ``symbols`` names the sizes in the order in
     which they are passed to the entry point. ``errors`` are the messages of the error
-    codes 1, 2 … that the entry point may return.
+    codes 1, 2 … that the entry point may return. ``scratch`` is the number of bytes of
+    private memory that each thread needs: ``FlamecCall.scratch`` points to ``threads`` times
+    ``scratch`` rounded up to 64.
     """
 
     buffers: tuple[Buffer, ...]
@@ -86,6 +88,7 @@ class ExecutionPlan:
     entry: str = "flamec_program"
     language: str = "c"
     errors: tuple[str, ...] = ()
+    scratch: Dim = 0
     notes: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -135,6 +138,7 @@ class ExecutionPlan:
             entry=data["entry"],
             language=data["language"],
             errors=tuple(data["errors"]),
+            scratch=_dim(data["scratch"]),
             notes=data["notes"],
         )
 
