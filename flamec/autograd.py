@@ -1,0 +1,277 @@
+"""Gradients: ``backward``, ``grad``, and the grad-mode switches.
+
+Both functions collect the nodes that a result depends on (from the eager tape
+or from the trace in progress) and hand them to ``ir.passes.differentiate``,
+the only reverse-mode engine, with the builder whose values are Tensors.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flamec.dispatch import (
+    Leaf,
+    TapeNode,
+    apply_named,
+    leaf_value,
+    tape_value,
+    tensor_builder,
+    unpack,
+    write,
+)
+from flamec.errors import user_location
+from flamec.ir.graph import Node, Value
+from flamec.ir.passes.differentiate import backpropagate, reachable_nodes
+from flamec.state import (
+    enable_grad,
+    inference_mode,
+    is_grad_enabled,
+    no_grad,
+    set_grad_enabled,
+    thread,
+)
+from flamec.tensor import Tensor
+
+__all__ = [
+    "backward",
+    "enable_grad",
+    "grad",
+    "inference_mode",
+    "is_grad_enabled",
+    "no_grad",
+    "set_grad_enabled",
+]
+
+
+def backward(
+    tensors: Tensor | Sequence[Tensor],
+    grad_tensors: Tensor | Sequence[Tensor | None] | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: Tensor | Sequence[Tensor] | None = None,
+) -> None:
+    """Accumulate the gradients of ``tensors`` into ``.grad`` of the leaves they depend on.
+
+    ``grad_tensors``: the vector of the vector-Jacobian product, one for each
+    tensor; may be None for tensors with one element. Raises RuntimeError if a
+    tensor does not require grad, or for a non-scalar without ``grad_tensors``.
+    """
+    roots = _as_list(tensors)
+    wanted = None if inputs is None else _as_list(inputs)
+    seeds = _seeds("backward", roots, grad_tensors, create_graph)
+    keep_graph = create_graph if retain_graph is None else retain_graph
+    targets = None if wanted is None else [_require_value(t) for t in wanted]
+    found = _run(seeds, targets or [], create_graph, keep_graph)
+    with set_grad_enabled(create_graph):
+        trace = thread.trace
+        leaves: list[tuple[Tensor, Tensor]] = []
+        if wanted is not None:
+            for tensor, value in zip(wanted, targets or [], strict=True):
+                if value in found:
+                    leaves.append((tensor, found[value]))
+        elif trace is not None:
+            leaves = [(t, found[v]) for v, t in trace.leaves() if v in found]
+        else:
+            for value, gradient in found.items():
+                if isinstance(value, Leaf):
+                    leaf = value.tensor()
+                    if leaf is not None and leaf._requires_grad:
+                        leaves.append((leaf, gradient))
+        owned: set[int] = set()
+        for seed in seeds.values():
+            owned.add(id(seed._storage))
+        for leaf, gradient in leaves:
+            _accumulate(leaf, gradient, create_graph, owned)
+
+
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Tensor | Sequence[Tensor | None] | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    only_inputs: bool = True,
+    allow_unused: bool | None = None,
+    is_grads_batched: bool = False,
+    materialize_grads: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of the sum of ``outputs`` with respect to ``inputs``.
+
+    Returns one gradient for each input, of its shape and dtype. Raises
+    RuntimeError for an input that ``outputs`` do not depend on, unless
+    ``allow_unused`` (then None) or ``materialize_grads`` (then zeros).
+    """
+    if is_grads_batched:
+        raise NotImplementedError("grad: is_grads_batched needs vmap, which does not exist yet")
+    roots, wanted = _as_list(outputs), _as_list(inputs)
+    seeds = _seeds("grad", roots, grad_outputs, create_graph)
+    keep_graph = create_graph if retain_graph is None else retain_graph
+    targets = [_require_value(t) for t in wanted]
+    found = _run(seeds, targets, create_graph, keep_graph)
+    results: list[Tensor | None] = []
+    for tensor, value in zip(wanted, targets, strict=True):
+        gradient = found.get(value)
+        if gradient is None and materialize_grads:
+            gradient = tensor_builder.full_like(0.0, tensor._type)
+        if gradient is None and not allow_unused:
+            raise RuntimeError(
+                "grad: one of the inputs was not used in computing the outputs; pass "
+                f"allow_unused=True if that is meant (at {user_location()})"
+            )
+        results.append(gradient)
+    return tuple(results)
+
+
+def _as_list(tensors: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    return [tensors] if isinstance(tensors, Tensor) else list(tensors)
+
+
+def _value_of(tensor: Tensor) -> Value | None:
+    trace = thread.trace
+    if trace is not None:
+        return trace.value_of(tensor) if trace.is_tracked(tensor) else None
+    return tape_value(tensor)
+
+
+def _require_value(tensor: Tensor) -> Value:
+    value = _value_of(tensor)
+    if value is None:
+        raise RuntimeError(
+            f"one of the inputs does not require grad (at {user_location()}); set "
+            "requires_grad=True before it is used"
+        )
+    return value
+
+
+def _seeds(
+    name: str,
+    roots: list[Tensor],
+    grads: Tensor | Sequence[Tensor | None] | None,
+    create_graph: bool,
+) -> dict[Value, Tensor]:
+    given: list[Tensor | None]
+    if grads is None:
+        given = [None] * len(roots)
+    else:
+        given = [grads] if isinstance(grads, Tensor) else list(grads)
+    if len(given) != len(roots):
+        raise RuntimeError(f"{name}: got {len(roots)} tensors and {len(given)} gradients")
+    seeds: dict[Value, Tensor] = {}
+    for root, seed in zip(roots, given, strict=True):
+        value = _value_of(root)
+        if value is None:
+            raise RuntimeError(
+                f"{name}: element 0 of tensors does not require grad and was not computed from "
+                f"anything that does (at {user_location()})"
+            )
+        if seed is None:
+            if root.shape.numel() != 1:
+                raise RuntimeError(
+                    f"{name}: grad can be created implicitly only for scalar outputs, not for "
+                    f"shape {list(root.shape)}; pass gradient= (at {user_location()})"
+                )
+            seed = tensor_builder.full_like(1.0, root._type)
+        elif seed.shape != root.shape:
+            raise RuntimeError(
+                f"{name}: the gradient has shape {list(seed.shape)}, the output "
+                f"{list(root.shape)} (at {user_location()})"
+            )
+        elif seed.dtype is not root.dtype:
+            with set_grad_enabled(create_graph):
+                seed = tensor_builder.cast(seed, root.dtype)
+        seeds[value] = seed if value not in seeds else tensor_builder.add(seeds[value], seed)
+    return seeds
+
+
+def _run(
+    seeds: Mapping[Value, Tensor], targets: Sequence[Value], create_graph: bool, keep_graph: bool
+) -> dict[Value, Tensor]:
+    trace = thread.trace
+    nodes = reachable_nodes(seeds, lambda value: False)
+    tracked: Callable[[Value], bool]
+    saved: Callable[[Node, Value], Any]
+    if trace is not None:
+        current = trace
+        tracked = current.tracked_value
+        saved = lambda node, value: current.tensor_of(value)  # noqa: E731
+        enter = current.enter_backward
+    else:
+        tracked = _tape_tracked
+        saved = unpack
+        enter = None
+    nodes, retained = _relevant(nodes, tracked)
+    with set_grad_enabled(create_graph):
+        found = backpropagate(
+            nodes, dict(seeds), tracked, tensor_builder, saved, enter, {*targets, *retained}
+        )
+        for value, tensor in retained.items():
+            if value in found:
+                tensor.grad = found[value]
+    if trace is not None:
+        trace.leave_backward()
+    elif not keep_graph:
+        for node in nodes:
+            assert isinstance(node, TapeNode)
+            node.free()
+    return found
+
+
+def _relevant(
+    nodes: list[Node], tracked: Callable[[Value], bool]
+) -> tuple[list[Node], dict[Value, Tensor]]:
+    kept = [n for n in nodes if any(tracked(v) for v in n.outputs)]
+    retained: dict[Value, Tensor] = {}
+    for node in kept:
+        for value in node.outputs:
+            tensor = RETAINED.get(value)
+            if tensor is not None:
+                retained[value] = tensor
+    return kept, retained
+
+
+RETAINED: weakref.WeakValueDictionary[Value, Tensor] = weakref.WeakValueDictionary()
+
+
+def retain_grad(tensor: Tensor) -> None:
+    """Keep the gradient of a non-leaf tensor in ``.grad`` when backward runs."""
+    if not tensor.requires_grad:
+        raise RuntimeError("retain_grad: the tensor does not require grad")
+    if not tensor._requires_grad:
+        tensor._retains_grad = True
+        RETAINED[_require_value(tensor)] = tensor
+
+
+def _tape_tracked(value: Value) -> bool:
+    return isinstance(value, Leaf) or isinstance(value.node, TapeNode)
+
+
+def _accumulate(leaf: Tensor, gradient: Tensor, create_graph: bool, owned: set[int]) -> None:
+    old = leaf.grad
+    if old is None:
+        if thread.trace is not None:
+            leaf.grad = thread.trace.fresh(gradient)
+            return
+        storage = gradient._storage
+        shared = id(storage) in owned or bool(gradient._steps)
+        owned.add(id(storage))
+        if shared or gradient._array is None or not gradient._array.flags.c_contiguous:
+            gradient = _copy(gradient)
+        leaf._grad = gradient
+    elif create_graph:
+        leaf.grad = tensor_builder.add(old, gradient)
+    else:
+        write(old, tensor_builder.add(old, gradient), "accumulate_grad")
+
+
+def _copy(gradient: Tensor) -> Tensor:
+    """A copy in memory of its own, still tracked where ``gradient`` was."""
+    result = apply_named("mul", gradient, tensor_builder.constant(1, gradient._type))
+    assert isinstance(result, Tensor)
+    return result
+
+
+def leaf_of(tensor: Tensor) -> Value:
+    """The autograd value of a leaf; for tests and inspection."""
+    return leaf_value(tensor)

@@ -1,0 +1,416 @@
+"""The one function through which every operation passes.
+
+``apply`` infers the result types, then either runs the operation (eager) or
+adds it to the trace in progress, and records it for autograd. ``write``
+is the only way memory is changed: the new contents are computed functionally
+and then stored, so the tape and the trace stay free of mutation.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from flamec import tensor as tensor_module
+from flamec.errors import OperationError, operation_error, user_location
+from flamec.ir.builder import Builder
+from flamec.ir.evaluate import run_op
+from flamec.ir.graph import Location, Node, Value
+from flamec.ir.op import Op, OpKind, lookup
+from flamec.ir.types import TensorType
+from flamec.state import thread
+from flamec.tensor import Storage, Tensor, ViewStep
+
+
+class Leaf(Value):
+    """The autograd value of a tensor whose gradient is accumulated in ``.grad``."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__(tensor._type)
+        self.tensor = weakref.ref(tensor)
+
+
+class Saved:
+    """A concrete value kept for a derivative rule, with the version it had."""
+
+    __slots__ = ("array", "storage", "type", "value", "version")
+
+    def __init__(self, tensor: Tensor, value: Value | None) -> None:
+        self.array = tensor._array
+        self.type = tensor._type
+        self.storage = tensor._storage
+        self.version = tensor._storage.version
+        self.value = value
+
+
+class TapeNode(Node):
+    """A node of the eager tape: a Node that also keeps what its derivative needs.
+
+    It refers to its results weakly (they refer to it), so that memory is freed
+    as soon as the user's last tensor is gone, without waiting for the collector.
+    """
+
+    __slots__ = ("_result_types", "_results", "_weak_results", "saved", "saved_results")
+
+    saved: dict[Value, Saved] | None
+    saved_results: dict[int, Saved]
+
+    def __init__(
+        self,
+        op: Op,
+        inputs: Sequence[Value],
+        attributes: Mapping[str, Any],
+        location: Location | None,
+        types: tuple[TensorType, ...] | None = None,
+    ) -> None:
+        super().__init__(op, inputs, attributes, location, "", types)
+        self.saved = {}
+        self.saved_results = {}
+
+    @property  # type: ignore[override]
+    def outputs(self) -> tuple[Value, ...]:
+        if self._results is not None:
+            return self._results
+        return tuple(
+            ref() or Value(type)
+            for ref, type in zip(self._weak_results, self._result_types, strict=True)
+        )
+
+    @outputs.setter
+    def outputs(self, values: tuple[Value, ...]) -> None:
+        self._results: tuple[Value, ...] | None = values
+        self._result_types = tuple(v.type for v in values)
+        self._weak_results = tuple(weakref.ref(v) for v in values)
+
+    def seal(self) -> tuple[Value, ...]:
+        """Hand the results over to their tensors; afterwards they are referred to weakly."""
+        results, self._results = self.outputs, None
+        return results
+
+    def free(self) -> None:
+        """Forget the saved values; a second backward through this node is an error."""
+        if self.saved or self.saved_results:
+            self.saved = None
+            self.saved_results = {}
+
+
+def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Any:
+    """Run or trace ``op``; a Tensor, or a tuple of them for an op with several results.
+
+    Raises OperationError (a RuntimeError and ValueError), OperationTypeError or
+    IndexError, naming the op, the shapes and the user's line.
+    """
+    trace = thread.trace
+    if trace is not None:
+        return trace.apply(op, inputs, attributes)
+    arrays = [t._array for t in inputs]
+    for array in arrays:
+        if array is None:
+            raise OperationError(
+                f"{op.name}: a tensor of a compiled function is used outside it; return it from "
+                f"the function instead (at {user_location()})"
+            )
+    try:
+        types = op.infer_types(tuple([t._type for t in inputs]), attributes)
+        results = run_op(op, attributes, arrays, types)
+    except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise operation_error(op.name, error) from error
+    if op.kind is OpKind.VIEW or op.kind is OpKind.BARRIER:
+        source = inputs[0]
+        if _shares(results[0], source._array):
+            outputs = [
+                Tensor._from_array(
+                    results[0], types[0], source._storage, view_steps(source, op, attributes)
+                )
+            ]
+        else:
+            outputs = [Tensor._from_array(results[0], types[0])]
+    else:
+        outputs = [Tensor._from_array(r, t) for r, t in zip(results, types, strict=True)]
+    if thread.grad_enabled and op.derivative is not None:
+        for t in inputs:
+            if t._requires_grad or t._value is not None or t._storage.value is not None:
+                record(op, inputs, attributes, outputs)
+                break
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def apply_named(name: str, *inputs: Tensor, **attributes: Any) -> Any:
+    """``apply`` with the op given by name."""
+    return apply(lookup(name), inputs, attributes)
+
+
+def _shares(result: np.ndarray, source: np.ndarray | None) -> bool:
+    if source is None:
+        return False
+    if result is source:
+        return True
+    return np.may_share_memory(result, source) if result.size else True
+
+
+DETACH: ViewStep = (lookup("detach"), {})
+
+
+def view_steps(
+    source: Tensor, op: Op, attributes: Mapping[str, Any]
+) -> tuple[ViewStep, ...]:
+    """How a view made by ``op`` is reached from the storage's base.
+
+    A view made while nothing is recorded is cut off from autograd by a detach step.
+    """
+    if op is DETACH[0]:
+        return (*source._steps, DETACH)
+    step = (op, dict(attributes))
+    if thread.grad_enabled:
+        return (*source._steps, step)
+    return (*source._steps, step, DETACH)
+
+
+def is_detached(steps: Sequence[ViewStep]) -> bool:
+    """Whether a view takes no part in the autograd history of its storage."""
+    return any(op is DETACH[0] for op, _ in steps)
+
+
+# the eager tape ----------------------------------------------------------------
+
+
+def record(
+    op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any], outputs: Sequence[Tensor]
+) -> None:
+    """Append ``op`` to the tape if any input is tracked."""
+    values = [tape_value(t) for t in inputs]
+    if all(v is None for v in values):
+        return
+    operands = [v if v is not None else Value(t._type) for v, t in zip(values, inputs, strict=True)]
+    node = TapeNode(
+        op, operands, attributes, user_location(), tuple(t._type for t in outputs)
+    )
+    assert node.saved is not None
+    for i in op.saved_inputs(len(inputs)):
+        node.saved[operands[i]] = Saved(inputs[i], values[i])
+    results = node.seal()
+    for tensor, value in zip(outputs, results, strict=True):
+        if tensor._type.dtype.is_floating_point:
+            set_tape_value(tensor, value)
+    for i in op.saved_outputs(len(outputs)):
+        node.saved_results[i] = Saved(outputs[i], None)
+
+
+def tape_value(tensor: Tensor) -> Value | None:
+    """The autograd value of a concrete tensor now, or None if it is not tracked."""
+    if tensor._requires_grad:
+        return leaf_value(tensor)
+    storage = tensor._storage
+    if tensor._value is not None and tensor._value_version == storage.version:
+        return tensor._value
+    if tensor._steps:
+        if storage.value is None or is_detached(tensor._steps):
+            return None
+        value = storage.value
+        for op, attributes in tensor._steps:
+            (value,) = TapeNode(op, (value,), attributes, user_location()).seal()
+        tensor._value = value
+        tensor._value_version = storage.version
+        return value
+    return storage.value
+
+
+def leaf_value(tensor: Tensor) -> Value:
+    """The leaf's own value, made on first use."""
+    if not isinstance(tensor._value, Leaf):
+        tensor._value = Leaf(tensor)
+        if not tensor._steps:
+            tensor._storage.value = tensor._value
+    return tensor._value
+
+
+def set_tape_value(tensor: Tensor, value: Value | None) -> None:
+    tensor._value = value
+    tensor._value_version = tensor._storage.version
+    if not tensor._steps:
+        tensor._storage.value = value
+
+
+def unpack(node: TapeNode, value: Value) -> Tensor:
+    """The tensor saved on the tape for ``node``'s derivative.
+
+    Raises RuntimeError if the tape was freed, or if the memory was changed in place since.
+    """
+    if node.saved is None:
+        raise RuntimeError(
+            "trying to backward through the graph a second time: the values saved for "
+            f"{node.op.name} (at {node.location}) were freed; pass retain_graph=True the first time"
+        )
+    is_result = value.node is node
+    saved = node.saved_results[value.index] if is_result else node.saved[value]
+    if saved.storage.version != saved.version:
+        raise RuntimeError(
+            f"one of the values needed for the gradient of {node.op.name} (at {node.location}), "
+            f"of type {saved.type}, was changed in place at {saved.storage.writer}: it is at "
+            f"version {saved.storage.version}, expected version {saved.version}"
+        )
+    tensor = Tensor._from_array(saved.array, saved.type, saved.storage, (DETACH,))
+    tensor._value = value if is_result else saved.value
+    tensor._value_version = saved.version
+    return tensor
+
+
+# writing -------------------------------------------------------------------------
+
+
+def write(target: Tensor, source: Tensor, name: str = "copy_") -> Tensor:
+    """Store ``source`` (same dtype, broadcastable shape) in ``target``'s memory; returns target.
+
+    Raises RuntimeError for a leaf that requires grad while recording, and for
+    memory in which several elements overlap.
+    """
+    if thread.grad_enabled and _refuses_in_place(target):
+        raise RuntimeError(
+            f"{name}: a leaf tensor that requires grad (or a view of one) is changed in place; "
+            f"wrap the change in flamec.no_grad() (at {user_location()})"
+        )
+    trace = thread.trace
+    if trace is not None:
+        return trace.write(target, source)
+    array, data = target._array, source._array
+    if array is None or data is None:
+        raise OperationError(
+            f"{name}: a tensor of a compiled function is used outside it (at {user_location()})"
+        )
+    if 0 in array.strides and any(
+        s == 0 and d > 1 for s, d in zip(array.strides, array.shape, strict=True)
+    ):
+        raise RuntimeError(
+            f"{name}: several elements of the expanded tensor share one place in memory; "
+            f"clone() it before writing (at {user_location()})"
+        )
+    storage = target._storage
+    value = old = None
+    tracking = (
+        thread.grad_enabled
+        and target._type.dtype.is_floating_point
+        and not is_detached(target._steps)
+    )
+    if tracking:
+        value, old = tape_value(source), tape_value(target)
+    if not array.flags.writeable:
+        raise RuntimeError(
+            f"{name}: the tensor's memory is read-only, as was that of the NumPy array it was "
+            f"made from; clone() it first (at {user_location()})"
+        )
+    np.copyto(array, data)
+    storage.version += 1
+    storage.writer = user_location()
+    if tracking and (value is not None or old is not None or storage.value is not None):
+        if value is None:
+            value = Value(source._type)
+        new = written_base(storage, target._steps, value)
+        storage.value = new
+        target._value = value if target._type == source._type else None
+        target._value_version = storage.version if target._value is not None else -1
+    return target
+
+
+def _refuses_in_place(target: Tensor) -> bool:
+    return target._requires_grad or (
+        bool(target._steps) and isinstance(target._storage.value, Leaf) and thread.trace is None
+        and _leaf_requires_grad(target._storage.value)
+    )
+
+
+def _leaf_requires_grad(leaf: Leaf) -> bool:
+    tensor = leaf.tensor()
+    return tensor is not None and tensor._requires_grad
+
+
+class TapeBuilder(Builder):
+    """Emits nodes on the tape without computing anything; values are tape Values."""
+
+    def __init__(self, location: Location | None) -> None:
+        self._location = location
+
+    def type_of(self, value: Value) -> TensorType:
+        return value.type
+
+    def apply(self, op: Op, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> Any:
+        (value,) = TapeNode(op, inputs, attributes, self._location).seal()
+        return value
+
+
+def written_base(storage: Storage, steps: Sequence[ViewStep], value: Value) -> Value:
+    """The storage's base after ``value`` was stored through the view ``steps``."""
+    base = storage.value if storage.value is not None else Value(storage.base_type)
+    return write_through(TapeBuilder(user_location()), base, steps, value)
+
+
+def write_through(b: Builder, base: Any, steps: Sequence[ViewStep], value: Any) -> Any:
+    """``base`` with the elements at ``steps`` replaced by ``value``, as pure operations."""
+    parents = [base]
+    for op, attributes in steps[:-1]:
+        parents.append(b.apply(op, (parents[-1],), attributes))
+    child = value
+    if not steps:
+        return b.expand_to(child, b.type_of(base).shape)
+    last_op, last_attributes = steps[-1]
+    shape = last_op.infer_types((b.type_of(parents[-1]),), last_attributes)[0].shape
+    child = b.expand_to(child, shape)
+    for (op, attributes), parent in zip(reversed(steps), reversed(parents), strict=True):
+        assert op.write_back is not None
+        child = op.write_back(b, parent, child, attributes)
+    return child
+
+
+# what a Tensor asks ----------------------------------------------------------------
+
+
+def _is_tracked(tensor: Tensor) -> bool:
+    if thread.trace is not None:
+        return thread.trace.is_tracked(tensor)
+    value = tape_value(tensor)
+    return value is not None
+
+
+def _set_requires_grad(tensor: Tensor, flag: bool) -> None:
+    if flag and not tensor._type.dtype.is_floating_point:
+        raise RuntimeError(
+            f"only floating-point tensors can require gradients, not {tensor._type.dtype!r}"
+        )
+    if not flag:
+        if not tensor.is_leaf:
+            raise RuntimeError(
+                "requires_grad can only be changed on leaf tensors; use detach() to get a tensor "
+                "that does not require grad"
+            )
+        tensor._requires_grad = False
+        if isinstance(tensor._value, Leaf):
+            if tensor._storage.value is tensor._value:
+                tensor._storage.value = None
+            tensor._value = None
+        return
+    if tensor._requires_grad or tensor.requires_grad:
+        return
+    tensor._requires_grad = True
+    trace = thread.trace
+    if trace is not None:
+        trace.mark_leaf(tensor)
+
+
+tensor_module.connect(_is_tracked, _set_requires_grad)
+
+
+class TensorBuilder(Builder):
+    """The builder whose values are Tensors: rules and composites run or trace through ``apply``."""
+
+    def type_of(self, value: Tensor) -> TensorType:
+        return value._type
+
+    def apply(self, op: Op, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> Any:
+        return apply(op, inputs, attributes)
+
+
+tensor_builder = TensorBuilder()

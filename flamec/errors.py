@@ -1,0 +1,76 @@
+"""Errors that users see, and where in the user's program they arose."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import FrameType
+
+import flamec.ir
+from flamec.ir.graph import Location
+
+_PACKAGE_FOLDERS: list[str] = []
+
+
+def register_package_folder(folder: str) -> None:
+    """Declare a folder whose frames are the framework's, not the user's."""
+    _PACKAGE_FOLDERS.append(folder)
+
+
+for _path in (*flamec.__path__, *flamec.ir.__path__):
+    register_package_folder(str(Path(_path)))
+
+
+def is_framework_file(filename: str) -> bool:
+    """Whether a source file belongs to flamec itself."""
+    return filename.startswith(tuple(_PACKAGE_FOLDERS)) or filename.startswith("<flamec")
+
+
+def user_frame() -> FrameType | None:
+    """The innermost frame outside flamec."""
+    frame: FrameType | None = sys._getframe(1)
+    folders = tuple(_PACKAGE_FOLDERS)
+    while frame is not None:
+        filename = frame.f_code.co_filename
+        if not filename.startswith(folders) and not filename.startswith("<flamec"):
+            return frame
+        frame = frame.f_back
+    return None
+
+
+def user_location() -> Location | None:
+    """The line of the user's program that is being executed."""
+    frame = user_frame()
+    if frame is None:
+        return None
+    return Location(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname)
+
+
+class OperationError(RuntimeError, ValueError):
+    """An operation was given shapes or values that it does not accept."""
+
+
+class OperationTypeError(RuntimeError, TypeError):
+    """An operation was given dtypes or kinds of arguments that it does not accept."""
+
+
+class CompileError(RuntimeError):
+    """A function could not be compiled."""
+
+
+class DataDependentError(CompileError):
+    """A compiled function used the value of a tensor in Python, which does not exist while tracing."""
+
+
+def operation_error(name: str, error: Exception) -> Exception:
+    """The error to raise for ``error`` inside the operation ``name``, with the user's line."""
+    location = user_location()
+    where = f" (at {location})" if location else ""
+    text = str(error)
+    prefix = "" if text.startswith(name) else f"{name}: "
+    message = f"{prefix}{text}{where}"
+    if isinstance(error, (IndexError, ZeroDivisionError)):
+        return type(error)(message)
+    if isinstance(error, TypeError):
+        return OperationTypeError(message)
+    return OperationError(message)

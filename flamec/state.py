@@ -1,0 +1,139 @@
+"""What the current thread is doing: tracing or not, recording for autograd or not.
+
+One small mutable record a thread; everything that dispatch must know before
+it can run an operation. The default dtype is the process's, as in PyTorch.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from flamec.ir.types import DType, float32
+
+if TYPE_CHECKING:
+    from flamec.trace import Trace
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class ThreadState(threading.local):
+    """``trace``: the trace in progress, or None. ``grad_enabled``: record for autograd."""
+
+    trace: Trace | None = None
+    grad_enabled: bool = True
+
+
+class ProcessState:
+    """``default_dtype``: the dtype of float literals and factory functions."""
+
+    default_dtype: DType = float32
+
+
+thread = ThreadState()
+process = ProcessState()
+
+
+class set_grad_enabled:
+    """Set gradient recording at once; as a context manager, for the block only."""
+
+    def __init__(self, mode: bool) -> None:
+        self.previous = thread.grad_enabled
+        self.mode = bool(mode)
+        thread.grad_enabled = self.mode
+
+    def __enter__(self) -> None:
+        thread.grad_enabled = self.mode
+
+    def __exit__(self, *_: object) -> None:
+        thread.grad_enabled = self.previous
+
+
+class _GradMode:
+    """A context manager and decorator that sets gradient recording."""
+
+    mode: bool
+
+    def __init__(self, function: Any = None) -> None:
+        self._previous: list[bool] = []
+
+    def __new__(cls, function: Any = None) -> Any:
+        self = super().__new__(cls)
+        if callable(function):  # used as a decorator without parentheses
+            self.__init__()  # type: ignore[misc]
+            return self(function)
+        return self
+
+    def __enter__(self) -> None:
+        self._previous.append(thread.grad_enabled)
+        thread.grad_enabled = self.mode
+
+    def __exit__(self, *_: object) -> None:
+        thread.grad_enabled = self._previous.pop()
+
+    def __call__(self, function: F) -> F:
+        mode = type(self)
+
+        @wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            with mode():
+                return function(*args, **kwargs)
+
+        return wrapper  # type: ignore[return-value]
+
+
+class no_grad(_GradMode):
+    """Within the block (or decorated function) nothing is recorded for autograd."""
+
+    mode = False
+
+
+class enable_grad(_GradMode):
+    """Within the block (or decorated function) operations are recorded again."""
+
+    mode = True
+
+
+class inference_mode(no_grad):
+    """As ``no_grad``; accepts PyTorch's optional ``mode`` argument."""
+
+    def __init__(self, mode: Any = True) -> None:
+        super().__init__()
+        self.mode = not (mode is True or callable(mode))
+
+    def __call__(self, function: F) -> F:
+        return no_grad()(function) if not self.mode else function
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations are recorded for autograd in this thread."""
+    return thread.grad_enabled
+
+
+def set_default_dtype(dtype: DType) -> None:
+    """The dtype of Python floats and factory functions; TypeError unless floating point."""
+    if not isinstance(dtype, DType) or not dtype.is_floating_point:
+        raise TypeError(f"only floating-point dtypes can be the default dtype, not {dtype!r}")
+    process.default_dtype = dtype
+
+
+def get_default_dtype() -> DType:
+    """The dtype of Python floats and factory functions."""
+    return process.default_dtype
+
+
+@contextmanager
+def trace_paused() -> Iterator[None]:
+    """Run the block eagerly, outside the trace in progress.
+
+    For work that happens once and whose result is captured, such as creating
+    an optimizer's state.
+    """
+    previous, thread.trace = thread.trace, None
+    try:
+        yield
+    finally:
+        thread.trace = previous

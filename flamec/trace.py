@@ -1,0 +1,414 @@
+"""Tracing: run a Python function once and write down its operations as a Graph.
+
+While a trace is in progress every operation passes through ``Trace.apply``.
+Concrete tensors that the function meets become graph inputs, identified by the
+Tensor object; writes become new values of the storage written to, so the graph
+itself has no mutation. Reads of Python state are noted in ``guards.Recorder``.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flamec.dispatch import is_detached, tape_value, view_steps, write_through
+from flamec.errors import (
+    CompileError,
+    DataDependentError,
+    operation_error,
+    user_location,
+)
+from flamec.ir.builder import Builder, GraphBuilder
+from flamec.ir.graph import Graph, Location, Node, Value
+from flamec.ir.op import Op, OpKind, lookup
+from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim
+from flamec.ir.types import CPU, TensorType, float64
+from flamec.state import thread
+from flamec.tensor import Storage, Tensor, ViewStep
+
+
+class AliasDiscovered(Exception):
+    """Two views of one storage are used; the trace must start again from the storage's base."""
+
+    def __init__(self, storage: Storage) -> None:
+        super().__init__("two views of one storage are used")
+        self.storage = storage
+
+
+@dataclass(frozen=True, eq=False)
+class InputSource:
+    """Where a graph input comes from at each call.
+
+    ``kind``: ``"argument"`` (flattened argument ``position``), ``"captured"`` (the
+    tensor itself), ``"base"`` (the base of ``storage``), or ``"number"``
+    (``read()`` gives a Python number).
+    """
+
+    kind: str
+    position: int = -1
+    tensor: Tensor | None = None
+    storage: Storage | None = None
+    read: Callable[[], Any] | None = None
+    name: str = ""
+
+
+@dataclass
+class Root:
+    """The graph's view of one storage: how its input was reached, and its present value."""
+
+    steps: tuple[ViewStep, ...]
+    value: Value
+    type: TensorType
+    version: int = 0
+    input_position: int | None = None
+    written: bool = False
+    writer: Location | None = None
+
+
+@dataclass
+class ShapeGuard:
+    """A relation between sizes that the trace relied on."""
+
+    left: Dim
+    relation: str
+    right: Dim
+    holds: bool
+    location: Location | None
+
+    def check(self, bindings: Mapping[str, int]) -> bool:
+        left, right = evaluate_dim(self.left, bindings), evaluate_dim(self.right, bindings)
+        result = {"==": left == right, "<": left < right, "<=": left <= right}[self.relation]
+        return result == self.holds
+
+    def __str__(self) -> str:
+        negated = {"==": "!=", "<": ">=", "<=": ">"}
+        relation = self.relation if self.holds else negated[self.relation]
+        return f"{self.left} {relation} {self.right}"
+
+
+class SizeOracle:
+    """Answers questions about symbolic sizes from example sizes, and records the answers."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.hints: dict[str, int] = {}
+        self.guards: dict[tuple[str, str, str], ShapeGuard] = {}
+
+    def decide(self, left: Dim, relation: str, right: Dim) -> bool:
+        key = (str(left), relation, str(right))
+        guard = self.guards.get(key)
+        if guard is None:
+            guard = ShapeGuard(left, relation, right, True, user_location())
+            guard.holds = guard.check(self.hints)
+            self.guards[key] = guard
+        return guard.holds
+
+    def specialize(self, dim: SymbolicDim) -> int:
+        value = evaluate_dim(dim, self.hints)
+        self.decide(dim, "==", value)
+        return value
+
+    def as_scalar(self, dim: SymbolicDim) -> Tensor:
+        result: Tensor = self.trace.apply(
+            lookup("dim_size"), (), {"size": dim, "dtype": float64, "device": CPU}
+        )
+        return result
+
+
+class Trace:
+    """A trace in progress: the graph being built and what is known about each tensor."""
+
+    def __init__(self, base_storages: Sequence[Storage] = ()) -> None:
+        self.builder = GraphBuilder()
+        self.sources: list[InputSource] = []
+        self.oracle = SizeOracle(self)
+        self.roots: dict[Storage, Root] = {}
+        self.base_storages = list(base_storages)
+        self.tracked: set[Value] = set()
+        self.leaf_tensors: dict[Value, Tensor] = {}
+        self.grads: dict[Tensor, Tensor | None] = {}
+        self.grad_reads: dict[Tensor, Tensor | None] = {}
+        self.requires_grad_reads: dict[Tensor, bool] = {}
+        self.created: list[weakref.ref[Tensor]] = []
+        self.scopes: list[str] = []
+        self.backward_nodes: set[int] = set()
+        self.backward_calls: list[tuple[int, int, Location | None]] = []
+        self._backward_start: int | None = None
+        self._backward_location: Location | None = None
+        self.value_tensors: weakref.WeakValueDictionary[Value, Tensor] = (
+            weakref.WeakValueDictionary()
+        )
+        self.numbers: dict[Any, Tensor] = {}
+
+    # inputs -------------------------------------------------------------------
+    def add_input(self, type: TensorType, source: InputSource) -> Value:
+        value = self.builder.input(type, source.name or None)
+        self.sources.append(source)
+        return value
+
+    def argument(
+        self, tensor: Tensor, position: int, type: TensorType, name: str
+    ) -> Tensor:
+        """The tensor that stands for an argument while tracing (``type`` may be symbolic)."""
+        storage = tensor._storage
+        if storage in self.base_storages:
+            self._lift_base(storage)
+            proxy = Tensor._from_trace(self, tensor._type, storage, tensor._steps)
+        else:
+            if storage in self.roots:
+                raise AliasDiscovered(storage)
+            value = self.add_input(
+                type, InputSource("argument", position, tensor=tensor, name=name)
+            )
+            self.roots[storage] = Root(
+                tensor._steps, value, type, input_position=len(self.sources) - 1
+            )
+            proxy = Tensor._from_trace(self, type, storage, tensor._steps)
+        proxy._requires_grad = tensor._requires_grad
+        value = self.value_of(proxy)
+        if tensor._requires_grad:
+            self.mark_leaf(proxy)
+        elif tape_value(tensor) is not None:
+            self.tracked.add(value)
+        return proxy
+
+    def number(self, key: Any, read: Callable[[], Any], name: str) -> Tensor:
+        """A zero-dimensional float64 tensor for a Python number read anew at each call."""
+        if key not in self.numbers:
+            value = self.add_input(
+                TensorType((), float64, CPU), InputSource("number", read=read, name=name)
+            )
+            self.numbers[key] = self.wrap(value)
+        return self.numbers[key]
+
+    def _lift(self, tensor: Tensor) -> Root:
+        storage = tensor._storage
+        if tensor._trace is not None:
+            raise CompileError(
+                "a tensor made inside one compiled function is used inside another "
+                f"(at {user_location()}); return it from the first instead"
+            )
+        if storage in self.base_storages:
+            return self._lift_base(storage)
+        source = InputSource("captured", tensor=tensor, name=_captured_name(tensor))
+        value = self.add_input(tensor._type, source)
+        root = Root(tensor._steps, value, tensor._type, input_position=len(self.sources) - 1)
+        self.roots[storage] = root
+        if tensor._requires_grad:
+            self.leaf_tensors[value] = tensor
+            self.tracked.add(value)
+        elif tape_value(tensor) is not None:
+            self.tracked.add(value)
+        return root
+
+    def _lift_base(self, storage: Storage) -> Root:
+        if storage not in self.roots:
+            value = self.add_input(
+                storage.base_type, InputSource("base", storage=storage, name="base")
+            )
+            self.roots[storage] = Root(
+                (), value, storage.base_type, input_position=len(self.sources) - 1
+            )
+            if storage.value is not None:
+                self.tracked.add(value)
+        return self.roots[storage]
+
+    # values -------------------------------------------------------------------
+    def root_of(self, tensor: Tensor) -> Root:
+        root = self.roots.get(tensor._storage)
+        if root is None:
+            root = self._lift(tensor)
+        return root
+
+    def value_of(self, tensor: Tensor) -> Value:
+        """The value that ``tensor`` has now: its storage's value seen through its view steps."""
+        root = self.root_of(tensor)
+        cached = tensor._cached
+        if cached is not None and cached[0] is self and cached[1] == root.version:
+            return cached[2]
+        value = root.value
+        for op, attributes in self._relative_steps(tensor, root):
+            source = value
+            value = self._add_node(op, (value,), attributes).output
+            if source in self.tracked and op.derivative is not None:
+                self.tracked.add(value)
+        tensor._cached = (self, root.version, value)
+        if tensor._requires_grad and value not in self.leaf_tensors:
+            self.leaf_tensors[value] = tensor
+            self.tracked.add(value)
+        self.value_tensors[value] = tensor
+        return value
+
+    def _relative_steps(self, tensor: Tensor, root: Root) -> tuple[ViewStep, ...]:
+        count = len(root.steps)
+        if tensor._steps[:count] != root.steps:
+            raise AliasDiscovered(tensor._storage)
+        return tensor._steps[count:]
+
+    def tensor_of(self, value: Value) -> Tensor:
+        """A tensor that has ``value``, for the rules of differentiation."""
+        tensor = self.value_tensors.get(value)
+        if tensor is not None and tensor._cached is not None and tensor._cached[2] is value:
+            root = self.roots.get(tensor._storage)
+            if root is not None and tensor._cached[1] == root.version:
+                return tensor
+        return self.wrap(value)
+
+    def wrap(self, value: Value) -> Tensor:
+        """A new tensor, with a storage of its own, whose value is ``value``."""
+        tensor = Tensor._from_trace(self, value.type)
+        self.roots[tensor._storage] = Root((), value, value.type)
+        tensor._cached = (self, 0, value)
+        self.value_tensors[value] = tensor
+        self.created.append(weakref.ref(tensor))
+        return tensor
+
+    def fresh(self, tensor: Tensor) -> Tensor:
+        """A tensor with the same value and memory of its own."""
+        return self.wrap(self.value_of(tensor))
+
+    # operations ---------------------------------------------------------------
+    def apply(self, op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Any:
+        operands = [self.value_of(t) for t in inputs]
+        try:
+            node = self._add_node(op, operands, attributes)
+        except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+            raise operation_error(op.name, error) from error
+        if (
+            thread.grad_enabled
+            and op.derivative is not None
+            and any(v in self.tracked for v in operands)
+        ):
+            self.tracked.update(v for v in node.outputs if v.type.dtype.is_floating_point)
+        if op.kind is OpKind.VIEW or op.kind is OpKind.BARRIER:
+            source = inputs[0]
+            steps = view_steps(source, op, attributes)
+            tensor = Tensor._from_trace(self, node.output.type, source._storage, steps)
+            tensor._cached = (self, self.roots[source._storage].version, node.output)
+            self.value_tensors[node.output] = tensor
+            self.created.append(weakref.ref(tensor))
+            return tensor
+        outputs = tuple(self.wrap(v) for v in node.outputs)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def _add_node(self, op: Op, inputs: Sequence[Value], attributes: Mapping[str, Any]) -> Node:
+        if self._backward_start is None:
+            self.builder.location = user_location()
+            self.builder.scope = ".".join(self.scopes)
+        return self.builder.add_node(op, inputs, attributes)
+
+    def write(self, target: Tensor, source: Tensor) -> Tensor:
+        """Give ``target``'s storage the value it has after ``source`` is stored through it."""
+        root = self.root_of(target)
+        value = self.value_of(source)
+        old = self.value_of(target)
+        steps = self._relative_steps(target, root)
+        builder = _WriteBuilder(self)
+        if not steps:
+            new = builder.expand_to(value, root.type.shape)
+        else:
+            new = write_through(builder, root.value, steps, value)
+        tracking = thread.grad_enabled and not is_detached(target._steps)
+        if tracking and (value in self.tracked or old in self.tracked or root.value in self.tracked):
+            self.tracked.add(new)
+        leaf = self.leaf_tensors.get(root.value)
+        root.value = new
+        root.version += 1
+        root.written = True
+        root.writer = user_location()
+        if leaf is not None:
+            self.leaf_tensors[new] = leaf
+            self.tracked.add(new)
+        if not steps:
+            target._cached = (self, root.version, new)
+            self.value_tensors[new] = target
+        return target
+
+    # autograd -----------------------------------------------------------------
+    def is_tracked(self, tensor: Tensor) -> bool:
+        if tensor._trace is None:
+            self.requires_grad_reads.setdefault(tensor, tensor._requires_grad)
+        if tensor._requires_grad:
+            return True
+        if tensor._storage not in self.roots and tensor._trace is None:
+            return tape_value(tensor) is not None
+        return self.value_of(tensor) in self.tracked
+
+    def tracked_value(self, value: Value) -> bool:
+        return value in self.tracked
+
+    def mark_leaf(self, tensor: Tensor) -> None:
+        value = self.value_of(tensor)
+        self.leaf_tensors[value] = tensor
+        self.tracked.add(value)
+
+    def leaves(self) -> Iterator[tuple[Value, Tensor]]:
+        return iter(list(self.leaf_tensors.items()))
+
+    def read_grad(self, tensor: Tensor) -> Tensor | None:
+        if tensor in self.grads:
+            return self.grads[tensor]
+        if tensor._trace is None:
+            self.grad_reads.setdefault(tensor, tensor._grad)
+        return tensor._grad
+
+    def write_grad(self, tensor: Tensor, gradient: Tensor | None) -> None:
+        self.grads[tensor] = gradient
+
+    def enter_backward(self, node: Node) -> None:
+        if self._backward_start is None:
+            self._backward_start = len(self.builder.nodes)
+            self._backward_location = user_location()
+        self.builder.location = node.location
+        self.builder.scope = node.scope
+
+    def leave_backward(self) -> None:
+        if self._backward_start is not None:
+            stop = len(self.builder.nodes)
+            self.backward_calls.append((self._backward_start, stop, self._backward_location))
+        self._backward_start = None
+
+    # what cannot be traced ------------------------------------------------------
+    def refuse_value(self, what: str) -> DataDependentError:
+        """The error for using a tensor's value in Python while tracing."""
+        return DataDependentError(
+            f"{what} needs the value of a tensor, which is not known while the function is "
+            f"compiled (at {user_location()}). Write the choice with flamec.where, keep the "
+            "quantity a tensor, or move this line out of the compiled function."
+        )
+
+    def escaped(self, keep: set[int]) -> list[Tensor]:
+        """Tensors of this trace that are still alive and not in ``keep`` (ids)."""
+        alive = (ref() for ref in self.created)
+        return [t for t in alive if t is not None and id(t) not in keep]
+
+    def build(self, outputs: Sequence[Value], name: str) -> Graph:
+        """The finished graph; writes to inputs become its updates."""
+        updates = {
+            root.input_position: root.value
+            for root in self.roots.values()
+            if root.written and root.input_position is not None
+        }
+        return self.builder.build(outputs, updates, name)
+
+
+class _WriteBuilder(Builder):
+    """Emits the nodes of a write into the trace; values are graph Values."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+
+    def type_of(self, value: Value) -> TensorType:
+        return value.type
+
+    def apply(self, op: Op, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> Any:
+        node = self._trace._add_node(op, inputs, attributes)
+        if thread.grad_enabled and any(v in self._trace.tracked for v in inputs):
+            self._trace.tracked.update(node.outputs)
+        return node.output
+
+
+def _captured_name(tensor: Tensor) -> str:
+    return str(getattr(tensor, "_name", "") or "")

@@ -1,0 +1,170 @@
+"""Reverse-mode differentiation: walk nodes backwards, apply each op's rule, emit more nodes.
+
+``backpropagate`` is the only reverse-mode engine. It is generic over what a
+value is at run time: with a ``GraphBuilder`` it extends a graph, with the
+frontend's builder it runs eagerly or extends a trace. Because rules are
+written as IR operations, the result can be differentiated again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Any
+
+from flamec.ir.builder import Builder, GraphBuilder
+from flamec.ir.graph import Graph, Node, Value
+from flamec.ir.op import DerivativeContext
+
+
+class NotSaved:
+    """Stands for a value that an op did not declare as needed by its derivative."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<value not saved for the derivative>"
+
+
+NOT_SAVED = NotSaved()
+
+
+def backpropagate(
+    nodes: Sequence[Node],
+    gradients: dict[Value, Any],
+    tracked: Callable[[Value], bool],
+    builder: Builder,
+    saved: Callable[[Node, Value], Any],
+    enter: Callable[[Node], None] | None = None,
+    keep: Container[Value] = (),
+) -> dict[Value, Any]:
+    """Propagate ``gradients`` of results to everything tracked that they depend on.
+
+    ``nodes``: in topological order. ``gradients``: seeds; extended in place and
+    returned. ``tracked``: whether a value wants a gradient. ``saved(node, value)``
+    gives the run-time value that the node's rule reads. ``enter`` is told the
+    node whose rule is about to run. Gradients of intermediate values are dropped
+    once used, unless they are in ``keep``.
+    """
+    for node in reversed(nodes):
+        incoming = [gradients.get(v) for v in node.outputs]
+        if node.op.derivative is None or all(g is None for g in incoming):
+            continue
+        for output in node.outputs:
+            if output not in keep:
+                gradients.pop(output, None)
+        needs = tuple(tracked(v) and v.type.dtype.is_floating_point for v in node.inputs)
+        if not any(needs):
+            continue
+        if enter is not None:
+            enter(node)
+        op = node.op
+        wanted_inputs = op.saved_inputs(len(node.inputs))
+        wanted_outputs = op.saved_outputs(len(node.outputs))
+        context = DerivativeContext(
+            node.attributes,
+            [
+                saved(node, v) if i in wanted_inputs else NOT_SAVED
+                for i, v in enumerate(node.inputs)
+            ],
+            [
+                saved(node, v) if i in wanted_outputs else NOT_SAVED
+                for i, v in enumerate(node.outputs)
+            ],
+            tuple(v.type for v in node.inputs),
+            tuple(v.type for v in node.outputs),
+            needs,
+        )
+        results = op.derivative(builder, context, *incoming)
+        if len(results) != len(node.inputs):
+            raise AssertionError(
+                f"the derivative of {op.name} gave {len(results)} gradients for "
+                f"{len(node.inputs)} inputs"
+            )
+        for value, need, gradient in zip(node.inputs, needs, results, strict=True):
+            if not need or gradient is None:
+                continue
+            earlier = gradients.get(value)
+            gradients[value] = gradient if earlier is None else builder.add(earlier, gradient)
+    return gradients
+
+
+def reachable_nodes(roots: Iterable[Value], stop: Callable[[Value], bool]) -> list[Node]:
+    """Nodes that ``roots`` depend on, in topological order, not going past ``stop`` values."""
+    order: list[Node] = []
+    visited: set[int] = set()
+    stack: list[tuple[Node, bool]] = [
+        (v.node, False) for v in roots if v.node is not None and not stop(v)
+    ]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            order.append(node)
+            continue
+        if id(node) in visited:
+            continue
+        visited.add(id(node))
+        stack.append((node, True))
+        for value in node.inputs:
+            if value.node is not None and id(value.node) not in visited and not stop(value):
+                stack.append((value.node, False))
+    return order
+
+
+def dependents(graph: Graph, sources: Iterable[Value]) -> set[Value]:
+    """``sources`` and every floating-point value computed from them by differentiable ops."""
+    found = set(sources)
+    for node in graph.nodes:
+        if node.op.derivative is not None and any(v in found for v in node.inputs):
+            found.update(v for v in node.outputs if v.type.dtype.is_floating_point)
+    return found
+
+
+def differentiate_graph(
+    graph: Graph,
+    wrt: Sequence[int],
+    outputs: Sequence[int] | None = None,
+) -> Graph:
+    """The graph that computes ``graph``'s outputs and, after them, gradients.
+
+    The result takes the inputs of ``graph`` followed by one gradient for each
+    position in ``outputs`` (default: every floating-point output) and returns the
+    outputs of ``graph`` followed by the gradients of the inputs at ``wrt``
+    (vector-Jacobian product). Raises ValueError for an input that is not
+    floating point.
+    """
+    for position in wrt:
+        if not graph.inputs[position].type.dtype.is_floating_point:
+            raise ValueError(
+                f"cannot differentiate with respect to input {position} of type "
+                f"{graph.inputs[position].type}: it is not floating point"
+            )
+    if outputs is None:
+        outputs = [i for i, v in enumerate(graph.outputs) if v.type.dtype.is_floating_point]
+    builder = GraphBuilder()
+    builder.graph_inputs.extend(graph.inputs)
+    builder.nodes.extend(graph.nodes)
+    sources = {graph.inputs[i] for i in wrt}
+    tracked = dependents(graph, sources)
+    seeds: dict[Value, Any] = {}
+    for position in outputs:
+        value = graph.outputs[position]
+        seed = builder.input(value.type, f"grad_{value.name or position}")
+        if value in tracked:
+            seeds[value] = seed if value not in seeds else builder.add(seeds[value], seed)
+
+    def enter(node: Node) -> None:
+        builder.location, builder.scope = node.location, node.scope
+
+    gradients = backpropagate(
+        graph.nodes, seeds, tracked.__contains__, builder, lambda node, value: value, enter, sources
+    )
+    results = []
+    for position in wrt:
+        source = graph.inputs[position]
+        gradient = gradients.get(source)
+        results.append(builder.full_like(0.0, source.type) if gradient is None else gradient)
+    return builder.build((*graph.outputs, *results), _updates(graph), graph.name)
+
+
+def _updates(graph: Graph) -> Mapping[int, Value]:
+    return dict(graph.updates)
