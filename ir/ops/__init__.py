@@ -2,13 +2,30 @@
 
 from flamec.ir.ops import (
     assemble,
+    binary,
+    comparison,
     contraction,
     creation,
     indexing,
     random,
     reduction,
     scan,
+    selection,
+    unary,
     view,
 )
 
-__all__ = ["assemble", "contraction", "creation", "indexing", "random", "reduction", "scan", "view"]
+__all__ = [
+    "assemble",
+    "binary",
+    "comparison",
+    "contraction",
+    "creation",
+    "indexing",
+    "random",
+    "reduction",
+    "scan",
+    "selection",
+    "unary",
+    "view",
+]

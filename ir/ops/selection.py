@@ -1,0 +1,83 @@
+"""Elementwise choice and conversion: ``where`` and ``convert``.
+
+Both write ``{r}`` in their C text for the lane type of the result, which is not
+that of the first operand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from flamec.ir.builder import Builder
+from flamec.ir.op import Attributes, DerivativeContext, Op, OpKind, Types, register
+from flamec.ir.ops.checks import check_alike, check_operand_count
+from flamec.ir.ops.elementwise import broadcast_type
+from flamec.ir.types import TensorType, bool_
+
+
+def _where_type(types: Types, attributes: Attributes) -> TensorType:
+    check_operand_count("where", types, 3)
+    if types[0].dtype is not bool_:
+        raise TypeError(f"where: the condition must be bool, not {types[0]}")
+    check_alike("where", types[1:])
+    return broadcast_type("where", types, types[1].dtype)
+
+
+def _where_derivative(b: Builder, ctx: DerivativeContext, g: Any) -> Sequence[Any]:
+    condition = ctx.inputs[0]
+    zero = b.constant(0.0, ctx.output_types[0])
+    _, x, y = ctx.input_types
+    return (
+        None,
+        b.sum_to(b.where(condition, g, zero), x.shape) if ctx.needs[1] else None,
+        b.sum_to(b.where(condition, zero, g), y.shape) if ctx.needs[2] else None,
+    )
+
+
+register(
+    Op(
+        name="where",
+        kind=OpKind.ELEMENTWISE,
+        infer=_where_type,
+        evaluate=lambda attributes, condition, x, y: np.where(condition, x, y),
+        derivative=_where_derivative,
+        saves_inputs=(0,),
+        c="vsel_{r}({0}, {1}, {2})",
+        triton="tl.where({0}, {1}, {2})",
+        doc="x where the condition holds, y elsewhere.",
+    )
+)
+
+
+def _convert_type(types: Types, attributes: Attributes) -> TensorType:
+    check_operand_count("convert", types, 1)
+    return types[0].with_dtype(attributes["dtype"])
+
+
+def _convert(attributes: Attributes, x: np.ndarray) -> np.ndarray:
+    """Convert values as C does; 16-bit floats are left in float32, for the caller to round.
+
+    Floats become narrow integers by way of int32, so that values out of range wrap around.
+    """
+    if attributes["dtype"].is_half:
+        return x.astype(np.float32, copy=False)
+    dtype = attributes["dtype"].numpy
+    if x.dtype.kind == "f" and dtype.kind in "iu" and dtype.itemsize < 4:
+        x = x.astype(np.int32)
+    return x.astype(dtype)
+
+
+register(
+    Op(
+        name="convert",
+        kind=OpKind.ELEMENTWISE,
+        infer=_convert_type,
+        evaluate=_convert,
+        derivative=lambda b, ctx, g: (b.cast(g, ctx.input_types[0].dtype),),
+        c="vcast_{t}_{r}({0})",
+        doc="The values in another dtype; non-zero is True, fractions are cut off.",
+    )
+)
