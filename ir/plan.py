@@ -143,6 +143,18 @@ class ExecutionPlan:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryLayout:
+    """Where each temporary buffer lies in the arena, for one binding of the sizes.
+
+    ``offsets`` maps the position of a temporary buffer to its offset in bytes, a multiple of
+    64. ``peak_bytes`` is the size of the arena.
+    """
+
+    offsets: dict[int, int]
+    peak_bytes: int
+
+
 def dense_elements(type: TensorType) -> Dim:
     return product(type.shape)
 
