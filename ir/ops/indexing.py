@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PUT_MODES = ("set", "add", "prod", "amax", "amin")
 
+_ROUNDS = 16  # places hit at most this often are added to all together, one hit a round
+
 
 def _check_indices(op: str, x: TensorType, indices: Types) -> tuple[Dim, ...]:
     """The common shape of the index tensors."""
@@ -144,11 +146,14 @@ def _add_rows(result: np.ndarray, values: np.ndarray, indices: tuple[np.ndarray,
         np.add.at(result.reshape(-1), places, values.reshape(-1))
         return
     order = np.argsort(places, kind="stable")
-    places = places[order]
-    first = np.flatnonzero(np.concatenate(([True], places[1:] != places[:-1])))
-    rows = values.reshape(-1, width)[order]
-    sums = np.add.reduceat(rows, first, axis=0, dtype=result.dtype)
-    result.reshape(-1, width)[places[first]] += sums
+    target, first, counts = np.unique(places[order], return_index=True, return_counts=True)
+    table, rows = result.reshape(-1, width), values.reshape(-1, width)
+    few = counts <= _ROUNDS
+    for turn in range(min(int(counts.max()), _ROUNDS)):
+        now = few & (counts > turn)
+        table[target[now]] += rows[order[first[now] + turn]]
+    for place, begin, count in zip(target[~few], first[~few], counts[~few], strict=True):
+        table[place] += np.add.reduce(rows[order[begin : begin + count]], axis=0)
 
 
 def _index_put_gradient(b: Builder, ctx: DerivativeContext, g: Any) -> list[Any]:
