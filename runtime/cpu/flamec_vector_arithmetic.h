@@ -27,69 +27,73 @@
 
 /* floats ------------------------------------------------------------------------------- */
 
-#define FLAMEC_FLOAT_ARITHMETIC(t, bits, magic, suffix, sqrt_lane)                         \
-    FLAMEC_INLINE v_##t vabs_##t(v_##t x) {                                                \
-        return (v_##t)((v_##bits)x & ~(v_##bits)vsplat_##t(-0.0##suffix));                 \
+/* magic: 2^(mantissa bits); adding and subtracting it rounds to an integer, half to even. */
+#define FLAMEC_FLOAT_ARITHMETIC(t, bits, magic, sqrt_lane)                                 \
+    FLAMEC_INLINE n_##bits nsign_bit_##t(void) { return (n_##bits)(-(n_##t){0}); }         \
+    FLAMEC_INLINE n_##t nabs_##t(n_##t x) { return (n_##t)((n_##bits)x & ~nsign_bit_##t()); } \
+    FLAMEC_INLINE n_##t ncopysign_##t(n_##t x, n_##t y) {                                  \
+        n_##bits sign = nsign_bit_##t();                                                   \
+        return (n_##t)(((n_##bits)x & ~sign) | ((n_##bits)y & sign));                      \
     }                                                                                      \
-    FLAMEC_INLINE v_##t vcopysign_##t(v_##t x, v_##t y) {                                  \
-        v_##bits sign = (v_##bits)vsplat_##t(-0.0##suffix);                                \
-        return (v_##t)(((v_##bits)x & ~sign) | ((v_##bits)y & sign));                      \
+    FLAMEC_INLINE v_b vsignbit_##t(v_##t x) {                                              \
+        return FLAMEC_CONVERT((v_##bits)x >> (8 * sizeof(c_##t) - 1), i32);                \
     }                                                                                      \
-    FLAMEC_INLINE v_b vsignbit_##t(v_##t x) { return FLAMEC_CONVERT((v_##bits)x < 0, i32); } \
-    FLAMEC_INLINE v_##t vsign_##t(v_##t x) {                                               \
-        v_##bits one = (v_##bits)vsplat_##t(1.0##suffix);                                  \
-        v_##bits minus = (v_##bits)vsplat_##t(-1.0##suffix);                               \
-        return (v_##t)(((x > 0) & one) | ((x < 0) & minus) | ((x != x) & (v_##bits)x));    \
+    FLAMEC_INLINE n_##t nsign_##t(n_##t x) {                                               \
+        n_##t one = (n_##t){0} + 1;                                                        \
+        return (n_##t)(((n_##bits)(x > 0) & (n_##bits)one) |                               \
+                       ((n_##bits)(x < 0) & (n_##bits)-one) | ((x != x) & (n_##bits)x));   \
     }                                                                                      \
-    FLAMEC_INLINE v_##t vmaximum_##t(v_##t x, v_##t y) {                                   \
-        v_##bits left = (x > y) | (x != x);                                                \
-        return (v_##t)(((v_##bits)x & left) | ((v_##bits)y & ~left));                      \
+    FLAMEC_INLINE n_##t nmaximum_##t(n_##t x, n_##t y) {                                   \
+        return nsel_##t((x > y) | (x != x), x, y);                                         \
     }                                                                                      \
-    FLAMEC_INLINE v_##t vminimum_##t(v_##t x, v_##t y) {                                   \
-        v_##bits left = (x < y) | (x != x);                                                \
-        return (v_##t)(((v_##bits)x & left) | ((v_##bits)y & ~left));                      \
+    FLAMEC_INLINE n_##t nminimum_##t(n_##t x, n_##t y) {                                   \
+        return nsel_##t((x < y) | (x != x), x, y);                                         \
     }                                                                                      \
     FLAMEC_INLINE v_##t vsqrt_##t(v_##t x) {                                               \
         parts_##t r = {x};                                                                 \
         for (int i = 0; i < FLAMEC_LANES; i++) r.lane[i] = sqrt_lane(r.lane[i]);           \
         return r.whole;                                                                    \
     }                                                                                      \
-    FLAMEC_INLINE v_##t vrsqrt_##t(v_##t x) { return 1.0##suffix / vsqrt_##t(x); }         \
-    /* Adding and subtracting 2^(mantissa bits) rounds to an integer, half to even. */     \
-    FLAMEC_INLINE v_##t vround_##t(v_##t x) {                                              \
-        v_##t size = vabs_##t(x);                                                          \
-        v_##t whole = (size + (magic)) - (magic);                                          \
-        v_##bits small = size < (magic);                                                   \
-        v_##t r = (v_##t)(((v_##bits)whole & small) | ((v_##bits)x & ~small));             \
-        return vcopysign_##t(r, x);                                                        \
+    FLAMEC_INLINE v_##t vrsqrt_##t(v_##t x) { return 1 / vsqrt_##t(x); }                   \
+    FLAMEC_INLINE n_##t nround_##t(n_##t x) {                                              \
+        n_##t size = nabs_##t(x);                                                          \
+        n_##t whole = (size + (magic)) - (magic);                                          \
+        return ncopysign_##t(nsel_##t(size < (magic), whole, size), x);                    \
     }                                                                                      \
-    FLAMEC_INLINE v_##t vfloor_##t(v_##t x) {                                              \
-        v_##t r = vround_##t(x);                                                           \
-        v_##t one = (v_##t)((r > x) & (v_##bits)vsplat_##t(1.0##suffix));                  \
-        return vcopysign_##t(r - one, x);                                                  \
+    FLAMEC_INLINE n_##t nfloor_##t(n_##t x) {                                              \
+        n_##t r = nround_##t(x), one = (n_##t){0} + 1;                                     \
+        return ncopysign_##t(r - (n_##t)((n_##bits)(r > x) & (n_##bits)one), x);           \
     }                                                                                      \
-    FLAMEC_INLINE v_##t vceil_##t(v_##t x) {                                               \
-        v_##t r = vround_##t(x);                                                           \
-        v_##t one = (v_##t)((r < x) & (v_##bits)vsplat_##t(1.0##suffix));                  \
-        return vcopysign_##t(r + one, x);                                                  \
+    FLAMEC_INLINE n_##t nceil_##t(n_##t x) {                                               \
+        n_##t r = nround_##t(x), one = (n_##t){0} + 1;                                     \
+        return ncopysign_##t(r + (n_##t)((n_##bits)(r < x) & (n_##bits)one), x);           \
     }                                                                                      \
-    FLAMEC_INLINE v_##t vtrunc_##t(v_##t x) {                                              \
-        return vcopysign_##t(vfloor_##t(vabs_##t(x)), x);                                  \
-    }
+    FLAMEC_INLINE n_##t ntrunc_##t(n_##t x) {                                              \
+        return ncopysign_##t(nfloor_##t(nabs_##t(x)), x);                                  \
+    }                                                                                      \
+    FLAMEC_BY_PIECE_1(abs, t)                                                              \
+    FLAMEC_BY_PIECE_1(sign, t)                                                             \
+    FLAMEC_BY_PIECE_1(round, t)                                                            \
+    FLAMEC_BY_PIECE_1(floor, t)                                                            \
+    FLAMEC_BY_PIECE_1(ceil, t)                                                             \
+    FLAMEC_BY_PIECE_1(trunc, t)                                                            \
+    FLAMEC_BY_PIECE_2(copysign, t)                                                         \
+    FLAMEC_BY_PIECE_2(maximum, t)                                                          \
+    FLAMEC_BY_PIECE_2(minimum, t)
 
-FLAMEC_FLOAT_ARITHMETIC(f32, i32, 0x1p23f, f, __builtin_sqrtf)
-FLAMEC_FLOAT_ARITHMETIC(f64, i64, 0x1p52, , __builtin_sqrt)
+FLAMEC_FLOAT_ARITHMETIC(f32, i32, 0x1p23f, __builtin_sqrtf)
+FLAMEC_FLOAT_ARITHMETIC(f64, i64, 0x1p52, __builtin_sqrt)
 
 /* Python's division of floats: the remainder has the divisor's sign, the quotient is the floor
  * and is snapped to an integer against rounding (as CPython's float_divmod does). */
 #define FLAMEC_FLOAT_DIVISION(t, s, suffix)                                                \
-    static inline __attribute__((unused)) c_##t flamec_remainder_##t(c_##t x, c_##t y) {   \
+    FLAMEC_SCALAR c_##t flamec_remainder_##t(c_##t x, c_##t y) {   \
         c_##t r = __builtin_fmod##s(x, y);                                                 \
         if (!y) return r;                                                                  \
         if (!r) return __builtin_copysign##s(0, y);                                        \
         return (y < 0) != (r < 0) ? r + y : r;                                             \
     }                                                                                      \
-    static inline __attribute__((unused)) c_##t flamec_floor_divide_##t(c_##t x, c_##t y) { \
+    FLAMEC_SCALAR c_##t flamec_floor_divide_##t(c_##t x, c_##t y) { \
         if (!y) return x / y;                                                              \
         c_##t r = __builtin_fmod##s(x, y);                                                 \
         c_##t q = (x - r) / y;                                                             \
@@ -107,15 +111,15 @@ FLAMEC_FLOAT_DIVISION(f64, , )
 
 /* integers ------------------------------------------------------------------------------ */
 
-#define FLAMEC_INTEGER_ARITHMETIC(t, mask, unsigned_type)                                  \
-    FLAMEC_INLINE v_##t vmaximum_##t(v_##t x, v_##t y) {                                   \
-        v_##t left = (v_##t)(x > y);                                                       \
-        return (x & left) | (y & ~left);                                                   \
+#define FLAMEC_INTEGER_ARITHMETIC(t, bits, unsigned_type)                                  \
+    FLAMEC_INLINE n_##t nmaximum_##t(n_##t x, n_##t y) {                                   \
+        return nsel_##t((n_##bits)(x > y), x, y);                                          \
     }                                                                                      \
-    FLAMEC_INLINE v_##t vminimum_##t(v_##t x, v_##t y) {                                   \
-        v_##t left = (v_##t)(x < y);                                                       \
-        return (x & left) | (y & ~left);                                                   \
+    FLAMEC_INLINE n_##t nminimum_##t(n_##t x, n_##t y) {                                   \
+        return nsel_##t((n_##bits)(x < y), x, y);                                          \
     }                                                                                      \
+    FLAMEC_BY_PIECE_2(maximum, t)                                                          \
+    FLAMEC_BY_PIECE_2(minimum, t)                                                          \
     FLAMEC_INLINE v_##t vfloor_##t(v_##t x) { return x; }                                  \
     FLAMEC_INLINE v_##t vceil_##t(v_##t x) { return x; }                                   \
     FLAMEC_INLINE v_##t vround_##t(v_##t x) { return x; }                                  \
@@ -126,24 +130,28 @@ FLAMEC_FLOAT_DIVISION(f64, , )
     FLAMEC_BINARY_LANES(pow, t, flamec_pow_i64(x, y))                                      \
     FLAMEC_BINARY_LANES(gcd, t, flamec_gcd_u64(flamec_magnitude(x), flamec_magnitude(y)))  \
     /* Shifting by the width or more, or by a negative amount, shifts everything out. */   \
-    FLAMEC_INLINE v_##t vshift_left_##t(v_##t x, v_##t y) {                                \
-        v_##t inside = (v_##t)(((v_##unsigned_type)y) < 8 * sizeof(c_##t));                \
-        return (v_##t)((v_##unsigned_type)x << ((v_##unsigned_type)(y & inside))) & inside; \
+    FLAMEC_INLINE n_##t nshift_left_##t(n_##t x, n_##t y) {                                \
+        n_##t inside = (n_##t)((n_##unsigned_type)y < 8 * sizeof(c_##t));                  \
+        n_##unsigned_type amount = (n_##unsigned_type)(y & inside);                        \
+        return (n_##t)((n_##unsigned_type)x << amount) & inside;                           \
     }                                                                                      \
-    FLAMEC_INLINE v_##t vshift_right_##t(v_##t x, v_##t y) {                               \
-        v_##t inside = (v_##t)(((v_##unsigned_type)y) < 8 * sizeof(c_##t));                \
-        v_##t sign = (v_##t)(x < 0);                                                       \
-        return ((x >> (y & inside)) & inside) | (sign & ~inside);                          \
-    }
+    FLAMEC_INLINE n_##t nshift_right_##t(n_##t x, n_##t y) {                               \
+        n_##t inside = (n_##t)((n_##unsigned_type)y < 8 * sizeof(c_##t));                  \
+        return ((x >> (y & inside)) & inside) | ((n_##t)(x < 0) & ~inside);                \
+    }                                                                                      \
+    FLAMEC_BY_PIECE_2(shift_left, t)                                                       \
+    FLAMEC_BY_PIECE_2(shift_right, t)
 #define FLAMEC_SIGNED_ARITHMETIC(t)                                                        \
     FLAMEC_INLINE v_##t vabs_##t(v_##t x) {                                                \
-        v_##t sign = x < 0;                                                                \
+        v_##t sign = x >> (8 * sizeof(c_##t) - 1);                                         \
         return (x ^ sign) - sign;                                                          \
     }                                                                                      \
-    FLAMEC_INLINE v_##t vsign_##t(v_##t x) { return (x < 0) - (x > 0); }                   \
-    FLAMEC_INLINE v_b vsignbit_##t(v_##t x) { return FLAMEC_CONVERT(x < 0, i32); }
+    FLAMEC_INLINE n_##t nsign_##t(n_##t x) { return (n_##t)(x < 0) - (n_##t)(x > 0); }     \
+    FLAMEC_BY_PIECE_1(sign, t)                                                             \
+    FLAMEC_INLINE v_b vsignbit_##t(v_##t x) {                                              \
+        return FLAMEC_CONVERT(x >> (8 * sizeof(c_##t) - 1), i32);                          \
+    }
 
-#define FLAMEC_SCALAR static inline __attribute__((unused))
 FLAMEC_SCALAR int64_t flamec_fmod_i64(int64_t x, int64_t y) {
     return y == 0 || y == -1 ? 0 : x % y;
 }
@@ -184,7 +192,7 @@ FLAMEC_SIGNED_ARITHMETIC(i16)
 FLAMEC_SIGNED_ARITHMETIC(i32)
 FLAMEC_SIGNED_ARITHMETIC(i64)
 FLAMEC_INLINE v_u8 vabs_u8(v_u8 x) { return x; }
-FLAMEC_INLINE v_u8 vsign_u8(v_u8 x) { return (v_u8)(x != 0) & 1; }
+FLAMEC_INLINE v_u8 vsign_u8(v_u8 x) { return vcast_b_u8(vcast_u8_b(x)); }
 FLAMEC_INLINE v_b vsignbit_u8(v_u8 x) { (void)x; return vsplat_b(0); }
 
 /* masks --------------------------------------------------------------------------------- */
@@ -197,42 +205,43 @@ FLAMEC_INLINE v_b vsignbit_b(v_b x) { return x & 0; }
 
 /* lanes to a scalar ---------------------------------------------------------------------- */
 
-#define FLAMEC_HORIZONTAL(t)                                                               \
-    FLAMEC_INLINE c_##t vhsum_##t(v_##t x) {                                               \
-        parts_##t p = {x};                                                                 \
-        v8_##t h = p.half[0] + p.half[1];                                                  \
-        return (c_##t)((c_##t)((c_##t)(h[0] + h[4]) + (c_##t)(h[2] + h[6])) +              \
-                       (c_##t)((c_##t)(h[1] + h[5]) + (c_##t)(h[3] + h[7])));              \
-    }                                                                                      \
-    FLAMEC_INLINE c_##t vhprod_##t(v_##t x) {                                              \
-        parts_##t p = {x};                                                                 \
-        v8_##t h = p.half[0] * p.half[1];                                                  \
-        return (c_##t)((c_##t)((c_##t)(h[0] * h[4]) * (c_##t)(h[2] * h[6])) *              \
-                       (c_##t)((c_##t)(h[1] * h[5]) * (c_##t)(h[3] * h[7])));              \
-    }                                                                                      \
-    FLAMEC_INLINE c_##t vhmax_##t(v_##t x) {                                               \
+#define FLAMEC_FOLD(name, t, vector_step, lane_step)                                       \
+    FLAMEC_INLINE c_##t vh##name##_##t(v_##t vector) {                                     \
+        parts_##t p = {vector};                                                            \
+        q_##t x = p.quad[0];                                                               \
+        for (int i = 1; i < FLAMEC_QUADS(t); i++) {                                        \
+            q_##t y = p.quad[i];                                                           \
+            x = vector_step;                                                               \
+        }                                                                                  \
         c_##t r = x[0];                                                                    \
-        for (int i = 1; i < FLAMEC_LANES; i++) r = x[i] > r || x[i] != x[i] ? x[i] : r;    \
-        return r;                                                                          \
-    }                                                                                      \
-    FLAMEC_INLINE c_##t vhmin_##t(v_##t x) {                                               \
-        c_##t r = x[0];                                                                    \
-        for (int i = 1; i < FLAMEC_LANES; i++) r = x[i] < r || x[i] != x[i] ? x[i] : r;    \
+        for (unsigned i = 1; i < sizeof(q_##t) / sizeof(c_##t); i++) {                     \
+            c_##t y = x[i];                                                                \
+            r = (c_##t)(lane_step);                                                        \
+        }                                                                                  \
         return r;                                                                          \
     }
-FLAMEC_HORIZONTAL(f32)
-FLAMEC_HORIZONTAL(f64)
-FLAMEC_HORIZONTAL(i8)
-FLAMEC_HORIZONTAL(i16)
-FLAMEC_HORIZONTAL(i32)
-FLAMEC_HORIZONTAL(i64)
-FLAMEC_HORIZONTAL(u8)
+#define FLAMEC_CHOOSE(t, bits, relation)                                                   \
+    (q_##t)(((q_##bits)x & (q_##bits)((x relation y) | (x != x))) |                        \
+            ((q_##bits)y & ~(q_##bits)((x relation y) | (x != x))))
+#define FLAMEC_HORIZONTAL(t, bits)                                                         \
+    FLAMEC_FOLD(sum, t, x + y, r + y)                                                      \
+    FLAMEC_FOLD(prod, t, x * y, r * y)                                                     \
+    FLAMEC_FOLD(max, t, FLAMEC_CHOOSE(t, bits, >), r > y || r != r ? r : y)                \
+    FLAMEC_FOLD(min, t, FLAMEC_CHOOSE(t, bits, <), r < y || r != r ? r : y)
+FLAMEC_HORIZONTAL(f32, i32)
+FLAMEC_HORIZONTAL(f64, i64)
+FLAMEC_HORIZONTAL(i8, i8)
+FLAMEC_HORIZONTAL(i16, i16)
+FLAMEC_HORIZONTAL(i32, i32)
+FLAMEC_HORIZONTAL(i64, i64)
+FLAMEC_HORIZONTAL(u8, i8)
 
 /* Any and all lanes true, as 0 or 1. */
 FLAMEC_INLINE int vhmax_b(v_b x) {
     parts_i32 p = {x};
-    v4_i32 q = (p.quarter[0] | p.quarter[1]) | (p.quarter[2] | p.quarter[3]);
-    return (q[0] | q[1] | q[2] | q[3]) != 0;
+    q_i32 any = p.quad[0];
+    for (int i = 1; i < FLAMEC_QUADS(i32); i++) any |= p.quad[i];
+    return (any[0] | any[1] | any[2] | any[3]) != 0;
 }
 FLAMEC_INLINE int vhmin_b(v_b x) { return !vhmax_b(~x); }
 

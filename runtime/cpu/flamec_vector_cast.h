@@ -1,4 +1,4 @@
-/* Conversions between lane types: vcast_{from}_{to} for every pair.
+/* Conversions between lane types: vcast_{from}_{to} for every pair, and the 16-bit floats.
  *
  * Integers wrap. A float that the integer type cannot hold, and NaN, gives what the conversion
  * instructions of x86 (and so NumPy there) give: the most negative int32 or int64, of which
@@ -11,10 +11,16 @@
 #define FLAMEC_CAST_SELF(t)                                                                \
     FLAMEC_INLINE v_##t vcast_##t##_##t(v_##t x) { return x; }
 #define FLAMEC_CAST_BOOL(t)                                                                \
-    FLAMEC_INLINE v_b vcast_##t##_b(v_##t x) { return FLAMEC_CONVERT(x != 0, i32); }       \
+    FLAMEC_INLINE v_b vcast_##t##_b(v_##t x) { return vne_##t(x, vsplat_##t(0)); }         \
     FLAMEC_INLINE v_##t vcast_b_##t(v_b x) { return FLAMEC_CONVERT(x & 1, t); }
-#define FLAMEC_CAST_FROM_INTEGER(from)                                                     \
-    FLAMEC_CAST(from, f32) FLAMEC_CAST(from, f64) FLAMEC_CAST_BOOL(from)
+#define FLAMEC_CAST_INTEGER(from, a, b, c, d)                                              \
+    FLAMEC_CAST(from, f32)                                                                 \
+    FLAMEC_CAST(from, f64)                                                                 \
+    FLAMEC_CAST_BOOL(from)                                                                 \
+    FLAMEC_CAST(from, a)                                                                   \
+    FLAMEC_CAST(from, b)                                                                   \
+    FLAMEC_CAST(from, c)                                                                   \
+    FLAMEC_CAST(from, d)
 
 FLAMEC_CAST_SELF(f32)
 FLAMEC_CAST_SELF(f64)
@@ -28,14 +34,6 @@ FLAMEC_CAST_BOOL(f32)
 FLAMEC_CAST_BOOL(f64)
 FLAMEC_CAST(f32, f64)
 FLAMEC_CAST(f64, f32)
-FLAMEC_CAST_FROM_INTEGER(i8)
-FLAMEC_CAST_FROM_INTEGER(i16)
-FLAMEC_CAST_FROM_INTEGER(i32)
-FLAMEC_CAST_FROM_INTEGER(i64)
-FLAMEC_CAST_FROM_INTEGER(u8)
-
-#define FLAMEC_CAST_INTEGER(from, a, b, c, d)                                              \
-    FLAMEC_CAST(from, a) FLAMEC_CAST(from, b) FLAMEC_CAST(from, c) FLAMEC_CAST(from, d)
 FLAMEC_CAST_INTEGER(i8, i16, i32, i64, u8)
 FLAMEC_CAST_INTEGER(i16, i8, i32, i64, u8)
 FLAMEC_CAST_INTEGER(i32, i8, i16, i64, u8)
@@ -45,17 +43,16 @@ FLAMEC_CAST_INTEGER(u8, i8, i16, i32, i64)
 /* Lanes outside [low, -low) are converted as 0 and replaced, so nothing is undefined. */
 #define FLAMEC_CAST_FLOAT(from, to, bits, low, replacement)                                \
     FLAMEC_INLINE v_##to vcast_##from##_##to(v_##from x) {                                 \
-        v_##bits inside = (x >= (low)) & (x < -(low));                                     \
+        v_##bits inside =                                                                  \
+            wge_##from(x, vsplat_##from(low)) & wlt_##from(x, vsplat_##from(-(low)));      \
         v_##to value = FLAMEC_CONVERT((v_##from)((v_##bits)x & inside), to);               \
         v_##to keep = FLAMEC_CONVERT(inside, to);                                          \
         return (value & keep) | ((replacement) & ~keep);                                   \
     }
-#define FLAMEC_INT32_LOW (-2147483647 - 1)
-#define FLAMEC_INT64_LOW (-9223372036854775807L - 1)
-FLAMEC_CAST_FLOAT(f32, i32, i32, -2147483648.0f, FLAMEC_INT32_LOW)
-FLAMEC_CAST_FLOAT(f32, i64, i32, -9223372036854775808.0f, FLAMEC_INT64_LOW)
-FLAMEC_CAST_FLOAT(f64, i32, i64, -2147483648.0, FLAMEC_INT32_LOW)
-FLAMEC_CAST_FLOAT(f64, i64, i64, -9223372036854775808.0, FLAMEC_INT64_LOW)
+FLAMEC_CAST_FLOAT(f32, i32, i32, -0x1p31f, (-0x7fffffff - 1))
+FLAMEC_CAST_FLOAT(f32, i64, i32, -0x1p63f, (-(int64_t)0x7fffffffffffffff - 1))
+FLAMEC_CAST_FLOAT(f64, i32, i64, -0x1p31, (-0x7fffffff - 1))
+FLAMEC_CAST_FLOAT(f64, i64, i64, -0x1p63, (-(int64_t)0x7fffffffffffffff - 1))
 
 #define FLAMEC_CAST_NARROW(from, to)                                                       \
     FLAMEC_INLINE v_##to vcast_##from##_##to(v_##from x) {                                 \
@@ -68,37 +65,48 @@ FLAMEC_CAST_NARROW(f64, i8)
 FLAMEC_CAST_NARROW(f64, i16)
 FLAMEC_CAST_NARROW(f64, u8)
 
-/* float32 to float16 bits and back, and the same for bfloat16: round to nearest even, NaN kept. */
+/* The 16-bit floats as bits, widened to float32 lanes and narrowed: to nearest even, NaN kept. */
 FLAMEC_INLINE v_f32 vwiden_bf16(v_u16 x) { return (v_f32)(FLAMEC_CONVERT(x, u32) << 16); }
+FLAMEC_INLINE n_u32 nnarrow_bf16_u32(n_u32 bits) {
+    n_u32 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    n_u32 nan = (n_u32)((bits & 0x7fffffffu) > 0x7f800000u);
+    return (rounded & ~nan) | (((bits >> 16) | 0x40u) & nan);
+}
+FLAMEC_INLINE n_u32 nwiden_f16_u32(n_u32 bits) {
+    n_u32 magnitude = (bits & 0x7fffu) << 13;
+    n_u32 special = (n_u32)(magnitude >= 0x0f800000u) & 0x7f800000u;
+    n_f32 value = (n_f32)magnitude * 0x1p112f; /* moves the exponent; exact, subnormals too */
+    return (n_u32)value | special | ((bits & 0x8000u) << 16);
+}
+FLAMEC_INLINE n_u32 nnarrow_f16_u32(n_u32 bits) {
+    n_u32 magnitude = bits & 0x7fffffffu;
+    n_u32 normal = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
+    /* Below 2^-14 adding 1/2 rounds to a multiple of 2^-24, the spacing of the subnormals. */
+    n_u32 tiny = (n_u32)((n_f32)magnitude + 0.5f) - 0x3f000000u;
+    n_u32 is_tiny = (n_u32)(magnitude < 0x38800000u);
+    n_u32 is_large = (n_u32)(magnitude >= 0x477ff000u);
+    n_u32 is_nan = (n_u32)(magnitude > 0x7f800000u);
+    n_u32 large = 0x7c00u | ((0x200u | ((magnitude >> 13) & 0x3ffu)) & is_nan);
+    n_u32 finite = (tiny & is_tiny) | (normal & ~is_tiny);
+    return ((bits >> 16) & 0x8000u) | (large & is_large) | (finite & ~is_large);
+}
+FLAMEC_BY_PIECE_1(narrow_bf16, u32)
+FLAMEC_BY_PIECE_1(widen_f16, u32)
+FLAMEC_BY_PIECE_1(narrow_f16, u32)
 FLAMEC_INLINE v_u16 vnarrow_bf16(v_f32 x) {
-    v_u32 bits = (v_u32)x;
-    v_u32 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    v_u32 nan = (v_u32)(x != x);
-    return FLAMEC_CONVERT((rounded & ~nan) | (((bits >> 16) | 0x40u) & nan), u16);
+    return FLAMEC_CONVERT(vnarrow_bf16_u32((v_u32)x), u16);
 }
 FLAMEC_INLINE v_f32 vwiden_f16(v_u16 x) {
-    v_u32 bits = FLAMEC_CONVERT(x, u32);
-    v_u32 magnitude = (bits & 0x7fffu) << 13;
-    v_u32 special = (v_u32)(magnitude >= 0x0f800000u) & 0x7f800000u;
-    v_f32 value = (v_f32)magnitude * 0x1p112f; /* moves the exponent; exact, subnormals too */
-    return (v_f32)((v_u32)value | special | ((bits & 0x8000u) << 16));
+    return (v_f32)vwiden_f16_u32(FLAMEC_CONVERT(x, u32));
 }
 FLAMEC_INLINE v_u16 vnarrow_f16(v_f32 x) {
-    v_u32 bits = (v_u32)x;
-    v_u32 sign = (bits >> 16) & 0x8000u;
-    v_u32 magnitude = bits & 0x7fffffffu;
-    v_u32 normal = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
-    /* Below 2^-14 adding 1/2 rounds to a multiple of 2^-24, the spacing of the subnormals. */
-    v_u32 tiny = (v_u32)((v_f32)magnitude + 0.5f) - 0x3f000000u;
-    v_u32 is_tiny = (v_u32)(magnitude < 0x38800000u);
-    v_u32 is_large = (v_u32)(magnitude >= 0x477ff000u);
-    v_u32 is_nan = (v_u32)(magnitude > 0x7f800000u);
-    v_u32 nan = 0x7e00u | ((magnitude >> 13) & 0x3ffu);
-    v_u32 large = (0x7c00u & ~is_nan) | (nan & is_nan);
-    v_u32 finite = (tiny & is_tiny) | (normal & ~is_tiny);
-    return FLAMEC_CONVERT(sign | (large & is_large) | (finite & ~is_large), u16);
+    return FLAMEC_CONVERT(vnarrow_f16_u32((v_u32)x), u16);
 }
-FLAMEC_INLINE v_f32 vround_bf16(v_f32 x) { return vwiden_bf16(vnarrow_bf16(x)); }
-FLAMEC_INLINE v_f32 vround_f16(v_f32 x) { return vwiden_f16(vnarrow_f16(x)); }
+FLAMEC_INLINE v_f32 vround_bf16(v_f32 x) {
+    return (v_f32)(vnarrow_bf16_u32((v_u32)x) << 16);
+}
+FLAMEC_INLINE v_f32 vround_f16(v_f32 x) {
+    return (v_f32)vwiden_f16_u32(vnarrow_f16_u32((v_u32)x));
+}
 
 #endif
