@@ -1,0 +1,42 @@
+"""The compiler's table of contents: every pass over graphs, in order.
+
+In: the traced graph, with its derivatives in it already. Out: the graph that code
+generation fuses and lowers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from flamec.ir.passes.decompose import decompose
+from flamec.ir.passes.eliminate_common_subexpressions import eliminate_common_subexpressions
+from flamec.ir.passes.eliminate_dead_code import eliminate_dead_code
+from flamec.ir.passes.fold_constants import fold_constants
+from flamec.ir.passes.manager import Pass, Repeat
+from flamec.ir.passes.rewrite import Rule
+from flamec.ir.passes.simplify import simplify
+
+
+def pipeline(decompositions: Mapping[str, Rule] | None = None) -> tuple[Pass | Repeat, ...]:
+    """The passes for a backend that wants the operations in ``decompositions`` rewritten."""
+    return (
+        Pass("eliminate_dead_code", eliminate_dead_code, "every node serves a result"),
+        Pass(
+            "decompose",
+            partial(decompose, rules=decompositions or {}),
+            "the backend lowers every operation",
+        ),
+        Repeat(
+            (
+                Pass("fold_constants", fold_constants, "constants are computed"),
+                Pass("simplify", simplify, "no operation is without effect"),
+                Pass(
+                    "eliminate_common_subexpressions",
+                    eliminate_common_subexpressions,
+                    "no two nodes compute the same",
+                ),
+                Pass("eliminate_dead_code", eliminate_dead_code, "every node serves a result"),
+            )
+        ),
+    )

@@ -1,0 +1,206 @@
+"""Exact rules of ``simplify`` about where elements lie: views, and what only moves elements.
+
+Each takes a builder and a node whose operands are simplified, and gives the value
+that replaces its result, or None. Sizes are compared by form: nothing is assumed
+about symbols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flamec.ir.graph import Node, Value
+from flamec.ir.passes.rewrite import RewriteBuilder
+from flamec.ir.shape import Dim, product, structurally_equal
+
+Shape = tuple[Dim, ...]
+
+
+def same_shape(a: Shape, b: Shape) -> bool:
+    """Equal by form, dimension by dimension."""
+    return len(a) == len(b) and all(map(structurally_equal, a, b))
+
+
+def _stretches(have: Shape, shape: Shape) -> bool:
+    """Whether ``have`` broadcasts to ``shape``, by form."""
+    extra = len(shape) - len(have)
+    return extra >= 0 and all(
+        structurally_equal(h, 1) or structurally_equal(h, s)
+        for h, s in zip(have, shape[extra:], strict=True)
+    )
+
+
+def broadcast_to(b: RewriteBuilder, value: Value, shape: Shape) -> Value | None:
+    """``value`` in ``shape``; None where only a guard could tell that it broadcasts."""
+    return b.expand_to(value, shape) if _stretches(value.type.shape, shape) else None
+
+
+def simplify_view(b: RewriteBuilder, node: Node) -> Value | None:
+    """A view that changes nothing, or of a view of the same sort, as at most one view."""
+    rule = _VIEWS.get(node.op.name)
+    return None if rule is None else rule(b, node)
+
+
+def _parent(node: Node) -> Node | None:
+    """The node that made the operand, if it is the same sort of view."""
+    producer = node.inputs[0].node
+    return producer if producer is not None and producer.op is node.op else None
+
+
+def _simplify_reshape(b: RewriteBuilder, node: Node) -> Value | None:
+    (x,) = node.inputs
+    shape = node.output.type.shape
+    if same_shape(x.type.shape, shape):
+        return x
+    parent = _parent(node)
+    if parent is None:
+        return None
+    (source,) = parent.inputs
+    if not structurally_equal(product(source.type.shape), product(shape)):
+        return None  # only a guard tells that the sizes agree
+    return b.reshape(source, shape=shape)
+
+
+def _simplify_expand(b: RewriteBuilder, node: Node) -> Value | None:
+    (x,) = node.inputs
+    shape = node.output.type.shape
+    if same_shape(x.type.shape, shape):
+        return x
+    parent = _parent(node)
+    return None if parent is None else broadcast_to(b, parent.inputs[0], shape)
+
+
+def _simplify_permute(b: RewriteBuilder, node: Node) -> Value | None:
+    (x,) = node.inputs
+    axes: tuple[int, ...] = node.attributes["axes"]
+    if axes == tuple(range(len(axes))):
+        return x
+    parent = _parent(node)
+    if parent is not None:
+        inner = parent.attributes["axes"]
+        return b.permute(parent.inputs[0], axes=tuple(inner[a] for a in axes))
+    moved = [a for a in axes if not structurally_equal(x.type.shape[a], 1)]
+    if moved == sorted(moved):  # only dimensions of size 1 change places
+        return b.reshape(x, shape=node.output.type.shape)
+    return None
+
+
+def _window(node: Node) -> tuple[tuple[Dim, ...], tuple[int, ...]]:
+    return node.attributes["starts"], node.attributes["steps"]
+
+
+def _covers(sizes: Shape, shape: Shape, starts: Shape, steps: tuple[int, ...]) -> bool:
+    """Whether a window is the whole array, in order."""
+    at_zero = all(structurally_equal(s, 0) for s in starts)
+    return at_zero and all(s == 1 for s in steps) and same_shape(sizes, shape)
+
+
+def _simplify_slice(b: RewriteBuilder, node: Node) -> Value | None:
+    (x,) = node.inputs
+    sizes = node.output.type.shape
+    starts, steps = _window(node)
+    if _covers(sizes, x.type.shape, starts, steps):
+        return x
+    producer = x.node
+    if producer is None:
+        return None
+    if producer.op is node.op:
+        inner_starts, inner_steps = _window(producer)
+        return b.slice(
+            producer.inputs[0],
+            starts=tuple(
+                i + s * k for i, s, k in zip(inner_starts, starts, inner_steps, strict=True)
+            ),
+            sizes=sizes,
+            steps=tuple(s * k for s, k in zip(steps, inner_steps, strict=True)),
+        )
+    if producer.op.name == "slice_update":  # reading what was written at the same place
+        written = producer.inputs[1]
+        inner_starts, inner_steps = _window(producer)
+        if (
+            steps == inner_steps
+            and same_shape(starts, inner_starts)
+            and same_shape(sizes, written.type.shape)
+        ):
+            return written
+    return None
+
+
+_VIEWS: dict[str, Callable[[RewriteBuilder, Node], Value | None]] = {
+    "reshape": _simplify_reshape,
+    "expand": _simplify_expand,
+    "permute": _simplify_permute,
+    "slice": _simplify_slice,
+}
+
+
+def drop_single_reduction(b: RewriteBuilder, node: Node) -> Value | None:
+    """Folding no axes, or axes of one element each, moves elements only."""
+    (x,) = node.inputs
+    axes = node.attributes["axes"]
+    if not node.op.associative or not all(structurally_equal(x.type.shape[a], 1) for a in axes):
+        return None  # the position of an extreme value is not that value
+    return b.reshape(x, shape=node.output.type.shape) if axes else x
+
+
+def drop_empty_assembly(node: Node) -> Value | None:
+    """Concatenating one array, padding by nothing, overwriting everything."""
+    x = node.inputs[0]
+    if node.op.name == "concatenate":
+        return x if len(node.inputs) == 1 else None
+    if node.op.name == "slice_update":
+        written = node.inputs[1]
+        return written if _covers(written.type.shape, x.type.shape, *_window(node)) else None
+    return x if same_shape(x.type.shape, node.output.type.shape) else None
+
+
+def drop_stretching(b: RewriteBuilder, node: Node) -> Value | None:
+    """An elementwise operation on operands before they were broadcast, if the shape stays."""
+    shape = node.output.type.shape
+    if not shape:
+        return None
+    shapes = [v.type.shape for v in node.inputs]
+    dropped = []
+    for i, value in enumerate(node.inputs):
+        shorter = _before_stretching(value)
+        if shorter is not None:
+            tried = [*shapes[:i], shorter, *shapes[i + 1 :]]
+            if _spans(shape, tried):
+                shapes = tried
+                dropped.append(i)
+    if not dropped:
+        return None
+    operands = [_unstretched(b, v) if i in dropped else v for i, v in enumerate(node.inputs)]
+    return b.apply(node.op, operands, node.attributes)
+
+
+def _before_stretching(value: Value) -> Shape | None:
+    """The shape that was broadcast; a ``full`` array is a broadcast scalar."""
+    producer = value.node
+    if producer is None or not value.type.shape:
+        return None
+    if producer.op.name == "expand":
+        return producer.inputs[0].type.shape
+    return () if producer.op.name == "full" else None
+
+
+def _unstretched(b: RewriteBuilder, value: Value) -> Value:
+    producer = value.node
+    assert producer is not None
+    if producer.op.name == "full":
+        return b.constant(producer.attributes["value"], value.type)
+    return producer.inputs[0]
+
+
+def _spans(shape: Shape, operands: list[Shape]) -> bool:
+    """Whether broadcasting the operands gives ``shape``, by form."""
+    if max(map(len, operands)) != len(shape):
+        return False
+    for axis, size in enumerate(shape, start=-len(shape)):
+        sizes = [s[axis] for s in operands if -axis <= len(s)]
+        wide = [d for d in sizes if not structurally_equal(d, 1)]
+        if not all(structurally_equal(d, size) for d in wide):
+            return False
+        if not wide and not structurally_equal(size, 1):
+            return False
+    return True
