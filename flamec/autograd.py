@@ -211,6 +211,8 @@ def _run(
                 tensor.grad = found[value]
     if trace is not None:
         trace.leave_backward()
+        if not keep_graph:
+            trace.freed.update(id(node) for node in nodes)
     elif not keep_graph:
         for node in nodes:
             assert isinstance(node, TapeNode)

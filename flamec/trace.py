@@ -24,7 +24,7 @@ from flamec.ir.builder import Builder, GraphBuilder
 from flamec.ir.graph import Graph, Location, Node, Value
 from flamec.ir.op import Op, OpKind, lookup
 from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim
-from flamec.ir.types import CPU, TensorType, float64
+from flamec.ir.types import CPU, TensorType, float64, int64
 from flamec.state import thread
 from flamec.tensor import Storage, Tensor, ViewStep
 
@@ -141,6 +141,11 @@ class Trace:
             weakref.WeakValueDictionary()
         )
         self.numbers: dict[Any, Tensor] = {}
+        self.freed: set[int] = set()
+        self.aliases: list[tuple[int, Tensor]] = []
+        self.alias_tensors: set[Tensor] = set()
+        self.exempted: set[tuple[int, Any]] = set()
+        self.conditions: list[tuple[Any, Any, Callable[[Any], bool], bool]] = []
 
     # inputs -------------------------------------------------------------------
     def add_input(self, type: TensorType, source: InputSource) -> Value:
@@ -174,6 +179,10 @@ class Trace:
             self.tracked.add(value)
         return proxy
 
+    def exempt(self, container: Any, key: Any) -> None:
+        """Leave an entry unguarded: the program reads it anew at each call."""
+        self.exempted.add((id(container), key))
+
     def number(self, key: Any, read: Callable[[], Any], name: str) -> Tensor:
         """A zero-dimensional float64 tensor for a Python number read anew at each call."""
         if key not in self.numbers:
@@ -182,6 +191,14 @@ class Trace:
             )
             self.numbers[key] = self.wrap(value)
         return self.numbers[key]
+
+    def number_argument(self, position: int, example: Any, name: str) -> Tensor:
+        """As ``number``, for argument leaf ``position``; an int becomes int64."""
+        dtype = int64 if isinstance(example, int) else float64
+        source = InputSource("number", position, name=name)
+        tensor = self.wrap(self.add_input(TensorType((), dtype, CPU), source))
+        self.numbers[position] = tensor
+        return tensor
 
     def _lift(self, tensor: Tensor) -> Root:
         storage = tensor._storage
@@ -219,7 +236,12 @@ class Trace:
     def root_of(self, tensor: Tensor) -> Root:
         root = self.roots.get(tensor._storage)
         if root is None:
-            root = self._lift(tensor)
+            return self._lift(tensor)
+        if tensor._trace is None and root.input_position is not None:
+            source = self.sources[root.input_position]
+            if source.kind == "argument" and tensor not in self.alias_tensors:
+                self.alias_tensors.add(tensor)
+                self.aliases.append((source.position, tensor))
         return root
 
     def value_of(self, tensor: Tensor) -> Value:

@@ -32,6 +32,7 @@ class OpKind(enum.Enum):
     SCATTER = "scatter"  # writes at computed places
     SCAN = "scan"  # running reductions
     BARRIER = "barrier"  # identity that stops differentiation
+    CALL = "call"  # a whole compiled program, on the eager tape only
 
 
 Attributes = Mapping[str, Any]
@@ -85,8 +86,8 @@ class Op:
     - ``saves_inputs`` / ``saves_outputs``: positions that the derivative reads, "all", or a
       ``slice`` of positions (for ops with any number of operands).
     - ``c`` / ``triton``: scalar text of an elementwise op with ``{0}``, ``{1}`` … for operands and
-      ``{t}`` for the lane type of the first operand (``f32``, ``f64``, ``i64`` …, ``b`` for bool),
-      or a mapping from lane type to such text; for reductions the combining text of ``{0}`` and ``{1}``.
+      ``{t}`` for the lane type of the first operand (``f32``, ``f64``, ``i64`` …, ``b`` for bool)
+      and ``{r}`` for that of the result, or a mapping from lane type to such text; for reductions the combining text of ``{0}`` and ``{1}``.
     - ``commutative``; ``identity`` (of a binary op: its right unit; of a reduction: the
       start value, given the dtype); ``involution`` (f(f(x)) = x); ``idempotent`` (f(f(x)) = f(x)).
     - ``expensive``: cheaper to keep than to compute twice.

@@ -1,0 +1,366 @@
+"""One trace of one call: the graph, where its inputs come from, what becomes of its results.
+
+``capture`` runs the function on tracers and returns a ``Captured`` record that
+``program.py`` turns into something callable. Nothing is compiled here.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from flamec.dispatch import Leaf, tape_value
+from flamec.errors import CompileError
+from flamec.guards import Guard, Recorder, is_constant
+from flamec.ir.graph import Graph, Value
+from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, using_oracle
+from flamec.ir.types import TensorType
+from flamec.state import thread
+from flamec.structures import Structure, flatten, unflatten
+from flamec.tensor import Storage, Tensor, ViewStep
+from flamec.trace import AliasDiscovered, InputSource, Root, ShapeGuard, Trace
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One leaf of what the function returned (or stored in a ``.grad``).
+
+    ``kind``: ``"fresh"`` (graph output ``position``), ``"argument"`` (the argument leaf
+    itself), ``"tensor"`` (that very tensor), ``"constant"`` (a Python value), ``"size"``
+    (a symbolic size). ``steps`` are view steps to apply to it.
+    """
+
+    kind: str
+    position: int = -1
+    value: Any = None
+    steps: tuple[ViewStep, ...] = ()
+    tracked: bool = False
+    freed: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class GradEffect:
+    """``target.grad = result`` after the call; ``target`` is a tensor or an argument position."""
+
+    target: Tensor | int
+    result: Result
+
+
+@dataclass(eq=False)
+class Captured:
+    """A traced call. Invariant: graph inputs and ``sources`` correspond one to one."""
+
+    graph: Graph
+    sources: list[InputSource]
+    arguments: list[Any]
+    structure: Structure
+    argument_types: dict[int, TensorType]
+    results: list[Result]
+    result_structure: Structure
+    grads: list[GradEffect]
+    symbols: tuple[str, ...]
+    shape_guards: list[ShapeGuard]
+    guards: list[Guard]
+    trace: Trace
+    tracked_inputs: tuple[int, ...] = ()
+    tracked_outputs: tuple[int, ...] = ()
+    aliases: list[tuple[int, Tensor]] = field(default_factory=list)
+    number_arguments: frozenset[int] = frozenset()
+    grad_enabled: bool = True
+    alias_groups: list[list[int]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.graph.name
+
+
+@dataclass
+class Dynamic:
+    """Which parts of the arguments vary: sizes by (leaf position, axis), and numbers.
+
+    ``sizes[(leaf, axis)]`` is (symbol name, example size).
+    """
+
+    sizes: Mapping[tuple[int, int], tuple[str, int]] = field(default_factory=dict)
+    numbers: frozenset[int] = frozenset()
+
+
+def capture(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    dynamic: Dynamic,
+    name: str,
+) -> Captured:
+    """Trace ``function(*args, **kwargs)``.
+
+    Raises whatever the function raises, CompileError for arguments or effects that
+    cannot be compiled, and DataDependentError where a tensor's value is needed.
+    """
+    leaves, structure = flatten((args, kwargs))
+    base_storages = _aliased_storages(leaves)
+    while True:
+        try:
+            return _capture(function, leaves, structure, dynamic, name, base_storages)
+        except AliasDiscovered as alias:
+            if alias.storage in base_storages:
+                raise CompileError(
+                    f"{name}: overlapping views of one memory could not be expressed; clone() one "
+                    "of them before the call"
+                ) from None
+            base_storages = [*base_storages, alias.storage]
+
+
+def _aliased_storages(leaves: Sequence[Any]) -> list[Storage]:
+    seen: set[Storage] = set()
+    shared: list[Storage] = []
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            if leaf._storage in seen and leaf._storage not in shared:
+                shared.append(leaf._storage)
+            seen.add(leaf._storage)
+    return shared
+
+
+def _capture(
+    function: Callable[..., Any],
+    leaves: list[Any],
+    structure: Structure,
+    dynamic: Dynamic,
+    name: str,
+    base_storages: list[Storage],
+) -> Captured:
+    trace = Trace(base_storages)
+    recorder = Recorder()
+    argument_types: dict[int, TensorType] = {}
+    proxies: list[Any] = []
+    labels = list(_labels(function, structure))
+    grad_enabled = thread.grad_enabled
+    for leaf, _axis in dynamic.sizes:
+        if leaves[leaf]._storage in base_storages:
+            dynamic = Dynamic({}, dynamic.numbers)
+            break
+    for symbol, example in dynamic.sizes.values():
+        trace.oracle.hints[symbol] = example
+    thread.trace = trace
+    try:
+        with using_oracle(trace.oracle):
+            for position, leaf in enumerate(leaves):
+                proxies.append(
+                    _proxy(trace, recorder, leaf, position, dynamic, labels[position])
+                )
+                if isinstance(leaf, Tensor):
+                    argument_types[position] = proxies[-1]._type
+            proxy_args, proxy_kwargs = unflatten(structure, iter(proxies))
+            recorder.root(function, name)
+            with recorder:
+                result = function(*proxy_args, **proxy_kwargs)
+            captured = _finish(trace, result, proxies, leaves, structure, argument_types, name)
+    finally:
+        thread.trace = None
+        thread.grad_enabled = grad_enabled
+    recorder.exempted |= trace.exempted
+    captured.guards = recorder.result()
+    captured.number_arguments = dynamic.numbers
+    captured.grad_enabled = grad_enabled
+    del proxy_args, proxy_kwargs, result
+    _refuse_escapes(trace, proxies, name)
+    return captured
+
+
+def _labels(function: Callable[..., Any], structure: Structure) -> Iterator[str]:
+    """A readable name for each argument leaf."""
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    names = list(code.co_varnames[: code.co_argcount]) if code is not None else []
+    if hasattr(function, "__func__"):
+        names = names[1:]
+    positional, keyword = structure.children
+    for position, child in enumerate(positional.children):
+        label = names[position] if position < len(names) else f"arg{position}"
+        yield from _child_labels(child, label)
+    for key, child in zip(keyword.keys, keyword.children, strict=True):
+        yield from _child_labels(child, str(key))
+
+
+def _child_labels(structure: Structure, label: str) -> Iterator[str]:
+    if structure.kind is None:
+        yield label
+        return
+    keys = structure.keys or range(len(structure.children))
+    for key, child in zip(keys, structure.children, strict=True):
+        yield from _child_labels(child, f"{label}_{key}")
+
+
+def _proxy(
+    trace: Trace, recorder: Recorder, leaf: Any, position: int, dynamic: Dynamic, label: str
+) -> Any:
+    if isinstance(leaf, Tensor):
+        if leaf._trace is not None:
+            raise CompileError(f"argument {label} is a tensor of another compiled function")
+        shape: list[Dim] = list(leaf._type.shape)
+        for axis in range(len(shape)):
+            if (position, axis) in dynamic.sizes:
+                shape[axis] = SymbolicDim.symbol(dynamic.sizes[position, axis][0])
+        return trace.argument(leaf, position, leaf._type.with_shape(tuple(shape)), label)
+    if position in dynamic.numbers:
+        return trace.number_argument(position, leaf, label)
+    if isinstance(leaf, (np.ndarray, np.generic)):
+        raise CompileError(
+            f"argument {label} of a compiled function is a NumPy {type(leaf).__name__}; pass "
+            "flamec.from_numpy(array) (or a Python number) instead"
+        )
+    if isinstance(leaf, Iterator):
+        raise CompileError(
+            f"argument {label} of a compiled function is a {type(leaf).__name__}: an iterator "
+            "would be used up by tracing; pass a list or tuple instead"
+        )
+    if not is_constant(leaf):
+        recorder.visit(leaf, label)
+    return leaf
+
+
+def _finish(
+    trace: Trace,
+    result: Any,
+    proxies: list[Any],
+    leaves: list[Any],
+    structure: Structure,
+    argument_types: dict[int, TensorType],
+    name: str,
+) -> Captured:
+    outputs = _Outputs(trace, proxies)
+    result_leaves, result_structure = flatten(result)
+    outputs.count_storages(result_leaves)
+    results = [outputs.classify(leaf) for leaf in result_leaves]
+    grads = []
+    for target, gradient in trace.grads.items():
+        where = outputs.argument_position(target)
+        if where is None and target._trace is not None:
+            continue
+        grads.append(GradEffect(target if where is None else where, outputs.classify(gradient)))
+    graph = trace.build(outputs.values, name)
+    differentiable = thread.grad_enabled and any(r.tracked and not r.freed for r in results)
+    tracked_outputs = {r.position for r in results if r.kind == "fresh" and r.tracked and not r.freed}
+    return Captured(
+        graph=graph,
+        sources=trace.sources,
+        arguments=leaves,
+        structure=structure,
+        argument_types=argument_types,
+        results=results,
+        result_structure=result_structure,
+        grads=grads,
+        symbols=tuple(trace.oracle.hints),
+        shape_guards=list(trace.oracle.guards.values()),
+        guards=[],
+        trace=trace,
+        tracked_inputs=tuple(
+            i for i, v in enumerate(graph.inputs) if v in trace.tracked
+        )
+        if differentiable
+        else (),
+        tracked_outputs=tuple(sorted(tracked_outputs)) if differentiable else (),
+        aliases=list(trace.aliases),
+    )
+
+
+class _Outputs:
+    """Assigns graph outputs to the tensors that leave the function."""
+
+    def __init__(self, trace: Trace, proxies: Sequence[Any]) -> None:
+        self.trace = trace
+        self.proxies = proxies
+        self.values: list[Value] = []
+        self._positions: dict[Value, int] = {}
+        self._shared: dict[Storage, set[tuple[Any, ...]]] = {}
+
+    def argument_position(self, tensor: Tensor) -> int | None:
+        for position, proxy in enumerate(self.proxies):
+            if proxy is tensor:
+                return position
+        return None
+
+    def count_storages(self, leaves: Sequence[Any]) -> None:
+        for leaf in leaves:
+            if isinstance(leaf, Tensor) and leaf._trace is not None:
+                self._shared.setdefault(leaf._storage, set()).add((id(leaf),))
+
+    def classify(self, leaf: Any) -> Result:
+        if isinstance(leaf, SymbolicDim):
+            return Result("size", value=leaf)
+        if not isinstance(leaf, Tensor):
+            return Result("constant", value=leaf)
+        position = self.argument_position(leaf)
+        if position is not None:
+            return Result("argument", position)
+        if leaf._trace is None:
+            return Result("tensor", value=leaf)
+        trace = self.trace
+        tracked = trace.is_tracked(leaf)
+        root = trace.root_of(leaf)
+        if root.input_position is not None:
+            return self._view_of_input(leaf, root)
+        if len(self._shared.get(leaf._storage, ())) > 1:
+            steps = leaf._steps[len(root.steps) :]
+            return Result("fresh", self._output(root.value), None, steps, tracked)
+        value = trace.value_of(leaf)
+        freed = value.node is not None and id(value.node) in trace.freed
+        return Result("fresh", self._output(value), None, (), tracked, freed)
+
+    def _view_of_input(self, leaf: Tensor, root: Root) -> Result:
+        assert root.input_position is not None
+        source = self.trace.sources[root.input_position]
+        steps = leaf._steps[len(root.steps) :]
+        if source.kind == "argument":
+            return Result("argument", source.position, None, steps)
+        if source.kind == "captured":
+            return Result("tensor", value=source.tensor, steps=steps)
+        return Result("base", value=source.storage, steps=leaf._steps)
+
+    def _output(self, value: Value) -> int:
+        if value not in self._positions:
+            self._positions[value] = len(self.values)
+            self.values.append(value)
+        return self._positions[value]
+
+
+def _refuse_escapes(trace: Trace, proxies: Sequence[Any], name: str) -> None:
+    """Raise CompileError if a traced tensor outlives the trace somewhere in the user's state."""
+    known = {id(p) for p in proxies}
+    known.update(id(t) for t in trace.numbers.values())
+    known.update(id(g) for g in trace.grads.values())
+    if trace.escaped(known):
+        gc.collect()
+    escaped = trace.escaped(known)
+    if escaped:
+        value = escaped[0]._cached[2] if escaped[0]._cached else None
+        where = value.node.location if value is not None and value.node is not None else None
+        raise CompileError(
+            f"{name}: a tensor computed in the compiled function (at {where}) was stored outside "
+            "it, in an attribute, list or global. The store would happen only while tracing. "
+            "Return the tensor instead, or copy_() it into a tensor made beforehand."
+        )
+
+
+def requires_leaf_check(tensor: Tensor) -> bool:
+    """Whether a concrete tensor is part of an autograd history."""
+    value = tape_value(tensor)
+    return value is not None and not isinstance(value, Leaf)
+
+
+def actual_sizes(captured: Captured, leaves: Sequence[Any]) -> dict[str, int]:
+    """The values of the symbols for given argument leaves."""
+    sizes: dict[str, int] = {}
+    for position, type in captured.argument_types.items():
+        for dim, size in zip(type.shape, leaves[position]._type.shape, strict=True):
+            if isinstance(dim, SymbolicDim) and str(dim) in captured.symbols:
+                sizes.setdefault(str(dim), size)
+    return sizes
+
+
+def evaluate_size(dim: Dim, sizes: Mapping[str, int]) -> int:
+    return evaluate_dim(dim, sizes)

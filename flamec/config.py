@@ -1,0 +1,71 @@
+"""Options: the only reader of environment variables.
+
+``default_options()`` reads the environment into a frozen record that is passed
+on explicitly, so cache keys are right by construction.
+
+Variables: ``FLAMEC_CACHE_DIR`` (folder of the kernel cache),
+``FLAMEC_CACHE_SIZE`` (its bound in bytes), ``FLAMEC_NUM_THREADS``, ``FLAMEC_CC``
+or ``CC`` (the C compiler), ``FLAMEC_BACKEND`` (``c`` or ``evaluate``).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """How functions are compiled.
+
+    - ``backend``: ``"auto"`` (C where a compiler exists, else the NumPy evaluator
+      after one warning), ``"c"`` (an error without a compiler) or ``"evaluate"``.
+    - ``cache_folder``, ``cache_bytes``: the kernel cache on disk and its bound.
+    - ``threads``: worker threads; None: as many as this process may use.
+    - ``c_compiler``: the compiler's command; None: the first of cc, gcc, clang, ziglang.
+    - ``max_variants``: programs kept for one function before the oldest is dropped.
+    - ``verify``: check the graph's invariants after each pass.
+    """
+
+    backend: str = "auto"
+    cache_folder: Path = Path()
+    cache_bytes: int = 2 << 30
+    threads: int | None = None
+    c_compiler: str | None = None
+    max_variants: int = 8
+    verify: bool = False
+
+
+def default_options(**changes: Any) -> CompileOptions:
+    """Options from the environment, with ``changes`` applied; ValueError for malformed values."""
+    environment = os.environ
+    folder = environment.get("FLAMEC_CACHE_DIR")
+    if folder is None:
+        base = environment.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        folder = str(Path(base) / "flamec")
+    options = CompileOptions(
+        backend=environment.get("FLAMEC_BACKEND", "auto"),
+        cache_folder=Path(folder),
+        cache_bytes=_integer(environment, "FLAMEC_CACHE_SIZE", 2 << 30) or 2 << 30,
+        threads=_integer(environment, "FLAMEC_NUM_THREADS", None),
+        c_compiler=environment.get("FLAMEC_CC") or environment.get("CC") or None,
+    )
+    options = replace(options, **changes)
+    if options.backend not in ("auto", "c", "evaluate"):
+        raise ValueError(f"backend must be 'auto', 'c' or 'evaluate', not {options.backend!r}")
+    return options
+
+
+def _integer(environment: Any, name: str, default: int | None) -> int | None:
+    text = environment.get(name)
+    if text is None:
+        return default
+    try:
+        value = int(text)
+    except ValueError:
+        raise ValueError(f"{name} must be an integer, not {text!r}") from None
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
+    return value

@@ -1,0 +1,212 @@
+"""Programs whose outputs take part in autograd outside of them.
+
+The traced graph is differentiated ahead of time and cut in two: a forward
+program that also returns what the backward program needs. The backward program
+is compiled when a gradient first flows into the outputs. With
+``create_graph=True`` the forward graph is replayed operation by operation on
+the tape instead, so that derivatives of any order are right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from flamec.autograd import grad
+from flamec.backends import Prepared, prepare
+from flamec.capture import Captured, Result
+from flamec.config import CompileOptions
+from flamec.dispatch import apply, record, tensor_builder
+from flamec.errors import CompileError
+from flamec.ir.evaluate import concrete_attributes
+from flamec.ir.graph import Graph, Value
+from flamec.ir.op import Op, OpKind, Types
+from flamec.ir.passes.differentiate import differentiate_graph
+from flamec.ir.passes.partition import partition
+from flamec.program import Program
+from flamec.state import enable_grad, no_grad, thread
+from flamec.tensor import Tensor
+
+
+class DifferentiableProgram:
+    """A forward program and, once needed, its backward program; called like ``Program``."""
+
+    def __init__(
+        self,
+        captured: Captured,
+        options: CompileOptions,
+        count: Callable[[Prepared], Prepared],
+    ) -> None:
+        self.original = captured
+        self.options = options
+        self._count = count
+        joint = differentiate_graph(
+            captured.graph, captured.tracked_inputs, captured.tracked_outputs
+        )
+        parts = partition(joint, len(captured.graph.inputs), len(captured.graph.outputs))
+        self.joint = joint
+        self.forward_graph: Graph = parts.forward
+        self.backward_graph: Graph = parts.backward
+        self._saved_inputs: tuple[int, ...] = parts.saved_inputs
+        self._saved_count: int = parts.saved_count
+        first = len(captured.graph.outputs)
+        extra = [Result("fresh", first + i) for i in range(self._saved_count)]
+        self.captured = replace(captured, graph=parts.forward)
+        self.forward = Program(
+            self.captured, count(prepare(parts.forward, captured.symbols, options))
+        )
+        self._extra = extra
+        self._backward: Prepared | None = None
+        self.check = self.forward.check
+        self.prepared = self.forward.prepared
+        self.op = Op(
+            name=f"compiled_{captured.name}",
+            kind=OpKind.CALL,
+            infer=_not_inferred,
+            evaluate=_not_inferred,
+            derivative=None,
+        )
+
+    @property
+    def backward(self) -> Prepared:
+        """The backward program, compiled on first use."""
+        if self._backward is None:
+            self._backward = self._count(
+                prepare(self.backward_graph, self.captured.symbols, self.options)
+            )
+        return self._backward
+
+    def run(self, leaves: tuple[Any, ...], sizes: tuple[int, ...]) -> Any:
+        inputs = [self._input(i, leaves) for i in range(len(self.captured.sources))]
+        before = [inputs[i]._storage.version for i in self._saved_inputs]
+        _, tensors = self.forward.execute(leaves, sizes)
+        outputs = tensors[: len(self.original.graph.outputs)]
+        saved = tensors[len(outputs) :]
+        call = _Call(self, inputs, saved, before, sizes)
+        tracked = self.original.tracked_outputs
+        results = [outputs[i] for i in tracked]
+        op = replace(self.op, derivative=call.derivative)
+        record(op, [inputs[i] for i in self.original.tracked_inputs], {}, results)
+        return self.forward.assemble(leaves, sizes, tensors)
+
+    def _input(self, position: int, leaves: tuple[Any, ...]) -> Tensor:
+        source = self.captured.sources[position]
+        if source.kind == "argument":
+            tensor: Tensor = leaves[source.position]
+            return tensor
+        if source.tensor is not None:
+            return source.tensor
+        if source.storage is not None:
+            storage = source.storage
+            assert storage.base is not None
+            return Tensor._from_array(storage.base, storage.base_type, storage)
+        value = source.read() if source.read is not None else leaves[source.position]
+        type = self.captured.graph.inputs[position].type
+        return tensor_builder.constant(value, type)
+
+
+class _Call:
+    """What one call keeps for its backward."""
+
+    def __init__(
+        self,
+        program: DifferentiableProgram,
+        inputs: Sequence[Tensor],
+        saved: Sequence[Tensor],
+        versions: Sequence[int],
+        sizes: tuple[int, ...],
+    ) -> None:
+        self.program = program
+        self.inputs = inputs
+        self.saved = saved
+        self.versions = versions
+        self.sizes = sizes
+
+    def derivative(self, builder: Any, context: Any, *gradients: Any) -> Sequence[Any]:
+        original = self.program.original
+        outputs = [original.graph.outputs[i] for i in original.tracked_outputs]
+        bindings = dict(zip(original.symbols, self.sizes, strict=True))
+        seeds = []
+        for value, gradient in zip(outputs, gradients, strict=True):
+            if gradient is None:
+                shape = self.program.forward._shape(value.type, self.sizes)
+                gradient = tensor_builder.full_like(0.0, value.type.with_shape(shape))
+            seeds.append(gradient)
+        if thread.grad_enabled or thread.trace is not None:
+            return self._replay(seeds, bindings)
+        return self._run(seeds)
+
+    def _run(self, seeds: Sequence[Tensor]) -> Sequence[Tensor]:
+        program = self.program
+        for position, version in zip(program._saved_inputs, self.versions, strict=True):
+            storage = self.inputs[position]._storage
+            if storage.version != version and position not in program.captured.graph.updates:
+                raise RuntimeError(
+                    f"an input of the compiled function {program.original.name} that its gradient "
+                    f"needs was changed in place at {storage.writer} after the call"
+                )
+        arguments = [
+            *self.saved,
+            *(self.inputs[i] for i in program._saved_inputs),
+            *seeds,
+        ]
+        backward = program.backward
+        invocation = backward.runner.bind(self.sizes)
+        arrays = []
+        for position, tensor in enumerate(arguments):
+            array = _dense(tensor)
+            arrays.append(array)
+            invocation.set_input(position, array)
+        results = []
+        for position, value in enumerate(backward.graph.outputs):
+            shape = program.forward._shape(value.type, self.sizes)
+            result = Tensor._from_array(_empty(shape, value))
+            assert result._array is not None
+            invocation.set_output(position, result._array)
+            results.append(result)
+        invocation.run()
+        return results
+
+    def _replay(self, seeds: Sequence[Tensor], bindings: Mapping[str, int]) -> Sequence[Any]:
+        """Differentiate the original graph on the tape: right for any order."""
+        original = self.program.original
+        if original.graph.updates:
+            raise CompileError(
+                f"{original.name}: a second derivative through a compiled function that changes "
+                "tensors in place is not supported; call the uncompiled function instead"
+            )
+        create = thread.grad_enabled
+        values: dict[Value, Tensor] = {}
+        with enable_grad():
+            for value, tensor in zip(original.graph.inputs, self.inputs, strict=True):
+                values[value] = tensor
+            for node in original.graph.nodes:
+                attributes = concrete_attributes(node.attributes, bindings)
+                operands = [values[v] for v in node.inputs]
+                if any(v in original.trace.tracked for v in node.outputs):
+                    result = apply(node.op, operands, attributes)
+                else:
+                    with no_grad():
+                        result = apply(node.op, operands, attributes)
+                results = result if isinstance(result, tuple) else (result,)
+                values.update(zip(node.outputs, results, strict=True))
+        outputs = [values[original.graph.outputs[i]] for i in original.tracked_outputs]
+        wanted = [self.inputs[i] for i in original.tracked_inputs]
+        return grad(outputs, wanted, list(seeds), create_graph=create, allow_unused=True)
+
+
+def _dense(tensor: Tensor) -> Any:
+    return np.ascontiguousarray(tensor._array)
+
+
+def _empty(shape: tuple[int, ...], value: Value) -> Any:
+    return np.empty(shape, value.type.dtype.numpy)
+
+
+def _not_inferred(*_: Any) -> Types:
+    raise AssertionError("a compiled call is recorded with its result types given")
+
+

@@ -1,0 +1,337 @@
+"""What a trace assumed about Python: state that the function read while it ran.
+
+``Recorder`` watches the traced function: attribute reads of objects (by
+temporarily instrumenting their classes), and globals and closure cells that
+the called functions refer to. Each read becomes a ``Guard``; the guards of a
+program are compiled into one check function (``guard_code.py``).
+"""
+
+from __future__ import annotations
+
+import dis
+import gc
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    CodeType,
+    FrameType,
+    FunctionType,
+    MethodType,
+    ModuleType,
+)
+from typing import Any
+
+import numpy as np
+
+from flamec.errors import is_framework_file
+from flamec.ir.types import Device, DType
+from flamec.tensor import Tensor
+
+MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()
+_STDLIB = sysconfig.get_paths()["stdlib"]
+_CONSTANTS = (bool, int, float, complex, str, bytes, type(None), DType, Device, type(Ellipsis))
+_OPAQUE = (type, ModuleType, BuiltinFunctionType, CodeType, np.ndarray, np.generic, CellType)
+
+
+@dataclass(frozen=True, eq=False)
+class Guard:
+    """One assumption: what is read from ``owner`` under ``key`` is still ``expected``.
+
+    ``kind``: ``"attribute"`` (instance dictionary), ``"slot"`` (anything getattr finds),
+    ``"item"`` (dict or list entry), ``"length"`` (number of entries), ``"keys"`` (a dict's
+    keys in order), ``"cell"`` (a closure's variable).
+    """
+
+    kind: str
+    owner: Any
+    key: Any
+    expected: Any
+    name: str
+
+    def present(self) -> Any:
+        """What is there now."""
+        match self.kind:
+            case "attribute":
+                return self.owner.get(self.key, MISSING)
+            case "slot":
+                return getattr(self.owner, self.key, MISSING)
+            case "item":
+                try:
+                    return self.owner[self.key]
+                except (KeyError, IndexError):
+                    return MISSING
+            case "length":
+                return len(self.owner)
+            case "keys":
+                return tuple(self.owner)
+            case _:
+                try:
+                    return self.owner.cell_contents
+                except ValueError:
+                    return MISSING
+
+    def holds(self) -> bool:
+        value = self.present()
+        if value is self.expected:
+            return True
+        return is_constant(self.expected) and same_constant(value, self.expected)
+
+    def __str__(self) -> str:
+        expected = self.expected
+        if is_constant(expected):
+            return f"{self.name} == {expected!r}"
+        return f"{self.name} is the same {type(expected).__name__}"
+
+
+def is_constant(value: Any) -> bool:
+    """Whether a value is guarded by equality (else by identity)."""
+    if isinstance(value, (tuple, frozenset)):
+        return all(is_constant(v) for v in value)
+    return isinstance(value, _CONSTANTS)
+
+
+def same_constant(a: Any, b: Any) -> bool:
+    """Equality that tells 1, 1.0 and True, and 0.0 and -0.0, apart, and finds NaN equal to itself."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(same_constant, a, b))
+    return bool(a == b and repr(a) == repr(b)) or (a != a and b != b)
+
+
+class Recorder:
+    """Collects guards while a function is traced; a context manager."""
+
+    def __init__(self) -> None:
+        self.guards: dict[tuple[str, int, Any], Guard] = {}
+        self.exempted: set[tuple[int, Any]] = set()
+        self._visited: set[int] = set()
+        self._kept: list[Any] = []
+        self._codes: set[CodeType] = set()
+        self._instrumented: dict[type, Any] = {}
+        self._names: dict[int, str] = {}
+        self._previous_profile: Any = None
+        self.active = False
+
+    # life cycle ---------------------------------------------------------------
+    def __enter__(self) -> Recorder:
+        self.active = True
+        self._previous_profile = sys.getprofile()
+        sys.setprofile(self._on_event)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(self._previous_profile)
+        self.active = False
+        for cls, own in self._instrumented.items():
+            if own is MISSING:
+                del cls.__getattribute__  # type: ignore[misc]
+            else:
+                cls.__getattribute__ = own
+        self._instrumented.clear()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        previous, self.active = self.active, False
+        try:
+            yield
+        finally:
+            self.active = previous
+
+    def result(self) -> list[Guard]:
+        """The guards, without entries that the program reads anew at each call."""
+        return [
+            g
+            for g in self.guards.values()
+            if g.kind != "item" or (id(g.owner), g.key) not in self.exempted
+        ]
+
+    # discoveries --------------------------------------------------------------
+    def _add(self, kind: str, owner: Any, key: Any, value: Any, name: str) -> None:
+        identity = (kind, id(owner), key)
+        if identity not in self.guards:
+            self.guards[identity] = Guard(kind, owner, key, value, name)
+
+    def root(self, function: Any, name: str) -> None:
+        """Watch the decorated function itself: its closure, globals and bound object."""
+        if isinstance(function, MethodType):
+            self.visit(function.__self__, f"{name}.__self__")
+            function = function.__func__
+        if isinstance(function, FunctionType):
+            self._scan_function(function)
+        else:
+            self.visit(function, name)
+
+    def visit(self, value: Any, name: str) -> None:
+        """Watch a Python value that the function can reach."""
+        if is_constant(value) or isinstance(value, (Tensor, *_OPAQUE)):
+            return
+        if id(value) in self._visited:
+            return
+        self._visited.add(id(value))
+        self._kept.append(value)
+        self._names.setdefault(id(value), name)
+        kind = type(value)
+        if isinstance(value, dict):
+            self._add("keys", value, None, tuple(value), f"keys of {name}")
+            for key, item in value.items():
+                label = f"{name}[{key!r}]" if is_constant(key) else f"{name}[...]"
+                self._add("item", value, key, item, label)
+                self.visit(item, label)
+        elif isinstance(value, (list, tuple)):
+            if isinstance(value, list):
+                self._add("length", value, None, len(value), f"len({name})")
+            for position, item in enumerate(value):
+                label = f"{name}[{position}]"
+                if isinstance(value, list):
+                    self._add("item", value, position, item, label)
+                self.visit(item, label)
+        elif isinstance(value, (set, frozenset)):
+            self._add("length", value, None, len(value), f"len({name})")
+        elif isinstance(value, FunctionType):
+            self._scan_function(value)
+        elif isinstance(value, MethodType):
+            self.visit(value.__self__, f"{name}.__self__")
+            self.visit(value.__func__, name)
+        if not isinstance(value, (FunctionType, MethodType)):
+            self._instrument(kind)
+
+    def _instrument(self, cls: type) -> None:
+        """Record attribute reads of instances of a class that was written in Python."""
+        if cls in self._instrumented or not cls.__flags__ & (1 << 9):  # Py_TPFLAGS_HEAPTYPE
+            return
+        if cls.__module__ in ("builtins", "threading", "collections", "functools"):
+            return
+        original = cls.__getattribute__
+        own = cls.__dict__.get("__getattribute__", MISSING)
+        recorder = self
+
+        def recording(instance: Any, name: str) -> Any:
+            if not recorder.active:
+                return original(instance, name)
+            try:
+                value = original(instance, name)
+            except AttributeError:
+                if not hasattr(type(instance), "__getattr__"):
+                    recorder._attribute(instance, name, MISSING)
+                raise
+            recorder._attribute(instance, name, value)
+            return value
+
+        try:
+            cls.__getattribute__ = recording  # type: ignore[assignment]
+        except TypeError:
+            return  # an immutable class written in C cannot change its attributes either
+        self._instrumented[cls] = own
+
+    def _attribute(self, instance: Any, name: str, value: Any) -> None:
+        if name.startswith("__"):
+            return
+        with self.paused():
+            label = f"{self._names.get(id(instance), type(instance).__name__)}.{name}"
+            dictionary = getattr(instance, "__dict__", None)
+            if dictionary is not None and name in dictionary:
+                self._add("attribute", dictionary, name, value, label)
+                self.visit(value, label)
+                return
+            found = _class_attribute(type(instance), name)
+            if value is MISSING:
+                if dictionary is not None:
+                    self._add("attribute", dictionary, name, MISSING, label)
+            elif isinstance(found, property) or isinstance(value, (MethodType, FunctionType)):
+                return  # what their code reads is recorded when it runs
+            elif found is not MISSING:
+                self._add("slot", instance, name, value, label)
+                self.visit(value, label)
+
+    # code that runs -------------------------------------------------------------
+    def _on_event(self, frame: FrameType, event: str, argument: Any) -> None:
+        if event != "call":
+            return
+        code = frame.f_code
+        if code in self._codes:
+            return
+        self._codes.add(code)
+        filename = code.co_filename
+        if is_framework_file(filename) or filename.startswith((_STDLIB, "<frozen")):
+            return
+        with self.paused():
+            self._scan_code(code, frame.f_globals)
+            if code.co_freevars:
+                self._scan_closures(code, frame)
+
+    def _scan_function(self, function: FunctionType) -> None:
+        code = function.__code__
+        if is_framework_file(code.co_filename) or code.co_filename.startswith(_STDLIB):
+            return
+        self._codes.add(code)
+        self._scan_code(code, function.__globals__)
+        for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            self._cell(cell, variable)
+        for name, value in zip(code.co_varnames, function.__defaults__ or (), strict=False):
+            self.visit(value, name)
+
+    def _cell(self, cell: CellType, variable: str) -> None:
+        try:
+            value = cell.cell_contents
+        except ValueError:
+            value = MISSING
+        self._add("cell", cell, None, value, variable)
+        if value is not MISSING:
+            self.visit(value, variable)
+
+    def _scan_closures(self, code: CodeType, frame: FrameType) -> None:
+        for referrer in gc.get_referrers(code):
+            if isinstance(referrer, FunctionType) and referrer.__code__ is code:
+                for variable, cell in zip(
+                    code.co_freevars, referrer.__closure__ or (), strict=True
+                ):
+                    if variable != "__class__":
+                        self._cell(cell, variable)
+
+    def _scan_code(self, code: CodeType, variables: dict[str, Any]) -> None:
+        """Guard the globals that ``code`` names, through chains of modules."""
+        module: Any = None
+        for instruction in dis.get_instructions(code):
+            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                name = instruction.argval
+                module = None
+                if name in variables:
+                    value = variables[name]
+                    self._add("item", variables, name, value, name)
+                    self.visit(value, name)
+                    module = value if _is_user_module(value) else None
+            elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and module is not None:
+                name = instruction.argval
+                value = vars(module).get(name, MISSING)
+                label = f"{module.__name__}.{name}"
+                self._add("attribute", vars(module), name, value, label)
+                if value is not MISSING:
+                    self.visit(value, label)
+                module = value if _is_user_module(value) else None
+            elif instruction.opname not in ("CACHE", "PRECALL", "RESUME"):
+                module = None
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType):
+                self._scan_code(constant, variables)
+
+
+def _class_attribute(cls: type, name: str) -> Any:
+    for base in cls.__mro__:
+        if name in base.__dict__:
+            return base.__dict__[name]
+    return MISSING
+
+
+def _is_user_module(value: Any) -> bool:
+    if not isinstance(value, ModuleType):
+        return False
+    file = getattr(value, "__file__", None)
+    if file is None or is_framework_file(file) or file.startswith(_STDLIB):
+        return False
+    return not value.__name__.startswith(("numpy", "flamec"))

@@ -1,0 +1,47 @@
+"""Python numbers that a compiled program reads anew at each call.
+
+An optimizer's learning rate changes from step to step; baked in as a constant
+it would force a new compilation each time. ``runtime_number`` gives the plain
+number when running eagerly and, while tracing, a scalar tensor that is an
+input of the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flamec.state import thread
+from flamec.tensor import Tensor
+
+
+def _fetch(container: Any, path: tuple[Any, ...]) -> Any:
+    value = container
+    for key in path:
+        value = value[key]
+    return value
+
+
+def runtime_number(container: Any, *path: Any) -> Any:
+    """``container[path[0]][path[1]]…``; while tracing, an input of the program.
+
+    Tensors and values that are not numbers are returned as they are.
+    """
+    value = _fetch(container, path)
+    trace = thread.trace
+    if trace is None or isinstance(value, (bool, Tensor)) or not isinstance(value, (int, float)):
+        return value
+    trace.exempt(container, path[0])
+    name = "_".join(str(p) for p in path)
+    return trace.number((id(container), path), lambda: _fetch(container, path), name)
+
+
+def static_condition(container: Any, key: Any, condition: Callable[[Any], bool]) -> bool:
+    """``condition(container[key])``; while tracing only its truth is guarded, not the value."""
+    value = container[key]
+    result = bool(condition(value))
+    trace = thread.trace
+    if trace is not None and not isinstance(value, Tensor):
+        trace.exempt(container, key)
+        trace.conditions.append((container, key, condition, result))
+    return result
