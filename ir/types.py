@@ -121,10 +121,18 @@ def promote_types(a: DType, b: DType) -> DType:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where an array lives: ``Device("cpu")``, ``Device("cuda", 0)``."""
+    """Where an array lives: ``Device("cpu")``, ``Device("cuda", 0)``, ``Device("cuda:0")``."""
 
     type: str = "cpu"
     index: int = 0
+
+    def __post_init__(self) -> None:
+        kind, separator, index = self.type.partition(":")
+        if separator:
+            if not index.isdecimal():
+                raise ValueError(f"not a device: {self.type!r}")
+            object.__setattr__(self, "type", kind)
+            object.__setattr__(self, "index", int(index))
 
     def __str__(self) -> str:
         return self.type if self.type == "cpu" else f"{self.type}:{self.index}"

@@ -86,8 +86,9 @@ def result_dtype(*operands: Any) -> DType:
             dtype = operand._type.dtype
             if operand._type.shape:
                 dimensioned = _joined(dimensioned, dtype)
-            elif operand.__dict__.get("is_number", False):
-                number = _joined(number, process.default_dtype)
+            elif operand.__dict__.get("is_number", False):  # a Python number read at each call
+                floating = dtype.is_floating_point
+                number = _joined(number, process.default_dtype if floating else dtype)
             else:
                 zero_dimensional = _joined(zero_dimensional, dtype)
         else:

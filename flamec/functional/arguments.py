@@ -1,0 +1,117 @@
+"""Arguments that many public functions share: ``out=``, and NumPy's ``axis`` and ``keepdims``.
+
+In: a function in its plain form. Out: the function as the user calls it. Also
+here: dtypes and devices given in the several ways that PyTorch accepts.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from flamec.dispatch import tensor_builder, write
+from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.promotion import can_cast
+from flamec.ir.shape import format_shape, structural_key
+from flamec.ir.types import CPU, Device, DType, bool_, float64, int64
+from flamec.tensor import Tensor
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NUMPY_NAMES = (("axis", "dim"), ("keepdims", "keepdim"))
+
+
+def public(function: F) -> F:
+    """``function`` with ``out=`` and with NumPy's names for dim and keepdim."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if not kwargs:
+            return function(*args)
+        out = kwargs.pop("out", None)
+        for foreign, own in _NUMPY_NAMES:
+            if foreign in kwargs:
+                kwargs[own] = kwargs.pop(foreign)
+        result = function(*args, **kwargs)
+        return result if out is None else store(function.__name__, result, out)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def store(name: str, result: Any, out: Any) -> Any:
+    """Write a result (or each of several) to ``out`` and return ``out``.
+
+    Raises RuntimeError if the shape differs or the dtype cannot hold the result.
+    """
+    if isinstance(result, tuple):
+        for part, target in zip(result, out, strict=True):
+            store(name, part, target)
+        return type(result)(*out) if hasattr(result, "_fields") else tuple(out)
+    if structural_key(result._type.shape) != structural_key(out._type.shape):
+        raise OperationError(
+            f"{name}(): out has shape {format_shape(out._type.shape)}, the result "
+            f"{format_shape(result._type.shape)}; out is not resized (at {user_location()})"
+        )
+    return write(out, stored_dtype(result, out), name)
+
+
+def stored_dtype(result: Tensor, target: Tensor) -> Tensor:
+    """``result`` in the dtype of ``target``; RuntimeError if that would lower its kind."""
+    have, want = result._type.dtype, target._type.dtype
+    if have is want:
+        return result
+    if not can_cast(have, want):
+        raise OperationError(
+            f"result type {have.name} can't be cast to the desired output type {want.name} "
+            f"(at {user_location()})"
+        )
+    converted: Tensor = tensor_builder.cast(result, want)
+    return converted
+
+
+_PYTHON_DTYPES = {builtins.float: float64, builtins.int: int64, builtins.bool: bool_}
+
+
+def as_dtype(name: str, dtype: Any) -> DType:
+    """A dtype given as such or as the Python type float, int or bool."""
+    if isinstance(dtype, DType):
+        return dtype
+    if dtype in _PYTHON_DTYPES:
+        return _PYTHON_DTYPES[dtype]
+    raise OperationTypeError(
+        f"{name}(): dtype must be a flamec dtype, not {dtype!r} (at {user_location()})"
+    )
+
+
+_KNOWN_DEVICES = ("cpu", "cuda", "meta")
+
+
+def as_device(name: str, device: Any) -> Device:
+    """A device given as such, as text, or None for the default.
+
+    Raises RuntimeError for a device that is unknown or not present.
+    """
+    if device is None:
+        return CPU
+    if isinstance(device, str):
+        device = Device(device)
+    elif isinstance(device, builtins.int) and not isinstance(device, builtins.bool):
+        device = Device("cuda", device)
+    if not isinstance(device, Device):
+        raise OperationTypeError(
+            f"{name}(): device must be a flamec.device or its name, not {device!r} "
+            f"(at {user_location()})"
+        )
+    if device.type not in _KNOWN_DEVICES:
+        raise OperationError(
+            f"{name}(): unknown device type {device.type!r}; known: {', '.join(_KNOWN_DEVICES)} "
+            f"(at {user_location()})"
+        )
+    if device != CPU:
+        raise OperationError(
+            f"{name}(): device {device} is not available; this version computes on the cpu "
+            f"(at {user_location()})"
+        )
+    return CPU
