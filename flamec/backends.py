@@ -1,77 +1,23 @@
-"""From a graph to something that runs: C on the CPU, or the NumPy evaluator.
+"""Backends: make a traced graph runnable in C on the CPU, or through the NumPy evaluator.
 
-The only place where code generation meets the runtime. ``prepare`` looks the
-graph up in the cache, or optimizes it, generates its program and compiles it.
+``prepare`` chooses by the options; ``cpu_backend`` is the place where code
+generation meets the runtime.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-import flamec
+from flamec import cpu_backend
 from flamec.config import CompileOptions
-from flamec.errors import CompileError
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
-from flamec.ir.plan import ExecutionPlan
 from flamec.ir.types import TensorType
-
-if TYPE_CHECKING:
-    from flamec.codegen.compile_graph import CompiledGraph
-
-
-class Invocation(Protocol):
-    """A program with its sizes bound: set every input and output, then run."""
-
-    def set_input(self, position: int, array: np.ndarray) -> None: ...
-    def set_output(self, position: int, array: np.ndarray) -> None: ...
-    def run(self) -> None: ...
-
-
-class Runner(Protocol):
-    """A compiled graph."""
-
-    def bind(self, sizes: tuple[int, ...]) -> Invocation: ...
-
-
-@dataclass
-class Prepared:
-    """A graph made runnable, and what that took."""
-
-    graph: Graph
-    runner: Runner
-    options: CompileOptions
-    plan: ExecutionPlan | None
-    kernels_compiled: int = 0
-    kernels_from_cache: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @cached_property
-    def optimized(self) -> Graph:
-        """The graph after all passes."""
-        return optimize(self.graph, self.options)
-
-    @cached_property
-    def compiled(self) -> CompiledGraph:
-        """Fusion groups, kernels and plan; made again if the program came from the cache."""
-        from flamec.codegen.compile_graph import compile_graph
-
-        return compile_graph(self.optimized)
-
-
-def optimize(graph: Graph, options: CompileOptions) -> Graph:
-    """Run the pipeline of passes."""
-    from flamec.ir.passes.pipeline import run_pipeline
-
-    return run_pipeline(graph, verify=options.verify).graph
+from flamec.prepared import Prepared
 
 
 def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Prepared:
@@ -80,8 +26,6 @@ def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Pr
     ``symbols``: the names of its symbolic sizes in the order in which sizes are
     bound. Raises CompileError if the C compiler fails or, for backend ``"c"``, is missing.
     """
-    from flamec import cpu_backend
-
     started = time.perf_counter()
     backend = options.backend
     if backend == "auto":
@@ -90,9 +34,8 @@ def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Pr
             _warn_no_compiler()
     if backend == "c":
         return cpu_backend.prepare(graph, symbols, options)
-    optimized = optimize(graph, options)
-    prepared = Prepared(graph, EvaluatedRunner(optimized, symbols), options, None)
-    prepared.__dict__["optimized"] = optimized
+    prepared = Prepared(graph, None, options, None)
+    prepared.runner = EvaluatedRunner(prepared.optimized, symbols)
     prepared.seconds["passes"] = time.perf_counter() - started
     return prepared
 
@@ -111,12 +54,6 @@ def _warn_no_compiler() -> None:
             RuntimeWarning,
             stacklevel=2,
         )
-
-
-def cache_key(graph: Graph, symbols: Sequence[str], identity: str) -> str:
-    """The name of a graph's program in the cache."""
-    text = "\n".join([flamec.__version__, graph.fingerprint(), ",".join(symbols), identity])
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class EvaluatedRunner:
@@ -155,14 +92,3 @@ class EvaluatedInvocation:
 def allocate(type: TensorType, shape: tuple[int, ...]) -> np.ndarray:
     """Fresh memory for an output."""
     return np.empty(shape, type.dtype.numpy)
-
-
-def describe_failure(error: Exception, graph: Graph) -> CompileError:
-    """A CompileError that carries the text of the graph which could not be compiled."""
-    failure = CompileError(f"{type(error).__name__}: {error}")
-    failure.graph = graph  # type: ignore[attr-defined]
-    return failure
-
-
-BackendCheck = Callable[[CompileOptions], bool]
-Bindings = Mapping[str, Any]

@@ -15,13 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, overload
 
-from flamec.backends import Prepared, prepare
+from flamec.backends import prepare
 from flamec.capture import Captured, Dynamic, actual_sizes, capture
 from flamec.config import CompileOptions, default_options
 from flamec.differentiable import DifferentiableProgram
 from flamec.errors import CompileError, DataDependentError, user_location
 from flamec.ir.graph import Location
 from flamec.program import Program
+from flamec.prepared import Prepared
 from flamec.state import thread
 from flamec.structures import flatten
 from flamec.tensor import Tensor

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from flamec.autograd import grad
-from flamec.backends import Prepared, prepare
+from flamec.backends import prepare
 from flamec.capture import Captured, Result
 from flamec.config import CompileOptions
 from flamec.dispatch import apply, record, tensor_builder
@@ -27,6 +27,7 @@ from flamec.ir.op import Op, OpKind, Types
 from flamec.ir.passes.differentiate import differentiate_graph
 from flamec.ir.passes.partition import partition
 from flamec.program import Program
+from flamec.prepared import Prepared
 from flamec.state import enable_grad, no_grad, thread
 from flamec.tensor import Tensor
 
@@ -154,7 +155,7 @@ class _Call:
             *seeds,
         ]
         backward = program.backward
-        invocation = backward.runner.bind(self.sizes)
+        invocation = backward.bind(self.sizes)
         arrays = []
         for position, tensor in enumerate(arguments):
             array = _dense(tensor)

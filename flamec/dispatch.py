@@ -16,6 +16,7 @@ import numpy as np
 
 from flamec import tensor as tensor_module
 from flamec.errors import OperationError, operation_error, user_location
+from flamec.ir import ops as _ops  # noqa: F401  (declares the primitives)
 from flamec.ir.builder import Builder
 from flamec.ir.evaluate import run_op
 from flamec.ir.graph import Location, Node, Value

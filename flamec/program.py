@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flamec.backends import Invocation, Prepared, allocate
+from flamec.backends import allocate
 from flamec.capture import Captured, GradEffect, Result, evaluate_size
 from flamec.dispatch import TapeNode, apply
 from flamec.guard_code import Check, CheckBuilder
@@ -22,6 +22,7 @@ from flamec.ir.graph import Value
 from flamec.ir.op import lookup
 from flamec.ir.shape import SymbolicDim, evaluate_dim
 from flamec.ir.types import TensorType
+from flamec.prepared import Invocation, Prepared
 from flamec.state import process, thread
 from flamec.structures import unflatten
 from flamec.tensor import Tensor, ViewStep
@@ -121,7 +122,7 @@ class Program:
         return None
 
     def _bind(self, sizes: tuple[int, ...]) -> Invocation:
-        invocation = self.prepared.runner.bind(sizes)
+        invocation = self.prepared.bind(sizes)
         self._bound[sizes] = invocation
         if len(self._bound) > MAX_BOUND_SIZES:
             self._bound.popitem(last=False)
