@@ -139,7 +139,7 @@ def _infer_slice_update(types: Types, attributes: Attributes) -> TensorType:
 
 
 def _evaluate_slice_update(attributes: Attributes, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    result = x.copy()
+    result = np.array(x)
     result[numpy_window(attributes["starts"], y.shape, attributes["steps"])] = y
     return result
 

@@ -222,8 +222,11 @@ def erfinv(x: Array) -> Array:
     return np.where(np.abs(half) <= 0.425, centre, outer) * math.sqrt(0.5)
 
 
+_LGAMMA_OVERFLOW = 2.556348e305  # above, the result exceeds float64 (Cephes, MAXLGM)
+
+
 def _lgamma_scalar(x: float) -> float:
-    if x <= 0.0 and (math.isinf(x) or x == math.floor(x)):
+    if x > _LGAMMA_OVERFLOW or (x <= 0.0 and (math.isinf(x) or x == math.floor(x))):
         return math.inf
     return math.lgamma(x)
 

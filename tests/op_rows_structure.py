@@ -1,0 +1,409 @@
+"""Rows of the primitives that move, fold, create and address elements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import op_oracles as oracles
+from op_row import (
+    EVERY,
+    NUMBERS,
+    Attributes,
+    Draw,
+    ErrorInput,
+    Row,
+    Sample,
+    tensor,
+)
+
+from flamec.ir.types import CPU, DType, bool_, float32, float64, int8, int32, int64
+
+X = tensor(2, 3, dtype=float32)
+INDEX = tensor(4, dtype=int64)
+
+
+def applications(*cases: tuple[Any, Attributes]) -> Callable[[Draw], list[Sample]]:
+    """Samples over operands of the given shapes, each with its attributes."""
+
+    def make(draw: Draw) -> list[Sample]:
+        return [Sample(tuple(draw(*s) for s in shapes), attrs) for shapes, attrs in cases]
+
+    return make
+
+
+def symbolic(types: Callable[[Any], Any], attributes: Callable[[Any], Attributes]) -> Any:
+    """Operand shapes and attributes, both as functions of the symbol."""
+    return lambda B, dtype: (tuple(tensor(*s, dtype=dtype) for s in types(B)), attributes(B))
+
+
+def bad(exception: type[Exception], fragment: str, *types: Any, **attributes: Any) -> ErrorInput:
+    return ErrorInput(types, attributes, exception, fragment)
+
+
+# views ---------------------------------------------------------------------
+def _slice(starts: Any, sizes: Any, steps: Any) -> Attributes:
+    return {"starts": starts, "sizes": sizes, "steps": steps}
+
+
+def _diagonal(offset: int, axis1: int, axis2: int) -> Attributes:
+    return {"offset": offset, "axis1": axis1, "axis2": axis2}
+
+
+VIEW_ROWS = [
+    Row(
+        "reshape",
+        EVERY,
+        applications(
+            (((),), {"shape": (1, 1)}),
+            (((6,),), {"shape": (2, 3)}),
+            (((2, 3, 4),), {"shape": (4, 6)}),
+            (((0, 3),), {"shape": (5, 0)}),
+            (((1,),), {"shape": ()}),
+        ),
+        oracles.reshape,
+        gradient=(0,),
+        symbolic=symbolic(lambda B: [(B, 6)], lambda B: {"shape": (B * 2, 3)}),
+        errors=(
+            bad(ValueError, "6 elements", X, shape=(4,)),
+            bad(ValueError, "negative size", X, shape=(-1, 6)),
+        ),
+    ),
+    Row(
+        "permute",
+        EVERY,
+        applications(
+            (((),), {"axes": ()}),
+            (((2, 3),), {"axes": (1, 0)}),
+            (((2, 3, 4),), {"axes": (2, 0, 1)}),
+            (((2, 0, 4),), {"axes": (1, 2, 0)}),
+        ),
+        oracles.permute,
+        gradient=(0,),
+        symbolic=symbolic(lambda B: [(B, 2, 3)], lambda B: {"axes": (2, 0, 1)}),
+        errors=(
+            bad(ValueError, "not a permutation", X, axes=(0, 0)),
+            bad(ValueError, "2 dimensions", X, axes=(0, 1, 2)),
+        ),
+    ),
+    Row(
+        "expand",
+        EVERY,
+        applications(
+            (((),), {"shape": (2, 3)}),
+            (((3, 1),), {"shape": (2, 3, 4)}),
+            (((1,),), {"shape": (0,)}),
+            (((0, 1),), {"shape": (0, 3)}),
+        ),
+        oracles.expand,
+        gradient=(0,),
+        symbolic=symbolic(lambda B: [(B, 1)], lambda B: {"shape": (4, B, 3)}),
+        errors=(
+            bad(ValueError, "dimension 0 has size 2", X, shape=(4, 3)),
+            bad(ValueError, "more dimensions", X, shape=(3,)),
+        ),
+    ),
+    Row(
+        "slice",
+        EVERY,
+        applications(
+            (((),), _slice((), (), ())),
+            (((7,),), _slice((1,), (3,), (2,))),
+            (((7,),), _slice((6,), (7,), (-1,))),
+            (((7,),), _slice((5,), (3,), (-2,))),
+            (((4, 5),), _slice((1, 3), (3, 2), (1, -1))),
+            (((4, 5),), _slice((0, 2), (4, 0), (1, 1))),
+            (((0, 5),), _slice((-1, 4), (0, 5), (-1, -1))),
+        ),
+        oracles.slice_,
+        gradient=(0,),
+        symbolic=symbolic(
+            lambda B: [(B + 2, 3, B)], lambda B: _slice((1, 2, B - 1), (B, 3, B), (1, -1, -1))
+        ),
+        errors=(
+            bad(ValueError, "outside dimension 1", X, **_slice((0, 1), (2, 3), (1, 1))),
+            bad(ValueError, "outside dimension 0", X, **_slice((-1, 0), (2, 3), (1, 1))),
+            bad(ValueError, "step 0", X, **_slice((0, 0), (2, 3), (0, 1))),
+            bad(ValueError, "2 dimensions", X, **_slice((0,), (2,), (1,))),
+        ),
+    ),
+    Row(
+        "diagonal",
+        EVERY,
+        applications(
+            (((3, 3),), _diagonal(0, 0, 1)),
+            (((2, 5),), _diagonal(1, 0, 1)),
+            (((5, 2),), _diagonal(-2, 0, 1)),
+            (((2, 3, 4),), _diagonal(1, 2, 0)),
+            (((3, 3),), _diagonal(4, 0, 1)),
+            (((0, 3),), _diagonal(0, 0, 1)),
+        ),
+        oracles.diagonal,
+        gradient=(0,),
+        symbolic=symbolic(lambda B: [(B, 3, B)], lambda B: _diagonal(0, 0, 2)),
+        errors=(
+            bad(ValueError, "both 1", X, **_diagonal(0, 1, 1)),
+            bad(ValueError, "axis 2 is out of range", X, **_diagonal(0, 0, 2)),
+        ),
+    ),
+    Row(
+        "detach",
+        EVERY,
+        applications((((),), {}), (((2, 3),), {}), (((0,),), {})),
+        lambda sample, x: x,
+        symbolic=symbolic(lambda B: [(B, 2)], lambda B: {}),
+        errors=(bad(TypeError, "1 operand", X, X),),
+    ),
+]
+
+
+# assembly ------------------------------------------------------------------
+def _border(low: Any, high: Any) -> Attributes:
+    return {"low": low, "high": high}
+
+
+def _window(starts: Any, steps: Any) -> Attributes:
+    return {"starts": starts, "steps": steps}
+
+
+ASSEMBLE_ROWS = [
+    Row(
+        "concatenate",
+        EVERY,
+        applications(
+            (((3,),), {"axis": 0}),
+            (((2,), (0,), (3,)), {"axis": 0}),
+            (((2, 3), (2, 1)), {"axis": 1}),
+            (((0, 3), (2, 3), (1, 3)), {"axis": 0}),
+        ),
+        oracles.concatenate,
+        gradient=(0, 1, 2),
+        symbolic=symbolic(lambda B: [(B, 2), (3, 2), (B, 2)], lambda B: {"axis": 0}),
+        errors=(
+            bad(TypeError, "at least one", axis=0),
+            bad(ValueError, "dimension 1 is 4 against 3", X, tensor(2, 4, dtype=float32), axis=0),
+            bad(ValueError, "dimensions", X, tensor(2, dtype=float32), axis=0),
+            bad(ValueError, "axis 2 is out of range", X, X, axis=2),
+            bad(TypeError, "dtype", X, tensor(2, 3, dtype=int32), axis=0),
+        ),
+    ),
+    Row(
+        "pad",
+        EVERY,
+        applications(
+            (((), ()), _border((), ())),
+            (((3,), ()), _border((2,), (1,))),
+            (((2, 3), ()), _border((0, 1), (2, 0))),
+            (((0, 2), ()), _border((1, 0), (1, 1))),
+        ),
+        oracles.pad,
+        gradient=(0, 1),
+        symbolic=symbolic(lambda B: [(B, 2), ()], lambda B: _border((1, B), (0, 2))),
+        errors=(
+            bad(
+                ValueError, "negative amount", X, tensor(dtype=float32), **_border((-1, 0), (0, 0))
+            ),
+            bad(ValueError, "shape []", X, X, **_border((0, 0), (0, 0))),
+            bad(ValueError, "1 entries", X, tensor(dtype=float32), **_border((0,), (0, 0))),
+        ),
+    ),
+    Row(
+        "slice_update",
+        EVERY,
+        applications(
+            (((), ()), _window((), ())),
+            (((7,), (3,)), _window((1,), (2,))),
+            (((7,), (3,)), _window((6,), (-2,))),
+            (((4, 5), (2, 5)), _window((1, 0), (1, 1))),
+            (((4, 5), (0, 5)), _window((4, 0), (1, 1))),
+        ),
+        oracles.slice_update,
+        gradient=(0, 1),
+        symbolic=symbolic(lambda B: [(B + 3, 2), (B, 2)], lambda B: _window((1, 1), (1, -1))),
+        errors=(
+            bad(ValueError, "outside dimension 1", X, X, **_window((0, 1), (1, 1))),
+            bad(
+                ValueError,
+                "number of dimensions",
+                X,
+                INDEX.with_dtype(float32),
+                **_window((0,), (1,)),
+            ),
+        ),
+    ),
+]
+
+
+# creation ------------------------------------------------------------------
+def _make_full(draw: Draw) -> list[Sample]:
+    dtype = draw.dtype
+    values: list[Any] = [True, False] if dtype is bool_ else [0, 1, 5]
+    if dtype.kind == "int":
+        values.append(-3)
+    if dtype.kind == "float":
+        values += [0.1, -0.0, math.inf, -math.inf, math.nan, 1e-3]
+    return [
+        Sample((), {"value": v, "shape": s, "dtype": dtype, "device": CPU})
+        for v in values
+        for s in ((), (2, 3), (0,))
+    ]
+
+
+def _make_iota(draw: Draw) -> list[Sample]:
+    cases = (((5,), 0), ((2, 3), 0), ((2, 3), 1), ((0, 3), 1), ((2, 3, 4), 1))
+    return [
+        Sample((), {"shape": shape, "axis": axis, "dtype": draw.dtype, "device": CPU})
+        for shape, axis in cases
+    ]
+
+
+def _created(dtype: DType, **attributes: Any) -> Attributes:
+    return {**attributes, "dtype": dtype, "device": CPU}
+
+
+def _make_random(draw: Draw) -> list[Sample]:
+    states = ((0, 0), (2**63 - 1, 2**32 - 2), (-5, 7), (1, -3))
+    shapes = ((), (0,), (1,), (7,), (3, 5), (16,))
+    return [Sample((np.array(s, np.int64),), {"shape": shape}) for s in states for shape in shapes]
+
+
+CREATION_ROWS = [
+    Row(
+        "full",
+        EVERY,
+        _make_full,
+        oracles.full,
+        symbolic=lambda B, dtype: ((), _created(dtype, value=2.0, shape=(B, 2))),
+        errors=(
+            bad(ValueError, "out of range", **_created(int8, value=200, shape=())),
+            bad(ValueError, "not representable", **_created(int64, value=0.5, shape=())),
+            bad(TypeError, "the value must be", **_created(float32, value="1", shape=())),
+            bad(
+                ValueError,
+                "negative size -1 at dimension 1",
+                **_created(int8, value=0, shape=(2, -1)),
+            ),
+            bad(TypeError, "0 operands", X, **_created(int8, value=0, shape=())),
+        ),
+    ),
+    Row(
+        "iota",
+        NUMBERS,
+        _make_iota,
+        oracles.iota,
+        symbolic=lambda B, dtype: ((), _created(dtype, shape=(2, B), axis=1)),
+        errors=(
+            bad(ValueError, "axis 1 is out of range", **_created(int64, shape=(2,), axis=1)),
+            bad(TypeError, "bool", **_created(bool_, shape=(2,), axis=0)),
+        ),
+    ),
+    Row(
+        "dim_size",
+        NUMBERS,
+        lambda draw: [Sample((), _created(draw.dtype, size=n)) for n in (0, 1, 100)],
+        oracles.attribute("size"),
+        symbolic=lambda B, dtype: ((), _created(dtype, size=B * 2 + 1)),
+        errors=(
+            bad(TypeError, "not a dimension", **_created(int64, size=1.5)),
+            bad(TypeError, "bool", **_created(bool_, size=1)),
+        ),
+    ),
+    Row(
+        "random_bits",
+        (int64,),
+        _make_random,
+        oracles.random_bits,
+        symbolic=lambda B, dtype: ((tensor(2, dtype=int64),), {"shape": (B, 3)}),
+        errors=(
+            bad(TypeError, "int64[2]", tensor(3, dtype=int64), shape=(2,)),
+            bad(TypeError, "int64[2]", tensor(2, dtype=int32), shape=(2,)),
+        ),
+    ),
+]
+
+
+# indexing ------------------------------------------------------------------
+_INDEXED = (
+    # shape of x, number of index tensors, their shape
+    ((5,), 1, ()),
+    ((5,), 1, (7,)),
+    ((5, 3), 1, (4,)),
+    ((4, 3), 2, (2, 2)),
+    ((4, 3, 2), 2, (5,)),
+    ((4, 0), 1, (3,)),
+    ((3, 2), 1, (0,)),
+)
+
+
+def _positions(draw: Draw, shape: tuple[int, ...], count: int, places: Any) -> list[np.ndarray]:
+    return [draw.positions(shape[axis], *places) for axis in range(count)]
+
+
+def _make_index(draw: Draw) -> list[Sample]:
+    return [
+        Sample((draw(*shape), *_positions(draw, shape, count, places)))
+        for shape, count, places in _INDEXED
+    ]
+
+
+def _make_index_put(draw: Draw) -> list[Sample]:
+    modes = ["set", "amax", "amin"]
+    if draw.dtype.kind != "bool":
+        modes += ["add", "prod"]
+    samples = []
+    for mode in modes:
+        for shape, count, places in _INDEXED:
+            indices = _positions(draw, shape, count, places)
+            if mode == "set":  # the order of equal places is not specified: have none
+                distinct = draw.rng.permutation(max(math.prod(shape[:count]), math.prod(places)))
+                if len(distinct) > math.prod(shape[:count]):
+                    continue
+                chosen = distinct[: math.prod(places)].reshape(places)
+                indices = list(np.unravel_index(chosen, shape[:count]))
+            arrays = (draw(*shape), draw(*places, *shape[count:]), *indices)
+            samples.append(Sample(arrays, {"mode": mode}, finite=mode in ("set", "add")))
+    if draw.dtype.kind != "bool":  # one place hit often
+        crowded = (draw(3, 2), draw(40, 2), np.zeros(40, np.int64))
+        samples.append(Sample(crowded, {"mode": "add"}))
+    return samples
+
+
+INDEXING_ROWS = [
+    Row(
+        "index",
+        EVERY,
+        _make_index,
+        oracles.index,
+        gradient=(0,),
+        symbolic=lambda B, dtype: ((tensor(5, B, dtype=dtype), tensor(B, dtype=int64)), {}),
+        errors=(
+            bad(TypeError, "at least one index", X),
+            bad(TypeError, "must be int64", X, tensor(4, dtype=int32)),
+            bad(ValueError, "must be equal", X, INDEX, tensor(5, dtype=int64)),
+            bad(IndexError, "3 index tensors", X, INDEX, INDEX, INDEX),
+        ),
+    ),
+    Row(
+        "index_put",
+        EVERY,
+        _make_index_put,
+        oracles.index_put,
+        ulps=4,
+        scale=128.0,
+        gradient=(0, 1),
+        symbolic=lambda B, dtype: (
+            (tensor(5, B, dtype=dtype), tensor(4, B, dtype=dtype), INDEX),
+            {"mode": "add"},
+        ),
+        errors=(
+            bad(ValueError, "unknown mode", X, X, tensor(2, dtype=int64), mode="max"),
+            bad(ValueError, "have shape [4, 3]", X, X, INDEX, mode="set"),
+            bad(TypeError, "dtype", X, X.with_dtype(float64), tensor(2, dtype=int64), mode="set"),
+            bad(TypeError, "bool", *(X.with_dtype(bool_),) * 2, tensor(2, dtype=int64), mode="add"),
+        ),
+    ),
+]
+
+STRUCTURE_ROWS = [*VIEW_ROWS, *ASSEMBLE_ROWS, *CREATION_ROWS, *INDEXING_ROWS]

@@ -1,0 +1,17 @@
+"""The op table: one row for every primitive operation.
+
+``for row in OP_TABLE``: ``row.samples(dtype, rng)`` gives operands and attributes,
+``row.expected(sample, types)`` the results by an oracle that shares no code
+with the op. The record is explained in ``op_row.py``; a new op adds one row to
+the file of its family.
+"""
+
+from __future__ import annotations
+
+from op_row import Row
+from op_rows_elementwise import ELEMENTWISE_ROWS
+from op_rows_folding import FOLDING_ROWS
+from op_rows_structure import STRUCTURE_ROWS
+
+OP_TABLE: tuple[Row, ...] = (*ELEMENTWISE_ROWS, *FOLDING_ROWS, *STRUCTURE_ROWS)
+ROWS = {row.name: row for row in OP_TABLE}
