@@ -1,1 +1,1 @@
-"""TODO-doc"""
+"""The CPU: C compilation, the vector header, threads and BLAS."""

@@ -76,6 +76,7 @@ FLAMEC_VECTOR_TYPES(u64, uint64_t)
 typedef int32_t c_b;
 typedef v_i32 v_b;
 FLAMEC_INLINE v_b vsplat_b(int x) { return vsplat_i32(x ? -1 : 0); }
+FLAMEC_INLINE v_i32 viota_i32(int32_t start) { return start + (v_i32){FLAMEC_COUNT}; }
 FLAMEC_INLINE v_i64 viota_i64(int64_t start) { return start + (v_i64){FLAMEC_COUNT}; }
 
 #define FLAMEC_CONVERT(x, t) __builtin_convertvector(x, v_##t)

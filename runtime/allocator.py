@@ -1,0 +1,171 @@
+"""Memory for program outputs and temporaries.
+
+In: byte counts. Out: NumPy uint8 arrays with their addresses, and arenas. Invariants: every
+address is a multiple of 64; a block is given again only after the last array that looks into
+it is gone; an arena belongs to one thread. Reuse matters: touching fresh pages costs as much as
+a memory-bound kernel.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import threading
+import weakref
+
+import numpy as np
+
+ALIGNMENT = 64
+HUGE_PAGE = 2 << 20
+_SMALL = 1024  # bytes up to which arrays are cut from a common slab
+_SLAB = 16 << 10
+
+
+class _Block:
+    """Mapped memory that is used again; ``owner`` exposes it to NumPy."""
+
+    __slots__ = ("address", "owner", "size")
+
+    def __init__(self, size: int) -> None:
+        self.owner, self.address = _map(size)
+        self.size = size
+
+
+class _Lease(weakref.ref):  # type: ignore[type-arg]
+    """Watches the array that was given out; all views of it keep it alive."""
+
+    __slots__ = ("block",)
+    block: _Block
+
+
+class Allocator:
+    """Hands out uninitialised arrays and reuses the memory of those that are gone.
+
+    ``max_idle_bytes`` bounds what is kept for reuse.
+    """
+
+    def __init__(self, max_idle_bytes: int = 1 << 30) -> None:
+        self.max_idle_bytes = max_idle_bytes
+        self.idle_bytes = 0
+        self._idle: dict[int, list[_Block]] = {}
+        self._leases: dict[int, _Lease] = {}  # by id: a reference to an array has no hash
+        self._slab = np.empty(0, np.uint8)
+        self._slab_address = 0
+        self._slab_used = 0
+        self._lock = threading.RLock()  # a lease may end, in a collection, inside any of this
+
+    def empty(self, nbytes: int) -> tuple[np.ndarray, int]:
+        """An uninitialised uint8 array of ``nbytes`` and its address; MemoryError if too large."""
+        if nbytes <= _SMALL:
+            return self._from_slab(nbytes)
+        size = _rounded(nbytes)
+        with self._lock:
+            idle = self._idle.get(size)
+            block = idle.pop() if idle else None
+            if block is not None:
+                self.idle_bytes -= size
+        if block is None:
+            block = _Block(size)
+        array = np.frombuffer(block.owner, np.uint8, nbytes)
+        lease = _Lease(array, self._end_lease)
+        lease.block = block
+        self._leases[id(lease)] = lease
+        return array, block.address
+
+    def release_idle(self) -> int:
+        """Give memory kept for reuse back to the system; the number of bytes."""
+        with self._lock:
+            released, self.idle_bytes = self.idle_bytes, 0
+            self._idle.clear()
+        return released
+
+    def _from_slab(self, nbytes: int) -> tuple[np.ndarray, int]:
+        room = -(-nbytes // ALIGNMENT) * ALIGNMENT
+        with self._lock:
+            start = self._slab_used
+            if start + room > self._slab.size:
+                slab = np.empty(_SLAB + ALIGNMENT, np.uint8)
+                address = slab.__array_interface__["data"][0]
+                skip = -address % ALIGNMENT
+                self._slab = slab[skip : skip + _SLAB]
+                self._slab_address = address + skip
+                start = 0
+            self._slab_used = start + room
+            return self._slab[start : start + nbytes], self._slab_address + start
+
+    def _end_lease(self, lease: _Lease) -> None:
+        block = lease.block
+        with self._lock:
+            del self._leases[id(lease)]
+            if self.idle_bytes + block.size <= self.max_idle_bytes:
+                self.idle_bytes += block.size
+                self._idle.setdefault(block.size, []).append(block)
+
+
+class Arena:
+    """One growing region for the temporaries of the programs that a thread runs.
+
+    ``generation`` changes when the region moves, so that addresses in it can be kept.
+    """
+
+    __slots__ = ("_owner", "address", "generation", "size")
+
+    def __init__(self) -> None:
+        self._owner: object = None
+        self.address = 0
+        self.size = 0
+        self.generation = 0
+
+    def reserve(self, nbytes: int) -> None:
+        """Make room for ``nbytes``; what was in the arena is lost if it has to grow."""
+        if nbytes > self.size:
+            size = _rounded(nbytes)
+            self._owner = None  # unmap first: both need not fit
+            self.address = self.size = 0
+            self._owner, self.address = _map(size)
+            self.size = size
+            self.generation += 1
+
+    def view(self) -> np.ndarray:
+        """The arena's bytes, for tests and tools."""
+        if self._owner is None:
+            return np.empty(0, np.uint8)
+        return np.frombuffer(self._owner, np.uint8)  # type: ignore[call-overload, no-any-return]
+
+
+class _ThreadArena(threading.local):
+    def __init__(self) -> None:
+        self.arena = Arena()
+
+
+_thread = _ThreadArena()
+
+
+def current_arena() -> Arena:
+    """The calling thread's arena."""
+    return _thread.arena
+
+
+def _rounded(nbytes: int) -> int:
+    """Sizes in few steps, so that blocks fit again: powers of two, 64 KiB, whole huge pages."""
+    if nbytes <= 64 << 10:
+        return max(4096, 1 << (nbytes - 1).bit_length())
+    step = HUGE_PAGE if nbytes >= HUGE_PAGE else 64 << 10
+    return -(-nbytes // step) * step
+
+
+def _map(size: int) -> tuple[object, int]:
+    """Zeroed pages: an object that exposes them and their address; MemoryError if too many."""
+    huge = size >= HUGE_PAGE
+    try:
+        pages = mmap.mmap(-1, size + HUGE_PAGE if huge else size, flags=_MAP_FLAGS)
+    except (OSError, ValueError, OverflowError) as error:
+        raise MemoryError(f"{size} bytes of memory could not be had: {error}") from error
+    start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+    skip = -start % HUGE_PAGE if huge else 0
+    if huge and hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return (ctypes.c_uint8 * size).from_buffer(pages, skip), start + skip
+
+
+_MAP_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS

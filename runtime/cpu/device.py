@@ -1,0 +1,106 @@
+"""The CPU as a device: compile, cache and load programs, with one thread pool and one BLAS.
+
+In: settings as arguments (never the environment) and plans. Out: ``Executable``. The pool and
+the BLAS are shared by all programs of the process; the BLAS is loaded when the first program
+says that it needs it (``plan.notes["needs_blas"]``).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from flamec.ir.plan import ExecutionPlan
+from flamec.runtime.allocator import Allocator
+from flamec.runtime.cpu.blas import Blas, load_blas
+from flamec.runtime.cpu.compiler import Compiler, compile_library, library_key
+from flamec.runtime.cpu.threads import ThreadPool
+from flamec.runtime.device import PlanMemory
+from flamec.runtime.executable import Executable, FlamecRuntime
+from flamec.runtime.kernel_cache import KernelCache
+
+
+class CpuDevice:
+    """Loads programs; safe to use from several threads.
+
+    ``threads``: how many a parallel loop may use. ``flags``: more flags for the compiler.
+    ``keep_folder``: where the source of a failed compilation is kept.
+    """
+
+    name = "cpu"
+
+    def __init__(
+        self,
+        compiler: Compiler,
+        cache: KernelCache,
+        plan_memory: PlanMemory,
+        threads: int,
+        flags: Sequence[str] = (),
+        keep_folder: Path | None = None,
+    ) -> None:
+        self.compiler = compiler
+        self.cache = cache
+        self.flags = tuple(flags)
+        self.keep_folder = keep_folder
+        self.allocator = Allocator()
+        self.runtime = FlamecRuntime()
+        self._plan_memory = plan_memory
+        self._lock = threading.Lock()
+        self._threads = threads
+        self._pool: ThreadPool | None = None
+        self._blas: Blas | None = None
+
+    def empty(self, nbytes: int) -> tuple[np.ndarray, int]:
+        """Uninitialised memory: a uint8 array and its address, a multiple of 64."""
+        return self.allocator.empty(nbytes)
+
+    @property
+    def threads(self) -> int:
+        return self._threads
+
+    def set_threads(self, threads: int) -> None:
+        """Change how many threads parallel loops use, from the next call of a program on."""
+        with self._lock:
+            self._threads = threads
+            if self._pool is not None:
+                self._pool.set_threads(threads)
+                self.runtime.threads = threads
+
+    def load(self, plan: ExecutionPlan) -> Executable:
+        """Take a plan's shared object from the cache, or compile it, and load it.
+
+        CompileError if the compiler fails.
+        """
+        self._prepare(needs_blas=bool(plan.notes.get("needs_blas", False)))
+        path, built = self._library(plan.source, {"entry": plan.entry, "steps": len(plan.steps)})
+        return Executable(plan, path, self.runtime, self._plan_memory, compiled=built)
+
+    def _prepare(self, needs_blas: bool) -> None:
+        with self._lock:
+            if self._pool is None:
+                pool = ThreadPool(self._compile_file)
+                pool.set_threads(self._threads)
+                self.runtime.parallel_for = pool.parallel_for
+                self.runtime.threads = self._threads
+                self._pool = pool
+            if needs_blas and self._blas is None:
+                blas = load_blas(self._compile_file)
+                self.runtime.sgemm = blas.sgemm
+                self.runtime.dgemm = blas.dgemm
+                self._blas = blas
+
+    def _compile_file(self, source: Path) -> Path:
+        path, _ = self._library(source.read_text(), {"file": source.name})
+        return path
+
+    def _library(self, source: str, facts: dict[str, object]) -> tuple[Path, bool]:
+        key = library_key(self.compiler, source, self.flags)
+        return self.cache.get_or_build(
+            key,
+            "so",
+            lambda: compile_library(self.compiler, source, self.flags, self.keep_folder),
+            facts,
+        )

@@ -1,0 +1,177 @@
+"""Run a compiled plan: one foreign call with one pointer.
+
+In: a plan, the checked path of its shared object, the process's ``FlamecRuntime`` and a memory
+planner. Out: ``Executable``, which binds sizes to a ``BoundProgram`` that is called. Invariant:
+temporaries lie in the calling thread's arena at the planned offsets, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import NoReturn
+
+from flamec.ir.plan import ExecutionPlan
+from flamec.ir.shape import evaluate_dim, parse_dim
+from flamec.runtime.allocator import ALIGNMENT, current_arena
+from flamec.runtime.device import PlanMemory
+
+_MOST_BOUND_SIZES = 64
+_INDEX_ERROR = "IndexError: "
+
+
+class ProgramError(RuntimeError):
+    """A compiled program reported an error."""
+
+
+class FlamecRuntime(ctypes.Structure):
+    """The C structure of the same name (``cpu/flamec_runtime.h``)."""
+
+    _fields_ = (
+        ("parallel_for", ctypes.c_void_p),
+        ("threads", ctypes.c_int64),
+        ("sgemm", ctypes.c_void_p),
+        ("dgemm", ctypes.c_void_p),
+    )
+
+
+class FlamecCall(ctypes.Structure):
+    """The C structure of the same name (``cpu/flamec_runtime.h``)."""
+
+    _fields_ = (
+        ("buffers", ctypes.c_void_p),
+        ("sizes", ctypes.c_void_p),
+        ("runtime", ctypes.c_void_p),
+        ("scratch", ctypes.c_void_p),
+        ("error_detail", ctypes.c_int64),
+    )
+
+
+class Executable:
+    """A plan with its loaded code; safe to use from several threads.
+
+    ``plan.notes["scratch_bytes"]`` (a number or the text of a dimension) asks for that much
+    memory behind the temporaries, given to the program as ``FlamecCall.scratch``.
+    OSError if the shared object cannot be loaded, AttributeError if it lacks the entry point.
+    """
+
+    def __init__(
+        self,
+        plan: ExecutionPlan,
+        library_path: Path,
+        runtime: FlamecRuntime,
+        plan_memory: PlanMemory,
+        compiled: bool = False,
+    ) -> None:
+        self.plan = plan
+        self.library_path = library_path
+        self.compiled = compiled
+        self.runtime = runtime
+        self.plan_memory = plan_memory
+        self._library = ctypes.CDLL(str(library_path))
+        self.entry = self._library[plan.entry]
+        self.entry.restype = ctypes.c_int64
+        self._local = _BoundPrograms()
+
+    def bind(self, sizes: tuple[int, ...] = ()) -> BoundProgram:
+        """The program for these values of ``plan.symbols``; ValueError if their number differs.
+
+        The result belongs to the calling thread; it is kept for the most recently used sizes.
+        """
+        known = self._local.by_sizes
+        bound = known.get(sizes)
+        if bound is not None:
+            known.move_to_end(sizes)
+            return bound
+        if len(sizes) != len(self.plan.symbols):
+            raise ValueError(
+                f"the program has {len(self.plan.symbols)} sizes "
+                f"({', '.join(self.plan.symbols)}), {len(sizes)} were given"
+            )
+        bound = known[sizes] = BoundProgram(self, sizes)
+        if len(known) > _MOST_BOUND_SIZES:
+            known.popitem(last=False)
+        return bound
+
+
+class _BoundPrograms(threading.local):
+    def __init__(self) -> None:
+        self.by_sizes: OrderedDict[tuple[int, ...], BoundProgram] = OrderedDict()
+
+
+class BoundProgram:
+    """A program for one choice of sizes, on the thread that bound it.
+
+    Write the address of each input and output into ``addresses`` at the buffer's position in
+    the plan, then call. ``peak_bytes`` is what temporaries and scratch take of the arena.
+    """
+
+    __slots__ = (
+        "_arena",
+        "_call",
+        "_entry",
+        "_generation",
+        "_keep",
+        "_pointer",
+        "_scratch",
+        "addresses",
+        "layout",
+        "peak_bytes",
+        "plan",
+        "sizes",
+    )
+
+    def __init__(self, executable: Executable, sizes: tuple[int, ...]) -> None:
+        plan = executable.plan
+        bindings = dict(zip(plan.symbols, sizes, strict=True))
+        self.plan = plan
+        self.sizes = sizes
+        self.layout = executable.plan_memory(plan, bindings)
+        wanted = plan.notes.get("scratch_bytes", 0)
+        scratch = evaluate_dim(parse_dim(wanted) if isinstance(wanted, str) else wanted, bindings)
+        self._scratch = -(-self.layout.peak_bytes // ALIGNMENT) * ALIGNMENT
+        self.peak_bytes = self._scratch + scratch if scratch else self.layout.peak_bytes
+        self.addresses: ctypes.Array[ctypes.c_void_p] = (ctypes.c_void_p * len(plan.buffers))()
+        values = (ctypes.c_int64 * len(sizes))(*sizes)
+        self._call = FlamecCall(
+            buffers=ctypes.addressof(self.addresses),
+            sizes=ctypes.addressof(values),
+            runtime=ctypes.addressof(executable.runtime),
+        )
+        self._pointer = ctypes.byref(self._call)
+        self._entry = executable.entry
+        self._keep = (executable, values)
+        self._arena = current_arena()
+        self._generation = -1
+
+    def __call__(self) -> None:
+        """Run; IndexError or ProgramError if the program reports an error."""
+        if self._generation != self._arena.generation:
+            self._place_temporaries()
+        code = self._entry(self._pointer)
+        if code:
+            self._fail(code)
+
+    def _place_temporaries(self) -> None:
+        arena = self._arena
+        arena.reserve(self.peak_bytes)
+        for buffer, offset in self.layout.offsets.items():
+            self.addresses[buffer] = arena.address + offset
+        self._call.scratch = arena.address + self._scratch
+        self._generation = arena.generation
+
+    def _fail(self, code: int) -> NoReturn:
+        """Raise what an error code stands for.
+
+        ``plan.errors[code - 1]`` is the message; ``{detail}`` in it stands for the number that
+        the program left, and a text that begins with ``IndexError: `` raises that.
+        """
+        errors = self.plan.errors
+        if not 0 < code <= len(errors):
+            raise ProgramError(f"the program returned the unknown error code {code}")
+        message = errors[code - 1].replace("{detail}", str(self._call.error_detail))
+        if message.startswith(_INDEX_ERROR):
+            raise IndexError(message.removeprefix(_INDEX_ERROR))
+        raise ProgramError(message)
