@@ -1,0 +1,469 @@
+"""``x[...]`` and ``x[...] = v`` in every form.
+
+In: what a user writes between the brackets. Ints, slices, None and Ellipsis make a
+view by one ``slice`` and one ``reshape``; index tensors and masks then read with
+``index``. An assignment writes to that view: directly, through ``index_put``, or
+through ``where`` for a mask that stands alone, which needs no values and so can
+be compiled. Placement of the result's dimensions is PyTorch's: ints are applied
+before index tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flamec.conversion import as_tensor, constant_array, tensor
+from flamec.dispatch import apply_named, tensor_builder, write
+from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.promotion import constant, is_number, number_dtype
+from flamec.functional.shape import owned, regroup
+from flamec.ir.shape import (
+    Dim,
+    SymbolicDim,
+    broadcast_shapes,
+    equal,
+    format_shape,
+    less,
+    structurally_equal,
+)
+from flamec.ir.types import bool_, int64, uint8
+from flamec.state import thread
+from flamec.tensor import Tensor
+from flamec.values import concrete_array
+
+
+@dataclass
+class Selection:
+    """A view of the indexed tensor, and the index tensors that remain.
+
+    ``indices[i]`` belongs to dimension i of ``view``: an int64 tensor, a bool mask that covers
+    as many dimensions as it has (the following entries are absent), or None.
+    """
+
+    view: Tensor
+    indices: list[Tensor | None]
+
+    @property
+    def is_basic(self) -> bool:
+        return all(i is None for i in self.indices)
+
+
+# reading the brackets -----------------------------------------------------------------
+def _items(index: Any) -> list[Any]:
+    return list(index) if isinstance(index, tuple) else [index]
+
+
+def _is_int(item: Any) -> bool:
+    return isinstance(item, (int, np.integer, SymbolicDim)) and not isinstance(item, bool)
+
+
+def _as_index_tensor(item: Any) -> Tensor:
+    """An item that is a tensor, array or sequence, as an int64 or bool tensor."""
+    if isinstance(item, Tensor):
+        result = item
+    elif isinstance(item, (bool, np.bool_)):
+        result = tensor_builder.full(value=bool(item), shape=(), dtype=bool_)
+    elif isinstance(item, np.ndarray):
+        result = as_tensor(item)
+    elif isinstance(item, (list, tuple, range)):
+        result = tensor(item, dtype=None if _holds_values(item) else int64)
+    else:
+        raise IndexError(
+            "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are "
+            f"valid indices (got {type(item).__name__}) (at {user_location()})"
+        )
+    dtype = result._type.dtype
+    if dtype.is_floating_point:
+        raise IndexError(
+            f"tensors used as indices must be long, int, byte or bool tensors, not {dtype.name} "
+            f"(at {user_location()})"
+        )
+    if dtype is uint8:
+        return tensor_builder.cast(result, bool_)  # type: ignore[no-any-return]
+    if dtype is not bool_:
+        return tensor_builder.cast(result, int64)  # type: ignore[no-any-return]
+    return result
+
+
+def _holds_values(items: Sequence[Any]) -> bool:
+    return any(_holds_values(i) if isinstance(i, (list, tuple)) else True for i in items)
+
+
+def select(x: Tensor, index: Any) -> Selection:
+    """Apply the basic part of ``index`` to ``x``; IndexError as PyTorch for what does not fit."""
+    items = [
+        item
+        if item is None or item is Ellipsis or isinstance(item, slice) or _is_int(item)
+        else _as_index_tensor(item)
+        for item in _items(index)
+    ]
+    shape = x._type.shape
+    consumed = sum(map(_dimensions_consumed, items))
+    if consumed > len(shape):
+        if not shape:
+            raise IndexError(
+                "invalid index of a 0-dim tensor. Use `tensor.item()` to convert a 0-dim tensor "
+                f"to a number (at {user_location()})"
+            )
+        raise IndexError(
+            f"too many indices for tensor of dimension {len(shape)} (at {user_location()})"
+        )
+    reading = _Reader(x)
+    for item in items:
+        reading.take(item, len(shape) - consumed)
+    while reading.axis < len(shape):
+        reading.keep()
+    return reading.finish()
+
+
+def _dimensions_consumed(item: Any) -> int:
+    if item is None or item is Ellipsis:
+        return 0
+    if isinstance(item, Tensor) and item._type.dtype is bool_:
+        return len(item._type.shape)
+    return 1
+
+
+class _Reader:
+    """Collects the window into each dimension, the new shape, and the index tensors."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+        self.axis = 0
+        self.starts: list[Dim] = []
+        self.sizes: list[Dim] = []
+        self.steps: list[int] = []
+        self.shape: list[Dim] = []
+        self.indices: list[Tensor | None] = []
+        self.selected: list[tuple[int, Tensor]] = []
+        self.filled = False
+
+    def take(self, item: Any, missing: int) -> None:
+        if item is None:
+            self.shape.append(1)
+            self.indices.append(None)
+        elif item is Ellipsis:
+            for _ in range(0 if self.filled else missing):
+                self.keep()
+            self.filled = True
+        elif isinstance(item, slice):
+            self._slice(item)
+        elif not isinstance(item, Tensor):
+            self._position(item)
+        elif item._type.shape == () and item._type.dtype is bool_:
+            self.shape.append(1)
+            self.indices.append(regroup(item, (1,)))
+        elif item._type.shape == () and thread.trace is None:
+            self._position(int(concrete_array(item, "an index")))
+        else:
+            self._index(item)
+
+    def keep(self) -> None:
+        """A whole dimension."""
+        extent = self.x._type.shape[self.axis]
+        self._window(0, extent, 1)
+        self.shape.append(extent)
+        self.indices.append(None)
+
+    def _window(self, start: Dim, count: Dim, step: int) -> None:
+        self.starts.append(start)
+        self.sizes.append(count)
+        self.steps.append(step)
+        self.axis += 1
+
+    def _position(self, item: Any) -> None:
+        extent = self.x._type.shape[self.axis]
+        position: Dim = int(item) if isinstance(item, (int, np.integer)) else item
+        if less(position, -extent) or not less(position, extent):
+            raise IndexError(
+                f"index {position} is out of bounds for dimension {self.axis} with size {extent} "
+                f"(shape {format_shape(self.x._type.shape)}) (at {user_location()})"
+            )
+        self._window(position + extent if less(position, 0) else position, 1, 1)
+
+    def _slice(self, item: slice) -> None:
+        extent = self.x._type.shape[self.axis]
+        step = 1 if item.step is None else _bound(item.step)
+        if not isinstance(step, int):
+            step = int(step)
+        if step <= 0:
+            raise ValueError(f"slice step must be positive, not {step} (at {user_location()})")
+        start = 0 if item.start is None else _clamped(_bound(item.start), extent)
+        stop = extent if item.stop is None else _clamped(_bound(item.stop), extent)
+        whole = structurally_equal(start, 0) and structurally_equal(stop, extent)
+        span = stop - start
+        if not whole and less(span, 0):
+            start, span = stop, 0
+        count = span if step == 1 else (span + (step - 1)) // step
+        self._window(start, count, step)
+        self.shape.append(count)
+        self.indices.append(None)
+
+    def _index(self, item: Tensor) -> None:
+        covered = _dimensions_consumed(item)
+        if item._type.dtype is bool_:
+            have = self.x._type.shape[self.axis : self.axis + covered]
+            if not all(map(equal, have, item._type.shape)):
+                raise IndexError(
+                    f"The shape of the mask {format_shape(item._type.shape)} at index {self.axis} "
+                    f"does not match the shape of the indexed tensor "
+                    f"{format_shape(self.x._type.shape)} at index {self.axis} "
+                    f"(at {user_location()})"
+                )
+        elif item._type.shape == ():
+            self.selected.append((len(self.shape), item))
+        for i in range(covered):
+            extent = self.x._type.shape[self.axis]
+            self._window(0, extent, 1)
+            self.shape.append(extent)
+            if i == 0:
+                self.indices.append(item)
+
+    def finish(self) -> Selection:
+        view = self.x
+        shape = view._type.shape
+        if any(
+            s != 1 or not structurally_equal(a, 0) or not structurally_equal(n, d)
+            for a, n, s, d in zip(self.starts, self.sizes, self.steps, shape, strict=True)
+        ):
+            view = apply_named(
+                "slice",
+                view,
+                starts=tuple(self.starts),
+                sizes=tuple(self.sizes),
+                steps=tuple(self.steps),
+            )
+        if len(self.shape) != len(view._type.shape) or not all(
+            map(structurally_equal, self.shape, view._type.shape)
+        ):
+            view = regroup(view, self.shape)
+        return Selection(view, self.indices)
+
+
+def _bound(value: Any) -> Dim:
+    if isinstance(value, SymbolicDim):
+        return value
+    if isinstance(value, Tensor):
+        return int(value.__index__())
+    try:
+        return int(value.__index__())
+    except AttributeError:
+        raise OperationTypeError(
+            f"slice indices must be integers or None, not {type(value).__name__} "
+            f"(at {user_location()})"
+        ) from None
+
+
+def _clamped(bound: Dim, extent: Dim) -> Dim:
+    if structurally_equal(bound, extent):
+        return extent
+    if less(bound, 0):
+        bound = bound + extent
+        return 0 if less(bound, 0) else bound
+    return extent if less(extent, bound) else bound
+
+
+# index tensors --------------------------------------------------------------------------
+@dataclass
+class Gathered:
+    """Index tensors of one shape for the first dimensions of ``view``.
+
+    ``place``: where their dimensions stand in the result of reading; ``axes``: the
+    permutation of the selection's view that moved the indexed dimensions to the front.
+    """
+
+    view: Tensor
+    indices: list[Tensor]
+    place: int
+
+    @property
+    def index_shape(self) -> tuple[Dim, ...]:
+        return self.indices[0]._type.shape
+
+    def result_axes(self) -> tuple[int, ...]:
+        """The permutation from (index dims, other dims) to the order of the result."""
+        k = len(self.index_shape)
+        others = len(self.view._type.shape) - len(self.indices)
+        rest = tuple(range(k, k + others))
+        return (*rest[: self.place], *range(k), *rest[self.place :])
+
+
+def gathered(selection: Selection) -> Gathered:
+    """Masks turned into positions, index tensors broadcast, their dimensions moved to the front."""
+    axes: list[int] = []
+    indices: list[Tensor] = []
+    axis = 0
+    for index in selection.indices:
+        if index is None:
+            axis += 1
+            continue
+        for part in _positions(index):
+            indices.append(part)
+            axes.append(axis)
+            axis += 1
+    try:
+        shape = broadcast_shapes(*(i._type.shape for i in indices))
+    except ValueError as error:
+        shapes = ", ".join(format_shape(i._type.shape) for i in indices)
+        raise IndexError(
+            "shape mismatch: indexing tensors could not be broadcast together with shapes "
+            f"{shapes} (at {user_location()})"
+        ) from error
+    indices = [tensor_builder.expand_to(i, shape) for i in indices]
+    adjacent = axes == list(range(axes[0], axes[0] + len(axes)))
+    rank = len(selection.view._type.shape)
+    view = selection.view
+    if axes != list(range(len(axes))):
+        rest = [i for i in range(rank) if i not in axes]
+        view = apply_named("permute", view, axes=(*axes, *rest))
+    return Gathered(view, indices, axes[0] if adjacent else 0)
+
+
+def _positions(index: Tensor) -> Sequence[Tensor]:
+    if index._type.dtype is not bool_:
+        return (index,)
+    mask = concrete_array(index, "indexing with a boolean mask")
+    return [constant_array(p) for p in np.nonzero(mask)]
+
+
+def _separate_scalars(selection: Selection) -> Selection:
+    """Apply zero-dimensional index tensors first, as ints are (they stay tensors while tracing)."""
+    view, indices = selection.view, list(selection.indices)
+    if all(i is None or i._type.shape == () for i in indices) and sum(
+        i is not None for i in indices
+    ) > 1:
+        return selection
+    axis = 0
+    position = 0
+    while position < len(indices):
+        index = indices[position]
+        if index is not None and index._type.shape == () and len(
+            [i for i in indices if i is not None]
+        ) > 1:
+            rest = [i for i in range(len(view._type.shape)) if i != axis]
+            view = apply_named("index", apply_named("permute", view, axes=(axis, *rest)), index)
+            del indices[position]
+            continue
+        axis += 1 if index is None else _dimensions_consumed(index)
+        position += 1
+    return Selection(view, indices)
+
+
+def getitem(self: Tensor, index: Any) -> Tensor:
+    """``self[index]``: a view for ints, slices, None and Ellipsis, otherwise a copy."""
+    selection = select(self, index)
+    if selection.is_basic:
+        if selection.view is self:
+            return regroup(self, self._type.shape)
+        return selection.view
+    found = gathered(_separate_scalars(selection))
+    result: Tensor = apply_named("index", found.view, *found.indices)
+    axes = found.result_axes()
+    if axes != tuple(range(len(axes))):
+        result = owned(apply_named("permute", result, axes=axes))
+    return result
+
+
+# assignment -------------------------------------------------------------------------------
+def _assigned(self: Tensor, value: Any) -> Tensor:
+    """The value of an assignment to ``self`` as a tensor of its dtype."""
+    dtype = self._type.dtype
+    if isinstance(value, Tensor):
+        return tensor_builder.cast(value, dtype)  # type: ignore[no-any-return]
+    if is_number(value):
+        return scalar_of(value, self)
+    if isinstance(value, (np.ndarray, list, tuple)):
+        return tensor_builder.cast(as_tensor(value), dtype)  # type: ignore[no-any-return]
+    raise OperationTypeError(
+        f"can't assign a {type(value).__name__} to a flamec.{dtype.name} tensor "
+        f"(at {user_location()})"
+    )
+
+
+def scalar_of(value: Any, like: Tensor) -> Tensor:
+    """A number in the dtype of ``like``, cut as ``copy_`` cuts; RuntimeError if it is out of range."""
+    dtype = like._type.dtype
+    if dtype.kind in ("int", "uint") and isinstance(value, (int, float, np.number)):
+        limits = np.iinfo(dtype.numpy)
+        lowest = -limits.max if dtype.kind == "uint" else limits.min
+        if not lowest <= value <= limits.max:
+            raise OperationError(
+                f"value {value!r} cannot be converted to type {dtype.name} without overflow "
+                f"(at {user_location()})"
+            )
+    if isinstance(value, SymbolicDim):
+        return tensor_builder.cast(  # type: ignore[no-any-return]
+            constant(value, number_dtype(value), like._type.device), dtype
+        )
+    return constant(value, dtype, like._type.device)
+
+
+def fit(value: Tensor, shape: Sequence[Dim], what: str) -> Tensor:
+    """``value`` broadcast to ``shape``; leading dimensions of size 1 too many are dropped."""
+    have = value._type.shape
+    extra = len(have) - len(shape)
+    if extra > 0 and all(equal(d, 1) for d in have[:extra]):
+        value = regroup(value, have[extra:])
+        have = value._type.shape
+    if len(have) > len(shape) or not all(
+        structurally_equal(a, b) or equal(a, b) or equal(a, 1)
+        for a, b in zip(reversed(have), reversed(tuple(shape)), strict=False)
+    ):
+        raise OperationError(
+            f"shape mismatch: {what} of shape {format_shape(have)} cannot be broadcast to "
+            f"{format_shape(shape)} (at {user_location()})"
+        )
+    return tensor_builder.expand_to(value, tuple(shape))  # type: ignore[no-any-return]
+
+
+def setitem(self: Tensor, index: Any, value: Any) -> None:
+    """``self[index] = value``; the value is converted to the dtype of ``self`` and broadcast."""
+    selection = select(self, index)
+    source = _assigned(self, value)
+    if selection.is_basic:
+        write(selection.view, fit(source, selection.view._type.shape, "value tensor"), "setitem")
+        return
+    masked = _mask_assignment(selection, source)
+    if masked is not None:
+        write(selection.view, masked, "setitem")
+        return
+    found = gathered(selection)
+    rest = found.view._type.shape[len(found.indices) :]
+    shape = (*found.index_shape, *rest)
+    axes = found.result_axes()
+    source = fit(source, tuple(shape[a] for a in axes), "value tensor")
+    if axes != tuple(range(len(axes))):
+        back = sorted(range(len(axes)), key=axes.__getitem__)
+        source = apply_named("permute", source, axes=tuple(back))
+    put = apply_named("index_put", found.view, source, *found.indices, mode="set")
+    write(found.view, put, "setitem")
+
+
+def _mask_assignment(selection: Selection, source: Tensor) -> Tensor | None:
+    """The view with ``source`` where its only index, a mask, is True; None if that is not enough.
+
+    The selected elements' number must not matter: the value has size 1 along them.
+    """
+    given = [(i, index) for i, index in enumerate(selection.indices) if index is not None]
+    if len(given) != 1 or given[0][1]._type.dtype is not bool_:
+        return None
+    axis, mask = given[0]
+    view, shape = selection.view, selection.view._type.shape
+    covered = len(mask._type.shape)
+    after = len(shape) - axis - covered
+    have = source._type.shape
+    if len(have) > after and not equal(have[len(have) - after - 1], 1):
+        return None
+    if len(have) > after:
+        split = len(have) - after
+        have = (*have[: split - 1], *((1,) * covered), *have[split:])
+        source = regroup(source, have)
+    mask = regroup(mask, (*mask._type.shape, *((1,) * after)))
+    return apply_named("where", mask, fit(source, shape, "value tensor"), view)  # type: ignore[no-any-return]
+
+
+TENSOR_METHODS = {"__getitem__": getitem, "__setitem__": setitem}

@@ -1,0 +1,412 @@
+"""Tensors put together and taken apart along a dimension: cat, stack, split, repeat.
+
+In: tensors, for joining promoted to a common dtype. Out: copies where tensors are
+joined or repeated, views where one is split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from flamec.conversion import constant_array
+from flamec.dispatch import apply_named, tensor_builder
+from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.dimensions import dimension, sequence, size, sizes
+from flamec.functional.shape import (
+    atleast,
+    movedim,
+    owned,
+    ravel,
+    regroup,
+    reshaped,
+    unsqueeze,
+    window,
+)
+from flamec.functional.promotion import promote_types
+from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, less, product, structurally_equal
+from flamec.ir.types import int64
+from flamec.tensor import Tensor
+from flamec.values import concrete_array
+
+
+# joining ----------------------------------------------------------------------------
+def _tensors(name: str, tensors: Any) -> list[Tensor]:
+    if isinstance(tensors, Tensor) or not isinstance(tensors, (tuple, list)):
+        raise OperationTypeError(
+            f"{name}(): argument 'tensors' must be a tuple or list of Tensors, not "
+            f"{type(tensors).__name__} (at {user_location()})"
+        )
+    for position, tensor in enumerate(tensors):
+        if not isinstance(tensor, Tensor):
+            raise OperationTypeError(
+                f"{name}(): expected Tensor as element {position}, but got "
+                f"{type(tensor).__name__} (at {user_location()})"
+            )
+    if not tensors:
+        raise OperationError(f"{name}(): expected a non-empty list of Tensors (at {user_location()})")
+    return list(tensors)
+
+
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """The tensors one after the other along ``dim``, in their common dtype.
+
+    Tensors of shape [0] are left out, whatever the shape of the others.
+    """
+    given = _tensors("cat", tensors)
+    dtype = given[0]._type.dtype
+    for position, tensor in enumerate(given):
+        dtype = promote_types(dtype, tensor._type.dtype)
+        if not tensor._type.shape:
+            raise OperationError(
+                f"cat(): zero-dimensional tensor (at position {position}) cannot be concatenated "
+                f"(at {user_location()})"
+            )
+    kept = [t for t in given if len(t._type.shape) != 1 or not structurally_equal(t._type.shape[0], 0)]
+    kept = kept or given[:1]
+    axis = dimension("cat", dim, len(kept[0]._type.shape))
+    result: Tensor = apply_named(
+        "concatenate", *(tensor_builder.cast(t, dtype) for t in kept), axis=axis
+    )
+    return result
+
+
+concat = concatenate = cat
+
+
+def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Tensors of one shape side by side along a new dimension ``dim``."""
+    given = _tensors("stack", tensors)
+    first = given[0]._type.shape
+    for position, tensor in enumerate(given):
+        shape = tensor._type.shape
+        if len(shape) != len(first) or not all(map(equal, shape, first)):
+            raise OperationError(
+                f"stack expects each tensor to be equal size, but got {format_shape(first)} at "
+                f"entry 0 and {format_shape(shape)} at entry {position} (at {user_location()})"
+            )
+    axis = dimension("stack", dim, len(first) + 1)
+    return cat([unsqueeze(t, axis) for t in given], axis)
+
+
+def hstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along dimension 1, one-dimensional tensors along dimension 0."""
+    given = atleast(1, _tensors("hstack", tensors))
+    return cat(given, 0 if len(given[0]._type.shape) == 1 else 1)
+
+
+def vstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along dimension 0, after one-dimensional tensors became rows."""
+    return cat(atleast(2, _tensors("vstack", tensors)), 0)
+
+
+row_stack = vstack
+
+
+def dstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along dimension 2, after ``atleast_3d``."""
+    return cat(atleast(3, _tensors("dstack", tensors)), 2)
+
+
+def column_stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along dimension 1, after one-dimensional tensors became columns."""
+    return cat(
+        [
+            regroup(t, (product(t._type.shape), 1)) if len(t._type.shape) <= 1 else t
+            for t in _tensors("column_stack", tensors)
+        ],
+        1,
+    )
+
+
+# splitting --------------------------------------------------------------------------
+def _axis_with_size(name: str, input: Tensor, dim: int) -> tuple[int, Dim]:
+    shape = input._type.shape
+    if not shape:
+        raise OperationError(
+            f"{name} expects at least a 1-dimensional tensor (at {user_location()})"
+        )
+    axis = dimension(name, dim, len(shape))
+    return axis, shape[axis]
+
+
+def _windows(input: Tensor, axis: int, counts: Sequence[Dim]) -> tuple[Tensor, ...]:
+    parts = []
+    start: Dim = 0
+    for count in counts:
+        parts.append(window(input, axis, start, count))
+        start = start + count
+    return tuple(parts)
+
+
+def split(
+    tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0
+) -> tuple[Tensor, ...]:
+    """Views of consecutive parts: of one size (the last may be smaller), or of given sizes."""
+    axis, extent = _axis_with_size("split", tensor, dim)
+    if isinstance(split_size_or_sections, (tuple, list)):
+        counts = [size("split", s) for s in split_size_or_sections]
+        if any(isinstance(c, int) and c < 0 for c in counts):
+            raise OperationError(
+                f"split: sizes must not be negative, got {counts} (at {user_location()})"
+            )
+        if not equal(sum(counts, start=0), extent):
+            raise OperationError(
+                f"split: sizes {counts} do not sum exactly to {extent}, the size of dimension "
+                f"{axis} of {format_shape(tensor._type.shape)} (at {user_location()})"
+            )
+        return _windows(tensor, axis, counts)
+    part = size("split", split_size_or_sections)
+    if less(part, 0):
+        raise OperationError(f"split: split_size must not be negative (at {user_location()})")
+    if equal(extent, 0):
+        return (window(tensor, axis, 0, 0),)
+    if equal(part, 0):
+        raise OperationError(
+            f"split: split_size 0 for a dimension of size {extent} (at {user_location()})"
+        )
+    if isinstance(extent, SymbolicDim) or isinstance(part, SymbolicDim):
+        ratio = extent // part
+        if isinstance(ratio, int) and structurally_equal(ratio * part, extent):
+            return _windows(tensor, axis, [part] * ratio)
+    whole, step = int(extent), int(part)
+    return _windows(tensor, axis, [min(step, whole - start) for start in range(0, whole, step)])
+
+
+def split_with_sizes(input: Tensor, split_sizes: Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
+    """``split`` with a list of sizes."""
+    return split(input, list(split_sizes), dim)
+
+
+def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
+    """At most ``chunks`` views of consecutive parts of one size; the last may be smaller."""
+    axis, extent = _axis_with_size("chunk", input, dim)
+    if chunks <= 0:
+        raise OperationError(
+            f"chunk expects `chunks` to be greater than 0, got: {chunks} (at {user_location()})"
+        )
+    if isinstance(extent, SymbolicDim) and less(0, extent) and equal(extent % chunks, 0):
+        return _windows(input, axis, [extent // chunks] * chunks)
+    whole = int(extent)
+    if whole == 0:
+        return _windows(input, axis, [0] * chunks)
+    return split(input, -(-whole // chunks), axis)
+
+
+def tensor_split(
+    input: Tensor, indices_or_sections: int | Sequence[int] | Tensor, dim: int = 0
+) -> tuple[Tensor, ...]:
+    """Views of parts of nearly equal size, or of the parts between given indices."""
+    axis, extent = _axis_with_size("tensor_split", input, dim)
+    if isinstance(indices_or_sections, Tensor):
+        indices_or_sections = concrete_array(indices_or_sections, "tensor_split()").tolist()
+    if isinstance(indices_or_sections, (tuple, list)):
+        whole = int(extent)
+        bounds = [slice(i).indices(whole)[1] for i in (*indices_or_sections, whole)]
+        starts = [0, *bounds[:-1]]
+        return tuple(
+            window(input, axis, a, max(b - a, 0)) for a, b in zip(starts, bounds, strict=True)
+        )
+    sections = size("tensor_split", indices_or_sections)
+    if not isinstance(sections, int) or sections <= 0:
+        raise OperationError(
+            f"tensor_split: number of sections must be larger than 0, got {sections} "
+            f"(at {user_location()})"
+        )
+    if isinstance(extent, SymbolicDim) and equal(extent % sections, 0):
+        return _windows(input, axis, [extent // sections] * sections)
+    share, rest = divmod(int(extent), sections)
+    return _windows(input, axis, [share + (i < rest) for i in range(sections)])
+
+
+def hsplit(input: Tensor, indices_or_sections: int | Sequence[int]) -> tuple[Tensor, ...]:
+    """``tensor_split`` of dimension 1, of one-dimensional tensors of dimension 0."""
+    return _even_split("hsplit", input, indices_or_sections, min(len(input._type.shape) - 1, 1), 1)
+
+
+def vsplit(input: Tensor, indices_or_sections: int | Sequence[int]) -> tuple[Tensor, ...]:
+    """``tensor_split`` of dimension 0."""
+    return _even_split("vsplit", input, indices_or_sections, 0, 2)
+
+
+def dsplit(input: Tensor, indices_or_sections: int | Sequence[int]) -> tuple[Tensor, ...]:
+    """``tensor_split`` of dimension 2."""
+    return _even_split("dsplit", input, indices_or_sections, 2, 3)
+
+
+def _even_split(
+    name: str, input: Tensor, parts: int | Sequence[int], axis: int, rank: int
+) -> tuple[Tensor, ...]:
+    shape = input._type.shape
+    if len(shape) < rank:
+        raise OperationError(
+            f"{name} requires a tensor with at least {rank} dimension, but got a tensor with "
+            f"{len(shape)} dimensions (at {user_location()})"
+        )
+    if isinstance(parts, int) and (parts <= 0 or not equal(shape[axis] % parts, 0)):
+        raise OperationError(
+            f"{name}: the size {shape[axis]} of dimension {axis} is not divisible by {parts} "
+            f"(at {user_location()})"
+        )
+    return tensor_split(input, parts, axis)
+
+
+def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
+    """A view of each slice along ``dim``, without that dimension."""
+    axis, extent = _axis_with_size("unbind", input, dim)
+    return tuple(select(input, axis, i) for i in range(int(extent)))
+
+
+def narrow(input: Tensor, dim: int, start: Any, length: Any) -> Tensor:
+    """A view of ``length`` elements of ``dim`` from ``start`` on."""
+    axis, extent = _axis_with_size("narrow", input, dim)
+    first, count = size("narrow", start), size("narrow", length)
+    if less(first, 0):
+        first = first + extent
+    if less(count, 0) or less(first, 0) or less(extent, first + count):
+        raise OperationError(
+            f"narrow: start ({start}) + length ({length}) exceeds dimension size ({extent}) of "
+            f"dimension {axis}, or is negative (at {user_location()})"
+        )
+    return window(input, axis, first, count)
+
+
+def select(input: Tensor, dim: int, index: Any) -> Tensor:
+    """A view of element ``index`` of ``dim``, without that dimension."""
+    shape = input._type.shape
+    if not shape:
+        raise IndexError(f"select() cannot be applied to a 0-dim tensor (at {user_location()})")
+    axis = dimension("select", dim, len(shape))
+    extent, position = shape[axis], size("select", index)
+    if less(position, -extent) or not less(position, extent):
+        raise IndexError(
+            f"select(): index {position} out of range for tensor of size {format_shape(shape)} at "
+            f"dimension {axis} (at {user_location()})"
+        )
+    if less(position, 0):
+        position = position + extent
+    part = window(input, axis, position, 1)
+    return regroup(part, (*shape[:axis], *shape[axis + 1 :]))
+
+
+# repeating --------------------------------------------------------------------------
+def repeat(input: Tensor, *repeats: Any) -> Tensor:
+    """A copy in which dimension i occurs ``repeats[i]`` times, one after the other."""
+    counts = sizes("repeat", repeats)
+    shape = input._type.shape
+    if len(counts) < len(shape):
+        raise OperationError(
+            f"repeat: number of repeat dims {list(counts)} can not be smaller than the number of "
+            f"dimensions of the tensor {format_shape(shape)} (at {user_location()})"
+        )
+    if any(isinstance(c, int) and c < 0 for c in counts):
+        raise OperationError(
+            f"repeat: repeats must not be negative: {list(counts)} (at {user_location()})"
+        )
+    shape = ((1,) * (len(counts) - len(shape))) + shape
+    apart: list[Dim] = []
+    repeated: list[Dim] = []
+    for count, extent in zip(counts, shape, strict=True):
+        if not structurally_equal(count, 1):
+            apart.append(1)
+            repeated.append(count)
+        apart.append(extent)
+        repeated.append(extent)
+    expanded = apply_named("expand", regroup(input, apart), shape=tuple(repeated))
+    copied = owned(expanded)
+    return regroup(copied, tuple(c * d for c, d in zip(counts, shape, strict=True)))
+
+
+def tile(input: Tensor, *dims: Any) -> Tensor:
+    """As ``repeat``; missing leading counts are 1."""
+    counts = sizes("tile", dims)
+    missing = len(input._type.shape) - len(counts)
+    return repeat(input, *((1,) * missing), *counts)
+
+
+def repeat_interleave(
+    input: Tensor,
+    repeats: int | Tensor | None = None,
+    dim: int | None = None,
+    *,
+    output_size: int | None = None,
+) -> Tensor:
+    """A copy in which each element along ``dim`` occurs ``repeats`` times in a row.
+
+    Without ``dim`` the flattened tensor is used. A tensor of ``repeats`` has one
+    count for each element; its values must be known, so it cannot be compiled.
+    """
+    if repeats is None:
+        return _positions_repeated(input)
+    if dim is None:
+        input, dim = ravel(input), 0
+    shape = input._type.shape
+    axis = dimension("repeat_interleave", dim, len(shape))
+    if isinstance(repeats, Tensor) and product(repeats._type.shape) != 1:
+        if len(repeats._type.shape) != 1 or not equal(repeats._type.shape[0], shape[axis]):
+            raise OperationError(
+                f"repeat_interleave: repeats has shape {format_shape(repeats._type.shape)}, but "
+                f"dimension {axis} of the input has size {shape[axis]} (at {user_location()})"
+            )
+        places = _positions_repeated(repeats)
+        taken = apply_named("index", movedim(input, axis, 0), places)
+        return taken if axis == 0 else owned(movedim(taken, 0, axis))
+    if isinstance(repeats, Tensor):
+        repeats = int(concrete_array(repeats, "repeat_interleave()").reshape(()))
+    count = size("repeat_interleave", repeats)
+    if less(count, 0):
+        raise OperationError(
+            f"repeat_interleave: repeats must not be negative (at {user_location()})"
+        )
+    apart = regroup(input, (*shape[: axis + 1], 1, *shape[axis + 1 :]))
+    repeated = (*shape[: axis + 1], count, *shape[axis + 1 :])
+    copied = owned(apply_named("expand", apart, shape=repeated))
+    return regroup(copied, (*shape[:axis], shape[axis] * count, *shape[axis + 1 :]))
+
+
+def _positions_repeated(repeats: Tensor) -> Tensor:
+    counts = concrete_array(repeats, "repeat_interleave() with a tensor of repeats")
+    if counts.dtype.kind not in "iu" or counts.ndim != 1 or (counts < 0).any():
+        raise OperationError(
+            "repeat_interleave: repeats must be a one-dimensional tensor of nonnegative integers "
+            f"(at {user_location()})"
+        )
+    return constant_array(np.repeat(np.arange(counts.size), counts))
+
+
+def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
+    """All windows of ``size`` elements of a dimension, ``step`` apart, as a new last dimension.
+
+    A copy, unlike PyTorch's view: windows may overlap.
+    """
+    shape = input._type.shape
+    if not shape:
+        input, shape = regroup(input, (1,)), (1,)
+    axis = _dimension("unfold", dimension, len(shape))
+    extent = shape[axis]
+    if size < 0 or step <= 0 or less(extent, size):
+        raise OperationError(
+            f"unfold: windows of size {size} with step {step} do not fit dimension {axis} of size "
+            f"{extent} (at {user_location()})"
+        )
+    count = (extent - size) // step + 1
+    device = input._type.device
+    grid = {"shape": (count, size), "dtype": int64, "device": device}
+    b = tensor_builder
+    starts = b.iota(axis=0, **grid)
+    places = b.add(b.mul(starts, b.constant(step, starts._type)), b.iota(axis=1, **grid))
+    windows = apply_named("index", movedim(input, axis, 0), places)
+    return owned(movedim(windows, (0, 1), (axis, -1)))
+
+
+_dimension = dimension  # ``unfold`` has an argument of this name
+
+TENSOR_METHODS = {
+    name: globals()[name]
+    for name in (
+        "chunk dsplit hsplit narrow repeat repeat_interleave select split split_with_sizes "
+        "tensor_split tile unbind unfold vsplit"
+    ).split()
+}

@@ -1,0 +1,487 @@
+"""The same elements in another shape or order: reshape, expand, permute, flip, copies.
+
+In: tensors. Out: views that share the tensor's storage wherever PyTorch's do;
+``view`` refuses where a copy would be needed, ``reshape`` makes it. Sizes may be
+symbolic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flamec.dispatch import apply_named
+from flamec.errors import OperationError, user_location
+from flamec.functional.dimensions import dimension, dimensions, sequence, size, sizes
+from flamec.ir import shape as ir_shape
+from flamec.ir.shape import Dim, equal, format_shape, less, product, structurally_equal
+from flamec.ir.types import DType
+from flamec.layout import can_view, is_contiguous
+from flamec.state import thread
+from flamec.tensor import Size, Tensor
+
+
+# copies -----------------------------------------------------------------------------
+def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
+    """A contiguous copy in memory of its own, through which gradients flow."""
+    result: Tensor = apply_named("convert", input, dtype=input._type.dtype)
+    return result
+
+
+def contiguous(input: Tensor, memory_format: Any = None) -> Tensor:
+    """The tensor itself if its elements lie in row-major order, else a copy."""
+    return input if is_contiguous(input) else clone(input)
+
+
+def owned(view: Tensor) -> Tensor:
+    """The value of a view that nothing else refers to, in memory of its own."""
+    return clone(view) if thread.trace is None else thread.trace.fresh(view)
+
+
+# reshape ----------------------------------------------------------------------------
+def regroup(input: Tensor, shape: Sequence[Dim]) -> Tensor:
+    """A view with dimensions of size 1 added or removed, or any other reshape that needs no copy."""
+    result: Tensor = apply_named("reshape", input, shape=tuple(shape))
+    return result
+
+
+def reshaped(input: Tensor, shape: Sequence[Dim]) -> Tensor:
+    """``input`` in ``shape`` (complete, of as many elements): a view if possible, else a copy."""
+    if thread.trace is not None and not can_view(input, shape):
+        input = owned(input)
+    return regroup(input, shape)
+
+
+def _completed(name: str, input: Tensor, shape: Sequence[Dim]) -> tuple[Dim, ...]:
+    """``shape`` with -1 replaced by the size that is left for it."""
+    unknown = [i for i, d in enumerate(shape) if isinstance(d, int) and d == -1]
+    for dim in shape:
+        if isinstance(dim, int) and dim < -1:
+            raise OperationError(f"{name}: invalid shape dimension {dim} (at {user_location()})")
+    if len(unknown) > 1:
+        raise OperationError(f"{name}: only one dimension can be inferred (at {user_location()})")
+    total = product(input._type.shape)
+    if not unknown:
+        if not equal(total, product(shape)):
+            raise _wrong_count(name, input, shape)
+        return tuple(shape)
+    known = product(d for i, d in enumerate(shape) if i != unknown[0])
+    if structurally_equal(known, 0):
+        raise OperationError(
+            f"{name}: cannot reshape {format_shape(input._type.shape)} into {format_shape(shape)}: "
+            f"the size for -1 can be any value (at {user_location()})"
+        )
+    rest = total // known
+    if not equal(rest * known, total):
+        raise _wrong_count(name, input, shape)
+    return tuple(rest if i == unknown[0] else d for i, d in enumerate(shape))
+
+
+def _wrong_count(name: str, input: Tensor, shape: Sequence[Dim]) -> OperationError:
+    have = input._type.shape
+    return OperationError(
+        f"{name}: shape {format_shape(shape)} is invalid for input of size {product(have)} "
+        f"(shape {format_shape(have)}) (at {user_location()})"
+    )
+
+
+def reshape(input: Tensor, *shape: Any) -> Tensor:
+    """The elements in row-major order in another shape; one size may be -1.
+
+    A view where strides allow it, otherwise a copy.
+    """
+    return reshaped(input, _completed("reshape", input, sizes("reshape", shape)))
+
+
+def reshape_as(input: Tensor, other: Tensor) -> Tensor:
+    """``reshape`` to the shape of ``other``."""
+    return reshape(input, other._type.shape)
+
+
+def view(input: Tensor, *shape: Any) -> Tensor:
+    """As ``reshape``, but always a view: RuntimeError if a copy would be needed."""
+    if len(shape) == 1 and isinstance(shape[0], DType):
+        if shape[0] is input._type.dtype:
+            return regroup(input, input._type.shape)
+        raise OperationError(
+            f"view: {input._type.dtype!r} cannot be seen as {shape[0]!r} without a copy; use "
+            f"x.to(dtype) for the values or x.numpy().view(...) for the bits "
+            f"(at {user_location()})"
+        )
+    wanted = _completed("view", input, sizes("view", shape))
+    if not can_view(input, wanted):
+        raise OperationError(
+            f"view: size {format_shape(wanted)} is not compatible with the tensor's size "
+            f"{format_shape(input._type.shape)} and strides (at least one dimension spans across "
+            f"two contiguous subspaces); use .reshape(...) instead (at {user_location()})"
+        )
+    return regroup(input, wanted)
+
+
+def view_as(input: Tensor, other: Tensor) -> Tensor:
+    """``view`` with the shape of ``other``."""
+    return view(input, other._type.shape)
+
+
+def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    """Dimensions ``start_dim`` to ``end_dim`` (included) made one."""
+    shape = input._type.shape
+    first = dimension("flatten", start_dim, len(shape))
+    last = dimension("flatten", end_dim, len(shape))
+    if first > last:
+        raise OperationError(
+            f"flatten: start_dim {start_dim} comes after end_dim {end_dim} (at {user_location()})"
+        )
+    if not shape:
+        return regroup(input, (1,))
+    if first == last:
+        return input
+    middle = product(shape[first : last + 1])
+    return reshaped(input, (*shape[:first], middle, *shape[last + 1 :]))
+
+
+def unflatten(input: Tensor, dim: int, sizes: Any) -> Tensor:
+    """Dimension ``dim`` cut into ``sizes``, one of which may be -1."""
+    shape = input._type.shape
+    axis = dimension("unflatten", dim, len(shape))
+    wanted = [size("unflatten", s) for s in sizes]
+    unknown = [i for i, s in enumerate(wanted) if isinstance(s, int) and s == -1]
+    if len(unknown) == 1:
+        known = product(s for i, s in enumerate(wanted) if i != unknown[0])
+        if not structurally_equal(known, 0):
+            wanted[unknown[0]] = shape[axis] // known
+    if not wanted or len(unknown) > 1 or not equal(product(wanted), shape[axis]):
+        raise OperationError(
+            f"unflatten: sizes {list(sizes)} don't multiply up to the size of dim {axis} "
+            f"({shape[axis]}) of {format_shape(shape)} (at {user_location()})"
+        )
+    return regroup(input, (*shape[:axis], *wanted, *shape[axis + 1 :]))
+
+
+def ravel(input: Tensor) -> Tensor:
+    """All elements in one dimension; a copy if the tensor is not contiguous."""
+    return reshaped(input, (product(input._type.shape),))
+
+
+def squeeze(input: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
+    """Without the dimensions of size 1 (or those in ``dim`` that have size 1)."""
+    shape = input._type.shape
+    wanted = range(len(shape)) if dim is None else dimensions("squeeze", dim, len(shape))
+    dropped = {i for i in wanted if i < len(shape) and equal(shape[i], 1)}
+    return regroup(input, tuple(d for i, d in enumerate(shape) if i not in dropped))
+
+
+def unsqueeze(input: Tensor, dim: int) -> Tensor:
+    """With a new dimension of size 1 at position ``dim``."""
+    shape = input._type.shape
+    axis = dimension("unsqueeze", dim, len(shape) + 1)
+    return regroup(input, (*shape[:axis], 1, *shape[axis:]))
+
+
+def atleast(rank: int, tensors: Sequence[Any]) -> Any:
+    given = sequence(tensors)
+    results = tuple(_with_rank(rank, t) for t in given)
+    single = len(tensors) == 1 and isinstance(tensors[0], Tensor)
+    return results[0] if single else results
+
+
+def _with_rank(rank: int, tensor: Tensor) -> Tensor:
+    shape = tensor._type.shape
+    if len(shape) >= rank:
+        return tensor
+    if len(shape) == 0:
+        return regroup(tensor, (1,) * rank)
+    if rank == 2 or len(shape) == 2:
+        return regroup(tensor, (1, *shape) if rank == 2 else (*shape, 1))
+    return regroup(tensor, (1, *shape, 1))
+
+
+def atleast_1d(*tensors: Any) -> Any:
+    """Zero-dimensional tensors get one dimension; others are returned as they are."""
+    return atleast(1, tensors)
+
+
+def atleast_2d(*tensors: Any) -> Any:
+    """Tensors with fewer than two dimensions get leading ones."""
+    return atleast(2, tensors)
+
+
+def atleast_3d(*tensors: Any) -> Any:
+    """Tensors with fewer than three dimensions get ones, where NumPy puts them."""
+    return atleast(3, tensors)
+
+
+# expand -----------------------------------------------------------------------------
+def expand(input: Tensor, *shape: Any) -> Tensor:
+    """A view in which dimensions of size 1 are repeated; -1 keeps a size."""
+    wanted = list(sizes("expand", shape))
+    have = input._type.shape
+    extra = len(wanted) - len(have)
+    for axis, dim in enumerate(wanted):
+        if isinstance(dim, int) and dim == -1:
+            if axis < extra:
+                raise OperationError(
+                    f"expand: the size -1 is not allowed in the leading, new dimension {axis} of "
+                    f"{format_shape(wanted)} (at {user_location()})"
+                )
+            wanted[axis] = have[axis - extra]
+    result: Tensor = apply_named("expand", input, shape=tuple(wanted))
+    return result
+
+
+def expand_as(input: Tensor, other: Tensor) -> Tensor:
+    """``expand`` to the shape of ``other``."""
+    return expand(input, other._type.shape)
+
+
+def broadcast_to(input: Tensor, size: Any) -> Tensor:
+    """A view of ``input`` in the shape ``size``, by the rules of broadcasting."""
+    return expand(input, tuple(size))
+
+
+def broadcast_shapes(*shapes: Any) -> Size:
+    """The shape that arrays of these shapes broadcast to."""
+    given = [(s,) if isinstance(s, int) else tuple(s) for s in shapes]
+    try:
+        return Size(ir_shape.broadcast_shapes(*given))
+    except ValueError as error:
+        raise OperationError(f"broadcast_shapes: {error} (at {user_location()})") from error
+
+
+def broadcast_tensors(*tensors: Any) -> tuple[Tensor, ...]:
+    """The tensors expanded to their common shape."""
+    given = sequence(tensors)
+    shape = broadcast_shapes(*(t._type.shape for t in given))
+    return tuple(expand(t, tuple(shape)) for t in given)
+
+
+# order of dimensions -----------------------------------------------------------------
+def permute(input: Tensor, *dims: Any) -> Tensor:
+    """Dimension i of the result is dimension ``dims[i]`` of the input."""
+    given = sequence(dims)
+    rank = len(input._type.shape)
+    if len(given) != rank:
+        raise OperationError(
+            f"permute: {len(given)} dims {list(given)} for a tensor of {rank} dimensions "
+            f"(at {user_location()})"
+        )
+    result: Tensor = apply_named("permute", input, axes=dimensions("permute", given, rank))
+    return result
+
+
+def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
+    """Two dimensions exchanged."""
+    rank = len(input._type.shape)
+    first, second = dimension("transpose", dim0, rank), dimension("transpose", dim1, rank)
+    axes = list(range(rank))
+    if rank:
+        axes[first], axes[second] = second, first
+    result: Tensor = apply_named("permute", input, axes=tuple(axes))
+    return result
+
+
+def swapaxes(input: Tensor, axis0: int, axis1: int) -> Tensor:
+    """The same as ``transpose``."""
+    return transpose(input, axis0, axis1)
+
+
+def swapdims(input: Tensor, dim0: int, dim1: int) -> Tensor:
+    """The same as ``transpose``."""
+    return transpose(input, dim0, dim1)
+
+
+def t(input: Tensor) -> Tensor:
+    """A matrix transposed; tensors with fewer dimensions as they are."""
+    rank = len(input._type.shape)
+    if rank > 2:
+        raise OperationError(
+            f"t() expects a tensor with <= 2 dimensions, but self is {rank}D (at {user_location()})"
+        )
+    return reversed_dimensions(input)
+
+
+def reversed_dimensions(input: Tensor) -> Tensor:
+    """All dimensions in the opposite order (the property ``T``)."""
+    result: Tensor = apply_named(
+        "permute", input, axes=tuple(reversed(range(len(input._type.shape))))
+    )
+    return result
+
+
+def matrix_transpose(input: Tensor) -> Tensor:
+    """The last two dimensions exchanged (the property ``mT``)."""
+    if len(input._type.shape) < 2:
+        raise OperationError(
+            f"mT needs at least 2 dimensions, not {format_shape(input._type.shape)} "
+            f"(at {user_location()})"
+        )
+    return transpose(input, -2, -1)
+
+
+def adjoint(input: Tensor) -> Tensor:
+    """The conjugate transpose of matrices; all dtypes are real, so the same as ``mT``."""
+    return matrix_transpose(input)
+
+
+def _hermitian(input: Tensor) -> Tensor:
+    rank = len(input._type.shape)
+    if rank not in (0, 2):
+        raise OperationError(
+            f"tensor.H is only supported on matrices (2-D tensors), got {rank}-D "
+            f"(at {user_location()})"
+        )
+    return reversed_dimensions(input)
+
+
+def movedim(
+    input: Tensor, source: int | Sequence[int], destination: int | Sequence[int]
+) -> Tensor:
+    """The dimensions ``source`` moved to the positions ``destination``."""
+    rank = len(input._type.shape)
+    origins = dimensions("movedim", source, rank)
+    targets = dimensions("movedim", destination, rank)
+    if len(origins) != len(targets):
+        raise OperationError(
+            f"movedim: source {source} and destination {destination} differ in length "
+            f"(at {user_location()})"
+        )
+    moved = dict(zip(targets, origins, strict=True))
+    rest = iter(i for i in range(rank) if i not in origins)
+    axes = tuple(moved[i] if i in moved else next(rest) for i in range(rank))
+    result: Tensor = apply_named("permute", input, axes=axes)
+    return result
+
+
+def moveaxis(
+    input: Tensor, source: int | Sequence[int], destination: int | Sequence[int]
+) -> Tensor:
+    """The same as ``movedim``."""
+    return movedim(input, source, destination)
+
+
+# order along dimensions ---------------------------------------------------------------
+def window(
+    input: Tensor, axis: int, start: Dim, count: Dim, step: int = 1
+) -> Tensor:
+    """A view of the elements ``start + i * step`` for ``i < count`` of one dimension."""
+    shape = input._type.shape
+    rank = range(len(shape))
+    result: Tensor = apply_named(
+        "slice",
+        input,
+        starts=tuple(start if i == axis else 0 for i in rank),
+        sizes=tuple(count if i == axis else shape[i] for i in rank),
+        steps=tuple(step if i == axis else 1 for i in rank),
+    )
+    return result
+
+
+def flip(input: Tensor, *dims: Any) -> Tensor:
+    """A copy with the order along ``dims`` reversed."""
+    shape = input._type.shape
+    axes = dimensions("flip", sequence(dims), len(shape))
+    if not shape:
+        return clone(input)
+    rank = range(len(shape))
+    backwards: Tensor = apply_named(
+        "slice",
+        input,
+        starts=tuple(shape[i] - 1 if i in axes else 0 for i in rank),
+        sizes=shape,
+        steps=tuple(-1 if i in axes else 1 for i in rank),
+    )
+    return owned(backwards)
+
+
+def fliplr(input: Tensor) -> Tensor:
+    """``flip`` of dimension 1."""
+    if len(input._type.shape) < 2:
+        raise OperationError(f"fliplr: the input must be >= 2-d (at {user_location()})")
+    return flip(input, 1)
+
+
+def flipud(input: Tensor) -> Tensor:
+    """``flip`` of dimension 0."""
+    if not input._type.shape:
+        raise OperationError(f"flipud: the input must be >= 1-d (at {user_location()})")
+    return flip(input, 0)
+
+
+def rot90(input: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
+    """A copy turned by ``k`` times 90 degrees, from ``dims[0]`` towards ``dims[1]``."""
+    rank = len(input._type.shape)
+    if len(dims) != 2 or rank < 2:
+        raise OperationError(
+            f"rot90: needs 2 dims and at least 2 dimensions, got dims {list(dims)} for "
+            f"{format_shape(input._type.shape)} (at {user_location()})"
+        )
+    first, second = dimensions("rot90", tuple(dims), rank)
+    match k % 4:
+        case 0:
+            return clone(input)
+        case 1:
+            return owned(transpose(flip(input, second), first, second))
+        case 2:
+            return flip(input, first, second)
+        case _:
+            return owned(transpose(flip(input, first), first, second))
+
+
+def roll(
+    input: Tensor, shifts: int | Sequence[int], dims: int | Sequence[int] | None = None
+) -> Tensor:
+    """A copy with elements moved by ``shifts`` along ``dims``; those pushed out come back in front.
+
+    Without ``dims`` the flattened tensor is rolled.
+    """
+    amounts = list(shifts) if isinstance(shifts, (tuple, list)) else [shifts]
+    if dims is None:
+        if len(amounts) != 1:
+            raise OperationError(
+                f"roll: shifts and dimensions must align, {len(amounts)} shifts without dims "
+                f"(at {user_location()})"
+            )
+        return reshaped(_rolled(ravel(input), amounts[0], 0), input._type.shape)
+    given = list(dims) if isinstance(dims, (tuple, list)) else [dims]
+    if len(given) != len(amounts):
+        raise OperationError(
+            f"roll: shifts and dimensions must align, {len(amounts)} shifts and {len(given)} dims "
+            f"(at {user_location()})"
+        )
+    result = input
+    for amount, dim in zip(amounts, given, strict=True):
+        result = _rolled(result, amount, dimension("roll", dim, len(input._type.shape)))
+    return result if result is not input else clone(input)
+
+
+def _rolled(input: Tensor, amount: Any, axis: int) -> Tensor:
+    extent = input._type.shape[axis]
+    amount = size("roll", amount)
+    if equal(extent, 0):
+        return clone(input)
+    if not less(amount, extent) or less(amount, -extent):
+        amount = amount % extent
+    shift = amount + extent if less(amount, 0) else amount
+    if equal(shift, 0):
+        return clone(input)
+    front = window(input, axis, extent - shift, shift)
+    back = window(input, axis, 0, extent - shift)
+    result: Tensor = apply_named("concatenate", front, back, axis=axis)
+    return result
+
+
+TENSOR_METHODS = {
+    name: globals()[name]
+    for name in (
+        "adjoint broadcast_to clone contiguous expand expand_as flatten flip fliplr flipud moveaxis "
+        "movedim permute ravel reshape reshape_as roll rot90 squeeze swapaxes swapdims t transpose "
+        "unflatten unsqueeze view view_as"
+    ).split()
+}
+
+TENSOR_PROPERTIES = {
+    "T": reversed_dimensions,
+    "mT": matrix_transpose,
+    "H": _hermitian,
+    "mH": matrix_transpose,
+}

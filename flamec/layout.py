@@ -1,0 +1,176 @@
+"""Where the elements of a tensor lie in its storage: strides and offset, in elements.
+
+Computed from the view steps that lead from the storage's base to the tensor, so
+the answer is the same while running and while tracing, for symbolic sizes too.
+Relations between symbolic sizes are judged by form alone: asking never adds a
+guard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flamec.ir.shape import Dim, structurally_equal
+from flamec.ir.types import TensorType
+from flamec.state import thread
+from flamec.tensor import Storage, Tensor, ViewStep
+
+Strides = tuple[Dim, ...]
+
+
+def row_major(shape: Sequence[Dim]) -> Strides:
+    """The strides of a contiguous array of this shape."""
+    strides: list[Dim] = []
+    step: Dim = 1
+    for dim in reversed(shape):
+        strides.append(step)
+        if not structurally_equal(dim, 0):
+            step = step * dim
+    return tuple(reversed(strides))
+
+
+def is_row_major(shape: Sequence[Dim], strides: Strides) -> bool:
+    """Whether these strides are those of a contiguous array (any, where the size is 1)."""
+    if any(structurally_equal(d, 0) for d in shape):
+        return True
+    step: Dim = 1
+    for dim, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if structurally_equal(dim, 1):
+            continue
+        if not structurally_equal(stride, step):
+            return False
+        step = step * dim
+    return True
+
+
+def view_strides(shape: Sequence[Dim], strides: Strides, new_shape: Sequence[Dim]) -> Strides | None:
+    """The strides with which a view has ``new_shape``, or None if that takes a copy.
+
+    The rule of PyTorch's ``computeStride``: runs of dimensions that lie evenly in
+    memory may be cut anew, each run by itself.
+    """
+    if is_row_major(shape, strides):
+        return row_major(new_shape)
+    result: list[Dim] = [0] * len(new_shape)
+    position = len(new_shape) - 1
+    run: Dim = 1  # elements in the run of old dimensions met so far
+    step = strides[-1]
+    for axis in reversed(range(len(shape))):
+        run = run * shape[axis]
+        starts_run = axis == 0 or (
+            not structurally_equal(shape[axis - 1], 1)
+            and not structurally_equal(strides[axis - 1], run * step)
+        )
+        if not starts_run:
+            continue
+        covered: Dim = 1
+        while position >= 0 and (
+            not structurally_equal(covered, run) or structurally_equal(new_shape[position], 1)
+        ):
+            result[position] = covered * step
+            covered = covered * new_shape[position]
+            position -= 1
+        if not structurally_equal(covered, run):
+            return None
+        if axis > 0:
+            step = strides[axis - 1]
+            run = 1
+    return tuple(result) if position < 0 else None
+
+
+def _base_strides(storage: Storage) -> Strides:
+    base = storage.base
+    if base is None or base.flags.c_contiguous:
+        return row_major(storage.base_type.shape)
+    return tuple(s // base.itemsize for s in base.strides)
+
+
+def layout(tensor: Tensor) -> tuple[Strides, Dim]:
+    """The strides and the offset from the start of the storage, both in elements."""
+    storage, steps = tensor._storage, tensor._steps
+    place = _Place(storage.base_type, _base_strides(storage), 0)
+    trace = thread.trace
+    root = None if trace is None else trace.roots.get(storage)
+    if root is not None:  # the graph's input may have symbolic sizes where the base has numbers
+        place = place.follow(root.steps)
+        if is_row_major(place.type.shape, place.strides):
+            place = _Place(root.type, row_major(root.type.shape), place.offset)
+        else:
+            place = _Place(root.type, place.strides, place.offset)
+        steps = steps[len(root.steps) :]
+    place = place.follow(steps)
+    return place.strides, place.offset
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The part of a storage that a sequence of view steps has reached."""
+
+    type: TensorType
+    strides: Strides
+    offset: Dim
+
+    def follow(self, steps: Sequence[ViewStep]) -> _Place:
+        place = self
+        for op, attributes in steps:
+            strides, offset = place._after(op.name, attributes)
+            (type,) = op.infer_types((place.type,), attributes)
+            place = _Place(type, strides, offset)
+        return place
+
+    def _after(self, name: str, attributes: Mapping[str, Any]) -> tuple[Strides, Dim]:
+        shape, strides, offset = self.type.shape, self.strides, self.offset
+        match name:
+            case "reshape":
+                wanted = attributes["shape"]
+                return view_strides(shape, strides, wanted) or row_major(wanted), offset
+            case "permute":
+                return tuple(strides[a] for a in attributes["axes"]), offset
+            case "expand":
+                return _expanded(shape, strides, attributes["shape"]), offset
+            case "slice":
+                if not any(structurally_equal(d, 0) for d in attributes["sizes"]):
+                    for start, stride in zip(attributes["starts"], strides, strict=True):
+                        offset = offset + start * stride
+                steps = zip(attributes["steps"], strides, strict=True)
+                return tuple(step * stride for step, stride in steps), offset
+            case "diagonal":
+                first, second = attributes["axis1"], attributes["axis2"]
+                start = attributes["offset"]
+                stride = strides[second] if start >= 0 else strides[first]
+                rest = [s for i, s in enumerate(strides) if i not in (first, second)]
+                return (*rest, strides[first] + strides[second]), offset + abs(start) * stride
+            case _:
+                return strides, offset
+
+
+def _expanded(shape: Sequence[Dim], strides: Strides, new_shape: Sequence[Dim]) -> Strides:
+    extra = len(new_shape) - len(shape)
+    result: list[Dim] = []
+    for axis, dim in enumerate(new_shape):
+        if axis < extra:
+            result.append(0)
+        elif structurally_equal(shape[axis - extra], dim):
+            result.append(strides[axis - extra])
+        else:
+            result.append(0)
+    return tuple(result)
+
+
+def is_contiguous(tensor: Tensor) -> bool:
+    """Whether the elements lie in row-major order without gaps."""
+    array = tensor._array
+    if array is not None:
+        return bool(array.flags.c_contiguous)
+    strides, _ = layout(tensor)
+    return is_row_major(tensor._type.shape, strides)
+
+
+def can_view(tensor: Tensor, shape: Sequence[Dim]) -> bool:
+    """Whether ``tensor`` has a view of ``shape`` (with as many elements)."""
+    if is_contiguous(tensor):
+        return True
+    strides, _ = layout(tensor)
+    return view_strides(tensor._type.shape, strides, shape) is not None

@@ -1,0 +1,166 @@
+"""The values of a tensor in Python: item, tolist, numpy, bool, int, float, format.
+
+Values exist only while running eagerly. While a function is compiled each of
+these raises DataDependentError with the user's line.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.promotion import as_tensors, is_number
+from flamec.dispatch import apply_named
+from flamec.ir.types import DType
+from flamec.state import thread
+from flamec.tensor import Tensor
+
+
+def concrete_array(tensor: Tensor, what: str) -> np.ndarray:
+    """The array of a tensor's values, for ``what`` (named in errors), which reads them in Python."""
+    if thread.trace is not None:
+        raise thread.trace.refuse_value(what)
+    if tensor._array is None:
+        raise OperationError(
+            f"{what}: a tensor of a compiled function is used outside it; return it from the "
+            f"function instead (at {user_location()})"
+        )
+    return tensor._array
+
+
+def numpy(self: Tensor, *, force: bool = False) -> np.ndarray:
+    """A NumPy array that shares memory with the tensor (bfloat16 as ml_dtypes' type).
+
+    Raises RuntimeError for a tensor that requires grad, unless ``force``.
+    """
+    array = concrete_array(self, "numpy()")
+    if self.requires_grad and not force:
+        raise OperationError(
+            "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead "
+            f"(at {user_location()})."
+        )
+    return array
+
+
+def _array(self: Tensor, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    return np.array(numpy(self), dtype=dtype, copy=copy)
+
+
+def _one_value(self: Tensor, what: str, message: str) -> Any:
+    array = concrete_array(self, what)
+    if array.size != 1:
+        raise OperationError(f"{message} (at {user_location()})")
+    value = array.reshape(()).item()
+    return float(value) if self._type.dtype.is_floating_point else value
+
+
+def item(self: Tensor) -> bool | int | float:
+    """The value of a tensor with one element, as a Python number."""
+    count = self.shape.numel()
+    value: bool | int | float = _one_value(
+        self, "item()", f"a Tensor with {count} elements cannot be converted to Scalar"
+    )
+    return value
+
+
+def tolist(self: Tensor) -> Any:
+    """The values as nested lists of Python numbers; a number for a zero-dimensional tensor."""
+    array = concrete_array(self, "tolist()")
+    return (array.astype(np.float64) if self._type.dtype.is_half else array).tolist()
+
+
+def _bool(self: Tensor) -> bool:
+    amount = "no values" if 0 in self._type.shape else "more than one value"
+    return bool(_one_value(self, "bool()", f"Boolean value of Tensor with {amount} is ambiguous"))
+
+
+_ONE_ELEMENT = "only one element tensors can be converted to Python scalars"
+
+
+def _int(self: Tensor) -> int:
+    return int(_one_value(self, "int()", _ONE_ELEMENT))
+
+
+def _float(self: Tensor) -> float:
+    return float(_one_value(self, "float()", _ONE_ELEMENT))
+
+
+def _complex(self: Tensor) -> complex:
+    return complex(_one_value(self, "complex()", _ONE_ELEMENT))
+
+
+def _index(self: Tensor) -> int:
+    message = "only integer tensors of a single element can be converted to an index"
+    if self._type.dtype.is_floating_point:
+        raise OperationTypeError(f"{message} (at {user_location()})")
+    array = concrete_array(self, "an index")
+    if array.size != 1:
+        raise OperationTypeError(f"{message} (at {user_location()})")
+    return int(array.reshape(()))
+
+
+def _format(self: Tensor, spec: str) -> str:
+    if not self._type.shape and (spec or thread.trace is None):
+        return format(item(self), spec)
+    if spec:
+        raise TypeError(
+            f"unsupported format string {spec!r} for a tensor of shape {list(self._type.shape)}"
+        )
+    return str(self)
+
+
+def _contains(self: Tensor, element: Any) -> bool:
+    if not isinstance(element, Tensor) and not is_number(element):
+        raise OperationError(
+            f"Tensor.__contains__ only supports Tensor or scalar, but you passed in a "
+            f"{type(element)} (at {user_location()})"
+        )
+    found = apply_named("eq", *as_tensors("__contains__", self, element))
+    return bool(concrete_array(found, "the operator in").any())
+
+
+def is_floating_point(input: Tensor) -> bool:
+    """Whether the dtype is a floating-point type."""
+    return input._type.dtype.is_floating_point
+
+
+def is_complex(input: Tensor) -> bool:
+    """Whether the dtype is complex; no dtype is."""
+    return False
+
+
+def is_signed(input: Tensor) -> bool:
+    """Whether the dtype has negative values."""
+    dtype: DType = input._type.dtype
+    return dtype.kind in ("int", "float")
+
+
+def is_tensor(obj: Any) -> bool:
+    """Whether ``obj`` is a Tensor."""
+    return isinstance(obj, Tensor)
+
+
+def is_nonzero(input: Tensor) -> bool:
+    """Whether the only element of ``input`` is not zero; RuntimeError for other sizes."""
+    return _bool(input)
+
+
+TENSOR_METHODS = {
+    "numpy": numpy,
+    "__array__": _array,
+    "item": item,
+    "tolist": tolist,
+    "__bool__": _bool,
+    "__int__": _int,
+    "__float__": _float,
+    "__complex__": _complex,
+    "__index__": _index,
+    "__format__": _format,
+    "__contains__": _contains,
+    "is_floating_point": is_floating_point,
+    "is_complex": is_complex,
+    "is_signed": is_signed,
+    "is_nonzero": is_nonzero,
+}
