@@ -67,7 +67,7 @@ class DerivativeContext:
         self.needs = needs
 
 
-Derivative = Callable[["Builder", DerivativeContext, Any], Sequence[Any]]
+Derivative = Callable[..., Sequence[Any]]  # (builder, context, *output gradients)
 
 ALL = "all"
 

@@ -20,7 +20,7 @@ from flamec.ir.parser import parse_graph
 from flamec.ir.passes.differentiate import differentiate_graph
 from flamec.ir.printer import print_graph
 from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, evaluate_shape, using_oracle
-from flamec.ir.types import ALL_DTYPES, TensorType, bfloat16, float64
+from flamec.ir.types import ALL_DTYPES, TensorType, bfloat16, float64, int64
 from flamec.ir.verify import verify
 
 every_row = pytest.mark.parametrize("row", OP_TABLE, ids=lambda row: row.name)
@@ -249,3 +249,11 @@ def test_derivative_keeps_dtype(row: Row) -> None:
         )
         for position, value in zip(wrt, graph.outputs[-len(wrt) :], strict=True):
             assert value.type == sample.types[position]
+
+
+@pytest.mark.parametrize("mode", ["prod", "amax", "amin"])
+def test_modes_of_index_put_without_derivative_say_so(mode: str) -> None:
+    types = [TensorType((3,), float64), TensorType((2,), float64), TensorType((2,), int64)]
+    graph = graph_of("index_put", types, {"mode": mode})
+    with pytest.raises(NotImplementedError, match=f"index_put with mode '{mode}'"):
+        differentiate_graph(graph, [0, 1])
