@@ -1,0 +1,234 @@
+"""Arithmetic on two operands: tensors and numbers, promoted and broadcast.
+
+In: tensors or Python numbers (at least one tensor for most functions). Out: a
+tensor of the broadcast shape and of the dtype of ``promotion.result_dtype``. Where
+a 16-bit tensor meets a number, the number is not rounded to 16 bits first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flamec.dispatch import apply
+from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.arguments import public
+from flamec.functional.primitives import narrowed, ops
+from flamec.functional.promotion import (
+    Number,
+    check_operands,
+    convert_operands,
+    float_dtype,
+    is_number,
+    plain_number,
+    require_tensor,
+    result_dtype,
+)
+from flamec.ir.op import Op, lookup
+from flamec.ir.types import DType, float32, float64
+from flamec.tensor import Tensor
+
+Operand = Tensor | Number
+
+_NO_ATTRIBUTES: dict[str, Any] = {}
+_ADD, _SUB, _MUL, _DIV, _POW = map(lookup, ("add", "sub", "mul", "div", "pow"))
+_FMOD, _REMAINDER = lookup("fmod"), lookup("remainder")
+_FLOOR_DIVIDE = lookup("floor_divide")
+
+
+def combine(op: Op, name: str, x: Any, y: Any) -> Tensor:
+    """``op`` on two operands in their common dtype."""
+    if isinstance(x, Tensor) and isinstance(y, Tensor) and x._type.dtype is y._type.dtype:
+        return apply(op, (x, y), _NO_ATTRIBUTES)  # type: ignore[no-any-return]
+    check_operands(name, (x, y))
+    return combine_as(op, x, y, result_dtype(x, y))
+
+
+def combine_as(op: Op, x: Any, y: Any, dtype: DType) -> Tensor:
+    """``op`` on two operands in a given dtype; a scalar is not rounded to 16 bits."""
+    if dtype.is_half and (_is_scalar(x) or _is_scalar(y)):
+        return narrowed(apply(op, convert_operands((x, y), float32), _NO_ATTRIBUTES), dtype)
+    return apply(op, convert_operands((x, y), dtype), _NO_ATTRIBUTES)  # type: ignore[no-any-return]
+
+
+def _is_scalar(operand: Any) -> bool:
+    return not isinstance(operand, Tensor) or not operand._type.shape
+
+
+@public
+def add(input: Operand, other: Operand, *, alpha: Operand = 1) -> Tensor:
+    """``input + alpha * other``; logical or for bool."""
+    if _is_not_one(alpha):
+        return _with_alpha("add", _ADD, input, other, alpha)
+    return combine(_ADD, "add", input, other)
+
+
+@public
+def sub(input: Operand, other: Operand, *, alpha: Operand = 1) -> Tensor:
+    """``input - alpha * other``. RuntimeError for bool."""
+    for operand in (input, other):
+        if _is_bool(operand):
+            raise OperationTypeError(
+                "sub(): the `-` operator with a bool tensor is not supported; use `^` or "
+                f"logical_xor() (at {user_location()})"
+            )
+    if _is_not_one(alpha):
+        return _with_alpha("sub", _SUB, input, other, alpha)
+    return combine(_SUB, "sub", input, other)
+
+
+@public
+def rsub(input: Operand, other: Operand, *, alpha: Operand = 1) -> Tensor:
+    """``other - alpha * input``."""
+    return sub(other, input, alpha=alpha)
+
+
+@public
+def mul(input: Operand, other: Operand) -> Tensor:
+    """``input * other``; logical and for bool."""
+    return combine(_MUL, "mul", input, other)
+
+
+def _is_bool(operand: Any) -> bool:
+    if isinstance(operand, Tensor):
+        return operand._type.dtype.kind == "bool"
+    return isinstance(operand, bool)
+
+
+def _is_not_one(alpha: Any) -> bool:
+    return isinstance(alpha, (Tensor, bool)) or bool(alpha != 1)
+
+
+def check_factor(name: str, argument: str, factor: Any, dtype: DType) -> None:
+    """A factor such as ``alpha`` may not be of a higher kind than what it scales."""
+    check_operands(name, (factor,))
+    if isinstance(factor, Tensor):
+        kind = factor._type.dtype.kind
+    else:
+        factor = plain_number(factor)
+        kind = "bool" if isinstance(factor, bool) else "float" if isinstance(factor, float) else ""
+    if kind == "float" and not dtype.is_floating_point:
+        raise OperationError(
+            f"{name}(): for integral input tensors, argument {argument} must not be a floating "
+            f"point number (at {user_location()})"
+        )
+    if kind == "bool" and dtype.kind != "bool":
+        raise OperationError(
+            f"{name}(): a bool {argument} needs a bool result, not {dtype.name} "
+            f"(at {user_location()})"
+        )
+
+
+def _with_alpha(name: str, op: Op, x: Any, y: Any, alpha: Any) -> Tensor:
+    check_operands(name, (x, y))
+    dtype = result_dtype(x, y)
+    check_factor(name, "alpha", alpha, dtype)
+    left, right, factor = convert_operands((x, y, alpha), dtype.compute)
+    return narrowed(apply(op, (left, ops.mul(right, factor)), _NO_ATTRIBUTES), dtype)
+
+
+# division -----------------------------------------------------------------------------
+
+
+@public
+def true_divide(input: Operand, other: Operand) -> Tensor:
+    """``input / other`` in floating point; integers become the default dtype."""
+    if isinstance(input, Tensor) and isinstance(other, Tensor):
+        dtype = input._type.dtype
+        if dtype is other._type.dtype and dtype.is_floating_point:
+            return apply(_DIV, (input, other), _NO_ATTRIBUTES)  # type: ignore[no-any-return]
+    check_operands("div", (input, other))
+    return combine_as(_DIV, input, other, float_dtype(result_dtype(input, other)))
+
+
+@public
+def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> Tensor:
+    """``input / other``; rounded towards zero ("trunc") or down ("floor") if asked.
+
+    Without rounding integers become the default dtype.
+    """
+    if rounding_mode is None:
+        return true_divide(input, other)
+    if rounding_mode == "floor":
+        return floor_divide(input, other)
+    if rounding_mode != "trunc":
+        raise OperationError(
+            "div(): rounding_mode must be None, 'trunc' or 'floor', not "
+            f"{rounding_mode!r} (at {user_location()})"
+        )
+    check_operands("div", (input, other))
+    dtype = result_dtype(input, other)
+    x, y = convert_operands((input, other), dtype.compute)
+    if dtype.is_floating_point:
+        return narrowed(ops.trunc(ops.div(x, y)), dtype)
+    return ops.floor_divide(ops.sub(x, ops.fmod(x, y)), y)  # type: ignore[no-any-return]
+
+
+@public
+def floor_divide(input: Operand, other: Operand) -> Tensor:
+    """``floor(input / other)``; the gradient is zero."""
+    return combine(_FLOOR_DIVIDE, "floor_divide", input, other)
+
+
+@public
+def remainder(input: Operand, other: Operand) -> Tensor:
+    """What is left of ``input`` after division, with the sign of ``other``."""
+    return combine(_REMAINDER, "remainder", input, other)
+
+
+@public
+def fmod(input: Tensor, other: Operand) -> Tensor:
+    """What is left of ``input`` after division, with the sign of ``input``."""
+    require_tensor("fmod", "input", input)
+    return combine(_FMOD, "fmod", input, other)
+
+
+# powers -------------------------------------------------------------------------------
+
+_EASY_POWERS: dict[float, Callable[[Tensor], Tensor]] = {
+    2: lambda x: ops.mul(x, x),
+    3: lambda x: ops.mul(ops.mul(x, x), x),
+    0.5: lambda x: ops.sqrt(x),
+    -0.5: lambda x: ops.rsqrt(x),
+    -1: lambda x: ops.div(1.0, x),
+    -2: lambda x: ops.div(1.0, ops.mul(x, x)),
+}
+
+
+@public
+def pow(input: Operand, exponent: Operand) -> Tensor:
+    """``input ** exponent``. RuntimeError for integers to a negative number."""
+    if is_number(exponent) and isinstance(input, Tensor):
+        power = plain_number(exponent)
+        dtype = result_dtype(input, power)
+        if not dtype.is_floating_point and isinstance(power, int) and power < 0:
+            raise OperationError(
+                f"pow(): integers to negative integer powers are not allowed (at {user_location()})"
+            )
+        if isinstance(power, (int, float)) and power in _EASY_POWERS and dtype.kind != "bool":
+            (x,) = convert_operands((input,), dtype.compute)
+            return narrowed(_EASY_POWERS[power](x), dtype)
+    return combine(_POW, "pow", input, exponent)
+
+
+@public
+def float_power(input: Operand, exponent: Operand) -> Tensor:
+    """``input ** exponent`` computed in float64."""
+    check_operands("float_power", (input, exponent))
+    if not isinstance(input, Tensor) and not isinstance(exponent, Tensor):
+        require_tensor("float_power", "input", input)
+    base = input if is_number(input) else ops.cast(input, float64)
+    return combine_as(_POW, base, exponent, float64)
+
+
+subtract, multiply, divide = sub, mul, div
+
+__all__ = [
+    "add", "div", "divide", "float_power", "floor_divide", "fmod", "mul", "multiply", "pow",
+    "remainder", "rsub", "sub", "subtract", "true_divide",
+]  # fmt: skip
+
+TENSOR_METHODS: dict[str, Callable[..., Tensor]] = {
+    name: globals()[name] for name in __all__ if name != "rsub"
+}
+IN_PLACE: tuple[str, ...] = tuple(TENSOR_METHODS)
