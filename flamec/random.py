@@ -1,0 +1,273 @@
+"""Generators: the state of random numbers, and the uniform and normal numbers drawn from it.
+
+A generator's state is an ordinary int64 tensor (seed, offset) that each draw reads
+and then advances by primitives. So a compiled program reads and writes it like
+any captured tensor, and gives the same numbers as eager code. Bits come from
+the counter-based Philox (``ir/ops/random.py``): one offset stands for four words.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from flamec.dispatch import write
+from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.arguments import as_device
+from flamec.functional.primitives import ops
+from flamec.ir.shape import Dim, product
+from flamec.ir.types import CPU, Device, DType, bfloat16, float16, float32, float64, int64
+from flamec.state import thread
+from flamec.tensor import Tensor
+
+Shape = Sequence[Dim]
+
+_DEFAULT_SEED = 67280421310721
+
+
+class Generator:
+    """A stream of random numbers. ``state``: the tensor (seed, offset)."""
+
+    def __init__(self, device: Any = "cpu") -> None:
+        self.device: Device = as_device("Generator", device)
+        self.state = Tensor._from_array(_state_array(_DEFAULT_SEED))
+
+    def manual_seed(self, seed: int) -> Generator:
+        """Start the stream of ``seed`` (any int of 64 bits, negative ones too) from its beginning."""
+        words = _state_array(_checked_seed(seed))
+        if thread.trace is None:
+            write(self.state, Tensor._from_array(words), "manual_seed")
+        else:
+            place = ops.iota(shape=(2,), axis=0, dtype=int64, device=CPU)
+            write(self.state, ops.mul(ops.sub(1, place), int(words[0])), "manual_seed")
+        return self
+
+    def seed(self) -> int:
+        """Start from a seed that the operating system chose at random; returns it."""
+        seed = secrets.randbits(63)
+        self.manual_seed(seed)
+        return seed
+
+    def initial_seed(self) -> int:
+        """The seed in use."""
+        return int(_concrete_state(self, "initial_seed()")[0]) & 0xFFFFFFFFFFFFFFFF
+
+    def get_state(self) -> Tensor:
+        """A copy of the state: int64 (seed, offset)."""
+        return ops.convert(self.state, dtype=int64)  # type: ignore[no-any-return]
+
+    def set_state(self, new_state: Tensor) -> Generator:
+        """Continue from a state that ``get_state`` gave."""
+        if (
+            not isinstance(new_state, Tensor)
+            or new_state._type.dtype is not int64
+            or new_state._type.shape != (2,)
+        ):
+            raise OperationTypeError(
+                "set_state(): the state must be an int64 tensor of shape [2], as get_state() "
+                f"gives (at {user_location()})"
+            )
+        write(self.state, new_state, "set_state")
+        return self
+
+    def clone_state(self) -> Generator:
+        """Another generator that continues with the same numbers."""
+        return Generator(self.device).set_state(self.state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"device": self.device, "state": _concrete_state(self, "pickling").tolist()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.device = state["device"]
+        self.state = Tensor._from_array(np.array(state["state"], dtype=np.int64))
+
+    def __repr__(self) -> str:
+        return f"<flamec.Generator on {self.device}>"
+
+
+def _state_array(seed: int) -> np.ndarray:
+    signed = seed - (1 << 64) if seed >= 1 << 63 else seed
+    return np.array([signed, 0], dtype=np.int64)
+
+
+def _checked_seed(seed: Any) -> int:
+    seed = int(seed)
+    if not -(1 << 63) <= seed < 1 << 64:
+        raise OperationError(
+            f"manual_seed(): {seed} does not fit into 64 bits (at {user_location()})"
+        )
+    return seed
+
+
+def _concrete_state(generator: Generator, what: str) -> np.ndarray:
+    if thread.trace is not None:
+        raise thread.trace.refuse_value(what)
+    array = generator.state._array
+    assert array is not None
+    return array
+
+
+default_generator = Generator()
+
+
+# the default generator ---------------------------------------------------------------
+
+
+def manual_seed(seed: int) -> Generator:
+    """Seed the default generator; returns it."""
+    return default_generator.manual_seed(seed)
+
+
+def seed() -> int:
+    """Seed the default generator at random; returns the seed."""
+    return default_generator.seed()
+
+
+def initial_seed() -> int:
+    """The seed of the default generator."""
+    return default_generator.initial_seed()
+
+
+def get_rng_state() -> Tensor:
+    """A copy of the default generator's state."""
+    return default_generator.get_state()
+
+
+def set_rng_state(new_state: Tensor) -> None:
+    """Continue from a state that ``get_rng_state`` gave."""
+    default_generator.set_state(new_state)
+
+
+@contextmanager
+def fork_rng(devices: Iterable[Any] | None = None, enabled: bool = True) -> Iterator[None]:
+    """What the block draws from the default generator leaves its state as it was."""
+    if not enabled:
+        yield
+        return
+    state = get_rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(state)
+
+
+# drawing -----------------------------------------------------------------------------
+
+
+def random_words(shape: Shape, generator: Generator | None = None, device: Device = CPU) -> Tensor:
+    """Random 32-bit words as int32; advances the generator by one for each four words."""
+    source = default_generator if generator is None else generator
+    if not isinstance(source, Generator):
+        raise OperationTypeError(
+            f"generator must be a flamec.Generator, not {type(source).__name__} "
+            f"(at {user_location()})"
+        )
+    shape = tuple(shape)
+    words: Tensor = ops.random_bits(source.state, shape=shape)
+    step = ops.iota(shape=(2,), axis=0, dtype=int64, device=device)
+    used = ops.mul(step, (product(shape) + 3) // 4)
+    write(source.state, ops.add(source.state, used), "random_bits")
+    return words
+
+
+_MANTISSA_BITS = {float32: 24, float16: 11, bfloat16: 8}
+
+
+def uniform_numbers(
+    shape: Shape,
+    dtype: DType = float32,
+    device: Device = CPU,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Numbers in [0, 1), all multiples of 2^-24 (float32), 2^-53 (float64), 2^-11 or 2^-8 (16 bits)."""
+    shape = tuple(shape)
+    if dtype is float64:
+        words = random_words((2, *shape), generator, device)
+        high = ops.cast(_top_bits(_part(words, 0), 27), float64)
+        low = ops.cast(_top_bits(_part(words, 1), 26), float64)
+        return ops.mul(ops.add(ops.mul(high, 2.0**26), low), 2.0**-53)  # type: ignore[no-any-return]
+    bits = _MANTISSA_BITS[dtype]
+    words = _top_bits(random_words(shape, generator, device), bits)
+    return ops.cast(ops.mul(ops.cast(words, float32), 2.0**-bits), dtype)  # type: ignore[no-any-return]
+
+
+def _top_bits(words: Tensor, count: int) -> Tensor:
+    """The highest ``count`` bits of each word, as a nonnegative number."""
+    return ops.bitwise_and(ops.shift_right(words, 32 - count), (1 << count) - 1)  # type: ignore[no-any-return]
+
+
+def _part(words: Tensor, position: int) -> Tensor:
+    """``words[position]``."""
+    whole = words._type.shape
+    rank = len(whole)
+    row = ops.slice(
+        words, starts=(position, *(0,) * (rank - 1)), sizes=(1, *whole[1:]), steps=(1,) * rank
+    )
+    return ops.reshape(row, shape=whole[1:])  # type: ignore[no-any-return]
+
+
+def normal_numbers(
+    shape: Shape,
+    dtype: DType = float32,
+    device: Device = CPU,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Numbers of the standard normal distribution.
+
+    Box and Muller, "A note on the generation of random normal deviates", Annals of
+    Mathematical Statistics 29(2), 1958.
+    """
+    compute = dtype.compute
+    pairs = uniform_numbers((2, *shape), compute, device, generator)
+    radius = ops.sqrt(ops.mul(ops.log(ops.sub(1.0, _part(pairs, 0))), -2.0))
+    angle = ops.mul(_part(pairs, 1), 2.0 * math.pi)
+    return ops.cast(ops.mul(radius, ops.cos(angle)), dtype)  # type: ignore[no-any-return]
+
+
+_WIDEST_PRODUCT = 1 << 31
+
+
+def integer_numbers(
+    low: Dim,
+    high: Dim,
+    shape: Shape,
+    dtype: DType = int64,
+    device: Device = CPU,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Integers in [low, high).
+
+    A span of up to 2^31 multiplies a word by it and keeps the upper half (Lemire,
+    "Fast random integer generation in an interval", ACM TOMACS 29(1), 2019, without
+    its rejection); a wider span takes the remainder of 63 bits.
+    """
+    span = high - low
+    if isinstance(span, int) and span > _WIDEST_PRODUCT:
+        words = ops.cast(random_words((2, *shape), generator, device), int64)
+        lower = ops.bitwise_and(_part(words, 1), 0xFFFFFFFF)
+        wide = ops.bitwise_or(ops.shift_left(_part(words, 0), 32), lower)
+        if span < 1 << 63:
+            wide = ops.remainder(ops.bitwise_and(wide, (1 << 63) - 1), span)
+        numbers = ops.add(wide, low)
+    else:
+        words = ops.cast(random_words(shape, generator, device), int64)
+        words = ops.bitwise_and(words, 0xFFFFFFFF)
+        numbers = ops.add(ops.shift_right(ops.mul(words, span), 32), low)
+    return ops.cast(numbers, dtype)  # type: ignore[no-any-return]
+
+
+__all__ = [
+    "Generator",
+    "default_generator",
+    "fork_rng",
+    "get_rng_state",
+    "initial_seed",
+    "manual_seed",
+    "seed",
+    "set_rng_state",
+]
