@@ -321,7 +321,7 @@ def _gaussian(b: Builder, g: Any, x: Any, factor: float) -> Any:
     return b.mul(g, _times(b, b.exp(b.neg(_square(b, x))), factor))
 
 
-_TETRAGAMMA = (5 / 6, -3 / 10, 1 / 6, -1 / 6, 1 / 2)  # by powers of -1/z^2, highest first
+_TETRAGAMMA = (5 / 6, 3 / 10, 1 / 6, 1 / 6, 1 / 2)  # by powers of -1/z^2, highest first
 _TETRAGAMMA_SHIFT = 12
 
 

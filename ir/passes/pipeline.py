@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+from flamec.ir.passes.absorb_permutations import absorb_permutations
 from flamec.ir.passes.decompose import decompose
 from flamec.ir.passes.eliminate_common_subexpressions import eliminate_common_subexpressions
 from flamec.ir.passes.eliminate_dead_code import eliminate_dead_code
@@ -31,6 +32,11 @@ def pipeline(decompositions: Mapping[str, Rule] | None = None) -> tuple[Pass | R
             (
                 Pass("fold_constants", fold_constants, "constants are computed"),
                 Pass("simplify", simplify, "no operation is without effect"),
+                Pass(
+                    "absorb_permutations",
+                    absorb_permutations,
+                    "contractions read arrays as they lie in memory",
+                ),
                 Pass(
                     "eliminate_common_subexpressions",
                     eliminate_common_subexpressions,

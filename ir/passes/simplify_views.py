@@ -175,13 +175,24 @@ def drop_stretching(b: RewriteBuilder, node: Node) -> Value | None:
 
 
 def _before_stretching(value: Value) -> Shape | None:
-    """The shape that was broadcast; a ``full`` array is a broadcast scalar."""
+    """The shape that was broadcast, or to which a reshape added leading ones.
+
+    A ``full`` array is a broadcast scalar.
+    """
     producer = value.node
-    if producer is None or not value.type.shape:
+    shape = value.type.shape
+    if producer is None or not shape:
         return None
+    if producer.op.name == "full":
+        return ()
+    if producer.op.name not in ("expand", "reshape"):
+        return None
+    source = producer.inputs[0].type.shape
+    extra = len(shape) - len(source)
     if producer.op.name == "expand":
-        return producer.inputs[0].type.shape
-    return () if producer.op.name == "full" else None
+        return source
+    added = extra > 0 and all(structurally_equal(d, 1) for d in shape[:extra])
+    return source if added and same_shape(source, shape[extra:]) else None
 
 
 def _unstretched(b: RewriteBuilder, value: Value) -> Value:

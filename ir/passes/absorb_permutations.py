@@ -1,0 +1,81 @@
+"""Let contractions read and write permuted arrays themselves.
+
+In: any graph. Out: the graph in which a ``dot_general`` names the axes of an array
+as it lies in memory, rather than reading a permutation of it, and produces its
+dimensions in the order in which they are wanted, where it can: it is free to
+order batch dimensions, and to take its operands in either order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from flamec.ir.graph import Graph, Node, Value
+from flamec.ir.op import OpKind
+from flamec.ir.ops.contraction import free_axes
+from flamec.ir.passes.rewrite import RewriteBuilder, rewrite
+
+Axes = tuple[int, ...]
+
+
+def absorb_permutations(graph: Graph) -> Graph:
+    """The same program with fewer permutations around contractions.
+
+    A contraction whose result is read unpermuted too stays as it is.
+    """
+    graph = rewrite(graph, _absorb_into_operands)
+    uses = Counter(v for node in graph.nodes for v in node.inputs)
+    uses.update(graph.results)
+    absorbed = {
+        node for node in graph.nodes if _permutes_contraction(node) and uses[node.inputs[0]] == 1
+    }
+
+    def reorder(b: RewriteBuilder, node: Node) -> Value | None:
+        return _reordered(b, node) if node in absorbed else None
+
+    return rewrite(graph, reorder) if absorbed else graph
+
+
+def _absorb_into_operands(b: RewriteBuilder, node: Node) -> Value | None:
+    if node.op.kind is not OpKind.CONTRACTION:
+        return None
+    operands = list(node.inputs)
+    contract, batch = list(node.attributes["contract"]), list(node.attributes["batch"])
+    for side, value in enumerate(node.inputs):
+        producer = value.node
+        if producer is None or producer.op.name != "permute":
+            continue
+        order: Axes = producer.attributes["axes"]
+        free = [order[a] for a in free_axes(len(order), contract[side], batch[side])]
+        if free == sorted(free):
+            operands[side] = producer.inputs[0]
+            contract[side] = tuple(order[a] for a in contract[side])
+            batch[side] = tuple(order[a] for a in batch[side])
+    if tuple(operands) == node.inputs:
+        return None
+    return b.apply(node.op, operands, {"contract": tuple(contract), "batch": tuple(batch)})
+
+
+def _permutes_contraction(node: Node) -> bool:
+    producer = node.inputs[0].node if node.op.name == "permute" else None
+    return producer is not None and producer.op.kind is OpKind.CONTRACTION
+
+
+def _reordered(b: RewriteBuilder, node: Node) -> Value | None:
+    """The contraction that gives the permuted result at once, if there is one."""
+    order: Axes = node.attributes["axes"]
+    producer = node.inputs[0].node
+    assert producer is not None
+    left, right = producer.inputs
+    contract, batch = producer.attributes["contract"], producer.attributes["batch"]
+    batched = len(batch[0])
+    middle = batched + len(free_axes(left.type.ndim, contract[0], batch[0]))
+    left_dims, right_dims = tuple(range(batched, middle)), tuple(range(middle, len(order)))
+    if any(axis >= batched for axis in order[:batched]):
+        return None
+    batch = tuple(tuple(axes[i] for i in order[:batched]) for axes in batch)
+    if order[batched:] == left_dims + right_dims:
+        return b.dot_general(left, right, contract=contract, batch=batch)
+    if order[batched:] == right_dims + left_dims:
+        return b.dot_general(right, left, contract=contract[::-1], batch=batch[::-1])
+    return None
