@@ -38,7 +38,7 @@ class Generator:
         self.state = Tensor._from_array(_state_array(_DEFAULT_SEED))
 
     def manual_seed(self, seed: int) -> Generator:
-        """Start the stream of ``seed`` (any int of 64 bits, negative ones too) from its beginning."""
+        """Start the stream of ``seed``, an int of 64 bits with or without sign, anew."""
         words = _state_array(_checked_seed(seed))
         if thread.trace is None:
             write(self.state, Tensor._from_array(words), "manual_seed")
@@ -184,7 +184,7 @@ def uniform_numbers(
     device: Device = CPU,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Numbers in [0, 1), all multiples of 2^-24 (float32), 2^-53 (float64), 2^-11 or 2^-8 (16 bits)."""
+    """Numbers in [0, 1): multiples of 2^-24 (float32), 2^-53 (float64), 2^-11, 2^-8 (16 bits)."""
     shape = tuple(shape)
     if dtype is float64:
         words = random_words((2, *shape), generator, device)

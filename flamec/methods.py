@@ -1,0 +1,201 @@
+"""Tensor methods: the functions of ``flamec.functional`` attached to the class, from tables.
+
+A module with methods exports ``TENSOR_METHODS`` (name -> function of the tensor) and,
+where it has them, ``IN_PLACE`` (names that also exist with a trailing underscore)
+and ``TENSOR_PROPERTIES``. Operators are listed here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from flamec import autograd, conversion, values
+from flamec.dispatch import write
+from flamec.errors import OperationError, user_location
+from flamec.functional import (
+    arithmetic,
+    comparison,
+    elementwise,
+    indexing,
+    joining,
+    shape,
+    unary,
+)
+from flamec.functional.arguments import stored_dtype
+from flamec.functional.promotion import is_number
+from flamec.ir.shape import format_shape, structural_key
+from flamec.tensor import Tensor
+
+MODULES: tuple[ModuleType, ...] = (
+    arithmetic,
+    unary,
+    elementwise,
+    comparison,
+    shape,
+    joining,
+    indexing,
+    conversion,
+    values,
+)
+
+
+def attach(name: str, function: Callable[..., Any]) -> None:
+    """Make ``function`` the method ``name`` of Tensor; its first argument is the tensor."""
+    setattr(Tensor, name, function)
+
+
+# in-place forms --------------------------------------------------------------------------
+
+
+def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The method that stores the result of ``function`` in the tensor itself.
+
+    It raises RuntimeError if the result has another shape than the tensor, or a dtype
+    of a higher kind.
+    """
+
+    @functools.wraps(function)
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return replace_contents(name, self, function(self, *args, **kwargs))
+
+    method.__name__ = method.__qualname__ = name
+    method.__doc__ = f"In-place form of ``{name.rstrip('_')}``."
+    return method
+
+
+def replace_contents(name: str, target: Tensor, result: Tensor) -> Tensor:
+    """Store ``result`` in ``target``, converted to its dtype; returns ``target``."""
+    have, want = result._type.shape, target._type.shape
+    if have is not want and structural_key(have) != structural_key(want):
+        raise OperationError(
+            f"{name}(): output with shape {format_shape(want)} doesn't match the broadcast shape "
+            f"{format_shape(have)} (at {user_location()})"
+        )
+    return write(target, stored_dtype(result, target), name)
+
+
+# operators -------------------------------------------------------------------------------
+
+_BINARY: Mapping[str, Callable[..., Tensor]] = {
+    "add": arithmetic.add,
+    "sub": arithmetic.sub,
+    "mul": arithmetic.mul,
+    "truediv": arithmetic.true_divide,
+    "floordiv": arithmetic.floor_divide,
+    "mod": arithmetic.remainder,
+    "pow": arithmetic.pow,
+    "and": comparison.bitwise_and,
+    "or": comparison.bitwise_or,
+    "xor": comparison.bitwise_xor,
+    "lshift": comparison.bitwise_left_shift,
+    "rshift": comparison.bitwise_right_shift,
+}
+_COMPARISONS: Mapping[str, Callable[..., Tensor]] = {
+    name: getattr(comparison, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")
+}
+_UNARY: Mapping[str, Callable[..., Tensor]] = {
+    "neg": unary.neg,
+    "pos": unary.positive,
+    "abs": unary.abs,
+    "invert": comparison.bitwise_not,
+}
+
+
+def _operand(value: Any) -> Any:
+    """``value`` if an operator takes it, NumPy arrays as tensors; else NotImplemented."""
+    if isinstance(value, Tensor) or is_number(value):
+        return value
+    if isinstance(value, np.ndarray):
+        return conversion.as_tensor(value)
+    return NotImplemented
+
+
+def _forward(function: Callable[..., Tensor]) -> Callable[[Tensor, Any], Any]:
+    def operator(self: Tensor, other: Any) -> Any:
+        if not isinstance(other, Tensor):
+            other = _operand(other)
+            if other is NotImplemented:
+                return NotImplemented
+        return function(self, other)
+
+    return operator
+
+
+def _reflected(function: Callable[..., Tensor]) -> Callable[[Tensor, Any], Any]:
+    def operator(self: Tensor, other: Any) -> Any:
+        other = _operand(other)
+        return NotImplemented if other is NotImplemented else function(other, self)
+
+    return operator
+
+
+def _updating(name: str, function: Callable[..., Tensor]) -> Callable[[Tensor, Any], Any]:
+    def operator(self: Tensor, other: Any) -> Any:
+        other = _operand(other)
+        if other is NotImplemented:
+            return NotImplemented
+        return replace_contents(name, self, function(self, other))
+
+    return operator
+
+
+def _attach_operators() -> None:
+    for name, function in _BINARY.items():
+        attach(f"__{name}__", _forward(function))
+        attach(f"__r{name}__", _reflected(function))
+        attach(f"__i{name}__", _updating(f"__i{name}__", function))
+    for name, function in _COMPARISONS.items():
+        attach(f"__{name}__", _forward(function))
+    for name, function in _UNARY.items():
+        attach(f"__{name}__", function)
+
+
+# autograd ----------------------------------------------------------------------------------
+
+
+def _backward(
+    self: Tensor,
+    gradient: Tensor | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: Any = None,
+) -> None:
+    """Accumulate gradients in the leaves that this tensor depends on; see ``autograd.backward``."""
+    autograd.backward(self, gradient, retain_graph, create_graph, inputs)
+
+
+def _requires_grad_(self: Tensor, requires_grad: bool = True) -> Tensor:
+    """Set ``requires_grad`` of a leaf; returns the tensor."""
+    self.requires_grad = requires_grad
+    return self
+
+
+# attaching ---------------------------------------------------------------------------------
+
+
+def _attach_module(module: ModuleType) -> None:
+    methods: Mapping[str, Callable[..., Any]] = getattr(module, "TENSOR_METHODS", {})
+    for name, function in methods.items():
+        attach(name, function)
+    for name, function in getattr(module, "TENSOR_PROPERTIES", {}).items():
+        setattr(Tensor, name, property(function))
+    changing: Iterable[str] = getattr(module, "IN_PLACE", ())
+    for name in changing:
+        attach(f"{name}_", in_place(f"{name}_", methods[name]))
+
+
+def _attach_all() -> None:
+    for module in MODULES:
+        _attach_module(module)
+    _attach_operators()
+    attach("backward", _backward)
+    attach("requires_grad_", _requires_grad_)
+    attach("retain_grad", autograd.retain_grad)
+
+
+_attach_all()
