@@ -1,2 +1,164 @@
-"""tmp"""
-def is_available(options): return False
+"""C on the CPU: from a graph, through the cache, to a loaded program.
+
+A program seen before is found by the hash of its traced graph: its plan is read
+from the cache and nothing is optimized, generated or compiled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+import flamec.codegen
+import flamec.ir
+from flamec.config import CompileOptions
+from flamec.errors import CompileError
+from flamec.ir.graph import Graph
+from flamec.ir.passes.plan_memory import plan_memory
+from flamec.ir.plan import ExecutionPlan
+from flamec.prepared import Prepared, cache_key
+from flamec.runtime.cpu.compiler import CompileError as CompilerError
+from flamec.runtime.cpu.compiler import (
+    Compiler,
+    NoCompilerError,
+    find_compiler,
+    library_key,
+)
+from flamec.runtime.cpu.device import CpuDevice
+from flamec.runtime.cpu.threads import available_cpus
+from flamec.runtime.device import BoundProgram, Program
+from flamec.runtime.kernel_cache import KernelCache
+
+PLAN_KIND = "plan"
+
+_devices: dict[CompileOptions, CpuDevice] = {}
+_lock = threading.Lock()
+
+
+@cache
+def _compiler(command: str | None) -> Compiler | None:
+    try:
+        return find_compiler(command)
+    except NoCompilerError:
+        if command is not None:
+            raise
+        return None
+
+
+def is_available(options: CompileOptions) -> bool:
+    """Whether a C compiler was found; CompileError if the one asked for does not exist."""
+    try:
+        return _compiler(options.c_compiler) is not None
+    except NoCompilerError as error:
+        raise CompileError(str(error)) from error
+
+
+def device(options: CompileOptions) -> CpuDevice:
+    """The process's CPU device for these options; CompileError without a C compiler."""
+    with _lock:
+        if options not in _devices:
+            if not is_available(options):
+                raise CompileError(
+                    "backend 'c' was asked for, but no C compiler was found; install gcc or "
+                    "clang, or pip install ziglang"
+                )
+            compiler = _compiler(options.c_compiler)
+            assert compiler is not None
+            _devices[options] = CpuDevice(
+                compiler,
+                KernelCache(options.cache_folder, options.cache_bytes),
+                plan_memory,
+                options.threads or available_cpus(),
+            )
+        return _devices[options]
+
+
+@cache
+def generator_digest() -> str:
+    """Identifies the code that makes programs (names, sizes, times): another's are not reused."""
+    digest = hashlib.sha256()
+    for folder in (*flamec.ir.__path__, *flamec.codegen.__path__):
+        for file in sorted(Path(folder).rglob("*")):
+            if file.suffix in (".py", ".j2"):
+                facts = file.stat()
+                digest.update(f"{file.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Prepared:
+    """Load the graph's program, generating and compiling what the cache does not have."""
+    started = time.perf_counter()
+    cpu = device(options)
+    key = cache_key(graph, symbols, library_key(cpu.compiler, generator_digest()))
+    prepared = Prepared(graph, None, options, None)
+    plan = _cached_plan(cpu.cache, key)
+    if plan is None:
+        plan = _generate(prepared, symbols)
+        cpu.cache.put(key, PLAN_KIND, plan.to_json().encode(), {"graph": graph.name})
+    prepared.plan = plan
+    prepared.seconds["plan"] = time.perf_counter() - started
+    try:
+        program = cpu.load(plan)
+    except CompilerError as error:
+        raise CompileError(f"{graph.name}: {error}") from error
+    prepared.seconds["load"] = time.perf_counter() - started - prepared.seconds["plan"]
+    if program.compiled:
+        prepared.kernels_compiled = plan.kernel_count
+    else:
+        prepared.kernels_from_cache = plan.kernel_count
+    prepared.runner = CRunner(program, list(symbols))
+    return prepared
+
+
+def _cached_plan(cache: KernelCache, key: str) -> ExecutionPlan | None:
+    content = cache.read(key, PLAN_KIND)
+    if content is None:
+        return None
+    return ExecutionPlan.from_json(content.decode())
+
+
+def _generate(prepared: Prepared, symbols: Sequence[str]) -> ExecutionPlan:
+    """Optimize, fuse and lower."""
+    plan = prepared.compiled.plan
+    unknown = set(plan.symbols) - set(symbols)
+    if unknown:
+        raise CompileError(f"the program needs sizes that no argument has: {sorted(unknown)}")
+    return plan
+
+
+class CRunner:
+    """A loaded program; binds sizes given in the order of the trace's symbols."""
+
+    def __init__(self, program: Program, symbols: Sequence[str]) -> None:
+        self.program = program
+        self._order = [symbols.index(s) for s in program.plan.symbols]
+
+    def bind(self, sizes: tuple[int, ...]) -> CInvocation:
+        ordered = tuple(sizes[i] for i in self._order)
+        return CInvocation(self.program.bind(ordered), self.program.plan)
+
+
+class CInvocation:
+    """Addresses of inputs and outputs, then one call."""
+
+    __slots__ = ("_addresses", "_bound", "_inputs", "_outputs", "run")
+
+    def __init__(self, bound: BoundProgram, plan: ExecutionPlan) -> None:
+        self._bound = bound
+        self._addresses = bound.addresses
+        self._inputs = plan.inputs
+        self._outputs = [o.buffer for o in plan.outputs]
+        self.run = bound.__call__
+
+    def set_input(self, position: int, array: np.ndarray) -> None:
+        self._addresses[self._inputs[position]] = array.__array_interface__["data"][0]
+
+    def set_output(self, position: int, array: np.ndarray) -> None:
+        self._addresses[self._outputs[position]] = array.__array_interface__["data"][0]
+

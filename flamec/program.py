@@ -6,10 +6,12 @@ wrap the outputs.
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import cache
+from operator import attrgetter, is_
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -25,9 +27,11 @@ from flamec.ir.types import TensorType
 from flamec.prepared import Invocation, Prepared
 from flamec.state import process, thread
 from flamec.structures import unflatten
-from flamec.tensor import Tensor, ViewStep
+from flamec.tensor import Storage, Tensor, ViewStep
+from flamec.trace import InputSource
 
 MAX_BOUND_SIZES = 64
+_array_of = attrgetter("_array")
 
 
 class Program:
@@ -41,115 +45,118 @@ class Program:
         self.captured = captured
         self.prepared = prepared
         self.check: Check = build_check(captured)
-        self._lock = threading.Lock()
-        self._bound: OrderedDict[tuple[int, ...], Invocation] = OrderedDict()
+        self._local = _ThreadLocal()
         graph = captured.graph
         self._arguments: list[tuple[int, int]] = []
-        self._fixed: list[tuple[int, Any]] = []
-        self._numbers: list[tuple[int, np.ndarray, Any, int]] = []
+        self._owners: list[Tensor | _BaseOwner] = []
+        self._owner_positions: list[int] = []
+        self._numbers: list[tuple[int, np.dtype, Any, int]] = []
         for position, source in enumerate(captured.sources):
             if source.kind == "argument":
                 self._arguments.append((position, source.position))
             elif source.kind == "number":
-                cell = np.zeros((), graph.inputs[position].type.dtype.numpy)
-                self._numbers.append((position, cell, source.read, source.position))
+                dtype = graph.inputs[position].type.dtype.numpy
+                self._numbers.append((position, dtype, source.read, source.position))
             else:
-                self._fixed.append((position, source.tensor or source.storage))
-        self._updated = sorted(graph.updates)
-        self._output_types = [v.type for v in graph.outputs]
+                owner = source.tensor
+                self._owners.append(_BaseOwner(source.storage) if owner is None else owner)
+                self._owner_positions.append(position)
+        self._updates = [
+            (p, captured.sources[p].position, _storage_of(captured.sources[p]))
+            for p in sorted(graph.updates)
+        ]
         self._grads = [GradSlot(e) for e in captured.grads]
-        self._grad_outputs = {
-            s.result.position for s in self._grads if s.result.kind == "fresh"
-        }
+        self._slots = {s.result.position: s for s in self._grads if s.result.kind == "fresh"}
+        self._outputs = [(i, v.type, self._slots.get(i)) for i, v in enumerate(graph.outputs)]
         self._freed = _freed_value(captured)
-        self._simple = _only_fresh(captured)
+        self._single = _single_fresh(captured)
 
     # running ------------------------------------------------------------------
     def run(self, leaves: tuple[Any, ...], sizes: tuple[int, ...]) -> Any:
-        outputs, tensors = self.execute(leaves, sizes)
+        tensors = self.execute(leaves, sizes)
         return self.assemble(leaves, sizes, tensors)
 
-    def execute(
-        self, leaves: tuple[Any, ...], sizes: tuple[int, ...]
-    ) -> tuple[list[np.ndarray], list[Tensor]]:
-        """Run the program; the graph's outputs as arrays and as tensors of their own."""
-        with self._lock:
-            invocation = self._bound.get(sizes)
-            if invocation is None:
-                invocation = self._bind(sizes)
-            copied: list[tuple[int, np.ndarray, np.ndarray]] = []
-            for position, leaf in self._arguments:
-                array = leaves[leaf]._array
-                if not array.flags.c_contiguous:
-                    dense = np.ascontiguousarray(array)
-                    copied.append((position, array, dense))
-                    array = dense
-                invocation.set_input(position, array)
-            for position, owner in self._fixed:
-                array = owner._array if isinstance(owner, Tensor) else owner.base
-                if not array.flags.c_contiguous:
-                    dense = np.ascontiguousarray(array)
-                    copied.append((position, array, dense))
-                    array = dense
-                invocation.set_input(position, array)
-            for position, cell, read, leaf in self._numbers:
-                cell[()] = read() if read is not None else leaves[leaf]
-                invocation.set_input(position, cell)
-            arrays = []
-            for position, type in enumerate(self._output_types):
-                slot = self._slot_of(position)
-                array = None if slot is None else slot.reusable()
-                if array is None:
-                    array = allocate(type, self._shape(type, sizes))
+    def execute(self, leaves: tuple[Any, ...], sizes: tuple[int, ...]) -> list[Tensor]:
+        """Run the program; the graph's outputs as tensors of their own."""
+        bound = self._local.bound.get(sizes)
+        if bound is None:
+            bound = self._bind(sizes)
+        invocation = bound.invocation
+        copied: list[tuple[int, np.ndarray, np.ndarray]] = []
+        if not all(map(is_, map(_array_of, self._owners), bound.arrays)):
+            self._set_owners(bound, copied)
+        for position, leaf in self._arguments:
+            array = leaves[leaf]._array
+            if not array.flags.c_contiguous:
+                dense = np.ascontiguousarray(array)
+                copied.append((position, array, dense))
+                array = dense
+            invocation.set_input(position, array)
+        for (_, _, read, leaf), cell in zip(self._numbers, bound.cells, strict=True):
+            cell[()] = read() if read is not None else leaves[leaf]
+        tensors = []
+        for position, type, slot in self._outputs:
+            tensor = None if slot is None else slot.reusable(bound)
+            if tensor is None:
+                array = allocate(type, bound.shapes[position])
                 invocation.set_output(position, array)
-                arrays.append(array)
-            invocation.run()
+                tensor = Tensor._from_array(array)
+                if slot is not None:
+                    slot.bound = bound
+            tensors.append(tensor)
+        invocation.run()
         for position, array, dense in copied:
             if position in self.captured.graph.updates:
                 np.copyto(array, dense)
-        self._bump_versions(leaves)
-        tensors = [Tensor._from_array(a) for a in arrays]
+        for _, leaf, storage in self._updates:
+            (leaves[leaf]._storage if storage is None else storage).version += 1
         for slot in self._grads:
             slot.store(self, leaves, sizes, tensors)
-        return arrays, tensors
+        return tensors
 
-    def _slot_of(self, position: int) -> GradSlot | None:
-        if position not in self._grad_outputs:
-            return None
-        for slot in self._grads:
-            if slot.result.kind == "fresh" and slot.result.position == position:
-                return slot
-        return None
+    def _set_owners(
+        self, bound: _Bound, copied: list[tuple[int, np.ndarray, np.ndarray]]
+    ) -> None:
+        """Pass the captured tensors' memory; strided ones as copies, anew at each call."""
+        for index, (owner, position) in enumerate(
+            zip(self._owners, self._owner_positions, strict=True)
+        ):
+            array = owner._array
+            assert array is not None
+            if array.flags.c_contiguous:
+                bound.arrays[index] = array
+            else:
+                dense = np.ascontiguousarray(array)
+                copied.append((position, array, dense))
+                array = dense
+            bound.invocation.set_input(position, array)
 
-    def _bind(self, sizes: tuple[int, ...]) -> Invocation:
+    def _bind(self, sizes: tuple[int, ...]) -> _Bound:
         invocation = self.prepared.bind(sizes)
-        self._bound[sizes] = invocation
-        if len(self._bound) > MAX_BOUND_SIZES:
-            self._bound.popitem(last=False)
-        return invocation
+        shapes = [self.shape(v.type, sizes) for v in self.captured.graph.outputs]
+        cells = [np.zeros((), dtype) for _, dtype, _, _ in self._numbers]
+        bound = _Bound(invocation, [None] * len(self._owners), shapes, cells)
+        for (position, _, _, _), cell in zip(self._numbers, cells, strict=True):
+            invocation.set_input(position, cell)
+        known = self._local.bound
+        known[sizes] = bound
+        if len(known) > MAX_BOUND_SIZES:
+            known.popitem(last=False)
+        return bound
 
-    def _shape(self, type: TensorType, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    def shape(self, type: TensorType, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """The concrete shape of an output for given symbol values."""
         if not self.captured.symbols:
             return type.shape  # type: ignore[return-value]
         bindings = dict(zip(self.captured.symbols, sizes, strict=True))
         return tuple(evaluate_dim(d, bindings) for d in type.shape)
 
-    def _bump_versions(self, leaves: tuple[Any, ...]) -> None:
-        for position in self._updated:
-            source = self.captured.sources[position]
-            if source.kind == "argument":
-                storage = leaves[source.position]._storage
-            elif source.tensor is not None:
-                storage = source.tensor._storage
-            else:
-                assert source.storage is not None
-                storage = source.storage
-            storage.version += 1
-
     # results ------------------------------------------------------------------
     def assemble(
         self, leaves: tuple[Any, ...], sizes: tuple[int, ...], tensors: list[Tensor]
     ) -> Any:
+        if self._single is not None:
+            return self._fresh(self.captured.results[0], tensors)
         results = [self.result(r, leaves, sizes, tensors) for r in self.captured.results]
         return unflatten(self.captured.result_structure, iter(results))
 
@@ -159,10 +166,7 @@ class Program:
         """The Python value of one leaf of the result."""
         kind = result.kind
         if kind == "fresh":
-            tensor = tensors[result.position]
-            if result.freed and self._freed is not None:
-                tensor._value = tensor._storage.value = self._freed
-                tensor._value_version = 0
+            tensor = self._fresh(result, tensors)
         elif kind == "argument":
             tensor = leaves[result.position]
         elif kind == "tensor":
@@ -178,14 +182,62 @@ class Program:
             return result.value
         return self._replay(tensor, result.steps, sizes)
 
+    def _fresh(self, result: Result, tensors: list[Tensor]) -> Tensor:
+        tensor = tensors[result.position]
+        if result.freed and self._freed is not None:
+            tensor._value = tensor._storage.value = self._freed
+            tensor._value_version = 0
+        return tensor
+
     def _replay(
         self, tensor: Tensor, steps: tuple[ViewStep, ...], sizes: tuple[int, ...]
     ) -> Tensor:
+        if not steps:
+            return tensor
         bindings = dict(zip(self.captured.symbols, sizes, strict=True))
         for op, attributes in steps:
             concrete = {k: _concrete(v, bindings) for k, v in attributes.items()}
             tensor = apply(op, (tensor,), concrete)
         return tensor
+
+
+class _Bound:
+    """An invocation for one choice of sizes, and which arrays it holds already."""
+
+    __slots__ = ("arrays", "cells", "invocation", "shapes")
+
+    def __init__(
+        self,
+        invocation: Invocation,
+        arrays: list[np.ndarray | None],
+        shapes: list[tuple[int, ...]],
+        cells: list[np.ndarray],
+    ) -> None:
+        self.invocation = invocation
+        self.cells = cells
+        self.arrays = arrays
+        self.shapes = shapes
+
+
+class _ThreadLocal(threading.local):
+    """Invocations by sizes; each thread has its own, since an invocation holds addresses."""
+
+    def __init__(self) -> None:
+        self.bound: OrderedDict[tuple[int, ...], _Bound] = OrderedDict()
+
+
+class _BaseOwner:
+    """The base array of a storage, looked up like a tensor's."""
+
+    __slots__ = ("storage",)
+
+    def __init__(self, storage: Storage | None) -> None:
+        assert storage is not None
+        self.storage = storage
+
+    @property
+    def _array(self) -> np.ndarray | None:
+        return self.storage.base
 
 
 class GradSlot:
@@ -194,15 +246,30 @@ class GradSlot:
     def __init__(self, effect: GradEffect) -> None:
         self.target = effect.target
         self.result = effect.result
+        self.bound: _Bound | None = None
         self._last: Tensor | None = None
-        self._baseline: tuple[int, int, int] | None = None
 
-    def reusable(self) -> np.ndarray | None:
-        """The memory of the gradient stored last, if only this slot and its target know it."""
+    def reusable(self, bound: _Bound) -> Tensor | None:
+        """The gradient stored last, if only this slot and its target know its memory."""
         last = self._last
-        if last is None or not isinstance(self.target, Tensor) or self.target._grad is not last:
+        if (
+            last is None
+            or bound is not self.bound
+            or not isinstance(self.target, Tensor)
+            or self.target._grad is not last
+            or _references(last) != _unshared_references()
+        ):
             return None
-        return last._array if _references(last) == self._baseline else None
+        return last
+
+    @classmethod
+    def unshared(cls) -> tuple[int, int, int]:
+        """The reference counts that ``reusable`` sees when nobody else holds the gradient."""
+        slot = object.__new__(cls)
+        slot.target = Tensor._from_array(np.zeros(()))
+        slot.target._grad = slot._last = Tensor._from_array(np.zeros(()))
+        last = slot._last
+        return _references(last)
 
     def store(
         self,
@@ -218,25 +285,28 @@ class GradSlot:
         if self.result.kind != "fresh":
             target._grad = program.result(self.result, leaves, sizes, tensors)
             return
-        last = self._last
-        if last is not None and last is target._grad and (
-            last._array is tensors[self.result.position]._array
-        ):
-            last._storage.version += 1
+        tensor = tensors[self.result.position]
+        if tensor is self._last:
+            tensor._storage.version += 1
             return
-        target._grad = self._last = Tensor._from_array(tensors[self.result.position]._array)  # type: ignore[arg-type]
-        self._baseline = None
-        del last
-        tensors[self.result.position] = self._last
-        self._baseline = _references(self._last)
+        target._grad = self._last = tensor
 
 
 def _references(tensor: Tensor) -> tuple[int, int, int]:
     return (
-        sys.getrefcount(tensor),
-        sys.getrefcount(tensor._storage),
-        sys.getrefcount(tensor._array),
+        getrefcount(tensor),
+        getrefcount(tensor._storage),
+        getrefcount(tensor._array),
     )
+
+
+@cache
+def _unshared_references() -> tuple[int, int, int]:
+    return GradSlot.unshared()
+
+
+def _storage_of(source: InputSource) -> Storage | None:
+    return source.storage if source.tensor is None else source.tensor._storage
 
 
 def _concrete(value: Any, bindings: Mapping[str, int]) -> Any:
@@ -245,8 +315,13 @@ def _concrete(value: Any, bindings: Mapping[str, int]) -> Any:
     return evaluate_dim(value, bindings) if isinstance(value, SymbolicDim) else value
 
 
-def _only_fresh(captured: Captured) -> bool:
-    return all(r.kind == "fresh" and not r.steps for r in captured.results)
+def _single_fresh(captured: Captured) -> int | None:
+    """The output that alone, fresh and unviewed, is the function's result; None otherwise."""
+    if captured.result_structure.kind is None:
+        (result,) = captured.results
+        if result.kind == "fresh" and not result.steps:
+            return result.position
+    return None
 
 
 def _freed_value(captured: Captured) -> Value | None:

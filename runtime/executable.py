@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from flamec.ir.plan import ExecutionPlan
-from flamec.ir.shape import evaluate_dim, parse_dim
+from flamec.ir.shape import evaluate_dim
 from flamec.runtime.allocator import ALIGNMENT, current_arena
 from flamec.runtime.device import PlanMemory
 
@@ -52,8 +52,8 @@ class FlamecCall(ctypes.Structure):
 class Executable:
     """A plan with its loaded code; safe to use from several threads.
 
-    ``plan.notes["scratch_bytes"]`` (a number or the text of a dimension) asks for that much
-    memory behind the temporaries, given to the program as ``FlamecCall.scratch``.
+    ``plan.scratch`` bytes for each thread (rounded up to the alignment) lie behind the
+    temporaries and are given to the program as ``FlamecCall.scratch``.
     OSError if the shared object cannot be loaded, AttributeError if it lacks the entry point.
     """
 
@@ -129,8 +129,8 @@ class BoundProgram:
         self.plan = plan
         self.sizes = sizes
         self.layout = executable.plan_memory(plan, bindings)
-        wanted = plan.notes.get("scratch_bytes", 0)
-        scratch = evaluate_dim(parse_dim(wanted) if isinstance(wanted, str) else wanted, bindings)
+        each = evaluate_dim(plan.scratch, bindings)
+        scratch = executable.runtime.threads * (-(-each // ALIGNMENT) * ALIGNMENT)
         self._scratch = -(-self.layout.peak_bytes // ALIGNMENT) * ALIGNMENT
         self.peak_bytes = self._scratch + scratch if scratch else self.layout.peak_bytes
         self.addresses: ctypes.Array[ctypes.c_void_p] = (ctypes.c_void_p * len(plan.buffers))()

@@ -1,0 +1,246 @@
+"""Whatever a compiled function relied on may change: the next call gives the right answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+import flamec
+from flamec import nn
+
+SCALE = 2.0
+TABLE = {"offset": 1.0, "order": [1, 2, 3]}
+
+
+def scaled(x: flamec.Tensor) -> flamec.Tensor:
+    return x * SCALE
+
+
+def helper_scaled(x: flamec.Tensor) -> flamec.Tensor:
+    return scaled(x) + TABLE["offset"] + len(TABLE["order"])
+
+
+@dataclass
+class Config:
+    factor: float = 1.5
+    bias: bool = True
+
+
+def values(x: flamec.Tensor) -> np.ndarray:
+    return x.detach().numpy()
+
+
+def test_a_global_number_read_by_a_called_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = flamec.compile(helper_scaled)
+    x = flamec.ones(3)
+    assert values(compiled(x)).tolist() == [6.0, 6.0, 6.0]
+    monkeypatch.setitem(globals(), "SCALE", 10.0)
+    assert values(compiled(x)).tolist() == [14.0, 14.0, 14.0]
+    assert "SCALE" in compiled.stats.guard_failures[0].reason
+
+
+def test_entries_of_global_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = flamec.compile(helper_scaled)
+    x = flamec.ones(1)
+    compiled(x)
+    monkeypatch.setitem(TABLE, "offset", 5.0)
+    assert compiled(x).item() == 10.0
+    TABLE["order"].append(4)
+    try:
+        assert compiled(x).item() == 11.0
+    finally:
+        TABLE["order"].pop()
+
+
+def test_a_closure_variable() -> None:
+    power = 2
+
+    @flamec.compile
+    def f(x: flamec.Tensor) -> flamec.Tensor:
+        return x**power
+
+    x = flamec.tensor([3.0])
+    assert f(x).item() == 9.0
+    power = 3
+    assert f(x).item() == 27.0
+    assert f.stats.traces == 2
+
+
+def test_attributes_of_plain_objects_and_dataclasses() -> None:
+    config = Config()
+
+    @flamec.compile
+    def f(x: flamec.Tensor) -> flamec.Tensor:
+        y = x * config.factor
+        return y + 1 if config.bias else y
+
+    x = flamec.tensor([2.0])
+    assert f(x).item() == 4.0
+    config.factor = 3.0
+    assert f(x).item() == 7.0
+    config.bias = False
+    assert f(x).item() == 6.0
+    config.bias, config.factor = True, 1.5
+    assert f(x).item() == 4.0
+    assert f.stats.traces == 3
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.gain = 1.0
+        self.steps = [1.0, 2.0]
+
+    def forward(self, x: flamec.Tensor) -> flamec.Tensor:
+        y = self.layer(x) * self.gain
+        for s in self.steps:
+            y = y + s
+        return y * 2 if self.training else y
+
+
+def test_module_state() -> None:
+    module = Noisy()
+    compiled = flamec.compile(lambda x: module(x))
+    x = flamec.randn(2, 3)
+
+    def check() -> None:
+        np.testing.assert_allclose(values(compiled(x)), values(module(x)), rtol=1e-6)
+
+    check()
+    module.gain = 4.0
+    check()
+    module.eval()
+    check()
+    module.steps.append(7.0)
+    check()
+    module.layer = nn.Linear(3, 3)
+    check()
+    module.layer.weight = nn.Parameter(flamec.zeros(3, 3))
+    check()
+    module.layer.bias = None
+    check()
+    with flamec.no_grad():
+        module.layer.weight.add_(1.0)
+    before = compiled.stats.traces
+    check()
+    assert compiled.stats.traces == before, "an in-place change of a parameter is not a new program"
+
+
+def test_load_state_dict_needs_no_new_program() -> None:
+    module = nn.Linear(2, 2)
+    compiled = flamec.compile(lambda x: module(x))
+    x = flamec.ones(1, 2)
+    compiled(x)
+    module.load_state_dict({"weight": flamec.zeros(2, 2), "bias": flamec.ones(2)})
+    assert values(compiled(x)).tolist() == [[1.0, 1.0]]
+    assert compiled.stats.traces == 1
+
+
+def test_default_dtype_and_grad_mode() -> None:
+    compiled = flamec.compile(lambda x: x + flamec.zeros(2))
+    x = flamec.ones(2, dtype=flamec.int64)
+    assert compiled(x).dtype is flamec.float32
+    flamec.set_default_dtype(flamec.float64)
+    try:
+        assert compiled(x).dtype is flamec.float64
+    finally:
+        flamec.set_default_dtype(flamec.float32)
+    w = flamec.ones(2, requires_grad=True)
+    tracked = flamec.compile(lambda x: x * w)
+    assert tracked(flamec.ones(2)).requires_grad
+    with flamec.no_grad():
+        assert not tracked(flamec.ones(2)).requires_grad
+    assert tracked(flamec.ones(2)).requires_grad
+
+
+def test_dtype_rank_and_python_arguments() -> None:
+    compiled = flamec.compile(lambda x, n, flag=True: x + n if flag else x - n)
+    assert compiled(flamec.tensor([1]), 2).tolist() == [3]
+    assert compiled(flamec.tensor([1.0]), 2).tolist() == [3.0]
+    assert compiled(flamec.tensor([[1.0]]), 2).tolist() == [[3.0]]
+    assert compiled(flamec.tensor([1.0]), 2, flag=False).tolist() == [-1.0]
+    assert compiled(flamec.tensor([1.0]), 2, flag=True).tolist() == [3.0]
+    assert compiled(flamec.tensor([1.0]), True).tolist() == [2.0]
+
+
+def test_changing_numbers_become_inputs() -> None:
+    compiled = flamec.compile(lambda x, a: x * a)
+    x = flamec.ones(2)
+    for i in range(20):
+        assert compiled(x, 0.5 + i).tolist() == [0.5 + i, 0.5 + i]
+    assert compiled.stats.traces == 2
+
+
+def test_a_number_used_as_a_size_is_a_constant() -> None:
+    compiled = flamec.compile(lambda x, n: x.sum() + flamec.ones(n).sum())
+    assert [compiled(flamec.ones(2), n).item() for n in (3, 4, 5, 3)] == [5, 6, 7, 5]
+    assert compiled.stats.traces == 3
+
+
+def test_aliasing_between_arguments() -> None:
+    def f(a: flamec.Tensor, b: flamec.Tensor) -> flamec.Tensor:
+        a.add_(1.0)
+        return a * b
+
+    compiled = flamec.compile(f)
+    a, b = flamec.ones(3), flamec.ones(3)
+    assert compiled(a, b).tolist() == [2.0, 2.0, 2.0]
+    shared = flamec.ones(3)
+    assert compiled(shared, shared).tolist() == [4.0, 4.0, 4.0]
+    assert shared.tolist() == [2.0, 2.0, 2.0]
+    base = flamec.arange(4.0)
+    assert compiled(base[:3], base[1:]).tolist() == [2.0, 6.0, 12.0 - 3.0]
+    assert base.tolist() == [1.0, 2.0, 3.0, 3.0]
+    assert compiled(flamec.ones(3), flamec.ones(3)).tolist() == [2.0, 2.0, 2.0]
+
+
+def test_an_argument_that_is_also_captured() -> None:
+    w = flamec.ones(2)
+
+    @flamec.compile
+    def f(x: flamec.Tensor) -> flamec.Tensor:
+        x.mul_(3.0)
+        return x + w
+
+    assert f(flamec.ones(2)).tolist() == [4.0, 4.0]
+    assert f(w).tolist() == [6.0, 6.0]
+    assert w.tolist() == [3.0, 3.0]
+
+
+def test_requires_grad_toggled() -> None:
+    layer = nn.Linear(2, 1)
+
+    @flamec.compile
+    def loss(x: flamec.Tensor) -> flamec.Tensor:
+        value = layer(x).sum()
+        value.backward()
+        return value
+
+    loss(flamec.ones(1, 2))
+    assert layer.weight.grad is not None
+    layer.zero_grad()
+    layer.weight.requires_grad_(False)
+    loss(flamec.ones(1, 2))
+    assert layer.weight.grad is None
+    assert layer.bias.grad.tolist() == [1.0]
+
+
+def test_too_many_variants_warn_and_still_work() -> None:
+    limit = [0]
+    compiled = flamec.compile(lambda x: x + limit[0], max_variants=2)
+    with pytest.warns(RuntimeWarning, match="least recently used"):
+        for i in range(5):
+            limit[0] = i
+            assert compiled(flamec.zeros(1)).item() == i
+    assert compiled.stats.evictions == 3
+
+
+def test_structures_of_arguments() -> None:
+    compiled = flamec.compile(lambda d: d["a"] + sum(d["b"]))
+    one = flamec.ones(1)
+    assert compiled({"a": one, "b": [one, one]}).item() == 3
+    assert compiled({"a": one, "b": [one]}).item() == 2
+    assert compiled({"b": [one], "a": one}).item() == 2
