@@ -330,6 +330,7 @@ class _Outputs:
 
 def _refuse_escapes(trace: Trace, proxies: Sequence[Any], name: str) -> None:
     """Raise CompileError if a traced tensor outlives the trace somewhere in the user's state."""
+    trace.leaf_tensors.clear()
     known = {id(p) for p in proxies}
     known.update(id(t) for t in trace.numbers.values())
     known.update(id(g) for g in trace.grads.values())
