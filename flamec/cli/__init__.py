@@ -1,1 +1,1 @@
-"""TODO-doc"""
+"""The command line, ``flamec``: one file a command; the only place that imports typer and rich."""

@@ -1,0 +1,87 @@
+"""``flamec cache``: look at the kernel cache, empty it, find it."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from typing import Annotated
+
+import typer
+
+from flamec.cli.console import format_bytes, make_console, make_table, print_json
+from flamec.cli.failure import CommandFailed
+from flamec.config import default_options
+from flamec.runtime.kernel_cache import KernelCache
+
+app = typer.Typer(no_args_is_help=True, help="The compiled kernels that are kept on disk.")
+
+
+def open_cache() -> KernelCache | None:
+    """The cache of this user; None if its folder does not exist yet, CommandFailed if unusable."""
+    options = default_options()
+    if not options.cache_folder.exists():
+        return None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cache = KernelCache(options.cache_folder, options.cache_bytes)
+    if caught:
+        raise CommandFailed(str(caught[0].message))
+    return cache
+
+
+@app.command()
+def path() -> None:
+    """Print the folder of the cache."""
+    print(default_options().cache_folder)
+
+
+@app.command("ls")
+def list_entries(
+    as_json: Annotated[bool, typer.Option("--json", help="Data for programs.")] = False,
+) -> None:
+    """List the entries, the most recently used first."""
+    cache = open_cache()
+    entries = cache.entries() if cache is not None else []
+    if as_json:
+        print_json(
+            {
+                "folder": str(default_options().cache_folder),
+                "bytes": sum(e.size for e in entries),
+                "entries": [
+                    {
+                        "key": e.key,
+                        "kind": e.kind,
+                        "size": e.size,
+                        "last_used": e.last_used,
+                        "facts": dict(e.facts),
+                    }
+                    for e in entries
+                ],
+            }
+        )
+        return
+    console = make_console()
+    if not entries:
+        console.print(f"the cache {default_options().cache_folder} is empty")
+        return
+    rows = [
+        (
+            e.key[:16],
+            e.kind,
+            format_bytes(e.size),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(e.last_used)),
+            ", ".join(f"{k}={v}" for k, v in e.facts.items()),
+        )
+        for e in entries
+    ]
+    console.print(make_table(("key", "kind", "size", "last used", "facts"), rows, ("size",)))
+    total = format_bytes(sum(e.size for e in entries))
+    console.print(f"\n{len(entries)} entries, {total} in {default_options().cache_folder}")
+
+
+@app.command()
+def clear() -> None:
+    """Remove everything from the cache."""
+    cache = open_cache()
+    freed = cache.clear() if cache is not None else 0
+    print(f"freed {format_bytes(freed)} in {default_options().cache_folder}")

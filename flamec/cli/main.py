@@ -1,0 +1,60 @@
+"""The entry point of the ``flamec`` command.
+
+Exit codes: 0 done; 1 the work failed; 2 the command line names something that does not exist.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from flamec.cli.dump import dump
+from flamec.cli.failure import CommandFailed, describe, report
+from flamec.errors import CompileError
+from flamec.prepared import VERSION
+
+app = typer.Typer(
+    name="flamec",
+    help="flamec: a deep-learning framework whose core is a compiler.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(dump)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        print(f"flamec {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    """Look into what flamec compiles, time it, and check this machine."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; ends the process with its exit code."""
+    try:
+        app(args=arguments, prog_name="flamec")
+    except CommandFailed as error:
+        report(str(error))
+        sys.exit(1)
+    except CompileError as error:
+        report(describe(error))
+        sys.exit(1)
+    except BrokenPipeError:  # the reader of the pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

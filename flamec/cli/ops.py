@@ -1,0 +1,92 @@
+"""``flamec ops``: every primitive operation and what is implemented for it."""
+
+from __future__ import annotations
+
+from types import FunctionType
+from typing import Annotated, Any
+
+import typer
+
+import flamec
+import flamec.nn.functional
+from flamec.cli.console import make_console, make_table, print_json
+from flamec.ir.op import REGISTRY, Op, OpKind
+
+_COLUMNS = ("op", "kind", "derivative", "C", "Triton", "facts")
+
+
+def ops(
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="Only this kind, such as reduction.",
+            autocompletion=lambda text: [k.value for k in OpKind if k.value.startswith(text)],
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Data for programs.")] = False,
+) -> None:
+    """List every primitive operation with what is implemented for it."""
+    known = [k.value for k in OpKind]
+    if kind is not None and kind not in known:
+        raise typer.BadParameter(f"no kind is called {kind!r}; there are {', '.join(known)}")
+    rows = [op_data(op) for op in REGISTRY.values() if kind in (None, op.kind.value)]
+    functions = public_functions()
+    if as_json:
+        print_json({"ops": rows, "functions": functions})
+        return
+    console = make_console()
+    cells = [
+        (
+            row["name"],
+            row["kind"],
+            "yes" if row["derivative"] else "zero",
+            row["c"],
+            row["triton"],
+            ", ".join(row["facts"]),
+        )
+        for row in rows
+    ]
+    console.print(make_table(_COLUMNS, cells))
+    counts = ", ".join(f"{len(names)} in {place}" for place, names in functions.items())
+    console.print(f"\n{len(rows)} primitives; public functions: {counts}")
+
+
+def op_data(op: Op) -> dict[str, Any]:
+    """One row: "declared" text, "template" (the lowering of its kind), or "" for neither."""
+    facts = [f for f in ("commutative", "associative", "involution", "idempotent") if getattr(op, f)]
+    if op.identity is not None:
+        facts.append("identity")
+    if op.expensive:
+        facts.append("expensive")
+    return {
+        "name": op.name,
+        "kind": op.kind.value,
+        "derivative": op.derivative is not None,
+        "c": _availability(op, op.c),
+        "triton": _availability(op, op.triton),
+        "facts": facts,
+        "doc": op.doc,
+    }
+
+
+def _availability(op: Op, text: Any) -> str:
+    if text is not None:
+        return "text"
+    return "" if op.kind in (OpKind.ELEMENTWISE, OpKind.REDUCTION) else "lowering"
+
+
+def public_functions() -> dict[str, list[str]]:
+    """The names of the public functions by namespace."""
+    places = {
+        "flamec": flamec,
+        "flamec.nn.functional": flamec.nn.functional,
+        "flamec.Tensor": flamec.Tensor,
+    }
+    return {
+        place: sorted(
+            name
+            for name in dir(owner)
+            if not name.startswith("_") and isinstance(getattr(owner, name), FunctionType)
+        )
+        for place, owner in places.items()
+    }
