@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flamec.guards import MISSING, Guard, is_constant, same_constant
+from flamec.guards import MISSING, Guard, is_constant, same_constant, same_content
 from flamec.ir.shape import Dim, SymbolicDim, format_dim
 from flamec.state import process, thread
 from flamec.structures import Structure, access_paths
@@ -36,6 +36,7 @@ class CheckBuilder:
         self.namespace: dict[str, Any] = {
             "M": MISSING,
             "same": same_constant,
+            "same_content": same_content,
             "is_": operator.is_,
             "thread": thread,
             "process": process,
@@ -131,6 +132,9 @@ class CheckBuilder:
                 return
             case "keys":
                 self._add_keys(owner, guard)
+                return
+            case "content":
+                self.add(f"same_content({owner}, {self.name(expected)})", str(guard))
                 return
             case _:
                 present = f"{owner}.cell_contents"

@@ -12,6 +12,7 @@ import dis
 import gc
 import sys
 import sysconfig
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,8 +35,11 @@ from flamec.tensor import Tensor
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()
 _STDLIB = sysconfig.get_paths()["stdlib"]
-_CONSTANTS = (bool, int, float, complex, str, bytes, type(None), DType, Device, type(Ellipsis))
-_OPAQUE = (type, ModuleType, BuiltinFunctionType, CodeType, np.ndarray, np.generic, CellType)
+_CONSTANTS = (
+    *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis)),
+    *(DType, Device, np.generic),
+)
+_OPAQUE = (ModuleType, BuiltinFunctionType, CodeType, CellType)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +48,8 @@ class Guard:
 
     ``kind``: ``"attribute"`` (instance dictionary), ``"slot"`` (anything getattr finds),
     ``"item"`` (dict or list entry), ``"length"`` (number of entries), ``"keys"`` (a dict's
-    keys in order), ``"cell"`` (a closure's variable).
+    keys in order), ``"cell"`` (a closure's variable), ``"content"`` (all of a set, deque
+    or NumPy array, compared with a copy).
     """
 
     kind: str
@@ -69,6 +74,8 @@ class Guard:
                 return len(self.owner)
             case "keys":
                 return tuple(self.owner)
+            case "content":
+                return self.owner
             case _:
                 try:
                     return self.owner.cell_contents
@@ -77,6 +84,8 @@ class Guard:
 
     def holds(self) -> bool:
         value = self.present()
+        if self.kind == "content":
+            return same_content(value, self.expected)
         if value is self.expected:
             return True
         return is_constant(self.expected) and same_constant(value, self.expected)
@@ -102,6 +111,17 @@ def same_constant(a: Any, b: Any) -> bool:
     if isinstance(a, tuple):
         return len(a) == len(b) and all(map(same_constant, a, b))
     return bool(a == b and repr(a) == repr(b)) or (a != a and b != b)
+
+
+def same_content(value: Any, expected: Any) -> bool:
+    """Whether a set, deque or array still holds what it held when it was copied."""
+    if isinstance(expected, np.ndarray):
+        same_kind = value.dtype == expected.dtype and value.shape == expected.shape
+        return bool(same_kind and value.tobytes() == expected.tobytes())
+    return len(value) == len(expected) and all(
+        a is b or (is_constant(b) and same_constant(a, b))
+        for a, b in zip(value, expected, strict=True)
+    )
 
 
 class Recorder:
@@ -176,6 +196,9 @@ class Recorder:
         self._visited.add(id(value))
         self._kept.append(value)
         self._names.setdefault(id(value), name)
+        if isinstance(value, type):
+            self._visit_class(value, name)
+            return
         kind = type(value)
         if isinstance(value, dict):
             self._add("keys", value, None, tuple(value), f"keys of {name}")
@@ -191,8 +214,12 @@ class Recorder:
                 if isinstance(value, list):
                     self._add("item", value, position, item, label)
                 self.visit(item, label)
-        elif isinstance(value, (set, frozenset)):
-            self._add("length", value, None, len(value), f"len({name})")
+        elif isinstance(value, (set, frozenset, deque)):
+            self._add("content", value, None, tuple(value), f"content of {name}")
+            for item in value:
+                self.visit(item, f"an element of {name}")
+        elif isinstance(value, np.ndarray):
+            self._add("content", value, None, value.copy(), f"content of {name}")
         elif isinstance(value, FunctionType):
             self._scan_function(value)
         elif isinstance(value, MethodType):
@@ -200,6 +227,18 @@ class Recorder:
             self.visit(value.__func__, name)
         if not isinstance(value, (FunctionType, MethodType)):
             self._instrument(kind)
+
+    def _visit_class(self, cls: type, name: str) -> None:
+        """Guard the plain values of a class that serves as a namespace."""
+        module = sys.modules.get(cls.__module__)
+        if not _is_user_module(module):
+            return
+        for attribute, value in vars(cls).items():
+            if attribute.startswith("_") or hasattr(value, "__get__"):
+                continue
+            label = f"{name}.{attribute}"
+            self._add("slot", cls, attribute, value, label)
+            self.visit(value, label)
 
     def _instrument(self, cls: type) -> None:
         """Record attribute reads of instances of a class that was written in Python."""

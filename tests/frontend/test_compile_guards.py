@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +86,36 @@ def test_attributes_of_plain_objects_and_dataclasses() -> None:
     config.bias, config.factor = True, 1.5
     assert f(x).item() == 4.0
     assert f.stats.traces == 3
+
+
+class Settings:
+    gain = 2.0
+
+
+def test_a_class_as_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = flamec.compile(lambda x: x * Settings.gain)
+    assert compiled(flamec.ones(1)).item() == 2.0
+    monkeypatch.setattr(Settings, "gain", 5.0)
+    assert compiled(flamec.ones(1)).item() == 5.0
+
+
+def test_contents_of_sets_deques_and_arrays() -> None:
+    names, queue, array = {"a"}, deque([1.0]), np.ones(2, np.float32)
+
+    @flamec.compile
+    def f(x: flamec.Tensor) -> flamec.Tensor:
+        return (x + queue[0] if "a" in names else x) + flamec.tensor(array)
+
+    x = flamec.zeros(2)
+    assert f(x).tolist() == [2.0, 2.0]
+    names.add("b")
+    names.discard("a")
+    assert f(x).tolist() == [1.0, 1.0]
+    array[1] = 7.0
+    assert f(x).tolist() == [1.0, 7.0]
+    names.add("a")
+    queue[0] = 3.0
+    assert f(x).tolist() == [4.0, 10.0]
 
 
 class Noisy(nn.Module):
