@@ -53,7 +53,9 @@ class GraphMaker:
             made = move()
             if made is not None:
                 self.values.append(made)
-        outputs = self.random.sample(self.values, min(4, len(self.values)))
+        read = {v for node in self.b.nodes for v in node.inputs}
+        unread = [v for v in self.values if v not in read and v.node is not None]
+        outputs = self.random.sample(unread, min(8, len(unread)))
         updates = {}
         for position, value in enumerate(self.b.graph_inputs):
             same = [v for v in self.values if v.type == value.type and v.node is not None]
