@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from flamec import autograd, conversion, values
-from flamec.dispatch import write
+from flamec.dispatch import apply_named, write
 from flamec.errors import OperationError, user_location
 from flamec.functional import (
     arithmetic,
@@ -169,6 +169,11 @@ def _backward(
     autograd.backward(self, gradient, retain_graph, create_graph, inputs)
 
 
+def detach(self: Tensor) -> Tensor:
+    """A view of the same memory through which no gradient flows."""
+    return apply_named("detach", self)  # type: ignore[no-any-return]
+
+
 def _requires_grad_(self: Tensor, requires_grad: bool = True) -> Tensor:
     """Set ``requires_grad`` of a leaf; returns the tensor."""
     self.requires_grad = requires_grad
@@ -195,6 +200,7 @@ def _attach_all() -> None:
     _attach_operators()
     attach("backward", _backward)
     attach("requires_grad_", _requires_grad_)
+    attach("detach", detach)
     attach("retain_grad", autograd.retain_grad)
 
 

@@ -1,0 +1,229 @@
+"""Scans and differences along one dimension: running sums, products, extremes, trapezoids.
+
+In: a tensor and ``dim``. Out: a tensor of the same shape (shorter for ``diff``, without
+the dimension for ``trapezoid``). Running sums and products of integers are int64
+unless ``dtype`` is given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from flamec import return_types
+from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional import arithmetic
+from flamec.functional.arguments import public
+from flamec.functional.dimensions import dimension
+from flamec.functional.elementwise import log_sum
+from flamec.functional.primitives import narrowed, ops, widened
+from flamec.functional.promotion import as_tensors, float_dtype, is_number, require_tensor
+from flamec.functional.reduction import accumulated
+from flamec.functional.unary import copied
+from flamec.ir.shape import Dim, SymbolicDim, equal, less
+from flamec.ir.types import DType, bool_, int64, uint8
+from flamec.tensor import Tensor
+
+
+def _running(name: str, for_bool: str, input: Any, dim: int, dtype: DType | None) -> Tensor:
+    x = accumulated(name, input, dtype)
+    axis = dimension(name, dim, x.ndim)
+    if x.ndim == 0:
+        return copied(x)
+    if x._type.dtype is bool_:
+        values, _ = getattr(ops, for_bool)(ops.cast(x, uint8), axis=axis)
+        return ops.cast(values, bool_)  # type: ignore[no-any-return]
+    return getattr(ops, name)(x, axis=axis)  # type: ignore[no-any-return]
+
+
+@public
+def cumsum(input: Tensor, dim: int, *, dtype: DType | None = None) -> Tensor:
+    """At each place the sum of the elements up to it."""
+    return _running("cumsum", "cummax", input, dim, dtype)
+
+
+@public
+def cumprod(input: Tensor, dim: int, *, dtype: DType | None = None) -> Tensor:
+    """At each place the product of the elements up to it."""
+    return _running("cumprod", "cummin", input, dim, dtype)
+
+
+def _running_extreme(name: str, input: Any, dim: int) -> Any:
+    require_tensor(name, "input", input)
+    axis = dimension(name, dim, input.ndim)
+    result = getattr(return_types, name)
+    if input.ndim == 0:
+        zero = ops.full(value=0, shape=(), dtype=int64, device=input._type.device)
+        return result(copied(input), zero)
+    if input._type.dtype is bool_:
+        values, indices = getattr(ops, name)(ops.cast(input, uint8), axis=axis)
+        return result(ops.cast(values, bool_), indices)
+    return result(*getattr(ops, name)(input, axis=axis))
+
+
+@public
+def cummax(input: Tensor, dim: int) -> Any:
+    """The running maximum and the index of its latest occurrence, as (values, indices)."""
+    return _running_extreme("cummax", input, dim)
+
+
+@public
+def cummin(input: Tensor, dim: int) -> Any:
+    """The running minimum and the index of its latest occurrence, as (values, indices)."""
+    return _running_extreme("cummin", input, dim)
+
+
+@public
+def logcumsumexp(input: Tensor, dim: int) -> Tensor:
+    """At each place log(sum(exp(x))) of the elements up to it.
+
+    In log2(n) doubling steps of the pairwise rule, which is associative (Hillis and
+    Steele, "Data parallel algorithms", CACM 29(12), 1986).
+    """
+    require_tensor("logcumsumexp", "input", input)
+    if not input._type.dtype.is_floating_point:
+        raise OperationTypeError(
+            f"logcumsumexp(): not defined for {input._type.dtype.name} (at {user_location()})"
+        )
+    axis = dimension("logcumsumexp", dim, input.ndim)
+    if input.ndim == 0:
+        return copied(input)
+    x = widened(input)
+    size = x._type.shape[axis]
+    if isinstance(size, SymbolicDim):
+        return narrowed(_logcumsumexp_by_rows(x, axis), input._type.dtype)
+    result, distance = copied(x), 1
+    while distance < size:
+        head = part(result, axis, 0, distance)
+        earlier = part(result, axis, 0, size - distance)
+        later = part(result, axis, distance, size - distance)
+        result = ops.concatenate(head, log_sum(earlier, later), axis=axis)
+        distance *= 2
+    return narrowed(result, input._type.dtype)
+
+
+def _logcumsumexp_by_rows(x: Tensor, axis: int) -> Tensor:
+    """The same for a size not known yet: one masked logsumexp for each place."""
+    from flamec.functional.statistics import logsumexp
+
+    shape = x._type.shape
+    size = shape[axis]
+    grid: dict[str, Any] = {"shape": (size, size), "dtype": int64, "device": x._type.device}
+    seen = ops.ge(ops.iota(axis=0, **grid), ops.iota(axis=1, **grid))
+    seen = ops.reshape(seen, shape=(size, size, *(1,) * (len(shape) - axis - 1)))
+    row = ops.reshape(x, shape=(*shape[:axis], 1, *shape[axis:]))
+    return logsumexp(ops.where(seen, row, -math.inf), axis + 1)  # type: ignore[no-any-return]
+
+
+def part(x: Tensor, axis: int, start: Dim, size: Dim) -> Tensor:
+    """``size`` elements of one axis from ``start`` on."""
+    shape = x._type.shape
+    return ops.slice(  # type: ignore[no-any-return]
+        x,
+        starts=tuple(start if i == axis else 0 for i in range(len(shape))),
+        sizes=tuple(size if i == axis else d for i, d in enumerate(shape)),
+        steps=(1,) * len(shape),
+    )
+
+
+# differences -----------------------------------------------------------------------------
+
+
+@public
+def diff(
+    input: Tensor,
+    n: int = 1,
+    dim: int = -1,
+    prepend: Tensor | None = None,
+    append: Tensor | None = None,
+) -> Tensor:
+    """The n-th differences of neighbours; exclusive or for bool."""
+    require_tensor("diff", "input", input)
+    if not input.ndim:
+        raise OperationError(
+            f"diff(): expects input to be at least one-dimensional (at {user_location()})"
+        )
+    if n < 0:
+        raise OperationError(f"diff(): order must be nonnegative, got {n} (at {user_location()})")
+    axis = dimension("diff", dim, input.ndim)
+    pieces = [t for t in (prepend, input, append) if t is not None]
+    for piece in pieces:
+        if require_tensor("diff", "prepend or append", piece).ndim != input.ndim:
+            raise OperationError(
+                f"diff(): prepend and append need {input.ndim} dimensions, got {piece.ndim} "
+                f"(at {user_location()})"
+            )
+    x = ops.concatenate(*as_tensors("diff", *pieces), axis=axis) if len(pieces) > 1 else input
+    if n == 0:
+        return copied(x)
+    for _ in range(n):
+        size = x._type.shape[axis]
+        if equal(size, 0):
+            return x
+        earlier, later = part(x, axis, 0, size - 1), part(x, axis, 1, size - 1)
+        x = ops.bitwise_xor(later, earlier) if x._type.dtype is bool_ else ops.sub(later, earlier)
+    return x  # type: ignore[no-any-return]
+
+
+@public
+def trapezoid(
+    y: Tensor, x: Tensor | None = None, *, dx: float | None = None, dim: int = -1
+) -> Tensor:
+    """The integral along ``dim`` by the trapezoidal rule, over points ``x`` or steps ``dx``."""
+    terms = _trapezoids("trapezoid", y, x, dx, dim)
+    return ops.sum(terms, axes=(dimension("trapezoid", dim, y.ndim),))  # type: ignore[no-any-return]
+
+
+@public
+def cumulative_trapezoid(
+    y: Tensor, x: Tensor | None = None, *, dx: float | None = None, dim: int = -1
+) -> Tensor:
+    """The running integral along ``dim`` by the trapezoidal rule, one element shorter."""
+    terms = _trapezoids("cumulative_trapezoid", y, x, dx, dim)
+    return ops.cumsum(terms, axis=dimension("trapezoid", dim, y.ndim))  # type: ignore[no-any-return]
+
+
+def _trapezoids(name: str, y: Any, x: Any, dx: Any, dim: int) -> Tensor:
+    """The area of each trapezoid."""
+    require_tensor(name, "y", y)
+    if y._type.dtype is bool_:
+        raise OperationTypeError(f"{name}(): not defined for bool (at {user_location()})")
+    if x is not None and dx is not None:
+        raise OperationTypeError(f"{name}(): give x or dx, not both (at {user_location()})")
+    axis = dimension(name, dim, y.ndim)
+    y = ops.cast(y, float_dtype(y._type.dtype)) if x is None else y
+    size = y._type.shape[axis]
+    if less(size, 1):
+        return y
+    both = arithmetic.add(part(y, axis, 1, size - 1), part(y, axis, 0, size - 1))
+    if x is None:
+        step: Any = 1.0 if dx is None else dx
+        if not is_number(step):
+            raise OperationTypeError(f"{name}(): dx must be a number (at {user_location()})")
+    else:
+        require_tensor(name, "x", x)
+        points = x
+        if x.ndim == 1 and y.ndim > 1:
+            if not equal(x.shape[0], size):
+                raise OperationError(
+                    f"{name}(): there must be one x for each of the {size} samples, got "
+                    f"{x.shape[0]} (at {user_location()})"
+                )
+            points = ops.reshape(x, shape=(size, *(1,) * (y.ndim - axis - 1)))
+        step = diff(points, dim=axis - y.ndim)
+    return arithmetic.true_divide(arithmetic.mul(both, step), 2.0)  # type: ignore[no-any-return]
+
+
+trapz = trapezoid
+
+__all__ = [
+    "cummax", "cummin", "cumprod", "cumsum", "cumulative_trapezoid", "diff", "logcumsumexp",
+    "trapezoid", "trapz",
+]  # fmt: skip
+
+TENSOR_METHODS: dict[str, Callable[..., Any]] = {
+    name: globals()[name]
+    for name in ("cummax", "cummin", "cumprod", "cumsum", "diff", "logcumsumexp")
+}
+IN_PLACE: tuple[str, ...] = ("cumprod", "cumsum")

@@ -1,0 +1,334 @@
+"""Statistics over dimensions: variances, norms, logsumexp, covariances, counts.
+
+In: floating-point tensors (integers where PyTorch converts them). Out: a tensor
+without the dimensions folded, or with size 1 in their place. Variances take two
+passes; 16-bit floats are computed in float32; roots have gradient 0 at 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional import arithmetic
+from flamec.functional.arguments import as_dtype, public
+from flamec.functional.distance import norm_over
+from flamec.functional.primitives import is_empty_size, narrowed, ops, widened
+from flamec.functional.promotion import constant, require_tensor
+from flamec.functional.reduction import Dims, axes_of, count_of, fold
+from flamec.functional.unary import as_floating
+from flamec.ir.types import DType, float64, int64
+from flamec.state import thread
+from flamec.tensor import Tensor
+
+
+def _require_floating(name: str, input: Any) -> Tensor:
+    require_tensor(name, "input", input)
+    if not input._type.dtype.is_floating_point:
+        raise OperationTypeError(
+            f"{name}(): expected floating-point values, got {input._type.dtype.name} "
+            f"(at {user_location()})"
+        )
+    return input  # type: ignore[no-any-return]
+
+
+# variances -------------------------------------------------------------------------------
+
+
+class _Spread:
+    """The arguments of var and std, in the older form (unbiased) and in the newer (correction)."""
+
+    def __init__(self, name: str, input: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        given = dict(kwargs)
+        names = ("unbiased",) if args and isinstance(args[0], bool) else _POSITIONAL
+        for key, value in zip(names, args, strict=False):
+            if key in given:
+                raise OperationTypeError(f"{name}(): {key} is given twice (at {user_location()})")
+            given[key] = value
+        unknown = set(given) - {"dim", "unbiased", "keepdim", "correction"}
+        if unknown or len(args) > len(names) or {"unbiased", "correction"} <= set(given):
+            raise OperationTypeError(
+                f"{name}(): takes (input, dim, *, correction, keepdim), (input, dim, unbiased, "
+                f"keepdim) or (input, unbiased) (at {user_location()})"
+            )
+        correction = given.get("correction")
+        if correction is None:
+            correction = 1 if given.get("unbiased", True) else 0
+        self.input = _require_floating(name, input)
+        self.correction = correction
+        self.keepdim = bool(given.get("keepdim", False))
+        self.axes = axes_of(name, given.get("dim"), input.ndim)
+
+    def variance_and_mean(self) -> tuple[Tensor, Tensor]:
+        """Both in the compute dtype; the mean keeps its dimensions."""
+        x = widened(self.input)
+        count = count_of(x, self.axes)
+        mean = ops.div(fold("sum", x, self.axes, True), count)
+        deviation = ops.sub(x, mean)
+        squares = fold("sum", ops.mul(deviation, deviation), self.axes, self.keepdim)
+        freedom = ops.sub(constant(count, x._type.dtype), constant(self.correction, x._type.dtype))
+        return ops.div(squares, ops.maximum(freedom, constant(0, x._type.dtype))), mean
+
+    def finished(self, result: Tensor) -> Tensor:
+        return narrowed(result, self.input._type.dtype)
+
+    def finished_mean(self, mean: Tensor) -> Tensor:
+        if not self.keepdim and self.axes:
+            shape = mean._type.shape
+            rest = tuple(d for i, d in enumerate(shape) if i not in self.axes)
+            mean = ops.reshape(mean, shape=rest)
+        return self.finished(mean)
+
+
+_POSITIONAL = ("dim", "unbiased", "keepdim")
+
+
+def safe_root(x: Tensor) -> Tensor:
+    """The square root, with gradient 0 where x is 0."""
+    zero = ops.eq(x, 0.0)
+    return ops.where(zero, 0.0, ops.sqrt(ops.where(zero, 1.0, x)))  # type: ignore[no-any-return]
+
+
+@public
+def var(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """``var(input, dim=None, *, correction=1, keepdim=False)``: the mean squared deviation.
+
+    The sum of squares is divided by max(0, n - correction). The older arguments
+    ``(dim, unbiased, keepdim)`` and ``(unbiased)`` are accepted.
+    """
+    spread = _Spread("var", input, args, kwargs)
+    return spread.finished(spread.variance_and_mean()[0])
+
+
+@public
+def std(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The square root of ``var``, with the same arguments."""
+    spread = _Spread("std", input, args, kwargs)
+    return spread.finished(safe_root(spread.variance_and_mean()[0]))
+
+
+@public
+def var_mean(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """The variance and the mean; arguments as ``var``."""
+    spread = _Spread("var_mean", input, args, kwargs)
+    variance, mean = spread.variance_and_mean()
+    return spread.finished(variance), spread.finished_mean(mean)
+
+
+@public
+def std_mean(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """The standard deviation and the mean; arguments as ``var``."""
+    spread = _Spread("std_mean", input, args, kwargs)
+    variance, mean = spread.variance_and_mean()
+    return spread.finished(safe_root(variance)), spread.finished_mean(mean)
+
+
+# logsumexp and norms ---------------------------------------------------------------------
+
+
+@public
+def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) -> Tensor:
+    """log(sum(exp(x))) over ``dim`` without overflow; -inf where there is nothing."""
+    source = as_floating("logsumexp", input)
+    x, axes = widened(source), axes_of("logsumexp", dim, source.ndim)
+    shape = x._type.shape
+    if any(is_empty_size(shape[a]) for a in axes):
+        nothing = fold("sum", x, axes, keepdim)
+        return narrowed(ops.log(nothing), source._type.dtype)
+    largest = ops.detach(fold("amax", x, axes, True))
+    shift = ops.where(ops.lt(ops.abs(largest), math.inf), largest, 0.0)
+    total = fold("sum", ops.exp(ops.sub(x, shift)), axes, True)
+    nothing = ops.eq(total, 0.0)
+    result = ops.where(nothing, -math.inf, ops.log(ops.where(nothing, 1.0, total)))
+    result = ops.add(result, shift)
+    if not keepdim and axes:
+        rest = tuple(d for i, d in enumerate(shape) if i not in axes)
+        result = ops.reshape(result, shape=rest)
+    return narrowed(result, source._type.dtype)
+
+
+@public
+def norm(
+    input: Tensor,
+    p: float | str | None = "fro",
+    dim: Dims = None,
+    keepdim: bool = False,
+    dtype: DType | None = None,
+) -> Tensor:
+    """The p-norm of the elements over ``dim`` ("fro": p = 2); its gradient at 0 is 0."""
+    _require_floating("norm", input)
+    if isinstance(p, str):
+        if p != "fro":
+            raise OperationError(
+                f"norm(): p must be a number or 'fro', not {p!r} (at {user_location()})"
+            )
+        p = 2.0
+    target = input._type.dtype if dtype is None else as_dtype("norm", dtype)
+    x = widened(ops.cast(input, target))
+    axes = axes_of("norm", dim, x.ndim)
+    order = 2.0 if p is None else float(p)
+    if not axes:
+        x = ops.reshape(x, shape=(1,))
+        return narrowed(norm_over(x, order, (0,), False), target)
+    if math.isinf(order) and any(is_empty_size(x._type.shape[a]) for a in axes):
+        raise OperationError(
+            f"norm(): the {order}-norm of nothing does not exist; the shape is "
+            f"{list(input._type.shape)} (at {user_location()})"
+        )
+    return narrowed(norm_over(x, order, axes, keepdim), target)
+
+
+@public
+def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
+    """The p-norm of ``input - other``."""
+    require_tensor("dist", "other", other)
+    return norm(arithmetic.sub(require_tensor("dist", "input", input), other), p)  # type: ignore[no-any-return]
+
+
+# covariances -----------------------------------------------------------------------------
+
+
+@public
+def cov(
+    input: Tensor,
+    *,
+    correction: int = 1,
+    fweights: Tensor | None = None,
+    aweights: Tensor | None = None,
+) -> Tensor:
+    """The covariance matrix of the rows of ``input``, whose columns are observations.
+
+    ``fweights``: how often each observation counts (integers); ``aweights``: its importance.
+    """
+    source = as_floating("cov", input)
+    if source.ndim > 2:
+        raise OperationError(
+            f"cov(): expected at most 2 dimensions, got {source.ndim} (at {user_location()})"
+        )
+    x = widened(source)
+    shape = x._type.shape
+    if x.ndim < 2:
+        x = ops.reshape(x, shape=(1, shape[0] if shape else 1))
+    count = x._type.shape[1]
+    weights = _observation_weights(fweights, aweights, count, x._type.dtype)
+    if weights is None:
+        total = constant(count, x._type.dtype)
+        mean = ops.div(fold("sum", x, (1,), True), total)
+        freedom = ops.sub(total, constant(correction, x._type.dtype))
+        weighted = deviation = ops.sub(x, mean)
+    else:
+        total = ops.sum(weights, axes=(0,))
+        mean = ops.div(fold("sum", ops.mul(x, weights), (1,), True), total)
+        freedom = _weighted_freedom(weights, aweights, total, correction)
+        deviation = ops.sub(x, mean)
+        weighted = ops.mul(deviation, weights)
+    freedom = ops.maximum(freedom, constant(0, x._type.dtype))
+    product = ops.dot_general(deviation, weighted, contract=((1,), (1,)), batch=((), ()))
+    result = ops.div(product, freedom)
+    if len(shape) < 2:
+        result = ops.reshape(result, shape=())
+    return narrowed(result, source._type.dtype)
+
+
+def _observation_weights(
+    fweights: Tensor | None, aweights: Tensor | None, count: Any, dtype: DType
+) -> Tensor | None:
+    result: Tensor | None = None
+    for argument, weights, integral in (
+        ("fweights", fweights, True),
+        ("aweights", aweights, False),
+    ):
+        if weights is None:
+            continue
+        require_tensor("cov", argument, weights)
+        if weights.ndim > 1 or weights.shape.numel() != count:
+            raise OperationError(
+                f"cov(): {argument} must have one entry for each of the {count} observations, its "
+                f"shape is {list(weights.shape)} (at {user_location()})"
+            )
+        if integral == weights._type.dtype.is_floating_point:
+            kind = "integers" if integral else "floating-point numbers"
+            raise OperationTypeError(f"cov(): {argument} must be {kind} (at {user_location()})")
+        factor = ops.reshape(ops.cast(weights, dtype), shape=(count,))
+        result = factor if result is None else ops.mul(result, factor)
+    return result
+
+
+def _weighted_freedom(
+    weights: Tensor, aweights: Tensor | None, total: Tensor, correction: int
+) -> Tensor:
+    dtype = weights._type.dtype
+    lost: Tensor = constant(correction, dtype)
+    if aweights is not None:
+        importance = ops.reshape(ops.cast(aweights, dtype), shape=weights._type.shape)
+        sum_of_both = ops.sum(ops.mul(weights, importance), axes=(0,))
+        lost = ops.mul(lost, ops.div(sum_of_both, total))
+    return ops.sub(total, lost)  # type: ignore[no-any-return]
+
+
+@public
+def corrcoef(input: Tensor) -> Tensor:
+    """Pearson's correlation coefficients of the rows of ``input``, limited to [-1, 1]."""
+    covariance = cov(input)
+    if not covariance.ndim:
+        return ops.div(covariance, covariance)  # type: ignore[no-any-return]
+    dtype = covariance._type.dtype
+    c = widened(covariance)
+    deviation = ops.sqrt(ops.diagonal(c, offset=0, axis1=0, axis2=1))
+    size = c._type.shape[0]
+    result = ops.div(c, ops.reshape(deviation, shape=(size, 1)))
+    result = ops.div(result, ops.reshape(deviation, shape=(1, size)))
+    result = ops.where(ops.lt(result, -1.0), -1.0, result)
+    return narrowed(ops.where(ops.gt(result, 1.0), 1.0, result), dtype)
+
+
+# counts ----------------------------------------------------------------------------------
+
+
+@public
+def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
+    """How often each nonnegative integer occurs, or the sum of its weights.
+
+    The length of the result depends on the values, so this is refused while tracing.
+    """
+    require_tensor("bincount", "input", input)
+    if thread.trace is not None:
+        raise thread.trace.refuse_value("bincount()")
+    values = input._array
+    assert values is not None
+    if input.ndim != 1 or input._type.dtype.kind not in ("int", "uint"):
+        raise OperationError(
+            f"bincount(): expected a 1-d tensor of nonnegative integers, got {input._type} "
+            f"(at {user_location()})"
+        )
+    if values.size and int(values.min()) < 0:
+        raise OperationError(f"bincount(): negative values (at {user_location()})")
+    length = max(int(values.max()) + 1 if values.size else 0, minlength)
+    if weights is None:
+        counts = np.bincount(values, minlength=length)
+        return Tensor._from_array(counts.astype(np.int64))
+    require_tensor("bincount", "weights", weights)
+    if weights.shape != input.shape:
+        raise OperationError(
+            f"bincount(): weights of shape {list(weights.shape)} for values of shape "
+            f"{list(input.shape)} (at {user_location()})"
+        )
+    dtype = weights._type.dtype if weights._type.dtype.kind == "float" else float64
+    dtype = dtype if dtype.itemsize >= 4 else float64
+    zeros = ops.full(value=0.0, shape=(length,), dtype=dtype, device=input._type.device)
+    places = ops.cast(input, int64)
+    return ops.index_put(zeros, ops.cast(weights, dtype), places, mode="add")  # type: ignore[no-any-return]
+
+
+__all__ = [
+    "bincount", "corrcoef", "cov", "dist", "logsumexp", "norm", "std", "std_mean", "var",
+    "var_mean",
+]  # fmt: skip
+
+TENSOR_METHODS: dict[str, Callable[..., Any]] = {
+    name: globals()[name] for name in __all__ if name not in ("std_mean", "var_mean")
+}

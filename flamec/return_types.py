@@ -1,0 +1,24 @@
+"""Named results of functions that return several tensors, as in ``torch.return_types``."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import Any
+
+
+def _result_type(name: str, *fields: str) -> Any:
+    """A named tuple that prints as PyTorch's structured results do."""
+
+    def show(self: Any) -> str:
+        parts = ",\n".join(f"{field}={value!r}" for field, value in zip(fields, self, strict=True))
+        return f"flamec.return_types.{name}(\n{parts})"
+
+    base = namedtuple(name, fields)  # type: ignore[misc]
+    return type(name, (base,), {"__slots__": (), "__repr__": show, "__module__": __name__})
+
+
+max = _result_type("max", "values", "indices")
+min = _result_type("min", "values", "indices")
+cummax = _result_type("cummax", "values", "indices")
+cummin = _result_type("cummin", "values", "indices")
+aminmax = _result_type("aminmax", "min", "max")
