@@ -15,11 +15,10 @@ from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import OpKind
 from flamec.ir.passes.fold_constants import constant_value
 from flamec.ir.passes.rewrite import RewriteBuilder, rewrite
+from flamec.ir.passes.simplify_broadcasts import broadcast_to, drop_stretching
 from flamec.ir.passes.simplify_views import (
-    broadcast_to,
     drop_empty_assembly,
     drop_single_reduction,
-    drop_stretching,
     simplify_view,
 )
 from flamec.ir.types import DType
