@@ -1,7 +1,8 @@
 """The one function through which every operation passes.
 
 ``apply`` infers the result types, then either runs the operation (eager) or
-adds it to the trace in progress, and records it for autograd. ``write``
+adds it to the trace in progress, and records it for autograd. Results are
+row-major unless they are views, so that strides are the same in both modes. ``write``
 is the only way memory is changed: the new contents are computed functionally
 and then stored, so the tape and the trace stay free of mutation.
 """
@@ -132,7 +133,10 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
         else:
             outputs = [Tensor._from_array(results[0], types[0])]
     else:
-        outputs = [Tensor._from_array(r, t) for r, t in zip(results, types, strict=True)]
+        outputs = [
+            Tensor._from_array(r if r.flags.c_contiguous else np.ascontiguousarray(r), t)
+            for r, t in zip(results, types, strict=True)
+        ]
     if thread.grad_enabled and op.derivative is not None:
         for t in inputs:
             if t._requires_grad or t._value is not None or t._storage.value is not None:

@@ -54,6 +54,10 @@ class OperationTypeError(RuntimeError, TypeError):
     """An operation was given dtypes or kinds of arguments that it does not accept."""
 
 
+class OutOfRangeError(IndexError, RuntimeError):
+    """An index lies outside the dimension that it is meant for."""
+
+
 class CompileError(RuntimeError):
     """A function could not be compiled."""
 
@@ -69,8 +73,10 @@ def operation_error(name: str, error: Exception) -> Exception:
     text = str(error)
     prefix = "" if text.startswith(name) else f"{name}: "
     message = f"{prefix}{text}{where}"
-    if isinstance(error, (IndexError, ZeroDivisionError)):
-        return type(error)(message)
+    if isinstance(error, IndexError):
+        return OutOfRangeError(message)
+    if isinstance(error, ZeroDivisionError):
+        return ZeroDivisionError(message)
     if isinstance(error, TypeError):
         return OperationTypeError(message)
     return OperationError(message)

@@ -14,16 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from flamec import autograd, conversion, values
+from flamec import autograd, conversion, memory, printing, values
 from flamec.dispatch import apply_named, write
 from flamec.errors import OperationError, user_location
 from flamec.functional import (
     arithmetic,
     comparison,
+    diagonals,
     elementwise,
+    gathering,
     indexing,
     joining,
     shape,
+    strided,
     unary,
 )
 from flamec.functional.arguments import stored_dtype
@@ -38,9 +41,14 @@ MODULES: tuple[ModuleType, ...] = (
     comparison,
     shape,
     joining,
+    diagonals,
+    strided,
     indexing,
+    gathering,
     conversion,
     values,
+    memory,
+    printing,
 )
 
 
@@ -188,7 +196,7 @@ def _attach_module(module: ModuleType) -> None:
     for name, function in methods.items():
         attach(name, function)
     for name, function in getattr(module, "TENSOR_PROPERTIES", {}).items():
-        setattr(Tensor, name, property(function))
+        setattr(Tensor, name, function if isinstance(function, property) else property(function))
     changing: Iterable[str] = getattr(module, "IN_PLACE", ())
     for name in changing:
         attach(f"{name}_", in_place(f"{name}_", methods[name]))

@@ -139,7 +139,6 @@ class _Reader:
         self.steps: list[int] = []
         self.shape: list[Dim] = []
         self.indices: list[Tensor | None] = []
-        self.selected: list[tuple[int, Tensor]] = []
         self.filled = False
 
     def take(self, item: Any, missing: int) -> None:
@@ -214,8 +213,6 @@ class _Reader:
                     f"{format_shape(self.x._type.shape)} at index {self.axis} "
                     f"(at {user_location()})"
                 )
-        elif item._type.shape == ():
-            self.selected.append((len(self.shape), item))
         for i in range(covered):
             extent = self.x._type.shape[self.axis]
             self._window(0, extent, 1)
@@ -279,6 +276,7 @@ class Gathered:
     view: Tensor
     indices: list[Tensor]
     place: int
+    axes: tuple[int, ...]
 
     @property
     def index_shape(self) -> tuple[Dim, ...]:
@@ -293,8 +291,13 @@ class Gathered:
 
 
 def gathered(selection: Selection) -> Gathered:
-    """Masks turned into positions, index tensors broadcast, their dimensions moved to the front."""
+    """Masks turned into positions, index tensors broadcast, their dimensions moved to the front.
+
+    A zero-dimensional index (there is one only while tracing) counts as an int would: it
+    is as if its dimension were gone before the result's dimensions are placed.
+    """
     axes: list[int] = []
+    dropped: list[int] = []
     indices: list[Tensor] = []
     axis = 0
     for index in selection.indices:
@@ -302,6 +305,8 @@ def gathered(selection: Selection) -> Gathered:
             axis += 1
             continue
         for part in _positions(index):
+            if not part._type.shape:
+                dropped.append(axis)
             indices.append(part)
             axes.append(axis)
             axis += 1
@@ -314,13 +319,14 @@ def gathered(selection: Selection) -> Gathered:
             f"{shapes} (at {user_location()})"
         ) from error
     indices = [tensor_builder.expand_to(i, shape) for i in indices]
-    adjacent = axes == list(range(axes[0], axes[0] + len(axes)))
+    kept = [a - sum(d < a for d in dropped) for a in axes if a not in dropped]
+    place = kept[0] if kept and kept == list(range(kept[0], kept[0] + len(kept))) else 0
     rank = len(selection.view._type.shape)
     view = selection.view
+    order = (*axes, *(i for i in range(rank) if i not in axes))
     if axes != list(range(len(axes))):
-        rest = [i for i in range(rank) if i not in axes]
-        view = apply_named("permute", view, axes=(*axes, *rest))
-    return Gathered(view, indices, axes[0] if adjacent else 0)
+        view = apply_named("permute", view, axes=order)
+    return Gathered(view, indices, place, order)
 
 
 def _positions(index: Tensor) -> Sequence[Tensor]:
@@ -330,29 +336,6 @@ def _positions(index: Tensor) -> Sequence[Tensor]:
     return [constant_array(p) for p in np.nonzero(mask)]
 
 
-def _separate_scalars(selection: Selection) -> Selection:
-    """Apply zero-dimensional index tensors first, as ints are (they stay tensors while tracing)."""
-    view, indices = selection.view, list(selection.indices)
-    if all(i is None or i._type.shape == () for i in indices) and sum(
-        i is not None for i in indices
-    ) > 1:
-        return selection
-    axis = 0
-    position = 0
-    while position < len(indices):
-        index = indices[position]
-        if index is not None and index._type.shape == () and len(
-            [i for i in indices if i is not None]
-        ) > 1:
-            rest = [i for i in range(len(view._type.shape)) if i != axis]
-            view = apply_named("index", apply_named("permute", view, axes=(axis, *rest)), index)
-            del indices[position]
-            continue
-        axis += 1 if index is None else _dimensions_consumed(index)
-        position += 1
-    return Selection(view, indices)
-
-
 def getitem(self: Tensor, index: Any) -> Tensor:
     """``self[index]``: a view for ints, slices, None and Ellipsis, otherwise a copy."""
     selection = select(self, index)
@@ -360,7 +343,7 @@ def getitem(self: Tensor, index: Any) -> Tensor:
         if selection.view is self:
             return regroup(self, self._type.shape)
         return selection.view
-    found = gathered(_separate_scalars(selection))
+    found = gathered(selection)
     result: Tensor = apply_named("index", found.view, *found.indices)
     axes = found.result_axes()
     if axes != tuple(range(len(axes))):

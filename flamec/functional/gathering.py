@@ -1,0 +1,505 @@
+"""Reads and writes at places given by index tensors along one dimension, and by masks.
+
+In: tensors and int64 index tensors. Out: new tensors (the forms that write in place
+are attached from ``IN_PLACE``). A negative index is an error, except in ``take``,
+``put`` and ``index_put``, as in PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from flamec.conversion import constant_array
+from flamec.dispatch import apply_named, tensor_builder
+from flamec.errors import OperationError, OutOfRangeError, user_location
+from flamec.functional.dimensions import dimension
+from flamec.functional.indexing import Gathered, fit, gathered, scalar_of, select
+from flamec.functional.promotion import is_number, require_tensor
+from flamec.functional.scatter_reduction import scatter_into
+from flamec.functional.shape import (
+    broadcast_tensors,
+    clone,
+    expand,
+    owned,
+    ravel,
+    regroup,
+    reshaped,
+)
+from flamec.ir.shape import Dim, equal, format_shape, less, product, structurally_equal
+from flamec.ir.types import bool_, int32, int64
+from flamec.state import thread
+from flamec.tensor import Tensor
+from flamec.values import concrete_array
+
+
+# index tensors ------------------------------------------------------------------------
+def _as_int64(name: str, index: Any) -> Tensor:
+    require_tensor(name, "index", index)
+    if index._type.dtype is not int64 and index._type.dtype is not int32:
+        raise OperationError(
+            f"{name}(): Expected dtype int32/int64 for index, not {index._type.dtype.name} "
+            f"(at {user_location()})"
+        )
+    return tensor_builder.cast(index, int64)  # type: ignore[no-any-return]
+
+
+def _nonnegative(name: str, index: Tensor, extent: Dim) -> Tensor:
+    """``index`` such that a negative entry is out of range instead of counted from the end."""
+    array = index._array
+    if thread.trace is None and array is not None:
+        if array.size and array.min() < 0:
+            raise OutOfRangeError(
+                f"{name}(): index {array.min()} is out of bounds for a dimension of size {extent} "
+                f"(at {user_location()})"
+            )
+        return index
+    b = tensor_builder
+    zero, size = b.constant(0, index._type), b.constant(extent, index._type)
+    return b.where(b.lt(index, zero), size, index)  # type: ignore[no-any-return]
+
+
+def _along(name: str, x: Tensor, dim: int, index: Tensor) -> list[Tensor]:
+    """Index tensors for all dimensions: ``index`` along ``dim``, elsewhere the own position."""
+    index = _nonnegative(name, index, x._type.shape[dim])
+    shape = index._type.shape
+    return [
+        index
+        if axis == dim
+        else tensor_builder.iota(shape=shape, axis=axis, dtype=int64, device=index._type.device)
+        for axis in range(len(shape))
+    ]
+
+
+def _checked(
+    name: str, x: Tensor, dim: int, index: Any, against: Tensor | None = None
+) -> tuple[Tensor, int, Tensor]:
+    """``x``, ``dim`` and ``index`` with at least one dimension, once their sizes were compared."""
+    index = _as_int64(name, index)
+    axis = dimension(name, dim, len(x._type.shape))
+    if not x._type.shape:
+        x = regroup(x, (1,))
+    if not index._type.shape:
+        index = regroup(index, (1,))
+    have, want = x._type.shape, index._type.shape
+    empty = any(structurally_equal(d, 0) for d in want)
+    if len(have) != len(want) and not empty:
+        raise OperationError(
+            f"{name}(): Index tensor must have the same number of dimensions as input tensor: "
+            f"{format_shape(want)} and {format_shape(have)} (at {user_location()})"
+        )
+    if not empty:
+        for i, (size, limit) in enumerate(zip(want, have, strict=True)):
+            if i != axis and less(limit, size):
+                raise OperationError(
+                    f"{name}(): Size does not match at dimension {i} expected index "
+                    f"{format_shape(want)} to be no larger than self {format_shape(have)} apart "
+                    f"from dimension {axis} (at {user_location()})"
+                )
+    return x, axis, index
+
+
+def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
+    """``out[i][j][k] = input[index[i][j][k]][j][k]`` (for dim 0); the shape is that of ``index``."""
+    result_shape = index._type.shape
+    x, axis, index = _checked("gather", input, dim, index)
+    if any(structurally_equal(d, 0) for d in result_shape):
+        return tensor_builder.full(  # type: ignore[no-any-return]
+            value=0, shape=result_shape, dtype=x._type.dtype, device=x._type.device
+        )
+    result: Tensor = apply_named("index", x, *_along("gather", x, axis, index))
+    return result if len(result._type.shape) == len(result_shape) else regroup(result, result_shape)
+
+
+def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
+    """``gather`` after input and indices were broadcast against each other, except along ``dim``."""
+    if dim is None:
+        return gather(ravel(input), 0, ravel(indices))
+    rank = len(input._type.shape)
+    if rank != len(indices._type.shape):
+        raise OperationError(
+            "take_along_dim(): input and indices should have the same number of dimensions, but "
+            f"got {format_shape(input._type.shape)} and {format_shape(indices._type.shape)} "
+            f"(at {user_location()})"
+        )
+    axis = dimension("take_along_dim", dim, rank)
+    shared: list[Dim] = []
+    for i, (a, b) in enumerate(zip(input._type.shape, indices._type.shape, strict=True)):
+        shared.append(1 if i == axis else b if not structurally_equal(b, 1) else a)
+    with_size = lambda x: [x._type.shape[axis] if i == axis else d for i, d in enumerate(shared)]  # noqa: E731
+    return gather(expand(input, with_size(input)), axis, expand(indices, with_size(indices)))
+
+
+def take(input: Tensor, index: Tensor) -> Tensor:
+    """``input`` as one-dimensional, at ``index``; a negative index counts from the end."""
+    result: Tensor = apply_named("index", ravel(input), _as_int64("take", index))
+    return result
+
+
+def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
+    """A copy of ``input`` in which, as one-dimensional, ``index`` has the elements of ``source``."""
+    places, values = ravel(_as_int64("put", index)), ravel(source)
+    if not equal(places._type.shape[0], values._type.shape[0]):
+        raise OperationError(
+            f"put: expected source and index to have the same number of elements, but got "
+            f"{format_shape(source._type.shape)} and {format_shape(index._type.shape)} "
+            f"(at {user_location()})"
+        )
+    _same_dtype("put", input, source)
+    mode = "add" if accumulate else "set"
+    flat = apply_named("index_put", ravel(input), values, places, mode=mode)
+    return regroup(flat, input._type.shape)
+
+
+def _same_dtype(name: str, input: Tensor, source: Tensor) -> None:
+    if input._type.dtype is not source._type.dtype:
+        raise OperationError(
+            f"{name}(): self and source expected to have the same dtype, but got "
+            f"{input._type.dtype.name} and {source._type.dtype.name} (at {user_location()})"
+        )
+
+
+# scatter ------------------------------------------------------------------------------
+def scatter(
+    input: Tensor,
+    dim: int,
+    index: Tensor,
+    src: Any = None,
+    *,
+    value: Any = None,
+    reduce: str | None = None,
+) -> Tensor:
+    """A copy of ``input`` with ``src`` (a tensor or a number) at ``index`` along ``dim``.
+
+    ``reduce``: ``"add"`` or ``"multiply"`` combines with what is there.
+    """
+    given = value if src is None else src
+    modes = {None: "set", "add": "add", "multiply": "prod"}
+    if reduce not in modes:
+        raise OperationError(
+            f"scatter(): reduce must be 'add' or 'multiply', not {reduce!r} (at {user_location()})"
+        )
+    return _scattered("scatter", input, dim, index, given, modes[reduce])
+
+
+def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
+    """A copy of ``input`` with ``src`` added at ``index`` along ``dim``; equal places add up."""
+    return _scattered("scatter_add", input, dim, index, src, "add")
+
+
+def scatter_reduce(
+    input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:
+    """A copy of ``input`` with ``src`` combined into it at ``index`` along ``dim``.
+
+    ``reduce``: sum, prod, mean, amax or amin. Without ``include_self`` the elements
+    written to do not take part themselves.
+    """
+    modes = {"sum": "add", "prod": "prod", "mean": "mean", "amax": "amax", "amin": "amin"}
+    if reduce not in modes:
+        raise OperationError(
+            f"scatter_reduce(): reduce must be one of {', '.join(modes)}, not {reduce!r} "
+            f"(at {user_location()})"
+        )
+    return _scattered("scatter_reduce", input, dim, index, src, modes[reduce], include_self)
+
+
+def _scattered(
+    name: str,
+    input: Tensor,
+    dim: int,
+    index: Tensor,
+    source: Any,
+    mode: str,
+    include_self: bool = True,
+) -> Tensor:
+    x, axis, index = _checked(name, input, dim, index)
+    shape = index._type.shape
+    if any(structurally_equal(d, 0) for d in shape):
+        return clone(input)
+    if isinstance(source, Tensor):
+        _same_dtype(name, input, source)
+        values = source if source._type.shape else regroup(source, (1,))
+        have = values._type.shape
+        if len(have) != len(shape) or any(map(less, have, shape)):
+            raise OperationError(
+                f"{name}(): Expected index {format_shape(shape)} to be no larger than src "
+                f"{format_shape(have)} (at {user_location()})"
+            )
+        if not all(map(structurally_equal, have, shape)):
+            rank = len(shape)
+            values = apply_named(
+                "slice", values, starts=(0,) * rank, sizes=shape, steps=(1,) * rank
+            )
+    elif is_number(source):
+        values = tensor_builder.expand_to(scalar_of(source, x), shape)
+    else:
+        require_tensor(name, "src", source)
+    result = scatter_into(x, values, _along(name, x, axis, index), mode, include_self)
+    return result if input is x else regroup(result, input._type.shape)
+
+
+# one index for whole slices -------------------------------------------------------------
+def _line_of(name: str, index: Any) -> Tensor:
+    index = _as_int64(name, index)
+    if len(index._type.shape) > 1:
+        raise IndexError(
+            f"{name}(): Index is supposed to be a vector, not {format_shape(index._type.shape)} "
+            f"(at {user_location()})"
+        )
+    return regroup(index, (1,)) if not index._type.shape else index
+
+
+def _to_front(x: Tensor, axis: int) -> Tensor:
+    if axis == 0:
+        return x
+    rest = [i for i in range(len(x._type.shape)) if i != axis]
+    return apply_named("permute", x, axes=(axis, *rest))  # type: ignore[no-any-return]
+
+
+def _from_front(x: Tensor, axis: int) -> Tensor:
+    if axis == 0:
+        return x
+    axes = list(range(1, len(x._type.shape)))
+    axes.insert(axis, 0)
+    return owned(apply_named("permute", x, axes=tuple(axes)))
+
+
+def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
+    """The slices of ``dim`` that the one-dimensional ``index`` names."""
+    axis = dimension("index_select", dim, len(input._type.shape))
+    x = input if input._type.shape else regroup(input, (1,))
+    line = _nonnegative("index_select", _line_of("index_select", index), x._type.shape[axis])
+    result = _from_front(apply_named("index", _to_front(x, axis), line), axis)
+    return result if x is input else regroup(result, ())
+
+
+def _put_slices(
+    name: str, input: Tensor, dim: int, index: Any, source: Tensor, mode: str
+) -> Tensor:
+    axis = dimension(name, dim, len(input._type.shape))
+    x = input if input._type.shape else regroup(input, (1,))
+    line = _nonnegative(name, _line_of(name, index), x._type.shape[axis])
+    values = source if source._type.shape else regroup(source, (1,))
+    shape = x._type.shape
+    expected = (*shape[:axis], line._type.shape[0], *shape[axis + 1 :])
+    have = values._type.shape
+    if len(have) != len(expected) or not all(map(equal, have, expected)):
+        raise OperationError(
+            f"{name}(): source has shape {format_shape(have)}, expected {format_shape(expected)} "
+            f"for {line._type.shape[0]} indices along dimension {axis} of {format_shape(shape)} "
+            f"(at {user_location()})"
+        )
+    written = apply_named(
+        "index_put", _to_front(x, axis), _to_front(values, axis), line, mode=mode
+    )
+    result = _from_front(written, axis)
+    return result if x is input else regroup(result, ())
+
+
+def index_add(
+    input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1
+) -> Tensor:
+    """A copy of ``input`` with ``alpha * source`` added to the slices ``index`` of ``dim``."""
+    _same_dtype("index_add", input, source)
+    if alpha != 1:
+        source = tensor_builder.mul(source, scalar_of(alpha, source))
+    return _put_slices("index_add", input, dim, index, source, "add")
+
+
+def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    """A copy of ``input`` in which the slices ``index`` of ``dim`` are those of ``source``."""
+    _same_dtype("index_copy", input, source)
+    return _put_slices("index_copy", input, dim, index, source, "set")
+
+
+def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
+    """A copy of ``input`` in which the slices ``index`` of ``dim`` are ``value``."""
+    filling = _single_value("index_fill", input, value)
+    axis = dimension("index_fill", dim, len(input._type.shape))
+    line = _line_of("index_fill", index)
+    shape = input._type.shape or (1,)
+    source = tensor_builder.expand_to(
+        filling, (*shape[:axis], line._type.shape[0], *shape[axis + 1 :])
+    )
+    return _put_slices("index_fill", input, dim, line, source, "set")
+
+
+def _single_value(name: str, input: Tensor, value: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        if isinstance(value, float) and input._type.dtype.kind in ("int", "uint"):
+            if value != int(value if np.isfinite(value) else 0):
+                raise OperationError(
+                    f"{name}: value {value!r} cannot be converted to type "
+                    f"{input._type.dtype.name} without overflow (at {user_location()})"
+                )
+        return scalar_of(value, input)
+    if value._type.shape:
+        raise OperationError(
+            f"{name} only supports a 0-dimensional value tensor, but got tensor with "
+            f"{len(value._type.shape)} dimension(s) (at {user_location()})"
+        )
+    return tensor_builder.cast(value, input._type.dtype)  # type: ignore[no-any-return]
+
+
+def index_put(
+    input: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False
+) -> Tensor:
+    """A copy of ``input`` with ``values`` at ``input[indices]``, or added there."""
+    selection = select(input, tuple(slice(None) if i is None else i for i in indices))
+    if selection.is_basic:
+        raise IndexError(f"index_put: at least one index must be a tensor (at {user_location()})")
+    _same_dtype("index_put", input, values)
+    found: Gathered = gathered(selection)
+    rest = found.view._type.shape[len(found.indices) :]
+    shape = (*found.index_shape, *rest)
+    axes = found.result_axes()
+    source = fit(values, tuple(shape[a] for a in axes), "value tensor")
+    source = apply_named("permute", source, axes=_inverse(axes))
+    mode = "add" if accumulate else "set"
+    put = apply_named("index_put", found.view, source, *found.indices, mode=mode)
+    if found.view is selection.view:
+        return put  # type: ignore[no-any-return]
+    return owned(apply_named("permute", put, axes=_inverse(found.axes)))
+
+
+def _inverse(axes: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(axes)), key=axes.__getitem__))
+
+
+# masks --------------------------------------------------------------------------------
+def _as_mask(name: str, mask: Any) -> Tensor:
+    require_tensor(name, "mask", mask)
+    if mask._type.dtype is not bool_:
+        raise OperationError(
+            f"{name}: expected BoolTensor for mask, got {mask._type.dtype.name} "
+            f"(at {user_location()})"
+        )
+    return mask  # type: ignore[no-any-return]
+
+
+def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """``value`` (a number or zero-dimensional tensor) where ``mask`` is True, else ``input``."""
+    filling = _single_value("masked_fill", input, value)
+    result: Tensor = apply_named("where", _as_mask("masked_fill", mask), filling, input)
+    return result
+
+
+def masked_select(input: Tensor, mask: Tensor) -> Tensor:
+    """The elements of ``input`` where ``mask`` is True, in one dimension."""
+    x, chosen = broadcast_tensors(input, _as_mask("masked_select", mask))
+    flags = concrete_array(chosen, "masked_select()")
+    places = [constant_array(p) for p in np.nonzero(np.atleast_1d(flags))]
+    result: Tensor = apply_named("index", x if x._type.shape else regroup(x, (1,)), *places)
+    return result
+
+
+def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """``input`` with the places where ``mask`` is True filled by the elements of ``source`` in order."""
+    _same_dtype("masked_scatter", input, source)
+    x, chosen = broadcast_tensors(input, _as_mask("masked_scatter", mask))
+    shape = x._type.shape
+    array = chosen._array
+    if thread.trace is None and array is not None:
+        count = int(np.count_nonzero(array))
+        if less(product(source._type.shape), count):
+            raise OperationError(
+                f"masked_scatter: the mask has {count} True elements, source only "
+                f"{product(source._type.shape)} (at {user_location()})"
+            )
+        if count == 0:
+            return clone(x)
+    b = tensor_builder
+    running = b.cumsum(b.cast(ravel(chosen), int64), axis=0)
+    zero = b.constant(0, running._type)
+    order = b.maximum(b.sub(running, b.constant(1, running._type)), zero)
+    picked = apply_named("index", ravel(source), order)
+    return b.where(chosen, reshaped(picked, shape), x)  # type: ignore[no-any-return]
+
+
+# into a copy of the whole ---------------------------------------------------------------
+def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
+    """A copy of ``input`` with ``input.select(dim, index)`` replaced by ``src``."""
+    axis = dimension("select_scatter", dim, len(input._type.shape))
+    position = (slice(None),) * axis + (index,)
+    view = select(input, position).view
+    _same_shape("select_scatter", src, view)
+    shape = input._type.shape
+    start = index + shape[axis] if less(index, 0) else index
+    rank = range(len(shape))
+    result: Tensor = apply_named(
+        "slice_update",
+        input,
+        tensor_builder.cast(regroup(src, (*shape[:axis], 1, *shape[axis + 1 :])), input.dtype),
+        starts=tuple(start if i == axis else 0 for i in rank),
+        steps=(1,) * len(shape),
+    )
+    return result
+
+
+def _same_shape(name: str, src: Tensor, view: Tensor) -> None:
+    have, want = src._type.shape, view._type.shape
+    if len(have) != len(want) or not all(map(equal, have, want)):
+        raise OperationError(
+            f"{name}: expected src to have a size equal to the slice of self: src "
+            f"{format_shape(have)}, slice {format_shape(want)} (at {user_location()})"
+        )
+
+
+def slice_scatter(
+    input: Tensor,
+    src: Tensor,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Tensor:
+    """A copy of ``input`` with the elements ``start:end:step`` of ``dim`` replaced by ``src``."""
+    axis = dimension("slice_scatter", dim, len(input._type.shape))
+    view = select(input, (slice(None),) * axis + (slice(start, end, step),)).view
+    _same_shape("slice_scatter", src, view)
+    if view is input:
+        return clone(tensor_builder.cast(src, input.dtype))
+    attributes = view._steps[len(input._steps)][1]
+    result: Tensor = apply_named(
+        "slice_update",
+        input,
+        tensor_builder.cast(src, input.dtype),
+        starts=attributes["starts"],
+        steps=attributes["steps"],
+    )
+    return result
+
+
+# where things are -----------------------------------------------------------------------
+def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
+    """The places of the elements that are not zero: [count, rank], or one tensor a dimension."""
+    array = concrete_array(input, "nonzero()")
+    if as_tuple:
+        return tuple(constant_array(p) for p in np.nonzero(np.atleast_1d(array)))
+    if not array.ndim:
+        return constant_array(np.empty((int(bool(array)), 0), np.int64))
+    return constant_array(np.ascontiguousarray(np.argwhere(array)))
+
+
+def argwhere(input: Tensor) -> Tensor:
+    """The places of the elements that are not zero, one a row."""
+    result: Tensor = nonzero(input)
+    return result
+
+
+TENSOR_METHODS = {
+    name: globals()[name]
+    for name in (
+        "argwhere gather index_add index_copy index_fill index_put index_select masked_fill "
+        "masked_scatter masked_select nonzero put scatter scatter_add scatter_reduce "
+        "select_scatter slice_scatter take take_along_dim"
+    ).split()
+}
+
+IN_PLACE = (
+    "index_add index_copy index_fill index_put masked_fill masked_scatter put scatter "
+    "scatter_add scatter_reduce"
+).split()

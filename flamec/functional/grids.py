@@ -1,0 +1,80 @@
+"""All pairs and combinations of elements: meshgrid, cartesian_prod, combinations."""
+
+from __future__ import annotations
+
+from itertools import combinations as _choose
+from itertools import combinations_with_replacement as _choose_again
+from typing import Any
+
+import numpy as np
+
+from flamec.conversion import constant_array
+from flamec.dispatch import apply_named
+from flamec.errors import OperationError, user_location
+from flamec.functional.dimensions import sequence
+from flamec.functional.joining import stack
+from flamec.functional.shape import expand, ravel, regroup, transpose
+from flamec.ir.shape import Dim, format_shape
+from flamec.tensor import Tensor
+
+
+def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
+    """Views of one-dimensional tensors, each constant along the dimensions of the others.
+
+    ``indexing``: ``"ij"`` keeps the order of dimensions, ``"xy"`` exchanges the first two.
+    """
+    given = sequence(tensors)
+    if not given:
+        raise OperationError(f"meshgrid expects a non-empty TensorList (at {user_location()})")
+    if indexing not in ("ij", "xy"):
+        raise OperationError(
+            f"meshgrid: indexing must be one of 'xy' or 'ij', but received: {indexing!r} "
+            f"(at {user_location()})"
+        )
+    sizes: list[Dim] = []
+    for tensor in given:
+        if len(tensor._type.shape) > 1:
+            raise OperationError(
+                f"meshgrid: Expected scalar or 1D tensor in the tensor list but got shape "
+                f"{format_shape(tensor._type.shape)} (at {user_location()})"
+            )
+        sizes.append(tensor._type.shape[0] if tensor._type.shape else 1)
+    results = []
+    for axis, tensor in enumerate(given):
+        apart = tuple(d if i == axis else 1 for i, d in enumerate(sizes))
+        grid = expand(regroup(tensor, apart), tuple(sizes))
+        swap = indexing == "xy" and len(given) > 1
+        results.append(transpose(grid, 0, 1) if swap else grid)
+    return tuple(results)
+
+
+def cartesian_prod(*tensors: Tensor) -> Tensor:
+    """All tuples of elements of one-dimensional tensors, one a row."""
+    given = sequence(tensors)
+    for tensor in given:
+        if len(tensor._type.shape) != 1:
+            raise OperationError(
+                f"cartesian_prod: Expect a 1D vector, but got shape "
+                f"{format_shape(tensor._type.shape)} (at {user_location()})"
+            )
+    if len(given) == 1:
+        return given[0]  # type: ignore[no-any-return]
+    return stack([ravel(g) for g in meshgrid(*given)], 1)
+
+
+def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> Tensor:
+    """All combinations of ``r`` elements of a one-dimensional tensor, one a row."""
+    shape = input._type.shape
+    if len(shape) != 1:
+        raise OperationError(
+            f"combinations: Expect a 1D vector, but got shape {format_shape(shape)} "
+            f"(at {user_location()})"
+        )
+    if r < 0:
+        raise OperationError(
+            f"combinations: Expect a non-negative number, but got {r} (at {user_location()})"
+        )
+    chosen = list((_choose_again if with_replacement else _choose)(range(int(shape[0])), r))
+    places = np.array(chosen, np.int64).reshape(len(chosen) if r else 0, r)
+    result: Tensor = apply_named("index", input, constant_array(places))
+    return result

@@ -1,0 +1,115 @@
+"""``as_strided``: a view of the storage given by sizes, strides and an offset.
+
+Possible where the view is a chain of the view primitives: the strides, largest
+first, divide one another and no two elements share a place (a stride of 0
+repeats). Anything else is refused, because a copy would not be a view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flamec.dispatch import DETACH, apply_named, is_detached
+from flamec.errors import OperationError, user_location
+from flamec.functional.dimensions import sizes
+from flamec.functional.shape import regroup, window
+from flamec.ir.shape import format_shape, product
+from flamec.layout import is_row_major, layout
+from flamec.state import thread
+from flamec.tensor import Tensor
+
+
+def as_strided(
+    input: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
+) -> Tensor:
+    """A view of the storage of ``input``; strides and offset count elements.
+
+    Raises RuntimeError where the view reaches outside the storage, or where its
+    elements overlap.
+    """
+    shape = [int(d) for d in sizes("as_strided", (tuple(size),))]
+    strides = [int(s) for s in sizes("as_strided", (tuple(stride),))]
+    if len(shape) != len(strides) or any(d < 0 for d in (*shape, *strides)):
+        raise OperationError(
+            f"as_strided: size {shape} and stride {strides} must be of one length and not negative "
+            f"(at {user_location()})"
+        )
+    offset = int(layout(input)[1] if storage_offset is None else storage_offset)
+    flat = _flat_storage(input)
+    last = offset + sum((d - 1) * s for d, s in zip(shape, strides, strict=True))
+    if 0 in shape:
+        return regroup(window(flat, 0, 0, 0), shape)
+    if offset < 0 or last >= int(flat._type.shape[0]):
+        raise OperationError(
+            f"as_strided: size {shape}, stride {strides}, storage offset {offset} are out of "
+            f"bounds for storage of {flat._type.shape[0]} elements (at {user_location()})"
+        )
+    return _composed(flat, shape, strides, offset)
+
+
+def _flat_storage(input: Tensor) -> Tensor:
+    storage = input._storage
+    if storage.base is not None and not is_row_major(
+        storage.base_type.shape, tuple(s // storage.base.itemsize for s in storage.base.strides)
+    ):
+        raise OperationError(
+            "as_strided: the storage comes from a NumPy array that is not contiguous "
+            f"(at {user_location()})"
+        )
+    steps = (DETACH,) if is_detached(input._steps) else ()
+    if not input._steps:
+        base = input
+    elif input._trace is not None and thread.trace is not None:
+        base = Tensor._from_trace(thread.trace, storage.base_type, storage, steps)
+    else:
+        assert storage.base is not None
+        base = Tensor._from_array(storage.base, storage.base_type, storage, steps)
+    return regroup(base, (product(base._type.shape),))
+
+
+def _composed(flat: Tensor, shape: list[int], strides: list[int], offset: int) -> Tensor:
+    """Slices and reshapes of ``flat``, from the largest stride to the smallest.
+
+    The last dimension of ``view`` is what is left of the storage: it is cut into rows of
+    one stride each, of which the next stride cuts a part.
+    """
+    order = sorted(
+        (i for i, (d, s) in enumerate(zip(shape, strides, strict=True)) if s > 0 and d > 1),
+        key=lambda i: -strides[i],
+    )
+    view, total = flat, int(flat._type.shape[0])
+    for position, axis in enumerate(order):
+        count, step = shape[axis], strides[axis]
+        block = 1 + sum((shape[i] - 1) * strides[i] for i in order[position + 1 :])
+        if block > step:
+            raise _not_a_view(shape, strides)
+        if block == 1:
+            view = window(view, position, offset, count, step)
+            break
+        early = max(0, offset + count * step - total)  # the last row would end after the storage
+        if early > offset:
+            raise _not_a_view(shape, strides)
+        view = window(view, position, offset - early, count * step)
+        view = regroup(view, (*view._type.shape[:-1], count, step))
+        offset, total = early, step
+    else:
+        view = window(view, len(order), offset, 1)
+        view = regroup(view, view._type.shape[:-1])
+    arranged = apply_named("permute", view, axes=tuple(order.index(i) for i in sorted(order)))
+    apart = tuple(d if i in order else 1 for i, d in enumerate(shape))
+    arranged = regroup(arranged, apart)
+    if apart == tuple(shape):
+        return arranged
+    result: Tensor = apply_named("expand", arranged, shape=tuple(shape))
+    return result
+
+
+def _not_a_view(shape: list[int], strides: list[int]) -> OperationError:
+    return OperationError(
+        f"as_strided: size {format_shape(shape)} with stride {strides} has overlapping elements or "
+        "cannot be made from slices and reshapes; use unfold(), or reshape() and slices "
+        f"(at {user_location()})"
+    )
+
+
+TENSOR_METHODS = {"as_strided": as_strided}

@@ -1,0 +1,373 @@
+"""Where a tensor's elements are and how they get there: strides, writes, copies, pickles.
+
+In: tensors. Everything that changes memory goes through ``dispatch.write``; what
+replaces a tensor's memory (``data``, ``set_``) is refused while a function is
+compiled, unless it can be a write.
+"""
+
+from __future__ import annotations
+
+import copy as python_copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from flamec import layout
+from flamec.dispatch import apply_named, is_detached, tensor_builder, write
+from flamec.errors import OperationError, user_location
+from flamec.functional.arguments import as_device, as_dtype
+from flamec.functional.dimensions import dimension, sizes
+from flamec.functional.indexing import fit, scalar_of
+from flamec.functional.promotion import constant, is_number, require_tensor
+from flamec.functional.shape import clone
+from flamec.ir.shape import Dim, SymbolicDim
+from flamec.ir.types import DType, TensorType, dtype_named
+from flamec.state import no_grad, thread
+from flamec.tensor import Size, Storage, Tensor
+from flamec.values import concrete_array
+
+
+# writing ------------------------------------------------------------------------------
+def copy_(self: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
+    """Store ``src``, broadcast and converted, in the tensor."""
+    require_tensor("copy_", "src", src)
+    value = tensor_builder.cast(src, self._type.dtype)
+    return write(self, fit(value, self._type.shape, "the source"), "copy_")
+
+
+def fill_(self: Tensor, value: Any) -> Tensor:
+    """Store one number, or the value of a zero-dimensional tensor, everywhere."""
+    if isinstance(value, Tensor):
+        if value._type.shape:
+            raise OperationError(
+                f"fill_ only supports 0-dimension value tensor but got tensor with "
+                f"{len(value._type.shape)} dimensions (at {user_location()})"
+            )
+        source = tensor_builder.cast(value, self._type.dtype)
+    elif is_number(value):
+        source = scalar_of(value, self)
+    else:
+        raise TypeError(
+            f"fill_(): argument 'value' must be a number or a Tensor, not {type(value).__name__}"
+        )
+    return write(self, source, "fill_")
+
+
+def zero_(self: Tensor) -> Tensor:
+    """Store zero everywhere."""
+    return write(self, constant(0, self._type.dtype, self._type.device), "zero_")
+
+
+def detach_(self: Tensor) -> Tensor:
+    """Cut the tensor off from what it was computed from; it becomes a leaf."""
+    if any(op.name != "detach" for op, _ in self._steps):
+        raise OperationError(
+            f"Can't detach views in-place. Use detach() instead (at {user_location()})"
+        )
+    if thread.trace is not None:
+        with no_grad():
+            return thread.trace.write(self, apply_named("detach", self))
+    self._storage.value = None
+    self._value = None
+    self._requires_grad = False
+    return self
+
+
+def data(self: Tensor) -> Tensor:
+    """The same memory without autograd history (the property ``data``)."""
+    result: Tensor = apply_named("detach", self)
+    return result
+
+
+def set_data(self: Tensor, other: Tensor) -> None:
+    """Let the tensor have the memory of ``other`` from now on; its identity stays."""
+    require_tensor("data", "value", other)
+    if thread.trace is not None:
+        with no_grad():
+            copy_(self, other)
+        return
+    if other._array is None:
+        raise OperationError(
+            f"data: a tensor of a compiled function is used outside it (at {user_location()})"
+        )
+    requires_grad = self._requires_grad
+    if requires_grad and not other._type.dtype.is_floating_point:
+        raise OperationError(
+            f"data set to a tensor of dtype {other._type.dtype.name} on a tensor that requires "
+            f"grad (at {user_location()})"
+        )
+    self._array, self._type = other._array, other._type
+    self._storage, self._steps = other._storage, other._steps
+    self._value, self._value_version, self._cached = None, -1, None
+
+
+def set_(self: Tensor, source: Tensor) -> Tensor:
+    """Let the tensor have the memory of ``source``; returns the tensor."""
+    set_data(self, source)
+    return self
+
+
+# where the elements are ------------------------------------------------------------------
+def stride(self: Tensor, dim: int | None = None) -> Any:
+    """The distance in memory, in elements, between neighbours along each dimension."""
+    strides, _ = layout.layout(self)
+    if dim is None:
+        return strides
+    return strides[dimension("stride", dim, len(strides))]
+
+
+def storage_offset(self: Tensor) -> Dim:
+    """The distance of the first element from the start of the storage, in elements."""
+    return layout.layout(self)[1]
+
+
+def is_contiguous(self: Tensor, memory_format: Any = None) -> bool:
+    """Whether the elements lie in row-major order without gaps."""
+    return layout.is_contiguous(self)
+
+
+def data_ptr(self: Tensor) -> int:
+    """The address of the first element."""
+    return int(concrete_array(self, "data_ptr()").__array_interface__["data"][0])
+
+
+def size(self: Tensor, dim: int | None = None) -> Any:
+    """The shape, or the size of one dimension."""
+    if dim is None:
+        return Size(self._type.shape)
+    shape = self._type.shape
+    if not shape:
+        raise IndexError(
+            f"Dimension specified as {dim} but tensor has no dimensions (at {user_location()})"
+        )
+    return shape[dimension("size", dim, len(shape))]
+
+
+def numel(input: Tensor) -> Dim:
+    """The number of elements."""
+    return input.shape.numel()
+
+
+def dim(self: Tensor) -> int:
+    """The number of dimensions."""
+    return len(self._type.shape)
+
+
+def element_size(self: Tensor) -> int:
+    """The size of one element in bytes."""
+    return self._type.dtype.itemsize
+
+
+def is_set_to(self: Tensor, tensor: Tensor) -> bool:
+    """Whether both tensors are the same view of the same storage."""
+    same = self._storage is tensor._storage and self._type == tensor._type
+    return same and layout.layout(self) == layout.layout(tensor)
+
+
+def is_same_size(self: Tensor, other: Tensor) -> bool:
+    """Whether both tensors have one shape."""
+    return self.shape == other.shape
+
+
+def get_device(self: Tensor) -> int:
+    """The number of the GPU, or -1 on the CPU."""
+    return -1 if self._type.device.type == "cpu" else self._type.device.index
+
+
+# new tensors of the same kind -------------------------------------------------------------
+def _new(
+    name: str, self: Tensor, size: Sequence[Any], value: Any, options: dict[str, Any]
+) -> Tensor:
+    device = as_device(name, options.pop("device", None))
+    dtype = options.pop("dtype", None)
+    requires_grad = options.pop("requires_grad", False)
+    for ignored in ("layout", "pin_memory"):
+        options.pop(ignored, None)
+    if options:
+        raise TypeError(f"{name}() got an unexpected keyword argument {next(iter(options))!r}")
+    wanted = self._type.dtype if dtype is None else as_dtype(name, dtype)
+    type = TensorType(sizes(name, size), wanted, device)
+    if isinstance(value, (Tensor, SymbolicDim)):
+        like = tensor_builder.full(value=0, shape=(), dtype=wanted)
+        filling = (
+            tensor_builder.cast(value, wanted)
+            if isinstance(value, Tensor)
+            else scalar_of(value, like)
+        )
+        result = clone(tensor_builder.expand_to(filling, type.shape))
+    else:
+        result = tensor_builder.full_like(_as_kind(value, wanted), type)
+    if requires_grad:
+        result.requires_grad = True
+    return result  # type: ignore[no-any-return]
+
+
+def _as_kind(value: bool | int | float, dtype: DType) -> bool | int | float:
+    if dtype.kind == "bool":
+        return bool(value)
+    return float(value) if dtype.is_floating_point else int(value)
+
+
+def new_zeros(self: Tensor, *size: Any, **options: Any) -> Tensor:
+    """Zeros of the given shape, with the dtype of ``self``."""
+    return _new("new_zeros", self, size or options.pop("size"), 0, options)
+
+
+def new_ones(self: Tensor, *size: Any, **options: Any) -> Tensor:
+    """Ones of the given shape, with the dtype of ``self``."""
+    return _new("new_ones", self, size or options.pop("size"), 1, options)
+
+
+def new_empty(self: Tensor, *size: Any, **options: Any) -> Tensor:
+    """A tensor of the given shape with the dtype of ``self``; its elements are zero."""
+    return _new("new_empty", self, size or options.pop("size"), 0, options)
+
+
+def new_full(self: Tensor, size: Any, fill_value: Any, **options: Any) -> Tensor:
+    """``fill_value`` in the given shape, with the dtype of ``self``."""
+    return _new("new_full", self, (size,), fill_value, options)
+
+
+# copies of the object ---------------------------------------------------------------------
+def _copied_storage(storage: Storage, memo: dict[int, Any]) -> Storage:
+    if id(storage) not in memo:
+        assert storage.base is not None
+        memo[id(storage)] = Storage(storage.base_type, np.array(storage.base, order="K"))
+    result: Storage = memo[id(storage)]
+    return result
+
+
+def deepcopy(self: Tensor, memo: dict[int, Any]) -> Tensor:
+    """A copy of a leaf, of its gradient and of its attributes; views in one copy stay views."""
+    if id(self) in memo:
+        known: Tensor = memo[id(self)]
+        return known
+    if not self.is_leaf:
+        raise OperationError(
+            "Only Tensors created explicitly by the user (graph leaves) support the deepcopy "
+            f"protocol at the moment; use clone() (at {user_location()})"
+        )
+    if thread.trace is not None:
+        with no_grad():
+            result = clone(self)
+    else:
+        concrete_array(self, "deepcopy()")
+        storage = _copied_storage(self._storage, memo)
+        array = storage.base
+        for op, attributes in self._steps:
+            array = op.evaluate(attributes, array)
+        assert array is not None
+        result = type(self)._from_array(array, self._type, storage, self._steps)
+    memo[id(self)] = result
+    result._requires_grad = self._requires_grad
+    if self._grad is not None:
+        result._grad = python_copy.deepcopy(self._grad, memo)
+    result.__dict__.update(python_copy.deepcopy(self.__dict__, memo))
+    return result
+
+
+def shallow_copy(self: Tensor) -> Tensor:
+    """Another tensor object with the same memory."""
+    if thread.trace is not None or self._array is None:
+        raise OperationError(
+            f"copy.copy() of a tensor cannot be compiled; use clone() or detach() "
+            f"(at {user_location()})"
+        )
+    result = type(self)._from_array(self._array, self._type, self._storage, self._steps)
+    result._requires_grad = self._requires_grad
+    result.__dict__.update(self.__dict__)
+    return result
+
+
+def _rebuilt(
+    kind: type[Tensor],
+    content: bytes,
+    dtype: str,
+    shape: tuple[int, ...],
+    requires_grad: bool,
+    attributes: dict[str, Any],
+) -> Tensor:
+    element: DType = dtype_named(dtype)
+    array = np.frombuffer(bytearray(content), dtype=element.numpy).reshape(shape)
+    result = kind._from_array(array, TensorType(shape, element))
+    result._requires_grad = requires_grad
+    result.__dict__.update(attributes)
+    return result
+
+
+def reduce_ex(self: Tensor, protocol: int) -> tuple[Any, ...]:
+    """How pickle stores a tensor: its bytes in row-major order, its dtype and its shape."""
+    array = concrete_array(self, "pickling")
+    if not self.is_leaf and not is_detached(self._steps) and self.requires_grad:
+        raise OperationError(
+            "a tensor that was computed from others and requires grad cannot be pickled; "
+            f"pickle tensor.detach() (at {user_location()})"
+        )
+    arguments = (
+        type(self),
+        array.tobytes(),
+        self._type.dtype.name,
+        array.shape,
+        self._requires_grad,
+        dict(self.__dict__),
+    )
+    return _rebuilt, arguments
+
+
+# DLPack -----------------------------------------------------------------------------------
+def dlpack(self: Tensor, **options: Any) -> Any:
+    """The tensor's memory as a DLPack capsule, made by NumPy."""
+    if self.requires_grad:
+        raise BufferError(
+            "Can't export tensors that require gradient, use tensor.detach() "
+            f"(at {user_location()})"
+        )
+    if options.get("stream") in (None, -1):
+        options.pop("stream", None)
+    array = concrete_array(self, "__dlpack__()")
+    if not array.flags.writeable:
+        array = np.lib.stride_tricks.as_strided(array)
+    return array.__dlpack__(**options)
+
+
+def dlpack_device(self: Tensor) -> tuple[int, int]:
+    """DLPack's number for the CPU."""
+    return (1, 0)
+
+
+TENSOR_METHODS = {
+    "copy_": copy_,
+    "fill_": fill_,
+    "zero_": zero_,
+    "detach_": detach_,
+    "set_": set_,
+    "stride": stride,
+    "storage_offset": storage_offset,
+    "is_contiguous": is_contiguous,
+    "data_ptr": data_ptr,
+    "size": size,
+    "numel": numel,
+    "nelement": numel,
+    "dim": dim,
+    "ndimension": dim,
+    "element_size": element_size,
+    "is_set_to": is_set_to,
+    "is_same_size": is_same_size,
+    "get_device": get_device,
+    "new_zeros": new_zeros,
+    "new_ones": new_ones,
+    "new_empty": new_empty,
+    "new_full": new_full,
+    "__deepcopy__": deepcopy,
+    "__copy__": shallow_copy,
+    "__reduce_ex__": reduce_ex,
+    "__dlpack__": dlpack,
+    "__dlpack_device__": dlpack_device,
+}
+
+TENSOR_PROPERTIES = {
+    "data": property(data, set_data),
+    "is_cpu": lambda self: self._type.device.type == "cpu",
+    "is_cuda": lambda self: self._type.device.type == "cuda",
+}
