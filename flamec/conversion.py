@@ -1,4 +1,4 @@
-"""Tensors from data: ``tensor``, ``as_tensor``, ``from_numpy``, ``from_dlpack``; dtype and device changes.
+"""Tensors from data (``tensor``, ``as_tensor``, ``from_numpy``) and in other dtypes (``to``).
 
 In: Python numbers, nested sequences of numbers, arrays or tensors, NumPy arrays.
 Out: tensors with the shape and dtype that PyTorch infers. ``tensor`` always
@@ -268,8 +268,10 @@ def _assembled(data: Any, shape: tuple[int, ...], dtype: DType) -> Tensor:
         part = _from_data(element.item() if isinstance(element, np.generic) else element, dtype)
         have = part._type.shape
         if isinstance(element, Tensor) and have and part.shape.numel() != 1:
-            raise ValueError(f"only one element tensors can be converted to Python scalars "
-                             f"(at {user_location()})")
+            raise ValueError(
+                f"only one element tensors can be converted to Python scalars "
+                f"(at {user_location()})"
+            )
         if isinstance(element, Tensor) and have:
             have = ()
         if inner is not None and inner != have:
@@ -379,9 +381,7 @@ def new_tensor(
     self: Tensor, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """``tensor(data)`` with the dtype of ``self``."""
-    return tensor(
-        data, dtype=dtype or self._type.dtype, device=device, requires_grad=requires_grad
-    )
+    return tensor(data, dtype=dtype or self._type.dtype, device=device, requires_grad=requires_grad)
 
 
 def scalar_tensor(

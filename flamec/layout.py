@@ -45,7 +45,9 @@ def is_row_major(shape: Sequence[Dim], strides: Strides) -> bool:
     return True
 
 
-def view_strides(shape: Sequence[Dim], strides: Strides, new_shape: Sequence[Dim]) -> Strides | None:
+def view_strides(
+    shape: Sequence[Dim], strides: Strides, new_shape: Sequence[Dim]
+) -> Strides | None:
     """The strides with which a view has ``new_shape``, or None if that takes a copy.
 
     The rule of PyTorch's ``computeStride``: runs of dimensions that lie evenly in

@@ -92,9 +92,7 @@ class ElementFormat:
         sizes = np.abs(values)
         smallest, largest = float(sizes.min()), float(sizes.max())
         self.scientific = (
-            largest / smallest > 1000.0
-            or largest > 1e8
-            or (not self.integral and smallest < 1e-4)
+            largest / smallest > 1000.0 or largest > 1e8 or (not self.integral and smallest < 1e-4)
         )
         if self.scientific:
             texts = [f"{v:.{self.precision}e}" for v in values.tolist()]

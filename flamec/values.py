@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from flamec.dispatch import apply_named
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.promotion import as_tensors, is_number
-from flamec.dispatch import apply_named
 from flamec.ir.types import DType
 from flamec.state import thread
 from flamec.tensor import Tensor
 
 
 def concrete_array(tensor: Tensor, what: str) -> np.ndarray:
-    """The array of a tensor's values, for ``what`` (named in errors), which reads them in Python."""
+    """The array of a tensor's values, for ``what`` (named in errors) to read in Python."""
     if thread.trace is not None:
         raise thread.trace.refuse_value(what)
     if tensor._array is None:

@@ -182,9 +182,7 @@ def block_diag(*tensors: Any) -> Tensor:
         converted = tensor_builder.cast(block, dtype)
         zero = tensor_builder.constant(0, converted._type)
         rows.append(
-            apply_named(
-                "pad", converted, zero, low=(0, before), high=(0, width - before - columns)
-            )
+            apply_named("pad", converted, zero, low=(0, before), high=(0, width - before - columns))
         )
         before = before + columns
     return cat(rows, 0)
@@ -193,8 +191,16 @@ def block_diag(*tensors: Any) -> Tensor:
 _diagonal = diagonal  # ``diag`` has an argument of this name
 
 TENSOR_METHODS = {
-    name: globals()[name]
-    for name in "diag diag_embed diagflat diagonal diagonal_scatter tril triu".split()
+    function.__name__: function
+    for function in (
+        diag,
+        diag_embed,
+        diagflat,
+        diagonal,
+        diagonal_scatter,
+        tril,
+        triu,
+    )
 }
 
 IN_PLACE = ("tril", "triu")

@@ -1,4 +1,4 @@
-"""Reads and writes at places given by index tensors along one dimension, and by masks.
+"""Reads and writes at places given by index tensors along one dimension.
 
 In: tensors and int64 index tensors. Out: new tensors (the forms that write in place
 are attached from ``IN_PLACE``). A negative index is an error, except in ``take``,
@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from flamec.conversion import constant_array
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, OutOfRangeError, user_location
 from flamec.functional.dimensions import dimension
@@ -20,19 +17,16 @@ from flamec.functional.indexing import Gathered, fit, gathered, scalar_of, selec
 from flamec.functional.promotion import is_number, require_tensor
 from flamec.functional.scatter_reduction import scatter_into
 from flamec.functional.shape import (
-    broadcast_tensors,
     clone,
     expand,
     owned,
     ravel,
     regroup,
-    reshaped,
 )
-from flamec.ir.shape import Dim, equal, format_shape, less, product, structurally_equal
-from flamec.ir.types import bool_, int32, int64
+from flamec.ir.shape import Dim, equal, format_shape, less, structurally_equal
+from flamec.ir.types import int32, int64
 from flamec.state import thread
 from flamec.tensor import Tensor
-from flamec.values import concrete_array
 
 
 # index tensors ------------------------------------------------------------------------
@@ -102,7 +96,7 @@ def _checked(
 
 
 def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
-    """``out[i][j][k] = input[index[i][j][k]][j][k]`` (for dim 0); the shape is that of ``index``."""
+    """``out[i][j][k] = input[index[i][j][k]][j][k]`` (for dim 0), of the shape of ``index``."""
     result_shape = index._type.shape
     x, axis, index = _checked("gather", input, dim, index)
     if any(structurally_equal(d, 0) for d in result_shape):
@@ -114,7 +108,7 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
 
 
 def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
-    """``gather`` after input and indices were broadcast against each other, except along ``dim``."""
+    """``gather`` of input and indices broadcast against each other, except along ``dim``."""
     if dim is None:
         return gather(ravel(input), 0, ravel(indices))
     rank = len(input._type.shape)
@@ -133,13 +127,13 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
 
 
 def take(input: Tensor, index: Tensor) -> Tensor:
-    """``input`` as one-dimensional, at ``index``; a negative index counts from the end."""
+    """The elements at ``index``, which counts all elements in order; negative ones count from the end."""
     result: Tensor = apply_named("index", ravel(input), _as_int64("take", index))
     return result
 
 
 def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
-    """A copy of ``input`` in which, as one-dimensional, ``index`` has the elements of ``source``."""
+    """A copy of ``input`` with ``source`` at ``index``, which counts all elements in order."""
     places, values = ravel(_as_int64("put", index)), ravel(source)
     if not equal(places._type.shape[0], values._type.shape[0]):
         raise OperationError(
@@ -147,13 +141,13 @@ def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) 
             f"{format_shape(source._type.shape)} and {format_shape(index._type.shape)} "
             f"(at {user_location()})"
         )
-    _same_dtype("put", input, source)
+    require_same_dtype("put", input, source)
     mode = "add" if accumulate else "set"
     flat = apply_named("index_put", ravel(input), values, places, mode=mode)
     return regroup(flat, input._type.shape)
 
 
-def _same_dtype(name: str, input: Tensor, source: Tensor) -> None:
+def require_same_dtype(name: str, input: Tensor, source: Tensor) -> None:
     if input._type.dtype is not source._type.dtype:
         raise OperationError(
             f"{name}(): self and source expected to have the same dtype, but got "
@@ -220,7 +214,7 @@ def _scattered(
     if any(structurally_equal(d, 0) for d in shape):
         return clone(input)
     if isinstance(source, Tensor):
-        _same_dtype(name, input, source)
+        require_same_dtype(name, input, source)
         values = source if source._type.shape else regroup(source, (1,))
         have = values._type.shape
         if len(have) != len(shape) or any(map(less, have, shape)):
@@ -292,9 +286,7 @@ def _put_slices(
             f"for {line._type.shape[0]} indices along dimension {axis} of {format_shape(shape)} "
             f"(at {user_location()})"
         )
-    written = apply_named(
-        "index_put", _to_front(x, axis), _to_front(values, axis), line, mode=mode
-    )
+    written = apply_named("index_put", _to_front(x, axis), _to_front(values, axis), line, mode=mode)
     result = _from_front(written, axis)
     return result if x is input else regroup(result, ())
 
@@ -303,7 +295,7 @@ def index_add(
     input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1
 ) -> Tensor:
     """A copy of ``input`` with ``alpha * source`` added to the slices ``index`` of ``dim``."""
-    _same_dtype("index_add", input, source)
+    require_same_dtype("index_add", input, source)
     if alpha != 1:
         source = tensor_builder.mul(source, scalar_of(alpha, source))
     return _put_slices("index_add", input, dim, index, source, "add")
@@ -311,13 +303,13 @@ def index_add(
 
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """A copy of ``input`` in which the slices ``index`` of ``dim`` are those of ``source``."""
-    _same_dtype("index_copy", input, source)
+    require_same_dtype("index_copy", input, source)
     return _put_slices("index_copy", input, dim, index, source, "set")
 
 
 def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     """A copy of ``input`` in which the slices ``index`` of ``dim`` are ``value``."""
-    filling = _single_value("index_fill", input, value)
+    filling = single_value("index_fill", input, value)
     axis = dimension("index_fill", dim, len(input._type.shape))
     line = _line_of("index_fill", index)
     shape = input._type.shape or (1,)
@@ -327,14 +319,14 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     return _put_slices("index_fill", input, dim, line, source, "set")
 
 
-def _single_value(name: str, input: Tensor, value: Any) -> Tensor:
+def single_value(name: str, input: Tensor, value: Any) -> Tensor:
     if not isinstance(value, Tensor):
-        if isinstance(value, float) and input._type.dtype.kind in ("int", "uint"):
-            if value != int(value if np.isfinite(value) else 0):
-                raise OperationError(
-                    f"{name}: value {value!r} cannot be converted to type "
-                    f"{input._type.dtype.name} without overflow (at {user_location()})"
-                )
+        integral = not isinstance(value, float) or value.is_integer()
+        if not integral and input._type.dtype.kind in ("int", "uint"):
+            raise OperationError(
+                f"{name}: value {value!r} cannot be converted to type "
+                f"{input._type.dtype.name} without overflow (at {user_location()})"
+            )
         return scalar_of(value, input)
     if value._type.shape:
         raise OperationError(
@@ -351,7 +343,7 @@ def index_put(
     selection = select(input, tuple(slice(None) if i is None else i for i in indices))
     if selection.is_basic:
         raise IndexError(f"index_put: at least one index must be a tensor (at {user_location()})")
-    _same_dtype("index_put", input, values)
+    require_same_dtype("index_put", input, values)
     found: Gathered = gathered(selection)
     rest = found.view._type.shape[len(found.indices) :]
     shape = (*found.index_shape, *rest)
@@ -367,56 +359,6 @@ def index_put(
 
 def _inverse(axes: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(range(len(axes)), key=axes.__getitem__))
-
-
-# masks --------------------------------------------------------------------------------
-def _as_mask(name: str, mask: Any) -> Tensor:
-    require_tensor(name, "mask", mask)
-    if mask._type.dtype is not bool_:
-        raise OperationError(
-            f"{name}: expected BoolTensor for mask, got {mask._type.dtype.name} "
-            f"(at {user_location()})"
-        )
-    return mask  # type: ignore[no-any-return]
-
-
-def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
-    """``value`` (a number or zero-dimensional tensor) where ``mask`` is True, else ``input``."""
-    filling = _single_value("masked_fill", input, value)
-    result: Tensor = apply_named("where", _as_mask("masked_fill", mask), filling, input)
-    return result
-
-
-def masked_select(input: Tensor, mask: Tensor) -> Tensor:
-    """The elements of ``input`` where ``mask`` is True, in one dimension."""
-    x, chosen = broadcast_tensors(input, _as_mask("masked_select", mask))
-    flags = concrete_array(chosen, "masked_select()")
-    places = [constant_array(p) for p in np.nonzero(np.atleast_1d(flags))]
-    result: Tensor = apply_named("index", x if x._type.shape else regroup(x, (1,)), *places)
-    return result
-
-
-def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
-    """``input`` with the places where ``mask`` is True filled by the elements of ``source`` in order."""
-    _same_dtype("masked_scatter", input, source)
-    x, chosen = broadcast_tensors(input, _as_mask("masked_scatter", mask))
-    shape = x._type.shape
-    array = chosen._array
-    if thread.trace is None and array is not None:
-        count = int(np.count_nonzero(array))
-        if less(product(source._type.shape), count):
-            raise OperationError(
-                f"masked_scatter: the mask has {count} True elements, source only "
-                f"{product(source._type.shape)} (at {user_location()})"
-            )
-        if count == 0:
-            return clone(x)
-    b = tensor_builder
-    running = b.cumsum(b.cast(ravel(chosen), int64), axis=0)
-    zero = b.constant(0, running._type)
-    order = b.maximum(b.sub(running, b.constant(1, running._type)), zero)
-    picked = apply_named("index", ravel(source), order)
-    return b.where(chosen, reshaped(picked, shape), x)  # type: ignore[no-any-return]
 
 
 # into a copy of the whole ---------------------------------------------------------------
@@ -473,33 +415,33 @@ def slice_scatter(
     return result
 
 
-# where things are -----------------------------------------------------------------------
-def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
-    """The places of the elements that are not zero: [count, rank], or one tensor a dimension."""
-    array = concrete_array(input, "nonzero()")
-    if as_tuple:
-        return tuple(constant_array(p) for p in np.nonzero(np.atleast_1d(array)))
-    if not array.ndim:
-        return constant_array(np.empty((int(bool(array)), 0), np.int64))
-    return constant_array(np.ascontiguousarray(np.argwhere(array)))
-
-
-def argwhere(input: Tensor) -> Tensor:
-    """The places of the elements that are not zero, one a row."""
-    result: Tensor = nonzero(input)
-    return result
-
-
 TENSOR_METHODS = {
-    name: globals()[name]
-    for name in (
-        "argwhere gather index_add index_copy index_fill index_put index_select masked_fill "
-        "masked_scatter masked_select nonzero put scatter scatter_add scatter_reduce "
-        "select_scatter slice_scatter take take_along_dim"
-    ).split()
+    function.__name__: function
+    for function in (
+        gather,
+        index_add,
+        index_copy,
+        index_fill,
+        index_put,
+        index_select,
+        put,
+        scatter,
+        scatter_add,
+        scatter_reduce,
+        select_scatter,
+        slice_scatter,
+        take,
+        take_along_dim,
+    )
 }
 
 IN_PLACE = (
-    "index_add index_copy index_fill index_put masked_fill masked_scatter put scatter "
-    "scatter_add scatter_reduce"
-).split()
+    "index_add",
+    "index_copy",
+    "index_fill",
+    "index_put",
+    "put",
+    "scatter",
+    "scatter_add",
+    "scatter_reduce",
+)

@@ -368,7 +368,7 @@ def _assigned(self: Tensor, value: Any) -> Tensor:
 
 
 def scalar_of(value: Any, like: Tensor) -> Tensor:
-    """A number in the dtype of ``like``, cut as ``copy_`` cuts; RuntimeError if it is out of range."""
+    """A number in the dtype of ``like``, fractions cut off; RuntimeError if it is out of range."""
     dtype = like._type.dtype
     if dtype.kind in ("int", "uint") and isinstance(value, (int, float, np.number)):
         limits = np.iinfo(dtype.numpy)

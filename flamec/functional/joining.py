@@ -14,18 +14,17 @@ import numpy as np
 from flamec.conversion import constant_array
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, OperationTypeError, user_location
-from flamec.functional.dimensions import dimension, sequence, size, sizes
+from flamec.functional.dimensions import dimension, size, sizes
+from flamec.functional.promotion import promote_types
 from flamec.functional.shape import (
     atleast,
     movedim,
     owned,
     ravel,
     regroup,
-    reshaped,
     unsqueeze,
     window,
 )
-from flamec.functional.promotion import promote_types
 from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, less, product, structurally_equal
 from flamec.ir.types import int64
 from flamec.tensor import Tensor
@@ -46,7 +45,9 @@ def _tensors(name: str, tensors: Any) -> list[Tensor]:
                 f"{type(tensor).__name__} (at {user_location()})"
             )
     if not tensors:
-        raise OperationError(f"{name}(): expected a non-empty list of Tensors (at {user_location()})")
+        raise OperationError(
+            f"{name}(): expected a non-empty list of Tensors (at {user_location()})"
+        )
     return list(tensors)
 
 
@@ -64,13 +65,17 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
                 f"cat(): zero-dimensional tensor (at position {position}) cannot be concatenated "
                 f"(at {user_location()})"
             )
-    kept = [t for t in given if len(t._type.shape) != 1 or not structurally_equal(t._type.shape[0], 0)]
+    kept = [t for t in given if not _is_legacy_empty(t._type.shape)]
     kept = kept or given[:1]
     axis = dimension("cat", dim, len(kept[0]._type.shape))
     result: Tensor = apply_named(
         "concatenate", *(tensor_builder.cast(t, dtype) for t in kept), axis=axis
     )
     return result
+
+
+def _is_legacy_empty(shape: Sequence[Dim]) -> bool:
+    return len(shape) == 1 and structurally_equal(shape[0], 0)
 
 
 concat = concatenate = cat
@@ -404,9 +409,21 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
 _dimension = dimension  # ``unfold`` has an argument of this name
 
 TENSOR_METHODS = {
-    name: globals()[name]
-    for name in (
-        "chunk dsplit hsplit narrow repeat repeat_interleave select split split_with_sizes "
-        "tensor_split tile unbind unfold vsplit"
-    ).split()
+    function.__name__: function
+    for function in (
+        chunk,
+        dsplit,
+        hsplit,
+        narrow,
+        repeat,
+        repeat_interleave,
+        select,
+        split,
+        split_with_sizes,
+        tensor_split,
+        tile,
+        unbind,
+        unfold,
+        vsplit,
+    )
 }

@@ -69,9 +69,7 @@ def _unit(mode: str, dtype: DType) -> bool | int | float:
     return int(limits.min if lowest else limits.max)
 
 
-def _mean(
-    start: Tensor, values: Tensor, indices: Sequence[Tensor], include_self: bool
-) -> Tensor:
+def _mean(start: Tensor, values: Tensor, indices: Sequence[Tensor], include_self: bool) -> Tensor:
     total = _put(start, values, indices, "add")
     ones = ops.full_like(1, values._type)
     count = _put(ops.full_like(1 if include_self else 0, start._type), ones, indices, "add")

@@ -1,4 +1,4 @@
-"""The same elements in another shape or order: reshape, expand, permute, flip, copies.
+"""The same elements in another shape or order: reshape, expand, permute; copies.
 
 In: tensors. Out: views that share the tensor's storage wherever PyTorch's do;
 ``view`` refuses where a copy would be needed, ``reshape`` makes it. Sizes may be
@@ -14,7 +14,7 @@ from flamec.dispatch import apply_named
 from flamec.errors import OperationError, user_location
 from flamec.functional.dimensions import dimension, dimensions, sequence, size, sizes
 from flamec.ir import shape as ir_shape
-from flamec.ir.shape import Dim, equal, format_shape, less, product, structurally_equal
+from flamec.ir.shape import Dim, equal, format_shape, product, structurally_equal
 from flamec.ir.types import DType
 from flamec.layout import can_view, is_contiguous
 from flamec.state import thread
@@ -40,7 +40,7 @@ def owned(view: Tensor) -> Tensor:
 
 # reshape ----------------------------------------------------------------------------
 def regroup(input: Tensor, shape: Sequence[Dim]) -> Tensor:
-    """A view with dimensions of size 1 added or removed, or any other reshape that needs no copy."""
+    """A reshape that needs no copy, such as adding or removing dimensions of size 1."""
     result: Tensor = apply_named("reshape", input, shape=tuple(shape))
     return result
 
@@ -333,9 +333,7 @@ def _hermitian(input: Tensor) -> Tensor:
     return reversed_dimensions(input)
 
 
-def movedim(
-    input: Tensor, source: int | Sequence[int], destination: int | Sequence[int]
-) -> Tensor:
+def movedim(input: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:
     """The dimensions ``source`` moved to the positions ``destination``."""
     rank = len(input._type.shape)
     origins = dimensions("movedim", source, rank)
@@ -359,10 +357,8 @@ def moveaxis(
     return movedim(input, source, destination)
 
 
-# order along dimensions ---------------------------------------------------------------
-def window(
-    input: Tensor, axis: int, start: Dim, count: Dim, step: int = 1
-) -> Tensor:
+# parts ---------------------------------------------------------------------------------
+def window(input: Tensor, axis: int, start: Dim, count: Dim, step: int = 1) -> Tensor:
     """A view of the elements ``start + i * step`` for ``i < count`` of one dimension."""
     shape = input._type.shape
     rank = range(len(shape))
@@ -376,107 +372,32 @@ def window(
     return result
 
 
-def flip(input: Tensor, *dims: Any) -> Tensor:
-    """A copy with the order along ``dims`` reversed."""
-    shape = input._type.shape
-    axes = dimensions("flip", sequence(dims), len(shape))
-    if not shape:
-        return clone(input)
-    rank = range(len(shape))
-    backwards: Tensor = apply_named(
-        "slice",
-        input,
-        starts=tuple(shape[i] - 1 if i in axes else 0 for i in rank),
-        sizes=shape,
-        steps=tuple(-1 if i in axes else 1 for i in rank),
-    )
-    return owned(backwards)
-
-
-def fliplr(input: Tensor) -> Tensor:
-    """``flip`` of dimension 1."""
-    if len(input._type.shape) < 2:
-        raise OperationError(f"fliplr: the input must be >= 2-d (at {user_location()})")
-    return flip(input, 1)
-
-
-def flipud(input: Tensor) -> Tensor:
-    """``flip`` of dimension 0."""
-    if not input._type.shape:
-        raise OperationError(f"flipud: the input must be >= 1-d (at {user_location()})")
-    return flip(input, 0)
-
-
-def rot90(input: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
-    """A copy turned by ``k`` times 90 degrees, from ``dims[0]`` towards ``dims[1]``."""
-    rank = len(input._type.shape)
-    if len(dims) != 2 or rank < 2:
-        raise OperationError(
-            f"rot90: needs 2 dims and at least 2 dimensions, got dims {list(dims)} for "
-            f"{format_shape(input._type.shape)} (at {user_location()})"
-        )
-    first, second = dimensions("rot90", tuple(dims), rank)
-    match k % 4:
-        case 0:
-            return clone(input)
-        case 1:
-            return owned(transpose(flip(input, second), first, second))
-        case 2:
-            return flip(input, first, second)
-        case _:
-            return owned(transpose(flip(input, first), first, second))
-
-
-def roll(
-    input: Tensor, shifts: int | Sequence[int], dims: int | Sequence[int] | None = None
-) -> Tensor:
-    """A copy with elements moved by ``shifts`` along ``dims``; those pushed out come back in front.
-
-    Without ``dims`` the flattened tensor is rolled.
-    """
-    amounts = list(shifts) if isinstance(shifts, (tuple, list)) else [shifts]
-    if dims is None:
-        if len(amounts) != 1:
-            raise OperationError(
-                f"roll: shifts and dimensions must align, {len(amounts)} shifts without dims "
-                f"(at {user_location()})"
-            )
-        return reshaped(_rolled(ravel(input), amounts[0], 0), input._type.shape)
-    given = list(dims) if isinstance(dims, (tuple, list)) else [dims]
-    if len(given) != len(amounts):
-        raise OperationError(
-            f"roll: shifts and dimensions must align, {len(amounts)} shifts and {len(given)} dims "
-            f"(at {user_location()})"
-        )
-    result = input
-    for amount, dim in zip(amounts, given, strict=True):
-        result = _rolled(result, amount, dimension("roll", dim, len(input._type.shape)))
-    return result if result is not input else clone(input)
-
-
-def _rolled(input: Tensor, amount: Any, axis: int) -> Tensor:
-    extent = input._type.shape[axis]
-    amount = size("roll", amount)
-    if equal(extent, 0):
-        return clone(input)
-    if not less(amount, extent) or less(amount, -extent):
-        amount = amount % extent
-    shift = amount + extent if less(amount, 0) else amount
-    if equal(shift, 0):
-        return clone(input)
-    front = window(input, axis, extent - shift, shift)
-    back = window(input, axis, 0, extent - shift)
-    result: Tensor = apply_named("concatenate", front, back, axis=axis)
-    return result
-
-
 TENSOR_METHODS = {
-    name: globals()[name]
-    for name in (
-        "adjoint broadcast_to clone contiguous expand expand_as flatten flip fliplr flipud moveaxis "
-        "movedim permute ravel reshape reshape_as roll rot90 squeeze swapaxes swapdims t transpose "
-        "unflatten unsqueeze view view_as"
-    ).split()
+    function.__name__: function
+    for function in (
+        adjoint,
+        broadcast_to,
+        clone,
+        contiguous,
+        expand,
+        expand_as,
+        flatten,
+        moveaxis,
+        movedim,
+        permute,
+        ravel,
+        reshape,
+        reshape_as,
+        squeeze,
+        swapaxes,
+        swapdims,
+        t,
+        transpose,
+        unflatten,
+        unsqueeze,
+        view,
+        view_as,
+    )
 }
 
 TENSOR_PROPERTIES = {

@@ -1,0 +1,96 @@
+"""Reads and writes where a mask is True, and where elements are not zero.
+
+``masked_select`` and ``nonzero`` have results whose size depends on values, so they
+cannot be compiled; ``masked_fill`` and ``masked_scatter`` can.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flamec.conversion import constant_array
+from flamec.dispatch import apply_named, tensor_builder
+from flamec.errors import OperationError, user_location
+from flamec.functional.gathering import require_same_dtype, single_value
+from flamec.functional.promotion import require_tensor
+from flamec.functional.shape import broadcast_tensors, clone, ravel, regroup, reshaped
+from flamec.ir.shape import less, product
+from flamec.ir.types import bool_, int64
+from flamec.state import thread
+from flamec.tensor import Tensor
+from flamec.values import concrete_array
+
+
+def _as_mask(name: str, mask: Any) -> Tensor:
+    require_tensor(name, "mask", mask)
+    if mask._type.dtype is not bool_:
+        raise OperationError(
+            f"{name}: expected BoolTensor for mask, got {mask._type.dtype.name} "
+            f"(at {user_location()})"
+        )
+    return mask  # type: ignore[no-any-return]
+
+
+def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """``value`` (a number or zero-dimensional tensor) where ``mask`` is True, else ``input``."""
+    filling = single_value("masked_fill", input, value)
+    result: Tensor = apply_named("where", _as_mask("masked_fill", mask), filling, input)
+    return result
+
+
+def masked_select(input: Tensor, mask: Tensor) -> Tensor:
+    """The elements of ``input`` where ``mask`` is True, in one dimension."""
+    x, chosen = broadcast_tensors(input, _as_mask("masked_select", mask))
+    flags = concrete_array(chosen, "masked_select()")
+    places = [constant_array(p) for p in np.nonzero(np.atleast_1d(flags))]
+    result: Tensor = apply_named("index", x if x._type.shape else regroup(x, (1,)), *places)
+    return result
+
+
+def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """A copy of ``input`` with the elements of ``source``, in order, where ``mask`` is True."""
+    require_same_dtype("masked_scatter", input, source)
+    x, chosen = broadcast_tensors(input, _as_mask("masked_scatter", mask))
+    shape = x._type.shape
+    array = chosen._array
+    if thread.trace is None and array is not None:
+        count = int(np.count_nonzero(array))
+        if less(product(source._type.shape), count):
+            raise OperationError(
+                f"masked_scatter: the mask has {count} True elements, source only "
+                f"{product(source._type.shape)} (at {user_location()})"
+            )
+        if count == 0:
+            return clone(x)
+    b = tensor_builder
+    running = b.cumsum(b.cast(ravel(chosen), int64), axis=0)
+    zero = b.constant(0, running._type)
+    order = b.maximum(b.sub(running, b.constant(1, running._type)), zero)
+    picked = apply_named("index", ravel(source), order)
+    return b.where(chosen, reshaped(picked, shape), x)  # type: ignore[no-any-return]
+
+
+def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
+    """The places of the elements that are not zero: [count, rank], or one tensor a dimension."""
+    array = concrete_array(input, "nonzero()")
+    if as_tuple:
+        return tuple(constant_array(p) for p in np.nonzero(np.atleast_1d(array)))
+    if not array.ndim:
+        return constant_array(np.empty((int(bool(array)), 0), np.int64))
+    return constant_array(np.ascontiguousarray(np.argwhere(array)))
+
+
+def argwhere(input: Tensor) -> Tensor:
+    """The places of the elements that are not zero, one a row."""
+    result: Tensor = nonzero(input)
+    return result
+
+
+TENSOR_METHODS = {
+    function.__name__: function
+    for function in (argwhere, masked_fill, masked_scatter, masked_select, nonzero)
+}
+
+IN_PLACE = ("masked_fill", "masked_scatter")
