@@ -83,7 +83,7 @@ class DifferentiableProgram:
     def run(self, leaves: tuple[Any, ...], sizes: tuple[int, ...]) -> Any:
         inputs = [self._input(i, leaves) for i in range(len(self.captured.sources))]
         before = [inputs[i]._storage.version for i in self._saved_inputs]
-        _, tensors = self.forward.execute(leaves, sizes)
+        tensors = self.forward.execute(leaves, sizes)
         outputs = tensors[: len(self.original.graph.outputs)]
         saved = tensors[len(outputs) :]
         call = _Call(self, inputs, saved, before, sizes)
@@ -133,7 +133,7 @@ class _Call:
         seeds = []
         for value, gradient in zip(outputs, gradients, strict=True):
             if gradient is None:
-                shape = self.program.forward._shape(value.type, self.sizes)
+                shape = self.program.forward.shape(value.type, self.sizes)
                 gradient = tensor_builder.full_like(0.0, value.type.with_shape(shape))
             seeds.append(gradient)
         if thread.grad_enabled or thread.trace is not None:
@@ -163,7 +163,7 @@ class _Call:
             invocation.set_input(position, array)
         results = []
         for position, value in enumerate(backward.graph.outputs):
-            shape = program.forward._shape(value.type, self.sizes)
+            shape = program.forward.shape(value.type, self.sizes)
             result = Tensor._from_array(_empty(shape, value))
             assert result._array is not None
             invocation.set_output(position, result._array)
