@@ -1,0 +1,326 @@
+"""Tensors made from nothing but sizes and numbers: constants and ranges.
+
+In: sizes (as separate arguments or as one sequence), fill values, ranges; the
+keyword arguments ``dtype``, ``device`` and ``requires_grad``. Out: new tensors.
+``layout``, ``pin_memory`` and ``memory_format`` are accepted and have no effect:
+memory is dense and row-major.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flamec import values
+from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.arguments import as_device, as_dtype, public
+from flamec.functional.dimensions import size, sizes
+from flamec.functional.primitives import ops
+from flamec.functional.promotion import (
+    constant,
+    convert_operands,
+    is_number,
+    number_dtype,
+    plain_number,
+    require_tensor,
+)
+from flamec.functional.unary import copied
+from flamec.ir.shape import Dim, SymbolicDim
+from flamec.ir.types import Device, DType, float64, int64
+from flamec.state import process
+from flamec.tensor import Tensor
+
+
+class Options:
+    """The keyword arguments that every creation function has."""
+
+    def __init__(self, name: str, like: Tensor | None = None, **given: Any) -> None:
+        unknown = set(given) - _OPTION_NAMES
+        if unknown:
+            raise OperationTypeError(
+                f"{name}() got an unexpected keyword argument {min(unknown)!r} "
+                f"(at {user_location()})"
+            )
+        dtype = given.get("dtype")
+        self.name = name
+        self.explicit_dtype: DType | None = None if dtype is None else as_dtype(name, dtype)
+        self.like_dtype = None if like is None else like._type.dtype
+        self.device: Device = as_device(name, given.get("device"))
+        self.requires_grad = bool(given.get("requires_grad", False))
+
+    @property
+    def dtype(self) -> DType:
+        return self.explicit_dtype or self.like_dtype or process.default_dtype
+
+    def dtype_or(self, default: DType) -> DType:
+        return self.explicit_dtype or self.like_dtype or default
+
+    def finished(self, result: Tensor) -> Tensor:
+        if self.requires_grad:
+            result.requires_grad = True
+        return result
+
+
+_OPTION_NAMES = {"dtype", "layout", "device", "requires_grad", "pin_memory", "memory_format"}
+
+
+def filled(name: str, shape: tuple[Dim, ...], value: Any, dtype: DType, device: Device) -> Tensor:
+    """A tensor of one value: a number or a zero-dimensional tensor."""
+    for extent in shape:
+        if not isinstance(extent, SymbolicDim) and extent < 0:
+            raise OperationError(
+                f"{name}(): sizes must be nonnegative, got {list(shape)} (at {user_location()})"
+            )
+    if isinstance(value, (Tensor, SymbolicDim)):
+        (scalar,) = convert_operands((value,), dtype)
+        return copied(ops.expand_to(scalar, shape))
+    value = plain_number(value)
+    if dtype.kind == "bool":
+        value = bool(value)
+    elif dtype.kind == "float":
+        value = float(value)
+    elif isinstance(value, float) and math.isfinite(value):
+        value = int(value)
+    return ops.full(value=value, shape=shape, dtype=dtype, device=device)  # type: ignore[no-any-return]
+
+
+def _sizes(name: str, given: Sequence[Any], options: dict[str, Any]) -> tuple[Dim, ...]:
+    """The sizes given one by one, as one sequence, or as ``size=``."""
+    if "size" in options:
+        given = (*given, options.pop("size"))
+    if not given:
+        raise OperationTypeError(f"{name}() needs a size (at {user_location()})")
+    return sizes(name, given)
+
+
+@public
+def zeros(*size: Any, **options: Any) -> Tensor:
+    """A tensor of zeros; the default dtype unless ``dtype`` is given."""
+    return _constant_tensor("zeros", 0, size, options)
+
+
+@public
+def ones(*size: Any, **options: Any) -> Tensor:
+    """A tensor of ones; the default dtype unless ``dtype`` is given."""
+    return _constant_tensor("ones", 1, size, options)
+
+
+@public
+def empty(*size: Any, **options: Any) -> Tensor:
+    """A tensor without meaningful contents (they are zeros)."""
+    return _constant_tensor("empty", 0, size, options)
+
+
+def _constant_tensor(
+    name: str, value: int, given: Sequence[Any], options: dict[str, Any], like: Tensor | None = None
+) -> Tensor:
+    shape = _sizes(name, given, options)
+    settings = Options(name, like, **options)
+    return settings.finished(filled(name, shape, value, settings.dtype, settings.device))
+
+
+@public
+def full(size: Sequence[int], fill_value: Any, **options: Any) -> Tensor:
+    """A tensor of one value, of the dtype the value suggests unless ``dtype`` is given."""
+    return _full("full", size, fill_value, Options("full", **options))
+
+
+def _full(name: str, size: Any, fill_value: Any, settings: Options) -> Tensor:
+    if not isinstance(size, (tuple, list)):
+        raise OperationTypeError(
+            f"{name}(): size must be a tuple of ints, not {type(size).__name__} "
+            f"(at {user_location()})"
+        )
+    if isinstance(fill_value, Tensor) and not fill_value._type.shape:
+        natural = fill_value._type.dtype
+    elif is_number(fill_value):
+        natural = number_dtype(fill_value)
+    else:
+        raise OperationTypeError(
+            f"{name}(): fill_value must be a number, not {type(fill_value).__name__} "
+            f"(at {user_location()})"
+        )
+    dtype = settings.dtype_or(natural)
+    return settings.finished(filled(name, sizes(name, (size,)), fill_value, dtype, settings.device))
+
+
+# like another tensor ---------------------------------------------------------------------
+
+
+@public
+def zeros_like(input: Tensor, **options: Any) -> Tensor:
+    """Zeros of the shape and dtype of ``input``."""
+    return _like("zeros_like", input, 0, options)
+
+
+@public
+def ones_like(input: Tensor, **options: Any) -> Tensor:
+    """Ones of the shape and dtype of ``input``."""
+    return _like("ones_like", input, 1, options)
+
+
+@public
+def empty_like(input: Tensor, **options: Any) -> Tensor:
+    """A tensor of the shape and dtype of ``input`` without meaningful contents."""
+    return _like("empty_like", input, 0, options)
+
+
+@public
+def full_like(input: Tensor, fill_value: Any, **options: Any) -> Tensor:
+    """One value everywhere, in the shape and dtype of ``input``."""
+    return _like("full_like", input, fill_value, options)
+
+
+def _like(name: str, input: Any, value: Any, options: dict[str, Any]) -> Tensor:
+    require_tensor(name, "input", input)
+    return _full(name, tuple(input._type.shape), value, Options(name, input, **options))
+
+
+def _new_zeros(self: Tensor, *size: Any, **options: Any) -> Tensor:
+    """Zeros of the dtype of this tensor."""
+    return _constant_tensor("new_zeros", 0, size, options, self)
+
+
+def _new_ones(self: Tensor, *size: Any, **options: Any) -> Tensor:
+    """Ones of the dtype of this tensor."""
+    return _constant_tensor("new_ones", 1, size, options, self)
+
+
+def _new_empty(self: Tensor, *size: Any, **options: Any) -> Tensor:
+    """A tensor of the dtype of this tensor without meaningful contents."""
+    return _constant_tensor("new_empty", 0, size, options, self)
+
+
+def _new_full(self: Tensor, size: Sequence[int], fill_value: Any, **options: Any) -> Tensor:
+    """One value everywhere, of the dtype of this tensor."""
+    return _full("new_full", size, fill_value, Options("new_full", self, **options))
+
+
+# ranges ----------------------------------------------------------------------------------
+
+
+def _python_number(name: str, value: Any) -> Any:
+    """A number; the value of a zero-dimensional tensor, which is refused while tracing."""
+    if isinstance(value, Tensor):
+        return values.item(value)
+    if not is_number(value):
+        raise OperationTypeError(
+            f"{name}(): expected a number, not {type(value).__name__} (at {user_location()})"
+        )
+    number = plain_number(value)
+    return int(number) if isinstance(number, bool) else number
+
+
+@public
+def arange(*bounds: Any, **options: Any) -> Tensor:
+    """``arange(end)``, ``arange(start, end, step=1)``: numbers from start up to, without, end.
+
+    int64 if all arguments are integers, else the default dtype.
+    """
+    names = ("end",) if len(bounds) == 1 else ("start", "end", "step")
+    if len(bounds) > 3:
+        raise OperationTypeError(f"arange() takes start, end, step (at {user_location()})")
+    given = dict(zip(names, bounds, strict=False))
+    for name in ("start", "end", "step"):
+        if name in options:
+            given[name] = options.pop(name)
+    if "end" not in given:
+        raise OperationTypeError(f"arange() needs an end (at {user_location()})")
+    settings = Options("arange", **options)
+    start, end, step = (
+        _python_number("arange", given.get(name, default))
+        for name, default in (("start", 0), ("end", None), ("step", 1))
+    )
+    integral = not any(isinstance(x, float) for x in (start, end, step))
+    dtype = settings.dtype_or(int64 if integral else process.default_dtype)
+    if dtype.kind == "bool":
+        raise OperationTypeError(f"arange(): not defined for bool (at {user_location()})")
+    if dtype is int64 and not integral:
+        start, end, step = (int(x) if isinstance(x, float) else x for x in (start, end, step))
+    count = _count_of_range(start, end, step)
+    if dtype.kind != "float":
+        start, step = (int(x) if isinstance(x, float) else x for x in (start, step))
+    return settings.finished(_arithmetic_series(start, step, count, dtype, settings.device))
+
+
+def _count_of_range(start: Any, end: Any, step: Any) -> Dim:
+    if not isinstance(step, SymbolicDim) and step == 0:
+        raise OperationError(f"arange(): step must be nonzero (at {user_location()})")
+    if any(isinstance(x, SymbolicDim) for x in (start, end, step)):
+        return -((start - end) // step)  # type: ignore[no-any-return]
+    if not (math.isfinite(start) and math.isfinite(end)):
+        raise OperationError(
+            f"arange(): unsupported range: {start} -> {end} (at {user_location()})"
+        )
+    if (end - start) * (1 if step > 0 else -1) < 0:
+        raise OperationError(
+            "arange(): upper bound and lower bound inconsistent with step sign: "
+            f"{start} -> {end} by {step} (at {user_location()})"
+        )
+    if all(isinstance(x, int) for x in (start, end, step)):
+        return -((start - end) // step)  # type: ignore[no-any-return]
+    return math.ceil((end - start) / step)
+
+
+def _arithmetic_series(start: Any, step: Any, count: Dim, dtype: DType, device: Device) -> Tensor:
+    """``start + i * step`` for i < count, computed in int64 or float64 and converted once."""
+    simple = not any(isinstance(x, SymbolicDim) for x in (start, step))
+    if simple and start == 0 and step == 1:
+        return ops.iota(shape=(count,), axis=0, dtype=dtype, device=device)  # type: ignore[no-any-return]
+    wide = float64 if dtype.is_floating_point else int64
+    series = ops.iota(shape=(count,), axis=0, dtype=wide, device=device)
+    if not (simple and step == 1):
+        series = ops.mul(series, step)
+    if not (simple and start == 0):
+        series = ops.add(series, start)
+    return ops.cast(series, dtype)  # type: ignore[no-any-return]
+
+
+@public
+def linspace(start: Any, end: Any, steps: int, **options: Any) -> Tensor:
+    """``steps`` numbers evenly spaced from start to end, both included."""
+    settings = Options("linspace", **options)
+    return settings.finished(
+        ops.cast(_evenly_spaced("linspace", start, end, steps), settings.dtype)
+    )
+
+
+@public
+def logspace(start: Any, end: Any, steps: int, base: float = 10.0, **options: Any) -> Tensor:
+    """``base`` to the power of ``steps`` numbers evenly spaced from start to end."""
+    settings = Options("logspace", **options)
+    exponents = _evenly_spaced("logspace", start, end, steps)
+    return settings.finished(ops.cast(ops.pow(constant(base, float64), exponents), settings.dtype))
+
+
+def _evenly_spaced(name: str, start: Any, end: Any, steps: Any) -> Tensor:
+    """In float64; each half is counted from its own end, so that both ends are exact."""
+    count = size(name, steps)
+    if not isinstance(count, SymbolicDim) and count < 0:
+        raise OperationError(
+            f"{name}(): number of steps must be nonnegative (at {user_location()})"
+        )
+    first, last = convert_operands((start, end), float64)
+    if first._type.shape or last._type.shape:
+        raise OperationError(f"{name}(): start and end must be numbers (at {user_location()})")
+    place = ops.iota(shape=(count,), axis=0, dtype=float64, device=first._type.device)
+    if not isinstance(count, SymbolicDim) and count < 2:
+        return ops.add(place, first)  # type: ignore[no-any-return]
+    step = ops.div(ops.sub(last, first), constant(count - 1, float64))
+    rising = ops.add(first, ops.mul(place, step))
+    falling = ops.sub(last, ops.mul(ops.sub(count - 1, place), step))
+    return ops.where(ops.lt(place, constant(count // 2, float64)), rising, falling)  # type: ignore[no-any-return]
+
+
+__all__ = [
+    "arange", "empty", "empty_like", "full", "full_like", "linspace", "logspace", "ones",
+    "ones_like", "zeros", "zeros_like",
+]  # fmt: skip
+
+TENSOR_METHODS: dict[str, Callable[..., Any]] = {
+    "new_empty": _new_empty,
+    "new_full": _new_full,
+    "new_ones": _new_ones,
+    "new_zeros": _new_zeros,
+}

@@ -1,0 +1,431 @@
+"""Random tensors: uniform, normal, integers, permutations, draws from distributions.
+
+In: sizes or tensors of parameters, and a ``generator`` (the default one unless
+given). Out: new tensors, or for the names with a trailing underscore the tensor
+itself with new contents. The same seed gives the same numbers eager and compiled.
+No gradient flows to the parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from flamec.dispatch import write
+from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.arguments import public
+from flamec.functional.creation import Options
+from flamec.functional.dimensions import size as one_size
+from flamec.functional.dimensions import sizes
+from flamec.functional.primitives import narrowed, ops
+from flamec.functional.promotion import is_number, plain_number, require_tensor
+from flamec.ir.shape import Dim, broadcast_shapes
+from flamec.ir.types import DType, int64
+from flamec.random import (
+    Generator,
+    integer_numbers,
+    normal_numbers,
+    random_words,
+    uniform_numbers,
+)
+from flamec.state import process, thread
+from flamec.tensor import Tensor
+
+
+def _require(condition: bool, name: str, message: str) -> None:
+    if not condition:
+        raise OperationError(f"{name}(): {message} (at {user_location()})")
+
+
+def _floating(name: str, dtype: DType) -> DType:
+    if not dtype.is_floating_point:
+        raise OperationTypeError(f"{name}(): not defined for {dtype.name} (at {user_location()})")
+    return dtype
+
+
+def _drawn(name: str, given: Sequence[Any], options: dict[str, Any], draw: Any) -> Tensor:
+    generator = options.pop("generator", None)
+    if "size" in options:
+        given = (*given, options.pop("size"))
+    if not given:
+        raise OperationTypeError(f"{name}() needs a size (at {user_location()})")
+    settings = Options(name, **options)
+    dtype = _floating(name, settings.dtype)
+    return settings.finished(draw(sizes(name, given), dtype, settings.device, generator))
+
+
+@public
+def rand(*size: Any, **options: Any) -> Tensor:
+    """Uniform numbers in [0, 1)."""
+    return _drawn("rand", size, options, uniform_numbers)
+
+
+@public
+def randn(*size: Any, **options: Any) -> Tensor:
+    """Standard normal numbers."""
+    return _drawn("randn", size, options, normal_numbers)
+
+
+def _integers(
+    name: str, low: Any, high: Any, shape: tuple[Dim, ...], generator: Any, settings: Options
+) -> Tensor:
+    dtype = settings.dtype_or(int64)
+    if isinstance(low, int) and isinstance(high, int):
+        _require(low < high, name, f"expects low < high, got low={low} and high={high}")
+        if dtype.kind in ("int", "uint"):
+            bounds = np.iinfo(dtype.numpy)
+            _require(low >= bounds.min, name, f"low={low} is out of range for {dtype.name}")
+            _require(high - 1 <= bounds.max, name, f"high={high} is out of range for {dtype.name}")
+    numbers = integer_numbers(low, high, shape, dtype, settings.device, generator)
+    return settings.finished(numbers)
+
+
+@public
+def randint(
+    low: Any = None,
+    high: Any = None,
+    size: Any = None,
+    *,
+    generator: Generator | None = None,
+    **options: Any,
+) -> Tensor:
+    """``randint(high, size)`` or ``randint(low, high, size)``: integers in [low, high)."""
+    if size is None and isinstance(high, (tuple, list)):
+        low, high, size = 0, low, high
+    elif high is None:
+        low, high = 0, low
+    elif low is None:
+        low = 0
+    if not isinstance(size, (tuple, list)) or high is None:
+        raise OperationTypeError(
+            "randint() takes (high, size) or (low, high, size) with size a tuple of ints "
+            f"(at {user_location()})"
+        )
+    first, last = one_size("randint", low), one_size("randint", high)
+    shape = sizes("randint", (size,))
+    return _integers("randint", first, last, shape, generator, Options("randint", **options))
+
+
+@public
+def rand_like(input: Tensor, *, generator: Generator | None = None, **options: Any) -> Tensor:
+    """Uniform numbers in [0, 1) in the shape and dtype of ``input``."""
+    return _drawn_like("rand_like", input, options, uniform_numbers, generator)
+
+
+@public
+def randn_like(input: Tensor, *, generator: Generator | None = None, **options: Any) -> Tensor:
+    """Standard normal numbers in the shape and dtype of ``input``."""
+    return _drawn_like("randn_like", input, options, normal_numbers, generator)
+
+
+def _drawn_like(
+    name: str, input: Any, options: dict[str, Any], draw: Any, generator: Generator | None
+) -> Tensor:
+    settings = Options(name, require_tensor(name, "input", input), **options)
+    dtype = _floating(name, settings.dtype)
+    return settings.finished(draw(input._type.shape, dtype, settings.device, generator))
+
+
+@public
+def randint_like(
+    input: Tensor,
+    low: Any = None,
+    high: Any = None,
+    *,
+    generator: Generator | None = None,
+    **options: Any,
+) -> Tensor:
+    """``randint_like(input, high)`` or ``(input, low, high)``: integers, in the dtype of input."""
+    settings = Options("randint_like", require_tensor("randint_like", "input", input), **options)
+    if high is None:
+        low, high = 0, low
+    first = one_size("randint_like", 0 if low is None else low)
+    last = one_size("randint_like", high)
+    return _integers("randint_like", first, last, input._type.shape, generator, settings)
+
+
+@public
+def randperm(n: int, *, generator: Generator | None = None, **options: Any) -> Tensor:
+    """The numbers 0 to n - 1 in random order, as int64. Refused while tracing: it sorts."""
+    settings = Options("randperm", **options)
+    if thread.trace is not None:
+        raise thread.trace.refuse_value("randperm()")
+    count = int(n)
+    _require(count >= 0, "randperm", f"n must be nonnegative, got {n}")
+    words = random_words((2, count), generator)._array
+    assert words is not None
+    keys = (words[0].astype(np.int64) << 32) | words[1].view(np.uint32)
+    order = np.argsort(keys, kind="stable")
+    result = Tensor._from_array(order.astype(np.int64))
+    return settings.finished(ops.cast(result, settings.dtype_or(int64)))
+
+
+# distributions ---------------------------------------------------------------------------
+
+
+@public
+def normal(
+    mean: Any = 0.0,
+    std: Any = 1.0,
+    size: Any = None,
+    *,
+    generator: Generator | None = None,
+    **options: Any,
+) -> Tensor:
+    """Normal numbers with the given means and standard deviations (tensors or numbers).
+
+    Two numbers need a ``size``.
+    """
+    tensors = [x for x in (mean, std) if isinstance(x, Tensor)]
+    if is_number(std):
+        _require(plain_number(std) >= 0, "normal", f"expects std >= 0.0, but found std {std}")
+    if not tensors:
+        _require(size is not None, "normal", "two numbers need a size")
+        settings = Options("normal", **options)
+        numbers = normal_numbers(
+            sizes("normal", (size,)),
+            _floating("normal", settings.dtype),
+            settings.device,
+            generator,
+        )
+        return settings.finished(_scaled(numbers, std, mean))
+    for parameter in tensors:
+        _floating("normal", parameter._type.dtype)
+    shape = broadcast_shapes(*(t._type.shape for t in tensors))
+    first = tensors[0]._type
+    numbers = normal_numbers(shape, first.dtype, first.device, generator)
+    return _scaled(numbers, *(_parameter(x, first.dtype) for x in (std, mean)))
+
+
+def _parameter(value: Any, dtype: DType) -> Any:
+    return ops.cast(ops.detach(value), dtype) if isinstance(value, Tensor) else value
+
+
+def _scaled(numbers: Tensor, factor: Any, term: Any) -> Tensor:
+    """``numbers * factor + term``."""
+    return ops.add(ops.mul(numbers, factor), term)  # type: ignore[no-any-return]
+
+
+def _successes(probability: Any, shape: Sequence[Dim], dtype: DType, generator: Any) -> Tensor:
+    """1 with the given probability, else 0."""
+    uniform = uniform_numbers(shape, dtype.compute, generator=generator)
+    return ops.lt(uniform, probability)  # type: ignore[no-any-return]
+
+
+@public
+def bernoulli(
+    input: Tensor, p: float | None = None, *, generator: Generator | None = None
+) -> Tensor:
+    """0 or 1, 1 with the probability that ``input`` gives (or p, in the shape of input)."""
+    require_tensor("bernoulli", "input", input)
+    dtype = input._type.dtype
+    if p is None:
+        _floating("bernoulli", dtype)
+        probability: Any = ops.cast(ops.detach(input), dtype.compute)
+    else:
+        probability = _checked_probability("bernoulli", p)
+    kind = dtype if dtype.is_floating_point else process.default_dtype
+    return ops.cast(_successes(probability, input._type.shape, kind, generator), dtype)  # type: ignore[no-any-return]
+
+
+def _checked_probability(name: str, p: Any) -> Any:
+    _require(is_number(p) and 0 <= p <= 1, name, f"expects p to be in [0, 1], but got p={p}")
+    return p
+
+
+@public
+def multinomial(
+    input: Tensor,
+    num_samples: int,
+    replacement: bool = False,
+    *,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Category numbers (int64) drawn with the weights in each row of ``input``.
+
+    Without replacement the draws of a row differ: the largest weights divided by
+    exponential numbers (Efraimidis and Spirakis, "Weighted random sampling with a
+    reservoir", 2006).
+    """
+    require_tensor("multinomial", "input", input)
+    _floating("multinomial", input._type.dtype)
+    _require(input.ndim in (1, 2), "multinomial", "the weights must be a vector or a matrix")
+    count = int(num_samples)
+    _require(count > 0, "multinomial", "cannot sample n_sample <= 0 samples")
+    weights = ops.cast(ops.detach(input), input._type.dtype.compute)
+    if thread.trace is None:
+        _check_weights(weights)
+    categories = weights._type.shape[-1]
+    if replacement:
+        return _inverse_of_distribution(weights, count, generator)
+    if isinstance(categories, int):
+        message = "cannot sample more than the number of categories without replacement"
+        _require(count <= categories, "multinomial", message)
+    uniform = uniform_numbers(weights._type.shape, weights._type.dtype, generator=generator)
+    waiting = ops.neg(ops.log(ops.sub(1.0, uniform)))
+    waiting = ops.where(ops.gt(waiting, 1e-30), waiting, 1e-30)
+    keys = ops.div(weights, waiting)
+    axis = input.ndim - 1
+    place = ops.iota(shape=keys._type.shape, axis=axis, dtype=int64, device=keys._type.device)
+    drawn = []
+    for _ in range(count):
+        best = ops.argmax(keys, axes=(axis,))
+        best = ops.reshape(best, shape=(*best._type.shape, 1))
+        drawn.append(best)
+        keys = ops.where(ops.eq(place, best), -1.0, keys)
+    return ops.concatenate(*drawn, axis=axis)  # type: ignore[no-any-return]
+
+
+def _check_weights(weights: Tensor) -> None:
+    array = weights._array
+    assert array is not None
+    usable = bool(np.isfinite(array).all() and (array >= 0).all())
+    _require(usable, "multinomial", "the weights must be finite and not negative")
+    positive = bool((array.sum(axis=-1) > 0).all())
+    _require(positive, "multinomial", "the weights of a row have sum 0")
+
+
+def _inverse_of_distribution(weights: Tensor, count: int, generator: Generator | None) -> Tensor:
+    """How many running sums of the weights are not above a uniform number."""
+    *rows, categories = weights._type.shape
+    axis = len(rows)
+    sums = ops.cumsum(weights, axis=axis)
+    total = ops.sum(weights, axes=(axis,))
+    total = ops.reshape(total, shape=(*rows, 1))
+    uniform = uniform_numbers((*rows, count), weights._type.dtype, generator=generator)
+    level = ops.reshape(ops.mul(uniform, total), shape=(*rows, count, 1))
+    passed = ops.le(ops.reshape(sums, shape=(*rows, 1, categories)), level)
+    drawn = ops.sum(ops.cast(passed, int64), axes=(axis + 1,))
+    last = ops.reshape(ops.argmax(sums, axes=(axis,)), shape=(*rows, 1))
+    return ops.minimum(drawn, last)  # type: ignore[no-any-return]
+
+
+# in place --------------------------------------------------------------------------------
+
+
+def _replaced(self: Tensor, numbers: Tensor, name: str) -> Tensor:
+    return write(self, narrowed(numbers, self._type.dtype), name)
+
+
+def _uniform_of(self: Tensor, name: str, generator: Any) -> Tensor:
+    dtype = _floating(name, self._type.dtype)
+    return uniform_numbers(self._type.shape, dtype, self._type.device, generator)
+
+
+def uniform_(
+    self: Tensor,
+    from_: float = 0,
+    to: float = 1,
+    *,
+    generator: Generator | None = None,
+    **named: Any,
+) -> Tensor:
+    """Uniform numbers in [from, to)."""
+    low = named.pop("from", from_)
+    if named:
+        raise OperationTypeError(f"uniform_(): unexpected arguments {sorted(named)}")
+    _require(low <= to, "uniform_", f"expects from <= to, but found from={low} > to={to}")
+    numbers = _uniform_of(self, "uniform_", generator)
+    return _replaced(self, _scaled(numbers, to - low, low), "uniform_")
+
+
+def normal_(
+    self: Tensor, mean: float = 0, std: float = 1, *, generator: Generator | None = None
+) -> Tensor:
+    """Normal numbers."""
+    _require(std >= 0, "normal_", f"expects std >= 0.0, but found std {std}")
+    dtype = _floating("normal_", self._type.dtype)
+    numbers = normal_numbers(self._type.shape, dtype, self._type.device, generator)
+    return _replaced(self, _scaled(numbers, std, mean), "normal_")
+
+
+def exponential_(self: Tensor, lambd: float = 1, *, generator: Generator | None = None) -> Tensor:
+    """Exponentially distributed numbers with rate lambd."""
+    _require(lambd > 0, "exponential_", f"expects lambda > 0.0, but found lambda={lambd}")
+    numbers = ops.log(ops.sub(1.0, _uniform_of(self, "exponential_", generator)))
+    return _replaced(self, ops.mul(numbers, -1.0 / lambd), "exponential_")
+
+
+def log_normal_(
+    self: Tensor, mean: float = 1, std: float = 2, *, generator: Generator | None = None
+) -> Tensor:
+    """Numbers whose logarithm is normally distributed."""
+    _require(std > 0, "log_normal_", f"expects std > 0.0, but found std={std}")
+    dtype = _floating("log_normal_", self._type.dtype)
+    numbers = normal_numbers(self._type.shape, dtype, self._type.device, generator)
+    return _replaced(self, ops.exp(_scaled(numbers, std, mean)), "log_normal_")
+
+
+def cauchy_(
+    self: Tensor, median: float = 0, sigma: float = 1, *, generator: Generator | None = None
+) -> Tensor:
+    """Numbers of the Cauchy distribution."""
+    _require(sigma > 0, "cauchy_", f"expects sigma > 0.0, but found sigma={sigma}")
+    angle = ops.mul(ops.sub(_uniform_of(self, "cauchy_", generator), 0.5), math.pi)
+    return _replaced(self, _scaled(ops.tan(angle), sigma, median), "cauchy_")
+
+
+def geometric_(self: Tensor, p: float, *, generator: Generator | None = None) -> Tensor:
+    """How many trials with success probability p it takes until the first success."""
+    _require(0 < p < 1, "geometric_", f"expects p to be in (0, 1), but got p={p}")
+    kind = self._type.dtype if self._type.dtype.is_floating_point else process.default_dtype
+    uniform = uniform_numbers(self._type.shape, kind.compute, self._type.device, generator)
+    trials = ops.ceil(ops.div(ops.log(ops.sub(1.0, uniform)), math.log1p(-p)))
+    trials = ops.where(ops.lt(trials, 1.0), 1.0, trials)
+    return write(self, ops.cast(trials, self._type.dtype), "geometric_")
+
+
+def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Generator | None = None) -> Tensor:
+    """1 with probability p (a number or a tensor), else 0."""
+    kind = self._type.dtype if self._type.dtype.is_floating_point else process.default_dtype
+    if isinstance(p, Tensor):
+        probability = ops.cast(ops.detach(p), kind.compute)
+    else:
+        probability = _checked_probability("bernoulli_", p)
+    drawn = _successes(probability, self._type.shape, kind, generator)
+    return write(self, ops.cast(drawn, self._type.dtype), "bernoulli_")
+
+
+_EXACT_INTEGERS = {"float64": 1 << 53, "float32": 1 << 24, "float16": 1 << 11, "bfloat16": 1 << 8}
+
+
+def random_(
+    self: Tensor, from_: Any = None, to: Any = None, *, generator: Generator | None = None
+) -> Tensor:
+    """Integers in [from, to), in [0, to) with one argument, else over the range of the dtype."""
+    dtype = self._type.dtype
+    if to is None and from_ is not None:
+        from_, to = 0, from_
+    if to is None:
+        if dtype.kind == "bool":
+            to = 2
+        elif dtype.is_floating_point:
+            to = _EXACT_INTEGERS[dtype.name] + 1
+        else:
+            to = int(np.iinfo(dtype.numpy).max)
+    low = 0 if from_ is None else int(from_)
+    _require(low < int(to), "random_", f"expects from < to, but got from={low} >= to={to}")
+    shape, device = self._type.shape, self._type.device
+    return write(self, integer_numbers(low, int(to), shape, dtype, device, generator), "random_")
+
+
+__all__ = [
+    "bernoulli", "multinomial", "normal", "rand", "rand_like", "randint", "randint_like", "randn",
+    "randn_like", "randperm",
+]  # fmt: skip
+
+TENSOR_METHODS: dict[str, Callable[..., Any]] = {
+    "bernoulli": bernoulli,
+    "bernoulli_": bernoulli_,
+    "cauchy_": cauchy_,
+    "exponential_": exponential_,
+    "geometric_": geometric_,
+    "log_normal_": log_normal_,
+    "multinomial": multinomial,
+    "normal_": normal_,
+    "random_": random_,
+    "uniform_": uniform_,
+}
