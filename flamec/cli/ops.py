@@ -53,7 +53,9 @@ def ops(
 
 def op_data(op: Op) -> dict[str, Any]:
     """One row: "declared" text, "template" (the lowering of its kind), or "" for neither."""
-    facts = [f for f in ("commutative", "associative", "involution", "idempotent") if getattr(op, f)]
+    facts = [
+        f for f in ("commutative", "associative", "involution", "idempotent") if getattr(op, f)
+    ]
     if op.identity is not None:
         facts.append("identity")
     if op.expensive:

@@ -21,8 +21,10 @@ from typing import Any
 import typer
 
 from flamec.cli.failure import CommandFailed, describe
-from flamec.compiler import CompiledFunction
+from flamec.compiler import CompiledFunction, compile
 from flamec.config import CompileOptions
+from flamec.nn.compiled import CompiledModule
+from flamec.nn.module import Module
 
 HELP = "The function: FILE.py:NAME, FILE.py:Class.method or FILE.py:object.attribute."
 
@@ -77,6 +79,11 @@ def as_compiled(found: Any) -> CompiledFunction | None:
     """``found`` as a compiled function; None if it cannot be called."""
     if isinstance(found, CompiledFunction):
         return found
+    if isinstance(found, Module):
+        found = compile(found)
+    if isinstance(found, CompiledModule):
+        compiled: CompiledFunction = found.compiled
+        return compiled
     return CompiledFunction(found) if callable(found) else None
 
 
@@ -111,7 +118,9 @@ def _import_file(path: Path) -> ModuleType:
 
 def _only_function(module: ModuleType, path: Path) -> str:
     """The name of the one compiled function, where no name was given."""
-    names = [n for n, v in vars(module).items() if isinstance(v, CompiledFunction)]
+    names = [
+        n for n, v in vars(module).items() if isinstance(v, (CompiledFunction, CompiledModule))
+    ]
     if len(names) == 1:
         return names[0]
     choice = ", ".join(f"{path.name}:{n}" for n in names or _functions(module))

@@ -1,0 +1,232 @@
+"""``flamec explain``: why a function was compiled as it was, and how often.
+
+The function is called with its example arguments, then with those of ``flamec_calls()`` if
+the file has it, else with two other batch sizes, to show what a new size costs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from flamec.cli import example_inputs, target
+from flamec.cli.console import format_seconds, make_console, print_heading, print_json, table_lines
+from flamec.cli.example_inputs import Example, as_example
+from flamec.cli.failure import CommandFailed
+from flamec.cli.fusion_text import decision_data, decision_lines, group_data, group_lines
+from flamec.cli.stages import backward_ranges
+from flamec.cli.target import Target, user_code
+from flamec.compiler import CompiledFunction
+from flamec.differentiable import DifferentiableProgram
+from flamec.program import Program
+from flamec.structures import flatten, unflatten
+from flamec.tensor import Tensor
+
+
+@dataclass
+class CallRecord:
+    """One call: what it was, what it led to."""
+
+    label: str
+    outcome: str
+    reasons: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def explain(
+    function: Annotated[str, typer.Argument(metavar="FILE.py:FUNCTION", help=target.HELP)],
+    input: Annotated[
+        list[str] | None, typer.Option("--input", "-i", help=example_inputs.HELP)
+    ] = None,
+    all_guards: Annotated[
+        bool, typer.Option("--all-guards", help="List every guard of long lists, too.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Data for programs.")] = False,
+) -> None:
+    """Say what was traced, assumed, fused and not fused, and why it was compiled again.
+
+    FUNCTION is really called: with its example arguments, and with those that a function
+    flamec_calls() in the file yields; without one, with two more batch sizes.
+    """
+    found = target.load_target(function)
+    example = example_inputs.example_inputs(found, input or ())
+    compiled = found.fresh()
+    records = [run_call(compiled, call) for call in calls_of(found, example)]
+    if records[0].outcome.startswith("failed"):
+        raise CommandFailed(f"{found.name} {records[0].outcome}")
+    programs = sorted(compiled.programs, key=lambda p: p.captured.graph.name)
+    if as_json:
+        print_json(
+            {
+                "function": function,
+                "calls": [vars(r) for r in records],
+                "stats": _stats_data(compiled),
+                "programs": [program_data(p) for p in programs],
+            }
+        )
+        return
+    console = make_console()
+    print_heading(console, "calls")
+    rows = [(r.label, r.outcome, format_seconds(r.seconds), "; ".join(r.reasons)) for r in records]
+    _print_lines(console, table_lines(("call", "", "time", "why compiled again"), rows, ("time",)))
+    for number, program in enumerate(programs):
+        console.print()
+        print_heading(console, f"program {number + 1} of {len(programs)}")
+        _print_program(console, program, all_guards)
+
+
+def calls_of(found: Target, example: Example) -> Iterator[tuple[str, Example]]:
+    """The calls to make, lazily: a later one may depend on what an earlier one changed."""
+    yield describe_arguments(example), example
+    generate = getattr(found.module, "flamec_calls", None)
+    if generate is not None:
+        with user_code("flamec_calls()"):
+            for value in generate():
+                call = as_example(value, "flamec_calls()")
+                yield describe_arguments(call), call
+        return
+    for extra in (1, 2):
+        other = with_batch(example, extra)
+        if other is not None:
+            yield describe_arguments(other), other
+
+
+def run_call(function: CompiledFunction, call: tuple[str, Example]) -> CallRecord:
+    """Make one call and tell what it led to; an exception of the function is an outcome."""
+    label, example = call
+    stats = function.stats
+    traces, failures, seconds = stats.traces, len(stats.guard_failures), stats.compile_seconds
+    try:
+        with warnings.catch_warnings(), user_code(label):
+            warnings.simplefilter("ignore", RuntimeWarning)
+            function(*example.args, **example.kwargs)
+    except CommandFailed as error:
+        return CallRecord(label, f"failed: {str(error).splitlines()[-1]}")
+    reasons = [f.reason for f in stats.guard_failures[failures:]]
+    outcome = "ran a program that was there" if stats.traces == traces else "traced and compiled"
+    return CallRecord(label, outcome, reasons, stats.compile_seconds - seconds)
+
+
+def with_batch(example: Example, extra: int) -> Example | None:
+    """The example with ``extra`` more rows in each tensor that shares the first one's batch."""
+    leaves, structure = flatten((example.args, example.kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim]
+    if not tensors or int(tensors[0].shape[0]) == 0:
+        return None
+    batch = int(tensors[0].shape[0])
+    changed = [
+        _longer(leaf, extra)
+        if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == batch
+        else leaf
+        for leaf in leaves
+    ]
+    args, kwargs = unflatten(structure, iter(changed))
+    return Example(args, kwargs, "another batch size")
+
+
+def _longer(tensor: Tensor, extra: int) -> Tensor:
+    array = tensor._array
+    assert array is not None
+    rows = np.arange(len(array) + extra) % len(array)
+    result = Tensor._from_array(array[rows])
+    result._requires_grad = tensor._requires_grad
+    return result
+
+
+def describe_arguments(example: Example) -> str:
+    """``x: float32[16, 10], 0.5``: types of tensors, other values as they are."""
+    parts = [_argument_text(a) for a in example.args]
+    parts += [f"{k}={_argument_text(v)}" for k, v in example.kwargs.items()]
+    return f"({', '.join(parts)})"
+
+
+def _argument_text(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return str(value._type)
+    text = repr(value)
+    return text if len(text) <= 30 else f"<{type(value).__name__}>"
+
+
+# programs ----------------------------------------------------------------------------
+def guard_lines(program: Program | DifferentiableProgram) -> list[str]:
+    """What the program assumes, in words, without repetitions."""
+    return list(dict.fromkeys(c.description for c in program.check.conditions))
+
+
+def _sources(program: Program | DifferentiableProgram) -> list[tuple[str, str, str]]:
+    """(origin, name, type) of each input of the graph."""
+    captured = program.captured
+    rows = []
+    for value, source in zip(captured.graph.inputs, captured.sources, strict=True):
+        origin = {"argument": "argument", "captured": "captured tensor", "base": "shared memory"}
+        kind = origin.get(source.kind, "Python number")
+        rows.append((kind, source.name or value.name or "", str(value.type)))
+    return rows
+
+
+def _print_program(
+    console: Console, program: Program | DifferentiableProgram, all_guards: bool
+) -> None:
+    captured = program.captured
+    graph = captured.graph
+    sizes = f"; symbolic sizes: {', '.join(captured.symbols)}" if captured.symbols else ""
+    updates = f", {len(graph.updates)} updated in place" if graph.updates else ""
+    _print_lines(
+        console,
+        [
+            f"traced: {len(graph.nodes)} operations, {len(graph.inputs)} inputs{updates}, "
+            f"{len(graph.outputs)} outputs{sizes}",
+            *(f"  {comment}" for _, _, comment in backward_ranges(captured)),
+        ],
+    )
+    _print_section(console, "inputs", table_lines(("from", "name", "type"), _sources(program)))
+    guards = guard_lines(program)
+    shown = guards if all_guards or len(guards) <= 40 else guards[:40]
+    hidden = len(guards) - len(shown)
+    more = [f"... and {hidden} more (--all-guards lists them)"] if hidden else []
+    _print_section(console, f"guards ({len(guards)})", [*shown, *more])
+    for title, prepared in programs_of(program):
+        suffix = f" ({title})" if title else ""
+        _print_section(console, f"kernels{suffix}", group_lines(prepared))
+        _print_section(console, f"not fused{suffix}", decision_lines(prepared))
+
+
+def programs_of(program: Program | DifferentiableProgram) -> list[tuple[str, Any]]:
+    """The prepared programs by title; the backward one only if it was needed."""
+    if isinstance(program, DifferentiableProgram):
+        return [("forward", program.prepared), ("backward", program.backward)]
+    return [("", program.prepared)]
+
+
+def _print_section(console: Console, title: str, lines: list[str]) -> None:
+    _print_lines(console, ["", f"{title}:", *(f"  {line}" for line in lines or ["none"])])
+
+
+def _print_lines(console: Console, lines: list[str]) -> None:
+    for line in lines:
+        console.print(line, markup=False)
+
+
+def program_data(program: Program | DifferentiableProgram) -> dict[str, Any]:
+    """A program as JSON."""
+    captured = program.captured
+    return {
+        "operations": len(captured.graph.nodes),
+        "symbols": list(captured.symbols),
+        "inputs": [dict(zip(("from", "name", "type"), s, strict=True)) for s in _sources(program)],
+        "updates": len(captured.graph.updates),
+        "guards": guard_lines(program),
+        "kernels": {t or "main": group_data(p) for t, p in programs_of(program)},
+        "not_fused": {t or "main": decision_data(p) for t, p in programs_of(program)},
+    }
+
+
+def _stats_data(function: CompiledFunction) -> dict[str, Any]:
+    stats = function.stats
+    return {**vars(stats), "guard_failures": [str(f) for f in stats.guard_failures]}

@@ -1,0 +1,55 @@
+"""Kernels, fusion groups and fusion decisions of a program, as text and as data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flamec.cli.source_lines import describe_place
+from flamec.ir.plan import Step
+from flamec.ir.shape import Dim, format_dim
+from flamec.prepared import Prepared
+
+
+def group_lines(prepared: Prepared) -> list[str]:
+    """A line for each kernel, with the user's lines that it does the work of."""
+    lines = []
+    for step in prepared.compiled.plan.steps:
+        lines.append(f"{step.name} ({step.kind}): {', '.join(step.operations)}")
+        lines += [f"  # {describe_place(place)}" for place in step.locations]
+    return lines
+
+
+def group_data(prepared: Prepared) -> list[dict[str, Any]]:
+    """The same as JSON."""
+    return [step_data(step) for step in prepared.compiled.plan.steps]
+
+
+def step_data(step: Step) -> dict[str, Any]:
+    """A step of a plan as JSON; symbolic sizes are texts."""
+    return {
+        "name": step.name,
+        "kind": step.kind,
+        "operations": list(step.operations),
+        "locations": list(step.locations),
+        "source": [describe_place(place) for place in step.locations],
+        "reads": list(step.reads),
+        "writes": list(step.writes),
+        "bytes_read": dim_data(step.bytes_read),
+        "bytes_written": dim_data(step.bytes_written),
+        "flops": dim_data(step.flops),
+    }
+
+
+def dim_data(dim: Dim) -> int | str:
+    """A size as JSON: a number, or the text of a symbolic size."""
+    return dim if isinstance(dim, int) else format_dim(dim)
+
+
+def decision_lines(prepared: Prepared) -> list[str]:
+    """A line for each pair that was not fused, with the reason."""
+    return [str(decision) for decision in prepared.compiled.decisions]
+
+
+def decision_data(prepared: Prepared) -> list[Any]:
+    """The same as JSON."""
+    return [str(decision) for decision in prepared.compiled.decisions]
