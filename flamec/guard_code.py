@@ -119,16 +119,18 @@ class CheckBuilder:
     def add_guard(self, guard: Guard) -> None:
         owner, expected = self.name(guard.owner), guard.expected
         match guard.kind:
-            case "attribute":
-                present = f"{owner}.get({guard.key!r}, M)"
-            case "item" if isinstance(guard.owner, dict):
+            case "attribute" | "item" if expected is MISSING:
                 present = f"{owner}.get({self.name(guard.key)}, M)"
+            case "attribute":
+                present = f"{owner}[{guard.key!r}]"
+            case "item" if isinstance(guard.owner, dict):
+                present = f"{owner}[{self._key_text(guard.key)}]"
             case "item":
                 present = f"{owner}[{guard.key}]"
             case "slot":
                 present = f"getattr({owner}, {guard.key!r}, M)"
             case "length":
-                self.add(f"len({owner}) == {expected}", str(guard))
+                self.add(f"len({owner}) == {expected}" if expected else f"not {owner}", str(guard))
                 return
             case "keys":
                 self._add_keys(owner, guard)
@@ -146,8 +148,13 @@ class CheckBuilder:
         else:
             self.add(f"{present} is {name}", str(guard))
 
+    def _key_text(self, key: Any) -> str:
+        return repr(key) if isinstance(key, (str, int)) else self.name(key)
+
     def _add_keys(self, owner: str, guard: Guard) -> None:
-        if all(isinstance(k, str) for k in guard.expected):
+        if not guard.expected:
+            self.add(f"not {owner}", str(guard))
+        elif all(isinstance(k, str) for k in guard.expected):
             self.add(f"list({owner}) == {self.name(list(guard.expected))}", str(guard))
         else:
             keys = self.name(guard.expected)

@@ -39,6 +39,7 @@ _CONSTANTS = (
     *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis)),
     *(DType, Device, np.generic),
 )
+_NAMING = ("_path", "_name")  # what things are called; no result depends on it
 _OPAQUE = (ModuleType, BuiltinFunctionType, CodeType, CellType)
 
 
@@ -269,7 +270,7 @@ class Recorder:
         self._instrumented[cls] = own
 
     def _attribute(self, instance: Any, name: str, value: Any) -> None:
-        if name.startswith("__"):
+        if name.startswith("__") or name in _NAMING:
             return
         with self.paused():
             label = f"{self._names.get(id(instance), type(instance).__name__)}.{name}"
