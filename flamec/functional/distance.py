@@ -1,0 +1,97 @@
+"""Norms over one dimension and what is made of them: normalize, cosine similarity, distances."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from flamec.functional.arguments import store
+from flamec.functional.primitives import (
+    kept,
+    narrowed,
+    normalized_axis,
+    ops,
+    require_floating,
+    widened,
+)
+from flamec.functional.promotion import as_tensors, require_tensor
+from flamec.tensor import Tensor
+
+__all__ = ["cosine_similarity", "normalize", "pairwise_distance"]
+
+
+def norm_over(x: Tensor, p: float, axes: Sequence[int], keepdim: bool) -> Tensor:
+    """The p-norm of floating-point ``x`` over ``axes``; its gradient at 0 is 0."""
+    axes = tuple(sorted(axes))
+    if p == 2:
+        squares = ops.sum(ops.mul(x, x), axes=axes)
+        zero = ops.eq(squares, 0.0)
+        result = ops.where(zero, 0.0, ops.sqrt(ops.where(zero, 1.0, squares)))
+    elif p == 1:
+        result = ops.sum(ops.abs(x), axes=axes)
+    elif p == math.inf:
+        result = ops.amax(ops.abs(x), axes=axes)
+    elif p == -math.inf:
+        result = ops.amin(ops.abs(x), axes=axes)
+    elif p == 0:
+        result = ops.sum(ops.cast(ops.ne(x, 0.0), x._type.dtype), axes=axes)
+    else:
+        magnitude = ops.abs(x)
+        zero = ops.eq(magnitude, 0.0)
+        limit = 0.0 if p > 0 else math.inf
+        powers = ops.where(zero, limit, ops.pow(ops.where(zero, 1.0, magnitude), p))
+        total = ops.sum(powers, axes=axes)
+        nothing = ops.eq(total, limit)
+        root = ops.pow(ops.where(nothing, 1.0, total), 1.0 / p)
+        result = ops.where(nothing, 0.0, root)
+    return kept(result, x._type.shape, axes) if keepdim else result  # type: ignore[no-any-return]
+
+
+def at_least(x: Tensor, low: float) -> Tensor:
+    """x where it is not below ``low``, else ``low``."""
+    return ops.where(ops.lt(x, low), low, x)  # type: ignore[no-any-return]
+
+
+def normalize(
+    input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Tensor | None = None
+) -> Tensor:
+    """``input`` divided by max(its p-norm over ``dim``, eps)."""
+    require_tensor("normalize", "input", input)
+    require_floating("normalize", input)
+    x = widened(input)
+    axis = normalized_axis("normalize", dim, len(x._type.shape))
+    result = ops.div(x, at_least(norm_over(x, p, (axis,), keepdim=True), eps))
+    result = narrowed(result, input._type.dtype)
+    if out is None:
+        return result
+    store("normalize", result, out)
+    return out
+
+
+def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """The dot product over ``dim`` divided by both norms, each at least eps."""
+    a, b = as_tensors("cosine_similarity", x1, x2)
+    require_floating("cosine_similarity", a, b)
+    dtype = a._type.dtype
+    a, b = widened(a), widened(b)
+    product = ops.mul(a, b)
+    axis = normalized_axis("cosine_similarity", dim, len(product._type.shape))
+    shape = product._type.shape
+    a, b = ops.expand_to(a, shape), ops.expand_to(b, shape)
+    norms = ops.mul(
+        at_least(norm_over(a, 2, (axis,), keepdim=False), eps),
+        at_least(norm_over(b, 2, (axis,), keepdim=False), eps),
+    )
+    return narrowed(ops.div(ops.sum(product, axes=(axis,)), norms), dtype)
+
+
+def pairwise_distance(
+    x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> Tensor:
+    """The p-norm of x1 - x2 + eps over the last dimension."""
+    a, b = as_tensors("pairwise_distance", x1, x2)
+    require_floating("pairwise_distance", a, b)
+    dtype = a._type.dtype
+    difference = ops.add(ops.sub(widened(a), widened(b)), eps)
+    last = len(difference._type.shape) - 1
+    return narrowed(norm_over(difference, p, (last,), keepdim), dtype)

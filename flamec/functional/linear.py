@@ -1,0 +1,239 @@
+"""Linear maps and tables: linear, bilinear, embedding, one_hot, constant padding.
+
+Matrix products are one ``dot_general`` each: the free dimensions of the input
+stay as they are, so nothing is reshaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flamec.dispatch import write
+from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.distance import norm_over
+from flamec.functional.primitives import ops, require
+from flamec.functional.promotion import require_tensor
+from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape
+from flamec.ir.types import int32, int64
+from flamec.state import no_grad, thread
+from flamec.tensor import Tensor
+
+__all__ = ["bilinear", "embedding", "linear", "one_hot", "pad"]
+
+
+def _require_same_dtype(name: str, *tensors: Tensor) -> None:
+    dtypes = [t._type.dtype for t in tensors]
+    if any(d is not dtypes[0] for d in dtypes):
+        raise OperationTypeError(
+            f"{name}: expected operands of one dtype, got "
+            f"{', '.join(d.name for d in dtypes)} (at {user_location()})"
+        )
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``input @ weight.T + bias``.
+
+    input: [*, in_features]; weight: [out_features, in_features] or [in_features];
+    bias: [out_features] or [].
+    """
+    require_tensor("linear", "input", input)
+    require_tensor("linear", "weight", weight)
+    operands = (input, weight) if bias is None else (input, weight, bias)
+    _require_same_dtype("linear", *operands)
+    rank = len(input._type.shape)
+    have, want = input._type.shape, weight._type.shape
+    if rank == 0 or len(want) not in (1, 2) or not equal(have[-1], want[-1]):
+        raise OperationError(
+            f"linear: input {format_shape(have)} and weight {format_shape(want)} do not match: "
+            f"the last dimension of the input must be the weight's in_features"
+            f"{f', {want[-1]}' if want else ''} (at {user_location()})"
+        )
+    result: Tensor = ops.dot_general(
+        input, weight, contract=((rank - 1,), (len(want) - 1,)), batch=((), ())
+    )
+    return result if bias is None else ops.add(result, bias)  # type: ignore[no-any-return]
+
+
+def bilinear(
+    input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """``input1[*, i] * weight[o, i, j] * input2[*, j]`` summed over i and j, plus bias[o]."""
+    operands = (input1, input2, weight) if bias is None else (input1, input2, weight, bias)
+    for position, operand in enumerate(operands):
+        require_tensor("bilinear", ("input1", "input2", "weight", "bias")[position], operand)
+    _require_same_dtype("bilinear", *operands)
+    a, b, w = input1._type.shape, input2._type.shape, weight._type.shape
+    if (
+        len(w) != 3
+        or not a
+        or len(a) != len(b)
+        or not all(map(equal, a[:-1], b[:-1]))
+        or not equal(a[-1], w[1])
+        or not equal(b[-1], w[2])
+    ):
+        raise OperationError(
+            f"bilinear: inputs {format_shape(a)} and {format_shape(b)} do not match the weight "
+            f"{format_shape(w)} [out, in1, in2] (at {user_location()})"
+        )
+    rank = len(a)
+    rows = ops.dot_general(input1, weight, contract=((rank - 1,), (1,)), batch=((), ()))
+    spread = ops.reshape(input2, shape=(*b[:-1], 1, b[-1]))
+    result = ops.sum(ops.mul(rows, spread), axes=(rank,))
+    return result if bias is None else ops.add(result, bias)  # type: ignore[no-any-return]
+
+
+def table_index(name: str, indices: Tensor, size: Dim) -> Tensor:
+    """``indices`` as int64 in which a negative entry is out of range instead of from the end."""
+    if indices._type.dtype not in (int64, int32):
+        raise OperationTypeError(
+            f"{name}: expected indices of dtype int64 or int32, got {indices._type.dtype.name} "
+            f"(at {user_location()})"
+        )
+    places = ops.cast(indices, int64)
+    return ops.where(ops.lt(places, 0), size, places)  # type: ignore[no-any-return]
+
+
+def embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """The rows of ``weight`` [num_embeddings, embedding_dim] that ``input`` names.
+
+    input: int64 or int32 of any shape; result: [*input.shape, embedding_dim].
+    Rows at ``padding_idx`` get no gradient. ``max_norm`` shortens, in place, the rows
+    used whose ``norm_type``-norm is larger. Raises IndexError for an index out of range.
+    """
+    require_tensor("embedding", "input", input)
+    require_tensor("embedding", "weight", weight)
+    require(len(weight._type.shape) == 2, "embedding: 'weight' must be 2-D")
+    if sparse or scale_grad_by_freq:
+        raise NotImplementedError(
+            "embedding: sparse and scale_grad_by_freq are not available; gradients are dense "
+            f"(at {user_location()})"
+        )
+    count = weight._type.shape[0]
+    places = table_index("embedding", input, count)
+    if max_norm is not None:
+        _shorten_rows(weight, places, max_norm, norm_type)
+    rows = ops.index(weight, places)
+    if padding_idx is None:
+        return rows  # type: ignore[no-any-return]
+    require(
+        -count <= padding_idx < count,
+        f"embedding: padding_idx {padding_idx} is not within num_embeddings {count}",
+    )
+    padding = padding_idx + count if padding_idx < 0 else padding_idx
+    is_padding = ops.reshape(ops.eq(places, padding), shape=(*places._type.shape, 1))
+    return ops.where(is_padding, ops.detach(rows), rows)  # type: ignore[no-any-return]
+
+
+def _shorten_rows(weight: Tensor, places: Tensor, max_norm: float, norm_type: float) -> None:
+    with no_grad():
+        rows = ops.index(weight, places)
+        last = len(rows._type.shape) - 1
+        norms = norm_over(rows, norm_type, (last,), keepdim=True)
+        scale = ops.where(
+            ops.gt(norms, max_norm), ops.div(max_norm, ops.add(norms, 1e-7)), 1.0
+        )
+        shortened = ops.index_put(weight, ops.mul(rows, scale), places, mode="set")
+        write(weight, shortened, "embedding")
+
+
+def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """int64 [*, num_classes]: 1 at the place that ``tensor`` names, else 0.
+
+    ``num_classes=-1``: one more than the largest entry, which reads the values.
+    """
+    require_tensor("one_hot", "tensor", tensor)
+    if tensor._type.dtype is not int64:
+        raise OperationTypeError(
+            f"one_hot: expected an int64 tensor, got {tensor._type.dtype.name} "
+            f"(at {user_location()})"
+        )
+    if thread.trace is None:
+        num_classes = _checked_class_count(tensor, num_classes)
+    elif num_classes == -1:
+        raise thread.trace.refuse_value("one_hot without num_classes")
+    shape = tensor._type.shape
+    classes = ops.iota(shape=(num_classes,), axis=0, dtype=int64, device=tensor._type.device)
+    return ops.convert(ops.eq(ops.reshape(tensor, shape=(*shape, 1)), classes), dtype=int64)  # type: ignore[no-any-return]
+
+
+def _checked_class_count(tensor: Tensor, num_classes: int) -> int:
+    array = tensor._array
+    assert array is not None
+    if not array.size:
+        require(
+            num_classes > 0,
+            "one_hot: the number of classes cannot be inferred from an empty tensor",
+        )
+        return num_classes
+    require(bool(array.min() >= 0), "one_hot: class values must be non-negative")
+    largest = int(array.max())
+    if num_classes == -1:
+        return largest + 1
+    require(num_classes > 0, "one_hot: num_classes must be positive")
+    require(
+        largest < num_classes,
+        f"one_hot: class values must be smaller than num_classes, got {largest}",
+    )
+    return num_classes
+
+
+def pad(
+    input: Tensor, pad: Sequence[Dim], mode: str = "constant", value: float | None = None
+) -> Tensor:
+    """``input`` with ``pad`` = (low, high) pairs added, the last dimension's first.
+
+    Negative amounts cut off. Only ``mode="constant"``: the new elements are ``value`` (0).
+    """
+    require_tensor("pad", "input", input)
+    if mode != "constant":
+        known = mode in ("reflect", "replicate", "circular")
+        text = "not available yet; use mode='constant'" if known else "unknown"
+        raise NotImplementedError(f"pad: mode {mode!r} is {text} (at {user_location()})")
+    rank = len(input._type.shape)
+    amounts = tuple(pad)
+    if len(amounts) % 2 or len(amounts) > 2 * rank:
+        raise OperationError(
+            f"pad: {len(amounts)} amounts for {rank} dimensions; give a low and a high amount for "
+            f"each of the last dimensions (at {user_location()})"
+        )
+    low: list[Dim] = [0] * rank
+    high: list[Dim] = [0] * rank
+    for position in range(len(amounts) // 2):
+        axis = rank - 1 - position
+        low[axis], high[axis] = amounts[2 * position], amounts[2 * position + 1]
+    result = _cut(input, low, high)
+    grown_low = tuple(0 if _is_negative(a) else a for a in low)
+    grown_high = tuple(0 if _is_negative(a) else a for a in high)
+    fill = value if value is not None else 0
+    if input._type.dtype.kind == "bool":
+        fill = bool(fill)
+    return ops.pad(result, fill, low=grown_low, high=grown_high)  # type: ignore[no-any-return]
+
+
+def _is_negative(amount: Dim) -> bool:
+    return not isinstance(amount, SymbolicDim) and amount < 0
+
+
+def _cut(x: Tensor, low: Sequence[Dim], high: Sequence[Dim]) -> Tensor:
+    """``x`` without the elements that negative amounts take away."""
+    if not any(map(_is_negative, (*low, *high))):
+        return x
+    starts = tuple(-a if _is_negative(a) else 0 for a in low)
+    ends = tuple(-a if _is_negative(a) else 0 for a in high)
+    shape = x._type.shape
+    sizes = tuple(d - s - e for d, s, e in zip(shape, starts, ends, strict=True))
+    for axis, size in enumerate(sizes):
+        if not isinstance(size, SymbolicDim) and size < 0:
+            raise OperationError(
+                f"pad: dimension {axis} of {format_shape(shape)} would get the negative size "
+                f"{size} (at {user_location()})"
+            )
+    return ops.slice(x, starts=starts, sizes=sizes, steps=(1,) * len(shape))  # type: ignore[no-any-return]

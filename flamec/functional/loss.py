@@ -1,0 +1,316 @@
+"""Elementwise losses: regression, probabilities, divergences.
+
+Input and target are promoted to one dtype; 16-bit floats are computed in
+float32. ``reduction`` is "mean", "sum" or "none". Classification by index is in
+``classification_loss.py``, losses with a margin in ``margin_loss.py``.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+from flamec.errors import OperationError, user_location
+from flamec.functional.activation import log_sigmoid
+from flamec.functional.distance import at_least
+from flamec.functional.loss_reduction import (
+    broadcast_pair,
+    chosen_reduction,
+    loss_operands,
+    reduced,
+    same_shape,
+)
+from flamec.functional.primitives import narrowed, ops, require, sum_all
+from flamec.ir.shape import equal, format_shape
+from flamec.ir.types import DType
+from flamec.state import thread
+from flamec.tensor import Tensor
+
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "gaussian_nll_loss",
+    "huber_loss",
+    "kl_div",
+    "l1_loss",
+    "mse_loss",
+    "poisson_nll_loss",
+    "smooth_l1_loss",
+]
+
+
+def _weighted(
+    name: str, loss: Tensor, input: Tensor, weight: Tensor | None, reduction: str, dtype: DType
+) -> Tensor:
+    """The loss times ``weight`` of the input's shape; its mean is divided by the weights' sum."""
+    if weight is None:
+        return reduced(loss, reduction, dtype)
+    require(same_shape(weight, input), f"{name}: weights and input must have the same size")
+    wide = ops.cast(weight, loss._type.dtype)
+    loss = ops.mul(loss, wide)
+    if reduction == "mean":
+        return narrowed(ops.div(sum_all(loss), sum_all(wide)), dtype)
+    return reduced(loss, reduction, dtype)
+
+
+def mse_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    weight: Tensor | None = None,
+) -> Tensor:
+    """(input - target)²."""
+    reduction = chosen_reduction("mse_loss", size_average, reduce, reduction)
+    (x, y), dtype = loss_operands("mse_loss", input, target)
+    x, y = broadcast_pair("mse_loss", x, y)
+    difference = ops.sub(x, y)
+    loss = ops.mul(difference, difference)
+    return _weighted("mse_loss", loss, input, weight, reduction, dtype)
+
+
+def l1_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    weight: Tensor | None = None,
+) -> Tensor:
+    """|input - target|."""
+    reduction = chosen_reduction("l1_loss", size_average, reduce, reduction)
+    (x, y), dtype = loss_operands("l1_loss", input, target)
+    x, y = broadcast_pair("l1_loss", x, y)
+    return _weighted("l1_loss", ops.abs(ops.sub(x, y)), input, weight, reduction, dtype)
+
+
+def smooth_l1_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    beta: float = 1.0,
+) -> Tensor:
+    """0.5 d² / beta where |d| < beta, else |d| - beta / 2, with d = input - target."""
+    reduction = chosen_reduction("smooth_l1_loss", size_average, reduce, reduction)
+    require(beta >= 0, f"smooth_l1_loss: beta must not be negative, got {beta}")
+    (x, y), dtype = loss_operands("smooth_l1_loss", input, target)
+    x, y = broadcast_pair("smooth_l1_loss", x, y)
+    difference = ops.sub(x, y)
+    size = ops.abs(difference)
+    if beta == 0:
+        return reduced(size, reduction, dtype)
+    near = ops.mul(ops.mul(difference, difference), 0.5 / beta)
+    loss = ops.where(ops.lt(size, beta), near, ops.sub(size, 0.5 * beta))
+    return reduced(loss, reduction, dtype)
+
+
+def huber_loss(
+    input: Tensor,
+    target: Tensor,
+    reduction: str = "mean",
+    delta: float = 1.0,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """0.5 d² where |d| <= delta, else delta * (|d| - delta / 2), with d = input - target."""
+    reduction = chosen_reduction("huber_loss", None, None, reduction)
+    require(delta > 0, f"huber_loss: delta must be positive, got {delta}")
+    (x, y), dtype = loss_operands("huber_loss", input, target)
+    x, y = broadcast_pair("huber_loss", x, y)
+    difference = ops.sub(x, y)
+    size = ops.abs(difference)
+    near = ops.mul(ops.mul(difference, difference), 0.5)
+    far = ops.mul(ops.sub(size, 0.5 * delta), delta)
+    loss = ops.where(ops.le(size, delta), near, far)
+    if weight is not None:
+        require(same_shape(weight, input), "huber_loss: weights and input must have the same size")
+        loss = ops.mul(loss, ops.cast(weight, loss._type.dtype))
+    return reduced(loss, reduction, dtype)
+
+
+def _clipped_log(x: Tensor) -> Tensor:
+    """max(log(x), -100), with gradient 0 at x = 0."""
+    zero = ops.eq(x, 0.0)
+    return ops.where(zero, -100.0, at_least(ops.log(ops.where(zero, 1.0, x)), -100.0))  # type: ignore[no-any-return]
+
+
+def _require_probabilities(input: Tensor) -> None:
+    array = input._array
+    if thread.trace is None and array is not None and array.size:
+        inside = (array >= 0) & (array <= 1)
+        require(
+            bool(inside.all()),
+            "binary_cross_entropy: all elements of input should be between 0 and 1",
+        )
+
+
+def binary_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """-(target log(input) + (1 - target) log(1 - input)); logarithms are at least -100."""
+    reduction = chosen_reduction("binary_cross_entropy", size_average, reduce, reduction)
+    (x, y), dtype = loss_operands("binary_cross_entropy", input, target)
+    if not same_shape(x, y):
+        raise OperationError(
+            f"binary_cross_entropy: a target of size {format_shape(y._type.shape)} with an input "
+            f"of size {format_shape(x._type.shape)}; they must have the same size "
+            f"(at {user_location()})"
+        )
+    _require_probabilities(input)
+    missed = ops.mul(ops.sub(1.0, y), _clipped_log(ops.sub(1.0, x)))
+    loss = ops.neg(ops.add(ops.mul(y, _clipped_log(x)), missed))
+    if weight is not None:
+        loss = ops.mul(loss, ops.cast(weight, loss._type.dtype))
+    return reduced(loss, reduction, dtype)
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    """binary_cross_entropy(sigmoid(input), target) without rounding the sigmoid.
+
+    ``pos_weight`` multiplies the part of the positive examples.
+    """
+    name = "binary_cross_entropy_with_logits"
+    reduction = chosen_reduction(name, size_average, reduce, reduction)
+    (x, y), dtype = loss_operands(name, input, target)
+    if not same_shape(x, y):
+        raise OperationError(
+            f"{name}: target size ({format_shape(y._type.shape)}) must be the same as input size "
+            f"({format_shape(x._type.shape)}) (at {user_location()})"
+        )
+    logarithm = log_sigmoid(x)
+    if pos_weight is not None:
+        wide = ops.cast(pos_weight, x._type.dtype)
+        logarithm = ops.mul(logarithm, ops.add(ops.mul(ops.sub(wide, 1.0), y), 1.0))
+    loss = ops.sub(ops.mul(ops.sub(1.0, y), x), logarithm)
+    if weight is not None:
+        loss = ops.mul(loss, ops.cast(weight, loss._type.dtype))
+    return reduced(loss, reduction, dtype)
+
+
+def kl_div(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    log_target: bool = False,
+) -> Tensor:
+    """target * (log(target) - input); ``log_target``: target is given as its logarithm.
+
+    ``reduction="batchmean"`` divides the sum by the size of dimension 0.
+    """
+    batch_mean = reduction == "batchmean"
+    reduction = chosen_reduction(
+        "kl_div", size_average, reduce, "sum" if batch_mean else reduction
+    )
+    if reduction == "mean" and size_average is None and reduce is None:
+        warnings.warn(
+            "reduction: 'mean' divides the total loss by both the batch size and the support "
+            "size. 'batchmean' divides only by the batch size, and aligns with the KL div math "
+            "definition.",
+            stacklevel=2,
+        )
+    (x, y), dtype = loss_operands("kl_div", input, target)
+    if log_target:
+        loss = ops.mul(ops.exp(y), ops.sub(y, x))
+    else:
+        zero = ops.eq(y, 0.0)
+        entropy = ops.where(zero, 0.0, ops.mul(y, ops.log(ops.where(zero, 1.0, y))))
+        loss = ops.sub(entropy, ops.mul(y, x))
+    if batch_mean and input._type.shape:
+        return narrowed(ops.div(sum_all(loss), input._type.shape[0]), dtype)
+    return reduced(loss, reduction, dtype)
+
+
+def poisson_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    log_input: bool = True,
+    full: bool = False,
+    size_average: bool | None = None,
+    eps: float = 1e-8,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """exp(input) - target * input, or input - target * log(input + eps) without ``log_input``.
+
+    ``full`` adds Stirling's approximation of log(target!) where target > 1.
+    """
+    reduction = chosen_reduction("poisson_nll_loss", size_average, reduce, reduction)
+    (x, y), dtype = loss_operands("poisson_nll_loss", input, target)
+    if log_input:
+        loss = ops.sub(ops.exp(x), ops.mul(y, x))
+    else:
+        loss = ops.sub(x, ops.mul(y, ops.log(ops.add(x, eps))))
+    if full:
+        large = ops.gt(y, 1.0)
+        safe = ops.where(large, y, 1.0)
+        stirling = ops.add(
+            ops.sub(ops.mul(safe, ops.log(safe)), safe),
+            ops.mul(ops.log(ops.mul(safe, 2.0 * math.pi)), 0.5),
+        )
+        loss = ops.add(loss, ops.where(large, stirling, 0.0))
+    return reduced(loss, reduction, dtype)
+
+
+def gaussian_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    var: Tensor | float,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> Tensor:
+    """0.5 (log(var) + (input - target)² / var), with var at least eps.
+
+    var: of the input's shape, or with its last dimension 1 or missing. ``full`` adds
+    log(2 pi) / 2.
+    """
+    reduction = chosen_reduction("gaussian_nll_loss", None, None, reduction)
+    (x, y), dtype = loss_operands("gaussian_nll_loss", input, target)
+    if not isinstance(var, Tensor):
+        require(var >= 0, "gaussian_nll_loss: var has negative entry/entries")
+        var = ops.full_like(float(var), x._type)
+    elif thread.trace is None and var._array is not None:
+        require(
+            not bool((var._array < 0).any()), "gaussian_nll_loss: var has negative entry/entries"
+        )
+    variance = ops.cast(_spread_variance(var, input), x._type.dtype)
+    limited = ops.add(variance, ops.detach(ops.sub(at_least(variance, eps), variance)))
+    difference = ops.sub(x, y)
+    ratio = ops.div(ops.mul(difference, difference), limited)
+    loss = ops.mul(ops.add(ops.log(limited), ratio), 0.5)
+    if full:
+        loss = ops.add(loss, 0.5 * math.log(2 * math.pi))
+    return reduced(loss, reduction, dtype)
+
+
+def _spread_variance(var: Tensor, input: Tensor) -> Tensor:
+    have, want = var._type.shape, input._type.shape
+    if same_shape(var, input):
+        return var
+    if len(have) == len(want) - 1 and all(map(equal, have, want)):
+        return ops.reshape(var, shape=(*have, 1))  # type: ignore[no-any-return]
+    if len(have) == len(want):
+        different = [h for h, w in zip(have, want, strict=True) if not equal(h, w)]
+        if len(different) == 1 and different[0] == 1:
+            return var
+    raise OperationError(
+        f"gaussian_nll_loss: var is of incorrect size {format_shape(have)} for an input of "
+        f"{format_shape(want)} (at {user_location()})"
+    )

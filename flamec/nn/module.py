@@ -1,0 +1,509 @@
+"""Module: a function with parameters, buffers and submodules, registered by attribute.
+
+Assigning a Parameter, a Buffer or a Module to an attribute registers it under
+that name. Every parameter knows its full attribute path (``_name``), every
+module its own (``_path``), so that traces and errors can name them. Saving and
+loading is in ``module_state.py``.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from flamec.ir.types import Device, DType, bfloat16, float16, float32, float64
+from flamec.nn.module_state import IncompatibleKeys, load_state, save_state
+from flamec.nn.parameter import Buffer, Parameter, clear_gradients, replace_data
+from flamec.state import no_grad, thread
+from flamec.tensor import Tensor
+
+__all__ = ["Module", "RemovableHandle"]
+
+T = TypeVar("T", bound="Module")
+Members = Callable[["Module"], Mapping[str, Any]]
+
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
+
+
+class RemovableHandle:
+    """Takes a hook off again: ``handle.remove()``, or at the end of a with block."""
+
+    _next_id = 0
+
+    def __init__(self, hooks: dict[int, Any]) -> None:
+        self.hooks = hooks
+        self.id = RemovableHandle._next_id
+        RemovableHandle._next_id += 1
+
+    def remove(self) -> None:
+        self.hooks.pop(self.id, None)
+
+    def __enter__(self) -> RemovableHandle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+
+class Module:
+    """Base class of all layers and models: define ``__init__`` and ``forward``."""
+
+    training: bool
+    _parameters: dict[str, Parameter | None]
+    _buffers: dict[str, Tensor | None]
+    _modules: dict[str, Module | None]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if args or kwargs:
+            unexpected = next(iter(kwargs)) if kwargs else f"{len(args)} positional arguments"
+            raise TypeError(f"{type(self).__name__}.__init__() got unexpected {unexpected!r}")
+        self.__dict__.update(
+            training=True,
+            _path="",
+            _parameters={},
+            _buffers={},
+            _non_persistent_buffers_set=set(),
+            _modules={},
+            _forward_pre_hooks={},
+            _forward_hooks={},
+        )
+
+    def forward(self, *input: Any) -> Any:
+        """The computation; every subclass defines it."""
+        raise NotImplementedError(
+            f'Module [{type(self).__name__}] is missing the required "forward" function'
+        )
+
+    # calling ------------------------------------------------------------------
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        trace = thread.trace
+        if trace is not None:
+            trace.scopes.append(self._path.rpartition(".")[2] or type(self).__name__)
+        try:
+            if self._forward_pre_hooks or self._forward_hooks:
+                return self._call_with_hooks(args, kwargs)
+            return self.forward(*args, **kwargs)
+        except Exception as error:
+            if not any(n.startswith("in module ") for n in getattr(error, "__notes__", ())):
+                path = f"{self._path} ({type(self).__name__})" if self._path else type(self).__name__
+                error.add_note(f"in module {path}")
+            raise
+        finally:
+            if trace is not None:
+                trace.scopes.pop()
+
+    def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        for hook, with_kwargs in list(self._forward_pre_hooks.values()):
+            if with_kwargs:
+                replaced = hook(self, args, kwargs)
+                if replaced is not None:
+                    args, kwargs = replaced
+            else:
+                replaced = hook(self, args)
+                if replaced is not None:
+                    args = replaced if isinstance(replaced, tuple) else (replaced,)
+        result = self.forward(*args, **kwargs)
+        for hook, with_kwargs in list(self._forward_hooks.values()):
+            replaced = (
+                hook(self, args, kwargs, result) if with_kwargs else hook(self, args, result)
+            )
+            if replaced is not None:
+                result = replaced
+        return result
+
+    def register_forward_pre_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(module, args)`` before forward; what it returns replaces the arguments."""
+        return _add_hook(self._forward_pre_hooks, (hook, with_kwargs), prepend)
+
+    def register_forward_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(module, args, output)`` after forward; what it returns replaces the output."""
+        return _add_hook(self._forward_hooks, (hook, with_kwargs), prepend)
+
+    # registration -------------------------------------------------------------
+    def __getattr__(self, name: str) -> Any:
+        if name not in _REGISTRIES:
+            for registry in (self._parameters, self._buffers, self._modules):
+                if name in registry:
+                    return registry[name]
+        elif not name.startswith("__"):
+            raise AttributeError(
+                f"{type(self).__name__} has no attribute {name!r}: call super().__init__() before "
+                "the attributes of a module are used"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Parameter):
+            self._require_initialized("parameters")
+            self._forget(name, self._parameters)
+            self.register_parameter(name, value)
+        elif isinstance(value, Module):
+            self._require_initialized("module")
+            self._forget(name, self._modules)
+            self.add_module(name, value)
+        elif isinstance(value, Buffer) or name in self.__dict__.get("_buffers", ()):
+            self._assign_buffer(name, value)
+        elif name in self.__dict__.get("_parameters", ()):
+            self._require_none(name, value, "parameter", "flamec.nn.Parameter")
+            self.register_parameter(name, None)
+        elif name in self.__dict__.get("_modules", ()):
+            self._require_none(name, value, "child module", "flamec.nn.Module")
+            self._modules[name] = None
+        else:
+            object.__setattr__(self, name, value)
+
+    def _assign_buffer(self, name: str, value: Any) -> None:
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(
+                f"cannot assign '{type(value).__name__}' as buffer '{name}' (flamec.Tensor or None "
+                "expected)"
+            )
+        persistent = name not in self._non_persistent_buffers_set
+        if isinstance(value, Buffer):
+            persistent = value.persistent
+        self._forget(name, self._buffers)
+        self.register_buffer(name, value, persistent)
+
+    def _require_none(self, name: str, value: Any, kind: str, expected: str) -> None:
+        if value is not None:
+            raise TypeError(
+                f"cannot assign '{type(value).__name__}' as {kind} '{name}' ({expected} or None "
+                "expected)"
+            )
+
+    def _require_initialized(self, what: str) -> None:
+        if "_parameters" not in self.__dict__:
+            raise AttributeError(f"cannot assign {what} before Module.__init__() call")
+
+    def _forget(self, name: str, keep: dict[str, Any]) -> None:
+        """Take ``name`` out of the instance dictionary and of the registries but ``keep``."""
+        self.__dict__.pop(name, None)
+        for registry in (self._parameters, self._buffers, self._modules):
+            if registry is not keep:
+                registry.pop(name, None)
+
+    def __delattr__(self, name: str) -> None:
+        for registry in (self._parameters, self._buffers, self._modules):
+            if name in registry:
+                del registry[name]
+                self._non_persistent_buffers_set.discard(name)
+                return
+        object.__delattr__(self, name)
+
+    def __dir__(self) -> list[str]:
+        names = {*super().__dir__(), *self._parameters, *self._buffers, *self._modules}
+        return sorted(n for n in names if not n[:1].isdigit())
+
+    def _check_name(self, kind: str, name: str, registry: Mapping[str, Any]) -> None:
+        self._require_initialized(kind)
+        if not isinstance(name, str):
+            raise TypeError(f"{kind} name should be a string. Got {type(name).__name__}")
+        if "." in name:
+            raise KeyError(f"{kind} name can't contain '.', got: {name}")
+        if name == "":
+            raise KeyError(f"{kind} name can't be an empty string ''")
+        if hasattr(self, name) and name not in registry:
+            raise KeyError(f"attribute '{name}' already exists")
+
+    def register_parameter(self, name: str, param: Parameter | None) -> None:
+        """Add a parameter under ``name``; None reserves the name."""
+        self._check_name("parameter", name, self._parameters)
+        if param is not None and not isinstance(param, Parameter):
+            raise TypeError(
+                f"cannot assign '{type(param).__name__}' object to parameter '{name}' "
+                "(flamec.nn.Parameter or None required)"
+            )
+        self._parameters[name] = param
+        self._name_tensor(name, param)
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Add a tensor that is state but not learned; persistent ones are in state_dict."""
+        self._check_name("buffer", name, self._buffers)
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"cannot assign '{type(tensor).__name__}' object to buffer '{name}' (flamec.Tensor "
+                "or None required)"
+            )
+        self._buffers[name] = tensor
+        if persistent:
+            self._non_persistent_buffers_set.discard(name)
+        else:
+            self._non_persistent_buffers_set.add(name)
+        self._name_tensor(name, tensor)
+
+    def add_module(self, name: str, module: Module | None) -> None:
+        """Add a submodule under ``name``."""
+        if module is not None and not isinstance(module, Module):
+            raise TypeError(f"{type(module).__name__} is not a Module subclass")
+        self._check_name("module", name, self._modules)
+        self._modules[name] = module
+        if module is not None:
+            module._set_path(_joined(self._path, name))
+
+    register_module = add_module
+
+    def _set_path(self, path: str) -> None:
+        """Tell the module, and everything below it, where it is registered."""
+        self.__dict__["_path"] = path
+        for name, tensor in (*self._parameters.items(), *self._buffers.items()):
+            self._name_tensor(name, tensor)
+        for name, module in self._modules.items():
+            if module is not None:
+                module._set_path(_joined(path, name))
+
+    def _name_tensor(self, name: str, tensor: Tensor | None) -> None:
+        if tensor is not None:
+            tensor._name = _joined(self._path, name)
+
+    # what is inside -----------------------------------------------------------
+    def _named(
+        self, members: Members, prefix: str, recurse: bool, remove_duplicate: bool
+    ) -> Iterator[tuple[str, Any]]:
+        seen: set[int] = set()
+        modules = (
+            self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate)
+            if recurse
+            else [(prefix, self)]
+        )
+        for path, module in modules:
+            for name, member in members(module).items():
+                if member is None or id(member) in seen:
+                    continue
+                if remove_duplicate:
+                    seen.add(id(member))
+                yield _joined(path, name), member
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter]]:
+        """Every parameter with its path, each object once."""
+        return self._named(lambda m: m._parameters, prefix, recurse, remove_duplicate)
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        """Every parameter once."""
+        return (p for _, p in self.named_parameters(recurse=recurse))
+
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Every buffer with its path, each object once."""
+        return self._named(lambda m: m._buffers, prefix, recurse, remove_duplicate)
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        """Every buffer once."""
+        return (b for _, b in self.named_buffers(recurse=recurse))
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """The modules registered directly, each object once."""
+        return self._named(lambda m: m._modules, "", False, True)
+
+    def children(self) -> Iterator[Module]:
+        """The modules registered directly, each object once."""
+        return (m for _, m in self.named_children())
+
+    def named_modules(
+        self, memo: set[Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Module]]:
+        """This module and everything below it, with paths."""
+        memo = set() if memo is None else memo
+        if self in memo:
+            return
+        if remove_duplicate:
+            memo.add(self)
+        yield prefix, self
+        for name, module in self._modules.items():
+            if module is not None:
+                yield from module.named_modules(memo, _joined(prefix, name), remove_duplicate)
+
+    def modules(self) -> Iterator[Module]:
+        """This module and everything below it."""
+        return (m for _, m in self.named_modules())
+
+    def get_submodule(self, target: str) -> Module:
+        """The module at a path such as ``"layers.0.linear"``; AttributeError if there is none."""
+        module: Module = self
+        for name in target.split(".") if target else ():
+            found = module._modules.get(name)
+            if found is None:
+                raise AttributeError(f"{type(module).__name__} has no submodule `{name}`")
+            module = found
+        return module
+
+    def _get_member(self, target: str, registry: str, kind: str) -> Any:
+        path, _, name = target.rpartition(".")
+        module = self.get_submodule(path)
+        found = getattr(module, registry).get(name)
+        if found is None:
+            raise AttributeError(f"{type(module).__name__} has no {kind} `{name}`")
+        return found
+
+    def get_parameter(self, target: str) -> Parameter:
+        """The parameter at a path; AttributeError if there is none."""
+        return self._get_member(target, "_parameters", "parameter")  # type: ignore[no-any-return]
+
+    def get_buffer(self, target: str) -> Tensor:
+        """The buffer at a path; AttributeError if there is none."""
+        return self._get_member(target, "_buffers", "buffer")  # type: ignore[no-any-return]
+
+    # changing everything at once ------------------------------------------------
+    def apply(self: T, fn: Callable[[Module], Any]) -> T:
+        """Call ``fn`` on every submodule, children first, then on this module."""
+        for module in self.children():
+            module.apply(fn)
+        fn(self)
+        return self
+
+    def _convert(self: T, convert: Callable[[Tensor], Tensor]) -> T:
+        """Replace the data of every parameter, gradient and buffer; the objects stay."""
+        with no_grad():
+            for tensor in (*self.parameters(), *self.buffers()):
+                for target in (tensor, tensor.grad):
+                    if target is not None:
+                        converted = convert(target)
+                        if converted is not target:
+                            replace_data(target, converted)
+        return self
+
+    def to(self: T, *args: Any, **kwargs: Any) -> T:
+        """Move to a device and, for floating-point tensors, convert to a dtype.
+
+        ``to(device)``, ``to(dtype)``, ``to(device, dtype)`` or ``to(tensor)``.
+        """
+        device, dtype = _target(*args, **kwargs)
+        if dtype is not None and not dtype.is_floating_point:
+            raise TypeError(f"nn.Module.to only accepts floating point dtypes, but got {dtype!r}")
+
+        def convert(tensor: Tensor) -> Tensor:
+            wanted = dtype if dtype is not None and tensor.dtype.is_floating_point else tensor.dtype
+            converted: Tensor = tensor.to(device or tensor.device, wanted)
+            return converted
+
+        return self._convert(convert)
+
+    def _to_float(self: T, dtype: DType) -> T:
+        return self.to(dtype)
+
+    def float(self: T) -> T:
+        """Convert floating-point parameters and buffers to float32."""
+        return self._to_float(float32)
+
+    def double(self: T) -> T:
+        """Convert floating-point parameters and buffers to float64."""
+        return self._to_float(float64)
+
+    def half(self: T) -> T:
+        """Convert floating-point parameters and buffers to float16."""
+        return self._to_float(float16)
+
+    def bfloat16(self: T) -> T:
+        """Convert floating-point parameters and buffers to bfloat16."""
+        return self._to_float(bfloat16)
+
+    def type(self: T, dst_type: DType) -> T:
+        """Convert every parameter and buffer to ``dst_type``."""
+        return self._convert(lambda tensor: tensor.to(dst_type))
+
+    def cpu(self: T) -> T:
+        """Move to the CPU."""
+        return self.to("cpu")
+
+    def train(self: T, mode: bool = True) -> T:
+        """Set training mode here and below."""
+        if not isinstance(mode, bool):
+            raise ValueError("training mode is expected to be boolean")
+        self.training = mode
+        for module in self.children():
+            module.train(mode)
+        return self
+
+    def eval(self: T) -> T:
+        """Leave training mode."""
+        return self.train(False)
+
+    def requires_grad_(self: T, requires_grad: bool = True) -> T:
+        """Set requires_grad of every parameter."""
+        for parameter in self.parameters():
+            parameter.requires_grad = requires_grad
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of every parameter, or fill them with 0."""
+        clear_gradients(self.parameters(), set_to_none)
+
+    # state -----------------------------------------------------------------------
+    def state_dict(
+        self,
+        *,
+        destination: dict[str, Any] | None = None,
+        prefix: str = "",
+        keep_vars: bool = False,
+    ) -> dict[str, Any]:
+        """Parameters and persistent buffers by path, detached; they share memory with these."""
+        return save_state(self, OrderedDict() if destination is None else destination, prefix, keep_vars)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> IncompatibleKeys:
+        """Copy (or ``assign``) tensors by path; RuntimeError listing every difference if strict."""
+        return load_state(self, state_dict, strict, assign)
+
+    # text ------------------------------------------------------------------------
+    def extra_repr(self) -> str:
+        """What the module's own line in the repr says."""
+        return ""
+
+    def _get_name(self) -> str:
+        return type(self).__name__
+
+    def __repr__(self) -> str:
+        extra = self.extra_repr()
+        lines = extra.split("\n") if extra else []
+        children = [f"({n}): {indented(repr(m))}" for n, m in self._modules.items()]
+        if len(lines) == 1 and not children:
+            return f"{self._get_name()}({extra})"
+        lines = lines + children
+        if not lines:
+            return f"{self._get_name()}()"
+        return f"{self._get_name()}(\n  " + "\n  ".join(lines) + "\n)"
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def indented(text: str) -> str:
+    """``text`` with every line but the first moved to the right."""
+    first, *rest = text.split("\n")
+    return "\n".join([first, *("  " + line for line in rest)])
+
+
+def _add_hook(hooks: dict[int, Any], entry: tuple[Any, bool], prepend: bool) -> RemovableHandle:
+    handle = RemovableHandle(hooks)
+    if prepend:
+        others = dict(hooks)
+        hooks.clear()
+        hooks[handle.id] = entry
+        hooks.update(others)
+    else:
+        hooks[handle.id] = entry
+    return handle
+
+
+def _target(*args: Any, **kwargs: Any) -> tuple[Any, DType | None]:
+    """Device and dtype from the arguments of ``Module.to``."""
+    device, dtype = kwargs.get("device"), kwargs.get("dtype")
+    for argument in args:
+        if isinstance(argument, DType):
+            dtype = argument
+        elif isinstance(argument, Tensor):
+            device, dtype = argument.device, argument.dtype
+        elif isinstance(argument, (str, Device)):
+            device = argument
+        elif argument is not None and not isinstance(argument, bool):  # bool: non_blocking
+            raise TypeError(f"to() received an invalid argument: {argument!r}")
+    return device, dtype

@@ -1,0 +1,133 @@
+"""Parameters: the tensors that a module learns.
+
+``Parameter(data)`` is a new leaf that shares the data's memory but has a
+storage of its own; modules recognise it by its class and register it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from flamec.dispatch import tensor_builder, write
+from flamec.errors import CompileError, user_location
+from flamec.functional.arguments import as_device
+from flamec.ir.shape import Dim
+from flamec.ir.types import Device, DType, TensorType
+from flamec.state import no_grad, process
+from flamec.tensor import Storage, Tensor
+
+__all__ = ["Buffer", "Parameter", "clear_gradients", "filled", "replace_data"]
+
+
+def _shared(cls: type[Any], data: Tensor) -> Any:
+    if not isinstance(data, Tensor):
+        raise TypeError(f"{cls.__name__}: data must be a Tensor, not {type(data).__name__}")
+    if data._array is None:
+        raise CompileError(
+            f"a {cls.__name__} cannot be created while a function is compiled; create the module "
+            f"outside (at {user_location()})"
+        )
+    return cls._from_array(data._array, data._type)
+
+
+class Parameter(Tensor):
+    """A tensor that is a module's parameter when assigned as its attribute."""
+
+    __slots__ = ()
+
+    def __new__(cls, data: Tensor | None = None, requires_grad: bool = True) -> Parameter:
+        if data is None:
+            data = filled((0,))
+        self: Parameter = _shared(cls, data)
+        self.requires_grad = requires_grad
+        return self
+
+    def __init__(self, data: Tensor | None = None, requires_grad: bool = True) -> None:
+        """``data``: any concrete tensor; ``requires_grad``: whether gradients are accumulated."""
+
+    def __repr__(self) -> str:
+        return f"Parameter containing:\n{super().__repr__()}"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
+        if id(self) in memo:
+            return memo[id(self)]  # type: ignore[no-any-return]
+        copy = type(self)(_copied(self), self.requires_grad)
+        copy.__dict__.update(self.__dict__)
+        memo[id(self)] = copy
+        return copy
+
+
+class Buffer(Tensor):
+    """A tensor that becomes a module's buffer when assigned as its attribute."""
+
+    __slots__ = ("persistent",)
+
+    persistent: bool
+
+    def __new__(cls, data: Tensor, *, persistent: bool = True) -> Buffer:
+        self: Buffer = _shared(cls, data)
+        self.persistent = persistent
+        return self
+
+    def __init__(self, data: Tensor, *, persistent: bool = True) -> None:
+        """``persistent``: whether the buffer is part of the module's state_dict."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Buffer:
+        if id(self) in memo:
+            return memo[id(self)]  # type: ignore[no-any-return]
+        copy = type(self)(_copied(self), persistent=self.persistent)
+        copy.__dict__.update(self.__dict__)
+        memo[id(self)] = copy
+        return copy
+
+
+def filled(
+    shape: Sequence[Dim],
+    value: float = 0.0,
+    device: Device | str | None = None,
+    dtype: DType | None = None,
+) -> Tensor:
+    """A new tensor that holds ``value`` everywhere; default dtype unless one is given."""
+    kind = TensorType(tuple(shape), dtype or process.default_dtype, as_device("factory", device))
+    return tensor_builder.full_like(value, kind)  # type: ignore[no-any-return]
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """The same values in memory of their own, outside autograd."""
+    array = tensor._array
+    assert array is not None
+    return Tensor._from_array(array.copy(), tensor._type)
+
+
+def replace_data(tensor: Tensor, data: Tensor) -> None:
+    """Let ``tensor`` hold the memory and type of ``data``; it stays the same object.
+
+    Its autograd history ends, as with PyTorch's ``tensor.data = data``.
+    """
+    array = data._array
+    assert array is not None, "only concrete tensors can be replaced"
+    if tensor._requires_grad and not data._type.dtype.is_floating_point:
+        raise RuntimeError(
+            f"data of {data._type.dtype!r} cannot be given to a tensor that requires grad"
+        )
+    tensor._array = array
+    tensor._type = data._type
+    tensor._storage = Storage(data._type, array)
+    tensor._steps = ()
+    tensor._value = None
+    tensor._value_version = -1
+    tensor._cached = None
+    tensor._address = None
+
+
+def clear_gradients(tensors: Iterable[Tensor], set_to_none: bool) -> None:
+    """Set ``.grad`` to None, or to zeros in its own memory, for each tensor that has one."""
+    for tensor in tensors:
+        if set_to_none:
+            tensor.grad = None
+            continue
+        gradient = tensor.grad
+        if gradient is not None:
+            with no_grad():
+                write(gradient, tensor_builder.full_like(0.0, gradient._type), "zero_grad")

@@ -1,0 +1,540 @@
+"""Learning-rate schedules: each ``step()`` sets ``lr`` of every parameter group.
+
+The learning rates follow PyTorch's chainable forms: the next one is computed
+from the present one, so that several schedulers can act on one optimizer. A
+compiled training step reads ``lr`` anew at each call; call ``scheduler.step()``
+outside of it.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from types import FunctionType
+from typing import Any
+
+from flamec.dispatch import write
+from flamec.errors import CompileError, user_location
+from flamec.functional.primitives import ops
+from flamec.optim.optimizer import Group, Optimizer
+from flamec.state import no_grad, thread
+from flamec.tensor import Tensor
+
+__all__ = [
+    "ConstantLR",
+    "CosineAnnealingLR",
+    "ExponentialLR",
+    "LRScheduler",
+    "LambdaLR",
+    "LinearLR",
+    "MultiStepLR",
+    "MultiplicativeLR",
+    "OneCycleLR",
+    "PolynomialLR",
+    "SequentialLR",
+    "StepLR",
+]
+
+
+def _number(value: Any) -> float:
+    return value.item() if isinstance(value, Tensor) else value  # type: ignore[no-any-return]
+
+
+def _set_rate(group: Group, rate: float) -> None:
+    """Set a group's lr; a tensor keeps its identity and gets the new value."""
+    if isinstance(group["lr"], Tensor):
+        with no_grad():
+            write(group["lr"], ops.constant(float(rate), group["lr"]._type), "lr")
+    else:
+        group["lr"] = rate
+
+
+class LRScheduler:
+    """Base class; a subclass defines ``get_lr``, the rates for ``last_epoch``."""
+
+    def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        self.optimizer = optimizer
+        for position, group in enumerate(optimizer.param_groups):
+            if last_epoch == -1:
+                group.setdefault("initial_lr", _number(group["lr"]))
+            elif "initial_lr" not in group:
+                raise KeyError(
+                    f"param 'initial_lr' is not specified in param_groups[{position}] when "
+                    "resuming a scheduler with last_epoch >= 0: load the optimizer's state first"
+                )
+        self.base_lrs = [_number(group["initial_lr"]) for group in optimizer.param_groups]
+        self.last_epoch = last_epoch
+        self._is_initial = False
+        self._initial_step()
+
+    def _initial_step(self) -> None:
+        self._step_count = 0
+        self._is_initial = True
+        self.step()
+        self._is_initial = False
+
+    def get_lr(self) -> list[float]:
+        """The learning rate of each group for ``last_epoch``."""
+        raise NotImplementedError
+
+    def get_last_lr(self) -> list[float]:
+        """The learning rates that the last ``step()`` set."""
+        return self._last_lr
+
+    def step(self, epoch: int | None = None) -> None:
+        """Go to the next epoch, or to ``epoch``, and set the learning rates."""
+        if thread.trace is not None:
+            raise CompileError(
+                f"{type(self).__name__}.step() changes Python numbers and would run only once in a "
+                f"compiled function (at {user_location()}); call it outside: the compiled step "
+                "reads lr anew at each call"
+            )
+        self._step_count += 1
+        self._advance(epoch)
+
+    def _advance(self, epoch: int | None = None) -> None:
+        if epoch is None:
+            self.last_epoch += 1
+            rates = self.get_lr()
+        else:
+            self.last_epoch = epoch
+            rates = self.closed_form()
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            _set_rate(group, rate)
+        self._last_lr = self._present()
+
+    def closed_form(self) -> list[float]:
+        """The rates for ``last_epoch`` from the initial ones, where a formula is known."""
+        return self.get_lr()
+
+    def _present(self) -> list[float]:
+        return [_number(group["lr"]) for group in self.optimizer.param_groups]
+
+    def _scaled(self, factor: float) -> list[float]:
+        return [rate * factor for rate in self._present()]
+
+    def _from_base(self, factor: float) -> list[float]:
+        return [base * factor for base in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the optimizer."""
+        return {k: v for k, v in self.__dict__.items() if k != "optimizer"}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a ``state_dict``."""
+        self.__dict__.update(state_dict)
+
+
+class _WithLambdas(LRScheduler):
+    """One function of the epoch for each group."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        lr_lambda: Callable[[int], float] | Sequence[Callable[[int], float]],
+        last_epoch: int = -1,
+    ) -> None:
+        count = len(optimizer.param_groups)
+        self.lr_lambdas: list[Callable[[int], float]]
+        if isinstance(lr_lambda, (list, tuple)):
+            if len(lr_lambda) != count:
+                raise ValueError(f"Expected {count} lr_lambdas, but got {len(lr_lambda)}")
+            self.lr_lambdas = list(lr_lambda)
+        else:
+            self.lr_lambdas = [lr_lambda] * count  # type: ignore[list-item]
+        super().__init__(optimizer, last_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the optimizer and functions; of callable objects, their attributes."""
+        state = super().state_dict()
+        state["lr_lambdas"] = [
+            None if isinstance(f, FunctionType) else dict(f.__dict__) for f in self.lr_lambdas
+        ]
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        own = {k: v for k, v in state_dict.items() if k != "lr_lambdas"}
+        self.__dict__.update(own)
+        for function, attributes in zip(self.lr_lambdas, state_dict["lr_lambdas"], strict=True):
+            if attributes is not None:
+                function.__dict__.update(attributes)
+
+
+class LambdaLR(_WithLambdas):
+    """initial lr * lr_lambda(epoch)."""
+
+    def get_lr(self) -> list[float]:
+        pairs = zip(self.base_lrs, self.lr_lambdas, strict=True)
+        return [base * factor(self.last_epoch) for base, factor in pairs]
+
+
+class MultiplicativeLR(_WithLambdas):
+    """lr * lr_lambda(epoch) at each epoch."""
+
+    def get_lr(self) -> list[float]:
+        if self._is_initial:
+            return self._present()
+        pairs = zip(self._present(), self.lr_lambdas, strict=True)
+        return [rate * factor(self.last_epoch) for rate, factor in pairs]
+
+
+class StepLR(LRScheduler):
+    """lr * gamma every ``step_size`` epochs."""
+
+    def __init__(
+        self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1
+    ) -> None:
+        self.step_size = step_size
+        self.gamma = gamma
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        at_step = self.last_epoch != 0 and self.last_epoch % self.step_size == 0
+        return self._scaled(self.gamma) if at_step else self._present()
+
+    def closed_form(self) -> list[float]:
+        return self._from_base(self.gamma ** (self.last_epoch // self.step_size))
+
+
+class MultiStepLR(LRScheduler):
+    """lr * gamma at each of ``milestones``."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        milestones: Iterable[int],
+        gamma: float = 0.1,
+        last_epoch: int = -1,
+    ) -> None:
+        self.milestones = Counter(milestones)
+        self.gamma = gamma
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        times = self.milestones.get(self.last_epoch, 0)
+        return self._scaled(self.gamma**times) if times else self._present()
+
+    def closed_form(self) -> list[float]:
+        passed = bisect_right(sorted(self.milestones.elements()), self.last_epoch)
+        return self._from_base(self.gamma**passed)
+
+
+class ConstantLR(LRScheduler):
+    """lr * factor until ``total_iters`` epochs have passed."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        factor: float = 1.0 / 3,
+        total_iters: int = 5,
+        last_epoch: int = -1,
+    ) -> None:
+        if factor > 1.0 or factor < 0:
+            raise ValueError(
+                "Constant multiplicative factor expected to be between 0 and 1."
+            )
+        self.factor = factor
+        self.total_iters = total_iters
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        if self.last_epoch == 0:
+            return self._scaled(self.factor)
+        return self._scaled(1.0 / self.factor) if self.last_epoch == self.total_iters else (
+            self._present()
+        )
+
+    def closed_form(self) -> list[float]:
+        return self._from_base(self.factor if self.last_epoch < self.total_iters else 1.0)
+
+
+class LinearLR(LRScheduler):
+    """lr times a factor that goes straight from start_factor to end_factor in total_iters epochs."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        start_factor: float = 1.0 / 3,
+        end_factor: float = 1.0,
+        total_iters: int = 5,
+        last_epoch: int = -1,
+    ) -> None:
+        if start_factor > 1.0 or start_factor <= 0:
+            raise ValueError(
+                "Starting multiplicative factor expected to be greater than 0 and less or equal "
+                "to 1."
+            )
+        if end_factor > 1.0 or end_factor < 0:
+            raise ValueError("Ending multiplicative factor expected to be between 0 and 1.")
+        self.start_factor = start_factor
+        self.end_factor = end_factor
+        self.total_iters = total_iters
+        super().__init__(optimizer, last_epoch)
+
+    def _factor(self, epoch: int) -> float:
+        share = min(self.total_iters, epoch) / self.total_iters
+        return self.start_factor + (self.end_factor - self.start_factor) * share
+
+    def get_lr(self) -> list[float]:
+        if self.last_epoch == 0:
+            return self._scaled(self.start_factor)
+        if self._is_initial or self.last_epoch > self.total_iters:
+            return self._present()
+        rise = self.end_factor - self.start_factor
+        before = self.total_iters * self.start_factor + (self.last_epoch - 1) * rise
+        return self._scaled(1.0 + rise / before)
+
+    def closed_form(self) -> list[float]:
+        return self._from_base(self._factor(self.last_epoch))
+
+
+class ExponentialLR(LRScheduler):
+    """lr * gamma at each epoch."""
+
+    def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
+        self.gamma = gamma
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        return self._present() if self._is_initial else self._scaled(self.gamma)
+
+    def closed_form(self) -> list[float]:
+        return self._from_base(self.gamma**self.last_epoch)
+
+
+class PolynomialLR(LRScheduler):
+    """initial lr * (1 - epoch / total_iters) ^ power."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_iters: int = 5,
+        power: float = 1.0,
+        last_epoch: int = -1,
+    ) -> None:
+        self.total_iters = total_iters
+        self.power = power
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        if self._is_initial or self.last_epoch > self.total_iters:
+            return self._present()
+        now = 1.0 - self.last_epoch / self.total_iters
+        before = 1.0 - (self.last_epoch - 1) / self.total_iters
+        return self._scaled((now / before) ** self.power)
+
+    def closed_form(self) -> list[float]:
+        epoch = min(self.total_iters, self.last_epoch)
+        return self._from_base((1.0 - epoch / self.total_iters) ** self.power)
+
+
+class CosineAnnealingLR(LRScheduler):
+    """Half a cosine from the initial lr to eta_min in T_max epochs (Loshchilov, Hutter 2017)."""
+
+    def __init__(
+        self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1
+    ) -> None:
+        self.T_max = T_max
+        self.eta_min = eta_min
+        super().__init__(optimizer, last_epoch)
+
+    def _height(self, epoch: int) -> float:
+        return 1 + math.cos(math.pi * epoch / self.T_max)
+
+    def get_lr(self) -> list[float]:
+        if self._is_initial:
+            return self._present()
+        if self._step_count == 1 and self.last_epoch > 0:
+            return self.closed_form()
+        low = self.eta_min
+        if (self.last_epoch - 1 - self.T_max) % (2 * self.T_max) == 0:
+            rise = (1 - math.cos(math.pi / self.T_max)) / 2
+            pairs = zip(self._present(), self.base_lrs, strict=True)
+            return [rate + (base - low) * rise for rate, base in pairs]
+        ratio = self._height(self.last_epoch) / self._height(self.last_epoch - 1)
+        return [ratio * (rate - low) + low for rate in self._present()]
+
+    def closed_form(self) -> list[float]:
+        low, height = self.eta_min, self._height(self.last_epoch)
+        return [low + (base - low) * height / 2 for base in self.base_lrs]
+
+
+class OneCycleLR(LRScheduler):
+    """lr up to ``max_lr`` and down again, momentum the other way (Smith and Topin 2019)."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_lr: float | list[float],
+        total_steps: int | None = None,
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
+        pct_start: float = 0.3,
+        anneal_strategy: str = "cos",
+        cycle_momentum: bool = True,
+        base_momentum: float | list[float] = 0.85,
+        max_momentum: float | list[float] = 0.95,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        three_phase: bool = False,
+        last_epoch: int = -1,
+    ) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        if total_steps is None:
+            if epochs is None or steps_per_epoch is None:
+                raise ValueError(
+                    "You must define either total_steps OR (epochs AND steps_per_epoch)"
+                )
+            total_steps = epochs * steps_per_epoch
+        if not isinstance(total_steps, int) or total_steps <= 0:
+            raise ValueError(f"Expected positive integer total_steps, but got {total_steps}")
+        if not 0 <= pct_start <= 1 or not isinstance(pct_start, float):
+            raise ValueError(f"Expected float between 0 and 1 pct_start, but got {pct_start}")
+        if anneal_strategy not in ("cos", "linear"):
+            raise ValueError(
+                f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}"
+            )
+        self.total_steps = total_steps
+        self.anneal_strategy = anneal_strategy
+        self.cycle_momentum = cycle_momentum
+        self._phases = _one_cycle_phases(total_steps, pct_start, three_phase)
+        groups = optimizer.param_groups
+        if last_epoch == -1:
+            for group, rate in zip(groups, _each("max_lr", groups, max_lr), strict=True):
+                group["initial_lr"] = rate / div_factor
+                group["max_lr"] = rate
+                group["min_lr"] = group["initial_lr"] / final_div_factor
+        if cycle_momentum:
+            if "momentum" not in optimizer.defaults and "betas" not in optimizer.defaults:
+                raise ValueError(
+                    "optimizer must support momentum or beta1 with `cycle_momentum` option enabled"
+                )
+            highs = _each("max_momentum", groups, max_momentum)
+            lows = _each("base_momentum", groups, base_momentum)
+            if last_epoch == -1:
+                for group, high, low in zip(groups, highs, lows, strict=True):
+                    _set_momentum(group, high)
+                    group["max_momentum"] = high
+                    group["base_momentum"] = low
+        super().__init__(optimizer, last_epoch)
+
+    def _between(self, start: float, end: float, share: float) -> float:
+        if self.anneal_strategy == "linear":
+            return (end - start) * share + start
+        return end + (start - end) / 2.0 * (1 + math.cos(math.pi * share))
+
+    def get_lr(self) -> list[float]:
+        step = self.last_epoch
+        if step > self.total_steps:
+            raise ValueError(
+                f"Tried to step {step} times. The specified number of total steps is "
+                f"{self.total_steps}"
+            )
+        begin = 0.0
+        for end, rates, momenta in self._phases:  # noqa: B007
+            if step <= end:
+                break
+            begin = end
+        else:
+            begin = self._phases[-2][0]
+        share = (step - begin) / (end - begin)
+        results = []
+        for group in self.optimizer.param_groups:
+            results.append(self._between(group[rates[0]], group[rates[1]], share))
+            if self.cycle_momentum:
+                _set_momentum(group, self._between(group[momenta[0]], group[momenta[1]], share))
+        return results
+
+
+_Phase = tuple[float, tuple[str, str], tuple[str, str]]
+
+
+def _one_cycle_phases(total_steps: int, pct_start: float, three_phase: bool) -> list[_Phase]:
+    """(last step, keys of lr at its start and end, keys of momentum) of each phase."""
+    rise = float(pct_start * total_steps) - 1
+    down, up = ("max_momentum", "base_momentum"), ("base_momentum", "max_momentum")
+    phases: list[_Phase] = [(rise, ("initial_lr", "max_lr"), down)]
+    if three_phase:
+        phases.append((float(2 * pct_start * total_steps) - 2, ("max_lr", "initial_lr"), up))
+        flat = ("max_momentum", "max_momentum")
+        phases.append((total_steps - 1, ("initial_lr", "min_lr"), flat))
+    else:
+        phases.append((total_steps - 1, ("max_lr", "min_lr"), up))
+    return phases
+
+
+def _each(name: str, groups: list[Group], value: float | Sequence[float]) -> list[float]:
+    """One value for each group."""
+    if not isinstance(value, (list, tuple)):
+        return [value] * len(groups)  # type: ignore[list-item]
+    if len(value) != len(groups):
+        raise ValueError(f"{name} must have the same length as optimizer.param_groups")
+    return list(value)
+
+
+def _set_momentum(group: Group, value: float) -> None:
+    if "betas" in group:
+        group["betas"] = (value, *group["betas"][1:])
+    else:
+        group["momentum"] = value
+
+
+class SequentialLR(LRScheduler):
+    """One scheduler after another; scheduler i + 1 starts at ``milestones[i]``."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        schedulers: list[LRScheduler],
+        milestones: list[int],
+        last_epoch: int = -1,
+    ) -> None:
+        if not schedulers:
+            raise ValueError("SequentialLR expects at least one scheduler, but got no scheduler.")
+        if any(s.optimizer is not optimizer for s in schedulers):
+            raise ValueError("SequentialLR expects all schedulers to belong to the same optimizer")
+        if len(milestones) != len(schedulers) - 1:
+            raise ValueError(
+                "SequentialLR expects one scheduler more than milestones, but got "
+                f"{len(schedulers)} schedulers and {len(milestones)} milestones"
+            )
+        self._schedulers = schedulers
+        self._milestones = milestones
+        self.optimizer = optimizer
+        self.last_epoch = last_epoch + 1
+        for group in optimizer.param_groups:
+            _set_rate(group, group["initial_lr"])
+        for scheduler in schedulers:  # undo the step that each took when it was made
+            scheduler.last_epoch -= 1
+        first = schedulers[bisect_right(milestones, 0)]
+        first._initial_step()
+        self._last_lr = first.get_last_lr()
+
+    def step(self, epoch: int | None = None) -> None:
+        """Go to the next epoch; ``epoch`` cannot be given."""
+        if epoch is not None:
+            raise TypeError("SequentialLR.step() takes no epoch")
+        self.last_epoch += 1
+        position = bisect_right(self._milestones, self.last_epoch)
+        scheduler = self._schedulers[position]
+        if position > 0 and self._milestones[position - 1] == self.last_epoch:
+            scheduler._advance(0)
+        else:
+            scheduler.step()
+        self._last_lr = scheduler.get_last_lr()
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        state["_schedulers"] = [s.state_dict() for s in self._schedulers]
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        own = {k: v for k, v in state_dict.items() if k != "_schedulers"}
+        self.__dict__.update(own)
+        for scheduler, state in zip(self._schedulers, state_dict["_schedulers"], strict=True):
+            scheduler.load_state_dict(state)

@@ -1,0 +1,266 @@
+"""Optimizer: parameter groups and state; what all optimizers share.
+
+``param_groups`` is a list of dictionaries and ``state`` a dictionary keyed by
+parameter, as in PyTorch; ``state_dict`` has PyTorch's layout. An optimizer's step
+is written with tensor operations under ``no_grad``. While a function is compiled,
+numbers of a group are inputs of the program (``runtime_number``), and state is
+created outside the trace, so that it is captured and updated in place.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+
+from flamec.dispatch import write
+from flamec.functional.primitives import ops
+from flamec.ir.types import CPU, TensorType, float32, float64
+from flamec.nn.parameter import clear_gradients
+from flamec.state import enable_grad, thread, trace_paused
+from flamec.tensor import Tensor
+
+__all__ = [
+    "Group",
+    "Optimizer",
+    "Parameters",
+    "advance",
+    "elapsed",
+    "is_one_element",
+    "new_step",
+    "scalar",
+    "update",
+    "zeros_like",
+]
+
+Group = dict[str, Any]
+Parameters = Iterable[Tensor] | Iterable[Group] | Iterable[tuple[str, Tensor]]
+
+
+class Optimizer:
+    """Base class; a subclass defines ``new_state`` and ``update_group``."""
+
+    def __init__(self, params: Parameters, defaults: Group) -> None:
+        if isinstance(params, Tensor):
+            raise TypeError(
+                "params argument given to the optimizer should be an iterable of Tensors or "
+                "dicts, but got Tensor"
+            )
+        self.defaults = defaults
+        self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
+        self.param_groups: list[Group] = []
+        groups: list[Any] = list(params)
+        if not groups:
+            raise ValueError("optimizer got an empty parameter list")
+        if not isinstance(groups[0], dict):
+            groups = [{"params": groups}]
+        for group in groups:
+            self.add_param_group(group)
+
+    # what a subclass defines -----------------------------------------------------
+    def new_state(self, group: Group, parameter: Tensor) -> dict[str, Any]:
+        """The state of one parameter before its first step: concrete tensors."""
+        return {}
+
+    def update_group(self, group: Group, parameters: list[Tensor]) -> None:
+        """Change ``parameters``, which all have gradients, by one step."""
+        raise NotImplementedError
+
+    # stepping --------------------------------------------------------------------
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Change every parameter that has a gradient; returns ``closure()`` if given."""
+        loss = None
+        if closure is not None:
+            with enable_grad():
+                loss = closure()
+        previous, thread.grad_enabled = thread.grad_enabled, False
+        try:
+            for group in self.param_groups:
+                parameters = [p for p in group["params"] if p.grad is not None]
+                with trace_paused():
+                    self._create_state(group, parameters)
+                self.update_group(group, parameters)
+        finally:
+            thread.grad_enabled = previous
+        return loss
+
+    def _create_state(self, group: Group, parameters: list[Tensor]) -> None:
+        for parameter in parameters:
+            if not self.state.get(parameter):
+                state = self.new_state(group, parameter)
+                if state:
+                    self.state[parameter] = state
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of every parameter, or fill them with 0."""
+        clear_gradients(self._parameters(), set_to_none)
+
+    def _parameters(self) -> Iterator[Tensor]:
+        return (p for group in self.param_groups for p in group["params"])
+
+    # groups ----------------------------------------------------------------------
+    def add_param_group(self, param_group: Group) -> None:
+        """Add parameters with settings of their own; missing settings are the defaults."""
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        group = dict(param_group)
+        group["params"] = _listed(group)
+        for parameter in group["params"]:
+            _check_parameter(parameter)
+        for name, default in self.defaults.items():
+            group.setdefault(name, default)
+        if len(group["params"]) != len(set(group["params"])):
+            warnings.warn(
+                "optimizer contains a parameter group with duplicate parameters", stacklevel=3
+            )
+        known: set[Tensor] = set()
+        for other in self.param_groups:
+            known.update(other["params"])
+            if ("param_names" in group) != ("param_names" in other):
+                raise ValueError("all optimizer param groups should be with/without names")
+        if not known.isdisjoint(group["params"]):
+            raise ValueError("some parameters appear in more than one parameter group")
+        self.param_groups.append(group)
+
+    # saving ----------------------------------------------------------------------
+    def state_dict(self) -> dict[str, Any]:
+        """``{"state": {number: …}, "param_groups": […]}``, parameters numbered in order."""
+        numbers: dict[Tensor, int] = {}
+        for parameter in self._parameters():
+            numbers.setdefault(parameter, len(numbers))
+        groups = [
+            {
+                **{k: v for k, v in group.items() if k != "params"},
+                "params": [numbers[p] for p in group["params"]],
+            }
+            for group in self.param_groups
+        ]
+        state = {numbers[p]: dict(entry) for p, entry in self.state.items() if entry}
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a ``state_dict``; ValueError if its groups have other sizes."""
+        saved_groups = state_dict["param_groups"]
+        if len(saved_groups) != len(self.param_groups):
+            raise ValueError("loaded state dict has a different number of parameter groups")
+        pairs = list(zip(saved_groups, self.param_groups, strict=True))
+        if any(len(s["params"]) != len(g["params"]) for s, g in pairs):
+            raise ValueError(
+                "loaded state dict contains a parameter group that doesn't match the size of "
+                "optimizer's group"
+            )
+        parameters = {
+            number: parameter
+            for saved, group in pairs
+            for number, parameter in zip(saved["params"], group["params"], strict=True)
+        }
+        state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
+        for number, entry in state_dict["state"].items():
+            parameter = parameters.get(number)
+            if parameter is None:
+                state[number] = deepcopy(entry)
+            else:
+                state[parameter] = {k: _loaded(k, v, parameter) for k, v in entry.items()}
+        self.state = state
+        for saved, group in pairs:
+            settings = {k: deepcopy(v) for k, v in saved.items() if k != "params"}
+            parameters_of_group = group["params"]
+            group.clear()
+            group.update(settings, params=parameters_of_group)
+
+    def __repr__(self) -> str:
+        text = f"{type(self).__name__} ("
+        for number, group in enumerate(self.param_groups):
+            text += f"\nParameter Group {number}\n"
+            for key in sorted(group):
+                if key != "params":
+                    text += f"    {key}: {group[key]}\n"
+        return text + ")"
+
+
+def _listed(group: Group) -> list[Tensor]:
+    """The group's parameters as a list; names, where given, move to ``param_names``."""
+    params = group["params"]
+    if isinstance(params, Tensor):
+        return [params]
+    if isinstance(params, set):
+        raise TypeError(
+            "optimizer parameters need to be organized in ordered collections, but the ordering "
+            "of tensors in sets will change between runs. Please use a list instead."
+        )
+    entries = list(params)
+    named = [e for e in entries if isinstance(e, tuple)]
+    if named and len(named) != len(entries):
+        raise ValueError("all optimizer params should be with/without names")
+    if named:
+        group["param_names"] = [name for name, _ in named]
+        return [parameter for _, parameter in named]
+    return entries
+
+
+def _check_parameter(parameter: Any) -> None:
+    if not isinstance(parameter, Tensor):
+        raise TypeError(
+            "optimizer can only optimize Tensors, but one of the params is "
+            f"{type(parameter).__name__}"
+        )
+    if not parameter.is_leaf:
+        raise ValueError("can't optimize a non-leaf Tensor")
+
+
+def _loaded(key: str, value: Any, parameter: Tensor) -> Any:
+    """A copy of a state entry, in the parameter's dtype except for the step count."""
+    if not isinstance(value, Tensor):
+        if key == "step":  # a plain number in old files
+            return ops.full_like(float(value), TensorType((), float32, CPU))
+        return deepcopy(value)
+    dtype = value.dtype
+    if key != "step" and parameter.dtype.is_floating_point and dtype.is_floating_point:
+        dtype = parameter.dtype
+    return Tensor._from_array(np.array(value.detach().numpy(), dtype=dtype.numpy))
+
+
+# what the formulas are written with ----------------------------------------------------
+
+
+def zeros_like(parameter: Tensor) -> Tensor:
+    """Zeros of the parameter's shape and dtype, in memory of their own."""
+    return ops.full_like(0.0, parameter._type)  # type: ignore[no-any-return]
+
+
+def new_step() -> Tensor:
+    """A step count of 0: a float32 tensor of shape (), as in PyTorch."""
+    return ops.full_like(0.0, TensorType((), float32, CPU))  # type: ignore[no-any-return]
+
+
+def scalar(value: Any, like: Tensor) -> Tensor:
+    """A number, or a tensor with one element, as a 0-d tensor of ``like``'s dtype."""
+    if isinstance(value, Tensor):
+        if value._type.shape:
+            value = ops.reshape(value, shape=())
+        return ops.cast(value, like._type.dtype)  # type: ignore[no-any-return]
+    return ops.constant(float(value), like._type)  # type: ignore[no-any-return]
+
+
+def update(target: Tensor, value: Tensor) -> Tensor:
+    """Store ``value`` in ``target``'s memory."""
+    return write(target, value, "step")
+
+
+def advance(step: Tensor) -> None:
+    """Add 1 to a step count, in place."""
+    update(step, ops.add(step, 1.0))
+
+
+def elapsed(step: Tensor) -> Any:
+    """A step count for scalar arithmetic: a float, or while tracing a float64 tensor."""
+    return step.item() if thread.trace is None else ops.cast(step, float64)
+
+
+def is_one_element(value: Any) -> bool:
+    """Whether a tensor given as a number has one element; numbers do."""
+    return not isinstance(value, Tensor) or value.shape.numel() == 1

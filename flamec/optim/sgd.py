@@ -1,0 +1,121 @@
+"""Stochastic gradient descent with momentum (Sutskever et al. 2013, in PyTorch's form)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flamec.functional.primitives import narrowed, ops, widened
+from flamec.optim.optimizer import (
+    Group,
+    Optimizer,
+    Parameters,
+    is_one_element,
+    scalar,
+    update,
+    zeros_like,
+)
+from flamec.runtime_numbers import runtime_number, static_condition
+from flamec.tensor import Tensor
+
+__all__ = ["SGD"]
+
+
+class SGD(Optimizer):
+    """parameter -= lr * (momentum-averaged gradient).
+
+    ``foreach``, ``fused`` and ``differentiable`` are accepted for PyTorch's sake:
+    compiling fuses the step over all parameters.
+    """
+
+    def __init__(
+        self,
+        params: Parameters,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float | Tensor = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        if not is_one_element(lr):
+            raise ValueError("Tensor lr must be 1-element")
+        if lr < 0.0:
+            raise ValueError(f"Invalid learning rate: {lr}")
+        if momentum < 0.0:
+            raise ValueError(f"Invalid momentum value: {momentum}")
+        if weight_decay < 0.0:
+            raise ValueError(f"Invalid weight_decay value: {weight_decay}")
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+        self._dampening: dict[Tensor, Tensor] = {}
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "dampening": dampening,
+                "weight_decay": weight_decay,
+                "nesterov": nesterov,
+                "maximize": maximize,
+                "foreach": foreach,
+                "differentiable": differentiable,
+                "fused": fused,
+            },
+        )
+
+    def new_state(self, group: Group, parameter: Tensor) -> dict[str, Any]:
+        if group["momentum"] == 0:
+            return {}
+        self._dampening[parameter] = ops.full_like(0.0, parameter._type.with_shape(()))
+        return {"momentum_buffer": zeros_like(parameter)}
+
+    def update_group(self, group: Group, parameters: list[Tensor]) -> None:
+        decays = static_condition(group, "weight_decay", lambda v: v != 0)
+        has_momentum = static_condition(group, "momentum", lambda v: v != 0)
+        lr = runtime_number(group, "lr")
+        for parameter in parameters:
+            x, gradient = widened(parameter), widened(parameter.grad)
+            if group["maximize"]:
+                gradient = ops.neg(gradient)
+            if decays:
+                decay = scalar(runtime_number(group, "weight_decay"), x)
+                gradient = ops.add(gradient, ops.mul(x, decay))
+            if has_momentum:
+                gradient = self._with_momentum(group, parameter, gradient)
+            result = ops.sub(x, ops.mul(gradient, scalar(lr, x)))
+            update(parameter, narrowed(result, parameter._type.dtype))
+
+    def _with_momentum(self, group: Group, parameter: Tensor, gradient: Tensor) -> Tensor:
+        """Update the parameter's momentum buffer; the gradient to step along."""
+        buffer = self.state[parameter]["momentum_buffer"]
+        momentum = scalar(runtime_number(group, "momentum"), gradient)
+        share = gradient
+        if static_condition(group, "dampening", lambda v: v != 0):
+            share = ops.mul(gradient, self._undampened(group, parameter, gradient))
+        average = ops.add(ops.mul(widened(buffer), momentum), share)
+        update(buffer, narrowed(average, buffer._type.dtype))
+        if group["nesterov"]:
+            return ops.add(gradient, ops.mul(average, momentum))  # type: ignore[no-any-return]
+        return average  # type: ignore[no-any-return]
+
+    def _undampened(self, group: Group, parameter: Tensor, gradient: Tensor) -> Tensor:
+        """1 at the buffer's first step, afterwards 1 - dampening.
+
+        Whether it is the first step is kept in a tensor (0, then 1), so that a compiled
+        step serves both.
+        """
+        active = self._dampening[parameter]
+        dampening = scalar(runtime_number(group, "dampening"), gradient)
+        factor = ops.sub(1.0, ops.mul(dampening, ops.cast(active, gradient._type.dtype)))
+        update(active, ops.constant(1.0, active._type))
+        return factor  # type: ignore[no-any-return]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        for parameter, entry in self.state.items():
+            if isinstance(parameter, Tensor) and "momentum_buffer" in entry:
+                self._dampening[parameter] = ops.full_like(1.0, parameter._type.with_shape(()))
