@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import FrameType
@@ -14,25 +15,26 @@ _PACKAGE_FOLDERS: list[str] = []
 
 def register_package_folder(folder: str) -> None:
     """Declare a folder whose frames are the framework's, not the user's."""
-    _PACKAGE_FOLDERS.append(folder)
+    _PACKAGE_FOLDERS.append(folder.rstrip(os.sep) + os.sep)
 
 
 for _path in (*flamec.__path__, *flamec.ir.__path__):
     register_package_folder(str(Path(_path)))
+# The command line is a user of the framework: what it trains is traced like anyone's program.
+_COMMAND_LINE = tuple(str(Path(path) / "cli") + os.sep for path in flamec.__path__)
 
 
 def is_framework_file(filename: str) -> bool:
     """Whether a source file belongs to flamec itself."""
-    return filename.startswith(tuple(_PACKAGE_FOLDERS)) or filename.startswith("<flamec")
+    inside = filename.startswith((*_PACKAGE_FOLDERS, "<flamec"))
+    return inside and not filename.startswith(_COMMAND_LINE)
 
 
 def user_frame() -> FrameType | None:
     """The innermost frame outside flamec."""
     frame: FrameType | None = sys._getframe(1)
-    folders = tuple(_PACKAGE_FOLDERS)
     while frame is not None:
-        filename = frame.f_code.co_filename
-        if not filename.startswith(folders) and not filename.startswith("<flamec"):
+        if not is_framework_file(frame.f_code.co_filename):
             return frame
         frame = frame.f_back
     return None

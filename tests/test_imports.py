@@ -33,7 +33,7 @@ def source_files(folder: str) -> Iterator[Path]:
 
 
 def imported_modules(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """Every module that a file imports anywhere, with the line; for ``from a import b``, a.b too."""
+    """Every module that a file imports anywhere, with the line; ``from a import b`` is a.b."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -102,7 +102,7 @@ def test_importing_flamec_loads_nothing_heavy() -> None:
 
 
 def test_importing_flamec_is_quick(record_property: Callable[[str, object], None]) -> None:
-    """0.3 s is the promise; other work on the machine must not fail the test, so the best counts."""
+    """The promise is 0.3 s; other work on the machine must not fail the test: the best counts."""
     program = (
         "import time\nstarted = time.process_time()\nimport flamec\n"
         "print(time.process_time() - started)"

@@ -31,13 +31,13 @@ from flamec.dispatch import apply_named
 from flamec.errors import CompileError
 from flamec.prepared import VERSION
 from flamec.runtime.cpu.blas import load_openblas, openblas_path
+from flamec.runtime.cpu.compiler import CompileError as CompilerError
 from flamec.runtime.cpu.compiler import (
     Compiler,
     NoCompilerError,
     compile_library,
     find_compiler,
 )
-from flamec.runtime.cpu.compiler import CompileError as CompilerError
 from flamec.runtime.cpu.threads import available_cpus
 from flamec.runtime.kernel_cache import KernelCache
 from flamec.tensor import Tensor

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import sys
 import traceback
+from pathlib import Path
 
 from flamec.errors import is_framework_file
+
+_OWN_FOLDER = f"{Path(__file__).parent}/"
 
 
 class CommandFailed(Exception):
@@ -21,7 +24,8 @@ def describe(error: BaseException) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not is_framework_file(frame.filename) and not frame.filename.startswith("<frozen")
+        if not is_framework_file(frame.filename)
+        and not frame.filename.startswith(("<frozen", _OWN_FOLDER))
     ]
     lines = traceback.format_list(frames) if frames else []
     return "".join([*lines, *traceback.format_exception_only(error)]).rstrip()

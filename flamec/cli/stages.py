@@ -6,28 +6,23 @@ Nothing is run but the trace; the C compiler is called for the stage ``asm`` alo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flamec.capture import Captured
-from flamec.cli.console import format_bytes, format_seconds, table_lines
+from flamec.cli.console import table_lines
 from flamec.cli.example_inputs import Example
+from flamec.cli.fusion_text import fusion_data, fusion_lines, kernel_data, kernel_lines
 from flamec.cli.graph_text import HiddenRange, graph_data, graph_lines
-from flamec.cli.source_lines import describe_location, describe_place
+from flamec.cli.plan_text import plan_data, plan_lines
+from flamec.cli.source_lines import describe_location
 from flamec.cli.target import Target, user_code
 from flamec.config import CompileOptions
 from flamec.differentiable import DifferentiableProgram
 from flamec.ir.graph import Graph
-from flamec.ir.passes.plan_memory import plan_memory
-from flamec.ir.plan import ExecutionPlan
-from flamec.ir.shape import Dim, evaluate_dim, format_dim
 from flamec.prepared import Prepared
 from flamec.runtime.cpu.compiler import compile_assembly, find_compiler
-
-if TYPE_CHECKING:
-    from flamec.codegen.compile_graph import CompiledGraph
 
 STAGES = ("trace", "grad", "optimized", "fused", "kernel", "plan", "source", "asm")
 
@@ -137,6 +132,29 @@ def pass_table(prepared: Prepared) -> list[str]:
     )
 
 
+def _fused(inspection: Inspection) -> list[StagePart]:
+    return [
+        _part("fused", title, "ir", fusion_lines(prepared), fusion_data(prepared))
+        for title, prepared in inspection.parts
+    ]
+
+
+def _kernel(inspection: Inspection) -> list[StagePart]:
+    return [
+        _part("kernel", title, "ir", kernel_lines(prepared), kernel_data(prepared))
+        for title, prepared in inspection.parts
+    ]
+
+
+def _plan(inspection: Inspection) -> list[StagePart]:
+    parts = []
+    for title, prepared in inspection.parts:
+        plan = prepared.compiled.plan
+        lines = plan_lines(plan, inspection.bindings)
+        parts.append(_part("plan", title, "text", lines, plan_data(plan, inspection.bindings)))
+    return parts
+
+
 def _source(inspection: Inspection) -> list[StagePart]:
     parts = []
     for title, prepared in inspection.parts:
@@ -166,6 +184,9 @@ _STAGES: dict[str, Callable[[Inspection], list[StagePart]]] = {
     "trace": _trace,
     "grad": _grad,
     "optimized": _optimized,
+    "fused": _fused,
+    "kernel": _kernel,
+    "plan": _plan,
     "source": _source,
     "asm": _asm,
 }
