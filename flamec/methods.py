@@ -20,14 +20,20 @@ from flamec.errors import OperationError, user_location
 from flamec.functional import (
     arithmetic,
     comparison,
+    creation,
     diagonals,
     elementwise,
     gathering,
     indexing,
     joining,
     masking,
+    matrix,
+    reduction,
     reordering,
+    sampling,
+    scan,
     shape,
+    statistics,
     strided,
     unary,
 )
@@ -41,6 +47,12 @@ MODULES: tuple[ModuleType, ...] = (
     unary,
     elementwise,
     comparison,
+    reduction,
+    statistics,
+    scan,
+    creation,
+    sampling,
+    matrix,
     shape,
     reordering,
     joining,
@@ -156,7 +168,19 @@ def _updating(name: str, function: Callable[..., Tensor]) -> Callable[[Tensor, A
     return operator
 
 
+def _matmul(self: Tensor, other: Any) -> Any:
+    other = _operand(other)
+    return matrix.matmul(self, other) if isinstance(other, Tensor) else NotImplemented
+
+
+def _reflected_matmul(self: Tensor, other: Any) -> Any:
+    other = _operand(other)
+    return matrix.matmul(other, self) if isinstance(other, Tensor) else NotImplemented
+
+
 def _attach_operators() -> None:
+    attach("__matmul__", _matmul)
+    attach("__rmatmul__", _reflected_matmul)
     for name, function in _BINARY.items():
         attach(f"__{name}__", _forward(function))
         attach(f"__r{name}__", _reflected(function))

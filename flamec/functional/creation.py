@@ -313,8 +313,26 @@ def _evenly_spaced(name: str, start: Any, end: Any, steps: Any) -> Tensor:
     return ops.where(ops.lt(place, constant(count // 2, float64)), rising, falling)  # type: ignore[no-any-return]
 
 
+# matrices --------------------------------------------------------------------------------
+
+
+@public
+def eye(n: int, m: int | None = None, **options: Any) -> Tensor:
+    """Ones on the diagonal of an n by m matrix (m = n unless given), zeros elsewhere."""
+    settings = Options("eye", **options)
+    shape = (size("eye", n), size("eye", n if m is None else m))
+    for extent in shape:
+        if not isinstance(extent, SymbolicDim) and extent < 0:
+            raise OperationError(
+                f"eye(): sizes must be nonnegative, got {shape} (at {user_location()})"
+            )
+    grid: dict[str, Any] = {"shape": shape, "dtype": int64, "device": settings.device}
+    on_diagonal = ops.eq(ops.iota(axis=0, **grid), ops.iota(axis=1, **grid))
+    return settings.finished(ops.cast(on_diagonal, settings.dtype))
+
+
 __all__ = [
-    "arange", "empty", "empty_like", "full", "full_like", "linspace", "logspace", "ones",
+    "arange", "empty", "empty_like", "eye", "full", "full_like", "linspace", "logspace", "ones",
     "ones_like", "zeros", "zeros_like",
 ]  # fmt: skip
 
