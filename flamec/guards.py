@@ -31,6 +31,7 @@ import numpy as np
 
 from flamec.errors import is_framework_file
 from flamec.ir.types import Device, DType
+from flamec.state import thread
 from flamec.tensor import Tensor
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()
@@ -252,7 +253,7 @@ class Recorder:
         recorder = self
 
         def recording(instance: Any, name: str) -> Any:
-            if not recorder.active:
+            if not recorder.active or thread.trace is None:  # None: the trace is paused
                 return original(instance, name)
             try:
                 value = original(instance, name)
@@ -291,7 +292,7 @@ class Recorder:
 
     # code that runs -------------------------------------------------------------
     def _on_event(self, frame: FrameType, event: str, argument: Any) -> None:
-        if event != "call":
+        if event != "call" or thread.trace is None:
             return
         code = frame.f_code
         if code in self._codes:

@@ -57,9 +57,7 @@ def _applied(
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """max(x, 0); NaN stays NaN, the gradient at 0 is 0. Integers are allowed."""
-    return _applied(
-        "relu", input, inplace, lambda x: ops.where(ops.le(x, 0), 0, x), integers=True
-    )
+    return _applied("relu", input, inplace, lambda x: ops.where(ops.le(x, 0), 0, x), integers=True)
 
 
 def relu_(input: Tensor) -> Tensor:
@@ -318,9 +316,7 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
 
 def mish(input: Tensor, inplace: bool = False) -> Tensor:
     """x * tanh(softplus(x))."""
-    return _applied(
-        "mish", input, inplace, lambda x: ops.mul(x, ops.tanh(log_one_plus_exp(x)))
-    )
+    return _applied("mish", input, inplace, lambda x: ops.mul(x, ops.tanh(log_one_plus_exp(x))))
 
 
 def softsign(input: Tensor) -> Tensor:
@@ -353,6 +349,4 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
         window: Tensor = ops.slice(x, starts=starts, sizes=sizes, steps=(1,) * len(shape))
         return window
 
-    return _applied(
-        "glu", input, False, lambda x: ops.mul(part(x, 0), ops.sigmoid(part(x, half)))
-    )
+    return _applied("glu", input, False, lambda x: ops.mul(part(x, 0), ops.sigmoid(part(x, half))))

@@ -68,9 +68,7 @@ def _drop(
     return _finished(name, input, ops.where(keep, ops.mul(x, 1.0 / (1.0 - p)), 0.0), inplace)
 
 
-def dropout(
-    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Tensor:
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Each element is 0 with probability p, else divided by 1 - p (Srivastava et al. 2014)."""
     _checked("dropout", input, p)
     return _drop("dropout", input, p, training, inplace, input._type.shape)

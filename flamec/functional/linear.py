@@ -54,9 +54,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return result if bias is None else ops.add(result, bias)  # type: ignore[no-any-return]
 
 
-def bilinear(
-    input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None
-) -> Tensor:
+def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``input1[*, i] * weight[o, i, j] * input2[*, j]`` summed over i and j, plus bias[o]."""
     operands = (input1, input2, weight) if bias is None else (input1, input2, weight, bias)
     for position, operand in enumerate(operands):
@@ -137,9 +135,7 @@ def _shorten_rows(weight: Tensor, places: Tensor, max_norm: float, norm_type: fl
         rows = ops.index(weight, places)
         last = len(rows._type.shape) - 1
         norms = norm_over(rows, norm_type, (last,), keepdim=True)
-        scale = ops.where(
-            ops.gt(norms, max_norm), ops.div(max_norm, ops.add(norms, 1e-7)), 1.0
-        )
+        scale = ops.where(ops.gt(norms, max_norm), ops.div(max_norm, ops.add(norms, 1e-7)), 1.0)
         shortened = ops.index_put(weight, ops.mul(rows, scale), places, mode="set")
         write(weight, shortened, "embedding")
 

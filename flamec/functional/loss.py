@@ -215,9 +215,7 @@ def kl_div(
     ``reduction="batchmean"`` divides the sum by the size of dimension 0.
     """
     batch_mean = reduction == "batchmean"
-    reduction = chosen_reduction(
-        "kl_div", size_average, reduce, "sum" if batch_mean else reduction
-    )
+    reduction = chosen_reduction("kl_div", size_average, reduce, "sum" if batch_mean else reduction)
     if reduction == "mean" and size_average is None and reduce is None:
         warnings.warn(
             "reduction: 'mean' divides the total loss by both the batch size and the support "

@@ -19,10 +19,9 @@ def chosen_reduction(
 ) -> str:
     """``reduction``, unless the deprecated ``size_average`` or ``reduce`` is given."""
     if size_average is not None or reduce is not None:
+        reduction = "sum" if size_average is False else "mean"
         if reduce is False:
             reduction = "none"
-        else:
-            reduction = "sum" if size_average is False else "mean"
         warnings.warn(
             f"size_average and reduce args will be deprecated, please use "
             f"reduction='{reduction}' instead.",

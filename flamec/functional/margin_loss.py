@@ -1,4 +1,4 @@
-"""Losses with a margin: hinge, ranking, cosine, triplet, and the multi-class and multi-label ones."""
+"""Losses with a margin: hinge, ranking, cosine, triplet, multi-class and multi-label."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ utils.__dict__.update(
 )
 sys.modules[utils.__name__] = utils
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "Buffer",
     "Module",
     "Parameter",

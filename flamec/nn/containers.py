@@ -103,21 +103,18 @@ class _NumberedModules(Module):
 class Sequential(_NumberedModules):
     """Modules called one after the other; also from an OrderedDict of names."""
 
-    @overload
-    def __init__(self, *args: Module) -> None: ...
-    @overload
-    def __init__(self, arg: Mapping[str, Module]) -> None: ...
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, *args: Module | Mapping[str, Module]) -> None:
         super().__init__()
         if len(args) == 1 and isinstance(args[0], Mapping):
-            named = args[0].items()
+            named: Mapping[str, Any] = args[0]
         else:
-            named = [(str(i), m) for i, m in enumerate(args)]  # type: ignore[assignment]
-        for name, module in named:
+            named = {str(i): m for i, m in enumerate(args)}
+        for name, module in named.items():
             self.add_module(name, module)
 
     def _sliced(self, index: slice) -> Module:
-        return type(self)(OrderedDict(list(self._modules.items())[index]))
+        kept: list[tuple[str, Any]] = list(self._modules.items())[index]
+        return type(self)(OrderedDict(kept))
 
     def forward(self, input: Any) -> Any:
         for module in self._modules.values():

@@ -113,13 +113,9 @@ def clip_grad_norm_(
 
 
 @no_grad()
-def clip_grad_value_(
-    parameters: Tensors, clip_value: float, foreach: bool | None = None
-) -> None:
+def clip_grad_value_(parameters: Tensors, clip_value: float, foreach: bool | None = None) -> None:
     """Limit every element of the gradients to [-clip_value, clip_value]."""
     limit = float(clip_value)
     for gradient in _gradients(parameters):
         clipped = ops.minimum(ops.maximum(gradient, -limit), limit)
         write(gradient, clipped, "clip_grad_value_")
-
-

@@ -150,7 +150,7 @@ def eye_(tensor: Tensor) -> Tensor:
     """The identity matrix; 2 dimensions."""
     if tensor.ndim != 2:
         raise ValueError("Only tensors with 2 dimensions are supported")
-    return _store(tensor, np.eye(*(int(d) for d in tensor.shape)), "eye_")
+    return _store(tensor, np.eye(int(tensor.shape[0]), int(tensor.shape[1])), "eye_")
 
 
 def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:

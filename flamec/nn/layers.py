@@ -144,9 +144,7 @@ class Embedding(Module):
         elif _weight.shape == shape:
             weight = _weight
         else:
-            raise AssertionError(
-                "Shape of weight does not match num_embeddings and embedding_dim"
-            )
+            raise AssertionError("Shape of weight does not match num_embeddings and embedding_dim")
         self.weight = Parameter(weight, requires_grad=not _freeze)
         if _weight is None:
             self.reset_parameters()
@@ -179,7 +177,7 @@ class Embedding(Module):
         """An Embedding whose table is ``embeddings``, without gradient if ``freeze``."""
         if embeddings.ndim != 2:
             raise AssertionError("Embeddings parameter is expected to be 2-dimensional")
-        rows, columns = embeddings.shape
+        rows, columns = (int(d) for d in embeddings.shape)
         return cls(
             num_embeddings=rows,
             embedding_dim=columns,
@@ -286,8 +284,7 @@ class RMSNorm(Module):
 
     def extra_repr(self) -> str:
         return (
-            f"{self.normalized_shape}, eps={self.eps}, "
-            f"elementwise_affine={self.elementwise_affine}"
+            f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
         )
 
 

@@ -13,37 +13,18 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from flamec.ir.types import Device, DType, bfloat16, float16, float32, float64
+from flamec.nn.hooks import RemovableHandle, add_hook
 from flamec.nn.module_state import IncompatibleKeys, load_state, save_state
 from flamec.nn.parameter import Buffer, Parameter, clear_gradients, replace_data
 from flamec.state import no_grad, thread
 from flamec.tensor import Tensor
 
-__all__ = ["Module", "RemovableHandle"]
+__all__ = ["Module"]
 
 T = TypeVar("T", bound="Module")
 Members = Callable[["Module"], Mapping[str, Any]]
 
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
-
-
-class RemovableHandle:
-    """Takes a hook off again: ``handle.remove()``, or at the end of a with block."""
-
-    _next_id = 0
-
-    def __init__(self, hooks: dict[int, Any]) -> None:
-        self.hooks = hooks
-        self.id = RemovableHandle._next_id
-        RemovableHandle._next_id += 1
-
-    def remove(self) -> None:
-        self.hooks.pop(self.id, None)
-
-    def __enter__(self) -> RemovableHandle:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.remove()
 
 
 class Module:
@@ -86,7 +67,9 @@ class Module:
             return self.forward(*args, **kwargs)
         except Exception as error:
             if not any(n.startswith("in module ") for n in getattr(error, "__notes__", ())):
-                path = f"{self._path} ({type(self).__name__})" if self._path else type(self).__name__
+                path = (
+                    f"{self._path} ({type(self).__name__})" if self._path else type(self).__name__
+                )
                 error.add_note(f"in module {path}")
             raise
         finally:
@@ -105,9 +88,7 @@ class Module:
                     args = replaced if isinstance(replaced, tuple) else (replaced,)
         result = self.forward(*args, **kwargs)
         for hook, with_kwargs in list(self._forward_hooks.values()):
-            replaced = (
-                hook(self, args, kwargs, result) if with_kwargs else hook(self, args, result)
-            )
+            replaced = hook(self, args, kwargs, result) if with_kwargs else hook(self, args, result)
             if replaced is not None:
                 result = replaced
         return result
@@ -116,13 +97,13 @@ class Module:
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
     ) -> RemovableHandle:
         """Call ``hook(module, args)`` before forward; what it returns replaces the arguments."""
-        return _add_hook(self._forward_pre_hooks, (hook, with_kwargs), prepend)
+        return add_hook(self._forward_pre_hooks, (hook, with_kwargs), prepend)
 
     def register_forward_hook(
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
     ) -> RemovableHandle:
-        """Call ``hook(module, args, output)`` after forward; what it returns replaces the output."""
-        return _add_hook(self._forward_hooks, (hook, with_kwargs), prepend)
+        """Call ``hook(module, args, output)`` after forward; what it returns replaces that."""
+        return add_hook(self._forward_hooks, (hook, with_kwargs), prepend)
 
     # registration -------------------------------------------------------------
     def __getattr__(self, name: str) -> Any:
@@ -258,7 +239,7 @@ class Module:
 
     def _name_tensor(self, name: str, tensor: Tensor | None) -> None:
         if tensor is not None:
-            tensor._name = _joined(self._path, name)
+            tensor.__dict__["_name"] = _joined(self._path, name)
 
     # what is inside -----------------------------------------------------------
     def _named(
@@ -444,7 +425,9 @@ class Module:
         keep_vars: bool = False,
     ) -> dict[str, Any]:
         """Parameters and persistent buffers by path, detached; they share memory with these."""
-        return save_state(self, OrderedDict() if destination is None else destination, prefix, keep_vars)
+        return save_state(
+            self, OrderedDict() if destination is None else destination, prefix, keep_vars
+        )
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -480,18 +463,6 @@ def indented(text: str) -> str:
     """``text`` with every line but the first moved to the right."""
     first, *rest = text.split("\n")
     return "\n".join([first, *("  " + line for line in rest)])
-
-
-def _add_hook(hooks: dict[int, Any], entry: tuple[Any, bool], prepend: bool) -> RemovableHandle:
-    handle = RemovableHandle(hooks)
-    if prepend:
-        others = dict(hooks)
-        hooks.clear()
-        hooks[handle.id] = entry
-        hooks.update(others)
-    else:
-        hooks[handle.id] = entry
-    return handle
 
 
 def _target(*args: Any, **kwargs: Any) -> tuple[Any, DType | None]:

@@ -36,7 +36,8 @@ class IncompatibleKeys(NamedTuple):
             f"unexpected_keys={self.unexpected_keys})"
         )
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return repr(self)
 
 
 def _entries(module: Module, prefix: str) -> Iterator[tuple[str, Module, str, Tensor]]:

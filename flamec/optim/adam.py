@@ -48,16 +48,16 @@ class Adam(Optimizer):
     ) -> None:
         if not is_one_element(lr):
             raise ValueError("Tensor lr must be 1-element")
-        if not 0.0 <= lr:
+        if not lr >= 0.0:
             raise ValueError(f"Invalid learning rate: {lr}")
-        if not 0.0 <= eps:
+        if not eps >= 0.0:
             raise ValueError(f"Invalid epsilon value: {eps}")
         for index, beta in enumerate(betas):
             if not is_one_element(beta):
                 raise ValueError(f"Tensor betas[{index}] must be 1-element")
             if not 0.0 <= beta < 1.0:
                 raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
-        if not 0.0 <= weight_decay:
+        if not weight_decay >= 0.0:
             raise ValueError(f"Invalid weight_decay value: {weight_decay}")
         super().__init__(
             params,
@@ -86,13 +86,13 @@ class Adam(Optimizer):
             state["max_exp_avg_sq"] = zeros_like(parameter)
         return state
 
-    def update_group(self, group: Group, parameters: list[Tensor]) -> None:
+    def update_group(self, group: Group, pairs: list[tuple[Tensor, Tensor]]) -> None:
         decays = static_condition(group, "weight_decay", lambda v: v != 0)
         lr = runtime_number(group, "lr")
         beta1, beta2 = runtime_number(group, "betas", 0), runtime_number(group, "betas", 1)
-        for parameter in parameters:
+        for parameter, gradient in pairs:
             state = self.state[parameter]
-            x, gradient = widened(parameter), widened(parameter.grad)
+            x, gradient = widened(parameter), widened(gradient)
             if group["maximize"]:
                 gradient = ops.neg(gradient)
             advance(state["step"])

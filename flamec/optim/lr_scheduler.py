@@ -15,12 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType
 from typing import Any
 
-from flamec.dispatch import write
-from flamec.errors import CompileError, user_location
-from flamec.functional.primitives import ops
-from flamec.optim.optimizer import Group, Optimizer
-from flamec.state import no_grad, thread
-from flamec.tensor import Tensor
+from flamec.optim.one_cycle import OneCycleLR
+from flamec.optim.optimizer import Optimizer
+from flamec.optim.schedule import LRScheduler, set_rate
 
 __all__ = [
     "ConstantLR",
@@ -36,97 +33,6 @@ __all__ = [
     "SequentialLR",
     "StepLR",
 ]
-
-
-def _number(value: Any) -> float:
-    return value.item() if isinstance(value, Tensor) else value  # type: ignore[no-any-return]
-
-
-def _set_rate(group: Group, rate: float) -> None:
-    """Set a group's lr; a tensor keeps its identity and gets the new value."""
-    if isinstance(group["lr"], Tensor):
-        with no_grad():
-            write(group["lr"], ops.constant(float(rate), group["lr"]._type), "lr")
-    else:
-        group["lr"] = rate
-
-
-class LRScheduler:
-    """Base class; a subclass defines ``get_lr``, the rates for ``last_epoch``."""
-
-    def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
-        self.optimizer = optimizer
-        for position, group in enumerate(optimizer.param_groups):
-            if last_epoch == -1:
-                group.setdefault("initial_lr", _number(group["lr"]))
-            elif "initial_lr" not in group:
-                raise KeyError(
-                    f"param 'initial_lr' is not specified in param_groups[{position}] when "
-                    "resuming a scheduler with last_epoch >= 0: load the optimizer's state first"
-                )
-        self.base_lrs = [_number(group["initial_lr"]) for group in optimizer.param_groups]
-        self.last_epoch = last_epoch
-        self._is_initial = False
-        self._initial_step()
-
-    def _initial_step(self) -> None:
-        self._step_count = 0
-        self._is_initial = True
-        self.step()
-        self._is_initial = False
-
-    def get_lr(self) -> list[float]:
-        """The learning rate of each group for ``last_epoch``."""
-        raise NotImplementedError
-
-    def get_last_lr(self) -> list[float]:
-        """The learning rates that the last ``step()`` set."""
-        return self._last_lr
-
-    def step(self, epoch: int | None = None) -> None:
-        """Go to the next epoch, or to ``epoch``, and set the learning rates."""
-        if thread.trace is not None:
-            raise CompileError(
-                f"{type(self).__name__}.step() changes Python numbers and would run only once in a "
-                f"compiled function (at {user_location()}); call it outside: the compiled step "
-                "reads lr anew at each call"
-            )
-        self._step_count += 1
-        self._advance(epoch)
-
-    def _advance(self, epoch: int | None = None) -> None:
-        if epoch is None:
-            self.last_epoch += 1
-            rates = self.get_lr()
-        else:
-            self.last_epoch = epoch
-            rates = self.closed_form()
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            _set_rate(group, rate)
-        self._last_lr = self._present()
-
-    def closed_form(self) -> list[float]:
-        """The rates for ``last_epoch`` from the initial ones, where a formula is known."""
-        return self.get_lr()
-
-    def _present(self) -> list[float]:
-        return [_number(group["lr"]) for group in self.optimizer.param_groups]
-
-    def _scaled(self, factor: float) -> list[float]:
-        return [rate * factor for rate in self._present()]
-
-    def _from_base(self, factor: float) -> list[float]:
-        return [base * factor for base in self.base_lrs]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything but the optimizer."""
-        return {k: v for k, v in self.__dict__.items() if k != "optimizer"}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a ``state_dict``."""
-        self.__dict__.update(state_dict)
 
 
 class _WithLambdas(LRScheduler):
@@ -234,9 +140,7 @@ class ConstantLR(LRScheduler):
         last_epoch: int = -1,
     ) -> None:
         if factor > 1.0 or factor < 0:
-            raise ValueError(
-                "Constant multiplicative factor expected to be between 0 and 1."
-            )
+            raise ValueError("Constant multiplicative factor expected to be between 0 and 1.")
         self.factor = factor
         self.total_iters = total_iters
         super().__init__(optimizer, last_epoch)
@@ -244,8 +148,10 @@ class ConstantLR(LRScheduler):
     def get_lr(self) -> list[float]:
         if self.last_epoch == 0:
             return self._scaled(self.factor)
-        return self._scaled(1.0 / self.factor) if self.last_epoch == self.total_iters else (
-            self._present()
+        return (
+            self._scaled(1.0 / self.factor)
+            if self.last_epoch == self.total_iters
+            else (self._present())
         )
 
     def closed_form(self) -> list[float]:
@@ -253,7 +159,7 @@ class ConstantLR(LRScheduler):
 
 
 class LinearLR(LRScheduler):
-    """lr times a factor that goes straight from start_factor to end_factor in total_iters epochs."""
+    """lr times a factor going straight from start_factor to end_factor in total_iters epochs."""
 
     def __init__(
         self,
@@ -363,127 +269,6 @@ class CosineAnnealingLR(LRScheduler):
         return [low + (base - low) * height / 2 for base in self.base_lrs]
 
 
-class OneCycleLR(LRScheduler):
-    """lr up to ``max_lr`` and down again, momentum the other way (Smith and Topin 2019)."""
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        max_lr: float | list[float],
-        total_steps: int | None = None,
-        epochs: int | None = None,
-        steps_per_epoch: int | None = None,
-        pct_start: float = 0.3,
-        anneal_strategy: str = "cos",
-        cycle_momentum: bool = True,
-        base_momentum: float | list[float] = 0.85,
-        max_momentum: float | list[float] = 0.95,
-        div_factor: float = 25.0,
-        final_div_factor: float = 1e4,
-        three_phase: bool = False,
-        last_epoch: int = -1,
-    ) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
-        if total_steps is None:
-            if epochs is None or steps_per_epoch is None:
-                raise ValueError(
-                    "You must define either total_steps OR (epochs AND steps_per_epoch)"
-                )
-            total_steps = epochs * steps_per_epoch
-        if not isinstance(total_steps, int) or total_steps <= 0:
-            raise ValueError(f"Expected positive integer total_steps, but got {total_steps}")
-        if not 0 <= pct_start <= 1 or not isinstance(pct_start, float):
-            raise ValueError(f"Expected float between 0 and 1 pct_start, but got {pct_start}")
-        if anneal_strategy not in ("cos", "linear"):
-            raise ValueError(
-                f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}"
-            )
-        self.total_steps = total_steps
-        self.anneal_strategy = anneal_strategy
-        self.cycle_momentum = cycle_momentum
-        self._phases = _one_cycle_phases(total_steps, pct_start, three_phase)
-        groups = optimizer.param_groups
-        if last_epoch == -1:
-            for group, rate in zip(groups, _each("max_lr", groups, max_lr), strict=True):
-                group["initial_lr"] = rate / div_factor
-                group["max_lr"] = rate
-                group["min_lr"] = group["initial_lr"] / final_div_factor
-        if cycle_momentum:
-            if "momentum" not in optimizer.defaults and "betas" not in optimizer.defaults:
-                raise ValueError(
-                    "optimizer must support momentum or beta1 with `cycle_momentum` option enabled"
-                )
-            highs = _each("max_momentum", groups, max_momentum)
-            lows = _each("base_momentum", groups, base_momentum)
-            if last_epoch == -1:
-                for group, high, low in zip(groups, highs, lows, strict=True):
-                    _set_momentum(group, high)
-                    group["max_momentum"] = high
-                    group["base_momentum"] = low
-        super().__init__(optimizer, last_epoch)
-
-    def _between(self, start: float, end: float, share: float) -> float:
-        if self.anneal_strategy == "linear":
-            return (end - start) * share + start
-        return end + (start - end) / 2.0 * (1 + math.cos(math.pi * share))
-
-    def get_lr(self) -> list[float]:
-        step = self.last_epoch
-        if step > self.total_steps:
-            raise ValueError(
-                f"Tried to step {step} times. The specified number of total steps is "
-                f"{self.total_steps}"
-            )
-        begin = 0.0
-        for end, rates, momenta in self._phases:  # noqa: B007
-            if step <= end:
-                break
-            begin = end
-        else:
-            begin = self._phases[-2][0]
-        share = (step - begin) / (end - begin)
-        results = []
-        for group in self.optimizer.param_groups:
-            results.append(self._between(group[rates[0]], group[rates[1]], share))
-            if self.cycle_momentum:
-                _set_momentum(group, self._between(group[momenta[0]], group[momenta[1]], share))
-        return results
-
-
-_Phase = tuple[float, tuple[str, str], tuple[str, str]]
-
-
-def _one_cycle_phases(total_steps: int, pct_start: float, three_phase: bool) -> list[_Phase]:
-    """(last step, keys of lr at its start and end, keys of momentum) of each phase."""
-    rise = float(pct_start * total_steps) - 1
-    down, up = ("max_momentum", "base_momentum"), ("base_momentum", "max_momentum")
-    phases: list[_Phase] = [(rise, ("initial_lr", "max_lr"), down)]
-    if three_phase:
-        phases.append((float(2 * pct_start * total_steps) - 2, ("max_lr", "initial_lr"), up))
-        flat = ("max_momentum", "max_momentum")
-        phases.append((total_steps - 1, ("initial_lr", "min_lr"), flat))
-    else:
-        phases.append((total_steps - 1, ("max_lr", "min_lr"), up))
-    return phases
-
-
-def _each(name: str, groups: list[Group], value: float | Sequence[float]) -> list[float]:
-    """One value for each group."""
-    if not isinstance(value, (list, tuple)):
-        return [value] * len(groups)  # type: ignore[list-item]
-    if len(value) != len(groups):
-        raise ValueError(f"{name} must have the same length as optimizer.param_groups")
-    return list(value)
-
-
-def _set_momentum(group: Group, value: float) -> None:
-    if "betas" in group:
-        group["betas"] = (value, *group["betas"][1:])
-    else:
-        group["momentum"] = value
-
-
 class SequentialLR(LRScheduler):
     """One scheduler after another; scheduler i + 1 starts at ``milestones[i]``."""
 
@@ -508,7 +293,7 @@ class SequentialLR(LRScheduler):
         self.optimizer = optimizer
         self.last_epoch = last_epoch + 1
         for group in optimizer.param_groups:
-            _set_rate(group, group["initial_lr"])
+            set_rate(group, group["initial_lr"])
         for scheduler in schedulers:  # undo the step that each took when it was made
             scheduler.last_epoch -= 1
         first = schedulers[bisect_right(milestones, 0)]

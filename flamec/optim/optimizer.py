@@ -66,8 +66,8 @@ class Optimizer:
         """The state of one parameter before its first step: concrete tensors."""
         return {}
 
-    def update_group(self, group: Group, parameters: list[Tensor]) -> None:
-        """Change ``parameters``, which all have gradients, by one step."""
+    def update_group(self, group: Group, pairs: list[tuple[Tensor, Tensor]]) -> None:
+        """Change parameters, given with their gradients, by one step."""
         raise NotImplementedError
 
     # stepping --------------------------------------------------------------------
@@ -80,10 +80,11 @@ class Optimizer:
         previous, thread.grad_enabled = thread.grad_enabled, False
         try:
             for group in self.param_groups:
-                parameters = [p for p in group["params"] if p.grad is not None]
+                gradients = [(p, p.grad) for p in group["params"]]
+                pairs = [(p, g) for p, g in gradients if g is not None]
                 with trace_paused():
-                    self._create_state(group, parameters)
-                self.update_group(group, parameters)
+                    self._create_state(group, [p for p, _ in pairs])
+                self.update_group(group, pairs)
         finally:
             thread.grad_enabled = previous
         return loss

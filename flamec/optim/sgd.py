@@ -73,12 +73,12 @@ class SGD(Optimizer):
         self._dampening[parameter] = ops.full_like(0.0, parameter._type.with_shape(()))
         return {"momentum_buffer": zeros_like(parameter)}
 
-    def update_group(self, group: Group, parameters: list[Tensor]) -> None:
+    def update_group(self, group: Group, pairs: list[tuple[Tensor, Tensor]]) -> None:
         decays = static_condition(group, "weight_decay", lambda v: v != 0)
         has_momentum = static_condition(group, "momentum", lambda v: v != 0)
         lr = runtime_number(group, "lr")
-        for parameter in parameters:
-            x, gradient = widened(parameter), widened(parameter.grad)
+        for parameter, gradient in pairs:
+            x, gradient = widened(parameter), widened(gradient)
             if group["maximize"]:
                 gradient = ops.neg(gradient)
             if decays:

@@ -1,0 +1,132 @@
+"""The one-cycle schedule of learning rate and momentum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from flamec.optim.optimizer import Group, Optimizer
+from flamec.optim.schedule import LRScheduler
+
+__all__ = ["OneCycleLR"]
+
+
+class OneCycleLR(LRScheduler):
+    """lr up to ``max_lr`` and down again, momentum the other way (Smith and Topin 2019)."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_lr: float | list[float],
+        total_steps: int | None = None,
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
+        pct_start: float = 0.3,
+        anneal_strategy: str = "cos",
+        cycle_momentum: bool = True,
+        base_momentum: float | list[float] = 0.85,
+        max_momentum: float | list[float] = 0.95,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        three_phase: bool = False,
+        last_epoch: int = -1,
+    ) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        if total_steps is None:
+            if epochs is None or steps_per_epoch is None:
+                raise ValueError(
+                    "You must define either total_steps OR (epochs AND steps_per_epoch)"
+                )
+            total_steps = epochs * steps_per_epoch
+        if not isinstance(total_steps, int) or total_steps <= 0:
+            raise ValueError(f"Expected positive integer total_steps, but got {total_steps}")
+        if not 0 <= pct_start <= 1 or not isinstance(pct_start, float):
+            raise ValueError(f"Expected float between 0 and 1 pct_start, but got {pct_start}")
+        if anneal_strategy not in ("cos", "linear"):
+            raise ValueError(
+                f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}"
+            )
+        self.total_steps = total_steps
+        self.anneal_strategy = anneal_strategy
+        self.cycle_momentum = cycle_momentum
+        self._phases = _one_cycle_phases(total_steps, pct_start, three_phase)
+        groups = optimizer.param_groups
+        if last_epoch == -1:
+            for group, rate in zip(groups, _each("max_lr", groups, max_lr), strict=True):
+                group["initial_lr"] = rate / div_factor
+                group["max_lr"] = rate
+                group["min_lr"] = group["initial_lr"] / final_div_factor
+        if cycle_momentum:
+            if "momentum" not in optimizer.defaults and "betas" not in optimizer.defaults:
+                raise ValueError(
+                    "optimizer must support momentum or beta1 with `cycle_momentum` option enabled"
+                )
+            highs = _each("max_momentum", groups, max_momentum)
+            lows = _each("base_momentum", groups, base_momentum)
+            if last_epoch == -1:
+                for group, high, low in zip(groups, highs, lows, strict=True):
+                    _set_momentum(group, high)
+                    group["max_momentum"] = high
+                    group["base_momentum"] = low
+        super().__init__(optimizer, last_epoch)
+
+    def _between(self, start: float, end: float, share: float) -> float:
+        if self.anneal_strategy == "linear":
+            return (end - start) * share + start
+        return end + (start - end) / 2.0 * (1 + math.cos(math.pi * share))
+
+    def get_lr(self) -> list[float]:
+        step = self.last_epoch
+        if step > self.total_steps:
+            raise ValueError(
+                f"Tried to step {step} times. The specified number of total steps is "
+                f"{self.total_steps}"
+            )
+        begin = 0.0
+        for end, rates, momenta in self._phases:  # noqa: B007
+            if step <= end:
+                break
+            begin = end
+        else:
+            begin = self._phases[-2][0]
+        share = (step - begin) / (end - begin)
+        results = []
+        for group in self.optimizer.param_groups:
+            results.append(self._between(group[rates[0]], group[rates[1]], share))
+            if self.cycle_momentum:
+                _set_momentum(group, self._between(group[momenta[0]], group[momenta[1]], share))
+        return results
+
+
+_Phase = tuple[float, tuple[str, str], tuple[str, str]]
+
+
+def _one_cycle_phases(total_steps: int, pct_start: float, three_phase: bool) -> list[_Phase]:
+    """(last step, keys of lr at its start and end, keys of momentum) of each phase."""
+    rise = float(pct_start * total_steps) - 1
+    down, up = ("max_momentum", "base_momentum"), ("base_momentum", "max_momentum")
+    phases: list[_Phase] = [(rise, ("initial_lr", "max_lr"), down)]
+    if three_phase:
+        phases.append((float(2 * pct_start * total_steps) - 2, ("max_lr", "initial_lr"), up))
+        flat = ("max_momentum", "max_momentum")
+        phases.append((total_steps - 1, ("initial_lr", "min_lr"), flat))
+    else:
+        phases.append((total_steps - 1, ("max_lr", "min_lr"), up))
+    return phases
+
+
+def _each(name: str, groups: list[Group], value: float | Sequence[float]) -> list[float]:
+    """One value for each group."""
+    if not isinstance(value, (list, tuple)):
+        return [value] * len(groups)  # type: ignore[list-item]
+    if len(value) != len(groups):
+        raise ValueError(f"{name} must have the same length as optimizer.param_groups")
+    return list(value)
+
+
+def _set_momentum(group: Group, value: float) -> None:
+    if "betas" in group:
+        group["betas"] = (value, *group["betas"][1:])
+    else:
+        group["momentum"] = value

@@ -1,0 +1,106 @@
+"""LRScheduler: what all learning-rate schedules share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flamec.dispatch import write
+from flamec.errors import CompileError, user_location
+from flamec.functional.primitives import ops
+from flamec.optim.optimizer import Group, Optimizer
+from flamec.state import no_grad, thread
+from flamec.tensor import Tensor
+
+__all__ = ["LRScheduler", "number", "set_rate"]
+
+
+def number(value: Any) -> float:
+    """A learning rate as a Python number; it may be kept in a tensor."""
+    return value.item() if isinstance(value, Tensor) else value  # type: ignore[no-any-return]
+
+
+def set_rate(group: Group, rate: float) -> None:
+    """Set a group's lr; a tensor keeps its identity and gets the new value."""
+    if isinstance(group["lr"], Tensor):
+        with no_grad():
+            write(group["lr"], ops.constant(float(rate), group["lr"]._type), "lr")
+    else:
+        group["lr"] = rate
+
+
+class LRScheduler:
+    """Base class; a subclass defines ``get_lr``, the rates for ``last_epoch``."""
+
+    def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        self.optimizer = optimizer
+        for position, group in enumerate(optimizer.param_groups):
+            if last_epoch == -1:
+                group.setdefault("initial_lr", number(group["lr"]))
+            elif "initial_lr" not in group:
+                raise KeyError(
+                    f"param 'initial_lr' is not specified in param_groups[{position}] when "
+                    "resuming a scheduler with last_epoch >= 0: load the optimizer's state first"
+                )
+        self.base_lrs = [number(group["initial_lr"]) for group in optimizer.param_groups]
+        self.last_epoch = last_epoch
+        self._is_initial = False
+        self._initial_step()
+
+    def _initial_step(self) -> None:
+        self._step_count = 0
+        self._is_initial = True
+        self.step()
+        self._is_initial = False
+
+    def get_lr(self) -> list[float]:
+        """The learning rate of each group for ``last_epoch``."""
+        raise NotImplementedError
+
+    def get_last_lr(self) -> list[float]:
+        """The learning rates that the last ``step()`` set."""
+        return self._last_lr
+
+    def step(self, epoch: int | None = None) -> None:
+        """Go to the next epoch, or to ``epoch``, and set the learning rates."""
+        if thread.trace is not None:
+            raise CompileError(
+                f"{type(self).__name__}.step() changes Python numbers and would run only once in a "
+                f"compiled function (at {user_location()}); call it outside: the compiled step "
+                "reads lr anew at each call"
+            )
+        self._step_count += 1
+        self._advance(epoch)
+
+    def _advance(self, epoch: int | None = None) -> None:
+        if epoch is None:
+            self.last_epoch += 1
+            rates = self.get_lr()
+        else:
+            self.last_epoch = epoch
+            rates = self.closed_form()
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            set_rate(group, rate)
+        self._last_lr = self._present()
+
+    def closed_form(self) -> list[float]:
+        """The rates for ``last_epoch`` from the initial ones, where a formula is known."""
+        return self.get_lr()
+
+    def _present(self) -> list[float]:
+        return [number(group["lr"]) for group in self.optimizer.param_groups]
+
+    def _scaled(self, factor: float) -> list[float]:
+        return [rate * factor for rate in self._present()]
+
+    def _from_base(self, factor: float) -> list[float]:
+        return [base * factor for base in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the optimizer."""
+        return {k: v for k, v in self.__dict__.items() if k != "optimizer"}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a ``state_dict``."""
+        self.__dict__.update(state_dict)
