@@ -1,1 +1,154 @@
-"""TODO-doc"""
+"""flamec: a deep-learning framework whose core is a compiler.
+
+The names are PyTorch's: ``flamec.tensor``, ``flamec.nn``, ``flamec.optim``,
+``flamec.no_grad``. ``flamec.compile`` turns a function, a module or a whole training
+step into one program.
+"""
+
+# ruff: noqa: F401, F403 - this module exists to re-export
+
+from flamec import methods, random, return_types
+from flamec.autograd import (
+    enable_grad,
+    inference_mode,
+    is_grad_enabled,
+    no_grad,
+    set_grad_enabled,
+)
+from flamec.compiler import compile, mark_dynamic
+from flamec.conversion import as_tensor, asarray, from_dlpack, from_numpy, scalar_tensor, tensor
+from flamec.dtype_limits import finfo, iinfo
+from flamec.functional.arithmetic import *
+from flamec.functional.comparison import *
+from flamec.functional.creation import *
+from flamec.functional.diagonals import (
+    block_diag,
+    diag,
+    diag_embed,
+    diagflat,
+    diagonal,
+    diagonal_scatter,
+    tril,
+    tril_indices,
+    triu,
+    triu_indices,
+)
+from flamec.functional.dropout import alpha_dropout, dropout, feature_alpha_dropout
+from flamec.functional.einsum import einsum
+from flamec.functional.elementwise import *
+from flamec.functional.gathering import (
+    gather,
+    index_add,
+    index_copy,
+    index_fill,
+    index_put,
+    index_select,
+    put,
+    scatter,
+    scatter_add,
+    scatter_reduce,
+    select_scatter,
+    slice_scatter,
+    take,
+    take_along_dim,
+)
+from flamec.functional.grids import cartesian_prod, combinations, meshgrid
+from flamec.functional.joining import (
+    cat,
+    chunk,
+    column_stack,
+    dsplit,
+    dstack,
+    hsplit,
+    hstack,
+    narrow,
+    repeat_interleave,
+    select,
+    split,
+    split_with_sizes,
+    stack,
+    tensor_split,
+    tile,
+    unbind,
+    vsplit,
+    vstack,
+)
+from flamec.functional.masking import (
+    argwhere,
+    masked_fill,
+    masked_scatter,
+    masked_select,
+    nonzero,
+)
+from flamec.functional.matrix import *
+from flamec.functional.promotion import can_cast, promote_types, result_type
+from flamec.functional.reduction import *
+from flamec.functional.reordering import flip, fliplr, flipud, roll, rot90
+from flamec.functional.sampling import *
+from flamec.functional.scan import *
+from flamec.functional.shape import (
+    adjoint,
+    atleast_1d,
+    atleast_2d,
+    atleast_3d,
+    broadcast_shapes,
+    broadcast_tensors,
+    broadcast_to,
+    clone,
+    flatten,
+    moveaxis,
+    movedim,
+    permute,
+    ravel,
+    reshape,
+    squeeze,
+    swapaxes,
+    swapdims,
+    t,
+    transpose,
+    unflatten,
+    unsqueeze,
+)
+from flamec.functional.statistics import *
+from flamec.functional.strided import as_strided
+from flamec.functional.unary import *
+from flamec.ir.types import (
+    Device,
+    DType,
+    bfloat16,
+    float16,
+    float32,
+    float64,
+    int8,
+    int16,
+    int32,
+    int64,
+    uint8,
+)
+from flamec.ir.types import bool_ as bool
+from flamec.memory import numel
+from flamec.methods import detach
+from flamec.printing import set_printoptions
+from flamec.random import (
+    Generator,
+    default_generator,
+    fork_rng,
+    get_rng_state,
+    initial_seed,
+    manual_seed,
+    seed,
+    set_rng_state,
+)
+from flamec.state import get_default_dtype, set_default_dtype
+from flamec.tensor import Size, Tensor
+from flamec.values import is_complex, is_floating_point, is_nonzero, is_signed, is_tensor
+
+from flamec import autograd, nn, optim  # isort: skip - they use what is defined above
+
+double, float, half = float64, float32, float16
+long, int, short = int64, int32, int16
+device, dtype = Device, DType
+concat = concatenate = cat
+row_stack = vstack
+
+__version__ = "0.1.0"

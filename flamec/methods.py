@@ -20,7 +20,6 @@ from flamec.errors import OperationError, user_location
 from flamec.functional import (
     arithmetic,
     comparison,
-    creation,
     diagonals,
     elementwise,
     gathering,
@@ -50,7 +49,6 @@ MODULES: tuple[ModuleType, ...] = (
     reduction,
     statistics,
     scan,
-    creation,
     sampling,
     matrix,
     shape,

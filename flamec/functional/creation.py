@@ -9,7 +9,7 @@ memory is dense and row-major.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from flamec import values
@@ -113,10 +113,10 @@ def empty(*size: Any, **options: Any) -> Tensor:
 
 
 def _constant_tensor(
-    name: str, value: int, given: Sequence[Any], options: dict[str, Any], like: Tensor | None = None
+    name: str, value: int, given: Sequence[Any], options: dict[str, Any]
 ) -> Tensor:
     shape = _sizes(name, given, options)
-    settings = Options(name, like, **options)
+    settings = Options(name, **options)
     return settings.finished(filled(name, shape, value, settings.dtype, settings.device))
 
 
@@ -175,26 +175,6 @@ def full_like(input: Tensor, fill_value: Any, **options: Any) -> Tensor:
 def _like(name: str, input: Any, value: Any, options: dict[str, Any]) -> Tensor:
     require_tensor(name, "input", input)
     return _full(name, tuple(input._type.shape), value, Options(name, input, **options))
-
-
-def _new_zeros(self: Tensor, *size: Any, **options: Any) -> Tensor:
-    """Zeros of the dtype of this tensor."""
-    return _constant_tensor("new_zeros", 0, size, options, self)
-
-
-def _new_ones(self: Tensor, *size: Any, **options: Any) -> Tensor:
-    """Ones of the dtype of this tensor."""
-    return _constant_tensor("new_ones", 1, size, options, self)
-
-
-def _new_empty(self: Tensor, *size: Any, **options: Any) -> Tensor:
-    """A tensor of the dtype of this tensor without meaningful contents."""
-    return _constant_tensor("new_empty", 0, size, options, self)
-
-
-def _new_full(self: Tensor, size: Sequence[int], fill_value: Any, **options: Any) -> Tensor:
-    """One value everywhere, of the dtype of this tensor."""
-    return _full("new_full", size, fill_value, Options("new_full", self, **options))
 
 
 # ranges ----------------------------------------------------------------------------------
@@ -335,10 +315,3 @@ __all__ = [
     "arange", "empty", "empty_like", "eye", "full", "full_like", "linspace", "logspace", "ones",
     "ones_like", "zeros", "zeros_like",
 ]  # fmt: skip
-
-TENSOR_METHODS: dict[str, Callable[..., Any]] = {
-    "new_empty": _new_empty,
-    "new_full": _new_full,
-    "new_ones": _new_ones,
-    "new_zeros": _new_zeros,
-}

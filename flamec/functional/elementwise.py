@@ -16,6 +16,7 @@ from flamec.functional.arguments import public
 from flamec.functional.arithmetic import Operand, check_factor, combine, combine_as
 from flamec.functional.arithmetic import mul as multiplied
 from flamec.functional.arithmetic import pow as power
+from flamec.functional.masking import nonzero
 from flamec.functional.primitives import narrowed, ops, widened
 from flamec.functional.promotion import (
     as_tensors,
@@ -135,8 +136,6 @@ def where(condition: Tensor, *branches: Operand, **named: Operand) -> Tensor | t
     """
     require_tensor("where", "condition", condition)
     if not branches and not named:
-        from flamec.functional.indexing import nonzero
-
         return nonzero(condition, as_tuple=True)
     chosen = dict(zip(("input", "other"), branches, strict=False)) | named
     if set(chosen) != {"input", "other"} or len(branches) + len(named) != 2:
@@ -157,40 +156,6 @@ def _where_method(self: Tensor, condition: Tensor, other: Operand) -> Tensor:
     result = where(condition, self, other)
     assert isinstance(result, Tensor)
     return result
-
-
-@public
-def masked_fill(input: Tensor, mask: Tensor, value: Operand) -> Tensor:
-    """``input`` with ``value`` where ``mask`` (bool) holds; keeps the dtype of input."""
-    require_tensors("masked_fill", input=input, mask=mask)
-    if mask._type.dtype is not bool_:
-        raise OperationTypeError(
-            f"masked_fill(): the mask must be bool, not {mask._type.dtype.name} "
-            f"(at {user_location()})"
-        )
-    return ops.where(mask, fill_value("masked_fill", value, input), input)  # type: ignore[no-any-return]
-
-
-def fill_value(name: str, value: Any, like: Tensor) -> Tensor:
-    """A number or zero-dimensional tensor in the dtype of ``like``.
-
-    RuntimeError for a number that is not finite where ``like`` has integers.
-    """
-    dtype = like._type.dtype
-    if isinstance(value, Tensor):
-        if value._type.shape:
-            raise OperationError(
-                f"{name}(): the value must be a number or a 0-d tensor, not of "
-                f"{len(value._type.shape)} dimensions (at {user_location()})"
-            )
-        return ops.cast(value, dtype)  # type: ignore[no-any-return]
-    check_operands(name, (value,))
-    number = plain_number(value)
-    if not dtype.is_floating_point and isinstance(number, float) and not math.isfinite(number):
-        raise OperationError(
-            f"{name}(): {number} cannot be converted to {dtype.name} (at {user_location()})"
-        )
-    return constant(number, dtype, like._type.device)
 
 
 @public
@@ -366,7 +331,7 @@ clip, arctan2 = clamp, atan2
 __all__ = [
     "addcdiv", "addcmul", "arctan2", "atan2", "clamp", "clamp_max", "clamp_min", "clip", "copysign",
     "fmax", "fmin", "gcd", "heaviside", "hypot", "lcm", "ldexp", "lerp", "logaddexp", "logaddexp2",
-    "masked_fill", "maximum", "minimum", "nextafter", "where", "xlogy",
+    "maximum", "minimum", "nextafter", "where", "xlogy",
 ]  # fmt: skip
 
 TENSOR_METHODS: dict[str, Callable[..., Any]] = {name: globals()[name] for name in __all__} | {
@@ -374,5 +339,5 @@ TENSOR_METHODS: dict[str, Callable[..., Any]] = {name: globals()[name] for name 
 }
 IN_PLACE: tuple[str, ...] = (
     "addcdiv", "addcmul", "arctan2", "atan2", "clamp", "clamp_max", "clamp_min", "clip", "copysign",
-    "gcd", "heaviside", "hypot", "lcm", "ldexp", "lerp", "masked_fill", "nextafter", "xlogy",
+    "gcd", "heaviside", "hypot", "lcm", "ldexp", "lerp", "nextafter", "xlogy",
 )  # fmt: skip
