@@ -127,6 +127,8 @@ def _from_data(data: Any, dtype: DType | None) -> Tensor:
     if isinstance(data, SymbolicDim):
         dtype = dtype or int64
         return tensor_builder.constant(data, TensorType((), dtype))
+    if isinstance(data, np.generic):
+        data = np.asarray(data)
     if isinstance(data, (bool, int, float)):
         return constant_array(_numbers(data, (), dtype))
     if isinstance(data, np.ndarray):

@@ -287,7 +287,7 @@ def write(target: Tensor, source: Tensor, name: str = "copy_") -> Tensor:
         raise OperationError(
             f"{name}: a tensor of a compiled function is used outside it (at {user_location()})"
         )
-    if 0 in array.strides and any(
+    if array.size and 0 in array.strides and any(
         s == 0 and d > 1 for s, d in zip(array.strides, array.shape, strict=True)
     ):
         raise RuntimeError(

@@ -138,11 +138,14 @@ class Recorder:
         self._instrumented: dict[type, Any] = {}
         self._names: dict[int, str] = {}
         self._previous_profile: Any = None
+        self._collects_garbage = False
         self.active = False
 
     # life cycle ---------------------------------------------------------------
     def __enter__(self) -> Recorder:
         self.active = True
+        self._collects_garbage = gc.isenabled()
+        gc.disable()  # callbacks of the collector are not the traced function's
         self._previous_profile = sys.getprofile()
         sys.setprofile(self._on_event)
         return self
@@ -150,6 +153,8 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         sys.setprofile(self._previous_profile)
         self.active = False
+        if self._collects_garbage:
+            gc.enable()
         for cls, own in self._instrumented.items():
             if own is MISSING:
                 del cls.__getattribute__  # type: ignore[misc]

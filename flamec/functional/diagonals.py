@@ -17,7 +17,7 @@ from flamec.functional.arguments import as_device, as_dtype
 from flamec.functional.dimensions import dimension, sequence
 from flamec.functional.joining import cat
 from flamec.functional.promotion import promote_types
-from flamec.functional.shape import owned, ravel, regroup
+from flamec.functional.shape import contiguous, owned, ravel, regroup
 from flamec.ir.op import lookup
 from flamec.ir.shape import Dim, equal, format_shape
 from flamec.ir.types import DType, TensorType, int64
@@ -61,7 +61,7 @@ def _with_diagonal(x: Tensor, src: Tensor, offset: int, first: int, second: int)
     result: Tensor = write_back(
         tensor_builder, x, src, {"offset": offset, "axis1": first, "axis2": second}
     )
-    return result if result._storage is not x._storage else owned(result)
+    return owned(result) if result._storage is x._storage else contiguous(result)
 
 
 def diagonal_scatter(

@@ -127,7 +127,7 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
 
 
 def take(input: Tensor, index: Tensor) -> Tensor:
-    """The elements at ``index``, which counts all elements in order; negative ones count from the end."""
+    """The elements at ``index``, which counts all elements; negative ones count from the end."""
     result: Tensor = apply_named("index", ravel(input), _as_int64("take", index))
     return result
 
@@ -136,7 +136,7 @@ def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) 
     """A copy of ``input`` with ``source`` at ``index``, which counts all elements in order."""
     places, values = ravel(_as_int64("put", index)), ravel(source)
     if not equal(places._type.shape[0], values._type.shape[0]):
-        raise OperationError(
+        raise IndexError(
             f"put: expected source and index to have the same number of elements, but got "
             f"{format_shape(source._type.shape)} and {format_shape(index._type.shape)} "
             f"(at {user_location()})"
@@ -321,12 +321,6 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
 
 def single_value(name: str, input: Tensor, value: Any) -> Tensor:
     if not isinstance(value, Tensor):
-        integral = not isinstance(value, float) or value.is_integer()
-        if not integral and input._type.dtype.kind in ("int", "uint"):
-            raise OperationError(
-                f"{name}: value {value!r} cannot be converted to type "
-                f"{input._type.dtype.name} without overflow (at {user_location()})"
-            )
         return scalar_of(value, input)
     if value._type.shape:
         raise OperationError(

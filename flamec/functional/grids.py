@@ -13,7 +13,7 @@ from flamec.dispatch import apply_named
 from flamec.errors import OperationError, user_location
 from flamec.functional.dimensions import sequence
 from flamec.functional.joining import stack
-from flamec.functional.shape import expand, ravel, regroup, transpose
+from flamec.functional.shape import expand, ravel, regroup, transpose, window
 from flamec.ir.shape import Dim, format_shape
 from flamec.tensor import Tensor
 
@@ -74,7 +74,9 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
         raise OperationError(
             f"combinations: Expect a non-negative number, but got {r} (at {user_location()})"
         )
+    if r == 0:
+        return window(input, 0, 0, 0)
     chosen = list((_choose_again if with_replacement else _choose)(range(int(shape[0])), r))
-    places = np.array(chosen, np.int64).reshape(len(chosen) if r else 0, r)
+    places = np.array(chosen, np.int64).reshape(len(chosen), r)
     result: Tensor = apply_named("index", input, constant_array(places))
     return result

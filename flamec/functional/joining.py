@@ -13,7 +13,7 @@ import numpy as np
 
 from flamec.conversion import constant_array
 from flamec.dispatch import apply_named, tensor_builder
-from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.errors import OperationError, OperationTypeError, OutOfRangeError, user_location
 from flamec.functional.dimensions import dimension, size, sizes
 from flamec.functional.promotion import promote_types
 from flamec.functional.shape import (
@@ -130,7 +130,7 @@ def column_stack(tensors: Sequence[Tensor]) -> Tensor:
 def _axis_with_size(name: str, input: Tensor, dim: int) -> tuple[int, Dim]:
     shape = input._type.shape
     if not shape:
-        raise OperationError(
+        raise OutOfRangeError(
             f"{name} expects at least a 1-dimensional tensor (at {user_location()})"
         )
     axis = dimension(name, dim, len(shape))
