@@ -83,17 +83,15 @@ class ElementFormat:
         values = shown.astype(np.float64).ravel()
         values = values[np.isfinite(values) & (values != 0)]
         if values.size:
-            self._fit(values)
-        if options.sci_mode is not None:
-            self.scientific = options.sci_mode
+            self._fit(values, options.sci_mode)
 
-    def _fit(self, values: np.ndarray) -> None:
+    def _fit(self, values: np.ndarray, scientific: bool | None) -> None:
         self.integral = bool(np.all(values == np.ceil(values)))
         sizes = np.abs(values)
         smallest, largest = float(sizes.min()), float(sizes.max())
-        self.scientific = (
-            largest / smallest > 1000.0 or largest > 1e8 or (not self.integral and smallest < 1e-4)
-        )
+        if scientific is None:
+            scientific = largest / smallest > 1000.0 or largest > 1e8 or smallest < 1e-4
+        self.scientific = scientific
         if self.scientific:
             texts = [f"{v:.{self.precision}e}" for v in values.tolist()]
         elif self.integral:

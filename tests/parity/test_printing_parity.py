@@ -122,7 +122,7 @@ def test_suffixes() -> None:
     for n in range(1, 16):
         ours, theirs = both(np.full(n, 0.123456))
         assert text(ours.requires_grad_()) == text(theirs.requires_grad_())
-    assert repr((flamec.ones(2, requires_grad=True) * 2)).endswith("grad_fn=<mul>)")
+    assert repr(flamec.ones(2, requires_grad=True) * 2).endswith("grad_fn=<mul>)")
 
 
 def test_default_dtype_decides_which_dtype_is_shown() -> None:
