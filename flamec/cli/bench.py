@@ -17,6 +17,7 @@ from flamec.cli.console import (
     make_console,
     make_table,
     print_json,
+    print_table,
 )
 from flamec.cli.measures import Cost, latest_cost
 from flamec.cli.timing import Timing, peak_allocation, time_calls
@@ -98,7 +99,7 @@ def print_timings(console: Console, timings: dict[str, Timing]) -> None:
         for name, t in timings.items()
     ]
     columns = ("", "median", "spread", "fastest", "samples", "speed-up")
-    console.print(make_table(columns, rows, columns[1:]))
+    print_table(console, make_table(columns, rows, columns[1:]))
 
 
 def _print_facts(
@@ -118,7 +119,7 @@ def _print_facts(
         ("peak memory", format_bytes(peaks["eager"]), format_bytes(peaks["compiled"])),
     ]
     console.print()
-    console.print(make_table(("", "eager", "compiled"), rows, ("eager", "compiled")))
+    print_table(console, make_table(("", "eager", "compiled"), rows, ("eager", "compiled")))
     if times is not None:
         labels = ("cold cache", "warm cache")
         entries = [
@@ -133,4 +134,4 @@ def _print_facts(
         ]
         columns = ("", "first call", "of it compiling", "kernels compiled", "from cache")
         console.print()
-        console.print(make_table(columns, entries, columns[1:]))
+        print_table(console, make_table(columns, entries, columns[1:]))

@@ -8,7 +8,13 @@ from typing import Annotated
 
 import typer
 
-from flamec.cli.console import format_bytes, make_console, make_table, print_json
+from flamec.cli.console import (
+    format_bytes,
+    make_console,
+    make_table,
+    print_json,
+    print_table,
+)
 from flamec.cli.failure import CommandFailed
 from flamec.config import default_options
 from flamec.runtime.kernel_cache import KernelCache
@@ -74,7 +80,7 @@ def list_entries(
         )
         for e in entries
     ]
-    console.print(make_table(("key", "kind", "size", "last used", "facts"), rows, ("size",)))
+    print_table(console, make_table(("key", "kind", "size", "last used", "facts"), rows, ("size",)))
     total = format_bytes(sum(e.size for e in entries))
     console.print(f"\n{len(entries)} entries, {total} in {default_options().cache_folder}")
 

@@ -119,13 +119,24 @@ def make_table(
     return table
 
 
+def print_table(console: Console, table: Table) -> None:
+    """Print a table; in a pipe without blanks at the ends of lines."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    console.file.write("\n".join(_plain_lines(table)) + "\n")
+
+
 def table_lines(
     columns: Sequence[str], rows: Iterable[Sequence[Any]], numeric: Sequence[str] = ()
 ) -> list[str]:
     """The same table as plain lines."""
+    return _plain_lines(make_table(columns, rows, numeric))
+
+
+def _plain_lines(table: Table) -> list[str]:
     stream = io.StringIO()
-    console = Console(file=stream, width=_WIDE, no_color=True, highlight=False)
-    console.print(make_table(columns, rows, numeric))
+    Console(file=stream, width=_WIDE, no_color=True, highlight=False).print(table)
     return [line.rstrip() for line in stream.getvalue().rstrip().splitlines()]
 
 

@@ -24,7 +24,13 @@ import numpy as np
 import typer
 from rich.text import Text
 
-from flamec.cli.console import format_bytes, make_console, make_table, print_json
+from flamec.cli.console import (
+    format_bytes,
+    make_console,
+    make_table,
+    print_json,
+    print_table,
+)
 from flamec.compiler import CompiledFunction
 from flamec.config import CompileOptions, default_options
 from flamec.dispatch import apply_named
@@ -76,7 +82,7 @@ def doctor(
             table.add_row(Text(finding.name), status, Text(finding.detail))
             if finding.advice:
                 table.add_row("", "", Text(f"-> {finding.advice}", style="italic"))
-        console.print(table)
+        print_table(console, table)
         console.print("\nflamec does not work here" if failed else "\nflamec works here")
     if failed:
         raise typer.Exit(1)

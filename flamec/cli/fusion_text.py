@@ -5,9 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from flamec.cli.source_lines import describe_place
+from flamec.ir.kernel import print_kernel
 from flamec.ir.plan import Step
 from flamec.ir.shape import Dim, format_dim
 from flamec.prepared import Prepared
+
+
+def fusion_lines(prepared: Prepared) -> list[str]:
+    """The kernels with what each holds, then the pairs that were not fused and why."""
+    not_fused = decision_lines(prepared)
+    return [*group_lines(prepared), "", "not fused:", *(f"  {d}" for d in not_fused or ["none"])]
+
+
+def fusion_data(prepared: Prepared) -> dict[str, Any]:
+    """The same as JSON."""
+    return {"groups": group_data(prepared), "not_fused": decision_data(prepared)}
 
 
 def group_lines(prepared: Prepared) -> list[str]:
@@ -53,3 +65,30 @@ def decision_lines(prepared: Prepared) -> list[str]:
 def decision_data(prepared: Prepared) -> list[Any]:
     """The same as JSON."""
     return [str(decision) for decision in prepared.compiled.decisions]
+
+
+def kernel_lines(prepared: Prepared) -> list[str]:
+    """Every kernel in the Kernel IR, with the text of the user's lines."""
+    lines: list[str] = []
+    for kernel in prepared.compiled.kernels:
+        for line in print_kernel(kernel).rstrip().splitlines():
+            indent, mark, place = line.partition("# ")
+            lines.append(f"{indent}# {describe_place(place)}" if mark else line)
+        lines.append("")
+    return lines[:-1]
+
+
+def kernel_data(prepared: Prepared) -> dict[str, Any]:
+    """The same as JSON."""
+    return {
+        "kernels": [
+            {
+                "name": kernel.name,
+                "kind": kernel.kind,
+                "operations": list(kernel.operations),
+                "locations": list(kernel.locations),
+                "text": print_kernel(kernel),
+            }
+            for kernel in prepared.compiled.kernels
+        ]
+    }

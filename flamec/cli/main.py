@@ -11,10 +11,18 @@ from collections.abc import Sequence
 
 import typer
 
+from flamec.cli import cache
+from flamec.cli.bench import bench
+from flamec.cli.demo import demo
+from flamec.cli.doctor import doctor
 from flamec.cli.dump import dump
+from flamec.cli.explain import explain
 from flamec.cli.failure import CommandFailed, describe, report
+from flamec.cli.ops import ops
 from flamec.errors import CompileError
 from flamec.prepared import VERSION
+from flamec.runtime.cpu.compiler import CompileError as CompilerError
+from flamec.runtime.cpu.compiler import NoCompilerError
 
 app = typer.Typer(
     name="flamec",
@@ -23,7 +31,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(dump)
+for command in (demo, dump, explain, bench, doctor, ops):
+    app.command()(command)
+app.add_typer(cache.app, name="cache")
 
 
 def _print_version(value: bool) -> None:
@@ -48,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CommandFailed as error:
         report(str(error))
         sys.exit(1)
-    except CompileError as error:
+    except (CompileError, CompilerError, NoCompilerError) as error:
         report(describe(error))
         sys.exit(1)
     except BrokenPipeError:  # the reader of the pipe, such as head, has seen enough

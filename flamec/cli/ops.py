@@ -9,10 +9,15 @@ import typer
 
 import flamec
 import flamec.nn.functional
-from flamec.cli.console import make_console, make_table, print_json
+from flamec.cli.console import make_console, make_table, print_json, print_table
 from flamec.ir.op import REGISTRY, Op, OpKind
 
 _COLUMNS = ("op", "kind", "derivative", "C", "Triton", "facts")
+
+
+def complete_kind(incomplete: str) -> list[str]:
+    """Kinds of operations for tab completion."""
+    return [k.value for k in OpKind if k.value.startswith(incomplete)]
 
 
 def ops(
@@ -20,7 +25,7 @@ def ops(
         str | None,
         typer.Option(
             help="Only this kind, such as reduction.",
-            autocompletion=lambda text: [k.value for k in OpKind if k.value.startswith(text)],
+            autocompletion=complete_kind,
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Data for programs.")] = False,
@@ -46,7 +51,7 @@ def ops(
         )
         for row in rows
     ]
-    console.print(make_table(_COLUMNS, cells))
+    print_table(console, make_table(_COLUMNS, cells))
     counts = ", ".join(f"{len(names)} in {place}" for place, names in functions.items())
     console.print(f"\n{len(rows)} primitives; public functions: {counts}")
 
