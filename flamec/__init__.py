@@ -7,7 +7,10 @@ step into one program.
 
 # ruff: noqa: F401, F403 - this module exists to re-export
 
-from flamec import methods, random, return_types
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
+from flamec import autograd, func, methods, random, return_types
 from flamec.autograd import (
     enable_grad,
     inference_mode,
@@ -18,6 +21,20 @@ from flamec.autograd import (
 from flamec.compiler import compile, mark_dynamic
 from flamec.conversion import as_tensor, asarray, from_dlpack, from_numpy, scalar_tensor, tensor
 from flamec.dtype_limits import finfo, iinfo
+from flamec.functional.activation import (
+    celu,
+    celu_,
+    hardshrink,
+    prelu,
+    relu,
+    relu_,
+    rrelu,
+    rrelu_,
+    selu,
+    selu_,
+    threshold,
+    threshold_,
+)
 from flamec.functional.arithmetic import *
 from flamec.functional.comparison import *
 from flamec.functional.creation import *
@@ -34,6 +51,7 @@ from flamec.functional.diagonals import (
     triu_indices,
 )
 from flamec.functional.dropout import alpha_dropout, dropout, feature_alpha_dropout
+from flamec.functional.distance import cosine_similarity, pairwise_distance
 from flamec.functional.einsum import einsum
 from flamec.functional.elementwise import *
 from flamec.functional.gathering import (
@@ -73,6 +91,7 @@ from flamec.functional.joining import (
     vsplit,
     vstack,
 )
+from flamec.functional.linear import bilinear, embedding
 from flamec.functional.masking import (
     argwhere,
     masked_fill,
@@ -81,6 +100,7 @@ from flamec.functional.masking import (
     nonzero,
 )
 from flamec.functional.matrix import *
+from flamec.functional.normalization import group_norm, layer_norm, rms_norm
 from flamec.functional.promotion import can_cast, promote_types, result_type
 from flamec.functional.reduction import *
 from flamec.functional.reordering import flip, fliplr, flipud, roll, rot90
@@ -109,6 +129,7 @@ from flamec.functional.shape import (
     unflatten,
     unsqueeze,
 )
+from flamec.functional.softmax import log_softmax, softmax
 from flamec.functional.statistics import *
 from flamec.functional.strided import as_strided
 from flamec.functional.unary import *
@@ -143,8 +164,6 @@ from flamec.state import get_default_dtype, set_default_dtype
 from flamec.tensor import Size, Tensor
 from flamec.values import is_complex, is_floating_point, is_nonzero, is_signed, is_tensor
 
-from flamec import autograd, nn, optim  # isort: skip - they use what is defined above
-
 double, float, half = float64, float32, float16
 long, int, short = int64, int32, int16
 device, dtype = Device, DType
@@ -152,3 +171,16 @@ concat = concatenate = cat
 row_stack = vstack
 
 __version__ = "0.1.0"
+
+if _TYPE_CHECKING:
+    from flamec import nn, optim
+
+_LATE = ("nn", "optim")  # imported when first used, so that ``import flamec`` stays quick
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _LATE:
+        from importlib import import_module
+
+        return import_module(f"flamec.{name}")
+    raise AttributeError(f"module 'flamec' has no attribute {name!r}")

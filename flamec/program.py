@@ -18,7 +18,7 @@ import numpy as np
 
 from flamec.backends import allocate
 from flamec.capture import Captured, GradEffect, Result, evaluate_size
-from flamec.dispatch import TapeNode, apply
+from flamec.dispatch import Leaf, TapeNode, apply
 from flamec.guard_code import Check, CheckBuilder
 from flamec.ir.graph import Value
 from flamec.ir.op import lookup
@@ -329,7 +329,8 @@ def _freed_value(captured: Captured) -> Value | None:
     if not any(r.freed for r in captured.results):
         return None
     type = captured.graph.outputs[0].type
-    node = TapeNode(lookup("mul"), (Value(type), Value(type)), {}, None, (type,))
+    source = Leaf(Tensor._from_array(np.zeros((), type.dtype.numpy)))
+    node = TapeNode(lookup("mul"), (source, source), {}, None, (type,))
     (value,) = node.seal()
     node.saved = None
     return value
