@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ torch = pytest.importorskip("torch")
 
 
 def text(x: Any) -> str:
-    return repr(x).replace("torch.", "").replace("flamec.", "")
+    """The text without the module's name, whose length may move the dtype to its own line."""
+    plain = repr(x).replace("torch.", "").replace("flamec.", "")
+    return re.sub(r",\n +dtype", ", dtype", plain)
 
 
 def both(array: np.ndarray, dtype: str | None = None) -> tuple[Any, Any]:
