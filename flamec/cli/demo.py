@@ -26,6 +26,7 @@ from flamec.cli.console import (
 from flamec.cli.failure import CommandFailed
 from flamec.cli.measures import Cost, latest_cost
 from flamec.cli.timing import Timing, summarise
+from flamec.compiler import CompiledFunction
 
 GOAL = 0.97
 
@@ -56,7 +57,7 @@ def demo(
         ) from error
     console = Console(stderr=True) if as_json else make_console()
     eager, compiled = digits.Training(), digits.Training()
-    step = flamec.compile(compiled.step)
+    step: CompiledFunction = flamec.compile(compiled.step)  # type: ignore[assignment]
     outcomes = {
         "eager": train("eager", eager, eager.step, data, epochs, console),
         "compiled": train("compiled", compiled, step, data, epochs, console),

@@ -164,7 +164,7 @@ def _check_program(options: CompileOptions, compiler: Compiler | None) -> Findin
             return Finding("compiled function", "failed", f"{type(error).__name__}: {error}")
         count = function.stats.kernels_compiled
     expected = probe(x)._array
-    if not np.allclose(result, expected, rtol=1e-5):
+    if not np.allclose(np.asarray(result), np.asarray(expected), rtol=1e-5):
         return Finding("compiled function", "failed", "differs from the same function run eagerly")
     how = f"{count} kernels in C" if backend == "c" else "through NumPy"
     return Finding("compiled function", "ok", f"same answer as eager ({how})")

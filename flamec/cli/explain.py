@@ -28,6 +28,8 @@ from flamec.program import Program
 from flamec.structures import flatten, unflatten
 from flamec.tensor import Tensor
 
+_SHOWN = 40
+
 
 @dataclass
 class CallRecord:
@@ -44,8 +46,8 @@ def explain(
     input: Annotated[
         list[str] | None, typer.Option("--input", "-i", help=example_inputs.HELP)
     ] = None,
-    all_guards: Annotated[
-        bool, typer.Option("--all-guards", help="List every guard of long lists, too.")
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show long lists of guards and fusions in full.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Data for programs.")] = False,
 ) -> None:
@@ -60,7 +62,7 @@ def explain(
     records = [run_call(compiled, call) for call in calls_of(found, example)]
     if records[0].outcome.startswith("failed"):
         raise CommandFailed(f"{found.name} {records[0].outcome}")
-    programs = sorted(compiled.programs, key=lambda p: p.captured.graph.name)
+    programs = compiled.programs[::-1]  # the oldest first
     if as_json:
         print_json(
             {
@@ -78,7 +80,7 @@ def explain(
     for number, program in enumerate(programs):
         console.print()
         print_heading(console, f"program {number + 1} of {len(programs)}")
-        _print_program(console, program, all_guards)
+        _print_program(console, program, everything)
 
 
 def calls_of(found: Target, example: Example) -> Iterator[tuple[str, Example]]:
@@ -171,7 +173,7 @@ def _sources(program: Program | DifferentiableProgram) -> list[tuple[str, str, s
 
 
 def _print_program(
-    console: Console, program: Program | DifferentiableProgram, all_guards: bool
+    console: Console, program: Program | DifferentiableProgram, everything: bool
 ) -> None:
     captured = program.captured
     graph = captured.graph
@@ -186,15 +188,13 @@ def _print_program(
         ],
     )
     _print_section(console, "inputs", table_lines(("from", "name", "type"), _sources(program)))
-    guards = guard_lines(program)
-    shown = guards if all_guards or len(guards) <= 40 else guards[:40]
-    hidden = len(guards) - len(shown)
-    more = [f"... and {hidden} more (--all-guards lists them)"] if hidden else []
-    _print_section(console, f"guards ({len(guards)})", [*shown, *more])
+    limit = None if everything else _SHOWN
+    _print_section(console, "guards", guard_lines(program), limit)
     for title, prepared in programs_of(program):
         suffix = f" ({title})" if title else ""
         _print_section(console, f"kernels{suffix}", group_lines(prepared))
-        _print_section(console, f"not fused{suffix}", decision_lines(prepared))
+        _print_section(console, f"fused{suffix}", decision_lines(prepared, made=True), limit)
+        _print_section(console, f"not fused{suffix}", decision_lines(prepared, made=False), limit)
 
 
 def programs_of(program: Program | DifferentiableProgram) -> list[tuple[str, Any]]:
@@ -204,8 +204,13 @@ def programs_of(program: Program | DifferentiableProgram) -> list[tuple[str, Any
     return [("", program.prepared)]
 
 
-def _print_section(console: Console, title: str, lines: list[str]) -> None:
-    _print_lines(console, ["", f"{title}:", *(f"  {line}" for line in lines or ["none"])])
+def _print_section(
+    console: Console, title: str, lines: list[str], limit: int | None = None
+) -> None:
+    shown = lines[:limit] or ["none"]
+    if len(shown) < len(lines):
+        shown.append(f"... and {len(lines) - len(shown)} more (--all shows them)")
+    _print_lines(console, ["", f"{title}:", *(f"  {line}" for line in shown)])
 
 
 def _print_lines(console: Console, lines: list[str]) -> None:
@@ -223,7 +228,7 @@ def program_data(program: Program | DifferentiableProgram) -> dict[str, Any]:
         "updates": len(captured.graph.updates),
         "guards": guard_lines(program),
         "kernels": {t or "main": group_data(p) for t, p in programs_of(program)},
-        "not_fused": {t or "main": decision_data(p) for t, p in programs_of(program)},
+        "fusion": {t or "main": decision_data(p) for t, p in programs_of(program)},
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from flamec.cli.source_lines import describe_place
@@ -12,14 +13,22 @@ from flamec.prepared import Prepared
 
 
 def fusion_lines(prepared: Prepared) -> list[str]:
-    """The kernels with what each holds, then the pairs that were not fused and why."""
-    not_fused = decision_lines(prepared)
-    return [*group_lines(prepared), "", "not fused:", *(f"  {d}" for d in not_fused or ["none"])]
+    """The kernels with what each holds, then the pairs that were fused and those that were not."""
+    made, refused = (decision_lines(prepared, made) for made in (True, False))
+    return [
+        *group_lines(prepared),
+        "",
+        "fused:",
+        *(f"  {line}" for line in made or ["none"]),
+        "",
+        "not fused:",
+        *(f"  {line}" for line in refused or ["none"]),
+    ]
 
 
 def fusion_data(prepared: Prepared) -> dict[str, Any]:
     """The same as JSON."""
-    return {"groups": group_data(prepared), "not_fused": decision_data(prepared)}
+    return {"groups": group_data(prepared), "decisions": decision_data(prepared)}
 
 
 def group_lines(prepared: Prepared) -> list[str]:
@@ -57,14 +66,22 @@ def dim_data(dim: Dim) -> int | str:
     return dim if isinstance(dim, int) else format_dim(dim)
 
 
-def decision_lines(prepared: Prepared) -> list[str]:
-    """A line for each pair that was not fused, with the reason."""
-    return [str(decision) for decision in prepared.compiled.decisions]
+def decision_lines(prepared: Prepared, made: bool) -> list[str]:
+    """A line for each pair that was fused, or was not, with the reason; equal lines counted."""
+    lines = Counter(
+        f"{d.producer} -> {d.consumer}: {d.reason}"
+        for d in prepared.compiled.decisions
+        if d.made is made
+    )
+    return [line if count == 1 else f"{line} ({count} times)" for line, count in lines.items()]
 
 
-def decision_data(prepared: Prepared) -> list[Any]:
-    """The same as JSON."""
-    return [str(decision) for decision in prepared.compiled.decisions]
+def decision_data(prepared: Prepared) -> list[dict[str, Any]]:
+    """The same as JSON, made or not."""
+    return [
+        {"producer": d.producer, "consumer": d.consumer, "made": d.made, "reason": d.reason}
+        for d in prepared.compiled.decisions
+    ]
 
 
 def kernel_lines(prepared: Prepared) -> list[str]:
