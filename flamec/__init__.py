@@ -50,8 +50,8 @@ from flamec.functional.diagonals import (
     triu,
     triu_indices,
 )
-from flamec.functional.dropout import alpha_dropout, dropout, feature_alpha_dropout
 from flamec.functional.distance import cosine_similarity, pairwise_distance
+from flamec.functional.dropout import alpha_dropout, dropout, feature_alpha_dropout
 from flamec.functional.einsum import einsum
 from flamec.functional.elementwise import *
 from flamec.functional.gathering import (

@@ -9,7 +9,7 @@ the counter-based Philox (``ir/ops/random.py``): one offset stands for four word
 from __future__ import annotations
 
 import math
-import secrets
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -49,7 +49,7 @@ class Generator:
 
     def seed(self) -> int:
         """Start from a seed that the operating system chose at random; returns it."""
-        seed = secrets.randbits(63)
+        seed = int.from_bytes(os.urandom(8), "little") >> 1
         self.manual_seed(seed)
         return seed
 

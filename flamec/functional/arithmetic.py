@@ -16,6 +16,7 @@ from flamec.functional.arguments import public
 from flamec.functional.primitives import narrowed, ops
 from flamec.functional.promotion import (
     Number,
+    as_tensors,
     check_operands,
     convert_operands,
     float_dtype,
@@ -42,6 +43,13 @@ def combine(op: Op, name: str, x: Any, y: Any) -> Tensor:
         return apply(op, (x, y), _NO_ATTRIBUTES)  # type: ignore[no-any-return]
     check_operands(name, (x, y))
     return combine_as(op, x, y, result_dtype(x, y))
+
+
+def promoted(op: Op, name: str, x: Any, y: Any) -> Tensor:
+    """``op`` on two operands rounded to their common dtype, for ops that do not compute."""
+    if isinstance(x, Tensor) and isinstance(y, Tensor) and x._type.dtype is y._type.dtype:
+        return apply(op, (x, y), _NO_ATTRIBUTES)  # type: ignore[no-any-return]
+    return apply(op, as_tensors(name, x, y), _NO_ATTRIBUTES)  # type: ignore[no-any-return]
 
 
 def combine_as(op: Op, x: Any, y: Any, dtype: DType) -> Tensor:
@@ -186,6 +194,7 @@ def fmod(input: Tensor, other: Operand) -> Tensor:
 # powers -------------------------------------------------------------------------------
 
 _EASY_POWERS: dict[float, Callable[[Tensor], Tensor]] = {
+    1: lambda x: ops.convert(x, dtype=x._type.dtype),
     2: lambda x: ops.mul(x, x),
     3: lambda x: ops.mul(ops.mul(x, x), x),
     0.5: lambda x: ops.sqrt(x),
@@ -205,7 +214,7 @@ def pow(input: Operand, exponent: Operand) -> Tensor:
             raise OperationError(
                 f"pow(): integers to negative integer powers are not allowed (at {user_location()})"
             )
-        if isinstance(power, (int, float)) and power in _EASY_POWERS and dtype.kind != "bool":
+        if isinstance(power, (int, float)) and power in _EASY_POWERS:
             (x,) = convert_operands((input,), dtype.compute)
             return narrowed(_EASY_POWERS[power](x), dtype)
     return combine(_POW, "pow", input, exponent)

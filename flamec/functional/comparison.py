@@ -13,7 +13,7 @@ from typing import Any
 
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import public
-from flamec.functional.arithmetic import Operand, combine
+from flamec.functional.arithmetic import Operand, promoted
 from flamec.functional.elementwise import require_tensors
 from flamec.functional.primitives import ops
 from flamec.functional.promotion import (
@@ -36,7 +36,7 @@ def _comparison(name: str, doc: str) -> Callable[..., Tensor]:
     @public
     def function(input: Tensor, other: Operand) -> Tensor:
         require_tensor(name, "input", input)
-        return combine(op, name, input, other)
+        return promoted(op, name, input, other)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
@@ -221,7 +221,7 @@ def _bitwise(name: str, primitive: str, doc: str) -> Callable[..., Tensor]:
     @public
     def function(input: Operand, other: Operand) -> Tensor:
         _require_integers(name, input, other)
-        return combine(op, name, input, other)
+        return promoted(op, name, input, other)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc

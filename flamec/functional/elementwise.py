@@ -13,7 +13,7 @@ from typing import Any
 
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import public
-from flamec.functional.arithmetic import Operand, check_factor, combine, combine_as
+from flamec.functional.arithmetic import Operand, check_factor, combine_as, promoted
 from flamec.functional.arithmetic import mul as multiplied
 from flamec.functional.arithmetic import pow as power
 from flamec.functional.masking import nonzero
@@ -47,7 +47,7 @@ def _binary(name: str, primitive: str, doc: str) -> Callable[..., Tensor]:
     @public
     def function(input: Tensor, other: Tensor) -> Tensor:
         require_tensors(name, input=input, other=other)
-        return combine(op, name, input, other)
+        return promoted(op, name, input, other)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
