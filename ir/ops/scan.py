@@ -172,6 +172,11 @@ def _evaluate_running(extreme: np.ufunc) -> Callable[..., tuple[np.ndarray, np.n
     return evaluate
 
 
+def _replaces(comparison: str) -> str:
+    """Text of "{0} takes the place of the running extreme {1}"; NaN always does."""
+    return f"({comparison}_{{t}}({{0}}, {{1}}) | vne_{{t}}({{0}}, {{0}}))"
+
+
 def _running_extreme_gradient(
     b: Builder, ctx: DerivativeContext, g: Any, index_gradient: Any
 ) -> tuple[Any]:
@@ -195,6 +200,7 @@ cummax = register(
         evaluate=_evaluate_running(np.maximum),
         derivative=_running_extreme_gradient,
         saves_outputs=(1,),
+        c=_replaces("vge"),
         doc="Running maximum and where it stands (the latest of equal elements).",
     )
 )
@@ -207,6 +213,7 @@ cummin = register(
         evaluate=_evaluate_running(np.minimum),
         derivative=_running_extreme_gradient,
         saves_outputs=(1,),
+        c=_replaces("vle"),
         doc="Running minimum and where it stands (the latest of equal elements).",
     )
 )

@@ -1,0 +1,168 @@
+"""Decide which memory every kernel parameter means.
+
+In: kernels in execution order with the values their parameters stand for. Out: the
+plan's buffers and, for each kernel, buffer numbers. A new value of an input is
+written straight into the input's buffer if nobody reads the old value later and the
+kernel that writes it reads each element before it overwrites it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from flamec.codegen.lower.group import LoweredKernel
+from flamec.codegen.lower.kernel_builder import Memory, PartialResults
+from flamec.codegen.lower.lanes import MEMORY_DTYPES
+from flamec.ir.graph import Value
+from flamec.ir.kernel import Load, Place, RowProgram, Statement, Store
+from flamec.ir.plan import Buffer, dense_elements
+from flamec.ir.shape import Dim
+from flamec.ir.tasks import TaskGraph
+from flamec.ir.types import DType
+
+
+@dataclass
+class BufferTable:
+    """The plan's buffers and where each value lives. ``copies`` are (source, target) buffers
+    that must be copied when all kernels are done."""
+
+    buffers: list[Buffer] = field(default_factory=list)
+    inputs: list[int] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
+    copies: list[tuple[int, int]] = field(default_factory=list)
+    _of: dict[Memory, int] = field(default_factory=dict)
+
+    def number(self, memory: Memory) -> int:
+        """The buffer of a value; a temporary unless it was placed before."""
+        if memory not in self._of:
+            if isinstance(memory, PartialResults):
+                dtype = MEMORY_DTYPES[memory.memory]
+                self._new(memory, "temporary", "partial", dtype, memory.elements)
+            else:
+                self.new_value(memory, "temporary")
+        return self._of[memory]
+
+    def is_placed(self, value: Value) -> bool:
+        return value in self._of
+
+    def share(self, value: Value, buffer: int) -> None:
+        """Let a value live in an existing buffer."""
+        self._of[value] = buffer
+
+    def _new(self, memory: Memory, kind: str, name: str, dtype: DType, elements: Dim) -> int:
+        self._of[memory] = len(self.buffers)
+        self.buffers.append(Buffer(f"{name}{len(self.buffers)}", kind, dtype, elements))
+        return self._of[memory]
+
+    def new_value(self, value: Value, kind: str) -> int:
+        name = value.name or (value.node.op.name if value.node else kind)
+        return self._new(value, kind, name, value.type.dtype, dense_elements(value.type))
+
+
+def assign_buffers(context: TaskGraph, kernels: Sequence[LoweredKernel]) -> BufferTable:
+    """Place inputs, outputs and updates; everything else becomes a temporary on demand."""
+    table = BufferTable()
+    for value in context.graph.inputs:
+        table.inputs.append(table.new_value(value, "input"))
+    for value in context.outputs:
+        table.outputs.append(table.new_value(value, "output"))
+    for position, value in context.updates.items():
+        target = table.inputs[position]
+        old = context.graph.inputs[position]
+        if not table.is_placed(value) and _may_overwrite(kernels, old, value):
+            table.share(value, target)
+        else:
+            table.copies.append((table.number(value), target))
+    return table
+
+
+def _may_overwrite(kernels: Sequence[LoweredKernel], old: Value, new: Value) -> bool:
+    """Whether ``new`` may be written into the memory of ``old``."""
+    writers = [i for i, k in enumerate(kernels) if _writes(k, new)]
+    if not writers:
+        return False
+    first = writers[0]
+    readers = [i for i, k in enumerate(kernels) if old in k.buffers]
+    if any(i > first for i in readers):
+        return False
+    return first not in readers or reads_before_writing(kernels[first], old, new)
+
+
+def _writes(lowered: LoweredKernel, value: Value) -> bool:
+    if value not in lowered.buffers:
+        return False
+    return lowered.kernel.parameters[lowered.buffers.index(value)].written
+
+
+def reads_before_writing(lowered: LoweredKernel, old: Memory, new: Memory) -> bool:
+    """Whether every element of ``old`` is read, and for the last time, before the element of
+    ``new`` at the same place is written, and no other thread reads it."""
+    kernel = lowered.kernel
+    read, written = lowered.buffers.index(old), lowered.buffers.index(new)
+    if kernel.parameters[read].memory != kernel.parameters[written].memory:
+        return False
+    reading = [p for p in kernel.parts if read in p.arguments]
+    writing = [p for p in kernel.parts if written in p.arguments]
+    if _touches(kernel.uniform, written):
+        return not reading  # uniform stores precede the rows
+    if not writing:
+        return True  # stored when the rows are done
+    if len(writing) > 1 or any(p is not writing[0] for p in reading):
+        return False
+    arguments = writing[0].arguments
+    source = arguments.index(read) if reading else -1
+    return _program_allows(writing[0].program, source, arguments.index(written))
+
+
+def _touches(statements: Sequence[Statement], parameter: int) -> bool:
+    return any(_is_store(s, parameter) for s in statements)
+
+
+def _program_allows(program: RowProgram, source: int, target: int) -> bool:
+    contraction = program.contraction
+    if contraction is not None:
+        operands = (contraction.left.parameter, contraction.right.parameter)
+        if source in operands or contraction.result in (source, target):
+            return False
+    stores: list[tuple[int, Place]] = []
+    loads: list[tuple[int, Place]] = []
+    for number, block in enumerate(program.passes):
+        for order, statements in ((2 * number, block.row), (2 * number + 1, block.element)):
+            for s in statements:
+                if isinstance(s, Store) and s.place.parameter == target:
+                    stores.append((order, s.place))
+                if isinstance(s, Load) and s.place.parameter == source:
+                    loads.append((order, s.place))
+    loads += [(1 << 30, s.place) for s in program.after if _is_load(s, source)]
+    stores += [(1 << 30, s.place) for s in program.after if _is_store(s, target)]
+    if len(stores) != 1:
+        return not loads
+    order, place = stores[0]
+    return all(o <= order and _same(p, place) for o, p in loads)
+
+
+def _is_load(s: Statement, parameter: int) -> bool:
+    return isinstance(s, Load) and s.place.parameter == parameter
+
+
+def _is_store(s: Statement, parameter: int) -> bool:
+    return isinstance(s, Store) and s.place.parameter == parameter
+
+
+def _same(a: Place, b: Place) -> bool:
+    plain = not (a.indices or b.indices or a.guards or b.guards)
+    return plain and a.at == b.at
+
+
+def in_place_pairs(lowered: LoweredKernel, numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """(written, read) buffers of one kernel that may share memory."""
+    kernel = lowered.kernel
+    pairs = []
+    for w, written in enumerate(kernel.parameters):
+        for r, read in enumerate(kernel.parameters):
+            if not written.written or read.written or numbers[w] == numbers[r]:
+                continue
+            if reads_before_writing(lowered, lowered.buffers[r], lowered.buffers[w]):
+                pairs.append((numbers[w], numbers[r]))
+    return pairs

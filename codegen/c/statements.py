@@ -1,0 +1,291 @@
+"""Write the statements of a program as C over vectors.
+
+A ``VectorAxis`` says along which loop the lanes run and how many are in use; without
+one, a statement's values are the same in all lanes. Row programs have their lanes along
+the last inner loop, or ("along rows") along the last row loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flamec.codegen.c.text import (
+    C_TYPES,
+    MEMORY_BYTES,
+    combine,
+    dim,
+    factor,
+    number,
+    operation,
+    splat,
+)
+from flamec.codegen.lower.lanes import spill_type
+from flamec.ir.kernel import (
+    Compute,
+    ComputedIndex,
+    Constant,
+    Fold,
+    Keep,
+    Linear,
+    Load,
+    Place,
+    Position,
+    RandomBits,
+    Recall,
+    Statement,
+    Store,
+)
+from flamec.ir.op import lookup
+from flamec.ir.shape import Dim, structurally_equal
+
+
+@dataclass(frozen=True)
+class VectorAxis:
+    """The loop along which lanes run, and the C text of the number of lanes in use."""
+
+    loop: str
+    count: str = "FLAMEC_LANES"
+
+    @property
+    def is_full(self) -> bool:
+        return self.count == "FLAMEC_LANES"
+
+
+def is_zero(size: Dim) -> bool:
+    return structurally_equal(size, 0)
+
+
+class StatementWriter:
+    """Writes statements for one program.
+
+    ``rows`` and ``inner`` are the names of the loop variables; ``arrays`` the names that hold
+    a vector for each group of rows and are read as ``name[q]``; ``scalars`` those that are the
+    same in all lanes; ``inner_index`` is the C text of the position inside a row.
+    """
+
+    def __init__(self, rows: tuple[str, ...], inner: tuple[str, ...], inner_index: str) -> None:
+        self.rows, self.inner, self.inner_index = rows, inner, inner_index
+        self.arrays: set[str] = set()
+        self.scalars: set[str] = set()
+        self.aliases: dict[str, str] = {}
+        self.hoisted: list[str] | None = None  # where indices that do not vary are computed
+        self._hoisted_before: set[str] = set()
+
+    def reference(self, name: str) -> str:
+        return f"{self.aliases.get(name, name)}[q]" if name in self.arrays else name
+
+    # addresses -----------------------------------------------------------------------
+    def linear(self, at: Linear, axis: VectorAxis | None) -> tuple[str, Dim]:
+        """The index at lane 0, and the stride from lane to lane."""
+        step: Dim = 0
+        terms = []
+        loops = [*zip(self.rows, at.rows, strict=False), *zip(self.inner, at.inner, strict=False)]
+        for name, stride in loops:
+            if axis is not None and name == axis.loop:
+                step = stride
+            if is_zero(stride):
+                continue
+            terms.append(name if structurally_equal(stride, 1) else f"{name} * {factor(stride)}")
+        if not is_zero(at.offset) or not terms:
+            terms.insert(0, dim(at.offset))
+        return " + ".join(terms), step
+
+    def pointer(self, place: Place, index: str, extra: str = "") -> str:
+        base = "panel" if place.parameter < 0 else f"p{place.parameter}"
+        return f"{base} + ({index}{extra})"
+
+    def scalar_index(self, index: ComputedIndex) -> str:
+        """A checked index that is the same in all lanes."""
+        at = f"flamec_index(frame, {self.reference(index.name)}[0], {dim(index.size)}, {index.error})"
+        if self.hoisted is not None and index.name in self.scalars:
+            name = f"at_{index.name}_{index.error}"
+            line = f"const int64_t {name} = {at};"
+            if line not in self._hoisted_before:
+                self._hoisted_before.add(line)
+                self.hoisted.append(line)
+            at = name
+        return f" + {at} * {factor(index.stride)}"
+
+    def vector_index(self, index: ComputedIndex, axis: VectorAxis) -> str:
+        return (
+            f"flamec_indices(frame, {self.reference(index.name)}, {dim(index.size)}, "
+            f"{index.error}, {axis.count}) * {factor(index.stride)}"
+        )
+
+    # statements ----------------------------------------------------------------------
+    def write(self, statement: Statement, axis: VectorAxis | None) -> list[str]:
+        match statement:
+            case Load():
+                return [self._define(statement.name, statement.lane, self._load(statement, axis))]
+            case Constant():
+                self.scalars.add(statement.name)
+                text = splat(statement.lane, statement.value)
+                return [self._define(statement.name, statement.lane, text)]
+            case Position():
+                return [self._define(statement.name, statement.lane, self._position(statement, axis))]
+            case Compute():
+                return [self._define(statement.name, statement.lane, self._compute(statement))]
+            case RandomBits():
+                return [self._define(statement.name, "i32", self._random(statement, axis))]
+            case Store():
+                return self._store(statement, axis)
+            case Keep():
+                place = f"keep{statement.slot} + {self.inner_index}"
+                memory = spill_type(statement.lane)
+                return [f"vstore_{memory}({place}, {self.reference(statement.operand)});"]
+            case Recall():
+                memory = spill_type(statement.lane)
+                text = f"vload_{memory}(keep{statement.slot} + {self.inner_index})"
+                return [self._define(statement.name, statement.lane, text)]
+            case Fold():
+                raise AssertionError("folds are written by the program's emitter")
+
+    def _define(self, name: str, lane: str, text: str) -> str:
+        if name in self.arrays:
+            return f"{name}[q] = {text};"
+        return f"const v_{lane} {name} = {text};"
+
+    def _load(self, s: Load, axis: VectorAxis | None) -> str:
+        index, step = self.linear(s.place.at, axis)
+        if s.place.guards:
+            return self._guarded(s, index, step, axis)
+        varying = [i for i in s.place.indices if axis is not None and i.name not in self.scalars]
+        fixed = "".join(self.scalar_index(i) for i in s.place.indices if i not in varying)
+        if varying:
+            assert axis is not None
+            terms = " + ".join(self.vector_index(i, axis) for i in varying)
+            ramp = "" if is_zero(step) else f" + viota_i64(0) * {factor(step)}"
+            pointer = self.pointer(s.place, index, fixed)
+            if axis.is_full:
+                return f"vgather_{s.memory}({pointer}, {terms}{ramp})"
+            return f"vgather_n_{s.memory}({pointer}, {terms}{ramp}, {axis.count})"
+        return self._plain_load(s.memory, self.pointer(s.place, index, fixed), step, axis)
+
+    def _plain_load(self, memory: str, pointer: str, step: Dim, axis: VectorAxis | None) -> str:
+        if axis is None or is_zero(step):
+            return f"vone_{memory}({pointer})"
+        if structurally_equal(step, 1):
+            if axis.is_full:
+                return f"vload_{memory}({pointer})"
+            return f"vload_n_{memory}({pointer}, {axis.count})"
+        if axis.is_full:
+            return f"vloads_{memory}({pointer}, {dim(step)})"
+        return f"vloads_n_{memory}({pointer}, {dim(step)}, {axis.count})"
+
+    def _guarded(self, s: Load, index: str, step: Dim, axis: VectorAxis | None) -> str:
+        """A load that exists only inside bounds; at most one guard runs along the lanes."""
+        conditions = []
+        window = ""
+        pointer = self.pointer(s.place, index)
+        fill = self.reference(s.fill)
+        for guard, size in s.place.guards:
+            at, guard_step = self.linear(guard, axis)
+            if axis is None or is_zero(guard_step):
+                conditions.append(f"(uint64_t)({at}) < (uint64_t)({dim(size)})")
+            else:
+                window = (
+                    f"vwindow_{s.memory}({pointer}, {MEMORY_BYTES[s.memory]}, {dim(step)}, {at}, "
+                    f"{dim(guard_step)}, {dim(size)}, {axis.count}, {fill})"
+                )
+        inside = window or self._plain_load(s.memory, pointer, step, axis)
+        return f"{' && '.join(conditions)} ? {inside} : {fill}" if conditions else inside
+
+    def position_vector(self, at: Linear, axis: VectorAxis | None) -> str:
+        index, step = self.linear(at, axis)
+        if axis is None or is_zero(step):
+            return f"vsplat_i64({index})"
+        if structurally_equal(step, 1):
+            return f"viota_i64({index})"
+        return f"vsplat_i64({index}) + viota_i64(0) * {factor(step)}"
+
+    def _position(self, s: Position, axis: VectorAxis | None) -> str:
+        vector = self.position_vector(s.at, axis)
+        return vector if s.lane == "i64" else f"vcast_i64_{s.lane}({vector})"
+
+    def _compute(self, s: Compute) -> str:
+        operands = tuple(self.reference(o) for o in s.operands)
+        if all(o in self.scalars for o in s.operands):
+            self.scalars.add(s.name)
+        text = operation(lookup(s.op), s.lanes, s.lane, operands)
+        return f"vround_{s.rounds}({text})" if s.rounds else text
+
+    def _random(self, s: RandomBits, axis: VectorAxis | None) -> str:
+        state = f"p{s.state.parameter}[{dim(s.state.at.offset)}"
+        return f"vphilox_i32({self.position_vector(s.at, axis)}, {state}], {state} + 1])"
+
+    def _store(self, s: Store, axis: VectorAxis | None) -> list[str]:
+        index, step = self.linear(s.place.at, axis)
+        value = self.reference(s.operand)
+        fixed = "".join(self.scalar_index(i) for i in s.place.indices)
+        pointer = self.pointer(s.place, index, fixed)
+        if s.combine:
+            there = self._plain_load(s.memory, pointer, step, axis)
+            value = combine(s.combine, s.lane, there, value)
+        if axis is None or is_zero(step):
+            return [f"vstore_n_{s.memory}({pointer}, {value}, 1);"]
+        if structurally_equal(step, 1):
+            if axis.is_full:
+                return [f"vstore_{s.memory}({pointer}, {value});"]
+            return [f"vstore_n_{s.memory}({pointer}, {value}, {axis.count});"]
+        if axis.is_full:
+            return [f"vstores_{s.memory}({pointer}, {dim(step)}, {value});"]
+        return [f"vstores_n_{s.memory}({pointer}, {dim(step)}, {value}, {axis.count});"]
+
+
+def accumulate(fold: Fold, accumulator: str, operand: str, position: str, mask: str) -> list[str]:
+    """Join one more vector into an accumulator; ``mask`` (or "") selects the lanes that count."""
+    joined = combine(fold.op, fold.lane, operand, accumulator)
+    if not fold.position:
+        joined = combine(fold.op, fold.lane, accumulator, operand)
+        if mask:
+            joined = f"vsel_{fold.lane}({mask}, {joined}, {accumulator})"
+        return [f"{accumulator} = {joined};"]
+    index = _index_of(accumulator)
+    better = f"({joined} | vlt_i64({index}, vsplat_i64(0)))"
+    if mask:
+        better = f"({better} & {mask})"
+    return [
+        f"{{ const v_b better = {better};",
+        f"  {accumulator} = vsel_{fold.lane}(better, {operand}, {accumulator});",
+        f"  {index} = vsel_i64(better, {position}, {index}); }}",
+    ]
+
+
+def _index_of(accumulator: str) -> str:
+    """The accumulator of the index: ``acc_v3[q]`` has ``acc_v3_at[q]``."""
+    name, bracket, rest = accumulator.partition("[")
+    return f"{name}_at{bracket}{rest}"
+
+
+def fold_lanes(fold: Fold, accumulator: str) -> list[str]:
+    """Fold an accumulator over its lanes; all lanes then hold the result."""
+    lane = fold.lane
+    turn = "for (int k = FLAMEC_LANES / 2; k; k /= 2)"
+    if not fold.position:
+        joined = combine(fold.op, lane, accumulator, f"vturn_{lane}({accumulator}, k)")
+        return ["#pragma GCC unroll 4", f"{turn} {accumulator} = {joined};"]
+    index = _index_of(accumulator)
+    wins = combine(fold.op, lane, "other", accumulator)
+    loses = combine(fold.op, lane, accumulator, "other")
+    return [
+        f"{turn} {{",
+        f"    const v_{lane} other = vturn_{lane}({accumulator}, k);",
+        f"    const v_i64 at = vturn_i64({index}, k);",
+        f"    const v_b earlier = ~{loses} & vlt_i64(at, {index});",
+        f"    const v_b better = vge_i64(at, vsplat_i64(0)) &",
+        f"                       (vlt_i64({index}, vsplat_i64(0)) | {wins} | earlier);",
+        f"    {accumulator} = vsel_{lane}(better, other, {accumulator});",
+        f"    {index} = vsel_i64(better, at, {index});",
+        "}",
+    ]
+
+
+__all__ = [
+    "C_TYPES",
+    "StatementWriter",
+    "VectorAxis",
+    "accumulate",
+    "fold_lanes",
+    "is_zero",
+    "number",
+]

@@ -1,0 +1,129 @@
+"""Graph to execution plan: the order of the CPU back end's stages.
+
+    normalize contractions -> tasks -> fuse -> lower -> assign buffers -> emit C -> plan
+
+Nothing here touches a device or a compiler: the result is data and C text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flamec.codegen.buffers import BufferTable, assign_buffers, in_place_pairs
+from flamec.codegen.c.emit import Emitter
+from flamec.codegen.lower.group import LoweredKernel, lower_group
+from flamec.codegen.lower.kernel_builder import ErrorTable
+from flamec.codegen.traffic import bytes_read, bytes_written, flops
+from flamec.ir.graph import Graph
+from flamec.ir.kernel import Kernel
+from flamec.ir.passes.fuse import FusionDecision, FusionGroup, FusionOptions, fuse
+from flamec.ir.passes.normalize_contractions import normalize_contractions
+from flamec.ir.plan import ExecutionPlan, OutputSpec, Step
+from flamec.ir.shape import symbols_of
+from flamec.ir.tasks import build_tasks
+
+
+class LoweringError(Exception):
+    """An operation that the back end cannot express; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CodegenOptions:
+    """How to generate code. ``fuse=False`` makes one kernel of each task, for comparisons."""
+
+    fuse: bool = True
+
+
+@dataclass(frozen=True)
+class CompiledGraph:
+    """A plan and the stages that led to it."""
+
+    plan: ExecutionPlan
+    groups: tuple[FusionGroup, ...]
+    decisions: tuple[FusionDecision, ...]
+    kernels: tuple[Kernel, ...]
+
+
+def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> CompiledGraph:
+    """The CPU program of an optimized graph; LoweringError names what cannot be lowered."""
+    options = options or CodegenOptions()
+    graph = normalize_contractions(graph)
+    context = build_tasks(graph)
+    fusion = fuse(context, FusionOptions(enabled=options.fuse))
+    errors = ErrorTable()
+    lowered = []
+    for number, group in enumerate(fusion.groups):
+        try:
+            kernel = lower_group(
+                group.segments, context, fusion.escapes, errors, f"kernel_{number}"
+            )
+        except LookupError as error:
+            names = ", ".join(task.name for task in group.tasks)
+            raise LoweringError(f"cannot lower {names}: {error}") from error
+        lowered.append(kernel)
+    table = assign_buffers(context, lowered)
+    symbols = _symbols(graph)
+    emitter = Emitter(symbols)
+    steps = []
+    for kernel in lowered:
+        numbers = tuple(table.number(buffer) for buffer in kernel.buffers)
+        emitter.kernel(kernel.kernel, numbers)
+        steps.append(_step(kernel, numbers))
+    for source, target in table.copies:
+        emitter.copy(source, target, table.buffers[target])
+        steps.append(_copy_step(table, source, target))
+    plan = ExecutionPlan(
+        buffers=tuple(table.buffers),
+        steps=tuple(steps),
+        inputs=tuple(table.inputs),
+        input_types=tuple(v.type for v in graph.inputs),
+        outputs=tuple(
+            OutputSpec(b, v.type) for b, v in zip(table.outputs, graph.outputs, strict=True)
+        ),
+        updated=tuple(sorted(graph.updates)),
+        symbols=symbols,
+        source=emitter.text(),
+        errors=tuple(errors.messages),
+        scratch=emitter.scratch,
+        notes={"needs_blas": any(_calls_blas(k.kernel) for k in lowered)},
+    )
+    kernels = tuple(k.kernel for k in lowered)
+    return CompiledGraph(plan, fusion.groups, fusion.decisions, kernels)
+
+
+def _calls_blas(kernel: Kernel) -> bool:
+    contractions = (part.program.contraction for part in kernel.parts)
+    return any(c is not None and c.memory in ("f32", "f64") for c in contractions)
+
+
+def _symbols(graph: Graph) -> tuple[str, ...]:
+    """The symbols of the inputs' shapes, which give all others, in order of appearance."""
+    found: dict[str, None] = {}
+    for value in graph.inputs:
+        for size in value.type.shape:
+            found.update(dict.fromkeys(sorted(symbols_of(size))))
+    return tuple(found)
+
+
+def _step(lowered: LoweredKernel, numbers: Sequence[int]) -> Step:
+    kernel = lowered.kernel
+    written = [n for n, p in zip(numbers, kernel.parameters, strict=True) if p.written]
+    read = [n for n, p in zip(numbers, kernel.parameters, strict=True) if not p.written]
+    return Step(
+        name=kernel.name,
+        kind=kernel.kind,
+        reads=tuple(dict.fromkeys(read)),
+        writes=tuple(dict.fromkeys(written)),
+        bytes_read=bytes_read(lowered),
+        bytes_written=bytes_written(lowered),
+        flops=flops(kernel),
+        in_place=tuple(in_place_pairs(lowered, numbers)),
+        operations=kernel.operations,
+        locations=kernel.locations,
+    )
+
+
+def _copy_step(table: BufferTable, source: int, target: int) -> Step:
+    size = table.buffers[target].bytes
+    return Step("copy", "copy", (source,), (target,), size, size, operations=("copy",))

@@ -1,0 +1,98 @@
+"""Lower one fusion group to a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from flamec.codegen.lower.contraction import lower_contraction, place_product
+from flamec.codegen.lower.kernel_builder import ErrorTable, KernelBuilder, Memory
+from flamec.codegen.lower.row_program import ProgramBuilder
+from flamec.ir.graph import Value
+from flamec.ir.group_space import GroupSpace, analyze
+from flamec.ir.kernel import Kernel, Part, Statement, Store
+from flamec.ir.loop_nest import LoopNest, choose_nest
+from flamec.ir.op import OpKind
+from flamec.ir.tasks import Task, TaskGraph
+
+
+@dataclass(frozen=True)
+class LoweredKernel:
+    """A kernel and what its parameters are."""
+
+    kernel: Kernel
+    buffers: tuple[Memory, ...]
+
+
+def lower_group(
+    segments: Sequence[Sequence[Task]],
+    context: TaskGraph,
+    escapes: set[Value],
+    errors: ErrorTable,
+    name: str,
+) -> LoweredKernel:
+    """The kernel of a group: one part for each segment (a set of tasks that share loops).
+
+    ``escapes`` are the values that are needed outside of the group.
+    """
+    builder = KernelBuilder(errors)
+    parts = []
+    for tasks in segments:
+        space = analyze(tasks, context)
+        part = _lower_segment(space, choose_nest(space, escapes), context, escapes, builder)
+        if part.program.passes or part.program.contraction:
+            parts.append(part)
+    tasks = [task for segment in segments for task in segment]
+    kernel = Kernel(
+        name,
+        _kind(tasks),
+        tuple(builder.parameters.parameters),
+        _stores_last(builder.uniform.statements),
+        tuple(parts),
+        tuple(builder.finish.statements),
+        tuple(task.name for task in tasks),
+        _locations(tasks),
+    )
+    return LoweredKernel(kernel, tuple(builder.parameters.buffers))
+
+
+def _lower_segment(
+    space: GroupSpace,
+    nest: LoopNest,
+    context: TaskGraph,
+    escapes: set[Value],
+    kernel: KernelBuilder,
+) -> Part:
+    builder = ProgramBuilder(space, nest, escapes, kernel)
+    for task in space.tasks:
+        if task.node is not None and task.node.op.kind is OpKind.CONTRACTION:
+            builder.contraction = lower_contraction(task, context, builder.parameters, escapes)
+    part = builder.build()
+    return replace(part, program=place_product(part.program))
+
+
+def _stores_last(statements: Sequence[Statement]) -> tuple[Statement, ...]:
+    """An input may be overwritten in place: it is read by all parts first."""
+    return tuple(sorted(statements, key=lambda s: isinstance(s, Store)))
+
+
+def _kind(tasks: Sequence[Task]) -> str:
+    kinds = {task.node.op.kind for task in tasks if task.node is not None and not task.is_copy}
+    for kind, name in (
+        (OpKind.CONTRACTION, "matmul"),
+        (OpKind.SCATTER, "scatter"),
+        (OpKind.SCAN, "scan"),
+        (OpKind.REDUCTION, "reduction"),
+    ):
+        if kind in kinds:
+            return name
+    return "pointwise" if kinds else "copy"
+
+
+def _locations(tasks: Sequence[Task]) -> tuple[str, ...]:
+    """The user's lines, each once, in order."""
+    found: dict[str, None] = {}
+    for task in tasks:
+        if task.origin is not None and task.origin.location is not None:
+            found[str(task.origin.location)] = None
+    return tuple(found)

@@ -1,0 +1,506 @@
+"""Lower one fused group to a row program.
+
+In: a group's iteration space, its loop nest, and the values that must be stored.
+Out: a ``RowProgram`` and, through the ``KernelBuilder``, its arguments and the uniform
+statements around it. Statements are produced on demand: a store or a fold pulls in
+what it needs, so nothing unused is computed. A value needed in several passes is
+computed again if that is cheap, else kept for the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flamec.codegen.lower.kernel_builder import (
+    KernelBuilder,
+    Memory,
+    ParameterList,
+    PartialResults,
+    Section,
+)
+from flamec.codegen.lower.lanes import lane_type, memory_type, spill_type
+from flamec.ir.graph import Value
+from flamec.ir.group_space import Address, GroupSpace, Operand, is_assembled
+from flamec.ir.iteration_space import Axis, leaves
+from flamec.ir.kernel import (
+    Compute,
+    ComputedIndex,
+    Constant,
+    Contraction,
+    Fold,
+    Keep,
+    Linear,
+    Load,
+    Loop,
+    Part,
+    Pass,
+    Place,
+    Position,
+    RandomBits,
+    Recall,
+    RowProgram,
+    Statement,
+    Store,
+)
+from flamec.ir.loop_nest import (
+    Level,
+    LoopNest,
+    Scope,
+    all_addresses,
+    coalesces,
+    operand_level,
+    store_address,
+)
+from flamec.ir.op import OpKind
+from flamec.ir.shape import Dim, format_dim, product
+from flamec.ir.tasks import Task
+
+CHUNKS = 16  # partial results of folds over rows: fixed, so that sums do not depend on threads
+PUT_MODES = {"set": "", "add": "sum", "prod": "prod", "amax": "amax", "amin": "amin"}
+CHEAP_OPERATIONS = 6  # what is rather computed again than kept for a later pass
+
+
+@dataclass
+class _Context:
+    """Where statements go: into one pass over the rows, behind them ("after"), or into the
+    kernel's uniform or finishing statements."""
+
+    kind: str
+    row: Section
+    element: Section
+    number: int = -1
+
+    @property
+    def is_uniform(self) -> bool:
+        return self.kind in ("uniform", "finish")
+
+
+class ProgramBuilder:
+    """Builds one ``RowProgram``; see the module's docstring."""
+
+    def __init__(
+        self, space: GroupSpace, nest: LoopNest, escapes: set[Value], kernel: KernelBuilder
+    ) -> None:
+        self.space, self.nest, self.escapes, self.kernel = space, nest, escapes, kernel
+        strides = [a.strides() for a in all_addresses(space, escapes)]
+        self.row_groups = _grouped(nest.rows, strides)
+        self.inner_groups = _grouped(nest.inner, strides)
+        self.producer = {v: t for t in space.tasks for v in t.results if not is_assembled(t)}
+        self.parameters = ParameterList()
+        self.imports: dict[str, tuple[str, str]] = {}  # uniform name -> (local name, lane)
+        self.results: list[str] = []
+        self.contraction: Contraction | None = None
+        self._row = Section()  # its names are known to all passes
+        self._contexts: list[_Context] = []
+        self._after = _single_context("after", Section())
+        self._uniform = _single_context("uniform", kernel.uniform)
+        self._finish = _single_context("finish", kernel.finish)
+        self._column_names: dict[Value, str] = {}
+        self._first_pass: dict[Value, tuple[int, str]] = {}
+        self._kept: dict[Value, int] = {}
+        self._counter = 0
+
+    # names ---------------------------------------------------------------------------
+    def _new_name(self, context: _Context) -> str:
+        if context.is_uniform:
+            return self.kernel.new_name()
+        self._counter += 1
+        return f"v{self._counter}"
+
+    def _parameter(self, context: _Context, buffer: Memory, written: bool = False) -> int:
+        table = self.kernel.parameters if context.is_uniform else self.parameters
+        return table.number(buffer, written)
+
+    def _linear(self, address: Address, context: _Context) -> Linear:
+        strides = address.strides()
+        if context.is_uniform:
+            return Linear(address.offset, (), ())
+        return Linear(
+            address.offset,
+            tuple(strides.get(group[-1], 0) for group in self.row_groups),
+            tuple(strides.get(group[-1], 0) for group in self.inner_groups),
+        )
+
+    def _section(self, level: Level, context: _Context) -> Section:
+        return context.row if level is Level.ROW else context.element
+
+    def _names(self, section: Section, context: _Context) -> dict[object, str]:
+        shared = section is context.row and context.kind == "pass"
+        return self._row.names if shared else section.names
+
+    def _imported(self, name: str, lane: str, context: _Context) -> str:
+        """The name of a uniform value where it is needed."""
+        if context.is_uniform:
+            return name
+        if name not in self.imports:
+            self.imports[name] = (f"u{len(self.imports)}", lane)
+        return self.imports[name][0]
+
+    def _once(
+        self,
+        key: object,
+        level: Level,
+        context: _Context,
+        make: Callable[[str], Statement],
+    ) -> str:
+        """The name of a statement's result; the statement is added where it is not there yet."""
+        section = self._section(level, context)
+        names = self._names(section, context)
+        if key not in names:
+            names[key] = name = self._new_name(context)
+            section.statements.append(make(name))
+        return names[key]
+
+    # values --------------------------------------------------------------------------
+    def _operand(self, operand: Operand, context: _Context) -> str:
+        if operand.computed:
+            return self._value(operand.source, context)
+        level, _ = operand_level(self.nest, operand)
+        if level is Level.UNIFORM and not context.is_uniform:
+            lane = lane_type(operand.source.type.dtype)
+            return self._imported(self._operand(operand, self._uniform), lane, context)
+        dtype = operand.source.type.dtype
+        lane = lane_type(dtype)
+        if operand.address is None:
+            assert operand.source.node is not None
+            value = constant_value(operand.source.node.attributes)
+            key: object = ("constant", lane, repr(value))
+            return self._once(key, level, context, lambda name: Constant(name, lane, value))
+        if operand.is_position:
+            return self._position(operand.address, lane, level, context)
+        return self._load(operand.source, self._place(operand, context), level, context)
+
+    def _position(self, address: Address, lane: str, level: Level, context: _Context) -> str:
+        at = self._linear(address, context)
+        return self._once(
+            ("position", at, lane), level, context, lambda name: Position(name, lane, at)
+        )
+
+    def _load(
+        self, source: Value, place: Place, level: Level, context: _Context, fill: str = ""
+    ) -> str:
+        lane, memory = lane_type(source.type.dtype), memory_type(source.type.dtype)
+        return self._once(
+            (place, fill), level, context, lambda name: Load(name, lane, memory, place, fill)
+        )
+
+    def _place(self, operand: Operand, context: _Context) -> Place:
+        assert operand.address is not None
+        number = self._parameter(context, operand.source)
+        guards = []
+        for guard in operand.guards:
+            index_of = Address(-guard.low, tuple(own_strides(leaves(guard.axes))))
+            guards.append((self._linear(index_of, context), guard.size))
+        at, indices = self._linear(operand.address, context), self._indices(operand, context)
+        return Place(number, at, indices, tuple(guards))
+
+    def _indices(self, operand: Operand, context: _Context) -> tuple[ComputedIndex, ...]:
+        indices = []
+        for axis, (index, stride, size) in enumerate(operand.indices):
+            message = (
+                f"index {{detail}} is out of bounds for dimension {axis} of size {format_dim(size)}"
+            )
+            error = self.kernel.errors.code(message)
+            indices.append(ComputedIndex(self._operand(index, context), stride, size, error))
+        return tuple(indices)
+
+    def _value(self, value: Value, context: _Context) -> str:
+        """The name of a value computed in this group."""
+        level = self.nest.level[value]
+        if level is Level.UNIFORM and context.kind != "uniform":
+            lane = lane_type(value.type.dtype)
+            return self._imported(self._value(value, self._uniform), lane, context)
+        if value in self._column_names:
+            return self._column_names[value]
+        names = self._names(self._section(level, context), context)
+        if value not in names:
+            inside = level is Level.ELEMENT and context.kind == "pass"
+            recalled = self._recall(value, context) if inside else ""
+            names[value] = recalled or self._compute(value, level, context)
+            if inside:
+                self._first_pass.setdefault(value, (context.number, names[value]))
+        return names[value]
+
+    def _recall(self, value: Value, context: _Context) -> str:
+        """An expensive value of an earlier pass, kept there; "" where that does not pay."""
+        if value not in self._first_pass or self.nest.along_rows or not self._is_costly(value):
+            return ""
+        earlier, name = self._first_pass[value]
+        lane = lane_type(value.type.dtype)
+        if value not in self._kept:
+            self._kept[value] = len(self._kept)
+            keep = Keep(self._kept[value], lane, name)
+            self._contexts[earlier].element.statements.append(keep)
+        recalled = self._new_name(context)
+        context.element.statements.append(Recall(recalled, self._kept[value], lane))
+        return recalled
+
+    def _is_costly(self, value: Value) -> bool:
+        """Whether computing an element of a value takes more than a few operations."""
+        count, pending = 0, [value]
+        while pending:
+            task = self.producer.get(pending.pop())
+            if task is None or task.node is None:
+                continue
+            op = task.node.op
+            if op.kind is not OpKind.CONTRACTION and (op.expensive or op.kind is OpKind.GATHER):
+                return True
+            count += 1
+            if count > CHEAP_OPERATIONS:
+                return True
+            for operand in self.space.operands[task]:
+                if operand.computed and self.nest.level[operand.source] is Level.ELEMENT:
+                    pending.append(operand.source)
+        return False
+
+    def _compute(self, value: Value, level: Level, context: _Context) -> str:
+        task = self.producer[value]
+        assert task.node is not None
+        node, operands = task.node, self.space.operands[task]
+        section, lane = self._section(level, context), lane_type(value.type.dtype)
+        match node.op.kind:
+            case OpKind.REDUCTION:
+                assert self.nest.scope[task] is Scope.NOTHING, "folds are finished before their use"
+                if node.op.associative:
+                    return self._operand(operands[0], context)
+                return self._zero(lane, level, context)
+            case OpKind.CONTRACTION:
+                at = self._linear(store_address(self.space, value), context)
+                place = Place(self._product_parameter(value), at)
+                return self._load(value, place, level, context)
+            case OpKind.GATHER | OpKind.VIEW | OpKind.BARRIER:
+                return self._operand(operands[0], context)
+            case OpKind.ASSEMBLE:
+                fill = self._operand(operands[1], context)
+                place = self._place(operands[0], context)
+                return self._load(operands[0].source, place, level, context, fill)
+            case OpKind.RANDOM:
+                number = self._parameter(context, operands[0].source)
+                state = Place(number, self._linear(Address(0, ()), context))
+                at = self._linear(self.space.positions[task], context)
+                return _added(section, RandomBits(self._new_name(context), at, state))
+            case OpKind.SCAN:
+                if self.nest.inner:
+                    return self._scan(task, value, context)
+                if value is task.results[0]:
+                    return self._operand(operands[0], context)
+                return self._zero(lane, level, context)
+            case OpKind.CREATION:
+                if task in self.space.positions:
+                    return self._position(self.space.positions[task], lane, level, context)
+                number_ = constant_value(node.attributes)
+                return _added(section, Constant(self._new_name(context), lane, number_))
+        names = tuple(self._operand(operand, context) for operand in operands)
+        return _added(section, compute_statement(self._new_name(context), task, names))
+
+    def _zero(self, lane: str, level: Level, context: _Context) -> str:
+        key = ("constant", lane, "0")
+        return self._once(key, level, context, lambda name: Constant(name, lane, 0))
+
+    def _scan(self, task: Task, value: Value, context: _Context) -> str:
+        """All results of a scan; the name of one."""
+        assert task.node is not None
+        op, operand = task.node.op, self.space.operands[task][0]
+        lane = lane_type(task.results[0].type.dtype)
+        source = self._operand(operand, context)
+        position = ""
+        if not op.associative:
+            along = leaves(operand.dims[task.node.attributes["axis"]])
+            index = Address(0, tuple(own_strides(along)))
+            position = self._position(index, "i64", Level.ELEMENT, context)
+        names = [self._new_name(context) for _ in task.results]
+        context.element.statements.append(
+            Fold(names[0], lane, op.name, source, "scan", position, names=tuple(names[1:]))
+        )
+        for result, name in zip(task.results, names, strict=True):
+            context.element.names[result] = name
+        return names[task.results.index(value)]
+
+    def _product_parameter(self, value: Value) -> int:
+        """Where a matrix product is found: in its buffer, or (-1) in a panel in cache."""
+        return self.parameters.number(value, written=True) if value in self.escapes else -1
+
+    # passes --------------------------------------------------------------------------
+    def build(self) -> Part:
+        """Lower everything; also fills the kernel's uniform and finishing statements."""
+        scope = self.nest.scope
+        folds = [t for t in self.space.tasks if scope.get(t, Scope.NOTHING) is not Scope.NOTHING]
+        stores = [(t, v) for t in self.space.tasks for v in t.results if self._is_stored(t, v)]
+        last = self._pass_count(folds, stores)
+        for number in range(last + 1):
+            self._contexts.append(_Context("pass", Section(), Section(), number))
+        for context in self._contexts[:last]:
+            for task in folds:
+                if scope[task] is not Scope.ROWS and self._fold_pass(task) == context.number:
+                    self._fold(task, context)
+            self._write([s for s in stores if self._store_pass(*s) == context.number], context)
+        for task in folds:
+            if scope[task] is Scope.ROWS:
+                self._fold(task, self._contexts[last])
+        ends = (
+            (Level.ROW, self._contexts[last]),
+            (Level.POST_COLUMN, self._after),
+            (Level.UNIFORM, self._uniform),
+            (Level.POST_UNIFORM, self._finish),
+        )
+        for level, context in ends:
+            self._write([s for s in stores if self._store_level(*s) is level], context)
+        return self._part()
+
+    def _is_stored(self, task: Task, value: Value) -> bool:
+        is_product = task.node is not None and task.node.op.kind is OpKind.CONTRACTION
+        return (task.is_copy or value in self.escapes) and not is_product
+
+    def _store_level(self, task: Task, value: Value) -> Level:
+        if not task.is_copy:
+            return self.nest.level[value]
+        level, _ = operand_level(self.nest, self.space.operands[task][0])
+        axes = {axis for dim in self.space.task_dims[task] for axis in leaves(dim)}
+        if level >= Level.POST_UNIFORM:
+            return Level.POST_COLUMN if axes else level
+        if any(a in axes for a in self.nest.inner):
+            return Level.ELEMENT
+        return Level.ROW if any(a in axes for a in self.nest.rows) else level
+
+    def _stage(self, task: Task) -> int:
+        if task.is_copy:
+            return operand_level(self.nest, self.space.operands[task][0])[1]
+        return self.nest.stage[task.results[0]]
+
+    def _fold_pass(self, task: Task) -> int:
+        return operand_level(self.nest, self.space.operands[task][0])[1]
+
+    def _store_pass(self, task: Task, value: Value) -> int:
+        return self._stage(task) if self._store_level(task, value) is Level.ELEMENT else -1
+
+    def _pass_count(self, folds: Sequence[Task], stores: Sequence[tuple[Task, Value]]) -> int:
+        numbers = [self._fold_pass(t) for t in folds if self.nest.scope[t] is not Scope.ROWS]
+        numbers += [self._store_pass(t, v) for t, v in stores]
+        return max(numbers, default=-1) + 1
+
+    def _fold(self, task: Task, context: _Context) -> None:
+        assert task.node is not None
+        value, scope = task.results[0], self.nest.scope[task]
+        operand, op = self.space.operands[task][0], task.node.op
+        lane = lane_type(task.operands[0].type.dtype)
+        source = self._operand(operand, context)
+        section = context.row if scope is Scope.ROWS else context.element
+        position, target = "", -1
+        if not op.associative:
+            folded = leaves(operand.dims[task.node.attributes["axes"][0]])
+            index = Address(0, tuple(own_strides(folded)))
+            position = self._position(index, "i64", Level.ELEMENT, context)
+        name = self._new_name(context)
+        if scope is Scope.COLUMN:
+            elements = CHUNKS * product(axis.size for axis in self.nest.inner)
+            target = self.parameters.number(PartialResults(spill_type(lane), elements), True)
+            self._column_names[value] = name
+        elif scope is Scope.ROW:
+            self._row.names[value] = name
+        else:
+            self.results.append(self.kernel.folded(value))
+        fold = Fold(name, lane, op.name, source, scope.value, position, target)
+        section.statements.append(fold)
+
+    def _write(self, stores: Sequence[tuple[Task, Value]], context: _Context) -> None:
+        """Stores come after everything else of their section: they may overwrite its inputs."""
+        pending: list[tuple[Section, Store]] = []
+        for task, value in stores:
+            combine = ""
+            indices: tuple[ComputedIndex, ...] = ()
+            if task in self.space.regions:
+                name = self._operand(self.space.operands[task][0], context)
+                address = self.space.regions[task]
+            elif is_assembled(task):
+                assert task.node is not None
+                source, target = self.space.operands[task]
+                name = self._operand(source, context)
+                assert target.address is not None
+                address, indices = target.address, self._indices(target, context)
+                combine = PUT_MODES[task.node.attributes["mode"]]
+            else:
+                name = self._value(value, context)
+                address = store_address(self.space, value)
+            number = self._parameter(context, value, written=True)
+            place = Place(number, self._linear(address, context), indices)
+            section = self._section(self._store_level(task, value), context)
+            memory, lane = memory_type(value.type.dtype), lane_type(value.type.dtype)
+            pending.append((section, Store(memory, lane, place, name, combine)))
+        for section, store in pending:
+            section.statements.append(store)
+
+    def _part(self) -> Part:
+        nest = self.nest
+        passes = [
+            Pass(tuple(c.row.statements), tuple(c.element.statements)) for c in self._contexts
+        ]
+        scatters = any(s.place.indices for p in passes for s in p.stores())
+        kind = "along rows" if nest.along_rows else "flat" if nest.flat else "rows"
+        program = RowProgram(
+            "scatter" if scatters else kind,
+            tuple(self.parameters.parameters),
+            tuple(_loop(f"r{i}", g) for i, g in enumerate(self.row_groups)),
+            tuple(_loop(f"e{i}", g) for i, g in enumerate(self.inner_groups)),
+            tuple(p for p in passes if p.row or p.element),
+            tuple(self.imports.values()),
+            tuple(self._after.element.statements),
+            self.contraction,
+        )
+        arguments = tuple(
+            self.kernel.parameters.number(buffer, parameter.written)
+            for buffer, parameter in zip(
+                self.parameters.buffers, self.parameters.parameters, strict=True
+            )
+        )
+        return Part(program, arguments, tuple(self.imports), tuple(self.results))
+
+
+def _single_context(kind: str, section: Section) -> _Context:
+    return _Context(kind, section, section)
+
+
+def _added(section: Section, statement: Compute | Constant | RandomBits) -> str:
+    section.statements.append(statement)
+    return statement.name
+
+
+def own_strides(axes: Sequence[Axis]) -> list[tuple[Axis, Dim]]:
+    """The index of one dimension as a sum over its leaf axes."""
+    terms: list[tuple[Axis, Dim]] = []
+    stride: Dim = 1
+    for axis in reversed(axes):
+        terms.append((axis, stride))
+        stride = stride * axis.size
+    return terms
+
+
+def _grouped(axes: Sequence[Axis], strides: Sequence[dict[Axis, Dim]]) -> list[list[Axis]]:
+    """Neighbouring axes that one loop can run over."""
+    groups: list[list[Axis]] = []
+    for axis in axes:
+        if groups and coalesces(groups[-1][-1], axis, strides):
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    return groups
+
+
+def _loop(name: str, axes: Sequence[Axis]) -> Loop:
+    return Loop(name, product(axis.size for axis in axes))
+
+
+def constant_value(attributes: Mapping[str, Any]) -> bool | int | float | Dim:
+    """The value of ``full`` or ``dim_size``."""
+    return attributes["value"] if "value" in attributes else attributes["size"]
+
+
+def compute_statement(name: str, task: Task, operands: tuple[str, ...]) -> Compute:
+    """An elementwise operation; a conversion to a 16-bit float rounds."""
+    assert task.node is not None
+    dtype = task.results[0].type.dtype
+    converts = dtype.is_half and all(v.type.dtype is not dtype for v in task.operands)
+    rounds = memory_type(dtype) if converts else ""
+    lanes = tuple(lane_type(v.type.dtype) for v in task.operands)
+    return Compute(name, lane_type(dtype), task.node.op.name, operands, lanes, rounds)

@@ -1,0 +1,132 @@
+"""How many bytes a kernel moves and how much it computes, by its own text.
+
+Each distinct tensor counts once, with the elements that are touched (a slice or a
+gather does not count the whole tensor). What stays in cache inside a kernel (panels,
+kept rows, partial results) does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from flamec.codegen.lower.group import LoweredKernel
+from flamec.codegen.lower.kernel_builder import PartialResults
+from flamec.ir.kernel import (
+    Compute,
+    Contraction,
+    Fold,
+    Kernel,
+    Linear,
+    Load,
+    Place,
+    RandomBits,
+    RowProgram,
+    Statement,
+    Store,
+)
+from flamec.ir.shape import Dim, product, structurally_equal
+
+
+def bytes_read(lowered: LoweredKernel) -> Dim:
+    """Bytes of all tensors that the kernel loads."""
+    return _total(lowered, written=False)
+
+
+def bytes_written(lowered: LoweredKernel) -> Dim:
+    """Bytes of all tensors that the kernel stores."""
+    return _total(lowered, written=True)
+
+
+def flops(kernel: Kernel) -> Dim:
+    """Arithmetic operations: two for each multiplication of a matrix product."""
+    total: Dim = 0
+    for part in kernel.parts:
+        program = part.program
+        elements = product(loop.size for loop in (*program.rows, *program.inner))
+        for block in program.passes:
+            count = sum(isinstance(s, (Compute, Fold)) for s in block.element)
+            total = total + elements * count
+        if program.contraction is not None:
+            c = program.contraction
+            total = total + 2 * c.batch * c.rows * c.columns * c.depth
+    return total
+
+
+def _total(lowered: LoweredKernel, written: bool) -> Dim:
+    touched: dict[int, dict[object, Dim]] = {}
+    kernel = lowered.kernel
+    for arguments, place, elements, is_store in _accesses(kernel):
+        number = arguments[place.parameter] if arguments is not None else place.parameter
+        if is_store == written:
+            touched.setdefault(number, {})[(arguments, place)] = elements
+    total: Dim = 0
+    for number, accesses in touched.items():
+        buffer = lowered.buffers[number]
+        if isinstance(buffer, PartialResults):
+            continue
+        whole = product(buffer.type.shape)
+        total = total + _capped(list(accesses.values()), whole) * buffer.type.dtype.itemsize
+    return total
+
+
+def _capped(parts: Sequence[Dim], whole: Dim) -> Dim:
+    """The sum of the parts, at most the whole where that can be told."""
+    if any(structurally_equal(part, whole) for part in parts):
+        return whole
+    total: Dim = 0
+    for part in parts:
+        total = total + part
+    if isinstance(total, int) and isinstance(whole, int):
+        return min(total, whole)
+    return total if len(parts) == 1 else whole
+
+
+Access = tuple[tuple[int, ...] | None, Place, Dim, bool]
+
+
+def _accesses(kernel: Kernel) -> Iterator[Access]:
+    for statement in (*kernel.uniform, *kernel.finish):
+        yield from _statement_access(statement, None, None)
+    for part in kernel.parts:
+        program = part.program
+        for statement in (*program.statements(), *program.after):
+            yield from _statement_access(statement, program, part.arguments)
+        if program.contraction is not None:
+            yield from _product_accesses(program.contraction, program, part.arguments)
+
+
+def _statement_access(
+    statement: Statement, program: RowProgram | None, arguments: tuple[int, ...] | None
+) -> Iterator[Access]:
+    if isinstance(statement, RandomBits):
+        yield arguments, statement.state, 2, False
+        return
+    if not isinstance(statement, (Load, Store)) or statement.place.parameter < 0:
+        return
+    place = statement.place
+    if program is not None and program.contraction is not None:
+        if isinstance(statement, Load) and place.parameter == program.contraction.result:
+            return
+    elements: Dim = 1
+    if program is not None:
+        strides = zip(
+            (*program.rows, *program.inner), (*place.at.rows, *place.at.inner), strict=True
+        )
+        moving = place.indices or place.guards
+        elements = product(
+            loop.size for loop, s in strides if moving or not structurally_equal(s, 0)
+        )
+    yield arguments, place, elements, isinstance(statement, Store)
+
+
+def _product_accesses(
+    c: Contraction, program: RowProgram, arguments: tuple[int, ...]
+) -> Iterator[Access]:
+    def access(parameter: int, elements: Dim, stored: bool) -> Access:
+        return arguments, Place(parameter, Linear(0, (), ())), elements, stored
+
+    yield access(c.left.parameter, c.batch * c.rows * c.depth, False)
+    yield access(c.right.parameter, c.batch * c.depth * c.columns, False)
+    is_stored = any(isinstance(s, Store) and s.place.parameter == c.result for s in program.statements())
+    if c.result >= 0 and not is_stored:
+        yield access(c.result, c.batch * c.rows * c.columns, True)

@@ -1,0 +1,408 @@
+"""The iteration space of a set of tasks that are to share one loop nest.
+
+In: tasks in order. Out: for every value computed in the group the axes of its
+dimensions, and for every operand how it is found: computed in the group, loaded
+from a buffer, a constant, or a position (iota). ``Incompatible`` says why the
+tasks cannot share loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from flamec.ir.graph import Node, Value
+from flamec.ir.iteration_space import Axes, Axis, Dims, Incompatible, fresh_axes, fresh_dims
+from flamec.ir.iteration_space import leaves, unify
+from flamec.ir.layout import Dimension, Layout, dense, strided, view_layout
+from flamec.ir.op import OpKind
+from flamec.ir.shape import Dim, structurally_equal
+from flamec.ir.tasks import Task, TaskGraph
+
+
+@dataclass(frozen=True)
+class Address:
+    """``offset`` plus, for each axis, index times stride; in elements."""
+
+    offset: Dim
+    terms: tuple[tuple[Axis, Dim], ...]
+
+    def strides(self) -> dict[Axis, Dim]:
+        """The stride of each leaf axis; axes along which the address is constant are absent."""
+        strides: dict[Axis, Dim] = {}
+        for axis, stride in self.terms:
+            step: Dim = stride
+            for leaf in reversed(leaves((axis,))):
+                if not structurally_equal(step, 0):
+                    strides[leaf] = strides.get(leaf, 0) + step
+                step = step * leaf.size
+        return strides
+
+
+@dataclass(frozen=True)
+class Guard:
+    """The access is real where 0 <= index of ``axes`` - low < size, else there is a fill value."""
+
+    axes: tuple[Axis, ...]
+    low: Dim
+    size: Dim
+
+
+@dataclass
+class Operand:
+    """How one operand of one task is found.
+
+    ``source`` is the root. ``computed``: it is a value of the group. Otherwise ``address`` is
+    where it is loaded; of an iota the address *is* the value; a constant has neither.
+    ``indices`` are computed offsets: (operand, stride, size of the indexed dimension).
+    """
+
+    source: Value
+    dims: Dims
+    computed: bool = False
+    from_memory: bool = False
+    address: Address | None = None
+    indices: tuple[tuple[Operand, Dim, Dim], ...] = ()
+    guards: tuple[Guard, ...] = ()
+
+    @property
+    def is_position(self) -> bool:
+        return self.address is not None and not self.from_memory
+
+    def axes(self) -> list[Axis]:
+        """The leaf axes over which the operand's dimensions run."""
+        return leaves(axis for dim in self.dims for axis in dim)
+
+
+@dataclass
+class GroupSpace:
+    """See the module's docstring.
+
+    ``task_dims`` are the dimensions that each task runs over to give its results (for a
+    reduction, those of the result). ``regions`` says where copies write, ``positions`` which
+    element of a row-major array is meant (random bits, iota).
+    """
+
+    tasks: Sequence[Task]
+    context: TaskGraph
+    dims: dict[Value, Dims] = field(default_factory=dict)
+    task_dims: dict[Task, Dims] = field(default_factory=dict)
+    operands: dict[Task, list[Operand]] = field(default_factory=dict)
+    regions: dict[Task, Address] = field(default_factory=dict)
+    positions: dict[Task, Address] = field(default_factory=dict)
+    assembled: set[Value] = field(default_factory=set)
+
+    def value_axes(self, value: Value) -> list[Axis]:
+        return leaves(axis for dim in self.dims[value] for axis in dim)
+
+    def all_axes(self) -> list[Axis]:
+        """Every leaf axis once, in the order of first appearance."""
+        seen: dict[Axis, None] = {}
+        for task in self.tasks:
+            for operand in self.operands[task]:
+                seen.update(dict.fromkeys(operand.axes()))
+            dims = self.task_dims[task]
+            seen.update(dict.fromkeys(leaves(axis for dim in dims for axis in dim)))
+        return list(seen)
+
+
+def analyze(tasks: Sequence[Task], context: TaskGraph) -> GroupSpace:
+    """The common iteration space of ``tasks``; Incompatible if they have none."""
+    space = GroupSpace(tasks, context)
+    for task in tasks:
+        dims = _RULES[_rule_of(task)](space, task)
+        space.task_dims[task] = dims
+        for value in task.results:
+            if is_assembled(task):
+                space.assembled.add(value)
+            else:
+                space.dims[value] = dims
+    for value in space.dims:
+        axes = space.value_axes(value)
+        if len(set(axes)) != len(axes):
+            raise Incompatible("two dimensions of one value would have to run together")
+    return space
+
+
+def is_assembled(task: Task) -> bool:
+    """Whether a task fills only a part of its result, or adds to what is there."""
+    return task.is_copy or (task.node is not None and task.node.op.kind is OpKind.SCATTER)
+
+
+def _rule_of(task: Task) -> OpKind | None:
+    if task.is_copy or task.node is None:
+        return None
+    return task.node.op.kind
+
+
+# operands ----------------------------------------------------------------------------
+def find(space: GroupSpace, value: Value, extra: Node | None = None) -> Operand:
+    """Locate a value, optionally seen through one more view node."""
+    root, chain = space.context.resolve(value)
+    if extra is not None:
+        chain = [*chain, extra]
+    if root in space.assembled:
+        raise Incompatible("is assembled from several parts")
+    if root in space.dims:
+        dims = space.dims[root]
+        for node in chain:
+            dims = _view_axes(node, dims)
+        return Operand(root, dims, computed=True)
+    from_memory = root in space.context.roots
+    node = root.node
+    if not from_memory:
+        assert node is not None
+        if node.op.name != "iota":
+            shape = chain[-1].output.type.shape if chain else root.type.shape
+            return Operand(root, [[] for _ in shape])
+        axis, shape = node.attributes["axis"], root.type.shape
+        layout = strided(shape, tuple(int(i == axis) for i in range(len(shape))))
+    else:
+        layout = dense(root.type.shape)
+    for view in chain:
+        expressed = view_layout(view, layout)
+        if expressed is None:
+            raise Incompatible("a view cannot be expressed by strides")
+        layout = expressed
+    dims, terms = _layout_axes(layout)
+    return Operand(root, dims, address=Address(layout.offset, terms), from_memory=from_memory)
+
+
+def _layout_axes(layout: Layout) -> tuple[Dims, tuple[tuple[Axis, Dim], ...]]:
+    dims: Dims = []
+    terms: list[tuple[Axis, Dim]] = []
+    for dimension in layout.dims:
+        axes = [Axis(factor.size) for factor in dimension]
+        terms.extend((axis, f.stride) for axis, f in zip(axes, dimension, strict=True))
+        dims.append(axes)
+    return dims, tuple(terms)
+
+
+def _view_axes(node: Node, dims: Dims) -> Dims:
+    """The axes of a view of a value that is computed in the group."""
+    if node.op.kind is OpKind.BARRIER:
+        return dims
+    have, want = node.inputs[0].type.shape, node.output.type.shape
+    match node.op.name:
+        case "permute":
+            return [dims[a] for a in node.attributes["axes"]]
+        case "expand":
+            extra = len(want) - len(have)
+            result = [fresh_axes(size) for size in want[:extra]]
+            for size, target, dim in zip(have, want[extra:], dims, strict=True):
+                result.append(fresh_axes(target) if structurally_equal(size, 1) else dim)
+            return result
+        case "reshape":
+            result = fresh_dims(want)
+            unify([a for dim in dims for a in dim], [a for dim in result for a in dim])
+            return result
+    raise Incompatible(f"{node.op.name} reads other elements than the ones just computed")
+
+
+def _unify_dims(a: Dims, b: Dims) -> None:
+    """Right-aligned, as in broadcasting; a dimension without axes fits everything."""
+    for left, right in zip(reversed(a), reversed(b), strict=False):
+        if left and right:
+            unify(left, right)
+
+
+def _broadcast(space: GroupSpace, task: Task, values: Sequence[Value]) -> Dims:
+    dims = fresh_dims(task.results[0].type.shape)
+    operands = []
+    for value in values:
+        operand = find(space, value)
+        for size, have, want in zip(
+            reversed(value.type.shape), reversed(operand.dims), reversed(dims), strict=False
+        ):
+            if have and want and not structurally_equal(size, 1):
+                unify(want, have)
+        operands.append(operand)
+    space.operands[task] = operands
+    return dims
+
+
+# rules -------------------------------------------------------------------------------
+def _elementwise(space: GroupSpace, task: Task) -> Dims:
+    return _broadcast(space, task, task.operands)
+
+
+def _view(space: GroupSpace, task: Task) -> Dims:
+    """A view that was given memory: a copy of its operand, seen through itself."""
+    assert task.node is not None
+    operand = find(space, task.operands[0], task.node)
+    dims = fresh_dims(task.results[0].type.shape)
+    _unify_dims(dims, operand.dims)
+    space.operands[task] = [operand]
+    return dims
+
+
+def _copy(space: GroupSpace, task: Task) -> Dims:
+    """``region`` maps the operand's dimensions, one factor each, into the result's buffer."""
+    assert task.region is not None
+    value = task.operands[0]
+    operand = find(space, value)
+    dims = fresh_dims(value.type.shape)
+    _unify_dims(dims, operand.dims)
+    space.operands[task] = [operand]
+    space.regions[task] = _address(task.region, dims)
+    return dims
+
+
+def _address(layout: Layout, dims: Dims) -> Address:
+    terms = []
+    for factors, axes in zip(layout.dims, dims, strict=True):
+        terms.extend(_dimension_terms(factors, axes))
+    return Address(layout.offset, tuple(terms))
+
+
+def _dimension_terms(factors: Dimension, axes: Axes) -> list[tuple[Axis, Dim]]:
+    if not factors or not axes:
+        return []
+    own = [Axis(f.size) for f in factors]
+    unify(own, axes)
+    return [(axis, f.stride) for axis, f in zip(own, factors, strict=True)]
+
+
+def _reduction(space: GroupSpace, task: Task) -> Dims:
+    assert task.node is not None
+    operand = find(space, task.operands[0])
+    operand.dims = _filled(operand.dims, task.operands[0].type.shape)
+    folded = task.node.attributes["axes"]
+    space.operands[task] = [operand]
+    return [d for i, d in enumerate(operand.dims) if i not in folded]
+
+
+def _filled(dims: Dims, shape: Sequence[Dim]) -> Dims:
+    """Axes also for dimensions along which a constant was broadcast."""
+    return [axes or fresh_axes(size) for axes, size in zip(dims, shape, strict=True)]
+
+
+def _contraction(space: GroupSpace, task: Task) -> Dims:
+    space.operands[task] = []
+    return fresh_dims(task.results[0].type.shape)
+
+
+def _creation(space: GroupSpace, task: Task) -> Dims:
+    """A creation node that was given memory."""
+    assert task.node is not None
+    dims = fresh_dims(task.results[0].type.shape)
+    space.operands[task] = []
+    if task.node.op.name == "iota":
+        axis = task.node.attributes["axis"]
+        shape = task.results[0].type.shape
+        unit = strided(shape, tuple(int(i == axis) for i in range(len(shape))))
+        space.positions[task] = _address(unit, dims)
+    return dims
+
+
+def _random(space: GroupSpace, task: Task) -> Dims:
+    dims = fresh_dims(task.results[0].type.shape)
+    state = find(space, task.operands[0])
+    assert state.address is not None
+    state.dims = []
+    space.operands[task] = [state]
+    space.positions[task] = _address(dense(task.results[0].type.shape), dims)
+    return dims
+
+
+def _indexed(space: GroupSpace, x: Value, indices: Sequence[Value], dims: Dims) -> Operand:
+    """The elements of ``x`` at computed places, for a result of axes ``dims``."""
+    if space.context.root(x) in space.dims:
+        raise Incompatible("is read at computed places")
+    operand = find(space, x)
+    layout = space.context.layout(x)
+    assert layout is not None
+    found = []
+    rank = len(indices[0].type.shape)
+    for position, value in enumerate(indices):
+        index = find(space, value)
+        _unify_dims(dims[:rank], index.dims)
+        stride = layout.dims[position][0].stride if layout.dims[position] else 0
+        found.append((index, stride, x.type.shape[position]))
+    rest = Layout(layout.offset, layout.dims[len(indices) :])
+    operand.address = _address(rest, dims[rank:])
+    operand.dims = dims
+    operand.indices = tuple(found)
+    return operand
+
+
+def _gather(space: GroupSpace, task: Task) -> Dims:
+    dims = fresh_dims(task.results[0].type.shape)
+    x, *indices = task.operands
+    space.operands[task] = [_indexed(space, x, indices, dims)]
+    return dims
+
+
+def _scatter(space: GroupSpace, task: Task) -> Dims:
+    """Values are stored at computed places of a buffer that a copy has filled."""
+    values, *indices = task.operands
+    target = task.results[0]
+    if target in space.assembled:
+        raise Incompatible("its buffer must be filled first")
+    dims = fresh_dims(values.type.shape)
+    operand = find(space, values)
+    _unify_dims(dims, operand.dims)
+    rank = len(indices[0].type.shape)
+    layout = dense(target.type.shape)
+    found = []
+    for position, value in enumerate(indices):
+        index = find(space, value)
+        _unify_dims(dims[:rank], index.dims)
+        stride = layout.dims[position][0].stride if layout.dims[position] else 0
+        found.append((index, stride, target.type.shape[position]))
+    rest = Layout(0, layout.dims[len(indices) :])
+    place = Operand(
+        target, dims, address=_address(rest, dims[rank:]), indices=tuple(found), from_memory=True
+    )
+    space.operands[task] = [operand, place]
+    return dims
+
+
+def _pad(space: GroupSpace, task: Task) -> Dims:
+    assert task.node is not None
+    x, value = task.operands
+    if space.context.root(x) in space.dims:
+        raise Incompatible("is read at shifted places")
+    dims = fresh_dims(task.results[0].type.shape)
+    layout = space.context.layout(x)
+    assert layout is not None
+    offset, terms, guards = layout.offset, [], []
+    low, high = task.node.attributes["low"], task.node.attributes["high"]
+    for axis, (factors, axes) in enumerate(zip(layout.dims, dims, strict=True)):
+        size = x.type.shape[axis]
+        if structurally_equal(low[axis], 0) and structurally_equal(high[axis], 0):
+            terms.extend(_dimension_terms(factors, axes))
+            continue
+        stride = factors[0].stride if factors else 0
+        terms.extend((axis_, stride) for axis_ in axes)
+        offset = offset - low[axis] * stride
+        guards.append(Guard(tuple(axes), low[axis], size))
+    source = find(space, x)
+    source.dims, source.guards = dims, tuple(guards)
+    source.address = Address(offset, tuple(terms))
+    space.operands[task] = [source, find(space, value)]
+    return dims
+
+
+def _scan(space: GroupSpace, task: Task) -> Dims:
+    operand = find(space, task.operands[0])
+    dims = fresh_dims(task.results[0].type.shape)
+    _unify_dims(dims, operand.dims)
+    space.operands[task] = [operand]
+    return dims
+
+
+_RULES: dict[OpKind | None, Callable[[GroupSpace, Task], Dims]] = {
+    None: _copy,
+    OpKind.ELEMENTWISE: _elementwise,
+    OpKind.VIEW: _view,
+    OpKind.BARRIER: _view,
+    OpKind.REDUCTION: _reduction,
+    OpKind.CONTRACTION: _contraction,
+    OpKind.CREATION: _creation,
+    OpKind.RANDOM: _random,
+    OpKind.GATHER: _gather,
+    OpKind.SCATTER: _scatter,
+    OpKind.ASSEMBLE: _pad,
+    OpKind.SCAN: _scan,
+}

@@ -1,0 +1,355 @@
+"""The Kernel IR: what one kernel does, as data that prints, hashes and compares.
+
+A ``Kernel`` has a uniform part (computed once), *parts* that run side by side in one
+parallel region, and statements that follow when all parts are done. A part is a
+``RowProgram``: for every row, a few passes over the row's elements. The body is a
+list of scalar statements over named values, each assigned once; nothing here says
+how it is vectorised or divided among threads (that is the schedule's and the
+emitter's business). Equal programs are equal values, so the emitter writes
+their text once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Union
+
+from flamec.ir.shape import Dim, format_dim, structurally_equal
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """Indices 0 … size - 1."""
+
+    name: str
+    size: Dim
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """``offset`` plus index times stride for each loop: the row loops, then the inner ones."""
+
+    offset: Dim
+    rows: tuple[Dim, ...]
+    inner: tuple[Dim, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ComputedIndex:
+    """An index that a statement computed: it is checked against ``size``, negative ones count
+    from the end, and it contributes ``stride`` elements to the place. ``error`` is the position
+    of the message in the plan's errors, from 1."""
+
+    name: str
+    stride: Dim
+    size: Dim
+    error: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An element of a buffer: parameter number and position in elements.
+
+    ``guards`` are (index, size): outside 0 <= index < size nothing is read.
+    """
+
+    parameter: int
+    at: Linear
+    indices: tuple[ComputedIndex, ...] = ()
+    guards: tuple[tuple[Linear, Dim], ...] = ()
+
+
+# statements --------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Load:
+    """``fill`` names the value that stands where a guard fails."""
+
+    name: str
+    lane: str
+    memory: str
+    place: Place
+    fill: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The linear index itself, as int64, converted to ``lane``."""
+
+    name: str
+    lane: str
+    at: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A number known to the program, or the run-time value of a dimension."""
+
+    name: str
+    lane: str
+    value: bool | int | float | Dim
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """``op`` applied to named values of the given lane types; ``rounds`` to a 16-bit type."""
+
+    name: str
+    lane: str
+    op: str
+    operands: tuple[str, ...]
+    lanes: tuple[str, ...]
+    rounds: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RandomBits:
+    """Philox words of a linear index; ``state`` is the place of (seed, offset)."""
+
+    name: str
+    at: Linear
+    state: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Combine an operand over a scope: "row", "column", "all" or "rows" (see ``Scope``), or
+    "scan", where the result is what has been combined up to here.
+
+    ``position`` names the folded index where the op compares: the result is the index of the
+    extreme element; a scan gives its value as ``name`` and the index as ``names[0]``.
+    ``target`` is the partial-result parameter of a fold over columns.
+    """
+
+    name: str
+    lane: str
+    op: str
+    operand: str
+    scope: str
+    position: str = ""
+    target: int = -1
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """``combine`` names the reduction that joins the operand with what is there (scatter)."""
+
+    memory: str
+    lane: str
+    place: Place
+    operand: str
+    combine: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Remember an element value for later passes over the same row."""
+
+    slot: int
+    lane: str
+    operand: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    name: str
+    slot: int
+    lane: str
+
+
+Statement = Union[
+    Load, Position, Constant, Compute, RandomBits, Fold, Store, Keep, Recall
+]
+
+
+# programs ----------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A buffer of a program: what its elements are in memory, and how it is used."""
+
+    memory: str
+    written: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Statements once a row, then a loop over the row's elements (none if empty)."""
+
+    row: tuple[Statement, ...]
+    element: tuple[Statement, ...]
+
+    def stores(self) -> list[Store]:
+        return [s for s in (*self.row, *self.element) if isinstance(s, Store)]
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixOperand:
+    """A matrix in memory: parameter, offset, (size, stride) of its batch dimensions, and the
+    strides of its free and its contracted dimension."""
+
+    parameter: int
+    offset: Dim
+    batch: tuple[tuple[Dim, Dim], ...]
+    free: Dim
+    contracted: Dim
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """A batched matrix product whose rows are the rows of the program.
+
+    The rows of the program are those of all matrices, one matrix after the other. ``result``
+    is the parameter that receives the product, row-major, or -1 for a panel in cache.
+    """
+
+    memory: str
+    lane: str
+    batch: Dim
+    rows: Dim
+    columns: Dim
+    depth: Dim
+    left: MatrixOperand
+    right: MatrixOperand
+    result: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowProgram:
+    """See the module's docstring. ``imports`` are (name, lane) of uniform values.
+
+    ``kind``: "rows"; "flat" (no rows: blocks of elements instead); "along rows" (lanes are rows);
+    "scatter" (one row after the other, because rows may store to the same place).
+    ``after`` is run for each inner element when all rows are done.
+    """
+
+    kind: str
+    parameters: tuple[Parameter, ...]
+    rows: tuple[Loop, ...]
+    inner: tuple[Loop, ...]
+    passes: tuple[Pass, ...]
+    imports: tuple[tuple[str, str], ...] = ()
+    after: tuple[Statement, ...] = ()
+    contraction: Contraction | None = None
+
+    def folds(self, *scopes: str) -> list[Fold]:
+        return [s for s in self.statements() if isinstance(s, Fold) and s.scope in scopes]
+
+    def statements(self) -> Iterator[Statement]:
+        for block in self.passes:
+            yield from block.row
+            yield from block.element
+
+    def kept(self) -> list[Keep]:
+        return [s for s in self.statements() if isinstance(s, Keep)]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A program with its arguments: kernel parameters, uniform values, and the names under
+    which the kernel knows its folds over everything."""
+
+    program: RowProgram
+    arguments: tuple[int, ...]
+    imports: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel; ``operations`` and ``locations`` are for people."""
+
+    name: str
+    kind: str
+    parameters: tuple[Parameter, ...]
+    uniform: tuple[Statement, ...]
+    parts: tuple[Part, ...]
+    finish: tuple[Statement, ...]
+    operations: tuple[str, ...] = field(default=(), compare=False)
+    locations: tuple[str, ...] = field(default=(), compare=False)
+
+
+# printing ----------------------------------------------------------------------------
+def print_kernel(kernel: Kernel) -> str:
+    """A kernel as text, for dumps and golden files."""
+    lines = [f"kernel {kernel.name} ({kernel.kind}): {', '.join(kernel.operations)}"]
+    lines.extend(f"  # {location}" for location in kernel.locations)
+    for number, parameter in enumerate(kernel.parameters):
+        lines.append(f"  {'out' if parameter.written else 'in '} p{number}: {parameter.memory}")
+    lines.extend(f"  {print_statement(s)}" for s in kernel.uniform)
+    for part in kernel.parts:
+        arguments = ", ".join(f"p{a}" for a in part.arguments)
+        names = ", ".join((arguments, *part.imports)) if part.imports else arguments
+        lines.append(f"  run({names}):")
+        lines.extend("    " + line for line in print_program(part.program))
+    lines.extend(f"  {print_statement(s)}" for s in kernel.finish)
+    return "\n".join(lines) + "\n"
+
+
+def print_program(program: RowProgram) -> list[str]:
+    """A row program as lines; its parameters are numbered on their own."""
+    lines: list[str] = []
+    if program.contraction:
+        c = program.contraction
+        sizes = ", ".join(format_dim(d) for d in (c.batch, c.rows, c.columns, c.depth))
+        lines.append(
+            f"{f'p{c.result}' if c.result >= 0 else 'panel'} = p{c.left.parameter} @ p{c.right.parameter} ({c.memory}: {sizes})"
+        )
+    rows = ", ".join(f"{l.name} < {format_dim(l.size)}" for l in program.rows)
+    inner = ", ".join(f"{l.name} < {format_dim(l.size)}" for l in program.inner)
+    lines.append(f"for {rows or 'one row'} ({program.kind}):")
+    for block in program.passes:
+        lines.extend(f"  {print_statement(s)}" for s in block.row)
+        if block.element:
+            lines.append(f"  for {inner or 'one element'}:")
+            lines.extend(f"    {print_statement(s)}" for s in block.element)
+    if program.after:
+        lines.append(f"for {inner}:")
+        lines.extend(f"  {print_statement(s)}" for s in program.after)
+    return lines
+
+
+def print_statement(s: Statement) -> str:
+    match s:
+        case Load():
+            guard = f" else {s.fill}" if s.fill else ""
+            return f"{s.name}: {s.lane} = {_place(s.place)}{guard}"
+        case Position():
+            return f"{s.name}: {s.lane} = position {_linear(s.at)}"
+        case Constant():
+            value = s.value if isinstance(s.value, (bool, float)) else format_dim(s.value)
+            return f"{s.name}: {s.lane} = {value}"
+        case Compute():
+            rounds = f" rounded to {s.rounds}" if s.rounds else ""
+            return f"{s.name}: {s.lane} = {s.op}({', '.join(s.operands)}){rounds}"
+        case RandomBits():
+            return f"{s.name}: i32 = random_bits({_linear(s.at)}, state {_place(s.state)})"
+        case Fold():
+            into = f" into p{s.target}" if s.target >= 0 else ""
+            return f"{s.name}: {s.lane} = fold {s.scope} {s.op}({s.operand}){into}"
+        case Store():
+            return f"{_place(s.place)} = {s.combine and s.combine + ' '}{s.operand}"
+        case Keep():
+            return f"keep{s.slot} = {s.operand}"
+        case Recall():
+            return f"{s.name}: {s.lane} = keep{s.slot}"
+
+
+def _place(place: Place) -> str:
+    computed = "".join(
+        f" + {i.name}*{format_dim(i.stride)} (below {format_dim(i.size)})" for i in place.indices
+    )
+    guards = "".join(f" if 0 <= {_linear(g)} < {format_dim(n)}" for g, n in place.guards)
+    return f"p{place.parameter}[{_linear(place.at)}{computed}]{guards}"
+
+
+def _linear(at: Linear) -> str:
+    terms = [f"r{i}*{format_dim(s)}" for i, s in enumerate(at.rows) if not _zero(s)]
+    terms += [f"e{i}*{format_dim(s)}" for i, s in enumerate(at.inner) if not _zero(s)]
+    if not _zero(at.offset) or not terms:
+        terms.append(format_dim(at.offset))
+    return " + ".join(terms)
+
+
+def _zero(dim: Dim) -> bool:
+    return structurally_equal(dim, 0)

@@ -1,0 +1,388 @@
+"""Divide the axes of a group between rows and the inside of a row.
+
+A fused kernel is a *row program*: for each row (``rows``, in parallel) it makes
+one or more passes over the row's elements (``inner``). A reduction over exactly
+the inner axes gives a row value that later passes use; one over the row axes,
+or over everything, is finished only after the last row. ``Incompatible`` says
+why no division serves all reductions of a group.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from flamec.ir.graph import Value
+from flamec.ir.group_space import Address, GroupSpace, Operand
+from flamec.ir.iteration_space import Axis, Incompatible, leaves
+from flamec.ir.layout import dense
+from flamec.ir.op import OpKind
+from flamec.ir.shape import Dim, evaluate_dim, product, structurally_equal, symbols_of
+from flamec.ir.tasks import Task
+
+TYPICAL_SIZE = 64  # what a symbolic size counts as where only an estimate is needed
+SHORT_ROW = 1 << 15  # elements that one thread may fold alone
+FEW_ROWS = 64
+ALONG = "along rows"
+FLAT_BLOCK = 4096  # elements of one block of a flat loop
+
+
+class Level(enum.IntEnum):
+    """How often a value is computed."""
+
+    UNIFORM = 0  # once
+    ROW = 1  # for each row
+    ELEMENT = 2  # for each element
+    POST_UNIFORM = 3  # once, after the last row
+    POST_COLUMN = 4  # for each element of one row, after the last row
+
+
+class Scope(enum.Enum):
+    """What a reduction folds."""
+
+    NOTHING = "nothing"  # only dimensions of size 1
+    ROW = "row"  # the elements of a row
+    COLUMN = "column"  # the rows: one result for each inner element
+    ALL = "all"  # rows and elements
+    ROWS = "rows"  # row values over all rows
+
+
+@dataclass
+class LoopNest:
+    """The division, and for each value where it is computed.
+
+    ``stage`` counts the passes over a row that must be finished before. ``along_rows``: the
+    vector runs along the last row axis instead of the last inner one, and each lane is a row.
+    ``flat``: there are no row axes, and blocks of the inner elements take their place.
+    """
+
+    rows: list[Axis]
+    inner: list[Axis]
+    along_rows: bool = False
+    flat: bool = False
+    level: dict[Value, Level] = field(default_factory=dict)
+    stage: dict[Value, int] = field(default_factory=dict)
+    scope: dict[Task, Scope] = field(default_factory=dict)
+
+
+def estimate(size: Dim) -> int:
+    """A size as a number, for comparisons only."""
+    if isinstance(size, int):
+        return size
+    return evaluate_dim(size, dict.fromkeys(symbols_of(size), TYPICAL_SIZE))
+
+
+def extent(axes: Sequence[Axis]) -> int:
+    return estimate(product(axis.size for axis in axes))
+
+
+# memory order ------------------------------------------------------------------------
+def accesses(space: GroupSpace, escapes: set[Value]) -> list[tuple[Address, int]]:
+    """All loads and stores of a group with their weight in bytes; stores count twice."""
+    found: list[tuple[Address, int]] = []
+    for task in space.tasks:
+        for operand in space.operands[task]:
+            if operand.address is not None and operand.from_memory:
+                size = operand.source.type.dtype.itemsize
+                found.append((operand.address, size))
+        for value in task.results:
+            size = value.type.dtype.itemsize
+            if task in space.regions:
+                found.append((space.regions[task], 2 * size))
+            elif value in escapes and value in space.dims:
+                found.append((store_address(space, value), 2 * size))
+    return found
+
+
+def all_addresses(space: GroupSpace, escapes: set[Value]) -> list[Address]:
+    """Every linear form of the indices that a kernel evaluates; loops must agree with all."""
+    found = [address for address, _ in accesses(space, escapes)]
+    found.extend(space.positions.values())
+    for task in space.tasks:
+        pending = list(space.operands[task])
+        while pending:
+            operand = pending.pop()
+            if operand.is_position and operand.address is not None:
+                found.append(operand.address)
+            for index, _, _ in operand.indices:
+                pending.append(index)
+                if index.address is not None:
+                    found.append(index.address)
+            for guard in operand.guards:
+                found.append(Address(0, tuple((axis, 1) for axis in guard.axes)))
+    return found
+
+
+def coalesces(outer: Axis, inner: Axis, strides: Sequence[dict[Axis, Dim]]) -> bool:
+    """Whether two neighbouring loops may be one for all addresses."""
+    return all(
+        structurally_equal(s.get(outer, 0), s.get(inner, 0) * inner.size) for s in strides
+    )
+
+
+def _even_run(space: GroupSpace, escapes: set[Value], order: list[Axis]) -> int:
+    """How many of the innermost loops are one loop for all addresses."""
+    strides = [address.strides() for address in all_addresses(space, escapes)]
+    count = min(1, len(order))
+    while count < len(order) and coalesces(order[-count - 1], order[-count], strides):
+        count += 1
+    return count
+
+
+def store_address(space: GroupSpace, value: Value) -> Address:
+    """The row-major place of a value's elements."""
+    terms = []
+    layout = dense(value.type.shape)
+    for axes, factors in zip(space.dims[value], layout.dims, strict=True):
+        stride = factors[0].stride if factors else 0
+        for axis in reversed(leaves(axes)):
+            terms.append((axis, stride))
+            stride = stride * axis.size
+    return Address(0, tuple(terms))
+
+
+def memory_order(space: GroupSpace, escapes: set[Value]) -> list[Axis]:
+    """All axes, those first that most bytes are far apart along."""
+    axes = space.all_axes()
+    votes: dict[tuple[Axis, ...], int] = {}
+    widest: tuple[int, int] = (-1, -1)
+    best: tuple[Axis, ...] = ()
+    for address, weight in accesses(space, escapes):
+        strides = address.strides()
+        order = tuple(
+            sorted((a for a in axes if a in strides), key=lambda a: -abs(estimate(strides[a])))
+        )
+        votes[order] = votes.get(order, 0) + weight
+        rank = (extent(order), votes[order])
+        if rank > widest:
+            widest, best = rank, order
+    return [a for a in axes if a not in best] + list(best)
+
+
+# choosing ----------------------------------------------------------------------------
+def choose_nest(space: GroupSpace, escapes: set[Value]) -> LoopNest:
+    """The division of a group's axes that suits its reductions best."""
+    contraction = next((t for t in space.tasks if _kind(t) is OpKind.CONTRACTION), None)
+    if contraction is not None:
+        return _panel_nest(space, contraction, escapes)
+    ordered = next((t for t in space.tasks if _kind(t) in (OpKind.SCAN, OpKind.SCATTER)), None)
+    if ordered is not None:
+        return _ordered_nest(space, ordered, escapes)
+    order = memory_order(space, escapes)
+    folds = [t for t in space.tasks if _kind(t) is OpKind.REDUCTION]
+    folded = [frozenset(_folded_axes(space, t)) for t in folds]
+    folded = [axes for axes in folded if axes]
+    split = len(order) - _even_run(space, escapes, order)
+    if not folded:
+        return _nest(space, escapes, order[:split], order[split:], flat=split == 0)
+    everything = frozenset(order)
+    candidates: dict[tuple[frozenset[Axis], str], None] = {}
+    for axes in folded:
+        candidates[(axes, "")] = None
+        if axes != everything:
+            candidates[(axes, ALONG)] = None
+            candidates[(everything - axes, "")] = None
+    candidates[(frozenset(order[split:]), "" if split else "flat")] = None
+    best: tuple[float, LoopNest] | None = None
+    reason = Incompatible("no order of loops serves all its reductions")
+    for chosen, form in candidates:
+        rows = [a for a in order if a not in chosen]
+        inner = [a for a in order if a in chosen]
+        try:
+            nest = _nest(space, escapes, rows, inner, form == ALONG, form == "flat")
+        except Incompatible as error:
+            reason = error
+            continue
+        cost = _cost(space, escapes, nest)
+        if best is None or cost < best[0]:
+            best = (cost, nest)
+    if best is None:
+        raise reason
+    return best[1]
+
+
+def _kind(task: Task) -> OpKind | None:
+    return None if task.is_copy or task.node is None else task.node.op.kind
+
+
+def _folded_axes(space: GroupSpace, task: Task) -> list[Axis]:
+    assert task.node is not None
+    dims = space.operands[task][0].dims
+    return leaves(axis for i in task.node.attributes["axes"] for axis in dims[i])
+
+
+def _cost(space: GroupSpace, escapes: set[Value], nest: LoopNest) -> float:
+    """Elements touched, made dearer by what keeps lanes or threads idle."""
+    rows, inner = extent(nest.rows), extent(nest.inner)
+    lane = (nest.rows if nest.along_rows else nest.inner)[-1:]
+    work = float(max(rows, 1) * max(inner, 1))
+    if lane:
+        uneven = total = 0
+        for address, weight in accesses(space, escapes):
+            strides = address.strides()
+            total += weight
+            stride = strides.get(lane[0], 0)
+            if not structurally_equal(stride, 0) and not structurally_equal(stride, 1):
+                uneven += weight
+        work *= 1 + 8 * uneven / max(total, 1)
+        work *= 1 + 8 / max(extent(lane), 1)
+    scopes = set(nest.scope.values())
+    if Scope.COLUMN in scopes:
+        work *= 1.1 + 64 * inner / max(rows * inner, 1)
+        if inner > SHORT_ROW or rows < FEW_ROWS:
+            work *= 4
+    if nest.along_rows and extent(lane) < 1024:
+        work *= 2
+    if rows <= 2 and inner > SHORT_ROW and not nest.along_rows and Scope.ROW in scopes:
+        work *= 4
+    if nest.flat and inner <= FLAT_BLOCK:
+        work *= 2
+    return work
+
+
+# levels ------------------------------------------------------------------------------
+def _nest(
+    space: GroupSpace,
+    escapes: set[Value],
+    rows: list[Axis],
+    inner: list[Axis],
+    along_rows: bool = False,
+    flat: bool = False,
+) -> LoopNest:
+    nest = LoopNest(rows, inner, along_rows, flat)
+    _assign_levels(space, nest)
+    _check_repetition(space, nest, escapes)
+    together = (Scope.COLUMN, Scope.ALL, Scope.ROWS)
+    if along_rows and any(scope in together for scope in nest.scope.values()):
+        raise Incompatible("lanes that are rows cannot be folded together")
+    return nest
+
+
+def _panel_nest(space: GroupSpace, task: Task, escapes: set[Value]) -> LoopNest:
+    """The nest of a matrix product: its rows, and its columns inside."""
+    assert task.node is not None
+    dims = space.dims[task.results[0]]
+    rank = len(task.operands[1].type.shape)
+    attributes = task.node.attributes
+    columns = rank - len(attributes["contract"][1]) - len(attributes["batch"][1])
+    split = len(dims) - columns
+    rows = leaves(axis for dim in dims[:split] for axis in dim)
+    inner = leaves(axis for dim in dims[split:] for axis in dim)
+    if len(space.tasks) > 1:
+        if not inner:
+            raise Incompatible("the product has a single column")
+        if set(space.all_axes()) != {*rows, *inner}:
+            raise Incompatible("its loops go beyond the product's rows and columns")
+    return _nest(space, escapes, rows, inner)
+
+
+def _ordered_nest(space: GroupSpace, task: Task, escapes: set[Value]) -> LoopNest:
+    """A scan steps along its axis, rows side by side; a scatter takes its indices in order."""
+    assert task.node is not None
+    dims = space.task_dims[task]
+    order = memory_order(space, escapes)
+    if _kind(task) is OpKind.SCAN:
+        inner = leaves(dims[task.node.attributes["axis"]])
+        rows = [a for a in order if a not in inner]
+        return _nest(space, escapes, rows, inner, along_rows=True)
+    rank = len(task.operands[1].type.shape)
+    rows = leaves(axis for dim in dims[:rank] for axis in dim)
+    inner = leaves(axis for dim in dims[rank:] for axis in dim)
+    return _nest(space, escapes, rows, inner)
+
+
+def _assign_levels(space: GroupSpace, nest: LoopNest) -> None:
+    for task in space.tasks:
+        operands = space.operands[task]
+        if _kind(task) is OpKind.REDUCTION:
+            level, stage = _fold_level(space, nest, task)
+        else:
+            axes = leaves(axis for dim in space.task_dims[task] for axis in dim)
+            level, stage = _joined_level(nest, axes, operands)
+        for value in task.results:
+            nest.level[value], nest.stage[value] = level, stage
+
+
+def operand_level(nest: LoopNest, operand: Operand) -> tuple[Level, int]:
+    """Level and stage of an operand: of its value, or of the load that gives it."""
+    if operand.computed:
+        return nest.level[operand.source], nest.stage[operand.source]
+    axes = set(operand.address.strides()) if operand.address else set()
+    level, stage = _axes_level(nest, axes), 0
+    for index, _, _ in operand.indices:
+        index_level, index_stage = operand_level(nest, index)
+        level, stage = max(level, index_level), max(stage, index_stage)
+    return level, stage
+
+
+def _axes_level(nest: LoopNest, axes: Sequence[Axis] | set[Axis]) -> Level:
+    if any(a in axes for a in nest.inner):
+        return Level.ELEMENT
+    return Level.ROW if any(a in axes for a in nest.rows) else Level.UNIFORM
+
+
+def _joined_level(
+    nest: LoopNest, axes: Sequence[Axis], operands: Sequence[Operand]
+) -> tuple[Level, int]:
+    levels = [operand_level(nest, operand) for operand in operands]
+    own = _axes_level(nest, axes)
+    if any(level >= Level.POST_UNIFORM for level, _ in levels):
+        if any(axis in nest.rows for axis in axes):
+            raise Incompatible("needs a reduction that is finished only after the last row")
+        if any(level is Level.ROW for level, _ in levels):
+            raise Incompatible("mixes row values with the result over all rows")
+        inside = any(axis in nest.inner for axis in axes)
+        if inside and any(level is Level.POST_UNIFORM for level, _ in levels):
+            raise Incompatible("needs a reduction that is finished only after the last row")
+        return (Level.POST_COLUMN if inside else Level.POST_UNIFORM), 0
+    level = max([own, *(level for level, _ in levels)])
+    return level, max([0, *(stage for _, stage in levels)])
+
+
+def _fold_level(space: GroupSpace, nest: LoopNest, task: Task) -> tuple[Level, int]:
+    operand = space.operands[task][0]
+    folded = set(_folded_axes(space, task))
+    own_level, stage = operand_level(nest, operand)
+    if not folded:
+        nest.scope[task] = Scope.NOTHING
+        return own_level, stage
+    if own_level >= Level.POST_UNIFORM:
+        raise Incompatible("folds the result of another reduction over all rows")
+    extent_axes = set(operand.axes())
+    rows, inner = set(nest.rows), set(nest.inner)
+    if extent_axes == rows | inner:
+        if folded == rows | inner and (rows or nest.flat):
+            nest.scope[task] = Scope.ALL
+            return Level.POST_UNIFORM, 0
+        if folded == inner:
+            nest.scope[task] = Scope.ROW
+            return Level.ROW, stage + 1
+        if folded == rows:
+            nest.scope[task] = Scope.COLUMN
+            return Level.POST_COLUMN, 0
+    elif extent_axes == rows and folded == rows and own_level <= Level.ROW:
+        nest.scope[task] = Scope.ROWS
+        return Level.POST_UNIFORM, 0
+    raise Incompatible("folds other axes than the loops of the kernel")
+
+
+def _check_repetition(space: GroupSpace, nest: LoopNest, escapes: set[Value]) -> None:
+    """Nothing is stored, and nothing expensive computed, once for every row."""
+    rows, everything = set(nest.rows), {*nest.rows, *nest.inner}
+    for task in space.tasks:
+        axes = set(leaves(axis for dim in space.task_dims[task] for axis in dim))
+        for value in task.results:
+            level = nest.level[value]
+            stored = value in escapes or task.is_copy
+            if level is Level.ELEMENT:
+                if stored and axes != everything:
+                    raise Incompatible("would be stored again for every row")
+                costly = task.node is not None and task.node.op.expensive and not task.is_copy
+                if costly and not rows <= axes:
+                    raise Incompatible("would be computed again for every row")
+            elif level is Level.ROW:
+                if stored and axes != rows:
+                    raise Incompatible("would be stored again for every row")
+            elif level is Level.POST_COLUMN and stored and axes != set(nest.inner):
+                raise Incompatible("would be stored several times")

@@ -1,0 +1,312 @@
+"""A graph as tasks over buffers: what is left when views cost nothing.
+
+In: an optimized ``Graph``. Out: a ``TaskGraph``. A *root* is a value with memory of
+its own; every other value is a view of a root, found by ``TaskGraph.resolve``. A
+task computes roots from values, or copies a value into a region of a root (that is
+how concatenations, slice updates and copies of awkward views are expressed).
+Constants, iotas and dimension sizes are computed where they are used and are
+roots only where something can read nothing but memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from flamec.ir.graph import Graph, Node, Value
+from flamec.ir.layout import Factor, Layout, coalesce, dense, is_dense, is_view, view_layout
+from flamec.ir.op import OpKind
+from flamec.ir.shape import Dim, product, structurally_equal
+
+
+@dataclass(eq=False)
+class Task:
+    """One unit of work. ``node`` is None for a plain copy.
+
+    ``region`` is given for copies: the layout, over the operand's shape, in the buffer of
+    the result. ``after`` are tasks that must be finished although no operand says so.
+    ``from_memory`` are the positions of operands that must be loaded.
+    """
+
+    node: Node | None
+    operands: tuple[Value, ...]
+    results: tuple[Value, ...]
+    position: int
+    region: Layout | None = None
+    after: tuple[Task, ...] = ()
+    from_memory: frozenset[int] = frozenset()
+    source: Node | None = None  # the node in whose place a copy stands, for comments
+
+    @property
+    def is_copy(self) -> bool:
+        return self.region is not None
+
+    @property
+    def origin(self) -> Node | None:
+        return self.node or self.source
+
+    @property
+    def name(self) -> str:
+        return self.node.op.name if self.node and not self.is_copy else "copy"
+
+
+@dataclass
+class TaskGraph:
+    """Tasks in a valid order, with the memory they work on.
+
+    ``outputs[i]`` is the root whose buffer holds graph output i; ``updates`` maps an input
+    position to the root that holds the new value, in row-major order.
+    """
+
+    graph: Graph
+    tasks: list[Task] = field(default_factory=list)
+    roots: set[Value] = field(default_factory=set)
+    producers: dict[Value, list[Task]] = field(default_factory=dict)
+    outputs: list[Value] = field(default_factory=list)
+    updates: dict[int, Value] = field(default_factory=dict)
+
+    def resolve(self, value: Value) -> tuple[Value, list[Node]]:
+        """The root that a value is a view of, and the view nodes from the root downwards.
+
+        A creation node that is computed where it is used counts as a root here.
+        """
+        chain: list[Node] = []
+        while value not in self.roots and is_view(value.node):
+            assert value.node is not None
+            chain.append(value.node)
+            value = value.node.inputs[0]
+        chain.reverse()
+        return value, chain
+
+    def layout(self, value: Value) -> Layout | None:
+        """Where a value lies in the buffer of its root; None if only a copy can give it."""
+        root, chain = self.resolve(value)
+        layout: Layout | None = dense(root.type.shape)
+        for node in chain:
+            assert layout is not None
+            layout = view_layout(node, layout)
+            if layout is None:
+                return None
+        return layout
+
+    def root(self, value: Value) -> Value:
+        return self.resolve(value)[0]
+
+    def is_inline(self, value: Value) -> bool:
+        """Whether the value comes from a creation node that has no memory."""
+        root = self.root(value)
+        return root not in self.roots
+
+    def dependencies(self, task: Task) -> list[Task]:
+        found = list(task.after)
+        for operand in task.operands:
+            found.extend(self.producers.get(self.root(operand), ()))
+        return found
+
+
+def build_tasks(graph: Graph) -> TaskGraph:
+    """Choose the roots of a graph and list its tasks."""
+    result = TaskGraph(graph, roots=set(graph.inputs))
+    for node in graph.nodes:
+        if not is_view(node) and node.op.kind is not OpKind.CREATION:
+            result.roots.update(node.outputs)
+    _materialize(result)
+    builder = _TaskBuilder(result)
+    for node in graph.nodes:
+        builder.add_node(node)
+    builder.add_results()
+    return result
+
+
+def _materialize(tasks: TaskGraph) -> None:
+    """Give memory to the values that some reader can only take from (even) memory."""
+    for node in tasks.graph.nodes:
+        if is_view(node):
+            while tasks.layout(node.output) is None:
+                _give_memory(tasks, node)
+            continue
+        for position in _memory_operands(node):
+            value = node.inputs[position]
+            if tasks.is_inline(value) or not _suits(tasks, node, position):
+                tasks.roots.add(value)
+
+
+def _give_memory(tasks: TaskGraph, node: Node) -> None:
+    """Make the operand of the last inexpressible view below ``node`` a root."""
+    _, chain = tasks.resolve(node.output)
+    for view in reversed(chain):
+        if tasks.layout(view.inputs[0]) is not None:
+            tasks.roots.add(view.inputs[0])
+            return
+
+
+def _memory_operands(node: Node) -> tuple[int, ...]:
+    """Positions of the operands that a node cannot take from registers."""
+    match node.op.kind:
+        case OpKind.CONTRACTION:
+            return (0, 1)
+        case OpKind.GATHER | OpKind.RANDOM | OpKind.SCAN:
+            return (0,)
+        case OpKind.ASSEMBLE if node.op.name == "pad":
+            return (0,)
+        case _:
+            return ()
+
+
+def _suits(tasks: TaskGraph, node: Node, position: int) -> bool:
+    """Whether the layout of an operand is even enough for its reader."""
+    layout = tasks.layout(node.inputs[position])
+    assert layout is not None
+    match node.op.kind:
+        case OpKind.CONTRACTION:
+            return matrix_strides(node, position, layout) is not None
+        case OpKind.GATHER:
+            indexed = layout.dims[: len(node.inputs) - 1]
+            return all(len(coalesce(dim)) <= 1 for dim in indexed)
+        case _:
+            return all(len(coalesce(dim)) <= 1 for dim in layout.dims)
+
+
+def matrix_strides(
+    node: Node, position: int, layout: Layout
+) -> tuple[list[Factor], Factor, Factor] | None:
+    """An operand of ``dot_general`` as (batch factors, free, contracted), or None.
+
+    The free axes must step through memory evenly, and so must the contracted ones, and one
+    of the two strides must be 1, as a BLAS wants it.
+    """
+    contract = node.attributes["contract"][position]
+    batch = node.attributes["batch"][position]
+    free = [i for i in range(len(layout.dims)) if i not in (*contract, *batch)]
+    rows = coalesce(f for i in free for f in layout.dims[i])
+    columns = coalesce(f for i in contract for f in layout.dims[i])
+    if len(rows) > 1 or len(columns) > 1:
+        return None
+    row = rows[0] if rows else Factor(1, 0)
+    column = columns[0] if columns else Factor(1, 0)
+    outer = [f for i in batch for f in layout.dims[i]]
+    if any(structurally_equal(f.size, 0) for f in (row, column)):
+        return outer, Factor(row.size, 1), Factor(column.size, 1)  # nothing is read
+    strides = {f.stride for f in (row, column) if not structurally_equal(f.size, 1)}
+    if (strides and 1 not in strides) or any(isinstance(s, int) and s < 1 for s in strides):
+        return None
+    return outer, row, column
+
+
+class _TaskBuilder:
+    def __init__(self, tasks: TaskGraph) -> None:
+        self.tasks = tasks
+
+    def _add(
+        self,
+        node: Node | None,
+        operands: Sequence[Value],
+        results: Sequence[Value],
+        region: Layout | None = None,
+        after: tuple[Task, ...] = (),
+        source: Node | None = None,
+    ) -> Task:
+        memory = frozenset(_memory_operands(node)) if node and region is None else frozenset()
+        position = len(self.tasks.tasks)
+        task = Task(
+            node, tuple(operands), tuple(results), position, region, after, memory, source
+        )
+        self.tasks.tasks.append(task)
+        for value in results:
+            self.tasks.producers.setdefault(value, []).append(task)
+        return task
+
+    def _copy(self, source: Value, target: Value, origin: Node | None) -> Task:
+        return self._add(None, [source], [target], dense(source.type.shape), source=origin)
+
+    def add_node(self, node: Node) -> None:
+        if is_view(node):
+            if node.output in self.tasks.roots:
+                self._add(node, node.inputs, node.outputs)
+            return
+        match node.op.kind:
+            case OpKind.CREATION:
+                if node.output in self.tasks.roots:
+                    self._add(node, (), node.outputs)
+            case OpKind.ASSEMBLE:
+                _ASSEMBLE[node.op.name](self, node)
+            case OpKind.SCATTER:
+                x, *rest = node.inputs
+                base = self._add(node, [x], node.outputs, dense(x.type.shape))
+                self._add(node, rest, node.outputs, after=(base,))
+            case _:
+                self._add(node, node.inputs, node.outputs)
+
+    def concatenate(self, node: Node) -> None:
+        axis = node.attributes["axis"]
+        whole = dense(node.output.type.shape)
+        stride = whole.dims[axis][0].stride if whole.dims[axis] else 0
+        offset: Dim = 0
+        for piece in node.inputs:
+            self._add(node, [piece], node.outputs, _window(whole, piece, axis, offset * stride))
+            offset = offset + piece.type.shape[axis]
+
+    def pad(self, node: Node) -> None:
+        self._add(node, node.inputs, node.outputs)
+
+    def slice_update(self, node: Node) -> None:
+        x, y = node.inputs
+        whole = dense(node.output.type.shape)
+        base = self._add(node, [x], node.outputs, whole)
+        offset: Dim = 0
+        dims = []
+        for axis, (start, step, size) in enumerate(
+            zip(node.attributes["starts"], node.attributes["steps"], y.type.shape, strict=True)
+        ):
+            stride = whole.dims[axis][0].stride if whole.dims[axis] else 0
+            offset = offset + start * stride
+            one = structurally_equal(size, 1)
+            dims.append(() if one else (Factor(size, stride * step),))
+        region = Layout(offset, tuple(dims))
+        self._add(node, [y], node.outputs, region, after=(base,))
+
+    def add_results(self) -> None:
+        """Every output and update a root of its own, copied where it is not."""
+        tasks, graph = self.tasks, self.tasks.graph
+        taken: set[Value] = set(graph.inputs)
+        for value in graph.outputs:
+            tasks.outputs.append(self._own_memory(value, taken))
+        for position in sorted(graph.updates):
+            value = graph.updates[position]
+            if tasks.root(value) is graph.inputs[position] and self._is_whole(value):
+                continue  # written back unchanged
+            tasks.updates[position] = self._own_memory(value, taken)
+
+    def _is_whole(self, value: Value) -> bool:
+        """Whether a value is all of its root's buffer, in order."""
+        layout, shape = self.tasks.layout(value), value.type.shape
+        covered = product(self.tasks.root(value).type.shape)
+        same_size = structurally_equal(product(shape), covered)
+        return same_size and layout is not None and is_dense(layout, shape)
+
+    def _own_memory(self, value: Value, taken: set[Value]) -> Value:
+        root = self.tasks.root(value)
+        if root in self.tasks.roots and root not in taken and self._is_whole(value):
+            taken.add(root)
+            return root
+        copy = Value(value.type, None, 0, "copy")
+        self.tasks.roots.add(copy)
+        taken.add(copy)
+        self._copy(value, copy, value.node)
+        return copy
+
+
+def _window(whole: Layout, piece: Value, axis: int, offset: Dim) -> Layout:
+    """The region of ``whole`` that a concatenated piece fills."""
+    size = piece.type.shape[axis]
+    dims = list(whole.dims)
+    stride = dims[axis][0].stride if dims[axis] else 0
+    dims[axis] = () if structurally_equal(size, 1) else (Factor(size, stride),)
+    return Layout(offset, tuple(dims))
+
+
+_ASSEMBLE = {
+    "concatenate": _TaskBuilder.concatenate,
+    "pad": _TaskBuilder.pad,
+    "slice_update": _TaskBuilder.slice_update,
+}
