@@ -196,7 +196,7 @@ def record(
         op, operands, attributes, user_location(), tuple(t._type for t in outputs)
     )
     assert node.saved is not None
-    for i in op.saved_inputs(len(inputs)):
+    for i in op.saved_inputs([v is not None for v in values]):
         node.saved[operands[i]] = Saved(inputs[i], values[i])
     results = node.seal()
     for tensor, value in zip(outputs, results, strict=True):

@@ -84,7 +84,8 @@ class Op:
       An output gradient is None where that output was not used (only for several outputs).
       None instead of a rule: not differentiable (gradient zero).
     - ``saves_inputs`` / ``saves_outputs``: positions that the derivative reads, "all", or a
-      ``slice`` of positions (for ops with any number of operands).
+      ``slice`` of positions (for ops with any number of operands). For inputs also a mapping:
+      the gradient of input i reads the inputs at ``saves_inputs[i]``.
     - ``c`` / ``triton``: scalar text of an elementwise op with ``{0}``, ``{1}`` … for operands and
       ``{t}`` for the lane type of the first operand (``f32``, ``f64``, ``i64`` …, ``b`` for bool)
       and ``{r}`` for that of the result, or a mapping from lane type to such text; for reductions the combining text of ``{0}`` and ``{1}``.
@@ -100,7 +101,7 @@ class Op:
     infer: Callable[[Types, Attributes], TensorType | Types]
     evaluate: Callable[..., Any]
     derivative: Derivative | None = None
-    saves_inputs: tuple[int, ...] | slice | str = ()
+    saves_inputs: tuple[int, ...] | slice | str | Mapping[int, tuple[int, ...]] = ()
     saves_outputs: tuple[int, ...] | slice | str = ()
     c: str | Mapping[str, str] | None = None
     triton: str | Mapping[str, str] | None = None
@@ -117,8 +118,12 @@ class Op:
         result = self.infer(types, attributes)
         return result if isinstance(result, tuple) else (result,)
 
-    def saved_inputs(self, count: int) -> tuple[int, ...]:
-        return _positions(self.saves_inputs, count)
+    def saved_inputs(self, needs: Sequence[bool]) -> tuple[int, ...]:
+        """The inputs that the derivative reads if only some inputs need a gradient."""
+        saves = self.saves_inputs
+        if isinstance(saves, Mapping):
+            return tuple({j: None for i, need in enumerate(needs) if need for j in saves[i]})
+        return _positions(saves, len(needs))
 
     def saved_outputs(self, count: int) -> tuple[int, ...]:
         return _positions(self.saves_outputs, count)

@@ -29,6 +29,7 @@ from flamec.ir.types import DType, TensorType, float32, float64
 Text = str | Mapping[str, str]
 Rule = Callable[[Builder, Any, Any, Any], Any]  # (builder, gradient, x, y) -> gradient
 Evaluate = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Saves = tuple[int, ...] | Mapping[int, tuple[int, ...]]
 
 
 def binary(
@@ -38,7 +39,7 @@ def binary(
     accepts: frozenset[str] = NUMERIC,
     dx: Rule | None = None,
     dy: Rule | None = None,
-    saves: tuple[int, ...] = (),
+    saves: Saves = (),
     c: Text | None = None,
     **facts: Any,
 ) -> Op:
@@ -49,7 +50,7 @@ def binary(
             kind=OpKind.ELEMENTWISE,
             infer=facts.pop("infer", None) or elementwise_rule(name, 2, accepts),
             evaluate=lambda attributes, x, y: evaluate(x, y),
-            derivative=broadcast_derivative(saves, dx, dy) if dx or dy else None,
+            derivative=broadcast_derivative(dx, dy) if dx or dy else None,
             saves_inputs=saves,
             c=c or f"v{name}_{{t}}({{0}}, {{1}})",
             **facts,
@@ -57,13 +58,12 @@ def binary(
     )
 
 
-def broadcast_derivative(saves: tuple[int, ...], *parts: Rule | None) -> Derivative:
+def broadcast_derivative(*parts: Rule | None) -> Derivative:
     """A rule from one part for each operand, each summed to the operand's own shape."""
 
     def derivative(b: Builder, ctx: DerivativeContext, g: Any) -> list[Any]:
-        operands = [ctx.inputs[i] if i in saves else None for i in range(2)]
         return [
-            b.sum_to(part(b, g, *operands), type.shape) if part and needed else None
+            b.sum_to(part(b, g, *ctx.inputs), type.shape) if part and needed else None
             for part, type, needed in zip(parts, ctx.input_types, ctx.needs, strict=True)
         ]
 
@@ -100,7 +100,7 @@ binary(
     accepts=ANY,
     dx=lambda b, g, x, y: b.mul(g, y),
     dy=lambda b, g, x, y: b.mul(g, x),
-    saves=(0, 1),
+    saves={0: (1,), 1: (0,)},
     c=lanes(floats="({0} * {1})", integers="({0} * {1})", b="({0} & {1})"),
     triton=lanes(floats="({0} * {1})", integers="({0} * {1})", b="({0} & {1})"),
     commutative=True,
@@ -114,7 +114,7 @@ binary(
     accepts=FLOAT,
     dx=lambda b, g, x, y: b.div(g, y),
     dy=lambda b, g, x, y: b.neg(b.mul(g, b.div(b.div(x, y), y))),
-    saves=(0, 1),
+    saves={0: (1,), 1: (0, 1)},
     c="({0} / {1})",
     triton="({0} / {1})",
     identity=lambda dtype: 1,
@@ -184,7 +184,7 @@ binary(
     _checked("fmod", np.fmod),
     dx=lambda b, g, x, y: g,
     dy=lambda b, g, x, y: b.neg(b.mul(g, b.trunc(b.div(x, y)))),
-    saves=(0, 1),
+    saves={0: (), 1: (0, 1)},
     triton=lanes(floats="libdevice.fmod({0}, {1})"),
     expensive=True,
     doc="The remainder of division, with the sign of the dividend.",
@@ -194,7 +194,7 @@ binary(
     _checked("remainder", np.remainder),
     dx=lambda b, g, x, y: g,
     dy=lambda b, g, x, y: b.neg(b.mul(g, b.floor_divide(x, y))),
-    saves=(0, 1),
+    saves={0: (), 1: (0, 1)},
     expensive=True,
     doc="The remainder of division, with the sign of the divisor.",
 )

@@ -111,7 +111,7 @@ dot_general = register(
         infer=_infer_dot_general,
         evaluate=_evaluate_dot_general,
         derivative=_dot_general_gradient,
-        saves_inputs=(0, 1),
+        saves_inputs={0: (1,), 1: (0,)},
         expensive=True,
         doc="Sums of products over contracted axes, for each batch index.",
     )

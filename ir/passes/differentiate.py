@@ -58,7 +58,7 @@ def backpropagate(
         if enter is not None:
             enter(node)
         op = node.op
-        wanted_inputs = op.saved_inputs(len(node.inputs))
+        wanted_inputs = op.saved_inputs(needs)
         wanted_outputs = op.saved_outputs(len(node.outputs))
         context = DerivativeContext(
             node.attributes,
