@@ -6,10 +6,8 @@
 
 #define FLAMEC_LIBM(t, s)                                                                  \
     FLAMEC_UNARY_LANES(exp2, t, __builtin_exp2##s(x))                                      \
-    FLAMEC_UNARY_LANES(expm1, t, __builtin_expm1##s(x))                                    \
     FLAMEC_UNARY_LANES(log2, t, __builtin_log2##s(x))                                      \
     FLAMEC_UNARY_LANES(log10, t, __builtin_log10##s(x))                                    \
-    FLAMEC_UNARY_LANES(log1p, t, __builtin_log1p##s(x))                                    \
     FLAMEC_UNARY_LANES(tan, t, __builtin_tan##s(x))                                        \
     FLAMEC_UNARY_LANES(asin, t, __builtin_asin##s(x))                                      \
     FLAMEC_UNARY_LANES(acos, t, __builtin_acos##s(x))                                      \
@@ -51,9 +49,8 @@ FLAMEC_SCALAR double flamec_digamma(double x) {
     if (x == 0) return __builtin_copysign(__builtin_inf(), -x);
     double result = 0;
     if (x < 0) {
-        double fraction = x - __builtin_floor(x);
-        if (fraction == 0) return __builtin_nan("");
-        double part = fraction > 0.5 ? fraction - 1 : fraction;
+        double part = x - __builtin_rint(x);
+        if (!(part != 0)) return __builtin_nan("");
         result = -FLAMEC_PI / __builtin_tan(FLAMEC_PI * part);
         x = 1 - x;
     }
@@ -72,9 +69,9 @@ FLAMEC_SCALAR double flamec_digamma(double x) {
 FLAMEC_SCALAR double flamec_trigamma(double x) {
     double sign = 1, result = 0;
     if (x <= 0) {
-        double fraction = x - __builtin_floor(x);
-        if (fraction == 0) return __builtin_inf();
-        double sine = __builtin_sin(FLAMEC_PI * (fraction > 0.5 ? 1 - fraction : fraction));
+        double part = x - __builtin_rint(x);
+        if (part == 0) return __builtin_inf();
+        double sine = __builtin_sin(FLAMEC_PI * part);
         result = FLAMEC_PI * FLAMEC_PI / (sine * sine);
         x = 1 - x;
         sign = -1;
@@ -92,5 +89,7 @@ FLAMEC_SCALAR double flamec_trigamma(double x) {
 
 FLAMEC_LIBM(f32, f)
 FLAMEC_LIBM(f64, )
+FLAMEC_UNARY_LANES(expm1, f64, __builtin_expm1(x))
+FLAMEC_UNARY_LANES(log1p, f64, __builtin_log1p(x))
 
 #endif
