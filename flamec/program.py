@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from functools import cache
 from operator import attrgetter, is_
 from sys import getrefcount
 from typing import Any
@@ -32,6 +31,11 @@ from flamec.trace import InputSource
 
 MAX_BOUND_SIZES = 64
 _array_of = attrgetter("_array")
+
+# What getrefcount says of a gradient that nobody else holds: the tensor is known to its slot,
+# to its target, to a local variable and to the call; the storage to the tensor and the call;
+# the array to the tensor, the storage and the call.
+_TENSOR_REFERENCES, _STORAGE_REFERENCES, _ARRAY_REFERENCES = 4, 2, 3
 
 
 class Program:
@@ -87,10 +91,15 @@ class Program:
             self._set_owners(bound, copied)
         for position, leaf in self._arguments:
             array = leaves[leaf]._array
-            if not array.flags.c_contiguous:
+            if array is bound.argument_arrays[leaf]:
+                continue
+            if array.flags.c_contiguous:
+                bound.argument_arrays[leaf] = array
+            else:
                 dense = np.ascontiguousarray(array)
                 copied.append((position, array, dense))
                 array = dense
+                bound.argument_arrays[leaf] = None
             invocation.set_input(position, array)
         for (_, _, read, leaf), cell in zip(self._numbers, bound.cells, strict=True):
             cell[()] = read() if read is not None else leaves[leaf]
@@ -135,7 +144,8 @@ class Program:
         invocation = self.prepared.bind(sizes)
         shapes = [self.shape(v.type, sizes) for v in self.captured.graph.outputs]
         cells = [np.zeros((), dtype) for _, dtype, _, _ in self._numbers]
-        bound = _Bound(invocation, [None] * len(self._owners), shapes, cells)
+        count = len(self.captured.arguments)
+        bound = _Bound(invocation, [None] * len(self._owners), [None] * count, shapes, cells)
         for (position, _, _, _), cell in zip(self._numbers, cells, strict=True):
             invocation.set_input(position, cell)
         known = self._local.bound
@@ -204,18 +214,20 @@ class Program:
 class _Bound:
     """An invocation for one choice of sizes, and which arrays it holds already."""
 
-    __slots__ = ("arrays", "cells", "invocation", "shapes")
+    __slots__ = ("argument_arrays", "arrays", "cells", "invocation", "shapes")
 
     def __init__(
         self,
         invocation: Invocation,
         arrays: list[np.ndarray | None],
+        argument_arrays: list[np.ndarray | None],
         shapes: list[tuple[int, ...]],
         cells: list[np.ndarray],
     ) -> None:
         self.invocation = invocation
         self.cells = cells
         self.arrays = arrays
+        self.argument_arrays = argument_arrays
         self.shapes = shapes
 
 
@@ -257,19 +269,12 @@ class GradSlot:
             or bound is not self.bound
             or not isinstance(self.target, Tensor)
             or self.target._grad is not last
-            or _references(last) != _unshared_references()
+            or getrefcount(last) > _TENSOR_REFERENCES
+            or getrefcount(last._storage) > _STORAGE_REFERENCES
+            or getrefcount(last._array) > _ARRAY_REFERENCES
         ):
             return None
         return last
-
-    @classmethod
-    def unshared(cls) -> tuple[int, int, int]:
-        """The reference counts that ``reusable`` sees when nobody else holds the gradient."""
-        slot = object.__new__(cls)
-        slot.target = Tensor._from_array(np.zeros(()))
-        slot.target._grad = slot._last = Tensor._from_array(np.zeros(()))
-        last = slot._last
-        return _references(last)
 
     def store(
         self,
@@ -290,19 +295,6 @@ class GradSlot:
             tensor._storage.version += 1
             return
         target._grad = self._last = tensor
-
-
-def _references(tensor: Tensor) -> tuple[int, int, int]:
-    return (
-        getrefcount(tensor),
-        getrefcount(tensor._storage),
-        getrefcount(tensor._array),
-    )
-
-
-@cache
-def _unshared_references() -> tuple[int, int, int]:
-    return GradSlot.unshared()
 
 
 def _storage_of(source: InputSource) -> Storage | None:

@@ -9,6 +9,8 @@ input of the program.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from operator import getitem
 from typing import Any
 
 from flamec.state import thread
@@ -33,7 +35,11 @@ def runtime_number(container: Any, *path: Any) -> Any:
         return value
     trace.exempt(container, path[0])
     name = "_".join(str(p) for p in path)
-    return trace.number((id(container), path), lambda: _fetch(container, path), name)
+    if len(path) == 1:
+        read: Callable[[], Any] = partial(getitem, container, path[0])
+    else:
+        read = partial(_fetch, container, path)
+    return trace.number((id(container), path), read, name)
 
 
 def static_condition(container: Any, key: Any, condition: Callable[[Any], bool]) -> bool:

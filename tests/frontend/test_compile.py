@@ -380,3 +380,25 @@ def test_calls_from_several_threads() -> None:
     for t in threads:
         t.join()
     assert results == {i: 1000.0 * i * i for i in range(4)}
+
+
+def test_a_gradient_that_nobody_holds_keeps_its_memory() -> None:
+    w = flamec.ones(3, requires_grad=True)
+
+    @flamec.compile
+    def step(x: flamec.Tensor) -> None:
+        w.grad = None
+        (w * x).sum().backward()
+
+    addresses = []
+    for _ in range(3):
+        step(flamec.ones(3))
+        addresses.append(w.grad.data_ptr())
+    assert len(set(addresses)) == 1
+    view = w.grad[1:]
+    step(flamec.full((3,), 5.0))
+    assert w.grad.data_ptr() != addresses[0]
+    assert view.tolist() == [1.0, 1.0]
+    array = w.grad.numpy()
+    step(flamec.full((3,), 6.0))
+    assert array.tolist() == [5.0] * 3
