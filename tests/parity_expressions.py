@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 import flamec
+
+FOLDER = Path(__file__).parent / "parity"
 
 ERRORS = (RuntimeError, TypeError, ValueError, IndexError, OverflowError, ZeroDivisionError)
 
@@ -126,3 +129,9 @@ def check_expression(
     for name, value in theirs_names.items():
         if is_torch(value):
             assert_same(mine_names[name], value, f"{name} after {expression}", loosen)
+
+
+def expressions(family: str) -> list[str]:
+    """The expressions of one family, one a line of its file."""
+    lines = (FOLDER / f"{family}_expressions.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flamec.dispatch import apply
+from flamec.dispatch import apply, write
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.primitives import narrowed, ops
@@ -237,7 +237,18 @@ __all__ = [
     "remainder", "rsub", "sub", "subtract", "true_divide",
 ]  # fmt: skip
 
+
+def _float_power_(self: Tensor, exponent: Operand) -> Tensor:
+    """``float_power`` in place. RuntimeError unless the tensor is float64."""
+    if self._type.dtype is not float64:
+        raise OperationError(
+            f"float_power_(): the result is float64, the tensor is {self._type.dtype.name} "
+            f"(at {user_location()})"
+        )
+    return write(self, float_power(self, exponent), "float_power_")
+
+
 TENSOR_METHODS: dict[str, Callable[..., Tensor]] = {
     name: globals()[name] for name in __all__ if name != "rsub"
-}
-IN_PLACE: tuple[str, ...] = tuple(TENSOR_METHODS)
+} | {"float_power_": _float_power_}
+IN_PLACE: tuple[str, ...] = tuple(n for n in __all__ if n not in ("rsub", "float_power"))

@@ -14,8 +14,6 @@ from typing import Any
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.arithmetic import Operand, check_factor, combine_as, promoted
-from flamec.functional.arithmetic import mul as multiplied
-from flamec.functional.arithmetic import pow as power
 from flamec.functional.masking import nonzero
 from flamec.functional.primitives import narrowed, ops, widened
 from flamec.functional.promotion import (
@@ -273,9 +271,13 @@ def hypot(input: Tensor, other: Tensor) -> Tensor:
 
 @public
 def ldexp(input: Tensor, other: Tensor) -> Tensor:
-    """``input * 2 ** other``."""
+    """``input * 2 ** other``; the power may overflow where the product does not."""
     require_tensors("ldexp", input=input, other=other)
-    return multiplied(input, power(2.0, other))  # type: ignore[no-any-return]
+    dtype = float_dtype(result_dtype(input, other))
+    x, exponent = convert_operands((input, other), dtype.compute)
+    half = ops.floor(ops.mul(exponent, 0.5))
+    rest = ops.where(ops.lt(ops.abs(half), math.inf), ops.sub(exponent, half), half)
+    return narrowed(ops.mul(ops.mul(x, ops.exp2(half)), ops.exp2(rest)), dtype)
 
 
 @public

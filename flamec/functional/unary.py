@@ -118,7 +118,12 @@ def neg(input: Tensor, *, out: Tensor | None = None) -> Tensor:
 def sign(input: Tensor) -> Tensor:
     """-1, 0 or 1; 0 for NaN; bool unchanged."""
     require_tensor("sign", "input", input)
-    return copied(input) if input._type.dtype.kind == "bool" else ops.sign(input)
+    if input._type.dtype.kind == "bool":
+        return copied(input)
+    result = ops.sign(input)
+    if input._type.dtype.is_floating_point:
+        result = ops.where(ops.ne(input, input), 0.0, result)
+    return result  # type: ignore[no-any-return]
 
 
 @public
