@@ -24,8 +24,9 @@ class Parameter:
     """One parameter of the machine code, in launch order.
 
     ``kind``: ``"pointer"``, ``"int"``, ``"float"`` (``size`` bytes each), ``"tensor_map"``
-    (128 bytes) or ``"null"`` (a pointer that stays null). ``argument`` is the position of the
-    source's argument that it comes from (constants are not arguments; -1 for null). A tensor
+    (128 bytes), ``"scratch"`` (a pointer to memory for the kernel itself) or ``"null"`` (a
+    pointer that stays null). ``argument`` is the position of the source's argument that it
+    comes from (constants are not arguments; -1 for scratch and null). A tensor
     descriptor becomes several parameters: ``component`` says which part one is: ``"base"``
     (the map, or the pointer where the target has none), ``"shape"`` or ``"stride"`` (of
     dimension ``dimension``) or ``"nan_fill"``; it is empty for ordinary arguments.
@@ -45,7 +46,8 @@ class KernelBinary:
     ``threads`` of a block, ``shared_bytes`` of dynamic shared memory, ``cluster`` blocks that
     form a cluster. ``registers`` and ``stack_bytes`` are of one thread; a stack that is not
     empty usually means spilled registers. ``tensor_maps`` has an entry for each parameter of
-    that kind, in their order. ``texts`` holds the stages before machine code, by name.
+    that kind, in their order. ``scratch_bytes`` of global memory are needed for each block.
+    ``texts`` holds the stages before machine code, by name.
     """
 
     name: str
@@ -57,6 +59,7 @@ class KernelBinary:
     stack_bytes: int
     parameters: tuple[Parameter, ...]
     tensor_maps: tuple[TensorMapLayout, ...] = ()
+    scratch_bytes: int = 0
     cluster: int = 1
     cooperative: bool = False
     dependent_launch: bool = False

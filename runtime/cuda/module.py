@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -123,6 +124,18 @@ class KernelLaunch:
     @property
     def argument_count(self) -> int:
         return len(self._arguments)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of device memory that ``set_scratch`` must give for the present grid."""
+        binary = self.kernel.binary
+        return binary.scratch_bytes * binary.cluster * math.prod(self.grid)
+
+    def set_scratch(self, address: int) -> None:
+        """The memory for the kernel itself, used by one launch at a time."""
+        for slot, parameter in enumerate(self.kernel.binary.parameters):
+            if parameter.kind == "scratch":
+                self.values[slot] = address
 
     def slot(self, argument: int) -> int:
         """The position in ``values`` of an argument that is an address or a number."""

@@ -54,9 +54,13 @@ _MESSAGE_LINES = 40
 
 
 class TritonError(RuntimeError):
-    """Triton could not compile a kernel, or is missing; ``source_path`` is the kernel's text."""
+    """Triton could not compile a kernel, or is missing.
+
+    Attributes: ``message``, ``source_path`` (the kernel's text).
+    """
 
     def __init__(self, message: str, source_path: Path | None = None) -> None:
+        self.message = message
         self.source_path = source_path
         kept = f"\nthe source is in {source_path}" if source_path else ""
         super().__init__(message + kept)
@@ -145,16 +149,21 @@ def build_kernel(source: KernelSource, target: str, cache: KernelCache) -> Kerne
 
     The kernel's text is written into the cache, because Triton reads it from a file.
     TritonError if Triton fails, ValueError for a source that contradicts itself.
+    The lines of the kernel's text are what profilers show, so its file stays in the cache.
     """
     version = triton_version()
     _check_source(source)
     text = source.text.encode()
     key = hashlib.sha256(text).hexdigest()
     path, _ = cache.get_or_build(key, SOURCE_KIND, lambda: text, {"kernel": source.function})
+    capability = _capability(target)
     try:
-        compiled = _run_triton(source, _capability(target), path)
+        compiled = _run_triton(source, capability, path)
+    except TritonError:
+        raise
     except Exception as error:
-        raise TritonError(f"Triton {version} failed on {_message(source, target, error)}", path) from error
+        message = f"triton {version} failed on {_message(source, target, error)}"
+        raise TritonError(message, path) from error
     metadata = compiled.metadata
     maps = tuple(_tensor_map(facts) for facts in metadata.tensordesc_meta or ())
     parameters = _flat_parameters(source, has_maps=bool(maps))
@@ -170,6 +179,7 @@ def build_kernel(source: KernelSource, target: str, cache: KernelCache) -> Kerne
         stack_bytes=stack_bytes,
         parameters=_with_hidden(parameters, compiled.asm["ptx"], metadata, path),
         tensor_maps=maps,
+        scratch_bytes=metadata.global_scratch_size,
         cluster=metadata.num_ctas,
         cooperative=metadata.launch_cooperative_grid,
         dependent_launch=metadata.launch_pdl,
@@ -319,9 +329,12 @@ def _descriptor_parameters(argument: int, rank: int, has_map: bool) -> list[Para
 def _with_hidden(
     parameters: Sequence[Parameter], ptx: str, metadata: Any, path: Path
 ) -> tuple[Parameter, ...]:
-    """Add the pointers that Triton appends, after a check against the compiled code."""
-    if metadata.global_scratch_size or metadata.profile_scratch_size:
-        raise TritonError("the kernel needs scratch memory in global memory, which is unsupported", path)
+    """Add the pointers that Triton appends: its scratch memory, and the profiler's.
+
+    TritonError if the compiled code shows another order of parameters.
+    """
+    if metadata.profile_scratch_size:
+        raise TritonError("the kernel was compiled for Triton's profiler", path)
     found = _ENTRY.search(ptx)
     sizes = [_parameter_size(line) for line in found[1].split(",")] if found else []
     expected = [p.size for p in parameters]
@@ -329,10 +342,11 @@ def _with_hidden(
     if sizes[: len(expected)] != expected or any(size != 8 for size in hidden):
         raise TritonError(
             f"this version of Triton lays parameters out in an unknown way: sizes {sizes}, "
-            f"where {expected} and pointers were expected",
+            f"where {expected} and then pointers were expected",
             path,
         )
-    return (*parameters, *(Parameter("null", 8, -1) for _ in hidden))
+    kinds = ("scratch", *("null" for _ in hidden[1:]))[: len(hidden)]
+    return (*parameters, *(Parameter(kind, 8, -1) for kind in kinds))
 
 
 def _parameter_size(declaration: str) -> int:
