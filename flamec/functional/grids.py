@@ -10,7 +10,7 @@ import numpy as np
 
 from flamec.conversion import constant_array
 from flamec.dispatch import apply_named
-from flamec.errors import OperationError, user_location
+from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.dimensions import sequence
 from flamec.functional.joining import stack
 from flamec.functional.shape import expand, ravel, regroup, transpose, window
@@ -33,6 +33,11 @@ def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
         )
     sizes: list[Dim] = []
     for tensor in given:
+        if tensor._type.dtype is not given[0]._type.dtype:
+            raise OperationTypeError(
+                f"meshgrid: expects all tensors to have the same dtype, got "
+                f"{given[0]._type.dtype.name} and {tensor._type.dtype.name} (at {user_location()})"
+            )
         if len(tensor._type.shape) > 1:
             raise OperationError(
                 f"meshgrid: Expected scalar or 1D tensor in the tensor list but got shape "

@@ -177,9 +177,10 @@ def _vector_product(name: str, x: Any, y: Any) -> Tensor:
 @public
 def inner(input: Tensor, other: Tensor) -> Tensor:
     """Sums of products over the last dimensions."""
-    _check_pair("inner", input, other)
+    require_tensors("inner", input=input, other=other)
     if not input.ndim or not other.ndim:
-        return ops.mul(input, other)  # type: ignore[no-any-return]
+        return arithmetic.mul(input, other)  # type: ignore[no-any-return]
+    _check_pair("inner", input, other)
     _check_inner("inner", input, other, input._type.shape[-1], other._type.shape[-1])
     return contracted(input, other, ((input.ndim - 1,), (other.ndim - 1,)))
 

@@ -224,6 +224,9 @@ def bernoulli(
     dtype = input._type.dtype
     if p is None:
         _floating("bernoulli", dtype)
+        if thread.trace is None and input._array is not None:
+            within = bool(((input._array >= 0) & (input._array <= 1)).all())
+            _require(within, "bernoulli", "expects probabilities in [0, 1]")
         probability: Any = ops.cast(ops.detach(input), dtype.compute)
     else:
         probability = _checked_probability("bernoulli", p)

@@ -51,8 +51,9 @@ def _infer_arithmetic(name: str) -> Callable[[Types, Attributes], TensorType]:
 def _infer_extreme(name: str) -> Callable[[Types, Attributes], TensorType]:
     def infer(types: Types, attributes: Attributes) -> TensorType:
         result = _infer_reduction(name, types, attributes)
+        has_unit = types[0].dtype.kind == "bool"  # any() and all() of nothing
         for axis in attributes["axes"]:
-            if structurally_equal(types[0].shape[axis], 0):
+            if structurally_equal(types[0].shape[axis], 0) and not has_unit:
                 raise ValueError(
                     f"{name}: dimension {axis} of {format_shape(types[0].shape)} is empty "
                     f"and has no extreme value"
@@ -169,11 +170,13 @@ _LANES = ("f32", "f64", "i8", "i16", "i32", "i64", "u8")
 
 
 def _evaluate_amax(attributes: Attributes, x: np.ndarray) -> np.ndarray:
-    return np.maximum.reduce(x, axis=attributes["axes"])
+    fold = np.logical_or if x.dtype.kind == "b" else np.maximum
+    return fold.reduce(x, axis=attributes["axes"])
 
 
 def _evaluate_amin(attributes: Attributes, x: np.ndarray) -> np.ndarray:
-    return np.minimum.reduce(x, axis=attributes["axes"])
+    fold = np.logical_and if x.dtype.kind == "b" else np.minimum
+    return fold.reduce(x, axis=attributes["axes"])
 
 
 amax = register(
