@@ -79,6 +79,7 @@ class CompiledFunction:
         self._first_sizes: dict[Any, dict[tuple[int, int], int]] = {}
         self._varying: dict[Any, set[tuple[int, int]]] = {}
         self._numbers: dict[Any, dict[int, Any]] = {}
+        self._varying_numbers: dict[Any, set[int]] = {}
         self._static_numbers: set[Any] = set()
         self._warned = False
         self._bound_methods: weakref.WeakKeyDictionary[Any, CompiledFunction] = (
@@ -211,8 +212,9 @@ class CompiledFunction:
             if isinstance(leaf, (int, float)) and not isinstance(leaf, bool)
         }
         first_numbers = self._numbers.setdefault(key, numbers)
-        varied = frozenset(p for p, v in numbers.items() if first_numbers[p] != v)
-        return Dynamic(symbols, frozenset() if key in self._static_numbers else varied)
+        varied = self._varying_numbers.setdefault(key, set())
+        varied |= {p for p, v in numbers.items() if first_numbers[p] != v}
+        return Dynamic(symbols, frozenset(() if key in self._static_numbers else varied))
 
     def _count(self, prepared: Prepared) -> Prepared:
         self.stats.kernels_compiled += prepared.kernels_compiled
@@ -240,7 +242,13 @@ class CompiledFunction:
         with self._lock:
             self.programs = []
             self.stats = Stats()
-            for memory in (self._first_sizes, self._varying, self._numbers, self._static_numbers):
+            for memory in (
+                self._first_sizes,
+                self._varying,
+                self._numbers,
+                self._varying_numbers,
+                self._static_numbers,
+            ):
                 memory.clear()
 
     def __repr__(self) -> str:

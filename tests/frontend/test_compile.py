@@ -402,3 +402,13 @@ def test_a_gradient_that_nobody_holds_keeps_its_memory() -> None:
     array = w.grad.numpy()
     step(flamec.full((3,), 6.0))
     assert array.tolist() == [5.0] * 3
+
+
+def test_a_number_that_varied_once_stays_an_input() -> None:
+    scaled = flamec.compile(lambda x, factor: x * factor)
+    x = flamec.ones(4, 3)
+    for factor in (2.0, 3.0):
+        scaled(x, factor)
+    for size, factor in ((5, 2.0), (6, 7.0), (7, 2.0)):
+        assert scaled(flamec.ones(size, 3), factor)[0, 0].item() == factor
+    assert scaled.stats.traces == 3
