@@ -96,7 +96,8 @@ class _Parser:
         self.updates: dict[int, Value] = {}
 
     def parse(self, text: str) -> Graph:
-        lines = [(i, line.strip()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+        numbered = ((i, line.strip()) for i, line in enumerate(text.splitlines(), 1))
+        lines = [(i, line) for i, line in numbered if line and not line.startswith("#")]
         head = _HEAD.fullmatch(lines[0][1]) if lines else None
         if head is None or lines[-1][1] != "}":
             raise ParseError("the text of a graph begins with 'graph NAME {' and ends with '}'")

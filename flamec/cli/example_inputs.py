@@ -52,12 +52,14 @@ def example_inputs(target: Target, texts: Sequence[str], seed: int = 0) -> Examp
     if decorator is not None:
         with user_code("the function given as inputs="):
             return as_example(decorator(), "inputs=")
+    signature = inspect.signature(target.function.function)
+    if not signature.parameters:
+        return Example((), {}, "no arguments")
     for name in (f"flamec_inputs_{target.name.replace('.', '_')}", "flamec_inputs"):
         function = getattr(target.module, name, None)
         if function is not None:
             with user_code(f"{name}()"):
                 return as_example(function(), f"{name}()")
-    signature = inspect.signature(target.function.function)
     required = [
         p.name
         for p in signature.parameters.values()

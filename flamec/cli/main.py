@@ -5,7 +5,6 @@ Exit codes: 0 done; 1 the work failed; 2 the command line names something that d
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -61,9 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (CompileError, CompilerError, NoCompilerError) as error:
         report(describe(error))
         sys.exit(1)
-    except BrokenPipeError:  # the reader of the pipe, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 if __name__ == "__main__":

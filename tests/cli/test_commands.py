@@ -1,0 +1,226 @@
+"""The other commands: what they print, their JSON, their exit codes."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flamec.ir.op import REGISTRY
+
+ESCAPE = "\x1b["
+COMMANDS = ("demo", "dump", "explain", "bench", "doctor", "ops", "cache")
+
+
+def test_help_lists_every_command(run) -> None:
+    out = run("--help").out
+    assert all(name in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(run, command: str) -> None:
+    assert "Usage: flamec" in run(command, "--help").out
+
+
+def test_version(run) -> None:
+    assert run("--version").out.startswith("flamec ")
+
+
+@pytest.mark.parametrize("arguments", [("dunp",), ("ops", "--nothing"), ("cache", "empty")])
+def test_unknown_commands_and_options_end_with_2(run, arguments) -> None:
+    assert run(*arguments, code=2).err
+
+
+def test_completion_script_and_values(run) -> None:
+    """The shell asks the program itself for candidates, through variables of typer."""
+    done = run(
+        _FLAMEC_COMPLETE="complete_bash", COMP_WORDS="flamec dump f.py:g --stage op", COMP_CWORD="4"
+    )
+    assert "optimized" in done.out
+
+
+def test_the_reader_of_a_pipe_may_leave(program: Path, cache_folder: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m flamec.cli.main ops | head -n 1"],
+        env={**os.environ, "FLAMEC_CACHE_DIR": str(cache_folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith("op ")
+    assert not done.stderr
+
+
+# ops ---------------------------------------------------------------------------------
+def test_ops_lists_every_primitive(run) -> None:
+    data = run("ops", "--json").json
+    assert {row["name"] for row in data["ops"]} == set(REGISTRY)
+    assert sum(map(len, data["functions"].values())) > 150
+    text = run("ops").out
+    assert ESCAPE not in text
+    assert all(name in text for name in REGISTRY)
+
+
+def test_ops_of_one_kind(run) -> None:
+    rows = run("ops", "--kind", "reduction", "--json").json["ops"]
+    assert {row["kind"] for row in rows} == {"reduction"}
+    assert "reduction" in run("ops", "--kind", "nothing", code=2, COLUMNS="200").err
+
+
+# doctor ------------------------------------------------------------------------------
+def test_doctor_is_content_here(run) -> None:
+    data = run("doctor", "--json").json
+    status = {f["name"]: f["status"] for f in data["findings"]}
+    assert data["ok"]
+    assert status["compiled function"] == "ok"
+    assert ESCAPE not in run("doctor").out
+
+
+def test_doctor_without_a_compiler_says_what_to_install(run, tmp_path: Path) -> None:
+    done = run("doctor", "--json", FLAMEC_CC="no-such-compiler")
+    findings = {f["name"]: f for f in done.json["findings"]}
+    assert findings["C compiler"]["status"] == "warning"
+    assert "ziglang" in findings["C compiler"]["advice"]
+    assert findings["compiled function"]["status"] == "ok"
+
+
+def test_doctor_notices_a_compiler_that_does_not_work(run, tmp_path: Path) -> None:
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    data = run("doctor", "--json", code=1, FLAMEC_CC=str(broken)).json
+    assert not data["ok"]
+
+
+def test_doctor_notices_a_cache_that_others_can_write(run, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    folder.chmod(0o777)
+    findings = run("doctor", "--json", FLAMEC_CACHE_DIR=str(folder)).json["findings"]
+    (cache,) = [f for f in findings if f["name"] == "cache"]
+    assert cache["status"] == "warning"
+    assert "FLAMEC_CACHE_DIR" in cache["advice"]
+
+
+# cache -------------------------------------------------------------------------------
+def test_the_cache_can_be_found_listed_and_emptied(run, tmp_path: Path) -> None:
+    folder = tmp_path / "kernels"
+    variables = {"FLAMEC_CACHE_DIR": str(folder)}
+    assert run("cache", "path", **variables).out.strip() == str(folder)
+    assert "is empty" in run("cache", "ls", **variables).out
+    assert not folder.exists()
+    run("explain", "program.py:decorated", **variables)
+    listed = run("cache", "ls", "--json", **variables).json
+    assert listed["entries"]
+    assert listed["bytes"] == sum(e["size"] for e in listed["entries"])
+    assert listed["entries"][0]["key"][:16] in run("cache", "ls", **variables).out
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert "freed" in run("cache", "clear", **variables).out
+    assert run("cache", "ls", "--json", **variables).json["entries"] == []
+
+
+# explain -----------------------------------------------------------------------------
+def test_explain_shows_that_a_third_batch_size_compiles_nothing(run) -> None:
+    data = run("explain", "program.py:step", "--json").json
+    outcomes = [call["outcome"] for call in data["calls"]]
+    assert outcomes == [
+        "traced and compiled",
+        "traced and compiled",
+        "ran a program that was there",
+    ]
+    assert "shape" in data["calls"][1]["reasons"][0]
+    assert data["stats"]["traces"] == 2
+    first, second = data["programs"]
+    assert first["symbols"] == []
+    assert second["symbols"] == ["s0"]
+    assert any("args[0].dtype is flamec.float32" in guard for guard in first["guards"])
+    assert {i["from"] for i in first["inputs"]} >= {"argument", "captured tensor", "Python number"}
+    assert first["kernels"]["main"]
+
+
+def test_explain_in_words(run) -> None:
+    out = run("explain", "program.py:step").out
+    for part in ("== calls ==", "guards:", "kernels:", "not fused:", "loss.backward()"):
+        assert part in out
+    assert ESCAPE not in out
+
+
+def test_explain_uses_the_calls_of_the_file(run, program: Path) -> None:
+    program.with_name("calls.py").write_text(
+        "import flamec\n"
+        "def f(x, flag):\n    return x * 2 if flag else x * 3\n"
+        "def flamec_inputs():\n    return flamec.ones(3), True\n"
+        "def flamec_calls():\n"
+        "    yield flamec.ones(3), True\n"
+        "    yield flamec.ones(3), False\n"
+        "    yield flamec.ones(3, 3), 'neither'\n"
+    )
+    calls = run("explain", "calls.py:f", "--json").json["calls"]
+    outcomes = [call["outcome"].split()[0] for call in calls]
+    assert outcomes == ["traced", "ran", "traced", "traced"]
+    assert "True" in calls[2]["reasons"][0]
+
+
+def test_explain_of_a_function_that_fails_ends_with_1(run) -> None:
+    done = run("explain", "program.py:hopeless", "-i", "float32[3]", code=1)
+    assert "value of a tensor" in done.err
+
+
+# bench -------------------------------------------------------------------------------
+def test_bench_measures_time_compilation_and_memory(run) -> None:
+    data = run("bench", "program.py:step", "--seconds", "0.05", "--json").json
+    assert set(data["timings"]) == {"eager", "compiled"}
+    for timing in data["timings"].values():
+        assert timing["samples"] >= 5
+        assert 0 < timing["fastest"] <= timing["median"]
+        assert timing["low"] <= timing["median"] <= timing["high"]
+    assert data["speedup"] > 0
+    assert data["cost"]["kernels"] >= 1
+    assert data["compile"]["cold"]["kernels_compiled"] == data["cost"]["kernels"]
+    assert data["compile"]["warm"]["kernels_compiled"] == 0
+    assert data["compile"]["warm"]["kernels_from_cache"] == data["cost"]["kernels"]
+    assert data["peak_bytes"]["eager"] > 0
+
+
+def test_bench_prints_a_table(run) -> None:
+    out = run("bench", "program.py:plain", "--seconds", "0.05", "--no-compile-time").out
+    assert ESCAPE not in out
+    for part in ("eager", "compiled", "median", "spread", "peak memory"):
+        assert part in out
+
+
+def test_bench_runs_a_torch_twin_where_torch_is_installed(run, program: Path) -> None:
+    program.with_name("twin.py").write_text(
+        "def f(x):\n    return x * x\n\ndef torch_f(x):\n    return x * x\n"
+    )
+    arguments = ("twin.py:f", "-i", "float32[8]", "--seconds", "0.05", "--no-compile-time")
+    data = run("bench", *arguments, "--json").json
+    if importlib.util.find_spec("torch") is None:
+        assert data["torch"] == "torch is not installed"
+    else:
+        assert "torch" in data["timings"]
+
+
+# demo --------------------------------------------------------------------------------
+def test_demo_learns_and_compares(run) -> None:
+    pytest.importorskip("sklearn")
+    data = run("demo", "--epochs", "12", "--json").json
+    assert min(data["accuracy"].values()) >= 0.97
+    assert data["speedup"] > 0
+    assert abs(data["loss"]["eager"] - data["loss"]["compiled"]) < 0.01
+    assert data["cost"]["kernels"] >= 1
+    assert data["compile"]["warm"]["kernels_compiled"] == 0
+
+
+def test_demo_without_scikit_learn_says_how_to_get_it(run, tmp_path: Path) -> None:
+    (tmp_path / "sklearn").mkdir()
+    (tmp_path / "sklearn" / "__init__.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'sklearn'\", name='sklearn')\n"
+    )
+    done = run("demo", code=1, PYTHONPATH=str(tmp_path))
+    assert "pip install 'flamec[demo]'" in done.err
