@@ -21,6 +21,8 @@ from flamec.nn.loss import __all__ as _losses
 from flamec.nn.module import Module
 from flamec.nn.parameter import Buffer, Parameter
 from flamec.nn.parameter_vector import parameters_to_vector, vector_to_parameters
+from flamec.nn.transformer import *  # noqa: F403
+from flamec.nn.transformer import __all__ as _transformers
 
 # PyTorch's name for these; a real module, so that it can be imported from.
 utils = ModuleType("flamec.nn.utils", "Gradient clipping and parameter vectors.")
@@ -45,4 +47,5 @@ __all__ = [
     *_containers,
     *_layers,
     *_losses,
+    *_transformers,
 ]

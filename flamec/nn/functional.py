@@ -66,6 +66,7 @@ from flamec.functional.margin_loss import (
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
 )
+from flamec.functional.multihead_attention import multi_head_attention_forward
 from flamec.functional.normalization import group_norm, layer_norm, rms_norm
 from flamec.functional.softmax import gumbel_softmax, log_softmax, softmax, softmin
 from flamec.functional.unary import sigmoid, tanh
@@ -77,7 +78,8 @@ __all__ = [
     "gaussian_nll_loss", "gelu", "glu", "group_norm", "gumbel_softmax", "hardshrink",
     "hardsigmoid", "hardswish", "hardtanh", "hardtanh_", "hinge_embedding_loss", "huber_loss",
     "kl_div", "l1_loss", "layer_norm", "leaky_relu", "leaky_relu_", "linear", "log_softmax",
-    "logsigmoid", "margin_ranking_loss", "mish", "mse_loss", "multi_margin_loss",
+    "logsigmoid", "margin_ranking_loss", "mish", "mse_loss", "multi_head_attention_forward",
+    "multi_margin_loss",
     "multilabel_margin_loss", "multilabel_soft_margin_loss", "nll_loss", "normalize", "one_hot",
     "pad", "pairwise_distance", "poisson_nll_loss", "prelu", "relu", "relu6", "relu_", "rms_norm",
     "rrelu", "rrelu_", "scaled_dot_product_attention", "selu", "selu_", "sigmoid", "silu",
