@@ -108,13 +108,14 @@ class Arena:
     ``generation`` changes when the region moves, so that addresses in it can be kept.
     """
 
-    __slots__ = ("_owner", "address", "generation", "size")
+    __slots__ = ("__weakref__", "_owner", "address", "generation", "size")
 
     def __init__(self) -> None:
         self._owner: object = None
         self.address = 0
         self.size = 0
         self.generation = 0
+        _arenas.add(self)
 
     def reserve(self, nbytes: int) -> None:
         """Make room for ``nbytes``; what was in the arena is lost if it has to grow."""
@@ -131,6 +132,15 @@ class Arena:
         if self._owner is None:
             return np.empty(0, np.uint8)
         return np.frombuffer(self._owner, np.uint8)  # type: ignore[call-overload, no-any-return]
+
+
+_arenas: weakref.WeakSet[Arena] = weakref.WeakSet()
+
+
+def invalidate_arenas() -> None:
+    """Let every program lay out its memory again at its next call."""
+    for arena in list(_arenas):
+        arena.generation += 1
 
 
 class _ThreadArena(threading.local):

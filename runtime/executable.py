@@ -1,8 +1,8 @@
 """Run a compiled plan: one foreign call with one pointer.
 
-In: a plan, the checked path of its shared object, the process's ``FlamecRuntime`` and a memory
-planner. Out: ``Executable``, which binds sizes to a ``BoundProgram`` that is called. Invariant:
-temporaries lie in the calling thread's arena at the planned offsets, and nowhere else.
+In: a plan, the checked path of its shared object, a ``ProgramRuntime`` and a memory planner.
+Out: ``Executable``, which binds sizes to a ``BoundProgram`` that is called. Invariant: temporaries
+lie in the calling thread's arena at the planned offsets, and nowhere else.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import evaluate_dim
@@ -49,6 +51,28 @@ class FlamecCall(ctypes.Structure):
     )
 
 
+class ProgramEntry(ctypes.Structure):
+    """What ``flamec_enter`` (``cpu/threads.c``) takes: a call and how to make it."""
+
+    _fields_ = (
+        ("call", FlamecCall),
+        ("program", ctypes.c_void_p),
+        ("threads", ctypes.c_int64),
+    )
+
+
+@dataclass
+class ProgramRuntime:
+    """What the programs of a device share: its functions, and how a program is entered.
+
+    ``functions.threads`` is the number of threads; after changing it call
+    ``allocator.invalidate_arenas``, because scratch memory is laid out for it.
+    """
+
+    functions: FlamecRuntime
+    enter: Callable[[Any], int]
+
+
 class Executable:
     """A plan with its loaded code; safe to use from several threads.
 
@@ -61,7 +85,7 @@ class Executable:
         self,
         plan: ExecutionPlan,
         library_path: Path,
-        runtime: FlamecRuntime,
+        runtime: ProgramRuntime,
         plan_memory: PlanMemory,
         compiled: bool = False,
     ) -> None:
@@ -71,8 +95,9 @@ class Executable:
         self.runtime = runtime
         self.plan_memory = plan_memory
         self._library = ctypes.CDLL(str(library_path))
-        self.entry = self._library[plan.entry]
-        self.entry.restype = ctypes.c_int64
+        address = ctypes.cast(self._library[plan.entry], ctypes.c_void_p).value
+        assert address is not None
+        self.entry_address: int = address
         self._local = _BoundPrograms()
 
     def bind(self, sizes: tuple[int, ...] = ()) -> BoundProgram:
@@ -105,61 +130,68 @@ class BoundProgram:
     """A program for one choice of sizes, on the thread that bound it.
 
     Write the address of each input and output into ``addresses`` at the buffer's position in
-    the plan, then call. ``peak_bytes`` is what temporaries and scratch take of the arena.
+    the plan, then call. ``peak_bytes`` is what the call takes of the arena: the temporaries
+    (``layout.peak_bytes``) and, after them, each thread's scratch memory.
     """
 
     __slots__ = (
         "_arena",
-        "_call",
+        "_enter",
         "_entry",
+        "_executable",
+        "_functions",
         "_generation",
-        "_keep",
         "_pointer",
         "_scratch",
+        "_size_values",
         "addresses",
         "layout",
-        "peak_bytes",
-        "plan",
         "sizes",
     )
 
     def __init__(self, executable: Executable, sizes: tuple[int, ...]) -> None:
         plan = executable.plan
         bindings = dict(zip(plan.symbols, sizes, strict=True))
-        self.plan = plan
         self.sizes = sizes
         self.layout = executable.plan_memory(plan, bindings)
-        each = evaluate_dim(plan.scratch, bindings)
-        scratch = executable.runtime.threads * (-(-each // ALIGNMENT) * ALIGNMENT)
-        self._scratch = -(-self.layout.peak_bytes // ALIGNMENT) * ALIGNMENT
-        self.peak_bytes = self._scratch + scratch if scratch else self.layout.peak_bytes
+        self._scratch = _aligned(evaluate_dim(plan.scratch, bindings))
         self.addresses: ctypes.Array[ctypes.c_void_p] = (ctypes.c_void_p * len(plan.buffers))()
-        values = (ctypes.c_int64 * len(sizes))(*sizes)
-        self._call = FlamecCall(
-            buffers=ctypes.addressof(self.addresses),
-            sizes=ctypes.addressof(values),
-            runtime=ctypes.addressof(executable.runtime),
-        )
-        self._pointer = ctypes.byref(self._call)
-        self._entry = executable.entry
-        self._keep = (executable, values)
+        self._size_values = (ctypes.c_int64 * len(sizes))(*sizes)
+        self._executable = executable
+        self._functions = FlamecRuntime()
+        self._entry = ProgramEntry(program=executable.entry_address)
+        self._entry.call.buffers = ctypes.addressof(self.addresses)
+        self._entry.call.sizes = ctypes.addressof(self._size_values)
+        self._entry.call.runtime = ctypes.addressof(self._functions)
+        self._pointer = ctypes.byref(self._entry)
+        self._enter = executable.runtime.enter
         self._arena = current_arena()
         self._generation = -1
+
+    @property
+    def peak_bytes(self) -> int:
+        threads = self._executable.runtime.functions.threads
+        if not self._scratch:
+            return self.layout.peak_bytes
+        return _aligned(self.layout.peak_bytes) + self._scratch * threads
 
     def __call__(self) -> None:
         """Run; IndexError or ProgramError if the program reports an error."""
         if self._generation != self._arena.generation:
-            self._place_temporaries()
-        code = self._entry(self._pointer)
+            self._place()
+        code = self._enter(self._pointer)
         if code:
             self._fail(code)
 
-    def _place_temporaries(self) -> None:
+    def _place(self) -> None:
+        """Take the device's functions as they are now, and addresses in the arena."""
+        ctypes.pointer(self._functions)[0] = self._executable.runtime.functions
         arena = self._arena
         arena.reserve(self.peak_bytes)
         for buffer, offset in self.layout.offsets.items():
             self.addresses[buffer] = arena.address + offset
-        self._call.scratch = arena.address + self._scratch
+        self._entry.call.scratch = arena.address + _aligned(self.layout.peak_bytes)
+        self._entry.threads = self._functions.threads
         self._generation = arena.generation
 
     def _fail(self, code: int) -> NoReturn:
@@ -168,10 +200,14 @@ class BoundProgram:
         ``plan.errors[code - 1]`` is the message; ``{detail}`` in it stands for the number that
         the program left, and a text that begins with ``IndexError: `` raises that.
         """
-        errors = self.plan.errors
+        errors = self._executable.plan.errors
         if not 0 < code <= len(errors):
             raise ProgramError(f"the program returned the unknown error code {code}")
-        message = errors[code - 1].replace("{detail}", str(self._call.error_detail))
+        message = errors[code - 1].replace("{detail}", str(self._entry.call.error_detail))
         if message.startswith(_INDEX_ERROR):
             raise IndexError(message.removeprefix(_INDEX_ERROR))
         raise ProgramError(message)
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT

@@ -77,7 +77,7 @@ def rounded(
         return [float(c) for c in remez(target, powers, weight, low, high)]
     for start in range(len(powers)):
 
-        def rest(x: mpf, known: list[float] = list(fixed)) -> mpf:
+        def rest(x: mpf, known: tuple[float, ...] = tuple(fixed)) -> mpf:
             return target(x) - sum(mpf(c) * x**p for c, p in zip(known, powers, strict=False))
 
         coefficient = remez(rest, powers[start:], weight, low, high)[0]
@@ -111,19 +111,46 @@ def main() -> None:
         ("exp f32: (e^r - 1 - r) / r^2", exp_rest, 5, lambda x: x * x, -half_ln2, half_ln2, "f"),
         ("log f32: (ln(1+f) - f + f^2/2) / f^3", log_rest, 10, _log_weight, log_low, log_high, "f"),
         ("tanh f32: (tanh x / x - 1) / x^2 in x^2", tanh_rest, 5, lambda s: s, 1e-9, 0.391, "f"),
-        ("sin f32: (sin x / x - 1) / x^2 in x^2", sin_rest, 4, lambda s: s, 1e-9, eighth_pi_squared, "f"),
-        ("cos f32: (cos x - 1 + x^2/2) / x^4 in x^2", cos_rest, 4, lambda s: s * s, 1e-9, eighth_pi_squared, "f"),
+        (
+            "sin f32: (sin x / x - 1) / x^2 in x^2",
+            sin_rest,
+            4,
+            lambda s: s,
+            1e-9,
+            eighth_pi_squared,
+            "f",
+        ),
+        (
+            "cos f32: (cos x - 1 + x^2/2) / x^4 in x^2",
+            cos_rest,
+            4,
+            lambda s: s * s,
+            1e-9,
+            eighth_pi_squared,
+            "f",
+        ),
         ("erf f32: erf x / x - 1 in x^2", erf_rest, 7, lambda s: mpf(1), 1e-9, 0.85, "f"),
         ("erf f32: -ln erfc x", ln_erfc, 8, mp.erfc, 0.9, 4.0, "f"),
         ("exp f64: (e^r - 1 - r) / r^2", exp_rest, 11, lambda x: x * x, -half_ln2, half_ln2, "d"),
-        ("log f64: (2 atanh s / s - 2) / s^2 in s^2", atanh_rest, 7, lambda s: s, 1e-12, 0.02945, "d"),
+        (
+            "log f64: (2 atanh s / s - 2) / s^2 in s^2",
+            atanh_rest,
+            7,
+            lambda s: s,
+            1e-12,
+            0.02945,
+            "d",
+        ),
         ("tanh f64: (tanh x / x - 1) / x^2 in x^2", tanh_rest, 11, lambda s: s, 1e-12, 0.391, "d"),
     ]
     for name, target, count, weight, low, high, code in jobs:
         powers = list(range(count))
         values = rounded(target, powers, weight, low, high, code)
         worst = max(
-            abs(weight(x) * (target(x) - sum(mpf(c) * x**p for c, p in zip(values, powers, strict=True))))
+            abs(
+                weight(x)
+                * (target(x) - sum(mpf(c) * x**p for c, p in zip(values, powers, strict=True)))
+            )
             for x in (mpf(low) + (mpf(high) - low) * i / 400 for i in range(401))
         )
         report(f"{name}; error {mp.nstr(worst, 3)}", values, "f" if code == "f" else "")

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from flamec.ir.plan import ExecutionPlan
-from flamec.runtime.allocator import Allocator
+from flamec.runtime.allocator import Allocator, invalidate_arenas
 from flamec.runtime.cpu.blas import Blas, load_blas
 from flamec.runtime.cpu.compiler import Compiler, compile_library, library_key
 from flamec.runtime.cpu.threads import ThreadPool
 from flamec.runtime.device import PlanMemory
-from flamec.runtime.executable import Executable, FlamecRuntime
+from flamec.runtime.executable import Executable, FlamecRuntime, ProgramRuntime
 from flamec.runtime.kernel_cache import KernelCache
 
 
@@ -46,11 +46,11 @@ class CpuDevice:
         self.flags = tuple(flags)
         self.keep_folder = keep_folder
         self.allocator = Allocator()
-        self.runtime = FlamecRuntime()
         self._plan_memory = plan_memory
         self._lock = threading.Lock()
-        self._threads = threads
-        self._pool: ThreadPool | None = None
+        self._threads = _checked(threads)
+        self._functions = FlamecRuntime()
+        self._runtime: ProgramRuntime | None = None
         self._blas: Blas | None = None
 
     def empty(self, nbytes: int) -> tuple[np.ndarray, int]:
@@ -62,35 +62,36 @@ class CpuDevice:
         return self._threads
 
     def set_threads(self, threads: int) -> None:
-        """Change how many threads parallel loops use, from the next call of a program on."""
+        """Change how many threads parallel loops use, from each program's next call on.
+
+        ValueError below 1. Another thread that is inside a program goes on as it began.
+        """
         with self._lock:
-            self._threads = threads
-            if self._pool is not None:
-                self._pool.set_threads(threads)
-                self.runtime.threads = threads
+            self._threads = self._functions.threads = _checked(threads)
+            invalidate_arenas()
 
     def load(self, plan: ExecutionPlan) -> Executable:
         """Take a plan's shared object from the cache, or compile it, and load it.
 
         CompileError if the compiler fails.
         """
-        self._prepare(needs_blas=bool(plan.notes.get("needs_blas", False)))
+        runtime = self._prepare(needs_blas=bool(plan.notes.get("needs_blas", False)))
         path, built = self._library(plan.source, {"entry": plan.entry, "steps": len(plan.steps)})
-        return Executable(plan, path, self.runtime, self._plan_memory, compiled=built)
+        return Executable(plan, path, runtime, self._plan_memory, compiled=built)
 
-    def _prepare(self, needs_blas: bool) -> None:
+    def _prepare(self, needs_blas: bool) -> ProgramRuntime:
         with self._lock:
-            if self._pool is None:
+            if self._runtime is None:
                 pool = ThreadPool(self._compile_file)
-                pool.set_threads(self._threads)
-                self.runtime.parallel_for = pool.parallel_for
-                self.runtime.threads = self._threads
-                self._pool = pool
+                self._functions.parallel_for = pool.parallel_for
+                self._functions.threads = self._threads
+                self._runtime = ProgramRuntime(self._functions, pool.enter)
             if needs_blas and self._blas is None:
                 blas = load_blas(self._compile_file)
-                self.runtime.sgemm = blas.sgemm
-                self.runtime.dgemm = blas.dgemm
+                self._functions.sgemm = blas.sgemm
+                self._functions.dgemm = blas.dgemm
                 self._blas = blas
+            return self._runtime
 
     def _compile_file(self, source: Path) -> Path:
         path, _ = self._library(source.read_text(), {"file": source.name})
@@ -104,3 +105,9 @@ class CpuDevice:
             lambda: compile_library(self.compiler, source, self.flags, self.keep_folder),
             facts,
         )
+
+
+def _checked(threads: int) -> int:
+    if threads < 1:
+        raise ValueError(f"the number of threads must be at least 1, not {threads}")
+    return threads

@@ -1,7 +1,9 @@
 /* A thread pool for parallel loops: FlamecRuntime.parallel_for.
  *
  * In: a loop body, its context, n iterations, a grain. Out: the body has run for every chunk of
- * [0, n). Invariants: the chunks depend on n, grain and the number of threads only; chunk i is
+ * [0, n). One pool serves all programs of a process; each program call is entered through
+ * flamec_enter with the number of threads that its memory was laid out for. Invariants: the
+ * chunks depend on n, grain and that number only; chunk i is
  * run once, with thread number i, by whichever thread is free; a nested call and a second caller
  * at the same time run the same chunks one after another; a forked child makes new workers.
  *
@@ -24,10 +26,16 @@ typedef struct {
     FlamecLoop loop;
     void *context;
     int64_t n;
+    int64_t threads;
 } Job;
 
+typedef struct {
+    FlamecCall call;
+    int64_t (*program)(FlamecCall *call);
+    int64_t threads;
+} Entry;
+
 static pthread_mutex_t callers = PTHREAD_MUTEX_INITIALIZER;
-static atomic_long pool_threads = 1;
 static int workers; /* started; guarded by `callers` */
 static Job job;     /* written by the caller, stable until `unfinished` is 0 */
 /* The job's number (high 32 bits), its chunks (16) and the next chunk to take (16) in one word,
@@ -38,6 +46,7 @@ static _Atomic uint32_t unfinished; /* chunks of the job; the caller sleeps on i
 static _Atomic uint32_t sleepers;
 static atomic_int caller_sleeps;
 static __thread int inside_loop;
+static __thread int64_t call_threads = 1;
 
 static void pause_processor(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -86,6 +95,7 @@ static void run_chunks(uint32_t number) {
         uint32_t chunks = (uint32_t)(seen >> 16) & 0xffff, next = (uint32_t)seen & 0xffff;
         if ((uint32_t)(seen >> 32) != number || next >= chunks) return;
         if (!atomic_compare_exchange_weak(&ticket, &seen, seen + 1)) continue;
+        call_threads = job.threads; /* for loops inside the chunk */
         job.loop(job.context, chunk_begin(job.n, chunks, next),
                  chunk_begin(job.n, chunks, next + 1), (int)next);
         if (atomic_fetch_sub(&unfinished, 1) == 1 && atomic_load(&caller_sleeps))
@@ -126,7 +136,7 @@ static void start_workers(int wanted) {
 
 void flamec_parallel_for(FlamecLoop loop, void *context, int64_t n, int64_t grain) {
     if (n <= 0) return;
-    int64_t chunks = grain > 1 ? n / grain : n, threads = atomic_load(&pool_threads);
+    int64_t chunks = grain > 1 ? n / grain : n, threads = call_threads;
     if (chunks > threads) chunks = threads;
     if (chunks <= 1) {
         loop(context, 0, n, 0);
@@ -139,7 +149,7 @@ void flamec_parallel_for(FlamecLoop loop, void *context, int64_t n, int64_t grai
     }
     inside_loop = 1;
     if (workers < chunks - 1) start_workers((int)chunks - 1);
-    job = (Job){loop, context, n};
+    job = (Job){loop, context, n, threads};
     uint32_t number = atomic_load(&posted) + 1;
     atomic_store(&unfinished, (uint32_t)chunks);
     atomic_store(&ticket, (uint64_t)number << 32 | (uint64_t)chunks << 16);
@@ -172,11 +182,16 @@ static void forget_workers(void) {
     atomic_store(&caller_sleeps, 0);
 }
 
-/* Sets the number of threads, 1 to 1024, for loops that start from now on. */
-void flamec_set_threads(int64_t threads) {
-    atomic_store(&pool_threads, threads < 1 ? 1 : threads > MOST_THREADS ? MOST_THREADS : threads);
+/* Runs a program whose loops may use up to `threads` threads, 1 to 1024. */
+int64_t flamec_enter(Entry *entry) {
+    int64_t before = call_threads, wanted = entry->threads;
+    call_threads = wanted < 1 ? 1 : wanted > MOST_THREADS ? MOST_THREADS : wanted;
+    int64_t code = entry->program(&entry->call);
+    call_threads = before;
+    return code;
 }
 
+/* How many workers this process has started. */
 int64_t flamec_workers(void) { return workers; }
 
 __attribute__((constructor)) static void prepare_for_fork(void) {

@@ -13,22 +13,20 @@ from pathlib import Path
 
 
 class ThreadPool:
-    """The loaded pool. Workers start with the first loop that is worth them, and sleep between."""
+    """The loaded pool. Workers start with the first loop that is worth them, and sleep between.
+
+    ``parallel_for`` is the address for ``FlamecRuntime``; ``enter`` runs a program with the
+    number of threads that its ``ProgramEntry`` names.
+    """
 
     def __init__(self, compile_file: Callable[[Path], Path]) -> None:
         self.library = ctypes.CDLL(str(compile_file(Path(__file__).with_name("threads.c"))))
-        self.library.flamec_set_threads.argtypes = [ctypes.c_int64]
-        self.library.flamec_set_threads.restype = None
         self.library.flamec_workers.restype = ctypes.c_int64
+        self.enter = self.library.flamec_enter
+        self.enter.restype = ctypes.c_int64
         address = ctypes.cast(self.library.flamec_parallel_for, ctypes.c_void_p).value
         assert address is not None
         self.parallel_for: int = address
-
-    def set_threads(self, threads: int) -> None:
-        """How many threads loops use, the caller included; ValueError below 1."""
-        if threads < 1:
-            raise ValueError(f"the number of threads must be at least 1, not {threads}")
-        self.library.flamec_set_threads(threads)
 
     @property
     def workers(self) -> int:
