@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -72,17 +73,20 @@ class EvaluatedInvocation:
         self.graph = graph
         self.bindings = bindings
         self.inputs: list[np.ndarray] = [np.empty(0)] * len(graph.inputs)
-        self.outputs: list[np.ndarray] = [np.empty(0)] * len(graph.outputs)
+        # weakly, so that whoever counts the references to an output does not find ours
+        self.outputs: list[weakref.ref[np.ndarray] | None] = [None] * len(graph.outputs)
 
     def set_input(self, position: int, array: np.ndarray) -> None:
         self.inputs[position] = array
 
     def set_output(self, position: int, array: np.ndarray) -> None:
-        self.outputs[position] = array
+        self.outputs[position] = weakref.ref(array)
 
     def run(self) -> None:
         outputs, updates = evaluate_graph(self.graph, self.inputs, self.bindings)
-        for array, result in zip(self.outputs, outputs, strict=True):
+        for reference, result in zip(self.outputs, outputs, strict=True):
+            array = None if reference is None else reference()
+            assert array is not None, "an output was not set"
             np.copyto(array, result)
         copies = {p: np.array(v, copy=True) for p, v in updates.items()}
         for position, result in copies.items():

@@ -30,8 +30,9 @@ class Result:
     """One leaf of what the function returned (or stored in a ``.grad``).
 
     ``kind``: ``"fresh"`` (graph output ``position``), ``"argument"`` (the argument leaf
-    itself), ``"tensor"`` (that very tensor), ``"constant"`` (a Python value), ``"size"``
-    (a symbolic size). ``steps`` are view steps to apply to it.
+    itself), ``"tensor"`` (that very tensor), ``"base"`` (the base of a captured or, by
+    position, an argument's storage), ``"constant"`` (a Python value), ``"size"`` (a symbolic
+    size). ``steps`` are view steps to apply to it.
     """
 
     kind: str
@@ -169,6 +170,7 @@ def _capture(
     captured.grad_enabled = grad_enabled
     del proxy_args, proxy_kwargs, result
     _refuse_escapes(trace, proxies, name)
+    trace.release()
     return captured
 
 
@@ -319,7 +321,7 @@ class _Outputs:
             return Result("argument", source.position, None, steps)
         if source.kind == "captured":
             return Result("tensor", value=source.tensor, steps=steps)
-        return Result("base", value=source.storage, steps=leaf._steps)
+        return Result("base", source.position, source.storage, leaf._steps)
 
     def _output(self, value: Value) -> int:
         if value not in self._positions:

@@ -100,8 +100,8 @@ class DifferentiableProgram:
             return tensor
         if source.tensor is not None:
             return source.tensor
-        if source.storage is not None:
-            storage = source.storage
+        if source.kind == "base":
+            storage = source.storage or leaves[source.position]._storage
             assert storage.base is not None
             return Tensor._from_array(storage.base, storage.base_type, storage)
         value = source.read() if source.read is not None else leaves[source.position]

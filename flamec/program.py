@@ -30,6 +30,7 @@ from flamec.tensor import Storage, Tensor, ViewStep
 from flamec.trace import InputSource
 
 MAX_BOUND_SIZES = 64
+Copied = tuple[int, np.ndarray, np.ndarray]  # graph input, the caller's array, its dense copy
 _array_of = attrgetter("_array")
 
 # What getrefcount says of a gradient that nobody else holds: the tensor is known to its slot,
@@ -52,12 +53,15 @@ class Program:
         self._local = _ThreadLocal()
         graph = captured.graph
         self._arguments: list[tuple[int, int]] = []
+        self._argument_bases: list[tuple[int, int]] = []
         self._owners: list[Tensor | _BaseOwner] = []
         self._owner_positions: list[int] = []
         self._numbers: list[tuple[int, np.dtype, Any, int]] = []
         for position, source in enumerate(captured.sources):
             if source.kind == "argument":
                 self._arguments.append((position, source.position))
+            elif source.kind == "base" and source.position >= 0:
+                self._argument_bases.append((position, source.position))
             elif source.kind == "number":
                 dtype = graph.inputs[position].type.dtype.numpy
                 self._numbers.append((position, dtype, source.read, source.position))
@@ -74,6 +78,7 @@ class Program:
         self._outputs = [(i, v.type, self._slots.get(i)) for i, v in enumerate(graph.outputs)]
         self._freed = _freed_value(captured)
         self._single = _single_fresh(captured)
+        captured.arguments = [None if isinstance(a, Tensor) else a for a in captured.arguments]
 
     # running ------------------------------------------------------------------
     def run(self, leaves: tuple[Any, ...], sizes: tuple[int, ...]) -> Any:
@@ -86,7 +91,7 @@ class Program:
         if bound is None:
             bound = self._bind(sizes)
         invocation = bound.invocation
-        copied: list[tuple[int, np.ndarray, np.ndarray]] = []
+        copied: list[Copied] = []
         if not all(map(is_, map(_array_of, self._owners), bound.arrays)):
             self._set_owners(bound, copied)
         for position, leaf in self._arguments:
@@ -95,12 +100,16 @@ class Program:
                 continue
             if array.flags.c_contiguous:
                 bound.argument_arrays[leaf] = array
+                invocation.set_input(position, array)
             else:
-                dense = np.ascontiguousarray(array)
-                copied.append((position, array, dense))
-                array = dense
                 bound.argument_arrays[leaf] = None
-            invocation.set_input(position, array)
+                _set_copy(invocation, position, array, copied)
+        for position, leaf in self._argument_bases:
+            array = leaves[leaf]._storage.base
+            if array.flags.c_contiguous:
+                invocation.set_input(position, array)
+            else:
+                _set_copy(invocation, position, array, copied)
         for (_, _, read, leaf), cell in zip(self._numbers, bound.cells, strict=True):
             cell[()] = read() if read is not None else leaves[leaf]
         tensors = []
@@ -123,9 +132,7 @@ class Program:
             slot.store(self, leaves, sizes, tensors)
         return tensors
 
-    def _set_owners(
-        self, bound: _Bound, copied: list[tuple[int, np.ndarray, np.ndarray]]
-    ) -> None:
+    def _set_owners(self, bound: _Bound, copied: list[Copied]) -> None:
         """Pass the captured tensors' memory; strided ones as copies, anew at each call."""
         for index, (owner, position) in enumerate(
             zip(self._owners, self._owner_positions, strict=True)
@@ -134,11 +141,9 @@ class Program:
             assert array is not None
             if array.flags.c_contiguous:
                 bound.arrays[index] = array
+                bound.invocation.set_input(position, array)
             else:
-                dense = np.ascontiguousarray(array)
-                copied.append((position, array, dense))
-                array = dense
-            bound.invocation.set_input(position, array)
+                _set_copy(bound.invocation, position, array, copied)
 
     def _bind(self, sizes: tuple[int, ...]) -> _Bound:
         invocation = self.prepared.bind(sizes)
@@ -182,7 +187,7 @@ class Program:
         elif kind == "tensor":
             tensor = result.value
         elif kind == "base":
-            storage = result.value
+            storage = leaves[result.position]._storage if result.value is None else result.value
             tensor = Tensor._from_array(storage.base, storage.base_type, storage)
         elif kind == "size":
             return evaluate_size(
@@ -209,6 +214,15 @@ class Program:
             concrete = {k: _concrete(v, bindings) for k, v in attributes.items()}
             tensor = apply(op, (tensor,), concrete)
         return tensor
+
+
+def _set_copy(
+    invocation: Invocation, position: int, array: np.ndarray, copied: list[Copied]
+) -> None:
+    """Pass a strided array as a dense copy; a change is copied back after the call."""
+    dense = np.ascontiguousarray(array)
+    copied.append((position, array, dense))
+    invocation.set_input(position, dense)
 
 
 class _Bound:

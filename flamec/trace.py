@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flamec.dispatch import is_detached, tape_value, view_steps, write_through
+from flamec.dispatch import Leaf, is_detached, tape_value, view_steps, write_through
 from flamec.errors import (
     CompileError,
     DataDependentError,
@@ -42,8 +42,8 @@ class InputSource:
     """Where a graph input comes from at each call.
 
     ``kind``: ``"argument"`` (flattened argument ``position``), ``"captured"`` (the
-    tensor itself), ``"base"`` (the base of ``storage``), or ``"number"``
-    (``read()`` gives a Python number).
+    tensor itself), ``"base"`` (the base of ``storage``, or of the storage of argument
+    ``position``), or ``"number"`` (``read()`` gives a Python number).
     """
 
     kind: str
@@ -159,13 +159,13 @@ class Trace:
         """The tensor that stands for an argument while tracing (``type`` may be symbolic)."""
         storage = tensor._storage
         if storage in self.base_storages:
-            self._lift_base(storage)
+            self._lift_base(storage, position)
             proxy = Tensor._from_trace(self, tensor._type, storage, tensor._steps)
         else:
             if storage in self.roots:
                 raise AliasDiscovered(storage)
             value = self.add_input(
-                type, InputSource("argument", position, tensor=tensor, name=name)
+                type, InputSource("argument", position, name=name)
             )
             self.roots[storage] = Root(
                 tensor._steps, value, type, input_position=len(self.sources) - 1
@@ -220,10 +220,11 @@ class Trace:
             self.tracked.add(value)
         return root
 
-    def _lift_base(self, storage: Storage) -> Root:
+    def _lift_base(self, storage: Storage, position: int = -1) -> Root:
         if storage not in self.roots:
+            held = storage if position < 0 else None
             value = self.add_input(
-                storage.base_type, InputSource("base", storage=storage, name="base")
+                storage.base_type, InputSource("base", position, storage=held, name="base")
             )
             self.roots[storage] = Root(
                 (), value, storage.base_type, input_position=len(self.sources) - 1
@@ -239,7 +240,7 @@ class Trace:
             return self._lift(tensor)
         if tensor._trace is None and root.input_position is not None:
             source = self.sources[root.input_position]
-            if source.kind == "argument" and tensor not in self.alias_tensors:
+            if source.position >= 0 and tensor not in self.alias_tensors:
                 self.alias_tensors.add(tensor)
                 self.aliases.append((source.position, tensor))
         return root
@@ -346,6 +347,10 @@ class Trace:
         if not steps:
             target._cached = (self, root.version, new)
             self.value_tensors[new] = target
+        elif thread.grad_enabled and value in self.tracked and is_detached(target._steps):
+            own = builder.expand_to(value, target._type.shape)
+            target._cached = (self, root.version, own)
+            self.value_tensors[own] = target
         return target
 
     # autograd -----------------------------------------------------------------
@@ -365,6 +370,14 @@ class Trace:
         value = self.value_of(tensor)
         self.leaf_tensors[value] = tensor
         self.tracked.add(value)
+
+    def leaf_of(self, storage: Storage) -> Tensor | None:
+        """The leaf whose memory is the whole of ``storage``."""
+        root = self.roots.get(storage)
+        if root is None:
+            value = storage.value
+            return value.tensor() if isinstance(value, Leaf) else None
+        return self.leaf_tensors.get(root.value)
 
     def leaves(self) -> Iterator[tuple[Value, Tensor]]:
         return iter(list(self.leaf_tensors.items()))
@@ -405,6 +418,14 @@ class Trace:
         """Tensors of this trace that are still alive and not in ``keep`` (ids)."""
         alive = (ref() for ref in self.created)
         return [t for t in alive if t is not None and id(t) not in keep]
+
+    def release(self) -> None:
+        """Let go of the tensors of the traced call; what the program needs is kept elsewhere."""
+        self.roots.clear()
+        self.numbers.clear()
+        self.grads.clear()
+        self.leaf_tensors.clear()
+        self.base_storages.clear()
 
     def build(self, outputs: Sequence[Value], name: str) -> Graph:
         """The finished graph; writes to inputs become its updates."""

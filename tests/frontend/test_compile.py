@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import namedtuple
 from dataclasses import dataclass
 from typing import Any
@@ -124,10 +125,20 @@ def test_no_outputs_and_in_place_arguments() -> None:
         x[0] = 7.0
 
     x = flamec.arange(4.0)
-    version = x._version
-    assert f(x) is None
-    assert x.tolist() == [7.0, 10.0, 20.0, 30.0]
-    assert x._version > version
+    for x in (x, flamec.arange(4.0)):
+        version = x._version
+        assert f(x) is None
+        assert x.tolist() == [7.0, 10.0, 20.0, 30.0]
+        assert x._version > version
+
+
+def test_programs_do_not_keep_their_first_arguments_alive() -> None:
+    f = flamec.compile(lambda x: x + 1)
+    x = flamec.ones(3)
+    alive = weakref.ref(x)
+    f(x)
+    del x
+    assert alive() is None
 
 
 def test_outputs_that_alias() -> None:

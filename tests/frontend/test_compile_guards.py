@@ -225,6 +225,11 @@ def test_aliasing_between_arguments() -> None:
     base = flamec.arange(4.0)
     assert compiled(base[:3], base[1:]).tolist() == [2.0, 6.0, 12.0 - 3.0]
     assert base.tolist() == [1.0, 2.0, 3.0, 3.0]
+    other = flamec.arange(4.0)
+    traces = compiled.stats.traces
+    assert compiled(other[:3], other[1:]).tolist() == [2.0, 6.0, 9.0]
+    assert (other.tolist(), base.tolist()) == ([1.0, 2.0, 3.0, 3.0], [1.0, 2.0, 3.0, 3.0])
+    assert compiled.stats.traces == traces
     assert compiled(flamec.ones(3), flamec.ones(3)).tolist() == [2.0, 2.0, 2.0]
 
 
