@@ -18,7 +18,6 @@ from flamec.autograd import (
     no_grad,
     set_grad_enabled,
 )
-from flamec.compiler import compile, mark_dynamic
 from flamec.conversion import as_tensor, asarray, from_dlpack, from_numpy, scalar_tensor, tensor
 from flamec.dtype_limits import finfo, iinfo
 from flamec.functional.activation import (
@@ -174,13 +173,23 @@ __version__ = "0.1.0"
 
 if _TYPE_CHECKING:
     from flamec import nn, optim
+    from flamec.compiler import compile, mark_dynamic
 
-_LATE = ("nn", "optim")  # imported when first used, so that ``import flamec`` stays quick
+# Imported when first used, so that ``import flamec`` stays quick: name -> module that has it.
+_LATE = {
+    "compile": "flamec.compiler",
+    "mark_dynamic": "flamec.compiler",
+    "nn": "",
+    "optim": "",
+}
 
 
 def __getattr__(name: str) -> _Any:
-    if name in _LATE:
-        from importlib import import_module
+    if name not in _LATE:
+        raise AttributeError(f"module 'flamec' has no attribute {name!r}")
+    from importlib import import_module
 
-        return import_module(f"flamec.{name}")
-    raise AttributeError(f"module 'flamec' has no attribute {name!r}")
+    owner = _LATE[name]
+    value = getattr(import_module(owner), name) if owner else import_module(f"flamec.{name}")
+    globals()[name] = value
+    return value

@@ -39,7 +39,7 @@ def array_of(tensor: Any) -> np.ndarray:
 
     tensor = tensor.detach()
     half = tensor.dtype in (torch.float16, torch.bfloat16)
-    return tensor.float().numpy() if half else tensor.numpy()
+    return (tensor.float() if half else tensor).numpy(force=True)
 
 
 def dtype_name(tensor: Any) -> str:

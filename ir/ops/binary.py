@@ -201,6 +201,8 @@ binary(
 binary(
     "floor_divide",
     _checked("floor_divide", np.floor_divide),
+    dx=lambda b, g, x, y: b.full_like(0.0, b.type_of(g)),
+    dy=lambda b, g, x, y: b.full_like(0.0, b.type_of(g)),
     expensive=True,
     doc="The largest integer that is not above x / y; the gradient is zero.",
 )

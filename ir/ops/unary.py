@@ -81,6 +81,11 @@ def _square(b: Builder, value: Any) -> Any:
     return b.mul(value, value)
 
 
+def _zero(b: Builder, g: Any) -> Any:
+    """The gradient of a function that is constant between its steps."""
+    return b.full_like(0.0, b.type_of(g))
+
+
 # sign and rounding ------------------------------------------------------------------
 
 
@@ -107,6 +112,7 @@ unary(
     "sign",
     np.sign,
     accepts=NUMERIC,
+    by_gradient=_zero,
     idempotent=True,
     doc="-1, 0 or 1; NaN for NaN.",
 )
@@ -135,6 +141,7 @@ def _rounding(name: str, evaluate: Callable[[np.ndarray], np.ndarray], triton: s
         name,
         lambda x: evaluate(x) if x.dtype.kind == "f" else x.copy(),
         accepts=NUMERIC,
+        by_gradient=_zero,
         triton=lanes(floats=triton, integers="{0}"),
         idempotent=True,
         doc=doc,

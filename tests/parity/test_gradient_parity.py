@@ -1,0 +1,241 @@
+"""First and second gradients against PyTorch, at ordinary points and at kinks, ties and zeros."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from parity_expressions import assert_same, flamec_of
+
+import flamec
+
+torch = pytest.importorskip("torch")
+
+KINKS = [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0]
+
+AT_KINKS = """
+torch.abs(x)
+torch.sign(x)
+torch.floor(x)
+torch.round(x)
+torch.trunc(x)
+torch.frac(x)
+torch.square(x)
+torch.clamp(x, -1, 1)
+torch.clamp(x, min=0.5)
+torch.clamp(x, max=0.5)
+torch.clamp(x, 1, -1)
+torch.clamp(x, y, y + 1)
+torch.clamp_min(x, y)
+torch.maximum(x, y)
+torch.minimum(x, y)
+torch.fmax(x, y)
+torch.fmin(x, y)
+torch.where(x > 0, x, y)
+x.masked_fill(x > 0, 2.0)
+torch.nan_to_num(x / x.detach().abs().floor())
+torch.amax(x)
+torch.amin(torch.floor(x))
+x.max(0).values
+x.min(0).values
+x.max()
+x.min()
+torch.cummax(x, 0).values
+torch.cummin(x, 0).values
+torch.prod(x)
+torch.prod(x[x != 0])
+torch.cumprod(x, 0)
+torch.norm(x)
+torch.norm(x * 0)
+torch.norm(x, 1)
+torch.norm(x, inf)
+torch.norm(x, 3)
+torch.std(x)
+torch.std(x * 0)
+torch.var(x)
+torch.dist(x, y)
+torch.dist(x, x.detach())
+torch.cdist(x[:, None], y[:, None])
+torch.cdist(x[:, None], x[:, None].detach())
+x ** 2
+x ** 3
+x ** 0
+x ** 1
+torch.pow(x, 2.0)
+torch.copysign(x, y)
+torch.remainder(x, 0.7)
+torch.fmod(x, 0.7)
+torch.remainder(x, y + 3)
+torch.div(x, 0.7, rounding_mode="trunc")
+torch.xlogy(x, y.abs() + 1)
+torch.sinc(x)
+torch.lerp(x, y, 0.3)
+torch.lerp(x, y, x)
+torch.logsumexp(x, 0)
+torch.logcumsumexp(x, 0)
+torch.nansum(x)
+torch.diff(x, n=2)
+torch.trapezoid(x, y)
+x.abs().sqrt()[x != 0]
+torch.diag(x)
+torch.outer(x, y)
+torch.kron(x, y)
+torch.sgn(x)
+torch.aminmax(x).max
+""".strip().splitlines()
+
+SMOOTH = """
+torch.exp(x)
+torch.exp2(x)
+torch.expm1(x)
+torch.log(p)
+torch.log2(p)
+torch.log10(p)
+torch.log1p(p)
+torch.sqrt(p)
+torch.rsqrt(p)
+torch.reciprocal(p)
+torch.sin(x)
+torch.cos(x)
+torch.tan(x)
+torch.asin(u)
+torch.acos(u)
+torch.atan(x)
+torch.sinh(x)
+torch.cosh(x)
+torch.tanh(x)
+torch.asinh(x)
+torch.acosh(p + 1)
+torch.atanh(u)
+torch.erf(x)
+torch.erfc(x)
+torch.erfinv(u)
+torch.lgamma(p)
+torch.digamma(p)
+torch.sigmoid(x)
+torch.logit(p / 4)
+torch.logit(p / 4, 0.2)
+torch.deg2rad(x)
+x + y
+x - y
+x * y
+x / y
+p ** y
+p ** 2.5
+2.0 ** x
+torch.float_power(p, y)
+torch.atan2(x, y)
+torch.hypot(x, y)
+torch.logaddexp(x, y)
+torch.logaddexp2(x, y)
+torch.ldexp(x, y)
+torch.addcmul(x, y, p, value=2)
+torch.addcdiv(x, y, p, value=2)
+torch.add(x, y, alpha=3)
+torch.sub(x, y, alpha=3)
+torch.mean(x, 1)
+torch.var(x, 1)
+torch.std(x, 0, unbiased=False)
+torch.var_mean(x, 1)[0]
+torch.std_mean(x, 1)[1]
+torch.logsumexp(x, 1)
+torch.logsumexp(x, (0, 1))
+torch.logcumsumexp(x, 1)
+torch.cumsum(x, 1)
+torch.cumprod(p, 1)
+torch.prod(p, 1)
+torch.norm(x, dim=1)
+torch.norm(x, 2.5, 0)
+torch.cov(x)
+torch.corrcoef(x)
+torch.matmul(x, y.t())
+torch.einsum("ij,kj->ik", x, y)
+torch.einsum("ij,ij->j", x, y)
+torch.einsum("ij,kl->", x, y)
+torch.einsum("ij,ij,kj->ik", x, y, p)
+torch.tensordot(x, y, dims=([0, 1], [0, 1]))
+torch.addmm(x[:, :3], y, p.t(), beta=0.5, alpha=2)
+torch.addmv(x[:, 0], y, p[0])
+torch.addr(x, y[:, 0], p[0])
+torch.bmm(x[None], y.t()[None])
+torch.baddbmm(x[None, :, :3], y[None], p.t()[None])
+torch.addbmm(x[:, :3], y[None], p.t()[None])
+torch.inner(x, y)
+torch.cross(x, y, dim=0)
+torch.trace(x)
+torch.matrix_power(x[:, :3], 3)
+torch.cdist(x, y)
+torch.cdist(x, y, p=1)
+torch.cdist(x, y, p=3)
+torch.cdist(x.repeat(10, 1), y)
+torch.diff(x, dim=0)
+torch.trapezoid(x, dx=0.5)
+torch.cumulative_trapezoid(x, y)
+torch.trace(x @ y.t())
+torch.diag_embed(x)
+x.sum() * y.mean()
+(x * x.detach()).sum()
+""".strip().splitlines()
+
+# PyTorch has no second derivative there, or a NaN where the limit exists
+FIRST_ONLY = {
+    "torch.norm(x * 0)", "torch.dist(x, x.detach())", "torch.copysign(x, y)", "torch.sinc(x)",
+    "torch.cdist(x[:, None], y[:, None])", "torch.cdist(x[:, None], x[:, None].detach())",
+    "torch.cdist(x, y)", "torch.cdist(x, y, p=1)", "torch.cdist(x, y, p=3)",
+}  # fmt: skip
+LOOSE = {"torch.lgamma(p)": 1e5, "torch.digamma(p)": 1e5}  # PyTorch's trigamma has 9 digits
+
+
+def gradients(framework: Any, expression: str, inputs: dict[str, Any], weights: Any) -> list[Any]:
+    """The value, its gradients, and the gradients of those, each with fixed cotangents."""
+    grad = framework.autograd.grad
+    value = eval(expression, {"torch": framework, "inf": math.inf, **inputs})
+    wanted = list(inputs.values())
+    weigh = framework.tensor if framework is torch else flamec.tensor
+    total = (value * weigh(np.resize(weights, tuple(value.shape)))).sum()
+    first = grad(total, wanted, create_graph=True, allow_unused=True)
+    results = [value, *first]
+    parts = [
+        (g * weigh(np.resize(weights[::-1], tuple(g.shape)))).sum()
+        for g in first
+        if g is not None and g.requires_grad
+    ]
+    if parts and expression not in FIRST_ONLY:
+        results += grad(sum(parts), wanted, allow_unused=True)
+    return results
+
+
+def compare(expression: str, inputs: dict[str, Any]) -> None:
+    weights = np.random.default_rng(9).uniform(0.5, 1.5, 7)
+    theirs = gradients(torch, expression, inputs, weights)
+    mine_inputs = {k: flamec_of(v) for k, v in inputs.items()}
+    mine = gradients(flamec, expression, mine_inputs, weights)
+    count = 1 + len(inputs)
+    for i, (a, b) in enumerate(zip(mine, theirs, strict=False)):
+        what = f"{expression}: {'second ' if i >= count else ''}gradient {(i - 1) % len(inputs)}"
+        if a is None or b is None:  # a gradient that is missing is zero
+            known = a if b is None else b
+            assert known is None or not known.detach().abs().sum().item(), what
+        else:
+            assert_same(a, b, what if i else expression, LOOSE.get(expression, 100))
+
+
+@pytest.mark.parametrize("expression", AT_KINKS)
+def test_at_kinks(expression: str) -> None:
+    x = torch.tensor(KINKS, dtype=torch.float64, requires_grad=True)
+    y = torch.tensor([*KINKS[1:], 2.0], dtype=torch.float64).round().requires_grad_()
+    compare(expression, {"x": x, "y": y})
+
+
+@pytest.mark.parametrize("expression", SMOOTH)
+def test_smooth(expression: str) -> None:
+    generator = np.random.default_rng(4)
+    inputs = {
+        "x": generator.normal(size=(3, 4)),
+        "y": generator.normal(size=(3, 4)),
+        "p": generator.uniform(0.5, 2, (3, 4)),
+        "u": generator.uniform(-0.9, 0.9, (3, 4)),
+    }
+    compare(expression, {k: torch.tensor(v).requires_grad_() for k, v in inputs.items()})
