@@ -106,7 +106,7 @@ def _unchanged(x: int) -> int:
 
 
 def _rounded(name: str, floats: Callable[[np.ndarray], Any]) -> Row:
-    return unary(name, floats, _unchanged, dtypes=NUMBERS, gradient=False)
+    return unary(name, floats, _unchanged, dtypes=NUMBERS)
 
 
 def _floor_by_parts(x: np.ndarray) -> np.ndarray:
@@ -138,7 +138,6 @@ UNARY_ROWS = [
         lambda x: np.where(np.isnan(x), x, np.heaviside(x, 0.0) - np.heaviside(-x, 0.0)),
         lambda x: (x > 0) - (x < 0),
         dtypes=NUMBERS,
-        gradient=False,
     ),
     unary("signbit", _digits, lambda x: x < 0, dtypes=NUMBERS, gradient=False),
     Row(
@@ -314,7 +313,6 @@ BINARY_ROWS = [
         lambda x, y: x // y,
         right=POSITIVE,
         repair=_nonzero,
-        gradient=(),
     ),
     binary("maximum", _greater, max, dtypes=EVERY),
     binary("minimum", _lesser, min, dtypes=EVERY),
