@@ -19,7 +19,13 @@ from flamec.cli import example_inputs, target
 from flamec.cli.console import format_seconds, make_console, print_heading, print_json, table_lines
 from flamec.cli.example_inputs import Example, as_example
 from flamec.cli.failure import CommandFailed
-from flamec.cli.fusion_text import decision_data, decision_lines, group_data, group_lines
+from flamec.cli.fusion_text import (
+    decision_data,
+    fused_lines,
+    group_data,
+    group_lines,
+    not_fused_lines,
+)
 from flamec.cli.stages import backward_ranges
 from flamec.cli.target import Target, user_code
 from flamec.compiler import CompiledFunction
@@ -193,8 +199,8 @@ def _print_program(
     for title, prepared in programs_of(program):
         suffix = f" ({title})" if title else ""
         _print_section(console, f"kernels{suffix}", group_lines(prepared))
-        _print_section(console, f"fused{suffix}", decision_lines(prepared, made=True), limit)
-        _print_section(console, f"not fused{suffix}", decision_lines(prepared, made=False), limit)
+        _print_section(console, f"fused{suffix}", fused_lines(prepared), limit)
+        _print_section(console, f"not fused{suffix}", not_fused_lines(prepared), limit)
 
 
 def programs_of(program: Program | DifferentiableProgram) -> list[tuple[str, Any]]:

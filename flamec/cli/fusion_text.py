@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from flamec.cli.source_lines import describe_place
 from flamec.ir.kernel import print_kernel
+from flamec.ir.passes.fuse import FusionDecision, FusionGroup
 from flamec.ir.plan import Step
 from flamec.ir.shape import Dim, format_dim
 from flamec.prepared import Prepared
 
+_FOLDERS = re.compile(r"(?<=\()[^()]*/")  # of the files that a decision names in parentheses
+
 
 def fusion_lines(prepared: Prepared) -> list[str]:
     """The kernels with what each holds, then the pairs that were fused and those that were not."""
-    made, refused = (decision_lines(prepared, made) for made in (True, False))
     return [
         *group_lines(prepared),
         "",
         "fused:",
-        *(f"  {line}" for line in made or ["none"]),
+        *(f"  {line}" for line in fused_lines(prepared) or ["none"]),
         "",
         "not fused:",
-        *(f"  {line}" for line in refused or ["none"]),
+        *(f"  {line}" for line in not_fused_lines(prepared) or ["none"]),
     ]
 
 
@@ -33,16 +37,52 @@ def fusion_data(prepared: Prepared) -> dict[str, Any]:
 
 def group_lines(prepared: Prepared) -> list[str]:
     """A line for each kernel, with the user's lines that it does the work of."""
+    compiled = prepared.compiled
+    groups = {i: _group_text(group) for i, group in enumerate(compiled.groups)}
     lines = []
-    for step in prepared.compiled.plan.steps:
-        lines.append(f"{step.name} ({step.kind}): {', '.join(step.operations)}")
+    for number, step in enumerate(compiled.plan.steps):
+        content = groups.get(number) or count_operations(step.operations)
+        lines.append(f"{step.name} ({step.kind}): {content}")
         lines += [f"  # {describe_place(place)}" for place in step.locations]
     return lines
 
 
+def _group_text(group: FusionGroup) -> str:
+    """``anchor dot_general; epilogue add, exp``, or the operations where there is no anchor."""
+    anchor = group.anchor
+    if anchor is None:
+        text = count_operations([t.name for t in group.tasks])
+    else:
+        parts = {
+            "prologue": [t.name for t in group.prologue],
+            "anchor": [anchor.name],
+            "epilogue": [t.name for t in group.epilogue],
+        }
+        text = "; ".join(f"{k} {count_operations(v)}" for k, v in parts.items() if v)
+    segments = len(group.segments)
+    return f"{text} ({segments} loops side by side)" if segments > 1 else text
+
+
+def count_operations(names: Sequence[str]) -> str:
+    """``add, mul x3``: each operation once, in order of appearance, with its number."""
+    counted = Counter(names).items()
+    return ", ".join(name if count == 1 else f"{name} x{count}" for name, count in counted)
+
+
 def group_data(prepared: Prepared) -> list[dict[str, Any]]:
     """The same as JSON."""
-    return [step_data(step) for step in prepared.compiled.plan.steps]
+    groups = prepared.compiled.groups
+    rows = []
+    for number, step in enumerate(prepared.compiled.plan.steps):
+        row = step_data(step)
+        if number < len(groups):
+            group = groups[number]
+            row["anchor"] = group.anchor.name if group.anchor else None
+            row["prologue"] = [t.name for t in group.prologue]
+            row["epilogue"] = [t.name for t in group.epilogue]
+            row["segments"] = len(group.segments)
+        rows.append(row)
+    return rows
 
 
 def step_data(step: Step) -> dict[str, Any]:
@@ -66,14 +106,31 @@ def dim_data(dim: Dim) -> int | str:
     return dim if isinstance(dim, int) else format_dim(dim)
 
 
-def decision_lines(prepared: Prepared, made: bool) -> list[str]:
-    """A line for each pair that was fused, or was not, with the reason; equal lines counted."""
-    lines = Counter(
-        f"{d.producer} -> {d.consumer}: {d.reason}"
-        for d in prepared.compiled.decisions
-        if d.made is made
-    )
-    return [line if count == 1 else f"{line} ({count} times)" for line, count in lines.items()]
+def fused_lines(prepared: Prepared) -> list[str]:
+    """A line for each pair that was fused, with what that saves; equal lines are counted."""
+    lines = Counter(f"{_pair(d)}: {d.reason}" for d in prepared.compiled.decisions if d.made)
+    return [_counted(line, count) for line, count in lines.items()]
+
+
+def not_fused_lines(prepared: Prepared) -> list[str]:
+    """The pairs that were not fused, by reason; equal lines are counted."""
+    by_reason: dict[str, Counter[str]] = {}
+    for decision in prepared.compiled.decisions:
+        if not decision.made:
+            by_reason.setdefault(decision.reason, Counter())[_pair(decision)] += 1
+    lines = []
+    for reason, pairs in by_reason.items():
+        lines.append(f"{reason}:")
+        lines += [f"  {_counted(pair, count)}" for pair, count in pairs.items()]
+    return lines
+
+
+def _pair(decision: FusionDecision) -> str:
+    return _FOLDERS.sub("", f"{decision.producer} -> {decision.consumer}")
+
+
+def _counted(line: str, count: int) -> str:
+    return line if count == 1 else f"{line} ({count} times)"
 
 
 def decision_data(prepared: Prepared) -> list[dict[str, Any]]:

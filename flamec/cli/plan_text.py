@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flamec.cli.console import format_bytes, table_lines
+from flamec.cli.fusion_text import count_operations
 from flamec.cli.source_lines import describe_place
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import Buffer, ExecutionPlan, MemoryLayout
@@ -70,7 +71,7 @@ def _step_rows(plan: ExecutionPlan) -> list[tuple[str, ...]]:
             _names(plan, step.writes),
             dim_text(step.bytes_read),
             dim_text(step.bytes_written),
-            _shorten(", ".join(step.operations)),
+            _shorten(count_operations(step.operations)),
         )
         for number, step in enumerate(plan.steps)
     ]
