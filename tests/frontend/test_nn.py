@@ -1,0 +1,521 @@
+"""Modules: registration, state, naming, hooks, conversion, errors; functions by NumPy formulas."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flamec
+import flamec.nn.functional as F
+from flamec import nn
+from flamec.errors import CompileError
+
+RNG = np.random.default_rng(0)
+
+
+def tensor(array: Any, requires_grad: bool = False) -> flamec.Tensor:
+    result = flamec.from_numpy(np.array(array))
+    result.requires_grad = requires_grad
+    return result
+
+
+class Net(nn.Module):
+    """A module with everything: parameters, buffers, submodules, a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 3)
+        self.layers = nn.ModuleList([nn.Linear(3, 3), nn.Sequential(nn.ReLU(), nn.Linear(3, 2))])
+        self.scale = nn.Parameter(flamec.ones(2))
+        self.register_buffer("mean", flamec.zeros(3))
+        self.register_buffer("cache", flamec.zeros(1), persistent=False)
+        self.missing: Any = None
+
+    def forward(self, x: flamec.Tensor) -> flamec.Tensor:
+        x = self.first(x) - self.mean
+        for layer in self.layers:
+            x = layer(x)
+        return x * self.scale
+
+
+# registration and naming -----------------------------------------------------------------
+
+
+def test_what_is_registered() -> None:
+    net = Net()
+    parameters = [
+        "scale", "first.weight", "first.bias", "layers.0.weight", "layers.0.bias",
+        "layers.1.1.weight", "layers.1.1.bias",
+    ]  # fmt: skip
+    assert [n for n, _ in net.named_parameters()] == parameters
+    assert [n for n, _ in net.named_buffers()] == ["mean", "cache"]
+    assert [n for n, _ in net.named_children()] == ["first", "layers"]
+    modules = ["", "first", "layers", "layers.0", "layers.1", "layers.1.0", "layers.1.1"]
+    assert [n for n, _ in net.named_modules()] == modules
+    assert list(net.state_dict()) == [parameters[0], "mean", *parameters[1:]]
+    assert net.get_submodule("layers.1.1") is net.layers[1][1]
+    assert net.get_parameter("first.bias") is net.first.bias
+    assert net.get_buffer("mean") is net.mean
+    assert len(list(net.parameters(recurse=False))) == 1
+    assert {"scale", "mean", "first"} <= set(dir(net))
+
+
+def test_tensors_know_their_path() -> None:
+    net = Net()
+    for name, parameter in net.named_parameters():
+        assert parameter._name == name
+    outer = nn.Sequential(nn.Tanh(), net)
+    assert net.first.weight._name == "1.first.weight"
+    net.late = nn.Linear(1, 1)
+    assert net.late.bias._name == "1.late.bias"
+    assert net.mean._name == "1.mean"
+    assert outer[1] is net
+
+
+def test_shared_parameter_is_listed_once() -> None:
+    net = Net()
+    net.tied = nn.Linear(4, 3)
+    net.tied.weight = net.first.weight
+    names = [n for n, _ in net.named_parameters()]
+    assert "tied.weight" not in names
+    both = [n for n, _ in net.named_parameters(remove_duplicate=False)]
+    assert "tied.weight" in both
+    assert "tied.weight" in net.state_dict()
+
+
+def test_assignment_keeps_the_order_and_checks_kinds() -> None:
+    net = Net()
+    order = list(net.state_dict())
+    net.scale = nn.Parameter(flamec.zeros(2))
+    net.mean = flamec.ones(3)
+    net.first = nn.Linear(4, 3)
+    assert list(net.state_dict()) == order
+    with pytest.raises(TypeError, match="cannot assign 'Tensor' as parameter 'scale'"):
+        net.scale = flamec.zeros(2)
+    with pytest.raises(TypeError, match="as child module 'first'"):
+        net.first = 3
+    with pytest.raises(TypeError, match="as buffer 'mean'"):
+        net.mean = 3
+    net.scale = None
+    assert "scale" not in net.state_dict()
+    del net.layers
+    with pytest.raises(AttributeError, match="'Net' object has no attribute 'layers'"):
+        net.layers  # noqa: B018
+    net.note = "plain"
+    assert net.note == "plain"
+    net.note = nn.Tanh()
+    assert isinstance(net.note, nn.Tanh)
+    assert "note" not in vars(net)
+
+
+def test_registration_errors() -> None:
+    net = Net()
+    with pytest.raises(KeyError, match=r"can't contain '\.'"):
+        net.register_buffer("a.b", flamec.zeros(1))
+    with pytest.raises(KeyError, match="empty string"):
+        net.add_module("", nn.Tanh())
+    with pytest.raises(KeyError, match="already exists"):
+        net.register_parameter("forward", None)
+    with pytest.raises(TypeError, match="not a Module subclass"):
+        net.add_module("x", 3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="required"):
+        net.register_parameter("x", flamec.zeros(1))  # type: ignore[arg-type]
+    with pytest.raises(AttributeError, match="no submodule `nothing`"):
+        net.get_submodule("first.nothing")
+    with pytest.raises(AttributeError, match="no parameter `nothing`"):
+        net.get_parameter("first.nothing")
+
+    class Early(nn.Module):
+        def __init__(self) -> None:
+            self.weight = nn.Parameter(flamec.zeros(1))
+
+    with pytest.raises(AttributeError, match=r"before Module.__init__"):
+        Early()
+    with pytest.raises(NotImplementedError, match='missing the required "forward"'):
+        nn.Module()(1)
+
+
+def test_buffer_class() -> None:
+    net = nn.Module()
+    net.kept = nn.Buffer(flamec.zeros(2))
+    net.dropped = nn.Buffer(flamec.zeros(2), persistent=False)
+    assert list(net.state_dict()) == ["kept"]
+    assert [n for n, _ in net.named_buffers()] == ["kept", "dropped"]
+
+
+# parameters ------------------------------------------------------------------------------
+
+
+def test_parameter() -> None:
+    data = flamec.ones(2)
+    parameter = nn.Parameter(data)
+    assert parameter.requires_grad and parameter.is_leaf
+    assert isinstance(parameter, flamec.Tensor)
+    assert repr(parameter) == "Parameter containing:\ntensor([1., 1.], requires_grad=True)"
+    assert not nn.Parameter(data, requires_grad=False).requires_grad
+    with flamec.no_grad():
+        parameter.add_(1.0)
+    np.testing.assert_array_equal(data.numpy(), [2.0, 2.0])  # the memory is shared
+    assert not isinstance(parameter * 2, nn.Parameter)
+    assert nn.Parameter().shape == (0,)
+    with pytest.raises(TypeError, match="must be a Tensor"):
+        nn.Parameter([1.0])  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="floating-point"):
+        nn.Parameter(flamec.ones(2, dtype=flamec.int64))
+
+
+def test_deep_copy_is_independent() -> None:
+    net = Net()
+    twin = copy.deepcopy(net)
+    assert type(twin.scale) is nn.Parameter
+    assert twin.scale is not net.scale
+    with flamec.no_grad():
+        twin.first.weight.mul_(0.0)
+    assert net.first.weight.abs().sum().item() > 0
+    net.tied = net.first
+    twin = copy.deepcopy(net)
+    assert twin.tied is twin.first
+
+
+# saving and loading -----------------------------------------------------------------------
+
+
+def test_state_dict_shares_and_loading_copies() -> None:
+    net, other = Net(), Net()
+    state = net.state_dict()
+    assert not state["scale"].requires_grad
+    assert type(net.state_dict(keep_vars=True)["scale"]) is nn.Parameter
+    other.load_state_dict(state)
+    x = tensor(RNG.standard_normal((5, 4)).astype(np.float32))
+    np.testing.assert_array_equal(other(x).detach().numpy(), net(x).detach().numpy())
+    before = other.scale
+    with flamec.no_grad():
+        net.scale.mul_(3.0)
+    np.testing.assert_array_equal(state["scale"].numpy(), [3.0, 3.0])
+    np.testing.assert_array_equal(other.scale.detach().numpy(), [1.0, 1.0])
+    assert other.scale is before
+
+
+def test_loading_lists_every_difference() -> None:
+    net = Net()
+    state = dict(net.state_dict())
+    del state["scale"], state["first.bias"]
+    state["extra"] = flamec.zeros(1)
+    state["mean"] = flamec.zeros(4)
+    with pytest.raises(RuntimeError) as error:
+        net.load_state_dict(state)
+    text = str(error.value)
+    assert text.startswith("Error(s) in loading state_dict for Net:")
+    assert 'Missing key(s) in state_dict: "scale", "first.bias"' in text
+    assert 'Unexpected key(s) in state_dict: "extra"' in text
+    assert "size mismatch for mean: copying a param with shape [4]" in text
+    del state["mean"]
+    result = net.load_state_dict(state, strict=False)
+    assert result.missing_keys == ["scale", "mean", "first.bias"]
+    assert result.unexpected_keys == ["extra"]
+    assert str(net.load_state_dict(net.state_dict())) == "<All keys matched successfully>"
+    with pytest.raises(TypeError, match="dict-like"):
+        net.load_state_dict([1])  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="expected a Tensor"):
+        net.load_state_dict({"scale": 3}, strict=False)
+
+
+def test_loading_converts_and_assign_replaces() -> None:
+    net = nn.Linear(2, 2)
+    wide = {k: v.double() for k, v in net.state_dict().items()}
+    net.load_state_dict(wide)
+    assert net.weight.dtype is flamec.float32
+    old = net.weight
+    net.load_state_dict(wide, assign=True)
+    assert net.weight.dtype is flamec.float64
+    assert net.weight is not old and net.weight.requires_grad
+
+
+def test_pickling_and_prefix() -> None:
+    net = nn.Linear(2, 2)
+    state = net.state_dict(prefix="model.")
+    assert list(state) == ["model.weight", "model.bias"]
+
+
+# changing everything ----------------------------------------------------------------------
+
+
+def test_conversion_keeps_the_objects() -> None:
+    net = Net()
+    net.register_buffer("count", flamec.zeros(1, dtype=flamec.int64))
+    weight = net.first.weight
+    net(tensor(np.ones((1, 4), np.float32))).sum().backward()
+    assert net.double() is net
+    assert net.first.weight is weight
+    assert weight.dtype is flamec.float64 and weight.requires_grad and weight.is_leaf
+    assert weight.grad is not None and weight.grad.dtype is flamec.float64
+    assert net.mean.dtype is flamec.float64
+    assert net.count.dtype is flamec.int64
+    net(tensor(np.ones((1, 4)))).sum().backward()
+    assert net.half().mean.dtype is flamec.float16
+    assert net.bfloat16().mean.dtype is flamec.bfloat16
+    assert net.float().cpu().to("cpu").to(flamec.float64).mean.dtype is flamec.float64
+    assert net.to(flamec.zeros(1)).mean.dtype is flamec.float32
+    with pytest.raises(TypeError, match="floating point dtypes"):
+        net.to(flamec.int64)
+    with pytest.raises(TypeError, match="invalid argument"):
+        net.to(3.5)
+
+
+def test_train_eval_apply_requires_grad_zero_grad() -> None:
+    net = Net()
+    assert all(m.training for m in net.modules())
+    assert net.eval() is net
+    assert not any(m.training for m in net.modules())
+    with pytest.raises(ValueError, match="boolean"):
+        net.train(1)  # type: ignore[arg-type]
+    visited: list[str] = []
+    net.apply(lambda m: visited.append(type(m).__name__))
+    assert visited[-1] == "Net"
+    assert visited.count("Linear") == 3
+    net(tensor(np.ones((2, 4), np.float32))).sum().backward()
+    net.zero_grad(set_to_none=False)
+    assert net.scale.grad is not None and not net.scale.grad.numpy().any()
+    net.zero_grad()
+    assert net.scale.grad is None
+    net.requires_grad_(False)
+    assert not any(p.requires_grad for p in net.parameters())
+
+
+def test_hooks() -> None:
+    layer = nn.Linear(2, 2)
+    seen: list[str] = []
+    first = layer.register_forward_pre_hook(lambda m, args: seen.append("pre"))
+    layer.register_forward_pre_hook(lambda m, args: (args[0] * 0,), prepend=True)
+    layer.register_forward_hook(lambda m, args, out: seen.append("post"))
+    layer.register_forward_hook(lambda m, args, kwargs, out: out + 1, with_kwargs=True)
+    result = layer(tensor(np.ones((1, 2), np.float32)))
+    np.testing.assert_allclose(result.detach().numpy()[0], layer.bias.detach().numpy() + 1)
+    assert seen == ["pre", "post"]
+    first.remove()
+    with layer.register_forward_hook(lambda m, args, out: seen.append("scoped")):
+        layer(tensor(np.ones((1, 2), np.float32)))
+    layer(tensor(np.ones((1, 2), np.float32)))
+    assert seen == ["pre", "post", "post", "scoped", "post"]
+
+
+def test_error_names_the_module() -> None:
+    net = Net()
+    with pytest.raises(RuntimeError, match="do not match") as error:
+        net(tensor(np.ones((2, 5), np.float32)))
+    assert "in module first (Linear)" in error.value.__notes__
+    assert __file__ in str(error.value)
+
+
+# containers -------------------------------------------------------------------------------
+
+
+def test_sequential() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    assert len(net) == 3
+    assert isinstance(net[-1], nn.Linear)
+    assert isinstance(net[1:], nn.Sequential)
+    assert net[1:][1] is net[2]
+    net.append(nn.Tanh()).insert(0, nn.Identity())
+    assert [type(m).__name__ for m in net] == ["Identity", "Linear", "ReLU", "Linear", "Tanh"]
+    assert list(net.state_dict()) == ["1.weight", "1.bias", "3.weight", "3.bias"]
+    assert type(net.pop(2)) is nn.ReLU
+    assert list(net.state_dict()) == ["1.weight", "1.bias", "2.weight", "2.bias"]
+    net[0] = nn.Sigmoid()
+    del net[1:3]
+    assert [type(m).__name__ for m in net] == ["Sigmoid", "Tanh"]
+    net.extend([nn.ReLU()])
+    assert net[2] in net
+    with pytest.raises(IndexError, match="out of range"):
+        net[5]
+
+
+def test_module_list_and_dict() -> None:
+    modules = nn.ModuleList([nn.Linear(1, 1)])
+    modules = modules + [nn.Tanh()]  # noqa: RUF005 - the operator is under test
+    modules += [nn.ReLU()]
+    assert len(modules) == 3
+    assert len(modules[:2]) == 2
+    table = nn.ModuleDict({"a": nn.Tanh()})
+    table["b"] = nn.ReLU()
+    table.update([("c", nn.Sigmoid())])
+    assert list(table) == list(table.keys()) == ["a", "b", "c"]
+    assert "b" in table and len(table) == 3
+    assert type(table.pop("a")) is nn.Tanh
+    del table["b"]
+    assert [k for k, _ in table.items()] == ["c"]
+    table.clear()
+    assert not list(table.values())
+
+
+def test_parameter_containers() -> None:
+    values = nn.ParameterList([flamec.ones(2), nn.Parameter(flamec.zeros(3))])
+    values.append(flamec.ones(1)).extend([flamec.ones(4)])
+    assert len(values) == 4 and len(values[1:3]) == 2
+    assert [p.shape[0] for p in values] == [2, 3, 1, 4]
+    values[0] = flamec.zeros(5)
+    assert values[-4].shape == (5,)
+    assert list(values.state_dict()) == ["0", "1", "2", "3"]
+    assert all(p.requires_grad for p in values)
+    table = nn.ParameterDict({"a": flamec.ones(2)})
+    table["b"] = flamec.zeros(1)
+    assert list(table.state_dict()) == ["a", "b"]
+    assert table.get("c") is None and "a" in table and len(table) == 2
+    assert table.pop("a").shape == (2,)
+    assert [k for k, _ in table.items()] == ["b"]
+    assert "(b): Parameter containing: [flamec.float32 of size 1]" in repr(table)
+
+
+def test_flatten_unflatten() -> None:
+    x = tensor(np.arange(24.0).reshape(2, 3, 4))
+    assert nn.Flatten()(x).shape == (2, 12)
+    assert nn.Unflatten(1, (3, 1))(x).shape == (2, 3, 1, 4)
+    with pytest.raises(TypeError):
+        nn.Unflatten(1, (1.5,))  # type: ignore[arg-type]
+
+
+# functions by their formulas ---------------------------------------------------------------
+
+
+def test_linear_relu_cross_entropy_by_hand() -> None:
+    x, w = RNG.standard_normal((6, 4)), RNG.standard_normal((3, 4))
+    b, y = RNG.standard_normal(3), RNG.integers(0, 3, 6)
+    weight, bias = tensor(w, True), tensor(b, True)
+    loss = F.cross_entropy(F.relu(F.linear(tensor(x), weight, bias)), tensor(y))
+    z = x @ w.T + b
+    a = np.maximum(z, 0)
+    p = np.exp(a) / np.exp(a).sum(1, keepdims=True)
+    assert math.isclose(loss.item(), -np.log(p[np.arange(6), y]).mean(), rel_tol=1e-12)
+    loss.backward()
+    g = (p - np.eye(3)[y]) / 6 * (z > 0)
+    np.testing.assert_allclose(weight.grad.numpy(), g.T @ x, atol=1e-14)
+    np.testing.assert_allclose(bias.grad.numpy(), g.sum(0), atol=1e-14)
+
+
+def test_layer_norm_by_hand() -> None:
+    x = RNG.standard_normal((5, 7))
+    centered = x - x.mean(1, keepdims=True)
+    expected = centered / np.sqrt((centered**2).mean(1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(F.layer_norm(tensor(x), (7,)).numpy(), expected, atol=1e-12)
+    expected = x / np.sqrt((x**2).mean(1, keepdims=True) + 1e-3)
+    np.testing.assert_allclose(F.rms_norm(tensor(x), (7,), eps=1e-3).numpy(), expected, atol=1e-12)
+
+
+def test_softmax_does_not_overflow_in_half() -> None:
+    x = np.array([[60000.0, 60000.0, -60000.0]], np.float16)
+    result = F.softmax(tensor(x), dim=1)
+    assert result.dtype is flamec.float16
+    np.testing.assert_array_equal(result.numpy(), [[0.5, 0.5, 0.0]])
+
+
+def test_padding_row_gets_no_gradient() -> None:
+    layer = nn.Embedding(4, 2, padding_idx=0)
+    assert not layer.weight.detach().numpy()[0].any()
+    layer(tensor(np.array([0, 1, 1]))).sum().backward()
+    np.testing.assert_array_equal(layer.weight.grad.numpy()[:, 0], [0, 2, 0, 0])
+    table = nn.Embedding.from_pretrained(flamec.ones(3, 2))
+    assert not table.weight.requires_grad
+    with pytest.raises(NotImplementedError, match="sparse"):
+        nn.Embedding(3, 2, sparse=True)(tensor(np.array([0])))
+
+
+# randomness -------------------------------------------------------------------------------
+
+
+def test_dropout() -> None:
+    flamec.manual_seed(0)
+    x = tensor(np.ones((1000, 20), np.float32), True)
+    y = F.dropout(x, 0.25)
+    values = y.detach().numpy()
+    np.testing.assert_allclose(np.unique(values), [0.0, 4 / 3], rtol=1e-6)
+    assert abs((values == 0).mean() - 0.25) < 0.02
+    y.sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), values)
+    assert F.dropout(x, 0.5, training=False) is x
+    assert not F.dropout(x, 1.0).detach().numpy().any()
+    layer = nn.Dropout(0.5)
+    assert layer.eval()(x) is x
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        nn.Dropout(-0.1)
+
+
+def test_dropout_of_channels() -> None:
+    x = tensor(np.ones((30, 8, 4, 5), np.float32))
+    kept = F.dropout2d(x, 0.5).numpy()
+    assert set(np.unique(kept)) == {0.0, 2.0}
+    assert (kept.std(axis=(2, 3)) == 0).all()
+    assert (F.dropout1d(x[0, :, :, 0], 0.5).numpy().std(axis=1) == 0).all()
+    assert (F.feature_alpha_dropout(x, 0.5, True).numpy().std(axis=(2, 3)) < 1e-6).all()
+
+
+def test_alpha_dropout_keeps_mean_and_variance() -> None:
+    x = tensor(RNG.standard_normal((500, 100)))
+    y = F.alpha_dropout(x, 0.3, training=True).numpy()
+    assert abs(y.mean()) < 0.02 and abs(y.std() - 1) < 0.02
+
+
+def test_linear_initialisation() -> None:
+    layer = nn.Linear(100, 50)
+    bound = 1 / math.sqrt(100)
+    for parameter in (layer.weight, layer.bias):
+        values = parameter.detach().numpy()
+        assert np.abs(values).max() <= bound
+        assert abs(values.std() - bound / math.sqrt(3)) < 0.15 * bound
+    flamec.manual_seed(3)
+    first = nn.Linear(3, 3).weight.detach().numpy()
+    flamec.manual_seed(3)
+    np.testing.assert_array_equal(first, nn.Linear(3, 3).weight.detach().numpy())
+
+
+# tracing ----------------------------------------------------------------------------------
+
+
+def test_compiled_module_and_scopes() -> None:
+    net = Net()
+    x = tensor(RNG.standard_normal((5, 4)).astype(np.float32))
+    compiled = flamec.compile(net)
+    np.testing.assert_allclose(
+        compiled(x).detach().numpy(), net(x).detach().numpy(), rtol=1e-6, atol=1e-7
+    )
+    with flamec.no_grad():
+        net.scale.mul_(2.0)
+    np.testing.assert_allclose(
+        compiled(x).detach().numpy(), net(x).detach().numpy(), rtol=1e-6, atol=1e-7
+    )
+    assert compiled.stats.traces == 1
+
+
+def test_compiled_dropout_follows_the_generator_and_the_mode() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5))
+    x = tensor(np.ones((3, 4), np.float32))
+    compiled = flamec.compile(lambda x: net(x))
+    flamec.manual_seed(1)
+    expected = [net(x).detach().numpy() for _ in range(3)]
+    flamec.manual_seed(1)
+    for value in expected:
+        np.testing.assert_allclose(compiled(x).detach().numpy(), value, rtol=1e-6)
+    net.eval()
+    np.testing.assert_allclose(compiled(x).detach().numpy(), net(x).detach().numpy(), rtol=1e-6)
+
+
+def test_modules_are_not_created_while_compiling() -> None:
+    with pytest.raises(CompileError, match="outside"):
+        flamec.compile(lambda x: nn.Linear(4, 2)(x))(tensor(np.ones((1, 4), np.float32)))
+
+
+def test_utils_can_be_imported_from() -> None:
+    from flamec.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
+
+    net = nn.Linear(2, 3)
+    vector = parameters_to_vector(net.parameters())
+    assert vector.shape == (9,)
+    vector_to_parameters(vector.detach() * 0 + 2, net.parameters())
+    assert (net.bias.detach().numpy() == 2).all()
+    assert clip_grad_norm_(net.parameters(), 1.0).item() == 0
+    net.weight.grad = flamec.full((3, 2), math.inf)
+    with pytest.raises(RuntimeError, match="non-finite"):
+        clip_grad_norm_(net.parameters(), 1.0, error_if_nonfinite=True)
