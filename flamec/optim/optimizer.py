@@ -95,6 +95,7 @@ class Optimizer:
                 state = self.new_state(group, parameter)
                 if state:
                     self.state[parameter] = state
+                    _name_tensors(state, parameter.__dict__.get("_name", ""))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of every parameter, or fill them with 0."""
@@ -265,3 +266,10 @@ def elapsed(step: Tensor) -> Any:
 def is_one_element(value: Any) -> bool:
     """Whether a tensor given as a number has one element; numbers do."""
     return not isinstance(value, Tensor) or value.shape.numel() == 1
+
+
+def _name_tensors(state: dict[str, Any], owner: str) -> None:
+    """Let dumps of programs say which state of which parameter they read."""
+    for key, value in state.items():
+        if isinstance(value, Tensor):
+            value.__dict__["_name"] = f"{owner}.{key}" if owner else key
