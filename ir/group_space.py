@@ -117,11 +117,53 @@ def analyze(tasks: Sequence[Task], context: TaskGraph) -> GroupSpace:
                 space.assembled.add(value)
             else:
                 space.dims[value] = dims
+    _link_components(space)
     for value in space.dims:
         axes = space.value_axes(value)
         if len(set(axes)) != len(axes):
             raise Incompatible("two dimensions of one value would have to run together")
     return space
+
+
+def _link_components(space: GroupSpace) -> None:
+    """Tasks that share no value run together over what they both load, if they do."""
+    components: list[tuple[set[Axis], list[Operand]]] = []
+    for task in space.tasks:
+        operands = space.operands[task]
+        axes = set(leaves(axis for dim in space.task_dims[task] for axis in dim))
+        for operand in operands:
+            axes.update(operand.axes())
+        if not axes:
+            continue
+        loads = [o for o in operands if o.from_memory and o.address and not o.indices]
+        apart = []
+        for known, found in components:
+            if known.isdisjoint(axes):
+                apart.append((known, found))
+            else:
+                axes |= known
+                loads = found + loads
+        components = [*apart, (axes, loads)]
+    _, first = components[0] if components else (set(), [])
+    for _, other in components[1:]:
+        pair = next(((a, b) for a in first for b in other if _same_load(a, b)), None)
+        if pair is None:
+            raise Incompatible("they have neither values nor loads in common")
+        for left, right in zip(pair[0].dims, pair[1].dims, strict=True):
+            unify(left, right)
+
+
+def _same_load(a: Operand, b: Operand) -> bool:
+    if a.source is not b.source or len(a.dims) != len(b.dims) or a.guards or b.guards:
+        return False
+    assert a.address is not None and b.address is not None
+
+    def form(operand: Operand) -> list[object]:
+        assert operand.address is not None
+        strides = operand.address.strides()
+        return [[(axis.size, strides.get(axis, 0)) for axis in leaves(d)] for d in operand.dims]
+
+    return a.address.offset == b.address.offset and form(a) == form(b)
 
 
 def is_assembled(task: Task) -> bool:
@@ -145,6 +187,9 @@ def find(space: GroupSpace, value: Value, extra: Node | None = None) -> Operand:
         raise Incompatible("is assembled from several parts")
     if root in space.dims:
         dims = space.dims[root]
+        if not any(dims):  # a single element looks the same through every view
+            shape = chain[-1].output.type.shape if chain else root.type.shape
+            return Operand(root, [[] for _ in shape], computed=True)
         for node in chain:
             dims = _view_axes(node, dims)
         return Operand(root, dims, computed=True)

@@ -194,7 +194,7 @@ def choose_nest(space: GroupSpace, escapes: set[Value]) -> LoopNest:
         except Incompatible as error:
             reason = error
             continue
-        cost = _cost(space, escapes, nest)
+        cost = nest_cost(space, escapes, nest)
         if best is None or cost < best[0]:
             best = (cost, nest)
     if best is None:
@@ -212,7 +212,7 @@ def _folded_axes(space: GroupSpace, task: Task) -> list[Axis]:
     return leaves(axis for i in task.node.attributes["axes"] for axis in dims[i])
 
 
-def _cost(space: GroupSpace, escapes: set[Value], nest: LoopNest) -> float:
+def nest_cost(space: GroupSpace, escapes: set[Value], nest: LoopNest) -> float:
     """Elements touched, made dearer by what keeps lanes or threads idle."""
     rows, inner = extent(nest.rows), extent(nest.inner)
     lane = (nest.rows if nest.along_rows else nest.inner)[-1:]
@@ -229,9 +229,9 @@ def _cost(space: GroupSpace, escapes: set[Value], nest: LoopNest) -> float:
         work *= 1 + 8 / max(extent(lane), 1)
     scopes = set(nest.scope.values())
     if Scope.COLUMN in scopes:
-        work *= 1.1 + 64 * inner / max(rows * inner, 1)
-        if inner > SHORT_ROW or rows < FEW_ROWS:
-            work *= 4
+        work *= 1.2
+        if inner > SHORT_ROW or (rows < FEW_ROWS and rows * inner > SHORT_ROW):
+            work *= 3
     if nest.along_rows and extent(lane) < 1024:
         work *= 2
     if rows <= 2 and inner > SHORT_ROW and not nest.along_rows and Scope.ROW in scopes:
@@ -350,6 +350,9 @@ def _fold_level(space: GroupSpace, nest: LoopNest, task: Task) -> tuple[Level, i
     if own_level >= Level.POST_UNIFORM:
         raise Incompatible("folds the result of another reduction over all rows")
     extent_axes = set(operand.axes())
+    assert task.node is not None
+    if not task.node.op.associative and folded != set(nest.inner):
+        raise Incompatible("finds a position, which only a fold of one row can")
     rows, inner = set(nest.rows), set(nest.inner)
     if extent_axes == rows | inner:
         if folded == rows | inner and (rows or nest.flat):

@@ -145,7 +145,7 @@ def _memory_operands(node: Node) -> tuple[int, ...]:
     match node.op.kind:
         case OpKind.CONTRACTION:
             return (0, 1)
-        case OpKind.GATHER | OpKind.RANDOM | OpKind.SCAN:
+        case OpKind.GATHER | OpKind.RANDOM:
             return (0,)
         case OpKind.ASSEMBLE if node.op.name == "pad":
             return (0,)

@@ -15,7 +15,7 @@ from flamec.codegen.c.product import product_holes
 from flamec.codegen.c.statements import StatementWriter, VectorAxis, accumulate, fold_lanes
 from flamec.codegen.c.text import C_TYPES, combine, dim, factor, identity
 from flamec.codegen.lower.lanes import LANE_BYTES, spill_type
-from flamec.codegen.lower.row_program import CHUNKS
+from flamec.codegen.lower.row_program import CHUNK_ROWS, CHUNKS
 from flamec.codegen.schedule import GRAIN, Schedule, propose
 from flamec.ir.kernel import Fold, Kernel, Part, Pass, RowProgram, Statement, Store
 from flamec.ir.plan import Buffer
@@ -309,7 +309,9 @@ class ProgramWriter:
         return product(loop.size for loop in self.program.inner)
 
     def chunk_count(self) -> str:
-        return f"flamec_min({CHUNKS}, {self.row_count()})"
+        """Partial results of folds over rows (or blocks)."""
+        each = 1 if self.flat else CHUNK_ROWS
+        return f"flamec_max(1, flamec_min({CHUNKS}, ({self.row_count()}) / {each}))"
 
     def grain(self, jobs: str) -> str:
         """Jobs that are worth another thread."""

@@ -57,7 +57,8 @@ from flamec.ir.op import OpKind
 from flamec.ir.shape import Dim, format_dim, product
 from flamec.ir.tasks import Task
 
-CHUNKS = 16  # partial results of folds over rows: fixed, so that sums do not depend on threads
+CHUNKS = 16  # most partial results of a fold over rows; fixed by the sizes, not by threads
+CHUNK_ROWS = 32  # rows that one of them has at least
 PUT_MODES = {"set": "", "add": "sum", "prod": "prod", "amax": "amax", "amin": "amin"}
 CHEAP_OPERATIONS = 6  # what is rather computed again than kept for a later pass
 
@@ -394,7 +395,8 @@ class ProgramBuilder:
             position = self._position(index, "i64", Level.ELEMENT, context)
         name = self._new_name(context)
         if scope is Scope.COLUMN:
-            elements = CHUNKS * product(axis.size for axis in self.nest.inner)
+            rows = product(axis.size for axis in self.nest.rows)
+            elements = chunk_limit(rows) * product(axis.size for axis in self.nest.inner)
             target = self.parameters.number(PartialResults(spill_type(lane), elements), True)
             self._column_names[value] = name
         elif scope is Scope.ROW:
@@ -455,6 +457,11 @@ class ProgramBuilder:
             )
         )
         return Part(program, arguments, tuple(self.imports), tuple(self.results))
+
+
+def chunk_limit(rows: Dim) -> int:
+    """How many partial results a fold over so many rows has at most."""
+    return max(1, min(CHUNKS, rows // CHUNK_ROWS)) if isinstance(rows, int) else CHUNKS
 
 
 def _single_context(kind: str, section: Section) -> _Context:

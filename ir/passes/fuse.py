@@ -1,25 +1,44 @@
 """Group tasks into kernels.
 
-In: the tasks of a graph. Out: fusion groups in execution order.
+In: the tasks of a graph. Out: fusion groups in execution order, the values that must
+be stored, and for every pair that was looked at whether it was merged and why (not).
+
+What may be merged is not a list of ops: a set of tasks is a kernel if it has one
+iteration space (``group_space``) and one loop nest (``loop_nest``). What is merged first is
+what saves most bytes. The phases: elementwise chains and siblings; bundles of independent
+writers at the end (optimizer steps); everything else along the edges.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from flamec.ir.graph import Value
+from flamec.ir.group_space import analyze
+from flamec.ir.iteration_space import Incompatible
+from flamec.ir.loop_nest import choose_nest, estimate, nest_cost
+from flamec.ir.op import OpKind
+from flamec.ir.passes.fusion_state import FusionState, WorkingGroup
+from flamec.ir.plan import dense_elements
 from flamec.ir.tasks import Task, TaskGraph
+
+LARGEST_SEGMENT = 96  # tasks; beyond that compiling costs more than it saves
+SLOWDOWN = 1.5  # by which merged loops may be worse than separate ones
+EPILOGUE_TENSORS = 3  # that an epilogue may touch beside the product
+BUNDLE_SHARE = 4  # a bundled writer moves at least so many times what merging would save
 
 
 @dataclass(frozen=True, slots=True)
 class FusionOptions:
+    """``enabled=False`` makes a group of every task."""
+
     enabled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class FusionDecision:
-    """Whether a producer was merged into a consumer, and why (not)."""
+    """Whether a producer was merged with a consumer, and the reason."""
 
     producer: str
     consumer: str
@@ -29,25 +48,240 @@ class FusionDecision:
 
 @dataclass(frozen=True)
 class FusionGroup:
-    """Tasks that become one kernel. ``segments`` are sets of tasks that share loops."""
+    """Tasks that become one kernel.
+
+    ``segments`` are the sets of tasks that share loops: one, or several side by side.
+    ``anchor`` is the product, reduction, scan or scatter that gives the loops their shape,
+    ``prologue`` what leads to it, ``epilogue`` the rest.
+    """
 
     segments: tuple[tuple[Task, ...], ...]
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        return tuple(task for segment in self.segments for task in segment)
+        return tuple(dict.fromkeys(task for segment in self.segments for task in segment))
+
+    @property
+    def anchor(self) -> Task | None:
+        order = (OpKind.CONTRACTION, OpKind.SCATTER, OpKind.SCAN, OpKind.REDUCTION)
+        found = [t for kind in order for t in self.tasks if _kind(t) is kind]
+        return found[0] if found else None
+
+    @property
+    def prologue(self) -> tuple[Task, ...]:
+        anchor = self.anchor
+        return tuple(t for t in self.tasks if anchor and t.position < anchor.position)
+
+    @property
+    def epilogue(self) -> tuple[Task, ...]:
+        anchor = self.anchor
+        return tuple(t for t in self.tasks if not anchor or t.position > anchor.position)
 
 
 @dataclass(frozen=True)
 class Fusion:
+    """The result: groups in execution order; ``escapes`` are the values that must be stored."""
+
     groups: tuple[FusionGroup, ...]
     decisions: tuple[FusionDecision, ...]
     escapes: set[Value]
 
 
-def fuse(context: TaskGraph, options: FusionOptions) -> Fusion:
-    groups = tuple(FusionGroup(((task,),)) for task in context.tasks)
-    escapes = {v for task in context.tasks for v in task.results}
-    return Fusion(groups, (), escapes)
+def fuse(context: TaskGraph, options: FusionOptions | None = None) -> Fusion:
+    """Merge tasks greedily, most bytes saved first."""
+    options = options or FusionOptions()
+    fuser = _Fuser(context)
+    if options.enabled:
+        fuser.merge_edges(pointwise_only=True)
+        fuser.merge_siblings()
+        fuser.bundle_writers()
+        fuser.merge_edges(pointwise_only=False)
+        fuser.merge_siblings()
+    groups = fuser.state.in_order()
+    escapes = {v for g in groups for v in fuser.state.escapes(g.tasks)}
+    made = tuple(FusionGroup(fuser.segments(group)) for group in groups)
+    return Fusion(made, tuple(fuser.decisions.values()), escapes)
 
 
+def _kind(task: Task) -> OpKind | None:
+    return None if task.is_copy or task.node is None else task.node.op.kind
+
+
+_NEEDS_OWN_LOOPS = (
+    OpKind.REDUCTION,
+    OpKind.CONTRACTION,
+    OpKind.SCAN,
+    OpKind.SCATTER,
+)
+
+
+class _Fuser:
+    def __init__(self, context: TaskGraph) -> None:
+        self.context = context
+        self.state = FusionState(context)
+        self.decisions: dict[tuple[str, str], FusionDecision] = {}
+        self._refused: dict[tuple[int, int], str] = {}
+        self._cost: dict[int, float] = {}
+
+    # phases --------------------------------------------------------------------------
+    def merge_edges(self, pointwise_only: bool) -> None:
+        """Merge producers with consumers until nothing more can be merged."""
+        merged = True
+        while merged:
+            merged = False
+            for value in self._edges():
+                for consumer in self.state.readers(value):
+                    producer = self.state.owner_of(value)
+                    consumer = self.state.current(consumer)
+                    if producer is None or producer is consumer:
+                        continue
+                    if pointwise_only and not (_pointwise(producer) and _pointwise(consumer)):
+                        continue
+                    merged |= self._try_merge(producer, consumer, value)
+
+    def _edges(self) -> list[Value]:
+        """Values that one group makes and others read, the largest first."""
+        values = {v for group in self.state.groups() for v in self.state.escapes(group.tasks)}
+        return sorted(values, key=lambda v: (-_bytes(v), self.context.producers[v][0].position))
+
+    def merge_siblings(self) -> None:
+        """Merge groups that read the same large value and do not depend on each other."""
+        for value in sorted(self.context.roots, key=lambda v: -_bytes(v)):
+            if not value.type.shape:
+                continue
+            readers = self.state.readers(value)
+            for i, first in enumerate(readers):
+                for second in readers[i + 1 :]:
+                    a, b = self.state.current(first), self.state.current(second)
+                    if a is not b and not self.state.depends(a, b):
+                        self._try_merge(a, b, value)
+
+    def bundle_writers(self) -> None:
+        """One kernel for all elementwise groups at the end that move much more than any
+        merge with their producers would save: the parameters of an optimizer step."""
+        writers = [g for g in self.state.groups() if self._is_writer(g)]
+        if len(writers) < 2:
+            return
+        ends = set(writers)
+        shared = []
+        for group in reversed(self.state.groups()):
+            users = self.state.successors(group)
+            if group not in ends and _uniform(group) and users and users <= ends:
+                ends.add(group)
+                shared.append(group)
+        self.state.bundle(writers, shared)
+        for group in writers[1:]:
+            self._record(writers[0], group, True, "independent writers run side by side")
+
+    def _is_writer(self, group: WorkingGroup) -> bool:
+        if not _pointwise(group) or _uniform(group) or self.state.successors(group):
+            return False
+        moved = sum(_bytes(v) for v in self.state.inputs(group.tasks))
+        moved += sum(_bytes(v) for v in self.state.escapes(group.tasks))
+        saved = 0
+        for value in self.state.inputs(group.tasks):
+            producer = self.state.owner_of(value)
+            if producer is not None:
+                saved += _bytes(value) * (1 if self.state.is_result(value) else 2)
+        return moved >= BUNDLE_SHARE * saved
+
+    # one pair ------------------------------------------------------------------------
+    def _try_merge(self, producer: WorkingGroup, consumer: WorkingGroup, value: Value) -> bool:
+        key = (producer.number, consumer.number)
+        if key in self._refused:
+            return False
+        reason = self._objection(producer, consumer, value)
+        if reason:
+            self._record(producer, consumer, False, reason)
+            if reason != _CYCLE:
+                self._refused[key] = reason
+            return False
+        self._record(producer, consumer, True, f"saves {_bytes(value)} bytes")
+        self.state.merge(producer, consumer)
+        return True
+
+    def _objection(self, producer: WorkingGroup, consumer: WorkingGroup, value: Value) -> str:
+        """Why two groups should stay apart; "" if they should not."""
+        if producer.is_bundle or consumer.is_bundle:
+            return "it is part of a bundle of independent writers"
+        if self._feeds_many(producer, consumer):
+            return "a scalar that several kernels read is computed once"
+        tasks = sorted({*producer.tasks, *consumer.tasks}, key=lambda t: t.position)
+        if len(tasks) > LARGEST_SEGMENT:
+            return f"the kernel would have more than {LARGEST_SEGMENT} operations"
+        together = set(tasks)
+        for task in tasks:
+            if any(before in together for before in task.after):
+                return "it changes memory that must be filled first"
+            for position in task.from_memory:
+                root = self.context.root(task.operands[position])
+                if any(t in together for t in self.context.producers.get(root, ())):
+                    return f"{task.name} reads it at places of its own, so it must be in memory"
+        if self.state.makes_cycle(producer, consumer):
+            return _CYCLE
+        escapes = self.state.escapes(tasks)
+        try:
+            cost = self._nest_cost(tasks, escapes)
+        except Incompatible as error:
+            return str(error)
+        apart = self._own_cost(producer) + self._own_cost(consumer)
+        if cost > SLOWDOWN * apart:
+            return "no order of loops would be fast for both"
+        if any(_kind(t) is OpKind.CONTRACTION for t in tasks):
+            return self._heavy_epilogue(tasks, escapes)
+        return ""
+
+    def _feeds_many(self, producer: WorkingGroup, consumer: WorkingGroup) -> bool:
+        """Merging a scalar into one of its readers would make the others wait for that one."""
+        if not _uniform(producer) or _uniform(consumer):
+            return False
+        return len(self.state.successors(producer)) > 1
+
+    def _heavy_epilogue(self, tasks: list[Task], escapes: set[Value]) -> str:
+        product = next(t for t in tasks if _kind(t) is OpKind.CONTRACTION)
+        size = _bytes(product.results[0])
+        operands = {self.context.root(v) for v in product.operands}
+        touched = (self.state.inputs(tasks) - operands) | (escapes - set(product.results))
+        total = sum(_bytes(v) for v in touched)
+        if total > EPILOGUE_TENSORS * size:
+            return "the epilogue moves more memory than the product"
+        return ""
+
+    def _nest_cost(self, tasks: list[Task], escapes: set[Value]) -> float:
+        space = analyze(tasks, self.context)
+        return nest_cost(space, escapes, choose_nest(space, escapes))
+
+    def _own_cost(self, group: WorkingGroup) -> float:
+        if group.number not in self._cost:
+            cost = self._nest_cost(list(group.tasks), self.state.escapes(group.tasks))
+            self._cost[group.number] = cost
+        return self._cost[group.number]
+
+    def _record(self, a: WorkingGroup, b: WorkingGroup, made: bool, reason: str) -> None:
+        self.decisions[(a.name, b.name)] = FusionDecision(a.name, b.name, made, reason)
+
+    def segments(self, group: WorkingGroup) -> tuple[tuple[Task, ...], ...]:
+        """The task sets of a group; tasks of scalars go with every segment of a bundle."""
+        shared = group.shared
+        return tuple(
+            tuple(sorted((*shared, *segment), key=lambda t: t.position))
+            for segment in group.segments
+        )
+
+
+_CYCLE = "another kernel between them needs the one and is needed by the other"
+
+
+def _bytes(value: Value) -> int:
+    return estimate(dense_elements(value.type)) * value.type.dtype.itemsize
+
+
+def _pointwise(group: WorkingGroup) -> bool:
+    return not any(_kind(task) in _NEEDS_OWN_LOOPS for task in group.tasks)
+
+
+def _uniform(group: WorkingGroup) -> bool:
+    """Whether a group computes only scalars from scalars."""
+    values: Iterable[Value] = (v for t in group.tasks for v in (*t.results, *t.operands))
+    copies = any(task.is_copy for task in group.tasks)
+    return not copies and _pointwise(group) and all(not value.type.shape for value in values)
