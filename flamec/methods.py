@@ -18,6 +18,7 @@ from flamec import autograd, conversion, memory, printing, values
 from flamec.dispatch import apply_named, write
 from flamec.errors import OperationError, user_location
 from flamec.functional import (
+    activation,
     arithmetic,
     comparison,
     diagonals,
@@ -32,6 +33,7 @@ from flamec.functional import (
     sampling,
     scan,
     shape,
+    softmax,
     statistics,
     strided,
     unary,
@@ -46,6 +48,8 @@ MODULES: tuple[ModuleType, ...] = (
     unary,
     elementwise,
     comparison,
+    activation,
+    softmax,
     reduction,
     statistics,
     scan,

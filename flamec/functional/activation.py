@@ -350,3 +350,6 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
         return window
 
     return _applied("glu", input, False, lambda x: ops.mul(part(x, 0), ops.sigmoid(part(x, half))))
+
+
+TENSOR_METHODS = {"relu": relu, "relu_": relu_, "prelu": prelu, "hardshrink": hardshrink}

@@ -129,3 +129,6 @@ def gumbel_softmax(
     place = ops.iota(shape=shape, axis=axis, dtype=winner._type.dtype, device=winner._type.device)
     one_hot = ops.cast(ops.eq(place, winner), soft._type.dtype)
     return narrowed(ops.add(ops.sub(one_hot, ops.detach(soft)), soft), logits._type.dtype)
+
+
+TENSOR_METHODS = {"softmax": softmax, "log_softmax": log_softmax}

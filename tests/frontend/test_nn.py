@@ -519,3 +519,13 @@ def test_utils_can_be_imported_from() -> None:
     net.weight.grad = flamec.full((3, 2), math.inf)
     with pytest.raises(RuntimeError, match="non-finite"):
         clip_grad_norm_(net.parameters(), 1.0, error_if_nonfinite=True)
+
+
+def test_functions_that_are_methods() -> None:
+    x = tensor(RNG.standard_normal((3, 4)))
+    assert flamec.equal(x.relu(), F.relu(x))
+    assert flamec.equal(x.softmax(1), F.softmax(x, 1))
+    assert x.log_softmax(-1, flamec.float32).dtype is flamec.float32
+    assert x.clone().relu_().min().item() >= 0
+    assert flamec.equal(x.prelu(flamec.ones(1, dtype=flamec.float64)), x)
+    assert flamec.equal(x.hardshrink(10.0), x * 0)

@@ -170,8 +170,8 @@ SCHEDULES: dict[str, Callable[[Any, Any], Any]] = {
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedule(name: str) -> None:
     ours, theirs = (
-        _two_groups(optim, nn.Parameter(flamec.from_numpy(np.ones(1))), 0),
-        _two_groups(torch.optim, torch.nn.Parameter(torch.ones(1)), 0),
+        _two_groups(optim, nn.Parameter(flamec.from_numpy(np.ones(1)))),
+        _two_groups(torch.optim, torch.nn.Parameter(torch.ones(1))),
     )
     mine = SCHEDULES[name](optim.lr_scheduler, ours)
     wanted = SCHEDULES[name](torch.optim.lr_scheduler, theirs)
@@ -187,7 +187,7 @@ def test_schedule(name: str) -> None:
     assert again.last_epoch == mine.last_epoch
 
 
-def _two_groups(package: Any, parameter: Any, _: int) -> Any:
+def _two_groups(package: Any, parameter: Any) -> Any:
     other = type(parameter)(parameter.detach())
     return package.Adam([{"params": [parameter]}, {"params": [other], "lr": 0.3}], lr=0.1)
 
