@@ -1,9 +1,9 @@
 """A small classifier: the program that PyTorch users know, with the step compiled.
 
-    python examples/classifier.py
-    flamec dump examples/classifier.py:step --stage fused
-    flamec explain examples/classifier.py:step
-    flamec bench examples/classifier.py:step
+python examples/classifier.py
+flamec dump examples/classifier.py:step --stage fused
+flamec explain examples/classifier.py:step
+flamec bench examples/classifier.py:step
 """
 
 import importlib.util
