@@ -22,7 +22,8 @@ from flamec.ir.builder import Builder
 from flamec.ir.evaluate import run_op
 from flamec.ir.graph import Location, Node, Value
 from flamec.ir.op import Op, OpKind, lookup
-from flamec.ir.types import TensorType
+from flamec.ir.shape import product
+from flamec.ir.types import TensorType, int64
 from flamec.state import thread
 from flamec.tensor import Storage, Tensor, ViewStep
 
@@ -79,8 +80,10 @@ class TapeNode(Node):
         if self._results is not None:
             return self._results
         return tuple(
-            ref() or Value(type)
-            for ref, type in zip(self._weak_results, self._result_types, strict=True)
+            ref() or Value(type, self, index)
+            for index, (ref, type) in enumerate(
+                zip(self._weak_results, self._result_types, strict=True)
+            )
         )
 
     @outputs.setter
@@ -159,6 +162,7 @@ def _shares(result: np.ndarray, source: np.ndarray | None) -> bool:
 
 
 DETACH: ViewStep = (lookup("detach"), {})
+EXPAND = lookup("expand")
 
 
 def view_steps(
@@ -296,13 +300,10 @@ def write(target: Tensor, source: Tensor, name: str = "copy_") -> Tensor:
         )
     storage = target._storage
     value = old = None
-    tracking = (
-        thread.grad_enabled
-        and target._type.dtype.is_floating_point
-        and not is_detached(target._steps)
-    )
+    tracking = thread.grad_enabled and target._type.dtype.is_floating_point
+    detached = is_detached(target._steps)
     if tracking:
-        value, old = tape_value(source), tape_value(target)
+        value, old = tape_value(source), None if detached else tape_value(target)
     if not array.flags.writeable:
         raise RuntimeError(
             f"{name}: the tensor's memory is read-only, as was that of the NumPy array it was "
@@ -311,9 +312,17 @@ def write(target: Tensor, source: Tensor, name: str = "copy_") -> Tensor:
     np.copyto(array, data)
     storage.version += 1
     storage.writer = user_location()
-    if tracking and (value is not None or old is not None or storage.value is not None):
+    if not tracking:
+        return target
+    if detached:  # the storage's history is not this tensor's: it starts one of its own
+        if value is not None:
+            builder = TapeBuilder(storage.writer)
+            set_tape_value(target, builder.expand_to(value, target._type.shape))
+    elif value is not None or old is not None or storage.value is not None:
         if value is None:
             value = Value(source._type)
+        else:  # a value of its own, so that the target's gradient is not the source's
+            value = TapeBuilder(storage.writer).convert(value, dtype=source._type.dtype)
         new = written_base(storage, target._steps, value)
         storage.value = new
         target._value = value if target._type == source._type else None
@@ -322,28 +331,45 @@ def write(target: Tensor, source: Tensor, name: str = "copy_") -> Tensor:
 
 
 def _refuses_in_place(target: Tensor) -> bool:
-    return target._requires_grad or (
-        bool(target._steps) and isinstance(target._storage.value, Leaf) and thread.trace is None
-        and _leaf_requires_grad(target._storage.value)
-    )
-
-
-def _leaf_requires_grad(leaf: Leaf) -> bool:
-    tensor = leaf.tensor()
-    return tensor is not None and tensor._requires_grad
+    """Whether a target is a leaf that requires grad, or a view of one."""
+    if target._requires_grad:
+        return True
+    if not target._steps or is_detached(target._steps):
+        return False
+    leaf: Tensor | None = None
+    if thread.trace is not None:
+        leaf = thread.trace.leaf_of(target._storage)
+    elif isinstance(target._storage.value, Leaf):
+        leaf = target._storage.value.tensor()
+    return leaf is not None and leaf._requires_grad
 
 
 class TapeBuilder(Builder):
-    """Emits nodes on the tape without computing anything; values are tape Values."""
+    """Emits nodes on the tape; values are tape Values.
+
+    Only what follows from constants (a mask over positions) is computed, because the
+    derivative of a node may read it.
+    """
 
     def __init__(self, location: Location | None) -> None:
         self._location = location
+        self._constants: dict[Value, Tensor] = {}
 
     def type_of(self, value: Value) -> TensorType:
         return value.type
 
     def apply(self, op: Op, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> Any:
-        (value,) = TapeNode(op, inputs, attributes, self._location).seal()
+        known = [self._constants[v] for v in inputs if v in self._constants]
+        if len(known) == len(inputs):
+            tensor = apply(op, known, attributes)
+            value = Value(tensor._type)
+            self._constants[value] = tensor
+            return value
+        node = TapeNode(op, inputs, attributes, self._location)
+        assert node.saved is not None
+        for i in op.saved_inputs([v not in self._constants for v in inputs]):
+            node.saved[inputs[i]] = Saved(self._constants[inputs[i]], None)
+        (value,) = node.seal()
         return value
 
 
@@ -361,6 +387,8 @@ def write_through(b: Builder, base: Any, steps: Sequence[ViewStep], value: Any) 
     child = value
     if not steps:
         return b.expand_to(child, b.type_of(base).shape)
+    if any(op is EXPAND for op, _ in steps):
+        return _scatter_through(b, base, steps, value)
     last_op, last_attributes = steps[-1]
     shape = last_op.infer_types((b.type_of(parents[-1]),), last_attributes)[0].shape
     child = b.expand_to(child, shape)
@@ -368,6 +396,25 @@ def write_through(b: Builder, base: Any, steps: Sequence[ViewStep], value: Any) 
         assert op.write_back is not None
         child = op.write_back(b, parent, child, attributes)
     return child
+
+
+def _scatter_through(b: Builder, base: Any, steps: Sequence[ViewStep], value: Any) -> Any:
+    """As ``write_through`` for a view that passes through an expanded one.
+
+    The view's steps are applied to the positions of the base's elements, which tells
+    where each element of ``value`` goes.
+    """
+    type = b.type_of(base)
+    count = product(type.shape)
+    order = b.iota(shape=(count,), axis=0, dtype=int64, device=type.device)
+    positions = b.reshape(order, shape=type.shape)
+    for op, attributes in steps:
+        positions = b.apply(op, (positions,), attributes)
+    written = product(b.type_of(positions).shape)
+    child = b.reshape(b.expand_to(value, b.type_of(positions).shape), shape=(written,))
+    flat = b.reshape(base, shape=(count,))
+    result = b.index_put(flat, child, b.reshape(positions, shape=(written,)), mode="set")
+    return b.reshape(result, shape=type.shape)
 
 
 # what a Tensor asks ----------------------------------------------------------------

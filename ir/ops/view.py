@@ -1,4 +1,4 @@
-"""Views: the same elements at other places, no arithmetic; and ``detach``.
+"""Views: the same elements at other places, no arithmetic; ``detach`` and ``overwrite``.
 
 The NumPy meaning returns a view of its operand where NumPy can express one.
 Each view has a ``write_back``: the parent with the view's elements replaced.
@@ -12,6 +12,7 @@ import numpy as np
 
 from flamec.ir.op import Attributes, DerivativeContext, Op, OpKind, Types, register
 from flamec.ir.ops.checks import (
+    check_alike,
     check_axis,
     check_one_per_dimension,
     check_operand_count,
@@ -143,12 +144,19 @@ def _expand_write_back(b: Builder, parent: Any, child: Any, attributes: Attribut
     return b.reshape(child, shape=shape)
 
 
+def _evaluate_expand(attributes: Attributes, x: np.ndarray) -> np.ndarray:
+    view = np.broadcast_to(x, attributes["shape"])
+    if x.flags.writeable:  # writes are refused where elements overlap, not everywhere
+        view.flags.writeable = True
+    return view
+
+
 expand = register(
     Op(
         name="expand",
         kind=OpKind.VIEW,
         infer=_infer_expand,
-        evaluate=lambda attributes, x: np.broadcast_to(x, attributes["shape"]),
+        evaluate=_evaluate_expand,
         derivative=_expand_gradient,
         write_back=_expand_write_back,
         doc="Broadcasts to a shape; leading dimensions may be added.",
@@ -352,6 +360,32 @@ detach = register(
         kind=OpKind.BARRIER,
         infer=_infer_detach,
         evaluate=lambda attributes, x: x,
+        write_back=lambda b, parent, child, attributes: child,
         doc="The operand, through which no gradient flows.",
+    )
+)
+
+
+# overwrite ----------------------------------------------------------------
+def _infer_overwrite(types: Types, attributes: Attributes) -> TensorType:
+    check_operand_count("overwrite", types, 2)
+    check_alike("overwrite", types)
+    new, old = types
+    if len(new.shape) != len(old.shape) or not all(map(equal, new.shape, old.shape)):
+        raise ValueError(
+            f"overwrite: operands have shapes {format_shape(new.shape)} and "
+            f"{format_shape(old.shape)}; they must be equal"
+        )
+    return new
+
+
+overwrite = register(
+    Op(
+        name="overwrite",
+        kind=OpKind.BARRIER,
+        infer=_infer_overwrite,
+        evaluate=lambda attributes, new, old: new,
+        derivative=lambda b, ctx, g: (None, g),
+        doc="The first operand with the history of the second: a write that autograd does not see.",
     )
 )
