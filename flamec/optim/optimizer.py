@@ -19,6 +19,7 @@ import numpy as np
 
 from flamec.dispatch import write
 from flamec.functional.primitives import ops
+from flamec.functional.promotion import constant
 from flamec.ir.types import CPU, TensorType, float32, float64
 from flamec.nn.parameter import clear_gradients
 from flamec.state import enable_grad, thread, trace_paused
@@ -245,7 +246,7 @@ def scalar(value: Any, like: Tensor) -> Tensor:
         if value._type.shape:
             value = ops.reshape(value, shape=())
         return ops.cast(value, like._type.dtype)  # type: ignore[no-any-return]
-    return ops.constant(float(value), like._type)  # type: ignore[no-any-return]
+    return constant(float(value), like._type.dtype, like._type.device)
 
 
 def update(target: Tensor, value: Tensor) -> Tensor:
