@@ -15,12 +15,17 @@
         }                                                                                  \
         return r.whole;                                                                    \
     }
+/* A lane with the operands of the lane before it has its result: one number in all lanes costs
+ * as much as one. */
 #define FLAMEC_BINARY_LANES(name, t, expression)                                           \
     FLAMEC_OUTLINE v_##t v##name##_##t(v_##t left, v_##t right) {                          \
         parts_##t r = {left}, s = {right};                                                 \
+        c_##t result = 0, before[2] = {0, 0};                                              \
         for (int i = 0; i < FLAMEC_LANES; i++) {                                           \
-            c_##t x = r.lane[i], y = s.lane[i];                                            \
-            r.lane[i] = (expression);                                                      \
+            c_##t x = r.lane[i], y = s.lane[i], now[2] = {x, y};                           \
+            if (!i || __builtin_memcmp(now, before, sizeof now)) result = (expression);    \
+            __builtin_memcpy(before, now, sizeof now);                                     \
+            r.lane[i] = result;                                                            \
         }                                                                                  \
         return r.whole;                                                                    \
     }

@@ -223,12 +223,15 @@ FLAMEC_UNARY_LANES(cos_libm, f32, __builtin_cosf(x))
 
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
 /* x = n pi/2 + r with |r| <= pi/4, for |x| <= 2^15: pi/2 in three parts, of which the first
- * leaves an exact difference because the multiply-add rounds once. `quarter` is added to n. */
-FLAMEC_INLINE n_f32 nsine_f32(n_f32 x, int quarter) {
+ * leaves an exact difference because the multiply-add rounds once. Adding `quarter` = 1 to n gives
+ * the cosine, which is even; the sine is odd. */
+FLAMEC_INLINE n_f32 nsine_f32(n_f32 signed_x, int quarter) {
     static const float sine[] = {-0x1.555556p-3f, 0x1.111176p-7f, -0x1.a05bbcp-13f,
                                  0x1.7cd934p-19f};
     static const float cosine[] = {0x1.555556p-5f, -0x1.6c1762p-10f, 0x1.a075eap-16f,
                                    -0x1.372522p-22f};
+    n_f32 x = nabs_f32(signed_x);
+    n_i32 sign = quarter ? (n_i32){0} : (n_i32)signed_x & nsign_bit_f32();
     n_f32 shifted = x * 0x1.45f306p-1f + 0x1.8p23f;
     n_f32 whole = shifted - 0x1.8p23f;
     n_i32 n = (n_i32)shifted + quarter;
@@ -240,7 +243,7 @@ FLAMEC_INLINE n_f32 nsine_f32(n_f32 x, int quarter) {
     n_f32 half = 0.5f * z, one_less = 1.0f - half;
     n_f32 c = one_less + (npolynomial_f32(z, cosine, 4) * (z * z) + ((1.0f - one_less) - half));
     n_f32 y = nsel_f32((n & 1) == 1, c, s);
-    return (n_f32)((n_i32)y ^ ((n & 2) << 30));
+    return (n_f32)((n_i32)y ^ ((n & 2) << 30) ^ sign);
 }
 #define FLAMEC_SINE(name, quarter)                                                         \
     FLAMEC_INLINE v_f32 v##name##_f32(v_f32 x) {                                           \
