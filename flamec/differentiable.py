@@ -45,7 +45,10 @@ class DifferentiableProgram:
         self.options = options
         self._count = count
         joint = differentiate_graph(
-            captured.graph, captured.tracked_inputs, captured.tracked_outputs
+            captured.graph,
+            captured.tracked_inputs,
+            captured.tracked_outputs,
+            captured.trace.tracked,
         )
         parts = partition(joint, len(captured.graph.inputs), len(captured.graph.outputs))
         self.joint = joint
@@ -200,7 +203,9 @@ class _Call:
 
 
 def _dense(tensor: Tensor) -> Any:
-    return np.ascontiguousarray(tensor._array)
+    array = tensor._array
+    assert array is not None
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
 def _empty(shape: tuple[int, ...], value: Value) -> Any:

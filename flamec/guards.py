@@ -327,6 +327,8 @@ class Recorder:
             value = cell.cell_contents
         except ValueError:
             value = MISSING
+        if isinstance(value, Tensor) and value._trace is not None:
+            return  # a local of the traced function, seen from a function made within it
         self._add("cell", cell, None, value, variable)
         if value is not MISSING:
             self.visit(value, variable)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from flamec.dispatch import tape_value
+from flamec.ir.graph import Value
 from flamec.ir.shape import format_shape
 from flamec.ir.types import bool_, int64
 from flamec.state import process, thread
@@ -160,6 +161,17 @@ def _with_suffixes(text: str, suffixes: Sequence[str], indent: int, linewidth: i
     return text + ")"
 
 
+def _maker(value: Value | None) -> str | None:
+    """The name of the operation that made an autograd value, behind copies of it."""
+    node = None if value is None else value.node
+    if value is None or node is None:
+        return None
+    source = node.inputs[0] if node.inputs else None
+    if node.op.name == "convert" and source is not None and source.type.dtype is value.type.dtype:
+        return _maker(source) or "clone"
+    return node.op.name
+
+
 def format_tensor(self: Tensor) -> str:
     """The text of a tensor: ``tensor([[1., 2.], [3., 4.]])``."""
     array, dtype = self._array, self._type.dtype
@@ -184,9 +196,8 @@ def format_tensor(self: Tensor) -> str:
         prefix = len("tensor(")
         text = _rows(array, prefix, summarize, ElementFormat(shown, options), options)
     if self.requires_grad:
-        value = None if self._requires_grad else tape_value(self)
-        node = None if value is None else value.node
-        suffixes.append("requires_grad=True" if node is None else f"grad_fn=<{node.op.name}>")
+        maker = None if self._requires_grad else _maker(tape_value(self))
+        suffixes.append("requires_grad=True" if maker is None else f"grad_fn=<{maker}>")
     return _with_suffixes("tensor(" + text, suffixes, len("tensor("), options.linewidth)
 
 

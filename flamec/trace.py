@@ -325,18 +325,26 @@ class Trace:
     def write(self, target: Tensor, source: Tensor) -> Tensor:
         """Give ``target``'s storage the value it has after ``source`` is stored through it."""
         root = self.root_of(target)
-        value = self.value_of(source)
-        old = self.value_of(target)
+        source_value, old = self.value_of(source), self.value_of(target)
         steps = self._relative_steps(target, root)
         builder = _WriteBuilder(self)
+        detached = is_detached(target._steps)
+        tracking = thread.grad_enabled and not detached
+        # a value of its own, so that the target's gradient is not the source's
+        if tracking:
+            value = builder.convert(source_value, dtype=source_value.type.dtype)
+        else:
+            value = builder.detach(source_value)
         if not steps:
             new = builder.expand_to(value, root.type.shape)
         else:
             new = write_through(builder, root.value, steps, value)
-        tracking = thread.grad_enabled and not is_detached(target._steps)
-        if tracking and (value in self.tracked or old in self.tracked or root.value in self.tracked):
-            self.tracked.add(new)
         leaf = self.leaf_tensors.get(root.value)
+        if tracking:
+            if value in self.tracked or old in self.tracked or root.value in self.tracked:
+                self.tracked.add(new)
+        elif leaf is None and root.value in self.tracked:
+            new = builder.overwrite(new, root.value)
         root.value = new
         root.version += 1
         root.written = True
@@ -347,8 +355,8 @@ class Trace:
         if not steps:
             target._cached = (self, root.version, new)
             self.value_tensors[new] = target
-        elif thread.grad_enabled and value in self.tracked and is_detached(target._steps):
-            own = builder.expand_to(value, target._type.shape)
+        elif thread.grad_enabled and detached and source_value in self.tracked:
+            own = builder.expand_to(source_value, target._type.shape)
             target._cached = (self, root.version, own)
             self.value_tensors[own] = target
         return target
@@ -448,7 +456,7 @@ class _WriteBuilder(Builder):
 
     def apply(self, op: Op, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> Any:
         node = self._trace._add_node(op, inputs, attributes)
-        if thread.grad_enabled and any(v in self._trace.tracked for v in inputs):
+        if op.derivative is not None and any(v in self._trace.tracked for v in inputs):
             self._trace.tracked.update(node.outputs)
         return node.output
 

@@ -31,7 +31,7 @@ class OpKind(enum.Enum):
     GATHER = "gather"  # reads at computed places
     SCATTER = "scatter"  # writes at computed places
     SCAN = "scan"  # running reductions
-    BARRIER = "barrier"  # identity that stops differentiation
+    BARRIER = "barrier"  # the first operand, with another derivative
     CALL = "call"  # a whole compiled program, on the eager tape only
 
 

@@ -156,6 +156,14 @@ VIEW_ROWS = [
         symbolic=symbolic(lambda B: [(B, 2)], lambda B: {}),
         errors=(bad(TypeError, "1 operand", X, X),),
     ),
+    Row(
+        "overwrite",
+        EVERY,
+        applications((((), ()), {}), (((2, 3), (2, 3)), {}), (((0,), (0,)), {})),
+        lambda sample, new, old: new,
+        symbolic=symbolic(lambda B: [(B, 2), (B, 2)], lambda B: {}),
+        errors=(bad(TypeError, "2 operands", X),),
+    ),
 ]
 
 

@@ -123,13 +123,15 @@ def differentiate_graph(
     graph: Graph,
     wrt: Sequence[int],
     outputs: Sequence[int] | None = None,
+    recorded: Container[Value] | None = None,
 ) -> Graph:
     """The graph that computes ``graph``'s outputs and, after them, gradients.
 
     The result takes the inputs of ``graph`` followed by one gradient for each
     position in ``outputs`` (default: every floating-point output) and returns the
     outputs of ``graph`` followed by the gradients of the inputs at ``wrt``
-    (vector-Jacobian product). Raises ValueError for an input that is not
+    (vector-Jacobian product). Gradients flow through values in ``recorded`` only
+    (default: all), which leaves out what was computed without recording. Raises ValueError for an input that is not
     floating point.
     """
     for position in wrt:
@@ -145,6 +147,8 @@ def differentiate_graph(
     builder.nodes.extend(graph.nodes)
     sources = {graph.inputs[i] for i in wrt}
     tracked = dependents(graph, sources)
+    if recorded is not None:
+        tracked = sources | {v for v in tracked if v in recorded}
     seeds: dict[Value, Any] = {}
     for position in outputs:
         value = graph.outputs[position]

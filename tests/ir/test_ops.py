@@ -15,7 +15,7 @@ import flamec.ir.ops  # noqa: F401
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import concrete_attributes, evaluate_graph, run_op
 from flamec.ir.graph import Graph
-from flamec.ir.op import REGISTRY, lookup
+from flamec.ir.op import REGISTRY, OpKind, lookup
 from flamec.ir.parser import parse_graph
 from flamec.ir.passes.differentiate import differentiate_graph
 from flamec.ir.printer import print_graph
@@ -57,7 +57,11 @@ def test_every_op_has_one_row_and_every_row_an_op() -> None:
 
 
 def test_every_differentiable_op_is_checked_by_finite_differences() -> None:
-    declared = {name for name, op in REGISTRY.items() if op.derivative is not None}
+    declared = {
+        name
+        for name, op in REGISTRY.items()
+        if op.derivative is not None and op.kind is not OpKind.BARRIER  # another's derivative
+    }
     assert declared <= {row.name for row in OP_TABLE if row.gradient}
 
 

@@ -1,0 +1,188 @@
+"""Writes and autograd: histories, versions, detached memory, what is refused; eager and compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flamec
+from flamec import Tensor
+
+Function = Callable[[Tensor], Tensor]
+EITHER = pytest.mark.parametrize("wrap", [lambda f: f, flamec.compile], ids=["eager", "compiled"])
+
+
+def gradient(function: Function, wrap: Callable[[Function], Function]) -> list[float]:
+    """The gradient of a function of three ones; backward runs inside and outside of it."""
+    w = flamec.ones(3, requires_grad=True)
+    wrap(function)(w).backward()
+    outside = w.grad.tolist()
+    w.grad = None
+
+    def whole(w: Tensor) -> Tensor:
+        loss = function(w)
+        loss.backward()
+        return loss
+
+    wrap(whole)(w)
+    assert w.grad.tolist() == outside
+    return outside
+
+
+@EITHER
+def test_what_no_grad_computes_is_constant(wrap: Any) -> None:
+    def function(w: Tensor) -> Tensor:
+        with flamec.no_grad():
+            z = w * 2
+        return (w * z).sum()
+
+    assert gradient(function, wrap) == [2.0, 2.0, 2.0]
+
+
+@EITHER
+def test_a_write_without_recording_keeps_the_history(wrap: Any) -> None:
+    def by_no_grad(w: Tensor) -> Tensor:
+        y = w * 1.0
+        with flamec.no_grad():
+            y.mul_(3.0)
+        return (y * y).sum()
+
+    def by_detach(w: Tensor) -> Tensor:
+        y = w * 1.0
+        y.detach()[0] = 3.0
+        return (y * y).sum()
+
+    assert gradient(by_no_grad, wrap) == [6.0, 6.0, 6.0]
+    assert gradient(by_detach, wrap) == [6.0, 2.0, 2.0]
+
+
+@EITHER
+def test_copy_has_a_gradient_of_its_own(wrap: Any) -> None:
+    def function(w: Tensor) -> Tensor:
+        y = flamec.zeros(3)
+        y.copy_(w)
+        return flamec.autograd.grad((y * 3.0 + w * 2.0).sum(), y)[0]
+
+    assert wrap(function)(flamec.ones(3, requires_grad=True)).tolist() == [3.0, 3.0, 3.0]
+
+
+@EITHER
+def test_a_copied_parameter_stays_its_own_leaf(wrap: Any) -> None:
+    source, target = (flamec.ones(2, requires_grad=True) for _ in range(2))
+
+    def step() -> Tensor:
+        with flamec.no_grad():
+            target.copy_(source)
+        loss = (source * 2.0 + target * 5.0).sum()
+        loss.backward()
+        return loss
+
+    wrap(step)()
+    assert source.grad.tolist() == [2.0, 2.0]
+    assert target.grad.tolist() == [5.0, 5.0]
+
+
+@EITHER
+def test_data_of_a_leaf_can_be_changed(wrap: Any) -> None:
+    w = flamec.ones(3, requires_grad=True)
+
+    def step() -> None:
+        w.data.mul_(2.0)
+        w.detach()[0] = 7.0
+
+    wrap(step)()
+    assert w.tolist() == [7.0, 2.0, 2.0]
+    assert w.is_leaf
+
+
+@EITHER
+def test_leaves_refuse_recorded_writes(wrap: Any) -> None:
+    w = flamec.ones(3, requires_grad=True)
+    for change in (
+        lambda w: w.mul_(2.0),
+        lambda w: w[1:].zero_(),
+        lambda w: w.__setitem__(0, 1.0),
+    ):
+        with pytest.raises(RuntimeError, match=r"leaf tensor that requires grad.*no_grad"):
+            wrap(change)(w)
+
+
+@EITHER
+def test_gradients_through_a_chain_of_views(wrap: Any) -> None:
+    def function(w: Tensor) -> Tensor:
+        y = flamec.zeros(2, 3)
+        row = y[1]
+        row[:] = w
+        y.t()[0] += w[0] * 2.0
+        row.mul_(2.0)
+        return (y * flamec.arange(6.0).reshape(2, 3)).sum()
+
+    # y = [[2 w0, 0, 0], [2 (w0 + 2 w0), 2 w1, 2 w2]]
+    assert gradient(function, wrap) == [18.0, 8.0, 10.0]
+
+
+def test_changed_saved_value_names_both_lines() -> None:
+    x = flamec.ones(3, requires_grad=True)
+    y = x * 1.0
+    z = y * y
+    y.add_(1.0)
+    lines = _line_numbers("z = y * y", "y.add_(1.0)")
+    with pytest.raises(RuntimeError, match="version 1, expected version 0") as caught:
+        z.sum().backward()
+    for line in lines:
+        assert f"test_writes_and_history.py:{line}" in str(caught.value)
+
+
+def _line_numbers(*texts: str) -> list[int]:
+    with open(__file__, encoding="utf-8") as file:
+        lines = [line.strip() for line in file]
+    return [lines.index(text) + 1 for text in texts]
+
+
+def test_a_value_that_no_gradient_reads_may_change() -> None:
+    w = flamec.ones(3, requires_grad=True)
+    x = flamec.ones(3)
+    y = w * 2.0
+    z = y * 3.0 + x
+    y.add_(1.0)
+    x.zero_()
+    z.sum().backward()
+    assert w.grad.tolist() == [6.0, 6.0, 6.0]
+
+
+def test_views_made_without_recording_stay_cut_off() -> None:
+    y = flamec.ones(3, requires_grad=True) * 2.0
+    with flamec.no_grad():
+        view = y[:2]
+    assert not view.requires_grad
+    view.fill_(5.0)
+    assert y.tolist() == [5.0, 5.0, 2.0]
+
+
+def test_detach_in_place() -> None:
+    y = flamec.ones(3, requires_grad=True) * 2.0
+    assert y.detach_() is y
+    assert not y.requires_grad
+    assert y.is_leaf
+    with pytest.raises(RuntimeError, match="views"):
+        (flamec.ones(3, requires_grad=True) * 2.0)[1:].detach_()
+
+
+def test_read_only_memory_is_refused() -> None:
+    array = np.ones(3)
+    array.flags.writeable = False
+    x = flamec.from_numpy(array)
+    with pytest.raises(RuntimeError, match="read-only"):
+        x.add_(1.0)
+    assert x.clone().add_(1.0).tolist() == [2.0, 2.0, 2.0]
+
+
+def test_versions_count_writes_of_every_view() -> None:
+    x = flamec.zeros(4)
+    view = x[1:].reshape(3, 1)
+    view.add_(1.0)
+    x.zero_()
+    assert x._version == view._version == 2
