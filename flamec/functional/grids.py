@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from flamec.conversion import constant_array
-from flamec.dispatch import apply_named
+from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.dimensions import sequence
 from flamec.functional.joining import stack
-from flamec.functional.shape import expand, ravel, regroup, transpose, window
+from flamec.functional.shape import expand, ravel, regroup, transpose
 from flamec.ir.shape import Dim, format_shape
 from flamec.tensor import Tensor
 
@@ -80,7 +80,7 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
             f"combinations: Expect a non-negative number, but got {r} (at {user_location()})"
         )
     if r == 0:
-        return window(input, 0, 0, 0)
+        return tensor_builder.full_like(0, input._type.with_shape((0,)))  # type: ignore[no-any-return]
     chosen = list((_choose_again if with_replacement else _choose)(range(int(shape[0])), r))
     places = np.array(chosen, np.int64).reshape(len(chosen), r)
     result: Tensor = apply_named("index", input, constant_array(places))

@@ -131,8 +131,8 @@ def differentiate_graph(
     position in ``outputs`` (default: every floating-point output) and returns the
     outputs of ``graph`` followed by the gradients of the inputs at ``wrt``
     (vector-Jacobian product). Gradients flow through values in ``recorded`` only
-    (default: all), which leaves out what was computed without recording. Raises ValueError for an input that is not
-    floating point.
+    (default: all), which leaves out what was computed without recording. Raises ValueError
+    for an input that is not floating point.
     """
     for position in wrt:
         if not graph.inputs[position].type.dtype.is_floating_point:

@@ -1,8 +1,9 @@
-"""Writes and autograd: histories, versions, detached memory, what is refused; eager and compiled."""
+"""Writes and autograd: histories, versions, detached memory; eager and compiled."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -137,8 +138,7 @@ def test_changed_saved_value_names_both_lines() -> None:
 
 
 def _line_numbers(*texts: str) -> list[int]:
-    with open(__file__, encoding="utf-8") as file:
-        lines = [line.strip() for line in file]
+    lines = [line.strip() for line in Path(__file__).read_text(encoding="utf-8").splitlines()]
     return [lines.index(text) + 1 for text in texts]
 
 
