@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from flamec.codegen.buffers import BufferTable, assign_buffers, in_place_pairs
 from flamec.codegen.c.emit import Emitter
+from flamec.codegen.c.product import may_call_blas
 from flamec.codegen.lower.group import LoweredKernel, lower_group
 from flamec.codegen.lower.kernel_builder import ErrorTable
 from flamec.codegen.traffic import bytes_read, bytes_written, flops
@@ -94,7 +95,7 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
 
 def _calls_blas(kernel: Kernel) -> bool:
     contractions = (part.program.contraction for part in kernel.parts)
-    return any(c is not None and c.memory in ("f32", "f64") for c in contractions)
+    return any(c is not None and may_call_blas(c) for c in contractions)
 
 
 def _symbols(graph: Graph) -> tuple[str, ...]:

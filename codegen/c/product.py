@@ -13,6 +13,12 @@ SMALL_PRODUCT = 1 << 15  # multiplications up to which our own loops win
 _BLAS = {"f32": ("sgemm", "FlamecSgemm"), "f64": ("dgemm", "FlamecDgemm")}
 
 
+def may_call_blas(c: Contraction) -> bool:
+    """Whether a product is, or at run time may be, too large for our own loops."""
+    work = c.rows * c.columns * c.depth
+    return c.memory in _BLAS and not (isinstance(work, int) and work <= SMALL_PRODUCT)
+
+
 def product_holes(program: RowProgram, schedule: Schedule) -> dict[str, str] | None:
     """What the rows template needs to compute panels of a product; None without a product."""
     c = program.contraction
