@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("flamec", "ir", "codegen", "runtime")
-HEAVY = ("triton", "networkx", "jinja2", "scipy", "torch", "typer", "rich", "sklearn")
+HEAVY = ("triton", "cuda", "networkx", "jinja2", "scipy", "torch", "typer", "rich", "sklearn")
 
 # What each folder may import of flamec, by prefix of the module's name.
 ALLOWED = {
@@ -23,9 +23,14 @@ ALLOWED = {
 PACKAGES = {
     "ir": {"numpy", "ml_dtypes", "networkx"},
     "codegen": {"numpy", "networkx", "jinja2"},
-    "runtime": {"numpy"},
+    "runtime": {"numpy", "triton", "cuda"},
 }
-TOOLS = {"runtime/cpu/derive_polynomials.py": {"mpmath"}}  # run by hand, never imported
+OPTIONAL = ("triton", "cuda", "torch", "sklearn")  # imported inside the functions that need them
+ONE_FILE = {  # packages that one file alone may import
+    "runtime/cpu/derive_polynomials.py": {"mpmath"},  # run by hand, never imported
+    "runtime/cuda/driver.py": {"cuda"},
+    "runtime/cuda/triton_compiler.py": {"triton"},
+}
 
 
 def source_files(folder: str) -> Iterator[Path]:
@@ -52,7 +57,7 @@ def is_below(module: str, prefix: str) -> bool:
 def test_imports_run_one_way(folder: str) -> None:
     wrong = []
     for file in source_files(folder):
-        packages = PACKAGES[folder] | TOOLS.get(file.relative_to(ROOT).as_posix(), set())
+        packages = PACKAGES[folder] | ONE_FILE.get(file.relative_to(ROOT).as_posix(), set())
         for module, line in imported_modules(ast.parse(file.read_text())):
             place = f"{file.relative_to(ROOT)}:{line} imports {module}"
             top = module.split(".")[0]
@@ -61,6 +66,18 @@ def test_imports_run_one_way(folder: str) -> None:
                     wrong.append(place)
             elif top not in sys.stdlib_module_names and top not in packages:
                 wrong.append(place)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_optional_packages_are_not_imported_at_the_top_of_a_file() -> None:
+    wrong = []
+    for folder in FOLDERS:
+        for file in source_files(folder):
+            statements = ast.parse(file.read_text()).body
+            top = [s for s in statements if isinstance(s, (ast.Import, ast.ImportFrom))]
+            for module, line in imported_modules(ast.Module(top, [])):
+                if module.split(".")[0] in OPTIONAL:
+                    wrong.append(f"{file.relative_to(ROOT)}:{line} imports {module}")
     assert not wrong, "\n".join(wrong)
 
 
