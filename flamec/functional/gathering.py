@@ -192,9 +192,10 @@ def scatter_reduce(
     written to do not take part themselves.
     """
     modes = {"sum": "add", "prod": "prod", "mean": "mean", "amax": "amax", "amin": "amin"}
+    modes |= {"max": "amax", "min": "amin"}
     if reduce not in modes:
         raise OperationError(
-            f"scatter_reduce(): reduce must be one of {', '.join(modes)}, not {reduce!r} "
+            f"scatter_reduce(): reduce must be sum, prod, mean, amax or amin, not {reduce!r} "
             f"(at {user_location()})"
         )
     return _scattered("scatter_reduce", input, dim, index, src, modes[reduce], include_self)
