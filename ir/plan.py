@@ -9,6 +9,7 @@ symbolic; they are evaluated when sizes are bound.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -66,6 +67,83 @@ class OutputSpec:
 
 
 @dataclass(frozen=True)
+class KernelSource:
+    """A GPU kernel as text, and how it is specialised.
+
+    ``text``: a Python module that imports triton and defines ``function`` with ``@triton.jit``.
+    ``parameters``: name and type of each, in the function's order: ``"*fp32"``, ``"i32"``,
+    ``"fp32"``, ``"tensordesc<bf16[128,64]>"`` or ``"constexpr"``, whose value is in
+    ``constants``. ``aligned``: the pointers and integers that are multiples of 16.
+    ``options``: Triton's (``num_warps``, ``num_stages``, ``num_ctas``, ``maxnreg`` …).
+    """
+
+    text: str
+    function: str
+    parameters: tuple[tuple[str, str], ...]
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    aligned: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """All of it, in one canonical form."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str) -> KernelSource:
+        """The inverse of ``to_json``."""
+        return _kernel(json.loads(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """What a launch passes for one parameter that is not a constant.
+
+    A number: ``value``, where ``buffer`` is -1. A pointer: ``value`` bytes behind the start of
+    a buffer. A tensor descriptor: ``shape`` and ``strides`` (in elements, the last is 1) of the
+    array that starts there, too.
+    """
+
+    buffer: int = -1
+    value: Dim | float = 0
+    shape: tuple[Dim, ...] = ()
+    strides: tuple[Dim, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Run ``ExecutionPlan.kernels[kernel]``; nothing happens if a dimension of the grid is 0.
+
+    ``most_blocks`` bounds the first dimension of the grid (a persistent kernel); 0: no bound.
+    """
+
+    kernel: int
+    grid: tuple[Dim, Dim, Dim]
+    arguments: tuple[Argument, ...]
+    most_blocks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """Set the first ``bytes`` bytes of a buffer to ``byte``."""
+
+    buffer: int
+    bytes: Dim
+    byte: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Copy the first ``bytes`` bytes of ``source`` to ``target``, which must not overlap it."""
+
+    source: int
+    target: int
+    bytes: Dim
+
+
+Action = Launch | Fill | Copy
+
+
+@dataclass(frozen=True)
 class ExecutionPlan:
     """Buffers and steps of one compiled program.
 
@@ -75,6 +153,9 @@ class ExecutionPlan:
     codes 1, 2 … that the entry point may return. ``scratch`` is the number of bytes of
     private memory that each thread needs: ``FlamecCall.scratch`` points to ``threads`` times
     ``scratch`` rounded up to 64.
+
+    A program for a GPU has ``kernels`` and the ``actions`` that use them, in order; ``source``
+    is then there to be read.
     """
 
     buffers: tuple[Buffer, ...]
@@ -90,6 +171,8 @@ class ExecutionPlan:
     errors: tuple[str, ...] = ()
     scratch: Dim = 0
     notes: dict[str, Any] = field(default_factory=dict)
+    kernels: tuple[KernelSource, ...] = ()
+    actions: tuple[Action, ...] = ()
 
     @property
     def kernel_count(self) -> int:
@@ -140,6 +223,8 @@ class ExecutionPlan:
             errors=tuple(data["errors"]),
             scratch=_dim(data["scratch"]),
             notes=data["notes"],
+            kernels=tuple(_kernel(k) for k in data["kernels"]),
+            actions=tuple(_action(a) for a in data["actions"]),
         )
 
 
@@ -169,6 +254,35 @@ def _encode(value: Any) -> Any:
             "device": [value.device.type, value.device.index],
         }
     return format_dim(value)
+
+
+def _kernel(data: dict[str, Any]) -> KernelSource:
+    data["parameters"] = tuple((name, kind) for name, kind in data["parameters"])
+    data["aligned"] = tuple(data["aligned"])
+    return KernelSource(**data)
+
+
+def _action(data: dict[str, Any]) -> Action:
+    """The action with these fields; each kind of action has a field that no other has."""
+    if "kernel" in data:
+        x, y, z = data["grid"]
+        return Launch(
+            kernel=data["kernel"],
+            grid=(_dim(x), _dim(y), _dim(z)),
+            arguments=tuple(
+                Argument(
+                    buffer=a["buffer"],
+                    value=a["value"] if isinstance(a["value"], float) else _dim(a["value"]),
+                    shape=tuple(_dim(d) for d in a["shape"]),
+                    strides=tuple(_dim(d) for d in a["strides"]),
+                )
+                for a in data["arguments"]
+            ),
+            most_blocks=data["most_blocks"],
+        )
+    if "byte" in data:
+        return Fill(data["buffer"], _dim(data["bytes"]), data["byte"])
+    return Copy(data["source"], data["target"], _dim(data["bytes"]))
 
 
 def _dim(data: int | str) -> Dim:

@@ -21,13 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flamec.ir.plan import KernelSource
 from flamec.runtime.cuda.kernel_binary import KernelBinary
-from flamec.runtime.cuda.triton_compiler import (
-    KernelSource,
-    TritonError,
-    cached_kernel,
-    compile_kernel,
-)
+from flamec.runtime.cuda.triton_compiler import TritonError, cached_kernel, compile_kernel
 from flamec.runtime.kernel_cache import KernelCache
 
 _START = (

@@ -149,7 +149,11 @@ def _initialise() -> tuple[Any, int, str | None]:
     try:
         from cuda.bindings import driver as module
     except ImportError as error:
-        return None, 0, f"the package cuda-bindings could not be imported ({error}); {_INSTALL_HINT}"
+        return (
+            None,
+            0,
+            f"the package cuda-bindings could not be imported ({error}); {_INSTALL_HINT}",
+        )
     try:
         status = module.cuInit(0)[0]
     except RuntimeError as error:  # the bindings found no libcuda to load

@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
-import json
 import re
 import subprocess
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from flamec.ir.plan import KernelSource
 from flamec.runtime.cuda.kernel_binary import TEXT_STAGES, KernelBinary, Parameter
 from flamec.runtime.cuda.tensor_map import TensorMapLayout
 from flamec.runtime.kernel_cache import KernelCache
@@ -64,37 +62,6 @@ class TritonError(RuntimeError):
         self.source_path = source_path
         kept = f"\nthe source is in {source_path}" if source_path else ""
         super().__init__(message + kept)
-
-
-@dataclass(frozen=True)
-class KernelSource:
-    """A Triton kernel and how it is specialised.
-
-    ``text``: a Python module that imports triton and defines ``function`` with ``@triton.jit``.
-    ``parameters``: name and type of each, in the function's order: ``"*fp32"``, ``"i32"``,
-    ``"fp32"``, ``"tensordesc<bf16[128,64]>"`` or ``"constexpr"``, whose value is in
-    ``constants``. ``aligned``: the pointers and integers that are multiples of 16.
-    ``options``: Triton's (``num_warps``, ``num_stages``, ``num_ctas``, ``maxnreg`` …).
-    """
-
-    text: str
-    function: str
-    parameters: tuple[tuple[str, str], ...]
-    constants: Mapping[str, Any] = field(default_factory=dict)
-    aligned: tuple[str, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """All of it, in one canonical form."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-
-    @staticmethod
-    def from_json(text: str) -> KernelSource:
-        """The inverse of ``to_json``."""
-        facts = json.loads(text)
-        facts["parameters"] = tuple((name, kind) for name, kind in facts["parameters"])
-        facts["aligned"] = tuple(facts["aligned"])
-        return KernelSource(**facts)
 
 
 @cache
@@ -219,19 +186,20 @@ def _run_triton(source: KernelSource, capability: int, path: Path) -> Any:
         {(names.index(name),): value for name, value in source.constants.items()},
         {(names.index(name),): [["tt.divisibility", _ALIGNMENT]] for name in source.aligned},
     )
-    with _triton_lock, tempfile.TemporaryDirectory(prefix="flamec-triton-") as folder:
-        with triton.knobs.cache.scope():
-            triton.knobs.cache.dir = folder
-            return triton.compile(
-                ast, target=GPUTarget("cuda", capability, 32), options=dict(source.options)
-            )
+    gpu = GPUTarget("cuda", capability, 32)
+    with (
+        _triton_lock,
+        tempfile.TemporaryDirectory(prefix="flamec-triton-") as folder,
+        triton.knobs.cache.scope(),
+    ):
+        triton.knobs.cache.dir = folder
+        return triton.compile(ast, target=gpu, options=dict(source.options))
 
 
 def _import_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"flamec_kernel_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """Run a kernel's text as a module, without leaving compiled Python in the cache."""
+    module = ModuleType(f"flamec_kernel_{path.stem}")
+    exec(compile(path.read_text(), str(path), "exec"), module.__dict__)
     return module
 
 

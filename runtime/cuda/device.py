@@ -1,0 +1,153 @@
+"""A GPU as a device: memory, copies, and programs compiled by Triton.
+
+In: settings as arguments (never the environment) and plans. Out: ``CudaProgram``. Kernels are
+taken from the cache where they are there, and then Triton is not imported.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flamec.ir.plan import ExecutionPlan
+from flamec.runtime.cuda import transfer
+from flamec.runtime.cuda.compile_worker import CompiledKernel, Progress, compile_kernels
+from flamec.runtime.cuda.driver import DeviceProperties, context
+from flamec.runtime.cuda.host_memory import PinnedPool, is_pinned, pinned_pool
+from flamec.runtime.cuda.memory import Allocation, DevicePool, device_pool
+from flamec.runtime.cuda.module import load_kernel
+from flamec.runtime.cuda.program import CudaProgram, release_arenas
+from flamec.runtime.cuda.stream import Stream, current_stream
+from flamec.runtime.device import PlanMemory
+from flamec.runtime.kernel_cache import KernelCache
+
+
+class CudaDevice:
+    """Loads programs; safe to use from several threads.
+
+    ``jobs``: how many kernels are compiled at a time. ``graphs``: run programs as CUDA graphs.
+    CudaUnavailableError without CUDA, ValueError for a device that is not there.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        cache: KernelCache,
+        plan_memory: PlanMemory,
+        jobs: int = 1,
+        graphs: bool = True,
+        progress: Progress | None = None,
+    ) -> None:
+        self.context = context(index)
+        self.index = index
+        self.name = f"cuda:{index}"
+        self.cache = cache
+        self.jobs = jobs
+        self.graphs = graphs
+        self.progress = progress
+        self._plan_memory = plan_memory
+
+    @property
+    def properties(self) -> DeviceProperties:
+        return self.context.properties
+
+    @property
+    def target(self) -> str:
+        """The architecture that kernels are compiled for, such as ``"sm_90"``."""
+        return self.properties.target
+
+    @property
+    def pool(self) -> DevicePool:
+        return device_pool(self.index)
+
+    @property
+    def pinned(self) -> PinnedPool:
+        return pinned_pool()
+
+    def current_stream(self) -> Stream:
+        """The calling thread's stream on this device."""
+        return current_stream(self.index)
+
+    def synchronize(self) -> None:
+        """Wait for all work on the device; errors of kernels are raised here."""
+        self.context.synchronize()
+
+    # memory -----------------------------------------------------------------------------
+
+    def empty(self, nbytes: int) -> tuple[Allocation, int]:
+        """Uninitialised memory and its address, a multiple of 256, for the current stream."""
+        allocation = self.pool.allocate(nbytes)
+        return allocation, allocation.address
+
+    def release_idle(self) -> int:
+        """Give memory that is not in use back to the device; the number of bytes."""
+        release_arenas()
+        return self.pool.release_idle()
+
+    def write(self, address: int, array: np.ndarray) -> None:
+        """Copy a contiguous array to the device, in the order of the current stream.
+
+        The array may change afterwards, unless it is pinned.
+        """
+        host = _host_address(array)
+        transfer.copy_to_device(address, host, array.nbytes, self.current_stream())
+
+    def read(self, array: np.ndarray, address: int) -> None:
+        """Copy from the device into a contiguous array; waits until it is there."""
+        transfer.copy_to_host(_host_address(array), address, array.nbytes, self.current_stream())
+
+    def start_read(self, array: np.ndarray, address: int) -> None:
+        """``read`` into pinned memory without waiting; the stream tells when it is there."""
+        host = _host_address(array)
+        if array.nbytes and not is_pinned(host):
+            raise ValueError("start_read: the array is not in pinned memory")
+        transfer.start_copy_to_host(host, address, array.nbytes, self.current_stream())
+
+    def copy(self, to: int, source: int, nbytes: int) -> None:
+        """Copy within the device; the ranges must not overlap."""
+        transfer.copy_on_device(to, source, nbytes, self.current_stream())
+
+    def copy_from(self, to: int, device: CudaDevice, source: int, nbytes: int) -> None:
+        """Copy from another device, after the work in both current streams."""
+        streams = self.current_stream(), device.current_stream()
+        transfer.copy_between_devices(to, streams[0], source, streams[1], nbytes)
+
+    def fill(self, to: int, byte: int, nbytes: int) -> None:
+        """Set bytes."""
+        transfer.fill_bytes(to, byte, nbytes, self.current_stream())
+
+    # programs ---------------------------------------------------------------------------
+
+    def load(self, plan: ExecutionPlan) -> CudaProgram:
+        """Take a plan's kernels from the cache, compile the others, and load all.
+
+        TritonError if a kernel cannot be compiled.
+        """
+        compiled = compile_plan(plan, self.target, self.cache, self.jobs, self.progress)
+        kernels = [load_kernel(self.context, kernel.result()) for kernel in compiled]
+        return CudaProgram(
+            plan,
+            self.context,
+            kernels,
+            self._plan_memory,
+            self.cache.folder,
+            compiled=any(kernel.compiled for kernel in compiled),
+            graphs=self.graphs,
+        )
+
+
+def compile_plan(
+    plan: ExecutionPlan,
+    target: str,
+    cache: KernelCache,
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> list[CompiledKernel]:
+    """A plan's kernels for a target such as ``"sm_90"``; needs no device."""
+    return compile_kernels(plan.kernels, target, cache, jobs, progress)
+
+
+def _host_address(array: np.ndarray) -> int:
+    if not array.flags.c_contiguous:
+        raise ValueError("device copies need a C-contiguous array")
+    address: int = array.__array_interface__["data"][0]
+    return address

@@ -1,0 +1,327 @@
+"""Run a plan on a GPU: launches in a stream, or one launch of a captured graph.
+
+In: a plan with its loaded kernels. Out: ``CudaProgram``, which binds sizes to a program that
+is called. Invariants: temporaries lie in an arena of the calling thread's current stream at
+the planned offsets; a graph is launched with the addresses of this call, whatever they were
+when it was captured.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from array import array
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from flamec.ir.plan import Action, Argument, ExecutionPlan, Fill, KernelSource, Launch
+from flamec.ir.shape import evaluate_dim, evaluate_shape
+from flamec.runtime.cuda import transfer
+from flamec.runtime.cuda.driver import CudaContext
+from flamec.runtime.cuda.graph import CaptureError, Graph, Step, capture
+from flamec.runtime.cuda.memory import Allocation, device_pool
+from flamec.runtime.cuda.module import KernelLaunch, LoadedKernel
+from flamec.runtime.cuda.stream import Stream, current_stream
+from flamec.runtime.device import PlanMemory
+
+_MOST_BOUND_SIZES = 64
+_CALLS_BEFORE_CAPTURE = 1
+_FEWEST_STEPS_TO_CAPTURE = 2
+_ALIGNMENT = 16  # what a kernel may assume of pointers that its source calls aligned
+_ARENA_STEP = 2 << 20
+_UNSET = 1  # no device address: forces the first call to write every address
+
+SetAddress = Callable[[int], None]
+
+
+class CaptureWarning(UserWarning):
+    """A program could not be captured as a CUDA graph; it is launched kernel by kernel."""
+
+
+class CudaProgram:
+    """A plan with its loaded kernels; safe to use from several threads.
+
+    ``graphs``: capture the program as a CUDA graph from the second call with the same sizes.
+    """
+
+    def __init__(
+        self,
+        plan: ExecutionPlan,
+        context: CudaContext,
+        kernels: Sequence[LoadedKernel],
+        plan_memory: PlanMemory,
+        library_path: Path,
+        compiled: bool = False,
+        graphs: bool = True,
+    ) -> None:
+        self.plan = plan
+        self.context = context
+        self.kernels = tuple(kernels)
+        self.plan_memory = plan_memory
+        self.library_path = library_path
+        self.compiled = compiled
+        self.graphs = graphs
+        self._local = _BoundPrograms()
+
+    def bind(self, sizes: tuple[int, ...] = ()) -> BoundCudaProgram:
+        """The program for these values of ``plan.symbols``; ValueError if their number differs.
+
+        The result belongs to the calling thread; it is kept for the most recently used sizes.
+        """
+        known = self._local.by_sizes
+        bound = known.get(sizes)
+        if bound is not None:
+            known.move_to_end(sizes)
+            return bound
+        if len(sizes) != len(self.plan.symbols):
+            raise ValueError(
+                f"the program has {len(self.plan.symbols)} sizes "
+                f"({', '.join(self.plan.symbols)}), {len(sizes)} were given"
+            )
+        bound = known[sizes] = BoundCudaProgram(self, sizes)
+        if len(known) > _MOST_BOUND_SIZES:
+            known.popitem(last=False)
+        return bound
+
+    def no_graph(self, reason: str) -> None:
+        """Give graphs up for this program, and say so once."""
+        if self.graphs:
+            self.graphs = False
+            warnings.warn(
+                f"{self.plan.entry} is launched kernel by kernel, not as a CUDA graph: {reason}",
+                CaptureWarning,
+                stacklevel=4,
+            )
+
+
+class _BoundPrograms(threading.local):
+    def __init__(self) -> None:
+        self.by_sizes: OrderedDict[tuple[int, ...], BoundCudaProgram] = OrderedDict()
+
+
+class BoundCudaProgram:
+    """A program for one choice of sizes, on the thread that bound it.
+
+    Write the address of each input and output into ``addresses`` at the buffer's position in
+    the plan, then call; the work goes into the thread's current stream. ``peak_bytes`` is
+    what temporaries and kernels' own memory take of the arena. ``graph`` is None until it is
+    captured.
+    """
+
+    def __init__(self, program: CudaProgram, sizes: tuple[int, ...]) -> None:
+        plan = program.plan
+        self.program = program
+        self.plan = plan
+        self.sizes = sizes
+        self.bindings = dict(zip(plan.symbols, sizes, strict=True))
+        self.layout = program.plan_memory(plan, self.bindings)
+        self.addresses = array("Q", bytes(8 * len(plan.buffers)))
+        self.graph: Graph | None = None
+        self.steps: list[Step] = []
+        self._calls = 0
+        self._stale: set[int] = set()  # steps whose node in the graph has old arguments
+        self._now = np.frombuffer(self.addresses, np.uint64)
+        self._written = np.full(len(plan.buffers), _UNSET, np.uint64)
+        self._uses: defaultdict[int, list[tuple[int, SetAddress]]] = defaultdict(list)
+        self._scratch: list[tuple[int, KernelLaunch]] = []
+        for action in plan.actions:
+            self._add(action)
+        needed = max((launch.scratch_bytes for _, launch in self._scratch), default=0)
+        self._scratch_offset = -(-self.layout.peak_bytes // 256) * 256
+        self.peak_bytes = self._scratch_offset + needed if needed else self.layout.peak_bytes
+        self._arena: _Arena | None = None
+        self._generation = -1
+
+    # building ---------------------------------------------------------------------------
+
+    def _add(self, action: Action) -> None:
+        if isinstance(action, Launch):
+            self._add_launch(action)
+            return
+        nbytes = evaluate_dim(action.bytes, self.bindings)
+        if nbytes == 0:
+            return
+        number = len(self.steps)
+        if isinstance(action, Fill):
+            fill = transfer.Fill(nbytes, action.byte)
+            self.steps.append(fill)
+            self._uses[action.buffer].append((number, lambda a: setattr(fill, "to", a)))
+        else:
+            copy = transfer.Copy(nbytes)
+            self.steps.append(copy)
+            self._uses[action.target].append((number, lambda a: setattr(copy, "to", a)))
+            self._uses[action.source].append((number, lambda a: setattr(copy, "source", a)))
+
+    def _add_launch(self, action: Launch) -> None:
+        x, y, z = evaluate_shape(action.grid, self.bindings)
+        if min(x, y, z) <= 0:
+            return
+        if action.most_blocks:
+            x = min(x, action.most_blocks)
+        launch = KernelLaunch(self.program.kernels[action.kernel], (x, y, z))
+        if launch.argument_count != len(action.arguments):
+            raise ValueError(
+                f"kernel {launch.kernel.binary.name} takes {launch.argument_count} arguments, "
+                f"the plan gives {len(action.arguments)}"
+            )
+        number = len(self.steps)
+        self.steps.append(launch)
+        aligned = _aligned_arguments(self.plan.kernels[action.kernel])
+        for position, argument in enumerate(action.arguments):
+            if argument.buffer < 0:
+                launch.set_number(position, self._number(argument))
+            elif argument.shape:
+                setter = self._array_setter(launch, position, argument)
+                self._uses[argument.buffer].append((number, setter))
+            else:
+                setter = self._pointer_setter(launch, position, argument, position in aligned)
+                self._uses[argument.buffer].append((number, setter))
+        if launch.scratch_bytes:
+            self._scratch.append((number, launch))
+
+    def _number(self, argument: Argument) -> int | float:
+        value = argument.value
+        return value if isinstance(value, float) else evaluate_dim(value, self.bindings)
+
+    def _pointer_setter(
+        self, launch: KernelLaunch, position: int, argument: Argument, aligned: bool
+    ) -> SetAddress:
+        values, slot, offset = launch.values, launch.slot(position), self._number(argument)
+        assert isinstance(offset, int)
+
+        def set_address(address: int) -> None:
+            place = address + offset
+            if aligned and place % _ALIGNMENT:
+                raise ValueError(
+                    f"kernel {launch.kernel.binary.name} was compiled for addresses that are "
+                    f"multiples of {_ALIGNMENT}; buffer {argument.buffer} "
+                    f"({self.plan.buffers[argument.buffer].name}) is at {place:#x}"
+                )
+            values[slot] = place
+
+        return set_address
+
+    def _array_setter(self, launch: KernelLaunch, position: int, argument: Argument) -> SetAddress:
+        shape = evaluate_shape(argument.shape, self.bindings)
+        strides = evaluate_shape(argument.strides, self.bindings)
+        offset = self._number(argument)
+        assert isinstance(offset, int)
+        known = False
+
+        def set_address(address: int) -> None:
+            nonlocal known
+            if known:
+                launch.move_array(position, address + offset)
+            else:
+                launch.set_array(position, address + offset, shape, strides)
+                known = True
+
+        return set_address
+
+    # running ----------------------------------------------------------------------------
+
+    def __call__(self) -> None:
+        """Put the program into the current stream. Errors of kernels appear later.
+
+        ValueError for an address that a kernel cannot use.
+        """
+        stream = current_stream(self.program.context.index)
+        self._write_addresses(stream)
+        graph = self.graph
+        if graph is None and self._calls >= _CALLS_BEFORE_CAPTURE and self.program.graphs:
+            graph = self._capture()
+        if graph is not None:
+            while self._stale:
+                graph.update(self._stale.pop(), stream)
+            graph.launch(stream)
+        else:
+            for step in self.steps:
+                step(stream)
+        self._calls += 1
+
+    def _write_addresses(self, stream: Stream) -> None:
+        """Give the steps the addresses that changed, and remember which steps those are."""
+        if self.peak_bytes:
+            self._place_temporaries(stream)
+        for buffer in np.flatnonzero(self._now != self._written).tolist():
+            address = self.addresses[buffer]
+            for step, set_address in self._uses.get(buffer, ()):
+                set_address(address)
+                self._stale.add(step)
+            self._written[buffer] = address
+
+    def _place_temporaries(self, stream: Stream) -> None:
+        arena = _arena(stream)
+        if arena is self._arena and arena.generation == self._generation:
+            return
+        arena.reserve(self.peak_bytes)
+        for buffer, offset in self.layout.offsets.items():
+            self.addresses[buffer] = arena.address + offset
+        for step, launch in self._scratch:
+            launch.set_scratch(arena.address + self._scratch_offset)
+            self._stale.add(step)
+        self._arena, self._generation = arena, arena.generation
+
+    def _capture(self) -> Graph | None:
+        if len(self.steps) < _FEWEST_STEPS_TO_CAPTURE:
+            return None
+        try:
+            self.graph = capture(self.program.context, self.steps)
+        except CaptureError as error:
+            self.program.no_graph(error.reason)
+        self._stale.clear()  # recorded with the present addresses
+        return self.graph
+
+
+def _aligned_arguments(source: KernelSource) -> set[int]:
+    """Positions of the arguments that the kernel's code takes for multiples of 16."""
+    names = [name for name, kind in source.parameters if kind != "constexpr"]
+    return {position for position, name in enumerate(names) if name in source.aligned}
+
+
+# temporaries ----------------------------------------------------------------------------
+
+
+class _Arena:
+    """Growing device memory that the programs of one thread and stream share.
+
+    ``generation`` changes when it moves.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._memory: Allocation | None = None
+        self.address = 0
+        self.generation = 0
+
+    def reserve(self, nbytes: int) -> None:
+        if self._memory is None or nbytes > self._memory.nbytes:
+            self._memory = None  # give back first: both need not fit
+            self.generation += 1
+            size = -(-nbytes // _ARENA_STEP) * _ARENA_STEP
+            self._memory = device_pool(self._stream.device_index).allocate(size, self._stream)
+            self.address = self._memory.address
+
+
+class _Arenas(threading.local):
+    def __init__(self) -> None:
+        self.by_stream: dict[tuple[int, int], _Arena] = {}
+
+
+_arenas = _Arenas()
+
+
+def _arena(stream: Stream) -> _Arena:
+    key = (stream.device_index, stream.cuda_stream)
+    arena = _arenas.by_stream.get(key)
+    if arena is None:
+        arena = _arenas.by_stream[key] = _Arena(stream)
+    return arena
+
+
+def release_arenas() -> None:
+    """Give the calling thread's arenas back; programs get new ones when they run."""
+    _arenas.by_stream.clear()
