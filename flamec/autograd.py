@@ -199,7 +199,7 @@ def _run(
         enter = current.enter_backward
     else:
         tracked = _tape_tracked
-        saved = unpack
+        saved = _unpack
         enter = None
     nodes, retained = _relevant(nodes, tracked)
     with set_grad_enabled(create_graph):
@@ -218,6 +218,11 @@ def _run(
             assert isinstance(node, TapeNode)
             node.free()
     return found
+
+
+def _unpack(node: Node, value: Value) -> Tensor:
+    assert isinstance(node, TapeNode)
+    return unpack(node, value)
 
 
 def _relevant(

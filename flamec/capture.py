@@ -151,9 +151,7 @@ def _capture(
     try:
         with using_oracle(trace.oracle):
             for position, leaf in enumerate(leaves):
-                proxies.append(
-                    _proxy(trace, recorder, leaf, position, dynamic, labels[position])
-                )
+                proxies.append(_proxy(trace, recorder, leaf, position, dynamic, labels[position]))
                 if isinstance(leaf, Tensor):
                     argument_types[position] = proxies[-1]._type
             proxy_args, proxy_kwargs = unflatten(structure, iter(proxies))
@@ -246,7 +244,9 @@ def _finish(
         grads.append(GradEffect(target if where is None else where, outputs.classify(gradient)))
     graph = trace.build(outputs.values, name)
     differentiable = thread.grad_enabled and any(r.tracked and not r.freed for r in results)
-    tracked_outputs = {r.position for r in results if r.kind == "fresh" and r.tracked and not r.freed}
+    tracked_outputs = {
+        r.position for r in results if r.kind == "fresh" and r.tracked and not r.freed
+    }
     return Captured(
         graph=graph,
         sources=trace.sources,
@@ -260,9 +260,7 @@ def _finish(
         shape_guards=list(trace.oracle.guards.values()),
         guards=[],
         trace=trace,
-        tracked_inputs=tuple(
-            i for i, v in enumerate(graph.inputs) if v in trace.tracked
-        )
+        tracked_inputs=tuple(i for i, v in enumerate(graph.inputs) if v in trace.tracked)
         if differentiable
         else (),
         tracked_outputs=tuple(sorted(tracked_outputs)) if differentiable else (),

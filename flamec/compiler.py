@@ -21,8 +21,8 @@ from flamec.config import CompileOptions, default_options
 from flamec.differentiable import DifferentiableProgram
 from flamec.errors import CompileError, DataDependentError, user_location
 from flamec.ir.graph import Location
-from flamec.program import Program
 from flamec.prepared import Prepared
+from flamec.program import Program
 from flamec.state import thread
 from flamec.structures import flatten
 from flamec.tensor import Tensor
@@ -69,6 +69,7 @@ class CompiledFunction:
         inputs: Callable[[], Any] | None = None,
     ) -> None:
         functools.update_wrapper(self, function)
+        self.name: str = getattr(function, "__name__", type(function).__name__)
         self.function = function
         self.dynamic = dynamic
         self.example_inputs = inputs
@@ -133,7 +134,7 @@ class CompiledFunction:
             if not found:
                 reason = program.check.first_failure(args, kwargs)
                 raise CompileError(
-                    f"{self.__name__}: tracing changed the state that the program depends on, so "
+                    f"{self.name}: tracing changed the state that the program depends on, so "
                     f"it would be traced anew at each call: {reason} (at {user_location()})"
                 )
             self._keep(program)
@@ -161,7 +162,7 @@ class CompiledFunction:
         key = (structure, tuple(_leaf_kind(leaf) for leaf in leaves))
         dynamic = self._dynamic(key, leaves)
         self.stats.traces += 1
-        name = getattr(self.function, "__name__", type(self.function).__name__)
+        name = self.name
         try:
             captured = capture(self.function, args, kwargs, dynamic, name)
         except DataDependentError:
@@ -171,11 +172,11 @@ class CompiledFunction:
             dynamic = Dynamic(dynamic.sizes)
             captured = capture(self.function, args, kwargs, dynamic, name)
         sizes = actual_sizes(captured, leaves)
-        if not all(g.check({**captured.trace.oracle.hints, **sizes}) for g in captured.shape_guards):
+        if not all(
+            g.check({**captured.trace.oracle.hints, **sizes}) for g in captured.shape_guards
+        ):
             exact = {k: (s, sizes.get(s, e)) for k, (s, e) in dynamic.sizes.items()}
-            captured = capture(
-                self.function, args, kwargs, Dynamic(exact, dynamic.numbers), name
-            )
+            captured = capture(self.function, args, kwargs, Dynamic(exact, dynamic.numbers), name)
         return captured
 
     def _dynamic(self, key: Any, leaves: list[Any]) -> Dynamic:
@@ -185,7 +186,8 @@ class CompiledFunction:
             for position, leaf in enumerate(leaves)
             if isinstance(leaf, Tensor)
             for axis, size in enumerate(leaf._type.shape)
-        }  # type: ignore[misc]
+            if isinstance(size, int)
+        }
         marked = {
             (position, axis)
             for position, leaf in enumerate(leaves)
@@ -231,7 +233,7 @@ class CompiledFunction:
                 self._warned = True
                 reasons = "; ".join(str(f) for f in self.stats.guard_failures[-3:])
                 warnings.warn(
-                    f"{self.__name__} was compiled for {limit + 1} different assumptions; the "
+                    f"{self.name} was compiled for {limit + 1} different assumptions; the "
                     f"least recently used program is dropped from now on. Last reasons: {reasons}",
                     RuntimeWarning,
                     stacklevel=4,

@@ -32,7 +32,7 @@ from flamec.runtime.cpu.compiler import (
 )
 from flamec.runtime.cpu.device import CpuDevice
 from flamec.runtime.cpu.threads import available_cpus
-from flamec.runtime.device import BoundProgram, Program
+from flamec.runtime.executable import BoundProgram, Executable
 from flamec.runtime.kernel_cache import KernelCache
 
 PLAN_KIND = "plan"
@@ -135,7 +135,7 @@ def _generate(prepared: Prepared, symbols: Sequence[str]) -> ExecutionPlan:
 class CRunner:
     """A loaded program; binds sizes given in the order of the trace's symbols."""
 
-    def __init__(self, program: Program, symbols: Sequence[str]) -> None:
+    def __init__(self, program: Executable, symbols: Sequence[str]) -> None:
         self.program = program
         self._order = [symbols.index(s) for s in program.plan.symbols]
 
@@ -161,4 +161,3 @@ class CInvocation:
 
     def set_output(self, position: int, array: np.ndarray) -> None:
         self._addresses[self._outputs[position]] = array.__array_interface__["data"][0]
-

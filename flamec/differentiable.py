@@ -26,8 +26,8 @@ from flamec.ir.graph import Graph, Value
 from flamec.ir.op import Op, OpKind, Types
 from flamec.ir.passes.differentiate import differentiate_graph
 from flamec.ir.passes.partition import partition
-from flamec.program import Program
 from flamec.prepared import Prepared
+from flamec.program import Program
 from flamec.state import enable_grad, no_grad, thread
 from flamec.tensor import Tensor
 
@@ -214,5 +214,3 @@ def _empty(shape: tuple[int, ...], value: Value) -> Any:
 
 def _not_inferred(*_: Any) -> Types:
     raise AssertionError("a compiled call is recorded with its result types given")
-
-

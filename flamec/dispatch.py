@@ -43,6 +43,8 @@ class Saved:
 
     __slots__ = ("array", "storage", "type", "value", "version")
 
+    array: Any
+
     def __init__(self, tensor: Tensor, value: Value | None) -> None:
         self.array = tensor._array
         self.type = tensor._type
@@ -113,7 +115,7 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
     trace = thread.trace
     if trace is not None:
         return trace.apply(op, inputs, attributes)
-    arrays = [t._array for t in inputs]
+    arrays: list[Any] = [t._array for t in inputs]
     for array in arrays:
         if array is None:
             raise OperationError(
@@ -165,9 +167,7 @@ DETACH: ViewStep = (lookup("detach"), {})
 EXPAND = lookup("expand")
 
 
-def view_steps(
-    source: Tensor, op: Op, attributes: Mapping[str, Any]
-) -> tuple[ViewStep, ...]:
+def view_steps(source: Tensor, op: Op, attributes: Mapping[str, Any]) -> tuple[ViewStep, ...]:
     """How a view made by ``op`` is reached from the storage's base.
 
     A view made while nothing is recorded is cut off from autograd by a detach step.
@@ -196,9 +196,7 @@ def record(
     if all(v is None for v in values):
         return
     operands = [v if v is not None else Value(t._type) for v, t in zip(values, inputs, strict=True)]
-    node = TapeNode(
-        op, operands, attributes, user_location(), tuple(t._type for t in outputs)
-    )
+    node = TapeNode(op, operands, attributes, user_location(), tuple(t._type for t in outputs))
     assert node.saved is not None
     for i in op.saved_inputs([v is not None for v in values]):
         node.saved[operands[i]] = Saved(inputs[i], values[i])
@@ -291,8 +289,10 @@ def write(target: Tensor, source: Tensor, name: str = "copy_") -> Tensor:
         raise OperationError(
             f"{name}: a tensor of a compiled function is used outside it (at {user_location()})"
         )
-    if array.size and 0 in array.strides and any(
-        s == 0 and d > 1 for s, d in zip(array.strides, array.shape, strict=True)
+    if (
+        array.size
+        and 0 in array.strides
+        and any(s == 0 and d > 1 for s, d in zip(array.strides, array.shape, strict=True))
     ):
         raise RuntimeError(
             f"{name}: several elements of the expanded tensor share one place in memory; "

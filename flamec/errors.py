@@ -65,7 +65,7 @@ class CompileError(RuntimeError):
 
 
 class DataDependentError(CompileError):
-    """A compiled function used the value of a tensor in Python, which does not exist while tracing."""
+    """A compiled function used a tensor's value in Python; it has none while tracing."""
 
 
 def operation_error(name: str, error: Exception) -> Exception:

@@ -165,14 +165,10 @@ def _tracked(leaf: Any) -> Tensor:
     return fresh
 
 
-def _gradients(
-    outputs: list[Any], leaves: list[Tensor], seeds: list[Any] | None
-) -> list[Tensor]:
+def _gradients(outputs: list[Any], leaves: list[Tensor], seeds: list[Any] | None) -> list[Tensor]:
     if not any(o.requires_grad for o in outputs):
         return [tensor_builder.full_like(0.0, leaf._type) for leaf in leaves]
-    return [
-        g  # type: ignore[misc]
-        for g in gradients(
-            outputs, leaves, seeds, create_graph=True, materialize_grads=True, allow_unused=True
-        )
-    ]
+    found = gradients(
+        outputs, leaves, seeds, create_graph=True, materialize_grads=True, allow_unused=True
+    )
+    return list(found)  # type: ignore[arg-type]

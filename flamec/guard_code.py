@@ -92,9 +92,7 @@ class CheckBuilder:
         )
         self.add(f"{variable}._array is not None", f"{path} holds data")
         if not any(isinstance(d, SymbolicDim) for d in shape):
-            self.add(
-                f"{variable}_t.shape == {tuple(shape)!r}", f"{path}.shape is {list(shape)}"
-            )
+            self.add(f"{variable}_t.shape == {tuple(shape)!r}", f"{path}.shape is {list(shape)}")
             return
         self.add(
             f"len({variable}_s := {variable}_t.shape) == {len(shape)}",
@@ -104,7 +102,9 @@ class CheckBuilder:
             text = format_dim(dim)
             if isinstance(dim, SymbolicDim) and text.isidentifier() and text not in sizes:
                 sizes[text] = text
-                self.add(f"({text} := {variable}_s[{axis}]) >= 0", f"{path}.shape[{axis}] is {text}")
+                self.add(
+                    f"({text} := {variable}_s[{axis}]) >= 0", f"{path}.shape[{axis}] is {text}"
+                )
             else:
                 self.add(f"{variable}_s[{axis}] == {text}", f"{path}.shape[{axis}] == {text}")
 
@@ -177,7 +177,9 @@ class Check:
         self.conditions = conditions
         self.namespace = namespace
         body = "\n        and ".join(c.text for c in conditions) or "True"
-        self.source = f"def check(args, kwargs):\n    return (\n        {body}\n    ) and {result}\n"
+        self.source = (
+            f"def check(args, kwargs):\n    return (\n        {body}\n    ) and {result}\n"
+        )
         variables = dict(namespace)
         exec(compile(self.source, "<flamec guards>", "exec"), variables)
         self._check: Callable[[Any, Any], Any] = variables["check"]

@@ -107,7 +107,7 @@ def is_constant(value: Any) -> bool:
 
 
 def same_constant(a: Any, b: Any) -> bool:
-    """Equality that tells 1, 1.0 and True, and 0.0 and -0.0, apart, and finds NaN equal to itself."""
+    """Equality that tells 1, 1.0 and True, and 0.0 and -0.0, apart; NaN equals itself."""
     if type(a) is not type(b):
         return False
     if isinstance(a, tuple):
@@ -159,7 +159,7 @@ class Recorder:
             if own is MISSING:
                 del cls.__getattribute__  # type: ignore[misc]
             else:
-                cls.__getattribute__ = own
+                cls.__getattribute__ = own  # type: ignore[method-assign]
         self._instrumented.clear()
 
     @contextmanager
@@ -253,7 +253,7 @@ class Recorder:
             return
         if cls.__module__ in ("builtins", "threading", "collections", "functools"):
             return
-        original = cls.__getattribute__
+        original: Any = cls.__getattribute__
         own = cls.__dict__.get("__getattribute__", MISSING)
         recorder = self
 

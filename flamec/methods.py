@@ -41,6 +41,7 @@ from flamec.functional import (
 from flamec.functional.arguments import stored_dtype
 from flamec.functional.promotion import is_number
 from flamec.ir.shape import format_shape, structural_key
+from flamec.state import thread
 from flamec.tensor import Tensor
 
 MODULES: tuple[ModuleType, ...] = (
@@ -85,13 +86,28 @@ def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor
     of a higher kind.
     """
 
+    keeps_operand = function in _SAVING_NO_OPERAND
+
     @functools.wraps(function)
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return replace_contents(name, self, function(self, *args, **kwargs))
+        source = self if keeps_operand else old_value(self, (*args, *kwargs.values()))
+        return replace_contents(name, self, function(source, *args, **kwargs))
 
     method.__name__ = method.__qualname__ = name
     method.__doc__ = f"In-place form of ``{name.rstrip('_')}``."
     return method
+
+
+# add and sub are linear: their derivatives read no operand
+_SAVING_NO_OPERAND = (arithmetic.add, arithmetic.sub)
+
+
+def old_value(target: Tensor, others: Iterable[Any] = ()) -> Tensor:
+    """What an in-place form computes from: a copy if a derivative may need the old contents."""
+    if thread.trace is not None or not thread.grad_enabled:
+        return target
+    operands = (target, *(x for x in others if isinstance(x, Tensor)))
+    return unary.copied(target) if any(x.requires_grad for x in operands) else target
 
 
 def replace_contents(name: str, target: Tensor, result: Tensor) -> Tensor:
@@ -161,11 +177,14 @@ def _reflected(function: Callable[..., Tensor]) -> Callable[[Tensor, Any], Any]:
 
 
 def _updating(name: str, function: Callable[..., Tensor]) -> Callable[[Tensor, Any], Any]:
+    keeps_operand = function in _SAVING_NO_OPERAND
+
     def operator(self: Tensor, other: Any) -> Any:
         other = _operand(other)
         if other is NotImplemented:
             return NotImplemented
-        return replace_contents(name, self, function(self, other))
+        source = self if keeps_operand else old_value(self, (other,))
+        return replace_contents(name, self, function(source, other))
 
     return operator
 

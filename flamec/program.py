@@ -24,7 +24,7 @@ from flamec.ir.op import lookup
 from flamec.ir.shape import SymbolicDim, evaluate_dim
 from flamec.ir.types import TensorType
 from flamec.prepared import Invocation, Prepared
-from flamec.state import process, thread
+from flamec.state import process
 from flamec.structures import unflatten
 from flamec.tensor import Storage, Tensor, ViewStep
 from flamec.trace import InputSource
@@ -190,9 +190,7 @@ class Program:
             storage = leaves[result.position]._storage if result.value is None else result.value
             tensor = Tensor._from_array(storage.base, storage.base_type, storage)
         elif kind == "size":
-            return evaluate_size(
-                result.value, dict(zip(self.captured.symbols, sizes, strict=True))
-            )
+            return evaluate_size(result.value, dict(zip(self.captured.symbols, sizes, strict=True)))
         else:
             return result.value
         return self._replay(tensor, result.steps, sizes)
@@ -355,9 +353,7 @@ def build_check(captured: Captured) -> Check:
     for position, (path, leaf) in enumerate(zip(expressions, captured.arguments, strict=True)):
         if isinstance(leaf, Tensor):
             variable = f"a{position}"
-            b.add_tensor(
-                variable, path, leaf, captured.argument_types[position].shape, sizes
-            )
+            b.add_tensor(variable, path, leaf, captured.argument_types[position].shape, sizes)
             b.add(
                 f"{variable}._requires_grad is {leaf._requires_grad}",
                 f"{path}.requires_grad is {leaf._requires_grad}",
@@ -412,7 +408,9 @@ def _add_aliasing(b: CheckBuilder, captured: Captured, storages: list[tuple[int,
                 f"{variable}._storage is {'' if same else 'not '}{earlier}._storage",
                 f"arguments {other} and {position} {'share' if same else 'do not share'} memory",
             )
-        if any(leaves[position]._storage is leaves[o]._storage for o, _ in storages if o != position):
+        if any(
+            leaves[position]._storage is leaves[o]._storage for o, _ in storages if o != position
+        ):
             steps = b.name(leaves[position]._steps)
             base = b.name(leaves[position]._storage.base_type)
             b.add(
@@ -469,5 +467,3 @@ def _add_captured(b: CheckBuilder, captured: Captured) -> None:
             f"bool({b.name(condition)}({b.name(container)}[{key!r}])) is {expected}",
             f"the condition on {key!r} is {expected}",
         )
-
-

@@ -153,9 +153,7 @@ class Trace:
         self.sources.append(source)
         return value
 
-    def argument(
-        self, tensor: Tensor, position: int, type: TensorType, name: str
-    ) -> Tensor:
+    def argument(self, tensor: Tensor, position: int, type: TensorType, name: str) -> Tensor:
         """The tensor that stands for an argument while tracing (``type`` may be symbolic)."""
         storage = tensor._storage
         if storage in self.base_storages:
@@ -164,9 +162,7 @@ class Trace:
         else:
             if storage in self.roots:
                 raise AliasDiscovered(storage)
-            value = self.add_input(
-                type, InputSource("argument", position, name=name)
-            )
+            value = self.add_input(type, InputSource("argument", position, name=name))
             self.roots[storage] = Root(
                 tensor._steps, value, type, input_position=len(self.sources) - 1
             )

@@ -25,7 +25,9 @@ class OpKind(enum.Enum):
     REDUCTION = "reduction"  # folds axes
     CONTRACTION = "contraction"  # dot_general
     VIEW = "view"  # the same elements at other places; no arithmetic
-    ASSEMBLE = "assemble"  # places inputs side by side or into another (concatenate, pad, slice_update)
+    ASSEMBLE = (
+        "assemble"  # places inputs side by side or into another (concatenate, pad, slice_update)
+    )
     CREATION = "creation"  # no array inputs: full, iota, dim_size
     RANDOM = "random"  # counter-based bits
     GATHER = "gather"  # reads at computed places
@@ -88,7 +90,8 @@ class Op:
       the gradient of input i reads the inputs at ``saves_inputs[i]``.
     - ``c`` / ``triton``: scalar text of an elementwise op with ``{0}``, ``{1}`` … for operands and
       ``{t}`` for the lane type of the first operand (``f32``, ``f64``, ``i64`` …, ``b`` for bool)
-      and ``{r}`` for that of the result, or a mapping from lane type to such text; for reductions the combining text of ``{0}`` and ``{1}``.
+      and ``{r}`` for that of the result, or a mapping from lane type to such text; for
+      reductions the combining text of ``{0}`` and ``{1}``.
     - ``commutative``; ``identity`` (of a binary op: its right unit; of a reduction: the
       start value, given the dtype); ``involution`` (f(f(x)) = x); ``idempotent`` (f(f(x)) = f(x)).
     - ``expensive``: cheaper to keep than to compute twice.

@@ -11,7 +11,7 @@ from typing import Any
 
 from flamec.cli.source_lines import describe_location, source_text
 from flamec.ir.graph import Graph, Location, Node, Value, attribute_key
-from flamec.ir.printer import format_attribute, format_node, number_values
+from flamec.ir.printer import format_attribute, format_node, number_values, quoted
 from flamec.ir.shape import format_dim
 from flamec.ir.types import TensorType
 
@@ -25,9 +25,9 @@ def graph_lines(
 ) -> list[str]:
     """The graph as text. ``hidden``: (start, stop, comment) of nodes left out."""
     numbers = number_values(graph) if numbers is None else numbers
-    lines = [f"graph {graph.name} {{"]
+    lines = [f"graph {quoted(graph.name)} {{"]
     for value in graph.inputs:
-        name = f" {value.name}" if value.name else ""
+        name = f" {quoted(value.name)}" if value.name else ""
         lines.append(f"  input %{numbers[value]}{name}: {value.type}")
     shown: tuple[Location | None, str] | None = None
     for entry in _visible(graph, hidden):

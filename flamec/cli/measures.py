@@ -17,7 +17,6 @@ from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import evaluate_dim, product
 from flamec.ir.types import TensorType
-from flamec.prepared import Prepared
 from flamec.program import Program
 
 _FREE = (OpKind.VIEW, OpKind.BARRIER)
@@ -77,8 +76,3 @@ def type_bytes(type: TensorType, bindings: Mapping[str, int]) -> int:
 def arena_bytes(plan: ExecutionPlan, bindings: Mapping[str, int]) -> int:
     """The peak of the arena that temporaries share."""
     return plan_memory(plan, bindings).peak_bytes
-
-
-def kernel_count(prepared: Prepared) -> int | None:
-    """Kernels of a program; None if it runs through NumPy."""
-    return None if prepared.plan is None else prepared.plan.kernel_count

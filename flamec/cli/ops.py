@@ -45,19 +45,24 @@ def ops(
             row["name"],
             row["kind"],
             "yes" if row["derivative"] else "zero",
-            row["c"],
-            row["triton"],
+            row["c"] or "no",
+            row["triton"] or "no",
             ", ".join(row["facts"]),
         )
         for row in rows
     ]
     print_table(console, make_table(_COLUMNS, cells))
     counts = ", ".join(f"{len(names)} in {place}" for place, names in functions.items())
-    console.print(f"\n{len(rows)} primitives; public functions: {counts}")
+    console.print(
+        "\nderivative zero: no gradient flows through it. C and Triton: text, a formula; kind, "
+        "lowered like all of its kind; free, costs no code."
+    )
+    console.print(f"{len(rows)} primitives; public functions: {counts}")
 
 
 def op_data(op: Op) -> dict[str, Any]:
-    """One row: "declared" text, "template" (the lowering of its kind), or "" for neither."""
+    """One row. ``c`` and ``triton``: "text" (the declaration has its formula), "kind" (lowered
+    like all of its kind), "free" (no code is needed), or "" (not there)."""
     facts = [
         f for f in ("commutative", "associative", "involution", "idempotent") if getattr(op, f)
     ]
@@ -69,17 +74,19 @@ def op_data(op: Op) -> dict[str, Any]:
         "name": op.name,
         "kind": op.kind.value,
         "derivative": op.derivative is not None,
-        "c": _availability(op, op.c),
-        "triton": _availability(op, op.triton),
+        "c": _c_availability(op),
+        "triton": "text" if op.triton is not None else "",
         "facts": facts,
         "doc": op.doc,
     }
 
 
-def _availability(op: Op, text: Any) -> str:
-    if text is not None:
+def _c_availability(op: Op) -> str:
+    if op.c is not None:
         return "text"
-    return "" if op.kind in (OpKind.ELEMENTWISE, OpKind.REDUCTION) else "lowering"
+    if op.kind in (OpKind.VIEW, OpKind.BARRIER):
+        return "free"
+    return "" if op.kind in (OpKind.ELEMENTWISE, OpKind.CALL) else "kind"
 
 
 def public_functions() -> dict[str, list[str]]:

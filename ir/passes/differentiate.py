@@ -46,8 +46,9 @@ def backpropagate(
     once used, unless they are in ``keep``.
     """
     for node in reversed(nodes):
+        rule = node.op.derivative
         incoming = [gradients.get(v) for v in node.outputs]
-        if node.op.derivative is None or all(g is None for g in incoming):
+        if rule is None or all(g is None for g in incoming):
             continue
         for output in node.outputs:
             if output not in keep:
@@ -74,7 +75,7 @@ def backpropagate(
             tuple(v.type for v in node.outputs),
             needs,
         )
-        results = op.derivative(builder, context, *incoming)
+        results = rule(builder, context, *incoming)
         if len(results) != len(node.inputs):
             raise AssertionError(
                 f"the derivative of {op.name} gave {len(results)} gradients for "

@@ -125,11 +125,11 @@ def test_no_outputs_and_in_place_arguments() -> None:
         x[0] = 7.0
 
     x = flamec.arange(4.0)
-    for x in (x, flamec.arange(4.0)):
-        version = x._version
-        assert f(x) is None
-        assert x.tolist() == [7.0, 10.0, 20.0, 30.0]
-        assert x._version > version
+    for argument in (x, flamec.arange(4.0)):
+        version = argument._version
+        assert f(argument) is None
+        assert argument.tolist() == [7.0, 10.0, 20.0, 30.0]
+        assert argument._version > version
 
 
 def test_programs_do_not_keep_their_first_arguments_alive() -> None:

@@ -30,7 +30,9 @@ def _pick(rng: random.Random, values: Values, matches: Callable[[flamec.Tensor],
 
 
 def _view(rng: random.Random, x: flamec.Tensor) -> Instruction | None:
-    kind = rng.choice(["slice", "transpose", "reshape", "select", "expand", "flip_slice", "diagonal"])
+    kind = rng.choice(
+        ["slice", "transpose", "reshape", "select", "expand", "flip_slice", "diagonal"]
+    )
     if kind == "slice" and x.ndim:
         axis = rng.randrange(x.ndim)
         size = x.shape[axis]
@@ -49,7 +51,9 @@ def _view(rng: random.Random, x: flamec.Tensor) -> Instruction | None:
     return None
 
 
-def apply_instruction(values: Values, name: str, target: int, other: int, extra: tuple[Any, ...]) -> None:
+def apply_instruction(
+    values: Values, name: str, target: int, other: int, extra: tuple[Any, ...]
+) -> None:
     """Run one instruction; its result, if it has one, is appended to ``values``."""
     x, y = values[target], values[other]
     match name:
@@ -105,7 +109,7 @@ def random_instruction(rng: random.Random, values: Values) -> tuple[str, int, in
     while True:
         target = rng.randrange(len(values))
         x = values[target]
-        same = _pick(rng, values, lambda v: v.shape == x.shape)
+        same = _pick(rng, values, lambda v, shape=x.shape: v.shape == shape)
         kind = rng.randrange(10)
         if kind < 3:
             found = _view(rng, x)
@@ -120,7 +124,7 @@ def random_instruction(rng: random.Random, values: Values) -> tuple[str, int, in
             name = rng.choice(["sum", "mean", "softmax", "matmul", "cat", "gather"])
             if name == "sum":
                 return name, target, same, (rng.randrange(x.ndim), rng.random() < 0.5)
-            if name == "matmul" and x.ndim < 2 or name == "softmax" and not x.shape[-1]:
+            if (name == "matmul" and x.ndim < 2) or (name == "softmax" and not x.shape[-1]):
                 continue
             if name == "gather":
                 if not x.shape[0]:
@@ -177,7 +181,11 @@ def test_views_and_writes(seed: int) -> None:
             *(("argument", a, b) for a, b in zip(inputs, expected_inputs, strict=True)),
         ):
             np.testing.assert_allclose(
-                a.numpy(), b.numpy(), rtol=1e-9, atol=1e-9, err_msg=f"{label} of seed {number}: {program}"
+                a.numpy(),
+                b.numpy(),
+                rtol=1e-9,
+                atol=1e-9,
+                err_msg=f"{label} of seed {number}: {program}",
             )
 
 
