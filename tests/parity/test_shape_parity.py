@@ -294,7 +294,7 @@ for how in ("sum", "prod", "mean", "amax", "amin"):
 CASES += [
     ("scatter_reduce", ints(1.0, 2.0), 0, ints(0, 0), ints(1.0, 1.0), "amax"),
     ("scatter_reduce", ints(3.0, 2.0), 0, ints(0, 0, 1), ints(0.0, 0.0, -2.0), "prod"),
-    ("scatter_reduce", m, 0, PLACES, normal(2, 4), "max"),
+    ("scatter_reduce", m, 0, PLACES, normal(2, 4), "median"),
     ("scatter", m, 0, PLACES, 2.0, {"reduce": "add"}),
     ("scatter", m, 0, PLACES, 2.0, {"reduce": "multiply"}),
     ("repeat", m, 2, 1),
@@ -397,7 +397,7 @@ def test_against_torch(row: tuple[Any, ...]) -> None:
             assert shares(flamec, a, inputs[0]) == (aliased and name not in COPIES)
             if aliased and name not in COPIES:
                 assert (a.stride(), a.storage_offset()) == (b.stride(), b.storage_offset())
-    if isinstance(arguments[-1], dict) and "reduce" in arguments[-1]:
+    if arguments and isinstance(arguments[-1], dict) and "reduce" in arguments[-1]:
         return  # PyTorch has no derivative
     if (
         not any(o.requires_grad for o in expected)
