@@ -20,7 +20,7 @@ from flamec.ir.ops.checks import check_axis, check_numeric, check_operand_count
 from flamec.ir.ops.scan import exclusive_product, exclusive_product_from_end
 from flamec.ir.ops.view import inverse_permutation
 from flamec.ir.shape import Dim, format_shape, product, structurally_equal
-from flamec.ir.types import DType, TensorType, int64
+from flamec.ir.types import DType, TensorType, dtype_of_numpy, int64
 
 if TYPE_CHECKING:
     from flamec.ir.builder import Builder
@@ -171,12 +171,21 @@ _LANES = ("f32", "f64", "i8", "i16", "i32", "i64", "u8")
 
 def _evaluate_amax(attributes: Attributes, x: np.ndarray) -> np.ndarray:
     fold = np.logical_or if x.dtype.kind == "b" else np.maximum
-    return fold.reduce(x, axis=attributes["axes"])
+    return _fold_extreme(fold, lowest, x, attributes["axes"])
 
 
 def _evaluate_amin(attributes: Attributes, x: np.ndarray) -> np.ndarray:
     fold = np.logical_and if x.dtype.kind == "b" else np.minimum
-    return fold.reduce(x, axis=attributes["axes"])
+    return _fold_extreme(fold, highest, x, attributes["axes"])
+
+
+def _fold_extreme(
+    fold: np.ufunc, start: Callable[[DType], bool | int | float], x: np.ndarray, axes: Any
+) -> np.ndarray:
+    """A symbolic axis may be empty at run time; the extreme of nothing is the start value."""
+    if x.size:
+        return fold.reduce(x, axis=axes)
+    return fold.reduce(x, axis=axes, initial=start(dtype_of_numpy(x.dtype)))
 
 
 amax = register(
