@@ -228,7 +228,7 @@ def _backward(
 
 def detach(self: Tensor) -> Tensor:
     """A view of the same memory through which no gradient flows."""
-    return apply_named("detach", self)  # type: ignore[no-any-return]
+    return apply_named("detach", self)
 
 
 def _requires_grad_(self: Tensor, requires_grad: bool = True) -> Tensor:

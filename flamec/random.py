@@ -59,7 +59,7 @@ class Generator:
 
     def get_state(self) -> Tensor:
         """A copy of the state: int64 (seed, offset)."""
-        return ops.convert(self.state, dtype=int64)  # type: ignore[no-any-return]
+        return ops.convert(self.state, dtype=int64)
 
     def set_state(self, new_state: Tensor) -> Generator:
         """Continue from a state that ``get_state`` gave."""
@@ -190,15 +190,15 @@ def uniform_numbers(
         words = random_words((2, *shape), generator, device)
         high = ops.cast(_top_bits(_part(words, 0), 27), float64)
         low = ops.cast(_top_bits(_part(words, 1), 26), float64)
-        return ops.mul(ops.add(ops.mul(high, 2.0**26), low), 2.0**-53)  # type: ignore[no-any-return]
+        return ops.mul(ops.add(ops.mul(high, 2.0**26), low), 2.0**-53)
     bits = _MANTISSA_BITS[dtype]
     words = _top_bits(random_words(shape, generator, device), bits)
-    return ops.cast(ops.mul(ops.cast(words, float32), 2.0**-bits), dtype)  # type: ignore[no-any-return]
+    return ops.cast(ops.mul(ops.cast(words, float32), 2.0**-bits), dtype)
 
 
 def _top_bits(words: Tensor, count: int) -> Tensor:
     """The highest ``count`` bits of each word, as a nonnegative number."""
-    return ops.bitwise_and(ops.shift_right(words, 32 - count), (1 << count) - 1)  # type: ignore[no-any-return]
+    return ops.bitwise_and(ops.shift_right(words, 32 - count), (1 << count) - 1)
 
 
 def _part(words: Tensor, position: int) -> Tensor:
@@ -208,7 +208,7 @@ def _part(words: Tensor, position: int) -> Tensor:
     row = ops.slice(
         words, starts=(position, *(0,) * (rank - 1)), sizes=(1, *whole[1:]), steps=(1,) * rank
     )
-    return ops.reshape(row, shape=whole[1:])  # type: ignore[no-any-return]
+    return ops.reshape(row, shape=whole[1:])
 
 
 def normal_numbers(
@@ -226,7 +226,7 @@ def normal_numbers(
     pairs = uniform_numbers((2, *shape), compute, device, generator)
     radius = ops.sqrt(ops.mul(ops.log(ops.sub(1.0, _part(pairs, 0))), -2.0))
     angle = ops.mul(_part(pairs, 1), 2.0 * math.pi)
-    return ops.cast(ops.mul(radius, ops.cos(angle)), dtype)  # type: ignore[no-any-return]
+    return ops.cast(ops.mul(radius, ops.cos(angle)), dtype)
 
 
 _WIDEST_PRODUCT = 1 << 31
@@ -258,7 +258,7 @@ def integer_numbers(
         words = ops.cast(random_words(shape, generator, device), int64)
         words = ops.bitwise_and(words, 0xFFFFFFFF)
         numbers = ops.add(ops.shift_right(ops.mul(words, span), 32), low)
-    return ops.cast(numbers, dtype)  # type: ignore[no-any-return]
+    return ops.cast(numbers, dtype)
 
 
 __all__ = [

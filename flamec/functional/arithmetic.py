@@ -40,7 +40,7 @@ _FLOOR_DIVIDE = lookup("floor_divide")
 def combine(op: Op, name: str, x: Any, y: Any) -> Tensor:
     """``op`` on two operands in their common dtype."""
     if isinstance(x, Tensor) and isinstance(y, Tensor) and x._type.dtype is y._type.dtype:
-        return apply(op, (x, y), _NO_ATTRIBUTES)  # type: ignore[no-any-return]
+        return apply(op, (x, y), _NO_ATTRIBUTES)
     check_operands(name, (x, y))
     return combine_as(op, x, y, result_dtype(x, y))
 
@@ -48,15 +48,15 @@ def combine(op: Op, name: str, x: Any, y: Any) -> Tensor:
 def promoted(op: Op, name: str, x: Any, y: Any) -> Tensor:
     """``op`` on two operands rounded to their common dtype, for ops that do not compute."""
     if isinstance(x, Tensor) and isinstance(y, Tensor) and x._type.dtype is y._type.dtype:
-        return apply(op, (x, y), _NO_ATTRIBUTES)  # type: ignore[no-any-return]
-    return apply(op, as_tensors(name, x, y), _NO_ATTRIBUTES)  # type: ignore[no-any-return]
+        return apply(op, (x, y), _NO_ATTRIBUTES)
+    return apply(op, as_tensors(name, x, y), _NO_ATTRIBUTES)
 
 
 def combine_as(op: Op, x: Any, y: Any, dtype: DType) -> Tensor:
     """``op`` on two operands in a given dtype; a scalar is not rounded to 16 bits."""
     if dtype.is_half and (_is_scalar(x) or _is_scalar(y)):
         return narrowed(apply(op, convert_operands((x, y), float32), _NO_ATTRIBUTES), dtype)
-    return apply(op, convert_operands((x, y), dtype), _NO_ATTRIBUTES)  # type: ignore[no-any-return]
+    return apply(op, convert_operands((x, y), dtype), _NO_ATTRIBUTES)
 
 
 def _is_scalar(operand: Any) -> bool:
@@ -144,7 +144,7 @@ def true_divide(input: Operand, other: Operand) -> Tensor:
     if isinstance(input, Tensor) and isinstance(other, Tensor):
         dtype = input._type.dtype
         if dtype is other._type.dtype and dtype.is_floating_point:
-            return apply(_DIV, (input, other), _NO_ATTRIBUTES)  # type: ignore[no-any-return]
+            return apply(_DIV, (input, other), _NO_ATTRIBUTES)
     check_operands("div", (input, other))
     return combine_as(_DIV, input, other, float_dtype(result_dtype(input, other)))
 
@@ -169,7 +169,7 @@ def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> 
     x, y = convert_operands((input, other), dtype.compute)
     if dtype.is_floating_point:
         return narrowed(ops.trunc(ops.div(x, y)), dtype)
-    return ops.floor_divide(ops.sub(x, ops.fmod(x, y)), y)  # type: ignore[no-any-return]
+    return ops.floor_divide(ops.sub(x, ops.fmod(x, y)), y)
 
 
 @public

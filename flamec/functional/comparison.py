@@ -55,9 +55,7 @@ ge = _comparison("ge", "Whether input is above or equal to other.")
 
 
 def _everywhere(value: bool, input: Tensor) -> Tensor:
-    return ops.full(  # type: ignore[no-any-return]
-        value=value, shape=input._type.shape, dtype=bool_, device=input._type.device
-    )
+    return ops.full(value=value, shape=input._type.shape, dtype=bool_, device=input._type.device)
 
 
 @public
@@ -66,7 +64,7 @@ def isnan(input: Tensor) -> Tensor:
     require_tensor("isnan", "input", input)
     if not input._type.dtype.is_floating_point:
         return _everywhere(False, input)
-    return ops.ne(input, input)  # type: ignore[no-any-return]
+    return ops.ne(input, input)
 
 
 @public
@@ -75,7 +73,7 @@ def isinf(input: Tensor) -> Tensor:
     require_tensor("isinf", "input", input)
     if not input._type.dtype.is_floating_point:
         return _everywhere(False, input)
-    return ops.eq(ops.abs(input), math.inf)  # type: ignore[no-any-return]
+    return ops.eq(ops.abs(input), math.inf)
 
 
 @public
@@ -84,7 +82,7 @@ def isfinite(input: Tensor) -> Tensor:
     require_tensor("isfinite", "input", input)
     if not input._type.dtype.is_floating_point:
         return _everywhere(True, input)
-    return ops.lt(ops.abs(input), math.inf)  # type: ignore[no-any-return]
+    return ops.lt(ops.abs(input), math.inf)
 
 
 @public
@@ -103,7 +101,7 @@ def _equals_infinity(name: str, input: Tensor, infinity: float) -> Tensor:
     require_tensor(name, "input", input)
     if not input._type.dtype.is_floating_point:
         return _everywhere(False, input)
-    return ops.eq(input, infinity)  # type: ignore[no-any-return]
+    return ops.eq(input, infinity)
 
 
 @public
@@ -137,14 +135,14 @@ def isclose(
         both = ops.bitwise_and(ops.ne(input, input), ops.ne(other, other))
         close = ops.bitwise_or(close, both)
     if rtol == 0 and atol == 0:
-        return close  # type: ignore[no-any-return]
+        return close
     if input._type.dtype.kind == "bool":
-        return close  # type: ignore[no-any-return]
+        return close
     compute = float_dtype(input._type.dtype).compute
     error = ops.cast(ops.abs(ops.sub(input, other)), compute)
     allowed = ops.add(ops.abs(ops.mul(ops.cast(other, compute), rtol)), atol)
     near = ops.bitwise_and(ops.lt(error, math.inf), ops.le(error, allowed))
-    return ops.bitwise_or(close, near)  # type: ignore[no-any-return]
+    return ops.bitwise_or(close, near)
 
 
 def allclose(
@@ -185,7 +183,7 @@ def _logical(name: str) -> Callable[..., Tensor]:
     @public
     def function(input: Tensor, other: Tensor) -> Tensor:
         require_tensors(name, input=input, other=other)
-        return getattr(ops, primitive)(as_bool(input), as_bool(other))  # type: ignore[no-any-return]
+        return getattr(ops, primitive)(as_bool(input), as_bool(other))
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"Logical {name[8:]} of whether the elements are nonzero."
@@ -199,7 +197,7 @@ logical_and, logical_or, logical_xor = map(_logical, ("logical_and", "logical_or
 def logical_not(input: Tensor) -> Tensor:
     """Whether elements are zero."""
     require_tensor("logical_not", "input", input)
-    return ops.eq(input, constant(0, input._type.dtype))  # type: ignore[no-any-return]
+    return ops.eq(input, constant(0, input._type.dtype))
 
 
 # bits ------------------------------------------------------------------------------------
@@ -244,7 +242,7 @@ def bitwise_not(input: Tensor) -> Tensor:
     """All bits inverted; logical not for bool."""
     require_tensor("bitwise_not", "input", input)
     _require_integers("bitwise_not", input)
-    return ops.bitwise_not(input)  # type: ignore[no-any-return]
+    return ops.bitwise_not(input)
 
 
 greater, greater_equal, less, less_equal, not_equal = gt, ge, lt, le, ne

@@ -82,7 +82,7 @@ def filled(name: str, shape: tuple[Dim, ...], value: Any, dtype: DType, device: 
         value = float(value)
     elif isinstance(value, float) and math.isfinite(value):
         value = int(value)
-    return ops.full(value=value, shape=shape, dtype=dtype, device=device)  # type: ignore[no-any-return]
+    return ops.full(value=value, shape=shape, dtype=dtype, device=device)
 
 
 def _sizes(name: str, given: Sequence[Any], options: dict[str, Any]) -> tuple[Dim, ...]:
@@ -228,7 +228,7 @@ def _count_of_range(start: Any, end: Any, step: Any) -> Dim:
     if not isinstance(step, SymbolicDim) and step == 0:
         raise OperationError(f"arange(): step must be nonzero (at {user_location()})")
     if any(isinstance(x, SymbolicDim) for x in (start, end, step)):
-        return -((start - end) // step)  # type: ignore[no-any-return]
+        return -((start - end) // step)
     if not (math.isfinite(start) and math.isfinite(end)):
         raise OperationError(
             f"arange(): unsupported range: {start} -> {end} (at {user_location()})"
@@ -239,7 +239,7 @@ def _count_of_range(start: Any, end: Any, step: Any) -> Dim:
             f"{start} -> {end} by {step} (at {user_location()})"
         )
     if all(isinstance(x, int) for x in (start, end, step)):
-        return -((start - end) // step)  # type: ignore[no-any-return]
+        return -((start - end) // step)
     return math.ceil((end - start) / step)
 
 
@@ -247,14 +247,14 @@ def _arithmetic_series(start: Any, step: Any, count: Dim, dtype: DType, device: 
     """``start + i * step`` for i < count, computed in int64 or float64 and converted once."""
     simple = not any(isinstance(x, SymbolicDim) for x in (start, step))
     if simple and start == 0 and step == 1:
-        return ops.iota(shape=(count,), axis=0, dtype=dtype, device=device)  # type: ignore[no-any-return]
+        return ops.iota(shape=(count,), axis=0, dtype=dtype, device=device)
     wide = float64 if dtype.is_floating_point else int64
     series = ops.iota(shape=(count,), axis=0, dtype=wide, device=device)
     if not (simple and step == 1):
         series = ops.mul(series, step)
     if not (simple and start == 0):
         series = ops.add(series, start)
-    return ops.cast(series, dtype)  # type: ignore[no-any-return]
+    return ops.cast(series, dtype)
 
 
 @public
@@ -286,18 +286,18 @@ def _evenly_spaced(name: str, start: Any, end: Any, steps: Any) -> Tensor:
         raise OperationError(f"{name}(): start and end must be numbers (at {user_location()})")
     place = ops.iota(shape=(count,), axis=0, dtype=float64, device=first._type.device)
     if not isinstance(count, SymbolicDim) and count < 2:
-        return ops.add(place, first)  # type: ignore[no-any-return]
+        return ops.add(place, first)
     step = ops.div(ops.sub(last, first), constant(count - 1, float64))
     rising = ops.add(first, ops.mul(place, step))
     falling = ops.sub(last, ops.mul(ops.sub(count - 1, place), step))
-    return ops.where(ops.lt(place, constant(count // 2, float64)), rising, falling)  # type: ignore[no-any-return]
+    return ops.where(ops.lt(place, constant(count // 2, float64)), rising, falling)
 
 
 # matrices --------------------------------------------------------------------------------
 
 
 @public
-def eye(n: int, m: int | None = None, **options: Any) -> Tensor:
+def eye(n: Dim, m: Dim | None = None, **options: Any) -> Tensor:
     """Ones on the diagonal of an n by m matrix (m = n unless given), zeros elsewhere."""
     settings = Options("eye", **options)
     shape = (size("eye", n), size("eye", n if m is None else m))

@@ -229,7 +229,7 @@ def _spread(x: Labelled, labels: tuple[Label, ...]) -> Tensor:
     """``x`` in the order of ``labels``, with size 1 where it has none of them."""
     x = x.ordered([v for v in labels if v in x.labels])
     shape = tuple(x.size(v) if v in x.labels else 1 for v in labels)
-    return ops.reshape(x.tensor, shape=shape)  # type: ignore[no-any-return]
+    return ops.reshape(x.tensor, shape=shape)
 
 
 __all__ = ["einsum"]

@@ -74,9 +74,9 @@ def _ignoring_nan(name: str, wins: str, plain: Any, input: Any, other: Any) -> T
     require_tensors(name, input=input, other=other)
     x, y = as_tensors(name, input, other)
     if not x._type.dtype.is_floating_point:
-        return plain(x, y)  # type: ignore[no-any-return]
+        return plain(x, y)
     chosen = ops.bitwise_or(getattr(ops, wins)(x, y), ops.ne(y, y))
-    return ops.where(chosen, x, y)  # type: ignore[no-any-return]
+    return ops.where(chosen, x, y)
 
 
 # bounds ----------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def _limited(x: Tensor, bound: Any, within: str) -> Tensor:
     inside = getattr(ops, within)(x, limit)
     if x._type.dtype.is_floating_point:
         inside = ops.bitwise_or(inside, ops.ne(x, x))
-    return ops.where(inside, x, limit)  # type: ignore[no-any-return]
+    return ops.where(inside, x, limit)
 
 
 @public
@@ -146,7 +146,7 @@ def where(condition: Tensor, *branches: Operand, **named: Operand) -> Tensor | t
             f"(at {user_location()})"
         )
     x, y = as_tensors("where", chosen["input"], chosen["other"])
-    return ops.where(condition, x, y)  # type: ignore[no-any-return]
+    return ops.where(condition, x, y)
 
 
 def _where_method(self: Tensor, condition: Tensor, other: Operand) -> Tensor:
@@ -167,7 +167,7 @@ def heaviside(input: Tensor, values: Tensor) -> Tensor:
         )
     zero = constant(0, input._type.dtype)
     step = ops.cast(ops.gt(input, zero), input._type.dtype)
-    return ops.where(ops.eq(input, zero), values, step)  # type: ignore[no-any-return]
+    return ops.where(ops.eq(input, zero), values, step)
 
 
 # mixtures --------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def log_sum(x: Tensor, y: Tensor) -> Tensor:
     same = ops.eq(x, y)  # infinities of one sign have no difference
     distance = ops.sub(ops.where(same, 0.0, x), ops.where(same, 0.0, y))
     larger = ops.maximum(x, y)
-    return ops.add(larger, ops.log1p(ops.exp(ops.neg(ops.abs(distance)))))  # type: ignore[no-any-return]
+    return ops.add(larger, ops.log1p(ops.exp(ops.neg(ops.abs(distance)))))
 
 
 @public
@@ -325,7 +325,7 @@ def lcm(input: Tensor, other: Tensor) -> Tensor:
     x, y = as_tensors("lcm", input, other)
     divisor = ops.gcd(x, y)
     safe = ops.where(ops.eq(divisor, 0), 1, divisor)
-    return ops.abs(ops.mul(ops.floor_divide(x, safe), y))  # type: ignore[no-any-return]
+    return ops.abs(ops.mul(ops.floor_divide(x, safe), y))
 
 
 clip, arctan2 = clamp, atan2

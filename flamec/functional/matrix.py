@@ -51,7 +51,7 @@ def contracted(
         "contract": (tuple(contract[0]), tuple(contract[1])),
         "batch": (tuple(batch[0]), tuple(batch[1])),
     }
-    return ops.dot_general(x, y, **pairs)  # type: ignore[no-any-return]
+    return ops.dot_general(x, y, **pairs)
 
 
 def _check_pair(name: str, x: Any, y: Any) -> None:
@@ -101,7 +101,7 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
     if rank_x == 2:
         rows_first = contracted(x, y, ((1,), (row,)))
         batch = tuple(range(1, rank_y - 1))
-        return ops.permute(rows_first, axes=(*batch, 0, rank_y - 1))  # type: ignore[no-any-return]
+        return ops.permute(rows_first, axes=(*batch, 0, rank_y - 1))
     x, y = _same_batch(x, y)
     rank = x.ndim
     batch = tuple(range(rank - 2))
@@ -179,7 +179,7 @@ def inner(input: Tensor, other: Tensor) -> Tensor:
     """Sums of products over the last dimensions."""
     require_tensors("inner", input=input, other=other)
     if not input.ndim or not other.ndim:
-        return arithmetic.mul(input, other)  # type: ignore[no-any-return]
+        return arithmetic.mul(input, other)
     _check_pair("inner", input, other)
     _check_inner("inner", input, other, input._type.shape[-1], other._type.shape[-1])
     return contracted(input, other, ((input.ndim - 1,), (other.ndim - 1,)))
@@ -192,7 +192,7 @@ def outer(input: Tensor, vec2: Tensor) -> Tensor:
     _check_rank("outer", "input", input, 1)
     _check_rank("outer", "vec2", vec2, 1)
     column = ops.reshape(input, shape=(input._type.shape[0], 1))
-    return arithmetic.mul(column, vec2)  # type: ignore[no-any-return]
+    return arithmetic.mul(column, vec2)
 
 
 @public
@@ -236,7 +236,7 @@ def _summed(x: Tensor, axis: int) -> Tensor:
     """The sum over one dimension, which stays with size 1."""
     shape = x._type.shape
     total = ops.sum(x, axes=(axis,))
-    return ops.reshape(total, shape=(*shape[:axis], 1, *shape[axis + 1 :]))  # type: ignore[no-any-return]
+    return ops.reshape(total, shape=(*shape[:axis], 1, *shape[axis + 1 :]))
 
 
 # products that are added -----------------------------------------------------------------
@@ -283,7 +283,7 @@ def _added(
 
 def _factor(value: Any, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
-        return ops.cast(value, like._type.dtype)  # type: ignore[no-any-return]
+        return ops.cast(value, like._type.dtype)
     return constant(value, like._type.dtype)
 
 
@@ -348,7 +348,7 @@ def kron(input: Tensor, other: Tensor) -> Tensor:
     fine = tuple(d for size in shape_y for d in (1, size))
     product = arithmetic.mul(ops.reshape(x, shape=coarse), ops.reshape(y, shape=fine))
     shape = tuple(a * b for a, b in zip(shape_x, shape_y, strict=True))
-    return ops.reshape(product, shape=shape)  # type: ignore[no-any-return]
+    return ops.reshape(product, shape=shape)
 
 
 @public
@@ -375,7 +375,7 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
     components = [
         ops.sub(ops.mul(a[i - 2], b[i - 1]), ops.mul(a[i - 1], b[i - 2])) for i in range(3)
     ]
-    return ops.concatenate(*components, axis=axis)  # type: ignore[no-any-return]
+    return ops.concatenate(*components, axis=axis)
 
 
 @public
@@ -388,7 +388,7 @@ def trace(input: Tensor) -> Tensor:
     diagonal = ops.diagonal(input, offset=0, axis1=0, axis2=1)
     if not input._type.dtype.is_floating_point:
         diagonal = ops.cast(diagonal, int64)
-    return ops.sum(diagonal, axes=(0,))  # type: ignore[no-any-return]
+    return ops.sum(diagonal, axes=(0,))
 
 
 @public
@@ -403,7 +403,7 @@ def matrix_power(input: Tensor, n: int) -> Tensor:
     require(n >= 0, "matrix_power(): negative powers need a matrix inverse, which is not here yet")
     if n == 0:
         identity = eye(shape[-1], dtype=input._type.dtype)
-        return ops.convert(ops.expand_to(identity, shape), dtype=input._type.dtype)  # type: ignore[no-any-return]
+        return ops.convert(ops.expand_to(identity, shape), dtype=input._type.dtype)
     result: Tensor | None = None
     square = input
     while True:

@@ -70,7 +70,7 @@ def accumulated(name: str, input: Any, dtype: DType | None) -> Tensor:
     """``input`` in ``dtype``, or with integers and bools widened to int64."""
     require_tensor(name, "input", input)
     if dtype is not None:
-        return ops.cast(input, as_dtype(name, dtype))  # type: ignore[no-any-return]
+        return ops.cast(input, as_dtype(name, dtype))
     return input if input._type.dtype.is_floating_point else ops.cast(input, int64)
 
 
@@ -268,7 +268,7 @@ def taken_along(x: Tensor, axis: int, indices: Tensor) -> Tensor:
     rows = ops.reshape(rows, shape=(count, shape[axis]))
     row = ops.iota(shape=(count,), axis=0, dtype=int64, device=x._type.device)
     picked = ops.index(rows, row, ops.reshape(indices, shape=(count,)))
-    return ops.reshape(picked, shape=rest_shape)  # type: ignore[no-any-return]
+    return ops.reshape(picked, shape=rest_shape)
 
 
 def _selected(name: str, input: Tensor, dim: Any, keepdim: bool) -> Any:

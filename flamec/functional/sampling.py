@@ -206,13 +206,13 @@ def _parameter(value: Any, dtype: DType) -> Any:
 
 def _scaled(numbers: Tensor, factor: Any, term: Any) -> Tensor:
     """``numbers * factor + term``."""
-    return ops.add(ops.mul(numbers, factor), term)  # type: ignore[no-any-return]
+    return ops.add(ops.mul(numbers, factor), term)
 
 
 def _successes(probability: Any, shape: Sequence[Dim], dtype: DType, generator: Any) -> Tensor:
     """1 with the given probability, else 0."""
     uniform = uniform_numbers(shape, dtype.compute, generator=generator)
-    return ops.lt(uniform, probability)  # type: ignore[no-any-return]
+    return ops.lt(uniform, probability)
 
 
 @public
@@ -231,7 +231,7 @@ def bernoulli(
     else:
         probability = _checked_probability("bernoulli", p)
     kind = dtype if dtype.is_floating_point else process.default_dtype
-    return ops.cast(_successes(probability, input._type.shape, kind, generator), dtype)  # type: ignore[no-any-return]
+    return ops.cast(_successes(probability, input._type.shape, kind, generator), dtype)
 
 
 def _checked_probability(name: str, p: Any) -> Any:
@@ -279,7 +279,7 @@ def multinomial(
         best = ops.reshape(best, shape=(*best._type.shape, 1))
         drawn.append(best)
         keys = ops.where(ops.eq(place, best), -1.0, keys)
-    return ops.concatenate(*drawn, axis=axis)  # type: ignore[no-any-return]
+    return ops.concatenate(*drawn, axis=axis)
 
 
 def _check_weights(weights: Tensor) -> None:
@@ -303,7 +303,7 @@ def _inverse_of_distribution(weights: Tensor, count: int, generator: Generator |
     passed = ops.le(ops.reshape(sums, shape=(*rows, 1, categories)), level)
     drawn = ops.sum(ops.cast(passed, int64), axes=(axis + 1,))
     last = ops.reshape(ops.argmax(sums, axes=(axis,)), shape=(*rows, 1))
-    return ops.minimum(drawn, last)  # type: ignore[no-any-return]
+    return ops.minimum(drawn, last)
 
 
 # in place --------------------------------------------------------------------------------

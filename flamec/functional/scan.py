@@ -33,8 +33,8 @@ def _running(name: str, for_bool: str, input: Any, dim: int, dtype: DType | None
         return copied(x)
     if x._type.dtype is bool_:
         values, _ = getattr(ops, for_bool)(ops.cast(x, uint8), axis=axis)
-        return ops.cast(values, bool_)  # type: ignore[no-any-return]
-    return getattr(ops, name)(x, axis=axis)  # type: ignore[no-any-return]
+        return ops.cast(values, bool_)
+    return getattr(ops, name)(x, axis=axis)
 
 
 @public
@@ -113,13 +113,13 @@ def _logcumsumexp_by_rows(x: Tensor, axis: int) -> Tensor:
     seen = ops.ge(ops.iota(axis=0, **grid), ops.iota(axis=1, **grid))
     seen = ops.reshape(seen, shape=(size, size, *(1,) * (len(shape) - axis - 1)))
     row = ops.reshape(x, shape=(*shape[:axis], 1, *shape[axis:]))
-    return logsumexp(ops.where(seen, row, -math.inf), axis + 1)  # type: ignore[no-any-return]
+    return logsumexp(ops.where(seen, row, -math.inf), axis + 1)
 
 
 def part(x: Tensor, axis: int, start: Dim, size: Dim) -> Tensor:
     """``size`` elements of one axis from ``start`` on."""
     shape = x._type.shape
-    return ops.slice(  # type: ignore[no-any-return]
+    return ops.slice(
         x,
         starts=tuple(start if i == axis else 0 for i in range(len(shape))),
         sizes=tuple(size if i == axis else d for i, d in enumerate(shape)),
@@ -163,7 +163,7 @@ def diff(
             return x
         earlier, later = part(x, axis, 0, size - 1), part(x, axis, 1, size - 1)
         x = ops.bitwise_xor(later, earlier) if x._type.dtype is bool_ else ops.sub(later, earlier)
-    return x  # type: ignore[no-any-return]
+    return x
 
 
 @public
@@ -172,7 +172,7 @@ def trapezoid(
 ) -> Tensor:
     """The integral along ``dim`` by the trapezoidal rule, over points ``x`` or steps ``dx``."""
     terms = _trapezoids("trapezoid", y, x, dx, dim)
-    return ops.sum(terms, axes=(dimension("trapezoid", dim, y.ndim),))  # type: ignore[no-any-return]
+    return ops.sum(terms, axes=(dimension("trapezoid", dim, y.ndim),))
 
 
 @public
@@ -181,7 +181,7 @@ def cumulative_trapezoid(
 ) -> Tensor:
     """The running integral along ``dim`` by the trapezoidal rule, one element shorter."""
     terms = _trapezoids("cumulative_trapezoid", y, x, dx, dim)
-    return ops.cumsum(terms, axis=dimension("trapezoid", dim, y.ndim))  # type: ignore[no-any-return]
+    return ops.cumsum(terms, axis=dimension("trapezoid", dim, y.ndim))
 
 
 def _trapezoids(name: str, y: Any, x: Any, dx: Any, dim: int) -> Tensor:
@@ -212,7 +212,7 @@ def _trapezoids(name: str, y: Any, x: Any, dx: Any, dim: int) -> Tensor:
                 )
             points = ops.reshape(x, shape=(size, *(1,) * (y.ndim - axis - 1)))
         step = diff(points, dim=axis - y.ndim)
-    return arithmetic.true_divide(arithmetic.mul(both, step), 2.0)  # type: ignore[no-any-return]
+    return arithmetic.true_divide(arithmetic.mul(both, step), 2.0)
 
 
 trapz = trapezoid

@@ -33,7 +33,7 @@ def _require_floating(name: str, input: Any) -> Tensor:
             f"{name}(): expected floating-point values, got {input._type.dtype.name} "
             f"(at {user_location()})"
         )
-    return input  # type: ignore[no-any-return]
+    return input
 
 
 # variances -------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ _POSITIONAL = ("dim", "unbiased", "keepdim")
 def safe_root(x: Tensor) -> Tensor:
     """The square root, with gradient 0 where x is 0."""
     zero = ops.eq(x, 0.0)
-    return ops.where(zero, 0.0, ops.sqrt(ops.where(zero, 1.0, x)))  # type: ignore[no-any-return]
+    return ops.where(zero, 0.0, ops.sqrt(ops.where(zero, 1.0, x)))
 
 
 @public
@@ -186,7 +186,7 @@ def norm(
 def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
     """The p-norm of ``input - other``."""
     require_tensor("dist", "other", other)
-    return norm(arithmetic.sub(require_tensor("dist", "input", input), other), p)  # type: ignore[no-any-return]
+    return norm(arithmetic.sub(require_tensor("dist", "input", input), other), p)
 
 
 # covariances -----------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def _weighted_freedom(
         importance = ops.reshape(ops.cast(aweights, dtype), shape=weights._type.shape)
         sum_of_both = ops.sum(ops.mul(weights, importance), axes=(0,))
         lost = ops.mul(lost, ops.div(sum_of_both, total))
-    return ops.sub(total, lost)  # type: ignore[no-any-return]
+    return ops.sub(total, lost)
 
 
 @public
@@ -275,7 +275,7 @@ def corrcoef(input: Tensor) -> Tensor:
     """Pearson's correlation coefficients of the rows of ``input``, limited to [-1, 1]."""
     covariance = cov(input)
     if not covariance.ndim:
-        return ops.div(covariance, covariance)  # type: ignore[no-any-return]
+        return ops.div(covariance, covariance)
     dtype = covariance._type.dtype
     c = widened(covariance)
     deviation = ops.sqrt(ops.diagonal(c, offset=0, axis1=0, axis2=1))
@@ -321,7 +321,7 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
     dtype = dtype if dtype.itemsize >= 4 else float64
     zeros = ops.full(value=0.0, shape=(length,), dtype=dtype, device=input._type.device)
     places = ops.cast(input, int64)
-    return ops.index_put(zeros, ops.cast(weights, dtype), places, mode="add")  # type: ignore[no-any-return]
+    return ops.index_put(zeros, ops.cast(weights, dtype), places, mode="add")
 
 
 __all__ = [

@@ -29,13 +29,13 @@ def as_floating(name: str, input: Any) -> Tensor:
     """``input``, which must be a tensor, with integers converted to the default dtype."""
     dtype = require_tensor(name, "input", input)._type.dtype
     if dtype.is_floating_point:
-        return input  # type: ignore[no-any-return]
-    return ops.convert(input, dtype=float_dtype(dtype))  # type: ignore[no-any-return]
+        return input
+    return ops.convert(input, dtype=float_dtype(dtype))
 
 
 def copied(input: Tensor) -> Tensor:
     """The same values in memory of their own."""
-    return ops.convert(input, dtype=input._type.dtype)  # type: ignore[no-any-return]
+    return ops.convert(input, dtype=input._type.dtype)
 
 
 def _declare(name: str, doc: str, prepare: Callable[[str, Any], Tensor], primitive: str) -> Unary:
@@ -62,7 +62,7 @@ def _keeping(name: str, doc: str) -> Unary:
         require_tensor(name, "input", input)
         if input._type.dtype.kind == "bool":
             raise OperationTypeError(f"{name}(): not defined for bool (at {user_location()})")
-        return input  # type: ignore[no-any-return]
+        return input
 
     return _declare(name, doc, prepare, name)
 
@@ -123,7 +123,7 @@ def sign(input: Tensor) -> Tensor:
     result = ops.sign(input)
     if input._type.dtype.is_floating_point:
         result = ops.where(ops.ne(input, input), 0.0, result)
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 @public
@@ -138,7 +138,7 @@ def signbit(input: Tensor) -> Tensor:
     require_tensor("signbit", "input", input)
     if input._type.dtype.kind == "bool":
         input = ops.convert(input, dtype=uint8)
-    return ops.signbit(input)  # type: ignore[no-any-return]
+    return ops.signbit(input)
 
 
 @public
@@ -156,13 +156,13 @@ def square(input: Tensor) -> Tensor:
     require_tensor("square", "input", input)
     if input._type.dtype.kind == "bool":
         input = ops.convert(input, dtype=int64)
-    return ops.mul(input, input)  # type: ignore[no-any-return]
+    return ops.mul(input, input)
 
 
 @public
 def reciprocal(input: Tensor) -> Tensor:
     """1 / x."""
-    return ops.div(1.0, as_floating("reciprocal", input))  # type: ignore[no-any-return]
+    return ops.div(1.0, as_floating("reciprocal", input))
 
 
 @public
@@ -173,7 +173,7 @@ def frac(input: Tensor) -> Tensor:
         raise OperationTypeError(
             f"frac(): not defined for {input._type.dtype.name} (at {user_location()})"
         )
-    return ops.sub(input, ops.trunc(input))  # type: ignore[no-any-return]
+    return ops.sub(input, ops.trunc(input))
 
 
 @public
@@ -183,7 +183,7 @@ def round(input: Tensor, *, decimals: int = 0) -> Tensor:
     if not decimals:
         if input._type.dtype.kind == "bool":
             raise OperationTypeError(f"round(): not defined for bool (at {user_location()})")
-        return ops.round(input)  # type: ignore[no-any-return]
+        return ops.round(input)
     if not input._type.dtype.is_floating_point:
         raise OperationTypeError(
             f"round(): decimals are for floating-point tensors, not {input._type.dtype.name} "
@@ -249,7 +249,7 @@ def nan_to_num(
     low = -largest if neginf is None else neginf
     x = ops.where(ops.ne(input, input), 0.0 if nan is None else nan, input)
     x = ops.where(ops.eq(x, math.inf), high, x)
-    return ops.where(ops.eq(x, -math.inf), low, x)  # type: ignore[no-any-return]
+    return ops.where(ops.eq(x, -math.inf), low, x)
 
 
 _LARGEST = {

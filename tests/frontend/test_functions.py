@@ -194,7 +194,7 @@ def test_in_place_gradients() -> None:
     same(x.grad, [6 * math.cos(5), 12 * math.cos(12) + math.cos(5)])
     y = x * 3
     y.mul_(y)
-    with pytest.raises(RuntimeError, match="changed in place at .*test_functions"):
+    with pytest.raises(RuntimeError, match=r"changed in place at .*test_functions"):
         y.sum().backward()
 
 
@@ -232,7 +232,7 @@ def test_in_place_gradients() -> None:
         (lambda: flamec.arange(5, 1), RuntimeError, "inconsistent"),
         (lambda: flamec.full((2,), NAN, dtype=i64), RuntimeError, "nan"),
         (lambda: flamec.ones(2, dtype=i64, requires_grad=True), RuntimeError, "floating"),
-        (lambda: flamec.einsum("ij,j", flamec.ones(2, 3), flamec.ones(2)), RuntimeError, "j has size"),
+        (lambda: flamec.einsum("ij,j", flamec.ones(2, 3), T([1.0, 2.0])), RuntimeError, "j has"),
         (lambda: flamec.einsum("ij->ik", flamec.ones(2, 3)), RuntimeError, "'k' does not appear"),
         (lambda: flamec.max(T([1.0]), dim=(0,)), TypeError, "int"),
         (lambda: flamec.tensor([1.0]) + 1j, TypeError, "unsupported|complex"),
