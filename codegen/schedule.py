@@ -10,26 +10,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flamec.codegen.lower.lanes import LANE_BYTES
-from flamec.ir.kernel import Compute, Fold, RowProgram
+from flamec.ir.kernel import Compute, Fold, Kernel, RowProgram
 from flamec.ir.loop_nest import estimate
-from flamec.ir.shape import has_symbols, product
+from flamec.ir.shape import Dim, product
 
 GRAIN = 1 << 15  # weighted elements that are worth another thread
 BLOCK = 4096  # elements of a block of a flat loop
 ROWS_SIDE_BY_SIDE = 1024  # rows of a group whose lanes are rows
 PANEL_BYTES = 1 << 20  # of a product's rows that an epilogue finds in cache
 LARGEST_UNROLLED_BODY = 6  # statements
+UNROLLED_LENGTH = 256  # elements of a row
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """``serial``: too small for a second thread. ``weight``: cost of an element, in additions.
+    """``weight``: cost of an element, in additions. ``block``: elements of a flat block.
 
-    ``block``: elements of a flat block; ``width``: rows side by side; ``unroll``: independent
-    accumulators of a fold; ``panel``: rows of a matrix product computed before its epilogue.
+    ``width``: rows side by side; ``unroll``: independent accumulators of a fold; ``panel``:
+    rows of a matrix product computed before its epilogue.
     """
 
-    serial: bool
     weight: int
     block: int = BLOCK
     width: int = ROWS_SIDE_BY_SIDE
@@ -39,21 +39,36 @@ class Schedule:
 
 def propose(program: RowProgram) -> Schedule:
     """A schedule by rule of thumb."""
-    sizes = [loop.size for loop in (*program.rows, *program.inner)]
     statements = [s for block in program.passes for s in block.element]
-    weight = 1 + sum(isinstance(s, (Compute, Fold)) for s in statements) // 2
     panel = 64
     contraction = program.contraction
     if contraction is not None:
-        sizes = [contraction.batch, contraction.rows, contraction.columns]
-        weight += estimate(contraction.depth) // 8
         row_bytes = max(1, estimate(contraction.columns)) * LANE_BYTES[contraction.lane]
         panel = max(32, min(1024, PANEL_BYTES // row_bytes // 16 * 16))
         if not program.passes:
             panel = 1 << 30
-    work = estimate(product(sizes)) * weight
-    serial = not has_symbols(sizes) and work <= GRAIN
-    folds = [s for s in statements if isinstance(s, Fold) and not s.position]
-    small = folds and len(statements) <= LARGEST_UNROLLED_BODY
-    long_enough = bool(program.inner) and estimate(program.inner[-1].size) >= 256
-    return Schedule(serial, weight, unroll=4 if small and long_enough else 1, panel=panel)
+    folds = any(isinstance(s, Fold) for s in statements)
+    positions = any(isinstance(s, Fold) and s.position for s in statements)
+    small = folds and not positions and len(statements) <= LARGEST_UNROLLED_BODY
+    sized = bool(program.inner) and (
+        program.kind == "flat" or estimate(program.inner[-1].size) >= UNROLLED_LENGTH
+    )
+    return Schedule(_weight(program), unroll=4 if small and sized else 1, panel=panel)
+
+
+def _weight(program: RowProgram) -> int:
+    statements = [s for block in program.passes for s in block.element]
+    weight = 1 + sum(isinstance(s, (Compute, Fold)) for s in statements) // 2
+    if program.contraction is not None:
+        weight += estimate(program.contraction.depth) // 8
+    return weight
+
+
+def is_small(kernel: Kernel) -> bool:
+    """Whether a kernel surely has too little work for a second thread."""
+    total: Dim = 0
+    for part in kernel.parts:
+        program = part.program
+        sizes = [*part.sizes] if part.sizes else [l.size for l in program.rows + program.inner]
+        total = total + product(sizes) * _weight(program)
+    return isinstance(total, int) and total <= GRAIN

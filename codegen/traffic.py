@@ -18,13 +18,14 @@ from flamec.ir.kernel import (
     Kernel,
     Linear,
     Load,
+    Part,
     Place,
     RandomBits,
     RowProgram,
     Statement,
     Store,
 )
-from flamec.ir.shape import Dim, product, structurally_equal
+from flamec.ir.shape import Dim, product, structurally_equal, substitute
 
 
 def bytes_read(lowered: LoweredKernel) -> Dim:
@@ -42,7 +43,7 @@ def flops(kernel: Kernel) -> Dim:
     total: Dim = 0
     for part in kernel.parts:
         program = part.program
-        elements = product(loop.size for loop in (*program.rows, *program.inner))
+        elements = product(_actual_sizes(part))
         for block in program.passes:
             count = sum(isinstance(s, (Compute, Fold)) for s in block.element)
             total = total + elements * count
@@ -50,6 +51,12 @@ def flops(kernel: Kernel) -> Dim:
             c = program.contraction
             total = total + 2 * c.batch * c.rows * c.columns * c.depth
     return total
+
+
+def _actual_sizes(part: Part) -> tuple[Dim, ...]:
+    """The sizes of a part's loops, its own sizes filled in."""
+    own = dict(zip(part.program.sizes, part.sizes, strict=True))
+    return tuple(substitute(l.size, own) for l in (*part.program.rows, *part.program.inner))
 
 
 def _total(lowered: LoweredKernel, written: bool) -> Dim:
@@ -86,36 +93,32 @@ Access = tuple[tuple[int, ...] | None, Place, Dim, bool]
 
 def _accesses(kernel: Kernel) -> Iterator[Access]:
     for statement in (*kernel.uniform, *kernel.finish):
-        yield from _statement_access(statement, None, None)
+        yield from _statement_access(statement, None)
     for part in kernel.parts:
         program = part.program
         for statement in (*program.statements(), *program.after):
-            yield from _statement_access(statement, program, part.arguments)
+            yield from _statement_access(statement, part)
         if program.contraction is not None:
             yield from _product_accesses(program.contraction, program, part.arguments)
 
 
-def _statement_access(
-    statement: Statement, program: RowProgram | None, arguments: tuple[int, ...] | None
-) -> Iterator[Access]:
+def _statement_access(statement: Statement, part: Part | None) -> Iterator[Access]:
+    arguments = part.arguments if part is not None else None
     if isinstance(statement, RandomBits):
         yield arguments, statement.state, 2, False
         return
     if not isinstance(statement, (Load, Store)) or statement.place.parameter < 0:
         return
     place = statement.place
-    if program is not None and program.contraction is not None:
-        if isinstance(statement, Load) and place.parameter == program.contraction.result:
-            return
     elements: Dim = 1
-    if program is not None:
-        strides = zip(
-            (*program.rows, *program.inner), (*place.at.rows, *place.at.inner), strict=True
-        )
+    if part is not None:
+        contraction = part.program.contraction
+        if contraction is not None and isinstance(statement, Load):
+            if place.parameter == contraction.result:
+                return
+        strides = zip(_actual_sizes(part), (*place.at.rows, *place.at.inner), strict=True)
         moving = place.indices or place.guards
-        elements = product(
-            loop.size for loop, s in strides if moving or not structurally_equal(s, 0)
-        )
+        elements = product(n for n, s in strides if moving or not structurally_equal(s, 0))
     yield arguments, place, elements, isinstance(statement, Store)
 
 

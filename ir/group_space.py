@@ -80,7 +80,8 @@ class GroupSpace:
 
     ``task_dims`` are the dimensions that each task runs over to give its results (for a
     reduction, those of the result). ``regions`` says where copies write, ``positions`` which
-    element of a row-major array is meant (random bits, iota).
+    element of a row-major array is meant (random bits, iota, the column of a placed value).
+    ``picks`` are the gathers that fold a computed row.
     """
 
     tasks: Sequence[Task]
@@ -91,6 +92,7 @@ class GroupSpace:
     regions: dict[Task, Address] = field(default_factory=dict)
     positions: dict[Task, Address] = field(default_factory=dict)
     assembled: set[Value] = field(default_factory=set)
+    picks: set[Task] = field(default_factory=set)
 
     def value_axes(self, value: Value) -> list[Axis]:
         return leaves(axis for dim in self.dims[value] for axis in dim)
@@ -168,7 +170,8 @@ def _same_load(a: Operand, b: Operand) -> bool:
 
 def is_assembled(task: Task) -> bool:
     """Whether a task fills only a part of its result, or adds to what is there."""
-    return task.is_copy or (task.node is not None and task.node.op.kind is OpKind.SCATTER)
+    scatters = task.node is not None and task.node.op.kind is OpKind.SCATTER
+    return task.is_copy or (scatters and not task.one_per_row)
 
 
 def _rule_of(task: Task) -> OpKind | None:
@@ -373,13 +376,41 @@ def _indexed(space: GroupSpace, x: Value, indices: Sequence[Value], dims: Dims) 
 
 def _gather(space: GroupSpace, task: Task) -> Dims:
     dims = fresh_dims(task.results[0].type.shape)
-    x, *indices = task.operands
+    assert task.node is not None
+    x, *indices = task.node.inputs
+    if task.one_per_row and space.context.root(x) in space.dims:
+        return _pick(space, task)
     space.operands[task] = [_indexed(space, x, indices, dims)]
+    return dims
+
+
+def _pick(space: GroupSpace, task: Task) -> Dims:
+    """One element of each row that the group computes: a fold over the row."""
+    matrix, index = (find(space, value) for value in task.operands)
+    dims = fresh_dims(task.results[0].type.shape)
+    _unify_dims(dims, matrix.dims[:-1])
+    _unify_dims(dims, index.dims)
+    matrix.dims = [*dims, matrix.dims[-1] or fresh_axes(task.operands[0].type.shape[-1])]
+    space.operands[task] = [matrix, index]
+    space.picks.add(task)
+    return dims
+
+
+def _place_one(space: GroupSpace, task: Task) -> Dims:
+    """A value in one column of each row, zero in the others."""
+    values, index = (find(space, value) for value in task.operands)
+    dims = fresh_dims(task.results[0].type.shape)
+    _unify_dims(dims[:-1], values.dims)
+    _unify_dims(dims[:-1], index.dims)
+    space.operands[task] = [values, index]
+    space.positions[task] = Address(0, tuple((axis, 1) for axis in dims[-1]))
     return dims
 
 
 def _scatter(space: GroupSpace, task: Task) -> Dims:
     """Values are stored at computed places of a buffer that a copy has filled."""
+    if task.one_per_row:
+        return _place_one(space, task)
     values, *indices = task.operands
     target = task.results[0]
     if target in space.assembled:

@@ -82,6 +82,16 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckedIndex:
+    """An index below ``size``, negative ones counted from the end; else an error code."""
+
+    name: str
+    index: str
+    size: Dim
+    error: int
+
+
+@dataclass(frozen=True, slots=True)
 class Constant:
     """A number known to the program, or the run-time value of a dimension."""
 
@@ -159,7 +169,7 @@ class Recall:
 
 
 Statement = Union[
-    Load, Position, Constant, Compute, RandomBits, Fold, Store, Keep, Recall
+    Load, Position, CheckedIndex, Constant, Compute, RandomBits, Fold, Store, Keep, Recall
 ]
 
 
@@ -220,7 +230,8 @@ class RowProgram:
 
     ``kind``: "rows"; "flat" (no rows: blocks of elements instead); "along rows" (lanes are rows);
     "scatter" (one row after the other, because rows may store to the same place).
-    ``after`` is run for each inner element when all rows are done.
+    ``after`` is run for each inner element when all rows are done. ``sizes`` are symbols that
+    each part gives its own value, so that loops of different length share a program.
     """
 
     kind: str
@@ -231,6 +242,7 @@ class RowProgram:
     imports: tuple[tuple[str, str], ...] = ()
     after: tuple[Statement, ...] = ()
     contraction: Contraction | None = None
+    sizes: tuple[str, ...] = ()
 
     def folds(self, *scopes: str) -> list[Fold]:
         return [s for s in self.statements() if isinstance(s, Fold) and s.scope in scopes]
@@ -246,13 +258,14 @@ class RowProgram:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A program with its arguments: kernel parameters, uniform values, and the names under
-    which the kernel knows its folds over everything."""
+    """A program with its arguments: kernel parameters, uniform values, the names under which
+    the kernel knows its folds over everything, and the values of the program's own sizes."""
 
     program: RowProgram
     arguments: tuple[int, ...]
     imports: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
+    sizes: tuple[Dim, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -279,7 +292,8 @@ def print_kernel(kernel: Kernel) -> str:
     lines.extend(f"  {print_statement(s)}" for s in kernel.uniform)
     for part in kernel.parts:
         arguments = ", ".join(f"p{a}" for a in part.arguments)
-        names = ", ".join((arguments, *part.imports)) if part.imports else arguments
+        sizes = (f"{n}={format_dim(d)}" for n, d in zip(part.program.sizes, part.sizes, strict=True))
+        names = ", ".join((arguments, *part.imports, *sizes))
         lines.append(f"  run({names}):")
         lines.extend("    " + line for line in print_program(part.program))
     lines.extend(f"  {print_statement(s)}" for s in kernel.finish)
@@ -316,6 +330,8 @@ def print_statement(s: Statement) -> str:
             return f"{s.name}: {s.lane} = {_place(s.place)}{guard}"
         case Position():
             return f"{s.name}: {s.lane} = position {_linear(s.at)}"
+        case CheckedIndex():
+            return f"{s.name}: i64 = {s.index} (below {format_dim(s.size)})"
         case Constant():
             value = s.value if isinstance(s.value, (bool, float)) else format_dim(s.value)
             return f"{s.name}: {s.lane} = {value}"

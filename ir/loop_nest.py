@@ -166,11 +166,11 @@ def choose_nest(space: GroupSpace, escapes: set[Value]) -> LoopNest:
     contraction = next((t for t in space.tasks if _kind(t) is OpKind.CONTRACTION), None)
     if contraction is not None:
         return _panel_nest(space, contraction, escapes)
-    ordered = next((t for t in space.tasks if _kind(t) in (OpKind.SCAN, OpKind.SCATTER)), None)
+    ordered = next((t for t in space.tasks if _is_ordered(t)), None)
     if ordered is not None:
         return _ordered_nest(space, ordered, escapes)
     order = memory_order(space, escapes)
-    folds = [t for t in space.tasks if _kind(t) is OpKind.REDUCTION]
+    folds = [t for t in space.tasks if is_fold(space, t)]
     folded = [frozenset(_folded_axes(space, t)) for t in folds]
     folded = [axes for axes in folded if axes]
     split = len(order) - _even_run(space, escapes, order)
@@ -206,9 +206,19 @@ def _kind(task: Task) -> OpKind | None:
     return None if task.is_copy or task.node is None else task.node.op.kind
 
 
+def _is_ordered(task: Task) -> bool:
+    return _kind(task) is OpKind.SCAN or (_kind(task) is OpKind.SCATTER and not task.one_per_row)
+
+
+def is_fold(space: GroupSpace, task: Task) -> bool:
+    return _kind(task) is OpKind.REDUCTION or task in space.picks
+
+
 def _folded_axes(space: GroupSpace, task: Task) -> list[Axis]:
     assert task.node is not None
     dims = space.operands[task][0].dims
+    if task in space.picks:
+        return leaves(dims[-1])
     return leaves(axis for i in task.node.attributes["axes"] for axis in dims[i])
 
 
@@ -295,7 +305,7 @@ def _ordered_nest(space: GroupSpace, task: Task, escapes: set[Value]) -> LoopNes
 def _assign_levels(space: GroupSpace, nest: LoopNest) -> None:
     for task in space.tasks:
         operands = space.operands[task]
-        if _kind(task) is OpKind.REDUCTION:
+        if is_fold(space, task):
             level, stage = _fold_level(space, nest, task)
         else:
             axes = leaves(axis for dim in space.task_dims[task] for axis in dim)
@@ -340,10 +350,19 @@ def _joined_level(
     return level, max([0, *(stage for _, stage in levels)])
 
 
+def _needs_position(task: Task) -> bool:
+    return task.node is not None and not task.node.op.associative
+
+
 def _fold_level(space: GroupSpace, nest: LoopNest, task: Task) -> tuple[Level, int]:
     operand = space.operands[task][0]
     folded = set(_folded_axes(space, task))
     own_level, stage = operand_level(nest, operand)
+    for other in space.operands[task][1:]:
+        level, other_stage = operand_level(nest, other)
+        if level > Level.ROW:
+            raise Incompatible("its index is not known for each row")
+        stage = max(stage, other_stage)
     if not folded:
         nest.scope[task] = Scope.NOTHING
         return own_level, stage
@@ -351,7 +370,7 @@ def _fold_level(space: GroupSpace, nest: LoopNest, task: Task) -> tuple[Level, i
         raise Incompatible("folds the result of another reduction over all rows")
     extent_axes = set(operand.axes())
     assert task.node is not None
-    if not task.node.op.associative and folded != set(nest.inner):
+    if _needs_position(task) and folded != set(nest.inner):
         raise Incompatible("finds a position, which only a fold of one row can")
     rows, inner = set(nest.rows), set(nest.inner)
     if extent_axes == rows | inner:

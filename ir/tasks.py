@@ -10,13 +10,14 @@ roots only where something can read nothing but memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.layout import Factor, Layout, coalesce, dense, is_dense, is_view, view_layout
 from flamec.ir.op import OpKind
-from flamec.ir.shape import Dim, product, structurally_equal
+from flamec.ir.shape import Dim, product, structural_key, structurally_equal
 
 
 @dataclass(eq=False)
@@ -25,7 +26,9 @@ class Task:
 
     ``region`` is given for copies: the layout, over the operand's shape, in the buffer of
     the result. ``after`` are tasks that must be finished although no operand says so.
-    ``from_memory`` are the positions of operands that must be loaded.
+    ``from_memory`` are the positions of operands that must be loaded. ``one_per_row``: a gather
+    or scatter with one computed index for each row of a matrix; its operands are the matrix or
+    the values, and the column indices.
     """
 
     node: Node | None
@@ -36,6 +39,7 @@ class Task:
     after: tuple[Task, ...] = ()
     from_memory: frozenset[int] = frozenset()
     source: Node | None = None  # the node in whose place a copy stands, for comments
+    one_per_row: bool = False
 
     @property
     def is_copy(self) -> bool:
@@ -167,6 +171,31 @@ def _suits(tasks: TaskGraph, node: Node, position: int) -> bool:
             return all(len(coalesce(dim)) <= 1 for dim in layout.dims)
 
 
+def picks_one_per_row(tasks: TaskGraph, x: Value, indices: Sequence[Value]) -> bool:
+    """Whether ``x[indices]`` is one element of each row: all leading indices count the rows."""
+    shape = x.type.shape
+    if len(indices) != len(shape) or len(shape) < 2:
+        return False
+    if structural_key(indices[0].type.shape) != structural_key(shape[:-1]):
+        return False
+    return all(_counts_along(tasks, value, axis) for axis, value in enumerate(indices[:-1]))
+
+
+def _counts_along(tasks: TaskGraph, value: Value, axis: int) -> bool:
+    node = value.node
+    is_iota = node is not None and value not in tasks.roots and "axis" in node.attributes
+    return is_iota and node is not None and node.attributes["axis"] == axis
+
+
+def _is_zero(tasks: TaskGraph, value: Value) -> bool:
+    """Whether a value is the constant 0 (not -0) everywhere."""
+    root = tasks.root(value)
+    if root in tasks.roots or root.node is None or "value" not in root.node.attributes:
+        return False
+    number = root.node.attributes["value"]
+    return number == 0 and math.copysign(1, number) > 0
+
+
 def matrix_strides(
     node: Node, position: int, layout: Layout
 ) -> tuple[list[Factor], Factor, Factor] | None:
@@ -230,12 +259,23 @@ class _TaskBuilder:
                     self._add(node, (), node.outputs)
             case OpKind.ASSEMBLE:
                 _ASSEMBLE[node.op.name](self, node)
+            case OpKind.GATHER if picks_one_per_row(self.tasks, node.inputs[0], node.inputs[1:]):
+                task = self._add(node, (node.inputs[0], node.inputs[-1]), node.outputs)
+                task.one_per_row, task.from_memory = True, frozenset()
+            case OpKind.SCATTER if self._places_one_per_row(node):
+                task = self._add(node, (node.inputs[1], node.inputs[-1]), node.outputs)
+                task.one_per_row = True
             case OpKind.SCATTER:
                 x, *rest = node.inputs
                 base = self._add(node, [x], node.outputs, dense(x.type.shape))
                 self._add(node, rest, node.outputs, after=(base,))
             case _:
                 self._add(node, node.inputs, node.outputs)
+
+    def _places_one_per_row(self, node: Node) -> bool:
+        x, _, *indices = node.inputs
+        simple = node.attributes["mode"] in ("set", "add") and _is_zero(self.tasks, x)
+        return simple and picks_one_per_row(self.tasks, x, indices)
 
     def concatenate(self, node: Node) -> None:
         axis = node.attributes["axis"]

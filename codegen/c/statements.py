@@ -21,6 +21,7 @@ from flamec.codegen.c.text import (
 )
 from flamec.codegen.lower.lanes import spill_type
 from flamec.ir.kernel import (
+    CheckedIndex,
     Compute,
     ComputedIndex,
     Constant,
@@ -117,6 +118,8 @@ class StatementWriter:
         match statement:
             case Load():
                 return [self._define(statement.name, statement.lane, self._load(statement, axis))]
+            case CheckedIndex():
+                return [self._define(statement.name, "i64", self._checked(statement, axis))]
             case Constant():
                 self.scalars.add(statement.name)
                 text = splat(statement.lane, statement.value)
@@ -139,6 +142,12 @@ class StatementWriter:
                 return [self._define(statement.name, statement.lane, text)]
             case Fold():
                 raise AssertionError("folds are written by the program's emitter")
+
+    def _checked(self, s: CheckedIndex, axis: VectorAxis | None) -> str:
+        index = self.reference(s.index)
+        if axis is None:
+            return f"vsplat_i64(flamec_index(frame, {index}[0], {dim(s.size)}, {s.error}))"
+        return f"flamec_indices(frame, {index}, {dim(s.size)}, {s.error}, {axis.count})"
 
     def _define(self, name: str, lane: str, text: str) -> str:
         if name in self.arrays:

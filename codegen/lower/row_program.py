@@ -26,6 +26,7 @@ from flamec.ir.group_space import Address, GroupSpace, Operand, is_assembled
 from flamec.ir.iteration_space import Axis, leaves
 from flamec.ir.kernel import (
     Compute,
+    CheckedIndex,
     ComputedIndex,
     Constant,
     Contraction,
@@ -54,10 +55,11 @@ from flamec.ir.loop_nest import (
     store_address,
 )
 from flamec.ir.op import OpKind
-from flamec.ir.shape import Dim, format_dim, product
+from flamec.ir.shape import Dim, SymbolicDim, format_dim, product
 from flamec.ir.tasks import Task
 
 CHUNKS = 16  # most partial results of a fold over rows; fixed by the sizes, not by threads
+OWN_SIZE = "own_size"  # the length of a flat loop, which each part gives
 CHUNK_ROWS = 32  # rows that one of them has at least
 PUT_MODES = {"set": "", "add": "sum", "prod": "prod", "amax": "amax", "amin": "amin"}
 CHEAP_OPERATIONS = 6  # what is rather computed again than kept for a later pass
@@ -198,14 +200,56 @@ class ProgramBuilder:
         return Place(number, at, indices, tuple(guards))
 
     def _indices(self, operand: Operand, context: _Context) -> tuple[ComputedIndex, ...]:
-        indices = []
-        for axis, (index, stride, size) in enumerate(operand.indices):
-            message = (
-                f"index {{detail}} is out of bounds for dimension {axis} of size {format_dim(size)}"
-            )
-            error = self.kernel.errors.code(message)
-            indices.append(ComputedIndex(self._operand(index, context), stride, size, error))
-        return tuple(indices)
+        return tuple(
+            ComputedIndex(self._operand(index, context), stride, size, self._error(axis, size))
+            for axis, (index, stride, size) in enumerate(operand.indices)
+        )
+
+    def _error(self, axis: int, size: Dim) -> int:
+        return self.kernel.errors.code(
+            f"index {{detail}} is out of bounds for dimension {axis} of size {format_dim(size)}"
+        )
+
+    def _hit(self, task: Task, at: Address, context: _Context) -> str:
+        """Whether an element is in the column that its row's index says."""
+        index = self.space.operands[task][1]
+        level, _ = operand_level(self.nest, index)
+        assert task.node is not None
+        shape = task.node.inputs[0].type.shape
+        name = self._operand(index, context)
+        error = self._error(len(shape) - 1, shape[-1])
+        checked = self._once(
+            ("checked", name, error),
+            level,
+            context,
+            lambda n: CheckedIndex(n, name, shape[-1], error),
+        )
+        position = self._position(at, "i64", Level.ELEMENT, context)
+        return self._once(
+            ("hit", position, checked),
+            Level.ELEMENT,
+            context,
+            lambda n: Compute(n, "b", "eq", (position, checked), ("i64", "i64")),
+        )
+
+    def _placed(self, task: Task, level: Level, context: _Context) -> str:
+        """The value in its column, zero elsewhere."""
+        hit = self._hit(task, self.space.positions[task], context)
+        value = self._operand(self.space.operands[task][0], context)
+        lane = lane_type(task.results[0].type.dtype)
+        zero = self._zero(lane, level, context)
+        return self._chosen(hit, value, zero, lane, level, context)
+
+    def _chosen(
+        self, hit: str, value: str, other: str, lane: str, level: Level, context: _Context
+    ) -> str:
+        lanes = ("b", lane, lane)
+        return self._once(
+            ("chosen", hit, value, other),
+            level,
+            context,
+            lambda n: Compute(n, lane, "where", (hit, value, other), lanes),
+        )
 
     def _value(self, value: Value, context: _Context) -> str:
         """The name of a value computed in this group."""
@@ -271,6 +315,8 @@ class ProgramBuilder:
                 at = self._linear(store_address(self.space, value), context)
                 place = Place(self._product_parameter(value), at)
                 return self._load(value, place, level, context)
+            case OpKind.SCATTER:
+                return self._placed(task, level, context)
             case OpKind.GATHER | OpKind.VIEW | OpKind.BARRIER:
                 return self._operand(operands[0], context)
             case OpKind.ASSEMBLE:
@@ -371,7 +417,7 @@ class ProgramBuilder:
         return self.nest.stage[task.results[0]]
 
     def _fold_pass(self, task: Task) -> int:
-        return operand_level(self.nest, self.space.operands[task][0])[1]
+        return max(operand_level(self.nest, o)[1] for o in self.space.operands[task])
 
     def _store_pass(self, task: Task, value: Value) -> int:
         return self._stage(task) if self._store_level(task, value) is Level.ELEMENT else -1
@@ -388,8 +434,14 @@ class ProgramBuilder:
         lane = lane_type(task.operands[0].type.dtype)
         source = self._operand(operand, context)
         section = context.row if scope is Scope.ROWS else context.element
-        position, target = "", -1
-        if not op.associative:
+        position, target, op_name = "", -1, op.name
+        if task in self.space.picks:
+            op_name = "sum"
+            column = Address(0, tuple(own_strides(leaves(operand.dims[-1]))))
+            hit = self._hit(task, column, context)
+            zero = self._zero(lane, Level.ELEMENT, context)
+            source = self._chosen(hit, source, zero, lane, Level.ELEMENT, context)
+        elif not op.associative:
             folded = leaves(operand.dims[task.node.attributes["axes"][0]])
             index = Address(0, tuple(own_strides(folded)))
             position = self._position(index, "i64", Level.ELEMENT, context)
@@ -403,7 +455,7 @@ class ProgramBuilder:
             self._row.names[value] = name
         else:
             self.results.append(self.kernel.folded(value))
-        fold = Fold(name, lane, op.name, source, scope.value, position, target)
+        fold = Fold(name, lane, op_name, source, scope.value, position, target)
         section.statements.append(fold)
 
     def _write(self, stores: Sequence[tuple[Task, Value]], context: _Context) -> None:
@@ -440,15 +492,21 @@ class ProgramBuilder:
         ]
         scatters = any(s.place.indices for p in passes for s in p.stores())
         kind = "along rows" if nest.along_rows else "flat" if nest.flat else "rows"
+        inner = tuple(_loop(f"e{i}", g) for i, g in enumerate(self.inner_groups))
+        sizes: tuple[Dim, ...] = ()
+        if nest.flat and len(inner) == 1:
+            sizes = (inner[0].size,)
+            inner = (Loop(inner[0].name, SymbolicDim.symbol(OWN_SIZE)),)
         program = RowProgram(
             "scatter" if scatters else kind,
             tuple(self.parameters.parameters),
             tuple(_loop(f"r{i}", g) for i, g in enumerate(self.row_groups)),
-            tuple(_loop(f"e{i}", g) for i, g in enumerate(self.inner_groups)),
+            inner,
             tuple(p for p in passes if p.row or p.element),
             tuple(self.imports.values()),
             tuple(self._after.element.statements),
             self.contraction,
+            (OWN_SIZE,) if sizes else (),
         )
         arguments = tuple(
             self.kernel.parameters.number(buffer, parameter.written)
@@ -456,7 +514,7 @@ class ProgramBuilder:
                 self.parameters.buffers, self.parameters.parameters, strict=True
             )
         )
-        return Part(program, arguments, tuple(self.imports), tuple(self.results))
+        return Part(program, arguments, tuple(self.imports), tuple(self.results), sizes)
 
 
 def chunk_limit(rows: Dim) -> int:

@@ -100,7 +100,7 @@ def fuse(context: TaskGraph, options: FusionOptions | None = None) -> Fusion:
     groups = fuser.state.in_order()
     escapes = {v for g in groups for v in fuser.state.escapes(g.tasks)}
     made = tuple(FusionGroup(fuser.segments(group)) for group in groups)
-    return Fusion(made, tuple(fuser.decisions.values()), escapes)
+    return Fusion(made, tuple(dict.fromkeys(fuser.decisions.values())), escapes)
 
 
 def _kind(task: Task) -> OpKind | None:
@@ -119,7 +119,7 @@ class _Fuser:
     def __init__(self, context: TaskGraph) -> None:
         self.context = context
         self.state = FusionState(context)
-        self.decisions: dict[tuple[str, str], FusionDecision] = {}
+        self.decisions: dict[tuple[int, int], FusionDecision] = {}
         self._refused: dict[tuple[int, int], str] = {}
         self._cost: dict[int, float] = {}
 
@@ -181,7 +181,7 @@ class _Fuser:
         saved = 0
         for value in self.state.inputs(group.tasks):
             producer = self.state.owner_of(value)
-            if producer is not None:
+            if producer is not None and value.type.shape:
                 saved += _bytes(value) * (1 if self.state.is_result(value) else 2)
         return moved >= BUNDLE_SHARE * saved
 
@@ -258,7 +258,7 @@ class _Fuser:
         return self._cost[group.number]
 
     def _record(self, a: WorkingGroup, b: WorkingGroup, made: bool, reason: str) -> None:
-        self.decisions[(a.name, b.name)] = FusionDecision(a.name, b.name, made, reason)
+        self.decisions[(a.number, b.number)] = FusionDecision(a.name, b.name, made, reason)
 
     def segments(self, group: WorkingGroup) -> tuple[tuple[Task, ...], ...]:
         """The task sets of a group; tasks of scalars go with every segment of a bundle."""

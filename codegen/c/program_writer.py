@@ -1,0 +1,388 @@
+"""Write one row program as C functions.
+
+``RowsWriter`` lets the lanes run inside the row; ``side_by_side.SideBySideWriter`` makes each
+lane a row. Both fill a template and tell how the function is to be called.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flamec.codegen.c.product import product_holes
+from flamec.codegen.c.rendering import decomposed, render, symbols_in
+from flamec.codegen.c.statements import StatementWriter, VectorAxis, accumulate, fold_lanes
+from flamec.codegen.c.text import C_TYPES, combine, dim, factor, identity
+from flamec.codegen.lower.lanes import LANE_BYTES, spill_type
+from flamec.codegen.lower.row_program import CHUNK_ROWS, CHUNKS
+from flamec.codegen.schedule import GRAIN, Schedule
+from flamec.ir.kernel import Fold, Pass, RowProgram, Store
+from flamec.ir.shape import Dim, product
+
+LANES_AT_MOST = 16
+STRIP = 256  # elements of each row that one job of a scatter adds
+
+
+@dataclass(frozen=True)
+class EmittedProgram:
+    """C functions of one program and how to call them.
+
+    ``jobs`` and ``grain`` are C text of the length of the parallel loop and of its smallest
+    useful piece; ``chunks`` of the number of partial results ("" without any). They may
+    mention the program's own sizes. ``after`` is the function that follows, or "".
+    """
+
+    name: str
+    functions: tuple[str, ...]
+    jobs: str
+    grain: str
+    chunks: str
+    folds: tuple[Fold, ...]
+    after: str
+    after_jobs: str
+    scratch: Dim
+    symbols: frozenset[str]
+
+
+class ProgramWriter:
+    """What both forms share: sizes, declarations, private memory."""
+
+    def __init__(
+        self, program: RowProgram, schedule: Schedule, name: str, symbols: tuple[str, ...]
+    ) -> None:
+        self.program, self.schedule, self.name = program, schedule, name
+        self.flat = program.kind == "flat"
+        self.rows = tuple(loop.name for loop in program.rows)
+        self.inner = tuple(loop.name for loop in program.inner)
+        self.all_folds = tuple(program.folds("all", "rows"))
+        self.column_folds = program.folds("column")
+        self.chunked = bool(self.all_folds or self.column_folds)
+        self.inner_size = product(loop.size for loop in program.inner)
+        self.writer = StatementWriter(self.rows, self.inner, self.inner_index(padded=True))
+        self.writer.scalars.update(name for name, _ in program.imports)
+        self.symbols = frozenset(symbols_in(program)) - frozenset(program.sizes)
+        self.scratch: Dim = 0
+        self._all_symbols = symbols
+
+    def emit(self) -> EmittedProgram:
+        """Write everything."""
+        functions = [self.main_function()]
+        after, after_jobs = "", ""
+        if self.program.after:
+            after = f"{self.name}_after"
+            text, after_jobs = self._after_function(after)
+            functions.append(text)
+        return EmittedProgram(
+            self.name,
+            tuple(functions),
+            self.jobs(),
+            self.grain(),
+            self.chunk_count() if self.chunked else "",
+            self.all_folds,
+            after,
+            after_jobs,
+            self.scratch,
+            self.symbols,
+        )
+
+    def main_function(self) -> str:
+        raise NotImplementedError
+
+    def jobs(self) -> str:
+        raise NotImplementedError
+
+    def grain(self) -> str:
+        raise NotImplementedError
+
+    # sizes ---------------------------------------------------------------------------
+    def inner_index(self, padded: bool) -> str:
+        """The position inside a row, row-major; padded so that whole vectors fit."""
+        text = ""
+        for loop in self.program.inner:
+            size = dim(loop.size)
+            if padded and loop is self.program.inner[-1]:
+                size = f"(flamec_ceil({size}, {LANES_AT_MOST}) * {LANES_AT_MOST})"
+            text = f"({text} * ({size}) + {loop.name})" if text else loop.name
+        return text or "0"
+
+    def row_count(self) -> str:
+        """Rows, or blocks of a flat loop."""
+        if self.flat:
+            return f"flamec_ceil({dim(self.inner_size)}, {self.schedule.block})"
+        return dim(product(loop.size for loop in self.program.rows))
+
+    def chunk_count(self) -> str:
+        """Partial results of folds over rows (or blocks)."""
+        each = 1 if self.flat else CHUNK_ROWS
+        return f"flamec_max(1, flamec_min({CHUNKS}, ({self.row_count()}) / {each}))"
+
+    # text ----------------------------------------------------------------------------
+    def declarations(self) -> list[str]:
+        lines = ["const Frame *frame = context;", "(void)thread;"]
+        lines += size_declarations(self._all_symbols, self.symbols, "frame->call")
+        lines += [
+            f"const int64_t {name} = frame->n[{i}];" for i, name in enumerate(self.program.sizes)
+        ]
+        for i, parameter in enumerate(self.program.parameters):
+            const = "" if parameter.written else "const "
+            lines.append(f"{const}{C_TYPES[parameter.memory]} *p{i} = frame->p[{i}];")
+        for i, (name, lane) in enumerate(self.program.imports):
+            lines.append(f"const v_{lane} {name} = vsplat_{lane}(frame->u[{i}].{lane});")
+        return lines
+
+    def private_memory(self) -> list[str]:
+        """Pointers to what is kept for a row, and to the panel of a product."""
+        kept = self.program.kept()
+        contraction = self.program.contraction
+        panel = contraction is not None and contraction.result < 0 and self.program.passes
+        if not kept and not panel:
+            return []
+        lines = [
+            "char *private = (char *)frame->call->scratch + thread * flamec_scratch(frame->call);"
+        ]
+        total: Dim = 0
+        outer = product(loop.size for loop in self.program.inner[:-1])
+        for keep in kept:
+            kind = C_TYPES[spill_type(keep.lane)]
+            lines.append(f"{kind} *keep{keep.slot} = ({kind} *)({_aligned(total)});")
+            room = outer * (self.program.inner[-1].size + LANES_AT_MOST)
+            total = total + room * LANE_BYTES[keep.lane] + 64
+        if panel and contraction is not None:
+            kind = C_TYPES[contraction.memory]
+            lines.append(f"{kind} *panel_memory = ({kind} *)({_aligned(total)});")
+            size = LANE_BYTES[contraction.lane] * self.schedule.panel
+            total = total + contraction.columns * size + 64
+        self.scratch = total
+        return lines
+
+    def _after_function(self, name: str) -> tuple[str, str]:
+        """What follows a fold over rows: its text, and the length of its parallel loop."""
+        program, width = self.program, self.schedule.block
+        lane = program.inner[-1]
+        outer = program.inner[:-1]
+        declarations = self.declarations()
+        declarations.append(f"const int64_t chunk_count = {self.chunk_count()};")
+        declarations.append(f"const int64_t block_count = flamec_ceil({dim(lane.size)}, {width});")
+        body = []
+        for fold in self.column_folds:
+            memory = spill_type(fold.lane)
+            place = f"p{fold.target} + i * {factor(self.inner_size)} + {self.inner_index(False)}"
+            joined = combine(fold.op, fold.lane, fold.name, f"vload_n_{memory}({place}, n)")
+            body.append(f"v_{fold.lane} {fold.name} = {identity(fold.op, fold.lane)};")
+            body.append(f"for (int64_t i = 0; i < chunk_count; i++) {fold.name} = {joined};")
+        writer = StatementWriter(self.rows, self.inner, "0")
+        writer.scalars.update(name for name, _ in program.imports)
+        for statement in program.after:
+            body += writer.write(statement, VectorAxis(lane.name, "n"))
+        holes = {
+            "name": name,
+            "declarations": "\n".join(declarations),
+            "width": width,
+            "lane_loop": lane.name,
+            "lane_size": dim(lane.size),
+            "indices": decomposed(outer, "block / block_count"),
+            "body": "\n".join(body),
+        }
+        count = dim(product(loop.size for loop in outer))
+        jobs = f"({count}) * flamec_ceil({dim(lane.size)}, {width})"
+        return render("after.c.j2", holes), jobs
+
+
+class RowsWriter(ProgramWriter):
+    """Lanes inside the row: forms "rows", "flat" and "scatter"."""
+
+    @property
+    def scatter(self) -> bool:
+        return self.program.kind == "scatter"
+
+    def jobs(self) -> str:
+        if self.scatter:  # divided along its rows, which stay in order
+            last = self.program.inner[-1].size if self.program.inner else 1
+            return f"flamec_ceil({dim(last)}, {STRIP})"
+        return self.chunk_count() if self.chunked else self.row_count()
+
+    def grain(self) -> str:
+        contraction = self.program.contraction
+        inner = contraction.columns if contraction else self.inner_size
+        weight = self.schedule.weight
+        if self.chunked:
+            rows = "1" if self.flat else f"({self.row_count()})"
+            total = f"{rows} * {factor(inner)} * {weight}"
+            return f"flamec_max(1, {self.jobs()} * {GRAIN} / flamec_max(1, {total}))"
+        if self.scatter:
+            return f"flamec_max(1, {GRAIN} / flamec_max(1, ({self.row_count()}) * {STRIP}))"
+        if self.flat:
+            return str(max(1, GRAIN // (self.schedule.block * weight)))
+        return f"flamec_max(1, {GRAIN} / flamec_max(1, {factor(inner)} * {weight}))"
+
+    def main_function(self) -> str:
+        program = self.program
+        declarations = self.declarations()
+        if self.chunked:
+            declarations.append(f"const int64_t row_count = {self.row_count()};")
+            declarations.append(f"const int64_t chunk_count = {self.chunk_count()};")
+        declarations += self.private_memory()
+        lane_loop = self.inner[-1] if self.inner else ""
+        low, high = "0", dim(program.inner[-1].size) if program.inner else "1"
+        if self.flat:
+            low = f"row * {self.schedule.block}"
+            high = f"flamec_min({high}, {low} + {self.schedule.block})"
+        if self.scatter and self.inner:
+            low = f"strip * {STRIP}"
+            high = f"flamec_min({high}, {low} + {STRIP})"
+        last = program.inner[-1].size if program.inner else 1
+        region = self._region()
+        holes = {
+            "name": self.name,
+            "declarations": "\n".join(declarations),
+            "region": region,
+            "first": "first" if region else "begin",
+            "last": "last" if region else "end",
+            "outer": [{"name": l.name, "size": dim(l.size)} for l in program.inner[:-1]],
+            "lane_loop": lane_loop,
+            "low": low,
+            "high": high,
+            "has_tail": not isinstance(last, int) or last % LANES_AT_MOST != 0,
+            "row_indices": "" if self.flat else decomposed(program.rows, "row"),
+            "passes": [self._pass(block, lane_loop) for block in program.passes],
+            "chunk_begin": "\n".join(self._chunk_begin()),
+            "chunk_end": "\n".join(self._chunk_end()),
+            "product": product_holes(program, self.schedule),
+        }
+        return render("rows.c.j2", holes)
+
+    def _region(self) -> dict[str, str] | None:
+        """The loop around the rows: chunks of them, or strips along all of them."""
+        if self.chunked:
+            bounds = (
+                "const int64_t first = chunk * row_count / chunk_count,"
+                " last = (chunk + 1) * row_count / chunk_count;"
+            )
+            return {"name": "chunk", "bounds": bounds}
+        if self.scatter:
+            bounds = f"const int64_t first = 0, last = {self.row_count()};"
+            return {"name": "strip", "bounds": bounds}
+        return None
+
+    # one pass ------------------------------------------------------------------------
+    def _pass(self, block: Pass, lane_loop: str) -> dict[str, Any]:
+        row = self._row_text(block)
+        folds = [s for s in block.element if isinstance(s, Fold)]
+        self.writer.hoisted = []
+        single = self._element_text(block, None, 0) if not lane_loop else []
+        full = self._element_text(block, VectorAxis(lane_loop), 0)
+        tail = self._element_text(block, VectorAxis(lane_loop, "n"), 0)
+        unroll = self.schedule.unroll if folds else 1
+        unrolled = [
+            "\n".join(self._element_text(block, VectorAxis(lane_loop), u)) for u in range(unroll)
+        ]
+        before = [*self.writer.hoisted]
+        behind: list[str] = []
+        for fold in folds:
+            if fold.scope != "column":
+                self._fold_text(fold, unroll, before, behind)
+        return {
+            "row": "\n".join(row),
+            "before": "\n".join(before),
+            "behind": "\n".join(behind),
+            "unrolled": unrolled if unroll > 1 else [],
+            "single": "\n".join(single),
+            "full": "\n".join(full),
+            "tail": "\n".join(tail),
+        }
+
+    def _row_text(self, block: Pass) -> list[str]:
+        lines = []
+        for s in block.row:
+            if isinstance(s, Fold):
+                lines += accumulate(s, f"all_{s.name}", s.operand, "", "")
+                continue
+            lines += self.writer.write(s, None)
+            if not isinstance(s, Store):
+                self.writer.scalars.add(s.name)
+        return lines
+
+    def _element_text(self, block: Pass, axis: VectorAxis | None, copy: int) -> list[str]:
+        lines = []
+        for s in block.element:
+            if not isinstance(s, Fold):
+                lines += self.writer.write(s, axis)
+                continue
+            assert axis is not None, "a fold has elements"
+            if s.scope == "column":
+                lines += self._column_fold(s, axis)
+                continue
+            mask = "" if axis.is_full else "flamec_first(n)"
+            lines += accumulate(s, f"acc_{s.name}{_suffix(copy)}", s.operand, s.position, mask)
+        return lines
+
+    def _fold_text(self, fold: Fold, unroll: int, before: list[str], behind: list[str]) -> None:
+        """Accumulators before the loop over elements, and what becomes of them behind it."""
+        names = [f"acc_{fold.name}{_suffix(u)}" for u in range(unroll)]
+        for name in names:
+            before.append(f"v_{fold.lane} {name} = {identity(fold.op, fold.lane)};")
+            if fold.position:
+                before.append(f"v_i64 {name}_at = vsplat_i64(-1);")
+        for name in names[1:]:
+            behind += accumulate(fold, names[0], name, "", "")
+        if fold.scope == "all":
+            behind += accumulate(fold, f"all_{fold.name}", names[0], "", "")
+            return
+        behind += fold_lanes(fold, names[0])
+        lane = "i64" if fold.position else fold.lane
+        result = f"{names[0]}_at" if fold.position else names[0]
+        behind.append(f"const v_{lane} {fold.name} = {result};")
+        self.writer.scalars.add(fold.name)
+
+    def _column_fold(self, fold: Fold, axis: VectorAxis) -> list[str]:
+        memory = spill_type(fold.lane)
+        chunk = f"chunk * {factor(self.inner_size)}"
+        place = f"p{fold.target} + {chunk} + {self.inner_index(False)}"
+        if axis.is_full:
+            joined = combine(fold.op, fold.lane, f"vload_{memory}({place})", fold.operand)
+            return [f"vstore_{memory}({place}, {joined});"]
+        joined = combine(fold.op, fold.lane, f"vload_n_{memory}({place}, n)", fold.operand)
+        return [f"vstore_n_{memory}({place}, {joined}, n);"]
+
+    def _chunk_begin(self) -> list[str]:
+        lines = []
+        for fold in self.all_folds:
+            lines.append(f"v_{fold.lane} all_{fold.name} = {identity(fold.op, fold.lane)};")
+        for fold in self.column_folds:
+            memory = spill_type(fold.lane)
+            size = dim(self.inner_size)
+            place = f"p{fold.target} + chunk * {factor(self.inner_size)} + i"
+            lines.append(
+                f"for (int64_t i = 0; i < {size}; i += FLAMEC_LANES) vstore_n_{memory}({place}, "
+                f"{identity(fold.op, fold.lane)}, flamec_min(FLAMEC_LANES, {size} - i));"
+            )
+        return lines
+
+    def _chunk_end(self) -> list[str]:
+        lines = []
+        for number, fold in enumerate(self.all_folds):
+            name = f"all_{fold.name}"
+            if fold.scope == "all":
+                lines += fold_lanes(fold, name)
+            place = f"frame->partial[chunk * {len(self.all_folds)} + {number}].{fold.lane}"
+            lines.append(f"{place} = {name}[0];")
+        return lines
+
+
+def size_declarations(
+    symbols: tuple[str, ...], used: frozenset[str] | set[str], call: str
+) -> list[str]:
+    """C variables for the symbolic sizes that are used."""
+    return [
+        f"const int64_t {name} = {call}->sizes[{i}];"
+        for i, name in enumerate(symbols)
+        if name in used
+    ]
+
+
+def _aligned(offset: Dim) -> str:
+    return f"private + ({dim(offset)} + 63) / 64 * 64"
+
+
+def _suffix(copy: int) -> str:
+    return f"_{copy}" if copy else ""
