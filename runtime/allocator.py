@@ -9,9 +9,11 @@ a memory-bound kernel.
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import threading
 import weakref
+from typing import Any
 
 import numpy as np
 
@@ -58,19 +60,35 @@ class Allocator:
         """An uninitialised uint8 array of ``nbytes`` and its address; MemoryError if too large."""
         if nbytes <= _SMALL:
             return self._from_slab(nbytes)
+        block = self._take(nbytes)
+        array = np.frombuffer(block.owner, np.uint8, nbytes)
+        self._lend(block, array)
+        return array, block.address
+
+    def array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An uninitialised array in a block of its own, for large ones.
+
+        Views that NumPy makes of it refer to this very object, so its reference count tells
+        whether it is shared.
+        """
+        block = self._take(max(1, math.prod(shape) * dtype.itemsize))
+        array: np.ndarray = np.ndarray(shape, dtype, block.owner)  # type: ignore[arg-type]
+        self._lend(block, array)
+        return array
+
+    def _take(self, nbytes: int) -> _Block:
         size = _rounded(nbytes)
         with self._lock:
             idle = self._idle.get(size)
             block = idle.pop() if idle else None
             if block is not None:
                 self.idle_bytes -= size
-        if block is None:
-            block = _Block(size)
-        array = np.frombuffer(block.owner, np.uint8, nbytes)
+        return _Block(size) if block is None else block
+
+    def _lend(self, block: _Block, array: np.ndarray) -> None:
         lease = _Lease(array, self._end_lease)
         lease.block = block
         self._leases[id(lease)] = lease
-        return array, block.address
 
     def release_idle(self) -> int:
         """Give memory kept for reuse back to the system; the number of bytes."""
@@ -111,7 +129,7 @@ class Arena:
     __slots__ = ("__weakref__", "_owner", "address", "generation", "size")
 
     def __init__(self) -> None:
-        self._owner: object = None
+        self._owner: Any = None
         self.address = 0
         self.size = 0
         self.generation = 0
@@ -131,7 +149,7 @@ class Arena:
         """The arena's bytes, for tests and tools."""
         if self._owner is None:
             return np.empty(0, np.uint8)
-        return np.frombuffer(self._owner, np.uint8)  # type: ignore[call-overload, no-any-return]
+        return np.frombuffer(self._owner, np.uint8)
 
 
 _arenas: weakref.WeakSet[Arena] = weakref.WeakSet()
@@ -164,7 +182,7 @@ def _rounded(nbytes: int) -> int:
     return -(-nbytes // step) * step
 
 
-def _map(size: int) -> tuple[object, int]:
+def _map(size: int) -> tuple[Any, int]:
     """Zeroed pages: an object that exposes them and their address; MemoryError if too many."""
     huge = size >= HUGE_PAGE
     try:

@@ -170,7 +170,8 @@ class BoundProgram:
 
     @property
     def peak_bytes(self) -> int:
-        threads = self._executable.runtime.functions.threads
+        """Bytes of the arena that a call takes, with the number of threads as it is now."""
+        threads: int = self._executable.runtime.functions.threads
         if not self._scratch:
             return self.layout.peak_bytes
         return _aligned(self.layout.peak_bytes) + self._scratch * threads
