@@ -97,13 +97,15 @@ def clamp(input: Tensor, min: Operand | None = None, max: Operand | None = None)
         raise OperationTypeError(f"clamp(): not defined for bool (at {user_location()})")
     x = ops.cast(input, dtype)
     if min is not None:
-        x = _limited(x, min, "ge")
-    return x if max is None else _limited(x, max, "le")
+        x = _limited(x, min, "lt", "ge")
+    return x if max is None else _limited(x, max, "gt", "le")
 
 
-def _limited(x: Tensor, bound: Any, within: str) -> Tensor:
-    """``x`` where the comparison with the bound holds (or x is NaN), else the bound."""
+def _limited(x: Tensor, bound: Any, outside: str, within: str) -> Tensor:
+    """``x`` where it is not outside the bound, else the bound; NaN where either is NaN."""
     (limit,) = convert_operands((bound,), x._type.dtype)
+    if is_number(bound) and bound == bound:
+        return ops.where(getattr(ops, outside)(x, limit), limit, x)
     inside = getattr(ops, within)(x, limit)
     if x._type.dtype.is_floating_point:
         inside = ops.bitwise_or(inside, ops.ne(x, x))
