@@ -76,9 +76,9 @@ def format_node(node: Node, numbers: Mapping[Value, int], locations: bool = True
 def print_graph(graph: Graph, locations: bool = True) -> str:
     """The whole graph as text, without a final newline."""
     numbers = number_values(graph)
-    lines = [f"graph {_quoted(graph.name)} {{"]
+    lines = [f"graph {quoted(graph.name)} {{"]
     for value in graph.inputs:
-        name = f" {_quoted(value.name)}" if value.name else ""
+        name = f" {quoted(value.name)}" if value.name else ""
         lines.append(f"  input %{numbers[value]}{name}: {value.type}")
     lines.extend(f"  {format_node(node, numbers, locations)}" for node in graph.nodes)
     returned = " ".join(["return", ", ".join(f"%{numbers[v]}" for v in graph.outputs)]).rstrip()
@@ -90,5 +90,6 @@ def print_graph(graph: Graph, locations: bool = True) -> str:
     return "\n".join([*lines, "}"])
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A name as it stands in the text: as it is where it is plain, else in quotes."""
     return name if _PLAIN_NAME.fullmatch(name) else json.dumps(name)

@@ -82,6 +82,8 @@ def test_color_can_be_asked_for(run) -> None:
 def test_a_graph_in_a_dump_is_the_text_form_of_the_ir(run) -> None:
     graph = parse_graph(run("dump", "program.py:decorated", "--stage", "trace").out)
     assert [str(v.type) for v in graph.outputs] == ["float32[3]"]
+    graph = parse_graph(run("dump", "program.py:step", "--stage", "grad").out)
+    assert "0.weight" in {v.name for v in graph.inputs}
 
 
 def test_diff_keeps_the_numbers_of_what_did_not_change(run) -> None:
