@@ -6,6 +6,7 @@ generation meets the runtime.
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 import weakref
@@ -19,6 +20,7 @@ from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
 from flamec.ir.types import TensorType
 from flamec.prepared import Prepared
+from flamec.runtime.allocator import Allocator
 
 
 def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Prepared:
@@ -93,6 +95,13 @@ class EvaluatedInvocation:
             np.copyto(self.inputs[position], result)
 
 
+_LARGE = 1 << 18  # bytes from which fresh pages cost more than finding used ones
+_memory = Allocator()
+
+
 def allocate(type: TensorType, shape: tuple[int, ...]) -> np.ndarray:
-    """Fresh memory for an output."""
-    return np.empty(shape, type.dtype.numpy)
+    """Uninitialised memory for an output; large blocks are those that earlier arrays left."""
+    dtype = type.dtype.numpy
+    if not shape or math.prod(shape) * dtype.itemsize < _LARGE:
+        return np.empty(shape, dtype)
+    return _memory.array(shape, dtype)

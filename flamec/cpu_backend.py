@@ -18,7 +18,7 @@ import numpy as np
 import flamec.codegen
 import flamec.ir
 from flamec.config import CompileOptions
-from flamec.errors import CompileError
+from flamec.errors import CompileError, user_location
 from flamec.ir.graph import Graph
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import ExecutionPlan
@@ -106,7 +106,7 @@ def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Pr
     try:
         program = cpu.load(plan)
     except CompilerError as error:
-        raise CompileError(f"{graph.name}: {error}") from error
+        raise CompileError(f"{graph.name} (called at {user_location()}): {error}") from error
     prepared.seconds["load"] = time.perf_counter() - started - prepared.seconds["plan"]
     if program.compiled:
         prepared.kernels_compiled = plan.kernel_count

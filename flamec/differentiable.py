@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from flamec.autograd import grad
-from flamec.backends import prepare
+from flamec.backends import allocate, prepare
 from flamec.capture import Captured, Result
 from flamec.config import CompileOptions
 from flamec.dispatch import apply, record, tensor_builder
@@ -28,6 +28,7 @@ from flamec.ir.passes.differentiate import differentiate_graph
 from flamec.ir.passes.partition import partition
 from flamec.prepared import Prepared
 from flamec.program import Program
+from flamec.stages import Stages
 from flamec.state import enable_grad, no_grad, thread
 from flamec.tensor import Tensor
 
@@ -73,6 +74,11 @@ class DifferentiableProgram:
             evaluate=_not_inferred,
             derivative=None,
         )
+
+    @property
+    def stages(self) -> Stages:
+        """The forward program's stages as text, by name."""
+        return self.forward.stages
 
     @property
     def backward(self) -> Prepared:
@@ -167,7 +173,7 @@ class _Call:
         results = []
         for position, value in enumerate(backward.graph.outputs):
             shape = program.forward.shape(value.type, self.sizes)
-            result = Tensor._from_array(_empty(shape, value))
+            result = Tensor._from_array(allocate(value.type, shape))
             assert result._array is not None
             invocation.set_output(position, result._array)
             results.append(result)
@@ -206,10 +212,6 @@ def _dense(tensor: Tensor) -> Any:
     array = tensor._array
     assert array is not None
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)
-
-
-def _empty(shape: tuple[int, ...], value: Value) -> Any:
-    return np.empty(shape, value.type.dtype.numpy)
 
 
 def _not_inferred(*_: Any) -> Types:

@@ -15,16 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from flamec.assumptions import build_check
 from flamec.backends import allocate
 from flamec.capture import Captured, GradEffect, Result, evaluate_size
 from flamec.dispatch import Leaf, TapeNode, apply
-from flamec.guard_code import Check, CheckBuilder
+from flamec.guard_code import Check
 from flamec.ir.graph import Value
 from flamec.ir.op import lookup
 from flamec.ir.shape import SymbolicDim, evaluate_dim
 from flamec.ir.types import TensorType
 from flamec.prepared import Invocation, Prepared
-from flamec.state import process
+from flamec.stages import Stages
 from flamec.structures import unflatten
 from flamec.tensor import Storage, Tensor, ViewStep
 from flamec.trace import InputSource
@@ -79,6 +80,11 @@ class Program:
         self._freed = _freed_value(captured)
         self._single = _single_fresh(captured)
         captured.arguments = [None if isinstance(a, Tensor) else a for a in captured.arguments]
+
+    @property
+    def stages(self) -> Stages:
+        """The program's stages as text, by name."""
+        return Stages(self.prepared)
 
     # running ------------------------------------------------------------------
     def run(self, leaves: tuple[Any, ...], sizes: tuple[int, ...]) -> Any:
@@ -338,132 +344,3 @@ def _freed_value(captured: Captured) -> Value | None:
     (value,) = node.seal()
     node.saved = None
     return value
-
-
-def build_check(captured: Captured) -> Check:
-    """The generated check of everything that a trace assumed."""
-    b = CheckBuilder()
-    b.add(f"thread.grad_enabled is {captured.grad_enabled}", "grad mode")
-    b.add(f"process.default_dtype is {b.name(process.default_dtype)}", "default dtype")
-    positional, keyword = captured.structure.children
-    expressions = [*b.add_structure(positional, "args"), *b.add_structure(keyword, "kwargs")]
-    sizes: dict[str, str] = {}
-    values: list[str] = []
-    storages: list[tuple[int, str]] = []
-    for position, (path, leaf) in enumerate(zip(expressions, captured.arguments, strict=True)):
-        if isinstance(leaf, Tensor):
-            variable = f"a{position}"
-            b.add_tensor(variable, path, leaf, captured.argument_types[position].shape, sizes)
-            b.add(
-                f"{variable}._requires_grad is {leaf._requires_grad}",
-                f"{path}.requires_grad is {leaf._requires_grad}",
-            )
-            if not leaf._requires_grad:
-                _add_history(b, variable, path, leaf)
-            storages.append((position, variable))
-            values.append(variable)
-        else:
-            values.append(path)
-            if position in captured.number_arguments:
-                b.add(f"type({path}) is {b.name(type(leaf))}", f"{path} is a {type(leaf).__name__}")
-            else:
-                b.add_constant(path, leaf)
-    _add_aliasing(b, captured, storages)
-    for guard in captured.shape_guards:
-        text = str(guard).replace("//", "//")
-        b.add(f"({text})", str(guard))
-    for guard in captured.guards:
-        b.add_guard(guard)
-    _add_captured(b, captured)
-    ordered = ", ".join(_size_text(s, sizes) for s in captured.symbols)
-    result = f"(({_tuple(values)}), ({ordered}{',' if ordered else ''}))"
-    return b.build(result)
-
-
-def _tuple(values: list[str]) -> str:
-    return ", ".join(values) + ("," if values else "")
-
-
-def _size_text(symbol: str, sizes: Mapping[str, str]) -> str:
-    return sizes.get(symbol, symbol)
-
-
-def _add_history(b: CheckBuilder, variable: str, path: str, leaf: Tensor) -> None:
-    if leaf.requires_grad:
-        b.add(f"{variable}.requires_grad", f"{path} requires grad")
-    else:
-        b.add(
-            f"(({variable}._value is None and {variable}._storage.value is None)"
-            f" or not {variable}.requires_grad)",
-            f"{path} does not require grad",
-        )
-
-
-def _add_aliasing(b: CheckBuilder, captured: Captured, storages: list[tuple[int, str]]) -> None:
-    leaves = captured.arguments
-    for i, (position, variable) in enumerate(storages):
-        for other, earlier in storages[:i]:
-            same = leaves[position]._storage is leaves[other]._storage
-            b.add(
-                f"{variable}._storage is {'' if same else 'not '}{earlier}._storage",
-                f"arguments {other} and {position} {'share' if same else 'do not share'} memory",
-            )
-        if any(
-            leaves[position]._storage is leaves[o]._storage for o, _ in storages if o != position
-        ):
-            steps = b.name(leaves[position]._steps)
-            base = b.name(leaves[position]._storage.base_type)
-            b.add(
-                f"{variable}._steps == {steps} and {variable}._storage.base_type == {base}",
-                f"argument {position} views its memory the same way",
-            )
-    fixed = [
-        s.tensor._storage if s.tensor is not None else s.storage
-        for s in captured.sources
-        if s.kind in ("captured", "base") and (s.tensor is not None or s.storage is not None)
-    ]
-    aliased = {id(t._storage) for _, t in captured.aliases}
-    argument_storages = {id(leaves[p]._storage) for p, _ in storages}
-    fixed = [s for s in fixed if id(s) not in argument_storages]
-    if fixed:
-        held = b.name(frozenset(fixed))
-        for position, variable in storages:
-            if id(leaves[position]._storage) not in aliased:
-                b.add(
-                    f"{variable}._storage not in {held}",
-                    f"argument {position} shares no memory with captured tensors",
-                )
-    for position, tensor in captured.aliases:
-        b.add(
-            f"a{position}._storage is {b.name(tensor)}._storage",
-            f"argument {position} is the captured tensor",
-        )
-
-
-def _add_captured(b: CheckBuilder, captured: Captured) -> None:
-    trace = captured.trace
-    for source in captured.sources:
-        tensor = source.tensor
-        if source.kind == "captured" and tensor is not None:
-            name, type = b.name(tensor), b.name(tensor._type)
-            b.add(
-                f"({name}._type is {type} or {name}._type == {type})",
-                f"captured {source.name or 'tensor'} is {tensor._type}",
-            )
-            b.add(
-                f"{name}._requires_grad is {tensor._requires_grad}",
-                f"captured {source.name or 'tensor'}.requires_grad",
-            )
-    for tensor, flag in trace.requires_grad_reads.items():
-        b.add(f"{b.name(tensor)}._requires_grad is {flag}", "requires_grad of a captured tensor")
-    for tensor, gradient in trace.grad_reads.items():
-        label = f"grad of captured {getattr(tensor, '_name', '') or 'tensor'}"
-        if gradient is None:
-            b.add(f"{b.name(tensor)}._grad is None", f"{label} is None")
-        else:
-            b.add(f"{b.name(tensor)}._grad is {b.name(gradient)}", f"{label} is the same tensor")
-    for container, key, condition, expected in trace.conditions:
-        b.add(
-            f"bool({b.name(condition)}({b.name(container)}[{key!r}])) is {expected}",
-            f"the condition on {key!r} is {expected}",
-        )
