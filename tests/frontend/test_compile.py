@@ -423,3 +423,27 @@ def test_a_number_that_varied_once_stays_an_input() -> None:
     for size, factor in ((5, 2.0), (6, 7.0), (7, 2.0)):
         assert scaled(flamec.ones(size, 3), factor)[0, 0].item() == factor
     assert scaled.stats.traces == 3
+
+
+def test_large_outputs_use_the_memory_of_those_that_are_gone() -> None:
+    double = flamec.compile(lambda x: x + x)
+    x = flamec.ones(512, 512)
+    kept, view = double(x), double(x)[1:]
+    addresses = {double(x).data_ptr() for _ in range(10)}
+    assert len(addresses) == 1
+    assert kept.data_ptr() not in addresses and view.data_ptr() not in addresses
+    assert kept[0, 0].item() == view[0, 0].item() == 2.0
+
+
+def test_a_gradient_is_not_overwritten_while_a_numpy_view_of_it_lives() -> None:
+    weight = flamec.ones(512, 512, requires_grad=True)
+
+    @flamec.compile
+    def step(x: flamec.Tensor) -> None:
+        weight.grad = None
+        (weight * x).sum().backward()
+
+    step(flamec.ones(512, 512))
+    part = weight.grad.numpy()[1:3]
+    step(flamec.full((512, 512), 2.0))
+    assert part[0, 0] == 1.0 and weight.grad[0, 0].item() == 2.0
