@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from flamec.ir.graph import Value
-from flamec.ir.group_space import Address, GroupSpace, Operand
+from flamec.ir.group_space import Address, GroupSpace, Operand, is_assembled
 from flamec.ir.iteration_space import Axis, Incompatible, leaves
 from flamec.ir.layout import dense
 from flamec.ir.op import OpKind
@@ -361,8 +361,10 @@ def _fold_level(space: GroupSpace, nest: LoopNest, task: Task) -> tuple[Level, i
     for other in space.operands[task][1:]:
         level, other_stage = operand_level(nest, other)
         if level > Level.ROW:
-            raise Incompatible("its index is not known for each row")
+            raise Incompatible("takes an element whose index is not known for each row")
         stage = max(stage, other_stage)
+    if task in space.picks and folded == set(nest.inner) and can_pick(space, nest, task):
+        return Level.ROW, stage
     if not folded:
         nest.scope[task] = Scope.NOTHING
         return own_level, stage
@@ -387,6 +389,24 @@ def _fold_level(space: GroupSpace, nest: LoopNest, task: Task) -> tuple[Level, i
         nest.scope[task] = Scope.ROWS
         return Level.POST_UNIFORM, 0
     raise Incompatible("folds other axes than the loops of the kernel")
+
+
+def can_pick(space: GroupSpace, nest: LoopNest, task: Task) -> bool:
+    """Whether one element of a row can be computed alone: by arithmetic on loads."""
+    producers = {v: t for t in space.tasks for v in t.results if not is_assembled(t)}
+    pending = [space.operands[task][0]]
+    while pending and len(nest.inner) == 1:
+        operand = pending.pop()
+        if operand.is_position or operand.guards:
+            return False
+        pending.extend(index for index, _, _ in operand.indices)
+        if not operand.computed or nest.level[operand.source] is not Level.ELEMENT:
+            continue
+        maker = producers[operand.source]
+        if _kind(maker) not in (OpKind.ELEMENTWISE, OpKind.CONTRACTION):
+            return False
+        pending.extend(space.operands[maker])
+    return len(nest.inner) == 1
 
 
 def _check_repetition(space: GroupSpace, nest: LoopNest, escapes: set[Value]) -> None:

@@ -266,6 +266,7 @@ class RowsWriter(ProgramWriter):
 
     # one pass ------------------------------------------------------------------------
     def _pass(self, block: Pass, lane_loop: str) -> dict[str, Any]:
+        self.writer.hoisted = None
         row = self._row_text(block)
         folds = [s for s in block.element if isinstance(s, Fold)]
         self.writer.hoisted = []

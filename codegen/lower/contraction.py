@@ -7,7 +7,16 @@ from dataclasses import replace
 from flamec.codegen.lower.kernel_builder import ParameterList
 from flamec.codegen.lower.lanes import lane_type, memory_type
 from flamec.ir.graph import Value
-from flamec.ir.kernel import Contraction, Linear, Load, MatrixOperand, Pass, RowProgram, Store
+from flamec.ir.kernel import (
+    Contraction,
+    Linear,
+    Load,
+    MatrixOperand,
+    Pass,
+    RowProgram,
+    Statement,
+    Store,
+)
 from flamec.ir.layout import dense_strides
 from flamec.ir.shape import Dim, product
 from flamec.ir.tasks import Task, TaskGraph, matrix_strides
@@ -66,7 +75,10 @@ def place_product(program: RowProgram) -> RowProgram:
         return program
     wanted = _product_place(program)
     reads = [
-        i for i, block in enumerate(program.passes) for s in block.element if _reads_product(s)
+        number
+        for number, block in enumerate(program.passes)
+        for s in (*block.row, *block.element)
+        if _reads_product(s)
     ]
     for number, block in enumerate(program.passes):
         for statement in block.element:
@@ -93,13 +105,17 @@ def _reads_product(statement: object) -> bool:
 def _with_product_in(program: RowProgram, parameter: int) -> RowProgram:
     passes = []
     for block in program.passes:
-        element = tuple(
-            replace(s, place=replace(s.place, parameter=parameter))
-            if isinstance(s, Load) and _reads_product(s)
-            else s
-            for s in block.element
-        )
-        passes.append(Pass(block.row, element))
+        passes.append(Pass(_moved(block.row, parameter), _moved(block.element, parameter)))
     assert program.contraction is not None
     contraction = replace(program.contraction, result=parameter)
     return replace(program, passes=tuple(passes), contraction=contraction)
+
+
+def _moved(statements: tuple[Statement, ...], parameter: int) -> tuple[Statement, ...]:
+    """Statements that find the product in another parameter."""
+    return tuple(
+        replace(s, place=replace(s.place, parameter=parameter))
+        if isinstance(s, Load) and _reads_product(s)
+        else s
+        for s in statements
+    )

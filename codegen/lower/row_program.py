@@ -10,7 +10,7 @@ computed again if that is cheap, else kept for the row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flamec.codegen.lower.kernel_builder import (
@@ -55,7 +55,7 @@ from flamec.ir.loop_nest import (
     store_address,
 )
 from flamec.ir.op import OpKind
-from flamec.ir.shape import Dim, SymbolicDim, format_dim, product
+from flamec.ir.shape import Dim, SymbolicDim, format_dim, product, structurally_equal
 from flamec.ir.tasks import Task
 
 CHUNKS = 16  # most partial results of a fold over rows; fixed by the sizes, not by threads
@@ -68,12 +68,14 @@ CHEAP_OPERATIONS = 6  # what is rather computed again than kept for a later pass
 @dataclass
 class _Context:
     """Where statements go: into one pass over the rows, behind them ("after"), or into the
-    kernel's uniform or finishing statements."""
+    kernel's uniform or finishing statements. ``picked`` is the index of the one element of a
+    row that is meant, where that is computed alone."""
 
     kind: str
     row: Section
     element: Section
     number: int = -1
+    picked: tuple[ComputedIndex, ...] = ()
 
     @property
     def is_uniform(self) -> bool:
@@ -103,6 +105,7 @@ class ProgramBuilder:
         self._column_names: dict[Value, str] = {}
         self._first_pass: dict[Value, tuple[int, str]] = {}
         self._kept: dict[Value, int] = {}
+        self._picked_names: dict[str, dict[object, str]] = {}
         self._counter = 0
 
     # names ---------------------------------------------------------------------------
@@ -120,17 +123,23 @@ class ProgramBuilder:
         strides = address.strides()
         if context.is_uniform:
             return Linear(address.offset, (), ())
-        return Linear(
-            address.offset,
-            tuple(strides.get(group[-1], 0) for group in self.row_groups),
-            tuple(strides.get(group[-1], 0) for group in self.inner_groups),
-        )
+        inner: Sequence[Dim] = [strides.get(group[-1], 0) for group in self.inner_groups]
+        if context.picked:
+            inner = [0] * len(inner)
+        rows = tuple(strides.get(group[-1], 0) for group in self.row_groups)
+        return Linear(address.offset, rows, tuple(inner))
+
+    def _picked_index(self, address: Address, context: _Context) -> tuple[ComputedIndex, ...]:
+        """Where the one element that is meant lies inside its row."""
+        stride = address.strides().get(self.nest.inner[-1], 0) if context.picked else 0
+        moves = not structurally_equal(stride, 0)
+        return tuple(replace(index, stride=stride) for index in context.picked if moves)
 
     def _section(self, level: Level, context: _Context) -> Section:
         return context.row if level is Level.ROW else context.element
 
     def _names(self, section: Section, context: _Context) -> dict[object, str]:
-        shared = section is context.row and context.kind == "pass"
+        shared = section is context.row and context.kind in ("pass", "picked")
         return self._row.names if shared else section.names
 
     def _imported(self, name: str, lane: str, context: _Context) -> str:
@@ -197,6 +206,7 @@ class ProgramBuilder:
             index_of = Address(-guard.low, tuple(own_strides(leaves(guard.axes))))
             guards.append((self._linear(index_of, context), guard.size))
         at, indices = self._linear(operand.address, context), self._indices(operand, context)
+        indices += self._picked_index(operand.address, context)
         return Place(number, at, indices, tuple(guards))
 
     def _indices(self, operand: Operand, context: _Context) -> tuple[ComputedIndex, ...]:
@@ -210,20 +220,35 @@ class ProgramBuilder:
             f"index {{detail}} is out of bounds for dimension {axis} of size {format_dim(size)}"
         )
 
-    def _hit(self, task: Task, at: Address, context: _Context) -> str:
-        """Whether an element is in the column that its row's index says."""
+    def _picked(self, task: Task, context: _Context) -> str:
+        """One element of each row, computed alone."""
+        checked = self._checked_index(task, context)
+        assert task.node is not None
+        shape = task.node.inputs[0].type.shape
+        index = ComputedIndex(checked, 1, shape[-1], self._error(len(shape) - 1, shape[-1]))
+        names = self._picked_names.setdefault(checked, {})
+        element = Section(context.row.statements, names)
+        single = _Context("picked", context.row, element, context.number, (index,))
+        return self._operand(self.space.operands[task][0], single)
+
+    def _checked_index(self, task: Task, context: _Context) -> str:
+        """The column that a row's index says."""
         index = self.space.operands[task][1]
         level, _ = operand_level(self.nest, index)
         assert task.node is not None
         shape = task.node.inputs[0].type.shape
         name = self._operand(index, context)
         error = self._error(len(shape) - 1, shape[-1])
-        checked = self._once(
+        return self._once(
             ("checked", name, error),
             level,
             context,
             lambda n: CheckedIndex(n, name, shape[-1], error),
         )
+
+    def _hit(self, task: Task, at: Address, context: _Context) -> str:
+        """Whether an element is in the column that its row's index says."""
+        checked = self._checked_index(task, context)
         position = self._position(at, "i64", Level.ELEMENT, context)
         return self._once(
             ("hit", position, checked),
@@ -312,9 +337,12 @@ class ProgramBuilder:
                     return self._operand(operands[0], context)
                 return self._zero(lane, level, context)
             case OpKind.CONTRACTION:
-                at = self._linear(store_address(self.space, value), context)
-                place = Place(self._product_parameter(value), at)
+                address = store_address(self.space, value)
+                at, indices = self._linear(address, context), self._picked_index(address, context)
+                place = Place(self._product_parameter(value), at, indices)
                 return self._load(value, place, level, context)
+            case OpKind.GATHER if task in self.space.picks:
+                return self._picked(task, context)
             case OpKind.SCATTER:
                 return self._placed(task, level, context)
             case OpKind.GATHER | OpKind.VIEW | OpKind.BARRIER:

@@ -26,6 +26,7 @@ from flamec.ir.tasks import Task, TaskGraph
 LARGEST_SEGMENT = 96  # tasks; beyond that compiling costs more than it saves
 SLOWDOWN = 1.5  # by which merged loops may be worse than separate ones
 EPILOGUE_TENSORS = 3  # that an epilogue may touch beside the product
+ALWAYS_CACHED = 1 << 17  # bytes that are no burden to any cache
 BUNDLE_SHARE = 4  # a bundled writer moves at least so many times what merging would save
 
 
@@ -100,7 +101,7 @@ def fuse(context: TaskGraph, options: FusionOptions | None = None) -> Fusion:
     groups = fuser.state.in_order()
     escapes = {v for g in groups for v in fuser.state.escapes(g.tasks)}
     made = tuple(FusionGroup(fuser.segments(group)) for group in groups)
-    return Fusion(made, tuple(dict.fromkeys(fuser.decisions.values())), escapes)
+    return Fusion(made, fuser.all_decisions(), escapes)
 
 
 def _kind(task: Task) -> OpKind | None:
@@ -119,7 +120,7 @@ class _Fuser:
     def __init__(self, context: TaskGraph) -> None:
         self.context = context
         self.state = FusionState(context)
-        self.decisions: dict[tuple[int, int], FusionDecision] = {}
+        self._made: list[FusionDecision] = []
         self._refused: dict[tuple[int, int], str] = {}
         self._cost: dict[int, float] = {}
 
@@ -171,7 +172,8 @@ class _Fuser:
                 shared.append(group)
         self.state.bundle(writers, shared)
         for group in writers[1:]:
-            self._record(writers[0], group, True, "independent writers run side by side")
+            reason = "independent writers run side by side"
+            self._made.append(FusionDecision(writers[0].name, group.name, True, reason))
 
     def _is_writer(self, group: WorkingGroup) -> bool:
         if not _pointwise(group) or _uniform(group) or self.state.successors(group):
@@ -192,11 +194,11 @@ class _Fuser:
             return False
         reason = self._objection(producer, consumer, value)
         if reason:
-            self._record(producer, consumer, False, reason)
             if reason != _CYCLE:
                 self._refused[key] = reason
             return False
-        self._record(producer, consumer, True, f"saves {_bytes(value)} bytes")
+        saved = f"saves {_bytes(value)} bytes"
+        self._made.append(FusionDecision(producer.name, consumer.name, True, saved))
         self.state.merge(producer, consumer)
         return True
 
@@ -243,7 +245,7 @@ class _Fuser:
         operands = {self.context.root(v) for v in product.operands}
         touched = (self.state.inputs(tasks) - operands) | (escapes - set(product.results))
         total = sum(_bytes(v) for v in touched)
-        if total > EPILOGUE_TENSORS * size:
+        if total > max(EPILOGUE_TENSORS * size, ALWAYS_CACHED):
             return "the epilogue moves more memory than the product"
         return ""
 
@@ -257,8 +259,15 @@ class _Fuser:
             self._cost[group.number] = cost
         return self._cost[group.number]
 
-    def _record(self, a: WorkingGroup, b: WorkingGroup, made: bool, reason: str) -> None:
-        self.decisions[(a.number, b.number)] = FusionDecision(a.name, b.name, made, reason)
+    def all_decisions(self) -> tuple[FusionDecision, ...]:
+        """The merges in order, then why those that are left next to each other were not merged."""
+        groups = self.state.groups()
+        left = []
+        for producer in groups:
+            for consumer in self.state.successors(producer):
+                reason = self._refused.get((producer.number, consumer.number), _CYCLE)
+                left.append(FusionDecision(producer.name, consumer.name, False, reason))
+        return tuple(dict.fromkeys([*self._made, *left]))
 
     def segments(self, group: WorkingGroup) -> tuple[tuple[Task, ...], ...]:
         """The task sets of a group; tasks of scalars go with every segment of a bundle."""
