@@ -53,13 +53,20 @@ class Allocator:
         self._leases: dict[int, _Lease] = {}  # by id: a reference to an array has no hash
         self._slab = np.empty(0, np.uint8)
         self._slab_address = 0
-        self._slab_used = 0
+        self._slab_used = _SLAB  # so that the first array makes one
         self._lock = threading.RLock()  # a lease may end, in a collection, inside any of this
 
     def empty(self, nbytes: int) -> tuple[np.ndarray, int]:
         """An uninitialised uint8 array of ``nbytes`` and its address; MemoryError if too large."""
         if nbytes <= _SMALL:
-            return self._from_slab(nbytes)
+            with self._lock:
+                start = self._slab_used
+                end = start + ((nbytes + ALIGNMENT - 1) & -ALIGNMENT)
+                if end > _SLAB:
+                    self._new_slab()
+                    start, end = 0, end - start
+                self._slab_used = end
+                return self._slab[start : start + nbytes], self._slab_address + start
         block = self._take(nbytes)
         array = np.frombuffer(block.owner, np.uint8, nbytes)
         self._lend(block, array)
@@ -97,19 +104,12 @@ class Allocator:
             self._idle.clear()
         return released
 
-    def _from_slab(self, nbytes: int) -> tuple[np.ndarray, int]:
-        room = -(-nbytes // ALIGNMENT) * ALIGNMENT
-        with self._lock:
-            start = self._slab_used
-            if start + room > self._slab.size:
-                slab = np.empty(_SLAB + ALIGNMENT, np.uint8)
-                address = slab.__array_interface__["data"][0]
-                skip = -address % ALIGNMENT
-                self._slab = slab[skip : skip + _SLAB]
-                self._slab_address = address + skip
-                start = 0
-            self._slab_used = start + room
-            return self._slab[start : start + nbytes], self._slab_address + start
+    def _new_slab(self) -> None:
+        slab = np.empty(_SLAB + ALIGNMENT, np.uint8)
+        address = slab.__array_interface__["data"][0]
+        skip = -address % ALIGNMENT
+        self._slab = slab[skip : skip + _SLAB]
+        self._slab_address = address + skip
 
     def _end_lease(self, lease: _Lease) -> None:
         block = lease.block

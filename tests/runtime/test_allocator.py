@@ -103,3 +103,15 @@ def test_an_arena_grows_and_tells_that_it_moved() -> None:
     assert arena.generation > first
     assert arena.size >= 5 << 20
     assert arena.view().size == arena.size
+
+
+def test_an_array_is_the_one_object_that_its_views_refer_to() -> None:
+    allocator = Allocator()
+    array = allocator.array((3, 5), np.dtype(np.float32))
+    assert array.shape == (3, 5)
+    assert array.flags.c_contiguous
+    assert array[1:].T.base is array
+    address = array.ctypes.data
+    del array
+    assert allocator.array((4, 4), np.dtype(np.float32)).ctypes.data == address
+    assert allocator.array((0, 2), np.dtype(np.int64)).size == 0
