@@ -240,7 +240,7 @@ class Recorder:
         module = sys.modules.get(cls.__module__)
         if not _is_user_module(module):
             return
-        for attribute, value in vars(cls).items():
+        for attribute, value in list(vars(cls).items()):
             if attribute.startswith("_") or hasattr(value, "__get__"):
                 continue
             label = f"{name}.{attribute}"

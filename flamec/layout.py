@@ -2,8 +2,8 @@
 
 Computed from the view steps that lead from the storage's base to the tensor, so
 the answer is the same while running and while tracing, for symbolic sizes too.
-Relations between symbolic sizes are judged by form alone: asking never adds a
-guard.
+Relations between symbolic sizes are judged by form alone: asking adds no guard,
+unless the function is traced for a size of 1.
 """
 
 from __future__ import annotations
@@ -31,17 +31,23 @@ def row_major(shape: Sequence[Dim]) -> Strides:
     return tuple(reversed(strides))
 
 
+def _is_one(dim: Dim) -> bool:
+    if isinstance(dim, int):
+        return dim == 1
+    return thread.trace is not None and thread.trace.is_one(dim)
+
+
 def is_row_major(shape: Sequence[Dim], strides: Strides) -> bool:
     """Whether these strides are those of a contiguous array (any, where the size is 1)."""
     if any(structurally_equal(d, 0) for d in shape):
         return True
     step: Dim = 1
     for dim, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if structurally_equal(dim, 1):
+        if structurally_equal(stride, step):
+            step = step * dim
             continue
-        if not structurally_equal(stride, step):
+        if not _is_one(dim):
             return False
-        step = step * dim
     return True
 
 
@@ -62,14 +68,13 @@ def view_strides(
     for axis in reversed(range(len(shape))):
         run = run * shape[axis]
         starts_run = axis == 0 or (
-            not structurally_equal(shape[axis - 1], 1)
-            and not structurally_equal(strides[axis - 1], run * step)
+            not structurally_equal(strides[axis - 1], run * step) and not _is_one(shape[axis - 1])
         )
         if not starts_run:
             continue
         covered: Dim = 1
         while position >= 0 and (
-            not structurally_equal(covered, run) or structurally_equal(new_shape[position], 1)
+            not structurally_equal(covered, run) or _is_one(new_shape[position])
         ):
             result[position] = covered * step
             covered = covered * new_shape[position]

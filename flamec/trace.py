@@ -23,7 +23,7 @@ from flamec.errors import (
 from flamec.ir.builder import Builder, GraphBuilder
 from flamec.ir.graph import Graph, Location, Node, Value
 from flamec.ir.op import Op, OpKind, lookup
-from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim
+from flamec.ir.shape import Dim, SymbolicDim, equal, evaluate_dim
 from flamec.ir.types import CPU, TensorType, float64, int64
 from flamec.state import thread
 from flamec.tensor import Storage, Tensor, ViewStep
@@ -141,6 +141,7 @@ class Trace:
             weakref.WeakValueDictionary()
         )
         self.numbers: dict[Any, Tensor] = {}
+        self._copied_for: dict[Storage, list[Dim]] = {}
         self.freed: set[int] = set()
         self.aliases: list[tuple[int, Tensor]] = []
         self.alias_tensors: set[Tensor] = set()
@@ -288,6 +289,26 @@ class Trace:
         """A tensor with the same value and memory of its own."""
         return self.wrap(self.value_of(tensor))
 
+    def is_one(self, size: Dim) -> bool:
+        """Whether a symbolic size is 1 here; guarded only if it is."""
+        if not isinstance(size, SymbolicDim) or evaluate_dim(size, self.oracle.hints) != 1:
+            return False
+        return equal(size, 1)
+
+    def note_copy(self, source: Tensor, copy: Tensor) -> None:
+        """Remember a copy that would have been a view if a symbolic size were 1.
+
+        That matters only if one of the two is written to, so it is guarded only then.
+        """
+        sizes = [d for d in source._type.shape if isinstance(d, SymbolicDim)]
+        if sizes:
+            for storage in (source._storage, copy._storage):
+                self._copied_for.setdefault(storage, []).extend(sizes)
+
+    def _guard_copies(self, storage: Storage) -> None:
+        for size in self._copied_for.pop(storage, ()):
+            equal(size, 1)
+
     # operations ---------------------------------------------------------------
     def apply(self, op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Any:
         operands = [self.value_of(t) for t in inputs]
@@ -320,6 +341,7 @@ class Trace:
 
     def write(self, target: Tensor, source: Tensor) -> Tensor:
         """Give ``target``'s storage the value it has after ``source`` is stored through it."""
+        self._guard_copies(target._storage)
         root = self.root_of(target)
         source_value, old = self.value_of(source), self.value_of(target)
         steps = self._relative_steps(target, root)

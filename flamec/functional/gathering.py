@@ -99,7 +99,7 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
     """``out[i][j][k] = input[index[i][j][k]][j][k]`` (for dim 0), of the shape of ``index``."""
     result_shape = index._type.shape
     x, axis, index = _checked("gather", input, dim, index)
-    if any(structurally_equal(d, 0) for d in result_shape):
+    if len(index._type.shape) != len(x._type.shape):  # an empty index
         return tensor_builder.full(  # type: ignore[no-any-return]
             value=0, shape=result_shape, dtype=x._type.dtype, device=x._type.device
         )

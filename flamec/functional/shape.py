@@ -30,7 +30,12 @@ def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
 
 def contiguous(input: Tensor, memory_format: Any = None) -> Tensor:
     """The tensor itself if its elements lie in row-major order, else a copy."""
-    return input if is_contiguous(input) else clone(input)
+    if is_contiguous(input):
+        return input
+    result = clone(input)
+    if thread.trace is not None:
+        thread.trace.note_copy(input, result)
+    return result
 
 
 def owned(view: Tensor) -> Tensor:
@@ -48,7 +53,9 @@ def regroup(input: Tensor, shape: Sequence[Dim]) -> Tensor:
 def reshaped(input: Tensor, shape: Sequence[Dim]) -> Tensor:
     """``input`` in ``shape`` (complete, of as many elements): a view if possible, else a copy."""
     if thread.trace is not None and not can_view(input, shape):
-        input = owned(input)
+        copy = owned(input)
+        thread.trace.note_copy(input, copy)
+        input = copy
     return regroup(input, shape)
 
 
