@@ -37,7 +37,7 @@ from flamec.runtime.cuda.device import CudaDevice
 from flamec.runtime.cuda.driver import driver
 from flamec.runtime.cuda.graph import capture
 from flamec.runtime.cuda.module import load_kernel
-from flamec.runtime.cuda.stream import Event
+from flamec.runtime.cuda.stream import Event, Stream
 from flamec.runtime.cuda.triton_compiler import compile_kernel
 from flamec.runtime.kernel_cache import KernelCache
 
@@ -181,6 +181,8 @@ def launches(costs: Costs) -> None:
         "launch, ctypes",
         lambda: library.cuLaunchKernel(raw[0], 1, 1, 1, 128, 1, 1, 0, null, raw[1], None),
     )
+    own = Stream(0)
+    costs.host("launch, in a stream of its own", lambda: launch(own))
     costs.device("launch, stream busy", lambda: launch(stream), 1000)
     costs.host("event made and recorded", lambda: Event().record(stream))
     costs.host("stream synchronize, idle", stream.synchronize)

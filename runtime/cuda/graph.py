@@ -78,12 +78,12 @@ class Graph:
 def capture(context: CudaContext, steps: Sequence[Step]) -> Graph:
     """Record steps. CaptureError if the driver refuses or a step cannot be recorded.
 
-    Nothing runs. Other threads may go on using the device; memory that the steps use must
-    exist and outlive the graph.
+    Nothing runs. Other work on the device goes on, in this thread, too (a collection may give
+    memory back); memory that the steps use must exist and outlive the graph.
     """
     cu = driver()
     stream = Stream(context.index)
-    mode = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    mode = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
     try:
         check(cu.cuStreamBeginCapture(stream.raw, mode), "cuStreamBeginCapture")
     except CudaError as error:
@@ -126,7 +126,7 @@ def _newest_nodes(stream: Stream, position: int) -> Sequence[Any]:
 
 
 def _abandon(stream: Stream) -> None:
-    """End a capture whose graph is not wanted."""
+    """End a capture that failed: the driver then says so again, and may give a graph."""
     cu = driver()
     status, handle = cu.cuStreamEndCapture(stream.raw)
     if status == 0:

@@ -29,7 +29,7 @@ class Parameter:
     comes from (constants are not arguments; -1 for scratch and null). A tensor
     descriptor becomes several parameters: ``component`` says which part one is: ``"base"``
     (the map, or the pointer where the target has none), ``"shape"`` or ``"stride"`` (of
-    dimension ``dimension``) or ``"nan_fill"``; it is empty for ordinary arguments.
+    dimension ``dimension``) or ``"flag"`` (which stays 0); it is empty for ordinary arguments.
     """
 
     kind: str

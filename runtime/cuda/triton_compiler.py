@@ -31,6 +31,7 @@ OLDEST_TRITON = (3, 6)
 
 _FORMAT = "1"  # of what is kept in the cache
 _ALIGNMENT = 16
+_DEFAULT_OPTIONS = {"enable_fp_fusion": True}  # Triton's own default depends on its version
 _CONSTANT = "constexpr"
 _SCALARS = {
     "i1": ("int", 1),
@@ -76,11 +77,14 @@ def triton_version() -> str:
         raise TritonError(
             "GPU programs need the package triton, which is not installed: pip install triton"
         ) from None
-    known = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if known < OLDEST_TRITON:
+    if _release(version) < OLDEST_TRITON:
         oldest = ".".join(map(str, OLDEST_TRITON))
         raise TritonError(f"flamec needs triton {oldest} or later; {version} is installed")
     return version
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
 def kernel_key(source: KernelSource, target: str) -> str:
@@ -187,13 +191,14 @@ def _run_triton(source: KernelSource, capability: int, path: Path) -> Any:
         {(names.index(name),): [["tt.divisibility", _ALIGNMENT]] for name in source.aligned},
     )
     gpu = GPUTarget("cuda", capability, 32)
+    options = {**_DEFAULT_OPTIONS, **source.options}
     with (
         _triton_lock,
         tempfile.TemporaryDirectory(prefix="flamec-triton-") as folder,
         triton.knobs.cache.scope(),
     ):
         triton.knobs.cache.dir = folder
-        return triton.compile(ast, target=gpu, options=dict(source.options))
+        return triton.compile(ast, target=gpu, options=options)
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -282,7 +287,10 @@ def _flat_parameters(source: KernelSource, has_maps: bool) -> list[Parameter]:
 
 
 def _descriptor_parameters(argument: int, rank: int, has_map: bool) -> list[Parameter]:
-    """What a tensor descriptor becomes: a map or a pointer, then its sizes and strides."""
+    """What a tensor descriptor becomes: a map or a pointer, then its sizes and strides.
+
+    The flags are for NaN outside the array and, from Triton 3.7 on, for rounding to tf32.
+    """
 
     def each(component: str, size: int) -> list[Parameter]:
         return [Parameter("int", size, argument, component, i) for i in range(rank)]
@@ -291,7 +299,8 @@ def _descriptor_parameters(argument: int, rank: int, has_map: bool) -> list[Para
     if has_map:
         return [Parameter("tensor_map", 128, argument, "base"), *tail]
     head = [Parameter("pointer", 8, argument, "base"), *each("shape", 8), *each("stride", 8)]
-    return [*head, Parameter("int", 1, argument, "nan_fill"), *tail]
+    flags = 1 if _release(triton_version()) < (3, 7) else 2
+    return [*head, *(Parameter("int", 1, argument, "flag") for _ in range(flags)), *tail]
 
 
 def _with_hidden(

@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 import pytest
+from gpu_kernels import plan_in_order
 
 from flamec.runtime.cuda import driver
 from flamec.runtime.cuda.device import CudaDevice
@@ -79,6 +80,23 @@ def test_streams_are_ordered_by_events(device: CudaDevice) -> None:
     memory.record_stream(first)
     memory.record_stream(second)
     copied.record_stream(second)
+
+
+def test_copies_between_devices(device: CudaDevice) -> None:
+    """From the last device to the first, or within the only one."""
+    last = CudaDevice(driver.device_count() - 1, device.cache, plan_in_order)
+    data = np.random.default_rng(1).integers(0, 255, 1 << 20).astype(np.uint8)
+    source, source_address = last.empty(data.nbytes)
+    to, to_address = device.empty(data.nbytes)
+    last.write(source_address, data)
+    device.copy_from(to_address, last, source_address, data.nbytes)
+    last.fill(source_address, 0, data.nbytes)
+    result = np.empty_like(data)
+    device.read(result, to_address)
+    assert (result == data).all()
+    if last.index:
+        assert isinstance(driver.can_access_peer(0, last.index), bool)
+    del source, to
 
 
 def test_threads_share_a_device(device: CudaDevice) -> None:

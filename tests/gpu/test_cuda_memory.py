@@ -35,6 +35,22 @@ def test_accounts(device: CudaDevice) -> None:
     assert pool.allocated_bytes == before
 
 
+def test_small_blocks_are_used_again_in_their_stream(device: CudaDevice) -> None:
+    first, address = device.empty(700)
+    del first
+    with use_stream(Stream(0)):
+        other, other_address = device.empty(700)
+        assert other_address != address
+    again, again_address = device.empty(900)
+    assert again_address == address
+    larger, larger_address = device.empty(1025)
+    assert larger_address != address
+    del again, larger, other
+    device.synchronize()
+    device.release_idle()
+    assert device.empty(100)[1] != 0
+
+
 def test_memory_is_kept_and_released(device: CudaDevice) -> None:
     device.synchronize()
     device.release_idle()
