@@ -219,6 +219,8 @@ class _Fuser:
                 root = self.context.root(task.operands[position])
                 if any(t in together for t in self.context.producers.get(root, ())):
                     return f"{task.name} reads it at places of its own, so it must be in memory"
+        if sum(_kind(t) is OpKind.CONTRACTION for t in tasks) > 1:
+            return "each has a matrix product of its own"
         if self.state.makes_cycle(producer, consumer):
             return _CYCLE
         escapes = self.state.escapes(tasks)
