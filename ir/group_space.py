@@ -12,8 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from flamec.ir.graph import Node, Value
-from flamec.ir.iteration_space import Axes, Axis, Dims, Incompatible, fresh_axes, fresh_dims
-from flamec.ir.iteration_space import leaves, unify
+from flamec.ir.iteration_space import (
+    Axes,
+    Axis,
+    Dims,
+    Incompatible,
+    fresh_axes,
+    fresh_dims,
+    leaves,
+    unify,
+)
 from flamec.ir.layout import Dimension, Layout, dense, strided, view_layout
 from flamec.ir.op import OpKind
 from flamec.ir.shape import Dim, structurally_equal
@@ -110,6 +118,17 @@ class GroupSpace:
 
 def analyze(tasks: Sequence[Task], context: TaskGraph) -> GroupSpace:
     """The common iteration space of ``tasks``; Incompatible if they have none."""
+    space = _spaced(tasks, context)
+    _link_components(space)
+    if _link_loads(space) and _runs_together(space):
+        space = _spaced(tasks, context)  # loads of one array in two directions: keep them apart
+        _link_components(space)
+    if _runs_together(space):
+        raise Incompatible("two dimensions of one value would have to run together")
+    return space
+
+
+def _spaced(tasks: Sequence[Task], context: TaskGraph) -> GroupSpace:
     space = GroupSpace(tasks, context)
     for task in tasks:
         dims = _RULES[_rule_of(task)](space, task)
@@ -119,12 +138,15 @@ def analyze(tasks: Sequence[Task], context: TaskGraph) -> GroupSpace:
                 space.assembled.add(value)
             else:
                 space.dims[value] = dims
-    _link_components(space)
+    return space
+
+
+def _runs_together(space: GroupSpace) -> bool:
     for value in space.dims:
         axes = space.value_axes(value)
         if len(set(axes)) != len(axes):
-            raise Incompatible("two dimensions of one value would have to run together")
-    return space
+            return True
+    return False
 
 
 def _link_components(space: GroupSpace) -> None:
@@ -137,7 +159,7 @@ def _link_components(space: GroupSpace) -> None:
             axes.update(operand.axes())
         if not axes:
             continue
-        loads = [o for o in operands if o.from_memory and o.address and not o.indices]
+        loads = [o for o in operands if _is_plain_load(o)]
         apart = []
         for known, found in components:
             if known.isdisjoint(axes):
@@ -153,6 +175,33 @@ def _link_components(space: GroupSpace) -> None:
             raise Incompatible("they have neither values nor loads in common")
         for left, right in zip(pair[0].dims, pair[1].dims, strict=True):
             unify(left, right)
+
+
+def _link_loads(space: GroupSpace) -> bool:
+    """Loads that agree on some loops agree on all: a row that is folded is the row that is
+    then used. Whether anything changed."""
+    changed = False
+    known: dict[Value, list[Operand]] = {}
+    for task in space.tasks:
+        for operand in space.operands[task]:
+            if not _is_plain_load(operand):
+                continue
+            others = known.setdefault(operand.source, [])
+            for other in others:
+                mine, theirs = operand.axes(), other.axes()
+                shares = any(axis in theirs for axis in mine)
+                if shares and mine != theirs and _same_load(operand, other):
+                    for left, right in zip(operand.dims, other.dims, strict=True):
+                        unify(left, right)
+                    changed = True
+                    break
+            else:
+                others.append(operand)
+    return changed
+
+
+def _is_plain_load(operand: Operand) -> bool:
+    return operand.from_memory and operand.address is not None and not operand.indices
 
 
 def _same_load(a: Operand, b: Operand) -> bool:
