@@ -167,13 +167,24 @@ class _Fuser:
         shared = []
         for group in reversed(self.state.groups()):
             users = self.state.successors(group)
-            if group not in ends and _uniform(group) and users and users <= ends:
+            if group in ends or not _uniform(group) or not users or not users <= ends:
+                continue
+            if all(self._reads_plainly(user, group) for user in users):
                 ends.add(group)
                 shared.append(group)
         self.state.bundle(writers, shared)
         for group in writers[1:]:
             reason = "independent writers run side by side"
             self._made.append(FusionDecision(writers[0].name, group.name, True, reason))
+
+    def _reads_plainly(self, user: WorkingGroup, scalars: WorkingGroup) -> bool:
+        """Whether ``user`` needs the results of ``scalars`` for elementwise operations only."""
+        made = {v for task in scalars.tasks for v in task.results}
+        return all(
+            _kind(task) is OpKind.ELEMENTWISE and not task.is_copy
+            for task in user.tasks
+            if any(self.context.root(v) in made for v in task.operands)
+        )
 
     def _is_writer(self, group: WorkingGroup) -> bool:
         if not _pointwise(group) or _uniform(group) or self.state.successors(group):
