@@ -136,10 +136,10 @@ def _program_allows(program: RowProgram, source: int, target: int) -> bool:
                     loads.append((order, s.place))
     loads += [(1 << 30, s.place) for s in program.after if _is_load(s, source)]
     stores += [(1 << 30, s.place) for s in program.after if _is_store(s, target)]
-    if len(stores) != 1:
+    if not stores or any(not _same(place, stores[0][1]) for _, place in stores):
         return not loads
-    order, place = stores[0]
-    return all(o <= order and _same(p, place) for o, p in loads)
+    first = min(order for order, _ in stores)
+    return all(order <= first and _same(place, stores[0][1]) for order, place in loads)
 
 
 def _is_load(s: Statement, parameter: int) -> bool:

@@ -10,16 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flamec.codegen.lower.lanes import LANE_BYTES
-from flamec.ir.kernel import Compute, Fold, Kernel, RowProgram
+from flamec.ir.kernel import Compute, Fold, Kernel, Load, RowProgram, Store
 from flamec.ir.loop_nest import estimate
 from flamec.ir.shape import Dim, product
 
 GRAIN = 1 << 15  # weighted elements that are worth another thread
 BLOCK = 4096  # elements of a block of a flat loop
 ROWS_SIDE_BY_SIDE = 1024  # rows of a group whose lanes are rows
-PANEL_BYTES = 1 << 20  # of a product's rows that an epilogue finds in cache
+PANEL_BYTES = 1 << 23  # of a product's rows that an epilogue finds in cache
 LARGEST_UNROLLED_BODY = 6  # statements
 UNROLLED_LENGTH = 256  # elements of a row
+TILE = 32  # rows and elements of a block
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,9 @@ class Schedule:
     """``weight``: cost of an element, in additions. ``block``: elements of a flat block.
 
     ``width``: rows side by side; ``unroll``: independent accumulators of a fold; ``panel``:
-    rows of a matrix product computed before its epilogue.
+    rows of a matrix product computed before its epilogue; ``tiled``: the number of the row
+    loop that is cut into blocks together with the elements, because some array is contiguous
+    along it, or -1.
     """
 
     weight: int
@@ -35,6 +38,7 @@ class Schedule:
     width: int = ROWS_SIDE_BY_SIDE
     unroll: int = 1
     panel: int = 64
+    tiled: int = -1
 
 
 def propose(program: RowProgram) -> Schedule:
@@ -53,7 +57,26 @@ def propose(program: RowProgram) -> Schedule:
     sized = bool(program.inner) and (
         program.kind == "flat" or estimate(program.inner[-1].size) >= UNROLLED_LENGTH
     )
-    return Schedule(_weight(program), unroll=4 if small and sized else 1, panel=panel)
+    unroll = 4 if small and sized else 1
+    return Schedule(_weight(program), unroll=unroll, panel=panel, tiled=_tiled_row(program))
+
+
+def _tiled_row(program: RowProgram) -> int:
+    """The row loop along which an array is contiguous that is not so inside the rows."""
+    plain = program.kind == "rows" and len(program.passes) == 1 and program.contraction is None
+    if not plain or not program.inner or any(isinstance(s, Fold) for s in program.statements()):
+        return -1
+    if min(estimate(program.inner[-1].size), 1 << 30) < TILE:
+        return -1
+    block = program.passes[0]
+    if any(isinstance(s, Store) for s in block.row):
+        return -1
+    for s in block.element:
+        if isinstance(s, (Load, Store)) and s.place.at.inner[-1] not in (0, 1):
+            for number, stride in enumerate(s.place.at.rows):
+                if stride in (1, -1) and estimate(program.rows[number].size) >= TILE // 2:
+                    return number
+    return -1
 
 
 def _weight(program: RowProgram) -> int:

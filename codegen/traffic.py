@@ -112,10 +112,9 @@ def _statement_access(statement: Statement, part: Part | None) -> Iterator[Acces
     place = statement.place
     elements: Dim = 1
     if part is not None:
-        contraction = part.program.contraction
-        if contraction is not None and isinstance(statement, Load):
-            if place.parameter == contraction.result:
-                return
+        written = part.program.parameters[place.parameter].written
+        if isinstance(statement, Load) and written and not place.indices:
+            return  # what the kernel itself has put there
         strides = zip(_actual_sizes(part), (*place.at.rows, *place.at.inner), strict=True)
         moving = place.indices or place.guards
         elements = product(n for n, s in strides if moving or not structurally_equal(s, 0))

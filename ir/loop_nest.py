@@ -242,8 +242,8 @@ def nest_cost(space: GroupSpace, escapes: set[Value], nest: LoopNest) -> float:
         work *= 1.2
         if inner > SHORT_ROW or (rows < FEW_ROWS and rows * inner > SHORT_ROW):
             work *= 3
-    if nest.along_rows and extent(lane) < 1024:
-        work *= 2
+    if nest.along_rows:  # strips of memory instead of all of it in order
+        work *= 2 if extent(lane) < 1024 else 1.3
     if rows <= 2 and inner > SHORT_ROW and not nest.along_rows and Scope.ROW in scopes:
         work *= 4
     if nest.flat and inner <= FLAT_BLOCK:
@@ -365,6 +365,9 @@ def _fold_level(space: GroupSpace, nest: LoopNest, task: Task) -> tuple[Level, i
         stage = max(stage, other_stage)
     if task in space.picks and folded == set(nest.inner) and can_pick(space, nest, task):
         return Level.ROW, stage
+    placed = placed_value(space, task)
+    if placed is not None and folded == set(nest.inner):
+        return operand_level(nest, placed)
     if not folded:
         nest.scope[task] = Scope.NOTHING
         return own_level, stage
@@ -389,6 +392,20 @@ def _fold_level(space: GroupSpace, nest: LoopNest, task: Task) -> tuple[Level, i
         nest.scope[task] = Scope.ROWS
         return Level.POST_UNIFORM, 0
     raise Incompatible("folds other axes than the loops of the kernel")
+
+
+def placed_value(space: GroupSpace, task: Task) -> Operand | None:
+    """The one value of a row that a fold finds among zeros, which do not change the fold."""
+    operand = space.operands[task][0]
+    assert task.node is not None
+    if not operand.computed or task in space.picks or not callable(task.node.op.identity):
+        return None
+    if task.node.op.identity(operand.source.type.dtype) != 0 or _needs_position(task):
+        return None
+    maker = next(t for t in space.tasks if operand.source in t.results)
+    is_placed = maker.one_per_row and _kind(maker) is OpKind.SCATTER
+    last = task.node.attributes["axes"] == (len(operand.dims) - 1,)
+    return space.operands[maker][0] if is_placed and last else None
 
 
 def can_pick(space: GroupSpace, nest: LoopNest, task: Task) -> bool:

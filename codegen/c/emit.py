@@ -13,6 +13,7 @@ from flamec.codegen.c.program_writer import (
     EmittedProgram,
     ProgramWriter,
     RowsWriter,
+    TiledWriter,
     size_declarations,
 )
 from flamec.codegen.c.rendering import parameters_in, render, symbols_in
@@ -54,6 +55,8 @@ class Emitter:
             form: type[ProgramWriter] = RowsWriter
             if program.kind == "along rows":
                 form = SideBySideWriter
+            elif schedule.tiled >= 0:
+                form = TiledWriter
             emitted = form(program, schedule, name, self.symbols).emit()
             self._programs[key] = emitted
             self.functions.extend(emitted.functions)

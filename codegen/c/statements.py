@@ -69,6 +69,8 @@ class StatementWriter:
         self.arrays: set[str] = set()
         self.scalars: set[str] = set()
         self.aliases: dict[str, str] = {}
+        self.blocks: dict[Place, str] = {}  # copies of parts of arrays: pointer at lane 0
+        self.block_stride = 0
         self.hoisted: list[str] | None = None  # where indices that do not vary are computed
         self._hoisted_before: set[str] = set()
 
@@ -155,6 +157,8 @@ class StatementWriter:
         return f"const v_{lane} {name} = {text};"
 
     def _load(self, s: Load, axis: VectorAxis | None) -> str:
+        if s.place in self.blocks:
+            return self._plain_load(s.memory, self.blocks[s.place], self.block_stride, axis)
         index, step = self.linear(s.place.at, axis)
         if s.place.guards:
             return self._guarded(s, index, step, axis)
@@ -208,6 +212,9 @@ class StatementWriter:
         return f"vsplat_i64({index}) + viota_i64(0) * {factor(step)}"
 
     def _position(self, s: Position, axis: VectorAxis | None) -> str:
+        index, step = self.linear(s.at, axis)
+        if s.lane == "i32" and axis is not None and structurally_equal(step, 1):
+            return f"(int32_t)({index}) + (v_i32){{FLAMEC_COUNT}}"
         vector = self.position_vector(s.at, axis)
         return vector if s.lane == "i64" else f"vcast_i64_{s.lane}({vector})"
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from flamec.codegen.lower.contraction import lower_contraction, place_product
+from flamec.codegen.lower.contraction import lower_contraction
 from flamec.codegen.lower.kernel_builder import ErrorTable, KernelBuilder, Memory
+from flamec.codegen.lower.reuse_outputs import reuse_outputs
 from flamec.codegen.lower.row_program import ProgramBuilder
 from flamec.ir.graph import Value
 from flamec.ir.group_space import GroupSpace, analyze
@@ -68,7 +69,7 @@ def _lower_segment(
         if task.node is not None and task.node.op.kind is OpKind.CONTRACTION:
             builder.contraction = lower_contraction(task, context, builder.parameters, escapes)
     part = builder.build()
-    return replace(part, program=place_product(part.program))
+    return replace(part, program=reuse_outputs(part.program))
 
 
 def _stores_last(statements: Sequence[Statement]) -> tuple[Statement, ...]:
@@ -77,7 +78,8 @@ def _stores_last(statements: Sequence[Statement]) -> tuple[Statement, ...]:
 
 
 def _kind(tasks: Sequence[Task]) -> str:
-    kinds = {task.node.op.kind for task in tasks if task.node is not None and not task.is_copy}
+    proper = (task for task in tasks if not task.is_copy and not task.one_per_row)
+    kinds = {task.node.op.kind for task in proper if task.node is not None}
     for kind, name in (
         (OpKind.CONTRACTION, "matmul"),
         (OpKind.SCATTER, "scatter"),

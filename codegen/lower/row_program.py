@@ -52,6 +52,7 @@ from flamec.ir.loop_nest import (
     all_addresses,
     coalesces,
     operand_level,
+    placed_value,
     store_address,
 )
 from flamec.ir.op import OpKind
@@ -217,7 +218,7 @@ class ProgramBuilder:
 
     def _error(self, axis: int, size: Dim) -> int:
         return self.kernel.errors.code(
-            f"index {{detail}} is out of bounds for dimension {axis} of size {format_dim(size)}"
+            f"IndexError: index {{detail}} is out of bounds for dimension {axis} of size {format_dim(size)}"
         )
 
     def _picked(self, task: Task, context: _Context) -> str:
@@ -249,12 +250,25 @@ class ProgramBuilder:
     def _hit(self, task: Task, at: Address, context: _Context) -> str:
         """Whether an element is in the column that its row's index says."""
         checked = self._checked_index(task, context)
-        position = self._position(at, "i64", Level.ELEMENT, context)
+        lane = "i64"
+        assert task.node is not None
+        columns = task.node.inputs[0].type.shape[-1]
+        if isinstance(columns, int) and columns < 1 << 31:  # narrow lanes compare faster
+            lane = "i32"
+            level, _ = operand_level(self.nest, self.space.operands[task][1])
+            wide = checked
+            checked = self._once(
+                ("narrow", wide),
+                level,
+                context,
+                lambda n: Compute(n, "i32", "convert", (wide,), ("i64",)),
+            )
+        position = self._position(at, lane, Level.ELEMENT, context)
         return self._once(
             ("hit", position, checked),
             Level.ELEMENT,
             context,
-            lambda n: Compute(n, "b", "eq", (position, checked), ("i64", "i64")),
+            lambda n: Compute(n, "b", "eq", (position, checked), (lane, lane)),
         )
 
     def _placed(self, task: Task, level: Level, context: _Context) -> str:
@@ -331,6 +345,10 @@ class ProgramBuilder:
         node, operands = task.node, self.space.operands[task]
         section, lane = self._section(level, context), lane_type(value.type.dtype)
         match node.op.kind:
+            case OpKind.REDUCTION if task not in self.nest.scope:
+                placed = placed_value(self.space, task)
+                assert placed is not None
+                return self._operand(placed, context)
             case OpKind.REDUCTION:
                 assert self.nest.scope[task] is Scope.NOTHING, "folds are finished before their use"
                 if node.op.associative:
