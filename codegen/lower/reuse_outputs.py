@@ -100,8 +100,8 @@ def place_product(program: RowProgram) -> RowProgram:
     return program
 
 
-def _product_place(program: RowProgram) -> Linear:
-    """Where a row-major product lies, for the loops of the program."""
+def _dense_place(program: RowProgram) -> Linear:
+    """Where the elements of a row-major array over all loops of the program lie."""
     loops = (*program.rows, *program.inner)
     strides = dense_strides(tuple(loop.size for loop in loops))
     return Linear(0, strides[: len(program.rows)], strides[len(program.rows) :])
