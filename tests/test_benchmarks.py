@@ -1,0 +1,72 @@
+"""The benchmark harness reports what it could not measure, and compares results first."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def repository_on_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(str(ROOT))
+    yield
+    for name in [m for m in sys.modules if m.split(".")[0] == "benchmarks"]:
+        del sys.modules[name]
+
+
+def test_a_contender_that_is_absent_wrong_or_slow_is_reported() -> None:
+    from benchmarks.harness import AbsentError, Contender, Effort, Step, Workload, measure
+
+    def absent() -> Step:
+        raise AbsentError("abacus is not installed")
+
+    def slow() -> Step:
+        time.sleep(1)
+        return lambda: 1.0
+
+    contenders = [
+        Contender("right", lambda: lambda: (np.ones(3), 2.0)),
+        Contender("also right", lambda: lambda: [np.ones(3, np.float32), 2]),
+        Contender("wrong", lambda: lambda: (np.ones(3), 2.1)),
+        Contender("other shape", lambda: lambda: (np.ones(4), 2.0)),
+        Contender("not a number", lambda: lambda: (np.full(3, np.nan), 2.0)),
+        Contender("absent", absent),
+        Contender("slow", slow),
+        Contender("broken", lambda: lambda: 1 / 0),
+    ]
+    effort = Effort(rounds=2, round_seconds=0.001, prepare_seconds=0.1)
+    report = measure(Workload("test", "a test", contenders), effort)
+    problems = {t.name: t.problem for t in report.timings if t.problem is not None}
+    assert set(problems) == {c.name for c in contenders} - {"right", "also right"}
+    assert "5" in str(problems["wrong"]) and problems["absent"] == "abacus is not installed"
+    assert "not ready" in str(problems["slow"]) and "ZeroDivision" in str(problems["broken"])
+    assert report.ratio("right", "also right") is not None
+    assert report.ratio("right", "wrong") is None
+    assert json.loads(json.dumps(report.to_json()))["contenders"][0]["steps_per_round"] > 1
+
+
+def test_every_workload_has_flamec_and_a_unique_name() -> None:
+    from benchmarks.run import chosen
+
+    workloads = chosen([], None)
+    names = [w.name for w in workloads]
+    assert len(names) == len(set(names))
+    for workload in workloads:
+        assert any(c.name.startswith("flamec") for c in workload.contenders), workload.name
+
+
+def test_the_seed_step_runs_and_eager_equals_compiled() -> None:
+    command = [sys.executable, "-m", "benchmarks.run", "seed_step", "--only", "flamec"]
+    printed = subprocess.run(
+        [*command, "--rounds", "2"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert "flamec eager" in printed and "flamec compiled" in printed and "another" not in printed
