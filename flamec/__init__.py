@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from flamec import autograd, func, methods, random, return_types
+from flamec import trace as _trace  # now: imported later it would replace the function trace
 from flamec.autograd import (
     enable_grad,
     inference_mode,

@@ -15,7 +15,7 @@ import pytest
 import flamec
 from flamec import Tensor
 
-I = flamec.tensor  # noqa: E741
+I = flamec.tensor
 
 FUNCTIONS: dict[str, Callable[[Tensor], Any]] = {
     "reshape": lambda x: x.reshape(-1, 12) + 1.0,
