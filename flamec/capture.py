@@ -21,7 +21,7 @@ from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, using_oracle
 from flamec.ir.types import TensorType
 from flamec.state import thread
 from flamec.structures import Structure, flatten, unflatten
-from flamec.tensor import Storage, Tensor, ViewStep
+from flamec.tensor import RuntimeNumber, Storage, Tensor, ViewStep
 from flamec.trace import AliasDiscovered, InputSource, Root, ShapeGuard, Trace
 
 
@@ -299,6 +299,8 @@ class _Outputs:
             return Result("argument", position)
         if leaf._trace is None:
             return Result("tensor", value=leaf)
+        if isinstance(leaf, RuntimeNumber):  # the caller expects a Python number
+            raise self.trace.refuse_value("returning a number")
         trace = self.trace
         tracked = trace.is_tracked(leaf)
         root = trace.root_of(leaf)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flamec import autograd, conversion, memory, printing, values
+from flamec import autograd, conversion, memory, number_operators, printing, values
 from flamec.dispatch import apply_named, write
 from flamec.errors import OperationError, user_location
 from flamec.functional import (
@@ -123,27 +123,11 @@ def replace_contents(name: str, target: Tensor, result: Tensor) -> Tensor:
 
 # operators -------------------------------------------------------------------------------
 
-_BINARY: Mapping[str, Callable[..., Tensor]] = {
-    "add": arithmetic.add,
-    "sub": arithmetic.sub,
-    "mul": arithmetic.mul,
-    "truediv": arithmetic.true_divide,
-    "floordiv": arithmetic.floor_divide,
-    "mod": arithmetic.remainder,
-    "pow": arithmetic.pow,
-    "and": comparison.bitwise_and,
-    "or": comparison.bitwise_or,
-    "xor": comparison.bitwise_xor,
-    "lshift": comparison.bitwise_left_shift,
-    "rshift": comparison.bitwise_right_shift,
-}
 _COMPARISONS: Mapping[str, Callable[..., Tensor]] = {
     name: getattr(comparison, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")
 }
 _UNARY: Mapping[str, Callable[..., Tensor]] = {
-    "neg": unary.neg,
-    "pos": unary.positive,
-    "abs": unary.abs,
+    **number_operators.UNARY,
     "invert": comparison.bitwise_not,
 }
 
@@ -202,7 +186,7 @@ def _reflected_matmul(self: Tensor, other: Any) -> Any:
 def _attach_operators() -> None:
     attach("__matmul__", _matmul)
     attach("__rmatmul__", _reflected_matmul)
-    for name, function in _BINARY.items():
+    for name, function in number_operators.ARITHMETIC.items():
         attach(f"__{name}__", _forward(function))
         attach(f"__r{name}__", _reflected(function))
         attach(f"__i{name}__", _updating(f"__i{name}__", function))
@@ -262,3 +246,4 @@ def _attach_all() -> None:
 
 
 _attach_all()
+number_operators.attach_operators()

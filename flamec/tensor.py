@@ -268,6 +268,17 @@ class Tensor:
         def __int__(self) -> int: ...
 
 
+class RuntimeNumber(Tensor):
+    """A Python number that a compiled program reads anew at each call.
+
+    It exists only while tracing; it promotes as a number, not as a zero-dimensional tensor.
+    Its operators are in ``number_operators.py``.
+    """
+
+    __slots__ = ()
+    __hash__ = Tensor.__hash__
+
+
 _NO_DATA = np.empty(0, np.float32)
 
 # Set by dispatch.py, which knows about recording; a Tensor does not.

@@ -26,7 +26,7 @@ from flamec.ir.op import Op, OpKind, lookup
 from flamec.ir.shape import Dim, SymbolicDim, equal, evaluate_dim
 from flamec.ir.types import CPU, TensorType, float64, int64
 from flamec.state import thread
-from flamec.tensor import Storage, Tensor, ViewStep
+from flamec.tensor import RuntimeNumber, Storage, Tensor, ViewStep
 
 
 class AliasDiscovered(Exception):
@@ -186,15 +186,20 @@ class Trace:
             value = self.add_input(
                 TensorType((), float64, CPU), InputSource("number", read=read, name=name)
             )
-            self.numbers[key] = self.wrap(value)
+            self.numbers[key] = self._wrap_number(value)
         return self.numbers[key]
 
     def number_argument(self, position: int, example: Any, name: str) -> Tensor:
         """As ``number``, for argument leaf ``position``; an int becomes int64."""
         dtype = int64 if isinstance(example, int) else float64
         source = InputSource("number", position, name=name)
-        tensor = self.wrap(self.add_input(TensorType((), dtype, CPU), source))
+        tensor = self._wrap_number(self.add_input(TensorType((), dtype, CPU), source))
         self.numbers[position] = tensor
+        return tensor
+
+    def _wrap_number(self, value: Value) -> Tensor:
+        tensor = self.wrap(value)
+        tensor.__class__ = RuntimeNumber
         return tensor
 
     def _lift(self, tensor: Tensor) -> Root:

@@ -21,9 +21,9 @@ from flamec.functional.promotion import (
     constant,
     convert_operands,
     is_number,
-    number_dtype,
     plain_number,
     require_tensor,
+    result_dtype,
 )
 from flamec.functional.unary import copied
 from flamec.ir.shape import Dim, SymbolicDim
@@ -132,16 +132,14 @@ def _full(name: str, size: Any, fill_value: Any, settings: Options) -> Tensor:
             f"{name}(): size must be a tuple of ints, not {type(size).__name__} "
             f"(at {user_location()})"
         )
-    if isinstance(fill_value, Tensor) and not fill_value._type.shape:
-        natural = fill_value._type.dtype
-    elif is_number(fill_value):
-        natural = number_dtype(fill_value)
-    else:
+    if not is_number(fill_value) and not (
+        isinstance(fill_value, Tensor) and not fill_value._type.shape
+    ):
         raise OperationTypeError(
             f"{name}(): fill_value must be a number, not {type(fill_value).__name__} "
             f"(at {user_location()})"
         )
-    dtype = settings.dtype_or(natural)
+    dtype = settings.dtype_or(result_dtype(fill_value))
     return settings.finished(filled(name, sizes(name, (size,)), fill_value, dtype, settings.device))
 
 

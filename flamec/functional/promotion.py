@@ -28,7 +28,7 @@ from flamec.ir.types import (
     promote_types,
 )
 from flamec.state import process, thread
-from flamec.tensor import Tensor
+from flamec.tensor import RuntimeNumber, Tensor
 
 Number = bool | int | float | SymbolicDim
 
@@ -86,7 +86,7 @@ def result_dtype(*operands: Any) -> DType:
             dtype = operand._type.dtype
             if operand._type.shape:
                 dimensioned = _joined(dimensioned, dtype)
-            elif operand.__dict__.get("is_number", False):  # a Python number read at each call
+            elif isinstance(operand, RuntimeNumber):
                 floating = dtype.is_floating_point
                 number = _joined(number, process.default_dtype if floating else dtype)
             else:

@@ -1,0 +1,89 @@
+"""Operators of ``RuntimeNumber``: a Python number that a compiled program reads at each call.
+
+Between numbers they follow Python (float64 and int64, ``/`` gives a float, augmented
+assignment makes a new number); with a tensor the number promotes as a Python number
+does. What has no such meaning while tracing is refused, and the compiler then takes
+the number as a constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flamec.functional import arithmetic, comparison, unary
+from flamec.functional.promotion import convert_operands, is_number, number_dtype, plain_number
+from flamec.ir.types import DType, float64, int64
+from flamec.state import thread
+from flamec.tensor import RuntimeNumber, Tensor
+
+Function = Callable[..., Tensor]
+
+ARITHMETIC: Mapping[str, Function] = {
+    "add": arithmetic.add,
+    "sub": arithmetic.sub,
+    "mul": arithmetic.mul,
+    "truediv": arithmetic.true_divide,
+    "floordiv": arithmetic.floor_divide,
+    "mod": arithmetic.remainder,
+    "pow": arithmetic.pow,
+    "and": comparison.bitwise_and,
+    "or": comparison.bitwise_or,
+    "xor": comparison.bitwise_xor,
+    "lshift": comparison.bitwise_left_shift,
+    "rshift": comparison.bitwise_right_shift,
+}
+UNARY: Mapping[str, Function] = {"neg": unary.neg, "pos": unary.positive, "abs": unary.abs}
+
+
+def _kind(operand: Any) -> DType:
+    if isinstance(operand, Tensor):
+        return operand._type.dtype
+    dtype = number_dtype(operand)
+    return float64 if dtype.is_floating_point else int64
+
+
+def _is_numeric(operand: Any) -> bool:
+    return isinstance(operand, RuntimeNumber) or is_number(operand)
+
+
+def _of_numbers(name: str, function: Function, x: Any, y: Any) -> Tensor:
+    """Python's arithmetic on two numbers, at least one of them known only when running."""
+    floating = name == "truediv" or float64 in (_kind(x), _kind(y))
+    if name == "pow" and not floating:
+        if isinstance(y, Tensor) and thread.trace is not None:
+            raise thread.trace.refuse_value("an int to the power of an int")
+        floating = not isinstance(y, Tensor) and plain_number(y) < 0
+    operands = convert_operands((x, y), float64 if floating else int64)
+    return as_runtime_number(function(*operands))
+
+
+def as_runtime_number(tensor: Tensor) -> Tensor:
+    """The same tensor, marked as a Python number."""
+    tensor.__class__ = RuntimeNumber
+    return tensor
+
+
+def _binary(name: str, function: Function, reflected: bool) -> Callable[[Any, Any], Any]:
+    def operator(self: RuntimeNumber, other: Any) -> Any:
+        operands = (other, self) if reflected else (self, other)
+        if _is_numeric(other):
+            return _of_numbers(name, function, *operands)
+        return function(*operands) if isinstance(other, Tensor) else NotImplemented
+
+    return operator
+
+
+def _unary(function: Function) -> Callable[[Any], Any]:
+    return lambda self: as_runtime_number(function(self))
+
+
+def attach_operators() -> None:
+    """Give ``RuntimeNumber`` its own operators, without in-place forms."""
+    for name, function in ARITHMETIC.items():
+        forward = _binary(name, function, False)
+        setattr(RuntimeNumber, f"__{name}__", forward)
+        setattr(RuntimeNumber, f"__i{name}__", forward)
+        setattr(RuntimeNumber, f"__r{name}__", _binary(name, function, True))
+    for name, function in UNARY.items():
+        setattr(RuntimeNumber, f"__{name}__", _unary(function))
