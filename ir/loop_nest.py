@@ -299,7 +299,10 @@ def _ordered_nest(space: GroupSpace, task: Task, escapes: set[Value]) -> LoopNes
     rank = len(task.operands[1].type.shape)
     rows = leaves(axis for dim in dims[:rank] for axis in dim)
     inner = leaves(axis for dim in dims[rank:] for axis in dim)
-    return _nest(space, escapes, rows, inner)
+    nest = _nest(space, escapes, rows, inner)
+    if nest.scope:
+        raise Incompatible("folds need whole rows or all of them; a scatter takes strips of rows")
+    return nest
 
 
 def _assign_levels(space: GroupSpace, nest: LoopNest) -> None:
