@@ -163,7 +163,8 @@ def memory_order(space: GroupSpace, escapes: set[Value]) -> list[Axis]:
 # choosing ----------------------------------------------------------------------------
 def choose_nest(space: GroupSpace, escapes: set[Value]) -> LoopNest:
     """The division of a group's axes that suits its reductions best."""
-    contraction = next((t for t in space.tasks if _kind(t) is OpKind.CONTRACTION), None)
+    _check_anchors(space)
+    contraction = _product_of(space)
     if contraction is not None:
         return _panel_nest(space, contraction, escapes)
     ordered = next((t for t in space.tasks if _is_ordered(t)), None)
@@ -204,6 +205,17 @@ def choose_nest(space: GroupSpace, escapes: set[Value]) -> LoopNest:
 
 def _kind(task: Task) -> OpKind | None:
     return None if task.is_copy or task.node is None else task.node.op.kind
+
+
+def _check_anchors(space: GroupSpace) -> None:
+    """A product, a scan and a scatter each have loops of their own."""
+    kinds = {_kind(t) for t in space.tasks if _is_ordered(t) or _kind(t) is OpKind.CONTRACTION}
+    if len(kinds) > 1:
+        raise Incompatible("a product, a scan and a scatter each have loops of their own")
+
+
+def _product_of(space: GroupSpace) -> Task | None:
+    return next((t for t in space.tasks if _kind(t) is OpKind.CONTRACTION), None)
 
 
 def _is_ordered(task: Task) -> bool:
@@ -308,6 +320,11 @@ def _ordered_nest(space: GroupSpace, task: Task, escapes: set[Value]) -> LoopNes
 def _assign_levels(space: GroupSpace, nest: LoopNest) -> None:
     for task in space.tasks:
         operands = space.operands[task]
+        if _kind(task) is OpKind.SCAN:
+            assert task.node is not None
+            stepped = leaves(space.task_dims[task][task.node.attributes["axis"]])
+            if stepped and (not nest.along_rows or stepped != nest.inner):
+                raise Incompatible("a scan steps along an axis of its own")
         if is_fold(space, task):
             level, stage = _fold_level(space, nest, task)
         else:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.layout import Factor, Layout, coalesce, dense, is_dense, is_view, view_layout
@@ -110,6 +110,7 @@ class TaskGraph:
 
 def build_tasks(graph: Graph) -> TaskGraph:
     """Choose the roots of a graph and list its tasks."""
+    graph = _without_dead_nodes(graph)
     result = TaskGraph(graph, roots=set(graph.inputs))
     for node in graph.nodes:
         if not is_view(node) and node.op.kind is not OpKind.CREATION:
@@ -120,6 +121,19 @@ def build_tasks(graph: Graph) -> TaskGraph:
         builder.add_node(node)
     builder.add_results()
     return result
+
+
+def _without_dead_nodes(graph: Graph) -> Graph:
+    """Kernels are made of what is needed: a value that nobody stores has no memory."""
+    needed = set(graph.results)
+    live = []
+    for node in reversed(graph.nodes):
+        if not needed.isdisjoint(node.outputs):
+            live.append(node)
+            needed.update(node.inputs)
+    if len(live) == len(graph.nodes):
+        return graph
+    return replace(graph, nodes=tuple(reversed(live)))
 
 
 def _materialize(tasks: TaskGraph) -> None:
