@@ -15,7 +15,6 @@ from flamec.dispatch import (
     Leaf,
     TapeNode,
     apply_named,
-    leaf_value,
     tape_value,
     tensor_builder,
     unpack,
@@ -128,7 +127,8 @@ def _as_list(tensors: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return [tensors] if isinstance(tensors, Tensor) else list(tensors)
 
 
-def _value_of(tensor: Tensor) -> Value | None:
+def value_of(tensor: Tensor) -> Value | None:
+    """The autograd value of a tensor now, in the trace or on the tape; None if not tracked."""
     trace = thread.trace
     if trace is not None:
         return trace.value_of(tensor) if trace.is_tracked(tensor) else None
@@ -136,7 +136,7 @@ def _value_of(tensor: Tensor) -> Value | None:
 
 
 def _require_value(tensor: Tensor) -> Value:
-    value = _value_of(tensor)
+    value = value_of(tensor)
     if value is None:
         raise RuntimeError(
             f"one of the inputs does not require grad (at {user_location()}); set "
@@ -160,7 +160,7 @@ def _seeds(
         raise RuntimeError(f"{name}: got {len(roots)} tensors and {len(given)} gradients")
     seeds: dict[Value, Tensor] = {}
     for root, seed in zip(roots, given, strict=True):
-        value = _value_of(root)
+        value = value_of(root)
         if value is None:
             raise RuntimeError(
                 f"{name}: element 0 of tensors does not require grad and was not computed from "
@@ -279,6 +279,9 @@ def _copy(gradient: Tensor) -> Tensor:
     return result
 
 
-def leaf_of(tensor: Tensor) -> Value:
-    """The autograd value of a leaf; for tests and inspection."""
-    return leaf_value(tensor)
+def is_leaf_value(value: Value) -> bool:
+    """Whether a value is where a history begins: a leaf, or a tracked input of the trace."""
+    trace = thread.trace
+    if trace is None:
+        return isinstance(value, Leaf)
+    return value in trace.leaf_tensors or (value.node is None and value in trace.tracked)

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 from flamec.autograd import grad as gradients
+from flamec.autograd import is_leaf_value, value_of
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.ir.passes.differentiate import reachable_nodes
 from flamec.state import enable_grad
-from flamec.structures import Structure, flatten, unflatten
+from flamec.structures import Structure, flatten, map_leaves, unflatten
 from flamec.tensor import Tensor
 
 
@@ -58,7 +60,8 @@ def value_and_grad(
                     f"(at {user_location()})"
                 )
             found = _gradients([value], leaves, None)
-        return rebuild(found), output if has_aux else value
+            found, output = _released((found, output), leaves)
+        return rebuild(found), output
 
     return derivative
 
@@ -73,10 +76,11 @@ def vjp(func: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., tup
     def pull_back(*cotangents: Any) -> tuple[Any, ...]:
         seeds = flatten(cotangents)[0]
         with enable_grad():
-            result: tuple[Any, ...] = rebuild(_gradients(outputs, leaves, seeds))
+            found = _released(_gradients(outputs, leaves, seeds), leaves)
+        result: tuple[Any, ...] = rebuild(found)
         return result
 
-    return output, pull_back
+    return _released(output, leaves), pull_back
 
 
 def jacrev(func: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
@@ -105,6 +109,7 @@ def jacrev(func: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
             stacked = [
                 _stack(row, output.shape, leaf) for row, leaf in zip(rows, leaves, strict=True)
             ]
+            stacked = _released(stacked, leaves)
         return rebuild(stacked)
 
     return jacobian
@@ -172,3 +177,24 @@ def _gradients(outputs: list[Any], leaves: list[Tensor], seeds: list[Any] | None
         outputs, leaves, seeds, create_graph=True, materialize_grads=True, allow_unused=True
     )
     return list(found)  # type: ignore[arg-type]
+
+
+def _released(results: Any, leaves: list[Tensor]) -> Any:
+    """``results`` without the history that leads to ``leaves`` only.
+
+    A history that leads to other tensors is kept: an outer derivative follows it.
+    """
+    own = {value_of(leaf) for leaf in leaves}
+
+    def release(result: Any) -> Any:
+        if not isinstance(result, Tensor) or not result.requires_grad:
+            return result
+        value = value_of(result)
+        assert value is not None
+        nodes = reachable_nodes([value], lambda v: False)
+        met = {value, *(v for node in nodes for v in node.inputs)}
+        if any(is_leaf_value(v) and v not in own for v in met):
+            return result
+        return apply_named("detach", result)
+
+    return map_leaves(release, results)
