@@ -135,7 +135,11 @@ def _reshape(node: Node, layout: Layout) -> Layout | None:
     shape = node.output.type.shape
     if structurally_equal(product(shape), 0):
         return dense(shape)
-    dims = regroup((f for dim in layout.dims for f in dim), shape)
+    factors = coalesce(f for dim in layout.dims for f in dim)
+    if len(factors) == 1:  # evenly spaced: any shape will do, and no size need be divided
+        strides = tuple(s * factors[0].stride for s in dense_strides(shape))
+        return strided(shape, strides, layout.offset)
+    dims = regroup(factors, shape)
     return None if dims is None else Layout(layout.offset, dims)
 
 
