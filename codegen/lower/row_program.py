@@ -247,7 +247,7 @@ class ProgramBuilder:
             lambda n: CheckedIndex(n, name, shape[-1], error),
         )
 
-    def _hit(self, task: Task, at: Address, context: _Context) -> str:
+    def _hit(self, task: Task, at: Address, level: Level, context: _Context) -> str:
         """Whether an element is in the column that its row's index says."""
         checked = self._checked_index(task, context)
         lane = "i64"
@@ -255,25 +255,25 @@ class ProgramBuilder:
         columns = task.node.inputs[0].type.shape[-1]
         if isinstance(columns, int) and columns < 1 << 31:  # narrow lanes compare faster
             lane = "i32"
-            level, _ = operand_level(self.nest, self.space.operands[task][1])
+            index_level, _ = operand_level(self.nest, self.space.operands[task][1])
             wide = checked
             checked = self._once(
                 ("narrow", wide),
-                level,
+                index_level,
                 context,
                 lambda n: Compute(n, "i32", "convert", (wide,), ("i64",)),
             )
-        position = self._position(at, lane, Level.ELEMENT, context)
+        position = self._position(at, lane, level, context)
         return self._once(
             ("hit", position, checked),
-            Level.ELEMENT,
+            level,
             context,
             lambda n: Compute(n, "b", "eq", (position, checked), (lane, lane)),
         )
 
     def _placed(self, task: Task, level: Level, context: _Context) -> str:
         """The value in its column, zero elsewhere."""
-        hit = self._hit(task, self.space.positions[task], context)
+        hit = self._hit(task, self.space.positions[task], level, context)
         value = self._operand(self.space.operands[task][0], context)
         lane = lane_type(task.results[0].type.dtype)
         zero = self._zero(lane, level, context)
@@ -484,7 +484,7 @@ class ProgramBuilder:
         if task in self.space.picks:
             op_name = "sum"
             column = Address(0, tuple(own_strides(leaves(operand.dims[-1]))))
-            hit = self._hit(task, column, context)
+            hit = self._hit(task, column, Level.ELEMENT, context)
             zero = self._zero(lane, Level.ELEMENT, context)
             source = self._chosen(hit, source, zero, lane, Level.ELEMENT, context)
         elif not op.associative:
