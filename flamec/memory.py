@@ -200,7 +200,7 @@ def _new(
         result = tensor_builder.full_like(_as_kind(value, wanted), type)
     if requires_grad:
         result.requires_grad = True
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 def _as_kind(value: bool | int | float, dtype: DType) -> bool | int | float:

@@ -162,7 +162,7 @@ def block_diag(*tensors: Any) -> Tensor:
     """The matrix with the given matrices (vectors are rows) along its diagonal."""
     given = sequence(tensors)
     if not given:
-        return tensor_builder.full_like(0, TensorType((1, 0), process.default_dtype))  # type: ignore[no-any-return]
+        return tensor_builder.full_like(0, TensorType((1, 0), process.default_dtype))
     dtype = given[0]._type.dtype
     blocks: list[Tensor] = []
     for tensor in given:

@@ -37,7 +37,7 @@ def _as_int64(name: str, index: Any) -> Tensor:
             f"{name}(): Expected dtype int32/int64 for index, not {index._type.dtype.name} "
             f"(at {user_location()})"
         )
-    return tensor_builder.cast(index, int64)  # type: ignore[no-any-return]
+    return tensor_builder.cast(index, int64)
 
 
 def _nonnegative(name: str, index: Tensor, extent: Dim) -> Tensor:
@@ -52,7 +52,7 @@ def _nonnegative(name: str, index: Tensor, extent: Dim) -> Tensor:
         return index
     b = tensor_builder
     zero, size = b.constant(0, index._type), b.constant(extent, index._type)
-    return b.where(b.lt(index, zero), size, index)  # type: ignore[no-any-return]
+    return b.where(b.lt(index, zero), size, index)
 
 
 def _along(name: str, x: Tensor, dim: int, index: Tensor) -> list[Tensor]:
@@ -100,7 +100,7 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
     result_shape = index._type.shape
     x, axis, index = _checked("gather", input, dim, index)
     if len(index._type.shape) != len(x._type.shape):  # an empty index
-        return tensor_builder.full(  # type: ignore[no-any-return]
+        return tensor_builder.full(
             value=0, shape=result_shape, dtype=x._type.dtype, device=x._type.device
         )
     result: Tensor = apply_named("index", x, *_along("gather", x, axis, index))
@@ -122,8 +122,11 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
     shared: list[Dim] = []
     for i, (a, b) in enumerate(zip(input._type.shape, indices._type.shape, strict=True)):
         shared.append(1 if i == axis else b if not structurally_equal(b, 1) else a)
-    with_size = lambda x: [x._type.shape[axis] if i == axis else d for i, d in enumerate(shared)]  # noqa: E731
-    return gather(expand(input, with_size(input)), axis, expand(indices, with_size(indices)))
+    return gather(
+        expand(input, (*shared[:axis], input._type.shape[axis], *shared[axis + 1 :])),
+        axis,
+        expand(indices, (*shared[:axis], indices._type.shape[axis], *shared[axis + 1 :])),
+    )
 
 
 def take(input: Tensor, index: Tensor) -> Tensor:
@@ -251,7 +254,7 @@ def _to_front(x: Tensor, axis: int) -> Tensor:
     if axis == 0:
         return x
     rest = [i for i in range(len(x._type.shape)) if i != axis]
-    return apply_named("permute", x, axes=(axis, *rest))  # type: ignore[no-any-return]
+    return apply_named("permute", x, axes=(axis, *rest))
 
 
 def _from_front(x: Tensor, axis: int) -> Tensor:
@@ -328,7 +331,7 @@ def single_value(name: str, input: Tensor, value: Any) -> Tensor:
             f"{name} only supports a 0-dimensional value tensor, but got tensor with "
             f"{len(value._type.shape)} dimension(s) (at {user_location()})"
         )
-    return tensor_builder.cast(value, input._type.dtype)  # type: ignore[no-any-return]
+    return tensor_builder.cast(value, input._type.dtype)
 
 
 def index_put(
@@ -348,7 +351,7 @@ def index_put(
     mode = "add" if accumulate else "set"
     put = apply_named("index_put", found.view, source, *found.indices, mode=mode)
     if found.view is selection.view:
-        return put  # type: ignore[no-any-return]
+        return put
     return owned(apply_named("permute", put, axes=_inverse(found.axes)))
 
 

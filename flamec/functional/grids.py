@@ -63,7 +63,7 @@ def cartesian_prod(*tensors: Tensor) -> Tensor:
                 f"{format_shape(tensor._type.shape)} (at {user_location()})"
             )
     if len(given) == 1:
-        return given[0]  # type: ignore[no-any-return]
+        return given[0]
     return stack([ravel(g) for g in meshgrid(*given)], 1)
 
 
@@ -80,7 +80,7 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
             f"combinations: Expect a non-negative number, but got {r} (at {user_location()})"
         )
     if r == 0:
-        return tensor_builder.full_like(0, input._type.with_shape((0,)))  # type: ignore[no-any-return]
+        return tensor_builder.full_like(0, input._type.with_shape((0,)))
     chosen = list((_choose_again if with_replacement else _choose)(range(int(shape[0])), r))
     places = np.array(chosen, np.int64).reshape(len(chosen), r)
     result: Tensor = apply_named("index", input, constant_array(places))

@@ -19,6 +19,7 @@ import numpy as np
 from flamec.conversion import as_tensor, constant_array, tensor
 from flamec.dispatch import apply_named, tensor_builder, write
 from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.eager_view import eager_view
 from flamec.functional.promotion import constant, is_number, number_dtype
 from flamec.functional.shape import owned, regroup
 from flamec.ir.shape import (
@@ -83,9 +84,9 @@ def _as_index_tensor(item: Any) -> Tensor:
             f"(at {user_location()})"
         )
     if dtype is uint8:
-        return tensor_builder.cast(result, bool_)  # type: ignore[no-any-return]
+        return tensor_builder.cast(result, bool_)
     if dtype is not bool_:
-        return tensor_builder.cast(result, int64)  # type: ignore[no-any-return]
+        return tensor_builder.cast(result, int64)
     return result
 
 
@@ -338,6 +339,9 @@ def _positions(index: Tensor) -> Sequence[Tensor]:
 
 def getitem(self: Tensor, index: Any) -> Tensor:
     """``self[index]``: a view for ints, slices, None and Ellipsis, otherwise a copy."""
+    view = eager_view(self, index)
+    if view is not None:
+        return view
     selection = select(self, index)
     if selection.is_basic:
         if selection.view is self:
@@ -356,11 +360,11 @@ def _assigned(self: Tensor, value: Any) -> Tensor:
     """The value of an assignment to ``self`` as a tensor of its dtype."""
     dtype = self._type.dtype
     if isinstance(value, Tensor):
-        return tensor_builder.cast(value, dtype)  # type: ignore[no-any-return]
+        return tensor_builder.cast(value, dtype)
     if is_number(value):
         return scalar_of(value, self)
     if isinstance(value, (np.ndarray, list, tuple)):
-        return tensor_builder.cast(as_tensor(value), dtype)  # type: ignore[no-any-return]
+        return tensor_builder.cast(as_tensor(value), dtype)
     raise OperationTypeError(
         f"can't assign a {type(value).__name__} to a flamec.{dtype.name} tensor "
         f"(at {user_location()})"
@@ -379,9 +383,7 @@ def scalar_of(value: Any, like: Tensor) -> Tensor:
                 f"(at {user_location()})"
             )
     if isinstance(value, SymbolicDim):
-        return tensor_builder.cast(  # type: ignore[no-any-return]
-            constant(value, number_dtype(value), like._type.device), dtype
-        )
+        return tensor_builder.cast(constant(value, number_dtype(value), like._type.device), dtype)
     return constant(value, dtype, like._type.device)
 
 
@@ -400,12 +402,13 @@ def fit(value: Tensor, shape: Sequence[Dim], what: str) -> Tensor:
             f"shape mismatch: {what} of shape {format_shape(have)} cannot be broadcast to "
             f"{format_shape(shape)} (at {user_location()})"
         )
-    return tensor_builder.expand_to(value, tuple(shape))  # type: ignore[no-any-return]
+    return tensor_builder.expand_to(value, tuple(shape))
 
 
 def setitem(self: Tensor, index: Any, value: Any) -> None:
     """``self[index] = value``; the value is converted to the dtype of ``self`` and broadcast."""
-    selection = select(self, index)
+    view = eager_view(self, index)
+    selection = select(self, index) if view is None else Selection(view, [])
     source = _assigned(self, value)
     if selection.is_basic:
         write(selection.view, fit(source, selection.view._type.shape, "value tensor"), "setitem")
@@ -446,7 +449,7 @@ def _mask_assignment(selection: Selection, source: Tensor) -> Tensor | None:
         have = (*have[: split - 1], *((1,) * covered), *have[split:])
         source = regroup(source, have)
     mask = regroup(mask, (*mask._type.shape, *((1,) * after)))
-    return apply_named("where", mask, fit(source, shape, "value tensor"), view)  # type: ignore[no-any-return]
+    return apply_named("where", mask, fit(source, shape, "value tensor"), view)
 
 
 TENSOR_METHODS = {"__getitem__": getitem, "__setitem__": setitem}

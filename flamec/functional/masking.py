@@ -30,7 +30,7 @@ def _as_mask(name: str, mask: Any) -> Tensor:
             f"{name}: expected BoolTensor for mask, got {mask._type.dtype.name} "
             f"(at {user_location()})"
         )
-    return mask  # type: ignore[no-any-return]
+    return mask
 
 
 def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
@@ -69,7 +69,7 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     zero = b.constant(0, running._type)
     order = b.maximum(b.sub(running, b.constant(1, running._type)), zero)
     picked = apply_named("index", ravel(source), order)
-    return b.where(chosen, reshaped(picked, shape), x)  # type: ignore[no-any-return]
+    return b.where(chosen, reshaped(picked, shape), x)
 
 
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:

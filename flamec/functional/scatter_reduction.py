@@ -38,7 +38,7 @@ def scatter_into(
     else:
         same = _extreme_expression(start, values, indices, result)
     same = ops.where(_finite(same), same, 0.0)
-    return ops.add(result, ops.sub(same, apply_named("detach", same)))  # type: ignore[no-any-return]
+    return ops.add(result, ops.sub(same, apply_named("detach", same)))
 
 
 def _put(x: Tensor, values: Tensor, indices: Sequence[Tensor], mode: str) -> Tensor:
@@ -75,11 +75,11 @@ def _mean(start: Tensor, values: Tensor, indices: Sequence[Tensor], include_self
     count = _put(ops.full_like(1 if include_self else 0, start._type), ones, indices, "add")
     count = ops.maximum(count, 1)
     divide = ops.div if start._type.dtype.is_floating_point else ops.floor_divide
-    return divide(total, count)  # type: ignore[no-any-return]
+    return divide(total, count)
 
 
 def _finite(x: Tensor) -> Tensor:
-    return ops.lt(ops.abs(x), float("inf"))  # type: ignore[no-any-return]
+    return ops.lt(ops.abs(x), float("inf"))
 
 
 def _extreme_expression(
@@ -91,7 +91,7 @@ def _extreme_expression(
     dtype = x._type.dtype
     count = _put(ops.cast(mine, dtype), ops.cast(theirs, dtype), indices, "add")
     total = _put(ops.where(mine, x, 0.0), ops.where(theirs, values, 0.0), indices, "add")
-    return ops.div(total, ops.maximum(count, 1.0))  # type: ignore[no-any-return]
+    return ops.div(total, ops.maximum(count, 1.0))
 
 
 def _product_expression(x: Tensor, values: Tensor, indices: Sequence[Tensor]) -> Tensor:
@@ -110,4 +110,4 @@ def _product_expression(x: Tensor, values: Tensor, indices: Sequence[Tensor]) ->
     zeros = _put(none, ops.cast(zero, x._type.dtype), indices, "add")
     single = _put(none, ops.where(zero, values, 0.0), indices, "add")
     rest = ops.where(ops.eq(zeros, 0.0), 1.0, ops.where(ops.eq(zeros, 1.0), single, 0.0))
-    return ops.mul(ops.mul(x, rest), ops.mul(magnitude, sign))  # type: ignore[no-any-return]
+    return ops.mul(ops.mul(x, rest), ops.mul(magnitude, sign))

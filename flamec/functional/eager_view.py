@@ -1,0 +1,97 @@
+"""``x[...]`` by ints, slices, None and Ellipsis, at once: the common case of running eagerly.
+
+NumPy makes the view; the view steps are those that ``indexing.select`` would apply one
+by one. A tensor that autograd follows is left to ``select``, which records them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flamec.dispatch import DETACH
+from flamec.ir.op import lookup
+from flamec.ir.types import TensorType
+from flamec.state import thread
+from flamec.tensor import Tensor, ViewStep
+
+_SLICE, _RESHAPE = lookup("slice"), lookup("reshape")
+
+
+def eager_view(x: Tensor, index: Any) -> Tensor | None:
+    """The view ``x[index]``, or None where this is not the common case (or an error)."""
+    array = x._array
+    if array is None or thread.trace is not None:
+        return None
+    if thread.grad_enabled and (
+        x._requires_grad or x._value is not None or x._storage.value is not None
+    ):
+        return None
+    items = index if index.__class__ is tuple else (index,)
+    for item in items:
+        kind = item.__class__
+        if kind is not int and kind is not slice and item is not None and item is not Ellipsis:
+            return None
+    extents = array.shape
+    missing = len(extents) - len(items) + items.count(None)
+    if Ellipsis in items:
+        missing += 1
+        place = items.index(Ellipsis)
+        items = (*items[:place], *(slice(None),) * missing, *items[place + 1 :])
+    else:
+        items = (*items, *(slice(None),) * missing)
+    if missing < 0 or Ellipsis in items:
+        return None
+    axis = 0
+    starts: list[int] = []
+    sizes: list[int] = []
+    steps: list[int] = []
+    shape: list[int] = []
+    for item in items:
+        if item is None:
+            shape.append(1)
+            continue
+        extent = extents[axis]
+        axis += 1
+        if item.__class__ is int:
+            if not -extent <= item < extent:
+                return None
+            starts.append(item if item >= 0 else item + extent)
+            sizes.append(1)
+            steps.append(1)
+            continue
+        try:
+            start, stop, step = item.indices(extent)
+        except (TypeError, ValueError):  # for select to explain, with the user's line
+            return None
+        if step <= 0:
+            return None
+        count = len(range(start, stop, step))
+        starts.append(start)
+        sizes.append(count)
+        steps.append(step)
+        shape.append(count)
+    return _view(x, array[(*items, Ellipsis)], starts, sizes, steps, tuple(shape))
+
+
+def _view(
+    x: Tensor,
+    view: np.ndarray,
+    starts: list[int],
+    sizes: list[int],
+    steps: list[int],
+    shape: tuple[int, ...],
+) -> Tensor:
+    window = tuple(sizes)
+    path: tuple[ViewStep, ...] = x._steps
+    if window != x._type.shape or any(s != 1 for s in steps):
+        attributes = {"starts": tuple(starts), "sizes": window, "steps": tuple(steps)}
+        path = (*path, (_SLICE, attributes))
+    if shape != window or path is x._steps:
+        path = (*path, (_RESHAPE, {"shape": shape}))
+    if not thread.grad_enabled:
+        path = (*path, DETACH)
+    return Tensor._from_array(
+        view, TensorType(shape, x._type.dtype, x._type.device), x._storage, path
+    )
