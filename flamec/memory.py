@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 
 from flamec import layout
-from flamec.dispatch import apply_named, is_detached, tensor_builder, write
+from flamec.dispatch import apply_named, is_detached, tape_value, tensor_builder, write
 from flamec.errors import OperationError, user_location
 from flamec.functional.arguments import as_device, as_dtype
 from flamec.functional.dimensions import dimension, sizes
 from flamec.functional.indexing import fit, scalar_of
 from flamec.functional.promotion import constant, is_number, require_tensor
-from flamec.functional.shape import clone
-from flamec.ir.shape import Dim, SymbolicDim
+from flamec.functional.shape import clone, squeeze, t, transpose, unsqueeze, view, window
+from flamec.ir.graph import Node
+from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, structural_key
 from flamec.ir.types import DType, TensorType, dtype_named
 from flamec.state import no_grad, thread
 from flamec.tensor import Size, Storage, Tensor
@@ -66,8 +67,8 @@ def detach_(self: Tensor) -> Tensor:
             f"Can't detach views in-place. Use detach() instead (at {user_location()})"
         )
     if thread.trace is not None:
-        with no_grad():
-            return thread.trace.write(self, apply_named("detach", self))
+        thread.trace.cut_off(self)
+        return self
     self._storage.value = None
     self._value = None
     self._requires_grad = False
@@ -84,6 +85,11 @@ def set_data(self: Tensor, other: Tensor) -> None:
     """Let the tensor have the memory of ``other`` from now on; its identity stays."""
     require_tensor("data", "value", other)
     if thread.trace is not None:
+        if structural_key(self._type.shape) != structural_key(other._type.shape):
+            raise OperationError(
+                f"data: while compiling, a tensor of shape {format_shape(self._type.shape)} cannot "
+                f"become one of shape {format_shape(other._type.shape)} (at {user_location()})"
+            )
         with no_grad():
             copy_(self, other)
         return
@@ -105,6 +111,46 @@ def set_data(self: Tensor, other: Tensor) -> None:
 def set_(self: Tensor, source: Tensor) -> Tensor:
     """Let the tensor have the memory of ``source``; returns the tensor."""
     set_data(self, source)
+    return self
+
+
+def _becoming(name: str, function: Any) -> Any:
+    """The method that turns a tensor into the view of itself that ``function`` makes."""
+
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self._requires_grad and thread.grad_enabled:
+            raise OperationError(
+                f"{name}: a leaf tensor that requires grad is changed in place (at "
+                f"{user_location()})"
+            )
+        if thread.trace is not None and self._trace is None:
+            raise thread.trace.refuse_change(f"{name} of a tensor made outside")
+        view = function(self, *args, **kwargs)
+        self._array, self._type, self._steps = view._array, view._type, view._steps
+        self._value, self._value_version = view._value, view._value_version
+        self._cached = view._cached
+        return self
+
+    method.__name__ = method.__qualname__ = name
+    method.__doc__ = f"In-place form of ``{name.rstrip('_')}``: the tensor itself changes shape."
+    return method
+
+
+def fill_diagonal_(self: Tensor, fill_value: Any, wrap: bool = False) -> Tensor:
+    """Store a number on the main diagonal; ``wrap`` goes on below it in a tall matrix."""
+    shape = self._type.shape
+    if len(shape) < 2 or (len(shape) > 2 and any(not equal(d, shape[0]) for d in shape)):
+        raise OperationError(
+            "fill_diagonal_: needs a matrix, or dimensions of equal length, not "
+            f"{format_shape(shape)} (at {user_location()})"
+        )
+    if len(shape) == 2 and not wrap:
+        fill_(apply_named("diagonal", self, offset=0, axis1=0, axis2=1), fill_value)
+        return self
+    step = sum(int(s) for s in layout.row_major(shape))
+    count = int(self.shape.numel())
+    limit = count if wrap else min(count, step * int(shape[0]))
+    fill_(window(view(self, -1), 0, 0, -(-limit // step), step), fill_value)
     return self
 
 
@@ -173,6 +219,15 @@ def is_same_size(self: Tensor, other: Tensor) -> bool:
 def get_device(self: Tensor) -> int:
     """The number of the GPU, or -1 on the CPU."""
     return -1 if self._type.device.type == "cpu" else self._type.device.index
+
+
+def grad_fn(self: Tensor) -> Node | None:
+    """The operation whose result the tensor is for autograd; None for a leaf."""
+    if self._requires_grad or not self.requires_grad:
+        return None
+    trace = thread.trace
+    value = tape_value(self) if trace is None else trace.value_of(self)
+    return None if value is None else value.node
 
 
 # new tensors of the same kind -------------------------------------------------------------
@@ -340,6 +395,13 @@ TENSOR_METHODS = {
     "copy_": copy_,
     "fill_": fill_,
     "zero_": zero_,
+    "fill_diagonal_": fill_diagonal_,
+    "squeeze_": _becoming("squeeze_", squeeze),
+    "unsqueeze_": _becoming("unsqueeze_", unsqueeze),
+    "transpose_": _becoming("transpose_", transpose),
+    "swapaxes_": _becoming("swapaxes_", transpose),
+    "swapdims_": _becoming("swapdims_", transpose),
+    "t_": _becoming("t_", t),
     "detach_": detach_,
     "set_": set_,
     "stride": stride,
@@ -369,5 +431,7 @@ TENSOR_METHODS = {
 TENSOR_PROPERTIES = {
     "data": property(data, set_data),
     "is_cpu": lambda self: self._type.device.type == "cpu",
+    "grad_fn": grad_fn,
+    "is_sparse": lambda self: False,
     "is_cuda": lambda self: self._type.device.type == "cuda",
 }

@@ -384,6 +384,14 @@ class Trace:
             self.value_tensors[own] = target
         return target
 
+    def cut_off(self, tensor: Tensor) -> None:
+        """Forget what a tensor was computed from (``detach_``)."""
+        if tensor._requires_grad:
+            raise self.refuse_change("detach_ of a leaf")
+        root = self.root_of(tensor)
+        root.value = _WriteBuilder(self).detach(root.value)
+        root.version += 1
+
     # autograd -----------------------------------------------------------------
     def is_tracked(self, tensor: Tensor) -> bool:
         if tensor._trace is None:
@@ -443,6 +451,12 @@ class Trace:
             f"{what} needs the value of a tensor, which is not known while the function is "
             f"compiled (at {user_location()}). Write the choice with flamec.where, keep the "
             "quantity a tensor, or move this line out of the compiled function."
+        )
+
+    def refuse_change(self, what: str) -> CompileError:
+        """The error for changing a tensor object in a way that a program cannot repeat."""
+        return CompileError(
+            f"{what} cannot be compiled (at {user_location()}); do it outside the compiled function"
         )
 
     def escaped(self, keep: set[int]) -> list[Tensor]:

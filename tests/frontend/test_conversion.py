@@ -343,3 +343,38 @@ def test_new_tensors() -> None:
     assert x.new_ones(1, requires_grad=True).requires_grad
     with pytest.raises(TypeError, match="unexpected keyword"):
         x.new_ones(2, colour=1)
+
+
+def test_tensors_that_change_shape_in_place() -> None:
+    x = flamec.arange(6.0).reshape(1, 2, 3)
+    alias = x[0]
+    assert x.squeeze_() is x and x.shape == (2, 3)
+    assert x.t_().stride() == (1, 3) and x.unsqueeze_(-1).shape == (3, 2, 1)
+    x[1, 0, 0] = 9.0
+    assert alias[0, 1].item() == 9.0
+    with pytest.raises(RuntimeError, match="leaf"):
+        flamec.ones(2, requires_grad=True).unsqueeze_(0)
+
+    @flamec.compile
+    def inside(x: flamec.Tensor) -> flamec.Tensor:
+        y = (x * 2.0).transpose_(0, 1)
+        y[0] += 1.0
+        return y
+
+    assert inside(flamec.zeros(2, 3)).tolist() == [[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]
+
+
+def test_fill_diagonal() -> None:
+    for shape, wrap in (((5, 2), False), ((5, 2), True), ((2, 4), True), ((3, 3, 3), False)):
+        expected = np.zeros(shape)
+        np.fill_diagonal(expected, 2.0, wrap=wrap)
+        assert flamec.zeros(*shape).fill_diagonal_(2.0, wrap).tolist() == expected.tolist()
+    with pytest.raises(RuntimeError, match="equal length"):
+        flamec.zeros(2, 2, 3).fill_diagonal_(1.0)
+
+
+def test_grad_fn() -> None:
+    w = flamec.ones(2, requires_grad=True)
+    assert w.grad_fn is None and flamec.ones(2).grad_fn is None
+    assert (w * 2.0).grad_fn.op.name == "mul"
+    assert (w * 2.0).detach().grad_fn is None

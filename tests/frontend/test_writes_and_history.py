@@ -162,6 +162,16 @@ def test_views_made_without_recording_stay_cut_off() -> None:
     assert y.tolist() == [5.0, 5.0, 2.0]
 
 
+@EITHER
+def test_detach_in_place_cuts_off(wrap: Any) -> None:
+    def function(w: Tensor) -> Tensor:
+        y = w * 2.0
+        y.detach_()
+        return (y * w * 3.0).sum()
+
+    assert gradient(function, wrap) == [6.0, 6.0, 6.0]
+
+
 def test_detach_in_place() -> None:
     y = flamec.ones(3, requires_grad=True) * 2.0
     assert y.detach_() is y
