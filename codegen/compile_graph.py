@@ -64,16 +64,16 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
             raise LoweringError(f"cannot lower {names}: {error}") from error
         lowered.append(kernel)
     table = assign_buffers(context, lowered)
-    symbols = _symbols(graph)
+    symbols = program_symbols(graph)
     emitter = Emitter(symbols)
     steps = []
     for kernel in lowered:
         numbers = tuple(table.number(buffer) for buffer in kernel.buffers)
         emitter.kernel(kernel.kernel, numbers)
-        steps.append(_step(kernel, numbers))
+        steps.append(kernel_step(kernel, numbers))
     for source, target in table.copies:
         emitter.copy(source, target, table.buffers[target])
-        steps.append(_copy_step(table, source, target))
+        steps.append(copy_step(table, source, target))
     plan = ExecutionPlan(
         buffers=tuple(table.buffers),
         steps=tuple(steps),
@@ -98,7 +98,7 @@ def _calls_blas(kernel: Kernel) -> bool:
     return any(c is not None and may_call_blas(c) for c in contractions)
 
 
-def _symbols(graph: Graph) -> tuple[str, ...]:
+def program_symbols(graph: Graph) -> tuple[str, ...]:
     """The symbols of the inputs' shapes, which give all others, in order of appearance."""
     found: dict[str, None] = {}
     for value in graph.inputs:
@@ -107,7 +107,7 @@ def _symbols(graph: Graph) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _step(lowered: LoweredKernel, numbers: Sequence[int]) -> Step:
+def kernel_step(lowered: LoweredKernel, numbers: Sequence[int]) -> Step:
     kernel = lowered.kernel
     written = [n for n, p in zip(numbers, kernel.parameters, strict=True) if p.written]
     read = [n for n, p in zip(numbers, kernel.parameters, strict=True) if not p.written]
@@ -125,6 +125,6 @@ def _step(lowered: LoweredKernel, numbers: Sequence[int]) -> Step:
     )
 
 
-def _copy_step(table: BufferTable, source: int, target: int) -> Step:
+def copy_step(table: BufferTable, source: int, target: int) -> Step:
     size = table.buffers[target].bytes
     return Step("copy", "copy", (source,), (target,), size, size, operations=("copy",))

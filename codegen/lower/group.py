@@ -31,16 +31,18 @@ def lower_group(
     escapes: set[Value],
     errors: ErrorTable,
     name: str,
+    reuse: bool = True,
 ) -> LoweredKernel:
     """The kernel of a group: one part for each segment (a set of tasks that share loops).
 
-    ``escapes`` are the values that are needed outside of the group.
+    ``escapes`` are the values that are needed outside of the group. ``reuse``: intermediate
+    values may live where results will be.
     """
     builder = KernelBuilder(errors)
     parts = []
     for tasks in segments:
         space = analyze(tasks, context)
-        part = _lower_segment(space, choose_nest(space, escapes), context, escapes, builder)
+        part = _lower_segment(space, choose_nest(space, escapes), context, escapes, builder, reuse)
         if part.program.passes or part.program.contraction:
             parts.append(part)
     tasks = [task for segment in segments for task in segment]
@@ -63,13 +65,14 @@ def _lower_segment(
     context: TaskGraph,
     escapes: set[Value],
     kernel: KernelBuilder,
+    reuse: bool,
 ) -> Part:
     builder = ProgramBuilder(space, nest, escapes, kernel)
     for task in space.tasks:
         if task.node is not None and task.node.op.kind is OpKind.CONTRACTION:
             builder.contraction = lower_contraction(task, context, builder.parameters, escapes)
     part = builder.build()
-    return replace(part, program=reuse_outputs(part.program))
+    return replace(part, program=reuse_outputs(part.program)) if reuse else part
 
 
 def _stores_last(statements: Sequence[Statement]) -> tuple[Statement, ...]:

@@ -116,7 +116,7 @@ binary(
     dy=lambda b, g, x, y: b.neg(b.mul(g, b.div(b.div(x, y), y))),
     saves={0: (1,), 1: (0, 1)},
     c="({0} / {1})",
-    triton="({0} / {1})",
+    triton="flamec_divide({0}, {1})",
     identity=lambda dtype: 1,
     doc="x / y of floating-point numbers.",
 )
@@ -159,7 +159,7 @@ binary(
     dx=_power_dx,
     dy=_power_dy,
     saves=(0, 1),
-    triton=lanes(floats="libdevice.pow({0}, {1})"),
+    triton=lanes(floats="libdevice.pow({0}, {1})", integers="flamec_int_pow({0}, {1})"),
     identity=lambda dtype: 1,
     expensive=True,
     doc="x ** y; an integer to a negative power is 0 unless x is 1 or -1.",
@@ -185,7 +185,7 @@ binary(
     dx=lambda b, g, x, y: g,
     dy=lambda b, g, x, y: b.neg(b.mul(g, b.trunc(b.div(x, y)))),
     saves={0: (), 1: (0, 1)},
-    triton=lanes(floats="libdevice.fmod({0}, {1})"),
+    triton=lanes(floats="libdevice.fmod({0}, {1})", integers="({0} % {1})"),
     expensive=True,
     doc="The remainder of division, with the sign of the dividend.",
 )
@@ -195,6 +195,7 @@ binary(
     dx=lambda b, g, x, y: g,
     dy=lambda b, g, x, y: b.neg(b.mul(g, b.floor_divide(x, y))),
     saves={0: (), 1: (0, 1)},
+    triton=lanes(floats="flamec_remainder({0}, {1})", integers="flamec_int_remainder({0}, {1})"),
     expensive=True,
     doc="The remainder of division, with the sign of the divisor.",
 )
@@ -203,6 +204,9 @@ binary(
     _checked("floor_divide", np.floor_divide),
     dx=lambda b, g, x, y: b.full_like(0.0, b.type_of(g)),
     dy=lambda b, g, x, y: b.full_like(0.0, b.type_of(g)),
+    triton=lanes(
+        floats="flamec_floor_divide({0}, {1})", integers="flamec_int_floor_divide({0}, {1})"
+    ),
     expensive=True,
     doc="The largest integer that is not above x / y; the gradient is zero.",
 )
@@ -294,23 +298,27 @@ binary(
 # integers and bits -----------------------------------------------------------------------
 
 
-def _shift(direction: str, evaluate: Evaluate, operator: str) -> Op:
+def _shift(direction: str, evaluate: Evaluate) -> Op:
     return binary(
         f"shift_{direction}",
         evaluate,
         accepts=INTEGER,
-        triton=f"({{0}} {operator} {{1}})",
+        triton={
+            **lanes(integers=f"flamec_shift_{direction}({{0}}, {{1}})"),
+            "u8": f"flamec_shift_{direction}_unsigned({{0}}, {{1}})",
+        },
         identity=lambda dtype: 0,
         doc="Shifts by the width of the type or more leave no bit but copies of the sign.",
     )
 
 
-_shift("left", np.left_shift, "<<")
-_shift("right", np.right_shift, ">>")
+_shift("left", np.left_shift)
+_shift("right", np.right_shift)
 binary(
     "gcd",
     np.gcd,
     accepts=INTEGER,
+    triton={**lanes(integers="flamec_gcd({0}, {1})"), "u8": "flamec_gcd_unsigned({0}, {1})"},
     commutative=True,
     associative=True,
     expensive=True,

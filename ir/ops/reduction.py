@@ -198,7 +198,13 @@ amax = register(
         saves_inputs=(0,),
         saves_outputs=(0,),
         c={"b": "({0} | {1})", **{lane: f"vmaximum_{lane}({{0}}, {{1}})" for lane in _LANES}},
-        triton="tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
+        triton={
+            **dict.fromkeys(_LANES, "tl.maximum({0}, {1})"),
+            **dict.fromkeys(
+                ("f32", "f64"), "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)"
+            ),
+            "b": "({0} | {1})",
+        },
         commutative=True,
         associative=True,
         idempotent=True,
@@ -217,7 +223,13 @@ amin = register(
         saves_inputs=(0,),
         saves_outputs=(0,),
         c={"b": "({0} & {1})", **{lane: f"vminimum_{lane}({{0}}, {{1}})" for lane in _LANES}},
-        triton="tl.minimum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
+        triton={
+            **dict.fromkeys(_LANES, "tl.minimum({0}, {1})"),
+            **dict.fromkeys(
+                ("f32", "f64"), "tl.minimum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)"
+            ),
+            "b": "({0} & {1})",
+        },
         commutative=True,
         associative=True,
         idempotent=True,

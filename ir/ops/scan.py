@@ -201,6 +201,7 @@ cummax = register(
         derivative=_running_extreme_gradient,
         saves_outputs=(1,),
         c=_replaces("vge"),
+        triton="(({0} >= {1}) | ({0} != {0}))",
         doc="Running maximum and where it stands (the latest of equal elements).",
     )
 )
@@ -214,6 +215,7 @@ cummin = register(
         derivative=_running_extreme_gradient,
         saves_outputs=(1,),
         c=_replaces("vle"),
+        triton="(({0} <= {1}) | ({0} != {0}))",
         doc="Running minimum and where it stands (the latest of equal elements).",
     )
 )

@@ -78,6 +78,7 @@ register(
         evaluate=_convert,
         derivative=lambda b, ctx, g: (b.cast(g, ctx.input_types[0].dtype),),
         c="vcast_{t}_{r}({0})",
+        triton="flamec_cast_{t}_{r}({0})",
         doc="The values in another dtype; non-zero is True, fractions are cut off.",
     )
 )

@@ -95,7 +95,7 @@ unary(
     accepts=NUMERIC,
     by_gradient=lambda b, g: b.neg(g),
     c="(-{0})",
-    triton="(-{0})",
+    triton=lanes(floats="({0} * -1.0)", integers="(-{0})"),
     involution=True,
     doc="The negative; wraps around for integers.",
 )
@@ -104,7 +104,7 @@ unary(
     np.abs,
     accepts=NUMERIC,
     by_input=lambda b, g, x: b.mul(g, b.sign(x)),
-    triton="tl.abs({0})",
+    triton={**lanes(floats="tl.abs({0})", integers="tl.abs({0})"), "u8": "{0}"},
     idempotent=True,
     doc="The absolute value; its derivative at 0 is 0.",
 )
@@ -113,6 +113,10 @@ unary(
     np.sign,
     accepts=NUMERIC,
     by_gradient=_zero,
+    triton={
+        **lanes(floats="flamec_sign({0})", integers="flamec_sign({0})"),
+        "u8": "flamec_sign_unsigned({0})",
+    },
     idempotent=True,
     doc="-1, 0 or 1; NaN for NaN.",
 )
@@ -129,7 +133,7 @@ unary(
     np.invert,
     accepts=INTEGER_OR_BOOL,
     c="(~{0})",
-    triton=lanes(integers="(~{0})", b="({0} == 0)"),
+    triton={**lanes(integers="(~{0})", b="({0} == 0)"), "u8": "({0} ^ 255)"},
     involution=True,
     doc="All bits inverted; logical not for bool.",
 )
@@ -162,14 +166,14 @@ unary(
     "exp",
     np.exp,
     by_output=lambda b, g, y: b.mul(g, y),
-    triton="tl.exp({0})",
+    triton="libdevice.exp({0})",
     expensive=True,
 )
 unary(
     "exp2",
     np.exp2,
     by_output=lambda b, g, y: b.mul(g, _times(b, y, _LN2)),
-    triton="tl.exp2({0})",
+    triton="libdevice.exp2({0})",
     expensive=True,
 )
 unary(
@@ -183,14 +187,14 @@ unary(
     "log",
     np.log,
     by_input=lambda b, g, x: b.div(g, x),
-    triton="tl.log({0})",
+    triton="libdevice.log({0})",
     expensive=True,
 )
 unary(
     "log2",
     np.log2,
     by_input=lambda b, g, x: b.div(g, _times(b, x, _LN2)),
-    triton="tl.log2({0})",
+    triton="libdevice.log2({0})",
     expensive=True,
 )
 unary(
@@ -211,7 +215,7 @@ unary(
     "sigmoid",
     lambda x: 1 / (1 + np.exp(-x)),
     by_output=lambda b, g, y: b.mul(g, b.mul(y, _minus_from_one(b, y))),
-    triton="tl.sigmoid({0})",
+    triton="flamec_sigmoid({0})",
     expensive=True,
     doc="1 / (1 + exp(-x)).",
 )
@@ -222,13 +226,13 @@ unary(
     "sqrt",
     np.sqrt,
     by_output=lambda b, g, y: b.div(g, _times(b, y, 2.0)),
-    triton="tl.sqrt({0})",
+    triton={"f32": "tl.sqrt_rn({0})", "f64": "libdevice.sqrt({0})"},
 )
 unary(
     "rsqrt",
     lambda x: 1 / np.sqrt(x),
     by_output=lambda b, g, y: b.mul(g, _times(b, b.mul(y, _square(b, y)), -0.5)),
-    triton="tl.rsqrt({0})",
+    triton="libdevice.rsqrt({0})",
     doc="1 / sqrt(x).",
 )
 
@@ -238,14 +242,14 @@ unary(
     "sin",
     np.sin,
     by_input=lambda b, g, x: b.mul(g, b.cos(x)),
-    triton="tl.sin({0})",
+    triton="libdevice.sin({0})",
     expensive=True,
 )
 unary(
     "cos",
     np.cos,
     by_input=lambda b, g, x: b.neg(b.mul(g, b.sin(x))),
-    triton="tl.cos({0})",
+    triton="libdevice.cos({0})",
     expensive=True,
 )
 unary(
@@ -365,7 +369,7 @@ unary(
     "erf",
     special_functions.erf,
     by_input=lambda b, g, x: _gaussian(b, g, x, _ERF_SLOPE),
-    triton="tl.erf({0})",
+    triton="libdevice.erf({0})",
     expensive=True,
     doc="The error function.",
 )
@@ -397,6 +401,7 @@ unary(
     "digamma",
     special_functions.digamma,
     by_input=lambda b, g, x: b.mul(g, b.polygamma1(x)),
+    triton="flamec_digamma({0})",
     expensive=True,
     doc="The first derivative of lgamma.",
 )
@@ -404,6 +409,7 @@ unary(
     "polygamma1",
     special_functions.trigamma,
     by_input=_tetragamma,
+    triton="flamec_trigamma({0})",
     expensive=True,
     doc="Trigamma, the second derivative of lgamma.",
 )

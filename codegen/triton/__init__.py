@@ -1,0 +1,1 @@
+"""Triton source for GPUs from the Kernel IR: text and plans, no device and no compiler."""

@@ -1,0 +1,112 @@
+"""Graph to execution plan: the order of the GPU back end's stages.
+
+    normalize contractions -> tasks -> fuse -> lower -> GPU form -> buffers -> Triton -> plan
+
+Nothing here touches a device or a compiler: the result is data and Triton text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from flamec.codegen.buffers import assign_buffers
+from flamec.codegen.compile_graph import (
+    CodegenOptions,
+    CompiledGraph,
+    LoweringError,
+    copy_step,
+    kernel_step,
+    program_symbols,
+)
+from flamec.codegen.lower.group import lower_group
+from flamec.codegen.lower.kernel_builder import ErrorTable
+from flamec.codegen.triton.gpu_form import gpu_form
+from flamec.codegen.triton.kernel_writer import KernelWriter
+from flamec.ir.graph import Graph
+from flamec.ir.passes.fuse import FusionOptions, fuse
+from flamec.ir.passes.normalize_contractions import normalize_contractions
+from flamec.ir.plan import Action, Buffer, Copy, ExecutionPlan, KernelSource, Launch, OutputSpec
+from flamec.ir.tasks import build_tasks
+
+
+def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> CompiledGraph:
+    """The GPU program of an optimized graph; LoweringError names what cannot be lowered."""
+    options = options or CodegenOptions()
+    graph = normalize_contractions(graph)
+    context = build_tasks(graph)
+    fusion = fuse(context, FusionOptions(enabled=options.fuse))
+    errors = ErrorTable()
+    kernels = []
+    for number, group in enumerate(fusion.groups):
+        name = f"kernel_{number}"
+        try:
+            lowered = lower_group(
+                group.segments, context, fusion.escapes, errors, name, reuse=False
+            )
+        except LookupError as error:
+            names = ", ".join(task.name for task in group.tasks)
+            raise LoweringError(f"cannot lower {names}: {error}") from error
+        kernels.append(gpu_form(lowered))
+    table = assign_buffers(context, [k.lowered for k in kernels])
+    collector = _Collector(table.buffers)
+    steps = []
+    for kernel in kernels:
+        numbers = tuple(table.number(buffer) for buffer in kernel.lowered.buffers)
+        writer = KernelWriter(kernel, numbers, collector.new_buffer)
+        try:
+            writer.write()
+        except LookupError as error:
+            names = ", ".join(kernel.lowered.kernel.operations)
+            raise LoweringError(f"cannot write {names} for a GPU: {error}") from error
+        collector.launches(writer)
+        step = kernel_step(kernel.lowered, numbers)
+        once = writer.loaded_once()
+        in_place = tuple(pair for pair in step.in_place if pair[1] not in once)
+        writes = (*step.writes, *writer.temporaries)
+        steps.append(replace(step, writes=writes, in_place=in_place))
+    for source, target in table.copies:
+        collector.actions.append(Copy(source, target, table.buffers[target].bytes))
+        steps.append(copy_step(table, source, target))
+    plan = ExecutionPlan(
+        buffers=tuple(table.buffers),
+        steps=tuple(steps),
+        inputs=tuple(table.inputs),
+        input_types=tuple(v.type for v in graph.inputs),
+        outputs=tuple(
+            OutputSpec(b, v.type) for b, v in zip(table.outputs, graph.outputs, strict=True)
+        ),
+        updated=tuple(sorted(graph.updates)),
+        symbols=program_symbols(graph),
+        source="\n\n".join(kernel.text for kernel in collector.kernels),
+        language="triton",
+        errors=tuple(errors.messages),
+        kernels=tuple(collector.kernels),
+        actions=tuple(collector.actions),
+    )
+    return CompiledGraph(
+        plan, fusion.groups, fusion.decisions, tuple(k.lowered.kernel for k in kernels)
+    )
+
+
+class _Collector:
+    """Kernels, each once, and the actions that run them."""
+
+    def __init__(self, buffers: list[Buffer]) -> None:
+        self.buffers = buffers
+        self.kernels: list[KernelSource] = []
+        self.actions: list[Action] = []
+        self._numbers: dict[str, int] = {}
+
+    def new_buffer(self, buffer: Buffer) -> int:
+        self.buffers.append(replace(buffer, name=f"{buffer.name}{len(self.buffers)}"))
+        return len(self.buffers) - 1
+
+    def launches(self, writer: KernelWriter) -> None:
+        for planned in writer.launches:
+            source = planned.launch.source
+            key = source.to_json()
+            if key not in self._numbers:
+                self._numbers[key] = len(self.kernels)
+                self.kernels.append(source)
+            grid = (planned.launch.blocks, 1, 1)
+            self.actions.append(Launch(self._numbers[key], grid, planned.arguments))

@@ -1,0 +1,296 @@
+"""Write one kernel: what is computed once, its parts, and what follows.
+
+In: a ``GpuKernel`` and the numbers of its buffers. Out: launches with their arguments. Values
+computed once are computed by every block again where that only reads memory that the kernel
+does not write; else by a launch of their own that leaves them in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from flamec.codegen.lower.lanes import MEMORY_DTYPES, spill_type
+from flamec.codegen.triton.gpu_form import GpuKernel, actual, own_sizes
+from flamec.codegen.triton.product_writer import write_product
+from flamec.codegen.triton.program_writer import (
+    RowsWriter,
+    Uniform,
+    finished,
+    fold_name,
+)
+from flamec.codegen.triton.source import EmittedLaunch, emit
+from flamec.codegen.triton.statements import StatementWriter
+from flamec.codegen.triton.text import POINTERS, fold_lane, size_name
+from flamec.ir.kernel import (
+    CheckedIndex,
+    Compute,
+    Fold,
+    Kernel,
+    Load,
+    Part,
+    Place,
+    RandomBits,
+    RowProgram,
+    Statement,
+    Store,
+)
+from flamec.ir.plan import Argument, Buffer
+from flamec.ir.shape import Dim, SymbolicDim, substitute
+
+NewBuffer = Callable[[Buffer], int]
+
+
+@dataclass(frozen=True)
+class PlannedLaunch:
+    launch: EmittedLaunch
+    arguments: tuple[Argument, ...]
+
+
+@dataclass
+class KernelWriter:
+    """Writes one kernel. ``numbers``: the plan's buffer of each of its parameters."""
+
+    gpu: GpuKernel
+    numbers: tuple[int, ...]
+    new_buffer: NewBuffer
+    temporaries: list[int] = field(default_factory=list)
+    launches: list[PlannedLaunch] = field(default_factory=list)
+    _spilled: dict[str, tuple[str, int]] = field(default_factory=dict)  # name -> lane, buffer
+
+    @property
+    def kernel(self) -> Kernel:
+        return self.gpu.lowered.kernel
+
+    def write(self) -> None:
+        """All launches, in order."""
+        self._name = _function_name(self.kernel)
+        self._doc = ", ".join(self.kernel.operations[:12])
+        if self._must_spill():
+            self._before()
+        partials: list[tuple[str, Fold, int, int]] = []
+        for part, tile in zip(self.kernel.parts, self.gpu.tiles, strict=True):
+            own, wide = own_sizes(part), is_wide(part)
+            uniform, arguments = self._imports(part)
+            arguments |= {f"p{i}": self.numbers[a] for i, a in enumerate(part.arguments)}
+            if tile is None:
+                launches = [write_product(part.program, self._name, self._doc, uniform, own, wide)]
+            else:
+                rows = RowsWriter(part.program, tile, self._name, self._doc, uniform, own, wide)
+                launches = rows.emit()
+                for i, (fold, result) in enumerate(zip(rows.folds, part.results, strict=True)):
+                    number = self._temporary("partial", fold_lane(fold.lane), tile.chunks)
+                    arguments[f"q{i}"] = number
+                    partials.append((result, fold, number, tile.chunks))
+            for launch in launches:
+                self._add(launch, arguments, own)
+        if partials or self.kernel.finish:
+            self._finish(partials)
+
+    def loaded_once(self) -> set[int]:
+        """Buffers that are read outside of the rows."""
+        return {self.numbers[s.place.parameter] for s in self.kernel.uniform if isinstance(s, Load)}
+
+    # uniform values ------------------------------------------------------------------
+    def _must_spill(self) -> bool:
+        written = {
+            n for n, p in zip(self.numbers, self.kernel.parameters, strict=True) if p.written
+        }
+        stores = any(isinstance(s, Store) for s in self.kernel.uniform)
+        return stores or bool(self.loaded_once() & written)
+
+    def _before(self) -> None:
+        writer = StatementWriter(pointer="k", reuse=True)
+        body = ["tl.debug_barrier()"] if not self.kernel.uniform else []
+        for s in self.kernel.uniform:
+            body += writer.write(s)
+        pointers = self._kernel_pointers()
+        arguments = dict(zip(pointers, self.numbers, strict=True))
+        for name, lane in self._exports().items():
+            number = self._temporary("once", spill_type(lane), 1)
+            pointer = f"x{len(self._spilled)}"
+            self._spilled[name] = (lane, number)
+            pointers[pointer] = POINTERS[spill_type(lane)]
+            arguments[pointer] = number
+            body.append(f"tl.store({pointer} + zero, {_widened(writer.name(name), lane)})")
+        self._once("once", "what all blocks share", body, pointers, arguments)
+
+    def _exports(self) -> dict[str, str]:
+        """Uniform values that parts or the end need, with their lanes."""
+        defined = {_name(s): _lane(s) for s in self.kernel.uniform if not isinstance(s, Store)}
+        needed: dict[str, str] = {}
+        for part in self.kernel.parts:
+            for name, (_, lane) in zip(part.imports, part.program.imports, strict=True):
+                needed[name] = lane
+        for s in self.kernel.finish:
+            needed |= {n: defined[n] for n in _operands(s) if n in defined}
+        return needed
+
+    def _imports(self, part: Part) -> tuple[Uniform, dict[str, int]]:
+        """The lines that give a part its uniform values, and what the pointers in them are."""
+        uniform, arguments = self._values(part.imports)
+        for name, (local, _) in zip(part.imports, part.program.imports, strict=True):
+            uniform.lines.append(f"{local} = {self._aliases.get(name, name)}")
+        return uniform, arguments
+
+    def _values(self, names: Iterable[str]) -> tuple[Uniform, dict[str, int]]:
+        """Lines that define uniform values by their names in the kernel."""
+        uniform, arguments = Uniform(), {}
+        self._aliases: dict[str, str] = {}
+        if self._spilled:
+            for name in dict.fromkeys(names):
+                lane, number = self._spilled[name]
+                pointer = f"x{list(self._spilled).index(name)}"
+                uniform.pointers[pointer] = POINTERS[spill_type(lane)]
+                arguments[pointer] = number
+                test = " != 0" if lane == "b" else ""
+                uniform.lines.append(f"{name} = tl.load({pointer} + zero){test}")
+            return uniform, arguments
+        writer = StatementWriter(pointer="k", reuse=True)
+        for s in _slice(self.kernel.uniform, set(names)):
+            uniform.lines += writer.write(s)
+        self._aliases = writer.aliases
+        types = self._kernel_pointers()
+        for number in writer.parameters:
+            uniform.pointers[f"k{number}"] = types[f"k{number}"]
+            arguments[f"k{number}"] = self.numbers[number]
+        return uniform, arguments
+
+    def _kernel_pointers(self) -> dict[str, str]:
+        return {f"k{i}": POINTERS[p.memory] for i, p in enumerate(self.kernel.parameters)}
+
+    # the end -------------------------------------------------------------------------
+    def _finish(self, partials: list[tuple[str, Fold, int, int]]) -> None:
+        """Join partial results and compute what follows from them."""
+        needed = {n for s in self.kernel.finish for n in _operands(s)}
+        defined = {_name(s) for s in self.kernel.uniform if not isinstance(s, Store)}
+        uniform, arguments = self._values([n for n in sorted(needed) if n in defined])
+        pointers = {**uniform.pointers, **self._kernel_pointers()}
+        arguments = {**dict(zip(self._kernel_pointers(), self.numbers, strict=True)), **arguments}
+        writer = StatementWriter(pointer="k", aliases=dict(self._aliases))
+        body = list(uniform.lines)
+        for i, (name, fold, number, count) in enumerate(partials):
+            pointers[f"q{i}"], arguments[f"q{i}"] = POINTERS[fold_lane(fold.lane)], number
+            block = f"tl.load(q{i} + tl.arange(0, {count})[None, :])"
+            reduced = f"tl.reduce({block}, 1, {fold_name(fold)}, keep_dims=True)"
+            body.append(f"{name} = {finished(fold, reduced)}")
+        stores = False
+        for s in self.kernel.finish:
+            if isinstance(s, Store) and not stores:
+                stores = True
+                body.append("tl.debug_barrier()")
+            body += writer.write(s)
+        self._once("end", "when all rows are done", body, pointers, arguments)
+
+    def _once(
+        self,
+        suffix: str,
+        doc: str,
+        body: list[str],
+        pointers: dict[str, str],
+        arguments: dict[str, int],
+    ) -> None:
+        holes: dict[str, object] = {
+            "name": f"{self._name}_{suffix}",
+            "doc": f"{self._doc}; {doc}",
+            "body": "\n".join(body),
+        }
+        self._add(emit("once.py.j2", holes, pointers, 1, 4), arguments, {})
+
+    # arguments -----------------------------------------------------------------------
+    def _temporary(self, name: str, memory: str, elements: int) -> int:
+        number = self.new_buffer(Buffer(name, "temporary", MEMORY_DTYPES[memory], elements))
+        self.temporaries.append(number)
+        return number
+
+    def _add(self, launch: EmittedLaunch, buffers: dict[str, int], own: dict[str, Dim]) -> None:
+        arguments = tuple(self._argument(name, buffers, own) for name in launch.arguments)
+        self.launches.append(PlannedLaunch(launch, arguments))
+
+    def _argument(self, name: str, buffers: dict[str, int], own: dict[str, Dim]) -> Argument:
+        if name in buffers:
+            return Argument(buffer=buffers[name])
+        symbol = name.removeprefix(size_name(""))
+        return Argument(value=own.get(symbol, SymbolicDim.symbol(symbol)))
+
+
+def is_wide(part: Part) -> bool:
+    """Whether an index of a part may need 64 bits."""
+    program, own = actual(part), own_sizes(part)
+    sizes: list[Dim] = [loop.size for loop in (*program.rows, *program.inner)]
+    if not all(isinstance(size, int) for size in sizes):
+        return True
+    total = 1
+    for size in sizes:
+        assert isinstance(size, int)
+        total *= max(1, size)
+    reach = [total]
+    for place in _places(program):
+        strides = [*place.at.rows, *place.at.inner]
+        ends: list[Dim] = [place.at.offset]
+        ends += [substitute(s, own) * n for s, n in zip(strides, sizes, strict=False)]
+        ends += [substitute(i.stride, own) * substitute(i.size, own) for i in place.indices]
+        if not all(isinstance(end, int) for end in ends):
+            return True
+        reach.append(sum(abs(end) for end in ends if isinstance(end, int)))
+    c = program.contraction
+    if c is not None:
+        for operand, free in ((c.left, c.rows), (c.right, c.columns)):
+            ends = [operand.offset, operand.free * free, operand.contracted * c.depth]
+            ends += [size * stride for size, stride in operand.batch]
+            if not all(isinstance(end, int) for end in ends):
+                return True
+            reach.append(sum(abs(end) for end in ends if isinstance(end, int)))
+    return max(reach) >= 1 << 30
+
+
+def _places(program: RowProgram) -> list[Place]:
+    found = []
+    for s in (*program.statements(), *program.after):
+        if isinstance(s, (Load, Store)):
+            found.append(s.place)
+            found += [Place(0, guard) for guard, _ in s.place.guards]
+    return found
+
+
+def _slice(statements: tuple[Statement, ...], needed: set[str]) -> list[Statement]:
+    """The statements that the needed names depend on, in order."""
+    found: list[Statement] = []
+    for s in reversed(statements):
+        if not isinstance(s, Store) and _name(s) in needed:
+            found.append(s)
+            needed |= set(_operands(s))
+    return found[::-1]
+
+
+def _name(s: Statement) -> str:
+    return str(getattr(s, "name", ""))
+
+
+def _lane(s: Statement) -> str:
+    if isinstance(s, CheckedIndex):
+        return "i64"
+    return "i32" if isinstance(s, RandomBits) else str(getattr(s, "lane", ""))
+
+
+def _operands(s: Statement) -> tuple[str, ...]:
+    match s:
+        case Compute():
+            return s.operands
+        case CheckedIndex():
+            return (s.index,)
+        case Load():
+            return (*(i.name for i in s.place.indices), *([s.fill] if s.fill else []))
+        case Store():
+            return (s.operand, *(i.name for i in s.place.indices))
+    return ()
+
+
+def _widened(name: str, lane: str) -> str:
+    return f"{name}.to(tl.int32)" if lane == "b" else name
+
+
+def _function_name(kernel: Kernel) -> str:
+    """What profilers show: the kind and the first operations."""
+    names = [n for n in kernel.operations if n.isidentifier() and n not in ("reshape", "copy")]
+    return "_".join(["flamec", kernel.kind, *dict.fromkeys(names[:4])])

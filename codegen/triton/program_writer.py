@@ -1,0 +1,339 @@
+"""Write one row program as Triton kernels.
+
+In: a program, its tile and the text of the uniform values it imports. Out: launches: the rows,
+and what follows a fold over rows. Folds over everything leave partial results ``q0`` … for the
+kernel that finishes (``kernel_writer``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flamec.codegen.triton.source import EmittedLaunch, emit
+from flamec.codegen.triton.statements import StatementWriter
+from flamec.codegen.triton.text import (
+    POINTERS,
+    constant,
+    dim,
+    factor,
+    fold_lane,
+    identity,
+    size_name,
+)
+from flamec.codegen.triton.tiling import Tile
+from flamec.ir.kernel import Fold, Loop, Pass, RowProgram, Store
+from flamec.ir.shape import Dim, product, substitute
+
+_START = {"cummax": "amax", "cummin": "amin"}  # a scan starts like the fold
+
+
+@dataclass
+class Uniform:
+    """Lines that define values computed once, and the types of the pointers they read."""
+
+    lines: list[str] = field(default_factory=list)
+    pointers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class RowsWriter:
+    """Writes a program without a matrix product. ``own``: values of its own sizes."""
+
+    program: RowProgram
+    tile: Tile
+    name: str
+    doc: str
+    uniform: Uniform
+    own: dict[str, Dim]
+    wide: bool
+
+    def __post_init__(self) -> None:
+        program = self.program
+        self.has_rows = bool(program.rows)
+        self.rows = product(loop.size for loop in program.rows)
+        self.columns = product(loop.size for loop in program.inner)
+        self.folds = [*program.folds("all", "rows")]
+        self.column_folds = program.folds("column")
+        self.full = "rc" if self.has_rows else "c"
+        self.writer = StatementWriter(
+            tuple(loop.name for loop in program.rows),
+            tuple(loop.name for loop in program.inner),
+            reuse=not self.tile.looped,
+            written={i for i, p in enumerate(program.parameters) if p.written},
+        )
+
+    # launches ------------------------------------------------------------------------
+    def emit(self) -> list[EmittedLaunch]:
+        launches = [self._main()]
+        if self.program.after:
+            launches.append(self._after())
+        return launches
+
+    @property
+    def index(self) -> str:
+        return "tl.int64" if self.wide else "tl.int32"
+
+    def _pointers(self) -> dict[str, str]:
+        found = {f"p{i}": POINTERS[p.memory] for i, p in enumerate(self.program.parameters)}
+        found |= {f"q{i}": POINTERS[fold_lane(f.lane)] for i, f in enumerate(self.folds)}
+        return found | self.uniform.pointers
+
+    def _narrow(self) -> dict[str, int]:
+        if self.wide:
+            return {}
+        return {size_name(n): v for n, v in self.own.items() if isinstance(v, int)}
+
+    def _main(self) -> EmittedLaunch:
+        tile, flat_chunks = self.tile, bool(self.tile.chunks) and not self.has_rows
+        first, step = "0", str(tile.columns)
+        if tile.split:
+            first = "first_block"
+        elif flat_chunks:
+            first, step = f"block * {tile.columns}", str(tile.columns * tile.chunks)
+        holes: dict[str, object] = {
+            "name": self.name,
+            "doc": self.doc,
+            "tile": tile,
+            "index": self.index,
+            "has_rows": self.has_rows,
+            "row_loop": bool(tile.chunks) and self.has_rows,
+            "looped": tile.looped,
+            "first_column": first,
+            "column_step": step,
+            "row_count": dim(self.rows),
+            "col_count": dim(self.columns),
+            "row_indices": decomposed(self.program.rows, "row"),
+            "inner_indices": decomposed(self.program.inner, "col"),
+            "uniform": "\n".join(self.uniform.lines),
+            "chunk_begin": "\n".join(self._chunk_begin()),
+            "passes": [self._pass(block) for block in self.program.passes],
+            "chunk_end": "\n".join(self._chunk_end()),
+            "barrier": "tl.debug_barrier()" if self._in_order() else "",
+        }
+        return emit(
+            "rows.py.j2", holes, self._pointers(), self._blocks(), tile.warps, self._narrow()
+        )
+
+    def _in_order(self) -> bool:
+        """Whether one row may read what the row before it stored."""
+        in_memory = bool(self.column_folds) and self.tile.looped
+        return in_memory or self.program.kind == "scatter"
+
+    def _blocks(self) -> Dim:
+        tile = self.tile
+        rows, columns = substitute(self.rows, self.own), substitute(self.columns, self.own)
+        row_blocks = tile.chunks or ceil_div(rows, tile.rows)
+        return row_blocks * ceil_div(columns, tile.columns) if tile.split else row_blocks
+
+    # passes --------------------------------------------------------------------------
+    def _pass(self, block: Pass) -> dict[str, str]:
+        before: list[str] = []
+        behind: list[str] = []
+        return {
+            "row": "\n".join(self._row(block)),
+            "element": "\n".join(self._elements(block, before, behind)),
+            "before": "\n".join(before),
+            "behind": "\n".join(behind),
+        }
+
+    def _row(self, block: Pass) -> list[str]:
+        lines, stores = [], False
+        for s in block.row:
+            if isinstance(s, Fold):
+                operand = masked(self.writer, s, "row_mask" if self.has_rows else "")
+                lines.append(f"all_{s.name} = {fold_name(s)}(all_{s.name}, {operand})")
+                continue
+            if isinstance(s, Store) and not stores:  # every thread has read what it needs
+                stores = True
+                lines.append("tl.debug_barrier()")
+            lines += self.writer.write(s, "r" if self.has_rows else "")
+        return lines
+
+    def _elements(self, block: Pass, before: list[str], behind: list[str]) -> list[str]:
+        lines = []
+        for s in block.element:
+            if not isinstance(s, Fold):
+                lines += self.writer.write(s, self.full)
+            elif s.scope == "scan":
+                lines += self._scan(s, before)
+            elif s.scope == "row":
+                lines += self._row_fold(s, before, behind)
+            elif s.scope == "column" and self.tile.looped:
+                lines += self._column_in_memory(s)
+            else:
+                name = f"all_{s.name}"
+                lines.append(f"{name} = {fold_name(s)}({name}, {masked(self.writer, s)})")
+        return lines
+
+    def _shape(self, columns: bool = True) -> str:
+        rows = self.tile.rows if self.has_rows else 1
+        return f"({rows}, {self.tile.columns if columns else 1})"
+
+    def _row_fold(self, s: Fold, before: list[str], behind: list[str]) -> list[str]:
+        self.writer.varying[s.name] = "r" if self.has_rows else ""
+        operand = masked(self.writer, s)
+        if not s.position:
+            if not self.tile.looped:
+                return [f"{s.name} = {finished(s, reduced(s, operand, 1))}"]
+            accumulator = f"acc_{s.name}"
+            before.append(f"{accumulator} = {start(s, self._shape())}")
+            behind.append(f"{s.name} = {finished(s, reduced(s, accumulator, 1))}")
+            return [f"{accumulator} = {fold_name(s)}({accumulator}, {operand})"]
+        at = f"tl.where(mask, {self.writer.name(s.position)}, {_LAST})"
+        if not self.tile.looped:
+            pair = f"tl.reduce(({operand}, {at}), 1, {fold_name(s)}, keep_dims=True)"
+            return [f"{s.name}_value, {s.name} = {pair}"]
+        value, place = f"acc_{s.name}", f"acc_{s.name}_at"
+        before.append(f"{value} = {start(s, self._shape())}")
+        before.append(f"{place} = tl.full({self._shape()}, {_LAST}, tl.int64)")
+        pair = f"tl.reduce(({value}, {place}), 1, {fold_name(s)}, keep_dims=True)"
+        behind.append(f"{s.name}_value, {s.name} = {pair}")
+        return [f"{value}, {place} = {fold_name(s)}({value}, {place}, {operand}, {at})"]
+
+    def _scan(self, s: Fold, before: list[str]) -> list[str]:
+        for name in (s.name, *s.names):
+            self.writer.varying[name] = self.full
+        function, operand = fold_name(s), masked(self.writer, s)
+        carry, given = f"carry_{s.name}", f"in_{s.name}"
+        if not s.names:
+            lines = [f"{given} = {operand}"]
+            text = f"tl.associative_scan({given}, 1, {function})"
+            if not self.tile.looped:
+                return [*lines, f"{s.name} = {text}"]
+            before.append(f"{carry} = {start(s, self._shape(columns=False))}")
+            lines.append(f"{s.name} = {function}({carry}, {text})")
+            lines.append(f"{carry} = {function}({carry}, {reduced(s, given, 1)})")
+            return lines
+        at = f"(zero + {self.writer.name(s.position)} + {self._no()}).to(tl.int64)"
+        lines = [f"{given} = {operand}", f"{given}_at = {at}"]
+        text = f"tl.associative_scan(({given}, {given}_at), 1, {function})"
+        if not self.tile.looped:
+            return [*lines, f"{s.name}, {s.names[0]} = {text}"]
+        before.append(f"{carry} = {start(s, self._shape(columns=False))}")
+        before.append(f"{carry}_at = tl.zeros({self._shape(columns=False)}, tl.int64)")
+        ends = f"tl.reduce(({given}, {given}_at), 1, {function}, keep_dims=True)"
+        return [
+            *lines,
+            f"{s.name}, {s.names[0]} = {text}",
+            f"{s.name}, {s.names[0]} = {function}({carry}, {carry}_at, {s.name}, {s.names[0]})",
+            f"{given}_end, {given}_end_at = {ends}",
+            f"{carry}, {carry}_at = {function}({carry}, {carry}_at, {given}_end, {given}_end_at)",
+        ]
+
+    def _no(self) -> str:
+        return "no_row + no_col" if self.has_rows else "no_col"
+
+    # folds over rows -----------------------------------------------------------------
+    def _chunk_begin(self) -> list[str]:
+        lines, width = [], f"(1, {self.tile.columns})"
+        for s in self.folds:
+            lines.append(f"all_{s.name} = {start(s, self._shape(s.scope == 'all'))}")
+        for s in self.column_folds:
+            if not self.tile.looped:
+                lines.append(f"all_{s.name} = {start(s, self._shape())}")
+                continue
+            lines += [
+                f"for first_col in range(0, {dim(self.columns)}, {self.tile.columns}):",
+                f"    col = first_col + tl.arange(0, {self.tile.columns})[None, :]",
+                f"    tl.store({self._partial(s)}, {start(s, width)}, col < {dim(self.columns)})",
+                "tl.debug_barrier()",
+            ]
+        return lines
+
+    def _partial(self, s: Fold) -> str:
+        chunk = "block // col_blocks" if self.tile.split else "block"
+        return f"p{s.target} + ({chunk} * {factor(self.columns)} + col)"
+
+    def _column_in_memory(self, s: Fold) -> list[str]:
+        place = self._partial(s)
+        here = reduced(s, masked(self.writer, s), 0)
+        there = f"tl.load({place}, col_mask, other=0)"
+        return [f"tl.store({place}, {fold_name(s)}({there}, {here}), col_mask)"]
+
+    def _chunk_end(self) -> list[str]:
+        lines = []
+        for number, s in enumerate(self.folds):
+            inner = f"all_{s.name}" if s.scope == "rows" else reduced(s, f"all_{s.name}", 1)
+            lines.append(f"tl.store(q{number} + block + zero, {reduced(s, inner, 0)})")
+        for s in self.column_folds:
+            if not self.tile.looped:
+                value = reduced(s, f"all_{s.name}", 0)
+                lines.append(f"tl.store({self._partial(s)}, {value}, col_mask)")
+        return lines
+
+    def _after(self) -> EmittedLaunch:
+        """Join the partial results of each column, and what is computed of them."""
+        chunks = self.tile.chunks
+        columns = max(16, min(128, 8192 // chunks))
+        writer = StatementWriter((), tuple(loop.name for loop in self.program.inner))
+        lines = []
+        for s in self.column_folds:
+            place = f"p{s.target} + (chunk * {factor(self.columns)} + col)"
+            joined = reduced(s, f"tl.load({place}, (chunk >= 0) & col_mask, other=0)", 0)
+            lines.append(f"{s.name} = {finished(s, joined)}")
+            writer.varying[s.name] = "c"
+        for statement in self.program.after:
+            lines += writer.write(statement, "c")
+        holes: dict[str, object] = {
+            "name": f"{self.name}_after",
+            "doc": f"{self.doc}; when all rows are done",
+            "index": self.index,
+            "columns": columns,
+            "col_count": dim(self.columns),
+            "chunks": chunks,
+            "uniform": "\n".join(self.uniform.lines),
+            "inner_indices": decomposed(self.program.inner, "col"),
+            "body": "\n".join(lines),
+        }
+        blocks = ceil_div(substitute(self.columns, self.own), columns)
+        return emit("after.py.j2", holes, self._pointers(), blocks, 8, self._narrow())
+
+
+_LAST = str((1 << 63) - 1)  # an index behind all others
+
+
+def fold_name(s: Fold) -> str:
+    """The library function that joins two partial results."""
+    return f"fold_{'at_' if s.position or s.names else ''}{s.op}_{s.lane}"
+
+
+def _value(s: Fold) -> str:
+    return constant(fold_lane(s.lane), identity(_START.get(s.op, s.op), s.lane))
+
+
+def start(s: Fold, shape: str) -> str:
+    """A block of what a fold starts from."""
+    return _value(s).replace("(1, 1)", shape)
+
+
+def masked(writer: StatementWriter, s: Fold, mask: str = "mask") -> str:
+    """A fold's operand, with elements that are not there replaced by what changes nothing."""
+    operand = writer.name(s.operand)
+    if s.lane == "b":
+        operand = f"{operand}.to(tl.int32)"
+    return f"tl.where({mask}, {operand}, {_value(s)})" if mask else operand
+
+
+def reduced(s: Fold, block: str, axis: int) -> str:
+    """A block folded along one dimension, which stays with size 1."""
+    return f"tl.reduce({block}, {axis}, {fold_name(s)}, keep_dims=True)"
+
+
+def finished(s: Fold, block: str) -> str:
+    """A folded block in the lane type of the fold."""
+    return f"{block} != 0" if s.lane == "b" else block
+
+
+def ceil_div(size: Dim, block: int) -> Dim:
+    return (size + block - 1) // block
+
+
+def decomposed(loops: tuple[Loop, ...], index: str) -> str:
+    """The indices of nested loops, from their common counter."""
+    lines, rest = [], index
+    for loop in reversed(loops[1:]):
+        lines.append(f"{loop.name} = {rest} % {factor(loop.size)}")
+        rest = f"({rest} // {factor(loop.size)})"
+    if loops:
+        lines.append(f"{loops[0].name} = {rest}")
+    return "\n".join(lines)

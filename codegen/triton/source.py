@@ -1,0 +1,63 @@
+"""From a kernel's text to a ``KernelSource``: which arguments it takes and of which types.
+
+In: text that mentions pointers ``p0`` (the program's parameters), ``k0`` (the kernel's), ``x0``
+(values computed once), ``q0`` (partial results) and sizes ``n_B``. Out: what a launch needs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flamec.codegen.triton.rendering import module, render
+from flamec.ir.plan import KernelSource
+from flamec.ir.shape import Dim
+
+_ARGUMENT = re.compile(r"\b([pkxq]\d+|n_\w+)\b")
+
+
+@dataclass(frozen=True)
+class EmittedLaunch:
+    """A kernel, its grid, and the names of its arguments in order."""
+
+    source: KernelSource
+    blocks: Dim
+    arguments: tuple[str, ...]
+
+
+def emit(
+    template: str,
+    holes: dict[str, object],
+    pointers: Mapping[str, str],
+    blocks: Dim,
+    warps: int,
+    narrow: Mapping[str, int] | None = None,
+    stages: int = 1,
+) -> EmittedLaunch:
+    """Fill a template. ``pointers`` gives the types of pointers by name; ``narrow`` the sizes
+    that are passed as 32-bit numbers because their value is known."""
+    draft = render(template, {**holes, "arguments": ""})
+    arguments = tuple(dict.fromkeys(sorted(_ARGUMENT.findall(draft), key=_order)))
+    text = render(template, {**holes, "arguments": ", ".join(arguments)})
+    known = narrow or {}
+    parameters, aligned = [], []
+    for name in arguments:
+        if name in pointers:
+            parameters.append((name, pointers[name]))
+            aligned.append(name)
+        else:
+            parameters.append((name, "i32" if name in known else "i64"))
+            if name in known and known[name] % 16 == 0:
+                aligned.append(name)
+    options = {"num_warps": warps, "num_stages": stages}
+    source = KernelSource(
+        module(text), str(holes["name"]), tuple(parameters), {}, tuple(aligned), options
+    )
+    return EmittedLaunch(source, blocks, arguments)
+
+
+def _order(name: str) -> tuple[int, int, str]:
+    kind = "pkxqn".index(name[0])
+    number = 0 if name.startswith("n_") else int(name[1:])
+    return kind, number, name

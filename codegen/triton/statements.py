@@ -1,0 +1,218 @@
+"""Write the statements of a program as Triton over blocks.
+
+All values are blocks with two dimensions, rows and columns; what does not vary along one has
+size 1 there and broadcasts. ``StatementWriter`` remembers for each name along which it varies:
+a string with ``r``, ``c``, both or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from flamec.codegen.triton.text import TYPES, constant, dim, factor, operation
+from flamec.ir.kernel import (
+    CheckedIndex,
+    Compute,
+    ComputedIndex,
+    Constant,
+    Fold,
+    Keep,
+    Linear,
+    Load,
+    Place,
+    Position,
+    RandomBits,
+    Recall,
+    Statement,
+    Store,
+)
+from flamec.ir.op import lookup
+from flamec.ir.shape import Dim, structurally_equal
+
+MASKS = {"": "", "r": "row_mask", "c": "col_mask", "rc": "mask"}
+
+
+def is_zero(size: Dim) -> bool:
+    return structurally_equal(size, 0)
+
+
+def joined(*varying: str) -> str:
+    """Along which dimensions a value varies that is made of others."""
+    return "".join(axis for axis in "rc" if any(axis in v for v in varying))
+
+
+@dataclass
+class StatementWriter:
+    """Writes statements for one kernel.
+
+    ``rows`` and ``inner`` name the loop variables; ``pointer`` is the prefix of parameters;
+    ``product`` names the block that holds a matrix product, parameter -1 and the given one;
+    ``reuse``: a load of a place that was loaded before gives the same block (not across
+    iterations of loops).
+    """
+
+    rows: tuple[str, ...] = ()
+    inner: tuple[str, ...] = ()
+    pointer: str = "p"
+    product: str = ""
+    product_parameter: int = -1
+    reuse: bool = False
+    varying: dict[str, str] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    kept: dict[int, str] = field(default_factory=dict)
+    parameters: set[int] = field(default_factory=set)
+    written: set[int] = field(default_factory=set)
+    _loaded: dict[tuple[Place, str, str], str] = field(default_factory=dict)
+
+    def name(self, name: str) -> str:
+        return self.aliases.get(name, name)
+
+    def axes(self, name: str) -> str:
+        return self.varying.get(self.name(name), "")
+
+    # addresses -----------------------------------------------------------------------
+    def linear(self, at: Linear) -> tuple[str, str]:
+        """An index as text, and along what it varies."""
+        terms, axes = [], set()
+        loops = [(name, stride, "r") for name, stride in zip(self.rows, at.rows, strict=False)]
+        loops += [(name, stride, "c") for name, stride in zip(self.inner, at.inner, strict=False)]
+        for name, stride, axis in loops:
+            if is_zero(stride):
+                continue
+            axes.add(axis)
+            terms.append(name if structurally_equal(stride, 1) else f"{name} * {factor(stride)}")
+        if not is_zero(at.offset) or not terms:
+            terms.append(factor(at.offset))
+        return " + ".join(terms), joined(*axes)
+
+    def _place(self, place: Place, at_least: str) -> tuple[str, str, list[str]]:
+        """Pointer, along what it varies, and the conditions under which it may be used."""
+        at, axes = self.linear(place.at)
+        terms, conditions = [at], []
+        for index in place.indices:
+            position, inside = self._wrapped(index)
+            axes = joined(axes, self.axes(index.name))
+            terms.append(f"{position} * {factor(index.stride)}")
+            conditions.append(inside)
+        for guard, size in place.guards:
+            text, guard_axes = self.linear(guard)
+            axes = joined(axes, guard_axes)
+            index = text if guard_axes else f"(zero + {text})"
+            conditions.append(f"(({index}) >= 0) & (({index}) < {dim(size)})")
+        for axis in at_least:
+            if axis not in axes:
+                terms.append("no_row" if axis == "r" else "no_col")
+        axes = joined(axes, at_least)
+        if not axes:
+            terms.append("zero")
+        mask = MASKS[axes]
+        self.parameters.add(place.parameter)
+        base = f"{self.pointer}{place.parameter}"
+        return f"{base} + ({' + '.join(terms)})", axes, [*([mask] if mask else []), *conditions]
+
+    def _wrapped(self, index: ComputedIndex) -> tuple[str, str]:
+        """The element that an index means, and whether it exists."""
+        name = self.name(index.name)
+        position = f"tl.where({name} < 0, {name} + ({dim(index.size)}), {name})"
+        return position, f"({position} >= 0) & ({position} < {dim(index.size)})"
+
+    # statements ----------------------------------------------------------------------
+    def write(self, s: Statement, at_least: str = "") -> list[str]:
+        """The lines of a statement; a store covers at least the dimensions ``at_least``."""
+        match s:
+            case Load():
+                return self._load(s)
+            case CheckedIndex():
+                return [self._checked(s)]
+            case Constant():
+                self.varying[s.name] = ""
+                return [f"{s.name} = {constant(s.lane, s.value)}"]
+            case Position():
+                at, axes = self.linear(s.at)
+                self.varying[s.name] = axes
+                return [f"{s.name} = (zero + {at}).to({TYPES[s.lane]})"]
+            case Compute():
+                return [self._compute(s)]
+            case RandomBits():
+                return self._random(s)
+            case Store():
+                return self._store(s, at_least)
+            case Keep():
+                self.kept[s.slot] = self.name(s.operand)
+                return []
+            case Recall():
+                self.aliases[s.name] = self.kept[s.slot]
+                return []
+            case Fold():
+                raise AssertionError("folds are written by the program's writer")
+
+    def _load(self, s: Load) -> list[str]:
+        if s.place.parameter == -1 or (
+            self.product and s.place.parameter == self.product_parameter
+        ):
+            self.aliases[s.name] = self.product
+            return []
+        key = (s.place, self.name(s.fill), s.lane)
+        if self.reuse and s.place.parameter not in self.written:
+            if key in self._loaded:
+                self.aliases[s.name] = self._loaded[key]
+                return []
+            self._loaded[key] = s.name
+        pointer, axes, conditions = self._place(s.place, "")
+        text = loaded(s.memory, pointer, conditions)
+        guards = conditions[1 if MASKS[axes] else 0 :]
+        if s.fill and guards:
+            fill = self.name(s.fill)
+            axes = joined(axes, self.axes(s.fill))
+            text = f"tl.where({' & '.join(guards)}, {text}, {fill})"
+        self.varying[s.name] = axes
+        return [f"{s.name} = {text}"]
+
+    def _checked(self, s: CheckedIndex) -> str:
+        name, size = self.name(s.index), dim(s.size)
+        self.varying[s.name] = self.axes(s.index)
+        wrapped = f"tl.where({name} < 0, {name} + ({size}), {name})"
+        return f"{s.name} = tl.maximum(tl.minimum({wrapped}, ({size}) - 1), 0)"
+
+    def _compute(self, s: Compute) -> str:
+        operands = tuple(self.name(o) for o in s.operands)
+        self.varying[s.name] = joined(*(self.varying.get(o, "") for o in operands))
+        text = operation(lookup(s.op), s.lanes, s.lane, operands)
+        if s.rounds:
+            text = f"{text}.to({TYPES[s.rounds]}).to({TYPES[s.lane]})"
+        return f"{s.name} = {text}"
+
+    def _random(self, s: RandomBits) -> list[str]:
+        at, axes = self.linear(s.at)
+        self.varying[s.name] = axes
+        state, _, _ = self._place(s.state, "")
+        return [
+            f"{s.name}_seed = tl.load({state})",
+            f"{s.name}_offset = tl.load({state} + 1)",
+            f"{s.name} = flamec_philox(zero + {at}, {s.name}_seed, {s.name}_offset)",
+        ]
+
+    def _store(self, s: Store, at_least: str) -> list[str]:
+        pointer, _, conditions = self._place(s.place, at_least)
+        value = self.name(s.operand)
+        if s.combine:
+            there = loaded(s.memory, pointer, conditions)
+            value = operation(lookup(s.combine), (s.lane, s.lane), s.lane, (there, value))
+        mask = f", {' & '.join(conditions)}" if conditions else ""
+        return [f"tl.store({pointer}, {stored(s.memory, s.lane, value)}{mask})"]
+
+
+def loaded(memory: str, pointer: str, conditions: Iterable[str]) -> str:
+    """A load that gives lanes; zeros where a condition fails."""
+    mask = " & ".join(conditions)
+    text = f"tl.load({pointer}, {mask}, other=0)" if mask else f"tl.load({pointer})"
+    if memory == "bool":
+        return f"({text} != 0)"
+    return f"{text}.to(tl.float32)" if memory in ("f16", "bf16") else text
+
+
+def stored(memory: str, lane: str, value: str) -> str:
+    """A value as it lies in memory."""
+    same = memory == lane
+    return value if same else f"({value}).to({TYPES[memory]})"

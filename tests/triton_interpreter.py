@@ -1,0 +1,214 @@
+"""Run plans for GPUs in Triton's interpreter: kernels as NumPy programs, on any machine.
+
+In: a plan with Triton kernels, input arrays, sizes. Out: outputs and updated inputs. Triton must
+be imported with TRITON_INTERPRET=1, so tests do this in a process of their own
+(``python triton_interpreter.py case ...``, see ``triton_cases.py``). The interpreter expects
+tensors of PyTorch; ``PointerArgument`` shows it as much of one as it looks at. It has no
+libdevice: ``_Libdevice`` stands in for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import scipy.special
+import triton
+import triton.language as tl
+from triton.runtime import interpreter
+from triton.runtime.interpreter import TensorHandle
+
+from flamec.ir.passes.plan_memory import plan_memory
+from flamec.ir.plan import Copy, ExecutionPlan, Fill, KernelSource, Launch
+from flamec.ir.shape import evaluate_dim, evaluate_shape
+
+_POINTED = {
+    "*fp32": "float32",
+    "*fp64": "float64",
+    "*fp16": "float16",
+    "*bf16": "bfloat16",
+    "*i8": "int8",
+    "*i16": "int16",
+    "*i32": "int32",
+    "*i64": "int64",
+    "*u8": "uint8",
+}
+
+
+class PointerArgument:
+    """An address in host memory that looks like a tensor to the interpreter."""
+
+    def __init__(self, address: int, kind: str) -> None:
+        self.address, self.dtype = address, _POINTED[kind]
+
+    def data_ptr(self) -> int:
+        return self.address
+
+    def untyped_storage(self) -> PointerArgument:
+        return self
+
+    def cpu(self) -> PointerArgument:
+        return self
+
+    def copy_(self, other: PointerArgument) -> None:
+        assert other.address == self.address
+
+    def new_empty(self, size: int, device: str) -> PointerArgument:
+        return PointerArgument(0, next(k for k, v in _POINTED.items() if v == self.dtype))
+
+    def set_(self, storage: PointerArgument, offset: int, size: Any, stride: Any) -> None:
+        self.address = storage.address
+
+    def storage_offset(self) -> int:
+        return 0
+
+    def size(self) -> tuple[int, ...]:
+        return (1,)
+
+    def stride(self) -> tuple[int, ...]:
+        return (1,)
+
+
+class _Libdevice:
+    """The functions of libdevice that kernels call, by NumPy and SciPy in float64."""
+
+    _SPECIAL: Mapping[str, Callable[..., Any]] = {
+        "rint": np.rint,
+        "asin": np.arcsin,
+        "acos": np.arccos,
+        "atan": np.arctan,
+        "asinh": np.arcsinh,
+        "acosh": np.arccosh,
+        "atanh": np.arctanh,
+        "atan2": np.arctan2,
+        "pow": np.power,
+        "rsqrt": lambda x: 1 / np.sqrt(x),
+        "erf": scipy.special.erf,
+        "erfc": scipy.special.erfc,
+        "erfinv": scipy.special.erfinv,
+        "lgamma": lambda x: np.where(np.isneginf(x), np.inf, scipy.special.gammaln(x)),
+    }
+    _EXACT = ("nextafter", "copysign", "fmod", "signbit")
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        function = self._SPECIAL.get(name) or getattr(np, name)
+
+        def call(*arguments: Any) -> Any:
+            arrays = [a.handle.data for a in arguments]
+            dtype = arrays[0].dtype
+            if name not in self._EXACT:
+                arrays = [a.astype(np.float64) for a in arrays]
+            with np.errstate(all="ignore"):
+                result = np.asarray(function(*arrays))
+            if name == "signbit":
+                result, kind = result.astype(np.int32), tl.int32
+            else:
+                result, kind = result.astype(dtype), arguments[0].dtype
+            handle = TensorHandle(result, kind)
+            return tl.core.tensor(handle, tl.block_type(kind, list(result.shape)))
+
+        return call
+
+
+_patch_tensor = interpreter._patch_lang_tensor
+
+
+def _patch_with_index(tensor: Any, scope: Any) -> None:
+    """Bounds of loops are arrays with one element, which NumPy 2.4 no longer makes a number."""
+    _patch_tensor(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+
+_create_dot = interpreter.InterpreterBuilder.create_dot
+
+
+def _dot(self: Any, a: TensorHandle, b: TensorHandle, *rest: Any) -> TensorHandle:
+    """The interpreter keeps bfloat16 as integers and would multiply those."""
+    widened = [
+        TensorHandle(x.data.view(ml_dtypes.bfloat16).astype(np.float32), tl.float32)
+        if x.dtype.scalar == tl.bfloat16
+        else x
+        for x in (a, b)
+    ]
+    result: TensorHandle = _create_dot(self, *widened, *rest)
+    return result
+
+
+interpreter.InterpreterBuilder.create_dot = _dot
+interpreter._patch_lang_tensor = _patch_with_index
+_modules: dict[str, ModuleType] = {}
+_folder = tempfile.TemporaryDirectory(prefix="flamec-interpreter-")
+
+
+def _module(source: KernelSource) -> ModuleType:
+    key = hashlib.sha256(source.text.encode()).hexdigest()[:16]
+    if key not in _modules:
+        path = Path(_folder.name) / f"kernel_{key}.py"
+        path.write_text(source.text)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None
+        _modules[key] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(_modules[key])
+        if hasattr(_modules[key], "libdevice"):
+            _modules[key].libdevice = _Libdevice()  # type: ignore[attr-defined]
+    return _modules[key]
+
+
+def run_plan(
+    plan: ExecutionPlan, inputs: Sequence[np.ndarray], bindings: Mapping[str, int]
+) -> tuple[list[np.ndarray], dict[int, np.ndarray]]:
+    """Outputs, and the inputs that the plan updates, with temporaries at their planned places."""
+    assert triton.knobs.runtime.interpret, "set TRITON_INTERPRET=1"
+    layout = plan_memory(plan, bindings)
+    arena = np.full(layout.peak_bytes + 64, 0x7B, np.uint8)
+    memory: dict[int, np.ndarray] = {}
+    for position, array in zip(plan.inputs, inputs, strict=True):
+        memory[position] = np.array(array, copy=True, order="C")
+    results = []
+    for output in plan.outputs:
+        shape = evaluate_shape(output.type.shape, bindings)
+        memory[output.buffer] = np.zeros(shape, output.type.dtype.numpy)
+        results.append(memory[output.buffer])
+    for number, offset in layout.offsets.items():
+        memory[number] = arena[offset:]
+
+    def address(buffer: int) -> int:
+        place: int = memory[buffer].__array_interface__["data"][0]
+        return place
+
+    for action in plan.actions:
+        if isinstance(action, Launch):
+            _launch(plan, action, bindings, address)
+            continue
+        count = evaluate_dim(action.bytes, bindings)
+        if isinstance(action, Fill):
+            memory[action.buffer].reshape(-1).view(np.uint8)[:count] = action.byte
+        elif isinstance(action, Copy):
+            source = memory[action.source].reshape(-1).view(np.uint8)[:count]
+            memory[action.target].reshape(-1).view(np.uint8)[:count] = source
+    return results, {p: memory[plan.inputs[p]] for p in plan.updated}
+
+
+def _launch(
+    plan: ExecutionPlan, action: Launch, bindings: Mapping[str, int], address: Callable[[int], int]
+) -> None:
+    source = plan.kernels[action.kernel]
+    grid = evaluate_shape(action.grid, bindings)
+    if min(grid) <= 0:
+        return
+    arguments: list[Any] = []
+    for (_, kind), argument in zip(source.parameters, action.arguments, strict=True):
+        if argument.buffer >= 0:
+            arguments.append(PointerArgument(address(argument.buffer), kind))
+        else:
+            assert not isinstance(argument.value, float)
+            arguments.append(evaluate_dim(argument.value, bindings))
+    with np.errstate(all="ignore"):
+        getattr(_module(source), source.function)[grid](*arguments)
