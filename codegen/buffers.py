@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import Memory, PartialResults
@@ -142,11 +143,11 @@ def _program_allows(program: RowProgram, source: int, target: int) -> bool:
     return all(order <= first and _same(place, stores[0][1]) for order, place in loads)
 
 
-def _is_load(s: Statement, parameter: int) -> bool:
+def _is_load(s: Statement, parameter: int) -> TypeGuard[Load]:
     return isinstance(s, Load) and s.place.parameter == parameter
 
 
-def _is_store(s: Statement, parameter: int) -> bool:
+def _is_store(s: Statement, parameter: int) -> TypeGuard[Store]:
     return isinstance(s, Store) and s.place.parameter == parameter
 
 

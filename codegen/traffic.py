@@ -129,6 +129,7 @@ def _product_accesses(
 
     yield access(c.left.parameter, c.batch * c.rows * c.depth, False)
     yield access(c.right.parameter, c.batch * c.depth * c.columns, False)
-    is_stored = any(isinstance(s, Store) and s.place.parameter == c.result for s in program.statements())
+    stores = (s for s in program.statements() if isinstance(s, Store))
+    is_stored = any(s.place.parameter == c.result for s in stores)
     if c.result >= 0 and not is_stored:
         yield access(c.result, c.batch * c.rows * c.columns, True)

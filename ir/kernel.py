@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Union
 
 from flamec.ir.shape import Dim, format_dim, structurally_equal
 
@@ -168,9 +167,9 @@ class Recall:
     lane: str
 
 
-Statement = Union[
-    Load, Position, CheckedIndex, Constant, Compute, RandomBits, Fold, Store, Keep, Recall
-]
+Statement = (
+    Load | Position | CheckedIndex | Constant | Compute | RandomBits | Fold | Store | Keep | Recall
+)
 
 
 # programs ----------------------------------------------------------------------------
@@ -292,7 +291,8 @@ def print_kernel(kernel: Kernel) -> str:
     lines.extend(f"  {print_statement(s)}" for s in kernel.uniform)
     for part in kernel.parts:
         arguments = ", ".join(f"p{a}" for a in part.arguments)
-        sizes = (f"{n}={format_dim(d)}" for n, d in zip(part.program.sizes, part.sizes, strict=True))
+        given = zip(part.program.sizes, part.sizes, strict=True)
+        sizes = (f"{n}={format_dim(d)}" for n, d in given)
         names = ", ".join((arguments, *part.imports, *sizes))
         lines.append(f"  run({names}):")
         lines.extend("    " + line for line in print_program(part.program))
@@ -306,9 +306,9 @@ def print_program(program: RowProgram) -> list[str]:
     if program.contraction:
         c = program.contraction
         sizes = ", ".join(format_dim(d) for d in (c.batch, c.rows, c.columns, c.depth))
-        lines.append(
-            f"{f'p{c.result}' if c.result >= 0 else 'panel'} = p{c.left.parameter} @ p{c.right.parameter} ({c.memory}: {sizes})"
-        )
+        target = f"p{c.result}" if c.result >= 0 else "panel"
+        product = f"p{c.left.parameter} @ p{c.right.parameter}"
+        lines.append(f"{target} = {product} ({c.memory}: {sizes})")
     rows = ", ".join(f"{l.name} < {format_dim(l.size)}" for l in program.rows)
     inner = ", ".join(f"{l.name} < {format_dim(l.size)}" for l in program.inner)
     lines.append(f"for {rows or 'one row'} ({program.kind}):")

@@ -162,9 +162,7 @@ def _part(number: int, part: Part, emitted: EmittedProgram) -> list[str]:
     counts += [("chunks", emitted.chunks)] if emitted.chunks else []
     counts += [("after", emitted.after_jobs)] if emitted.after else []
     names = ", ".join(f"{name}_{number}" for name, _ in counts)
-    own = [
-        f"const int64_t {name} = n_{number}[{i}];" for i, name in enumerate(part.program.sizes)
-    ]
+    own = [f"const int64_t {name} = n_{number}[{i}];" for i, name in enumerate(part.program.sizes)]
     values = " ".join(f"{name}_{number} = {text};" for name, text in counts)
     lines.append(f"int64_t {names};")
     lines.append(" ".join(["{", *own, values, "}"]))

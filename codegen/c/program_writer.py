@@ -16,7 +16,7 @@ from flamec.codegen.c.text import C_TYPES, combine, dim, factor, identity
 from flamec.codegen.lower.lanes import LANE_BYTES, spill_type
 from flamec.codegen.lower.row_program import CHUNK_ROWS, CHUNKS
 from flamec.codegen.schedule import GRAIN, TILE, Schedule
-from flamec.ir.kernel import Fold, Load, Pass, RowProgram, Store
+from flamec.ir.kernel import Fold, Keep, Load, Pass, RowProgram, Store
 from flamec.ir.shape import Dim, product
 
 LANES_AT_MOST = 16
@@ -299,7 +299,7 @@ class RowsWriter(ProgramWriter):
                 lines += accumulate(s, f"all_{s.name}", s.operand, "", "")
                 continue
             lines += self.writer.write(s, None)
-            if not isinstance(s, Store):
+            if not isinstance(s, (Store, Keep)):
                 self.writer.scalars.add(s.name)
         return lines
 

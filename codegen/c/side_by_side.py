@@ -13,7 +13,19 @@ from flamec.codegen.c.rendering import decomposed, render
 from flamec.codegen.c.statements import VectorAxis, accumulate
 from flamec.codegen.c.text import dim, factor, identity
 from flamec.codegen.schedule import GRAIN
-from flamec.ir.kernel import Fold, Pass, RandomBits, Store
+from flamec.ir.kernel import (
+    CheckedIndex,
+    Compute,
+    Constant,
+    Fold,
+    Keep,
+    Load,
+    Pass,
+    Position,
+    RandomBits,
+    Recall,
+    Store,
+)
 from flamec.ir.shape import product
 
 
@@ -56,8 +68,8 @@ class SideBySideWriter(ProgramWriter):
         axis = VectorAxis(lane_loop, "n")
         row: list[str] = []
         for s in block.row:
-            if not isinstance(s, (Store, Fold)):
-                lane = "i32" if isinstance(s, RandomBits) else "i64" if _is_index(s) else s.lane
+            if not isinstance(s, (Store, Fold, Keep)):
+                lane = _lane_of(s)
                 declarations.append(self._array(lane, s.name))
                 writer.arrays.add(s.name)
             row += writer.write(s, axis)
@@ -104,5 +116,12 @@ class SideBySideWriter(ProgramWriter):
         return text
 
 
-def _is_index(statement: object) -> bool:
-    return not hasattr(statement, "lane")
+def _lane_of(s: Load | Position | CheckedIndex | Constant | Compute | RandomBits | Recall) -> str:
+    """The lane type of the value that a statement names."""
+    match s:
+        case RandomBits():
+            return "i32"
+        case CheckedIndex():
+            return "i64"
+        case _:
+            return s.lane

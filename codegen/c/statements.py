@@ -99,7 +99,8 @@ class StatementWriter:
 
     def scalar_index(self, index: ComputedIndex) -> str:
         """A checked index that is the same in all lanes."""
-        at = f"flamec_index(frame, {self.reference(index.name)}[0], {dim(index.size)}, {index.error})"
+        first = f"{self.reference(index.name)}[0]"
+        at = f"flamec_index(frame, {first}, {dim(index.size)}, {index.error})"
         if self.hoisted is not None and index.name in self.scalars:
             name = f"at_{index.name}_{index.error}"
             line = f"const int64_t {name} = {at};"
@@ -127,7 +128,8 @@ class StatementWriter:
                 text = splat(statement.lane, statement.value)
                 return [self._define(statement.name, statement.lane, text)]
             case Position():
-                return [self._define(statement.name, statement.lane, self._position(statement, axis))]
+                place = self._position(statement, axis)
+                return [self._define(statement.name, statement.lane, place)]
             case Compute():
                 return [self._define(statement.name, statement.lane, self._compute(statement))]
             case RandomBits():
@@ -288,7 +290,7 @@ def fold_lanes(fold: Fold, accumulator: str) -> list[str]:
         f"    const v_{lane} other = vturn_{lane}({accumulator}, k);",
         f"    const v_i64 at = vturn_i64({index}, k);",
         f"    const v_b earlier = ~{loses} & vlt_i64(at, {index});",
-        f"    const v_b better = vge_i64(at, vsplat_i64(0)) &",
+        "    const v_b better = vge_i64(at, vsplat_i64(0)) &",
         f"                       (vlt_i64({index}, vsplat_i64(0)) | {wins} | earlier);",
         f"    {accumulator} = vsel_{lane}(better, other, {accumulator});",
         f"    {index} = vsel_i64(better, at, {index});",

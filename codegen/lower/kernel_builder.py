@@ -46,12 +46,14 @@ class ParameterList:
         if found is None:
             found = self._number[buffer] = len(self.buffers)
             self.buffers.append(buffer)
-            is_value = isinstance(buffer, Value)
-            memory = memory_type(buffer.type.dtype) if is_value else buffer.memory
-            self.parameters.append(Parameter(memory, written))
+            self.parameters.append(Parameter(_memory_of(buffer), written))
         elif written and not self.parameters[found].written:
             self.parameters[found] = replace(self.parameters[found], written=True)
         return found
+
+
+def _memory_of(buffer: Memory) -> str:
+    return memory_type(buffer.type.dtype) if isinstance(buffer, Value) else buffer.memory
 
 
 class ErrorTable:

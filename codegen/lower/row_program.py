@@ -25,8 +25,8 @@ from flamec.ir.graph import Value
 from flamec.ir.group_space import Address, GroupSpace, Operand, is_assembled
 from flamec.ir.iteration_space import Axis, leaves
 from flamec.ir.kernel import (
-    Compute,
     CheckedIndex,
+    Compute,
     ComputedIndex,
     Constant,
     Contraction,
@@ -217,9 +217,8 @@ class ProgramBuilder:
         )
 
     def _error(self, axis: int, size: Dim) -> int:
-        return self.kernel.errors.code(
-            f"IndexError: index {{detail}} is out of bounds for dimension {axis} of size {format_dim(size)}"
-        )
+        where = f"dimension {axis} of size {format_dim(size)}"
+        return self.kernel.errors.code(f"IndexError: index {{detail}} is out of bounds for {where}")
 
     def _picked(self, task: Task, context: _Context) -> str:
         """One element of each row, computed alone."""

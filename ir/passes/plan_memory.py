@@ -59,7 +59,7 @@ def _aligned(size: int) -> int:
 def _share_in_place(
     plan: ExecutionPlan, first: dict[int, int], last: dict[int, int], size: dict[int, int]
 ) -> dict[int, int]:
-    """For each temporary the one whose block it lives in: itself, or one that dies as it is born."""
+    """Whose block each temporary lives in: its own, or that of one that dies as it is born."""
     host = {buffer: buffer for buffer in first}
     taken: set[int] = set()
     for position, step in enumerate(plan.steps):

@@ -1,4 +1,4 @@
-"""Creation and sampling against PyTorch: arguments, dtypes, shapes, errors; values where defined."""
+"""Creation and sampling against PyTorch: arguments, dtypes, shapes, errors; defined values."""
 
 from __future__ import annotations
 
