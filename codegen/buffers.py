@@ -156,14 +156,15 @@ def _same(a: Place, b: Place) -> bool:
     return plain and a.at == b.at
 
 
-def in_place_pairs(lowered: LoweredKernel, numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """(written, read) buffers of one kernel that may share memory."""
-    kernel = lowered.kernel
+def in_place_pairs(
+    lowered: LoweredKernel, numbers: Sequence[int], table: BufferTable
+) -> list[tuple[int, int]]:
+    """(written, read) temporaries of one kernel that may share memory."""
+    parameters = lowered.kernel.parameters
+    movable = [i for i, n in enumerate(numbers) if table.buffers[n].kind == "temporary"]
     pairs = []
-    for w, written in enumerate(kernel.parameters):
-        for r, read in enumerate(kernel.parameters):
-            if not written.written or read.written or numbers[w] == numbers[r]:
-                continue
+    for w in (i for i in movable if parameters[i].written):
+        for r in (i for i in movable if not parameters[i].written and numbers[i] != numbers[w]):
             if reads_before_writing(lowered, lowered.buffers[r], lowered.buffers[w]):
                 pairs.append((numbers[w], numbers[r]))
     return pairs

@@ -70,7 +70,7 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
     for kernel in lowered:
         numbers = tuple(table.number(buffer) for buffer in kernel.buffers)
         emitter.kernel(kernel.kernel, numbers)
-        steps.append(kernel_step(kernel, numbers))
+        steps.append(kernel_step(kernel, numbers, table))
     for source, target in table.copies:
         emitter.copy(source, target, table.buffers[target])
         steps.append(copy_step(table, source, target))
@@ -107,7 +107,7 @@ def program_symbols(graph: Graph) -> tuple[str, ...]:
     return tuple(found)
 
 
-def kernel_step(lowered: LoweredKernel, numbers: Sequence[int]) -> Step:
+def kernel_step(lowered: LoweredKernel, numbers: Sequence[int], table: BufferTable) -> Step:
     kernel = lowered.kernel
     written = [n for n, p in zip(numbers, kernel.parameters, strict=True) if p.written]
     read = [n for n, p in zip(numbers, kernel.parameters, strict=True) if not p.written]
@@ -119,7 +119,7 @@ def kernel_step(lowered: LoweredKernel, numbers: Sequence[int]) -> Step:
         bytes_read=bytes_read(lowered),
         bytes_written=bytes_written(lowered),
         flops=flops(kernel),
-        in_place=tuple(in_place_pairs(lowered, numbers)),
+        in_place=tuple(in_place_pairs(lowered, numbers, table)),
         operations=kernel.operations,
         locations=kernel.locations,
     )

@@ -59,7 +59,7 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
             names = ", ".join(kernel.lowered.kernel.operations)
             raise LoweringError(f"cannot write {names} for a GPU: {error}") from error
         collector.launches(writer)
-        step = kernel_step(kernel.lowered, numbers)
+        step = kernel_step(kernel.lowered, numbers, table)
         once = writer.loaded_once()
         in_place = tuple(pair for pair in step.in_place if pair[1] not in once)
         writes = (*step.writes, *writer.temporaries)
