@@ -52,7 +52,9 @@ class Batch:
             entry = f"program_{number}_flamec_program"
             self._programs.append(self.device.load(replace(plan, source=source, entry=entry)))
 
-    def run(self, number: int, arrays: Sequence[np.ndarray]) -> tuple[Arrays, dict[int, np.ndarray]]:
+    def run(
+        self, number: int, arrays: Sequence[np.ndarray]
+    ) -> tuple[Arrays, dict[int, np.ndarray]]:
         """Outputs, and the new values of updated inputs by position."""
         plan = self.compiled[number].plan
         bindings = bindings_of(plan, arrays)

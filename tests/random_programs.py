@@ -63,8 +63,8 @@ class ProgramMaker:
             self.unary, self.unary, self.binary, self.binary, self.binary, self.compare_select,
             self.reduce, self.reduce, self.normalize, self.softmax, self.layer, self.layer,
             self.transpose, self.merge, self.slice, self.concatenate, self.pad, self.update_slice,
-            self.gather, self.scatter, self.pick_columns, self.scan, self.positions, self.random_bits,
-            self.position_of_extreme, self.batched_product, self.half,
+            self.gather, self.scatter, self.pick_columns, self.scan, self.positions,
+            self.random_bits, self.position_of_extreme, self.batched_product, self.half,
         ]  # fmt: skip
         for _ in range(steps):
             made = self.random.choice(moves)()
@@ -340,4 +340,3 @@ def _broadcasts(a: Value, b: Value) -> bool:
         structurally_equal(x, y) or structurally_equal(x, 1) or structurally_equal(y, 1)
         for x, y in pairs
     )
-

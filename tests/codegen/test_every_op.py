@@ -33,7 +33,8 @@ def test_ops_agree_with_their_oracles(part: int, tmp_path: Path) -> None:
                 arrays += [np.ascontiguousarray(a).reshape(a.shape) for a in sample.arrays]
                 made = builder.apply(lookup(row.name), inputs, sample.attributes)
                 results.append((sample, made if isinstance(made, tuple) else (made,)))
-        batch.add(builder.build([v for _, made in results for v in made]), CodegenOptions(fuse=False))
+        outputs = [v for _, made in results for v in made]
+        batch.add(builder.build(outputs), CodegenOptions(fuse=False))
         cases.append((row, arrays, results))
     batch.load()
     for number, (row, arrays, results) in enumerate(cases):
