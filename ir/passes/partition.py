@@ -54,7 +54,15 @@ def partition(joint: Graph, input_count: int, output_count: int) -> Partition:
     )
     return Partition(
         _without_dead_nodes(forward),
-        _rebuild(joint, saved_values, inputs, joint.inputs[input_count:], again, backward_nodes, gradients),
+        _rebuild(
+            joint,
+            saved_values,
+            inputs,
+            joint.inputs[input_count:],
+            again,
+            backward_nodes,
+            gradients,
+        ),
         positions,
         len(saved_values),
     )

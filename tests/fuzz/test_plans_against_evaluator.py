@@ -36,9 +36,7 @@ def test_compiled_and_evaluated_agree(batch: int, tmp_path: Path) -> None:
             check(programs, number, graph, arrays, f"seed {seed}, B = {size}")
 
 
-def check(
-    programs: Batch, number: int, graph: Graph, arrays: list[np.ndarray], name: str
-) -> None:
+def check(programs: Batch, number: int, graph: Graph, arrays: list[np.ndarray], name: str) -> None:
     with np.errstate(all="ignore"):
         outputs, updates = evaluate_graph(graph, arrays)
     got, new = programs.run(number, arrays)
