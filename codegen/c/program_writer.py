@@ -6,7 +6,7 @@ lane a row. Both fill a template and tell how the function is to be called.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flamec.codegen.c.product import product_holes
@@ -17,9 +17,11 @@ from flamec.codegen.lower.lanes import LANE_BYTES, spill_type
 from flamec.codegen.lower.row_program import CHUNK_ROWS, CHUNKS
 from flamec.codegen.schedule import GRAIN, TILE, Schedule
 from flamec.ir.kernel import Fold, Keep, Load, Pass, RowProgram, Store
+from flamec.ir.op import lookup
 from flamec.ir.shape import Dim, product
 
 LANES_AT_MOST = 16
+STRETCH = 4096  # elements that are summed before they are added to the sum of the others
 STRIP = 256  # elements of each row that one job of a scatter adds
 
 
@@ -277,20 +279,31 @@ class RowsWriter(ProgramWriter):
         unrolled = [
             "\n".join(self._element_text(block, VectorAxis(lane_loop), u)) for u in range(unroll)
         ]
-        before = [*self.writer.hoisted]
-        behind: list[str] = []
+        text = _PassText([*self.writer.hoisted])
+        stretch = self._stretch(folds)
         for fold in folds:
             if fold.scope != "column":
-                self._fold_text(fold, unroll, before, behind)
+                self._fold_text(fold, unroll, text, bool(stretch))
         return {
             "row": "\n".join(row),
-            "before": "\n".join(before),
-            "behind": "\n".join(behind),
+            "before": "\n".join(text.before),
+            "behind": "\n".join(text.behind),
+            "stretch": stretch,
+            "stretch_begin": "\n".join(text.stretch_begin),
+            "stretch_end": "\n".join(text.stretch_end),
             "unrolled": unrolled if unroll > 1 else [],
             "single": "\n".join(single),
             "full": "\n".join(full),
             "tail": "\n".join(tail),
         }
+
+    def _stretch(self, folds: list[Fold]) -> int:
+        """Long float sums are summed in stretches first: the error grows with their length."""
+        last = self.program.inner[-1].size if self.program.inner else 0
+        exact = all(f.position or f.lane not in ("f32", "f64") for f in folds)
+        exact = exact or all(f.scope == "column" or lookup(f.op).idempotent for f in folds)
+        short = isinstance(last, int) and last <= STRETCH
+        return 0 if exact or short or self.flat else STRETCH
 
     def _row_text(self, block: Pass) -> list[str]:
         lines = []
@@ -317,22 +330,27 @@ class RowsWriter(ProgramWriter):
             lines += accumulate(s, f"acc_{s.name}{_suffix(copy)}", s.operand, s.position, mask)
         return lines
 
-    def _fold_text(self, fold: Fold, unroll: int, before: list[str], behind: list[str]) -> None:
+    def _fold_text(self, fold: Fold, unroll: int, text: _PassText, stretches: bool) -> None:
         """Accumulators before the loop over elements, and what becomes of them behind it."""
         names = [f"acc_{fold.name}{_suffix(u)}" for u in range(unroll)]
+        begin = text.stretch_begin if stretches else text.before
+        end = text.stretch_end if stretches else text.behind
         for name in names:
-            before.append(f"v_{fold.lane} {name} = {identity(fold.op, fold.lane)};")
-            if fold.position:
-                before.append(f"v_i64 {name}_at = vsplat_i64(-1);")
+            begin += _accumulator(fold, name)
         for name in names[1:]:
-            behind += accumulate(fold, names[0], name, "", "")
+            end += accumulate(fold, names[0], name, f"{name}_at", "")
+        total = names[0]
+        if stretches:
+            total = f"sum_{fold.name}"
+            text.before += _accumulator(fold, total)
+            end += accumulate(fold, total, names[0], f"{names[0]}_at", "")
         if fold.scope == "all":
-            behind += accumulate(fold, f"all_{fold.name}", names[0], "", "")
+            text.behind += accumulate(fold, f"all_{fold.name}", total, "", "")
             return
-        behind += fold_lanes(fold, names[0])
+        text.behind += fold_lanes(fold, total)
         lane = "i64" if fold.position else fold.lane
-        result = f"{names[0]}_at" if fold.position else names[0]
-        behind.append(f"const v_{lane} {fold.name} = {result};")
+        result = f"{total}_at" if fold.position else total
+        text.behind.append(f"const v_{lane} {fold.name} = {result};")
         self.writer.scalars.add(fold.name)
 
     def _column_fold(self, fold: Fold, axis: VectorAxis) -> list[str]:
@@ -451,6 +469,23 @@ def size_declarations(
 
 def _aligned(offset: Dim) -> str:
     return f"private + ({dim(offset)} + 63) / 64 * 64"
+
+
+@dataclass
+class _PassText:
+    """Lines before and behind the loop over a row's elements, and around each stretch of it."""
+
+    before: list[str]
+    behind: list[str] = field(default_factory=list)
+    stretch_begin: list[str] = field(default_factory=list)
+    stretch_end: list[str] = field(default_factory=list)
+
+
+def _accumulator(fold: Fold, name: str) -> list[str]:
+    lines = [f"v_{fold.lane} {name} = {identity(fold.op, fold.lane)};"]
+    if fold.position:
+        lines.append(f"v_i64 {name}_at = vsplat_i64(-1);")
+    return lines
 
 
 def _suffix(copy: int) -> str:
