@@ -22,7 +22,7 @@ from flamec.ir.iteration_space import (
     leaves,
     unify,
 )
-from flamec.ir.layout import Dimension, Layout, dense, strided, view_layout
+from flamec.ir.layout import Dimension, Factor, Layout, coalesce, dense, strided, view_layout
 from flamec.ir.op import OpKind
 from flamec.ir.shape import Dim, structurally_equal
 from flamec.ir.tasks import Task, TaskGraph
@@ -173,8 +173,7 @@ def _link_components(space: GroupSpace) -> None:
         pair = next(((a, b) for a in first for b in other if _same_load(a, b)), None)
         if pair is None:
             raise Incompatible("they have neither values nor loads in common")
-        for left, right in zip(pair[0].dims, pair[1].dims, strict=True):
-            unify(left, right)
+        _unify_loads(*pair)
 
 
 def _link_loads(space: GroupSpace) -> bool:
@@ -191,8 +190,7 @@ def _link_loads(space: GroupSpace) -> bool:
                 mine, theirs = operand.axes(), other.axes()
                 shares = any(axis in theirs for axis in mine)
                 if shares and mine != theirs and _same_load(operand, other):
-                    for left, right in zip(operand.dims, other.dims, strict=True):
-                        unify(left, right)
+                    _unify_loads(operand, other)
                     changed = True
                     break
             else:
@@ -205,16 +203,22 @@ def _is_plain_load(operand: Operand) -> bool:
 
 
 def _same_load(a: Operand, b: Operand) -> bool:
-    if a.source is not b.source or len(a.dims) != len(b.dims) or a.guards or b.guards:
+    """Whether two operands are the same elements in the same order, perhaps in other shapes."""
+    if a.source is not b.source or a.guards or b.guards:
         return False
     assert a.address is not None and b.address is not None
+    return a.address.offset == b.address.offset and _steps(a) == _steps(b)
 
-    def form(operand: Operand) -> list[object]:
-        assert operand.address is not None
-        strides = operand.address.strides()
-        return [[(axis.size, strides.get(axis, 0)) for axis in leaves(d)] for d in operand.dims]
 
-    return a.address.offset == b.address.offset and form(a) == form(b)
+def _steps(operand: Operand) -> list[Factor]:
+    """How a load steps through memory, whatever the dimensions are."""
+    assert operand.address is not None
+    strides = operand.address.strides()
+    return coalesce(Factor(axis.size, strides.get(axis, 0)) for axis in operand.axes())
+
+
+def _unify_loads(a: Operand, b: Operand) -> None:
+    unify([axis for dim in a.dims for axis in dim], [axis for dim in b.dims for axis in dim])
 
 
 def is_assembled(task: Task) -> bool:

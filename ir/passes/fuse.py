@@ -25,7 +25,7 @@ from flamec.ir.tasks import Task, TaskGraph
 
 LARGEST_SEGMENT = 96  # tasks; beyond that compiling costs more than it saves
 SLOWDOWN = 1.5  # by which merged loops may be worse than separate ones
-EPILOGUE_TENSORS = 3  # that an epilogue may touch beside the product
+EPILOGUE_TENSORS = 4  # that an epilogue may touch beside the product
 ALWAYS_CACHED = 1 << 17  # bytes that are no burden to any cache
 BUNDLE_SHARE = 4  # a bundled writer moves at least so many times what merging would save
 
