@@ -154,9 +154,7 @@ class Program:
 
     def _bind(self, sizes: tuple[int, ...]) -> _Bound:
         invocation = self.prepared.bind(sizes)
-        types = [
-            v.type.with_shape(self.shape(v.type, sizes)) for v in self.captured.graph.outputs
-        ]
+        types = [v.type.with_shape(self.shape(v.type, sizes)) for v in self.captured.graph.outputs]
         cells = [np.zeros((), dtype) for _, dtype, _, _ in self._numbers]
         count = len(self.captured.arguments)
         bound = _Bound(invocation, [None] * len(self._owners), [None] * count, types, cells)

@@ -116,9 +116,7 @@ def all_addresses(space: GroupSpace, escapes: set[Value]) -> list[Address]:
 
 def coalesces(outer: Axis, inner: Axis, strides: Sequence[dict[Axis, Dim]]) -> bool:
     """Whether two neighbouring loops may be one for all addresses."""
-    return all(
-        structurally_equal(s.get(outer, 0), s.get(inner, 0) * inner.size) for s in strides
-    )
+    return all(structurally_equal(s.get(outer, 0), s.get(inner, 0) * inner.size) for s in strides)
 
 
 def _even_run(space: GroupSpace, escapes: set[Value], order: list[Axis]) -> int:

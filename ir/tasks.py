@@ -251,9 +251,7 @@ class _TaskBuilder:
     ) -> Task:
         memory = frozenset(_memory_operands(node)) if node and region is None else frozenset()
         position = len(self.tasks.tasks)
-        task = Task(
-            node, tuple(operands), tuple(results), position, region, after, memory, source
-        )
+        task = Task(node, tuple(operands), tuple(results), position, region, after, memory, source)
         self.tasks.tasks.append(task)
         for value in results:
             self.tasks.producers.setdefault(value, []).append(task)

@@ -71,9 +71,7 @@ def _rewrite(b: GraphBuilder, node: Node, inputs: Sequence[Value]) -> Value:
     right = _arranged(b, y, (*by, *cy, *fy), (*sizes, depth, product(columns)))
     count = len(sizes)
     leading = tuple(range(count))
-    result = b.dot_general(
-        left, right, contract=((count + 1,), (count,)), batch=(leading, leading)
-    )
+    result = b.dot_general(left, right, contract=((count + 1,), (count,)), batch=(leading, leading))
     shape = (*sizes, *rows, *columns)
     same = structural_key(result.type.shape) == structural_key(shape)
     return result if same else b.reshape(result, shape=shape)
