@@ -26,10 +26,30 @@ def keep_in_output(program: RowProgram) -> RowProgram:
     time no later than the result is stored.
     """
     for keep in program.kept():
-        target = _room_for(program, keep)
+        target = _stored_already(program, keep) or _room_for(program, keep)
         if target is not None:
             program = _kept_at(program, keep, target)
     return program
+
+
+def _stored_already(program: RowProgram, keep: Keep) -> Place | None:
+    """Where the same value is stored in the same pass, if it stays there."""
+    if program.kind != "rows":
+        return None
+    for block in program.passes:
+        if keep not in block.element:
+            continue
+        for s in block.element:
+            if isinstance(s, Store) and s.operand == keep.operand:
+                exact = s.memory == spill_type(keep.lane) and s.place.at == _dense_place(program)
+                if exact and not s.place.indices and _stores(program, s.place.parameter) == 1:
+                    return s.place
+    return None
+
+
+def _stores(program: RowProgram, parameter: int) -> int:
+    statements = (*program.statements(), *program.after)
+    return sum(isinstance(s, Store) and s.place.parameter == parameter for s in statements)
 
 
 def _room_for(program: RowProgram, keep: Keep) -> Place | None:
@@ -61,15 +81,18 @@ def _uses(program: RowProgram, parameter: int) -> int:
 
 def _kept_at(program: RowProgram, keep: Keep, place: Place) -> RowProgram:
     memory = spill_type(keep.lane)
+    store = Store(memory, keep.lane, place, keep.operand)
 
     def changed(s: Statement) -> Statement:
         if s is keep:
-            return Store(memory, keep.lane, place, keep.operand)
+            return store
         if isinstance(s, Recall) and s.slot == keep.slot:
             return Load(s.name, keep.lane, memory, place)
         return s
 
-    passes = tuple(Pass(p.row, tuple(map(changed, p.element))) for p in program.passes)
+    passes = tuple(
+        Pass(p.row, tuple(dict.fromkeys(map(changed, p.element)))) for p in program.passes
+    )
     return replace(program, passes=passes)
 
 

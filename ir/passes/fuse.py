@@ -20,6 +20,7 @@ from flamec.ir.iteration_space import Incompatible
 from flamec.ir.loop_nest import choose_nest, estimate, nest_cost
 from flamec.ir.op import OpKind
 from flamec.ir.passes.fusion_state import FusionState, WorkingGroup
+from flamec.ir.passes.recompute import recompute_cheap_values, stored_values
 from flamec.ir.plan import dense_elements
 from flamec.ir.tasks import Task, TaskGraph
 
@@ -98,10 +99,11 @@ def fuse(context: TaskGraph, options: FusionOptions | None = None) -> Fusion:
         fuser.bundle_writers()
         fuser.merge_edges(pointwise_only=False)
         fuser.merge_siblings()
-    groups = fuser.state.in_order()
-    escapes = {v for g in groups for v in fuser.state.escapes(g.tasks)}
-    made = tuple(FusionGroup(fuser.segments(group)) for group in groups)
-    return Fusion(made, fuser.all_decisions(), escapes)
+    groups = [list(fuser.segments(group)) for group in fuser.state.in_order()]
+    if options.enabled:
+        groups = recompute_cheap_values(groups, context)
+    made = tuple(FusionGroup(tuple(segments)) for segments in groups)
+    return Fusion(made, fuser.all_decisions(), stored_values(groups, context))
 
 
 def _kind(task: Task) -> OpKind | None:
