@@ -7,43 +7,24 @@ stand after the batch dimensions, between permutes and reshapes that cost nothin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import OpKind
+from flamec.ir.passes.rewrite import Replacement, RewriteBuilder, rewrite
 from flamec.ir.shape import Dim, product, structural_key
 
 
 def normalize_contractions(graph: Graph) -> Graph:
     """The graph with all contractions in normal form; itself if they are already."""
-    todo = [n for n in graph.nodes if n.op.kind is OpKind.CONTRACTION and not _is_normal(n)]
-    if not todo:
-        return graph
-    new: dict[Value, Value] = {}
-    nodes: list[Node] = []
-    for node in graph.nodes:
-        inputs = [new.get(v, v) for v in node.inputs]
-        if node in todo:
-            builder = GraphBuilder()
-            builder.location, builder.scope = node.location, node.scope
-            new[node.output] = _rewrite(builder, node, inputs)
-            nodes.extend(builder.nodes)
-        elif all(a is b for a, b in zip(inputs, node.inputs, strict=True)):
-            nodes.append(node)
-        else:
-            types = tuple(v.type for v in node.outputs)
-            copy = Node(node.op, inputs, node.attributes, node.location, node.scope, types)
-            new.update(zip(node.outputs, copy.outputs, strict=True))
-            nodes.append(copy)
-    return Graph(
-        graph.inputs,
-        tuple(nodes),
-        tuple(new.get(v, v) for v in graph.outputs),
-        {i: new.get(v, v) for i, v in graph.updates.items()},
-        graph.name,
-    )
+    return rewrite(graph, _normalize)
+
+
+def _normalize(b: RewriteBuilder, node: Node) -> Replacement:
+    if node.op.kind is not OpKind.CONTRACTION or _is_normal(node):
+        return None
+    return _rewritten(b, node)
 
 
 def _is_normal(node: Node) -> bool:
@@ -59,9 +40,9 @@ def _is_normal(node: Node) -> bool:
     )
 
 
-def _rewrite(b: GraphBuilder, node: Node, inputs: Sequence[Value]) -> Value:
+def _rewritten(b: GraphBuilder, node: Node) -> Value:
     (cx, cy), (bx, by) = node.attributes["contract"], node.attributes["batch"]
-    x, y = inputs
+    x, y = node.inputs
     fx, fy = _free(x, cx, bx), _free(y, cy, by)
     sizes = [x.type.shape[i] for i in bx]
     rows = [x.type.shape[i] for i in fx]

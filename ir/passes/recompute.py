@@ -91,9 +91,7 @@ def _candidates(context: TaskGraph, stored: set[Value]) -> set[Value]:
     return found
 
 
-def _recompute(
-    value: Value, groups: Segments, context: TaskGraph, stored: set[Value]
-) -> bool:
+def _recompute(value: Value, groups: Segments, context: TaskGraph, stored: set[Value]) -> bool:
     """Add the value's task to all its readers, if that pays."""
     (task,) = context.producers[value]
     readers = [
