@@ -64,8 +64,9 @@ def can_fuse(program: RowProgram) -> bool:
     for s in program.statements():
         if isinstance(s, Fold):
             return False
-        reads = isinstance(s, Load) and s.place.parameter in (-1, c.result)
-        if reads and (s.place.at != place or s.place.indices or s.place.guards):
+        if not isinstance(s, Load) or s.place.parameter not in (-1, c.result):
+            continue
+        if s.place.at != place or s.place.indices or s.place.guards:
             return False
     return not any(isinstance(s, Store) for block in program.passes for s in block.row)
 

@@ -291,7 +291,10 @@ binary(
     "nextafter",
     np.nextafter,
     infer=_nextafter_type,
-    triton="libdevice.nextafter({0}, {1})",
+    triton={
+        "f32": "flamec_nextafter({0}, {1}, tl.int32)",
+        "f64": "flamec_nextafter({0}, {1}, tl.int64)",
+    },
     doc="The next representable number after x towards y.",
 )
 

@@ -1,0 +1,121 @@
+"""GPU kernels without a GPU: their source, their results in Triton's interpreter, machine code.
+
+With FLAMEC_UPDATE_GOLDEN=1 the golden sources are written anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from op_table import OP_TABLE
+from triton_graphs import GRAPHS
+
+from flamec.codegen.triton.compile_graph import compile_graph
+from flamec.ir.builder import GraphBuilder
+from flamec.ir.plan import ExecutionPlan, KernelSource, Launch
+from flamec.ir.shape import SymbolicDim
+from flamec.runtime.kernel_cache import KernelCache
+
+TESTS = Path(__file__).parents[1]
+GOLDEN = ("softmax", "columns", "linear_bf16", "gelu_chain_symbolic")
+TARGETS = ("sm_80", "sm_90", "sm_120")
+FULL = os.environ.get("FLAMEC_TEST_LEVEL") == "full"
+needs_triton = pytest.mark.skipif(
+    find_spec("triton") is None, reason="the package triton is not installed"
+)
+
+
+def plan_of(name: str) -> ExecutionPlan:
+    return compile_graph(GRAPHS[name](GraphBuilder())).plan
+
+
+def golden_file(name: str) -> Path:
+    return TESTS / "golden" / f"triton_{name}.txt"
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_source(name: str) -> None:
+    if os.environ.get("FLAMEC_UPDATE_GOLDEN") == "1":
+        golden_file(name).write_text(plan_of(name).source)
+    assert plan_of(name).source == golden_file(name).read_text()
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_plan_is_data(name: str) -> None:
+    plan = plan_of(name)
+    assert plan.language == "triton" and plan.kernels
+    assert ExecutionPlan.from_json(plan.to_json()) == plan
+    for action in plan.actions:
+        if isinstance(action, Launch):
+            assert len(action.arguments) == len(plan.kernels[action.kernel].parameters)
+
+
+def test_softmax_is_one_kernel() -> None:
+    plan = plan_of("softmax")
+    assert (len(plan.kernels), len(plan.actions), len(plan.steps)) == (1, 1, 1)
+
+
+def test_equal_parts_share_a_kernel() -> None:
+    plan = plan_of("update")
+    rows = [k for k in plan.kernels if not k.function.endswith(("once", "end"))]
+    launches = [a for a in plan.actions if isinstance(a, Launch)]
+    assert len(rows) < len(launches)
+
+
+def test_symbolic_sizes_are_arguments() -> None:
+    plan = plan_of("gelu_chain_symbolic")
+    (launch,) = plan.actions
+    assert isinstance(launch, Launch)
+    assert any(isinstance(a.value, SymbolicDim) for a in launch.arguments)
+    assert isinstance(launch.grid[0], SymbolicDim)
+
+
+@needs_triton
+@pytest.mark.parametrize("names", [OP_TABLE[i::4] for i in range(4)], ids=range(4))
+def test_ops_in_the_interpreter(names: tuple[object, ...]) -> None:
+    arguments = [row.name for row in names]  # type: ignore[attr-defined]
+    _interpreted(arguments if FULL else ["--quick", *arguments], len(arguments))
+
+
+@needs_triton
+def test_fused_graphs_in_the_interpreter() -> None:
+    _interpreted(list(GRAPHS), len(GRAPHS))
+
+
+def _interpreted(arguments: list[str], count: int) -> None:
+    path = os.pathsep.join(p for p in (str(TESTS), *sys.path) if p and p != str(TESTS.parent))
+    done = subprocess.run(
+        [sys.executable, str(TESTS / "triton_cases.py"), *arguments],
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(results) == count
+    wrong = {r["row"]: r["wrong"][:2] for r in results if r["wrong"]}
+    assert not wrong
+
+
+@needs_triton
+@pytest.mark.parametrize("target", TARGETS)
+def test_machine_code(target: str, tmp_path: Path) -> None:
+    """Each template becomes machine code that keeps its values in registers."""
+    from flamec.runtime.cuda.triton_compiler import build_kernel
+
+    cache = KernelCache(tmp_path)
+    names = GRAPHS if FULL else ("softmax", "columns", "linear_bf16", "everything", "update")
+    sources: dict[str, KernelSource] = {}
+    for name in names:
+        sources |= {kernel.to_json(): kernel for kernel in plan_of(name).kernels}
+    for source in sources.values():
+        binary = build_kernel(source, target, cache)
+        assert binary.registers <= 255 and binary.stack_bytes <= 64, source.function
+        assert binary.shared_bytes <= 99 << 10, source.function

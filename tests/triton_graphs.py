@@ -1,0 +1,195 @@
+"""Graphs that exercise fused GPU kernels: chains, rows, columns, products, updates, scatters.
+
+``GRAPHS`` maps a name to a function that gives a graph; ``inputs_for`` draws operands for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import flamec.ir.ops  # noqa: F401
+from flamec.ir.builder import GraphBuilder
+from flamec.ir.graph import Graph
+from flamec.ir.shape import Dim, SymbolicDim
+from flamec.ir.types import DType, TensorType, bfloat16, bool_, float32, int64
+
+B = SymbolicDim.symbol("B")
+Make = Callable[[GraphBuilder], Graph]
+
+
+def _input(b: GraphBuilder, *shape: Dim, dtype: DType = float32) -> Any:
+    return b.input(TensorType(shape, dtype))
+
+
+def _constant(b: GraphBuilder, value: float, like: Any) -> Any:
+    return b.constant(value, b.type_of(like))
+
+
+def gelu(b: GraphBuilder, x: Any) -> Any:
+    half = b.mul(x, _constant(b, 0.5, x))
+    inner = b.erf(b.mul(x, _constant(b, 0.7071067811865476, x)))
+    return b.mul(half, b.add(inner, _constant(b, 1.0, x)))
+
+
+def row_fold(b: GraphBuilder, op: str, x: Any) -> Any:
+    """A fold over the last axis, with that axis kept as size 1."""
+    shape = b.type_of(x).shape
+    folded = getattr(b, op)(x, axes=(len(shape) - 1,))
+    return b.reshape(folded, shape=(*shape[:-1], 1))
+
+
+def softmax(b: GraphBuilder, x: Any) -> Any:
+    e = b.exp(b.sub(x, row_fold(b, "amax", x)))
+    return b.div(e, row_fold(b, "sum", e))
+
+
+def layer_norm(b: GraphBuilder, x: Any, weight: Any, bias: Any) -> Any:
+    count = b.type_of(x).shape[-1]
+    assert isinstance(count, int)
+    mean = b.mul(row_fold(b, "sum", x), _constant(b, 1 / count, x))
+    centred = b.sub(x, mean)
+    variance = b.mul(row_fold(b, "sum", b.mul(centred, centred)), _constant(b, 1 / count, x))
+    scale = b.rsqrt(b.add(variance, _constant(b, 1e-5, x)))
+    return b.add(b.mul(b.mul(centred, scale), weight), bias)
+
+
+def matmul(b: GraphBuilder, x: Any, y: Any) -> Any:
+    rank = len(b.type_of(x).shape)
+    batch = tuple(range(rank - 2))
+    return b.dot_general(x, y, contract=((rank - 1,), (rank - 2,)), batch=(batch, batch))
+
+
+def gelu_chain(b: GraphBuilder, size: Dim = 3001) -> Graph:
+    return b.build([gelu(b, _input(b, size))])
+
+
+def softmax_graph(
+    b: GraphBuilder, shape: tuple[Dim, ...] = (5, 37), dtype: DType = bfloat16
+) -> Graph:
+    x = _input(b, *shape, dtype=dtype)
+    return b.build([b.cast(softmax(b, b.cast(x, float32)), dtype)])
+
+
+def layer_norm_graph(b: GraphBuilder, rows: Dim = 6, columns: int = 45) -> Graph:
+    return b.build(
+        [layer_norm(b, _input(b, rows, columns), _input(b, columns), _input(b, columns))]
+    )
+
+
+def layer_norm_backward(b: GraphBuilder, rows: int = 70, columns: int = 45) -> Graph:
+    """Row folds and column folds in one loop."""
+    x, g, weight = _input(b, rows, columns), _input(b, rows, columns), _input(b, columns)
+    mean = b.mul(row_fold(b, "sum", x), _constant(b, 1 / columns, x))
+    centred = b.sub(x, mean)
+    scaled = b.mul(g, weight)
+    dx = b.sub(scaled, b.mul(row_fold(b, "sum", scaled), _constant(b, 1 / columns, x)))
+    return b.build([dx, b.sum(b.mul(g, centred), axes=(0,)), b.sum(g, axes=(0,))])
+
+
+def long_softmax(b: GraphBuilder) -> Graph:
+    """Rows that no block holds: loops over them, values computed again."""
+    return b.build([softmax(b, gelu(b, _input(b, 2, 17001)))])
+
+
+def columns(b: GraphBuilder) -> Graph:
+    x = _input(b, 333, 19)
+    return b.build([b.sum(x, axes=(0,)), b.mul(b.amax(x, axes=(0,)), _input(b, 19))])
+
+
+def everything(b: GraphBuilder) -> Graph:
+    x = _input(b, 40001)
+    total = b.sum(b.mul(x, x), axes=(0,))
+    return b.build([b.sqrt(total), b.amax(x, axes=(0,))])
+
+
+def transposed(b: GraphBuilder) -> Graph:
+    x = _input(b, 37, 53)
+    return b.build([b.exp(b.permute(x, axes=(1, 0)))])
+
+
+def linear(b: GraphBuilder, dtype: DType = float32) -> Graph:
+    x, w = _input(b, 33, 20, dtype=dtype), _input(b, 17, 20, dtype=dtype)
+    product = matmul(b, x, b.permute(w, axes=(1, 0)))
+    return b.build([gelu(b, b.add(product, _input(b, 17, dtype=dtype)))])
+
+
+def attention(b: GraphBuilder) -> Graph:
+    """A product whose rows are folded, then another product."""
+    q, k, v = (_input(b, 2, 19, 8) for _ in range(3))
+    scores = matmul(b, q, b.permute(k, axes=(0, 2, 1)))
+    return b.build([matmul(b, softmax(b, scores), v)])
+
+
+def update(b: GraphBuilder) -> Graph:
+    """An optimizer step: several parameters, a step count, all in place."""
+    lr, step = _input(b), _input(b)
+    inputs = [(_input(b, n), _input(b, n)) for n in (70, 33, 5)]
+    next_step = b.add(step, _constant(b, 1.0, step))
+    scale = b.div(lr, next_step)
+    updates = {1: next_step}
+    for i, (parameter, gradient) in enumerate(inputs):
+        updates[2 + 2 * i] = b.sub(parameter, b.mul(gradient, scale))
+    return b.build([b.mul(scale, scale)], updates)
+
+
+def embedding_backward(b: GraphBuilder) -> Graph:
+    table, values = b.full_like(0.0, TensorType((11, 7), float32)), _input(b, 23, 7)
+    index = b.input(TensorType((23,), int64), "index")
+    return b.build([b.index_put(table, values, index, mode="add")])
+
+
+def dropout(b: GraphBuilder) -> Graph:
+    state = b.input(TensorType((2,), int64), "index")
+    x = _input(b, 9, 31)
+    bits = b.random_bits(state, shape=(9, 31))
+    keep = b.gt(bits, b.constant(0, b.type_of(bits)))
+    return b.build([b.where(keep, x, _constant(b, 0.0, x)), keep])
+
+
+def masked(b: GraphBuilder) -> Graph:
+    x, mask = _input(b, 6, 21), b.input(TensorType((6, 21), bool_))
+    chosen = b.where(mask, x, _constant(b, -1.0, x))
+    return b.build([b.cumsum(chosen, axis=1), b.argmax(chosen, axes=(1,)), b.amax(mask, axes=(1,))])
+
+
+GRAPHS: dict[str, Make] = {
+    "gelu_chain": gelu_chain,
+    "gelu_chain_symbolic": lambda b: gelu_chain(b, B),
+    "softmax": softmax_graph,
+    "softmax_symbolic": lambda b: softmax_graph(b, (B, B * 2), float32),
+    "long_softmax": long_softmax,
+    "layer_norm": layer_norm_graph,
+    "layer_norm_symbolic": lambda b: layer_norm_graph(b, B),
+    "layer_norm_backward": layer_norm_backward,
+    "layer_norm_backward_long": lambda b: layer_norm_backward(b, 3, 16700),
+    "columns": columns,
+    "everything": everything,
+    "transposed": transposed,
+    "linear": linear,
+    "linear_bf16": lambda b: linear(b, bfloat16),
+    "attention": attention,
+    "update": update,
+    "embedding_backward": embedding_backward,
+    "dropout": dropout,
+    "masked": masked,
+}
+
+
+def inputs_for(graph: Graph, size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Operands; integers are valid indices of a small dimension."""
+    from flamec.ir.shape import evaluate_shape
+
+    arrays = []
+    for value in graph.inputs:
+        shape = evaluate_shape(value.type.shape, {"B": size})
+        dtype = value.type.dtype
+        if dtype.kind == "float":
+            arrays.append(np.asarray(rng.uniform(0.1, 2.0, shape)).astype(dtype.numpy))
+        elif dtype is bool_:
+            arrays.append(np.asarray(rng.random(shape) < 0.5))
+        else:
+            arrays.append(np.asarray(rng.integers(-5, 5, shape), dtype=dtype.numpy))
+    return arrays
