@@ -27,7 +27,7 @@ TILE = 32  # rows and elements of a block
 class Schedule:
     """``weight``: cost of an element, in additions. ``block``: elements of a flat block.
 
-    ``width``: rows side by side; ``unroll``: independent accumulators of a fold; ``panel``:
+    ``width``: rows side by side; ``unroll``: independent accumulators of short folds; ``panel``:
     rows of a matrix product computed before its epilogue; ``tiled``: the number of the row
     loop that is cut into blocks together with the elements, because some array is contiguous
     along it, or -1.
@@ -51,13 +51,10 @@ def propose(program: RowProgram) -> Schedule:
         panel = max(32, min(1024, PANEL_BYTES // row_bytes // 16 * 16))
         if not program.passes:
             panel = 1 << 30
-    folds = any(isinstance(s, Fold) for s in statements)
-    positions = any(isinstance(s, Fold) and s.position for s in statements)
-    small = folds and not positions and len(statements) <= LARGEST_UNROLLED_BODY
     sized = bool(program.inner) and (
         program.kind == "flat" or estimate(program.inner[-1].size) >= UNROLLED_LENGTH
     )
-    unroll = 4 if small and sized else 1
+    unroll = 4 if sized else 1
     return Schedule(_weight(program), unroll=unroll, panel=panel, tiled=_tiled_row(program))
 
 

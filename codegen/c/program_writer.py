@@ -15,7 +15,7 @@ from flamec.codegen.c.statements import StatementWriter, VectorAxis, accumulate,
 from flamec.codegen.c.text import C_TYPES, combine, dim, factor, identity
 from flamec.codegen.lower.lanes import LANE_BYTES, spill_type
 from flamec.codegen.lower.row_program import CHUNK_ROWS, CHUNKS
-from flamec.codegen.schedule import GRAIN, TILE, Schedule
+from flamec.codegen.schedule import GRAIN, LARGEST_UNROLLED_BODY, TILE, Schedule
 from flamec.ir.kernel import Fold, Keep, Load, Pass, RowProgram, Store
 from flamec.ir.op import lookup
 from flamec.ir.shape import Dim, product
@@ -275,7 +275,8 @@ class RowsWriter(ProgramWriter):
         single = self._element_text(block, None, 0) if not lane_loop else []
         full = self._element_text(block, VectorAxis(lane_loop), 0)
         tail = self._element_text(block, VectorAxis(lane_loop, "n"), 0)
-        unroll = self.schedule.unroll if folds else 1
+        short = len(block.element) <= LARGEST_UNROLLED_BODY
+        unroll = self.schedule.unroll if short and _can_unroll(folds) else 1
         unrolled = [
             "\n".join(self._element_text(block, VectorAxis(lane_loop), u)) for u in range(unroll)
         ]
@@ -486,6 +487,11 @@ def _accumulator(fold: Fold, name: str) -> list[str]:
     if fold.position:
         lines.append(f"v_i64 {name}_at = vsplat_i64(-1);")
     return lines
+
+
+def _can_unroll(folds: list[Fold]) -> bool:
+    """Whether there are accumulators to make independent copies of."""
+    return any(f.scope != "column" for f in folds) and not any(f.position for f in folds)
 
 
 def _suffix(copy: int) -> str:
