@@ -79,12 +79,12 @@ def make_console(color: bool | None = None) -> Console:
 
 
 def print_text(console: Console, text: str, language: str = "ir") -> None:
-    """Print lines, coloured by language: "ir", "c", "asm", "diff" or "text"."""
+    """Print lines, coloured by language: "ir", "c", "asm", "python", "diff" or "text"."""
     if not console.is_terminal:
         console.file.write(text + "\n")
         return
-    if language in ("c", "asm"):
-        lexer = "c" if language == "c" else "gas"
+    if language in ("c", "asm", "python"):
+        lexer = "gas" if language == "asm" else language
         console.print(Syntax(text, lexer, background_color="default").highlight(text), end="")
         return
     highlighter = {"ir": IrHighlighter(), "diff": DiffHighlighter()}.get(language)

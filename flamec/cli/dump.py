@@ -9,6 +9,7 @@ import typer
 
 from flamec.cli import example_inputs, target
 from flamec.cli.console import make_console, print_heading, print_json, print_text
+from flamec.cli.gpu_stages import GPU_STAGES, gpu_stage_parts
 from flamec.cli.graph_text import graph_lines, numbers_like
 from flamec.cli.stages import STAGES, Inspection, StagePart, inspect, stage_parts
 from flamec.ir.graph import Graph
@@ -18,7 +19,7 @@ _GRAPH_STAGES = ("trace", "grad", "optimized")
 
 def complete_stage(incomplete: str) -> list[str]:
     """Stage names for tab completion."""
-    return [s for s in (*STAGES, "all") if s.startswith(incomplete)]
+    return [s for s in (*STAGES, *GPU_STAGES, "all") if s.startswith(incomplete)]
 
 
 def dump(
@@ -26,12 +27,17 @@ def dump(
     stage: Annotated[
         str,
         typer.Option(
-            help=f"One of {', '.join(STAGES)}, all.", autocompletion=complete_stage, metavar="STAGE"
+            help=f"One of {', '.join(STAGES)}, all; for a GPU {', '.join(GPU_STAGES)}.",
+            autocompletion=complete_stage,
+            metavar="STAGE",
         ),
     ] = "optimized",
     input: Annotated[
         list[str] | None, typer.Option("--input", "-i", help=example_inputs.HELP)
     ] = None,
+    gpu: Annotated[
+        str, typer.Option("--target", metavar="sm_NN", help="The GPU that code is made for.")
+    ] = "sm_90",
     diff: Annotated[
         tuple[str, str] | None,
         typer.Option(metavar="A B", help="The difference between two stages."),
@@ -54,8 +60,9 @@ def dump(
     Example: flamec dump train.py:step --stage kernel
     """
     for name in diff or (stage,):
-        if name not in (*STAGES, "all") or (diff and name == "all"):
-            raise typer.BadParameter(f"no stage is called {name!r}; there are {', '.join(STAGES)}")
+        if name not in (*STAGES, *GPU_STAGES, "all") or (diff and name not in STAGES):
+            names = STAGES if diff else (*STAGES, *GPU_STAGES)
+            raise typer.BadParameter(f"no stage is called {name!r}; there are {', '.join(names)}")
     found = target.load_target(function, True if dynamic else None)
     example = example_inputs.example_inputs(found, input or (), seed)
     inspection = inspect(found, example, found.function.options)
@@ -67,7 +74,12 @@ def dump(
             print_text(make_console(color), text, "diff")
         return
     stages = STAGES if stage == "all" else (stage,)
-    parts = {name: stage_parts(inspection, name) for name in stages}
+    parts = {
+        name: gpu_stage_parts(inspection, name, gpu)
+        if name in GPU_STAGES
+        else stage_parts(inspection, name)
+        for name in stages
+    }
     if as_json:
         data = {name: [_data(p) for p in parts[name]] for name in stages}
         print_json({"function": function, "inputs": example.origin, "stages": data})

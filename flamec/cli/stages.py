@@ -47,7 +47,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class StagePart:
-    """Text of a stage. ``language``: "ir", "c", "asm" or "text"."""
+    """Text of a stage. ``language``: "ir", "c", "asm", "python" or "text"."""
 
     title: str
     language: str

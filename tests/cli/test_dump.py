@@ -54,6 +54,13 @@ def test_passes_are_listed_with_their_effect(everything) -> None:
     assert "unchanged" in passes["text"]
 
 
+def test_kernels_for_a_gpu(run) -> None:
+    """No GPU and no Triton is needed for their source."""
+    data = run("dump", "program.py:step", "--stage", "triton", "--json").json
+    (part,) = data["stages"]["triton"]
+    assert "@triton.jit" in part["text"] and part["kernels"]
+
+
 def test_the_plan_adds_up(everything) -> None:
     (plan,) = everything["stages"]["plan"]
     assert plan["kernels"] == len(plan["steps"])

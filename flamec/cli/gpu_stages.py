@@ -1,0 +1,55 @@
+"""What a function becomes for a GPU: Triton source, Triton's stages, machine code as text.
+
+In: an ``Inspection`` and a target such as ``"sm_90"``. Out: ``StagePart``s. No GPU is needed; all
+stages but ``triton`` need the package triton.
+"""
+
+from __future__ import annotations
+
+from flamec.cli.failure import CommandFailed
+from flamec.cli.stages import Inspection, StagePart
+from flamec.config import CompileOptions
+from flamec.ir.plan import ExecutionPlan
+from flamec.prepared import Prepared
+from flamec.runtime.cuda.triton_compiler import TritonError, compile_kernel, disassemble
+from flamec.runtime.kernel_cache import KernelCache
+
+GPU_STAGES = ("triton", "ttir", "ttgir", "ptx", "sass")
+
+
+def gpu_stage_parts(inspection: Inspection, stage: str, target: str) -> list[StagePart]:
+    """One stage, a part for each program; CommandFailed says what a kernel failed on."""
+    parts = []
+    for title, prepared in inspection.parts:
+        plan = gpu_plan(prepared)
+        text = plan.source if stage == "triton" else _texts(plan, stage, target, prepared.options)
+        name = f"{stage} ({title})" if title else stage
+        language = "python" if stage == "triton" else "asm"
+        data = {"program": title or "main", "kernels": len(plan.kernels)}
+        if stage != "triton":
+            data["target"] = target
+        parts.append(StagePart(name, language, tuple(text.splitlines()), data))
+    return parts
+
+
+def gpu_plan(prepared: Prepared) -> ExecutionPlan:
+    """The program of an optimized graph for a GPU; CommandFailed if it cannot be lowered."""
+    from flamec.codegen.compile_graph import LoweringError
+    from flamec.codegen.triton.compile_graph import compile_graph
+
+    try:
+        return compile_graph(prepared.optimized).plan
+    except LoweringError as error:
+        raise CommandFailed(f"the function has no form for a GPU: {error}") from error
+
+
+def _texts(plan: ExecutionPlan, stage: str, target: str, options: CompileOptions) -> str:
+    cache = KernelCache(options.cache_folder, options.cache_bytes)
+    texts = []
+    for source in plan.kernels:
+        try:
+            binary, _ = compile_kernel(source, target, cache, texts=True)
+            texts.append(disassemble(binary) if stage == "sass" else binary.texts[stage])
+        except (TritonError, ValueError) as error:
+            raise CommandFailed(str(error)) from error
+    return "\n".join(texts)
