@@ -246,8 +246,8 @@ def find(space: GroupSpace, value: Value, extra: Node | None = None) -> Operand:
         if not any(dims):  # a single element looks the same through every view
             shape = chain[-1].output.type.shape if chain else root.type.shape
             return Operand(root, [[] for _ in shape], computed=True)
-        for node in chain:
-            dims = _view_axes(node, dims)
+        for view in chain:
+            dims = _view_axes(view, dims)
         return Operand(root, dims, computed=True)
     from_memory = root in space.context.roots
     node = root.node
