@@ -43,7 +43,6 @@ class Schedule:
 
 def propose(program: RowProgram) -> Schedule:
     """A schedule by rule of thumb."""
-    statements = [s for block in program.passes for s in block.element]
     panel = 64
     contraction = program.contraction
     if contraction is not None:

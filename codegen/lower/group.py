@@ -10,7 +10,8 @@ from flamec.codegen.lower.kernel_builder import ErrorTable, KernelBuilder, Memor
 from flamec.codegen.lower.reuse_outputs import reuse_outputs
 from flamec.codegen.lower.row_program import ProgramBuilder
 from flamec.ir.graph import Value
-from flamec.ir.group_space import GroupSpace, analyze
+from flamec.ir.group_analysis import analyze
+from flamec.ir.group_space import GroupSpace
 from flamec.ir.kernel import Kernel, Part, Statement, Store
 from flamec.ir.loop_nest import LoopNest, choose_nest
 from flamec.ir.op import OpKind

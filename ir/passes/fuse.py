@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from flamec.ir.graph import Value
-from flamec.ir.group_space import analyze
+from flamec.ir.group_analysis import analyze
 from flamec.ir.iteration_space import Incompatible
 from flamec.ir.loop_nest import choose_nest, estimate, nest_cost
 from flamec.ir.op import OpKind
