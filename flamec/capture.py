@@ -19,10 +19,11 @@ from flamec.guards import Guard, Recorder, is_constant
 from flamec.ir.graph import Graph, Value
 from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, using_oracle
 from flamec.ir.types import TensorType
+from flamec.size_oracle import ShapeGuard
 from flamec.state import thread
 from flamec.structures import Structure, flatten, unflatten
 from flamec.tensor import RuntimeNumber, Storage, Tensor, ViewStep
-from flamec.trace import AliasDiscovered, InputSource, Root, ShapeGuard, Trace
+from flamec.trace import AliasDiscovered, InputSource, Root, Trace
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,9 +22,10 @@ from flamec.errors import (
 )
 from flamec.ir.builder import Builder, GraphBuilder
 from flamec.ir.graph import Graph, Location, Node, Value
-from flamec.ir.op import Op, OpKind, lookup
+from flamec.ir.op import Op, OpKind
 from flamec.ir.shape import Dim, SymbolicDim, equal, evaluate_dim
 from flamec.ir.types import CPU, TensorType, float64, int64
+from flamec.size_oracle import SizeOracle
 from flamec.state import thread
 from flamec.tensor import RuntimeNumber, Storage, Tensor, ViewStep
 
@@ -67,63 +68,13 @@ class Root:
     writer: Location | None = None
 
 
-@dataclass
-class ShapeGuard:
-    """A relation between sizes that the trace relied on."""
-
-    left: Dim
-    relation: str
-    right: Dim
-    holds: bool
-    location: Location | None
-
-    def check(self, bindings: Mapping[str, int]) -> bool:
-        left, right = evaluate_dim(self.left, bindings), evaluate_dim(self.right, bindings)
-        result = {"==": left == right, "<": left < right, "<=": left <= right}[self.relation]
-        return result == self.holds
-
-    def __str__(self) -> str:
-        negated = {"==": "!=", "<": ">=", "<=": ">"}
-        relation = self.relation if self.holds else negated[self.relation]
-        return f"{self.left} {relation} {self.right}"
-
-
-class SizeOracle:
-    """Answers questions about symbolic sizes from example sizes, and records the answers."""
-
-    def __init__(self, trace: Trace) -> None:
-        self.trace = trace
-        self.hints: dict[str, int] = {}
-        self.guards: dict[tuple[str, str, str], ShapeGuard] = {}
-
-    def decide(self, left: Dim, relation: str, right: Dim) -> bool:
-        key = (str(left), relation, str(right))
-        guard = self.guards.get(key)
-        if guard is None:
-            guard = ShapeGuard(left, relation, right, True, user_location())
-            guard.holds = guard.check(self.hints)
-            self.guards[key] = guard
-        return guard.holds
-
-    def specialize(self, dim: SymbolicDim) -> int:
-        value = evaluate_dim(dim, self.hints)
-        self.decide(dim, "==", value)
-        return value
-
-    def as_scalar(self, dim: SymbolicDim) -> Tensor:
-        result: Tensor = self.trace.apply(
-            lookup("dim_size"), (), {"size": dim, "dtype": float64, "device": CPU}
-        )
-        return result
-
-
 class Trace:
     """A trace in progress: the graph being built and what is known about each tensor."""
 
     def __init__(self, base_storages: Sequence[Storage] = ()) -> None:
         self.builder = GraphBuilder()
         self.sources: list[InputSource] = []
-        self.oracle = SizeOracle(self)
+        self.oracle = SizeOracle(self.apply)
         self.roots: dict[Storage, Root] = {}
         self.base_storages = list(base_storages)
         self.tracked: set[Value] = set()

@@ -1,1 +1,1 @@
-"""TODO-doc"""
+"""Lowering: one fused group of tasks to one kernel of the Kernel IR."""

@@ -1,1 +1,1 @@
-"""TODO-doc"""
+"""Functions of tensors under PyTorch's names, written in terms of the primitives."""

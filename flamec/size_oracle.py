@@ -1,0 +1,64 @@
+"""Questions about symbolic sizes while tracing, and the guards that the answers become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flamec.errors import user_location
+from flamec.ir.graph import Location
+from flamec.ir.op import lookup
+from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim
+from flamec.ir.types import CPU, float64
+from flamec.tensor import Tensor
+
+
+@dataclass
+class ShapeGuard:
+    """A relation between sizes that the trace relied on."""
+
+    left: Dim
+    relation: str
+    right: Dim
+    holds: bool
+    location: Location | None
+
+    def check(self, bindings: Mapping[str, int]) -> bool:
+        left, right = evaluate_dim(self.left, bindings), evaluate_dim(self.right, bindings)
+        result = {"==": left == right, "<": left < right, "<=": left <= right}[self.relation]
+        return result == self.holds
+
+    def __str__(self) -> str:
+        negated = {"==": "!=", "<": ">=", "<=": ">"}
+        relation = self.relation if self.holds else negated[self.relation]
+        return f"{self.left} {relation} {self.right}"
+
+
+class SizeOracle:
+    """Answers questions about symbolic sizes from example sizes, and records the answers."""
+
+    def __init__(self, apply: Callable[..., Any]) -> None:
+        self._apply = apply
+        self.hints: dict[str, int] = {}
+        self.guards: dict[tuple[str, str, str], ShapeGuard] = {}
+
+    def decide(self, left: Dim, relation: str, right: Dim) -> bool:
+        key = (str(left), relation, str(right))
+        guard = self.guards.get(key)
+        if guard is None:
+            guard = ShapeGuard(left, relation, right, True, user_location())
+            guard.holds = guard.check(self.hints)
+            self.guards[key] = guard
+        return guard.holds
+
+    def specialize(self, dim: SymbolicDim) -> int:
+        value = evaluate_dim(dim, self.hints)
+        self.decide(dim, "==", value)
+        return value
+
+    def as_scalar(self, dim: SymbolicDim) -> Tensor:
+        result: Tensor = self._apply(
+            lookup("dim_size"), (), {"size": dim, "dtype": float64, "device": CPU}
+        )
+        return result
