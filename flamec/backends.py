@@ -1,4 +1,4 @@
-"""Backends: make a traced graph runnable in C on the CPU, or through the NumPy evaluator.
+"""Backends: make a traced graph runnable in C on the CPU, on a GPU, or through NumPy.
 
 ``prepare`` chooses by the options; ``cpu_backend`` is the place where code
 generation meets the runtime.
@@ -19,17 +19,21 @@ from flamec.config import CompileOptions
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
 from flamec.ir.types import TensorType
-from flamec.prepared import Prepared
+from flamec.prepared import Prepared, graph_device
 from flamec.runtime.allocator import Allocator
 
 
 def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Prepared:
-    """Make ``graph`` runnable with the backend that ``options`` ask for.
+    """Make ``graph`` runnable with the backend that ``options`` ask for; on a GPU with Triton.
 
     ``symbols``: the names of its symbolic sizes in the order in which sizes are
     bound. Raises CompileError if the C compiler fails or, for backend ``"c"``, is missing.
     """
     started = time.perf_counter()
+    if graph_device(graph).type == "cuda":
+        from flamec import cuda_backend
+
+        return cuda_backend.prepare(graph, symbols, options)
     backend = options.backend
     if backend == "auto":
         backend = "c" if cpu_backend.is_available(options) else "evaluate"

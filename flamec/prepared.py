@@ -10,15 +10,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flamec.config import CompileOptions
+from flamec.errors import CompileError
 from flamec.ir.graph import Graph
 from flamec.ir.passes.manager import PassRecord, run_passes
 from flamec.ir.passes.pipeline import pipeline
 from flamec.ir.plan import ExecutionPlan
+from flamec.ir.types import Device
 
 if TYPE_CHECKING:
     from flamec.codegen.compile_graph import CompiledGraph
@@ -27,10 +27,10 @@ VERSION = "0.1.0"
 
 
 class Invocation(Protocol):
-    """A program with its sizes bound: set every input and output, then run."""
+    """A program with its sizes bound: set inputs and outputs (arrays of its device), then run."""
 
-    def set_input(self, position: int, array: np.ndarray) -> None: ...
-    def set_output(self, position: int, array: np.ndarray) -> None: ...
+    def set_input(self, position: int, array: Any) -> None: ...
+    def set_output(self, position: int, array: Any) -> None: ...
     def run(self) -> None: ...
 
 
@@ -70,9 +70,23 @@ class Prepared:
     @cached_property
     def compiled(self) -> CompiledGraph:
         """Fusion groups, kernels and plan; made again if the program came from the cache."""
+        if graph_device(self.graph).type == "cuda":
+            from flamec.codegen.triton import compile_graph as gpu
+
+            return gpu.compile_graph(self.optimized)
         from flamec.codegen.compile_graph import compile_graph
 
         return compile_graph(self.optimized)
+
+
+def graph_device(graph: Graph) -> Device:
+    """The one device of a graph's values; CompileError where there are several."""
+    values = [*graph.inputs, *(v for node in graph.nodes for v in node.outputs)]
+    devices = dict.fromkeys(v.type.device for v in values)
+    if len(devices) > 1:
+        names = ", ".join(map(str, devices))
+        raise CompileError(f"{graph.name} has values on several devices ({names})")
+    return next(iter(devices), Device())
 
 
 def cache_key(graph: Graph, symbols: Sequence[str], identity: str) -> str:
