@@ -88,10 +88,15 @@ def test_fused_graphs_in_the_interpreter() -> None:
     _interpreted(list(GRAPHS), len(GRAPHS))
 
 
-def _interpreted(arguments: list[str], count: int) -> None:
+@needs_triton
+def test_training_steps_in_the_interpreter() -> None:
+    _interpreted([], 2, "triton_training.py")
+
+
+def _interpreted(arguments: list[str], count: int, program: str = "triton_cases.py") -> None:
     path = os.pathsep.join(p for p in (str(TESTS), *sys.path) if p and p != str(TESTS.parent))
     done = subprocess.run(
-        [sys.executable, str(TESTS / "triton_cases.py"), *arguments],
+        [sys.executable, str(TESTS / program), *arguments],
         env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path},
         capture_output=True,
         text=True,
