@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from flamec.codegen.c.block_writers import ProductWriter, TiledWriter
 from flamec.codegen.c.program_writer import (
     EmittedProgram,
     ProgramWriter,
     RowsWriter,
-    TiledWriter,
     size_declarations,
 )
 from flamec.codegen.c.rendering import parameters_in, render, symbols_in
@@ -22,7 +22,7 @@ from flamec.codegen.c.statements import StatementWriter
 from flamec.codegen.c.text import C_TYPES, combine, dim, identity
 from flamec.codegen.lower.row_program import CHUNKS
 from flamec.codegen.schedule import Schedule, is_small, propose
-from flamec.ir.kernel import Kernel, Part, RowProgram
+from flamec.ir.kernel import Kernel, Load, Part, RowProgram, Store
 from flamec.ir.plan import Buffer
 from flamec.ir.shape import Dim, symbols_of
 
@@ -53,7 +53,9 @@ class Emitter:
         if key not in self._programs:
             name = f"{'product' if program.contraction else 'loop'}_{len(self._programs)}"
             form: type[ProgramWriter] = RowsWriter
-            if program.kind == "along rows":
+            if program.contraction is not None and not program.passes:
+                form = ProductWriter
+            elif program.kind == "along rows":
                 form = SideBySideWriter
             elif schedule.tiled >= 0:
                 form = TiledWriter
@@ -81,7 +83,9 @@ class Emitter:
             "name": name,
             "comment": "\n * ".join(line.replace("*/", "* /") for line in comment),
             "sizes": "\n".join(size_declarations(self.symbols, symbols, "call")),
-            "pointers": "\n".join(_pointers(kernel, buffers, uniform)),
+            "pointers": "\n".join(
+                [*_shortcut(kernel, buffers), *_pointers(kernel, buffers, uniform)]
+            ),
             "uniform": "\n".join(uniform),
             "parts": ["\n".join(_part(i, p, e)) for i, (p, e) in numbered],
             "run": _run(programs, serial),
@@ -121,6 +125,24 @@ class Emitter:
             "steps": self.steps,
         }
         return render("program.c.j2", holes)
+
+
+def _shortcut(kernel: Kernel, buffers: tuple[int, ...]) -> list[str]:
+    """A plain copy does nothing where source and target turn out to share memory."""
+    if kernel.uniform or kernel.finish or len(kernel.parts) != 1:
+        return []
+    program, arguments = kernel.parts[0].program, kernel.parts[0].arguments
+    statements = list(program.statements())
+    if program.contraction or program.after or len(statements) != 2:
+        return []
+    load, store = statements
+    if not (isinstance(load, Load) and isinstance(store, Store) and store.operand == load.name):
+        return []
+    plain = not (load.place.guards or load.place.indices or store.place.indices)
+    if not plain or load.place.at != store.place.at or load.memory != store.memory:
+        return []
+    source, target = (buffers[arguments[s.place.parameter]] for s in (load, store))
+    return [f"if (call->buffers[{source}] == call->buffers[{target}]) return 0;"]
 
 
 def _pointers(kernel: Kernel, buffers: tuple[int, ...], uniform: list[str]) -> list[str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from flamec.codegen.c.text import MEMORY_BYTES, dim, factor
+from flamec.codegen.c.text import C_TYPES, MEMORY_BYTES, dim, factor
 from flamec.codegen.schedule import Schedule
 from flamec.ir.kernel import Contraction, MatrixOperand, RowProgram
 from flamec.ir.shape import Dim, structurally_equal
 
 SMALL_PRODUCT = 1 << 15  # multiplications up to which our own loops win
+FEW_ROWS = 64
+COLUMN_STRIP = 64  # columns of the smallest piece of a product that is divided along them
 _BLAS = {"f32": ("sgemm", "FlamecSgemm"), "f64": ("dgemm", "FlamecDgemm")}
 
 
@@ -24,40 +24,67 @@ def product_holes(program: RowProgram, schedule: Schedule) -> dict[str, str] | N
     c = program.contraction
     if c is None:
         return None
-    rows = "(panel_end - panel_begin)"
     lines = [
         f"const int64_t product_row = panel_begin - matrix * ({dim(c.rows)});",
-        f"const {_pointer_type(c)}left = p{c.left.parameter} + ({_batch_offset(c.left)}"
-        f" + product_row * {factor(c.left.free)});",
-        f"const {_pointer_type(c)}right = p{c.right.parameter} + ({_batch_offset(c.right)});",
+        f"const int64_t rows = panel_end - panel_begin, columns = {dim(c.columns)};",
+        *_operands(c, "product_row", "0"),
     ]
     if c.result < 0:
+        kind = C_TYPES[c.memory]
         lines.append("void *result = panel_memory;")
-        lines.append(
-            f"const {_pointer_type(c)}panel = panel_memory - panel_begin * {factor(c.columns)};"
-        )
+        lines.append(f"const {kind} *panel = panel_memory - panel_begin * columns;")
     else:
-        lines.append(f"void *result = p{c.result} + panel_begin * {factor(c.columns)};")
-    small = (
-        f"flamec_matrix_{c.memory}({rows}, {dim(c.columns)}, {dim(c.depth)}, left, "
-        f"{dim(c.left.free)}, {dim(c.left.contracted)}, right, {dim(c.right.contracted)}, "
-        f"{dim(c.right.free)}, result, {dim(c.columns)}, {MEMORY_BYTES[c.memory]});"
-    )
-    if c.memory in _BLAS:
-        work = f"{rows} * {factor(c.columns)} * {factor(c.depth)}"
-        lines.append(f"if ({work} <= {SMALL_PRODUCT})")
-        lines.append(f"    {small}")
-        lines.append("else")
-        lines.append(f"    {_blas_call(c, rows)}")
-    else:
-        lines.append(small)
+        lines.append(f"void *result = p{c.result} + panel_begin * columns;")
+    lines += _product(c)
     return {"rows": dim(c.rows), "panel": str(schedule.panel), "call": "\n".join(lines)}
 
 
-def _pointer_type(c: Contraction) -> str:
-    from flamec.codegen.c.text import C_TYPES
+def lone_product_holes(c: Contraction) -> dict[str, str]:
+    """What the template of a product without an epilogue needs."""
+    lines = [
+        *_operands(c, "product_row", "first_column"),
+        f"void *result = p{c.result} + (result_row * {factor(c.columns)} + first_column);",
+        *_product(c),
+    ]
+    return {
+        "wide": is_wide(c),
+        "strip": str(COLUMN_STRIP),
+        "matrices": dim(c.batch),
+        "rows": dim(c.rows),
+        "columns": dim(c.columns),
+        "call": "\n".join(lines),
+    }
 
-    return f"{C_TYPES[c.memory]} *"
+
+def is_wide(c: Contraction) -> str:
+    """C text of whether a product is divided along its columns: a row or two for each thread
+    would make every thread read all of the right operand."""
+    rows = dim(c.batch * c.rows)
+    return f"({rows}) < {FEW_ROWS} && {dim(c.columns)} > 4 * ({rows})"
+
+
+def _operands(c: Contraction, row: str, column: str) -> list[str]:
+    """Pointers to the first elements that are read."""
+    kind = C_TYPES[c.memory]
+    left = f"{_batch_offset(c.left)} + {row} * {factor(c.left.free)}"
+    right = f"{_batch_offset(c.right)} + {column} * {factor(c.right.free)}"
+    return [
+        f"const {kind} *left = p{c.left.parameter} + ({left});",
+        f"const {kind} *right = p{c.right.parameter} + ({right});",
+    ]
+
+
+def _product(c: Contraction) -> list[str]:
+    """The product of ``rows`` rows and ``columns`` columns into ``result``."""
+    small = (
+        f"flamec_matrix_{c.memory}(rows, columns, {dim(c.depth)}, left, {dim(c.left.free)}, "
+        f"{dim(c.left.contracted)}, right, {dim(c.right.contracted)}, {dim(c.right.free)}, "
+        f"result, {dim(c.columns)}, {MEMORY_BYTES[c.memory]});"
+    )
+    if not may_call_blas(c):
+        return [small]
+    work = f"rows * columns * {factor(c.depth)}"
+    return [f"if ({work} <= {SMALL_PRODUCT})", f"    {small}", "else", f"    {_blas_call(c)}"]
 
 
 def _batch_offset(operand: MatrixOperand) -> str:
@@ -73,34 +100,30 @@ def _batch_offset(operand: MatrixOperand) -> str:
     return " + ".join(terms)
 
 
-def _blas_call(c: Contraction, rows: str) -> str:
+def _blas_call(c: Contraction) -> str:
     function, kind = _BLAS[c.memory]
-    left_plain = _is_one(c.left.contracted) or _is_none(c.depth)
-    right_plain = _is_one(c.right.free) or _is_none(c.columns)
+    left_plain = _is_one(c.left.contracted) or _is_one(c.depth)
+    right_plain = _is_one(c.right.free) or _is_one(c.columns)
     left_step = c.left.free if left_plain else c.left.contracted
     right_step = c.right.contracted if right_plain else c.right.free
-    arguments: list[Any] = [
+    arguments = [
         "FLAMEC_ROW_MAJOR",
         "FLAMEC_PLAIN" if left_plain else "FLAMEC_TRANSPOSED",
         "FLAMEC_PLAIN" if right_plain else "FLAMEC_TRANSPOSED",
-        rows,
-        dim(c.columns),
+        "rows",
+        "columns",
         dim(c.depth),
         "1",
         "left",
-        f"flamec_max({dim(left_step)}, {dim(c.depth) if left_plain else rows})",
+        f"flamec_max({dim(left_step)}, {dim(c.depth) if left_plain else 'rows'})",
         "right",
-        f"flamec_max({dim(right_step)}, {dim(c.columns) if right_plain else dim(c.depth)})",
+        f"flamec_max({dim(right_step)}, {'columns' if right_plain else dim(c.depth)})",
         "0",
         "result",
-        dim(c.columns),
+        f"flamec_max({dim(c.columns)}, 1)",
     ]
     return f"(({kind})frame->call->runtime->{function})({', '.join(arguments)});"
 
 
-def _is_one(stride: Dim) -> bool:
-    return structurally_equal(stride, 1)
-
-
-def _is_none(size: Dim) -> bool:
+def _is_one(size: Dim) -> bool:
     return structurally_equal(size, 1)
