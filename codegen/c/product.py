@@ -8,6 +8,7 @@ from flamec.ir.kernel import Contraction, MatrixOperand, RowProgram
 from flamec.ir.shape import Dim, structurally_equal
 
 SMALL_PRODUCT = 1 << 15  # multiplications up to which our own loops win
+DOT_ROWS = 3  # rows up to which dot products of contiguous rows beat a BLAS, which packs
 FEW_ROWS = 64
 COLUMN_STRIP = 64  # columns of the smallest piece of a product that is divided along them
 _BLAS = {"f32": ("sgemm", "FlamecSgemm"), "f64": ("dgemm", "FlamecDgemm")}
@@ -83,8 +84,10 @@ def _product(c: Contraction) -> list[str]:
     )
     if not may_call_blas(c):
         return [small]
-    work = f"rows * columns * {factor(c.depth)}"
-    return [f"if ({work} <= {SMALL_PRODUCT})", f"    {small}", "else", f"    {_blas_call(c)}"]
+    condition = f"rows * columns * {factor(c.depth)} <= {SMALL_PRODUCT}"
+    if _is_one(c.left.contracted) and _is_one(c.right.contracted):
+        condition += f" || (rows <= {DOT_ROWS} && {dim(c.depth)} > FLAMEC_PACKED_DEPTH)"
+    return [f"if ({condition})", f"    {small}", "else", f"    {_blas_call(c)}"]
 
 
 def _batch_offset(operand: MatrixOperand) -> str:

@@ -22,12 +22,15 @@ from flamec.ir.op import OpKind
 from flamec.ir.passes.fusion_state import FusionState, WorkingGroup
 from flamec.ir.passes.recompute import recompute_cheap_values, stored_values
 from flamec.ir.plan import dense_elements
+from flamec.ir.shape import product as dim_product
 from flamec.ir.tasks import Task, TaskGraph
 
 LARGEST_SEGMENT = 96  # tasks; beyond that compiling costs more than it saves
 SLOWDOWN = 1.5  # by which merged loops may be worse than separate ones
 EPILOGUE_TENSORS = 4  # that an epilogue may touch beside the product
 ALWAYS_CACHED = 1 << 17  # bytes that are no burden to any cache
+FEW_ROWS = 64
+LARGE_PRODUCT = 1 << 22  # multiplications that are worth several threads
 BUNDLE_SHARE = 4  # a bundled writer moves at least so many times what merging would save
 
 
@@ -256,6 +259,13 @@ class _Fuser:
 
     def _heavy_epilogue(self, tasks: list[Task], escapes: set[Value]) -> str:
         product = next(t for t in tasks if _kind(t) is OpKind.CONTRACTION)
+        *batch, rows, columns = product.results[0].type.shape
+        assert product.node is not None
+        depth = product.operands[0].type.shape[product.node.attributes["contract"][0][0]]
+        count = dim_product((*batch, rows))
+        few = isinstance(count, int) and count < FEW_ROWS and estimate(columns) > 4 * count
+        if few and estimate(count * columns * depth) > LARGE_PRODUCT:
+            return "a product of few rows is divided among threads along its columns"
         size = _bytes(product.results[0])
         operands = {self.context.root(v) for v in product.operands}
         touched = (self.state.inputs(tasks) - operands) | (escapes - set(product.results))
