@@ -58,11 +58,22 @@ def _without_dead_tasks(groups: Segments, context: TaskGraph) -> Segments:
     stored = stored_values(groups, context)
     result = []
     for segments in groups:
-        live = [tuple(_live(segment, context, stored)) for segment in segments]
+        live = [_shortened(segment, context, stored) for segment in segments]
         kept = [segment for segment in live if segment]
         if kept:
             result.append(kept)
     return result
+
+
+def _shortened(segment: Segment, context: TaskGraph, stored: set[Value]) -> Segment:
+    """The live tasks of a segment; all of it if a dead one is what holds the others together."""
+    live = tuple(_live(segment, context, stored))
+    if live and live != segment:
+        try:
+            analyze(live, context)
+        except Incompatible:
+            return segment
+    return live
 
 
 def _live(segment: Segment, context: TaskGraph, stored: set[Value]) -> list[Task]:
