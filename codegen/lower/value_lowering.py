@@ -121,7 +121,8 @@ class ValueLowering:
 
     def _picked_index(self, address: Address, context: Context) -> tuple[ComputedIndex, ...]:
         """Where the one element that is meant lies inside its row."""
-        stride = address.strides().get(self.nest.inner[-1], 0) if context.picked else 0
+        picks = context.picked and self.nest.inner  # a row of one element has no inner loop
+        stride = address.strides().get(self.nest.inner[-1], 0) if picks else 0
         moves = not structurally_equal(stride, 0)
         return tuple(replace(index, stride=stride) for index in context.picked if moves)
 
