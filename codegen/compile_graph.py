@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from flamec.codegen.buffers import BufferTable, assign_buffers, in_place_pairs
 from flamec.codegen.c.emit import Emitter
 from flamec.codegen.c.product import may_call_blas
+from flamec.codegen.errors import LoweringError
 from flamec.codegen.lower.group import LoweredKernel, lower_group
 from flamec.codegen.lower.kernel_builder import ErrorTable
 from flamec.codegen.traffic import bytes_read, bytes_written, flops
 from flamec.ir.graph import Graph
+from flamec.ir.iteration_space import Incompatible
 from flamec.ir.kernel import Kernel
 from flamec.ir.passes.fuse import FusionDecision, FusionGroup, FusionOptions, fuse
 from flamec.ir.passes.normalize_contractions import normalize_contractions
@@ -25,10 +27,6 @@ from flamec.ir.passes.widen_half_products import widen_half_products
 from flamec.ir.plan import ExecutionPlan, OutputSpec, Step
 from flamec.ir.shape import symbols_of
 from flamec.ir.tasks import build_tasks
-
-
-class LoweringError(Exception):
-    """An operation that the back end cannot express; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
             kernel = lower_group(
                 group.segments, context, fusion.escapes, errors, f"kernel_{number}"
             )
-        except LookupError as error:
+        except (LookupError, Incompatible) as error:
             names = ", ".join(task.name for task in group.tasks)
             raise LoweringError(f"cannot lower {names}: {error}") from error
         lowered.append(kernel)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from flamec.dispatch import Leaf, tape_value
 from flamec.errors import CompileError
 from flamec.guards import Guard, Recorder, is_constant
 from flamec.ir.graph import Graph, Value
@@ -73,7 +72,6 @@ class Captured:
     aliases: list[tuple[int, Tensor]] = field(default_factory=list)
     number_arguments: frozenset[int] = frozenset()
     grad_enabled: bool = True
-    alias_groups: list[list[int]] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -348,12 +346,6 @@ def _refuse_escapes(trace: Trace, proxies: Sequence[Any], name: str) -> None:
             "it, in an attribute, list or global. The store would happen only while tracing. "
             "Return the tensor instead, or copy_() it into a tensor made beforehand."
         )
-
-
-def requires_leaf_check(tensor: Tensor) -> bool:
-    """Whether a concrete tensor is part of an autograd history."""
-    value = tape_value(tensor)
-    return value is not None and not isinstance(value, Leaf)
 
 
 def actual_sizes(captured: Captured, leaves: Sequence[Any]) -> dict[str, int]:

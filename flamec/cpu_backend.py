@@ -18,9 +18,11 @@ import numpy as np
 
 import flamec.codegen
 import flamec.ir
+from flamec.codegen.errors import LoweringError
 from flamec.config import CompileOptions
 from flamec.errors import CompileError, user_location
 from flamec.ir.graph import Graph
+from flamec.ir.passes.manager import PassError
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import ExecutionPlan
 from flamec.prepared import Prepared, cache_key
@@ -125,8 +127,12 @@ def _cached_plan(cache: KernelCache, key: str) -> ExecutionPlan | None:
 
 
 def _generate(prepared: Prepared, symbols: Sequence[str]) -> ExecutionPlan:
-    """Optimize, fuse and lower."""
-    plan = prepared.compiled.plan
+    """Optimize, fuse and lower; CompileError names the pass or the operations that failed."""
+    try:
+        plan = prepared.compiled.plan
+    except (PassError, LoweringError) as error:
+        where = f"{prepared.graph.name} (called at {user_location()})"
+        raise CompileError(f"{where}: {error}") from error
     unknown = set(plan.symbols) - set(symbols)
     if unknown:
         raise CompileError(f"the program needs sizes that no argument has: {sorted(unknown)}")

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 import flamec
+from flamec import prepared
+from flamec.codegen import compile_graph
 from flamec.errors import CompileError
+from flamec.ir.iteration_space import Incompatible
+from flamec.ir.passes.manager import Pass
 
 SCRIPT = """
 import flamec
@@ -95,3 +99,32 @@ def test_programs_show_their_stages() -> None:
     assert "flamec_program" in stages["source"]
     assert "kernel_0" in stages["kernel"]
     assert "buffer 0" in stages["plan"]
+
+
+@pytest.mark.parametrize("failure", [Incompatible("no loops fit"), LookupError("no such value")])
+def test_a_failing_code_generator_names_operations_and_line(
+    failure: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise failure
+
+    f = flamec.compile(lambda x: x * 2 + 1, backend="c", cache_folder=tmp_path / "cache")
+    with monkeypatch.context() as patch:
+        patch.setattr(compile_graph, "lower_group", fail)
+        with pytest.raises(CompileError, match=r"test_backends\.py:\d+.*cannot lower .*mul"):
+            f(flamec.ones(3))
+    assert f(flamec.ones(3)).tolist() == [3.0, 3.0, 3.0]
+
+
+def test_a_failing_pass_is_named_with_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("broken")
+
+    f = flamec.compile(lambda x: x * 2, backend="c", cache_folder=tmp_path / "cache")
+    with monkeypatch.context() as patch:
+        patch.setattr(prepared, "pipeline", lambda: (Pass("my_pass", fail),))
+        with pytest.raises(CompileError, match=r"test_backends\.py:\d+.*pass my_pass failed"):
+            f(flamec.ones(3))
+    assert f(flamec.ones(3)).tolist() == [2.0, 2.0, 2.0]
