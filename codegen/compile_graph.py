@@ -17,6 +17,7 @@ from flamec.codegen.c.product import may_call_blas
 from flamec.codegen.errors import LoweringError
 from flamec.codegen.lower.group import LoweredKernel, lower_group
 from flamec.codegen.lower.kernel_builder import ErrorTable
+from flamec.codegen.options import CodegenOptions
 from flamec.codegen.traffic import bytes_read, bytes_written, flops
 from flamec.ir.graph import Graph
 from flamec.ir.iteration_space import Incompatible
@@ -27,13 +28,6 @@ from flamec.ir.passes.widen_half_products import widen_half_products
 from flamec.ir.plan import ExecutionPlan, OutputSpec, Step
 from flamec.ir.shape import symbols_of
 from flamec.ir.tasks import build_tasks
-
-
-@dataclass(frozen=True, slots=True)
-class CodegenOptions:
-    """How to generate code. ``fuse=False`` makes one kernel of each task, for comparisons."""
-
-    fuse: bool = True
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from flamec.codegen.options import CodegenOptions
 from flamec.config import CompileOptions
 from flamec.cpu_backend import PLAN_KIND, generator_digest
 from flamec.errors import CompileError, user_location
@@ -89,12 +90,23 @@ def download(gpu: CudaDevice, array: DeviceArray) -> np.ndarray:
     return target
 
 
-def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Prepared:
-    """Load the graph's program, generating and compiling what the cache does not have."""
+def prepare(
+    graph: Graph,
+    symbols: Sequence[str],
+    options: CompileOptions,
+    size_hints: Mapping[str, int] | None = None,
+    narrow: bool = False,
+) -> Prepared:
+    """Load the graph's program, generating and compiling what the cache does not have.
+
+    ``size_hints``, ``narrow``: see ``CodegenOptions``.
+    """
     started = time.perf_counter()
     gpu = device(graph_device(graph).index, options)
-    prepared = Prepared(graph, None, options, None)
-    identity = hashlib.sha256(f"{generator_digest()} {triton_version()}".encode()).hexdigest()
+    codegen = CodegenOptions(size_hints=size_hints or {}, narrow=narrow)
+    prepared = Prepared(graph, None, options, None, codegen)
+    facts = f"{generator_digest()} {triton_version()} {codegen.key}"
+    identity = hashlib.sha256(facts.encode()).hexdigest()
     key = cache_key(graph, symbols, identity)
     content = gpu.cache.read(key, PLAN_KIND)
     plan = None if content is None else ExecutionPlan.from_json(content.decode())

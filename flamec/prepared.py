@@ -22,6 +22,7 @@ from flamec.ir.types import Device
 
 if TYPE_CHECKING:
     from flamec.codegen.compile_graph import CompiledGraph
+    from flamec.codegen.options import CodegenOptions
 
 VERSION = "0.1.0"
 
@@ -48,6 +49,7 @@ class Prepared:
     runner: Runner | None
     options: CompileOptions
     plan: ExecutionPlan | None
+    codegen: CodegenOptions | None = None
     kernels_compiled: int = 0
     kernels_from_cache: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -73,10 +75,10 @@ class Prepared:
         if graph_device(self.graph).type == "cuda":
             from flamec.codegen.triton import compile_graph as gpu
 
-            return gpu.compile_graph(self.optimized)
+            return gpu.compile_graph(self.optimized, self.codegen)
         from flamec.codegen.compile_graph import compile_graph
 
-        return compile_graph(self.optimized)
+        return compile_graph(self.optimized, self.codegen)
 
 
 def graph_device(graph: Graph) -> Device:

@@ -17,6 +17,7 @@ from op_row import Row, Sample
 from op_table import ROWS
 
 import flamec.ir.ops  # noqa: F401
+from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph
@@ -32,6 +33,14 @@ RunAll = Callable[
     tuple[Sequence[np.ndarray], Mapping[int, np.ndarray]],
 ]
 Run = Callable[[ExecutionPlan, Sequence[np.ndarray]], Sequence[np.ndarray]]
+
+
+# Sizes are at most those hinted, below, and above; with indices of 64 and of 32 bits.
+OPTIONS = {
+    0: None,
+    3: CodegenOptions(size_hints={"B": 100}, narrow=True),
+    37: CodegenOptions(size_hints={"B": 4}),
+}
 
 
 def graph_of(name: str, types: Sequence[TensorType], attributes: dict[str, object]) -> Graph:
@@ -103,9 +112,10 @@ def check_graph(name: str, run: RunAll) -> list[str]:
     graph = run_passes(GRAPHS[name](GraphBuilder()), pipeline(), False)[0]
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     wrong = []
-    for size in (3, 37) if any("B" in str(v.type) for v in graph.inputs) else (0,):
+    sizes = (3, 37, 0) if any("B" in str(v.type) for v in graph.inputs) else (0,)
+    for size in sizes:
         arrays = inputs_for(graph, size, rng)
-        plan = compile_graph(graph).plan
+        plan = compile_graph(graph, OPTIONS[size] if len(sizes) > 1 else None).plan
         outputs, updates = run(plan, arrays, {"B": size} if plan.symbols else {})
         wanted, wanted_updates = evaluate_graph(graph, arrays, {"B": size})
         pairs = [*zip(outputs, wanted, strict=True)]

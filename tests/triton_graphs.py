@@ -158,6 +158,7 @@ def masked(b: GraphBuilder) -> Graph:
 GRAPHS: dict[str, Make] = {
     "gelu_chain": gelu_chain,
     "gelu_chain_symbolic": lambda b: gelu_chain(b, B),
+    "gelu_chain_sixteen": lambda b: gelu_chain(b, B * 16),
     "softmax": softmax_graph,
     "softmax_symbolic": lambda b: softmax_graph(b, (B, B * 2), float32),
     "long_softmax": long_softmax,

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 from flamec.codegen.buffers import assign_buffers
 from flamec.codegen.compile_graph import (
-    CodegenOptions,
     CompiledGraph,
     LoweringError,
     copy_step,
@@ -20,6 +19,7 @@ from flamec.codegen.compile_graph import (
 )
 from flamec.codegen.lower.group import lower_group
 from flamec.codegen.lower.kernel_builder import ErrorTable
+from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.gpu_form import gpu_form
 from flamec.codegen.triton.kernel_writer import KernelWriter
 from flamec.ir.graph import Graph
@@ -46,13 +46,13 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
         except LookupError as error:
             names = ", ".join(task.name for task in group.tasks)
             raise LoweringError(f"cannot lower {names}: {error}") from error
-        kernels.append(gpu_form(lowered))
+        kernels.append(gpu_form(lowered, options))
     table = assign_buffers(context, [k.lowered for k in kernels])
     collector = _Collector(table.buffers)
     steps = []
     for kernel in kernels:
         numbers = tuple(table.number(buffer) for buffer in kernel.lowered.buffers)
-        writer = KernelWriter(kernel, numbers, collector.new_buffer)
+        writer = KernelWriter(kernel, numbers, collector.new_buffer, options)
         try:
             writer.write()
         except LookupError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import Memory, PartialResults
+from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.product_writer import can_fuse, parted, product_elements
 from flamec.codegen.triton.recompute import without_keeps
 from flamec.codegen.triton.tiling import Tile, propose
@@ -25,7 +26,7 @@ class GpuKernel:
     tiles: tuple[Tile | None, ...]
 
 
-def gpu_form(lowered: LoweredKernel) -> GpuKernel:
+def gpu_form(lowered: LoweredKernel, options: CodegenOptions) -> GpuKernel:
     """See the module's docstring."""
     kernel = lowered.kernel
     parameters, buffers = list(kernel.parameters), list(lowered.buffers)
@@ -38,7 +39,7 @@ def gpu_form(lowered: LoweredKernel) -> GpuKernel:
             parts.append(alone)
             tiles.append(None)
         if rest is not None:
-            tile = propose(actual(rest))
+            tile = propose(actual(rest), options)
             program = without_keeps(rest.program) if tile.looped else rest.program
             parts.append(replace(rest, program=program))
             tiles.append(tile)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from flamec.codegen.lower.lanes import MEMORY_DTYPES, spill_type
+from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.gpu_form import GpuKernel, actual, own_sizes
 from flamec.codegen.triton.product_writer import write_product
 from flamec.codegen.triton.program_writer import (
@@ -54,6 +55,7 @@ class KernelWriter:
     gpu: GpuKernel
     numbers: tuple[int, ...]
     new_buffer: NewBuffer
+    options: CodegenOptions
     temporaries: list[int] = field(default_factory=list)
     launches: list[PlannedLaunch] = field(default_factory=list)
     _spilled: dict[str, tuple[str, int]] = field(default_factory=dict)  # name -> lane, buffer
@@ -70,7 +72,7 @@ class KernelWriter:
             self._before()
         partials: list[tuple[str, Fold, int, int]] = []
         for part, tile in zip(self.kernel.parts, self.gpu.tiles, strict=True):
-            own, wide = own_sizes(part), is_wide(part)
+            own, wide = own_sizes(part), is_wide(part, self.options.narrow)
             uniform, arguments = self._imports(part)
             arguments |= {f"p{i}": self.numbers[a] for i, a in enumerate(part.arguments)}
             if tile is None:
@@ -214,12 +216,12 @@ class KernelWriter:
         return Argument(value=own.get(symbol, SymbolicDim.symbol(symbol)))
 
 
-def is_wide(part: Part) -> bool:
-    """Whether an index of a part may need 64 bits."""
+def is_wide(part: Part, narrow: bool) -> bool:
+    """Whether an index of a part may need 64 bits. ``narrow``: not because of symbolic sizes."""
     program, own = actual(part), own_sizes(part)
     sizes: list[Dim] = [loop.size for loop in (*program.rows, *program.inner)]
     if not all(isinstance(size, int) for size in sizes):
-        return True
+        return not narrow
     total = 1
     for size in sizes:
         assert isinstance(size, int)
@@ -231,7 +233,7 @@ def is_wide(part: Part) -> bool:
         ends += [substitute(s, own) * n for s, n in zip(strides, sizes, strict=False)]
         ends += [substitute(i.stride, own) * substitute(i.size, own) for i in place.indices]
         if not all(isinstance(end, int) for end in ends):
-            return True
+            return not narrow
         reach.append(sum(abs(end) for end in ends if isinstance(end, int)))
     c = program.contraction
     if c is not None:
@@ -239,7 +241,7 @@ def is_wide(part: Part) -> bool:
             ends = [operand.offset, operand.free * free, operand.contracted * c.depth]
             ends += [size * stride for size, stride in operand.batch]
             if not all(isinstance(end, int) for end in ends):
-                return True
+                return not narrow
             reach.append(sum(abs(end) for end in ends if isinstance(end, int)))
     return max(reach) >= 1 << 30
 

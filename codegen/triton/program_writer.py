@@ -78,10 +78,11 @@ class RowsWriter:
         found |= {f"q{i}": POINTERS[fold_lane(f.lane)] for i, f in enumerate(self.folds)}
         return found | self.uniform.pointers
 
-    def _narrow(self) -> dict[str, int]:
-        if self.wide:
-            return {}
-        return {size_name(n): v for n, v in self.own.items() if isinstance(v, int)}
+    def _emit(
+        self, template: str, holes: dict[str, object], blocks: Dim, warps: int
+    ) -> EmittedLaunch:
+        sizes = {size_name(name): value for name, value in self.own.items()}
+        return emit(template, holes, self._pointers(), blocks, warps, sizes, wide=self.wide)
 
     def _main(self) -> EmittedLaunch:
         tile, flat_chunks = self.tile, bool(self.tile.chunks) and not self.has_rows
@@ -110,9 +111,7 @@ class RowsWriter:
             "chunk_end": "\n".join(self._chunk_end()),
             "barrier": "tl.debug_barrier()" if self._in_order() else "",
         }
-        return emit(
-            "rows.py.j2", holes, self._pointers(), self._blocks(), tile.warps, self._narrow()
-        )
+        return self._emit("rows.py.j2", holes, self._blocks(), tile.warps)
 
     def _in_order(self) -> bool:
         """Whether one row may read what the row before it stored."""
@@ -286,7 +285,7 @@ class RowsWriter:
             "body": "\n".join(lines),
         }
         blocks = ceil_div(substitute(self.columns, self.own), columns)
-        return emit("after.py.j2", holes, self._pointers(), blocks, 8, self._narrow())
+        return self._emit("after.py.j2", holes, blocks, 8)
 
 
 _LAST = str((1 << 63) - 1)  # an index behind all others

@@ -14,6 +14,7 @@ from flamec.codegen.triton.rendering import module, render
 from flamec.ir.plan import KernelSource
 from flamec.ir.shape import Dim
 
+ALIGNMENT = 16  # of the pointers and sizes that Triton is told of
 _ARGUMENT = re.compile(r"\b([pkxq]\d+|n_\w+)\b")
 
 
@@ -32,29 +33,37 @@ def emit(
     pointers: Mapping[str, str],
     blocks: Dim,
     warps: int,
-    narrow: Mapping[str, int] | None = None,
+    sizes: Mapping[str, Dim] | None = None,
     stages: int = 1,
+    wide: bool = True,
 ) -> EmittedLaunch:
-    """Fill a template. ``pointers`` gives the types of pointers by name; ``narrow`` the sizes
-    that are passed as 32-bit numbers because their value is known."""
+    """Fill a template. ``pointers`` gives the types of pointers by name, ``sizes`` what is known
+    of sizes that are arguments; unless ``wide``, these are 32-bit numbers."""
     draft = render(template, {**holes, "arguments": ""})
     arguments = tuple(dict.fromkeys(sorted(_ARGUMENT.findall(draft), key=_order)))
     text = render(template, {**holes, "arguments": ", ".join(arguments)})
-    known = narrow or {}
+    known = sizes or {}
     parameters, aligned = [], []
     for name in arguments:
         if name in pointers:
             parameters.append((name, pointers[name]))
             aligned.append(name)
         else:
-            parameters.append((name, "i32" if name in known else "i64"))
-            if name in known and known[name] % 16 == 0:
+            parameters.append((name, "i64" if wide else "i32"))
+            if is_multiple(known.get(name, 1), ALIGNMENT):
                 aligned.append(name)
     options = {"num_warps": warps, "num_stages": stages}
     source = KernelSource(
         module(text), str(holes["name"]), tuple(parameters), {}, tuple(aligned), options
     )
     return EmittedLaunch(source, blocks, arguments)
+
+
+def is_multiple(size: Dim, divisor: int) -> bool:
+    """Whether a size is a multiple of a number whatever its symbols are."""
+    if isinstance(size, int):
+        return size % divisor == 0
+    return all(coefficient % divisor == 0 for _, coefficient in size.terms)
 
 
 def _order(name: str) -> tuple[int, int, str]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from flamec.codegen.options import power_of_two as power_of_two
 from flamec.ir.op import Op, lookup
 from flamec.ir.shape import Dim, SymbolicDim, format_dim, substitute, symbols_of
 from flamec.ir.types import DType, bool_, float32, float64, int8, int16, int32, int64, uint8
@@ -118,8 +119,3 @@ def identity(op_name: str, lane: str) -> bool | int | float:
     start = lookup(op_name).identity
     value = start(LANE_DTYPES[lane]) if callable(start) else 0
     return int(value) if lane == "b" else value
-
-
-def power_of_two(count: int) -> int:
-    """The least power of two that is at least ``count`` and at least 1."""
-    return 1 << max(0, count - 1).bit_length()

@@ -1,15 +1,15 @@
 """How a program is cut into the blocks of a GPU.
 
 In: a row program. Out: a ``Tile``: rows and columns of a block, whether a block holds whole
-rows, and into how many chunks rows are divided that are folded. Decided by static sizes alone,
-so that results are the same on every device.
+rows, and into how many chunks rows are divided that are folded. Decided by static sizes and
+the caller's hints for symbolic ones, so that results are the same on every device.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from flamec.codegen.triton.text import power_of_two
+from flamec.codegen.options import CodegenOptions, power_of_two
 from flamec.ir.kernel import Fold, Load, RowProgram, Store
 from flamec.ir.loop_nest import estimate
 from flamec.ir.shape import product
@@ -44,12 +44,13 @@ class Tile:
         return not (self.split or self.whole)
 
 
-def propose(program: RowProgram) -> Tile:
+def propose(program: RowProgram, options: CodegenOptions) -> Tile:
     """A tile by rule of thumb."""
-    inner = product(loop.size for loop in program.inner)
-    rows = product(loop.size for loop in program.rows)
-    width = power_of_two(inner) if isinstance(inner, int) else 0  # 0: not known
-    height = power_of_two(rows) if isinstance(rows, int) else 1 << 30
+    static = product(loop.size for loop in program.inner)
+    inner = options.typical(static)
+    rows = options.typical(product(loop.size for loop in program.rows))
+    width = 0 if inner is None else power_of_two(inner)  # 0: not known
+    height = 1 << 30 if rows is None else power_of_two(rows)
     scopes = {s.scope for s in program.statements() if isinstance(s, Fold)}
     if program.kind == "scatter":
         columns = min(width or ELEMENTS, 256)
@@ -59,11 +60,12 @@ def propose(program: RowProgram) -> Tile:
     in_rows = bool(scopes & {"row", "scan"}) or _stores_rows(program)
     over_rows = bool(scopes & {"column", "all", "rows"})
     if in_rows or "rows" in scopes or "all" in scopes:
-        return _row_tile(program, width, height, over_rows)
+        tile = _row_tile(program, width, height, isinstance(static, int))
+        return replace(tile, chunks=_chunks(rows, tile.rows)) if over_rows else tile
     if over_rows:
         columns = min(width or 128, 128)
         height = min(height, max(8, 4096 // columns))
-        return Tile(height, columns, True, False, _chunks(program, height), 4)
+        return Tile(height, columns, True, False, _chunks(rows, height), 4)
     if _is_transposed(program):
         block = min(width or TRANSPOSED, TRANSPOSED)
         return Tile(min(height, TRANSPOSED), block, True, False, 0, 4)
@@ -73,30 +75,31 @@ def propose(program: RowProgram) -> Tile:
     return Tile(min(height, max(1, ELEMENTS // columns)), columns, True, False, 0, 4)
 
 
-def _row_tile(program: RowProgram, width: int, height: int, over_rows: bool) -> Tile:
+def _row_tile(program: RowProgram, width: int, height: int, known: bool) -> Tile:
+    """A tile for programs that fold rows; only a ``known`` width may be taken as the whole row."""
     if program.kind == "along rows":
         rows = min(height, 128)
         columns = min(width or 32, max(1, FOLDED_ELEMENTS // rows))
-        whole = 0 < width <= columns
-    elif 0 < width <= LONGEST_WHOLE_ROW:
+        whole = known and width <= columns
+    elif known and width <= LONGEST_WHOLE_ROW:
         columns, whole = width, True
         rows = min(height, max(1, FOLDED_ELEMENTS // columns))
     else:
-        columns, whole, rows = LOOPED_COLUMNS, False, 1
+        columns, whole, rows = min(width or LOOPED_COLUMNS, LOOPED_COLUMNS), False, 1
+        if width:
+            rows = min(height, max(1, FOLDED_ELEMENTS // columns))
     warps = 4 if rows * columns <= 2048 else 8 if rows * columns <= 8192 else 16
-    chunks = _chunks(program, rows) if over_rows else 0
-    return Tile(rows, columns, False, whole, chunks, warps)
+    return Tile(rows, columns, False, whole, 0, warps)
 
 
-def _chunks(program: RowProgram, block: int) -> int:
-    rows = product(loop.size for loop in program.rows)
-    if not isinstance(rows, int):
+def _chunks(rows: int | None, block: int) -> int:
+    if rows is None:
         return 64
     return power_of_two(max(1, min(MOST_CHUNKS, rows // (4 * block))))
 
 
-def _flat_chunks(inner: object) -> int:
-    if not isinstance(inner, int):
+def _flat_chunks(inner: int | None) -> int:
+    if inner is None:
         return FLAT_CHUNKS // 4
     return power_of_two(max(1, min(FLAT_CHUNKS, inner // 8192)))
 

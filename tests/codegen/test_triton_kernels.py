@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -16,10 +17,12 @@ import pytest
 from op_table import OP_TABLE
 from triton_graphs import GRAPHS
 
+from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.plan import ExecutionPlan, KernelSource, Launch
-from flamec.ir.shape import SymbolicDim
+from flamec.ir.shape import Dim, SymbolicDim
+from flamec.ir.types import DType, TensorType, bfloat16, float32
 from flamec.runtime.kernel_cache import KernelCache
 
 TESTS = Path(__file__).parents[1]
@@ -74,6 +77,45 @@ def test_symbolic_sizes_are_arguments() -> None:
     assert isinstance(launch, Launch)
     assert any(isinstance(a.value, SymbolicDim) for a in launch.arguments)
     assert isinstance(launch.grid[0], SymbolicDim)
+
+
+def test_hints_choose_tiles_by_powers_of_two() -> None:
+    def source(**hints: int) -> str:
+        graph = GRAPHS["softmax_symbolic"](GraphBuilder())
+        return compile_graph(graph, CodegenOptions(size_hints=hints)).plan.source
+
+    assert source(B=1000) == source(B=513) == source(B=1024)
+    assert source(B=1000) != source(B=20)
+    assert source(B=20) != source()
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_promised_sizes_are_indexed_by_32_bits(narrow: bool) -> None:
+    graph = GRAPHS["softmax_symbolic"](GraphBuilder())
+    (kernel,) = compile_graph(graph, CodegenOptions(narrow=narrow)).plan.kernels
+    assert dict(kernel.parameters)["n_B"] == ("i32" if narrow else "i64")
+    assert ("tl.int64" in kernel.text) is not narrow
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", [float32, bfloat16], ids=str)
+@pytest.mark.parametrize("narrow", [False, True])
+def test_multiples_of_sixteen_are_loaded_by_vectors(
+    dtype: DType, narrow: bool, tmp_path: Path
+) -> None:
+    from flamec.runtime.cuda.triton_compiler import build_kernel
+
+    def accesses(size: Dim) -> set[str]:
+        b = GraphBuilder()
+        x, y = (b.input(TensorType((size,), dtype)) for _ in range(2))
+        plan = compile_graph(b.build([b.mul(b.add(x, y), x)]), CodegenOptions(narrow=narrow)).plan
+        (kernel,) = plan.kernels
+        ptx = build_kernel(kernel, "sm_90", KernelCache(tmp_path)).texts["ptx"]
+        return set(re.findall(r"\b(?:ld|st)\.global[.\w:]*", ptx))
+
+    size = SymbolicDim.symbol("s")
+    assert accesses(size * 16) == {"ld.global.v4.b32", "st.global.v4.b32"}
+    assert not any(".v" in access for access in accesses(size))
 
 
 @needs_triton
