@@ -6,7 +6,6 @@ generation meets the runtime.
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 import weakref
@@ -16,11 +15,10 @@ import numpy as np
 
 from flamec import cpu_backend
 from flamec.config import CompileOptions
+from flamec.host_memory import HostMemory
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
-from flamec.ir.types import TensorType
 from flamec.prepared import Prepared, graph_device
-from flamec.runtime.allocator import Allocator
 
 
 def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Prepared:
@@ -66,6 +64,8 @@ def _warn_no_compiler() -> None:
 class EvaluatedRunner:
     """Runs the optimized graph node by node through NumPy."""
 
+    memory = HostMemory()
+
     def __init__(self, graph: Graph, symbols: Sequence[str]) -> None:
         self.graph = graph
         self.symbols = tuple(symbols)
@@ -97,15 +97,3 @@ class EvaluatedInvocation:
         copies = {p: np.array(v, copy=True) for p, v in updates.items()}
         for position, result in copies.items():
             np.copyto(self.inputs[position], result)
-
-
-_LARGE = 1 << 18  # bytes from which fresh pages cost more than finding used ones
-_memory = Allocator()
-
-
-def allocate(type: TensorType, shape: tuple[int, ...]) -> np.ndarray:
-    """Uninitialised memory for an output; large blocks are those that earlier arrays left."""
-    dtype = type.dtype.numpy
-    if not shape or math.prod(shape) * dtype.itemsize < _LARGE:
-        return np.empty(shape, dtype)
-    return _memory.array(shape, dtype)

@@ -21,6 +21,7 @@ import flamec.ir
 from flamec.codegen.errors import LoweringError
 from flamec.config import CompileOptions
 from flamec.errors import CompileError, user_location
+from flamec.host_memory import HostMemory
 from flamec.ir.graph import Graph
 from flamec.ir.passes.manager import PassError
 from flamec.ir.passes.plan_memory import plan_memory
@@ -141,6 +142,8 @@ def _generate(prepared: Prepared, symbols: Sequence[str]) -> ExecutionPlan:
 
 class CRunner:
     """A loaded program; binds sizes given in the order of the trace's symbols."""
+
+    memory = HostMemory()
 
     def __init__(self, program: Executable, symbols: Sequence[str]) -> None:
         self.program = program

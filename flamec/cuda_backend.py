@@ -24,7 +24,7 @@ from flamec.errors import CompileError, user_location
 from flamec.ir.graph import Graph
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import ExecutionPlan
-from flamec.ir.types import Device, DType, dtype_of_numpy
+from flamec.ir.types import Device, DType, TensorType, dtype_of_numpy
 from flamec.prepared import Prepared, cache_key, graph_device
 from flamec.runtime.cpu.threads import available_cpus
 from flamec.runtime.cuda.device import CudaDevice
@@ -131,11 +131,37 @@ def prepare(
     return prepared
 
 
+class CudaMemory:
+    """The ``DeviceMemory`` (``prepared.py``) of one GPU; all its arrays are dense."""
+
+    def __init__(self, gpu: CudaDevice) -> None:
+        self._gpu = gpu
+
+    def empty(self, type: TensorType) -> DeviceArray:
+        shape: Any = type.shape
+        return allocate(self._gpu, shape, type.dtype)
+
+    def dense(self, array: DeviceArray) -> DeviceArray:
+        result = allocate(self._gpu, array.shape, array.dtype)
+        self.copy(result, array)
+        return result
+
+    def copy(self, target: DeviceArray, source: DeviceArray) -> None:
+        self._gpu.copy(target.address, source.address, source.nbytes)
+
+    def number(self, dtype: DType) -> DeviceArray:
+        return allocate(self._gpu, (), dtype)
+
+    def write_number(self, cell: DeviceArray, value: bool | int | float) -> None:
+        self._gpu.write(cell.address, np.asarray(value, cell.dtype.numpy))
+
+
 class CudaRunner:
     """A loaded program; binds sizes given in the order of the trace's symbols."""
 
     def __init__(self, gpu: CudaDevice, program: CudaProgram, symbols: Sequence[str]) -> None:
         self.gpu = gpu
+        self.memory = CudaMemory(gpu)
         self.program = program
         self._order = [symbols.index(s) for s in program.plan.symbols]
 

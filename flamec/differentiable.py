@@ -13,10 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from flamec.autograd import grad
-from flamec.backends import allocate, prepare
+from flamec.backends import prepare
 from flamec.capture import Captured, Result
 from flamec.config import CompileOptions
 from flamec.dispatch import apply, record, tensor_builder
@@ -166,17 +164,20 @@ class _Call:
         backward = program.backward
         invocation = backward.bind(self.sizes)
         arrays = []
+        memory = backward.memory
         for position, tensor in enumerate(arguments):
-            array = _dense(tensor)
+            array: Any = tensor._array
+            assert array is not None
+            if not array.flags.c_contiguous:
+                array = memory.dense(array)
             arrays.append(array)
             invocation.set_input(position, array)
         results = []
         for position, value in enumerate(backward.graph.outputs):
-            shape = program.forward.shape(value.type, self.sizes)
-            result = Tensor._from_array(allocate(value.type, shape))
-            assert result._array is not None
-            invocation.set_output(position, result._array)
-            results.append(result)
+            type = value.type.with_shape(program.forward.shape(value.type, self.sizes))
+            array = memory.empty(type)
+            invocation.set_output(position, array)
+            results.append(Tensor._from_array(array, type))
         invocation.run()
         return results
 
@@ -206,12 +207,6 @@ class _Call:
         outputs = [values[original.graph.outputs[i]] for i in original.tracked_outputs]
         wanted = [self.inputs[i] for i in original.tracked_inputs]
         return grad(outputs, wanted, list(seeds), create_graph=create, allow_unused=True)
-
-
-def _dense(tensor: Tensor) -> Any:
-    array = tensor._array
-    assert array is not None
-    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
 def _not_inferred(*_: Any) -> Types:

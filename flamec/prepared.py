@@ -18,7 +18,7 @@ from flamec.ir.graph import Graph
 from flamec.ir.passes.manager import PassRecord, run_passes
 from flamec.ir.passes.pipeline import pipeline
 from flamec.ir.plan import ExecutionPlan
-from flamec.ir.types import Device
+from flamec.ir.types import Device, DType, TensorType
 
 if TYPE_CHECKING:
     from flamec.codegen.compile_graph import CompiledGraph
@@ -35,8 +35,34 @@ class Invocation(Protocol):
     def run(self) -> None: ...
 
 
+class DeviceMemory(Protocol):
+    """Arrays where a program runs: what the call needs beside the program itself.
+
+    An array is whatever ``Tensor._array`` holds on that device. It has ``flags.c_contiguous``;
+    everything else that is done with it is done here. Work is in the order of the calls.
+    """
+
+    def empty(self, type: TensorType) -> Any:
+        """Uninitialised memory for an output of this (concrete) type."""
+
+    def dense(self, array: Any) -> Any:
+        """A row-major copy of a strided array, to be given to a program."""
+
+    def copy(self, target: Any, source: Any) -> None:
+        """Write the elements of a dense array into one of the same shape, perhaps strided."""
+
+    def number(self, dtype: DType) -> Any:
+        """A zero-dimensional array for a Python number that a program reads at each call."""
+
+    def write_number(self, cell: Any, value: Any) -> None:
+        """Store a Python number in such a cell, for the programs that are run from now on."""
+
+
 class Runner(Protocol):
-    """A compiled graph."""
+    """A compiled graph, and the memory that its inputs and outputs are in."""
+
+    @property
+    def memory(self) -> DeviceMemory: ...
 
     def bind(self, sizes: tuple[int, ...]) -> Invocation: ...
 
@@ -58,6 +84,12 @@ class Prepared:
         """The program with its symbolic sizes bound."""
         assert self.runner is not None
         return self.runner.bind(sizes)
+
+    @property
+    def memory(self) -> DeviceMemory:
+        """Where the program's inputs and outputs are."""
+        assert self.runner is not None
+        return self.runner.memory
 
     @cached_property
     def pass_records(self) -> list[PassRecord]:

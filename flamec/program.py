@@ -16,22 +16,21 @@ from typing import Any
 import numpy as np
 
 from flamec.assumptions import build_check
-from flamec.backends import allocate
 from flamec.capture import Captured, GradEffect, Result, evaluate_size
 from flamec.dispatch import Leaf, TapeNode, apply
 from flamec.guard_code import Check
 from flamec.ir.graph import Value
 from flamec.ir.op import lookup
 from flamec.ir.shape import SymbolicDim, evaluate_dim
-from flamec.ir.types import TensorType
-from flamec.prepared import Invocation, Prepared
+from flamec.ir.types import DType, TensorType
+from flamec.prepared import DeviceMemory, Invocation, Prepared
 from flamec.stages import Stages
 from flamec.structures import unflatten
 from flamec.tensor import Storage, Tensor, ViewStep
 from flamec.trace import InputSource
 
 MAX_BOUND_SIZES = 64
-Copied = tuple[int, np.ndarray, np.ndarray]  # graph input, the caller's array, its dense copy
+Copied = tuple[int, Any, Any]  # graph input, the caller's array, its dense copy
 _array_of = attrgetter("_array")
 
 # What getrefcount says of a gradient that nobody else holds: the tensor is known to its slot,
@@ -57,14 +56,14 @@ class Program:
         self._argument_bases: list[tuple[int, int]] = []
         self._owners: list[Tensor | _BaseOwner] = []
         self._owner_positions: list[int] = []
-        self._numbers: list[tuple[int, np.dtype, Any, int]] = []
+        self._numbers: list[tuple[int, DType, Any, int]] = []
         for position, source in enumerate(captured.sources):
             if source.kind == "argument":
                 self._arguments.append((position, source.position))
             elif source.kind == "base" and source.position >= 0:
                 self._argument_bases.append((position, source.position))
             elif source.kind == "number":
-                dtype = graph.inputs[position].type.dtype.numpy
+                dtype = graph.inputs[position].type.dtype
                 self._numbers.append((position, dtype, source.read, source.position))
             else:
                 owner = source.tensor
@@ -96,7 +95,7 @@ class Program:
         bound = self._local.bound.get(sizes)
         if bound is None:
             bound = self._bind(sizes)
-        invocation = bound.invocation
+        invocation, memory = bound.invocation, self.prepared.memory
         copied: list[Copied] = []
         if not all(map(is_, map(_array_of, self._owners), bound.arrays)):
             self._set_owners(bound, copied)
@@ -109,21 +108,21 @@ class Program:
                 invocation.set_input(position, array)
             else:
                 bound.argument_arrays[leaf] = None
-                _set_copy(invocation, position, array, copied)
+                _set_copy(memory, invocation, position, array, copied)
         for position, leaf in self._argument_bases:
             array = leaves[leaf]._storage.base
             if array.flags.c_contiguous:
                 invocation.set_input(position, array)
             else:
-                _set_copy(invocation, position, array, copied)
+                _set_copy(memory, invocation, position, array, copied)
         for (_, _, read, leaf), cell in zip(self._numbers, bound.cells, strict=True):
-            cell[()] = read() if read is not None else leaves[leaf]
+            memory.write_number(cell, read() if read is not None else leaves[leaf])
         tensors = []
         for position, slot in self._outputs:
             tensor = None if slot is None else slot.reusable(bound)
             if tensor is None:
                 type = bound.types[position]
-                array = allocate(type, type.shape)  # type: ignore[arg-type]
+                array = memory.empty(type)
                 invocation.set_output(position, array)
                 tensor = Tensor._from_array(array, type)
                 if slot is not None:
@@ -132,7 +131,7 @@ class Program:
         invocation.run()
         for position, array, dense in copied:
             if position in self.captured.graph.updates:
-                np.copyto(array, dense)
+                memory.copy(array, dense)
         for _, leaf, storage in self._updates:
             (leaves[leaf]._storage if storage is None else storage).version += 1
         for slot in self._grads:
@@ -141,6 +140,7 @@ class Program:
 
     def _set_owners(self, bound: _Bound, copied: list[Copied]) -> None:
         """Pass the captured tensors' memory; strided ones as copies, anew at each call."""
+        memory = self.prepared.memory
         for index, (owner, position) in enumerate(
             zip(self._owners, self._owner_positions, strict=True)
         ):
@@ -150,12 +150,12 @@ class Program:
                 bound.arrays[index] = array
                 bound.invocation.set_input(position, array)
             else:
-                _set_copy(bound.invocation, position, array, copied)
+                _set_copy(memory, bound.invocation, position, array, copied)
 
     def _bind(self, sizes: tuple[int, ...]) -> _Bound:
         invocation = self.prepared.bind(sizes)
         types = [v.type.with_shape(self.shape(v.type, sizes)) for v in self.captured.graph.outputs]
-        cells = [np.zeros((), dtype) for _, dtype, _, _ in self._numbers]
+        cells = [self.prepared.memory.number(dtype) for _, dtype, _, _ in self._numbers]
         count = len(self.captured.arguments)
         bound = _Bound(invocation, [None] * len(self._owners), [None] * count, types, cells)
         for (position, _, _, _), cell in zip(self._numbers, cells, strict=True):
@@ -222,10 +222,10 @@ class Program:
 
 
 def _set_copy(
-    invocation: Invocation, position: int, array: np.ndarray, copied: list[Copied]
+    memory: DeviceMemory, invocation: Invocation, position: int, array: Any, copied: list[Copied]
 ) -> None:
     """Pass a strided array as a dense copy; a change is copied back after the call."""
-    dense = np.ascontiguousarray(array)
+    dense = memory.dense(array)
     copied.append((position, array, dense))
     invocation.set_input(position, dense)
 
@@ -238,10 +238,10 @@ class _Bound:
     def __init__(
         self,
         invocation: Invocation,
-        arrays: list[np.ndarray | None],
-        argument_arrays: list[np.ndarray | None],
+        arrays: list[Any],
+        argument_arrays: list[Any],
         types: list[TensorType],
-        cells: list[np.ndarray],
+        cells: list[Any],
     ) -> None:
         self.invocation = invocation
         self.cells = cells
