@@ -80,11 +80,14 @@ class Optimizer:
                 loss = closure()
         previous, thread.grad_enabled = thread.grad_enabled, False
         try:
+            pending = []
             for group in self.param_groups:
                 gradients = [(p, p.grad) for p in group["params"]]
                 pairs = [(p, g) for p, g in gradients if g is not None]
-                with trace_paused():
+                with trace_paused():  # all groups first: the trace relies on the state's keys
                     self._create_state(group, [p for p, _ in pairs])
+                pending.append((group, pairs))
+            for group, pairs in pending:
                 self.update_group(group, pairs)
         finally:
             thread.grad_enabled = previous

@@ -307,3 +307,26 @@ def test_schedule_errors() -> None:
     cycle.step()
     with pytest.raises(ValueError, match="Tried to step 3 times"):
         cycle.step()
+
+
+def test_groups_that_get_their_state_in_a_compiled_step() -> None:
+    """The first step makes the state of all groups; the trace relies on its keys."""
+    curves = []
+    for compiled in (False, True):
+        flamec.manual_seed(0)
+        layer = nn.Linear(3, 2)
+        groups = [{"params": [layer.weight], "weight_decay": 0.1}, {"params": [layer.bias]}]
+        optimizer = optim.AdamW(groups, lr=0.1, weight_decay=0.0)
+
+        def step(x: Tensor, layer: nn.Linear = layer, optimizer: optim.AdamW = optimizer) -> Tensor:
+            optimizer.zero_grad()
+            loss = layer(x).square().sum()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        chosen = flamec.compile(step) if compiled else step
+        curves.append([chosen(flamec.ones(4, 3)).item() for _ in range(3)])
+        if compiled:
+            assert chosen.stats.traces == 1
+    np.testing.assert_allclose(*curves, rtol=1e-5)
