@@ -4,14 +4,17 @@
 parameter, as in PyTorch; ``state_dict`` has PyTorch's layout. An optimizer's step
 is written with tensor operations under ``no_grad``. While a function is compiled,
 numbers of a group are inputs of the program (``runtime_number``), and state is
-created outside the trace, so that it is captured and updated in place.
+created outside the trace, so that it is captured and updated in place. All writes of
+a step go through ``update``, so that ``skipping`` can make a step depend on a tensor.
 """
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -34,6 +37,7 @@ __all__ = [
     "is_one_element",
     "new_step",
     "scalar",
+    "skipping",
     "update",
     "zeros_like",
 ]
@@ -252,8 +256,33 @@ def scalar(value: Any, like: Tensor) -> Tensor:
     return constant(float(value), like._type.dtype, like._type.device)
 
 
+class _StepCondition(threading.local):
+    """``skip``: a bool tensor of shape () while steps depend on it, else None."""
+
+    skip: Tensor | None = None
+
+
+_condition = _StepCondition()
+
+
+@contextmanager
+def skipping(condition: Tensor) -> Iterator[None]:
+    """Steps in the block change nothing, neither parameters nor state, where ``condition`` holds.
+
+    ``condition``: bool, shape (). For compiled steps, which so contain both outcomes
+    (``amp.GradScaler``); eager code asks the condition instead and does not step.
+    """
+    previous, _condition.skip = _condition.skip, condition
+    try:
+        yield
+    finally:
+        _condition.skip = previous
+
+
 def update(target: Tensor, value: Tensor) -> Tensor:
-    """Store ``value`` in ``target``'s memory."""
+    """Store ``value`` in ``target``'s memory, unless the step is skipped."""
+    if _condition.skip is not None:
+        value = ops.where(_condition.skip, target, value)
     return write(target, value, "step")
 
 

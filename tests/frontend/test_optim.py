@@ -10,6 +10,7 @@ import pytest
 import flamec
 from flamec import nn, optim
 from flamec.errors import CompileError
+from flamec.optim.optimizer import Optimizer, skipping
 
 RNG = np.random.default_rng(0)
 
@@ -266,6 +267,48 @@ def test_state_loaded_between_compiled_steps() -> None:
     assert step(x, y).item() == pytest.approx(expected, rel=1e-6)
     assert step(x, y).item() == pytest.approx(third, rel=1e-6)
     assert weights.keys() == after.keys()
+
+
+STEPPING = [
+    kind
+    for kind in vars(optim).values()
+    if isinstance(kind, type) and kind is not Optimizer and kind.step is Optimizer.step
+]
+
+
+@pytest.mark.parametrize("kind", STEPPING)
+def test_a_skipped_step_changes_neither_parameters_nor_state(kind: Any) -> None:
+    def make() -> tuple[nn.Parameter, Any]:
+        p = nn.Parameter(flamec.from_numpy(np.arange(6.0).reshape(2, 3)))
+        return p, kind([p], lr=0.1)
+
+    def contents(p: nn.Parameter, optimizer: Any) -> list[np.ndarray]:
+        state = [v for v in optimizer.state[p].values() if isinstance(v, flamec.Tensor)]
+        return [t.detach().numpy().copy() for t in (p, *state)]
+
+    p, optimizer = make()
+
+    @flamec.compile
+    def step(gradient: flamec.Tensor, skip: flamec.Tensor) -> None:
+        p.grad = gradient * 1.0
+        with skipping(skip):
+            optimizer.step()
+
+    q, plain = make()
+    for skip, gradient in zip(
+        (True, False, True, False), RNG.standard_normal((4, 2, 3)), strict=True
+    ):
+        before = contents(p, optimizer)
+        step(flamec.from_numpy(gradient), flamec.tensor(skip))
+        if skip:
+            for old, new in zip(before, contents(p, optimizer), strict=False):
+                np.testing.assert_array_equal(new, old)
+        else:
+            run(plain, q, [gradient])
+        wanted = contents(q, plain) if plain.state[q] else [q.detach().numpy()]
+        for mine, other in zip(contents(p, optimizer), wanted, strict=False):
+            np.testing.assert_allclose(mine, other, rtol=1e-6, atol=1e-7)
+    assert step.stats.traces == 1
 
 
 def test_scheduler_inside_a_compiled_function_is_refused() -> None:
