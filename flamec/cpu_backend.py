@@ -18,15 +18,13 @@ import numpy as np
 
 import flamec.codegen
 import flamec.ir
-from flamec.codegen.errors import LoweringError
 from flamec.config import CompileOptions
 from flamec.errors import CompileError, user_location
 from flamec.host_memory import HostMemory
 from flamec.ir.graph import Graph
-from flamec.ir.passes.manager import PassError
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import ExecutionPlan
-from flamec.prepared import Prepared, cache_key
+from flamec.prepared import Prepared, cache_key, generate_plan
 from flamec.runtime.cpu.compiler import CompileError as CompilerError
 from flamec.runtime.cpu.compiler import (
     Compiler,
@@ -103,7 +101,7 @@ def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Pr
     prepared = Prepared(graph, None, options, None)
     plan = _cached_plan(cpu.cache, key)
     if plan is None:
-        plan = _generate(prepared, symbols)
+        plan = generate_plan(prepared, symbols)
         cpu.cache.put(key, PLAN_KIND, plan.to_json().encode(), {"graph": graph.name})
     prepared.plan = plan
     prepared.seconds["plan"] = time.perf_counter() - started
@@ -125,19 +123,6 @@ def _cached_plan(cache: KernelCache, key: str) -> ExecutionPlan | None:
     if content is None:
         return None
     return ExecutionPlan.from_json(content.decode())
-
-
-def _generate(prepared: Prepared, symbols: Sequence[str]) -> ExecutionPlan:
-    """Optimize, fuse and lower; CompileError names the pass or the operations that failed."""
-    try:
-        plan = prepared.compiled.plan
-    except (PassError, LoweringError) as error:
-        where = f"{prepared.graph.name} (called at {user_location()})"
-        raise CompileError(f"{where}: {error}") from error
-    unknown = set(plan.symbols) - set(symbols)
-    if unknown:
-        raise CompileError(f"the program needs sizes that no argument has: {sorted(unknown)}")
-    return plan
 
 
 class CRunner:

@@ -25,9 +25,10 @@ from flamec.ir.graph import Graph
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.types import Device, DType, TensorType, dtype_of_numpy
-from flamec.prepared import Prepared, cache_key, graph_device
+from flamec.prepared import Prepared, cache_key, generate_plan, graph_device
+from flamec.progress import progress_line
 from flamec.runtime.cpu.threads import available_cpus
-from flamec.runtime.cuda.device import CudaDevice
+from flamec.runtime.cuda.device import CudaDevice, KernelError
 from flamec.runtime.cuda.driver import CudaUnavailableError
 from flamec.runtime.cuda.program import BoundCudaProgram, CudaProgram
 from flamec.runtime.cuda.triton_compiler import TritonError, triton_version
@@ -105,30 +106,44 @@ def prepare(
     gpu = device(graph_device(graph).index, options)
     codegen = CodegenOptions(size_hints=size_hints or {}, narrow=narrow)
     prepared = Prepared(graph, None, options, None, codegen)
-    facts = f"{generator_digest()} {triton_version()} {codegen.key}"
+    facts = f"{generator_digest()} {_triton_version()} {codegen.key}"
     identity = hashlib.sha256(facts.encode()).hexdigest()
     key = cache_key(graph, symbols, identity)
     content = gpu.cache.read(key, PLAN_KIND)
     plan = None if content is None else ExecutionPlan.from_json(content.decode())
     if plan is None:
-        plan = prepared.compiled.plan
-        unknown = set(plan.symbols) - set(symbols)
-        if unknown:
-            raise CompileError(f"the program needs sizes that no argument has: {sorted(unknown)}")
+        plan = generate_plan(prepared, symbols)
         gpu.cache.put(key, PLAN_KIND, plan.to_json().encode(), {"graph": graph.name})
     prepared.plan = plan
     prepared.seconds["plan"] = time.perf_counter() - started
-    try:
-        program = gpu.load(plan)
-    except TritonError as error:
-        raise CompileError(f"{graph.name} (called at {user_location()}): {error}") from error
+    program = _load(gpu, graph, plan)
     prepared.seconds["load"] = time.perf_counter() - started - prepared.seconds["plan"]
-    if program.compiled:
-        prepared.kernels_compiled = plan.kernel_count
-    else:
-        prepared.kernels_from_cache = plan.kernel_count
+    prepared.kernels_compiled = program.kernels_compiled
+    prepared.kernels_from_cache = len(plan.kernels) - program.kernels_compiled
     prepared.runner = CudaRunner(gpu, program, list(symbols))
     return prepared
+
+
+def _triton_version() -> str:
+    try:
+        return triton_version()
+    except TritonError as error:
+        raise CompileError(str(error)) from error
+
+
+def _load(gpu: CudaDevice, graph: Graph, plan: ExecutionPlan) -> CudaProgram:
+    """The plan on the device; CompileError names the kernel that failed and the user's lines."""
+    try:
+        with progress_line("compiling", "kernels") as progress:
+            return gpu.load(plan, progress)
+    except KernelError as error:
+        step = plan.steps[plan.notes["kernel_steps"][error.kernel]]
+        lines = "".join(f"\n  {line}" for line in step.locations)
+        raise CompileError(
+            f"{graph.name} (called at {user_location()}): {step.name} "
+            f"({', '.join(step.operations)}) cannot run on {gpu.name}: {error}"
+            + (f"\nit computes what these lines say:{lines}" if lines else "")
+        ) from error
 
 
 class CudaMemory:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from flamec.codegen.errors import LoweringError
 from flamec.config import CompileOptions
-from flamec.errors import CompileError
+from flamec.errors import CompileError, user_location
 from flamec.ir.graph import Graph
-from flamec.ir.passes.manager import PassRecord, run_passes
+from flamec.ir.passes.manager import PassError, PassRecord, run_passes
 from flamec.ir.passes.pipeline import pipeline
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.types import Device, DType, TensorType
@@ -111,6 +112,19 @@ class Prepared:
         from flamec.codegen.compile_graph import compile_graph
 
         return compile_graph(self.optimized, self.codegen)
+
+
+def generate_plan(prepared: Prepared, symbols: Sequence[str]) -> ExecutionPlan:
+    """Optimize, fuse and lower; CompileError names the pass or the operations that failed."""
+    try:
+        plan = prepared.compiled.plan
+    except (PassError, LoweringError) as error:
+        where = f"{prepared.graph.name} (called at {user_location()})"
+        raise CompileError(f"{where}: {error}") from error
+    unknown = set(plan.symbols) - set(symbols)
+    if unknown:
+        raise CompileError(f"the program needs sizes that no argument has: {sorted(unknown)}")
+    return plan
 
 
 def graph_device(graph: Graph) -> Device:

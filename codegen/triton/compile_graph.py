@@ -25,7 +25,16 @@ from flamec.codegen.triton.kernel_writer import KernelWriter
 from flamec.ir.graph import Graph
 from flamec.ir.passes.fuse import FusionOptions, fuse
 from flamec.ir.passes.normalize_contractions import normalize_contractions
-from flamec.ir.plan import Action, Buffer, Copy, ExecutionPlan, KernelSource, Launch, OutputSpec
+from flamec.ir.plan import (
+    Action,
+    Buffer,
+    Copy,
+    ExecutionPlan,
+    KernelSource,
+    Launch,
+    OutputSpec,
+    Step,
+)
 from flamec.ir.tasks import build_tasks
 
 
@@ -49,7 +58,7 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
         kernels.append(gpu_form(lowered, options))
     table = assign_buffers(context, [k.lowered for k in kernels])
     collector = _Collector(table.buffers)
-    steps = []
+    steps: list[Step] = []
     for kernel in kernels:
         numbers = tuple(table.number(buffer) for buffer in kernel.lowered.buffers)
         writer = KernelWriter(kernel, numbers, collector.new_buffer, options)
@@ -58,7 +67,7 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
         except LookupError as error:
             names = ", ".join(kernel.lowered.kernel.operations)
             raise LoweringError(f"cannot write {names} for a GPU: {error}") from error
-        collector.launches(writer)
+        collector.launches(writer, step=len(steps))
         step = kernel_step(kernel.lowered, numbers, table)
         once = writer.loaded_once()
         in_place = tuple(pair for pair in step.in_place if pair[1] not in once)
@@ -82,6 +91,7 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
         errors=tuple(errors.messages),
         kernels=tuple(collector.kernels),
         actions=tuple(collector.actions),
+        notes={"kernel_steps": collector.steps},
     )
     return CompiledGraph(
         plan, fusion.groups, fusion.decisions, tuple(k.lowered.kernel for k in kernels)
@@ -89,24 +99,26 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
 
 
 class _Collector:
-    """Kernels, each once, and the actions that run them."""
+    """Kernels, each once, and the actions that run them. ``steps``: each kernel's first step."""
 
     def __init__(self, buffers: list[Buffer]) -> None:
         self.buffers = buffers
         self.kernels: list[KernelSource] = []
         self.actions: list[Action] = []
+        self.steps: list[int] = []
         self._numbers: dict[str, int] = {}
 
     def new_buffer(self, buffer: Buffer) -> int:
         self.buffers.append(replace(buffer, name=f"{buffer.name}{len(self.buffers)}"))
         return len(self.buffers) - 1
 
-    def launches(self, writer: KernelWriter) -> None:
+    def launches(self, writer: KernelWriter, step: int) -> None:
         for planned in writer.launches:
             source = planned.launch.source
             key = source.to_json()
             if key not in self._numbers:
                 self._numbers[key] = len(self.kernels)
                 self.kernels.append(source)
+                self.steps.append(step)
             grid = (planned.launch.blocks, 1, 1)
             self.actions.append(Launch(self._numbers[key], grid, planned.arguments))

@@ -1,1 +1,1 @@
-"""The command line, ``flamec``: one file a command; the only place that imports typer and rich."""
+"""The command line, ``flamec``: one file a command; the only place that imports typer."""

@@ -10,8 +10,11 @@ results come back through the cache. ``multiprocessing`` would import the user's
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 import threading
@@ -30,6 +33,8 @@ _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from flamec.runtime.cuda.compile_worker import serve; serve()"
 )
+
+_SECONDS_TO_END = 10.0  # from the end of its input
 
 Progress = Callable[[int, int, str], None]
 
@@ -56,11 +61,14 @@ def compile_kernels(
     cache: KernelCache,
     jobs: int = 1,
     progress: Progress | None = None,
+    seconds: float | None = None,
 ) -> list[CompiledKernel]:
     """Take kernels from the cache and compile the others, up to ``jobs`` at a time.
 
     A single missing kernel is compiled in this process. ``progress`` is called from several
     threads, one at a time, with the number done, the number to do and the kernel's name.
+    ``seconds``: give a kernel up that a worker needs longer for. Whatever ends this call, an
+    interrupt too, ends the workers.
     """
     results: list[CompiledKernel | None] = []
     for source in sources:
@@ -74,17 +82,22 @@ def compile_kernels(
             results[position] = _compile_here(sources[position], target, cache)
             report(sources[position])
     else:
-        workers = _Workers(target, cache)
+        workers = _Workers(target, cache, seconds)
 
         def compile_one(position: int) -> None:
             results[position] = workers.compile(sources[position])
             report(sources[position])
 
+        threads = ThreadPoolExecutor(jobs, "flamec-compile")
         try:
-            with ThreadPoolExecutor(jobs, "flamec-compile") as threads:
-                for done in [threads.submit(compile_one, position) for position in missing]:
-                    done.result()
+            for done in [threads.submit(compile_one, position) for position in missing]:
+                done.result()
+        except BaseException:  # an interrupt, above all: do not wait for what is being compiled
+            threads.shutdown(wait=False, cancel_futures=True)
+            workers.kill()
+            raise
         finally:
+            threads.shutdown()
             workers.end()
     return [result for result in results if result is not None]
 
@@ -111,38 +124,86 @@ class _Reporter:
                 self._progress(self._done, self._total, source.function)
 
 
+class _Worker:
+    """A process that compiles one kernel after the other.
+
+    It is a process group of its own: an interrupt at the terminal reaches the user's process
+    alone, which then ends this one together with the tools that it started.
+    """
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _START, json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+
+    def ask(self, request: str, seconds: float | None) -> str:
+        """The answer to a request, "" if the process ended; TimeoutError if none came in time."""
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(request + "\n")
+            process.stdin.flush()
+        except (BrokenPipeError, ValueError):  # it has ended, or was told to
+            return ""
+        if seconds is not None and not select.select([process.stdout], [], [], seconds)[0]:
+            raise TimeoutError
+        return process.stdout.readline()
+
+    def end(self) -> int:
+        """Wait for its end, which comes where its input ends; its exit code."""
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        try:
+            code = process.wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            code = self.kill()
+        process.stdout.close()
+        return code
+
+    def kill(self) -> int:
+        """End it and what it started, now; its exit code."""
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        return self._process.wait()
+
+
 class _Workers:
     """One worker process for each thread that asks; started again if it dies."""
 
-    def __init__(self, target: str, cache: KernelCache) -> None:
+    def __init__(self, target: str, cache: KernelCache, seconds: float | None) -> None:
         self._target = target
         self._cache = cache
-        self._local = threading.local()
-        self._started: list[subprocess.Popen[str]] = []
+        self._seconds = seconds
+        self._of_thread: dict[int, _Worker] = {}
+        self._lock = threading.Lock()
+        self._closed = False
 
     def compile(self, source: KernelSource) -> CompiledKernel:
-        worker = self._worker()
         request = {
             "source": source.to_json(),
             "target": self._target,
             "folder": str(self._cache.folder),
             "max_bytes": self._cache.max_bytes,
         }
-        assert worker.stdin is not None and worker.stdout is not None
+        worker = self._worker()
         try:
-            worker.stdin.write(json.dumps(request) + "\n")
-            worker.stdin.flush()
-            answer = worker.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:
-            self._local.worker = None
-            code = worker.wait()
-            return CompiledKernel(
-                source,
-                None,
-                TritonError(f"the process that compiled {source.function} ended with code {code}"),
-            )
+            answer = worker.ask(json.dumps(request), self._seconds)
+        except TimeoutError:
+            worker.kill()
+            self._forget(worker)
+            text = f"kernel {source.function} was not compiled within {self._seconds:g} seconds"
+            return CompiledKernel(source, None, TritonError(text))
+        if not answer.endswith("\n"):
+            ending = _ending(self._forget(worker))
+            text = f"the process that compiled kernel {source.function} {ending}"
+            return CompiledKernel(source, None, TritonError(text))
         facts = json.loads(answer)
         if "error" in facts:
             path = Path(facts["path"]) if facts["path"] else None
@@ -152,26 +213,47 @@ class _Workers:
             return _compile_here(source, self._target, self._cache)
         return CompiledKernel(source, binary, compiled=facts["compiled"])
 
-    def _worker(self) -> subprocess.Popen[str]:
-        worker: subprocess.Popen[str] | None = getattr(self._local, "worker", None)
-        if worker is None:
-            worker = subprocess.Popen(
-                [sys.executable, "-c", _START, json.dumps(sys.path)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            self._local.worker = worker
-            self._started.append(worker)
-        return worker
+    def _worker(self) -> _Worker:
+        with self._lock:
+            if self._closed:
+                raise TritonError("the compilation was stopped")
+            worker = self._of_thread.get(threading.get_ident())
+            if worker is None:
+                worker = self._of_thread[threading.get_ident()] = _Worker()
+            return worker
+
+    def _forget(self, worker: _Worker) -> int:
+        """Leave a worker that is of no more use; its exit code."""
+        with self._lock:
+            self._of_thread.pop(threading.get_ident(), None)
+        return worker.end()
 
     def end(self) -> None:
-        """End the processes: a worker stops where its input does."""
-        for worker in self._started:
-            assert worker.stdin is not None and worker.stdout is not None
-            worker.stdin.close()
-            worker.wait()
-            worker.stdout.close()
+        """Let the processes end: a worker stops where its input does."""
+        for worker in self._close():
+            worker.end()
+
+    def kill(self) -> None:
+        """End the processes whatever they are doing."""
+        for worker in self._close():
+            worker.kill()
+
+    def _close(self) -> list[_Worker]:
+        with self._lock:
+            self._closed = True
+            return list(self._of_thread.values())
+
+
+def _ending(code: int) -> str:
+    """How a process ended, for people."""
+    if code >= 0:
+        return f"ended with code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = " (is the machine out of memory?)" if -code == signal.SIGKILL else ""
+    return f"was ended by {name}{hint}"
 
 
 def serve() -> None:

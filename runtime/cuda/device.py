@@ -17,8 +17,17 @@ from flamec.runtime.cuda.memory import Allocation, DevicePool, device_pool
 from flamec.runtime.cuda.module import load_kernel
 from flamec.runtime.cuda.program import CudaProgram, release_arenas
 from flamec.runtime.cuda.stream import Stream, current_stream
+from flamec.runtime.cuda.triton_compiler import TritonError
 from flamec.runtime.device import PlanMemory
 from flamec.runtime.kernel_cache import KernelCache
+
+
+class KernelError(RuntimeError):
+    """A kernel of a plan cannot be made or loaded: ``plan.kernels[kernel]``."""
+
+    def __init__(self, kernel: int, error: Exception) -> None:
+        self.kernel = kernel
+        super().__init__(str(error))
 
 
 class CudaDevice:
@@ -35,7 +44,6 @@ class CudaDevice:
         plan_memory: PlanMemory,
         jobs: int = 1,
         graphs: bool = True,
-        progress: Progress | None = None,
     ) -> None:
         self.context = context(index)
         self.index = index
@@ -43,7 +51,6 @@ class CudaDevice:
         self.cache = cache
         self.jobs = jobs
         self.graphs = graphs
-        self.progress = progress
         self._plan_memory = plan_memory
 
     @property
@@ -117,20 +124,25 @@ class CudaDevice:
 
     # programs ---------------------------------------------------------------------------
 
-    def load(self, plan: ExecutionPlan) -> CudaProgram:
+    def load(self, plan: ExecutionPlan, progress: Progress | None = None) -> CudaProgram:
         """Take a plan's kernels from the cache, compile the others, and load all.
 
-        TritonError if a kernel cannot be compiled.
+        KernelError if a kernel cannot be compiled or does not fit the device.
         """
-        compiled = compile_plan(plan, self.target, self.cache, self.jobs, self.progress)
-        kernels = [load_kernel(self.context, kernel.result()) for kernel in compiled]
+        compiled = compile_plan(plan, self.target, self.cache, self.jobs, progress)
+        kernels = []
+        for number, kernel in enumerate(compiled):
+            try:
+                kernels.append(load_kernel(self.context, kernel.result()))
+            except (TritonError, ValueError) as error:
+                raise KernelError(number, error) from error
         return CudaProgram(
             plan,
             self.context,
             kernels,
             self._plan_memory,
             self.cache.folder,
-            compiled=any(kernel.compiled for kernel in compiled),
+            kernels_compiled=sum(kernel.compiled for kernel in compiled),
             graphs=self.graphs,
         )
 

@@ -45,6 +45,7 @@ class CudaProgram:
     """A plan with its loaded kernels; safe to use from several threads.
 
     ``graphs``: capture the program as a CUDA graph from the second call with the same sizes.
+    ``kernels_compiled``: how many of the kernels were not in the cache.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class CudaProgram:
         kernels: Sequence[LoadedKernel],
         plan_memory: PlanMemory,
         library_path: Path,
-        compiled: bool = False,
+        kernels_compiled: int = 0,
         graphs: bool = True,
     ) -> None:
         self.plan = plan
@@ -62,9 +63,13 @@ class CudaProgram:
         self.kernels = tuple(kernels)
         self.plan_memory = plan_memory
         self.library_path = library_path
-        self.compiled = compiled
+        self.kernels_compiled = kernels_compiled
         self.graphs = graphs
         self._local = _BoundPrograms()
+
+    @property
+    def compiled(self) -> bool:
+        return self.kernels_compiled > 0
 
     def bind(self, sizes: tuple[int, ...] = ()) -> BoundCudaProgram:
         """The program for these values of ``plan.symbols``; ValueError if their number differs.
