@@ -304,6 +304,13 @@ def product(shape: Iterable[Dim]) -> Dim:
     return result
 
 
+def is_multiple(size: Dim, divisor: int) -> bool:
+    """Whether a size is a multiple of a number whatever its symbols are."""
+    if isinstance(size, int):
+        return size % divisor == 0
+    return all(coefficient % divisor == 0 for _, coefficient in size.terms)
+
+
 def has_symbols(shape: Iterable[Dim]) -> bool:
     return any(isinstance(d, SymbolicDim) for d in shape)
 

@@ -141,12 +141,23 @@ def embedding_backward(b: GraphBuilder) -> Graph:
     return b.build([b.index_put(table, values, index, mode="add")])
 
 
-def dropout(b: GraphBuilder) -> Graph:
+def _dropped(b: GraphBuilder, x: Any) -> tuple[Any, Any]:
     state = b.input(TensorType((2,), int64), "index")
-    x = _input(b, 9, 31)
-    bits = b.random_bits(state, shape=(9, 31))
+    bits = b.random_bits(state, shape=b.type_of(x).shape)
     keep = b.gt(bits, b.constant(0, b.type_of(bits)))
-    return b.build([b.where(keep, x, _constant(b, 0.0, x)), keep])
+    return b.where(keep, x, _constant(b, 0.0, x)), keep
+
+
+def dropout(b: GraphBuilder, *shape: Dim) -> Graph:
+    """Random words one by one, or four at a time where rows are multiples of four."""
+    return b.build(_dropped(b, _input(b, *(shape or (9, 31)))))
+
+
+def dropout_norm(b: GraphBuilder, rows: int, columns: int) -> Graph:
+    """Random words in a kernel whose rows are folded."""
+    x, y = _input(b, rows, columns), _input(b, rows, columns)
+    weight, bias = _input(b, columns), _input(b, columns)
+    return b.build([layer_norm(b, b.add(x, _dropped(b, y)[0]), weight, bias)])
 
 
 def masked(b: GraphBuilder) -> Graph:
@@ -167,6 +178,8 @@ GRAPHS: dict[str, Make] = {
     "layer_norm_backward": layer_norm_backward,
     "layer_norm_backward_long": lambda b: layer_norm_backward(b, 3, 16700),
     "columns": columns,
+    "layer_norm_backward_rows": lambda b: layer_norm_backward(b, 999, 256),
+    "column_sums": lambda b: b.build([b.sum(_input(b, 4099, 256), axes=(0,))]),
     "everything": everything,
     "transposed": transposed,
     "linear": linear,
@@ -175,6 +188,11 @@ GRAPHS: dict[str, Make] = {
     "update": update,
     "embedding_backward": embedding_backward,
     "dropout": dropout,
+    "dropout_flat": lambda b: dropout(b, 4004),
+    "dropout_symbolic": lambda b: dropout(b, B, B * 4),
+    "dropout_norm": lambda b: dropout_norm(b, 5, 44),
+    "dropout_norm_odd": lambda b: dropout_norm(b, 5, 45),
+    "dropout_norm_long": lambda b: dropout_norm(b, 2, 16500),
     "masked": masked,
 }
 

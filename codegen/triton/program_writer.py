@@ -21,7 +21,7 @@ from flamec.codegen.triton.text import (
     size_name,
 )
 from flamec.codegen.triton.tiling import Tile
-from flamec.ir.kernel import Fold, Loop, Pass, RowProgram, Store
+from flamec.ir.kernel import Fold, Load, Loop, Pass, RandomBits, RowProgram, Statement, Store
 from flamec.ir.shape import Dim, product, substitute
 
 _START = {"cummax": "amax", "cummin": "amin"}  # a scan starts like the fold
@@ -54,13 +54,21 @@ class RowsWriter:
         self.columns = product(loop.size for loop in program.inner)
         self.folds = [*program.folds("all", "rows")]
         self.column_folds = program.folds("column")
+        self.row_loop = bool(self.tile.chunks or self.tile.blocks) and self.has_rows
+        self._before_loop: list[str] = []
         self.full = "rc" if self.has_rows else "c"
         self.writer = StatementWriter(
             tuple(loop.name for loop in program.rows),
             tuple(loop.name for loop in program.inner),
             reuse=not self.tile.looped,
+            fours="four" if self._by_fours() else "",
             written={i for i, p in enumerate(program.parameters) if p.written},
         )
+
+    def _by_fours(self) -> bool:
+        """Whether random bits are made for four elements at a time."""
+        random = any(isinstance(s, RandomBits) for s in self.program.statements())
+        return random and len(self.program.inner) == 1 and self.tile.columns % 4 == 0
 
     # launches ------------------------------------------------------------------------
     def emit(self) -> list[EmittedLaunch]:
@@ -97,10 +105,11 @@ class RowsWriter:
             "tile": tile,
             "index": self.index,
             "has_rows": self.has_rows,
-            "row_loop": bool(tile.chunks) and self.has_rows,
+            "row_loop": self.row_loop,
+            "row_range": self._row_range(),
+            "column_range": self._range(first, dim(self.columns), step, tile.looped),
             "looped": tile.looped,
             "first_column": first,
-            "column_step": step,
             "row_count": dim(self.rows),
             "col_count": dim(self.columns),
             "row_indices": decomposed(self.program.rows, "row"),
@@ -108,10 +117,26 @@ class RowsWriter:
             "uniform": "\n".join(self.uniform.lines),
             "chunk_begin": "\n".join(self._chunk_begin()),
             "passes": [self._pass(block) for block in self.program.passes],
+            "fours": self.writer.fours,
+            "before_loop": "\n".join(self._before_loop),
             "chunk_end": "\n".join(self._chunk_end()),
             "barrier": "tl.debug_barrier()" if self._in_order() else "",
         }
         return self._emit("rows.py.j2", holes, self._blocks(), tile.warps)
+
+    def _range(self, first: str, end: str, step: str, innermost: bool) -> str:
+        """A loop whose loads run ahead, if it is the innermost one."""
+        stages = self.tile.stages
+        if not innermost or stages == 1:
+            return f"range({first}, {end}, {step})"
+        return f"tl.range({first}, {end}, {step}, num_stages={stages})"
+
+    def _row_range(self) -> str:
+        tile = self.tile
+        first = "block // col_blocks" if tile.split else "block"
+        end = f"tl.cdiv({dim(self.rows)}, {tile.rows})"
+        step = str(tile.chunks) if tile.chunks else "tl.num_programs(0)"
+        return self._range(first, end, step, not tile.looped)
 
     def _in_order(self) -> bool:
         """Whether one row may read what the row before it stored."""
@@ -122,6 +147,8 @@ class RowsWriter:
         tile = self.tile
         rows, columns = substitute(self.rows, self.own), substitute(self.columns, self.own)
         row_blocks = tile.chunks or ceil_div(rows, tile.rows)
+        if tile.blocks and isinstance(row_blocks, int):
+            row_blocks = min(row_blocks, tile.blocks)
         return row_blocks * ceil_div(columns, tile.columns) if tile.split else row_blocks
 
     # passes --------------------------------------------------------------------------
@@ -149,10 +176,11 @@ class RowsWriter:
         return lines
 
     def _elements(self, block: Pass, before: list[str], behind: list[str]) -> list[str]:
-        lines = []
+        lines: list[str] = []
         for s in block.element:
             if not isinstance(s, Fold):
-                lines += self.writer.write(s, self.full)
+                written = self.writer.write(s, self.full)
+                (self._before_loop if self._is_same_in_all_rows(s) else lines).extend(written)
             elif s.scope == "scan":
                 lines += self._scan(s, before)
             elif s.scope == "row":
@@ -163,6 +191,15 @@ class RowsWriter:
                 name = f"all_{s.name}"
                 lines.append(f"{name} = {fold_name(s)}({name}, {masked(self.writer, s)})")
         return lines
+
+    def _is_same_in_all_rows(self, s: Statement) -> bool:
+        """Whether a loop over rows need not load this again."""
+        if not (isinstance(s, Load) and self.row_loop and self.tile.whole):
+            return False
+        written = self.program.parameters[s.place.parameter].written
+        if written or s.place.indices or s.place.guards or s.name not in self.writer.varying:
+            return False
+        return self.writer.varying[s.name] == "c"
 
     def _shape(self, columns: bool = True) -> str:
         rows = self.tile.rows if self.has_rows else 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from flamec.codegen.triton.rendering import module, render
 from flamec.ir.plan import KernelSource
-from flamec.ir.shape import Dim
+from flamec.ir.shape import Dim, is_multiple
 
 ALIGNMENT = 16  # of the pointers and sizes that Triton is told of
 _ARGUMENT = re.compile(r"\b([pkxq]\d+|n_\w+)\b")
@@ -57,13 +57,6 @@ def emit(
         module(text), str(holes["name"]), tuple(parameters), {}, tuple(aligned), options
     )
     return EmittedLaunch(source, blocks, arguments)
-
-
-def is_multiple(size: Dim, divisor: int) -> bool:
-    """Whether a size is a multiple of a number whatever its symbols are."""
-    if isinstance(size, int):
-        return size % divisor == 0
-    return all(coefficient % divisor == 0 for _, coefficient in size.terms)
 
 
 def _order(name: str) -> tuple[int, int, str]:

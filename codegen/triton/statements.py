@@ -8,7 +8,7 @@ a string with ``r``, ``c``, both or none.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flamec.codegen.triton.text import TYPES, constant, dim, factor, operation
 from flamec.ir.kernel import (
@@ -28,7 +28,7 @@ from flamec.ir.kernel import (
     Store,
 )
 from flamec.ir.op import lookup
-from flamec.ir.shape import Dim, structurally_equal
+from flamec.ir.shape import Dim, is_multiple, structurally_equal
 
 MASKS = {"": "", "r": "row_mask", "c": "col_mask", "rc": "mask"}
 
@@ -49,7 +49,8 @@ class StatementWriter:
     ``rows`` and ``inner`` name the loop variables; ``pointer`` is the prefix of parameters;
     ``product`` names the block that holds a matrix product, parameter -1 and the given one;
     ``reuse``: a load of a place that was loaded before gives the same block (not across
-    iterations of loops).
+    iterations of loops); ``fours`` names the first of each four elements of a block along the
+    only inner loop, if blocks are made of such.
     """
 
     rows: tuple[str, ...] = ()
@@ -58,6 +59,7 @@ class StatementWriter:
     product: str = ""
     product_parameter: int = -1
     reuse: bool = False
+    fours: str = ""
     varying: dict[str, str] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     kept: dict[int, str] = field(default_factory=dict)
@@ -187,10 +189,15 @@ class StatementWriter:
         at, axes = self.linear(s.at)
         self.varying[s.name] = axes
         state, _, _ = self._place(s.state, "")
+        function = "flamec_philox"
+        begins = (*s.at.rows, s.at.offset)
+        if self.fours and s.at.inner == (1,) and all(is_multiple(b, 4) for b in begins):
+            function = "flamec_philox_fours"
+            at, _ = replace(self, inner=(self.fours,)).linear(s.at)
         return [
             f"{s.name}_seed = tl.load({state})",
             f"{s.name}_offset = tl.load({state} + 1)",
-            f"{s.name} = flamec_philox(zero + {at}, {s.name}_seed, {s.name}_offset)",
+            f"{s.name} = {function}(zero + {at}, {s.name}_seed, {s.name}_offset)",
         ]
 
     def _store(self, s: Store, at_least: str) -> list[str]:

@@ -3,24 +3,34 @@
 In: a row program. Out: a ``Tile``: rows and columns of a block, whether a block holds whole
 rows, and into how many chunks rows are divided that are folded. Decided by static sizes and
 the caller's hints for symbolic ones, so that results are the same on every device.
+
+What is aimed at: vectors of 16 bytes, enough bytes on their way for each thread, enough blocks
+for a large device, and values that fit in registers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from flamec.codegen.options import CodegenOptions, power_of_two
 from flamec.ir.kernel import Fold, Load, RowProgram, Store
 from flamec.ir.loop_nest import estimate
-from flamec.ir.shape import product
+from flamec.ir.shape import Dim, product, structurally_equal
 
-ELEMENTS = 1024  # of a block without folds
+THREAD_ELEMENTS = 8  # of a block without folds: 32 bytes of float32 for each array
+FEW_BYTES = 32  # a thread that would load less takes twice the elements
 FOLDED_ELEMENTS = 2048  # of a block of whole rows
+REDUCED_ELEMENTS = 8192  # where rows are only folded, so that few registers are needed
 LONGEST_WHOLE_ROW = 16384
-LOOPED_COLUMNS = 2048
-MOST_CHUNKS = 256  # partial results of a fold over rows
+LOOPED_COLUMNS = 4096
+MOST_CHUNKS = 256  # partial results of a fold over rows that a block holds whole
+COLUMN_BLOCKS = 2048  # of a fold over rows alone
 FLAT_CHUNKS = 1024
-TRANSPOSED = 32
+AHEAD_BYTES = 48 << 10  # of shared memory for what is loaded ahead
+FEWEST_BLOCKS = 1024  # below: smaller blocks
+LINE = 128  # bytes that a transposed block has at least in both directions
+ITEMSIZE = {"f64": 8, "i64": 8, "f32": 4, "i32": 4, "f16": 2, "bf16": 2, "i16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +39,9 @@ class Tile:
 
     ``split``: blocks divide the columns, too; else ``whole``: a block has all columns, or a
     loop goes over them. ``chunks``: blocks that share the rows (of a flat program: the columns)
-    in turn and leave a partial result each; 0 where each block has its own rows.
+    in turn and leave a partial result each; 0 where each block has its own rows. ``blocks``: so
+    many blocks share the rows where nothing is folded over them; 0: a block for each ``rows``.
+    ``stages``: loads of the innermost loop run so many iterations ahead, less one.
     """
 
     rows: int
@@ -38,6 +50,8 @@ class Tile:
     whole: bool
     chunks: int
     warps: int
+    stages: int = 1
+    blocks: int = 0
 
     @property
     def looped(self) -> bool:
@@ -53,26 +67,40 @@ def propose(program: RowProgram, options: CodegenOptions) -> Tile:
     height = 1 << 30 if rows is None else power_of_two(rows)
     scopes = {s.scope for s in program.statements() if isinstance(s, Fold)}
     if program.kind == "scatter":
-        columns = min(width or ELEMENTS, 256)
+        columns = min(width or 1024, 256)
         return Tile(1, columns, True, False, 1, 1 if columns <= 32 else 4)
     if "all" in scopes and not program.rows:
-        return Tile(1, min(width or 4096, 4096), False, False, _flat_chunks(inner), 4)
+        tile = Tile(1, min(width or 4096, 4096), False, False, _flat_chunks(inner), 4)
+        return replace(tile, stages=_stages(program, tile))
     in_rows = bool(scopes & {"row", "scan"}) or _stores_rows(program)
     over_rows = bool(scopes & {"column", "all", "rows"})
     if in_rows or "rows" in scopes or "all" in scopes:
         tile = _row_tile(program, width, height, isinstance(static, int))
-        return replace(tile, chunks=_chunks(rows, tile.rows)) if over_rows else tile
+        tile = replace(tile, chunks=_chunks(rows, tile.rows) if over_rows else 0)
+        return replace(tile, stages=_stages(program, tile))
     if over_rows:
-        columns = min(width or 128, 128)
-        height = min(height, max(8, 4096 // columns))
-        return Tile(height, columns, True, False, _chunks(rows, height), 4)
+        tile = _column_tile(width, height, rows)
+        return replace(tile, stages=_stages(program, tile))
     if _is_transposed(program):
-        block = min(width or TRANSPOSED, TRANSPOSED)
-        return Tile(min(height, TRANSPOSED), block, True, False, 0, 4)
-    columns = min(width or ELEMENTS, ELEMENTS)
+        side = LINE // min(_itemsizes(program), default=4)
+        block = Tile(
+            min(height, max(32, side)), min(width or side, max(32, side)), True, False, 0, 4
+        )
+        return replace(block, warps=8 if block.rows * block.columns > 4096 else 4)
+    columns = _pointwise_elements(program)
+    columns, elements = min(width or columns, columns), columns
     if program.kind == "along rows":
         columns = min(columns, 8)
-    return Tile(min(height, max(1, ELEMENTS // columns)), columns, True, False, 0, 4)
+    return Tile(min(height, max(1, elements // columns)), columns, True, False, 0, 4)
+
+
+def _pointwise_elements(program: RowProgram) -> int:
+    """Elements of a block of 128 threads; more where few arrays are read."""
+    elements = THREAD_ELEMENTS
+    loaded = sum(_itemsizes(program, stores=False)) or 4
+    while elements * loaded < FEW_BYTES and elements < 4 * THREAD_ELEMENTS:
+        elements *= 2
+    return 128 * elements
 
 
 def _row_tile(program: RowProgram, width: int, height: int, known: bool) -> Tile:
@@ -83,13 +111,48 @@ def _row_tile(program: RowProgram, width: int, height: int, known: bool) -> Tile
         whole = known and width <= columns
     elif known and width <= LONGEST_WHOLE_ROW:
         columns, whole = width, True
-        rows = min(height, max(1, FOLDED_ELEMENTS // columns))
+        rows = _rows_of_block(program, columns, height)
     else:
         columns, whole, rows = min(width or LOOPED_COLUMNS, LOOPED_COLUMNS), False, 1
         if width:
             rows = min(height, max(1, FOLDED_ELEMENTS // columns))
-    warps = 4 if rows * columns <= 2048 else 8 if rows * columns <= 8192 else 16
+    elements = rows * columns
+    warps = 4 if elements <= 2048 else 8 if elements <= 8192 else 16
     return Tile(rows, columns, False, whole, 0, warps)
+
+
+def _rows_of_block(program: RowProgram, columns: int, height: int) -> int:
+    only_folded = not any(isinstance(s, Store) for p in program.passes for s in p.element)
+    elements = REDUCED_ELEMENTS if only_folded else FOLDED_ELEMENTS
+    rows = min(height, max(1, elements // columns))
+    while rows > max(1, FOLDED_ELEMENTS // columns) and height // rows < FEWEST_BLOCKS:
+        rows //= 2
+    return rows
+
+
+def _stages(program: RowProgram, tile: Tile) -> int:
+    """Loads run ahead in loops where there is room, unless they may meet a store of the loop."""
+    if program.kind not in ("rows", "flat") or not (tile.looped or tile.chunks or tile.blocks):
+        return 1
+    loaded = {s.place.parameter for s in _loads(program)}
+    written = {i for i, p in enumerate(program.parameters) if p.written}
+    if loaded & written or (tile.looped and program.folds("column")):
+        return 1
+    moving = [s for s in _loads(program) if tile.looped or _varies(s.place.at.rows)]
+    sizes = {s.place: ITEMSIZE.get(s.memory, 1) for s in moving if _varies(s.place.at.inner)}
+    ahead = tile.rows * tile.columns * sum(sizes.values())
+    return 1 + min(2, AHEAD_BYTES // max(1, ahead))
+
+
+def _column_tile(width: int, height: int, rows: int | None) -> Tile:
+    """Folds over rows alone: blocks of columns times chunks of rows."""
+    columns = min(width or 128, 128)
+    height = min(height, max(8, 4096 // columns))
+    if rows is None:
+        return Tile(height, columns, True, False, 64, 4)
+    most = max(16, COLUMN_BLOCKS * columns // max(width, columns))
+    chunks = power_of_two(max(1, min(most, rows // (4 * height))))
+    return Tile(height, columns, True, False, chunks, 4)
 
 
 def _chunks(rows: int | None, block: int) -> int:
@@ -106,6 +169,24 @@ def _flat_chunks(inner: int | None) -> int:
 
 def _stores_rows(program: RowProgram) -> bool:
     return any(isinstance(s, Store) for block in program.passes for s in block.row)
+
+
+def _loads(program: RowProgram) -> list[Load]:
+    return [s for s in program.statements() if isinstance(s, Load)]
+
+
+def _itemsizes(program: RowProgram, stores: bool = True) -> list[int]:
+    """Bytes of an element of each array that is not the same for all elements of a row."""
+    kinds = (Load, Store) if stores else (Load,)
+    found: dict[int, int] = {}
+    for s in program.statements():
+        if isinstance(s, kinds) and (_varies(s.place.at.inner) or not program.inner):
+            found[s.place.parameter] = ITEMSIZE.get(s.memory, 1)
+    return list(found.values())
+
+
+def _varies(strides: Sequence[Dim]) -> bool:
+    return not all(structurally_equal(stride, 0) for stride in strides)
 
 
 def _is_transposed(program: RowProgram) -> bool:

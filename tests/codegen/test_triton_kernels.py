@@ -97,6 +97,21 @@ def test_promised_sizes_are_indexed_by_32_bits(narrow: bool) -> None:
     assert ("tl.int64" in kernel.text) is not narrow
 
 
+def test_random_words_are_made_four_at_a_time() -> None:
+    assert "flamec_philox_fours(zero" in plan_of("dropout_norm").source
+    assert "flamec_philox_fours(zero" not in plan_of("dropout_norm_odd").source
+
+
+@needs_triton
+@pytest.mark.parametrize("name", ["layer_norm_backward_rows", "column_sums"])
+def test_loops_load_ahead(name: str, tmp_path: Path) -> None:
+    """What the next rows need is on its way to shared memory while these rows are computed."""
+    from flamec.runtime.cuda.triton_compiler import build_kernel
+
+    ptx = build_kernel(plan_of(name).kernels[0], "sm_90", KernelCache(tmp_path)).texts["ptx"]
+    assert "cp.async.cg.shared.global" in ptx
+
+
 @needs_triton
 @pytest.mark.parametrize("dtype", [float32, bfloat16], ids=str)
 @pytest.mark.parametrize("narrow", [False, True])
