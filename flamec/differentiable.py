@@ -24,7 +24,7 @@ from flamec.ir.graph import Graph, Value
 from flamec.ir.op import Op, OpKind, Types
 from flamec.ir.passes.differentiate import differentiate_graph
 from flamec.ir.passes.partition import partition
-from flamec.prepared import Prepared
+from flamec.prepared import Prepared, graph_device
 from flamec.program import Program
 from flamec.stages import Stages
 from flamec.state import enable_grad, no_grad, thread
@@ -49,7 +49,9 @@ class DifferentiableProgram:
             captured.tracked_outputs,
             captured.trace.tracked,
         )
-        parts = partition(joint, len(captured.graph.inputs), len(captured.graph.outputs))
+        on_gpu = graph_device(joint).type == "cuda"
+        counts = len(captured.graph.inputs), len(captured.graph.outputs)
+        parts = partition(joint, *counts, expensive=on_gpu)
         self.joint = joint
         self.forward_graph: Graph = parts.forward
         self.backward_graph: Graph = parts.backward

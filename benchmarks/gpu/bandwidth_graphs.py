@@ -40,7 +40,7 @@ def programs(row: Row) -> Programs:
     if row.part != "backward":
         return Programs(_optimized(graph), inputs=tuple(range(len(row.operands))))
     joint = differentiate_graph(graph, row.wrt, (0,))
-    parts = partition(joint, len(graph.inputs), 1)
+    parts = partition(joint, len(graph.inputs), 1, expensive=True)
     saved = tuple(range(1, 1 + parts.saved_count))
     return Programs(
         _optimized(parts.backward), _optimized(parts.forward), saved, parts.saved_inputs

@@ -43,7 +43,7 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
     options = options or CodegenOptions()
     graph = normalize_contractions(graph)
     context = build_tasks(graph)
-    fusion = fuse(context, FusionOptions(enabled=options.fuse))
+    fusion = fuse(context, FusionOptions(options.fuse, recompute_expensive=True))
     errors = ErrorTable()
     kernels = []
     for number, group in enumerate(fusion.groups):

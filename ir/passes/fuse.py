@@ -36,9 +36,11 @@ BUNDLE_SHARE = 4  # a bundled writer moves at least so many times what merging w
 
 @dataclass(frozen=True, slots=True)
 class FusionOptions:
-    """``enabled=False`` makes a group of every task."""
+    """``enabled=False`` makes a group of every task. ``recompute_expensive``: memory is so slow
+    that functions such as exp are computed again rather than stored."""
 
     enabled: bool = True
+    recompute_expensive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def fuse(context: TaskGraph, options: FusionOptions | None = None) -> Fusion:
         fuser.merge_siblings()
     groups = [list(fuser.segments(group)) for group in fuser.state.in_order()]
     if options.enabled:
-        groups = recompute_cheap_values(groups, context)
+        groups = recompute_cheap_values(groups, context, options.recompute_expensive)
     made = tuple(FusionGroup(tuple(segments)) for segments in groups)
     return Fusion(made, fuser.all_decisions(), stored_values(groups, context))
 

@@ -1,8 +1,8 @@
 """Cut a differentiated graph into a forward and a backward program.
 
 The forward program returns, after its own outputs, the values that the backward
-program reads ("saved"). Values that cost nothing to have again (views,
-constants, cheap arithmetic on values at hand) are computed again instead.
+program reads ("saved"), chosen so that the fewest bytes are moved
+(``choose_saved_values``); what follows elementwise from them is computed again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Node, Value
-from flamec.ir.op import OpKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +23,17 @@ class Partition:
     saved_count: int
 
 
-def partition(joint: Graph, input_count: int, output_count: int) -> Partition:
+def partition(
+    joint: Graph, input_count: int, output_count: int, expensive: bool = False
+) -> Partition:
     """Cut ``joint`` (see ``differentiate_graph``) behind its first ``output_count`` outputs.
 
     Its first ``input_count`` inputs belong to the forward program, the others are
-    gradients of the outputs.
+    gradients of the outputs. ``expensive``: functions such as exp are computed again, too,
+    where that moves fewer bytes.
     """
+    from flamec.ir.passes.choose_saved_values import choose_saved_values  # loads networkx
+
     seeds = set(joint.inputs[input_count:])
     late = set(seeds)
     backward_nodes: list[Node] = []
@@ -40,15 +44,19 @@ def partition(joint: Graph, input_count: int, output_count: int) -> Partition:
     gradients = joint.outputs[output_count:]
     required = {v for n in backward_nodes for v in n.inputs if v not in late}
     required.update(v for v in gradients if v not in late)
-    saved, again = _choose(joint, required)
+    early = [n for n in joint.nodes if not any(v in late for v in n.outputs)]
+    given = joint.inputs[:input_count]
+    returned = joint.outputs[:output_count]
+    saved, again = choose_saved_values(early, given, returned, required, expensive)
+    required.update(v for n in again for v in n.inputs)
 
-    inputs = [v for v in joint.inputs[:input_count] if v in required]
-    positions = tuple(i for i, v in enumerate(joint.inputs[:input_count]) if v in required)
+    inputs = [v for v in given if v in required]
+    positions = tuple(i for i, v in enumerate(given) if v in required)
     saved_values = [v for n in joint.nodes for v in n.outputs if v in saved]
     forward = Graph(
-        joint.inputs[:input_count],
-        tuple(n for n in joint.nodes if not any(v in late for v in n.outputs)),
-        (*joint.outputs[:output_count], *saved_values),
+        given,
+        tuple(early),
+        (*returned, *saved_values),
         dict(joint.updates),
         joint.name,
     )
@@ -66,32 +74,6 @@ def partition(joint: Graph, input_count: int, output_count: int) -> Partition:
         positions,
         len(saved_values),
     )
-
-
-def _choose(joint: Graph, required: set[Value]) -> tuple[set[Value], set[Node]]:
-    """Which required values are saved, and which nodes run again; extends ``required``."""
-    saved: set[Value] = set()
-    again: set[Node] = set()
-    for node in reversed(joint.nodes):
-        wanted = [v for v in node.outputs if v in required]
-        if not wanted:
-            continue
-        if _is_free(node) or (
-            _is_cheap(node) and all(v.node is None or v in required for v in node.inputs)
-        ):
-            again.add(node)
-            required.update(node.inputs)
-        else:
-            saved.update(wanted)
-    return saved, again
-
-
-def _is_free(node: Node) -> bool:
-    return node.op.kind in (OpKind.VIEW, OpKind.CREATION, OpKind.BARRIER)
-
-
-def _is_cheap(node: Node) -> bool:
-    return node.op.kind is OpKind.ELEMENTWISE and not node.op.expensive
 
 
 def _rebuild(

@@ -1,14 +1,15 @@
 """Compute cheap values again instead of storing and loading them.
 
-In: fusion groups in order. Out: the groups, some with a task that another group has,
-too. A value is computed again by all its readers if it is one elementwise operation on
-what is in memory anyway, and if that moves fewer bytes. A task then belongs to several
-groups; its value needs no memory.
+In: fusion groups in order. Out: the groups, some with tasks that another group has,
+too. A value is computed again by all its readers if it follows elementwise from what is in
+memory anyway, or from smaller values that can be put there, and if that moves fewer bytes. A
+task then belongs to several groups; its value needs no memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from flamec.ir.graph import Value
 from flamec.ir.group_analysis import analyze
@@ -21,6 +22,7 @@ from flamec.ir.tasks import Task, TaskGraph
 Segment = tuple[Task, ...]
 Segments = list[list[Segment]]  # of each group
 SLOWDOWN = 1.1
+LONGEST_CHAIN = 12  # tasks that are done again for one value
 
 
 def stored_values(groups: Segments, context: TaskGraph) -> set[Value]:
@@ -40,15 +42,23 @@ def _shared(tasks: Sequence[Task]) -> list[Value]:
     return [v for v in tasks[0].results if len(tasks) > 1 or tasks[0].is_copy]
 
 
-def recompute_cheap_values(groups: Segments, context: TaskGraph) -> Segments:
-    """See the module's docstring; large values first. Groups that nothing is left of are gone."""
+def recompute_cheap_values(
+    groups: Segments, context: TaskGraph, expensive: bool = False
+) -> Segments:
+    """See the module's docstring; large values first. Groups that nothing is left of are gone.
+
+    ``expensive``: operations such as exp may be done again, too.
+    """
     changed = True
     while changed:
         changed = False
         stored = stored_values(groups, context)
-        for value in sorted(stored & _candidates(context, stored), key=lambda v: -_bytes(v)):
-            if _recompute(value, groups, context, stored):
+        results = {*context.outputs, *context.updates.values()}
+        for value in sorted(stored - results, key=lambda v: -_bytes(v)):
+            chain = _chain(value, context, stored, expensive) if value.type.shape else None
+            if chain is not None and _recompute(value, chain, groups, context, stored):
                 stored.discard(value)
+                stored |= chain.new
                 changed = True
         groups = _without_dead_tasks(groups, context)
     return groups
@@ -86,45 +96,77 @@ def _live(segment: Segment, context: TaskGraph, stored: set[Value]) -> list[Task
     return live[::-1]
 
 
-def _candidates(context: TaskGraph, stored: set[Value]) -> set[Value]:
-    results = {*context.outputs, *context.updates.values()}
-    found = set()
-    for value, tasks in context.producers.items():
-        (task, *others) = tasks
-        if others or value in results or task.is_copy or task.node is None:
-            continue
-        op = task.node.op
-        if op.kind is not OpKind.ELEMENTWISE or op.expensive or not value.type.shape:
-            continue
-        roots = {context.root(operand) for operand in task.operands}
-        if all(r in stored or r not in context.producers for r in roots):
-            found.add(value)
-    return found
+@dataclass(frozen=True)
+class _Chain:
+    """How a value follows elementwise: ``tasks`` in order, from ``sources`` in memory; those in
+    ``new`` are not there yet."""
+
+    tasks: tuple[Task, ...]
+    sources: frozenset[Value]
+    new: frozenset[Value]
 
 
-def _recompute(value: Value, groups: Segments, context: TaskGraph, stored: set[Value]) -> bool:
-    """Add the value's task to all its readers, if that pays."""
-    (task,) = context.producers[value]
+def _chain(value: Value, context: TaskGraph, stored: set[Value], expensive: bool) -> _Chain | None:
+    """The shortest chain to values in memory or, where there is no other way, to others."""
+    tasks: dict[Task, None] = {}
+    sources: set[Value] = set()
+    new: set[Value] = set()
+    pending = [value]
+    while pending:
+        made = pending.pop()
+        task = _elementwise_task(made, context, expensive)
+        if task is None:
+            if made is value:
+                return None
+            new.add(made)
+        elif task not in tasks:
+            tasks[task] = None
+            if len(tasks) > LONGEST_CHAIN:
+                return None
+            for root in dict.fromkeys(context.root(operand) for operand in task.operands):
+                if root in stored or root not in context.producers:
+                    sources.add(root)
+                else:
+                    pending.append(root)
+    ordered = tuple(sorted(tasks, key=lambda t: t.position))
+    return _Chain(ordered, frozenset(sources & context.roots | new), frozenset(new))
+
+
+def _elementwise_task(value: Value, context: TaskGraph, expensive: bool) -> Task | None:
+    """The one task that makes a value, if it is elementwise."""
+    (task, *others) = context.producers[value]
+    if others or task.is_copy or task.node is None or task.from_memory:
+        return None
+    op = task.node.op
+    if op.kind is not OpKind.ELEMENTWISE or (op.expensive and not expensive):
+        return None
+    return task
+
+
+def _recompute(
+    value: Value, chain: _Chain, groups: Segments, context: TaskGraph, stored: set[Value]
+) -> bool:
+    """Add a value's chain to all its readers, if that pays."""
+    last = chain.tasks[-1]
     readers = [
         (g, s)
         for g, segments in enumerate(groups)
         for s, segment in enumerate(segments)
-        if task not in segment and value in _read(segment, context)
+        if last not in segment and value in _read(segment, context)
     ]
-    saved, added = _bytes(value), 0
-    sources = {context.root(v) for v in task.operands} & context.roots
+    saved, added = _bytes(value), sum(_bytes(source) for source in chain.new)
     for g, s in readers:
         segment = groups[g][s]
         known = _read(segment, context) | {v for t in segment for v in t.results}
         saved += _bytes(value)
-        added += sum(_bytes(source) for source in sources - known)
+        added += sum(_bytes(source) for source in chain.sources - known)
     if not readers or added >= saved:
         return False
-    without = stored - {value}
+    without = stored - {value} | chain.new
     replaced = []
     for g, s in readers:
         segment = groups[g][s]
-        longer = tuple(sorted((*segment, task), key=lambda t: t.position))
+        longer = tuple(sorted({*segment, *chain.tasks}, key=lambda t: t.position))
         if any(context.root(t.operands[i]) is value for t in segment for i in t.from_memory):
             return False
         try:
