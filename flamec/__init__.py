@@ -173,13 +173,14 @@ row_stack = vstack
 __version__ = "0.1.0"
 
 if _TYPE_CHECKING:
-    from flamec import nn, optim
+    from flamec import cuda, nn, optim
     from flamec.compiler import compile, mark_dynamic
 
 # Imported when first used, so that ``import flamec`` stays quick: name -> module that has it.
 _LATE = {
     "compile": "flamec.compiler",
     "mark_dynamic": "flamec.compiler",
+    "cuda": "",
     "nn": "",
     "optim": "",
 }

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from flamec.capture import Captured
 from flamec.guard_code import Check, CheckBuilder
-from flamec.state import process
+from flamec.state import process, thread
 from flamec.tensor import Tensor
 
 
@@ -19,6 +19,8 @@ def build_check(captured: Captured) -> Check:
     b = CheckBuilder()
     b.add(f"thread.grad_enabled is {captured.grad_enabled}", "grad mode")
     b.add(f"process.default_dtype is {b.name(process.default_dtype)}", "default dtype")
+    if captured.trace.reads_cuda_device:
+        b.add(f"thread.cuda_device == {thread.cuda_device}", "the GPU that 'cuda' names")
     positional, keyword = captured.structure.children
     expressions = [*b.add_structure(positional, "args"), *b.add_structure(keyword, "kwargs")]
     sizes: dict[str, str] = {}

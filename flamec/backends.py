@@ -18,6 +18,7 @@ from flamec.config import CompileOptions
 from flamec.host_memory import HostMemory
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
+from flamec.ir.passes.place import devices_of, on_one_device
 from flamec.prepared import Prepared, graph_device
 
 
@@ -28,10 +29,13 @@ def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Pr
     bound. Raises CompileError if the C compiler fails or, for backend ``"c"``, is missing.
     """
     started = time.perf_counter()
-    if graph_device(graph).type == "cuda":
-        from flamec import cuda_backend
+    device = graph_device(graph)
+    if device.type == "cuda":
+        from flamec.gpu import gpu
 
-        return cuda_backend.prepare(graph, symbols, options)
+        if len(devices_of(graph)) > 1:
+            graph = on_one_device(graph, device)
+        return gpu(device).prepare(graph, symbols, options)
     backend = options.backend
     if backend == "auto":
         backend = "c" if cpu_backend.is_available(options) else "evaluate"

@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 
 from flamec.dispatch import apply_named, tensor_builder
+from flamec.dlpack import CPU_TYPE, from_capsule
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import as_device, as_dtype
 from flamec.functional.promotion import constant
+from flamec.gpu import gpu, move
 from flamec.ir.shape import SymbolicDim
 from flamec.ir.types import (
+    CPU,
     Device,
     DType,
     TensorType,
@@ -55,9 +58,9 @@ def tensor(
     floats, and NumPy's and tensors' own. Raises ValueError for ragged sequences,
     TypeError for data that are not numbers.
     """
-    as_device("tensor", device)
+    place = as_device("tensor", device, data._type.device if isinstance(data, Tensor) else CPU)
     wanted = None if dtype is None else as_dtype("tensor", dtype)
-    result = _from_data(data, wanted)
+    result = on_device(_from_data(data, wanted), place)
     if requires_grad:
         result.requires_grad = True
     return result
@@ -109,15 +112,26 @@ def from_numpy(ndarray: np.ndarray) -> Tensor:
 
 
 def from_dlpack(ext_tensor: Any) -> Tensor:
-    """A tensor that shares memory with an object that offers the DLPack protocol."""
+    """A tensor that shares memory with an object that offers the DLPack protocol.
+
+    Memory of a GPU is read after the work that its owner has queued so far. Raises BufferError
+    for elements or devices that flamec does not have.
+    """
     if isinstance(ext_tensor, Tensor):
         return ext_tensor
-    return from_numpy(np.from_dlpack(ext_tensor))
+    kind, index = ext_tensor.__dlpack_device__()
+    if kind == CPU_TYPE:
+        return from_numpy(np.from_dlpack(ext_tensor))
+    device = as_device("from_dlpack", Device("cuda", int(index)))
+    array = from_capsule(ext_tensor.__dlpack__(stream=gpu(device).stream_number()))
+    return Tensor._from_array(array, TensorType(array.shape, array.dtype, array.device))
 
 
-def constant_array(array: np.ndarray) -> Tensor:
+def constant_array(array: np.ndarray, device: Device = CPU) -> Tensor:
     """A new tensor with the values of ``array``, which nothing else refers to."""
     made = from_numpy(array)
+    if device != CPU:
+        made = Tensor._from_array(move(array, device), made._type.with_device(device))
     return made if thread.trace is None else thread.trace.fresh(made)
 
 
@@ -297,10 +311,20 @@ def to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     ``to(dtype)``, ``to(device, dtype)``, ``to(other)``; ``copy=True`` always copies.
     """
     dtype, device, copy = _target(args, dict(kwargs))
-    as_device("to", device if device is not None else self._type.device)
+    place = as_device("to", device, self._type.device)
     if dtype is None or dtype is self._type.dtype:
+        if place != self._type.device:
+            return on_device(self, place)
         return copied(self, self._type.dtype) if copy else self
-    return copied(self, dtype)
+    return on_device(copied(self, dtype), place)
+
+
+def on_device(tensor: Tensor, device: Device) -> Tensor:
+    """The tensor itself if it is on the device, else a copy there."""
+    if tensor._type.device == device:
+        return tensor
+    result: Tensor = apply_named("to_device", tensor, device=device)
+    return result
 
 
 def _target(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[DType | None, Any, bool]:
@@ -360,13 +384,13 @@ def type_as(self: Tensor, other: Tensor) -> Tensor:
 
 
 def cpu(self: Tensor, memory_format: Any = None) -> Tensor:
-    """The tensor on the CPU: itself."""
-    return self
+    """The tensor on the CPU: itself if it is there."""
+    return on_device(self, CPU)
 
 
 def cuda(self: Tensor, device: Any = None, *_: Any, **__: Any) -> Tensor:
-    """The tensor on a GPU; RuntimeError where there is none."""
-    return to(self, Device("cuda", 0) if device is None else device)
+    """The tensor on a GPU, the current one by default; RuntimeError where there is none."""
+    return to(self, "cuda" if device is None else device)
 
 
 def _conversion(name: str, dtype: DType) -> Any:
@@ -382,8 +406,9 @@ def _conversion(name: str, dtype: DType) -> Any:
 def new_tensor(
     self: Tensor, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
-    """``tensor(data)`` with the dtype of ``self``."""
-    return tensor(data, dtype=dtype or self._type.dtype, device=device, requires_grad=requires_grad)
+    """``tensor(data)`` with the dtype and device of ``self``."""
+    place = as_device("new_tensor", device, self._type.device)
+    return tensor(data, dtype=dtype or self._type.dtype, device=place, requires_grad=requires_grad)
 
 
 def scalar_tensor(

@@ -8,11 +8,9 @@ optimized or generated.
 from __future__ import annotations
 
 import hashlib
-import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,11 +18,13 @@ import numpy as np
 from flamec.codegen.options import CodegenOptions
 from flamec.config import CompileOptions
 from flamec.cpu_backend import PLAN_KIND, generator_digest
+from flamec.device_array import DeviceArray
 from flamec.errors import CompileError, user_location
+from flamec.gpu import Gpu, gpu
 from flamec.ir.graph import Graph
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import ExecutionPlan
-from flamec.ir.types import Device, DType, TensorType, dtype_of_numpy
+from flamec.ir.types import DType, TensorType, dtype_of_numpy
 from flamec.prepared import Prepared, cache_key, generate_plan, graph_device
 from flamec.progress import progress_line
 from flamec.runtime.cpu.threads import available_cpus
@@ -54,43 +54,6 @@ def device(index: int, options: CompileOptions) -> CudaDevice:
         return _devices[index, options]
 
 
-@dataclass(frozen=True)
-class DeviceArray:
-    """A dense array on a GPU. ``memory`` keeps it alive."""
-
-    device: Device
-    shape: tuple[int, ...]
-    dtype: DType
-    address: int
-    memory: Any
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-def allocate(gpu: CudaDevice, shape: tuple[int, ...], dtype: DType) -> DeviceArray:
-    """Uninitialised memory, for the work in the current stream."""
-    memory, address = gpu.empty(max(1, math.prod(shape) * dtype.itemsize))
-    return DeviceArray(Device("cuda", gpu.index), shape, dtype, address, memory)
-
-
-def upload(gpu: CudaDevice, array: np.ndarray) -> DeviceArray:
-    """A copy on the GPU."""
-    target = allocate(gpu, array.shape, dtype_of_numpy(array.dtype))
-    if array.nbytes:
-        gpu.write(target.address, np.ascontiguousarray(array))
-    return target
-
-
-def download(gpu: CudaDevice, array: DeviceArray) -> np.ndarray:
-    """A copy in host memory; waits for the work before it."""
-    target = np.empty(array.shape, array.dtype.numpy)
-    if target.nbytes:
-        gpu.read(target, array.address)
-    return target
-
-
 def prepare(
     graph: Graph,
     symbols: Sequence[str],
@@ -103,24 +66,25 @@ def prepare(
     ``size_hints``, ``narrow``: see ``CodegenOptions``.
     """
     started = time.perf_counter()
-    gpu = device(graph_device(graph).index, options)
+    place = graph_device(graph)
+    runtime = device(place.index, options)
     codegen = CodegenOptions(size_hints=size_hints or {}, narrow=narrow)
     prepared = Prepared(graph, None, options, None, codegen)
     facts = f"{generator_digest()} {_triton_version()} {codegen.key}"
     identity = hashlib.sha256(facts.encode()).hexdigest()
     key = cache_key(graph, symbols, identity)
-    content = gpu.cache.read(key, PLAN_KIND)
+    content = runtime.cache.read(key, PLAN_KIND)
     plan = None if content is None else ExecutionPlan.from_json(content.decode())
     if plan is None:
         plan = generate_plan(prepared, symbols)
-        gpu.cache.put(key, PLAN_KIND, plan.to_json().encode(), {"graph": graph.name})
+        runtime.cache.put(key, PLAN_KIND, plan.to_json().encode(), {"graph": graph.name})
     prepared.plan = plan
     prepared.seconds["plan"] = time.perf_counter() - started
-    program = _load(gpu, graph, plan)
+    program = _load(runtime, graph, plan)
     prepared.seconds["load"] = time.perf_counter() - started - prepared.seconds["plan"]
     prepared.kernels_compiled = program.kernels_compiled
     prepared.kernels_from_cache = len(plan.kernels) - program.kernels_compiled
-    prepared.runner = CudaRunner(gpu, program, list(symbols))
+    prepared.runner = CudaRunner(gpu(place), program, list(symbols))
     return prepared
 
 
@@ -147,34 +111,54 @@ def _load(gpu: CudaDevice, graph: Graph, plan: ExecutionPlan) -> CudaProgram:
 
 
 class CudaMemory:
-    """The ``DeviceMemory`` (``prepared.py``) of one GPU; all its arrays are dense."""
+    """The ``DeviceMemory`` (``prepared.py``) of one GPU.
 
-    def __init__(self, gpu: CudaDevice) -> None:
+    Arrays of values on the CPU are NumPy arrays: an invocation carries them over.
+    """
+
+    def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
 
-    def empty(self, type: TensorType) -> DeviceArray:
+    def empty(self, type: TensorType) -> Any:
         shape: Any = type.shape
-        return allocate(self._gpu, shape, type.dtype)
+        if type.device.type == "cpu":
+            return np.empty(shape, type.dtype.numpy)
+        return self._gpu.allocate(shape, type.dtype)
 
-    def dense(self, array: DeviceArray) -> DeviceArray:
-        result = allocate(self._gpu, array.shape, array.dtype)
-        self.copy(result, array)
-        return result
+    def dense(self, array: Any) -> Any:
+        if isinstance(array, DeviceArray):
+            return self._gpu.dense(array)
+        return np.ascontiguousarray(array)
 
-    def copy(self, target: DeviceArray, source: DeviceArray) -> None:
-        self._gpu.copy(target.address, source.address, source.nbytes)
+    def copy(self, target: Any, source: Any) -> None:
+        if isinstance(target, DeviceArray):
+            self._gpu.copy(target, source)
+        else:
+            np.copyto(target, source)
 
-    def number(self, dtype: DType) -> DeviceArray:
-        return allocate(self._gpu, (), dtype)
+    def number(self, dtype: DType) -> NumberCell:
+        return NumberCell(self._gpu.allocate((), dtype))
 
-    def write_number(self, cell: DeviceArray, value: bool | int | float) -> None:
-        self._gpu.write(cell.address, np.asarray(value, cell.dtype.numpy))
+    def write_number(self, cell: NumberCell, value: bool | int | float) -> None:
+        if value != cell.value or value.__class__ is not cell.value.__class__:
+            self._gpu.write(cell, np.asarray(value, cell.dtype.numpy))
+            cell.value = value
+
+
+class NumberCell(DeviceArray):
+    """A number on the GPU, and what was last written there."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, cell: DeviceArray) -> None:
+        super().__init__(cell.device, (), cell.dtype, cell.address, cell.memory)
+        self.value: Any = None
 
 
 class CudaRunner:
     """A loaded program; binds sizes given in the order of the trace's symbols."""
 
-    def __init__(self, gpu: CudaDevice, program: CudaProgram, symbols: Sequence[str]) -> None:
+    def __init__(self, gpu: Gpu, program: CudaProgram, symbols: Sequence[str]) -> None:
         self.gpu = gpu
         self.memory = CudaMemory(gpu)
         self.program = program
@@ -189,31 +173,55 @@ class CudaInvocation:
     """Addresses of inputs and outputs, then one call, which does not wait.
 
     Inputs whose address kernels cannot use are copied, and copied back if they are updated.
+    Inputs in host memory are copied to the GPU by each call; outputs and updated inputs there
+    are copied back, which waits for the program.
     """
 
-    def __init__(self, gpu: CudaDevice, bound: BoundCudaProgram) -> None:
+    def __init__(self, gpu: Gpu, bound: BoundCudaProgram) -> None:
         self._gpu, self._bound = gpu, bound
         self._addresses = bound.addresses
         self._inputs = bound.plan.inputs
         self._outputs = [o.buffer for o in bound.plan.outputs]
-        self._copies: dict[int, tuple[DeviceArray, DeviceArray]] = {}
+        self._copies: dict[int, tuple[Any, DeviceArray]] = {}
+        self._fetched: dict[int, tuple[np.ndarray, DeviceArray]] = {}
 
-    def set_input(self, position: int, array: DeviceArray) -> None:
-        self._copies.pop(position, None)
-        if array.address % ALIGNMENT and array.nbytes:
-            copy = allocate(self._gpu, array.shape, array.dtype)
+    def set_input(self, position: int, array: Any) -> None:
+        if self._copies:
+            self._copies.pop(position, None)
+        if array.__class__ is np.ndarray:
+            copy = self._gpu.allocate(array.shape, dtype_of_numpy(array.dtype))
+            self._copies[position] = (array, copy)
+            array = copy
+        elif array.address % ALIGNMENT and array.nbytes:
+            copy = self._gpu.allocate(array.shape, array.dtype)
             self._copies[position] = (array, copy)
             array = copy
         self._addresses[self._inputs[position]] = array.address
 
-    def set_output(self, position: int, array: DeviceArray) -> None:
+    def set_output(self, position: int, array: Any) -> None:
+        if array.__class__ is np.ndarray:
+            fetched = self._gpu.allocate(array.shape, dtype_of_numpy(array.dtype))
+            self._fetched[position] = (array, fetched)
+            array = fetched
         self._addresses[self._outputs[position]] = array.address
 
     def run(self) -> None:
+        if not self._copies and not self._fetched:
+            self._bound()
+            return
         for original, copy in self._copies.values():
-            self._gpu.copy(copy.address, original.address, copy.nbytes)
+            if isinstance(original, DeviceArray):
+                self._gpu.copy(copy, original)
+            else:
+                self._gpu.write(copy, original)
         self._bound()
         for position in self._bound.plan.updated:
             if position in self._copies:
                 original, copy = self._copies[position]
-                self._gpu.copy(original.address, copy.address, copy.nbytes)
+                if isinstance(original, DeviceArray):
+                    self._gpu.copy(original, copy)
+                else:
+                    np.copyto(original, self._gpu.download(copy))
+        for original, fetched in self._fetched.values():
+            np.copyto(original, self._gpu.download(fetched))
+        self._fetched.clear()

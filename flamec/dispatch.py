@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from flamec import tensor as tensor_module
+from flamec.device_array import DeviceArray
 from flamec.errors import OperationError, operation_error, user_location
 from flamec.ir import ops as _ops  # noqa: F401  (declares the primitives)
 from flamec.ir.builder import Builder
@@ -124,8 +125,14 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
             )
     try:
         types = op.infer_types(tuple([t._type for t in inputs]), attributes)
-        results = run_op(op, attributes, arrays, types)
+        if types[0].device.type == "cpu" and op.kind is not OpKind.TRANSFER:
+            results = run_op(op, attributes, arrays, types)
+        else:
+            results = _run_elsewhere(op, attributes, arrays, types)
     except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+        together = with_scalars_moved(op, inputs)
+        if together is not None:
+            return apply(op, together, attributes)
         raise operation_error(op.name, error) from error
     if op.kind is OpKind.VIEW or op.kind is OpKind.BARRIER:
         source = inputs[0]
@@ -155,11 +162,42 @@ def apply_named(name: str, *inputs: Tensor, **attributes: Any) -> Any:
     return apply(lookup(name), inputs, attributes)
 
 
-def _shares(result: np.ndarray, source: np.ndarray | None) -> bool:
+def with_scalars_moved(op: Op, inputs: Sequence[Tensor]) -> list[Tensor] | None:
+    """The operands of an elementwise operation, zero-dimensional ones copied to the others' GPU.
+
+    None where that is not what is amiss: only scalars on the CPU may stand beside a GPU's arrays.
+    """
+    gpus = {t._type.device for t in inputs if t._type.device.type != "cpu"}
+    here = [t for t in inputs if t._type.device.type == "cpu"]
+    if op.kind is not OpKind.ELEMENTWISE or len(gpus) != 1 or not here:
+        return None
+    if any(t._type.shape for t in here):
+        return None
+    (device,) = gpus
+    return [
+        apply_named("to_device", t, device=device) if t._type.device.type == "cpu" else t
+        for t in inputs
+    ]
+
+
+def _run_elsewhere(
+    op: Op, attributes: Mapping[str, Any], arrays: Sequence[Any], types: tuple[TensorType, ...]
+) -> tuple[Any, ...]:
+    """Run an operation on a GPU, or carry an array from device to device."""
+    from flamec import gpu, gpu_eager
+
+    if op.kind is OpKind.TRANSFER:
+        return (gpu.move(arrays[0], types[0].device),)
+    return gpu_eager.run(op, attributes, arrays, types)
+
+
+def _shares(result: Any, source: Any) -> bool:
     if source is None:
         return False
     if result is source:
         return True
+    if isinstance(result, DeviceArray):
+        return result.memory is source.memory
     return np.may_share_memory(result, source) if result.size else True
 
 
@@ -281,6 +319,11 @@ def write(target: Tensor, source: Tensor, name: str = "copy_") -> Tensor:
             f"{name}: a leaf tensor that requires grad (or a view of one) is changed in place; "
             f"wrap the change in flamec.no_grad() (at {user_location()})"
         )
+    if source._type.device != target._type.device:
+        raise OperationError(
+            f"{name}: values on {source._type.device} cannot be stored in a tensor on "
+            f"{target._type.device}; copy them there first (at {user_location()})"
+        )
     trace = thread.trace
     if trace is not None:
         return trace.write(target, source)
@@ -309,7 +352,7 @@ def write(target: Tensor, source: Tensor, name: str = "copy_") -> Tensor:
             f"{name}: the tensor's memory is read-only, as was that of the NumPy array it was "
             f"made from; clone() it first (at {user_location()})"
         )
-    np.copyto(array, data)
+    store(array, data)
     storage.version += 1
     storage.writer = user_location()
     if not tracking:
@@ -328,6 +371,16 @@ def write(target: Tensor, source: Tensor, name: str = "copy_") -> Tensor:
         target._value = value if target._type == source._type else None
         target._value_version = storage.version if target._value is not None else -1
     return target
+
+
+def store(array: Any, data: Any) -> None:
+    """Copy elements into the memory of an array on the same device; ``data`` is broadcast."""
+    if isinstance(array, DeviceArray):
+        from flamec.gpu import gpu_of
+
+        gpu_of(array).copy(array, data)
+    else:
+        np.copyto(array, data)
 
 
 def _refuses_in_place(target: Tensor) -> bool:

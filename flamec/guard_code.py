@@ -90,6 +90,11 @@ class CheckBuilder:
             f"({variable}_t := {variable}._type).dtype is {self.name(tensor.dtype)}",
             f"{path}.dtype is {tensor.dtype!r}",
         )
+        device = self.name(tensor.device)
+        self.add(
+            f"({variable}_t.device is {device} or {variable}_t.device == {device})",
+            f"{path}.device is {tensor.device}",
+        )
         self.add(f"{variable}._array is not None", f"{path} holds data")
         if not any(isinstance(d, SymbolicDim) for d in shape):
             self.add(f"{variable}_t.shape == {tuple(shape)!r}", f"{path}.shape is {list(shape)}")

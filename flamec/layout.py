@@ -128,29 +128,36 @@ class _Place:
         return place
 
     def _after(self, name: str, attributes: Mapping[str, Any]) -> tuple[Strides, Dim]:
-        shape, strides, offset = self.type.shape, self.strides, self.offset
-        match name:
-            case "reshape":
-                wanted = attributes["shape"]
-                return view_strides(shape, strides, wanted) or row_major(wanted), offset
-            case "permute":
-                return tuple(strides[a] for a in attributes["axes"]), offset
-            case "expand":
-                return _expanded(shape, strides, attributes["shape"]), offset
-            case "slice":
-                if not any(structurally_equal(d, 0) for d in attributes["sizes"]):
-                    for start, stride in zip(attributes["starts"], strides, strict=True):
-                        offset = offset + start * stride
-                steps = zip(attributes["steps"], strides, strict=True)
-                return tuple(step * stride for step, stride in steps), offset
-            case "diagonal":
-                first, second = attributes["axis1"], attributes["axis2"]
-                start = attributes["offset"]
-                stride = strides[second] if start >= 0 else strides[first]
-                rest = [s for i, s in enumerate(strides) if i not in (first, second)]
-                return (*rest, strides[first] + strides[second]), offset + abs(start) * stride
-            case _:
-                return strides, offset
+        place = view_place(name, attributes, self.type.shape, self.strides, self.offset)
+        return place or (row_major(attributes["shape"]), self.offset)
+
+
+def view_place(
+    name: str, attributes: Mapping[str, Any], shape: Sequence[Dim], strides: Strides, offset: Dim
+) -> tuple[Strides, Dim] | None:
+    """Strides and offset of the view that an operation makes; None where it takes a copy."""
+    match name:
+        case "reshape":
+            wanted = view_strides(shape, strides, attributes["shape"])
+            return None if wanted is None else (wanted, offset)
+        case "permute":
+            return tuple([strides[a] for a in attributes["axes"]]), offset
+        case "expand":
+            return _expanded(shape, strides, attributes["shape"]), offset
+        case "slice":
+            if not any(structurally_equal(d, 0) for d in attributes["sizes"]):
+                for start, stride in zip(attributes["starts"], strides, strict=True):
+                    offset = offset + start * stride
+            steps = zip(attributes["steps"], strides, strict=True)
+            return tuple([step * stride for step, stride in steps]), offset
+        case "diagonal":
+            first, second = attributes["axis1"], attributes["axis2"]
+            start = attributes["offset"]
+            stride = strides[second] if start >= 0 else strides[first]
+            rest = [s for i, s in enumerate(strides) if i not in (first, second)]
+            return (*rest, strides[first] + strides[second]), offset + abs(start) * stride
+        case _:
+            return strides, offset
 
 
 def _expanded(shape: Sequence[Dim], strides: Strides, new_shape: Sequence[Dim]) -> Strides:

@@ -14,13 +14,17 @@ from typing import Any
 import numpy as np
 
 from flamec import layout
-from flamec.dispatch import apply_named, is_detached, tape_value, tensor_builder, write
+from flamec.conversion import constant_array, on_device
+from flamec.device_array import DeviceArray
+from flamec.dispatch import apply, apply_named, is_detached, tape_value, tensor_builder, write
+from flamec.dlpack import CPU_TYPE, CUDA_TYPE, to_capsule
 from flamec.errors import OperationError, user_location
 from flamec.functional.arguments import as_device, as_dtype
 from flamec.functional.dimensions import dimension, sizes
 from flamec.functional.indexing import fit, scalar_of
 from flamec.functional.promotion import constant, is_number, require_tensor
 from flamec.functional.shape import clone, squeeze, t, transpose, unsqueeze, view, window
+from flamec.gpu import gpu_of, move
 from flamec.ir.graph import Node
 from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, structural_key
 from flamec.ir.types import DType, TensorType, dtype_named
@@ -33,7 +37,7 @@ from flamec.values import concrete_array
 def copy_(self: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
     """Store ``src``, broadcast and converted, in the tensor."""
     require_tensor("copy_", "src", src)
-    value = tensor_builder.cast(src, self._type.dtype)
+    value = tensor_builder.cast(on_device(src, self._type.device), self._type.dtype)
     return write(self, fit(value, self._type.shape, "the source"), "copy_")
 
 
@@ -45,7 +49,7 @@ def fill_(self: Tensor, value: Any) -> Tensor:
                 f"fill_ only supports 0-dimension value tensor but got tensor with "
                 f"{len(value._type.shape)} dimensions (at {user_location()})"
             )
-        source = tensor_builder.cast(value, self._type.dtype)
+        source = tensor_builder.cast(on_device(value, self._type.device), self._type.dtype)
     elif is_number(value):
         source = scalar_of(value, self)
     else:
@@ -175,6 +179,9 @@ def is_contiguous(self: Tensor, memory_format: Any = None) -> bool:
 
 def data_ptr(self: Tensor) -> int:
     """The address of the first element."""
+    array = self._array
+    if thread.trace is None and isinstance(array, DeviceArray):
+        return array.address
     return int(concrete_array(self, "data_ptr()").__array_interface__["data"][0])
 
 
@@ -230,11 +237,23 @@ def grad_fn(self: Tensor) -> Node | None:
     return None if value is None else value.node
 
 
+def record_stream(self: Tensor, stream: Any) -> None:
+    """Say that work in another stream uses the tensor's memory: reuse waits for that, too."""
+    array = self._array
+    if not isinstance(array, DeviceArray) or thread.trace is not None:
+        raise OperationError(
+            f"record_stream: the tensor is on {self._type.device}; only memory of a GPU is used "
+            f"by streams (at {user_location()})"
+        )
+    if hasattr(array.memory, "record_stream"):  # memory of another library is not ours to reuse
+        array.memory.record_stream(stream)
+
+
 # new tensors of the same kind -------------------------------------------------------------
 def _new(
     name: str, self: Tensor, size: Sequence[Any], value: Any, options: dict[str, Any]
 ) -> Tensor:
-    device = as_device(name, options.pop("device", None))
+    device = as_device(name, options.pop("device", None), self._type.device)
     dtype = options.pop("dtype", None)
     requires_grad = options.pop("requires_grad", False)
     for ignored in ("layout", "pin_memory"):
@@ -288,7 +307,12 @@ def new_full(self: Tensor, size: Any, fill_value: Any, **options: Any) -> Tensor
 def _copied_storage(storage: Storage, memo: dict[int, Any]) -> Storage:
     if id(storage) not in memo:
         assert storage.base is not None
-        memo[id(storage)] = Storage(storage.base_type, np.array(storage.base, order="K"))
+        base = storage.base
+        if isinstance(base, DeviceArray):
+            base = move(base, base.device)
+        else:
+            base = np.array(base, order="K")
+        memo[id(storage)] = Storage(storage.base_type, base)
     result: Storage = memo[id(storage)]
     return result
 
@@ -307,13 +331,13 @@ def deepcopy(self: Tensor, memo: dict[int, Any]) -> Tensor:
         with no_grad():
             result = clone(self)
     else:
-        concrete_array(self, "deepcopy()")
         storage = _copied_storage(self._storage, memo)
         array = storage.base
-        for op, attributes in self._steps:
-            array = op.evaluate(attributes, array)
-        assert array is not None
-        result = type(self)._from_array(array, self._type, storage, self._steps)
+        view = Tensor._from_array(array, storage.base_type, storage)
+        with no_grad():
+            for op, attributes in self._steps:
+                view = apply(op, (view,), attributes)
+        result = type(self)._from_array(view._array, self._type, storage, self._steps)
     memo[id(self)] = result
     result._requires_grad = self._requires_grad
     if self._grad is not None:
@@ -342,17 +366,20 @@ def _rebuilt(
     shape: tuple[int, ...],
     requires_grad: bool,
     attributes: dict[str, Any],
+    device: str = "cpu",
 ) -> Tensor:
     element: DType = dtype_named(dtype)
     array = np.frombuffer(bytearray(content), dtype=element.numpy).reshape(shape)
-    result = kind._from_array(array, TensorType(shape, element))
+    place = as_device("unpickling", device)
+    made = constant_array(array, place)
+    result = kind._from_array(made._array, made._type)
     result._requires_grad = requires_grad
     result.__dict__.update(attributes)
     return result
 
 
 def reduce_ex(self: Tensor, protocol: int) -> tuple[Any, ...]:
-    """How pickle stores a tensor: its bytes in row-major order, its dtype and its shape."""
+    """How pickle stores a tensor: its bytes in row-major order, dtype, shape and device."""
     array = concrete_array(self, "pickling")
     if not self.is_leaf and not is_detached(self._steps) and self.requires_grad:
         raise OperationError(
@@ -366,18 +393,28 @@ def reduce_ex(self: Tensor, protocol: int) -> tuple[Any, ...]:
         array.shape,
         self._requires_grad,
         dict(self.__dict__),
+        str(self._type.device),
     )
     return _rebuilt, arguments
 
 
 # DLPack -----------------------------------------------------------------------------------
 def dlpack(self: Tensor, **options: Any) -> Any:
-    """The tensor's memory as a DLPack capsule, made by NumPy."""
+    """The tensor's memory as a DLPack capsule; the CPU's is made by NumPy.
+
+    ``stream``: where the consumer will use memory of a GPU (1 or None: the default stream, -1:
+    do not order anything); it then waits for the work that is queued here.
+    """
     if self.requires_grad:
         raise BufferError(
             "Can't export tensors that require gradient, use tensor.detach() "
             f"(at {user_location()})"
         )
+    if isinstance(self._array, DeviceArray) and thread.trace is None:
+        stream = options.get("stream")
+        if stream != -1:
+            gpu_of(self._array).let_wait(1 if stream is None else stream)
+        return to_capsule(self._array)
     if options.get("stream") in (None, -1):
         options.pop("stream", None)
     array = concrete_array(self, "__dlpack__()")
@@ -387,8 +424,9 @@ def dlpack(self: Tensor, **options: Any) -> Any:
 
 
 def dlpack_device(self: Tensor) -> tuple[int, int]:
-    """DLPack's number for the CPU."""
-    return (1, 0)
+    """DLPack's numbers for the device: its type (1: CPU, 2: CUDA) and index."""
+    device = self._type.device
+    return (CPU_TYPE if device.type == "cpu" else CUDA_TYPE, device.index)
 
 
 TENSOR_METHODS = {
@@ -417,6 +455,7 @@ TENSOR_METHODS = {
     "is_set_to": is_set_to,
     "is_same_size": is_same_size,
     "get_device": get_device,
+    "record_stream": record_stream,
     "new_zeros": new_zeros,
     "new_ones": new_ones,
     "new_empty": new_empty,

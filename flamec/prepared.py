@@ -18,8 +18,9 @@ from flamec.errors import CompileError, user_location
 from flamec.ir.graph import Graph
 from flamec.ir.passes.manager import PassError, PassRecord, run_passes
 from flamec.ir.passes.pipeline import pipeline
+from flamec.ir.passes.place import devices_of
 from flamec.ir.plan import ExecutionPlan
-from flamec.ir.types import Device, DType, TensorType
+from flamec.ir.types import CPU, Device, DType, TensorType
 
 if TYPE_CHECKING:
     from flamec.codegen.compile_graph import CompiledGraph
@@ -128,13 +129,18 @@ def generate_plan(prepared: Prepared, symbols: Sequence[str]) -> ExecutionPlan:
 
 
 def graph_device(graph: Graph) -> Device:
-    """The one device of a graph's values; CompileError where there are several."""
-    values = [*graph.inputs, *(v for node in graph.nodes for v in node.outputs)]
-    devices = dict.fromkeys(v.type.device for v in values)
-    if len(devices) > 1:
-        names = ", ".join(map(str, devices))
-        raise CompileError(f"{graph.name} has values on several devices ({names})")
-    return next(iter(devices), Device())
+    """Where a graph runs: on the GPU that some of its values are on, else on the CPU.
+
+    CompileError for values on several GPUs.
+    """
+    gpus = [device for device in devices_of(graph) if device.type != "cpu"]
+    if len(gpus) > 1:
+        names = " and ".join(map(str, gpus))
+        raise CompileError(
+            f"{graph.name} computes on {names}; a compiled function runs on one GPU "
+            f"(at {user_location()})"
+        )
+    return gpus[0] if gpus else CPU
 
 
 def cache_key(graph: Graph, symbols: Sequence[str], identity: str) -> str:

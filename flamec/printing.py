@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from flamec.device_array import DeviceArray
 from flamec.dispatch import tape_value
+from flamec.gpu import gpu_of
 from flamec.ir.graph import Value
 from flamec.ir.shape import format_shape
 from flamec.ir.types import bool_, int64
@@ -180,6 +182,9 @@ def format_tensor(self: Tensor) -> str:
         return f"Tensor({dtype.name}{format_shape(self._type.shape)}, {state})"
     options = _options
     suffixes = []
+    if isinstance(array, DeviceArray):
+        suffixes.append(f"device='{array.device}'")
+        array = gpu_of(array).download(array)
     if array.size == 0:
         text = "[]"
         if array.ndim != 1:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from flamec.conversion import constant_array, on_device
 from flamec.dispatch import write
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import as_device
@@ -24,6 +25,7 @@ from flamec.ir.shape import Dim, product
 from flamec.ir.types import CPU, Device, DType, bfloat16, float16, float32, float64, int64
 from flamec.state import thread
 from flamec.tensor import Tensor
+from flamec.values import concrete_array
 
 Shape = Sequence[Dim]
 
@@ -35,15 +37,15 @@ class Generator:
 
     def __init__(self, device: Any = "cpu") -> None:
         self.device: Device = as_device("Generator", device)
-        self.state = Tensor._from_array(_state_array(_DEFAULT_SEED))
+        self.state = constant_array(_state_array(_DEFAULT_SEED), self.device)
 
     def manual_seed(self, seed: int) -> Generator:
         """Start the stream of ``seed``, an int of 64 bits with or without sign, anew."""
         words = _state_array(_checked_seed(seed))
         if thread.trace is None:
-            write(self.state, Tensor._from_array(words), "manual_seed")
+            write(self.state, constant_array(words, self.device), "manual_seed")
         else:
-            place = ops.iota(shape=(2,), axis=0, dtype=int64, device=CPU)
+            place = ops.iota(shape=(2,), axis=0, dtype=int64, device=self.device)
             write(self.state, ops.mul(ops.sub(1, place), int(words[0])), "manual_seed")
         return self
 
@@ -58,8 +60,8 @@ class Generator:
         return int(_concrete_state(self, "initial_seed()")[0]) & 0xFFFFFFFFFFFFFFFF
 
     def get_state(self) -> Tensor:
-        """A copy of the state: int64 (seed, offset)."""
-        return ops.convert(self.state, dtype=int64)
+        """A copy of the state on the CPU: int64 (seed, offset)."""
+        return on_device(ops.convert(self.state, dtype=int64), CPU)
 
     def set_state(self, new_state: Tensor) -> Generator:
         """Continue from a state that ``get_state`` gave."""
@@ -72,7 +74,7 @@ class Generator:
                 "set_state(): the state must be an int64 tensor of shape [2], as get_state() "
                 f"gives (at {user_location()})"
             )
-        write(self.state, new_state, "set_state")
+        write(self.state, on_device(new_state, self.device), "set_state")
         return self
 
     def clone_state(self) -> Generator:
@@ -84,7 +86,7 @@ class Generator:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.device = state["device"]
-        self.state = Tensor._from_array(np.array(state["state"], dtype=np.int64))
+        self.state = constant_array(np.array(state["state"], dtype=np.int64), self.device)
 
     def __repr__(self) -> str:
         return f"<flamec.Generator on {self.device}>"
@@ -105,27 +107,48 @@ def _checked_seed(seed: Any) -> int:
 
 
 def _concrete_state(generator: Generator, what: str) -> np.ndarray:
-    if thread.trace is not None:
-        raise thread.trace.refuse_value(what)
-    array = generator.state._array
-    assert array is not None
-    return array
+    return concrete_array(generator.state, what)
 
 
 default_generator = Generator()
+_gpu_generators: dict[Device, Generator] = {}
+
+
+def generator_of(device: Device) -> Generator:
+    """The default generator of a device; a GPU's starts with the seed set last for all."""
+    if device.type == "cpu":
+        return default_generator
+    known = _gpu_generators.get(device)
+    if known is None:
+        trace, thread.trace = thread.trace, None  # its state is not part of the program
+        try:
+            known = _gpu_generators[device] = Generator(device)
+            known.manual_seed(_seed_of_all)
+        finally:
+            thread.trace = trace
+    return known
+
+
+_seed_of_all = _DEFAULT_SEED
 
 
 # the default generator ---------------------------------------------------------------
 
 
 def manual_seed(seed: int) -> Generator:
-    """Seed the default generator; returns it."""
+    """Seed the default generators of all devices; returns the CPU's."""
+    global _seed_of_all
+    _seed_of_all = _checked_seed(seed)
+    for generator in _gpu_generators.values():
+        generator.manual_seed(seed)
     return default_generator.manual_seed(seed)
 
 
 def seed() -> int:
-    """Seed the default generator at random; returns the seed."""
-    return default_generator.seed()
+    """Seed the default generators of all devices at random; returns the seed."""
+    chosen = default_generator.seed()
+    manual_seed(chosen)
+    return chosen
 
 
 def initial_seed() -> int:
@@ -145,15 +168,24 @@ def set_rng_state(new_state: Tensor) -> None:
 
 @contextmanager
 def fork_rng(devices: Iterable[Any] | None = None, enabled: bool = True) -> Iterator[None]:
-    """What the block draws from the default generator leaves its state as it was."""
+    """What the block draws from the default generators leaves their states as they were.
+
+    ``devices``: the GPUs whose generators are kept beside the CPU's; None: those in use.
+    """
     if not enabled:
         yield
         return
-    state = get_rng_state()
+    if devices is None:
+        kept = list(_gpu_generators.values())
+    else:
+        kept = [generator_of(as_device("fork_rng", device)) for device in devices]
+    generators = list(dict.fromkeys((default_generator, *kept)))
+    states = [generator.get_state() for generator in generators]
     try:
         yield
     finally:
-        set_rng_state(state)
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 # drawing -----------------------------------------------------------------------------
@@ -161,11 +193,15 @@ def fork_rng(devices: Iterable[Any] | None = None, enabled: bool = True) -> Iter
 
 def random_words(shape: Shape, generator: Generator | None = None, device: Device = CPU) -> Tensor:
     """Random 32-bit words as int32; advances the generator by one for each four words."""
-    source = default_generator if generator is None else generator
+    source = generator_of(device) if generator is None else generator
     if not isinstance(source, Generator):
         raise OperationTypeError(
             f"generator must be a flamec.Generator, not {type(source).__name__} "
             f"(at {user_location()})"
+        )
+    if source.device != device:
+        raise OperationError(
+            f"expected a generator on {device}, but it is on {source.device} (at {user_location()})"
         )
     shape = tuple(shape)
     words: Tensor = ops.random_bits(source.state, shape=shape)

@@ -21,10 +21,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class ThreadState(threading.local):
-    """``trace``: the trace in progress, or None. ``grad_enabled``: record for autograd."""
+    """``trace``: the trace in progress, or None. ``grad_enabled``: record for autograd.
+
+    ``cuda_device``: the number of the GPU that ``"cuda"`` names.
+    """
 
     trace: Trace | None = None
     grad_enabled: bool = True
+    cuda_device: int = 0
 
 
 class ProcessState:

@@ -59,7 +59,7 @@ class Storage:
 
     __slots__ = ("__weakref__", "base", "base_type", "value", "version", "writer")
 
-    def __init__(self, base_type: TensorType, base: np.ndarray | None = None) -> None:
+    def __init__(self, base_type: TensorType, base: Any = None) -> None:
         self.base_type = base_type
         self.base = base
         self.version = 0
@@ -91,7 +91,7 @@ class Tensor:
         "_value_version",
     )
 
-    _array: np.ndarray | None
+    _array: Any  # a NumPy array, a DeviceArray on a GPU, or None while tracing
     _storage: Storage
     _steps: tuple[ViewStep, ...]
     _type: TensorType
@@ -113,7 +113,7 @@ class Tensor:
     @classmethod
     def _from_array(
         cls,
-        array: np.ndarray,
+        array: Any,
         type: TensorType | None = None,
         storage: Storage | None = None,
         steps: tuple[ViewStep, ...] = (),

@@ -13,7 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flamec.dispatch import Leaf, is_detached, tape_value, view_steps, write_through
+from flamec.dispatch import (
+    Leaf,
+    is_detached,
+    tape_value,
+    view_steps,
+    with_scalars_moved,
+    write_through,
+)
 from flamec.errors import (
     CompileError,
     DataDependentError,
@@ -97,6 +104,7 @@ class Trace:
         self.aliases: list[tuple[int, Tensor]] = []
         self.alias_tensors: set[Tensor] = set()
         self.exempted: set[tuple[int, Any]] = set()
+        self.reads_cuda_device = False
         self.conditions: list[tuple[Any, Any, Callable[[Any], bool], bool]] = []
 
     # inputs -------------------------------------------------------------------
@@ -271,6 +279,9 @@ class Trace:
         try:
             node = self._add_node(op, operands, attributes)
         except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+            together = with_scalars_moved(op, inputs)
+            if together is not None:
+                return self.apply(op, together, attributes)
             raise operation_error(op.name, error) from error
         if (
             thread.grad_enabled

@@ -10,16 +10,21 @@ from typing import Any
 
 import numpy as np
 
+from flamec.device_array import DeviceArray
 from flamec.dispatch import apply_named
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.promotion import as_tensors, is_number
+from flamec.gpu import gpu_of
 from flamec.ir.types import DType
 from flamec.state import thread
 from flamec.tensor import Tensor
 
 
 def concrete_array(tensor: Tensor, what: str) -> np.ndarray:
-    """The array of a tensor's values, for ``what`` (named in errors) to read in Python."""
+    """The array of a tensor's values, for ``what`` (named in errors) to read in Python.
+
+    A copy of a tensor on a GPU, after the work on it.
+    """
     if thread.trace is not None:
         raise thread.trace.refuse_value(what)
     if tensor._array is None:
@@ -27,7 +32,8 @@ def concrete_array(tensor: Tensor, what: str) -> np.ndarray:
             f"{what}: a tensor of a compiled function is used outside it; return it from the "
             f"function instead (at {user_location()})"
         )
-    return tensor._array
+    array = tensor._array
+    return gpu_of(array).download(array) if isinstance(array, DeviceArray) else array
 
 
 def numpy(self: Tensor, *, force: bool = False) -> np.ndarray:
@@ -35,6 +41,11 @@ def numpy(self: Tensor, *, force: bool = False) -> np.ndarray:
 
     Raises RuntimeError for a tensor that requires grad, unless ``force``.
     """
+    if self._type.device.type != "cpu":
+        raise OperationTypeError(
+            f"can't convert {self._type.device} device type tensor to numpy. Use Tensor.cpu() to "
+            f"copy the tensor to host memory first (at {user_location()})."
+        )
     array = concrete_array(self, "numpy()")
     if self.requires_grad and not force:
         raise OperationError(

@@ -33,6 +33,7 @@ class OpKind(enum.Enum):
     GATHER = "gather"  # reads at computed places
     SCATTER = "scatter"  # writes at computed places
     SCAN = "scan"  # running reductions
+    TRANSFER = "transfer"  # the same elements on another device
     BARRIER = "barrier"  # the first operand, with another derivative
     CALL = "call"  # a whole compiled program, on the eager tape only
 
@@ -97,6 +98,7 @@ class Op:
     - ``expensive``: cheaper to keep than to compute twice.
     - ``write_back(b, parent, child, attributes)`` for views: the parent with the child's
       elements replaced, which is how a write through a view is expressed without mutation.
+    - ``dimensions``: the attributes that hold sizes or positions, which may be symbolic.
     """
 
     name: str
@@ -115,6 +117,7 @@ class Op:
     identity: Any = None
     expensive: bool = False
     write_back: Callable[[Builder, Any, Any, Attributes], Any] | None = None
+    dimensions: tuple[str, ...] = ()
     doc: str = ""
 
     def infer_types(self, types: Types, attributes: Attributes) -> Types:

@@ -174,6 +174,9 @@ class TensorType:
     def with_shape(self, shape: tuple[Dim, ...]) -> TensorType:
         return TensorType(shape, self.dtype, self.device)
 
+    def with_device(self, device: Device) -> TensorType:
+        return TensorType(self.shape, self.dtype, device)
+
     def with_dtype(self, dtype: DType) -> TensorType:
         return TensorType(self.shape, dtype, self.device)
 

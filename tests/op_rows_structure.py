@@ -414,4 +414,22 @@ INDEXING_ROWS = [
     ),
 ]
 
-STRUCTURE_ROWS = [*VIEW_ROWS, *ASSEMBLE_ROWS, *CREATION_ROWS, *INDEXING_ROWS]
+TRANSFER_ROWS = [
+    Row(
+        "to_device",
+        EVERY,
+        applications((((2, 3),), {"device": CPU}), (((0,),), {"device": CPU})),
+        lambda sample, x: x,
+        gradient=(0,),
+        symbolic=symbolic(lambda B: ((B, 3),), lambda B: {"device": CPU}),
+        errors=(bad(TypeError, "must be a Device", X, device="cuda"),),
+    ),
+]
+
+STRUCTURE_ROWS = [
+    *VIEW_ROWS,
+    *ASSEMBLE_ROWS,
+    *CREATION_ROWS,
+    *INDEXING_ROWS,
+    *TRANSFER_ROWS,
+]

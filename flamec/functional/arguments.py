@@ -11,11 +11,13 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from flamec import gpu
 from flamec.dispatch import tensor_builder, write
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.promotion import can_cast
 from flamec.ir.shape import format_shape, structural_key
 from flamec.ir.types import CPU, Device, DType, bool_, float64, int64
+from flamec.state import thread
 from flamec.tensor import Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -88,15 +90,16 @@ def as_dtype(name: str, dtype: Any) -> DType:
 _KNOWN_DEVICES = ("cpu", "cuda", "meta")
 
 
-def as_device(name: str, device: Any) -> Device:
-    """A device given as such, as text, or None for the default.
+def as_device(name: str, device: Any, default: Device = CPU) -> Device:
+    """A device given as such, as text, as the number of a GPU, or None for ``default``.
 
-    Raises RuntimeError for a device that is unknown or not present.
+    ``"cuda"`` without a number is the thread's current GPU. Raises RuntimeError for a device
+    that is unknown or not present.
     """
     if device is None:
-        return CPU
+        return default
     if isinstance(device, str):
-        device = Device(device)
+        device = Device(device) if ":" in device or device != "cuda" else _current_gpu()
     elif isinstance(device, builtins.int) and not isinstance(device, builtins.bool):
         device = Device("cuda", device)
     if not isinstance(device, Device):
@@ -109,9 +112,30 @@ def as_device(name: str, device: Any) -> Device:
             f"{name}(): unknown device type {device.type!r}; known: {', '.join(_KNOWN_DEVICES)} "
             f"(at {user_location()})"
         )
-    if device != CPU:
-        raise OperationError(
-            f"{name}(): device {device} is not available; this version computes on the cpu "
-            f"(at {user_location()})"
-        )
-    return CPU
+    if device == CPU:
+        return CPU
+    if device.type != "cuda" or device not in _present:
+        _require_present(name, device)
+    return device
+
+
+_present: set[Device] = set()
+
+
+def _current_gpu() -> Device:
+    if thread.trace is not None:
+        thread.trace.reads_cuda_device = True
+    return Device("cuda", thread.cuda_device)
+
+
+def _require_present(name: str, device: Device) -> None:
+    count = gpu.device_count() if device.type == "cuda" else 0
+    if device.index < count:
+        _present.add(device)
+        return
+    reason = gpu.unavailable_reason() if device.type == "cuda" else "it holds no elements"
+    if reason is None:
+        reason = f"this process has {count} GPU{'s' * (count != 1)}"
+    raise OperationError(
+        f"{name}(): device {device} is not available: {reason} (at {user_location()})"
+    )

@@ -26,8 +26,8 @@ from flamec.functional.promotion import (
 from flamec.ir.op import lookup
 from flamec.ir.shape import structural_key
 from flamec.ir.types import bool_
-from flamec.state import thread
 from flamec.tensor import Tensor
+from flamec.values import concrete_array
 
 
 def _comparison(name: str, doc: str) -> Callable[..., Tensor]:
@@ -163,10 +163,7 @@ def equal(input: Tensor, other: Tensor) -> bool:
 
 def _read(what: str, condition: Tensor) -> bool:
     """Whether a bool tensor is true everywhere; refused while tracing."""
-    if thread.trace is not None:
-        raise thread.trace.refuse_value(what)
-    assert condition._array is not None
-    return bool(condition._array.all())
+    return bool(concrete_array(condition, what).all())
 
 
 # logic -----------------------------------------------------------------------------------

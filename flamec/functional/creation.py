@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flamec import values
+from flamec.conversion import on_device
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import as_device, as_dtype, public
 from flamec.functional.dimensions import size, sizes
@@ -27,7 +28,7 @@ from flamec.functional.promotion import (
 )
 from flamec.functional.unary import copied
 from flamec.ir.shape import Dim, SymbolicDim
-from flamec.ir.types import Device, DType, float64, int64
+from flamec.ir.types import CPU, Device, DType, float64, int64
 from flamec.state import process
 from flamec.tensor import Tensor
 
@@ -46,7 +47,8 @@ class Options:
         self.name = name
         self.explicit_dtype: DType | None = None if dtype is None else as_dtype(name, dtype)
         self.like_dtype = None if like is None else like._type.dtype
-        self.device: Device = as_device(name, given.get("device"))
+        place = CPU if like is None else like._type.device
+        self.device: Device = as_device(name, given.get("device"), place)
         self.requires_grad = bool(given.get("requires_grad", False))
 
     @property
@@ -74,7 +76,7 @@ def filled(name: str, shape: tuple[Dim, ...], value: Any, dtype: DType, device: 
             )
     if isinstance(value, (Tensor, SymbolicDim)):
         (scalar,) = convert_operands((value,), dtype)
-        return copied(ops.expand_to(scalar, shape))
+        return copied(ops.expand_to(on_device(scalar, device), shape))
     value = plain_number(value)
     if dtype.kind == "bool":
         value = bool(value)

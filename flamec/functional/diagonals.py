@@ -132,7 +132,7 @@ def triu(input: Tensor, diagonal: int = 0) -> Tensor:
 def _triangle_indices(
     name: str, row: Any, col: Any, offset: int, dtype: Any, device: Any, upper: bool
 ) -> Tensor:
-    as_device(name, device)
+    place = as_device(name, device)
     wanted: DType = int64 if dtype is None else as_dtype(name, dtype)
     if row < 0 or col < 0:
         raise OperationError(
@@ -140,7 +140,7 @@ def _triangle_indices(
         )
     distance = np.arange(int(col)) - np.arange(int(row))[:, None]
     places = np.nonzero(distance >= offset if upper else distance <= offset)
-    return constant_array(np.stack(places).astype(wanted.numpy))
+    return constant_array(np.stack(places).astype(wanted.numpy), place)
 
 
 def tril_indices(

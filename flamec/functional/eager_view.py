@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from flamec.device_array import DeviceArray, Shape
 from flamec.dispatch import DETACH
 from flamec.ir.op import lookup
 from flamec.ir.types import TensorType
@@ -72,12 +71,24 @@ def eager_view(x: Tensor, index: Any) -> Tensor | None:
         sizes.append(count)
         steps.append(step)
         shape.append(count)
-    return _view(x, array[(*items, Ellipsis)], starts, sizes, steps, tuple(shape))
+    if array.__class__ is DeviceArray:
+        view = _device_view(array, starts, sizes, steps, tuple(shape))
+    else:
+        view = array[(*items, Ellipsis)]
+    return _view(x, view, starts, sizes, steps, tuple(shape))
+
+
+def _device_view(
+    array: DeviceArray, starts: list[int], sizes: list[int], steps: list[int], shape: Shape
+) -> DeviceArray | None:
+    window = {"starts": tuple(starts), "sizes": tuple(sizes), "steps": tuple(steps)}
+    cut = array.view(_SLICE, window, tuple(sizes))
+    return None if cut is None else cut.view(_RESHAPE, {"shape": shape}, shape)
 
 
 def _view(
     x: Tensor,
-    view: np.ndarray,
+    view: Any,
     starts: list[int],
     sizes: list[int],
     steps: list[int],

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, OutOfRangeError, user_location
 from flamec.functional.dimensions import dimension
@@ -43,7 +45,7 @@ def _as_int64(name: str, index: Any) -> Tensor:
 def _nonnegative(name: str, index: Tensor, extent: Dim) -> Tensor:
     """``index`` such that a negative entry is out of range instead of counted from the end."""
     array = index._array
-    if thread.trace is None and array is not None:
+    if thread.trace is None and isinstance(array, np.ndarray):
         if array.size and array.min() < 0:
             raise OutOfRangeError(
                 f"{name}(): index {array.min()} is out of bounds for a dimension of size {extent} "

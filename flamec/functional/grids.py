@@ -83,5 +83,5 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
         return tensor_builder.full_like(0, input._type.with_shape((0,)))
     chosen = list((_choose_again if with_replacement else _choose)(range(int(shape[0])), r))
     places = np.array(chosen, np.int64).reshape(len(chosen), r)
-    result: Tensor = apply_named("index", input, constant_array(places))
+    result: Tensor = apply_named("index", input, constant_array(places, input._type.device))
     return result

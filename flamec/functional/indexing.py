@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from flamec.conversion import as_tensor, constant_array, tensor
+from flamec.conversion import as_tensor, constant_array, on_device, tensor
 from flamec.dispatch import apply_named, tensor_builder, write
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.eager_view import eager_view
@@ -334,7 +334,7 @@ def _positions(index: Tensor) -> Sequence[Tensor]:
     if index._type.dtype is not bool_:
         return (index,)
     mask = concrete_array(index, "indexing with a boolean mask")
-    return [constant_array(p) for p in np.nonzero(mask)]
+    return [constant_array(p, index._type.device) for p in np.nonzero(mask)]
 
 
 def getitem(self: Tensor, index: Any) -> Tensor:
@@ -357,14 +357,14 @@ def getitem(self: Tensor, index: Any) -> Tensor:
 
 # assignment -------------------------------------------------------------------------------
 def _assigned(self: Tensor, value: Any) -> Tensor:
-    """The value of an assignment to ``self`` as a tensor of its dtype."""
-    dtype = self._type.dtype
+    """The value of an assignment to ``self`` as a tensor of its dtype and device."""
+    dtype, device = self._type.dtype, self._type.device
     if isinstance(value, Tensor):
-        return tensor_builder.cast(value, dtype)
+        return tensor_builder.cast(on_device(value, device), dtype)
     if is_number(value):
         return scalar_of(value, self)
     if isinstance(value, (np.ndarray, list, tuple)):
-        return tensor_builder.cast(as_tensor(value), dtype)
+        return tensor_builder.cast(as_tensor(value, device=device), dtype)
     raise OperationTypeError(
         f"can't assign a {type(value).__name__} to a flamec.{dtype.name} tensor "
         f"(at {user_location()})"

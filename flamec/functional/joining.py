@@ -378,7 +378,8 @@ def _positions_repeated(repeats: Tensor) -> Tensor:
             "repeat_interleave: repeats must be a one-dimensional tensor of nonnegative integers "
             f"(at {user_location()})"
         )
-    return constant_array(np.repeat(np.arange(counts.size), counts))
+    places = np.repeat(np.arange(counts.size), counts)
+    return constant_array(places, repeats._type.device)
 
 
 def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:

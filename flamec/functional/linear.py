@@ -17,6 +17,7 @@ from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape
 from flamec.ir.types import int32, int64
 from flamec.state import no_grad, thread
 from flamec.tensor import Tensor
+from flamec.values import concrete_array
 
 __all__ = ["bilinear", "embedding", "linear", "one_hot", "pad"]
 
@@ -161,8 +162,7 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
 
 
 def _checked_class_count(tensor: Tensor, num_classes: int) -> int:
-    array = tensor._array
-    assert array is not None
+    array = concrete_array(tensor, "one_hot()")
     if not array.size:
         require(
             num_classes > 0,

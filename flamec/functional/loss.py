@@ -25,6 +25,7 @@ from flamec.ir.shape import equal, format_shape
 from flamec.ir.types import DType
 from flamec.state import thread
 from flamec.tensor import Tensor
+from flamec.values import concrete_array
 
 __all__ = [
     "binary_cross_entropy",
@@ -137,8 +138,8 @@ def _clipped_log(x: Tensor) -> Tensor:
 
 
 def _require_probabilities(input: Tensor) -> None:
-    array = input._array
-    if thread.trace is None and array is not None and array.size:
+    if thread.trace is None:
+        array = concrete_array(input, "binary_cross_entropy()")
         inside = (array >= 0) & (array <= 1)
         require(
             bool(inside.all()),
@@ -284,10 +285,9 @@ def gaussian_nll_loss(
     if not isinstance(var, Tensor):
         require(var >= 0, "gaussian_nll_loss: var has negative entry/entries")
         var = ops.full_like(float(var), x._type)
-    elif thread.trace is None and var._array is not None:
-        require(
-            not bool((var._array < 0).any()), "gaussian_nll_loss: var has negative entry/entries"
-        )
+    elif thread.trace is None:
+        negative = concrete_array(var, "gaussian_nll_loss()") < 0
+        require(not bool(negative.any()), "gaussian_nll_loss: var has negative entry/entries")
     variance = ops.cast(_spread_variance(var, input), x._type.dtype)
     limited = ops.add(variance, ops.detach(ops.sub(at_least(variance, eps), variance)))
     difference = ops.sub(x, y)

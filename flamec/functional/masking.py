@@ -44,7 +44,8 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """The elements of ``input`` where ``mask`` is True, in one dimension."""
     x, chosen = broadcast_tensors(input, _as_mask("masked_select", mask))
     flags = concrete_array(chosen, "masked_select()")
-    places = [constant_array(p) for p in np.nonzero(np.atleast_1d(flags))]
+    device = chosen._type.device
+    places = [constant_array(p, device) for p in np.nonzero(np.atleast_1d(flags))]
     result: Tensor = apply_named("index", x if x._type.shape else regroup(x, (1,)), *places)
     return result
 
@@ -54,9 +55,8 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     require_same_dtype("masked_scatter", input, source)
     x, chosen = broadcast_tensors(input, _as_mask("masked_scatter", mask))
     shape = x._type.shape
-    array = chosen._array
-    if thread.trace is None and array is not None:
-        count = int(np.count_nonzero(array))
+    if thread.trace is None:
+        count = int(np.count_nonzero(concrete_array(chosen, "masked_scatter()")))
         if less(product(source._type.shape), count):
             raise OperationError(
                 f"masked_scatter: the mask has {count} True elements, source only "
@@ -74,12 +74,12 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
 
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """The places of the elements that are not zero: [count, rank], or one tensor a dimension."""
-    array = concrete_array(input, "nonzero()")
+    array, device = concrete_array(input, "nonzero()"), input._type.device
     if as_tuple:
-        return tuple(constant_array(p) for p in np.nonzero(np.atleast_1d(array)))
+        return tuple(constant_array(p, device) for p in np.nonzero(np.atleast_1d(array)))
     if not array.ndim:
-        return constant_array(np.empty((int(bool(array)), 0), np.int64))
-    return constant_array(np.ascontiguousarray(np.argwhere(array)))
+        return constant_array(np.empty((int(bool(array)), 0), np.int64), device)
+    return constant_array(np.ascontiguousarray(np.argwhere(array)), device)
 
 
 def argwhere(input: Tensor) -> Tensor:

@@ -151,7 +151,8 @@ def constant(value: Any, dtype: DType, device: Device = CPU) -> Tensor:
     if shareable:
         if len(_CONSTANTS) >= _MOST_CONSTANTS:
             _CONSTANTS.clear()
-        result._array.flags.writeable = False
+        if device == CPU:
+            result._array.flags.writeable = False
         _CONSTANTS[value, dtype, device] = result
     return result
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from flamec.conversion import constant_array
 from flamec.dispatch import write
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import public
@@ -23,7 +24,7 @@ from flamec.functional.dimensions import sizes
 from flamec.functional.primitives import narrowed, ops
 from flamec.functional.promotion import is_number, plain_number, require_tensor
 from flamec.ir.shape import Dim, broadcast_shapes
-from flamec.ir.types import DType, int64
+from flamec.ir.types import Device, DType, int64
 from flamec.random import (
     Generator,
     integer_numbers,
@@ -33,6 +34,7 @@ from flamec.random import (
 )
 from flamec.state import process, thread
 from flamec.tensor import Tensor
+from flamec.values import concrete_array
 
 
 def _require(condition: bool, name: str, message: str) -> None:
@@ -155,11 +157,10 @@ def randperm(n: int, *, generator: Generator | None = None, **options: Any) -> T
         raise thread.trace.refuse_value("randperm()")
     count = int(n)
     _require(count >= 0, "randperm", f"n must be nonnegative, got {n}")
-    words = random_words((2, count), generator)._array
-    assert words is not None
+    words = concrete_array(random_words((2, count), generator, settings.device), "randperm()")
     keys = (words[0].astype(np.int64) << 32) | words[1].view(np.uint32)
     order = np.argsort(keys, kind="stable")
-    result = Tensor._from_array(order.astype(np.int64))
+    result = constant_array(order.astype(np.int64), settings.device)
     return settings.finished(ops.cast(result, settings.dtype_or(int64)))
 
 
@@ -209,9 +210,11 @@ def _scaled(numbers: Tensor, factor: Any, term: Any) -> Tensor:
     return ops.add(ops.mul(numbers, factor), term)
 
 
-def _successes(probability: Any, shape: Sequence[Dim], dtype: DType, generator: Any) -> Tensor:
+def _successes(
+    probability: Any, shape: Sequence[Dim], dtype: DType, device: Device, generator: Any
+) -> Tensor:
     """1 with the given probability, else 0."""
-    uniform = uniform_numbers(shape, dtype.compute, generator=generator)
+    uniform = uniform_numbers(shape, dtype.compute, device, generator)
     return ops.lt(uniform, probability)
 
 
@@ -224,14 +227,17 @@ def bernoulli(
     dtype = input._type.dtype
     if p is None:
         _floating("bernoulli", dtype)
-        if thread.trace is None and input._array is not None:
-            within = bool(((input._array >= 0) & (input._array <= 1)).all())
+        if thread.trace is None:
+            values = concrete_array(input, "bernoulli()")
+            within = bool(((values >= 0) & (values <= 1)).all())
             _require(within, "bernoulli", "expects probabilities in [0, 1]")
         probability: Any = ops.cast(ops.detach(input), dtype.compute)
     else:
         probability = _checked_probability("bernoulli", p)
     kind = dtype if dtype.is_floating_point else process.default_dtype
-    return ops.cast(_successes(probability, input._type.shape, kind, generator), dtype)
+    return ops.cast(
+        _successes(probability, input._type.shape, kind, input._type.device, generator), dtype
+    )
 
 
 def _checked_probability(name: str, p: Any) -> Any:
@@ -283,8 +289,7 @@ def multinomial(
 
 
 def _check_weights(weights: Tensor) -> None:
-    array = weights._array
-    assert array is not None
+    array = concrete_array(weights, "multinomial()")
     usable = bool(np.isfinite(array).all() and (array >= 0).all())
     _require(usable, "multinomial", "the weights must be finite and not negative")
     positive = bool((array.sum(axis=-1) > 0).all())
@@ -388,7 +393,7 @@ def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Generator | None = None
         probability = ops.cast(ops.detach(p), kind.compute)
     else:
         probability = _checked_probability("bernoulli_", p)
-    drawn = _successes(probability, self._type.shape, kind, generator)
+    drawn = _successes(probability, self._type.shape, kind, self._type.device, generator)
     return write(self, ops.cast(drawn, self._type.dtype), "bernoulli_")
 
 

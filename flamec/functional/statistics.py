@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from flamec.conversion import constant_array
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional import arithmetic
 from flamec.functional.arguments import as_dtype, public
@@ -24,6 +25,7 @@ from flamec.functional.unary import as_floating
 from flamec.ir.types import DType, float64, int64
 from flamec.state import thread
 from flamec.tensor import Tensor
+from flamec.values import concrete_array
 
 
 def _require_floating(name: str, input: Any) -> Tensor:
@@ -298,8 +300,7 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
     require_tensor("bincount", "input", input)
     if thread.trace is not None:
         raise thread.trace.refuse_value("bincount()")
-    values = input._array
-    assert values is not None
+    values = concrete_array(input, "bincount()")
     if input.ndim != 1 or input._type.dtype.kind not in ("int", "uint"):
         raise OperationError(
             f"bincount(): expected a 1-d tensor of nonnegative integers, got {input._type} "
@@ -310,7 +311,7 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
     length = max(int(values.max()) + 1 if values.size else 0, minlength)
     if weights is None:
         counts = np.bincount(values, minlength=length)
-        return Tensor._from_array(counts.astype(np.int64))
+        return constant_array(counts.astype(np.int64), input._type.device)
     require_tensor("bincount", "weights", weights)
     if weights.shape != input.shape:
         raise OperationError(

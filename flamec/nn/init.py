@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 
 from flamec import random
+from flamec.conversion import constant_array
 from flamec.dispatch import write
 from flamec.functional.primitives import ops
 from flamec.ir.types import float64
@@ -142,8 +143,8 @@ def zeros_(tensor: Tensor) -> Tensor:
 
 def _store(tensor: Tensor, values: np.ndarray, name: str) -> Tensor:
     with no_grad():
-        source = Tensor._from_array(np.ascontiguousarray(values, np.float64))
-        return write(tensor, ops.cast(source, tensor._type.dtype), name)
+        wanted = np.ascontiguousarray(values, tensor._type.dtype.numpy)
+        return write(tensor, constant_array(wanted, tensor._type.device), name)
 
 
 def eye_(tensor: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from flamec.dispatch import tensor_builder, write
+from flamec.dispatch import apply_named, tensor_builder, write
 from flamec.errors import CompileError, user_location
 from flamec.functional.arguments import as_device
 from flamec.ir.shape import Dim
@@ -95,9 +95,9 @@ def filled(
 
 def _copied(tensor: Tensor) -> Tensor:
     """The same values in memory of their own, outside autograd."""
-    array = tensor._array
-    assert array is not None
-    return Tensor._from_array(array.copy(), tensor._type)
+    with no_grad():
+        result: Tensor = apply_named("convert", tensor, dtype=tensor._type.dtype)
+    return result
 
 
 def replace_data(tensor: Tensor, data: Tensor) -> None:

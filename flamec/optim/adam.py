@@ -78,7 +78,7 @@ class Adam(Optimizer):
 
     def new_state(self, group: Group, parameter: Tensor) -> dict[str, Any]:
         state = {
-            "step": new_step(),
+            "step": new_step(parameter),
             "exp_avg": zeros_like(parameter),
             "exp_avg_sq": zeros_like(parameter),
         }

@@ -18,12 +18,11 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
-import numpy as np
-
+from flamec.conversion import on_device
 from flamec.dispatch import write
 from flamec.functional.primitives import ops
 from flamec.functional.promotion import constant
-from flamec.ir.types import CPU, TensorType, float32, float64
+from flamec.ir.types import TensorType, float32, float64
 from flamec.nn.parameter import clear_gradients
 from flamec.state import enable_grad, thread, trace_paused
 from flamec.tensor import Tensor
@@ -226,12 +225,12 @@ def _loaded(key: str, value: Any, parameter: Tensor) -> Any:
     """A copy of a state entry, in the parameter's dtype except for the step count."""
     if not isinstance(value, Tensor):
         if key == "step":  # a plain number in old files
-            return ops.full_like(float(value), TensorType((), float32, CPU))
+            return ops.full_like(float(value), TensorType((), float32, parameter.device))
         return deepcopy(value)
     dtype = value.dtype
     if key != "step" and parameter.dtype.is_floating_point and dtype.is_floating_point:
         dtype = parameter.dtype
-    return Tensor._from_array(np.array(value.detach().numpy(), dtype=dtype.numpy))
+    return value.detach().to(parameter.device, dtype, copy=True)  # type: ignore[no-any-return]
 
 
 # what the formulas are written with ----------------------------------------------------
@@ -242,9 +241,12 @@ def zeros_like(parameter: Tensor) -> Tensor:
     return ops.full_like(0.0, parameter._type)  # type: ignore[no-any-return]
 
 
-def new_step() -> Tensor:
-    """A step count of 0: a float32 tensor of shape (), as in PyTorch."""
-    return ops.full_like(0.0, TensorType((), float32, CPU))  # type: ignore[no-any-return]
+def new_step(parameter: Tensor) -> Tensor:
+    """A step count of 0: a float32 tensor of shape (), on the parameter's device.
+
+    So a compiled step on a GPU counts there, as PyTorch's capturable optimizers do.
+    """
+    return ops.full_like(0.0, TensorType((), float32, parameter.device))  # type: ignore[no-any-return]
 
 
 def scalar(value: Any, like: Tensor) -> Tensor:
@@ -252,7 +254,7 @@ def scalar(value: Any, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         if value._type.shape:
             value = ops.reshape(value, shape=())
-        return ops.cast(value, like._type.dtype)  # type: ignore[no-any-return]
+        return ops.cast(on_device(value, like._type.device), like._type.dtype)  # type: ignore[no-any-return]
     return constant(float(value), like._type.dtype, like._type.device)
 
 
@@ -292,8 +294,10 @@ def advance(step: Tensor) -> None:
 
 
 def elapsed(step: Tensor) -> Any:
-    """A step count for scalar arithmetic: a float, or while tracing a float64 tensor."""
-    return step.item() if thread.trace is None else ops.cast(step, float64)
+    """A step count for scalar arithmetic: a float, or while tracing and on GPUs a tensor."""
+    if thread.trace is None and step._type.device.type == "cpu":
+        return step.item()
+    return ops.cast(step, float64)
 
 
 def is_one_element(value: Any) -> bool:

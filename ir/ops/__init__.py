@@ -11,6 +11,7 @@ from flamec.ir.ops import (
     reduction,
     scan,
     selection,
+    transfer,
     unary,
     view,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "reduction",
     "scan",
     "selection",
+    "transfer",
     "unary",
     "view",
 ]

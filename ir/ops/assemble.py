@@ -119,6 +119,7 @@ pad = register(
         infer=_infer_pad,
         evaluate=_evaluate_pad,
         derivative=_pad_gradient,
+        dimensions=("low", "high"),
         doc="A border of one value: low[i] elements before and high[i] after dimension i.",
     )
 )
@@ -162,6 +163,7 @@ slice_update = register(
         infer=_infer_slice_update,
         evaluate=_evaluate_slice_update,
         derivative=_slice_update_gradient,
+        dimensions=("starts",),
         doc="The first operand with the elements start + i * step replaced by the second.",
     )
 )

@@ -46,6 +46,7 @@ full = register(
         kind=OpKind.CREATION,
         infer=_infer_full,
         evaluate=_evaluate_full,
+        dimensions=("shape",),
         doc="One value everywhere; with shape () a scalar constant.",
     )
 )
@@ -76,6 +77,7 @@ iota = register(
         kind=OpKind.CREATION,
         infer=_infer_iota,
         evaluate=_evaluate_iota,
+        dimensions=("shape",),
         doc="The position along one axis: 0, 1, 2 …",
     )
 )
@@ -98,6 +100,7 @@ dim_size = register(
         kind=OpKind.CREATION,
         infer=_infer_dim_size,
         evaluate=lambda attributes: np.array(attributes["size"]).astype(attributes["dtype"].numpy),
+        dimensions=("size",),
         doc="The value of a symbolic dimension as a scalar.",
     )
 )

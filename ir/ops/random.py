@@ -76,6 +76,7 @@ random_bits = register(
         infer=_infer_random_bits,
         evaluate=_evaluate_random_bits,
         expensive=True,
+        dimensions=("shape",),
         doc="Philox4x32-10 words of the stream (seed, offset), as int32.",
     )
 )

@@ -62,6 +62,7 @@ reshape = register(
         write_back=lambda b, parent, child, attributes: b.reshape(
             child, shape=b.type_of(parent).shape
         ),
+        dimensions=("shape",),
         doc="The elements in row-major order in another shape.",
     )
 )
@@ -159,6 +160,7 @@ expand = register(
         evaluate=_evaluate_expand,
         derivative=_expand_gradient,
         write_back=_expand_write_back,
+        dimensions=("shape",),
         doc="Broadcasts to a shape; leading dimensions may be added.",
     )
 )
@@ -263,6 +265,7 @@ slice_ = register(
         write_back=lambda b, parent, child, attributes: b.slice_update(
             parent, child, starts=attributes["starts"], steps=attributes["steps"]
         ),
+        dimensions=("starts", "sizes"),
         doc="Element i of a dimension is element start + i * step of the operand.",
     )
 )

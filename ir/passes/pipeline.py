@@ -15,6 +15,7 @@ from flamec.ir.passes.eliminate_common_subexpressions import eliminate_common_su
 from flamec.ir.passes.eliminate_dead_code import eliminate_dead_code
 from flamec.ir.passes.fold_constants import fold_constants
 from flamec.ir.passes.manager import Pass, Repeat
+from flamec.ir.passes.place import eliminate_transfers
 from flamec.ir.passes.rewrite import Rule
 from flamec.ir.passes.simplify import simplify
 
@@ -23,6 +24,7 @@ def pipeline(decompositions: Mapping[str, Rule] | None = None) -> tuple[Pass | R
     """The passes for a backend that wants the operations in ``decompositions`` rewritten."""
     return (
         Pass("eliminate_dead_code", eliminate_dead_code, "every node serves a result"),
+        Pass("eliminate_transfers", eliminate_transfers, "no value changes its device"),
         Pass(
             "decompose",
             partial(decompose, rules=decompositions or {}),

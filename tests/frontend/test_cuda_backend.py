@@ -12,7 +12,7 @@ from flamec.errors import CompileError
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph
 from flamec.ir.shape import Dim, SymbolicDim
-from flamec.ir.types import CPU, Device, TensorType, float32
+from flamec.ir.types import Device, TensorType, float32
 from flamec.prepared import Prepared, graph_device
 from flamec.runtime.cuda.driver import unavailable_reason
 
@@ -32,9 +32,9 @@ def test_a_graph_on_a_gpu_becomes_triton() -> None:
     assert prepared.compiled.plan.language == "triton"
 
 
-def test_a_graph_on_two_devices_is_refused() -> None:
-    with pytest.raises(CompileError, match="several devices"):
-        graph_device(graph_on(GPU, CPU))
+def test_a_graph_on_two_gpus_is_refused() -> None:
+    with pytest.raises(CompileError, match="computes on cuda:0 and cuda:1"):
+        graph_device(graph_on(GPU, Device("cuda", 1)))
 
 
 @pytest.mark.skipif(unavailable_reason() is None, reason="there is a GPU")

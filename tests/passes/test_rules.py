@@ -16,10 +16,22 @@ from flamec.ir.passes.decompose import decompose
 from flamec.ir.passes.eliminate_common_subexpressions import eliminate_common_subexpressions
 from flamec.ir.passes.eliminate_dead_code import eliminate_dead_code
 from flamec.ir.passes.fold_constants import fold_constants
+from flamec.ir.passes.place import devices_of, eliminate_transfers, on_one_device
 from flamec.ir.passes.rewrite import rewrite
 from flamec.ir.passes.simplify import simplify
 from flamec.ir.shape import Dim, SymbolicDim, using_oracle
-from flamec.ir.types import CPU, TensorType, bfloat16, bool_, float32, float64, int8, int32, int64
+from flamec.ir.types import (
+    CPU,
+    Device,
+    TensorType,
+    bfloat16,
+    bool_,
+    float32,
+    float64,
+    int8,
+    int32,
+    int64,
+)
 from flamec.ir.verify import verify
 
 B = SymbolicDim.symbol("B")
@@ -453,3 +465,30 @@ def test_a_rule_that_changes_a_type_is_an_error() -> None:
     graph = graph_of(lambda b, x: b.exp(x), X)
     with pytest.raises(TypeError, match=r"exp of type float32\[B, 4\] .* float32\[\]"):
         rewrite(graph, lambda b, n: b.constant(1.0, X) if n.op.name == "exp" else None)
+
+
+# devices -------------------------------------------------------------------------------------
+
+
+def test_transfers_that_lead_nowhere_go() -> None:
+    graph = graph_of(lambda b, x: b.exp(b.to_device(x, device=CPU)), X)
+    assert names(eliminate_transfers(graph)) == ["exp"]
+
+
+def test_a_program_over_two_devices_is_placed_on_one() -> None:
+    gpu = Device("cuda", 1)
+    b = GraphBuilder()
+    x, y = b.input(X), b.input(X.with_device(gpu))
+    count = b.add(x, b.full_like(1.0, X))
+    total = b.add(y, b.to_device(count, device=gpu))
+    graph = b.build([total, b.to_device(total, device=CPU)], {0: count})
+    placed = verify(on_one_device(graph, gpu))
+    assert devices_of(graph) == (CPU, gpu) and devices_of(placed) == (gpu,)
+    assert [v.type.dtype for v in placed.outputs] == [v.type.dtype for v in graph.outputs]
+    arrays = [np.arange(12, dtype=np.float32).reshape(3, 4) for _ in range(2)]
+    for outcome in (evaluate_graph(placed, arrays), evaluate_graph(graph, arrays)):
+        (first, second), updates = outcome
+        np.testing.assert_array_equal(first, 2 * arrays[0] + 1)
+        np.testing.assert_array_equal(second, first)
+        np.testing.assert_array_equal(updates[0], arrays[0] + 1)
+    assert "to_device" not in names(eliminate_transfers(placed))

@@ -1,0 +1,299 @@
+"""Eager mode on a GPU: each operation is a program of its own, shared by all sizes.
+
+In: an operation and arrays. Out: new arrays. The operation becomes a graph of one node, and of
+the views by which its operands lie in memory, whose sizes are symbols; it goes through the same
+fusion, code generation and cache as compiled functions. Two calls share a program if the same
+of their sizes are equal, 0, 1 or multiples of 16, and if their sizes fall into the same buckets.
+Operands that are neither dense, permuted nor broadcast are copied first.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flamec.device_array import DeviceArray, Shape
+from flamec.gpu import Gpu, gpu
+from flamec.ir.builder import GraphBuilder
+from flamec.ir.graph import Graph, Value
+from flamec.ir.op import Attributes, Op, OpKind
+from flamec.ir.shape import Dim, SymbolicDim, Undecidable, evaluate_shape, using_oracle
+from flamec.ir.types import Device, TensorType
+from flamec.layout import row_major
+from flamec.prepared import Invocation, Prepared
+from flamec.strided_copy import joined
+
+_MOST_CALLS = 4096
+_DIVISOR = 16  # sizes that are multiples let kernels use wide accesses
+_NARROW = 1 << 30  # elements up to which indices are 32-bit numbers
+_BUCKET_BITS = 2  # sizes within a factor of 4 share a schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """How an operand lies in memory: a dense array, permuted, then broadcast.
+
+    ``dense``: its sizes in the order of memory; ``order``: where each of them goes; ``shape``:
+    the operand's. A size that is broadcast has no place in ``dense``.
+    """
+
+    dense: Shape
+    order: tuple[int, ...]
+    shape: Shape
+
+
+class _Call:
+    """An operation bound to shapes: addresses go in, and the kernels run."""
+
+    __slots__ = ("copied", "invocation", "types")
+
+    def __init__(
+        self, invocation: Invocation, copied: tuple[int, ...], types: tuple[TensorType, ...]
+    ) -> None:
+        self.invocation = invocation
+        self.copied = copied
+        self.types = types
+
+    def run(self, gpu: Gpu, arrays: Sequence[DeviceArray]) -> tuple[DeviceArray, ...]:
+        invocation = self.invocation
+        operands = list(arrays)
+        for position in self.copied:
+            operands[position] = gpu.dense(operands[position])
+        for position, array in enumerate(operands):
+            invocation.set_input(position, array)
+        outputs = []
+        for position, type in enumerate(self.types):
+            output = gpu.allocate(type.shape, type.dtype)  # type: ignore[arg-type]
+            invocation.set_output(position, output)
+            outputs.append(output)
+        invocation.run()
+        return tuple(outputs)
+
+
+class _Calls(threading.local):
+    """The thread's calls by operation and shapes; an invocation belongs to a thread."""
+
+    def __init__(self) -> None:
+        self.known: OrderedDict[Any, _Call] = OrderedDict()
+
+
+_calls = _Calls()
+_programs: dict[Any, Prepared] = {}
+_lock = threading.RLock()
+
+
+def run(
+    op: Op,
+    attributes: Attributes,
+    arrays: Sequence[DeviceArray],
+    types: tuple[TensorType, ...],
+) -> tuple[DeviceArray, ...]:
+    """Apply one operation whose result types are ``types``; views share memory where they can."""
+    device = types[0].device
+    if op.kind is OpKind.VIEW or op.kind is OpKind.BARRIER:
+        return (_view(op, attributes, arrays, types[0]),)
+    here = gpu(device)
+    if not any(0 not in t.shape for t in types):  # nothing to compute
+        return tuple([here.allocate(t.shape, t.dtype) for t in types])  # type: ignore[arg-type]
+    key = (
+        op,
+        device,
+        tuple([(k, _exact(v)) for k, v in attributes.items()]),
+        tuple([(a.shape, a.strides, a.dtype) for a in arrays]),
+    )
+    known = _calls.known
+    call = known.get(key)
+    if call is None:
+        call = known[key] = _bind(here, op, attributes, arrays, types)
+        if len(known) > _MOST_CALLS:
+            known.popitem(last=False)
+    return call.run(here, arrays)
+
+
+def _exact(value: Any) -> Any:
+    """A value as a key in which 1, 1.0 and True, 0.0 and -0.0 differ."""
+    kind = value.__class__
+    if kind is float:
+        return value.hex()
+    return (kind, value)
+
+
+def _view(
+    op: Op, attributes: Attributes, arrays: Sequence[DeviceArray], type: TensorType
+) -> DeviceArray:
+    source, shape = arrays[0], type.shape
+    if op.kind is OpKind.BARRIER:
+        return source
+    view = source.view(op, attributes, shape)  # type: ignore[arg-type]
+    if view is None:
+        view = gpu(source.device).dense(source).view(op, attributes, shape)  # type: ignore[arg-type]
+        assert view is not None
+    return view
+
+
+# binding ---------------------------------------------------------------------------------
+def _bind(
+    here: Gpu,
+    op: Op,
+    attributes: Attributes,
+    arrays: Sequence[DeviceArray],
+    types: tuple[TensorType, ...],
+) -> _Call:
+    places = [_place(a) for a in arrays]
+    copied = tuple(i for i, (_, place) in enumerate(zip(arrays, places, strict=True)) if not place)
+    strides: list[Shape] = [
+        _steps(a) if place else row_major(a.shape)  # type: ignore[misc]
+        for a, place in zip(arrays, places, strict=True)
+    ]
+    results: list[Any] = [t.shape for t in types]
+    if op.kind is OpKind.ELEMENTWISE:
+        operands, results = _joined([a.shape for a in arrays], strides, results)
+    else:
+        operands = [operand(a.shape, s) for a, s in zip(arrays, strides, strict=True)]
+    dtypes = [a.dtype for a in arrays]
+    general = _Sizes()
+    try:
+        with using_oracle(None):
+            graph = general.graph(op, attributes, operands, dtypes, here.device)
+            exact = _promised(graph, general.bindings, results)
+    except (Undecidable, ValueError, TypeError):
+        exact = False  # a rule asks more of the sizes than their form tells
+    if not exact:
+        general = _Sizes(symbolic=False)
+        graph = general.graph(op, attributes, operands, dtypes, here.device)
+    symbols = tuple(general.bindings)
+    narrow = max([math.prod(s) for s in (*(o.shape for o in operands), *results)]) < _NARROW
+    key = (here.device, graph.fingerprint(), symbols, tuple(general.hints.values()), narrow)
+    with _lock:
+        if key not in _programs:
+            _programs[key] = here.prepare_operation(graph, symbols, general.hints, narrow)
+        prepared = _programs[key]
+    invocation = prepared.bind(tuple(general.bindings.values()))
+    return _Call(invocation, copied, types)
+
+
+def _promised(graph: Graph, bindings: Mapping[str, int], shapes: Sequence[Shape]) -> bool:
+    """Whether the graph's results have these shapes."""
+    return [evaluate_shape(v.type.shape, bindings) for v in graph.outputs] == list(shapes)
+
+
+def _steps(array: DeviceArray) -> Shape:
+    itemsize = array.dtype.itemsize
+    return tuple([s // itemsize for s in array.strides])
+
+
+def _joined(
+    shapes: Sequence[Shape], strides: Sequence[Shape], results: Sequence[Shape]
+) -> tuple[list[Operand], list[Shape]]:
+    """Operands of an elementwise operation over as few dimensions as they allow."""
+    shape = results[0]
+    rank = len(shape)
+    broadcast = []
+    for have, own in zip(shapes, strides, strict=True):
+        extra = rank - len(have)
+        broadcast.append(
+            tuple(
+                0 if axis < extra or have[axis - extra] == 1 else own[axis - extra]
+                for axis in range(rank)
+            )
+        )
+    order: Any = row_major(shape)  # the results'
+    dims = joined(shape, order, *broadcast)
+    sizes = tuple(d[0] for d in dims)
+    if sizes == (1,):
+        return [Operand((), (), ()) for _ in shapes], [()] * len(results)
+    operands = [operand(sizes, tuple(d[2 + i] for d in dims)) for i in range(len(shapes))]
+    return operands, [sizes] * len(results)
+
+
+def _place(array: DeviceArray) -> Operand | None:
+    """How an array lies in memory; None where a graph cannot say it."""
+    try:
+        return operand(array.shape, _steps(array))
+    except ValueError:
+        return None
+
+
+def operand(shape: Shape, strides: Shape) -> Operand:
+    """How an array with these strides, in elements, lies in memory; ValueError if with gaps."""
+    if 0 in shape:
+        return Operand(shape, tuple(range(len(shape))), shape)
+    kept = [a for a, (n, s) in enumerate(zip(shape, strides, strict=True)) if n != 1 and s != 0]
+    kept.sort(key=lambda axis: -strides[axis])
+    step = 1
+    for axis in reversed(kept):
+        if strides[axis] != step:
+            raise ValueError(f"strides {strides} of shape {shape} leave gaps")
+        step *= shape[axis]
+    return Operand(tuple(shape[a] for a in kept), tuple(kept), shape)
+
+
+# graphs over symbols ---------------------------------------------------------------------
+class _Sizes:
+    """Symbols for sizes, one for each value. ``hints``: example values, in coarse steps."""
+
+    def __init__(self, symbolic: bool = True) -> None:
+        self.symbolic = symbolic
+        self.bindings: dict[str, int] = {}
+        self.hints: dict[str, int] = {}
+        self._dims: dict[int, Dim] = {0: 0, 1: 1}
+
+    def dim(self, size: int) -> Dim:
+        if not self.symbolic or size < 0:
+            return size
+        known = self._dims.get(size)
+        if known is None:
+            name = f"s{len(self.bindings)}"
+            symbol = SymbolicDim.symbol(name)
+            whole = size % _DIVISOR == 0
+            value = size // _DIVISOR if whole else size
+            self.bindings[name] = value
+            bits = -(-value.bit_length() // _BUCKET_BITS) * _BUCKET_BITS
+            self.hints[name] = 1 << bits
+            known = self._dims[size] = _DIVISOR * symbol if whole else symbol
+        return known
+
+    def shape(self, shape: Sequence[int]) -> tuple[Dim, ...]:
+        return tuple([self.dim(n) for n in shape])
+
+    def graph(
+        self,
+        op: Op,
+        attributes: Attributes,
+        operands: Sequence[Operand],
+        dtypes: Sequence[Any],
+        device: Device,
+    ) -> Graph:
+        """The operation over operands that lie as described."""
+        b = GraphBuilder()
+        values = []
+        for place, dtype in zip(operands, dtypes, strict=True):
+            type = TensorType(self.shape(place.dense), dtype, device)
+            values.append(self._operand(b, place, type))
+        general = {
+            name: self._attribute(value) if name in op.dimensions else value
+            for name, value in attributes.items()
+        }
+        if op.kind is OpKind.CREATION:
+            general["device"] = device
+        results = b.apply(op, values, general)
+        return b.build(results if isinstance(results, tuple) else (results,), name=op.name)
+
+    def _attribute(self, value: Any) -> Any:
+        return self.shape(value) if isinstance(value, tuple) else self.dim(value)
+
+    def _operand(self, b: GraphBuilder, place: Operand, type: TensorType) -> Value:
+        value = b.input(type)
+        order = place.order
+        if order != tuple(sorted(order)):
+            value = b.permute(value, axes=tuple(order.index(a) for a in sorted(order)))
+        if len(order) != len(place.shape):
+            axes = set(order)
+            sizes = [n if a in axes else 1 for a, n in enumerate(place.shape)]
+            value = b.expand_to(b.reshape(value, shape=self.shape(sizes)), self.shape(place.shape))
+        result: Value = value
+        return result

@@ -1,0 +1,59 @@
+"""Copies between strided arrays on a GPU, by one kernel for each number of dimensions."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from flamec.device_array import DeviceArray, Shape
+from flamec.ir.types import DType, int8, int16, int32, int64
+
+if TYPE_CHECKING:
+    from flamec.gpu import Gpu
+
+_BY_SIZE: dict[int, DType] = {1: int8, 2: int16, 4: int32, 8: int64}
+
+_programs: dict[tuple[int, int, int], Any] = {}
+_lock = threading.Lock()
+
+
+def run(gpu: Gpu, target: DeviceArray, source: DeviceArray) -> None:
+    """Copy; the arrays have one shape, not empty, and one dtype, and do not overlap."""
+    itemsize = target.dtype.itemsize
+    dims = joined(target.shape, target.strides, source.strides)
+    program = _program(gpu, len(dims), itemsize)
+    sizes = (
+        *(n for n, _, _ in dims),
+        *(t // itemsize for _, t, _ in dims),
+        *(s // itemsize for _, _, s in dims),
+    )
+    bound = program.bind(sizes)
+    bound.addresses[0], bound.addresses[1] = source.address, target.address
+    bound()
+
+
+def joined(shape: Shape, *strides: Shape) -> list[tuple[int, ...]]:
+    """(size, stride in each array) of the fewest dimensions that say the same; at least one."""
+    dims: list[tuple[int, ...]] = []
+    for size, *steps in zip(shape, *strides, strict=True):
+        if size == 1:
+            continue
+        if dims and all(
+            outer == inner * size for outer, inner in zip(dims[-1][1:], steps, strict=True)
+        ):
+            dims[-1] = (dims[-1][0] * size, *steps)
+        else:
+            dims.append((size, *steps))
+    return dims or [(1, *(0 for _ in strides))]
+
+
+def _program(gpu: Gpu, rank: int, itemsize: int) -> Any:
+    key = (gpu.device.index, rank, itemsize)
+    program = _programs.get(key)
+    if program is None:
+        from flamec.codegen.triton.strided_copy import strided_copy_plan
+
+        plan = strided_copy_plan(rank, _BY_SIZE[itemsize], gpu.device)
+        with _lock:
+            program = _programs.setdefault(key, gpu.runtime.load(plan))
+    return program

@@ -1,0 +1,87 @@
+"""Every primitive in eager mode on a GPU, against the oracle of its row in the op table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from op_row import Row, Sample
+from op_table import OP_TABLE
+
+import flamec
+from flamec.dispatch import apply
+from flamec.errors import OperationError
+from flamec.ir.op import OpKind, lookup
+from flamec.ir.types import ALL_DTYPES, Device, DType, float32, int64
+
+CASES = [
+    pytest.param(row, dtype, id=f"{row.name}-{dtype.name}")
+    for row in OP_TABLE
+    for dtype in row.dtypes
+]
+# Each kind of kernel once for each op on a real GPU, where every program is compiled.
+CHOSEN = [c for c in CASES if c.values[1] in (float32, int64) or len(c.values[0].dtypes) == 1]
+
+
+def placed(array: np.ndarray, device: Device) -> flamec.Tensor:
+    """The values on the device, lying there as they do in host memory if that has gaps."""
+    if array.flags.c_contiguous or not array.ndim:
+        return flamec.tensor(array, device=device)
+    base = flamec.zeros(*array.shape[:-1], 2 * array.shape[-1], device=device)
+    base = base.to(flamec.from_numpy(array[:0].copy()).dtype)
+    view = base.flip(0)[..., ::2] if base.shape[0] > 1 else base[..., ::2]
+    return view.copy_(flamec.tensor(array, device=device))
+
+
+def check(row: Row, dtype: DType, gpu: Device) -> None:
+    op = lookup(row.name)
+    for sample in row.samples(dtype, np.random.default_rng(1)):
+        attributes = {
+            name: gpu if isinstance(value, Device) else value
+            for name, value in sample.attributes.items()
+        }
+        operands = [placed(a, gpu) for a in sample.arrays]
+        with flamec.no_grad():
+            result = apply(op, operands, attributes)
+        results = result if isinstance(result, tuple) else (result,)
+        types = op.infer_types(sample.types, sample.attributes)
+        expected = row.expected(sample, types)
+        rtol, atol = row.tolerance(dtype)
+        for got, wanted in zip(results, expected, strict=True):
+            assert got.device == gpu
+            compare(got.cpu().numpy(), wanted, rtol, atol, sample)
+
+
+def compare(got: np.ndarray, wanted: np.ndarray, rtol: float, atol: float, sample: Sample) -> None:
+    assert got.dtype == wanted.dtype and got.shape == wanted.shape, str(sample)
+    a, b = (x if x.dtype == bool else x.astype(np.float64) for x in (got, wanted))
+    if wanted.dtype.kind in "iub":
+        np.testing.assert_array_equal(got, wanted, err_msg=str(sample))
+    else:
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol, err_msg=str(sample))
+
+
+@pytest.mark.parametrize(("row", "dtype"), CASES)
+def test_simulated(row: Row, dtype: DType, simulated: Any) -> None:
+    check(row, dtype, Device("cuda", 0))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not flamec.gpu.device_count(), reason="there is no GPU")
+@pytest.mark.parametrize(("row", "dtype"), CHOSEN)
+def test_real(row: Row, dtype: DType) -> None:
+    check(row, dtype, Device("cuda", 0))
+
+
+def test_every_dtype_goes_there_and_back(gpu: Device) -> None:
+    for dtype in ALL_DTYPES:
+        values = np.array([[0, 1, 5], [2, 3, 100]]).astype(dtype.numpy)
+        x = flamec.tensor(values, device=gpu)
+        assert x.dtype is dtype and x.cpu().numpy().tobytes() == values.tobytes()
+
+
+def test_errors_name_operation_and_line(gpu: Device) -> None:
+    with pytest.raises(OperationError, match=r"matmul.*test_gpu_operations\.py:\d+"):
+        flamec.ones(2, 3, device=gpu) @ flamec.ones(2, 3, device=gpu)
+    assert lookup("to_device").kind is OpKind.TRANSFER

@@ -1,0 +1,165 @@
+"""A GPU that is not there: its memory is the host's, its programs are evaluated by NumPy.
+
+What the frontend does with a GPU (addresses, strides, transfers, programs of one operation,
+graphs over several devices) so is tested on any machine. Kernels are not: for those there is
+Triton's interpreter, and the tests marked ``gpu``. New memory is full of bytes that make NaNs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from flamec.config import CompileOptions, default_options
+from flamec.cuda_backend import CudaInvocation, CudaMemory
+from flamec.device_array import DeviceArray
+from flamec.gpu import Gpu
+from flamec.ir.evaluate import evaluate_graph
+from flamec.ir.graph import Graph
+from flamec.ir.shape import evaluate_shape
+from flamec.ir.types import Device
+from flamec.prepared import Prepared
+
+ALIGNMENT = 256
+
+
+class HostBytes:
+    """Memory of the simulated device."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.bytes = np.full(nbytes + ALIGNMENT, 0xFF, np.uint8)
+        start: int = self.bytes.__array_interface__["data"][0]
+        self.address = -(-start // ALIGNMENT) * ALIGNMENT
+
+
+def at(address: int, shape: Sequence[int], dtype: np.dtype, strides: Any = None) -> np.ndarray:
+    """Host memory as an array."""
+    if 0 in shape:
+        return np.empty(tuple(shape), dtype)
+    first = np.frombuffer((ctypes.c_char * dtype.itemsize).from_address(address), dtype)
+    if strides is None:
+        strides = np.empty(tuple(shape), np.uint8).strides
+        strides = tuple(s * dtype.itemsize for s in strides)
+    return np.lib.stride_tricks.as_strided(first, tuple(shape), strides, writeable=True)
+
+
+def contents(array: DeviceArray) -> np.ndarray:
+    """The elements of an array on a simulated device."""
+    return at(array.address, array.shape, array.dtype.numpy, array.strides)
+
+
+class SimulatedRuntime:
+    """What ``flamec.gpu`` asks of ``CudaDevice``."""
+
+    def empty(self, nbytes: int) -> tuple[HostBytes, int]:
+        memory = HostBytes(nbytes)
+        return memory, memory.address
+
+    def write(self, address: int, array: np.ndarray) -> None:
+        at(address, array.shape, array.dtype)[...] = array
+
+    def read(self, array: np.ndarray, address: int) -> None:
+        array[...] = at(address, array.shape, array.dtype)
+
+    def copy(self, to: int, source: int, nbytes: int) -> None:
+        assert abs(to - source) >= nbytes, "copies within a device must not overlap"
+        ctypes.memmove(to, source, nbytes)
+
+    def copy_from(self, to: int, device: SimulatedRuntime, source: int, nbytes: int) -> None:
+        self.copy(to, source, nbytes)
+
+    def synchronize(self) -> None:
+        pass
+
+
+class SimulatedGpu(Gpu):
+    """``prepared``: the programs made so far."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self.__dict__["runtime"] = SimulatedRuntime()
+        self.prepared: list[Prepared] = []
+
+    def prepare(self, graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Prepared:
+        prepared = Prepared(graph, None, options, None)
+        prepared.runner = SimulatedRunner(self, prepared.optimized, symbols)
+        self.prepared.append(prepared)
+        return prepared
+
+    def prepare_operation(
+        self, graph: Graph, symbols: Sequence[str], size_hints: Mapping[str, int], narrow: bool
+    ) -> Prepared:
+        return self.prepare(graph, symbols, default_options())
+
+    def stream_number(self) -> int:
+        return 1
+
+    def let_wait(self, stream: int) -> None:
+        pass
+
+    def _copy_strided(self, target: DeviceArray, source: DeviceArray) -> None:
+        contents(target)[...] = contents(source)
+
+
+class SimulatedRunner:
+    def __init__(self, gpu: SimulatedGpu, graph: Graph, symbols: Sequence[str]) -> None:
+        assert {v.type.device for v in graph.values()} <= {gpu.device}, "a value is elsewhere"
+        self.memory = CudaMemory(gpu)
+        self.gpu, self.graph, self.symbols = gpu, graph, symbols
+
+    def bind(self, sizes: tuple[int, ...]) -> Any:
+        return CudaInvocation(self.gpu, BoundGraph(self.graph, self.symbols, sizes))  # type: ignore[arg-type]
+
+
+class BoundGraph:
+    """Called like ``BoundCudaProgram``."""
+
+    def __init__(self, graph: Graph, symbols: Sequence[str], sizes: tuple[int, ...]) -> None:
+        count = len(graph.inputs)
+        self.graph = graph
+        self.bindings = dict(zip(symbols, sizes, strict=True))
+        self.plan = SimpleNamespace(
+            inputs=range(count),
+            outputs=[SimpleNamespace(buffer=count + i) for i in range(len(graph.outputs))],
+            updated=tuple(sorted(graph.updates)),
+        )
+        self.addresses = [0] * (count + len(graph.outputs))
+
+    def _array(self, value: Any, address: int) -> np.ndarray:
+        shape = evaluate_shape(value.type.shape, self.bindings)
+        return at(address, shape, value.type.dtype.numpy)
+
+    def __call__(self) -> None:
+        graph, addresses = self.graph, self.addresses
+        inputs = [self._array(v, a) for v, a in zip(graph.inputs, addresses, strict=False)]
+        outputs, updates = evaluate_graph(graph, [a.copy() for a in inputs], self.bindings)
+        for value, address, result in zip(
+            graph.outputs, addresses[len(inputs) :], outputs, strict=True
+        ):
+            self._array(value, address)[...] = result
+        for position, result in updates.items():
+            inputs[position][...] = result
+
+
+def install(monkeypatch: Any, count: int = 2) -> list[SimulatedGpu]:
+    """Let the process have ``count`` simulated GPUs and no others."""
+    from flamec import gpu, gpu_eager, random
+    from flamec.functional import arguments, promotion
+
+    gpus = [SimulatedGpu(i) for i in range(count)]
+    monkeypatch.setattr(gpu, "_gpus", dict(enumerate(gpus)))
+    monkeypatch.setattr(gpu, "unavailable_reason", lambda: None)
+    monkeypatch.setattr(gpu, "device_count", lambda: count)
+    monkeypatch.setattr(gpu_eager, "_programs", {})
+    monkeypatch.setattr(gpu_eager, "_calls", gpu_eager._Calls())
+    monkeypatch.setattr(arguments, "_present", set())
+    monkeypatch.setattr(promotion, "_CONSTANTS", {})
+    monkeypatch.setattr(random, "_gpu_generators", {})
+    return gpus
+
+
+GPU = Device("cuda", 0)
