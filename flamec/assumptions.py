@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flamec.capture import Captured
+from flamec.capture import Captured, captured_sources
 from flamec.guard_code import Check, CheckBuilder
 from flamec.state import process, thread
-from flamec.tensor import Tensor
+from flamec.tensor import Storage, Tensor
 
 
 def build_check(captured: Captured) -> Check:
@@ -22,7 +22,10 @@ def build_check(captured: Captured) -> Check:
     if captured.trace.reads_cuda_device:
         b.add(f"thread.cuda_device == {thread.cuda_device}", "the GPU that 'cuda' names")
     positional, keyword = captured.structure.children
-    expressions = [*b.add_structure(positional, "args"), *b.add_structure(keyword, "kwargs")]
+    expressions = [
+        *b.add_structure(positional, "args", known=True),
+        *b.add_structure(keyword, "kwargs", known=True),
+    ]
     sizes: dict[str, str] = {}
     values: list[str] = []
     storages: list[tuple[int, str]] = []
@@ -53,6 +56,38 @@ def build_check(captured: Captured) -> Check:
     ordered = ", ".join(_size_text(s, sizes) for s in captured.symbols)
     result = f"(({_tuple(values)}), ({ordered}{',' if ordered else ''}))"
     return b.build(result)
+
+
+class CapturedStorages:
+    """The storages of captured tensors, which may get others: ``tensor.data = …``.
+
+    ``present`` are those of the last ``refresh()``; arguments' storages are left out.
+    """
+
+    def __init__(self, captured: Captured, arguments: set[Storage]) -> None:
+        sources = [s for _, s in captured_sources(captured)]
+        self._tensors = [
+            s.tensor for s in sources if s.tensor is not None and s.tensor._storage not in arguments
+        ]
+        self._fixed = [
+            s.storage for s in sources if s.storage is not None and s.storage not in arguments
+        ]
+        self.present: set[Storage] = self._now()
+
+    def _now(self) -> set[Storage]:
+        return {*self._fixed, *(t._storage for t in self._tensors)}
+
+    def refresh(self) -> None:
+        """Let ``present`` be what the tensors have now."""
+        now = self._now()
+        if now != self.present:
+            self.present.clear()
+            self.present.update(now)
+
+    def hold(self) -> bool:
+        """Whether they are those of the last ``refresh`` and no two tensors share one."""
+        now = self._now()
+        return now == self.present and len(now) == len(self._fixed) + len(self._tensors)
 
 
 def _tuple(values: list[str]) -> str:
@@ -92,16 +127,12 @@ def _add_aliasing(b: CheckBuilder, captured: Captured, storages: list[tuple[int,
                 f"{variable}._steps == {steps} and {variable}._storage.base_type == {base}",
                 f"argument {position} views its memory the same way",
             )
-    fixed = [
-        s.tensor._storage if s.tensor is not None else s.storage
-        for s in captured.sources
-        if s.kind in ("captured", "base") and (s.tensor is not None or s.storage is not None)
-    ]
     aliased = {id(t._storage) for _, t in captured.aliases}
-    argument_storages = {id(leaves[p]._storage) for p, _ in storages}
-    fixed = [s for s in fixed if id(s) not in argument_storages]
-    if fixed:
-        held = b.name(frozenset(fixed))
+    fixed = CapturedStorages(captured, {leaves[p]._storage for p, _ in storages})
+    if fixed.present:
+        b.refresh = fixed.refresh
+        b.add(f"{b.name(fixed)}.hold()", "captured tensors share no memory", captured=True)
+        held = b.name(fixed.present)
         for position, variable in storages:
             if id(leaves[position]._storage) not in aliased:
                 b.add(
@@ -124,6 +155,7 @@ def _add_captured(b: CheckBuilder, captured: Captured) -> None:
             b.add(
                 f"({name}._type is {type} or {name}._type == {type})",
                 f"captured {source.name or 'tensor'} is {tensor._type}",
+                captured=True,
             )
             b.add(
                 f"{name}._requires_grad is {tensor._requires_grad}",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -19,7 +19,8 @@ from flamec.host_memory import HostMemory
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
 from flamec.ir.passes.place import devices_of, on_one_device
-from flamec.prepared import Prepared, graph_device
+from flamec.ir.types import TensorType
+from flamec.prepared import Prepared, graph_device, output_allocator
 
 
 def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Prepared:
@@ -91,6 +92,9 @@ class EvaluatedInvocation:
 
     def set_output(self, position: int, array: np.ndarray) -> None:
         self.outputs[position] = weakref.ref(array)
+
+    def new_output(self, position: int, type: TensorType) -> Callable[[], np.ndarray]:
+        return output_allocator(self, HostMemory(), position, type)
 
     def run(self) -> None:
         outputs, updates = evaluate_graph(self.graph, self.inputs, self.bindings)

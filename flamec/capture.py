@@ -360,3 +360,12 @@ def actual_sizes(captured: Captured, leaves: Sequence[Any]) -> dict[str, int]:
 
 def evaluate_size(dim: Dim, sizes: Mapping[str, int]) -> int:
     return evaluate_dim(dim, sizes)
+
+
+def captured_sources(captured: Captured) -> list[tuple[int, InputSource]]:
+    """The graph inputs, by position, that are captured tensors or bases of captured storages."""
+    return [
+        (position, source)
+        for position, source in enumerate(captured.sources)
+        if source.position < 0 and source.kind in ("captured", "base")
+    ]

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, overload
 
 from flamec.backends import prepare
+from flamec.call_path import CHANGED
 from flamec.capture import Captured, Dynamic, actual_sizes, capture
 from flamec.config import CompileOptions, default_options
 from flamec.differentiable import DifferentiableProgram
@@ -107,13 +108,18 @@ class CompiledFunction:
         if thread.trace is not None:
             return self.function(*args, **kwargs)  # part of an outer compiled function
         self.stats.calls += 1
-        for position, program in enumerate(self.programs):
-            found = program.check(args, kwargs)
+        programs = self.programs
+        for program in programs:
+            found = program.check.arguments(args, kwargs)
             if found:
-                if position:
+                leaves, sizes = found
+                result = program.run(leaves, sizes)
+                if result is CHANGED:
+                    continue  # of its captured tensors: _compile checks them anew
+                if program is not programs[0]:
                     self._move_to_front(program)
-                return program.run(*found)
-        return self._compile(args, kwargs)(args, kwargs)
+                return result
+        return self._compile(args, kwargs)
 
     def _move_to_front(self, program: Program | DifferentiableProgram) -> None:
         with self._lock:
@@ -121,10 +127,24 @@ class CompiledFunction:
                 self.programs = [program, *(p for p in self.programs if p is not program)]
 
     # compiling ------------------------------------------------------------------
-    def _compile(
+    def _compile(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a program that holds after all, or a new one."""
+        while True:
+            program, found = self._find(args, kwargs)
+            result = program.run(*found)
+            if result is not CHANGED:  # by another thread, between check and call
+                return result
+
+    def _find(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+    ) -> tuple[Program | DifferentiableProgram, Any]:
+        """A program whose complete check accepts the arguments, made if there is none."""
         with self._lock:
+            for program in self.programs:
+                found = program.check(args, kwargs)
+                if found:
+                    self._move_to_front(program)
+                    return program, found
             started = time.perf_counter()
             if self.programs:
                 reason = self.programs[0].check.first_failure(args, kwargs)
@@ -139,7 +159,7 @@ class CompiledFunction:
                 )
             self._keep(program)
             self.stats.compile_seconds += time.perf_counter() - started
-            return lambda a, k: program.run(*found)
+            return program, found
 
     def compile_variant(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]

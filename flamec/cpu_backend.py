@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from sys import getrefcount
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +27,8 @@ from flamec.host_memory import HostMemory
 from flamec.ir.graph import Graph
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import ExecutionPlan
-from flamec.prepared import Prepared, cache_key, generate_plan
+from flamec.ir.types import TensorType
+from flamec.prepared import Prepared, cache_key, generate_plan, output_allocator
 from flamec.runtime.cpu.compiler import CompileError as CompilerError
 from flamec.runtime.cpu.compiler import (
     Compiler,
@@ -38,6 +42,7 @@ from flamec.runtime.executable import BoundProgram, Executable
 from flamec.runtime.kernel_cache import KernelCache
 
 PLAN_KIND = "plan"
+_SMALL = 1024  # bytes of an output for which two arrays are kept
 
 _devices: dict[CompileOptions, CpuDevice] = {}
 _lock = threading.Lock()
@@ -156,6 +161,45 @@ class CInvocation:
 
     def set_output(self, position: int, array: np.ndarray) -> None:
         self._addresses[self._outputs[position]] = _address(array)
+
+    def new_output(self, position: int, type: TensorType) -> Callable[[], np.ndarray]:
+        memory = CRunner.memory
+        if math.prod(type.shape) * type.dtype.itemsize <= _SMALL:  # type: ignore[arg-type]
+            buffer = self._outputs[position]
+            return _small_output(self._addresses, buffer, lambda: memory.empty(type))
+        return output_allocator(self, memory, position, type)
+
+
+def _small_output(
+    addresses: Any, buffer: int, empty: Callable[[], np.ndarray]
+) -> Callable[[], np.ndarray]:
+    """Gives one of two arrays that nobody else knows, else a new one, and sets its address.
+
+    Two, because a loop that says ``loss = step()`` holds a result until it has the next. To
+    find an address takes longer than the rest of such an output.
+    """
+    first, second = empty(), empty()
+    first_address, second_address = _address(first), _address(second)
+
+    def references() -> int:
+        return getrefcount(first)
+
+    unshared = references()
+
+    def new() -> np.ndarray:
+        nonlocal first, second, first_address, second_address
+        if getrefcount(first) == unshared:
+            addresses[buffer] = first_address
+            return first
+        if getrefcount(second) == unshared:
+            addresses[buffer] = second_address
+            return second
+        first, second = second, empty()
+        first_address, second_address = second_address, _address(second)
+        addresses[buffer] = second_address
+        return second
+
+    return new
 
 
 def _address(array: np.ndarray) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from flamec.ir.graph import Graph
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.types import DType, TensorType, dtype_of_numpy
-from flamec.prepared import Prepared, cache_key, generate_plan, graph_device
+from flamec.prepared import Prepared, cache_key, generate_plan, graph_device, output_allocator
 from flamec.progress import progress_line
 from flamec.runtime.cpu.threads import available_cpus
 from flamec.runtime.cuda.device import CudaDevice, KernelError
@@ -204,6 +204,9 @@ class CudaInvocation:
             self._fetched[position] = (array, fetched)
             array = fetched
         self._addresses[self._outputs[position]] = array.address
+
+    def new_output(self, position: int, type: TensorType) -> Callable[[], Any]:
+        return output_allocator(self, CudaMemory(self._gpu), position, type)
 
     def run(self) -> None:
         if not self._copies and not self._fetched:

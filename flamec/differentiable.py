@@ -15,6 +15,7 @@ from typing import Any
 
 from flamec.autograd import grad
 from flamec.backends import prepare
+from flamec.call_path import CHANGED
 from flamec.capture import Captured, Result
 from flamec.config import CompileOptions
 from flamec.dispatch import apply, record, tensor_builder
@@ -61,7 +62,9 @@ class DifferentiableProgram:
         extra = [Result("fresh", first + i) for i in range(self._saved_count)]
         self.captured = replace(captured, graph=parts.forward)
         self.forward = Program(
-            self.captured, count(prepare(parts.forward, captured.symbols, options))
+            self.captured,
+            count(prepare(parts.forward, captured.symbols, options)),
+            outputs_only=True,
         )
         self._extra = extra
         self._backward: Prepared | None = None
@@ -92,7 +95,9 @@ class DifferentiableProgram:
     def run(self, leaves: tuple[Any, ...], sizes: tuple[int, ...]) -> Any:
         inputs = [self._input(i, leaves) for i in range(len(self.captured.sources))]
         before = [inputs[i]._storage.version for i in self._saved_inputs]
-        tensors = self.forward.execute(leaves, sizes)
+        tensors = self.forward.run(leaves, sizes)
+        if tensors is CHANGED:
+            return CHANGED
         outputs = tensors[: len(self.original.graph.outputs)]
         saved = tensors[len(outputs) :]
         call = _Call(self, inputs, saved, before, sizes)
@@ -113,7 +118,7 @@ class DifferentiableProgram:
             storage = source.storage or leaves[source.position]._storage
             assert storage.base is not None
             return Tensor._from_array(storage.base, storage.base_type, storage)
-        value = source.read() if source.read is not None else leaves[source.position]
+        value = source.read() if source.path else leaves[source.position]
         type = self.captured.graph.inputs[position].type
         return tensor_builder.constant(value, type)
 

@@ -97,7 +97,7 @@ def to_capsule(array: DeviceArray) -> Any:
     tensor.strides = ctypes.cast(strides, ctypes.POINTER(ctypes.c_int64))
     managed.deleter = ctypes.cast(_deleter, ctypes.c_void_p).value
     address = ctypes.addressof(managed)
-    _exported[address] = (managed, shape, strides, array.memory)
+    _exported[address] = (managed, shape, strides, array)  # itself: its references are counted
     return _new_capsule(address, _NAME, _destructor)
 
 

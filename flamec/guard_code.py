@@ -22,10 +22,17 @@ from flamec.tensor import Tensor
 
 @dataclass(frozen=True)
 class Condition:
-    """A Python expression over the check function's variables, and what it means."""
+    """A Python expression over the check function's variables, and what it means.
+
+    ``captured``: it is about captured tensors alone and holds as long as their arrays are the
+    same objects, which the call path compares anyway (``call_path.py``). ``keys``: it says that
+    the dict of this name has these string keys in this order.
+    """
 
     text: str
     description: str
+    captured: bool = False
+    keys: tuple[str, tuple[str, ...]] | None = None
 
 
 class CheckBuilder:
@@ -33,6 +40,7 @@ class CheckBuilder:
 
     def __init__(self) -> None:
         self.conditions: list[Condition] = []
+        self.refresh: Callable[[], None] | None = None
         self.namespace: dict[str, Any] = {
             "M": MISSING,
             "same": same_constant,
@@ -52,30 +60,28 @@ class CheckBuilder:
             self.namespace[known] = value
         return known
 
-    def add(self, text: str, description: str) -> None:
-        self.conditions.append(Condition(text, description))
+    def add(self, text: str, description: str, captured: bool = False) -> None:
+        self.conditions.append(Condition(text, description, captured))
 
     # arguments ------------------------------------------------------------------
-    def add_structure(self, structure: Structure, root: str) -> list[str]:
-        """Conditions on nesting; returns the expressions of the leaves, in order."""
+    def add_structure(self, structure: Structure, root: str, known: bool) -> list[str]:
+        """Conditions on nesting; returns the expressions of the leaves, in order.
+
+        ``known``: the type of the root itself is certain.
+        """
         leaves: list[str] = []
         for path, part in access_paths(structure, root):
             kind = part.kind
             if kind is None:
                 leaves.append(path)
-            elif issubclass(kind, dict):
-                self.add(
-                    f"type({path}) is {self.name(kind)} and list({path}) == "
-                    f"{self.name(list(part.keys))}",
-                    f"keys of {path}",
-                )
-            elif issubclass(kind, (list, tuple)):
-                self.add(
-                    f"type({path}) is {self.name(kind)} and len({path}) == {len(part.children)}",
-                    f"length of {path}",
-                )
-            else:
+                continue
+            if path != root or not known:
                 self.add(f"type({path}) is {self.name(kind)}", f"type of {path}")
+            if issubclass(kind, dict):
+                keys = f"list({path}) == {self.name(list(part.keys))}"
+                self.add(keys if part.keys else f"not {path}", f"keys of {path}")
+            elif issubclass(kind, (list, tuple)):
+                self.add(f"len({path}) == {len(part.children)}", f"length of {path}")
         return leaves
 
     def add_tensor(
@@ -159,8 +165,13 @@ class CheckBuilder:
     def _add_keys(self, owner: str, guard: Guard) -> None:
         if not guard.expected:
             self.add(f"not {owner}", str(guard))
+        elif len(guard.expected) == 1:
+            key = guard.expected[0]
+            text = f"{key!r} in {owner}" if isinstance(key, str) else f"{self.name(key)} in {owner}"
+            self.add(f"len({owner}) == 1 and {text}", str(guard))
         elif all(isinstance(k, str) for k in guard.expected):
-            self.add(f"list({owner}) == {self.name(list(guard.expected))}", str(guard))
+            text = f"list({owner}) == {self.name(list(guard.expected))}"
+            self.conditions.append(Condition(text, str(guard), keys=(owner, guard.expected)))
         else:
             keys = self.name(guard.expected)
             self.add(
@@ -170,31 +181,78 @@ class CheckBuilder:
 
     # result ---------------------------------------------------------------------
     def build(self, result: str) -> Check:
-        return Check(tuple(self.conditions), dict(self.namespace), result)
+        return Check(tuple(self.conditions), dict(self.namespace), result, self.refresh)
+
+
+_MISMATCHES = (ValueError, IndexError, AttributeError, KeyError, TypeError)
+
+
+def _function(name: str, parameters: str, conditions: Sequence[str], result: str) -> str:
+    """A function that gives ``result`` if all conditions hold, else False.
+
+    What was guarded may no longer have the form that it had: then a condition raises.
+    """
+    body = "\n            and ".join(conditions) or "True"
+    return (
+        f"def {name}({parameters}):\n    try:\n        return (\n            {body}\n"
+        f"        ) and {result}\n    except MISMATCHES:\n        return False\n"
+    )
 
 
 class Check:
-    """The compiled check of one program."""
+    """The compiled check of one program.
+
+    ``arguments(args, kwargs)`` leaves out what ``captured_hold()`` says: whether all is as traced
+    that the arrays of captured tensors decide. A call checks both. ``refresh`` looks anew at
+    the captured tensors that ``arguments`` compares arguments with.
+    """
 
     def __init__(
-        self, conditions: tuple[Condition, ...], namespace: dict[str, Any], result: str
+        self,
+        conditions: tuple[Condition, ...],
+        namespace: dict[str, Any],
+        result: str,
+        refresh: Callable[[], None] | None,
     ) -> None:
-        self.conditions = conditions
-        self.namespace = namespace
-        body = "\n        and ".join(c.text for c in conditions) or "True"
-        self.source = (
-            f"def check(args, kwargs):\n    return (\n        {body}\n    ) and {result}\n"
+        self._refresh = refresh
+        self.conditions = (
+            *(c for c in conditions if c.captured),
+            *(c for c in conditions if not c.captured),
         )
-        variables = dict(namespace)
+        self.namespace = namespace
+        arguments = [c.text for c in conditions if not c.captured and c.keys is None]
+        arguments += self._merged_keys([c for c in conditions if c.keys is not None])
+        self.source = (
+            _function("captured_hold", "", [c.text for c in conditions if c.captured], "True")
+            + "\n\n"
+            + _function("check", "args, kwargs", arguments, result)
+        )
+        variables = {**namespace, "MISMATCHES": _MISMATCHES}
         exec(compile(self.source, "<flamec guards>", "exec"), variables)
-        self._check: Callable[[Any, Any], Any] = variables["check"]
+        self.captured_hold: Callable[[], bool] = variables["captured_hold"]
+        self.arguments: Callable[[Any, Any], Any] = variables["check"]
+
+    def _merged_keys(self, conditions: Sequence[Condition]) -> list[str]:
+        """One comparison for the keys of all dicts.
+
+        Equal if and only if each is: an entry that is guarded or read is one that its dict has, so
+        with as many keys in all, no dict can have others.
+        """
+        if not conditions:
+            return []
+        expected: list[str] = []
+        for condition in conditions:
+            assert condition.keys is not None
+            expected += condition.keys[1]
+        self.namespace["all_keys"] = expected
+        dicts = ", ".join(f"*{c.keys[0]}" for c in conditions if c.keys is not None)
+        return [f"[{dicts}] == all_keys"]
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """The program's tensors and sizes, or False if an assumption does not hold."""
-        try:
-            return self._check(args, kwargs)
-        except (ValueError, IndexError, AttributeError, KeyError, TypeError):
-            return False  # the state guarded no longer has the form that was guarded
+        """The program's arguments and sizes, or False if an assumption does not hold."""
+        if self._refresh is not None:
+            self._refresh()
+        return self.captured_hold() and self.arguments(args, kwargs)
 
     def first_failure(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """What failed, for people; empty if every assumption holds."""
@@ -202,7 +260,7 @@ class Check:
         for condition in self.conditions:
             try:
                 holds = eval(condition.text, variables)
-            except (ValueError, IndexError, AttributeError, KeyError, TypeError) as error:
+            except _MISMATCHES as error:
                 return f"{condition.description}: {type(error).__name__}: {error}"
             if not holds:
                 return condition.description

@@ -7,7 +7,7 @@ whose properties show the stages in between.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,10 +30,15 @@ VERSION = "0.1.0"
 
 
 class Invocation(Protocol):
-    """A program with its sizes bound: set inputs and outputs (arrays of its device), then run."""
+    """A program with its sizes bound: set inputs and outputs (arrays of its device), then run.
+
+    ``new_output`` gives a function that allocates an output of this (concrete) type and sets
+    it; it may give memory that it gave before if nobody knows the array any more.
+    """
 
     def set_input(self, position: int, array: Any) -> None: ...
     def set_output(self, position: int, array: Any) -> None: ...
+    def new_output(self, position: int, type: TensorType) -> Callable[[], Any]: ...
     def run(self) -> None: ...
 
 
@@ -58,6 +63,20 @@ class DeviceMemory(Protocol):
 
     def write_number(self, cell: Any, value: Any) -> None:
         """Store a Python number in such a cell, for the programs that are run from now on."""
+
+
+def output_allocator(
+    invocation: Invocation, memory: DeviceMemory, position: int, type: TensorType
+) -> Callable[[], Any]:
+    """``Invocation.new_output`` for a backend that has nothing better: allocate, then set."""
+    empty, set_output = memory.empty, invocation.set_output
+
+    def new() -> Any:
+        array = empty(type)
+        set_output(position, array)
+        return array
+
+    return new
 
 
 class Runner(Protocol):

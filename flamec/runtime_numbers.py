@@ -9,19 +9,11 @@ input of the program.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from operator import getitem
 from typing import Any
 
 from flamec.state import thread
 from flamec.tensor import Tensor
-
-
-def _fetch(container: Any, path: tuple[Any, ...]) -> Any:
-    value = container
-    for key in path:
-        value = value[key]
-    return value
+from flamec.trace import fetch
 
 
 def runtime_number(container: Any, *path: Any) -> Any:
@@ -29,17 +21,12 @@ def runtime_number(container: Any, *path: Any) -> Any:
 
     Tensors and values that are not numbers are returned as they are.
     """
-    value = _fetch(container, path)
+    value = fetch(container, path)
     trace = thread.trace
     if trace is None or isinstance(value, (bool, Tensor)) or not isinstance(value, (int, float)):
         return value
     trace.exempt(container, path[0])
-    name = "_".join(str(p) for p in path)
-    if len(path) == 1:
-        read: Callable[[], Any] = partial(getitem, container, path[0])
-    else:
-        read = partial(_fetch, container, path)
-    return trace.number((id(container), path), read, name)
+    return trace.number(container, path, "_".join(str(p) for p in path))
 
 
 def static_condition(container: Any, key: Any, condition: Callable[[Any], bool]) -> bool:

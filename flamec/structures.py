@@ -58,7 +58,13 @@ def unflatten(structure: Structure, leaves: Iterator[Any]) -> Any:
     kind = structure.kind
     if kind is None:
         return next(leaves)
-    children = [unflatten(c, leaves) for c in structure.children]
+    return rebuild(structure, [unflatten(c, leaves) for c in structure.children])
+
+
+def rebuild(structure: Structure, children: list[Any]) -> Any:
+    """The container that ``structure`` describes, with these parts."""
+    kind = structure.kind
+    assert kind is not None
     if kind is list:
         return children
     if kind is tuple:

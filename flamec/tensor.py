@@ -77,7 +77,6 @@ class Tensor:
     __slots__ = (
         "__dict__",
         "__weakref__",
-        "_address",
         "_array",
         "_cached",
         "_grad",
@@ -102,7 +101,6 @@ class Tensor:
     _requires_grad: bool
     _retains_grad: bool
     _grad: Tensor | None
-    _address: int | None
 
     __array_priority__ = 1000  # NumPy arrays on the left defer to us
 
@@ -133,7 +131,6 @@ class Tensor:
         self._requires_grad = False
         self._retains_grad = False
         self._grad = None
-        self._address = None
         return self
 
     @classmethod

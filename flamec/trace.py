@@ -45,21 +45,35 @@ class AliasDiscovered(Exception):
         self.storage = storage
 
 
+def fetch(container: Any, path: tuple[Any, ...]) -> Any:
+    """``container[path[0]][path[1]]…``."""
+    value = container
+    for key in path:
+        value = value[key]
+    return value
+
+
 @dataclass(frozen=True, eq=False)
 class InputSource:
     """Where a graph input comes from at each call.
 
     ``kind``: ``"argument"`` (flattened argument ``position``), ``"captured"`` (the
     tensor itself), ``"base"`` (the base of ``storage``, or of the storage of argument
-    ``position``), or ``"number"`` (``read()`` gives a Python number).
+    ``position``), or ``"number"`` (argument ``position`` itself, or the Python number that the
+    keys ``path`` lead to in ``container``).
     """
 
     kind: str
     position: int = -1
     tensor: Tensor | None = None
     storage: Storage | None = None
-    read: Callable[[], Any] | None = None
+    container: Any = None
+    path: tuple[Any, ...] = ()
     name: str = ""
+
+    def read(self) -> Any:
+        """The number in its container now."""
+        return fetch(self.container, self.path)
 
 
 @dataclass
@@ -139,12 +153,12 @@ class Trace:
         """Leave an entry unguarded: the program reads it anew at each call."""
         self.exempted.add((id(container), key))
 
-    def number(self, key: Any, read: Callable[[], Any], name: str) -> Tensor:
+    def number(self, container: Any, path: tuple[Any, ...], name: str) -> Tensor:
         """A zero-dimensional float64 tensor for a Python number read anew at each call."""
+        key = (id(container), path)
         if key not in self.numbers:
-            value = self.add_input(
-                TensorType((), float64, CPU), InputSource("number", read=read, name=name)
-            )
+            source = InputSource("number", container=container, path=path, name=name)
+            value = self.add_input(TensorType((), float64, CPU), source)
             self.numbers[key] = self._wrap_number(value)
         return self.numbers[key]
 

@@ -108,9 +108,12 @@ class Module:
     # registration -------------------------------------------------------------
     def __getattr__(self, name: str) -> Any:
         if name not in _REGISTRIES:
-            for registry in (self._parameters, self._buffers, self._modules):
-                if name in registry:
-                    return registry[name]
+            if name in self._parameters:  # one after the other: what is read is guarded
+                return self._parameters[name]
+            if name in self._buffers:
+                return self._buffers[name]
+            if name in self._modules:
+                return self._modules[name]
         elif not name.startswith("__"):
             raise AttributeError(
                 f"{type(self).__name__} has no attribute {name!r}: call super().__init__() before "

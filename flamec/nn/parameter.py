@@ -118,7 +118,6 @@ def replace_data(tensor: Tensor, data: Tensor) -> None:
     tensor._value = None
     tensor._value_version = -1
     tensor._cached = None
-    tensor._address = None
 
 
 def clear_gradients(tensors: Iterable[Tensor], set_to_none: bool) -> None:
