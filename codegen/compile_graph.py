@@ -26,7 +26,7 @@ from flamec.ir.passes.fuse import FusionDecision, FusionGroup, FusionOptions, fu
 from flamec.ir.passes.normalize_contractions import normalize_contractions
 from flamec.ir.passes.widen_half_products import widen_half_products
 from flamec.ir.plan import ExecutionPlan, OutputSpec, Step
-from flamec.ir.shape import symbols_of
+from flamec.ir.shape import SymbolicDim, symbols_of
 from flamec.ir.tasks import build_tasks
 
 
@@ -93,11 +93,22 @@ def _calls_blas(kernel: Kernel) -> bool:
 
 
 def program_symbols(graph: Graph) -> tuple[str, ...]:
-    """The symbols of the inputs' shapes, which give all others, in order of appearance."""
+    """The symbols of shapes and attributes, in order of appearance."""
     found: dict[str, None] = {}
+
+    def visit(entry: object) -> None:
+        if isinstance(entry, (tuple, list)):
+            for part in entry:
+                visit(part)
+        elif isinstance(entry, SymbolicDim):
+            found.update(dict.fromkeys(sorted(symbols_of(entry))))
+
     for value in graph.inputs:
-        for size in value.type.shape:
-            found.update(dict.fromkeys(sorted(symbols_of(size))))
+        visit(value.type.shape)
+    for node in graph.nodes:
+        for output in node.outputs:
+            visit(output.type.shape)
+        visit(tuple(node.attributes.values()))
     return tuple(found)
 
 

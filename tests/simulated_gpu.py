@@ -77,17 +77,19 @@ class SimulatedRuntime:
 
 
 class SimulatedGpu(Gpu):
-    """``prepared``: the programs made so far."""
+    """``prepared``: the programs made so far, ``symbols``: those of each."""
 
     def __init__(self, index: int) -> None:
         super().__init__(index)
         self.__dict__["runtime"] = SimulatedRuntime()
         self.prepared: list[Prepared] = []
+        self.symbols: list[tuple[str, ...]] = []
 
     def prepare(self, graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Prepared:
         prepared = Prepared(graph, None, options, None)
         prepared.runner = SimulatedRunner(self, prepared.optimized, symbols)
         self.prepared.append(prepared)
+        self.symbols.append(tuple(symbols))
         return prepared
 
     def prepare_operation(

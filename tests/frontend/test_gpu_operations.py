@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 from op_row import Row, Sample
 from op_table import OP_TABLE
+from simulated_gpu import SimulatedGpu
 
 import flamec
+from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.dispatch import apply
 from flamec.errors import OperationError
 from flamec.ir.op import OpKind, lookup
+from flamec.ir.plan import Launch
+from flamec.ir.shape import symbols_of
 from flamec.ir.types import ALL_DTYPES, Device, DType, float32, int64
 
 CASES = [
@@ -72,6 +76,18 @@ def test_simulated(row: Row, dtype: DType, simulated: Any) -> None:
 @pytest.mark.parametrize(("row", "dtype"), CHOSEN)
 def test_real(row: Row, dtype: DType) -> None:
     check(row, dtype, Device("cuda", 0))
+
+
+@pytest.mark.parametrize("row", OP_TABLE, ids=lambda row: row.name)
+def test_programs_over_symbols_are_generated(row: Row, simulated: list[SimulatedGpu]) -> None:
+    check(row, float32 if float32 in row.dtypes else row.dtypes[0], Device("cuda", 0))
+    for symbols, prepared in zip(simulated[0].symbols, simulated[0].prepared, strict=True):
+        plan = compile_graph(prepared.optimized).plan
+        assert set(plan.symbols) <= set(symbols)
+        for action in plan.actions:
+            if isinstance(action, Launch):
+                used = set().union(*map(symbols_of, action.grid))
+                assert used <= set(plan.symbols)
 
 
 def test_every_dtype_goes_there_and_back(gpu: Device) -> None:
