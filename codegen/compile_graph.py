@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from flamec.codegen.buffers import BufferTable, assign_buffers, in_place_pairs
 from flamec.codegen.c.emit import Emitter
@@ -29,15 +30,19 @@ from flamec.ir.plan import ExecutionPlan, OutputSpec, Step
 from flamec.ir.shape import SymbolicDim, symbols_of
 from flamec.ir.tasks import build_tasks
 
+if TYPE_CHECKING:
+    from flamec.codegen.triton.gpu_form import ProductChoice
+
 
 @dataclass(frozen=True)
 class CompiledGraph:
-    """A plan and the stages that led to it."""
+    """A plan and the stages that led to it; ``choices``: schedules of products on a GPU."""
 
     plan: ExecutionPlan
     groups: tuple[FusionGroup, ...]
     decisions: tuple[FusionDecision, ...]
     kernels: tuple[Kernel, ...]
+    choices: tuple[ProductChoice, ...] = ()
 
 
 def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> CompiledGraph:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
+from flamec.codegen.triton.product_schedule import ProductSchedule, target_facts
 from flamec.ir.shape import Dim, evaluate_dim, symbols_of
+
+FLOAT32_PRODUCTS = ("ieee", "tf32x3", "tf32")
 
 
 @dataclass(frozen=True)
@@ -18,15 +21,29 @@ class CodegenOptions:
       fast near the hints; hints with the same least power of two above them give the same code.
     - ``narrow``: the caller promises that no array of a call with symbolic sizes has 2**31 or
       more elements, so that indices on a GPU are 32-bit numbers.
+    - ``target``: the GPU that schedules are chosen for.
+    - ``schedules``: matrix products by ``product_key`` whose schedule is given, not proposed.
+    - ``float32_products``: how a GPU multiplies float32 matrices: exactly as float32
+      (``"ieee"``), as three products of operands split in two (``"tf32x3"``), or with operands
+      rounded to 10 bits of mantissa (``"tf32"``).
     """
 
     fuse: bool = True
     size_hints: Mapping[str, int] = field(default_factory=dict)
     narrow: bool = False
+    target: str = "sm_90"
+    schedules: Mapping[str, ProductSchedule] = field(default_factory=dict)
+    float32_products: str = "ieee"
 
     def __post_init__(self) -> None:
         buckets = {name: power_of_two(size) for name, size in sorted(self.size_hints.items())}
         object.__setattr__(self, "size_hints", buckets)
+        target_facts(self.target)
+        if self.float32_products not in FLOAT32_PRODUCTS:
+            raise ValueError(
+                f"float32_products must be one of {', '.join(FLOAT32_PRODUCTS)}, not "
+                f"{self.float32_products!r}"
+            )
 
     def typical(self, size: Dim) -> int | None:
         """A size as a number, by the hints for its symbols; None where one has no hint."""
@@ -42,7 +59,7 @@ class CodegenOptions:
     @property
     def key(self) -> str:
         """All that code depends on, as text."""
-        return json.dumps(vars(self), sort_keys=True)
+        return json.dumps(asdict(self), sort_keys=True)
 
 
 def power_of_two(size: int) -> int:

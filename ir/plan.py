@@ -113,13 +113,15 @@ class Argument:
 class Launch:
     """Run ``ExecutionPlan.kernels[kernel]``; nothing happens if a dimension of the grid is 0.
 
-    ``most_blocks`` bounds the first dimension of the grid (a persistent kernel); 0: no bound.
+    ``most_blocks`` bounds the first dimension of the grid (a persistent kernel);
+    ``per_processor`` bounds it by so many blocks for each multiprocessor of the device; 0: no bound.
     """
 
     kernel: int
     grid: tuple[Dim, Dim, Dim]
     arguments: tuple[Argument, ...]
     most_blocks: int = 0
+    per_processor: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +281,7 @@ def _action(data: dict[str, Any]) -> Action:
                 for a in data["arguments"]
             ),
             most_blocks=data["most_blocks"],
+            per_processor=data["per_processor"],
         )
     if "byte" in data:
         return Fill(data["buffer"], _dim(data["bytes"]), data["byte"])

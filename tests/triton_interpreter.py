@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,10 +25,14 @@ import triton
 import triton.language as tl
 from triton.runtime import interpreter
 from triton.runtime.interpreter import TensorHandle
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from flamec.ir.passes.plan_memory import plan_memory
-from flamec.ir.plan import Copy, ExecutionPlan, Fill, KernelSource, Launch
+from flamec.ir.plan import Argument, Copy, ExecutionPlan, Fill, KernelSource, Launch
 from flamec.ir.shape import evaluate_dim, evaluate_shape
+from flamec.ir.types import dtype_named
+
+PROCESSORS = 2  # of the device that persistent kernels see
 
 _POINTED = {
     "*fp32": "float32",
@@ -42,11 +47,19 @@ _POINTED = {
 }
 
 
+class _ElementType(str):
+    """The name of a dtype, with the size that descriptors ask for."""
+
+    @property
+    def itemsize(self) -> int:
+        return dtype_named(self).itemsize
+
+
 class PointerArgument:
     """An address in host memory that looks like a tensor to the interpreter."""
 
     def __init__(self, address: int, kind: str) -> None:
-        self.address, self.dtype = address, _POINTED[kind]
+        self.address, self.dtype = address, _ElementType(_POINTED[kind])
 
     def data_ptr(self) -> int:
         return self.address
@@ -196,6 +209,18 @@ def run_plan(
     return results, {p: memory[plan.inputs[p]] for p in plan.updated}
 
 
+def _descriptor(
+    argument: Argument, kind: str, bindings: Mapping[str, int], address: int
+) -> TensorDescriptor:
+    """A tensor descriptor; the interpreter refuses what the copy engine could not read."""
+    found = re.fullmatch(r"tensordesc<(\w+)\[([\d,]+)\]>", kind)
+    assert found is not None and not isinstance(argument.value, float)
+    base = PointerArgument(address + evaluate_dim(argument.value, bindings), f"*{found[1]}")
+    shape = [max(1, size) for size in evaluate_shape(argument.shape, bindings)]
+    strides = list(evaluate_shape(argument.strides, bindings))
+    return TensorDescriptor(base, shape, strides, [int(n) for n in found[2].split(",")])
+
+
 def _launch(
     plan: ExecutionPlan, action: Launch, bindings: Mapping[str, int], address: Callable[[int], int]
 ) -> None:
@@ -203,9 +228,13 @@ def _launch(
     grid = evaluate_shape(action.grid, bindings)
     if min(grid) <= 0:
         return
+    if action.per_processor:
+        grid = (min(grid[0], action.per_processor * PROCESSORS), *grid[1:])
     arguments: list[Any] = []
     for (_, kind), argument in zip(source.parameters, action.arguments, strict=True):
-        if argument.buffer >= 0:
+        if argument.shape:
+            arguments.append(_descriptor(argument, kind, bindings, address(argument.buffer)))
+        elif argument.buffer >= 0:
             arguments.append(PointerArgument(address(argument.buffer), kind))
         else:
             assert not isinstance(argument.value, float)

@@ -40,3 +40,4 @@ def spill_type(lane: str) -> str:
 
 
 MEMORY_DTYPES = {memory: dtype_named(name) for name, memory in _MEMORY.items()}
+MEMORY_BYTES = {memory: dtype.itemsize for memory, dtype in MEMORY_DTYPES.items()}

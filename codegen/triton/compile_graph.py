@@ -94,7 +94,11 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
         notes={"kernel_steps": collector.steps},
     )
     return CompiledGraph(
-        plan, fusion.groups, fusion.decisions, tuple(k.lowered.kernel for k in kernels)
+        plan,
+        fusion.groups,
+        fusion.decisions,
+        tuple(k.lowered.kernel for k in kernels),
+        tuple(choice for k in kernels for choice in k.choices),
     )
 
 
@@ -121,4 +125,5 @@ class _Collector:
                 self.kernels.append(source)
                 self.steps.append(step)
             grid = (planned.launch.blocks, 1, 1)
-            self.actions.append(Launch(self._numbers[key], grid, planned.arguments))
+            bound = int(planned.launch.persistent)
+            self.actions.append(Launch(self._numbers[key], grid, planned.arguments, 0, bound))

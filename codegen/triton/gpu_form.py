@@ -2,8 +2,8 @@
 
 In: a kernel as lowered for any machine. Out: the kernel whose parts are single launches (a
 matrix product stands alone unless what follows is elementwise), without kept values that do not
-fit in registers, with room for as many partial results as there are blocks; and a tile for each
-part (None: a matrix product).
+fit in registers, with room for as many partial results as there are blocks; and a tile or a
+``ProductSchedule`` for each part.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ from dataclasses import dataclass, replace
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import Memory, PartialResults
 from flamec.codegen.options import CodegenOptions
-from flamec.codegen.triton.product_writer import can_fuse, parted, product_elements
+from flamec.codegen.triton.product_choice import (
+    product_candidates,
+    product_key,
+    propose_product,
+)
+from flamec.codegen.triton.product_parts import can_fuse, joined, parted, product_elements
+from flamec.codegen.triton.product_schedule import ProductSchedule
+from flamec.codegen.triton.product_writer import accumulator
 from flamec.codegen.triton.recompute import without_keeps
 from flamec.codegen.triton.tiling import Tile, propose
 from flamec.ir.kernel import Loop, Parameter, Part, RowProgram
@@ -21,31 +28,58 @@ from flamec.ir.shape import Dim, product, substitute
 
 
 @dataclass(frozen=True)
+class ProductChoice:
+    """The schedule that a product got, under the name by which options may give another."""
+
+    key: str
+    schedule: ProductSchedule
+    candidates: tuple[ProductSchedule, ...]
+
+
+@dataclass(frozen=True)
 class GpuKernel:
     lowered: LoweredKernel
-    tiles: tuple[Tile | None, ...]
+    tiles: tuple[Tile | ProductSchedule, ...]
+    choices: tuple[ProductChoice, ...] = ()
 
 
 def gpu_form(lowered: LoweredKernel, options: CodegenOptions) -> GpuKernel:
     """See the module's docstring."""
     kernel = lowered.kernel
-    parameters, buffers = list(kernel.parameters), list(lowered.buffers)
+    memory = _Parameters(list(kernel.parameters), list(lowered.buffers))
     parts: list[Part] = []
-    tiles: list[Tile | None] = []
+    tiles: list[Tile | ProductSchedule] = []
+    choices: list[ProductChoice] = []
     for part in kernel.parts:
-        rest: Part | None = part
+        following = [part]
         if part.program.contraction is not None:
-            alone, rest = _products(part, parameters, buffers)
-            parts.append(alone)
-            tiles.append(None)
-        if rest is not None:
+            schedule = propose_product(part.program, options)
+            candidates = tuple(product_candidates(part.program, options))
+            choices.append(ProductChoice(product_key(part.program), schedule, candidates))
+            product_part, following = _products(part, schedule, memory)
+            parts.append(product_part)
+            tiles.append(schedule)
+        for rest in following:
             tile = propose(actual(rest), options)
             program = without_keeps(rest.program) if tile.looped else rest.program
             parts.append(replace(rest, program=program))
             tiles.append(tile)
-            _make_room(rest, tile, buffers)
-    kernel = replace(kernel, parameters=tuple(parameters), parts=tuple(parts))
-    return GpuKernel(LoweredKernel(kernel, tuple(buffers)), tuple(tiles))
+            _make_room(rest, tile, memory.buffers)
+    kernel = replace(kernel, parameters=tuple(memory.parameters), parts=tuple(parts))
+    return GpuKernel(LoweredKernel(kernel, tuple(memory.buffers)), tuple(tiles), tuple(choices))
+
+
+@dataclass
+class _Parameters:
+    """The parameters of a kernel, and what they are."""
+
+    parameters: list[Parameter]
+    buffers: list[Memory]
+
+    def add(self, memory: str, elements: Dim) -> int:
+        self.parameters.append(Parameter(memory, True))
+        self.buffers.append(PartialResults(memory, elements))
+        return len(self.parameters) - 1
 
 
 def own_sizes(part: Part) -> dict[str, Dim]:
@@ -62,26 +96,53 @@ def actual(part: Part) -> RowProgram:
 
 
 def _products(
-    part: Part, parameters: list[Parameter], buffers: list[Memory]
-) -> tuple[Part, Part | None]:
-    """The launch of a product, and what must follow it in a launch of its own."""
-    program = part.program
-    if can_fuse(program):
-        return part, None
-    c = program.contraction
+    part: Part, schedule: ProductSchedule, memory: _Parameters
+) -> tuple[Part, list[Part]]:
+    """The launch of a product, and what must follow it in launches of its own."""
+    c = part.program.contraction
     assert c is not None
-    arguments, result = part.arguments, c.result
-    if result < 0:
-        result = len(program.parameters)
-        arguments = (*arguments, len(parameters))
-        program = replace(program, parameters=(*program.parameters, Parameter(c.memory, True)))
-        parameters.append(Parameter(c.memory, True))
-        buffers.append(PartialResults(c.memory, product_elements(c)))
-    alone, rest = parted(program, result)
-    first = Part(alone, arguments, (), (), part.sizes)
-    if rest is None:
-        return first, None
-    return first, replace(part, program=rest, arguments=arguments)
+    fits = can_fuse(part.program)
+    if fits and schedule.split_k == 1:
+        return part, []
+    if schedule.split_k == 1:
+        part, result = _with_result(part, memory)
+        alone, rest = parted(part.program, result)
+        following = [] if rest is None else [replace(part, program=rest)]
+        return replace(part, program=alone, imports=(), results=()), following
+    lane = accumulator(c, schedule)
+    following = []
+    if not fits:
+        part, result = _with_result(part, memory)
+        alone, rest = parted(part.program, result)
+        assert rest is not None
+        following.append(replace(part, program=rest))
+        part = replace(part, program=alone, imports=(), results=())
+    part, sums = _with_parameter(part, lane, product_elements(c) * schedule.split_k, memory)
+    program = part.program
+    assert program.contraction is not None
+    wide = replace(program.contraction, memory=lane, lane=lane, result=sums)
+    alone = replace(program, passes=(), after=(), imports=(), contraction=wide)
+    total = joined(program, sums, lane, schedule.split_k)
+    product_part = replace(part, program=alone, imports=(), results=())
+    return product_part, [replace(part, program=total), *following]
+
+
+def _with_result(part: Part, memory: _Parameters) -> tuple[Part, int]:
+    """The part with a parameter for its product, and the number of that."""
+    c = part.program.contraction
+    assert c is not None
+    if c.result >= 0:
+        return part, c.result
+    return _with_parameter(part, c.memory, product_elements(c), memory)
+
+
+def _with_parameter(
+    part: Part, kind: str, elements: Dim, memory: _Parameters
+) -> tuple[Part, int]:
+    arguments = (*part.arguments, memory.add(kind, elements))
+    parameters = (*part.program.parameters, Parameter(kind, True))
+    program = replace(part.program, parameters=parameters)
+    return replace(part, program=program, arguments=arguments), len(parameters) - 1
 
 
 def _make_room(part: Part, tile: Tile, buffers: list[Memory]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from flamec.codegen.lower.lanes import MEMORY_DTYPES, spill_type
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.gpu_form import GpuKernel, actual, own_sizes
+from flamec.codegen.triton.product_schedule import ProductSchedule
 from flamec.codegen.triton.product_writer import write_product
 from flamec.codegen.triton.program_writer import (
     RowsWriter,
@@ -20,7 +21,7 @@ from flamec.codegen.triton.program_writer import (
     finished,
     fold_name,
 )
-from flamec.codegen.triton.source import EmittedLaunch, emit
+from flamec.codegen.triton.source import Described, EmittedLaunch, emit
 from flamec.codegen.triton.statements import StatementWriter
 from flamec.codegen.triton.text import POINTERS, fold_lane, size_name
 from flamec.ir.kernel import (
@@ -75,8 +76,13 @@ class KernelWriter:
             own, wide = own_sizes(part), is_wide(part, self.options.narrow)
             uniform, arguments = self._imports(part)
             arguments |= {f"p{i}": self.numbers[a] for i, a in enumerate(part.arguments)}
-            if tile is None:
-                launches = [write_product(part.program, self._name, self._doc, uniform, own, wide)]
+            if isinstance(tile, ProductSchedule):
+                precision = self.options.float32_products
+                names = (self._name, self._doc)
+                sizes = {size_name(n): size for n, size in own.items()}
+                launches = [
+                    write_product(part.program, tile, precision, *names, uniform, sizes, wide)
+                ]
             else:
                 rows = RowsWriter(part.program, tile, self._name, self._doc, uniform, own, wide)
                 launches = rows.emit()
@@ -206,7 +212,12 @@ class KernelWriter:
         return number
 
     def _add(self, launch: EmittedLaunch, buffers: dict[str, int], own: dict[str, Dim]) -> None:
-        arguments = tuple(self._argument(name, buffers, own) for name in launch.arguments)
+        arguments = tuple(
+            _described(launch.described[name], buffers)
+            if name in launch.described
+            else self._argument(name, buffers, own)
+            for name in launch.arguments
+        )
         self.launches.append(PlannedLaunch(launch, arguments))
 
     def _argument(self, name: str, buffers: dict[str, int], own: dict[str, Dim]) -> Argument:
@@ -214,6 +225,10 @@ class KernelWriter:
             return Argument(buffer=buffers[name])
         symbol = name.removeprefix(size_name(""))
         return Argument(value=own.get(symbol, SymbolicDim.symbol(symbol)))
+
+
+def _described(array: Described, buffers: dict[str, int]) -> Argument:
+    return Argument(buffers[array.pointer], array.offset, array.shape, array.strides)
 
 
 def is_wide(part: Part, narrow: bool) -> bool:

@@ -1,167 +1,187 @@
-"""Write a matrix product, with what follows it elementwise, as one Triton kernel."""
+"""Write a matrix product, with what follows it elementwise, as one Triton kernel.
+
+In: a program whose passes ``can_fuse``, and its schedule. Out: the launch. Where the depth is
+split, the kernel leaves one array of sums for each part, which another program adds up in order
+(``product_parts``).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from flamec.codegen.lower.lanes import MEMORY_BYTES
+from flamec.codegen.triton.product_operands import (
+    DescribedOperand,
+    dense_result,
+    describe_operand,
+    described,
+    matrix_start,
+)
+from flamec.codegen.triton.product_parts import dense_place
+from flamec.codegen.triton.product_schedule import ProductSchedule
 from flamec.codegen.triton.program_writer import Uniform, ceil_div, decomposed
-from flamec.codegen.triton.source import EmittedLaunch, emit
+from flamec.codegen.triton.source import Described, EmittedLaunch, emit
 from flamec.codegen.triton.statements import StatementWriter, stored
-from flamec.codegen.triton.text import POINTERS, TYPES, dim, factor, power_of_two
-from flamec.ir.kernel import Contraction, Fold, Linear, Load, MatrixOperand, Pass, RowProgram, Store
+from flamec.codegen.triton.text import POINTERS, TYPES, dim, factor
+from flamec.ir.kernel import Contraction, Linear, MatrixOperand, RowProgram, Store
 from flamec.ir.layout import dense_strides
-from flamec.ir.shape import Dim
+from flamec.ir.shape import Dim, structurally_equal
 
-_GROUP = 8  # blocks of rows that share a stretch of columns, for the L2 cache
-
-
-@dataclass(frozen=True, slots=True)
-class ProductTile:
-    """A block of the result; ``depth`` 0: no matrix instructions, one step of depth at a time."""
-
-    rows: int
-    columns: int
-    depth: int
-    warps: int
-    stages: int
+ACCUMULATORS = {"i8": "i32", "u8": "i32"}  # of lanes that matrix instructions add up wider
 
 
-def propose_product(c: Contraction) -> ProductTile:
-    """A tile by rule of thumb: large blocks where they fill the device."""
-    rows = power_of_two(c.rows) if isinstance(c.rows, int) else 64
-    columns = power_of_two(c.columns) if isinstance(c.columns, int) else 64
-    if c.lane != "f32":
-        return ProductTile(min(32, max(4, rows)), min(32, max(4, columns)), 0, 4, 1)
-    if c.memory == "f32":
-        return ProductTile(max(16, min(64, rows)), max(16, min(64, columns)), 16, 4, 2)
-    large = min(rows, columns) >= 2048
-    block = (128, 256, 64, 8, 3) if large else (128, 128, 64, 8, 3)
-    if min(rows, columns) < 256:
-        block = (64, 64, 64, 4, 3)
-    depth = power_of_two(c.depth) if isinstance(c.depth, int) else 64
-    return ProductTile(
-        max(16, min(block[0], rows)),
-        max(16, min(block[1], columns)),
-        max(16, min(block[2], depth)),
-        block[3],
-        block[4],
-    )
+def accumulator(c: Contraction, schedule: ProductSchedule) -> str:
+    """The lane type in which products are added up."""
+    return ACCUMULATORS.get(c.lane, c.lane) if schedule.depth else c.lane
 
 
-def dense_place(program: RowProgram) -> Linear:
-    """Where the elements of a row-major array over all loops lie."""
-    strides = dense_strides(tuple(loop.size for loop in (*program.rows, *program.inner)))
-    return Linear(0, strides[: len(program.rows)], strides[len(program.rows) :])
+@dataclass
+class _ProductStatements(StatementWriter):
+    """Statements of an epilogue; results that the copy engine can store go through it.
 
+    ``arrays`` are the descriptors by name, ``dense`` the place of a row-major result, ``shape``
+    a block of it.
+    """
 
-def can_fuse(program: RowProgram) -> bool:
-    """Whether all that follows a product is elementwise in its own place."""
-    c = program.contraction
-    assert c is not None
-    if program.kind not in ("rows", "flat", "along rows") or program.after:
-        return False
-    place = dense_place(program)
-    for s in program.statements():
-        if isinstance(s, Fold):
-            return False
-        if not isinstance(s, Load) or s.place.parameter not in (-1, c.result):
-            continue
-        if s.place.at != place or s.place.indices or s.place.guards:
-            return False
-    return not any(isinstance(s, Store) for block in program.passes for s in block.row)
+    arrays: dict[str, Described] = field(default_factory=dict)
+    dense: Linear | None = None
+    contraction: Contraction | None = None
+    block: tuple[int, int] = (0, 0)
 
+    def _store(self, s: Store, at_least: str) -> list[str]:
+        plain = s.place.at == self.dense and not (s.place.indices or s.place.guards or s.combine)
+        if plain and self.axes(s.operand) == "rc":
+            text = stored(s.memory, s.lane, self.name(s.operand))
+            line = self.described_store(s.place.parameter, s.memory, text)
+            if line:
+                return [line]
+        return super()._store(s, at_least)
 
-def parted(program: RowProgram, parameter: int) -> tuple[RowProgram, RowProgram | None]:
-    """The product alone, left in a parameter, and what follows it (None: nothing)."""
-    c = program.contraction
-    assert c is not None
-    alone = replace(
-        program, passes=(), after=(), contraction=replace(c, result=parameter), imports=()
-    )
-    if not program.passes and not program.after:
-        return alone, None
-
-    def moved(block: tuple[object, ...]) -> tuple[object, ...]:
-        return tuple(
-            replace(s, place=replace(s.place, parameter=parameter))
-            if isinstance(s, Load) and s.place.parameter == -1
-            else s
-            for s in block
+    def described_store(self, parameter: int, memory: str, text: str, copies: int = 1) -> str:
+        """The store of a whole block by descriptor; "" where that is not possible."""
+        c = self.contraction
+        shape = None if c is None else dense_result(c, memory, copies)
+        if shape is None or self.block[1] * MEMORY_BYTES[memory] < 16:
+            return ""
+        name = f"d{2 + parameter}"
+        self.arrays[name] = described(
+            parameter, memory, 0, shape, dense_strides(shape), self.block
         )
-
-    passes = tuple(Pass(moved(p.row), moved(p.element)) for p in program.passes)  # type: ignore[arg-type]
-    return alone, replace(program, passes=passes, contraction=None)
+        place = "first_row, first_col"
+        if len(shape) == 3:
+            place, text = f"matrix, {place}", f"tl.reshape({text}, {(1, *self.block)})"
+        return f"{name}.store([{place}], {text})"
 
 
 def write_product(
-    program: RowProgram, name: str, doc: str, uniform: Uniform, own: dict[str, Dim], wide: bool
+    program: RowProgram,
+    schedule: ProductSchedule,
+    precision: str,
+    name: str,
+    doc: str,
+    uniform: Uniform,
+    sizes: Mapping[str, Dim],
+    wide: bool,
 ) -> EmittedLaunch:
-    """The launch of a program whose passes ``can_fuse``."""
+    """The launch of a program whose passes ``can_fuse``. ``precision`` of float32 products."""
     c = program.contraction
     assert c is not None
-    tile = propose_product(c)
-    writer = StatementWriter(
+    arrays: dict[str, Described] = {}
+    block = (schedule.rows, schedule.columns // schedule.store_parts)
+    lane = accumulator(c, schedule)
+    writer = _ProductStatements(
         tuple(loop.name for loop in program.rows),
         tuple(loop.name for loop in program.inner),
         product="product",
         product_parameter=c.result,
         reuse=True,
         written={i for i, p in enumerate(program.parameters) if p.written},
+        arrays=arrays,
+        dense=dense_place(program),
+        contraction=c if schedule.tma else None,
+        block=block,
     )
     writer.varying["product"] = "rc"
-    lines: list[str] = []
-    for block in program.passes:
-        for s in block.row:
-            lines += writer.write(s, "r")
-        for s in block.element:
-            lines += writer.write(s, "rc")
+    body: list[str] = []
+    if c.result >= 0:
+        text = stored(c.memory, c.lane, "product")
+        store = writer.described_store(c.result, c.memory, text, schedule.split_k)
+        place = f"p{c.result} + (row * {factor(c.columns)} + col)"
+        body.append(store or f"tl.store({place}, {text}, mask)")
+    for part in program.passes:
+        for s in part.row:
+            body += writer.write(s, "r")
+        for s in part.element:
+            body += writer.write(s, "rc")
+    single = structurally_equal(c.batch * schedule.split_k, 1)
+    tiles = ceil_div(c.rows, schedule.rows) * ceil_div(c.columns, schedule.columns)
+    blocks = c.batch * schedule.split_k * tiles
     holes: dict[str, object] = {
         "name": name,
         "doc": doc,
-        "tile": tile,
+        "tile": schedule,
+        "width": block[1],
         "index": "tl.int64" if wide else "tl.int32",
-        "group": _GROUP,
+        "wide": wide,
+        "single": single,
         "uniform": "\n".join(uniform.lines),
+        "batch": factor(c.batch),
         "rows": dim(c.rows),
         "rows_factor": factor(c.rows),
         "columns": dim(c.columns),
-        "columns_factor": factor(c.columns),
         "depth": dim(c.depth),
-        "depth_block": tile.depth,
-        "left": _operand(c.left),
-        "right": _operand(c.right),
-        "type": TYPES[c.lane],
-        "result": f"p{c.result}" if c.result >= 0 else "",
-        "stored": stored(c.memory, c.lane, "product"),
-        "row_indices": decomposed(program.rows, "row") if lines else "",
-        "inner_indices": decomposed(program.inner, "col") if lines else "",
-        "body": "\n".join(lines),
+        "depth_end": dim(c.depth) if isinstance(c.depth, int) else f"({dim(c.depth)}).to(tl.int32)",
+        "left": _operand(program, c, schedule, arrays, left=True),
+        "right": _operand(program, c, schedule, arrays, left=False),
+        "type": TYPES[lane],
+        "narrows": TYPES[c.lane] if lane != c.lane else "",
+        "precision": f', input_precision="{precision}"' if c.lane == "f32" else "",
+        "row_indices": decomposed(program.rows, "row"),
+        "inner_indices": decomposed(program.inner, "col"),
+        "body": "\n".join(body),
     }
     pointers = {f"p{i}": POINTERS[p.memory] for i, p in enumerate(program.parameters)}
-    blocks = c.batch * ceil_div(c.rows, tile.rows) * ceil_div(c.columns, tile.columns)
     return emit(
         "product.py.j2",
         holes,
         pointers | uniform.pointers,
         blocks,
-        tile.warps,
-        stages=tile.stages,
+        schedule.warps,
+        sizes,
+        stages=schedule.stages,
+        wide=wide,
+        described=arrays,
+        persistent=schedule.persistent,
     )
 
 
-def product_elements(c: Contraction) -> Dim:
-    return c.batch * c.rows * c.columns
-
-
-def _operand(operand: MatrixOperand) -> dict[str, object]:
-    """Parameter, strides, and the text of where the matrix of a batch starts."""
-    terms, rest = [dim(operand.offset)], "batch"
-    for size, stride in reversed(operand.batch):
-        terms.append(f"({rest} % {factor(size)}) * {factor(stride)}")
-        rest = f"({rest} // {factor(size)})"
-    return {
+def _operand(
+    program: RowProgram,
+    c: Contraction,
+    schedule: ProductSchedule,
+    arrays: dict[str, Described],
+    left: bool,
+) -> dict[str, object]:
+    """The text of one operand: a block by descriptor, or what pointers are made of."""
+    operand: MatrixOperand = c.left if left else c.right
+    memory = program.parameters[operand.parameter].memory
+    free, block = (c.rows, schedule.rows) if left else (c.columns, schedule.columns)
+    unsigned = ".to(tl.int8, bitcast=True)" if memory == "u8" else ""
+    found = {
         "parameter": operand.parameter,
-        "start": " + ".join(terms),
+        "start": matrix_start(operand),
         "free": factor(operand.free),
         "contracted": factor(operand.contracted),
+        "cast": unsigned if schedule.depth else "",
+        "whole": isinstance(c.depth, int) and schedule.depth and c.depth % schedule.depth == 0,
+        "block": "",
     }
+    if schedule.tma:
+        seen: DescribedOperand | None = describe_operand(operand, memory, free, c.depth)
+        assert seen is not None, "the schedule uses the copy engine where it cannot read"
+        name, place = ("d0", "first_row") if left else ("d1", "first_col")
+        arrays[name] = seen.array(operand.parameter, memory, block, schedule.depth)
+        sizes = (block, schedule.depth) if left else (schedule.depth, block)
+        found["block"] = seen.load(name, place, "first", sizes, left)
+    return found

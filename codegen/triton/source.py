@@ -1,30 +1,48 @@
 """From a kernel's text to a ``KernelSource``: which arguments it takes and of which types.
 
 In: text that mentions pointers ``p0`` (the program's parameters), ``k0`` (the kernel's), ``x0``
-(values computed once), ``q0`` (partial results) and sizes ``n_B``. Out: what a launch needs.
+(values computed once), ``q0`` (partial results), tensor descriptors ``d0`` and sizes ``n_B``. Out:
+what a launch needs.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flamec.codegen.triton.rendering import module, render
 from flamec.ir.plan import KernelSource
 from flamec.ir.shape import Dim, is_multiple
 
 ALIGNMENT = 16  # of the pointers and sizes that Triton is told of
-_ARGUMENT = re.compile(r"\b([pkxq]\d+|n_\w+)\b")
+_ARGUMENT = re.compile(r"\b([pkxqd]\d+|n_\w+)\b")
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a tensor descriptor describes: an array ``offset`` bytes behind where a pointer
+    argument would point to. ``kind`` is the descriptor's type in Triton."""
+
+    pointer: str
+    kind: str
+    offset: Dim
+    shape: tuple[Dim, ...]
+    strides: tuple[Dim, ...]
 
 
 @dataclass(frozen=True)
 class EmittedLaunch:
-    """A kernel, its grid, and the names of its arguments in order."""
+    """A kernel, its grid, and the names of its arguments in order.
+
+    ``persistent``: there are only as many blocks as the device has room for at a time.
+    """
 
     source: KernelSource
     blocks: Dim
     arguments: tuple[str, ...]
+    described: Mapping[str, Described] = field(default_factory=dict)
+    persistent: bool = False
 
 
 def emit(
@@ -36,18 +54,23 @@ def emit(
     sizes: Mapping[str, Dim] | None = None,
     stages: int = 1,
     wide: bool = True,
+    described: Mapping[str, Described] | None = None,
+    persistent: bool = False,
 ) -> EmittedLaunch:
-    """Fill a template. ``pointers`` gives the types of pointers by name, ``sizes`` what is known
-    of sizes that are arguments; unless ``wide``, these are 32-bit numbers."""
+    """Fill a template. ``pointers`` gives the types of pointers by name, ``described`` the tensor
+    descriptors, ``sizes`` what is known of sizes that are arguments; unless ``wide``, these are
+    32-bit numbers."""
     draft = render(template, {**holes, "arguments": ""})
     arguments = tuple(dict.fromkeys(sorted(_ARGUMENT.findall(draft), key=_order)))
     text = render(template, {**holes, "arguments": ", ".join(arguments)})
-    known = sizes or {}
+    known, arrays = sizes or {}, described or {}
     parameters, aligned = [], []
     for name in arguments:
         if name in pointers:
             parameters.append((name, pointers[name]))
             aligned.append(name)
+        elif name in arrays:
+            parameters.append((name, arrays[name].kind))
         else:
             parameters.append((name, "i64" if wide else "i32"))
             if is_multiple(known.get(name, 1), ALIGNMENT):
@@ -56,10 +79,10 @@ def emit(
     source = KernelSource(
         module(text), str(holes["name"]), tuple(parameters), {}, tuple(aligned), options
     )
-    return EmittedLaunch(source, blocks, arguments)
+    return EmittedLaunch(source, blocks, arguments, arrays, persistent)
 
 
 def _order(name: str) -> tuple[int, int, str]:
-    kind = "pkxqn".index(name[0])
+    kind = "dpkxqn".index(name[0])
     number = 0 if name.startswith("n_") else int(name[1:])
     return kind, number, name

@@ -23,6 +23,7 @@ from flamec.runtime.cuda.tensor_map import TensorMap
 _SHARED_WITHOUT_ASKING = 48 << 10
 _PORTABLE_CLUSTER = 8
 _SLOT = 8  # bytes; no parameter but a tensor map is larger
+_UNUSED_MAP = (ctypes.c_uint8 * 128)()  # where a launch needs the bytes of a map and no map
 
 
 class LoadedKernel:
@@ -183,6 +184,13 @@ class KernelLaunch:
                 tensor_map = TensorMap(binary.tensor_maps[number], address, shape, strides)
                 self._maps[argument] = tensor_map
                 self._pointers[slot] = tensor_map.host_address
+
+    def set_empty_array(self, argument: int) -> None:
+        """A tensor-descriptor argument that the kernel will not use, because it has no elements."""
+        for slot in self._arguments[argument]:
+            self.values[slot] = 0
+            if self.kernel.binary.parameters[slot].kind == "tensor_map":
+                self._pointers[slot] = ctypes.addressof(_UNUSED_MAP)
 
     def move_array(self, argument: int, address: int) -> None:
         """Another address for an array of the form that ``set_array`` was given."""

@@ -166,6 +166,9 @@ class BoundCudaProgram:
             return
         if action.most_blocks:
             x = min(x, action.most_blocks)
+        if action.per_processor:
+            processors = self.program.context.properties.multi_processor_count
+            x = min(x, action.per_processor * processors)
         launch = KernelLaunch(self.program.kernels[action.kernel], (x, y, z))
         if launch.argument_count != len(action.arguments):
             raise ValueError(
@@ -214,11 +217,13 @@ class BoundCudaProgram:
         strides = evaluate_shape(argument.strides, self.bindings)
         offset = self._number(argument)
         assert isinstance(offset, int)
-        known = False
+        known, empty = False, min(shape) < 1
 
         def set_address(address: int) -> None:
             nonlocal known
-            if known:
+            if empty:
+                launch.set_empty_array(position)
+            elif known:
                 launch.move_array(position, address + offset)
             else:
                 launch.set_array(position, address + offset, shape, strides)

@@ -15,6 +15,7 @@ from flamec.runtime.cuda.driver import check, driver
 
 _ADDRESS_MULTIPLE = 16
 _MOST_DIMENSIONS = 5
+_LONGEST = 1 << 31  # kernels count in 32-bit numbers
 _L2_PROMOTION_128B = 2
 _NAN_FILL = 1
 
@@ -97,6 +98,8 @@ def _check_array(
         )
     if not 1 <= len(shape) <= _MOST_DIMENSIONS:
         raise ValueError(f"a tensor map has 1 to {_MOST_DIMENSIONS} dimensions, not {len(shape)}")
+    if max(shape) >= _LONGEST:
+        raise ValueError(f"a tensor map has fewer than 2**31 elements in a dimension: {shape}")
     if min(shape) < 1:
         raise ValueError(f"a tensor map cannot describe an empty array of shape {tuple(shape)}")
     if strides[-1] != 1:

@@ -1,0 +1,246 @@
+"""Choose how a matrix product is cut into blocks.
+
+In: a program with a contraction and options (target, size hints, given schedules). Out: its
+``ProductSchedule``, and candidates among which a search may look for a better one. The order of
+candidates is an estimate: whole waves of blocks on the target's multiprocessors, each as long as
+its products at the rate that its tile allows plus what is not overlapped with them, and no
+faster than memory. It depends on sizes, element types and the target, never on the device at
+hand, so that equal programs give equal results on devices of one architecture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from flamec.codegen.lower.lanes import MEMORY_BYTES
+from flamec.codegen.options import CodegenOptions, power_of_two
+from flamec.codegen.triton.product_operands import dense_result, describe_operand
+from flamec.codegen.triton.product_schedule import ProductSchedule, Target, target_facts
+from flamec.ir.kernel import Compute, Contraction, RowProgram, print_program
+from flamec.ir.op import lookup
+
+MOST_CANDIDATES = 12
+_UNKNOWN_SIZE = 2048  # what a symbolic size without a hint counts as
+_EXPENSIVE = 12  # operations that a special function counts as
+_SCALAR_RATE = 0.2  # elementwise operations, millions a microsecond and multiprocessor
+_TILE_COST = 1.5  # microseconds to fill and drain a block's pipeline
+_JOIN_COST = 4.0  # microseconds of one more launch
+_REUSE = 25  # by which small tiles are slower: they read more for each product
+_SMALLEST_SPLIT = 4  # steps of depth that are worth a block of their own
+_SLACK = 1 << 10  # bytes of shared memory for barriers
+
+_Tile = tuple[int, int, int, int, int]  # rows, columns, depth, warps, stages
+
+
+@dataclass(frozen=True)
+class ProductFacts:
+    """Sizes as numbers, the element types, and what the product's surroundings allow.
+
+    ``operations`` of the epilogue on each element; ``precision`` of float32 products.
+    """
+
+    batch: int
+    rows: int
+    columns: int
+    depth: int
+    memory: str
+    result: str
+    operations: int
+    tma: bool
+    precision: str
+
+    @property
+    def element(self) -> int:
+        return MEMORY_BYTES[self.memory]
+
+    @property
+    def has_matrix_instructions(self) -> bool:
+        return self.memory in ("f16", "bf16", "f32", "f64", "i8", "u8")
+
+
+def product_facts(program: RowProgram, options: CodegenOptions) -> ProductFacts:
+    c = program.contraction
+    assert c is not None
+    sizes = (options.typical(size) for size in (c.batch, c.rows, c.columns, c.depth))
+    known = [_UNKNOWN_SIZE if size is None else max(1, size) for size in sizes]
+    computed = [lookup(s.op) for s in program.statements() if isinstance(s, Compute)]
+    memory = program.parameters[c.left.parameter].memory
+    return ProductFacts(
+        *known,
+        memory=memory,
+        result=c.memory,
+        operations=sum(_EXPENSIVE if op.expensive else 1 for op in computed),
+        tma=target_facts(options.target).tma and _describable(program, c),
+        precision=options.float32_products,
+    )
+
+
+def _describable(program: RowProgram, c: Contraction) -> bool:
+    memory = [program.parameters[o.parameter].memory for o in (c.left, c.right)]
+    left = describe_operand(c.left, memory[0], c.rows, c.depth)
+    return left is not None and describe_operand(c.right, memory[1], c.columns, c.depth) is not None
+
+
+def product_key(program: RowProgram) -> str:
+    """The name of a product under which ``CodegenOptions.schedules`` may give its schedule."""
+    c = program.contraction
+    assert c is not None
+    memory = program.parameters[c.left.parameter].memory
+    facts = (*print_program(program), *(p.memory for p in program.parameters), str(c))
+    digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+    return f"{memory} {c.batch}x{c.rows}x{c.columns}x{c.depth} {digest}"
+
+
+def propose_product(program: RowProgram, options: CodegenOptions) -> ProductSchedule:
+    """The schedule that the options give for a product, else the best by estimate."""
+    key = product_key(program)
+    given = options.schedules.get(key)
+    if given is None:
+        return product_candidates(program, options, 1)[0]
+    facts = product_facts(program, options)
+    if (given.tma and not facts.tma) or (given.depth and not facts.has_matrix_instructions):
+        raise ValueError(f"{options.target} cannot compute {key} by {given}")
+    return given
+
+
+def product_candidates(
+    program: RowProgram, options: CodegenOptions, most: int = MOST_CANDIDATES
+) -> list[ProductSchedule]:
+    """Schedules that fit the target, the best by estimate first."""
+    facts, target = product_facts(program, options), target_facts(options.target)
+    if not facts.has_matrix_instructions:
+        rows, columns = (min(32, max(4, power_of_two(n))) for n in (facts.rows, facts.columns))
+        return [ProductSchedule(rows, columns, 0, 4, 1)]
+    tiles = dict.fromkeys(_clipped(tile, facts) for tile in _tiles(facts, target))
+    found = [
+        s
+        for tile in tiles
+        for s in _variants(tile, facts, target)
+        if shared_bytes(s, facts) + _SLACK <= target.shared_bytes
+    ]
+    return sorted(found, key=lambda s: microseconds(s, facts, target))[:most]
+
+
+def _tiles(facts: ProductFacts, target: Target) -> Sequence[_Tile]:
+    """Tiles that are good for large matrices of a type; narrow ones for few rows or columns."""
+    if facts.memory == "f64":
+        return ((64, 64, 16, 4, 3), (32, 64, 16, 4, 3), (32, 32, 16, 4, 3), (16, 32, 32, 2, 3))
+    if facts.memory == "f32" and facts.precision == "ieee":
+        return (
+            (128, 128, 16, 8, 3),
+            (64, 128, 16, 8, 3),
+            (64, 64, 16, 4, 3),
+            (32, 64, 32, 4, 3),
+            (16, 64, 64, 4, 3),
+        )
+    shapes = _WARP_GROUP_TILES if target.warp_groups else _WARP_TILES
+    scale = {1: 2, 2: 1, 4: 0.5}[facts.element]
+    return [(m, n, int(k * scale), warps, stages) for m, n, k, warps, stages in shapes]
+
+
+_NARROW_TILES: tuple[_Tile, ...] = (
+    (64, 64, 64, 4, 4),
+    (32, 64, 128, 4, 3),
+    (16, 128, 64, 4, 4),
+    (16, 64, 128, 4, 3),
+    (16, 32, 128, 4, 3),
+    (64, 16, 128, 4, 3),
+)
+_WARP_GROUP_TILES: tuple[_Tile, ...] = (
+    (128, 256, 64, 8, 3),
+    (128, 256, 64, 8, 4),
+    (256, 128, 64, 8, 3),
+    (128, 128, 128, 8, 3),
+    (128, 128, 64, 4, 3),
+    (128, 128, 64, 8, 4),
+    (64, 256, 64, 4, 3),
+    (64, 128, 64, 4, 4),
+    (128, 64, 64, 4, 4),
+    *_NARROW_TILES,
+)
+_WARP_TILES: tuple[_Tile, ...] = (
+    (128, 256, 32, 8, 3),
+    (128, 128, 64, 8, 3),
+    (128, 128, 32, 8, 3),
+    (128, 64, 32, 4, 3),
+    (64, 128, 32, 4, 3),
+    *_NARROW_TILES,
+)
+
+
+def _clipped(tile: _Tile, facts: ProductFacts) -> _Tile:
+    """No larger than the matrices, with fewer warps for little work."""
+    rows, columns, depth, warps, stages = tile
+    rows = min(rows, max(16, power_of_two(facts.rows)))
+    columns = min(columns, max(16, power_of_two(facts.columns)))
+    depth = min(depth, max(32 if facts.element == 1 else 16, power_of_two(facts.depth)))
+    return rows, columns, depth, min(warps, max(1, rows * columns // 256)), stages
+
+
+def _variants(tile: _Tile, facts: ProductFacts, target: Target) -> Iterable[ProductSchedule]:
+    rows, columns, depth, warps, stages = tile
+    scalar = facts.memory == "f32" and facts.precision == "ieee"
+    base = ProductSchedule(rows, columns, depth, warps, stages, tma=facts.tma and not scalar)
+    yield base
+    if scalar and facts.tma:
+        yield replace(base, tma=True)
+    blocks = _blocks(base, facts)
+    if base.tma and target.warp_groups and blocks > target.processors:
+        yield replace(base, persistent=True)
+        if columns >= 128:
+            yield replace(base, persistent=True, store_parts=2)
+    split = 2
+    while blocks * split <= 4 * target.processors and facts.depth >= (
+        split * _SMALLEST_SPLIT * depth
+    ):
+        yield replace(base, split_k=split)
+        split *= 2
+
+
+def _blocks(s: ProductSchedule, facts: ProductFacts) -> int:
+    return facts.batch * -(-facts.rows // s.rows) * -(-facts.columns // s.columns) * s.split_k
+
+
+def shared_bytes(s: ProductSchedule, facts: ProductFacts) -> int:
+    """An estimate of the shared memory of a block: operands on their way, and the result."""
+    operands = s.stages * s.depth * (s.rows + s.columns) * facts.element
+    result = s.rows * s.columns // s.store_parts * MEMORY_BYTES[facts.result]
+    if s.split_k > 1:
+        result = s.rows * s.columns * max(4, MEMORY_BYTES[facts.result])
+    return operands + result if s.persistent else max(operands, result)
+
+
+def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> float:
+    """An estimate of the time on the target's usual device; see the module's docstring."""
+    steps = -(-(-(-facts.depth // s.depth)) // s.split_k)
+    work = 2 * s.rows * s.columns * steps * s.depth
+    rate = target.rate * 1e6 * _relative_rate(facts, target)
+    rate /= 1 + _REUSE * (1 / s.rows + 1 / s.columns)
+    outside = _TILE_COST
+    if s.split_k == 1:
+        outside += s.rows * s.columns * facts.operations / (_SCALAR_RATE * 1e6)
+    products = work / rate
+    if s.persistent:
+        products *= 1.04
+        outside -= 0.7 * _TILE_COST
+    elif 2 * shared_bytes(s, facts) <= target.shared_bytes and s.rows * s.columns <= 1 << 14:
+        outside *= 0.5  # two blocks share a multiprocessor: one multiplies, the other stores
+    waves = -(-_blocks(s, facts) // target.processors)
+    compute = waves * (products + outside)
+    results = facts.batch * facts.rows * facts.columns
+    reads = facts.batch * facts.depth * (facts.rows + facts.columns) * facts.element
+    moved = reads + results * MEMORY_BYTES[facts.result]
+    total = max(compute, moved / target.bandwidth)
+    if s.split_k > 1:
+        total += _JOIN_COST + 2 * 4 * s.split_k * results / target.bandwidth
+    return total
+
+
+def _relative_rate(facts: ProductFacts, target: Target) -> float:
+    """Products of a type against those of 16-bit floats."""
+    if facts.memory == "f32":
+        fast = 0.5 if facts.precision == "tf32" else 1 / 6
+        return 0.06 if facts.precision == "ieee" else fast
+    return {"f64": 0.06, "i8": 2.0, "u8": 2.0}.get(facts.memory, 1.0)
