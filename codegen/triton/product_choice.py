@@ -21,14 +21,17 @@ from flamec.codegen.triton.product_schedule import ProductSchedule, Target, targ
 from flamec.ir.kernel import Compute, Contraction, RowProgram, print_program
 from flamec.ir.op import lookup
 
-MOST_CANDIDATES = 12
+MOST_CANDIDATES = 16
 _UNKNOWN_SIZE = 2048  # what a symbolic size without a hint counts as
 _EXPENSIVE = 12  # operations that a special function counts as
-_SCALAR_RATE = 0.2  # elementwise operations, millions a microsecond and multiprocessor
+_LONG_EPILOGUE = 8  # operations that do not fit beside 128 sums in a thread's registers
+_SCALAR_RATE = 0.09  # elementwise operations, millions a microsecond and multiprocessor
 _TILE_COST = 1.5  # microseconds to fill and drain a block's pipeline
 _JOIN_COST = 4.0  # microseconds of one more launch
-_REUSE = 25  # by which small tiles are slower: they read more for each product
+_REUSE = 20  # by which small tiles are slower: they read more for each product
 _SMALLEST_SPLIT = 4  # steps of depth that are worth a block of their own
+_MOST_PARTS, _MOST_WAVES = 32, 4  # of a split depth, and of blocks that are split
+_NEAR = 3  # by which the L2 cache is faster than memory
 _SLACK = 1 << 10  # bytes of shared memory for barriers
 
 _Tile = tuple[int, int, int, int, int]  # rows, columns, depth, warps, stages
@@ -113,7 +116,9 @@ def product_candidates(
     if not facts.has_matrix_instructions:
         rows, columns = (min(32, max(4, power_of_two(n))) for n in (facts.rows, facts.columns))
         return [ProductSchedule(rows, columns, 0, 4, 1)]
-    tiles = dict.fromkeys(_clipped(tile, facts) for tile in _tiles(facts, target))
+    tiles = dict.fromkeys(
+        _clipped(tile, facts) for tile in _tiles(facts, target) if _keeps_values(tile, facts, target)
+    )
     found = [
         s
         for tile in tiles
@@ -170,6 +175,14 @@ _WARP_TILES: tuple[_Tile, ...] = (
 )
 
 
+def _keeps_values(tile: _Tile, facts: ProductFacts, target: Target) -> bool:
+    """Whether sums, operands and an epilogue find room in registers. Warp groups take operands
+    from shared memory; other matrix instructions need them in registers, too."""
+    rows, columns, _, warps, _ = tile
+    plain = facts.operations == 0 and facts.element == 2
+    return target.warp_groups or plain or rows * columns <= 64 * 32 * warps
+
+
 def _clipped(tile: _Tile, facts: ProductFacts) -> _Tile:
     """No larger than the matrices, with fewer warps for little work."""
     rows, columns, depth, warps, stages = tile
@@ -183,20 +196,20 @@ def _variants(tile: _Tile, facts: ProductFacts, target: Target) -> Iterable[Prod
     rows, columns, depth, warps, stages = tile
     scalar = facts.memory == "f32" and facts.precision == "ieee"
     base = ProductSchedule(rows, columns, depth, warps, stages, tma=facts.tma and not scalar)
+    crowded = rows * columns >= 128 * 32 * warps
+    if crowded and facts.operations >= _LONG_EPILOGUE:
+        base = replace(base, store_parts=2)
     yield base
     if scalar and facts.tma:
         yield replace(base, tma=True)
     blocks = _blocks(base, facts)
     if base.tma and target.warp_groups and blocks > target.processors:
         yield replace(base, persistent=True)
-        if columns >= 128:
+        if crowded and base.store_parts == 1:
             yield replace(base, persistent=True, store_parts=2)
-    split = 2
-    while blocks * split <= 4 * target.processors and facts.depth >= (
-        split * _SMALLEST_SPLIT * depth
-    ):
-        yield replace(base, split_k=split)
-        split *= 2
+    most = min(_MOST_PARTS, facts.depth // (_SMALLEST_SPLIT * depth))
+    splits = {waves * target.processors // blocks for waves in range(1, _MOST_WAVES + 1)}
+    yield from (replace(base, split_k=n) for n in sorted(splits) if 2 <= n <= most)
 
 
 def _blocks(s: ProductSchedule, facts: ProductFacts) -> int:
@@ -221,7 +234,8 @@ def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> flo
     outside = _TILE_COST
     if s.split_k == 1:
         outside += s.rows * s.columns * facts.operations / (_SCALAR_RATE * 1e6)
-    products = work / rate
+    near = (s.rows + s.columns) * steps * s.depth * facts.element
+    products = max(work / rate, near * target.processors / (_NEAR * target.bandwidth))
     if s.persistent:
         products *= 1.04
         outside -= 0.7 * _TILE_COST

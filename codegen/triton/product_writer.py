@@ -136,7 +136,7 @@ def write_product(
         "right": _operand(program, c, schedule, arrays, left=False),
         "type": TYPES[lane],
         "narrows": TYPES[c.lane] if lane != c.lane else "",
-        "precision": f', input_precision="{precision}"' if c.lane == "f32" else "",
+        "dot_options": f'input_precision="{precision}"' if lane == "f32" else f"out_dtype={TYPES[lane]}",
         "row_indices": decomposed(program.rows, "row"),
         "inner_indices": decomposed(program.inner, "col"),
         "body": "\n".join(body),
