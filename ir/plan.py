@@ -113,8 +113,8 @@ class Argument:
 class Launch:
     """Run ``ExecutionPlan.kernels[kernel]``; nothing happens if a dimension of the grid is 0.
 
-    ``most_blocks`` bounds the first dimension of the grid (a persistent kernel);
-    ``per_processor`` bounds it by so many blocks for each multiprocessor of the device; 0: no bound.
+    Bounds of the first dimension of the grid for persistent kernels, 0 for none: ``most_blocks``,
+    and ``per_processor`` blocks for each multiprocessor of the device.
     """
 
     kernel: int

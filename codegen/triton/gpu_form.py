@@ -136,9 +136,7 @@ def _with_result(part: Part, memory: _Parameters) -> tuple[Part, int]:
     return _with_parameter(part, c.memory, product_elements(c), memory)
 
 
-def _with_parameter(
-    part: Part, kind: str, elements: Dim, memory: _Parameters
-) -> tuple[Part, int]:
+def _with_parameter(part: Part, kind: str, elements: Dim, memory: _Parameters) -> tuple[Part, int]:
     arguments = (*part.arguments, memory.add(kind, elements))
     parameters = (*part.program.parameters, Parameter(kind, True))
     program = replace(part.program, parameters=parameters)

@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 
 from flamec.codegen.lower.lanes import MEMORY_BYTES
 from flamec.codegen.options import CodegenOptions, power_of_two
-from flamec.codegen.triton.product_operands import dense_result, describe_operand
+from flamec.codegen.triton.product_operands import describe_operand
 from flamec.codegen.triton.product_schedule import ProductSchedule, Target, target_facts
 from flamec.ir.kernel import Compute, Contraction, RowProgram, print_program
 from flamec.ir.op import lookup
+from flamec.ir.shape import Dim
 
 MOST_CANDIDATES = 16
 _UNKNOWN_SIZE = 2048  # what a symbolic size without a hint counts as
@@ -66,13 +67,18 @@ class ProductFacts:
 def product_facts(program: RowProgram, options: CodegenOptions) -> ProductFacts:
     c = program.contraction
     assert c is not None
-    sizes = (options.typical(size) for size in (c.batch, c.rows, c.columns, c.depth))
-    known = [_UNKNOWN_SIZE if size is None else max(1, size) for size in sizes]
+
+    def typical(size: Dim) -> int:
+        known = options.typical(size)
+        return _UNKNOWN_SIZE if known is None else max(1, known)
+
     computed = [lookup(s.op) for s in program.statements() if isinstance(s, Compute)]
-    memory = program.parameters[c.left.parameter].memory
     return ProductFacts(
-        *known,
-        memory=memory,
+        batch=typical(c.batch),
+        rows=typical(c.rows),
+        columns=typical(c.columns),
+        depth=typical(c.depth),
+        memory=program.parameters[c.left.parameter].memory,
         result=c.memory,
         operations=sum(_EXPENSIVE if op.expensive else 1 for op in computed),
         tma=target_facts(options.target).tma and _describable(program, c),
@@ -117,7 +123,9 @@ def product_candidates(
         rows, columns = (min(32, max(4, power_of_two(n))) for n in (facts.rows, facts.columns))
         return [ProductSchedule(rows, columns, 0, 4, 1)]
     tiles = dict.fromkeys(
-        _clipped(tile, facts) for tile in _tiles(facts, target) if _keeps_values(tile, facts, target)
+        _clipped(tile, facts)
+        for tile in _tiles(facts, target)
+        if _keeps_values(tile, facts, target)
     )
     found = [
         s
@@ -212,8 +220,13 @@ def _variants(tile: _Tile, facts: ProductFacts, target: Target) -> Iterable[Prod
     yield from (replace(base, split_k=n) for n in sorted(splits) if 2 <= n <= most)
 
 
+def _ceil_div(size: int, block: int) -> int:
+    return -(-size // block)
+
+
 def _blocks(s: ProductSchedule, facts: ProductFacts) -> int:
-    return facts.batch * -(-facts.rows // s.rows) * -(-facts.columns // s.columns) * s.split_k
+    tiles = _ceil_div(facts.rows, s.rows) * _ceil_div(facts.columns, s.columns)
+    return facts.batch * tiles * s.split_k
 
 
 def shared_bytes(s: ProductSchedule, facts: ProductFacts) -> int:
@@ -227,7 +240,7 @@ def shared_bytes(s: ProductSchedule, facts: ProductFacts) -> int:
 
 def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> float:
     """An estimate of the time on the target's usual device; see the module's docstring."""
-    steps = -(-(-(-facts.depth // s.depth)) // s.split_k)
+    steps = _ceil_div(_ceil_div(facts.depth, s.depth), s.split_k)
     work = 2 * s.rows * s.columns * steps * s.depth
     rate = target.rate * 1e6 * _relative_rate(facts, target)
     rate /= 1 + _REUSE * (1 / s.rows + 1 / s.columns)
@@ -241,7 +254,7 @@ def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> flo
         outside -= 0.7 * _TILE_COST
     elif 2 * shared_bytes(s, facts) <= target.shared_bytes and s.rows * s.columns <= 1 << 14:
         outside *= 0.5  # two blocks share a multiprocessor: one multiplies, the other stores
-    waves = -(-_blocks(s, facts) // target.processors)
+    waves = _ceil_div(_blocks(s, facts), target.processors)
     compute = waves * (products + outside)
     results = facts.batch * facts.rows * facts.columns
     reads = facts.batch * facts.depth * (facts.rows + facts.columns) * facts.element

@@ -44,7 +44,9 @@ class DescribedOperand:
             block = (contracted_block, free_block)
         return described(parameter, memory, self.offset, self.shape, self.strides, block)
 
-    def load(self, name: str, free: str, contracted: str, sizes: tuple[int, int], left: bool) -> str:
+    def load(
+        self, name: str, free: str, contracted: str, sizes: tuple[int, int], left: bool
+    ) -> str:
         """The block of the matrix at these elements, rows x depth (left) or depth x columns."""
         first, second = (contracted, free) if self.contracted_first else (free, contracted)
         text = f"{name}.load([{', '.join((*self.batch, first, second))}])"
@@ -108,9 +110,7 @@ def _matrix(operand: MatrixOperand, free: Dim, contracted: Dim) -> tuple[Factor,
     return outer, inner
 
 
-def is_describable(
-    memory: str, offset: Dim, sizes: Sequence[Dim], strides: Sequence[Dim]
-) -> bool:
+def is_describable(memory: str, offset: Dim, sizes: Sequence[Dim], strides: Sequence[Dim]) -> bool:
     """Whether a tensor map can describe such an array, whatever its symbolic sizes are."""
     if memory not in _DESCRIBED or len(sizes) > _MOST_DIMENSIONS:
         return False

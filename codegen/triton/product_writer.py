@@ -65,9 +65,7 @@ class _ProductStatements(StatementWriter):
         if shape is None or self.block[1] * MEMORY_BYTES[memory] < 16:
             return ""
         name = f"d{2 + parameter}"
-        self.arrays[name] = described(
-            parameter, memory, 0, shape, dense_strides(shape), self.block
-        )
+        self.arrays[name] = described(parameter, memory, 0, shape, dense_strides(shape), self.block)
         place = "first_row, first_col"
         if len(shape) == 3:
             place, text = f"matrix, {place}", f"tl.reshape({text}, {(1, *self.block)})"
@@ -136,7 +134,9 @@ def write_product(
         "right": _operand(program, c, schedule, arrays, left=False),
         "type": TYPES[lane],
         "narrows": TYPES[c.lane] if lane != c.lane else "",
-        "dot_options": f'input_precision="{precision}"' if lane == "f32" else f"out_dtype={TYPES[lane]}",
+        "dot_options": f'input_precision="{precision}"'
+        if lane == "f32"
+        else f"out_dtype={TYPES[lane]}",
         "row_indices": decomposed(program.rows, "row"),
         "inner_indices": decomposed(program.inner, "col"),
         "body": "\n".join(body),

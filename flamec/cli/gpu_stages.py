@@ -21,7 +21,7 @@ def gpu_stage_parts(inspection: Inspection, stage: str, target: str) -> list[Sta
     """One stage, a part for each program; CommandFailed says what a kernel failed on."""
     parts = []
     for title, prepared in inspection.parts:
-        plan = gpu_plan(prepared)
+        plan = gpu_plan(prepared, target)
         text = plan.source if stage == "triton" else _texts(plan, stage, target, prepared.options)
         name = f"{stage} ({title})" if title else stage
         language = "python" if stage == "triton" else "asm"
@@ -32,13 +32,16 @@ def gpu_stage_parts(inspection: Inspection, stage: str, target: str) -> list[Sta
     return parts
 
 
-def gpu_plan(prepared: Prepared) -> ExecutionPlan:
+def gpu_plan(prepared: Prepared, target: str) -> ExecutionPlan:
     """The program of an optimized graph for a GPU; CommandFailed if it cannot be lowered."""
     from flamec.codegen.compile_graph import LoweringError
+    from flamec.codegen.options import CodegenOptions
     from flamec.codegen.triton.compile_graph import compile_graph
 
     try:
-        return compile_graph(prepared.optimized).plan
+        return compile_graph(prepared.optimized, CodegenOptions(target=target)).plan
+    except ValueError as error:
+        raise CommandFailed(str(error)) from error
     except LoweringError as error:
         raise CommandFailed(f"the function has no form for a GPU: {error}") from error
 
