@@ -38,3 +38,9 @@ def static_condition(container: Any, key: Any, condition: Callable[[Any], bool])
         trace.exempt(container, key)
         trace.conditions.append((container, key, condition, result))
     return result
+
+
+def unread(container: Any, key: Any) -> None:
+    """Say that no program depends on ``container[key]``: its changes are not guarded."""
+    if thread.trace is not None:
+        thread.trace.exempt(container, key)

@@ -63,7 +63,33 @@ def transformer() -> Step:
     return step, (flamec.tensor([[1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 0, 1]]),)
 
 
-STEPS = {"mlp": mlp, "transformer": transformer}
+def update(make: Callable[[list[nn.Parameter]], optim.Optimizer]) -> Callable[[], Step]:
+    """A step of an optimizer alone, over parameters of one and of several blocks."""
+
+    def made() -> Step:
+        parameters = [nn.Parameter(flamec.randn(shape)) for shape in ((5, 700), (7,), ())]
+        optimizer = make(parameters)
+
+        def step(x: Tensor) -> Tensor:
+            for parameter in parameters:
+                parameter.grad = parameter.detach() * x
+            optimizer.step()
+            return x + 1
+
+        return step, (flamec.tensor(0.5),)
+
+    return made
+
+
+STEPS = {
+    "mlp": mlp,
+    "transformer": transformer,
+    "asgd": update(lambda p: optim.ASGD(p, lr=0.1, lambd=0.01)),
+    "nadam": update(lambda p: optim.NAdam(p, lr=0.1)),
+    "radam": update(lambda p: optim.RAdam(p, lr=0.1)),
+    "rprop": update(lambda p: optim.Rprop(p, lr=0.1)),
+    "rmsprop": update(lambda p: optim.RMSprop(p, lr=0.1, momentum=0.9)),
+}
 
 
 def check_step(make: Callable[[], Step]) -> dict[str, Any]:

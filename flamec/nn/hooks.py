@@ -1,4 +1,4 @@
-"""Hooks of modules: kept in order, taken off again by their handle."""
+"""Hooks of modules and optimizers: kept in order, taken off again by their handle."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RemovableHandle:
         self.remove()
 
 
-def add_hook(hooks: dict[int, Any], entry: tuple[Any, bool], prepend: bool) -> RemovableHandle:
+def add_hook(hooks: dict[int, Any], entry: Any, prepend: bool) -> RemovableHandle:
     """Add a hook at the end, or before the others."""
     handle = RemovableHandle(hooks)
     if prepend:

@@ -1,8 +1,38 @@
 """Optimizers and learning-rate schedules."""
 
 from flamec.optim import lr_scheduler
+from flamec.optim.adadelta import Adadelta
+from flamec.optim.adagrad import Adagrad
 from flamec.optim.adam import Adam, AdamW
+from flamec.optim.adamax import Adamax
+from flamec.optim.asgd import ASGD
+from flamec.optim.lion import Lion
+from flamec.optim.nadam import NAdam
 from flamec.optim.optimizer import Optimizer
+from flamec.optim.radam import RAdam
+from flamec.optim.rmsprop import RMSprop
+from flamec.optim.rprop import Rprop
 from flamec.optim.sgd import SGD
+from flamec.optim.step_hooks import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "lr_scheduler"]
+__all__ = [
+    "ASGD",
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lion",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "lr_scheduler",
+    "register_optimizer_step_post_hook",
+    "register_optimizer_step_pre_hook",
+]

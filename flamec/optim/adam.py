@@ -4,31 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-from flamec.functional.primitives import narrowed, ops, widened
+from flamec.functional.primitives import ops, widened
 from flamec.optim.optimizer import (
     Group,
     Optimizer,
     Parameters,
     advance,
-    elapsed,
-    is_one_element,
-    new_step,
+    as_number,
+    filled_like,
+    new_scalar,
     scalar,
-    update,
-    zeros_like,
 )
-from flamec.runtime_numbers import runtime_number, static_condition
+from flamec.optim.updates import (
+    Pairs,
+    check_betas,
+    check_rate,
+    decayed,
+    moved,
+    prepared,
+    require_at_least_zero,
+    store,
+)
+from flamec.runtime_numbers import runtime_number
 from flamec.tensor import Tensor
 
 __all__ = ["Adam", "AdamW"]
 
 
 class Adam(Optimizer):
-    """Steps along the averaged gradient divided by the root of the averaged square.
-
-    ``foreach``, ``capturable``, ``differentiable`` and ``fused`` are accepted for
-    PyTorch's sake: compiling fuses the step over all parameters.
-    """
+    """Steps along the averaged gradient divided by the root of the averaged square."""
 
     def __init__(
         self,
@@ -46,19 +50,16 @@ class Adam(Optimizer):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
     ) -> None:
-        if not is_one_element(lr):
-            raise ValueError("Tensor lr must be 1-element")
-        if not lr >= 0.0:
-            raise ValueError(f"Invalid learning rate: {lr}")
-        if not eps >= 0.0:
-            raise ValueError(f"Invalid epsilon value: {eps}")
-        for index, beta in enumerate(betas):
-            if not is_one_element(beta):
-                raise ValueError(f"Tensor betas[{index}] must be 1-element")
-            if not 0.0 <= beta < 1.0:
-                raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
-        if not weight_decay >= 0.0:
-            raise ValueError(f"Invalid weight_decay value: {weight_decay}")
+        check_rate(lr)
+        require_at_least_zero("epsilon value", eps)
+        check_betas(betas)
+        require_at_least_zero("weight_decay value", weight_decay)
+        if foreach and not capturable:
+            for name, number in (("lr", lr), ("betas[0]", betas[0]), ("betas[1]", betas[1])):
+                if isinstance(number, Tensor):
+                    raise ValueError(
+                        f"{name} as a Tensor is not supported for capturable=False and foreach=True"
+                    )
         super().__init__(
             params,
             {
@@ -78,60 +79,36 @@ class Adam(Optimizer):
 
     def new_state(self, group: Group, parameter: Tensor) -> dict[str, Any]:
         state = {
-            "step": new_step(parameter),
-            "exp_avg": zeros_like(parameter),
-            "exp_avg_sq": zeros_like(parameter),
+            "step": new_scalar(parameter),
+            "exp_avg": filled_like(parameter),
+            "exp_avg_sq": filled_like(parameter),
         }
         if group["amsgrad"]:
-            state["max_exp_avg_sq"] = zeros_like(parameter)
+            state["max_exp_avg_sq"] = filled_like(parameter)
         return state
 
-    def update_group(self, group: Group, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        decays = static_condition(group, "weight_decay", lambda v: v != 0)
+    def update_group(self, group: Group, pairs: Pairs) -> None:
         lr = runtime_number(group, "lr")
         beta1, beta2 = runtime_number(group, "betas", 0), runtime_number(group, "betas", 1)
-        for parameter, gradient in pairs:
+        for parameter, x, gradient in prepared(group, pairs, group["decoupled_weight_decay"]):
             state = self.state[parameter]
-            x, gradient = widened(parameter), widened(gradient)
-            if group["maximize"]:
-                gradient = ops.neg(gradient)
             advance(state["step"])
-            if decays:
-                decay = runtime_number(group, "weight_decay")
-                if group["decoupled_weight_decay"]:
-                    x = ops.mul(x, scalar(1 - lr * decay, x))
-                else:
-                    gradient = ops.add(gradient, ops.mul(x, scalar(decay, x)))
-            mean = _moved(state["exp_avg"], gradient, beta1)
-            square = _decayed(state["exp_avg_sq"], ops.mul(gradient, gradient), beta2)
+            mean = moved(state["exp_avg"], gradient, 1 - beta1)
+            square = decayed(state["exp_avg_sq"], ops.mul(gradient, gradient), beta2)
             if group["amsgrad"]:
                 largest = state["max_exp_avg_sq"]
-                square = ops.maximum(widened(largest), square)
-                update(largest, narrowed(square, largest._type.dtype))
-            steps = elapsed(state["step"])
+                before = widened(largest)
+                if group["differentiable"]:  # the derivative needs what is overwritten
+                    before = ops.convert(before, dtype=before._type.dtype)
+                square = ops.maximum(before, square)
+                store(largest, square)
+            steps = as_number(state["step"])
             step_size = lr / (1 - beta1**steps)
             root = (1 - beta2**steps) ** 0.5
             size = ops.div(ops.sqrt(square), scalar(root, x))
             size = ops.add(size, scalar(runtime_number(group, "eps"), x))
             change = ops.div(ops.mul(mean, scalar(step_size, x)), size)
-            update(parameter, narrowed(ops.sub(x, change), parameter._type.dtype))
-
-
-def _moved(average: Tensor, value: Tensor, beta: Any) -> Tensor:
-    """Move ``average`` towards ``value`` by 1 - beta, in place; the new average."""
-    old = widened(average)
-    new = ops.add(old, ops.mul(ops.sub(value, old), scalar(1 - beta, old)))
-    update(average, narrowed(new, average._type.dtype))
-    return new  # type: ignore[no-any-return]
-
-
-def _decayed(average: Tensor, value: Tensor, beta: Any) -> Tensor:
-    """Replace ``average`` by beta * average + (1 - beta) * value; the new average."""
-    old = widened(average)
-    share = ops.mul(value, scalar(1 - beta, old))
-    new = ops.add(ops.mul(old, scalar(beta, old)), share)
-    update(average, narrowed(new, average._type.dtype))
-    return new  # type: ignore[no-any-return]
+            store(parameter, ops.sub(x, change))
 
 
 class AdamW(Adam):

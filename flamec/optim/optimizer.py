@@ -10,6 +10,7 @@ a step go through ``update``, so that ``skipping`` can make a step depend on a t
 
 from __future__ import annotations
 
+import inspect
 import threading
 import warnings
 from collections import defaultdict
@@ -23,8 +24,10 @@ from flamec.dispatch import write
 from flamec.functional.primitives import ops
 from flamec.functional.promotion import constant
 from flamec.ir.types import TensorType, float32, float64
+from flamec.nn.hooks import RemovableHandle, add_hook
 from flamec.nn.parameter import clear_gradients
-from flamec.state import enable_grad, thread, trace_paused
+from flamec.optim.step_hooks import with_step_hooks
+from flamec.state import enable_grad, process, thread, trace_paused
 from flamec.tensor import Tensor
 
 __all__ = [
@@ -32,13 +35,12 @@ __all__ = [
     "Optimizer",
     "Parameters",
     "advance",
-    "elapsed",
-    "is_one_element",
-    "new_step",
+    "as_number",
+    "filled_like",
+    "new_scalar",
     "scalar",
     "skipping",
     "update",
-    "zeros_like",
 ]
 
 Group = dict[str, Any]
@@ -46,7 +48,13 @@ Parameters = Iterable[Tensor] | Iterable[Group] | Iterable[tuple[str, Tensor]]
 
 
 class Optimizer:
-    """Base class; a subclass defines ``new_state`` and ``update_group``."""
+    """Base class; a subclass defines ``new_state`` and ``update_group``, or ``step`` itself.
+
+    The settings that PyTorch has for speed (``foreach``, ``capturable``, ``fused``) are
+    accepted and change nothing: a compiled step is fused over all parameters, and its
+    numbers are read anew at each call. With ``differentiable=True`` a step is recorded for
+    autograd, and parameters need not be leaves.
+    """
 
     def __init__(self, params: Parameters, defaults: Group) -> None:
         if isinstance(params, Tensor):
@@ -55,6 +63,7 @@ class Optimizer:
                 "dicts, but got Tensor"
             )
         self.defaults = defaults
+        self._hooks: dict[str, dict[int, Any]] = {name: {} for name in _HOOKS}
         self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         self.param_groups: list[Group] = []
         groups: list[Any] = list(params)
@@ -64,6 +73,16 @@ class Optimizer:
             groups = [{"params": groups}]
         for group in groups:
             self.add_param_group(group)
+        if defaults.get("fused"):
+            if defaults.get("differentiable"):
+                raise RuntimeError("`fused` does not support `differentiable`")
+            if defaults.get("foreach"):
+                raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "step" in cls.__dict__:
+            cls.step = with_step_hooks(cls.__dict__["step"])  # type: ignore[method-assign]
 
     # what a subclass defines -----------------------------------------------------
     def new_state(self, group: Group, parameter: Tensor) -> dict[str, Any]:
@@ -75,13 +94,15 @@ class Optimizer:
         raise NotImplementedError
 
     # stepping --------------------------------------------------------------------
+    @with_step_hooks
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Change every parameter that has a gradient; returns ``closure()`` if given."""
         loss = None
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        previous, thread.grad_enabled = thread.grad_enabled, False
+        previous = thread.grad_enabled
+        thread.grad_enabled = bool(self.defaults.get("differentiable"))
         try:
             pending = []
             for group in self.param_groups:
@@ -119,7 +140,7 @@ class Optimizer:
         group = dict(param_group)
         group["params"] = _listed(group)
         for parameter in group["params"]:
-            _check_parameter(parameter)
+            _check_parameter(parameter, bool(self.defaults.get("differentiable")))
         for name, default in self.defaults.items():
             group.setdefault(name, default)
         if len(group["params"]) != len(set(group["params"])):
@@ -138,6 +159,8 @@ class Optimizer:
     # saving ----------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
         """``{"state": {number: …}, "param_groups": […]}``, parameters numbered in order."""
+        for hook in self._hooks["state_dict_pre"].values():
+            hook(self)
         numbers: dict[Tensor, int] = {}
         for parameter in self._parameters():
             numbers.setdefault(parameter, len(numbers))
@@ -148,11 +171,27 @@ class Optimizer:
             }
             for group in self.param_groups
         ]
-        state = {numbers[p]: dict(entry) for p, entry in self.state.items() if entry}
-        return {"state": state, "param_groups": groups}
+        state = {
+            numbers[p] if isinstance(p, Tensor) else p: dict(entry)
+            for p, entry in self.state.items()
+            if entry
+        }
+        result: dict[str, Any] = {"state": state, "param_groups": groups}
+        for hook in self._hooks["state_dict_post"].values():
+            changed = hook(self, result)
+            result = result if changed is None else changed
+        return result
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a ``state_dict``; ValueError if its groups have other sizes."""
+        """Continue from a ``state_dict``; ValueError if its groups have other sizes.
+
+        State gets its parameter's dtype and device, except for step counts. Settings that
+        an older file lacks get the default of the optimizer's signature.
+        """
+        state_dict = dict(state_dict)
+        for hook in self._hooks["load_state_dict_pre"].values():
+            changed = hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
         saved_groups = state_dict["param_groups"]
         if len(saved_groups) != len(self.param_groups):
             raise ValueError("loaded state dict has a different number of parameter groups")
@@ -175,11 +214,59 @@ class Optimizer:
             else:
                 state[parameter] = {k: _loaded(k, v, parameter) for k, v in entry.items()}
         self.state = state
+        defaults = self._signature_defaults()
         for saved, group in pairs:
-            settings = {k: deepcopy(v) for k, v in saved.items() if k != "params"}
-            parameters_of_group = group["params"]
+            settings = {**defaults, **{k: deepcopy(v) for k, v in saved.items() if k != "params"}}
+            if "param_names" in group:
+                settings.setdefault("param_names", group["param_names"])
+            settings["params"] = group["params"]
             group.clear()
-            group.update(settings, params=parameters_of_group)
+            group.update(settings)
+        for hook in self._hooks["load_state_dict_post"].values():
+            hook(self)
+
+    def _signature_defaults(self) -> Group:
+        """The settings as they are if nothing is said."""
+        signature = inspect.signature(type(self).__init__).parameters
+        return {
+            name: signature[name].default
+            if name in signature and signature[name].default is not inspect.Parameter.empty
+            else value
+            for name, value in self.defaults.items()
+        }
+
+    # hooks -----------------------------------------------------------------------
+    def register_step_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call ``hook(optimizer, args, kwargs)`` before each step; it may return new arguments."""
+        return add_hook(self._hooks["step_pre"], hook, False)
+
+    def register_step_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call ``hook(optimizer, args, kwargs)`` after each step."""
+        return add_hook(self._hooks["step_post"], hook, False)
+
+    def register_state_dict_pre_hook(
+        self, hook: Callable[[Optimizer], None], prepend: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(optimizer)`` before ``state_dict()``."""
+        return add_hook(self._hooks["state_dict_pre"], hook, prepend)
+
+    def register_state_dict_post_hook(
+        self, hook: Callable[[Optimizer, Group], Group | None], prepend: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(optimizer, state_dict)`` after ``state_dict()``; it may return another."""
+        return add_hook(self._hooks["state_dict_post"], hook, prepend)
+
+    def register_load_state_dict_pre_hook(
+        self, hook: Callable[[Optimizer, Group], Group | None], prepend: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(optimizer, state_dict)`` before loading; it may return another."""
+        return add_hook(self._hooks["load_state_dict_pre"], hook, prepend)
+
+    def register_load_state_dict_post_hook(
+        self, hook: Callable[[Optimizer], None], prepend: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(optimizer)`` after loading."""
+        return add_hook(self._hooks["load_state_dict_post"], hook, prepend)
 
     def __repr__(self) -> str:
         text = f"{type(self).__name__} ("
@@ -211,42 +298,62 @@ def _listed(group: Group) -> list[Tensor]:
     return entries
 
 
-def _check_parameter(parameter: Any) -> None:
+_HOOKS = (
+    "step_pre",
+    "step_post",
+    "state_dict_pre",
+    "state_dict_post",
+    "load_state_dict_pre",
+    "load_state_dict_post",
+)
+
+
+def _check_parameter(parameter: Any, differentiable: bool) -> None:
     if not isinstance(parameter, Tensor):
         raise TypeError(
             "optimizer can only optimize Tensors, but one of the params is "
             f"{type(parameter).__name__}"
         )
-    if not parameter.is_leaf:
+    if not differentiable and not (parameter.is_leaf or parameter._retains_grad):
         raise ValueError("can't optimize a non-leaf Tensor")
 
 
-def _loaded(key: str, value: Any, parameter: Tensor) -> Any:
-    """A copy of a state entry, in the parameter's dtype except for the step count."""
+def _loaded(key: Any, value: Any, parameter: Tensor) -> Any:
+    """A copy of a state entry, in the parameter's dtype and device except for a step count."""
+    if isinstance(value, dict):
+        return {k: _loaded(k, v, parameter) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_loaded(None, v, parameter) for v in value)
     if not isinstance(value, Tensor):
         if key == "step":  # a plain number in old files
-            return ops.full_like(float(value), TensorType((), float32, parameter.device))
+            return new_scalar(parameter, float(value))
         return deepcopy(value)
+    value = value.detach()
+    if key == "step":
+        return value.to(parameter.device, value.dtype, copy=True)
     dtype = value.dtype
-    if key != "step" and parameter.dtype.is_floating_point and dtype.is_floating_point:
+    if parameter.dtype.is_floating_point and dtype.is_floating_point:
         dtype = parameter.dtype
-    return value.detach().to(parameter.device, dtype, copy=True)  # type: ignore[no-any-return]
+    return value.to(parameter.device, dtype, copy=True)
 
 
 # what the formulas are written with ----------------------------------------------------
 
 
-def zeros_like(parameter: Tensor) -> Tensor:
-    """Zeros of the parameter's shape and dtype, in memory of their own."""
-    return ops.full_like(0.0, parameter._type)  # type: ignore[no-any-return]
+def filled_like(parameter: Tensor, value: float = 0.0) -> Tensor:
+    """``value`` in the parameter's shape and dtype, in memory of its own."""
+    return ops.full_like(value, parameter._type)  # type: ignore[no-any-return]
 
 
-def new_step(parameter: Tensor) -> Tensor:
-    """A step count of 0: a float32 tensor of shape (), on the parameter's device.
+def new_scalar(parameter: Tensor, value: float = 0.0) -> Tensor:
+    """A step count or other number kept as state: a float32 tensor of shape ().
 
-    So a compiled step on a GPU counts there, as PyTorch's capturable optimizers do.
+    float64 if that is the default dtype, as in PyTorch. It is on the parameter's device, so
+    that a compiled step on a GPU counts there, as PyTorch's capturable optimizers do.
     """
-    return ops.full_like(0.0, TensorType((), float32, parameter.device))  # type: ignore[no-any-return]
+    dtype = float64 if process.default_dtype is float64 else float32
+    kind = TensorType((), dtype, parameter.device)
+    return ops.full_like(value, kind)  # type: ignore[no-any-return]
 
 
 def scalar(value: Any, like: Tensor) -> Tensor:
@@ -293,16 +400,11 @@ def advance(step: Tensor) -> None:
     update(step, ops.add(step, 1.0))
 
 
-def elapsed(step: Tensor) -> Any:
-    """A step count for scalar arithmetic: a float, or while tracing and on GPUs a tensor."""
-    if thread.trace is None and step._type.device.type == "cpu":
-        return step.item()
-    return ops.cast(step, float64)
-
-
-def is_one_element(value: Any) -> bool:
-    """Whether a tensor given as a number has one element; numbers do."""
-    return not isinstance(value, Tensor) or value.shape.numel() == 1
+def as_number(number: Tensor) -> Any:
+    """A tensor of shape () for scalar arithmetic: a float, or while tracing and on GPUs a tensor."""
+    if thread.trace is None and number._type.device.type == "cpu":
+        return number.item()
+    return ops.cast(number, float64)
 
 
 def _name_tensors(state: dict[str, Any], owner: str) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from flamec.functional.primitives import narrowed, ops, widened
-from flamec.optim.optimizer import (
-    Group,
-    Optimizer,
-    Parameters,
-    is_one_element,
-    scalar,
-    update,
-    zeros_like,
+from flamec.functional.primitives import ops, widened
+from flamec.optim.optimizer import Group, Optimizer, Parameters, filled_like, scalar, update
+from flamec.optim.updates import (
+    Pairs,
+    check_rate,
+    is_not_zero,
+    prepared,
+    require_at_least_zero,
+    store,
 )
 from flamec.runtime_numbers import runtime_number, static_condition
 from flamec.tensor import Tensor
@@ -21,11 +21,7 @@ __all__ = ["SGD"]
 
 
 class SGD(Optimizer):
-    """parameter -= lr * (momentum-averaged gradient).
-
-    ``foreach``, ``fused`` and ``differentiable`` are accepted for PyTorch's sake:
-    compiling fuses the step over all parameters.
-    """
+    """parameter -= lr * (momentum-averaged gradient)."""
 
     def __init__(
         self,
@@ -41,14 +37,9 @@ class SGD(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        if not is_one_element(lr):
-            raise ValueError("Tensor lr must be 1-element")
-        if lr < 0.0:
-            raise ValueError(f"Invalid learning rate: {lr}")
-        if momentum < 0.0:
-            raise ValueError(f"Invalid momentum value: {momentum}")
-        if weight_decay < 0.0:
-            raise ValueError(f"Invalid weight_decay value: {weight_decay}")
+        check_rate(lr)
+        require_at_least_zero("momentum value", momentum)
+        require_at_least_zero("weight_decay value", weight_decay)
         if nesterov and (momentum <= 0 or dampening != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
         self._dampening: dict[Tensor, Tensor] = {}
@@ -70,34 +61,27 @@ class SGD(Optimizer):
     def new_state(self, group: Group, parameter: Tensor) -> dict[str, Any]:
         if group["momentum"] == 0:
             return {}
-        self._dampening[parameter] = ops.full_like(0.0, parameter._type.with_shape(()))
-        return {"momentum_buffer": zeros_like(parameter)}
+        is_over = 0.0 if group["dampening"] != 0 else 1.0  # a first step without needs no exception
+        self._dampening[parameter] = ops.full_like(is_over, parameter._type.with_shape(()))
+        return {"momentum_buffer": filled_like(parameter)}
 
-    def update_group(self, group: Group, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        decays = static_condition(group, "weight_decay", lambda v: v != 0)
-        has_momentum = static_condition(group, "momentum", lambda v: v != 0)
+    def update_group(self, group: Group, pairs: Pairs) -> None:
+        has_momentum = static_condition(group, "momentum", is_not_zero)
         lr = runtime_number(group, "lr")
-        for parameter, gradient in pairs:
-            x, gradient = widened(parameter), widened(gradient)
-            if group["maximize"]:
-                gradient = ops.neg(gradient)
-            if decays:
-                decay = scalar(runtime_number(group, "weight_decay"), x)
-                gradient = ops.add(gradient, ops.mul(x, decay))
+        for parameter, x, gradient in prepared(group, pairs):
             if has_momentum:
                 gradient = self._with_momentum(group, parameter, gradient)
-            result = ops.sub(x, ops.mul(gradient, scalar(lr, x)))
-            update(parameter, narrowed(result, parameter._type.dtype))
+            store(parameter, ops.sub(x, ops.mul(gradient, scalar(lr, x))))
 
     def _with_momentum(self, group: Group, parameter: Tensor, gradient: Tensor) -> Tensor:
         """Update the parameter's momentum buffer; the gradient to step along."""
         buffer = self.state[parameter]["momentum_buffer"]
         momentum = scalar(runtime_number(group, "momentum"), gradient)
         share = gradient
-        if static_condition(group, "dampening", lambda v: v != 0):
+        if static_condition(group, "dampening", is_not_zero):
             share = ops.mul(gradient, self._undampened(group, parameter, gradient))
         average = ops.add(ops.mul(widened(buffer), momentum), share)
-        update(buffer, narrowed(average, buffer._type.dtype))
+        store(buffer, average)
         if group["nesterov"]:
             return ops.add(gradient, ops.mul(average, momentum))  # type: ignore[no-any-return]
         return average  # type: ignore[no-any-return]
@@ -116,6 +100,7 @@ class SGD(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
+        self._dampening.clear()
         for parameter, entry in self.state.items():
-            if isinstance(parameter, Tensor) and "momentum_buffer" in entry:
+            if isinstance(parameter, Tensor) and entry.get("momentum_buffer") is not None:
                 self._dampening[parameter] = ops.full_like(1.0, parameter._type.with_shape(()))

@@ -166,15 +166,18 @@ class _Fuser:
 
     def bundle_writers(self) -> None:
         """One kernel for all elementwise groups at the end that move much more than any
-        merge with their producers would save: the parameters of an optimizer step."""
+        merge with their producers would save: the parameters of an optimizer step.
+
+        Scalars that only they need, or that nobody needs (a count of steps), go with them.
+        """
         writers = [g for g in self.state.groups() if self._is_writer(g)]
         if len(writers) < 2:
             return
         ends = set(writers)
         shared = []
-        for group in reversed(self.state.groups()):
+        for group in reversed(self.state.in_order()):
             users = self.state.successors(group)
-            if group in ends or not _uniform(group) or not users or not users <= ends:
+            if group in ends or not _uniform(group) or not users <= ends:
                 continue
             if all(self._reads_plainly(user, group) for user in users):
                 ends.add(group)

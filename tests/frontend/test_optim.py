@@ -69,6 +69,19 @@ def test_adam_by_hand(decoupled: bool) -> None:
     np.testing.assert_allclose(result, x, rtol=1e-12)
 
 
+def test_lion_by_hand() -> None:
+    x = start = RNG.standard_normal(4)
+    gradients = RNG.standard_normal((6, 4))
+    p = parameter(start)
+    result = run(optim.Lion([p], 0.02, (0.8, 0.9), weight_decay=0.1, maximize=True), p, gradients)
+    mean = np.zeros(4)
+    for g in -gradients:
+        direction = np.sign(0.8 * mean + 0.2 * g)
+        x = x * (1 - 0.02 * 0.1) - 0.02 * direction
+        mean = 0.9 * mean + 0.1 * g
+    np.testing.assert_allclose(result, x, rtol=1e-13)
+
+
 def test_half_precision_parameters() -> None:
     p = nn.Parameter(flamec.ones(3, dtype=flamec.bfloat16))
     optimizer = optim.Adam([p], lr=0.1)
@@ -77,6 +90,62 @@ def test_half_precision_parameters() -> None:
     assert p.dtype is flamec.bfloat16
     np.testing.assert_allclose(p.detach().float().numpy(), 0.9, rtol=2**-8)
     assert optimizer.state[p]["step"].dtype is flamec.float32
+
+
+# hooks --------------------------------------------------------------------------------------
+
+
+def test_step_hooks() -> None:
+    p = parameter([1.0])
+    p.grad = flamec.from_numpy(np.ones(1))
+    seen: list[str] = []
+
+    class Own(optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            seen.append("step")
+            return super().step(closure)
+
+    def change(optimizer: optim.Optimizer, args: Any, kwargs: Any) -> Any:
+        assert args == (optimizer, None) and kwargs == {}
+        seen.append("before")
+        return (optimizer, lambda: 5.0), {}
+
+    optimizer = Own([p], lr=0.1)
+    handles = [
+        optimizer.register_step_pre_hook(change),
+        optimizer.register_step_post_hook(lambda o, a, k: seen.append("after")),
+        optim.register_optimizer_step_pre_hook(lambda o, a, k: seen.append("before all")),
+        optim.register_optimizer_step_post_hook(lambda o, a, k: seen.append("after all")),
+    ]
+    assert optimizer.step(None) == 5.0
+    assert seen == ["before all", "before", "step", "after", "after all"]
+    for handle in handles:
+        handle.remove()
+    seen.clear()
+    optimizer.step()
+    assert seen == ["step"]
+    optimizer.register_step_pre_hook(lambda o, a, k: 3)
+    with pytest.raises(RuntimeError, match="must return None or a tuple"):
+        optimizer.step()
+
+
+def test_state_dict_hooks() -> None:
+    optimizer = optim.SGD([parameter([1.0])], lr=0.1)
+    seen: list[str] = []
+    optimizer.register_state_dict_pre_hook(lambda o: seen.append("saving"))
+    optimizer.register_state_dict_post_hook(lambda o, s: {**s, "version": 3})
+    state = optimizer.state_dict()
+    assert seen == ["saving"] and state["version"] == 3
+
+    def change(optimizer: optim.Optimizer, state: dict[str, Any]) -> None:
+        assert state.pop("version") == 3
+        state["param_groups"] = [{**state["param_groups"][0], "lr": 0.7}]
+
+    optimizer.register_load_state_dict_pre_hook(change)
+    optimizer.register_load_state_dict_post_hook(lambda o: seen.append("loaded"))
+    optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["lr"] == 0.7 and seen[-1] == "loaded"
+    assert state["version"] == 3
 
 
 # groups and state ---------------------------------------------------------------------------
@@ -181,6 +250,7 @@ OPTIMIZERS = {
     "nesterov": lambda p: optim.SGD(p, 0.1, 0.9, nesterov=True),
     "adam": lambda p: optim.Adam(p, 0.01),
     "adamw": lambda p: optim.AdamW(p, 0.01, amsgrad=True),
+    "lion": lambda p: optim.Lion(p, 1e-3, weight_decay=0.1),
     "tensor lr": lambda p: optim.Adam(p, flamec.tensor(0.01)),
 }
 
@@ -221,8 +291,9 @@ def test_compiled_step_follows_eager_and_reads_numbers_anew(name: str) -> None:
             group = optimizer.param_groups[0]
             if "betas" in group:
                 group["betas"] = (0.9 - 0.01 * epoch, 0.999)
+            if "eps" in group:
                 group["eps"] = 1e-8 * (1 + epoch)
-            elif group["momentum"]:
+            if group.get("momentum"):
                 group["momentum"] = 0.9 - 0.01 * epoch
         losses.append(found)
         if compiled:
