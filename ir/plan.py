@@ -22,7 +22,8 @@ class Buffer:
     """Dense memory that the program reads or writes.
 
     ``kind``: ``"input"`` (given by the caller), ``"output"`` (fresh memory that the
-    caller gives and keeps), ``"temporary"`` (lives in the arena during the call).
+    caller gives and keeps), ``"temporary"`` (lives in the arena during the call), ``"errors"`` (a
+    word of the device that is 0 until a kernel puts the code of an error there).
     ``elements`` may be symbolic.
     """
 

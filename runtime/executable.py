@@ -19,13 +19,9 @@ from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import evaluate_dim
 from flamec.runtime.allocator import ALIGNMENT, current_arena
 from flamec.runtime.device import PlanMemory
+from flamec.runtime.program_errors import program_error
 
 _MOST_BOUND_SIZES = 64
-_INDEX_ERROR = "IndexError: "
-
-
-class ProgramError(RuntimeError):
-    """A compiled program reported an error."""
 
 
 class FlamecRuntime(ctypes.Structure):
@@ -196,18 +192,8 @@ class BoundProgram:
         self._generation = arena.generation
 
     def _fail(self, code: int) -> NoReturn:
-        """Raise what an error code stands for.
-
-        ``plan.errors[code - 1]`` is the message; ``{detail}`` in it stands for the number that
-        the program left, and a text that begins with ``IndexError: `` raises that.
-        """
-        errors = self._executable.plan.errors
-        if not 0 < code <= len(errors):
-            raise ProgramError(f"the program returned the unknown error code {code}")
-        message = errors[code - 1].replace("{detail}", str(self._entry.call.error_detail))
-        if message.startswith(_INDEX_ERROR):
-            raise IndexError(message.removeprefix(_INDEX_ERROR))
-        raise ProgramError(message)
+        """Raise what an error code stands for."""
+        raise program_error(self._executable.plan, code, self._entry.call.error_detail)
 
 
 def _aligned(nbytes: int) -> int:

@@ -130,7 +130,25 @@ def check_graph(name: str, run: RunAll) -> list[str]:
     return wrong
 
 
+def check_fault(name: str, run: RunAll) -> list[str]:
+    """What was wrong with the error of an index that is out of range."""
+    from triton_graphs import FAULTS, inputs_for
+
+    make, position, index, message = FAULTS[name]
+    graph = run_passes(make(GraphBuilder()), pipeline(), False)[0]
+    arrays = inputs_for(graph, 0, np.random.default_rng(1))
+    plan = compile_graph(graph).plan
+    run(plan, arrays, {})
+    arrays[position][17] = index
+    try:
+        run(plan, arrays, {})
+    except IndexError as error:
+        return [] if message in str(error) and "index" in str(error) else [str(error)]
+    return ["no error"]
+
+
 def main() -> None:
+    from triton_graphs import FAULTS
     from triton_interpreter import run_plan
 
     def run(plan: ExecutionPlan, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
@@ -141,7 +159,8 @@ def main() -> None:
         if name == "--quick":
             continue
         if name not in ROWS:
-            wrong = check_graph(name, run_plan)
+            check = check_fault if name in FAULTS else check_graph
+            wrong = check(name, run_plan)
             print(json.dumps({"row": name, "samples": 1, "wrong": wrong}), flush=True)
             continue
         row = ROWS[name]

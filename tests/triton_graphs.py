@@ -141,6 +141,16 @@ def embedding_backward(b: GraphBuilder) -> Graph:
     return b.build([b.index_put(table, values, index, mode="add")])
 
 
+def lookup(b: GraphBuilder) -> Graph:
+    """Rows of a table, and one element of each row."""
+    table = _input(b, 11, 7)
+    rows, columns = (b.input(TensorType((23,), int64), "index") for _ in range(2))
+    chosen = b.index(table, rows)
+    return b.build(
+        [chosen, b.index(b.exp(chosen), b.iota(shape=(23,), axis=0, dtype=int64), columns)]
+    )
+
+
 def _dropped(b: GraphBuilder, x: Any) -> tuple[Any, Any]:
     state = b.input(TensorType((2,), int64), "index")
     bits = b.random_bits(state, shape=b.type_of(x).shape)
@@ -187,6 +197,7 @@ GRAPHS: dict[str, Make] = {
     "attention": attention,
     "update": update,
     "embedding_backward": embedding_backward,
+    "lookup": lookup,
     "dropout": dropout,
     "dropout_flat": lambda b: dropout(b, 4004),
     "dropout_symbolic": lambda b: dropout(b, B, B * 4),
@@ -194,6 +205,15 @@ GRAPHS: dict[str, Make] = {
     "dropout_norm_odd": lambda b: dropout_norm(b, 5, 45),
     "dropout_norm_long": lambda b: dropout_norm(b, 2, 16500),
     "masked": masked,
+}
+
+
+# Graphs whose index inputs (by position) have one element that is out of range.
+FAULTS: dict[str, tuple[Make, int, int, str]] = {
+    "row outside": (lookup, 1, 11, "index 11 is out of bounds for dimension 0 of size 11"),
+    "row far below": (lookup, 1, -(1 << 40), f"index -{1 << 40} is out of bounds"),
+    "column outside": (lookup, 2, -8, "index -8 is out of bounds for dimension 1 of size 7"),
+    "scatter outside": (embedding_backward, 1, 12, "index 12 is out of bounds for dimension 0"),
 }
 
 

@@ -31,6 +31,8 @@ from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import Argument, Copy, ExecutionPlan, Fill, KernelSource, Launch
 from flamec.ir.shape import evaluate_dim, evaluate_shape
 from flamec.ir.types import dtype_named
+from flamec.runtime.cuda.error_words import split_word
+from flamec.runtime.program_errors import program_error
 
 PROCESSORS = 2  # of the device that persistent kernels see
 
@@ -191,6 +193,8 @@ def run_plan(
         results.append(memory[output.buffer])
     for number, offset in layout.offsets.items():
         memory[number] = arena[offset:]
+    words = [n for n, buffer in enumerate(plan.buffers) if buffer.kind == "errors"]
+    memory |= {number: np.zeros(1, np.int64) for number in words}
 
     def address(buffer: int) -> int:
         place: int = memory[buffer].__array_interface__["data"][0]
@@ -206,6 +210,9 @@ def run_plan(
         elif isinstance(action, Copy):
             source = memory[action.source].reshape(-1).view(np.uint8)[:count]
             memory[action.target].reshape(-1).view(np.uint8)[:count] = source
+    for number in words:
+        if memory[number][0]:
+            raise program_error(plan, *split_word(int(memory[number][0])))
     return results, {p: memory[plan.inputs[p]] for p in plan.updated}
 
 

@@ -23,7 +23,8 @@ from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.gpu_form import gpu_form
 from flamec.codegen.triton.kernel_writer import KernelWriter
 from flamec.ir.graph import Graph
-from flamec.ir.passes.fuse import FusionOptions, fuse
+from flamec.ir.op import OpKind
+from flamec.ir.passes.fuse import FusionGroup, FusionOptions, fuse
 from flamec.ir.passes.normalize_contractions import normalize_contractions
 from flamec.ir.plan import (
     Action,
@@ -36,6 +37,7 @@ from flamec.ir.plan import (
     Step,
 )
 from flamec.ir.tasks import build_tasks
+from flamec.ir.types import int64
 
 
 def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> CompiledGraph:
@@ -44,10 +46,11 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
     graph = normalize_contractions(graph)
     context = build_tasks(graph)
     fusion = fuse(context, FusionOptions(options.fuse, recompute_expensive=True))
-    errors = ErrorTable()
+    errors = _LocatedErrors()
     kernels = []
     for number, group in enumerate(fusion.groups):
         name = f"kernel_{number}"
+        errors.enter(group)
         try:
             lowered = lower_group(
                 group.segments, context, fusion.escapes, errors, name, reuse=False
@@ -61,7 +64,9 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
     steps: list[Step] = []
     for kernel in kernels:
         numbers = tuple(table.number(buffer) for buffer in kernel.lowered.buffers)
-        writer = KernelWriter(kernel, numbers, collector.new_buffer, options)
+        writer = KernelWriter(
+            kernel, numbers, collector.new_buffer, options, collector.error_buffer
+        )
         try:
             writer.write()
         except LookupError as error:
@@ -102,6 +107,21 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
     )
 
 
+class _LocatedErrors(ErrorTable):
+    """Messages that say where in the user's program: they are seen long after the call."""
+
+    def enter(self, group: FusionGroup) -> None:
+        """Errors are of this group from now on."""
+        kinds = (OpKind.GATHER, OpKind.SCATTER)
+        tasks = [t for t in group.tasks if t.node is not None and t.node.op.kind in kinds]
+        nodes = [t.node for t in tasks if t.node is not None]
+        found = [f"{n.op.name} at {n.location}" if n.location else n.op.name for n in nodes]
+        self._where = ", ".join(dict.fromkeys(found))
+
+    def code(self, message: str) -> int:
+        return super().code(f"{message} ({self._where})" if self._where else message)
+
+
 class _Collector:
     """Kernels, each once, and the actions that run them. ``steps``: each kernel's first step."""
 
@@ -111,6 +131,14 @@ class _Collector:
         self.actions: list[Action] = []
         self.steps: list[int] = []
         self._numbers: dict[str, int] = {}
+        self._errors = -1
+
+    def error_buffer(self) -> int:
+        """The word that the kernels of the program report errors in."""
+        if self._errors < 0:
+            self._errors = len(self.buffers)
+            self.buffers.append(Buffer("errors", "errors", int64, 1))
+        return self._errors
 
     def new_buffer(self, buffer: Buffer) -> int:
         self.buffers.append(replace(buffer, name=f"{buffer.name}{len(self.buffers)}"))

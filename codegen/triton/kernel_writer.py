@@ -21,7 +21,7 @@ from flamec.codegen.triton.program_writer import (
     finished,
     fold_name,
 )
-from flamec.codegen.triton.source import Described, EmittedLaunch, emit
+from flamec.codegen.triton.source import ERRORS, Described, EmittedLaunch, emit
 from flamec.codegen.triton.statements import StatementWriter
 from flamec.codegen.triton.text import POINTERS, fold_lane, size_name
 from flamec.ir.kernel import (
@@ -51,12 +51,14 @@ class PlannedLaunch:
 
 @dataclass
 class KernelWriter:
-    """Writes one kernel. ``numbers``: the plan's buffer of each of its parameters."""
+    """Writes one kernel. ``numbers``: the plan's buffer of each of its parameters; ``errors``
+    gives the buffer that errors are written to."""
 
     gpu: GpuKernel
     numbers: tuple[int, ...]
     new_buffer: NewBuffer
     options: CodegenOptions
+    errors: Callable[[], int]
     temporaries: list[int] = field(default_factory=list)
     launches: list[PlannedLaunch] = field(default_factory=list)
     _spilled: dict[str, tuple[str, int]] = field(default_factory=dict)  # name -> lane, buffer
@@ -221,6 +223,8 @@ class KernelWriter:
         self.launches.append(PlannedLaunch(launch, arguments))
 
     def _argument(self, name: str, buffers: dict[str, int], own: dict[str, Dim]) -> Argument:
+        if name == ERRORS:
+            return Argument(buffer=self.errors())
         if name in buffers:
             return Argument(buffer=buffers[name])
         symbol = name.removeprefix(size_name(""))

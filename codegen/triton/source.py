@@ -1,8 +1,8 @@
 """From a kernel's text to a ``KernelSource``: which arguments it takes and of which types.
 
 In: text that mentions pointers ``p0`` (the program's parameters), ``k0`` (the kernel's), ``x0``
-(values computed once), ``q0`` (partial results), tensor descriptors ``d0`` and sizes ``n_B``. Out:
-what a launch needs.
+(values computed once), ``q0`` (partial results), tensor descriptors ``d0``, ``errors`` (a word for
+error codes) and sizes ``n_B``. Out: what a launch needs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from flamec.ir.plan import KernelSource
 from flamec.ir.shape import Dim, is_multiple
 
 ALIGNMENT = 16  # of the pointers and sizes that Triton is told of
-_ARGUMENT = re.compile(r"\b([pkxqd]\d+|n_\w+)\b")
+ERRORS = "errors"
+_ARGUMENT = re.compile(r"\b([pkxqd]\d+|n_\w+|errors)\b")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def emit(
             aligned.append(name)
         elif name in arrays:
             parameters.append((name, arrays[name].kind))
+        elif name == ERRORS:
+            parameters.append((name, "*i64"))
         else:
             parameters.append((name, "i64" if wide else "i32"))
             if is_multiple(known.get(name, 1), ALIGNMENT):
@@ -83,6 +86,6 @@ def emit(
 
 
 def _order(name: str) -> tuple[int, int, str]:
-    kind = "dpkxqn".index(name[0])
-    number = 0 if name.startswith("n_") else int(name[1:])
+    kind = "dpkxqen".index(name[0])
+    number = int(name[1:]) if name[1:].isdigit() else 0
     return kind, number, name

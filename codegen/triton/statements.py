@@ -98,10 +98,9 @@ class StatementWriter:
             terms.append(f"{position} * {factor(index.stride)}")
             conditions.append(inside)
         for guard, size in place.guards:
-            text, guard_axes = self.linear(guard)
+            text, guard_axes = self._guard(guard, size)
             axes = joined(axes, guard_axes)
-            index = text if guard_axes else f"(zero + {text})"
-            conditions.append(f"(({index}) >= 0) & (({index}) < {dim(size)})")
+            conditions.append(text)
         for axis in at_least:
             if axis not in axes:
                 terms.append("no_row" if axis == "r" else "no_col")
@@ -113,11 +112,28 @@ class StatementWriter:
         base = f"{self.pointer}{place.parameter}"
         return f"{base} + ({' + '.join(terms)})", axes, [*([mask] if mask else []), *conditions]
 
-    def _wrapped(self, index: ComputedIndex) -> tuple[str, str]:
+    def _wrapped(self, index: ComputedIndex | CheckedIndex) -> tuple[str, str]:
         """The element that an index means, and whether it exists."""
-        name = self.name(index.name)
+        name = self.name(index.index if isinstance(index, CheckedIndex) else index.name)
         position = f"tl.where({name} < 0, {name} + ({dim(index.size)}), {name})"
         return position, f"({position} >= 0) & ({position} < {dim(index.size)})"
+
+    def _reports(self, place: Place) -> list[str]:
+        """The lines that report indices of a place that are out of range."""
+        used = [text for text, _ in (self._guard(*guard) for guard in place.guards)]
+        return [self._report(index, index.name, used) for index in place.indices]
+
+    def _report(self, index: ComputedIndex | CheckedIndex, name: str, used: list[str]) -> str:
+        _, inside = self._wrapped(index)
+        mask = MASKS[self.axes(name)]
+        bad = " & ".join([*([mask] if mask else []), *used, f"(({inside}) == 0)"])
+        return f"flamec_report(errors, {index.error}, zero + {self.name(name)}, {bad})"
+
+    def _guard(self, guard: Linear, size: Dim) -> tuple[str, str]:
+        """The condition under which a guarded place is there, and along what it varies."""
+        text, axes = self.linear(guard)
+        index = text if axes else f"(zero + {text})"
+        return f"((({index}) >= 0) & (({index}) < {dim(size)}))", axes
 
     # statements ----------------------------------------------------------------------
     def write(self, s: Statement, at_least: str = "") -> list[str]:
@@ -126,7 +142,7 @@ class StatementWriter:
             case Load():
                 return self._load(s)
             case CheckedIndex():
-                return [self._checked(s)]
+                return [self._report(s, s.index, []), self._checked(s)]
             case Constant():
                 self.varying[s.name] = ""
                 return [f"{s.name} = {constant(s.lane, s.value)}"]
@@ -169,13 +185,12 @@ class StatementWriter:
             axes = joined(axes, self.axes(s.fill))
             text = f"tl.where({' & '.join(guards)}, {text}, {fill})"
         self.varying[s.name] = axes
-        return [f"{s.name} = {text}"]
+        return [*self._reports(s.place), f"{s.name} = {text}"]
 
     def _checked(self, s: CheckedIndex) -> str:
-        name, size = self.name(s.index), dim(s.size)
         self.varying[s.name] = self.axes(s.index)
-        wrapped = f"tl.where({name} < 0, {name} + ({size}), {name})"
-        return f"{s.name} = tl.maximum(tl.minimum({wrapped}, ({size}) - 1), 0)"
+        position, _ = self._wrapped(s)
+        return f"{s.name} = tl.maximum(tl.minimum({position}, ({dim(s.size)}) - 1), 0)"
 
     def _compute(self, s: Compute) -> str:
         operands = tuple(self.name(o) for o in s.operands)
@@ -207,7 +222,8 @@ class StatementWriter:
             there = loaded(s.memory, pointer, conditions)
             value = operation(lookup(s.combine), (s.lane, s.lane), s.lane, (there, value))
         mask = f", {' & '.join(conditions)}" if conditions else ""
-        return [f"tl.store({pointer}, {stored(s.memory, s.lane, value)}{mask})"]
+        store = f"tl.store({pointer}, {stored(s.memory, s.lane, value)}{mask})"
+        return [*self._reports(s.place), store]
 
 
 def loaded(memory: str, pointer: str, conditions: Iterable[str]) -> str:

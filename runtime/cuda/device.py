@@ -12,6 +12,7 @@ from flamec.ir.plan import ExecutionPlan
 from flamec.runtime.cuda import transfer
 from flamec.runtime.cuda.compile_worker import CompiledKernel, Progress, compile_kernels
 from flamec.runtime.cuda.driver import DeviceProperties, context
+from flamec.runtime.cuda.error_words import error_words
 from flamec.runtime.cuda.host_memory import PinnedPool, is_pinned, pinned_pool
 from flamec.runtime.cuda.memory import Allocation, DevicePool, device_pool
 from flamec.runtime.cuda.module import load_kernel
@@ -77,6 +78,17 @@ class CudaDevice:
     def synchronize(self) -> None:
         """Wait for all work on the device; errors of kernels are raised here."""
         self.context.synchronize()
+        self.raise_pending_errors()
+
+    def raise_pending_errors(self) -> None:
+        """Raise what kernels reported since the last time, such as an IndexError.
+
+        Sees the kernels that the host has waited for, of all devices. Call it after waiting
+        for an event; ``synchronize`` and ``read`` do. Waits for nothing and copies nothing.
+        """
+        error = error_words().take()
+        if error is not None:
+            raise error
 
     # memory -----------------------------------------------------------------------------
 
@@ -99,8 +111,12 @@ class CudaDevice:
         transfer.copy_to_device(address, host, array.nbytes, self.current_stream())
 
     def read(self, array: np.ndarray, address: int) -> None:
-        """Copy from the device into a contiguous array; waits until it is there."""
+        """Copy from the device into a contiguous array; waits until it is there.
+
+        Errors that kernels before it reported are raised.
+        """
         transfer.copy_to_host(_host_address(array), address, array.nbytes, self.current_stream())
+        self.raise_pending_errors()
 
     def start_read(self, array: np.ndarray, address: int) -> None:
         """``read`` into pinned memory without waiting; the stream tells when it is there."""

@@ -21,6 +21,7 @@ from flamec.ir.plan import Action, Argument, ExecutionPlan, Fill, KernelSource, 
 from flamec.ir.shape import evaluate_dim, evaluate_shape
 from flamec.runtime.cuda import transfer
 from flamec.runtime.cuda.driver import CudaContext
+from flamec.runtime.cuda.error_words import error_words
 from flamec.runtime.cuda.graph import CaptureError, Graph, Step, capture
 from flamec.runtime.cuda.memory import Allocation, device_pool
 from flamec.runtime.cuda.module import KernelLaunch, LoadedKernel
@@ -65,6 +66,11 @@ class CudaProgram:
         self.library_path = library_path
         self.kernels_compiled = kernels_compiled
         self.graphs = graphs
+        self.error_words = {
+            number: error_words().add(plan)
+            for number, buffer in enumerate(plan.buffers)
+            if buffer.kind == "errors"
+        }
         self._local = _BoundPrograms()
 
     @property
@@ -124,6 +130,8 @@ class BoundCudaProgram:
         self.bindings = dict(zip(plan.symbols, sizes, strict=True))
         self.layout = program.plan_memory(plan, self.bindings)
         self.addresses = array("Q", bytes(8 * len(plan.buffers)))
+        for buffer, address in program.error_words.items():
+            self.addresses[buffer] = address
         self.graph: Graph | None = None
         self.steps: list[Step] = []
         self._calls = 0

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from op_table import OP_TABLE
-from triton_graphs import GRAPHS
+from triton_graphs import FAULTS, GRAPHS
 
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.compile_graph import compile_graph
@@ -143,6 +143,18 @@ def test_ops_in_the_interpreter(names: tuple[object, ...]) -> None:
 @needs_triton
 def test_fused_graphs_in_the_interpreter() -> None:
     _interpreted(list(GRAPHS), len(GRAPHS))
+
+
+@needs_triton
+def test_indices_out_of_range_are_reported() -> None:
+    _interpreted(list(FAULTS), len(FAULTS))
+
+
+def test_errors_name_the_operation() -> None:
+    plan = plan_of("lookup")
+    assert len(plan.errors) == 2 and all(error.endswith("(index)") for error in plan.errors)
+    assert [b.kind for b in plan.buffers].count("errors") == 1
+    assert not any(b.kind == "errors" for b in plan_of("softmax").buffers)
 
 
 @needs_triton

@@ -6,8 +6,8 @@ import pytest
 from gpu_execution import run_on
 from op_row import Row
 from op_table import OP_TABLE
-from triton_cases import check_graph, check_row
-from triton_graphs import GRAPHS
+from triton_cases import check_fault, check_graph, check_row
+from triton_graphs import FAULTS, GRAPHS
 
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.runtime.cuda.device import CudaDevice
@@ -31,3 +31,13 @@ def test_every_op(row: Row, planned: CudaDevice) -> None:
 def test_fused_graphs(name: str, planned: CudaDevice) -> None:
     wrong = check_graph(name, lambda plan, arrays, sizes: run_on(planned, plan, arrays, sizes))
     assert not wrong, wrong[:3]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", FAULTS)
+def test_an_index_out_of_range_is_raised_once_at_the_next_read(
+    name: str, planned: CudaDevice
+) -> None:
+    wrong = check_fault(name, lambda plan, arrays, sizes: run_on(planned, plan, arrays, sizes))
+    assert not wrong, wrong
+    planned.synchronize()

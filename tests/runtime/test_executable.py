@@ -16,7 +16,7 @@ from flamec.ir.types import float32, int64
 from flamec.runtime.allocator import current_arena
 from flamec.runtime.cpu.compiler import CompileError
 from flamec.runtime.cpu.device import CpuDevice
-from flamec.runtime.executable import ProgramError
+from flamec.runtime.program_errors import ProgramError
 
 MakeDevice = Callable[[int], CpuDevice]
 
