@@ -21,6 +21,8 @@ class CodegenOptions:
       fast near the hints; hints with the same least power of two above them give the same code.
     - ``narrow``: the caller promises that no array of a call with symbolic sizes has 2**31 or
       more elements, so that indices on a GPU are 32-bit numbers.
+    - ``deterministic``: False lets a GPU add in any order what meets in one place (``index_put``
+      with ``add``, the derivative of ``index``), which is faster where many rows meet.
     - ``target``: the GPU that schedules are chosen for.
     - ``schedules``: matrix products by ``product_key`` whose schedule is given, not proposed.
     - ``float32_products``: how a GPU multiplies float32 matrices: exactly as float32
@@ -31,6 +33,7 @@ class CodegenOptions:
     fuse: bool = True
     size_hints: Mapping[str, int] = field(default_factory=dict)
     narrow: bool = False
+    deterministic: bool = True
     target: str = "sm_90"
     schedules: Mapping[str, ProductSchedule] = field(default_factory=dict)
     float32_products: str = "ieee"

@@ -27,6 +27,7 @@ class CompileOptions:
     - ``c_compiler``: the compiler's command; None: the first of cc, gcc, clang, ziglang.
     - ``max_variants``: programs kept for one function before the oldest is dropped.
     - ``verify``: check the graph's invariants after each pass.
+    - ``deterministic``: False lets a GPU add in any order what meets in one place.
     """
 
     backend: str = "auto"
@@ -36,6 +37,7 @@ class CompileOptions:
     c_compiler: str | None = None
     max_variants: int = 8
     verify: bool = False
+    deterministic: bool = True
 
 
 def default_options(**changes: Any) -> CompileOptions:

@@ -68,7 +68,12 @@ def prepare(
     started = time.perf_counter()
     place = graph_device(graph)
     runtime = device(place.index, options)
-    codegen = CodegenOptions(size_hints=size_hints or {}, narrow=narrow, target=runtime.target)
+    codegen = CodegenOptions(
+        size_hints=size_hints or {},
+        narrow=narrow,
+        deterministic=options.deterministic,
+        target=runtime.target,
+    )
     prepared = Prepared(graph, None, options, None, codegen)
     facts = f"{generator_digest()} {_triton_version()} {codegen.key}"
     identity = hashlib.sha256(facts.encode()).hexdigest()

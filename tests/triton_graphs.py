@@ -141,6 +141,15 @@ def embedding_backward(b: GraphBuilder) -> Graph:
     return b.build([b.index_put(table, values, index, mode="add")])
 
 
+def scatter(
+    b: GraphBuilder, mode: str, dtype: DType = float32, rows: Dim = 300, columns: Dim = 7
+) -> Graph:
+    """Rows that meet in few places of a table, at two indices each."""
+    table, values = _input(b, 3, 5, columns, dtype=dtype), _input(b, rows, columns, dtype=dtype)
+    first, second = (b.input(TensorType((rows,), int64), f"index{n}") for n in (3, 5))
+    return b.build([b.index_put(table, b.add(values, values), first, second, mode=mode)])
+
+
 def lookup(b: GraphBuilder) -> Graph:
     """Rows of a table, and one element of each row."""
     table = _input(b, 11, 7)
@@ -197,6 +206,14 @@ GRAPHS: dict[str, Make] = {
     "attention": attention,
     "update": update,
     "embedding_backward": embedding_backward,
+    "scatter_add": lambda b: scatter(b, "add"),
+    "scatter_add_any_order": lambda b: scatter(b, "add"),
+    "scatter_wide_any_order": lambda b: scatter(b, "add", columns=300),
+    "scatter_set": lambda b: scatter(b, "set"),
+    "scatter_max": lambda b: scatter(b, "amax", columns=300),
+    "scatter_max_integers": lambda b: scatter(b, "amax", int64),
+    "scatter_add_halves": lambda b: scatter(b, "add", bfloat16, rows=20),
+    "scatter_symbolic": lambda b: scatter(b, "add", rows=B, columns=B),
     "lookup": lookup,
     "dropout": dropout,
     "dropout_flat": lambda b: dropout(b, 4004),
@@ -207,6 +224,8 @@ GRAPHS: dict[str, Make] = {
     "masked": masked,
 }
 
+
+ANY_ORDER = {"scatter_add_any_order", "scatter_wide_any_order"}  # compiled to be so
 
 # Graphs whose index inputs (by position) have one element that is out of range.
 FAULTS: dict[str, tuple[Make, int, int, str]] = {
@@ -230,5 +249,6 @@ def inputs_for(graph: Graph, size: int, rng: np.random.Generator) -> list[np.nda
         elif dtype is bool_:
             arrays.append(np.asarray(rng.random(shape) < 0.5))
         else:
-            arrays.append(np.asarray(rng.integers(-5, 5, shape), dtype=dtype.numpy))
+            most = int((value.name or "").removeprefix("index") or 5)
+            arrays.append(np.asarray(rng.integers(-most, most, shape), dtype=dtype.numpy))
     return arrays

@@ -7,8 +7,10 @@ kernel that finishes (``kernel_writer``).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
+from flamec.codegen.triton.ownership import owner_lines, scattered_index
 from flamec.codegen.triton.source import EmittedLaunch, emit
 from flamec.codegen.triton.statements import StatementWriter
 from flamec.codegen.triton.text import (
@@ -62,6 +64,7 @@ class RowsWriter:
             tuple(loop.name for loop in program.inner),
             reuse=not self.tile.looped,
             fours="four" if self._by_fours() else "",
+            atomic=self.tile.atomic,
             written={i for i, p in enumerate(program.parameters) if p.written},
         )
 
@@ -117,6 +120,7 @@ class RowsWriter:
             "uniform": "\n".join(self.uniform.lines),
             "chunk_begin": "\n".join(self._chunk_begin()),
             "passes": [self._pass(block) for block in self.program.passes],
+            "owner_lines": self._owner_lines(),
             "fours": self.writer.fours,
             "before_loop": "\n".join(self._before_loop),
             "chunk_end": "\n".join(self._chunk_end()),
@@ -138,15 +142,24 @@ class RowsWriter:
         step = str(tile.chunks) if tile.chunks else "tl.num_programs(0)"
         return self._range(first, end, step, not tile.looped)
 
+    def _owner_lines(self) -> str:
+        if not self.tile.owners:
+            return ""
+        index = scattered_index(self.program)
+        lines = [decomposed(self.program.rows, "row").replace("row", "scan_row")]
+        for loop in self.program.rows:
+            lines = [re.sub(rf"\b{loop.name}\b", f"scan_{loop.name}", line) for line in lines]
+        return "\n".join([*lines, *owner_lines(self.program, index, "scan_")])
+
     def _in_order(self) -> bool:
         """Whether one row may read what the row before it stored."""
         in_memory = bool(self.column_folds) and self.tile.looped
-        return in_memory or self.program.kind == "scatter"
+        return in_memory or (self.program.kind == "scatter" and not self.tile.atomic)
 
     def _blocks(self) -> Dim:
         tile = self.tile
         rows, columns = substitute(self.rows, self.own), substitute(self.columns, self.own)
-        row_blocks = tile.chunks or ceil_div(rows, tile.rows)
+        row_blocks = tile.owners or tile.chunks or ceil_div(rows, tile.rows)
         if tile.blocks and isinstance(row_blocks, int):
             row_blocks = min(row_blocks, tile.blocks)
         return row_blocks * ceil_div(columns, tile.columns) if tile.split else row_blocks

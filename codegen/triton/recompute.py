@@ -32,7 +32,7 @@ def without_keeps(program: RowProgram) -> RowProgram:
     passes: list[Pass] = []
     defined: dict[str, Statement] = {}  # by every name of an element value
     kept: dict[int, str] = {}
-    row_names = {n for block in program.passes for s in block.row for n in _names(s)}
+    row_names = {n for block in program.passes for s in block.row for n in names_of(s)}
     for number, block in enumerate(program.passes):
         element: list[Statement] = []
         copies: dict[str, str] = {}
@@ -46,7 +46,7 @@ def without_keeps(program: RowProgram) -> RowProgram:
                 renamed = _renamed(s, aliases)
                 element.append(renamed)
         for s in element:
-            defined.update(dict.fromkeys(_names(s), s))
+            defined.update(dict.fromkeys(names_of(s), s))
         for name in row_names:
             defined.pop(name, None)
         row = tuple(_renamed(s, aliases) for s in block.row)
@@ -67,20 +67,22 @@ def _copied(
     s = defined.get(name)
     if s is None or (isinstance(s, Fold) and s.scope != "scan"):
         return name  # known to all passes
-    operands = {o: _copied(o, suffix, defined, copies, element) for o in _operands(s)}
-    names = {n: n + suffix for n in _names(s)}
+    operands = {o: _copied(o, suffix, defined, copies, element) for o in operands_of(s)}
+    names = {n: n + suffix for n in names_of(s)}
     element.append(_renamed(s, {**operands, **names}))
     copies.update(names)
     return copies[name]
 
 
-def _names(s: Statement) -> tuple[str, ...]:
+def names_of(s: Statement) -> tuple[str, ...]:
+    """What a statement defines."""
     if isinstance(s, (Store, Keep)):
         return ()
     return (s.name, *s.names) if isinstance(s, Fold) else (s.name,)
 
 
-def _operands(s: Statement) -> tuple[str, ...]:
+def operands_of(s: Statement) -> tuple[str, ...]:
+    """The names that a statement reads, without those that it stores."""
     match s:
         case Load():
             return (*(i.name for i in s.place.indices), *([s.fill] if s.fill else []))

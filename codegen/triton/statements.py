@@ -32,6 +32,8 @@ from flamec.ir.shape import Dim, is_multiple, structurally_equal
 
 MASKS = {"": "", "r": "row_mask", "c": "col_mask", "rc": "mask"}
 
+ATOMIC = {"sum": "add", "amax": "max", "amin": "min"}  # what memory combines by itself
+
 
 def is_zero(size: Dim) -> bool:
     return structurally_equal(size, 0)
@@ -50,7 +52,7 @@ class StatementWriter:
     ``product`` names the block that holds a matrix product, parameter -1 and the given one;
     ``reuse``: a load of a place that was loaded before gives the same block (not across
     iterations of loops); ``fours`` names the first of each four elements of a block along the
-    only inner loop, if blocks are made of such.
+    only inner loop, if blocks are made of such; ``atomic``: stores that combine do so at once.
     """
 
     rows: tuple[str, ...] = ()
@@ -60,6 +62,7 @@ class StatementWriter:
     product_parameter: int = -1
     reuse: bool = False
     fours: str = ""
+    atomic: bool = False
     varying: dict[str, str] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     kept: dict[int, str] = field(default_factory=dict)
@@ -93,7 +96,7 @@ class StatementWriter:
         at, axes = self.linear(place.at)
         terms, conditions = [at], []
         for index in place.indices:
-            position, inside = self._wrapped(index)
+            position, inside = self.wrapped(index)
             axes = joined(axes, self.axes(index.name))
             terms.append(f"{position} * {factor(index.stride)}")
             conditions.append(inside)
@@ -112,7 +115,7 @@ class StatementWriter:
         base = f"{self.pointer}{place.parameter}"
         return f"{base} + ({' + '.join(terms)})", axes, [*([mask] if mask else []), *conditions]
 
-    def _wrapped(self, index: ComputedIndex | CheckedIndex) -> tuple[str, str]:
+    def wrapped(self, index: ComputedIndex | CheckedIndex) -> tuple[str, str]:
         """The element that an index means, and whether it exists."""
         name = self.name(index.index if isinstance(index, CheckedIndex) else index.name)
         position = f"tl.where({name} < 0, {name} + ({dim(index.size)}), {name})"
@@ -124,7 +127,7 @@ class StatementWriter:
         return [self._report(index, index.name, used) for index in place.indices]
 
     def _report(self, index: ComputedIndex | CheckedIndex, name: str, used: list[str]) -> str:
-        _, inside = self._wrapped(index)
+        _, inside = self.wrapped(index)
         mask = MASKS[self.axes(name)]
         bad = " & ".join([*([mask] if mask else []), *used, f"(({inside}) == 0)"])
         return f"flamec_report(errors, {index.error}, zero + {self.name(name)}, {bad})"
@@ -189,7 +192,7 @@ class StatementWriter:
 
     def _checked(self, s: CheckedIndex) -> str:
         self.varying[s.name] = self.axes(s.index)
-        position, _ = self._wrapped(s)
+        position, _ = self.wrapped(s)
         return f"{s.name} = tl.maximum(tl.minimum({position}, ({dim(s.size)}) - 1), 0)"
 
     def _compute(self, s: Compute) -> str:
@@ -218,6 +221,11 @@ class StatementWriter:
     def _store(self, s: Store, at_least: str) -> list[str]:
         pointer, _, conditions = self._place(s.place, at_least)
         value = self.name(s.operand)
+        if s.combine and self.atomic:
+            mask = f", {' & '.join(conditions)}" if conditions else ""
+            value = stored(s.memory, s.lane, value)
+            function = f"tl.atomic_{ATOMIC[s.combine]}"
+            return [*self._reports(s.place), f'{function}({pointer}, {value}{mask}, sem="relaxed")']
         if s.combine:
             there = loaded(s.memory, pointer, conditions)
             value = operation(lookup(s.combine), (s.lane, s.lane), s.lane, (there, value))

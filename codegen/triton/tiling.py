@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from flamec.codegen.options import CodegenOptions, power_of_two
+from flamec.codegen.triton.ownership import scattered_index
+from flamec.codegen.triton.statements import ATOMIC
 from flamec.ir.kernel import Fold, Load, RowProgram, Store
 from flamec.ir.loop_nest import estimate
 from flamec.ir.shape import Dim, product, structurally_equal
@@ -26,6 +28,7 @@ LONGEST_WHOLE_ROW = 16384
 LOOPED_COLUMNS = 4096
 MOST_CHUNKS = 256  # partial results of a fold over rows that a block holds whole
 COLUMN_BLOCKS = 2048  # of a fold over rows alone
+SCATTER_BLOCKS = 2048  # that look at all indices
 FLAT_CHUNKS = 1024
 AHEAD_BYTES = 48 << 10  # of shared memory for what is loaded ahead
 FEWEST_BLOCKS = 1024  # below: smaller blocks
@@ -41,7 +44,9 @@ class Tile:
     loop goes over them. ``chunks``: blocks that share the rows (of a flat program: the columns)
     in turn and leave a partial result each; 0 where each block has its own rows. ``blocks``: so
     many blocks share the rows where nothing is folded over them; 0: a block for each ``rows``.
-    ``stages``: loads of the innermost loop run so many iterations ahead, less one.
+    ``stages``: loads of the innermost loop run so many iterations ahead, less one. Of a scatter:
+    ``owners`` are the blocks that places belong to (0: one has all), which look at ``scanned``
+    rows at a time; ``atomic``: rows that meet are combined by memory.
     """
 
     rows: int
@@ -52,6 +57,9 @@ class Tile:
     warps: int
     stages: int = 1
     blocks: int = 0
+    owners: int = 0
+    scanned: int = 0
+    atomic: bool = False
 
     @property
     def looped(self) -> bool:
@@ -67,8 +75,7 @@ def propose(program: RowProgram, options: CodegenOptions) -> Tile:
     height = 1 << 30 if rows is None else power_of_two(rows)
     scopes = {s.scope for s in program.statements() if isinstance(s, Fold)}
     if program.kind == "scatter":
-        columns = min(width or 1024, 256)
-        return Tile(1, columns, True, False, 1, 1 if columns <= 32 else 4)
+        return _scatter_tile(program, options, width, rows)
     if "all" in scopes and not program.rows:
         tile = Tile(1, min(width or 4096, 4096), False, False, _flat_chunks(inner), 4)
         return replace(tile, stages=_stages(program, tile))
@@ -92,6 +99,32 @@ def propose(program: RowProgram, options: CodegenOptions) -> Tile:
     if program.kind == "along rows":
         columns = min(columns, 8)
     return Tile(min(height, max(1, elements // columns)), columns, True, False, 0, 4)
+
+
+def _scatter_tile(
+    program: RowProgram, options: CodegenOptions, width: int, rows: int | None
+) -> Tile:
+    """All rows at once if memory combines them, else rows shared by blocks that own places."""
+    columns = min(width or 1024, 256)
+    tile = Tile(1, columns, True, False, 1, 1 if columns <= 32 else 4)
+    if all(_is_atomic(s, options) for s in program.statements() if isinstance(s, Store)):
+        return replace(tile, rows=max(1, 1024 // columns), chunks=0, warps=4, atomic=True)
+    if not scattered_index(program):
+        return tile
+    count = power_of_two(rows) if rows is not None else 1024
+    blocks = max(32, SCATTER_BLOCKS * columns // max(width, columns))
+    return replace(tile, chunks=0, warps=4, owners=min(count, blocks), scanned=min(count, 1024))
+
+
+def _is_atomic(s: Store, options: CodegenOptions) -> bool:
+    """Whether rows may meet in a store: whatever their order is, the result is the same, or the
+    caller does not mind."""
+    if not s.place.indices:
+        return True
+    if s.memory != s.lane or s.combine not in ATOMIC:
+        return False
+    any_order = s.combine == "sum" and not options.deterministic
+    return s.memory in ("i32", "i64") or (s.memory in ("f32", "f64") and any_order)
 
 
 def _pointwise_elements(program: RowProgram) -> int:
