@@ -17,8 +17,8 @@ from flamec.ir.passes.pipeline import pipeline
 
 @dataclass(frozen=True)
 class Programs:
-    """``timed`` takes the outputs of ``before`` at ``saved``, inputs of the row at ``inputs``,
-    then one gradient for each of ``before``'s first outputs; without ``before``, the row's inputs.
+    """``timed`` takes the outputs of ``before`` at ``saved``, the row's operands at ``inputs``
+    (-1: the random state), and with ``before`` the gradient of the row's result.
     """
 
     timed: Graph
@@ -38,7 +38,8 @@ def programs(row: Row) -> Programs:
     captured = capture(function, tuple(arguments), {}, Dynamic(), row.name.split()[0])
     graph = captured.graph
     if row.part != "backward":
-        return Programs(_optimized(graph), inputs=tuple(range(len(row.operands))))
+        arguments = [s.position if s.kind == "argument" else -1 for s in captured.sources]
+        return Programs(_optimized(graph), inputs=tuple(arguments))
     joint = differentiate_graph(graph, row.wrt, (0,))
     parts = partition(joint, len(graph.inputs), 1, expensive=True)
     saved = tuple(range(1, 1 + parts.saved_count))

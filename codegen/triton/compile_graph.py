@@ -20,8 +20,9 @@ from flamec.codegen.compile_graph import (
 from flamec.codegen.lower.group import lower_group
 from flamec.codegen.lower.kernel_builder import ErrorTable
 from flamec.codegen.options import CodegenOptions
-from flamec.codegen.triton.gpu_form import gpu_form
+from flamec.codegen.triton.gpu_form import ChooseTile, gpu_form
 from flamec.codegen.triton.kernel_writer import KernelWriter
+from flamec.codegen.triton.tiling import propose
 from flamec.ir.graph import Graph
 from flamec.ir.op import OpKind
 from flamec.ir.passes.fuse import FusionGroup, FusionOptions, fuse
@@ -40,8 +41,13 @@ from flamec.ir.tasks import build_tasks
 from flamec.ir.types import int64
 
 
-def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> CompiledGraph:
-    """The GPU program of an optimized graph; LoweringError names what cannot be lowered."""
+def compile_graph(
+    graph: Graph, options: CodegenOptions | None = None, choose: ChooseTile = propose
+) -> CompiledGraph:
+    """The GPU program of an optimized graph; LoweringError names what cannot be lowered.
+
+    ``choose``: what decides on tiles where it is not the rules, to try others.
+    """
     options = options or CodegenOptions()
     graph = normalize_contractions(graph)
     context = build_tasks(graph)
@@ -58,7 +64,7 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
         except LookupError as error:
             names = ", ".join(task.name for task in group.tasks)
             raise LoweringError(f"cannot lower {names}: {error}") from error
-        kernels.append(gpu_form(lowered, options))
+        kernels.append(gpu_form(lowered, options, choose))
     table = assign_buffers(context, [k.lowered for k in kernels])
     collector = _Collector(table.buffers)
     steps: list[Step] = []

@@ -8,6 +8,7 @@ fit in registers, with room for as many partial results as there are blocks; and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from flamec.codegen.lower.group import LoweredKernel
@@ -26,6 +27,8 @@ from flamec.codegen.triton.tiling import Tile, propose
 from flamec.ir.kernel import Loop, Parameter, Part, RowProgram
 from flamec.ir.shape import Dim, product, substitute
 
+ChooseTile = Callable[[RowProgram, CodegenOptions], Tile]
+
 
 @dataclass(frozen=True)
 class ProductChoice:
@@ -43,8 +46,10 @@ class GpuKernel:
     choices: tuple[ProductChoice, ...] = ()
 
 
-def gpu_form(lowered: LoweredKernel, options: CodegenOptions) -> GpuKernel:
-    """See the module's docstring."""
+def gpu_form(
+    lowered: LoweredKernel, options: CodegenOptions, choose: ChooseTile = propose
+) -> GpuKernel:
+    """See the module's docstring. ``choose`` gives a row program's tile."""
     kernel = lowered.kernel
     memory = _Parameters(list(kernel.parameters), list(lowered.buffers))
     parts: list[Part] = []
@@ -60,7 +65,7 @@ def gpu_form(lowered: LoweredKernel, options: CodegenOptions) -> GpuKernel:
             parts.append(product_part)
             tiles.append(schedule)
         for rest in following:
-            tile = propose(actual(rest), options)
+            tile = choose(actual(rest), options)
             program = without_keeps(rest.program) if tile.looped else rest.program
             parts.append(replace(rest, program=program))
             tiles.append(tile)

@@ -401,7 +401,7 @@ def advance(step: Tensor) -> None:
 
 
 def as_number(number: Tensor) -> Any:
-    """A tensor of shape () for scalar arithmetic: a float, or while tracing and on GPUs a tensor."""
+    """A tensor of shape () for arithmetic: a float, or while tracing and on GPUs a tensor."""
     if thread.trace is None and number._type.device.type == "cpu":
         return number.item()
     return ops.cast(number, float64)
