@@ -12,6 +12,7 @@ from typing import Any as _Any
 
 from flamec import autograd, func, methods, random, return_types
 from flamec import trace as _trace  # now: imported later it would replace the function trace
+from flamec.autocast_mode import *
 from flamec.autograd import (
     enable_grad,
     inference_mode,
@@ -173,11 +174,14 @@ row_stack = vstack
 __version__ = "0.1.0"
 
 if _TYPE_CHECKING:
-    from flamec import cuda, nn, optim
+    from flamec import amp, cuda, nn, optim
+    from flamec.amp import GradScaler
     from flamec.compiler import compile, mark_dynamic
 
 # Imported when first used, so that ``import flamec`` stays quick: name -> module that has it.
 _LATE = {
+    "GradScaler": "flamec.amp",
+    "amp": "",
     "compile": "flamec.compiler",
     "mark_dynamic": "flamec.compiler",
     "cuda": "",

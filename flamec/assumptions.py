@@ -1,7 +1,7 @@
 """The check of a traced call: everything that the trace assumed, as one generated function.
 
 In: a ``Captured`` trace. Out: a ``Check``. No assumption is left out: grad mode,
-default dtype, structure, types, memory shared between tensors, sizes, Python state.
+autocast, default dtype, structure, types, memory shared between tensors, sizes, Python state.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ def build_check(captured: Captured) -> Check:
     b.add(f"process.default_dtype is {b.name(process.default_dtype)}", "default dtype")
     if captured.trace.reads_cuda_device:
         b.add(f"thread.cuda_device == {thread.cuda_device}", "the GPU that 'cuda' names")
+    b.add(f"thread.autocast is {b.name(captured.autocast)}", "autocast state")
     positional, keyword = captured.structure.children
     expressions = [
         *b.add_structure(positional, "args", known=True),

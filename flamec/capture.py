@@ -19,7 +19,7 @@ from flamec.ir.graph import Graph, Value
 from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, using_oracle
 from flamec.ir.types import TensorType
 from flamec.size_oracle import ShapeGuard
-from flamec.state import thread
+from flamec.state import AutocastState, thread
 from flamec.structures import Structure, flatten, unflatten
 from flamec.tensor import RuntimeNumber, Storage, Tensor, ViewStep
 from flamec.trace import AliasDiscovered, InputSource, Root, Trace
@@ -72,6 +72,7 @@ class Captured:
     aliases: list[tuple[int, Tensor]] = field(default_factory=list)
     number_arguments: frozenset[int] = frozenset()
     grad_enabled: bool = True
+    autocast: AutocastState = thread.autocast
 
     @property
     def name(self) -> str:
@@ -139,7 +140,7 @@ def _capture(
     argument_types: dict[int, TensorType] = {}
     proxies: list[Any] = []
     labels = list(_labels(function, structure))
-    grad_enabled = thread.grad_enabled
+    grad_enabled, autocast = thread.grad_enabled, thread.autocast
     for leaf, _axis in dynamic.sizes:
         if leaves[leaf]._storage in base_storages:
             dynamic = Dynamic({}, dynamic.numbers)
@@ -157,14 +158,16 @@ def _capture(
             recorder.root(function, name)
             with recorder:
                 result = function(*proxy_args, **proxy_kwargs)
+            if thread.autocast is not autocast:
+                raise trace.refuse_change("leaving autocast in another state")
             captured = _finish(trace, result, proxies, leaves, structure, argument_types, name)
     finally:
         thread.trace = None
-        thread.grad_enabled = grad_enabled
+        thread.grad_enabled, thread.autocast = grad_enabled, autocast
     recorder.exempted |= trace.exempted
     captured.guards = recorder.result()
     captured.number_arguments = dynamic.numbers
-    captured.grad_enabled = grad_enabled
+    captured.grad_enabled, captured.autocast = grad_enabled, autocast
     del proxy_args, proxy_kwargs, result
     _refuse_escapes(trace, proxies, name)
     trace.release()
@@ -332,6 +335,7 @@ class _Outputs:
 def _refuse_escapes(trace: Trace, proxies: Sequence[Any], name: str) -> None:
     """Raise CompileError if a traced tensor outlives the trace somewhere in the user's state."""
     trace.leaf_tensors.clear()
+    trace.autocast_casts.clear()
     known = {id(p) for p in proxies}
     known.update(id(t) for t in trace.numbers.values())
     known.update(id(g) for g in trace.grads.values())

@@ -39,6 +39,7 @@ from flamec.functional import (
     unary,
 )
 from flamec.functional.arguments import stored_dtype
+from flamec.functional.autocasting import without_autocast
 from flamec.functional.promotion import is_number
 from flamec.ir.shape import format_shape, structural_key
 from flamec.state import thread
@@ -86,6 +87,7 @@ def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor
     of a higher kind.
     """
 
+    function = without_autocast(function)
     keeps_operand = function in _SAVING_NO_OPERAND
 
     @functools.wraps(function)
@@ -131,6 +133,8 @@ _UNARY: Mapping[str, Callable[..., Tensor]] = {
     "invert": comparison.bitwise_not,
 }
 
+_REFLECTED: Mapping[str, Callable[..., Tensor]] = {"truediv": arithmetic.reflected_divide}
+
 
 def _operand(value: Any) -> Any:
     """``value`` if an operator takes it, NumPy arrays as tensors; else NotImplemented."""
@@ -161,6 +165,7 @@ def _reflected(function: Callable[..., Tensor]) -> Callable[[Tensor, Any], Any]:
 
 
 def _updating(name: str, function: Callable[..., Tensor]) -> Callable[[Tensor, Any], Any]:
+    function = without_autocast(function)
     keeps_operand = function in _SAVING_NO_OPERAND
 
     def operator(self: Tensor, other: Any) -> Any:
@@ -188,7 +193,7 @@ def _attach_operators() -> None:
     attach("__rmatmul__", _reflected_matmul)
     for name, function in number_operators.ARITHMETIC.items():
         attach(f"__{name}__", _forward(function))
-        attach(f"__r{name}__", _reflected(function))
+        attach(f"__r{name}__", _reflected(_REFLECTED.get(name, function)))
         attach(f"__i{name}__", _updating(f"__i{name}__", function))
     for name, function in _COMPARISONS.items():
         attach(f"__{name}__", _forward(function))

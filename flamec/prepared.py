@@ -117,6 +117,10 @@ class Prepared:
         """Every run of a pass, in order; made again if the program came from the cache."""
         return run_passes(self.graph, pipeline(), self.options.verify)[1]
 
+    def after(self, name: str) -> Graph:
+        """The graph after the first run of the pass ``name``."""
+        return next(r.after for r in self.pass_records if r.name == name)
+
     @cached_property
     def optimized(self) -> Graph:
         """The graph after all passes."""

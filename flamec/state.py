@@ -1,4 +1,4 @@
-"""What the current thread is doing: tracing or not, recording for autograd or not.
+"""What the current thread is doing: tracing, recording for autograd, casting automatically.
 
 One small mutable record a thread; everything that dispatch must know before
 it can run an operation. The default dtype is the process's, as in PyTorch.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from dataclasses import dataclass
+from functools import cache, wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from flamec.ir.types import DType, float32
+from flamec.ir.types import DType, bfloat16, float16, float32
 
 if TYPE_CHECKING:
     from flamec.trace import Trace
@@ -20,15 +21,63 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+@dataclass(frozen=True)
+class AutocastState:
+    """What mixed precision does now. Equal states are one object: see ``autocast_state``.
+
+    ``enabled``: the types of devices on which functions cast their operands; ``dtypes``: the
+    lower precision of each type of device; ``cache_enabled``: whether casts of parameters are kept.
+    """
+
+    enabled: frozenset[str]
+    dtypes: tuple[tuple[str, DType], ...]
+    cache_enabled: bool
+
+    def dtype(self, device_type: str) -> DType:
+        """The lower precision on a type of device; KeyError for an unknown one."""
+        return dict(self.dtypes)[device_type]
+
+    def with_enabled(self, device_type: str, enabled: bool) -> AutocastState:
+        rest = self.enabled - {device_type}
+        return autocast_state(
+            rest | {device_type} if enabled else rest, self.dtypes, self.cache_enabled
+        )
+
+    def with_dtype(self, device_type: str, dtype: DType) -> AutocastState:
+        dtypes = tuple((d, dtype if d == device_type else t) for d, t in self.dtypes)
+        return autocast_state(self.enabled, dtypes, self.cache_enabled)
+
+    def with_cache(self, cache_enabled: bool) -> AutocastState:
+        return autocast_state(self.enabled, self.dtypes, cache_enabled)
+
+
+@cache
+def autocast_state(
+    enabled: frozenset[str], dtypes: tuple[tuple[str, DType], ...], cache_enabled: bool
+) -> AutocastState:
+    """The one object for this state, so that a guard compares by identity."""
+    return AutocastState(enabled, dtypes, cache_enabled)
+
+
 class ThreadState(threading.local):
     """``trace``: the trace in progress, or None. ``grad_enabled``: record for autograd.
 
     ``cuda_device``: the number of the GPU that ``"cuda"`` names.
+    ``autocast``: what mixed precision does; ``autocast_regions``: what it did before each
+    region that was entered; ``autocast_casts``: the parameters cast in the outermost region
+    (see ``functional/autocasting.py``).
     """
 
     trace: Trace | None = None
     grad_enabled: bool = True
     cuda_device: int = 0
+    autocast: AutocastState = autocast_state(
+        frozenset(), (("cpu", bfloat16), ("cuda", float16)), True
+    )
+
+    def __init__(self) -> None:
+        self.autocast_regions: list[AutocastState] = []
+        self.autocast_casts: dict[Any, Any] = {}
 
 
 class ProcessState:

@@ -120,6 +120,7 @@ class Trace:
         self.exempted: set[tuple[int, Any]] = set()
         self.reads_cuda_device = False
         self.conditions: list[tuple[Any, Any, Callable[[Any], bool], bool]] = []
+        self.autocast_casts: dict[Any, Any] = {}
 
     # inputs -------------------------------------------------------------------
     def add_input(self, type: TensorType, source: InputSource) -> Value:

@@ -14,7 +14,7 @@ from flamec.cli.graph_text import graph_lines, numbers_like
 from flamec.cli.stages import STAGES, Inspection, StagePart, inspect, stage_parts
 from flamec.ir.graph import Graph
 
-_GRAPH_STAGES = ("trace", "grad", "optimized")
+_GRAPH_STAGES = ("trace", "grad", "autocast", "optimized")
 
 
 def complete_stage(incomplete: str) -> list[str]:
@@ -114,7 +114,10 @@ def _graph(inspection: Inspection, stage: str) -> Graph | None:
     """The one graph of a stage, if it is one."""
     if stage not in _GRAPH_STAGES or len(inspection.parts) > 1:
         return None
-    return inspection.parts[0][1].optimized if stage == "optimized" else inspection.captured.graph
+    prepared = inspection.parts[0][1]
+    if stage == "autocast":
+        return prepared.after(stage)
+    return prepared.optimized if stage == "optimized" else inspection.captured.graph
 
 
 def _lines(inspection: Inspection, stage: str) -> list[str]:

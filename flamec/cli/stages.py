@@ -24,7 +24,7 @@ from flamec.ir.graph import Graph
 from flamec.prepared import Prepared
 from flamec.runtime.cpu.compiler import compile_assembly, find_compiler
 
-STAGES = ("trace", "grad", "optimized", "fused", "kernel", "plan", "source", "asm")
+STAGES = ("trace", "grad", "autocast", "optimized", "fused", "kernel", "plan", "source", "asm")
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,14 @@ def _trace(inspection: Inspection) -> list[StagePart]:
 def _grad(inspection: Inspection) -> list[StagePart]:
     graph = inspection.joint or inspection.captured.graph
     return [StagePart("grad", "ir", tuple(graph_lines(graph)), graph_data(graph))]
+
+
+def _autocast(inspection: Inspection) -> list[StagePart]:
+    return [
+        _part("autocast", title, "ir", graph_lines(graph), graph_data(graph))
+        for title, prepared in inspection.parts
+        for graph in (prepared.after("autocast"),)
+    ]
 
 
 def _optimized(inspection: Inspection) -> list[StagePart]:
@@ -183,6 +191,7 @@ def _part(
 _STAGES: dict[str, Callable[[Inspection], list[StagePart]]] = {
     "trace": _trace,
     "grad": _grad,
+    "autocast": _autocast,
     "optimized": _optimized,
     "fused": _fused,
     "kernel": _kernel,

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from flamec.dispatch import write
 from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.autocasting import FLOAT32, LOWER, autocasts
 from flamec.functional.dropout import uniform_like
 from flamec.functional.primitives import narrowed, normalized_axis, ops, require, widened
 from flamec.functional.promotion import require_tensor
@@ -105,6 +106,7 @@ def leaky_relu_(input: Tensor, negative_slope: float = 0.01) -> Tensor:
     return leaky_relu(input, negative_slope, True)
 
 
+@autocasts(cpu=LOWER, cuda=LOWER)
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """x where positive, else weight * x; one weight, or one for each channel (dimension 1)."""
     require_tensor("prelu", "weight", weight)
@@ -301,6 +303,7 @@ def logsigmoid(input: Tensor) -> Tensor:
     return _applied("logsigmoid", input, False, log_sigmoid)
 
 
+@autocasts(cuda=FLOAT32)
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """log(1 + exp(beta x)) / beta; x itself where beta x is above ``threshold``."""
 

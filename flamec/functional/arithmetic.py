@@ -13,6 +13,7 @@ from typing import Any
 from flamec.dispatch import apply, write
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import public
+from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.primitives import narrowed, ops
 from flamec.functional.promotion import (
     Number,
@@ -149,6 +150,10 @@ def true_divide(input: Operand, other: Operand) -> Tensor:
     return combine_as(_DIV, input, other, float_dtype(result_dtype(input, other)))
 
 
+# a number divided by a tensor: PyTorch's Tensor.__rtruediv__ is made of reciprocal
+reflected_divide = autocasts(cuda=FLOAT32)(true_divide)
+
+
 @public
 def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> Tensor:
     """``input / other``; rounded towards zero ("trunc") or down ("floor") if asked.
@@ -204,6 +209,7 @@ _EASY_POWERS: dict[float, Callable[[Tensor], Tensor]] = {
 }
 
 
+@autocasts(cuda=FLOAT32)
 @public
 def pow(input: Operand, exponent: Operand) -> Tensor:
     """``input ** exponent``. RuntimeError for integers to a negative number."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from flamec.errors import OperationError, user_location
+from flamec.functional.autocasting import LOWER, autocasts
 from flamec.functional.dropout import dropout
 from flamec.functional.primitives import (
     narrowed,
@@ -22,6 +23,7 @@ from flamec.tensor import Tensor
 __all__ = ["scaled_dot_product_attention"]
 
 
+@autocasts(cpu=LOWER, cuda=LOWER)
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,

@@ -8,6 +8,7 @@ for nothing; other indices outside [0, C) raise IndexError.
 from __future__ import annotations
 
 from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.linear import table_index
 from flamec.functional.loss_reduction import chosen_reduction
 from flamec.functional.primitives import narrowed, ops, require, require_floating, sum_all, widened
@@ -120,6 +121,7 @@ class _IndexedLoss:
         return narrowed(total, dtype)
 
 
+@autocasts(cpu=FLOAT32, cuda=FLOAT32)
 def nll_loss(
     input: Tensor,
     target: Tensor,
@@ -143,6 +145,7 @@ def nll_loss(
     return loss.reduced(loss.picked(), reduction, input._type.dtype)
 
 
+@autocasts(cpu=FLOAT32, cuda=FLOAT32)
 def cross_entropy(
     input: Tensor,
     target: Tensor,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from flamec.functional.arguments import store
+from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.primitives import (
     kept,
     narrowed,
@@ -52,6 +53,7 @@ def at_least(x: Tensor, low: float) -> Tensor:
     return ops.where(ops.lt(x, low), low, x)  # type: ignore[no-any-return]
 
 
+@autocasts(cuda=FLOAT32)
 def normalize(
     input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Tensor | None = None
 ) -> Tensor:
@@ -68,6 +70,7 @@ def normalize(
     return out
 
 
+@autocasts(cuda=FLOAT32)
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """The dot product over ``dim`` divided by both norms, each at least eps."""
     a, b = as_tensors("cosine_similarity", x1, x2)
@@ -85,6 +88,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
     return narrowed(ops.div(ops.sum(product, axes=(axis,)), norms), dtype)
 
 
+@autocasts(cuda=FLOAT32)
 def pairwise_distance(
     x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
 ) -> Tensor:

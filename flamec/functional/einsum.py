@@ -1,6 +1,6 @@
 """``einsum``: sums of products named by subscripts.
 
-In: an equation and operands of one dtype, or operands each followed by a list of
+In: an equation and operands, or operands each followed by a list of
 subscript numbers. Out: the contraction, taken from left to right: what no later
 operand and no output needs is summed as early as possible.
 """
@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional import arithmetic
+from flamec.functional.autocasting import LOWER, autocasts
 from flamec.functional.matrix import contracted
 from flamec.functional.primitives import ops
 from flamec.functional.promotion import require_tensor
 from flamec.ir.shape import Dim, broadcast_shapes, equal, structurally_equal
 from flamec.tensor import Tensor
 
+Axes = tuple[Sequence[int], Sequence[int]]
 Label = str | int  # a letter, or the position of an ellipsis dimension counted from its end
 
 _LETTERS = string.ascii_uppercase + string.ascii_lowercase
@@ -59,6 +62,7 @@ def _fail(message: str) -> OperationError:
     return OperationError(f"einsum(): {message} (at {user_location()})")
 
 
+@autocasts(cuda=LOWER)
 def einsum(*args: Any) -> Tensor:
     """``einsum("ij,jk->ik", a, b)`` or ``einsum(a, [0, 1], b, [1, 2], [0, 2])``.
 
@@ -78,12 +82,6 @@ def einsum(*args: Any) -> Tensor:
     terms = left.split(",")
     if len(terms) != len(tensors):
         raise _fail(f"{equation!r} names {len(terms)} operands, {len(tensors)} were given")
-    for t in tensors[1:]:
-        if t._type.dtype is not tensors[0]._type.dtype:
-            raise OperationTypeError(
-                f"einsum(): expected operands of one dtype, got {tensors[0]._type.dtype.name} and "
-                f"{t._type.dtype.name} (at {user_location()})"
-            )
     labels = [
         _labels_of(term, t.ndim, position)
         for position, (term, t) in enumerate(zip(terms, tensors, strict=True))
@@ -218,11 +216,20 @@ def _pair(x: Labelled, y: Labelled, needed: set[Label]) -> Labelled:
     summed = [v for v in shared if v not in needed]
     labels = (*batch, *x.without(shared), *y.without(shared))
     if summed:
-        product = contracted(
-            x.tensor, y.tensor, (x.axes(summed), y.axes(summed)), (x.axes(batch), y.axes(batch))
+        pairs = (x.axes(summed), y.axes(summed)), (x.axes(batch), y.axes(batch))
+        return Labelled(_product(x.tensor, y.tensor, *pairs), labels)
+    return Labelled(arithmetic.mul(_spread(x, labels), _spread(y, labels)), labels)
+
+
+@autocasts(cpu=LOWER, cuda=LOWER)
+def _product(x: Tensor, y: Tensor, contract: Axes, batch: Axes) -> Tensor:
+    """The product of two operands, summed over the paired axes."""
+    if x._type.dtype is not y._type.dtype:
+        raise OperationTypeError(
+            f"einsum(): expected operands of one dtype, got {x._type.dtype.name} and "
+            f"{y._type.dtype.name} (at {user_location()})"
         )
-        return Labelled(product, labels)
-    return Labelled(ops.mul(_spread(x, labels), _spread(y, labels)), labels)
+    return contracted(x, y, contract, batch)
 
 
 def _spread(x: Labelled, labels: tuple[Label, ...]) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.arithmetic import Operand, check_factor, combine_as, promoted
+from flamec.functional.autocasting import WIDEST, autocasts
 from flamec.functional.masking import nonzero
 from flamec.functional.primitives import narrowed, ops, widened
 from flamec.functional.promotion import (
@@ -198,6 +199,7 @@ def lerp(input: Tensor, end: Tensor, weight: Operand) -> Tensor:
     return narrowed(ops.where(ops.lt(ops.abs(w), 0.5), near, far), dtype)
 
 
+@autocasts(cuda=WIDEST)
 @public
 def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Operand = 1) -> Tensor:
     """``input + value * tensor1 * tensor2``."""
@@ -208,6 +210,7 @@ def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Operand =
     return narrowed(ops.add(x, product), dtype)
 
 
+@autocasts(cuda=WIDEST)
 @public
 def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Operand = 1) -> Tensor:
     """``input + value * tensor1 / tensor2``. RuntimeError if both divided are integers."""
@@ -241,6 +244,7 @@ def _floating_pair(name: str, input: Any, other: Any) -> list[Tensor]:
     return pair
 
 
+@autocasts(cuda=WIDEST)
 @public
 def atan2(input: Tensor, other: Tensor) -> Tensor:
     """The angle of the point (other, input); integers become the default dtype."""

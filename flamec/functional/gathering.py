@@ -14,6 +14,7 @@ import numpy as np
 
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, OutOfRangeError, user_location
+from flamec.functional.autocasting import WIDEST, autocasts
 from flamec.functional.dimensions import dimension
 from flamec.functional.indexing import Gathered, fit, gathered, scalar_of, select
 from flamec.functional.promotion import is_number, require_tensor
@@ -183,6 +184,7 @@ def scatter(
     return _scattered("scatter", input, dim, index, given, modes[reduce])
 
 
+@autocasts(cuda=WIDEST)
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """A copy of ``input`` with ``src`` added at ``index`` along ``dim``; equal places add up."""
     return _scattered("scatter_add", input, dim, index, src, "add")
@@ -307,6 +309,7 @@ def index_add(
     return _put_slices("index_add", input, dim, index, source, "add")
 
 
+@autocasts(cpu=WIDEST)
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """A copy of ``input`` in which the slices ``index`` of ``dim`` are those of ``source``."""
     require_same_dtype("index_copy", input, source)
@@ -336,6 +339,7 @@ def single_value(name: str, input: Tensor, value: Any) -> Tensor:
     return tensor_builder.cast(value, input._type.dtype)
 
 
+@autocasts(cuda=WIDEST)
 def index_put(
     input: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False
 ) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 from flamec.conversion import constant_array
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, OperationTypeError, OutOfRangeError, user_location
+from flamec.functional.autocasting import WIDEST, autocasts
 from flamec.functional.dimensions import dimension, size, sizes
 from flamec.functional.promotion import promote_types
 from flamec.functional.shape import (
@@ -51,6 +52,7 @@ def _tensors(name: str, tensors: Any) -> list[Tensor]:
     return list(tensors)
 
 
+@autocasts(cpu=WIDEST)
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """The tensors one after the other along ``dim``, in their common dtype.
 
@@ -81,6 +83,7 @@ def _is_legacy_empty(shape: Sequence[Dim]) -> bool:
 concat = concatenate = cat
 
 
+@autocasts(cpu=WIDEST)
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors of one shape side by side along a new dimension ``dim``."""
     given = _tensors("stack", tensors)

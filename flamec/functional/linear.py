@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from flamec.dispatch import write
 from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.autocasting import LOWER, WIDEST, autocasts
 from flamec.functional.distance import norm_over
 from flamec.functional.primitives import ops, require
 from flamec.functional.promotion import require_tensor
@@ -31,6 +32,7 @@ def _require_same_dtype(name: str, *tensors: Tensor) -> None:
         )
 
 
+@autocasts(cpu=LOWER, cuda=LOWER)
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``input @ weight.T + bias``.
 
@@ -55,6 +57,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return result if bias is None else ops.add(result, bias)  # type: ignore[no-any-return]
 
 
+@autocasts(cuda=WIDEST)
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``input1[*, i] * weight[o, i, j] * input2[*, j]`` summed over i and j, plus bias[o]."""
     operands = (input1, input2, weight) if bias is None else (input1, input2, weight, bias)

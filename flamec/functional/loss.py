@@ -12,6 +12,7 @@ import warnings
 
 from flamec.errors import OperationError, user_location
 from flamec.functional.activation import log_sigmoid
+from flamec.functional.autocasting import FLOAT32, REFUSED, autocasts
 from flamec.functional.distance import at_least
 from flamec.functional.loss_reduction import (
     broadcast_pair,
@@ -54,6 +55,7 @@ def _weighted(
     return reduced(loss, reduction, dtype)
 
 
+@autocasts(cpu=FLOAT32, cuda=FLOAT32)
 def mse_loss(
     input: Tensor,
     target: Tensor,
@@ -71,6 +73,7 @@ def mse_loss(
     return _weighted("mse_loss", loss, input, weight, reduction, dtype)
 
 
+@autocasts(cpu=FLOAT32, cuda=FLOAT32)
 def l1_loss(
     input: Tensor,
     target: Tensor,
@@ -86,6 +89,7 @@ def l1_loss(
     return _weighted("l1_loss", ops.abs(ops.sub(x, y)), input, weight, reduction, dtype)
 
 
+@autocasts(cpu=FLOAT32, cuda=FLOAT32)
 def smooth_l1_loss(
     input: Tensor,
     target: Tensor,
@@ -108,6 +112,7 @@ def smooth_l1_loss(
     return reduced(loss, reduction, dtype)
 
 
+@autocasts(cpu=FLOAT32, cuda=FLOAT32)
 def huber_loss(
     input: Tensor,
     target: Tensor,
@@ -147,6 +152,7 @@ def _require_probabilities(input: Tensor) -> None:
         )
 
 
+@autocasts(cpu=FLOAT32, cuda=REFUSED)
 def binary_cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -172,6 +178,7 @@ def binary_cross_entropy(
     return reduced(loss, reduction, dtype)
 
 
+@autocasts(cpu=FLOAT32, cuda=FLOAT32)
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -203,6 +210,7 @@ def binary_cross_entropy_with_logits(
     return reduced(loss, reduction, dtype)
 
 
+@autocasts(cpu=FLOAT32, cuda=FLOAT32)
 def kl_div(
     input: Tensor,
     target: Tensor,
@@ -236,6 +244,7 @@ def kl_div(
     return reduced(loss, reduction, dtype)
 
 
+@autocasts(cpu=FLOAT32, cuda=FLOAT32)
 def poisson_nll_loss(
     input: Tensor,
     target: Tensor,
@@ -281,7 +290,8 @@ def gaussian_nll_loss(
     log(2 pi) / 2.
     """
     reduction = chosen_reduction("gaussian_nll_loss", None, None, reduction)
-    (x, y), dtype = loss_operands("gaussian_nll_loss", input, target)
+    given = (input, target, var) if isinstance(var, Tensor) else (input, target)
+    (x, y, *_), dtype = loss_operands("gaussian_nll_loss", *given)
     if not isinstance(var, Tensor):
         require(var >= 0, "gaussian_nll_loss: var has negative entry/entries")
         var = ops.full_like(float(var), x._type)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from flamec.errors import OperationError, user_location
 from flamec.functional.activation import log_one_plus_exp, log_sigmoid
+from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.distance import at_least, pairwise_distance
 from flamec.functional.linear import table_index
 from flamec.functional.loss_reduction import chosen_reduction, loss_operands, reduced, same_shape
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 
+@autocasts(cpu=FLOAT32, cuda=FLOAT32)
 def hinge_embedding_loss(
     input: Tensor,
     target: Tensor,
@@ -43,6 +45,7 @@ def hinge_embedding_loss(
     return reduced(loss, reduction, dtype)
 
 
+@autocasts(cpu=FLOAT32, cuda=FLOAT32)
 def margin_ranking_loss(
     input1: Tensor,
     input2: Tensor,
@@ -66,6 +69,7 @@ def margin_ranking_loss(
     return reduced(loss, reduction, dtype)
 
 
+@autocasts(cpu=FLOAT32, cuda=FLOAT32)
 def cosine_embedding_loss(
     input1: Tensor,
     input2: Tensor,
@@ -101,6 +105,7 @@ def cosine_embedding_loss(
     return reduced(ops.add(near, far), reduction, dtype)
 
 
+@autocasts(cpu=FLOAT32, cuda=FLOAT32)
 def soft_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -114,6 +119,7 @@ def soft_margin_loss(
     return reduced(log_one_plus_exp(ops.mul(ops.neg(y), x)), reduction, dtype)
 
 
+@autocasts(cuda=FLOAT32)
 def multilabel_soft_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -152,6 +158,7 @@ def _finished_rows(loss: Tensor, single: bool, reduction: str, dtype: DType) -> 
     return reduced(loss, reduction, dtype)
 
 
+@autocasts(cpu=FLOAT32, cuda=FLOAT32)
 def multi_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -193,6 +200,7 @@ def multi_margin_loss(
     return _finished_rows(loss, single, reduction, input._type.dtype)
 
 
+@autocasts(cpu=FLOAT32, cuda=FLOAT32)
 def multilabel_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -234,6 +242,7 @@ def multilabel_margin_loss(
     return _finished_rows(ops.div(total, classes), single, reduction, input._type.dtype)
 
 
+@autocasts(cpu=FLOAT32, cuda=FLOAT32)
 def triplet_margin_loss(
     anchor: Tensor,
     positive: Tensor,

@@ -14,6 +14,7 @@ from typing import Any
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional import arithmetic
 from flamec.functional.arguments import public
+from flamec.functional.autocasting import FLOAT32, LOWER, WIDEST, autocasts
 from flamec.functional.creation import eye
 from flamec.functional.dimensions import dimension
 from flamec.functional.distance import norm_over
@@ -81,6 +82,7 @@ def _check_inner(name: str, x: Tensor, y: Tensor, inner_x: Dim, inner_y: Dim) ->
         )
 
 
+@autocasts(cpu=LOWER, cuda=LOWER)
 @public
 def matmul(input: Tensor, other: Tensor) -> Tensor:
     """The product of vectors, matrices or batches of them, whose batch dimensions broadcast."""
@@ -123,6 +125,7 @@ def _same_batch(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
+@autocasts(cpu=LOWER, cuda=LOWER)
 @public
 def mm(input: Tensor, mat2: Tensor) -> Tensor:
     """The product of two matrices."""
@@ -133,6 +136,7 @@ def mm(input: Tensor, mat2: Tensor) -> Tensor:
     return contracted(input, mat2, ((1,), (0,)))
 
 
+@autocasts(cpu=LOWER, cuda=LOWER)
 @public
 def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     """The products of two batches of matrices of one size."""
@@ -144,6 +148,7 @@ def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     return contracted(input, mat2, ((2,), (1,)), ((0,), (0,)))
 
 
+@autocasts(cuda=LOWER)
 @public
 def mv(input: Tensor, vec: Tensor) -> Tensor:
     """A matrix times a vector."""
@@ -154,12 +159,14 @@ def mv(input: Tensor, vec: Tensor) -> Tensor:
     return contracted(input, vec, ((1,), (0,)))
 
 
+@autocasts(cuda=WIDEST)
 @public
 def dot(input: Tensor, tensor: Tensor) -> Tensor:
     """The sum of the products of two vectors."""
     return _vector_product("dot", input, tensor)
 
 
+@autocasts(cuda=WIDEST)
 @public
 def vdot(input: Tensor, other: Tensor) -> Tensor:
     """As ``dot``, for real numbers."""
@@ -180,9 +187,8 @@ def inner(input: Tensor, other: Tensor) -> Tensor:
     require_tensors("inner", input=input, other=other)
     if not input.ndim or not other.ndim:
         return arithmetic.mul(input, other)
-    _check_pair("inner", input, other)
     _check_inner("inner", input, other, input._type.shape[-1], other._type.shape[-1])
-    return contracted(input, other, ((input.ndim - 1,), (other.ndim - 1,)))
+    return tensordot(input, other, ((-1,), (-1,)))
 
 
 @public
@@ -195,6 +201,7 @@ def outer(input: Tensor, vec2: Tensor) -> Tensor:
     return arithmetic.mul(column, vec2)
 
 
+@autocasts(cpu=LOWER, cuda=WIDEST)
 @public
 def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
     """Sums of products over the last ``dims`` dimensions of a and the first of b.
@@ -287,6 +294,7 @@ def _factor(value: Any, like: Tensor) -> Tensor:
     return constant(value, like._type.dtype)
 
 
+@autocasts(cpu=LOWER, cuda=LOWER)
 @public
 def addmm(
     input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, alpha: Number = 1
@@ -295,6 +303,7 @@ def addmm(
     return _added("addmm", input, mm, mat1, mat2, beta, alpha)
 
 
+@autocasts(cuda=LOWER)
 @public
 def addmv(
     input: Tensor, mat: Tensor, vec: Tensor, *, beta: Number = 1, alpha: Number = 1
@@ -303,6 +312,7 @@ def addmv(
     return _added("addmv", input, mv, mat, vec, beta, alpha)
 
 
+@autocasts(cuda=LOWER)
 @public
 def addr(
     input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Number = 1, alpha: Number = 1
@@ -313,6 +323,7 @@ def addr(
     return _added("addr", operands[0], outer, operands[1], operands[2], beta, alpha)
 
 
+@autocasts(cpu=LOWER, cuda=LOWER)
 @public
 def baddbmm(
     input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = 1, alpha: Number = 1
@@ -321,6 +332,7 @@ def baddbmm(
     return _added("baddbmm", input, bmm, batch1, batch2, beta, alpha)
 
 
+@autocasts(cpu=LOWER, cuda=LOWER)
 @public
 def addbmm(
     input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = 1, alpha: Number = 1
@@ -351,6 +363,7 @@ def kron(input: Tensor, other: Tensor) -> Tensor:
     return ops.reshape(product, shape=shape)
 
 
+@autocasts(cuda=WIDEST)
 @public
 def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
     """The vector product over a dimension of size 3 (the first such one unless given)."""
@@ -378,6 +391,7 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
     return ops.concatenate(*components, axis=axis)
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def trace(input: Tensor) -> Tensor:
     """The sum of the diagonal of a matrix; int64 for integers."""
@@ -417,6 +431,7 @@ def matrix_power(input: Tensor, n: int) -> Tensor:
     return ops.convert(result, dtype=result._type.dtype) if result is input else result
 
 
+@autocasts(cuda=LOWER)
 def chain_matmul(*matrices: Tensor) -> Tensor:
     """The product of several matrices, from left to right."""
     require(bool(matrices), "chain_matmul(): expected one or more matrices")
@@ -429,6 +444,7 @@ def chain_matmul(*matrices: Tensor) -> Tensor:
 _MANY_ROWS = 25  # from here on PyTorch takes the matrix product for Euclidean distances
 
 
+@autocasts(cpu=FLOAT32, cuda=FLOAT32)
 @public
 def cdist(
     x1: Tensor,

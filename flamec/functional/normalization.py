@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from flamec.errors import OperationError, user_location
+from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.primitives import (
     mean_over,
     narrowed,
@@ -66,6 +67,7 @@ def _scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     return x
 
 
+@autocasts(cuda=FLOAT32)
 def layer_norm(
     input: Tensor,
     normalized_shape: Sequence[Dim],
@@ -82,6 +84,7 @@ def layer_norm(
     return narrowed(_scaled(x, weight, bias), input._type.dtype)
 
 
+@autocasts(cuda=FLOAT32)
 def rms_norm(
     input: Tensor,
     normalized_shape: Sequence[Dim],
@@ -101,6 +104,7 @@ def rms_norm(
     return narrowed(_scaled(x, weight, None), input._type.dtype)
 
 
+@autocasts(cuda=FLOAT32)
 def group_norm(
     input: Tensor,
     num_groups: int,

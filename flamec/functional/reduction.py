@@ -15,6 +15,7 @@ from flamec import return_types
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional import elementwise
 from flamec.functional.arguments import as_dtype, public
+from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.comparison import as_bool
 from flamec.functional.dimensions import dimension
 from flamec.functional.primitives import is_empty_size, kept, narrowed, ops, widened
@@ -80,6 +81,7 @@ def _sum(x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
     return fold("sum", x, axes, keepdim)
 
 
+@autocasts(cuda=FLOAT32)
 @public
 def sum(
     input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None
@@ -97,9 +99,11 @@ def nansum(
     require_tensor("nansum", "input", input)
     if input._type.dtype.is_floating_point:
         input = ops.where(ops.ne(input, input), 0.0, input)
-    return sum(input, dim, keepdim, dtype=dtype)
+    x = accumulated("nansum", input, dtype)
+    return _sum(x, axes_of("nansum", dim, x.ndim), keepdim)
 
 
+@autocasts(cpu=FLOAT32, cuda=FLOAT32)
 @public
 def prod(
     input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: DType | None = None

@@ -15,6 +15,7 @@ from flamec import return_types
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional import arithmetic
 from flamec.functional.arguments import public
+from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.dimensions import dimension
 from flamec.functional.elementwise import log_sum
 from flamec.functional.primitives import narrowed, ops, widened
@@ -37,12 +38,14 @@ def _running(name: str, for_bool: str, input: Any, dim: int, dtype: DType | None
     return getattr(ops, name)(x, axis=axis)
 
 
+@autocasts(cuda=FLOAT32)
 @public
 def cumsum(input: Tensor, dim: int, *, dtype: DType | None = None) -> Tensor:
     """At each place the sum of the elements up to it."""
     return _running("cumsum", "cummax", input, dim, dtype)
 
 
+@autocasts(cuda=FLOAT32)
 @public
 def cumprod(input: Tensor, dim: int, *, dtype: DType | None = None) -> Tensor:
     """At each place the product of the elements up to it."""

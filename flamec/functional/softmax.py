@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 
+from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.dropout import uniform_like
 from flamec.functional.primitives import (
     is_empty_size,
@@ -73,6 +74,7 @@ def log_softmax_over(x: Tensor, axis: int) -> Tensor:
     return ops.sub(shifted, ops.log(total))  # type: ignore[no-any-return]
 
 
+@autocasts(cuda=FLOAT32)
 def softmax(
     input: Tensor,
     dim: int | None = None,
@@ -84,6 +86,7 @@ def softmax(
     return narrowed(softmax_over(x, axis), result)
 
 
+@autocasts(cuda=FLOAT32)
 def softmin(
     input: Tensor,
     dim: int | None = None,
@@ -95,6 +98,7 @@ def softmin(
     return narrowed(softmax_over(ops.neg(x), axis), result)
 
 
+@autocasts(cuda=FLOAT32)
 def log_softmax(
     input: Tensor,
     dim: int | None = None,
@@ -106,6 +110,7 @@ def log_softmax(
     return narrowed(log_softmax_over(x, axis), result)
 
 
+@autocasts(cuda=FLOAT32)
 def gumbel_softmax(
     logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1
 ) -> Tensor:

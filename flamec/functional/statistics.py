@@ -17,6 +17,7 @@ from flamec.conversion import constant_array
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional import arithmetic
 from flamec.functional.arguments import as_dtype, public
+from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.distance import norm_over
 from flamec.functional.primitives import is_empty_size, narrowed, ops, widened
 from flamec.functional.promotion import constant, require_tensor
@@ -132,6 +133,7 @@ def std_mean(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
 # logsumexp and norms ---------------------------------------------------------------------
 
 
+@autocasts(cuda=FLOAT32)
 @public
 def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) -> Tensor:
     """log(sum(exp(x))) over ``dim`` without overflow; -inf where there is nothing."""
@@ -153,6 +155,7 @@ def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) ->
     return narrowed(result, source._type.dtype)
 
 
+@autocasts(cuda=FLOAT32)
 @public
 def norm(
     input: Tensor,
@@ -184,6 +187,7 @@ def norm(
     return narrowed(norm_over(x, order, axes, keepdim), target)
 
 
+@autocasts(cuda=FLOAT32)
 @public
 def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
     """The p-norm of ``input - other``."""

@@ -14,6 +14,7 @@ from typing import Any
 from flamec.dispatch import apply, tensor_builder
 from flamec.errors import OperationTypeError, user_location
 from flamec.functional.arguments import public, store
+from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.primitives import narrowed, ops, widened
 from flamec.functional.promotion import float_dtype, require_tensor
 from flamec.ir.op import lookup
@@ -67,30 +68,32 @@ def _keeping(name: str, doc: str) -> Unary:
     return _declare(name, doc, prepare, name)
 
 
-exp = _floating("exp", "e to the power of each element.")
+_autocast_to_float32 = autocasts(cuda=FLOAT32)
+
+exp = _autocast_to_float32(_floating("exp", "e to the power of each element."))
 exp2 = _floating("exp2", "2 to the power of each element.")
-expm1 = _floating("expm1", "exp(x) - 1, accurate near 0.")
-log = _floating("log", "The natural logarithm.")
-log2 = _floating("log2", "The logarithm to base 2.")
-log10 = _floating("log10", "The logarithm to base 10.")
-log1p = _floating("log1p", "log(1 + x), accurate near 0.")
+expm1 = _autocast_to_float32(_floating("expm1", "exp(x) - 1, accurate near 0."))
+log = _autocast_to_float32(_floating("log", "The natural logarithm."))
+log2 = _autocast_to_float32(_floating("log2", "The logarithm to base 2."))
+log10 = _autocast_to_float32(_floating("log10", "The logarithm to base 10."))
+log1p = _autocast_to_float32(_floating("log1p", "log(1 + x), accurate near 0."))
 sqrt = _floating("sqrt", "The square root; NaN below 0.")
-rsqrt = _floating("rsqrt", "1 / sqrt(x).")
+rsqrt = _autocast_to_float32(_floating("rsqrt", "1 / sqrt(x)."))
 sin = _floating("sin", "The sine of an angle in radians.")
 cos = _floating("cos", "The cosine of an angle in radians.")
-tan = _floating("tan", "The tangent of an angle in radians.")
-asin = _floating("asin", "The inverse sine.")
-acos = _floating("acos", "The inverse cosine.")
+tan = _autocast_to_float32(_floating("tan", "The tangent of an angle in radians."))
+asin = _autocast_to_float32(_floating("asin", "The inverse sine."))
+acos = _autocast_to_float32(_floating("acos", "The inverse cosine."))
 atan = _floating("atan", "The inverse tangent.")
-sinh = _floating("sinh", "The hyperbolic sine.")
-cosh = _floating("cosh", "The hyperbolic cosine.")
+sinh = _autocast_to_float32(_floating("sinh", "The hyperbolic sine."))
+cosh = _autocast_to_float32(_floating("cosh", "The hyperbolic cosine."))
 tanh = _floating("tanh", "The hyperbolic tangent.")
 asinh = _floating("asinh", "The inverse hyperbolic sine.")
 acosh = _floating("acosh", "The inverse hyperbolic cosine.")
 atanh = _floating("atanh", "The inverse hyperbolic tangent.")
 erf = _floating("erf", "The error function.")
 erfc = _floating("erfc", "1 - erf(x), accurate for large x.")
-erfinv = _floating("erfinv", "The inverse of the error function.")
+erfinv = _autocast_to_float32(_floating("erfinv", "The inverse of the error function."))
 lgamma = _floating("lgamma", "The logarithm of the absolute value of the gamma function.")
 digamma = _floating("digamma", "The derivative of lgamma.")
 sigmoid = _floating("sigmoid", "1 / (1 + exp(-x)).")
@@ -150,6 +153,7 @@ def positive(input: Tensor) -> Tensor:
     return input
 
 
+@autocasts(cuda=FLOAT32)
 @public
 def square(input: Tensor) -> Tensor:
     """x * x; int64 for bool."""
@@ -159,6 +163,7 @@ def square(input: Tensor) -> Tensor:
     return ops.mul(input, input)
 
 
+@autocasts(cuda=FLOAT32)
 @public
 def reciprocal(input: Tensor) -> Tensor:
     """1 / x."""

@@ -79,6 +79,7 @@ register(
         derivative=lambda b, ctx, g: (b.cast(g, ctx.input_types[0].dtype),),
         c="vcast_{t}_{r}({0})",
         triton="flamec_cast_{t}_{r}({0})",
-        doc="The values in another dtype; non-zero is True, fractions are cut off.",
+        doc="The values in another dtype; non-zero is True, fractions are cut off. The attribute "
+        "autocast names the policy of mixed precision that asked for it, until the pass autocast.",
     )
 )

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from flamec.ir.passes.absorb_permutations import absorb_permutations
+from flamec.ir.passes.autocast import autocast
 from flamec.ir.passes.decompose import decompose
 from flamec.ir.passes.eliminate_common_subexpressions import eliminate_common_subexpressions
 from flamec.ir.passes.eliminate_dead_code import eliminate_dead_code
@@ -25,6 +26,7 @@ def pipeline(decompositions: Mapping[str, Rule] | None = None) -> tuple[Pass | R
     return (
         Pass("eliminate_dead_code", eliminate_dead_code, "every node serves a result"),
         Pass("eliminate_transfers", eliminate_transfers, "no value changes its device"),
+        Pass("autocast", autocast, "no value is cast twice for mixed precision"),
         Pass(
             "decompose",
             partial(decompose, rules=decompositions or {}),

@@ -22,4 +22,6 @@ def _widen(b: RewriteBuilder, node: Node) -> Replacement:
     if node.op.kind is not OpKind.CONTRACTION or not dtype.is_half:
         return None
     wide = [b.convert(v, dtype=float32) for v in node.inputs]
-    return b.convert(b.apply(node.op, wide, node.attributes), dtype=dtype)
+    types = (node.output.type.with_dtype(float32),)  # known: sizes may rest on guards
+    (product,) = b.rewritten(Node(node.op, wide, node.attributes, b.location, b.scope, types))
+    return b.convert(product, dtype=dtype)

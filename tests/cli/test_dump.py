@@ -7,7 +7,7 @@ import pytest
 from flamec.ir.parser import parse_graph
 
 ESCAPE = "\x1b["
-STAGES = ("trace", "grad", "optimized", "fused", "kernel", "plan", "source", "asm")
+STAGES = ("trace", "grad", "autocast", "optimized", "fused", "kernel", "plan", "source", "asm")
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,14 @@ def test_passes_are_listed_with_their_effect(everything) -> None:
     assert "simplify" in names
     assert passes["passes"][-1]["nodes_after"] == len(graph["nodes"])
     assert "unchanged" in passes["text"]
+
+
+def test_casts_of_mixed_precision_are_shown(run) -> None:
+    stages = run("dump", "program.py:mixed", "-i", "float32[3,10]", "--stage", "all", "--json").json
+    (trace,), (autocast,) = (stages["stages"][name] for name in ("trace", "autocast"))
+    assert "autocast='lower_precision'" in trace["text"]
+    assert "autocast=" not in autocast["text"]
+    assert "bfloat16[5, 10] = convert" in autocast["text"]
 
 
 def test_kernels_for_a_gpu(run) -> None:
