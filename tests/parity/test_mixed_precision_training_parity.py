@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,11 @@ def curve(package: Any, lower: str | None, optimizer: str, compiled: bool) -> li
     generator = np.random.default_rng(11)
     with package.no_grad():
         for p in model.parameters():
-            values = generator.standard_normal(tuple(p.shape)) * 0.3 + (p.ndim == 1)
+            values = generator.standard_normal(tuple(p.shape)) * 0.2 + (p.ndim == 1)
             p.copy_(package.from_numpy(values.astype(np.float32)))
-    options = {"lr": 0.01, "weight_decay": 0.1}
+    options = {"lr": 0.003, "weight_decay": 0.1}
     if optimizer == "SGD":
-        options = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}
+        options = {"lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}
     stepper = getattr(package.optim, optimizer)(model.parameters(), **options)
     scaler = package.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=4)
 
@@ -61,11 +62,18 @@ def curve(package: Any, lower: str | None, optimizer: str, compiled: bool) -> li
     return found
 
 
+@functools.cache
+def reference(lower: str | None, optimizer: str) -> list[tuple[Any, ...]]:
+    return curve(torch, lower, optimizer, compiled=False)
+
+
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
-@pytest.mark.parametrize("lower", [None, "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("lower", "optimizer"),
+    [(None, "SGD"), ("bfloat16", "SGD"), ("bfloat16", "AdamW"), ("float16", "AdamW")],
+)
 def test_curves(lower: str | None, optimizer: str, compiled: bool) -> None:
-    theirs = curve(torch, lower, optimizer, compiled=False)
+    theirs = reference(lower, optimizer)
     mine = curve(flamec, lower, optimizer, compiled)
     assert [m[1:] for m in mine] == [t[1:] for t in theirs]
     tolerance = {None: 1e-4, "float16": 5e-3, "bfloat16": 3e-2}[lower]
