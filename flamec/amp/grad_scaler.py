@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from flamec.conversion import on_device
 from flamec.dispatch import write
 from flamec.errors import user_location
 from flamec.functional import arithmetic, reduction
@@ -22,7 +23,7 @@ from flamec.functional.comparison import isfinite, logical_and, logical_not, log
 from flamec.functional.creation import full
 from flamec.functional.primitives import narrowed, ops, widened
 from flamec.ir.types import float16, float32, float64, int32
-from flamec.optim.optimizer import Optimizer, skipping
+from flamec.optim.optimizer import Optimizer, scalar, skipping
 from flamec.runtime_numbers import runtime_number
 from flamec.state import no_grad, thread
 from flamec.tensor import Tensor
@@ -64,9 +65,9 @@ class GradScaler:
     ) -> None:
         self._enabled = bool(enabled)
         if self._enabled and str(device).startswith("cuda"):
-            from flamec.runtime.cuda import driver
+            from flamec import cuda
 
-            if not driver.is_available():
+            if not cuda.is_available():
                 warnings.warn(
                     "GradScaler is enabled, but CUDA is not available. Disabling.", stacklevel=2
                 )
@@ -92,7 +93,7 @@ class GradScaler:
         if not self._enabled:
             return outputs
         if isinstance(outputs, Tensor):
-            return arithmetic.mul(outputs, _on(self._scale, outputs))
+            return arithmetic.mul(outputs, on_device(self._scale, outputs._type.device))
         if isinstance(outputs, (list, tuple)):
             return type(outputs)(self.scale(x) for x in outputs)
         if isinstance(outputs, Iterable):
@@ -122,10 +123,11 @@ class GradScaler:
                     raise ValueError(
                         f"Attempting to unscale FP16 gradients. (at {user_location()})"
                     )
-                bad = _on(reduction.any(logical_not(isfinite(gradient))), self._scale)
+                bad = reduction.any(logical_not(isfinite(gradient)))
+                bad = on_device(bad, self._scale._type.device)
                 found = bad if found is None else logical_or(found, bad)
                 wide = widened(gradient)
-                factor = ops.cast(_on(inverse, gradient), wide._type.dtype)
+                factor = ops.cast(on_device(inverse, gradient._type.device), wide._type.dtype)
                 scaled = narrowed(ops.mul(wide, factor), gradient._type.dtype)
                 write(gradient, scaled, "unscale_")
         self._progress[optimizer] = _Progress(_Stage.UNSCALED, found)
@@ -179,7 +181,7 @@ class GradScaler:
         assert found is not None, "No inf checks were recorded prior to update."
         wide = ops.cast(self._scale, float64)
         count = ops.add(self._growth_tracker, 1)
-        interval = runtime_number(self._settings, "growth_interval")
+        interval = scalar(runtime_number(self._settings, "growth_interval"), wide)
         due = ops.eq(ops.cast(count, float64), interval)
         grown = self._scaled(wide, "growth_factor")
         grows = logical_and(due, isfinite(grown))
@@ -190,7 +192,7 @@ class GradScaler:
         write(self._growth_tracker, tracker, "update")
 
     def _scaled(self, scale: Tensor, setting: str) -> Tensor:
-        product = ops.mul(scale, runtime_number(self._settings, setting))
+        product = ops.mul(scale, scalar(runtime_number(self._settings, setting), scale))
         return ops.cast(product, float32)  # type: ignore[no-any-return]
 
     def _set_scale(self, value: float | Tensor) -> None:
@@ -202,7 +204,9 @@ class GradScaler:
                 "new_scale should be a float or a 1-element float32 tensor with "
                 "requires_grad=False."
             )
-        write(self._scale, _on(ops.reshape(value, shape=()), self._scale), "update")
+        write(
+            self._scale, on_device(ops.reshape(value, shape=()), self._scale._type.device), "update"
+        )
 
     # settings ------------------------------------------------------------------------
     def is_enabled(self) -> bool:
@@ -265,9 +269,3 @@ class GradScaler:
 def _gradients(optimizer: Optimizer) -> list[Tensor]:
     parameters = (p for group in optimizer.param_groups for p in group["params"])
     return [g for g in (p.grad for p in parameters) if g is not None]
-
-
-def _on(tensor: Tensor, like: Tensor) -> Tensor:
-    """``tensor`` on the device of ``like``."""
-    device = like._type.device
-    return tensor if tensor._type.device == device else tensor.to(device)

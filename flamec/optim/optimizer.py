@@ -391,7 +391,7 @@ def skipping(condition: Tensor) -> Iterator[None]:
 def update(target: Tensor, value: Tensor) -> Tensor:
     """Store ``value`` in ``target``'s memory, unless the step is skipped."""
     if _condition.skip is not None:
-        value = ops.where(_condition.skip, target, value)
+        value = ops.where(on_device(_condition.skip, target._type.device), target, value)
     return write(target, value, "step")
 
 

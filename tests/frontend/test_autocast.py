@@ -98,9 +98,7 @@ def test_bad_arguments() -> None:
 
 
 def test_cuda_where_there_is_none_warns(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flamec.runtime.cuda import driver
-
-    monkeypatch.setattr(driver, "is_available", lambda: False)
+    monkeypatch.setattr(flamec.cuda, "is_available", lambda: False)
     with pytest.warns(UserWarning, match="CUDA is not available"), flamec.autocast("cuda"):
         assert not flamec.is_autocast_enabled("cuda")
 

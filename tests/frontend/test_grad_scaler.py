@@ -141,9 +141,7 @@ def test_disabled() -> None:
 
 
 def test_cuda_where_there_is_none_warns(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flamec.runtime.cuda import driver
-
-    monkeypatch.setattr(driver, "is_available", lambda: False)
+    monkeypatch.setattr(flamec.cuda, "is_available", lambda: False)
     with pytest.warns(UserWarning, match="CUDA is not available"):
         assert not GradScaler().is_enabled()
 
