@@ -168,6 +168,29 @@ def test_numbers_are_read_at_each_call_whatever_their_type():
     assert step.stats.traces == 1
 
 
+def test_dicts_whose_keys_are_compared_together_are_told_apart():
+    first, second = {"a": 1.0, "b": 2.0}, {"c": 3.0, "d": 4.0}
+
+    @flamec.compile
+    def digits(x):
+        for number in (*first.values(), *second.values()):
+            x = x * 10.0 + number
+        return x
+
+    zero = flamec.zeros((), dtype=flamec.float64)
+    assert float(digits(zero)) == 1234
+    second.clear()
+    second.update(b=2.0, c=3.0, d=4.0)
+    del first["b"]
+    assert float(digits(zero)) == 1234
+    first["e"] = first.pop("a")
+    first["b"] = 5.0
+    assert float(digits(zero)) == 15234
+    del first["e"]
+    first["e"] = 1.0
+    assert float(digits(zero)) == 51234
+
+
 def test_threads_that_share_a_program_do_not_share_memory():
     @flamec.compile
     def double(x):
