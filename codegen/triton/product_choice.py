@@ -185,10 +185,13 @@ _WARP_TILES: tuple[_Tile, ...] = (
 
 def _keeps_values(tile: _Tile, facts: ProductFacts, target: Target) -> bool:
     """Whether sums, operands and an epilogue find room in registers. Warp groups take operands
-    from shared memory; other matrix instructions need them in registers, too."""
+    from shared memory, unless they are split in two; other matrix instructions need them in
+    registers, too."""
     rows, columns, _, warps, _ = tile
     plain = facts.operations == 0 and facts.element == 2
-    return target.warp_groups or plain or rows * columns <= 64 * 32 * warps
+    if target.warp_groups:
+        plain = facts.memory != "f32" or facts.precision == "tf32"
+    return plain or rows * columns <= 64 * 32 * warps
 
 
 def _clipped(tile: _Tile, facts: ProductFacts) -> _Tile:
@@ -205,7 +208,7 @@ def _variants(tile: _Tile, facts: ProductFacts, target: Target) -> Iterable[Prod
     scalar = facts.memory == "f32" and facts.precision == "ieee"
     base = ProductSchedule(rows, columns, depth, warps, stages, tma=facts.tma and not scalar)
     crowded = rows * columns >= 128 * 32 * warps
-    if crowded and facts.operations >= _LONG_EPILOGUE:
+    if crowded and (facts.operations >= _LONG_EPILOGUE or facts.element == 4):
         base = replace(base, store_parts=2)
     yield base
     if scalar and facts.tma:
@@ -230,12 +233,14 @@ def _blocks(s: ProductSchedule, facts: ProductFacts) -> int:
 
 
 def shared_bytes(s: ProductSchedule, facts: ProductFacts) -> int:
-    """An estimate of the shared memory of a block: operands on their way, and the result."""
+    """An estimate of the shared memory of a block: operands on their way, and the result, which
+    takes their place unless more operands are on their way (or are put in another order)."""
     operands = s.stages * s.depth * (s.rows + s.columns) * facts.element
     result = s.rows * s.columns // s.store_parts * MEMORY_BYTES[facts.result]
     if s.split_k > 1:
         result = s.rows * s.columns * max(4, MEMORY_BYTES[facts.result])
-    return operands + result if s.persistent else max(operands, result)
+    apart = s.persistent or (facts.element == 4 and s.tma)
+    return operands + result if apart else max(operands, result)
 
 
 def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> float:
