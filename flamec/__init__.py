@@ -161,7 +161,12 @@ from flamec.random import (
     seed,
     set_rng_state,
 )
-from flamec.state import get_default_dtype, set_default_dtype
+from flamec.state import (
+    get_default_dtype,
+    get_float32_matmul_precision,
+    set_default_dtype,
+    set_float32_matmul_precision,
+)
 from flamec.tensor import Size, Tensor
 from flamec.values import is_complex, is_floating_point, is_nonzero, is_signed, is_tensor
 

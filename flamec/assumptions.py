@@ -10,8 +10,22 @@ from collections.abc import Mapping
 
 from flamec.capture import Captured, captured_sources
 from flamec.guard_code import Check, CheckBuilder
+from flamec.ir.graph import Graph
+from flamec.ir.op import OpKind
+from flamec.ir.types import float32
 from flamec.state import process, thread
 from flamec.tensor import Storage, Tensor
+
+
+def _multiplies_float32(graph: Graph) -> bool:
+    """Whether a graph has a product for which the set precision matters."""
+    return any(
+        node.op.kind is OpKind.CONTRACTION
+        and value.type.dtype is float32
+        and value.type.device.type == "cuda"
+        for node in graph.nodes
+        for value in node.outputs
+    )
 
 
 def build_check(captured: Captured) -> Check:
@@ -19,6 +33,10 @@ def build_check(captured: Captured) -> Check:
     b = CheckBuilder()
     b.add(f"thread.grad_enabled is {captured.grad_enabled}", "grad mode")
     b.add(f"process.default_dtype is {b.name(process.default_dtype)}", "default dtype")
+    if _multiplies_float32(captured.graph):
+        precision = process.float32_matmul_precision
+        text = f"process.float32_matmul_precision == {precision!r}"
+        b.add(text, "precision of float32 matrix products")
     if captured.trace.reads_cuda_device:
         b.add(f"thread.cuda_device == {thread.cuda_device}", "the GPU that 'cuda' names")
     b.add(f"thread.autocast is {b.name(captured.autocast)}", "autocast state")

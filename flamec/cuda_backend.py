@@ -33,8 +33,10 @@ from flamec.runtime.cuda.driver import CudaUnavailableError
 from flamec.runtime.cuda.program import BoundCudaProgram, CudaProgram
 from flamec.runtime.cuda.triton_compiler import TritonError, triton_version
 from flamec.runtime.kernel_cache import KernelCache
+from flamec.state import process
 
 ALIGNMENT = 16  # of the addresses that kernels are compiled for
+_FLOAT32_PRODUCTS = {"highest": "ieee", "high": "tf32", "medium": "tf32"}
 
 _devices: dict[tuple[int, CompileOptions], CudaDevice] = {}
 _lock = threading.Lock()
@@ -73,6 +75,7 @@ def prepare(
         narrow=narrow,
         deterministic=options.deterministic,
         target=runtime.target,
+        float32_products=_FLOAT32_PRODUCTS[process.float32_matmul_precision],
     )
     prepared = Prepared(graph, None, options, None, codegen)
     facts = f"{generator_digest()} {_triton_version()} {codegen.key}"

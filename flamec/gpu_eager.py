@@ -25,6 +25,7 @@ from flamec.ir.shape import Dim, SymbolicDim, Undecidable, evaluate_shape, using
 from flamec.ir.types import Device, TensorType
 from flamec.layout import row_major
 from flamec.prepared import Invocation, Prepared
+from flamec.state import process
 from flamec.strided_copy import joined
 
 _MOST_CALLS = 4096
@@ -104,6 +105,7 @@ def run(
         device,
         tuple([(k, _exact(v)) for k, v in attributes.items()]),
         tuple([(a.shape, a.strides, a.dtype) for a in arrays]),
+        process.float32_matmul_precision,
     )
     known = _calls.known
     call = known.get(key)
@@ -168,6 +170,7 @@ def _bind(
     symbols = tuple(general.bindings)
     narrow = max([math.prod(s) for s in (*(o.shape for o in operands), *results)]) < _NARROW
     key = (here.device, graph.fingerprint(), symbols, tuple(general.hints.values()), narrow)
+    key = (*key, process.float32_matmul_precision)
     with _lock:
         if key not in _programs:
             _programs[key] = here.prepare_operation(graph, symbols, general.hints, narrow)

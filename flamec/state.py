@@ -81,9 +81,12 @@ class ThreadState(threading.local):
 
 
 class ProcessState:
-    """``default_dtype``: the dtype of float literals and factory functions."""
+    """``default_dtype``: the dtype of float literals and factory functions.
+    ``float32_matmul_precision``: see ``set_float32_matmul_precision``.
+    """
 
     default_dtype: DType = float32
+    float32_matmul_precision: str = "highest"
 
 
 thread = ThreadState()
@@ -176,6 +179,25 @@ def set_default_dtype(dtype: DType) -> None:
 def get_default_dtype() -> DType:
     """The dtype of Python floats and factory functions."""
     return process.default_dtype
+
+
+def set_float32_matmul_precision(precision: str) -> None:
+    """How a GPU multiplies float32 matrices; ValueError for anything but these.
+
+    ``"highest"``: as float32. ``"high"`` and ``"medium"``: on tensor cores, with operands rounded
+    to TF32 (10 bits of mantissa) and float32 sums. CPUs always multiply as float32. Compiled
+    functions that multiply float32 matrices on a GPU are compiled again after a change.
+    """
+    if precision not in ("highest", "high", "medium"):
+        raise ValueError(
+            f"float32_matmul_precision is 'highest', 'high' or 'medium', not {precision!r}"
+        )
+    process.float32_matmul_precision = precision
+
+
+def get_float32_matmul_precision() -> str:
+    """``"highest"``, ``"high"`` or ``"medium"``."""
+    return process.float32_matmul_precision
 
 
 @contextmanager
