@@ -21,6 +21,7 @@ from flamec.codegen.triton.program_writer import (
     finished,
     fold_name,
 )
+from flamec.codegen.triton.side_by_side import PlannedLaunch, can_share_blocks, together
 from flamec.codegen.triton.source import ERRORS, Described, EmittedLaunch, emit
 from flamec.codegen.triton.statements import StatementWriter
 from flamec.codegen.triton.text import POINTERS, fold_lane, size_name
@@ -41,12 +42,6 @@ from flamec.ir.plan import Argument, Buffer
 from flamec.ir.shape import Dim, SymbolicDim, substitute
 
 NewBuffer = Callable[[Buffer], int]
-
-
-@dataclass(frozen=True)
-class PlannedLaunch:
-    launch: EmittedLaunch
-    arguments: tuple[Argument, ...]
 
 
 @dataclass
@@ -92,10 +87,23 @@ class KernelWriter:
                     number = self._temporary("partial", fold_lane(fold.lane), tile.chunks)
                     arguments[f"q{i}"] = number
                     partials.append((result, fold, number, tile.chunks))
+            alone = len(launches) > 1 or not can_share_blocks(launches[0])
             for launch in launches:
-                self._add(launch, arguments, own)
+                self._add(launch, arguments, own, self._traffic(part, arguments), alone)
         if partials or self.kernel.finish:
             self._finish(partials)
+        self.launches = together(self.launches, self._name, self._doc)
+
+    def _traffic(
+        self, part: Part, arguments: dict[str, int]
+    ) -> tuple[frozenset[int], frozenset[int]]:
+        """The buffers that a part reads and those that it writes."""
+        written = {
+            f"p{i}" for i, parameter in enumerate(part.program.parameters) if parameter.written
+        }
+        written |= {name for name in arguments if name.startswith("q")}
+        writes = frozenset(n for name, n in arguments.items() if name in written)
+        return frozenset(arguments.values()), writes
 
     def loaded_once(self) -> set[int]:
         """Buffers that are read outside of the rows."""
@@ -213,14 +221,21 @@ class KernelWriter:
         self.temporaries.append(number)
         return number
 
-    def _add(self, launch: EmittedLaunch, buffers: dict[str, int], own: dict[str, Dim]) -> None:
+    def _add(
+        self,
+        launch: EmittedLaunch,
+        buffers: dict[str, int],
+        own: dict[str, Dim],
+        traffic: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset()),
+        alone: bool = True,
+    ) -> None:
         arguments = tuple(
             _described(launch.described[name], buffers)
             if name in launch.described
             else self._argument(name, buffers, own)
             for name in launch.arguments
         )
-        self.launches.append(PlannedLaunch(launch, arguments))
+        self.launches.append(PlannedLaunch(launch, arguments, *traffic, alone))
 
     def _argument(self, name: str, buffers: dict[str, int], own: dict[str, Dim]) -> Argument:
         if name == ERRORS:

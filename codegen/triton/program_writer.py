@@ -76,9 +76,14 @@ class RowsWriter:
     # launches ------------------------------------------------------------------------
     def emit(self) -> list[EmittedLaunch]:
         launches = [self._main()]
-        if self.program.after:
+        if self.program.after and not self._finishes_here:
             launches.append(self._after())
         return launches
+
+    @property
+    def _finishes_here(self) -> bool:
+        """Whether one block has all rows of its columns, and can do what follows them."""
+        return self.tile.chunks == 1 and not self.tile.looped
 
     @property
     def index(self) -> str:
@@ -304,25 +309,34 @@ class RowsWriter:
         for number, s in enumerate(self.folds):
             inner = f"all_{s.name}" if s.scope == "rows" else reduced(s, f"all_{s.name}", 1)
             lines.append(f"tl.store(q{number} + block + zero, {reduced(s, inner, 0)})")
+        if self.program.after and self._finishes_here:
+            return lines + self._following({s: f"all_{s.name}" for s in self.column_folds})
         for s in self.column_folds:
             if not self.tile.looped:
                 value = reduced(s, f"all_{s.name}", 0)
                 lines.append(f"tl.store({self._partial(s)}, {value}, col_mask)")
         return lines
 
+    def _following(self, blocks: dict[Fold, str]) -> list[str]:
+        """What is computed of columns when all rows are folded, given the blocks to be joined."""
+        writer = StatementWriter((), tuple(loop.name for loop in self.program.inner))
+        lines = []
+        for s, block in blocks.items():
+            lines.append(f"{s.name} = {finished(s, reduced(s, block, 0))}")
+            writer.varying[s.name] = "c"
+        for statement in self.program.after:
+            lines += writer.write(statement, "c")
+        return lines
+
     def _after(self) -> EmittedLaunch:
         """Join the partial results of each column, and what is computed of them."""
         chunks = self.tile.chunks
         columns = max(16, min(128, 8192 // chunks))
-        writer = StatementWriter((), tuple(loop.name for loop in self.program.inner))
-        lines = []
-        for s in self.column_folds:
-            place = f"p{s.target} + (chunk * {factor(self.columns)} + col)"
-            joined = reduced(s, f"tl.load({place}, (chunk >= 0) & col_mask, other=0)", 0)
-            lines.append(f"{s.name} = {finished(s, joined)}")
-            writer.varying[s.name] = "c"
-        for statement in self.program.after:
-            lines += writer.write(statement, "c")
+        partials = {
+            s: f"tl.load(p{s.target} + (chunk * {factor(self.columns)} + col), "
+            "(chunk >= 0) & col_mask, other=0)"
+            for s in self.column_folds
+        }
         holes: dict[str, object] = {
             "name": f"{self.name}_after",
             "doc": f"{self.doc}; when all rows are done",
@@ -332,7 +346,7 @@ class RowsWriter:
             "chunks": chunks,
             "uniform": "\n".join(self.uniform.lines),
             "inner_indices": decomposed(self.program.inner, "col"),
-            "body": "\n".join(lines),
+            "body": "\n".join(self._following(partials)),
         }
         blocks = ceil_div(substitute(self.columns, self.own), columns)
         return self._emit("after.py.j2", holes, blocks, 8)

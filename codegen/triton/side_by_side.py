@@ -1,0 +1,120 @@
+"""Launches that do not depend on each other, as one: blocks are divided among their functions.
+
+In: consecutive launches of a kernel, each with the buffers that it reads and writes. Out: fewer
+launches that do the same. The functions become device functions of one kernel, equal ones once;
+a block finds by its number which of them it runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from flamec.codegen.triton.rendering import module, render
+from flamec.codegen.triton.source import EmittedLaunch
+from flamec.codegen.triton.text import dim, size_name
+from flamec.ir.plan import Argument, KernelSource
+from flamec.ir.shape import Dim, SymbolicDim, symbols_of
+
+MOST_TOGETHER = 16  # functions of a kernel: each costs compile time
+_BLOCK = "tl.program_id(0)"
+
+
+@dataclass(frozen=True)
+class PlannedLaunch:
+    """A launch with its arguments, and the buffers that it reads and writes.
+
+    ``alone``: other launches of the kernel may depend on it, or it on them.
+    """
+
+    launch: EmittedLaunch
+    arguments: tuple[Argument, ...]
+    reads: frozenset[int] = frozenset()
+    writes: frozenset[int] = frozenset()
+    alone: bool = True
+
+
+def together(launches: Sequence[PlannedLaunch], name: str, doc: str) -> list[PlannedLaunch]:
+    """The launches, neighbours put together where the order of their work does not matter."""
+    groups: list[list[PlannedLaunch]] = []
+    for launch in launches:
+        if groups and _may_join(groups[-1], launch):
+            groups[-1].append(launch)
+        else:
+            groups.append([launch])
+    return [_merged(group, name, doc) if len(group) > 1 else group[0] for group in groups]
+
+
+def _may_join(group: Sequence[PlannedLaunch], launch: PlannedLaunch) -> bool:
+    first = group[0]
+    if launch.alone or first.alone or len(group) == MOST_TOGETHER:
+        return False
+    if launch.launch.source.options != first.launch.source.options:
+        return False
+    return all(
+        not (launch.writes & (other.reads | other.writes)) and not (launch.reads & other.writes)
+        for other in group
+    )
+
+
+def can_share_blocks(launch: EmittedLaunch) -> bool:
+    """Whether a launch asks for nothing but its block's number."""
+    special = "tl.num_programs" in launch.source.text or launch.described or launch.persistent
+    return not special
+
+
+def _merged(group: Sequence[PlannedLaunch], name: str, doc: str) -> PlannedLaunch:
+    functions: dict[str, str] = {}  # text of a function under a common name -> its name
+    calls: list[tuple[str, str, Dim]] = []  # function, arguments, the first block behind it
+    parameters, aligned, arguments = [], [], []
+    end: Dim = 0
+    for position, planned in enumerate(group):
+        source = planned.launch.source
+        prefix = f"a{position}_"
+        body = _function(planned.launch)
+        function = functions.setdefault(body, f"{name}_part{len(functions)}")
+        names = [prefix + n for n in planned.launch.arguments]
+        end = end + planned.launch.blocks
+        calls.append((function, ", ".join(names), end))
+        parameters += [(prefix + n, kind) for n, kind in source.parameters]
+        aligned += [prefix + n for n in source.aligned]
+        arguments += list(planned.arguments)
+    sizes = sorted({s for _, _, end in calls for s in symbols_of(end)})
+    names = [n for n, _ in parameters] + [size_name(s) for s in sizes]
+    parameters += [(size_name(s), "i64") for s in sizes]
+    arguments += [Argument(value=SymbolicDim.symbol(s)) for s in sizes]
+    text = render(
+        "side_by_side.py.j2",
+        {
+            "name": name,
+            "doc": doc,
+            "arguments": ", ".join(names),
+            "functions": [_named(body, function) for body, function in functions.items()],
+            "calls": [(function, passed, dim(end)) for function, passed, end in calls],
+        },
+    )
+    first = group[0].launch
+    source = KernelSource(
+        module(text), name, tuple(parameters), {}, tuple(aligned), first.source.options
+    )
+    merged = replace(first, source=source, blocks=end, arguments=tuple(names))
+    reads = frozenset().union(*(p.reads for p in group))
+    writes = frozenset().union(*(p.writes for p in group))
+    return PlannedLaunch(merged, tuple(arguments), reads, writes)
+
+
+def _function(launch: EmittedLaunch) -> str:
+    """A kernel's function without its names: its own, its arguments', its block's number."""
+    text = launch.source.text
+    text = text[text.rindex("@triton.jit\n") :].rstrip() + "\n"
+    text = text.replace(_BLOCK, "block_number")
+    numbers = {name: f"argument{i}" for i, name in enumerate(launch.arguments)}
+    text = re.sub(r"\b\w+\b", lambda word: numbers.get(word[0], word[0]), text)
+    head = f"def {launch.source.function}({', '.join(numbers.values())}):"
+    assert head in text, f"{launch.source.function} does not begin as expected"
+    return text.replace(head, f"def FUNCTION({', '.join([*numbers.values(), 'block_number'])}):")
+
+
+def _named(body: str, name: str) -> str:
+    return body.replace("def FUNCTION(", f"def {name}(", 1)

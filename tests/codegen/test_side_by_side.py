@@ -1,0 +1,70 @@
+"""Launches of a GPU: independent ones share a kernel; what follows a fold needs none of its own."""
+
+from __future__ import annotations
+
+import pytest
+from triton_graphs import softmax_graph
+
+import flamec.ir.ops  # noqa: F401
+from flamec.codegen.triton import side_by_side
+from flamec.codegen.triton.compile_graph import compile_graph
+from flamec.codegen.triton.source import EmittedLaunch
+from flamec.ir.builder import GraphBuilder
+from flamec.ir.graph import Graph
+from flamec.ir.plan import ExecutionPlan, Launch
+from flamec.ir.types import TensorType, float32
+
+
+def updates(count: int) -> Graph:
+    """One step of gradient descent for parameters of different sizes."""
+    b = GraphBuilder()
+    rate = b.input(TensorType((), float32))
+    changed = {}
+    for i in range(count):
+        type = TensorType((5000 * (i + 1),), float32)
+        x, gradient = b.input(type), b.input(type)
+        changed[1 + 2 * i] = b.sub(x, b.mul(gradient, rate))
+    return b.build([], changed)
+
+
+def launches(plan: ExecutionPlan) -> list[Launch]:
+    return [a for a in plan.actions if isinstance(a, Launch)]
+
+
+def test_an_update_of_all_parameters_is_one_launch_of_one_function() -> None:
+    plan = compile_graph(updates(6)).plan
+    (launch,) = launches(plan)
+    assert launch.grid[0] >= 6
+    assert plan.source.count("_part0(") == 7 and "_part1(" not in plan.source
+
+
+def test_a_kernel_has_a_bounded_number_of_functions() -> None:
+    count = 2 * side_by_side.MOST_TOGETHER + 1
+    assert len(launches(compile_graph(updates(count)).plan)) == 3
+
+
+def test_what_follows_a_fold_over_few_rows_is_in_its_launch() -> None:
+    def plan(rows: int) -> ExecutionPlan:
+        b = GraphBuilder()
+        x, y = (b.input(TensorType((rows, 64), float32)) for _ in range(2))
+        return compile_graph(
+            b.build([b.mul(b.sum(b.mul(x, y), axes=(0,)), b.constant(2.0, x.type))])
+        ).plan
+
+    assert len(launches(plan(16))) == 1
+    assert len(launches(plan(100_000))) == 2
+
+
+@pytest.mark.parametrize("dependent", [False, True])
+def test_dependent_launches_stay_apart(dependent: bool) -> None:
+    plan = compile_graph(softmax_graph(GraphBuilder(), (4, 8))).plan
+    (action,) = launches(plan)
+    source = plan.kernels[action.kernel]
+    emitted = EmittedLaunch(source, 1, tuple(n for n, _ in source.parameters))
+
+    def planned(reads: set[int], writes: set[int]) -> side_by_side.PlannedLaunch:
+        sets = frozenset(reads), frozenset(writes)
+        return side_by_side.PlannedLaunch(emitted, action.arguments, *sets, alone=False)
+
+    pair = [planned({0}, {1}), planned({1}, {2}) if dependent else planned({3}, {4})]
+    assert len(side_by_side.together(pair, "name", "doc")) == (2 if dependent else 1)
