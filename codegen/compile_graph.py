@@ -53,11 +53,9 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
     fusion = fuse(context, FusionOptions(enabled=options.fuse))
     errors = ErrorTable()
     lowered = []
-    for number, group in enumerate(fusion.groups):
+    for number, (group, stores) in enumerate(zip(fusion.groups, fusion.stores(), strict=True)):
         try:
-            kernel = lower_group(
-                group.segments, context, fusion.escapes, errors, f"kernel_{number}"
-            )
+            kernel = lower_group(group.segments, context, stores, errors, f"kernel_{number}")
         except (LookupError, Incompatible) as error:
             names = ", ".join(task.name for task in group.tasks)
             raise LoweringError(f"cannot lower {names}: {error}") from error

@@ -23,7 +23,7 @@ def find(space: GroupSpace, value: Value, extra: Node | None = None) -> Operand:
     """Locate a value, optionally seen through one more view node."""
     root, chain = space.context.resolve(value)
     if extra is not None:
-        chain = [*chain, extra]
+        chain = (*chain, extra)
     if root in space.assembled:
         raise Incompatible("is assembled from several parts")
     if root in space.dims:

@@ -68,19 +68,30 @@ class TaskGraph:
     producers: dict[Value, list[Task]] = field(default_factory=dict)
     outputs: list[Value] = field(default_factory=list)
     updates: dict[int, Value] = field(default_factory=dict)
+    _resolved: dict[Value, tuple[Value, tuple[Node, ...]]] | None = None
 
-    def resolve(self, value: Value) -> tuple[Value, list[Node]]:
+    def resolve(self, value: Value) -> tuple[Value, tuple[Node, ...]]:
         """The root that a value is a view of, and the view nodes from the root downwards.
 
         A creation node that is computed where it is used counts as a root here.
         """
+        known = None if self._resolved is None else self._resolved.get(value)
+        if known is not None:
+            return known
         chain: list[Node] = []
-        while value not in self.roots and is_view(value.node):
-            assert value.node is not None
-            chain.append(value.node)
-            value = value.node.inputs[0]
-        chain.reverse()
-        return value, chain
+        root = value
+        while root not in self.roots and is_view(root.node):
+            assert root.node is not None
+            chain.append(root.node)
+            root = root.node.inputs[0]
+        found = root, tuple(reversed(chain))
+        if self._resolved is not None:
+            self._resolved[value] = found
+        return found
+
+    def keep_roots(self) -> None:
+        """From now on the roots stay as they are, and what ``resolve`` finds is remembered."""
+        self._resolved = {}
 
     def layout(self, value: Value) -> Layout | None:
         """Where a value lies in the buffer of its root; None if only a copy can give it."""
@@ -120,6 +131,7 @@ def build_tasks(graph: Graph) -> TaskGraph:
     for node in graph.nodes:
         builder.add_node(node)
     builder.add_results()
+    result.keep_roots()
     return result
 
 

@@ -51,16 +51,17 @@ def compile_graph(
     options = options or CodegenOptions()
     graph = normalize_contractions(graph)
     context = build_tasks(graph)
-    fusion = fuse(context, FusionOptions(options.fuse, recompute_expensive=True))
+    fusion = fuse(
+        context,
+        FusionOptions(options.fuse, elementwise_epilogues=True, recompute_expensive=True),
+    )
     errors = _LocatedErrors()
     kernels = []
-    for number, group in enumerate(fusion.groups):
+    for number, (group, stores) in enumerate(zip(fusion.groups, fusion.stores(), strict=True)):
         name = f"kernel_{number}"
         errors.enter(group)
         try:
-            lowered = lower_group(
-                group.segments, context, fusion.escapes, errors, name, reuse=False
-            )
+            lowered = lower_group(group.segments, context, stores, errors, name, reuse=False)
         except LookupError as error:
             names = ", ".join(task.name for task in group.tasks)
             raise LoweringError(f"cannot lower {names}: {error}") from error

@@ -11,7 +11,7 @@ writers at the end (optimizer steps); everything else along the edges.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from flamec.ir.graph import Value
@@ -23,12 +23,15 @@ from flamec.ir.passes.fusion_state import FusionState, WorkingGroup
 from flamec.ir.passes.recompute import recompute_cheap_values, stored_values
 from flamec.ir.plan import dense_elements
 from flamec.ir.shape import product as dim_product
+from flamec.ir.task_signature import Signature, TaskSignatures
 from flamec.ir.tasks import Task, TaskGraph
 
+PairRule = Callable[[WorkingGroup, WorkingGroup], bool]
 LARGEST_SEGMENT = 96  # tasks; beyond that compiling costs more than it saves
 SLOWDOWN = 1.5  # by which merged loops may be worse than separate ones
 EPILOGUE_TENSORS = 4  # that an epilogue may touch beside the product
 ALWAYS_CACHED = 1 << 17  # bytes that are no burden to any cache
+SMALL = 8  # how many times smaller than a value its bias or its row's statistics are
 FEW_ROWS = 64
 LARGE_PRODUCT = 1 << 22  # multiplications that are worth several threads
 BUNDLE_SHARE = 4  # a bundled writer moves at least so many times what merging would save
@@ -36,10 +39,16 @@ BUNDLE_SHARE = 4  # a bundled writer moves at least so many times what merging w
 
 @dataclass(frozen=True, slots=True)
 class FusionOptions:
-    """``enabled=False`` makes a group of every task. ``recompute_expensive``: memory is so slow
-    that functions such as exp are computed again rather than stored."""
+    """``enabled=False`` makes a group of every task.
+
+    ``elementwise_epilogues``: a product shares its kernel with elementwise operations only, as
+    many as there are, because the blocks of a GPU hold no whole rows of it.
+    ``recompute_expensive``: memory is so slow that functions such as exp are computed again
+    rather than stored.
+    """
 
     enabled: bool = True
+    elementwise_epilogues: bool = False
     recompute_expensive: bool = False
 
 
@@ -93,20 +102,34 @@ class Fusion:
     decisions: tuple[FusionDecision, ...]
     escapes: set[Value]
 
+    def stores(self) -> list[set[Value]]:
+        """For each group the escapes that it stores: of several that compute one, the first."""
+        done: set[Task] = set()
+        found = []
+        for group in self.groups:
+            fresh = [task for task in group.tasks if task not in done]
+            found.append({v for task in fresh for v in task.results if v in self.escapes})
+            done.update(fresh)
+        return found
+
 
 def fuse(context: TaskGraph, options: FusionOptions | None = None) -> Fusion:
     """Merge tasks greedily, most bytes saved first."""
     options = options or FusionOptions()
-    fuser = _Fuser(context)
+    fuser = _Fuser(context, options)
     if options.enabled:
-        fuser.merge_edges(pointwise_only=True)
-        fuser.merge_siblings()
+        fuser.merge_edges(_both_pointwise)
+        fuser.merge_siblings(_both_pointwise if options.elementwise_epilogues else _any)
         fuser.bundle_writers()
-        fuser.merge_edges(pointwise_only=False)
-        fuser.merge_siblings()
+        if options.elementwise_epilogues:
+            fuser.merge_edges(_is_epilogue)
+        fuser.merge_edges(_any)
+        fuser.merge_siblings(_any)
     groups = [list(fuser.segments(group)) for group in fuser.state.in_order()]
     if options.enabled:
-        groups = recompute_cheap_values(groups, context, options.recompute_expensive)
+        groups = recompute_cheap_values(
+            groups, context, fuser.signatures, options.recompute_expensive
+        )
     made = tuple(FusionGroup(tuple(segments)) for segments in groups)
     return Fusion(made, fuser.all_decisions(), stored_values(groups, context))
 
@@ -123,16 +146,21 @@ _NEEDS_OWN_LOOPS = (
 )
 
 
+_FOLDS = (OpKind.REDUCTION, OpKind.SCAN, OpKind.SCATTER)
+
+
 class _Fuser:
-    def __init__(self, context: TaskGraph) -> None:
+    def __init__(self, context: TaskGraph, options: FusionOptions) -> None:
         self.context = context
+        self.options = options
         self.state = FusionState(context)
+        self.signatures = TaskSignatures(context)
         self._made: list[FusionDecision] = []
         self._refused: dict[tuple[int, int], str] = {}
-        self._cost: dict[int, float] = {}
+        self._cost: dict[Signature, float | str] = {}
 
     # phases --------------------------------------------------------------------------
-    def merge_edges(self, pointwise_only: bool) -> None:
+    def merge_edges(self, wanted: PairRule) -> None:
         """Merge producers with consumers until nothing more can be merged."""
         merged = True
         while merged:
@@ -143,16 +171,15 @@ class _Fuser:
                     consumer = self.state.current(consumer)
                     if producer is None or producer is consumer:
                         continue
-                    if pointwise_only and not (_pointwise(producer) and _pointwise(consumer)):
-                        continue
-                    merged |= self._try_merge(producer, consumer, value)
+                    if wanted(producer, consumer):
+                        merged |= self._try_merge(producer, consumer, value)
 
     def _edges(self) -> list[Value]:
         """Values that one group makes and others read, the largest first."""
         values = {v for group in self.state.groups() for v in self.state.escapes(group.tasks)}
         return sorted(values, key=lambda v: (-_bytes(v), self.context.producers[v][0].position))
 
-    def merge_siblings(self) -> None:
+    def merge_siblings(self, wanted: PairRule) -> None:
         """Merge groups that read the same large value and do not depend on each other."""
         for value in sorted(self.context.roots, key=lambda v: -_bytes(v)):
             if not value.type.shape:
@@ -161,7 +188,7 @@ class _Fuser:
             for i, first in enumerate(readers):
                 for second in readers[i + 1 :]:
                     a, b = self.state.current(first), self.state.current(second)
-                    if a is not b and not self.state.depends(a, b):
+                    if a is not b and wanted(a, b) and not self.state.depends(a, b):
                         self._try_merge(a, b, value)
 
     def bundle_writers(self) -> None:
@@ -240,8 +267,13 @@ class _Fuser:
                 root = self.context.root(task.operands[position])
                 if any(t in together for t in self.context.producers.get(root, ())):
                     return f"{task.name} reads it at places of its own, so it must be in memory"
-        if sum(_kind(t) is OpKind.CONTRACTION for t in tasks) > 1:
+        products = sum(_kind(t) is OpKind.CONTRACTION for t in tasks)
+        if products > 1:
             return "each has a matrix product of its own"
+        if products and self.options.elementwise_epilogues:
+            for task in tasks:
+                if _kind(task) in _FOLDS or task.one_per_row:
+                    return f"{task.name} needs whole rows, and a block of a product has none"
         if self.state.makes_cycle(producer, consumer):
             return _CYCLE
         escapes = self.state.escapes(tasks)
@@ -252,7 +284,9 @@ class _Fuser:
         apart = self._own_cost(producer) + self._own_cost(consumer)
         if cost > SLOWDOWN * apart:
             return "no order of loops would be fast for both"
-        if any(_kind(t) is OpKind.CONTRACTION for t in tasks):
+        if products and self.options.elementwise_epilogues:
+            return self._wide_epilogue(tasks, escapes)
+        if products:
             return self._heavy_epilogue(tasks, escapes)
         return ""
 
@@ -279,15 +313,55 @@ class _Fuser:
             return "the epilogue moves more memory than the product"
         return ""
 
-    def _nest_cost(self, tasks: list[Task], escapes: set[Value]) -> float:
-        space = analyze(tasks, self.context)
-        return nest_cost(space, escapes, choose_nest(space, escapes))
+    def _wide_epilogue(self, tasks: list[Task], escapes: set[Value]) -> str:
+        """An epilogue takes the product's place in memory; it does not leave much more there.
+
+        What must be in memory for others is free, and what can be computed again from the rest.
+        """
+        product = next(t for t in tasks if _kind(t) is OpKind.CONTRACTION)
+        makers = {v: t for t in tasks for v in t.results}
+        known = {v for v in escapes if self.state.is_result(v) or self.state.in_memory(v)}
+        kept = 0
+        for value in (v for t in tasks for v in t.results if v in escapes and v not in known):
+            if not self._follows(value, known, makers):
+                kept += _bytes(value)
+            known.add(value)
+        if kept > _bytes(product.results[0]):
+            return "the epilogue would leave more in memory than the product"
+        return ""
+
+    def _follows(self, value: Value, known: set[Value], makers: dict[Value, Task]) -> bool:
+        """Whether ``value`` can be computed again from what is known and from small values."""
+        pending = [value]
+        while pending:
+            task = makers[pending.pop()]
+            if _kind(task) is not OpKind.ELEMENTWISE:
+                return False
+            for root in (self.context.root(operand) for operand in task.operands):
+                if root in known or root not in self.context.roots:
+                    continue
+                if root in makers:
+                    pending.append(root)
+                elif SMALL * _bytes(root) > _bytes(value):
+                    return False
+        return True
+
+    def _nest_cost(self, tasks: Sequence[Task], escapes: set[Value]) -> float:
+        signature, _ = self.signatures.of(tasks, escapes)
+        known = self._cost.get(signature)
+        if known is None:
+            try:
+                space = analyze(tasks, self.context)
+                known = nest_cost(space, escapes, choose_nest(space, escapes))
+            except Incompatible as error:
+                known = str(error)
+            self._cost[signature] = known
+        if isinstance(known, str):
+            raise Incompatible(known)
+        return known
 
     def _own_cost(self, group: WorkingGroup) -> float:
-        if group.number not in self._cost:
-            cost = self._nest_cost(list(group.tasks), self.state.escapes(group.tasks))
-            self._cost[group.number] = cost
-        return self._cost[group.number]
+        return self._nest_cost(group.tasks, self.state.escapes(group.tasks))
 
     def all_decisions(self) -> tuple[FusionDecision, ...]:
         """The merges in order, then why those that are left next to each other were not merged."""
@@ -317,6 +391,19 @@ def _bytes(value: Value) -> int:
 
 def _pointwise(group: WorkingGroup) -> bool:
     return not any(_kind(task) in _NEEDS_OWN_LOOPS for task in group.tasks)
+
+
+def _any(_producer: WorkingGroup, _consumer: WorkingGroup) -> bool:
+    return True
+
+
+def _both_pointwise(producer: WorkingGroup, consumer: WorkingGroup) -> bool:
+    return _pointwise(producer) and _pointwise(consumer)
+
+
+def _is_epilogue(producer: WorkingGroup, consumer: WorkingGroup) -> bool:
+    """Whether a product is followed by elementwise work."""
+    return _pointwise(consumer) and any(_kind(t) is OpKind.CONTRACTION for t in producer.tasks)
 
 
 def _uniform(group: WorkingGroup) -> bool:

@@ -10,20 +10,25 @@ from flamec.ir.tasks import Task, TaskGraph
 
 
 class WorkingGroup:
-    """A set of tasks that will be one kernel. ``shared`` are the scalar tasks of a bundle."""
+    """A set of tasks that will be one kernel. ``shared`` are the scalar tasks of a bundle.
 
-    __slots__ = ("number", "segments", "shared")
+    ``bit`` stands for the group in sets of groups; a merged group has that of one of its parts.
+    """
+
+    __slots__ = ("bit", "number", "segments", "shared", "tasks")
 
     def __init__(
-        self, number: int, segments: Sequence[tuple[Task, ...]], shared: tuple[Task, ...] = ()
+        self,
+        number: int,
+        bit: int,
+        segments: Sequence[tuple[Task, ...]],
+        shared: tuple[Task, ...] = (),
     ) -> None:
         self.number = number
+        self.bit = bit
         self.segments = tuple(segments)
         self.shared = shared
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        return (*self.shared, *(task for segment in self.segments for task in segment))
+        self.tasks = (*shared, *(task for segment in self.segments for task in segment))
 
     @property
     def is_bundle(self) -> bool:
@@ -56,7 +61,7 @@ class FusionState:
         self._count = 0
         self._below: dict[int, int] = {}  # for each group the set of those that need it, as bits
         for task in context.tasks:
-            self._new_group([(task,)])
+            self._new_group(self._count, [(task,)])
             for root in dict.fromkeys(context.root(operand) for operand in task.operands):
                 self._reading.setdefault(root, []).append(task)
             self._needs[task] = context.dependencies(task)
@@ -66,13 +71,13 @@ class FusionState:
             group = self._owner[task]
             below = 0
             for user in self.successors(group):
-                below |= self._below[user.number] | 1 << user.number
+                below |= self._below[user.number] | 1 << user.bit
             self._below[group.number] = below
 
     def _new_group(
-        self, segments: Sequence[tuple[Task, ...]], shared: tuple[Task, ...] = ()
+        self, bit: int, segments: Sequence[tuple[Task, ...]], shared: tuple[Task, ...] = ()
     ) -> WorkingGroup:
-        group = WorkingGroup(self._count, segments, shared)
+        group = WorkingGroup(self._count, bit, segments, shared)
         self._count += 1
         self._groups[group.number] = group
         for task in group.tasks:
@@ -97,6 +102,13 @@ class FusionState:
 
     def is_result(self, value: Value) -> bool:
         return value in self._results
+
+    def in_memory(self, value: Value) -> bool:
+        """Whether some task can read the value from memory only."""
+        readers = self._reading.get(value, ())
+        return any(
+            self.context.root(t.operands[i]) is value for t in readers for i in t.from_memory
+        )
 
     def inputs(self, tasks: Iterable[Task]) -> set[Value]:
         """The roots that tasks read and do not make."""
@@ -124,7 +136,7 @@ class FusionState:
 
     def reaches(self, start: WorkingGroup, goal: WorkingGroup) -> bool:
         """Whether ``goal`` needs ``start``, directly or not."""
-        return bool(self._below[start.number] >> goal.number & 1)
+        return bool(self._below[start.number] >> goal.bit & 1)
 
     def depends(self, a: WorkingGroup, b: WorkingGroup) -> bool:
         """Whether one of two groups needs the other."""
@@ -154,16 +166,24 @@ class FusionState:
     ) -> WorkingGroup:
         merged, below = 0, 0
         for group in old:
-            merged |= 1 << group.number
+            merged |= 1 << group.bit
             below |= self._below.pop(group.number)
             del self._groups[group.number]
-        new = self._new_group(segments, shared)
-        self._below[new.number] = below & ~merged
-        added = below | 1 << new.number
-        for number, others in self._below.items():
-            if others & merged:
-                self._below[number] = (others | added) & ~merged
+        new = self._new_group(old[0].bit, segments, shared)
+        below &= ~merged
+        self._below[new.number] = below
+        self._add_below(new, below | 1 << new.bit)
         return new
+
+    def _add_below(self, group: WorkingGroup, below: int) -> None:
+        """Whatever a group needs is needed by all ``below``, too."""
+        pending = [group]
+        while pending:
+            for above in self.predecessors(pending.pop()):
+                known = self._below[above.number]
+                if below & ~known:
+                    self._below[above.number] = known | below
+                    pending.append(above)
 
     # order ---------------------------------------------------------------------------
     def in_order(self) -> list[WorkingGroup]:

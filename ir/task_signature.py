@@ -1,0 +1,81 @@
+"""What sets of tasks look like, wherever they stand in a graph.
+
+In: tasks. Out: a hashable signature; ``TaskSignatures.of`` is equal for two sets exactly if
+they do the same to values of the same types that are connected in the same way. The equal layers
+of a network so need be analysed and lowered only once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from flamec.ir.graph import Node, Value, attribute_key
+from flamec.ir.shape import structural_key
+from flamec.ir.tasks import Task, TaskGraph
+
+Signature = tuple[int, ...]
+
+
+class TaskSignatures:
+    """Signatures of the tasks of one graph, whose roots stay as they are."""
+
+    def __init__(self, context: TaskGraph) -> None:
+        self.context = context
+        self._numbers: dict[Any, int] = {}
+        self._tasks: dict[Task, tuple[int, tuple[Value, ...]]] = {}
+
+    def of(self, tasks: Iterable[Task], stored: set[Value]) -> tuple[Signature, list[Value]]:
+        """The signature, and the roots that the tasks read and make in order of appearance.
+
+        ``stored``: the results among them that need memory. The roots of two sets with equal
+        signatures correspond, one by one.
+        """
+        numbers: dict[Value, int] = {}
+        signature: list[int] = []
+        for task in tasks:
+            own, roots = self._task(task)
+            signature.append(own)
+            for root in roots:
+                signature.append(numbers.setdefault(root, len(numbers)))
+            for value in task.results:
+                signature.append(value in stored)
+        return tuple(signature), list(numbers)
+
+    def _task(self, task: Task) -> tuple[int, tuple[Value, ...]]:
+        """A number for what a task does by itself, and the roots it reads and makes."""
+        if task not in self._tasks:
+            operands = []
+            for value in task.operands:
+                root, chain = self.context.resolve(value)
+                made = None if root in self.context.roots else _node_key(root.node)
+                operands.append((root.type.key, made, *map(_node_key, chain)))
+            region = task.region
+            key = (
+                _node_key(task.node),
+                tuple(operands),
+                tuple(value.type.key for value in task.results),
+                region and (structural_key((region.offset,)), _factors(region.dims)),
+                task.from_memory,
+                task.one_per_row,
+                bool(task.after),
+            )
+            number = self._numbers.setdefault(key, len(self._numbers))
+            roots = (*(self.context.root(v) for v in task.operands), *task.results)
+            self._tasks[task] = number, roots
+        return self._tasks[task]
+
+
+def _node_key(node: Node | None) -> Any:
+    if node is None:
+        return None
+    attributes = node.attributes
+    return (
+        node.op.name,
+        *((name, attribute_key(attributes[name])) for name in sorted(attributes)),
+        *(value.type.key for value in node.outputs),
+    )
+
+
+def _factors(dims: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
+    return tuple(tuple(structural_key(factor) for factor in dim) for dim in dims)
