@@ -212,11 +212,11 @@ def _check_triton() -> Finding:
 
 
 def _check_gpu() -> Finding:
-    unused = "this version of flamec computes on the CPU"
     count = _cuda_devices()
-    if count is None:
-        return Finding("GPU", "missing", f"no NVIDIA driver; {unused}")
-    return Finding("GPU", "ok" if count else "missing", f"{count} NVIDIA devices; {unused}")
+    if not count:
+        found = "no NVIDIA driver" if count is None else "no NVIDIA device"
+        return Finding("GPU", "missing", f"{found}; flamec computes on the CPU")
+    return Finding("GPU", "ok", f"{count} NVIDIA device{'s' if count > 1 else ''}")
 
 
 def _cuda_devices() -> int | None:
