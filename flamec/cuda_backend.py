@@ -144,23 +144,11 @@ class CudaMemory:
         else:
             np.copyto(target, source)
 
-    def number(self, dtype: DType) -> NumberCell:
-        return NumberCell(self._gpu.allocate((), dtype))
+    def number(self, dtype: DType) -> DeviceArray:
+        return self._gpu.allocate((), dtype)
 
-    def write_number(self, cell: NumberCell, value: bool | int | float) -> None:
-        if value != cell.value or value.__class__ is not cell.value.__class__:
-            self._gpu.write(cell, np.asarray(value, cell.dtype.numpy))
-            cell.value = value
-
-
-class NumberCell(DeviceArray):
-    """A number on the GPU, and what was last written there."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, cell: DeviceArray) -> None:
-        super().__init__(cell.device, (), cell.dtype, cell.address, cell.memory)
-        self.value: Any = None
+    def write_number(self, cell: DeviceArray, value: bool | int | float) -> None:
+        self._gpu.write(cell, np.asarray(value, cell.dtype.numpy))
 
 
 class CudaRunner:
@@ -215,6 +203,10 @@ class CudaInvocation:
 
     def new_output(self, position: int, type: TensorType) -> Callable[[], Any]:
         return output_allocator(self, CudaMemory(self._gpu), position, type)
+
+    def launch(self, addresses: Sequence[int]) -> None:
+        """Launch kernel by kernel, given the addresses of all inputs and outputs."""
+        self._bound.launch(addresses)
 
     def run(self) -> None:
         if not self._copies and not self._fetched:

@@ -23,14 +23,13 @@ class DeviceArray:
 
     __slots__ = (
         "__weakref__",
+        "_strides",
         "address",
         "c_contiguous",
         "device",
         "dtype",
         "memory",
         "shape",
-        "size",
-        "strides",
     )
 
     def __init__(
@@ -47,13 +46,19 @@ class DeviceArray:
         self.dtype = dtype
         self.address = address
         self.memory = memory
-        self.size = math.prod(shape)
-        if strides is None:
-            self.strides = tuple([s * dtype.itemsize for s in row_major(shape)])  # type: ignore[operator]
-            self.c_contiguous = True
-        else:
-            self.strides = strides
-            self.c_contiguous = _is_dense(shape, strides, dtype.itemsize)
+        self._strides = strides
+        self.c_contiguous = strides is None or _is_dense(shape, strides, dtype.itemsize)
+
+    @property
+    def strides(self) -> Shape:
+        if self._strides is None:
+            itemsize = self.dtype.itemsize
+            self._strides = tuple([s * itemsize for s in row_major(self.shape)])  # type: ignore[operator]
+        return self._strides
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
 
     @property
     def flags(self) -> DeviceArray:

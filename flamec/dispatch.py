@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,9 @@ class TapeNode(Node):
             self.saved_results = {}
 
 
+_COMPUTING = frozenset(OpKind) - {OpKind.VIEW, OpKind.BARRIER, OpKind.TRANSFER}
+
+
 def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Any:
     """Run or trace ``op``; a Tensor, or a tuple of them for an op with several results.
 
@@ -124,11 +128,17 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
                 f"the function instead (at {user_location()})"
             )
     try:
-        types = op.infer_types(tuple([t._type for t in inputs]), attributes)
-        if types[0].device.type == "cpu" and op.kind is not OpKind.TRANSFER:
-            results = run_op(op, attributes, arrays, types)
+        known = None
+        if arrays and arrays[0].__class__ is DeviceArray and op.kind in _COMPUTING:
+            known = _gpu_eager().run_dense(op, attributes, inputs)
+        if known is not None:
+            types, results = known
         else:
-            results = _run_elsewhere(op, attributes, arrays, types)
+            types = op.infer_types(tuple([t._type for t in inputs]), attributes)
+            if types[0].device.type == "cpu" and op.kind is not OpKind.TRANSFER:
+                results = run_op(op, attributes, arrays, types)
+            else:
+                results = _run_elsewhere(op, attributes, inputs, types)
     except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
         together = with_scalars_moved(op, inputs)
         if together is not None:
@@ -181,14 +191,23 @@ def with_scalars_moved(op: Op, inputs: Sequence[Tensor]) -> list[Tensor] | None:
 
 
 def _run_elsewhere(
-    op: Op, attributes: Mapping[str, Any], arrays: Sequence[Any], types: tuple[TensorType, ...]
+    op: Op, attributes: Mapping[str, Any], inputs: Sequence[Tensor], types: tuple[TensorType, ...]
 ) -> tuple[Any, ...]:
     """Run an operation on a GPU, or carry an array from device to device."""
-    from flamec import gpu, gpu_eager
-
     if op.kind is OpKind.TRANSFER:
-        return (gpu.move(arrays[0], types[0].device),)
-    return gpu_eager.run(op, attributes, arrays, types)
+        from flamec.gpu import move
+
+        return (move(inputs[0]._array, types[0].device),)
+    results: tuple[Any, ...] = _gpu_eager().run(op, attributes, inputs, types)
+    return results
+
+
+@cache
+def _gpu_eager() -> Any:
+    """What runs operations on GPUs; imported when there is one to run."""
+    from flamec import gpu_eager
+
+    return gpu_eager
 
 
 def _shares(result: Any, source: Any) -> bool:

@@ -24,10 +24,12 @@ from flamec.ir.op import Attributes, Op, OpKind
 from flamec.ir.shape import Dim, SymbolicDim, Undecidable, evaluate_shape, using_oracle
 from flamec.ir.types import Device, TensorType
 from flamec.layout import row_major
-from flamec.prepared import Invocation, Prepared
+from flamec.prepared import Prepared
 from flamec.state import process
 from flamec.strided_copy import joined
+from flamec.tensor import Tensor
 
+ALIGNMENT = 16  # of the addresses that kernels are compiled for
 _MOST_CALLS = 4096
 _DIVISOR = 16  # sizes that are multiples let kernels use wide accesses
 _NARROW = 1 << 30  # elements up to which indices are 32-bit numbers
@@ -48,38 +50,52 @@ class Operand:
 
 
 class _Call:
-    """An operation bound to shapes: addresses go in, and the kernels run."""
+    """An operation bound to shapes: addresses go in, and the kernels are launched."""
 
-    __slots__ = ("copied", "invocation", "types")
+    __slots__ = ("copied", "invocation", "sizes", "types")
 
     def __init__(
-        self, invocation: Invocation, copied: tuple[int, ...], types: tuple[TensorType, ...]
+        self, invocation: Any, copied: tuple[int, ...], types: tuple[TensorType, ...]
     ) -> None:
         self.invocation = invocation
         self.copied = copied
         self.types = types
+        self.sizes = [max(1, math.prod(t.shape) * t.dtype.itemsize) for t in types]  # type: ignore[arg-type]
 
     def run(self, gpu: Gpu, arrays: Sequence[DeviceArray]) -> tuple[DeviceArray, ...]:
-        invocation = self.invocation
-        operands = list(arrays)
+        """The results, for arrays of which those in ``copied`` have gaps or odd addresses."""
+        dense = list(arrays)
         for position in self.copied:
-            operands[position] = gpu.dense(operands[position])
-        for position, array in enumerate(operands):
-            invocation.set_input(position, array)
-        outputs = []
-        for position, type in enumerate(self.types):
-            output = gpu.allocate(type.shape, type.dtype)  # type: ignore[arg-type]
-            invocation.set_output(position, output)
-            outputs.append(output)
-        invocation.run()
+            dense[position] = gpu.dense(dense[position])
+        for position, array in enumerate(dense):
+            if array.address % ALIGNMENT:
+                aligned = gpu.allocate(array.shape, array.dtype)
+                gpu.copy(aligned, array)
+                dense[position] = aligned
+        return self.launch(gpu, [array.address for array in dense])
+
+    def launch(self, gpu: Gpu, addresses: list[int]) -> tuple[DeviceArray, ...]:
+        """The results, given the addresses of operands that kernels can use as they are."""
+        device, outputs = gpu.device, []
+        empty = gpu.runtime.empty
+        for type, nbytes in zip(self.types, self.sizes, strict=True):
+            memory, address = empty(nbytes)
+            addresses.append(address)
+            outputs.append(DeviceArray(device, type.shape, type.dtype, address, memory))  # type: ignore[arg-type]
+        self.invocation.launch(addresses)
         return tuple(outputs)
 
 
 class _Calls(threading.local):
-    """The thread's calls by operation and shapes; an invocation belongs to a thread."""
+    """The thread's calls; an invocation belongs to a thread.
+
+    ``known``: by operation and how operands lie; ``dense``: by operation and types alone, for
+    operands without gaps.
+    """
 
     def __init__(self) -> None:
         self.known: OrderedDict[Any, _Call] = OrderedDict()
+        self.dense: dict[Any, _Call] = {}
 
 
 _calls = _Calls()
@@ -87,32 +103,54 @@ _programs: dict[Any, Prepared] = {}
 _lock = threading.RLock()
 
 
+def run_dense(
+    op: Op, attributes: Attributes, inputs: Sequence[Tensor]
+) -> tuple[tuple[TensorType, ...], tuple[DeviceArray, ...]] | None:
+    """Result types and results of an operation met before, if its operands have no gaps.
+
+    The short way: nothing is inferred or checked, because all was for the same types before.
+    """
+    key: Any = (op, *[t._type for t in inputs])
+    if attributes:
+        key = (key, *[_exact(v) for v in attributes.values()])
+    call = _calls.dense.get(key)
+    if call is None:
+        return None
+    addresses = []
+    for tensor in inputs:
+        array = tensor._array
+        if not array.c_contiguous or array.address % ALIGNMENT:
+            return None
+        addresses.append(array.address)
+    return call.types, call.launch(gpu(call.types[0].device), addresses)
+
+
 def run(
     op: Op,
     attributes: Attributes,
-    arrays: Sequence[DeviceArray],
+    inputs: Sequence[Tensor],
     types: tuple[TensorType, ...],
 ) -> tuple[DeviceArray, ...]:
     """Apply one operation whose result types are ``types``; views share memory where they can."""
     device = types[0].device
+    arrays: list[DeviceArray] = [t._array for t in inputs]
     if op.kind is OpKind.VIEW or op.kind is OpKind.BARRIER:
         return (_view(op, attributes, arrays, types[0]),)
     here = gpu(device)
     if not any(0 not in t.shape for t in types):  # nothing to compute
         return tuple([here.allocate(t.shape, t.dtype) for t in types])  # type: ignore[arg-type]
-    key = (
-        op,
-        device,
-        tuple([(k, _exact(v)) for k, v in attributes.items()]),
-        tuple([(a.shape, a.strides, a.dtype) for a in arrays]),
-        process.float32_matmul_precision,
-    )
+    exact = tuple([_exact(v) for v in attributes.values()])
+    key = (op, device, exact, tuple([(a.shape, a.strides, a.dtype) for a in arrays]))
     known = _calls.known
     call = known.get(key)
     if call is None:
         call = known[key] = _bind(here, op, attributes, arrays, types)
         if len(known) > _MOST_CALLS:
             known.popitem(last=False)
+            _calls.dense.clear()
+    if inputs and not call.copied and all(a.c_contiguous for a in arrays):
+        short: Any = (op, *[t._type for t in inputs])
+        _calls.dense[(short, *exact) if attributes else short] = call
     return call.run(here, arrays)
 
 

@@ -149,13 +149,14 @@ CPU = Device("cpu")
 class TensorType:
     """Shape, dtype and device of a tensor value; immutable, compared structurally."""
 
-    __slots__ = ("_key", "device", "dtype", "shape")
+    __slots__ = ("_hash", "_key", "device", "dtype", "shape")
 
     def __init__(self, shape: tuple[Dim, ...], dtype: DType, device: Device = CPU) -> None:
         self.shape = shape
         self.dtype = dtype
         self.device = device
         self._key: tuple[object, ...] | None = None
+        self._hash: int | None = None
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -184,7 +185,9 @@ class TensorType:
         return isinstance(other, TensorType) and self.key == other.key
 
     def __hash__(self) -> int:
-        return hash(self.key)
+        if self._hash is None:
+            self._hash = hash(self.key)
+        return self._hash
 
     def __str__(self) -> str:
         text = f"{self.dtype.name}{format_shape(self.shape)}"

@@ -135,6 +135,11 @@ class BoundGraph:
         shape = evaluate_shape(value.type.shape, self.bindings)
         return at(address, shape, value.type.dtype.numpy)
 
+    def launch(self, addresses: Sequence[int]) -> None:
+        assert all(a % 16 == 0 for a in addresses), "a kernel cannot use the address"
+        self.addresses[:] = addresses
+        self()
+
     def __call__(self) -> None:
         graph, addresses = self.graph, self.addresses
         inputs = [self._array(v, a) for v, a in zip(graph.inputs, addresses, strict=False)]

@@ -72,18 +72,28 @@ def eager_view(x: Tensor, index: Any) -> Tensor | None:
         steps.append(step)
         shape.append(count)
     if array.__class__ is DeviceArray:
-        view = _device_view(array, starts, sizes, steps, tuple(shape))
+        view = _device_view(array, items, starts, steps, tuple(shape))
     else:
         view = array[(*items, Ellipsis)]
     return _view(x, view, starts, sizes, steps, tuple(shape))
 
 
 def _device_view(
-    array: DeviceArray, starts: list[int], sizes: list[int], steps: list[int], shape: Shape
-) -> DeviceArray | None:
-    window = {"starts": tuple(starts), "sizes": tuple(sizes), "steps": tuple(steps)}
-    cut = array.view(_SLICE, window, tuple(sizes))
-    return None if cut is None else cut.view(_RESHAPE, {"shape": shape}, shape)
+    array: DeviceArray, items: tuple[Any, ...], starts: list[int], steps: list[int], shape: Shape
+) -> DeviceArray:
+    """The view of an array on a GPU, whose elements are those from ``starts`` on by ``steps``."""
+    own = array.strides
+    strides, axis, address = [], 0, array.address
+    for item in items:
+        if item is None:
+            strides.append(array.dtype.itemsize)
+            continue
+        if item.__class__ is not int:
+            strides.append(own[axis] * steps[axis])
+        if 0 not in shape:
+            address += own[axis] * starts[axis]
+        axis += 1
+    return DeviceArray(array.device, shape, array.dtype, address, array.memory, tuple(strides))
 
 
 def _view(

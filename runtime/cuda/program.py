@@ -136,6 +136,7 @@ class BoundCudaProgram:
         self.steps: list[Step] = []
         self._calls = 0
         self._stale: set[int] = set()  # steps whose node in the graph has old arguments
+        self._last = array("Q", [_UNSET]) * len(plan.buffers)
         self._now = np.frombuffer(self.addresses, np.uint64)
         self._written = np.full(len(plan.buffers), _UNSET, np.uint64)
         self._uses: defaultdict[int, list[tuple[int, SetAddress]]] = defaultdict(list)
@@ -147,6 +148,10 @@ class BoundCudaProgram:
         self.peak_bytes = self._scratch_offset + needed if needed else self.layout.peak_bytes
         self._arena: _Arena | None = None
         self._generation = -1
+        given = (*plan.inputs, *(output.buffer for output in plan.outputs))
+        self._given = [tuple([s for _, s in self._uses.get(buffer, ())]) for buffer in given]
+        self._others = sorted(set(self._uses) - set(given))  # placed by the program itself
+        self._placed = False
 
     # building ---------------------------------------------------------------------------
 
@@ -260,10 +265,32 @@ class BoundCudaProgram:
                 step(stream)
         self._calls += 1
 
+    def launch(self, addresses: Sequence[int]) -> None:
+        """Launch the steps one by one, given the addresses of the inputs, then of the outputs.
+
+        For eager mode, where every address is new at every call. A bound program is used either
+        like this or by calling it.
+        """
+        stream = current_stream(self.program.context.index)
+        moved = self.peak_bytes and self._place_temporaries(stream)
+        if moved or not self._placed:
+            for buffer in self._others:
+                for _, set_address in self._uses[buffer]:
+                    set_address(self.addresses[buffer])
+            self._placed = True
+        for setters, address in zip(self._given, addresses, strict=True):
+            for set_given in setters:
+                set_given(address)
+        for step in self.steps:
+            step(stream)
+
     def _write_addresses(self, stream: Stream) -> None:
         """Give the steps the addresses that changed, and remember which steps those are."""
         if self.peak_bytes:
             self._place_temporaries(stream)
+        if self.addresses == self._last:
+            return
+        self._last[:] = self.addresses
         for buffer in np.flatnonzero(self._now != self._written).tolist():
             address = self.addresses[buffer]
             for step, set_address in self._uses.get(buffer, ()):
@@ -271,10 +298,11 @@ class BoundCudaProgram:
                 self._stale.add(step)
             self._written[buffer] = address
 
-    def _place_temporaries(self, stream: Stream) -> None:
+    def _place_temporaries(self, stream: Stream) -> bool:
+        """Take memory of the stream's arena; whether it is other memory than before."""
         arena = _arena(stream)
         if arena is self._arena and arena.generation == self._generation:
-            return
+            return False
         arena.reserve(self.peak_bytes)
         for buffer, offset in self.layout.offsets.items():
             self.addresses[buffer] = arena.address + offset
@@ -282,6 +310,7 @@ class BoundCudaProgram:
             launch.set_scratch(arena.address + self._scratch_offset)
             self._stale.add(step)
         self._arena, self._generation = arena, arena.generation
+        return True
 
     def _capture(self) -> Graph | None:
         if len(self.steps) < _FEWEST_STEPS_TO_CAPTURE:
