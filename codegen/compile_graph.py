@@ -31,18 +31,18 @@ from flamec.ir.shape import SymbolicDim, symbols_of
 from flamec.ir.tasks import build_tasks
 
 if TYPE_CHECKING:
-    from flamec.codegen.triton.gpu_form import ProductChoice
+    from flamec.codegen.triton.choice import Choice
 
 
 @dataclass(frozen=True)
 class CompiledGraph:
-    """A plan and the stages that led to it; ``choices``: schedules of products on a GPU."""
+    """A plan and the stages that led to it; ``choices``: schedules of parts on a GPU."""
 
     plan: ExecutionPlan
     groups: tuple[FusionGroup, ...]
     decisions: tuple[FusionDecision, ...]
     kernels: tuple[Kernel, ...]
-    choices: tuple[ProductChoice, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
 
 def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> CompiledGraph:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Union
 
 from flamec.codegen.triton.product_schedule import ProductSchedule, target_facts
 from flamec.ir.shape import Dim, evaluate_dim, symbols_of
 
+if TYPE_CHECKING:
+    from flamec.codegen.triton.tiling import Tile
+
+Schedule = Union["Tile", ProductSchedule]
 FLOAT32_PRODUCTS = ("ieee", "tf32x3", "tf32")
 
 
@@ -24,7 +29,7 @@ class CodegenOptions:
     - ``deterministic``: False lets a GPU add in any order what meets in one place (``index_put``
       with ``add``, the derivative of ``index``), which is faster where many rows meet.
     - ``target``: the GPU that schedules are chosen for.
-    - ``schedules``: matrix products by ``product_key`` whose schedule is given, not proposed.
+    - ``schedules``: given schedules of parts of kernels, by ``PartKey.text`` (``part_key.py``).
     - ``float32_products``: how a GPU multiplies float32 matrices: exactly as float32
       (``"ieee"``), as three products of operands split in two (``"tf32x3"``), or with operands
       rounded to 10 bits of mantissa (``"tf32"``).
@@ -35,7 +40,7 @@ class CodegenOptions:
     narrow: bool = False
     deterministic: bool = True
     target: str = "sm_90"
-    schedules: Mapping[str, ProductSchedule] = field(default_factory=dict)
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
     float32_products: str = "ieee"
 
     def __post_init__(self) -> None:

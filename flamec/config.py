@@ -5,7 +5,8 @@ on explicitly, so cache keys are right by construction.
 
 Variables: ``FLAMEC_CACHE_DIR`` (folder of the kernel cache),
 ``FLAMEC_CACHE_SIZE`` (its bound in bytes), ``FLAMEC_NUM_THREADS``, ``FLAMEC_CC``
-or ``CC`` (the C compiler), ``FLAMEC_BACKEND`` (``c`` or ``evaluate``).
+or ``CC`` (the C compiler), ``FLAMEC_BACKEND`` (``c`` or ``evaluate``), ``FLAMEC_AUTOTUNE``
+(``off``, ``fast`` or ``max``).
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ class CompileOptions:
     - ``threads``: worker threads; None: as many as this process may use.
     - ``c_compiler``: the compiler's command; None: the first of cc, gcc, clang, ziglang.
     - ``max_variants``: programs kept for one function before the oldest is dropped.
+    - ``autotune``: how schedules of GPU kernels are chosen: ``"off"`` (from the tuning database,
+      else by rule of thumb), ``"fast"`` (those that the database lacks are measured, a handful
+      each) or ``"max"`` (many each, also where a fast search was made before).
     - ``verify``: check the graph's invariants after each pass.
     - ``deterministic``: False lets a GPU add in any order what meets in one place.
     """
@@ -38,6 +42,7 @@ class CompileOptions:
     max_variants: int = 8
     verify: bool = False
     deterministic: bool = True
+    autotune: str = "off"
 
 
 def default_options(**changes: Any) -> CompileOptions:
@@ -53,10 +58,13 @@ def default_options(**changes: Any) -> CompileOptions:
         cache_bytes=_integer(environment, "FLAMEC_CACHE_SIZE", 2 << 30) or 2 << 30,
         threads=_integer(environment, "FLAMEC_NUM_THREADS", None),
         c_compiler=environment.get("FLAMEC_CC") or environment.get("CC") or None,
+        autotune=environment.get("FLAMEC_AUTOTUNE", "off"),
     )
     options = replace(options, **changes)
     if options.backend not in ("auto", "c", "evaluate"):
         raise ValueError(f"backend must be 'auto', 'c' or 'evaluate', not {options.backend!r}")
+    if options.autotune not in ("off", "fast", "max"):
+        raise ValueError(f"autotune must be 'off', 'fast' or 'max', not {options.autotune!r}")
     return options
 
 

@@ -11,6 +11,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,14 @@ from flamec.ir.graph import Graph
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.types import DType, TensorType, dtype_of_numpy
-from flamec.prepared import Prepared, cache_key, generate_plan, graph_device, output_allocator
+from flamec.prepared import (
+    Prepared,
+    cache_key,
+    errors_of_compilation,
+    generate_plan,
+    graph_device,
+    output_allocator,
+)
 from flamec.progress import progress_line
 from flamec.runtime.cpu.threads import available_cpus
 from flamec.runtime.cuda.device import CudaDevice, KernelError
@@ -34,11 +42,13 @@ from flamec.runtime.cuda.program import BoundCudaProgram, CudaProgram
 from flamec.runtime.cuda.triton_compiler import TritonError, triton_version
 from flamec.runtime.kernel_cache import KernelCache
 from flamec.state import process
+from flamec.tuning import Tuning, plain, program_key
 
 ALIGNMENT = 16  # of the addresses that kernels are compiled for
 _FLOAT32_PRODUCTS = {"highest": "ieee", "high": "tf32", "medium": "tf32"}
 
 _devices: dict[tuple[int, CompileOptions], CudaDevice] = {}
+_tunings: dict[tuple[int, CompileOptions], Tuning] = {}
 _lock = threading.Lock()
 
 
@@ -80,12 +90,7 @@ def prepare(
     prepared = Prepared(graph, None, options, None, codegen)
     facts = f"{generator_digest()} {_triton_version()} {codegen.key}"
     identity = hashlib.sha256(facts.encode()).hexdigest()
-    key = cache_key(graph, symbols, identity)
-    content = runtime.cache.read(key, PLAN_KIND)
-    plan = None if content is None else ExecutionPlan.from_json(content.decode())
-    if plan is None:
-        plan = generate_plan(prepared, symbols)
-        runtime.cache.put(key, PLAN_KIND, plan.to_json().encode(), {"graph": graph.name})
+    plan = _plan(prepared, symbols, runtime, cache_key(graph, symbols, identity))
     prepared.plan = plan
     prepared.seconds["plan"] = time.perf_counter() - started
     program = _load(runtime, graph, plan)
@@ -94,6 +99,40 @@ def prepare(
     prepared.kernels_from_cache = len(plan.kernels) - program.kernels_compiled
     prepared.runner = CudaRunner(gpu(place), program, list(symbols))
     return prepared
+
+
+def _plan(
+    prepared: Prepared, symbols: Sequence[str], gpu: CudaDevice, program: str
+) -> ExecutionPlan:
+    """The plan with the schedules that its parts have now, from the cache if it is there."""
+    graph, tuning = prepared.graph, _tuning(gpu, prepared.options)
+    parts = tuning.remembered_parts(program)
+    plan = None
+    if parts is not None and not tuning.has_work(parts):
+        plan = _cached_plan(gpu, program_key(program, parts, tuning.stored(parts)))
+    if plan is None:
+        with errors_of_compilation(graph):
+            kernels = prepared.lowered.kernels
+        codegen = prepared.codegen or CodegenOptions()
+        schedules, parts = tuning.select(kernels, codegen)
+        prepared.codegen = replace(codegen, schedules=schedules)
+        plan = generate_plan(prepared, symbols)
+        tuning.remember_parts(program, parts)
+        key = program_key(program, parts, plain(schedules))
+        gpu.cache.put(key, PLAN_KIND, plan.to_json().encode(), {"graph": graph.name})
+    return plan
+
+
+def _cached_plan(gpu: CudaDevice, key: str) -> ExecutionPlan | None:
+    content = gpu.cache.read(key, PLAN_KIND)
+    return None if content is None else ExecutionPlan.from_json(content.decode())
+
+
+def _tuning(gpu: CudaDevice, options: CompileOptions) -> Tuning:
+    with _lock:
+        if (gpu.index, options) not in _tunings:
+            _tunings[gpu.index, options] = Tuning(gpu, options)
+        return _tunings[gpu.index, options]
 
 
 def _triton_version() -> str:

@@ -7,12 +7,14 @@ whose properties show the stages in between.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flamec.codegen.errors import LoweringError
+from flamec.codegen.options import CodegenOptions
 from flamec.config import CompileOptions
 from flamec.errors import CompileError, user_location
 from flamec.ir.graph import Graph
@@ -24,7 +26,7 @@ from flamec.ir.types import CPU, Device, DType, TensorType
 
 if TYPE_CHECKING:
     from flamec.codegen.compile_graph import CompiledGraph
-    from flamec.codegen.options import CodegenOptions
+    from flamec.codegen.triton.compile_graph import LoweredGraph
 
 VERSION = "0.1.0"
 
@@ -127,24 +129,37 @@ class Prepared:
         return self.pass_records[-1].after
 
     @cached_property
+    def lowered(self) -> LoweredGraph:
+        """Kernels for a GPU before their schedules are chosen."""
+        from flamec.codegen.triton.compile_graph import lower_graph
+
+        return lower_graph(self.optimized, self.codegen or CodegenOptions())
+
+    @cached_property
     def compiled(self) -> CompiledGraph:
         """Fusion groups, kernels and plan; made again if the program came from the cache."""
         if graph_device(self.graph).type == "cuda":
-            from flamec.codegen.triton import compile_graph as gpu
+            from flamec.codegen.triton.compile_graph import emit_graph
 
-            return gpu.compile_graph(self.optimized, self.codegen)
+            return emit_graph(self.lowered, self.codegen or CodegenOptions())
         from flamec.codegen.compile_graph import compile_graph
 
         return compile_graph(self.optimized, self.codegen)
 
 
+@contextmanager
+def errors_of_compilation(graph: Graph) -> Iterator[None]:
+    """A pass or a code generator that fails becomes a CompileError, which names it."""
+    try:
+        yield
+    except (PassError, LoweringError) as error:
+        raise CompileError(f"{graph.name} (called at {user_location()}): {error}") from error
+
+
 def generate_plan(prepared: Prepared, symbols: Sequence[str]) -> ExecutionPlan:
     """Optimize, fuse and lower; CompileError names the pass or the operations that failed."""
-    try:
+    with errors_of_compilation(prepared.graph):
         plan = prepared.compiled.plan
-    except (PassError, LoweringError) as error:
-        where = f"{prepared.graph.name} (called at {user_location()})"
-        raise CompileError(f"{where}: {error}") from error
     unknown = set(plan.symbols) - set(symbols)
     if unknown:
         raise CompileError(f"the program needs sizes that no argument has: {sorted(unknown)}")

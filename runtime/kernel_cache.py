@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -27,9 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flamec.runtime.private_files import WRITING, locked, private_folder, replace_file
+
 _KEY = re.compile(r"[0-9a-f]{16,128}\Z")
 _KIND = re.compile(r"[a-z]{1,16}\Z")
-_WRITING = ".writing-"
 _STALE_SECONDS = 3600.0
 
 
@@ -57,8 +57,7 @@ class KernelCache:
         self._private: Path | None = None
         self._readable = True
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._check_owner()
+            private_folder(folder)
         except OSError as error:
             self._readable = False
             self._leave_folder(error)
@@ -178,7 +177,7 @@ class KernelCache:
                 return
             if path == keep or path.suffix in (".meta", ".lock"):
                 continue
-            if path.name.startswith(_WRITING) and status.st_mtime > fresh:
+            if path.name.startswith(WRITING) and status.st_mtime > fresh:
                 continue
             for part in (path, _meta_path(path)):
                 if part in files:
@@ -201,16 +200,6 @@ class KernelCache:
                     found.append((path, path.lstat()))
         return [(path, status) for path, status in found if stat.S_ISREG(status.st_mode)]
 
-    def _check_owner(self) -> None:
-        """Programs are loaded from here, so nobody else may write here."""
-        status = self.folder.stat()
-        if not stat.S_ISDIR(status.st_mode):
-            raise NotADirectoryError(f"{self.folder} is not a folder")
-        if status.st_uid != os.getuid():
-            raise PermissionError(f"{self.folder} belongs to another user")
-        if status.st_mode & 0o022:
-            raise PermissionError(f"{self.folder} can be written by other users")
-
     def _leave_folder(self, error: OSError) -> None:
         """Go on in a folder of this process; said once."""
         self._private_folder()
@@ -232,38 +221,17 @@ class KernelCache:
         """Hold the lock file of an entry; released by the system if the process dies."""
         try:
             path = (self._private or self.folder) / f"{name}.lock"
-            handle = _locked(path)
+            handle = locked(path)
         except OSError as error:
             if self._private is None:
                 self._leave_folder(error)
             path = self._private_folder() / f"{name}.lock"
-            handle = _locked(path)
+            handle = locked(path)
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
             os.close(handle)
-
-
-def _locked(path: Path) -> int:
-    """An open handle on the lock file that ``path`` names, locked for this process alone.
-
-    The holder removes the file, so whoever waited checks that the name still means its file.
-    """
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            current = path.stat()
-            mine = os.fstat(handle)
-            if (current.st_dev, current.st_ino) == (mine.st_dev, mine.st_ino):
-                return handle
-        except FileNotFoundError:
-            pass  # removed by its last holder: lock the next one
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
 
 
 def _check_names(key: str, kind: str) -> None:
@@ -289,21 +257,9 @@ def _read_meta(path: Path) -> dict[str, Any] | None:
 
 
 def _write_entry(path: Path, content: bytes, meta: bytes) -> Path:
-    _replace(path, content)
-    _replace(_meta_path(path), meta)
+    replace_file(path, content)
+    replace_file(_meta_path(path), meta)
     return path
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then give it its own."""
-    handle, name = tempfile.mkstemp(prefix=_WRITING, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _remove_folder(folder: Path, owner: int) -> None:

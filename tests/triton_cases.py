@@ -33,6 +33,7 @@ RunAll = Callable[
     [ExecutionPlan, Sequence[np.ndarray], Mapping[str, int]],
     tuple[Sequence[np.ndarray], Mapping[int, np.ndarray]],
 ]
+MakePlan = Callable[[Graph, CodegenOptions | None], ExecutionPlan]
 Run = Callable[[ExecutionPlan, Sequence[np.ndarray]], Sequence[np.ndarray]]
 
 
@@ -106,7 +107,11 @@ def check_row(
     return count, wrong
 
 
-def check_graph(name: str, run: RunAll) -> list[str]:
+def plan_of(graph: Graph, options: CodegenOptions | None) -> ExecutionPlan:
+    return compile_graph(graph, options).plan
+
+
+def check_graph(name: str, run: RunAll, make_plan: MakePlan = plan_of) -> list[str]:
     """What was wrong with a graph of ``triton_graphs``, compared with the evaluator."""
     from triton_graphs import ANY_ORDER, GRAPHS, inputs_for
 
@@ -119,7 +124,7 @@ def check_graph(name: str, run: RunAll) -> list[str]:
         options = OPTIONS[size] if len(sizes) > 1 else None
         if name in ANY_ORDER:
             options = CodegenOptions(deterministic=False)
-        plan = compile_graph(graph, options).plan
+        plan = make_plan(graph, options)
         outputs, updates = run(plan, arrays, {"B": size} if plan.symbols else {})
         wanted, wanted_updates = evaluate_graph(graph, arrays, {"B": size})
         pairs = [*zip(outputs, wanted, strict=True)]

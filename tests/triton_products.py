@@ -195,7 +195,7 @@ def compiled(case: Case, target: str = "sm_90") -> CompiledGraph:
     """The case's graph with its schedule."""
     graph = case.make(GraphBuilder())
     proposed = compile_graph(graph, CodegenOptions(size_hints=case.hints, target=target))
-    (choice,) = proposed.choices
+    choice = proposed.choices[0]
     options = CodegenOptions(
         size_hints=case.hints, target=target, schedules={choice.key: case.schedule}
     )

@@ -7,7 +7,7 @@ Nothing here touches a device or a compiler: the result is data and Triton text.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from flamec.codegen.buffers import assign_buffers
 from flamec.codegen.compile_graph import (
@@ -17,40 +17,44 @@ from flamec.codegen.compile_graph import (
     kernel_step,
     program_symbols,
 )
-from flamec.codegen.lower.group import lower_group
+from flamec.codegen.lower.group import LoweredKernel, lower_group
 from flamec.codegen.lower.kernel_builder import ErrorTable
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.gpu_form import ChooseTile, gpu_form
 from flamec.codegen.triton.kernel_writer import KernelWriter
-from flamec.codegen.triton.tiling import propose
+from flamec.codegen.triton.launches import LaunchCollector
 from flamec.ir.graph import Graph
 from flamec.ir.op import OpKind
-from flamec.ir.passes.fuse import FusionGroup, FusionOptions, fuse
+from flamec.ir.passes.fuse import Fusion, FusionGroup, FusionOptions, fuse
 from flamec.ir.passes.normalize_contractions import normalize_contractions
-from flamec.ir.plan import (
-    Action,
-    Buffer,
-    Copy,
-    ExecutionPlan,
-    KernelSource,
-    Launch,
-    OutputSpec,
-    Step,
-)
-from flamec.ir.tasks import build_tasks
-from flamec.ir.types import int64
+from flamec.ir.plan import Copy, ExecutionPlan, OutputSpec, Step
+from flamec.ir.tasks import TaskGraph, build_tasks
+
+
+@dataclass(frozen=True)
+class LoweredGraph:
+    """A graph as kernels for any GPU, before schedules are chosen."""
+
+    context: TaskGraph
+    fusion: Fusion
+    kernels: tuple[LoweredKernel, ...]
+    errors: tuple[str, ...]
 
 
 def compile_graph(
-    graph: Graph, options: CodegenOptions | None = None, choose: ChooseTile = propose
+    graph: Graph, options: CodegenOptions | None = None, choose: ChooseTile | None = None
 ) -> CompiledGraph:
     """The GPU program of an optimized graph; LoweringError names what cannot be lowered.
 
     ``choose``: what decides on tiles where it is not the rules, to try others.
     """
     options = options or CodegenOptions()
-    graph = normalize_contractions(graph)
-    context = build_tasks(graph)
+    return emit_graph(lower_graph(graph, options), options, choose)
+
+
+def lower_graph(graph: Graph, options: CodegenOptions) -> LoweredGraph:
+    """The first half: kernels. LoweringError names what cannot be lowered."""
+    context = build_tasks(normalize_contractions(graph))
     fusion = fuse(
         context,
         FusionOptions(options.fuse, elementwise_epilogues=True, recompute_expensive=True),
@@ -61,13 +65,22 @@ def compile_graph(
         name = f"kernel_{number}"
         errors.enter(group)
         try:
-            lowered = lower_group(group.segments, context, stores, errors, name, reuse=False)
+            kernels.append(lower_group(group.segments, context, stores, errors, name, reuse=False))
         except LookupError as error:
             names = ", ".join(task.name for task in group.tasks)
             raise LoweringError(f"cannot lower {names}: {error}") from error
-        kernels.append(gpu_form(lowered, options, choose))
+    return LoweredGraph(context, fusion, tuple(kernels), tuple(errors.messages))
+
+
+def emit_graph(
+    lowered: LoweredGraph, options: CodegenOptions, choose: ChooseTile | None = None
+) -> CompiledGraph:
+    """The second half: schedules, buffers, Triton. LoweringError for what has no text."""
+    context, fusion = lowered.context, lowered.fusion
+    graph = context.graph
+    kernels = [gpu_form(kernel, options, choose) for kernel in lowered.kernels]
     table = assign_buffers(context, [k.lowered for k in kernels])
-    collector = _Collector(table.buffers)
+    collector = LaunchCollector(table.buffers)
     steps: list[Step] = []
     for kernel in kernels:
         numbers = tuple(table.number(buffer) for buffer in kernel.lowered.buffers)
@@ -100,7 +113,7 @@ def compile_graph(
         symbols=program_symbols(graph),
         source="\n\n".join(kernel.text for kernel in collector.kernels),
         language="triton",
-        errors=tuple(errors.messages),
+        errors=lowered.errors,
         kernels=tuple(collector.kernels),
         actions=tuple(collector.actions),
         notes={"kernel_steps": collector.steps},
@@ -127,38 +140,3 @@ class _LocatedErrors(ErrorTable):
 
     def code(self, message: str) -> int:
         return super().code(f"{message} ({self._where})" if self._where else message)
-
-
-class _Collector:
-    """Kernels, each once, and the actions that run them. ``steps``: each kernel's first step."""
-
-    def __init__(self, buffers: list[Buffer]) -> None:
-        self.buffers = buffers
-        self.kernels: list[KernelSource] = []
-        self.actions: list[Action] = []
-        self.steps: list[int] = []
-        self._numbers: dict[str, int] = {}
-        self._errors = -1
-
-    def error_buffer(self) -> int:
-        """The word that the kernels of the program report errors in."""
-        if self._errors < 0:
-            self._errors = len(self.buffers)
-            self.buffers.append(Buffer("errors", "errors", int64, 1))
-        return self._errors
-
-    def new_buffer(self, buffer: Buffer) -> int:
-        self.buffers.append(replace(buffer, name=f"{buffer.name}{len(self.buffers)}"))
-        return len(self.buffers) - 1
-
-    def launches(self, writer: KernelWriter, step: int) -> None:
-        for planned in writer.launches:
-            source = planned.launch.source
-            key = source.to_json()
-            if key not in self._numbers:
-                self._numbers[key] = len(self.kernels)
-                self.kernels.append(source)
-                self.steps.append(step)
-            grid = (planned.launch.blocks, 1, 1)
-            bound = int(planned.launch.persistent)
-            self.actions.append(Launch(self._numbers[key], grid, planned.arguments, 0, bound))

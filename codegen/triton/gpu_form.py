@@ -14,58 +14,52 @@ from dataclasses import dataclass, replace
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import Memory, PartialResults
 from flamec.codegen.options import CodegenOptions
-from flamec.codegen.triton.product_choice import (
-    product_candidates,
-    product_key,
-    propose_product,
-)
+from flamec.codegen.triton.choice import Choice, choose_schedule
+from flamec.codegen.triton.part_key import actual, part_key
 from flamec.codegen.triton.product_parts import can_fuse, joined, parted, product_elements
 from flamec.codegen.triton.product_schedule import ProductSchedule
 from flamec.codegen.triton.product_writer import accumulator
 from flamec.codegen.triton.recompute import without_keeps
-from flamec.codegen.triton.tiling import Tile, propose
-from flamec.ir.kernel import Loop, Parameter, Part, RowProgram
-from flamec.ir.shape import Dim, product, substitute
+from flamec.codegen.triton.tiling import Tile
+from flamec.ir.kernel import Parameter, Part, RowProgram
+from flamec.ir.shape import Dim, product
 
 ChooseTile = Callable[[RowProgram, CodegenOptions], Tile]
-
-
-@dataclass(frozen=True)
-class ProductChoice:
-    """The schedule that a product got, under the name by which options may give another."""
-
-    key: str
-    schedule: ProductSchedule
-    candidates: tuple[ProductSchedule, ...]
 
 
 @dataclass(frozen=True)
 class GpuKernel:
     lowered: LoweredKernel
     tiles: tuple[Tile | ProductSchedule, ...]
-    choices: tuple[ProductChoice, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
 
 def gpu_form(
-    lowered: LoweredKernel, options: CodegenOptions, choose: ChooseTile = propose
+    lowered: LoweredKernel, options: CodegenOptions, choose: ChooseTile | None = None
 ) -> GpuKernel:
-    """See the module's docstring. ``choose`` gives a row program's tile."""
+    """See the module's docstring. ``choose`` gives row programs' tiles, whatever options say."""
     kernel = lowered.kernel
     memory = _Parameters(list(kernel.parameters), list(lowered.buffers))
     parts: list[Part] = []
     tiles: list[Tile | ProductSchedule] = []
-    choices: list[ProductChoice] = []
+    choices: list[Choice] = []
     for part in kernel.parts:
         following = [part]
         if part.program.contraction is not None:
-            schedule = propose_product(part.program, options)
-            candidates = tuple(product_candidates(part.program, options))
-            choices.append(ProductChoice(product_key(part.program), schedule, candidates))
-            product_part, following = _products(part, schedule, memory)
+            choice = choose_schedule(part, options)
+            choices.append(choice)
+            assert isinstance(choice.schedule, ProductSchedule)
+            product_part, following = _products(part, choice.schedule, memory)
             parts.append(product_part)
-            tiles.append(schedule)
+            tiles.append(choice.schedule)
         for rest in following:
-            tile = choose(actual(rest), options)
+            if choose is None:
+                choice = choose_schedule(rest, options)
+            else:
+                choice = Choice(part_key(rest, options), choose(actual(rest), options), rest)
+            choices.append(choice)
+            tile = choice.schedule
+            assert isinstance(tile, Tile)
             program = without_keeps(rest.program) if tile.looped else rest.program
             parts.append(replace(rest, program=program))
             tiles.append(tile)
@@ -85,19 +79,6 @@ class _Parameters:
         self.parameters.append(Parameter(memory, True))
         self.buffers.append(PartialResults(memory, elements))
         return len(self.parameters) - 1
-
-
-def own_sizes(part: Part) -> dict[str, Dim]:
-    return dict(zip(part.program.sizes, part.sizes, strict=True))
-
-
-def actual(part: Part) -> RowProgram:
-    """A part's program with the sizes of its loops filled in, to choose a tile by."""
-    own = own_sizes(part)
-    program = part.program
-    rows = tuple(Loop(l.name, substitute(l.size, own)) for l in program.rows)
-    inner = tuple(Loop(l.name, substitute(l.size, own)) for l in program.inner)
-    return replace(program, rows=rows, inner=inner)
 
 
 def _products(

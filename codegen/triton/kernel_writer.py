@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from flamec.codegen.lower.lanes import MEMORY_DTYPES, spill_type
 from flamec.codegen.options import CodegenOptions
-from flamec.codegen.triton.gpu_form import GpuKernel, actual, own_sizes
+from flamec.codegen.triton.gpu_form import GpuKernel
+from flamec.codegen.triton.part_key import actual, own_sizes
 from flamec.codegen.triton.product_schedule import ProductSchedule
 from flamec.codegen.triton.product_writer import write_product
 from flamec.codegen.triton.program_writer import (

@@ -10,7 +10,6 @@ hand, so that equal programs give equal results on devices of one architecture.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,7 +17,7 @@ from flamec.codegen.lower.lanes import MEMORY_BYTES
 from flamec.codegen.options import CodegenOptions, power_of_two
 from flamec.codegen.triton.product_operands import describe_operand
 from flamec.codegen.triton.product_schedule import ProductSchedule, Target, target_facts
-from flamec.ir.kernel import Compute, Contraction, RowProgram, print_program
+from flamec.ir.kernel import Compute, Contraction, RowProgram
 from flamec.ir.op import lookup
 from flamec.ir.shape import Dim
 
@@ -92,26 +91,14 @@ def _describable(program: RowProgram, c: Contraction) -> bool:
     return left is not None and describe_operand(c.right, memory[1], c.columns, c.depth) is not None
 
 
-def product_key(program: RowProgram) -> str:
-    """The name of a product under which ``CodegenOptions.schedules`` may give its schedule."""
-    c = program.contraction
-    assert c is not None
-    memory = program.parameters[c.left.parameter].memory
-    facts = (*print_program(program), *(p.memory for p in program.parameters), str(c))
-    digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
-    return f"{memory} {c.batch}x{c.rows}x{c.columns}x{c.depth} {digest}"
-
-
-def propose_product(program: RowProgram, options: CodegenOptions) -> ProductSchedule:
-    """The schedule that the options give for a product, else the best by estimate."""
-    key = product_key(program)
-    given = options.schedules.get(key)
-    if given is None:
-        return product_candidates(program, options, 1)[0]
-    facts = product_facts(program, options)
-    if (given.tma and not facts.tma) or (given.depth and not facts.has_matrix_instructions):
-        raise ValueError(f"{options.target} cannot compute {key} by {given}")
-    return given
+def product_fits(schedule: ProductSchedule, program: RowProgram, options: CodegenOptions) -> bool:
+    """Whether the target can compute a product with a schedule."""
+    facts, target = product_facts(program, options), target_facts(options.target)
+    return (
+        facts.tma >= schedule.tma
+        and facts.has_matrix_instructions >= bool(schedule.depth)
+        and shared_bytes(schedule, facts) + _SLACK <= target.shared_bytes
+    )
 
 
 def product_candidates(

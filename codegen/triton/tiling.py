@@ -164,17 +164,26 @@ def _rows_of_block(program: RowProgram, columns: int, height: int) -> int:
 
 
 def _stages(program: RowProgram, tile: Tile) -> int:
-    """Loads run ahead in loops where there is room, unless they may meet a store of the loop."""
-    if program.kind not in ("rows", "flat") or not (tile.looped or tile.chunks or tile.blocks):
+    """Loads run ahead in loops where there is room."""
+    if not may_load_ahead(program, tile):
         return 1
+    return 1 + min(2, AHEAD_BYTES // max(1, bytes_of_an_iteration(program, tile)))
+
+
+def may_load_ahead(program: RowProgram, tile: Tile) -> bool:
+    """Whether there is a loop whose loads cannot meet a store of the loop."""
+    if program.kind not in ("rows", "flat") or not (tile.looped or tile.chunks or tile.blocks):
+        return False
     loaded = {s.place.parameter for s in _loads(program)}
     written = {i for i, p in enumerate(program.parameters) if p.written}
-    if loaded & written or (tile.looped and program.folds("column")):
-        return 1
+    return not (loaded & written or (tile.looped and program.folds("column")))
+
+
+def bytes_of_an_iteration(program: RowProgram, tile: Tile) -> int:
+    """What the innermost loop loads at a time."""
     moving = [s for s in _loads(program) if tile.looped or _varies(s.place.at.rows)]
     sizes = {s.place: ITEMSIZE.get(s.memory, 1) for s in moving if _varies(s.place.at.inner)}
-    ahead = tile.rows * tile.columns * sum(sizes.values())
-    return 1 + min(2, AHEAD_BYTES // max(1, ahead))
+    return tile.rows * tile.columns * sum(sizes.values())
 
 
 def _column_tile(width: int, height: int, rows: int | None) -> Tile:

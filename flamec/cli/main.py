@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
-from flamec.cli import cache
+from flamec.cli import cache, tune
 from flamec.cli.bench import bench
 from flamec.cli.demo import demo
 from flamec.cli.doctor import doctor
@@ -33,6 +33,7 @@ app = typer.Typer(
 for command in (demo, dump, explain, bench, doctor, ops):
     app.command()(command)
 app.add_typer(cache.app, name="cache")
+app.add_typer(tune.app, name="tune")
 
 
 def _print_version(value: bool) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from flamec.ir.op import REGISTRY
+from flamec.runtime.tuning_db import TuningKey, TuningRecord, dump_records
 
 ESCAPE = "\x1b["
-COMMANDS = ("demo", "dump", "explain", "bench", "doctor", "ops", "cache")
+COMMANDS = ("demo", "dump", "explain", "bench", "doctor", "ops", "cache", "tune")
 
 
 def test_help_lists_every_command(run) -> None:
@@ -122,6 +123,44 @@ def test_the_cache_can_be_found_listed_and_emptied(run, tmp_path: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert "freed" in run("cache", "clear", **variables).out
     assert run("cache", "ls", "--json", **variables).json["entries"] == []
+
+
+# tune --------------------------------------------------------------------------------
+def tuning_file(path: Path) -> Path:
+    """An exported database with one record."""
+    key = TuningKey("ab12" * 16, "1024x512", "f32", "NVIDIA H200 sm_90", "3.6.0", "cd34")
+    record = TuningRecord(key, {"form": "rows", "warps": 8}, 2e-6, 3e-6, 7, "fast", "mul, sum")
+    path.write_bytes(dump_records([record]))
+    return path
+
+
+def test_schedules_can_be_carried_from_cache_to_cache(run, tmp_path: Path) -> None:
+    given, again = tuning_file(tmp_path / "given.json"), tmp_path / "again.json"
+    here = {"FLAMEC_CACHE_DIR": str(tmp_path / "here")}
+    assert "is empty" in run("tune", "ls", **here).out
+    assert not (tmp_path / "here").exists()
+    assert "1 of 1 schedules added" in run("tune", "import", str(given), **here).out
+    assert run("tune", "import", str(given), "--json", **here).json["added"] == 0
+    listed = run("tune", "ls", **here).out
+    assert all(text in listed for text in ("ab12ab12", "mul, sum", "1.50x", "fast: form=rows"))
+    (record,) = run("tune", "ls", "--json", **here).json["records"]
+    assert record["key"]["device"] == "NVIDIA H200 sm_90"
+    assert "1 schedules written" in run("tune", "export", str(again), **here).out
+    assert again.read_bytes() == given.read_bytes()
+    assert "freed" in run("cache", "clear", **here).out  # kernels alone
+    assert "1 schedules removed" in run("tune", "clear", **here).out
+    assert run("tune", "ls", "--json", **here).json["records"] == []
+    for folder in (tmp_path / "here", tmp_path / "here" / "tuning"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_files_that_are_no_tuning_database_are_refused(run, tmp_path: Path) -> None:
+    here = {"FLAMEC_CACHE_DIR": str(tmp_path / "here")}
+    altered = tuning_file(tmp_path / "altered.json")
+    altered.write_text(altered.read_text().replace("1024x512", "1024x513"))
+    assert "checksum" in run("tune", "import", str(altered), code=1, **here).err
+    assert "not JSON" in run("tune", "import", __file__, code=1, **here).err
+    assert run("tune", "import", str(tmp_path / "none.json"), code=2, **here).err
 
 
 # explain -----------------------------------------------------------------------------

@@ -5,15 +5,13 @@ With FLAMEC_UPDATE_GOLDEN=1 the golden sources are written anew.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from interpreted import run_interpreted
 from op_table import OP_TABLE
 from triton_graphs import FAULTS, GRAPHS
 
@@ -181,16 +179,7 @@ def test_training_steps_in_the_interpreter() -> None:
 
 
 def _interpreted(arguments: list[str], count: int, program: str = "triton_cases.py") -> None:
-    path = os.pathsep.join(p for p in (str(TESTS), *sys.path) if p and p != str(TESTS.parent))
-    done = subprocess.run(
-        [sys.executable, str(TESTS / program), *arguments],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    results = [json.loads(line) for line in done.stdout.splitlines()]
+    results = run_interpreted(program, arguments)
     assert len(results) == count
     wrong = {r["row"]: r["wrong"][:2] for r in results if r["wrong"]}
     assert not wrong

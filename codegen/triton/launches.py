@@ -1,0 +1,51 @@
+"""The launches of several kernels, as the actions of one plan.
+
+In: kernels that are written. Out: sources, each once, and actions in order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from flamec.codegen.triton.kernel_writer import KernelWriter
+from flamec.ir.plan import Action, Buffer, KernelSource, Launch
+from flamec.ir.types import int64
+
+
+class LaunchCollector:
+    """Kernels, each once, and the actions that run them. ``steps``: each kernel's first step.
+
+    ``buffers`` are the plan's; kernels add temporaries of their own.
+    """
+
+    def __init__(self, buffers: list[Buffer]) -> None:
+        self.buffers = buffers
+        self.kernels: list[KernelSource] = []
+        self.actions: list[Action] = []
+        self.steps: list[int] = []
+        self._numbers: dict[str, int] = {}
+        self._errors = -1
+
+    def error_buffer(self) -> int:
+        """The word that the kernels of the program report errors in."""
+        if self._errors < 0:
+            self._errors = len(self.buffers)
+            self.buffers.append(Buffer("errors", "errors", int64, 1))
+        return self._errors
+
+    def new_buffer(self, buffer: Buffer) -> int:
+        self.buffers.append(replace(buffer, name=f"{buffer.name}{len(self.buffers)}"))
+        return len(self.buffers) - 1
+
+    def launches(self, writer: KernelWriter, step: int) -> None:
+        """Add the launches of a kernel."""
+        for planned in writer.launches:
+            source = planned.launch.source
+            key = source.to_json()
+            if key not in self._numbers:
+                self._numbers[key] = len(self.kernels)
+                self.kernels.append(source)
+                self.steps.append(step)
+            grid = (planned.launch.blocks, 1, 1)
+            bound = int(planned.launch.persistent)
+            self.actions.append(Launch(self._numbers[key], grid, planned.arguments, 0, bound))

@@ -1,0 +1,122 @@
+"""One part of a kernel as a program by itself, so that its schedule can be measured.
+
+In: a lowered kernel with one part. Out: a ``Trial``. All its buffers are inputs: whoever runs it
+gives each memory of its own with arbitrary content, integers below ``index_bound``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from flamec.codegen.lower.group import LoweredKernel
+from flamec.codegen.lower.kernel_builder import Memory, PartialResults
+from flamec.codegen.lower.lanes import MEMORY_DTYPES
+from flamec.codegen.options import CodegenOptions, Schedule
+from flamec.codegen.triton.gpu_form import GpuKernel, gpu_form
+from flamec.codegen.triton.kernel_writer import KernelWriter
+from flamec.codegen.triton.launches import LaunchCollector
+from flamec.codegen.triton.part_key import actual
+from flamec.ir.kernel import CheckedIndex, Load, Statement, Store
+from flamec.ir.plan import Buffer, ExecutionPlan, Launch, dense_elements
+from flamec.ir.shape import Dim, SymbolicDim, symbols_of
+
+_ANY_INDEX = 1 << 10
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A program to be timed with ``sizes`` for ``plan.symbols``: one part with one schedule."""
+
+    schedule: Schedule
+    plan: ExecutionPlan
+    sizes: tuple[int, ...]
+    index_bound: int
+
+
+def one_part(lowered: LoweredKernel, number: int) -> LoweredKernel:
+    """A kernel with one of its parts alone."""
+    kernel = lowered.kernel
+    alone = len(kernel.parts) == 1
+    part = (kernel.parts[number],)
+    return replace(
+        lowered, kernel=replace(kernel, parts=part, finish=kernel.finish if alone else ())
+    )
+
+
+def make_trial(
+    lowered: LoweredKernel, key: str, schedule: Schedule, options: CodegenOptions
+) -> Trial:
+    """The program of a kernel with one part, where ``key`` gets a schedule.
+
+    LookupError if it cannot be written.
+    """
+    options = replace(options, schedules={**options.schedules, key: schedule})
+    form = gpu_form(lowered, options)
+    buffers = [_buffer(memory) for memory in form.lowered.buffers]
+    collector = LaunchCollector(buffers)
+    numbers = tuple(range(len(buffers)))
+    writer = KernelWriter(form, numbers, collector.new_buffer, options, collector.error_buffer)
+    writer.write()
+    collector.launches(writer, step=0)
+    symbols = tuple(sorted({s for dim in _dims(collector) for s in symbols_of(dim)}))
+    sizes = [options.typical(SymbolicDim.symbol(name)) for name in symbols]
+    assert None not in sizes, symbols
+    plan = ExecutionPlan(
+        buffers=tuple(replace(buffer, kind="input") for buffer in buffers),
+        steps=(),
+        inputs=tuple(range(len(buffers))),
+        input_types=(),
+        outputs=(),
+        updated=(),
+        symbols=symbols,
+        source="",
+        language="triton",
+        kernels=tuple(collector.kernels),
+        actions=tuple(collector.actions),
+    )
+    return Trial(schedule, plan, tuple(s or 0 for s in sizes), _index_bound(form, options))
+
+
+def _buffer(memory: Memory) -> Buffer:
+    if isinstance(memory, PartialResults):
+        return Buffer("partial", "input", MEMORY_DTYPES[memory.memory], memory.elements)
+    return Buffer("array", "input", memory.type.dtype, dense_elements(memory.type))
+
+
+def _dims(collector: LaunchCollector) -> Iterator[Dim]:
+    for buffer in collector.buffers:
+        yield buffer.elements
+    for action in collector.actions:
+        assert isinstance(action, Launch)
+        yield from action.grid
+        for argument in action.arguments:
+            yield from (*argument.shape, *argument.strides)
+            if not isinstance(argument.value, float):
+                yield argument.value
+
+
+def _index_bound(form: GpuKernel, options: CodegenOptions) -> int:
+    """A number below which every integer is a valid index wherever one is used."""
+    bound = _ANY_INDEX
+    statements: list[Statement] = [*form.lowered.kernel.uniform]
+    for part in form.lowered.kernel.parts:
+        statements += [*part.program.statements(), *part.program.after]
+    for s in statements:
+        sizes: list[Dim] = []
+        if isinstance(s, CheckedIndex):
+            sizes = [s.size]
+        elif isinstance(s, (Load, Store)):
+            sizes = [index.size for index in s.place.indices]
+        known = [options.typical(size) for size in sizes]
+        bound = min([bound, *(max(1, size) for size in known if size is not None)])
+    return bound
+
+
+def has_sizes(lowered: LoweredKernel, options: CodegenOptions) -> bool:
+    """Whether the options say how large all symbolic sizes of a kernel typically are."""
+    sizes: list[Dim] = [_buffer(memory).elements for memory in lowered.buffers]
+    for part in lowered.kernel.parts:
+        program = actual(part)
+        sizes += [loop.size for loop in (*program.rows, *program.inner)]
+    return all(options.typical(size) is not None for size in sizes)
