@@ -2,11 +2,14 @@
 
 from flamec.optim import lr_scheduler
 from flamec.optim.adadelta import Adadelta
+from flamec.optim.adafactor import Adafactor
 from flamec.optim.adagrad import Adagrad
 from flamec.optim.adam import Adam, AdamW
 from flamec.optim.adamax import Adamax
 from flamec.optim.asgd import ASGD
+from flamec.optim.lbfgs import LBFGS
 from flamec.optim.lion import Lion
+from flamec.optim.muon import Muon
 from flamec.optim.nadam import NAdam
 from flamec.optim.optimizer import Optimizer
 from flamec.optim.radam import RAdam
@@ -20,13 +23,16 @@ from flamec.optim.step_hooks import (
 
 __all__ = [
     "ASGD",
+    "LBFGS",
     "SGD",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
     "Lion",
+    "Muon",
     "NAdam",
     "Optimizer",
     "RAdam",
