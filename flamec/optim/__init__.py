@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules."""
 
-from flamec.optim import lr_scheduler
+from flamec.namespace import namespace
+from flamec.optim import averaging, lr_scheduler
 from flamec.optim.adadelta import Adadelta
 from flamec.optim.adafactor import Adafactor
 from flamec.optim.adagrad import Adagrad
@@ -19,6 +20,12 @@ from flamec.optim.sgd import SGD
 from flamec.optim.step_hooks import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
+)
+
+swa_utils = namespace(
+    "flamec.optim.swa_utils",
+    "Averages of a model's weights.",
+    **{name: getattr(averaging, name) for name in averaging.__all__},
 )
 
 __all__ = [
@@ -41,4 +48,5 @@ __all__ = [
     "lr_scheduler",
     "register_optimizer_step_post_hook",
     "register_optimizer_step_pre_hook",
+    "swa_utils",
 ]

@@ -15,13 +15,18 @@ from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType
 from typing import Any
 
+from flamec.optim.cyclic import CosineAnnealingWarmRestarts, CyclicLR
 from flamec.optim.one_cycle import OneCycleLR
 from flamec.optim.optimizer import Optimizer
+from flamec.optim.plateau import ReduceLROnPlateau
 from flamec.optim.schedule import LRScheduler, set_rate
 
 __all__ = [
+    "ChainedScheduler",
     "ConstantLR",
     "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts",
+    "CyclicLR",
     "ExponentialLR",
     "LRScheduler",
     "LambdaLR",
@@ -30,6 +35,7 @@ __all__ = [
     "MultiplicativeLR",
     "OneCycleLR",
     "PolynomialLR",
+    "ReduceLROnPlateau",
     "SequentialLR",
     "StepLR",
 ]
@@ -269,7 +275,61 @@ class CosineAnnealingLR(LRScheduler):
         return [low + (base - low) * height / 2 for base in self.base_lrs]
 
 
-class SequentialLR(LRScheduler):
+class _Several(LRScheduler):
+    """Schedulers kept in ``_schedulers``, whose state is part of this one's."""
+
+    _schedulers: list[LRScheduler]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the optimizer, with the state of every scheduler."""
+        state = super().state_dict()
+        state["_schedulers"] = [s.state_dict() for s in self._schedulers]
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        own = {k: v for k, v in state_dict.items() if k != "_schedulers"}
+        self.__dict__.update(own)
+        for scheduler, state in zip(self._schedulers, state_dict["_schedulers"], strict=True):
+            scheduler.load_state_dict(state)
+
+
+class ChainedScheduler(_Several):
+    """Several schedulers that each step; the rates are what the last one leaves."""
+
+    def __init__(
+        self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None = None
+    ) -> None:
+        if not schedulers:
+            raise ValueError(
+                "ChainedScheduler expects at least one scheduler to be chained, but got no "
+                "scheduler."
+            )
+        optimizer = optimizer or schedulers[0].optimizer
+        for position, scheduler in enumerate(schedulers):
+            if isinstance(scheduler, ReduceLROnPlateau):
+                raise ValueError(
+                    "ChainedScheduler does not support ReduceLROnPlateau, whose step() needs a "
+                    f"metric, but got one at index {position}"
+                )
+            if scheduler.optimizer is not optimizer:
+                raise ValueError(
+                    "ChainedScheduler expects all schedulers to belong to the same optimizer, but "
+                    f"the one at index {position} has another"
+                )
+        self._schedulers = list(schedulers)
+        self.optimizer = optimizer
+        self._last_lr = self._present()
+
+    def step(self, epoch: int | None = None) -> None:
+        """Step every scheduler; ``epoch`` cannot be given."""
+        if epoch is not None:
+            raise TypeError("ChainedScheduler.step() takes no epoch")
+        for scheduler in self._schedulers:
+            scheduler.step()
+        self._last_lr = self._present()
+
+
+class SequentialLR(_Several):
     """One scheduler after another; scheduler i + 1 starts at ``milestones[i]``."""
 
     def __init__(
@@ -312,14 +372,3 @@ class SequentialLR(LRScheduler):
         else:
             scheduler.step()
         self._last_lr = scheduler.get_last_lr()
-
-    def state_dict(self) -> dict[str, Any]:
-        state = super().state_dict()
-        state["_schedulers"] = [s.state_dict() for s in self._schedulers]
-        return state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        own = {k: v for k, v in state_dict.items() if k != "_schedulers"}
-        self.__dict__.update(own)
-        for scheduler, state in zip(self._schedulers, state_dict["_schedulers"], strict=True):
-            scheduler.load_state_dict(state)

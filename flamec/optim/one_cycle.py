@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-from flamec.optim.optimizer import Group, Optimizer
-from flamec.optim.schedule import LRScheduler
+from flamec.optim.optimizer import Optimizer
+from flamec.optim.schedule import LRScheduler, each_group, require_momentum, set_momentum
 
 __all__ = ["OneCycleLR"]
 
@@ -53,20 +52,17 @@ class OneCycleLR(LRScheduler):
         self._phases = _one_cycle_phases(total_steps, pct_start, three_phase)
         groups = optimizer.param_groups
         if last_epoch == -1:
-            for group, rate in zip(groups, _each("max_lr", groups, max_lr), strict=True):
+            for group, rate in zip(groups, each_group("max_lr", groups, max_lr), strict=True):
                 group["initial_lr"] = rate / div_factor
                 group["max_lr"] = rate
                 group["min_lr"] = group["initial_lr"] / final_div_factor
         if cycle_momentum:
-            if "momentum" not in optimizer.defaults and "betas" not in optimizer.defaults:
-                raise ValueError(
-                    "optimizer must support momentum or beta1 with `cycle_momentum` option enabled"
-                )
-            highs = _each("max_momentum", groups, max_momentum)
-            lows = _each("base_momentum", groups, base_momentum)
+            require_momentum(optimizer)
+            highs = each_group("max_momentum", groups, max_momentum)
+            lows = each_group("base_momentum", groups, base_momentum)
             if last_epoch == -1:
                 for group, high, low in zip(groups, highs, lows, strict=True):
-                    _set_momentum(group, high)
+                    set_momentum(group, high)
                     group["max_momentum"] = high
                     group["base_momentum"] = low
         super().__init__(optimizer, last_epoch)
@@ -95,7 +91,7 @@ class OneCycleLR(LRScheduler):
         for group in self.optimizer.param_groups:
             results.append(self._between(group[rates[0]], group[rates[1]], share))
             if self.cycle_momentum:
-                _set_momentum(group, self._between(group[momenta[0]], group[momenta[1]], share))
+                set_momentum(group, self._between(group[momenta[0]], group[momenta[1]], share))
         return results
 
 
@@ -114,19 +110,3 @@ def _one_cycle_phases(total_steps: int, pct_start: float, three_phase: bool) -> 
     else:
         phases.append((total_steps - 1, ("max_lr", "min_lr"), up))
     return phases
-
-
-def _each(name: str, groups: list[Group], value: float | Sequence[float]) -> list[float]:
-    """One value for each group."""
-    if not isinstance(value, (list, tuple)):
-        return [value] * len(groups)  # type: ignore[list-item]
-    if len(value) != len(groups):
-        raise ValueError(f"{name} must have the same length as optimizer.param_groups")
-    return list(value)
-
-
-def _set_momentum(group: Group, value: float) -> None:
-    if "betas" in group:
-        group["betas"] = (value, *group["betas"][1:])
-    else:
-        group["momentum"] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from flamec.dispatch import write
@@ -11,7 +12,15 @@ from flamec.optim.optimizer import Group, Optimizer
 from flamec.state import no_grad, thread
 from flamec.tensor import Tensor
 
-__all__ = ["LRScheduler", "number", "set_rate"]
+__all__ = [
+    "LRScheduler",
+    "each_group",
+    "number",
+    "refuse_tracing",
+    "require_momentum",
+    "set_momentum",
+    "set_rate",
+]
 
 
 def number(value: Any) -> float:
@@ -26,6 +35,41 @@ def set_rate(group: Group, rate: float) -> None:
             write(group["lr"], ops.constant(float(rate), group["lr"]._type), "lr")
     else:
         group["lr"] = rate
+
+
+def each_group(name: str, groups: list[Group], value: float | Sequence[float]) -> list[float]:
+    """One value for each group."""
+    if not isinstance(value, (list, tuple)):
+        return [value] * len(groups)  # type: ignore[list-item]
+    if len(value) != len(groups):
+        raise ValueError(f"{name} must have the same length as optimizer.param_groups")
+    return list(value)
+
+
+def set_momentum(group: Group, value: float) -> None:
+    """Set a group's momentum, or its beta1."""
+    if "betas" in group:
+        group["betas"] = (value, *group["betas"][1:])
+    else:
+        group["momentum"] = value
+
+
+def require_momentum(optimizer: Optimizer) -> None:
+    """ValueError unless the optimizer has a momentum, or a beta1, to cycle."""
+    if "momentum" not in optimizer.defaults and "betas" not in optimizer.defaults:
+        raise ValueError(
+            "optimizer must support momentum or beta1 with `cycle_momentum` option enabled"
+        )
+
+
+def refuse_tracing(scheduler: Any) -> None:
+    """CompileError in a compiled function, in which the rate would change only once."""
+    if thread.trace is not None:
+        raise CompileError(
+            f"{type(scheduler).__name__}.step() changes Python numbers and would run only once in "
+            f"a compiled function (at {user_location()}); call it outside: the compiled step "
+            "reads lr anew at each call"
+        )
 
 
 class LRScheduler:
@@ -64,12 +108,7 @@ class LRScheduler:
 
     def step(self, epoch: int | None = None) -> None:
         """Go to the next epoch, or to ``epoch``, and set the learning rates."""
-        if thread.trace is not None:
-            raise CompileError(
-                f"{type(self).__name__}.step() changes Python numbers and would run only once in a "
-                f"compiled function (at {user_location()}); call it outside: the compiled step "
-                "reads lr anew at each call"
-            )
+        refuse_tracing(self)
         self._step_count += 1
         self._advance(epoch)
 

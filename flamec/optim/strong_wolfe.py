@@ -67,15 +67,15 @@ def search(
         if now.slope >= 0:
             ends = [before, now]
             break
-        low, high = now.step + 0.01 * (now.step - before.step), now.step * 10
-        before, now = now, at(_minimum_of_cubic(before, now, low, high))
+        least = now.step + 0.01 * (now.step - before.step)
+        before, now = now, at(_minimum_of_cubic(before, now, least, now.step * 10))
         tries += 1
         ends = [start, now]
     low, high = (0, 1) if ends[0].value <= ends[1].value else (1, 0)
     was_close = False
     while tries < limit and abs(ends[1].step - ends[0].step) * size >= SMALLEST_CHANGE:
         left, right = sorted(end.step for end in ends)
-        step = _minimum_of_cubic(*ends, left, right)
+        step = _minimum_of_cubic(ends[0], ends[1], left, right)
         margin = 0.1 * (right - left)
         if min(right - step, step - left) < margin:
             if was_close or step >= right or step <= left:
