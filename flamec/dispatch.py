@@ -25,7 +25,7 @@ from flamec.ir.evaluate import run_op
 from flamec.ir.graph import Location, Node, Value
 from flamec.ir.op import Op, OpKind, lookup
 from flamec.ir.shape import product
-from flamec.ir.types import TensorType, int64
+from flamec.ir.types import TensorType, bool_, int64
 from flamec.state import thread
 from flamec.tensor import Storage, Tensor, ViewStep
 
@@ -345,7 +345,7 @@ def write(target: Tensor, source: Tensor, name: str = "copy_") -> Tensor:
         )
     trace = thread.trace
     if trace is not None:
-        return trace.write(target, source)
+        return trace.write(target, source, name)
     array, data = target._array, source._array
     if array is None or data is None:
         raise OperationError(
@@ -381,11 +381,14 @@ def write(target: Tensor, source: Tensor, name: str = "copy_") -> Tensor:
             builder = TapeBuilder(storage.writer)
             set_tape_value(target, builder.expand_to(value, target._type.shape))
     elif value is not None or old is not None or storage.value is not None:
+        forgets = value is None or name == "copy_"
         if value is None:
             value = Value(source._type)
         else:  # a value of its own, so that the target's gradient is not the source's
             value = TapeBuilder(storage.writer).convert(value, dtype=source._type.dtype)
         new = written_base(storage, target._steps, value)
+        if old is not None and not target._steps and forgets:
+            value = new = with_zero_gradient(TapeBuilder(storage.writer), new, old)
         storage.value = new
         target._value = value if target._type == source._type else None
         target._value_version = storage.version if target._value is not None else -1
@@ -449,6 +452,13 @@ def written_base(storage: Storage, steps: Sequence[ViewStep], value: Value) -> V
     """The storage's base after ``value`` was stored through the view ``steps``."""
     base = storage.value if storage.value is not None else Value(storage.base_type)
     return write_through(TapeBuilder(user_location()), base, steps, value)
+
+
+def with_zero_gradient(b: Builder, new: Any, old: Any) -> Any:
+    """``new``, whose backward pass gives ``old``, which it replaced, a gradient of 0."""
+    type = b.type_of(new)
+    always = b.full(value=True, shape=(), dtype=bool_, device=type.device)
+    return b.where(always, new, old)
 
 
 def write_through(b: Builder, base: Any, steps: Sequence[ViewStep], value: Any) -> Any:

@@ -19,6 +19,7 @@ from flamec.dispatch import (
     tape_value,
     view_steps,
     with_scalars_moved,
+    with_zero_gradient,
     write_through,
 )
 from flamec.errors import (
@@ -321,7 +322,7 @@ class Trace:
             self.builder.scope = ".".join(self.scopes)
         return self.builder.add_node(op, inputs, attributes)
 
-    def write(self, target: Tensor, source: Tensor) -> Tensor:
+    def write(self, target: Tensor, source: Tensor, name: str) -> Tensor:
         """Give ``target``'s storage the value it has after ``source`` is stored through it."""
         self._guard_copies(target._storage)
         root = self.root_of(target)
@@ -340,6 +341,9 @@ class Trace:
         else:
             new = write_through(builder, root.value, steps, value)
         leaf = self.leaf_tensors.get(root.value)
+        forgets = value not in self.tracked or name == "copy_"
+        if tracking and not steps and old in self.tracked and forgets:
+            new = with_zero_gradient(builder, new, old)
         if tracking:
             if value in self.tracked or old in self.tracked or root.value in self.tracked:
                 self.tracked.add(new)

@@ -163,6 +163,32 @@ def test_views_made_without_recording_stay_cut_off() -> None:
 
 
 @EITHER
+@pytest.mark.parametrize(
+    "other", ["zero_", "fill_", "copy_", "copy_ tracked", "round_", "uniform_"]
+)
+def test_what_is_overwritten_gets_a_gradient_of_zero(other: str, wrap: Any) -> None:
+    z = flamec.ones(3).requires_grad_()
+
+    def function(w: Tensor) -> Tensor:
+        y = w * 2.0
+        match other:
+            case "fill_":
+                y.fill_(3.0)
+            case "copy_":
+                y.copy_(flamec.ones(3))
+            case "copy_ tracked":
+                y.copy_(z * 5.0)
+            case _:
+                getattr(y, other)()
+        assert y.requires_grad
+        return (y * y).sum()
+
+    assert gradient(function, wrap) == [0.0, 0.0, 0.0]
+    if other == "copy_ tracked":
+        assert z.grad is not None and z.grad.tolist() == [100.0] * 3  # twice 50
+
+
+@EITHER
 def test_detach_in_place_cuts_off(wrap: Any) -> None:
     def function(w: Tensor) -> Tensor:
         y = w * 2.0
