@@ -99,6 +99,13 @@ def columns(b: GraphBuilder) -> Graph:
     return b.build([b.sum(x, axes=(0,)), b.mul(b.amax(x, axes=(0,)), _input(b, 19))])
 
 
+def few_rows(b: GraphBuilder) -> Graph:
+    """Rows so long that blocks share them, and what follows from their folds."""
+    x, scale = _input(b, 3, 24576), _input(b, 3)
+    length = b.sqrt(b.sum(b.mul(x, x), axes=(1,)))
+    return b.build([b.mul(length, scale), b.amax(x, axes=(1,)), b.sum(x, axes=(1,))])
+
+
 def everything(b: GraphBuilder) -> Graph:
     x = _input(b, 40001)
     total = b.sum(b.mul(x, x), axes=(0,))
@@ -201,6 +208,8 @@ GRAPHS: dict[str, Make] = {
     "columns": columns,
     "layer_norm_backward_rows": lambda b: layer_norm_backward(b, 999, 256),
     "column_sums": lambda b: b.build([b.sum(_input(b, 4099, 256), axes=(0,))]),
+    "few_rows": few_rows,
+    "few_rows_bf16": lambda b: b.build([b.sum(_input(b, 2, 5, 12288, dtype=bfloat16), axes=(2,))]),
     "everything": everything,
     "transposed": transposed,
     "linear": linear,

@@ -156,6 +156,19 @@ def _dot(self: Any, a: TensorHandle, b: TensorHandle, *rest: Any) -> TensorHandl
     return result
 
 
+_cast = interpreter.InterpreterBuilder.cast_impl
+
+
+def _cast_rounded(self: Any, source: TensorHandle, to: Any) -> TensorHandle:
+    """The interpreter would cut bits off where float32 becomes bfloat16; GPUs round."""
+    if (source.dtype.scalar, to.scalar) == (tl.float32, tl.bfloat16):
+        bits = source.data.astype(ml_dtypes.bfloat16).view(np.uint16)
+        return TensorHandle(bits, tl.bfloat16)
+    result: TensorHandle = _cast(self, source, to)
+    return result
+
+
+interpreter.InterpreterBuilder.cast_impl = _cast_rounded
 interpreter.InterpreterBuilder.create_dot = _dot
 interpreter._patch_lang_tensor = _patch_with_index
 _modules: dict[str, ModuleType] = {}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import Memory, PartialResults
+from flamec.codegen.lower.lanes import spill_type
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.choice import Choice, choose_schedule
 from flamec.codegen.triton.part_key import actual, part_key
@@ -20,6 +21,7 @@ from flamec.codegen.triton.product_parts import can_fuse, joined, parted, produc
 from flamec.codegen.triton.product_schedule import ProductSchedule
 from flamec.codegen.triton.product_writer import accumulator
 from flamec.codegen.triton.recompute import without_keeps
+from flamec.codegen.triton.split_rows import split_rows
 from flamec.codegen.triton.tiling import Tile
 from flamec.ir.kernel import Parameter, Part, RowProgram
 from flamec.ir.shape import Dim, product
@@ -52,7 +54,7 @@ def gpu_form(
             product_part, following = _products(part, choice.schedule, memory)
             parts.append(product_part)
             tiles.append(choice.schedule)
-        for rest in following:
+        for rest in (piece for whole in following for piece in _split(whole, memory)):
             if choose is None:
                 choice = choose_schedule(rest, options)
             else:
@@ -79,6 +81,20 @@ class _Parameters:
         self.parameters.append(Parameter(memory, True))
         self.buffers.append(PartialResults(memory, elements))
         return len(self.parameters) - 1
+
+
+def _split(part: Part, memory: _Parameters) -> list[Part]:
+    """A part, or the two launches of one with few long rows."""
+    split = split_rows(part.program) if part.program.contraction is None else None
+    if split is None:
+        return [part]
+    numbers = []
+    for fold in split.folds:
+        part, number = _with_parameter(part, spill_type(fold.lane), split.results, memory)
+        numbers.append(number)
+    split = replace(split, program=part.program)
+    programs = split.first(tuple(numbers)), split.second(tuple(numbers))
+    return [replace(part, program=program) for program in programs]
 
 
 def _products(

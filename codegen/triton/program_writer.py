@@ -24,7 +24,7 @@ from flamec.codegen.triton.text import (
 )
 from flamec.codegen.triton.tiling import Tile
 from flamec.ir.kernel import Fold, Load, Loop, Pass, RandomBits, RowProgram, Statement, Store
-from flamec.ir.shape import Dim, product, substitute
+from flamec.ir.shape import Dim, is_multiple, product, substitute
 
 _START = {"cummax": "amax", "cummin": "amin"}  # a scan starts like the fold
 
@@ -107,15 +107,20 @@ class RowsWriter:
             first = "first_block"
         elif flat_chunks:
             first, step = f"block * {tile.columns}", str(tile.columns * tile.chunks)
+        end, tail = self._whole_blocks(flat_chunks)
         holes: dict[str, object] = {
             "name": self.name,
             "doc": self.doc,
             "tile": tile,
+            "tail": tail,
+            "full_columns": bool(tail) or self._fits_columns(),
+            "all_columns": f"tl.full((1, {tile.columns}), 1, tl.int1)",
+            "row_mask": self._row_mask(),
             "index": self.index,
             "has_rows": self.has_rows,
             "row_loop": self.row_loop,
             "row_range": self._row_range(),
-            "column_range": self._range(first, dim(self.columns), step, tile.looped),
+            "column_range": self._range(first, end, step, tile.looped),
             "looped": tile.looped,
             "first_column": first,
             "row_count": dim(self.rows),
@@ -132,6 +137,30 @@ class RowsWriter:
             "barrier": "tl.debug_barrier()" if self._in_order() else "",
         }
         return self._emit("rows.py.j2", holes, self._blocks(), tile.warps)
+
+    def _fits(self, size: Dim, block: int) -> bool:
+        """Whether blocks divide a size, so that no element of a block needs a mask."""
+        return is_multiple(substitute(size, self.own), block)
+
+    def _fits_columns(self) -> bool:
+        if self.tile.whole:  # there is a block even for no columns
+            return substitute(self.columns, self.own) == self.tile.columns
+        return self._fits(self.columns, self.tile.columns)
+
+    def _row_mask(self) -> str:
+        rows = self.tile.rows
+        if rows == 1 or self._fits(self.rows, rows):
+            return f"tl.full(({rows}, 1), 1, tl.int1)"
+        return f"row < {dim(self.rows)}"
+
+    def _whole_blocks(self, flat_chunks: bool) -> tuple[str, str]:
+        """Where a loop over columns ends that has whole blocks only, and where the rest begins
+        ("": there is none, or the loop has it)."""
+        count = substitute(self.columns, self.own)
+        whole = count // self.tile.columns * self.tile.columns if isinstance(count, int) else 0
+        if not self.tile.looped or flat_chunks or not whole or whole == count:
+            return dim(self.columns), ""
+        return str(whole), str(whole)
 
     def _range(self, first: str, end: str, step: str, innermost: bool) -> str:
         """A loop whose loads run ahead, if it is the innermost one."""

@@ -29,9 +29,12 @@ SOURCE_KIND = "py"
 BINARY_KIND = "kernel"
 OLDEST_TRITON = (3, 6)
 
-_FORMAT = "1"  # of what is kept in the cache
+_FORMAT = "2"  # of what is kept in the cache
 _ALIGNMENT = 16
-_DEFAULT_OPTIONS = {"enable_fp_fusion": True}  # Triton's own default depends on its version
+_DEFAULT_OPTIONS = {
+    "enable_fp_fusion": True,  # Triton's own default depends on its version
+    "enable_reflect_ftz": False,  # functions of libdevice give subnormal results, not zeros
+}
 _CONSTANT = "constexpr"
 _SCALARS = {
     "i1": ("int", 1),

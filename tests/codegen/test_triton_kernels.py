@@ -132,6 +132,21 @@ def test_multiples_of_sixteen_are_loaded_by_vectors(
 
 
 @needs_triton
+@pytest.mark.parametrize("name", ["pow", "atan2", "exp", "tanh", "erf"])
+def test_results_below_the_normal_range_are_kept(name: str, tmp_path: Path) -> None:
+    """No instruction but exponentials, whose operands are scaled, replaces such numbers by zero."""
+    from flamec.runtime.cuda.triton_compiler import build_kernel
+
+    b = GraphBuilder()
+    x = b.input(TensorType((64,), float32))
+    made = getattr(b, name)(*([x, x] if name in ("pow", "atan2") else [x]))
+    (kernel,) = compile_graph(b.build([made])).plan.kernels
+    ptx = build_kernel(kernel, "sm_90", KernelCache(tmp_path)).texts["ptx"]
+    flushing = set(re.findall(r"^\s*(\w[\w.]*\.ftz[\w.]*)", ptx, re.M))
+    assert flushing <= {"ex2.approx.ftz.f32", "rcp.approx.ftz.f32"}
+
+
+@needs_triton
 @pytest.mark.parametrize("names", [OP_TABLE[i::4] for i in range(4)], ids=range(4))
 def test_ops_in_the_interpreter(names: tuple[object, ...]) -> None:
     arguments = [row.name for row in names]  # type: ignore[attr-defined]
@@ -164,6 +179,12 @@ def test_rows_of_a_scatter_are_shared_by_blocks() -> None:
     assert "tl.atomic_add(" in text and blocks == 3
     assert "tl.atomic_max(" in scatter("scatter_max_integers")[0]
     assert "tl.atomic" not in scatter("scatter_max", deterministic=False)[0]
+
+
+def test_few_long_rows_are_shared_by_blocks() -> None:
+    plan = plan_of("few_rows")
+    first, second = (a for a in plan.actions if isinstance(a, Launch))
+    assert (first.grid[0], second.grid[0]) == (18, 1)  # six pieces of each of three rows
 
 
 def test_errors_name_the_operation() -> None:
