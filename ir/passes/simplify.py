@@ -16,6 +16,7 @@ from flamec.ir.op import OpKind
 from flamec.ir.passes.fold_constants import constant_value
 from flamec.ir.passes.rewrite import RewriteBuilder, rewrite
 from flamec.ir.passes.simplify_broadcasts import broadcast_to, drop_stretching
+from flamec.ir.passes.simplify_puts import sum_of_placed
 from flamec.ir.passes.simplify_views import (
     drop_empty_assembly,
     drop_single_reduction,
@@ -36,7 +37,7 @@ def _simplify(b: RewriteBuilder, node: Node) -> Value | None:
     if kind is OpKind.VIEW:
         return simplify_view(b, node)
     if kind is OpKind.REDUCTION:
-        return drop_single_reduction(b, node)
+        return drop_single_reduction(b, node) or sum_of_placed(b, node)
     if kind is OpKind.ASSEMBLE:
         return drop_empty_assembly(node)
     if kind is OpKind.BARRIER:
