@@ -8,10 +8,12 @@ optimized or generated.
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,7 @@ from flamec.runtime.kernel_cache import KernelCache
 from flamec.state import process
 from flamec.tuning import Tuning, plain, program_key
 
+_SMALL = 1 << 16  # bytes of an output that is kept to be given again
 ALIGNMENT = 16  # of the addresses that kernels are compiled for
 _FLOAT32_PRODUCTS = {"highest": "ieee", "high": "tf32", "medium": "tf32"}
 
@@ -190,6 +193,42 @@ class CudaMemory:
         self._gpu.write(cell, np.asarray(value, cell.dtype.numpy))
 
 
+def _small_output(
+    addresses: Any, buffer: int, empty: Callable[[], DeviceArray]
+) -> Callable[[], DeviceArray]:
+    """Gives one of two arrays that nobody else knows, else a new one, and sets its address.
+
+    Two, because a loop that says ``loss = step()`` holds a result until it has the next. A new
+    address would have to be written into the captured graph.
+    """
+    first, second = empty(), empty()
+
+    def references() -> tuple[int, int]:
+        return getrefcount(first), getrefcount(first.memory)
+
+    array_references, memory_references = references()
+
+    def new() -> DeviceArray:
+        nonlocal first, second
+        if (
+            getrefcount(first) == array_references
+            and getrefcount(first.memory) == memory_references
+        ):
+            chosen = first
+        elif (
+            getrefcount(second) == array_references
+            and getrefcount(second.memory) == memory_references
+        ):
+            chosen = second
+        else:
+            first, second = second, empty()
+            chosen = second
+        addresses[buffer] = chosen.address
+        return chosen
+
+    return new
+
+
 class CudaRunner:
     """A loaded program; binds sizes given in the order of the trace's symbols."""
 
@@ -241,7 +280,12 @@ class CudaInvocation:
         self._addresses[self._outputs[position]] = array.address
 
     def new_output(self, position: int, type: TensorType) -> Callable[[], Any]:
-        return output_allocator(self, CudaMemory(self._gpu), position, type)
+        memory = CudaMemory(self._gpu)
+        nbytes = math.prod(type.shape) * type.dtype.itemsize  # type: ignore[arg-type]
+        if type.device.type == "cpu" or nbytes > _SMALL:
+            return output_allocator(self, memory, position, type)
+        buffer = self._outputs[position]
+        return _small_output(self._addresses, buffer, lambda: memory.empty(type))
 
     def launch(self, addresses: Sequence[int]) -> None:
         """Launch kernel by kernel, given the addresses of all inputs and outputs."""

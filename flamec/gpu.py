@@ -85,6 +85,15 @@ class Gpu:
         self.copy(target, array)
         return target
 
+    def fill(self, target: DeviceArray, value: np.ndarray) -> None:
+        """Store one value, a zero-dimensional array of the target's dtype, everywhere."""
+        content = value.tobytes()
+        if target.c_contiguous and len(set(content)) == 1:
+            if target.nbytes:
+                self.runtime.fill(target.address, content[0], target.nbytes)
+        else:
+            self.copy(target, self.upload(value))
+
     def copy(self, target: DeviceArray, source: DeviceArray) -> None:
         """Copy elements within the device; both have one dtype, ``source`` may be broadcast."""
         if target.shape != source.shape:

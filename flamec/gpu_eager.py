@@ -19,10 +19,11 @@ from typing import Any
 from flamec.device_array import DeviceArray, Shape
 from flamec.gpu import Gpu, gpu
 from flamec.ir.builder import GraphBuilder
+from flamec.ir.evaluate import run_op
 from flamec.ir.graph import Graph, Value
 from flamec.ir.op import Attributes, Op, OpKind
 from flamec.ir.shape import Dim, SymbolicDim, Undecidable, evaluate_shape, using_oracle
-from flamec.ir.types import Device, TensorType
+from flamec.ir.types import CPU, Device, TensorType
 from flamec.layout import row_major
 from flamec.prepared import Prepared
 from flamec.state import process
@@ -31,6 +32,7 @@ from flamec.tensor import Tensor
 
 ALIGNMENT = 16  # of the addresses that kernels are compiled for
 _MOST_CALLS = 4096
+_SMALL = 8  # sizes below that a rule may insist on
 _DIVISOR = 16  # sizes that are multiples let kernels use wide accesses
 _NARROW = 1 << 30  # elements up to which indices are 32-bit numbers
 _BUCKET_BITS = 2  # sizes within a factor of 4 share a schedule
@@ -137,6 +139,8 @@ def run(
     if op.kind is OpKind.VIEW or op.kind is OpKind.BARRIER:
         return (_view(op, attributes, arrays, types[0]),)
     here = gpu(device)
+    if op.kind is OpKind.CREATION and (not types[0].shape or "value" in attributes):
+        return (_created(here, op, attributes, types[0]),)
     if not any(0 not in t.shape for t in types):  # nothing to compute
         return tuple([here.allocate(t.shape, t.dtype) for t in types])  # type: ignore[arg-type]
     exact = tuple([_exact(v) for v in attributes.values()])
@@ -152,6 +156,20 @@ def run(
         short: Any = (op, *[t._type for t in inputs])
         _calls.dense[(short, *exact) if attributes else short] = call
     return call.run(here, arrays)
+
+
+def _created(here: Gpu, op: Op, attributes: Attributes, type: TensorType) -> DeviceArray:
+    """A scalar, or one value everywhere: no program, because it would be one for each value."""
+    scalar = TensorType((), type.dtype)
+    plain = {**attributes, "device": CPU}
+    if "shape" in plain:
+        plain["shape"] = ()
+    (value,) = run_op(op, plain, (), (scalar,))
+    if not type.shape:
+        return here.upload(value)
+    result = here.allocate(type.shape, type.dtype)  # type: ignore[arg-type]
+    here.fill(result, value)
+    return result
 
 
 def _exact(value: Any) -> Any:
@@ -195,16 +213,16 @@ def _bind(
     else:
         operands = [operand(a.shape, s) for a, s in zip(arrays, strides, strict=True)]
     dtypes = [a.dtype for a in arrays]
-    general = _Sizes()
-    try:
-        with using_oracle(None):
-            graph = general.graph(op, attributes, operands, dtypes, here.device)
-            exact = _promised(graph, general.bindings, results)
-    except (Undecidable, ValueError, TypeError):
-        exact = False  # a rule asks more of the sizes than their form tells
-    if not exact:
-        general = _Sizes(symbolic=False)
-        graph = general.graph(op, attributes, operands, dtypes, here.device)
+    for least in (2, _SMALL, None):
+        general = _Sizes(least)
+        try:
+            with using_oracle(None):
+                graph = general.graph(op, attributes, operands, dtypes, here.device)
+                if _promised(graph, general.bindings, results):
+                    break
+        except (Undecidable, ValueError, TypeError):
+            if least is None:  # the sizes are numbers: the error is the operation's own
+                raise  # else a rule asks more of the sizes than their form tells
     symbols = tuple(general.bindings)
     narrow = max([math.prod(s) for s in (*(o.shape for o in operands), *results)]) < _NARROW
     key = (here.device, graph.fingerprint(), symbols, tuple(general.hints.values()), narrow)
@@ -275,16 +293,19 @@ def operand(shape: Shape, strides: Shape) -> Operand:
 
 # graphs over symbols ---------------------------------------------------------------------
 class _Sizes:
-    """Symbols for sizes, one for each value. ``hints``: example values, in coarse steps."""
+    """Symbols for sizes, one for each value from ``least`` on (None: no symbols).
 
-    def __init__(self, symbolic: bool = True) -> None:
-        self.symbolic = symbolic
+    ``hints``: example values, in coarse steps.
+    """
+
+    def __init__(self, least: int | None) -> None:
+        self.least = least
         self.bindings: dict[str, int] = {}
         self.hints: dict[str, int] = {}
-        self._dims: dict[int, Dim] = {0: 0, 1: 1}
+        self._dims: dict[int, Dim] = {}
 
     def dim(self, size: int) -> Dim:
-        if not self.symbolic or size < 0:
+        if self.least is None or size < self.least:
             return size
         known = self._dims.get(size)
         if known is None:

@@ -69,6 +69,9 @@ class SimulatedRuntime:
         assert abs(to - source) >= nbytes, "copies within a device must not overlap"
         ctypes.memmove(to, source, nbytes)
 
+    def fill(self, to: int, byte: int, nbytes: int) -> None:
+        ctypes.memset(to, byte, nbytes)
+
     def copy_from(self, to: int, device: SimulatedRuntime, source: int, nbytes: int) -> None:
         self.copy(to, source, nbytes)
 

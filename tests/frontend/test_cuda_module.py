@@ -136,6 +136,8 @@ def test_properties_and_memory(real: Device) -> None:
     properties = flamec.cuda.get_device_properties()
     assert properties.name == flamec.cuda.get_device_name() and properties.total_memory > 1 << 30
     assert flamec.cuda.get_device_capability() == (properties.major, properties.minor)
+    flamec.zeros(1 << 20, device=real)
+    gc.collect()
     before = flamec.cuda.memory_allocated()
     flamec.cuda.reset_peak_memory_stats()
     x = flamec.zeros(1 << 20, device=real)

@@ -320,13 +320,13 @@ def test_gradients_through_a_compiled_function(gpu: Device) -> None:
 
 def test_a_new_size_makes_no_new_program(simulated: list[SimulatedGpu]) -> None:
     (first, _) = simulated
-    x = flamec.ones(1000, 37, device="cuda")
+    x = flamec.rand(1000, 37, device="cuda") + flamec.zeros(37, device="cuda")
     (x * 2 + x.exp()).sum(1)
     made = len(first.prepared)
     assert made > 0
     for rows, columns in ((1001, 37), (700, 41), (555, 33)):
-        y = flamec.ones(rows, columns, device="cuda")
-        assert (y * 2 + y.exp()).sum(1).shape == (rows,)
+        y = flamec.rand(rows, columns, device="cuda") + flamec.zeros(columns, device="cuda")
+        assert (y * rows + y.exp()).sum(1).shape == (rows,)
     assert len(first.prepared) == made
 
 
