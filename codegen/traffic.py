@@ -127,8 +127,15 @@ def _product_accesses(
     def access(parameter: int, elements: Dim, stored: bool) -> Access:
         return arguments, Place(parameter, Linear(0, (), ())), elements, stored
 
-    yield access(c.left.parameter, c.batch * c.rows * c.depth, False)
-    yield access(c.right.parameter, c.batch * c.depth * c.columns, False)
+    for operand, free in ((c.left, c.rows), (c.right, c.columns)):
+        if operand.prologue is None:
+            yield access(operand.parameter, c.batch * free * c.depth, False)
+            continue
+        loops = (*operand.prologue.rows, *operand.prologue.inner)
+        for s in operand.prologue.loads():
+            strides = zip(loops, (*s.place.at.rows, *s.place.at.inner), strict=True)
+            moving = [l.size for l, stride in strides if not structurally_equal(stride, 0)]
+            yield arguments, s.place, product(moving), False
     stores = (s for s in program.statements() if isinstance(s, Store))
     is_stored = any(s.place.parameter == c.result for s in stores)
     if c.result >= 0 and not is_stored:

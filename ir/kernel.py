@@ -193,15 +193,38 @@ class Pass:
 
 
 @dataclass(frozen=True, slots=True)
+class Prologue:
+    """How an operand of a product is computed where it is loaded.
+
+    ``name`` is the element after the statements, in lane type ``lane``; ``memory`` the type in
+    which it is multiplied. Loops of a left operand: rows of all batches, then the depth inside;
+    of a right one: the depth, then columns of all batches.
+    """
+
+    memory: str
+    lane: str
+    name: str
+    rows: tuple[Loop, ...]
+    inner: tuple[Loop, ...]
+    row: tuple[Statement, ...]
+    element: tuple[Statement, ...]
+
+    def loads(self) -> list[Load]:
+        return [s for s in (*self.row, *self.element) if isinstance(s, Load)]
+
+
+@dataclass(frozen=True, slots=True)
 class MatrixOperand:
     """A matrix in memory: parameter, offset, (size, stride) of its batch dimensions, and the
-    strides of its free and its contracted dimension."""
+    strides of its free and its contracted dimension. With a ``prologue`` it is not in memory
+    (parameter -1), but computed."""
 
     parameter: int
     offset: Dim
     batch: tuple[tuple[Dim, Dim], ...]
     free: Dim
     contracted: Dim
+    prologue: Prologue | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,8 +330,11 @@ def print_program(program: RowProgram) -> list[str]:
         c = program.contraction
         sizes = ", ".join(format_dim(d) for d in (c.batch, c.rows, c.columns, c.depth))
         target = f"p{c.result}" if c.result >= 0 else "panel"
-        product = f"p{c.left.parameter} @ p{c.right.parameter}"
-        lines.append(f"{target} = {product} ({c.memory}: {sizes})")
+        names = []
+        for operand, name in ((c.left, "left"), (c.right, "right")):
+            names.append(name if operand.prologue else f"p{operand.parameter}")
+            lines.extend(_print_prologue(operand.prologue, name))
+        lines.append(f"{target} = {' @ '.join(names)} ({c.memory}: {sizes})")
     rows = ", ".join(f"{l.name} < {format_dim(l.size)}" for l in program.rows)
     inner = ", ".join(f"{l.name} < {format_dim(l.size)}" for l in program.inner)
     lines.append(f"for {rows or 'one row'} ({program.kind}):")
@@ -321,6 +347,19 @@ def print_program(program: RowProgram) -> list[str]:
         lines.append(f"for {inner}:")
         lines.extend(f"  {print_statement(s)}" for s in program.after)
     return lines
+
+
+def _print_prologue(prologue: Prologue | None, name: str) -> list[str]:
+    if prologue is None:
+        return []
+    loops = [
+        ", ".join(f"{l.name} < {format_dim(l.size)}" for l in part) or "one element"
+        for part in (prologue.rows, prologue.inner)
+    ]
+    lines = [f"{name} ({prologue.memory}) for {loops[0]}:"]
+    lines += [f"  {print_statement(s)}" for s in prologue.row]
+    lines.append(f"  for {loops[1]}: give {prologue.name}")
+    return lines + [f"    {print_statement(s)}" for s in prologue.element]
 
 
 def print_statement(s: Statement) -> str:

@@ -279,6 +279,11 @@ def _nest(
     return nest
 
 
+def nest_of(space: GroupSpace, rows: list[Axis], inner: list[Axis]) -> LoopNest:
+    """The nest with these loops, where nothing is stored; Incompatible if there is none."""
+    return _nest(space, set(), rows, inner)
+
+
 def _panel_nest(space: GroupSpace, task: Task, escapes: set[Value]) -> LoopNest:
     """The nest of a matrix product: its rows, and its columns inside."""
     assert task.node is not None

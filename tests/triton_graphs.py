@@ -192,7 +192,23 @@ def masked(b: GraphBuilder) -> Graph:
     return b.build([b.cumsum(chosen, axis=1), b.argmax(chosen, axes=(1,)), b.amax(mask, axes=(1,))])
 
 
+def weight_update(b: GraphBuilder) -> Graph:
+    """A product reads a weight, converted, that is overwritten; the new value needs no product."""
+    x, w, g = _input(b, 9, 20, dtype=bfloat16), _input(b, 20, 33), _input(b, 20, 33)
+    product = matmul(b, x, b.cast(w, bfloat16))
+    return b.build([product], {1: b.sub(w, b.mul(g, g))})
+
+
+def weight_update_first(b: GraphBuilder) -> Graph:
+    """As above, but the new value is known before the product has read the old one."""
+    x, w = _input(b, 9, 20, dtype=bfloat16), _input(b, 20, 33)
+    updated = b.index_put(w, _input(b, 7, 33), b.input(TensorType((7,), int64)), mode="add")
+    return b.build([matmul(b, x, b.cast(w, bfloat16))], {1: updated})
+
+
 GRAPHS: dict[str, Make] = {
+    "weight_update": weight_update,
+    "weight_update_first": weight_update_first,
     "gelu_chain": gelu_chain,
     "gelu_chain_symbolic": lambda b: gelu_chain(b, B),
     "gelu_chain_sixteen": lambda b: gelu_chain(b, B * 16),

@@ -54,13 +54,16 @@ SCALAR = ProductSchedule(8, 16, 0, 4, 1)
 
 @dataclass(frozen=True)
 class Case:
-    """``sizes``: values of B, one run each. ``launches`` the plan must have."""
+    """``sizes``: values of B, one run each. The plan must have so many ``launches`` for so many
+    ``steps``; ``product`` is the product's first launch."""
 
     make: Callable[[GraphBuilder], Graph]
     schedule: ProductSchedule
     launches: int = 1
     sizes: tuple[int, ...] = (0,)
     hints: Mapping[str, int] = field(default_factory=dict)
+    steps: int = 1
+    product: int = 0
 
 
 def _input(b: GraphBuilder, shape: Sequence[Dim], dtype: DType, flipped: bool = False) -> Any:
@@ -141,6 +144,42 @@ def unaligned(b: GraphBuilder) -> Graph:
     return b.build([matmul(b, part, w)])
 
 
+def dequantized(b: GraphBuilder) -> Graph:
+    """Few rows times weights of one byte that are scaled column by column."""
+    x = b.input(TensorType((9, 48), bfloat16))
+    w, scale = b.input(TensorType((48, 70), int8)), b.input(TensorType((70,), bfloat16))
+    return b.build([gelu(b, matmul(b, x, b.mul(b.cast(w, bfloat16), scale)))])
+
+
+def scaled_rows(b: GraphBuilder, depth: int = 41) -> Graph:
+    """A left operand of many rows, each with a scale of its own, times few columns; 0 becomes 1,
+    so that elements outside of the matrix would count if they were not left out."""
+    x, scale = b.input(TensorType((70, depth), float32)), b.input(TensorType((70, 1), float32))
+    shifted = b.add(b.mul(x, scale), b.full_like(1.0, b.type_of(x)))
+    return b.build([matmul(b, shifted, b.input(TensorType((depth, 20), float32)))])
+
+
+def cast_transposed(b: GraphBuilder, depth: Dim = 300) -> Graph:
+    """Both operands are computed, the right one seen transposed."""
+    x, w = b.input(TensorType((17, depth), float32)), b.input(TensorType((40, depth), float32))
+    half = b.permute(b.cast(w, float16), axes=(1, 0))
+    return b.build([matmul(b, b.cast(b.neg(x), float16), half)])
+
+
+def computed_batches(b: GraphBuilder) -> Graph:
+    """Operands with batches, of which one was reshaped from rows after it was computed."""
+    x, y = b.input(TensorType((2, 3, 17, 24), float16)), b.input(TensorType((6, 24, 40), float16))
+    left = b.reshape(b.mul(x, x), shape=(6, 17, 24))
+    return b.build([matmul(b, left, b.neg(y))])
+
+
+def squared_and_kept(b: GraphBuilder) -> Graph:
+    """An operand that is a result, too, is stored first."""
+    x = b.input(TensorType((40, 40), float32))
+    square = b.mul(x, x)
+    return b.build([matmul(b, square, b.input(TensorType((40, 24), float32))), square])
+
+
 def _layouts() -> dict[str, Case]:
     found = {}
     for dtype in (bfloat16, float32):
@@ -177,8 +216,8 @@ CASES: dict[str, Case] = {
     "split": Case(product(17, 40, 300, float32, epilogue="bias gelu"), SPLIT, 2),
     "split by tma": Case(product(33, 40, 296, bfloat16, epilogue="residual"), SPLIT_TMA, 2),
     "split batched": Case(product(17, 24, 120, bfloat16, (2,)), SPLIT_TMA, 2),
-    "split softmax": Case(product(17, 24, 120, float32, epilogue="softmax"), SPLIT, 3),
-    "softmax": Case(product(33, 40, 48, float32, epilogue="softmax"), TMA, 2),
+    "split softmax": Case(product(17, 24, 120, float32, epilogue="softmax"), SPLIT, 3, steps=2),
+    "softmax": Case(product(33, 40, 48, float32, epilogue="softmax"), TMA, 2, steps=2),
     "symbolic rows": Case(
         product(B, 40, 48, bfloat16, epilogue="bias gelu"), TMA, 1, (1, 33), {"B": 4096}
     ),
@@ -187,6 +226,14 @@ CASES: dict[str, Case] = {
     "symbolic columns": Case(product(24, B, 40, float16), POINTERS, 1, (1, 33)),
     "symbolic batch": Case(product(17, 24, 32, float16, (B,)), PERSISTENT, 1, (1, 3)),
     "one row": Case(product(1, 40, 64, float32), TMA),
+    "dequantized": Case(dequantized, replace(TMA, tma=False)),
+    "scaled rows": Case(scaled_rows, POINTERS),
+    "scaled rows by tma": Case(lambda b: scaled_rows(b, 64), PERSISTENT),
+    "cast transposed": Case(cast_transposed, POINTERS),
+    "cast transposed split": Case(cast_transposed, SPLIT, 2),
+    "cast transposed symbolic": Case(lambda b: cast_transposed(b, B), POINTERS, 1, (1, 70)),
+    "computed batches": Case(computed_batches, replace(TMA, tma=False)),
+    "kept operand": Case(squared_and_kept, POINTERS, 2, steps=2, product=1),
     "no depth": Case(product(5, 8, 0, float32), POINTERS),
 }
 
@@ -195,7 +242,7 @@ def compiled(case: Case, target: str = "sm_90") -> CompiledGraph:
     """The case's graph with its schedule."""
     graph = case.make(GraphBuilder())
     proposed = compile_graph(graph, CodegenOptions(size_hints=case.hints, target=target))
-    choice = proposed.choices[0]
+    choice = next(c for c in proposed.choices if isinstance(c.schedule, ProductSchedule))
     options = CodegenOptions(
         size_hints=case.hints, target=target, schedules={choice.key: case.schedule}
     )

@@ -16,7 +16,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ import torch
 import flamec.ir.ops  # noqa: F401
 from flamec.codegen.compile_graph import CompiledGraph
 from flamec.codegen.options import CodegenOptions
+from flamec.codegen.triton.choice import Choice
 from flamec.codegen.triton.compile_graph import compile_graph
+from flamec.codegen.triton.product_choice import product_candidates
 from flamec.codegen.triton.product_schedule import ProductSchedule
 from flamec.config import default_options
 from flamec.ir.builder import GraphBuilder
@@ -147,13 +149,21 @@ def compiled(
     row: Row, target: str, key: str = "", s: ProductSchedule | None = None
 ) -> CompiledGraph:
     """The row's program, with the proposed schedule or ``s`` for the product of a name."""
-    options = CodegenOptions(
+    options = options_of(row, target)
+    return compile_graph(graph_of(row), replace(options, schedules={key: s} if s else {}))
+
+
+def options_of(row: Row, target: str) -> CodegenOptions:
+    return CodegenOptions(
         size_hints={"B": row.m} if row.symbolic else {},
         target=target,
-        schedules={key: s} if s else {},
         float32_products=row.precision,
     )
-    return compile_graph(graph_of(row), options)
+
+
+def product_choice(made: CompiledGraph) -> Choice:
+    """What was chosen for the product, not for a launch behind it."""
+    return next(c for c in made.choices if isinstance(c.schedule, ProductSchedule))
 
 
 class Program:
@@ -238,11 +248,11 @@ class Clock:
         return [start.elapsed_time(stop) * 1e3 for start, stop in marks]
 
 
-def measure(device: CudaDevice, row: Row, seconds: float, candidates: bool) -> Result:
+def measure(device: CudaDevice, row: Row, seconds: float, with_candidates: bool) -> Result:
     torch.backends.cuda.matmul.allow_tf32 = row.precision == "tf32"
     started = time.monotonic()
     made = compiled(row, device.target)
-    (choice,) = made.choices
+    choice = product_choice(made)
     result = Result(row, asdict(choice.schedule))
     inputs = random_inputs(row)
     ours, theirs = Program(device, row, made, inputs), peer(row, inputs)
@@ -265,8 +275,9 @@ def measure(device: CudaDevice, row: Row, seconds: float, candidates: bool) -> R
     result.flamec_us, result.torch_us = statistics.median(mine), statistics.median(other)
     result.flamec = row.flops / result.flamec_us * 1e-6
     result.torch = row.flops / result.torch_us * 1e-6
-    if candidates:
-        _candidates(device, row, result, choice.key, choice.candidates, inputs, clock, allowed)
+    if with_candidates:
+        found = product_candidates(choice.part.program, options_of(row, device.target))
+        _candidates(device, row, result, choice.key, found, inputs, clock, allowed)
     return result
 
 

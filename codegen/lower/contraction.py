@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
-from flamec.codegen.lower.kernel_builder import ParameterList
 from flamec.codegen.lower.lanes import lane_type, memory_type
+from flamec.codegen.lower.value_lowering import ValueLowering
 from flamec.ir.graph import Value
-from flamec.ir.kernel import Contraction, MatrixOperand
+from flamec.ir.kernel import Contraction, MatrixOperand, Prologue
+from flamec.ir.passes.absorb_prologues import Absorbed, operand_space
 from flamec.ir.shape import Dim, product
 from flamec.ir.tasks import Task, TaskGraph, matrix_strides
 
 
 def lower_contraction(
-    task: Task, context: TaskGraph, parameters: ParameterList, escapes: set[Value]
+    task: Task,
+    context: TaskGraph,
+    builder: ValueLowering,
+    escapes: set[Value],
+    absorbed: Absorbed,
 ) -> Contraction:
-    """The product of a ``dot_general`` task. Its operands are in even memory (``tasks``)."""
+    """The product of a ``dot_general`` task. Its operands are in even memory (``tasks``), or are
+    computed by the tasks that it absorbed."""
     assert task.node is not None
+    parameters = builder.parameters
     node, value = task.node, task.results[0]
     attributes = node.attributes
     sizes: list[Dim] = []
     operands = []
     for position, source in enumerate(task.operands):
+        contract_axes = attributes["contract"][position]
+        used = (*contract_axes, *attributes["batch"][position])
+        shape = source.type.shape
+        sizes.append(product(d for i, d in enumerate(shape) if i not in used))
+        if (task, position) in absorbed:
+            prologue = _prologue(task, position, absorbed, context, builder)
+            operands.append(MatrixOperand(-1, 0, (), 0, 0, prologue))
+            continue
         layout = context.layout(source)
         assert layout is not None
         strides = matrix_strides(node, position, layout)
         assert strides is not None
         batch, free, contracted = strides
-        contract_axes = attributes["contract"][position]
-        used = (*contract_axes, *attributes["batch"][position])
-        shape = source.type.shape
-        sizes.append(product(d for i, d in enumerate(shape) if i not in used))
         operands.append(
             MatrixOperand(
                 parameters.number(context.root(source)),
@@ -49,4 +60,25 @@ def lower_contraction(
         operands[0],
         operands[1],
         parameters.number(value, written=True) if value in escapes else -1,
+    )
+
+
+def _prologue(
+    task: Task, position: int, absorbed: Absorbed, context: TaskGraph, builder: ValueLowering
+) -> Prologue:
+    """The statements of an operand; loads are of the program's parameters."""
+    found = operand_space(absorbed[task, position], task, position, context)
+    lowering = ValueLowering(found.space, found.nest, set(), builder.kernel)
+    lowering.parameters, lowering.imports = builder.parameters, builder.imports
+    name, row, element = lowering.statements_of(found.operand)
+    dtype = task.operands[position].type.dtype
+    rows, inner = lowering.loops()
+    return Prologue(
+        memory_type(dtype),
+        lane_type(dtype),
+        name,
+        rows,
+        inner,
+        tuple(row.statements),
+        tuple(element.statements),
     )

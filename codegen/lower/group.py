@@ -15,6 +15,7 @@ from flamec.ir.group_space import GroupSpace
 from flamec.ir.kernel import Kernel, Part, Statement, Store
 from flamec.ir.loop_nest import LoopNest, choose_nest
 from flamec.ir.op import OpKind
+from flamec.ir.passes.absorb_prologues import Absorbed
 from flamec.ir.tasks import Task, TaskGraph
 
 
@@ -33,20 +34,23 @@ def lower_group(
     errors: ErrorTable,
     name: str,
     reuse: bool = True,
+    absorbed: Absorbed | None = None,
 ) -> LoweredKernel:
     """The kernel of a group: one part for each segment (a set of tasks that share loops).
 
     ``escapes`` are the values that are needed outside of the group. ``reuse``: intermediate
-    values may live where results will be.
+    values may live where results will be. ``absorbed``: tasks that compute operands of products.
     """
     builder = KernelBuilder(errors)
     parts = []
     for tasks in segments:
         space = analyze(tasks, context)
-        part = _lower_segment(space, choose_nest(space, escapes), context, escapes, builder, reuse)
+        nest = choose_nest(space, escapes)
+        part = _lower_segment(space, nest, context, escapes, builder, reuse, absorbed or {})
         if part.program.passes or part.program.contraction:
             parts.append(part)
-    tasks = [task for segment in segments for task in segment]
+    sets = (*(absorbed or {}).values(), *segments)
+    tasks = [task for segment in sets for task in segment]
     kernel = Kernel(
         name,
         _kind(tasks),
@@ -67,11 +71,12 @@ def _lower_segment(
     escapes: set[Value],
     kernel: KernelBuilder,
     reuse: bool,
+    absorbed: Absorbed,
 ) -> Part:
     builder = ProgramBuilder(space, nest, escapes, kernel)
     for task in space.tasks:
         if task.node is not None and task.node.op.kind is OpKind.CONTRACTION:
-            builder.contraction = lower_contraction(task, context, builder.parameters, escapes)
+            builder.contraction = lower_contraction(task, context, builder, escapes, absorbed)
     part = builder.build()
     return replace(part, program=reuse_outputs(part.program)) if reuse else part
 

@@ -18,7 +18,7 @@ from flamec.codegen.lower.lanes import lane_type, memory_type, spill_type
 from flamec.codegen.lower.value_lowering import Context, ValueLowering, own_strides
 from flamec.ir.graph import Value
 from flamec.ir.group_space import Address, is_assembled
-from flamec.ir.iteration_space import Axis, leaves
+from flamec.ir.iteration_space import leaves
 from flamec.ir.kernel import (
     ComputedIndex,
     Fold,
@@ -171,7 +171,7 @@ class ProgramBuilder(ValueLowering):
         ]
         scatters = any(s.place.indices for p in passes for s in p.stores())
         kind = "along rows" if nest.along_rows else "flat" if nest.flat else "rows"
-        inner = tuple(_loop(f"e{i}", g) for i, g in enumerate(self.inner_groups))
+        rows, inner = self.loops()
         sizes: tuple[Dim, ...] = ()
         if nest.flat and len(inner) == 1:
             sizes = (inner[0].size,)
@@ -179,7 +179,7 @@ class ProgramBuilder(ValueLowering):
         program = RowProgram(
             "scatter" if scatters else kind,
             tuple(self.parameters.parameters),
-            tuple(_loop(f"r{i}", g) for i, g in enumerate(self.row_groups)),
+            rows,
             inner,
             tuple(p for p in passes if p.row or p.element),
             tuple(self.imports.values()),
@@ -199,7 +199,3 @@ class ProgramBuilder(ValueLowering):
 def chunk_limit(rows: Dim) -> int:
     """How many partial results a fold over so many rows has at most."""
     return max(1, min(CHUNKS, rows // CHUNK_ROWS)) if isinstance(rows, int) else CHUNKS
-
-
-def _loop(name: str, axes: Sequence[Axis]) -> Loop:
-    return Loop(name, product(axis.size for axis in axes))

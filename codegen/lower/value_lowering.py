@@ -32,6 +32,7 @@ from flamec.ir.kernel import (
     Keep,
     Linear,
     Load,
+    Loop,
     Place,
     Position,
     RandomBits,
@@ -49,7 +50,7 @@ from flamec.ir.loop_nest import (
     store_address,
 )
 from flamec.ir.op import OpKind
-from flamec.ir.shape import Dim, format_dim, structurally_equal
+from flamec.ir.shape import Dim, format_dim, product, structurally_equal
 from flamec.ir.tasks import Task
 
 CHEAP_OPERATIONS = 6  # what is rather computed again than kept for a later pass
@@ -157,6 +158,17 @@ class ValueLowering:
         return names[key]
 
     # values --------------------------------------------------------------------------
+    def statements_of(self, operand: Operand) -> tuple[str, Section, Section]:
+        """The name of an operand's element; the statements of rows and elements that give it."""
+        context = Context("pass", Section(), Section(), 0)
+        self._contexts.append(context)
+        return self._operand(operand, context), context.row, context.element
+
+    def loops(self) -> tuple[tuple[Loop, ...], tuple[Loop, ...]]:
+        """The loops of rows, and those inside."""
+        rows = tuple(_loop(f"r{i}", g) for i, g in enumerate(self.row_groups))
+        return rows, tuple(_loop(f"e{i}", g) for i, g in enumerate(self.inner_groups))
+
     def _operand(self, operand: Operand, context: Context) -> str:
         if operand.computed:
             return self._value(operand.source, context)
@@ -412,6 +424,10 @@ def _single_context(kind: str, section: Section) -> Context:
 def _added(section: Section, statement: Compute | Constant | RandomBits) -> str:
     section.statements.append(statement)
     return statement.name
+
+
+def _loop(name: str, axes: Sequence[Axis]) -> Loop:
+    return Loop(name, product(axis.size for axis in axes))
 
 
 def own_strides(axes: Sequence[Axis]) -> list[tuple[Axis, Dim]]:

@@ -57,7 +57,9 @@ def lower_graph(graph: Graph, options: CodegenOptions) -> LoweredGraph:
     context = build_tasks(normalize_contractions(graph))
     fusion = fuse(
         context,
-        FusionOptions(options.fuse, elementwise_epilogues=True, recompute_expensive=True),
+        FusionOptions(
+            options.fuse, elementwise_epilogues=True, recompute_expensive=True, prologues=True
+        ),
     )
     errors = _LocatedErrors()
     kernels = []
@@ -65,7 +67,9 @@ def lower_graph(graph: Graph, options: CodegenOptions) -> LoweredGraph:
         name = f"kernel_{number}"
         errors.enter(group)
         try:
-            kernels.append(lower_group(group.segments, context, stores, errors, name, reuse=False))
+            kernels.append(
+                lower_group(group.segments, context, stores, errors, name, False, group.absorbed)
+            )
         except LookupError as error:
             names = ", ".join(task.name for task in group.tasks)
             raise LoweringError(f"cannot lower {names}: {error}") from error

@@ -34,6 +34,7 @@ from flamec.ir.kernel import (
     Load,
     Part,
     Place,
+    Prologue,
     RandomBits,
     RowProgram,
     Statement,
@@ -273,12 +274,31 @@ def is_wide(part: Part, narrow: bool) -> bool:
     c = program.contraction
     if c is not None:
         for operand, free in ((c.left, c.rows), (c.right, c.columns)):
+            if operand.prologue is not None and not _is_near(operand.prologue):
+                return not narrow or _is_static(operand.prologue)
             ends = [operand.offset, operand.free * free, operand.contracted * c.depth]
             ends += [size * stride for size, stride in operand.batch]
             if not all(isinstance(end, int) for end in ends):
                 return not narrow
             reach.append(sum(abs(end) for end in ends if isinstance(end, int)))
     return max(reach) >= 1 << 30
+
+
+def _is_static(prologue: Prologue) -> bool:
+    return all(isinstance(loop.size, int) for loop in (*prologue.rows, *prologue.inner))
+
+
+def _is_near(prologue: Prologue) -> bool:
+    """Whether the indices of an operand that is computed are known to fit in 32 bits."""
+    loops = (*prologue.rows, *prologue.inner)
+    for s in prologue.loads():
+        strides = (*s.place.at.rows, *s.place.at.inner)
+        ends = [s.place.at.offset, *(l.size * d for l, d in zip(loops, strides, strict=True))]
+        if not all(isinstance(end, int) for end in ends):
+            return False
+        if sum(abs(end) for end in ends if isinstance(end, int)) >= 1 << 30:
+            return False
+    return True
 
 
 def _places(program: RowProgram) -> list[Place]:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 
 from flamec.codegen.lower.lanes import MEMORY_BYTES
 from flamec.codegen.options import CodegenOptions, power_of_two
-from flamec.codegen.triton.product_operands import describe_operand
+from flamec.codegen.triton.product_operands import describe_operand, operand_memory
 from flamec.codegen.triton.product_schedule import ProductSchedule, Target, target_facts
-from flamec.ir.kernel import Compute, Contraction, RowProgram
+from flamec.ir.kernel import Compute, Contraction, MatrixOperand, RowProgram
 from flamec.ir.op import lookup
 from flamec.ir.shape import Dim
 
@@ -41,7 +41,8 @@ _Tile = tuple[int, int, int, int, int]  # rows, columns, depth, warps, stages
 class ProductFacts:
     """Sizes as numbers, the element types, and what the product's surroundings allow.
 
-    ``operations`` of the epilogue on each element; ``precision`` of float32 products.
+    ``operations`` of the epilogue on each element; ``precision`` of float32 products;
+    ``loaded``: bytes that are loaded for each element of the left and of the right operand.
     """
 
     batch: int
@@ -53,6 +54,7 @@ class ProductFacts:
     operations: int
     tma: bool
     precision: str
+    loaded: tuple[int, int]
 
     @property
     def element(self) -> int:
@@ -77,18 +79,31 @@ def product_facts(program: RowProgram, options: CodegenOptions) -> ProductFacts:
         rows=typical(c.rows),
         columns=typical(c.columns),
         depth=typical(c.depth),
-        memory=program.parameters[c.left.parameter].memory,
+        memory=operand_memory(program, c.left),
         result=c.memory,
         operations=sum(_EXPENSIVE if op.expensive else 1 for op in computed),
         tma=target_facts(options.target).tma and _describable(program, c),
         precision=options.float32_products,
+        loaded=(_loaded_bytes(c.left, program), _loaded_bytes(c.right, program)),
     )
 
 
+def _loaded_bytes(operand: MatrixOperand, program: RowProgram) -> int:
+    """With the element itself, where it is computed: it takes room beside what it is made of."""
+    size = MEMORY_BYTES[operand_memory(program, operand)]
+    if operand.prologue is None:
+        return size
+    return size + sum(MEMORY_BYTES[load.memory] for load in operand.prologue.loads())
+
+
 def _describable(program: RowProgram, c: Contraction) -> bool:
-    memory = [program.parameters[o.parameter].memory for o in (c.left, c.right)]
-    left = describe_operand(c.left, memory[0], c.rows, c.depth)
-    return left is not None and describe_operand(c.right, memory[1], c.columns, c.depth) is not None
+    """Whether the copy engine can bring all operands that are in memory."""
+    found = [
+        describe_operand(operand, operand_memory(program, operand), free, c.depth)
+        for operand, free in ((c.left, c.rows), (c.right, c.columns))
+        if operand.prologue is None
+    ]
+    return bool(found) and None not in found
 
 
 def product_fits(schedule: ProductSchedule, program: RowProgram, options: CodegenOptions) -> bool:
@@ -222,7 +237,8 @@ def _blocks(s: ProductSchedule, facts: ProductFacts) -> int:
 def shared_bytes(s: ProductSchedule, facts: ProductFacts) -> int:
     """An estimate of the shared memory of a block: operands on their way, and the result, which
     takes their place unless more operands are on their way (or are put in another order)."""
-    operands = s.stages * s.depth * (s.rows + s.columns) * facts.element
+    left, right = facts.loaded
+    operands = s.stages * s.depth * (s.rows * left + s.columns * right)
     result = s.rows * s.columns // s.store_parts * MEMORY_BYTES[facts.result]
     if s.split_k > 1:
         result = s.rows * s.columns * max(4, MEMORY_BYTES[facts.result])

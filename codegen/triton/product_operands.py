@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from flamec.codegen.lower.lanes import MEMORY_BYTES
 from flamec.codegen.triton.source import ALIGNMENT, Described, is_multiple
 from flamec.codegen.triton.text import POINTERS, dim, factor
-from flamec.ir.kernel import Contraction, MatrixOperand
+from flamec.ir.kernel import Contraction, MatrixOperand, RowProgram
 from flamec.ir.layout import Factor, coalesce, dense_strides
 from flamec.ir.shape import Dim, structurally_equal
 
@@ -128,6 +128,13 @@ def dense_result(c: Contraction, memory: str, copies: int = 1) -> tuple[Dim, ...
     single = structurally_equal(batch, 1)
     shape = (c.rows, c.columns) if single else (batch, c.rows, c.columns)
     return shape if is_describable(memory, 0, shape, dense_strides(shape)) else None
+
+
+def operand_memory(program: RowProgram, operand: MatrixOperand) -> str:
+    """The type in which an operand is multiplied."""
+    if operand.prologue is not None:
+        return operand.prologue.memory
+    return program.parameters[operand.parameter].memory
 
 
 def matrix_start(operand: MatrixOperand) -> str:

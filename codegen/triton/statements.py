@@ -7,7 +7,7 @@ a string with ``r``, ``c``, both or none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from flamec.codegen.triton.text import TYPES, constant, dim, factor, operation
@@ -68,6 +68,7 @@ class StatementWriter:
     kept: dict[int, str] = field(default_factory=dict)
     parameters: set[int] = field(default_factory=set)
     written: set[int] = field(default_factory=set)
+    masks: Mapping[str, str] = field(default_factory=lambda: MASKS)
     _loaded: dict[tuple[Place, str, str], str] = field(default_factory=dict)
 
     def name(self, name: str) -> str:
@@ -110,7 +111,7 @@ class StatementWriter:
         axes = joined(axes, at_least)
         if not axes:
             terms.append("zero")
-        mask = MASKS[axes]
+        mask = self.masks[axes]
         self.parameters.add(place.parameter)
         base = f"{self.pointer}{place.parameter}"
         return f"{base} + ({' + '.join(terms)})", axes, [*([mask] if mask else []), *conditions]
@@ -128,7 +129,7 @@ class StatementWriter:
 
     def _report(self, index: ComputedIndex | CheckedIndex, name: str, used: list[str]) -> str:
         _, inside = self.wrapped(index)
-        mask = MASKS[self.axes(name)]
+        mask = self.masks[self.axes(name)]
         bad = " & ".join([*([mask] if mask else []), *used, f"(({inside}) == 0)"])
         return f"flamec_report(errors, {index.error}, zero + {self.name(name)}, {bad})"
 
@@ -182,7 +183,7 @@ class StatementWriter:
             self._loaded[key] = s.name
         pointer, axes, conditions = self._place(s.place, "")
         text = loaded(s.memory, pointer, conditions)
-        guards = conditions[1 if MASKS[axes] else 0 :]
+        guards = conditions[1 if self.masks[axes] else 0 :]
         if s.fill and guards:
             fill = self.name(s.fill)
             axes = joined(axes, self.axes(s.fill))

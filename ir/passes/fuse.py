@@ -12,13 +12,14 @@ writers at the end (optimizer steps); everything else along the edges.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flamec.ir.graph import Value
 from flamec.ir.group_analysis import analyze
 from flamec.ir.iteration_space import Incompatible
 from flamec.ir.loop_nest import choose_nest, estimate, nest_cost
 from flamec.ir.op import OpKind
+from flamec.ir.passes.absorb_prologues import Absorbed, absorb_prologues
 from flamec.ir.passes.fusion_state import FusionState, WorkingGroup
 from flamec.ir.passes.recompute import recompute_cheap_values, stored_values
 from flamec.ir.plan import dense_elements
@@ -44,12 +45,13 @@ class FusionOptions:
     ``elementwise_epilogues``: a product shares its kernel with elementwise operations only, as
     many as there are, because the blocks of a GPU hold no whole rows of it.
     ``recompute_expensive``: memory is so slow that functions such as exp are computed again
-    rather than stored.
+    rather than stored. ``prologues``: products may compute their operands where they load them.
     """
 
     enabled: bool = True
     elementwise_epilogues: bool = False
     recompute_expensive: bool = False
+    prologues: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +70,17 @@ class FusionGroup:
 
     ``segments`` are the sets of tasks that share loops: one, or several side by side.
     ``anchor`` is the product, reduction, scan or scatter that gives the loops their shape,
-    ``prologue`` what leads to it, ``epilogue`` the rest.
+    ``prologue`` what leads to it, ``epilogue`` the rest. ``absorbed`` are the tasks that compute
+    an operand (by its position) of a product where that loads it; they have loops of their own.
     """
 
     segments: tuple[tuple[Task, ...], ...]
+    absorbed: Absorbed = field(default_factory=dict)
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        return tuple(dict.fromkeys(task for segment in self.segments for task in segment))
+        sets = (*self.absorbed.values(), *self.segments)
+        return tuple(dict.fromkeys(task for segment in sets for task in segment))
 
     @property
     def anchor(self) -> Task | None:
@@ -130,8 +135,22 @@ def fuse(context: TaskGraph, options: FusionOptions | None = None) -> Fusion:
         groups = recompute_cheap_values(
             groups, context, fuser.signatures, options.recompute_expensive
         )
-    made = tuple(FusionGroup(tuple(segments)) for segments in groups)
-    return Fusion(made, fuser.all_decisions(), stored_values(groups, context))
+    stored, decisions = stored_values(groups, context), fuser.all_decisions()
+    absorbed: Absorbed = {}
+    if options.enabled and options.prologues:
+        groups, absorbed, stored = absorb_prologues(groups, context, stored)
+        decisions += tuple(_absorption(task, maker) for (task, _), maker in absorbed.items())
+    made = []
+    for segments in groups:
+        tasks = {task for segment in segments for task in segment}
+        own = {key: maker for key, maker in absorbed.items() if key[0] in tasks}
+        made.append(FusionGroup(tuple(segments), own))
+    return Fusion(tuple(made), decisions, stored)
+
+
+def _absorption(consumer: Task, maker: Sequence[Task]) -> FusionDecision:
+    names = ", ".join(task.name for task in maker)
+    return FusionDecision(names, consumer.name, True, "an operand is computed where it is loaded")
 
 
 def _kind(task: Task) -> OpKind | None:

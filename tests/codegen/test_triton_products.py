@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from interpreted import run_interpreted
-from triton_products import CASES, POINTERS, TMA, B, compiled, heads, product
+from triton_graphs import matmul
+from triton_products import (
+    CASES,
+    POINTERS,
+    TMA,
+    B,
+    compiled,
+    dequantized,
+    heads,
+    product,
+    scaled_rows,
+    squared_and_kept,
+)
 
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.choice import Choice, ScheduleWarning, candidates
@@ -18,13 +31,14 @@ from flamec.codegen.triton.product_schedule import ProductSchedule, target_facts
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph
 from flamec.ir.plan import ExecutionPlan, Launch
-from flamec.ir.types import bfloat16, float16, float32, float64, int8, int32
+from flamec.ir.shape import Dim
+from flamec.ir.types import TensorType, bfloat16, float16, float32, float64, int8, int32
 from flamec.runtime.kernel_cache import KernelCache
 
 TESTS = Path(__file__).parents[1]
 FULL = os.environ.get("FLAMEC_TEST_LEVEL") == "full"
 TARGETS = ("sm_80", "sm_90", "sm_120")
-GOLDEN = ("tma bfloat16 nt", "halves batched", "symbolic depth split", "odd")
+GOLDEN = ("tma bfloat16 nt", "halves batched", "symbolic depth split", "odd", "dequantized")
 LARGE = {
     "plain": product(4096, 4096, 4096, bfloat16),
     "gelu": product(16384, 3072, 768, bfloat16, epilogue="bias gelu"),
@@ -44,6 +58,12 @@ needs_triton = pytest.mark.skipif(
 )
 
 
+def cast_rows(b: GraphBuilder, rows: Dim) -> Graph:
+    """A weight that is converted before it is multiplied."""
+    x, w = b.input(TensorType((rows, 64), bfloat16)), b.input(TensorType((64, 512), float32))
+    return b.build([matmul(b, x, b.cast(w, bfloat16))])
+
+
 def choice_of(name: str, options: CodegenOptions | None = None) -> Choice:
     return compile_graph(LARGE[name](GraphBuilder()), options).choices[0]
 
@@ -61,10 +81,12 @@ def test_plan(name: str) -> None:
     assert ExecutionPlan.from_json(plan.to_json()) == plan
     launches = [action for action in plan.actions if isinstance(action, Launch)]
     assert len(launches) == len(plan.actions) == case.launches
-    assert len(plan.steps) == (2 if "softmax" in name else 1)  # folds stay apart
-    first, source = launches[0], plan.kernels[launches[0].kernel]
+    assert len(plan.steps) == case.steps  # folds stay apart
+    first = launches[case.product]
+    source = plan.kernels[first.kernel]
     described = [kind for _, kind in source.parameters if kind.startswith("tensordesc")]
-    assert len(described) >= 2 if case.schedule.tma else not described
+    computed = name.startswith("scaled")  # one operand is loaded by pointers
+    assert len(described) >= 2 - computed if case.schedule.tma else not described
     assert len([a for a in first.arguments if a.shape]) == len(described)
     assert first.per_processor == case.schedule.persistent
     assert source.options["num_warps"] == case.schedule.warps
@@ -185,6 +207,25 @@ def test_precision_is_in_the_source() -> None:
         options = CodegenOptions(float32_products=precision)
         assert f'input_precision="{precision}"' in compile_graph(graph, options).plan.source
     assert len({CodegenOptions(float32_products=p).key for p in ("ieee", "tf32")}) == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "launches"),
+    [
+        (scaled_rows, 1),
+        (lambda b: scaled_rows(b, 64), 1),
+        (dequantized, 1),
+        (squared_and_kept, 2),  # the operand is a result
+        (lambda b: cast_rows(b, 256), 1),
+        (lambda b: cast_rows(b, 257), 2),  # three blocks would compute each element
+        (lambda b: cast_rows(b, B), 2),
+    ],
+)
+def test_operands_are_computed_where_that_moves_less(
+    make: Callable[[GraphBuilder], Graph], launches: int
+) -> None:
+    plan = compile_graph(make(GraphBuilder())).plan
+    assert len(plan.actions) == launches
 
 
 def test_strided_operands_are_not_copied() -> None:
