@@ -144,11 +144,13 @@ class Gpu:
     ) -> Prepared:
         """A program over symbolic sizes for eager mode, launched kernel by kernel.
 
+        Its schedules may come from the tuning database, but none are measured for it.
         ``narrow``: no array has 2^31 or more elements.
         """
         from flamec import cuda_backend
 
-        prepared = cuda_backend.prepare(graph, symbols, default_options(), size_hints, narrow)
+        options = default_options(autotune="off")
+        prepared = cuda_backend.prepare(graph, symbols, options, size_hints, narrow)
         runner: Any = prepared.runner
         runner.program.graphs = False
         return prepared

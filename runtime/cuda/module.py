@@ -58,6 +58,11 @@ class LoadedKernel:
     def _attribute(self, key: Any) -> int:
         return int(check(driver().cuFuncGetAttribute(key, self.function), "cuFuncGetAttribute"))
 
+    def unload(self) -> None:
+        """Give the memory of the code back; no launch may follow, none may be under way."""
+        self.context.activate()
+        check(driver().cuModuleUnload(self.module), "cuModuleUnload")
+
     def launch(self, grid: Sequence[int] = (1, 1, 1)) -> KernelLaunch:
         """A launch to be filled with arguments."""
         return KernelLaunch(self, grid)

@@ -23,7 +23,7 @@ from flamec.runtime.cuda.compile_worker import CompiledKernel, Progress, compile
 from flamec.runtime.cuda.device import CudaDevice
 from flamec.runtime.cuda.driver import CudaError
 from flamec.runtime.cuda.memory import OutOfMemoryError
-from flamec.runtime.cuda.module import load_kernel
+from flamec.runtime.cuda.module import LoadedKernel
 from flamec.runtime.cuda.program import BoundCudaProgram, CudaProgram
 from flamec.runtime.cuda.stream import Event
 from flamec.runtime.cuda.triton_compiler import TritonError
@@ -110,41 +110,54 @@ class PlanTimer:
 
     def _time_group(self, group: Sequence[TimedPlan]) -> list[float]:
         memory = _Memory(self._device)
-        bound = [self._bind(timed, memory) for timed in group]
-        seconds: list[float] = []
-        for program in bound:
+        loaded: list[LoadedKernel] = []
+        try:
+            bound = [self._bind(timed, memory, loaded) for timed in group]
+            seconds: list[float] = []
+            for program in bound:
+                best = min(seconds, default=math.inf)
+                seconds.append(math.inf if program is None else self._time(program, best))
             best = min(seconds, default=math.inf)
-            seconds.append(math.inf if program is None else self._time(program, best))
-        best = min(seconds, default=math.inf)
-        if seconds and best < seconds[0]:  # once more, one after the other
-            for number in (0, seconds.index(best)):
-                program = bound[number]
-                if program is not None:
-                    seconds[number] = min(seconds[number], self._time(program, math.inf))
-        return seconds
+            if seconds and best < seconds[0]:  # once more, one after the other
+                for number in (0, seconds.index(best)):
+                    program = bound[number]
+                    if program is not None:
+                        seconds[number] = min(seconds[number], self._time(program, math.inf))
+            return seconds
+        finally:
+            for kernel in loaded:
+                kernel.unload()
 
-    def _bind(self, timed: TimedPlan, memory: _Memory) -> BoundCudaProgram | None:
+    def _bind(
+        self, timed: TimedPlan, memory: _Memory, loaded: list[LoadedKernel]
+    ) -> BoundCudaProgram | None:
         """The program on the device, run once; None if it cannot run."""
         device, plan = self._device, timed.plan
         try:
-            loaded = [
-                load_kernel(device.context, self._kernels[source.to_json()].result())
-                for source in plan.kernels
-            ]
-        except (TritonError, ValueError):
-            return None
-        folder = device.cache.folder
-        program = CudaProgram(plan, device.context, loaded, self._plan_memory, folder, graphs=False)
-        bound = program.bind(timed.sizes)
-        bindings = dict(zip(plan.symbols, timed.sizes, strict=True))
-        for number, buffer in enumerate(plan.buffers):
-            elements = evaluate_dim(buffer.elements, bindings)
-            bound.addresses[number] = memory.address(
-                number, buffer.dtype, elements, timed.index_bound
+            kernels = []
+            for source in plan.kernels:
+                binary = self._kernels[source.to_json()].result()
+                kernels.append(LoadedKernel(device.context, binary))
+                loaded.append(kernels[-1])
+            program = CudaProgram(
+                plan,
+                device.context,
+                kernels,
+                self._plan_memory,
+                device.cache.folder,
+                graphs=False,
             )
-        try:
+            bound = program.bind(timed.sizes)
+            bindings = dict(zip(plan.symbols, timed.sizes, strict=True))
+            for number, buffer in enumerate(plan.buffers):
+                elements = evaluate_dim(buffer.elements, bindings)
+                bound.addresses[number] = memory.address(
+                    number, buffer.dtype, elements, timed.index_bound
+                )
             bound()
             self._stream.synchronize()
+        except (TritonError, ValueError):
+            return None
         except CudaError as error:
             if error.context_lost:
                 raise
