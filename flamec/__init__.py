@@ -179,9 +179,10 @@ row_stack = vstack
 __version__ = "0.1.0"
 
 if _TYPE_CHECKING:
-    from flamec import amp, cuda, nn, optim
+    from flamec import amp, cuda, data, nn, optim, utils
     from flamec.amp import GradScaler
     from flamec.compiler import compile, mark_dynamic
+    from flamec.saving import load, save
 
 # Imported when first used, so that ``import flamec`` stays quick: name -> module that has it.
 _LATE = {
@@ -190,8 +191,12 @@ _LATE = {
     "compile": "flamec.compiler",
     "mark_dynamic": "flamec.compiler",
     "cuda": "",
+    "data": "",
+    "load": "flamec.saving",
     "nn": "",
     "optim": "",
+    "save": "flamec.saving",
+    "utils": "",
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy as python_copy
 from collections.abc import Sequence
+from pickle import PickleBuffer
 from typing import Any
 
 import numpy as np
@@ -361,7 +362,7 @@ def shallow_copy(self: Tensor) -> Tensor:
 
 def _rebuilt(
     kind: type[Tensor],
-    content: bytes,
+    content: bytes | bytearray | memoryview,
     dtype: str,
     shape: tuple[int, ...],
     requires_grad: bool,
@@ -369,7 +370,9 @@ def _rebuilt(
     device: str = "cpu",
 ) -> Tensor:
     element: DType = dtype_named(dtype)
-    array = np.frombuffer(bytearray(content), dtype=element.numpy).reshape(shape)
+    if isinstance(content, bytes):  # cannot be written to
+        content = bytearray(content)
+    array = np.frombuffer(content, dtype=element.numpy).reshape(shape)
     place = as_device("unpickling", device)
     made = constant_array(array, place)
     result = kind._from_array(made._array, made._type)
@@ -379,16 +382,22 @@ def _rebuilt(
 
 
 def reduce_ex(self: Tensor, protocol: int) -> tuple[Any, ...]:
-    """How pickle stores a tensor: its bytes in row-major order, dtype, shape and device."""
+    """How pickle stores a tensor: its bytes in row-major order, dtype, shape and device.
+
+    From protocol 5 on the bytes are a buffer, which pickle may leave out of band.
+    """
     array = concrete_array(self, "pickling")
     if not self.is_leaf and not is_detached(self._steps) and self.requires_grad:
         raise OperationError(
             "a tensor that was computed from others and requires grad cannot be pickled; "
             f"pickle tensor.detach() (at {user_location()})"
         )
+    content: Any = array.tobytes()
+    if protocol >= 5 and isinstance(array, np.ndarray):
+        content = PickleBuffer(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     arguments = (
         type(self),
-        array.tobytes(),
+        content,
         self._type.dtype.name,
         array.shape,
         self._requires_grad,
