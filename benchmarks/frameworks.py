@@ -54,8 +54,8 @@ def torch() -> Any:
 
 
 def jax() -> Any:
-    """JAX on the CPU."""
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    """JAX on the CPU, unless the environment names another platform."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     return _module("jax")
 
 

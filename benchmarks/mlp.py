@@ -34,8 +34,14 @@ class Mlp:
         """flamec, torch and JAX; each step gives the loss."""
         return [*torch_like(self.build), Contender("jax", self.in_jax)]
 
-    def build(self, framework: Any, compile: Callable[[Any], Any]) -> Step:
-        """The training step as a user of flamec or torch writes it."""
+    def build(
+        self,
+        framework: Any,
+        compile: Callable[[Any], Any],
+        device: str = "cpu",
+        **settings: Any,
+    ) -> Step:
+        """The training step as a user of flamec or torch writes it. ``settings`` are Adam's."""
         nn = framework.nn
         modules: list[Any] = []
         for inner, outer in zip(self.widths, self.widths[1:], strict=False):
@@ -45,9 +51,10 @@ class Mlp:
             for layer, (weight, bias) in zip(modules[::2], self.layers, strict=True):
                 layer.weight.copy_(framework.from_numpy(weight))
                 layer.bias.copy_(framework.from_numpy(bias))
-        x, y = framework.from_numpy(self.x), framework.from_numpy(self.y)
+        model = model.to(device)
+        x, y = (framework.from_numpy(array).to(device) for array in (self.x, self.y))
         criterion = nn.CrossEntropyLoss()
-        optimizer = framework.optim.Adam(model.parameters(), lr=0.001)
+        optimizer = framework.optim.Adam(model.parameters(), lr=0.001, **settings)
 
         @compile
         def step(x: Any, y: Any) -> Any:

@@ -119,9 +119,18 @@ class GPT2(nn.Module):
 
 
 class Training:
-    """A model, its optimizer and one step of training."""
+    """A model, its optimizer and one step of training. ``settings`` are further ones of AdamW."""
 
-    def __init__(self, config=SMALL, device="cpu", dtype="float32", rate=6e-4, clip=1.0, warmup=10):
+    def __init__(
+        self,
+        config=SMALL,
+        device="cpu",
+        dtype="float32",
+        rate=6e-4,
+        clip=1.0,
+        warmup=10,
+        **settings,
+    ):
         self.model = GPT2(config).to(device)
         self.device, self.dtype, self.clip = device, dtype, clip
         parameters = list(self.model.parameters())
@@ -129,7 +138,7 @@ class Training:
             {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": 0.1},
             {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
         ]
-        self.optimizer = optim.AdamW(groups, lr=rate, betas=(0.9, 0.95))
+        self.optimizer = optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), **settings)
         self.schedule = optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: min(1.0, (step + 1) / warmup)
         )
@@ -177,8 +186,7 @@ def batches(stream, batch, length, device="cpu", seed=0):
 
 
 def default_device():
-    cuda = getattr(flamec, "cuda", None)
-    return "cuda" if cuda is not None and cuda.is_available() else "cpu"
+    return "cuda" if flamec.cuda.is_available() else "cpu"
 
 
 def flamec_inputs():

@@ -1,35 +1,20 @@
-"""``examples/gpt2.py`` as a module, in flamec and, with its imports changed, in PyTorch."""
+"""``examples/gpt2.py`` in flamec and in PyTorch, as the benchmarks have it."""
 
 from __future__ import annotations
 
-import sys
+import importlib.util
 from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-import numpy as np
-
-SOURCE = Path(__file__).parent.parent / "examples" / "gpt2.py"
 
 
-def example(framework: str = "flamec") -> Any:
-    """The program, written for ``framework`` ("flamec" or "torch")."""
-    name = f"gpt2_in_{framework}"
-    if name not in sys.modules:
-        module = ModuleType(name)
-        module.__file__ = str(SOURCE)
-        sys.modules[name] = module  # dataclasses look their module up
-        text = SOURCE.read_text().replace("flamec", framework)
-        exec(compile(text, str(SOURCE), "exec"), vars(module))
-    return sys.modules[name]
+def _twin() -> ModuleType:
+    path = Path(__file__).parent.parent / "benchmarks" / "gpu" / "gpt2.py"
+    specification = importlib.util.spec_from_file_location("gpt2_twin", path)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
 
 
-def share_weights(ours: Any, theirs: Any) -> None:
-    """Give the torch model ``theirs`` the parameters of the flamec model ``ours``."""
-    import torch
-
-    names = [name for name, _ in ours.named_parameters()]
-    assert names == [name for name, _ in theirs.named_parameters()]
-    with torch.no_grad():
-        for mine, wanted in zip(ours.parameters(), theirs.parameters(), strict=True):
-            wanted.copy_(torch.from_numpy(np.array(mine.detach().cpu().numpy())))
+_module = _twin()
+SOURCE, example, set_weights = _module.SOURCE, _module.example, _module.set_weights

@@ -70,3 +70,43 @@ def test_the_seed_step_runs_and_eager_equals_compiled() -> None:
         [*command, "--rounds", "2"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     assert "flamec eager" in printed and "flamec compiled" in printed and "another" not in printed
+
+
+def test_training_steps_in_processes_of_their_own(tmp_path: Path) -> None:
+    report = tmp_path / "steps.json"
+    command = [sys.executable, "-m", "benchmarks.gpu.training_steps", "--device", "cpu", "--small"]
+    command += ["--rows", "seed", "gpt2", "--only", "flamec", "flamec again", "--seconds", "60"]
+    printed = subprocess.run(
+        [*command, "--json", str(report)], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.count("losses differ by 0e+00") == 4 and "PROBLEM" not in printed
+    (seed, gpt2) = json.loads(report.read_text())
+    assert (seed["row"], gpt2["row"]) == ("seed", "gpt2")
+    for name in ("flamec", "flamec again"):
+        losses = gpt2["contenders"][name]["losses"]
+        assert len(losses) == 3 and losses[-1] < losses[0]
+
+
+def test_a_contender_with_other_losses_is_reported() -> None:
+    from benchmarks.gpu.training_steps import ROWS, _compare, _line
+
+    found = {"flamec": {"losses": [2.0, 1.0, 0.5]}, "jax": {"losses": [2.0, 1.1, 0.5]}}
+    for name in found:
+        _compare(ROWS[0], found, name)
+    assert "PROBLEM: other losses" in _line(ROWS[0], found, "jax")
+    assert "PROBLEM" not in _line(ROWS[0], found, "flamec")
+    found["jax"] = {"losses": [float("nan")] * 3}
+    _compare(ROWS[0], found, "jax")
+    assert "PROBLEM" in _line(ROWS[0], found, "jax")
+
+
+def test_eager_operations_agree_with_torch_before_they_are_timed(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from benchmarks.gpu.eager_ops import OPERATIONS, main
+
+    report = tmp_path / "ops.json"
+    options = ["--device", "cpu", "--calls", "2", "--seconds", "5", "--json", str(report)]
+    assert main(options) == 0
+    rows = json.loads(report.read_text())["rows"]
+    assert [row["operation"] for row in rows] == list(OPERATIONS)
+    assert all(row["flamec"] > 0 and row["torch"] > 0 for row in rows)
