@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from flamec.cli.example_inputs import example_inputs
@@ -29,18 +29,25 @@ class CompileTime:
     kernels_from_cache: int
 
 
-def measure_compile(target: str, inputs: Sequence[str]) -> tuple[CompileTime, CompileTime]:
-    """With an empty cache, then with the cache that this left; CommandFailed if it fails."""
+def measure_compile(
+    target: str, inputs: Sequence[str], hide_gpu: bool = False
+) -> tuple[CompileTime, CompileTime]:
+    """With an empty cache, then with the cache that this left; CommandFailed if it fails.
+
+    ``hide_gpu``: as on a machine without one.
+    """
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if hide_gpu else {}
     with tempfile.TemporaryDirectory(prefix="flamec-bench-") as folder:
-        cold = _run(target, inputs, folder)
-        warm = _run(target, inputs, folder)
+        environment = {**os.environ, **hidden, "FLAMEC_CACHE_DIR": folder}
+        cold = _run(target, inputs, environment)
+        warm = _run(target, inputs, environment)
     return cold, warm
 
 
-def _run(target: str, inputs: Sequence[str], cache_folder: str) -> CompileTime:
+def _run(target: str, inputs: Sequence[str], environment: Mapping[str, str]) -> CompileTime:
     done = subprocess.run(
         [sys.executable, "-m", "flamec.cli.compile_time", target, *inputs],
-        env={**os.environ, "FLAMEC_CACHE_DIR": cache_folder},
+        env=environment,
         capture_output=True,
         text=True,
         check=False,

@@ -27,6 +27,7 @@ from flamec.cli.failure import CommandFailed
 from flamec.cli.measures import Cost, latest_cost
 from flamec.cli.timing import Timing, summarise
 from flamec.compiler import CompiledFunction
+from flamec.gpu import unavailable_reason
 
 GOAL = 0.97
 
@@ -42,6 +43,9 @@ class Outcome:
 
 def demo(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 40,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; the GPU if there is one.", metavar="DEVICE")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Data for programs.")] = False,
 ) -> None:
     """Train a small network on handwritten digits, eager and compiled, and compare the two.
@@ -56,23 +60,47 @@ def demo(
             f"the demo needs scikit-learn ({error}); install it with pip install 'flamec[demo]'"
         ) from error
     console = Console(stderr=True) if as_json else make_console()
-    eager, compiled = digits.Training(), digits.Training()
+    reason = None if device else unavailable_reason()
+    if device and device.startswith("cuda") and not flamec.cuda.is_available():
+        raise CommandFailed(f"there is no GPU to train on: {unavailable_reason()}")
+    device = device or ("cpu" if reason else "cuda")
+    console.print(f"Training {where(device, reason)}.")
+    eager, compiled = digits.Training(device), digits.Training(device)
     step: CompiledFunction = flamec.compile(compiled.step)  # type: ignore[assignment]
     outcomes = {
         "eager": train("eager", eager, eager.step, data, epochs, console),
         "compiled": train("compiled", compiled, step, data, epochs, console),
     }
-    times = measure_compile(f"{Path(digits.__file__)}:Training.step", ())
+    target = f"{Path(digits.__file__)}:Training.step"
+    times = measure_compile(target, (), hide_gpu=device == "cpu")
     cost = latest_cost(step)
     if as_json:
-        print_json(demo_data(outcomes, cost, times))
+        print_json({"device": device, **demo_data(outcomes, cost, times)})
     else:
-        print_outcomes(console, outcomes, cost, times)
+        print_outcomes(console, outcomes, cost, times, device)
     reached = min(o.accuracy for o in outcomes.values())
     if reached < GOAL:
         raise CommandFailed(
             f"{reached:.1%} of the test images were recognised, less than {GOAL:.0%}"
         )
+
+
+def where(device: str, reason: str | None) -> str:
+    """On what the demo trains, and why on no GPU."""
+    if device.startswith("cuda"):
+        return f"on the GPU ({device_name(device)})"
+    return f"on the CPU: {reason}" if reason else "on the CPU"
+
+
+def device_name(device: str) -> str:
+    """What the table calls a device."""
+    return flamec.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
+
+
+def wait_for(device: str) -> None:
+    """Until the device is done, so that what it does is timed."""
+    if device.startswith("cuda"):
+        flamec.cuda.synchronize(device)
 
 
 def train(
@@ -95,9 +123,10 @@ def train(
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(name, total=epochs * data.steps, loss=float("nan"))
         for epoch in range(epochs):
-            for images, labels in data.batches(epoch):
+            for images, labels in data.batches(epoch, training.device):
                 started = time.perf_counter()
                 loss = step(images, labels)
+                wait_for(training.device)
                 samples.append(time.perf_counter() - started)
             progress.update(task, advance=data.steps, loss=loss.item())
     accuracy = training.accuracy(data.test_images, data.test_labels)
@@ -109,6 +138,7 @@ def print_outcomes(
     outcomes: dict[str, Outcome],
     cost: Cost,
     times: tuple[CompileTime, CompileTime],
+    device: str,
 ) -> None:
     """The table at the end."""
     eager, compiled = outcomes["eager"], outcomes["compiled"]
@@ -117,6 +147,7 @@ def print_outcomes(
     moved = numpy if cost.kernel_bytes is None else format_bytes(cost.kernel_bytes)
     cold, warm = (format_seconds(t.compiling) for t in times)
     rows = [
+        ("device", device_name(device), device_name(device)),
         ("test accuracy", f"{eager.accuracy:.2%}", f"{compiled.accuracy:.2%}"),
         ("final loss", f"{eager.loss:.5f}", f"{compiled.loss:.5f}"),
         (

@@ -26,14 +26,16 @@ class Digits:
     test_images: np.ndarray
     test_labels: np.ndarray
 
-    def batches(self, seed: int) -> Iterator[tuple[flamec.Tensor, flamec.Tensor]]:
+    def batches(
+        self, seed: int, device: str = "cpu"
+    ) -> Iterator[tuple[flamec.Tensor, flamec.Tensor]]:
         """One epoch of full batches, in an order that depends on the seed alone."""
         order = np.random.default_rng(seed).permutation(len(self.train_images))
         for start in range(0, len(order) - BATCH + 1, BATCH):
             chosen = order[start : start + BATCH]
             yield (
-                flamec.from_numpy(self.train_images[chosen]),
-                flamec.from_numpy(self.train_labels[chosen]),
+                flamec.from_numpy(self.train_images[chosen]).to(device),
+                flamec.from_numpy(self.train_labels[chosen]).to(device),
             )
 
     @property
@@ -54,14 +56,21 @@ def load() -> Digits:
     return Digits(images[:split], labels[:split], images[split:], labels[split:])
 
 
+def default_device() -> str:
+    """The GPU, if there is one."""
+    return "cuda" if flamec.cuda.is_available() else "cpu"
+
+
 class Training:
     """A model, its optimizer and one step of training; equal from run to run."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str | None = None) -> None:
         flamec.manual_seed(0)
-        self.model = nn.Sequential(
+        self.device = device or default_device()
+        model = nn.Sequential(
             nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10)
         )
+        self.model = model.to(self.device)
         self.optimizer = optim.Adam(self.model.parameters(), lr=0.001)
 
     def step(self, images: flamec.Tensor, labels: flamec.Tensor) -> flamec.Tensor:
@@ -75,10 +84,10 @@ class Training:
     def accuracy(self, images: np.ndarray, labels: np.ndarray) -> float:
         """The share of images whose digit is recognised."""
         with flamec.no_grad():
-            guesses = self.model(flamec.from_numpy(images)).argmax(dim=1)
-        return float((guesses.numpy() == labels).mean())
+            guesses = self.model(flamec.from_numpy(images).to(self.device)).argmax(dim=1)
+        return float((guesses.cpu().numpy() == labels).mean())
 
 
 def flamec_inputs() -> tuple[flamec.Tensor, flamec.Tensor]:
     """A batch for ``flamec dump``, ``bench`` and ``explain``."""
-    return next(load().batches(seed=0))
+    return next(load().batches(0, default_device()))

@@ -343,11 +343,21 @@ class _Fuser:
         kept = 0
         for value in (v for t in tasks for v in t.results if v in escapes and v not in known):
             if not self._follows(value, known, makers):
-                kept += _bytes(value)
+                narrow = self._narrowest(value, makers)
+                kept += _bytes(narrow)
+                known.add(narrow)
             known.add(value)
         if kept > _bytes(product.results[0]):
             return "the epilogue would leave more in memory than the product"
         return ""
+
+    def _narrowest(self, value: Value, makers: dict[Value, Task]) -> Value:
+        """What can be in memory instead: a value that was only widened."""
+        task = makers[value]
+        if _kind(task) is not OpKind.ELEMENTWISE or len(task.operands) > 1:
+            return value
+        root = self.context.root(task.operands[0])
+        return root if root in makers and _bytes(root) < _bytes(value) else value
 
     def _follows(self, value: Value, known: set[Value], makers: dict[Value, Task]) -> bool:
         """Whether ``value`` can be computed again from what is known and from small values."""

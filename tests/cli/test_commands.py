@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import flamec
 from flamec.ir.op import REGISTRY
 from flamec.runtime.tuning_db import TuningKey, TuningRecord, dump_records
 
@@ -254,6 +255,21 @@ def test_demo_learns_and_compares(run) -> None:
     assert abs(data["loss"]["eager"] - data["loss"]["compiled"]) < 0.01
     assert data["cost"]["kernels"] >= 1
     assert data["compile"]["warm"]["kernels_compiled"] == 0
+    assert data["device"] in ("cpu", "cuda")
+
+
+def test_demo_says_where_it_trains(run) -> None:
+    pytest.importorskip("sklearn")
+    out = run("demo", "--epochs", "12", "--device", "cpu").out
+    assert "Training on the CPU." in out
+    assert "device" in out and out.count("CPU") >= 3
+
+
+def test_demo_without_a_gpu_says_so(run) -> None:
+    pytest.importorskip("sklearn")
+    if flamec.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert "there is no GPU to train on" in run("demo", "--device", "cuda", code=1).err
 
 
 def test_demo_without_scikit_learn_says_how_to_get_it(run, tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""What GPT-2's training step in bfloat16 is on a GPU: counted kernels and bytes of one layer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+from gpt2_example import example
+
+import flamec
+from flamec.codegen.compile_graph import CompiledGraph
+from flamec.codegen.triton.compile_graph import compile_graph
+from flamec.compiler import CompiledFunction
+from flamec.config import default_options
+from flamec.ir.plan import Step
+from flamec.program import Program
+
+BATCH, LENGTH, WIDTH, HEADS, WORDS = 8, 128, 256, 4, 4096
+TOKENS = BATCH * LENGTH
+WIDE, HALF = TOKENS * WIDTH * 4, TOKENS * WIDTH * 2  # an activation in float32, in bfloat16
+SCORES = BATCH * HEADS * LENGTH * LENGTH * 2
+
+
+@cache
+def compiled(layers: int) -> CompiledGraph:
+    gpt2 = example()
+    config = gpt2.Config(WORDS, LENGTH, layers, HEADS, WIDTH)
+    training = gpt2.Training(config, dtype="bfloat16", clip=None)
+    step = CompiledFunction(training.step, replace(default_options(), backend="evaluate"))
+    tokens = flamec.zeros(BATCH, LENGTH, dtype=flamec.int64)
+    program = step.compile_variant((tokens, tokens), {})
+    assert isinstance(program, Program)
+    return compile_graph(program.prepared.optimized)
+
+
+def of_one_layer() -> list[Step]:
+    """The steps that a third layer adds to two."""
+    two, three = (Counter(map(_look, compiled(n).plan.steps)) for n in (2, 3))
+    added = three - two
+    assert not two - three
+    found = []
+    for step in compiled(3).plan.steps:
+        if added[_look(step)]:
+            added[_look(step)] -= 1
+            found.append(step)
+    return found
+
+
+def _look(step: Step) -> Any:
+    count = 0 if step.kind == "pointwise" and len(step.operations) > 100 else step.bytes_written
+    return step.kind, step.operations if count else "optimizer", count
+
+
+def test_kernels_of_one_layer() -> None:
+    steps = of_one_layer()
+    kinds = Counter(step.kind for step in steps)
+    assert kinds["matmul"] == 18  # forward 4 and 2 for attention, backward twice as many
+    assert kinds["pointwise"] == 4  # weights are rounded to bfloat16
+    assert kinds["reduction"] == 8
+    assert set(kinds) == {"matmul", "pointwise", "reduction"}
+
+
+@pytest.mark.parametrize(
+    ("what", "has", "read", "written"),
+    [
+        ("softmax forward", {"amax", "exp"}, SCORES, SCORES),
+        ("softmax backward", {"exp", "sum", "neg"}, 2 * SCORES, SCORES),
+        ("layer_norm backward", {"sum", "neg", "mul"}, 4 * WIDE, 2 * WIDE),
+    ],
+)
+def test_row_kernels_read_and_write_once(what: str, has: set[str], read: int, written: int) -> None:
+    """Each way one kernel; statistics of rows, biases and masks are small."""
+    steps = [s for s in of_one_layer() if s.kind == "reduction" and has <= set(s.operations)]
+    if what.startswith("softmax"):
+        steps = [s for s in steps if ("amax" in s.operations) == ("amax" in has)]
+        steps = [s for s in steps if "exp" in s.operations]
+        assert len(steps) == 1
+    else:
+        steps = [s for s in steps if "exp" not in s.operations and "amax" not in s.operations]
+        assert len(steps) == 2
+    for step in steps:
+        assert isinstance(step.bytes_read, int) and isinstance(step.bytes_written, int)
+        assert step.bytes_read <= read * 1.15
+        assert step.bytes_written <= written * 1.15
+
+
+def test_nothing_is_only_transposed_or_copied() -> None:
+    for step in of_one_layer():
+        assert not set(step.operations) <= {"reshape", "copy", "permute"}, step
+
+
+def test_gelu_is_the_epilogue_of_its_product_both_ways() -> None:
+    steps = [s for s in of_one_layer() if "tanh" in s.operations]
+    assert [s.kind for s in steps] == ["matmul", "matmul"]
+    forward, backward = steps
+    assert forward.bytes_written == 2 * 4 * HALF  # its argument and its value
+    assert backward.bytes_written == 4 * HALF
+
+
+def test_cross_entropy_is_one_kernel_each_way() -> None:
+    logits = TOKENS * WORDS * 2
+    steps = [s for s in compiled(2).plan.steps if s.bytes_read >= logits and s.kind == "reduction"]
+    assert len(steps) == 2
+    forward, backward = steps
+    assert forward.bytes_written < logits / 100
+    assert backward.bytes_read < 1.05 * logits and backward.bytes_written == logits
+
+
+def test_equal_layers_are_the_same_kernels() -> None:
+    two, three = (
+        {k.to_json() for k in compiled(n).plan.kernels if "pointwise" not in k.function}
+        for n in (2, 3)
+    )
+    assert len(three - two) <= 1
