@@ -102,7 +102,7 @@ def test_gelu_is_the_epilogue_of_its_product_both_ways() -> None:
 
 def test_cross_entropy_is_one_kernel_each_way() -> None:
     logits = TOKENS * WORDS * 2
-    steps = [s for s in compiled(2).plan.steps if s.bytes_read >= logits and s.kind == "reduction"]
+    steps = [s for s in compiled(2).plan.steps if "exp" in s.operations and s.bytes_read >= logits]
     assert len(steps) == 2
     forward, backward = steps
     assert forward.bytes_written < logits / 100
