@@ -219,7 +219,7 @@ class _Reader:
             self._window(0, extent, 1)
             self.shape.append(extent)
             if i == 0:
-                self.indices.append(item)
+                self.indices.append(on_device(item, self.x._type.device))
 
     def finish(self) -> Selection:
         view = self.x

@@ -104,6 +104,8 @@ def test_indexing(gpu: Device) -> None:
     index = np.array([2, 0, -1])
     both(lambda x, i: x[i], X, index, gpu=gpu)
     both(lambda x, i: x[:, i], X, index, gpu=gpu)
+    both(lambda x: x[flamec.tensor([1, 0])], X, gpu=gpu)  # indices on the CPU are copied
+    both(lambda x: x[flamec.tensor(X[:, 0] > 0), 1:], X, gpu=gpu)
     both(lambda x: x[x > 0], X, gpu=gpu)
     both(lambda x: flamec.nonzero(x > 1), X, gpu=gpu)
     both(lambda x, i: x.gather(1, i[:, None]), X[:3], np.array([2, 0, 6]), gpu=gpu)

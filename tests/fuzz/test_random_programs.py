@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 
 import flamec
+from flamec.ir.types import CPU, Device
 
 PROGRAMS_PER_SEED = 10
+ON_A_GPU = 3
 SEEDS = range(2000 if os.environ.get("FLAMEC_TEST_LEVEL") == "full" else 6)
 
 Instruction = tuple[str, tuple[Any, ...]]
@@ -145,10 +147,10 @@ def _writable(x: flamec.Tensor) -> bool:
     return all(s != 0 or d <= 1 for s, d in zip(array.strides, array.shape, strict=True))
 
 
-def make_inputs(seed: int) -> Values:
+def make_inputs(seed: int, device: Device = CPU) -> Values:
     generator = np.random.default_rng(seed)
     shapes = [(3, 4), (4,), (2, 3, 4), ()]
-    return [flamec.tensor(generator.standard_normal(s)) for s in shapes]
+    return [flamec.tensor(generator.standard_normal(s), device=device) for s in shapes]
 
 
 def make_program(seed: int, length: int = 12) -> list[tuple[str, int, int, tuple[Any, ...]]]:
@@ -187,6 +189,34 @@ def test_views_and_writes(seed: int) -> None:
                 atol=1e-9,
                 err_msg=f"{label} of seed {number}: {program}",
             )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_views_and_writes_on_a_gpu(seed: int, gpu: Device) -> None:
+    for number in range(seed * ON_A_GPU + 20_000_000, (seed + 1) * ON_A_GPU + 20_000_000):
+        program = make_program(number)
+
+        def run(*arguments: flamec.Tensor, program: Any = program) -> tuple[flamec.Tensor, ...]:
+            values = list(arguments)
+            for instruction in program:
+                apply_instruction(values, *instruction)
+            return tuple(values[len(arguments) :])
+
+        expected_inputs = make_inputs(number)
+        expected = run(*expected_inputs)
+        for mode, function in (("eager", run), ("compiled", flamec.compile(run))):
+            inputs = make_inputs(number, gpu)
+            got = function(*inputs)
+            pairs = zip((*got, *inputs), (*expected, *expected_inputs), strict=True)
+            for position, (a, b) in enumerate(pairs):
+                assert a.device == gpu
+                np.testing.assert_allclose(
+                    a.cpu().numpy(),
+                    b.numpy(),
+                    rtol=1e-9,
+                    atol=1e-9,
+                    err_msg=f"{mode}, value {position} of seed {number}: {program}",
+                )
 
 
 @pytest.mark.parametrize("seed", SEEDS)

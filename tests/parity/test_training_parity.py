@@ -145,10 +145,24 @@ def _step(package: Any, model: Any, optimizer: Any) -> Callable[[Any, Any], Any]
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("task", TASKS)
 def test_losses_of_100_steps(task: str, optimizer: str, mode: str) -> None:
+    _follow(task, optimizer, mode, "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("task", TASKS)
+def test_losses_of_100_steps_on_a_gpu(task: str, optimizer: str, mode: str) -> None:
+    _follow(task, optimizer, mode, "cuda")
+
+
+def _follow(task: str, optimizer: str, mode: str, device: str) -> None:
     make, data = TASKS[task]
     torch.manual_seed(0)
     theirs = make(torch.nn)
-    ours = _copied(make(nn), theirs)
+    ours = _copied(make(nn), theirs).to(device)
+    theirs.to(device)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     mine = _optimizer(optim, optimizer, ours.parameters())
     wanted = _optimizer(torch.optim, optimizer, theirs.parameters())
@@ -160,8 +174,8 @@ def test_losses_of_100_steps(task: str, optimizer: str, mode: str) -> None:
         step = flamec.compile(step)
     losses, expected = [], []
     for _, (x, y) in zip(range(100), data(), strict=False):
-        losses.append(step(flamec.from_numpy(x), flamec.from_numpy(y)).item())
-        expected.append(expected_step(torch.from_numpy(x), torch.from_numpy(y)).item())
+        losses.append(step(*(flamec.from_numpy(a).to(device) for a in (x, y))).item())
+        expected.append(expected_step(*(torch.from_numpy(a).to(device) for a in (x, y))).item())
         for schedule in schedules:
             schedule.step()
     np.testing.assert_allclose(losses[:10], expected[:10], rtol=2e-5, atol=2e-6)

@@ -1,4 +1,4 @@
-"""GPUs for the tests of the frontend: simulated ones anywhere, the real one with ``-m gpu``."""
+"""GPUs for tests of tensors: simulated ones anywhere, the real one with ``-m gpu``."""
 
 from __future__ import annotations
 
