@@ -26,7 +26,7 @@ FOLDED_ELEMENTS = 2048  # of a block of whole rows
 REDUCED_ELEMENTS = 8192  # where rows are only folded, so that few registers are needed
 LONGEST_WHOLE_ROW = 16384
 LOOPED_COLUMNS = 4096
-MOST_CHUNKS = 256  # partial results of a fold over rows that a block holds whole
+CHUNK_WARPS = 2048  # of all blocks that share rows: two blocks of 8 for each processor
 COLUMN_BLOCKS = 2048  # of a fold over rows alone
 SCATTER_BLOCKS = 2048  # that look at all indices
 FLAT_CHUNKS = 1024
@@ -83,7 +83,7 @@ def propose(program: RowProgram, options: CodegenOptions) -> Tile:
     over_rows = bool(scopes & {"column", "all", "rows"})
     if in_rows or "rows" in scopes or "all" in scopes:
         tile = _row_tile(program, width, height, isinstance(static, int))
-        tile = replace(tile, chunks=_chunks(rows, tile.rows) if over_rows else 0)
+        tile = replace(tile, chunks=_chunks(rows, tile) if over_rows else 0)
         return replace(tile, stages=_stages(program, tile))
     if over_rows:
         tile = _column_tile(width, height, rows)
@@ -197,10 +197,10 @@ def _column_tile(width: int, height: int, rows: int | None) -> Tile:
     return Tile(height, columns, True, False, chunks, 4)
 
 
-def _chunks(rows: int | None, block: int) -> int:
+def _chunks(rows: int | None, tile: Tile) -> int:
     if rows is None:
         return 64
-    return power_of_two(max(1, min(MOST_CHUNKS, rows // (4 * block))))
+    return power_of_two(max(1, min(CHUNK_WARPS // tile.warps, rows // (4 * tile.rows))))
 
 
 def _flat_chunks(inner: int | None) -> int:
