@@ -217,9 +217,9 @@ def _variants(tile: _Tile, facts: ProductFacts, target: Target) -> Iterable[Prod
         yield replace(base, tma=True)
     blocks = _blocks(base, facts)
     if base.tma and target.warp_groups and blocks > target.processors:
-        yield replace(base, persistent=True)
-        if crowded and base.store_parts == 1:
+        if crowded and base.store_parts == 1:  # results and operands need room at a time
             yield replace(base, persistent=True, store_parts=2)
+        yield replace(base, persistent=True)
     most = min(_MOST_PARTS, facts.depth // (_SMALLEST_SPLIT * depth))
     splits = {waves * target.processors // blocks for waves in range(1, _MOST_WAVES + 1)}
     yield from (replace(base, split_k=n) for n in sorted(splits) if 2 <= n <= most)

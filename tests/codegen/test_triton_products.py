@@ -42,6 +42,7 @@ GOLDEN = ("tma bfloat16 nt", "halves batched", "symbolic depth split", "odd", "d
 LARGE = {
     "plain": product(4096, 4096, 4096, bfloat16),
     "gelu": product(16384, 3072, 768, bfloat16, epilogue="bias gelu"),
+    "short sums": product(16384, 3072, 768, bfloat16),
     "float32": product(2048, 2048, 2048, float32),
     "few rows": product(8, 4096, 4096, bfloat16, right=True),
     "gelu of long rows": product(8192, 8192, 8192, float16, epilogue="bias gelu"),
@@ -129,6 +130,11 @@ def test_large_products_use_the_copy_engine() -> None:
     assert (best.rows, best.columns, best.depth, best.warps) == (128, 256, 64, 8)
     assert best.tma and not best.persistent and best.split_k == 1
     assert not schedule_of("odd").tma  # rows of 999 elements are not aligned
+
+
+def test_short_sums_of_large_results_are_persistent() -> None:
+    best = schedule_of("short sums")
+    assert best.persistent and best.store_parts == 2 and best.rows * best.columns == 128 * 256
 
 
 def test_unknown_rows_get_a_large_tile() -> None:
