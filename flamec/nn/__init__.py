@@ -1,9 +1,7 @@
 """Neural networks: modules, their parameters, initialisation and functional forms."""
 
-import sys
-from types import ModuleType
-
-from flamec.nn import functional, init
+from flamec.namespace import namespace
+from flamec.nn import functional, init, parametrizations, parametrize
 from flamec.nn.activation import *  # noqa: F403
 from flamec.nn.activation import __all__ as _activations
 from flamec.nn.containers import *  # noqa: F403
@@ -24,17 +22,26 @@ from flamec.nn.parameter_vector import parameters_to_vector, vector_to_parameter
 from flamec.nn.transformer import *  # noqa: F403
 from flamec.nn.transformer import __all__ as _transformers
 
-# PyTorch's name for these; a real module, so that it can be imported from.
-utils = ModuleType("flamec.nn.utils", "Gradient clipping and parameter vectors.")
-utils.__dict__.update(
+utils = namespace(
+    "flamec.nn.utils",
+    "Gradient clipping, parameter vectors and parametrisations.",
     clip_grad_norm_=clip_grad_norm_,
     clip_grad_value_=clip_grad_value_,
     clip_grads_with_norm_=clip_grads_with_norm_,
     get_total_norm=get_total_norm,
     parameters_to_vector=parameters_to_vector,
     vector_to_parameters=vector_to_parameters,
+    parametrize=namespace(
+        "flamec.nn.utils.parametrize",
+        "Parameters computed from others each time they are read.",
+        **{name: getattr(parametrize, name) for name in parametrize.__all__},
+    ),
+    parametrizations=namespace(
+        "flamec.nn.utils.parametrizations",
+        "Weight and spectral normalisation.",
+        **{name: getattr(parametrizations, name) for name in parametrizations.__all__},
+    ),
 )
-sys.modules[utils.__name__] = utils
 
 __all__ = [
     "Buffer",

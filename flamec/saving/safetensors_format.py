@@ -18,19 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from flamec.ir.types import (
-    DType,
-    bfloat16,
-    bool_,
-    float16,
-    float32,
-    float64,
-    int8,
-    int16,
-    int32,
-    int64,
-    uint8,
-)
+from flamec.ir.types import DType, dtype_named
 from flamec.saving.errors import FileFormatError
 from flamec.saving.placement import Placement
 from flamec.tensor import Tensor
@@ -40,19 +28,19 @@ __all__ = ["Entry", "read", "tensor_on", "write"]
 LARGEST_HEADER = 100_000_000  # bytes, as in the format's own reader
 ALIGNMENT = 8
 
-_NAMES: dict[DType, str] = {
-    float64: "F64",
-    float32: "F32",
-    float16: "F16",
-    bfloat16: "BF16",
-    int64: "I64",
-    int32: "I32",
-    int16: "I16",
-    int8: "I8",
-    uint8: "U8",
-    bool_: "BOOL",
+_CODES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
 }
-_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+_DTYPES: dict[str, DType] = {code: dtype_named(name) for name, code in _CODES.items()}
 
 
 @dataclass
@@ -85,7 +73,7 @@ def write(file: Any, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, s
     order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
-    by_numpy = {dtype.numpy: name for dtype, name in _NAMES.items()}
+    by_numpy = {dtype.numpy: code for code, dtype in _DTYPES.items()}
     for name in order:
         array = tensors[name]
         end = offset + array.nbytes

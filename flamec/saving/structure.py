@@ -89,9 +89,8 @@ class _Encoder:
         value = tensor.detach()
         device = str(tensor.device)
         array = value.cpu().numpy()
-        memory = (id(tensor._storage), device, array.shape, array.strides, tensor.dtype)
-        if device == "cpu":
-            memory = (array.ctypes.data if array.size else id(tensor._storage), *memory[1:])
+        address = value.data_ptr() if array.size else id(tensor._storage)
+        memory = (address, device, array.shape, value.stride(), tensor.dtype)
         if memory not in self.known:
             self.known[memory] = self._add(array, path)
         encoded: dict[str, Any] = {"tensor": self.known[memory], "object": number}

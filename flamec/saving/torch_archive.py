@@ -16,20 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from flamec.functional.strided import as_strided
-from flamec.ir.types import (
-    Device,
-    DType,
-    bfloat16,
-    bool_,
-    float16,
-    float32,
-    float64,
-    int8,
-    int16,
-    int32,
-    int64,
-    uint8,
-)
+from flamec.ir.types import Device, DType, dtype_named
 from flamec.nn.parameter import Parameter
 from flamec.saving.errors import FileFormatError
 from flamec.saving.pickle_machine import Name, run
@@ -39,26 +26,25 @@ from flamec.tensor import Size, Tensor
 
 __all__ = ["read"]
 
-_STORAGES: dict[str, DType | None] = {
-    "DoubleStorage": float64,
-    "FloatStorage": float32,
-    "HalfStorage": float16,
-    "BFloat16Storage": bfloat16,
-    "LongStorage": int64,
-    "IntStorage": int32,
-    "ShortStorage": int16,
-    "CharStorage": int8,
-    "ByteStorage": uint8,
-    "BoolStorage": bool_,
+_STORAGES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
 }
-_DTYPES = {
-    **{dtype.name: dtype for dtype in _STORAGES.values() if dtype is not None},
-    "double": float64,
-    "float": float32,
-    "half": float16,
-    "long": int64,
-    "int": int32,
-    "short": int16,
+_ALIASES = {  # other names of dtypes, which older files have
+    "double": "float64",
+    "float": "float32",
+    "half": "float16",
+    "long": "int64",
+    "int": "int32",
+    "short": "int16",
 }
 
 Geometry = tuple[int, tuple[int, ...], tuple[int, ...]]  # offset, size, stride
@@ -133,9 +119,10 @@ class _Reader:
         kind, storage_type, key, device, count = description
         if kind != "storage" or not isinstance(storage_type, Name):
             raise FileFormatError(f"unknown persistent id {description!r}")
-        dtype = _STORAGES.get(storage_type.text.rpartition(".")[2])
-        if dtype is None:
+        name = _STORAGES.get(storage_type.text.rpartition(".")[2])
+        if name is None:
             raise FileFormatError(f"storages of {storage_type.text} are not supported")
+        dtype = dtype_named(name)
         if key not in self.storages:
             if type(count) is not int or count < 0 or type(key) is not str:
                 raise FileFormatError(f"bad storage {description!r}")
@@ -310,4 +297,5 @@ for _name in _STORAGES:
     _CONTAINERS[f"torch.{_name}"] = _only_named
     _CONTAINERS[f"torch.storage.{_name}"] = _only_named
 
-_CONSTANTS: dict[str, Any] = {f"torch.{name}": dtype for name, dtype in _DTYPES.items()}
+_NAMED = {**{name: name for name in _STORAGES.values()}, **_ALIASES}
+_CONSTANTS: dict[str, Any] = {f"torch.{k}": dtype_named(name) for k, name in _NAMED.items()}

@@ -1,0 +1,166 @@
+"""Weight and spectral normalisation, and parametrisations of one's own, against PyTorch."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pytest
+from torch_comparison import torch
+
+import flamec
+from flamec import nn, optim
+from flamec.nn.utils import parametrizations, parametrize
+
+RNG = np.random.default_rng(9)
+
+
+def _pair() -> tuple[Any, Any]:
+    theirs = torch.nn.Linear(4, 3).double()
+    ours = nn.Linear(4, 3).double()
+    _copy(ours, theirs)
+    return ours, theirs
+
+
+def _copy(ours: Any, theirs: Any) -> None:
+    ours.load_state_dict(
+        {k: flamec.from_numpy(v.numpy().copy()) for k, v in theirs.state_dict().items()}
+    )
+
+
+def _same(ours: Any, theirs: Any) -> None:
+    mine, wanted = ours.state_dict(), theirs.state_dict()
+    assert list(mine) == list(wanted)
+    for key, value in wanted.items():
+        np.testing.assert_allclose(mine[key].numpy(), value.numpy(), rtol=1e-10, atol=1e-12)
+    names = [n for n, _ in theirs.named_parameters()]
+    assert [n for n, _ in ours.named_parameters()] == names
+
+
+KINDS: dict[str, Any] = {
+    "weight": lambda p, m: p.weight_norm(m),
+    "weight dim 1": lambda p, m: p.weight_norm(m, dim=1),
+    "weight whole": lambda p, m: p.weight_norm(m, dim=None),
+    "spectral": lambda p, m: p.spectral_norm(m),
+    "spectral dim 1": lambda p, m: p.spectral_norm(m, n_power_iterations=2, dim=1),
+    "spectral bias": lambda p, m: p.spectral_norm(m, "bias"),
+}
+
+
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_with_a_norm(kind: str, mode: str) -> None:
+    ours, theirs = _pair()
+    KINDS[kind](torch.nn.utils.parametrizations, theirs)
+    KINDS[kind](parametrizations, ours)
+    _copy(ours, theirs)  # the start of the power iteration is random
+    _same(ours, theirs)
+    mine = optim.SGD(ours.parameters(), 0.05)
+    wanted = torch.optim.SGD(theirs.parameters(), 0.05)
+
+    def step(x: Any) -> Any:
+        mine.zero_grad()
+        loss = (ours(x) - 1).square().mean()
+        loss.backward()
+        mine.step()
+        return loss
+
+    run = flamec.compile(step) if mode == "compiled" else step
+    for _ in range(5):
+        x = RNG.standard_normal((6, 4))
+        loss = run(flamec.from_numpy(x.copy()))
+        wanted.zero_grad()
+        expected = (theirs(torch.tensor(x)) - 1).square().mean()
+        expected.backward()
+        wanted.step()
+        np.testing.assert_allclose(loss.item(), expected.item(), rtol=1e-10)
+    _same(ours, theirs)
+    if mode == "compiled":
+        assert run.stats.traces == 1
+    ours.eval()
+    theirs.eval()
+    copy = deepcopy(ours)
+    x = RNG.standard_normal((6, 4))
+    result = theirs(torch.tensor(x)).detach().numpy()
+    for module in (ours, copy):
+        found = module(flamec.from_numpy(x.copy())).detach().numpy()
+        np.testing.assert_allclose(found, result, rtol=1e-10)
+    name = "bias" if "bias" in kind else "weight"
+    parametrize.remove_parametrizations(ours, name)
+    torch.nn.utils.parametrize.remove_parametrizations(theirs, name)
+    assert type(ours) is nn.Linear and isinstance(ours.weight, nn.Parameter)
+    mine_state, wanted_state = ours.state_dict(), theirs.state_dict()
+    assert sorted(mine_state) == sorted(wanted_state)
+    for key, value in wanted_state.items():
+        np.testing.assert_allclose(mine_state[key].numpy(), value.numpy(), rtol=1e-10)
+    assert parametrize.is_parametrized(copy, name)
+    np.testing.assert_allclose(
+        copy(flamec.from_numpy(x.copy())).detach().numpy(), result, rtol=1e-10
+    )
+
+
+class _Symmetric(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x.triu() + x.triu(1).t()
+
+    def right_inverse(self, value: Any) -> Any:
+        return value.triu()
+
+
+class _Doubled(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x * 2
+
+    def right_inverse(self, value: Any) -> Any:
+        return value / 2
+
+
+class _Longer(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return flamec.cat([x, x])
+
+
+def test_parametrisations_of_one_s_own() -> None:
+    layer = nn.Linear(3, 3)
+    parametrize.register_parametrization(layer, "weight", _Symmetric())
+    assert parametrize.is_parametrized(layer) and parametrize.is_parametrized(layer, "weight")
+    assert not parametrize.is_parametrized(layer, "bias")
+    assert parametrize.type_before_parametrizations(layer) is nn.Linear
+    weight = layer.weight
+    assert (weight == weight.t()).all() and isinstance(layer, nn.Linear)
+    wanted = flamec.tensor([[1.0, 2, 3], [2, 4, 5], [3, 5, 6]])
+    layer.weight = wanted
+    assert (layer.weight == wanted).all()
+    parametrize.register_parametrization(layer, "weight", _Doubled())
+    assert (layer.weight == 2 * wanted).all() and len(layer.parametrizations.weight) == 2
+    layer.weight = wanted
+    assert (layer.weight == wanted).all()
+    parametrize.register_parametrization(layer, "bias", _Doubled())
+    assert sorted(dict(layer.named_parameters())) == [
+        "parametrizations.bias.original",
+        "parametrizations.weight.original",
+    ]
+    parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+    assert parametrize.is_parametrized(layer, "bias")
+    parametrize.remove_parametrizations(layer, "bias")
+    assert type(layer) is nn.Linear
+
+
+def test_bad_parametrisations() -> None:
+    layer = nn.Linear(3, 3)
+    with pytest.raises(ValueError, match="may not change the shape"):
+        parametrize.register_parametrization(layer, "weight", _Longer())
+    assert isinstance(layer.weight, nn.Parameter) and type(layer) is nn.Linear
+    with pytest.raises(ValueError, match="does not have a parameter"):
+        parametrize.register_parametrization(layer, "nothing", _Doubled())
+    with pytest.raises(ValueError, match="does not have a parametrization"):
+        parametrize.remove_parametrizations(layer, "weight")
+    with pytest.raises(ValueError, match="no parameter or buffer"):
+        parametrizations.spectral_norm(layer, "nothing")
+    with pytest.raises(IndexError, match="Dimension out of range"):
+        parametrizations.spectral_norm(layer, dim=2)
+    with pytest.raises(ValueError, match="n_power_iterations"):
+        parametrizations.spectral_norm(layer, n_power_iterations=0)
+    parametrize.register_parametrization(layer, "weight", _Longer(), unsafe=True)
+    assert layer.weight.shape == (6, 3)
