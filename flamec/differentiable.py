@@ -24,6 +24,7 @@ from flamec.ir.evaluate import concrete_attributes
 from flamec.ir.graph import Graph, Value
 from flamec.ir.op import Op, OpKind, Types
 from flamec.ir.passes.differentiate import differentiate_graph
+from flamec.ir.passes.forget_derivatives import forget_derivatives
 from flamec.ir.passes.partition import partition
 from flamec.prepared import Prepared, graph_device
 from flamec.program import Program
@@ -44,11 +45,13 @@ class DifferentiableProgram:
         self.original = captured
         self.options = options
         self._count = count
-        joint = differentiate_graph(
-            captured.graph,
-            captured.tracked_inputs,
-            captured.tracked_outputs,
-            captured.trace.tracked,
+        joint = forget_derivatives(
+            differentiate_graph(
+                captured.graph,
+                captured.tracked_inputs,
+                captured.tracked_outputs,
+                captured.trace.tracked,
+            )
         )
         on_gpu = graph_device(joint).type == "cuda"
         counts = len(captured.graph.inputs), len(captured.graph.outputs)

@@ -108,7 +108,12 @@ class TapeNode(Node):
             self.saved_results = {}
 
 
-_COMPUTING = frozenset(OpKind) - {OpKind.VIEW, OpKind.BARRIER, OpKind.TRANSFER}
+_COMPUTING = frozenset(OpKind) - {
+    OpKind.VIEW,
+    OpKind.BARRIER,
+    OpKind.TRANSFER,
+    OpKind.CUSTOM,
+}
 
 
 def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Any:
@@ -135,7 +140,9 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
             types, results = known
         else:
             types = op.infer_types(tuple([t._type for t in inputs]), attributes)
-            if types[0].device.type == "cpu" and op.kind is not OpKind.TRANSFER:
+            if op.kind is OpKind.CUSTOM:
+                results = tuple(arrays[: len(types)])
+            elif types[0].device.type == "cpu" and op.kind is not OpKind.TRANSFER:
                 results = run_op(op, attributes, arrays, types)
             else:
                 results = _run_elsewhere(op, attributes, inputs, types)
@@ -312,14 +319,23 @@ def unpack(node: TapeNode, value: Value) -> Tensor:
         )
     is_result = value.node is node
     saved = node.saved_results[value.index] if is_result else node.saved[value]
+    return restore(saved, node.op.name, node.location, value if is_result else saved.value)
+
+
+def restore(saved: Saved, name: str, location: Location | None, value: Value | None) -> Tensor:
+    """A saved tensor with the autograd value ``value``.
+
+    Raises RuntimeError if the memory was changed in place since; ``name`` and ``location`` say
+    which operation needs it.
+    """
     if saved.storage.version != saved.version:
         raise RuntimeError(
-            f"one of the values needed for the gradient of {node.op.name} (at {node.location}), "
+            f"one of the values needed for the gradient of {name} (at {location}), "
             f"of type {saved.type}, was changed in place at {saved.storage.writer}: it is at "
             f"version {saved.storage.version}, expected version {saved.version}"
         )
     tensor = Tensor._from_array(saved.array, saved.type, saved.storage, (DETACH,))
-    tensor._value = value if is_result else saved.value
+    tensor._value = value
     tensor._value_version = saved.version
     return tensor
 

@@ -35,6 +35,7 @@ class OpKind(enum.Enum):
     SCAN = "scan"  # running reductions
     TRANSFER = "transfer"  # the same elements on another device
     BARRIER = "barrier"  # the first operand, with another derivative
+    CUSTOM = "custom"  # the first operands, with a derivative that the user wrote
     CALL = "call"  # a whole compiled program, on the eager tape only
 
 

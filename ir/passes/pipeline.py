@@ -15,6 +15,7 @@ from flamec.ir.passes.decompose import decompose
 from flamec.ir.passes.eliminate_common_subexpressions import eliminate_common_subexpressions
 from flamec.ir.passes.eliminate_dead_code import eliminate_dead_code
 from flamec.ir.passes.fold_constants import fold_constants
+from flamec.ir.passes.forget_derivatives import forget_derivatives
 from flamec.ir.passes.manager import Pass, Repeat
 from flamec.ir.passes.place import eliminate_transfers
 from flamec.ir.passes.rewrite import Rule
@@ -24,6 +25,7 @@ from flamec.ir.passes.simplify import simplify
 def pipeline(decompositions: Mapping[str, Rule] | None = None) -> tuple[Pass | Repeat, ...]:
     """The passes for a backend that wants the operations in ``decompositions`` rewritten."""
     return (
+        Pass("forget_derivatives", forget_derivatives, "no value has a derivative of its own"),
         Pass("eliminate_dead_code", eliminate_dead_code, "every node serves a result"),
         Pass("eliminate_transfers", eliminate_transfers, "no value changes its device"),
         Pass("autocast", autocast, "no value is cast twice for mixed precision"),

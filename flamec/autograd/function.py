@@ -1,0 +1,428 @@
+"""``Function``: operations whose derivative the user writes.
+
+Eager, ``apply`` puts one node on the tape whose rule calls ``backward``. While a function
+is compiled, ``backward`` is run once on stand-ins for the gradients, right after ``forward``;
+what it computed is kept as a rule in IR (``ir.custom``), so a compiled program needs no
+Python for it, and derivatives of any order follow from backward's own operations.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from flamec.dispatch import Saved, apply, apply_named, record, restore, tape_value, tensor_builder
+from flamec.errors import CompileError, OperationTypeError, user_location
+from flamec.ir.builder import Builder
+from flamec.ir.custom import custom_op, derivative_of, record_rule
+from flamec.ir.op import Attributes, DerivativeContext, Op, OpKind, Types
+from flamec.ir.shape import SymbolicDim, equal, format_shape, symbols_of
+from flamec.state import enable_grad, no_grad, set_grad_enabled, thread
+from flamec.tensor import Tensor
+
+__all__ = ["Function", "FunctionCtx", "once_differentiable"]
+
+
+class FunctionCtx:
+    """What ``forward`` keeps for ``backward``; attributes of any name may be added.
+
+    ``needs_input_grad``: for each argument whether it wants a gradient.
+    """
+
+    needs_input_grad: tuple[bool, ...]
+
+    def __init__(self, function: type[Function]) -> None:
+        self._function = function
+        self._to_save: tuple[Tensor | None, ...] = ()
+        self._non_differentiable: tuple[Tensor, ...] = ()
+        self._materialize = True
+        self._read_saved: Callable[[], tuple[Any, ...]] | None = None
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """Keep tensors (or None) for ``backward``, where they are ``ctx.saved_tensors``."""
+        for tensor in tensors:
+            if tensor is not None and not isinstance(tensor, Tensor):
+                raise TypeError(
+                    "save_for_backward can only save variables, but argument "
+                    f"{tensors.index(tensor)} is of type {type(tensor).__name__}"
+                )
+        self._to_save = tensors
+
+    save_for_forward = save_for_backward
+
+    @property
+    def saved_tensors(self) -> tuple[Any, ...]:
+        """What ``save_for_backward`` was given; RuntimeError if changed in place since."""
+        return self._to_save if self._read_saved is None else self._read_saved()
+
+    def mark_non_differentiable(self, *args: Tensor) -> None:
+        """Say that results are not differentiable: they will not require grad."""
+        self._non_differentiable = args
+
+    def mark_dirty(self, *args: Tensor) -> NoReturn:
+        """Not supported: RuntimeError."""
+        raise RuntimeError(
+            f"{self._function.__name__}: mark_dirty is not supported; return a new tensor instead "
+            f"of an argument that was changed in place (at {user_location()})"
+        )
+
+    def set_materialize_grads(self, value: bool) -> None:
+        """Whether gradients that did not arrive are zeros (the default) or None."""
+        self._materialize = value
+
+
+class Function:
+    """An operation with a derivative of its own; subclass it and call ``apply``.
+
+    ``forward(ctx, *args)`` computes the results, or ``forward(*args)`` together with
+    ``setup_context(ctx, inputs, output)``. ``backward(ctx, *gradients)`` gives a gradient
+    or None for each argument of ``forward``. Nothing that ``forward`` does is recorded.
+    """
+
+    @staticmethod
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        """The results: a tensor, or a tuple of tensors and anything else."""
+        raise NotImplementedError(
+            "You must implement the forward function for custom autograd.Function."
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> Any:
+        """Keep what ``backward`` needs, if ``forward`` takes no ``ctx``."""
+        raise NotImplementedError("setup_context is not implemented.")
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        """A gradient or None for each argument of ``forward``."""
+        raise NotImplementedError(
+            "You must implement the backward function for custom autograd.Function."
+        )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError(
+            f"{type(self).__name__} should not be instantiated. Methods on autograd functions are "
+            "all static, so you should invoke them on the class itself: Function.apply(...)"
+        )
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        """The results of ``forward``, with ``backward`` as their derivative."""
+        ctx = FunctionCtx(cls)
+        recording = thread.grad_enabled
+        ctx.needs_input_grad = tuple(isinstance(a, Tensor) and a.requires_grad for a in args)
+        with no_grad():
+            if cls.setup_context is not Function.setup_context:
+                result = cls.forward(*args)
+                cls.setup_context(ctx, args, result)
+            else:
+                result = cls.forward(ctx, *args)
+        outputs = list(result) if isinstance(result, tuple) else [result]
+        if recording and any(ctx.needs_input_grad):
+            outputs = _with_history(_Call(cls, ctx, args, outputs), outputs)
+        return tuple(outputs) if isinstance(result, tuple) else outputs[0]
+
+
+class _Call:
+    """One application that is to be differentiated."""
+
+    def __init__(
+        self, function: type[Function], ctx: FunctionCtx, args: Sequence[Any], outputs: list[Any]
+    ) -> None:
+        self.name = function.__name__
+        self.backward = function.backward
+        self.ctx = ctx
+        self.arguments = [i for i, a in enumerate(args) if isinstance(a, Tensor)]
+        self.argument_count = len(args)
+        self.tensors: list[Tensor] = [args[i] for i in self.arguments]
+        excluded = ctx._non_differentiable
+        self.results = [
+            i
+            for i, t in enumerate(outputs)
+            if isinstance(t, Tensor)
+            and t.dtype.is_floating_point
+            and not any(t is other for other in excluded)
+        ]
+        self.tensor_types = [t._type for t in self.tensors]
+        self.types = [t._type if isinstance(t, Tensor) else None for t in outputs]
+
+    def gradients(self, incoming: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """What the user's rule gives for each tensor argument, given gradients of ``results``."""
+        by_output: list[Tensor | None] = [None] * len(self.types)
+        for position, gradient in zip(self.results, incoming, strict=True):
+            by_output[position] = gradient
+        if self.ctx._materialize:
+            for position, type in enumerate(self.types):
+                if by_output[position] is None and type is not None:
+                    by_output[position] = tensor_builder.full_like(0, type)
+        found = self.backward(self.ctx, *by_output)
+        given = list(found) if isinstance(found, (tuple, list)) else [found]
+        while len(given) > self.argument_count and given[-1] is None:
+            given.pop()
+        if len(given) != self.argument_count:
+            raise RuntimeError(
+                f"function {self.name} returned an incorrect number of gradients (expected "
+                f"{self.argument_count}, got {len(given)})"
+            )
+        for position, gradient in enumerate(given):
+            if gradient is not None and position not in self.arguments:
+                raise RuntimeError(
+                    f"function {self.name} returned a gradient different from None at position "
+                    f"{position + 1}, but the corresponding forward input was not a tensor"
+                )
+        return [
+            self._fitting(p, given[p], t)
+            for p, t in zip(self.arguments, self.tensor_types, strict=True)
+        ]
+
+    def _fitting(self, position: int, gradient: Any, type: Any) -> Tensor | None:
+        """A gradient in the shape and dtype of its argument."""
+        if gradient is None:
+            return None
+        if not isinstance(gradient, Tensor):
+            raise OperationTypeError(
+                f"function {self.name}: gradient {position} is a {gradient.__class__.__name__}, "
+                "not a tensor or None"
+            )
+        if not type.dtype.is_floating_point:
+            return None
+        have, want = gradient._type.shape, type.shape
+        missing = len(have) - len(want)
+        if missing < 0 or not all(
+            equal(h, w) or equal(w, 1) for h, w in zip(have[missing:], want, strict=True)
+        ):
+            raise RuntimeError(
+                f"Function {self.name} returned an invalid gradient at index {position} - got "
+                f"{format_shape(have)} but expected shape compatible with {format_shape(want)}"
+            )
+        fitting: Tensor = tensor_builder.cast(tensor_builder.sum_to(gradient, want), type.dtype)
+        return fitting
+
+    def once(self, found: list[Tensor | None], incoming: Sequence[Any]) -> list[Tensor | None]:
+        """``found``, of which no further derivative can be taken."""
+        present = [g for g in found if g is not None]
+        if not getattr(self.backward, "_once_differentiable", False) or not present:
+            return found
+        sources = [g for g in incoming if g is not None]
+        marked = iter(_attach(f"{self.name}Backward", present, sources, _refuse_second, ()))
+        return [None if g is None else next(marked) for g in found]
+
+
+def _with_history(call: _Call, outputs: list[Any]) -> list[Any]:
+    """``outputs`` with the user's derivative."""
+    fresh = list(outputs)
+    for position, output in enumerate(outputs):
+        if isinstance(output, Tensor) and (
+            any(output is t for t in call.tensors) or output.requires_grad
+        ):
+            fresh[position] = apply_named("detach", output)
+    results = [fresh[p] for p in call.results]
+    if not results:
+        return fresh
+    kept = _Kept(call, outputs)
+    if thread.trace is not None:
+        results = _traced(call, kept, results)
+        for position, result in zip(call.results, results, strict=True):
+            fresh[position] = result
+        call.tensors = []
+        return fresh
+
+    def rule(b: Builder, context: DerivativeContext, *incoming: Any) -> Any:
+        call.ctx._read_saved = lambda: kept.read(context.inputs, context.outputs)
+        try:
+            return call.once(call.gradients(incoming), incoming)
+        finally:
+            call.ctx._read_saved = _refuse_read
+
+    op = Op(
+        name=call.name,
+        kind=OpKind.CALL,
+        infer=_not_inferred,
+        evaluate=_not_inferred,
+        derivative=rule,
+        saves_inputs=kept.inputs,
+        saves_outputs=kept.outputs,
+    )
+    record(op, call.tensors, {}, results)
+    call.tensors = []
+    return fresh
+
+
+class _Kept:
+    """Where each saved tensor is found: an argument, a result, or kept here."""
+
+    def __init__(self, call: _Call, outputs: Sequence[Any]) -> None:
+        ctx = call.ctx
+        self.places: list[tuple[str, int]] = []
+        self.others: list[Saved | Tensor] = []
+        for tensor in ctx._to_save:
+            place = ("none", 0)
+            for position, output in enumerate(outputs):
+                if tensor is not None and tensor is output and position in call.results:
+                    place = ("output", call.results.index(position))
+            for position, argument in enumerate(call.tensors):
+                if tensor is argument:
+                    place = ("input", position)
+            if tensor is not None and place[0] == "none":
+                place = ("other", len(self.others))
+                tracing = thread.trace is not None
+                self.others.append(tensor if tracing else Saved(tensor, tape_value(tensor)))
+            self.places.append(place)
+        self.inputs = self._positions("input")
+        self.outputs = self._positions("output")
+        self.name = call.name
+        self.location = user_location()
+        ctx._to_save = ()
+        ctx._non_differentiable = ()
+        ctx._read_saved = _refuse_read
+
+    def _positions(self, kind: str) -> tuple[int, ...]:
+        return tuple(sorted({p for k, p in self.places if k == kind}))
+
+    def read(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(self._one(kind, p, inputs, outputs) for kind, p in self.places)
+
+    def _one(self, kind: str, position: int, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
+        if kind == "none":
+            return None
+        if kind == "other":
+            other = self.others[position]
+            if isinstance(other, Tensor):
+                return other
+            return restore(other, self.name, self.location, other.value)
+        return inputs[position] if kind == "input" else outputs[position]
+
+
+def _refuse_read() -> NoReturn:
+    raise RuntimeError("ctx.saved_tensors is available in backward only")
+
+
+def _not_inferred(*_: Any) -> Types:
+    raise AssertionError("a custom function is recorded with its result types given")
+
+
+# while tracing -----------------------------------------------------------------------------
+
+
+def _traced(call: _Call, kept: _Kept, results: list[Tensor]) -> list[Tensor]:
+    """Run ``backward`` on stand-ins and attach what it emitted as the derivative."""
+    trace = thread.trace
+    assert trace is not None
+    nodes = trace.builder.nodes
+    start = len(nodes)
+    seeds = [tensor_builder.full_like(0, t._type) for t in results]
+    stand_ins = [apply_named("convert", results[p], dtype=results[p].dtype) for p in kept.outputs]
+    by_result = dict(zip(kept.outputs, stand_ins, strict=True))
+    gradient_values = [trace.value_of(t) for t in seeds]
+    output_values = [trace.value_of(t) for t in stand_ins]
+    trace.tracked.update((*gradient_values, *output_values))
+    trace.tracked.update((*gradient_values, *output_values))
+    inputs = list(call.tensors)
+    call.ctx._read_saved = lambda: kept.read(inputs, by_result)  # type: ignore[arg-type]
+    try:
+        with enable_grad():
+            found = call.once(call.gradients(seeds), seeds)
+    except (NotImplementedError, RuntimeError) as error:
+        if isinstance(error, CompileError):
+            raise
+        return _attach(call.name, results, inputs, _raising(error), ())
+    finally:
+        call.ctx._read_saved = _refuse_read
+    symbols = sorted({str(s) for node in nodes[start:] for s in _symbols_of(node.attributes)})
+    rule = record_rule(
+        nodes[start:],
+        gradient_values,
+        output_values,
+        [None if g is None else trace.value_of(g) for g in found],
+        trace.tracked,
+        symbols,
+    )
+    count = len(results)
+    operands = [trace.tensor_of(v) for v in rule.operands]
+    first = count + len(inputs)
+    op = custom_op(
+        call.name,
+        count,
+        _selecting(derivative_of(rule, count, len(inputs), _apply_recorded), kept.outputs),
+        tuple(range(first, first + len(operands))),
+        kept.outputs,
+    )
+    sizes = tuple(SymbolicDim.symbol(s) for s in symbols)
+    found_outputs = apply(op, [*results, *inputs, *operands], {"sizes": sizes})
+    return list(found_outputs) if isinstance(found_outputs, tuple) else [found_outputs]
+
+
+def _symbols_of(attributes: Attributes) -> set[str]:
+    found: set[str] = set()
+    pending: list[Any] = list(attributes.values())
+    while pending:
+        value = pending.pop()
+        if isinstance(value, tuple):
+            pending.extend(value)
+        elif isinstance(value, SymbolicDim):
+            found |= set(symbols_of(value))
+    return found
+
+
+def _selecting(derivative: Any, positions: Sequence[int]) -> Any:
+    """``derivative`` given only those outputs that it reads."""
+
+    def rule(b: Builder, ctx: DerivativeContext, *gradients: Any) -> Any:
+        chosen = DerivativeContext(
+            ctx.attributes,
+            ctx.inputs,
+            [ctx.outputs[p] for p in positions],
+            ctx.input_types,
+            ctx.output_types,
+            ctx.needs,
+        )
+        return derivative(b, chosen, *gradients)
+
+    return rule
+
+
+def _apply_recorded(
+    b: Builder, op: Op, inputs: Sequence[Any], attributes: Attributes, recorded: bool
+) -> Any:
+    with set_grad_enabled(thread.grad_enabled and recorded):
+        return b.apply(op, inputs, attributes)
+
+
+def _attach(
+    name: str, results: list[Tensor], sources: Sequence[Tensor], rule: Any, saved: tuple[int, ...]
+) -> list[Tensor]:
+    """``results`` whose derivative by ``sources`` is ``rule``."""
+    if thread.trace is not None:
+        op = custom_op(name, len(results), rule, saved)
+        found = apply(op, [*results, *sources], {"sizes": ()})
+        return list(found) if isinstance(found, tuple) else [found]
+    fresh = [apply_named("detach", r) for r in results]
+    if thread.grad_enabled:
+        op = Op(name, OpKind.CALL, _not_inferred, _not_inferred, rule)
+        record(op, sources, {}, fresh)
+    return fresh
+
+
+def _raising(error: Exception) -> Any:
+    def rule(b: Builder, ctx: DerivativeContext, *gradients: Any) -> NoReturn:
+        raise error
+
+    return rule
+
+
+def _refuse_second(b: Builder, ctx: DerivativeContext, *gradients: Any) -> NoReturn:
+    raise RuntimeError(
+        "trying to differentiate twice a function that was marked with @once_differentiable"
+    )
+
+
+def once_differentiable(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate ``backward``: nothing in it is recorded, and no second derivative is given."""
+
+    @functools.wraps(fn)
+    def wrapper(ctx: Any, *args: Any) -> Any:
+        with no_grad():
+            return fn(ctx, *args)
+
+    wrapper._once_differentiable = True  # type: ignore[attr-defined]
+    return wrapper

@@ -1,0 +1,152 @@
+"""Operations whose derivative someone else wrote: values with another derivative.
+
+``custom_op`` makes an op of kind CUSTOM: its results are its first operands, and
+gradients flow to the others by the rule that is given. Until differentiation is done
+such a node stands in the graph; afterwards ``forget_derivatives`` takes it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flamec.ir.builder import Builder
+from flamec.ir.graph import Node, Value
+from flamec.ir.op import Attributes, Derivative, DerivativeContext, Op, OpKind, Types
+from flamec.ir.shape import SymbolicDim, evaluate_dim
+
+
+def custom_op(
+    name: str,
+    count: int,
+    derivative: Derivative,
+    saves_inputs: tuple[int, ...] = (),
+    saves_outputs: tuple[int, ...] = (),
+) -> Op:
+    """An op whose ``count`` results are its first operands, with a derivative of its own."""
+
+    def infer(types: Types, attributes: Attributes) -> Types:
+        return types[:count]
+
+    def evaluate(attributes: Attributes, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        return arrays[:count]
+
+    return Op(
+        name=name,
+        kind=OpKind.CUSTOM,
+        infer=infer,
+        evaluate=evaluate,
+        derivative=derivative,
+        saves_inputs=saves_inputs,
+        saves_outputs=saves_outputs,
+        dimensions=("sizes",),
+        doc="The first operands, with a derivative written by the user.",
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedRule:
+    """A derivative rule as the nodes that it emitted once.
+
+    ``gradients`` and ``outputs``: what stood for the gradients and for the results of the
+    operation; ``operands``: what the nodes read besides; ``nodes``, each with whether it was
+    recorded for autograd; ``results``: the gradients that it gave, None where there is none.
+    ``symbols``: the sizes that attributes name.
+    """
+
+    gradients: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    operands: tuple[Value, ...]
+    nodes: tuple[tuple[Node, bool], ...]
+    results: tuple[Value | None, ...]
+    symbols: tuple[str, ...] = ()
+
+    def replay(
+        self,
+        b: Builder,
+        gradients: Sequence[Any],
+        outputs: Sequence[Any],
+        operands: Sequence[Any],
+        sizes: Sequence[Any],
+        apply: Any,
+    ) -> list[Any]:
+        """Emit the nodes again. ``apply(b, op, inputs, attributes, recorded)`` does one."""
+        values: dict[Value, Any] = dict(zip(self.operands, operands, strict=True))
+        values.update(zip(self.gradients, gradients, strict=True))
+        values.update(zip(self.outputs, outputs, strict=True))
+        bindings = dict(zip(self.symbols, sizes, strict=True))
+        known = {k: v for k, v in bindings.items() if isinstance(v, int)}
+        for node, recorded in self.nodes:
+            attributes = {k: _bound(v, known) for k, v in node.attributes.items()}
+            result = apply(b, node.op, [values[v] for v in node.inputs], attributes, recorded)
+            results = result if isinstance(result, tuple) else (result,)
+            values.update(zip(node.outputs, results, strict=True))
+        return [None if v is None else values[v] for v in self.results]
+
+
+def _bound(value: Any, bindings: Mapping[str, int]) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_bound(v, bindings) for v in value)
+    return evaluate_dim(value, bindings) if bindings and isinstance(value, SymbolicDim) else value
+
+
+def record_rule(
+    nodes: Sequence[Node],
+    gradients: Sequence[Value],
+    outputs: Sequence[Value],
+    results: Sequence[Value | None],
+    recorded: Any,
+    symbols: Sequence[str],
+) -> RecordedRule:
+    """The part of ``nodes`` that leads from ``gradients`` and ``outputs`` to ``results``.
+
+    What does not depend on them is an operand. ``recorded``: a container of the values
+    that were recorded for autograd.
+    """
+    late = {*gradients, *outputs}
+    for node in nodes:
+        if any(v in late for v in node.inputs):
+            late.update(node.outputs)
+    wanted = {v for v in results if v is not None}
+    operands: dict[Value, None] = {v: None for v in results if v is not None and v not in late}
+    kept: list[tuple[Node, bool]] = []
+    given = {*gradients, *outputs}
+    for node in reversed(nodes):
+        made = [v for v in node.outputs if v in wanted and v in late and v not in given]
+        if not made:
+            continue
+        kept.append((node, any(v in recorded for v in node.outputs)))
+        wanted.update(node.inputs)
+        operands.update((v, None) for v in node.inputs if v not in late)
+    return RecordedRule(
+        tuple(gradients),
+        tuple(outputs),
+        tuple(operands),
+        tuple(reversed(kept)),
+        tuple(results),
+        tuple(symbols),
+    )
+
+
+def derivative_of(rule: RecordedRule, count: int, inputs: int, apply: Any) -> Derivative:
+    """The derivative of a custom op with operands: results, inputs, operands of ``rule``."""
+
+    def derivative(b: Builder, ctx: DerivativeContext, *gradients: Any) -> list[Any]:
+        seeds = [
+            b.full_like(0, type) if g is None else g
+            for g, type in zip(gradients, ctx.output_types, strict=True)
+        ]
+        found = rule.replay(
+            b,
+            seeds,
+            ctx.outputs[: len(rule.outputs)],
+            ctx.inputs[count + inputs :],
+            ctx.attributes["sizes"],
+            apply,
+        )
+        return [*[None] * count, *found, *[None] * len(rule.operands)]
+
+    return derivative

@@ -1,0 +1,21 @@
+"""Custom derivatives have served their purpose once gradients are in the graph.
+
+In: any graph. Out: the graph in which what a node of kind CUSTOM gives is its operands.
+"""
+
+from __future__ import annotations
+
+from flamec.ir.graph import Graph, Node, Value
+from flamec.ir.op import OpKind
+from flamec.ir.passes.rewrite import RewriteBuilder, rewrite
+
+
+def forget_derivatives(graph: Graph) -> Graph:
+    """No value has a derivative of its own."""
+    return rewrite(graph, _operands)
+
+
+def _operands(b: RewriteBuilder, node: Node) -> tuple[Value, ...] | None:
+    if node.op.kind is not OpKind.CUSTOM:
+        return None
+    return node.inputs[: len(node.outputs)]
