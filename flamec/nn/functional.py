@@ -34,6 +34,7 @@ from flamec.functional.activation import (
 )
 from flamec.functional.attention import scaled_dot_product_attention
 from flamec.functional.classification_loss import cross_entropy, nll_loss
+from flamec.functional.ctc_loss import ctc_loss
 from flamec.functional.distance import cosine_similarity, normalize, pairwise_distance
 from flamec.functional.dropout import (
     alpha_dropout,
@@ -73,7 +74,8 @@ from flamec.functional.unary import sigmoid, tanh
 
 __all__ = [
     "alpha_dropout", "bilinear", "binary_cross_entropy", "binary_cross_entropy_with_logits",
-    "celu", "celu_", "cosine_embedding_loss", "cosine_similarity", "cross_entropy", "dropout",
+    "celu", "celu_", "cosine_embedding_loss", "cosine_similarity", "cross_entropy", "ctc_loss",
+    "dropout",
     "dropout1d", "dropout2d", "dropout3d", "elu", "elu_", "embedding", "feature_alpha_dropout",
     "gaussian_nll_loss", "gelu", "glu", "group_norm", "gumbel_softmax", "hardshrink",
     "hardsigmoid", "hardswish", "hardtanh", "hardtanh_", "hinge_embedding_loss", "huber_loss",
