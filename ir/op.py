@@ -94,6 +94,8 @@ class Op:
       ``{t}`` for the lane type of the first operand (``f32``, ``f64``, ``i64`` …, ``b`` for bool)
       and ``{r}`` for that of the result, or a mapping from lane type to such text; for
       reductions the combining text of ``{0}`` and ``{1}``.
+    - ``triton_approximate``: cheaper Triton text by lane type, a few units of float32 off, for
+      values that are rounded to 16 bits afterwards.
     - ``commutative``; ``identity`` (of a binary op: its right unit; of a reduction: the
       start value, given the dtype); ``involution`` (f(f(x)) = x); ``idempotent`` (f(f(x)) = f(x)).
     - ``expensive``: cheaper to keep than to compute twice.
@@ -111,6 +113,7 @@ class Op:
     saves_outputs: tuple[int, ...] | slice | str = ()
     c: str | Mapping[str, str] | None = None
     triton: str | Mapping[str, str] | None = None
+    triton_approximate: Mapping[str, str] | None = None
     commutative: bool = False
     associative: bool = False
     involution: bool = False

@@ -65,6 +65,7 @@ class RowsWriter:
             reuse=not self.tile.looped,
             fours="four" if self._by_fours() else "",
             atomic=self.tile.atomic,
+            approximate=rounds_its_rows(program),
             written={i for i, p in enumerate(program.parameters) if p.written},
         )
 
@@ -379,6 +380,19 @@ class RowsWriter:
         }
         blocks = ceil_div(substitute(self.columns, self.own), columns)
         return self._emit("after.py.j2", holes, blocks, 8)
+
+
+def rounds_its_rows(program: RowProgram) -> bool:
+    """Whether elements made with folds of their rows reach memory as 16-bit floats only.
+
+    So do softmax and the norms of such floats: a few units of float32 are lost in the rounding.
+    """
+    if any(s.scope != "row" for s in program.statements() if isinstance(s, Fold)):
+        return False
+    folds = any(isinstance(s, Fold) for s in program.statements())
+    stored = [s for block in program.passes for s in block.element if isinstance(s, Store)]
+    memory = {program.parameters[s.place.parameter].memory for s in stored}
+    return folds and bool(memory) and memory <= {"f16", "bf16"}
 
 
 _LAST = str((1 << 63) - 1)  # an index behind all others

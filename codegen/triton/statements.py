@@ -52,7 +52,8 @@ class StatementWriter:
     ``product`` names the block that holds a matrix product, parameter -1 and the given one;
     ``reuse``: a load of a place that was loaded before gives the same block (not across
     iterations of loops); ``fours`` names the first of each four elements of a block along the
-    only inner loop, if blocks are made of such; ``atomic``: stores that combine do so at once.
+    only inner loop, if blocks are made of such; ``atomic``: stores that combine do so at once;
+    ``approximate``: operations use their cheaper text, where they have one.
     """
 
     rows: tuple[str, ...] = ()
@@ -63,6 +64,7 @@ class StatementWriter:
     reuse: bool = False
     fours: str = ""
     atomic: bool = False
+    approximate: bool = False
     varying: dict[str, str] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     kept: dict[int, str] = field(default_factory=dict)
@@ -199,7 +201,7 @@ class StatementWriter:
     def _compute(self, s: Compute) -> str:
         operands = tuple(self.name(o) for o in s.operands)
         self.varying[s.name] = joined(*(self.varying.get(o, "") for o in operands))
-        text = operation(lookup(s.op), s.lanes, s.lane, operands)
+        text = operation(lookup(s.op), s.lanes, s.lane, operands, self.approximate)
         if s.rounds:
             text = f"{text}.to({TYPES[s.rounds]}).to({TYPES[s.lane]})"
         return f"{s.name} = {text}"

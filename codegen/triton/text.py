@@ -98,10 +98,21 @@ def fold_lane(lane: str) -> str:
     return "i32" if lane == "b" else lane
 
 
-def operation(op: Op, lanes: tuple[str, ...], result: str, operands: tuple[str, ...]) -> str:
-    """The op's own text over blocks; LookupError if the op has none for the lane type."""
+def operation(
+    op: Op,
+    lanes: tuple[str, ...],
+    result: str,
+    operands: tuple[str, ...],
+    approximate: bool = False,
+) -> str:
+    """The op's own text over blocks; LookupError if the op has none for the lane type.
+
+    ``approximate``: the op's cheaper text, where it has one.
+    """
     lane = lanes[0] if lanes else result
     text = op.triton
+    if approximate and op.triton_approximate and lane in op.triton_approximate:
+        text = op.triton_approximate
     if isinstance(text, Mapping):
         text = text.get(lane)
     if text is None:

@@ -117,6 +117,7 @@ binary(
     saves={0: (1,), 1: (0, 1)},
     c="({0} / {1})",
     triton="flamec_divide({0}, {1})",
+    triton_approximate={"f32": "({0} / {1})"},
     identity=lambda dtype: 1,
     doc="x / y of floating-point numbers.",
 )

@@ -167,6 +167,7 @@ unary(
     np.exp,
     by_output=lambda b, g, y: b.mul(g, y),
     triton="libdevice.exp({0})",
+    triton_approximate={"f32": "tl.exp({0})"},
     expensive=True,
 )
 unary(
@@ -216,6 +217,7 @@ unary(
     lambda x: 1 / (1 + np.exp(-x)),
     by_output=lambda b, g, y: b.mul(g, b.mul(y, _minus_from_one(b, y))),
     triton="flamec_sigmoid({0})",
+    triton_approximate={"f32": "(1 / (1 + tl.exp(-{0})))"},
     expensive=True,
     doc="1 / (1 + exp(-x)).",
 )

@@ -72,10 +72,26 @@ def _reordered(b: RewriteBuilder, node: Node) -> Value | None:
     middle = batched + len(free_axes(left.type.ndim, contract[0], batch[0]))
     left_dims, right_dims = tuple(range(batched, middle)), tuple(range(middle, len(order)))
     if any(axis >= batched for axis in order[:batched]):
-        return None
+        return _with_wanted_innermost(b, node, left_dims, right_dims)
     batch = tuple(tuple(axes[i] for i in order[:batched]) for axes in batch)
     if order[batched:] == left_dims + right_dims:
         return b.dot_general(left, right, contract=contract, batch=batch)
     if order[batched:] == right_dims + left_dims:
         return b.dot_general(right, left, contract=contract[::-1], batch=batch[::-1])
     return None
+
+
+def _with_wanted_innermost(
+    b: RewriteBuilder, node: Node, left_dims: Axes, right_dims: Axes
+) -> Value | None:
+    """A permutation of the contraction with its operands swapped, if the left one's dimension is
+    wanted innermost: results are then written in the order in which they lie."""
+    order: Axes = node.attributes["axes"]
+    producer = node.inputs[0].node
+    assert producer is not None
+    if order[-1] not in left_dims or not right_dims:
+        return None
+    contract, batch = producer.attributes["contract"], producer.attributes["batch"]
+    right_first = (*range(len(batch[0])), *right_dims, *left_dims)
+    swapped = b.dot_general(*producer.inputs[::-1], contract=contract[::-1], batch=batch[::-1])
+    return b.permute(swapped, axes=tuple(right_first.index(axis) for axis in order))
