@@ -1,7 +1,7 @@
 """Neural networks: modules, their parameters, initialisation and functional forms."""
 
 from flamec.namespace import namespace
-from flamec.nn import functional, init, parametrizations, parametrize
+from flamec.nn import functional, init, normalized_weights, parametrizations, parametrize
 from flamec.nn.activation import *  # noqa: F403
 from flamec.nn.activation import __all__ as _activations
 from flamec.nn.containers import *  # noqa: F403
@@ -31,6 +31,7 @@ utils = namespace(
     get_total_norm=get_total_norm,
     parameters_to_vector=parameters_to_vector,
     vector_to_parameters=vector_to_parameters,
+    **{name: getattr(normalized_weights, name) for name in normalized_weights.__all__},
     parametrize=namespace(
         "flamec.nn.utils.parametrize",
         "Parameters computed from others each time they are read.",

@@ -13,7 +13,19 @@ from flamec.tensor import Tensor
 __all__ = ["spectral_norm", "weight_norm"]
 
 
-class _WeightNorm(Module):
+def as_matrix(weight: Tensor, dim: int) -> Tensor:
+    """The weight with dimension ``dim`` as rows and the others as columns."""
+    if dim != 0:
+        weight = weight.permute(dim, *(d for d in range(weight.ndim) if d != dim))
+    return weight.flatten(1)  # type: ignore[no-any-return]
+
+
+def output_dimension(module: Module) -> int:
+    """The dimension of a layer's weight that counts its outputs."""
+    return 1 if getattr(module, "transposed", False) is True else 0
+
+
+class WeightNorm(Module):
     """g * v / |v|: length and direction apart (Salimans and Kingma 2016).
 
     ``dim``: the dimension along which there is a length each; -1: one length for all.
@@ -44,7 +56,7 @@ def weight_norm(module: Module, name: str = "weight", dim: int | None = 0) -> Mo
 
     ``dim``: there is a length for each index of this dimension; None: one for the whole tensor.
     """
-    return register_parametrization(module, name, _WeightNorm(dim), unsafe=True)
+    return register_parametrization(module, name, WeightNorm(dim), unsafe=True)
 
 
 class _SpectralNorm(Module):
@@ -76,18 +88,12 @@ class _SpectralNorm(Module):
         if rank > 1:
             self.n_power_iterations = n_power_iterations
             with no_grad():
-                matrix = self._matrix(weight.detach())
+                matrix = as_matrix(weight.detach(), self.dim)
                 rows, columns = matrix.shape
                 for key, size in (("_u", rows), ("_v", columns)):
                     start = matrix.new_empty(size).normal_(0, 1)
                     self.register_buffer(key, normalize(start, dim=0, eps=eps))
                 self._iterate(matrix, 15)
-
-    def _matrix(self, weight: Tensor) -> Tensor:
-        if self.dim != 0:
-            others = (d for d in range(weight.ndim) if d != self.dim)
-            weight = weight.permute(self.dim, *others)
-        return weight.flatten(1)  # type: ignore[no-any-return]
 
     def _iterate(self, matrix: Tensor, count: int) -> None:
         with no_grad():
@@ -100,7 +106,7 @@ class _SpectralNorm(Module):
     def forward(self, weight: Tensor) -> Tensor:
         if weight.ndim == 1:
             return normalize(weight, dim=0, eps=self.eps)
-        matrix = self._matrix(weight)
+        matrix = as_matrix(weight, self.dim)
         if self.training:
             self._iterate(matrix.detach(), self.n_power_iterations)
         u, v = self._u.clone(), self._v.clone()
@@ -124,8 +130,6 @@ def spectral_norm(
     weight = getattr(module, name, None)
     if not isinstance(weight, Tensor):
         raise ValueError(f"Module '{module}' has no parameter or buffer with name '{name}'")
-    if dim is None:
-        dim = 1 if getattr(module, "transposed", False) is True else 0
-    return register_parametrization(
-        module, name, _SpectralNorm(weight, n_power_iterations, dim, eps)
-    )
+    axis = output_dimension(module) if dim is None else dim
+    made = _SpectralNorm(weight, n_power_iterations, axis, eps)
+    return register_parametrization(module, name, made)

@@ -100,6 +100,65 @@ def test_training_with_a_norm(kind: str, mode: str) -> None:
     )
 
 
+OLDER: dict[str, Any] = {
+    "weight": lambda u, m: u.weight_norm(m),
+    "weight dim 1": lambda u, m: u.weight_norm(m, dim=1),
+    "weight whole": lambda u, m: u.weight_norm(m, dim=None),
+    "spectral": lambda u, m: u.spectral_norm(m),
+    "spectral dim 1": lambda u, m: u.spectral_norm(m, n_power_iterations=3, dim=1),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+@pytest.mark.parametrize("kind", OLDER)
+def test_the_older_forms(kind: str, mode: str) -> None:
+    ours, theirs = _pair()
+    OLDER[kind](torch.nn.utils, theirs)
+    OLDER[kind](nn.utils, ours)
+    _copy(ours, theirs)
+    _same(ours, theirs)
+    mine = optim.SGD(ours.parameters(), 0.05)
+    wanted = torch.optim.SGD(theirs.parameters(), 0.05)
+
+    def step(x: Any) -> Any:
+        mine.zero_grad()
+        loss = (ours(x) - 1).square().mean()
+        loss.backward()
+        mine.step()
+        return loss
+
+    run = flamec.compile(step) if mode == "compiled" else step
+    for _ in range(4):
+        x = RNG.standard_normal((6, 4))
+        loss = run(flamec.from_numpy(x.copy()))
+        wanted.zero_grad()
+        expected = (theirs(torch.tensor(x)) - 1).square().mean()
+        expected.backward()
+        wanted.step()
+        np.testing.assert_allclose(loss.item(), expected.item(), rtol=1e-10)
+    _same(ours, theirs)
+    if mode == "compiled":
+        assert run.stats.traces == 1
+    with pytest.raises(AttributeError, match=r"set weight_"):
+        ours.weight = flamec.ones(3, 4)
+    ours.eval()
+    theirs.eval()
+    x = RNG.standard_normal((6, 4))
+    result = theirs(torch.tensor(x)).detach().numpy()
+    copy = deepcopy(ours)
+    remove = "remove_weight_norm" if "weight" in kind else "remove_spectral_norm"
+    getattr(nn.utils, remove)(ours)
+    assert type(ours) is nn.Linear and sorted(ours.state_dict()) == ["bias", "weight"]
+    for module in (ours, copy):
+        found = module(flamec.from_numpy(x.copy())).detach().numpy()
+        np.testing.assert_allclose(found, result, rtol=1e-10)
+    with pytest.raises(ValueError, match="not found in"):
+        getattr(nn.utils, remove)(ours)
+    with pytest.raises(ValueError, match="has no parameter"):
+        OLDER[kind](nn.utils, nn.Tanh())
+
+
 class _Symmetric(nn.Module):
     def forward(self, x: Any) -> Any:
         return x.triu() + x.triu(1).t()
