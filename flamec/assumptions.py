@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flamec.autograd.hooks import hooks_of_leaf
 from flamec.capture import Captured, captured_sources
 from flamec.guard_code import Check, CheckBuilder
 from flamec.ir.graph import Graph
@@ -15,6 +16,7 @@ from flamec.ir.op import OpKind
 from flamec.ir.types import float32
 from flamec.state import process, thread
 from flamec.tensor import Storage, Tensor
+from flamec.traced_hooks import Hooks
 
 
 def _multiplies_float32(graph: Graph) -> bool:
@@ -109,6 +111,23 @@ class CapturedStorages:
         return now == self.present and len(now) == len(self._fixed) + len(self._tensors)
 
 
+class TensorHooks:
+    """The hooks of captured leaves as they were traced."""
+
+    def __init__(self, found: Mapping[Tensor, Hooks]) -> None:
+        self._found = dict(found)
+        self._changes = process.hook_changes
+
+    def hold(self) -> bool:
+        """Whether the tensors have these hooks; looked at only after some tensor's changed."""
+        if process.hook_changes == self._changes:
+            return True
+        if any(hooks_of_leaf(t) != hooks for t, hooks in self._found.items()):
+            return False
+        self._changes = process.hook_changes
+        return True
+
+
 def _tuple(values: list[str]) -> str:
     return ", ".join(values) + ("," if values else "")
 
@@ -188,6 +207,11 @@ def _add_captured(b: CheckBuilder, captured: Captured) -> None:
             b.add(f"{b.name(tensor)}._grad is None", f"{label} is None")
         else:
             b.add(f"{b.name(tensor)}._grad is {b.name(gradient)}", f"{label} is the same tensor")
+    if trace.hooks.reads:
+        b.add(f"{b.name(TensorHooks(trace.hooks.reads))}.hold()", "hooks of captured tensors")
+    for position, found in trace.hooks.argument_reads.items():
+        text = f"{b.name(hooks_of_leaf)}(a{position}) == {b.name(found)}"
+        b.add(text, f"hooks of argument {position}")
     for container, key, condition, expected in trace.conditions:
         b.add(
             f"bool({b.name(condition)}({b.name(container)}[{key!r}])) is {expected}",

@@ -239,9 +239,10 @@ def _finish(
     outputs.count_storages(result_leaves)
     results = [outputs.classify(leaf) for leaf in result_leaves]
     grads = []
-    for target, gradient in trace.grads.items():
+    for target, gradient in list(trace.grads.items()):
         where = outputs.argument_position(target)
-        if where is None and target._trace is not None:
+        if where is None and target._trace is not None:  # made in the function, ends with it
+            del trace.grads[target]
             continue
         grads.append(GradEffect(target if where is None else where, outputs.classify(gradient)))
     graph = trace.build(outputs.values, name)

@@ -11,15 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from flamec.autograd import grad
+from flamec.autograd.hooks import register_hook, replayed
+from flamec.autograd.rules import apply_recorded
 from flamec.backends import prepare
 from flamec.call_path import CHANGED
 from flamec.capture import Captured, Result
 from flamec.config import CompileOptions
 from flamec.dispatch import apply, record, tensor_builder
 from flamec.errors import CompileError
+from flamec.ir.builder import Builder
+from flamec.ir.custom import RecordedRule
 from flamec.ir.evaluate import concrete_attributes
 from flamec.ir.graph import Graph, Value
 from flamec.ir.op import Op, OpKind, Types
@@ -51,6 +56,7 @@ class DifferentiableProgram:
                 captured.tracked_inputs,
                 captured.tracked_outputs,
                 captured.trace.tracked,
+                partial(_hooked, captured) if captured.trace.hooks.rules else None,
             )
         )
         on_gpu = graph_device(joint).type == "cuda"
@@ -214,9 +220,37 @@ class _Call:
                         result = apply(node.op, operands, attributes)
                 results = result if isinstance(result, tuple) else (result,)
                 values.update(zip(node.outputs, results, strict=True))
+        _register_hooks(original, values, bindings)
         outputs = [values[original.graph.outputs[i]] for i in original.tracked_outputs]
         wanted = [self.inputs[i] for i in original.tracked_inputs]
         return grad(outputs, wanted, list(seeds), create_graph=create, allow_unused=True)
+
+
+def _register_hooks(
+    original: Captured, values: Mapping[Value, Tensor], bindings: Mapping[str, int]
+) -> None:
+    """Put the hooks of a trace on the tensors that stand for its values."""
+    for value, hooks in original.trace.hooks.rules.items():
+        tensor = values.get(value)
+        if tensor is None or not tensor.requires_grad:
+            continue
+        for rule in hooks.values():
+            operands = [values[v] for v in rule.operands]
+            register_hook(tensor, partial(_replay_hook, rule, operands, bindings))
+
+
+def _replay_hook(
+    rule: RecordedRule, operands: Sequence[Tensor], bindings: Mapping[str, int], gradient: Tensor
+) -> Any:
+    sizes = [bindings[s] for s in rule.symbols]
+    return rule.replay(tensor_builder, (gradient,), (), operands, sizes, apply_recorded)[0]
+
+
+def _hooked(captured: Captured, b: Builder, value: Value, gradient: Any) -> Any:
+    """A gradient as the hooks of a tensor of the trace leave it."""
+    for rule in captured.trace.hooks.rules.get(value, {}).values():
+        gradient = replayed(rule, gradient, rule.operands, b)
+    return gradient
 
 
 def _not_inferred(*_: Any) -> Types:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from flamec import autograd, conversion, memory, number_operators, printing, values
+from flamec.autograd import hooks
 from flamec.dispatch import apply_named, write
 from flamec.errors import OperationError, user_location
 from flamec.functional import (
@@ -248,6 +249,8 @@ def _attach_all() -> None:
     attach("requires_grad_", _requires_grad_)
     attach("detach", detach)
     attach("retain_grad", autograd.retain_grad)
+    attach("register_hook", hooks.register_hook)
+    attach("register_post_accumulate_grad_hook", hooks.register_post_accumulate_grad_hook)
 
 
 _attach_all()

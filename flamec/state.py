@@ -82,10 +82,12 @@ class ThreadState(threading.local):
 
 class ProcessState:
     """``default_dtype``: the dtype of float literals and factory functions.
+    ``hook_changes``: how often hooks of tensors were registered or taken off.
     ``float32_matmul_precision``: see ``set_float32_matmul_precision``.
     """
 
     default_dtype: DType = float32
+    hook_changes: int = 0
     float32_matmul_precision: str = "highest"
 
 

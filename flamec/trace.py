@@ -36,6 +36,7 @@ from flamec.ir.types import CPU, TensorType, float64, int64
 from flamec.size_oracle import SizeOracle
 from flamec.state import thread
 from flamec.tensor import RuntimeNumber, Storage, Tensor, ViewStep
+from flamec.traced_hooks import TracedHooks
 
 
 class AliasDiscovered(Exception):
@@ -122,6 +123,7 @@ class Trace:
         self.reads_cuda_device = False
         self.conditions: list[tuple[Any, Any, Callable[[Any], bool], bool]] = []
         self.autocast_casts: dict[Any, Any] = {}
+        self.hooks = TracedHooks(self.leaf_tensors)
 
     # inputs -------------------------------------------------------------------
     def add_input(self, type: TensorType, source: InputSource) -> Value:
@@ -147,6 +149,7 @@ class Trace:
         value = self.value_of(proxy)
         if tensor._requires_grad:
             self.mark_leaf(proxy)
+            self.hooks.argument(value, position, tensor)
         elif tape_value(tensor) is not None:
             self.tracked.add(value)
         return proxy
@@ -451,6 +454,7 @@ class Trace:
         self.numbers.clear()
         self.grads.clear()
         self.leaf_tensors.clear()
+        self.hooks.release()
         self.base_storages.clear()
 
     def build(self, outputs: Sequence[Value], name: str) -> Graph:

@@ -64,6 +64,11 @@ class RecordedRule:
     results: tuple[Value | None, ...]
     symbols: tuple[str, ...] = ()
 
+    @property
+    def symbolic_sizes(self) -> tuple[SymbolicDim, ...]:
+        """The symbols as sizes."""
+        return tuple(SymbolicDim.symbol(s) for s in self.symbols)
+
     def replay(
         self,
         b: Builder,

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from flamec.autograd.hooks import accumulated, finished
 from flamec.dispatch import (
     Leaf,
     TapeNode,
@@ -65,24 +66,25 @@ def backward(
     found = _run(seeds, targets or [], create_graph, keep_graph)
     with set_grad_enabled(create_graph):
         trace = thread.trace
-        leaves: list[tuple[Tensor, Tensor]] = []
+        leaves: list[tuple[Value, Tensor, Tensor]] = []
         if wanted is not None:
             for tensor, value in zip(wanted, targets or [], strict=True):
                 if value in found:
-                    leaves.append((tensor, found[value]))
+                    leaves.append((value, tensor, found[value]))
         elif trace is not None:
-            leaves = [(t, found[v]) for v, t in trace.leaves() if v in found]
+            leaves = [(v, t, found[v]) for v, t in trace.leaves() if v in found]
         else:
             for value, gradient in found.items():
                 if isinstance(value, Leaf):
                     leaf = value.tensor()
                     if leaf is not None and leaf._requires_grad:
-                        leaves.append((leaf, gradient))
+                        leaves.append((value, leaf, gradient))
         owned: set[int] = set()
         for seed in seeds.values():
             owned.add(id(seed._storage))
-        for leaf, gradient in leaves:
+        for value, leaf, gradient in leaves:
             _accumulate(leaf, gradient, create_graph, owned)
+            accumulated(value, leaf)
 
 
 def grad(
@@ -204,7 +206,14 @@ def _run(
     nodes, retained = _relevant(nodes, tracked)
     with set_grad_enabled(create_graph):
         found = backpropagate(
-            nodes, dict(seeds), tracked, tensor_builder, saved, enter, {*targets, *retained}
+            nodes,
+            dict(seeds),
+            tracked,
+            tensor_builder,
+            saved,
+            enter,
+            {*targets, *retained, *(trace.leaf_tensors if trace is not None else ())},
+            finished,
         )
         for value, tensor in retained.items():
             if value in found:

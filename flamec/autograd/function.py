@@ -12,13 +12,14 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from flamec.autograd.rules import apply_recorded, record_nodes
 from flamec.dispatch import Saved, apply, apply_named, record, restore, tape_value, tensor_builder
 from flamec.errors import CompileError, OperationTypeError, user_location
 from flamec.ir.builder import Builder
-from flamec.ir.custom import custom_op, derivative_of, record_rule
-from flamec.ir.op import Attributes, DerivativeContext, Op, OpKind, Types
-from flamec.ir.shape import SymbolicDim, equal, format_shape, symbols_of
-from flamec.state import enable_grad, no_grad, set_grad_enabled, thread
+from flamec.ir.custom import custom_op, derivative_of
+from flamec.ir.op import DerivativeContext, Op, OpKind, Types
+from flamec.ir.shape import equal, format_shape
+from flamec.state import enable_grad, no_grad, thread
 from flamec.tensor import Tensor
 
 __all__ = ["Function", "FunctionCtx", "once_differentiable"]
@@ -328,40 +329,23 @@ def _traced(call: _Call, kept: _Kept, results: list[Tensor]) -> list[Tensor]:
         return _attach(call.name, results, inputs, _raising(error), ())
     finally:
         call.ctx._read_saved = _refuse_read
-    symbols = sorted({str(s) for node in nodes[start:] for s in _symbols_of(node.attributes)})
-    rule = record_rule(
-        nodes[start:],
-        gradient_values,
-        output_values,
-        [None if g is None else trace.value_of(g) for g in found],
-        trace.tracked,
-        symbols,
-    )
+    for gradient in found:  # views become nodes now
+        if gradient is not None:
+            trace.value_of(gradient)
+    rule = record_nodes(nodes[start:], gradient_values, output_values, found)
     count = len(results)
     operands = [trace.tensor_of(v) for v in rule.operands]
     first = count + len(inputs)
     op = custom_op(
         call.name,
         count,
-        _selecting(derivative_of(rule, count, len(inputs), _apply_recorded), kept.outputs),
+        _selecting(derivative_of(rule, count, len(inputs), apply_recorded), kept.outputs),
         tuple(range(first, first + len(operands))),
         kept.outputs,
     )
-    sizes = tuple(SymbolicDim.symbol(s) for s in symbols)
-    found_outputs = apply(op, [*results, *inputs, *operands], {"sizes": sizes})
+    attributes = {"sizes": rule.symbolic_sizes}
+    found_outputs = apply(op, [*results, *inputs, *operands], attributes)
     return list(found_outputs) if isinstance(found_outputs, tuple) else [found_outputs]
-
-
-def _symbols_of(attributes: Attributes) -> set[str]:
-    found: set[str] = set()
-    pending: list[Any] = list(attributes.values())
-    while pending:
-        value = pending.pop()
-        if isinstance(value, tuple):
-            pending.extend(value)
-        elif isinstance(value, SymbolicDim):
-            found |= set(symbols_of(value))
-    return found
 
 
 def _selecting(derivative: Any, positions: Sequence[int]) -> Any:
@@ -379,13 +363,6 @@ def _selecting(derivative: Any, positions: Sequence[int]) -> Any:
         return derivative(b, chosen, *gradients)
 
     return rule
-
-
-def _apply_recorded(
-    b: Builder, op: Op, inputs: Sequence[Any], attributes: Attributes, recorded: bool
-) -> Any:
-    with set_grad_enabled(thread.grad_enabled and recorded):
-        return b.apply(op, inputs, attributes)
 
 
 def _attach(

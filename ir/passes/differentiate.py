@@ -9,6 +9,7 @@ written as IR operations, the result can be differentiated again.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from flamec.ir.builder import Builder, GraphBuilder
@@ -36,6 +37,7 @@ def backpropagate(
     saved: Callable[[Node, Value], Any],
     enter: Callable[[Node], None] | None = None,
     keep: Container[Value] = (),
+    finish: Callable[[Value, Any], Any] | None = None,
 ) -> dict[Value, Any]:
     """Propagate ``gradients`` of results to everything tracked that they depend on.
 
@@ -43,13 +45,20 @@ def backpropagate(
     returned. ``tracked``: whether a value wants a gradient. ``saved(node, value)``
     gives the run-time value that the node's rule reads. ``enter`` is told the
     node whose rule is about to run. Gradients of intermediate values are dropped
-    once used, unless they are in ``keep``.
+    once used, unless they are in ``keep``. ``finish`` gets each gradient once it is complete
+    and gives the one to go on with.
     """
+    unfinished = set(gradients)
     for node in reversed(nodes):
         rule = node.op.derivative
         incoming = [gradients.get(v) for v in node.outputs]
         if rule is None or all(g is None for g in incoming):
             continue
+        if finish is not None:
+            for position, output in enumerate(node.outputs):
+                if incoming[position] is not None:
+                    incoming[position] = gradients[output] = finish(output, incoming[position])
+                    unfinished.discard(output)
         for output in node.outputs:
             if output not in keep:
                 gradients.pop(output, None)
@@ -86,6 +95,10 @@ def backpropagate(
                 continue
             earlier = gradients.get(value)
             gradients[value] = gradient if earlier is None else builder.add(earlier, gradient)
+            unfinished.add(value)
+    if finish is not None:
+        for value in [v for v in gradients if v in unfinished]:
+            gradients[value] = finish(value, gradients[value])
     return gradients
 
 
@@ -125,6 +138,7 @@ def differentiate_graph(
     wrt: Sequence[int],
     outputs: Sequence[int] | None = None,
     recorded: Container[Value] | None = None,
+    finish: Callable[[Builder, Value, Any], Any] | None = None,
 ) -> Graph:
     """The graph that computes ``graph``'s outputs and, after them, gradients.
 
@@ -132,7 +146,8 @@ def differentiate_graph(
     position in ``outputs`` (default: every floating-point output) and returns the
     outputs of ``graph`` followed by the gradients of the inputs at ``wrt``
     (vector-Jacobian product). Gradients flow through values in ``recorded`` only
-    (default: all), which leaves out what was computed without recording. Raises ValueError
+    (default: all), which leaves out what was computed without recording. ``finish(builder,
+    value, gradient)`` gives what to use for a complete gradient. Raises ValueError
     for an input that is not floating point.
     """
     for position in wrt:
@@ -161,7 +176,14 @@ def differentiate_graph(
         builder.location, builder.scope = node.location, node.scope
 
     gradients = backpropagate(
-        graph.nodes, seeds, tracked.__contains__, builder, lambda node, value: value, enter, sources
+        graph.nodes,
+        seeds,
+        tracked.__contains__,
+        builder,
+        lambda node, value: value,
+        enter,
+        sources,
+        None if finish is None else partial(finish, builder),
     )
     results = []
     for position in wrt:

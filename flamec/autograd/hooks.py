@@ -1,0 +1,172 @@
+"""Hooks of tensors: functions of the gradient, called when backward has all of it.
+
+Eager, hooks are kept by autograd value. While a function is compiled, a hook on a tensor of
+the trace is run once on a stand-in for the gradient and kept as a rule in IR, so it is part
+of the program whether backward() is called in it or outside. Hooks of parameters that were
+registered outside are traced where a compiled function calls backward().
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flamec.autograd.rules import apply_recorded, record_gradient_rule
+from flamec.dispatch import leaf_value, tape_value, tensor_builder
+from flamec.errors import user_location
+from flamec.ir.custom import RecordedRule
+from flamec.ir.graph import Value
+from flamec.ir.shape import format_shape, structural_key
+from flamec.removable_handle import RemovableHandle
+from flamec.state import enable_grad, process, thread
+from flamec.tensor import Tensor
+
+__all__ = ["register_hook", "register_post_accumulate_grad_hook"]
+
+Hook = Callable[[Tensor], Any]
+_Hooks = dict[int, Any]
+
+_BY_VALUE: weakref.WeakKeyDictionary[Value, _Hooks] = weakref.WeakKeyDictionary()
+_AFTER: weakref.WeakKeyDictionary[Value, _Hooks] = weakref.WeakKeyDictionary()
+
+
+def _changed() -> None:
+    process.hook_changes += 1
+
+
+def register_hook(self: Tensor, hook: Hook) -> RemovableHandle:
+    """Call ``hook(gradient)`` each time the tensor's gradient is complete.
+
+    What it returns, unless None, is used instead: a tensor of the same shape. The hook must
+    not change the gradient in place. RuntimeError for a tensor that does not require grad.
+    """
+    if not self.requires_grad:
+        raise RuntimeError(
+            "cannot register a hook on a tensor that doesn't require gradient "
+            f"(at {user_location()})"
+        )
+    trace = thread.trace
+    if trace is None:
+        value = tape_value(self)
+        assert value is not None
+        return _add(_BY_VALUE, value, hook)
+    value = trace.value_of(self)
+    _refuse_input(self, "register_hook")
+    hooks = trace.hooks.rules.setdefault(value, {})
+    handle = RemovableHandle(hooks)
+    with enable_grad():
+        hooks[handle.id] = record_gradient_rule(value.type, lambda g: _checked(hook(g), g, hook))
+    return handle
+
+
+def register_post_accumulate_grad_hook(self: Tensor, hook: Hook) -> RemovableHandle:
+    """Call ``hook(tensor)`` each time backward has accumulated into ``.grad`` of a leaf.
+
+    RuntimeError for a tensor that is not a leaf that requires grad.
+    """
+    if not self.requires_grad:
+        raise RuntimeError(
+            "cannot register a hook on a tensor that doesn't require gradient "
+            f"(at {user_location()})"
+        )
+    if not self._requires_grad:
+        raise RuntimeError(
+            "post accumulate grad hooks cannot be registered on non-leaf tensors "
+            f"(at {user_location()})"
+        )
+    if thread.trace is not None:
+        raise thread.trace.refuse_change("register_post_accumulate_grad_hook")
+    return _add(_AFTER, leaf_value(self), hook)
+
+
+def _add(
+    registry: weakref.WeakKeyDictionary[Value, _Hooks], value: Value, hook: Hook
+) -> RemovableHandle:
+    hooks = registry.setdefault(value, {})
+    handle = RemovableHandle(hooks, _changed)
+    hooks[handle.id] = hook
+    _changed()
+    return handle
+
+
+def _refuse_input(tensor: Tensor, what: str) -> None:
+    """CompileError for a tensor that lives longer than the call: its hook would, too."""
+    trace = thread.trace
+    assert trace is not None
+    root = trace.root_of(tensor)
+    if (
+        root.input_position is not None
+        and not root.written
+        and not tensor._steps[len(root.steps) :]
+    ):
+        raise trace.refuse_change(f"{what} of a tensor that was made outside")
+
+
+# what the engine asks ----------------------------------------------------------------------
+
+
+def hooks_of_leaf(leaf: Tensor) -> tuple[tuple[Hook, ...], tuple[Hook, ...]]:
+    """The hooks on the gradient of a concrete leaf, and those after its accumulation."""
+    value = leaf_value(leaf)
+    return (
+        tuple(_BY_VALUE.get(value, {}).values()),
+        tuple(_AFTER.get(value, {}).values()),
+    )
+
+
+def finished(value: Value, gradient: Tensor) -> Tensor:
+    """The complete gradient of ``value`` as its hooks leave it."""
+    trace = thread.trace
+    hooks: Sequence[Hook]
+    if trace is None:
+        hooks = tuple(_BY_VALUE.get(value, {}).values())
+    else:
+        for rule in tuple(trace.hooks.rules.get(value, {}).values()):
+            operands = [trace.tensor_of(v) for v in rule.operands]
+            gradient = replayed(rule, gradient, operands)
+        hooks = trace.hooks.read(value, hooks_of_leaf)[0]
+    for hook in hooks:
+        gradient = _checked(hook(gradient), gradient, hook)
+    return gradient
+
+
+def replayed(rule: RecordedRule, gradient: Any, operands: Sequence[Any], b: Any = None) -> Any:
+    """What a traced hook makes of a gradient."""
+    (result,) = rule.replay(
+        b or tensor_builder, (gradient,), (), operands, rule.symbolic_sizes, apply_recorded
+    )
+    return gradient if result is None else result
+
+
+def accumulated(value: Value, leaf: Tensor) -> None:
+    """Tell the hooks of a leaf that its gradient was accumulated."""
+    trace = thread.trace
+    if trace is None:
+        hooks = tuple(_AFTER.get(value, {}).values())
+    else:
+        hooks = trace.hooks.read(value, hooks_of_leaf)[1]
+    for hook in hooks:
+        hook(leaf)
+
+
+def _checked(result: Any, gradient: Tensor, hook: Hook) -> Tensor:
+    if result is None:
+        return gradient
+    name = getattr(hook, "__qualname__", repr(hook))
+    if not isinstance(result, Tensor):
+        raise RuntimeError(
+            f"hook '{name}' has returned a {type(result).__name__} instead of a tensor or None"
+        )
+    have, want = result._type.shape, gradient._type.shape
+    if structural_key(have) != structural_key(want):
+        raise RuntimeError(
+            f"hook '{name}' has changed the size of value: from {format_shape(want)} to "
+            f"{format_shape(have)}"
+        )
+    if result.dtype is not gradient.dtype:
+        raise RuntimeError(
+            f"hook '{name}' has changed the type of value: from {gradient.dtype!r} to "
+            f"{result.dtype!r}"
+        )
+    return result

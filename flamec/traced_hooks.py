@@ -1,0 +1,44 @@
+"""What a trace knows of hooks: rules on its own values, and those found on leaves made outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flamec.ir.custom import RecordedRule
+from flamec.ir.graph import Value
+from flamec.tensor import Tensor
+
+Hooks = tuple[tuple[Callable[[Tensor], Any], ...], tuple[Callable[[Tensor], Any], ...]]
+
+
+class TracedHooks:
+    """``rules``: the hooks on values of the trace. ``reads``: the hooks that captured leaves had
+    when backward met them, ``argument_reads``: those of arguments, by position."""
+
+    def __init__(self, leaves: dict[Value, Tensor]) -> None:
+        self.rules: dict[Value, dict[int, RecordedRule]] = {}
+        self.reads: dict[Tensor, Hooks] = {}
+        self.argument_reads: dict[int, Hooks] = {}
+        self._leaves = leaves
+        self._arguments: dict[Value, tuple[int, Tensor]] = {}
+
+    def argument(self, value: Value, position: int, tensor: Tensor) -> None:
+        """``value`` stands for the leaf ``tensor``, an argument."""
+        self._arguments[value] = position, tensor
+
+    def read(self, value: Value, hooks_of_leaf: Callable[[Tensor], Hooks]) -> Hooks:
+        """The hooks on the gradient of a leaf made outside, and those after accumulation."""
+        if value in self._arguments:
+            position, tensor = self._arguments[value]
+            found = self.argument_reads[position] = hooks_of_leaf(tensor)
+            return found
+        leaf = self._leaves.get(value)
+        if leaf is None or leaf._trace is not None:
+            return (), ()
+        found = self.reads[leaf] = hooks_of_leaf(leaf)
+        return found
+
+    def release(self) -> None:
+        """Let go of the arguments of the traced call."""
+        self._arguments.clear()
