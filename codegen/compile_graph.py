@@ -20,15 +20,15 @@ from flamec.codegen.lower.group import LoweredKernel, lower_group
 from flamec.codegen.lower.kernel_builder import ErrorTable
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.traffic import bytes_read, bytes_written, flops
-from flamec.ir.graph import Graph
+from flamec.ir.graph import Graph, Value
 from flamec.ir.iteration_space import Incompatible
 from flamec.ir.kernel import Kernel
 from flamec.ir.passes.fuse import FusionDecision, FusionGroup, FusionOptions, fuse
 from flamec.ir.passes.normalize_contractions import normalize_contractions
 from flamec.ir.passes.widen_half_products import widen_half_products
-from flamec.ir.plan import ExecutionPlan, OutputSpec, Step
+from flamec.ir.plan import Action, ExecutionPlan, HostCall, HostOperand, OutputSpec, Step
 from flamec.ir.shape import SymbolicDim, symbols_of
-from flamec.ir.tasks import build_tasks
+from flamec.ir.tasks import Task, TaskGraph, build_tasks
 
 if TYPE_CHECKING:
     from flamec.codegen.triton.choice import Choice
@@ -64,9 +64,14 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
     symbols = program_symbols(graph)
     emitter = Emitter(symbols)
     steps = []
+    calls: list[Action] = []
     for kernel in lowered:
         numbers = tuple(table.number(buffer) for buffer in kernel.buffers)
-        emitter.kernel(kernel.kernel, numbers)
+        if kernel.host is not None:
+            emitter.host_call(kernel.kernel, len(calls))
+            calls.append(host_call(kernel.host, context, table))
+        else:
+            emitter.kernel(kernel.kernel, numbers)
         steps.append(kernel_step(kernel, numbers, table))
     for source, target in table.copies:
         emitter.copy(source, target, table.buffers[target])
@@ -84,6 +89,7 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
         source=emitter.text(),
         errors=tuple(errors.messages),
         scratch=emitter.scratch,
+        actions=tuple(calls),
         notes={"needs_blas": any(_calls_blas(k.kernel) for k in lowered)},
     )
     kernels = tuple(k.kernel for k in lowered)
@@ -130,6 +136,23 @@ def kernel_step(lowered: LoweredKernel, numbers: Sequence[int], table: BufferTab
         in_place=tuple(in_place_pairs(lowered, numbers, table)),
         operations=kernel.operations,
         locations=kernel.locations,
+    )
+
+
+def host_call(task: Task, context: TaskGraph, table: BufferTable) -> HostCall:
+    """What the runtime is told of a task that the host computes."""
+    node = task.node
+    assert node is not None
+
+    def operand(value: Value) -> HostOperand:
+        return HostOperand(table.number(context.root(value)), value.type.shape, value.type.dtype)
+
+    return HostCall(
+        node.op.name,
+        dict(node.attributes),
+        tuple(map(operand, task.operands)),
+        tuple(map(operand, task.results)),
+        str(node.location or ""),
     )
 
 

@@ -60,8 +60,10 @@ def _actual_sizes(part: Part) -> tuple[Dim, ...]:
 
 
 def _total(lowered: LoweredKernel, written: bool) -> Dim:
-    touched: dict[int, dict[object, Dim]] = {}
     kernel = lowered.kernel
+    if lowered.host is not None:
+        return _whole_buffers(lowered, written)
+    touched: dict[int, dict[object, Dim]] = {}
     for arguments, place, elements, is_store in _accesses(kernel):
         number = arguments[place.parameter] if arguments is not None else place.parameter
         if is_store == written:
@@ -73,6 +75,14 @@ def _total(lowered: LoweredKernel, written: bool) -> Dim:
             continue
         whole = product(buffer.type.shape)
         total = total + _capped(list(accesses.values()), whole) * buffer.type.dtype.itemsize
+    return total
+
+
+def _whole_buffers(lowered: LoweredKernel, written: bool) -> Dim:
+    total: Dim = 0
+    for buffer, parameter in zip(lowered.buffers, lowered.kernel.parameters, strict=True):
+        if parameter.written == written and not isinstance(buffer, PartialResults):
+            total = total + product(buffer.type.shape) * buffer.type.dtype.itemsize
     return total
 
 

@@ -102,11 +102,13 @@ from flamec.functional.masking import (
 )
 from flamec.functional.matrix import *
 from flamec.functional.normalization import group_norm, layer_norm, rms_norm
+from flamec.functional.order_statistics import *
 from flamec.functional.promotion import can_cast, promote_types, result_type
 from flamec.functional.reduction import *
 from flamec.functional.reordering import flip, fliplr, flipud, roll, rot90
 from flamec.functional.sampling import *
 from flamec.functional.scan import *
+from flamec.functional.searching import *
 from flamec.functional.shape import (
     adjoint,
     atleast_1d,
@@ -131,9 +133,11 @@ from flamec.functional.shape import (
     unsqueeze,
 )
 from flamec.functional.softmax import log_softmax, softmax
+from flamec.functional.sorting import *
 from flamec.functional.statistics import *
 from flamec.functional.strided import as_strided
 from flamec.functional.unary import *
+from flamec.functional.uniqueness import *
 from flamec.ir.types import (
     Device,
     DType,

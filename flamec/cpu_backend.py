@@ -23,6 +23,7 @@ import flamec.codegen
 import flamec.ir
 from flamec.config import CompileOptions
 from flamec.errors import CompileError, user_location
+from flamec.host_evaluation import evaluate_host_call
 from flamec.host_memory import HostMemory
 from flamec.ir.graph import Graph
 from flamec.ir.passes.plan_memory import plan_memory
@@ -82,6 +83,7 @@ def device(options: CompileOptions) -> CpuDevice:
                 KernelCache(options.cache_folder, options.cache_bytes),
                 plan_memory,
                 options.threads or available_cpus(),
+                evaluate=evaluate_host_call,
             )
         return _devices[options]
 

@@ -24,6 +24,7 @@ from flamec.cpu_backend import PLAN_KIND, generator_digest
 from flamec.device_array import DeviceArray
 from flamec.errors import CompileError, user_location
 from flamec.gpu import Gpu, gpu
+from flamec.host_evaluation import evaluate_host_call
 from flamec.ir.graph import Graph
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import ExecutionPlan
@@ -62,7 +63,7 @@ def device(index: int, options: CompileOptions) -> CudaDevice:
             cache = KernelCache(options.cache_folder, options.cache_bytes)
             jobs = options.threads or available_cpus()
             try:
-                found = CudaDevice(index, cache, plan_memory, jobs)
+                found = CudaDevice(index, cache, plan_memory, jobs, evaluate=evaluate_host_call)
             except (CudaUnavailableError, ValueError) as error:
                 raise CompileError(f"cuda:{index} cannot be used: {error}") from error
             _devices[index, options] = found

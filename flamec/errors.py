@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
+
 import flamec.ir
 from flamec.ir.graph import Location
 
@@ -68,9 +70,15 @@ class DataDependentError(CompileError):
     """A compiled function used a tensor's value in Python; it has none while tracing."""
 
 
-def operation_error(name: str, error: Exception) -> Exception:
-    """The error to raise for ``error`` inside the operation ``name``, with the user's line."""
-    location = user_location()
+class LinAlgError(OperationError):
+    """A matrix has no inverse, no factor, or an iteration did not converge."""
+
+
+def operation_error(name: str, error: Exception, location: object = None) -> Exception:
+    """The error to raise for ``error`` inside the operation ``name``, with the user's line:
+    ``location``, or the one that is being executed.
+    """
+    location = location or user_location()
     where = f" (at {location})" if location else ""
     text = str(error)
     prefix = "" if text.startswith(name) else f"{name}: "
@@ -81,4 +89,6 @@ def operation_error(name: str, error: Exception) -> Exception:
         return ZeroDivisionError(message)
     if isinstance(error, TypeError):
         return OperationTypeError(message)
+    if isinstance(error, np.linalg.LinAlgError):
+        return LinAlgError(message)
     return OperationError(message)

@@ -306,6 +306,10 @@ def _scan(space: GroupSpace, task: Task) -> Dims:
     return dims
 
 
+def _host(space: GroupSpace, task: Task) -> Dims:
+    raise Incompatible(f"{task.name} is computed by the host, in no loop of a kernel")
+
+
 _RULES: dict[OpKind | None, Callable[[GroupSpace, Task], Dims]] = {
     None: _copy,
     OpKind.ELEMENTWISE: _elementwise,
@@ -319,6 +323,7 @@ _RULES: dict[OpKind | None, Callable[[GroupSpace, Task], Dims]] = {
     OpKind.SCATTER: _scatter,
     OpKind.ASSEMBLE: _pad,
     OpKind.SCAN: _scan,
+    OpKind.HOST: _host,
 }
 
 

@@ -36,6 +36,7 @@ class OpKind(enum.Enum):
     TRANSFER = "transfer"  # the same elements on another device
     BARRIER = "barrier"  # the first operand, with another derivative
     CUSTOM = "custom"  # the first operands, with a derivative that the user wrote
+    HOST = "host"  # computed by NumPy in the host's memory, compiled or not
     CALL = "call"  # a whole compiled program, on the eager tape only
 
 
@@ -84,6 +85,7 @@ class Op:
       with shapes and dimension in the message.
     - ``evaluate(attributes, *arrays)`` -> NumPy result (a tuple for several results).
       16-bit floats arrive as float32 and are rounded by the caller. ``attributes`` are concrete.
+      Of an op computed on the host: new arrays, and the attributes are numbers, bools and text.
     - ``derivative(b, ctx, *output_gradients)`` -> a gradient or None for each input.
       An output gradient is None where that output was not used (only for several outputs).
       None instead of a rule: not differentiable (gradient zero).

@@ -143,7 +143,31 @@ class Copy:
     bytes: Dim
 
 
-Action = Launch | Fill | Copy
+@dataclass(frozen=True, slots=True)
+class HostOperand:
+    """A whole buffer as a dense array."""
+
+    buffer: int
+    shape: tuple[Dim, ...]
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True)
+class HostCall:
+    """Compute the operation ``op`` by its NumPy meaning, in the host's memory.
+
+    All operands are read before a result is written. ``attributes`` are numbers, bools and text;
+    ``location`` is the user's line.
+    """
+
+    op: str
+    attributes: Mapping[str, Any]
+    operands: tuple[HostOperand, ...]
+    results: tuple[HostOperand, ...]
+    location: str = ""
+
+
+Action = Launch | Fill | Copy | HostCall
 
 
 @dataclass(frozen=True)
@@ -158,7 +182,8 @@ class ExecutionPlan:
     ``scratch`` rounded up to 64.
 
     A program for a GPU has ``kernels`` and the ``actions`` that use them, in order; ``source``
-    is then there to be read.
+    is then there to be read. A program in C has in ``actions`` only the calls of the host, which
+    it asks for by number (``FlamecCall.host``).
     """
 
     buffers: tuple[Buffer, ...]
@@ -284,9 +309,22 @@ def _action(data: dict[str, Any]) -> Action:
             most_blocks=data["most_blocks"],
             per_processor=data["per_processor"],
         )
+    if "op" in data:
+        return HostCall(
+            op=data["op"],
+            attributes=data["attributes"],
+            operands=tuple(_host_operand(o) for o in data["operands"]),
+            results=tuple(_host_operand(o) for o in data["results"]),
+            location=data["location"],
+        )
     if "byte" in data:
         return Fill(data["buffer"], _dim(data["bytes"]), data["byte"])
     return Copy(data["source"], data["target"], _dim(data["bytes"]))
+
+
+def _host_operand(data: dict[str, Any]) -> HostOperand:
+    shape = tuple(_dim(d) for d in data["shape"])
+    return HostOperand(data["buffer"], shape, dtype_named(data["dtype"]))
 
 
 def _dim(data: int | str) -> Dim:

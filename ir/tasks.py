@@ -46,6 +46,11 @@ class Task:
         return self.region is not None
 
     @property
+    def is_host(self) -> bool:
+        """Whether the task is a call of the host, which has no loops."""
+        return not self.is_copy and self.node is not None and self.node.op.kind is OpKind.HOST
+
+    @property
     def origin(self) -> Node | None:
         return self.node or self.source
 
@@ -106,6 +111,13 @@ class TaskGraph:
 
     def root(self, value: Value) -> Value:
         return self.resolve(value)[0]
+
+    def is_whole(self, value: Value) -> bool:
+        """Whether a value is all of its root's buffer, in order."""
+        layout, shape = self.layout(value), value.type.shape
+        covered = product(self.root(value).type.shape)
+        same_size = structurally_equal(product(shape), covered)
+        return same_size and layout is not None and is_dense(layout, shape)
 
     def is_inline(self, value: Value) -> bool:
         """Whether the value comes from a creation node that has no memory."""
@@ -175,6 +187,8 @@ def _memory_operands(node: Node) -> tuple[int, ...]:
     match node.op.kind:
         case OpKind.CONTRACTION:
             return (0, 1)
+        case OpKind.HOST:
+            return tuple(range(len(node.inputs)))
         case OpKind.GATHER | OpKind.RANDOM:
             return (0,)
         case OpKind.ASSEMBLE if node.op.name == "pad":
@@ -190,6 +204,8 @@ def _suits(tasks: TaskGraph, node: Node, position: int) -> bool:
     match node.op.kind:
         case OpKind.CONTRACTION:
             return matrix_strides(node, position, layout) is not None
+        case OpKind.HOST:
+            return tasks.is_whole(node.inputs[position])
         case OpKind.GATHER:
             indexed = layout.dims[: len(node.inputs) - 1]
             return all(len(coalesce(dim)) <= 1 for dim in indexed)
@@ -337,20 +353,13 @@ class _TaskBuilder:
             tasks.outputs.append(self._own_memory(value, taken))
         for position in sorted(graph.updates):
             value = graph.updates[position]
-            if tasks.root(value) is graph.inputs[position] and self._is_whole(value):
+            if tasks.root(value) is graph.inputs[position] and self.tasks.is_whole(value):
                 continue  # written back unchanged
             tasks.updates[position] = self._own_memory(value, taken)
 
-    def _is_whole(self, value: Value) -> bool:
-        """Whether a value is all of its root's buffer, in order."""
-        layout, shape = self.tasks.layout(value), value.type.shape
-        covered = product(self.tasks.root(value).type.shape)
-        same_size = structurally_equal(product(shape), covered)
-        return same_size and layout is not None and is_dense(layout, shape)
-
     def _own_memory(self, value: Value, taken: set[Value]) -> Value:
         root = self.tasks.root(value)
-        if root in self.tasks.roots and root not in taken and self._is_whole(value):
+        if root in self.tasks.roots and root not in taken and self.tasks.is_whole(value):
             taken.add(root)
             return root
         copy = Value(value.type, None, 0, "copy")

@@ -19,6 +19,7 @@ from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import evaluate_dim
 from flamec.runtime.allocator import ALIGNMENT, current_arena
 from flamec.runtime.device import PlanMemory
+from flamec.runtime.host_calls import Evaluate, HostCalls
 from flamec.runtime.program_errors import program_error
 
 _MOST_BOUND_SIZES = 64
@@ -43,6 +44,7 @@ class FlamecCall(ctypes.Structure):
         ("sizes", ctypes.c_void_p),
         ("runtime", ctypes.c_void_p),
         ("scratch", ctypes.c_void_p),
+        ("host", ctypes.c_void_p),
         ("error_detail", ctypes.c_int64),
     )
 
@@ -61,12 +63,14 @@ class ProgramEntry(ctypes.Structure):
 class ProgramRuntime:
     """What the programs of a device share: its functions, and how a program is entered.
 
+    ``evaluate`` computes what is asked of the host.
     ``functions.threads`` is the number of threads; after changing it call
     ``allocator.invalidate_arenas``, because scratch memory is laid out for it.
     """
 
     functions: FlamecRuntime
     enter: Callable[[Any], int]
+    evaluate: Evaluate
 
 
 class Executable:
@@ -137,6 +141,7 @@ class BoundProgram:
         "_executable",
         "_functions",
         "_generation",
+        "_host",
         "_pointer",
         "_scratch",
         "_size_values",
@@ -159,6 +164,8 @@ class BoundProgram:
         self._entry.call.buffers = ctypes.addressof(self.addresses)
         self._entry.call.sizes = ctypes.addressof(self._size_values)
         self._entry.call.runtime = ctypes.addressof(self._functions)
+        self._host = HostCalls(plan, bindings, self.addresses, executable.runtime.evaluate)
+        self._entry.call.host = self._host.function
         self._pointer = ctypes.byref(self._entry)
         self._enter = executable.runtime.enter
         self._arena = current_arena()
@@ -173,7 +180,8 @@ class BoundProgram:
         return _aligned(self.layout.peak_bytes) + self._scratch * threads
 
     def __call__(self) -> None:
-        """Run; IndexError or ProgramError if the program reports an error."""
+        """Run; IndexError or ProgramError if the program reports an error, and what a call of
+        the host raises."""
         if self._generation != self._arena.generation:
             self._place()
         code = self._enter(self._pointer)
@@ -193,6 +201,7 @@ class BoundProgram:
 
     def _fail(self, code: int) -> NoReturn:
         """Raise what an error code stands for."""
+        self._host.raise_error()
         raise program_error(self._executable.plan, code, self._entry.call.error_detail)
 
 

@@ -234,6 +234,23 @@ def running_extreme(sign: int) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     return oracle
 
 
+def sort(sample: Sample, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Python's own sort, which is stable; NaN counts as greater than every number."""
+    axis, descending = sample.attributes["axis"], sample.attributes["descending"]
+    values, places = np.moveaxis(x, axis, -1).copy(), np.zeros(x.shape, object)
+    rows = np.moveaxis(places, axis, -1)
+    for row in np.ndindex(*values.shape[:-1]):
+        line = values[row].tolist()
+        order = sorted(
+            range(len(line)),
+            key=lambda i, line=line: (line[i] != line[i], 0 if line[i] != line[i] else line[i]),
+            reverse=descending,
+        )
+        values[row] = [line[i] for i in order]
+        rows[row] = order
+    return np.moveaxis(values, -1, axis), places
+
+
 # contraction, indexing -----------------------------------------------------
 def dot_general(sample: Sample, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     (cx, cy), (bx, by) = sample.attributes["contract"], sample.attributes["batch"]

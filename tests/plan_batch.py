@@ -16,6 +16,7 @@ import numpy as np
 
 import flamec.ir.ops  # noqa: F401
 from flamec.codegen.compile_graph import CodegenOptions, CompiledGraph, compile_graph
+from flamec.host_evaluation import evaluate_host_call
 from flamec.ir.graph import Graph
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import ExecutionPlan
@@ -36,7 +37,9 @@ class Batch:
 
     def __init__(self, folder: Path, threads: int = 3, flags: tuple[str, ...] = ("-O1",)) -> None:
         cache = KernelCache(folder, 1 << 30)
-        self.device = CpuDevice(find_compiler(), cache, plan_memory, threads, flags)
+        self.device = CpuDevice(
+            find_compiler(), cache, plan_memory, threads, flags, evaluate=evaluate_host_call
+        )
         self.compiled: list[CompiledGraph] = []
         self._programs: list[Executable] = []
 

@@ -27,11 +27,13 @@ from triton.runtime import interpreter
 from triton.runtime.interpreter import TensorHandle
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from flamec.host_evaluation import evaluate_host_call
 from flamec.ir.passes.plan_memory import plan_memory
-from flamec.ir.plan import Argument, Copy, ExecutionPlan, Fill, KernelSource, Launch
+from flamec.ir.plan import Argument, Copy, ExecutionPlan, Fill, HostCall, KernelSource, Launch
 from flamec.ir.shape import evaluate_dim, evaluate_shape
 from flamec.ir.types import dtype_named
 from flamec.runtime.cuda.error_words import split_word
+from flamec.runtime.host_calls import host_array
 from flamec.runtime.program_errors import program_error
 
 PROCESSORS = 2  # of the device that persistent kernels see
@@ -216,6 +218,16 @@ def run_plan(
     for action in plan.actions:
         if isinstance(action, Launch):
             _launch(plan, action, bindings, address)
+            continue
+        if isinstance(action, HostCall):
+            arrays = [
+                host_array(address(o.buffer), evaluate_shape(o.shape, bindings), o.dtype.numpy)
+                for o in (*action.operands, *action.results)
+            ]
+            given = len(action.operands)
+            made = evaluate_host_call(action, arrays[:given])
+            for target, source in zip(arrays[given:], made, strict=True):
+                np.copyto(target, source)
             continue
         count = evaluate_dim(action.bytes, bindings)
         if isinstance(action, Fill):

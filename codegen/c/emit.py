@@ -95,20 +95,33 @@ class Emitter:
         self.functions.append(render("step.c.j2", holes))
         self.steps.append(name)
 
+    def host_call(self, kernel: Kernel, number: int) -> None:
+        """A step that has the runtime make the plan's call of the host with this number."""
+        self._plain_step(
+            "\n * ".join([f"{kernel.name}: {', '.join(kernel.operations)}", *kernel.locations]),
+            f"error = call->host({number});",
+        )
+
     def copy(self, source: int, target: int, buffer: Buffer) -> None:
         """A step that copies a whole buffer."""
-        name = f"step_{len(self.steps)}"
         size = dim(buffer.bytes)
+        self._plain_step(
+            f"write back into {buffer.name}",
+            f"__builtin_memcpy(call->buffers[{target}], call->buffers[{source}], {size});",
+            "\n".join(size_declarations(self.symbols, symbols_of(buffer.elements), "call")),
+        )
+
+    def _plain_step(self, comment: str, run: str, sizes: str = "") -> None:
+        """A step of one statement."""
+        name = f"step_{len(self.steps)}"
         holes = {
             "name": name,
-            "comment": f"write back into {buffer.name}",
-            "sizes": "\n".join(
-                size_declarations(self.symbols, symbols_of(buffer.elements), "call")
-            ),
+            "comment": comment.replace("*/", "* /"),
+            "sizes": sizes,
             "pointers": "",
             "uniform": "",
             "parts": [],
-            "run": f"__builtin_memcpy(call->buffers[{target}], call->buffers[{source}], {size});",
+            "run": run,
             "after": "",
             "finish": "",
         }

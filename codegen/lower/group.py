@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from flamec.codegen.lower.contraction import lower_contraction
-from flamec.codegen.lower.kernel_builder import ErrorTable, KernelBuilder, Memory
+from flamec.codegen.lower.kernel_builder import (
+    ErrorTable,
+    KernelBuilder,
+    Memory,
+    ParameterList,
+)
 from flamec.codegen.lower.reuse_outputs import reuse_outputs
 from flamec.codegen.lower.row_program import ProgramBuilder
 from flamec.ir.graph import Value
@@ -21,10 +26,12 @@ from flamec.ir.tasks import Task, TaskGraph
 
 @dataclass(frozen=True)
 class LoweredKernel:
-    """A kernel and what its parameters are."""
+    """A kernel and what its parameters are. ``host``: the task that is computed by a call of the
+    host instead of loops."""
 
     kernel: Kernel
     buffers: tuple[Memory, ...]
+    host: Task | None = None
 
 
 def lower_group(
@@ -41,6 +48,8 @@ def lower_group(
     ``escapes`` are the values that are needed outside of the group. ``reuse``: intermediate
     values may live where results will be. ``absorbed``: tasks that compute operands of products.
     """
+    if segments[0][0].is_host:
+        return _lower_host(segments[0][0], context, name)
     builder = KernelBuilder(errors)
     parts = []
     for tasks in segments:
@@ -62,6 +71,18 @@ def lower_group(
         _locations(tasks),
     )
     return LoweredKernel(kernel, tuple(builder.parameters.buffers))
+
+
+def _lower_host(task: Task, context: TaskGraph, name: str) -> LoweredKernel:
+    parameters = ParameterList()
+    for value in task.operands:
+        parameters.number(context.root(value))
+    for value in task.results:
+        parameters.number(value, written=True)
+    kernel = Kernel(
+        name, "host", tuple(parameters.parameters), (), (), (), (task.name,), _locations([task])
+    )
+    return LoweredKernel(kernel, tuple(parameters.buffers), task)
 
 
 def _lower_segment(

@@ -14,6 +14,7 @@ from flamec.codegen.compile_graph import (
     CompiledGraph,
     LoweringError,
     copy_step,
+    host_call,
     kernel_step,
     program_symbols,
 )
@@ -88,6 +89,10 @@ def emit_graph(
     steps: list[Step] = []
     for kernel in kernels:
         numbers = tuple(table.number(buffer) for buffer in kernel.lowered.buffers)
+        if kernel.lowered.host is not None:
+            collector.actions.append(host_call(kernel.lowered.host, context, table))
+            steps.append(kernel_step(kernel.lowered, numbers, table))
+            continue
         writer = KernelWriter(
             kernel, numbers, collector.new_buffer, options, collector.error_buffer
         )

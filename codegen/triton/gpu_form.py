@@ -67,7 +67,9 @@ def gpu_form(
             tiles.append(tile)
             _make_room(rest, tile, memory.buffers)
     kernel = replace(kernel, parameters=tuple(memory.parameters), parts=tuple(parts))
-    return GpuKernel(LoweredKernel(kernel, tuple(memory.buffers)), tuple(tiles), tuple(choices))
+    return GpuKernel(
+        LoweredKernel(kernel, tuple(memory.buffers), lowered.host), tuple(tiles), tuple(choices)
+    )
 
 
 @dataclass

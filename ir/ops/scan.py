@@ -177,19 +177,23 @@ def _replaces(comparison: str) -> str:
     return f"({comparison}_{{t}}({{0}}, {{1}}) | vne_{{t}}({{0}}, {{0}}))"
 
 
+def scattered_along(b: Builder, values: Any, places: Any, axis: int, type: TensorType) -> Any:
+    """Zeros of the given type, to which ``values`` are added at ``places`` of one axis."""
+    indices = [
+        places
+        if i == axis
+        else b.iota(shape=b.type_of(places).shape, axis=i, dtype=int64, device=type.device)
+        for i in range(len(type.shape))
+    ]
+    return b.index_put(b.full_like(0, type), values, *indices, mode="add")
+
+
 def _running_extreme_gradient(
     b: Builder, ctx: DerivativeContext, g: Any, index_gradient: Any
 ) -> tuple[Any]:
     if g is None:
         return (None,)
-    type, axis = ctx.input_types[0], ctx.attributes["axis"]
-    indices = [
-        ctx.outputs[1]
-        if i == axis
-        else b.iota(shape=type.shape, axis=i, dtype=int64, device=type.device)
-        for i in range(len(type.shape))
-    ]
-    return (b.index_put(b.full_like(0, type), g, *indices, mode="add"),)
+    return (scattered_along(b, g, ctx.outputs[1], ctx.attributes["axis"], ctx.input_types[0]),)
 
 
 cummax = register(

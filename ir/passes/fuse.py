@@ -162,6 +162,7 @@ _NEEDS_OWN_LOOPS = (
     OpKind.CONTRACTION,
     OpKind.SCAN,
     OpKind.SCATTER,
+    OpKind.HOST,
 )
 
 

@@ -20,6 +20,7 @@ from flamec.runtime.cpu.compiler import Compiler, compile_library, library_key
 from flamec.runtime.cpu.threads import ThreadPool
 from flamec.runtime.device import PlanMemory
 from flamec.runtime.executable import Executable, FlamecRuntime, ProgramRuntime
+from flamec.runtime.host_calls import Evaluate, no_host
 from flamec.runtime.kernel_cache import KernelCache
 
 
@@ -27,7 +28,8 @@ class CpuDevice:
     """Loads programs; safe to use from several threads.
 
     ``threads``: how many a parallel loop may use. ``flags``: more flags for the compiler.
-    ``keep_folder``: where the source of a failed compilation is kept.
+    ``keep_folder``: where the source of a failed compilation is kept. ``evaluate``: what computes
+    the operations that programs leave to the host.
     """
 
     name = "cpu"
@@ -40,6 +42,7 @@ class CpuDevice:
         threads: int,
         flags: Sequence[str] = (),
         keep_folder: Path | None = None,
+        evaluate: Evaluate = no_host,
     ) -> None:
         self.compiler = compiler
         self.cache = cache
@@ -47,6 +50,7 @@ class CpuDevice:
         self.keep_folder = keep_folder
         self.allocator = Allocator()
         self._plan_memory = plan_memory
+        self._evaluate = evaluate
         self._lock = threading.Lock()
         self._threads = _checked(threads)
         self._functions = FlamecRuntime()
@@ -85,7 +89,7 @@ class CpuDevice:
                 pool = ThreadPool(self._compile_file)
                 self._functions.parallel_for = pool.parallel_for
                 self._functions.threads = self._threads
-                self._runtime = ProgramRuntime(self._functions, pool.enter)
+                self._runtime = ProgramRuntime(self._functions, pool.enter, self._evaluate)
             if needs_blas and self._blas is None:
                 blas = load_blas(self._compile_file)
                 self._functions.sgemm = blas.sgemm

@@ -30,6 +30,7 @@ typedef struct FlamecCall {
     const int64_t *sizes; /* one value for each symbol of the plan */
     const FlamecRuntime *runtime;
     void *scratch;
+    int64_t (*host)(int64_t number); /* makes ExecutionPlan.actions[number]; not 0: it failed */
     int64_t error_detail; /* written by a program that returns an error, e.g. the bad index */
 } FlamecCall;
 

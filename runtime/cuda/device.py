@@ -20,6 +20,7 @@ from flamec.runtime.cuda.program import CudaProgram, release_arenas
 from flamec.runtime.cuda.stream import Stream, current_stream
 from flamec.runtime.cuda.triton_compiler import TritonError
 from flamec.runtime.device import PlanMemory
+from flamec.runtime.host_calls import Evaluate, no_host
 from flamec.runtime.kernel_cache import KernelCache
 
 
@@ -35,6 +36,7 @@ class CudaDevice:
     """Loads programs; safe to use from several threads.
 
     ``jobs``: how many kernels are compiled at a time. ``graphs``: run programs as CUDA graphs.
+    ``evaluate``: what computes the operations that programs leave to the host.
     CudaUnavailableError without CUDA, ValueError for a device that is not there.
     """
 
@@ -45,6 +47,7 @@ class CudaDevice:
         plan_memory: PlanMemory,
         jobs: int = 1,
         graphs: bool = True,
+        evaluate: Evaluate = no_host,
     ) -> None:
         self.context = context(index)
         self.index = index
@@ -53,6 +56,7 @@ class CudaDevice:
         self.jobs = jobs
         self.graphs = graphs
         self._plan_memory = plan_memory
+        self._evaluate = evaluate
 
     @property
     def properties(self) -> DeviceProperties:
@@ -160,6 +164,7 @@ class CudaDevice:
             self.cache.folder,
             kernels_compiled=sum(kernel.compiled for kernel in compiled),
             graphs=self.graphs,
+            evaluate=self._evaluate,
         )
 
 

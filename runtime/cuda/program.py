@@ -13,20 +13,23 @@ import warnings
 from array import array
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from flamec.ir.plan import Action, Argument, ExecutionPlan, Fill, KernelSource, Launch
+from flamec.ir.plan import Action, Argument, ExecutionPlan, Fill, HostCall, KernelSource, Launch
 from flamec.ir.shape import evaluate_dim, evaluate_shape
 from flamec.runtime.cuda import transfer
 from flamec.runtime.cuda.driver import CudaContext
 from flamec.runtime.cuda.error_words import error_words
 from flamec.runtime.cuda.graph import CaptureError, Graph, Step, capture
+from flamec.runtime.cuda.host_step import HostStep
 from flamec.runtime.cuda.memory import Allocation, device_pool
 from flamec.runtime.cuda.module import KernelLaunch, LoadedKernel
 from flamec.runtime.cuda.stream import Stream, current_stream
 from flamec.runtime.device import PlanMemory
+from flamec.runtime.host_calls import Evaluate, no_host
 
 _MOST_BOUND_SIZES = 64
 _CALLS_BEFORE_CAPTURE = 1
@@ -46,6 +49,7 @@ class CudaProgram:
     """A plan with its loaded kernels; safe to use from several threads.
 
     ``graphs``: capture the program as a CUDA graph from the second call with the same sizes.
+    ``evaluate``: computes what the program leaves to the host; such a program is no graph.
     ``kernels_compiled``: how many of the kernels were not in the cache.
     """
 
@@ -58,6 +62,7 @@ class CudaProgram:
         library_path: Path,
         kernels_compiled: int = 0,
         graphs: bool = True,
+        evaluate: Evaluate = no_host,
     ) -> None:
         self.plan = plan
         self.context = context
@@ -66,6 +71,7 @@ class CudaProgram:
         self.library_path = library_path
         self.kernels_compiled = kernels_compiled
         self.graphs = graphs
+        self.evaluate = evaluate
         self.error_words = {
             number: error_words().add(plan)
             for number, buffer in enumerate(plan.buffers)
@@ -159,6 +165,9 @@ class BoundCudaProgram:
         if isinstance(action, Launch):
             self._add_launch(action)
             return
+        if isinstance(action, HostCall):
+            self._add_host_call(action)
+            return
         nbytes = evaluate_dim(action.bytes, self.bindings)
         if nbytes == 0:
             return
@@ -202,6 +211,16 @@ class BoundCudaProgram:
                 self._uses[argument.buffer].append((number, setter))
         if launch.scratch_bytes:
             self._scratch.append((number, launch))
+
+    def _add_host_call(self, action: HostCall) -> None:
+        """A step that waits for the device; a graph cannot hold it."""
+        self.program.no_graph(f"{action.op} is computed by the host (at {action.location})")
+        step = HostStep(action, self.bindings, self.program.evaluate)
+        number = len(self.steps)
+        self.steps.append(step)
+        for position, operand in enumerate((*action.operands, *action.results)):
+            setter = partial(step.set_address, position)
+            self._uses[operand.buffer].append((number, setter))
 
     def _number(self, argument: Argument) -> int | float:
         value = argument.value

@@ -58,6 +58,17 @@ def _distances(p: float) -> Callable[..., np.ndarray]:
     return distances
 
 
+def _quantile(q: Any, dim: int | None = 1, name: str = "quantile") -> Callable[..., flamec.Tensor]:
+    """Quantiles, which are not defined for 16-bit floats, rounded to the operand's dtype."""
+
+    def quantile(x: flamec.Tensor) -> flamec.Tensor:
+        wide = x.float() if x.dtype.is_half else x
+        level = q if isinstance(q, float) else flamec.tensor(q, dtype=wide.dtype)
+        return getattr(flamec, name)(wide, level, dim).to(x.dtype)
+
+    return quantile
+
+
 F = flamec
 TWO = (ANY, ANY)
 ROWS = [
@@ -216,6 +227,60 @@ ROWS = [
         (ANY,) * 3,
         [(-1, 3, 2), (-1, 3, 4), (-1, 4, 2)],
         loosen=16,
+    ),
+    Row("sort", lambda x: F.sort(x, 0).values, lambda x: np.sort(x, 0)),
+    Row("sort_back", lambda x: x.sort(descending=True)[0], lambda x: -np.sort(-x, 1)),
+    Row("argsort", F.argsort, lambda x: np.argsort(x, 1), differentiable=False),
+    Row("topk", lambda x: x.topk(2, 1).values, lambda x: -np.sort(-x, 1)[:, :2]),
+    Row("smallest", lambda x: x.topk(3, largest=False)[0], lambda x: np.sort(x, 1)[:, :3]),
+    Row("kthvalue", lambda x: x.kthvalue(2, 1, True)[0], lambda x: np.sort(x, 1)[:, 1:2]),
+    Row("median", lambda x: x.median(1).values, lambda x: np.sort(x, 1)[:, 1]),
+    Row(
+        "median_of_all",
+        F.median,
+        lambda x: np.sort(x, None)[(x.size - 1) // 2],
+        empty=False,
+    ),
+    Row("mode", lambda x: x.mode().values, lambda x: np.min(x, 1), empty=False),
+    Row("quantile", _quantile(0.3), lambda x: np.quantile(x, 0.3, 1), empty=False),
+    Row(
+        "quantiles",
+        _quantile([0.0, 0.6, 0.95]),
+        lambda x: np.quantile(x, [0, 0.6, 0.95], 1),
+        empty=False,
+    ),
+    Row(
+        "nanquantile",
+        _quantile(0.7, None, "nanquantile"),
+        lambda x: np.nanquantile(x, 0.7),
+        empty=False,
+    ),
+    Row(
+        "searchsorted",
+        lambda x, y: F.searchsorted(x.sort(1).values, y),
+        lambda x, y: (np.sort(x, 1)[:, None] < y[:, :, None]).sum(-1),
+        TWO,
+        differentiable=False,
+    ),
+    Row(
+        "search_in_line",
+        lambda x, y: F.searchsorted(x.flatten().sort().values, y, right=True),
+        lambda x, y: (x.ravel() <= y[:, :, None]).sum(-1),
+        TWO,
+        differentiable=False,
+    ),
+    Row(
+        "isin",
+        lambda x, y: F.isin(x.round(), y.round()),
+        lambda x, y: np.isin(np.rint(x), np.rint(y)),
+        TWO,
+        differentiable=False,
+    ),
+    Row(
+        "histc",
+        lambda x: F.histc(x, 5, -1.5, 2),
+        lambda x: np.histogram(x, 5, (-1.5, 2))[0].astype(float),
+        differentiable=False,
     ),
 ]  # fmt: skip
 

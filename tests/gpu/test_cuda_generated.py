@@ -9,6 +9,7 @@ from op_table import OP_TABLE
 from triton_cases import check_fault, check_graph, check_row
 from triton_graphs import FAULTS, GRAPHS
 
+from flamec.host_evaluation import evaluate_host_call
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.runtime.cuda.device import CudaDevice
 from flamec.runtime.kernel_cache import KernelCache
@@ -16,7 +17,7 @@ from flamec.runtime.kernel_cache import KernelCache
 
 @pytest.fixture(scope="module")
 def planned(cache: KernelCache) -> CudaDevice:
-    return CudaDevice(0, cache, plan_memory, jobs=8)
+    return CudaDevice(0, cache, plan_memory, jobs=8, evaluate=evaluate_host_call)
 
 
 @pytest.mark.gpu

@@ -1,0 +1,214 @@
+"""Searching in ordered values, membership, histograms.
+
+In: numbers. Out: positions (int64, or int32 on request), truth, or counts. Everything is made of
+comparisons and gathers, so it runs and compiles wherever those do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.arguments import public
+from flamec.functional.comparison import logical_not
+from flamec.functional.primitives import is_empty_size, ops, require
+from flamec.functional.promotion import (
+    as_tensors,
+    constant,
+    is_number,
+    require_tensor,
+)
+from flamec.functional.reduction import any as any_of
+from flamec.functional.sorting import picked, refuse_bool, sorted_along
+from flamec.ir.shape import SymbolicDim, equal, format_shape, product
+from flamec.ir.types import bool_, int32, int64
+from flamec.tensor import Tensor
+
+Comparison = Callable[[Tensor, Tensor], Tensor]
+_PAIRS = 64  # values that are compared one by one rather than sorted
+
+
+def _flat(x: Tensor) -> Tensor:
+    result: Tensor = ops.reshape(x, shape=(product(x._type.shape),))
+    return result
+
+
+# places in an order ----------------------------------------------------------------------
+
+
+def _count_before(ordered: Tensor, values: Tensor, stands_before: Comparison) -> Tensor:
+    """How many elements of the last dimension of ``ordered`` stand before each of ``values``.
+
+    ``ordered`` has one dimension, or as many as ``values``, with the same sizes but for the last.
+    By bisection; a size not known yet is compared as a whole.
+    """
+    size = ordered._type.shape[-1]
+
+    if isinstance(size, SymbolicDim):
+        table = ordered._type.shape
+        wide = ops.reshape(ordered, shape=(*table[:-1], 1, size))
+        column = ops.reshape(values, shape=(*values._type.shape, 1))
+        before = ops.cast(stands_before(wide, column), int64)
+        return ops.sum(before, axes=(before.ndim - 1,))  # type: ignore[no-any-return]
+    low = ops.full(value=0, shape=values._type.shape, dtype=int64, device=values._type.device)
+    if size == 0:
+        return low  # type: ignore[no-any-return]
+    high = ops.full(value=size, shape=values._type.shape, dtype=int64, device=values._type.device)
+    for _ in range(size.bit_length()):
+        middle = ops.floor_divide(ops.add(low, high), 2)
+        place = ops.minimum(middle, size - 1)
+        found = ops.index(ordered, place) if ordered.ndim == 1 else picked(
+            ordered, place, ordered.ndim - 1
+        )  # fmt: skip
+        after = ops.bitwise_and(ops.lt(low, high), stands_before(found, values))
+        high = ops.where(after, high, middle)
+        low = ops.where(after, ops.add(middle, 1), low)
+    return low  # type: ignore[no-any-return]
+
+
+@public
+def searchsorted(
+    sorted_sequence: Tensor,
+    input: Any,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Tensor | None = None,
+) -> Tensor:
+    """How many elements of the last dimension, which is in order, stand before each value.
+
+    Equal ones count with ``right`` (or ``side="right"``). ``sorted_sequence``: one dimension, or
+    those of ``input`` but for the size of the last. ``sorter``: positions that put it in order.
+    """
+    name = "searchsorted"
+    require_tensor(name, "sorted_sequence", sorted_sequence)
+    if is_number(input):
+        input = constant(input, sorted_sequence._type.dtype, sorted_sequence._type.device)
+        require(sorted_sequence.ndim == 1, f"{name}(): a number needs a sequence of one dimension")
+    require_tensor(name, "input", input)
+    require(side in (None, "left", "right"), f"{name}(): side can only be 'left' or 'right'")
+    require(
+        not (right and side == "left"),
+        f"{name}(): side and right can't be set to opposites, got side of left while right was "
+        "True",
+    )
+    table, wanted = sorted_sequence._type, input._type
+    matches = len(table.shape) == 1 or (
+        len(table.shape) == len(wanted.shape) > 0
+        and all(map(equal, table.shape[:-1], wanted.shape[:-1]))
+    )
+    require(
+        matches,
+        f"{name}(): boundaries tensor should be 1 dimension or the first N-1 dimensions of "
+        f"boundaries tensor and input value tensor must match, but we got boundaries tensor "
+        f"{format_shape(table.shape)} and input value tensor {format_shape(wanted.shape)}",
+    )
+    ordered = sorted_sequence
+    if sorter is not None:
+        require_tensor(name, "sorter", sorter)
+        require(sorter._type.dtype is int64, f"{name}(): sorter must be a tensor of long ints")
+        same = len(sorter._type.shape) == len(table.shape)
+        require(
+            same and all(map(equal, sorter._type.shape, table.shape)),
+            f"{name}(): boundary and sorter must have the same size, but got "
+            f"{format_shape(table.shape)} and {format_shape(sorter._type.shape)}",
+        )
+        ordered = picked(ordered, sorter, ordered.ndim - 1)
+    ordered, values = as_tensors(name, ops.detach(ordered), ops.detach(input))
+    if table.dtype is bool_:
+        raise OperationTypeError(f"{name}(): not defined for bool (at {user_location()})")
+    reached = ops.gt if right or side == "right" else ops.ge
+    found = _count_before(ordered, values, lambda x, y: logical_not(reached(x, y)))
+    return ops.cast(found, int32) if out_int32 else found  # type: ignore[no-any-return]
+
+
+@public
+def bucketize(
+    input: Any, boundaries: Tensor, *, out_int32: bool = False, right: bool = False
+) -> Tensor:
+    """The number of the interval between ``boundaries``, which are in order, of each value.
+
+    A boundary belongs to the interval below it, with ``right`` to the one above.
+    """
+    require_tensor("bucketize", "boundaries", boundaries)
+    require(
+        boundaries.ndim == 1,
+        f"bucketize(): boundaries tensor must be 1 dimension, but got dim({boundaries.ndim})",
+    )
+    return searchsorted(boundaries, input, out_int32=out_int32, right=right)
+
+
+# membership ------------------------------------------------------------------------------
+
+
+@public
+def isin(
+    elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False
+) -> Tensor:
+    """Whether each element occurs in ``test_elements``; ``invert``: whether it does not."""
+    if not isinstance(elements, Tensor) and not isinstance(test_elements, Tensor):
+        raise OperationTypeError(f"isin(): one argument must be a Tensor (at {user_location()})")
+    x, tested = as_tensors("isin", elements, test_elements)
+    x, tested = ops.detach(x), _flat(ops.detach(tested))
+    count = tested._type.shape[0]
+    if isinstance(count, SymbolicDim) or count <= _PAIRS or tested._type.dtype is bool_:
+        same = ops.eq(ops.reshape(x, shape=(*x._type.shape, 1)), tested)
+        found = any_of(same, dim=-1)
+    else:
+        ordered, _ = sorted_along(tested, 0)
+        place = _count_before(ordered, x, ops.lt)
+        found = ops.eq(ops.index(ordered, ops.minimum(place, count - 1)), x)
+    return logical_not(found) if invert else found  # type: ignore[no-any-return]
+
+
+# histograms ------------------------------------------------------------------------------
+
+
+@public
+def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
+    """How many elements lie in each of ``bins`` equal intervals from ``min`` to ``max``.
+
+    Both ends included; other elements and NaN are left out. If ``min`` and ``max`` are equal, the
+    extremes of the data take their place, 1 further out if those are equal, too. Counts have the
+    dtype of ``input``.
+    """
+    require_tensor("histc", "input", input)
+    refuse_bool("histc", input)
+    dtype = input._type.dtype
+    if not dtype.is_floating_point:
+        raise OperationTypeError(f"histc(): not defined for {dtype.name} (at {user_location()})")
+    require(bins > 0, f"histc(): bins must be > 0, got {bins}")
+    require(min <= max, f"histc(): max must be larger than min, got [{min}, {max}]")
+    require(
+        math.isfinite(min) and math.isfinite(max),
+        f"histc(): range of [{min}, {max}] is not finite",
+    )
+    x = _flat(ops.cast(ops.detach(input), dtype.compute))
+    low, high = (constant(float(v), x._type.dtype, x._type.device) for v in (min, max))
+    if min == max and not is_empty_size(x._type.shape[0]):
+        low, high = ops.amin(x, axes=(0,)), ops.amax(x, axes=(0,))
+        for limit in (low, high):
+            if isinstance(limit._array, np.ndarray) and not np.isfinite(limit._array):
+                raise OperationError(
+                    f"histc(): range of [{low.item()}, {high.item()}] is not finite "
+                    f"(at {user_location()})"
+                )
+    alike = ops.eq(low, high)
+    low, high = ops.where(alike, ops.sub(low, 1.0), low), ops.where(alike, ops.add(high, 1.0), high)
+    inside = ops.bitwise_and(ops.ge(x, low), ops.le(x, high))
+    position = ops.div(ops.mul(ops.sub(x, low), float(bins)), ops.sub(high, low))
+    safe = ops.where(inside, position, 0.0)
+    place = ops.minimum(ops.cast(safe, int64), bins - 1)
+    zeros = ops.full(value=0, shape=(bins,), dtype=int64, device=x._type.device)
+    counts = ops.index_put(zeros, ops.cast(inside, int64), place, mode="add")
+    return ops.cast(counts, dtype)  # type: ignore[no-any-return]
+
+
+__all__ = ["bucketize", "histc", "isin", "searchsorted"]
+
+TENSOR_METHODS: dict[str, Callable[..., Any]] = {"histc": histc}
