@@ -156,6 +156,13 @@ def view_place(
             stride = strides[second] if start >= 0 else strides[first]
             rest = [s for i, s in enumerate(strides) if i not in (first, second)]
             return (*rest, strides[first] + strides[second]), offset + abs(start) * stride
+        case "windows":
+            axes = attributes["axes"]
+            outer, last = list(strides), axes[-1] + 1
+            inner = [d * strides[a] for a, d in zip(axes, attributes["dilations"], strict=True)]
+            for axis, step in zip(axes, attributes["steps"], strict=True):
+                outer[axis] = step * strides[axis]
+            return (*outer[:last], *inner, *outer[last:]), offset
         case _:
             return strides, offset
 

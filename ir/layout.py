@@ -198,10 +198,28 @@ def _diagonal(node: Node, layout: Layout) -> Layout | None:
     return Layout(offset, (*rest, line))
 
 
+def _windows(node: Node, layout: Layout) -> Layout | None:
+    attributes: Mapping[str, Any] = node.attributes
+    dims = list(layout.dims)
+    inner: list[Dimension] = []
+    for axis, count, size, step, dilation in zip(
+        *(attributes[k] for k in ("axes", "counts", "sizes", "steps", "dilations")), strict=True
+    ):
+        factors = coalesce(dims[axis])
+        if len(factors) > 1:
+            return None
+        stride = factors[0].stride if factors else 0
+        dims[axis] = _single(count, stride * step)
+        inner.append(_single(size, stride * dilation))
+    last = attributes["axes"][-1] + 1
+    return Layout(layout.offset, (*dims[:last], *inner, *dims[last:]))
+
+
 _RULES: dict[str, Callable[[Node, Layout], Layout | None]] = {
     "reshape": _reshape,
     "permute": _permute,
     "expand": _expand,
     "slice": _slice,
     "diagonal": _diagonal,
+    "windows": _windows,
 }

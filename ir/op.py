@@ -24,6 +24,7 @@ class OpKind(enum.Enum):
     ELEMENTWISE = "elementwise"  # same shape after broadcasting
     REDUCTION = "reduction"  # folds axes
     CONTRACTION = "contraction"  # dot_general
+    CONVOLUTION = "convolution"  # sums of products over windows
     VIEW = "view"  # the same elements at other places; no arithmetic
     ASSEMBLE = (
         "assemble"  # places inputs side by side or into another (concatenate, pad, slice_update)

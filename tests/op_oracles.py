@@ -272,6 +272,53 @@ def dot_general(sample: Sample, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return tabulate(shape, x.dtype, element)
 
 
+def convolution(sample: Sample, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    a = sample.attributes
+    strides, padding, groups = a["strides"], a["padding"], a["groups"]
+    spread, apart = a["lhs_dilation"], a["rhs_dilation"]
+    positions = [
+        ((n - 1) * e + 1 + low + high - (k - 1) * d - 1) // s + 1
+        for n, k, e, d, s, (low, high) in zip(
+            x.shape[2:], w.shape[2:], spread, apart, strides, padding, strict=True
+        )
+    ]
+    channels, outputs = w.shape[1], w.shape[0] // groups
+
+    def element(index: Index) -> Any:
+        n, o, *place = index
+        total = 0
+        for c, *k in np.ndindex(*w.shape[1:]):
+            at = [
+                p * s + j * d - low
+                for p, s, j, d, (low, _) in zip(place, strides, k, apart, padding, strict=True)
+            ]
+            if all(
+                q % e == 0 and 0 <= q < (m - 1) * e + 1
+                for q, e, m in zip(at, spread, x.shape[2:], strict=True)
+            ):
+                source = tuple(q // e for q, e in zip(at, spread, strict=True))
+                total = total + x[(n, o // outputs * channels + c, *source)] * w[(o, c, *k)]
+        return total
+
+    return tabulate((x.shape[0], w.shape[0], *positions), x.dtype, element)
+
+
+def windows(sample: Sample, x: np.ndarray) -> np.ndarray:
+    a = sample.attributes
+    axes, last = a["axes"], a["axes"][-1] + 1
+    shape = list(x.shape)
+    for axis, count in zip(axes, a["counts"], strict=True):
+        shape[axis] = count
+
+    def element(index: Index) -> Any:
+        place = [*index[:last], *index[last + len(axes) :]]
+        for n, axis in enumerate(axes):
+            place[axis] = place[axis] * a["steps"][n] + index[last + n] * a["dilations"][n]
+        return x[tuple(place)]
+
+    return tabulate((*shape[:last], *a["sizes"], *shape[last:]), x.dtype, element)
+
+
 def _rows(sample: Sample, skip: int) -> tuple[Index, list[tuple[Index, Index]]]:
     """The shape of the index tensors, and for each of their elements the row of x it means."""
     x, indices = sample.arrays[0], sample.arrays[skip:]

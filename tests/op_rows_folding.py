@@ -230,4 +230,65 @@ CONTRACTION_ROWS = [
     )
 ]
 
-FOLDING_ROWS = [*REDUCTION_ROWS, *SCAN_ROWS, *CONTRACTION_ROWS]
+
+# convolution ---------------------------------------------------------------
+def _convolution(
+    strides: Any, padding: Any, lhs: Any = None, rhs: Any = None, groups: int = 1
+) -> dict[str, Any]:
+    ones = (1,) * len(strides)
+    return {
+        "strides": strides,
+        "padding": padding,
+        "lhs_dilation": lhs or ones,
+        "rhs_dilation": rhs or ones,
+        "groups": groups,
+    }
+
+
+CONVOLUTIONS = (
+    (((2, 3, 5), (4, 3, 3)), _convolution((1,), ((1, 1),))),
+    (((1, 2, 7), (2, 1, 2)), _convolution((2,), ((0, 1),), groups=2)),
+    (((2, 1, 5), (1, 1, 2)), _convolution((1,), ((-1, 2),), lhs=(2,), rhs=(3,))),
+    (((2, 1, 4), (1, 1, 2)), _convolution((2,), ((-2, -3),), lhs=(3,))),
+    (((0, 2, 4), (3, 2, 2)), _convolution((1,), ((0, 0),))),
+    (((1, 2, 4, 3), (2, 2, 3, 2)), _convolution((2, 1), ((1, 1), (0, 0)))),
+    (((1, 4, 3, 4), (6, 2, 2, 2)), _convolution((1, 2), ((1, 0), (1, 1)), groups=2)),
+    (((1, 3, 5, 4), (3, 1, 2, 3)), _convolution((3, 1), ((0, 0), (1, 1)), groups=3)),
+    (((1, 2, 2, 2), (2, 2, 3, 3)), _convolution((1, 1), ((2, 2), (2, 2)), lhs=(2, 1))),
+    (((2, 1, 2, 3, 2), (2, 1, 2, 1, 2)), _convolution((1, 2, 1), ((0, 0), (0, 0), (1, 0)))),
+)
+IMAGE, KERNEL = tensor(1, 2, 4), tensor(3, 2, 3)
+
+
+def _bad_convolution(fragment: str, x: Any, w: Any, **changed: Any) -> ErrorInput:
+    attributes = _convolution((1,), ((0, 0),)) | changed
+    return ErrorInput((x, w), attributes, ValueError, fragment)
+
+
+CONVOLUTION_ROWS = [
+    Row(
+        "convolution",
+        NUMBERS,
+        lambda draw: [Sample((draw(*x), draw(*w)), a) for (x, w), a in CONVOLUTIONS],
+        oracles.convolution,
+        ulps=8,
+        scale=64.0,
+        gradient=(0, 1),
+        symbolic=lambda B, dtype: (
+            (tensor(B, 2, 6, dtype=dtype), tensor(3, 2, 3, dtype=dtype)),
+            _convolution((2,), ((1, 1),)),
+        ),
+        errors=(
+            _bad_convolution("has 2 channels", IMAGE, tensor(3, 3, 3)),
+            _bad_convolution("has 2 channels", IMAGE, KERNEL, groups=2),
+            _bad_convolution("spans 5 elements", IMAGE, tensor(3, 2, 5)),
+            _bad_convolution("do not divide", tensor(1, 4, 4), tensor(3, 2, 3), groups=2),
+            _bad_convolution("must be positive", IMAGE, KERNEL, strides=(0,)),
+            _bad_convolution("strides has 4 entries", IMAGE, KERNEL, strides=(1, 1)),
+            _bad_convolution("the same spatial dimensions", IMAGE, tensor(3, 2)),
+            _bad_convolution("is empty", IMAGE, tensor(3, 2, 0)),
+        ),
+    )
+]
+
+FOLDING_ROWS = [*REDUCTION_ROWS, *SCAN_ROWS, *CONTRACTION_ROWS, *CONVOLUTION_ROWS]

@@ -44,6 +44,16 @@ def bad(exception: type[Exception], fragment: str, *types: Any, **attributes: An
 
 
 # views ---------------------------------------------------------------------
+def _windows(axes: Any, counts: Any, sizes: Any, steps: Any, dilations: Any) -> Attributes:
+    return {
+        "axes": axes,
+        "counts": counts,
+        "sizes": sizes,
+        "steps": steps,
+        "dilations": dilations,
+    }
+
+
 def _slice(starts: Any, sizes: Any, steps: Any) -> Attributes:
     return {"starts": starts, "sizes": sizes, "steps": steps}
 
@@ -127,6 +137,34 @@ VIEW_ROWS = [
             bad(ValueError, "outside dimension 0", X, **_slice((-1, 0), (2, 3), (1, 1))),
             bad(ValueError, "step 0", X, **_slice((0, 0), (2, 3), (0, 1))),
             bad(ValueError, "2 dimensions", X, **_slice((0,), (2,), (1,))),
+        ),
+    ),
+    Row(
+        "windows",
+        EVERY,
+        applications(
+            (((5,),), _windows((0,), (3,), (3,), (1,), (1,))),
+            (((2, 6),), _windows((1,), (3,), (2,), (2,), (1,))),
+            (((2, 9),), _windows((1,), (3,), (2,), (3,), (2,))),
+            (((8, 2),), _windows((0,), (2,), (3,), (3,), (2,))),
+            (((2, 7, 2),), _windows((1,), (2,), (2,), (4,), (1,))),
+            (((6, 7),), _windows((0, 1), (2, 3), (3, 2), (2, 2), (1, 2))),
+            (((5, 2, 4),), _windows((0, 2), (2, 2), (3, 3), (2, 1), (1, 1))),
+            (((3, 0),), _windows((0,), (3,), (1,), (1,), (1,))),
+            (((3,),), _windows((0,), (0,), (5,), (1,), (1,))),
+        ),
+        oracles.windows,
+        gradient=(0,),
+        symbolic=symbolic(
+            lambda B: [(B, B * 2 + 1)], lambda B: _windows((1,), (B,), (3,), (2,), (1,))
+        ),
+        errors=(
+            bad(ValueError, "need 4 elements", X, **_windows((1,), (2,), (3,), (1,), (1,))),
+            bad(ValueError, "sorted", X, **_windows((1, 0), (1, 1), (1, 1), (1, 1), (1, 1))),
+            bad(ValueError, "step 0", X, **_windows((1,), (1,), (1,), (0,), (1,))),
+            bad(ValueError, "size 0", X, **_windows((1,), (1,), (0,), (1,), (1,))),
+            bad(ValueError, "out of range", X, **_windows((2,), (1,), (1,), (1,), (1,))),
+            bad(ValueError, "2 entries for 1", X, **_windows((1,), (1, 1), (1,), (1,), (1,))),
         ),
     ),
     Row(

@@ -5,6 +5,7 @@ from flamec.ir.ops import (
     binary,
     comparison,
     contraction,
+    convolution,
     creation,
     indexing,
     random,
@@ -15,6 +16,7 @@ from flamec.ir.ops import (
     transfer,
     unary,
     view,
+    windows,
 )
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "binary",
     "comparison",
     "contraction",
+    "convolution",
     "creation",
     "indexing",
     "random",
@@ -32,4 +35,5 @@ __all__ = [
     "transfer",
     "unary",
     "view",
+    "windows",
 ]

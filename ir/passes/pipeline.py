@@ -16,6 +16,7 @@ from flamec.ir.passes.eliminate_common_subexpressions import eliminate_common_su
 from flamec.ir.passes.eliminate_dead_code import eliminate_dead_code
 from flamec.ir.passes.fold_constants import fold_constants
 from flamec.ir.passes.forget_derivatives import forget_derivatives
+from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.passes.manager import Pass, Repeat
 from flamec.ir.passes.place import eliminate_transfers
 from flamec.ir.passes.rewrite import Rule
@@ -33,6 +34,11 @@ def pipeline(decompositions: Mapping[str, Rule] | None = None) -> tuple[Pass | R
             "decompose",
             partial(decompose, rules=decompositions or {}),
             "the backend lowers every operation",
+        ),
+        Pass(
+            "lower_convolutions",
+            lower_convolutions,
+            "convolutions are products of windows, channels last",
         ),
         Repeat(
             (

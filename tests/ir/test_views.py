@@ -33,6 +33,17 @@ def written_back(name: str, attributes: dict[str, Any], x: np.ndarray, y: np.nda
     return evaluate_graph(verify(b.build([result])), [x, y])[0][0]
 
 
+def has_overlaps(view: np.ndarray, x: np.ndarray) -> bool:
+    """Whether several elements of a view are one element of memory."""
+    counted = np.zeros(x.size, np.int64)
+    base = x.__array_interface__["data"][0]
+    start = (view.__array_interface__["data"][0] - base) // x.itemsize
+    for index in np.ndindex(*view.shape):
+        step = sum(i * s // x.itemsize for i, s in zip(index, view.strides, strict=True))
+        counted[start + step] += 1
+    return bool((counted > 1).any())
+
+
 @pytest.mark.parametrize("name", VIEWS)
 def test_result_shares_memory(name: str) -> None:
     for sample in ROWS[name].make(Draw(float64, np.random.default_rng(0))):
@@ -48,6 +59,10 @@ def test_write_back_is_what_writing_into_the_view_does(name: str) -> None:
         (x,) = sample.arrays
         view = apply(name, sample.attributes, x)
         values = np.asarray(rng.normal(size=view.shape))
+        if has_overlaps(view, x):
+            with pytest.raises(ValueError, match="windows that overlap"):
+                written_back(name, sample.attributes, x.copy(), values)
+            continue
         found = written_back(name, sample.attributes, x.copy(), values)
         view[...] = values
         np.testing.assert_array_equal(found, x)
