@@ -23,7 +23,7 @@ from flamec.values import concrete_array
 __all__ = ["bilinear", "embedding", "linear", "one_hot", "pad"]
 
 
-def _require_same_dtype(name: str, *tensors: Tensor) -> None:
+def require_same_dtype(name: str, *tensors: Tensor) -> None:
     dtypes = [t._type.dtype for t in tensors]
     if any(d is not dtypes[0] for d in dtypes):
         raise OperationTypeError(
@@ -42,7 +42,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     require_tensor("linear", "input", input)
     require_tensor("linear", "weight", weight)
     operands = (input, weight) if bias is None else (input, weight, bias)
-    _require_same_dtype("linear", *operands)
+    require_same_dtype("linear", *operands)
     rank = len(input._type.shape)
     have, want = input._type.shape, weight._type.shape
     if rank == 0 or len(want) not in (1, 2) or not equal(have[-1], want[-1]):
@@ -63,7 +63,7 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
     operands = (input1, input2, weight) if bias is None else (input1, input2, weight, bias)
     for position, operand in enumerate(operands):
         require_tensor("bilinear", ("input1", "input2", "weight", "bias")[position], operand)
-    _require_same_dtype("bilinear", *operands)
+    require_same_dtype("bilinear", *operands)
     a, b, w = input1._type.shape, input2._type.shape, weight._type.shape
     if (
         len(w) != 3

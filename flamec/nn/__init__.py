@@ -4,8 +4,12 @@ from flamec.namespace import namespace
 from flamec.nn import functional, init, normalized_weights, parametrizations, parametrize
 from flamec.nn.activation import *  # noqa: F403
 from flamec.nn.activation import __all__ as _activations
+from flamec.nn.batch_normalization import *  # noqa: F403
+from flamec.nn.batch_normalization import __all__ as _batch_normalizations
 from flamec.nn.containers import *  # noqa: F403
 from flamec.nn.containers import __all__ as _containers
+from flamec.nn.convolution import *  # noqa: F403
+from flamec.nn.convolution import __all__ as _convolutions
 from flamec.nn.gradient_clipping import (
     clip_grad_norm_,
     clip_grad_value_,
@@ -19,6 +23,8 @@ from flamec.nn.loss import __all__ as _losses
 from flamec.nn.module import Module
 from flamec.nn.parameter import Buffer, Parameter
 from flamec.nn.parameter_vector import parameters_to_vector, vector_to_parameters
+from flamec.nn.pooling import *  # noqa: F403
+from flamec.nn.pooling import __all__ as _poolings
 from flamec.nn.transformer import *  # noqa: F403
 from flamec.nn.transformer import __all__ as _transformers
 
@@ -52,8 +58,11 @@ __all__ = [
     "init",
     "utils",
     *_activations,
+    *_batch_normalizations,
     *_containers,
+    *_convolutions,
     *_layers,
     *_losses,
+    *_poolings,
     *_transformers,
 ]

@@ -143,7 +143,7 @@ def _convolution_gradient(b: Builder, ctx: DerivativeContext, g: Any) -> tuple[A
     groups = ctx.attributes["groups"]
     x_gradient = w_gradient = None
     if ctx.needs[0]:
-        kernel = _exchanged(b, ctx.inputs[1], groups)
+        kernel = exchanged(b, ctx.inputs[1], groups)
         for axis in range(2, len(w.shape)):
             kernel = flip(b, kernel, axis)
         x_gradient = b.convolution(g, kernel, **_input_attributes(ctx))
@@ -156,7 +156,7 @@ def _convolution_gradient(b: Builder, ctx: DerivativeContext, g: Any) -> tuple[A
     return x_gradient, w_gradient
 
 
-def _exchanged(b: Builder, kernel: Any, groups: int) -> Any:
+def exchanged(b: Builder, kernel: Any, groups: int) -> Any:
     """[G * o, c, *] as [G * c, o, *]."""
     shape = b.type_of(kernel).shape
     rest = tuple(range(2, len(shape)))
