@@ -89,3 +89,19 @@ def compare(
 
 def check(result: Any, expected: Any, limit: float) -> None:
     np.testing.assert_allclose(_array(result), _array(expected), rtol=limit, atol=limit)
+
+
+def parsed(line: str) -> tuple[str, list[tuple[int, ...]]]:
+    """An expression and the shapes of its operands, from ``expression | 2,3 4,5``."""
+    text, shapes = line.split(" | ")
+    return text, [tuple(map(int, s.split(","))) for s in shapes.split()]
+
+
+def function_of(text: str) -> Call:
+    """An expression over F (the functional module), x, w and b as a function of them."""
+    code = compile(text, text, "eval")
+
+    def call(functional: Any, x: Any, w: Any = None, b: Any = None) -> Any:
+        return eval(code, {"F": functional, "x": x, "w": w, "b": b})
+
+    return call

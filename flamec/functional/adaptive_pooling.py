@@ -116,14 +116,14 @@ def _means(name: str, x: Tensor, axis: int, size: Dim, output: Dim) -> Tensor:
     places = np.arange(size_)
     inside = (places >= start[:, None]) & (places < end[:, None])
     weights = (inside / np.maximum(end - start, 1)[:, None]).astype(x._type.dtype.numpy)
-    table = _constant(x, weights)
+    table = table_like(x, weights)
     product_ = ops.dot_general(x, table, contract=((axis,), (1,)), batch=((), ()))
     rank = len(shape)
     order = (*range(axis), rank - 1, *range(axis, rank - 1))
     return ops.permute(product_, axes=order)  # type: ignore[no-any-return]
 
 
-def _constant(x: Tensor, values: np.ndarray) -> Tensor:
+def table_like(x: Tensor, values: np.ndarray) -> Tensor:
     """A table on the device of ``x``."""
     table = from_numpy(np.ascontiguousarray(values))
     if x._type.device.type == "cpu":
@@ -172,7 +172,7 @@ def _adaptive_max(
             result = apply_named("overwrite", best, numbered(view, number, spatial))
     if not return_indices:
         return unbatched(result, single)
-    places = []
+    places: list[Tensor] = []
     rest_ = number
     for n in reversed(range(spatial)):
         inside = ops.cast(ops.fmod(rest_, kernel[n]), int64)
@@ -196,7 +196,7 @@ def _looked_up(x: Tensor, axis: int, table: np.ndarray) -> Tensor:
     """``x[..., table, ...]`` along one dimension."""
     rank = len(x._type.shape)
     front = ops.permute(x, axes=(axis, *(i for i in range(rank) if i != axis)))
-    found = ops.index(front, _constant(x, table.astype(np.int64)))
+    found = ops.index(front, table_like(x, table.astype(np.int64)))
     order = (*range(2, axis + 2), 0, 1, *range(axis + 2, rank + 1))
     return ops.permute(found, axes=order)  # type: ignore[no-any-return]
 

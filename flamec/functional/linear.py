@@ -1,4 +1,4 @@
-"""Linear maps and tables: linear, bilinear, embedding, one_hot, constant padding.
+"""Linear maps and tables: linear, bilinear, embedding, one_hot.
 
 Matrix products are one ``dot_general`` each: the free dimensions of the input
 stay as they are, so nothing is reshaped.
@@ -6,21 +6,19 @@ stay as they are, so nothing is reshaped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from flamec.dispatch import write
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.autocasting import LOWER, WIDEST, autocasts
 from flamec.functional.distance import norm_over
 from flamec.functional.primitives import ops, require
 from flamec.functional.promotion import require_tensor
-from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape
+from flamec.ir.shape import Dim, equal, format_shape
 from flamec.ir.types import int32, int64
 from flamec.state import no_grad, thread
 from flamec.tensor import Tensor
 from flamec.values import concrete_array
 
-__all__ = ["bilinear", "embedding", "linear", "one_hot", "pad"]
+__all__ = ["bilinear", "embedding", "linear", "one_hot"]
 
 
 def require_same_dtype(name: str, *tensors: Tensor) -> None:
@@ -182,57 +180,3 @@ def _checked_class_count(tensor: Tensor, num_classes: int) -> int:
         f"one_hot: class values must be smaller than num_classes, got {largest}",
     )
     return num_classes
-
-
-def pad(
-    input: Tensor, pad: Sequence[Dim], mode: str = "constant", value: float | None = None
-) -> Tensor:
-    """``input`` with ``pad`` = (low, high) pairs added, the last dimension's first.
-
-    Negative amounts cut off. Only ``mode="constant"``: the new elements are ``value`` (0).
-    """
-    require_tensor("pad", "input", input)
-    if mode != "constant":
-        known = mode in ("reflect", "replicate", "circular")
-        text = "not available yet; use mode='constant'" if known else "unknown"
-        raise NotImplementedError(f"pad: mode {mode!r} is {text} (at {user_location()})")
-    rank = len(input._type.shape)
-    amounts = tuple(pad)
-    if len(amounts) % 2 or len(amounts) > 2 * rank:
-        raise OperationError(
-            f"pad: {len(amounts)} amounts for {rank} dimensions; give a low and a high amount for "
-            f"each of the last dimensions (at {user_location()})"
-        )
-    low: list[Dim] = [0] * rank
-    high: list[Dim] = [0] * rank
-    for position in range(len(amounts) // 2):
-        axis = rank - 1 - position
-        low[axis], high[axis] = amounts[2 * position], amounts[2 * position + 1]
-    result = _cut(input, low, high)
-    grown_low = tuple(0 if _is_negative(a) else a for a in low)
-    grown_high = tuple(0 if _is_negative(a) else a for a in high)
-    fill = value if value is not None else 0
-    if input._type.dtype.kind == "bool":
-        fill = bool(fill)
-    return ops.pad(result, fill, low=grown_low, high=grown_high)  # type: ignore[no-any-return]
-
-
-def _is_negative(amount: Dim) -> bool:
-    return not isinstance(amount, SymbolicDim) and amount < 0
-
-
-def _cut(x: Tensor, low: Sequence[Dim], high: Sequence[Dim]) -> Tensor:
-    """``x`` without the elements that negative amounts take away."""
-    if not any(map(_is_negative, (*low, *high))):
-        return x
-    starts = tuple(-a if _is_negative(a) else 0 for a in low)
-    ends = tuple(-a if _is_negative(a) else 0 for a in high)
-    shape = x._type.shape
-    sizes = tuple(d - s - e for d, s, e in zip(shape, starts, ends, strict=True))
-    for axis, size in enumerate(sizes):
-        if not isinstance(size, SymbolicDim) and size < 0:
-            raise OperationError(
-                f"pad: dimension {axis} of {format_shape(shape)} would get the negative size "
-                f"{size} (at {user_location()})"
-            )
-    return ops.slice(x, starts=starts, sizes=sizes, steps=(1,) * len(shape))  # type: ignore[no-any-return]

@@ -11,7 +11,8 @@ import math
 from flamec.errors import OperationError, user_location
 from flamec.functional.attention import scaled_dot_product_attention
 from flamec.functional.dropout import dropout
-from flamec.functional.linear import linear, pad
+from flamec.functional.linear import linear
+from flamec.functional.padding import pad
 from flamec.functional.primitives import mean_over, ops, require
 from flamec.functional.promotion import require_tensor
 from flamec.functional.softmax import softmax

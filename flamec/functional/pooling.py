@@ -210,7 +210,8 @@ def _max_pool(
     result, number = selected(x, fill, start, window)
     if not return_indices:
         return unbatched(result, single)
-    places, rest = [], number
+    places: list[Tensor] = []
+    rest = number
     for n in reversed(range(spatial)):
         inside = ops.fmod(rest, kernel[n])
         rest = ops.floor_divide(rest, kernel[n])

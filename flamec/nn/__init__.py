@@ -25,6 +25,8 @@ from flamec.nn.parameter import Buffer, Parameter
 from flamec.nn.parameter_vector import parameters_to_vector, vector_to_parameters
 from flamec.nn.pooling import *  # noqa: F403
 from flamec.nn.pooling import __all__ as _poolings
+from flamec.nn.rearrangement import *  # noqa: F403
+from flamec.nn.rearrangement import __all__ as _rearrangements
 from flamec.nn.transformer import *  # noqa: F403
 from flamec.nn.transformer import __all__ as _transformers
 
@@ -64,5 +66,6 @@ __all__ = [
     *_layers,
     *_losses,
     *_poolings,
+    *_rearrangements,
     *_transformers,
 ]

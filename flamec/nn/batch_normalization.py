@@ -36,6 +36,7 @@ class _Norm(Module):
         track_running_stats: bool,
         device: DeviceLike,
         dtype: DType | None,
+        bias: bool,
     ) -> None:
         super().__init__()
         self.num_features = num_features
@@ -46,9 +47,11 @@ class _Norm(Module):
         shape = (num_features,)
         if affine:
             self.weight: Parameter | None = Parameter(filled(shape, 1.0, device, dtype))
-            self.bias: Parameter | None = Parameter(filled(shape, 0.0, device, dtype))
         else:
             self.register_parameter("weight", None)
+        if affine and bias:
+            self.bias: Parameter | None = Parameter(filled(shape, 0.0, device, dtype))
+        else:
             self.register_parameter("bias", None)
         if track_running_stats:
             self.register_buffer("running_mean", filled(shape, 0.0, device, dtype))
@@ -74,8 +77,9 @@ class _Norm(Module):
     def reset_parameters(self) -> None:
         """Running statistics as at the start, weight 1 and bias 0."""
         self.reset_running_stats()
-        if self.weight is not None and self.bias is not None:
+        if self.weight is not None:
             init.ones_(self.weight)
+        if self.bias is not None:
             init.zeros_(self.bias)
 
     def _check_input(self, input: Tensor) -> None:
@@ -86,7 +90,8 @@ class _Norm(Module):
     def extra_repr(self) -> str:
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, "
-            f"affine={self.affine}, track_running_stats={self.track_running_stats}"
+            f"affine={self.affine}, bias={self.bias is not None}, "
+            f"track_running_stats={self.track_running_stats}"
         )
 
 
@@ -100,8 +105,12 @@ class _BatchNorm(_Norm):
         track_running_stats: bool = True,
         device: DeviceLike = None,
         dtype: DType | None = None,
+        *,
+        bias: bool = True,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias
+        )
 
     def _share(self) -> Any:
         """The weight of this batch in the running statistics; None means an even average."""
@@ -159,8 +168,12 @@ class _InstanceNorm(_Norm):
         track_running_stats: bool = False,
         device: DeviceLike = None,
         dtype: DType | None = None,
+        *,
+        bias: bool = True,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         self._check_input(input)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from torch_comparison import check, compare, to_flamec, to_torch
+from torch_comparison import check, compare, function_of, parsed, to_flamec, to_torch
 
 import flamec
 from flamec.nn import functional as F
@@ -97,20 +96,6 @@ F.adaptive_max_pool2d(x, (5, 2), True) | 2,3,7,3
 F.adaptive_max_pool2d(x, 2, True) | 3,6,4
 F.adaptive_max_pool3d(x, (2, 1, 3), return_indices=True) | 1,2,4,3,5
 """.strip().splitlines()
-
-
-def parsed(line: str) -> tuple[str, list[tuple[int, ...]]]:
-    text, shapes = line.split(" | ")
-    return text, [tuple(map(int, s.split(","))) for s in shapes.split()]
-
-
-def function_of(text: str) -> Callable[..., Any]:
-    code = compile(text, text, "eval")
-
-    def call(functional: Any, x: Any, w: Any = None, b: Any = None) -> Any:
-        return eval(code, {"F": functional, "x": x, "w": w, "b": b})
-
-    return call
 
 
 def draw(shapes: list[tuple[int, ...]], dtype: Any = np.float64) -> list[np.ndarray]:
