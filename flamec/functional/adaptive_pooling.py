@@ -15,6 +15,7 @@ import numpy as np
 from flamec.conversion import from_numpy
 from flamec.dispatch import apply_named
 from flamec.errors import OperationError, user_location
+from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.pooling import largest, numbered, row_major, selected
 from flamec.functional.primitives import (
     mean_over,
@@ -142,6 +143,7 @@ def adaptive_avg_pool2d(input: Tensor, output_size: Size) -> Tensor:
     return _adaptive_avg("adaptive_avg_pool2d", 2, input, output_size)
 
 
+@autocasts(cpu=FLOAT32)
 def adaptive_avg_pool3d(input: Tensor, output_size: Size) -> Tensor:
     """Means over windows such that [N, C, D, H, W] becomes [N, C, *output_size]."""
     return _adaptive_avg("adaptive_avg_pool3d", 3, input, output_size)
@@ -216,6 +218,7 @@ def adaptive_max_pool2d(input: Tensor, output_size: Size, return_indices: bool =
     return _adaptive_max("adaptive_max_pool2d", 2, input, output_size, return_indices)
 
 
+@autocasts(cpu=FLOAT32)
 def adaptive_max_pool3d(input: Tensor, output_size: Size, return_indices: bool = False) -> Any:
     """The largest of windows such that [N, C, D, H, W] becomes [N, C, *output_size]."""
     return _adaptive_max("adaptive_max_pool3d", 3, input, output_size, return_indices)
@@ -274,6 +277,7 @@ def max_unpool1d(
                        output_size)  # fmt: skip
 
 
+@autocasts(cpu=FLOAT32)
 def max_unpool2d(
     input: Tensor, indices: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
     output_size: Any = None,
@@ -283,6 +287,7 @@ def max_unpool2d(
                        output_size)  # fmt: skip
 
 
+@autocasts(cpu=FLOAT32)
 def max_unpool3d(
     input: Tensor, indices: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
     output_size: Any = None,

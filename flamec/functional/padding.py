@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flamec.errors import OperationError, user_location
+from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.primitives import ops
 from flamec.functional.promotion import require_tensor
 from flamec.ir.ops.view import flip
@@ -46,7 +47,10 @@ def pad(
         axis = rank - 1 - position
         low[axis], high[axis] = amounts[2 * position], amounts[2 * position + 1]
     if mode != "constant":
-        return _bordered(input, mode, value, low, high, len(amounts) // 2)
+        count = len(amounts) // 2
+        casts = mode == "replicate" or (mode == "reflect" and count < 3)
+        bordered = _cast_and_bordered if casts else _bordered
+        return bordered(input, mode, value, low, high, count)
     result = _cut(input, low, high)
     grown_low = tuple(0 if _is_negative(a) else a for a in low)
     grown_high = tuple(0 if _is_negative(a) else a for a in high)
@@ -71,6 +75,9 @@ def _bordered(
     for axis in range(rank - count, rank):
         x = _with_border(x, mode, axis, low[axis], high[axis])
     return x
+
+
+_cast_and_bordered = autocasts(cpu=FLOAT32)(_bordered)
 
 
 def _with_border(x: Tensor, mode: str, axis: int, low: Dim, high: Dim) -> Tensor:

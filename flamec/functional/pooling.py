@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from flamec.dispatch import apply_named
+from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.primitives import narrowed, ops, require, require_floating, widened
 from flamec.functional.spatial import (
     batched,
@@ -281,6 +282,7 @@ def max_pool2d(
                      return_indices)  # fmt: skip
 
 
+@autocasts(cpu=FLOAT32)
 def max_pool3d(
     input: Tensor, kernel_size: Numbers, stride: Numbers | None = None, padding: Numbers = 0,
     dilation: Numbers = 1, ceil_mode: bool = False, return_indices: bool = False,
@@ -349,6 +351,7 @@ def avg_pool2d(
                      count_include_pad, divisor_override)  # fmt: skip
 
 
+@autocasts(cpu=FLOAT32)
 def avg_pool3d(
     input: Tensor, kernel_size: Numbers, stride: Numbers | None = None, padding: Numbers = 0,
     ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None,

@@ -20,6 +20,7 @@ from flamec.functional.adaptive_pooling import (
     adaptive_avg_pool3d,
     table_like,
 )
+from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.primitives import narrowed, ops, require, require_floating, widened
 from flamec.functional.promotion import require_tensor
 from flamec.ir.shape import Dim, SymbolicDim, format_shape
@@ -32,6 +33,7 @@ _NEAREST = ("nearest", "nearest-exact")
 _CUBIC = -0.75  # the free coefficient of the cubic convolution kernel (Keys 1981)
 
 
+@autocasts(cuda=FLOAT32)
 def interpolate(
     input: Tensor,
     size: int | Sequence[int] | None = None,

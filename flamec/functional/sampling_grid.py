@@ -11,6 +11,7 @@ from itertools import product as combinations
 from typing import Any
 
 from flamec.errors import OperationError, user_location
+from flamec.functional.autocasting import FLOAT32, WIDEST, autocasts
 from flamec.functional.linear import require_same_dtype
 from flamec.functional.primitives import narrowed, ops, require, require_floating, widened
 from flamec.functional.promotion import require_tensor
@@ -72,6 +73,7 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
     return ops.permute(grid, axes=(0, *range(2, dims + 2), 1))  # type: ignore[no-any-return]
 
 
+@autocasts(cpu=FLOAT32, cuda=WIDEST)
 def grid_sample(
     input: Tensor,
     grid: Tensor,
