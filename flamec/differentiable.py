@@ -57,6 +57,7 @@ class DifferentiableProgram:
                 captured.tracked_outputs,
                 captured.trace.tracked,
                 partial(_hooked, captured) if captured.trace.hooks.rules else None,
+                captured.trace.regions,
             )
         )
         on_gpu = graph_device(joint).type == "cuda"
@@ -167,7 +168,7 @@ class _Call:
         program = self.program
         for position, version in zip(program._saved_inputs, self.versions, strict=True):
             storage = self.inputs[position]._storage
-            if storage.version != version and position not in program.captured.graph.updates:
+            if storage.version != version:
                 raise RuntimeError(
                     f"an input of the compiled function {program.original.name} that its gradient "
                     f"needs was changed in place at {storage.writer} after the call"

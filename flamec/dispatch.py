@@ -55,6 +55,37 @@ class Saved:
         self.value = value
 
 
+class Packed:
+    """What a hook keeps in place of a saved tensor; see ``autograd/saved_tensors.py``."""
+
+    __slots__ = ("_packed", "_unpack", "type", "value")
+
+    def __init__(self, tensor: Tensor, value: Value | None) -> None:
+        assert thread.saved_hooks is not None
+        pack, self._unpack = thread.saved_hooks
+        plain = Tensor._from_array(tensor._array, tensor._type, tensor._storage, (DETACH,))
+        hooks, grad_enabled = thread.saved_hooks, thread.grad_enabled
+        thread.saved_hooks, thread.grad_enabled = None, False
+        try:
+            self._packed = pack(plain)
+        finally:
+            thread.saved_hooks, thread.grad_enabled = hooks, grad_enabled
+        self.type = tensor._type
+        self.value = value
+
+    def open(self) -> Saved:
+        """The tensor that the hook gives back."""
+        tensor = self._unpack(self._packed)
+        if not isinstance(tensor, Tensor):
+            raise TypeError("Output of saved tensor unpack_hook expected to be a Tensor")
+        return Saved(tensor, self.value)
+
+
+def keep(tensor: Tensor, value: Value | None) -> Saved | Packed:
+    """What the tape holds of a tensor that a derivative needs."""
+    return Saved(tensor, value) if thread.saved_hooks is None else Packed(tensor, value)
+
+
 class TapeNode(Node):
     """A node of the eager tape: a Node that also keeps what its derivative needs.
 
@@ -64,8 +95,8 @@ class TapeNode(Node):
 
     __slots__ = ("_result_types", "_results", "_weak_results", "saved", "saved_results")
 
-    saved: dict[Value, Saved] | None
-    saved_results: dict[int, Saved]
+    saved: dict[Value, Saved | Packed] | None
+    saved_results: dict[int, Saved | Packed]
 
     def __init__(
         self,
@@ -263,13 +294,13 @@ def record(
     node = TapeNode(op, operands, attributes, user_location(), tuple(t._type for t in outputs))
     assert node.saved is not None
     for i in op.saved_inputs([v is not None for v in values]):
-        node.saved[operands[i]] = Saved(inputs[i], values[i])
+        node.saved[operands[i]] = keep(inputs[i], values[i])
     results = node.seal()
     for tensor, value in zip(outputs, results, strict=True):
         if tensor._type.dtype.is_floating_point:
             set_tape_value(tensor, value)
     for i in op.saved_outputs(len(outputs)):
-        node.saved_results[i] = Saved(outputs[i], None)
+        node.saved_results[i] = keep(outputs[i], None)
 
 
 def tape_value(tensor: Tensor) -> Value | None:
@@ -322,12 +353,16 @@ def unpack(node: TapeNode, value: Value) -> Tensor:
     return restore(saved, node.op.name, node.location, value if is_result else saved.value)
 
 
-def restore(saved: Saved, name: str, location: Location | None, value: Value | None) -> Tensor:
+def restore(
+    saved: Saved | Packed, name: str, location: Location | None, value: Value | None
+) -> Tensor:
     """A saved tensor with the autograd value ``value``.
 
     Raises RuntimeError if the memory was changed in place since; ``name`` and ``location`` say
     which operation needs it.
     """
+    if isinstance(saved, Packed):
+        saved = saved.open()
     if saved.storage.version != saved.version:
         raise RuntimeError(
             f"one of the values needed for the gradient of {name} (at {location}), "

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -186,6 +186,24 @@ def fork_rng(devices: Iterable[Any] | None = None, enabled: bool = True) -> Iter
     finally:
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
+
+
+def default_states() -> dict[Generator, Tensor]:
+    """Copies of the states of the default generators that exist."""
+    generators = (default_generator, *_gpu_generators.values())
+    return {generator: generator.get_state() for generator in generators}
+
+
+@contextmanager
+def states_kept(states: Mapping[Generator, Tensor] | None) -> Iterator[None]:
+    """Draw from ``states`` in the block, and go on afterwards as if nothing had been drawn.
+
+    None: nothing is done.
+    """
+    with fork_rng(enabled=states is not None):
+        for generator, state in (states or {}).items():
+            generator.set_state(state)
+        yield
 
 
 # drawing -----------------------------------------------------------------------------

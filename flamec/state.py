@@ -62,6 +62,7 @@ def autocast_state(
 class ThreadState(threading.local):
     """``trace``: the trace in progress, or None. ``grad_enabled``: record for autograd.
 
+    ``saved_hooks``: what the tape does with tensors that it saves (``autograd/saved_tensors.py``).
     ``cuda_device``: the number of the GPU that ``"cuda"`` names.
     ``autocast``: what mixed precision does; ``autocast_regions``: what it did before each
     region that was entered; ``autocast_casts``: the parameters cast in the outermost region
@@ -70,6 +71,7 @@ class ThreadState(threading.local):
 
     trace: Trace | None = None
     grad_enabled: bool = True
+    saved_hooks: tuple[Callable[[Any], Any], Callable[[Any], Any]] | None = None
     cuda_device: int = 0
     autocast: AutocastState = autocast_state(
         frozenset(), (("cpu", bfloat16), ("cuda", float16)), True

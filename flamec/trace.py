@@ -31,6 +31,7 @@ from flamec.errors import (
 from flamec.ir.builder import Builder, GraphBuilder
 from flamec.ir.graph import Graph, Location, Node, Value
 from flamec.ir.op import Op, OpKind
+from flamec.ir.passes.rematerialize import Region
 from flamec.ir.shape import Dim, SymbolicDim, equal, evaluate_dim
 from flamec.ir.types import CPU, TensorType, float64, int64
 from flamec.size_oracle import SizeOracle
@@ -124,6 +125,7 @@ class Trace:
         self.conditions: list[tuple[Any, Any, Callable[[Any], bool], bool]] = []
         self.autocast_casts: dict[Any, Any] = {}
         self.hooks = TracedHooks(self.leaf_tensors)
+        self.regions: list[Region] = []
 
     # inputs -------------------------------------------------------------------
     def add_input(self, type: TensorType, source: InputSource) -> Value:

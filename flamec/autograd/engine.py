@@ -24,6 +24,7 @@ from flamec.dispatch import (
 from flamec.errors import user_location
 from flamec.ir.graph import Node, Value
 from flamec.ir.passes.differentiate import backpropagate, reachable_nodes
+from flamec.ir.passes.rematerialize import Rematerializer
 from flamec.state import (
     enable_grad,
     inference_mode,
@@ -194,15 +195,22 @@ def _run(
     nodes = reachable_nodes(seeds, lambda value: False)
     tracked: Callable[[Value], bool]
     saved: Callable[[Node, Value], Any]
+    entering: Callable[[Node, Sequence[Any]], None] | None
     if trace is not None:
         current = trace
         tracked = current.tracked_value
-        saved = lambda node, value: current.tensor_of(value)  # noqa: E731
-        enter = current.enter_backward
+        again = Rematerializer(current.regions, tensor_builder, current.tensor_of)
+        saved = again.value
+
+        def enter(node: Node, incoming: Sequence[Any]) -> None:
+            current.enter_backward(node)
+            again.enter(node, incoming)
+
+        entering = enter
     else:
         tracked = _tape_tracked
         saved = _unpack
-        enter = None
+        entering = None
     nodes, retained = _relevant(nodes, tracked)
     with set_grad_enabled(create_graph):
         found = backpropagate(
@@ -211,7 +219,7 @@ def _run(
             tracked,
             tensor_builder,
             saved,
-            enter,
+            entering,
             {*targets, *retained, *(trace.leaf_tensors if trace is not None else ())},
             finished,
         )

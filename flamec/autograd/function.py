@@ -13,7 +13,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from flamec.autograd.rules import apply_recorded, record_nodes
-from flamec.dispatch import Saved, apply, apply_named, record, restore, tape_value, tensor_builder
+from flamec.dispatch import (
+    Packed,
+    Saved,
+    apply,
+    apply_named,
+    keep,
+    record,
+    restore,
+    tape_value,
+    tensor_builder,
+)
 from flamec.errors import CompileError, OperationTypeError, user_location
 from flamec.ir.builder import Builder
 from flamec.ir.custom import custom_op, derivative_of
@@ -255,7 +265,7 @@ class _Kept:
     def __init__(self, call: _Call, outputs: Sequence[Any]) -> None:
         ctx = call.ctx
         self.places: list[tuple[str, int]] = []
-        self.others: list[Saved | Tensor] = []
+        self.others: list[Saved | Packed | Tensor] = []
         for tensor in ctx._to_save:
             place = ("none", 0)
             for position, output in enumerate(outputs):
@@ -267,7 +277,7 @@ class _Kept:
             if tensor is not None and place[0] == "none":
                 place = ("other", len(self.others))
                 tracing = thread.trace is not None
-                self.others.append(tensor if tracing else Saved(tensor, tape_value(tensor)))
+                self.others.append(tensor if tracing else keep(tensor, tape_value(tensor)))
             self.places.append(place)
         self.inputs = self._positions("input")
         self.outputs = self._positions("output")

@@ -1,6 +1,10 @@
-"""PyTorch's name for ``flamec.data``: ``from flamec.utils.data import DataLoader``."""
+"""PyTorch's names for ``flamec.data`` and for checkpointing.
+
+``from flamec.utils.data import DataLoader``, ``from flamec.utils.checkpoint import checkpoint``.
+"""
 
 from flamec import data as _data
+from flamec.autograd import checkpointing as _checkpointing
 from flamec.namespace import namespace
 
 data = namespace(
@@ -9,4 +13,10 @@ data = namespace(
     **{name: getattr(_data, name) for name in _data.__all__},
 )
 
-__all__ = ["data"]
+checkpoint = namespace(
+    "flamec.utils.checkpoint",
+    "Values that backward computes again instead of keeping.",
+    **{name: getattr(_checkpointing, name) for name in _checkpointing.__all__},
+)
+
+__all__ = ["checkpoint", "data"]

@@ -15,6 +15,7 @@ from typing import Any
 from flamec.ir.builder import Builder, GraphBuilder
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import DerivativeContext
+from flamec.ir.passes.rematerialize import Region, Rematerializer
 
 
 class NotSaved:
@@ -35,7 +36,7 @@ def backpropagate(
     tracked: Callable[[Value], bool],
     builder: Builder,
     saved: Callable[[Node, Value], Any],
-    enter: Callable[[Node], None] | None = None,
+    enter: Callable[[Node, Sequence[Any]], None] | None = None,
     keep: Container[Value] = (),
     finish: Callable[[Value, Any], Any] | None = None,
 ) -> dict[Value, Any]:
@@ -44,9 +45,9 @@ def backpropagate(
     ``nodes``: in topological order. ``gradients``: seeds; extended in place and
     returned. ``tracked``: whether a value wants a gradient. ``saved(node, value)``
     gives the run-time value that the node's rule reads. ``enter`` is told the
-    node whose rule is about to run. Gradients of intermediate values are dropped
-    once used, unless they are in ``keep``. ``finish`` gets each gradient once it is complete
-    and gives the one to go on with.
+    node whose rule is about to run, and the gradients of its results. Gradients of
+    intermediate values are dropped once used, unless they are in ``keep``. ``finish`` gets each
+    gradient once it is complete and gives the one to go on with.
     """
     unfinished = set(gradients)
     for node in reversed(nodes):
@@ -66,7 +67,7 @@ def backpropagate(
         if not any(needs):
             continue
         if enter is not None:
-            enter(node)
+            enter(node, incoming)
         op = node.op
         wanted_inputs = op.saved_inputs(needs)
         wanted_outputs = op.saved_outputs(len(node.outputs))
@@ -139,6 +140,7 @@ def differentiate_graph(
     outputs: Sequence[int] | None = None,
     recorded: Container[Value] | None = None,
     finish: Callable[[Builder, Value, Any], Any] | None = None,
+    regions: Sequence[Region] = (),
 ) -> Graph:
     """The graph that computes ``graph``'s outputs and, after them, gradients.
 
@@ -147,7 +149,8 @@ def differentiate_graph(
     outputs of ``graph`` followed by the gradients of the inputs at ``wrt``
     (vector-Jacobian product). Gradients flow through values in ``recorded`` only
     (default: all), which leaves out what was computed without recording. ``finish(builder,
-    value, gradient)`` gives what to use for a complete gradient. Raises ValueError
+    value, gradient)`` gives what to use for a complete gradient. Values in ``regions`` are
+    computed again. Raises ValueError
     for an input that is not floating point.
     """
     for position in wrt:
@@ -172,15 +175,18 @@ def differentiate_graph(
         if value in tracked:
             seeds[value] = seed if value not in seeds else builder.add(seeds[value], seed)
 
-    def enter(node: Node) -> None:
+    again = Rematerializer(regions, builder, lambda value: value)
+
+    def enter(node: Node, incoming: Sequence[Any]) -> None:
         builder.location, builder.scope = node.location, node.scope
+        again.enter(node, incoming)
 
     gradients = backpropagate(
         graph.nodes,
         seeds,
         tracked.__contains__,
         builder,
-        lambda node, value: value,
+        again.value,
         enter,
         sources,
         None if finish is None else partial(finish, builder),

@@ -50,9 +50,11 @@ def partition(
     saved, again = choose_saved_values(early, given, returned, required, expensive)
     required.update(v for n in again for v in n.inputs)
 
-    inputs = [v for v in given if v in required]
-    positions = tuple(i for i, v in enumerate(given) if v in required)
-    saved_values = [v for n in joint.nodes for v in n.outputs if v in saved]
+    # the old contents of an input that the forward program writes to are saved like any value
+    inputs = [v for i, v in enumerate(given) if v in required and i not in joint.updates]
+    positions = tuple(i for i, v in enumerate(given) if v in required and i not in joint.updates)
+    overwritten = [v for i, v in enumerate(given) if v in required and i in joint.updates]
+    saved_values = [*overwritten, *(v for n in joint.nodes for v in n.outputs if v in saved)]
     forward = Graph(
         given,
         tuple(early),

@@ -1,0 +1,55 @@
+"""Hooks on what the tape saves for derivatives: ``saved_tensors_hooks``, ``save_on_cpu``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from flamec.state import thread
+from flamec.tensor import Tensor
+
+__all__ = ["save_on_cpu", "saved_tensors_hooks", "using_hooks"]
+
+
+@contextmanager
+def using_hooks(pack: Callable[[Tensor], Any], unpack: Callable[[Any], Tensor]) -> Iterator[None]:
+    """What the operations in the block save goes through ``pack``, and back through ``unpack``."""
+    previous, thread.saved_hooks = thread.saved_hooks, (pack, unpack)
+    try:
+        yield
+    finally:
+        thread.saved_hooks = previous
+
+
+class saved_tensors_hooks:
+    """``pack_hook(tensor)`` is kept in place of each tensor saved in the block.
+
+    ``unpack_hook(packed)`` gives it back in backward. In compiled functions these hooks have no
+    effect: entering the block there is a CompileError.
+    """
+
+    def __init__(
+        self, pack_hook: Callable[[Tensor], Any], unpack_hook: Callable[[Any], Tensor]
+    ) -> None:
+        self._hooks = pack_hook, unpack_hook
+        self._previous: list[Any] = []
+
+    def __enter__(self) -> None:
+        if thread.trace is not None:
+            raise thread.trace.refuse_change("saved_tensors_hooks")
+        self._previous.append(thread.saved_hooks)
+        thread.saved_hooks = self._hooks
+
+    def __exit__(self, *_: object) -> None:
+        thread.saved_hooks = self._previous.pop()
+
+
+class save_on_cpu(saved_tensors_hooks):
+    """What is saved in the block waits in the CPU's memory. ``pin_memory`` is accepted."""
+
+    def __init__(self, pin_memory: bool = False, device_type: str = "cuda") -> None:
+        super().__init__(
+            lambda tensor: (tensor.device, tensor.to("cpu")),
+            lambda packed: packed[1].to(packed[0]),
+        )

@@ -1,0 +1,173 @@
+"""Checkpointing: the same gradients, fewer kept values, random numbers drawn once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flamec
+from flamec import nn
+from flamec.autograd.saved_tensors import saved_tensors_hooks
+from flamec.ir.passes.plan_memory import plan_memory
+from flamec.utils.checkpoint import CheckpointError, checkpoint, checkpoint_sequential
+
+WIDTH, LAYERS, ROWS = 32, 5, 96
+
+
+def network() -> nn.Module:
+    flamec.manual_seed(0)
+    blocks = [
+        nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Dropout(0.3), nn.Tanh())
+        for _ in range(LAYERS)
+    ]
+    return nn.Sequential(*blocks)
+
+
+def loss_of(model: nn.Module, x: Any, checkpointed: bool) -> Any:
+    for block in model:
+        x = checkpoint(block, x, use_reentrant=False) if checkpointed else block(x)
+    return (x * x).sum()
+
+
+def gradients(model: nn.Module, step: Any) -> list[np.ndarray]:
+    flamec.manual_seed(1)
+    x = flamec.randn(ROWS, WIDTH, requires_grad=True)
+    for parameter in model.parameters():
+        parameter.grad = None
+    step(x)
+    found = [x.grad, *(p.grad for p in model.parameters()), flamec.get_rng_state()]
+    return [t.numpy().copy() for t in found]
+
+
+def same(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_eager_gradients_are_the_same() -> None:
+    model = network()
+    expected = gradients(model, lambda x: loss_of(model, x, False).backward())
+    found = gradients(model, lambda x: loss_of(model, x, True).backward())
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    same(
+        gradients(model, lambda x: (checkpoint_sequential(model, 2, x) ** 2).sum().backward()),
+        expected,
+    )
+
+
+def test_a_compiled_step_keeps_less() -> None:
+    model = network()
+    expected = gradients(model, lambda x: loss_of(model, x, False).backward())
+    peaks = []
+    for checkpointed in (False, True):
+
+        @flamec.compile(dynamic=False)
+        def step(x: Any, checkpointed: bool = checkpointed) -> None:
+            loss_of(model, x, checkpointed).backward()
+
+        same(gradients(model, step), expected)
+        plan = step.programs[0].prepared.plan
+        peaks.append(plan_memory(plan, {}).peak_bytes)
+    assert peaks[1] < 0.6 * peaks[0]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_compiled_forward_saves_less(dynamic: bool) -> None:
+    model = network()
+    expected = gradients(model, lambda x: loss_of(model, x, False).backward())
+    saved = []
+    for checkpointed in (False, True):
+
+        @flamec.compile(dynamic=None if dynamic else False)
+        def forward(x: Any, checkpointed: bool = checkpointed) -> Any:
+            return loss_of(model, x, checkpointed)
+
+        def step(x: Any, f: Any = forward) -> None:
+            if dynamic:
+                flamec.mark_dynamic(x, 0)
+            f(x).backward()
+
+        same(gradients(model, step), expected)
+        saved.append(forward.programs[0]._saved_count)
+    assert saved[1] == LAYERS + 1  # what leaves each block, and the state of the dropout
+    assert saved[0] >= 2 * LAYERS
+
+
+def test_what_is_kept_in_memory() -> None:
+    counted: list[int] = []
+
+    def pack(tensor: Any) -> Any:
+        counted.append(tensor.numel())
+        return tensor
+
+    x = flamec.randn(ROWS, requires_grad=True)
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        checkpoint(lambda v: flamec.sin(flamec.exp(v)).tanh(), x)
+        assert counted == []
+        y = flamec.sin(flamec.exp(x))
+        assert len(counted) == 2
+    y.sum().backward()
+    np.testing.assert_allclose(
+        x.grad.numpy(), np.cos(np.exp(x.detach().numpy())) * np.exp(x.detach().numpy()), rtol=1e-4
+    )
+
+
+def test_second_derivatives_and_a_second_backward() -> None:
+    x = flamec.tensor([0.3, -0.7], dtype=flamec.float64, requires_grad=True)
+    for way in (lambda f: f, flamec.compile):
+
+        def second(v: Any) -> Any:
+            y = checkpoint(lambda t: flamec.sin(t * t).exp(), v)
+            (g,) = flamec.autograd.grad(y.sum(), v, create_graph=True)
+            return flamec.autograd.grad((g * g).sum(), v)[0]
+
+        def plain(v: Any) -> Any:
+            (g,) = flamec.autograd.grad(flamec.sin(v * v).exp().sum(), v, create_graph=True)
+            return flamec.autograd.grad((g * g).sum(), v)[0]
+
+        np.testing.assert_allclose(way(second)(x).numpy(), plain(x).numpy(), rtol=1e-12)
+    y = checkpoint(lambda t: t.exp().exp(), x).sum()
+    (first,) = flamec.autograd.grad(y, x, retain_graph=True)
+    (again,) = flamec.autograd.grad(y, x)
+    np.testing.assert_array_equal(first.numpy(), again.numpy())
+
+
+def test_nested_parts() -> None:
+    def inner(t: Any) -> Any:
+        return flamec.sin(flamec.exp(t))
+
+    def outer(t: Any) -> Any:
+        return checkpoint(inner, flamec.cos(t)).tanh()
+
+    for way in (lambda f: f, flamec.compile):
+        x = flamec.tensor([0.3, -0.7], dtype=flamec.float64, requires_grad=True)
+        way(lambda v: checkpoint(outer, v).sum())(x).backward()
+        z = flamec.tensor([0.3, -0.7], dtype=flamec.float64, requires_grad=True)
+        flamec.tanh(flamec.sin(flamec.exp(flamec.cos(z)))).sum().backward()
+        np.testing.assert_allclose(x.grad.numpy(), z.grad.numpy(), rtol=1e-12)
+
+
+def test_refusals() -> None:
+    x = flamec.ones(3, requires_grad=True)
+    sizes = iter([1, 2])
+
+    def changing(t: Any) -> Any:
+        for _ in range(next(sizes)):
+            t = t.exp()
+        return t
+
+    with pytest.raises(CheckpointError, match="different number of tensors"):
+        checkpoint(changing, x).sum().backward()
+    shapes = iter([(3, 1), (1, 3)])
+    with pytest.raises(CheckpointError, match="different metadata"):
+        checkpoint(lambda t: t.reshape(next(shapes)).exp(), x).sum().backward()
+    z = x * 2
+    y = checkpoint(lambda t: t.exp(), z).sum()
+    z.add_(1)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.backward()
+    with pytest.raises(ValueError, match="determinism_check"):
+        checkpoint(changing, x, determinism_check="maybe")
