@@ -49,7 +49,7 @@ from flamec.tuning import Tuning, plain, program_key
 
 _SMALL = 1 << 16  # bytes of an output that is kept to be given again
 ALIGNMENT = 16  # of the addresses that kernels are compiled for
-_FLOAT32_PRODUCTS = {"highest": "ieee", "high": "tf32", "medium": "tf32"}
+_FLOAT32_PRODUCTS = {"highest": "tf32x3", "high": "tf32", "medium": "tf32"}
 
 _devices: dict[tuple[int, CompileOptions], CudaDevice] = {}
 _tunings: dict[tuple[int, CompileOptions], Tuning] = {}

@@ -98,6 +98,14 @@ class _Calls(threading.local):
     def __init__(self) -> None:
         self.known: OrderedDict[Any, _Call] = OrderedDict()
         self.dense: dict[Any, _Call] = {}
+        self.precision = process.float32_matmul_precision
+
+    def follow(self, precision: str) -> None:
+        """Forget calls made for another precision of float32 products."""
+        if self.precision != precision:
+            self.known.clear()
+            self.dense.clear()
+            self.precision = precision
 
 
 _calls = _Calls()
@@ -115,6 +123,8 @@ def run_dense(
     key: Any = (op, *[t._type for t in inputs])
     if attributes:
         key = (key, *[_exact(v) for v in attributes.values()])
+    if _calls.precision is not process.float32_matmul_precision:
+        _calls.follow(process.float32_matmul_precision)
     call = _calls.dense.get(key)
     if call is None:
         return None

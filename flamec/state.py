@@ -188,9 +188,12 @@ def get_default_dtype() -> DType:
 def set_float32_matmul_precision(precision: str) -> None:
     """How a GPU multiplies float32 matrices; ValueError for anything but these.
 
-    ``"highest"``: as float32. ``"high"`` and ``"medium"``: on tensor cores, with operands rounded
-    to TF32 (10 bits of mantissa) and float32 sums. CPUs always multiply as float32. Compiled
-    functions that multiply float32 matrices on a GPU are compiled again after a change.
+    ``"highest"``: no further from the exact product than float32 arithmetic; where tensor cores
+    multiply TF32, each operand is split in two parts of which three products are summed (Ootomo
+    and Yokota, "Recovering single precision accuracy from Tensor Cores while surpassing the FP32
+    theoretical peak performance", IJHPCA 36(4), 2022). ``"high"`` and ``"medium"``: operands
+    rounded to TF32 (10 bits of mantissa) and float32 sums. CPUs always multiply as float32.
+    Compiled functions that multiply float32 matrices on a GPU are compiled again after a change.
     """
     if precision not in ("highest", "high", "medium"):
         raise ValueError(

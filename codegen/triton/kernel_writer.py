@@ -7,6 +7,7 @@ does not write; else by a launch of their own that leaves them in memory.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -26,24 +27,29 @@ from flamec.codegen.triton.side_by_side import PlannedLaunch, can_share_blocks, 
 from flamec.codegen.triton.source import ERRORS, Described, EmittedLaunch, emit
 from flamec.codegen.triton.statements import StatementWriter
 from flamec.codegen.triton.text import POINTERS, fold_lane, size_name
+from flamec.codegen.triton.uniform_parts import (
+    lane_of,
+    name_of,
+    operands_of,
+    slice_of,
+    uniform_parts,
+)
 from flamec.ir.kernel import (
-    CheckedIndex,
-    Compute,
     Fold,
     Kernel,
     Load,
     Part,
     Place,
     Prologue,
-    RandomBits,
     RowProgram,
-    Statement,
     Store,
 )
 from flamec.ir.plan import Argument, Buffer
 from flamec.ir.shape import Dim, SymbolicDim, substitute
 
 NewBuffer = Callable[[Buffer], int]
+_WORD = re.compile(r"\b\w+\b")
+_STORE = re.compile(r"tl\.store\((\w+)")
 
 
 @dataclass
@@ -120,30 +126,38 @@ class KernelWriter:
         return stores or bool(self.loaded_once() & written)
 
     def _before(self) -> None:
-        writer = StatementWriter(pointer="k", reuse=True)
-        body = ["tl.debug_barrier()"] if not self.kernel.uniform else []
-        for s in self.kernel.uniform:
-            body += writer.write(s)
-        pointers = self._kernel_pointers()
-        arguments = dict(zip(pointers, self.numbers, strict=True))
-        for name, lane in self._exports().items():
+        exports = self._exports()
+        for name, lane in exports.items():
             number = self._temporary("once", spill_type(lane), 1)
-            pointer = f"x{len(self._spilled)}"
             self._spilled[name] = (lane, number)
-            pointers[pointer] = POINTERS[spill_type(lane)]
-            arguments[pointer] = number
-            body.append(f"tl.store({pointer} + zero, {_widened(writer.name(name), lane)})")
-        self._once("once", "what all blocks share", body, pointers, arguments)
+        places = list(self._spilled)
+        for part in uniform_parts(self.kernel.uniform, exports, self.numbers):
+            writer = StatementWriter(pointer="k", reuse=True)
+            body: list[str] = []
+            for s in part.statements:
+                body += writer.write(s)
+            pointers = self._kernel_pointers()
+            arguments = dict(zip(pointers, self.numbers, strict=True))
+            for name in part.gives:
+                lane, number = self._spilled[name]
+                pointer = f"x{places.index(name)}"
+                pointers[pointer] = POINTERS[spill_type(lane)]
+                arguments[pointer] = number
+                body.append(f"tl.store({pointer} + zero, {_widened(writer.name(name), lane)})")
+            names = dict.fromkeys(name_of(s) for s in part.statements if name_of(s))
+            plain = {name: f"w{position}" for position, name in enumerate(names)}
+            body = [_renamed(line, plain) for line in body]
+            self._once("once", "what all blocks share", body, pointers, arguments, alone=False)
 
     def _exports(self) -> dict[str, str]:
         """Uniform values that parts or the end need, with their lanes."""
-        defined = {_name(s): _lane(s) for s in self.kernel.uniform if not isinstance(s, Store)}
+        defined = {name_of(s): lane_of(s) for s in self.kernel.uniform if not isinstance(s, Store)}
         needed: dict[str, str] = {}
         for part in self.kernel.parts:
             for name, (_, lane) in zip(part.imports, part.program.imports, strict=True):
                 needed[name] = lane
         for s in self.kernel.finish:
-            needed |= {n: defined[n] for n in _operands(s) if n in defined}
+            needed |= {n: defined[n] for n in operands_of(s) if n in defined}
         return needed
 
     def _imports(self, part: Part) -> tuple[Uniform, dict[str, int]]:
@@ -167,7 +181,7 @@ class KernelWriter:
                 uniform.lines.append(f"{name} = tl.load({pointer} + zero){test}")
             return uniform, arguments
         writer = StatementWriter(pointer="k", reuse=True)
-        for s in _slice(self.kernel.uniform, set(names)):
+        for s in slice_of(self.kernel.uniform, names):
             uniform.lines += writer.write(s)
         self._aliases = writer.aliases
         types = self._kernel_pointers()
@@ -182,8 +196,8 @@ class KernelWriter:
     # the end -------------------------------------------------------------------------
     def _finish(self, partials: list[tuple[str, Fold, int, int]]) -> None:
         """Join partial results and compute what follows from them."""
-        needed = {n for s in self.kernel.finish for n in _operands(s)}
-        defined = {_name(s) for s in self.kernel.uniform if not isinstance(s, Store)}
+        needed = {n for s in self.kernel.finish for n in operands_of(s)}
+        defined = {name_of(s) for s in self.kernel.uniform if not isinstance(s, Store)}
         uniform, arguments = self._values([n for n in sorted(needed) if n in defined])
         pointers = {**uniform.pointers, **self._kernel_pointers()}
         arguments = {**dict(zip(self._kernel_pointers(), self.numbers, strict=True)), **arguments}
@@ -209,13 +223,21 @@ class KernelWriter:
         body: list[str],
         pointers: dict[str, str],
         arguments: dict[str, int],
+        alone: bool = True,
     ) -> None:
         holes: dict[str, object] = {
             "name": f"{self._name}_{suffix}",
             "doc": f"{self._doc}; {doc}",
             "body": "\n".join(body),
         }
-        self._add(emit("once.py.j2", holes, pointers, 1, 4), arguments, {})
+        launch = emit("once.py.j2", holes, pointers, 1, 4)
+        numbers = frozenset(arguments[n] for n in launch.arguments if n in arguments)
+        self._add(launch, arguments, {}, (numbers, self._stored(body, arguments)), alone)
+
+    def _stored(self, body: Iterable[str], arguments: dict[str, int]) -> frozenset[int]:
+        """The buffers that lines of text store to."""
+        found = {match[1] for line in body for match in _STORE.finditer(line)}
+        return frozenset(arguments[name] for name in found)
 
     # arguments -----------------------------------------------------------------------
     def _temporary(self, name: str, memory: str, elements: int) -> int:
@@ -310,37 +332,8 @@ def _places(program: RowProgram) -> list[Place]:
     return found
 
 
-def _slice(statements: tuple[Statement, ...], needed: set[str]) -> list[Statement]:
-    """The statements that the needed names depend on, in order."""
-    found: list[Statement] = []
-    for s in reversed(statements):
-        if not isinstance(s, Store) and _name(s) in needed:
-            found.append(s)
-            needed |= set(_operands(s))
-    return found[::-1]
-
-
-def _name(s: Statement) -> str:
-    return str(getattr(s, "name", ""))
-
-
-def _lane(s: Statement) -> str:
-    if isinstance(s, CheckedIndex):
-        return "i64"
-    return "i32" if isinstance(s, RandomBits) else str(getattr(s, "lane", ""))
-
-
-def _operands(s: Statement) -> tuple[str, ...]:
-    match s:
-        case Compute():
-            return s.operands
-        case CheckedIndex():
-            return (s.index,)
-        case Load():
-            return (*(i.name for i in s.place.indices), *([s.fill] if s.fill else []))
-        case Store():
-            return (s.operand, *(i.name for i in s.place.indices))
-    return ()
+def _renamed(line: str, names: dict[str, str]) -> str:
+    return _WORD.sub(lambda word: names.get(word[0], word[0]), line)
 
 
 def _widened(name: str, lane: str) -> str:

@@ -27,9 +27,10 @@ _EXPENSIVE = 12  # operations that a special function counts as
 _LONG_EPILOGUE = 8  # operations that do not fit beside 128 sums in a thread's registers
 _SCALAR_RATE = 0.09  # elementwise operations, millions a microsecond and multiprocessor
 _TILE_COST = 1.5  # microseconds to fill and drain a block's pipeline
-_JOIN_COST = 4.0  # microseconds of one more launch
+_JOIN_COST = 1.5  # microseconds of one more launch in a graph
+_PARTS_LATENCY = 0.012  # microseconds a step of depth takes in three parts, however small the tile
 _REUSE = 20  # by which small tiles are slower: they read more for each product
-_SMALLEST_SPLIT = 4  # steps of depth that are worth a block of their own
+_SMALLEST_SPLIT = 2  # steps of depth that are worth a block of their own
 _MOST_PARTS, _MOST_WAVES = 32, 4  # of a split depth, and of blocks that are split
 _NEAR = 3  # by which the L2 cache is faster than memory
 _SLACK = 1 << 10  # bytes of shared memory for barriers
@@ -150,6 +151,8 @@ def _tiles(facts: ProductFacts, target: Target) -> Sequence[_Tile]:
             (32, 64, 32, 4, 3),
             (16, 64, 64, 4, 3),
         )
+    if facts.memory == "f32" and facts.precision == "tf32x3" and target.warp_groups:
+        return _PARTS_TILES
     shapes = _WARP_GROUP_TILES if target.warp_groups else _WARP_TILES
     scale = {1: 2, 2: 1, 4: 0.5}[facts.element]
     return [(m, n, int(k * scale), warps, stages) for m, n, k, warps, stages in shapes]
@@ -174,6 +177,14 @@ _WARP_GROUP_TILES: tuple[_Tile, ...] = (
     (64, 128, 64, 4, 4),
     (128, 64, 64, 4, 4),
     *_NARROW_TILES,
+)
+_PARTS_TILES: tuple[_Tile, ...] = (  # float32 in three parts: warp groups gain in one form only
+    (128, 64, 32, 4, 4),
+    (32, 64, 64, 4, 3),
+    (64, 16, 64, 4, 3),
+    (16, 64, 64, 4, 3),
+    (16, 32, 64, 2, 3),
+    (16, 16, 64, 1, 3),
 )
 _WARP_TILES: tuple[_Tile, ...] = (
     (128, 256, 32, 8, 3),
@@ -221,8 +232,9 @@ def _variants(tile: _Tile, facts: ProductFacts, target: Target) -> Iterable[Prod
             yield replace(base, persistent=True, store_parts=2)
         yield replace(base, persistent=True)
     most = min(_MOST_PARTS, facts.depth // (_SMALLEST_SPLIT * depth))
-    splits = {waves * target.processors // blocks for waves in range(1, _MOST_WAVES + 1)}
-    yield from (replace(base, split_k=n) for n in sorted(splits) if 2 <= n <= most)
+    waves = range(1, _MOST_WAVES + 1)
+    splits = {min(most, wave * target.processors // blocks) for wave in waves}
+    yield from (replace(base, split_k=n) for n in sorted(splits) if n >= 2)
 
 
 def _ceil_div(size: int, block: int) -> int:
@@ -257,13 +269,17 @@ def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> flo
         outside += s.rows * s.columns * facts.operations / (_SCALAR_RATE * 1e6)
     near = (s.rows + s.columns) * steps * s.depth * facts.element
     products = max(work / rate, near * target.processors / (_NEAR * target.bandwidth))
+    latency = 0.0
+    if facts.memory == "f32" and facts.precision == "tf32x3":
+        latency = steps * s.depth * _PARTS_LATENCY
     if s.persistent:
         products *= 1.04
         outside -= 0.7 * _TILE_COST
     elif 2 * shared_bytes(s, facts) <= target.shared_bytes and s.rows * s.columns <= 1 << 14:
         outside *= 0.5  # two blocks share a multiprocessor: one multiplies, the other stores
     waves = _ceil_div(_blocks(s, facts), target.processors)
-    compute = waves * (products + outside)
+    resident = min(8, max(1, target.shared_bytes // (shared_bytes(s, facts) + _SLACK)))
+    compute = max(waves * (products + outside), _ceil_div(waves, resident) * (latency + outside))
     results = facts.batch * facts.rows * facts.columns
     reads = facts.batch * facts.depth * (facts.rows + facts.columns) * facts.element
     moved = reads + results * MEMORY_BYTES[facts.result]
@@ -276,6 +292,6 @@ def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> flo
 def _relative_rate(facts: ProductFacts, target: Target) -> float:
     """Products of a type against those of 16-bit floats."""
     if facts.memory == "f32":
-        fast = 0.5 if facts.precision == "tf32" else 1 / 6
+        fast = 0.5 if facts.precision == "tf32" else 0.11 if target.warp_groups else 1 / 6
         return 0.06 if facts.precision == "ieee" else fast
     return {"f64": 0.06, "i8": 2.0, "u8": 2.0}.get(facts.memory, 1.0)

@@ -30,10 +30,7 @@ def absorb_permutations(graph: Graph) -> Graph:
         node for node in graph.nodes if _permutes_contraction(node) and uses[node.inputs[0]] == 1
     }
 
-    def reorder(b: RewriteBuilder, node: Node) -> Value | None:
-        return _reordered(b, node) if node in absorbed else None
-
-    return rewrite(graph, reorder) if absorbed else graph
+    return rewrite(graph, _reordered, absorbed) if absorbed else graph
 
 
 def _absorb_into_operands(b: RewriteBuilder, node: Node) -> Value | None:
@@ -63,6 +60,8 @@ def _permutes_contraction(node: Node) -> bool:
 
 def _reordered(b: RewriteBuilder, node: Node) -> Value | None:
     """The contraction that gives the permuted result at once, if there is one."""
+    if not _permutes_contraction(node):
+        return None
     order: Axes = node.attributes["axes"]
     producer = node.inputs[0].node
     assert producer is not None

@@ -7,7 +7,7 @@ nothing. Nodes that nothing reads any more stay, for ``eliminate_dead_code``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from flamec.ir.builder import GraphBuilder
@@ -45,8 +45,10 @@ class RewriteBuilder(GraphBuilder):
         return values
 
 
-def rewrite(graph: Graph, rule: Rule) -> Graph:
+def rewrite(graph: Graph, rule: Rule, only: Container[Node] | None = None) -> Graph:
     """Apply ``rule(builder, node)`` to every node, in order, and to what the rule emits.
+
+    ``only``: of the graph's own nodes, apply it to these.
 
     The rule sees a node whose operands are rewritten already. It returns None to
     keep it, or a value (a tuple, for several results) to take the place of its
@@ -62,7 +64,11 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
         if any(map(_differs, operands, node.inputs)):
             candidate = moved(node, operands)
         builder.location, builder.scope = node.location, node.scope
-        values = builder.rewritten(candidate)
+        if only is None or node in only:
+            values = builder.rewritten(candidate)
+        else:
+            builder.nodes.append(candidate)
+            values = candidate.outputs
         if values is not node.outputs:
             changed = True
             replaced.update(zip(node.outputs, values, strict=True))

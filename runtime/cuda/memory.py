@@ -12,6 +12,7 @@ H100's host, against 2).
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import defaultdict
 from typing import Any
@@ -80,7 +81,7 @@ class Allocation:
                 self._other_streams.append(stream)
 
     def __del__(self) -> None:
-        if self.address:
+        if self.address and not sys.is_finalizing():
             self._pool._give_back(self)
 
     def __repr__(self) -> str:

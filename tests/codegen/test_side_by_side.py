@@ -68,3 +68,24 @@ def test_dependent_launches_stay_apart(dependent: bool) -> None:
 
     pair = [planned({0}, {1}), planned({1}, {2}) if dependent else planned({3}, {4})]
     assert len(side_by_side.together(pair, "name", "doc")) == (2 if dependent else 1)
+
+
+def counted_updates(count: int) -> Graph:
+    """An update whose step count is kept for each parameter, as Adam's."""
+    b = GraphBuilder()
+    beta = b.input(TensorType((), float32))
+    changed = {}
+    for i in range(count):
+        x, steps = b.input(TensorType((100,), float32)), b.input(TensorType((), float32))
+        now = b.add(steps, b.constant(1.0, steps.type))
+        changed[1 + 2 * i] = b.mul(x, b.pow(beta, now))
+        changed[2 + 2 * i] = now
+    return b.build([], changed)
+
+
+def test_what_is_computed_once_for_each_parameter_is_computed_side_by_side() -> None:
+    plan = compile_graph(counted_updates(5)).plan
+    before, update = launches(plan)
+    assert before.grid == (5, 1, 1) and update.grid == (5, 1, 1)
+    source = plan.kernels[before.kernel].text
+    assert "_part0(" in source and "_part2(" not in source  # constants may stand elsewhere

@@ -492,3 +492,35 @@ def test_a_program_over_two_devices_is_placed_on_one() -> None:
         np.testing.assert_array_equal(second, first)
         np.testing.assert_array_equal(updates[0], arrays[0] + 1)
     assert "to_device" not in names(eliminate_transfers(placed))
+
+
+def test_all_contractions_are_written_as_wanted_in_one_run() -> None:
+    def body(b: GraphBuilder, x: Value, w: Value) -> Value:
+        for _ in range(3):  # each depends on the one before
+            product = b.dot_general(w, x, contract=((2,), (2,)), batch=((0,), (0,)))
+            x = b.permute(product, axes=(2, 0, 1))
+            x = b.permute(x, axes=(1, 0, 2))
+        return x
+
+    types = TensorType((2, 3, 4), float32), TensorType((2, 4, 4), float32)
+    graph = simplify(graph_of(body, *types))
+    found = absorb_permutations(graph)
+    assert names(graph).count("permute") == 3 and names(found).count("permute") <= 1
+    arrays = [np.random.default_rng(0).standard_normal(t.shape).astype(np.float32) for t in types]
+    before, after = (evaluate_graph(g, arrays)[0][0] for g in (graph, found))
+    np.testing.assert_allclose(before, after, rtol=1e-5)
+
+
+def test_the_wanted_innermost_dimension_is_the_products() -> None:
+    def body(b: GraphBuilder, x: Value, w: Value) -> Value:
+        product = b.dot_general(x, w, contract=((2,), (2,)), batch=((0,), (0,)))
+        return b.permute(product, axes=(2, 0, 1))
+
+    types = TensorType((2, 3, 4), float32), TensorType((2, 5, 4), float32)
+    graph = graph_of(body, *types)
+    found = absorb_permutations(graph)
+    (permute,) = (n for n in found.nodes if n.op.name == "permute")
+    assert permute.attributes["axes"] == (1, 0, 2)
+    arrays = [np.random.default_rng(0).standard_normal(t.shape).astype(np.float32) for t in types]
+    before, after = (evaluate_graph(g, arrays)[0][0] for g in (graph, found))
+    np.testing.assert_allclose(before, after, rtol=1e-5)
