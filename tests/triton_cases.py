@@ -23,6 +23,7 @@ from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
 from flamec.ir.op import lookup
+from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.passes.manager import run_passes
 from flamec.ir.passes.pipeline import pipeline
 from flamec.ir.passes.place import eliminate_transfers
@@ -82,7 +83,7 @@ def check_row(row: Row, run: Run, dtypes: Sequence[DType] | None = None) -> tupl
     for dtype, sample, graph in samples(row, dtypes or row.dtypes):
         count += 1
         try:
-            plan = compile_graph(eliminate_transfers(graph)).plan
+            plan = compile_graph(lower_convolutions(eliminate_transfers(graph))).plan
             results = run(plan, sample.arrays)
         except Exception as error:  # a program that tells of all rows goes on
             wrong.append(f"{dtype.name} {sample}: {type(error).__name__}: {str(error)[-300:]}")
