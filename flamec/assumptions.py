@@ -35,6 +35,7 @@ def build_check(captured: Captured) -> Check:
     b = CheckBuilder()
     b.add(f"thread.grad_enabled is {captured.grad_enabled}", "grad mode")
     b.add(f"process.default_dtype is {b.name(process.default_dtype)}", "default dtype")
+    b.add("process.anomaly is None", "anomaly mode is off")
     if _multiplies_float32(captured.graph):
         precision = process.float32_matmul_precision
         text = f"process.float32_matmul_precision == {precision!r}"

@@ -24,7 +24,7 @@ from flamec.errors import CompileError, DataDependentError, user_location
 from flamec.ir.graph import Location
 from flamec.prepared import Prepared
 from flamec.program import Program
-from flamec.state import thread
+from flamec.state import process, thread
 from flamec.structures import flatten
 from flamec.tensor import Tensor
 
@@ -129,6 +129,8 @@ class CompiledFunction:
     # compiling ------------------------------------------------------------------
     def _compile(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a program that holds after all, or a new one."""
+        if process.anomaly is not None:
+            return self.function(*args, **kwargs)
         while True:
             program, found = self._find(args, kwargs)
             result = program.run(*found)

@@ -26,7 +26,7 @@ from flamec.ir.graph import Location, Node, Value
 from flamec.ir.op import Op, OpKind, lookup
 from flamec.ir.shape import product
 from flamec.ir.types import TensorType, bool_, int64
-from flamec.state import thread
+from flamec.state import process, thread
 from flamec.tensor import Storage, Tensor, ViewStep
 
 
@@ -301,6 +301,10 @@ def record(
             set_tape_value(tensor, value)
     for i in op.saved_outputs(len(outputs)):
         node.saved_results[i] = keep(outputs[i], None)
+    if process.anomaly:
+        from flamec.autograd.anomaly_mode import note_forward
+
+        note_forward(results[0], inputs, outputs)
 
 
 def tape_value(tensor: Tensor) -> Value | None:

@@ -84,11 +84,13 @@ class ThreadState(threading.local):
 
 class ProcessState:
     """``default_dtype``: the dtype of float literals and factory functions.
+    ``anomaly``: None, or in anomaly mode whether NaNs are errors (``autograd/anomaly_mode.py``).
     ``hook_changes``: how often hooks of tensors were registered or taken off.
     ``float32_matmul_precision``: see ``set_float32_matmul_precision``.
     """
 
     default_dtype: DType = float32
+    anomaly: bool | None = None
     hook_changes: int = 0
     float32_matmul_precision: str = "highest"
 

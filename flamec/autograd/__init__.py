@@ -3,6 +3,9 @@
 Names and arguments are those of ``torch.autograd``.
 """
 
+from typing import TYPE_CHECKING, Any
+
+from flamec.autograd.anomaly_mode import detect_anomaly, is_anomaly_enabled, set_detect_anomaly
 from flamec.autograd.engine import backward, grad, is_leaf_value, retain_grad, value_of
 from flamec.autograd.function import Function
 from flamec.state import (
@@ -13,16 +16,43 @@ from flamec.state import (
     set_grad_enabled,
 )
 
+if TYPE_CHECKING:
+    from flamec.autograd import graph
+    from flamec.autograd.gradcheck import gradcheck, gradgradcheck
+
 __all__ = [
     "Function",
     "backward",
+    "detect_anomaly",
     "enable_grad",
     "grad",
+    "gradcheck",
+    "gradgradcheck",
+    "graph",
     "inference_mode",
+    "is_anomaly_enabled",
     "is_grad_enabled",
     "is_leaf_value",
     "no_grad",
     "retain_grad",
+    "set_detect_anomaly",
     "set_grad_enabled",
     "value_of",
 ]
+
+_LATE = {
+    "gradcheck": "flamec.autograd.gradcheck",
+    "gradgradcheck": "flamec.autograd.gradcheck",
+    "GradcheckError": "flamec.autograd.gradcheck",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name == "graph":
+        return import_module("flamec.autograd.graph")
+    if name not in _LATE:
+        raise AttributeError(f"module 'flamec.autograd' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_LATE[name]), name)
+    return value

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from flamec.autograd.anomaly_mode import check_gradients
 from flamec.autograd.hooks import accumulated, finished
 from flamec.dispatch import (
     Leaf,
@@ -30,6 +31,7 @@ from flamec.state import (
     inference_mode,
     is_grad_enabled,
     no_grad,
+    process,
     set_grad_enabled,
     thread,
 )
@@ -222,6 +224,7 @@ def _run(
             entering,
             {*targets, *retained, *(trace.leaf_tensors if trace is not None else ())},
             finished,
+            check_gradients if process.anomaly and trace is None else None,
         )
         for value, tensor in retained.items():
             if value in found:

@@ -39,6 +39,7 @@ def backpropagate(
     enter: Callable[[Node, Sequence[Any]], None] | None = None,
     keep: Container[Value] = (),
     finish: Callable[[Value, Any], Any] | None = None,
+    check: Callable[[Node, Sequence[Any]], None] | None = None,
 ) -> dict[Value, Any]:
     """Propagate ``gradients`` of results to everything tracked that they depend on.
 
@@ -47,7 +48,8 @@ def backpropagate(
     gives the run-time value that the node's rule reads. ``enter`` is told the
     node whose rule is about to run, and the gradients of its results. Gradients of
     intermediate values are dropped once used, unless they are in ``keep``. ``finish`` gets each
-    gradient once it is complete and gives the one to go on with.
+    gradient once it is complete and gives the one to go on with. ``check`` sees what each
+    rule gave.
     """
     unfinished = set(gradients)
     for node in reversed(nodes):
@@ -91,6 +93,8 @@ def backpropagate(
                 f"the derivative of {op.name} gave {len(results)} gradients for "
                 f"{len(node.inputs)} inputs"
             )
+        if check is not None:
+            check(node, results)
         for value, need, gradient in zip(node.inputs, needs, results, strict=True):
             if not need or gradient is None:
                 continue
