@@ -27,6 +27,7 @@ from flamec.codegen.triton.launches import LaunchCollector
 from flamec.ir.graph import Graph
 from flamec.ir.op import OpKind
 from flamec.ir.passes.fuse import Fusion, FusionGroup, FusionOptions, fuse
+from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.passes.normalize_contractions import normalize_contractions
 from flamec.ir.plan import Copy, ExecutionPlan, OutputSpec, Step
 from flamec.ir.tasks import TaskGraph, build_tasks
@@ -55,7 +56,7 @@ def compile_graph(
 
 def lower_graph(graph: Graph, options: CodegenOptions) -> LoweredGraph:
     """The first half: kernels. LoweringError names what cannot be lowered."""
-    context = build_tasks(normalize_contractions(graph))
+    context = build_tasks(normalize_contractions(lower_convolutions(graph)))
     fusion = fuse(
         context,
         FusionOptions(

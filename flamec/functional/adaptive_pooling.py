@@ -16,7 +16,7 @@ from flamec.conversion import from_numpy
 from flamec.dispatch import apply_named
 from flamec.errors import OperationError, user_location
 from flamec.functional.autocasting import FLOAT32, autocasts
-from flamec.functional.pooling import largest, numbered, row_major, selected
+from flamec.functional.pooling import largest, numbered, row_major, selected, with_history
 from flamec.functional.primitives import (
     mean_over,
     narrowed,
@@ -171,7 +171,7 @@ def _adaptive_max(
         best, number = largest(ops.detach(view), spatial, 0, fill)
         result = best
         if x._type.dtype.is_floating_point:
-            result = apply_named("overwrite", best, numbered(view, number, spatial))
+            result = with_history(best, numbered(view, number, spatial))
     if not return_indices:
         return unbatched(result, single)
     places: list[Tensor] = []

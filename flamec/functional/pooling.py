@@ -239,7 +239,12 @@ def selected(
     if not (_is_recorded(x) and x._type.dtype.is_floating_point):
         return best, number
     view = windows_of(x, fill, kernel, steps, borders, dilations, counts)
-    return apply_named("overwrite", best, numbered(view, number, len(kernel))), number
+    return with_history(best, numbered(view, number, len(kernel))), number
+
+
+def with_history(value: Tensor, source: Tensor) -> Tensor:
+    """A tensor of its own with the elements of ``value`` and the derivative of ``source``."""
+    return ops.sub(apply_named("overwrite", value, source), 0)  # type: ignore[no-any-return]
 
 
 def numbered(view: Tensor, number: Tensor, spatial: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 In: any ``dot_general``. Out: one whose free and contracted dimensions are single and
 stand after the batch dimensions, between permutes and reshapes that cost nothing
-(``layout`` resolves them). What no stride can express is copied by the back end.
+(``layout`` resolves them). What no stride can express is copied by the back end, once for all
+products that want it in the same order.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ from typing import Any
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import OpKind
+from flamec.ir.passes.eliminate_common_subexpressions import eliminate_common_subexpressions
 from flamec.ir.passes.rewrite import Replacement, RewriteBuilder, rewrite
 from flamec.ir.shape import Dim, product, structural_key
 
 
 def normalize_contractions(graph: Graph) -> Graph:
     """The graph with all contractions in normal form; itself if they are already."""
-    return rewrite(graph, _normalize)
+    normal = rewrite(graph, _normalize)
+    if normal is graph:
+        return graph
+    return eliminate_common_subexpressions(normal)  # an array arranged for two products
 
 
 def _normalize(b: RewriteBuilder, node: Node) -> Replacement:

@@ -57,6 +57,9 @@ F.max_pool2d(x, 9) | 2,2,9,10
 F.max_pool2d(x, 9, 1, 4) | 1,2,9,10
 F.max_pool2d(x.transpose(1, 3), 2) | 2,6,4,3
 F.max_pool2d(x, 2) | 0,3,6,4
+F.max_pool2d(x, 2).flatten(1) | 2,3,6,4
+F.max_pool2d(x, 2).relu_() | 2,3,6,4
+F.adaptive_max_pool2d(x, (5, 2)).mul_(2) | 2,3,7,3
 F.max_pool3d(x, 2, 1, 1) | 1,2,3,4,3
 F.avg_pool1d(x, 3) | 2,3,10
 F.avg_pool1d(x, 3, 2, 1, True, False) | 2,3,8
