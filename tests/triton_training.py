@@ -63,6 +63,31 @@ def transformer() -> Step:
     return step, (flamec.tensor([[1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 0, 1]]),)
 
 
+def convolutional() -> Step:
+    """Strides, groups, overlapping pools, batch normalisation, odd sizes."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, 1),
+        nn.Conv2d(6, 4, (2, 3), stride=2, groups=2, bias=False),
+        nn.AvgPool2d(2, 1),
+        nn.ConvTranspose2d(4, 3, 3, 2, 1),
+        nn.Flatten(),
+        nn.Linear(27, 2),
+    )
+    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step, (flamec.randn(2, 3, 11, 13), flamec.tensor([0, 1]))
+
+
 def scaled() -> Step:
     """Mixed precision, a loss scale, and gradients of which some overflow."""
     model = nn.Sequential(nn.Linear(10, 6), nn.GELU(), nn.LayerNorm(6), nn.Linear(6, 2))
@@ -100,6 +125,7 @@ def update(make: Callable[[list[nn.Parameter]], optim.Optimizer]) -> Callable[[]
 
 
 STEPS = {
+    "convolutional": convolutional,
     "mlp": mlp,
     "transformer": transformer,
     "scaled": scaled,
