@@ -10,7 +10,7 @@ step into one program.
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from flamec import autograd, func, methods, random, return_types
+from flamec import autograd, func, linalg, methods, random, return_types
 from flamec import trace as _trace  # now: imported later it would replace the function trace
 from flamec.autocast_mode import *
 from flamec.autograd import (
@@ -39,6 +39,7 @@ from flamec.functional.activation import (
 from flamec.functional.arithmetic import *
 from flamec.functional.comparison import *
 from flamec.functional.creation import *
+from flamec.functional.decompositions import *
 from flamec.functional.diagonals import (
     block_diag,
     diag,
@@ -93,6 +94,7 @@ from flamec.functional.joining import (
     vstack,
 )
 from flamec.functional.linear import bilinear, embedding
+from flamec.functional.linear_systems import *
 from flamec.functional.masking import (
     argwhere,
     masked_fill,
@@ -101,6 +103,7 @@ from flamec.functional.masking import (
     nonzero,
 )
 from flamec.functional.matrix import *
+from flamec.functional.matrix_functions import *
 from flamec.functional.normalization import group_norm, layer_norm, rms_norm
 from flamec.functional.order_statistics import *
 from flamec.functional.promotion import can_cast, promote_types, result_type

@@ -90,5 +90,5 @@ def operation_error(name: str, error: Exception, location: object = None) -> Exc
     if isinstance(error, TypeError):
         return OperationTypeError(message)
     if isinstance(error, np.linalg.LinAlgError):
-        return LinAlgError(message)
+        return LinAlgError(f"{text}{where}")
     return OperationError(message)

@@ -65,6 +65,7 @@ class Row:
     - ``gradient``: the operands with a gradient that finite differences can check;
       ``orders``: up to which order.
     - ``symbolic(B)``: operand shapes with the symbol ``B`` and attributes that fit, or None.
+    - ``admit``: makes the first operand drawn for it one that the op takes.
     - ``errors``: what must be rejected.
     """
 
@@ -77,6 +78,7 @@ class Row:
     gradient: tuple[int, ...] = ()
     orders: int = 2
     symbolic: Callable[[Any, DType], tuple[tuple[TensorType, ...], Attributes]] | None = None
+    admit: Callable[[np.ndarray], np.ndarray] | None = None
     errors: tuple[ErrorInput, ...] = ()
 
     def samples(self, dtype: DType, rng: np.random.Generator) -> list[Sample]:

@@ -15,7 +15,6 @@ from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional import arithmetic
 from flamec.functional.arguments import public
 from flamec.functional.autocasting import FLOAT32, LOWER, WIDEST, autocasts
-from flamec.functional.creation import eye
 from flamec.functional.dimensions import dimension
 from flamec.functional.distance import norm_over
 from flamec.functional.elementwise import require_tensors
@@ -405,42 +404,6 @@ def trace(input: Tensor) -> Tensor:
     return ops.sum(diagonal, axes=(0,))
 
 
-@public
-def matrix_power(input: Tensor, n: int) -> Tensor:
-    """The n-th power of square matrices, by repeated squaring; n must not be negative."""
-    require_tensor("matrix_power", "input", input)
-    shape = input._type.shape
-    require(
-        input.ndim >= 2 and equal(shape[-1], shape[-2]),
-        f"matrix_power(): expected square matrices, got shape {format_shape(shape)}",
-    )
-    require(n >= 0, "matrix_power(): negative powers need a matrix inverse, which is not here yet")
-    if n == 0:
-        identity = eye(shape[-1], dtype=input._type.dtype)
-        return ops.convert(ops.expand_to(identity, shape), dtype=input._type.dtype)
-    result: Tensor | None = None
-    square = input
-    while True:
-        if n & 1:
-            result = square if result is None else matmul(result, square)
-        n >>= 1
-        if not n:
-            break
-        square = matmul(square, square)
-    assert result is not None
-    return ops.convert(result, dtype=result._type.dtype) if result is input else result
-
-
-@autocasts(cuda=LOWER)
-def chain_matmul(*matrices: Tensor) -> Tensor:
-    """The product of several matrices, from left to right."""
-    require(bool(matrices), "chain_matmul(): expected one or more matrices")
-    result = matrices[0]
-    for matrix in matrices[1:]:
-        result = mm(result, matrix)
-    return result
-
-
 _MANY_ROWS = 25  # from here on PyTorch takes the matrix product for Euclidean distances
 
 
@@ -490,12 +453,12 @@ def _euclidean_by_product(x: Tensor, y: Tensor) -> Tensor:
 ger = outer
 
 __all__ = [
-    "addbmm", "addmm", "addmv", "addr", "baddbmm", "bmm", "cdist", "chain_matmul", "cross", "dot",
-    "ger", "inner", "kron", "matmul", "matrix_power", "mm", "mv", "outer", "tensordot", "trace",
+    "addbmm", "addmm", "addmv", "addr", "baddbmm", "bmm", "cdist", "cross", "dot",
+    "ger", "inner", "kron", "matmul", "mm", "mv", "outer", "tensordot", "trace",
     "vdot",
 ]  # fmt: skip
 
 TENSOR_METHODS: dict[str, Callable[..., Any]] = {
-    name: globals()[name] for name in __all__ if name not in ("cdist", "chain_matmul", "tensordot")
+    name: globals()[name] for name in __all__ if name not in ("cdist", "tensordot")
 }
 IN_PLACE: tuple[str, ...] = ("addbmm", "addmm", "addmv", "addr", "baddbmm")

@@ -155,9 +155,10 @@ def test_rule_over_symbols_agrees_with_rule_over_sizes(row: Row) -> None:
 
 def drawn(types: Sequence[TensorType], row: Row, bindings: dict[str, int]) -> list[np.ndarray]:
     rng = generator(row)
-    return [
+    arrays = [
         Draw(t.dtype, rng)(*evaluate_shape(t.shape, bindings), domain=(0.2, 0.4)) for t in types
     ]
+    return arrays if row.admit is None else [row.admit(arrays[0]), *arrays[1:]]
 
 
 @every_row

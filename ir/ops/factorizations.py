@@ -1,0 +1,373 @@
+"""Factors of matrices: Cholesky, QR, LU, symmetric eigenvalues, singular values.
+
+Computed by the host (LAPACK through NumPy). Derivatives: M. Giles, "Collected matrix derivative
+results for forward and reverse mode algorithmic differentiation", 2008 (Cholesky, eigenvalues);
+J. Townsend, "Differentiating the singular value decomposition", 2016; S. Walter and L. Lehmann,
+"Algorithmic differentiation of linear algebra functions with application in optimum experimental
+design", 2010 (QR, LU).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flamec.ir.op import Attributes, DerivativeContext, Op, OpKind, Types, register
+from flamec.ir.ops import dense_algorithms
+from flamec.ir.ops.checks import check_operand_count, check_same_device
+from flamec.ir.ops.matrices import (
+    added,
+    as_column,
+    as_row,
+    batch_element,
+    check_matrices,
+    check_square,
+    diagonal_matrix,
+    first_where,
+    identity_like,
+    lower_part,
+    matrix_product,
+    smaller,
+    transpose,
+    upper_part,
+    with_diagonal,
+)
+from flamec.ir.ops.scan import part, scattered_along
+from flamec.ir.shape import Dim, equal, less
+from flamec.ir.types import TensorType, int32, int64
+
+if TYPE_CHECKING:
+    from flamec.ir.builder import Builder
+
+
+# cholesky ----------------------------------------------------------------------------------
+def _infer_cholesky(types: Types, attributes: Attributes) -> TensorType:
+    return check_square("linalg.cholesky", types)
+
+
+def _evaluate_cholesky(attributes: Attributes, a: np.ndarray) -> np.ndarray:
+    try:
+        return np.linalg.cholesky(a)
+    except np.linalg.LinAlgError:
+        batch = a.shape[:-2]
+        for place in np.ndindex(*batch):
+            for order in range(1, a.shape[-1] + 1):
+                try:
+                    np.linalg.cholesky(a[place][:order, :order])
+                except np.linalg.LinAlgError as error:
+                    raise np.linalg.LinAlgError(
+                        f"linalg.cholesky: {batch_element(place, batch)}The factorization could "
+                        "not be completed because the input is not positive-definite (the leading "
+                        f"minor of order {order} is not positive-definite)."
+                    ) from error
+        raise
+
+
+def _cholesky_gradient(b: Builder, ctx: DerivativeContext, g: Any) -> tuple[Any]:
+    """The symmetric part of L^-T phi(L^T g) L^-1; phi halves the diagonal of the lower part."""
+    factor = ctx.outputs[0]
+    inner = lower_part(b, matrix_product(b, transpose(b, factor), g))
+    half = b.constant(0.5, b.type_of(inner))
+    inner = with_diagonal(b, inner, b.mul(inner, half))
+    upper = transpose(b, factor)
+    options = {"upper": True, "unitriangular": False}
+    left = b.solve_triangular(upper, inner, **options)
+    both = b.solve_triangular(upper, transpose(b, left), **options)
+    return (b.mul(b.add(both, transpose(b, both)), half),)
+
+
+cholesky = register(
+    Op(
+        name="cholesky",
+        kind=OpKind.HOST,
+        infer=_infer_cholesky,
+        evaluate=_evaluate_cholesky,
+        derivative=_cholesky_gradient,
+        saves_outputs=(0,),
+        expensive=True,
+        doc="The lower triangular L with L L^T = A; only the lower part of A is read.",
+    )
+)
+
+
+# eigenvalues of symmetric matrices -----------------------------------------------------------
+def _infer_eigh(types: Types, attributes: Attributes) -> Types:
+    type = check_square("linalg.eigh", types)
+    return (type.with_shape(type.shape[:-1]), type)
+
+
+def _evaluate_eigh(attributes: Attributes, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    _require_finite("linalg.eigh", a)
+    values, vectors = np.linalg.eigh(a, "L" if attributes["lower"] else "U")
+    return values, vectors
+
+
+def _require_finite(name: str, a: np.ndarray) -> None:
+    wrong = ~np.isfinite(a).all(axis=(-2, -1))
+    if wrong.any():
+        raise np.linalg.LinAlgError(
+            f"{name}: {batch_element(first_where(wrong), a.shape[:-2])}The algorithm failed to "
+            "converge because the input matrix contained non-finite values."
+        )
+
+
+def _eigh_gradient(b: Builder, ctx: DerivativeContext, g: Any, vectors_g: Any) -> tuple[Any]:
+    """V (diag(g) + (V^T G) / (w_j - w_i)) V^T, the quotient off the diagonal."""
+    values, vectors = ctx.outputs
+    if g is None and vectors_g is None:
+        return (None,)
+    transposed = transpose(b, vectors)
+    if vectors_g is None:
+        inner = b.mul(vectors, as_row(b, g))
+        return (matrix_product(b, inner, transposed),)
+    gaps = b.sub(as_row(b, values), as_column(b, values))
+    one = b.constant(1, b.type_of(gaps))
+    turned = b.div(matrix_product(b, transposed, vectors_g), with_diagonal(b, gaps, one))
+    zero = b.constant(0, b.type_of(gaps))
+    inner = with_diagonal(b, turned, zero if g is None else as_row(b, g))
+    return (matrix_product(b, matrix_product(b, vectors, inner), transposed),)
+
+
+eigh = register(
+    Op(
+        name="eigh",
+        kind=OpKind.HOST,
+        infer=_infer_eigh,
+        evaluate=_evaluate_eigh,
+        derivative=_eigh_gradient,
+        saves_outputs=(0, 1),
+        expensive=True,
+        doc="Eigenvalues in order, and eigenvectors as columns, of symmetric matrices.",
+    )
+)
+
+
+# singular values ---------------------------------------------------------------------------
+def _infer_svd(types: Types, attributes: Attributes) -> Types:
+    type = check_matrices("linalg.svd", types)
+    *batch, m, n = type.shape
+    k = smaller(m, n)
+    columns, rows = (m, n) if attributes["full_matrices"] else (k, k)
+    return (
+        type.with_shape((*batch, m, columns)),
+        type.with_shape((*batch, k)),
+        type.with_shape((*batch, rows, n)),
+    )
+
+
+def _evaluate_svd(
+    attributes: Attributes, a: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    _require_finite("linalg.svd", a)
+    u, s, vh = np.linalg.svd(a, full_matrices=attributes["full_matrices"])
+    return u, s, vh
+
+
+def _svd_gradient(b: Builder, ctx: DerivativeContext, u_g: Any, s_g: Any, vh_g: Any) -> tuple[Any]:
+    """U ((skew(U^T Gu) / E) S + S (skew(V^T Gv) / E) + diag(g)) V^T with E_ij = s_j^2 - s_i^2,
+    and what leaves the spaces of U and V: (I - U U^T) Gu S^-1 V^T, U S^-1 Gv^T (I - V V^T)."""
+    u, s, vh = ctx.outputs
+    if u_g is None and s_g is None and vh_g is None:
+        return (None,)
+    *_, m, n = ctx.input_types[0].shape
+    if ctx.attributes["full_matrices"]:
+        if (u_g is not None or vh_g is not None) and not equal(m, n):
+            raise NotImplementedError(
+                "linalg.svd: the singular vectors of full_matrices=True have no derivative, "
+                "because they are not unique; use full_matrices=False"
+            )
+        rank = len(ctx.input_types[0].shape)
+        k = smaller(m, n)
+        u, vh = part(b, u, rank - 1, 0, k), part(b, vh, rank - 2, 0, k)
+    v = transpose(b, vh)
+    row, column = as_row(b, s), as_column(b, s)
+    squares = b.sub(b.mul(row, row), b.mul(column, column))
+    gaps = with_diagonal(b, squares, b.constant(1, b.type_of(squares)))
+
+    def skew(vectors: Any, gradient: Any) -> Any:
+        product = matrix_product(b, transpose(b, vectors), gradient)
+        return b.div(b.sub(product, transpose(b, product)), gaps)
+
+    inner = outside = None
+    if s_g is not None:
+        inner = diagonal_matrix(b, s_g)
+    if u_g is not None:
+        inner = added(b, inner, b.mul(skew(u, u_g), row))
+        if not (less(m, n) or equal(m, n)):
+            own = matrix_product(b, u, matrix_product(b, transpose(b, u), u_g))
+            outside = matrix_product(b, b.div(b.sub(u_g, own), row), vh)
+    if vh_g is not None:
+        inner = added(b, inner, b.mul(column, skew(v, transpose(b, vh_g))))
+        if less(m, n):
+            own = matrix_product(b, matrix_product(b, vh_g, v), vh)
+            rest = matrix_product(b, u, b.div(b.sub(vh_g, own), column))
+            outside = added(b, outside, rest)
+    result = matrix_product(b, matrix_product(b, u, inner), vh)
+    return (added(b, result, outside),)
+
+
+svd = register(
+    Op(
+        name="svd",
+        kind=OpKind.HOST,
+        infer=_infer_svd,
+        evaluate=_evaluate_svd,
+        derivative=_svd_gradient,
+        saves_outputs=(0, 1, 2),
+        expensive=True,
+        doc="U, the singular values in descending order, and V^T.",
+    )
+)
+
+
+# qr ----------------------------------------------------------------------------------------
+def _infer_qr(types: Types, attributes: Attributes) -> Types:
+    type = check_matrices("linalg.qr", types)
+    *batch, m, n = type.shape
+    k = m if attributes["complete"] else smaller(m, n)
+    return (type.with_shape((*batch, m, k)), type.with_shape((*batch, k, n)))
+
+
+def _evaluate_qr(attributes: Attributes, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    q, r = np.linalg.qr(a, "complete" if attributes["complete"] else "reduced")
+    return q, r
+
+
+def _qr_gradient(b: Builder, ctx: DerivativeContext, q_g: Any, r_g: Any) -> tuple[Any]:
+    if q_g is None and r_g is None:
+        return (None,)
+    q, r = ctx.outputs
+    *_, m, n = ctx.input_types[0].shape
+    q_g = b.full_like(0, b.type_of(q)) if q_g is None else q_g
+    r_g = b.full_like(0, b.type_of(r)) if r_g is None else r_g
+    if not less(m, n):
+        if ctx.attributes["complete"] and not equal(m, n):
+            raise NotImplementedError(
+                "linalg.qr: the QR decomposition is not differentiable when mode='complete' and "
+                "there are more rows than columns"
+            )
+        return (_square_qr_gradient(b, q, r, q_g, r_g),)
+    # A = [X Y] = Q [U V], where X is square: Y = Q V
+    axis = len(b.type_of(r).shape) - 1
+    u, u_g = part(b, r, axis, 0, m), part(b, r_g, axis, 0, m)
+    v, v_g = part(b, r, axis, m, n - m), part(b, r_g, axis, m, n - m)
+    y_g = matrix_product(b, q, v_g)
+    y = matrix_product(b, q, v)
+    q_g = b.add(q_g, matrix_product(b, y, transpose(b, v_g)))
+    return (b.concatenate(_square_qr_gradient(b, q, u, q_g, u_g), y_g, axis=axis),)
+
+
+def _square_qr_gradient(b: Builder, q: Any, r: Any, q_g: Any, r_g: Any) -> Any:
+    """(Gq + Q sym(M)) R^-T, M = R Gr^T - Gq^T Q; sym copies the lower triangle to the upper."""
+    m = b.sub(matrix_product(b, r, transpose(b, r_g)), matrix_product(b, transpose(b, q_g), q))
+    below = lower_part(b, m, -1)
+    symmetric = b.add(lower_part(b, m), transpose(b, below))
+    whole = b.add(q_g, matrix_product(b, q, symmetric))
+    solved = b.solve_triangular(r, transpose(b, whole), upper=True, unitriangular=False)
+    return transpose(b, solved)
+
+
+qr = register(
+    Op(
+        name="qr",
+        kind=OpKind.HOST,
+        infer=_infer_qr,
+        evaluate=_evaluate_qr,
+        derivative=_qr_gradient,
+        saves_outputs=(0, 1),
+        expensive=True,
+        doc="Q with orthonormal columns and upper triangular R with Q R = A.",
+    )
+)
+
+
+# lu ----------------------------------------------------------------------------------------
+def _infer_lu(types: Types, attributes: Attributes) -> Types:
+    type = check_matrices("linalg.lu_factor", types)
+    *batch, m, n = type.shape
+    steps: tuple[Dim, ...] = (*batch, smaller(m, n))
+    return (
+        type,
+        TensorType(steps, int32, type.device),
+        TensorType((*batch, m), int64, type.device),
+    )
+
+
+def _lu_gradient(
+    b: Builder, ctx: DerivativeContext, g: Any, pivots_g: Any, order_g: Any
+) -> tuple[Any]:
+    """P^T L^-T (tril(L^T G, -1) + triu(G U^T)) U^-T for square matrices."""
+    if g is None:
+        return (None,)
+    type = ctx.input_types[0]
+    if not equal(type.shape[-1], type.shape[-2]):
+        raise NotImplementedError(
+            f"linalg.lu_factor: only square matrices have a derivative here, not {type}"
+        )
+    packed, _, order = ctx.outputs
+    strict = lower_part(b, packed, -1)
+    lower = b.add(strict, identity_like(b, packed))
+    upper = upper_part(b, packed)
+    below = lower_part(b, matrix_product(b, transpose(b, lower), lower_part(b, g, -1)), -1)
+    above = upper_part(b, matrix_product(b, upper_part(b, g), transpose(b, upper)))
+    left = b.solve_triangular(
+        transpose(b, lower), b.add(below, above), upper=True, unitriangular=True
+    )
+    both = b.solve_triangular(upper, transpose(b, left), upper=True, unitriangular=False)
+    rows = transpose(b, both)
+    places = b.expand_to(as_column(b, order), b.type_of(rows).shape)
+    return (scattered_along(b, rows, places, len(type.shape) - 2, type),)
+
+
+lu = register(
+    Op(
+        name="lu",
+        kind=OpKind.HOST,
+        infer=_infer_lu,
+        evaluate=lambda attributes, a: dense_algorithms.factor_lu(a),
+        derivative=_lu_gradient,
+        saves_outputs=(0, 2),
+        expensive=True,
+        doc="L below and U on and above the diagonal, LAPACK's pivots, the order of the rows.",
+    )
+)
+
+
+def _infer_row_order(types: Types, attributes: Attributes) -> TensorType:
+    check_operand_count("row_order", types, 2)
+    check_same_device("row_order", types)
+    matrices, pivots = check_matrices("row_order", types[:1]), types[1]
+    if pivots.dtype is not int32:
+        raise TypeError(f"row_order: pivots must be int32, not {pivots}")
+    *batch, m, n = matrices.shape
+    steps = (*batch, smaller(m, n))
+    if len(steps) != len(pivots.shape) or not all(map(equal, steps, pivots.shape)):
+        raise ValueError(f"row_order: pivots {pivots} do not belong to factors {matrices}")
+    return TensorType((*batch, m), int64, matrices.device)
+
+
+def _evaluate_row_order(
+    attributes: Attributes, matrices: np.ndarray, pivots: np.ndarray
+) -> np.ndarray:
+    rows = matrices.shape[-2]
+    if pivots.size and not (pivots.min() >= 1 and pivots.max() <= rows):
+        raise ValueError(f"row_order: pivots must lie between 1 and {rows}")
+    order = np.tile(np.arange(rows), (*pivots.shape[:-1], 1))
+    for k in range(pivots.shape[-1]):
+        chosen = pivots[..., k, None].astype(np.int64) - 1
+        other = np.take_along_axis(order, chosen, -1)
+        np.put_along_axis(order, chosen, order[..., k, None], -1)
+        order[..., k] = other[..., 0]
+    return order
+
+
+row_order = register(
+    Op(
+        name="row_order",
+        kind=OpKind.HOST,
+        infer=_infer_row_order,
+        evaluate=_evaluate_row_order,
+        doc="The order into which LAPACK's pivots bring the rows of matrices.",
+    )
+)
