@@ -198,7 +198,7 @@ CASES: dict[str, Case] = {
     "int8": Case(product(35, 48, 64, int8, epilogue="negative"), TMA),
     "int8 pointers": Case(product(35, 47, 61, int8), replace(POINTERS, depth=32)),
     "uint8": Case(product(35, 48, 64, uint8, right=True), TMA),
-    "int8 split": Case(product(35, 48, 128, int8), SPLIT_TMA, 2),
+    "int8 split": Case(product(35, 48, 128, int8), replace(SPLIT_TMA, depth=32), 2),
     "int32": Case(product(9, 17, 13, int32), SCALAR),
     "float64": Case(product(33, 47, 29, float64, epilogue="residual"), POINTERS),
     "float64 split": Case(product(17, 31, 131, float64), SPLIT, 2),

@@ -113,6 +113,7 @@ def product_fits(schedule: ProductSchedule, program: RowProgram, options: Codege
     return (
         facts.tma >= schedule.tma
         and facts.has_matrix_instructions >= bool(schedule.depth)
+        and (not schedule.depth or schedule.depth >= least_depth(facts))
         and shared_bytes(schedule, facts) + _SLACK <= target.shared_bytes
     )
 
@@ -212,7 +213,7 @@ def _clipped(tile: _Tile, facts: ProductFacts) -> _Tile:
     rows, columns, depth, warps, stages = tile
     rows = min(rows, max(16, power_of_two(facts.rows)))
     columns = min(columns, max(16, power_of_two(facts.columns)))
-    depth = min(depth, max(32 if facts.element == 1 else 16, power_of_two(facts.depth)))
+    depth = min(depth, max(least_depth(facts), power_of_two(facts.depth)))
     return rows, columns, depth, min(warps, max(1, rows * columns // 256)), stages
 
 
@@ -235,6 +236,11 @@ def _variants(tile: _Tile, facts: ProductFacts, target: Target) -> Iterable[Prod
     waves = range(1, _MOST_WAVES + 1)
     splits = {min(most, wave * target.processors // blocks) for wave in waves}
     yield from (replace(base, split_k=n) for n in sorted(splits) if n >= 2)
+
+
+def least_depth(facts: ProductFacts) -> int:
+    """The depth of the smallest matrix instruction."""
+    return 32 if facts.element == 1 else 16
 
 
 def _ceil_div(size: int, block: int) -> int:

@@ -97,7 +97,9 @@ class StatementWriter:
     def _place(self, place: Place, at_least: str) -> tuple[str, str, list[str]]:
         """Pointer, along what it varies, and the conditions under which it may be used."""
         at, axes = self.linear(place.at)
-        terms, conditions = [at], []
+        terms: list[str] = [at]
+        conditions: list[str] = []
+        wanted = at_least  # a block of conditions needs a block of pointers
         for index in place.indices:
             position, inside = self.wrapped(index)
             axes = joined(axes, self.axes(index.name))
@@ -105,12 +107,12 @@ class StatementWriter:
             conditions.append(inside)
         for guard, size in place.guards:
             text, guard_axes = self._guard(guard, size)
-            axes = joined(axes, guard_axes)
+            wanted = joined(wanted, guard_axes)
             conditions.append(text)
-        for axis in at_least:
+        for axis in wanted:
             if axis not in axes:
                 terms.append("no_row" if axis == "r" else "no_col")
-        axes = joined(axes, at_least)
+        axes = joined(axes, wanted)
         if not axes:
             terms.append("zero")
         mask = self.masks[axes]

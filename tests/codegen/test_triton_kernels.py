@@ -207,6 +207,19 @@ def _interpreted(arguments: list[str], count: int, program: str = "triton_cases.
 
 
 @needs_triton
+def test_one_element_under_a_condition_becomes_machine_code(tmp_path: Path) -> None:
+    """The condition is a block where the address is a single place."""
+    from flamec.runtime.cuda.triton_compiler import build_kernel
+
+    b = GraphBuilder()
+    x = b.input(TensorType((3,), float32))
+    one = b.slice(x, starts=(1,), sizes=(1,), steps=(1,))
+    padded = b.pad(one, b.constant(0.25, x.type), low=(2,), high=(1,))
+    for kernel in compile_graph(b.build([padded])).plan.kernels:
+        assert build_kernel(kernel, "sm_90", KernelCache(tmp_path)).registers > 0
+
+
+@needs_triton
 @pytest.mark.parametrize("target", TARGETS)
 def test_machine_code(target: str, tmp_path: Path) -> None:
     """Each template becomes machine code that keeps its values in registers."""
