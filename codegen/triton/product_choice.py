@@ -32,6 +32,7 @@ _PARTS_LATENCY = 0.012  # microseconds a step of depth takes in three parts, how
 _REUSE = 20  # by which small tiles are slower: they read more for each product
 _SMALLEST_SPLIT = 2  # steps of depth that are worth a block of their own
 _MOST_PARTS, _MOST_WAVES = 32, 4  # of a split depth, and of blocks that are split
+_APART = 0.3  # of what memory and arithmetic do not do at the same time
 _NEAR = 3  # by which the L2 cache is faster than memory
 _SLACK = 1 << 10  # bytes of shared memory for barriers
 
@@ -289,7 +290,8 @@ def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> flo
     results = facts.batch * facts.rows * facts.columns
     reads = facts.batch * facts.depth * (facts.rows + facts.columns) * facts.element
     moved = reads + results * MEMORY_BYTES[facts.result]
-    total = max(compute, moved / target.bandwidth)
+    transfer = moved / target.bandwidth
+    total = max(compute, transfer) + _APART * min(compute, transfer)
     if s.split_k > 1:
         total += _JOIN_COST + 2 * 4 * s.split_k * results / target.bandwidth
     return total
