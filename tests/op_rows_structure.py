@@ -465,44 +465,7 @@ TRANSFER_ROWS = [
 ]
 
 
-# order -----------------------------------------------------------------------
-def _make_orders(draw: Draw) -> list[Sample]:
-    shapes = (
-        ((1,), 0),
-        ((7,), 0),
-        ((3, 5), 1),
-        ((3, 5), 0),
-        ((2, 4, 3), 1),
-        ((0, 3), 0),
-        ((3, 0), 0),
-    )
-    samples = [
-        Sample((draw(*shape),), {"axis": axis, "descending": descending})
-        for shape, axis in shapes
-        for descending in (False, True)
-    ]
-    mixed = np.concatenate([draw.specials(), draw.specials()[::2]])
-    samples += [Sample((mixed,), {"axis": 0, "descending": d}, False) for d in (False, True)]
-    return samples
-
-
-ORDER_ROWS = [
-    Row(
-        "sort",
-        EVERY,
-        _make_orders,
-        oracles.sort,
-        gradient=(0,),
-        symbolic=symbolic(lambda B: [(2, B)], lambda B: {"axis": 1, "descending": True}),
-        errors=(
-            bad(ValueError, "axis 2 is out of range", X, axis=2, descending=False),
-            bad(ValueError, "axis 0 is out of range", tensor(), axis=0, descending=False),
-        ),
-    ),
-]
-
 STRUCTURE_ROWS = [
-    *ORDER_ROWS,
     *VIEW_ROWS,
     *ASSEMBLE_ROWS,
     *CREATION_ROWS,

@@ -12,12 +12,14 @@ from op_row import Row
 from op_rows_elementwise import ELEMENTWISE_ROWS
 from op_rows_folding import FOLDING_ROWS
 from op_rows_matrices import MATRIX_ROWS
+from op_rows_order import ORDER_ROWS
 from op_rows_structure import STRUCTURE_ROWS
 
 OP_TABLE: tuple[Row, ...] = (
     *ELEMENTWISE_ROWS,
     *FOLDING_ROWS,
     *STRUCTURE_ROWS,
+    *ORDER_ROWS,
     *MATRIX_ROWS,
 )
 ROWS = {row.name: row for row in OP_TABLE}

@@ -14,6 +14,7 @@ from typing import Any
 from flamec import return_types
 from flamec.errors import OperationError, user_location
 from flamec.functional.arguments import public
+from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.primitives import ops, require, transposed
 from flamec.functional.promotion import require_tensor
 from flamec.functional.scan import part
@@ -34,6 +35,7 @@ def matrices(name: str, value: Any) -> Tensor:
     return x
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def linalg_cholesky(A: Tensor, *, upper: bool = False) -> Tensor:
     """The lower triangular L with L L^T = A, or with ``upper`` its transpose.
@@ -46,12 +48,14 @@ def linalg_cholesky(A: Tensor, *, upper: bool = False) -> Tensor:
     return ops.cholesky(x)  # type: ignore[no-any-return]
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def cholesky(input: Tensor, upper: bool = False) -> Tensor:
     """``linalg.cholesky``."""
     return linalg_cholesky(input, upper=upper)
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def linalg_qr(A: Tensor, mode: str = "reduced") -> Any:
     """Q with orthonormal columns and upper triangular R, Q R = A, as (Q, R).
@@ -71,12 +75,14 @@ def linalg_qr(A: Tensor, mode: str = "reduced") -> Any:
     return return_types.linalg_qr(q, r)
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def qr(input: Tensor, some: bool = True) -> Any:
     """``linalg.qr``, complete without ``some``."""
     return return_types.qr(*linalg_qr(input, "reduced" if some else "complete"))
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def eigh(A: Tensor, UPLO: str = "L") -> Any:
     """Eigenvalues in ascending order and eigenvectors, as columns, of symmetric matrices.
@@ -92,12 +98,14 @@ def eigh(A: Tensor, UPLO: str = "L") -> Any:
     return return_types.linalg_eigh(*ops.eigh(x, lower=UPLO.upper() == "L"))
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
     """The eigenvalues of symmetric matrices in ascending order."""
     return eigh(A, UPLO).eigenvalues  # type: ignore[no-any-return]
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def linalg_svd(A: Tensor, full_matrices: bool = True, *, driver: str | None = None) -> Any:
     """U, the singular values in descending order, and V^T, with U diag(S) V^T = A.
@@ -110,12 +118,14 @@ def linalg_svd(A: Tensor, full_matrices: bool = True, *, driver: str | None = No
     return return_types.linalg_svd(*ops.svd(x, full_matrices=bool(full_matrices)))
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def svdvals(A: Tensor, *, driver: str | None = None) -> Tensor:
     """The singular values in descending order."""
     return linalg_svd(A, False, driver=driver).S  # type: ignore[no-any-return]
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def svd(input: Tensor, some: bool = True, compute_uv: bool = True) -> Any:
     """``linalg.svd`` with V in place of V^T; without ``compute_uv`` U and V are zeros."""

@@ -16,6 +16,7 @@ import numpy as np
 from flamec import return_types
 from flamec.errors import OperationError, user_location
 from flamec.functional.arguments import public
+from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.decompositions import eigvalsh, in_order, matrices, svdvals, unpacked
 from flamec.functional.matrix import matmul
 from flamec.functional.primitives import is_empty_size, ops, require, transposed
@@ -71,6 +72,7 @@ def _check_rows(name: str, a: Tensor, b: Tensor, axis: int) -> None:
 # systems ---------------------------------------------------------------------------------
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     """X with A X = B, or X A = B without ``left``; B may hold vectors.
@@ -113,6 +115,7 @@ def solve_triangular(
     return x if left else transposed(x)
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def triangular_solve(
     b: Tensor, A: Tensor, upper: bool = True, transpose: bool = False, unitriangular: bool = False
@@ -145,12 +148,14 @@ def linalg_lu_solve(
     return ops.solve_triangular(upper, x, upper=True, unitriangular=False)  # type: ignore[no-any-return]
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def lu_solve(b: Tensor, LU_data: Tensor, LU_pivots: Tensor) -> Tensor:
     """``linalg.lu_solve`` with its arguments in another order."""
     return linalg_lu_solve(LU_data, LU_pivots, b)
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def cholesky_solve(B: Tensor, L: Tensor, upper: bool = False) -> Tensor:
     """X with A X = B, for the ``cholesky`` factor L of A (or with ``upper`` its transpose)."""
@@ -160,6 +165,7 @@ def cholesky_solve(B: Tensor, L: Tensor, upper: bool = False) -> Tensor:
     return solve_triangular(transposed(lower), x, upper=True)  # type: ignore[no-any-return]
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def cholesky_inverse(L: Tensor, upper: bool = False) -> Tensor:
     """The inverse of A, for the ``cholesky`` factor L of A (or with ``upper`` its transpose)."""
@@ -170,6 +176,7 @@ def cholesky_inverse(L: Tensor, upper: bool = False) -> Tensor:
 # inverses --------------------------------------------------------------------------------
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def inv(A: Tensor) -> Tensor:
     """The inverse of square matrices; LinAlgError if one is singular."""
@@ -218,12 +225,14 @@ def pinv(
     return ops.pinv(a, atol=low, rtol=relative)  # type: ignore[no-any-return]
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def pinverse(input: Tensor, rcond: float = 1e-15) -> Tensor:
     """``linalg.pinv``."""
     return pinv(input, rcond)  # type: ignore[no-any-return]
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def matrix_rank(
     A: Tensor, tol: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None
@@ -246,6 +255,7 @@ def matrix_rank(
     return ops.sum(ops.cast(ops.gt(values, limit), int64), axes=(axis,))  # type: ignore[no-any-return]
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> Any:
     """The X of least norm that minimises |A X - B|, its residuals, A's rank and singular values.
@@ -318,6 +328,7 @@ def logdet(input: Tensor) -> Tensor:
 # systems of tensors ----------------------------------------------------------------------
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def tensorinv(A: Tensor, ind: int = 2) -> Tensor:
     """The inverse for ``tensordot`` over the first ``ind`` dimensions."""
@@ -334,6 +345,7 @@ def tensorinv(A: Tensor, ind: int = 2) -> Tensor:
     return ops.reshape(inv(flat), shape=(*columns, *rows))  # type: ignore[no-any-return]
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def tensorsolve(A: Tensor, B: Tensor, dims: tuple[int, ...] | None = None) -> Tensor:
     """X with ``tensordot(A, X, X.ndim) = B``; the dimensions ``dims`` of A are moved to the end."""

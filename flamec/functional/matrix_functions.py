@@ -260,6 +260,7 @@ def norm(
     return vector_norm(x, ord, dim, keepdim, dtype=dtype)
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def cond(A: Tensor, p: float | str | None = None) -> Tensor:
     """The condition number of matrices: |A| |A^-1| in the norm ``p`` of ``matrix_norm``.
@@ -283,6 +284,7 @@ def cond(A: Tensor, p: float | str | None = None) -> Tensor:
 # products of vectors ---------------------------------------------------------------------
 
 
+@autocasts(cpu=LOWER, cuda=LOWER)
 @public
 def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
     """The sum of products over ``dim``; the other dimensions broadcast."""

@@ -15,6 +15,7 @@ import numpy as np
 from flamec import return_types
 from flamec.errors import OperationError, user_location
 from flamec.functional.arguments import public
+from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.dimensions import dimension
 from flamec.functional.elementwise import lerp
 from flamec.functional.primitives import is_empty_size, kept, ops, reduce_kept, require
@@ -224,6 +225,7 @@ def _interpolated(rows: Tensor, level: Tensor, interpolation: str, ignore_nan: b
     return lerp(below, above, ops.sub(ranks, floor))
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def quantile(
     input: Tensor,
@@ -240,6 +242,7 @@ def quantile(
     return _quantile("quantile", input, q, dim, keepdim, interpolation, False)
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def nanquantile(
     input: Tensor,
