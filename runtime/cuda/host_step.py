@@ -14,6 +14,7 @@ import numpy as np
 from flamec.ir.plan import HostCall
 from flamec.ir.shape import evaluate_shape
 from flamec.runtime.cuda import transfer
+from flamec.runtime.cuda.error_words import error_words
 from flamec.runtime.cuda.stream import Stream
 from flamec.runtime.host_calls import Evaluate
 
@@ -41,6 +42,9 @@ class HostStep:
                 host, address = array.ctypes.data, self._addresses[position]
                 transfer.copy_to_host(host, address, array.nbytes, stream)
             arrays.append(array)
+        error = error_words().take()  # of kernels before, which may have made the operands
+        if error is not None:
+            raise error
         results = self.evaluate(self.call, arrays)
         for position, result in enumerate(results, self._count):
             array = np.ascontiguousarray(result)
