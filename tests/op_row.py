@@ -66,6 +66,7 @@ class Row:
       ``orders``: up to which order.
     - ``symbolic(B)``: operand shapes with the symbol ``B`` and attributes that fit, or None.
     - ``admit``: makes the first operand drawn for it one that the op takes.
+    - ``direction``: makes directions drawn for the first operand some in which it may move.
     - ``errors``: what must be rejected.
     """
 
@@ -79,6 +80,7 @@ class Row:
     orders: int = 2
     symbolic: Callable[[Any, DType], tuple[tuple[TensorType, ...], Attributes]] | None = None
     admit: Callable[[np.ndarray], np.ndarray] | None = None
+    direction: Callable[[np.ndarray], np.ndarray] | None = None
     errors: tuple[ErrorInput, ...] = ()
 
     def samples(self, dtype: DType, rng: np.random.Generator) -> list[Sample]:

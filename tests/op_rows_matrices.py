@@ -63,6 +63,20 @@ def positive(x: np.ndarray) -> np.ndarray:
     return np.asarray(product, x.dtype)
 
 
+def symmetric(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x + np.swapaxes(x, -1, -2))
+
+
+def symmetric_samples(draw: Draw) -> list[Sample]:
+    """With eigenvalues that lie apart."""
+    samples = matrices(((3, 3),), {"lower": True}, {"lower": False})(draw)
+    apart = np.diag([0.0, 9.0, 18.0])
+    return [
+        Sample((np.asarray(symmetric(s.arrays[0]) + apart, s.arrays[0].dtype),), s.attributes)
+        for s in samples
+    ]
+
+
 def positive_samples(draw: Draw) -> list[Sample]:
     return [Sample((positive(draw(*batch, 4, 4)),)) for batch in (*BATCHES, (3,))]
 
@@ -184,15 +198,19 @@ MATRIX_ROWS = [
         **LOOSE,
         symbolic=batched((3, 3)),
         admit=positive,
+        gradient=(0,),
+        direction=symmetric,
         errors=(bad(ValueError, "square", X), bad(ValueError, "at least 2", tensor(3))),
     ),
     Row(
         "eigh",
         DTYPES,
-        matrices(((3, 3),), {"lower": True}, {"lower": False}),
+        symmetric_samples,
         each(eigh),
         ulps=2048,
         scale=16.0,
+        gradient=(0,),
+        direction=symmetric,
         symbolic=batched((3, 3), lower=True),
         errors=(bad(ValueError, "square", X, lower=True),),
     ),
@@ -208,6 +226,7 @@ MATRIX_ROWS = [
             + matrices(((3, 3),), {"full_matrices": True})(draw)
         ),
         each(svd),
+        gradient=(0,),
         ulps=2048,
         scale=16.0,
         symbolic=batched((3, 2), full_matrices=False),
@@ -225,6 +244,7 @@ MATRIX_ROWS = [
             + matrices(((2, 3),), {"complete": True})(draw)
         ),
         each(qr),
+        gradient=(0,),
         ulps=512,
         scale=16.0,
         symbolic=batched((3, 2), complete=False),
@@ -235,6 +255,7 @@ MATRIX_ROWS = [
         DTYPES,
         lambda draw: [sample for s in ((4, 4), (5, 3), (3, 5)) for sample in matrices((s,))(draw)],
         each(lu),
+        gradient=(0,),
         **LOOSE,
         symbolic=batched((3, 3)),
         errors=(bad(ValueError, "at least 2", tensor(3)),),

@@ -149,7 +149,7 @@ def _require_pivoting(name: str, pivot: bool) -> None:
 def lu_factor(A: Tensor, *, pivot: bool = True) -> Any:
     """Both factors of P^T A = L U in one matrix, and LAPACK's pivots, as (LU, pivots).
 
-    L has ones on its diagonal, which are not stored. Differentiable for square matrices.
+    L has ones on its diagonal, which are not stored.
     """
     x = matrices("linalg.lu_factor", A)
     _require_pivoting("linalg.lu_factor", pivot)

@@ -297,27 +297,45 @@ def _infer_lu(types: Types, attributes: Attributes) -> Types:
 def _lu_gradient(
     b: Builder, ctx: DerivativeContext, g: Any, pivots_g: Any, order_g: Any
 ) -> tuple[Any]:
-    """P^T L^-T (tril(L^T G, -1) + triu(G U^T)) U^-T for square matrices."""
+    """Of P^T A = L U. What is beside the square part follows from it: L2 = A2 U^-1 below,
+    U2 = L^-1 A2 to the right."""
     if g is None:
         return (None,)
     type = ctx.input_types[0]
-    if not equal(type.shape[-1], type.shape[-2]):
-        raise NotImplementedError(
-            f"linalg.lu_factor: only square matrices have a derivative here, not {type}"
-        )
+    *_, m, n = type.shape
+    row, column = len(type.shape) - 2, len(type.shape) - 1
     packed, _, order = ctx.outputs
-    strict = lower_part(b, packed, -1)
-    lower = b.add(strict, identity_like(b, packed))
+    if less(n, m):
+        square, square_g = part(b, packed, row, 0, n), part(b, g, row, 0, n)
+        below, below_g = part(b, packed, row, n, m - n), part(b, g, row, n, m - n)
+        upper = upper_part(b, square)
+        solved = b.solve_triangular(upper, transpose(b, below_g), upper=True, unitriangular=False)
+        rest = matrix_product(b, transpose(b, below), transpose(b, solved))
+        top = _square_lu_gradient(b, square, square_g, b.sub(square_g, rest))
+        rows = b.concatenate(top, transpose(b, solved), axis=row)
+    elif less(m, n):
+        square, square_g = part(b, packed, column, 0, m), part(b, g, column, 0, m)
+        beside, beside_g = part(b, packed, column, m, n - m), part(b, g, column, m, n - m)
+        solved = b.solve_triangular(transpose(b, square), beside_g, upper=True, unitriangular=True)
+        rest = matrix_product(b, solved, transpose(b, beside))
+        left = _square_lu_gradient(b, square, b.sub(square_g, rest), square_g)
+        rows = b.concatenate(left, solved, axis=column)
+    else:
+        rows = _square_lu_gradient(b, packed, g, g)
+    places = b.expand_to(as_column(b, order), type.shape)
+    return (scattered_along(b, rows, places, row, type),)
+
+
+def _square_lu_gradient(b: Builder, packed: Any, lower_g: Any, upper_g: Any) -> Any:
+    """L^-T (tril(L^T Gl, -1) + triu(Gu U^T)) U^-T; of the gradients only the triangles count."""
+    lower = b.add(lower_part(b, packed, -1), identity_like(b, packed))
     upper = upper_part(b, packed)
-    below = lower_part(b, matrix_product(b, transpose(b, lower), lower_part(b, g, -1)), -1)
-    above = upper_part(b, matrix_product(b, upper_part(b, g), transpose(b, upper)))
-    left = b.solve_triangular(
-        transpose(b, lower), b.add(below, above), upper=True, unitriangular=True
-    )
+    below = matrix_product(b, transpose(b, lower), lower_part(b, lower_g, -1))
+    above = matrix_product(b, upper_part(b, upper_g), transpose(b, upper))
+    inner = b.add(lower_part(b, below, -1), upper_part(b, above))
+    left = b.solve_triangular(transpose(b, lower), inner, upper=True, unitriangular=True)
     both = b.solve_triangular(upper, transpose(b, left), upper=True, unitriangular=False)
-    rows = transpose(b, both)
-    places = b.expand_to(as_column(b, order), b.type_of(rows).shape)
-    return (scattered_along(b, rows, places, len(type.shape) - 2, type),)
+    return transpose(b, both)
 
 
 lu = register(

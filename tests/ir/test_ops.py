@@ -197,7 +197,11 @@ def test_symbolic_gradient_agrees_with_plain_gradient(row: Row) -> None:
 
 # derivatives -------------------------------------------------------------------
 def differences(
-    graph: Graph, arrays: list[np.ndarray], wrt: Sequence[int], rng: np.random.Generator
+    row: Row,
+    graph: Graph,
+    arrays: list[np.ndarray],
+    wrt: Sequence[int],
+    rng: np.random.Generator,
 ) -> tuple[Graph, list[np.ndarray]]:
     """Check the rule's gradient against central differences along a random direction.
 
@@ -209,6 +213,8 @@ def differences(
     results, _ = evaluate_graph(gradient, [*arrays, *weights])
     gradients = results[len(graph.outputs) :]
     directions = [np.asarray(rng.normal(size=arrays[i].shape)) for i in wrt]
+    if row.direction is not None:
+        directions[0] = row.direction(directions[0])
 
     def weighted(step: float) -> float:
         moved = list(arrays)
@@ -235,10 +241,10 @@ def test_first_and_second_derivative(row: Row) -> None:
             continue
         wrt = [i for i in row.gradient if i < len(sample.arrays)]
         graph, arrays = graph_of(row.name, sample.types, sample.attributes), list(sample.arrays)
-        graph, arrays = differences(graph, arrays, wrt, rng)
+        graph, arrays = differences(row, graph, arrays, wrt, rng)
         if row.orders > 1:
             count = len(sample.arrays)
-            differences(graph, arrays, [*wrt, *range(count, len(arrays))], rng)
+            differences(row, graph, arrays, [*wrt, *range(count, len(arrays))], rng)
 
 
 @every_differentiable_row
