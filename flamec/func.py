@@ -13,10 +13,23 @@ from flamec.autograd import grad as gradients
 from flamec.autograd import is_leaf_value, value_of
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional_call import functional_call, stack_module_state
 from flamec.ir.passes.differentiate import reachable_nodes
 from flamec.state import enable_grad
 from flamec.structures import Structure, flatten, map_leaves, unflatten
 from flamec.tensor import Tensor
+from flamec.vectorized_map import vmap
+
+__all__ = [
+    "functional_call",
+    "grad",
+    "hessian",
+    "jacrev",
+    "stack_module_state",
+    "value_and_grad",
+    "vjp",
+    "vmap",
+]
 
 
 def grad(

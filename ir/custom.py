@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from flamec.ir.batching import BatchBuilder, Operand, whole
 from flamec.ir.builder import Builder
 from flamec.ir.graph import Node, Value
 from flamec.ir.op import Attributes, Derivative, DerivativeContext, Op, OpKind, Types
-from flamec.ir.shape import SymbolicDim, evaluate_dim
+from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim
 
 
 def custom_op(
@@ -43,8 +44,47 @@ def custom_op(
         saves_inputs=saves_inputs,
         saves_outputs=saves_outputs,
         dimensions=("sizes",),
+        batch=_batch,
         doc="The first operands, with a derivative written by the user.",
     )
+
+
+def _batch(
+    b: Builder, size: Dim, op: Op, operands: Sequence[Operand], attributes: Attributes
+) -> Any:
+    """The same values with the derivative applied to a batch."""
+    assert op.derivative is not None
+    single, flags = op.derivative, [x.batched for x in operands]
+    count = len(op.infer_types(tuple(b.type_of(x.value) for x in operands), attributes))
+
+    def derivative(b: Builder, ctx: DerivativeContext, *gradients: Any) -> list[Any]:
+        batch = BatchBuilder(b, size)
+        inputs = [Operand(v, flag) for v, flag in zip(ctx.inputs, flags, strict=True)]
+        inner = DerivativeContext(
+            ctx.attributes,
+            inputs,
+            [Operand(v, True) for v in ctx.outputs],
+            tuple(
+                t.with_shape(t.shape[1:]) if flag or i < count else t
+                for i, (t, flag) in enumerate(zip(ctx.input_types, flags, strict=True))
+            ),
+            tuple(t.with_shape(t.shape[1:]) for t in ctx.output_types),
+            ctx.needs,
+        )
+        seeds = [None if g is None else Operand(g, True) for g in gradients]
+        found = []
+        for gradient, flag in zip(single(batch, inner, *seeds), flags, strict=True):
+            if gradient is None:
+                found.append(None)
+                continue
+            full = whole(b, size, gradient)
+            found.append(full if flag else b.sum(full, axes=(0,)))
+        return found
+
+    values = [whole(b, size, x) if i < count else x.value for i, x in enumerate(operands)]
+    reads, keeps = op.saves_inputs, op.saves_outputs
+    assert isinstance(reads, tuple) and isinstance(keeps, tuple)
+    return b.apply(custom_op(op.name, count, derivative, reads, keeps), values, attributes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -74,6 +74,7 @@ class DerivativeContext:
 
 
 Derivative = Callable[..., Sequence[Any]]  # (builder, context, *output gradients)
+BatchRule = Callable[..., Any]  # (builder, batch size, op, operands, attributes), see batching.py
 
 ALL = "all"
 
@@ -104,6 +105,8 @@ class Op:
     - ``expensive``: cheaper to keep than to compute twice.
     - ``write_back(b, parent, child, attributes)`` for views: the parent with the child's
       elements replaced, which is how a write through a view is expressed without mutation.
+    - ``batch``: the rule of ``batching.py`` by which it is applied to a batch, if that is not
+      the one of its kind.
     - ``dimensions``: the attributes that hold sizes or positions, which may be symbolic.
     """
 
@@ -125,6 +128,7 @@ class Op:
     expensive: bool = False
     write_back: Callable[[Builder, Any, Any, Attributes], Any] | None = None
     dimensions: tuple[str, ...] = ()
+    batch: BatchRule | None = None
     doc: str = ""
 
     def infer_types(self, types: Types, attributes: Attributes) -> Types:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flamec.ir import batching
 from flamec.ir.op import Attributes, DerivativeContext, Op, OpKind, Types, register
 from flamec.ir.ops.checks import (
     check_alike,
@@ -67,6 +68,7 @@ concatenate = register(
         infer=_infer_concatenate,
         evaluate=lambda attributes, *xs: np.concatenate(xs, axis=attributes["axis"]),
         derivative=_concatenate_gradient,
+        batch=batching.shifting("axis"),
         doc="The operands one after the other along an axis.",
     )
 )
@@ -120,6 +122,7 @@ pad = register(
         evaluate=_evaluate_pad,
         derivative=_pad_gradient,
         dimensions=("low", "high"),
+        batch=batching.pad,
         doc="A border of one value: low[i] elements before and high[i] after dimension i.",
     )
 )
@@ -164,6 +167,7 @@ slice_update = register(
         evaluate=_evaluate_slice_update,
         derivative=_slice_update_gradient,
         dimensions=("starts",),
+        batch=batching.extending(starts=lambda size: 0, steps=lambda size: 1),
         doc="The first operand with the elements start + i * step replaced by the second.",
     )
 )

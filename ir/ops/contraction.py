@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flamec.ir import batching
 from flamec.ir.op import Attributes, DerivativeContext, Op, OpKind, Types, register
 from flamec.ir.ops.checks import check_alike, check_axis, check_numeric, check_operand_count
 from flamec.ir.ops.view import inverse_permutation
@@ -113,6 +114,7 @@ dot_general = register(
         derivative=_dot_general_gradient,
         saves_inputs={0: (1,), 1: (0,)},
         expensive=True,
+        batch=batching.dot_general,
         doc="Sums of products over contracted axes, for each batch index.",
     )
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from flamec.ir import batching
 from flamec.ir.builder import Builder
 from flamec.ir.op import Attributes, DerivativeContext, Op, OpKind, Types, register
 from flamec.ir.ops.checks import (
@@ -229,6 +230,7 @@ convolution = register(
         saves_inputs={0: (1,), 1: (0,)},
         expensive=True,
         dimensions=("padding",),
+        batch=batching.convolution,
         doc="Sums of products of a kernel with every window: spatial dimensions of the left "
         "operand are spread by lhs_dilation and get borders (low, high), which may be negative.",
     )

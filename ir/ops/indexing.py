@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flamec.ir import batching
 from flamec.ir.op import Attributes, DerivativeContext, Op, OpKind, Types, register
 from flamec.ir.ops.checks import check_alike, check_numeric, check_same_device
 from flamec.ir.shape import Dim, equal, format_shape
@@ -87,6 +88,7 @@ index = register(
         evaluate=_evaluate_index,
         derivative=_index_gradient,
         saves_inputs=slice(1, None),
+        batch=batching.index,
         doc="x[idx0, idx1, …] over the first dimensions.",
     )
 )
@@ -180,6 +182,7 @@ index_put = register(
         evaluate=_evaluate_index_put,
         derivative=_index_put_gradient,
         saves_inputs=slice(2, None),
+        batch=batching.index_put,
         doc="A copy of x with values put at x[idx0, idx1, …]; equal places combine by mode.",
     )
 )

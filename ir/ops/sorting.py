@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flamec.ir import batching
 from flamec.ir.op import Attributes, DerivativeContext, Op, OpKind, Types, register
 from flamec.ir.ops.checks import check_axis, check_operand_count
 from flamec.ir.ops.scan import scattered_along
@@ -48,6 +49,7 @@ sort = register(
         derivative=_sort_gradient,
         saves_outputs=(1,),
         expensive=True,
+        batch=batching.shifting("axis"),
         doc="One axis in order, and where its elements were: stable, NaN above all numbers.",
     )
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flamec.ir import batching
 from flamec.ir.op import Attributes, DerivativeContext, Op, OpKind, Types, register
 from flamec.ir.ops.checks import (
     check_alike,
@@ -63,6 +64,7 @@ reshape = register(
             child, shape=b.type_of(parent).shape
         ),
         dimensions=("shape",),
+        batch=batching.extending(shape=lambda size: size),
         doc="The elements in row-major order in another shape.",
     )
 )
@@ -102,6 +104,7 @@ permute = register(
         write_back=lambda b, parent, child, attributes: b.permute(
             child, axes=inverse_permutation(attributes["axes"])
         ),
+        batch=batching.permute,
         doc="Dimension i of the result is dimension axes[i] of the operand.",
     )
 )
@@ -161,6 +164,7 @@ expand = register(
         derivative=_expand_gradient,
         write_back=_expand_write_back,
         dimensions=("shape",),
+        batch=batching.expand,
         doc="Broadcasts to a shape; leading dimensions may be added.",
     )
 )
@@ -266,6 +270,9 @@ slice_ = register(
             parent, child, starts=attributes["starts"], steps=attributes["steps"]
         ),
         dimensions=("starts", "sizes"),
+        batch=batching.extending(
+            starts=lambda size: 0, sizes=lambda size: size, steps=lambda size: 1
+        ),
         doc="Element i of a dimension is element start + i * step of the operand.",
     )
 )
@@ -346,6 +353,7 @@ diagonal = register(
         evaluate=_evaluate_diagonal,
         derivative=_diagonal_gradient,
         write_back=_place_on_diagonal,
+        batch=batching.shifting("axis1", "axis2"),
         doc="The elements (i, i + offset) of two dimensions, as a new last dimension.",
     )
 )

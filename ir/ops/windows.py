@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from flamec.ir import batching
 from flamec.ir.builder import Builder
 from flamec.ir.op import Attributes, DerivativeContext, Op, OpKind, Types, register
 from flamec.ir.ops.checks import check_axis, check_operand_count, surely_less
@@ -234,6 +235,7 @@ windows = register(
         derivative=_windows_gradient,
         write_back=_write_back,
         dimensions=("counts", "sizes"),
+        batch=batching.shifting("axes"),
         doc="Windows along axes: dimension axes[n] counts them, their elements are dimensions "
         "after the last of the axes. Element j of window i is element i * step + j * dilation.",
     )
