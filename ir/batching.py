@@ -148,6 +148,7 @@ KIND_RULES: Mapping[OpKind, BatchRule] = {
     OpKind.SCAN: shifting("axis"),
     OpKind.BARRIER: _unchanged,
     OpKind.TRANSFER: _unchanged,
+    OpKind.HOST: _unchanged,  # whose matrices are the last dimensions
 }
 
 
