@@ -15,6 +15,7 @@ from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional_call import functional_call, stack_module_state
 from flamec.ir.passes.differentiate import reachable_nodes
+from flamec.ir.types import int64
 from flamec.state import enable_grad
 from flamec.structures import Structure, flatten, map_leaves, unflatten
 from flamec.tensor import Tensor
@@ -24,7 +25,9 @@ __all__ = [
     "functional_call",
     "grad",
     "hessian",
+    "jacfwd",
     "jacrev",
+    "jvp",
     "stack_module_state",
     "value_and_grad",
     "vjp",
@@ -79,11 +82,15 @@ def value_and_grad(
     return derivative
 
 
-def vjp(func: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., tuple[Any, ...]]]:
-    """``func(*primals)`` and a function from output gradients to gradients of each primal."""
+def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[Any, ...]:
+    """``func(*primals)`` and a function from output gradients to gradients of each primal.
+
+    With ``has_aux``, ``func`` returns ``(output, anything)``, which comes third.
+    """
     with enable_grad():
         replaced, leaves, rebuild = _differentiable(primals, tuple(range(len(primals))))
-        output = func(*replaced)
+        result = func(*replaced)
+        output, auxiliary = result if has_aux else (result, None)
         outputs, _ = flatten(output)
 
     def pull_back(*cotangents: Any) -> tuple[Any, ...]:
@@ -93,55 +100,218 @@ def vjp(func: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., tup
         result: tuple[Any, ...] = rebuild(found)
         return result
 
+    if has_aux:
+        return _released(output, leaves), pull_back, _released(auxiliary, leaves)
     return _released(output, leaves), pull_back
 
 
-def jacrev(func: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
-    """The function that computes the Jacobian of a tensor-valued ``func`` by reverse mode.
+def jvp(
+    func: Callable[..., Any],
+    primals: tuple[Any, ...],
+    tangents: tuple[Any, ...],
+    *,
+    strict: bool = False,
+    has_aux: bool = False,
+) -> tuple[Any, ...]:
+    """``func(*primals)`` and its directional derivative along ``tangents`` (same structure).
 
-    The result has the shape of the output followed by the shape of the argument. One
-    backward pass for each element of the output.
+    The gradient of the outputs is linear in its seed; its own derivative by the seed is the
+    directional derivative (J. Townsend, "A new trick for calculating Jacobian vector products",
+    2017). With ``has_aux``, ``func`` returns ``(output, anything)``, which comes third.
+    """
+    if not isinstance(primals, tuple) or not isinstance(tangents, tuple):
+        raise RuntimeError("jvp: Expected primals and tangents to be tuples")
+    directions, wanted = flatten(tangents)
+    if wanted != flatten(primals)[1]:
+        raise RuntimeError("jvp: Expected primals and tangents to have the same python structure")
+    with enable_grad():
+        replaced, leaves, _ = _differentiable(primals, tuple(range(len(primals))))
+        for leaf, direction in zip(leaves, directions, strict=True):
+            if not isinstance(direction, Tensor) or direction.shape != leaf.shape:
+                raise RuntimeError(
+                    "jvp: Expected primals and tangents to be tensors of the same shapes, got "
+                    f"{list(leaf.shape)} and {list(getattr(direction, 'shape', ()))}"
+                )
+        result = func(*replaced)
+        output, auxiliary = result if has_aux else (result, None)
+        outputs, structure = flatten(output)
+        _require_tensors("jvp", outputs)
+        found = _forward_derivatives(outputs, leaves, directions, strict)
+        found, output, auxiliary = _released((found, output, auxiliary), leaves)
+    derivative = unflatten(structure, iter(found))
+    return (output, derivative, auxiliary) if has_aux else (output, derivative)
+
+
+def _forward_derivatives(
+    outputs: list[Tensor], leaves: list[Tensor], directions: list[Tensor], strict: bool
+) -> list[Tensor]:
+    """The directional derivative of each output, by differentiating a gradient twice."""
+    results = []
+    for output in outputs:
+        zeros = tensor_builder.full_like(0.0, output._type)
+        if not output.requires_grad or not output.dtype.is_floating_point:
+            if strict:
+                raise RuntimeError(
+                    "jvp(f, primals, tangents, strict=True): The output of f is "
+                    "independent of the inputs. This is not allowed with strict=True."
+                )
+            results.append(zeros)
+            continue
+        seed = _tracked(zeros)
+        gradients_ = _gradients([output], leaves, [seed])
+        linear = [(g, d) for g, d in zip(gradients_, directions, strict=True) if g.requires_grad]
+        (derivative,) = (
+            _gradients([g for g, _ in linear], [seed], [d for _, d in linear])
+            if linear
+            else [zeros]
+        )
+        results.extend(_released([derivative], [seed]))
+    return results
+
+
+def _require_tensors(name: str, outputs: list[Any]) -> None:
+    for output in outputs:
+        if not isinstance(output, Tensor):
+            raise OperationTypeError(
+                f"{name}: the function must return tensors, not {type(output).__name__} "
+                f"(at {user_location()})"
+            )
+
+
+def jacrev(
+    func: Callable[..., Any],
+    argnums: int | tuple[int, ...] = 0,
+    *,
+    has_aux: bool = False,
+    chunk_size: int | None = None,
+) -> Callable[..., Any]:
+    """The function that computes the Jacobian of ``func`` by reverse mode.
+
+    For each output a structure like the arguments ``argnums``; each part has the shape of the
+    output followed by that of the argument. All rows are computed in one batched backward pass,
+    ``chunk_size`` rows at a time.
     """
 
     def jacobian(*args: Any, **kwargs: Any) -> Any:
         with enable_grad():
             replaced, leaves, rebuild = _differentiable(args, argnums)
-            output = func(*replaced, **kwargs)
-            if not isinstance(output, Tensor):
-                raise OperationTypeError(
-                    f"jacrev: the function must return a tensor, not {type(output).__name__}"
-                )
-            count = int(output.shape.numel())
-            flat = apply_named("reshape", output, shape=(count,))
-            rows: list[list[Tensor]] = [[] for _ in leaves]
-            for index in range(count):
-                element = apply_named("slice", flat, starts=(index,), sizes=(1,), steps=(1,))
-                scalar = apply_named("reshape", element, shape=())
-                for row, gradient in zip(rows, _gradients([scalar], leaves, None), strict=True):
-                    row.append(gradient)
-            stacked = [
-                _stack(row, output.shape, leaf) for row, leaf in zip(rows, leaves, strict=True)
-            ]
-            stacked = _released(stacked, leaves)
-        return rebuild(stacked)
+            result = func(*replaced, **kwargs)
+            output, auxiliary = result if has_aux else (result, None)
+            outputs, structure = flatten(output)
+            _require_tensors("jacrev", outputs)
+            rows = []
+            for one in outputs:
+                found = _rows(one, leaves, chunk_size)
+                rows.append(rebuild(_released(found, leaves)))
+            auxiliary = _released(auxiliary, leaves)
+        jacobians = unflatten(structure, iter(rows))
+        return (jacobians, auxiliary) if has_aux else jacobians
 
     return jacobian
 
 
-def hessian(func: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
+def _rows(output: Tensor, leaves: list[Tensor], chunk_size: int | None) -> list[Tensor]:
+    """The Jacobian of one output by each leaf."""
+    count = int(output.shape.numel())
+    shapes = [(*output._type.shape, *leaf._type.shape) for leaf in leaves]
+    if not output.requires_grad or not count:
+        return [
+            tensor_builder.full_like(0.0, leaf._type.with_shape(shape))
+            for leaf, shape in zip(leaves, shapes, strict=True)
+        ]
+    size = chunk_size or count
+    parts: list[tuple[Tensor | None, ...]] = []
+    for start in range(0, count, size):
+        basis = _basis(output, start, min(size, count - start))
+        parts.append(
+            gradients(
+                [output],
+                leaves,
+                [basis],
+                create_graph=True,
+                allow_unused=True,
+                is_grads_batched=True,
+                materialize_grads=True,
+            )
+        )
+    return [
+        tensor_builder.reshape(_joined([p[i] for p in parts]), shape=shape)
+        for i, shape in enumerate(shapes)
+    ]
+
+
+def _joined(parts: list[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else apply_named("concatenate", *parts, axis=0)
+
+
+def _basis(like: Tensor, start: int, count: int) -> Tensor:
+    """``count`` unit vectors in the shape of ``like``, from the one at ``start`` on."""
+    total = int(like.shape.numel())
+    b, device = tensor_builder, like.device
+    row = b.iota(shape=(count, total), axis=0, dtype=int64, device=device)
+    column = b.iota(shape=(count, total), axis=1, dtype=int64, device=device)
+    hit = b.eq(b.add(row, b.constant(start, row._type)), column)
+    basis: Tensor = b.reshape(b.cast(hit, like.dtype), shape=(count, *like._type.shape))
+    return basis
+
+
+def jacfwd(
+    func: Callable[..., Any],
+    argnums: int | tuple[int, ...] = 0,
+    has_aux: bool = False,
+    *,
+    randomness: str = "error",
+) -> Callable[..., Any]:
+    """As ``jacrev``, by directional derivatives: one batched pass for each argument tensor."""
+
+    def jacobian(*args: Any, **kwargs: Any) -> Any:
+        numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+        chosen = tuple(args[n] for n in numbers)
+        leaves, structure = flatten(chosen)
+        shared: list[Any] = []
+
+        def of(values: list[Any]) -> Any:
+            replaced = list(args)
+            for number, value in zip(numbers, unflatten(structure, iter(values)), strict=True):
+                replaced[number] = value
+            return func(*replaced, **kwargs)
+
+        columns = []
+        for position, leaf in enumerate(leaves):
+
+            def along(direction: Tensor, position: int = position) -> Any:
+                def one(value: Tensor) -> Any:
+                    return of([*leaves[:position], value, *leaves[position + 1 :]])
+
+                found = jvp(one, (leaves[position],), (direction,), has_aux=has_aux)
+                return found[1:]
+
+            batched = vmap(
+                along,
+                out_dims=(-1, None) if has_aux else -1,
+                randomness=randomness,
+            )
+            found = batched(_basis(leaf, 0, int(leaf.shape.numel())))
+            columns.append(found[0])
+            shared = list(found[1:])
+        outputs, output_structure = flatten(columns[0])
+        results = []
+        for k in range(len(outputs)):
+            parts = [
+                tensor_builder.reshape(c, shape=(*c._type.shape[:-1], *leaf._type.shape))
+                for c, leaf in ((flatten(c)[0][k], x) for c, x in zip(columns, leaves, strict=True))
+            ]
+            whole = unflatten(structure, iter(parts))
+            results.append(whole[0] if isinstance(argnums, int) else whole)
+        jacobians = unflatten(output_structure, iter(results))
+        return (jacobians, shared[0]) if has_aux else jacobians
+
+    return jacobian
+
+
+def hessian(func: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[..., Any]:
     """The function that computes the Hessian of a scalar-valued ``func``."""
-    return jacrev(grad(func, argnums), argnums)
-
-
-def _stack(rows: list[Tensor], output_shape: tuple[Any, ...], leaf: Tensor) -> Tensor:
-    shape = (*output_shape, *leaf._type.shape)
-    if not rows:
-        zeros: Tensor = tensor_builder.full_like(0.0, leaf._type.with_shape(shape))
-        return zeros
-    single = [apply_named("reshape", r, shape=(1, *leaf._type.shape)) for r in rows]
-    joined = single[0] if len(single) == 1 else apply_named("concatenate", *single, axis=0)
-    result: Tensor = apply_named("reshape", joined, shape=shape)
-    return result
+    return jacfwd(jacrev(func, argnums), argnums)
 
 
 def _differentiable(

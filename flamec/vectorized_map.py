@@ -162,6 +162,13 @@ class _InnerTrace(Trace):
         finally:
             thread.trace = self
 
+    def close(self) -> None:
+        """Let go of all tensors: captured ones that live on remember this trace."""
+        self.release()
+        self.sources.clear()
+        self.requires_grad_reads.clear()
+        self.grad_reads.clear()
+
     def example(self, tensor: Tensor, dim: int) -> Tensor:
         """What stands for one element of ``tensor``."""
         shape = tensor._type.shape
@@ -224,6 +231,7 @@ def _run(
     _write_captured(trace, known, size, randomness)
     outs = _spread(out_dims, result, "out_dims")
     placed = [_placed(known[v], d, size) for v, d in zip(values, outs, strict=True)]
+    trace.close()
     return unflatten(shape, iter(placed))
 
 

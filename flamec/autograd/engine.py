@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flamec.autograd.anomaly_mode import check_gradients
-from flamec.autograd.hooks import accumulated, finished
+from flamec.autograd.batched import BatchedBackward
+from flamec.autograd.hooks import accumulated, finished, has_hooks
 from flamec.dispatch import (
     Leaf,
     TapeNode,
@@ -23,6 +24,7 @@ from flamec.dispatch import (
     write,
 )
 from flamec.errors import user_location
+from flamec.ir.batching import Operand
 from flamec.ir.graph import Node, Value
 from flamec.ir.passes.differentiate import backpropagate, reachable_nodes
 from flamec.ir.passes.rematerialize import Rematerializer
@@ -103,22 +105,23 @@ def grad(
 ) -> tuple[Tensor | None, ...]:
     """The gradients of the sum of ``outputs`` with respect to ``inputs``.
 
-    Returns one gradient for each input, of its shape and dtype. Raises
+    Returns one gradient for each input, of its shape and dtype. ``is_grads_batched``: the first
+    dimension of ``grad_outputs`` is a batch, and so is that of the results. Raises
     RuntimeError for an input that ``outputs`` do not depend on, unless
     ``allow_unused`` (then None) or ``materialize_grads`` (then zeros).
     """
-    if is_grads_batched:
-        raise NotImplementedError("grad: is_grads_batched needs vmap, which does not exist yet")
     roots, wanted = _as_list(outputs), _as_list(inputs)
-    seeds = _seeds("grad", roots, grad_outputs, create_graph)
+    size = _batch_size(grad_outputs) if is_grads_batched else None
+    seeds = _seeds("grad", roots, grad_outputs, create_graph, is_grads_batched)
     keep_graph = create_graph if retain_graph is None else retain_graph
     targets = [_require_value(t) for t in wanted]
-    found = _run(seeds, targets, create_graph, keep_graph)
+    found = _run(seeds, targets, create_graph, keep_graph, size)
     results: list[Tensor | None] = []
     for tensor, value in zip(wanted, targets, strict=True):
         gradient = found.get(value)
         if gradient is None and materialize_grads:
-            gradient = tensor_builder.full_like(0.0, tensor._type)
+            shape = tensor._type.shape if size is None else (size, *tensor._type.shape)
+            gradient = tensor_builder.full_like(0.0, tensor._type.with_shape(shape))
         if gradient is None and not allow_unused:
             raise RuntimeError(
                 "grad: one of the inputs was not used in computing the outputs; pass "
@@ -155,6 +158,7 @@ def _seeds(
     roots: list[Tensor],
     grads: Tensor | Sequence[Tensor | None] | None,
     create_graph: bool,
+    batched: bool = False,
 ) -> dict[Value, Tensor]:
     given: list[Tensor | None]
     if grads is None:
@@ -178,7 +182,7 @@ def _seeds(
                     f"shape {list(root.shape)}; pass gradient= (at {user_location()})"
                 )
             seed = tensor_builder.full_like(1.0, root._type)
-        elif seed.shape != root.shape:
+        elif (seed.shape[1:] if batched else seed.shape) != root.shape:
             raise RuntimeError(
                 f"{name}: the gradient has shape {list(seed.shape)}, the output "
                 f"{list(root.shape)} (at {user_location()})"
@@ -190,8 +194,28 @@ def _seeds(
     return seeds
 
 
+def _batch_size(grads: Tensor | Sequence[Tensor | None] | None) -> Any:
+    """The size of the first dimension of all gradients."""
+    given = [] if grads is None else _as_list(grads)  # type: ignore[arg-type]
+    shapes = [g._type.shape for g in given if g is not None]
+    if (
+        not shapes
+        or len(shapes) < len(given)
+        or not all(s and s[0] == shapes[0][0] for s in shapes)
+    ):
+        raise RuntimeError(
+            "grad: with is_grads_batched every output needs a gradient with the same first "
+            f"dimension (at {user_location()})"
+        )
+    return shapes[0][0]
+
+
 def _run(
-    seeds: Mapping[Value, Tensor], targets: Sequence[Value], create_graph: bool, keep_graph: bool
+    seeds: Mapping[Value, Tensor],
+    targets: Sequence[Value],
+    create_graph: bool,
+    keep_graph: bool,
+    batch: Any = None,
 ) -> dict[Value, Tensor]:
     trace = thread.trace
     nodes = reachable_nodes(seeds, lambda value: False)
@@ -206,7 +230,7 @@ def _run(
 
         def enter(node: Node, incoming: Sequence[Any]) -> None:
             current.enter_backward(node)
-            again.enter(node, incoming)
+            again.enter(node, [g.value if isinstance(g, Operand) else g for g in incoming])
 
         entering = enter
     else:
@@ -214,20 +238,39 @@ def _run(
         saved = _unpack
         entering = None
     nodes, retained = _relevant(nodes, tracked)
+    keep = {*targets, *retained, *(trace.leaf_tensors if trace is not None else ())}
+    check = check_gradients if process.anomaly and trace is None else None
+    found: dict[Value, Tensor]
     with set_grad_enabled(create_graph):
-        found = backpropagate(
-            nodes,
-            dict(seeds),
-            tracked,
-            tensor_builder,
-            saved,
-            entering,
-            {*targets, *retained, *(trace.leaf_tensors if trace is not None else ())},
-            finished,
-            check_gradients if process.anomaly and trace is None else None,
-        )
+        if batch is None:
+            found = backpropagate(
+                nodes,
+                dict(seeds),
+                tracked,
+                tensor_builder,
+                saved,
+                entering,
+                keep,
+                finished,
+                check,
+            )
+        else:
+            backward = BatchedBackward(batch)
+            batched = backpropagate(
+                nodes,
+                {v: Operand(t, True) for v, t in seeds.items()},
+                tracked,
+                backward.builder,
+                backward.saved(saved),
+                entering,
+                keep,
+                backward.finish(has_hooks, finished),
+                None,
+                backward.apply_rule,
+            )
+            found = {value: backward.result(g) for value, g in batched.items()}
         for value, tensor in retained.items():
-            if value in found:
+            if value in found and batch is None:
                 tensor.grad = found[value]
     if trace is not None:
         trace.leave_backward()

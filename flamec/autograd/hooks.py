@@ -131,6 +131,14 @@ def finished(value: Value, gradient: Tensor) -> Tensor:
     return gradient
 
 
+def has_hooks(value: Value) -> bool:
+    """Whether ``finished`` would call anything."""
+    trace = thread.trace
+    if trace is None:
+        return bool(_BY_VALUE.get(value))
+    return bool(trace.hooks.rules.get(value)) or bool(trace.hooks.read(value, hooks_of_leaf)[0])
+
+
 def replayed(rule: RecordedRule, gradient: Any, operands: Sequence[Any], b: Any = None) -> Any:
     """What a traced hook makes of a gradient."""
     (result,) = rule.replay(

@@ -40,6 +40,7 @@ def backpropagate(
     keep: Container[Value] = (),
     finish: Callable[[Value, Any], Any] | None = None,
     check: Callable[[Node, Sequence[Any]], None] | None = None,
+    apply_rule: Callable[[Node, DerivativeContext, Sequence[Any]], Sequence[Any]] | None = None,
 ) -> dict[Value, Any]:
     """Propagate ``gradients`` of results to everything tracked that they depend on.
 
@@ -49,7 +50,7 @@ def backpropagate(
     node whose rule is about to run, and the gradients of its results. Gradients of
     intermediate values are dropped once used, unless they are in ``keep``. ``finish`` gets each
     gradient once it is complete and gives the one to go on with. ``check`` sees what each
-    rule gave.
+    rule gave. ``apply_rule`` runs the rule of a node in place of ``backpropagate``.
     """
     unfinished = set(gradients)
     for node in reversed(nodes):
@@ -87,7 +88,10 @@ def backpropagate(
             tuple(v.type for v in node.outputs),
             needs,
         )
-        results = rule(builder, context, *incoming)
+        if apply_rule is None:
+            results = rule(builder, context, *incoming)
+        else:
+            results = apply_rule(node, context, incoming)
         if len(results) != len(node.inputs):
             raise AssertionError(
                 f"the derivative of {op.name} gave {len(results)} gradients for "
