@@ -251,6 +251,13 @@ def sort(sample: Sample, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.moveaxis(values, -1, axis), places
 
 
+def topk(sample: Sample, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    axis, count = sample.attributes["axis"], sample.attributes["count"]
+    order = Sample(sample.arrays, {"axis": axis, "descending": sample.attributes["largest"]})
+    values, places = sort(order, x)
+    return values.take(range(count), axis), places.take(range(count), axis)
+
+
 # contraction, indexing -----------------------------------------------------
 def dot_general(sample: Sample, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     (cx, cy), (bx, by) = sample.attributes["contract"], sample.attributes["batch"]

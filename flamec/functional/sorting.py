@@ -104,6 +104,8 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
         )
     if not input.ndim:
         return return_types.topk(copied(input), zero_index(input))
+    if isinstance(count, int):
+        return return_types.topk(*ops.topk(input, axis=axis, count=count, largest=bool(largest)))
     values, indices = sorted_along(input, axis, bool(largest))
     return return_types.topk(
         copied(part(values, axis, 0, count)), copied(part(indices, axis, 0, count))
