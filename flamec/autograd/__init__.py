@@ -17,7 +17,7 @@ from flamec.state import (
 )
 
 if TYPE_CHECKING:
-    from flamec.autograd import graph
+    from flamec.autograd import functional, graph
     from flamec.autograd.gradcheck import gradcheck, gradgradcheck
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "backward",
     "detect_anomaly",
     "enable_grad",
+    "functional",
     "grad",
     "gradcheck",
     "gradgradcheck",
@@ -50,8 +51,8 @@ _LATE = {
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
-    if name == "graph":
-        return import_module("flamec.autograd.graph")
+    if name in ("functional", "graph"):
+        return import_module(f"flamec.autograd.{name}")
     if name not in _LATE:
         raise AttributeError(f"module 'flamec.autograd' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_LATE[name]), name)
