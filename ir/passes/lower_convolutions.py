@@ -15,8 +15,8 @@ from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import OpKind
 from flamec.ir.ops.contraction import free_axes
-from flamec.ir.ops.view import inverse_permutation
-from flamec.ir.ops.windows import bordered, reach, spread
+from flamec.ir.ops.view import flip, inverse_permutation
+from flamec.ir.ops.windows import bordered, overlap_add, reach, spread
 from flamec.ir.passes.move_permutations import Arranged, MovePermutations
 from flamec.ir.shape import Dim, floordiv
 
@@ -36,9 +36,44 @@ class _ConvolutionLowering(MovePermutations):
     def start(self, node: Node) -> Arranged | None:
         if node.op.kind is not OpKind.CONVOLUTION:
             return None
-        return _lowered(
-            self.builder, node, self.channels_last(node.inputs[0]), self.origin(node.inputs[1])
+        if _is_spread(node) and _reads_better_from_kernel(node):
+            return self._exchanged(node)
+        left, right = self.channels_last(node.inputs[0]), self.origin(node.inputs[1])
+        if _is_spread(node):
+            added = _added_up(self.builder, node, left, right)
+            if added is not None:
+                return added
+        return _lowered(self.builder, node, left, right)
+
+    def _exchanged(self, node: Node) -> Arranged:
+        """The convolution with its operands exchanged, whose result is mirrored.
+
+        What was spread on the left is a dilation on the right, where it costs nothing.
+        """
+        x, w = node.inputs
+        attributes = node.attributes
+        padding = []
+        for n, size in enumerate(node.output.type.shape[2:]):
+            step, spread_ = attributes["strides"][n], attributes["lhs_dilation"][n]
+            low = (size - 1) * step - attributes["padding"][n][0]
+            needed = reach(x.type.shape[2 + n], spread_) + reach(size, step) - 1
+            padding.append((low, needed - low - w.type.shape[2 + n]))
+        other = Node(
+            node.op,
+            (w, x),
+            {
+                **attributes,
+                "padding": tuple(padding),
+                "lhs_dilation": attributes["rhs_dilation"],
+                "rhs_dilation": attributes["lhs_dilation"],
+            },
         )
+        found = _lowered(self.builder, other, self.channels_last(w), self.origin(x))
+        source = found.source
+        for axis in found.order[2:]:
+            source = flip(self.builder, source, axis)
+        first, second, *spatial = found.order
+        return Arranged(source, (second, first, *spatial))
 
     def origin(self, value: Value) -> Arranged:
         """A value as a permutation of one that lies in memory."""
@@ -70,6 +105,78 @@ class _ConvolutionLowering(MovePermutations):
 
 def _is_permute(node: Node) -> bool:
     return node.op.name == "permute"
+
+
+def _is_spread(node: Node) -> bool:
+    """Whether zeros stand between the elements of the left operand."""
+    return any(step > 1 for step in node.attributes["lhs_dilation"])
+
+
+def _reads_better_from_kernel(node: Node) -> bool:
+    """Whether the right operand is the long one, as for the gradient of a transposed kernel."""
+    attributes = node.attributes
+    if attributes["groups"] > 1 or any(step > 1 for step in attributes["rhs_dilation"]):
+        return False
+    return all(map(_is_longer, node.inputs[1].type.shape[2:], node.output.type.shape[2:]))
+
+
+def _added_up(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> Arranged | None:
+    """A spread convolution as the sum of the kernels that each element of the left one brings.
+
+    No zeros are multiplied. None where the kernel moves by more than one element, or where
+    sizes do not tell how much of the sum is cut off.
+    """
+    attributes = node.attributes
+    shape, kernel_shape = node.output.type.shape, node.inputs[1].type.shape[2:]
+    if any(step > 1 for step in attributes["strides"]):
+        return None
+    if not all(isinstance(size, int) for size in kernel_shape):
+        return None
+    groups = attributes["groups"]
+    batch, channel, *spatial = left.order
+    outputs, channels, *inner = right.order
+    source = left.source
+    kernel = right.source
+    for axis in inner:
+        kernel = flip(b, kernel, axis)
+    kernel = b.permute(kernel, axes=(channels, *inner, outputs))
+    grouped: tuple[Axes, Axes] = ((), ())
+    contract: tuple[Axes, Axes] = ((channel,), (0,))
+    if groups > 1:
+        source = _split(b, source, channel, groups)
+        kernel = _split(b, kernel, kernel.type.ndim - 1, groups)
+        grouped = ((channel,), (kernel.type.ndim - 2,))
+        contract = ((channel + 1,), (0,))
+    result = b.dot_general(source, kernel, contract=contract, batch=grouped)
+    free = free_axes(source.type.ndim, contract[0], grouped[0])
+    first = len(free)  # of the kernel's dimensions, after the groups have gone to the end
+    if groups > 1:
+        last = result.type.ndim - 1
+        result = b.permute(result, axes=(*range(1, last), 0, last))
+        *lead, count, size = result.type.shape
+        result = b.reshape(result, shape=(*lead, count * size))
+    place = {axis: i for i, axis in enumerate(free)}
+    shift = groups > 1
+    where = [place[a + (shift and a > channel)] for a in (batch, *spatial)]
+    for n in reversed(range(len(spatial))):
+        result = overlap_add(
+            b,
+            result,
+            where[1 + n],
+            first + n,
+            attributes["lhs_dilation"][n],
+            attributes["rhs_dilation"][n],
+        )
+    borders: list[tuple[Dim, Dim]] = [(0, 0)] * result.type.ndim
+    for n, size in enumerate(kernel_shape):
+        axis = where[1 + n]
+        low = attributes["padding"][n][0] - reach(size, attributes["rhs_dilation"][n]) + 1
+        high = shape[2 + n] - result.type.shape[axis] - low
+        if not (isinstance(low, int) and isinstance(high, int)):
+            return None
+        borders[axis] = (low, high)
+    result = bordered(b, result, tuple(borders))
+    return Arranged(result, (where[0], result.type.ndim - 1, *where[1:]))
 
 
 @dataclass(frozen=True)
