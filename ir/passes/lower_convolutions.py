@@ -2,13 +2,17 @@
 
 In: any graph. Out: one without ``convolution``. A convolution becomes a ``dot_general`` of the
 windows of its left operand, whose channels are brought last, and leaves its result with the
-channels last. ``MovePermutations`` carries that order through the operations between
+channels last. Where the left operand is spread (gradients of strides, transposed convolutions)
+no zeros are multiplied: the kernels that its elements bring are added up, or the operands
+exchange their roles. Channels with a kernel each are sums of slices. ``MovePermutations``
+carries that order through the operations between
 convolutions, so that an array is not rearranged from layer to layer.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product as product_of_ranges
 from typing import Any
 
 from flamec.ir.builder import GraphBuilder
@@ -18,9 +22,11 @@ from flamec.ir.ops.contraction import free_axes
 from flamec.ir.ops.view import flip, inverse_permutation
 from flamec.ir.ops.windows import bordered, overlap_add, reach, spread
 from flamec.ir.passes.move_permutations import Arranged, MovePermutations
-from flamec.ir.shape import Dim, floordiv
+from flamec.ir.shape import Dim, floordiv, product, structurally_equal
 
 Axes = tuple[int, ...]
+
+MOST_SLICES = 64  # elements of a kernel of one channel up to which they are added one by one
 
 
 def lower_convolutions(graph: Graph) -> Graph:
@@ -39,6 +45,8 @@ class _ConvolutionLowering(MovePermutations):
         if _is_spread(node) and _reads_better_from_kernel(node):
             return self._exchanged(node)
         left, right = self.channels_last(node.inputs[0]), self.origin(node.inputs[1])
+        if _is_depthwise(node):
+            return _of_slices(self.builder, node, left, right)
         if _is_spread(node):
             added = _added_up(self.builder, node, left, right)
             if added is not None:
@@ -118,6 +126,53 @@ def _reads_better_from_kernel(node: Node) -> bool:
     if attributes["groups"] > 1 or any(step > 1 for step in attributes["rhs_dilation"]):
         return False
     return all(map(_is_longer, node.inputs[1].type.shape[2:], node.output.type.shape[2:]))
+
+
+def _is_depthwise(node: Node) -> bool:
+    """Whether every channel has a small kernel of its own: sums of few products, no matrices."""
+    kernel = node.inputs[1].type.shape
+    if not (kernel[1] == 1 and structurally_equal(kernel[0], node.attributes["groups"])):
+        return False
+    elements = product(kernel[2:])
+    return isinstance(elements, int) and elements <= MOST_SLICES
+
+
+def _of_slices(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> Arranged:
+    """The sum over the elements of the kernel of a part of the left operand times the element."""
+    attributes = node.attributes
+    shape, kernel_shape = node.output.type.shape, node.inputs[1].type.shape[2:]
+    spatial = left.order[2:]
+    source = spread(b, left.source, spatial, attributes["lhs_dilation"])
+    rank = source.type.ndim
+    borders: list[tuple[Dim, Dim]] = [(0, 0)] * rank
+    sizes, steps = list(source.type.shape), [1] * rank
+    for n, axis in enumerate(spatial):
+        borders[axis] = attributes["padding"][n]
+        sizes[axis], steps[axis] = shape[2 + n], attributes["strides"][n]
+    source = bordered(b, source, tuple(borders))
+    wide = source.type.with_dtype(source.type.dtype.compute)
+    source = b.cast(source, wide.dtype)
+    # [kernel…, channels], broadcast along all but the channels
+    outputs, channels, *inner = right.order
+    kernel = b.permute(right.source, axes=(*inner, outputs, channels))
+    kernel = b.cast(kernel, wide.dtype)
+    along = tuple(d if i == left.order[1] else 1 for i, d in enumerate(source.type.shape))
+    total: Any = None
+    for place in product_of_ranges(*(range(int(size)) for size in kernel_shape)):
+        starts = [0] * rank
+        for n, axis in enumerate(spatial):
+            starts[axis] = place[n] * attributes["rhs_dilation"][n]
+        part = b.slice(source, starts=tuple(starts), sizes=tuple(sizes), steps=tuple(steps))
+        weights = b.slice(
+            kernel,
+            starts=(*place, 0, 0),
+            sizes=(*(1,) * len(place), *kernel.type.shape[-2:]),
+            steps=(1,) * kernel.type.ndim,
+        )
+        weights = b.reshape(weights, shape=along)
+        term = b.mul(part, b.expand_to(weights, part.type.shape))
+        total = term if total is None else b.add(total, term)
+    return Arranged(b.cast(total, node.output.type.dtype), left.order)
 
 
 def _added_up(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> Arranged | None:

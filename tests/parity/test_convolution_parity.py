@@ -27,6 +27,10 @@ F.conv2d(x, w, b, (2, 1), (1, 0), (1, 2)) | 2,3,7,6 4,3,3,3 4
 F.conv2d(x, w, b, padding='same') | 2,3,5,6 4,3,4,3 4
 F.conv2d(x, w, b, groups=2) | 2,4,5,5 6,2,2,3 6
 F.conv2d(x, w, b, 2, 2, groups=3) | 2,3,5,6 3,1,3,3 3
+F.conv2d(x, w, b, 2, (0, 2), (1, 2), groups=3) | 2,3,6,5 3,1,2,3 3
+F.conv2d(x, w, padding=1) | 2,1,4,5 1,1,3,3
+F.conv2d(x, w, groups=2, padding=4) | 1,2,9,9 2,1,9,9
+F.conv2d(x, w, stride=(2, 3), padding=2) | 1,2,6,8 3,2,2,3
 F.conv2d(x, w, groups=2, stride=3) | 1,4,7,7 2,2,3,2
 F.conv2d(x, w) | 1,5,5,4 3,5,1,1
 F.conv2d(x, w, stride=2) | 2,2,5,4 3,2,1,1
@@ -42,6 +46,8 @@ F.conv_transpose2d(x, w, b, 2, 1, 1) | 2,3,4,3 3,4,3,3 4
 F.conv_transpose2d(x, w, None, (2, 1), (0, 1), (1, 0), 2, (1, 2)) | 2,4,3,4 4,3,2,3
 F.conv_transpose2d(x, w, padding=2) | 1,2,5,5 2,1,2,3
 F.conv_transpose2d(x, w) | 2,4,3 2,1,2,3
+F.conv_transpose2d(x, w, stride=3, groups=3, padding=1) | 2,3,3,4 3,1,3,4
+F.conv_transpose2d(x, w, stride=(1, 3), dilation=2) | 2,3,3,4 3,2,3,2
 F.conv_transpose3d(x, w, b, 2, groups=2) | 1,2,2,3,2 2,2,2,2,3 4
 """.strip().splitlines()
 
