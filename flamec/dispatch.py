@@ -9,7 +9,6 @@ and then stored, so the tape and the trace stay free of mutation.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -22,122 +21,13 @@ from flamec.errors import OperationError, operation_error, user_location
 from flamec.ir import ops as _ops  # noqa: F401  (declares the primitives)
 from flamec.ir.builder import Builder
 from flamec.ir.evaluate import run_op
-from flamec.ir.graph import Location, Node, Value
+from flamec.ir.graph import Location, Value
 from flamec.ir.op import Op, OpKind, lookup
 from flamec.ir.shape import product
 from flamec.ir.types import TensorType, bool_, int64
 from flamec.state import process, thread
+from flamec.tape import DETACH, Leaf, Saved, TapeNode, keep
 from flamec.tensor import Storage, Tensor, ViewStep
-
-
-class Leaf(Value):
-    """The autograd value of a tensor whose gradient is accumulated in ``.grad``."""
-
-    __slots__ = ("tensor",)
-
-    def __init__(self, tensor: Tensor) -> None:
-        super().__init__(tensor._type)
-        self.tensor = weakref.ref(tensor)
-
-
-class Saved:
-    """A concrete value kept for a derivative rule, with the version it had."""
-
-    __slots__ = ("array", "storage", "type", "value", "version")
-
-    array: Any
-
-    def __init__(self, tensor: Tensor, value: Value | None) -> None:
-        self.array = tensor._array
-        self.type = tensor._type
-        self.storage = tensor._storage
-        self.version = tensor._storage.version
-        self.value = value
-
-
-class Packed:
-    """What a hook keeps in place of a saved tensor; see ``autograd/saved_tensors.py``."""
-
-    __slots__ = ("_packed", "_unpack", "type", "value")
-
-    def __init__(self, tensor: Tensor, value: Value | None) -> None:
-        assert thread.saved_hooks is not None
-        pack, self._unpack = thread.saved_hooks
-        plain = Tensor._from_array(tensor._array, tensor._type, tensor._storage, (DETACH,))
-        hooks, grad_enabled = thread.saved_hooks, thread.grad_enabled
-        thread.saved_hooks, thread.grad_enabled = None, False
-        try:
-            self._packed = pack(plain)
-        finally:
-            thread.saved_hooks, thread.grad_enabled = hooks, grad_enabled
-        self.type = tensor._type
-        self.value = value
-
-    def open(self) -> Saved:
-        """The tensor that the hook gives back."""
-        tensor = self._unpack(self._packed)
-        if not isinstance(tensor, Tensor):
-            raise TypeError("Output of saved tensor unpack_hook expected to be a Tensor")
-        return Saved(tensor, self.value)
-
-
-def keep(tensor: Tensor, value: Value | None) -> Saved | Packed:
-    """What the tape holds of a tensor that a derivative needs."""
-    return Saved(tensor, value) if thread.saved_hooks is None else Packed(tensor, value)
-
-
-class TapeNode(Node):
-    """A node of the eager tape: a Node that also keeps what its derivative needs.
-
-    It refers to its results weakly (they refer to it), so that memory is freed
-    as soon as the user's last tensor is gone, without waiting for the collector.
-    """
-
-    __slots__ = ("_result_types", "_results", "_weak_results", "saved", "saved_results")
-
-    saved: dict[Value, Saved | Packed] | None
-    saved_results: dict[int, Saved | Packed]
-
-    def __init__(
-        self,
-        op: Op,
-        inputs: Sequence[Value],
-        attributes: Mapping[str, Any],
-        location: Location | None,
-        types: tuple[TensorType, ...] | None = None,
-    ) -> None:
-        super().__init__(op, inputs, attributes, location, "", types)
-        self.saved = {}
-        self.saved_results = {}
-
-    @property  # type: ignore[override]
-    def outputs(self) -> tuple[Value, ...]:
-        if self._results is not None:
-            return self._results
-        return tuple(
-            ref() or Value(type, self, index)
-            for index, (ref, type) in enumerate(
-                zip(self._weak_results, self._result_types, strict=True)
-            )
-        )
-
-    @outputs.setter
-    def outputs(self, values: tuple[Value, ...]) -> None:
-        self._results: tuple[Value, ...] | None = values
-        self._result_types = tuple(v.type for v in values)
-        self._weak_results = tuple(weakref.ref(v) for v in values)
-
-    def seal(self) -> tuple[Value, ...]:
-        """Hand the results over to their tensors; afterwards they are referred to weakly."""
-        results, self._results = self.outputs, None
-        return results
-
-    def free(self) -> None:
-        """Forget the saved values; a second backward through this node is an error."""
-        if self.saved or self.saved_results:
-            self.saved = None
-            self.saved_results = {}
-
 
 _COMPUTING = frozenset(OpKind) - {
     OpKind.VIEW,
@@ -258,7 +148,6 @@ def _shares(result: Any, source: Any) -> bool:
     return np.may_share_memory(result, source) if result.size else True
 
 
-DETACH: ViewStep = (lookup("detach"), {})
 EXPAND = lookup("expand")
 
 
@@ -340,43 +229,6 @@ def set_tape_value(tensor: Tensor, value: Value | None) -> None:
     tensor._value_version = tensor._storage.version
     if not tensor._steps:
         tensor._storage.value = value
-
-
-def unpack(node: TapeNode, value: Value) -> Tensor:
-    """The tensor saved on the tape for ``node``'s derivative.
-
-    Raises RuntimeError if the tape was freed, or if the memory was changed in place since.
-    """
-    if node.saved is None:
-        raise RuntimeError(
-            "trying to backward through the graph a second time: the values saved for "
-            f"{node.op.name} (at {node.location}) were freed; pass retain_graph=True the first time"
-        )
-    is_result = value.node is node
-    saved = node.saved_results[value.index] if is_result else node.saved[value]
-    return restore(saved, node.op.name, node.location, value if is_result else saved.value)
-
-
-def restore(
-    saved: Saved | Packed, name: str, location: Location | None, value: Value | None
-) -> Tensor:
-    """A saved tensor with the autograd value ``value``.
-
-    Raises RuntimeError if the memory was changed in place since; ``name`` and ``location`` say
-    which operation needs it.
-    """
-    if isinstance(saved, Packed):
-        saved = saved.open()
-    if saved.storage.version != saved.version:
-        raise RuntimeError(
-            f"one of the values needed for the gradient of {name} (at {location}), "
-            f"of type {saved.type}, was changed in place at {saved.storage.writer}: it is at "
-            f"version {saved.storage.version}, expected version {saved.version}"
-        )
-    tensor = Tensor._from_array(saved.array, saved.type, saved.storage, (DETACH,))
-    tensor._value = value
-    tensor._value_version = saved.version
-    return tensor
 
 
 # writing -------------------------------------------------------------------------

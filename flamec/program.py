@@ -15,7 +15,7 @@ import numpy as np
 from flamec.assumptions import build_check
 from flamec.call_path import Binding, CallPath
 from flamec.capture import Captured, Result, evaluate_size
-from flamec.dispatch import Leaf, TapeNode, apply
+from flamec.dispatch import apply
 from flamec.guard_code import Check
 from flamec.ir.graph import Value
 from flamec.ir.op import lookup
@@ -24,6 +24,7 @@ from flamec.ir.types import TensorType
 from flamec.prepared import Prepared
 from flamec.stages import Stages
 from flamec.structures import Structure, rebuild, unflatten
+from flamec.tape import Leaf, TapeNode
 from flamec.tensor import Tensor, ViewStep
 
 MAX_BOUND_SIZES = 64

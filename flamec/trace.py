@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from flamec.dispatch import (
-    Leaf,
     is_detached,
     tape_value,
     view_steps,
@@ -36,6 +35,7 @@ from flamec.ir.shape import Dim, SymbolicDim, equal, evaluate_dim
 from flamec.ir.types import CPU, TensorType, float64, int64
 from flamec.size_oracle import SizeOracle
 from flamec.state import thread
+from flamec.tape import Leaf
 from flamec.tensor import RuntimeNumber, Storage, Tensor, ViewStep
 from flamec.traced_hooks import TracedHooks
 

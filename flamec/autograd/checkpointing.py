@@ -14,11 +14,11 @@ from typing import Any
 
 from flamec import random
 from flamec.autograd.saved_tensors import using_hooks
-from flamec.dispatch import Saved, restore
 from flamec.errors import user_location
 from flamec.ir.passes.rematerialize import region
 from flamec.state import enable_grad, thread
 from flamec.structures import flatten
+from flamec.tape import Saved, restore
 from flamec.tensor import Tensor
 
 __all__ = ["CheckpointError", "checkpoint", "checkpoint_sequential"]

@@ -14,15 +14,7 @@ from typing import Any
 from flamec.autograd.anomaly_mode import check_gradients
 from flamec.autograd.batched import BatchedBackward
 from flamec.autograd.hooks import accumulated, finished, has_hooks
-from flamec.dispatch import (
-    Leaf,
-    TapeNode,
-    apply_named,
-    tape_value,
-    tensor_builder,
-    unpack,
-    write,
-)
+from flamec.dispatch import apply_named, tape_value, tensor_builder, write
 from flamec.errors import user_location
 from flamec.ir.batching import Operand
 from flamec.ir.graph import Node, Value
@@ -37,6 +29,7 @@ from flamec.state import (
     set_grad_enabled,
     thread,
 )
+from flamec.tape import Leaf, TapeNode, unpack
 from flamec.tensor import Tensor
 
 __all__ = [

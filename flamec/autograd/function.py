@@ -13,23 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from flamec.autograd.rules import apply_recorded, record_nodes
-from flamec.dispatch import (
-    Packed,
-    Saved,
-    apply,
-    apply_named,
-    keep,
-    record,
-    restore,
-    tape_value,
-    tensor_builder,
-)
+from flamec.dispatch import apply, apply_named, record, tape_value, tensor_builder
 from flamec.errors import CompileError, OperationTypeError, user_location
 from flamec.ir.builder import Builder
 from flamec.ir.custom import custom_op, derivative_of
 from flamec.ir.op import DerivativeContext, Op, OpKind, Types
 from flamec.ir.shape import equal, format_shape
 from flamec.state import enable_grad, no_grad, thread
+from flamec.tape import Packed, Saved, keep, restore
 from flamec.tensor import Tensor
 
 __all__ = ["Function", "FunctionCtx", "once_differentiable"]

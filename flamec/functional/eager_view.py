@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from flamec.device_array import DeviceArray, Shape
-from flamec.dispatch import DETACH
 from flamec.ir.op import lookup
 from flamec.ir.types import TensorType
 from flamec.state import thread
+from flamec.tape import DETACH
 from flamec.tensor import Tensor, ViewStep
 
 _SLICE, _RESHAPE = lookup("slice"), lookup("reshape")

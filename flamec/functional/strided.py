@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flamec.dispatch import DETACH, apply_named, is_detached
+from flamec.dispatch import apply_named, is_detached
 from flamec.errors import OperationError, user_location
 from flamec.functional.dimensions import sizes
 from flamec.functional.shape import regroup, window
 from flamec.ir.shape import format_shape, product
 from flamec.layout import is_row_major, layout
 from flamec.state import thread
+from flamec.tape import DETACH
 from flamec.tensor import Tensor
 
 
