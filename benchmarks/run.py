@@ -30,6 +30,7 @@ FILES = (
     "column_sum",
     "transposed_copy",
     "gpt_step",
+    "convnet_step",
     "first_call",
     "import_time",
 )

@@ -93,11 +93,15 @@ class MovePermutations:
         return self.builder.permute(self.plain(value), axes=inverse_permutation(order))  # type: ignore[no-any-return]
 
     def _leading(self, node: Node) -> Axes | None:
-        """The order of the first operand that is permuted and as large as the result."""
+        """The order of the first operand that is permuted and as large as the result.
+
+        Without an operand as large, that of the first that is permuted and is broadcast.
+        """
         shape = structural_key(node.output.type.shape)
-        for value in node.inputs:
+        large = [v for v in node.inputs if structural_key(v.type.shape) == shape]
+        for value in large or node.inputs:
             found = self.arranged.get(value)
-            if found is not None and structural_key(value.type.shape) == shape:
+            if found is not None and len(found.order) == len(shape):
                 return found.order
         return None
 

@@ -1,0 +1,76 @@
+"""Convolutions become products whose arrays stay in one order from layer to layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flamec
+from flamec import nn
+from flamec.ir.graph import Graph
+from flamec.ir.op import OpKind
+
+
+def optimized(step: Any, *arguments: Any) -> Graph:
+    compiled = flamec.compile(step)
+    with flamec.no_grad():  # nothing is kept for a derivative
+        compiled(*arguments)
+    return compiled.programs[0].prepared.optimized
+
+
+def permutations(graph: Graph) -> list[tuple[int, ...]]:
+    """The shapes of the images and larger arrays that are permuted."""
+    found = [n for n in graph.nodes if n.op.name == "permute"]
+    return [n.output.type.shape for n in found if n.output.type.shape[0] == 5]
+
+
+def test_nothing_is_permuted_between_layers() -> None:
+    """Only the image on its way in, and, to be flattened, the result on its way out."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 6, 3, stride=2, bias=False),
+        nn.BatchNorm2d(6),
+        nn.AvgPool2d(2, 1),
+        nn.Flatten(),
+    )
+    graph = optimized(model, flamec.randn(5, 3, 16, 18))
+    assert permutations(graph) == [(5, 16, 18, 3), (5, 6, 2, 3)]
+    assert not any(n.op.kind is OpKind.CONVOLUTION for n in graph.nodes)
+
+
+def test_a_global_mean_needs_no_permutation_at_all() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert permutations(optimized(model, flamec.randn(5, 3, 8, 8))) == [(5, 8, 8, 3)]
+
+
+def test_windows_are_arranged_once_for_a_layer_and_its_gradient() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1))
+
+    @flamec.compile
+    def step(x: flamec.Tensor) -> Any:
+        return flamec.autograd.grad(model(x).square().sum(), list(model.parameters()))
+
+    step(flamec.randn(5, 3, 16, 18))
+    steps = step.programs[0].prepared.plan.steps
+    # 27, 72 and 36 elements of windows for each of the places
+    arranged = [s.bytes_written for s in steps if s.kind == "pointwise"]
+    for elements in (27, 72, 36):
+        assert arranged.count(5 * 16 * 18 * elements * 4) == 1
+
+
+def test_gradients_of_strides_multiply_no_zeros() -> None:
+    """A product for each direction, each of the same number of multiplications."""
+    conv = nn.Conv2d(4, 8, 3, stride=2, padding=1, bias=False)
+
+    @flamec.compile
+    def step(x: flamec.Tensor) -> Any:
+        return flamec.autograd.grad(conv(x).square().sum(), [x, conv.weight])
+
+    step(flamec.randn(5, 4, 16, 18).requires_grad_())
+    steps = step.programs[0].prepared.plan.steps
+    work = 2 * 5 * 8 * 9 * 8 * 4 * 9
+    products = [s.flops for s in steps if s.kind == "matmul"]
+    assert len(products) == 3
+    assert all(work <= flops < 1.1 * work for flops in products)
