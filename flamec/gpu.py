@@ -98,6 +98,10 @@ class Gpu:
         """Copy elements within the device; both have one dtype, ``source`` may be broadcast."""
         if target.shape != source.shape:
             source = broadcast(source, target.shape)
+        if source.memory is not target.memory and source.c_contiguous and target.c_contiguous:
+            if target.nbytes:
+                self.runtime.copy(target.address, source.address, target.nbytes)
+            return
         if not target.size or (target.address == source.address and _same_layout(target, source)):
             return
         if may_overlap(target, source):
