@@ -119,7 +119,7 @@ def embedding(
     count = weight._type.shape[0]
     places = table_index("embedding", input, count)
     if max_norm is not None:
-        _shorten_rows(weight, places, max_norm, norm_type)
+        shorten_rows("embedding", weight, places, max_norm, norm_type)
     rows = ops.index(weight, places)
     if padding_idx is None:
         return rows  # type: ignore[no-any-return]
@@ -132,14 +132,17 @@ def embedding(
     return ops.where(is_padding, ops.detach(rows), rows)  # type: ignore[no-any-return]
 
 
-def _shorten_rows(weight: Tensor, places: Tensor, max_norm: float, norm_type: float) -> None:
+def shorten_rows(
+    name: str, weight: Tensor, places: Tensor, max_norm: float, norm_type: float
+) -> None:
+    """Scale, in place, the rows at ``places`` whose norm is above ``max_norm`` down to it."""
     with no_grad():
         rows = ops.index(weight, places)
         last = len(rows._type.shape) - 1
         norms = norm_over(rows, norm_type, (last,), keepdim=True)
         scale = ops.where(ops.gt(norms, max_norm), ops.div(max_norm, ops.add(norms, 1e-7)), 1.0)
         shortened = ops.index_put(weight, ops.mul(rows, scale), places, mode="set")
-        write(weight, shortened, "embedding")
+        write(weight, shortened, name)
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:

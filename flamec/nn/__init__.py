@@ -10,6 +10,8 @@ from flamec.nn.containers import *  # noqa: F403
 from flamec.nn.containers import __all__ as _containers
 from flamec.nn.convolution import *  # noqa: F403
 from flamec.nn.convolution import __all__ as _convolutions
+from flamec.nn.embedding import *  # noqa: F403
+from flamec.nn.embedding import __all__ as _embeddings
 from flamec.nn.gradient_clipping import (
     clip_grad_norm_,
     clip_grad_value_,
@@ -63,6 +65,7 @@ __all__ = [
     *_batch_normalizations,
     *_containers,
     *_convolutions,
+    *_embeddings,
     *_layers,
     *_losses,
     *_poolings,

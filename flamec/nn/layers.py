@@ -1,4 +1,4 @@
-"""Layers with parameters: Linear, Bilinear, Embedding, the normalisations; and Dropout.
+"""Layers with parameters: Linear, Bilinear, the normalisations; and Dropout.
 
 Parameters are initialised by PyTorch's formulas from the default generator.
 """
@@ -8,20 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from flamec.dispatch import write
-from flamec.functional.primitives import ops
 from flamec.ir.shape import Dim
 from flamec.ir.types import Device, DType
 from flamec.nn import functional as F
 from flamec.nn import init
 from flamec.nn.module import Module
 from flamec.nn.parameter import Parameter, filled
-from flamec.state import no_grad
 from flamec.tensor import Tensor
 
 __all__ = [
     "AlphaDropout", "Bilinear", "CosineSimilarity", "Dropout", "Dropout1d", "Dropout2d",
-    "Dropout3d", "Embedding", "FeatureAlphaDropout", "GroupNorm", "LayerNorm", "Linear",
+    "Dropout3d", "FeatureAlphaDropout", "GroupNorm", "LayerNorm", "Linear",
     "PairwiseDistance", "RMSNorm",
 ]  # fmt: skip
 
@@ -107,109 +104,6 @@ class Bilinear(Module):
             f"in1_features={self.in1_features}, in2_features={self.in2_features}, "
             f"out_features={self.out_features}, bias={self.bias is not None}"
         )
-
-
-class Embedding(Module):
-    """A table whose rows are looked up by index; weight: [num_embeddings, embedding_dim]."""
-
-    def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        padding_idx: int | None = None,
-        max_norm: float | None = None,
-        norm_type: float = 2.0,
-        scale_grad_by_freq: bool = False,
-        sparse: bool = False,
-        _weight: Tensor | None = None,
-        _freeze: bool = False,
-        device: DeviceLike = None,
-        dtype: DType | None = None,
-    ) -> None:
-        super().__init__()
-        self.num_embeddings = num_embeddings
-        self.embedding_dim = embedding_dim
-        if padding_idx is not None:
-            if not -num_embeddings <= padding_idx < num_embeddings:
-                raise AssertionError("Padding_idx must be within num_embeddings")
-            padding_idx = padding_idx % num_embeddings
-        self.padding_idx = padding_idx
-        self.max_norm = max_norm
-        self.norm_type = norm_type
-        self.scale_grad_by_freq = scale_grad_by_freq
-        self.sparse = sparse
-        shape = (num_embeddings, embedding_dim)
-        if _weight is None:
-            weight = filled(shape, 0.0, device, dtype)
-        elif _weight.shape == shape:
-            weight = _weight
-        else:
-            raise AssertionError("Shape of weight does not match num_embeddings and embedding_dim")
-        self.weight = Parameter(weight, requires_grad=not _freeze)
-        if _weight is None:
-            self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Normal numbers; 0 in the row of the padding."""
-        init.normal_(self.weight)
-        if self.padding_idx is not None:
-            row = ops.iota(
-                shape=(self.num_embeddings, 1),
-                axis=0,
-                dtype=self.weight.dtype,
-                device=self.weight.device,
-            )
-            with no_grad():
-                kept = ops.where(ops.eq(row, self.padding_idx), 0.0, self.weight)
-                write(self.weight, kept, "reset_parameters")
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        embeddings: Tensor,
-        freeze: bool = True,
-        padding_idx: int | None = None,
-        max_norm: float | None = None,
-        norm_type: float = 2.0,
-        scale_grad_by_freq: bool = False,
-        sparse: bool = False,
-    ) -> Embedding:
-        """An Embedding whose table is ``embeddings``, without gradient if ``freeze``."""
-        if embeddings.ndim != 2:
-            raise AssertionError("Embeddings parameter is expected to be 2-dimensional")
-        rows, columns = (int(d) for d in embeddings.shape)
-        return cls(
-            num_embeddings=rows,
-            embedding_dim=columns,
-            _weight=embeddings,
-            _freeze=freeze,
-            padding_idx=padding_idx,
-            max_norm=max_norm,
-            norm_type=norm_type,
-            scale_grad_by_freq=scale_grad_by_freq,
-            sparse=sparse,
-        )
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.embedding(
-            input,
-            self.weight,
-            self.padding_idx,
-            self.max_norm,
-            self.norm_type,
-            self.scale_grad_by_freq,
-            self.sparse,
-        )
-
-    def extra_repr(self) -> str:
-        text = f"{self.num_embeddings}, {self.embedding_dim}"
-        if self.padding_idx is not None:
-            text += f", padding_idx={self.padding_idx}"
-        if self.max_norm is not None:
-            text += f", max_norm={self.max_norm}"
-        if self.norm_type != 2:
-            text += f", norm_type={self.norm_type}"
-        return text
 
 
 class LayerNorm(Module):

@@ -20,6 +20,7 @@ MODULES = [
     lambda nn: nn.Linear(3, 4, bias=False),
     lambda nn: nn.Bilinear(2, 3, 4),
     lambda nn: nn.Embedding(5, 3, padding_idx=-1, max_norm=2.0),
+    lambda nn: nn.EmbeddingBag(5, 3, padding_idx=-1, max_norm=2.0, norm_type=1.0),
     lambda nn: nn.LayerNorm(4),
     lambda nn: nn.LayerNorm([3, 4], bias=False),
     lambda nn: nn.RMSNorm((4,), eps=1e-3),
