@@ -23,6 +23,7 @@ from flamec.nn.layers import __all__ as _layers
 from flamec.nn.loss import *  # noqa: F403
 from flamec.nn.loss import __all__ as _losses
 from flamec.nn.module import Module
+from flamec.nn.multihead_attention import MultiheadAttention
 from flamec.nn.parameter import Buffer, Parameter
 from flamec.nn.parameter_vector import parameters_to_vector, vector_to_parameters
 from flamec.nn.pooling import *  # noqa: F403
@@ -57,6 +58,7 @@ utils = namespace(
 __all__ = [
     "Buffer",
     "Module",
+    "MultiheadAttention",
     "Parameter",
     "functional",
     "init",

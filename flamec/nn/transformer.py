@@ -1,134 +1,41 @@
-"""Multi-head attention and the transformer encoder as modules (Vaswani et al. 2017)."""
+"""The transformer's encoder and decoder as modules (Vaswani et al. 2017, section 3.1).
+
+In: sequences [L, N, E], [N, L, E] with batch_first, or [L, E], and masks in which True
+hides and numbers are added to the scores. A layer applies each of its sublayers as
+``norm(x + dropout(sublayer(x)))``, or with norm_first as ``x + dropout(sublayer(norm(x)))``.
+Arguments ``is_causal`` say that a mask given is causal; the mask decides.
+"""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
+from typing import Any
 
+from flamec.errors import OperationError, user_location
+from flamec.functional.creation import full
+from flamec.functional.diagonals import triu
+from flamec.ir.shape import equal, format_shape
 from flamec.ir.types import Device, DType
 from flamec.nn import functional as F
 from flamec.nn import init
 from flamec.nn.containers import ModuleList
 from flamec.nn.layers import Dropout, LayerNorm, Linear
 from flamec.nn.module import Module
-from flamec.nn.parameter import Parameter, filled
+from flamec.nn.multihead_attention import MultiheadAttention
 from flamec.tensor import Tensor
 
-__all__ = ["MultiheadAttention", "TransformerEncoder", "TransformerEncoderLayer"]
+__all__ = [
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
+]
 
 Activation = Callable[[Tensor], Tensor]
-
-
-class MultiheadAttention(Module):
-    """Attention with several heads; sequences are [L, N, E], or [N, L, E] with batch_first."""
-
-    def __init__(
-        self,
-        embed_dim: int,
-        num_heads: int,
-        dropout: float = 0.0,
-        bias: bool = True,
-        add_bias_kv: bool = False,
-        add_zero_attn: bool = False,
-        kdim: int | None = None,
-        vdim: int | None = None,
-        batch_first: bool = False,
-        device: Device | str | None = None,
-        dtype: DType | None = None,
-    ) -> None:
-        super().__init__()
-        if embed_dim <= 0 or num_heads <= 0:
-            raise ValueError(
-                f"embed_dim and num_heads must be greater than 0, got embed_dim={embed_dim} and "
-                f"num_heads={num_heads} instead"
-            )
-        if embed_dim % num_heads:
-            raise AssertionError("embed_dim must be divisible by num_heads")
-        self.embed_dim = embed_dim
-        self.kdim = embed_dim if kdim is None else kdim
-        self.vdim = embed_dim if vdim is None else vdim
-        self.num_heads = num_heads
-        self.head_dim = embed_dim // num_heads
-        self.dropout = dropout
-        self.batch_first = batch_first
-        self.add_zero_attn = add_zero_attn
-        self._qkv_same_embed_dim = self.kdim == embed_dim and self.vdim == embed_dim
-
-        def new(*shape: int) -> Parameter:
-            return Parameter(filled(shape, 0.0, device, dtype))
-
-        if self._qkv_same_embed_dim:
-            self.in_proj_weight = new(3 * embed_dim, embed_dim)
-            for name in ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
-                self.register_parameter(name, None)
-        else:
-            self.q_proj_weight = new(embed_dim, embed_dim)
-            self.k_proj_weight = new(embed_dim, self.kdim)
-            self.v_proj_weight = new(embed_dim, self.vdim)
-            self.register_parameter("in_proj_weight", None)
-        if bias:
-            self.in_proj_bias = new(3 * embed_dim)
-        else:
-            self.register_parameter("in_proj_bias", None)
-        self.out_proj = Linear(embed_dim, embed_dim, bias=bias, device=device, dtype=dtype)
-        self.bias_k = new(1, 1, embed_dim) if add_bias_kv else None
-        self.bias_v = new(1, 1, embed_dim) if add_bias_kv else None
-        self._reset_parameters()
-
-    def _reset_parameters(self) -> None:
-        weights = (self.in_proj_weight, self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
-        for weight in weights:
-            if weight is not None:
-                init.xavier_uniform_(weight)
-        if self.in_proj_bias is not None:
-            init.zeros_(self.in_proj_bias)
-        if self.out_proj.bias is not None:
-            init.zeros_(self.out_proj.bias)
-        for bias in (self.bias_k, self.bias_v):
-            if bias is not None:
-                init.xavier_normal_(bias)
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None = None,
-        need_weights: bool = True,
-        attn_mask: Tensor | None = None,
-        average_attn_weights: bool = True,
-        is_causal: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        """The attended values and, if ``need_weights``, the weights; True in a mask hides."""
-        swapped = self.batch_first and query.ndim == 3
-        if swapped:
-            query, key, value = (t.transpose(0, 1) for t in (query, key, value))
-        output, weights = F.multi_head_attention_forward(
-            query,
-            key,
-            value,
-            self.embed_dim,
-            self.num_heads,
-            self.in_proj_weight,
-            self.in_proj_bias,
-            self.bias_k,
-            self.bias_v,
-            self.add_zero_attn,
-            self.dropout,
-            self.out_proj.weight,
-            self.out_proj.bias,
-            training=self.training,
-            key_padding_mask=key_padding_mask,
-            need_weights=need_weights,
-            attn_mask=attn_mask,
-            use_separate_proj_weight=not self._qkv_same_embed_dim,
-            q_proj_weight=self.q_proj_weight,
-            k_proj_weight=self.k_proj_weight,
-            v_proj_weight=self.v_proj_weight,
-            average_attn_weights=average_attn_weights,
-            is_causal=is_causal,
-        )
-        return (output.transpose(0, 1) if swapped else output), weights
+DeviceLike = Device | str | None
 
 
 def _activation(activation: str | Activation) -> Activation:
@@ -141,7 +48,75 @@ def _activation(activation: str | Activation) -> Activation:
     raise RuntimeError(f"activation should be relu/gelu, not {activation}")
 
 
-class TransformerEncoderLayer(Module):
+def _copies(layer: Module, count: int) -> ModuleList:
+    return ModuleList([copy.deepcopy(layer) for _ in range(count)])
+
+
+class _Layer(Module):
+    """What layers of encoder and decoder share: attentions, then a feed-forward network."""
+
+    def __init__(
+        self,
+        attentions: tuple[str, ...],
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int,
+        dropout: float,
+        activation: str | Activation,
+        layer_norm_eps: float,
+        batch_first: bool,
+        norm_first: bool,
+        bias: bool,
+        device: DeviceLike,
+        dtype: DType | None,
+    ) -> None:
+        super().__init__()
+        made: dict[str, Any] = {"bias": bias, "device": device, "dtype": dtype}
+        for name in attentions:
+            attention = MultiheadAttention(d_model, nhead, dropout, batch_first=batch_first, **made)
+            self.add_module(name, attention)
+        self.linear1 = Linear(d_model, dim_feedforward, **made)
+        self.dropout = Dropout(dropout)
+        self.linear2 = Linear(dim_feedforward, d_model, **made)
+        self.norm_first = norm_first
+        sublayers = range(1, len(attentions) + 2)
+        for i in sublayers:
+            self.add_module(f"norm{i}", LayerNorm(d_model, layer_norm_eps, **made))
+        for i in sublayers:
+            self.add_module(f"dropout{i}", Dropout(dropout))
+        self.activation = _activation(activation)
+
+    def _added(self, number: int, x: Tensor, sublayer: Activation) -> Tensor:
+        """``x`` and, added to it, what the sublayer makes of it."""
+        norm, dropout = getattr(self, f"norm{number}"), getattr(self, f"dropout{number}")
+        if self.norm_first:
+            return x + dropout(sublayer(norm(x)))  # type: ignore[no-any-return]
+        return norm(x + dropout(sublayer(x)))  # type: ignore[no-any-return]
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        return self.linear2(self.dropout(self.activation(self.linear1(x))))  # type: ignore[no-any-return]
+
+
+def _attended(
+    attention: Module,
+    query: Tensor,
+    memory: Tensor,
+    mask: Tensor | None,
+    padding: Tensor | None,
+    is_causal: bool,
+) -> Tensor:
+    return attention(  # type: ignore[no-any-return]
+        query,
+        memory,
+        memory,
+        attn_mask=mask,
+        key_padding_mask=padding,
+        is_causal=is_causal,
+        need_weights=False,
+    )[0]
+
+
+class TransformerEncoderLayer(_Layer):
     """Self-attention and a feed-forward network, each with residual, dropout and layer norm."""
 
     def __init__(
@@ -155,28 +130,23 @@ class TransformerEncoderLayer(Module):
         batch_first: bool = False,
         norm_first: bool = False,
         bias: bool = True,
-        device: Device | str | None = None,
+        device: DeviceLike = None,
         dtype: DType | None = None,
     ) -> None:
-        super().__init__()
-        self.self_attn = MultiheadAttention(
+        super().__init__(
+            ("self_attn",),
             d_model,
             nhead,
-            dropout=dropout,
-            bias=bias,
-            batch_first=batch_first,
-            device=device,
-            dtype=dtype,
+            dim_feedforward,
+            dropout,
+            activation,
+            layer_norm_eps,
+            batch_first,
+            norm_first,
+            bias,
+            device,
+            dtype,
         )
-        self.linear1 = Linear(d_model, dim_feedforward, bias, device, dtype)
-        self.dropout = Dropout(dropout)
-        self.linear2 = Linear(dim_feedforward, d_model, bias, device, dtype)
-        self.norm_first = norm_first
-        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype)
-        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype)
-        self.dropout1 = Dropout(dropout)
-        self.dropout2 = Dropout(dropout)
-        self.activation = _activation(activation)
 
     def forward(
         self,
@@ -186,30 +156,11 @@ class TransformerEncoderLayer(Module):
         is_causal: bool = False,
     ) -> Tensor:
         """The layer's result, of the shape of ``src``."""
-        x = src
-        if self.norm_first:
-            x = x + self._attend(self.norm1(x), src_mask, src_key_padding_mask, is_causal)
-            return x + self._feed_forward(self.norm2(x))
-        x = self.norm1(x + self._attend(x, src_mask, src_key_padding_mask, is_causal))
-        return self.norm2(x + self._feed_forward(x))  # type: ignore[no-any-return]
 
-    def _attend(
-        self, x: Tensor, mask: Tensor | None, padding: Tensor | None, is_causal: bool
-    ) -> Tensor:
-        attended, _ = self.self_attn(
-            x,
-            x,
-            x,
-            attn_mask=mask,
-            key_padding_mask=padding,
-            is_causal=is_causal,
-            need_weights=False,
-        )
-        return self.dropout1(attended)  # type: ignore[no-any-return]
+        def attend(x: Tensor) -> Tensor:
+            return _attended(self.self_attn, x, x, src_mask, src_key_padding_mask, is_causal)
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        hidden = self.dropout(self.activation(self.linear1(x)))
-        return self.dropout2(self.linear2(hidden))  # type: ignore[no-any-return]
+        return self._added(2, self._added(1, src, attend), self._feed_forward)
 
 
 class TransformerEncoder(Module):
@@ -227,7 +178,7 @@ class TransformerEncoder(Module):
         mask_check: bool = True,
     ) -> None:
         super().__init__()
-        self.layers = ModuleList([copy.deepcopy(encoder_layer) for _ in range(num_layers)])
+        self.layers = _copies(encoder_layer, num_layers)
         self.num_layers = num_layers
         self.norm = norm
         self.enable_nested_tensor = enable_nested_tensor
@@ -250,3 +201,209 @@ class TransformerEncoder(Module):
                 is_causal=bool(is_causal),
             )
         return output if self.norm is None else self.norm(output)  # type: ignore[no-any-return]
+
+
+class TransformerDecoderLayer(_Layer):
+    """Self-attention, attention to the encoder's result and a feed-forward network.
+
+    Each with residual, dropout and layer norm.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: str | Activation = F.relu,
+        layer_norm_eps: float = 1e-5,
+        batch_first: bool = False,
+        norm_first: bool = False,
+        bias: bool = True,
+        device: DeviceLike = None,
+        dtype: DType | None = None,
+    ) -> None:
+        super().__init__(
+            ("self_attn", "multihead_attn"),
+            d_model,
+            nhead,
+            dim_feedforward,
+            dropout,
+            activation,
+            layer_norm_eps,
+            batch_first,
+            norm_first,
+            bias,
+            device,
+            dtype,
+        )
+
+    def forward(
+        self,
+        tgt: Tensor,
+        memory: Tensor,
+        tgt_mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        tgt_key_padding_mask: Tensor | None = None,
+        memory_key_padding_mask: Tensor | None = None,
+        tgt_is_causal: bool = False,
+        memory_is_causal: bool = False,
+    ) -> Tensor:
+        """The layer's result, of the shape of ``tgt``; ``memory`` is the encoder's."""
+
+        def attend(x: Tensor) -> Tensor:
+            return _attended(self.self_attn, x, x, tgt_mask, tgt_key_padding_mask, tgt_is_causal)
+
+        def recall(x: Tensor) -> Tensor:
+            masks = memory_mask, memory_key_padding_mask
+            return _attended(self.multihead_attn, x, memory, *masks, memory_is_causal)
+
+        x = self._added(2, self._added(1, tgt, attend), recall)
+        return self._added(3, x, self._feed_forward)
+
+
+class TransformerDecoder(Module):
+    """Copies of one decoder layer, one after the other, and a last normalisation."""
+
+    def __init__(
+        self,
+        decoder_layer: TransformerDecoderLayer,
+        num_layers: int,
+        norm: Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.layers = _copies(decoder_layer, num_layers)
+        self.num_layers = num_layers
+        self.norm = norm
+
+    def forward(
+        self,
+        tgt: Tensor,
+        memory: Tensor,
+        tgt_mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        tgt_key_padding_mask: Tensor | None = None,
+        memory_key_padding_mask: Tensor | None = None,
+        tgt_is_causal: bool | None = None,
+        memory_is_causal: bool = False,
+    ) -> Tensor:
+        """The decoded sequence, of the shape of ``tgt``."""
+        output = tgt
+        for layer in self.layers:
+            output = layer(
+                output,
+                memory,
+                tgt_mask=tgt_mask,
+                memory_mask=memory_mask,
+                tgt_key_padding_mask=tgt_key_padding_mask,
+                memory_key_padding_mask=memory_key_padding_mask,
+                tgt_is_causal=bool(tgt_is_causal),
+                memory_is_causal=memory_is_causal,
+            )
+        return output if self.norm is None else self.norm(output)  # type: ignore[no-any-return]
+
+
+class Transformer(Module):
+    """An encoder of ``src`` and a decoder that continues ``tgt`` with its result in view."""
+
+    def __init__(
+        self,
+        d_model: int = 512,
+        nhead: int = 8,
+        num_encoder_layers: int = 6,
+        num_decoder_layers: int = 6,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: str | Activation = F.relu,
+        custom_encoder: Any | None = None,
+        custom_decoder: Any | None = None,
+        layer_norm_eps: float = 1e-5,
+        batch_first: bool = False,
+        norm_first: bool = False,
+        bias: bool = True,
+        device: DeviceLike = None,
+        dtype: DType | None = None,
+    ) -> None:
+        super().__init__()
+        made: dict[str, Any] = {"bias": bias, "device": device, "dtype": dtype}
+        shape = (d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps)
+        order = (batch_first, norm_first)
+        if custom_encoder is None:
+            encoder_norm = LayerNorm(d_model, layer_norm_eps, **made)
+            encoder_layer = TransformerEncoderLayer(*shape, *order, **made)
+            self.encoder = TransformerEncoder(encoder_layer, num_encoder_layers, encoder_norm)
+        else:
+            self.encoder = custom_encoder
+        if custom_decoder is None:
+            decoder_norm = LayerNorm(d_model, layer_norm_eps, **made)
+            decoder_layer = TransformerDecoderLayer(*shape, *order, **made)
+            self.decoder = TransformerDecoder(decoder_layer, num_decoder_layers, decoder_norm)
+        else:
+            self.decoder = custom_decoder
+        self._reset_parameters()
+        self.d_model = d_model
+        self.nhead = nhead
+        self.batch_first = batch_first
+
+    def _reset_parameters(self) -> None:
+        for parameter in self.parameters():
+            if parameter.ndim > 1:
+                init.xavier_uniform_(parameter)
+
+    def forward(
+        self,
+        src: Tensor,
+        tgt: Tensor,
+        src_mask: Tensor | None = None,
+        tgt_mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        tgt_key_padding_mask: Tensor | None = None,
+        memory_key_padding_mask: Tensor | None = None,
+        src_is_causal: bool | None = None,
+        tgt_is_causal: bool | None = None,
+        memory_is_causal: bool = False,
+    ) -> Tensor:
+        """The decoded sequence, of the shape of ``tgt``.
+
+        src: [S, N, E]; tgt: [T, N, E] (or batch first, or without batch). Masks: src [S, S],
+        tgt [T, T], memory [T, S], each also with N * heads in front; key padding masks [N, S],
+        [N, T], [N, S]. RuntimeError where the sizes of ``src`` and ``tgt`` do not fit.
+        """
+        self._check_sizes(src, tgt)
+        memory = self.encoder(
+            src, mask=src_mask, src_key_padding_mask=src_key_padding_mask, is_causal=src_is_causal
+        )
+        return self.decoder(  # type: ignore[no-any-return]
+            tgt,
+            memory,
+            tgt_mask=tgt_mask,
+            memory_mask=memory_mask,
+            tgt_key_padding_mask=tgt_key_padding_mask,
+            memory_key_padding_mask=memory_key_padding_mask,
+            tgt_is_causal=tgt_is_causal,
+            memory_is_causal=memory_is_causal,
+        )
+
+    def _check_sizes(self, src: Tensor, tgt: Tensor) -> None:
+        have, want = src._type.shape, tgt._type.shape
+        batch = 0 if self.batch_first else 1
+        problem = None
+        if len(have) != len(want) or len(have) not in (2, 3):
+            problem = "src and tgt must both have 3 dimensions, or 2 without batch"
+        elif len(have) == 3 and not equal(have[batch], want[batch]):
+            problem = "the batch number of src and tgt must be equal"
+        elif not equal(have[-1], self.d_model) or not equal(want[-1], self.d_model):
+            problem = f"the feature number of src and tgt must be equal to d_model {self.d_model}"
+        if problem is not None:
+            raise OperationError(
+                f"Transformer: {problem}; got src {format_shape(have)} and tgt "
+                f"{format_shape(want)} (at {user_location()})"
+            )
+
+    @staticmethod
+    def generate_square_subsequent_mask(
+        sz: int, device: DeviceLike = None, dtype: DType | None = None
+    ) -> Tensor:
+        """[sz, sz]: -inf above the diagonal, where later places are hidden, and 0 elsewhere."""
+        return triu(full((sz, sz), -math.inf, device=device, dtype=dtype), 1)

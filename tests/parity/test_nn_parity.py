@@ -75,6 +75,9 @@ MODULES = [
     lambda nn: nn.MultiheadAttention(8, 2),
     lambda nn: nn.MultiheadAttention(8, 2, bias=False, kdim=4, vdim=6, add_bias_kv=True),
     lambda nn: nn.TransformerEncoderLayer(8, 2, 16),
+    lambda nn: nn.TransformerDecoderLayer(8, 2, 16, activation=nn.GELU()),
+    lambda nn: nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2, 16, bias=False), 2),
+    lambda nn: nn.Transformer(8, 2, 2, 1, 16),
     lambda nn: nn.TransformerEncoder(
         nn.TransformerEncoderLayer(8, 2, 16, norm_first=True), 2, nn.LayerNorm(8), False
     ),
