@@ -83,7 +83,7 @@ class KernelBuilder:
 
     def new_name(self) -> str:
         self._counter += 1
-        return f"s{self._counter}"
+        return f"scalar{self._counter}"
 
     def folded(self, value: Value) -> str:
         """The name under which a fold over everything is known when the parts are done."""

@@ -1,0 +1,31 @@
+"""Programs in which symbolic sizes stand beside scalars that a kernel computes once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import flamec
+from flamec.nn import functional as F
+
+TABLE = flamec.from_numpy(np.arange(12.0).reshape(4, 3))
+
+CASES: dict[str, Callable[[flamec.Tensor], flamec.Tensor]] = {
+    "size_as_a_value": lambda n: flamec.where(n % 2 < 1, n.shape[1], n),
+    "sizes_in_sums": lambda n: (n / n.shape[1]).exp().sum() * n.shape[0],
+    "embedding": lambda n: F.embedding(n % 4, TABLE, padding_idx=2),
+    "embedding_bag": lambda n: F.embedding_bag(n % 4, TABLE, mode="sum"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_scalars_beside_sizes(name: str) -> None:
+    function = CASES[name]
+    compiled = flamec.compile(function, dynamic=True)
+    for rows, columns in [(3, 5), (4, 7), (6, 9)]:
+        n = flamec.arange(rows * columns).reshape(rows, columns)
+        wanted, got = function(n).numpy(), compiled(n).numpy()
+        assert got.dtype == wanted.dtype
+        np.testing.assert_allclose(got, wanted, rtol=1e-6)
