@@ -134,7 +134,8 @@ class Recorder:
         self.exempted: set[tuple[int, Any]] = set()
         self._visited: set[int] = set()
         self._kept: list[Any] = []
-        self._codes: set[CodeType] = set()
+        self._codes: dict[int, CodeType] = {}  # by identity: equal code may have other globals
+        self._older_cells: dict[int, list[CellType]] = {}  # id of a code -> see below
         self._instrumented: dict[type, Any] = {}
         self._names: dict[int, str] = {}
         self._previous_profile: Any = None
@@ -300,22 +301,24 @@ class Recorder:
         if event != "call" or thread.trace is None:
             return
         code = frame.f_code
-        if code in self._codes:
+        if id(code) in self._codes:
             return
-        self._codes.add(code)
+        self._codes[id(code)] = code
         filename = code.co_filename
         if is_framework_file(filename) or filename.startswith((_STDLIB, "<frozen")):
             return
         with self.paused():
+            self._note_inner_functions(code)
             self._scan_code(code, frame.f_globals)
             if code.co_freevars:
-                self._scan_closures(code, frame)
+                self._scan_closures(code)
 
     def _scan_function(self, function: FunctionType) -> None:
         code = function.__code__
         if is_framework_file(code.co_filename) or code.co_filename.startswith(_STDLIB):
             return
-        self._codes.add(code)
+        self._codes[id(code)] = code
+        self._note_inner_functions(code)
         self._scan_code(code, function.__globals__)
         for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             self._cell(cell, variable)
@@ -333,13 +336,30 @@ class Recorder:
         if value is not MISSING:
             self.visit(value, variable)
 
-    def _scan_closures(self, code: CodeType, frame: FrameType) -> None:
+    def _note_inner_functions(self, code: CodeType) -> None:
+        """Remember the variables of the functions that ``code`` made before it is traced.
+
+        Those that it makes while it is traced have its own locals for variables, which are
+        no state, or variables of its closure, which are guarded with it.
+        """
+        inner = [c for c in _inner_codes(code) if c.co_freevars]
+        fresh = {id(c): c for c in inner if id(c) not in self._older_cells}
+        if fresh:
+            self._kept.append(code)
+            self._older_cells.update((identity, []) for identity in fresh)
+            for function in gc.get_referrers(*fresh.values()):
+                if isinstance(function, FunctionType) and id(function.__code__) in fresh:
+                    self._older_cells[id(function.__code__)].extend(function.__closure__ or ())
+
+    def _scan_closures(self, code: CodeType) -> None:
+        older = self._older_cells.get(id(code))
         for referrer in gc.get_referrers(code):
             if isinstance(referrer, FunctionType) and referrer.__code__ is code:
                 for variable, cell in zip(
                     code.co_freevars, referrer.__closure__ or (), strict=True
                 ):
-                    if variable != "__class__":
+                    known = older is None or any(cell is c for c in older)
+                    if variable != "__class__" and known:
                         self._cell(cell, variable)
 
     def _scan_code(self, code: CodeType, variables: dict[str, Any]) -> None:
@@ -367,6 +387,13 @@ class Recorder:
         for constant in code.co_consts:
             if isinstance(constant, CodeType):
                 self._scan_code(constant, variables)
+
+
+def _inner_codes(code: CodeType) -> Iterator[CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant
+            yield from _inner_codes(constant)
 
 
 def _class_attribute(cls: type, name: str) -> Any:

@@ -280,3 +280,90 @@ def test_structures_of_arguments() -> None:
     assert compiled({"a": one, "b": [one, one]}).item() == 3
     assert compiled({"a": one, "b": [one]}).item() == 2
     assert compiled({"b": [one], "a": one}).item() == 2
+
+
+# functions made by the traced function ---------------------------------------------------------
+
+
+def test_inner_functions_share_containers_and_counters() -> None:
+    @flamec.compile
+    def f(x):
+        products = {}
+
+        def add(k):
+            products[k] = x * k
+
+        for k in range(3):
+            add(k)
+        late = [lambda: x + k for k in range(2)]  # noqa: B023
+        return [[products[k] * i for k in products] for i in range(2)], [g() for g in late]
+
+    for factor in (1.0, 3.0):
+        rows, late = f(flamec.full((2,), factor))
+        assert [[values(v)[0] for v in row] for row in rows] == [
+            [0, 0, 0],
+            [0, factor, 2 * factor],
+        ]
+        assert [values(v)[0] for v in late] == [factor + 1, factor + 1]
+    assert f.stats.traces == 1
+
+
+def test_inner_functions_made_before_and_while_tracing() -> None:
+    """The same code, with variables that are state and with variables that are locals."""
+
+    def adder(n):
+        def change(by):
+            nonlocal n
+            n = by
+
+        return lambda x: x + n, change
+
+    before, change = adder(1.0)
+
+    @flamec.compile
+    def f(x):
+        during, change_during = adder(10.0)
+        change_during(20.0)
+        return during(x) + before(x)
+
+    assert values(f(flamec.zeros(1))).tolist() == [21.0]
+    change(2.0)
+    assert values(f(flamec.zeros(1))).tolist() == [22.0]
+    assert values(f(flamec.zeros(1))).tolist() == [22.0]
+    assert f.stats.traces == 2
+
+
+def test_an_outer_container_in_an_inner_comprehension() -> None:
+    scales = [1.0]
+    state = {"factor": 2.0}
+
+    @flamec.compile
+    def f(x):
+        rows = [[x * state["factor"] * s for s in scales] for _ in range(2)]
+        return rows[1][-1]
+
+    x = flamec.ones(1)
+    assert values(f(x)).tolist() == [2.0]
+    state["factor"] = 5.0
+    assert values(f(x)).tolist() == [5.0]
+    scales.append(3.0)
+    assert values(f(x)).tolist() == [15.0]
+    scales = [7.0]
+    assert values(f(x)).tolist() == [35.0]
+
+
+def test_equal_code_with_other_globals() -> None:
+    def made(factor):
+        names = {"K": factor}
+        exec("def scaled(x):\n    return x * K\n", names)
+        return names
+
+    first, second = made(2.0), made(3.0)
+
+    @flamec.compile
+    def f(x):
+        return first["scaled"](x) + second["scaled"](x)
+
+    assert values(f(flamec.ones(1))).tolist() == [5.0]
+    second["K"] = 4.0
+    assert values(f(flamec.ones(1))).tolist() == [6.0]
