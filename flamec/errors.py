@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -33,10 +34,11 @@ def is_framework_file(filename: str) -> bool:
 
 
 def user_frame() -> FrameType | None:
-    """The innermost frame outside flamec."""
+    """The innermost frame outside flamec; what runs flamec's context managers is none."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if not is_framework_file(frame.f_code.co_filename):
+        filename = frame.f_code.co_filename
+        if not is_framework_file(filename) and filename != contextlib.__file__:
             return frame
         frame = frame.f_back
     return None

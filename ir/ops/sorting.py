@@ -93,6 +93,7 @@ topk = register(
         derivative=_sort_gradient,
         saves_outputs=(1,),
         expensive=True,
+        batch=batching.shifting("axis"),
         doc="The first elements of one axis in order, and where they were; NaN above all numbers.",
     )
 )

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import flamec
+
+torch = pytest.importorskip("torch")
 
 X, W = np.array([[1.0, 2.0, 0.5], [-0.3, 0.2, 1.0]]), np.array([0.4, -0.2])
 

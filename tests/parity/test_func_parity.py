@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import flamec
+
+torch = pytest.importorskip("torch")
 
 X = np.array([[1.0, 2.0, 0.5], [-0.3, 0.2, 1.0]])
 W = np.array([[0.1, 0.4], [0.3, -0.2], [1.0, 2.0]])

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import flamec
 from flamec.autograd import Function
 from flamec.func import grad, hessian, vmap
+
+torch = pytest.importorskip("torch")
 
 RNG = np.random.default_rng(0)
 A, B, W = (RNG.standard_normal(s) for s in ((4, 3), (4, 3), (3, 5)))
