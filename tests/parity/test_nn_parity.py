@@ -125,7 +125,7 @@ def test_init_arguments(name: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", [n for n in vars(nn.utils) if not n.startswith("__")])
+@pytest.mark.parametrize("name", [n for n, f in vars(nn.utils).items() if callable(f)])
 def test_utils_arguments(name: str) -> None:
     ours = inspect.signature(getattr(nn.utils, name)).parameters
     theirs = inspect.signature(getattr(torch.nn.utils, name)).parameters
@@ -335,7 +335,7 @@ def test_loss_module(name: str, reduction: str) -> None:
 def test_every_loss_is_tested() -> None:
     from flamec.nn import loss
 
-    assert set(loss.__all__) == set(LOSSES)
+    assert set(loss.__all__) == {*LOSSES, "CTCLoss"}  # CTCLoss: test_ctc_parity.py
 
 
 def test_clip_grad() -> None:
