@@ -249,7 +249,7 @@ def _imported(name: str) -> Any:
         return None
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", nargs="*", default=[""], help="rows whose name contains a text")
     parser.add_argument("--tiles", action="store_true", help="time other tiles, too")
@@ -259,6 +259,7 @@ def main() -> None:
     bench = Bench(arguments.seconds)
     print(f"{bench.device.properties.name}", flush=True)
     bench.copy()
+    failed = []
     for name, row in WORK.items():
         if not any(text in name for text in arguments.rows):
             continue
@@ -266,10 +267,14 @@ def main() -> None:
             bench.row(row, arguments.tiles)
         except Exception:  # the other rows are still worth having
             traceback.print_exc()
+            failed.append(name)
         if arguments.json:
             arguments.json.write_text(json.dumps(bench.records, indent=1))
     bench.print_ratios()
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

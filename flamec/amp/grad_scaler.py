@@ -76,7 +76,7 @@ class GradScaler:
             return
         assert growth_factor > 1.0, "The growth factor must be > 1.0."
         assert backoff_factor < 1.0, "The backoff factor must be < 1.0."
-        self._settings: dict[str, Any] = {
+        self._settings: dict[str, float] = {
             "growth_factor": growth_factor,
             "backoff_factor": backoff_factor,
             "growth_interval": growth_interval,
@@ -219,7 +219,7 @@ class GradScaler:
 
     def get_growth_factor(self) -> float:
         """What the scale is multiplied by after ``growth_interval`` good steps."""
-        return self._settings["growth_factor"]  # type: ignore[no-any-return]
+        return self._settings["growth_factor"]
 
     def set_growth_factor(self, new_factor: float) -> None:
         """Set the growth factor; a compiled step reads it anew."""
@@ -227,7 +227,7 @@ class GradScaler:
 
     def get_backoff_factor(self) -> float:
         """What the scale is multiplied by after a skipped step."""
-        return self._settings["backoff_factor"]  # type: ignore[no-any-return]
+        return self._settings["backoff_factor"]
 
     def set_backoff_factor(self, new_factor: float) -> None:
         """Set the backoff factor; a compiled step reads it anew."""
@@ -235,7 +235,7 @@ class GradScaler:
 
     def get_growth_interval(self) -> int:
         """How many good steps in a row let the scale grow."""
-        return self._settings["growth_interval"]  # type: ignore[no-any-return]
+        return int(self._settings["growth_interval"])
 
     def set_growth_interval(self, new_interval: int) -> None:
         """Set the growth interval; a compiled step reads it anew."""

@@ -157,7 +157,7 @@ def _initialise() -> tuple[Any, int, str | None]:
     try:
         status = module.cuInit(0)[0]
     except RuntimeError as error:  # the bindings found no libcuda to load
-        return None, 0, f"NVIDIA's driver library could not be loaded: {error}"
+        return None, 0, f"no NVIDIA driver was found ({str(error).rstrip('.')})"
     if status != 0:
         return None, 0, f"NVIDIA's driver could not be initialised: {_describe(module, status)}"
     status, count = module.cuDeviceGetCount()
