@@ -74,7 +74,8 @@ class Gpu:
         """A copy in host memory; waits for the work before it."""
         target = np.empty(array.shape, array.dtype.numpy)
         if target.nbytes:
-            self.runtime.read(target, self.dense(array).address)
+            dense = self.dense(array)  # kept until it has been read
+            self.runtime.read(target, dense.address)
         return target
 
     def dense(self, array: DeviceArray) -> DeviceArray:

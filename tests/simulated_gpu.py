@@ -2,7 +2,8 @@
 
 What the frontend does with a GPU (addresses, strides, transfers, programs of one operation,
 graphs over several devices) so is tested on any machine. Kernels are not: for those there is
-Triton's interpreter, and the tests marked ``gpu``. New memory is full of bytes that make NaNs.
+Triton's interpreter, and the tests marked ``gpu``. New memory, and
+memory that was given back, is full of bytes that make NaNs.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ class HostBytes:
         self.bytes = np.full(nbytes + ALIGNMENT, 0xFF, np.uint8)
         start: int = self.bytes.__array_interface__["data"][0]
         self.address = -(-start // ALIGNMENT) * ALIGNMENT
+
+    def __del__(self) -> None:
+        self.bytes[...] = 0xFF
 
 
 def at(address: int, shape: Sequence[int], dtype: np.dtype, strides: Any = None) -> np.ndarray:

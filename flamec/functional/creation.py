@@ -261,30 +261,30 @@ def _arithmetic_series(start: Any, step: Any, count: Dim, dtype: DType, device: 
 def linspace(start: Any, end: Any, steps: int, **options: Any) -> Tensor:
     """``steps`` numbers evenly spaced from start to end, both included."""
     settings = Options("linspace", **options)
-    return settings.finished(
-        ops.cast(_evenly_spaced("linspace", start, end, steps), settings.dtype)
-    )
+    places = _evenly_spaced("linspace", start, end, steps, settings.device)
+    return settings.finished(ops.cast(places, settings.dtype))
 
 
 @public
 def logspace(start: Any, end: Any, steps: int, base: float = 10.0, **options: Any) -> Tensor:
     """``base`` to the power of ``steps`` numbers evenly spaced from start to end."""
     settings = Options("logspace", **options)
-    exponents = _evenly_spaced("logspace", start, end, steps)
-    return settings.finished(ops.cast(ops.pow(constant(base, float64), exponents), settings.dtype))
+    exponents = _evenly_spaced("logspace", start, end, steps, settings.device)
+    powers = ops.pow(constant(base, float64), exponents)
+    return settings.finished(ops.cast(powers, settings.dtype))
 
 
-def _evenly_spaced(name: str, start: Any, end: Any, steps: Any) -> Tensor:
-    """In float64; each half is counted from its own end, so that both ends are exact."""
+def _evenly_spaced(name: str, start: Any, end: Any, steps: Any, device: Device) -> Tensor:
+    """In float64, on the device; each half is counted from its own end, so that both ends are exact."""
     count = size(name, steps)
     if not isinstance(count, SymbolicDim) and count < 0:
         raise OperationError(
             f"{name}(): number of steps must be nonnegative (at {user_location()})"
         )
-    first, last = convert_operands((start, end), float64)
+    first, last = (on_device(x, device) for x in convert_operands((start, end), float64))
     if first._type.shape or last._type.shape:
         raise OperationError(f"{name}(): start and end must be numbers (at {user_location()})")
-    place = ops.iota(shape=(count,), axis=0, dtype=float64, device=first._type.device)
+    place = ops.iota(shape=(count,), axis=0, dtype=float64, device=device)
     if not isinstance(count, SymbolicDim) and count < 2:
         return ops.add(place, first)
     step = ops.div(ops.sub(last, first), constant(count - 1, float64))

@@ -273,7 +273,8 @@ def multinomial(
     if isinstance(categories, int):
         message = "cannot sample more than the number of categories without replacement"
         _require(count <= categories, "multinomial", message)
-    uniform = uniform_numbers(weights._type.shape, weights._type.dtype, generator=generator)
+    shape, device = weights._type.shape, weights._type.device
+    uniform = uniform_numbers(shape, weights._type.dtype, device, generator)
     waiting = ops.neg(ops.log(ops.sub(1.0, uniform)))
     waiting = ops.where(ops.gt(waiting, 1e-30), waiting, 1e-30)
     keys = ops.div(weights, waiting)
@@ -303,7 +304,8 @@ def _inverse_of_distribution(weights: Tensor, count: int, generator: Generator |
     sums = ops.cumsum(weights, axis=axis)
     total = ops.sum(weights, axes=(axis,))
     total = ops.reshape(total, shape=(*rows, 1))
-    uniform = uniform_numbers((*rows, count), weights._type.dtype, generator=generator)
+    shape, device = (*rows, count), weights._type.device
+    uniform = uniform_numbers(shape, weights._type.dtype, device, generator)
     level = ops.reshape(ops.mul(uniform, total), shape=(*rows, count, 1))
     passed = ops.le(ops.reshape(sums, shape=(*rows, 1, categories)), level)
     drawn = ops.sum(ops.cast(passed, int64), axes=(axis + 1,))

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import flamec.ir.ops  # noqa: F401
-from flamec import backends, cuda_backend
+from flamec import backends
 from flamec.config import default_options
+from flamec.device_array import DeviceArray
 from flamec.errors import CompileError
+from flamec.gpu import gpu
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph
 from flamec.ir.shape import Dim, SymbolicDim
@@ -48,15 +50,15 @@ def test_without_a_gpu_the_error_says_why() -> None:
 def test_run() -> None:
     options = default_options()
     prepared = backends.prepare(graph_on(GPU, size=SymbolicDim.symbol("B")), ("B",), options)
-    gpu = cuda_backend.device(0, options)
+    here = gpu(GPU)
     for size in (7, 1000):
         host = np.linspace(0, 1, size + 1, dtype=np.float32)
-        whole = cuda_backend.upload(gpu, host)
-        shifted = cuda_backend.DeviceArray(GPU, (size,), float32, whole.address + 4, whole.memory)
-        result = cuda_backend.allocate(gpu, (size,), float32)
+        whole = here.upload(host)
+        shifted = DeviceArray(GPU, (size,), float32, whole.address + 4, whole.memory)
+        result = here.allocate((size,), float32)
         invocation = prepared.bind((size,))
         invocation.set_input(0, shifted)
         invocation.set_output(0, result)
         invocation.run()
-        np.testing.assert_allclose(cuda_backend.download(gpu, result), np.exp(host[1:]), 1e-6)
-        np.testing.assert_allclose(cuda_backend.download(gpu, shifted), 2 * host[1:])
+        np.testing.assert_allclose(here.download(result), np.exp(host[1:]), 1e-6)
+        np.testing.assert_allclose(here.download(shifted), 2 * host[1:])

@@ -51,6 +51,40 @@ def test_creation_and_transfer(gpu: Device) -> None:
     assert flamec.as_tensor(np.ones(3), device=gpu).sum().item() == 3
 
 
+CREATED: dict[str, Any] = {
+    "linspace": lambda d: flamec.linspace(0, 1, 5, device=d),
+    "linspace of tensors": lambda d: flamec.linspace(0, flamec.tensor(1.0), 5, device=d),
+    "logspace": lambda d: flamec.logspace(0, 2, 5, device=d),
+    "eye": lambda d: flamec.eye(3, 2, device=d),
+    "arange": lambda d: flamec.arange(5, device=d),
+    "tril_indices": lambda d: flamec.tril_indices(3, 3, device=d),
+    "triu_indices": lambda d: flamec.triu_indices(3, 3, device=d),
+    "full": lambda d: flamec.full((2,), 1.5, device=d),
+    "rand": lambda d: flamec.rand(3, device=d),
+    "randint": lambda d: flamec.randint(0, 9, (30,), device=d),
+    "randperm": lambda d: flamec.randperm(9, device=d),
+    "normal": lambda d: flamec.normal(0.0, 1.0, (3,), device=d),
+    "normal of tensors": lambda d: flamec.normal(flamec.zeros(3, device=d)),
+    "multinomial": lambda d: flamec.multinomial(flamec.arange(1.0, 9.0, device=d), 3),
+    "multinomial, replaced": lambda d: flamec.multinomial(flamec.ones(8, device=d), 9, True),
+    "bernoulli": lambda d: flamec.bernoulli(flamec.full((9,), 0.5, device=d)),
+    "new_ones": lambda d: flamec.zeros(2, device=d).new_ones(3),
+    "rand_like": lambda d: flamec.rand_like(flamec.zeros(3, device=d)),
+    "zeros_like": lambda d: flamec.zeros_like(flamec.zeros(3), device=d),
+    "one_hot": lambda d: flamec.nn.functional.one_hot(flamec.tensor([1, 0], device=d)),
+}
+
+
+@pytest.mark.parametrize("name", CREATED)
+def test_what_is_made_on_a_gpu_is_what_the_cpu_makes(name: str, gpu: Device) -> None:
+    made = []
+    for device in ("cpu", gpu):
+        flamec.manual_seed(5)
+        made.append(CREATED[name](device))
+    assert made[1].device == gpu
+    np.testing.assert_allclose(made[1].cpu().numpy(), made[0].numpy(), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "view",
     [
