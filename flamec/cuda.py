@@ -175,7 +175,8 @@ def mem_get_info(device: Any = None) -> tuple[int, int]:
 def empty_cache() -> None:
     """Give memory that is kept for reuse back to the GPUs."""
     for found in list(gpus._gpus.values()):
-        found.runtime.release_idle()
+        if "runtime" in found.__dict__:  # a GPU that was never used keeps nothing
+            found.runtime.release_idle()
 
 
 # streams and events ----------------------------------------------------------------------

@@ -275,7 +275,7 @@ def logspace(start: Any, end: Any, steps: int, base: float = 10.0, **options: An
 
 
 def _evenly_spaced(name: str, start: Any, end: Any, steps: Any, device: Device) -> Tensor:
-    """In float64, on the device; each half is counted from its own end, so that both ends are exact."""
+    """In float64; each half is counted from its own end, so that both ends are exact."""
     count = size(name, steps)
     if not isinstance(count, SymbolicDim) and count < 0:
         raise OperationError(
