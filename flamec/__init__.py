@@ -7,6 +7,7 @@ step into one program.
 
 # ruff: noqa: F401, F403 - this module exists to re-export
 
+import math as _math
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
@@ -20,7 +21,15 @@ from flamec.autograd import (
     no_grad,
     set_grad_enabled,
 )
-from flamec.conversion import as_tensor, asarray, from_dlpack, from_numpy, scalar_tensor, tensor
+from flamec.conversion import (
+    as_tensor,
+    asarray,
+    from_dlpack,
+    from_numpy,
+    frombuffer,
+    scalar_tensor,
+    tensor,
+)
 from flamec.dtype_limits import finfo, iinfo
 from flamec.functional.activation import (
     celu,
@@ -52,8 +61,7 @@ from flamec.functional.diagonals import (
     triu,
     triu_indices,
 )
-from flamec.functional.distance import cosine_similarity, pairwise_distance
-from flamec.functional.dropout import alpha_dropout, dropout, feature_alpha_dropout
+from flamec.functional.distance import cosine_similarity, pairwise_distance, pdist, renorm
 from flamec.functional.einsum import einsum
 from flamec.functional.elementwise import *
 from flamec.functional.gathering import (
@@ -62,6 +70,7 @@ from flamec.functional.gathering import (
     index_copy,
     index_fill,
     index_put,
+    index_reduce,
     index_select,
     put,
     scatter,
@@ -82,6 +91,7 @@ from flamec.functional.joining import (
     hsplit,
     hstack,
     narrow,
+    narrow_copy,
     repeat_interleave,
     select,
     split,
@@ -93,7 +103,7 @@ from flamec.functional.joining import (
     vsplit,
     vstack,
 )
-from flamec.functional.linear import bilinear, embedding
+from flamec.functional.linear import bilinear
 from flamec.functional.linear_systems import *
 from flamec.functional.masking import (
     argwhere,
@@ -104,7 +114,7 @@ from flamec.functional.masking import (
 )
 from flamec.functional.matrix import *
 from flamec.functional.matrix_functions import *
-from flamec.functional.normalization import group_norm, layer_norm, rms_norm
+from flamec.functional.normalization import rms_norm
 from flamec.functional.order_statistics import *
 from flamec.functional.promotion import can_cast, promote_types, result_type
 from flamec.functional.reduction import *
@@ -135,10 +145,10 @@ from flamec.functional.shape import (
     unflatten,
     unsqueeze,
 )
-from flamec.functional.softmax import log_softmax, softmax
 from flamec.functional.sorting import *
 from flamec.functional.statistics import *
-from flamec.functional.strided import as_strided
+from flamec.functional.strided import as_strided, as_strided_scatter
+from flamec.functional.top_level import *
 from flamec.functional.unary import *
 from flamec.functional.uniqueness import *
 from flamec.ir.types import (
@@ -155,7 +165,8 @@ from flamec.ir.types import (
     uint8,
 )
 from flamec.ir.types import bool_ as bool
-from flamec.memory import numel
+from flamec.memory import fill, is_same_size, numel
+from flamec.memory_format import *
 from flamec.methods import detach
 from flamec.printing import set_printoptions
 from flamec.random import (
@@ -168,6 +179,7 @@ from flamec.random import (
     seed,
     set_rng_state,
 )
+from flamec.resizing import *
 from flamec.state import (
     get_default_dtype,
     get_float32_matmul_precision,
@@ -175,13 +187,25 @@ from flamec.state import (
     set_float32_matmul_precision,
 )
 from flamec.tensor import Size, Tensor
-from flamec.values import is_complex, is_floating_point, is_nonzero, is_signed, is_tensor
+from flamec.values import (
+    conj,
+    conj_physical,
+    is_complex,
+    is_floating_point,
+    is_nonzero,
+    is_signed,
+    is_tensor,
+    real,
+)
 
 double, float, half = float64, float32, float16
 long, int, short = int64, int32, int16
 device, dtype = Device, DType
 concat = concatenate = cat
 row_stack = vstack
+inf, nan, pi, e = _math.inf, _math.nan, _math.pi, _math.e
+newaxis = None
+globals().update({name: getattr(Tensor, name) for name in methods.IN_PLACE_FUNCTIONS})
 
 __version__ = "0.1.0"
 
@@ -189,7 +213,31 @@ if _TYPE_CHECKING:
     from flamec import amp, cuda, data, nn, optim, utils
     from flamec.amp import GradScaler
     from flamec.compiler import compile, mark_dynamic
+    from flamec.func import vmap
+    from flamec.nn.functional import (
+        adaptive_avg_pool1d,
+        adaptive_max_pool1d,
+        avg_pool1d,
+        channel_shuffle,
+        conv1d,
+        conv2d,
+        conv3d,
+        conv_transpose1d,
+        conv_transpose2d,
+        conv_transpose3d,
+        max_pool1d,
+        max_pool2d,
+        max_pool3d,
+        pixel_shuffle,
+        pixel_unshuffle,
+    )
     from flamec.saving import load, save
+
+_LAYERS = (
+    "adaptive_avg_pool1d", "adaptive_max_pool1d", "avg_pool1d", "channel_shuffle", "conv1d",
+    "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "max_pool1d",
+    "max_pool2d", "max_pool3d", "pixel_shuffle", "pixel_unshuffle",
+)  # fmt: skip
 
 # Imported when first used, so that ``import flamec`` stays quick: name -> module that has it.
 _LATE = {
@@ -204,6 +252,8 @@ _LATE = {
     "optim": "",
     "save": "flamec.saving",
     "utils": "",
+    "vmap": "flamec.func",
+    **dict.fromkeys(_LAYERS, "flamec.nn.functional"),
 }
 
 

@@ -285,6 +285,29 @@ def _leaf_kind(leaf: Any) -> Any:
     return type(leaf).__name__
 
 
+_MODES: dict[str | None, dict[str, Any]] = {
+    None: {},
+    "default": {},
+    "reduce-overhead": {},
+    "max-autotune": {"autotune": "max"},
+    "max-autotune-no-cudagraphs": {"autotune": "max"},
+}
+
+
+def _own_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of ``torch.compile`` as ours; ValueError for what has no counterpart."""
+    mode = options.pop("mode", None)
+    if mode not in _MODES:
+        raise ValueError(f"flamec.compile: unknown mode {mode!r}; known: {[*_MODES]}")
+    options.pop("fullgraph", None)
+    for name in ("options", "disable"):
+        if options.pop(name, None):
+            raise ValueError(f"flamec.compile has no counterpart of torch.compile's {name}=")
+    if options.get("backend", "") in ("inductor", None):
+        del options["backend"]
+    return {**_MODES[mode], **options}
+
+
 @overload
 def compile(function: F) -> F: ...
 @overload
@@ -310,8 +333,11 @@ def compile(
     ``compiled = flamec.compile(model)``. ``dynamic``: None makes a size symbolic
     once it has changed, True from the first call, False never. ``inputs``: a function
     that returns example arguments (a tuple, or a dict of keyword arguments) for
-    the command line tools. Further options are fields of ``CompileOptions``.
+    the command line tools. Further options are fields of ``CompileOptions``. Of PyTorch's own,
+    ``mode="max-autotune"`` is ``autotune="max"``; ``fullgraph``, ``disable=False``, the other modes
+    and ``backend="inductor"`` ask for nothing that is not so anyway.
     """
+    options = _own_options(options)
     if function is None:
         return lambda f: compile(f, dynamic=dynamic, inputs=inputs, **options)
     settings = default_options(**options) if options else None

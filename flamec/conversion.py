@@ -19,6 +19,7 @@ from flamec.dlpack import CPU_TYPE, from_capsule
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import as_device, as_dtype
 from flamec.functional.promotion import constant
+from flamec.functional.shape import clone, contiguous
 from flamec.gpu import gpu, move
 from flamec.ir.shape import SymbolicDim
 from flamec.ir.types import (
@@ -75,6 +76,37 @@ def as_tensor(data: Any, dtype: DType | None = None, device: Any = None) -> Tens
     return tensor(data, dtype=dtype, device=device)
 
 
+def frombuffer(
+    buffer: Any,
+    *,
+    dtype: DType,
+    count: int = -1,
+    offset: int = 0,
+    requires_grad: bool = False,
+) -> Tensor:
+    """A vector that shares memory with an object that has Python's buffer protocol.
+
+    ``offset``: bytes to skip; ``count``: elements, all that there are if negative.
+    """
+    element = as_dtype("frombuffer", dtype)
+    view = memoryview(buffer)
+    available = (view.nbytes - offset) // element.itemsize
+    if (
+        offset < 0
+        or available < max(count, 1)
+        or (count < 0 and (view.nbytes - offset) % element.itemsize)
+    ):
+        raise ValueError(
+            f"frombuffer(): {count} elements of {element.name} from byte {offset} on do not fit a "
+            f"buffer of {view.nbytes} bytes (at {user_location()})"
+        )
+    array = np.frombuffer(view, element.numpy, available if count < 0 else count, offset)
+    result = from_numpy(array)
+    if requires_grad:
+        result.requires_grad = True
+    return result
+
+
 def asarray(
     obj: Any,
     *,
@@ -111,14 +143,24 @@ def from_numpy(ndarray: np.ndarray) -> Tensor:
     return Tensor._from_array(ndarray, TensorType(ndarray.shape, dtype))
 
 
-def from_dlpack(ext_tensor: Any) -> Tensor:
+def from_dlpack(ext_tensor: Any, *, device: Any = None, copy: bool | None = None) -> Tensor:
     """A tensor that shares memory with an object that offers the DLPack protocol.
 
-    Memory of a GPU is read after the work that its owner has queued so far. Raises BufferError
-    for elements or devices that flamec does not have.
+    ``device``: where the result is; ``copy``: True copies always, False never (ValueError where
+    it would be needed). Memory of a GPU is read after the work that its owner has queued so far.
+    Raises BufferError for elements or devices that flamec does not have.
     """
-    if isinstance(ext_tensor, Tensor):
-        return ext_tensor
+    shared = ext_tensor if isinstance(ext_tensor, Tensor) else _shared_memory(ext_tensor)
+    place = as_device("from_dlpack", device, shared._type.device)
+    if copy is False and place != shared._type.device:
+        raise ValueError(
+            f"from_dlpack(): memory on {shared._type.device} cannot be on {place} without a copy "
+            f"(at {user_location()})"
+        )
+    return to(shared, device=place, copy=bool(copy))
+
+
+def _shared_memory(ext_tensor: Any) -> Tensor:
     kind, index = ext_tensor.__dlpack_device__()
     if kind == CPU_TYPE:
         return from_numpy(np.from_dlpack(ext_tensor))
@@ -308,9 +350,14 @@ def _assembled(data: Any, shape: tuple[int, ...], dtype: DType) -> Tensor:
 def to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """The tensor in another dtype or on another device; itself if nothing changes.
 
-    ``to(dtype)``, ``to(device, dtype)``, ``to(other)``; ``copy=True`` always copies.
+    ``to(dtype)``, ``to(device, dtype)``, ``to(other)``; ``copy=True`` always copies;
+    ``memory_format`` arranges the elements in memory.
     """
-    dtype, device, copy = _target(args, dict(kwargs))
+    format = kwargs.pop("memory_format", None)
+    if format is not None:
+        made = to(self, *args, **kwargs)
+        return contiguous(made, format) if made is self else clone(made, memory_format=format)
+    dtype, device, copy = _target(args, kwargs)
     place = as_device("to", device, self._type.device)
     if dtype is None or dtype is self._type.dtype:
         if place != self._type.device:
@@ -332,7 +379,6 @@ def _target(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[DType | None, 
     dtype, device = kwargs.pop("dtype", None), kwargs.pop("device", None)
     other = kwargs.pop("other", None)
     flags = {name: bool(kwargs.pop(name, False)) for name in ("non_blocking", "copy")}
-    kwargs.pop("memory_format", None)
     if kwargs:
         raise OperationTypeError(
             f"to() got an unexpected keyword argument {next(iter(kwargs))!r} (at {user_location()})"

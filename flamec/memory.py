@@ -24,11 +24,21 @@ from flamec.functional.arguments import as_device, as_dtype
 from flamec.functional.dimensions import dimension, sizes
 from flamec.functional.indexing import fit, scalar_of
 from flamec.functional.promotion import constant, is_number, require_tensor
-from flamec.functional.shape import clone, squeeze, t, transpose, unsqueeze, view, window
+from flamec.functional.shape import (
+    clone,
+    permute,
+    squeeze,
+    t,
+    transpose,
+    unsqueeze,
+    view,
+    window,
+)
 from flamec.gpu import gpu_of, move
 from flamec.ir.graph import Node
 from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, structural_key
 from flamec.ir.types import DType, TensorType, dtype_named
+from flamec.memory_format import last_channels, strided
 from flamec.state import no_grad, thread
 from flamec.tensor import Size, Storage, Tensor
 from flamec.values import concrete_array
@@ -42,7 +52,7 @@ def copy_(self: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
     return write(self, fit(value, self._type.shape, "the source"), "copy_")
 
 
-def fill_(self: Tensor, value: Any) -> Tensor:
+def fill_(input: Tensor, value: Any) -> Tensor:
     """Store one number, or the value of a zero-dimensional tensor, everywhere."""
     if isinstance(value, Tensor):
         if value._type.shape:
@@ -50,19 +60,24 @@ def fill_(self: Tensor, value: Any) -> Tensor:
                 f"fill_ only supports 0-dimension value tensor but got tensor with "
                 f"{len(value._type.shape)} dimensions (at {user_location()})"
             )
-        source = tensor_builder.cast(on_device(value, self._type.device), self._type.dtype)
+        source = tensor_builder.cast(on_device(value, input._type.device), input._type.dtype)
     elif is_number(value):
-        source = scalar_of(value, self)
+        source = scalar_of(value, input)
     else:
         raise TypeError(
             f"fill_(): argument 'value' must be a number or a Tensor, not {type(value).__name__}"
         )
-    return write(self, source, "fill_")
+    return write(input, source, "fill_")
 
 
-def zero_(self: Tensor) -> Tensor:
+def fill(input: Tensor, value: Any) -> Tensor:
+    """A copy of ``input`` with one number everywhere."""
+    return fill_(clone(input), value)
+
+
+def zero_(input: Tensor) -> Tensor:
     """Store zero everywhere."""
-    return write(self, constant(0, self._type.dtype, self._type.device), "zero_")
+    return write(input, constant(0, input._type.dtype, input._type.device), "zero_")
 
 
 def detach_(self: Tensor) -> Tensor:
@@ -108,18 +123,10 @@ def set_data(self: Tensor, other: Tensor) -> None:
             f"data set to a tensor of dtype {other._type.dtype.name} on a tensor that requires "
             f"grad (at {user_location()})"
         )
-    self._array, self._type = other._array, other._type
-    self._storage, self._steps = other._storage, other._steps
-    self._value, self._value_version, self._cached = None, -1, None
+    self._adopt(other)
 
 
-def set_(self: Tensor, source: Tensor) -> Tensor:
-    """Let the tensor have the memory of ``source``; returns the tensor."""
-    set_data(self, source)
-    return self
-
-
-def _becoming(name: str, function: Any) -> Any:
+def becoming(name: str, function: Any) -> Any:
     """The method that turns a tensor into the view of itself that ``function`` makes."""
 
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -174,7 +181,12 @@ def storage_offset(self: Tensor) -> Dim:
 
 
 def is_contiguous(self: Tensor, memory_format: Any = None) -> bool:
-    """Whether the elements lie in row-major order without gaps."""
+    """Whether the elements lie in row-major (or the given) order without gaps."""
+    if memory_format is not None:
+        if memory_format.rank not in (None, len(self._type.shape)):
+            return False
+        order = last_channels("is_contiguous", self, memory_format)
+        return layout.is_contiguous(self if order is None else permute(self, order))
     return layout.is_contiguous(self)
 
 
@@ -219,9 +231,9 @@ def is_set_to(self: Tensor, tensor: Tensor) -> bool:
     return same and layout.layout(self) == layout.layout(tensor)
 
 
-def is_same_size(self: Tensor, other: Tensor) -> bool:
+def is_same_size(input: Tensor, other: Tensor) -> bool:
     """Whether both tensors have one shape."""
-    return self.shape == other.shape
+    return input.shape == other.shape
 
 
 def get_device(self: Tensor) -> int:
@@ -443,14 +455,13 @@ TENSOR_METHODS = {
     "fill_": fill_,
     "zero_": zero_,
     "fill_diagonal_": fill_diagonal_,
-    "squeeze_": _becoming("squeeze_", squeeze),
-    "unsqueeze_": _becoming("unsqueeze_", unsqueeze),
-    "transpose_": _becoming("transpose_", transpose),
-    "swapaxes_": _becoming("swapaxes_", transpose),
-    "swapdims_": _becoming("swapdims_", transpose),
-    "t_": _becoming("t_", t),
+    "squeeze_": becoming("squeeze_", squeeze),
+    "unsqueeze_": becoming("unsqueeze_", unsqueeze),
+    "transpose_": becoming("transpose_", transpose),
+    "swapaxes_": becoming("swapaxes_", transpose),
+    "swapdims_": becoming("swapdims_", transpose),
+    "t_": becoming("t_", t),
     "detach_": detach_,
-    "set_": set_,
     "stride": stride,
     "storage_offset": storage_offset,
     "is_contiguous": is_contiguous,
@@ -481,5 +492,8 @@ TENSOR_PROPERTIES = {
     "is_cpu": lambda self: self._type.device.type == "cpu",
     "grad_fn": grad_fn,
     "is_sparse": lambda self: False,
+    "is_quantized": lambda self: False,
+    "is_meta": lambda self: self._type.device.type == "meta",
+    "layout": lambda self: strided,
     "is_cuda": lambda self: self._type.device.type == "cuda",
 }

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flamec import autograd, conversion, memory, number_operators, printing, values
+from flamec import autograd, conversion, memory, number_operators, printing, resizing, values
 from flamec.autograd import hooks
 from flamec.dispatch import apply_named, write
 from flamec.errors import OperationError, user_location
@@ -24,6 +24,7 @@ from flamec.functional import (
     comparison,
     decompositions,
     diagonals,
+    distance,
     elementwise,
     gathering,
     indexing,
@@ -77,12 +78,14 @@ MODULES: tuple[ModuleType, ...] = (
     joining,
     diagonals,
     strided,
+    distance,
     indexing,
     gathering,
     masking,
     conversion,
     values,
     memory,
+    resizing,
     printing,
 )
 
@@ -268,4 +271,17 @@ def _attach_all() -> None:
 
 
 _attach_all()
+
+# functions of the package that change their first argument: the methods of these names
+IN_PLACE_FUNCTIONS = (
+    "abs_", "acos_", "acosh_", "addmv_", "arccos_", "arccosh_", "arcsin_", "arcsinh_",
+    "arctan_", "arctanh_", "as_strided_", "asin_", "asinh_", "atan_", "atanh_", "ceil_",
+    "clamp_", "clamp_max_", "clamp_min_", "clip_", "conj_physical_", "cos_", "cosh_",
+    "deg2rad_", "erf_", "erfc_", "exp2_", "exp_", "expm1_", "fill_", "fix_", "floor_", "frac_",
+    "gcd_", "index_put_", "lcm_", "ldexp_", "log10_", "log1p_", "log2_", "log_", "logit_",
+    "nan_to_num_", "neg_", "negative_", "rad2deg_", "reciprocal_", "resize_as_", "round_",
+    "rsqrt_", "sigmoid_", "sin_", "sinc_", "sinh_", "sqrt_", "square_", "tan_", "tanh_",
+    "trunc_", "xlogy_", "zero_",
+)  # fmt: skip
+
 number_operators.attach_operators()

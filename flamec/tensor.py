@@ -133,6 +133,12 @@ class Tensor:
         self._grad = None
         return self
 
+    def _adopt(self, other: Tensor) -> None:
+        """Have the memory and the type of a concrete tensor from now on; no history."""
+        self._array, self._type = other._array, other._type
+        self._storage, self._steps = other._storage, other._steps
+        self._value, self._value_version, self._cached = None, -1, None
+
     @classmethod
     def _from_trace(
         cls,

@@ -13,6 +13,7 @@ import numpy as np
 from flamec.device_array import DeviceArray
 from flamec.dispatch import apply_named
 from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.arguments import store
 from flamec.functional.promotion import as_tensors, is_number
 from flamec.gpu import gpu_of
 from flamec.ir.types import DType
@@ -142,6 +143,21 @@ def is_complex(input: Tensor) -> bool:
     return False
 
 
+def real(input: Tensor) -> Tensor:
+    """The real part: the tensor itself, as no dtype is complex."""
+    return input
+
+
+def conj_physical(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The conjugate: the tensor itself, as no dtype is complex."""
+    return input if out is None else store("conj_physical", input, out)  # type: ignore[no-any-return]
+
+
+def conj(input: Tensor) -> Tensor:
+    """The conjugate: the tensor itself, as no dtype is complex."""
+    return input
+
+
 def is_signed(input: Tensor) -> bool:
     """Whether the dtype has negative values."""
     dtype: DType = input._type.dtype
@@ -170,8 +186,14 @@ TENSOR_METHODS = {
     "__index__": _index,
     "__format__": _format,
     "__contains__": _contains,
+    "conj": conj,
+    "conj_physical": conj_physical,
+    "conj_physical_": conj_physical,
+    "resolve_conj": conj,
+    "resolve_neg": conj,
     "is_floating_point": is_floating_point,
     "is_complex": is_complex,
     "is_signed": is_signed,
     "is_nonzero": is_nonzero,
 }
+TENSOR_PROPERTIES = {"real": real}

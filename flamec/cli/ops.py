@@ -1,4 +1,4 @@
-"""``flamec ops``: every primitive operation and what is implemented for it."""
+"""``flamec ops``: every primitive operation, and which of PyTorch's names there are."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import typer
 
 import flamec
 import flamec.nn.functional
+from flamec.cli import coverage
 from flamec.cli.console import make_console, make_table, print_json, print_table
 from flamec.ir.op import REGISTRY, Op, OpKind
 
+_COVERAGE = ("family of names", "listed", "there", "missing")
 _COLUMNS = ("op", "kind", "derivative", "C", "Triton", "facts")
 
 
@@ -30,14 +32,14 @@ def ops(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Data for programs.")] = False,
 ) -> None:
-    """List every primitive operation with what is implemented for it."""
+    """List every primitive operation with what is implemented for it, and PyTorch's names."""
     known = [k.value for k in OpKind]
     if kind is not None and kind not in known:
         raise typer.BadParameter(f"no kind is called {kind!r}; there are {', '.join(known)}")
     rows = [op_data(op) for op in REGISTRY.values() if kind in (None, op.kind.value)]
     functions = public_functions()
     if as_json:
-        print_json({"ops": rows, "functions": functions})
+        print_json({"ops": rows, "functions": functions, "coverage": coverage_data()})
         return
     console = make_console()
     cells = [
@@ -57,7 +59,27 @@ def ops(
         "\nderivative zero: no gradient flows through it. C and Triton: text, a formula; kind, "
         "lowered like all of its kind; free, costs no code."
     )
-    console.print(f"{len(rows)} primitives; public functions: {counts}")
+    console.print(f"{len(rows)} primitives; public functions: {counts}\n")
+    table = [
+        (family, str(row["names"]), str(row["present"]), ", ".join(row["missing"]))
+        for family, row in coverage_data().items()
+    ]
+    print_table(console, make_table(_COVERAGE, table))
+    names = [member for row in coverage.families().values() for member in row]
+    present = sum(map(coverage.is_present, names))
+    console.print(f"\n{present} of {len(names)} of PyTorch's names (first tier) are there.")
+
+
+def coverage_data() -> dict[str, dict[str, Any]]:
+    """For each family how many of PyTorch's names there are, and which are missing."""
+    return {
+        family: {
+            "names": len(members),
+            "present": sum(map(coverage.is_present, members)),
+            "missing": [str(name) for name in members if not coverage.is_present(name)],
+        }
+        for family, members in coverage.families().items()
+    }
 
 
 def op_data(op: Op) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -39,24 +40,47 @@ def public(function: F) -> F:
         result = function(*args, **kwargs)
         return result if out is None else store(function.__name__, result, out)
 
+    wrapper.takes_out = True  # type: ignore[attr-defined]
     return wrapper  # type: ignore[return-value]
 
 
 def store(name: str, result: Any, out: Any) -> Any:
     """Write a result (or each of several) to ``out`` and return ``out``.
 
-    Raises RuntimeError if the shape differs or the dtype cannot hold the result.
+    ``out`` of another shape gets new memory, with a warning if it had elements. Raises
+    RuntimeError if the dtype cannot hold the result, and, while a function is compiled, if the
+    shape differs.
     """
     if isinstance(result, tuple):
         for part, target in zip(result, out, strict=True):
             store(name, part, target)
         return type(result)(*out) if hasattr(result, "_fields") else tuple(out)
     if structural_key(result._type.shape) != structural_key(out._type.shape):
-        raise OperationError(
-            f"{name}(): out has shape {format_shape(out._type.shape)}, the result "
-            f"{format_shape(result._type.shape)}; out is not resized (at {user_location()})"
-        )
+        return _resized(name, stored_dtype(result, out), out)
     return write(out, stored_dtype(result, out), name)
+
+
+def _resized(name: str, result: Tensor, out: Tensor) -> Tensor:
+    have, want = format_shape(out._type.shape), format_shape(result._type.shape)
+    if thread.trace is not None:
+        raise OperationError(
+            f"{name}(): out has shape {have}, the result {want}; a compiled function resizes no "
+            f"tensor (at {user_location()})"
+        )
+    if out.requires_grad or result.requires_grad:
+        raise OperationError(
+            f"{name}(): functions with out=... arguments don't support automatic "
+            f"differentiation, but one of the arguments requires grad (at {user_location()})"
+        )
+    if out.shape.numel():
+        warnings.warn(
+            f"{name}(): out of shape {have} was resized to {want}, because it has elements; pass "
+            f"one of the result's shape, or an empty one (at {user_location()})",
+            UserWarning,
+            stacklevel=4,
+        )
+    out._adopt(tensor_builder.convert(result, dtype=result._type.dtype))
+    return out
 
 
 def stored_dtype(result: Tensor, target: Tensor) -> Tensor:

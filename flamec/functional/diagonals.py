@@ -13,7 +13,7 @@ import numpy as np
 from flamec.conversion import constant_array
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, user_location
-from flamec.functional.arguments import as_device, as_dtype
+from flamec.functional.arguments import as_device, as_dtype, public
 from flamec.functional.dimensions import dimension, sequence
 from flamec.functional.joining import cat
 from flamec.functional.promotion import promote_types
@@ -85,6 +85,7 @@ def diagonal_scatter(
     )
 
 
+@public
 def diag(input: Tensor, diagonal: int = 0) -> Tensor:
     """The matrix with a vector on its diagonal, or a copy of the diagonal of a matrix."""
     match len(input._type.shape):
@@ -119,18 +120,27 @@ def _triangle(name: str, input: Tensor, diagonal: int, comparison: str) -> Tenso
     return result
 
 
+@public
 def tril(input: Tensor, diagonal: int = 0) -> Tensor:
     """The lower triangle: elements above ``diagonal`` are zero."""
     return _triangle("tril", input, diagonal, "le")
 
 
+@public
 def triu(input: Tensor, diagonal: int = 0) -> Tensor:
     """The upper triangle: elements below ``diagonal`` are zero."""
     return _triangle("triu", input, diagonal, "ge")
 
 
 def _triangle_indices(
-    name: str, row: Any, col: Any, offset: int, dtype: Any, device: Any, upper: bool
+    name: str,
+    row: Any,
+    col: Any,
+    offset: int,
+    dtype: Any,
+    device: Any,
+    requires_grad: bool,
+    upper: bool,
 ) -> Tensor:
     place = as_device(name, device)
     wanted: DType = int64 if dtype is None else as_dtype(name, dtype)
@@ -140,21 +150,36 @@ def _triangle_indices(
         )
     distance = np.arange(int(col)) - np.arange(int(row))[:, None]
     places = np.nonzero(distance >= offset if upper else distance <= offset)
-    return constant_array(np.stack(places).astype(wanted.numpy), place)
+    result = constant_array(np.stack(places).astype(wanted.numpy), place)
+    if requires_grad:
+        result.requires_grad = True
+    return result
 
 
 def tril_indices(
-    row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None
+    row: int,
+    col: int,
+    offset: int = 0,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Row and column numbers [2, count] of the lower triangle of a ``row`` by ``col`` matrix."""
-    return _triangle_indices("tril_indices", row, col, offset, dtype, device, False)
+    return _triangle_indices("tril_indices", row, col, offset, dtype, device, requires_grad, False)
 
 
 def triu_indices(
-    row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None
+    row: int,
+    col: int,
+    offset: int = 0,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Row and column numbers [2, count] of the upper triangle of a ``row`` by ``col`` matrix."""
-    return _triangle_indices("triu_indices", row, col, offset, dtype, device, True)
+    return _triangle_indices("triu_indices", row, col, offset, dtype, device, requires_grad, True)
 
 
 # blocks -------------------------------------------------------------------------------

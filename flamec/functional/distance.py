@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from flamec.functional.arguments import store
+from flamec.functional.arguments import public, store
 from flamec.functional.autocasting import FLOAT32, autocasts
+from flamec.functional.diagonals import triu_indices
+from flamec.functional.gathering import index_select
 from flamec.functional.primitives import (
     kept,
     narrowed,
     normalized_axis,
     ops,
+    require,
     require_floating,
     widened,
 )
 from flamec.functional.promotion import as_tensors, require_tensor
 from flamec.tensor import Tensor
 
-__all__ = ["cosine_similarity", "normalize", "pairwise_distance"]
+__all__ = ["cosine_similarity", "normalize", "pairwise_distance", "pdist"]
 
 
 def norm_over(x: Tensor, p: float, axes: Sequence[int], keepdim: bool) -> Tensor:
@@ -99,3 +102,37 @@ def pairwise_distance(
     difference = ops.add(ops.sub(widened(a), widened(b)), eps)
     last = len(difference._type.shape) - 1
     return narrowed(norm_over(difference, p, (last,), keepdim), dtype)
+
+
+@autocasts(cuda=FLOAT32)
+def pdist(input: Tensor, p: float = 2.0) -> Tensor:
+    """The p-norm distances of the rows of a matrix from one another, (0, 1), (0, 2), ... first."""
+    require_tensor("pdist", "input", input)
+    require_floating("pdist", input)
+    require(input.ndim == 2, f"pdist: expected a matrix, got shape {list(input.shape)}")
+    require(p >= 0, "pdist: only non-negative p values are supported")
+    x = widened(input)
+    count = int(x._type.shape[0])
+    first, second = triu_indices(count, count, 1, device=x._type.device)
+    rows = (index_select(x, 0, index) for index in (first, second))
+    return narrowed(norm_over(ops.sub(*rows), p, (1,), keepdim=False), input._type.dtype)
+
+
+@public
+def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
+    """``input`` whose slices along ``dim`` have p-norms of at most ``maxnorm``."""
+    require_tensor("renorm", "input", input)
+    require_floating("renorm", input)
+    rank = input.ndim
+    require(rank >= 2, f"renorm: expected at least 2 dimensions, got {rank}")
+    require(p > 0, f"renorm: non-positive norm {p} not supported")
+    require(maxnorm >= 0, f"renorm: expected maxnorm to be >= 0 but got {maxnorm}")
+    x = widened(input)
+    kept_axis = normalized_axis("renorm", dim, rank)
+    norms = norm_over(x, p, [i for i in range(rank) if i != kept_axis], keepdim=True)
+    scale = ops.where(ops.gt(norms, maxnorm), ops.div(maxnorm, ops.add(norms, 1e-7)), 1.0)
+    return narrowed(ops.mul(x, scale), input._type.dtype)
+
+
+TENSOR_METHODS = {"renorm": renorm}
+IN_PLACE = ("renorm",)

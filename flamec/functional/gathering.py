@@ -14,6 +14,7 @@ import numpy as np
 
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, OutOfRangeError, user_location
+from flamec.functional.arguments import public
 from flamec.functional.autocasting import WIDEST, autocasts
 from flamec.functional.dimensions import dimension
 from flamec.functional.indexing import Gathered, fit, gathered, scalar_of, select
@@ -98,6 +99,7 @@ def _checked(
     return x, axis, index
 
 
+@public
 def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
     """``out[i][j][k] = input[index[i][j][k]][j][k]`` (for dim 0), of the shape of ``index``."""
     result_shape = index._type.shape
@@ -110,6 +112,7 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
     return result if len(result._type.shape) == len(result_shape) else regroup(result, result_shape)
 
 
+@public
 def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
     """``gather`` of input and indices broadcast against each other, except along ``dim``."""
     if dim is None:
@@ -132,6 +135,7 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
     )
 
 
+@public
 def take(input: Tensor, index: Tensor) -> Tensor:
     """The elements at ``index``, which counts all elements; negative ones count from the end."""
     result: Tensor = apply_named("index", ravel(input), _as_int64("take", index))
@@ -162,6 +166,7 @@ def require_same_dtype(name: str, input: Tensor, source: Tensor) -> None:
 
 
 # scatter ------------------------------------------------------------------------------
+@public
 def scatter(
     input: Tensor,
     dim: int,
@@ -185,11 +190,13 @@ def scatter(
 
 
 @autocasts(cuda=WIDEST)
+@public
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """A copy of ``input`` with ``src`` added at ``index`` along ``dim``; equal places add up."""
     return _scattered("scatter_add", input, dim, index, src, "add")
 
 
+@public
 def scatter_reduce(
     input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
 ) -> Tensor:
@@ -269,6 +276,7 @@ def _from_front(x: Tensor, axis: int) -> Tensor:
     return owned(apply_named("permute", x, axes=tuple(axes)))
 
 
+@public
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The slices of ``dim`` that the one-dimensional ``index`` names."""
     axis = dimension("index_select", dim, len(input._type.shape))
@@ -279,7 +287,13 @@ def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
 
 
 def _put_slices(
-    name: str, input: Tensor, dim: int, index: Any, source: Tensor, mode: str
+    name: str,
+    input: Tensor,
+    dim: int,
+    index: Any,
+    source: Tensor,
+    mode: str,
+    include_self: bool = True,
 ) -> Tensor:
     axis = dimension(name, dim, len(input._type.shape))
     x = input if input._type.shape else regroup(input, (1,))
@@ -294,11 +308,13 @@ def _put_slices(
             f"for {line._type.shape[0]} indices along dimension {axis} of {format_shape(shape)} "
             f"(at {user_location()})"
         )
-    written = apply_named("index_put", _to_front(x, axis), _to_front(values, axis), line, mode=mode)
+    target, values = _to_front(x, axis), _to_front(values, axis)
+    written = scatter_into(target, values, (line,), mode, include_self)
     result = _from_front(written, axis)
     return result if x is input else regroup(result, ())
 
 
+@public
 def index_add(
     input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1
 ) -> Tensor:
@@ -309,7 +325,31 @@ def index_add(
     return _put_slices("index_add", input, dim, index, source, "add")
 
 
+@public
+def index_reduce(
+    input: Tensor,
+    dim: int,
+    index: Tensor,
+    source: Tensor,
+    reduce: str,
+    *,
+    include_self: bool = True,
+) -> Tensor:
+    """A copy of ``input`` with ``source`` combined into the slices ``index`` of ``dim``.
+
+    ``reduce``: prod, mean, amax or amin.
+    """
+    require_same_dtype("index_reduce", input, source)
+    if reduce not in ("prod", "mean", "amax", "amin"):
+        raise OperationError(
+            f"index_reduce(): reduce must be prod, mean, amax or amin, not {reduce!r} "
+            f"(at {user_location()})"
+        )
+    return _put_slices("index_reduce", input, dim, index, source, reduce, include_self)
+
+
 @autocasts(cpu=WIDEST)
+@public
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """A copy of ``input`` in which the slices ``index`` of ``dim`` are those of ``source``."""
     require_same_dtype("index_copy", input, source)
@@ -394,6 +434,7 @@ def _same_shape(name: str, src: Tensor, view: Tensor) -> None:
         )
 
 
+@public
 def slice_scatter(
     input: Tensor,
     src: Tensor,
@@ -427,6 +468,7 @@ TENSOR_METHODS = {
         index_copy,
         index_fill,
         index_put,
+        index_reduce,
         index_select,
         put,
         scatter,
@@ -444,6 +486,7 @@ IN_PLACE = (
     "index_copy",
     "index_fill",
     "index_put",
+    "index_reduce",
     "put",
     "scatter",
     "scatter_add",

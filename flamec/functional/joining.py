@@ -6,7 +6,7 @@ joined or repeated, views where one is split.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,13 @@ import numpy as np
 from flamec.conversion import constant_array
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, OperationTypeError, OutOfRangeError, user_location
+from flamec.functional.arguments import public
 from flamec.functional.autocasting import WIDEST, autocasts
 from flamec.functional.dimensions import dimension, size, sizes
 from flamec.functional.promotion import promote_types
 from flamec.functional.shape import (
     atleast,
+    clone,
     movedim,
     owned,
     ravel,
@@ -53,6 +55,7 @@ def _tensors(name: str, tensors: Any) -> list[Tensor]:
 
 
 @autocasts(cpu=WIDEST)
+@public
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """The tensors one after the other along ``dim``, in their common dtype.
 
@@ -84,6 +87,7 @@ concat = concatenate = cat
 
 
 @autocasts(cpu=WIDEST)
+@public
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors of one shape side by side along a new dimension ``dim``."""
     given = _tensors("stack", tensors)
@@ -99,12 +103,14 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     return cat([unsqueeze(t, axis) for t in given], axis)
 
 
+@public
 def hstack(tensors: Sequence[Tensor]) -> Tensor:
     """Joined along dimension 1, one-dimensional tensors along dimension 0."""
     given = atleast(1, _tensors("hstack", tensors))
     return cat(given, 0 if len(given[0]._type.shape) == 1 else 1)
 
 
+@public
 def vstack(tensors: Sequence[Tensor]) -> Tensor:
     """Joined along dimension 0, after one-dimensional tensors became rows."""
     return cat(atleast(2, _tensors("vstack", tensors)), 0)
@@ -113,11 +119,13 @@ def vstack(tensors: Sequence[Tensor]) -> Tensor:
 row_stack = vstack
 
 
+@public
 def dstack(tensors: Sequence[Tensor]) -> Tensor:
     """Joined along dimension 2, after ``atleast_3d``."""
     return cat(atleast(3, _tensors("dstack", tensors)), 2)
 
 
+@public
 def column_stack(tensors: Sequence[Tensor]) -> Tensor:
     """Joined along dimension 1, after one-dimensional tensors became columns."""
     return cat(
@@ -281,6 +289,12 @@ def narrow(input: Tensor, dim: int, start: Any, length: Any) -> Tensor:
     return window(input, axis, first, count)
 
 
+@public
+def narrow_copy(input: Tensor, dim: int, start: Any, length: Any) -> Tensor:
+    """``narrow`` as a copy."""
+    return clone(narrow(input, dim, start, length))
+
+
 def select(input: Tensor, dim: int, index: Any) -> Tensor:
     """A view of element ``index`` of ``dim``, without that dimension."""
     shape = input._type.shape
@@ -412,17 +426,25 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
 
 _dimension = dimension  # ``unfold`` has an argument of this name
 
-TENSOR_METHODS = {
+
+def _split_method(
+    self: Tensor, split_size: int | Sequence[int], dim: int = 0
+) -> tuple[Tensor, ...]:
+    """``flamec.split``: views of consecutive parts."""
+    return split(self, split_size, dim)
+
+
+TENSOR_METHODS: dict[str, Callable[..., Any]] = {"split": _split_method} | {
     function.__name__: function
     for function in (
         chunk,
         dsplit,
         hsplit,
         narrow,
+        narrow_copy,
         repeat,
         repeat_interleave,
         select,
-        split,
         split_with_sizes,
         tensor_split,
         tile,

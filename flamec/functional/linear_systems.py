@@ -118,12 +118,16 @@ def solve_triangular(
 @autocasts(cpu=FLOAT32)
 @public
 def triangular_solve(
-    b: Tensor, A: Tensor, upper: bool = True, transpose: bool = False, unitriangular: bool = False
+    input: Tensor,
+    A: Tensor,
+    upper: bool = True,
+    transpose: bool = False,
+    unitriangular: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """X with A X = b, or A^T X = b with ``transpose``, and A; the older ``solve_triangular``."""
+    """X with A X = input, or A^T X = input with ``transpose``, and A."""
     a = square("triangular_solve", A)
     a, upper = (transposed(a), not upper) if transpose else (a, upper)
-    return solve_triangular(a, b, upper=upper, unitriangular=unitriangular), A
+    return solve_triangular(a, input, upper=upper, unitriangular=unitriangular), A
 
 
 @public
@@ -150,26 +154,26 @@ def linalg_lu_solve(
 
 @autocasts(cpu=FLOAT32)
 @public
-def lu_solve(b: Tensor, LU_data: Tensor, LU_pivots: Tensor) -> Tensor:
+def lu_solve(input: Tensor, LU_data: Tensor, LU_pivots: Tensor) -> Tensor:
     """``linalg.lu_solve`` with its arguments in another order."""
-    return linalg_lu_solve(LU_data, LU_pivots, b)
+    return linalg_lu_solve(LU_data, LU_pivots, input)
 
 
 @autocasts(cpu=FLOAT32)
 @public
-def cholesky_solve(B: Tensor, L: Tensor, upper: bool = False) -> Tensor:
-    """X with A X = B, for the ``cholesky`` factor L of A (or with ``upper`` its transpose)."""
-    factor = square("cholesky_solve", L)
+def cholesky_solve(input: Tensor, input2: Tensor, upper: bool = False) -> Tensor:
+    """X with A X = input, for the ``cholesky`` factor of A (or with ``upper`` its transpose)."""
+    factor = square("cholesky_solve", input2)
     lower = transposed(factor) if upper else factor
-    x = solve_triangular(lower, B, upper=False)
+    x = solve_triangular(lower, input, upper=False)
     return solve_triangular(transposed(lower), x, upper=True)  # type: ignore[no-any-return]
 
 
 @autocasts(cpu=FLOAT32)
 @public
-def cholesky_inverse(L: Tensor, upper: bool = False) -> Tensor:
-    """The inverse of A, for the ``cholesky`` factor L of A (or with ``upper`` its transpose)."""
-    factor = square("cholesky_inverse", L)
+def cholesky_inverse(input: Tensor, upper: bool = False) -> Tensor:
+    """The inverse of A, for the ``cholesky`` factor of A (or with ``upper`` its transpose)."""
+    factor = square("cholesky_inverse", input)
     return cholesky_solve(identity_like(ops, factor), factor, upper)  # type: ignore[no-any-return]
 
 
@@ -366,11 +370,13 @@ def tensorsolve(A: Tensor, B: Tensor, dims: tuple[int, ...] | None = None) -> Te
     return copied(ops.reshape(x, shape=rest))
 
 
-inverse = inv
-
 __all__ = [
-    "cholesky_inverse", "cholesky_solve", "det", "inverse", "logdet", "lu_solve", "pinverse",
-    "slogdet", "triangular_solve",
+    "cholesky_inverse", "cholesky_solve", "logdet", "lu_solve", "pinverse", "slogdet",
+    "triangular_solve",
 ]  # fmt: skip
 
-TENSOR_METHODS: dict[str, Callable[..., Any]] = {name: globals()[name] for name in __all__}
+TENSOR_METHODS: dict[str, Callable[..., Any]] = {
+    **{name: globals()[name] for name in __all__},
+    "det": det,
+    "inverse": inv,
+}

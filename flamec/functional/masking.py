@@ -13,6 +13,7 @@ import numpy as np
 from flamec.conversion import constant_array
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, user_location
+from flamec.functional.arguments import public
 from flamec.functional.gathering import require_same_dtype, single_value
 from flamec.functional.promotion import require_tensor
 from flamec.functional.shape import broadcast_tensors, clone, ravel, regroup, reshaped
@@ -40,6 +41,7 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     return result
 
 
+@public
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """The elements of ``input`` where ``mask`` is True, in one dimension."""
     x, chosen = broadcast_tensors(input, _as_mask("masked_select", mask))
@@ -72,6 +74,7 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     return b.where(chosen, reshaped(picked, shape), x)
 
 
+@public
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """The places of the elements that are not zero: [count, rank], or one tensor a dimension."""
     array, device = concrete_array(input, "nonzero()"), input._type.device

@@ -322,7 +322,7 @@ def linalg_diagonal(A: Tensor, *, offset: int = 0, dim1: int = -2, dim2: int = -
     return diagonal(A, offset, dim1, dim2)
 
 
-__all__ = ["chain_matmul", "matrix_exp", "matrix_power", "vecdot"]
+__all__ = ["chain_matmul", "matrix_power", "vecdot"]
 
 TENSOR_METHODS: dict[str, Callable[..., Any]] = {
     "matrix_exp": matrix_exp,

@@ -7,29 +7,44 @@ symbolic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from flamec.dispatch import apply_named
+from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, user_location
 from flamec.functional.dimensions import dimension, dimensions, sequence, size, sizes
 from flamec.ir import shape as ir_shape
 from flamec.ir.shape import Dim, equal, format_shape, product, structurally_equal
 from flamec.ir.types import DType
 from flamec.layout import can_view, is_contiguous
+from flamec.memory_format import last_channels
 from flamec.state import thread
 from flamec.tensor import Size, Tensor
 
 
 # copies -----------------------------------------------------------------------------
+def _arranged(name: str, input: Tensor, format: Any, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """What ``make`` makes of ``input`` (a copy, or the same) in the order of ``format``."""
+    order = last_channels(name, input, format)
+    if order is None:
+        return make(input)
+    last = permute(input, order)
+    made = make(last)
+    return input if made is last else permute(made, [order.index(i) for i in range(len(order))])
+
+
 def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
-    """A contiguous copy in memory of its own, through which gradients flow."""
+    """A copy in memory of its own, through which gradients flow, row-major by default."""
+    if memory_format is not None:
+        return _arranged("clone", input, memory_format, clone)
     result: Tensor = apply_named("convert", input, dtype=input._type.dtype)
     return result
 
 
 def contiguous(input: Tensor, memory_format: Any = None) -> Tensor:
-    """The tensor itself if its elements lie in row-major order, else a copy."""
+    """The tensor itself if its elements lie in row-major (or the given) order, else a copy."""
+    if memory_format is not None:
+        return _arranged("contiguous", input, memory_format, contiguous)
     if is_contiguous(input):
         return input
     result = clone(input)
@@ -98,6 +113,22 @@ def reshape(input: Tensor, *shape: Any) -> Tensor:
     A view where strides allow it, otherwise a copy.
     """
     return reshaped(input, _completed("reshape", input, sizes("reshape", shape)))
+
+
+def sum_to_size(input: Tensor, *size: Any) -> Tensor:
+    """The sum over the dimensions along which ``size`` would be stretched to the tensor's shape."""
+    shape = input._type.shape
+    wanted = sizes("sum_to_size", size)
+    apart = shape[len(shape) - len(wanted) :]
+    if len(wanted) > len(shape) or not all(
+        structurally_equal(a, b) or b == 1 for a, b in zip(apart, wanted, strict=True)
+    ):
+        raise OperationError(
+            f"sum_to_size: size {format_shape(wanted)} is not expandable to size "
+            f"{format_shape(shape)} (at {user_location()})"
+        )
+    result: Tensor = tensor_builder.sum_to(input, wanted)
+    return result
 
 
 def reshape_as(input: Tensor, other: Tensor) -> Tensor:
@@ -396,6 +427,7 @@ TENSOR_METHODS = {
         reshape,
         reshape_as,
         squeeze,
+        sum_to_size,
         swapaxes,
         swapdims,
         t,

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flamec.dispatch import apply_named, is_detached
+from flamec.dispatch import apply_named, is_detached, tensor_builder, write
 from flamec.errors import OperationError, user_location
 from flamec.functional.dimensions import sizes
-from flamec.functional.shape import regroup, window
-from flamec.ir.shape import format_shape, product
+from flamec.functional.shape import clone, regroup, window
+from flamec.ir.shape import format_shape, product, structurally_equal
 from flamec.layout import is_row_major, layout
 from flamec.state import thread
 from flamec.tape import DETACH
@@ -36,7 +36,7 @@ def as_strided(
             f"(at {user_location()})"
         )
     offset = int(layout(input)[1] if storage_offset is None else storage_offset)
-    flat = _flat_storage(input)
+    flat = flat_storage(input)
     last = offset + sum((d - 1) * s for d, s in zip(shape, strides, strict=True))
     if 0 in shape:
         return regroup(window(flat, 0, 0, 0), shape)
@@ -48,7 +48,7 @@ def as_strided(
     return _composed(flat, shape, strides, offset)
 
 
-def _flat_storage(input: Tensor) -> Tensor:
+def flat_storage(input: Tensor) -> Tensor:
     storage = input._storage
     if storage.base is not None and not is_row_major(
         storage.base_type.shape, tuple(s // storage.base.itemsize for s in storage.base.strides)
@@ -113,4 +113,24 @@ def _not_a_view(shape: list[int], strides: list[int]) -> OperationError:
     )
 
 
-TENSOR_METHODS = {"as_strided": as_strided}
+def as_strided_scatter(
+    input: Tensor,
+    src: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int],
+    storage_offset: int | None = None,
+) -> Tensor:
+    """A copy of ``input`` in which ``src`` is what ``as_strided`` shows."""
+    result = clone(input)
+    view = as_strided(result, size, stride, storage_offset)
+    if not all(map(structurally_equal, view._type.shape, src._type.shape)) or view.ndim != src.ndim:
+        raise OperationError(
+            "as_strided_scatter: expected src to have the size of the view, "
+            f"{format_shape(view._type.shape)}, but it has {format_shape(src._type.shape)} "
+            f"(at {user_location()})"
+        )
+    write(view, tensor_builder.cast(src, input._type.dtype), "as_strided_scatter")
+    return result
+
+
+TENSOR_METHODS = {"as_strided": as_strided, "as_strided_scatter": as_strided_scatter}

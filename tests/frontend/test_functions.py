@@ -238,7 +238,11 @@ def test_in_place_gradients() -> None:
         (lambda: flamec.tensor([1.0]) + 1j, TypeError, "unsupported|complex"),
         (lambda: flamec.clamp(T([1.0])), RuntimeError, "min and max"),
         (lambda: flamec.div(T([1.0]), 2, rounding_mode="up"), RuntimeError, "'up'"),
-        (lambda: flamec.exp(flamec.ones(2), out=flamec.ones(3)), RuntimeError, "out"),
+        (
+            lambda: flamec.exp(flamec.ones(2, requires_grad=True), out=flamec.ones(3)),
+            RuntimeError,
+            "out",
+        ),
         (lambda: flamec.exp(flamec.ones(2), out=T([1, 2])), RuntimeError, "cast"),
     ],
 )  # fmt: skip
@@ -250,6 +254,16 @@ def test_errors(call: Callable[[], Any], error: type[Exception], fragment: str) 
 
 
 # arguments -----------------------------------------------------------------------------------
+
+
+def test_out_of_another_size_is_resized_with_a_warning() -> None:
+    empty = flamec.empty(0)
+    assert flamec.exp(flamec.zeros(2), out=empty) is empty
+    assert empty.tolist() == [1.0, 1.0]
+    three = flamec.ones(3)
+    with pytest.warns(UserWarning, match="resized"):
+        flamec.add(flamec.ones(2), 1, out=three)
+    assert three.tolist() == [2.0, 2.0]
 
 
 def test_out_and_numpy_names() -> None:
