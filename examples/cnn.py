@@ -1,22 +1,20 @@
-"""A convolutional network and a small ResNet on scikit-learn's handwritten digits.
+"""A convolutional network and a small ResNet on handwritten digits or on images like CIFAR's.
 
 python examples/cnn.py
 python examples/cnn.py --model resnet --epochs 8
 python examples/cnn.py --device cuda
+python examples/cnn.py --model resnet --folder cifar-10-batches-bin --epochs 20
 
 The whole training step (forward, loss, backward, optimizer) is one compiled program. The last
-line printed is the accuracy on digits that the network has not seen.
+line printed is the accuracy on images that the network has not seen.
 """
 
-import argparse
-
-import numpy as np
+from images import cifar, digits
+from training import command_line, epochs, in_order, train
 
 import flamec
 from flamec import nn, optim
 from flamec.nn import functional as F
-
-BATCH = 64
 
 
 class Block(nn.Module):
@@ -43,10 +41,14 @@ class Block(nn.Module):
         return F.relu(y + self.shortcut(x))
 
 
-def cnn(channels=16):
-    """Two convolutions, each with batch normalisation and pooling, and a linear layer."""
+def cnn(channels=16, image=(1, 8, 8)):
+    """Two convolutions, each with batch normalisation and pooling, and a linear layer.
+
+    ``image`` is the shape [channels, height, width] of an image.
+    """
+    colours, height, width = image
     return nn.Sequential(
-        nn.Conv2d(1, channels, 3, padding=1),
+        nn.Conv2d(colours, channels, 3, padding=1),
         nn.BatchNorm2d(channels),
         nn.ReLU(),
         nn.MaxPool2d(2),
@@ -55,14 +57,14 @@ def cnn(channels=16):
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(8 * channels, 10),
+        nn.Linear(2 * channels * (height // 4) * (width // 4), 10),
     )
 
 
-def resnet(channels=16):
+def resnet(channels=16, image=(1, 8, 8)):
     """A convolution, four blocks of two widths, the mean over the image, a linear layer."""
     return nn.Sequential(
-        nn.Conv2d(1, channels, 3, padding=1, bias=False),
+        nn.Conv2d(image[0], channels, 3, padding=1, bias=False),
         nn.BatchNorm2d(channels),
         nn.ReLU(),
         Block(channels, channels),
@@ -76,26 +78,6 @@ def resnet(channels=16):
 
 
 MODELS = {"cnn": cnn, "resnet": resnet}
-
-
-def digits():
-    """Images [N, 1, 8, 8] from 0 to 1 and labels; the last fifth is for testing."""
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(images))
-    images = (images[order] / 16).astype(np.float32).reshape(-1, 1, 8, 8)
-    labels = labels[order].astype(np.int64)
-    split = len(images) * 4 // 5
-    return (images[:split], labels[:split]), (images[split:], labels[split:])
-
-
-def batches(images, labels, seed):
-    """Full batches of one epoch, in an order that depends on the seed alone."""
-    order = np.random.default_rng(seed).permutation(len(images))
-    for start in range(0, len(order) - BATCH + 1, BATCH):
-        chosen = order[start : start + BATCH]
-        yield flamec.from_numpy(images[chosen]), flamec.from_numpy(labels[chosen])
 
 
 class Training:
@@ -121,36 +103,31 @@ class Training:
 
 
 def main(arguments=None):
-    """Train and test; returns the mean loss of each epoch and the accuracy."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=sorted(MODELS), default="cnn")
-    parser.add_argument("--channels", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    flamec.manual_seed(options.seed)
-    model = MODELS[options.model](options.channels).to(options.device)
+    """Train and test; returns the losses of all steps and the accuracy."""
+    options = command_line(
+        __doc__.splitlines()[0],
+        arguments,
+        model=tuple(MODELS),
+        channels=16,
+        epochs=6,
+        batch=64,
+        folder="",
+    )
+    train_data, (images, labels) = cifar(options.folder) if options.folder else digits()
+    model = MODELS[options.model](options.channels, images.shape[1:]).to(options.device)
     training = Training(model)
-    step = flamec.compile(training.step)
-    train, (test_images, test_labels) = digits()
     count = sum(p.numel() for p in model.parameters())
     print(f"{options.model}: {count:,} parameters on {options.device}")
-    losses = []
-    for epoch in range(options.epochs):
-        model.train()
-        found = [
-            step(x.to(options.device), y.to(options.device)).item()
-            for x, y in batches(*train, seed=epoch)
-        ]
-        losses.append(sum(found) / len(found))
-        print(f"epoch {epoch + 1}  loss {losses[-1]:.4f}")
+    data = epochs(*train_data, batch=options.batch, count=options.epochs, device=options.device)
+    losses = train(flamec.compile(training.step), data, every=len(train_data[0]) // options.batch)
     model.eval()
-    x = flamec.from_numpy(test_images).to(options.device)
-    y = flamec.from_numpy(test_labels).to(options.device)
-    accuracy = flamec.compile(training.accuracy)(x, y).item()
-    print(f"accuracy on {len(test_labels)} unseen digits: {accuracy:.1%}")
-    return losses, accuracy
+    measure = flamec.compile(training.accuracy)
+    correct = sum(
+        len(x) * measure(x, y).item() for x, y in in_order(images, labels, device=options.device)
+    )
+    accuracy = correct / len(labels)
+    print(f"accuracy on {len(labels)} unseen images: {accuracy:.1%}")
+    return losses[:, 0], accuracy
 
 
 if __name__ == "__main__":

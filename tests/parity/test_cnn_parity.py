@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from example_programs import program
+from example_programs import assert_same_weights, program, same_weights
 from torch_comparison import to_flamec, torch
 
 import flamec
@@ -23,24 +22,21 @@ def test_losses_of_an_epoch(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     reference = theirs.MODELS[name](4).double()
     model = ours.MODELS[name](4).double()
-    state = {key: np.asarray(value.numpy()) for key, value in reference.state_dict().items()}
-    model.load_state_dict({key: to_flamec(value) for key, value in state.items()})
+    same_weights(model, reference)
     training, twin = ours.Training(model), theirs.Training(reference)
     step = flamec.compile(training.step)
     train, (images, labels) = ours.digits()
 
     def losses(package: Any, one: Any) -> list[float]:
-        data = islice(package.batches(*train, seed=0), 22)
+        data = package.epochs(*train, batch=64, count=1)
         return [one(x.double(), y).item() for x, y in data]
 
     found, expected = losses(ours, step), losses(theirs, twin.step)
+    assert len(found) == 22
     np.testing.assert_allclose(found, expected, rtol=1e-7)
     assert found[-1] < found[0] / 2
     assert step.stats.traces == 1
-    for key, value in reference.state_dict().items():
-        np.testing.assert_allclose(
-            model.state_dict()[key].numpy(), value.numpy(), rtol=1e-6, atol=1e-8, err_msg=key
-        )
+    assert_same_weights(model, reference)
     model.eval()
     reference.eval()
     x = images.astype(np.float64)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from example_programs import program
 from gpt2_example import SOURCE, example
 
 import flamec
@@ -75,16 +74,3 @@ def test_classifier(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out.splitlines()
     losses = [float(line.split()[-1]) for line in printed if line.startswith("step")]
     assert len(losses) == 6 and losses[-1] < losses[0] / 2
-
-
-@pytest.mark.parametrize("model", ["cnn", "resnet"])
-def test_convolutional_networks_learn_digits(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("sklearn")
-    main = program("cnn", "flamec", tmp_path).main
-    losses, accuracy = main(["--model", model, "--channels", "8", "--epochs", "3"])
-    printed = capsys.readouterr().out
-    assert printed.splitlines()[-1] == f"accuracy on 360 unseen digits: {accuracy:.1%}"
-    assert accuracy > 0.9
-    assert losses[-1] < losses[0] / 4
