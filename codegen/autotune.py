@@ -77,7 +77,9 @@ def select_schedules(
     """
     found = Selection()
     units = [
-        one_part(kernel, number) for kernel in kernels for number in range(len(kernel.kernel.parts))
+        one_part(kernel, number)
+        for kernel in kernels
+        for number in range(len(kernel.kernel.parts) or int(kernel.kernel.attention is not None))
     ]
     while units:
         searches: dict[PartKey, _Search] = {}

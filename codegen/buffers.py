@@ -100,6 +100,8 @@ def reads_before_writing(lowered: LoweredKernel, old: Memory, new: Memory) -> bo
     """Whether every element of ``old`` is read, and for the last time, before the element of
     ``new`` at the same place is written, and no other thread reads it."""
     kernel = lowered.kernel
+    if kernel.attention is not None:
+        return False  # blocks read rows that others write
     read, written = lowered.buffers.index(old), lowered.buffers.index(new)
     if kernel.parameters[read].memory != kernel.parameters[written].memory:
         return False

@@ -24,6 +24,7 @@ from flamec.ir.graph import Graph, Value
 from flamec.ir.iteration_space import Incompatible
 from flamec.ir.kernel import Kernel
 from flamec.ir.passes.fuse import FusionDecision, FusionGroup, FusionOptions, fuse
+from flamec.ir.passes.lower_attention import lower_attention, never
 from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.passes.normalize_contractions import normalize_contractions
 from flamec.ir.passes.widen_half_products import widen_half_products
@@ -49,7 +50,8 @@ class CompiledGraph:
 def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> CompiledGraph:
     """The CPU program of an optimized graph; LoweringError names what cannot be lowered."""
     options = options or CodegenOptions()
-    graph = normalize_contractions(widen_half_products(lower_convolutions(graph)))
+    graph = lower_attention(lower_convolutions(graph), never)
+    graph = normalize_contractions(widen_half_products(graph))
     context = build_tasks(graph)
     fusion = fuse(context, FusionOptions(enabled=options.fuse))
     errors = ErrorTable()

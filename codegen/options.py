@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Union
 
+from flamec.codegen.triton.attention_schedule import AttentionSchedule
 from flamec.codegen.triton.product_schedule import ProductSchedule, target_facts
 from flamec.ir.shape import Dim, evaluate_dim, symbols_of
 
 if TYPE_CHECKING:
     from flamec.codegen.triton.tiling import Tile
 
-Schedule = Union["Tile", ProductSchedule]
+Schedule = Union["Tile", ProductSchedule, AttentionSchedule]
 FLOAT32_PRODUCTS = ("ieee", "tf32x3", "tf32")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import PartialResults
 from flamec.ir.kernel import (
+    Attention,
     Compute,
     Contraction,
     Fold,
@@ -40,7 +41,7 @@ def bytes_written(lowered: LoweredKernel) -> Dim:
 
 def flops(kernel: Kernel) -> Dim:
     """Arithmetic operations: two for each multiplication of a matrix product."""
-    total: Dim = 0
+    total: Dim = 0 if kernel.attention is None else _attention_flops(kernel.attention)
     for part in kernel.parts:
         program = part.program
         elements = product(_actual_sizes(part))
@@ -53,6 +54,13 @@ def flops(kernel: Kernel) -> Dim:
     return total
 
 
+def _attention_flops(a: Attention) -> Dim:
+    """Of the products; a mask that leaves half of the scores out halves them."""
+    numbers = 3 * a.depth + 2 * a.width if a.is_backward else a.depth + a.width
+    total = 2 * a.batch * a.rows * a.columns * numbers
+    return total if a.upper is None else total // 2
+
+
 def _actual_sizes(part: Part) -> tuple[Dim, ...]:
     """The sizes of a part's loops, its own sizes filled in."""
     own = dict(zip(part.program.sizes, part.sizes, strict=True))
@@ -61,7 +69,7 @@ def _actual_sizes(part: Part) -> tuple[Dim, ...]:
 
 def _total(lowered: LoweredKernel, written: bool) -> Dim:
     kernel = lowered.kernel
-    if lowered.host is not None:
+    if lowered.host is not None or kernel.attention is not None:
         return _whole_buffers(lowered, written)
     touched: dict[int, dict[object, Dim]] = {}
     for arguments, place, elements, is_store in _accesses(kernel):

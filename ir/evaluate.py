@@ -27,7 +27,14 @@ from flamec.ir.types import TensorType, bfloat16, float16
 _ELEMENTWISE = OpKind.ELEMENTWISE
 _COMPUTING = frozenset(
     k.value
-    for k in (OpKind.REDUCTION, OpKind.CONTRACTION, OpKind.SCAN, OpKind.SCATTER, OpKind.HOST)
+    for k in (
+        OpKind.REDUCTION,
+        OpKind.CONTRACTION,
+        OpKind.ATTENTION,
+        OpKind.SCAN,
+        OpKind.SCATTER,
+        OpKind.HOST,
+    )
 )
 _HALVES = frozenset((float16.numpy.num, bfloat16.numpy.num))
 _ndarray = np.ndarray

@@ -310,6 +310,10 @@ def _host(space: GroupSpace, task: Task) -> Dims:
     raise Incompatible(f"{task.name} is computed by the host, in no loop of a kernel")
 
 
+def _attention(space: GroupSpace, task: Task) -> Dims:
+    raise Incompatible(f"{task.name} is a kernel of its own")
+
+
 _RULES: dict[OpKind | None, Callable[[GroupSpace, Task], Dims]] = {
     None: _copy,
     OpKind.ELEMENTWISE: _elementwise,
@@ -324,6 +328,7 @@ _RULES: dict[OpKind | None, Callable[[GroupSpace, Task], Dims]] = {
     OpKind.ASSEMBLE: _pad,
     OpKind.SCAN: _scan,
     OpKind.HOST: _host,
+    OpKind.ATTENTION: _attention,
 }
 
 

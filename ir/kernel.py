@@ -290,9 +290,46 @@ class Part:
     sizes: tuple[Dim, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """softmax(scale * query @ key^T + mask) @ value, or its gradients, for each of ``batch``.
+
+    ``rows`` queries see ``columns`` keys of ``depth`` numbers with values of ``width``. Matrices
+    have their rows as free and their numbers as contracted dimension; those of the mask are
+    rows and columns. ``lower``, ``upper``, ``zero_rows``: see the op. ``logarithm`` is the
+    parameter with the logarithms of the sums, row-major. Forward it is written, with ``output``;
+    backward it is read, with ``delta`` (row-major, too) and ``output``, which is then the gradient
+    of the output, and ``gradients`` (of query, key and value) are written.
+    """
+
+    memory: str
+    batch: Dim
+    rows: Dim
+    columns: Dim
+    depth: int
+    width: int
+    scale: float
+    lower: Dim | None
+    upper: Dim | None
+    zero_rows: bool
+    query: MatrixOperand
+    key: MatrixOperand
+    value: MatrixOperand
+    mask: MatrixOperand | None
+    output: MatrixOperand
+    logarithm: int
+    delta: int = -1
+    gradients: tuple[MatrixOperand, ...] = ()
+
+    @property
+    def is_backward(self) -> bool:
+        return bool(self.gradients)
+
+
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel; ``operations`` and ``locations`` are for people."""
+    """One kernel; ``operations`` and ``locations`` are for people. With an ``attention`` it has
+    nothing else."""
 
     name: str
     kind: str
@@ -302,6 +339,7 @@ class Kernel:
     finish: tuple[Statement, ...]
     operations: tuple[str, ...] = field(default=(), compare=False)
     locations: tuple[str, ...] = field(default=(), compare=False)
+    attention: Attention | None = None
 
 
 # printing ----------------------------------------------------------------------------
@@ -320,7 +358,34 @@ def print_kernel(kernel: Kernel) -> str:
         lines.append(f"  run({names}):")
         lines.extend("    " + line for line in print_program(part.program))
     lines.extend(f"  {print_statement(s)}" for s in kernel.finish)
+    if kernel.attention is not None:
+        lines.extend(f"  {line}" for line in _print_attention(kernel.attention))
     return "\n".join(lines) + "\n"
+
+
+def _print_attention(a: Attention) -> list[str]:
+    sizes = ", ".join(format_dim(d) for d in (a.batch, a.rows, a.columns, a.depth, a.width))
+    bounds = [f"{name} {format_dim(d)}" for name, d in _bounds(a)]
+    mask = [f"mask {_matrix(a.mask)}"] if a.mask else []
+    head = f"attention{' backward' if a.is_backward else ''} ({a.memory}: {sizes})"
+    given = (a.query, a.key, a.value)
+    lines = [", ".join([head, f"scale {a.scale}", *bounds, *mask])]
+    lines.append(f"of {', '.join(map(_matrix, given))}")
+    if a.is_backward:
+        lines.append(f"with {_matrix(a.output)}, p{a.logarithm}, p{a.delta}")
+        return [*lines, f"gives {', '.join(map(_matrix, a.gradients))}"]
+    return [*lines, f"gives {_matrix(a.output)}, p{a.logarithm}"]
+
+
+def _bounds(a: Attention) -> list[tuple[str, Dim]]:
+    return [(name, d) for name, d in (("from", a.lower), ("to", a.upper)) if d is not None]
+
+
+def _matrix(m: MatrixOperand) -> str:
+    batch = [f"{format_dim(stride)} for {format_dim(size)}" for size, stride in m.batch]
+    strides = ", ".join([*batch, format_dim(m.free), format_dim(m.contracted)])
+    start = "" if structurally_equal(m.offset, 0) else f" + {format_dim(m.offset)}"
+    return f"p{m.parameter}{start} ({strides})"
 
 
 def print_program(program: RowProgram) -> list[str]:

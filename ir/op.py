@@ -25,6 +25,7 @@ class OpKind(enum.Enum):
     REDUCTION = "reduction"  # folds axes
     CONTRACTION = "contraction"  # dot_general
     CONVOLUTION = "convolution"  # sums of products over windows
+    ATTENTION = "attention"  # products, a softmax and products, without the scores in memory
     VIEW = "view"  # the same elements at other places; no arithmetic
     ASSEMBLE = (
         "assemble"  # places inputs side by side or into another (concatenate, pad, slice_update)

@@ -51,6 +51,11 @@ class Task:
         return not self.is_copy and self.node is not None and self.node.op.kind is OpKind.HOST
 
     @property
+    def is_attention(self) -> bool:
+        """Whether the task is a kernel of its own, which no template of loops writes."""
+        return not self.is_copy and self.node is not None and self.node.op.kind is OpKind.ATTENTION
+
+    @property
     def origin(self) -> Node | None:
         return self.node or self.source
 
@@ -187,7 +192,7 @@ def _memory_operands(node: Node) -> tuple[int, ...]:
     match node.op.kind:
         case OpKind.CONTRACTION:
             return (0, 1)
-        case OpKind.HOST:
+        case OpKind.HOST | OpKind.ATTENTION:
             return tuple(range(len(node.inputs)))
         case OpKind.GATHER | OpKind.RANDOM:
             return (0,)
@@ -206,6 +211,12 @@ def _suits(tasks: TaskGraph, node: Node, position: int) -> bool:
             return matrix_strides(node, position, layout) is not None
         case OpKind.HOST:
             return tasks.is_whole(node.inputs[position])
+        case OpKind.ATTENTION if len(layout.dims) < len(node.inputs[0].type.shape):
+            return tasks.is_whole(node.inputs[position])
+        case OpKind.ATTENTION:
+            found = even_matrix(layout)
+            is_mask = position == 3 and len(node.inputs) in (4, 7)
+            return found is not None and (is_mask or structurally_equal(found[2].stride, 1))
         case OpKind.GATHER:
             indexed = layout.dims[: len(node.inputs) - 1]
             return all(len(coalesce(dim)) <= 1 for dim in indexed)
@@ -262,6 +273,19 @@ def matrix_strides(
     if (strides and 1 not in strides) or any(isinstance(s, int) and s < 1 for s in strides):
         return None
     return outer, row, column
+
+
+def even_matrix(layout: Layout) -> tuple[list[Factor], Factor, Factor] | None:
+    """The last two dimensions as (batch factors, rows, columns); None if their steps are uneven.
+
+    A dimension of size 1 has stride 1.
+    """
+    *batch, rows, columns = layout.dims
+    last = [coalesce(dim) for dim in (rows, columns)]
+    if any(len(factors) > 1 for factors in last):
+        return None
+    row, column = (factors[0] if factors else Factor(1, 1) for factors in last)
+    return [f for dim in batch for f in dim], row, column
 
 
 class _TaskBuilder:

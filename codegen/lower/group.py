@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from flamec.codegen.lower.attention import lower_attention
 from flamec.codegen.lower.contraction import lower_contraction
 from flamec.codegen.lower.kernel_builder import (
     ErrorTable,
@@ -50,6 +51,8 @@ def lower_group(
     """
     if segments[0][0].is_host:
         return _lower_host(segments[0][0], context, name)
+    if segments[0][0].is_attention:
+        return _lower_attention(segments[0][0], context, name)
     builder = KernelBuilder(errors)
     parts = []
     for tasks in segments:
@@ -83,6 +86,23 @@ def _lower_host(task: Task, context: TaskGraph, name: str) -> LoweredKernel:
         name, "host", tuple(parameters.parameters), (), (), (), (task.name,), _locations([task])
     )
     return LoweredKernel(kernel, tuple(parameters.buffers), task)
+
+
+def _lower_attention(task: Task, context: TaskGraph, name: str) -> LoweredKernel:
+    parameters = ParameterList()
+    attention = lower_attention(task, context, parameters)
+    kernel = Kernel(
+        name,
+        "attention",
+        tuple(parameters.parameters),
+        (),
+        (),
+        (),
+        (task.name,),
+        _locations([task]),
+        attention,
+    )
+    return LoweredKernel(kernel, tuple(parameters.buffers))
 
 
 def _lower_segment(

@@ -12,6 +12,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flamec.codegen.options import CodegenOptions, Schedule
+from flamec.codegen.triton.attention_choice import (
+    AttentionLaunch,
+    attention_candidates,
+    attention_fits,
+    attention_key,
+)
+from flamec.codegen.triton.attention_schedule import AttentionSchedule
 from flamec.codegen.triton.part_key import PartKey, actual, part_key
 from flamec.codegen.triton.product_choice import product_candidates, product_fits
 from flamec.codegen.triton.product_schedule import ProductSchedule
@@ -19,7 +26,17 @@ from flamec.codegen.triton.tile_candidates import tile_candidates, tile_fits
 from flamec.codegen.triton.tiling import Tile, propose
 from flamec.ir.kernel import Part
 
-_FORMS: dict[str, type[Tile] | type[ProductSchedule]] = {"rows": Tile, "product": ProductSchedule}
+_FORMS: dict[str, type[Tile] | type[ProductSchedule] | type[AttentionSchedule]] = {
+    "rows": Tile,
+    "product": ProductSchedule,
+    "attention": AttentionSchedule,
+}
+_EXAMPLES: dict[str, Schedule] = {
+    "rows": Tile(1, 1, False, False, 0, 1),
+    "product": ProductSchedule(1, 1, 0, 1, 1),
+    "attention": AttentionSchedule(16, 16, 1, 1),
+}
+Schedulable = Part | AttentionLaunch
 
 
 class ScheduleWarning(UserWarning):
@@ -32,7 +49,7 @@ class Choice:
 
     name: PartKey
     schedule: Schedule
-    part: Part
+    part: Schedulable
 
     @property
     def key(self) -> str:
@@ -40,12 +57,13 @@ class Choice:
         return self.name.text
 
 
-def choose_schedule(part: Part, options: CodegenOptions) -> Choice:
+def choose_schedule(part: Schedulable, options: CodegenOptions) -> Choice:
     """The given schedule if there is one that fits, else the first of ``candidates``.
 
     ScheduleWarning for one that does not fit.
     """
-    name = part_key(part, options)
+    attention = isinstance(part, AttentionLaunch)
+    name = attention_key(part, options) if attention else part_key(part, options)
     given = options.schedules.get(name.text)
     if given is not None:
         if fits(given, part, options):
@@ -56,20 +74,26 @@ def choose_schedule(part: Part, options: CodegenOptions) -> Choice:
             ScheduleWarning,
             stacklevel=2,
         )
+    if isinstance(part, AttentionLaunch):
+        return Choice(name, attention_candidates(part, options, 1)[0], part)
     if part.program.contraction is not None:
         return Choice(name, product_candidates(part.program, options, 1)[0], part)
     return Choice(name, propose(actual(part), options), part)
 
 
-def candidates(part: Part, options: CodegenOptions, most: int) -> list[Schedule]:
+def candidates(part: Schedulable, options: CodegenOptions, most: int) -> list[Schedule]:
     """Schedules to choose from: the one by rule of thumb, then the most promising ones."""
+    if isinstance(part, AttentionLaunch):
+        return [*attention_candidates(part, options, most)]
     if part.program.contraction is not None:
         return [*product_candidates(part.program, options, most)]
     return [*tile_candidates(actual(part), options, most)]
 
 
-def fits(schedule: Schedule, part: Part, options: CodegenOptions) -> bool:
+def fits(schedule: Schedule, part: Schedulable, options: CodegenOptions) -> bool:
     """Whether a part can be written with a schedule."""
+    if isinstance(part, AttentionLaunch):
+        return isinstance(schedule, AttentionSchedule) and attention_fits(schedule, part, options)
     if part.program.contraction is not None:
         return isinstance(schedule, ProductSchedule) and product_fits(
             schedule, part.program, options
@@ -94,12 +118,9 @@ def schedule_from(data: Mapping[str, Any]) -> Schedule:
         name
         for name, value in asdict(schedule).items()
         if not isinstance(value, int)
-        or isinstance(value, bool) != isinstance(getattr(_example(data["form"]), name), bool)
+        or isinstance(value, bool) != isinstance(getattr(_EXAMPLES[data["form"]], name), bool)
     ]
     if wrong:
         raise ValueError(f"not a schedule, {', '.join(wrong)} of a wrong type: {dict(data)}")
     return schedule
 
-
-def _example(form: str) -> Schedule:
-    return Tile(1, 1, False, False, 0, 1) if form == "rows" else ProductSchedule(1, 1, 0, 1, 1)

@@ -22,11 +22,11 @@ from flamec.codegen.lower.group import LoweredKernel, lower_group
 from flamec.codegen.lower.kernel_builder import ErrorTable
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.gpu_form import ChooseTile, gpu_form
-from flamec.codegen.triton.kernel_writer import KernelWriter
-from flamec.codegen.triton.launches import LaunchCollector
+from flamec.codegen.triton.launches import LaunchCollector, kernel_writer
 from flamec.ir.graph import Graph
 from flamec.ir.op import OpKind
 from flamec.ir.passes.fuse import Fusion, FusionGroup, FusionOptions, fuse
+from flamec.ir.passes.lower_attention import has_kernel, lower_attention
 from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.passes.normalize_contractions import normalize_contractions
 from flamec.ir.plan import Copy, ExecutionPlan, OutputSpec, Step
@@ -56,7 +56,8 @@ def compile_graph(
 
 def lower_graph(graph: Graph, options: CodegenOptions) -> LoweredGraph:
     """The first half: kernels. LoweringError names what cannot be lowered."""
-    context = build_tasks(normalize_contractions(lower_convolutions(graph)))
+    graph = lower_attention(lower_convolutions(graph), has_kernel)
+    context = build_tasks(normalize_contractions(graph))
     fusion = fuse(
         context,
         FusionOptions(
@@ -94,7 +95,7 @@ def emit_graph(
             collector.actions.append(host_call(kernel.lowered.host, context, table))
             steps.append(kernel_step(kernel.lowered, numbers, table))
             continue
-        writer = KernelWriter(
+        writer = kernel_writer(
             kernel, numbers, collector.new_buffer, options, collector.error_buffer
         )
         try:

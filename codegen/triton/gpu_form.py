@@ -15,6 +15,7 @@ from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import Memory, PartialResults
 from flamec.codegen.lower.lanes import spill_type
 from flamec.codegen.options import CodegenOptions
+from flamec.codegen.triton.attention_choice import attention_launches
 from flamec.codegen.triton.choice import Choice, choose_schedule
 from flamec.codegen.triton.part_key import actual, part_key
 from flamec.codegen.triton.product_parts import can_fuse, joined, parted, product_elements
@@ -44,7 +45,7 @@ def gpu_form(
     memory = _Parameters(list(kernel.parameters), list(lowered.buffers))
     parts: list[Part] = []
     tiles: list[Tile | ProductSchedule] = []
-    choices: list[Choice] = []
+    choices = [choose_schedule(launch, options) for launch in attention_launches(kernel)]
     for part in kernel.parts:
         following = [part]
         if part.program.contraction is not None:

@@ -5,11 +5,28 @@ In: kernels that are written. Out: sources, each once, and actions in order.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from flamec.codegen.triton.kernel_writer import KernelWriter
+from flamec.codegen.options import CodegenOptions
+from flamec.codegen.triton.attention_writer import AttentionWriter
+from flamec.codegen.triton.gpu_form import GpuKernel
+from flamec.codegen.triton.kernel_writer import KernelWriter, NewBuffer
 from flamec.ir.plan import Action, Buffer, KernelSource, Launch
 from flamec.ir.types import int64
+
+
+def kernel_writer(
+    kernel: GpuKernel,
+    numbers: tuple[int, ...],
+    new_buffer: NewBuffer,
+    options: CodegenOptions,
+    errors: Callable[[], int],
+) -> KernelWriter | AttentionWriter:
+    """What writes a kernel; ``write`` gives it its launches."""
+    if kernel.lowered.kernel.attention is not None:
+        return AttentionWriter(kernel, numbers, options)
+    return KernelWriter(kernel, numbers, new_buffer, options, errors)
 
 
 class LaunchCollector:
@@ -37,7 +54,7 @@ class LaunchCollector:
         self.buffers.append(replace(buffer, name=f"{buffer.name}{len(self.buffers)}"))
         return len(self.buffers) - 1
 
-    def launches(self, writer: KernelWriter, step: int) -> None:
+    def launches(self, writer: KernelWriter | AttentionWriter, step: int) -> None:
         """Add the launches of a kernel."""
         for planned in writer.launches:
             source = planned.launch.source

@@ -20,7 +20,7 @@ from flamec.ir.kernel import Constant, Loop, Part, RowProgram
 from flamec.ir.shape import Dim, SymbolicDim, product, substitute
 
 _NAMES = ("name", "operand", "operands", "fill", "position", "index", "names")
-_NUMBERS = ("parameter", "slot", "target", "result")  # integers that are not sizes
+_NUMBERS = ("parameter", "slot", "target", "result", "logarithm", "delta")  # no sizes
 _LEFT_OUT = ("error",)
 _ALIGNMENT = 16
 _STEPS = 4  # buckets between two powers of two, for matrix products
@@ -75,16 +75,21 @@ def _bucket(program: RowProgram, options: CodegenOptions) -> str:
     c = program.contraction
     if c is not None:
         sizes = [options.typical(size) for size in (c.batch, c.rows, c.columns, c.depth)]
-        return "x".join("?" if size is None else str(_rounded(size)) for size in sizes)
+        return "x".join("?" if size is None else str(rounded(size)) for size in sizes)
     loops = (program.rows, program.inner)
     sizes = [options.typical(product(loop.size for loop in part)) for part in loops]
     return "x".join("?" if size is None else str(power_of_two(size)) for size in sizes)
 
 
-def _rounded(size: int) -> int:
+def rounded(size: int) -> int:
     """Up to the next of four steps between powers of two."""
     step = max(1, power_of_two(size) // 2 // _STEPS)
     return -(-size // step) * step
+
+
+def form_of(value: Any) -> Any:
+    """Data of the Kernel IR as nested lists, without what a schedule does not depend on."""
+    return _Form({}).of(value)
 
 
 class _Form:

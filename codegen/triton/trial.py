@@ -14,8 +14,7 @@ from flamec.codegen.lower.kernel_builder import Memory, PartialResults
 from flamec.codegen.lower.lanes import MEMORY_DTYPES
 from flamec.codegen.options import CodegenOptions, Schedule
 from flamec.codegen.triton.gpu_form import GpuKernel, gpu_form
-from flamec.codegen.triton.kernel_writer import KernelWriter
-from flamec.codegen.triton.launches import LaunchCollector
+from flamec.codegen.triton.launches import LaunchCollector, kernel_writer
 from flamec.codegen.triton.part_key import actual
 from flamec.ir.kernel import CheckedIndex, Load, Statement, Store
 from flamec.ir.plan import Buffer, ExecutionPlan, Launch, dense_elements
@@ -35,8 +34,10 @@ class Trial:
 
 
 def one_part(lowered: LoweredKernel, number: int) -> LoweredKernel:
-    """A kernel with one of its parts alone."""
+    """A kernel with one of its parts alone; an attention is one part."""
     kernel = lowered.kernel
+    if kernel.attention is not None:
+        return lowered
     alone = len(kernel.parts) == 1
     part = (kernel.parts[number],)
     return replace(
@@ -56,7 +57,7 @@ def make_trial(
     buffers = [_buffer(memory) for memory in form.lowered.buffers]
     collector = LaunchCollector(buffers)
     numbers = tuple(range(len(buffers)))
-    writer = KernelWriter(form, numbers, collector.new_buffer, options, collector.error_buffer)
+    writer = kernel_writer(form, numbers, collector.new_buffer, options, collector.error_buffer)
     writer.write()
     collector.launches(writer, step=0)
     symbols = tuple(sorted({s for dim in _dims(collector) for s in symbols_of(dim)}))

@@ -2,6 +2,7 @@
 
 from flamec.ir.ops import (
     assemble,
+    attention,
     binary,
     comparison,
     contraction,
@@ -23,6 +24,7 @@ from flamec.ir.ops import (
 
 __all__ = [
     "assemble",
+    "attention",
     "binary",
     "comparison",
     "contraction",

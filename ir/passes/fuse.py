@@ -163,6 +163,7 @@ _NEEDS_OWN_LOOPS = (
     OpKind.SCAN,
     OpKind.SCATTER,
     OpKind.HOST,
+    OpKind.ATTENTION,
 )
 
 
