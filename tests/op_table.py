@@ -9,6 +9,7 @@ the file of its family.
 from __future__ import annotations
 
 from op_row import Row
+from op_rows_attention import ATTENTION_ROWS
 from op_rows_elementwise import ELEMENTWISE_ROWS
 from op_rows_folding import FOLDING_ROWS
 from op_rows_matrices import MATRIX_ROWS
@@ -21,5 +22,6 @@ OP_TABLE: tuple[Row, ...] = (
     *STRUCTURE_ROWS,
     *ORDER_ROWS,
     *MATRIX_ROWS,
+    *ATTENTION_ROWS,
 )
 ROWS = {row.name: row for row in OP_TABLE}

@@ -99,7 +99,7 @@ def _has_room(schedule: AttentionSchedule, a: Attention, launch: str, target: Ta
 
 
 # the best first where they fit, by the larger of depth and width
-_PREFERRED = {
+_PREFERRED: dict[str, dict[int, tuple[tuple[int, int, int, int], ...]]] = {
     "forward": {
         64: ((64, 128, 4, 2), (128, 64, 4, 3), (64, 64, 4, 3), (64, 64, 4, 2), (64, 32, 4, 2)),
         128: ((64, 64, 4, 3), (128, 64, 8, 3), (128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2)),

@@ -97,7 +97,10 @@ class _Launch:
             lower, upper = (None if d is None else -d for d in (a.upper, a.lower))
         blocks = ceil_div(size, step)
         query, key = self._matrix("query", a.query, True), self._matrix("key", a.key, False)
-        value, result = self._matrix("value", a.value, False), self._matrix("result", a.output, True)
+        value, result = (
+            self._matrix("value", a.value, False),
+            self._matrix("result", a.output, True),
+        )
         gradients = [
             self._matrix(f"of_{name}", m, name == "query")
             for name, m in zip(("query", "key", "value"), a.gradients, strict=False)
@@ -205,6 +208,7 @@ class _Launch:
         return {"left": left, "inner": True, "right": right, "step": step}
 
     def _valid(self) -> str:
+        """Whether a column of a block takes part in a row of it; "" if all do."""
         a, parts = self.a, []
         if self.launch != "keys" and not is_multiple(a.columns, self.schedule.columns):
             parts.append(f"({self.column} < columns)")
@@ -212,12 +216,14 @@ class _Launch:
             parts.append(f"({self.column} - {self.row} >= {_narrow(a.lower)})")
         if a.upper is not None:
             parts.append(f"({self.column} - {self.row} <= {_narrow(a.upper)})")
+        if self._mask().get("is_bool"):
+            parts.append("kept")
         return " & ".join(parts)
 
-    def _mask(self) -> dict[str, object] | None:
+    def _mask(self) -> dict[str, object]:
         m = self.a.mask
         if m is None:
-            return None
+            return {"load": "", "is_bool": False}
         memory = self.kernel.parameters[m.parameter].memory
         wide = ".to(tl.int64)" if self._is_wide(m, self.a.rows) else ""
         at = f"p{m.parameter} + ({matrix_start(m)}) + {self.row}{wide} * {factor(m.free)}"
@@ -235,7 +241,11 @@ class _Launch:
         def load(parameter: int, other: str) -> str:
             at = f"p{parameter} + batch * rows + row"
             whole = is_multiple(a.rows, self.schedule.rows)
-            return f"tl.load({at}){shape}" if whole else f"tl.load({at}, row < rows, other={other}){shape}"
+            return (
+                f"tl.load({at}){shape}"
+                if whole
+                else f"tl.load({at}, row < rows, other={other}){shape}"
+            )
 
         lines = [f"logarithm = {load(a.logarithm, _INFINITY)} * {_LOG2_E!r}"]
         if a.zero_rows:
@@ -291,4 +301,3 @@ def _bounds(fixed: str, end: str, step: int, lower: Dim | None, upper: Dim | Non
     if lower is not None:
         lines.append("inner_end = tl.maximum(inner_begin, inner_end)")
     return lines
-

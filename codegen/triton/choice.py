@@ -62,8 +62,10 @@ def choose_schedule(part: Schedulable, options: CodegenOptions) -> Choice:
 
     ScheduleWarning for one that does not fit.
     """
-    attention = isinstance(part, AttentionLaunch)
-    name = attention_key(part, options) if attention else part_key(part, options)
+    if isinstance(part, AttentionLaunch):
+        name = attention_key(part, options)
+    else:
+        name = part_key(part, options)
     given = options.schedules.get(name.text)
     if given is not None:
         if fits(given, part, options):
@@ -123,4 +125,3 @@ def schedule_from(data: Mapping[str, Any]) -> Schedule:
     if wrong:
         raise ValueError(f"not a schedule, {', '.join(wrong)} of a wrong type: {dict(data)}")
     return schedule
-

@@ -8,7 +8,8 @@ written with other operations, for back ends and types without such kernels.
 Attributes: ``scale``; ``lower`` and ``upper`` (sizes or None): column j of a row i takes part if
 lower <= j - i <= upper; ``zero_rows``: a row in which nothing takes part gives 0, else NaN;
 ``orders``: for each large result the permutation in which it is given. A fourth operand of shape
-[*batch, rows, columns] is the mask: bool (True takes part) or added to the scores.
+[*batch, rows, columns] is the mask: bool (True takes part) or added to the scores. Backward, what
+does not take part by bounds or a bool mask has the weight 0, whatever the logarithm of its row.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from flamec.ir.builder import Builder
 
 Axes = tuple[int, ...]
+Arrays = Sequence[np.ndarray]
 
 
 def _check_operands(op: str, types: Types, masked: bool) -> None:
@@ -106,18 +108,20 @@ def _infer_backward(types: Types, attributes: Attributes) -> Types:
 
 
 # the meaning in NumPy --------------------------------------------------------------------
-def _score_array(
-    attributes: Attributes, q: np.ndarray, k: np.ndarray, mask: Sequence[np.ndarray]
-) -> np.ndarray:
-    scores = np.matmul(q, np.swapaxes(k, -1, -2)) * q.dtype.type(attributes["scale"])
-    away = np.arange(k.shape[-2]) - np.arange(q.shape[-2])[:, None]
+def _kept_places(attributes: Attributes, rows: int, columns: int, mask: Arrays) -> list[np.ndarray]:
+    """Which columns take part in which rows, by each bound and by a mask."""
+    away = np.arange(columns) - np.arange(rows)[:, None]
     lower, upper = attributes["lower"], attributes["upper"]
-    if lower is not None:
-        scores = np.where(away >= lower, scores, -np.inf)
-    if upper is not None:
-        scores = np.where(away <= upper, scores, -np.inf)
+    kept = [] if lower is None else [away >= lower]
+    kept += [] if upper is None else [away <= upper]
+    return kept + [m for m in mask if m.dtype == np.bool_]
+
+
+def _score_array(attributes: Attributes, q: np.ndarray, k: np.ndarray, mask: Arrays) -> np.ndarray:
+    scores = np.matmul(q, np.swapaxes(k, -1, -2)) * q.dtype.type(attributes["scale"])
     for m in mask:
-        scores = np.where(m, scores, -np.inf) if m.dtype == np.bool_ else scores + m
+        if m.dtype != np.bool_:
+            scores = scores + m
     return np.asarray(scores, q.dtype)
 
 
@@ -125,6 +129,8 @@ def _evaluate_attention(
     attributes: Attributes, q: np.ndarray, k: np.ndarray, v: np.ndarray, *mask: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     scores = _score_array(attributes, q, k, mask)
+    for kept in _kept_places(attributes, q.shape[-2], k.shape[-2], mask):
+        scores = np.where(kept, scores, -np.inf)
     largest = scores.max(-1, keepdims=True, initial=-np.inf)
     if attributes["zero_rows"]:
         largest = np.where(np.isneginf(largest), 0, largest)
@@ -142,8 +148,11 @@ def _evaluate_backward(
 ) -> tuple[np.ndarray, ...]:
     *mask, g, total, delta = rest
     scale = q.dtype.type(attributes["scale"])
-    total = np.where(np.isneginf(total), 0, total)
+    if attributes["zero_rows"]:
+        total = np.where(np.isneginf(total), 0, total)
     weights = np.exp(_score_array(attributes, q, k, mask) - total[..., None])
+    for kept in _kept_places(attributes, q.shape[-2], k.shape[-2], mask):
+        weights = np.where(kept, weights, 0)
     inner = weights * (np.matmul(g, np.swapaxes(v, -1, -2)) - delta[..., None])
     results = (
         scale * np.matmul(inner, k),
@@ -172,25 +181,26 @@ def _times(b: Builder, value: Any, factor: float) -> Any:
     return b.mul(value, b.constant(factor, b.type_of(value)))
 
 
-def _scores(b: Builder, attributes: Attributes, q: Any, k: Any, mask: Sequence[Any]) -> Any:
-    """The masked scores in the compute dtype."""
-    wide = b.type_of(q).dtype.compute
-    scores = _times(b, b.cast(_product(b, q, k, 1, 1), wide), attributes["scale"])
-    type = b.type_of(scores)
-    least = b.constant(-math.inf, type)
-    size: dict[str, Any] = {"dtype": int64, "device": type.device}
-    bounds = (("lower", lambda d, x: b.ge(d, x)), ("upper", lambda d, x: b.le(d, x)))
-    for name, holds in bounds:
+def _kept(b: Builder, attributes: Attributes, scores: TensorType, mask: Sequence[Any]) -> list[Any]:
+    """Which columns take part in which rows: a condition for each bound and for a mask."""
+    size: dict[str, Any] = {"dtype": int64, "device": scores.device}
+    kept = []
+    for name, compare in (("lower", "ge"), ("upper", "le")):
         bound: Dim | None = attributes[name]
         if bound is not None:
-            row = b.iota(shape=(type.shape[-2], 1), axis=0, **size)
-            column = b.iota(shape=(1, type.shape[-1]), axis=1, **size)
+            row = b.iota(shape=(scores.shape[-2], 1), axis=0, **size)
+            column = b.iota(shape=(1, scores.shape[-1]), axis=1, **size)
             away = b.sub(column, row)
-            scores = b.where(holds(away, b.constant(bound, b.type_of(away))), scores, least)
+            kept.append(getattr(b, compare)(away, b.constant(bound, b.type_of(away))))
+    return kept + [m for m in mask if b.type_of(m).dtype.kind == "bool"]
+
+
+def _scores(b: Builder, attributes: Attributes, q: Any, k: Any, mask: Sequence[Any]) -> Any:
+    """The scores in the compute dtype, with what is added to them."""
+    wide = b.type_of(q).dtype.compute
+    scores = _times(b, b.cast(_product(b, q, k, 1, 1), wide), attributes["scale"])
     for m in mask:
-        if b.type_of(m).dtype.kind == "bool":
-            scores = b.where(m, scores, least)
-        else:
+        if b.type_of(m).dtype.kind != "bool":
             scores = b.add(scores, b.cast(m, wide))
     return scores
 
@@ -200,6 +210,9 @@ def decomposed_attention(
 ) -> tuple[Any, Any]:
     """``attention`` as products, a mask and a softmax."""
     scores = _scores(b, attributes, q, k, mask)
+    least = b.constant(-math.inf, b.type_of(scores))
+    for kept in _kept(b, attributes, b.type_of(scores), mask):
+        scores = b.where(kept, scores, least)
     axis = len(b.type_of(scores).shape) - 1
     largest = b.amax(scores, axes=(axis,))
     zero_rows = attributes["zero_rows"]
@@ -219,11 +232,15 @@ def decomposed_attention(
 def _weights(
     b: Builder, attributes: Attributes, q: Any, k: Any, mask: Sequence[Any], total: Any
 ) -> Any:
-    """What the softmax gave, from the logarithms of its sums."""
+    """What the softmax gave, from the logarithms of its sums; 0 where bounds or mask say so."""
+    type = b.type_of(total)
+    zero = b.constant(0.0, type)
     if attributes["zero_rows"]:
-        infinite = b.eq(total, b.constant(-math.inf, b.type_of(total)))
-        total = b.where(infinite, b.constant(0.0, b.type_of(total)), total)
-    return b.exp(b.sub(_scores(b, attributes, q, k, mask), _row(b, total)))
+        total = b.where(b.eq(total, b.constant(-math.inf, type)), zero, total)
+    weights = b.exp(b.sub(_scores(b, attributes, q, k, mask), _row(b, total)))
+    for kept in _kept(b, attributes, b.type_of(weights), mask):
+        weights = b.where(kept, weights, zero)
+    return weights
 
 
 def _backward(
