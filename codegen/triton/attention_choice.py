@@ -98,22 +98,42 @@ def _has_room(schedule: AttentionSchedule, a: Attention, launch: str, target: Ta
     return registers <= 320 and shared_bytes(schedule, a, launch) <= target.shared_bytes
 
 
-# the best first where they fit, by the larger of depth and width
-_PREFERRED: dict[str, dict[int, tuple[tuple[int, int, int, int], ...]]] = {
+Blocks = tuple[tuple[int, int, int, int], ...]  # rows, columns, warps, stages
+
+# by the larger of depth and width, the best first where they fit: with instructions of four warps
+_FOR_WARP_GROUPS: dict[str, dict[int, Blocks]] = {
     "forward": {
-        64: ((64, 128, 4, 2), (128, 64, 4, 3), (64, 64, 4, 3), (64, 64, 4, 2), (64, 32, 4, 2)),
-        128: ((64, 64, 4, 3), (128, 64, 8, 3), (128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2)),
-        256: ((128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 2), (16, 16, 4, 1)),
+        64: ((128, 64, 4, 3), (64, 64, 4, 3), (64, 128, 4, 2), (64, 64, 4, 2), (128, 64, 8, 3)),
+        128: ((128, 64, 8, 2), (64, 64, 4, 3), (128, 64, 4, 2), (128, 128, 8, 3), (64, 64, 4, 2)),
+        256: ((128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2)),
     },
     "keys": {
-        64: ((64, 128, 8, 2), (64, 64, 4, 2), (32, 64, 4, 2), (32, 32, 4, 1)),
-        128: ((64, 128, 8, 2), (64, 64, 8, 2), (32, 64, 4, 2), (32, 64, 4, 1), (32, 32, 4, 1)),
-        256: ((64, 64, 8, 1), (32, 64, 8, 1), (32, 32, 8, 1), (16, 16, 4, 1)),
+        64: ((32, 64, 4, 3), (64, 64, 4, 3), (32, 64, 4, 2), (64, 64, 4, 2), (128, 128, 8, 2)),
+        128: ((64, 64, 4, 2), (32, 64, 4, 3), (64, 128, 8, 3), (64, 128, 8, 2), (32, 64, 4, 2)),
+        256: ((32, 64, 8, 2), (64, 64, 8, 1)),
+    },
+    "queries": {
+        64: ((64, 64, 4, 3), (64, 32, 4, 3), (64, 64, 4, 2), (128, 64, 8, 3), (128, 32, 4, 3)),
+        128: ((64, 64, 4, 1), (64, 128, 4, 1), (128, 128, 8, 2), (128, 64, 8, 3), (64, 64, 4, 2)),
+        256: ((64, 32, 8, 2), (64, 64, 8, 1)),
+    },
+}
+# and with instructions of one warp, whose operands are in registers
+_FOR_WARPS: dict[str, dict[int, Blocks]] = {
+    "forward": {
+        64: ((64, 128, 4, 2), (128, 64, 4, 2), (64, 64, 4, 3), (64, 64, 4, 2)),
+        128: ((64, 64, 4, 3), (64, 32, 4, 2), (32, 32, 4, 1)),
+        256: ((64, 64, 8, 2), (64, 32, 4, 2), (64, 32, 4, 1), (32, 16, 4, 1)),
+    },
+    "keys": {
+        64: ((64, 128, 8, 2), (64, 64, 8, 2), (32, 64, 4, 2), (32, 32, 4, 1)),
+        128: ((64, 64, 8, 2), (32, 64, 8, 2), (32, 32, 4, 2), (32, 32, 4, 1)),
+        256: ((64, 64, 8, 1), (32, 32, 8, 1), (16, 16, 4, 1)),
     },
     "queries": {
         64: ((128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 1)),
-        128: ((128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2), (64, 32, 4, 1), (32, 32, 4, 1)),
-        256: ((64, 64, 8, 1), (64, 32, 8, 1), (32, 32, 8, 1), (16, 16, 4, 1)),
+        128: ((128, 64, 8, 2), (64, 32, 4, 2), (32, 32, 4, 2), (32, 32, 4, 1)),
+        256: ((64, 64, 8, 1), (32, 32, 8, 1), (16, 16, 4, 1)),
     },
 }
 
@@ -127,9 +147,10 @@ def attention_candidates(
     """
     a, target = part.attention, target_facts(options.target)
     numbers = max(64, padded(a.depth), padded(a.width))
-    tma = target.tma and is_described(a)
+    tma = target.tma and target.warp_groups and is_described(a)
+    blocks = _FOR_WARP_GROUPS if target.warp_groups else _FOR_WARPS
     found = []
-    for rows, columns, warps, stages in _PREFERRED[part.launch][numbers]:
+    for rows, columns, warps, stages in blocks[part.launch][numbers]:
         schedule = AttentionSchedule(rows, columns, warps, stages, tma)
         if _has_room(schedule, a, part.launch, target):
             found.append(schedule)
