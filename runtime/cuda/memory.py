@@ -81,7 +81,7 @@ class Allocation:
                 self._other_streams.append(stream)
 
     def __del__(self) -> None:
-        if self.address and not sys.is_finalizing():
+        if self.address and sys is not None and not sys.is_finalizing():  # modules go first
             self._pool._give_back(self)
 
     def __repr__(self) -> str:
