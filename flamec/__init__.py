@@ -213,6 +213,7 @@ if _TYPE_CHECKING:
     from flamec import amp, cuda, data, nn, optim, utils
     from flamec.amp import GradScaler
     from flamec.compiler import compile, mark_dynamic
+    from flamec.deployment.exporter import export
     from flamec.func import vmap
     from flamec.nn.functional import (
         adaptive_avg_pool1d,
@@ -244,6 +245,7 @@ _LATE = {
     "GradScaler": "flamec.amp",
     "amp": "",
     "compile": "flamec.compiler",
+    "export": "flamec.deployment.exporter",
     "mark_dynamic": "flamec.compiler",
     "cuda": "",
     "data": "",

@@ -15,7 +15,10 @@ _FILE = re.compile(r"`((?:flamec|ir|codegen|runtime|tests|benchmarks|examples)/[
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_sessions_give_what_they_show(page: Path) -> None:
+def test_sessions_give_what_they_show(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # for the files that they write
     sessions = "".join(_SESSION.findall(page.read_text()))
     test = doctest.DocTestParser().get_doctest(sessions, {}, page.name, str(page), 0)
     results = doctest.DocTestRunner().run(test)

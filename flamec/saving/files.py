@@ -42,10 +42,10 @@ def save(obj: Any, f: str | os.PathLike[str] | BinaryIO) -> None:
     if not isinstance(f, (str, os.PathLike)):
         safetensors_format.write(f, tensors, metadata)
         return
-    _write_atomically(Path(f), lambda file: safetensors_format.write(file, tensors, metadata))
+    write_atomically(Path(f), lambda file: safetensors_format.write(file, tensors, metadata))
 
 
-def _write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Let ``write`` fill a new file beside ``path`` and put it in ``path``'s place."""
     target = path.resolve()  # a link stays a link
     number, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
@@ -81,9 +81,12 @@ def load(
 ) -> Any:
     """What ``save`` or PyTorch's ``torch.save`` wrote, or a safetensors file as a dict.
 
+    A file of ``export`` gives an ``ExportedProgram``, to be called with NumPy arrays; there is
+    machine code in it, which its calls run.
+
     ``map_location``: the device for all tensors, or a dict from saved to wanted devices.
     ``mmap``: tensors of a path are read from the disk when they are used; a change stays in
-    memory. Nothing in a file is executed.
+    memory. Nothing else in a file is executed.
 
     Raises FileFormatError (a RuntimeError) for files that are damaged, of another kind, or
     that ask for anything but tensors and plain containers.
@@ -110,6 +113,12 @@ def _load_from(file: BinaryIO, name: str, mapped: Path | None, place: Any) -> An
     first = file.read(9)
     file.seek(start)
     if first.startswith(b"PK\x03\x04"):
+        from flamec.deployment.archive import is_program
+
+        if is_program(file):
+            from flamec.deployment.exported import ExportedProgram
+
+            return ExportedProgram(file, name)
         return torch_archive.read(file, name, mapped, place)
     if first[:1] == b"\x80" and first[8:] != b"{":  # a length may begin so too
         raise FileFormatError(

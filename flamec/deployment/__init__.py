@@ -1,0 +1,1 @@
+"""Compiled programs as files: written by ``export``, read by ``flamec.load``."""

@@ -1,0 +1,157 @@
+"""Machine code in program files: taken from the kernel cache, put into another machine's.
+
+In: a prepared program, or a plan and the members of its file. Out: members and facts, or a
+loaded runner. Invariant: code enters a cache only under the key that compiling the same source
+for this very processor or GPU would have, so it is found if it fits and compiled anew if not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from flamec import cpu_backend
+from flamec.config import CompileOptions
+from flamec.errors import CompileError
+from flamec.host_evaluation import evaluate_host_call
+from flamec.ir.passes.plan_memory import plan_memory
+from flamec.ir.plan import ExecutionPlan
+from flamec.ir.types import Device
+from flamec.prepared import Prepared, graph_device
+from flamec.runtime.cpu import threads
+from flamec.runtime.cpu.compiler import CompileError as CompilerError
+from flamec.runtime.cpu.compiler import Compiler, header_digest, library_key, processor_features
+from flamec.runtime.cpu.device import CpuDevice
+from flamec.runtime.kernel_cache import KernelCache
+
+_LIBRARY = "so"
+
+
+def gather(prepared: Prepared) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Members with the machine code of a program that was just made, and what they fit."""
+    plan = prepared.plan
+    assert plan is not None
+    place = graph_device(prepared.graph)
+    if place.type == "cuda":
+        return _gather_gpu(plan, place, prepared.options)
+    cpu = cpu_backend.device(prepared.options)
+    members, described = {}, []
+    for number, source in enumerate(_sources(plan)):
+        content = cpu.cache.read(library_key(cpu.compiler, source, cpu.flags), _LIBRARY)
+        if content is not None:
+            file = f"kernels/{number}.{_LIBRARY}"
+            members[file] = content
+            described.append({"file": file, "source": _digest(source)})
+    return members, {"kernels": described, "target": _processor()}
+
+
+def _gather_gpu(
+    plan: ExecutionPlan, place: Device, options: CompileOptions
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    from flamec import cuda_backend
+    from flamec.runtime.cuda.triton_compiler import BINARY_KIND, kernel_key
+
+    gpu = cuda_backend.device(place.index, options)
+    members, described = {}, []
+    for number, source in enumerate(plan.kernels):
+        content = gpu.cache.read(kernel_key(source, gpu.target), BINARY_KIND)
+        if content is not None:
+            file = f"kernels/{number}.cubin"
+            members[file] = content
+            described.append({"file": file, "source": _digest(source.to_json())})
+    return members, {"kernels": described, "target": gpu.target}
+
+
+def load_runner(
+    plan: ExecutionPlan,
+    place: Device,
+    manifest: Mapping[str, Any],
+    members: Mapping[str, bytes],
+    options: CompileOptions,
+) -> tuple[Any, int]:
+    """A runner for the plan, and how many of its kernels had to be compiled.
+
+    CompileError if the file has no code for this processor and none can be made.
+    """
+    symbols: Sequence[str] = manifest["symbols"]
+    if place.type == "cuda":
+        return _load_on_gpu(plan, place, manifest, members, options)
+    cpu = _cpu(options)
+    if manifest["target"] == _processor():
+        known = {_digest(source): source for source in _sources(plan)}
+        for kernel in manifest["kernels"]:
+            source = known.get(kernel["source"])
+            if source is not None:
+                key = library_key(cpu.compiler, source, cpu.flags)
+                if cpu.cache.get(key, _LIBRARY) is None:
+                    cpu.cache.put(
+                        key, _LIBRARY, members[kernel["file"]], {"file": manifest["name"]}
+                    )
+    try:
+        program = cpu.load(plan)
+    except CompilerError as error:
+        raise CompileError(
+            f"{manifest['name']} cannot be made for this processor: {error}"
+        ) from error
+    return cpu_backend.CRunner(program, symbols), plan.kernel_count if program.compiled else 0
+
+
+def _load_on_gpu(
+    plan: ExecutionPlan,
+    place: Device,
+    manifest: Mapping[str, Any],
+    members: Mapping[str, bytes],
+    options: CompileOptions,
+) -> tuple[Any, int]:
+    from flamec import cuda_backend
+    from flamec.gpu import gpu
+    from flamec.runtime.cuda.device import KernelError
+    from flamec.runtime.cuda.triton_compiler import BINARY_KIND, kernel_key
+
+    runtime = cuda_backend.device(place.index, options)
+    if manifest["target"] == runtime.target:
+        known = {_digest(source.to_json()): source for source in plan.kernels}
+        for kernel in manifest["kernels"]:
+            source = known.get(kernel["source"])
+            if source is not None:
+                key = kernel_key(source, runtime.target)
+                if runtime.cache.get(key, BINARY_KIND) is None:
+                    runtime.cache.put(key, BINARY_KIND, members[kernel["file"]])
+    try:
+        program = runtime.load(plan)
+    except KernelError as error:
+        raise CompileError(f"{manifest['name']} cannot run on {runtime.name}: {error}") from error
+    return cuda_backend.CudaRunner(
+        gpu(place), program, manifest["symbols"]
+    ), program.kernels_compiled
+
+
+def _sources(plan: ExecutionPlan) -> list[str]:
+    """The C texts that a program on the CPU is made of: its own and the thread pool's."""
+    return [plan.source, Path(threads.__file__).with_name("threads.c").read_text()]
+
+
+@cache
+def _cpu(options: CompileOptions) -> CpuDevice:
+    """The process's CPU, also where there is no compiler."""
+    if cpu_backend.is_available(options):
+        return cpu_backend.device(options)
+    return CpuDevice(
+        Compiler(("cc",), f"no compiler, {_processor()}"),
+        KernelCache(options.cache_folder, options.cache_bytes),
+        plan_memory,
+        options.threads or threads.available_cpus(),
+        evaluate=evaluate_host_call,
+    )
+
+
+def _processor() -> str:
+    """What a library was compiled for: the processor's features and the headers it includes."""
+    return _digest(processor_features() + header_digest())
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
