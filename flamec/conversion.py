@@ -174,7 +174,7 @@ def constant_array(array: np.ndarray, device: Device = CPU) -> Tensor:
     made = from_numpy(array)
     if device != CPU:
         made = Tensor._from_array(move(array, device), made._type.with_device(device))
-    return made if thread.trace is None else thread.trace.fresh(made)
+    return made if thread.trace is None else thread.trace.constant(made)
 
 
 def _from_data(data: Any, dtype: DType | None) -> Tensor:

@@ -13,46 +13,39 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from flamec.device_array import DeviceArray, Shape
 from flamec.gpu import Gpu, gpu
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import run_op
-from flamec.ir.graph import Graph, Value
+from flamec.ir.graph import Graph
 from flamec.ir.op import Attributes, Op, OpKind
-from flamec.ir.shape import Dim, SymbolicDim, Undecidable, evaluate_shape, using_oracle
-from flamec.ir.types import CPU, Device, TensorType
+from flamec.ir.passes.place import devices_of, on_one_device
+from flamec.ir.shape import Undecidable, evaluate_shape, using_oracle
+from flamec.ir.types import CPU, Device, DType, TensorType
 from flamec.layout import row_major
 from flamec.prepared import Prepared
 from flamec.state import process
 from flamec.strided_copy import joined
+from flamec.symbolic_sizes import (
+    Operand,
+    Sizes,
+    input_lying,
+    operand,
+    rounded_hints,
+    with_inputs_lying,
+)
 from flamec.tensor import Tensor
 
 ALIGNMENT = 16  # of the addresses that kernels are compiled for
 _MOST_CALLS = 4096
 _SMALL = 8  # sizes below that a rule may insist on
-_DIVISOR = 16  # sizes that are multiples let kernels use wide accesses
 _NARROW = 1 << 30  # elements up to which indices are 32-bit numbers
-_BUCKET_BITS = 2  # sizes within a factor of 4 share a schedule
 
 
-@dataclass(frozen=True, slots=True)
-class Operand:
-    """How an operand lies in memory: a dense array, permuted, then broadcast.
-
-    ``dense``: its sizes in the order of memory; ``order``: where each of them goes; ``shape``:
-    the operand's. A size that is broadcast has no place in ``dense``.
-    """
-
-    dense: Shape
-    order: tuple[int, ...]
-    shape: Shape
-
-
-class _Call:
-    """An operation bound to shapes: addresses go in, and the kernels are launched."""
+class EagerCall:
+    """A program bound to shapes: addresses go in, and the kernels are launched."""
 
     __slots__ = ("copied", "invocation", "sizes", "types")
 
@@ -89,15 +82,15 @@ class _Call:
 
 
 class _Calls(threading.local):
-    """The thread's calls; an invocation belongs to a thread.
+    """The thread's calls of single operations; an invocation belongs to a thread.
 
     ``known``: by operation and how operands lie; ``dense``: by operation and types alone, for
     operands without gaps.
     """
 
     def __init__(self) -> None:
-        self.known: OrderedDict[Any, _Call] = OrderedDict()
-        self.dense: dict[Any, _Call] = {}
+        self.known: OrderedDict[Any, EagerCall] = OrderedDict()
+        self.dense: dict[Any, EagerCall] = {}
         self.precision = process.float32_matmul_precision
 
     def follow(self, precision: str) -> None:
@@ -213,39 +206,71 @@ def _bind(
     attributes: Attributes,
     arrays: Sequence[DeviceArray],
     types: tuple[TensorType, ...],
-) -> _Call:
-    places = [_place(a) for a in arrays]
-    copied = tuple(i for i, (_, place) in enumerate(zip(arrays, places, strict=True)) if not place)
-    strides: list[Shape] = [
-        _steps(a) if place else row_major(a.shape)  # type: ignore[misc]
-        for a, place in zip(arrays, places, strict=True)
-    ]
+) -> EagerCall:
+    places, copied = _places(arrays)
     results: list[Any] = [t.shape for t in types]
     if op.kind is OpKind.ELEMENTWISE:
-        operands, results = _joined([a.shape for a in arrays], strides, results)
-    else:
-        operands = [operand(a.shape, s) for a, s in zip(arrays, strides, strict=True)]
+        strides: list[Shape] = [
+            row_major(a.shape) if i in copied else _steps(a)  # type: ignore[misc]
+            for i, a in enumerate(arrays)
+        ]
+        places, results = _joined([a.shape for a in arrays], strides, results)
     dtypes = [a.dtype for a in arrays]
     for least in (2, _SMALL, None):
-        general = _Sizes(least)
+        general = Sizes(least)
         try:
             with using_oracle(None):
-                graph = general.graph(op, attributes, operands, dtypes, here.device)
+                graph = _graph(general, op, attributes, places, dtypes, here.device)
                 if _promised(graph, general.bindings, results):
                     break
         except (Undecidable, ValueError, TypeError):
             if least is None:  # the sizes are numbers: the error is the operation's own
                 raise  # else a rule asks more of the sizes than their form tells
-    symbols = tuple(general.bindings)
-    narrow = max([math.prod(s) for s in (*(o.shape for o in operands), *results)]) < _NARROW
-    key = (here.device, graph.fingerprint(), symbols, tuple(general.hints.values()), narrow)
+    most = max([math.prod(s) for s in (*(o.shape for o in places), *results)])
+    return EagerCall(_invocation(here, graph, general.bindings, most), copied, types)
+
+
+def bind_graph(
+    here: Gpu, graph: Graph, bindings: Mapping[str, int], arrays: Sequence[DeviceArray]
+) -> EagerCall:
+    """A program over symbols for arrays that lie as these do; ``bindings``: the symbols' values.
+
+    CompileError if the program cannot be made.
+    """
+    places, copied = _places(arrays)
+    laid_out = with_inputs_lying(graph, places)
+    if len(devices_of(laid_out)) > 1:  # numbers that the function made on the CPU
+        laid_out = on_one_device(laid_out, here.device)
+    most = max(math.prod(evaluate_shape(v.type.shape, bindings)) for v in graph.values())
+    types = tuple(
+        [v.type.with_shape(evaluate_shape(v.type.shape, bindings)) for v in graph.outputs]
+    )
+    return EagerCall(_invocation(here, laid_out, bindings, most), copied, types)
+
+
+def _invocation(here: Gpu, graph: Graph, bindings: Mapping[str, int], most: int) -> Any:
+    """The graph's program with its sizes bound; ``most``: elements of its largest value."""
+    symbols, hints = tuple(bindings), rounded_hints(bindings)
+    narrow = most < _NARROW
+    key: Any = (here.device, graph.fingerprint(), symbols, tuple(hints.values()), narrow)
     key = (*key, process.float32_matmul_precision)
     with _lock:
         if key not in _programs:
-            _programs[key] = here.prepare_operation(graph, symbols, general.hints, narrow)
+            _programs[key] = here.prepare_operation(graph, symbols, hints, narrow)
         prepared = _programs[key]
-    invocation = prepared.bind(tuple(general.bindings.values()))
-    return _Call(invocation, copied, types)
+    return prepared.bind(tuple(bindings.values()))
+
+
+def _places(arrays: Sequence[DeviceArray]) -> tuple[list[Operand], tuple[int, ...]]:
+    """How arrays lie in memory, and which of them have gaps: those are copied before."""
+    places, copied = [], []
+    for position, array in enumerate(arrays):
+        try:
+            places.append(operand(array.shape, _steps(array)))
+        except ValueError:
+            copied.append(position)
+            places.append(operand(array.shape, row_major(array.shape)))  # type: ignore[arg-type]
+    return places, tuple(copied)
 
 
 def _promised(graph: Graph, bindings: Mapping[str, int], shapes: Sequence[Shape]) -> bool:
@@ -282,93 +307,29 @@ def _joined(
     return operands, [sizes] * len(results)
 
 
-def _place(array: DeviceArray) -> Operand | None:
-    """How an array lies in memory; None where a graph cannot say it."""
-    try:
-        return operand(array.shape, _steps(array))
-    except ValueError:
-        return None
-
-
-def operand(shape: Shape, strides: Shape) -> Operand:
-    """How an array with these strides, in elements, lies in memory; ValueError if with gaps."""
-    if 0 in shape:
-        return Operand(shape, tuple(range(len(shape))), shape)
-    kept = [a for a, (n, s) in enumerate(zip(shape, strides, strict=True)) if n != 1 and s != 0]
-    kept.sort(key=lambda axis: -strides[axis])
-    step = 1
-    for axis in reversed(kept):
-        if strides[axis] != step:
-            raise ValueError(f"strides {strides} of shape {shape} leave gaps")
-        step *= shape[axis]
-    return Operand(tuple(shape[a] for a in kept), tuple(kept), shape)
-
-
 # graphs over symbols ---------------------------------------------------------------------
-class _Sizes:
-    """Symbols for sizes, one for each value from ``least`` on (None: no symbols).
+def _graph(
+    sizes: Sizes,
+    op: Op,
+    attributes: Attributes,
+    operands: Sequence[Operand],
+    dtypes: Sequence[DType],
+    device: Device,
+) -> Graph:
+    """The operation over operands that lie as described, with symbols in place of sizes."""
+    b = GraphBuilder()
+    values = []
+    for place, dtype in zip(operands, dtypes, strict=True):
+        values.append(input_lying(b, place, TensorType(sizes.shape(place.shape), dtype, device)))
+    general = {
+        name: _general(sizes, value) if name in op.dimensions else value
+        for name, value in attributes.items()
+    }
+    if op.kind is OpKind.CREATION:
+        general["device"] = device
+    results = b.apply(op, values, general)
+    return b.build(results if isinstance(results, tuple) else (results,), name=op.name)
 
-    ``hints``: example values, in coarse steps.
-    """
 
-    def __init__(self, least: int | None) -> None:
-        self.least = least
-        self.bindings: dict[str, int] = {}
-        self.hints: dict[str, int] = {}
-        self._dims: dict[int, Dim] = {}
-
-    def dim(self, size: int) -> Dim:
-        if self.least is None or size < self.least:
-            return size
-        known = self._dims.get(size)
-        if known is None:
-            name = f"s{len(self.bindings)}"
-            symbol = SymbolicDim.symbol(name)
-            whole = size % _DIVISOR == 0
-            value = size // _DIVISOR if whole else size
-            self.bindings[name] = value
-            bits = -(-value.bit_length() // _BUCKET_BITS) * _BUCKET_BITS
-            self.hints[name] = 1 << bits
-            known = self._dims[size] = _DIVISOR * symbol if whole else symbol
-        return known
-
-    def shape(self, shape: Sequence[int]) -> tuple[Dim, ...]:
-        return tuple([self.dim(n) for n in shape])
-
-    def graph(
-        self,
-        op: Op,
-        attributes: Attributes,
-        operands: Sequence[Operand],
-        dtypes: Sequence[Any],
-        device: Device,
-    ) -> Graph:
-        """The operation over operands that lie as described."""
-        b = GraphBuilder()
-        values = []
-        for place, dtype in zip(operands, dtypes, strict=True):
-            type = TensorType(self.shape(place.dense), dtype, device)
-            values.append(self._operand(b, place, type))
-        general = {
-            name: self._attribute(value) if name in op.dimensions else value
-            for name, value in attributes.items()
-        }
-        if op.kind is OpKind.CREATION:
-            general["device"] = device
-        results = b.apply(op, values, general)
-        return b.build(results if isinstance(results, tuple) else (results,), name=op.name)
-
-    def _attribute(self, value: Any) -> Any:
-        return self.shape(value) if isinstance(value, tuple) else self.dim(value)
-
-    def _operand(self, b: GraphBuilder, place: Operand, type: TensorType) -> Value:
-        value = b.input(type)
-        order = place.order
-        if order != tuple(sorted(order)):
-            value = b.permute(value, axes=tuple(order.index(a) for a in sorted(order)))
-        if len(order) != len(place.shape):
-            axes = set(order)
-            sizes = [n if a in axes else 1 for a, n in enumerate(place.shape)]
-            value = b.expand_to(b.reshape(value, shape=self.shape(sizes)), self.shape(place.shape))
-        result: Value = value
-        return result
+def _general(sizes: Sizes, value: Any) -> Any:
+    return sizes.shape(value) if isinstance(value, tuple) else sizes.dim(value)

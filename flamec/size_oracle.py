@@ -35,6 +35,12 @@ class ShapeGuard:
         return f"{self.left} {relation} {self.right}"
 
 
+def exactly(bindings: Mapping[str, int]) -> tuple[ShapeGuard, ...]:
+    """Guards that hold for these values of the symbols alone."""
+    symbol = SymbolicDim.symbol
+    return tuple(ShapeGuard(symbol(n), "==", size, True, None) for n, size in bindings.items())
+
+
 class SizeOracle:
     """Answers questions about symbolic sizes from example sizes, and records the answers."""
 

@@ -126,6 +126,7 @@ class Trace:
         self.autocast_casts: dict[Any, Any] = {}
         self.hooks = TracedHooks(self.leaf_tensors)
         self.regions: list[Region] = []
+        self.constants: set[Storage] = set()
 
     # inputs -------------------------------------------------------------------
     def add_input(self, type: TensorType, source: InputSource) -> Value:
@@ -273,6 +274,11 @@ class Trace:
     def fresh(self, tensor: Tensor) -> Tensor:
         """A tensor with the same value and memory of its own."""
         return self.wrap(self.value_of(tensor))
+
+    def constant(self, tensor: Tensor) -> Tensor:
+        """As ``fresh``, for a tensor that was made while tracing and that nothing else knows."""
+        self.constants.add(tensor._storage)
+        return self.fresh(tensor)
 
     def is_one(self, size: Dim) -> bool:
         """Whether a symbolic size is 1 here; guarded only if it is."""

@@ -40,6 +40,7 @@ class OpKind(enum.Enum):
     CUSTOM = "custom"  # the first operands, with a derivative that the user wrote
     HOST = "host"  # computed by NumPy in the host's memory, compiled or not
     CALL = "call"  # a whole compiled program, on the eager tape only
+    COMPOSITE = "composite"  # several operations at once, on the eager tape only
 
 
 Attributes = Mapping[str, Any]

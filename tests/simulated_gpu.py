@@ -161,7 +161,7 @@ class BoundGraph:
 
 def install(monkeypatch: Any, count: int = 2) -> list[SimulatedGpu]:
     """Let the process have ``count`` simulated GPUs and no others."""
-    from flamec import gpu, gpu_eager, random
+    from flamec import fused_call, fusing, gpu, gpu_eager, random
     from flamec.functional import arguments, promotion
 
     gpus = [SimulatedGpu(i) for i in range(count)]
@@ -170,6 +170,8 @@ def install(monkeypatch: Any, count: int = 2) -> list[SimulatedGpu]:
     monkeypatch.setattr(gpu, "device_count", lambda: count)
     monkeypatch.setattr(gpu_eager, "_programs", {})
     monkeypatch.setattr(gpu_eager, "_calls", gpu_eager._Calls())
+    monkeypatch.setattr(fusing, "_calls", fusing._Calls())
+    monkeypatch.setattr(fused_call, "_programs", {})
     monkeypatch.setattr(arguments, "_present", set())
     monkeypatch.setattr(promotion, "_CONSTANTS", {})
     monkeypatch.setattr(random, "_gpu_generators", {})

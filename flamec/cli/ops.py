@@ -108,7 +108,7 @@ def _c_availability(op: Op) -> str:
         return "text"
     if op.kind in (OpKind.VIEW, OpKind.BARRIER):
         return "free"
-    return "" if op.kind in (OpKind.ELEMENTWISE, OpKind.CALL) else "kind"
+    return "" if op.kind in (OpKind.ELEMENTWISE, OpKind.CALL, OpKind.COMPOSITE) else "kind"
 
 
 def public_functions() -> dict[str, list[str]]:

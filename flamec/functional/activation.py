@@ -18,6 +18,7 @@ from flamec.functional.autocasting import FLOAT32, LOWER, autocasts
 from flamec.functional.dropout import uniform_like
 from flamec.functional.primitives import narrowed, normalized_axis, ops, require, widened
 from flamec.functional.promotion import require_tensor
+from flamec.fusing import fused
 from flamec.ir.shape import SymbolicDim
 from flamec.tensor import Tensor
 
@@ -56,6 +57,7 @@ def _applied(
 # piecewise linear ----------------------------------------------------------------------
 
 
+@fused()
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """max(x, 0); NaN stays NaN, the gradient at 0 is 0. Integers are allowed."""
     return _applied("relu", input, inplace, lambda x: ops.where(ops.le(x, 0), 0, x), integers=True)
@@ -66,6 +68,7 @@ def relu_(input: Tensor) -> Tensor:
     return relu(input, True)
 
 
+@fused()
 def hardtanh(
     input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
 ) -> Tensor:
@@ -86,11 +89,13 @@ def hardtanh_(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Ten
     return hardtanh(input, min_val, max_val, True)
 
 
+@fused()
 def relu6(input: Tensor, inplace: bool = False) -> Tensor:
     """min(max(x, 0), 6)."""
     return _applied("relu6", input, inplace, lambda x: _limited(x, 0, 6), integers=True)
 
 
+@fused()
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """x where positive, else negative_slope * x."""
     return _applied(
@@ -107,6 +112,7 @@ def leaky_relu_(input: Tensor, negative_slope: float = 0.01) -> Tensor:
 
 
 @autocasts(cpu=LOWER, cuda=LOWER)
+@fused()
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """x where positive, else weight * x; one weight, or one for each channel (dimension 1)."""
     require_tensor("prelu", "weight", weight)
@@ -124,6 +130,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     return _applied("prelu", input, False, formula)
 
 
+@fused()
 def rrelu(
     input: Tensor,
     lower: float = 1.0 / 8,
@@ -151,6 +158,7 @@ def rrelu_(
     return rrelu(input, lower, upper, training, True)
 
 
+@fused()
 def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
     """x where above ``threshold``, else ``value``."""
     return _applied(
@@ -169,6 +177,7 @@ def threshold_(input: Tensor, threshold: float, value: float) -> Tensor:
     )
 
 
+@fused()
 def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """0 where |x| <= lambd, else x."""
 
@@ -180,6 +189,7 @@ def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     return _applied("hardshrink", input, False, formula)
 
 
+@fused()
 def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """x moved towards 0 by lambd, 0 where |x| <= lambd."""
     require(lambd >= 0, f"softshrink: lambd must not be negative, got {lambd}")
@@ -193,6 +203,7 @@ def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     return _applied("softshrink", input, False, formula)
 
 
+@fused()
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     """min(max(x + 3, 0), 6) / 6."""
     return _applied("hardsigmoid", input, inplace, _hardsigmoid)
@@ -203,6 +214,7 @@ def _hardsigmoid(x: Tensor) -> Tensor:
     return ramp
 
 
+@fused()
 def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     """x * hardsigmoid(x)."""
     return _applied("hardswish", input, inplace, lambda x: ops.mul(x, _hardsigmoid(x)))
@@ -221,6 +233,7 @@ def _elu(x: Tensor, alpha: float, scale: float, input_scale: float) -> Tensor:
     return chosen
 
 
+@fused()
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """x where positive, else alpha * (exp(x) - 1)."""
     return _applied("elu", input, inplace, lambda x: _elu(x, alpha, 1.0, 1.0))
@@ -231,6 +244,7 @@ def elu_(input: Tensor, alpha: float = 1.0) -> Tensor:
     return elu(input, alpha, True)
 
 
+@fused()
 def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """x where positive, else alpha * (exp(x / alpha) - 1)."""
     require(alpha != 0, "celu: alpha cannot be 0")
@@ -242,6 +256,7 @@ def celu_(input: Tensor, alpha: float = 1.0) -> Tensor:
     return celu(input, alpha, True)
 
 
+@fused()
 def selu(input: Tensor, inplace: bool = False) -> Tensor:
     """The self-normalising elu of Klambauer et al. 2017."""
     return _applied("selu", input, inplace, lambda x: _elu(x, SELU_ALPHA, SELU_SCALE, 1.0))
@@ -252,6 +267,7 @@ def selu_(input: Tensor) -> Tensor:
     return selu(input, True)
 
 
+@fused()
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """x times the normal distribution's cumulative function at x; "tanh" approximates it.
 
@@ -279,6 +295,7 @@ def _gelu_tanh(x: Tensor) -> Tensor:
     return result
 
 
+@fused()
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """x * sigmoid(x)."""
     return _applied("silu", input, inplace, lambda x: ops.mul(x, ops.sigmoid(x)))
@@ -298,12 +315,14 @@ def log_sigmoid(x: Tensor) -> Tensor:
     return result
 
 
+@fused()
 def logsigmoid(input: Tensor) -> Tensor:
     """log(sigmoid(x)), also where sigmoid(x) is too small for the dtype."""
     return _applied("logsigmoid", input, False, log_sigmoid)
 
 
 @autocasts(cuda=FLOAT32)
+@fused()
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """log(1 + exp(beta x)) / beta; x itself where beta x is above ``threshold``."""
 
@@ -317,21 +336,25 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
     return _applied("softplus", input, False, formula)
 
 
+@fused()
 def mish(input: Tensor, inplace: bool = False) -> Tensor:
     """x * tanh(softplus(x))."""
     return _applied("mish", input, inplace, lambda x: ops.mul(x, ops.tanh(log_one_plus_exp(x))))
 
 
+@fused()
 def softsign(input: Tensor) -> Tensor:
     """x / (1 + |x|)."""
     return _applied("softsign", input, False, lambda x: ops.div(x, ops.add(ops.abs(x), 1.0)))
 
 
+@fused()
 def tanhshrink(input: Tensor) -> Tensor:
     """x - tanh(x)."""
     return _applied("tanhshrink", input, False, lambda x: ops.sub(x, ops.tanh(x)))
 
 
+@fused()
 def glu(input: Tensor, dim: int = -1) -> Tensor:
     """a * sigmoid(b), where a and b are the halves of ``input`` along ``dim``."""
     require_tensor("glu", "input", input)

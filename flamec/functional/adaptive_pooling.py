@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from flamec.conversion import from_numpy
-from flamec.dispatch import apply_named
+from flamec.conversion import constant_array
 from flamec.errors import OperationError, user_location
 from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.pooling import largest, numbered, row_major, selected, with_history
@@ -27,6 +26,7 @@ from flamec.functional.primitives import (
 )
 from flamec.functional.promotion import require_tensor
 from flamec.functional.spatial import batched, per_dimension, unbatched
+from flamec.fusing import fused
 from flamec.ir.shape import Dim, SymbolicDim, format_shape, product
 from flamec.ir.types import int64
 from flamec.tensor import Tensor
@@ -126,24 +126,23 @@ def _means(name: str, x: Tensor, axis: int, size: Dim, output: Dim) -> Tensor:
 
 def table_like(x: Tensor, values: np.ndarray) -> Tensor:
     """A table on the device of ``x``."""
-    table = from_numpy(np.ascontiguousarray(values))
-    if x._type.device.type == "cpu":
-        return table
-    moved: Tensor = apply_named("to_device", table, device=x._type.device)
-    return moved
+    return constant_array(np.ascontiguousarray(values), x._type.device)
 
 
+@fused()
 def adaptive_avg_pool1d(input: Tensor, output_size: Size) -> Tensor:
     """Means over windows such that [N, C, L] becomes [N, C, output_size]."""
     return _adaptive_avg("adaptive_avg_pool1d", 1, input, output_size)
 
 
+@fused()
 def adaptive_avg_pool2d(input: Tensor, output_size: Size) -> Tensor:
     """Means over windows such that [N, C, H, W] becomes [N, C, *output_size]; None keeps a size."""
     return _adaptive_avg("adaptive_avg_pool2d", 2, input, output_size)
 
 
 @autocasts(cpu=FLOAT32)
+@fused()
 def adaptive_avg_pool3d(input: Tensor, output_size: Size) -> Tensor:
     """Means over windows such that [N, C, D, H, W] becomes [N, C, *output_size]."""
     return _adaptive_avg("adaptive_avg_pool3d", 3, input, output_size)
@@ -208,17 +207,20 @@ def _axis_line(x: Tensor, count: Dim, n: int, spatial: int) -> Tensor:
     return ops.iota(shape=(1, 1, *shape), axis=2 + n, dtype=int64, device=x._type.device)  # type: ignore[no-any-return]
 
 
+@fused()
 def adaptive_max_pool1d(input: Tensor, output_size: Size, return_indices: bool = False) -> Any:
     """The largest of windows such that [N, C, L] becomes [N, C, output_size]."""
     return _adaptive_max("adaptive_max_pool1d", 1, input, output_size, return_indices)
 
 
+@fused()
 def adaptive_max_pool2d(input: Tensor, output_size: Size, return_indices: bool = False) -> Any:
     """The largest of windows such that [N, C, H, W] becomes [N, C, *output_size]."""
     return _adaptive_max("adaptive_max_pool2d", 2, input, output_size, return_indices)
 
 
 @autocasts(cpu=FLOAT32)
+@fused()
 def adaptive_max_pool3d(input: Tensor, output_size: Size, return_indices: bool = False) -> Any:
     """The largest of windows such that [N, C, D, H, W] becomes [N, C, *output_size]."""
     return _adaptive_max("adaptive_max_pool3d", 3, input, output_size, return_indices)
@@ -268,6 +270,7 @@ def _max_unpool(
     return unbatched(ops.reshape(placed, shape=(*shape[:2], *sizes)), single)
 
 
+@fused()
 def max_unpool1d(
     input: Tensor, indices: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
     output_size: Any = None,
@@ -278,6 +281,7 @@ def max_unpool1d(
 
 
 @autocasts(cpu=FLOAT32)
+@fused()
 def max_unpool2d(
     input: Tensor, indices: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
     output_size: Any = None,
@@ -288,6 +292,7 @@ def max_unpool2d(
 
 
 @autocasts(cpu=FLOAT32)
+@fused()
 def max_unpool3d(
     input: Tensor, indices: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
     output_size: Any = None,

@@ -16,6 +16,7 @@ from flamec.functional.primitives import (
 )
 from flamec.functional.promotion import require_tensor
 from flamec.functional.softmax import softmax_over
+from flamec.fusing import fused
 from flamec.ir.shape import Dim, SymbolicDim, broadcast_shapes, equal, format_shape
 from flamec.ir.types import DType, bool_, int64
 from flamec.tensor import Tensor
@@ -24,6 +25,7 @@ __all__ = ["scaled_dot_product_attention"]
 
 
 @autocasts(cpu=LOWER, cuda=LOWER)
+@fused()
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,

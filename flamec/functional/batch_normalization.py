@@ -22,6 +22,7 @@ from flamec.functional.primitives import (
     widened,
 )
 from flamec.functional.promotion import require_tensor
+from flamec.fusing import fused
 from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, product
 from flamec.state import no_grad
 from flamec.tensor import Tensor
@@ -74,6 +75,7 @@ def _update(running: Tensor | None, value: Tensor, momentum: Any, name: str) -> 
         write(running, ops.add(kept, ops.mul(value, momentum)), name)
 
 
+@fused()
 def batch_norm(
     input: Tensor,
     running_mean: Tensor | None,
@@ -130,6 +132,7 @@ def _unbiased(variance: Tensor, count: Dim) -> Tensor:
     return ops.div(ops.mul(ops.detach(variance), count), count - 1)  # type: ignore[no-any-return]
 
 
+@fused()
 def instance_norm(
     input: Tensor,
     running_mean: Tensor | None = None,
@@ -176,6 +179,7 @@ def instance_norm(
     return narrowed(_affine(normal, weight, bias), input._type.dtype)
 
 
+@fused()
 def local_response_norm(
     input: Tensor, size: int, alpha: float = 0.0001, beta: float = 0.75, k: float = 1.0
 ) -> Tensor:

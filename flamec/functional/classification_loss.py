@@ -14,6 +14,7 @@ from flamec.functional.loss_reduction import chosen_reduction
 from flamec.functional.primitives import narrowed, ops, require, require_floating, sum_all, widened
 from flamec.functional.promotion import require_tensor
 from flamec.functional.softmax import log_softmax_over
+from flamec.fusing import fused
 from flamec.ir.shape import Dim, equal, format_shape, product
 from flamec.ir.types import DType, int64
 from flamec.tensor import Tensor
@@ -122,6 +123,7 @@ class _IndexedLoss:
 
 
 @autocasts(cpu=FLOAT32, cuda=FLOAT32)
+@fused()
 def nll_loss(
     input: Tensor,
     target: Tensor,
@@ -146,6 +148,7 @@ def nll_loss(
 
 
 @autocasts(cpu=FLOAT32, cuda=FLOAT32)
+@fused()
 def cross_entropy(
     input: Tensor,
     target: Tensor,

@@ -23,6 +23,7 @@ from flamec.functional.promotion import (
     require_tensor,
     result_dtype,
 )
+from flamec.fusing import fused
 from flamec.ir.op import lookup
 from flamec.ir.shape import structural_key
 from flamec.ir.types import bool_
@@ -114,6 +115,7 @@ def isreal(input: Tensor) -> Tensor:
 
 
 @public
+@fused()
 def isclose(
     input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False
 ) -> Tensor:

@@ -15,6 +15,7 @@ from flamec.functional.linear import require_same_dtype
 from flamec.functional.primitives import ops, require
 from flamec.functional.promotion import require_tensor
 from flamec.functional.spatial import batched, per_dimension, require_positive, unbatched
+from flamec.fusing import fused
 from flamec.ir.ops.convolution import exchanged
 from flamec.ir.ops.view import flip
 from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape
@@ -152,6 +153,7 @@ def _require_fitting(
 
 
 @autocasts(cpu=LOWER, cuda=LOWER)
+@fused()
 def conv1d(
     input: Tensor,
     weight: Tensor,
@@ -170,6 +172,7 @@ def conv1d(
 
 
 @autocasts(cpu=LOWER, cuda=LOWER)
+@fused()
 def conv2d(
     input: Tensor,
     weight: Tensor,
@@ -184,6 +187,7 @@ def conv2d(
 
 
 @autocasts(cpu=LOWER, cuda=LOWER)
+@fused()
 def conv3d(
     input: Tensor,
     weight: Tensor,
@@ -258,6 +262,7 @@ def _transpose(
 
 
 @autocasts(cpu=LOWER, cuda=LOWER)
+@fused()
 def conv_transpose1d(
     input: Tensor,
     weight: Tensor,
@@ -278,6 +283,7 @@ def conv_transpose1d(
 
 
 @autocasts(cpu=LOWER, cuda=LOWER)
+@fused()
 def conv_transpose2d(
     input: Tensor,
     weight: Tensor,
@@ -294,6 +300,7 @@ def conv_transpose2d(
 
 
 @autocasts(cpu=LOWER, cuda=LOWER)
+@fused()
 def conv_transpose3d(
     input: Tensor,
     weight: Tensor,

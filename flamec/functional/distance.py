@@ -19,6 +19,7 @@ from flamec.functional.primitives import (
     widened,
 )
 from flamec.functional.promotion import as_tensors, require_tensor
+from flamec.fusing import fused
 from flamec.tensor import Tensor
 
 __all__ = ["cosine_similarity", "normalize", "pairwise_distance", "pdist"]
@@ -57,6 +58,7 @@ def at_least(x: Tensor, low: float) -> Tensor:
 
 
 @autocasts(cuda=FLOAT32)
+@fused()
 def normalize(
     input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Tensor | None = None
 ) -> Tensor:
@@ -74,6 +76,7 @@ def normalize(
 
 
 @autocasts(cuda=FLOAT32)
+@fused()
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """The dot product over ``dim`` divided by both norms, each at least eps."""
     a, b = as_tensors("cosine_similarity", x1, x2)
@@ -92,6 +95,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
 
 
 @autocasts(cuda=FLOAT32)
+@fused()
 def pairwise_distance(
     x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
 ) -> Tensor:

@@ -13,6 +13,7 @@ from flamec.dispatch import write
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.primitives import narrowed, ops, widened
 from flamec.functional.promotion import require_tensor
+from flamec.fusing import fused
 from flamec.ir.shape import Dim
 from flamec.tensor import Tensor
 
@@ -68,6 +69,7 @@ def _drop(
     return _finished(name, input, ops.where(keep, ops.mul(x, 1.0 / (1.0 - p)), 0.0), inplace)
 
 
+@fused()
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Each element is 0 with probability p, else divided by 1 - p (Srivastava et al. 2014)."""
     _checked("dropout", input, p)
@@ -86,6 +88,7 @@ def _channels(name: str, input: Tensor, ranks: tuple[int, int]) -> tuple[Dim, ..
     return (*shape[:leading], *(1,) * (len(shape) - leading))
 
 
+@fused()
 def dropout1d(
     input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Tensor:
@@ -94,6 +97,7 @@ def dropout1d(
     return _drop("dropout1d", input, p, training, inplace, _channels("dropout1d", input, (2, 3)))
 
 
+@fused()
 def dropout2d(
     input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Tensor:
@@ -105,6 +109,7 @@ def dropout2d(
     return _drop("dropout2d", input, p, training, inplace, _channels("dropout2d", input, (3, 4)))
 
 
+@fused()
 def dropout3d(
     input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Tensor:
@@ -129,6 +134,7 @@ def _alpha(
     return _finished(name, input, result, inplace)
 
 
+@fused()
 def alpha_dropout(
     input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
 ) -> Tensor:
@@ -137,6 +143,7 @@ def alpha_dropout(
     return _alpha("alpha_dropout", input, p, training, inplace, input._type.shape)
 
 
+@fused()
 def feature_alpha_dropout(
     input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
 ) -> Tensor:

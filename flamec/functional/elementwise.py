@@ -28,6 +28,7 @@ from flamec.functional.promotion import (
     require_tensor,
     result_dtype,
 )
+from flamec.fusing import fused
 from flamec.ir.op import lookup
 from flamec.ir.types import bool_, uint8
 from flamec.tensor import Tensor
@@ -60,12 +61,14 @@ nextafter = _binary("nextafter", "nextafter", "The next representable number tow
 
 
 @public
+@fused()
 def fmax(input: Tensor, other: Tensor) -> Tensor:
     """The greater of two; a NaN loses against a number."""
     return _ignoring_nan("fmax", "ge", maximum, input, other)
 
 
 @public
+@fused()
 def fmin(input: Tensor, other: Tensor) -> Tensor:
     """The lesser of two; a NaN loses against a number."""
     return _ignoring_nan("fmin", "le", minimum, input, other)
@@ -84,6 +87,7 @@ def _ignoring_nan(name: str, wins: str, plain: Any, input: Any, other: Any) -> T
 
 
 @public
+@fused()
 def clamp(input: Tensor, min: Operand | None = None, max: Operand | None = None) -> Tensor:
     """``input`` limited to [min, max]; ``max`` where min is above max. NaN stays NaN."""
     require_tensor("clamp", "input", input)
@@ -177,6 +181,7 @@ def heaviside(input: Tensor, values: Tensor) -> Tensor:
 
 
 @public
+@fused()
 def lerp(input: Tensor, end: Tensor, weight: Operand) -> Tensor:
     """``input + weight * (end - input)``, for floating-point tensors of one dtype."""
     require_tensors("lerp", input=input, end=end)
@@ -201,6 +206,7 @@ def lerp(input: Tensor, end: Tensor, weight: Operand) -> Tensor:
 
 @autocasts(cuda=WIDEST)
 @public
+@fused()
 def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Operand = 1) -> Tensor:
     """``input + value * tensor1 * tensor2``."""
     require_tensors("addcmul", input=input, tensor1=tensor1, tensor2=tensor2)
@@ -212,6 +218,7 @@ def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Operand =
 
 @autocasts(cuda=WIDEST)
 @public
+@fused()
 def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Operand = 1) -> Tensor:
     """``input + value * tensor1 / tensor2``. RuntimeError if both divided are integers."""
     require_tensors("addcdiv", input=input, tensor1=tensor1, tensor2=tensor2)
@@ -261,6 +268,7 @@ def copysign(input: Tensor, other: Operand) -> Tensor:
 
 
 @public
+@fused()
 def hypot(input: Tensor, other: Tensor) -> Tensor:
     """sqrt(input² + other²), computed without overflow."""
     x, y = _floating_pair("hypot", input, other)
@@ -276,6 +284,7 @@ def hypot(input: Tensor, other: Tensor) -> Tensor:
 
 
 @public
+@fused()
 def ldexp(input: Tensor, other: Tensor) -> Tensor:
     """``input * 2 ** other``; the power may overflow where the product does not."""
     require_tensors("ldexp", input=input, other=other)
@@ -287,6 +296,7 @@ def ldexp(input: Tensor, other: Tensor) -> Tensor:
 
 
 @public
+@fused()
 def xlogy(input: Operand, other: Operand) -> Tensor:
     """``input * log(other)``; 0 where input is 0, unless other is NaN."""
     check_operands("xlogy", (input, other))
@@ -298,6 +308,7 @@ def xlogy(input: Operand, other: Operand) -> Tensor:
 
 
 @public
+@fused()
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     """log(exp(input) + exp(other)) without overflow."""
     x, y = _floating_pair("logaddexp", input, other)
@@ -313,6 +324,7 @@ def log_sum(x: Tensor, y: Tensor) -> Tensor:
 
 
 @public
+@fused()
 def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
     """log2(2 ** input + 2 ** other) without overflow."""
     x, y = _floating_pair("logaddexp2", input, other)

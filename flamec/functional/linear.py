@@ -12,6 +12,7 @@ from flamec.functional.autocasting import LOWER, WIDEST, autocasts
 from flamec.functional.distance import norm_over
 from flamec.functional.primitives import ops, require
 from flamec.functional.promotion import require_tensor
+from flamec.fusing import fused
 from flamec.ir.shape import Dim, equal, format_shape
 from flamec.ir.types import int32, int64
 from flamec.state import no_grad, thread
@@ -31,6 +32,7 @@ def require_same_dtype(name: str, *tensors: Tensor) -> None:
 
 
 @autocasts(cpu=LOWER, cuda=LOWER)
+@fused()
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``input @ weight.T + bias``.
 
@@ -56,6 +58,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 @autocasts(cuda=WIDEST)
+@fused()
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``input1[*, i] * weight[o, i, j] * input2[*, j]`` summed over i and j, plus bias[o]."""
     operands = (input1, input2, weight) if bias is None else (input1, input2, weight, bias)

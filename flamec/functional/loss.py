@@ -22,6 +22,7 @@ from flamec.functional.loss_reduction import (
     same_shape,
 )
 from flamec.functional.primitives import narrowed, ops, require, sum_all
+from flamec.fusing import fused
 from flamec.ir.shape import equal, format_shape
 from flamec.ir.types import DType
 from flamec.state import thread
@@ -56,6 +57,7 @@ def _weighted(
 
 
 @autocasts(cpu=FLOAT32, cuda=FLOAT32)
+@fused()
 def mse_loss(
     input: Tensor,
     target: Tensor,
@@ -74,6 +76,7 @@ def mse_loss(
 
 
 @autocasts(cpu=FLOAT32, cuda=FLOAT32)
+@fused()
 def l1_loss(
     input: Tensor,
     target: Tensor,
@@ -90,6 +93,7 @@ def l1_loss(
 
 
 @autocasts(cpu=FLOAT32, cuda=FLOAT32)
+@fused()
 def smooth_l1_loss(
     input: Tensor,
     target: Tensor,
@@ -113,6 +117,7 @@ def smooth_l1_loss(
 
 
 @autocasts(cpu=FLOAT32, cuda=FLOAT32)
+@fused()
 def huber_loss(
     input: Tensor,
     target: Tensor,
@@ -179,6 +184,7 @@ def binary_cross_entropy(
 
 
 @autocasts(cpu=FLOAT32, cuda=FLOAT32)
+@fused()
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -211,6 +217,7 @@ def binary_cross_entropy_with_logits(
 
 
 @autocasts(cpu=FLOAT32, cuda=FLOAT32)
+@fused()
 def kl_div(
     input: Tensor,
     target: Tensor,
@@ -245,6 +252,7 @@ def kl_div(
 
 
 @autocasts(cpu=FLOAT32, cuda=FLOAT32)
+@fused()
 def poisson_nll_loss(
     input: Tensor,
     target: Tensor,

@@ -11,6 +11,7 @@ from flamec.functional.distance import at_least, pairwise_distance
 from flamec.functional.linear import table_index
 from flamec.functional.loss_reduction import chosen_reduction, loss_operands, reduced, same_shape
 from flamec.functional.primitives import mean_over, ops, require, require_floating, widened
+from flamec.fusing import fused
 from flamec.ir.shape import equal, format_shape
 from flamec.ir.types import DType, int64
 from flamec.tensor import Tensor
@@ -29,6 +30,7 @@ __all__ = [
 
 
 @autocasts(cpu=FLOAT32, cuda=FLOAT32)
+@fused()
 def hinge_embedding_loss(
     input: Tensor,
     target: Tensor,
@@ -46,6 +48,7 @@ def hinge_embedding_loss(
 
 
 @autocasts(cpu=FLOAT32, cuda=FLOAT32)
+@fused()
 def margin_ranking_loss(
     input1: Tensor,
     input2: Tensor,
@@ -70,6 +73,7 @@ def margin_ranking_loss(
 
 
 @autocasts(cpu=FLOAT32, cuda=FLOAT32)
+@fused()
 def cosine_embedding_loss(
     input1: Tensor,
     input2: Tensor,
@@ -106,6 +110,7 @@ def cosine_embedding_loss(
 
 
 @autocasts(cpu=FLOAT32, cuda=FLOAT32)
+@fused()
 def soft_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -120,6 +125,7 @@ def soft_margin_loss(
 
 
 @autocasts(cuda=FLOAT32)
+@fused()
 def multilabel_soft_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -159,6 +165,7 @@ def _finished_rows(loss: Tensor, single: bool, reduction: str, dtype: DType) -> 
 
 
 @autocasts(cpu=FLOAT32, cuda=FLOAT32)
+@fused()
 def multi_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -201,6 +208,7 @@ def multi_margin_loss(
 
 
 @autocasts(cpu=FLOAT32, cuda=FLOAT32)
+@fused()
 def multilabel_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -243,6 +251,7 @@ def multilabel_margin_loss(
 
 
 @autocasts(cpu=FLOAT32, cuda=FLOAT32)
+@fused()
 def triplet_margin_loss(
     anchor: Tensor,
     positive: Tensor,

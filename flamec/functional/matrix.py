@@ -29,6 +29,7 @@ from flamec.functional.primitives import (
 from flamec.functional.promotion import Number, as_tensors, constant, require_tensor
 from flamec.functional.scan import part
 from flamec.functional.statistics import safe_root
+from flamec.fusing import fused
 from flamec.ir.shape import (
     Dim,
     SymbolicDim,
@@ -295,6 +296,7 @@ def _factor(value: Any, like: Tensor) -> Tensor:
 
 @autocasts(cpu=LOWER, cuda=LOWER)
 @public
+@fused()
 def addmm(
     input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, alpha: Number = 1
 ) -> Tensor:
@@ -304,6 +306,7 @@ def addmm(
 
 @autocasts(cuda=LOWER)
 @public
+@fused()
 def addmv(
     input: Tensor, mat: Tensor, vec: Tensor, *, beta: Number = 1, alpha: Number = 1
 ) -> Tensor:
@@ -313,6 +316,7 @@ def addmv(
 
 @autocasts(cuda=LOWER)
 @public
+@fused()
 def addr(
     input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Number = 1, alpha: Number = 1
 ) -> Tensor:
@@ -324,6 +328,7 @@ def addr(
 
 @autocasts(cpu=LOWER, cuda=LOWER)
 @public
+@fused()
 def baddbmm(
     input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = 1, alpha: Number = 1
 ) -> Tensor:
@@ -333,6 +338,7 @@ def baddbmm(
 
 @autocasts(cpu=LOWER, cuda=LOWER)
 @public
+@fused()
 def addbmm(
     input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = 1, alpha: Number = 1
 ) -> Tensor:
@@ -409,6 +415,7 @@ _MANY_ROWS = 25  # from here on PyTorch takes the matrix product for Euclidean d
 
 @autocasts(cpu=FLOAT32, cuda=FLOAT32)
 @public
+@fused()
 def cdist(
     x1: Tensor,
     x2: Tensor,

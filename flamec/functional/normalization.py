@@ -21,6 +21,7 @@ from flamec.functional.primitives import (
     widened,
 )
 from flamec.functional.promotion import require_tensor
+from flamec.fusing import fused
 from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, product
 from flamec.tensor import Tensor
 
@@ -68,6 +69,7 @@ def _scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 
 
 @autocasts(cuda=FLOAT32)
+@fused("normalized_shape")
 def layer_norm(
     input: Tensor,
     normalized_shape: Sequence[Dim],
@@ -85,6 +87,7 @@ def layer_norm(
 
 
 @autocasts(cuda=FLOAT32)
+@fused("normalized_shape")
 def rms_norm(
     input: Tensor,
     normalized_shape: Sequence[Dim],
@@ -105,6 +108,7 @@ def rms_norm(
 
 
 @autocasts(cuda=FLOAT32)
+@fused()
 def group_norm(
     input: Tensor,
     num_groups: int,

@@ -21,6 +21,7 @@ from flamec.functional.spatial import (
     slices,
     unbatched,
 )
+from flamec.fusing import fused
 from flamec.ir.ops.windows import reach
 from flamec.ir.shape import Dim, SymbolicDim, floordiv, format_shape, less, product
 from flamec.ir.types import int32, int64
@@ -263,6 +264,7 @@ def _require_elements(name: str, input: Tensor) -> None:
     )
 
 
+@fused()
 def max_pool1d(
     input: Tensor, kernel_size: Numbers, stride: Numbers | None = None, padding: Numbers = 0,
     dilation: Numbers = 1, ceil_mode: bool = False, return_indices: bool = False,
@@ -275,6 +277,7 @@ def max_pool1d(
                      return_indices)  # fmt: skip
 
 
+@fused()
 def max_pool2d(
     input: Tensor, kernel_size: Numbers, stride: Numbers | None = None, padding: Numbers = 0,
     dilation: Numbers = 1, ceil_mode: bool = False, return_indices: bool = False,
@@ -288,6 +291,7 @@ def max_pool2d(
 
 
 @autocasts(cpu=FLOAT32)
+@fused()
 def max_pool3d(
     input: Tensor, kernel_size: Numbers, stride: Numbers | None = None, padding: Numbers = 0,
     dilation: Numbers = 1, ceil_mode: bool = False, return_indices: bool = False,
@@ -338,6 +342,7 @@ def _avg_pool(
     return unbatched(narrowed(ops.div(total, divisor), input._type.dtype), single)
 
 
+@fused()
 def avg_pool1d(
     input: Tensor, kernel_size: Numbers, stride: Numbers | None = None, padding: Numbers = 0,
     ceil_mode: bool = False, count_include_pad: bool = True,
@@ -347,6 +352,7 @@ def avg_pool1d(
                      count_include_pad, None)  # fmt: skip
 
 
+@fused()
 def avg_pool2d(
     input: Tensor, kernel_size: Numbers, stride: Numbers | None = None, padding: Numbers = 0,
     ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None,
@@ -357,6 +363,7 @@ def avg_pool2d(
 
 
 @autocasts(cpu=FLOAT32)
+@fused()
 def avg_pool3d(
     input: Tensor, kernel_size: Numbers, stride: Numbers | None = None, padding: Numbers = 0,
     ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None,
@@ -379,6 +386,7 @@ def _lp_pool(
     )
 
 
+@fused()
 def lp_pool1d(
     input: Tensor, norm_type: float, kernel_size: Numbers, stride: Numbers | None = None,
     ceil_mode: bool = False,
@@ -387,6 +395,7 @@ def lp_pool1d(
     return _lp_pool("lp_pool1d", 1, input, norm_type, kernel_size, stride, ceil_mode)
 
 
+@fused()
 def lp_pool2d(
     input: Tensor, norm_type: float, kernel_size: Numbers, stride: Numbers | None = None,
     ceil_mode: bool = False,
@@ -395,6 +404,7 @@ def lp_pool2d(
     return _lp_pool("lp_pool2d", 2, input, norm_type, kernel_size, stride, ceil_mode)
 
 
+@fused()
 def lp_pool3d(
     input: Tensor, norm_type: float, kernel_size: Numbers, stride: Numbers | None = None,
     ceil_mode: bool = False,

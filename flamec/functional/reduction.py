@@ -20,6 +20,7 @@ from flamec.functional.comparison import as_bool
 from flamec.functional.dimensions import dimension
 from flamec.functional.primitives import is_empty_size, kept, narrowed, ops, widened
 from flamec.functional.promotion import require_tensor
+from flamec.fusing import fused
 from flamec.ir.shape import Dim, product
 from flamec.ir.types import DType, bool_, int64, uint8
 from flamec.tensor import Tensor
@@ -92,6 +93,7 @@ def sum(
 
 
 @public
+@fused()
 def nansum(
     input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None
 ) -> Tensor:
@@ -115,6 +117,7 @@ def prod(
 
 
 @public
+@fused()
 def mean(
     input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None
 ) -> Tensor:
@@ -132,6 +135,7 @@ def mean(
 
 
 @public
+@fused()
 def nanmean(
     input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None
 ) -> Tensor:
@@ -151,6 +155,7 @@ def nanmean(
 
 
 @public
+@fused()
 def count_nonzero(input: Tensor, dim: Dims = None) -> Tensor:
     """How many elements are not zero, as int64."""
     require_tensor("count_nonzero", "input", input)
@@ -221,6 +226,7 @@ def amin(input: Tensor, dim: Dims = (), keepdim: bool = False) -> Tensor:
 
 
 @public
+@fused()
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
     """The named tuple (min, max) over one dimension or over all."""
     low = _extreme("aminmax", "amin", input, dim, keepdim)
@@ -316,12 +322,14 @@ def _whole_or_selected(name: str, input: Any, args: Any, kwargs: dict[str, Any])
 
 
 @public
+@fused()
 def max(input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """The greatest value of all; or over ``dim`` with its index; or ``maximum`` with ``other``."""
     return _whole_or_selected("max", input, args, kwargs)
 
 
 @public
+@fused()
 def min(input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """The least value of all; or over ``dim`` with its index; or ``minimum`` with ``other``."""
     return _whole_or_selected("min", input, args, kwargs)

@@ -23,6 +23,7 @@ from flamec.functional.adaptive_pooling import (
 from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.primitives import narrowed, ops, require, require_floating, widened
 from flamec.functional.promotion import require_tensor
+from flamec.fusing import fused
 from flamec.ir.shape import Dim, SymbolicDim, format_shape
 from flamec.tensor import Tensor
 
@@ -34,6 +35,7 @@ _CUBIC = -0.75  # the free coefficient of the cubic convolution kernel (Keys 198
 
 
 @autocasts(cuda=FLOAT32)
+@fused()
 def interpolate(
     input: Tensor,
     size: int | Sequence[int] | None = None,

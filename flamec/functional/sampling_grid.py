@@ -15,6 +15,7 @@ from flamec.functional.autocasting import FLOAT32, WIDEST, autocasts
 from flamec.functional.linear import require_same_dtype
 from flamec.functional.primitives import narrowed, ops, require, require_floating, widened
 from flamec.functional.promotion import require_tensor
+from flamec.fusing import fused
 from flamec.ir.shape import Dim, equal, format_shape
 from flamec.ir.types import int64
 from flamec.tensor import Tensor
@@ -74,6 +75,7 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
 
 
 @autocasts(cpu=FLOAT32, cuda=WIDEST)
+@fused()
 def grid_sample(
     input: Tensor,
     grid: Tensor,

@@ -22,6 +22,7 @@ from flamec.functional.primitives import narrowed, ops, widened
 from flamec.functional.promotion import as_tensors, float_dtype, is_number, require_tensor
 from flamec.functional.reduction import accumulated
 from flamec.functional.unary import copied
+from flamec.fusing import fused
 from flamec.ir.shape import Dim, SymbolicDim, equal, less
 from flamec.ir.types import DType, bool_, int64, uint8
 from flamec.tensor import Tensor
@@ -78,6 +79,7 @@ def cummin(input: Tensor, dim: int) -> Any:
 
 
 @public
+@fused()
 def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     """At each place log(sum(exp(x))) of the elements up to it.
 
@@ -134,6 +136,7 @@ def part(x: Tensor, axis: int, start: Dim, size: Dim) -> Tensor:
 
 
 @public
+@fused()
 def diff(
     input: Tensor,
     n: int = 1,
@@ -170,6 +173,7 @@ def diff(
 
 
 @public
+@fused()
 def trapezoid(
     y: Tensor, x: Tensor | None = None, *, dx: float | None = None, dim: int = -1
 ) -> Tensor:
@@ -179,6 +183,7 @@ def trapezoid(
 
 
 @public
+@fused()
 def cumulative_trapezoid(
     y: Tensor, x: Tensor | None = None, *, dx: float | None = None, dim: int = -1
 ) -> Tensor:

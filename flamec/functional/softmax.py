@@ -21,6 +21,7 @@ from flamec.functional.primitives import (
     widened,
 )
 from flamec.functional.promotion import require_tensor
+from flamec.fusing import fused
 from flamec.ir.types import DType
 from flamec.tensor import Tensor
 
@@ -75,6 +76,7 @@ def log_softmax_over(x: Tensor, axis: int) -> Tensor:
 
 
 @autocasts(cuda=FLOAT32)
+@fused()
 def softmax(
     input: Tensor,
     dim: int | None = None,
@@ -87,6 +89,7 @@ def softmax(
 
 
 @autocasts(cuda=FLOAT32)
+@fused()
 def softmin(
     input: Tensor,
     dim: int | None = None,
@@ -99,6 +102,7 @@ def softmin(
 
 
 @autocasts(cuda=FLOAT32)
+@fused()
 def log_softmax(
     input: Tensor,
     dim: int | None = None,
@@ -111,6 +115,7 @@ def log_softmax(
 
 
 @autocasts(cuda=FLOAT32)
+@fused()
 def gumbel_softmax(
     logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1
 ) -> Tensor:

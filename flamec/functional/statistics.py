@@ -23,6 +23,7 @@ from flamec.functional.primitives import is_empty_size, narrowed, ops, widened
 from flamec.functional.promotion import constant, require_tensor
 from flamec.functional.reduction import Dims, axes_of, count_of, fold
 from flamec.functional.unary import as_floating
+from flamec.fusing import fused
 from flamec.ir.types import DType, float64, int64
 from flamec.state import thread
 from flamec.tensor import Tensor
@@ -97,6 +98,7 @@ def safe_root(x: Tensor) -> Tensor:
 
 
 @public
+@fused()
 def var(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """``var(input, dim=None, *, correction=1, keepdim=False)``: the mean squared deviation.
 
@@ -108,6 +110,7 @@ def var(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 @public
+@fused()
 def std(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """The square root of ``var``, with the same arguments."""
     spread = _Spread("std", input, args, kwargs)
@@ -115,6 +118,7 @@ def std(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 @public
+@fused()
 def var_mean(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
     """The variance and the mean; arguments as ``var``."""
     spread = _Spread("var_mean", input, args, kwargs)
@@ -123,6 +127,7 @@ def var_mean(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
 
 
 @public
+@fused()
 def std_mean(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
     """The standard deviation and the mean; arguments as ``var``."""
     spread = _Spread("std_mean", input, args, kwargs)
@@ -135,6 +140,7 @@ def std_mean(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
 
 @autocasts(cuda=FLOAT32)
 @public
+@fused()
 def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) -> Tensor:
     """log(sum(exp(x))) over ``dim`` without overflow; -inf where there is nothing."""
     source = as_floating("logsumexp", input)
@@ -157,6 +163,7 @@ def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) ->
 
 @autocasts(cuda=FLOAT32)
 @public
+@fused()
 def norm(
     input: Tensor,
     p: float | str | None = "fro",
@@ -189,6 +196,7 @@ def norm(
 
 @autocasts(cuda=FLOAT32)
 @public
+@fused()
 def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
     """The p-norm of ``input - other``."""
     require_tensor("dist", "other", other)
@@ -199,6 +207,7 @@ def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
 
 
 @public
+@fused()
 def cov(
     input: Tensor,
     *,
@@ -277,6 +286,7 @@ def _weighted_freedom(
 
 
 @public
+@fused()
 def corrcoef(input: Tensor) -> Tensor:
     """Pearson's correlation coefficients of the rows of ``input``, limited to [-1, 1]."""
     covariance = cov(input)

@@ -17,6 +17,7 @@ from flamec.functional.arguments import public, store
 from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.primitives import narrowed, ops, widened
 from flamec.functional.promotion import float_dtype, require_tensor
+from flamec.fusing import fused
 from flamec.ir.op import lookup
 from flamec.ir.types import int64, uint8
 from flamec.tensor import Tensor
@@ -118,6 +119,7 @@ def neg(input: Tensor, *, out: Tensor | None = None) -> Tensor:
 
 
 @public
+@fused()
 def sign(input: Tensor) -> Tensor:
     """-1, 0 or 1; 0 for NaN; bool unchanged."""
     require_tensor("sign", "input", input)
@@ -155,6 +157,7 @@ def positive(input: Tensor) -> Tensor:
 
 @autocasts(cuda=FLOAT32)
 @public
+@fused()
 def square(input: Tensor) -> Tensor:
     """x * x; int64 for bool."""
     require_tensor("square", "input", input)
@@ -171,6 +174,7 @@ def reciprocal(input: Tensor) -> Tensor:
 
 
 @public
+@fused()
 def frac(input: Tensor) -> Tensor:
     """x - trunc(x), for floating-point tensors."""
     require_tensor("frac", "input", input)
@@ -182,6 +186,7 @@ def frac(input: Tensor) -> Tensor:
 
 
 @public
+@fused()
 def round(input: Tensor, *, decimals: int = 0) -> Tensor:
     """The nearest number with so many decimals, halves to even; the gradient is zero."""
     require_tensor("round", "input", input)
@@ -217,6 +222,7 @@ def _scaled(x: Tensor, factor: float) -> Tensor:
 
 
 @public
+@fused()
 def sinc(input: Tensor) -> Tensor:
     """sin(pi x) / (pi x), and 1 at 0."""
     x = as_floating("sinc", input)
@@ -227,6 +233,7 @@ def sinc(input: Tensor) -> Tensor:
 
 
 @public
+@fused()
 def logit(input: Tensor, eps: float | None = None) -> Tensor:
     """log(x / (1 - x)); x is first limited to [eps, 1 - eps] if eps is given."""
     x = as_floating("logit", input)
@@ -238,6 +245,7 @@ def logit(input: Tensor, eps: float | None = None) -> Tensor:
 
 
 @public
+@fused()
 def nan_to_num(
     input: Tensor,
     nan: float | None = None,

@@ -1,0 +1,266 @@
+"""A fused function bound to the sizes of one call: its programs, and its place on the tape.
+
+In: tensors like those that it was bound for. Out: the function's result. The tape gets one node
+for the whole call, whose derivative is one program too; where derivatives are recorded or batched,
+it is emitted as single operations instead.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from flamec.dispatch import record, set_tape_value, tape_value, tensor_builder
+from flamec.errors import CompileError, user_location
+from flamec.fused_program import ConcreteGraph, FusedProgram, NotFusable, trace_function
+from flamec.fusing import Composite, constant_key
+from flamec.gpu import gpu
+from flamec.gpu_eager import ALIGNMENT, bind_graph
+from flamec.ir.batching import Operand
+from flamec.ir.builder import Builder
+from flamec.ir.graph import Graph
+from flamec.ir.op import DerivativeContext, Op, OpKind, Types
+from flamec.ir.shape import evaluate_shape
+from flamec.size_oracle import exactly
+from flamec.state import process, thread
+from flamec.structures import unflatten
+from flamec.symbolic_sizes import Sizes
+from flamec.tensor import Tensor
+
+Run = Callable[[Sequence[Any]], Sequence[Any]]
+
+_programs: dict[Any, list[FusedProgram | NotFusable]] = {}
+_lock = threading.RLock()
+_warned: set[Composite] = set()
+_MOST_PROGRAMS = 16  # that differ in what they assume of sizes; later calls are not fused
+
+
+def bind(
+    composite: Composite, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: Sequence[Tensor]
+) -> FusedCall | None:
+    """The call for these arguments; None if it is not fused.
+
+    Warns once if a function's program cannot be compiled.
+    """
+    if any(t._type.device != tensors[0]._type.device for t in tensors):
+        return None
+    if all(t._array.size == 0 for t in tensors):
+        return None
+    sizes = Sizes(2)
+    try:
+        program = _program(composite, args, kwargs, tensors, sizes)
+        return None if program is None else FusedCall(composite, program, sizes, tensors)
+    except CompileError as error:
+        if composite not in _warned:
+            _warned.add(composite)
+            warnings.warn(
+                f"{composite.name} runs operation by operation in eager mode, because its program "
+                f"cannot be compiled: {error}",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        return None
+
+
+def _program(
+    composite: Composite,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    tensors: Sequence[Tensor],
+    sizes: Sizes,
+) -> FusedProgram | None:
+    """A program traced before whose assumptions on sizes hold, or a new one."""
+    tracked = [
+        thread.grad_enabled and t._type.dtype.is_floating_point and tape_value(t) is not None
+        for t in tensors
+    ]
+    try:
+        positional, named = _generalized(composite, args, kwargs, sizes)
+        signature = constant_key((*positional, *named.items()))
+    except TypeError:  # a size that is none: the function itself will say so
+        return None
+    key = (composite, thread.grad_enabled, process.default_dtype, signature, tuple(tracked))
+    with _lock:
+        known = _programs.setdefault(key, [])
+        for program in known:
+            if isinstance(program, NotFusable):
+                return None
+            if program.holds(sizes.bindings):
+                return program
+        if len(known) == _MOST_PROGRAMS:
+            return None
+        try:
+            try:
+                traced = trace_function(
+                    composite.function, positional, named, tracked, sizes.bindings
+                )
+            except NotFusable as reason:
+                if not reason.may_need_numbers:
+                    raise
+                numbers = _generalized(composite, args, kwargs, Sizes(None))
+                traced = trace_function(composite.function, *numbers, tracked, {})
+                traced = replace(traced, guards=exactly(sizes.bindings))
+        except NotFusable as reason:
+            known.append(reason)
+            return None
+        known.append(traced)
+        return traced
+
+
+def _generalized(
+    composite: Composite, args: tuple[Any, ...], kwargs: dict[str, Any], sizes: Sizes
+) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments with types over symbols for tensors, and symbols for sizes."""
+
+    def general(value: Any) -> Any:
+        return sizes.type(value._type) if isinstance(value, Tensor) else value
+
+    def dimensions(value: Any) -> Any:
+        return sizes.dim(value) if isinstance(value, int) else sizes.shape(value)
+
+    positional = [general(value) for value in args]
+    named = {name: general(value) for name, value in kwargs.items()}
+    for name, position in composite.dimensions:
+        if name in named:
+            named[name] = dimensions(named[name])
+        elif position < len(positional):
+            positional[position] = dimensions(positional[position])
+    return positional, named
+
+
+class FusedCall:
+    """Call it with the tensors, in the order of the arguments."""
+
+    def __init__(
+        self,
+        composite: Composite,
+        program: FusedProgram,
+        sizes: Sizes,
+        tensors: Sequence[Tensor],
+    ) -> None:
+        self.name = composite.name
+        self.program = program
+        self.bindings = dict(sizes.bindings)
+        self._captured = program.captured
+        self._returned = program.returned
+        self._single = program.structure.kind is None
+        arrays = [t._array for t in (*tensors, *program.captured)]
+        self._forward = self._runner(program.forward, arrays)
+        self._types = self._concrete(program.forward)
+        self._updated = tuple(program.forward.updates)
+        self._written = tuple(i for i in self._updated if i < len(tensors))
+        self._untracked = tuple(
+            i for i, v in enumerate(program.forward.outputs) if v not in program.tracked_values
+        )
+        self._backwards: dict[Any, Run] = {}
+        self._op = Op(
+            name=composite.name,
+            kind=OpKind.COMPOSITE,
+            infer=_not_inferred,
+            evaluate=_not_inferred,
+            derivative=self._derivative,
+            saves_inputs=program.kept_inputs,
+            saves_outputs=program.kept_outputs,
+        )
+
+    def accepts(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether the program may write where it would: into memory that no operand shares."""
+        for position in self._written:
+            target = tensors[position]
+            array = target._array
+            if not array.c_contiguous or array.address % ALIGNMENT or target._requires_grad:
+                return False
+            if sum(t._storage is target._storage for t in tensors) > 1:
+                return False
+        return True
+
+    def __call__(self, tensors: Sequence[Tensor]) -> Any:
+        arrays = [t._array for t in tensors]
+        if self._captured:
+            arrays += [t._array for t in self._captured]
+        found = self._forward(arrays)
+        results = [Tensor._from_array(a, t) for a, t in zip(found, self._types, strict=True)]
+        if self._updated:
+            location = user_location()
+            written = (*tensors, *self._captured)
+            for position in self._updated:
+                storage = written[position]._storage
+                storage.version += 1
+                storage.writer = location
+        if self.program.recorded:
+            record(self._op, tensors, {}, results)
+            for position in self._untracked:
+                set_tape_value(results[position], None)
+        if self._single:
+            return results[0]
+        return unflatten(self.program.structure, iter(results))
+
+    # programs ---------------------------------------------------------------------------
+    def _runner(self, graph: Graph, arrays: Sequence[Any]) -> Run:
+        """The graph's program for arrays that lie as these do."""
+        here = gpu(arrays[0].device)
+        call = bind_graph(here, graph, self.bindings, arrays)
+        return lambda arrays: call.run(here, arrays)
+
+    def _concrete(self, graph: Graph) -> Types:
+        return tuple(
+            v.type.with_shape(evaluate_shape(v.type.shape, self.bindings)) for v in graph.outputs
+        )
+
+    # the derivative ---------------------------------------------------------------------
+    def _derivative(
+        self, builder: Builder, context: DerivativeContext, *gradients: Any
+    ) -> Sequence[Any]:
+        first_order = all(g is None for g in gradients[self._returned :])
+        if (
+            builder is tensor_builder
+            and first_order
+            and not thread.grad_enabled
+            and thread.trace is None
+        ):
+            return self._first_derivative(context, gradients)
+        for position in self._untracked:
+            if position in self.program.kept_outputs:
+                _forget_history(context.outputs[position])
+        return self._graph.gradients(builder, context, gradients)
+
+    @cached_property
+    def _graph(self) -> ConcreteGraph:
+        return ConcreteGraph(self.program, self.bindings)
+
+    def _first_derivative(
+        self, context: DerivativeContext, gradients: Sequence[Tensor | None]
+    ) -> Sequence[Tensor | None]:
+        program = self.program
+        assert program.backward is not None
+        arrays = [context.outputs[k]._array for k in program.saved_outputs]
+        arrays += [context.inputs[i]._array for i in program.read_inputs]
+        for k in program.recorded:
+            gradient = gradients[k]
+            if gradient is None:
+                gradient = tensor_builder.full_like(0.0, self._types[k])
+            arrays.append(gradient._array)
+        key: list[Any] = [threading.get_ident()]  # what is bound belongs to a thread
+        key += [None if a.flags.c_contiguous else a.strides for a in arrays]
+        layout = tuple(key)
+        run = self._backwards.get(layout)
+        if run is None:
+            run = self._backwards[layout] = self._runner(program.backward, arrays)
+        found = iter(run(arrays))
+        results: list[Tensor | None] = [None] * len(context.input_types)
+        for i in program.tracked:
+            results[i] = Tensor._from_array(next(found), context.input_types[i])
+        return results
+
+
+def _forget_history(saved: Any) -> None:
+    """A saved tensor is no result of the call for autograd: it has no derivative."""
+    set_tape_value(saved.value if isinstance(saved, Operand) else saved, None)
+
+
+def _not_inferred(*_: Any) -> Types:
+    raise AssertionError("a fused call is recorded with its result types given")

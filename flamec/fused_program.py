@@ -1,0 +1,333 @@
+"""A composite function as one graph over symbolic sizes, with its backward graph.
+
+In: a function of tensors and the types of its arguments. Out: ``FusedProgram``: the forward
+graph, which returns what the backward graph takes after the function's own results, and that
+backward graph. Invariant: what is saved suffices to compute every value that a derivative of any
+order reads, so nothing else of the call is kept.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flamec import random
+from flamec.ir.builder import Builder, GraphBuilder
+from flamec.ir.evaluate import concrete_attributes
+from flamec.ir.graph import Graph, Node, Value
+from flamec.ir.op import DerivativeContext, Op
+from flamec.ir.passes.differentiate import backpropagate, differentiate_graph
+from flamec.ir.passes.partition import partition
+from flamec.ir.shape import evaluate_shape, using_oracle
+from flamec.ir.types import TensorType
+from flamec.size_oracle import ShapeGuard
+from flamec.state import set_grad_enabled, thread
+from flamec.structures import Structure, flatten
+from flamec.tensor import Tensor
+from flamec.trace import InputSource, Root, Trace
+
+
+class NotFusable(Exception):
+    """A call that is no function of its tensors alone, or cannot be traced; it says why.
+
+    ``may_need_numbers``: whether it may be traced with numbers for sizes.
+    """
+
+    def __init__(self, reason: str, may_need_numbers: bool = False) -> None:
+        super().__init__(reason)
+        self.may_need_numbers = may_need_numbers
+
+
+@dataclass(frozen=True, eq=False)
+class FusedProgram:
+    """``forward`` takes the tensor arguments, then the tensors ``captured``.
+
+    It returns ``returned`` results of the function (``structure`` holds them), then what is
+    saved. ``recorded``: which results take part in autograd; empty if no argument does.
+    ``backward`` takes the forward outputs ``saved_outputs``, the inputs ``read_inputs`` and the
+    gradients of the results in ``recorded``, and returns those of the arguments ``tracked``.
+    ``kept_outputs`` and ``kept_inputs`` are what derivatives of higher order read beside.
+    ``guards`` are what the graphs rely on of the sizes.
+    """
+
+    forward: Graph
+    backward: Graph | None
+    structure: Structure
+    returned: int
+    recorded: tuple[int, ...]
+    tracked: tuple[int, ...]
+    saved_outputs: tuple[int, ...]
+    read_inputs: tuple[int, ...]
+    kept_inputs: tuple[int, ...]
+    kept_outputs: tuple[int, ...]
+    tracked_values: frozenset[Value]
+    captured: tuple[Tensor, ...]
+    guards: tuple[ShapeGuard, ...]
+
+    def holds(self, bindings: Mapping[str, int]) -> bool:
+        """Whether the program is right for these sizes."""
+        return all(guard.check(bindings) for guard in self.guards)
+
+
+class _FunctionTrace(Trace):
+    """The trace of a composite: its nodes belong to no line, because many lines share them."""
+
+    def _add_node(self, op: Op, inputs: Sequence[Value], attributes: Mapping[str, Any]) -> Node:
+        return self.builder.add_node(op, inputs, attributes)
+
+    def stand_in(self, type: TensorType, tracked: bool) -> Tensor:
+        """What stands for a tensor argument."""
+        position = len(self.sources)
+        value = self.add_input(type, InputSource("argument", position))
+        tensor = Tensor._from_trace(self, type)
+        self.roots[tensor._storage] = Root((), value, type, input_position=position)
+        if tracked:
+            self.tracked.add(value)
+        return tensor
+
+
+def trace_function(
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    tracked: Sequence[bool],
+    bindings: Mapping[str, int],
+) -> FusedProgram:
+    """Trace a call with a ``TensorType`` in place of each tensor argument.
+
+    ``tracked``: which of them want a gradient; ``bindings``: example values of the symbols.
+    Raises NotFusable.
+    """
+    trace = _FunctionTrace()
+    flags = iter(tracked)
+
+    def stand_in(value: Any) -> Any:
+        return trace.stand_in(value, next(flags)) if isinstance(value, TensorType) else value
+
+    trace.oracle.hints.update(bindings)
+    thread.trace = trace
+    try:
+        with using_oracle(trace.oracle), warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            positional = [stand_in(v) for v in args]
+            named = {name: stand_in(v) for name, v in kwargs.items()}
+            result = function(*positional, **named)
+            if warned:
+                raise NotFusable("it warns")
+            return _program(trace, result, function.__name__)
+    except NotFusable:
+        raise
+    except Exception as error:  # the call itself will raise it, with numbers for symbols
+        raise NotFusable(f"{type(error).__name__}: {error}", bool(bindings)) from error
+    finally:
+        thread.trace = None
+        trace.release()
+
+
+def _program(trace: _FunctionTrace, result: Any, name: str) -> FusedProgram:
+    count = sum(source.kind == "argument" for source in trace.sources)
+    leaves, structure = flatten(result)
+    outputs = _outputs(trace, leaves)
+    captured = []
+    for source in trace.sources[count:]:
+        tensor = source.tensor
+        if tensor is None or (
+            tensor._storage not in trace.constants
+            and tensor is not random.generator_of(tensor.device).state
+        ):
+            raise NotFusable("it reads a tensor that is no argument")
+        captured.append(tensor)
+    for root in trace.roots.values():
+        if root.written and root.input_position is not None and root.value in trace.tracked:
+            raise NotFusable("it changes an argument in place that wants a gradient")
+    graph = trace.build(outputs, name)
+    recorded = tuple(i for i, v in enumerate(outputs) if v in trace.tracked)
+    tracked = tuple(i for i, v in enumerate(graph.inputs[:count]) if v in trace.tracked)
+    parts = _split(graph, tracked, recorded, trace.tracked)
+    return FusedProgram(
+        structure=structure,
+        returned=len(outputs),
+        recorded=recorded,
+        tracked=tracked if recorded else (),
+        captured=tuple(captured),
+        guards=tuple(trace.oracle.guards.values()),
+        **parts,
+    )
+
+
+def _outputs(trace: Trace, leaves: Sequence[Any]) -> list[Value]:
+    """The values of what the function returned: fresh tensors, each with memory of its own."""
+    seen = set()
+    values: list[Value] = []
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor) or leaf._trace is not trace:
+            raise NotFusable("it returns something else than new tensors")
+        if trace.root_of(leaf).input_position is not None or leaf._storage in seen:
+            raise NotFusable("it returns a view")
+        seen.add(leaf._storage)
+        values.append(trace.value_of(leaf))
+    if len(set(values)) < len(values) or not values:
+        raise NotFusable("it returns nothing, or one tensor twice")
+    return values
+
+
+# what is saved ---------------------------------------------------------------------------
+def _split(
+    graph: Graph, tracked: tuple[int, ...], recorded: tuple[int, ...], values: Container[Value]
+) -> dict[str, Any]:
+    """The graphs and positions of a ``FusedProgram``."""
+    if not recorded:
+        nothing: tuple[int, ...] = ()
+        return {
+            "forward": graph,
+            "backward": None,
+            "saved_outputs": nothing,
+            "read_inputs": nothing,
+            "kept_inputs": nothing,
+            "kept_outputs": nothing,
+            "tracked_values": frozenset(),
+        }
+    joint = differentiate_graph(graph, tracked, recorded, values)
+    on_gpu = graph.inputs[0].type.device.type == "cuda"
+    count = len(graph.outputs)
+    parts = partition(joint, len(graph.inputs), count, expensive=on_gpu)
+    outputs = list(graph.outputs)
+    saved_outputs = [_placed(v, outputs) for v in parts.forward.outputs[count:]]
+    kept_outputs, kept_inputs = list(saved_outputs), list(parts.saved_inputs)
+    nodes = parts.forward.nodes  # with those of the derivative that need no gradient
+    found = _tracked(graph, nodes, tracked, values)
+    whole = Graph(graph.inputs, nodes, tuple(outputs), graph.updates, graph.name)
+    _close(whole, tracked, outputs, kept_inputs, kept_outputs, found)
+    return {
+        "forward": Graph(graph.inputs, nodes, tuple(outputs), graph.updates, graph.name),
+        "backward": parts.backward,
+        "saved_outputs": tuple(saved_outputs),
+        "read_inputs": parts.saved_inputs,
+        "kept_inputs": tuple(kept_inputs),
+        "kept_outputs": tuple(dict.fromkeys(kept_outputs)),
+        "tracked_values": frozenset(found),
+    }
+
+
+def _tracked(
+    graph: Graph, nodes: Sequence[Node], tracked: Sequence[int], values: Container[Value]
+) -> set[Value]:
+    """What gradients flow through: recorded values, and what derivatives compute from them."""
+    traced = {v for n in graph.nodes for v in n.outputs}
+    found = {graph.inputs[i] for i in tracked}
+    for node in nodes:
+        if node.op.derivative is not None and any(v in found for v in node.inputs):
+            found.update(
+                v
+                for v in node.outputs
+                if v.type.dtype.is_floating_point and (v in values or v not in traced)
+            )
+    return found
+
+
+def _placed(value: Value, outputs: list[Value]) -> int:
+    """Where a value is among the outputs; it is appended if it is not there."""
+    if value not in outputs:
+        outputs.append(value)
+    return outputs.index(value)
+
+
+def _close(
+    graph: Graph,
+    tracked: tuple[int, ...],
+    outputs: list[Value],
+    kept_inputs: list[int],
+    kept_outputs: list[int],
+    values: set[Value],
+) -> None:
+    """Keep what derivatives of all outputs, the saved ones among them, read.
+
+    A derivative of second order sends gradients to saved values, too. Inputs are added until
+    all values that are read follow from what is kept.
+    """
+    wanted = [i for i, v in enumerate(outputs) if v in values]
+    joint = differentiate_graph(graph, tracked, wanted, values)
+    late = set(joint.inputs[len(graph.inputs) :])
+    read: set[Value] = set()
+    for node in joint.nodes:
+        if any(v in late for v in node.inputs):
+            late.update(node.outputs)
+            read.update(v for v in node.inputs if v not in late)
+    read.update(v for v in joint.outputs[len(outputs) :] if v not in late)
+    kept = {outputs[k] for k in kept_outputs} | {graph.inputs[i] for i in kept_inputs}
+    stack, seen = list(read), set(kept)
+    while stack:
+        value = stack.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        if value.node is not None:
+            stack.extend(value.node.inputs)
+            continue
+        position = graph.inputs.index(value)
+        if position in graph.updates:  # its old contents are lost with the call
+            kept_outputs.append(_placed(value, outputs))
+        else:
+            kept_inputs.append(position)
+
+
+# derivatives of any order ----------------------------------------------------------------
+class ConcreteGraph:
+    """A program's graph with numbers for sizes; its derivative as single operations."""
+
+    def __init__(self, program: FusedProgram, bindings: Mapping[str, int]) -> None:
+        self._program = program
+        source = program.forward
+        self._values: dict[Value, Value] = {}
+        b = GraphBuilder()
+        for value in source.inputs:
+            shape = evaluate_shape(value.type.shape, bindings)
+            self._values[value] = b.input(value.type.with_shape(shape))
+        for node in source.nodes:
+            attributes = concrete_attributes(node.attributes, bindings)
+            copy = b.add_node(node.op, [self._values[v] for v in node.inputs], attributes)
+            self._values.update(zip(node.outputs, copy.outputs, strict=True))
+        self.graph = b.build([self._values[v] for v in source.outputs])
+        self.tracked = {self._values[v] for v in program.tracked_values}
+
+    def gradients(
+        self, builder: Builder, context: DerivativeContext, gradients: Sequence[Any]
+    ) -> list[Any]:
+        """The gradient of each argument, emitted through any builder.
+
+        What was not saved is computed again from what was.
+        """
+        program, graph = self._program, self.graph
+        known: dict[Value, Any] = {graph.inputs[i]: context.inputs[i] for i in program.kept_inputs}
+        for k in program.kept_outputs:
+            known[graph.outputs[k]] = context.outputs[k]
+
+        def value_of(node: Node | None, value: Value) -> Any:
+            if value not in known:
+                maker = value.node
+                assert maker is not None, "a value that a derivative reads was not kept"
+                operands = [value_of(maker, v) for v in maker.inputs]
+                recorded = any(v in self.tracked for v in maker.outputs)
+                with set_grad_enabled(thread.grad_enabled and recorded):
+                    found = builder.apply(maker.op, operands, maker.attributes)
+                found = found if isinstance(found, tuple) else (found,)
+                known.update(zip(maker.outputs, found, strict=True))
+            return known[value]
+
+        seeds = {
+            value: gradient
+            for value, gradient in zip(graph.outputs, gradients, strict=True)
+            if gradient is not None and value in self.tracked
+        }
+        found = backpropagate(
+            graph.nodes,
+            seeds,
+            self.tracked.__contains__,
+            builder,
+            value_of,
+            keep={graph.inputs[i] for i in program.tracked},
+        )
+        count = len(context.input_types)
+        return [found.get(graph.inputs[i]) if i in program.tracked else None for i in range(count)]

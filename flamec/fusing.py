@@ -1,0 +1,148 @@
+"""``fused``: composite functions that eager mode runs as one program.
+
+In: calls of a function written with primitives. Out: what the function returns, computed by one
+program over symbolic sizes, with one for its derivative. Calls share a program if functions,
+other arguments, dtypes and ranks are the same and sizes fit (``symbolic_sizes.py``). While a
+function is traced, in anomaly mode, and where a call is not a function of its tensors alone, the
+body runs as it stands, operation by operation, with the same result.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from flamec.device_array import DeviceArray
+from flamec.dispatch import tape_value
+from flamec.ir.shape import SymbolicDim
+from flamec.ir.types import Device, DType, TensorType
+from flamec.state import process, thread
+from flamec.tensor import Tensor
+
+if TYPE_CHECKING:
+    from flamec.fused_call import FusedCall
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MOST_CALLS = 4096
+_KINDS = frozenset((DType, Device, TensorType, SymbolicDim))
+_SCALARS = frozenset((bool, int, str, type(None)))
+
+
+class Composite:
+    """A function declared with ``fused``; ``dimensions``: arguments that are sizes."""
+
+    def __init__(self, function: Callable[..., Any], dimensions: tuple[str, ...]) -> None:
+        self.function = function
+        self.name: str = function.__name__
+        names = list(inspect.signature(function).parameters) if dimensions else []
+        self.dimensions = tuple((name, names.index(name)) for name in dimensions)
+
+
+COMPOSITES: list[Composite] = []
+
+
+def fused(*dimensions: str) -> Callable[[F], F]:
+    """Declare that eager mode runs a function as one program where that is possible.
+
+    ``dimensions`` names the arguments that are sizes (``normalized_shape``), so that a program
+    serves all of them. The function may read its arguments, the default dtype, whether
+    gradients are recorded and the default generators: nothing else, and not what tensors hold.
+    """
+
+    def declare(function: F) -> F:
+        composite = Composite(function, dimensions)
+        COMPOSITES.append(composite)
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if thread.trace is None:
+                first = args[0] if args else next(iter(kwargs.values()), None)
+                if isinstance(first, Tensor) and first._array.__class__ is DeviceArray:
+                    call = find(composite, args, kwargs)
+                    if call is not None:
+                        return call
+            return function(*args, **kwargs)
+
+        return wrapper  # type: ignore[return-value]
+
+    return declare
+
+
+class _Calls(threading.local):
+    """The thread's calls by key; None for one that is not fused. They hold addresses."""
+
+    def __init__(self) -> None:
+        self.known: dict[Any, FusedCall | None] = {}
+
+
+_calls = _Calls()
+
+
+def find(composite: Composite, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of a call that is fused; None if it is not."""
+    recording = thread.grad_enabled
+    key: list[Any] = [
+        composite,
+        recording,
+        process.float32_matmul_precision,
+        process.default_dtype,
+    ]
+    tensors: list[Tensor] = []
+    values: Sequence[Any] = args
+    if kwargs:
+        values = (*args, *kwargs.values())
+        key.append(tuple(kwargs))
+    for value in values:
+        if isinstance(value, Tensor):
+            array = value._array
+            if array is None:
+                return None
+            key.append(value._type)
+            if not array.flags.c_contiguous:
+                key.append(array.strides)
+            if recording and (
+                value._requires_grad or value._value is not None or value._storage.value is not None
+            ):
+                tracked = value._type.dtype.is_floating_point and tape_value(value) is not None
+                if tracked:
+                    key.append(True)
+            tensors.append(value)
+            continue
+        try:
+            key.append(constant_key(value))
+        except TypeError:
+            return None
+    complete = tuple(key)
+    known = _calls.known
+    try:
+        call = known[complete]
+    except KeyError:
+        if process.anomaly is not None:
+            return None
+        from flamec.fused_call import bind
+
+        call = bind(composite, args, kwargs, tensors)
+        if len(known) >= _MOST_CALLS:
+            known.clear()
+        known[complete] = call
+    if call is None or process.anomaly is not None or not call.accepts(tensors):
+        return None
+    return call(tensors)
+
+
+def constant_key(value: Any) -> Any:
+    """A key in which 1, 1.0 and True, 0.0 and -0.0 differ; TypeError for what is no constant."""
+    kind = value.__class__
+    if kind in _SCALARS:
+        return (kind, value)
+    if kind is float:
+        return value.hex()
+    if kind is tuple or kind is list or isinstance(value, tuple):
+        return (kind, *map(constant_key, value))
+    if kind in _KINDS:
+        return value
+    raise TypeError(f"{kind.__name__} is no constant")

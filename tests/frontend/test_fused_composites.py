@@ -1,0 +1,102 @@
+"""Composites that eager mode runs as one program, against their bodies run by NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fused_cases
+import numpy as np
+import pytest
+from fused_cases import CASES, Case, Operands
+
+import flamec
+from flamec import fused_call, fusing
+from flamec.fused_program import NotFusable
+from flamec.structures import flatten
+
+IDS = [f"{case.name}-{number}" for number, case in enumerate(CASES)]
+
+
+def results_of(case: Case, device: Any, recorded: bool = True, seed: int = 0) -> tuple[Any, Any]:
+    flamec.manual_seed(7)
+    operands = Operands(device, seed, recorded)
+    return flatten(case.call(operands))[0], operands.floats
+
+
+def compare(got: flamec.Tensor | None, wanted: flamec.Tensor | None, what: str) -> None:
+    if wanted is None or got is None:
+        assert got is wanted, what
+        return
+    assert got.dtype is wanted.dtype and got.shape == wanted.shape, what
+    np.testing.assert_allclose(
+        got.detach().cpu().numpy(), wanted.detach().cpu().numpy(), 1e-9, 1e-10, err_msg=what
+    )
+
+
+def differentiable(results: list[flamec.Tensor]) -> list[flamec.Tensor]:
+    return [r for r in results if r.requires_grad]
+
+
+def gradients(results: Any, floats: Any, create_graph: bool = False) -> Any:
+    """Of the results, each weighted by numbers that differ from element to element."""
+    outputs = differentiable(results)
+    seeds = []
+    for number, output in enumerate(outputs):
+        numbers = np.cos(np.arange(output.numel()) + number).reshape(output.shape)
+        seeds.append(flamec.tensor(numbers, dtype=output.dtype, device=output.device))
+    return flamec.autograd.grad(
+        outputs, floats, seeds, create_graph=create_graph, allow_unused=True, retain_graph=True
+    )
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_values_and_gradients(case: Case, gpu: Any) -> None:
+    wanted, sources = results_of(case, "cpu")
+    got, leaves = results_of(case, gpu)
+    assert len(got) == len(wanted)
+    for one, other in zip(got, wanted, strict=True):
+        compare(one, other, "value")
+        assert one.requires_grad == other.requires_grad
+    if not differentiable(wanted):
+        return
+    for one, other in zip(gradients(got, leaves), gradients(wanted, sources), strict=True):
+        compare(one, other, "gradient")
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_second_derivatives(case: Case, simulated: Any) -> None:
+    found = []
+    for device in ("cpu", "cuda"):
+        results, leaves = results_of(case, device)
+        if not differentiable(results):
+            return
+        first = gradients(results, leaves, create_graph=True)
+        first = [g for g in first if g is not None]
+        if not differentiable(first):
+            assert not found or found == [[]]
+            found.append([])
+            continue
+        found.append([*first, *gradients(first, leaves)])
+    for one, other in zip(found[1], found[0], strict=True):
+        compare(one, other, "second derivative")
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_one_program_each_way(case: Case, simulated: Any) -> None:
+    results, leaves = results_of(case, "cuda")
+    programs = [p for known in fused_call._programs.values() for p in known]
+    mine = [p for p in programs if not isinstance(p, NotFusable) and p.forward.name == case.name]
+    reasons = [str(p) for p in programs if isinstance(p, NotFusable)]
+    assert len(mine) == 1 and not reasons, reasons
+    names = [prepared.graph.name for prepared in simulated[0].prepared]
+    assert names.count(case.name) == 1
+    if differentiable(results):
+        gradients(results, leaves)
+        names = [prepared.graph.name for prepared in simulated[0].prepared]
+        assert names.count(f"{case.name}_backward") == 1
+
+
+def test_every_composite_has_a_case() -> None:
+    covered = {case.name for case in CASES}
+    assert {composite.name for composite in fusing.COMPOSITES} == covered
+    assert fused_cases.CASES
