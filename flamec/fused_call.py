@@ -238,7 +238,8 @@ class FusedCall:
         program = self.program
         assert program.backward is not None
         arrays = [context.outputs[k]._array for k in program.saved_outputs]
-        arrays += [context.inputs[i]._array for i in program.read_inputs]
+        inputs = (*context.inputs, *program.captured)
+        arrays += [inputs[i]._array for i in program.read_inputs]
         for k in program.recorded:
             gradient = gradients[k]
             if gradient is None:

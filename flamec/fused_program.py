@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flamec import random
+from flamec.ir.batching import BatchBuilder, Operand
 from flamec.ir.builder import Builder, GraphBuilder
 from flamec.ir.evaluate import concrete_attributes
 from flamec.ir.graph import Graph, Node, Value
@@ -145,7 +146,7 @@ def _program(trace: _FunctionTrace, result: Any, name: str) -> FusedProgram:
     graph = trace.build(outputs, name)
     recorded = tuple(i for i, v in enumerate(outputs) if v in trace.tracked)
     tracked = tuple(i for i, v in enumerate(graph.inputs[:count]) if v in trace.tracked)
-    parts = _split(graph, tracked, recorded, trace.tracked)
+    parts = _split(graph, count, tracked, recorded, trace.tracked)
     return FusedProgram(
         structure=structure,
         returned=len(outputs),
@@ -175,9 +176,13 @@ def _outputs(trace: Trace, leaves: Sequence[Any]) -> list[Value]:
 
 # what is saved ---------------------------------------------------------------------------
 def _split(
-    graph: Graph, tracked: tuple[int, ...], recorded: tuple[int, ...], values: Container[Value]
+    graph: Graph,
+    arguments: int,
+    tracked: tuple[int, ...],
+    recorded: tuple[int, ...],
+    values: Container[Value],
 ) -> dict[str, Any]:
-    """The graphs and positions of a ``FusedProgram``."""
+    """The graphs and positions of a ``FusedProgram`` of so many ``arguments``."""
     if not recorded:
         nothing: tuple[int, ...] = ()
         return {
@@ -195,11 +200,12 @@ def _split(
     parts = partition(joint, len(graph.inputs), count, expensive=on_gpu)
     outputs = list(graph.outputs)
     saved_outputs = [_placed(v, outputs) for v in parts.forward.outputs[count:]]
-    kept_outputs, kept_inputs = list(saved_outputs), list(parts.saved_inputs)
+    kept_outputs = list(saved_outputs)
+    kept_inputs = [i for i in parts.saved_inputs if i < arguments]
     nodes = parts.forward.nodes  # with those of the derivative that need no gradient
     found = _tracked(graph, nodes, tracked, values)
     whole = Graph(graph.inputs, nodes, tuple(outputs), graph.updates, graph.name)
-    _close(whole, tracked, outputs, kept_inputs, kept_outputs, found)
+    _close(whole, tracked, outputs, kept_inputs, kept_outputs, found, arguments)
     return {
         "forward": Graph(graph.inputs, nodes, tuple(outputs), graph.updates, graph.name),
         "backward": parts.backward,
@@ -241,6 +247,7 @@ def _close(
     kept_inputs: list[int],
     kept_outputs: list[int],
     values: set[Value],
+    arguments: int,
 ) -> None:
     """Keep what derivatives of all outputs, the saved ones among them, read.
 
@@ -269,7 +276,7 @@ def _close(
         position = graph.inputs.index(value)
         if position in graph.updates:  # its old contents are lost with the call
             kept_outputs.append(_placed(value, outputs))
-        else:
+        elif position < arguments:
             kept_inputs.append(position)
 
 
@@ -300,7 +307,12 @@ class ConcreteGraph:
         What was not saved is computed again from what was.
         """
         program, graph = self._program, self.graph
-        known: dict[Value, Any] = {graph.inputs[i]: context.inputs[i] for i in program.kept_inputs}
+        count = len(context.input_types)
+        known: dict[Value, Any] = {}
+        for value, tensor in zip(graph.inputs[count:], program.captured, strict=True):
+            known[value] = Operand(tensor, False) if isinstance(builder, BatchBuilder) else tensor
+        for i in program.kept_inputs:
+            known[graph.inputs[i]] = context.inputs[i]
         for k in program.kept_outputs:
             known[graph.outputs[k]] = context.outputs[k]
 
@@ -329,5 +341,4 @@ class ConcreteGraph:
             value_of,
             keep={graph.inputs[i] for i in program.tracked},
         )
-        count = len(context.input_types)
         return [found.get(graph.inputs[i]) if i in program.tracked else None for i in range(count)]

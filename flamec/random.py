@@ -188,8 +188,10 @@ def fork_rng(devices: Iterable[Any] | None = None, enabled: bool = True) -> Iter
             generator.set_state(state)
 
 
-def default_states() -> dict[Generator, Tensor]:
-    """Copies of the states of the default generators that exist."""
+def default_states(devices: Iterable[Device] = ()) -> dict[Generator, Tensor]:
+    """Copies of the states of the default generators in use, and of those of ``devices``."""
+    for device in devices:
+        generator_of(device)
     generators = (default_generator, *_gpu_generators.values())
     return {generator: generator.get_state() for generator in generators}
 

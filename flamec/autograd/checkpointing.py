@@ -103,8 +103,10 @@ class _Part:
         self.found: dict[int, Tensor] = {}
         self.autocast = thread.autocast
         self.location = user_location()
-        self.inputs = [Saved(t, None) for t in flatten((args, kwargs))[0] if isinstance(t, Tensor)]
-        self.random = random.default_states() if preserve_rng else None
+        tensors = [t for t in flatten((args, kwargs))[0] if isinstance(t, Tensor)]
+        self.inputs = [Saved(t, None) for t in tensors]
+        devices = {t._type.device for t in tensors}
+        self.random = random.default_states(devices) if preserve_rng else None
 
     def pack(self, tensor: Tensor) -> int:
         self.types.append(tensor._type)
