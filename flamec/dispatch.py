@@ -29,11 +29,8 @@ from flamec.state import process, thread
 from flamec.tape import DETACH, Leaf, Saved, TapeNode, keep
 from flamec.tensor import Storage, Tensor, ViewStep
 
-_COMPUTING = frozenset(OpKind) - {
-    OpKind.VIEW,
-    OpKind.BARRIER,
-    OpKind.TRANSFER,
-    OpKind.CUSTOM,
+_COMPUTING = frozenset(kind.value for kind in OpKind) - {
+    kind.value for kind in (OpKind.VIEW, OpKind.BARRIER, OpKind.TRANSFER, OpKind.CUSTOM)
 }
 
 
@@ -55,8 +52,11 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
             )
     try:
         known = None
-        if arrays and arrays[0].__class__ is DeviceArray and op.kind in _COMPUTING:
-            known = _gpu_eager().run_dense(op, attributes, inputs)
+        if arrays and arrays[0].__class__ is DeviceArray:
+            if op.kind._value_ in _COMPUTING:
+                known = _gpu_eager().run_dense(op, attributes, inputs)
+            elif op.kind is OpKind.VIEW:
+                known = _gpu_eager().view(op, attributes, inputs[0])
         if known is not None:
             types, results = known
         else:

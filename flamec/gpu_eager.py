@@ -85,12 +85,13 @@ class _Calls(threading.local):
     """The thread's calls of single operations; an invocation belongs to a thread.
 
     ``known``: by operation and how operands lie; ``dense``: by operation and types alone, for
-    operands without gaps.
+    operands without gaps; ``views``: result types, strides and offset in bytes of views.
     """
 
     def __init__(self) -> None:
         self.known: OrderedDict[Any, EagerCall] = OrderedDict()
         self.dense: dict[Any, EagerCall] = {}
+        self.views: dict[Any, tuple[tuple[TensorType, ...], Shape, int]] = {}
         self.precision = process.float32_matmul_precision
 
     def follow(self, precision: str) -> None:
@@ -162,6 +163,41 @@ def run(
         short: Any = (op, *[t._type for t in inputs])
         _calls.dense[(short, *exact) if attributes else short] = call
     return call.run(here, arrays)
+
+
+def view(
+    op: Op, attributes: Attributes, source: Tensor
+) -> tuple[tuple[TensorType, ...], tuple[DeviceArray, ...]] | None:
+    """Type and array of a view of an array on a GPU; None where it takes a copy.
+
+    Where a view lies is computed once for all arrays of one type that lie alike. Raises what the
+    operation's shape rule raises.
+    """
+    array: DeviceArray = source._array
+    strides = None if array.c_contiguous else array.strides
+    key = (op, source._type, strides, *map(_exact, attributes.values()))
+    known = _calls.views.get(key)
+    if known is None:
+        types = op.infer_types((source._type,), attributes)
+        made = array.view(op, attributes, types[0].shape)  # type: ignore[arg-type]
+        if made is None:
+            return None
+        if len(_calls.views) >= _MOST_CALLS:
+            _calls.views.clear()
+        _calls.views[key] = (types, made.strides, made.address - array.address)
+        return types, (made,)
+    types, steps, offset = known
+    (type,) = types
+    return types, (
+        DeviceArray(
+            array.device,
+            type.shape,  # type: ignore[arg-type]
+            array.dtype,
+            array.address + offset,
+            array.memory,
+            steps,
+        ),
+    )
 
 
 def _created(here: Gpu, op: Op, attributes: Attributes, type: TensorType) -> DeviceArray:

@@ -142,9 +142,10 @@ def constant(value: Any, dtype: DType, device: Device = CPU) -> Tensor:
         if dtype.kind == "bool":
             return tensor_builder.ne(constant(value, int64, device), constant(0, int64, device))
         return tensor_builder.constant(value, TensorType((), dtype, device))
-    shareable = thread.trace is None and (value > 0 or value < 0 or value.__class__ is int)
+    shareable = thread.trace is None and value == value  # NaNs are not equal
+    key = (value or repr(value), dtype, device)  # 0.0 and -0.0 are equal
     if shareable:
-        known = _CONSTANTS.get((value, dtype, device))
+        known = _CONSTANTS.get(key)
         if known is not None:
             return known
     result = tensor_builder.constant(_representable(value, dtype), TensorType((), dtype, device))
@@ -153,7 +154,7 @@ def constant(value: Any, dtype: DType, device: Device = CPU) -> Tensor:
             _CONSTANTS.clear()
         if device == CPU:
             result._array.flags.writeable = False
-        _CONSTANTS[value, dtype, device] = result
+        _CONSTANTS[key] = result
     return result
 
 

@@ -11,6 +11,7 @@ from fused_cases import CASES, Case, Operands
 
 import flamec
 from flamec import fused_call, fusing
+from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.fused_program import NotFusable
 from flamec.structures import flatten
 
@@ -94,6 +95,16 @@ def test_one_program_each_way(case: Case, simulated: Any) -> None:
         gradients(results, leaves)
         names = [prepared.graph.name for prepared in simulated[0].prepared]
         assert names.count(f"{case.name}_backward") == 1
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_programs_over_symbols_are_generated(case: Case, simulated: Any) -> None:
+    results, leaves = results_of(case, "cuda")
+    if differentiable(results):
+        gradients(results, leaves)
+    for symbols, prepared in zip(simulated[0].symbols, simulated[0].prepared, strict=True):
+        if prepared.graph.name in (case.name, f"{case.name}_backward"):
+            assert set(compile_graph(prepared.optimized).plan.symbols) <= set(symbols)
 
 
 def test_every_composite_has_a_case() -> None:
