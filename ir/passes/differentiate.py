@@ -55,37 +55,32 @@ def backpropagate(
     unfinished = set(gradients)
     for node in reversed(nodes):
         rule = node.op.derivative
-        incoming = [gradients.get(v) for v in node.outputs]
+        outputs, inputs = node.outputs, node.inputs
+        incoming = [gradients.get(v) for v in outputs]
         if rule is None or all(g is None for g in incoming):
             continue
         if finish is not None:
-            for position, output in enumerate(node.outputs):
+            for position, output in enumerate(outputs):
                 if incoming[position] is not None:
                     incoming[position] = gradients[output] = finish(output, incoming[position])
                     unfinished.discard(output)
-        for output in node.outputs:
+        for output in outputs:
             if output not in keep:
                 gradients.pop(output, None)
-        needs = tuple(tracked(v) and v.type.dtype.is_floating_point for v in node.inputs)
+        needs = tuple(tracked(v) and v.type.dtype.is_floating_point for v in inputs)
         if not any(needs):
             continue
         if enter is not None:
             enter(node, incoming)
         op = node.op
         wanted_inputs = op.saved_inputs(needs)
-        wanted_outputs = op.saved_outputs(len(node.outputs))
+        wanted_outputs = op.saved_outputs(len(outputs))
         context = DerivativeContext(
             node.attributes,
-            [
-                saved(node, v) if i in wanted_inputs else NOT_SAVED
-                for i, v in enumerate(node.inputs)
-            ],
-            [
-                saved(node, v) if i in wanted_outputs else NOT_SAVED
-                for i, v in enumerate(node.outputs)
-            ],
-            tuple(v.type for v in node.inputs),
-            tuple(v.type for v in node.outputs),
+            [saved(node, v) if i in wanted_inputs else NOT_SAVED for i, v in enumerate(inputs)],
+            [saved(node, v) if i in wanted_outputs else NOT_SAVED for i, v in enumerate(outputs)],
+            tuple(v.type for v in inputs),
+            tuple(v.type for v in outputs),
             needs,
         )
         if apply_rule is None:
