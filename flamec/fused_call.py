@@ -14,12 +14,14 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
+from flamec import cpu_eager, gpu_eager
 from flamec.dispatch import record, set_tape_value, tape_value, tensor_builder
 from flamec.errors import CompileError, user_location
 from flamec.fused_program import ConcreteGraph, FusedProgram, NotFusable, trace_function
 from flamec.fusing import Composite, constant_key
 from flamec.gpu import gpu
-from flamec.gpu_eager import ALIGNMENT, bind_graph
 from flamec.ir.batching import Operand
 from flamec.ir.builder import Builder
 from flamec.ir.graph import Graph
@@ -53,7 +55,12 @@ def bind(
     sizes = Sizes(2)
     try:
         program = _program(composite, args, kwargs, tensors, sizes)
-        return None if program is None else FusedCall(composite, program, sizes, tensors)
+        if program is None or (
+            isinstance(tensors[0]._array, np.ndarray)
+            and not cpu_eager.is_worth_compiling(program.forward, sizes.bindings)
+        ):
+            return None
+        return FusedCall(composite, program, sizes, tensors)
     except CompileError as error:
         if composite not in _warned:
             _warned.add(composite)
@@ -171,8 +178,7 @@ class FusedCall:
         """Whether the program may write where it would: into memory that no operand shares."""
         for position in self._written:
             target = tensors[position]
-            array = target._array
-            if not array.c_contiguous or array.address % ALIGNMENT or target._requires_grad:
+            if not _can_be_written(target._array) or target._requires_grad:
                 return False
             if sum(t._storage is target._storage for t in tensors) > 1:
                 return False
@@ -202,8 +208,10 @@ class FusedCall:
     # programs ---------------------------------------------------------------------------
     def _runner(self, graph: Graph, arrays: Sequence[Any]) -> Run:
         """The graph's program for arrays that lie as these do."""
+        if isinstance(arrays[0], np.ndarray):
+            return cpu_eager.bind_graph(graph, self.bindings).run
         here = gpu(arrays[0].device)
-        call = bind_graph(here, graph, self.bindings, arrays)
+        call = gpu_eager.bind_graph(here, graph, self.bindings, arrays)
         return lambda arrays: call.run(here, arrays)
 
     def _concrete(self, graph: Graph) -> Types:
@@ -261,6 +269,14 @@ class FusedCall:
 def _forget_history(saved: Any) -> None:
     """A saved tensor is no result of the call for autograd: it has no derivative."""
     set_tape_value(saved.value if isinstance(saved, Operand) else saved, None)
+
+
+def _can_be_written(array: Any) -> bool:
+    """Whether a program may write into an array where it is."""
+    if isinstance(array, np.ndarray):
+        flags = array.flags
+        return flags.c_contiguous and flags.writeable and flags.aligned
+    return array.c_contiguous and not array.address % gpu_eager.ALIGNMENT
 
 
 def _not_inferred(*_: Any) -> Types:

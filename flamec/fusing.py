@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MOST_CALLS = 4096
+_LEAST_ON_CPU = 1 << 15  # elements of the first operand below which NumPy is quick enough
 _KINDS = frozenset((DType, Device, TensorType, SymbolicDim))
 _SCALARS = frozenset((bool, int, str, type(None)))
 
@@ -61,10 +62,12 @@ def fused(*dimensions: str) -> Callable[[F], F]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             if thread.trace is None:
                 first = args[0] if args else next(iter(kwargs.values()), None)
-                if isinstance(first, Tensor) and first._array.__class__ is DeviceArray:
-                    call = find(composite, args, kwargs)
-                    if call is not None:
-                        return call
+                if isinstance(first, Tensor):
+                    array = first._array
+                    if array.__class__ is DeviceArray or array.size >= _LEAST_ON_CPU:
+                        result = find(composite, args, kwargs)
+                        if result is not None:
+                            return result
             return function(*args, **kwargs)
 
         return wrapper  # type: ignore[return-value]

@@ -144,6 +144,7 @@ class BoundProgram:
         "_host",
         "_pointer",
         "_scratch",
+        "_sizes",
         "_size_values",
         "addresses",
         "layout",
@@ -152,7 +153,7 @@ class BoundProgram:
 
     def __init__(self, executable: Executable, sizes: tuple[int, ...]) -> None:
         plan = executable.plan
-        bindings = dict(zip(plan.symbols, sizes, strict=True))
+        self._sizes = bindings = dict(zip(plan.symbols, sizes, strict=True))
         self.sizes = sizes
         self.layout = executable.plan_memory(plan, bindings)
         self._scratch = _aligned(evaluate_dim(plan.scratch, bindings))
@@ -202,7 +203,8 @@ class BoundProgram:
     def _fail(self, code: int) -> NoReturn:
         """Raise what an error code stands for."""
         self._host.raise_error()
-        raise program_error(self._executable.plan, code, self._entry.call.error_detail)
+        detail = self._entry.call.error_detail
+        raise program_error(self._executable.plan, code, detail, self._sizes)
 
 
 def _aligned(nbytes: int) -> int:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 from flamec.ir.plan import ExecutionPlan
+from flamec.ir.shape import evaluate_dim, parse_dim
 
 _INDEX_ERROR = "IndexError: "
 
@@ -11,15 +15,25 @@ class ProgramError(RuntimeError):
     """A compiled program reported an error."""
 
 
-def program_error(plan: ExecutionPlan, code: int, detail: int) -> IndexError | ProgramError:
+def program_error(
+    plan: ExecutionPlan, code: int, detail: int, sizes: Mapping[str, int] | None = None
+) -> IndexError | ProgramError:
     """The exception of an error code.
 
     ``plan.errors[code - 1]`` is the message; ``{detail}`` in it stands for the number that
-    the program left, and a text that begins with ``IndexError: `` becomes that.
+    the program left, other text in braces for a size, which ``sizes`` give the value of, and a
+    text that begins with ``IndexError: `` becomes that.
     """
     if not 0 < code <= len(plan.errors):
         return ProgramError(f"the program returned the unknown error code {code}")
-    message = plan.errors[code - 1].replace("{detail}", str(detail))
+
+    def value(found: re.Match[str]) -> str:
+        text = found[1]
+        if text == "detail":
+            return str(detail)
+        return text if sizes is None else str(evaluate_dim(parse_dim(text), sizes))
+
+    message = re.sub(r"\{([^}]*)\}", value, plan.errors[code - 1])
     if message.startswith(_INDEX_ERROR):
         return IndexError(message.removeprefix(_INDEX_ERROR))
     return ProgramError(message)

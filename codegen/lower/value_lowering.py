@@ -219,7 +219,8 @@ class ValueLowering:
         )
 
     def _error(self, axis: int, size: Dim) -> int:
-        where = f"dimension {axis} of size {format_dim(size)}"
+        text = format_dim(size)
+        where = f"dimension {axis} of size {text if isinstance(size, int) else f'{{{text}}}'}"
         return self.kernel.errors.code(f"IndexError: index {{detail}} is out of bounds for {where}")
 
     def _picked(self, task: Task, context: Context) -> str:

@@ -10,10 +10,14 @@ import pytest
 from fused_cases import CASES, Case, Operands
 
 import flamec
-from flamec import fused_call, fusing
+from flamec import cpu_backend, cpu_eager, fused_call, fusing
 from flamec.codegen.triton.compile_graph import compile_graph
-from flamec.fused_program import NotFusable
+from flamec.config import default_options
+from flamec.fused_program import NotFusable, trace_function
+from flamec.ir.types import TensorType, float32
+from flamec.nn import functional as F
 from flamec.structures import flatten
+from flamec.symbolic_sizes import Sizes
 
 IDS = [f"{case.name}-{number}" for number, case in enumerate(CASES)]
 
@@ -111,3 +115,76 @@ def test_every_composite_has_a_case() -> None:
     covered = {case.name for case in CASES}
     assert {composite.name for composite in fusing.COMPOSITES} == covered
     assert fused_cases.CASES
+
+
+CHOSEN_ON_CPU = [
+    "gelu", "cross_entropy", "layer_norm", "batch_norm", "dropout", "conv2d", "max_pool2d",
+    "linear", "interpolate",
+]  # fmt: skip
+
+
+@pytest.fixture
+def compiled_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call is large enough to be compiled to C."""
+    if not cpu_backend.is_available(default_options()):
+        pytest.skip("there is no C compiler")
+    monkeypatch.setattr(fusing, "_LEAST_ON_CPU", 0)
+    monkeypatch.setattr(cpu_eager, "LEAST_WORK", 0)
+    monkeypatch.setattr(fusing, "_calls", fusing._Calls())
+    monkeypatch.setattr(fused_call, "_programs", {})
+
+
+@pytest.mark.parametrize("name", CHOSEN_ON_CPU)
+def test_compiled_to_c_on_the_cpu(
+    name: str, compiled_on_cpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = next(c for c in CASES if c.name == name)
+    got, leaves = results_of(case, "cpu")
+    first = gradients(got, leaves, create_graph=True)
+    assert any(p for p in fused_call._programs.values())
+    assert not any(isinstance(p, NotFusable) for ps in fused_call._programs.values() for p in ps)
+    plain = gradients(got, leaves)
+    monkeypatch.setattr(fusing, "_LEAST_ON_CPU", 1 << 60)
+    wanted, sources = results_of(case, "cpu")
+    for one, other in zip(got, wanted, strict=True):
+        compare(one, other, "value")
+    for one, again, other in zip(first, plain, gradients(wanted, sources), strict=True):
+        compare(one, other, "gradient as operations")
+        compare(again, other, "gradient")
+
+
+def test_an_index_out_of_range_in_c_is_the_same_error(compiled_on_cpu: None) -> None:
+    x, target = flamec.zeros(3, 5), flamec.tensor([0, 1, 7])
+    with pytest.raises(IndexError, match=r"index 7 is out of bounds for.*of size 5.*test_fused_composites\.py:\d+"):
+        F.cross_entropy(x, target)
+    assert F.cross_entropy(x, flamec.tensor([0, 1, 4])).item() == pytest.approx(np.log(5))
+
+
+def test_small_calls_on_the_cpu_are_left_to_numpy() -> None:
+    before = len(cpu_eager._programs)
+    F.gelu(flamec.zeros(64, 1000))
+    F.gelu(flamec.zeros(8))
+    assert len(cpu_eager._programs) == before
+
+
+def test_the_choice_on_the_cpu_follows_the_work_of_a_call() -> None:
+    def work(function: Any, *shapes: tuple[int, ...]) -> bool:
+        sizes = Sizes(2)
+        types = [sizes.type(TensorType(s, float32)) for s in shapes]
+        program = trace_function(function, types, {}, [False] * len(types), sizes.bindings)
+        return cpu_eager.is_worth_compiling(program.forward, sizes.bindings)
+
+    assert not work(F.gelu, (256, 1024))
+    assert work(F.gelu, (1024, 1024))
+    assert not work(F.conv2d, (1, 3, 32, 32), (32, 3, 3, 3))
+    assert work(F.conv2d, (64, 3, 32, 32), (32, 3, 3, 3))
+    assert not work(F.linear, (128, 784), (512, 784), (512,))  # NumPy's product is as quick
+
+
+def test_without_a_compiler_the_cpu_goes_through_numpy(
+    compiled_on_cpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLAMEC_BACKEND", "evaluate")
+    before = len(cpu_eager._programs)
+    compare(F.gelu(flamec.ones(3)), F.gelu.__wrapped__(flamec.ones(3)), "value")
+    assert len(cpu_eager._programs) == before
