@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from flamec import pinning
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.dlpack import CPU_TYPE, from_capsule
 from flamec.errors import OperationError, OperationTypeError, user_location
@@ -62,6 +63,8 @@ def tensor(
     place = as_device("tensor", device, data._type.device if isinstance(data, Tensor) else CPU)
     wanted = None if dtype is None else as_dtype("tensor", dtype)
     result = on_device(_from_data(data, wanted), place)
+    if pin_memory:
+        result = pinning.pin_memory(result)
     if requires_grad:
         result.requires_grad = True
     return result
@@ -357,24 +360,29 @@ def to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     if format is not None:
         made = to(self, *args, **kwargs)
         return contiguous(made, format) if made is self else clone(made, memory_format=format)
-    dtype, device, copy = _target(args, kwargs)
+    dtype, device, copy, non_blocking = _target(args, kwargs)
     place = as_device("to", device, self._type.device)
     if dtype is None or dtype is self._type.dtype:
         if place != self._type.device:
-            return on_device(self, place)
+            return on_device(self, place, non_blocking)
         return copied(self, self._type.dtype) if copy else self
     return on_device(copied(self, dtype), place)
 
 
-def on_device(tensor: Tensor, device: Device) -> Tensor:
-    """The tensor itself if it is on the device, else a copy there."""
+def on_device(tensor: Tensor, device: Device, non_blocking: bool = False) -> Tensor:
+    """The tensor itself if it is on the device, else a copy there.
+
+    ``non_blocking``: do not wait until a tensor in pinned memory has been read.
+    """
     if tensor._type.device == device:
         return tensor
+    if non_blocking and thread.trace is None:
+        return apply_named("to_device", tensor, device=device, non_blocking=True)  # type: ignore[no-any-return]
     result: Tensor = apply_named("to_device", tensor, device=device)
     return result
 
 
-def _target(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[DType | None, Any, bool]:
+def _target(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[DType | None, Any, bool, bool]:
     given = list(args)
     dtype, device = kwargs.pop("dtype", None), kwargs.pop("device", None)
     other = kwargs.pop("other", None)
@@ -395,7 +403,8 @@ def _target(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[DType | None, 
         dtype = given.pop(0)
     for name, value in zip(flags, given, strict=False):
         flags[name] = bool(value)
-    return None if dtype is None else as_dtype("to", dtype), device, flags["copy"]
+    wanted = None if dtype is None else as_dtype("to", dtype)
+    return wanted, device, flags["copy"], flags["non_blocking"]
 
 
 _TYPE_NAMES = {
@@ -434,9 +443,11 @@ def cpu(self: Tensor, memory_format: Any = None) -> Tensor:
     return on_device(self, CPU)
 
 
-def cuda(self: Tensor, device: Any = None, *_: Any, **__: Any) -> Tensor:
+def cuda(
+    self: Tensor, device: Any = None, non_blocking: bool = False, memory_format: Any = None
+) -> Tensor:
     """The tensor on a GPU, the current one by default; RuntimeError where there is none."""
-    return to(self, "cuda" if device is None else device)
+    return to(self, "cuda" if device is None else device, non_blocking=non_blocking)
 
 
 def _conversion(name: str, dtype: DType) -> Any:

@@ -125,7 +125,8 @@ def _run_elsewhere(
     if op.kind is OpKind.TRANSFER:
         from flamec.gpu import move
 
-        return (move(inputs[0]._array, types[0].device),)
+        wait = not attributes.get("non_blocking", False)
+        return (move(inputs[0]._array, types[0].device, wait),)
     results: tuple[Any, ...] = _gpu_eager().run(op, attributes, inputs, types)
     return results
 

@@ -59,24 +59,44 @@ class Gpu:
         memory, address = self.runtime.empty(max(1, math.prod(shape) * dtype.itemsize))
         return DeviceArray(self.device, shape, dtype, address, memory)
 
-    def upload(self, array: np.ndarray) -> DeviceArray:
-        """A dense copy of an array in host memory."""
+    def upload(self, array: np.ndarray, wait: bool = True) -> DeviceArray:
+        """A dense copy of an array in host memory; ``wait``: see ``write``."""
         target = self.allocate(array.shape, dtype_of_numpy(array.dtype))
-        self.write(target, array)
+        self.write(target, array, wait)
         return target
 
-    def write(self, target: DeviceArray, array: np.ndarray) -> None:
-        """Copy host memory into a dense array of its shape and dtype."""
+    def empty_pinned(self, shape: Shape, dtype: DType) -> np.ndarray:
+        """Uninitialised host memory that transfers to and from GPUs need not copy first."""
+        count = math.prod(shape)
+        if not count:
+            return np.empty(shape, dtype.numpy)
+        block, _ = self.runtime.pinned.empty(count * dtype.itemsize)
+        array: np.ndarray = block.view(dtype.numpy).reshape(shape)
+        return array
+
+    def is_pinned(self, array: np.ndarray) -> bool:
+        """Whether an array lies in pinned memory."""
+        return self.runtime.is_pinned(array)
+
+    def write(self, target: DeviceArray, array: np.ndarray, wait: bool = True) -> None:
+        """Copy host memory into a dense array of its shape and dtype.
+
+        Afterwards the host memory may change, unless it is pinned and ``wait`` is False.
+        """
         if target.nbytes:
-            self.runtime.write(target.address, np.ascontiguousarray(array))
+            self.runtime.write(target.address, np.ascontiguousarray(array), wait)
 
     def download(self, array: DeviceArray) -> np.ndarray:
         """A copy in host memory; waits for the work before it."""
         target = np.empty(array.shape, array.dtype.numpy)
-        if target.nbytes:
-            dense = self.dense(array)  # kept until it has been read
-            self.runtime.read(target, dense.address)
+        self.read(target, array)
         return target
+
+    def read(self, target: np.ndarray, array: DeviceArray) -> None:
+        """Copy into a dense array in host memory; waits for the work before it."""
+        if target.nbytes:
+            source = self.dense(array)  # held until it has been read
+            self.runtime.read(target, source.address)
 
     def dense(self, array: DeviceArray) -> DeviceArray:
         """The array itself if it is row-major without gaps, else a copy that is."""
@@ -208,8 +228,11 @@ def gpu_of(array: DeviceArray) -> Gpu:
     return gpu(array.device)
 
 
-def move(array: Any, device: Device) -> Any:
-    """A dense copy on another device: NumPy arrays are the CPU's."""
+def move(array: Any, device: Device, wait: bool = True) -> Any:
+    """A dense copy on another device: NumPy arrays are the CPU's.
+
+    ``wait``: whether an array in pinned memory may change afterwards.
+    """
     if isinstance(array, DeviceArray):
         source = gpu(array.device)
         if device.type == "cpu":
@@ -224,4 +247,4 @@ def move(array: Any, device: Device) -> Any:
                 target.address, source.runtime, dense.address, array.nbytes
             )
         return target
-    return np.array(array) if device.type == "cpu" else gpu(device).upload(array)
+    return np.array(array) if device.type == "cpu" else gpu(device).upload(array, wait)

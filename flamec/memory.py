@@ -39,6 +39,7 @@ from flamec.ir.graph import Node
 from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, structural_key
 from flamec.ir.types import DType, TensorType, dtype_named
 from flamec.memory_format import last_channels, strided
+from flamec.pinning import pin_memory
 from flamec.state import no_grad, thread
 from flamec.tensor import Size, Storage, Tensor
 from flamec.values import concrete_array
@@ -48,7 +49,7 @@ from flamec.values import concrete_array
 def copy_(self: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
     """Store ``src``, broadcast and converted, in the tensor."""
     require_tensor("copy_", "src", src)
-    value = tensor_builder.cast(on_device(src, self._type.device), self._type.dtype)
+    value = tensor_builder.cast(on_device(src, self._type.device, non_blocking), self._type.dtype)
     return write(self, fit(value, self._type.shape, "the source"), "copy_")
 
 
@@ -269,8 +270,8 @@ def _new(
     device = as_device(name, options.pop("device", None), self._type.device)
     dtype = options.pop("dtype", None)
     requires_grad = options.pop("requires_grad", False)
-    for ignored in ("layout", "pin_memory"):
-        options.pop(ignored, None)
+    pinned = options.pop("pin_memory", False)
+    options.pop("layout", None)
     if options:
         raise TypeError(f"{name}() got an unexpected keyword argument {next(iter(options))!r}")
     wanted = self._type.dtype if dtype is None else as_dtype(name, dtype)
@@ -285,6 +286,8 @@ def _new(
         result = clone(tensor_builder.expand_to(filling, type.shape))
     else:
         result = tensor_builder.full_like(_as_kind(value, wanted), type)
+    if pinned:
+        result = pin_memory(result)
     if requires_grad:
         result.requires_grad = True
     return result

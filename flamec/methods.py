@@ -14,7 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from flamec import autograd, conversion, memory, number_operators, printing, resizing, values
+from flamec import (
+    autograd,
+    conversion,
+    memory,
+    number_operators,
+    pinning,
+    printing,
+    resizing,
+    values,
+)
 from flamec.autograd import hooks
 from flamec.dispatch import apply_named, write
 from flamec.errors import OperationError, user_location
@@ -55,6 +64,7 @@ from flamec.state import thread
 from flamec.tensor import Tensor
 
 MODULES: tuple[ModuleType, ...] = (
+    pinning,
     arithmetic,
     unary,
     elementwise,

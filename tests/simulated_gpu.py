@@ -24,6 +24,7 @@ from flamec.ir.graph import Graph
 from flamec.ir.shape import evaluate_shape
 from flamec.ir.types import Device
 from flamec.prepared import Prepared
+from flamec.runtime.cuda.host_memory import base_of
 
 ALIGNMENT = 256
 
@@ -56,31 +57,73 @@ def contents(array: DeviceArray) -> np.ndarray:
     return at(array.address, array.shape, array.dtype.numpy, array.strides)
 
 
+class PinnedBytes:
+    """Host memory from which transfers are put off; what ``np.asarray`` makes an array of."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.memory = HostBytes(nbytes)
+        self.__array_interface__ = {
+            "data": (self.memory.address, False),
+            "shape": (nbytes,),
+            "typestr": "|u1",
+            "version": 3,
+        }
+
+
+class SimulatedPinnedPool:
+    def empty(self, nbytes: int) -> tuple[np.ndarray, int]:
+        block = PinnedBytes(nbytes)
+        return np.asarray(block), block.memory.address
+
+
 class SimulatedRuntime:
-    """What ``flamec.gpu`` asks of ``CudaDevice``."""
+    """What ``flamec.gpu`` asks of ``CudaDevice``.
+
+    ``pending``: transfers from pinned memory that nobody has waited for; they happen before the
+    next other work.
+    """
+
+    def __init__(self) -> None:
+        self.pinned = SimulatedPinnedPool()
+        self.pending: list[tuple[int, np.ndarray]] = []
+
+    def is_pinned(self, array: np.ndarray) -> bool:
+        return isinstance(base_of(array), PinnedBytes)
+
+    def finish(self) -> None:
+        """Do what was put off."""
+        pending, self.pending = self.pending, []
+        for address, array in pending:
+            at(address, array.shape, array.dtype)[...] = array
 
     def empty(self, nbytes: int) -> tuple[HostBytes, int]:
         memory = HostBytes(nbytes)
         return memory, memory.address
 
-    def write(self, address: int, array: np.ndarray) -> None:
-        at(address, array.shape, array.dtype)[...] = array
+    def write(self, address: int, array: np.ndarray, wait: bool = True) -> None:
+        self.finish()
+        self.pending.append((address, array))
+        if wait or not self.is_pinned(array):
+            self.finish()
 
     def read(self, array: np.ndarray, address: int) -> None:
+        self.finish()
         array[...] = at(address, array.shape, array.dtype)
 
     def copy(self, to: int, source: int, nbytes: int) -> None:
         assert abs(to - source) >= nbytes, "copies within a device must not overlap"
+        self.finish()
         ctypes.memmove(to, source, nbytes)
 
     def fill(self, to: int, byte: int, nbytes: int) -> None:
+        self.finish()
         ctypes.memset(to, byte, nbytes)
 
     def copy_from(self, to: int, device: SimulatedRuntime, source: int, nbytes: int) -> None:
         self.copy(to, source, nbytes)
 
     def synchronize(self) -> None:
-        pass
+        self.finish()
 
 
 class SimulatedGpu(Gpu):
@@ -111,6 +154,7 @@ class SimulatedGpu(Gpu):
         pass
 
     def _copy_strided(self, target: DeviceArray, source: DeviceArray) -> None:
+        self.runtime.finish()  # type: ignore[attr-defined]
         contents(target)[...] = contents(source)
 
 
@@ -121,14 +165,18 @@ class SimulatedRunner:
         self.gpu, self.graph, self.symbols = gpu, graph, symbols
 
     def bind(self, sizes: tuple[int, ...]) -> Any:
-        return CudaInvocation(self.gpu, BoundGraph(self.graph, self.symbols, sizes))  # type: ignore[arg-type]
+        bound: Any = BoundGraph(self.graph, self.symbols, sizes, self.gpu.runtime)
+        return CudaInvocation(self.gpu, bound)
 
 
 class BoundGraph:
     """Called like ``BoundCudaProgram``."""
 
-    def __init__(self, graph: Graph, symbols: Sequence[str], sizes: tuple[int, ...]) -> None:
+    def __init__(
+        self, graph: Graph, symbols: Sequence[str], sizes: tuple[int, ...], runtime: Any
+    ) -> None:
         count = len(graph.inputs)
+        self.runtime = runtime
         self.graph = graph
         self.bindings = dict(zip(symbols, sizes, strict=True))
         self.plan = SimpleNamespace(
@@ -148,6 +196,7 @@ class BoundGraph:
         self()
 
     def __call__(self) -> None:
+        self.runtime.finish()
         graph, addresses = self.graph, self.addresses
         inputs = [self._array(v, a) for v, a in zip(graph.inputs, addresses, strict=False)]
         outputs, updates = evaluate_graph(graph, [a.copy() for a in inputs], self.bindings)

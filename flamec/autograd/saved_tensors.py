@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from flamec.pinning import pinned_copy
 from flamec.state import thread
 from flamec.tensor import Tensor
 
@@ -46,10 +47,12 @@ class saved_tensors_hooks:
 
 
 class save_on_cpu(saved_tensors_hooks):
-    """What is saved in the block waits in the CPU's memory. ``pin_memory`` is accepted."""
+    """What is saved in the block waits in the CPU's memory, in pinned memory if asked for."""
 
     def __init__(self, pin_memory: bool = False, device_type: str = "cuda") -> None:
-        super().__init__(
-            lambda tensor: (tensor.device, tensor.to("cpu")),
-            lambda packed: packed[1].to(packed[0]),
-        )
+        def pack(tensor: Tensor) -> Any:
+            on_gpu = tensor.device.type != "cpu"
+            kept = pinned_copy(tensor) if pin_memory and on_gpu else tensor.to("cpu")
+            return tensor.device, kept
+
+        super().__init__(pack, lambda packed: packed[1].to(packed[0], non_blocking=pin_memory))

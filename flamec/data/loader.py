@@ -8,16 +8,19 @@ workers. With workers, ``prefetch_factor`` batches are under way in each.
 from __future__ import annotations
 
 import multiprocessing
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from typing import Any
 
+from flamec import gpu
 from flamec.data.collate import default_collate, default_convert
 from flamec.data.dataset import IterableDataset
 from flamec.data.fetch import Exhausted, Fetcher, seeded
 from flamec.data.sampler import BatchSampler, RandomSampler, SequentialSampler, new_seed
 from flamec.data.worker import WorkerSettings
 from flamec.data.workers import Workers
+from flamec.pinning import pinned
 from flamec.random import Generator
 
 __all__ = ["DataLoader"]
@@ -27,8 +30,9 @@ class DataLoader:
     """Iterates over a dataset in batches; arguments as PyTorch's.
 
     ``num_workers`` processes make batches ahead of time (0: made in this process when they are
-    asked for). ``pin_memory`` is accepted and changes nothing. Where a worker's batch has large
-    arrays they arrive in shared memory.
+    asked for). Where a worker's batch has large arrays they arrive in shared memory.
+    ``pin_memory``: batches are in pinned memory, from which ``to("cuda", non_blocking=True)``
+    does not wait; without a GPU that is a warning.
 
     Raises ValueError for arguments that exclude each other. While iterating: the dataset's
     exception with the worker's traceback; RuntimeError if a worker dies (with its signal or
@@ -152,6 +156,19 @@ class DataLoader:
         return len(self.sampler if self.batch_sampler is None else self.batch_sampler)
 
     def __iter__(self) -> Iterator[Any]:
+        if not self.pin_memory:
+            return self._batches()
+        if gpu.device_count():
+            return map(pinned, self._batches())
+        warnings.warn(
+            "'pin_memory' argument is set as true but no accelerator is found, then device "
+            "pinned memory won't be used.",
+            stacklevel=2,
+        )
+        return self._batches()
+
+    def _batches(self) -> Iterator[Any]:
+        """One pass over the batches."""
         if self.num_workers == 0:
             return self._in_this_process()
         if self._current is not None:

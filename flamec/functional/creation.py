@@ -2,7 +2,7 @@
 
 In: sizes (as separate arguments or as one sequence), fill values, ranges; the
 keyword arguments ``dtype``, ``device`` and ``requires_grad``. Out: new tensors.
-``layout``, ``pin_memory`` and ``memory_format`` are accepted and have no effect:
+``layout`` and ``memory_format`` are accepted and have no effect:
 memory is dense and row-major.
 """
 
@@ -29,6 +29,7 @@ from flamec.functional.promotion import (
 from flamec.functional.unary import copied
 from flamec.ir.shape import Dim, SymbolicDim
 from flamec.ir.types import CPU, Device, DType, float64, int64
+from flamec.pinning import pin_memory
 from flamec.state import process
 from flamec.tensor import Tensor
 
@@ -50,6 +51,7 @@ class Options:
         place = CPU if like is None else like._type.device
         self.device: Device = as_device(name, given.get("device"), place)
         self.requires_grad = bool(given.get("requires_grad", False))
+        self.pin_memory = bool(given.get("pin_memory", False))
 
     @property
     def dtype(self) -> DType:
@@ -59,6 +61,8 @@ class Options:
         return self.explicit_dtype or self.like_dtype or default
 
     def finished(self, result: Tensor) -> Tensor:
+        if self.pin_memory:
+            result = pin_memory(result)
         if self.requires_grad:
             result.requires_grad = True
         return result

@@ -13,7 +13,13 @@ from flamec.runtime.cuda import transfer
 from flamec.runtime.cuda.compile_worker import CompiledKernel, Progress, compile_kernels
 from flamec.runtime.cuda.driver import DeviceProperties, context
 from flamec.runtime.cuda.error_words import error_words
-from flamec.runtime.cuda.host_memory import PinnedPool, is_pinned, pinned_pool
+from flamec.runtime.cuda.host_memory import (
+    PinnedPool,
+    base_of,
+    is_pinned,
+    pinned_block,
+    pinned_pool,
+)
 from flamec.runtime.cuda.memory import Allocation, DevicePool, device_pool
 from flamec.runtime.cuda.module import load_kernel
 from flamec.runtime.cuda.program import CudaProgram, release_arenas
@@ -106,13 +112,23 @@ class CudaDevice:
         release_arenas()
         return self.pool.release_idle()
 
-    def write(self, address: int, array: np.ndarray) -> None:
+    def write(self, address: int, array: np.ndarray, wait: bool = True) -> None:
         """Copy a contiguous array to the device, in the order of the current stream.
 
-        The array may change afterwards, unless it is pinned.
+        The array may change afterwards, unless it is of ``pinned`` and ``wait`` is False.
         """
-        host = _host_address(array)
-        transfer.copy_to_device(address, host, array.nbytes, self.current_stream())
+        stream = self.current_stream()
+        transfer.copy_to_device(address, _host_address(array), array.nbytes, stream)
+        block = pinned_block(array)
+        if block is not None and not wait:
+            block.record_stream(stream)
+        elif block is not None or (not _owns_memory(array) and self.is_pinned(array)):
+            stream.synchronize()  # the driver reads pinned memory later
+
+    def is_pinned(self, array: np.ndarray) -> bool:
+        """Whether an array lies in pinned memory, whoever pinned it."""
+        address: int = array.__array_interface__["data"][0]
+        return pinned_block(array) is not None or is_pinned(address)
 
     def read(self, array: np.ndarray, address: int) -> None:
         """Copy from the device into a contiguous array; waits until it is there.
@@ -177,6 +193,11 @@ def compile_plan(
 ) -> list[CompiledKernel]:
     """A plan's kernels for a target such as ``"sm_90"``; needs no device."""
     return compile_kernels(plan.kernels, target, cache, jobs, progress)
+
+
+def _owns_memory(array: np.ndarray) -> bool:
+    """Whether the memory is NumPy's own, which nobody pins."""
+    return base_of(array) is None
 
 
 def _host_address(array: np.ndarray) -> int:

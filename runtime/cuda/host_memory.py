@@ -118,6 +118,20 @@ class PinnedPool:
             self.pinned_bytes -= size
 
 
+def base_of(array: np.ndarray) -> Any:
+    """What an array's memory belongs to; None if it is NumPy's own."""
+    base = array.base
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base
+
+
+def pinned_block(array: np.ndarray) -> PinnedBuffer | None:
+    """The block of the pool that an array lies in."""
+    base = base_of(array)
+    return base if isinstance(base, PinnedBuffer) else None
+
+
 _pool: PinnedPool | None = None
 _lock = threading.Lock()
 

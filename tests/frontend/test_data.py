@@ -231,7 +231,7 @@ def test_the_generator_alone_decides() -> None:
 def test_options(workers: int) -> None:
     options: dict[str, Any] = {"num_workers": workers}
     data = Large()
-    batches = list(DataLoader(data, 5, drop_last=True, pin_memory=True, **options))
+    batches = list(DataLoader(data, 5, drop_last=True, **options))
     assert len(batches) == 4
     for number, (x, y) in enumerate(batches):
         assert x.shape == (5, 100, 50) and y.tolist() == list(range(5 * number, 5 * number + 5))

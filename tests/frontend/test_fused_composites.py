@@ -155,7 +155,9 @@ def test_compiled_to_c_on_the_cpu(
 
 def test_an_index_out_of_range_in_c_is_the_same_error(compiled_on_cpu: None) -> None:
     x, target = flamec.zeros(3, 5), flamec.tensor([0, 1, 7])
-    with pytest.raises(IndexError, match=r"index 7 is out of bounds for.*of size 5.*test_fused_composites\.py:\d+"):
+    with pytest.raises(
+        IndexError, match=r"index 7 is out of bounds for.*of size 5.*test_fused_composites\.py:\d+"
+    ):
         F.cross_entropy(x, target)
     assert F.cross_entropy(x, flamec.tensor([0, 1, 4])).item() == pytest.approx(np.log(5))
 
