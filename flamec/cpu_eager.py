@@ -73,7 +73,7 @@ class CpuCall:
         for position, array in enumerate(arrays):
             flags = array.flags
             if not (flags.c_contiguous and flags.aligned):
-                array = np.require(array, requirements="CA")
+                array = np.array(array, order="C")
             dense.append(array)
             invocation.set_input(position, array)
         outputs = []
