@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +19,25 @@ _REAL = pytest.param(
     "real",
     marks=[pytest.mark.gpu, pytest.mark.skipif(_REASON is not None, reason=str(_REASON))],
 )
+
+
+@pytest.fixture(autouse=True)
+def turns_on_the_gpu(request: Any) -> Iterator[None]:
+    """Lets tests marked ``gpu`` run in several processes (``-n 8``), those marked ``alone`` alone.
+
+    Whoever wants the GPU passes the gate; who wants it alone keeps the gate closed meanwhile.
+    """
+    if _REASON is not None or request.node.get_closest_marker("gpu") is None:
+        yield
+        return
+    alone = request.node.get_closest_marker("alone") is not None
+    folder = Path(tempfile.gettempdir())
+    with (folder / "flamec-gpu-gate").open("w") as gate, (folder / "flamec-gpu").open("w") as lock:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        if not alone:
+            fcntl.flock(gate, fcntl.LOCK_UN)
+        yield
 
 
 @pytest.fixture(params=["simulated", _REAL])

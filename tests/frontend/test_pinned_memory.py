@@ -106,6 +106,7 @@ def test_blocks_are_not_used_again_before_they_have_been_read() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not gpus.device_count(), reason="there is no GPU")
+@pytest.mark.alone
 def test_a_transfer_overlaps_with_the_host() -> None:
     """The work before it takes longer than the call: the call has returned before it is done."""
     x = flamec.randn(4096, 4096, device="cuda")

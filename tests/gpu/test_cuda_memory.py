@@ -51,6 +51,7 @@ def test_small_blocks_are_used_again_in_their_stream(device: CudaDevice) -> None
     assert device.empty(100)[1] != 0
 
 
+@pytest.mark.alone
 def test_memory_is_kept_and_released(device: CudaDevice) -> None:
     allocation, _ = device.empty(512 << 20)
     del allocation
@@ -72,6 +73,7 @@ def test_running_out_is_an_error_that_one_survives(device: CudaDevice) -> None:
     assert f"{kept.nbytes}" and device.empty(1 << 20)[1] != 0
 
 
+@pytest.mark.alone
 def test_idle_memory_makes_room(device: CudaDevice) -> None:
     """A request that fits only after idle memory went back to the device succeeds."""
     free, _ = device.context.memory_info()

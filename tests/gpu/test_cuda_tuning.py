@@ -45,6 +45,7 @@ def affine_plan(block: int, text: str = "") -> ExecutionPlan:
     )
 
 
+@pytest.mark.alone
 def test_the_timer(device: CudaDevice) -> None:
     """Small blocks are slower, what cannot be compiled takes forever."""
     timer = PlanTimer(device, plan_memory)
@@ -73,6 +74,7 @@ def run(cache: Path, mode: str) -> dict[str, Any]:
     return facts
 
 
+@pytest.mark.alone
 def test_a_product_and_a_sum_are_tuned(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     tuned = run(here, "fast")
