@@ -407,32 +407,6 @@ def _target(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[DType | None, 
     return wanted, device, flags["copy"], flags["non_blocking"]
 
 
-_TYPE_NAMES = {
-    float64: "Double",
-    float32: "Float",
-    float16: "Half",
-    bfloat16: "BFloat16",
-    int64: "Long",
-    int32: "Int",
-    int16: "Short",
-    int8: "Char",
-    uint8: "Byte",
-    bool_: "Bool",
-}
-
-
-def type_(self: Tensor, dtype: Any = None, non_blocking: bool = False) -> Any:
-    """The name of the tensor's type, or the tensor converted to ``dtype``."""
-    if dtype is None:
-        return f"flamec.{_TYPE_NAMES[self._type.dtype]}Tensor"
-    if isinstance(dtype, str):
-        for known, name in _TYPE_NAMES.items():
-            if dtype in (f"flamec.{name}Tensor", f"flamec.{known.name}", known.name):
-                return to(self, known)
-        raise ValueError(f"invalid type: {dtype!r} (at {user_location()})")
-    return to(self, dtype)
-
-
 def type_as(self: Tensor, other: Tensor) -> Tensor:
     """The tensor in the dtype of ``other``."""
     return to(self, other)
@@ -447,7 +421,8 @@ def cuda(
     self: Tensor, device: Any = None, non_blocking: bool = False, memory_format: Any = None
 ) -> Tensor:
     """The tensor on a GPU, the current one by default; RuntimeError where there is none."""
-    return to(self, "cuda" if device is None else device, non_blocking=non_blocking)
+    place = "cuda" if device is None else device
+    return to(self, place, non_blocking=non_blocking, memory_format=memory_format)
 
 
 def _conversion(name: str, dtype: DType) -> Any:
@@ -482,7 +457,6 @@ def scalar_tensor(
 
 TENSOR_METHODS = {
     "to": to,
-    "type": type_,
     "type_as": type_as,
     "cpu": cpu,
     "cuda": cuda,

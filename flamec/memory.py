@@ -270,8 +270,7 @@ def _new(
     device = as_device(name, options.pop("device", None), self._type.device)
     dtype = options.pop("dtype", None)
     requires_grad = options.pop("requires_grad", False)
-    pinned = options.pop("pin_memory", False)
-    options.pop("layout", None)
+    pinned, _ = options.pop("pin_memory", False), options.pop("layout", None)
     if options:
         raise TypeError(f"{name}() got an unexpected keyword argument {next(iter(options))!r}")
     wanted = self._type.dtype if dtype is None else as_dtype(name, dtype)
@@ -286,8 +285,7 @@ def _new(
         result = clone(tensor_builder.expand_to(filling, type.shape))
     else:
         result = tensor_builder.full_like(_as_kind(value, wanted), type)
-    if pinned:
-        result = pin_memory(result)
+    result = pin_memory(result) if pinned else result
     if requires_grad:
         result.requires_grad = True
     return result

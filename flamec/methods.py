@@ -22,6 +22,7 @@ from flamec import (
     pinning,
     printing,
     resizing,
+    type_names,
     values,
 )
 from flamec.autograd import hooks
@@ -65,6 +66,7 @@ from flamec.tensor import Tensor
 
 MODULES: tuple[ModuleType, ...] = (
     pinning,
+    type_names,
     arithmetic,
     unary,
     elementwise,
