@@ -36,8 +36,11 @@ _memory = HostMemory()
 def is_worth_compiling(graph: Graph, bindings: Mapping[str, int]) -> bool:
     """Whether the graph's operations, one by one, take long; False without a C compiler."""
     work = sum(_work(node, bindings) for node in graph.nodes)
-    if work < LEAST_WORK:
-        return False
+    return work >= LEAST_WORK and can_compile()
+
+
+def can_compile() -> bool:
+    """Whether there is a C compiler and the options ask for it."""
     options = default_options()
     return options.backend != "evaluate" and cpu_backend.is_available(options)
 

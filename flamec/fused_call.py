@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -36,7 +37,9 @@ from flamec.tensor import Tensor
 Run = Callable[[Sequence[Any]], Sequence[Any]]
 
 _programs: dict[Any, list[FusedProgram | NotFusable]] = {}
+_MOST_SIGNATURES = 64  # of one composite: numbers among its arguments may differ at each call
 _lock = threading.RLock()
+_signatures: Counter[Composite] = Counter()
 _warned: set[Composite] = set()
 _MOST_PROGRAMS = 16  # that differ in what they assume of sizes; later calls are not fused
 
@@ -99,6 +102,10 @@ def _program(
             if program.holds(sizes.bindings):
                 return program
         if len(known) == _MOST_PROGRAMS:
+            return None
+        if not known:
+            _signatures[composite] += 1
+        if _signatures[composite] > _MOST_SIGNATURES:
             return None
         try:
             try:

@@ -34,7 +34,10 @@ _SCALARS = frozenset((bool, int, str, type(None)))
 
 
 class Composite:
-    """A function declared with ``fused``; ``dimensions``: arguments that are sizes."""
+    """A function declared with ``fused``.
+
+    ``dimensions``: the names and positions of arguments that are sizes.
+    """
 
     def __init__(self, function: Callable[..., Any], dimensions: tuple[str, ...]) -> None:
         self.function = function

@@ -9,6 +9,7 @@ memory that was given back, is full of bytes that make NaNs.
 from __future__ import annotations
 
 import ctypes
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -221,6 +222,7 @@ def install(monkeypatch: Any, count: int = 2) -> list[SimulatedGpu]:
     monkeypatch.setattr(gpu_eager, "_calls", gpu_eager._Calls())
     monkeypatch.setattr(fusing, "_calls", fusing._Calls())
     monkeypatch.setattr(fused_call, "_programs", {})
+    monkeypatch.setattr(fused_call, "_signatures", Counter())
     monkeypatch.setattr(arguments, "_present", set())
     monkeypatch.setattr(promotion, "_CONSTANTS", {})
     monkeypatch.setattr(random, "_gpu_generators", {})

@@ -8,9 +8,8 @@ float32. ``reduction`` is "mean", "sum" or "none". Classification by index is in
 from __future__ import annotations
 
 import math
-import warnings
 
-from flamec.errors import OperationError, user_location
+from flamec.errors import OperationError, user_location, warn_user
 from flamec.functional.activation import log_sigmoid
 from flamec.functional.autocasting import FLOAT32, REFUSED, autocasts
 from flamec.functional.distance import at_least
@@ -233,11 +232,10 @@ def kl_div(
     batch_mean = reduction == "batchmean"
     reduction = chosen_reduction("kl_div", size_average, reduce, "sum" if batch_mean else reduction)
     if reduction == "mean" and size_average is None and reduce is None:
-        warnings.warn(
+        warn_user(
             "reduction: 'mean' divides the total loss by both the batch size and the support "
             "size. 'batchmean' divides only by the batch size, and aligns with the KL div math "
-            "definition.",
-            stacklevel=2,
+            "definition."
         )
     (x, y), dtype = loss_operands("kl_div", input, target)
     if log_target:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-
-from flamec.errors import OperationError, user_location
+from flamec.errors import OperationError, user_location, warn_user
 from flamec.functional.primitives import mean_all, narrowed, ops, require_floating, sum_all, widened
 from flamec.functional.promotion import as_tensors
 from flamec.ir.shape import broadcast_shapes, format_shape, structurally_equal
@@ -22,10 +20,9 @@ def chosen_reduction(
         reduction = "sum" if size_average is False else "mean"
         if reduce is False:
             reduction = "none"
-        warnings.warn(
+        warn_user(
             f"size_average and reduce args will be deprecated, please use "
-            f"reduction='{reduction}' instead.",
-            stacklevel=3,
+            f"reduction='{reduction}' instead."
         )
     if reduction not in REDUCTIONS:
         raise OperationError(
@@ -62,11 +59,10 @@ def broadcast_pair(name: str, input: Tensor, target: Tensor) -> tuple[Tensor, Te
     if same_shape(input, target):
         return input, target
     sizes = format_shape(target._type.shape), format_shape(input._type.shape)
-    warnings.warn(
+    warn_user(
         f"{name}: using a target size ({sizes[0]}) that is different to the input size "
         f"({sizes[1]}). This will likely lead to incorrect results due to broadcasting. Please "
-        "ensure they have the same size.",
-        stacklevel=3,
+        "ensure they have the same size."
     )
     try:
         shape = broadcast_shapes(input._type.shape, target._type.shape)

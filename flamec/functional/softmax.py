@@ -7,8 +7,8 @@ because the result does not depend on it. Sums are in float32 for 16-bit floats.
 from __future__ import annotations
 
 import math
-import warnings
 
+from flamec.errors import warn_user
 from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.dropout import uniform_like
 from flamec.functional.primitives import (
@@ -29,18 +29,17 @@ __all__ = ["gumbel_softmax", "log_softmax", "softmax", "softmin"]
 
 
 def _prepared(
-    name: str, input: Tensor, dim: int | None, stack_level: int | DType, dtype: DType | None
+    name: str, input: Tensor, dim: int | None, third: int | DType, dtype: DType | None
 ) -> tuple[Tensor, int, DType]:
     """The operand in its compute dtype, the axis, and the dtype of the result."""
     require_tensor(name, "input", input)
-    if isinstance(stack_level, DType):  # torch.softmax has dtype as its third argument
-        dtype, stack_level = stack_level, 3
+    if isinstance(third, DType):  # torch.softmax has dtype as its third argument
+        dtype = third
     rank = len(input._type.shape)
     if dim is None:
-        warnings.warn(
+        warn_user(
             f"Implicit dimension choice for {name} has been deprecated. Change the call to "
-            "include dim=X as an argument.",
-            stacklevel=stack_level + 1,
+            "include dim=X as an argument."
         )
         dim = 0 if rank in (0, 1, 3) else 1
     if dtype is not None:

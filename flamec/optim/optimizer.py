@@ -26,6 +26,7 @@ from flamec.functional.promotion import constant
 from flamec.ir.types import TensorType, float32, float64
 from flamec.nn.hooks import RemovableHandle, add_hook
 from flamec.nn.parameter import clear_gradients
+from flamec.optim import eager_update
 from flamec.optim.step_hooks import with_step_hooks
 from flamec.state import enable_grad, process, thread, trace_paused
 from flamec.tensor import Tensor
@@ -64,6 +65,7 @@ class Optimizer:
             )
         self.defaults = defaults
         self._hooks: dict[str, dict[int, Any]] = {name: {} for name in _HOOKS}
+        self._update_programs = eager_update.UpdatePrograms()
         self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         self.param_groups: list[Group] = []
         groups: list[Any] = list(params)
@@ -111,8 +113,7 @@ class Optimizer:
                 with trace_paused():  # all groups first: the trace relies on the state's keys
                     self._create_state(group, [p for p, _ in pairs])
                 pending.append((group, pairs))
-            for group, pairs in pending:
-                self.update_group(group, pairs)
+            eager_update.update(self, pending)
         finally:
             thread.grad_enabled = previous
         return loss

@@ -54,6 +54,13 @@ def test_programs_are_bounded(simulated: Any) -> None:
     assert max(len(known) for known in fused_call._programs.values()) == most
 
 
+def test_numbers_that_keep_changing_end_it(simulated: Any) -> None:
+    x, most = random(3, 4), fused_call._MOST_SIGNATURES
+    for step in range(most + 20):
+        close(F.leaky_relu(x, step / 100), F.leaky_relu(x.cpu(), step / 100))
+    assert len(programs()) == most == prepared(simulated, "leaky_relu")
+
+
 @pytest.mark.parametrize("shape", [(0, 3), (3, 1), (1, 1), (2, 1, 3), (16, 32)])
 def test_small_and_empty(shape: tuple[int, ...], gpu: Any) -> None:
     x, y = random(*shape, device=gpu, grad=True), random(*shape, device="cpu", grad=True)
@@ -305,8 +312,12 @@ def test_what_returns_its_operand_still_does(simulated: Any) -> None:
 
 def test_warnings_come_every_time(simulated: Any) -> None:
     for _ in range(2):
-        with pytest.warns(UserWarning, match="Implicit dimension choice"):
+        with pytest.warns(UserWarning, match="Implicit dimension choice") as caught:
             F.softmax(random(3, 4))
+        assert caught[0].filename == __file__  # the user's line, however many calls lie between
+        with pytest.warns(UserWarning, match="target size") as caught:
+            flamec.nn.MSELoss()(random(3, 4), random(1, 4))
+        assert caught[0].filename == __file__
 
 
 def test_a_program_that_cannot_be_compiled_is_said_once(
