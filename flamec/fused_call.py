@@ -53,7 +53,7 @@ def bind(
     """
     if any(t._type.device != tensors[0]._type.device for t in tensors):
         return None
-    if all(t._array.size == 0 for t in tensors):
+    if any(t._array.size == 0 for t in tensors):
         return None
     sizes = Sizes(2)
     try:
@@ -93,7 +93,8 @@ def _program(
         signature = constant_key((*positional, *named.items()))
     except TypeError:  # a size that is none: the function itself will say so
         return None
-    key = (composite, thread.grad_enabled, process.default_dtype, signature, tuple(tracked))
+    state = (thread.grad_enabled, process.default_dtype, id(thread.autocast))
+    key = (composite, state, signature, tuple(tracked))
     with _lock:
         known = _programs.setdefault(key, [])
         for program in known:
@@ -119,7 +120,7 @@ def _program(
                 traced = trace_function(composite.function, *numbers, tracked, {})
                 traced = replace(traced, guards=exactly(sizes.bindings))
         except NotFusable as reason:
-            known.append(reason)
+            known.append(NotFusable(str(reason)))  # without the frames, which hold tensors
             return None
         known.append(traced)
         return traced

@@ -54,7 +54,8 @@ def fused(*dimensions: str) -> Callable[[F], F]:
 
     ``dimensions`` names the arguments that are sizes (``normalized_shape``), so that a program
     serves all of them. The function may read its arguments, the default dtype, whether
-    gradients are recorded and the default generators: nothing else, and not what tensors hold.
+    gradients are recorded, what autocast does and the default generators: nothing else, and not
+    what tensors hold.
     """
 
     def declare(function: F) -> F:
@@ -96,6 +97,7 @@ def find(composite: Composite, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         recording,
         process.float32_matmul_precision,
         process.default_dtype,
+        id(thread.autocast),  # equal states are one object, which is kept
     ]
     tensors: list[Tensor] = []
     values: Sequence[Any] = args

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -133,8 +135,6 @@ def test_backward_twice_needs_retain_graph(gpu: Any) -> None:
 
 
 def test_memory_is_given_back_after_backward(simulated: Any) -> None:
-    import weakref
-
     x = random(3, 4, grad=True)
     hidden = x * 2
     kept = weakref.ref(hidden._array)
@@ -308,6 +308,28 @@ def test_what_returns_its_operand_still_does(simulated: Any) -> None:
     assert F.dropout(x, 0.5, training=False) is x
     assert F.relu(x, inplace=True) is x
     assert all(isinstance(p, NotFusable) for p in programs())
+
+
+def test_what_is_not_fused_keeps_no_tensors(simulated: Any) -> None:
+    x = random(3, 4)
+    kept = weakref.ref(x)
+    F.dropout(x, 0.5, training=False)
+    with pytest.raises(IndexError):
+        F.softmax(x, 7)
+    del x
+    gc.collect()
+    assert kept() is None and len(programs()) == 2
+
+
+def test_autocast_inside_a_composite_is_a_program_of_its_own(simulated: Any) -> None:
+    x = random(4, 5).float()
+    plain = flamec.cov(x)
+    with flamec.autocast("cuda", dtype=flamec.bfloat16):
+        lower = flamec.cov(x)
+    with flamec.autocast("cpu", dtype=flamec.bfloat16):
+        wanted = flamec.cov(x.cpu())
+    assert plain.dtype is flamec.float32 and lower.dtype is wanted.dtype
+    assert len(programs()) == 2
 
 
 def test_warnings_come_every_time(simulated: Any) -> None:
