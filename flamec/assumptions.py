@@ -208,6 +208,10 @@ def _add_captured(b: CheckBuilder, captured: Captured) -> None:
             b.add(f"{b.name(tensor)}._grad is None", f"{label} is None")
         else:
             b.add(f"{b.name(tensor)}._grad is {b.name(gradient)}", f"{label} is the same tensor")
+    if trace.calls_modules:
+        from flamec.nn.hooks import GLOBAL
+
+        b.add(f"{b.name(GLOBAL)}.changes == {GLOBAL.changes}", "hooks of all modules")
     if trace.hooks.reads:
         b.add(f"{b.name(TensorHooks(trace.hooks.reads))}.hold()", "hooks of captured tensors")
     for position, found in trace.hooks.argument_reads.items():

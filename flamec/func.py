@@ -24,10 +24,12 @@ from flamec.vectorized_map import vmap
 __all__ = [
     "functional_call",
     "grad",
+    "grad_and_value",
     "hessian",
     "jacfwd",
     "jacrev",
     "jvp",
+    "linearize",
     "stack_module_state",
     "value_and_grad",
     "vjp",
@@ -80,6 +82,9 @@ def value_and_grad(
         return rebuild(found), output
 
     return derivative
+
+
+grad_and_value = value_and_grad
 
 
 def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[Any, ...]:
@@ -136,37 +141,90 @@ def jvp(
         output, auxiliary = result if has_aux else (result, None)
         outputs, structure = flatten(output)
         _require_tensors("jvp", outputs)
-        found = _forward_derivatives(outputs, leaves, directions, strict)
+        found = _derivatives_or_zeros(outputs, leaves, directions, strict)
         found, output, auxiliary = _released((found, output, auxiliary), leaves)
     derivative = unflatten(structure, iter(found))
     return (output, derivative, auxiliary) if has_aux else (output, derivative)
 
 
-def _forward_derivatives(
-    outputs: list[Tensor], leaves: list[Tensor], directions: list[Tensor], strict: bool
-) -> list[Tensor]:
-    """The directional derivative of each output, by differentiating a gradient twice."""
-    results = []
+def forward_derivatives(
+    outputs: list[Tensor], leaves: list[Tensor], directions: list[Tensor]
+) -> list[Tensor | None]:
+    """The directional derivative of each output, by differentiating a gradient twice.
+
+    None for an output that does not depend on the leaves.
+    """
+    results: list[Tensor | None] = []
     for output in outputs:
-        zeros = tensor_builder.full_like(0.0, output._type)
         if not output.requires_grad or not output.dtype.is_floating_point:
-            if strict:
-                raise RuntimeError(
-                    "jvp(f, primals, tangents, strict=True): The output of f is "
-                    "independent of the inputs. This is not allowed with strict=True."
-                )
-            results.append(zeros)
+            results.append(None)
             continue
-        seed = _tracked(zeros)
-        gradients_ = _gradients([output], leaves, [seed])
-        linear = [(g, d) for g, d in zip(gradients_, directions, strict=True) if g.requires_grad]
+        seed = tracked(tensor_builder.full_like(0.0, output._type))
+        found = gradients(
+            [output], leaves, [seed], retain_graph=True, create_graph=True, allow_unused=True
+        )
+        if all(g is None for g in found):
+            results.append(None)
+            continue
+        linear = [
+            (g, d)
+            for g, d in zip(found, directions, strict=True)
+            if g is not None and g.requires_grad
+        ]
         (derivative,) = (
             _gradients([g for g, _ in linear], [seed], [d for _, d in linear])
             if linear
-            else [zeros]
+            else [tensor_builder.full_like(0.0, output._type)]
         )
         results.extend(_released([derivative], [seed]))
     return results
+
+
+def _derivatives_or_zeros(
+    outputs: list[Tensor], leaves: list[Tensor], directions: list[Tensor], strict: bool
+) -> list[Tensor]:
+    found = forward_derivatives(outputs, leaves, directions)
+    if strict and any(derivative is None for derivative in found):
+        raise RuntimeError(
+            "jvp(f, primals, tangents, strict=True): The output of f is "
+            "independent of the inputs. This is not allowed with strict=True."
+        )
+    return [
+        tensor_builder.full_like(0.0, output._type) if derivative is None else derivative
+        for output, derivative in zip(outputs, found, strict=True)
+    ]
+
+
+def linearize(func: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., Any]]:
+    """``func(*primals)``, and the function from tangents to directional derivatives there.
+
+    ``func`` is run once, however many tangents follow. Tangents have the structure and the
+    shapes of the primals: RuntimeError otherwise.
+    """
+    with enable_grad():
+        replaced, leaves, _ = _differentiable(primals, tuple(range(len(primals))))
+        outputs, structure = flatten(func(*replaced))
+        _require_tensors("linearize", outputs)
+    form = flatten(primals)[1]
+
+    def push_forward(*tangents: Any) -> Any:
+        directions, given = flatten(tangents)
+        if given != form:
+            raise RuntimeError(
+                "linearize: expected tangents of the structure of the primals "
+                f"(at {user_location()})"
+            )
+        for leaf, direction in zip(leaves, directions, strict=True):
+            if not isinstance(direction, Tensor) or direction.shape != leaf.shape:
+                raise RuntimeError(
+                    f"linearize: expected a tangent of shape {list(leaf.shape)}, got "
+                    f"{list(getattr(direction, 'shape', ()))} (at {user_location()})"
+                )
+        with enable_grad():
+            found = _derivatives_or_zeros(outputs, leaves, directions, False)
+            return unflatten(structure, iter(_released(found, leaves)))
+
+    return unflatten(structure, iter(_released(outputs, leaves))), push_forward
 
 
 def _require_tensors(name: str, outputs: list[Any]) -> None:
@@ -326,7 +384,7 @@ def _differentiable(
         if not -len(args) <= number < len(args):
             raise IndexError(f"argnums {number} of a call with {len(args)} positional arguments")
         parts, structure = flatten(args[number])
-        fresh = [_tracked(p) for p in parts]
+        fresh = [tracked(p) for p in parts]
         leaves.extend(fresh)
         structures.append(structure)
         replaced[number] = unflatten(structure, iter(fresh))
@@ -339,7 +397,7 @@ def _differentiable(
     return tuple(replaced), leaves, rebuild
 
 
-def _tracked(leaf: Any) -> Tensor:
+def tracked(leaf: Any) -> Tensor:
     if not isinstance(leaf, Tensor) or not leaf.dtype.is_floating_point:
         kind = repr(leaf.dtype) if isinstance(leaf, Tensor) else type(leaf).__name__
         raise OperationTypeError(

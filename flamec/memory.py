@@ -492,6 +492,7 @@ TENSOR_PROPERTIES = {
     "data": property(data, set_data),
     "is_cpu": lambda self: self._type.device.type == "cpu",
     "grad_fn": grad_fn,
+    "retains_grad": lambda self: self._retains_grad and not self.is_leaf,
     "is_sparse": lambda self: False,
     "is_quantized": lambda self: False,
     "is_meta": lambda self: self._type.device.type == "meta",

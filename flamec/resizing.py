@@ -88,10 +88,11 @@ def _resized(name: str, self: Tensor, shape: tuple[Any, ...]) -> Tensor:
 def empty_strided(size: Sequence[int], stride: Sequence[int], **options: Any) -> Tensor:
     """A tensor of the given size and strides without meaningful contents (they are zeros)."""
     shape, strides = tuple(map(int, size)), tuple(map(int, stride))
-    last = sum((d - 1) * s for d, s in zip(shape, strides, strict=True))
+    places = [(d, s) for d, s in zip(shape, strides, strict=True)]
+    count = max(1 + sum((d - 1) * s for d, s in places), *(d * s for d, s in places), 1)
     requires_grad = options.pop("requires_grad", False)
     with no_grad():
-        flat = zeros(0 if 0 in shape else last + 1, **options)
+        flat = zeros(0 if 0 in shape else count, **options)
         result = as_strided(flat, shape, strides)
     result.requires_grad = bool(requires_grad)
     return result

@@ -122,6 +122,8 @@ class Trace:
         self.alias_tensors: set[Tensor] = set()
         self.exempted: set[tuple[int, Any]] = set()
         self.reads_cuda_device = False
+        self.calls_modules = False
+        self.batch_randomness: str | None = None  # how to draw, if this is an example's trace
         self.conditions: list[tuple[Any, Any, Callable[[Any], bool], bool]] = []
         self.autocast_casts: dict[Any, Any] = {}
         self.hooks = TracedHooks(self.leaf_tensors)

@@ -6,12 +6,13 @@ these raises DataDependentError with the user's line.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from flamec.device_array import DeviceArray
-from flamec.dispatch import apply_named
+from flamec.dispatch import apply_named, write
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import store
 from flamec.functional.promotion import as_tensors, is_number
@@ -40,9 +41,10 @@ def concrete_array(tensor: Tensor, what: str) -> np.ndarray:
 def numpy(self: Tensor, *, force: bool = False) -> np.ndarray:
     """A NumPy array that shares memory with the tensor (bfloat16 as ml_dtypes' type).
 
-    Raises RuntimeError for a tensor that requires grad, unless ``force``.
+    ``force``: a copy from any device, and of a tensor that requires grad. Without it RuntimeError
+    for the latter, TypeError for a tensor on another device.
     """
-    if self._type.device.type != "cpu":
+    if self._type.device.type != "cpu" and not force:
         raise OperationTypeError(
             f"can't convert {self._type.device} device type tensor to numpy. Use Tensor.cpu() to "
             f"copy the tensor to host memory first (at {user_location()})."
@@ -174,6 +176,40 @@ def is_nonzero(input: Tensor) -> bool:
     return _bool(input)
 
 
+def apply_(self: Tensor, callable: Callable[[Any], Any]) -> Tensor:
+    """Replace each element by what a Python function makes of it. CPU tensors only; slow."""
+    array = _elements(self, "apply_()")
+    results = np.array([callable(x) for x in array.reshape(-1).tolist()], array.dtype)
+    return _store(self, results.reshape(array.shape), "apply_")
+
+
+def map_(self: Tensor, other: Tensor, callable: Callable[[Any, Any], Any]) -> Tensor:
+    """Replace each element by ``callable(element, element of other)``. CPU tensors only; slow."""
+    array = _elements(self, "map_()")
+    second = np.broadcast_to(_elements(other, "map_()"), array.shape)
+    pairs = zip(array.reshape(-1).tolist(), second.reshape(-1).tolist(), strict=True)
+    results = np.array([callable(a, b) for a, b in pairs], array.dtype)
+    return _store(self, results.reshape(array.shape), "map_")
+
+
+def _elements(tensor: Tensor, what: str) -> np.ndarray:
+    if tensor.requires_grad:
+        raise OperationError(
+            f"Can't call {what} on Tensor that requires grad. Use tensor.detach() first "
+            f"(at {user_location()})"
+        )
+    if tensor._type.device.type != "cpu":
+        raise OperationTypeError(
+            f"{what} is only implemented on CPU tensors (at {user_location()})"
+        )
+    return concrete_array(tensor, what)
+
+
+def _store(target: Tensor, array: np.ndarray, name: str) -> Tensor:
+    """Write values that were computed in Python."""
+    return write(target, Tensor._from_array(array, target._type), name)
+
+
 TENSOR_METHODS = {
     "numpy": numpy,
     "__array__": _array,
@@ -186,6 +222,8 @@ TENSOR_METHODS = {
     "__index__": _index,
     "__format__": _format,
     "__contains__": _contains,
+    "apply_": apply_,
+    "map_": map_,
     "conj": conj,
     "conj_physical": conj_physical,
     "conj_physical_": conj_physical,

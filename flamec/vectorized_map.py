@@ -137,8 +137,9 @@ def _batch_size(leaves: Sequence[Any], dims: Sequence[int | None]) -> Dim:
 class _InnerTrace(Trace):
     """The trace of one example. Tensors of a trace around it are captured like others."""
 
-    def __init__(self) -> None:
+    def __init__(self, randomness: str) -> None:
         super().__init__()
+        self.batch_randomness = randomness
         self.outer = thread.trace
         if self.outer is not None:
             self.oracle = self.outer.oracle
@@ -188,7 +189,7 @@ def _run(
     out_dims: Any,
     randomness: str,
 ) -> Any:
-    trace = _InnerTrace()
+    trace = _InnerTrace(randomness)
     thread.trace = trace
     try:
         examples = [

@@ -17,7 +17,7 @@ from flamec.state import (
 )
 
 if TYPE_CHECKING:
-    from flamec.autograd import functional, graph
+    from flamec.autograd import forward_ad, functional, graph
     from flamec.autograd.gradcheck import gradcheck, gradgradcheck
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "backward",
     "detect_anomaly",
     "enable_grad",
+    "forward_ad",
     "functional",
     "grad",
     "gradcheck",
@@ -51,7 +52,7 @@ _LATE = {
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
-    if name in ("functional", "graph"):
+    if name in ("forward_ad", "functional", "graph"):
         return import_module(f"flamec.autograd.{name}")
     if name not in _LATE:
         raise AttributeError(f"module 'flamec.autograd' has no attribute {name!r}")

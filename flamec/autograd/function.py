@@ -12,6 +12,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from flamec.autograd.function_batching import with_batching_rule
 from flamec.autograd.rules import apply_recorded, record_nodes
 from flamec.dispatch import apply, apply_named, record, tape_value, tensor_builder
 from flamec.errors import CompileError, OperationTypeError, user_location
@@ -101,6 +102,30 @@ class Function:
             "You must implement the backward function for custom autograd.Function."
         )
 
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        """The results for a batch, and where the batch is in each of them.
+
+        ``info``: ``batch_size`` and ``randomness``; ``in_dims``: for each argument 0 if it has
+        the batch, first, or None. Without it, ``vmap`` batches what ``forward`` does.
+        """
+        raise NotImplementedError(
+            "To use autograd.Function with vmap, you must either override the vmap staticmethod "
+            "or set generate_vmap_rule=True."
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, *grad_inputs: Any) -> Any:
+        """The tangents of the results, given those of the arguments (None for what has none).
+
+        Asked only of a class without ``backward``: the gradient is then the transpose of this
+        linear map. A class with ``backward`` needs no ``jvp``, as forward mode comes from it.
+        """
+        raise NotImplementedError(
+            "You must implement the jvp function for custom autograd.Function to use it with "
+            "forward mode AD."
+        )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise RuntimeError(
             f"{type(self).__name__} should not be instantiated. Methods on autograd functions are "
@@ -122,6 +147,9 @@ class Function:
         outputs = list(result) if isinstance(result, tuple) else [result]
         if recording and any(ctx.needs_input_grad):
             outputs = _with_history(_Call(cls, ctx, args, outputs), outputs)
+        randomness = None if thread.trace is None else thread.trace.batch_randomness
+        if randomness is not None and cls.vmap is not Function.vmap:
+            outputs = with_batching_rule(cls, args, outputs, randomness)
         return tuple(outputs) if isinstance(result, tuple) else outputs[0]
 
 
@@ -133,6 +161,9 @@ class _Call:
     ) -> None:
         self.name = function.__name__
         self.backward = function.backward
+        if self.backward is Function.backward and function.jvp is not Function.jvp:
+            self.backward = self.transposed
+            self.forward_rule = function.jvp
         self.ctx = ctx
         self.arguments = [i for i, a in enumerate(args) if isinstance(a, Tensor)]
         self.argument_count = len(args)
@@ -177,6 +208,35 @@ class _Call:
             for p, t in zip(self.arguments, self.tensor_types, strict=True)
         ]
 
+    def transposed(self, ctx: Any, *incoming: Any) -> list[Any]:
+        """``backward`` of a class that has ``jvp`` alone, which is linear in the tangents."""
+        from flamec.autograd.engine import grad
+
+        recording = thread.grad_enabled
+        with enable_grad():
+            tangents = {
+                place: tensor_builder.full_like(0.0, type).requires_grad_()
+                for place, type in zip(self.arguments, self.tensor_types, strict=True)
+                if type.dtype.is_floating_point
+            }
+            given = [tangents.get(i) for i in range(self.argument_count)]
+            found = self.forward_rule(ctx, *given)
+            outputs = list(found) if isinstance(found, (tuple, list)) else [found]
+            pairs = [
+                (o, g)
+                for o, g in zip(outputs, incoming, strict=True)
+                if isinstance(o, Tensor) and o.requires_grad and g is not None
+            ]
+            gradients = grad(
+                [o for o, _ in pairs],
+                list(tangents.values()),
+                [g for _, g in pairs],
+                create_graph=recording,
+                allow_unused=True,
+            )
+        by_place = dict(zip(tangents, gradients, strict=True))
+        return [by_place.get(i) for i in range(self.argument_count)]
+
     def _fitting(self, position: int, gradient: Any, type: Any) -> Tensor | None:
         """A gradient in the shape and dtype of its argument."""
         if gradient is None:
@@ -206,7 +266,7 @@ class _Call:
         if not getattr(self.backward, "_once_differentiable", False) or not present:
             return found
         sources = [g for g in incoming if g is not None]
-        marked = iter(_attach(f"{self.name}Backward", present, sources, _refuse_second, ()))
+        marked = iter(attach_rule(f"{self.name}Backward", present, sources, _refuse_second))
         return [None if g is None else next(marked) for g in found]
 
 
@@ -327,7 +387,7 @@ def _traced(call: _Call, kept: _Kept, results: list[Tensor]) -> list[Tensor]:
     except (NotImplementedError, RuntimeError) as error:
         if isinstance(error, CompileError):
             raise
-        return _attach(call.name, results, inputs, _raising(error), ())
+        return attach_rule(call.name, results, inputs, _raising(error))
     finally:
         call.ctx._read_saved = _refuse_read
     for gradient in found:  # views become nodes now
@@ -366,13 +426,23 @@ def _selecting(derivative: Any, positions: Sequence[int]) -> Any:
     return rule
 
 
-def _attach(
-    name: str, results: list[Tensor], sources: Sequence[Tensor], rule: Any, saved: tuple[int, ...]
+def attach_rule(
+    name: str,
+    results: Sequence[Tensor],
+    sources: Sequence[Tensor],
+    rule: Any,
+    operands: Sequence[Tensor] = (),
+    sizes: tuple[Any, ...] = (),
 ) -> list[Tensor]:
-    """``results`` whose derivative by ``sources`` is ``rule``."""
+    """``results`` whose derivative by ``sources`` is ``rule``.
+
+    In a trace the rule gives gradients for results, sources and ``operands``, which it reads
+    after them in ``ctx.inputs``; eager for sources alone.
+    """
     if thread.trace is not None:
-        op = custom_op(name, len(results), rule, saved)
-        found = apply(op, [*results, *sources], {"sizes": ()})
+        first = len(results) + len(sources)
+        op = custom_op(name, len(results), rule, tuple(range(first, first + len(operands))))
+        found = apply(op, [*results, *sources, *operands], {"sizes": sizes})
         return list(found) if isinstance(found, tuple) else [found]
     fresh = [apply_named("detach", r) for r in results]
     if thread.grad_enabled:

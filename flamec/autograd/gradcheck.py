@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from flamec.autograd import forward_ad
 from flamec.autograd.engine import grad
 from flamec.conversion import tensor as new_tensor
+from flamec.func import jvp, vmap
+from flamec.functional.joining import stack
 from flamec.ir.types import float64
 from flamec.state import enable_grad, no_grad
 from flamec.tensor import Tensor
@@ -36,6 +39,10 @@ def gradcheck(
     nondet_tol: float = 0.0,
     check_undefined_grad: bool = True,
     check_grad_dtypes: bool = False,
+    check_batched_grad: bool = False,
+    check_batched_forward_grad: bool = False,
+    check_forward_ad: bool = False,
+    check_backward_ad: bool = True,
     fast_mode: bool = False,
     masked: bool | None = None,
 ) -> bool:
@@ -44,13 +51,22 @@ def gradcheck(
     Compared are the Jacobians of every floating-point output by every input that requires grad:
     ``|a - n| <= atol + rtol * |n|``. Two backward passes may differ by ``nondet_tol``.
     ``fast_mode`` compares one random projection of each Jacobian instead of all its elements.
+    ``check_forward_ad``: also the products that dual tensors give; ``check_batched_grad`` (and
+    ``check_batched_forward_grad``): that several at once equal one after the other.
     Where the check fails: GradcheckError, or False without ``raise_exception``. ValueError if
     no input requires grad. ``check_undefined_grad``, ``check_grad_dtypes`` and ``masked`` are
     accepted: gradients always have their input's dtype, and no tensor is sparse.
     """
     arguments = _as_tuple(inputs)
     try:
-        _check(func, arguments, eps, atol, rtol, nondet_tol, fast_mode)
+        if check_backward_ad or not (check_forward_ad or check_batched_forward_grad):
+            _check(func, arguments, eps, atol, rtol, nondet_tol, fast_mode)
+        if check_batched_grad:
+            _check_batched(func, arguments, atol, rtol)
+        if check_forward_ad:
+            _check_forward(func, arguments, eps, atol, rtol)
+        if check_batched_forward_grad:
+            _check_batched_forward(func, arguments, atol, rtol)
     except GradcheckError:
         if raise_exception:
             raise
@@ -71,13 +87,16 @@ def gradgradcheck(
     nondet_tol: float = 0.0,
     check_undefined_grad: bool = True,
     check_grad_dtypes: bool = False,
+    check_batched_grad: bool = False,
+    check_fwd_over_rev: bool = False,
+    check_rev_over_rev: bool = True,
     fast_mode: bool = False,
-    masked: bool | None = None,
+    masked: bool = False,
 ) -> bool:
     """As ``gradcheck``, for the gradients of ``func`` as functions of inputs and ``grad_outputs``.
 
     ``grad_outputs``: random numbers if None; ``gen_non_contig_grad_outputs`` lays them out with
-    gaps.
+    gaps. ``check_fwd_over_rev``: also by dual tensors; ``check_rev_over_rev``: by backward.
     """
     arguments = _as_tuple(inputs)
     if grad_outputs is None:
@@ -106,8 +125,104 @@ def gradgradcheck(
         rtol=rtol,
         raise_exception=raise_exception,
         nondet_tol=nondet_tol,
+        check_batched_grad=check_batched_grad,
+        check_forward_ad=check_fwd_over_rev,
+        check_backward_ad=check_rev_over_rev,
         fast_mode=fast_mode,
     )
+
+
+def _differentiable(arguments: Sequence[Any]) -> list[int]:
+    return [i for i, a in enumerate(arguments) if isinstance(a, Tensor) and a.requires_grad]
+
+
+def _check_batched(
+    func: Callable[..., Any], arguments: tuple[Any, ...], atol: float, rtol: float
+) -> None:
+    """Gradients for several seeds at once against those for one after the other."""
+    wanted = [arguments[i] for i in _differentiable(arguments)]
+    rng = np.random.default_rng(1)
+    for k, output in enumerate(_outputs(func, arguments)):
+        seeds = new_tensor(rng.standard_normal((2, *output.shape)), dtype=output.dtype)
+        options = {"retain_graph": True, "materialize_grads": True}
+        together = grad(output, wanted, seeds, is_grads_batched=True, **options)
+        for row in range(2):
+            single = grad(output, wanted, seeds[row], **options)
+            for batch, alone in zip(together, single, strict=True):
+                assert batch is not None and alone is not None
+                if not np.allclose(
+                    batch[row].numpy(force=True), alone.numpy(force=True), rtol, atol
+                ):
+                    raise GradcheckError(f"batched gradients of output {k} differ from single ones")
+
+
+def _pushed(func: Callable[..., Any], arguments: Sequence[Any], tangents: Any) -> list[np.ndarray]:
+    """The tangents of the outputs, by dual tensors."""
+    with forward_ad.dual_level():
+        duals = [
+            forward_ad.make_dual(a, tangents[i]) if i in tangents else a
+            for i, a in enumerate(arguments)
+        ]
+        found = []
+        for output in _outputs(func, duals):
+            tangent = forward_ad.unpack_dual(output).tangent
+            empty = np.zeros(output.shape)
+            found.append(empty if tangent is None else tangent.numpy(force=True))
+        return found
+
+
+def _random_tangents(arguments: Sequence[Any], rng: np.random.Generator) -> dict[int, Tensor]:
+    return {
+        i: new_tensor(rng.standard_normal(arguments[i].shape), dtype=arguments[i].dtype)
+        for i in _differentiable(arguments)
+    }
+
+
+def _check_forward(
+    func: Callable[..., Any], arguments: tuple[Any, ...], eps: float, atol: float, rtol: float
+) -> None:
+    """Tangents of the outputs along random directions against central differences."""
+    tangents = _random_tangents(arguments, np.random.default_rng(2))
+    if not tangents:
+        raise ValueError("gradcheck expects at least one input tensor to require gradient")
+    analytical = _pushed(func, arguments, tangents)
+    sides = []
+    for step in (eps, -eps):
+        moved = list(arguments)
+        for i, tangent in tangents.items():
+            moved = _moved(moved, i, step * tangent.numpy().astype(np.float64))
+        sides.append([o.numpy(force=True).astype(np.float64) for o in _outputs(func, moved)])
+    for k, (a, up, down) in enumerate(zip(analytical, *sides, strict=True)):
+        numerical = (up - down) / (2 * eps)
+        if not np.allclose(a, numerical, rtol, atol, equal_nan=True):
+            raise GradcheckError(
+                f"forward mode: mismatch for output {k},\nnumerical:{numerical}\nanalytical:{a}"
+            )
+
+
+def _check_batched_forward(
+    func: Callable[..., Any], arguments: tuple[Any, ...], atol: float, rtol: float
+) -> None:
+    """Tangents of the outputs for several directions at once against one after the other."""
+    rng = np.random.default_rng(3)
+    rows = [_random_tangents(arguments, rng) for _ in range(2)]
+    places = list(rows[0])
+    batch = [stack([row[i] for row in rows]) for i in places]
+
+    def derivative(*tangents: Tensor) -> Any:
+        def of_places(*primals: Tensor) -> Any:
+            given = list(arguments)
+            for i, primal in zip(places, primals, strict=True):
+                given[i] = primal
+            return tuple(_outputs(func, given))
+
+        return jvp(of_places, tuple(arguments[i] for i in places), tangents)[1]
+
+    together = vmap(derivative)(*batch)
+    for row, tangents in enumerate(rows):
+        for many, one in zip(together, _pushed(func, arguments, tangents), strict=True):
+            if not np.allclose(many[row].numpy(force=True), one, rtol, atol, equal_nan=True):
+                raise GradcheckError("batched tangents differ from single ones")
 
 
 def _as_tuple(values: Any) -> tuple[Any, ...]:
@@ -128,7 +243,7 @@ def _check(
     nondet_tol: float,
     fast_mode: bool,
 ) -> None:
-    positions = [i for i, a in enumerate(arguments) if isinstance(a, Tensor) and a.requires_grad]
+    positions = _differentiable(arguments)
     if not positions:
         raise ValueError(
             "gradcheck expects at least one input tensor to require gradient, but none of them "

@@ -32,16 +32,25 @@ def record_nodes(
 
 def record_gradient_rule(type: TensorType, function: Callable[[Tensor], Tensor]) -> RecordedRule:
     """``function`` of one gradient as a rule; it is run on a stand-in."""
+    return record_gradients_rule([type], lambda seeds: [function(*seeds)])
+
+
+def record_gradients_rule(
+    types: Sequence[TensorType], function: Callable[[Sequence[Tensor]], Sequence[Tensor | None]]
+) -> RecordedRule:
+    """``function`` of several gradients as a rule; it is run on stand-ins."""
     trace = thread.trace
     assert trace is not None
     nodes = trace.builder.nodes
     start = len(nodes)
-    seed = tensor_builder.full_like(0, type)
-    value = trace.value_of(seed)
-    trace.tracked.add(value)
-    found = function(seed)
-    trace.value_of(found)
-    return record_nodes(nodes[start:], [value], (), [found])
+    seeds = [tensor_builder.full_like(0, type) for type in types]
+    values = [trace.value_of(seed) for seed in seeds]
+    trace.tracked.update(values)
+    found = function(seeds)
+    for gradient in found:
+        if gradient is not None:
+            trace.value_of(gradient)  # views become nodes now
+    return record_nodes(nodes[start:], values, (), found)
 
 
 def _symbols_in(attributes: Attributes) -> set[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from flamec.errors import OperationError, OperationTypeError, user_location
-from flamec.functional.linear import require_same_dtype, shorten_rows, table_index
+from flamec.functional.linear import looked_up, require_same_dtype, shorten_rows, table_index
 from flamec.functional.primitives import (
     is_empty_size,
     narrowed,
@@ -82,10 +82,9 @@ def embedding_bag(
     if mode == "max" and (sparse or scale_grad_by_freq):
         option = "sparse weights" if sparse else "scaling the gradient by the frequency"
         raise OperationError(f"{NAME}: max mode does not support {option} (at {user_location()})")
-    if sparse or scale_grad_by_freq:
+    if sparse:
         raise NotImplementedError(
-            f"{NAME}: sparse and scale_grad_by_freq are not available; gradients are dense "
-            f"(at {user_location()})"
+            f"{NAME}: sparse is not available; gradients are dense (at {user_location()})"
         )
     if per_sample_weights is not None and mode != "sum":
         raise NotImplementedError(
@@ -103,7 +102,7 @@ def embedding_bag(
     counted = _counted(places, padding_idx, size)
     if mode == "max":
         return _maxima(weight, places, counted, bags)
-    rows = widened(ops.index(weight, places))
+    rows = widened(looked_up(weight, places, scale_grad_by_freq))
     if per_sample_weights is not None:
         rows = ops.mul(rows, _column(widened(per_sample_weights)))
     if counted is not None:

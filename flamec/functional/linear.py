@@ -10,7 +10,8 @@ from flamec.dispatch import write
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.autocasting import LOWER, WIDEST, autocasts
 from flamec.functional.distance import norm_over
-from flamec.functional.primitives import ops, require
+from flamec.functional.pooling import with_history
+from flamec.functional.primitives import narrowed, ops, require
 from flamec.functional.promotion import require_tensor
 from flamec.fusing import fused
 from flamec.ir.shape import Dim, equal, format_shape
@@ -109,23 +110,23 @@ def embedding(
 
     input: int64 or int32 of any shape; result: [*input.shape, embedding_dim].
     Rows at ``padding_idx`` get no gradient. ``max_norm`` shortens, in place, the rows
-    used whose ``norm_type``-norm is larger. Raises IndexError for an index out of range.
+    used whose ``norm_type``-norm is larger. ``scale_grad_by_freq`` divides a row's gradient by how
+    often ``input`` names it. Raises IndexError for an index out of range.
     """
     require_tensor("embedding", "input", input)
     require_tensor("embedding", "weight", weight)
     require(len(weight._type.shape) == 2, "embedding: 'weight' must be 2-D")
-    if sparse or scale_grad_by_freq:
+    if sparse:
         raise NotImplementedError(
-            "embedding: sparse and scale_grad_by_freq are not available; gradients are dense "
-            f"(at {user_location()})"
+            f"embedding: sparse is not available; gradients are dense (at {user_location()})"
         )
     count = weight._type.shape[0]
     places = table_index("embedding", input, count)
     if max_norm is not None:
         shorten_rows("embedding", weight, places, max_norm, norm_type)
-    rows = ops.index(weight, places)
+    rows = looked_up(weight, places, scale_grad_by_freq)
     if padding_idx is None:
-        return rows  # type: ignore[no-any-return]
+        return rows
     require(
         -count <= padding_idx < count,
         f"embedding: padding_idx {padding_idx} is not within num_embeddings {count}",
@@ -133,6 +134,20 @@ def embedding(
     padding = padding_idx + count if padding_idx < 0 else padding_idx
     is_padding = ops.reshape(ops.eq(places, padding), shape=(*places._type.shape, 1))
     return ops.where(is_padding, ops.detach(rows), rows)  # type: ignore[no-any-return]
+
+
+def looked_up(weight: Tensor, places: Tensor, scale_grad_by_freq: bool) -> Tensor:
+    """The rows at ``places``; if asked, the gradient of one that is there n times is an n-th."""
+    rows: Tensor = ops.index(weight, places)
+    if not scale_grad_by_freq:
+        return rows
+    kind = weight._type.with_dtype(weight._type.dtype.compute)
+    ones = ops.full_like(1.0, kind.with_shape(places._type.shape))
+    counts = ops.full_like(0.0, kind.with_shape(weight._type.shape[:1]))
+    counts = ops.index_put(counts, ones, places, mode="add")
+    share = ops.div(1.0, ops.index(counts, places))
+    share = ops.reshape(narrowed(share, weight._type.dtype), shape=(*places._type.shape, 1))
+    return with_history(ops.detach(rows), ops.mul(rows, share))
 
 
 def shorten_rows(

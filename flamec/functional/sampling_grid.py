@@ -17,7 +17,8 @@ from flamec.functional.primitives import narrowed, ops, require, require_floatin
 from flamec.functional.promotion import require_tensor
 from flamec.fusing import fused
 from flamec.ir.shape import Dim, equal, format_shape
-from flamec.ir.types import int64
+from flamec.ir.types import bool_, int64
+from flamec.state import thread
 from flamec.tensor import Tensor
 
 __all__ = ["affine_grid", "grid_sample"]
@@ -201,7 +202,15 @@ class _Sampler:
             ops.round(ops.detach(self._inside(place, size)))
             for place, size in zip(self.places, self.sizes, strict=True)
         ]
-        return self._channels_first(self._read(at))
+        found = self._read(at)
+        for place in self.places:  # the grid's gradient is zero, not absent
+            if thread.grad_enabled and place.requires_grad:
+                never = ops.full(
+                    value=False, shape=self.output, dtype=bool_, device=place._type.device
+                )
+                nothing = ops.reshape(ops.where(never, place, 0.0), shape=(*self.output, 1))
+                found = ops.add(found, nothing)
+        return self._channels_first(found)
 
     def bilinear(self) -> Tensor:
         taps = []

@@ -1,7 +1,14 @@
 """Neural networks: modules, their parameters, initialisation and functional forms."""
 
 from flamec.namespace import namespace
-from flamec.nn import functional, init, normalized_weights, parametrizations, parametrize
+from flamec.nn import (
+    functional,
+    global_hooks,
+    init,
+    normalized_weights,
+    parametrizations,
+    parametrize,
+)
 from flamec.nn.activation import *  # noqa: F403
 from flamec.nn.activation import __all__ as _activations
 from flamec.nn.batch_normalization import *  # noqa: F403
@@ -20,11 +27,13 @@ from flamec.nn.gradient_clipping import (
 )
 from flamec.nn.layers import *  # noqa: F403
 from flamec.nn.layers import __all__ as _layers
+from flamec.nn.lazy import *  # noqa: F403
+from flamec.nn.lazy import __all__ as _lazy
 from flamec.nn.loss import *  # noqa: F403
 from flamec.nn.loss import __all__ as _losses
 from flamec.nn.module import Module
 from flamec.nn.multihead_attention import MultiheadAttention
-from flamec.nn.parameter import Buffer, Parameter
+from flamec.nn.parameter import Buffer, Parameter, skip_init
 from flamec.nn.parameter_vector import parameters_to_vector, vector_to_parameters
 from flamec.nn.pooling import *  # noqa: F403
 from flamec.nn.pooling import __all__ as _poolings
@@ -42,6 +51,7 @@ utils = namespace(
     get_total_norm=get_total_norm,
     parameters_to_vector=parameters_to_vector,
     vector_to_parameters=vector_to_parameters,
+    skip_init=skip_init,
     **{name: getattr(normalized_weights, name) for name in normalized_weights.__all__},
     parametrize=namespace(
         "flamec.nn.utils.parametrize",
@@ -55,6 +65,16 @@ utils = namespace(
     ),
 )
 
+modules = namespace(
+    "flamec.nn.modules",
+    "Hooks of all modules.",
+    module=namespace(
+        "flamec.nn.modules.module",
+        "Hooks that are called for every module, before its own.",
+        **{name: getattr(global_hooks, name) for name in global_hooks.__all__},
+    ),
+)
+
 __all__ = [
     "Buffer",
     "Module",
@@ -62,6 +82,7 @@ __all__ = [
     "Parameter",
     "functional",
     "init",
+    "modules",
     "utils",
     *_activations,
     *_batch_normalizations,
@@ -69,6 +90,7 @@ __all__ = [
     *_convolutions,
     *_embeddings,
     *_layers,
+    *_lazy,
     *_losses,
     *_poolings,
     *_rearrangements,

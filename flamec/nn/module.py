@@ -8,13 +8,14 @@ loading is in ``module_state.py``.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from flamec.dispatch import tensor_builder
+from flamec.functional.arguments import as_device
 from flamec.ir.types import Device, DType, bfloat16, float16, float32, float64
-from flamec.nn.hooks import RemovableHandle, add_hook
-from flamec.nn.module_state import IncompatibleKeys, load_state, save_state
+from flamec.nn.hooks import GLOBAL
+from flamec.nn.module_state import ModuleWithState
 from flamec.nn.parameter import Buffer, Parameter, clear_gradients, replace_data
 from flamec.state import no_grad, thread
 from flamec.tensor import Tensor
@@ -27,7 +28,7 @@ Members = Callable[["Module"], Mapping[str, Any]]
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 
-class Module:
+class Module(ModuleWithState):
     """Base class of all layers and models: define ``__init__`` and ``forward``."""
 
     training: bool
@@ -48,6 +49,12 @@ class Module:
             _modules={},
             _forward_pre_hooks={},
             _forward_hooks={},
+            _backward_pre_hooks={},
+            _backward_hooks={},
+            _state_dict_pre_hooks={},
+            _state_dict_hooks={},
+            _load_state_dict_pre_hooks={},
+            _load_state_dict_post_hooks={},
         )
 
     def forward(self, *input: Any) -> Any:
@@ -60,9 +67,16 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         trace = thread.trace
         if trace is not None:
+            trace.calls_modules = True
             trace.scopes.append(self._path.rpartition(".")[2] or type(self).__name__)
         try:
-            if self._forward_pre_hooks or self._forward_hooks:
+            if (
+                self._forward_pre_hooks
+                or self._forward_hooks
+                or self._backward_hooks
+                or self._backward_pre_hooks
+                or GLOBAL
+            ):
                 return self._call_with_hooks(args, kwargs)
             return self.forward(*args, **kwargs)
         except Exception as error:
@@ -75,35 +89,6 @@ class Module:
         finally:
             if trace is not None:
                 trace.scopes.pop()
-
-    def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        for hook, with_kwargs in list(self._forward_pre_hooks.values()):
-            if with_kwargs:
-                replaced = hook(self, args, kwargs)
-                if replaced is not None:
-                    args, kwargs = replaced
-            else:
-                replaced = hook(self, args)
-                if replaced is not None:
-                    args = replaced if isinstance(replaced, tuple) else (replaced,)
-        result = self.forward(*args, **kwargs)
-        for hook, with_kwargs in list(self._forward_hooks.values()):
-            replaced = hook(self, args, kwargs, result) if with_kwargs else hook(self, args, result)
-            if replaced is not None:
-                result = replaced
-        return result
-
-    def register_forward_pre_hook(
-        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
-    ) -> RemovableHandle:
-        """Call ``hook(module, args)`` before forward; what it returns replaces the arguments."""
-        return add_hook(self._forward_pre_hooks, (hook, with_kwargs), prepend)
-
-    def register_forward_hook(
-        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
-    ) -> RemovableHandle:
-        """Call ``hook(module, args, output)`` after forward; what it returns replaces that."""
-        return add_hook(self._forward_hooks, (hook, with_kwargs), prepend)
 
     # registration -------------------------------------------------------------
     def __getattr__(self, name: str) -> Any:
@@ -304,9 +289,9 @@ class Module:
             if module is not None:
                 yield from module.named_modules(memo, _joined(prefix, name), remove_duplicate)
 
-    def modules(self) -> Iterator[Module]:
+    def modules(self, remove_duplicate: bool = True) -> Iterator[Module]:
         """This module and everything below it."""
-        return (m for _, m in self.named_modules())
+        return (m for _, m in self.named_modules(remove_duplicate=remove_duplicate))
 
     def get_submodule(self, target: str) -> Module:
         """The module at a path such as ``"layers.0.linear"``; AttributeError if there is none."""
@@ -317,6 +302,18 @@ class Module:
                 raise AttributeError(f"{type(module).__name__} has no submodule `{name}`")
             module = found
         return module
+
+    def set_submodule(self, target: str, module: Module, strict: bool = False) -> None:
+        """Put ``module`` in the place of that at a path; with ``strict`` there must be one."""
+        path, _, name = target.rpartition(".")
+        if not name:
+            raise ValueError("Cannot set the submodule without a target name!")
+        owner = self.get_submodule(path)
+        if strict and name not in owner._modules:
+            raise AttributeError(f"{type(owner).__name__} has no attribute `{name}`")
+        if not isinstance(module, Module):
+            raise ValueError(f"`{name}` is to be a Module, not {type(module).__name__}")
+        setattr(owner, name, module)
 
     def _get_member(self, target: str, registry: str, kind: str) -> Any:
         path, _, name = target.rpartition(".")
@@ -396,6 +393,27 @@ class Module:
         """Move to the CPU."""
         return self.to("cpu")
 
+    def cuda(self: T, device: Any = None) -> T:
+        """Move to a GPU, the current one by default."""
+        return self.to("cuda" if device is None else device)
+
+    def to_empty(self: T, *, device: Any, recurse: bool = True) -> T:
+        """Move to a device without the contents: everything is zero there."""
+        members = (*self.parameters(recurse), *self.buffers(recurse))
+        with no_grad():
+            for tensor in members:
+                empty = tensor_builder.full_like(
+                    0, tensor._type.with_device(as_device("to_empty", device))
+                )
+                replace_data(tensor, empty)
+        return self
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Call the module through ``flamec.compile`` from now on; takes its options."""
+        from flamec.compiler import compile as compile_function
+
+        self.forward = compile_function(self.forward, *args, **kwargs)  # type: ignore[method-assign]
+
     def train(self: T, mode: bool = True) -> T:
         """Set training mode here and below."""
         if not isinstance(mode, bool):
@@ -418,25 +436,6 @@ class Module:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of every parameter, or fill them with 0."""
         clear_gradients(self.parameters(), set_to_none)
-
-    # state -----------------------------------------------------------------------
-    def state_dict(
-        self,
-        *,
-        destination: dict[str, Any] | None = None,
-        prefix: str = "",
-        keep_vars: bool = False,
-    ) -> dict[str, Any]:
-        """Parameters and persistent buffers by path, detached; they share memory with these."""
-        return save_state(
-            self, OrderedDict() if destination is None else destination, prefix, keep_vars
-        )
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> IncompatibleKeys:
-        """Copy (or ``assign``) tensors by path; RuntimeError listing every difference if strict."""
-        return load_state(self, state_dict, strict, assign)
 
     # text ------------------------------------------------------------------------
     def extra_repr(self) -> str:

@@ -17,7 +17,7 @@ from flamec.ir.types import Device, DType, TensorType
 from flamec.state import no_grad, process
 from flamec.tensor import Storage, Tensor
 
-__all__ = ["Buffer", "Parameter", "clear_gradients", "filled", "replace_data"]
+__all__ = ["Buffer", "Parameter", "clear_gradients", "filled", "replace_data", "skip_init"]
 
 
 def _shared(cls: type[Any], data: Tensor) -> Any:
@@ -130,3 +130,9 @@ def clear_gradients(tensors: Iterable[Tensor], set_to_none: bool) -> None:
         if gradient is not None:
             with no_grad():
                 write(gradient, tensor_builder.full_like(0.0, gradient._type), "zero_grad")
+
+
+def skip_init(module_cls: Any, *args: Any, **kwargs: Any) -> Any:
+    """A module whose parameters hold no meaningful values (zeros), made on its final device."""
+    device = kwargs.pop("device", "cpu")
+    return module_cls(*args, **kwargs).to_empty(device=device)

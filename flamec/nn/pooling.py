@@ -11,9 +11,25 @@ from flamec.nn.module import Module
 from flamec.tensor import Tensor
 
 __all__ = [
-    "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d",
-    "AdaptiveMaxPool2d", "AdaptiveMaxPool3d", "AvgPool1d", "AvgPool2d", "AvgPool3d", "LPPool1d",
-    "LPPool2d", "LPPool3d", "MaxPool1d", "MaxPool2d", "MaxPool3d", "MaxUnpool1d", "MaxUnpool2d",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
+    "AdaptiveMaxPool1d",
+    "AdaptiveMaxPool2d",
+    "AdaptiveMaxPool3d",
+    "AvgPool1d",
+    "AvgPool2d",
+    "AvgPool3d",
+    "FractionalMaxPool2d",
+    "FractionalMaxPool3d",
+    "LPPool1d",
+    "LPPool2d",
+    "LPPool3d",
+    "MaxPool1d",
+    "MaxPool2d",
+    "MaxPool3d",
+    "MaxUnpool1d",
+    "MaxUnpool2d",
     "MaxUnpool3d",
 ]  # fmt: skip
 
@@ -297,3 +313,46 @@ class AdaptiveMaxPool3d(_AdaptiveMaxPool):
     """``adaptive_max_pool3d``: the largest, to a given depth, height and width."""
 
     function = F.adaptive_max_pool3d
+
+
+class _FractionalMaxPool(Module):
+    function: Callable[..., Any]
+    spatial: int
+
+    def __init__(
+        self,
+        kernel_size: Numbers,
+        output_size: Numbers | None = None,
+        output_ratio: Any = None,
+        return_indices: bool = False,
+        _random_samples: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        self.kernel_size = per_dimension(name, "kernel_size", kernel_size, self.spatial)
+        self.return_indices = return_indices
+        if (output_size is None) == (output_ratio is None):
+            raise ValueError(f"{name} requires either output_size or output_ratio, and not both")
+        self.output_size = output_size
+        self.output_ratio = output_ratio
+        self.register_buffer("_random_samples", _random_samples)
+
+    def forward(self, input: Tensor) -> Any:
+        return type(self).function(
+            input, self.kernel_size, self.output_size, self.output_ratio, self.return_indices,
+            self._random_samples,
+        )  # fmt: skip
+
+
+class FractionalMaxPool2d(_FractionalMaxPool):
+    """``fractional_max_pool2d``: the largest of windows at random places of [N, C, H, W]."""
+
+    function = F.fractional_max_pool2d
+    spatial = 2
+
+
+class FractionalMaxPool3d(_FractionalMaxPool):
+    """``fractional_max_pool3d``: the largest of windows at random places of [N, C, D, H, W]."""
+
+    function = F.fractional_max_pool3d
+    spatial = 3

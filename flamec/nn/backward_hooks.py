@@ -1,0 +1,176 @@
+"""Full backward hooks of modules: functions of the gradients of a module's inputs and outputs.
+
+Two identities stand around the module, one for all of its tensor arguments and one for its
+results. Backward meets that of the results first: their gradients pass the pre-hooks and are
+kept; that of the arguments hands them to the hooks together with its own. While a function is
+compiled the hooks are run once on stand-ins, and what they compute is replayed; a gradient that
+does not arrive is None eager and zero in a program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flamec.autograd.function import attach_rule
+from flamec.autograd.rules import apply_recorded, record_gradients_rule
+from flamec.ir.builder import Builder
+from flamec.ir.custom import RecordedRule
+from flamec.ir.op import DerivativeContext
+from flamec.state import enable_grad, thread
+from flamec.tensor import Tensor
+
+__all__ = ["call_with_backward_hooks"]
+
+Hook = Callable[..., Any]
+
+
+def call_with_backward_hooks(
+    module: Any,
+    pre_hooks: Sequence[Hook],
+    hooks: Sequence[Hook],
+    args: tuple[Any, ...],
+    forward: Callable[..., Any],
+) -> Any:
+    """``forward(*args)`` whose backward calls the hooks."""
+    link = _Link(module, pre_hooks, hooks, args)
+    return link.leave(forward(*link.enter()))
+
+
+class _Link:
+    """One call of a module, from its arguments to its results and, in backward, back."""
+
+    def __init__(
+        self, module: Any, pre_hooks: Sequence[Hook], hooks: Sequence[Hook], args: tuple[Any, ...]
+    ) -> None:
+        self.module, self.pre_hooks, self.hooks, self.args = module, pre_hooks, hooks, args
+        self.places = [i for i, a in enumerate(args) if _is_differentiable(a)] if hooks else []
+        self.count = len(args)
+        self.seeds: Sequence[Any] | None = None  # gradients of the results, once they are known
+        self.rules: tuple[RecordedRule, RecordedRule] | None = None
+        self.operands: Sequence[Any] = ()
+        self.sizes: Sequence[Any] = ()
+
+    # forward ------------------------------------------------------------------------------
+    def enter(self) -> tuple[Any, ...]:
+        """The arguments, on which backward will report."""
+        args = list(self.args)
+        self.args = ()
+        if self.places:
+            tensors = [args[i] for i in self.places]
+            self.types = [t._type for t in tensors]
+            marked = attach_rule("BackwardHook", tensors, tensors, self.of_arguments)
+            for place, tensor in zip(self.places, marked, strict=True):
+                args[place] = tensor
+        return tuple(args)
+
+    def leave(self, result: Any) -> Any:
+        """The result, on which backward will report first."""
+        outputs = list(result) if isinstance(result, (tuple, list)) else [result]
+        places = [i for i, o in enumerate(outputs) if _is_differentiable(o)]
+        if not places:
+            return result
+        tensors = [outputs[i] for i in places]
+        self.output_places, self.output_count = places, len(outputs)
+        self.output_types = [t._type for t in tensors]
+        operands: Sequence[Tensor] = ()
+        sizes: tuple[Any, ...] = ()
+        if thread.trace is not None:
+            operands, sizes = self._record()
+        marked = attach_rule("BackwardHook", tensors, tensors, self.of_results, operands, sizes)
+        if not isinstance(result, (tuple, list)):
+            return marked[0]
+        for place, tensor in zip(places, marked, strict=True):
+            outputs[place] = tensor
+        rebuild = type(result)
+        return rebuild(*outputs) if hasattr(result, "_fields") else rebuild(outputs)
+
+    def _record(self) -> tuple[list[Tensor], tuple[Any, ...]]:
+        """Run the hooks on stand-ins; gives what they read besides gradients."""
+        trace = thread.trace
+        assert trace is not None
+        with enable_grad():
+            before = record_gradients_rule(self.output_types, self.call_pre_hooks)
+            kinds = [*(self.types if self.places else ()), *self.output_types]
+            cut = len(kinds) - len(self.output_types)
+            after = record_gradients_rule(
+                kinds, lambda seeds: self.call_hooks(seeds[:cut], seeds[cut:])
+            )
+        self.rules = before, after
+        operands = [trace.tensor_of(v) for v in (*before.operands, *after.operands)]
+        return operands, (*before.symbolic_sizes, *after.symbolic_sizes)
+
+    # backward -----------------------------------------------------------------------------
+    def of_results(self, b: Builder, ctx: DerivativeContext, *incoming: Any) -> list[Any]:
+        """The derivative of the identity around the results."""
+        if self.rules is None:
+            gradients = list(self.call_pre_hooks(incoming))
+            if self.places:
+                self.seeds = gradients
+            else:
+                self.call_hooks((), gradients)
+            return gradients
+        before = self.rules[0]
+        seeds = _complete(b, incoming, self.output_types)
+        count = len(seeds)
+        read, sizes = ctx.inputs[2 * count :], ctx.attributes["sizes"]
+        cut, named = len(before.operands), len(before.symbols)
+        seeds = before.replay(b, seeds, (), read[:cut], sizes[:named], apply_recorded)
+        if self.places:
+            self.seeds, self.operands, self.sizes = seeds, read[cut:], sizes[named:]
+        return [*[None] * count, *seeds, *[None] * len(read)]
+
+    def of_arguments(self, b: Builder, ctx: DerivativeContext, *incoming: Any) -> list[Any]:
+        """The derivative of the identity around the arguments."""
+        seeds, operands, sizes = self.seeds, self.operands, self.sizes
+        self.seeds, self.operands = None, ()
+        if self.rules is None:
+            return list(incoming if seeds is None else self.call_hooks(incoming, seeds))
+        found = _complete(b, incoming, self.types)
+        if seeds is not None:
+            found = self.rules[1].replay(b, [*found, *seeds], (), operands, sizes, apply_recorded)
+        return [*[None] * len(self.types), *found]
+
+    def call_pre_hooks(self, seeds: Sequence[Any]) -> Sequence[Any]:
+        """The gradients of the results as the pre-hooks leave them."""
+        gradients = _spread(seeds, self.output_places, self.output_count)
+        for hook in self.pre_hooks:
+            gradients = _replaced(hook, hook(self.module, gradients), gradients)
+        return [gradients[i] for i in self.output_places]
+
+    def call_hooks(self, gradients: Sequence[Any], seeds: Sequence[Any]) -> Sequence[Any]:
+        """The gradients of the arguments as the hooks leave them."""
+        outputs = _spread(seeds, self.output_places, self.output_count)
+        inputs = _spread(gradients, self.places, self.count)
+        for hook in self.hooks:
+            inputs = _replaced(hook, hook(self.module, inputs, outputs), inputs)
+        return [inputs[i] for i in self.places]
+
+
+def _is_differentiable(value: Any) -> bool:
+    return thread.grad_enabled and isinstance(value, Tensor) and value.requires_grad
+
+
+def _complete(b: Builder, incoming: Sequence[Any], types: Sequence[Any]) -> list[Any]:
+    """Gradients, zero where none has arrived."""
+    pairs = zip(incoming, types, strict=True)
+    return [b.full_like(0.0, type) if g is None else g for g, type in pairs]
+
+
+def _spread(values: Sequence[Any], places: Sequence[int], count: int) -> tuple[Any, ...]:
+    result: list[Any] = [None] * count
+    for place, value in zip(places, values, strict=True):
+        result[place] = value
+    return tuple(result)
+
+
+def _replaced(hook: Hook, result: Any, gradients: tuple[Any, ...]) -> tuple[Any, ...]:
+    if result is None:
+        return gradients
+    given = result if isinstance(result, tuple) else (result,)
+    if len(given) != len(gradients):
+        raise RuntimeError(
+            f"backward hook '{getattr(hook, '__qualname__', hook)}' returned {len(given)} "
+            f"gradients, but expected {len(gradients)}"
+        )
+    return given

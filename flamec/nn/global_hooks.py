@@ -1,0 +1,37 @@
+"""Hooks of all modules, under PyTorch's names: called for every module, before its own hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flamec.nn.hooks import GLOBAL, RemovableHandle
+
+__all__ = [
+    "register_module_forward_hook", "register_module_forward_pre_hook",
+    "register_module_full_backward_hook", "register_module_full_backward_pre_hook",
+]  # fmt: skip
+
+Hook = Callable[..., Any]
+
+
+def register_module_forward_pre_hook(hook: Hook) -> RemovableHandle:
+    """Call ``hook(module, args)`` before every module's forward."""
+    return GLOBAL.add(GLOBAL.forward_pre, (hook, False))
+
+
+def register_module_forward_hook(
+    hook: Hook, *, with_kwargs: bool = False, always_call: bool = False
+) -> RemovableHandle:
+    """Call ``hook(module, args, output)`` after every module's forward."""
+    return GLOBAL.add(GLOBAL.forward, (hook, with_kwargs, always_call))
+
+
+def register_module_full_backward_pre_hook(hook: Hook) -> RemovableHandle:
+    """Call ``hook(module, grad_output)`` before every module's gradients are computed."""
+    return GLOBAL.add(GLOBAL.backward_pre, hook)
+
+
+def register_module_full_backward_hook(hook: Hook) -> RemovableHandle:
+    """Call ``hook(module, grad_input, grad_output)`` when a module's gradients are known."""
+    return GLOBAL.add(GLOBAL.backward, hook)
