@@ -1,9 +1,10 @@
-"""Let contractions read and write permuted arrays themselves.
+"""Let contractions and attention read and write permuted arrays themselves.
 
 In: any graph. Out: the graph in which a ``dot_general`` names the axes of an array
 as it lies in memory, rather than reading a permutation of it, and produces its
 dimensions in the order in which they are wanted, where it can: it is free to
-order batch dimensions, and to take its operands in either order.
+order batch dimensions, and to take its operands in either order. Attention reads any array in
+which the numbers of a head lie together, and names the order in which it gives its results.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import Counter
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import OpKind
 from flamec.ir.ops.contraction import free_axes
+from flamec.ir.ops.view import inverse_permutation
 from flamec.ir.passes.rewrite import RewriteBuilder, rewrite
 
 Axes = tuple[int, ...]
@@ -29,8 +31,64 @@ def absorb_permutations(graph: Graph) -> Graph:
     absorbed = {
         node for node in graph.nodes if _permutes_contraction(node) and uses[node.inputs[0]] == 1
     }
+    if absorbed:
+        graph = rewrite(graph, _reordered, absorbed)
+    return _order_attention(graph)
 
-    return rewrite(graph, _reordered, absorbed) if absorbed else graph
+
+def _order_attention(graph: Graph) -> Graph:
+    """Attention gives its results in the order in which all their readers want them.
+
+    The numbers of a head stay together. What is then permuted back and forth is simplified.
+    """
+    wanted = _wanted_orders(graph)
+    if not wanted:
+        return graph
+
+    def reorder(b: RewriteBuilder, node: Node) -> tuple[Value, ...] | None:
+        orders = wanted.get(node)
+        if orders is None:
+            return None
+        before = node.attributes["orders"]
+        after = tuple(tuple(o[a] for a in w) for o, w in zip(before, orders, strict=True))
+        results = b.apply(node.op, node.inputs, {**node.attributes, "orders": after})
+        count = len(orders)
+        turned = (
+            value
+            if order == tuple(range(len(order)))
+            else b.permute(value, axes=inverse_permutation(order))
+            for value, order in zip(results, orders, strict=False)
+        )
+        return (*turned, *results[count:])
+
+    return rewrite(graph, reorder, set(wanted))
+
+
+def _wanted_orders(graph: Graph) -> dict[Node, tuple[Axes, ...]]:
+    """For attention nodes of which all readers want a result permuted, how each result is."""
+    attention = [n for n in graph.nodes if n.op.kind is OpKind.ATTENTION]
+    if not attention:
+        return {}
+    users, results = graph.users(), set(graph.results)
+    found = {}
+    for node in attention:
+        orders = []
+        for value in node.outputs[: len(node.attributes["orders"])]:
+            plain = tuple(range(value.type.ndim))
+            axes = {_order_for(user, plain) for user in users.get(value, ())} - {None}
+            order = axes.pop() if len(axes) == 1 and value not in results else None
+            orders.append(order if order and order[-1] == plain[-1] else plain)
+        if any(order != tuple(range(len(order))) for order in orders):
+            found[node] = tuple(orders)
+    return found
+
+
+def _order_for(user: Node, plain: Axes) -> Axes | None:
+    """The order in which a reader wants an array; None where any will do."""
+    if user.op.name == "permute":
+        axes: Axes = user.attributes["axes"]
+        return axes
+    return None if user.op.kind in (OpKind.ELEMENTWISE, OpKind.ATTENTION) else plain
 
 
 def _absorb_into_operands(b: RewriteBuilder, node: Node) -> Value | None:

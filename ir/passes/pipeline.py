@@ -19,6 +19,7 @@ from flamec.ir.passes.forget_derivatives import forget_derivatives
 from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.passes.manager import Pass, Repeat
 from flamec.ir.passes.place import eliminate_transfers
+from flamec.ir.passes.recognize_attention import recognize_attention
 from flamec.ir.passes.rewrite import Rule
 from flamec.ir.passes.simplify import simplify
 
@@ -29,6 +30,7 @@ def pipeline(decompositions: Mapping[str, Rule] | None = None) -> tuple[Pass | R
         Pass("forget_derivatives", forget_derivatives, "no value has a derivative of its own"),
         Pass("eliminate_dead_code", eliminate_dead_code, "every node serves a result"),
         Pass("eliminate_transfers", eliminate_transfers, "no value changes its device"),
+        Pass("recognize_attention", recognize_attention, "on a GPU, attention is an operation"),
         Pass("autocast", autocast, "no value is cast twice for mixed precision"),
         Pass(
             "decompose",
