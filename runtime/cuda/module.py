@@ -48,6 +48,10 @@ class LoadedKernel:
             key = attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             result = cu.cuFuncSetAttribute(self.function, key, binary.shared_bytes)
             check(result, f"allowing {binary.shared_bytes} bytes of shared memory")
+            # else a multiprocessor may keep so much of it for the cache that only one block fits
+            key = attribute.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
+            whole = int(cu.CUshared_carveout.CU_SHAREDMEM_CARVEOUT_MAX_SHARED)
+            check(cu.cuFuncSetAttribute(self.function, key, whole), "preferring shared memory")
         if binary.cluster > _PORTABLE_CLUSTER:
             key = attribute.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
             check(cu.cuFuncSetAttribute(self.function, key, 1), "allowing a large cluster")
