@@ -113,24 +113,31 @@ class Program:
 
 def programs_of(
     function: Callable[..., Any], row: Row, inputs: Sequence[Any]
-) -> tuple[Program, Program, list[str]]:
-    """Forward and backward, and the kinds of their kernels. ``inputs``: q, k, v, the gradient."""
+) -> tuple[Program, Program, list[str], list[Any]]:
+    """Forward without gradients, backward, the kinds of their kernels, and output and gradients.
+
+    ``inputs``: q, k, v, the gradient of the output.
+    """
     shape = (row.batch, row.heads, row.length, row.depth)
-    example = [
-        flamec.zeros(*shape, device="cuda", dtype=flamec.bfloat16).requires_grad_()
-        for _ in range(3)
-    ]
+    example = [flamec.zeros(*shape, device="cuda", dtype=flamec.bfloat16) for _ in range(3)]
     compiled = flamec.compile(function)
     compiled(*example)
-    program = compiled.programs[0]
-    assert isinstance(program, DifferentiableProgram)
-    forward_plan, backward_plan = program.forward.prepared.plan, program.backward.plan
-    assert forward_plan is not None and backward_plan is not None
-    forward = Program(forward_plan, inputs[:3])
+    alone = compiled.programs[0].prepared.plan
+    for tensor in example:
+        tensor.requires_grad_()
+    compiled(*example)
+    program = next(p for p in compiled.programs if isinstance(p, DifferentiableProgram))
+    backward_plan = program.backward.plan
+    assert program.prepared.plan is not None and backward_plan is not None
+    saving = Program(program.prepared.plan, inputs[:3])
+    saving()
+    saved = [*saving.results[1:], *(inputs[i] for i in program._saved_inputs), inputs[3]]
+    forward, backward = Program(alone, inputs[:3]), Program(backward_plan, saved)
     forward()
-    saved = [*forward.results[1:], *(inputs[i] for i in program._saved_inputs), inputs[3]]
-    steps = [*forward_plan.steps, *backward_plan.steps]
-    return forward, Program(backward_plan, saved), [step.kind for step in steps]
+    backward()
+    torch.cuda.synchronize()
+    kinds = [step.kind for step in (*alone.steps, *backward_plan.steps)]
+    return forward, backward, kinds, [forward.results[0], *backward.results]
 
 
 class Clock:
@@ -190,12 +197,9 @@ def measure(row: Row, seconds: float) -> Result:
     inputs = [torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in range(4)]
     calls: dict[str, tuple[Any, Any]] = {}
     for name, function in (("naive", naive(row)), ("sdpa", fused(row))):
-        forward, backward, kinds = programs_of(function, row, inputs)
+        forward, backward, kinds, results = programs_of(function, row, inputs)
         calls[f"flamec {name}"] = forward, backward
         result.kernels[name] = kinds
-        backward()
-        torch.cuda.synchronize()
-        results = [forward.results[0], *backward.results]
         result.errors[name] = error_of(row, inputs, results)
     for name, backend in PEERS.items():
         try:
