@@ -65,12 +65,13 @@ class Case:
 SMALL = AttentionSchedule(16, 32, 4, 2)
 OTHER = AttentionSchedule(32, 16, 4, 1)
 ENGINE = AttentionSchedule(16, 32, 4, 2, tma=True)
+GROUPS = AttentionSchedule(16, 32, 4, 2, group=3)
 CASES = {
     "plain": Case(128, 256, 64, 64, schedule=ENGINE),
     "causal": Case(96, 96, 64, 64, upper=0, schedule=ENGINE, layout="packed"),
     "causal by pointers": Case(70, 70, 32, 32, upper=0, schedule=SMALL, layout="lengths"),
     "causal from the end": Case(33, 70, 32, 32, upper=37, schedule=OTHER),
-    "fewer keys": Case(70, 33, 32, 32, upper=-20, schedule=SMALL),
+    "fewer keys": Case(70, 33, 32, 32, upper=-20, schedule=GROUPS),
     "window": Case(100, 120, 16, 16, lower=-9, upper=14, schedule=SMALL),
     "before": Case(100, 120, 16, 16, lower=5, schedule=OTHER, layout="lengths"),
     "odd": Case(67, 35, 20, 44, schedule=SMALL, dtype=float16),

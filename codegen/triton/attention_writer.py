@@ -115,6 +115,8 @@ class _Launch:
             "rows": _narrow(a.rows),
             "columns": _narrow(a.columns),
             "blocks": _narrow(blocks),
+            "heads": _narrow(a.batch),
+            "whole_groups": is_multiple(a.batch, schedule.group),
             "last_first": by_rows and a.upper is not None,
             "fixed_index": self._fixed_index(fixed, step),
             "moving_index": f"{moving} = first + tl.arange(0, {moving_step})",

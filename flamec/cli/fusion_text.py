@@ -10,9 +10,10 @@ from typing import Any
 from flamec.cli.source_lines import describe_place
 from flamec.ir.kernel import print_kernel
 from flamec.ir.passes.fuse import FusionDecision, FusionGroup
+from flamec.ir.passes.recognize_attention import attention_decisions
 from flamec.ir.plan import Step
 from flamec.ir.shape import Dim, format_dim
-from flamec.prepared import Prepared
+from flamec.prepared import Prepared, graph_device
 
 _FOLDERS = re.compile(r"(?<=\()[^()]*/")  # of the files that a decision names in parentheses
 
@@ -106,16 +107,28 @@ def dim_data(dim: Dim) -> int | str:
     return dim if isinstance(dim, int) else format_dim(dim)
 
 
+def decisions_of(prepared: Prepared) -> list[FusionDecision]:
+    """What was fused and what was not: attention, as a whole, then kernels with one another."""
+    found = []
+    if graph_device(prepared.graph).type == "cuda":
+        for decision in attention_decisions(prepared.after("eliminate_transfers")):
+            place = f" ({decision.node.location})" if decision.node.location else ""
+            reason = decision.reason if decision.made else f"not attention: {decision.reason}"
+            product = f"{decision.node.op.name}{place}"
+            found.append(FusionDecision("softmax", product, decision.made, reason))
+    return [*found, *prepared.compiled.decisions]
+
+
 def fused_lines(prepared: Prepared) -> list[str]:
     """A line for each pair that was fused, with what that saves; equal lines are counted."""
-    lines = Counter(f"{_pair(d)}: {d.reason}" for d in prepared.compiled.decisions if d.made)
+    lines = Counter(f"{_pair(d)}: {d.reason}" for d in decisions_of(prepared) if d.made)
     return [_counted(line, count) for line, count in lines.items()]
 
 
 def not_fused_lines(prepared: Prepared) -> list[str]:
     """The pairs that were not fused, by reason; equal lines are counted."""
     by_reason: dict[str, Counter[str]] = {}
-    for decision in prepared.compiled.decisions:
+    for decision in decisions_of(prepared):
         if not decision.made:
             by_reason.setdefault(decision.reason, Counter())[_pair(decision)] += 1
     lines = []
@@ -137,7 +150,7 @@ def decision_data(prepared: Prepared) -> list[dict[str, Any]]:
     """The same as JSON, made or not."""
     return [
         {"producer": d.producer, "consumer": d.consumer, "made": d.made, "reason": d.reason}
-        for d in prepared.compiled.decisions
+        for d in decisions_of(prepared)
     ]
 
 

@@ -46,9 +46,9 @@ def _order_attention(graph: Graph) -> Graph:
         return graph
 
     def reorder(b: RewriteBuilder, node: Node) -> tuple[Value, ...] | None:
-        orders = wanted.get(node)
-        if orders is None:
+        if node.op.kind is not OpKind.ATTENTION or b.original not in wanted:
             return None
+        orders = wanted.pop(b.original)
         before = node.attributes["orders"]
         after = tuple(tuple(o[a] for a in w) for o, w in zip(before, orders, strict=True))
         results = b.apply(node.op, node.inputs, {**node.attributes, "orders": after})

@@ -101,10 +101,10 @@ def find_forward(node: Node, positions: Positions) -> Found | NotFound | None:
     try:
         chain = _Chain(positions, softmax.rank)
         product = chain.follow(softmax.scores)
+        lower, upper = chain.bounds()
     except _Mismatch as mismatch:
         return NotFound(str(mismatch))
     query_order, key_order = chain.orders
-    lower, upper = chain.bounds()
     query, key = product.inputs
     found = Found(
         query,

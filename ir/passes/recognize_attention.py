@@ -45,13 +45,14 @@ class AttentionDecision:
 
 @dataclass(frozen=True)
 class _Site:
-    """Attention in a graph: ``found`` forward, and its ``nodes``; the gradient of its result and
-    those that follow from it (of query, key and value as the graph has them), if there is a
-    backward pass."""
+    """Attention in a graph: ``found`` forward, and its ``nodes``; if there is a backward pass, the
+    gradient of its result, the nodes of it, and the gradients of query, key and value, as far as
+    the graph has them."""
 
     found: Found
     nodes: tuple[Node, ...]
     gradient: Value | None = None
+    backward: tuple[Node, ...] = ()
     results: tuple[Value | None, ...] = ()
 
 
@@ -59,6 +60,16 @@ def recognize_attention(graph: Graph) -> Graph:
     """The graph with attention as operations; itself if there is none, or no GPU."""
     on_gpu = any(node.outputs[0].type.device.type == "cuda" for node in graph.nodes)
     return attention_of(graph)[0] if on_gpu else graph
+
+
+def attention_decisions(graph: Graph) -> list[AttentionDecision]:
+    """Which products of weights are attention, those included that are operations already."""
+    done = [
+        AttentionDecision(node, True, f"{node.op.name}: scores and weights need no memory")
+        for node in graph.nodes
+        if node.op.kind is OpKind.ATTENTION
+    ]
+    return done + attention_of(graph)[1]
 
 
 def attention_of(graph: Graph) -> tuple[Graph, list[AttentionDecision]]:
@@ -82,12 +93,13 @@ def attention_of(graph: Graph) -> tuple[Graph, list[AttentionDecision]]:
         site = _Site(found, nodes_between(found, shared))
         if not reason:
             table = table or _Lookup(shared)
-            site, claimed = _with_backward(site, table, users)
-            reason = _escape(site, claimed, users, results)
+            site = _with_backward(site, table, users)
+            reason = _escape(site, users, results)
         if not reason:
             sites.append(site)
-        what = "forward" if site.gradient is None else "forward and backward"
-        decisions.append(AttentionDecision(node, not reason, reason or f"attention {what}"))
+        what = "attention" if site.gradient is None else "attention, forward and backward"
+        made = f"{what}: scores and weights need no memory"
+        decisions.append(AttentionDecision(node, not reason, reason or made))
     if not sites:
         return graph, decisions
     return eliminate_dead_code(_replaced(shared, sites)), decisions
@@ -116,7 +128,7 @@ class _Lookup(Builder):
     def __init__(self, graph: Graph) -> None:
         self._nodes = {_key(node): node for node in graph.nodes}
         self._own = set(graph.nodes)
-        self.seen: set[Node] = set()
+        self.seen: dict[Node, None] = {}
 
     def has(self, value: Value) -> bool:
         """Whether a value is of the graph."""
@@ -129,7 +141,7 @@ class _Lookup(Builder):
         node = Node(op, inputs, attributes)
         node = self._nodes.setdefault(_key(node), node)
         if node in self._own:
-            self.seen.add(node)
+            self.seen[node] = None
         return node.outputs if len(node.outputs) != 1 else node.outputs[0]
 
 
@@ -137,16 +149,14 @@ def _key(node: Node) -> Any:
     return node.key()
 
 
-def _with_backward(
-    site: _Site, table: _Lookup, users: Mapping[Value, list[Node]]
-) -> tuple[_Site, set[Node]]:
-    """The site with its backward pass, if the graph has one, and the nodes of that."""
+def _with_backward(site: _Site, table: _Lookup, users: Mapping[Value, list[Node]]) -> _Site:
+    """The site with its backward pass, if the graph has one."""
     found = site.found
     inner = {v for node in site.nodes for v in node.outputs}
     sources = dict.fromkeys((found.query, found.key, found.value))
     tracked = {*inner, *sources}
     for gradient in _gradients(site, users):
-        table.seen = set()
+        table.seen = {}
         gradients = backpropagate(
             site.nodes,
             {found.output: gradient},
@@ -159,8 +169,14 @@ def _with_backward(
         distinct = len(sources) == 3
         kept = tuple(v if v is not None and table.has(v) else None for v in results)
         if distinct and any(v is not None for v in kept):
-            return replace(site, gradient=gradient, results=kept), set(table.seen)
-    return site, set()
+            late = {*inner, gradient}
+            nodes = []
+            for node in table.seen:  # in an order in which they can be run
+                if not late.isdisjoint(node.inputs):
+                    late.update(node.outputs)
+                    nodes.append(node)
+            return replace(site, gradient=gradient, backward=tuple(nodes), results=kept)
+    return site
 
 
 def _gradients(site: _Site, users: Mapping[Value, list[Node]]) -> list[Value]:
@@ -174,14 +190,13 @@ def _gradients(site: _Site, users: Mapping[Value, list[Node]]) -> list[Value]:
     return list(dict.fromkeys(candidates))
 
 
-def _escape(
-    site: _Site, claimed: set[Node], users: Mapping[Value, list[Node]], results: set[Value]
-) -> str:
-    """Who else needs scores or weights; "" if nobody does."""
-    own = {*site.nodes, *claimed}
-    for node in site.nodes:
+def _escape(site: _Site, users: Mapping[Value, list[Node]], results: set[Value]) -> str:
+    """Who else needs scores, weights or their gradients; "" if nobody does."""
+    own = {*site.nodes, *site.backward}
+    free = {site.found.output, *(v for v in site.results if v is not None)}
+    for node in (*site.nodes, *site.backward):
         for value in node.outputs:
-            if value is site.found.output:
+            if value in free:
                 continue
             if value in results:
                 return f"{node.op.name} is a result of the program, too"

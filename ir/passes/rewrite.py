@@ -19,11 +19,15 @@ Rule = Callable[["RewriteBuilder", Node], Replacement]
 
 
 class RewriteBuilder(GraphBuilder):
-    """Emits what rules ask for, and applies the rule to that too."""
+    """Emits what rules ask for, and applies the rule to that too.
+
+    ``original``: the graph's own node for which the rule is asked, before its operands changed.
+    """
 
     def __init__(self, rule: Rule) -> None:
         super().__init__()
         self._rule = rule
+        self.original: Node | None = None
 
     def apply(self, op: Op, inputs: Sequence[Value], attributes: Mapping[str, Any]) -> Any:
         outputs = self.rewritten(Node(op, inputs, attributes, self.location, self.scope))
@@ -64,6 +68,7 @@ def rewrite(graph: Graph, rule: Rule, only: Container[Node] | None = None) -> Gr
         if any(map(_differs, operands, node.inputs)):
             candidate = moved(node, operands)
         builder.location, builder.scope = node.location, node.scope
+        builder.original = node
         if only is None or node in only:
             values = builder.rewritten(candidate)
         else:
