@@ -108,7 +108,7 @@ class _Launch:
         ]
         gradients = [*gradients] * 3 if by_rows else [None, *gradients]  # type: ignore[list-item]
         holes: dict[str, object] = {
-            "name": f"{self.kernel.name}_{self.launch}",
+            "name": f"flamec_attention_{self.launch}",  # of equal layers one and the same
             "doc": f"{', '.join(self.kernel.operations)}: {self.launch}",
             "launch": self.launch,
             "tile": schedule,

@@ -103,7 +103,7 @@ def test_machine_code(target: str, size: int, tmp_path: Path) -> None:
 
     plan = compile_graph(_heads(size, target), CodegenOptions(target=target)).plan
     for source in plan.kernels:
-        if source.function.startswith("kernel_"):
+        if source.function.startswith("flamec_attention_"):
             binary = build_kernel(source, target, KernelCache(tmp_path))
             assert binary.registers <= 255 and binary.stack_bytes <= 128, source.function
             assert binary.shared_bytes <= target_facts(target).shared_bytes, source.function
