@@ -103,8 +103,8 @@ Blocks = tuple[tuple[int, int, int, int], ...]  # rows, columns, warps, stages
 # by the larger of depth and width, the best first where they fit: with instructions of four warps
 _FOR_WARP_GROUPS: dict[str, dict[int, Blocks]] = {
     "forward": {
-        64: ((128, 64, 4, 3), (64, 64, 4, 3), (64, 128, 4, 2), (64, 64, 4, 2), (128, 64, 8, 3)),
-        128: ((128, 64, 8, 2), (64, 64, 4, 3), (128, 64, 4, 2), (128, 128, 8, 3), (64, 64, 4, 2)),
+        64: ((64, 64, 4, 2), (128, 64, 4, 3), (64, 128, 4, 2), (64, 64, 4, 3), (128, 64, 4, 2)),
+        128: ((128, 64, 8, 2), (128, 64, 4, 2), (64, 64, 4, 3), (128, 128, 8, 3), (64, 64, 4, 2)),
         256: ((128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2)),
     },
     "keys": {
@@ -118,6 +118,8 @@ _FOR_WARP_GROUPS: dict[str, dict[int, Blocks]] = {
         256: ((64, 32, 8, 2), (64, 64, 8, 1)),
     },
 }
+# of blocks with unequal work: heads whose longest blocks go first
+_GROUPS = {"forward": 16, "keys": 1, "queries": 4}
 # and with instructions of one warp, whose operands are in registers
 _FOR_WARPS: dict[str, dict[int, Blocks]] = {
     "forward": {
@@ -149,9 +151,11 @@ def attention_candidates(
     numbers = max(64, padded(a.depth), padded(a.width))
     tma = target.tma and target.warp_groups and is_described(a)
     blocks = _FOR_WARP_GROUPS if target.warp_groups else _FOR_WARPS
+    uneven = a.upper is not None and a.lower is None
+    group = _GROUPS[part.launch] if uneven else 1
     found = []
     for rows, columns, warps, stages in blocks[part.launch][numbers]:
-        schedule = AttentionSchedule(rows, columns, warps, stages, tma)
+        schedule = AttentionSchedule(rows, columns, warps, stages, tma, group)
         if _has_room(schedule, a, part.launch, target):
             found.append(schedule)
     if not found:

@@ -18,7 +18,11 @@ from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.attention_choice import AttentionLaunch, padded
 from flamec.codegen.triton.attention_schedule import AttentionSchedule
 from flamec.codegen.triton.gpu_form import GpuKernel
-from flamec.codegen.triton.product_operands import describe_operand, matrix_start
+from flamec.codegen.triton.product_operands import (
+    DescribedOperand,
+    describe_operand,
+    matrix_start,
+)
 from flamec.codegen.triton.program_writer import ceil_div
 from flamec.codegen.triton.side_by_side import PlannedLaunch
 from flamec.codegen.triton.source import Described, EmittedLaunch, emit
@@ -173,15 +177,17 @@ class _Launch:
         numbers = "width" if name in ("value", "result", "of_value") else "depth"
         count = a.width if numbers == "width" else a.depth
         stored = name.startswith("of_") or (name == "result" and not a.is_backward)
-        if schedule.tma and not stored:
-            seen = describe_operand(m, a.memory, size, count)
-            assert seen is not None, "the schedule uses the copy engine where it cannot read"
+        seen = describe_operand(m, a.memory, size, count) if schedule.tma else None
+        if seen is not None:
             number = f"d{len(self.described)}"
             sizes = (step, padded(count))
             self.described[number] = seen.array(m.parameter, a.memory, *sizes)
+            if stored:
+                return _Text(kind=TYPES[a.memory], array=(seen, number, f"first_{index}", sizes))
             moving = seen.load(number, "first", "0", sizes, True)
             fixed = seen.load(number, f"first_{index}", "0", sizes, True)
             return _Text(moving, moving, fixed)
+        assert stored or not schedule.tma, "the schedule uses the copy engine where it cannot read"
         self.starts.append(f"{name}_at = p{m.parameter} + ({matrix_start(m)})")
         wide = ".to(tl.int64)" if self._is_wide(m, size) else ""
         at = f"{name}_at + {index}[:, None]{wide} * {factor(m.free)} + {numbers}_number"
@@ -260,18 +266,24 @@ _INFINITY = 'float("inf")'
 
 @dataclass(frozen=True)
 class _Text:
-    """How a block of a matrix is loaded: in the middle, where it may end, once; and stored."""
+    """How a block of a matrix is loaded: in the middle, where it may end, once; and stored: by a
+    pointer, or as part of a described array."""
 
-    inner: str
-    edge: str
-    fixed: str
+    inner: str = ""
+    edge: str = ""
+    fixed: str = ""
     at: str = ""
     mask: str = ""
-    type: str = ""
+    kind: str = ""
+    array: tuple[DescribedOperand, str, str, tuple[int, int]] | None = None
 
     def store(self, block: str) -> str:
+        block = f"({block}).to({self.kind})"
+        if self.array is not None:
+            seen, name, first, sizes = self.array
+            return seen.store(name, first, block, sizes)
         mask = f", {self.mask}" if self.mask else ""
-        return f"tl.store({self.at}, ({block}).to({self.type}){mask})"
+        return f"tl.store({self.at}, {block}{mask})"
 
 
 def _narrow(size: Dim) -> str:

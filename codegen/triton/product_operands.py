@@ -44,6 +44,12 @@ class DescribedOperand:
             block = (contracted_block, free_block)
         return described(parameter, memory, self.offset, self.shape, self.strides, block)
 
+    def store(self, name: str, free: str, block: str, sizes: tuple[int, int]) -> str:
+        """Write a block of rows, which lie one after the other, from this one on."""
+        if self.batch:
+            block = f"tl.reshape({block}, {(*(1 for _ in self.batch), *sizes)})"
+        return f"{name}.store([{', '.join((*self.batch, free, '0'))}], {block})"
+
     def load(
         self, name: str, free: str, contracted: str, sizes: tuple[int, int], left: bool
     ) -> str:
