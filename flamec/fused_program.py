@@ -117,7 +117,7 @@ def trace_function(
             result = function(*positional, **named)
             if warned:
                 raise NotFusable("it warns")
-            return _program(trace, result, function.__name__)
+            return _program(trace, result, function.__name__.lstrip("_"))
     except NotFusable:
         raise
     except Exception as error:  # the call itself will raise it, with numbers for symbols

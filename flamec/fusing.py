@@ -41,7 +41,7 @@ class Composite:
 
     def __init__(self, function: Callable[..., Any], dimensions: tuple[str, ...]) -> None:
         self.function = function
-        self.name: str = function.__name__
+        self.name: str = function.__name__.lstrip("_")
         names = list(inspect.signature(function).parameters) if dimensions else []
         self.dimensions = tuple((name, names.index(name)) for name in dimensions)
 

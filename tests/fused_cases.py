@@ -139,6 +139,10 @@ def _losses() -> list[Case]:
             "binary_cross_entropy_with_logits",
             lambda x: F.binary_cross_entropy_with_logits(x(4, 6), x(4, 6)),
         ),
+        Case(
+            "binary_cross_entropy",
+            lambda x: F.binary_cross_entropy(x(4, 6).sigmoid(), x(4, 6).sigmoid()),
+        ),
         Case("kl_div", lambda x: F.kl_div(x(4, 6), x(4, 6, positive=True), reduction="batchmean")),
         Case("poisson_nll_loss", lambda x: F.poisson_nll_loss(x(4, 6), x(4, 6, positive=True))),
         Case("nll_loss", lambda x: F.nll_loss(x(4, 6), x.below(6, 4), x(6, recorded=False))),
@@ -187,6 +191,7 @@ def _products() -> list[Case]:
     return [
         Case("linear", lambda x: F.linear(x(4, 6), x(5, 6), x(5))),
         Case("linear", lambda x: F.linear(x(2, 3, 6), x(5, 6))),
+        Case("embedding", lambda x: F.embedding(x.below(7, 3, 4), x(7, 5), padding_idx=2)),
         Case("bilinear", lambda x: F.bilinear(x(4, 3), x(4, 2), x(5, 3, 2), x(5))),
         Case("addmm", lambda x: flamec.addmm(x(5), x(4, 3), x(3, 5), beta=0.5, alpha=2)),
         Case("addmv", lambda x: flamec.addmv(x(4), x(4, 3), x(3))),

@@ -97,6 +97,7 @@ def table_index(name: str, indices: Tensor, size: Dim) -> Tensor:
     return ops.where(ops.lt(places, 0), size, places)  # type: ignore[no-any-return]
 
 
+@fused()
 def embedding(
     input: Tensor,
     weight: Tensor,

@@ -175,6 +175,13 @@ def binary_cross_entropy(
             f"(at {user_location()})"
         )
     _require_probabilities(input)
+    return _binary_cross_entropy(x, y, weight, reduction, dtype)
+
+
+@fused()
+def _binary_cross_entropy(
+    x: Tensor, y: Tensor, weight: Tensor | None, reduction: str, dtype: DType
+) -> Tensor:
     missed = ops.mul(ops.sub(1.0, y), _clipped_log(ops.sub(1.0, x)))
     loss = ops.neg(ops.add(ops.mul(y, _clipped_log(x)), missed))
     if weight is not None:

@@ -278,6 +278,17 @@ def test_running_statistics_are_written_in_place(gpu: Any) -> None:
     assert one.running_mean._version == other.running_mean._version == 3
 
 
+def test_rows_of_a_table_are_shortened_in_place(gpu: Any) -> None:
+    found = []
+    for device in (gpu, "cpu"):
+        table = random(7, 5, device=device, grad=True)
+        rows = F.embedding(flamec.tensor([1, 4, 1], device=device), table, max_norm=0.5)
+        rows.square().sum().backward()
+        found.append((table, table.grad, rows))
+    for got, wanted in zip(*found, strict=True):
+        close(got, wanted)
+
+
 def test_memory_that_is_shared_is_not_written_by_a_program(gpu: Any) -> None:
     found = []
     for device in (gpu, "cpu"):
