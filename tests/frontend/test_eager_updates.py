@@ -11,7 +11,7 @@ import pytest
 from simulated_gpu import SimulatedGpu
 
 import flamec
-from flamec import cpu_backend, cpu_eager, nn, optim
+from flamec import cpu_backend, cpu_eager, optim
 from flamec.config import default_options
 
 RULES: dict[str, dict[str, Any]] = {
@@ -24,17 +24,22 @@ RULES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def trained(name: str, device: Any, steps: int = 5, **settings: Any) -> tuple[Any, list[Any]]:
-    flamec.manual_seed(0)
-    layers = [nn.Linear(4, 6, bias=name != "Muon"), nn.Linear(6, 3, bias=name != "Muon")]
-    model = nn.Sequential(*layers).to(device)
-    made = getattr(optim, name)(model.parameters(), lr=0.05, **{**RULES[name], **settings})
+def trained(name: str, device: Any, steps: int = 5) -> tuple[Any, list[Any]]:
+    """An optimizer after steps along given gradients, with another rate at each."""
+    random = np.random.default_rng(1)
+    shapes: list[tuple[int, ...]] = [(6, 4), (3, 6)] if name == "Muon" else [(6, 4), (7,), ()]
+    parameters = []
+    for shape in shapes:
+        values = np.asarray(random.standard_normal(shape), np.float32)
+        parameters.append(flamec.tensor(values, device=device).requires_grad_())
+    made = getattr(optim, name)(parameters, lr=0.05, **RULES[name])
     for step in range(steps):
         made.param_groups[0]["lr"] = 0.05 / (step + 1)
-        made.zero_grad()
-        model(flamec.ones(2, 4, device=device) * (step + 1)).square().sum().backward()
+        for parameter in parameters:
+            gradient = np.asarray(random.standard_normal(tuple(parameter.shape)), np.float32)
+            parameter.grad = flamec.tensor(gradient, device=device)
         made.step()
-    return made, list(model.parameters())
+    return made, parameters
 
 
 def same(got: list[Any], wanted: list[Any], tolerance: float = 1e-5) -> None:
@@ -50,7 +55,7 @@ def test_the_update_on_a_gpu_is_one_program(name: str, gpu: Any) -> None:
     (compiled,) = made._update_programs.values()
     assert compiled.stats.traces == 1 and compiled.stats.calls == 5
     _, wanted = trained(name, "cpu")
-    same(parameters, wanted, 1e-4)
+    same(parameters, wanted, 0.02 if name == "Muon" else 5e-5)  # Muon iterates in bfloat16
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])

@@ -4,8 +4,9 @@
     compute-sanitizer --tool memcheck --error-exitcode 1 python tests/gpu/sanitizer_selection.py
     compute-sanitizer --tool racecheck --error-exitcode 1 python tests/gpu/sanitizer_selection.py
 
-The first line fills the cache of kernels, so that the others only run them: some seconds of work
-under the tool. The exit code is 1 if a result is wrong; names on the command line choose cases.
+The first line fills the cache of kernels, so that the others only run them: memcheck takes half a
+minute, racecheck longer. The exit code is 1 if a result is wrong; names on the command line
+choose cases.
 """
 
 from __future__ import annotations
