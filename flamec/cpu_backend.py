@@ -35,12 +35,13 @@ from flamec.runtime.cpu.compiler import (
     Compiler,
     NoCompilerError,
     find_compiler,
-    library_key,
+    header_digest,
+    local_key,
 )
 from flamec.runtime.cpu.device import CpuDevice
 from flamec.runtime.cpu.threads import available_cpus
 from flamec.runtime.executable import BoundProgram, Executable
-from flamec.runtime.kernel_cache import KernelCache
+from flamec.runtime.kernel_cache import PORTABLE, KernelCache
 
 PLAN_KIND = "plan"
 _SMALL = 1024  # bytes of an output for which two arrays are kept
@@ -90,13 +91,12 @@ def device(options: CompileOptions) -> CpuDevice:
 
 @cache
 def generator_digest() -> str:
-    """Identifies the code that makes programs (names, sizes, times): another's are not reused."""
-    digest = hashlib.sha256()
+    """Identifies the code that makes programs, by its content: another's are not reused."""
+    digest = hashlib.sha256(header_digest().encode())
     for folder in (*flamec.ir.__path__, *flamec.codegen.__path__):
         for file in sorted(Path(folder).rglob("*")):
             if file.suffix in (".py", ".j2"):
-                facts = file.stat()
-                digest.update(f"{file.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+                digest.update(f"\0{file.name}\0".encode() + file.read_bytes())
     return digest.hexdigest()
 
 
@@ -104,12 +104,14 @@ def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Pr
     """Load the graph's program, generating and compiling what the cache does not have."""
     started = time.perf_counter()
     cpu = device(options)
-    key = cache_key(graph, symbols, library_key(cpu.compiler, generator_digest()))
+    portable = cache_key(graph, symbols, generator_digest())
+    key = local_key(cpu.compiler, portable)
     prepared = Prepared(graph, None, options, None)
     plan = _cached_plan(cpu.cache, key)
     if plan is None:
         plan = generate_plan(prepared, symbols)
-        cpu.cache.put(key, PLAN_KIND, plan.to_json().encode(), {"graph": graph.name})
+        facts = {"graph": graph.name, PORTABLE: portable}
+        cpu.cache.put(key, PLAN_KIND, plan.to_json().encode(), facts)
     prepared.plan = plan
     prepared.seconds["plan"] = time.perf_counter() - started
     try:

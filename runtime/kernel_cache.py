@@ -31,6 +31,7 @@ from flamec.runtime.private_files import WRITING, locked, private_folder, replac
 _KEY = re.compile(r"[0-9a-f]{16,128}\Z")
 _KIND = re.compile(r"[a-z]{1,16}\Z")
 _STALE_SECONDS = 3600.0
+PORTABLE = "portable"  # the fact that names an entry on every machine, if its key does not
 
 
 class CacheWarning(UserWarning):

@@ -1,9 +1,10 @@
-"""``flamec cache``: look at the kernel cache, empty it, find it."""
+"""``flamec cache``: look at the kernel cache, find it, empty it, take it to another machine."""
 
 from __future__ import annotations
 
 import time
 import warnings
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -83,6 +84,42 @@ def list_entries(
     print_table(console, make_table(("key", "kind", "size", "last used", "facts"), rows, ("size",)))
     total = format_bytes(sum(e.size for e in entries))
     console.print(f"\n{len(entries)} entries, {total} in {default_options().cache_folder}")
+
+
+@app.command("export")
+def export_entries(
+    file: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)],
+) -> None:
+    """Write all entries to one file, for another machine of the same architecture."""
+    from flamec.deployment.cache_files import export_cache
+
+    cache = open_cache()
+    if cache is None:
+        raise CommandFailed(f"the cache {default_options().cache_folder} is empty")
+    try:
+        count = export_cache(cache, file)
+    except OSError as error:
+        raise CommandFailed(f"{file} cannot be written: {error}") from error
+    print(f"wrote {count} entries to {file} ({format_bytes(file.stat().st_size)})")
+
+
+@app.command("import")
+def import_entries(
+    file: Annotated[Path, typer.Argument(help="A file that 'export' wrote.", show_default=False)],
+) -> None:
+    """Take the entries of such a file over; what was altered, or does not fit, is refused."""
+    from flamec.deployment.cache_files import import_cache
+    from flamec.saving.errors import FileFormatError
+
+    options = default_options()
+    cache = KernelCache(options.cache_folder, options.cache_bytes)
+    try:
+        imported = import_cache(file, cache, options)
+    except (OSError, FileFormatError) as error:
+        raise CommandFailed(str(error)) from error
+    print(f"took {imported.taken} entries into {options.cache_folder}")
+    if imported.left_out:
+        print(f"left {imported.left_out} out: {imported.reason}")
 
 
 @app.command()

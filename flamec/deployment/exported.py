@@ -15,7 +15,7 @@ import numpy as np
 
 from flamec.config import CompileOptions, default_options
 from flamec.deployment import native_code
-from flamec.deployment.archive import read_archive
+from flamec.deployment.archive import PROGRAM, Archive
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, evaluate_shape, parse_dim
 from flamec.ir.types import CPU, Device, DType, TensorType, dtype_named
@@ -35,7 +35,8 @@ class ExportedProgram:
     """
 
     def __init__(self, file: BinaryIO, name: str, options: CompileOptions | None = None) -> None:
-        manifest, members = read_archive(file, name)
+        archive = Archive(file, name, PROGRAM)
+        manifest, members = archive.manifest, {m: archive.read(m) for m in archive}
         try:
             self._read(manifest, members)
         except (KeyError, ValueError, TypeError, AttributeError, SyntaxError) as error:

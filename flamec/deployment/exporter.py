@@ -20,7 +20,7 @@ from flamec.backends import prepare
 from flamec.capture import Captured, Dynamic, capture
 from flamec.config import default_options
 from flamec.deployment import native_code
-from flamec.deployment.archive import write_archive
+from flamec.deployment.archive import PROGRAM, write_archive
 from flamec.errors import CompileError, user_location
 from flamec.ir.shape import format_dim
 from flamec.ir.types import TensorType
@@ -85,7 +85,7 @@ def export(
     kernels, facts = native_code.gather(prepared)
     members |= kernels
     facts |= _facts(captured, prepared, leaves, names)
-    write_atomically(Path(f), lambda file: write_archive(file, facts, members))
+    write_atomically(Path(f), lambda file: write_archive(file, PROGRAM, facts, members.items()))
 
 
 def _example(leaf: Any) -> Any:
@@ -204,7 +204,7 @@ def _facts(
 ) -> dict[str, Any]:
     graph = captured.graph
     return {
-        "flamec": VERSION,
+        "version": VERSION,
         "name": captured.name,
         "device": str(graph_device(graph)),
         "arguments": _numbered(captured.structure),

@@ -87,9 +87,7 @@ def load_runner(
             if source is not None:
                 key = library_key(cpu.compiler, source, cpu.flags)
                 if cpu.cache.get(key, _LIBRARY) is None:
-                    cpu.cache.put(
-                        key, _LIBRARY, members[kernel["file"]], {"file": manifest["name"]}
-                    )
+                    cpu.cache.put(key, _LIBRARY, members[kernel["file"]])
     try:
         program = cpu.load(plan)
     except CompilerError as error:

@@ -113,9 +113,9 @@ def _load_from(file: BinaryIO, name: str, mapped: Path | None, place: Any) -> An
     first = file.read(9)
     file.seek(start)
     if first.startswith(b"PK\x03\x04"):
-        from flamec.deployment.archive import is_program
+        from flamec.deployment.archive import is_archive
 
-        if is_program(file):
+        if is_archive(file):
             from flamec.deployment.exported import ExportedProgram
 
             return ExportedProgram(file, name)

@@ -168,8 +168,17 @@ def header_digest() -> str:
 
 def library_key(compiler: Compiler, source: str, flags: Sequence[str] = ()) -> str:
     """The cache key of what ``compile_library`` gives for the same arguments."""
-    facts = (compiler.identity, header_digest(), *flags, source)
-    return _digest("\0".join(facts).encode())
+    return local_key(compiler, portable_key(source, flags))
+
+
+def portable_key(source: str, flags: Sequence[str] = ()) -> str:
+    """The part of ``library_key`` that is the same with every compiler and on every processor."""
+    return _digest("\0".join((header_digest(), *flags, source)).encode())
+
+
+def local_key(compiler: Compiler, portable: str) -> str:
+    """The cache key here of what has this name on all machines."""
+    return _digest(f"{compiler.identity}\0{portable}".encode())
 
 
 def compile_library(

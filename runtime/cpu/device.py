@@ -16,12 +16,12 @@ import numpy as np
 from flamec.ir.plan import ExecutionPlan
 from flamec.runtime.allocator import Allocator, invalidate_arenas
 from flamec.runtime.cpu.blas import Blas, load_blas
-from flamec.runtime.cpu.compiler import Compiler, compile_library, library_key
+from flamec.runtime.cpu.compiler import Compiler, compile_library, local_key, portable_key
 from flamec.runtime.cpu.threads import ThreadPool
 from flamec.runtime.device import PlanMemory
 from flamec.runtime.executable import Executable, FlamecRuntime, ProgramRuntime
 from flamec.runtime.host_calls import Evaluate, no_host
-from flamec.runtime.kernel_cache import KernelCache
+from flamec.runtime.kernel_cache import PORTABLE, KernelCache
 
 
 class CpuDevice:
@@ -102,12 +102,12 @@ class CpuDevice:
         return path
 
     def _library(self, source: str, facts: dict[str, object]) -> tuple[Path, bool]:
-        key = library_key(self.compiler, source, self.flags)
+        portable = portable_key(source, self.flags)
         return self.cache.get_or_build(
-            key,
+            local_key(self.compiler, portable),
             "so",
             lambda: compile_library(self.compiler, source, self.flags, self.keep_folder),
-            facts,
+            {**facts, PORTABLE: portable},
         )
 
 

@@ -279,3 +279,12 @@ def test_demo_without_scikit_learn_says_how_to_get_it(run, tmp_path: Path) -> No
     )
     done = run("demo", code=1, PYTHONPATH=str(tmp_path))
     assert "pip install 'flamec[demo]'" in done.err
+
+
+def test_the_cache_goes_to_a_file_and_back(run, program: Path, tmp_path: Path) -> None:
+    run("explain", str(program))
+    file = tmp_path / "kernels"
+    assert run("cache", "export", str(file)).out.startswith("wrote ")
+    assert "took 0 entries" in run("cache", "import", str(file)).out  # they are there
+    file.write_bytes(file.read_bytes()[:-9])
+    assert "no whole cache" in run("cache", "import", str(file), code=1).err

@@ -1,0 +1,124 @@
+"""The kernel cache as a file: another process compiles nothing, what does not fit is left out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flamec.config import default_options
+from flamec.deployment import cache_files
+from flamec.deployment.cache_files import export_cache, import_cache
+from flamec.runtime.kernel_cache import KernelCache
+from flamec.saving.errors import FileFormatError
+
+PROGRAM = """
+import json, sys
+import flamec
+from flamec import nn
+flamec.manual_seed(0)
+model = nn.Sequential(nn.Linear(20, 30), nn.Tanh(), nn.Linear(30, 4))
+optimizer = flamec.optim.Adam(model.parameters(), 0.01)
+@flamec.compile
+def step(x, y):
+    optimizer.zero_grad()
+    loss = nn.functional.cross_entropy(model(x), y)
+    loss.backward()
+    optimizer.step()
+    return loss
+x, y = flamec.randn(16, 20), flamec.arange(16) % 4
+print(json.dumps([step.stats.kernels_compiled, *(step(x, y).item() for _ in range(3)),
+    step.stats.kernels_compiled, "jinja2" in sys.modules]))
+"""
+
+
+def _run(folder: Path) -> list[Any]:
+    import os
+
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "FLAMEC_CACHE_DIR": str(folder)},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """A cache in which the program is, and what the program printed."""
+    folder = tmp_path_factory.mktemp("cache")
+    return folder, _run(folder)
+
+
+@pytest.fixture
+def file(filled: tuple[Path, list[Any]], tmp_path: Path) -> Path:
+    path = tmp_path / "kernels"
+    assert export_cache(KernelCache(filled[0]), path) >= 3  # a plan, its library, the threads
+    return path
+
+
+def test_a_program_moves_without_a_compilation(
+    filled: tuple[Path, list[Any]], file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "other"
+    options = default_options(cache_folder=folder)
+    imported = import_cache(file, KernelCache(folder), options)
+    assert imported.taken >= 3 and not imported.left_out
+    assert filled[1][4] > 0
+    moved = _run(folder)
+    assert moved[4:] == [0, False]
+    assert moved[:4] == filled[1][:4]
+    assert import_cache(file, KernelCache(folder), options).taken == 0
+
+
+def test_names_follow_the_compiler(file: Path, tmp_path: Path) -> None:
+    """Another machine's compiler has another file time, which must not matter."""
+    folder = tmp_path / "other"
+    options = default_options(cache_folder=folder)
+    from dataclasses import replace
+
+    from flamec import cpu_backend
+
+    cpu = cpu_backend.device(options)
+    cpu.compiler = replace(cpu.compiler, identity="another")
+    imported = import_cache(file, KernelCache(folder), options)
+    assert imported.taken >= 3
+    original = {e.key for e in KernelCache(file.parent).entries()}
+    assert not {e.key for e in KernelCache(folder).entries() if e.kind == "so"} & original
+
+
+def test_what_does_not_fit_is_left_out(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "other"
+    options = default_options(cache_folder=folder)
+    monkeypatch.setattr(cache_files, "processor_features", lambda: "of another processor")
+    imported = import_cache(file, KernelCache(folder), options)
+    assert imported.left_out >= 3 and imported.reason == "this processor has other features"
+    assert not [e for e in KernelCache(folder).entries() if e.kind == "so"]
+
+
+def test_an_altered_file_is_refused_whole(file: Path, tmp_path: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    folder = tmp_path / "other"
+    with pytest.raises(FileFormatError, match="altered"):
+        import_cache(file, KernelCache(folder), default_options(cache_folder=folder))
+    assert not KernelCache(folder).entries()
+
+
+def test_a_program_file_is_no_cache(tmp_path: Path) -> None:
+    import numpy as np
+
+    import flamec
+
+    flamec.export(lambda x: x + 1, (np.ones(3, np.float32),), tmp_path / "program")
+    with pytest.raises(FileFormatError, match="is a flamec program"):
+        import_cache(tmp_path / "program", KernelCache(tmp_path / "c"), default_options())
