@@ -281,10 +281,12 @@ def test_demo_without_scikit_learn_says_how_to_get_it(run, tmp_path: Path) -> No
     assert "pip install 'flamec[demo]'" in done.err
 
 
-def test_the_cache_goes_to_a_file_and_back(run, program: Path, tmp_path: Path) -> None:
-    run("explain", str(program))
+def test_the_cache_goes_to_a_file_and_back(run, tmp_path: Path) -> None:
+    here = {"FLAMEC_CACHE_DIR": str(tmp_path / "here")}
+    assert "is empty" in run("cache", "export", "kernels", code=1, **here).err
+    run("explain", "program.py:decorated", **here)
     file = tmp_path / "kernels"
-    assert run("cache", "export", str(file)).out.startswith("wrote ")
-    assert "took 0 entries" in run("cache", "import", str(file)).out  # they are there
-    file.write_bytes(file.read_bytes()[:-9])
-    assert "no whole cache" in run("cache", "import", str(file), code=1).err
+    assert run("cache", "export", str(file), **here).out.startswith("wrote ")
+    assert "took 0 entries" in run("cache", "import", str(file), **here).out  # they are there
+    file.write_bytes(file.read_bytes()[:-900])
+    assert "no whole cache" in run("cache", "import", str(file), code=1, **here).err
