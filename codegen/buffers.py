@@ -20,7 +20,7 @@ from flamec.ir.kernel import Load, Place, RowProgram, Statement, Store
 from flamec.ir.plan import Buffer, dense_elements
 from flamec.ir.shape import Dim
 from flamec.ir.tasks import TaskGraph
-from flamec.ir.types import DType
+from flamec.ir.types import DType, TensorType
 
 
 @dataclass
@@ -50,6 +50,13 @@ class BufferTable:
     def share(self, value: Value, buffer: int) -> None:
         """Let a value live in an existing buffer."""
         self._of[value] = buffer
+
+    def new_temporary(self, name: str, type: TensorType) -> int:
+        """A buffer that stands for no value."""
+        self.buffers.append(
+            Buffer(f"{name}{len(self.buffers)}", "temporary", type.dtype, dense_elements(type))
+        )
+        return len(self.buffers) - 1
 
     def _new(self, memory: Memory, kind: str, name: str, dtype: DType, elements: Dim) -> int:
         self._of[memory] = len(self.buffers)
@@ -99,6 +106,8 @@ def _writes(lowered: LoweredKernel, value: Value) -> bool:
 def reads_before_writing(lowered: LoweredKernel, old: Memory, new: Memory) -> bool:
     """Whether every element of ``old`` is read, and for the last time, before the element of
     ``new`` at the same place is written, and no other thread reads it."""
+    if lowered.loop is not None:
+        return False
     kernel = lowered.kernel
     if kernel.attention is not None:
         return False  # blocks read rows that others write

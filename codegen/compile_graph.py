@@ -9,28 +9,37 @@ Nothing here touches a device or a compiler: the result is data and C text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from flamec.codegen.buffers import BufferTable, assign_buffers, in_place_pairs
 from flamec.codegen.c.emit import Emitter
 from flamec.codegen.c.product import may_call_blas
-from flamec.codegen.errors import LoweringError
-from flamec.codegen.lower.group import LoweredKernel, lower_group
+from flamec.codegen.loops import arrange_loop
+from flamec.codegen.lower.graph import GraphLowering, LoweredGraph
+from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import ErrorTable
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.traffic import bytes_read, bytes_written, flops
+from flamec.ir.bodies import symbols_in
 from flamec.ir.graph import Graph, Value
-from flamec.ir.iteration_space import Incompatible
 from flamec.ir.kernel import Kernel
-from flamec.ir.passes.fuse import FusionDecision, FusionGroup, FusionOptions, fuse
+from flamec.ir.passes.fuse import FusionDecision, FusionGroup, FusionOptions
 from flamec.ir.passes.lower_attention import lower_attention, never
 from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.passes.normalize_contractions import normalize_contractions
 from flamec.ir.passes.widen_half_products import widen_half_products
-from flamec.ir.plan import Action, ExecutionPlan, HostCall, HostOperand, OutputSpec, Step
-from flamec.ir.shape import SymbolicDim, symbols_of
-from flamec.ir.tasks import Task, TaskGraph, build_tasks
+from flamec.ir.plan import (
+    Action,
+    ExecutionPlan,
+    HostCall,
+    HostOperand,
+    LoopSpan,
+    OutputSpec,
+    Step,
+)
+from flamec.ir.shape import Dim
+from flamec.ir.tasks import Task, TaskGraph
 
 if TYPE_CHECKING:
     from flamec.codegen.triton.choice import Choice
@@ -50,38 +59,22 @@ class CompiledGraph:
 def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> CompiledGraph:
     """The CPU program of an optimized graph; LoweringError names what cannot be lowered."""
     options = options or CodegenOptions()
-    graph = lower_attention(lower_convolutions(graph), never)
-    graph = normalize_contractions(widen_half_products(graph))
-    context = build_tasks(graph)
-    fusion = fuse(context, FusionOptions(enabled=options.fuse))
     errors = ErrorTable()
-    lowered = []
-    for number, (group, stores) in enumerate(zip(fusion.groups, fusion.stores(), strict=True)):
-        try:
-            kernel = lower_group(group.segments, context, stores, errors, f"kernel_{number}")
-        except (LookupError, Incompatible) as error:
-            names = ", ".join(task.name for task in group.tasks)
-            raise LoweringError(f"cannot lower {names}: {error}") from error
-        lowered.append(kernel)
-    table = assign_buffers(context, lowered)
-    symbols = program_symbols(graph)
-    emitter = Emitter(symbols)
-    steps = []
-    calls: list[Action] = []
-    for kernel in lowered:
-        numbers = tuple(table.number(buffer) for buffer in kernel.buffers)
-        if kernel.host is not None:
-            emitter.host_call(kernel.kernel, len(calls))
-            calls.append(host_call(kernel.host, context, table))
-        else:
-            emitter.kernel(kernel.kernel, numbers)
-        steps.append(kernel_step(kernel, numbers, table))
+    fusion = FusionOptions(enabled=options.fuse)
+    lowered = GraphLowering(_prepared, fusion, errors, reuse=True).lower(graph)
+    context = lowered.context
+    table = assign_buffers(context, lowered.kernels)
+    symbols = program_symbols(context.graph)
+    program = _Program(Emitter(symbols))
+    program.add(lowered, table)
+    emitter = program.emitter
     for source, target in table.copies:
         emitter.copy(source, target, table.buffers[target])
-        steps.append(copy_step(table, source, target))
+        program.steps.append(copy_step(table, source, target))
+    kernels = tuple(k.kernel for k in lowered.all_kernels())
     plan = ExecutionPlan(
         buffers=tuple(table.buffers),
-        steps=tuple(steps),
+        steps=tuple(program.steps),
         inputs=tuple(table.inputs),
         input_types=tuple(v.type for v in graph.inputs),
         outputs=tuple(
@@ -92,11 +85,67 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
         source=emitter.text(),
         errors=tuple(errors.messages),
         scratch=emitter.scratch,
-        actions=tuple(calls),
-        notes={"needs_blas": any(_calls_blas(k.kernel) for k in lowered)},
+        actions=tuple(program.calls),
+        notes={"needs_blas": any(map(_calls_blas, kernels))},
+        loops=tuple(program.loops),
     )
-    kernels = tuple(k.kernel for k in lowered)
-    return CompiledGraph(plan, fusion.groups, fusion.decisions, kernels)
+    groups, decisions = tuple(lowered.all_groups()), tuple(lowered.all_decisions())
+    return CompiledGraph(plan, groups, decisions, kernels)
+
+
+def _prepared(graph: Graph) -> Graph:
+    graph = lower_attention(lower_convolutions(graph), never)
+    return normalize_contractions(widen_half_products(graph))
+
+
+@dataclass
+class _Program:
+    """Collects the steps of a graph and of the bodies in it."""
+
+    emitter: Emitter
+    steps: list[Step] = field(default_factory=list)
+    calls: list[Action] = field(default_factory=list)
+    loops: list[LoopSpan] = field(default_factory=list)
+
+    def add(self, lowered: LoweredGraph, table: BufferTable, times: Dim = 1) -> None:
+        """The steps of a graph, which is run ``times`` times."""
+        for position, kernel in enumerate(lowered.kernels):
+            if kernel.loop is not None:
+                self._add_loop(kernel, lowered.context, table, lowered.bodies[position], times)
+                continue
+            numbers = tuple(table.number(buffer) for buffer in kernel.buffers)
+            if kernel.host is not None:
+                self.emitter.host_call(kernel.kernel, len(self.calls))
+                self.calls.append(host_call(kernel.host, lowered.context, table))
+            else:
+                self.emitter.kernel(kernel.kernel, numbers)
+            self.steps.append(repeated(kernel_step(kernel, numbers, table), times))
+
+    def _add_loop(
+        self,
+        kernel: LoweredKernel,
+        context: TaskGraph,
+        table: BufferTable,
+        body: LoweredGraph,
+        times: Dim,
+    ) -> None:
+        arranged = arrange_loop(kernel, context, table, body)
+        first = len(self.steps)
+        self.steps.append(arranged.step)
+        with self.emitter.body() as names:
+            self.add(body, arranged.table, times * arranged.loop.count)
+        self.emitter.loop(arranged.loop, kernel.kernel, names)
+        self.loops.append(LoopSpan(first, len(self.steps) - 1, arranged.outer))
+
+
+def repeated(step: Step, times: Dim) -> Step:
+    """A step of a loop that is run ``times`` times in all."""
+    return replace(
+        step,
+        bytes_read=step.bytes_read * times,
+        bytes_written=step.bytes_written * times,
+        flops=step.flops * times,
+    )
 
 
 def _calls_blas(kernel: Kernel) -> bool:
@@ -106,22 +155,7 @@ def _calls_blas(kernel: Kernel) -> bool:
 
 def program_symbols(graph: Graph) -> tuple[str, ...]:
     """The symbols of shapes and attributes, in order of appearance."""
-    found: dict[str, None] = {}
-
-    def visit(entry: object) -> None:
-        if isinstance(entry, (tuple, list)):
-            for part in entry:
-                visit(part)
-        elif isinstance(entry, SymbolicDim):
-            found.update(dict.fromkeys(sorted(symbols_of(entry))))
-
-    for value in graph.inputs:
-        visit(value.type.shape)
-    for node in graph.nodes:
-        for output in node.outputs:
-            visit(output.type.shape)
-        visit(tuple(node.attributes.values()))
-    return tuple(found)
+    return tuple(symbols_in(graph))
 
 
 def kernel_step(lowered: LoweredKernel, numbers: Sequence[int], table: BufferTable) -> Step:

@@ -189,7 +189,7 @@ def record(
     for tensor, value in zip(outputs, results, strict=True):
         if tensor._type.dtype.is_floating_point:
             set_tape_value(tensor, value)
-    for i in op.saved_outputs(len(outputs)):
+    for i in op.saved_outputs(len(outputs), attributes):
         node.saved_results[i] = keep(outputs[i], None)
     if process.anomaly:
         from flamec.autograd.anomaly_mode import note_forward

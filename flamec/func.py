@@ -176,7 +176,7 @@ def forward_derivatives(
             if linear
             else [tensor_builder.full_like(0.0, output._type)]
         )
-        results.extend(_released([derivative], [seed]))
+        results.extend(_released([derivative], [seed, *leaves]))
     return results
 
 

@@ -35,6 +35,7 @@ from flamec.state import thread
 from flamec.tensor import Tensor
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()
+_MADE_BY_DATACLASSES = "__dataclass_builtins_object__"  # a variable of their __init__
 _STDLIB = sysconfig.get_paths()["stdlib"]
 _CONSTANTS = (
     *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis)),
@@ -306,6 +307,8 @@ class Recorder:
         self._codes[id(code)] = code
         filename = code.co_filename
         if is_framework_file(filename) or filename.startswith((_STDLIB, "<frozen")):
+            return
+        if _MADE_BY_DATACLASSES in code.co_freevars:
             return
         with self.paused():
             self._note_inner_functions(code)

@@ -26,7 +26,7 @@ from flamec.ir.types import CPU, Device, DType, TensorType
 
 if TYPE_CHECKING:
     from flamec.codegen.compile_graph import CompiledGraph
-    from flamec.codegen.triton.compile_graph import LoweredGraph
+    from flamec.codegen.triton.compile_graph import LoweredProgram
 
 VERSION = "0.1.0"
 
@@ -129,7 +129,7 @@ class Prepared:
         return self.pass_records[-1].after
 
     @cached_property
-    def lowered(self) -> LoweredGraph:
+    def lowered(self) -> LoweredProgram:
         """Kernels for a GPU before their schedules are chosen."""
         from flamec.codegen.triton.compile_graph import lower_graph
 

@@ -14,7 +14,9 @@ from typing import Any
 
 from flamec.dispatch import apply_named, tensor_builder, write
 from flamec.errors import user_location
+from flamec.inner_trace import InnerTrace
 from flamec.ir.batching import BatchBuilder, Operand, to_front, whole
+from flamec.ir.bodies import all_nodes
 from flamec.ir.graph import Node, Value
 from flamec.ir.op import OpKind
 from flamec.ir.passes.differentiate import reachable_nodes
@@ -22,7 +24,7 @@ from flamec.ir.shape import Dim, equal
 from flamec.state import set_grad_enabled, thread
 from flamec.structures import Structure, flatten, unflatten
 from flamec.tensor import Tensor
-from flamec.trace import InputSource, Root, Trace
+from flamec.trace import Trace
 
 __all__ = ["vmap"]
 
@@ -134,52 +136,6 @@ def _batch_size(leaves: Sequence[Any], dims: Sequence[int | None]) -> Dim:
 # one run -----------------------------------------------------------------------------------
 
 
-class _InnerTrace(Trace):
-    """The trace of one example. Tensors of a trace around it are captured like others."""
-
-    def __init__(self, randomness: str) -> None:
-        super().__init__()
-        self.batch_randomness = randomness
-        self.outer = thread.trace
-        if self.outer is not None:
-            self.oracle = self.outer.oracle
-
-    def _lift(self, tensor: Tensor) -> Root:
-        if tensor._trace is None:
-            return super()._lift(tensor)
-        source = InputSource("captured", tensor=tensor)
-        value = self.add_input(tensor._type, source)
-        root = Root(tensor._steps, value, tensor._type, input_position=len(self.sources) - 1)
-        self.roots[tensor._storage] = root
-        if self.is_outer_tracked(tensor):
-            self.tracked.add(value)
-        return root
-
-    def is_outer_tracked(self, tensor: Tensor) -> bool:
-        """Whether the tensor requires grad where vmap was called."""
-        thread.trace = self.outer
-        try:
-            return tensor.requires_grad
-        finally:
-            thread.trace = self
-
-    def close(self) -> None:
-        """Let go of all tensors: captured ones that live on remember this trace."""
-        self.release()
-        self.sources.clear()
-        self.requires_grad_reads.clear()
-        self.grad_reads.clear()
-
-    def example(self, tensor: Tensor, dim: int) -> Tensor:
-        """What stands for one element of ``tensor``."""
-        shape = tensor._type.shape
-        type = tensor._type.with_shape((*shape[:dim], *shape[dim + 1 :]))
-        value = self.add_input(type, InputSource("argument", tensor=tensor))
-        if self.is_outer_tracked(tensor):
-            self.tracked.add(value)
-        return self.wrap(value)
-
-
 def _run(
     func: Callable[..., Any],
     leaves: list[Any],
@@ -189,11 +145,11 @@ def _run(
     out_dims: Any,
     randomness: str,
 ) -> Any:
-    trace = _InnerTrace(randomness)
+    trace = InnerTrace(randomness)
     thread.trace = trace
     try:
         examples = [
-            leaf if dim is None else trace.example(leaf, dim)
+            leaf if dim is None else _example(trace, leaf, dim)
             for leaf, dim in zip(leaves, dims, strict=True)
         ]
         args, kwargs = unflatten(structure, iter(examples))
@@ -236,6 +192,13 @@ def _run(
     return unflatten(shape, iter(placed))
 
 
+def _example(trace: InnerTrace, tensor: Tensor, dim: int) -> Tensor:
+    """What stands for one element of ``tensor``."""
+    shape = tensor._type.shape
+    type = tensor._type.with_shape((*shape[:dim], *shape[dim + 1 :]))
+    return trace.stand_in(type, trace.is_outer_tracked(tensor))
+
+
 def _inputs(
     trace: Trace, leaves: Sequence[Any], dims: Sequence[int | None]
 ) -> dict[Value, Operand]:
@@ -267,6 +230,8 @@ def _emit(
     for node in reachable_nodes(results, lambda value: False):
         operands = [known[v] for v in node.inputs]
         recorded = any(v in trace.tracked for v in node.outputs)
+        if any(n.op.kind is OpKind.RANDOM for g in node.bodies.values() for n in all_nodes(g)):
+            _check_random_body(node, randomness)
         with set_grad_enabled(thread.grad_enabled and recorded):
             if node.op.kind is OpKind.RANDOM:
                 found: Any = _random(node, batch, known, randomness)
@@ -274,6 +239,15 @@ def _emit(
                 found = batch.apply(node.op, operands, node.attributes)
         found = found if isinstance(found, tuple) else (found,)
         known.update(zip(node.outputs, found, strict=True))
+
+
+def _check_random_body(node: Node, randomness: str) -> None:
+    """A loop draws from one stream: RuntimeError unless all elements may have the same numbers."""
+    if randomness != "same":
+        raise RuntimeError(
+            f"vmap: {node.op.name} draws random numbers, which is possible with randomness='same' "
+            f"only, not {randomness!r} (at {node.location})"
+        )
 
 
 def _random(

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from flamec.ir.bodies import bound_attribute
 from flamec.ir.graph import Graph, Value
 from flamec.ir.op import Attributes, Op, OpKind
 from flamec.ir.shape import (
     SymbolicDim,
-    evaluate_dim,
     evaluate_shape,
     format_shape,
     symbols_of,
@@ -87,13 +87,7 @@ def _exactly(op: Op, value: Any, wanted: TensorType) -> np.ndarray:
 
 def concrete_attributes(attributes: Attributes, bindings: Mapping[str, int]) -> dict[str, Any]:
     """Attributes with symbolic dimensions replaced by their values."""
-    return {name: _concrete(value, bindings) for name, value in attributes.items()}
-
-
-def _concrete(value: Any, bindings: Mapping[str, int]) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_concrete(v, bindings) for v in value)
-    return evaluate_dim(value, bindings) if isinstance(value, SymbolicDim) else value
+    return {name: bound_attribute(value, bindings) for name, value in attributes.items()}
 
 
 def bind_symbols(
@@ -141,6 +135,24 @@ def evaluate_graph(
         if array.dtype != value.type.dtype.numpy:
             raise TypeError(f"input {position} is {value.type}, not {array.dtype}")
     symbols = bind_symbols([v.type for v in graph.inputs], [a.shape for a in inputs], bindings)
+    memory = _run_nodes(graph, inputs, symbols)
+    outputs = tuple(_unshared(memory[v], inputs) for v in graph.outputs)
+    return outputs, {i: _unshared(memory[v], inputs) for i, v in sorted(graph.updates.items())}
+
+
+def evaluate_body(body: Graph, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The outputs of a graph without symbols, for inputs of its types.
+
+    They may share memory with the inputs and with each other.
+    """
+    memory = _run_nodes(body, inputs, {})
+    return [memory[v] for v in body.outputs]
+
+
+def _run_nodes(
+    graph: Graph, inputs: Sequence[np.ndarray], symbols: Mapping[str, int]
+) -> dict[Value, np.ndarray]:
+    """The arrays of the graph's results; what is not needed any more is let go."""
     memory: dict[Value, np.ndarray] = dict(zip(graph.inputs, inputs, strict=True))
     last_use = _last_uses(graph)
     for position, node in enumerate(graph.nodes):
@@ -154,8 +166,7 @@ def evaluate_graph(
         for value in (*node.inputs, *node.outputs):
             if last_use.get(value, -1) <= position and value in memory:
                 del memory[value]
-    outputs = tuple(_unshared(memory[v], inputs) for v in graph.outputs)
-    return outputs, {i: _unshared(memory[v], inputs) for i, v in sorted(graph.updates.items())}
+    return memory
 
 
 def _last_uses(graph: Graph) -> dict[Value, int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flamec.ir.types import TensorType
@@ -77,6 +78,11 @@ class Node:
         (value,) = self.outputs
         return value
 
+    @property
+    def bodies(self) -> dict[str, Graph]:
+        """The graphs that the node runs, by attribute; empty for most operations."""
+        return {k: v for k, v in self.attributes.items() if isinstance(v, Graph)}
+
     def key(self) -> tuple[Any, ...]:
         """Equal keys mean equal results, given that the op is pure."""
         attributes = tuple((k, attribute_key(v)) for k, v in sorted(self.attributes.items()))
@@ -90,6 +96,8 @@ def attribute_key(value: Any) -> Any:
     """A hashable form of an attribute in which 1, 1.0 and True, 0.0 and -0.0 differ."""
     if isinstance(value, (tuple, list)):
         return tuple(attribute_key(v) for v in value)
+    if isinstance(value, Graph):
+        return ("Graph", value.fingerprint())
     return (type(value).__name__, repr(value))
 
 
@@ -126,6 +134,10 @@ class Graph:
 
     def fingerprint(self) -> str:
         """A hash of structure alone: names and source lines do not count."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         number: dict[Value, int] = {}
         lines = []
         for value in self.inputs:

@@ -314,6 +314,10 @@ def _attention(space: GroupSpace, task: Task) -> Dims:
     raise Incompatible(f"{task.name} is a kernel of its own")
 
 
+def _loop(space: GroupSpace, task: Task) -> Dims:
+    raise Incompatible(f"{task.name} runs a graph of its own, in no loop of a kernel")
+
+
 _RULES: dict[OpKind | None, Callable[[GroupSpace, Task], Dims]] = {
     None: _copy,
     OpKind.ELEMENTWISE: _elementwise,
@@ -329,6 +333,7 @@ _RULES: dict[OpKind | None, Callable[[GroupSpace, Task], Dims]] = {
     OpKind.SCAN: _scan,
     OpKind.HOST: _host,
     OpKind.ATTENTION: _attention,
+    OpKind.LOOP: _loop,
 }
 
 

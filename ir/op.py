@@ -39,6 +39,7 @@ class OpKind(enum.Enum):
     BARRIER = "barrier"  # the first operand, with another derivative
     CUSTOM = "custom"  # the first operands, with a derivative that the user wrote
     HOST = "host"  # computed by NumPy in the host's memory, compiled or not
+    LOOP = "loop"  # runs a graph of its own once for each step (scan)
     CALL = "call"  # a whole compiled program, on the eager tape only
     COMPOSITE = "composite"  # several operations at once, on the eager tape only
 
@@ -95,7 +96,8 @@ class Op:
       None instead of a rule: not differentiable (gradient zero).
     - ``saves_inputs`` / ``saves_outputs``: positions that the derivative reads, "all", or a
       ``slice`` of positions (for ops with any number of operands). For inputs also a mapping:
-      the gradient of input i reads the inputs at ``saves_inputs[i]``.
+      the gradient of input i reads the inputs at ``saves_inputs[i]``. For outputs also a
+      function of the attributes that gives one of these.
     - ``c`` / ``triton``: scalar text of an elementwise op with ``{0}``, ``{1}`` … for operands and
       ``{t}`` for the lane type of the first operand (``f32``, ``f64``, ``i64`` …, ``b`` for bool)
       and ``{r}`` for that of the result, or a mapping from lane type to such text; for
@@ -118,7 +120,7 @@ class Op:
     evaluate: Callable[..., Any]
     derivative: Derivative | None = None
     saves_inputs: tuple[int, ...] | slice | str | Mapping[int, tuple[int, ...]] = ()
-    saves_outputs: tuple[int, ...] | slice | str = ()
+    saves_outputs: tuple[int, ...] | slice | str | Callable[[Attributes], slice] = ()
     c: str | Mapping[str, str] | None = None
     triton: str | Mapping[str, str] | None = None
     triton_approximate: Mapping[str, str] | None = None
@@ -144,8 +146,9 @@ class Op:
             return tuple({j: None for i, need in enumerate(needs) if need for j in saves[i]})
         return _positions(saves, len(needs))
 
-    def saved_outputs(self, count: int) -> tuple[int, ...]:
-        return _positions(self.saves_outputs, count)
+    def saved_outputs(self, count: int, attributes: Attributes) -> tuple[int, ...]:
+        saves = self.saves_outputs
+        return _positions(saves(attributes) if callable(saves) else saves, count)
 
     def __repr__(self) -> str:
         return f"<Op {self.name}>"

@@ -11,6 +11,7 @@ import ast
 import json
 import math
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flamec.ir.graph import Graph, Location, Node, Value
@@ -20,6 +21,7 @@ from flamec.ir.types import ALL_DTYPES, CPU, Device, TensorType, dtype_named
 
 _NAME = r'(?P<name>[A-Za-z_][\w.]*|"(?:[^"\\]|\\.)*")'
 _HEAD = re.compile(rf"graph {_NAME} \{{")
+_BODY = re.compile(rf"body (?P<number>\d+) {_NAME} \{{")
 _INPUT = re.compile(rf"input %(?P<number>\d+)(?: {_NAME})?: (?P<type>.+)")
 _NODE = re.compile(r"(?P<results>%\d+: .+?) = (?P<op>\w+)\((?P<arguments>.*)\)")
 _RESULT = re.compile(r"%(\d+): (\w+\[[^\]]*\](?:@\w+:\d+)?)(?:, |$)")
@@ -51,8 +53,11 @@ def parse_type(text: str) -> TensorType:
     return TensorType(tuple(map(parse_dim, dims)), dtype_named(match["dtype"]), device)
 
 
-def parse_attributes(text: str) -> dict[str, Any]:
-    """``axes=(0, 1), dtype=float32`` as a dict; ValueError for anything else."""
+def parse_attributes(text: str, bodies: Mapping[int, Graph] | None = None) -> dict[str, Any]:
+    """``axes=(0, 1), dtype=float32`` as a dict; ValueError for anything else.
+
+    ``bodies``: the graphs by the numbers under which they were printed.
+    """
     try:
         call = ast.parse(f"_({text})", mode="eval").body
     except SyntaxError:
@@ -63,22 +68,26 @@ def parse_attributes(text: str) -> dict[str, Any]:
     for keyword in call.keywords:
         if keyword.arg is None or keyword.arg in attributes:
             raise ValueError(f"not attributes: {text!r}")
-        attributes[keyword.arg] = _attribute(keyword.value)
+        attributes[keyword.arg] = _attribute(keyword.value, bodies or {})
     return attributes
 
 
-def _attribute(node: ast.expr) -> Any:
+def _attribute(node: ast.expr, bodies: Mapping[int, Graph]) -> Any:
     match node:
         case ast.Tuple(elts=elements):
-            return tuple(map(_attribute, elements))
+            return tuple(_attribute(e, bodies) for e in elements)
         case ast.Constant(value=None | bool() | int() | float() | str()):
             return node.value
         case ast.Name(id=name):
             return _WORDS[name] if name in _WORDS else SymbolicDim.symbol(name)
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant() | ast.Name() as operand):
-            return -_attribute(operand)
+            return -_attribute(operand, bodies)
         case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=int(index))], keywords=[]):
-            return Device(name, index)
+            if name != "body":
+                return Device(name, index)
+            if index not in bodies:
+                raise ValueError(f"body {index} is not defined")
+            return bodies[index]
     return parse_dim(ast.unparse(node))
 
 
@@ -94,6 +103,7 @@ class _Parser:
         self.nodes: list[Node] = []
         self.outputs: tuple[Value, ...] | None = None
         self.updates: dict[int, Value] = {}
+        self.bodies: dict[int, Graph] = {}
 
     def parse(self, text: str) -> Graph:
         numbered = ((i, line.strip()) for i, line in enumerate(text.splitlines(), 1))
@@ -101,17 +111,26 @@ class _Parser:
         head = _HEAD.fullmatch(lines[0][1]) if lines else None
         if head is None or lines[-1][1] != "}":
             raise ParseError("the text of a graph begins with 'graph NAME {' and ends with '}'")
-        for number, line in lines[1:-1]:
+        return self.block(lines[1:-1], _name(head["name"]))
+
+    def block(self, lines: list[tuple[int, str]], name: str) -> Graph:
+        """The graph whose statements these numbered lines are."""
+        rest = iter(lines)
+        for number, line in rest:
             try:
-                self.statement(line)
+                if match := _BODY.fullmatch(line):
+                    body = _Parser().block(_nested(rest), _name(match["name"]))
+                    self.bodies[int(match["number"])] = body
+                else:
+                    self.statement(line)
+            except ParseError:
+                raise
             except (ValueError, KeyError) as error:
                 message = error.args[0] if error.args else error
                 raise ParseError(f"line {number}: {message}: {line}") from error
         if self.outputs is None:
             raise ParseError("there is no 'return'")
-        return Graph(
-            tuple(self.inputs), tuple(self.nodes), self.outputs, self.updates, _name(head["name"])
-        )
+        return Graph(tuple(self.inputs), tuple(self.nodes), self.outputs, self.updates, name)
 
     def statement(self, line: str) -> None:
         if line == "return" or line.startswith("return "):
@@ -138,7 +157,7 @@ class _Parser:
         node = Node(
             lookup(match["op"]),
             self.operands(arguments["operands"].removesuffix(", ")),
-            parse_attributes(arguments["attributes"]),
+            parse_attributes(arguments["attributes"], self.bodies),
             location,
             scope,
             tuple(parse_type(r[2]) for r in results),
@@ -159,6 +178,18 @@ class _Parser:
         if int(number) in self.values:
             raise ValueError(f"%{number} is defined twice")
         self.values[int(number)] = value
+
+
+def _nested(lines: Iterator[tuple[int, str]]) -> list[tuple[int, str]]:
+    """The lines up to the brace that closes a body, which is taken, too."""
+    found: list[tuple[int, str]] = []
+    depth = 1
+    for number, line in lines:
+        depth += (_BODY.fullmatch(line) is not None) - (line == "}")
+        if not depth:
+            return found
+        found.append((number, line))
+    raise ParseError("a body is not closed by '}'")
 
 
 def _name(text: str) -> str:

@@ -9,11 +9,11 @@ symbolic; they are evaluated when sizes are bound.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from flamec.ir.shape import Dim, format_dim, parse_dim, product
+from flamec.ir.shape import Dim, evaluate_dim, format_dim, parse_dim, product
 from flamec.ir.types import CPU, Device, DType, TensorType, dtype_named
 
 
@@ -22,7 +22,8 @@ class Buffer:
     """Dense memory that the program reads or writes.
 
     ``kind``: ``"input"`` (given by the caller), ``"output"`` (fresh memory that the
-    caller gives and keeps), ``"temporary"`` (lives in the arena during the call), ``"errors"`` (a
+    caller gives and keeps), ``"temporary"`` (lives in the arena during the call), ``"window"`` (a
+    part of another buffer, in every step of a loop another one), ``"errors"`` (a
     word of the device that is 0 until a kernel puts the code of an error there).
     ``elements`` may be symbolic.
     """
@@ -43,12 +44,13 @@ class Step:
 
     ``reads``/``writes`` are buffer positions. ``in_place`` lists (write, read) pairs
     that may share memory because each element is read before it is written.
-    ``bytes_read``/``bytes_written`` count each distinct tensor once; ``operations`` are the
-    names of the graph nodes inside, ``locations`` the user's lines.
+    ``bytes_read``/``bytes_written`` count each distinct tensor once, in a loop once for every run
+    of the loop's steps; ``operations`` are the
+    names of the graph nodes inside, ``locations`` the user's lines. The steps of a loop follow it.
     """
 
     name: str
-    kind: str  # "pointwise" | "reduction" | "matmul" | "scatter" | "scan" | "copy" | ...
+    kind: str  # "pointwise" | "reduction" | "matmul" | "scatter" | "scan" | "loop" | "copy" | ...
     reads: tuple[int, ...]
     writes: tuple[int, ...]
     bytes_read: Dim
@@ -136,20 +138,26 @@ class Fill:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Copy the first ``bytes`` bytes of ``source`` to ``target``, which must not overlap it."""
+    """Copy ``bytes`` bytes of ``source`` to ``target``, which must not overlap it.
+
+    The offsets say at which byte of the buffers they begin.
+    """
 
     source: int
     target: int
     bytes: Dim
+    source_offset: int = 0
+    target_offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class HostOperand:
-    """A whole buffer as a dense array."""
+    """A buffer as a dense array that begins ``offset`` bytes behind its start."""
 
     buffer: int
     shape: tuple[Dim, ...]
     dtype: DType
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +175,53 @@ class HostCall:
     location: str = ""
 
 
-Action = Launch | Fill | Copy | HostCall
+@dataclass(frozen=True, slots=True)
+class Window:
+    """In a loop the buffer ``buffer`` is element i of the array ``base``: ``stride`` bytes."""
+
+    buffer: int
+    base: int
+    stride: Dim
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """A value of ``bytes`` bytes that each step of a loop reads as ``old`` and writes as ``new``.
+
+    ``old`` is ``start`` in the first step, then what ``new`` was; ``new`` is ``other`` and ``last``
+    in turns, in the last step ``last``. Without steps ``last`` becomes a copy of ``start``.
+    """
+
+    old: int
+    new: int
+    start: int
+    last: int
+    other: int
+    bytes: Dim
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """Do ``actions`` ``count`` times, with the windows at element 0, 1, … (``reverse``: from the
+    last to the first). A program in C has the loop in its text; then ``actions`` is empty."""
+
+    count: Dim
+    reverse: bool
+    windows: tuple[Window, ...]
+    carried: tuple[Carried, ...]
+    actions: tuple[Action, ...]
+
+
+Action = Launch | Fill | Copy | HostCall | Loop
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSpan:
+    """The steps from ``first`` to ``last`` are a loop; ``buffers`` are in use in all of them."""
+
+    first: int
+    last: int
+    buffers: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -180,6 +234,8 @@ class ExecutionPlan:
     codes 1, 2 … that the entry point may return. ``scratch`` is the number of bytes of
     private memory that each thread needs: ``FlamecCall.scratch`` points to ``threads`` times
     ``scratch`` rounded up to 64.
+
+    ``loops``: which steps are run again and again.
 
     A program for a GPU has ``kernels`` and the ``actions`` that use them, in order; ``source``
     is then there to be read. A program in C has in ``actions`` only the calls of the host, which
@@ -201,10 +257,11 @@ class ExecutionPlan:
     notes: dict[str, Any] = field(default_factory=dict)
     kernels: tuple[KernelSource, ...] = ()
     actions: tuple[Action, ...] = ()
+    loops: tuple[LoopSpan, ...] = ()
 
     @property
     def kernel_count(self) -> int:
-        return len(self.steps)
+        return sum(step.kind != "loop" for step in self.steps)
 
     def bytes_moved(self) -> Dim:
         """Bytes read and written by all steps together."""
@@ -253,6 +310,9 @@ class ExecutionPlan:
             notes=data["notes"],
             kernels=tuple(_kernel(k) for k in data["kernels"]),
             actions=tuple(_action(a) for a in data["actions"]),
+            loops=tuple(
+                LoopSpan(s["first"], s["last"], tuple(s["buffers"])) for s in data["loops"]
+            ),
         )
 
 
@@ -266,6 +326,86 @@ class MemoryLayout:
 
     offsets: dict[int, int]
     peak_bytes: int
+
+
+Places = Mapping[int, tuple[int, int]]  # of windows: a buffer, and a place in it in bytes
+
+
+def unrolled(actions: Sequence[Action], bindings: Mapping[str, int]) -> Iterator[Action]:
+    """The actions in the order in which they are done, those of a loop once for each step.
+
+    They are about whole buffers and places in them: there are no loops and no windows any more.
+    """
+    return _unrolled(actions, bindings, {})
+
+
+def _unrolled(
+    actions: Sequence[Action], bindings: Mapping[str, int], places: Places
+) -> Iterator[Action]:
+    for action in actions:
+        if not isinstance(action, Loop):
+            yield _placed(action, places) if places else action
+            continue
+        count = evaluate_dim(action.count, bindings)
+        strides = [evaluate_dim(w.stride, bindings) for w in action.windows]
+        if count == 0:
+            for c in action.carried:
+                yield _placed(Copy(c.start, c.last, c.bytes), places)
+        for step in range(count):
+            element = count - 1 - step if action.reverse else step
+            inside = dict(places)
+            for window, stride in zip(action.windows, strides, strict=True):
+                base, offset = places.get(window.base, (window.base, 0))
+                inside[window.buffer] = base, offset + element * stride
+            for c in action.carried:
+                turns = (c.last, c.other)
+                old = c.start if step == 0 else turns[(count - step) % 2]
+                new = turns[(count - 1 - step) % 2]
+                inside[c.old] = places.get(old, (old, 0))
+                inside[c.new] = places.get(new, (new, 0))
+            yield from _unrolled(action.actions, bindings, inside)
+
+
+def _placed(action: Action, places: Places) -> Action:
+    """An action with places in whole buffers in place of windows."""
+
+    def place(buffer: int) -> tuple[int, int]:
+        return places.get(buffer, (buffer, 0))
+
+    match action:
+        case Launch():
+            arguments = []
+            for a in action.arguments:
+                buffer, offset = place(a.buffer)
+                arguments.append(
+                    replace(a, buffer=buffer, value=a.value + offset)
+                    if offset
+                    else replace(a, buffer=buffer)
+                )
+            return replace(action, arguments=tuple(arguments))
+        case Copy():
+            source, behind = place(action.source)
+            target, offset = place(action.target)
+            return Copy(
+                source,
+                target,
+                action.bytes,
+                action.source_offset + behind,
+                action.target_offset + offset,
+            )
+        case HostCall():
+            return replace(
+                action,
+                operands=tuple(_placed_operand(o, *place(o.buffer)) for o in action.operands),
+                results=tuple(_placed_operand(o, *place(o.buffer)) for o in action.results),
+            )
+        case Fill() if action.buffer not in places:
+            return action
+    raise ValueError(f"{action} cannot stand in a loop")
+
+
+def _placed_operand(operand: HostOperand, buffer: int, offset: int) -> HostOperand:
+    return replace(operand, buffer=buffer, offset=operand.offset + offset)
 
 
 def dense_elements(type: TensorType) -> Dim:
@@ -292,6 +432,16 @@ def _kernel(data: dict[str, Any]) -> KernelSource:
 
 def _action(data: dict[str, Any]) -> Action:
     """The action with these fields; each kind of action has a field that no other has."""
+    if "windows" in data:
+        return Loop(
+            count=_dim(data["count"]),
+            reverse=data["reverse"],
+            windows=tuple(
+                Window(w["buffer"], w["base"], _dim(w["stride"])) for w in data["windows"]
+            ),
+            carried=tuple(Carried(**{**c, "bytes": _dim(c["bytes"])}) for c in data["carried"]),
+            actions=tuple(_action(a) for a in data["actions"]),
+        )
     if "kernel" in data:
         x, y, z = data["grid"]
         return Launch(
@@ -319,12 +469,12 @@ def _action(data: dict[str, Any]) -> Action:
         )
     if "byte" in data:
         return Fill(data["buffer"], _dim(data["bytes"]), data["byte"])
-    return Copy(data["source"], data["target"], _dim(data["bytes"]))
+    return Copy(**{**data, "bytes": _dim(data["bytes"])})
 
 
 def _host_operand(data: dict[str, Any]) -> HostOperand:
     shape = tuple(_dim(d) for d in data["shape"])
-    return HostOperand(data["buffer"], shape, dtype_named(data["dtype"]))
+    return HostOperand(data["buffer"], shape, dtype_named(data["dtype"]), data["offset"])
 
 
 def _dim(data: int | str) -> Dim:

@@ -10,7 +10,15 @@
       update %0 = %2
     }
 
-Values are numbered in order of definition. Types and attributes are complete,
+A graph that a node runs stands before the node, and the attribute names it::
+
+      body 0 step {
+        input %0: float32[4]
+        return %0
+      }
+      %3: float32[4] = scan(%1, body=body(0), carries=1, length=T, reverse=False, residuals=0)
+
+Values are numbered in order of definition, in a body anew. Types and attributes are complete,
 so the text determines the graph up to source lines.
 """
 
@@ -34,10 +42,13 @@ def number_values(graph: Graph) -> dict[Value, int]:
     return {value: number for number, value in enumerate(graph.values())}
 
 
-def format_attribute(value: Any) -> str:
-    """Text of an attribute; TypeError for a type that no attribute may have."""
+def format_attribute(value: Any, bodies: Mapping[Graph, int] | None = None) -> str:
+    """Text of an attribute; TypeError for a type that no attribute may have.
+
+    ``bodies``: the numbers under which graphs are printed; without one a graph is ``body(?)``.
+    """
     if isinstance(value, tuple):
-        inner = ", ".join(format_attribute(v) for v in value)
+        inner = ", ".join(format_attribute(v, bodies) for v in value)
         return f"({inner},)" if len(value) == 1 else f"({inner})"
     if isinstance(value, DType):
         return value.name
@@ -45,6 +56,8 @@ def format_attribute(value: Any) -> str:
         return value.type if value.type == "cpu" else f"{value.type}({value.index})"
     if isinstance(value, SymbolicDim):
         return format_dim(value)
+    if isinstance(value, Graph):
+        return f"body({(bodies or {}).get(value, '?')})"
     if value is None or type(value) in (bool, int, float, str):
         return repr(value)
     raise TypeError(f"an attribute cannot be {type(value).__name__}: {value!r}")
@@ -58,7 +71,12 @@ def format_location(location: Location, scope: str = "") -> str:
     return f"{text} | {scope}" if scope else text
 
 
-def format_node(node: Node, numbers: Mapping[Value, int], locations: bool = True) -> str:
+def format_node(
+    node: Node,
+    numbers: Mapping[Value, int],
+    locations: bool = True,
+    bodies: Mapping[Graph, int] | None = None,
+) -> str:
     """One line; a value without a number prints as ``%?``."""
 
     def name(value: Value) -> str:
@@ -66,7 +84,7 @@ def format_node(node: Node, numbers: Mapping[Value, int], locations: bool = True
 
     results = ", ".join(f"{name(v)}: {v.type}" for v in node.outputs)
     arguments = [name(v) for v in node.inputs]
-    arguments += [f"{k}={format_attribute(v)}" for k, v in node.attributes.items()]
+    arguments += [f"{k}={format_attribute(v, bodies)}" for k, v in node.attributes.items()]
     text = f"{results} = {node.op.name}({', '.join(arguments)})"
     if locations and node.location is not None:
         text += f"  # {format_location(node.location, node.scope)}"
@@ -75,19 +93,30 @@ def format_node(node: Node, numbers: Mapping[Value, int], locations: bool = True
 
 def print_graph(graph: Graph, locations: bool = True) -> str:
     """The whole graph as text, without a final newline."""
+    return "\n".join(_graph_lines(graph, f"graph {quoted(graph.name)} {{", locations))
+
+
+def _graph_lines(graph: Graph, head: str, locations: bool) -> list[str]:
     numbers = number_values(graph)
-    lines = [f"graph {quoted(graph.name)} {{"]
+    bodies: dict[Graph, int] = {}
+    lines = [head]
     for value in graph.inputs:
         name = f" {quoted(value.name)}" if value.name else ""
         lines.append(f"  input %{numbers[value]}{name}: {value.type}")
-    lines.extend(f"  {format_node(node, numbers, locations)}" for node in graph.nodes)
+    for node in graph.nodes:
+        for body in node.bodies.values():
+            if body not in bodies:
+                bodies[body] = len(bodies)
+                start = f"body {bodies[body]} {quoted(body.name)} {{"
+                lines += [f"  {line}" for line in _graph_lines(body, start, locations)]
+        lines.append(f"  {format_node(node, numbers, locations, bodies)}")
     returned = " ".join(["return", ", ".join(f"%{numbers[v]}" for v in graph.outputs)]).rstrip()
     lines.append(f"  {returned}")
     lines.extend(
         f"  update %{numbers[graph.inputs[i]]} = %{numbers[v]}"
         for i, v in sorted(graph.updates.items())
     )
-    return "\n".join([*lines, "}"])
+    return [*lines, "}"]
 
 
 def quoted(name: str) -> str:

@@ -56,6 +56,11 @@ class Task:
         return not self.is_copy and self.node is not None and self.node.op.kind is OpKind.ATTENTION
 
     @property
+    def is_loop(self) -> bool:
+        """Whether the task runs a graph of its own, step by step."""
+        return not self.is_copy and self.node is not None and self.node.op.kind is OpKind.LOOP
+
+    @property
     def origin(self) -> Node | None:
         return self.node or self.source
 
@@ -192,7 +197,7 @@ def _memory_operands(node: Node) -> tuple[int, ...]:
     match node.op.kind:
         case OpKind.CONTRACTION:
             return (0, 1)
-        case OpKind.HOST | OpKind.ATTENTION:
+        case OpKind.HOST | OpKind.ATTENTION | OpKind.LOOP:
             return tuple(range(len(node.inputs)))
         case OpKind.GATHER | OpKind.RANDOM:
             return (0,)
@@ -209,7 +214,7 @@ def _suits(tasks: TaskGraph, node: Node, position: int) -> bool:
     match node.op.kind:
         case OpKind.CONTRACTION:
             return matrix_strides(node, position, layout) is not None
-        case OpKind.HOST:
+        case OpKind.HOST | OpKind.LOOP:
             return tasks.is_whole(node.inputs[position])
         case OpKind.ATTENTION if len(layout.dims) < len(node.inputs[0].type.shape):
             return tasks.is_whole(node.inputs[position])

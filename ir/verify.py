@@ -4,11 +4,13 @@
 - V2  Every operand is an input or the result of an earlier node.
 - V3  A node stands in the graph once, and its results point back to it.
 - V4  Every op is the registered one of its name.
-- V5  Attributes are None, bool, int, float, str, dtype, device, dimension, or tuples of these.
+- V5  Attributes are None, bool, int, float, str, dtype, device, dimension, tuples of these, or
+      graphs.
 - V6  The recorded types are those that the op's shape rule gives (up to relations between
       symbols that only a guard can settle), and results match them in number.
 - V7  Outputs are defined.
 - V8  An update writes to an existing input a defined value of the input's type.
+- V9  A graph in an attribute keeps these invariants itself, and has no updates.
 """
 
 from __future__ import annotations
@@ -77,6 +79,13 @@ def _text(node: Node, numbers: dict[Value, int]) -> str:
 
 
 def _verify_attributes(node: Node) -> None:
+    for name, body in node.bodies.items():
+        if body.updates:
+            raise VerifyError("V9", f"the {name} of {node.op.name} updates its inputs")
+        try:
+            verify(body)
+        except VerifyError as error:
+            raise VerifyError("V9", f"the {name} of {node.op.name} breaks {error}") from error
     for name, value in node.attributes.items():
         try:
             format_attribute(value)

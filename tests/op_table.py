@@ -12,6 +12,7 @@ from op_row import Row
 from op_rows_attention import ATTENTION_ROWS
 from op_rows_elementwise import ELEMENTWISE_ROWS
 from op_rows_folding import FOLDING_ROWS
+from op_rows_loops import LOOP_ROWS
 from op_rows_matrices import MATRIX_ROWS
 from op_rows_order import ORDER_ROWS
 from op_rows_structure import STRUCTURE_ROWS
@@ -23,5 +24,6 @@ OP_TABLE: tuple[Row, ...] = (
     *ORDER_ROWS,
     *MATRIX_ROWS,
     *ATTENTION_ROWS,
+    *LOOP_ROWS,
 )
 ROWS = {row.name: row for row in OP_TABLE}

@@ -13,6 +13,9 @@ import numpy as np
 import flamec.ir.ops  # noqa: F401
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph
+from flamec.ir.op import lookup as lookup_op
+from flamec.ir.passes.differentiate import differentiate_graph
+from flamec.ir.passes.differentiate_loops import with_residuals
 from flamec.ir.shape import Dim, SymbolicDim
 from flamec.ir.types import DType, TensorType, bfloat16, bool_, float32, int64
 
@@ -249,7 +252,36 @@ GRAPHS: dict[str, Make] = {
     "dropout_norm_odd": lambda b: dropout_norm(b, 5, 45),
     "dropout_norm_long": lambda b: dropout_norm(b, 2, 16500),
     "masked": masked,
+    "recurrence": lambda b: recurrence(b, 4, 24, 5),
+    "recurrence_odd": lambda b: recurrence(b, 3, 17, 4),
+    "recurrence_bf16": lambda b: recurrence(b, 16, 32, 3, bfloat16),
+    "recurrence_symbolic": lambda b: recurrence(b, 2, 8, B),
 }
+
+
+def recurrence(
+    b: GraphBuilder, batch: Dim, size: int, length: Dim, dtype: DType = float32
+) -> Graph:
+    """A scan over a gated cell, and its gradients: steps of products and elementwise kernels."""
+    inner = GraphBuilder()
+    h, c, x = (inner.input(TensorType((batch, size), dtype)) for _ in range(3))
+    w = inner.input(TensorType((size, size), dtype))
+    bias = inner.input(TensorType((size,), dtype))
+    product = inner.dot_general(h, w, contract=((1,), (1,)), batch=((), ()))
+    gate = inner.sigmoid(inner.add(inner.add(product, x), bias))
+    cell = inner.add(inner.mul(gate, c), inner.mul(gate, inner.tanh(x)))
+    new = inner.mul(gate, inner.tanh(cell))
+    body = inner.build([new, cell, new], name="cell")
+    attributes = {
+        "body": body, "carries": 2, "sequences": 1, "length": length, "reverse": False,
+        "residuals": 0,
+    }  # fmt: skip
+    state = [_input(b, batch, size, dtype=dtype) for _ in range(2)]
+    rest = [_input(b, length, batch, size, dtype=dtype), _input(b, size, size, dtype=dtype)]
+    operands = [*state, *rest, _input(b, size, dtype=dtype)]
+    results = b.apply(lookup_op("scan"), operands, with_residuals(attributes, [True] * 5))
+    graph = b.build(results[:3])
+    return differentiate_graph(graph, range(5), range(3))
 
 
 ANY_ORDER = {"scatter_add_any_order", "scatter_wide_any_order"}  # compiled to be so

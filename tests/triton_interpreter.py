@@ -29,7 +29,16 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from flamec.host_evaluation import evaluate_host_call
 from flamec.ir.passes.plan_memory import plan_memory
-from flamec.ir.plan import Argument, Copy, ExecutionPlan, Fill, HostCall, KernelSource, Launch
+from flamec.ir.plan import (
+    Argument,
+    Copy,
+    ExecutionPlan,
+    Fill,
+    HostCall,
+    KernelSource,
+    Launch,
+    unrolled,
+)
 from flamec.ir.shape import evaluate_dim, evaluate_shape
 from flamec.ir.types import dtype_named
 from flamec.runtime.cuda.error_words import split_word
@@ -215,13 +224,15 @@ def run_plan(
         place: int = memory[buffer].__array_interface__["data"][0]
         return place
 
-    for action in plan.actions:
+    for action in unrolled(plan.actions, bindings):
         if isinstance(action, Launch):
             _launch(plan, action, bindings, address)
             continue
         if isinstance(action, HostCall):
             arrays = [
-                host_array(address(o.buffer), evaluate_shape(o.shape, bindings), o.dtype.numpy)
+                host_array(
+                    address(o.buffer) + o.offset, evaluate_shape(o.shape, bindings), o.dtype.numpy
+                )
                 for o in (*action.operands, *action.results)
             ]
             given = len(action.operands)
@@ -233,8 +244,9 @@ def run_plan(
         if isinstance(action, Fill):
             memory[action.buffer].reshape(-1).view(np.uint8)[:count] = action.byte
         elif isinstance(action, Copy):
-            source = memory[action.source].reshape(-1).view(np.uint8)[:count]
-            memory[action.target].reshape(-1).view(np.uint8)[:count] = source
+            source = memory[action.source].reshape(-1).view(np.uint8)[action.source_offset :]
+            target = memory[action.target].reshape(-1).view(np.uint8)[action.target_offset :]
+            target[:count] = source[:count]
     for number in words:
         if memory[number][0]:
             raise program_error(plan, *split_word(int(memory[number][0])))
@@ -267,7 +279,9 @@ def _launch(
         if argument.shape:
             arguments.append(_descriptor(argument, kind, bindings, address(argument.buffer)))
         elif argument.buffer >= 0:
-            arguments.append(PointerArgument(address(argument.buffer), kind))
+            assert not isinstance(argument.value, float)
+            place = address(argument.buffer) + evaluate_dim(argument.value, bindings)
+            arguments.append(PointerArgument(place, kind))
         else:
             assert not isinstance(argument.value, float)
             arguments.append(evaluate_dim(argument.value, bindings))

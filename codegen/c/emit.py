@@ -7,6 +7,8 @@ become one C function.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from flamec.codegen.c.block_writers import ProductWriter, TiledWriter
@@ -23,7 +25,7 @@ from flamec.codegen.c.text import C_TYPES, combine, dim, identity
 from flamec.codegen.lower.row_program import CHUNKS
 from flamec.codegen.schedule import Schedule, is_small, propose
 from flamec.ir.kernel import Kernel, Load, Part, RowProgram, Store
-from flamec.ir.plan import Buffer
+from flamec.ir.plan import Buffer, Loop
 from flamec.ir.shape import Dim, symbols_of
 
 
@@ -34,6 +36,7 @@ class Emitter:
     symbols: tuple[str, ...]
     functions: list[str] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
+    _count: int = 0
     _programs: dict[tuple[RowProgram, Schedule], EmittedProgram] = field(default_factory=dict)
 
     @property
@@ -67,7 +70,7 @@ class Emitter:
     # steps ---------------------------------------------------------------------------
     def kernel(self, kernel: Kernel, buffers: tuple[int, ...]) -> None:
         """One step: ``buffers[i]`` is the plan's buffer of kernel parameter i."""
-        name = f"step_{len(self.steps)}"
+        name = self._step_name()
         writer = StatementWriter((), (), "0")
         uniform = [line for s in kernel.uniform for line in writer.write(s, None)]
         programs = [self._program(p.program) for p in kernel.parts]
@@ -111,9 +114,43 @@ class Emitter:
             "\n".join(size_declarations(self.symbols, symbols_of(buffer.elements), "call")),
         )
 
+    @contextmanager
+    def body(self) -> Iterator[list[str]]:
+        """The steps written inside are those of a loop: their names, once they are written."""
+        around, self.steps = self.steps, []
+        try:
+            yield self.steps
+        finally:
+            self.steps = around
+
+    def loop(self, loop: Loop, kernel: Kernel, body: Sequence[str]) -> None:
+        """A step that runs the steps ``body`` for each element."""
+        name = self._step_name()
+        dims = [loop.count, *(w.stride for w in loop.windows), *(c.bytes for c in loop.carried)]
+        symbols = {s for d in dims for s in symbols_of(d)}
+        comment = [f"{kernel.name}: {', '.join(kernel.operations)}", *kernel.locations]
+        holes = {
+            "name": name,
+            "comment": "\n * ".join(line.replace("*/", "* /") for line in comment),
+            "sizes": "\n".join(size_declarations(self.symbols, symbols, "call")),
+            "count": dim(loop.count),
+            "reverse": loop.reverse,
+            "windows": [(w.buffer, w.base, dim(w.stride)) for w in loop.windows],
+            "carried": [
+                (c.old, c.new, c.start, c.last, c.other, dim(c.bytes)) for c in loop.carried
+            ],
+            "steps": body,
+        }
+        self.functions.append(render("loop.c.j2", holes))
+        self.steps.append(name)
+
+    def _step_name(self) -> str:
+        self._count += 1
+        return f"step_{self._count - 1}"
+
     def _plain_step(self, comment: str, run: str, sizes: str = "") -> None:
         """A step of one statement."""
-        name = f"step_{len(self.steps)}"
+        name = self._step_name()
         holes = {
             "name": name,
             "comment": comment.replace("*/", "* /"),

@@ -25,14 +25,15 @@ from flamec.ir.passes.absorb_prologues import Absorbed
 from flamec.ir.tasks import Task, TaskGraph
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LoweredKernel:
     """A kernel and what its parameters are. ``host``: the task that is computed by a call of the
-    host instead of loops."""
+    host instead of loops; ``loop``: the task that runs a graph of its own."""
 
     kernel: Kernel
     buffers: tuple[Memory, ...]
     host: Task | None = None
+    loop: Task | None = None
 
 
 def lower_group(
@@ -49,10 +50,11 @@ def lower_group(
     ``escapes`` are the values that are needed outside of the group. ``reuse``: intermediate
     values may live where results will be. ``absorbed``: tasks that compute operands of products.
     """
-    if segments[0][0].is_host:
-        return _lower_host(segments[0][0], context, name)
-    if segments[0][0].is_attention:
-        return _lower_attention(segments[0][0], context, name)
+    first = segments[0][0]
+    if first.is_host or first.is_loop:
+        return _lower_alone(first, context, name)
+    if first.is_attention:
+        return _lower_attention(first, context, name)
     builder = KernelBuilder(errors)
     parts = []
     for tasks in segments:
@@ -76,16 +78,19 @@ def lower_group(
     return LoweredKernel(kernel, tuple(builder.parameters.buffers))
 
 
-def _lower_host(task: Task, context: TaskGraph, name: str) -> LoweredKernel:
+def _lower_alone(task: Task, context: TaskGraph, name: str) -> LoweredKernel:
+    """A task that is no loop over elements: a call of the host, or a loop over steps."""
     parameters = ParameterList()
     for value in task.operands:
         parameters.number(context.root(value))
     for value in task.results:
         parameters.number(value, written=True)
+    kind = "host" if task.is_host else "loop"
     kernel = Kernel(
-        name, "host", tuple(parameters.parameters), (), (), (), (task.name,), _locations([task])
+        name, kind, tuple(parameters.parameters), (), (), (), (task.name,), _locations([task])
     )
-    return LoweredKernel(kernel, tuple(parameters.buffers), task)
+    host, loop = (task, None) if task.is_host else (None, task)
+    return LoweredKernel(kernel, tuple(parameters.buffers), host, loop)
 
 
 def _lower_attention(task: Task, context: TaskGraph, name: str) -> LoweredKernel:

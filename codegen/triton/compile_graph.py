@@ -7,40 +7,36 @@ Nothing here touches a device or a compiler: the result is data and Triton text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from flamec.codegen.buffers import assign_buffers
+from flamec.codegen.buffers import BufferTable, assign_buffers
 from flamec.codegen.compile_graph import (
     CompiledGraph,
-    LoweringError,
     copy_step,
     host_call,
     kernel_step,
     program_symbols,
+    repeated,
 )
-from flamec.codegen.lower.group import LoweredKernel, lower_group
+from flamec.codegen.errors import LoweringError
+from flamec.codegen.loops import arrange_loop
+from flamec.codegen.lower.graph import GraphLowering, LoweredGraph
+from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import ErrorTable
 from flamec.codegen.options import CodegenOptions
-from flamec.codegen.triton.gpu_form import ChooseTile, gpu_form
+from flamec.codegen.triton.gpu_form import ChooseTile, GpuKernel, gpu_form
 from flamec.codegen.triton.launches import LaunchCollector, kernel_writer
+from flamec.codegen.triton.source import ALIGNMENT
 from flamec.ir.graph import Graph
 from flamec.ir.op import OpKind
-from flamec.ir.passes.fuse import Fusion, FusionGroup, FusionOptions, fuse
+from flamec.ir.passes.fuse import FusionGroup, FusionOptions
 from flamec.ir.passes.lower_attention import has_kernel, lower_attention
 from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.passes.normalize_contractions import normalize_contractions
-from flamec.ir.plan import Copy, ExecutionPlan, OutputSpec, Step
-from flamec.ir.tasks import TaskGraph, build_tasks
-
-
-@dataclass(frozen=True)
-class LoweredGraph:
-    """A graph as kernels for any GPU, before schedules are chosen."""
-
-    context: TaskGraph
-    fusion: Fusion
-    kernels: tuple[LoweredKernel, ...]
-    errors: tuple[str, ...]
+from flamec.ir.plan import Copy, ExecutionPlan, LoopSpan, OutputSpec, Step, Window
+from flamec.ir.shape import Dim, is_multiple
+from flamec.ir.tasks import TaskGraph
 
 
 def compile_graph(
@@ -54,61 +50,45 @@ def compile_graph(
     return emit_graph(lower_graph(graph, options), options, choose)
 
 
-def lower_graph(graph: Graph, options: CodegenOptions) -> LoweredGraph:
+@dataclass(frozen=True)
+class LoweredProgram:
+    """Kernels for any GPU, before schedules are chosen, and the messages of their errors."""
+
+    graph: LoweredGraph
+    errors: tuple[str, ...]
+
+    @property
+    def kernels(self) -> tuple[LoweredKernel, ...]:
+        """All, those of loops' bodies included."""
+        return tuple(self.graph.all_kernels())
+
+
+def lower_graph(graph: Graph, options: CodegenOptions) -> LoweredProgram:
     """The first half: kernels. LoweringError names what cannot be lowered."""
-    graph = lower_attention(lower_convolutions(graph), has_kernel)
-    context = build_tasks(normalize_contractions(graph))
-    fusion = fuse(
-        context,
-        FusionOptions(
-            options.fuse, elementwise_epilogues=True, recompute_expensive=True, prologues=True
-        ),
+    fusion = FusionOptions(
+        options.fuse, elementwise_epilogues=True, recompute_expensive=True, prologues=True
     )
     errors = _LocatedErrors()
-    kernels = []
-    for number, (group, stores) in enumerate(zip(fusion.groups, fusion.stores(), strict=True)):
-        name = f"kernel_{number}"
-        errors.enter(group)
-        try:
-            kernels.append(
-                lower_group(group.segments, context, stores, errors, name, False, group.absorbed)
-            )
-        except LookupError as error:
-            names = ", ".join(task.name for task in group.tasks)
-            raise LoweringError(f"cannot lower {names}: {error}") from error
-    return LoweredGraph(context, fusion, tuple(kernels), tuple(errors.messages))
+    lowering = GraphLowering(_prepared, fusion, errors, reuse=False, enter=errors.enter)
+    lowered = lowering.lower(graph)
+    return LoweredProgram(lowered, tuple(errors.messages))
+
+
+def _prepared(graph: Graph) -> Graph:
+    return normalize_contractions(lower_attention(lower_convolutions(graph), has_kernel))
 
 
 def emit_graph(
-    lowered: LoweredGraph, options: CodegenOptions, choose: ChooseTile | None = None
+    program: LoweredProgram, options: CodegenOptions, choose: ChooseTile | None = None
 ) -> CompiledGraph:
     """The second half: schedules, buffers, Triton. LoweringError for what has no text."""
-    context, fusion = lowered.context, lowered.fusion
-    graph = context.graph
-    kernels = [gpu_form(kernel, options, choose) for kernel in lowered.kernels]
-    table = assign_buffers(context, [k.lowered for k in kernels])
-    collector = LaunchCollector(table.buffers)
-    steps: list[Step] = []
-    for kernel in kernels:
-        numbers = tuple(table.number(buffer) for buffer in kernel.lowered.buffers)
-        if kernel.lowered.host is not None:
-            collector.actions.append(host_call(kernel.lowered.host, context, table))
-            steps.append(kernel_step(kernel.lowered, numbers, table))
-            continue
-        writer = kernel_writer(
-            kernel, numbers, collector.new_buffer, options, collector.error_buffer
-        )
-        try:
-            writer.write()
-        except LookupError as error:
-            names = ", ".join(kernel.lowered.kernel.operations)
-            raise LoweringError(f"cannot write {names} for a GPU: {error}") from error
-        collector.launches(writer, step=len(steps))
-        step = kernel_step(kernel.lowered, numbers, table)
-        once = writer.loaded_once()
-        in_place = tuple(pair for pair in step.in_place if pair[1] not in once)
-        writes = (*step.writes, *writer.temporaries)
-        steps.append(replace(step, writes=writes, in_place=in_place))
+    lowered = program.graph
+    graph = lowered.context.graph
+    forms = {k: gpu_form(k, options, choose) for k in lowered.all_kernels()}
+    table = assign_buffers(lowered.context, [forms[k].lowered for k in lowered.kernels])
+    emission = _Emission(forms, LaunchCollector(table.buffers), options)
+    emission.add(lowered, table)
+    collector, steps = emission.collector, emission.steps
     for source, target in table.copies:
         collector.actions.append(Copy(source, target, table.buffers[target].bytes))
         steps.append(copy_step(table, source, target))
@@ -124,18 +104,101 @@ def emit_graph(
         symbols=program_symbols(graph),
         source="\n\n".join(kernel.text for kernel in collector.kernels),
         language="triton",
-        errors=lowered.errors,
+        errors=program.errors,
         kernels=tuple(collector.kernels),
         actions=tuple(collector.actions),
         notes={"kernel_steps": collector.steps},
+        loops=tuple(emission.loops),
     )
     return CompiledGraph(
         plan,
-        fusion.groups,
-        fusion.decisions,
-        tuple(k.lowered.kernel for k in kernels),
-        tuple(choice for k in kernels for choice in k.choices),
+        tuple(lowered.all_groups()),
+        tuple(lowered.all_decisions()),
+        tuple(form.lowered.kernel for form in forms.values()),
+        tuple(choice for form in forms.values() for choice in form.choices),
     )
+
+
+@dataclass
+class _Emission:
+    """Collects the steps and actions of a graph and of the bodies in it."""
+
+    forms: Mapping[LoweredKernel, GpuKernel]
+    collector: LaunchCollector
+    options: CodegenOptions
+    steps: list[Step] = field(default_factory=list)
+    loops: list[LoopSpan] = field(default_factory=list)
+
+    def add(self, lowered: LoweredGraph, table: BufferTable, times: Dim = 1) -> None:
+        """The steps of a graph, which is run ``times`` times."""
+        for position, kernel in enumerate(lowered.kernels):
+            if kernel.loop is not None:
+                self._add_loop(kernel, lowered.context, table, lowered.bodies[position], times)
+                continue
+            form = self.forms[kernel]
+            numbers = tuple(table.number(buffer) for buffer in form.lowered.buffers)
+            step = repeated(kernel_step(form.lowered, numbers, table), times)
+            if kernel.host is not None:
+                self.collector.actions.append(host_call(kernel.host, lowered.context, table))
+                self.steps.append(step)
+                continue
+            writer = kernel_writer(
+                form, numbers, self.collector.new_buffer, self.options, self.collector.error_buffer
+            )
+            try:
+                writer.write()
+            except LookupError as error:
+                names = ", ".join(kernel.kernel.operations)
+                raise LoweringError(f"cannot write {names} for a GPU: {error}") from error
+            self.collector.launches(writer, step=len(self.steps))
+            once = writer.loaded_once()
+            in_place = tuple(pair for pair in step.in_place if pair[1] not in once)
+            writes = (*step.writes, *writer.temporaries)
+            self.steps.append(replace(step, writes=writes, in_place=in_place))
+
+    def _add_loop(
+        self,
+        kernel: LoweredKernel,
+        context: TaskGraph,
+        table: BufferTable,
+        body: LoweredGraph,
+        times: Dim,
+    ) -> None:
+        arranged = arrange_loop(kernel, context, table, body)
+        first = len(self.steps)
+        before, given = self._aligned(arranged.given, table)
+        behind, stacked = self._aligned(arranged.stacked, table)
+        staged = tuple(copy.target for copy in before) + tuple(copy.target for copy in behind)
+        self.steps.append(replace(arranged.step, writes=(*arranged.step.writes, *staged)))
+        around, self.collector.actions = self.collector.actions, []
+        self.collector.actions += before
+        self.add(body, arranged.table, times * arranged.loop.count)
+        self.collector.actions += (replace(c, source=c.target, target=c.source) for c in behind)
+        actions, self.collector.actions = tuple(self.collector.actions), around
+        around.append(replace(arranged.loop, windows=(*given, *stacked), actions=actions))
+        outer = (*arranged.outer, *staged)
+        self.loops.append(LoopSpan(first, len(self.steps) - 1, outer))
+
+    def _aligned(
+        self, windows: Sequence[Window], table: BufferTable
+    ) -> tuple[list[Copy], list[Window]]:
+        """Kernels are written for addresses that are multiples of 16 bytes.
+
+        A window that is not always at one becomes a temporary, to which each step copies (or
+        from which, the other way round); the window is then a buffer of its own.
+        """
+        copies, kept = [], []
+        for window in windows:
+            if is_multiple(window.stride, ALIGNMENT):
+                kept.append(window)
+                continue
+            buffer = table.buffers[window.buffer]
+            table.buffers[window.buffer] = replace(buffer, kind="temporary")
+            table.buffers.append(replace(buffer, name=f"window{len(table.buffers)}"))
+            place = len(table.buffers) - 1
+            copies.append(Copy(place, window.buffer, window.stride))
+            kept.append(Window(place, window.base, window.stride))
+        return copies, kept
 
 
 class _LocatedErrors(ErrorTable):

@@ -68,9 +68,8 @@ def gpu_form(
             tiles.append(tile)
             _make_room(rest, tile, memory.buffers)
     kernel = replace(kernel, parameters=tuple(memory.parameters), parts=tuple(parts))
-    return GpuKernel(
-        LoweredKernel(kernel, tuple(memory.buffers), lowered.host), tuple(tiles), tuple(choices)
-    )
+    form = replace(lowered, kernel=kernel, buffers=tuple(memory.buffers))
+    return GpuKernel(form, tuple(tiles), tuple(choices))
 
 
 @dataclass

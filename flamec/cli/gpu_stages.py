@@ -34,7 +34,7 @@ def gpu_stage_parts(inspection: Inspection, stage: str, target: str) -> list[Sta
 
 def gpu_plan(prepared: Prepared, target: str) -> ExecutionPlan:
     """The program of an optimized graph for a GPU; CommandFailed if it cannot be lowered."""
-    from flamec.codegen.compile_graph import LoweringError
+    from flamec.codegen.errors import LoweringError
     from flamec.codegen.options import CodegenOptions
     from flamec.codegen.triton.compile_graph import compile_graph
 

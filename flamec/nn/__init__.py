@@ -6,6 +6,7 @@ from flamec.nn import (
     global_hooks,
     init,
     normalized_weights,
+    packed_sequence,
     parametrizations,
     parametrize,
 )
@@ -39,12 +40,16 @@ from flamec.nn.pooling import *  # noqa: F403
 from flamec.nn.pooling import __all__ as _poolings
 from flamec.nn.rearrangement import *  # noqa: F403
 from flamec.nn.rearrangement import __all__ as _rearrangements
+from flamec.nn.recurrent import *  # noqa: F403
+from flamec.nn.recurrent import __all__ as _recurrent
+from flamec.nn.recurrent_cells import *  # noqa: F403
+from flamec.nn.recurrent_cells import __all__ as _recurrent_cells
 from flamec.nn.transformer import *  # noqa: F403
 from flamec.nn.transformer import __all__ as _transformers
 
 utils = namespace(
     "flamec.nn.utils",
-    "Gradient clipping, parameter vectors and parametrisations.",
+    "Gradient clipping, parameter vectors, parametrisations and packed sequences.",
     clip_grad_norm_=clip_grad_norm_,
     clip_grad_value_=clip_grad_value_,
     clip_grads_with_norm_=clip_grads_with_norm_,
@@ -53,6 +58,11 @@ utils = namespace(
     vector_to_parameters=vector_to_parameters,
     skip_init=skip_init,
     **{name: getattr(normalized_weights, name) for name in normalized_weights.__all__},
+    rnn=namespace(
+        "flamec.nn.utils.rnn",
+        "Sequences of different lengths, packed and padded.",
+        **{name: getattr(packed_sequence, name) for name in packed_sequence.__all__},
+    ),
     parametrize=namespace(
         "flamec.nn.utils.parametrize",
         "Parameters computed from others each time they are read.",
@@ -94,5 +104,7 @@ __all__ = [
     *_losses,
     *_poolings,
     *_rearrangements,
+    *_recurrent,
+    *_recurrent_cells,
     *_transformers,
 ]

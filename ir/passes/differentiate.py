@@ -74,7 +74,7 @@ def backpropagate(
             enter(node, incoming)
         op = node.op
         wanted_inputs = op.saved_inputs(needs)
-        wanted_outputs = op.saved_outputs(len(outputs))
+        wanted_outputs = op.saved_outputs(len(outputs), node.attributes)
         context = DerivativeContext(
             node.attributes,
             [saved(node, v) if i in wanted_inputs else NOT_SAVED for i, v in enumerate(inputs)],

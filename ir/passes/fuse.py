@@ -164,6 +164,7 @@ _NEEDS_OWN_LOOPS = (
     OpKind.SCATTER,
     OpKind.HOST,
     OpKind.ATTENTION,
+    OpKind.LOOP,
 )
 
 

@@ -1,6 +1,7 @@
 """Runs passes in order: times each, keeps the graph after it, verifies if asked.
 
-In: a graph and an ordered list of ``Pass`` and ``Repeat`` entries. Out: the final
+In: a graph and an ordered list of ``Pass`` and ``Repeat`` entries; each pass is run on the bodies
+of loops, too. Out: the final
 graph and one ``PassRecord`` for each run of a pass. A pass that raises, or leaves
 a graph that breaks an invariant, becomes a ``PassError`` with the text of the graph
 that went into it; nothing falls back to the graph before.
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from flamec.ir.bodies import change_bodies
 from flamec.ir.graph import Graph
 from flamec.ir.printer import print_graph
 from flamec.ir.verify import verify
@@ -101,7 +103,7 @@ def run_passes(
 def _run(entry: Pass, graph: Graph, check: bool, records: list[PassRecord]) -> Graph:
     start = time.perf_counter()
     try:
-        result = entry.run(graph)
+        result = change_bodies(entry.run(graph), entry.run)
         seconds = time.perf_counter() - start
         if check:
             verify(result)

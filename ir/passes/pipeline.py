@@ -22,6 +22,7 @@ from flamec.ir.passes.place import eliminate_transfers
 from flamec.ir.passes.recognize_attention import recognize_attention
 from flamec.ir.passes.rewrite import Rule
 from flamec.ir.passes.simplify import simplify
+from flamec.ir.passes.trim_loops import trim_loops
 
 
 def pipeline(decompositions: Mapping[str, Rule] | None = None) -> tuple[Pass | Repeat, ...]:
@@ -29,6 +30,7 @@ def pipeline(decompositions: Mapping[str, Rule] | None = None) -> tuple[Pass | R
     return (
         Pass("forget_derivatives", forget_derivatives, "no value has a derivative of its own"),
         Pass("eliminate_dead_code", eliminate_dead_code, "every node serves a result"),
+        Pass("trim_loops", trim_loops, "no loop computes what nobody reads"),
         Pass("eliminate_transfers", eliminate_transfers, "no value changes its device"),
         Pass("recognize_attention", recognize_attention, "on a GPU, attention is an operation"),
         Pass("autocast", autocast, "no value is cast twice for mixed precision"),
@@ -57,6 +59,7 @@ def pipeline(decompositions: Mapping[str, Rule] | None = None) -> tuple[Pass | R
                     "no two nodes compute the same",
                 ),
                 Pass("eliminate_dead_code", eliminate_dead_code, "every node serves a result"),
+                Pass("trim_loops", trim_loops, "no loop computes what nobody reads"),
             )
         ),
     )

@@ -8,6 +8,9 @@ takes away the transfers that then lead nowhere.
 
 from __future__ import annotations
 
+from typing import Any
+
+from flamec.ir.bodies import all_nodes, retyped
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import OpKind
 from flamec.ir.passes.rewrite import RewriteBuilder, rewrite
@@ -16,37 +19,18 @@ from flamec.ir.types import Device
 
 def devices_of(graph: Graph) -> tuple[Device, ...]:
     """The devices of a graph's values, in order of appearance."""
-    values = [*graph.inputs, *(v for node in graph.nodes for v in node.outputs)]
+    values = [*graph.inputs, *(v for node in all_nodes(graph) for v in node.outputs)]
     return tuple(dict.fromkeys(v.type.device for v in values))
 
 
 def on_one_device(graph: Graph, device: Device) -> Graph:
     """``graph`` with every value on ``device``."""
-    placed: dict[Value, Value] = {}
-    for value in graph.inputs:
-        placed[value] = Value(value.type.with_device(device), None, value.index, value.name)
-    nodes = []
-    for node in graph.nodes:
-        attributes = {
-            name: device if isinstance(value, Device) else value
-            for name, value in node.attributes.items()
-        }
-        if node.op.kind is OpKind.CREATION:
-            attributes["device"] = device
-        operands = [placed[v] for v in node.inputs]
-        types = tuple(v.type.with_device(device) for v in node.outputs)
-        moved = Node(node.op, operands, attributes, node.location, node.scope, types)
-        for old, new in zip(node.outputs, moved.outputs, strict=True):
-            new.name = old.name
-            placed[old] = new
-        nodes.append(moved)
-    return Graph(
-        tuple(placed[v] for v in graph.inputs),
-        tuple(nodes),
-        tuple(placed[v] for v in graph.outputs),
-        {position: placed[v] for position, v in graph.updates.items()},
-        graph.name,
-    )
+
+    def placed(node: Node) -> dict[str, Any]:
+        attributes = {k: device if isinstance(v, Device) else v for k, v in node.attributes.items()}
+        return attributes | ({"device": device} if node.op.kind is OpKind.CREATION else {})
+
+    return retyped(graph, lambda type: type.with_device(device), placed)
 
 
 def eliminate_transfers(graph: Graph) -> Graph:

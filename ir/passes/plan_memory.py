@@ -2,7 +2,8 @@
 
 In: an ``ExecutionPlan`` and the values of its symbols. Out: a ``MemoryLayout``.
 Invariant: two buffers overlap in the arena only if one is dead before the other
-is first written, or if the step between them may write in place.
+is first written, or if the step between them may write in place. What a loop is given or
+gives is alive in all of its steps.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ def plan_memory(plan: ExecutionPlan, bindings: Mapping[str, int]) -> MemoryLayou
             if plan.buffers[buffer].kind == "temporary":
                 first.setdefault(buffer, position)
                 last[buffer] = position
+    for loop in plan.loops:
+        for buffer in loop.buffers:
+            if plan.buffers[buffer].kind == "temporary":
+                first[buffer] = min(first[buffer], loop.first)
+                last[buffer] = max(last[buffer], loop.last)
     size = {b: _aligned(evaluate_dim(plan.buffers[b].bytes, bindings)) for b in first}
     host = _share_in_place(plan, first, last, size)
     closes_with: dict[int, int] = {}

@@ -30,9 +30,9 @@ class HostStep:
         self._types = [(evaluate_shape(o.shape, bindings), o.dtype.numpy) for o in operands]
         self._addresses = [0] * len(operands)
 
-    def set_address(self, position: int, address: int) -> None:
-        """Where an operand, or behind those a result, is."""
-        self._addresses[position] = address
+    def set_address(self, position: int, offset: int, address: int) -> None:
+        """Where the buffer of an operand, or behind those of a result, is, and its offset there."""
+        self._addresses[position] = address + offset
 
     def __call__(self, stream: Stream) -> None:
         arrays = []

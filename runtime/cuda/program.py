@@ -1,9 +1,10 @@
 """Run a plan on a GPU: launches in a stream, or one launch of a captured graph.
 
 In: a plan with its loaded kernels. Out: ``CudaProgram``, which binds sizes to a program that
-is called. Invariants: temporaries lie in an arena of the calling thread's current stream at
-the planned offsets; a graph is launched with the addresses of this call, whatever they were
-when it was captured.
+is called. Loops become their launches one after the other: the same kernels at other addresses,
+which a graph can hold. Invariants: temporaries lie in an arena of the calling thread's current
+stream at the planned offsets; a graph is launched with the addresses of this call, whatever they
+were when it was captured.
 """
 
 from __future__ import annotations
@@ -18,7 +19,17 @@ from pathlib import Path
 
 import numpy as np
 
-from flamec.ir.plan import Action, Argument, ExecutionPlan, Fill, HostCall, KernelSource, Launch
+from flamec.ir.plan import (
+    Action,
+    Argument,
+    Copy,
+    ExecutionPlan,
+    Fill,
+    HostCall,
+    KernelSource,
+    Launch,
+    unrolled,
+)
 from flamec.ir.shape import evaluate_dim, evaluate_shape
 from flamec.runtime.cuda import transfer
 from flamec.runtime.cuda.driver import CudaContext
@@ -147,7 +158,7 @@ class BoundCudaProgram:
         self._written = np.full(len(plan.buffers), _UNSET, np.uint64)
         self._uses: defaultdict[int, list[tuple[int, SetAddress]]] = defaultdict(list)
         self._scratch: list[tuple[int, KernelLaunch]] = []
-        for action in plan.actions:
+        for action in unrolled(plan.actions, self.bindings):
             self._add(action)
         needed = max((launch.scratch_bytes for _, launch in self._scratch), default=0)
         self._scratch_offset = -(-self.layout.peak_bytes // 256) * 256
@@ -168,6 +179,7 @@ class BoundCudaProgram:
         if isinstance(action, HostCall):
             self._add_host_call(action)
             return
+        assert isinstance(action, (Fill, Copy)), "loops are unrolled"
         nbytes = evaluate_dim(action.bytes, self.bindings)
         if nbytes == 0:
             return
@@ -179,8 +191,11 @@ class BoundCudaProgram:
         else:
             copy = transfer.Copy(nbytes)
             self.steps.append(copy)
-            self._uses[action.target].append((number, lambda a: setattr(copy, "to", a)))
-            self._uses[action.source].append((number, lambda a: setattr(copy, "source", a)))
+            to, source = action.target_offset, action.source_offset
+            self._uses[action.target].append((number, lambda a: setattr(copy, "to", a + to)))
+            self._uses[action.source].append(
+                (number, lambda a: setattr(copy, "source", a + source))
+            )
 
     def _add_launch(self, action: Launch) -> None:
         x, y, z = evaluate_shape(action.grid, self.bindings)
@@ -219,7 +234,7 @@ class BoundCudaProgram:
         number = len(self.steps)
         self.steps.append(step)
         for position, operand in enumerate((*action.operands, *action.results)):
-            setter = partial(step.set_address, position)
+            setter = partial(step.set_address, position, operand.offset)
             self._uses[operand.buffer].append((number, setter))
 
     def _number(self, argument: Argument) -> int | float:

@@ -1,0 +1,235 @@
+"""``scan``: a Python function run for each element of sequences, as one operation.
+
+The function is traced once, whatever the length, and becomes the body of the primitive ``scan``
+(``ir/ops/loops.py``), eager and compiled. Meaning and argument order are those of
+``jax.lax.scan``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flamec.conversion import tensor as make_tensor
+from flamec.dispatch import apply_named, write
+from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.primitives import ops
+from flamec.ir.bodies import reordered
+from flamec.ir.passes.differentiate_loops import with_residuals
+from flamec.ir.shape import Dim, equal, format_shape
+from flamec.ir.types import TensorType, promote_types
+from flamec.state import thread
+from flamec.structures import Structure, flatten, unflatten
+from flamec.tensor import Tensor
+from flamec.traced_body import TracedBody, trace_body
+
+__all__ = ["scan"]
+
+
+def scan(
+    f: Callable[[Any, Any], tuple[Any, Any]],
+    init: Any,
+    xs: Any = None,
+    length: int | None = None,
+    reverse: bool = False,
+) -> tuple[Any, Any]:
+    """Carry values along sequences: ``carry, y = f(carry, x)`` for each element ``x`` of ``xs``.
+
+    ``init``: the first carried values, a tensor, number or nested structure of them. ``xs``: the
+    same of sequences, which lie along the first dimension; None to run ``length`` times with
+    ``x=None``. ``reverse``: begin with the last element. Returns the last carried values, and the
+    ``y`` of all steps stacked along a new first dimension (in the order of ``xs``), in the
+    structures that ``f`` returned.
+
+    ``f`` is called once, on stand-ins, and must return carried values of the same structure, shapes
+    and dtypes as it gets; the number of steps may vary from call to call without a new
+    compilation. It may use other tensors, with gradients, and draw random numbers;
+    tensors from outside that it changes in place have their last value afterwards.
+
+    TypeError if the function returns no pair or other carried values than it got; ValueError if
+    lengths differ or none is given.
+    """
+    if thread.trace is None and not callable(f):
+        raise OperationTypeError(f"scan: f must be a function, not {type(f).__name__}")
+    state, structure = _leaves("scan", "init", init)
+    sequences, sequence_structure = _leaves("scan", "xs", xs)
+    count = _length(sequences, length)
+    elements = [t._type.with_shape(t._type.shape[1:]) for t in sequences if t is not None]
+    body = _traced(f, state, structure, elements, sequence_structure, sequences)
+    init_tensors = [t for t in state if t is not None]
+    promoted = _promoted(init_tensors, flatten(init)[0], body)
+    if promoted is not None:
+        init_tensors = promoted
+        state = list(_restored(init_tensors, state))
+        body = _traced(f, state, structure, elements, sequence_structure, sequences)
+    _check_carry(body, structure, state)
+    return _apply(body, structure, state, sequences, count, reverse)
+
+
+def _leaves(name: str, what: str, value: Any) -> tuple[list[Tensor | None], Structure]:
+    """Tensors for the leaves; None stays."""
+    leaves, structure = flatten(value)
+    tensors: list[Tensor | None] = []
+    for leaf in leaves:
+        if leaf is None or isinstance(leaf, Tensor):
+            tensors.append(leaf)
+        elif isinstance(leaf, (bool, int, float)):
+            tensors.append(make_tensor(leaf))
+        else:
+            raise OperationTypeError(
+                f"{name}: {what} must be made of tensors and numbers, not {type(leaf).__name__} "
+                f"(at {user_location()})"
+            )
+    return tensors, structure
+
+
+def _length(sequences: Sequence[Tensor | None], length: int | None) -> Dim:
+    """The number of steps; ValueError if that is not clear."""
+    found: Dim | None = length
+    for tensor in sequences:
+        if tensor is None:
+            continue
+        shape = tensor._type.shape
+        if not shape:
+            raise OperationError(
+                f"scan: got a value with no leading axis to scan over in xs (at {user_location()})"
+            )
+        if found is None:
+            found = shape[0]
+        elif not equal(shape[0], found):
+            raise OperationError(
+                f"scan: got sequences of different lengths: {found} and {shape[0]}, of shape "
+                f"{format_shape(shape)} (at {user_location()})"
+            )
+    if found is None:
+        raise OperationError(
+            f"scan: without xs the number of steps must be given as length (at {user_location()})"
+        )
+    if isinstance(found, int) and found < 0:
+        raise OperationError(f"scan: length must not be negative: {found} (at {user_location()})")
+    return found
+
+
+def _traced(
+    f: Callable[..., Any],
+    state: Sequence[Tensor | None],
+    structure: Structure,
+    elements: Sequence[TensorType],
+    sequence_structure: Structure,
+    sequences: Sequence[Tensor | None],
+) -> TracedBody:
+    carried = [t for t in state if t is not None]
+    types = [*(t._type for t in carried), *elements]
+    records = thread.grad_enabled
+    tracked = [records and t._type.dtype.is_floating_point for t in carried]
+    tracked += [records and t.requires_grad for t in sequences if t is not None]
+
+    def arguments(stand_ins: list[Tensor]) -> tuple[Any, Any]:
+        first, rest = stand_ins[: len(carried)], stand_ins[len(carried) :]
+        return (
+            unflatten(structure, _restored(first, state)),
+            unflatten(sequence_structure, _restored(rest, sequences)),
+        )
+
+    return trace_body("scan", f, types, tracked, arguments)
+
+
+def _restored(tensors: Sequence[Tensor], like: Sequence[Any]) -> Any:
+    """``tensors`` with None where ``like`` has it."""
+    rest = iter(tensors)
+    return iter([None if entry is None else next(rest) for entry in like])
+
+
+def _pair(body: TracedBody) -> tuple[Structure, Structure]:
+    """The structures of the carried values and of what is stacked."""
+    structure = body.structure
+    if structure.kind is not tuple or len(structure.children) != 2:
+        raise OperationTypeError(f"scan: f must return a pair (carry, y) (at {user_location()})")
+    carry, y = structure.children
+    return carry, y
+
+
+def _promoted(
+    init: Sequence[Tensor], leaves: Sequence[Any], body: TracedBody
+) -> list[Tensor] | None:
+    """The first carried values with Python numbers in the dtypes that the function gives back."""
+    given = [leaf for leaf in leaves if leaf is not None]
+    outputs = body.graph.outputs[: len(init)]
+    changed = False
+    found = []
+    for tensor, leaf, value in zip(init, given, outputs, strict=False):
+        wanted = value.type.dtype
+        plain = not isinstance(leaf, Tensor) and wanted is not tensor._type.dtype
+        if plain and promote_types(wanted, tensor._type.dtype) is wanted:
+            tensor, changed = ops.cast(tensor, wanted), True
+        found.append(tensor)
+    return found if changed else None
+
+
+def _check_carry(body: TracedBody, structure: Structure, state: Sequence[Tensor | None]) -> None:
+    """TypeError if the function gives back other carried values than it gets."""
+    carry, _ = _pair(body)
+    present = [t is not None for t in state]
+    if carry != structure or list(body.present[: carry.leaf_count]) != present:
+        raise OperationTypeError(
+            "scan: the carried values that f returns have another structure than those it gets "
+            f"(at {user_location()})"
+        )
+    carried = [t for t in state if t is not None]
+    for position, (tensor, value) in enumerate(zip(carried, body.graph.outputs, strict=False)):
+        old, new = tensor._type, value.type
+        same = len(old.shape) == len(new.shape) and all(map(equal, old.shape, new.shape))
+        if not same or old.dtype is not new.dtype or old.device != new.device:
+            raise OperationTypeError(
+                f"scan: carried value {position} is {old} when f gets it and {new} when f returns "
+                f"it; both must be the same (at {user_location()})"
+            )
+
+
+def _apply(
+    body: TracedBody,
+    structure: Structure,
+    state: Sequence[Tensor | None],
+    sequences: Sequence[Tensor | None],
+    length: Dim,
+    reverse: bool,
+) -> tuple[Any, Any]:
+    """Emit the operation; tensors that the function changed are carried, too."""
+    carried = [t for t in state if t is not None]
+    stacked = [t for t in sequences if t is not None]
+    graph, count = body.graph, len(carried)
+    written = [body.captured[p] for p in body.written]
+    constants = [i for i in range(len(body.captured)) if i not in body.written]
+    values, captured = graph.inputs[:count], graph.inputs[count + len(stacked) :]
+    inputs = [
+        *values,
+        *(captured[p] for p in body.written),
+        *graph.inputs[count : count + len(stacked)],
+        *(captured[i] for i in constants),
+    ]
+    results = len(graph.outputs) - len(written)
+    outputs = [*graph.outputs[:count], *graph.outputs[results:], *graph.outputs[count:results]]
+    operands = [*carried, *written, *stacked, *(body.captured[i] for i in constants)]
+    attributes: dict[str, Any] = {
+        "body": reordered(graph, inputs, outputs),
+        "carries": count + len(written),
+        "sequences": len(stacked),
+        "length": length,
+        "reverse": bool(reverse),
+        "residuals": 0,
+    }
+    if thread.grad_enabled:
+        needs = [t.requires_grad for t in operands]
+        if any(needs):
+            attributes = with_residuals(attributes, needs)
+    made = apply_named("scan", *operands, **attributes)
+    made = made if isinstance(made, tuple) else (made,)
+    for target, new in zip(written, made[count:], strict=False):
+        write(target, new, "scan")
+    last = iter(made[:count])
+    stacks = made[count + len(written) : len(made) - attributes["residuals"]]
+    carry, y = _pair(body)
+    flags = body.present[carry.leaf_count :]
+    rest = iter(stacks)
+    ys = unflatten(y, iter([next(rest) if flag else None for flag in flags]))
+    return unflatten(structure, _restored(list(last), state)), ys
