@@ -78,6 +78,11 @@ class Captured:
     def name(self) -> str:
         return self.graph.name
 
+    @property
+    def equal_sizes(self) -> list[tuple[Dim, Dim]]:
+        """Pairs of sizes that the guards say are equal."""
+        return [(g.left, g.right) for g in self.shape_guards if g.relation == "==" and g.holds]
+
 
 @dataclass
 class Dynamic:

@@ -22,6 +22,7 @@ from flamec.config import CompileOptions, default_options
 from flamec.differentiable import DifferentiableProgram
 from flamec.errors import CompileError, DataDependentError, user_location
 from flamec.ir.graph import Location
+from flamec.ir.passes.settle_sizes import settle_sizes
 from flamec.prepared import Prepared
 from flamec.program import Program
 from flamec.state import process, thread
@@ -176,7 +177,8 @@ class CompiledFunction:
         return program
 
     def prepare(self, captured: Captured) -> Prepared:
-        return prepare(captured.graph, captured.symbols, self.options)
+        graph = settle_sizes(captured.graph, captured.equal_sizes)
+        return prepare(graph, captured.symbols, self.options)
 
     def trace(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
         """Run the function on tracers; sizes and numbers that varied before become inputs."""

@@ -32,6 +32,7 @@ from flamec.ir.passes.differentiate import differentiate_graph
 from flamec.ir.passes.forget_derivatives import forget_derivatives
 from flamec.ir.passes.partition import partition
 from flamec.ir.passes.recognize_attention import recognize_attention
+from flamec.ir.passes.settle_sizes import settle_sizes
 from flamec.prepared import Prepared, graph_device
 from flamec.program import Program
 from flamec.stages import Stages
@@ -61,6 +62,7 @@ class DifferentiableProgram:
                 captured.trace.regions,
             )
         )
+        joint = settle_sizes(joint, captured.equal_sizes)
         joint = recognize_attention(joint)  # before it is cut between forward and backward
         on_gpu = graph_device(joint).type == "cuda"
         counts = len(captured.graph.inputs), len(captured.graph.outputs)

@@ -12,7 +12,7 @@ from typing import Any
 
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Node, Value
-from flamec.ir.shape import SymbolicDim, evaluate_dim, evaluate_shape, symbols_of
+from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, evaluate_shape, substitute, symbols_of
 from flamec.ir.types import TensorType
 
 
@@ -128,6 +128,13 @@ def bound_attribute(value: Any, bindings: Mapping[str, int]) -> Any:
     if isinstance(value, Graph):
         return bound_graph(value, bindings)
     return evaluate_dim(value, bindings) if isinstance(value, SymbolicDim) else value
+
+
+def substituted(value: Any, replacements: Mapping[str, Dim]) -> Any:
+    """An attribute with other sizes in place of symbols; graphs are left as they are."""
+    if isinstance(value, tuple):
+        return tuple(substituted(v, replacements) for v in value)
+    return substitute(value, replacements) if isinstance(value, SymbolicDim) else value
 
 
 def symbols_in(entry: object) -> dict[str, None]:

@@ -15,10 +15,9 @@ import networkx
 
 from flamec.ir.graph import Node, Value
 from flamec.ir.loop_nest import estimate
-from flamec.ir.op import OpKind
+from flamec.ir.passes.run_again import FREE, can_run_again
 from flamec.ir.plan import dense_elements
 
-_FREE = (OpKind.VIEW, OpKind.CREATION, OpKind.BARRIER)
 _NEVER = float("inf")
 
 
@@ -43,7 +42,7 @@ def choose_saved_values(
         again = can_run_again(node, expensive)
         for value in node.outputs:
             cost = _bytes(value) * (1 if value in returned else 2)
-            capacity = _NEVER if node.op.kind in _FREE else cost
+            capacity = _NEVER if node.op.kind in FREE else cost
             network.add_edge((value, "out"), (value, "in"), capacity=capacity)
             if not again:
                 network.add_edge((value, "in"), "kept", capacity=_NEVER)
@@ -60,13 +59,6 @@ def choose_saved_values(
         if (value, "out") in above and (value, "in") not in above
     }
     return saved, _needed(nodes, required, saved)
-
-
-def can_run_again(node: Node, expensive: bool) -> bool:
-    """Whether a node may be computed a second time instead of keeping its result."""
-    if node.op.kind is OpKind.ELEMENTWISE:
-        return expensive or not node.op.expensive
-    return node.op.kind in _FREE
 
 
 def _needed(

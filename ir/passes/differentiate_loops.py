@@ -2,8 +2,8 @@
 
 In: a body, and which operands want gradients. Out: a body that takes the gradients of the new
 carried values and gives those of the old ones. What it needs of the forward steps is stacked by
-them (residuals, chosen as for a backward program: ``choose_saved_values``) or follows from what
-is; where that is not so, the forward scan is run again. Gradients of constants are sums over
+them (residuals) or follows from what is; where that is not so, the forward scan is run again.
+Gradients of constants are sums over
 the steps: where they are sums of products, the factors are stacked and one product after the scan
 contracts the steps, too; else they are carried. What it emits is a scan, which has
 a derivative again.
@@ -21,6 +21,7 @@ from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import Attributes, DerivativeContext, OpKind, lookup
 from flamec.ir.passes.differentiate import backpropagate, dependents
 from flamec.ir.passes.eliminate_dead_code import eliminate_dead_code
+from flamec.ir.passes.run_again import FREE, can_run_again
 from flamec.ir.shape import Dim, product, structurally_equal
 
 
@@ -142,22 +143,31 @@ def _stacking(
 
 
 def _residuals(pullback: _Pullback) -> list[Value]:
-    """What the forward steps stack so that the backward body can be computed from it."""
-    from flamec.ir.passes.choose_saved_values import choose_saved_values  # loads networkx
+    """What the forward steps stack so that the backward body can be computed from it.
 
+    That is what the backward body reads, without what follows from the rest of it, elements of
+    sequences and constants by operations that may run again.
+    """
     body = pullback.body
     varying = _varying(body.nodes, body.inputs[: pullback.split])
-    nodes = [n for n in body.nodes if any(v in varying for v in n.inputs)]
-    nodes += [n for n in body.nodes if n.op.kind is OpKind.CREATION]
-    made = {v for n in nodes for v in n.outputs}
-    constant = [v for n in body.nodes for v in n.outputs if v not in made]
-    required = pullback.required()
     on_gpu = any(v.type.device.type != "cpu" for v in body.inputs)
-    inputs = [*body.inputs, *constant]
-    saved, again = choose_saved_values(nodes, inputs, (), required, expensive=on_gpu)
-    read = {*required, *(v for n in again for v in n.inputs)}
-    state = [v for v in body.inputs[: pullback.carries] if v in read]
-    return [*state, *(v for n in nodes for v in n.outputs if v in saved)]
+    wanted = set(pullback.required())
+    given = set(body.inputs[pullback.carries :])
+    for node in body.nodes:
+        if not any(v in varying for v in node.outputs):
+            given.update(node.outputs)  # follows from constants alone
+    again: set[Value] = set()
+    for node in reversed(body.nodes):
+        if wanted.isdisjoint(node.outputs) or any(v in given for v in node.outputs):
+            continue
+        free = node.op.kind in FREE
+        kept = all(v in wanted or v in given for v in node.inputs)
+        if can_run_again(node, on_gpu) and (free or kept):
+            again.update(node.outputs)
+            wanted.update(v for v in node.inputs if v not in given)
+    state = [v for v in body.inputs[: pullback.carries] if v in wanted]
+    made = (v for n in body.nodes for v in n.outputs)
+    return [*state, *(v for v in made if v in wanted and v not in again and v not in given)]
 
 
 def _varying(nodes: Iterable[Node], first: Iterable[Value]) -> set[Value]:

@@ -110,6 +110,7 @@ def test_vmap_and_forward_mode() -> None:
         np.testing.assert_allclose(many[i].numpy(), unrolled(w, h[0], xs[:, i]).numpy(), rtol=1e-12)
     _, tangent = func.jvp(lambda w: scanned(w, h, xs), (w,), (ws[1],))
     _, wanted = func.jvp(lambda w: unrolled(w, h, xs), (w,), (ws[1],))
+    assert not tangent.requires_grad
     np.testing.assert_allclose(tangent.numpy(), wanted.numpy(), rtol=1e-10)
 
 
