@@ -1,0 +1,51 @@
+"""The whole training step of a two-layer LSTM over 64 steps (width 128, batch 32, Adam)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks.frameworks import torch_like
+from benchmarks.harness import Step, Workload
+
+TIME, BATCH, INPUT, HIDDEN, LAYERS, CLASSES = 64, 32, 64, 128, 2, 10
+
+
+def build(framework: Any, compile: Callable[[Any], Any]) -> Step:
+    """The training step as a user of flamec or torch writes it."""
+    nn = framework.nn
+    lstm = nn.LSTM(INPUT, HIDDEN, num_layers=LAYERS)
+    head = nn.Linear(HIDDEN, CLASSES)
+    random = np.random.default_rng(0)
+    parameters = [*lstm.parameters(), *head.parameters()]
+    with framework.no_grad():
+        for parameter in parameters:
+            values = random.uniform(-0.09, 0.09, tuple(parameter.shape)).astype(np.float32)
+            parameter.copy_(framework.from_numpy(values))
+    x = framework.from_numpy(random.standard_normal((TIME, BATCH, INPUT), np.float32))
+    y = framework.from_numpy(random.integers(0, CLASSES, BATCH))
+    criterion = nn.CrossEntropyLoss()
+    optimizer = framework.optim.Adam(parameters, lr=0.001)
+
+    @compile
+    def step(x: Any, y: Any) -> Any:
+        optimizer.zero_grad()
+        output, _ = lstm(x)
+        loss = criterion(head(output[-1]), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return lambda: step(x, y)
+
+
+WORKLOADS = (
+    Workload(
+        "lstm_step",
+        "LSTM of 2 layers of 128 over 64 steps, batch 32, Adam, whole step",
+        torch_like(build),
+        tolerance=1e-3,
+    ),
+)
