@@ -16,8 +16,8 @@ from flamec.trace import InputSource, Root, Trace
 
 
 class InnerTrace(Trace):
-    """See the module's docstring. ``outer``: the trace around it, or None; ``batch_randomness``: how
-    ``vmap`` draws for the elements of a batch, None where the trace is not of one."""
+    """See the module's docstring. ``outer``: the trace around it, or None; ``batch_randomness``:
+    how ``vmap`` draws for the elements of a batch, None where the trace is not of one."""
 
     def __init__(self, batch_randomness: str | None = None) -> None:
         super().__init__()
