@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flamec import random
@@ -54,18 +54,18 @@ class FusedProgram:
     """
 
     forward: Graph
-    backward: Graph | None
     structure: Structure
     returned: int
-    recorded: tuple[int, ...]
-    tracked: tuple[int, ...]
-    saved_outputs: tuple[int, ...]
-    read_inputs: tuple[int, ...]
-    kept_inputs: tuple[int, ...]
-    kept_outputs: tuple[int, ...]
-    tracked_values: frozenset[Value]
     captured: tuple[Tensor, ...]
     guards: tuple[ShapeGuard, ...]
+    backward: Graph | None = None
+    recorded: tuple[int, ...] = ()
+    tracked: tuple[int, ...] = ()
+    saved_outputs: tuple[int, ...] = ()
+    read_inputs: tuple[int, ...] = ()
+    kept_inputs: tuple[int, ...] = ()
+    kept_outputs: tuple[int, ...] = ()
+    tracked_values: frozenset[Value] = frozenset()
 
     def holds(self, bindings: Mapping[str, int]) -> bool:
         """Whether the program is right for these sizes."""
@@ -143,19 +143,16 @@ def _program(trace: _FunctionTrace, result: Any, name: str) -> FusedProgram:
     for root in trace.roots.values():
         if root.written and root.input_position is not None and root.value in trace.tracked:
             raise NotFusable("it changes an argument in place that wants a gradient")
-    graph = trace.build(outputs, name)
-    recorded = tuple(i for i, v in enumerate(outputs) if v in trace.tracked)
-    tracked = tuple(i for i, v in enumerate(graph.inputs[:count]) if v in trace.tracked)
-    parts = _split(graph, count, tracked, recorded, trace.tracked)
-    return FusedProgram(
+    program = FusedProgram(
+        forward=trace.build(outputs, name),
         structure=structure,
         returned=len(outputs),
-        recorded=recorded,
-        tracked=tracked if recorded else (),
         captured=tuple(captured),
         guards=tuple(trace.oracle.guards.values()),
-        **parts,
     )
+    if any(v in trace.tracked for v in outputs):
+        return _differentiated(program, trace.tracked)
+    return program
 
 
 def _outputs(trace: Trace, leaves: Sequence[Any]) -> list[Value]:
@@ -175,46 +172,39 @@ def _outputs(trace: Trace, leaves: Sequence[Any]) -> list[Value]:
 
 
 # what is saved ---------------------------------------------------------------------------
-def _split(
-    graph: Graph,
-    arguments: int,
-    tracked: tuple[int, ...],
-    recorded: tuple[int, ...],
-    values: Container[Value],
-) -> dict[str, Any]:
-    """The graphs and positions of a ``FusedProgram`` of so many ``arguments``."""
-    if not recorded:
-        nothing: tuple[int, ...] = ()
-        return {
-            "forward": graph,
-            "backward": None,
-            "saved_outputs": nothing,
-            "read_inputs": nothing,
-            "kept_inputs": nothing,
-            "kept_outputs": nothing,
-            "tracked_values": frozenset(),
-        }
+def _differentiated(program: FusedProgram, values: Container[Value]) -> FusedProgram:
+    """The program with its derivative; ``values``: what gradients flow through."""
+    graph, arguments = program.forward, len(program.forward.inputs) - len(program.captured)
+    recorded = tuple(i for i, v in enumerate(graph.outputs) if v in values)
+    tracked = tuple(i for i, v in enumerate(graph.inputs[:arguments]) if v in values)
     joint = differentiate_graph(graph, tracked, recorded, values)
     on_gpu = graph.inputs[0].type.device.type == "cuda"
-    count = len(graph.outputs)
-    parts = partition(joint, len(graph.inputs), count, expensive=on_gpu)
+    parts = partition(joint, len(graph.inputs), program.returned, expensive=on_gpu)
     outputs = list(graph.outputs)
-    saved_outputs = [_placed(v, outputs) for v in parts.forward.outputs[count:]]
-    kept_outputs = list(saved_outputs)
-    kept_inputs = [i for i in parts.saved_inputs if i < arguments]
+    saved = [_placed(v, outputs) for v in parts.forward.outputs[program.returned :]]
     nodes = parts.forward.nodes  # with those of the derivative that need no gradient
+    forward = Graph(graph.inputs, nodes, tuple(outputs), graph.updates, graph.name)
     found = _tracked(graph, nodes, tracked, values)
-    whole = Graph(graph.inputs, nodes, tuple(outputs), graph.updates, graph.name)
-    _close(whole, tracked, outputs, kept_inputs, kept_outputs, found, arguments)
-    return {
-        "forward": Graph(graph.inputs, nodes, tuple(outputs), graph.updates, graph.name),
-        "backward": parts.backward,
-        "saved_outputs": tuple(saved_outputs),
-        "read_inputs": parts.saved_inputs,
-        "kept_inputs": tuple(kept_inputs),
-        "kept_outputs": tuple(dict.fromkeys(kept_outputs)),
-        "tracked_values": frozenset(found),
-    }
+    kept = {outputs[k] for k in saved} | {graph.inputs[i] for i in parts.saved_inputs}
+    kept_outputs = list(saved)
+    kept_inputs = [i for i in parts.saved_inputs if i < arguments]
+    for position in _missing(forward, tracked, kept, found):
+        if position in graph.updates:  # its old contents are lost with the call
+            kept_outputs.append(_placed(graph.inputs[position], outputs))
+        elif position < arguments:
+            kept_inputs.append(position)
+    return replace(
+        program,
+        forward=replace(forward, outputs=tuple(outputs)),
+        backward=parts.backward,
+        recorded=recorded,
+        tracked=tracked,
+        saved_outputs=tuple(saved),
+        read_inputs=parts.saved_inputs,
+        kept_inputs=tuple(kept_inputs),
+        kept_outputs=tuple(dict.fromkeys(kept_outputs)),
+        tracked_values=frozenset(found),
+    )
 
 
 def _tracked(
@@ -240,21 +230,14 @@ def _placed(value: Value, outputs: list[Value]) -> int:
     return outputs.index(value)
 
 
-def _close(
-    graph: Graph,
-    tracked: tuple[int, ...],
-    outputs: list[Value],
-    kept_inputs: list[int],
-    kept_outputs: list[int],
-    values: set[Value],
-    arguments: int,
-) -> None:
-    """Keep what derivatives of all outputs, the saved ones among them, read.
+def _missing(
+    graph: Graph, tracked: Sequence[int], kept: set[Value], values: set[Value]
+) -> list[int]:
+    """The inputs that must be kept, too, so that derivatives of all outputs can be computed.
 
-    A derivative of second order sends gradients to saved values, too. Inputs are added until
-    all values that are read follow from what is kept.
+    A derivative of second order sends gradients to saved values, which are outputs, as well.
     """
-    wanted = [i for i, v in enumerate(outputs) if v in values]
+    wanted = [i for i, v in enumerate(graph.outputs) if v in values]
     joint = differentiate_graph(graph, tracked, wanted, values)
     late = set(joint.inputs[len(graph.inputs) :])
     read: set[Value] = set()
@@ -262,9 +245,8 @@ def _close(
         if any(v in late for v in node.inputs):
             late.update(node.outputs)
             read.update(v for v in node.inputs if v not in late)
-    read.update(v for v in joint.outputs[len(outputs) :] if v not in late)
-    kept = {outputs[k] for k in kept_outputs} | {graph.inputs[i] for i in kept_inputs}
-    stack, seen = list(read), set(kept)
+    read.update(v for v in joint.outputs[len(graph.outputs) :] if v not in late)
+    stack, seen, missing = list(read), set(kept), []
     while stack:
         value = stack.pop()
         if value in seen:
@@ -272,12 +254,9 @@ def _close(
         seen.add(value)
         if value.node is not None:
             stack.extend(value.node.inputs)
-            continue
-        position = graph.inputs.index(value)
-        if position in graph.updates:  # its old contents are lost with the call
-            kept_outputs.append(_placed(value, outputs))
-        elif position < arguments:
-            kept_inputs.append(position)
+        else:
+            missing.append(graph.inputs.index(value))
+    return missing
 
 
 # derivatives of any order ----------------------------------------------------------------
