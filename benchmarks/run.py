@@ -30,7 +30,9 @@ FILES = (
     "column_sum",
     "transposed_copy",
     "gpt_step",
+    "encoder_step",
     "convnet_step",
+    "resnet_step",
     "first_call",
     "import_time",
 )

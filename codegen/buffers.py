@@ -134,8 +134,10 @@ def _touches(statements: Sequence[Statement], parameter: int) -> bool:
 def _program_allows(program: RowProgram, source: int, target: int) -> bool:
     contraction = program.contraction
     if contraction is not None:
-        operands = (contraction.left.parameter, contraction.right.parameter)
-        if source in operands or contraction.result in (source, target):
+        read = {contraction.left.parameter, contraction.right.parameter}
+        for prologue in (contraction.left.prologue, contraction.right.prologue):
+            read |= {load.place.parameter for load in (prologue.loads() if prologue else ())}
+        if source in read or contraction.result in (source, target):
             return False
     stores: list[tuple[int, Place]] = []
     loads: list[tuple[int, Place]] = []

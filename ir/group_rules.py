@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from flamec.ir.graph import Node, Value
 from flamec.ir.group_space import Address, GroupSpace, Guard, Operand
 from flamec.ir.iteration_space import Axes, Axis, Dims, Incompatible, fresh_axes, fresh_dims, unify
-from flamec.ir.layout import Dimension, Layout, dense, strided, view_layout
+from flamec.ir.layout import Access, Dimension, Layout, dense, strided, view_access
 from flamec.ir.op import OpKind
 from flamec.ir.shape import Dim, structurally_equal
 from flamec.ir.tasks import Task
@@ -26,9 +26,11 @@ def find(space: GroupSpace, value: Value, extra: Node | None = None) -> Operand:
         chain = (*chain, extra)
     if root in space.assembled:
         raise Incompatible("is assembled from several parts")
+    borders = [node for node in chain if node.op.name == "pad"]
+    dims: Dims
     if root in space.dims:
         dims = space.dims[root]
-        if not any(dims):  # a single element looks the same through every view
+        if not any(dims) and not borders:  # a single element looks the same through every view
             shape = chain[-1].output.type.shape if chain else root.type.shape
             return Operand(root, [[] for _ in shape], computed=True)
         for view in chain:
@@ -45,23 +47,35 @@ def find(space: GroupSpace, value: Value, extra: Node | None = None) -> Operand:
         layout = strided(shape, tuple(int(i == axis) for i in range(len(shape))))
     else:
         layout = dense(root.type.shape)
+    access = Access(layout)
     for view in chain:
-        expressed = view_layout(view, layout)
-        if expressed is None:
+        seen = view_access(view, access)
+        if seen is None:
             raise Incompatible("a view cannot be expressed by strides")
-        layout = expressed
-    dims, terms = _layout_axes(layout)
-    return Operand(root, dims, address=Address(layout.offset, terms), from_memory=from_memory)
+        access = seen
+    dims = [[Axis(f.size) for f in dim] for dim in access.layout.dims]
+    guards = []
+    for at, size in access.bounds:
+        own: Dims = [[Axis(f.size) for f in dim] for dim in at.dims]
+        for bounded, axes in zip(own, dims, strict=True):
+            unify(bounded, axes)
+        guards.append(Guard(_located(at, own), size))
+    return Operand(
+        root,
+        dims,
+        address=_located(access.layout, dims),
+        from_memory=from_memory,
+        guards=tuple(guards),
+        fill=borders[0].inputs[1] if borders else None,
+    )
 
 
-def _layout_axes(layout: Layout) -> tuple[Dims, tuple[tuple[Axis, Dim], ...]]:
-    dims: Dims = []
+def _located(layout: Layout, dims: Dims) -> Address:
+    """The place in memory of elements whose axes are those of the layout's factors."""
     terms: list[tuple[Axis, Dim]] = []
-    for dimension in layout.dims:
-        axes = [Axis(factor.size) for factor in dimension]
-        terms.extend((axis, f.stride) for axis, f in zip(axes, dimension, strict=True))
-        dims.append(axes)
-    return dims, tuple(terms)
+    for factors, axes in zip(layout.dims, dims, strict=True):
+        terms.extend((axis, f.stride) for axis, f in zip(axes, factors, strict=True))
+    return Address(layout.offset, tuple(terms))
 
 
 def _view_axes(node: Node, dims: Dims) -> Dims:
@@ -290,7 +304,7 @@ def _pad(space: GroupSpace, task: Task) -> Dims:
         stride = factors[0].stride if factors else 0
         terms.extend((axis_, stride) for axis_ in axes)
         offset = offset - low[axis] * stride
-        guards.append(Guard(tuple(axes), low[axis], size))
+        guards.append(Guard(Address(-low[axis], tuple((axis_, 1) for axis_ in axes)), size))
     source = find(space, x)
     source.dims, source.guards = dims, tuple(guards)
     source.address = Address(offset, tuple(terms))

@@ -38,10 +38,9 @@ class Address:
 
 @dataclass(frozen=True)
 class Guard:
-    """The access is real where 0 <= index of ``axes`` - low < size, else there is a fill value."""
+    """The access is real where 0 <= ``index`` < size, else there is a fill value."""
 
-    axes: tuple[Axis, ...]
-    low: Dim
+    index: Address
     size: Dim
 
 
@@ -51,7 +50,8 @@ class Operand:
 
     ``source`` is the root. ``computed``: it is a value of the group. Otherwise ``address`` is
     where it is loaded; of an iota the address *is* the value; a constant has neither.
-    ``indices`` are computed offsets: (operand, stride, size of the indexed dimension).
+    ``indices`` are computed offsets: (operand, stride, size of the indexed dimension). ``fill``
+    is the constant that stands where a guard fails (None: what the task says).
     """
 
     source: Value
@@ -61,6 +61,7 @@ class Operand:
     address: Address | None = None
     indices: tuple[tuple[Operand, Dim, Dim], ...] = ()
     guards: tuple[Guard, ...] = ()
+    fill: Value | None = None
 
     @property
     def is_position(self) -> bool:

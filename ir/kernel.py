@@ -62,7 +62,7 @@ class Place:
 # statements --------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Load:
-    """``fill`` names the value that stands where a guard fails."""
+    """``fill`` names the value that stands where a guard fails; without it, zero does."""
 
     name: str
     lane: str

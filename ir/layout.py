@@ -4,7 +4,8 @@ In: a chain of view nodes. Out: an offset and, for each dimension, a list of
 (size, stride) factors in elements, outermost first. A dimension of several
 factors is one that a reshape merged without the memory being contiguous.
 Dimensions of size 1 have no factors. A layout never copies; where a reshape or
-slice cannot be expressed the answer is None.
+slice cannot be expressed the answer is None. An ``Access`` is a layout with borders around it,
+which are not in memory.
 """
 
 from __future__ import annotations
@@ -34,6 +35,21 @@ class Layout:
 
     offset: Dim
     dims: tuple[Dimension, ...]
+
+
+class Bound(NamedTuple):
+    """An element is in memory only where the place that ``at`` gives is in 0 … ``size`` - 1."""
+
+    at: Layout
+    size: Dim
+
+
+@dataclass(frozen=True)
+class Access:
+    """Where elements lie that are all within ``bounds``; the others have no memory."""
+
+    layout: Layout
+    bounds: tuple[Bound, ...] = ()
 
 
 def is_view(node: Node | None) -> bool:
@@ -129,6 +145,52 @@ def view_layout(node: Node, layout: Layout) -> Layout | None:
     if node.op.kind is OpKind.BARRIER:
         return layout
     return _RULES[node.op.name](node, layout)
+
+
+def view_access(node: Node, access: Access) -> Access | None:
+    """The same of a value with bounds; ``node`` may be a ``pad``, which adds some."""
+    if node.op.name == "pad":
+        return _bordered(node, access)
+    layout = view_layout(node, access.layout)
+    bounds = []
+    for at, size in access.bounds:
+        seen = view_layout(node, at)
+        if seen is None:
+            return None
+        bounds.append(Bound(seen, size))
+    return None if layout is None else Access(layout, tuple(bounds))
+
+
+def _bordered(node: Node, access: Access) -> Access | None:
+    """Every place moves by the border before it; outside of the operand nothing is there."""
+    attributes: Mapping[str, Any] = node.attributes
+    shape, whole = node.inputs[0].type.shape, node.output.type.shape
+    moves: dict[int, Dim] = {}
+    for axis, (low, high) in enumerate(zip(attributes["low"], attributes["high"], strict=True)):
+        if not (structurally_equal(low, 0) and structurally_equal(high, 0)):
+            moves[axis] = low
+
+    def moved(layout: Layout) -> Layout | None:
+        offset, dims = layout.offset, list(layout.dims)
+        for axis, low in moves.items():
+            factors = coalesce(dims[axis])
+            if len(factors) > 1:
+                return None
+            stride = factors[0].stride if factors else 0
+            offset, dims[axis] = offset - low * stride, _single(whole[axis], stride)
+        return Layout(offset, tuple(dims))
+
+    layout = moved(access.layout)
+    bounds = []
+    for at, size in access.bounds:
+        seen = moved(at)
+        if seen is None:
+            return None
+        bounds.append(Bound(seen, size))
+    for axis, low in moves.items():
+        steps = tuple(int(i == axis) for i in range(len(whole)))
+        bounds.append(Bound(strided(whole, steps, -low), shape[axis]))
+    return None if layout is None else Access(layout, tuple(bounds))
 
 
 def _reshape(node: Node, layout: Layout) -> Layout | None:

@@ -109,8 +109,7 @@ def all_addresses(space: GroupSpace, escapes: set[Value]) -> list[Address]:
                 pending.append(index)
                 if index.address is not None:
                     found.append(index.address)
-            for guard in operand.guards:
-                found.append(Address(0, tuple((axis, 1) for axis in guard.axes)))
+            found.extend(guard.index for guard in operand.guards)
     return found
 
 
@@ -342,6 +341,8 @@ def operand_level(nest: LoopNest, operand: Operand) -> tuple[Level, int]:
     if operand.computed:
         return nest.level[operand.source], nest.stage[operand.source]
     axes = set(operand.address.strides()) if operand.address else set()
+    for guard in operand.guards:
+        axes.update(guard.index.strides())
     level, stage = _axes_level(nest, axes), 0
     for index, _, _ in operand.indices:
         index_level, index_stage = operand_level(nest, index)

@@ -28,7 +28,7 @@ class OpKind(enum.Enum):
     ATTENTION = "attention"  # products, a softmax and products, without the scores in memory
     VIEW = "view"  # the same elements at other places; no arithmetic
     ASSEMBLE = (
-        "assemble"  # places inputs side by side or into another (concatenate, pad, slice_update)
+        "assemble"  # places inputs side by side or into another (concatenate, interleave, pad, …)
     )
     CREATION = "creation"  # no array inputs: full, iota, dim_size
     RANDOM = "random"  # counter-based bits

@@ -13,10 +13,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from flamec.ir.graph import Graph, Node, Value
-from flamec.ir.layout import Factor, Layout, coalesce, dense, is_dense, is_view, view_layout
+from flamec.ir.layout import (
+    Access,
+    Factor,
+    Layout,
+    coalesce,
+    dense,
+    is_dense,
+    is_view,
+    view_access,
+)
 from flamec.ir.op import OpKind
+from flamec.ir.ops.assemble import turn_window
 from flamec.ir.shape import Dim, product, structural_key, structurally_equal
 
 
@@ -74,7 +85,8 @@ class TaskGraph:
     """Tasks in a valid order, with the memory they work on.
 
     ``outputs[i]`` is the root whose buffer holds graph output i; ``updates`` maps an input
-    position to the root that holds the new value, in row-major order.
+    position to the root that holds the new value, in row-major order. ``borders`` are the
+    results of ``pad`` that have no memory: their readers look where an element lies, if anywhere.
     """
 
     graph: Graph
@@ -83,19 +95,21 @@ class TaskGraph:
     producers: dict[Value, list[Task]] = field(default_factory=dict)
     outputs: list[Value] = field(default_factory=list)
     updates: dict[int, Value] = field(default_factory=dict)
+    borders: set[Value] = field(default_factory=set)
     _resolved: dict[Value, tuple[Value, tuple[Node, ...]]] | None = None
 
     def resolve(self, value: Value) -> tuple[Value, tuple[Node, ...]]:
         """The root that a value is a view of, and the view nodes from the root downwards.
 
-        A creation node that is computed where it is used counts as a root here.
+        ``pad`` nodes of ``borders`` are among them. A creation node that is computed where it
+        is used counts as a root here.
         """
         known = None if self._resolved is None else self._resolved.get(value)
         if known is not None:
             return known
         chain: list[Node] = []
         root = value
-        while root not in self.roots and is_view(root.node):
+        while root not in self.roots and (is_view(root.node) or root in self.borders):
             assert root.node is not None
             chain.append(root.node)
             root = root.node.inputs[0]
@@ -108,16 +122,21 @@ class TaskGraph:
         """From now on the roots stay as they are, and what ``resolve`` finds is remembered."""
         self._resolved = {}
 
-    def layout(self, value: Value) -> Layout | None:
+    def access(self, value: Value) -> Access | None:
         """Where a value lies in the buffer of its root; None if only a copy can give it."""
         root, chain = self.resolve(value)
-        layout: Layout | None = dense(root.type.shape)
+        access: Access | None = Access(dense(root.type.shape))
         for node in chain:
-            assert layout is not None
-            layout = view_layout(node, layout)
-            if layout is None:
+            assert access is not None
+            access = view_access(node, access)
+            if access is None:
                 return None
-        return layout
+        return access
+
+    def layout(self, value: Value) -> Layout | None:
+        """The same of a value that is all in memory; None for others."""
+        access = self.access(value)
+        return None if access is None or access.bounds else access.layout
 
     def root(self, value: Value) -> Value:
         return self.resolve(value)[0]
@@ -134,6 +153,18 @@ class TaskGraph:
         root = self.root(value)
         return root not in self.roots
 
+    def constant(self, value: Value) -> Any:
+        """The number that a value is everywhere; None if it is none."""
+        root = self.root(value)
+        if root in self.roots or root.node is None:
+            return None
+        return root.node.attributes.get("value")
+
+    def is_zero(self, value: Value) -> bool:
+        """Whether a value is the constant 0 (not -0) everywhere."""
+        number = self.constant(value)
+        return isinstance(number, (int, float)) and number == 0 and math.copysign(1, number) > 0
+
     def dependencies(self, task: Task) -> list[Task]:
         found = list(task.after)
         for operand in task.operands:
@@ -141,12 +172,17 @@ class TaskGraph:
         return found
 
 
-def build_tasks(graph: Graph) -> TaskGraph:
-    """Choose the roots of a graph and list its tasks."""
+def build_tasks(graph: Graph, guarded: bool = False) -> TaskGraph:
+    """Choose the roots of a graph and list its tasks.
+
+    ``guarded``: borders of constants get no memory; who reads them tests where it is.
+    """
     graph = _without_dead_nodes(graph)
     result = TaskGraph(graph, roots=set(graph.inputs))
     for node in graph.nodes:
-        if not is_view(node) and node.op.kind is not OpKind.CREATION:
+        if guarded and _is_border(result, node):
+            result.borders.add(node.output)
+        elif not is_view(node) and node.op.kind is not OpKind.CREATION:
             result.roots.update(node.outputs)
     _materialize(result)
     builder = _TaskBuilder(result)
@@ -155,6 +191,19 @@ def build_tasks(graph: Graph) -> TaskGraph:
     builder.add_results()
     result.keep_roots()
     return result
+
+
+def _is_border(tasks: TaskGraph, node: Node) -> bool:
+    """Whether a node puts a constant around what lies in memory."""
+    if node.op.name != "pad" or not isinstance(tasks.constant(node.inputs[1]), (int, float)):
+        return False
+    root, chain = tasks.resolve(node.inputs[0])
+    others = (tasks.constant(link.inputs[1]) for link in chain if link.op.name == "pad")
+    fill = repr(tasks.constant(node.inputs[1]))
+    if root not in tasks.roots or any(repr(other) != fill for other in others):
+        return False
+    access = tasks.access(node.inputs[0])
+    return access is not None and view_access(node, access) is not None
 
 
 def _without_dead_nodes(graph: Graph) -> Graph:
@@ -173,8 +222,8 @@ def _without_dead_nodes(graph: Graph) -> Graph:
 def _materialize(tasks: TaskGraph) -> None:
     """Give memory to the values that some reader can only take from (even) memory."""
     for node in tasks.graph.nodes:
-        if is_view(node):
-            while tasks.layout(node.output) is None:
+        if is_view(node) or node.outputs[0] in tasks.borders:
+            while tasks.access(node.output) is None:
                 _give_memory(tasks, node)
             continue
         for position in _memory_operands(node):
@@ -187,7 +236,7 @@ def _give_memory(tasks: TaskGraph, node: Node) -> None:
     """Make the operand of the last inexpressible view below ``node`` a root."""
     _, chain = tasks.resolve(node.output)
     for view in reversed(chain):
-        if tasks.layout(view.inputs[0]) is not None:
+        if tasks.access(view.inputs[0]) is not None:
             tasks.roots.add(view.inputs[0])
             return
 
@@ -210,7 +259,8 @@ def _memory_operands(node: Node) -> tuple[int, ...]:
 def _suits(tasks: TaskGraph, node: Node, position: int) -> bool:
     """Whether the layout of an operand is even enough for its reader."""
     layout = tasks.layout(node.inputs[position])
-    assert layout is not None
+    if layout is None:
+        return False
     match node.op.kind:
         case OpKind.CONTRACTION:
             return matrix_strides(node, position, layout) is not None
@@ -243,15 +293,6 @@ def _counts_along(tasks: TaskGraph, value: Value, axis: int) -> bool:
     node = value.node
     is_iota = node is not None and value not in tasks.roots and "axis" in node.attributes
     return is_iota and node is not None and node.attributes["axis"] == axis
-
-
-def _is_zero(tasks: TaskGraph, value: Value) -> bool:
-    """Whether a value is the constant 0 (not -0) everywhere."""
-    root = tasks.root(value)
-    if root in tasks.roots or root.node is None or "value" not in root.node.attributes:
-        return False
-    number = root.node.attributes["value"]
-    return number == 0 and math.copysign(1, number) > 0
 
 
 def matrix_strides(
@@ -322,6 +363,8 @@ class _TaskBuilder:
             if node.output in self.tasks.roots:
                 self._add(node, node.inputs, node.outputs)
             return
+        if node.outputs[0] in self.tasks.borders - self.tasks.roots:
+            return
         match node.op.kind:
             case OpKind.CREATION:
                 if node.output in self.tasks.roots:
@@ -343,7 +386,7 @@ class _TaskBuilder:
 
     def _places_one_per_row(self, node: Node) -> bool:
         x, _, *indices = node.inputs
-        simple = node.attributes["mode"] in ("set", "add") and _is_zero(self.tasks, x)
+        simple = node.attributes["mode"] in ("set", "add") and self.tasks.is_zero(x)
         return simple and picks_one_per_row(self.tasks, x, indices)
 
     def concatenate(self, node: Node) -> None:
@@ -355,6 +398,13 @@ class _TaskBuilder:
             self._add(node, [piece], node.outputs, _window(whole, piece, axis, offset * stride))
             offset = offset + piece.type.shape[axis]
 
+    def interleave(self, node: Node) -> None:
+        whole = dense(node.output.type.shape)
+        for position, piece in enumerate(node.inputs):
+            starts, steps = turn_window(node.attributes, position, piece.type.ndim)
+            region = _strided_region(whole, piece, starts, steps)
+            self._add(node, [piece], node.outputs, region)
+
     def pad(self, node: Node) -> None:
         self._add(node, node.inputs, node.outputs)
 
@@ -362,16 +412,8 @@ class _TaskBuilder:
         x, y = node.inputs
         whole = dense(node.output.type.shape)
         base = self._add(node, [x], node.outputs, whole)
-        offset: Dim = 0
-        dims = []
-        for axis, (start, step, size) in enumerate(
-            zip(node.attributes["starts"], node.attributes["steps"], y.type.shape, strict=True)
-        ):
-            stride = whole.dims[axis][0].stride if whole.dims[axis] else 0
-            offset = offset + start * stride
-            one = structurally_equal(size, 1)
-            dims.append(() if one else (Factor(size, stride * step),))
-        region = Layout(offset, tuple(dims))
+        attributes = node.attributes
+        region = _strided_region(whole, y, attributes["starts"], attributes["steps"])
         self._add(node, [y], node.outputs, region, after=(base,))
 
     def add_results(self) -> None:
@@ -398,6 +440,20 @@ class _TaskBuilder:
         return copy
 
 
+def _strided_region(
+    whole: Layout, piece: Value, starts: Sequence[Dim], steps: Sequence[Dim]
+) -> Layout:
+    """The region of ``whole`` that a piece with these first elements and steps fills."""
+    offset: Dim = 0
+    dims = []
+    for factors, start, step, size in zip(whole.dims, starts, steps, piece.type.shape, strict=True):
+        stride = factors[0].stride if factors else 0
+        offset = offset + start * stride
+        one = structurally_equal(size, 1)
+        dims.append(() if one else (Factor(size, stride * step),))
+    return Layout(offset, tuple(dims))
+
+
 def _window(whole: Layout, piece: Value, axis: int, offset: Dim) -> Layout:
     """The region of ``whole`` that a concatenated piece fills."""
     size = piece.type.shape[axis]
@@ -409,6 +465,7 @@ def _window(whole: Layout, piece: Value, axis: int, offset: Dim) -> Layout:
 
 _ASSEMBLE = {
     "concatenate": _TaskBuilder.concatenate,
+    "interleave": _TaskBuilder.interleave,
     "pad": _TaskBuilder.pad,
     "slice_update": _TaskBuilder.slice_update,
 }

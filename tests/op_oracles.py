@@ -108,6 +108,23 @@ def pad(sample: Sample, x: np.ndarray, value: np.ndarray) -> np.ndarray:
     return tabulate(shape, x.dtype, element)
 
 
+def interleave(sample: Sample, *xs: np.ndarray) -> np.ndarray:
+    axes, steps = sample.attributes["axes"], sample.attributes["steps"]
+    shape = list(xs[0].shape)
+    for axis, step in zip(axes, steps, strict=True):
+        apart = int(np.prod(steps[axes.index(axis) + 1 :]))
+        shape[axis] = sum(xs[turn * apart].shape[axis] for turn in range(step))
+
+    def element(index: Index) -> Any:
+        which, inner = 0, list(index)
+        for axis, step in zip(axes, steps, strict=True):
+            which = which * step + index[axis] % step
+            inner[axis] = index[axis] // step
+        return xs[which][tuple(inner)]
+
+    return tabulate(tuple(shape), xs[0].dtype, element)
+
+
 def slice_update(sample: Sample, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     starts, steps = sample.attributes["starts"], sample.attributes["steps"]
     written = {

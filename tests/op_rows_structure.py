@@ -236,6 +236,28 @@ ASSEMBLE_ROWS = [
         ),
     ),
     Row(
+        "interleave",
+        EVERY,
+        applications(
+            (((3,), (2,)), {"axes": (0,), "steps": (2,)}),
+            (((2, 1), (2, 1), (2, 0)), {"axes": (1,), "steps": (3,)}),
+            (((2, 2), (2, 1), (1, 2), (1, 1)), {"axes": (0, 1), "steps": (2, 2)}),
+            (((0, 2), (0, 2)), {"axes": (0,), "steps": (2,)}),
+            (((2, 3, 2),), {"axes": (0, 2), "steps": (1, 1)}),
+        ),
+        oracles.interleave,
+        gradient=(0, 1),
+        symbolic=symbolic(lambda B: [(B, 2), (B, 2)], lambda B: {"axes": (0,), "steps": (2,)}),
+        errors=(
+            bad(TypeError, "1 operands for steps", X, axes=(0,), steps=(2,)),
+            bad(ValueError, "must be sorted", X, X, axes=(1, 0), steps=(2, 1)),
+            bad(ValueError, "its share", X, tensor(2, 1, dtype=float32), axes=(1,), steps=(2,)),
+            bad(ValueError, "dimensions", X, tensor(2, dtype=float32), axes=(0,), steps=(2,)),
+            bad(ValueError, "axis 2 is out of range", X, X, axes=(2,), steps=(2,)),
+            bad(TypeError, "dtype", X, tensor(2, 3, dtype=int32), axes=(0,), steps=(2,)),
+        ),
+    ),
+    Row(
         "pad",
         EVERY,
         applications(

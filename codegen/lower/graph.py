@@ -50,7 +50,7 @@ class LoweredGraph:
 
 class GraphLowering:
     """``prepare``: the back end's last passes; ``reuse``: see ``lower_group``; ``enter`` is told
-    each group."""
+    each group; ``guarded``: see ``build_tasks``."""
 
     def __init__(
         self,
@@ -59,17 +59,19 @@ class GraphLowering:
         errors: ErrorTable,
         reuse: bool,
         enter: Callable[[FusionGroup], None] = lambda group: None,
+        guarded: bool = False,
     ) -> None:
         self._prepare = prepare
         self._options = options
         self._errors = errors
         self._reuse = reuse
         self._enter = enter
+        self._guarded = guarded
         self._count = 0
 
     def lower(self, graph: Graph) -> LoweredGraph:
         """LoweringError names what cannot be lowered."""
-        context = build_tasks(self._prepare(graph))
+        context = build_tasks(self._prepare(graph), self._guarded)
         fusion = fuse(context, self._options)
         kernels: list[LoweredKernel] = []
         bodies: dict[int, LoweredGraph] = {}

@@ -20,6 +20,7 @@ from flamec.codegen.lower.kernel_builder import (
 )
 from flamec.codegen.lower.lanes import lane_type, memory_type
 from flamec.ir.graph import Value
+from flamec.ir.group_rules import find
 from flamec.ir.group_space import Address, GroupSpace, Operand, is_assembled
 from flamec.ir.iteration_space import Axis, leaves
 from flamec.ir.kernel import (
@@ -185,7 +186,10 @@ class ValueLowering:
             return self._once(key, level, context, lambda name: Constant(name, lane, value))
         if operand.is_position:
             return self._position(operand.address, lane, level, context)
-        return self._load(operand.source, self._place(operand, context), level, context)
+        fill = ""
+        if operand.fill is not None and not self.space.context.is_zero(operand.fill):
+            fill = self._operand(find(self.space, operand.fill), context)
+        return self._load(operand.source, self._place(operand, context), level, context, fill)
 
     def _position(self, address: Address, lane: str, level: Level, context: Context) -> str:
         at = self._linear(address, context)
@@ -204,10 +208,7 @@ class ValueLowering:
     def _place(self, operand: Operand, context: Context) -> Place:
         assert operand.address is not None
         number = self._parameter(context, operand.source)
-        guards = []
-        for guard in operand.guards:
-            index_of = Address(-guard.low, tuple(own_strides(leaves(guard.axes))))
-            guards.append((self._linear(index_of, context), guard.size))
+        guards = [(self._linear(guard.index, context), guard.size) for guard in operand.guards]
         at, indices = self._linear(operand.address, context), self._indices(operand, context)
         indices += self._picked_index(operand.address, context)
         return Place(number, at, indices, tuple(guards))

@@ -28,6 +28,7 @@ from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.gpu_form import ChooseTile, GpuKernel, gpu_form
 from flamec.codegen.triton.launches import LaunchCollector, kernel_writer
 from flamec.codegen.triton.source import ALIGNMENT
+from flamec.codegen.triton.split_rows import ENOUGH_ROWS
 from flamec.ir.graph import Graph
 from flamec.ir.op import OpKind
 from flamec.ir.passes.fuse import FusionGroup, FusionOptions
@@ -66,10 +67,16 @@ class LoweredProgram:
 def lower_graph(graph: Graph, options: CodegenOptions) -> LoweredProgram:
     """The first half: kernels. LoweringError names what cannot be lowered."""
     fusion = FusionOptions(
-        options.fuse, elementwise_epilogues=True, recompute_expensive=True, prologues=True
+        options.fuse,
+        elementwise_epilogues=True,
+        recompute_expensive=True,
+        prologues=True,
+        blocks=ENOUGH_ROWS,
     )
     errors = _LocatedErrors()
-    lowering = GraphLowering(_prepared, fusion, errors, reuse=False, enter=errors.enter)
+    lowering = GraphLowering(
+        _prepared, fusion, errors, reuse=False, enter=errors.enter, guarded=True
+    )
     lowered = lowering.lower(graph)
     return LoweredProgram(lowered, tuple(errors.messages))
 

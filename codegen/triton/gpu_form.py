@@ -112,7 +112,7 @@ def _products(
         part, result = _with_result(part, memory)
         alone, rest = parted(part.program, result)
         following = [] if rest is None else [replace(part, program=rest)]
-        return replace(part, program=alone, imports=(), results=()), following
+        return _alone(part, alone), following
     lane = accumulator(c, schedule)
     following = []
     if not fits:
@@ -120,15 +120,23 @@ def _products(
         alone, rest = parted(part.program, result)
         assert rest is not None
         following.append(replace(part, program=rest))
-        part = replace(part, program=alone, imports=(), results=())
+        part = _alone(part, alone)
     part, sums = _with_parameter(part, lane, product_elements(c) * schedule.split_k, memory)
     program = part.program
     assert program.contraction is not None
     wide = replace(program.contraction, memory=lane, lane=lane, result=sums)
-    alone = replace(program, passes=(), after=(), imports=(), contraction=wide)
+    alone = replace(program, passes=(), after=(), contraction=wide)
     total = joined(program, sums, lane, schedule.split_k)
-    product_part = replace(part, program=alone, imports=(), results=())
-    return product_part, [replace(part, program=total), *following]
+    return _alone(part, alone), [replace(part, program=total), *following]
+
+
+def _alone(part: Part, program: RowProgram) -> Part:
+    """The part of a product without what follows it; uniform values only if operands need them."""
+    c = program.contraction
+    assert c is not None
+    if c.left.prologue is None and c.right.prologue is None:
+        return replace(part, program=replace(program, imports=()), imports=(), results=())
+    return replace(part, program=program, results=())
 
 
 def _with_result(part: Part, memory: _Parameters) -> tuple[Part, int]:

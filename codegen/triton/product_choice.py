@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from flamec.codegen.lower.lanes import MEMORY_BYTES
 from flamec.codegen.options import CodegenOptions, power_of_two
 from flamec.codegen.triton.product_operands import describe_operand, operand_memory
+from flamec.codegen.triton.product_prologue import looks_up
 from flamec.codegen.triton.product_schedule import ProductSchedule, Target, target_facts
-from flamec.ir.kernel import Compute, Contraction, MatrixOperand, RowProgram
+from flamec.ir.kernel import Compute, Contraction, Load, MatrixOperand, RowProgram
 from flamec.ir.op import lookup
-from flamec.ir.shape import Dim
+from flamec.ir.shape import Dim, is_multiple, structurally_equal
 
 MOST_CANDIDATES = 16
 _UNKNOWN_SIZE = 2048  # what a symbolic size without a hint counts as
@@ -34,6 +35,8 @@ _SMALLEST_SPLIT = 2  # steps of depth that are worth a block of their own
 _MOST_PARTS, _MOST_WAVES = 32, 4  # of a split depth, and of blocks that are split
 _APART = 0.3  # of what memory and arithmetic do not do at the same time
 _NEAR = 3  # by which the L2 cache is faster than memory
+_RUN = 8  # elements next to each other that are loaded at once
+_LOOKED_UP = 32  # elements of a step that a thread can look up one by one
 _SLACK = 1 << 10  # bytes of shared memory for barriers
 
 _Tile = tuple[int, int, int, int, int]  # rows, columns, depth, warps, stages
@@ -44,7 +47,9 @@ class ProductFacts:
     """Sizes as numbers, the element types, and what the product's surroundings allow.
 
     ``operations`` of the epilogue on each element; ``precision`` of float32 products;
-    ``loaded``: bytes that are loaded for each element of the left and of the right operand.
+    ``loaded``: bytes that are loaded for each element of the left and of the right operand;
+    ``in_memory``: no operand is computed or looked up; ``scattered``: of the left and of the
+    right operand, whether each element is looked up by itself.
     """
 
     batch: int
@@ -57,6 +62,8 @@ class ProductFacts:
     tma: bool
     precision: str
     loaded: tuple[int, int]
+    in_memory: bool
+    scattered: tuple[bool, bool]
 
     @property
     def element(self) -> int:
@@ -87,15 +94,30 @@ def product_facts(program: RowProgram, options: CodegenOptions) -> ProductFacts:
         tma=target_facts(options.target).tma and _describable(program, c),
         precision=options.float32_products,
         loaded=(_loaded_bytes(c.left, program), _loaded_bytes(c.right, program)),
+        in_memory=c.left.prologue is None and c.right.prologue is None,
+        scattered=(_is_scattered(c.left), _is_scattered(c.right)),
+    )
+
+
+def _is_scattered(operand: MatrixOperand) -> bool:
+    """Whether no eight elements that are looked up lie next to each other."""
+    if operand.prologue is None:
+        return False
+    loops = (*operand.prologue.rows, *operand.prologue.inner)
+    return not any(
+        is_multiple(loop.size, _RUN) and structurally_equal(stride, 1)
+        for load in operand.prologue.loads()
+        for loop, stride in zip(loops, (*load.place.at.rows, *load.place.at.inner), strict=True)
     )
 
 
 def _loaded_bytes(operand: MatrixOperand, program: RowProgram) -> int:
     """With the element itself, where it is computed: it takes room beside what it is made of."""
     size = MEMORY_BYTES[operand_memory(program, operand)]
-    if operand.prologue is None:
+    if operand.prologue is None or looks_up(operand.prologue):
         return size
-    return size + sum(MEMORY_BYTES[load.memory] for load in operand.prologue.loads())
+    loads = (s for s in operand.prologue.element if isinstance(s, Load))
+    return size + sum(MEMORY_BYTES[load.memory] for load in loads)
 
 
 def _describable(program: RowProgram, c: Contraction) -> bool:
@@ -204,6 +226,9 @@ def _keeps_values(tile: _Tile, facts: ProductFacts, target: Target) -> bool:
     registers, too."""
     rows, columns, _, warps, _ = tile
     plain = facts.operations == 0 and facts.element == 2
+    sides = zip((rows, columns), facts.scattered, strict=True)
+    if any(side * tile[2] > _LOOKED_UP * 32 * warps for side, scattered in sides if scattered):
+        return False
     if target.warp_groups:
         plain = facts.memory != "f32" or facts.precision == "tf32"
     return plain or rows * columns <= 64 * 32 * warps
@@ -229,7 +254,9 @@ def _variants(tile: _Tile, facts: ProductFacts, target: Target) -> Iterable[Prod
     if scalar and facts.tma:
         yield replace(base, tma=True)
     blocks = _blocks(base, facts)
-    if base.tma and target.warp_groups and blocks > target.processors:
+    # the indices of what is looked up would be found again for each step of a joined loop
+    joins_loops = base.tma and facts.in_memory
+    if joins_loops and target.warp_groups and blocks > target.processors:
         if crowded and base.store_parts == 1:  # results and operands need room at a time
             yield replace(base, persistent=True, store_parts=2)
         yield replace(base, persistent=True)

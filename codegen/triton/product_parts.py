@@ -60,9 +60,7 @@ def parted(program: RowProgram, parameter: int) -> tuple[RowProgram, RowProgram 
     """The product alone, left in a parameter, and what follows it (None: nothing)."""
     c = program.contraction
     assert c is not None
-    alone = replace(
-        program, passes=(), after=(), contraction=replace(c, result=parameter), imports=()
-    )
+    alone = replace(program, passes=(), after=(), contraction=replace(c, result=parameter))
     if not program.passes and not program.after:
         return alone, None
 

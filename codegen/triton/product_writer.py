@@ -20,12 +20,13 @@ from flamec.codegen.triton.product_operands import (
     operand_memory,
 )
 from flamec.codegen.triton.product_parts import dense_place
+from flamec.codegen.triton.product_prologue import computed_operand
 from flamec.codegen.triton.product_schedule import ProductSchedule
 from flamec.codegen.triton.program_writer import Uniform, ceil_div, decomposed
 from flamec.codegen.triton.source import Described, EmittedLaunch, emit
 from flamec.codegen.triton.statements import StatementWriter, stored
 from flamec.codegen.triton.text import POINTERS, TYPES, dim, factor
-from flamec.ir.kernel import Contraction, Linear, MatrixOperand, Prologue, RowProgram, Store
+from flamec.ir.kernel import Contraction, Linear, MatrixOperand, RowProgram, Store
 from flamec.ir.layout import dense_strides
 from flamec.ir.shape import Dim, structurally_equal
 
@@ -132,8 +133,8 @@ def write_product(
         "columns_factor": factor(c.columns),
         "depth": dim(c.depth),
         "depth_end": dim(c.depth) if isinstance(c.depth, int) else f"({dim(c.depth)}).to(tl.int32)",
-        "left": _operand(program, c, schedule, arrays, left=True),
-        "right": _operand(program, c, schedule, arrays, left=False),
+        "left": _operand(program, c, schedule, arrays, wide, left=True),
+        "right": _operand(program, c, schedule, arrays, wide, left=False),
         "type": TYPES[lane],
         "narrows": TYPES[c.lane] if lane != c.lane else "",
         "dot_options": f'input_precision="{precision}"'
@@ -158,30 +159,12 @@ def write_product(
     )
 
 
-def _computed(prologue: Prologue, name: str) -> list[str]:
-    """The lines that give a block of an operand, from its indices ``a_row`` and ``a_col``."""
-    masks = {"r": f"{name}_row_mask", "c": f"{name}_col_mask", "rc": f"{name}_mask", "": ""}
-    writer = StatementWriter(
-        tuple(loop.name for loop in prologue.rows),
-        tuple(loop.name for loop in prologue.inner),
-        reuse=True,
-        masks=masks,
-    )
-    lines = decomposed(prologue.rows, f"{name}_row").splitlines()
-    lines += decomposed(prologue.inner, f"{name}_col").splitlines()
-    for s in prologue.row:
-        lines += writer.write(s, "r")
-    for s in prologue.element:
-        lines += writer.write(s, "rc")
-    value = stored(prologue.memory, prologue.lane, writer.name(prologue.name))
-    return [*lines, f"{name} = tl.where({masks['rc']}, {value}, 0)"]
-
-
 def _operand(
     program: RowProgram,
     c: Contraction,
     schedule: ProductSchedule,
     arrays: dict[str, Described],
+    wide: bool,
     left: bool,
 ) -> dict[str, object]:
     """The text of one operand: a block by descriptor, or what pointers are made of."""
@@ -197,10 +180,11 @@ def _operand(
         "cast": unsigned if schedule.depth else "",
         "whole": isinstance(c.depth, int) and schedule.depth and c.depth % schedule.depth == 0,
         "block": "",
+        "before": "",
         "lines": "",
     }
     if operand.prologue is not None:
-        found["lines"] = "\n".join(_computed(operand.prologue, "a" if left else "b"))
+        found |= computed_operand(operand.prologue, c, schedule, left, wide)
     elif schedule.tma:
         seen: DescribedOperand | None = describe_operand(operand, memory, free, c.depth)
         assert seen is not None, "the schedule uses the copy engine where it cannot read"

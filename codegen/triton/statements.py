@@ -195,6 +195,12 @@ class StatementWriter:
         self.varying[s.name] = axes
         return [*self._reports(s.place), f"{s.name} = {text}"]
 
+    def looked_up(self, s: Load) -> str:
+        """A block as it lies in memory, zeros where there is none."""
+        pointer, _, conditions = self._place(s.place, "rc")
+        mask = " & ".join(f"({condition})" for condition in conditions)
+        return f"tl.load({pointer}, {mask}, other=0)" if mask else f"tl.load({pointer})"
+
     def _checked(self, s: CheckedIndex) -> str:
         self.varying[s.name] = self.axes(s.index)
         position, _ = self.wrapped(s)

@@ -23,7 +23,7 @@ from flamec.functional.primitives import (
 )
 from flamec.functional.promotion import require_tensor
 from flamec.fusing import fused
-from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, product
+from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, product, structurally_equal
 from flamec.state import no_grad
 from flamec.tensor import Tensor
 
@@ -61,6 +61,31 @@ def _statistics(x: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]
     mean = mean_over(x, axes)
     centered = ops.sub(x, mean)
     return centered, mean, mean_over(ops.mul(centered, centered), axes)
+
+
+def _one_pass(input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each channel: ``input`` minus its mean, the mean and the biased variance, all kept.
+
+    Two sums in one pass give both, and so two sums give the derivative. They are of distances to
+    an element of the channel, not to zero, so that little is cancelled (Chan, Golub, LeVeque
+    1983, section 3: shifted data).
+    """
+    shape = input._type.shape
+    axes = (0, *range(2, len(shape)))
+    x = shifted = widened(input)
+    start: Any = None
+    if not any(structurally_equal(size, 0) for size in shape):
+        one = tuple(size if axis == 1 else 1 for axis, size in enumerate(shape))
+        place = {"starts": (0,) * len(shape), "sizes": one, "steps": (1,) * len(shape)}
+        start = ops.detach(widened(ops.slice(input, **place)))
+        shifted = ops.sub(x, start)
+    distance = mean_over(shifted, axes)
+    squares = mean_over(ops.mul(shifted, shifted), axes)
+    variance = ops.sub(squares, ops.mul(distance, distance))
+    # rounding may leave less than zero; that is no part of the derivative
+    variance = ops.sub(variance, ops.detach(ops.minimum(variance, 0.0)))
+    mean = distance if start is None else ops.add(distance, start)
+    return ops.sub(shifted, distance), mean, variance
 
 
 def _update(running: Tensor | None, value: Tensor, momentum: Any, name: str) -> None:
@@ -103,8 +128,8 @@ def batch_norm(
         weight=weight,
         bias=bias,
     )
-    x = widened(input)
     if not training:
+        x = widened(input)
         mean, variance = _per_channel(running_mean, x), _per_channel(running_var, x)
         if mean is None or variance is None:
             raise OperationError(
@@ -120,12 +145,14 @@ def batch_norm(
             "Expected more than 1 value per channel when training, got input size "
             f"{format_shape(shape)}",
         )
-        centered, mean, variance = _statistics(x, axes)
+        centered, mean, variance = _one_pass(input)
         _update(running_mean, mean, momentum, "batch_norm")
         if running_var is not None:
             _update(running_var, _unbiased(variance, count), momentum, "batch_norm")
-    normal = ops.mul(centered, ops.rsqrt(ops.add(variance, eps)))
-    return narrowed(_affine(normal, weight, bias), input._type.dtype)
+    scale, shift = ops.rsqrt(ops.add(variance, eps)), _per_channel(bias, variance)
+    factor = _per_channel(weight, variance)
+    y = ops.mul(centered, scale if factor is None else ops.mul(scale, factor))
+    return narrowed(y if shift is None else ops.add(y, shift), input._type.dtype)
 
 
 def _unbiased(variance: Tensor, count: Dim) -> Tensor:

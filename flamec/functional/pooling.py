@@ -14,6 +14,7 @@ import numpy as np
 from flamec.dispatch import apply_named
 from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.primitives import narrowed, ops, require, require_floating, widened
+from flamec.functional.selected_elements import with_selected_gradient
 from flamec.functional.spatial import (
     batched,
     per_dimension,
@@ -239,6 +240,9 @@ def selected(
     best, number = largest(view, len(kernel), start, fill)
     if not (_is_recorded(x) and x._type.dtype.is_floating_point):
         return best, number
+    known = all(isinstance(size, int) for size in (*x._type.shape[2:], *counts))
+    if known and all(d == 1 for d in dilations):
+        return with_selected_gradient(best, x, number, kernel, steps, borders), number
     view = windows_of(x, fill, kernel, steps, borders, dilations, counts)
     return with_history(best, numbered(view, number, len(kernel))), number
 

@@ -1,7 +1,8 @@
-"""Assembly: inputs placed side by side, inside a border, or into another."""
+"""Assembly: inputs placed side by side, in turns, inside a border, or into another."""
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,6 +71,97 @@ concatenate = register(
         derivative=_concatenate_gradient,
         batch=batching.shifting("axis"),
         doc="The operands one after the other along an axis.",
+    )
+)
+
+
+# interleave ---------------------------------------------------------------
+def _turns(attributes: Attributes) -> list[tuple[int, ...]]:
+    """For each operand, which of the turns along each axis is its own."""
+    return list(product(*(range(step) for step in attributes["steps"])))
+
+
+def _infer_interleave(types: Types, attributes: Attributes) -> TensorType:
+    axes, steps = attributes["axes"], attributes["steps"]
+    if not axes or list(axes) != sorted(set(axes)) or len(steps) != len(axes):
+        raise ValueError(f"interleave: steps {steps} for axes {axes}, which must be sorted")
+    turns = _turns(attributes)
+    if not turns or len(types) != len(turns):
+        raise TypeError(f"interleave: {len(types)} operands for steps {steps}")
+    check_alike("interleave", types)
+    for axis in axes:
+        check_axis("interleave", axis, types[0])
+    for position, piece in enumerate(types):
+        if len(piece.shape) != len(types[0].shape):
+            raise ValueError(
+                f"interleave: operand {position} has {len(piece.shape)} dimensions, operand 0 has "
+                f"{len(types[0].shape)}"
+            )
+    shape = list(types[0].shape)
+    for n, axis in enumerate(axes):
+        alone = (t for t, turn in zip(types, turns, strict=True) if sum(turn) == turn[n])
+        total: Dim = 0
+        for piece in alone:
+            total = total + piece.shape[axis]
+        shape[axis] = total
+    for position, (piece, turn) in enumerate(zip(types, turns, strict=True)):
+        wanted = list(shape)
+        for axis, step, own in zip(axes, steps, turn, strict=True):
+            size = shape[axis]  # what a symbolic size is divided into is left to the caller
+            wanted[axis] = (
+                len(range(own, size, step)) if isinstance(size, int) else piece.shape[axis]
+            )
+        if not all(map(equal, piece.shape, wanted)):
+            raise ValueError(
+                f"interleave: operand {position} has shape {format_shape(piece.shape)}, its share "
+                f"of {format_shape(tuple(shape))} has {format_shape(tuple(wanted))}"
+            )
+    return types[0].with_shape(tuple(shape))
+
+
+def turn_window(
+    attributes: Attributes, position: int, rank: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where the elements of an operand of ``interleave`` start, and their steps."""
+    starts, steps = [0] * rank, [1] * rank
+    for axis, step, own in zip(
+        attributes["axes"], attributes["steps"], _turns(attributes)[position], strict=True
+    ):
+        starts[axis], steps[axis] = own, step
+    return tuple(starts), tuple(steps)
+
+
+def _evaluate_interleave(attributes: Attributes, *xs: np.ndarray) -> np.ndarray:
+    shape = list(xs[0].shape)
+    for n, axis in enumerate(attributes["axes"]):
+        pairs = zip(xs, _turns(attributes), strict=True)
+        shape[axis] = sum(x.shape[axis] for x, turn in pairs if sum(turn) == turn[n])
+    result = np.empty(shape, xs[0].dtype)
+    for position, x in enumerate(xs):
+        starts, steps = turn_window(attributes, position, x.ndim)
+        result[numpy_window(starts, x.shape, steps)] = x
+    return result
+
+
+def _interleave_gradient(b: Builder, ctx: DerivativeContext, g: Any) -> list[Any]:
+    gradients: list[Any] = []
+    for position, (operand, needed) in enumerate(zip(ctx.input_types, ctx.needs, strict=True)):
+        starts, steps = turn_window(ctx.attributes, position, len(operand.shape))
+        part = b.slice(g, starts=starts, sizes=operand.shape, steps=steps) if needed else None
+        gradients.append(part)
+    return gradients
+
+
+interleave = register(
+    Op(
+        name="interleave",
+        kind=OpKind.ASSEMBLE,
+        infer=_infer_interleave,
+        evaluate=_evaluate_interleave,
+        derivative=_interleave_gradient,
+        batch=batching.shifting("axes"),
+        doc="The operands in turns: along axes[n], element i of the result is one of operands "
+        "whose place n in row-major order of steps is i % steps[n].",
     )
 )
 

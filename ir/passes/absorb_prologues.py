@@ -5,6 +5,10 @@ only result is one operand of one product, and for that product the tasks that g
 An operand is computed in place where that moves fewer bytes: each of its elements is needed by
 at most two blocks of the product, because the other operand has few rows (or columns). The
 source of that measure is that a block of a product has about 128 rows and columns.
+
+A copy that only arranges memory for products, such as the windows of a convolution, is left out
+where all products can look elements up: they are more than there are in memory, or lie next to
+each other in runs.
 """
 
 from __future__ import annotations
@@ -16,13 +20,16 @@ from flamec.ir.graph import Value
 from flamec.ir.group_analysis import analyze
 from flamec.ir.group_rules import find
 from flamec.ir.group_space import GroupSpace, Operand
-from flamec.ir.iteration_space import Axis, Incompatible, leaves
-from flamec.ir.loop_nest import LoopNest, nest_of
+from flamec.ir.iteration_space import Incompatible, leaves
+from flamec.ir.layout import is_view
+from flamec.ir.loop_nest import LoopNest, all_addresses, nest_of
 from flamec.ir.op import OpKind
-from flamec.ir.shape import product, structurally_equal
+from flamec.ir.shape import is_multiple, product, structurally_equal
 from flamec.ir.tasks import Task, TaskGraph
 
 BLOCK = 128  # rows or columns of a product that one block computes
+REPEATED = 2  # copies of an element from which on it is better looked up where it is
+RUN = 16  # bytes next to each other that a thread loads at once
 
 Segment = tuple[Task, ...]
 Absorbed = Mapping[tuple[Task, int], Segment]
@@ -49,10 +56,10 @@ def operand_space(
     if not operand.computed:
         raise Incompatible("the operand is not what the tasks compute")
     contract = consumer.node.attributes["contract"][position]
-    free: list[Axis] = []
-    contracted: list[Axis] = []
-    for axis, dims in enumerate(operand.dims):
-        (contracted if axis in contract else free).extend(leaves(dims))
+    batch = consumer.node.attributes["batch"][position]
+    rest = [i for i in range(len(operand.dims)) if i not in (*contract, *batch)]
+    free = leaves(axis for i in (*batch, *rest) for axis in operand.dims[i])
+    contracted = leaves(axis for i in contract for axis in operand.dims[i])
     rows, inner = (free, contracted) if position == 0 else (contracted, free)
     if set(space.all_axes()) != {*rows, *inner} or len({*rows, *inner}) != len([*rows, *inner]):
         raise Incompatible("the tasks run over other elements than the operand's")
@@ -66,32 +73,81 @@ def absorb_prologues(
     kept = [list(segments) for segments in groups]
     absorbed: dict[tuple[Task, int], Segment] = {}
     without = set(stored)
-    for segments in groups:
-        for segment in segments:
-            for task in segment:
-                if task.node is None or task.node.op.kind is not OpKind.CONTRACTION:
-                    continue
-                for position in (0, 1):
-                    value = context.root(task.operands[position])
-                    maker = _maker(value, kept, without)
-                    if maker is None or not _pays(task, position, maker, context):
-                        continue
-                    if _is_read_elsewhere(value, task, position, groups, context):
-                        continue
-                    if _is_overwritten(maker, segment, groups, context):
-                        continue
-                    try:
-                        operand_space(maker, task, position, context)
-                    except Incompatible:
-                        continue
-                    kept = [s for s in kept if s != [maker]]
-                    absorbed[task, position] = maker
-                    without.discard(value)
+    products = [
+        task
+        for segments in groups
+        for segment in segments
+        for task in segment
+        if task.node is not None and task.node.op.kind is OpKind.CONTRACTION
+    ]
+    for arranges in (True, False):  # what is looked up and what is computed do not meet
+        for task, position in ((t, p) for t in products for p in (0, 1)):
+            value = context.root(task.operands[position])
+            maker = _maker(value, kept, without)
+            if maker is None or _arranges(maker) is not arranges:
+                continue
+            if not arranges and (task, 1 - position) in absorbed:
+                continue
+            readers = _operands_of_products(value, maker, groups, context)
+            if readers is None or not _may_absorb(maker, readers, groups, context):
+                continue
+            kept = [s for s in kept if s != [maker]]
+            absorbed.update(dict.fromkeys(readers, maker))
+            without.discard(value)
     return kept, absorbed, without
 
 
+def _may_absorb(
+    maker: Segment,
+    readers: Sequence[tuple[Task, int]],
+    groups: Sequence[Sequence[Segment]],
+    context: TaskGraph,
+) -> bool:
+    """Whether all readers can compute the operand, and whether that pays."""
+    arranges = _arranges(maker)
+    if not arranges and len(readers) > 1:
+        return False
+    if arranges and not _is_better_looked_up(maker[0], context):
+        return False
+    for task, position in readers:
+        if not _has_instructions(task, position, context):
+            return False
+        if not arranges and not _pays(task, position, maker):
+            return False
+        if _is_overwritten(maker, _segment_of(task, groups), groups, context):
+            return False
+        try:
+            operand_space(maker, task, position, context)
+        except Incompatible:
+            return False
+    return True
+
+
+def _arranges(maker: Segment) -> bool:
+    """Whether the tasks are a view that was to be copied."""
+    return len(maker) == 1 and maker[0].node is not None and is_view(maker[0].node)
+
+
+def _is_better_looked_up(task: Task, context: TaskGraph) -> bool:
+    value = task.results[0]
+    source = context.root(task.operands[0])
+    have, wanted = product(source.type.shape), product(value.type.shape)
+    if isinstance(have, int) and isinstance(wanted, int) and wanted >= REPEATED * have > 0:
+        return True
+    space = analyze((task,), context)
+    strides = all_addresses(space, set())[0].strides()
+    least = RUN // value.type.dtype.itemsize
+    runs = [axis.size for axis, s in strides.items() if structurally_equal(s, 1)]
+    others = [s for s in strides.values() if not structurally_equal(s, 1)]
+    return bool(runs) and all(is_multiple(d, least) for d in (runs[0], *others))
+
+
+def _segment_of(task: Task, groups: Sequence[Sequence[Segment]]) -> Segment:
+    return next(s for segments in groups for s in segments if task in s)
+
+
 def _maker(value: Value, groups: Sequence[list[Segment]], stored: set[Value]) -> Segment | None:
-    """The elementwise tasks of a group whose only result is the value."""
+    """The elementwise tasks, or the view, of a group whose only result is the value."""
     for segments in groups:
         if len(segments) != 1 or not any(value in task.results for task in segments[0]):
             continue
@@ -101,23 +157,26 @@ def _maker(value: Value, groups: Sequence[list[Segment]], stored: set[Value]) ->
             for t in segment
         )
         results = {v for t in segment for v in t.results if v in stored}
-        return segment if plain and results == {value} else None
+        return segment if (plain or _arranges(segment)) and results == {value} else None
     return None
 
 
-def _pays(consumer: Task, position: int, maker: Segment, context: TaskGraph) -> bool:
+def _has_instructions(consumer: Task, position: int, context: TaskGraph) -> bool:
+    """Whether there are instructions for products of all that a value's memory would hold."""
+    value = consumer.operands[position]
+    dtype = value.type.dtype
+    whole = product(context.root(value).type.shape)
+    suits = dtype.kind == "float" or dtype.itemsize == 1
+    return suits and structurally_equal(product(value.type.shape), whole)
+
+
+def _pays(consumer: Task, position: int, maker: Segment) -> bool:
     """Whether computing an operand in the product's blocks costs less than storing it."""
     assert consumer.node is not None
     attributes, other = consumer.node.attributes, 1 - position
     used = (*attributes["contract"][other], *attributes["batch"][other])
     shape = consumer.operands[other].type.shape
     opposite = product(n for i, n in enumerate(shape) if i not in used)
-    value = consumer.operands[position]
-    dtype = value.type.dtype
-    has_instructions = dtype.kind == "float" or dtype.itemsize == 1
-    whole = product(context.root(value).type.shape)
-    if not has_instructions or not structurally_equal(product(value.type.shape), whole):
-        return False
     if not isinstance(opposite, int) or opposite > 2 * BLOCK:
         return False
     expensive = any(t.node is not None and t.node.op.expensive for t in maker)
@@ -135,23 +194,22 @@ def _is_overwritten(
     return any(v in new for segment in between for task in segment for v in task.results)
 
 
-def _is_read_elsewhere(
-    value: Value,
-    consumer: Task,
-    position: int,
-    groups: Sequence[Sequence[Segment]],
-    context: TaskGraph,
-) -> bool:
-    """Whether anything but one operand of the product needs the value."""
+def _operands_of_products(
+    value: Value, maker: Segment, groups: Sequence[Sequence[Segment]], context: TaskGraph
+) -> list[tuple[Task, int]] | None:
+    """All readers of a value, by the positions of their operands; None if others need it."""
     if value in context.outputs or value in context.updates.values():
-        return True
+        return None
+    found = []
     for segments in groups:
         for segment in segments:
-            if any(value in task.results for task in segment):
+            if segment == maker:
                 continue
             for task in segment:
-                for number, operand in enumerate(task.operands):
-                    same = task is consumer and number == position
-                    if not same and context.root(operand) is value:
-                        return True
-    return False
+                for position, operand in enumerate(task.operands):
+                    if context.root(operand) is not value:
+                        continue
+                    if task.node is None or task.node.op.kind is not OpKind.CONTRACTION:
+                        return None
+                    found.append((task, position))
+    return found

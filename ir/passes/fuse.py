@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from flamec.ir.graph import Value
 from flamec.ir.group_analysis import analyze
 from flamec.ir.iteration_space import Incompatible
-from flamec.ir.loop_nest import choose_nest, estimate, nest_cost
+from flamec.ir.loop_nest import Level, LoopNest, choose_nest, estimate, extent, nest_cost
 from flamec.ir.op import OpKind
 from flamec.ir.passes.absorb_prologues import Absorbed, absorb_prologues
 from flamec.ir.passes.fusion_state import FusionState, WorkingGroup
@@ -35,6 +35,8 @@ ALWAYS_CACHED = 1 << 17  # bytes that are no burden to any cache
 SMALL = 8  # how many times smaller than a value its bias or its row's statistics are
 FEW_ROWS = 64
 LARGE_PRODUCT = 1 << 22  # multiplications that are worth several threads
+LANES = 128  # rows side by side in a block
+BLOCK_ELEMENTS = 1 << 16  # that one block may work on for as long as a launch takes
 BUNDLE_SHARE = 4  # a bundled writer moves at least so many times what merging would save
 
 
@@ -46,12 +48,15 @@ class FusionOptions:
     many as there are, because the blocks of a GPU hold no whole rows of it.
     ``recompute_expensive``: memory is so slow that functions such as exp are computed again
     rather than stored. ``prologues``: products may compute their operands where they load them.
+    ``blocks``: what a device wants to work on side by side; folds whose results are used over the
+    same long rows again stay apart if there are fewer rows.
     """
 
     enabled: bool = True
     elementwise_epilogues: bool = False
     recompute_expensive: bool = False
     prologues: bool = False
+    blocks: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +352,7 @@ class _Fuser:
         for value in (v for t in tasks for v in t.results if v in escapes and v not in known):
             if not self._follows(value, known, makers):
                 narrow = self._narrowest(value, makers)
-                kept += _bytes(narrow)
+                kept += _bytes(makers[value].operands[0] if makers[value].is_copy else narrow)
                 known.add(narrow)
             known.add(value)
         if kept > _bytes(product.results[0]):
@@ -384,7 +389,8 @@ class _Fuser:
         if known is None:
             try:
                 space = analyze(tasks, self.context)
-                known = nest_cost(space, escapes, choose_nest(space, escapes))
+                nest = choose_nest(space, escapes)
+                known = nest_cost(space, escapes, nest) * _idle(nest, self.options.blocks)
             except Incompatible as error:
                 known = str(error)
             self._cost[signature] = known
@@ -412,6 +418,20 @@ class _Fuser:
             tuple(sorted((*shared, *segment), key=lambda t: t.position))
             for segment in group.segments
         )
+
+
+def _idle(nest: LoopNest, blocks: int) -> float:
+    """How many of the blocks that a device wants there are for each one that it gets.
+
+    Rows that are only folded can be divided; where passes follow, a block has whole rows.
+    """
+    if not any(stage > 0 and nest.level[v] is Level.ELEMENT for v, stage in nest.stage.items()):
+        return 1.0
+    rows, inner = extent(nest.rows), extent(nest.inner)
+    wide = min(rows, LANES) if nest.along_rows else 1
+    if inner * wide <= BLOCK_ELEMENTS:
+        return 1.0
+    return max(1.0, blocks * wide / max(rows, 1))
 
 
 _CYCLE = "another kernel between them needs the one and is needed by the other"

@@ -3,7 +3,8 @@
 In: any graph. Out: one without ``convolution``. A convolution becomes a ``dot_general`` of the
 windows of its left operand, whose channels are brought last, and leaves its result with the
 channels last. Where the left operand is spread (gradients of strides, transposed convolutions)
-no zeros are multiplied: the kernels that its elements bring are added up, or the operands
+no zeros are multiplied: results at equal distances from its elements are a convolution with some
+of the kernel's elements, or the kernels that its elements bring are added up, or the operands
 exchange their roles. Channels with a kernel each are sums of slices. ``MovePermutations``
 carries that order through the operations between
 convolutions, so that an array is not rearranged from layer to layer.
@@ -11,8 +12,10 @@ convolutions, so that an array is not rearranged from layer to layer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product as product_of_ranges
+from math import gcd
 from typing import Any
 
 from flamec.ir.builder import GraphBuilder
@@ -48,9 +51,11 @@ class _ConvolutionLowering(MovePermutations):
         if _is_depthwise(node):
             return _of_slices(self.builder, node, left, right)
         if _is_spread(node):
-            added = _added_up(self.builder, node, left, right)
-            if added is not None:
-                return added
+            found = _by_turns(self.builder, node, left, right)
+            if found is None:
+                found = _added_up(self.builder, node, left, right)
+            if found is not None:
+                return found
         return _lowered(self.builder, node, left, right)
 
     def _exchanged(self, node: Node) -> Arranged:
@@ -96,14 +101,15 @@ class _ConvolutionLowering(MovePermutations):
         return Arranged(found.source, tuple(found.order[a] for a in order))
 
     def channels_last(self, value: Value) -> Arranged:
-        """The same with the second dimension of what lies in memory brought to the end."""
+        """The same with the second dimension of what lies in memory brought to the end, unless
+        what is there is no place already."""
         source = value
         while source not in self.arranged and source.node is not None and _is_permute(source.node):
             source = source.node.inputs[0]
         found = self.origin(value)
-        if source in self.arranged:
-            return found
         rank = value.type.ndim
+        if source in self.arranged or rank - 1 not in found.order[2:]:
+            return found
         axes = (0, *range(2, rank), 1)
         moved = inverse_permutation(axes)
         return Arranged(
@@ -173,6 +179,79 @@ def _of_slices(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> 
         term = b.mul(part, b.expand_to(weights, part.type.shape))
         total = term if total is None else b.add(total, term)
     return Arranged(b.cast(total, node.output.type.dtype), left.order)
+
+
+def _by_turns(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> Arranged | None:
+    """A spread convolution as convolutions of the dense operand, whose results take turns.
+
+    Result s * q + r meets the kernel's elements j of which j * dilation - low + r is a multiple
+    of the spread s: every s-th one. None where one of them is all that there is, where spread and
+    dilation have a common factor, or where sizes are not known.
+    """
+    attributes, shape = node.attributes, node.output.type.shape
+    spreads, dilations = attributes["lhs_dilation"], attributes["rhs_dilation"]
+    sizes, extents = node.inputs[0].type.shape[2:], node.inputs[1].type.shape[2:]
+    if any(step > 1 for step in attributes["strides"]):
+        return None
+    if not all(isinstance(size, int) for size in (*sizes, *extents, *shape[2:])):
+        return None
+    if any(gcd(s, d) > 1 for s, d in zip(spreads, dilations, strict=True)):
+        return None
+    if all(size <= s for size, s in zip(extents, spreads, strict=True)):  # type: ignore[operator]
+        return None
+    pieces: list[Arranged | None] = []
+    shapes = []
+    for turn in product_of_ranges(*map(range, spreads)):
+        counts, starts, taken, padding = [], [], [], []
+        for n, (r, s, d) in enumerate(zip(turn, spreads, dilations, strict=True)):
+            low = int(attributes["padding"][n][0])
+            first = (low - r) * pow(d, -1, s) % s if s > 1 else 0
+            counts.append(len(range(r, int(shape[2 + n]), s)))
+            starts.append(first)
+            taken.append(len(range(first, int(extents[n]), s)))
+            before = -((r + first * d - low) // s)
+            needed = counts[-1] + d * (taken[-1] - 1)
+            padding.append((before, needed - int(sizes[n]) - before))
+        shapes.append((*shape[:2], *counts))
+        if not (all(counts) and all(taken)):
+            pieces.append(None)
+            continue
+        some = _some_elements(b, right, starts, taken, spreads)
+        type = node.inputs[1].type.with_shape((*node.inputs[1].type.shape[:2], *taken))
+        inner = {**attributes, "lhs_dilation": (1,) * len(sizes), "padding": tuple(padding)}
+        part = Node(node.op, (node.inputs[0], Value(type)), inner)
+        pieces.append(_lowered(b, part, left, some))
+    order = next((piece.order for piece in pieces if piece is not None), None)
+    if order is None:
+        return None
+    values = []
+    for piece, wanted in zip(pieces, shapes, strict=True):
+        if piece is None:
+            along = tuple(wanted[i] for i in inverse_permutation(order))
+            values.append(b.full_like(0, node.output.type.with_shape(along)))
+        elif piece.order == order:
+            values.append(piece.source)
+        else:
+            plain = tuple(piece.order[i] for i in inverse_permutation(order))
+            values.append(b.permute(piece.source, axes=plain))
+    axes = sorted(zip(order[2:], spreads, strict=True))
+    if [axis for axis, _ in axes] != list(order[2:]):
+        return None
+    result = b.interleave(*values, axes=tuple(order[2:]), steps=tuple(spreads))
+    return Arranged(result, order)
+
+
+def _some_elements(
+    b: GraphBuilder, kernel: Arranged, starts: Sequence[int], sizes: Sequence[int],
+    steps: Sequence[int],
+) -> Arranged:  # fmt: skip
+    """Every so-many-th element of a kernel along its spatial dimensions."""
+    source = kernel.source
+    first, taken, apart = [0] * source.type.ndim, list(source.type.shape), [1] * source.type.ndim
+    for axis, start, size, step in zip(kernel.order[2:], starts, sizes, steps, strict=True):
+        first[axis], taken[axis], apart[axis] = start, size, step
+    part = b.slice(source, starts=tuple(first), sizes=tuple(taken), steps=tuple(apart))
+    return Arranged(part, kernel.order)
 
 
 def _added_up(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> Arranged | None:

@@ -61,7 +61,7 @@ def test_windows_are_arranged_once_for_a_layer_and_its_gradient() -> None:
 
 
 def test_gradients_of_strides_multiply_no_zeros() -> None:
-    """A product for each direction, each of the same number of multiplications."""
+    """The same number of multiplications each way; those of the image's are in four products."""
     conv = nn.Conv2d(4, 8, 3, stride=2, padding=1, bias=False)
 
     @flamec.compile
@@ -72,5 +72,7 @@ def test_gradients_of_strides_multiply_no_zeros() -> None:
     steps = step.programs[0].prepared.plan.steps
     work = 2 * 5 * 8 * 9 * 8 * 4 * 9
     products = [s.flops for s in steps if s.kind == "matmul"]
-    assert len(products) == 3
-    assert all(work <= flops < 1.1 * work for flops in products)
+    whole = [flops for flops in products if flops >= work]
+    assert len(whole) == 2 and max(whole) < 1.1 * work
+    parts = [flops for flops in products if flops < work]
+    assert len(parts) == 4 and sum(parts) == work

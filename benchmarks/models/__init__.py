@@ -1,0 +1,1 @@
+"""Models that several benchmarks measure, written for flamec or for PyTorch."""

@@ -1,0 +1,116 @@
+"""Which gradient the elements get that were selected from windows.
+
+In: the gradient of one selected element for each window, and its number in the window. Out: the
+gradient of the array. Each of its elements looks at the windows that it is in, of which there
+are as many as the kernel has strides, so that nothing as large as all windows is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product as combinations
+from typing import Any
+
+from flamec.dispatch import apply, record
+from flamec.functional.primitives import ops
+from flamec.ir.builder import Builder
+from flamec.ir.custom import custom_op
+from flamec.ir.op import DerivativeContext, OpKind
+from flamec.ir.ops.windows import bordered
+from flamec.ir.shape import product
+from flamec.ir.types import int8, int32
+from flamec.state import thread
+from flamec.tensor import Tensor
+
+Ints = tuple[int, ...]
+_NARROW = 127  # the largest number of an element that is kept in eight bits
+
+
+def with_selected_gradient(
+    value: Tensor, x: Tensor, number: Tensor, kernel: Ints, steps: Ints, borders: Ints
+) -> Tensor:
+    """``value`` [N, C, *counts], whose gradient goes to the elements of x with these numbers.
+
+    All sizes along the dimensions of the windows are numbers.
+    """
+    number = ops.cast(number, int8 if product(kernel) <= _NARROW else int32)
+    known = {"kernel": kernel, "steps": steps, "borders": borders, "sizes": ()}
+    if thread.trace is not None:
+        found = apply(_SELECTED, (value, x, number), known)
+        return found[0] if isinstance(found, tuple) else found
+    fresh: Tensor = ops.detach(value)
+    record(_CALLED, [value, x, number], known, [fresh])
+    return fresh
+
+
+def _gradient(b: Builder, ctx: DerivativeContext, g: Any) -> tuple[Any, ...]:
+    """Element i = q * step + r of a dimension is element j of window q - t if
+    j = r + border + t * step is in the kernel."""
+    kernel, steps, borders = (ctx.attributes[k] for k in ("kernel", "steps", "borders"))
+    shape = ctx.input_types[1].shape
+    lead, sizes = shape[:2], shape[2:]
+    counts = ctx.input_types[0].shape[2:]
+    places = [-(-int(size) // s) for size, s in zip(sizes, steps, strict=True)]
+    moves = [
+        range(-((s - 1 + p) // s), (k - 1 - p) // s + 1)
+        for k, s, p in zip(kernel, steps, borders, strict=True)
+    ]
+    apart = tuple(n for q, s in zip(places, steps, strict=True) for n in (q, s))
+    thin = tuple(n for q in places for n in (q, 1))
+    total: Any = None
+    for move in combinations(*moves):
+        edges = [(t, q - t - int(count)) for t, q, count in zip(move, places, counts, strict=True)]
+        own, numbers = (
+            b.expand(
+                b.reshape(bordered(b, v, ((0, 0), (0, 0), *edges)), shape=(*lead, *thin)),
+                shape=(*lead, *apart),
+            )
+            for v in (g, ctx.inputs[2])
+        )
+        hit = b.eq(numbers, _numbers(b, ctx, move, apart))
+        zeros = b.full_like(0, b.type_of(own))
+        term = b.where(hit, own, zeros)
+        total = term if total is None else b.add(total, term)
+    whole = tuple(q * s for q, s in zip(places, steps, strict=True))
+    total = b.reshape(total, shape=(*lead, *whole))
+    ends = [(0, int(size) - n) for size, n in zip(sizes, whole, strict=True)]
+    return None, bordered(b, total, ((0, 0), (0, 0), *ends)), None
+
+
+def _numbers(b: Builder, ctx: DerivativeContext, move: Ints, apart: Ints) -> Any:
+    """The number that an element has in the window at distance ``move``; -1 outside of it."""
+    kernel, steps, borders = (ctx.attributes[k] for k in ("kernel", "steps", "borders"))
+    type = ctx.input_types[2]
+    rank = 2 + len(apart)
+    number, inside = None, None
+    for n, (k, s, p, t) in enumerate(zip(kernel, steps, borders, move, strict=True)):
+        axis = 3 + 2 * n
+        shape = tuple(s if i == axis else 1 for i in range(rank))
+        line = b.iota(shape=shape, axis=axis, dtype=type.dtype, device=type.device)
+        like = type.with_shape(shape)
+        j = b.add(line, b.full_like(p + t * s, like))
+        if not (p + t * s >= 0 and s - 1 + p + t * s < k):
+            within = b.bitwise_and(b.ge(j, b.full_like(0, like)), b.lt(j, b.full_like(k, like)))
+            inside = within if inside is None else _joined(b, b.bitwise_and, inside, within)
+        if number is None:
+            number = j
+        else:
+            scaled = b.mul(number, b.full_like(k, b.type_of(number)))
+            number = _joined(b, b.add, scaled, j)
+    if inside is not None:
+        shape = b.type_of(number).shape
+        inside = b.expand_to(inside, shape)
+        number = b.where(inside, number, b.full_like(-1, b.type_of(number)))
+    full = (*ctx.input_types[0].shape[:2], *apart)
+    return b.expand_to(number, full)
+
+
+def _joined(b: Builder, apply_: Any, x: Any, y: Any) -> Any:
+    """An operation on two arrays that have size 1 along each other's dimensions."""
+    pairs = zip(b.type_of(x).shape, b.type_of(y).shape, strict=True)
+    shape = tuple(n if m == 1 else m for m, n in pairs)
+    return apply_(b.expand_to(x, shape), b.expand_to(y, shape))
+
+
+_SELECTED = custom_op("selected", 1, _gradient, saves_inputs=(2,))
+_CALLED = replace(_SELECTED, kind=OpKind.CALL)  # as the tape has it

@@ -1,0 +1,232 @@
+"""Convolutions and pools as GPU programs, forward and backward, against NumPy in float64.
+
+``CASES`` maps a name to a layer. Run as a program with TRITON_INTERPRET=1 and names of cases: a
+line of JSON for each with what was wrong. The oracle is the same function run eagerly, operation
+by operation, where a convolution is NumPy's product of its windows.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+import flamec
+from flamec.codegen.compile_graph import CompiledGraph
+from flamec.codegen.options import CodegenOptions
+from flamec.codegen.triton.choice import Choice
+from flamec.codegen.triton.compile_graph import compile_graph
+from flamec.codegen.triton.product_schedule import ProductSchedule
+from flamec.compiler import CompiledFunction
+from flamec.config import default_options
+from flamec.ir.graph import Graph
+from flamec.ir.plan import ExecutionPlan
+from flamec.nn import functional as F
+from flamec.program import Program
+
+RunAll = Callable[
+    [ExecutionPlan, Sequence[np.ndarray], Mapping[str, int]],
+    tuple[Sequence[np.ndarray], Mapping[int, np.ndarray]],
+]
+Layer = Callable[..., Any]
+Shape = tuple[int, ...]
+POINTERS = ProductSchedule(16, 32, 16, 4, 2, group=2)  # taps are the same for a block of depth
+SPLIT = ProductSchedule(16, 16, 16, 4, 2, split_k=3)
+DEEP = ProductSchedule(32, 16, 32, 4, 2)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer of an image (channels second) and of parameters; ``schedule`` is forced on its
+    products; ``launches``: of the forward pass alone."""
+
+    layer: Layer
+    shapes: tuple[Shape, ...]
+    schedule: ProductSchedule | None = None
+    launches: int = 0
+    tolerance: float = 1e-4
+    dtype: Any = field(default=flamec.float32)
+
+
+def conv(dimensions: int, transposed: bool = False, **options: Any) -> Layer:
+    name = f"conv{'_transpose' * transposed}{dimensions}d"
+
+    def layer(x: Any, w: Any, *bias: Any) -> Any:
+        return getattr(F, name)(x, w, *bias, **options)
+
+    return layer
+
+
+def activated(layer: Layer) -> Layer:
+    """With a residual as an epilogue."""
+
+    def made(x: Any, w: Any, b: Any, y: Any) -> Any:
+        return F.relu(layer(x, w, b) + y)
+
+    return made
+
+
+def bordered(mode: str) -> Layer:
+    def layer(x: Any, w: Any) -> Any:
+        return F.conv2d(F.pad(x, (2, 1, 1, 0), mode=mode), w)
+
+    return layer
+
+
+def pool(name: str, *arguments: Any, **options: Any) -> Layer:
+    def layer(x: Any) -> Any:
+        return getattr(F, name)(x, *arguments, **options)
+
+    return layer
+
+
+def normalized(x: Any, w: Any, scale: Any, shift: Any) -> Any:
+    """A convolution, its statistics, and what follows."""
+    return F.relu(F.batch_norm(F.conv2d(x, w, padding=1), None, None, scale, shift, training=True))
+
+
+IMAGE, KERNEL = (2, 16, 7, 9), (5, 16, 3, 3)
+CASES = {
+    "plain": Case(conv(2), (IMAGE, KERNEL), launches=2),
+    "same borders": Case(conv(2, padding="same"), (IMAGE, KERNEL), POINTERS, 2),
+    "bias relu residual": Case(
+        activated(conv(2, padding=1)), (IMAGE, KERNEL, (5,), (2, 5, 7, 9)), POINTERS
+    ),
+    "even kernel": Case(conv(2, padding=(1, 2)), (IMAGE, (3, 16, 2, 4)), DEEP),
+    "strides": Case(conv(2, stride=2, padding=1), (IMAGE, KERNEL), POINTERS),
+    "uneven strides": Case(conv(2, stride=(3, 2), padding=(2, 0)), (IMAGE, (4, 16, 5, 3))),
+    "one by one with strides": Case(conv(2, stride=2), (IMAGE, (6, 16, 1, 1))),
+    "dilation": Case(conv(2, dilation=(2, 3), padding=3), (IMAGE, KERNEL), POINTERS),
+    "dilation and strides": Case(
+        conv(2, dilation=2, stride=3, padding=2), (IMAGE, KERNEL), DEEP
+    ),
+    "dilation that strides divide": Case(conv(2, dilation=2, stride=2, padding=2), (IMAGE, KERNEL)),
+    "groups": Case(conv(2, groups=2, padding=1), ((2, 32, 5, 6), (6, 16, 3, 3)), POINTERS),
+    "groups and strides": Case(
+        conv(2, groups=3, stride=2, padding=1), ((2, 6, 7, 8), (9, 2, 3, 3)), SPLIT
+    ),
+    "depthwise": Case(conv(2, groups=8, padding=1), ((2, 8, 7, 5), (8, 1, 3, 3))),
+    "depthwise twice, strides": Case(
+        conv(2, groups=4, stride=2, padding=1), ((2, 4, 7, 6), (8, 1, 3, 3))
+    ),
+    "few channels": Case(conv(2, stride=2, padding=3), ((2, 3, 13, 11), (8, 3, 7, 7)), SPLIT),
+    "split": Case(conv(2, padding=1), (IMAGE, KERNEL), SPLIT),
+    "line": Case(conv(1, padding=2, stride=2), ((3, 16, 17), (4, 16, 5)), POINTERS),
+    "volume": Case(conv(3, padding=1), ((1, 16, 4, 5, 3), (4, 16, 3, 3, 3)), POINTERS),
+    "volume, strides": Case(
+        conv(3, stride=(1, 2, 2), padding=1), ((1, 4, 3, 6, 5), (4, 4, 2, 3, 3))
+    ),
+    "transposed": Case(conv(2, True), ((2, 16, 4, 5), (16, 6, 3, 3)), POINTERS),
+    "transposed, strides": Case(
+        conv(2, True, stride=2, padding=1, output_padding=1), ((2, 16, 4, 5), (16, 6, 3, 3))
+    ),
+    "transposed groups": Case(
+        conv(2, True, stride=2, groups=2, dilation=2), ((2, 8, 3, 4), (8, 3, 3, 2))
+    ),
+    "circular border": Case(bordered("circular"), (IMAGE, KERNEL), POINTERS),
+    "reflected border": Case(bordered("reflect"), (IMAGE, KERNEL), POINTERS),
+    "replicated border": Case(bordered("replicate"), (IMAGE, KERNEL)),
+    "border with a value": Case(
+        lambda x, w: F.conv2d(F.pad(x, (1, 1, 1, 1), value=2.5), w, padding=1), (IMAGE, KERNEL)
+    ),
+    "border that cuts off": Case(
+        lambda x, w: F.conv2d(F.pad(x, (-1, 2, 0, -2)), w, padding=1), (IMAGE, KERNEL), POINTERS
+    ),
+    "empty": Case(conv(2, padding=1), ((0, 16, 7, 9), KERNEL)),
+    "batch norm": Case(normalized, (IMAGE, KERNEL, (5,), (5,)), tolerance=1e-3),
+    "two of three": Case(pool("max_pool2d", 3, 2, 1), ((2, 5, 9, 8),), launches=1),
+    "all of two": Case(pool("max_pool2d", 2), ((2, 5, 9, 8),), launches=1),
+    "dilated": Case(pool("max_pool2d", (2, 3), (1, 2), (1, 1), (2, 1)), ((2, 3, 9, 8),)),
+    "beyond the border": Case(pool("max_pool2d", 3, 2, 1, ceil_mode=True), ((1, 2, 8, 10),)),
+    "line's largest": Case(pool("max_pool1d", 3, 2, 1), ((2, 3, 11),)),
+    "volume's largest": Case(pool("max_pool3d", 2, 2, 1), ((1, 2, 4, 5, 6),)),
+    "mean": Case(pool("avg_pool2d", 3, 2, 1), ((2, 3, 9, 8),)),
+    "mean without border": Case(
+        pool("avg_pool2d", 3, 2, 1, count_include_pad=False), ((2, 3, 9, 8),)
+    ),
+}  # fmt: skip
+
+
+def step_of(layer: Layer, backward: bool) -> Callable[..., Any]:
+    """The layer's value and, for a gradient of it (the first argument), those of its operands."""
+
+    def step(seed: Any, x: Any, *rest: Any) -> Any:
+        last = x.ndim - 1
+        image = x.permute(0, last, *range(1, last))  # the array lies with channels last
+        y = layer(image, *rest)
+        y = y.permute(0, *range(2, y.ndim), 1)
+        if not backward:
+            return y
+        return y, *flamec.autograd.grad(y, [x, *rest], seed)
+
+    return step
+
+
+def arrays_of(name: str) -> list[np.ndarray]:
+    """The seed and the operands, images with channels last."""
+    case = CASES[name]
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    shapes = list(case.shapes)
+    shapes[0] = (shapes[0][0], *shapes[0][2:], shapes[0][1])
+    arrays = [random.standard_normal(s) for s in shapes]
+    y = step_of(case.layer, False)(None, *map(flamec.from_numpy, arrays))
+    return [random.standard_normal(tuple(y.shape)), *arrays]
+
+
+def graph_of(name: str, backward: bool = True) -> Graph:
+    case, arrays = CASES[name], arrays_of(name)
+    compiled = CompiledFunction(
+        step_of(case.layer, backward), replace(default_options(), backend="evaluate")
+    )
+    tensors = [flamec.from_numpy(a).to(case.dtype) for a in arrays]
+    for tensor in tensors[1:] if backward else ():
+        tensor.requires_grad_()
+    program = compiled.compile_variant(tuple(tensors), {})
+    assert isinstance(program, Program)
+    return program.prepared.optimized
+
+
+def compiled(name: str, backward: bool = True, target: str = "sm_90") -> CompiledGraph:
+    """The case's program, its products with the case's schedule."""
+    case, graph = CASES[name], graph_of(name, backward)
+    found = compile_graph(graph, CodegenOptions(target=target))
+    if case.schedule is None:
+        return found
+    schedules = {c.key: case.schedule for c in found.choices if _is_product(c)}
+    return compile_graph(graph, CodegenOptions(target=target, schedules=schedules))
+
+
+def _is_product(choice: Choice) -> bool:
+    return isinstance(choice.schedule, ProductSchedule)
+
+
+def check_case(name: str, run: RunAll) -> list[str]:
+    """What was wrong with the results of a case."""
+    case, arrays = CASES[name], arrays_of(name)
+    tensors = [flamec.from_numpy(a).requires_grad_() for a in arrays]
+    wanted = step_of(case.layer, True)(tensors[0].detach(), *tensors[1:])
+    graph = graph_of(name)
+    given = [a.astype(v.type.dtype.numpy) for a, v in zip(arrays, graph.inputs, strict=True)]
+    outputs, _ = run(compiled(name).plan, given, {})
+    wrong = []
+    for i, (found, value) in enumerate(zip(outputs, wanted, strict=True)):
+        right = value.detach().numpy()
+        scale = max(1.0, float(np.abs(right).max(initial=0)))
+        if found.shape != right.shape:
+            wrong.append(f"result {i}: {found.shape}, not {right.shape}")
+        elif not np.allclose(found, right, case.tolerance, case.tolerance * scale):
+            worst = float(np.abs(found - right).max())
+            wrong.append(f"result {i}: off by {worst} of {scale}")
+    return wrong
+
+
+if __name__ == "__main__":
+    from triton_interpreter import run_plan
+
+    for name in sys.argv[1:] or CASES:
+        print(json.dumps({"row": name, "wrong": check_case(name, run_plan)}), flush=True)
