@@ -31,6 +31,12 @@ def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Pr
     """
     started = time.perf_counter()
     device = graph_device(graph)
+    if options.check:
+        from flamec.checked_values import CheckedRunner
+
+        prepared = Prepared(graph, None, options, None)
+        prepared.runner = CheckedRunner(graph, symbols, device, options.check)
+        return prepared
     if device.type == "cuda":
         from flamec.gpu import gpu
 

@@ -32,6 +32,8 @@ class CompileOptions:
       each) or ``"max"`` (many each, also where a fast search was made before).
     - ``verify``: check the graph's invariants after each pass.
     - ``deterministic``: False lets a GPU add in any order what meets in one place.
+    - ``check``: ``"nan"``, ``"inf"`` or ``"nan,inf"``: programs are evaluated by NumPy, and the
+      first operation that makes such a value from others is an error.
     """
 
     backend: str = "auto"
@@ -43,6 +45,7 @@ class CompileOptions:
     verify: bool = False
     deterministic: bool = True
     autotune: str = "off"
+    check: str = ""
 
 
 def default_options(**changes: Any) -> CompileOptions:
@@ -65,6 +68,8 @@ def default_options(**changes: Any) -> CompileOptions:
         raise ValueError(f"backend must be 'auto', 'c' or 'evaluate', not {options.backend!r}")
     if options.autotune not in ("off", "fast", "max"):
         raise ValueError(f"autotune must be 'off', 'fast' or 'max', not {options.autotune!r}")
+    if not set(options.check.split(",")) <= {"", "nan", "inf"}:
+        raise ValueError(f"check must be 'nan', 'inf' or 'nan,inf', not {options.check!r}")
     return options
 
 

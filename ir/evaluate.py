@@ -8,13 +8,13 @@ their operands; results of ``evaluate_graph`` never share memory with its inputs
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from flamec.ir.bodies import bound_attribute
-from flamec.ir.graph import Graph, Value
+from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import Attributes, Op, OpKind
 from flamec.ir.shape import (
     SymbolicDim,
@@ -23,6 +23,8 @@ from flamec.ir.shape import (
     symbols_of,
 )
 from flamec.ir.types import TensorType, bfloat16, float16
+
+Watch = Callable[[Node, Sequence[np.ndarray], Sequence[np.ndarray]], None]
 
 _ELEMENTWISE = OpKind.ELEMENTWISE
 _COMPUTING = frozenset(
@@ -123,10 +125,12 @@ def evaluate_graph(
     graph: Graph,
     inputs: Sequence[np.ndarray],
     bindings: Mapping[str, int] | None = None,
+    watch: Watch | None = None,
 ) -> tuple[tuple[np.ndarray, ...], dict[int, np.ndarray]]:
     """The outputs, and for each input that the graph updates its new content.
 
-    ``bindings`` gives symbols that the shapes of the inputs do not determine.
+    ``bindings`` gives symbols that the shapes of the inputs do not determine. ``watch`` is
+    called after each node with its operands and results.
     Raises ValueError for inputs of the wrong number or shape, TypeError for a wrong dtype.
     """
     if len(inputs) != len(graph.inputs):
@@ -135,7 +139,7 @@ def evaluate_graph(
         if array.dtype != value.type.dtype.numpy:
             raise TypeError(f"input {position} is {value.type}, not {array.dtype}")
     symbols = bind_symbols([v.type for v in graph.inputs], [a.shape for a in inputs], bindings)
-    memory = _run_nodes(graph, inputs, symbols)
+    memory = _run_nodes(graph, inputs, symbols, watch)
     outputs = tuple(_unshared(memory[v], inputs) for v in graph.outputs)
     return outputs, {i: _unshared(memory[v], inputs) for i, v in sorted(graph.updates.items())}
 
@@ -150,7 +154,10 @@ def evaluate_body(body: Graph, inputs: Sequence[np.ndarray]) -> list[np.ndarray]
 
 
 def _run_nodes(
-    graph: Graph, inputs: Sequence[np.ndarray], symbols: Mapping[str, int]
+    graph: Graph,
+    inputs: Sequence[np.ndarray],
+    symbols: Mapping[str, int],
+    watch: Watch | None = None,
 ) -> dict[Value, np.ndarray]:
     """The arrays of the graph's results; what is not needed any more is let go."""
     memory: dict[Value, np.ndarray] = dict(zip(graph.inputs, inputs, strict=True))
@@ -161,7 +168,10 @@ def _run_nodes(
             for v in node.outputs
         )
         attributes = concrete_attributes(node.attributes, symbols) if symbols else node.attributes
-        results = run_op(node.op, attributes, [memory[v] for v in node.inputs], types)
+        operands = [memory[v] for v in node.inputs]
+        results = run_op(node.op, attributes, operands, types)
+        if watch is not None:
+            watch(node, operands, results)
         memory.update(zip(node.outputs, results, strict=True))
         for value in (*node.inputs, *node.outputs):
             if last_use.get(value, -1) <= position and value in memory:
