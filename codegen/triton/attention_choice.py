@@ -120,6 +120,7 @@ _FOR_WARP_GROUPS: dict[str, dict[int, Blocks]] = {
 }
 # of blocks with unequal work: heads whose longest blocks go first
 _GROUPS = {"forward": 16, "keys": 1, "queries": 4}
+_OTHER_GROUPS = {"forward": (1, 64), "keys": (8,), "queries": (1, 16)}
 # and with instructions of one warp, whose operands are in registers
 _FOR_WARPS: dict[str, dict[int, Blocks]] = {
     "forward": {
@@ -152,12 +153,13 @@ def attention_candidates(
     tma = target.tma and target.warp_groups and is_described(a)
     blocks = _FOR_WARP_GROUPS if target.warp_groups else _FOR_WARPS
     uneven = a.upper is not None and a.lower is None
-    group = _GROUPS[part.launch] if uneven else 1
+    groups = (_GROUPS[part.launch], *_OTHER_GROUPS[part.launch]) if uneven else (1,)
     found = []
-    for rows, columns, warps, stages in blocks[part.launch][numbers]:
-        schedule = AttentionSchedule(rows, columns, warps, stages, tma, group)
-        if _has_room(schedule, a, part.launch, target):
-            found.append(schedule)
+    for group in groups:
+        for rows, columns, warps, stages in blocks[part.launch][numbers]:
+            schedule = AttentionSchedule(rows, columns, warps, stages, tma, group)
+            if _has_room(schedule, a, part.launch, target):
+                found.append(schedule)
     if not found:
         raise LookupError(f"no blocks of heads of {numbers} numbers fit {options.target}")
     return found[:most]

@@ -31,7 +31,11 @@ from flamec.ir.passes.eliminate_common_subexpressions import eliminate_common_su
 from flamec.ir.passes.eliminate_dead_code import eliminate_dead_code
 from flamec.ir.passes.lower_attention import has_kernel
 from flamec.ir.passes.rewrite import moved
+from flamec.ir.shape import product
 from flamec.ir.types import TensorType
+
+
+_FEW_QUERIES, _FEW_HEADS, _MANY_KEYS = 8, 128, 1024
 
 
 @dataclass(frozen=True)
@@ -111,11 +115,23 @@ def _unsuited(found: Found) -> str:
     given = [builder.input(t) for t in found.types()]
     node = _emit_forward(builder, found, given)
     if has_kernel(node):
-        return ""
+        return _too_narrow(node)
     q, _, v = (value.type for value in node.inputs[:3])
     if not q.dtype.is_half:
         return f"there are kernels for 16-bit floats only, and these are {q.dtype.name}"
     return f"there is no kernel for heads of {q.shape[-1]} and {v.shape[-1]} numbers"
+
+
+def _too_narrow(node: Node) -> str:
+    """Why a kernel would keep most of a GPU waiting; "" if it would not."""
+    *batch, rows, _ = node.inputs[0].type.shape
+    columns, heads = node.inputs[1].type.shape[-2], product(batch)
+    if not all(isinstance(size, int) for size in (heads, rows, columns)):
+        return ""
+    few = rows <= _FEW_QUERIES and heads < _FEW_HEADS  # type: ignore[operator]
+    if few and columns >= _MANY_KEYS:  # type: ignore[operator]
+        return f"a block of {rows} queries would walk over {columns} keys alone"
+    return ""
 
 
 # the backward pass -----------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,15 +13,18 @@ import pytest
 from interpreted import run_interpreted
 from triton_attention import CASES, ENGINE, OTHER, SMALL, Case, compiled, graph_of
 
+from flamec.codegen.autotune import select_schedules
 from flamec.codegen.options import CodegenOptions
+from flamec.codegen.triton.attention_schedule import AttentionSchedule
 from flamec.codegen.triton.choice import (
     ScheduleWarning,
     candidates,
     schedule_data,
     schedule_from,
 )
-from flamec.codegen.triton.compile_graph import compile_graph
+from flamec.codegen.triton.compile_graph import compile_graph, lower_graph
 from flamec.codegen.triton.product_schedule import target_facts
+from flamec.codegen.triton.trial import Trial
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
 from flamec.ir.op import OpKind
@@ -169,3 +173,28 @@ def test_bytes_are_those_of_operands_and_results() -> None:
     array, row = 2 * 4 * 1024 * 64 * 2, 2 * 4 * 1024 * 4
     assert steps[0].bytes_read + steps[0].bytes_written == 4 * array + row
     assert steps[2].bytes_read + steps[2].bytes_written == 7 * array + 2 * row
+
+
+def test_schedules_are_searched_like_others() -> None:
+    """Each launch gets the fastest of its candidates, and programs are generated with them."""
+    graph = _heads(64, "sm_90")
+    options = CodegenOptions()
+    kernels = lower_graph(graph, options).kernels
+
+    def timer(groups: Sequence[Sequence[Trial]]) -> list[list[float]]:
+        """Few rows are fast."""
+        return [
+            [
+                t.schedule.rows * 1e-3 if isinstance(t.schedule, AttentionSchedule) else 1.0
+                for t in group
+            ]
+            for group in groups
+        ]
+
+    found = select_schedules(kernels, options, lambda key: None, timer, 64)
+    tuned = [t for t in found.tuned if isinstance(t.schedule, AttentionSchedule)]
+    assert len(tuned) == 3 and all(t.tried > 3 for t in tuned)
+    chosen = compile_graph(graph, replace(options, schedules=found.schedules)).choices
+    assert {c.key: c.schedule for c in chosen} == found.schedules
+    rows = [c.schedule.rows for c in chosen if isinstance(c.schedule, AttentionSchedule)]
+    assert rows == [64, 32, 64]

@@ -379,6 +379,15 @@ def test_types_without_kernels_are_named() -> None:
     assert new is graph and "16-bit floats only, and these are float32" in decision.reason
 
 
+def test_one_query_of_few_heads_and_many_keys() -> None:
+    """Products and a softmax divide the keys among blocks; a kernel of attention would not."""
+    for keys, made in ((2048, False), (512, True)):
+        q, k, v = (flamec.zeros(1, 2, n, 8, dtype=flamec.bfloat16) for n in (1, keys, keys))
+        _, (decision,) = attention_of(traced(no_mask, q, k, v))
+        assert decision.made is made
+        assert made or decision.reason == "a block of 1 queries would walk over 2048 keys alone"
+
+
 def test_on_a_cpu_nothing_changes(any_dtype: None) -> None:
     graph = traced(no_mask, *operands(gradients=False))
     assert recognize_attention(graph) is graph
