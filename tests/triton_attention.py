@@ -78,6 +78,7 @@ CASES = {
     "odd by the engine": Case(67, 35, 24, 40, schedule=ENGINE, dtype=float16, upper=3),
     "mask": Case(35, 67, 32, 16, mask="bool", schedule=SMALL),
     "mask of a causal one": Case(35, 67, 32, 16, mask="bool", upper=9, schedule=ENGINE),
+    "padding": Case(35, 67, 32, 16, mask="padding", schedule=ENGINE, layout="lengths"),
     "added": Case(35, 67, 32, 16, mask="float", schedule=SMALL, dtype=float16),
     "rows of NaN": Case(40, 20, 16, 16, upper=-10, schedule=SMALL, zero_rows=False),
     "shared": Case(40, 52, 16, 16, upper=0, layout="shared", heads=4, schedule=ENGINE),
@@ -131,6 +132,8 @@ def graph_of(case: Case, backward: bool = True) -> Graph:
     mask: list[Any] = []
     if case.mask == "bool":
         mask = [b.expand(b.input(TensorType((1, 1, *shape[2:]), bool_)), shape=shape)]
+    elif case.mask == "padding":
+        mask = [b.expand(b.input(TensorType((case.batch, 1, 1, shape[3]), bool_)), shape=shape)]
     elif case.mask:
         mask = [b.expand(b.input(TensorType((case.batch, 1, *shape[2:]), float32)), shape=shape)]
     order = (0, 1, 2, 3) if case.layout in ("heads", "shared") else (0, 2, 1, 3)
@@ -190,7 +193,8 @@ def expected(
         parts = np.split(wide[0], 3, axis=-1)
         split = (*parts[0].shape[:2], case.heads, case.depth)
         wide = [*(p.reshape(split) for p in parts), *wide[1:]]
-    q, k, v, g, *mask = [a.swapaxes(1, 2) if turned and a.ndim == 4 else a for a in wide]
+    matrices, mask = wide[:4], wide[4:]
+    q, k, v, g = (a.swapaxes(1, 2) if turned else a for a in matrices)
     if case.layout == "shared":
         k, v = (np.repeat(x, 2, axis=1) for x in (k, v))
     scores = case.depth**-0.5 * q @ k.swapaxes(-1, -2)

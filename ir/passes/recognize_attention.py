@@ -34,7 +34,6 @@ from flamec.ir.passes.rewrite import moved
 from flamec.ir.shape import product
 from flamec.ir.types import TensorType
 
-
 _FEW_QUERIES, _FEW_HEADS, _MANY_KEYS = 8, 128, 1024
 
 
