@@ -256,7 +256,7 @@ def _difference(
     step = 2.0**-8 if case.dtype is bfloat16 else 2.0**-11
     if label == "logarithm":
         step = 2.0**-20
-    error = np.abs(got - want)[finite].max(initial=0.0)
+    error = np.abs(got[finite] - want[finite]).max(initial=0.0)
     size = np.abs(want[finite]).max(initial=1.0)
     return "" if error <= 3 * step * size else f"error {error:.2g} of {size:.2g}"
 

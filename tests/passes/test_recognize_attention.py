@@ -355,6 +355,21 @@ def test_second_derivatives_are_those_of_what_is_written(any_dtype: None) -> Non
     agree(graph, new)
 
 
+def test_what_is_computed_again_stays_right(any_dtype: None) -> None:
+    """The backward pass of a checkpoint has no result of attention, so only forward is fused."""
+    leaves = operands()
+
+    def step() -> Any:
+        output = flamec.utils.checkpoint.checkpoint(causal_function, *leaves, use_reentrant=False)
+        return flamec.autograd.grad((output**2).sum(), leaves)
+
+    graph = traced(step)
+    new, decisions = attention_of(graph)
+    verify(new)
+    assert decisions[0].made
+    agree(graph, new)
+
+
 def test_sizes_may_be_symbols() -> None:
     def attend(q: Any, k: Any, v: Any) -> Any:
         length = q.shape[2]
