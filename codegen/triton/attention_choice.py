@@ -103,7 +103,7 @@ Blocks = tuple[tuple[int, int, int, int], ...]  # rows, columns, warps, stages
 # by the larger of depth and width, the best first where they fit: with instructions of four warps
 _FOR_WARP_GROUPS: dict[str, dict[int, Blocks]] = {
     "forward": {
-        64: ((64, 64, 4, 2), (128, 64, 4, 3), (64, 128, 4, 2), (64, 64, 4, 3), (128, 64, 4, 2)),
+        64: ((128, 64, 4, 3), (64, 64, 4, 2), (64, 128, 4, 2), (64, 64, 4, 3), (128, 64, 4, 2)),
         128: ((128, 64, 8, 2), (128, 64, 4, 2), (64, 64, 4, 3), (128, 128, 8, 3), (64, 64, 4, 2)),
         256: ((128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2)),
     },
@@ -113,14 +113,12 @@ _FOR_WARP_GROUPS: dict[str, dict[int, Blocks]] = {
         256: ((32, 64, 8, 2), (64, 64, 8, 1)),
     },
     "queries": {
-        64: ((64, 64, 4, 3), (64, 32, 4, 3), (64, 64, 4, 2), (128, 64, 8, 3), (128, 32, 4, 3)),
+        64: ((64, 32, 4, 3), (64, 64, 4, 3), (64, 64, 4, 2), (128, 64, 8, 3), (128, 32, 4, 3)),
         128: ((64, 64, 4, 1), (64, 128, 4, 1), (128, 128, 8, 2), (128, 64, 8, 3), (64, 64, 4, 2)),
         256: ((64, 32, 8, 2), (64, 64, 8, 1)),
     },
 }
-# of blocks with unequal work: heads whose longest blocks go first
-_GROUPS = {"forward": 16, "keys": 1, "queries": 4}
-_OTHER_GROUPS = {"forward": (1, 64), "keys": (8,), "queries": (1, 16)}
+_EVEN_FORWARD = (128, 64, 4, 2)  # of 128 numbers, where all blocks have the same work
 # and with instructions of one warp, whose operands are in registers
 _FOR_WARPS: dict[str, dict[int, Blocks]] = {
     "forward": {
@@ -141,6 +139,25 @@ _FOR_WARPS: dict[str, dict[int, Blocks]] = {
 }
 
 
+_MOST_HEADS, _L2_SHARE = 64, 32 << 20
+_TURNS = {"keys": {64: 1, 128: 4}, "queries": {64: 16, 128: 8}}
+
+
+def _groups(part: AttentionLaunch, numbers: int, options: CodegenOptions) -> tuple[int, ...]:
+    """How many heads take turns, the best by what was measured first: more than one where blocks
+    have unequal work. Forward, as many as have their keys and values in the L2 cache."""
+    a = part.attention
+    if a.upper is None or a.lower is not None:
+        return (1,)
+    columns = options.typical(a.columns) or 1024
+    bytes_of_head = 2 * columns * (a.depth + a.width)
+    most = max(1, min(_MOST_HEADS, _L2_SHARE // bytes_of_head))
+    group = 1 << (most.bit_length() - 1)
+    if part.launch != "forward":
+        group = min(group, _TURNS[part.launch][min(numbers, 128)])
+    return tuple(dict.fromkeys((group, 1, max(1, group // 4))))
+
+
 def attention_candidates(
     part: AttentionLaunch, options: CodegenOptions, most: int
 ) -> list[AttentionSchedule]:
@@ -152,14 +169,16 @@ def attention_candidates(
     numbers = max(64, padded(a.depth), padded(a.width))
     tma = target.tma and target.warp_groups and is_described(a)
     blocks = _FOR_WARP_GROUPS if target.warp_groups else _FOR_WARPS
-    uneven = a.upper is not None and a.lower is None
-    groups = (_GROUPS[part.launch], *_OTHER_GROUPS[part.launch]) if uneven else (1,)
-    found = []
+    groups = _groups(part, numbers, options)
+    shapes = blocks[part.launch][numbers]
+    if blocks is _FOR_WARP_GROUPS and part.launch == "forward" and numbers == 128:
+        shapes = shapes if groups[0] > 1 else (_EVEN_FORWARD, *shapes)
+    found: dict[AttentionSchedule, None] = {}  # each once
     for group in groups:
-        for rows, columns, warps, stages in blocks[part.launch][numbers]:
+        for rows, columns, warps, stages in shapes:
             schedule = AttentionSchedule(rows, columns, warps, stages, tma, group)
             if _has_room(schedule, a, part.launch, target):
-                found.append(schedule)
+                found[schedule] = None
     if not found:
         raise LookupError(f"no blocks of heads of {numbers} numbers fit {options.target}")
-    return found[:most]
+    return list(found)[:most]
