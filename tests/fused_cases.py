@@ -70,6 +70,8 @@ def _elementwise() -> list[Case]:
         Case("fmax", lambda x: flamec.fmax(x(5, 7), x(7))),
         Case("fmin", lambda x: flamec.fmin(x(5, 7), x(5, 1))),
         Case("clamp", lambda x: x(5, 7).clamp(-0.5, 0.5)),
+        Case("with_factor", lambda x: flamec.add(x(5, 7), x(5, 1), alpha=0.5)),
+        Case("with_factor", lambda x: flamec.sub(x(7), x(5, 7), alpha=x().detach())),
         Case("lerp", lambda x: flamec.lerp(x(5, 7), x(5, 7), 0.3)),
         Case("addcmul", lambda x: flamec.addcmul(x(5, 7), x(5, 1), x(7), value=0.5)),
         Case("addcdiv", lambda x: flamec.addcdiv(x(5, 7), x(5, 1), x(7, positive=True))),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flamec.dispatch import apply, write
+from flamec.dispatch import apply, apply_named, write
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.autocasting import FLOAT32, autocasts
@@ -26,6 +26,7 @@ from flamec.functional.promotion import (
     require_tensor,
     result_dtype,
 )
+from flamec.fusing import fused
 from flamec.ir.op import Op, lookup
 from flamec.ir.types import DType, float32, float64
 from flamec.tensor import Tensor
@@ -133,7 +134,13 @@ def _with_alpha(name: str, op: Op, x: Any, y: Any, alpha: Any) -> Tensor:
     dtype = result_dtype(x, y)
     check_factor(name, "alpha", alpha, dtype)
     left, right, factor = convert_operands((x, y, alpha), dtype.compute)
-    return narrowed(apply(op, (left, ops.mul(right, factor)), _NO_ATTRIBUTES), dtype)
+    return _with_factor(left, right, factor, op.name, dtype)
+
+
+@fused()
+def _with_factor(left: Tensor, right: Tensor, factor: Tensor, name: str, dtype: DType) -> Tensor:
+    """The factor is an operand, so that one program serves all values of it."""
+    return narrowed(apply_named(name, left, ops.mul(right, factor)), dtype)
 
 
 # division -----------------------------------------------------------------------------

@@ -63,6 +63,13 @@ def test_numbers_that_keep_changing_end_it(simulated: Any) -> None:
     assert len(programs()) == most == prepared(simulated, "leaky_relu")
 
 
+def test_a_factor_is_an_operand(simulated: Any) -> None:
+    x = random(3, 4)
+    for step in range(1, 9):
+        close(x.add(x, alpha=step / 7), x * (1 + step / 7))
+    assert len(programs()) == 1
+
+
 @pytest.mark.parametrize("shape", [(0, 3), (3, 1), (1, 1), (2, 1, 3), (16, 32)])
 def test_small_and_empty(shape: tuple[int, ...], gpu: Any) -> None:
     x, y = random(*shape, device=gpu, grad=True), random(*shape, device="cpu", grad=True)
