@@ -33,6 +33,7 @@ FILES = (
     "encoder_step",
     "convnet_step",
     "resnet_step",
+    "lstm_step",
     "first_call",
     "import_time",
 )

@@ -1,8 +1,8 @@
-"""``scan``: a Python function run for each element of sequences, as one operation.
+"""``scan`` and ``fori_loop``: a Python function run many times, as one operation.
 
-The function is traced once, whatever the length, and becomes the body of the primitive ``scan``
-(``ir/ops/loops.py``), eager and compiled. Meaning and argument order are those of
-``jax.lax.scan``.
+The function is traced once, whatever the number of steps, and becomes the body of the primitive
+``scan`` (``ir/ops/loops.py``), eager and compiled. Meaning and argument order are those of
+``jax.lax.scan`` and ``jax.lax.fori_loop``.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.primitives import ops
 from flamec.ir.bodies import reordered
 from flamec.ir.passes.differentiate_loops import with_residuals
-from flamec.ir.shape import Dim, equal, format_shape
-from flamec.ir.types import TensorType, promote_types
+from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, less
+from flamec.ir.types import TensorType, int64, promote_types
 from flamec.state import thread
 from flamec.structures import Structure, flatten, unflatten
 from flamec.tensor import Tensor
 from flamec.traced_body import TracedBody, trace_body
 
-__all__ = ["scan"]
+__all__ = ["fori_loop", "scan"]
 
 
 def scan(
     f: Callable[[Any, Any], tuple[Any, Any]],
     init: Any,
     xs: Any = None,
-    length: int | None = None,
+    length: Dim | None = None,
     reverse: bool = False,
 ) -> tuple[Any, Any]:
     """Carry values along sequences: ``carry, y = f(carry, x)`` for each element ``x`` of ``xs``.
@@ -66,6 +66,33 @@ def scan(
     return _apply(body, structure, state, sequences, count, reverse)
 
 
+def fori_loop(lower: Dim, upper: Dim, body_fun: Callable[[Tensor, Any], Any], init_val: Any) -> Any:
+    """``value = body_fun(i, value)`` for each ``i`` from ``lower`` up to, without, ``upper``.
+
+    The bounds are ints, in a compiled function also sizes of tensors; ``i`` is an int64 tensor of
+    no dimensions. ``init_val``: as ``scan``'s ``init``. Returns the last value, ``init_val`` if
+    ``upper <= lower``. TypeError for bounds that are tensors: how often a loop with gradients
+    runs must be known before.
+    """
+    for bound in (lower, upper):
+        if isinstance(bound, bool) or not isinstance(bound, (int, SymbolicDim)):
+            raise OperationTypeError(
+                f"fori_loop: the bounds must be ints, not {type(bound).__name__} "
+                f"(at {user_location()})"
+            )
+    length = upper - lower
+    if less(length, 0):
+        length = 0
+
+    def step(carry: tuple[Tensor, Any], _: None) -> tuple[tuple[Tensor, Any], None]:
+        i, value = carry
+        return (i + 1, body_fun(i, value)), None
+
+    start = ops.constant(lower, TensorType((), int64))
+    (_, value), _ = scan(step, (start, init_val), None, length)
+    return value
+
+
 def _leaves(name: str, what: str, value: Any) -> tuple[list[Tensor | None], Structure]:
     """Tensors for the leaves; None stays."""
     leaves, structure = flatten(value)
@@ -83,7 +110,7 @@ def _leaves(name: str, what: str, value: Any) -> tuple[list[Tensor | None], Stru
     return tensors, structure
 
 
-def _length(sequences: Sequence[Tensor | None], length: int | None) -> Dim:
+def _length(sequences: Sequence[Tensor | None], length: Dim | None) -> Dim:
     """The number of steps; ValueError if that is not clear."""
     found: Dim | None = length
     for tensor in sequences:

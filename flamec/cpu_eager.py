@@ -33,10 +33,15 @@ _lock = threading.RLock()
 _memory = HostMemory()
 
 
-def is_worth_compiling(graph: Graph, bindings: Mapping[str, int]) -> bool:
-    """Whether the graph's operations, one by one, take long; False without a C compiler."""
-    work = sum(_work(node, bindings) for node in graph.nodes)
-    return work >= LEAST_WORK and can_compile()
+def is_worth_compiling(graph: Graph, bindings: Mapping[str, int], times: int = 1) -> bool:
+    """Whether the graph's operations, one by one, take long if the graph is run ``times`` times;
+    False without a C compiler."""
+    return times * work_of(graph, bindings) >= LEAST_WORK and can_compile()
+
+
+def work_of(graph: Graph, bindings: Mapping[str, int]) -> int:
+    """The elements that the graph's operations give."""
+    return sum(_work(node, bindings) for node in graph.nodes)
 
 
 def can_compile() -> bool:
@@ -49,6 +54,9 @@ def _work(node: Node, bindings: Mapping[str, int]) -> int:
     """The elements that an operation gives, or what takes as long."""
     if node.op.kind in _FREE:
         return 0
+    if node.op.kind is OpKind.LOOP:
+        length = evaluate_shape((node.attributes["length"],), bindings)[0]
+        return length * work_of(node.attributes["body"], bindings)
     count = sum(product(evaluate_shape(v.type.shape, bindings)) for v in node.outputs)
     if node.op.kind is OpKind.CONVOLUTION:
         weight = evaluate_shape(node.inputs[1].type.shape, bindings)

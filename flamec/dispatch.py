@@ -29,9 +29,8 @@ from flamec.state import process, thread
 from flamec.tape import DETACH, Leaf, Saved, TapeNode, keep
 from flamec.tensor import Storage, Tensor, ViewStep
 
-_COMPUTING = frozenset(kind.value for kind in OpKind) - {
-    kind.value for kind in (OpKind.VIEW, OpKind.BARRIER, OpKind.TRANSFER, OpKind.CUSTOM)
-}
+_NOT_COMPUTING = (OpKind.VIEW, OpKind.BARRIER, OpKind.TRANSFER, OpKind.CUSTOM, OpKind.LOOP)
+_COMPUTING = frozenset(kind.value for kind in OpKind if kind not in _NOT_COMPUTING)
 
 
 def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Any:
@@ -63,6 +62,8 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
             types = op.infer_types(tuple([t._type for t in inputs]), attributes)
             if op.kind is OpKind.CUSTOM:
                 results = tuple(arrays[: len(types)])
+            elif op.kind is OpKind.LOOP:
+                results = _eager_loops().run_loop(op, attributes, inputs, types)
             elif types[0].device.type == "cpu" and op.kind is not OpKind.TRANSFER:
                 results = run_op(op, attributes, arrays, types)
             else:
@@ -137,6 +138,14 @@ def _gpu_eager() -> Any:
     from flamec import gpu_eager
 
     return gpu_eager
+
+
+@cache
+def _eager_loops() -> Any:
+    """What runs loops; imported when there is one to run."""
+    from flamec import eager_loops
+
+    return eager_loops
 
 
 def _shares(result: Any, source: Any) -> bool:

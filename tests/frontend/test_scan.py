@@ -1,4 +1,4 @@
-"""``flamec.scan``: values, gradients of every order, batches, effects, errors, compiled or not."""
+"""``flamec.scan`` and ``fori_loop``: values, gradients, batches, effects, errors, programs."""
 
 from __future__ import annotations
 
@@ -211,6 +211,27 @@ def test_views_of_one_outside_memory() -> None:
     np.testing.assert_allclose(results[0], wanted.numpy(), rtol=1e-12)
 
 
+def test_fori_loop_counts_and_has_gradients() -> None:
+    def powers(x: Any, upper: Any) -> Any:
+        return flamec.fori_loop(1, upper, lambda i, v: (v[0] * x, v[1] + i), (1.0, 0))
+
+    def of_size(x: Any, like: Any) -> Any:
+        return powers(x, like.shape[0])
+
+    x = flamec.tensor(3.0, requires_grad=True)
+    compiled = flamec.compile(of_size, dynamic=True)
+    for size in (5, 6, 3):
+        for call in (of_size, compiled):
+            power, total = call(x, flamec.zeros(size))
+            (slope,) = flamec.autograd.grad(power, x)
+            assert power.item() == 3.0 ** (size - 1) and total.item() == size * (size - 1) // 2
+            assert slope.item() == (size - 1) * 3.0 ** (size - 2)
+    assert len(compiled.programs) == 1
+    assert powers(x, 0)[0].item() == 1.0
+    with pytest.raises(TypeError, match="bounds must be ints"):
+        flamec.fori_loop(0, flamec.tensor(3), lambda i, v: v, 0.0)
+
+
 ERRORS: list[tuple[Any, type[Exception], str]] = [
     (lambda: flamec.scan(lambda c, x: c, 0.0, flamec.ones(3)), TypeError, "must return a pair"),
     (lambda: flamec.scan(lambda c, x: (c, c), 0.0), ValueError, "given as length"),
@@ -263,3 +284,39 @@ def test_a_training_step_with_a_recurrent_layer_is_one_program_for_all_lengths()
 
     losses = [step(flamec.ones(steps, 2, 3)).item() for steps in (5, 6, 9, 5)]
     assert len(step.programs) == 1 and losses[-1] < losses[0]
+
+
+def test_long_eager_loops_are_compiled_once_for_all_lengths(monkeypatch: Any) -> None:
+    from flamec import cpu_eager
+
+    monkeypatch.setattr(cpu_eager, "LEAST_WORK", 100)
+    monkeypatch.setattr(cpu_eager, "_programs", {})
+    if not cpu_eager.can_compile():
+        pytest.skip("no C compiler")
+    for steps in (5, 8, 3):
+        values = arrays(steps)
+        for found, wanted in zip(
+            gradients(scanned, values), gradients(unrolled, values), strict=True
+        ):
+            np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
+    assert len(cpu_eager._programs) == 2  # forward and backward
+
+
+def test_loops_on_a_gpu(monkeypatch: Any) -> None:
+    """Eager: a program over the number of steps; results are those on the CPU."""
+    import simulated_gpu
+
+    (gpu, *_) = simulated_gpu.install(monkeypatch)
+    for steps in (5, 7):
+        values = arrays(steps)
+        tensors = [flamec.tensor(v, requires_grad=True) for v in values]
+        there = [t.detach().to("cuda").requires_grad_() for t in tensors]
+        wanted, found = scanned(*tensors), scanned(*there)
+        assert found.device.type == "cuda"
+        wanted.backward()
+        found.backward()
+        np.testing.assert_allclose(found.detach().cpu().numpy(), wanted.detach().numpy())
+        for a, b in zip(there, tensors, strict=True):
+            np.testing.assert_allclose(a.grad.cpu().numpy(), b.grad.numpy(), rtol=1e-12)
+    loops = [p for p in gpu.prepared if p.graph.name == "scan"]
+    assert len(loops) == 2  # forward and backward
