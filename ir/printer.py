@@ -93,10 +93,16 @@ def format_node(
 
 def print_graph(graph: Graph, locations: bool = True) -> str:
     """The whole graph as text, without a final newline."""
-    return "\n".join(_graph_lines(graph, f"graph {quoted(graph.name)} {{", locations))
+    return "\n".join(printed_lines(graph, f"graph {quoted(graph.name)} {{", locations))
 
 
-def _graph_lines(graph: Graph, head: str, locations: bool) -> list[str]:
+def body_head(body: Graph, number: int) -> str:
+    """The line with which a body begins."""
+    return f"body {number} {quoted(body.name)} {{"
+
+
+def printed_lines(graph: Graph, head: str, locations: bool) -> list[str]:
+    """The lines of a graph or body that begins with ``head``."""
     numbers = number_values(graph)
     bodies: dict[Graph, int] = {}
     lines = [head]
@@ -107,8 +113,8 @@ def _graph_lines(graph: Graph, head: str, locations: bool) -> list[str]:
         for body in node.bodies.values():
             if body not in bodies:
                 bodies[body] = len(bodies)
-                start = f"body {bodies[body]} {quoted(body.name)} {{"
-                lines += [f"  {line}" for line in _graph_lines(body, start, locations)]
+                head = body_head(body, bodies[body])
+                lines += [f"  {line}" for line in printed_lines(body, head, locations)]
         lines.append(f"  {format_node(node, numbers, locations, bodies)}")
     returned = " ".join(["return", ", ".join(f"%{numbers[v]}" for v in graph.outputs)]).rstrip()
     lines.append(f"  {returned}")

@@ -11,7 +11,14 @@ from typing import Any
 
 from flamec.cli.source_lines import describe_location, source_text
 from flamec.ir.graph import Graph, Location, Node, Value, attribute_key
-from flamec.ir.printer import format_attribute, format_node, number_values, quoted
+from flamec.ir.printer import (
+    body_head,
+    format_attribute,
+    format_node,
+    number_values,
+    printed_lines,
+    quoted,
+)
 from flamec.ir.shape import format_dim
 from flamec.ir.types import TensorType
 
@@ -30,6 +37,7 @@ def graph_lines(
         name = f" {quoted(value.name)}" if value.name else ""
         lines.append(f"  input %{numbers[value]}{name}: {value.type}")
     shown: tuple[Location | None, str] | None = None
+    bodies: dict[Graph, int] = {}
     for entry in _visible(graph, hidden):
         if isinstance(entry, str):
             lines += ["", f"  # {entry}"]
@@ -39,7 +47,12 @@ def graph_lines(
         if here != shown and entry.location is not None:
             lines += ["", f"  # {describe_location(entry.location, entry.scope)}"]
         shown = here
-        lines.append(f"  {format_node(entry, numbers, locations=False)}")
+        for body in entry.bodies.values():
+            if body not in bodies:
+                bodies[body] = len(bodies)
+                head = body_head(body, bodies[body])
+                lines += [f"  {line}" for line in printed_lines(body, head, locations=False)]
+        lines.append(f"  {format_node(entry, numbers, False, bodies)}")
     lines.append("")
     lines.append(f"  return {', '.join(f'%{numbers[v]}' for v in graph.outputs)}".rstrip())
     lines += [
@@ -86,7 +99,10 @@ def _node_data(node: Node, numbers: Mapping[Value, int]) -> dict[str, Any]:
         "op": node.op.name,
         "inputs": [numbers[v] for v in node.inputs],
         "outputs": [{"value": numbers[v], **type_data(v.type)} for v in node.outputs],
-        "attributes": {k: format_attribute(v) for k, v in node.attributes.items()},
+        "attributes": {
+            k: graph_data(v) if isinstance(v, Graph) else format_attribute(v)
+            for k, v in node.attributes.items()
+        },
     }
     if node.location is not None:
         data["location"] = {

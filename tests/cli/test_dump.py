@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import flamec
 from flamec.ir.parser import parse_graph
 
 ESCAPE = "\x1b["
@@ -189,3 +190,17 @@ def test_a_file_that_fails_ends_with_1_and_the_users_line(run, program) -> None:
 def test_wrong_shapes_end_with_1(run) -> None:
     done = run("dump", "program.py:model", "-i", "float32[8,11]", code=1)
     assert "11" in done.err
+
+
+def test_bodies_of_loops_stand_before_them() -> None:
+    from flamec.cli.graph_text import graph_data, graph_lines
+
+    compiled = flamec.compile(
+        lambda xs: flamec.scan(lambda c, x: (c + x, c * x), flamec.zeros(3), xs)
+    )
+    compiled(flamec.ones(4, 3))
+    graph = compiled.programs[0].captured.graph
+    text = "\n".join(graph_lines(graph))
+    assert text.index("body 0") < text.index("= mul(%0, %1)") < text.index("body=body(0)")
+    node = graph_data(graph)["nodes"][-1]
+    assert [n["op"] for n in node["attributes"]["body"]["nodes"]] == ["add", "mul"]
