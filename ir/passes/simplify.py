@@ -2,8 +2,8 @@
 
 In: any graph without a pending differentiation (barriers are dropped). Out: a
 graph without neutral elements, double negations, selections by constants,
-conversions there and back, views of views, and broadcasts that an elementwise
-operation does by itself. Rules read the kind and the facts of an operation;
+conversions there and back, comparisons of what was only scaled, views of views, and broadcasts
+that an elementwise operation does by itself. Rules read the kind and the facts of an operation;
 an operation is named only where a rule is about its own meaning.
 """
 
@@ -16,6 +16,7 @@ from flamec.ir.op import OpKind
 from flamec.ir.passes.fold_constants import constant_value
 from flamec.ir.passes.rewrite import RewriteBuilder, rewrite
 from flamec.ir.passes.simplify_broadcasts import broadcast_to, drop_stretching
+from flamec.ir.passes.simplify_comparisons import simplify_comparison
 from flamec.ir.passes.simplify_puts import sum_of_placed
 from flamec.ir.passes.simplify_views import (
     drop_empty_assembly,
@@ -54,7 +55,7 @@ def _simplify_elementwise(b: RewriteBuilder, node: Node) -> Value | None:
         chosen = _small_power(b, node) or _neutral(b, node)
     else:
         chosen = _neutral(b, node)
-    return chosen or drop_stretching(b, node)
+    return chosen or simplify_comparison(b, node) or drop_stretching(b, node)
 
 
 def _repeated(node: Node) -> Value | None:

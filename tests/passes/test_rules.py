@@ -97,6 +97,51 @@ def test_constant_powers_become_products() -> None:
     assert power(3, TensorType((4,), int64)) == ["mul", "mul"]
 
 
+def _bits(b: GraphBuilder, x: Value, mask: int = (1 << 24) - 1) -> Value:
+    """Nonnegative integers of 24 bits as floats, as random numbers are made of words."""
+    return b.cast(b.bitwise_and(x, number(b, mask, x)), float32)
+
+
+def test_words_are_compared_before_they_are_floats() -> None:
+    def kept(b: GraphBuilder, x: Value) -> Value:
+        uniform = b.mul(_bits(b, x), number(b, 2.0**-24, _bits(b, x)))
+        return b.ge(uniform, number(b, 0.1, uniform))
+
+    words = TensorType((B,), int32)
+    assert simplified(kept, words) == ["bitwise_and", "ge"]
+    assert "convert" in simplified(
+        lambda b, x: b.eq(_bits(b, x), number(b, 0.5, _bits(b, x))), words
+    )
+    wide = (1 << 25) - 1  # which float32 rounds
+    text = simplified(lambda b, x: b.ge(_bits(b, x, wide), number(b, 9.5, _bits(b, x))), words)
+    assert "convert" in text
+
+
+@pytest.mark.parametrize("op", ["ge", "gt", "le", "lt"])
+@pytest.mark.parametrize("bound", [0.1, 0.25, 0.0, 1.0, 1.5, -0.25, 2.0**-24, 3 * 2.0**-25])
+def test_comparisons_of_words_keep_their_truth(op: str, bound: float) -> None:
+    edges = np.array([0, 1, 2, 1677721, 1677722, 4194303, 4194304, 4194305, (1 << 24) - 1, -1])
+
+    def body(b: GraphBuilder, x: Value) -> Value:
+        uniform = b.mul(_bits(b, x), number(b, 2.0**-24, _bits(b, x)))
+        return getattr(b, op)(uniform, number(b, bound, uniform))
+
+    graph = graph_of(body, TensorType((len(edges),), int32))
+    (before,), (after,) = (
+        evaluate_graph(g, [edges.astype(np.int32)])[0] for g in (graph, simplify(graph))
+    )
+    np.testing.assert_array_equal(before, after)
+
+
+def test_factors_that_round_or_turn_comparisons_stay() -> None:
+    def scaled(factor: float, bound: float) -> list[str]:
+        return simplified(lambda b, x: b.gt(b.mul(x, number(b, factor, x)), number(b, bound, x)), X)
+
+    assert scaled(0.5, 3.0) == ["gt"]
+    for factor, bound in ((0.3, 3.0), (-0.5, 3.0), (2.0**-24, 1e38), (0.5, 1e-40), (0.5, np.nan)):
+        assert "mul" in scaled(factor, bound), (factor, bound)
+
+
 def test_conversions() -> None:
     def there_and_back(type: TensorType, *dtypes) -> list[str]:
         def body(b: GraphBuilder, x: Value) -> Value:
