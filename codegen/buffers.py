@@ -18,7 +18,7 @@ from flamec.codegen.lower.lanes import MEMORY_DTYPES
 from flamec.ir.graph import Value
 from flamec.ir.kernel import Load, Place, RowProgram, Statement, Store
 from flamec.ir.plan import Buffer, dense_elements
-from flamec.ir.shape import Dim
+from flamec.ir.shape import Dim, product, structurally_equal
 from flamec.ir.tasks import TaskGraph
 from flamec.ir.types import DType, TensorType
 
@@ -152,8 +152,13 @@ def _program_allows(program: RowProgram, source: int, target: int) -> bool:
     stores += [(1 << 30, s.place) for s in program.after if _is_store(s, target)]
     if not stores or any(not _same(place, stores[0][1]) for _, place in stores):
         return not loads
-    first = min(order for order, _ in stores)
-    return all(order <= first and _same(place, stores[0][1]) for order, place in loads)
+    first, stored = min(order for order, _ in stores), stores[0][1]
+    width = product(loop.size for loop in program.inner)
+    return all(
+        order <= first
+        and (_same(place, stored) or (order < first and _picks(place, stored, width)))
+        for order, place in loads
+    )
 
 
 def _is_load(s: Statement, parameter: int) -> TypeGuard[Load]:
@@ -167,6 +172,17 @@ def _is_store(s: Statement, parameter: int) -> TypeGuard[Store]:
 def _same(a: Place, b: Place) -> bool:
     plain = not (a.indices or b.indices or a.guards or b.guards)
     return plain and a.at == b.at
+
+
+def _picks(place: Place, stored: Place, width: Dim) -> bool:
+    """Whether an element is taken, by a computed index, from the row that is stored."""
+    if len(place.indices) != 1 or place.guards or stored.indices or stored.guards:
+        return False
+    (index,) = place.indices
+    whole = structurally_equal(index.size, width) and (stored.at.inner, index.stride) == ((1,), 1)
+    inside = all(structurally_equal(stride, 0) for stride in place.at.inner)
+    beginning = (place.at.rows, place.at.offset) == (stored.at.rows, stored.at.offset)
+    return whole and inside and beginning
 
 
 def in_place_pairs(

@@ -61,7 +61,12 @@ class ProgramBuilder(ValueLowering):
             for task in folds:
                 if scope[task] is not Scope.ROWS and self._fold_pass(task) == context.number:
                     self._fold(task, context)
-            self._write([s for s in stores if self._store_pass(*s) == context.number], context)
+            stored = [s for s in stores if self._store_pass(*s) == context.number]
+            for task in folds if stored else ():
+                early = scope[task] is Scope.ROWS and self._fold_pass(task) <= context.number
+                if early:  # what they pick from the row may be overwritten by the stores
+                    self._operand(self.space.operands[task][0], context)
+            self._write(stored, context)
         for task in folds:
             if scope[task] is Scope.ROWS:
                 self._fold(task, self._contexts[last])

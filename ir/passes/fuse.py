@@ -20,6 +20,7 @@ from flamec.ir.iteration_space import Incompatible
 from flamec.ir.loop_nest import Level, LoopNest, choose_nest, estimate, extent, nest_cost
 from flamec.ir.op import OpKind
 from flamec.ir.passes.absorb_prologues import Absorbed, absorb_prologues
+from flamec.ir.passes.early_tasks import early_tasks
 from flamec.ir.passes.fusion_state import FusionState, WorkingGroup
 from flamec.ir.passes.recompute import recompute_cheap_values, stored_values
 from flamec.ir.plan import dense_elements
@@ -182,6 +183,7 @@ class _Fuser:
         self.options = options
         self.state = FusionState(context)
         self.signatures = TaskSignatures(context)
+        self._early = early_tasks(context)
         self._made: list[FusionDecision] = []
         self._refused: dict[tuple[int, int], str] = {}
         self._cost: dict[Signature, float | str] = {}
@@ -283,6 +285,8 @@ class _Fuser:
             return "it is part of a bundle of independent writers"
         if self._feeds_many(producer, consumer):
             return "a scalar that several kernels read is computed once"
+        if self._is_early(producer) != self._is_early(consumer):
+            return "what later rows need of all rows is computed before them"
         tasks = sorted({*producer.tasks, *consumer.tasks}, key=lambda t: t.position)
         if len(tasks) > LARGEST_SEGMENT:
             return f"the kernel would have more than {LARGEST_SEGMENT} operations"
@@ -322,6 +326,9 @@ class _Fuser:
         if not _uniform(producer) or _uniform(consumer):
             return False
         return len(self.state.successors(producer)) > 1
+
+    def _is_early(self, group: WorkingGroup) -> bool:
+        return bool(self._early) and not self._early.isdisjoint(group.tasks)
 
     def _heavy_epilogue(self, tasks: list[Task], escapes: set[Value]) -> str:
         product = next(t for t in tasks if _kind(t) is OpKind.CONTRACTION)

@@ -29,8 +29,11 @@ def test_programs_move_what_the_work_must_move() -> None:
     for name, row in WORK.items():
         moved = compile_graph(programs(row).timed).plan.bytes_moved()
         assert isinstance(moved, int)
-        if not row.bytes <= moved <= 1.01 * row.bytes:
-            too_much[name] = moved / row.bytes
+        must = row.bytes
+        if row.part == "both":  # three passes are counted; the gradient needs no third one
+            must = 2 * row.bytes // 3
+        if not must <= moved <= 1.01 * must:
+            too_much[name] = moved / must
     assert not too_much
 
 
