@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from flamec.codegen.buffers import BufferTable, assign_buffers
 from flamec.codegen.compile_graph import (
@@ -27,10 +28,12 @@ from flamec.codegen.lower.kernel_builder import ErrorTable
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.gpu_form import ChooseTile, GpuKernel, gpu_form
 from flamec.codegen.triton.launches import LaunchCollector, kernel_writer
+from flamec.codegen.triton.product_schedule import target_facts
 from flamec.codegen.triton.source import ALIGNMENT
 from flamec.codegen.triton.split_rows import ENOUGH_ROWS
 from flamec.ir.graph import Graph
 from flamec.ir.op import OpKind
+from flamec.ir.passes.contract_contiguous import contract_contiguous
 from flamec.ir.passes.fuse import FusionGroup, FusionOptions
 from flamec.ir.passes.lower_attention import has_kernel, lower_attention
 from flamec.ir.passes.lower_convolutions import lower_convolutions
@@ -75,14 +78,17 @@ def lower_graph(graph: Graph, options: CodegenOptions) -> LoweredProgram:
     )
     errors = _LocatedErrors()
     lowering = GraphLowering(
-        _prepared, fusion, errors, reuse=False, enter=errors.enter, guarded=True
+        partial(_prepared, options), fusion, errors, reuse=False, enter=errors.enter, guarded=True
     )
     lowered = lowering.lower(graph)
     return LoweredProgram(lowered, tuple(errors.messages))
 
 
-def _prepared(graph: Graph) -> Graph:
-    return normalize_contractions(lower_attention(lower_convolutions(graph), has_kernel))
+def _prepared(options: CodegenOptions, graph: Graph) -> Graph:
+    graph = lower_attention(lower_convolutions(graph), has_kernel)
+    if options.float32_products == "tf32" and target_facts(options.target).warp_groups:
+        graph = contract_contiguous(graph)
+    return normalize_contractions(graph)
 
 
 def emit_graph(
