@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from flamec.codegen.lower.lanes import MEMORY_BYTES
 from flamec.codegen.options import CodegenOptions, power_of_two
 from flamec.codegen.triton.product_operands import describe_operand, operand_memory
+from flamec.codegen.triton.product_parts import dense_place
 from flamec.codegen.triton.product_prologue import looks_up
 from flamec.codegen.triton.product_schedule import ProductSchedule, Target, target_facts
 from flamec.ir.kernel import Compute, Contraction, Load, MatrixOperand, RowProgram
@@ -29,10 +30,14 @@ _LONG_EPILOGUE = 8  # operations that do not fit beside 128 sums in a thread's r
 _SCALAR_RATE = 0.09  # elementwise operations, millions a microsecond and multiprocessor
 _TILE_COST = 1.5  # microseconds to fill and drain a block's pipeline
 _JOIN_COST = 1.5  # microseconds of one more launch in a graph
+_JOIN_BYTES = 10  # of each sum that is joined: written, read, and in the way of operands
 _PARTS_LATENCY = 0.012  # microseconds a step of depth takes in three parts, however small the tile
 _REUSE = 20  # by which small tiles are slower: they read more for each product
 _SMALLEST_SPLIT = 2  # steps of depth that are worth a block of their own
 _MOST_PARTS, _MOST_WAVES = 32, 4  # of a split depth, and of blocks that are split
+_LATENCY = 2.0  # microseconds until what is loaded arrives, from memory
+_TALL = 1.03  # by which products are slower in tiles with more rows than columns
+_PERSISTENT = 1.025  # by which products are slower in a loop over tiles
 _APART = 0.3  # of what memory and arithmetic do not do at the same time
 _NEAR = 3  # by which the L2 cache is faster than memory
 _RUN = 8  # elements next to each other that are loaded at once
@@ -49,7 +54,8 @@ class ProductFacts:
     ``operations`` of the epilogue on each element; ``precision`` of float32 products;
     ``loaded``: bytes that are loaded for each element of the left and of the right operand;
     ``in_memory``: no operand is computed or looked up; ``scattered``: of the left and of the
-    right operand, whether each element is looked up by itself.
+    right operand, whether each element is looked up by itself; ``read``: bytes that the epilogue
+    reads for each element of the result.
     """
 
     batch: int
@@ -64,6 +70,7 @@ class ProductFacts:
     loaded: tuple[int, int]
     in_memory: bool
     scattered: tuple[bool, bool]
+    read: int = 0
 
     @property
     def element(self) -> int:
@@ -96,6 +103,7 @@ def product_facts(program: RowProgram, options: CodegenOptions) -> ProductFacts:
         loaded=(_loaded_bytes(c.left, program), _loaded_bytes(c.right, program)),
         in_memory=c.left.prologue is None and c.right.prologue is None,
         scattered=(_is_scattered(c.left), _is_scattered(c.right)),
+        read=_read_bytes(program, c),
     )
 
 
@@ -109,6 +117,14 @@ def _is_scattered(operand: MatrixOperand) -> bool:
         for load in operand.prologue.loads()
         for loop, stride in zip(loops, (*load.place.at.rows, *load.place.at.inner), strict=True)
     )
+
+
+def _read_bytes(program: RowProgram, c: Contraction) -> int:
+    """Of arrays that lie like the result: what an epilogue reads of each element."""
+    dense = dense_place(program)
+    loads = [s for s in program.statements() if isinstance(s, Load)]
+    found = {s.place: MEMORY_BYTES[s.memory] for s in loads if s.place.at == dense}
+    return sum(n for place, n in found.items() if place.parameter not in (-1, c.result))
 
 
 def _loaded_bytes(operand: MatrixOperand, program: RowProgram) -> int:
@@ -188,11 +204,15 @@ _NARROW_TILES: tuple[_Tile, ...] = (
     (16, 128, 64, 4, 4),
     (16, 64, 128, 4, 3),
     (16, 32, 128, 4, 3),
+    (16, 32, 512, 4, 4),
+    (16, 32, 256, 4, 6),
+    (16, 16, 256, 1, 6),
     (64, 16, 128, 4, 3),
+    (32, 16, 256, 4, 6),
 )
 _WARP_GROUP_TILES: tuple[_Tile, ...] = (
-    (128, 256, 64, 8, 3),
     (128, 256, 64, 8, 4),
+    (128, 256, 64, 8, 3),
     (256, 128, 64, 8, 3),
     (128, 128, 128, 8, 3),
     (128, 128, 64, 4, 3),
@@ -240,7 +260,8 @@ def _clipped(tile: _Tile, facts: ProductFacts) -> _Tile:
     rows = min(rows, max(16, power_of_two(facts.rows)))
     columns = min(columns, max(16, power_of_two(facts.columns)))
     depth = min(depth, max(least_depth(facts), power_of_two(facts.depth)))
-    return rows, columns, depth, min(warps, max(1, rows * columns // 256)), stages
+    share = 128 if depth >= 256 else 256  # of a tile, that is worth a warp
+    return rows, columns, depth, min(warps, max(1, rows * columns // share)), stages
 
 
 def _variants(tile: _Tile, facts: ProductFacts, target: Target) -> Iterable[ProductSchedule]:
@@ -281,13 +302,16 @@ def _blocks(s: ProductSchedule, facts: ProductFacts) -> int:
 
 
 def shared_bytes(s: ProductSchedule, facts: ProductFacts) -> int:
-    """An estimate of the shared memory of a block: operands on their way, and the result, which
-    takes their place unless more operands are on their way (or are put in another order)."""
+    """An estimate of the shared memory of a block: operands on their way, and the result with
+    what the epilogue reads, which take their place unless more operands are on their way (or are
+    put in another order)."""
     left, right = facts.loaded
     operands = s.stages * s.depth * (s.rows * left + s.columns * right)
     result = s.rows * s.columns // s.store_parts * MEMORY_BYTES[facts.result]
     if s.split_k > 1:
         result = s.rows * s.columns * max(4, MEMORY_BYTES[facts.result])
+    else:
+        result += s.rows * s.columns // s.store_parts * facts.read
     apart = s.persistent or (facts.element == 4 and s.tma)
     return operands + result if apart else max(operands, result)
 
@@ -306,8 +330,10 @@ def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> flo
     latency = 0.0
     if facts.memory == "f32" and facts.precision == "tf32x3":
         latency = steps * s.depth * _PARTS_LATENCY
+    if s.rows > s.columns and target.warp_groups:
+        products *= _TALL
     if s.persistent:
-        products *= 1.04
+        products *= _PERSISTENT
         outside -= 0.7 * _TILE_COST
     elif 2 * shared_bytes(s, facts) <= target.shared_bytes and s.rows * s.columns <= 1 << 14:
         outside *= 0.5  # two blocks share a multiprocessor: one multiplies, the other stores
@@ -317,10 +343,12 @@ def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> flo
     results = facts.batch * facts.rows * facts.columns
     reads = facts.batch * facts.depth * (facts.rows + facts.columns) * facts.element
     moved = reads + results * MEMORY_BYTES[facts.result]
-    transfer = moved / target.bandwidth
+    ahead = (s.stages - 1) * s.depth * (s.rows + s.columns) * facts.element
+    on_way = min(_blocks(s, facts), resident * target.processors) * ahead
+    transfer = moved / min(target.bandwidth, max(ahead, on_way) / _LATENCY)
     total = max(compute, transfer) + _APART * min(compute, transfer)
     if s.split_k > 1:
-        total += _JOIN_COST + 2 * 4 * s.split_k * results / target.bandwidth
+        total += _JOIN_COST + _JOIN_BYTES * s.split_k * results / target.bandwidth
     return total
 
 

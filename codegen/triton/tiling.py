@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from flamec.codegen.options import CodegenOptions, power_of_two
 from flamec.codegen.triton.ownership import scattered_index
 from flamec.codegen.triton.statements import ATOMIC
-from flamec.ir.kernel import Fold, Load, RowProgram, Store
+from flamec.ir.kernel import Fold, Load, RandomBits, RowProgram, Store
 from flamec.ir.loop_nest import estimate
 from flamec.ir.shape import Dim, product, structurally_equal
 
@@ -26,8 +26,9 @@ FOLDED_ELEMENTS = 2048  # of a block of whole rows
 REDUCED_ELEMENTS = 8192  # where rows are only folded, so that few registers are needed
 LONGEST_WHOLE_ROW = 16384
 LOOPED_COLUMNS = 4096
+READ_AGAIN_COLUMNS = 16384  # of rows that are read more than once: few at a time fit in the cache
 CHUNK_WARPS = 2048  # of all blocks that share rows: two blocks of 8 for each processor
-COLUMN_BLOCKS = 2048  # of a fold over rows alone
+COLUMN_BLOCKS = 1024  # of a fold over rows alone: those that run at a time
 SCATTER_BLOCKS = 2048  # that look at all indices
 FLAT_CHUNKS = 1024
 AHEAD_BYTES = 48 << 10  # of shared memory for what is loaded ahead
@@ -84,10 +85,12 @@ def propose(program: RowProgram, options: CodegenOptions) -> Tile:
     if in_rows or "rows" in scopes or "all" in scopes:
         tile = _row_tile(program, width, height, isinstance(static, int))
         tile = replace(tile, chunks=_chunks(rows, tile) if over_rows else 0)
+        if tile.looped and _passes(program) > 1:  # from the cache loads come soon enough
+            return replace(tile, chunks=2 * tile.chunks)
         return replace(tile, stages=_stages(program, tile))
     if over_rows:
         tile = _column_tile(width, height, rows)
-        return replace(tile, stages=_stages(program, tile))
+        return replace(tile, stages=_stages(program, tile, 4))
     if _is_transposed(program):
         side = LINE // min(_itemsizes(program), default=4)
         block = Tile(
@@ -145,12 +148,17 @@ def _row_tile(program: RowProgram, width: int, height: int, known: bool) -> Tile
     elif known and width <= LONGEST_WHOLE_ROW:
         columns, whole = width, True
         rows = _rows_of_block(program, columns, height)
+    elif _passes(program) > 1:
+        columns = min(width or READ_AGAIN_COLUMNS, READ_AGAIN_COLUMNS)
+        return Tile(1, columns, False, False, 0, max(4, columns // 512))
     else:
         columns, whole, rows = min(width or LOOPED_COLUMNS, LOOPED_COLUMNS), False, 1
         if width:
             rows = min(height, max(1, FOLDED_ELEMENTS // columns))
     elements = rows * columns
     warps = 4 if elements <= 2048 else 8 if elements <= 8192 else 16
+    if warps > 4 and any(isinstance(s, RandomBits) for s in program.statements()):
+        warps //= 2  # each thread has enough to compute while it waits
     return Tile(rows, columns, False, whole, 0, warps)
 
 
@@ -163,11 +171,11 @@ def _rows_of_block(program: RowProgram, columns: int, height: int) -> int:
     return rows
 
 
-def _stages(program: RowProgram, tile: Tile) -> int:
-    """Loads run ahead in loops where there is room."""
+def _stages(program: RowProgram, tile: Tile, most: int = 2) -> int:
+    """Loads run ahead in loops where there is room, by ``most`` iterations."""
     if not may_load_ahead(program, tile):
         return 1
-    return 1 + min(2, AHEAD_BYTES // max(1, bytes_of_an_iteration(program, tile)))
+    return 1 + min(most, AHEAD_BYTES // max(1, bytes_of_an_iteration(program, tile)))
 
 
 def may_load_ahead(program: RowProgram, tile: Tile) -> bool:
@@ -187,14 +195,14 @@ def bytes_of_an_iteration(program: RowProgram, tile: Tile) -> int:
 
 
 def _column_tile(width: int, height: int, rows: int | None) -> Tile:
-    """Folds over rows alone: blocks of columns times chunks of rows."""
-    columns = min(width or 128, 128)
-    height = min(height, max(8, 4096 // columns))
+    """Folds over rows alone: blocks of columns times chunks of rows, all of them at a time."""
+    columns = min(width or 64, 64)
+    height = min(height, max(8, 2048 // columns))
     if rows is None:
-        return Tile(height, columns, True, False, 64, 4)
-    most = max(16, COLUMN_BLOCKS * columns // max(width, columns))
-    chunks = power_of_two(max(1, min(most, rows // (4 * height))))
-    return Tile(height, columns, True, False, chunks, 4)
+        return Tile(height, columns, True, False, 64, 2)
+    most = max(1, COLUMN_BLOCKS * columns // max(width, columns))
+    chunks = max(1, min(most, rows // (4 * height)))
+    return Tile(height, columns, True, False, 1 << (chunks.bit_length() - 1), 2)
 
 
 def _chunks(rows: int | None, tile: Tile) -> int:
@@ -207,6 +215,11 @@ def _flat_chunks(inner: int | None) -> int:
     if inner is None:
         return FLAT_CHUNKS // 4
     return power_of_two(max(1, min(FLAT_CHUNKS, inner // 8192)))
+
+
+def _passes(program: RowProgram) -> int:
+    """How often a row is read."""
+    return sum(any(isinstance(s, Load) for s in block.element) for block in program.passes)
 
 
 def _stores_rows(program: RowProgram) -> bool:

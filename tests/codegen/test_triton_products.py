@@ -249,7 +249,7 @@ def test_machine_code(target: str, tmp_path: Path) -> None:
     for name in LARGE if FULL else ("plain", "gelu", "float32", "few rows"):
         options = CodegenOptions(target=target)
         compiled_graph = compile_graph(LARGE[name](GraphBuilder()), options)
-        (choice,) = compiled_graph.choices
+        choice = compiled_graph.choices[0]  # what joins the parts of a split depth follows
         binary = build_kernel(compiled_graph.plan.kernels[0], target, cache)
         assert binary.registers <= 255 and binary.stack_bytes <= 16, (name, choice.schedule)
         assert binary.shared_bytes <= facts.shared_bytes, (name, choice.schedule)
