@@ -104,6 +104,8 @@ class Op:
       reductions the combining text of ``{0}`` and ``{1}``.
     - ``triton_approximate``: cheaper Triton text by lane type, a few units of float32 off, for
       values that are rounded to 16 bits afterwards.
+    - ``jumps``: the result may change much where a float changes little (floor, remainder);
+      results that are no floats do so anyway.
     - ``commutative``; ``identity`` (of a binary op: its right unit; of a reduction: the
       start value, given the dtype); ``involution`` (f(f(x)) = x); ``idempotent`` (f(f(x)) = f(x)).
     - ``expensive``: cheaper to keep than to compute twice.
@@ -124,6 +126,7 @@ class Op:
     c: str | Mapping[str, str] | None = None
     triton: str | Mapping[str, str] | None = None
     triton_approximate: Mapping[str, str] | None = None
+    jumps: bool = False
     commutative: bool = False
     associative: bool = False
     involution: bool = False

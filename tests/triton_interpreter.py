@@ -143,6 +143,26 @@ class _Libdevice:
         return call
 
 
+_INSTRUCTIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "ex2.approx.ftz.f32": np.exp2,
+    "rcp.approx.ftz.f32": np.reciprocal,
+    "cvt.rn.bf16x2.f32": lambda x: x.astype(ml_dtypes.bfloat16).astype(np.float32),
+    "and.b32 $1, $2": lambda x: x.view(ml_dtypes.bfloat16).astype(np.float32),
+}
+
+
+def _inline_assembly(text: str, constraints: str, operands: Sequence[Any], *rest: Any) -> Any:
+    """The few instructions that the library's functions name themselves, of one operand each."""
+    (function,) = (f for name, f in _INSTRUCTIONS.items() if name in text)
+    (operand,) = operands
+    with np.errstate(all="ignore"):
+        result = np.asarray(function(operand.handle.data))
+    kind = tl.block_type(tl.float32, list(result.shape))
+    return tl.core.tensor(TensorHandle(result, tl.float32), kind)
+
+
+tl.inline_asm_elementwise = _inline_assembly
+
 _patch_tensor = interpreter._patch_lang_tensor
 
 

@@ -23,10 +23,11 @@ from flamec.codegen.triton.product_parts import dense_place
 from flamec.codegen.triton.product_prologue import computed_operand
 from flamec.codegen.triton.product_schedule import ProductSchedule
 from flamec.codegen.triton.program_writer import Uniform, ceil_div, decomposed
+from flamec.codegen.triton.rounded_values import rounding_of
 from flamec.codegen.triton.source import Described, EmittedLaunch, emit
-from flamec.codegen.triton.statements import StatementWriter, stored
+from flamec.codegen.triton.statements import StatementWriter, in_lanes, stored
 from flamec.codegen.triton.text import POINTERS, TYPES, dim, factor
-from flamec.ir.kernel import Contraction, Linear, MatrixOperand, RowProgram, Store
+from flamec.ir.kernel import Contraction, Linear, Load, MatrixOperand, RowProgram, Store
 from flamec.ir.layout import dense_strides
 from flamec.ir.shape import Dim, structurally_equal
 
@@ -42,8 +43,8 @@ def accumulator(c: Contraction, schedule: ProductSchedule) -> str:
 class _ProductStatements(StatementWriter):
     """Statements of an epilogue; results that the copy engine can store go through it.
 
-    ``arrays`` are the descriptors by name, ``dense`` the place of a row-major result, ``shape``
-    a block of it.
+    ``arrays`` are the descriptors by name, ``dense`` the place of a row-major result, ``block``
+    the shape of a block of it.
     """
 
     arrays: dict[str, Described] = field(default_factory=dict)
@@ -60,18 +61,42 @@ class _ProductStatements(StatementWriter):
                 return [line]
         return super()._store(s, at_least)
 
+    def _loaded_text(self, s: Load, pointer: str, axes: str, conditions: list[str]) -> str:
+        """Blocks that lie like the result come by the copy engine: pointers would be in an order
+        of elements of their own, and what is computed with them in both."""
+        plain = s.place.at == self.dense and not (s.place.indices or s.place.guards)
+        place = self._described(s.place.parameter, s.memory) if plain and axes == "rc" else None
+        if place is None or s.memory == "bool":
+            return super()._loaded_text(s, pointer, axes, conditions)
+        name, at, shape = place
+        text = f"{name}.load([{at}])"
+        if shape != self.block:
+            text = f"tl.reshape({text}, {self.block})"
+        return in_lanes(s.memory, text, self._in_pairs(s.place, axes))
+
     def described_store(self, parameter: int, memory: str, text: str, copies: int = 1) -> str:
         """The store of a whole block by descriptor; "" where that is not possible."""
+        place = self._described(parameter, memory, copies)
+        if place is None:
+            return ""
+        name, at, shape = place
+        if shape != self.block:
+            text = f"tl.reshape({text}, {shape})"
+        return f"{name}.store([{at}], {text})"
+
+    def _described(
+        self, parameter: int, memory: str, copies: int = 1
+    ) -> tuple[str, str, tuple[int, ...]] | None:
+        """Descriptor, place and shape of a block of a dense matrix; None if there can be none."""
         c = self.contraction
         shape = None if c is None else dense_result(c, memory, copies)
         if shape is None or self.block[1] * MEMORY_BYTES[memory] < 16:
-            return ""
+            return None
         name = f"d{2 + parameter}"
         self.arrays[name] = described(parameter, memory, 0, shape, dense_strides(shape), self.block)
-        place = "first_row, first_col"
         if len(shape) == 3:
-            place, text = f"matrix, {place}", f"tl.reshape({text}, {(1, *self.block)})"
-        return f"{name}.store([{place}], {text})"
+            return name, "matrix, first_row, first_col", (1, *self.block)
+        return name, "first_row, first_col", self.block
 
 
 def write_product(
@@ -96,6 +121,7 @@ def write_product(
         product="product",
         product_parameter=c.result,
         reuse=True,
+        rounding=rounding_of(program),
         written={i for i, p in enumerate(program.parameters) if p.written},
         arrays=arrays,
         dense=dense_place(program),

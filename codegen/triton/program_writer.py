@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 
 from flamec.codegen.triton.ownership import owner_lines, scattered_index
+from flamec.codegen.triton.rounded_values import rounding_of
 from flamec.codegen.triton.source import EmittedLaunch, emit
 from flamec.codegen.triton.statements import StatementWriter
 from flamec.codegen.triton.text import (
@@ -63,16 +64,21 @@ class RowsWriter:
             tuple(loop.name for loop in program.rows),
             tuple(loop.name for loop in program.inner),
             reuse=not self.tile.looped,
-            fours="four" if self._by_fours() else "",
+            run=self._run(),
             atomic=self.tile.atomic,
-            approximate=rounds_its_rows(program),
+            rounding=rounding_of(program),
             written={i for i, p in enumerate(program.parameters) if p.written},
         )
 
-    def _by_fours(self) -> bool:
-        """Whether random bits are made for four elements at a time."""
-        random = any(isinstance(s, RandomBits) for s in self.program.statements())
-        return random and len(self.program.inner) == 1 and self.tile.columns % 4 == 0
+    def _run(self) -> int:
+        """For how many elements at a time random bits are made (0: each alone): those that a
+        thread loads at a time, so that no thread needs another's."""
+        statements = list(self.program.statements())
+        random = any(isinstance(s, RandomBits) for s in statements)
+        if not random or len(self.program.inner) != 1 or self.tile.columns % 4:
+            return 0
+        half = any(isinstance(s, Load) and s.memory in ("f16", "bf16") for s in statements)
+        return 8 if half and self.tile.columns >= 256 * self.tile.warps else 4
 
     # launches ------------------------------------------------------------------------
     def emit(self) -> list[EmittedLaunch]:
@@ -132,7 +138,7 @@ class RowsWriter:
             "chunk_begin": "\n".join(self._chunk_begin()),
             "passes": [self._pass(block) for block in self.program.passes],
             "owner_lines": self._owner_lines(),
-            "fours": self.writer.fours,
+            "run": self.writer.run,
             "before_loop": "\n".join(self._before_loop),
             "chunk_end": "\n".join(self._chunk_end()),
             "barrier": "tl.debug_barrier()" if self._in_order() else "",
@@ -221,6 +227,9 @@ class RowsWriter:
                 stores = True
                 lines.append("tl.debug_barrier()")
             lines += self.writer.write(s, "r" if self.has_rows else "")
+        picks = any(isinstance(s, Load) and s.place.indices for s in block.row)
+        if picks and any(isinstance(s, Store) for s in block.element):
+            lines.append("tl.debug_barrier()")  # the row may be stored where it was
         return lines
 
     def _elements(self, block: Pass, before: list[str], behind: list[str]) -> list[str]:
@@ -380,19 +389,6 @@ class RowsWriter:
         }
         blocks = ceil_div(substitute(self.columns, self.own), columns)
         return self._emit("after.py.j2", holes, blocks, 8)
-
-
-def rounds_its_rows(program: RowProgram) -> bool:
-    """Whether elements made with folds of their rows reach memory as 16-bit floats only.
-
-    So do softmax and the norms of such floats: a few units of float32 are lost in the rounding.
-    """
-    if any(s.scope != "row" for s in program.statements() if isinstance(s, Fold)):
-        return False
-    folds = any(isinstance(s, Fold) for s in program.statements())
-    stored = [s for block in program.passes for s in block.element if isinstance(s, Store)]
-    memory = {program.parameters[s.place.parameter].memory for s in stored}
-    return folds and bool(memory) and memory <= {"f16", "bf16"}
 
 
 _LAST = str((1 << 63) - 1)  # an index behind all others

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from flamec.codegen.triton.rounded_values import Rounding
 from flamec.codegen.triton.text import TYPES, constant, dim, factor, operation
 from flamec.ir.kernel import (
     CheckedIndex,
@@ -51,9 +52,10 @@ class StatementWriter:
     ``rows`` and ``inner`` name the loop variables; ``pointer`` is the prefix of parameters;
     ``product`` names the block that holds a matrix product, parameter -1 and the given one;
     ``reuse``: a load of a place that was loaded before gives the same block (not across
-    iterations of loops); ``fours`` names the first of each four elements of a block along the
-    only inner loop, if blocks are made of such; ``atomic``: stores that combine do so at once;
-    ``approximate``: operations use their cheaper text, where they have one.
+    iterations of loops); ``run``: random bits are made for so many elements at a time along the
+    only inner loop, whose first ones are ``first_of_run`` (0: for each alone); ``atomic``: stores
+    that combine do so at once; ``rounding``: which operations use their cheaper text and which
+    need not round.
     """
 
     rows: tuple[str, ...] = ()
@@ -62,9 +64,9 @@ class StatementWriter:
     product: str = ""
     product_parameter: int = -1
     reuse: bool = False
-    fours: str = ""
+    run: int = 0
     atomic: bool = False
-    approximate: bool = False
+    rounding: Rounding = field(default_factory=Rounding)
     varying: dict[str, str] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     kept: dict[int, str] = field(default_factory=dict)
@@ -186,7 +188,7 @@ class StatementWriter:
                 return []
             self._loaded[key] = s.name
         pointer, axes, conditions = self._place(s.place, "")
-        text = loaded(s.memory, pointer, conditions)
+        text = self._loaded_text(s, pointer, axes, conditions)
         guards = conditions[1 if self.masks[axes] else 0 :]
         if s.fill and guards:
             fill = self.name(s.fill)
@@ -201,6 +203,13 @@ class StatementWriter:
         mask = " & ".join(f"({condition})" for condition in conditions)
         return f"tl.load({pointer}, {mask}, other=0)" if mask else f"tl.load({pointer})"
 
+    def _loaded_text(self, s: Load, pointer: str, axes: str, conditions: list[str]) -> str:
+        return loaded(s.memory, pointer, conditions, self._in_pairs(s.place, axes))
+
+    def _in_pairs(self, place: Place, axes: str) -> bool:
+        """Whether a thread is likely to load neighbours, two in a register."""
+        return "c" in axes and place.at.inner[-1:] == (1,) and not place.indices
+
     def _checked(self, s: CheckedIndex) -> str:
         self.varying[s.name] = self.axes(s.index)
         position, _ = self.wrapped(s)
@@ -209,9 +218,10 @@ class StatementWriter:
     def _compute(self, s: Compute) -> str:
         operands = tuple(self.name(o) for o in s.operands)
         self.varying[s.name] = joined(*(self.varying.get(o, "") for o in operands))
-        text = operation(lookup(s.op), s.lanes, s.lane, operands, self.approximate)
-        if s.rounds:
-            text = f"{text}.to({TYPES[s.rounds]}).to({TYPES[s.lane]})"
+        approximate = s.name in self.rounding.approximate
+        text = operation(lookup(s.op), s.lanes, s.lane, operands, approximate)
+        if s.rounds and s.name not in self.rounding.by_store:
+            text = rounded(text, s.lane, s.rounds)
         return f"{s.name} = {text}"
 
     def _random(self, s: RandomBits) -> list[str]:
@@ -220,9 +230,9 @@ class StatementWriter:
         state, _, _ = self._place(s.state, "")
         function = "flamec_philox"
         begins = (*s.at.rows, s.at.offset)
-        if self.fours and s.at.inner == (1,) and all(is_multiple(b, 4) for b in begins):
-            function = "flamec_philox_fours"
-            at, _ = replace(self, inner=(self.fours,)).linear(s.at)
+        if self.run and s.at.inner == (1,) and all(is_multiple(b, self.run) for b in begins):
+            function = "flamec_philox_eights" if self.run == 8 else "flamec_philox_fours"
+            at, _ = replace(self, inner=("first_of_run",)).linear(s.at)
         return [
             f"{s.name}_seed = tl.load({state})",
             f"{s.name}_offset = tl.load({state} + 1)",
@@ -245,13 +255,31 @@ class StatementWriter:
         return [*self._reports(s.place), store]
 
 
-def loaded(memory: str, pointer: str, conditions: Iterable[str]) -> str:
-    """A load that gives lanes; zeros where a condition fails."""
+def rounded(value: str, lane: str, to: str) -> str:
+    """A value of a lane rounded to a 16-bit type."""
+    if (lane, to) == ("f32", "bf16"):  # both halves of a register at a time, which is much faster
+        return f"flamec_round_bf16({value})"
+    return f"{value}.to({TYPES[to]}).to({TYPES[lane]})"
+
+
+def loaded(memory: str, pointer: str, conditions: Iterable[str], in_pairs: bool = False) -> str:
+    """A load that gives lanes; zeros where a condition fails. ``in_pairs``: see ``_in_pairs``."""
+    return in_lanes(memory, load(pointer, conditions), in_pairs)
+
+
+def load(pointer: str, conditions: Iterable[str]) -> str:
+    """A load as it lies in memory; zeros where a condition fails."""
     mask = " & ".join(conditions)
-    text = f"tl.load({pointer}, {mask}, other=0)" if mask else f"tl.load({pointer})"
+    return f"tl.load({pointer}, {mask}, other=0)" if mask else f"tl.load({pointer})"
+
+
+def in_lanes(memory: str, value: str, in_pairs: bool) -> str:
+    """A value from memory in the type that is computed with."""
     if memory == "bool":
-        return f"({text} != 0)"
-    return f"{text}.to(tl.float32)" if memory in ("f16", "bf16") else text
+        return f"({value} != 0)"
+    if memory == "bf16" and in_pairs:
+        return f"flamec_widen_bf16({value})"
+    return f"{value}.to(tl.float32)" if memory in ("f16", "bf16") else value
 
 
 def stored(memory: str, lane: str, value: str) -> str:

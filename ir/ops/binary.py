@@ -117,7 +117,7 @@ binary(
     saves={0: (1,), 1: (0, 1)},
     c="({0} / {1})",
     triton="flamec_divide({0}, {1})",
-    triton_approximate={"f32": "({0} / {1})"},
+    triton_approximate={"f32": "flamec_fast_divide({0}, {1})"},
     identity=lambda dtype: 1,
     doc="x / y of floating-point numbers.",
 )
@@ -188,6 +188,7 @@ binary(
     saves={0: (), 1: (0, 1)},
     triton=lanes(floats="libdevice.fmod({0}, {1})", integers="({0} % {1})"),
     expensive=True,
+    jumps=True,
     doc="The remainder of division, with the sign of the dividend.",
 )
 binary(
@@ -198,6 +199,7 @@ binary(
     saves={0: (), 1: (0, 1)},
     triton=lanes(floats="flamec_remainder({0}, {1})", integers="flamec_int_remainder({0}, {1})"),
     expensive=True,
+    jumps=True,
     doc="The remainder of division, with the sign of the divisor.",
 )
 binary(
@@ -209,6 +211,7 @@ binary(
         floats="flamec_floor_divide({0}, {1})", integers="flamec_int_floor_divide({0}, {1})"
     ),
     expensive=True,
+    jumps=True,
     doc="The largest integer that is not above x / y; the gradient is zero.",
 )
 

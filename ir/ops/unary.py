@@ -118,6 +118,7 @@ unary(
         "u8": "flamec_sign_unsigned({0})",
     },
     idempotent=True,
+    jumps=True,
     doc="-1, 0 or 1; NaN for NaN.",
 )
 unary(
@@ -148,6 +149,7 @@ def _rounding(name: str, evaluate: Callable[[np.ndarray], np.ndarray], triton: s
         by_gradient=_zero,
         triton=lanes(floats=triton, integers="{0}"),
         idempotent=True,
+        jumps=True,
         doc=doc,
     )
 
@@ -167,7 +169,7 @@ unary(
     np.exp,
     by_output=lambda b, g, y: b.mul(g, y),
     triton="libdevice.exp({0})",
-    triton_approximate={"f32": "tl.exp({0})"},
+    triton_approximate={"f32": "flamec_fast_exp({0})"},
     expensive=True,
 )
 unary(
@@ -217,7 +219,7 @@ unary(
     lambda x: 1 / (1 + np.exp(-x)),
     by_output=lambda b, g, y: b.mul(g, b.mul(y, _minus_from_one(b, y))),
     triton="flamec_sigmoid({0})",
-    triton_approximate={"f32": "(1 / (1 + tl.exp(-{0})))"},
+    triton_approximate={"f32": "flamec_fast_sigmoid({0})"},
     expensive=True,
     doc="1 / (1 + exp(-x)).",
 )
@@ -301,6 +303,7 @@ unary(
     np.tanh,
     by_output=lambda b, g, y: b.mul(g, _minus_from_one(b, _square(b, y))),
     triton="libdevice.tanh({0})",
+    triton_approximate={"f32": "flamec_fast_tanh({0})"},
     expensive=True,
 )
 unary(
@@ -372,6 +375,7 @@ unary(
     special_functions.erf,
     by_input=lambda b, g, x: _gaussian(b, g, x, _ERF_SLOPE),
     triton="libdevice.erf({0})",
+    triton_approximate={"f32": "flamec_fast_erf({0})"},
     expensive=True,
     doc="The error function.",
 )
