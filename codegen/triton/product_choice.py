@@ -28,6 +28,7 @@ _UNKNOWN_SIZE = 2048  # what a symbolic size without a hint counts as
 _EXPENSIVE = 12  # operations that a special function counts as
 _LONG_EPILOGUE = 8  # operations that do not fit beside 128 sums in a thread's registers
 _SCALAR_RATE = 0.09  # elementwise operations, millions a microsecond and multiprocessor
+_CROWDED = 1.1  # by which an epilogue is slower that reads an array beside so many sums
 _TILE_COST = 1.5  # microseconds to fill and drain a block's pipeline
 _JOIN_COST = 1.5  # microseconds of one more launch in a graph
 _JOIN_BYTES = 10  # of each sum that is joined: written, read, and in the way of operands
@@ -216,6 +217,7 @@ _WARP_GROUP_TILES: tuple[_Tile, ...] = (
     (256, 128, 64, 8, 3),
     (128, 128, 128, 8, 3),
     (128, 128, 64, 4, 3),
+    (128, 128, 64, 8, 3),
     (128, 128, 64, 8, 4),
     (64, 256, 64, 4, 3),
     (64, 128, 64, 4, 4),
@@ -268,7 +270,7 @@ def _variants(tile: _Tile, facts: ProductFacts, target: Target) -> Iterable[Prod
     rows, columns, depth, warps, stages = tile
     scalar = facts.memory == "f32" and facts.precision == "ieee"
     base = ProductSchedule(rows, columns, depth, warps, stages, tma=facts.tma and not scalar)
-    crowded = rows * columns >= 128 * 32 * warps
+    crowded = _is_crowded(rows, columns, warps)
     if crowded and (facts.operations >= _LONG_EPILOGUE or facts.element == 4):
         base = replace(base, store_parts=2)
     yield base
@@ -285,6 +287,11 @@ def _variants(tile: _Tile, facts: ProductFacts, target: Target) -> Iterable[Prod
     waves = range(1, _MOST_WAVES + 1)
     splits = {min(most, wave * target.processors // blocks) for wave in waves}
     yield from (replace(base, split_k=n) for n in sorted(splits) if n >= 2)
+
+
+def _is_crowded(rows: int, columns: int, warps: int) -> bool:
+    """Whether the sums take half of a thread's registers."""
+    return rows * columns >= 128 * 32 * warps
 
 
 def least_depth(facts: ProductFacts) -> int:
@@ -325,6 +332,8 @@ def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> flo
     outside = _TILE_COST
     if s.split_k == 1:
         outside += s.rows * s.columns * facts.operations / (_SCALAR_RATE * 1e6)
+        if facts.read and _is_crowded(s.rows, s.columns, s.warps):
+            outside *= _CROWDED
     near = (s.rows + s.columns) * steps * s.depth * facts.element
     products = max(work / rate, near * target.processors / (_NEAR * target.bandwidth))
     latency = 0.0

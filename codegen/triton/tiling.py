@@ -28,7 +28,7 @@ LONGEST_WHOLE_ROW = 16384
 LOOPED_COLUMNS = 4096
 READ_AGAIN_COLUMNS = 16384  # of rows that are read more than once: few at a time fit in the cache
 CHUNK_WARPS = 2048  # of all blocks that share rows: two blocks of 8 for each processor
-COLUMN_BLOCKS = 1024  # of a fold over rows alone: those that run at a time
+COLUMN_BLOCKS = 1024  # of a fold over rows: those that run at a time
 SCATTER_BLOCKS = 2048  # that look at all indices
 FLAT_CHUNKS = 1024
 AHEAD_BYTES = 48 << 10  # of shared memory for what is loaded ahead
@@ -89,8 +89,9 @@ def propose(program: RowProgram, options: CodegenOptions) -> Tile:
             return replace(tile, chunks=2 * tile.chunks)
         return replace(tile, stages=_stages(program, tile))
     if over_rows:
-        tile = _column_tile(width, height, rows)
-        return replace(tile, stages=_stages(program, tile, 4))
+        stores = any(isinstance(s, Store) for block in program.passes for s in block.element)
+        tile = _column_tile(width, height, rows, stores)
+        return replace(tile, stages=_stages(program, tile, 2 if stores else 4))
     if _is_transposed(program):
         side = LINE // min(_itemsizes(program), default=4)
         block = Tile(
@@ -159,6 +160,8 @@ def _row_tile(program: RowProgram, width: int, height: int, known: bool) -> Tile
     warps = 4 if elements <= 2048 else 8 if elements <= 8192 else 16
     if warps > 4 and any(isinstance(s, RandomBits) for s in program.statements()):
         warps //= 2  # each thread has enough to compute while it waits
+    if elements > 8192 and program.folds("column") and min(_itemsizes(program), default=4) > 2:
+        warps = 32  # sums of columns and the row itself need many registers
     return Tile(rows, columns, False, whole, 0, warps)
 
 
@@ -194,15 +197,18 @@ def bytes_of_an_iteration(program: RowProgram, tile: Tile) -> int:
     return tile.rows * tile.columns * sum(sizes.values())
 
 
-def _column_tile(width: int, height: int, rows: int | None) -> Tile:
-    """Folds over rows alone: blocks of columns times chunks of rows, all of them at a time."""
-    columns = min(width or 64, 64)
-    height = min(height, max(8, 2048 // columns))
+def _column_tile(width: int, height: int, rows: int | None, stores: bool) -> Tile:
+    """Folds over rows: blocks of columns times chunks of rows, of which all run at a time if
+    elements are only folded."""
+    usual, elements, warps = (128, 4096, 4) if stores else (64, 2048, 2)
+    columns = min(width or usual, usual)
+    height = min(height, max(8, elements // columns))
     if rows is None:
-        return Tile(height, columns, True, False, 64, 2)
-    most = max(1, COLUMN_BLOCKS * columns // max(width, columns))
+        return Tile(height, columns, True, False, 64, warps)
+    blocks = COLUMN_BLOCKS * (2 if stores else 1)
+    most = max(1, blocks * columns // max(width, columns))
     chunks = max(1, min(most, rows // (4 * height)))
-    return Tile(height, columns, True, False, 1 << (chunks.bit_length() - 1), 2)
+    return Tile(height, columns, True, False, 1 << (chunks.bit_length() - 1), warps)
 
 
 def _chunks(rows: int | None, tile: Tile) -> int:
