@@ -78,6 +78,8 @@ class KernelSource:
     ``"fp32"``, ``"tensordesc<bf16[128,64]>"`` or ``"constexpr"``, whose value is in
     ``constants``. ``aligned``: the pointers and integers that are multiples of 16.
     ``options``: Triton's (``num_warps``, ``num_stages``, ``num_ctas``, ``maxnreg`` …).
+    ``rounded``: the descriptors of float32 arrays whose elements are rounded to tf32 (10 bits of
+    mantissa) when they are copied; matrix instructions would cut the other bits off.
     """
 
     text: str
@@ -86,6 +88,7 @@ class KernelSource:
     constants: Mapping[str, Any] = field(default_factory=dict)
     aligned: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    rounded: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """All of it, in one canonical form."""
@@ -427,6 +430,7 @@ def _encode(value: Any) -> Any:
 def _kernel(data: dict[str, Any]) -> KernelSource:
     data["parameters"] = tuple((name, kind) for name, kind in data["parameters"])
     data["aligned"] = tuple(data["aligned"])
+    data["rounded"] = tuple(data.get("rounded", ()))
     return KernelSource(**data)
 
 

@@ -182,7 +182,17 @@ def write_product(
         wide=wide,
         described=arrays,
         persistent=schedule.persistent,
+        rounded=_rounded(program, c, precision, arrays),
     )
+
+
+def _rounded(
+    program: RowProgram, c: Contraction, precision: str, arrays: Mapping[str, Described]
+) -> tuple[str, ...]:
+    """The descriptors of operands that are multiplied as tf32."""
+    operands = (("d0", c.left), ("d1", c.right))
+    found = [name for name, operand in operands if operand_memory(program, operand) == "f32"]
+    return tuple(name for name in found if precision == "tf32" and name in arrays)
 
 
 def _operand(

@@ -57,10 +57,11 @@ def emit(
     wide: bool = True,
     described: Mapping[str, Described] | None = None,
     persistent: bool = False,
+    rounded: tuple[str, ...] = (),
 ) -> EmittedLaunch:
     """Fill a template. ``pointers`` gives the types of pointers by name, ``described`` the tensor
-    descriptors, ``sizes`` what is known of sizes that are arguments; unless ``wide``, these are
-    32-bit numbers."""
+    descriptors (``rounded``: see ``KernelSource``), ``sizes`` what is known of sizes that are
+    arguments; unless ``wide``, these are 32-bit numbers."""
     draft = render(template, {**holes, "arguments": ""})
     arguments = tuple(dict.fromkeys(sorted(_ARGUMENT.findall(draft), key=_order)))
     text = render(template, {**holes, "arguments": ", ".join(arguments)})
@@ -80,7 +81,7 @@ def emit(
                 aligned.append(name)
     options = {"num_warps": warps, "num_stages": stages}
     source = KernelSource(
-        module(text), str(holes["name"]), tuple(parameters), {}, tuple(aligned), options
+        module(text), str(holes["name"]), tuple(parameters), {}, tuple(aligned), options, rounded
     )
     return EmittedLaunch(source, blocks, arguments, arrays, persistent)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from flamec.runtime.cuda.driver import check, driver
 
+TFLOAT32 = 11  # of CUtensorMapDataType: float32 in memory, rounded to tf32 where it is copied to
 _ADDRESS_MULTIPLE = 16
 _MOST_DIMENSIONS = 5
 _LONGEST = 1 << 31  # kernels count in 32-bit numbers

@@ -22,7 +22,7 @@ from typing import Any
 
 from flamec.ir.plan import KernelSource
 from flamec.runtime.cuda.kernel_binary import TEXT_STAGES, KernelBinary, Parameter
-from flamec.runtime.cuda.tensor_map import TensorMapLayout
+from flamec.runtime.cuda.tensor_map import TFLOAT32, TensorMapLayout
 from flamec.runtime.kernel_cache import KernelCache
 
 SOURCE_KIND = "py"
@@ -139,7 +139,7 @@ def build_kernel(source: KernelSource, target: str, cache: KernelCache) -> Kerne
         message = f"triton {version} failed on {_message(source, target, error)}"
         raise TritonError(message, path) from error
     metadata = compiled.metadata
-    maps = tuple(_tensor_map(facts) for facts in metadata.tensordesc_meta or ())
+    maps = _tensor_maps(source, metadata.tensordesc_meta or ())
     parameters = _flat_parameters(source, has_maps=bool(maps))
     machine_code = compiled.asm["cubin"]
     registers, stack_bytes = _resources(machine_code)
@@ -226,11 +226,22 @@ def _resources(machine_code: bytes) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _tensor_map(facts: Mapping[str, Any]) -> TensorMapLayout:
+def _tensor_maps(
+    source: KernelSource, found: Sequence[Mapping[str, Any]]
+) -> tuple[TensorMapLayout, ...]:
+    """A layout for each descriptor, in their order."""
+    names = [name for name, kind in source.parameters if _DESCRIPTOR.match(kind)]
+    return tuple(
+        _tensor_map(facts, name in source.rounded)
+        for name, facts in zip(names, found, strict=bool(found))
+    )
+
+
+def _tensor_map(facts: Mapping[str, Any], rounded: bool) -> TensorMapLayout:
     from triton.backends.nvidia.driver import TMA_DTYPE_DEVICE_TO_HOST
 
     return TensorMapLayout(
-        data_type=TMA_DTYPE_DEVICE_TO_HOST[facts["elem_type"]],
+        data_type=TFLOAT32 if rounded else TMA_DTYPE_DEVICE_TO_HOST[facts["elem_type"]],
         element_bytes=facts["elem_size"],
         box=tuple(facts["block_size"]),
         swizzle=facts["swizzle"],
