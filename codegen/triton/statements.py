@@ -200,8 +200,7 @@ class StatementWriter:
     def looked_up(self, s: Load) -> str:
         """A block as it lies in memory, zeros where there is none."""
         pointer, _, conditions = self._place(s.place, "rc")
-        mask = " & ".join(f"({condition})" for condition in conditions)
-        return f"tl.load({pointer}, {mask}, other=0)" if mask else f"tl.load({pointer})"
+        return load(pointer, [f"({condition})" for condition in conditions])
 
     def _loaded_text(self, s: Load, pointer: str, axes: str, conditions: list[str]) -> str:
         return loaded(s.memory, pointer, conditions, self._in_pairs(s.place, axes))
