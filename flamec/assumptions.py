@@ -150,6 +150,7 @@ def _add_history(b: CheckBuilder, variable: str, path: str, leaf: Tensor) -> Non
 
 def _add_aliasing(b: CheckBuilder, captured: Captured, storages: list[tuple[int, str]]) -> None:
     leaves = captured.arguments
+    based = {s.position for s in captured.sources if s.kind == "base"}
     for i, (position, variable) in enumerate(storages):
         for other, earlier in storages[:i]:
             same = leaves[position]._storage is leaves[other]._storage
@@ -157,7 +158,7 @@ def _add_aliasing(b: CheckBuilder, captured: Captured, storages: list[tuple[int,
                 f"{variable}._storage is {'' if same else 'not '}{earlier}._storage",
                 f"arguments {other} and {position} {'share' if same else 'do not share'} memory",
             )
-        if any(
+        if position in based or any(
             leaves[position]._storage is leaves[o]._storage for o, _ in storages if o != position
         ):
             steps = b.name(leaves[position]._steps)

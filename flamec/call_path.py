@@ -22,9 +22,9 @@ import numpy as np
 
 from flamec.capture import GradEffect, captured_sources
 from flamec.prepared import Invocation, output_allocator
+from flamec.sources import InputSource
 from flamec.structures import Structure
 from flamec.tensor import Tensor
-from flamec.trace import InputSource
 
 if TYPE_CHECKING:
     from flamec.program import Program

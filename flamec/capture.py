@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,13 +18,18 @@ import numpy as np
 from flamec.errors import CompileError
 from flamec.guards import Guard, Recorder, is_constant
 from flamec.ir.graph import Graph, Value
+from flamec.ir.passes.differentiate import reachable_nodes
 from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, using_oracle
 from flamec.ir.types import TensorType
+from flamec.restoring import restore
+from flamec.roots import AliasDiscovered, Root, overlaps_itself
+from flamec.segments import Decision, Execution, SegmentCache, SizesDiffer
 from flamec.size_oracle import ShapeGuard
+from flamec.sources import InputSource
 from flamec.state import AutocastState, thread
-from flamec.structures import Structure, flatten, unflatten
+from flamec.structures import LEAF, Structure, flatten, unflatten
 from flamec.tensor import RuntimeNumber, Storage, Tensor, ViewStep
-from flamec.trace import AliasDiscovered, InputSource, Root, Trace
+from flamec.trace import Trace
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +39,8 @@ class Result:
     ``kind``: ``"fresh"`` (graph output ``position``), ``"argument"`` (the argument leaf
     itself), ``"tensor"`` (that very tensor), ``"base"`` (the base of a captured or, by
     position, an argument's storage), ``"constant"`` (a Python value), ``"size"`` (a symbolic
-    size). ``steps`` are view steps to apply to it.
+    size), ``"number"`` (graph output ``position`` as a Python number). ``steps`` are view steps to
+    apply to it.
     """
 
     kind: str
@@ -53,7 +61,13 @@ class GradEffect:
 
 @dataclass(eq=False)
 class Captured:
-    """A traced call. Invariant: graph inputs and ``sources`` correspond one to one."""
+    """A traced call. Invariant: graph inputs and ``sources`` correspond one to one.
+
+    ``execution``: where the call was split, and what was run. ``effects``: what the Python code did
+    that a program cannot repeat, in words; ``escapes``: what it stored outside, tensors and numbers
+    of the trace whose results follow those of the function, and ``stored_arguments``: tracers
+    of arguments, with these. ``undo`` gives Python's state the values from before the trace.
+    """
 
     graph: Graph
     sources: list[InputSource]
@@ -73,6 +87,11 @@ class Captured:
     number_arguments: frozenset[int] = frozenset()
     grad_enabled: bool = True
     autocast: AutocastState = thread.autocast
+    execution: Execution | None = None
+    effects: list[str] = field(default_factory=list)
+    escapes: list[Tensor] = field(default_factory=list)
+    undo: Callable[[], None] | None = None
+    stored_arguments: list[tuple[Any, Any]] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -101,17 +120,24 @@ def capture(
     kwargs: dict[str, Any],
     dynamic: Dynamic,
     name: str,
+    segments: SegmentCache | None = None,
+    repeats: bool = False,
 ) -> Captured:
     """Trace ``function(*args, **kwargs)``.
 
-    Raises whatever the function raises, CompileError for arguments or effects that
-    cannot be compiled, and DataDependentError where a tensor's value is needed.
+    ``segments``: for the programs that give the function the values that it asks for. ``repeats``:
+    an error leaves Python's state as it was, because the function will be traced again. Raises
+    whatever the function raises, CompileError for arguments that cannot be compiled, SizesDiffer if
+    a value was asked for under wrong assumptions on sizes, and DataDependentError where a
+    tensor's value is needed that cannot be had.
     """
     leaves, structure = flatten((args, kwargs))
     base_storages = _aliased_storages(leaves)
     while True:
         try:
-            return _capture(function, leaves, structure, dynamic, name, base_storages)
+            return _capture(
+                function, leaves, structure, dynamic, name, base_storages, segments, repeats
+            )
         except AliasDiscovered as alias:
             if alias.storage in base_storages:
                 raise CompileError(
@@ -122,11 +148,13 @@ def capture(
 
 
 def _aliased_storages(leaves: Sequence[Any]) -> list[Storage]:
+    """The memory that several arguments share, or several elements of one."""
     seen: set[Storage] = set()
     shared: list[Storage] = []
     for leaf in leaves:
-        if isinstance(leaf, Tensor):
-            if leaf._storage in seen and leaf._storage not in shared:
+        if isinstance(leaf, Tensor) and leaf._trace is None:
+            again = leaf._storage in seen or overlaps_itself(leaf)
+            if again and leaf._storage not in shared:
                 shared.append(leaf._storage)
             seen.add(leaf._storage)
     return shared
@@ -139,8 +167,12 @@ def _capture(
     dynamic: Dynamic,
     name: str,
     base_storages: list[Storage],
+    segments: SegmentCache | None,
+    repeats: bool,
 ) -> Captured:
     trace = Trace(base_storages)
+    if segments is not None:
+        trace.execution = Execution(trace, leaves, segments, name)
     recorder = Recorder()
     argument_types: dict[int, TensorType] = {}
     proxies: list[Any] = []
@@ -159,13 +191,20 @@ def _capture(
                 proxies.append(_proxy(trace, recorder, leaf, position, dynamic, labels[position]))
                 if isinstance(leaf, Tensor):
                     argument_types[position] = proxies[-1]._type
+            if trace.execution is not None:
+                trace.execution.bind(argument_types)
             proxy_args, proxy_kwargs = unflatten(structure, iter(proxies))
             recorder.root(function, name)
             with recorder:
-                result = function(*proxy_args, **proxy_kwargs)
+                result = [function(*proxy_args, **proxy_kwargs)]
             if thread.autocast is not autocast:
                 raise trace.refuse_change("leaving autocast in another state")
+            del proxy_args, proxy_kwargs
             captured = _finish(trace, result, proxies, leaves, structure, argument_types, name)
+    except BaseException as error:
+        if repeats or isinstance(error, (AliasDiscovered, SizesDiffer)):
+            restore(recorder.guards.values())
+        raise
     finally:
         thread.trace = None
         thread.grad_enabled, thread.autocast = grad_enabled, autocast
@@ -173,10 +212,46 @@ def _capture(
     captured.guards = recorder.result()
     captured.number_arguments = dynamic.numbers
     captured.grad_enabled, captured.autocast = grad_enabled, autocast
-    del proxy_args, proxy_kwargs, result
-    _refuse_escapes(trace, proxies, name)
+    captured.undo = partial(restore, recorder.guards.values())
     trace.release()
+    captured.stored_arguments = _stored(proxies, leaves)
+    captured.effects = [*recorder.effects, *_effects(captured)]
     return captured
+
+
+def _stored(proxies: list[Any], leaves: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """The tracers of arguments that somebody still knows, with their arguments."""
+    pairs = [
+        (weakref.ref(proxy), leaf)
+        for proxy, leaf in zip(proxies, leaves, strict=True)
+        if isinstance(proxy, Tensor)
+    ]
+    proxies.clear()
+    if any(ref() is not None for ref, _ in pairs):
+        gc.collect()
+    return [(ref, leaf) for ref, leaf in pairs if ref() is not None]
+
+
+def _effects(captured: Captured) -> list[str]:
+    """What the trace shows of effects that a program cannot repeat."""
+    found = []
+    for tensor in captured.escapes:
+        value = tensor._cached[2] if tensor._cached else None
+        where = value.node.location if value is not None and value.node is not None else None
+        what = "number" if isinstance(tensor, RuntimeNumber) else "tensor"
+        found.append(
+            f"a {what} computed in the compiled function (at {where}) was stored outside it, in an "
+            "attribute, list or global"
+        )
+    if captured.stored_arguments:
+        found.append("an argument of the compiled function was stored outside it")
+    steps = captured.execution.steps if captured.execution is not None else []
+    found += [
+        f"{step.what} gave Python a value (at {step.location}) that is another one at each call"
+        for step in steps
+        if isinstance(step, Decision) and not step.recurs
+    ]
+    return found
 
 
 def _labels(function: Callable[..., Any], structure: Structure) -> Iterator[str]:
@@ -232,24 +307,37 @@ def _proxy(
 
 def _finish(
     trace: Trace,
-    result: Any,
+    result: list[Any],
     proxies: list[Any],
     leaves: list[Any],
     structure: Structure,
     argument_types: dict[int, TensorType],
     name: str,
 ) -> Captured:
+    """The record of a traced call; ``result`` is taken out of its list."""
     outputs = _Outputs(trace, proxies)
-    result_leaves, result_structure = flatten(result)
+    result_leaves, result_structure = flatten(result.pop())
+    result_structure = _with_plain_keys(result_structure)
     outputs.count_storages(result_leaves)
     results = [outputs.classify(leaf) for leaf in result_leaves]
+    gradients = [
+        (weakref.ref(target), outputs.argument_position(target), outputs.classify(gradient))
+        for target, gradient in trace.grads.items()
+    ]
+    kept = [target for target in trace.grads if target._trace is None]
+    del result_leaves
+    escapes = _escaped(trace, name)
+    if escapes:
+        outputs.count_storages(escapes)
+        results += [outputs.classify(tensor) for tensor in escapes]
+        result_structure = Structure(tuple, (), (result_structure, *[LEAF] * len(escapes)))
     grads = []
-    for target, gradient in list(trace.grads.items()):
-        where = outputs.argument_position(target)
-        if where is None and target._trace is not None:  # made in the function, ends with it
-            del trace.grads[target]
-            continue
-        grads.append(GradEffect(target if where is None else where, outputs.classify(gradient)))
+    for reference, where, gradient in gradients:
+        goal = reference() if where is None else where
+        if goal is not None:  # else made in the function, ends with it
+            grads.append(GradEffect(goal, gradient))
+        del goal
+    del kept
     graph = trace.build(outputs.values, name)
     differentiable = thread.grad_enabled and any(r.tracked and not r.freed for r in results)
     tracked_outputs = {
@@ -268,12 +356,47 @@ def _finish(
         shape_guards=list(trace.oracle.guards.values()),
         guards=[],
         trace=trace,
-        tracked_inputs=tuple(i for i, v in enumerate(graph.inputs) if v in trace.tracked)
-        if differentiable
-        else (),
+        tracked_inputs=_reached_inputs(trace, graph, tracked_outputs) if differentiable else (),
         tracked_outputs=tuple(sorted(tracked_outputs)) if differentiable else (),
         aliases=list(trace.aliases),
+        execution=trace.execution,
+        escapes=escapes,
     )
+
+
+def _reached_inputs(trace: Trace, graph: Graph, outputs: Iterable[int]) -> tuple[int, ...]:
+    """The inputs that gradients of the outputs reach; others get no gradient, not one of 0."""
+    roots = [graph.outputs[i] for i in outputs]
+    nodes = reachable_nodes(roots, lambda value: value not in trace.tracked)
+    reached = {*roots, *(v for node in nodes for v in node.inputs)} & trace.tracked
+    return tuple(i for i, value in enumerate(graph.inputs) if value in reached)
+
+
+def _with_plain_keys(structure: Structure) -> Structure:
+    """The structure of a result without numbers of the trace as keys: hashing has read them."""
+    keys = tuple(key.read() if isinstance(key, RuntimeNumber) else key for key in structure.keys)
+    children = tuple(map(_with_plain_keys, structure.children))
+    return Structure(structure.kind, keys, children)
+
+
+def _escaped(trace: Trace, name: str) -> list[Tensor]:
+    """The tensors of the trace that the function stored outside, or returned and stored."""
+    trace.leaf_tensors.clear()
+    trace.autocast_casts.clear()
+    trace.grads.clear()
+    known = {id(t) for t in trace.numbers.values()}
+    if trace.escaped(known):
+        gc.collect()
+    escaped = trace.escaped(known)
+    unreal = {id(ref()) for ref in trace.stand_ins} - {id(None)}
+    for tensor in escaped:
+        if id(tensor) in unreal:
+            raise CompileError(
+                f"{name}: a tensor computed in a hook or a custom backward function was stored "
+                "outside it, in an attribute, list or global. It stands for a gradient that is "
+                "not known yet; return it, or read it from .grad after the call."
+            )
+    return escaped
 
 
 class _Outputs:
@@ -307,9 +430,9 @@ class _Outputs:
             return Result("argument", position)
         if leaf._trace is None:
             return Result("tensor", value=leaf)
-        if isinstance(leaf, RuntimeNumber):  # the caller expects a Python number
-            raise self.trace.refuse_value("returning a number")
         trace = self.trace
+        if isinstance(leaf, RuntimeNumber):  # the caller expects a Python number
+            return Result("number", self._output(trace.value_of(leaf)))
         tracked = trace.is_tracked(leaf)
         root = trace.root_of(leaf)
         if root.input_position is not None:
@@ -336,26 +459,6 @@ class _Outputs:
             self._positions[value] = len(self.values)
             self.values.append(value)
         return self._positions[value]
-
-
-def _refuse_escapes(trace: Trace, proxies: Sequence[Any], name: str) -> None:
-    """Raise CompileError if a traced tensor outlives the trace somewhere in the user's state."""
-    trace.leaf_tensors.clear()
-    trace.autocast_casts.clear()
-    known = {id(p) for p in proxies}
-    known.update(id(t) for t in trace.numbers.values())
-    known.update(id(g) for g in trace.grads.values())
-    if trace.escaped(known):
-        gc.collect()
-    escaped = trace.escaped(known)
-    if escaped:
-        value = escaped[0]._cached[2] if escaped[0]._cached else None
-        where = value.node.location if value is not None and value.node is not None else None
-        raise CompileError(
-            f"{name}: a tensor computed in the compiled function (at {where}) was stored outside "
-            "it, in an attribute, list or global. The store would happen only while tracing. "
-            "Return the tensor instead, or copy_() it into a tensor made beforehand."
-        )
 
 
 def actual_sizes(captured: Captured, leaves: Sequence[Any]) -> dict[str, int]:

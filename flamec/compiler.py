@@ -7,10 +7,12 @@ used first. ``stats`` counts what happened; ``programs`` shows the variants.
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 import time
 import warnings
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, overload
@@ -20,16 +22,22 @@ from flamec.call_path import CHANGED
 from flamec.capture import Captured, Dynamic, actual_sizes, capture
 from flamec.config import CompileOptions, default_options
 from flamec.differentiable import DifferentiableProgram
-from flamec.errors import CompileError, DataDependentError, user_location
-from flamec.ir.graph import Location
+from flamec.errors import CompileError, DataDependentError, is_framework_file, user_location
+from flamec.escapes import OnceProgram, trust
+from flamec.guard_code import TrustedCheck
+from flamec.ir.graph import Graph, Location
 from flamec.ir.passes.settle_sizes import settle_sizes
 from flamec.prepared import Prepared
 from flamec.program import Program
+from flamec.segments import SegmentCache, SizesDiffer
+from flamec.split_program import DIVERGED, Attempt, SplitProgram
 from flamec.state import process, thread
-from flamec.structures import flatten
+from flamec.structures import Structure, flatten
 from flamec.tensor import Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
+Variant = Program | DifferentiableProgram | SplitProgram
+MAX_PREPARED = 64  # compiled graphs that a function keeps
 
 
 @dataclass
@@ -47,12 +55,15 @@ class GuardFailure:
 class Stats:
     """Counters of one compiled function.
 
-    ``kernels_compiled`` and ``kernels_from_cache`` count steps of execution plans;
+    ``python_runs``: calls in which the function's Python code was run because it has effects
+    that a program cannot repeat. ``kernels_compiled`` and ``kernels_from_cache`` count steps of
+    execution plans;
     ``compile_seconds`` is the time spent tracing, compiling and loading, all variants together.
     """
 
     calls: int = 0
     traces: int = 0
+    python_runs: int = 0
     kernels_compiled: int = 0
     kernels_from_cache: int = 0
     guard_failures: list[GuardFailure] = field(default_factory=list)
@@ -76,7 +87,7 @@ class CompiledFunction:
         self.dynamic = dynamic
         self.example_inputs = inputs
         self.stats = Stats()
-        self.programs: list[Program | DifferentiableProgram] = []
+        self.programs: list[Variant] = []
         self._options = options
         self._lock = threading.RLock()
         self._first_sizes: dict[Any, dict[tuple[int, int], int]] = {}
@@ -84,7 +95,11 @@ class CompiledFunction:
         self._numbers: dict[Any, dict[int, Any]] = {}
         self._varying_numbers: dict[Any, set[int]] = {}
         self._static_numbers: set[Any] = set()
-        self._warned = False
+        self._python_runs: set[Any] = set()
+        self._prepared: OrderedDict[Any, Prepared] = OrderedDict()
+        self._segments = SegmentCache(self._make)
+        self._warned: set[str] = set()
+        self.effects: list[str] = []  # of the last call whose Python code had to be run
         self._bound_methods: weakref.WeakKeyDictionary[Any, CompiledFunction] = (
             weakref.WeakKeyDictionary()
         )
@@ -113,6 +128,8 @@ class CompiledFunction:
         for program in programs:
             found = program.check.arguments(args, kwargs)
             if found:
+                if program.__class__ is SplitProgram:
+                    break
                 leaves, sizes = found
                 result = program.run(leaves, sizes)
                 if result is CHANGED:
@@ -122,7 +139,7 @@ class CompiledFunction:
                 return result
         return self._compile(args, kwargs)
 
-    def _move_to_front(self, program: Program | DifferentiableProgram) -> None:
+    def _move_to_front(self, program: Variant) -> None:
         with self._lock:
             if program in self.programs:
                 self.programs = [program, *(p for p in self.programs if p is not program)]
@@ -132,76 +149,150 @@ class CompiledFunction:
         """Run a program that holds after all, or a new one."""
         if process.anomaly is not None:
             return self.function(*args, **kwargs)
+        attempt = Attempt()
         while True:
-            program, found = self._find(args, kwargs)
-            result = program.run(*found)
-            if result is not CHANGED:  # by another thread, between check and call
+            program, found = self._find(args, kwargs, attempt)
+            given = (*found, attempt) if isinstance(program, (SplitProgram, OnceProgram)) else found
+            result = program.run(*given)
+            if result is CHANGED:  # by another thread, between check and call
+                attempt = Attempt()
+            elif result is not DIVERGED:
                 return result
 
     def _find(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Program | DifferentiableProgram, Any]:
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], attempt: Attempt
+    ) -> tuple[Variant | OnceProgram, Any]:
         """A program whose complete check accepts the arguments, made if there is none."""
         with self._lock:
             for program in self.programs:
-                found = program.check(args, kwargs)
+                found = program not in attempt.diverged and program.check(args, kwargs)
                 if found:
                     self._move_to_front(program)
                     return program, found
             started = time.perf_counter()
             if self.programs:
-                reason = self.programs[0].check.first_failure(args, kwargs)
-                self.stats.guard_failures.append(GuardFailure(reason, user_location()))
-            program = self.compile_variant(args, kwargs)
-            found = program.check(args, kwargs)
-            if not found:
-                reason = program.check.first_failure(args, kwargs)
-                raise CompileError(
-                    f"{self.name}: tracing changed the state that the program depends on, so "
-                    f"it would be traced anew at each call: {reason} (at {user_location()})"
+                self.stats.guard_failures.append(
+                    GuardFailure(self._difference(args, kwargs, attempt), user_location())
                 )
-            self._keep(program)
+            captured = self.trace(args, kwargs)
+            if captured.execution is not None:
+                attempt.restart(captured.execution)
+            effects = captured.effects
+            captured.undo = None  # it knows what the function changed
+            program = self._program_of(captured)
+            found = False if effects else program.check(args, kwargs)
+            if found:
+                self._keep(program)
+            else:
+                if not effects:
+                    reason = program.check.first_failure(args, kwargs)
+                    effects = [f"it changed the state that it depends on: {reason}"]
+                program, found = self._once(program, captured, effects, args, kwargs)
             self.stats.compile_seconds += time.perf_counter() - started
             return program, found
 
-    def compile_variant(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Program | DifferentiableProgram:
-        """Trace and compile for these arguments, without running the program."""
-        captured = self.trace(args, kwargs)
-        program: Program | DifferentiableProgram
-        if captured.tracked_outputs:
-            program = DifferentiableProgram(captured, self.options, self._count)
-        else:
-            program = Program(captured, self._count(self.prepare(captured)))
-        return program
+    def _difference(self, args: tuple[Any, ...], kwargs: dict[str, Any], attempt: Attempt) -> str:
+        """Why the program used last is not the one for a call."""
+        last = self.programs[0]
+        if last in attempt.diverged:
+            return f"another value than: {attempt.diverged[last]}"
+        return last.check.first_failure(args, kwargs)
 
-    def prepare(self, captured: Captured) -> Prepared:
+    def _once(
+        self,
+        program: Variant,
+        captured: Captured,
+        effects: list[str],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[OnceProgram, Any]:
+        """The program of a call whose Python code has effects, and what to run it with."""
+        self.effects = effects
+        why = f"{self.name}: {effects[0]}"
+        if self.options.fullgraph:
+            raise CompileError(
+                f"{why}. That would happen only while tracing, and fullgraph=True allows "
+                "nothing that is not part of the program: return what should be kept "
+                f"(at {user_location()})"
+            )
+        leaves, structure = flatten((args, kwargs))
+        self._python_runs.add(_call_key(leaves, structure))
+        self.stats.python_runs += 1
+        self._warn(
+            "python",
+            f"{why}. So the Python code of {self.name} is run at each call; what it computes is "
+            "compiled. Without that, calls would be faster.",
+        )
+        trust(program)
+        sizes = actual_sizes(captured, leaves)
+        return OnceProgram(program, captured, self.name), (
+            tuple(leaves),
+            tuple(sizes[s] for s in captured.symbols),
+        )
+
+    def compile_variant(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Variant:
+        """Trace and compile for these arguments, without running the program."""
+        return self._program_of(self.trace(args, kwargs))
+
+    def _program_of(self, captured: Captured) -> Variant:
+        if captured.execution is not None and captured.execution.steps:
+            return SplitProgram(captured, self._make, self._whole_program)
+        captured.execution = None  # it knows the call's arguments
+        return self._whole_program(captured)
+
+    def _whole_program(self, captured: Captured) -> Program | DifferentiableProgram:
+        if captured.tracked_outputs:
+            return DifferentiableProgram(captured, self._make)
+        check = TrustedCheck() if captured.effects else None
         graph = settle_sizes(captured.graph, captured.equal_sizes)
-        return prepare(graph, captured.symbols, self.options)
+        return Program(captured, self._make(graph, captured.symbols), check=check)
+
+    def _make(self, graph: Graph, symbols: tuple[str, ...]) -> Prepared:
+        """The graph made runnable, once for equal graphs."""
+        key = graph.fingerprint(), symbols
+        known = self._prepared.get(key)
+        if known is not None:
+            self._prepared.move_to_end(key)
+            return known
+        prepared = self._prepared[key] = prepare(graph, symbols, self.options)
+        self.stats.kernels_compiled += prepared.kernels_compiled
+        self.stats.kernels_from_cache += prepared.kernels_from_cache
+        if len(self._prepared) > MAX_PREPARED:
+            self._prepared.popitem(last=False)
+        return prepared
 
     def trace(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
         """Run the function on tracers; sizes and numbers that varied before become inputs."""
         leaves, structure = flatten((args, kwargs))
-        key = (structure, tuple(_leaf_kind(leaf) for leaf in leaves))
+        key = _call_key(leaves, structure)
         dynamic = self._dynamic(key, leaves)
+        if key in self._python_runs:  # Python code sees plain numbers, and nothing happens twice
+            dynamic = Dynamic()
         self.stats.traces += 1
-        name = self.name
-        try:
-            captured = capture(self.function, args, kwargs, dynamic, name)
-        except DataDependentError:
-            if not dynamic.numbers:
-                raise
-            self._static_numbers.add(key)
-            dynamic = Dynamic(dynamic.sizes)
-            captured = capture(self.function, args, kwargs, dynamic, name)
-        sizes = actual_sizes(captured, leaves)
-        if not all(
-            g.check({**captured.trace.oracle.hints, **sizes}) for g in captured.shape_guards
-        ):
-            exact = {k: (s, sizes.get(s, e)) for k, (s, e) in dynamic.sizes.items()}
-            captured = capture(self.function, args, kwargs, Dynamic(exact, dynamic.numbers), name)
-        return captured
+        segments = None if self.options.fullgraph else self._segments
+        while True:
+            inexact = dynamic.sizes != _exact(dynamic, leaves)
+            again = inexact or bool(dynamic.numbers)
+            try:
+                captured = capture(self.function, args, kwargs, dynamic, self.name, segments, again)
+            except DataDependentError:
+                if not dynamic.numbers:
+                    raise
+                self._static_numbers.add(key)
+                dynamic = Dynamic(dynamic.sizes)
+                continue
+            except SizesDiffer:
+                pass
+            except Exception:  # perhaps for the sizes of an earlier call only
+                if not inexact:
+                    raise
+            else:
+                sizes = {**captured.trace.oracle.hints, **actual_sizes(captured, leaves)}
+                if all(g.check(sizes) for g in captured.shape_guards):
+                    return captured
+                assert captured.undo is not None
+                captured.undo()
+            dynamic = Dynamic(_exact(dynamic, leaves), dynamic.numbers)
 
     def _dynamic(self, key: Any, leaves: list[Any]) -> Dynamic:
         """What differs from earlier calls with the same structure."""
@@ -242,43 +333,61 @@ class CompiledFunction:
         varied |= {p for p, v in numbers.items() if first_numbers[p] != v}
         return Dynamic(symbols, frozenset(() if key in self._static_numbers else varied))
 
-    def _count(self, prepared: Prepared) -> Prepared:
-        self.stats.kernels_compiled += prepared.kernels_compiled
-        self.stats.kernels_from_cache += prepared.kernels_from_cache
-        return prepared
-
-    def _keep(self, program: Program | DifferentiableProgram) -> None:
+    def _keep(self, program: Variant) -> None:
         self.programs = [program, *self.programs]
         limit = self.options.max_variants
         if len(self.programs) > limit:
             self.programs = self.programs[:limit]
             self.stats.evictions += 1
-            if not self._warned:
-                self._warned = True
-                reasons = "; ".join(str(f) for f in self.stats.guard_failures[-3:])
-                warnings.warn(
-                    f"{self.name} was compiled for {limit + 1} different assumptions; the "
-                    f"least recently used program is dropped from now on. Last reasons: {reasons}",
-                    RuntimeWarning,
-                    stacklevel=4,
-                )
+            reasons = "; ".join(str(f) for f in self.stats.guard_failures[-3:])
+            self._warn(
+                "variants",
+                f"{self.name} was compiled for {limit + 1} different assumptions; the "
+                f"least recently used program is dropped from now on. Last reasons: {reasons}",
+            )
+
+    def _warn(self, kind: str, message: str) -> None:
+        """Warn once of each kind, at the line of the call."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            depth = 2
+            frame = sys._getframe(1)
+            while frame.f_back is not None and is_framework_file(frame.f_code.co_filename):
+                frame, depth = frame.f_back, depth + 1
+            warnings.warn(message, RuntimeWarning, stacklevel=depth)
 
     def reset(self) -> None:
         """Forget all programs and counters."""
         with self._lock:
             self.programs = []
             self.stats = Stats()
+            self._prepared.clear()
+            self._segments = SegmentCache(self._make)
             for memory in (
                 self._first_sizes,
                 self._varying,
                 self._numbers,
                 self._varying_numbers,
                 self._static_numbers,
+                self._python_runs,
             ):
                 memory.clear()
 
     def __repr__(self) -> str:
         return f"<compiled {getattr(self.function, '__qualname__', self.function)!s}>"
+
+
+def _call_key(leaves: list[Any], structure: Structure) -> Any:
+    """Calls with equal keys differ in sizes and values alone."""
+    return structure, tuple(_leaf_kind(leaf) for leaf in leaves)
+
+
+def _exact(dynamic: Dynamic, leaves: list[Any]) -> dict[tuple[int, int], tuple[str, int]]:
+    """The symbolic sizes with those of the call for examples."""
+    return {
+        (leaf, axis): (symbol, leaves[leaf]._type.shape[axis])
+        for (leaf, axis), (symbol, _) in dynamic.sizes.items()
+    }
 
 
 def _leaf_kind(leaf: Any) -> Any:
@@ -301,7 +410,6 @@ def _own_options(options: dict[str, Any]) -> dict[str, Any]:
     mode = options.pop("mode", None)
     if mode not in _MODES:
         raise ValueError(f"flamec.compile: unknown mode {mode!r}; known: {[*_MODES]}")
-    options.pop("fullgraph", None)
     for name in ("options", "disable"):
         if options.pop(name, None):
             raise ValueError(f"flamec.compile has no counterpart of torch.compile's {name}=")
@@ -336,8 +444,8 @@ def compile(
     once it has changed, True from the first call, False never. ``inputs``: a function
     that returns example arguments (a tuple, or a dict of keyword arguments) for
     the command line tools. Further options are fields of ``CompileOptions``. Of PyTorch's own,
-    ``mode="max-autotune"`` is ``autotune="max"``; ``fullgraph``, ``disable=False``, the other modes
-    and ``backend="inductor"`` ask for nothing that is not so anyway.
+    ``mode="max-autotune"`` is ``autotune="max"``; ``disable=False``, the other modes and
+    ``backend="inductor"`` ask for nothing that is not so anyway.
     """
     options = _own_options(options)
     if function is None:

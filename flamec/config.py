@@ -31,6 +31,8 @@ class CompileOptions:
       else by rule of thumb), ``"fast"`` (those that the database lacks are measured, a handful
       each) or ``"max"`` (many each, also where a fast search was made before).
     - ``verify``: check the graph's invariants after each pass.
+    - ``fullgraph``: a function that does not become one program is an error: one that reads a
+      tensor's value in Python, or whose Python code has side effects.
     - ``deterministic``: False lets a GPU add in any order what meets in one place.
     - ``check``: ``"nan"``, ``"inf"`` or ``"nan,inf"``: programs are evaluated by NumPy, and the
       first operation that makes such a value from others is an error.
@@ -43,6 +45,7 @@ class CompileOptions:
     c_compiler: str | None = None
     max_variants: int = 8
     verify: bool = False
+    fullgraph: bool = False
     deterministic: bool = True
     autotune: str = "off"
     check: str = ""

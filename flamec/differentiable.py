@@ -17,10 +17,8 @@ from typing import Any
 from flamec.autograd import grad
 from flamec.autograd.hooks import register_hook, replayed
 from flamec.autograd.rules import apply_recorded
-from flamec.backends import prepare
 from flamec.call_path import CHANGED
 from flamec.capture import Captured, Result
-from flamec.config import CompileOptions
 from flamec.dispatch import apply, record, tensor_builder
 from flamec.errors import CompileError
 from flamec.ir.builder import Builder
@@ -43,15 +41,15 @@ from flamec.tensor import Tensor
 class DifferentiableProgram:
     """A forward program and, once needed, its backward program; called like ``Program``."""
 
+    splits: tuple[Any, ...] = ()
+
     def __init__(
         self,
         captured: Captured,
-        options: CompileOptions,
-        count: Callable[[Prepared], Prepared],
+        make: Callable[[Graph, tuple[str, ...]], Prepared],
     ) -> None:
         self.original = captured
-        self.options = options
-        self._count = count
+        self._make = make
         joint = forget_derivatives(
             differentiate_graph(
                 captured.graph,
@@ -77,7 +75,7 @@ class DifferentiableProgram:
         self.captured = replace(captured, graph=parts.forward)
         self.forward = Program(
             self.captured,
-            count(prepare(parts.forward, captured.symbols, options)),
+            make(parts.forward, captured.symbols),
             outputs_only=True,
         )
         self._extra = extra
@@ -93,6 +91,11 @@ class DifferentiableProgram:
         )
 
     @property
+    def parts(self) -> list[tuple[str, Prepared]]:
+        """The compiled programs, each with a title."""
+        return [("forward", self.prepared), ("backward", self.backward)]
+
+    @property
     def stages(self) -> Stages:
         """The forward program's stages as text, by name."""
         return self.forward.stages
@@ -101,9 +104,7 @@ class DifferentiableProgram:
     def backward(self) -> Prepared:
         """The backward program, compiled on first use."""
         if self._backward is None:
-            self._backward = self._count(
-                prepare(self.backward_graph, self.captured.symbols, self.options)
-            )
+            self._backward = self._make(self.backward_graph, self.captured.symbols)
         return self._backward
 
     def run(self, leaves: tuple[Any, ...], sizes: tuple[int, ...]) -> Any:

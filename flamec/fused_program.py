@@ -23,11 +23,13 @@ from flamec.ir.passes.differentiate import backpropagate, differentiate_graph
 from flamec.ir.passes.partition import partition
 from flamec.ir.shape import evaluate_shape, using_oracle
 from flamec.ir.types import TensorType
+from flamec.roots import Root
 from flamec.size_oracle import ShapeGuard
+from flamec.sources import InputSource
 from flamec.state import set_grad_enabled, thread
 from flamec.structures import Structure, flatten
 from flamec.tensor import Tensor
-from flamec.trace import InputSource, Root, Trace
+from flamec.trace import Trace
 
 
 class NotFusable(Exception):
@@ -74,6 +76,8 @@ class FusedProgram:
 
 class _FunctionTrace(Trace):
     """The trace of a composite: its nodes belong to no line, because many lines share them."""
+
+    gives_numbers = False
 
     def _add_node(self, op: Op, inputs: Sequence[Value], attributes: Mapping[str, Any]) -> Node:
         return self.builder.add_node(op, inputs, attributes)

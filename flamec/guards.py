@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dis
 import gc
+import io
 import sys
 import sysconfig
 from collections import deque
@@ -29,7 +30,8 @@ from typing import Any
 
 import numpy as np
 
-from flamec.errors import is_framework_file
+from flamec.effects import effect_of
+from flamec.errors import is_framework_file, user_location
 from flamec.ir.types import Device, DType
 from flamec.state import thread
 from flamec.tensor import Tensor
@@ -41,7 +43,9 @@ _CONSTANTS = (
     *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis)),
     *(DType, Device, np.generic),
 )
+_ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR")
 _NAMING = ("_path", "_name")  # what things are called; no result depends on it
+_HOOKS = ("__getattribute__", "__setattr__")
 _OPAQUE = (ModuleType, BuiltinFunctionType, CodeType, CellType)
 
 
@@ -133,6 +137,7 @@ class Recorder:
     def __init__(self) -> None:
         self.guards: dict[tuple[str, int, Any], Guard] = {}
         self.exempted: set[tuple[int, Any]] = set()
+        self.effects: list[str] = []
         self._visited: set[int] = set()
         self._kept: list[Any] = []
         self._codes: dict[int, CodeType] = {}  # by identity: equal code may have other globals
@@ -158,10 +163,11 @@ class Recorder:
         if self._collects_garbage:
             gc.enable()
         for cls, own in self._instrumented.items():
-            if own is MISSING:
-                del cls.__getattribute__  # type: ignore[misc]
-            else:
-                cls.__getattribute__ = own  # type: ignore[method-assign]
+            for hook, value in zip(_HOOKS, own, strict=True):
+                if value is MISSING:
+                    delattr(cls, hook)
+                else:
+                    setattr(cls, hook, value)
         self._instrumented.clear()
 
     @contextmanager
@@ -234,6 +240,10 @@ class Recorder:
         elif isinstance(value, MethodType):
             self.visit(value.__self__, f"{name}.__self__")
             self.visit(value.__func__, name)
+        elif isinstance(value, Iterator) and not isinstance(value, io.IOBase):
+            self.effects.append(f"{name} is an iterator, which a call uses up")
+        elif kind.__module__.startswith("numpy.random"):
+            self.effects.append(f"{name} draws random numbers of NumPy")
         if not isinstance(value, (FunctionType, MethodType)):
             self._instrument(kind)
 
@@ -250,13 +260,17 @@ class Recorder:
             self.visit(value, label)
 
     def _instrument(self, cls: type) -> None:
-        """Record attribute reads of instances of a class that was written in Python."""
+        """Record how attributes of instances of a class are used that was written in Python.
+
+        An attribute is guarded as it was when it was first read or written.
+        """
         if cls in self._instrumented or not cls.__flags__ & (1 << 9):  # Py_TPFLAGS_HEAPTYPE
             return
         if cls.__module__ in ("builtins", "threading", "collections", "functools"):
             return
         original: Any = cls.__getattribute__
-        own = cls.__dict__.get("__getattribute__", MISSING)
+        original_set: Any = cls.__setattr__
+        own = tuple(cls.__dict__.get(name, MISSING) for name in _HOOKS)
         recorder = self
 
         def recording(instance: Any, name: str) -> Any:
@@ -271,8 +285,20 @@ class Recorder:
             recorder._attribute(instance, name, value)
             return value
 
+        def writing(instance: Any, name: str, value: Any) -> None:
+            if recorder.active and thread.trace is not None and id(instance) in recorder._visited:
+                recorder._attribute(instance, name, original_or_missing(instance, name))
+            original_set(instance, name, value)
+
+        def original_or_missing(instance: Any, name: str) -> Any:
+            try:
+                return original(instance, name)
+            except AttributeError:
+                return MISSING
+
         try:
             cls.__getattribute__ = recording  # type: ignore[assignment]
+            cls.__setattr__ = writing  # type: ignore[assignment, method-assign]
         except TypeError:
             return  # an immutable class written in C cannot change its attributes either
         self._instrumented[cls] = own
@@ -299,7 +325,14 @@ class Recorder:
 
     # code that runs -------------------------------------------------------------
     def _on_event(self, frame: FrameType, event: str, argument: Any) -> None:
-        if event != "call" or thread.trace is None:
+        if thread.trace is None:
+            return
+        if event == "c_call":
+            effect = effect_of(argument)
+            if effect is not None and not is_framework_file(frame.f_code.co_filename):
+                self.effects.append(f"{effect} is called (at {user_location()})")
+            return
+        if event != "call":
             return
         code = frame.f_code
         if id(code) in self._codes:
@@ -369,6 +402,9 @@ class Recorder:
         """Guard the globals that ``code`` names, through chains of modules."""
         module: Any = None
         for instruction in dis.get_instructions(code):
+            if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+                name = instruction.argval
+                self._add("item", variables, name, variables.get(name, MISSING), name)
             if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
                 name = instruction.argval
                 module = None
@@ -376,9 +412,14 @@ class Recorder:
                     value = variables[name]
                     self._add("item", variables, name, value, name)
                     self.visit(value, name)
-                    module = value if _is_user_module(value) else None
-            elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and module is not None:
+                    module = value if _is_user_module(value) or value is np else None
+            elif instruction.opname in _ATTRIBUTES and module is not None:
                 name = instruction.argval
+                if module is np:
+                    if name == "random":
+                        self.effects.append("NumPy's random numbers are drawn")
+                    module = None
+                    continue
                 value = vars(module).get(name, MISSING)
                 label = f"{module.__name__}.{name}"
                 self._add("attribute", vars(module), name, value, label)

@@ -10,14 +10,18 @@ from typing import Any
 
 from flamec.errors import CompileError, user_location
 from flamec.ir.types import TensorType
+from flamec.roots import Root
+from flamec.sources import InputSource
 from flamec.state import thread
 from flamec.tensor import Storage, Tensor
-from flamec.trace import InputSource, Root, Trace
+from flamec.trace import Trace
 
 
 class InnerTrace(Trace):
     """See the module's docstring. ``outer``: the trace around it, or None; ``batch_randomness``:
     how ``vmap`` draws for the elements of a batch, None where the trace is not of one."""
+
+    gives_numbers = False
 
     def __init__(self, batch_randomness: str | None = None) -> None:
         super().__init__()

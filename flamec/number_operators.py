@@ -8,12 +8,13 @@ the number as a constant.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from flamec.functional import arithmetic, comparison, unary
 from flamec.functional.promotion import convert_operands, is_number, number_dtype, plain_number
-from flamec.ir.types import DType, float64, int64
+from flamec.ir.types import DType, bool_, float64, int64
 from flamec.state import thread
 from flamec.tensor import RuntimeNumber, Tensor
 
@@ -32,6 +33,14 @@ ARITHMETIC: Mapping[str, Function] = {
     "xor": comparison.bitwise_xor,
     "lshift": comparison.bitwise_left_shift,
     "rshift": comparison.bitwise_right_shift,
+}
+COMPARISONS: Mapping[str, tuple[Function, Function]] = {  # each with what exchanging gives
+    "lt": (comparison.lt, comparison.gt),
+    "le": (comparison.le, comparison.ge),
+    "gt": (comparison.gt, comparison.lt),
+    "ge": (comparison.ge, comparison.le),
+    "eq": (comparison.eq, comparison.eq),
+    "ne": (comparison.ne, comparison.ne),
 }
 UNARY: Mapping[str, Function] = {"neg": unary.neg, "pos": unary.positive, "abs": unary.abs}
 
@@ -55,13 +64,7 @@ def _of_numbers(name: str, function: Function, x: Any, y: Any) -> Tensor:
             raise thread.trace.refuse_value("an int to the power of an int")
         floating = not isinstance(y, Tensor) and plain_number(y) < 0
     operands = convert_operands((x, y), float64 if floating else int64)
-    return as_runtime_number(function(*operands))
-
-
-def as_runtime_number(tensor: Tensor) -> Tensor:
-    """The same tensor, marked as a Python number."""
-    tensor.__class__ = RuntimeNumber
-    return tensor
+    return RuntimeNumber.of(function(*operands))
 
 
 def _binary(name: str, function: Function, reflected: bool) -> Callable[[Any, Any], Any]:
@@ -75,15 +78,54 @@ def _binary(name: str, function: Function, reflected: bool) -> Callable[[Any, An
 
 
 def _unary(function: Function) -> Callable[[Any], Any]:
-    return lambda self: as_runtime_number(function(self))
+    return lambda self: RuntimeNumber.of(function(self))
+
+
+def _read(self: RuntimeNumber) -> Any:
+    """The number itself, where the program is split."""
+    kind = float if self._type.dtype.is_floating_point else int
+    return kind(self) if self._type.dtype is not bool_ else bool(self)
+
+
+def _by_value(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What Python makes of the number itself."""
+    return lambda self, *arguments: function(_read(self), *arguments)
+
+
+BY_VALUE: Mapping[str, Callable[..., Any]] = {
+    "round": round,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "trunc": math.trunc,
+    "divmod": divmod,
+    "format": format,
+    "str": str,
+    "repr": repr,
+    "hash": hash,
+}
+
+
+def _comparing(function: Function, reflected: Function) -> Callable[[Any, Any], Any]:
+    def operator(self: RuntimeNumber, other: Any) -> Any:
+        if _is_numeric(other):
+            common = float64 if float64 in (_kind(self), _kind(other)) else int64
+            return RuntimeNumber.of(function(*convert_operands((self, other), common)))
+        return reflected(other, self) if isinstance(other, Tensor) else NotImplemented
+
+    return operator
 
 
 def attach_operators() -> None:
     """Give ``RuntimeNumber`` its own operators, without in-place forms."""
+    for name, (compare, reflected) in COMPARISONS.items():
+        setattr(RuntimeNumber, f"__{name}__", _comparing(compare, reflected))
     for name, function in ARITHMETIC.items():
         forward = _binary(name, function, False)
         setattr(RuntimeNumber, f"__{name}__", forward)
         setattr(RuntimeNumber, f"__i{name}__", forward)
         setattr(RuntimeNumber, f"__r{name}__", _binary(name, function, True))
+    RuntimeNumber.read = _read
+    for name, function in BY_VALUE.items():
+        setattr(RuntimeNumber, f"__{name}__", _by_value(function))
     for name, function in UNARY.items():
         setattr(RuntimeNumber, f"__{name}__", _unary(function))

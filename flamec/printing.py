@@ -2,8 +2,8 @@
 
 In: a concrete tensor and the print options. Out: its values in columns, with sizes,
 dtype and autograd facts behind them where they cannot be seen from the values. Only
-the elements that are shown decide the format. A tensor of a trace has no values
-and prints its type.
+the elements that are shown decide the format. While a function is compiled it is split
+to show values; where that cannot be, a tensor prints its type.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import numpy as np
 
 from flamec.device_array import DeviceArray
 from flamec.dispatch import tape_value
+from flamec.errors import DataDependentError, OperationError
 from flamec.gpu import gpu_of
 from flamec.ir.graph import Value
 from flamec.ir.shape import format_shape
 from flamec.ir.types import bool_, int64
 from flamec.state import process, thread
 from flamec.tensor import Tensor
+from flamec.values import concrete_array
 
 
 @dataclass(frozen=True)
@@ -178,12 +180,16 @@ def format_tensor(self: Tensor) -> str:
     """The text of a tensor: ``tensor([[1., 2.], [3., 4.]])``."""
     array, dtype = self._array, self._type.dtype
     if array is None or thread.trace is not None:
-        state = "traced" if array is None else "captured"
-        return f"Tensor({dtype.name}{format_shape(self._type.shape)}, {state})"
+        try:
+            array = concrete_array(self, "printing")
+        except (DataDependentError, OperationError):  # debuggers print what has no value, too
+            state = "traced" if self._array is None else "captured"
+            return f"Tensor({dtype.name}{format_shape(self._type.shape)}, {state})"
     options = _options
     suffixes = []
+    if self._type.device.type != "cpu":
+        suffixes.append(f"device='{self._type.device}'")
     if isinstance(array, DeviceArray):
-        suffixes.append(f"device='{array.device}'")
         array = gpu_of(array).download(array)
     if array.size == 0:
         text = "[]"
@@ -201,7 +207,9 @@ def format_tensor(self: Tensor) -> str:
         prefix = len("tensor(")
         text = _rows(array, prefix, summarize, ElementFormat(shown, options), options)
     if self.requires_grad:
-        maker = None if self._requires_grad else _maker(tape_value(self))
+        trace = thread.trace
+        value = tape_value(self) if trace is None else trace.value_of(self)
+        maker = None if self._requires_grad else _maker(value)
         suffixes.append("requires_grad=True" if maker is None else f"grad_fn=<{maker}>")
     return _with_suffixes("tensor(" + text, suffixes, len("tensor("), options.linewidth)
 

@@ -35,17 +35,37 @@ class Program:
 
     ``check(args, kwargs)`` gives ``(leaves, sizes)`` if every assumption holds, else
     False; ``run(leaves, sizes)`` executes. ``prepared`` has the stages for inspection.
+    ``splits``: where the function was split; a program in one piece has none.
     """
 
-    def __init__(self, captured: Captured, prepared: Prepared, outputs_only: bool = False) -> None:
+    splits: tuple[Any, ...] = ()
+
+    def __init__(
+        self,
+        captured: Captured,
+        prepared: Prepared,
+        outputs_only: bool = False,
+        check: Check | None = None,
+    ) -> None:
         self.captured = captured
         self.prepared = prepared
-        self.check: Check = build_check(captured)
+        self.check: Check = self.checked(captured) if check is None else check
         self.freed = _freed_value(captured)
         self.gradient_owner: Callable[[], None] | None = None
         self.path = CallPath(self, outputs_only)
         self._local = _ThreadLocal()
+
+    @staticmethod
+    def checked(captured: Captured) -> Check:
+        """The check of a traced call; the record lets go of the call's tensors."""
+        check = build_check(captured)
         captured.arguments = [None if isinstance(a, Tensor) else a for a in captured.arguments]
+        return check
+
+    @property
+    def parts(self) -> list[tuple[str, Prepared]]:
+        """The compiled programs, each with a title."""
+        return [("", self.prepared)]
 
     @property
     def stages(self) -> Stages:
@@ -113,6 +133,8 @@ class Program:
         elif kind == "base":
             storage = leaves[result.position]._storage if result.value is None else result.value
             tensor = Tensor._from_array(storage.base, storage.base_type, storage)
+        elif kind == "number":
+            return tensors[result.position].item()
         elif kind == "size":
             return evaluate_size(result.value, dict(zip(self.captured.symbols, sizes, strict=True)))
         else:

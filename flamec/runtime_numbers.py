@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from flamec.sources import fetch
 from flamec.state import thread
 from flamec.tensor import Tensor
-from flamec.trace import fetch
 
 
 def runtime_number(container: Any, *path: Any) -> Any:

@@ -13,7 +13,7 @@ Operations are not defined here: ``methods.py`` attaches them from
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -274,11 +274,18 @@ class RuntimeNumber(Tensor):
     """A Python number that a compiled program reads anew at each call.
 
     It exists only while tracing; it promotes as a number, not as a zero-dimensional tensor.
-    Its operators are in ``number_operators.py``.
+    ``read`` gives the number itself. Its operators are in ``number_operators.py``.
     """
 
     __slots__ = ()
     __hash__ = Tensor.__hash__
+    read: ClassVar[Callable[[RuntimeNumber], Any]]
+
+    @staticmethod
+    def of(tensor: Tensor) -> Tensor:
+        """The same zero-dimensional tensor of a trace, marked as a Python number."""
+        tensor.__class__ = RuntimeNumber
+        return tensor
 
 
 _NO_DATA = np.empty(0, np.float32)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from flamec.dispatch import (
     is_detached,
@@ -33,67 +33,22 @@ from flamec.ir.op import Op, OpKind
 from flamec.ir.passes.rematerialize import Region
 from flamec.ir.shape import Dim, SymbolicDim, equal, evaluate_dim
 from flamec.ir.types import CPU, TensorType, float64, int64
+from flamec.roots import AliasDiscovered, Root, overlaps_itself
 from flamec.size_oracle import SizeOracle
+from flamec.sources import InputSource
 from flamec.state import thread
 from flamec.tape import Leaf
 from flamec.tensor import RuntimeNumber, Storage, Tensor, ViewStep
 from flamec.traced_hooks import TracedHooks
 
-
-class AliasDiscovered(Exception):
-    """Two views of one storage are used; the trace must start again from the storage's base."""
-
-    def __init__(self, storage: Storage) -> None:
-        super().__init__("two views of one storage are used")
-        self.storage = storage
-
-
-def fetch(container: Any, path: tuple[Any, ...]) -> Any:
-    """``container[path[0]][path[1]]…``."""
-    value = container
-    for key in path:
-        value = value[key]
-    return value
-
-
-@dataclass(frozen=True, eq=False)
-class InputSource:
-    """Where a graph input comes from at each call.
-
-    ``kind``: ``"argument"`` (flattened argument ``position``), ``"captured"`` (the
-    tensor itself), ``"base"`` (the base of ``storage``, or of the storage of argument
-    ``position``), or ``"number"`` (argument ``position`` itself, or the Python number that the
-    keys ``path`` lead to in ``container``).
-    """
-
-    kind: str
-    position: int = -1
-    tensor: Tensor | None = None
-    storage: Storage | None = None
-    container: Any = None
-    path: tuple[Any, ...] = ()
-    name: str = ""
-
-    def read(self) -> Any:
-        """The number in its container now."""
-        return fetch(self.container, self.path)
-
-
-@dataclass
-class Root:
-    """The graph's view of one storage: how its input was reached, and its present value."""
-
-    steps: tuple[ViewStep, ...]
-    value: Value
-    type: TensorType
-    version: int = 0
-    input_position: int | None = None
-    written: bool = False
-    writer: Location | None = None
+if TYPE_CHECKING:
+    from flamec.segments import Execution
 
 
 class Trace:
     """A trace in progress: the graph being built and what is known about each tensor."""
+
+    gives_numbers = True  # whether item() may give a number that the program computes
 
     def __init__(self, base_storages: Sequence[Storage] = ()) -> None:
         self.builder = GraphBuilder()
@@ -129,6 +84,9 @@ class Trace:
         self.hooks = TracedHooks(self.leaf_tensors)
         self.regions: list[Region] = []
         self.constants: set[Storage] = set()
+        self.execution: Execution | None = None
+        self.stand_ins: list[weakref.ref[Tensor]] = []
+        self._standing_in = 0
 
     # inputs -------------------------------------------------------------------
     def add_input(self, type: TensorType, source: InputSource) -> Value:
@@ -181,9 +139,7 @@ class Trace:
         return tensor
 
     def _wrap_number(self, value: Value) -> Tensor:
-        tensor = self.wrap(value)
-        tensor.__class__ = RuntimeNumber
-        return tensor
+        return RuntimeNumber.of(self.wrap(value))
 
     def _lift(self, tensor: Tensor) -> Root:
         storage = tensor._storage
@@ -192,7 +148,7 @@ class Trace:
                 "a tensor made inside one compiled function is used inside another "
                 f"(at {user_location()}); return it from the first instead"
             )
-        if storage in self.base_storages:
+        if storage in self.base_storages or overlaps_itself(tensor):
             return self._lift_base(storage)
         source = InputSource("captured", tensor=tensor, name=_captured_name(tensor))
         value = self.add_input(tensor._type, source)
@@ -226,6 +182,8 @@ class Trace:
         if tensor._trace is None and root.input_position is not None:
             source = self.sources[root.input_position]
             if source.position >= 0 and tensor not in self.alias_tensors:
+                if any(isinstance(d, SymbolicDim) for d in root.type.shape):
+                    raise AliasDiscovered(tensor._storage)  # whose sizes are known
                 self.alias_tensors.add(tensor)
                 self.aliases.append((source.position, tensor))
         return root
@@ -360,7 +318,7 @@ class Trace:
         if tracking:
             if value in self.tracked or old in self.tracked or root.value in self.tracked:
                 self.tracked.add(new)
-        elif leaf is None and root.value in self.tracked:
+        elif root.value in self.tracked:
             new = builder.overwrite(new, root.value)
         root.value = new
         root.version += 1
@@ -438,11 +396,43 @@ class Trace:
             self.backward_calls.append((self._backward_start, stop, self._backward_location))
         self._backward_start = None
 
-    # what cannot be traced ------------------------------------------------------
+    # values in Python -----------------------------------------------------------
+    def read_value(self, tensor: Tensor, what: str, recurs: bool = False) -> Any:
+        """The array of a tensor's values, by running what has been traced so far.
+
+        DataDependentError where nothing may be run: ``fullgraph``, vmap, stand-ins for gradients.
+        ``recurs``: see ``segments.Decision``.
+        """
+        value = self.value_of(tensor)
+        execution = self.execution
+        if execution is None or self._standing_in or execution.depends_only_on_numbers(value):
+            raise self.refuse_value(what)
+        return execution.read(value, what, user_location(), recurs)
+
+    def live_values(self) -> list[Value]:
+        """The values of the memory of all tensors of the trace that are still alive."""
+        alive = (ref() for ref in self.created)
+        storages = dict.fromkeys(t._storage for t in alive if t is not None)
+        written = (
+            r.value for r in self.roots.values() if r.written and r.input_position is not None
+        )
+        return [*(self.roots[s].value for s in storages if s in self.roots), *written]
+
+    @contextmanager
+    def without_values(self) -> Iterator[None]:
+        """In the block tensors stand for gradients to come: they have no values."""
+        first = len(self.created)
+        self._standing_in += 1
+        try:
+            yield
+        finally:
+            self._standing_in -= 1
+            self.stand_ins += self.created[first:]
+
     def refuse_value(self, what: str) -> DataDependentError:
-        """The error for using a tensor's value in Python while tracing."""
+        """The error for using a tensor's value in Python where there is none."""
         return DataDependentError(
-            f"{what} needs the value of a tensor, which is not known while the function is "
+            f"{what} needs the value of a tensor, which is not known here while the function is "
             f"compiled (at {user_location()}). Write the choice with flamec.where, keep the "
             "quantity a tensor, or move this line out of the compiled function."
         )
@@ -466,6 +456,7 @@ class Trace:
         self.leaf_tensors.clear()
         self.hooks.release()
         self.base_storages.clear()
+        self.execution = None
 
     def build(self, outputs: Sequence[Value], name: str) -> Graph:
         """The finished graph; writes to inputs become its updates."""

@@ -1,7 +1,8 @@
 """The values of a tensor in Python: item, tolist, numpy, bool, int, float, format.
 
-Values exist only while running eagerly. While a function is compiled each of
-these raises DataDependentError with the user's line.
+While a function is compiled, what has been traced so far is run to give the value
+(``segments.py``), or DataDependentError is raised with the user's line. ``item`` alone gives
+a number of the program there.
 """
 
 from __future__ import annotations
@@ -12,23 +13,25 @@ from typing import Any
 import numpy as np
 
 from flamec.device_array import DeviceArray
-from flamec.dispatch import apply_named, write
+from flamec.dispatch import apply_named, tensor_builder, write
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import store
 from flamec.functional.promotion import as_tensors, is_number
 from flamec.gpu import gpu_of
-from flamec.ir.types import DType
+from flamec.ir.types import DType, bool_, float64, int64
 from flamec.state import thread
-from flamec.tensor import Tensor
+from flamec.tensor import RuntimeNumber, Tensor
 
 
-def concrete_array(tensor: Tensor, what: str) -> np.ndarray:
+def concrete_array(tensor: Tensor, what: str, recurs: bool = False) -> np.ndarray:
     """The array of a tensor's values, for ``what`` (named in errors) to read in Python.
 
-    A copy of a tensor on a GPU, after the work on it.
+    A copy of a tensor on a GPU, after the work on it; a copy in a compiled function, too, which is
+    split here (``recurs``: whether the same value is likely to come again).
     """
     if thread.trace is not None:
-        raise thread.trace.refuse_value(what)
+        found: np.ndarray = thread.trace.read_value(tensor, what, recurs)
+        return found
     if tensor._array is None:
         raise OperationError(
             f"{what}: a tensor of a compiled function is used outside it; return it from the "
@@ -49,30 +52,38 @@ def numpy(self: Tensor, *, force: bool = False) -> np.ndarray:
             f"can't convert {self._type.device} device type tensor to numpy. Use Tensor.cpu() to "
             f"copy the tensor to host memory first (at {user_location()})."
         )
-    array = concrete_array(self, "numpy()")
     if self.requires_grad and not force:
         raise OperationError(
             "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead "
             f"(at {user_location()})."
         )
-    return array
+    return concrete_array(self, "numpy()")
 
 
 def _array(self: Tensor, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
     return np.array(numpy(self), dtype=dtype, copy=copy)
 
 
-def _one_value(self: Tensor, what: str, message: str) -> Any:
-    array = concrete_array(self, what)
-    if array.size != 1:
+def _one_value(self: Tensor, what: str, message: str, recurs: bool = False) -> Any:
+    if self.shape.numel() != 1:
         raise OperationError(f"{message} (at {user_location()})")
+    array = concrete_array(self, what, recurs)
     value = array.reshape(()).item()
     return float(value) if self._type.dtype.is_floating_point else value
 
 
 def item(self: Tensor) -> bool | int | float:
-    """The value of a tensor with one element, as a Python number."""
+    """The value of a tensor with one element, as a Python number.
+
+    In a compiled function a number of the program (``RuntimeNumber``), unless the dtype is bool.
+    """
     count = self.shape.numel()
+    trace = thread.trace
+    if trace is not None and count == 1 and self._type.dtype is not bool_:
+        if not trace.gives_numbers:
+            raise trace.refuse_value("item()")
+        number: Any = RuntimeNumber.of(_detached_number(self))
+        return number
     value: bool | int | float = _one_value(
         self, "item()", f"a Tensor with {count} elements cannot be converted to Scalar"
     )
@@ -85,16 +96,45 @@ def tolist(self: Tensor) -> Any:
     return (array.astype(np.float64) if self._type.dtype.is_half else array).tolist()
 
 
+def _detached_number(tensor: Tensor) -> Tensor:
+    """A tensor of the trace with the value of a Python number, that no gradient reaches."""
+    dtype = float64 if tensor._type.dtype.is_floating_point else int64
+    flat = apply_named("reshape", apply_named("detach", tensor), shape=())
+    number: Tensor = apply_named("convert", flat, dtype=dtype)
+    return number
+
+
+def all_true(condition: Tensor, what: str) -> bool:
+    """Whether a bool tensor is true everywhere, read by ``what``."""
+    if thread.trace is None:
+        return bool(concrete_array(condition, what).all())
+    counts = apply_named("convert", condition, dtype=int64)
+    total = apply_named("sum", counts, axes=tuple(range(condition.ndim)))
+    count = tensor_builder.constant(condition.shape.numel(), total._type)
+    return bool(concrete_array(apply_named("eq", total, count), what))
+
+
+def truth(tensor: Tensor) -> Tensor:
+    """A tensor that is true where ``tensor`` is; while tracing, one of bools."""
+    if thread.trace is None or tensor._type.dtype is bool_:
+        return tensor
+    result: Tensor = tensor_builder.ne(tensor, tensor_builder.full_like(0, tensor._type))
+    return result
+
+
 def _bool(self: Tensor) -> bool:
     amount = "no values" if 0 in self._type.shape else "more than one value"
-    return bool(_one_value(self, "bool()", f"Boolean value of Tensor with {amount} is ambiguous"))
+    message = f"Boolean value of Tensor with {amount} is ambiguous"
+    return bool(_one_value(truth(self), "bool()", message))
 
 
 _ONE_ELEMENT = "only one element tensors can be converted to Python scalars"
 
 
 def _int(self: Tensor) -> int:
-    return int(_one_value(self, "int()", _ONE_ELEMENT))
+    if thread.trace is not None and self._type.dtype.is_floating_point:
+        self = apply_named("trunc", self)
+    return int(_one_value(self, "int()", _ONE_ELEMENT, recurs=True))
 
 
 def _float(self: Tensor) -> float:
@@ -109,15 +149,14 @@ def _index(self: Tensor) -> int:
     message = "only integer tensors of a single element can be converted to an index"
     if self._type.dtype.is_floating_point:
         raise OperationTypeError(f"{message} (at {user_location()})")
-    array = concrete_array(self, "an index")
-    if array.size != 1:
+    if self.shape.numel() != 1:
         raise OperationTypeError(f"{message} (at {user_location()})")
-    return int(array.reshape(()))
+    return int(concrete_array(self, "an index").reshape(()))
 
 
 def _format(self: Tensor, spec: str) -> str:
-    if not self._type.shape and (spec or thread.trace is None):
-        return format(item(self), spec)
+    if not self._type.shape:
+        return format(_one_value(self, "format()", _ONE_ELEMENT), spec)
     if spec:
         raise TypeError(
             f"unsupported format string {spec!r} for a tensor of shape {list(self._type.shape)}"
@@ -132,7 +171,8 @@ def _contains(self: Tensor, element: Any) -> bool:
             f"{type(element)} (at {user_location()})"
         )
     found = apply_named("eq", *as_tensors("__contains__", self, element))
-    return bool(concrete_array(found, "the operator in").any())
+    absent = apply_named("eq", found, tensor_builder.full_like(False, found._type))
+    return not all_true(absent, "the operator in")
 
 
 def is_floating_point(input: Tensor) -> bool:

@@ -372,17 +372,17 @@ def _traced(call: _Call, kept: _Kept, results: list[Tensor]) -> list[Tensor]:
     assert trace is not None
     nodes = trace.builder.nodes
     start = len(nodes)
-    seeds = [tensor_builder.full_like(0, t._type) for t in results]
+    with trace.without_values():
+        seeds = [tensor_builder.full_like(0, t._type) for t in results]
     stand_ins = [apply_named("convert", results[p], dtype=results[p].dtype) for p in kept.outputs]
     by_result = dict(zip(kept.outputs, stand_ins, strict=True))
     gradient_values = [trace.value_of(t) for t in seeds]
     output_values = [trace.value_of(t) for t in stand_ins]
     trace.tracked.update((*gradient_values, *output_values))
-    trace.tracked.update((*gradient_values, *output_values))
     inputs = list(call.tensors)
     call.ctx._read_saved = lambda: kept.read(inputs, by_result)  # type: ignore[arg-type]
     try:
-        with enable_grad():
+        with enable_grad(), trace.without_values():
             found = call.once(call.gradients(seeds), seeds)
     except (NotImplementedError, RuntimeError) as error:
         if isinstance(error, CompileError):

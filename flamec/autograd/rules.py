@@ -43,10 +43,11 @@ def record_gradients_rule(
     assert trace is not None
     nodes = trace.builder.nodes
     start = len(nodes)
-    seeds = [tensor_builder.full_like(0, type) for type in types]
-    values = [trace.value_of(seed) for seed in seeds]
-    trace.tracked.update(values)
-    found = function(seeds)
+    with trace.without_values():
+        seeds = [tensor_builder.full_like(0, type) for type in types]
+        values = [trace.value_of(seed) for seed in seeds]
+        trace.tracked.update(values)
+        found = function(seeds)
     for gradient in found:
         if gradient is not None:
             trace.value_of(gradient)  # views become nodes now

@@ -28,9 +28,7 @@ from flamec.cli.fusion_text import (
 )
 from flamec.cli.stages import backward_ranges
 from flamec.cli.target import Target, user_code
-from flamec.compiler import CompiledFunction
-from flamec.differentiable import DifferentiableProgram
-from flamec.program import Program
+from flamec.compiler import CompiledFunction, Variant
 from flamec.structures import flatten, unflatten
 from flamec.tensor import Tensor
 
@@ -110,6 +108,7 @@ def run_call(function: CompiledFunction, call: tuple[str, Example]) -> CallRecor
     label, example = call
     stats = function.stats
     traces, failures, seconds = stats.traces, len(stats.guard_failures), stats.compile_seconds
+    runs = stats.python_runs
     try:
         with warnings.catch_warnings(), user_code(label):
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -118,6 +117,9 @@ def run_call(function: CompiledFunction, call: tuple[str, Example]) -> CallRecor
         return CallRecord(label, f"failed: {str(error).splitlines()[-1]}")
     reasons = [f.reason for f in stats.guard_failures[failures:]]
     outcome = "ran a program that was there" if stats.traces == traces else "traced and compiled"
+    if stats.python_runs > runs:
+        outcome = "ran the Python code, and what it computes compiled"
+        reasons += function.effects[:1]
     return CallRecord(label, outcome, reasons, stats.compile_seconds - seconds)
 
 
@@ -162,12 +164,12 @@ def _argument_text(value: Any) -> str:
 
 
 # programs ----------------------------------------------------------------------------
-def guard_lines(program: Program | DifferentiableProgram) -> list[str]:
+def guard_lines(program: Variant) -> list[str]:
     """What the program assumes, in words, without repetitions."""
     return list(dict.fromkeys(c.description for c in program.check.conditions))
 
 
-def _sources(program: Program | DifferentiableProgram) -> list[tuple[str, str, str]]:
+def _sources(program: Variant) -> list[tuple[str, str, str]]:
     """(origin, name, type) of each input of the graph."""
     captured = program.captured
     rows = []
@@ -178,9 +180,7 @@ def _sources(program: Program | DifferentiableProgram) -> list[tuple[str, str, s
     return rows
 
 
-def _print_program(
-    console: Console, program: Program | DifferentiableProgram, everything: bool
-) -> None:
+def _print_program(console: Console, program: Variant, everything: bool) -> None:
     captured = program.captured
     graph = captured.graph
     sizes = f"; symbolic sizes: {', '.join(captured.symbols)}" if captured.symbols else ""
@@ -195,19 +195,14 @@ def _print_program(
     )
     _print_section(console, "inputs", table_lines(("from", "name", "type"), _sources(program)))
     limit = None if everything else _SHOWN
+    if program.splits:
+        _print_section(console, "splits", [str(s) for s in program.splits], limit)
     _print_section(console, "guards", guard_lines(program), limit)
-    for title, prepared in programs_of(program):
+    for title, prepared in program.parts:
         suffix = f" ({title})" if title else ""
         _print_section(console, f"kernels{suffix}", group_lines(prepared))
         _print_section(console, f"fused{suffix}", fused_lines(prepared), limit)
         _print_section(console, f"not fused{suffix}", not_fused_lines(prepared), limit)
-
-
-def programs_of(program: Program | DifferentiableProgram) -> list[tuple[str, Any]]:
-    """The prepared programs by title; the backward one only if it was needed."""
-    if isinstance(program, DifferentiableProgram):
-        return [("forward", program.prepared), ("backward", program.backward)]
-    return [("", program.prepared)]
 
 
 def _print_section(
@@ -224,7 +219,7 @@ def _print_lines(console: Console, lines: list[str]) -> None:
         console.print(line, markup=False)
 
 
-def program_data(program: Program | DifferentiableProgram) -> dict[str, Any]:
+def program_data(program: Variant) -> dict[str, Any]:
     """A program as JSON."""
     captured = program.captured
     return {
@@ -232,9 +227,10 @@ def program_data(program: Program | DifferentiableProgram) -> dict[str, Any]:
         "symbols": list(captured.symbols),
         "inputs": [dict(zip(("from", "name", "type"), s, strict=True)) for s in _sources(program)],
         "updates": len(captured.graph.updates),
+        "splits": [str(s) for s in program.splits],
         "guards": guard_lines(program),
-        "kernels": {t or "main": group_data(p) for t, p in programs_of(program)},
-        "fusion": {t or "main": decision_data(p) for t, p in programs_of(program)},
+        "kernels": {t or "main": group_data(p) for t, p in program.parts},
+        "fusion": {t or "main": decision_data(p) for t, p in program.parts},
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flamec.compiler import CompiledFunction
+from flamec.compiler import CompiledFunction, Variant
 from flamec.differentiable import DifferentiableProgram
 from flamec.ir.graph import Graph
 from flamec.ir.op import OpKind
@@ -17,7 +17,7 @@ from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import evaluate_dim, product
 from flamec.ir.types import TensorType
-from flamec.program import Program
+from flamec.split_program import SplitProgram
 
 _FREE = (OpKind.VIEW, OpKind.BARRIER)
 
@@ -33,22 +33,21 @@ class Cost:
     arena_bytes: int | None
 
 
-def program_cost(program: Program | DifferentiableProgram) -> Cost:
+def program_cost(program: Variant) -> Cost:
     """The cost of the variant for the sizes that it was traced with (its forward program)."""
-    captured = program.captured
-    if isinstance(program, DifferentiableProgram):
-        captured = program.original
-    bindings = captured.trace.oracle.hints
-    operations, operation_bytes = eager_cost(captured.graph, bindings)
-    plan = program.prepared.plan
-    if plan is None:
+    whole = program.original if isinstance(program, DifferentiableProgram) else program.captured
+    bindings = whole.trace.oracle.hints
+    operations, operation_bytes = eager_cost(whole.graph, bindings)
+    segments = program.segments if isinstance(program, SplitProgram) else []
+    plans = [p.plan for p in (*(s.prepared for s in segments), program.prepared) if p.plan]
+    if not plans:
         return Cost(operations, operation_bytes, None, None, None)
     return Cost(
         operations,
         operation_bytes,
-        plan.kernel_count,
-        evaluate_dim(plan.bytes_moved(), bindings),
-        arena_bytes(plan, bindings),
+        sum(plan.kernel_count for plan in plans),
+        sum(evaluate_dim(plan.bytes_moved(), bindings) for plan in plans),
+        max(arena_bytes(plan, bindings) for plan in plans),
     )
 
 

@@ -23,6 +23,7 @@ from flamec.differentiable import DifferentiableProgram
 from flamec.ir.graph import Graph
 from flamec.prepared import Prepared
 from flamec.runtime.cpu.compiler import compile_assembly, find_compiler
+from flamec.split_program import SplitProgram
 
 STAGES = ("trace", "grad", "autocast", "optimized", "fused", "kernel", "plan", "source", "asm")
 
@@ -64,10 +65,11 @@ def inspect(target: Target, example: Example, options: CompileOptions) -> Inspec
     function = target.fresh(replace(options, backend="evaluate"))
     with user_code(f"tracing {target.name}"):
         program = function.compile_variant(example.args, example.kwargs)
-    if isinstance(program, DifferentiableProgram):
-        parts = (("forward", program.prepared), ("backward", program.backward))
-        return Inspection(program.original, program.joint, parts)
-    return Inspection(program.captured, None, (("", program.prepared),))
+    last = program.final if isinstance(program, SplitProgram) else program
+    parts = tuple(program.parts)
+    if isinstance(last, DifferentiableProgram):
+        return Inspection(last.original, last.joint, parts)
+    return Inspection(program.captured, None, parts)
 
 
 def stage_parts(inspection: Inspection, stage: str) -> list[StagePart]:

@@ -152,6 +152,8 @@ def _dynamic_sizes(
 
 def _refuse_effects(captured: Captured, name: str) -> None:
     place = user_location()
+    if captured.effects:
+        raise CompileError(f"{name} cannot be exported: {captured.effects[0]} (at {place})")
     if any(g.result.kind != "constant" or g.result.value is not None for g in captured.grads):
         raise CompileError(
             f"{name} leaves gradients in .grad, which an exported program cannot; clear them "
@@ -164,6 +166,10 @@ def _refuse_effects(captured: Captured, name: str) -> None:
                 f"the new values instead (at {place})"
             )
     for result in captured.results:
+        if result.kind == "number":
+            raise CompileError(
+                f"{name} returns a number that .item() gave; return the tensor instead (at {place})"
+            )
         plain = result.kind == "constant" and isinstance(
             result.value, (type(None), bool, int, float, str)
         )

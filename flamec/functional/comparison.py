@@ -28,7 +28,7 @@ from flamec.ir.op import lookup
 from flamec.ir.shape import structural_key
 from flamec.ir.types import bool_
 from flamec.tensor import Tensor
-from flamec.values import concrete_array
+from flamec.values import all_true
 
 
 def _comparison(name: str, doc: str) -> Callable[..., Tensor]:
@@ -152,7 +152,7 @@ def allclose(
 ) -> bool:
     """Whether all elements are close, as a Python bool; see ``isclose``."""
     close = isclose(input, other, rtol=rtol, atol=atol, equal_nan=equal_nan)
-    return _read("allclose()", close)
+    return all_true(close, "allclose()")
 
 
 def equal(input: Tensor, other: Tensor) -> bool:
@@ -160,12 +160,7 @@ def equal(input: Tensor, other: Tensor) -> bool:
     require_tensors("equal", input=input, other=other)
     if structural_key(input._type.shape) != structural_key(other._type.shape):
         return False
-    return _read("equal()", eq(input, other))
-
-
-def _read(what: str, condition: Tensor) -> bool:
-    """Whether a bool tensor is true everywhere; refused while tracing."""
-    return bool(concrete_array(condition, what).all())
+    return all_true(eq(input, other), "equal()")
 
 
 # logic -----------------------------------------------------------------------------------

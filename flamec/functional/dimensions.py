@@ -14,7 +14,6 @@ import numpy as np
 
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.ir.shape import Dim, SymbolicDim
-from flamec.state import thread
 from flamec.tensor import Tensor
 
 
@@ -54,11 +53,8 @@ def size(name: str, value: Any) -> Dim:
         return value
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return int(value)
-    if isinstance(value, Tensor):
-        if thread.trace is not None:
-            raise thread.trace.refuse_value(f"a size given to {name}()")
-        if not value.shape and value.dtype.kind in ("int", "uint"):
-            return int(value)
+    if isinstance(value, Tensor) and not value.shape and value.dtype.kind in ("int", "uint"):
+        return int(value)
     raise OperationTypeError(
         f"{name}(): a size must be an int, not {type(value).__name__} (at {user_location()})"
     )

@@ -175,10 +175,8 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
             f"one_hot: expected an int64 tensor, got {tensor._type.dtype.name} "
             f"(at {user_location()})"
         )
-    if thread.trace is None:
+    if thread.trace is None or num_classes == -1:
         num_classes = _checked_class_count(tensor, num_classes)
-    elif num_classes == -1:
-        raise thread.trace.refuse_value("one_hot without num_classes")
     shape = tensor._type.shape
     classes = ops.iota(shape=(num_classes,), axis=0, dtype=int64, device=tensor._type.device)
     return ops.convert(ops.eq(ops.reshape(tensor, shape=(*shape, 1)), classes), dtype=int64)  # type: ignore[no-any-return]

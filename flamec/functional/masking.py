@@ -21,7 +21,7 @@ from flamec.ir.shape import less, product
 from flamec.ir.types import bool_, int64
 from flamec.state import thread
 from flamec.tensor import Tensor
-from flamec.values import concrete_array
+from flamec.values import concrete_array, truth
 
 
 def _as_mask(name: str, mask: Any) -> Tensor:
@@ -77,7 +77,7 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
 @public
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """The places of the elements that are not zero: [count, rank], or one tensor a dimension."""
-    array, device = concrete_array(input, "nonzero()"), input._type.device
+    array, device = concrete_array(truth(input), "nonzero()"), input._type.device
     if as_tuple:
         return tuple(constant_array(p, device) for p in np.nonzero(np.atleast_1d(array)))
     if not array.ndim:

@@ -153,8 +153,6 @@ def randint_like(
 def randperm(n: int, *, generator: Generator | None = None, **options: Any) -> Tensor:
     """The numbers 0 to n - 1 in random order, as int64. Refused while tracing: it sorts."""
     settings = Options("randperm", **options)
-    if thread.trace is not None:
-        raise thread.trace.refuse_value("randperm()")
     count = int(n)
     _require(count >= 0, "randperm", f"n must be nonnegative, got {n}")
     words = concrete_array(random_words((2, count), generator, settings.device), "randperm()")

@@ -25,7 +25,6 @@ from flamec.functional.reduction import Dims, axes_of, count_of, fold
 from flamec.functional.unary import as_floating
 from flamec.fusing import fused
 from flamec.ir.types import DType, float64, int64
-from flamec.state import thread
 from flamec.tensor import Tensor
 from flamec.values import concrete_array
 
@@ -309,11 +308,9 @@ def corrcoef(input: Tensor) -> Tensor:
 def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
     """How often each nonnegative integer occurs, or the sum of its weights.
 
-    The length of the result depends on the values, so this is refused while tracing.
+    The length of the result depends on the values, so a compiled function is split here.
     """
     require_tensor("bincount", "input", input)
-    if thread.trace is not None:
-        raise thread.trace.refuse_value("bincount()")
     values = concrete_array(input, "bincount()")
     if input.ndim != 1 or input._type.dtype.kind not in ("int", "uint"):
         raise OperationError(

@@ -5,17 +5,18 @@ Written with tensor operations only, so that clipping is part of a compiled step
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 from flamec.dispatch import write
 from flamec.errors import user_location
+from flamec.functional.comparison import isfinite
 from flamec.functional.distance import norm_over
 from flamec.functional.primitives import ops, widened
 from flamec.ir.types import promote_types
 from flamec.nn.parameter import filled
-from flamec.state import no_grad, thread
+from flamec.state import no_grad
 from flamec.tensor import Tensor
+from flamec.values import all_true
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
 
@@ -72,9 +73,7 @@ def get_total_norm(
 
 
 def _require_finite(total: Tensor, norm_type: float) -> None:
-    if thread.trace is not None:
-        raise thread.trace.refuse_value("error_if_nonfinite=True")
-    if not math.isfinite(total.item()):
+    if not all_true(isfinite(total), "error_if_nonfinite=True"):
         raise RuntimeError(
             f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, "
             "so it cannot be clipped. To disable this error and scale the gradients by the "

@@ -322,8 +322,14 @@ def test_equal_and_allclose_are_python_bools() -> None:
     assert flamec.equal(x, x.clone()) is True and flamec.equal(x, T([1.0])) is False
     assert flamec.allclose(x, x + 1e-7) is True and flamec.allclose(x, x + 1) is False
     for read in (flamec.equal, flamec.allclose):
+
+        def choice(a: Any, b: Any, read: Any = read) -> Any:
+            return a if read(a, b) else -a
+
         with pytest.raises(DataDependentError, match="test_functions"):
-            flamec.compile(lambda a, read=read: a if read(a, a) else -a)(x)
+            flamec.compile(choice, fullgraph=True)(x, x)
+        split = flamec.compile(choice)
+        assert split(x, x.clone()).tolist() == [1, 2] and split(x, x + 1).tolist() == [-1, -2]
 
 
 def test_creation() -> None:

@@ -126,7 +126,16 @@ def test_permutations() -> None:
     for column in places.T:
         assert scipy.stats.chisquare(np.bincount(column)).pvalue > 1e-5
     with pytest.raises(DataDependentError, match="randperm"):
-        flamec.compile(lambda: flamec.randperm(3))()
+        flamec.compile(lambda: flamec.randperm(3), fullgraph=True)()
+
+
+@pytest.mark.filterwarnings("ignore:.*run at each call")
+def test_permutations_in_compiled_functions_are_new_ones() -> None:
+    compiled = flamec.compile(lambda: flamec.randperm(20))
+    flamec.manual_seed(5)
+    expected = [flamec.randperm(20).tolist() for _ in range(3)]
+    flamec.manual_seed(5)
+    assert [compiled().tolist() for _ in range(3)] == expected
 
 
 def test_generators_are_independent_of_each_other() -> None:

@@ -176,7 +176,7 @@ def test_refusals_while_compiling() -> None:
         y.register_hook(kept.append)
         return y.sum()
 
-    with pytest.raises(flamec.errors.CompileError, match="stored outside"):
+    with pytest.raises(flamec.errors.CompileError, match="a gradient that is not known yet"):
         stores(flamec.ones(3, dtype=flamec.float64))
 
 

@@ -1,0 +1,71 @@
+"""Python state as it was before a trace: a trace that must start again leaves nothing behind.
+
+In: the guards of the trace, each with the value that was there when it was first read or
+written. Out: that value in its place again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from flamec.guards import MISSING, Guard
+
+
+def restore(guards: Iterable[Guard]) -> None:
+    """Undo the changes of everything that is guarded."""
+    known = list(guards)
+    for guard in reversed(known):
+        if guard.kind not in ("length", "keys") and not isinstance(guard.owner, list):
+            _restore_value(guard)
+    items: dict[int, dict[Any, Any]] = {}
+    for guard in known:
+        if guard.kind == "item" and isinstance(guard.owner, list):
+            items.setdefault(id(guard.owner), {})[guard.key] = guard.expected
+    for guard in known:
+        if guard.kind == "length":
+            old = items.get(id(guard.owner), {})
+            guard.owner[:] = [old[i] for i in range(guard.expected)]
+        elif guard.kind == "keys" and tuple(guard.owner) != guard.expected:
+            entries = [(key, guard.owner[key]) for key in guard.expected]
+            guard.owner.clear()
+            guard.owner.update(entries)
+
+
+def _restore_value(guard: Guard) -> None:
+    owner, key, expected = guard.owner, guard.key, guard.expected
+    present = guard.present()
+    if present is expected:
+        return
+    match guard.kind:
+        case "attribute" | "item":
+            if expected is MISSING:
+                del owner[key]
+            else:
+                owner[key] = expected
+        case "slot":
+            if expected is MISSING:
+                delattr(owner, key)
+            else:
+                setattr(owner, key, expected)
+        case "content":
+            _restore_content(owner, expected)
+        case "cell":
+            if expected is MISSING:
+                del owner.cell_contents
+            else:
+                owner.cell_contents = expected
+
+
+def _restore_content(owner: Any, expected: Any) -> None:
+    if isinstance(owner, np.ndarray):
+        owner[...] = expected
+    elif isinstance(owner, set):
+        owner.clear()
+        owner.update(expected)
+    elif isinstance(owner, deque):
+        owner.clear()
+        owner.extend(expected)

@@ -1,0 +1,284 @@
+"""Programs that end where Python wants a tensor's value.
+
+While a function is traced on tracers, ``Execution`` gives the values that the function asks
+for: what they depend on becomes a ``Segment``, a compiled program of its own, which is run on the
+real inputs. The trace goes on as if nothing had happened: it is one graph. Invariant: segments
+only compute. What the function writes is written by the last program of a call, so that a
+call can be given up at any split, and begun again, with nothing changed.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flamec.device_array import DeviceArray
+from flamec.gpu import gpu_of
+from flamec.ir.graph import Graph, Location, Value
+from flamec.ir.op import OpKind
+from flamec.ir.passes.extract import extract, needed_nodes
+from flamec.ir.passes.settle_sizes import settle_sizes
+from flamec.ir.shape import SymbolicDim, evaluate_dim, using_oracle
+from flamec.ir.types import TensorType
+from flamec.prepared import Prepared
+from flamec.sources import InputSource
+from flamec.state import trace_paused
+
+MAX_COMPARED = 64  # elements of an array that is a condition of a path
+MAX_SEGMENTS = 64  # compiled segments that a function keeps
+_CHEAP = frozenset(
+    {OpKind.ELEMENTWISE, OpKind.VIEW, OpKind.BARRIER, OpKind.CREATION, OpKind.RANDOM}
+)
+
+
+class SizesDiffer(BaseException):  # code that handles errors must not handle it
+    """The trace relied on sizes that the call does not have; it must start again with these."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Output ``output`` of the segment that runs as number ``step`` of a call."""
+
+    step: int
+    output: int
+
+
+Place = InputSource | Origin
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """A value that Python was given: a later call takes the same path only if it is equal.
+
+    ``recurs``: whether it is likely to be the same again, as a bool or an index is, a loss is not.
+    """
+
+    place: Place
+    what: str
+    location: Location | None
+    expected: np.ndarray
+    recurs: bool
+
+    def holds(self, value: np.ndarray) -> bool:
+        expected = self.expected
+        same = value.shape == expected.shape and value.dtype == expected.dtype
+        return same and value.tobytes() == expected.tobytes()
+
+    def __str__(self) -> str:
+        value = self.expected.item() if self.expected.size == 1 else "an array"
+        return f"{self.what} gives {value} (at {self.location})"
+
+
+def array_of(source: InputSource, leaves: Sequence[Any]) -> Any:
+    """The array (for a number, the number) that a graph input stands for in a call."""
+    if source.kind == "number":
+        return source.read() if source.path else leaves[source.position]
+    if source.kind == "base":
+        storage = leaves[source.position]._storage if source.storage is None else source.storage
+        return storage.base
+    tensor = leaves[source.position] if source.tensor is None else source.tensor
+    return tensor._array
+
+
+def on_host(array: Any) -> np.ndarray:
+    """An array's values in the host's memory; a copy that cannot be written to."""
+    if isinstance(array, DeviceArray):
+        array = gpu_of(array).download(array)
+    result = np.array(array, copy=True)
+    result.flags.writeable = False
+    return result
+
+
+class Segment:
+    """A compiled graph without updates. ``inputs``: where each of its inputs comes from."""
+
+    def __init__(
+        self, graph: Graph, inputs: tuple[Place, ...], symbols: tuple[str, ...], prepared: Prepared
+    ) -> None:
+        self.graph = graph
+        self.inputs = inputs
+        self.symbols = symbols
+        self.prepared = prepared
+        self._local = threading.local()
+
+    def run(
+        self, leaves: Sequence[Any], sizes: tuple[int, ...], earlier: Sequence[Sequence[Any]]
+    ) -> list[Any]:
+        """New arrays of the outputs. ``earlier``: those of the segments before."""
+        invocation, cells, types = self._bound(sizes)
+        memory = self.prepared.memory
+        held = []  # alive while the program runs
+        for position, place in enumerate(self.inputs):
+            if position in cells:
+                memory.write_number(cells[position], array_of(place, leaves))  # type: ignore[arg-type]
+                continue
+            if isinstance(place, Origin):
+                array = earlier[place.step][place.output]
+            else:
+                array = array_of(place, leaves)
+            if not array.flags.c_contiguous:
+                array = memory.dense(array)
+            held.append(array)
+            invocation.set_input(position, array)
+        outputs = []
+        for position, type in enumerate(types):
+            array = memory.empty(type)
+            invocation.set_output(position, array)
+            outputs.append(array)
+        invocation.run()
+        return outputs
+
+    def _bound(self, sizes: tuple[int, ...]) -> Any:
+        """The invocation, cells of numbers and output types for these sizes, in this thread."""
+        known = self._local.__dict__.setdefault("known", OrderedDict())
+        found = known.get(sizes)
+        if found is None:
+            bindings = dict(zip(self.symbols, sizes, strict=True))
+            invocation = self.prepared.bind(sizes)
+            cells = {}
+            for position, place in enumerate(self.inputs):
+                if isinstance(place, InputSource) and place.kind == "number":
+                    cell = self.prepared.memory.number(self.graph.inputs[position].type.dtype)
+                    cells[position] = cell
+                    invocation.set_input(position, cell)
+            types = [concrete_type(v.type, bindings) for v in self.graph.outputs]
+            found = known[sizes] = invocation, cells, types
+            if len(known) > MAX_SEGMENTS:
+                known.popitem(last=False)
+        return found
+
+
+def concrete_type(type: TensorType, bindings: Mapping[str, int]) -> TensorType:
+    """A type whose symbolic sizes have the values of ``bindings``."""
+    return type.with_shape(tuple(evaluate_dim(d, bindings) for d in type.shape))
+
+
+def place_key(place: Place) -> Any:
+    """Equal for places that are the same in every call; what it names is kept alive elsewhere."""
+    if isinstance(place, Origin):
+        return place
+    owners = (place.tensor, place.storage, place.container)
+    return (place.kind, place.position, *map(id, owners), place.path)
+
+
+class SegmentCache:
+    """The segments of a function: equal graphs with inputs from the same places are one."""
+
+    def __init__(self, prepare: Callable[[Graph, tuple[str, ...]], Prepared]) -> None:
+        self.prepare = prepare
+        self._known: OrderedDict[Any, Segment] = OrderedDict()
+
+    def find(self, graph: Graph, inputs: tuple[Place, ...], symbols: tuple[str, ...]) -> Segment:
+        key = (graph.fingerprint(), tuple(map(place_key, inputs)), symbols)
+        segment = self._known.get(key)
+        if segment is None:
+            prepared = self.prepare(graph, symbols)
+            segment = self._known[key] = Segment(graph, inputs, symbols, prepared)
+            if len(self._known) > MAX_SEGMENTS:
+                self._known.popitem(last=False)
+        else:
+            self._known.move_to_end(key)
+        return segment
+
+
+class Execution:
+    """The values of a trace in progress, for one call.
+
+    ``steps``: the segments that were run and the decisions that were made, in order;
+    ``results``: the arrays of each segment's outputs; ``places``: where values are.
+    """
+
+    def __init__(self, trace: Any, leaves: Sequence[Any], cache: SegmentCache, name: str) -> None:
+        self.steps: list[Segment | Decision] = []
+        self.results: list[list[Any]] = []
+        self.places: dict[Value, Origin] = {}
+        self._trace = trace
+        self._leaves = leaves
+        self._cache = cache
+        self._name = name
+        self._seen = 0  # nodes that were there at the last split
+        self.bindings: dict[str, int] = {}
+
+    def bind(self, argument_types: Mapping[int, TensorType]) -> None:
+        """Find the values of the symbols in the shapes of the arguments."""
+        for position, type in argument_types.items():
+            for dim, size in zip(type.shape, self._leaves[position]._type.shape, strict=True):
+                if isinstance(dim, SymbolicDim) and str(dim) in self._trace.oracle.hints:
+                    self.bindings.setdefault(str(dim), size)
+
+    def read(self, value: Value, what: str, location: Location | None, recurs: bool) -> np.ndarray:
+        """The array of a value of the trace; the program is split here."""
+        oracle = self._trace.oracle
+        sizes = {**oracle.hints, **self.bindings}
+        if not all(g.check(sizes) for g in oracle.guards.values()):
+            raise SizesDiffer
+        profile = sys.getprofile()
+        sys.setprofile(None)
+        try:
+            with trace_paused(), using_oracle(None):
+                if value.node is not None and value not in self.places:
+                    self._run(value, tuple(sizes[s] for s in oracle.hints))
+                place, array = self._find(value)
+                found = on_host(array)
+        finally:
+            sys.setprofile(profile)
+        if found.dtype != value.type.dtype.numpy:  # a Python number
+            found = found.astype(value.type.dtype.numpy)
+            found.flags.writeable = False
+        recurs = found.size <= MAX_COMPARED and (recurs or not value.type.dtype.is_floating_point)
+        self.steps.append(Decision(place, what, location, found, recurs))
+        return found
+
+    def depends_only_on_numbers(self, value: Value) -> bool:
+        """Whether a value follows from numbers among the arguments alone."""
+        sources = self._trace.sources
+        inputs = {v for n in needed_nodes([value], ()) for v in n.inputs if v.node is None}
+        inputs |= {value} if value.node is None else set()
+        numbers = [s for s in (sources[v.index] for v in inputs) if s.kind == "number"]
+        return (
+            bool(inputs) and len(numbers) == len(inputs) and all(s.position >= 0 for s in numbers)
+        )
+
+    def _find(self, value: Value) -> tuple[Place, Any]:
+        origin = self.places.get(value)
+        if origin is not None:
+            return origin, self.results[origin.step][origin.output]
+        source = self._trace.sources[value.index]
+        return source, array_of(source, self._leaves)
+
+    def place_of(self, value: Value) -> Place:
+        return self.places.get(value) or self._trace.sources[value.index]
+
+    def _run(self, value: Value, sizes: tuple[int, ...]) -> None:
+        nodes = self._trace.builder.nodes
+        outputs = [value, *(v for v in self._kept() if v is not value)]
+        step = len(self.results)
+        part = extract(nodes, self.places, outputs, {}, f"{self._name}_part{step + 1}")
+        places = tuple(self.place_of(v) for v in part.inputs)
+        guards = self._trace.oracle.guards.values()
+        equal = [(g.left, g.right) for g in guards if g.relation == "==" and g.holds]
+        graph = settle_sizes(part.graph, equal)
+        segment = self._cache.find(graph, places, tuple(self._trace.oracle.hints))
+        self.results.append(segment.run(self._leaves, sizes, self.results))
+        self.steps.append(segment)
+        self.places.update((v, Origin(step, i)) for i, v in enumerate(outputs))
+        self._seen = len(nodes)
+
+    def _kept(self) -> list[Value]:
+        """What later segments may read: live tensors, and what gradients need and is expensive.
+
+        Whatever else they need they compute again from these.
+        """
+        trace = self._trace
+        values = trace.live_values()
+        for node in trace.builder.nodes[self._seen :]:
+            if node.op.kind not in _CHEAP and id(node) not in trace.freed:
+                values += [v for v in node.outputs if v in trace.tracked]
+        fresh = dict.fromkeys(v for v in values if v.node is not None and v not in self.places)
+        return list(fresh)

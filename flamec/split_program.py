@@ -1,0 +1,161 @@
+"""A traced call that was split: segments, the decisions between them, and a last program.
+
+In: a ``Captured`` with an ``Execution``. ``run`` repeats the segments and compares each value that
+Python was given with the one that led to this path; the last program then writes and returns
+what the function does. Paths of a function that begin alike share their segments, and in one
+call their results (``Attempt``). Python code is not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from flamec.capture import Captured
+from flamec.differentiable import DifferentiableProgram
+from flamec.ir.graph import Graph, Value
+from flamec.ir.passes.extract import extract
+from flamec.ir.passes.settle_sizes import settle_sizes
+from flamec.prepared import Prepared
+from flamec.program import Program
+from flamec.segments import Decision, Execution, Origin, Segment, array_of, concrete_type, on_host
+from flamec.sources import InputSource
+from flamec.stages import Stages
+from flamec.tensor import Tensor
+
+DIVERGED: Any = type("Diverged", (), {"__repr__": lambda self: "<another path>"})()
+
+
+@dataclass
+class Attempt:
+    """What one call has computed so far: segments in order, with the arrays of their outputs.
+
+    ``diverged``: the paths that turned out not to be the call's, each with the decision.
+    """
+
+    segments: list[Segment] = field(default_factory=list)
+    results: list[list[Any]] = field(default_factory=list)
+    diverged: dict[Any, Decision] = field(default_factory=dict)
+
+    def restart(self, execution: Execution) -> None:
+        """Go on with what a trace of this call has computed."""
+        self.segments = [step for step in execution.steps if isinstance(step, Segment)]
+        self.results = execution.results
+
+    def run(self, number: int, segment: Segment, leaves: Sequence[Any], sizes: Any) -> None:
+        """Let ``segment`` be the call's segment ``number``, computed once."""
+        if number < len(self.segments) and self.segments[number] is segment:
+            return
+        del self.segments[number:], self.results[number:]
+        self.results.append(segment.run(leaves, sizes, self.results))
+        self.segments.append(segment)
+
+
+class SplitProgram:
+    """One path through a split function; called like ``Program``, with the call's ``Attempt``.
+
+    ``final``: the last program, which takes the arguments and then what the segments computed.
+    If the function's results take part in autograd outside, it is the whole function in one
+    piece, so that its derivative is.
+    """
+
+    def __init__(
+        self,
+        captured: Captured,
+        make: Callable[[Graph, tuple[str, ...]], Prepared],
+        make_whole: Callable[[Captured], Program | DifferentiableProgram],
+    ) -> None:
+        execution = captured.execution
+        assert execution is not None
+        self.captured = captured
+        self.steps = list(execution.steps)
+        self._crossing: list[tuple[Origin, Value]] = []
+        self.final: Program | DifferentiableProgram
+        if captured.tracked_outputs or not execution.results:
+            self.final = make_whole(captured)
+        else:
+            self.final = self._cut(captured, make)
+        self.check = self.final.check
+        captured.execution = None
+
+    @property
+    def prepared(self) -> Prepared:
+        """The last program."""
+        return self.final.prepared
+
+    @property
+    def parts(self) -> list[tuple[str, Prepared]]:
+        """The compiled programs, each with a title."""
+        parts = [(f"part {i + 1}", s.prepared) for i, s in enumerate(self.segments)]
+        last = [(f"last {title}".rstrip(), prepared) for title, prepared in self.final.parts]
+        return [*parts, *last]
+
+    @property
+    def stages(self) -> Stages:
+        """The last program's stages as text, by name."""
+        return self.final.stages
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The programs before the last one, in order."""
+        return [step for step in self.steps if isinstance(step, Segment)]
+
+    @property
+    def splits(self) -> list[Decision]:
+        """Where Python was given values, in order."""
+        return [step for step in self.steps if isinstance(step, Decision)]
+
+    def _cut(
+        self, captured: Captured, make: Callable[[Graph, tuple[str, ...]], Prepared]
+    ) -> Program:
+        """The program that computes the function's results from those of the segments."""
+        execution, graph = captured.execution, captured.graph
+        assert execution is not None
+        updates = {graph.inputs[i]: value for i, value in graph.updates.items()}
+        part = extract(graph.nodes, execution.places, graph.outputs, updates, graph.name)
+        sources = []
+        for value in part.inputs:
+            origin = execution.places.get(value)
+            if origin is None:
+                sources.append(captured.sources[value.index])
+            else:
+                position = len(captured.arguments) + len(self._crossing)
+                sources.append(InputSource("argument", position, name=value.name or ""))
+                self._crossing.append((origin, value))
+        whole = Program.checked(captured)
+        last = replace(captured, graph=part.graph, sources=sources)
+        settled = settle_sizes(part.graph, captured.equal_sizes)
+        return Program(last, make(settled, captured.symbols), check=whole)
+
+    def run(
+        self, leaves: tuple[Any, ...], sizes: tuple[int, ...], attempt: Attempt | None = None
+    ) -> Any:
+        """The function's result; DIVERGED, and nothing has changed, if the call's path is another.
+
+        CHANGED as for ``Program``.
+        """
+        attempt = Attempt() if attempt is None else attempt
+        number = 0
+        for step in self.steps:
+            if isinstance(step, Segment):
+                attempt.run(number, step, leaves, sizes)
+                number += 1
+            elif not step.holds(self._value(step, leaves, attempt)):
+                attempt.diverged[self] = step
+                return DIVERGED
+        if not self._crossing:
+            return self.final.run(leaves, sizes)
+        bindings = dict(zip(self.captured.symbols, sizes, strict=True))
+        given = [
+            Tensor._from_array(attempt.results[o.step][o.output], concrete_type(v.type, bindings))
+            for o, v in self._crossing
+        ]
+        return self.final.run((*leaves, *given), sizes)
+
+    def _value(self, decision: Decision, leaves: Sequence[Any], attempt: Attempt) -> Any:
+        place = decision.place
+        if isinstance(place, Origin):
+            return on_host(attempt.results[place.step][place.output])
+        found = on_host(array_of(place, leaves))
+        return found.astype(decision.expected.dtype) if place.kind == "number" else found

@@ -1,0 +1,56 @@
+"""Compiled functions are never stale: random programs whose state changes between calls.
+
+Each program lives twice, eager and compiled, through the same changes and calls; after each
+call results, arguments, tensors, gradients and Python state must be the same.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import pytest
+
+import flamec
+from tests.random_state_programs import StateProgram, World, difference
+
+FULL = os.environ.get("FLAMEC_TEST_LEVEL") == "full"
+PROGRAMS = 20_000 if FULL else 500
+PER_TEST = 25
+
+
+def check(seed: int, backend: str) -> None:
+    """Run one program both ways; AssertionError with the program where they differ."""
+    program = StateProgram(seed)
+    eager = World(program, lambda f: f)
+    compiled = World(program, lambda f: flamec.compile(f, backend=backend))
+    for number, (kind, text, backward) in enumerate(program.events):
+        state = flamec.get_rng_state()
+        outcomes = []
+        for world in (eager, compiled):
+            flamec.set_rng_state(state)
+            try:
+                if kind == "call":
+                    outcomes.append(world.call(text, backward))
+                else:
+                    outcomes.append(world.change(text))
+            except Exception as error:
+                outcomes.append(error)
+        where = f"seed {seed}, event {number} ({text})\n{program}"
+        expected, got = outcomes
+        if isinstance(expected, Exception):
+            # an error is an error both ways; what was done before it may differ
+            assert isinstance(got, Exception), f"no {expected!r} in {where}"
+            return
+        if isinstance(got, Exception):
+            raise AssertionError(f"{got!r} in {where}") from got
+        found = difference(expected, got)
+        assert found is None, f"{found} in {where}"
+
+
+@pytest.mark.parametrize("first", range(0, PROGRAMS, PER_TEST))
+def test_state_that_changes_between_calls(first: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for seed in range(first, first + PER_TEST):
+            check(seed, "auto" if seed % 100 == 0 else "evaluate")

@@ -1,0 +1,396 @@
+"""Random functions over captured state, and random changes of that state between calls.
+
+``StateProgram(seed)`` writes a function as Python source, with globals, a closure, modules,
+containers, a configuration and tensors that it reads and changes, and a list of events: changes of
+the state and calls. ``World`` executes the source; two worlds of one program are equal, so that
+one can run the function compiled.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+import flamec
+
+PRELUDE = """
+import collections, dataclasses
+import numpy as np
+import flamec
+from flamec import nn, optim
+
+GAIN = 1.5
+LIMITS = [1.0, 2.0]
+TABLE = {"a": 0.5, "b": 2}
+NAMES = {"x", "y"}
+QUEUE = collections.deque([0.5, 1.5], maxlen=4)
+ARRAY = np.array([0.1, 0.2, 0.3])
+LOG = []
+
+class Space:
+    factor = 1.25
+
+@dataclasses.dataclass
+class Inner:
+    bias: float = 0.5
+
+@dataclasses.dataclass
+class Config:
+    depth: int = 2
+    slope: float = 0.1
+    mode: str = "add"
+    inner: Inner = dataclasses.field(default_factory=Inner)
+
+def other_helper(h):
+    return h.tanh() * GAIN
+
+def helper(h, factor=0.75):
+    return h * factor + LIMITS[0]
+
+class Part(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3, dtype=flamec.float64)
+        self.scale = 0.5
+        self.options = {"shift": 0.25, "on": True}
+
+    def forward(self, h):
+        h = self.layer(h) * self.scale
+        return h + self.options["shift"] if self.options["on"] else h
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.part = Part()
+        self.parts = nn.ModuleList([Part(), Part()])
+        self.gain = 2.0
+        self.calls = 0
+        self.last = None
+        self.activation = None
+        self.weight = nn.Parameter(flamec.rand(3, dtype=flamec.float64))
+        self.register_buffer("mean", flamec.zeros(3, dtype=flamec.float64))
+
+    def forward(self, h):
+        h = self.part(h) * self.weight
+        if self.training:
+            self.mean.mul_(0.5).add_(h.detach().mean(0), alpha=0.5)
+        return h - self.mean
+
+flamec.manual_seed(0)
+config = Config()
+net = Net()
+opt = optim.SGD(net.parameters(), lr=0.01, momentum=0.5)
+captured = flamec.rand(4, 3, dtype=flamec.float64)
+view = captured[1]
+leaf = flamec.rand(3, dtype=flamec.float64).requires_grad_()
+
+def hook_forward(module, arguments, result):
+    return result * 1.5
+
+def hook_gradient(gradient):
+    return gradient * 0.5
+
+def make():
+    offset = 0.3
+    def step(x, y, n):
+        h = x * 1.0
+{body}
+    def set_offset(value):
+        nonlocal offset
+        offset = value
+    return step, set_offset
+
+step, set_offset = make()
+"""
+
+READS = """
+h = h * GAIN
+h = h + LIMITS[-1]
+h = h * len(LIMITS)
+h = h + sum(LIMITS)
+h = h * TABLE['b']
+h = h + sum(TABLE.values()) + len(TABLE)
+h = h * TABLE.get('c', 1.0)
+h = h - Space.factor
+h = h * config.slope + config.inner.bias
+for _ in range(config.depth): h = h * 0.9 + 0.1
+h = h + 1 if config.mode == 'add' else h * 2
+h = h * offset
+h = helper(h)
+h = other_helper(h)
+h = net(h)
+h = net.part(h)
+h = net.part.layer(h)
+h = h * net.gain
+for part in net.parts: h = part(h)
+h = h * 2 if net.training else h
+h = nn.functional.dropout(h, 0.5, net.training)
+h = h + captured.sum()
+h = h + view
+h = h + captured[2] * view.sum()
+h = h * leaf
+h = h * (2.0 if leaf.requires_grad else 3.0)
+h = h + y
+h = h * n
+h = h + x.shape[0]
+h = h if 'x' in NAMES else -h
+h = h + QUEUE[0]
+h = h + flamec.tensor(ARRAY)
+h = h * getattr(net, 'extra', 1.0)
+h = h + (0.0 if net.last is None else 1.0)
+h = h + (0.5 if net.last is None else net.last.sum())
+h = (net.activation or flamec.tanh)(h)
+h = h + flamec.rand(3, dtype=flamec.float64)
+h = h + sum(p.sum() for p in net.parameters() if p.requires_grad)
+h = h + (0.0 if leaf.grad is None else leaf.grad)
+h = h + net.mean
+h = h.detach() if config.mode == 'cut' else h
+""".strip().splitlines()
+
+WRITES = """
+captured.add_(h.detach().mean())
+captured[0] = h.detach().sum()
+x.mul_(0.5)
+x[0] = 1.0
+y.add_(1)
+view.fill_(0.25)
+net.mean.copy_(h.detach().mean(0))
+h = h.clone().mul_(0.5)
+h[:1] *= 2
+with flamec.no_grad(): leaf.mul_(0.9)
+net.zero_grad()
+opt.zero_grad(set_to_none=False)
+leaf.grad = None
+if h.requires_grad: (h * h).sum().backward(); h = h.detach()
+if h.requires_grad: h.sum().backward(); opt.step(); h = h.detach()
+with flamec.no_grad(): h = h * net.weight
+""".strip().splitlines()
+
+SPLITS = """
+if h.sum() > 0: h = h * 0.5
+if captured.sum() > 4: h = h - 1
+h = h + int(h.detach().abs().sum()) % 3
+h = h * 0.5 + h.detach().mean().item()
+while h.abs().sum() > 40: h = h * 0.5
+h = h + len([v for v in (h[0] > 0).tolist() if v])
+h = h + float(h.detach().sum()) * 0.1
+h = h[h.sum(1) > -5.0]
+""".strip().splitlines()
+
+EFFECTS = """
+LOG.append(h.shape[0])
+LOG.append(h.detach().sum())
+LOG.append(h.detach().mean().item())
+LOG.append(x)
+net.calls += 1
+net.last = h.detach()
+TABLE['count'] = TABLE.get('count', 0) + 1
+net.gain = net.gain * 0.5
+config.inner.bias = h.detach().sum().item()
+QUEUE.append(len(QUEUE))
+""".strip().splitlines()
+
+CHANGES = """
+GAIN = GAIN * 1.5
+GAIN = 2
+LIMITS.append(0.25)
+LIMITS[0] = LIMITS[0] - 1
+LIMITS = [0.125]
+TABLE['b'] = TABLE['b'] + 1
+TABLE['c'] = 3.0
+TABLE.pop('a', None)
+NAMES.discard('x')
+NAMES.add('x')
+QUEUE.appendleft(2.5)
+QUEUE[0] = -1.0
+ARRAY[1] = ARRAY[1] + 1
+ARRAY = np.array([1.0, 2.0, 3.0])
+Space.factor = Space.factor + 1
+config.depth = config.depth % 3 + 1
+config.slope = 0.2
+config.slope = 0
+config.mode = 'mul'
+config.mode = 'cut'
+config.inner.bias = 0.75
+config.inner = Inner(-1.0)
+config = Config(depth=1)
+set_offset(0.6)
+set_offset(-1)
+helper.__defaults__ = (0.5,)
+other_helper = helper
+net.gain = net.gain + 1
+net.extra = 1.25
+net.part.scale = 0.25
+net.part.options['on'] = not net.part.options['on']
+net.part.options['shift'] = 0.5
+net.part = Part()
+net.parts.append(Part())
+net.parts[0] = net.part
+net.train()
+net.eval()
+net.part.eval()
+net.activation = flamec.sin
+net.activation = nn.ReLU()
+net.weight = nn.Parameter(flamec.rand(3, dtype=flamec.float64))
+net.weight.requires_grad_(False)
+net.weight.requires_grad_(True)
+net.part.layer.weight.requires_grad_(False)
+net.part.layer.weight.data = flamec.rand(3, 3, dtype=flamec.float64)
+net.part.layer.bias.data.fill_(0.5)
+net.part.layer.bias = None
+net.requires_grad_(False)
+net.mean = flamec.ones(3, dtype=flamec.float64)
+net.mean.zero_()
+net.last = None
+net.last = flamec.ones(3, dtype=flamec.float64)
+handle = net.part.register_forward_hook(hook_forward)
+handle = net.part.layer.register_forward_pre_hook(lambda m, a: (a[0] * 2,))
+net.part._forward_hooks.clear()
+handle = leaf.register_hook(hook_gradient) if leaf.requires_grad else None
+handle.remove() if handle is not None else None
+net.weight.register_hook(hook_gradient) if net.weight.requires_grad else None
+captured.mul_(0.5)
+captured[1] = 0.5
+view.add_(0.25)
+view = captured[2]
+view = captured[:, 0]
+view = flamec.rand(3, dtype=flamec.float64)
+captured = flamec.rand(4, 3, dtype=flamec.float64)
+captured.data = flamec.rand(4, 3, dtype=flamec.float64)
+leaf.requires_grad_(False)
+leaf.requires_grad_(True)
+leaf = flamec.rand(3, dtype=flamec.float64).requires_grad_()
+leaf.grad = None
+leaf.grad = flamec.ones(3, dtype=flamec.float64)
+opt.param_groups[0]['lr'] = opt.param_groups[0]['lr'] * 0.5
+opt.param_groups[0]['momentum'] = 0.25
+opt.zero_grad()
+flamec.manual_seed(7)
+""".strip().splitlines()
+
+ARGUMENTS = """
+x = data({rows}, 3); y = data(3)
+x = data({rows}, 3); y = data(3)
+x = data({rows}, 3); y = data({rows}, 3)
+x = data(4, 3); y = x[0]
+x = data(4, 3); y = x
+base = data(6, 3); x = base[:4]; y = base[2]
+base = data(6, 3); x = base[::2]; y = base[1]
+base = data(6, 3); x = base[:4]; y = base[2:6]
+base = data(18); x = base[:12].reshape(4, 3); y = base[9:12]
+x = captured; y = data(3)
+x = data(4, 3); y = captured[3]
+x = captured[:2]; y = view
+x = data(3, 4).t(); y = data(3)
+x = data(4, 6)[:, ::2]; y = data(3)
+x = data(4, 3).requires_grad_(); y = data(3)
+x = data(4, 3).requires_grad_() * 2; y = data(3)
+x = data(4, 3); y = leaf
+x = data(1, 3).expand(4, 3); y = data(3)
+""".strip().splitlines()
+
+NUMBERS = ("1", "2", "1.5", "2.5", "True", "-1")
+STATE = ("captured", "view", "leaf", "LOG", "TABLE", "LIMITS", "QUEUE", "net", "opt")
+
+
+class StateProgram:
+    """The source of a function and the events of its life: ``("change", text)`` or a call."""
+
+    def __init__(self, seed: int, calls: int = 6) -> None:
+        rng = random.Random(seed)
+        pools = [READS] * 6 + [WRITES] * 2
+        if rng.random() < 0.35:
+            pools += [SPLITS]
+        if rng.random() < 0.35:
+            pools += [EFFECTS]
+        lines = [rng.choice(rng.choice(pools)) for _ in range(rng.randint(2, 7))]
+        lines.append(rng.choice(("return h", "return h, x", "return [h.sum(), y]", "return h[0]")))
+        self.body = "\n".join(f"        {line}" for line in lines)
+        self.source = PRELUDE.replace("{body}", self.body)
+        self.events: list[tuple[str, str, bool]] = []
+        for number in range(calls):
+            rows = rng.choice((4, 4, 4, 1, 2, 5))
+            arguments = rng.choice(ARGUMENTS) if rng.random() < 0.5 else ARGUMENTS[0]
+            text = f"{arguments.format(rows=rows)}; n = {rng.choice(NUMBERS)}; seed = {number}"
+            self.events.append(("call", text, rng.random() < 0.5))
+            count = rng.choice((0, 1, 1, 2))
+            self.events += [("change", rng.choice(CHANGES), False) for _ in range(count)]
+
+    def __str__(self) -> str:
+        lines = [self.body, *(f"{kind}: {text} {flag}" for kind, text, flag in self.events)]
+        return "\n".join(lines)
+
+
+class World:
+    """The program's state and function; ``wrap`` is applied to the function once."""
+
+    def __init__(self, program: StateProgram, wrap: Callable[[Any], Any]) -> None:
+        self._module = ModuleType("random_state")
+        self._module.__file__ = "<random program>"
+        self.names: dict[str, Any] = vars(self._module)
+        sys.modules["random_state"] = self._module  # dataclasses look for it
+        exec(compile(program.source, "<random program>", "exec"), self.names)
+        self.function = wrap(self.names["step"])
+        self._seed = 0
+
+    def change(self, text: str) -> None:
+        """Execute a statement, with random numbers that depend on its text alone."""
+        state = flamec.get_rng_state()
+        exec(text, self.names)
+        if "manual_seed" not in text:
+            flamec.set_rng_state(state)
+
+    def call(self, text: str, backward: bool) -> Any:
+        """Call the function; what can be compared afterwards. ``backward``: through its result."""
+        names: dict[str, Any] = {}
+        scope = {**self.names, "data": self._data}
+        self._seed = int(text.rsplit("=", 1)[1])
+        exec(text, scope, names)
+        result = self.function(names["x"], names["y"], names["n"])
+        first = result[0] if isinstance(result, (tuple, list)) else result
+        tracked = first.requires_grad
+        if backward and tracked:
+            first.sum().backward()
+        state = [plain(self.names[name]) for name in STATE]
+        return [plain(result), tracked, plain(names["x"]), plain(names["y"]), state]
+
+    def _data(self, *shape: int) -> flamec.Tensor:
+        self._seed += 1
+        return flamec.tensor(np.random.default_rng(self._seed).normal(size=shape))
+
+
+def plain(value: Any) -> Any:
+    """A value as nested lists, with NumPy arrays for tensors."""
+    if isinstance(value, flamec.Tensor):
+        gradient = value.grad if value.is_leaf else None
+        found = [value.detach().numpy().copy(), value.dtype.name, value.requires_grad]
+        return [*found, None if gradient is None else gradient.numpy().copy()]
+    if isinstance(value, flamec.nn.Module):
+        tensors = {**dict(value.named_parameters()), **dict(value.named_buffers())}
+        return [plain(tensors), value.gain, value.calls, plain(value.last)]
+    if isinstance(value, flamec.optim.Optimizer):
+        return [[plain(s) for s in value.state.values()], [g["lr"] for g in value.param_groups]]
+    if isinstance(value, dict):
+        return [[str(key), plain(item)] for key, item in value.items()]
+    if not isinstance(value, str) and hasattr(value, "__iter__"):
+        return [plain(item) for item in value]
+    return [type(value).__name__, value]
+
+
+def difference(a: Any, b: Any, path: str = "") -> str | None:
+    """Where two such values differ, or None."""
+    if isinstance(a, list) and isinstance(b, list):
+        if len(a) != len(b):
+            return f"{path}: {len(a)} against {len(b)} parts"
+        found = (difference(x, y, f"{path}/{i}") for i, (x, y) in enumerate(zip(a, b, strict=True)))
+        return next((f for f in found if f is not None), None)
+    if isinstance(a, (np.ndarray, float)) and type(a) is type(b):
+        if np.shape(a) != np.shape(b) or not np.allclose(a, b, 1e-9, 1e-9, equal_nan=True):
+            return f"{path}: {a} against {b}"
+        return None
+    return None if type(a) is type(b) and a == b else f"{path}: {a!r} against {b!r}"
