@@ -22,6 +22,7 @@ from flamec import (
     pinning,
     printing,
     resizing,
+    standard_methods,
     type_names,
     values,
 )
@@ -98,6 +99,7 @@ MODULES: tuple[ModuleType, ...] = (
     values,
     memory,
     resizing,
+    standard_methods,
     printing,
 )
 

@@ -76,9 +76,11 @@ def _check_rank(name: str, argument: str, x: Tensor, rank: int) -> None:
 
 def _check_inner(name: str, x: Tensor, y: Tensor, inner_x: Dim, inner_y: Dim) -> None:
     if not equal(inner_x, inner_y):
+        fits = y.ndim >= 2 and equal(y._type.shape[-1], inner_x)
+        hint = "; the second transposed, y.mT, would fit" if fits else ""
         raise OperationError(
             f"{name}(): shapes {format_shape(x._type.shape)} and {format_shape(y._type.shape)} "
-            f"cannot be multiplied: {inner_x} against {inner_y} (at {user_location()})"
+            f"cannot be multiplied: {inner_x} against {inner_y}{hint} (at {user_location()})"
         )
 
 

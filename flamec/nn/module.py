@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from flamec.dispatch import tensor_builder
+from flamec.errors import OperationError, OperationTypeError, OutOfRangeError
 from flamec.functional.arguments import as_device
 from flamec.ir.types import Device, DType, bfloat16, float16, float32, float64
 from flamec.nn.hooks import GLOBAL
+from flamec.nn.likely_fix import likely_fix
 from flamec.nn.module_state import ModuleWithState
 from flamec.nn.parameter import Buffer, Parameter, clear_gradients, replace_data
 from flamec.state import no_grad, thread
@@ -80,15 +82,22 @@ class Module(ModuleWithState):
                 return self._call_with_hooks(args, kwargs)
             return self.forward(*args, **kwargs)
         except Exception as error:
-            if not any(n.startswith("in module ") for n in getattr(error, "__notes__", ())):
-                path = (
-                    f"{self._path} ({type(self).__name__})" if self._path else type(self).__name__
-                )
-                error.add_note(f"in module {path}")
+            self._tell_where(error, args)
             raise
         finally:
             if trace is not None:
                 trace.scopes.pop()
+
+    def _tell_where(self, error: Exception, args: tuple[Any, ...]) -> None:
+        """Add to an error in which module it arose, and what probably has to change there."""
+        if any(note.startswith("in module ") for note in getattr(error, "__notes__", ())):
+            return
+        name, path = type(self).__name__, self._path.removeprefix("_orig_mod").lstrip(".")
+        error.add_note(f"in module {path} ({name})" if path else f"in module {name}")
+        if isinstance(error, (OperationError, OperationTypeError, OutOfRangeError)):
+            fix = likely_fix(self, args)
+            if fix is not None:
+                error.add_note(f"likely fix: {fix}")
 
     # registration -------------------------------------------------------------
     def __getattr__(self, name: str) -> Any:
