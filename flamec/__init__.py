@@ -211,7 +211,7 @@ globals().update({name: getattr(Tensor, name) for name in methods.IN_PLACE_FUNCT
 __version__ = "0.1.0"
 
 if _TYPE_CHECKING:
-    from flamec import amp, cuda, data, nn, optim, utils
+    from flamec import amp, array_api, cuda, data, nn, optim, utils
     from flamec.amp import GradScaler
     from flamec.compiler import compile, mark_dynamic
     from flamec.deployment.exporter import export
@@ -245,6 +245,7 @@ _LAYERS = (
 _LATE = {
     "GradScaler": "flamec.amp",
     "amp": "",
+    "array_api": "",
     "compile": "flamec.compiler",
     "export": "flamec.deployment.exporter",
     "mark_dynamic": "flamec.compiler",

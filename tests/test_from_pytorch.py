@@ -1,0 +1,299 @@
+"""The table of docs/FROM_PYTORCH.md: one test for each row, which fails if the row is untrue."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import flamec
+from flamec import nn
+
+torch = pytest.importorskip("torch")
+
+PAGE = Path(__file__).parents[1] / "docs" / "FROM_PYTORCH.md"
+ROWS: dict[str, Callable[..., None]] = {}
+
+
+def row(title: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The test of the row with this first cell."""
+
+    def keep(test: Callable[..., None]) -> Callable[..., None]:
+        ROWS[title] = test
+        return test
+
+    return keep
+
+
+def titles() -> list[str]:
+    lines = PAGE.read_text().splitlines()
+    cells = [re.split(r"\s*\|\s*", line.strip("| ")) for line in lines if line.startswith("| ")]
+    assert all(len(c) == 3 for c in cells)
+    return [c[0] for c in cells[1:]]
+
+
+def test_every_row_has_a_test_and_every_test_a_row() -> None:
+    assert titles() == list(ROWS)
+
+
+@pytest.mark.parametrize("title", titles())
+def test_row(title: str, tmp_path: Path) -> None:
+    test = ROWS[title]
+    test(tmp_path) if test.__code__.co_argcount else test()
+
+
+def raises(call: Callable[[], Any], *kinds: type[Exception]) -> None:
+    with pytest.raises(kinds or (RuntimeError, TypeError, NotImplementedError, ValueError)):
+        call()
+
+
+@row("saving")
+def _(folder: Path) -> None:
+    torch.save({"x": folder}, folder / "own.pt")
+    raises(lambda: flamec.save({"x": folder}, folder / "own"))
+    state = {"w": torch.tensor([1.0, 2.0])}
+    torch.save(state, folder / "theirs.pt")
+    assert flamec.load(folder / "theirs.pt")["w"].tolist() == [1.0, 2.0]
+
+
+@row("dtypes")
+def _() -> None:
+    for name in ("complex64", "complex128", "uint16", "uint32", "uint64", "float8_e4m3fn", "qint8"):
+        assert hasattr(torch, name) and not hasattr(flamec, name)
+    for name in ("bool", "int8", "int16", "int32", "int64", "uint8", "float16", "bfloat16"):
+        assert isinstance(getattr(flamec, name), flamec.dtype)
+
+
+@row("sparse tensors")
+def _() -> None:
+    indices = [[0, 1]]
+    table = torch.ones(3, 2, requires_grad=True)
+    torch.nn.functional.embedding(torch.tensor(indices), table, sparse=True).sum().backward()
+    assert table.grad.is_sparse
+    F, own = nn.functional, flamec.ones(3, 2, requires_grad=True)
+    raises(lambda: F.embedding(flamec.tensor(indices), own, sparse=True), NotImplementedError)
+
+
+@row("random numbers")
+def _() -> None:
+    torch.manual_seed(0)
+    flamec.manual_seed(0)
+    first = flamec.rand(4)
+    assert first.tolist() != torch.rand(4).tolist()
+    flamec.manual_seed(0)
+    assert flamec.compile(lambda: flamec.rand(4))().tolist() == first.tolist()
+
+
+@row("empty")
+def _() -> None:
+    assert not flamec.empty(1000).any() and not flamec.ones(3).new_empty(1000).any()
+
+
+@row("clone")
+def _() -> None:
+    assert torch.ones(2, 3).T.clone().stride() == (1, 3)
+    assert flamec.ones(2, 3).T.clone().stride() == (2, 1)
+    x = flamec.ones(1, 2, 3, 4)
+    assert x.clone(memory_format=flamec.channels_last).stride() == (24, 1, 8, 2)
+
+
+@row("bfloat16 in NumPy")
+def _() -> None:
+    raises(lambda: torch.ones(2, dtype=torch.bfloat16).numpy(), TypeError)
+    assert flamec.ones(2, dtype=flamec.bfloat16).numpy().dtype == ml_dtypes.bfloat16
+
+
+@row("view of a dtype")
+def _() -> None:
+    assert torch.ones(2).view(torch.int32).tolist() == [0x3F800000] * 2
+    raises(lambda: flamec.ones(2).view(flamec.int32))
+    assert flamec.ones(2).view(flamec.float32).tolist() == [1, 1]
+
+
+@row("Tensor.unfold")
+def _() -> None:
+    for package, shared in ((torch, True), (flamec, False)):
+        x = package.zeros(4)
+        x.unfold(0, 2, 2)[0, 0] = 5.0
+        assert bool(x[0] == 5.0) is shared
+
+
+@row("as_strided")
+def _() -> None:
+    assert torch.arange(3).as_strided((2, 2), (1, 1)).tolist() == [[0, 1], [1, 2]]
+    raises(lambda: flamec.arange(3).as_strided((2, 2), (1, 1)), RuntimeError)
+
+
+@row("storage")
+def _() -> None:
+    for name in ("untyped_storage", "storage", "share_memory_"):
+        assert hasattr(torch.Tensor, name) and not hasattr(flamec.Tensor, name)
+    x = flamec.zeros(2)
+    x.numpy()[0] = 3.0
+    np.from_dlpack(x)[1] = 4.0
+    assert x.tolist() == [3.0, 4.0] and x.data_ptr() == x.numpy().ctypes.data
+
+
+@row("inference_mode")
+def _() -> None:
+    with torch.inference_mode():
+        theirs = torch.ones(2)
+    w = torch.ones(2, requires_grad=True)
+    raises(lambda: (w * theirs).sum(), RuntimeError)
+    with flamec.inference_mode():
+        mine = flamec.ones(2)
+        assert not (flamec.ones(2, requires_grad=True) * 2).requires_grad
+    assert (flamec.ones(2, requires_grad=True) * mine).requires_grad
+
+
+@row("dual tensors")
+def _() -> None:
+    from torch.autograd import forward_ad as theirs
+
+    from flamec.autograd import forward_ad as mine
+
+    for package, ad, recorded in ((torch, theirs, False), (flamec, mine, True)):
+        with ad.dual_level():
+            x = ad.make_dual(package.ones(2), package.ones(2))
+            assert (x * 2).requires_grad is recorded
+            with package.no_grad():
+                assert (ad.unpack_dual(x * 2).tangent is None) is recorded
+
+
+@row("Function.jvp")
+def _() -> None:
+    for package in (torch, flamec):
+
+        class Twice(package.autograd.Function):  # type: ignore[misc, name-defined]
+            @staticmethod
+            def forward(ctx: Any, x: Any) -> Any:
+                return x * 2
+
+            @staticmethod
+            def jvp(ctx: Any, t: Any) -> Any:
+                return t * 2
+
+        x = package.ones(2, requires_grad=True)
+        if package is torch:
+            raises(lambda f=Twice, x=x: f.apply(x).sum().backward(), NotImplementedError)
+        else:
+            Twice.apply(x).sum().backward()
+            assert x.grad.tolist() == [2.0, 2.0]
+
+
+@row("mark_dirty")
+def _() -> None:
+    class Changes(flamec.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            ctx.mark_dirty(x)
+            return x.add_(1)
+
+    raises(lambda: Changes.apply(flamec.ones(2)), RuntimeError)
+
+
+@row("backward hooks of modules")
+def _() -> None:
+    class Pair(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x * 2, x * 3
+
+    module, seen = Pair(), []
+    handle = module.register_full_backward_hook(lambda m, i, o: seen.append(o[1]))
+    x = flamec.ones(2, requires_grad=True)
+    module(x)[0].sum().backward()
+    assert seen == [None]
+    handle.remove()
+    module.register_full_backward_hook(lambda m, i, o: (i[0] + o[1] + 1,))
+    gradient = flamec.compile(lambda x: flamec.autograd.grad(module(x)[0].sum(), x)[0])(x)
+    assert gradient.tolist() == [3.0, 3.0]
+
+
+@row("register_backward_hook")
+def _() -> None:
+    assert hasattr(torch.nn.Module, "register_backward_hook")
+    assert not hasattr(nn.Module, "register_backward_hook")
+    assert hasattr(nn.Module, "register_full_backward_hook")
+
+
+@row("second derivatives")
+def _() -> None:
+    def second(package: Any) -> Any:
+        x = package.tensor([[0.0, 1.0], [2.0, 3.0]], requires_grad=True)
+        total = package.cdist(x, x.detach() + 1).sum()
+        (first,) = package.autograd.grad(total, x, create_graph=True)
+        return package.autograd.grad((first**2).sum(), x)[0]
+
+    raises(lambda: second(torch), RuntimeError)
+    assert second(flamec).shape == (2, 2)
+
+
+@row("embedding_bag")
+def _() -> None:
+    indices = [[1, 2, 1, 0]]
+    gradients = []
+    for package in (torch, flamec):
+        table = package.ones(3, 1, requires_grad=True)
+        bag = package.nn.functional.embedding_bag
+        found = bag(package.tensor(indices), table, mode="sum", scale_grad_by_freq=True)
+        gradients.append(package.autograd.grad(found.sum(), table)[0].reshape(-1).tolist())
+    assert gradients[0] != [1.0, 1.0, 1.0] == gradients[1]
+
+
+@row("out=")
+def _() -> None:
+    for package in (torch, flamec):
+        assert package.exp(package.zeros(2), out=package.empty(0)).tolist() == [1.0, 1.0]
+
+    def into(x: Any, out: Any) -> Any:
+        return flamec.exp(x, out=out)
+
+    compiled = flamec.compile(into)
+    assert compiled(flamec.zeros(2), flamec.empty(2)).tolist() == [1.0, 1.0]
+    raises(lambda: compiled(flamec.zeros(2), flamec.empty(0)), RuntimeError)
+
+
+@row("torch.compile")
+def _() -> None:
+    def double(x: Any) -> Any:
+        return x * 2
+
+    for options in ({"mode": "reduce-overhead"}, {"backend": "inductor"}, {"fullgraph": True}):
+        assert flamec.compile(double, **options)(flamec.ones(1)).item() == 2
+    assert flamec.compile(double, mode="max-autotune").options.autotune == "max"
+    for options in ({"backend": "other"}, {"options": {"a": 1}}, {"disable": True}, {"mode": "x"}):
+        raises(lambda o=options: flamec.compile(double, **o), ValueError)
+
+
+@row("lazy layers")
+def _() -> None:
+    layer = nn.LazyLinear(2)
+    raises(lambda: flamec.compile(layer)(flamec.ones(1, 3)), flamec.errors.CompileError)
+    layer(flamec.ones(1, 3))
+    assert flamec.compile(layer)(flamec.ones(1, 3)).shape == (1, 2)
+
+
+@row("errors")
+def _() -> None:
+    assert issubclass(flamec.errors.OperationError, (RuntimeError, ValueError))
+    with pytest.raises(RuntimeError) as caught:
+        nn.Sequential(nn.Linear(3, 2))(flamec.ones(1, 4))
+    assert isinstance(caught.value, ValueError) and __file__ in str(caught.value)
+    where, fix = caught.value.__notes__
+    assert where == "in module 0 (Linear)" and fix.startswith("likely fix: ")
+
+
+@row("array API")
+def _() -> None:
+    assert not hasattr(torch.Tensor, "__array_namespace__")
+    assert flamec.ones(1).__array_namespace__() is flamec.array_api
+
+
+@row("optimizers")
+def _() -> None:
+    assert not hasattr(torch.optim, "Lion") and flamec.optim.Lion
