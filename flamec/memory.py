@@ -1,4 +1,4 @@
-"""Where a tensor's elements are and how they get there: strides, writes, copies, pickles.
+"""Where a tensor's elements are and how they get there: strides and writes.
 
 In: tensors. Everything that changes memory goes through ``dispatch.write``; what
 replaces a tensor's memory (``data``, ``set_``) is refused while a function is
@@ -7,17 +7,16 @@ compiled, unless it can be a write.
 
 from __future__ import annotations
 
-import copy as python_copy
 from collections.abc import Sequence
-from pickle import PickleBuffer
 from typing import Any
 
 import numpy as np
 
 from flamec import layout
-from flamec.conversion import constant_array, on_device
+from flamec.conversion import on_device
+from flamec.copying import deepcopy, reduce_ex, shallow_copy
 from flamec.device_array import DeviceArray
-from flamec.dispatch import apply, apply_named, is_detached, tape_value, tensor_builder, write
+from flamec.dispatch import apply_named, tape_value, tensor_builder, write
 from flamec.dlpack import CPU_TYPE, CUDA_TYPE, to_capsule
 from flamec.errors import OperationError, user_location
 from flamec.functional.arguments import as_device, as_dtype
@@ -34,14 +33,14 @@ from flamec.functional.shape import (
     view,
     window,
 )
-from flamec.gpu import gpu_of, move
+from flamec.gpu import gpu_of
 from flamec.ir.graph import Node
 from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, structural_key
-from flamec.ir.types import DType, TensorType, dtype_named
+from flamec.ir.types import DType, TensorType
 from flamec.memory_format import last_channels, strided
 from flamec.pinning import pin_memory
 from flamec.state import no_grad, thread
-from flamec.tensor import Size, Storage, Tensor
+from flamec.tensor import Size, Tensor
 from flamec.values import concrete_array
 
 
@@ -315,109 +314,6 @@ def new_empty(self: Tensor, *size: Any, **options: Any) -> Tensor:
 def new_full(self: Tensor, size: Any, fill_value: Any, **options: Any) -> Tensor:
     """``fill_value`` in the given shape, with the dtype of ``self``."""
     return _new("new_full", self, (size,), fill_value, options)
-
-
-# copies of the object ---------------------------------------------------------------------
-def _copied_storage(storage: Storage, memo: dict[int, Any]) -> Storage:
-    if id(storage) not in memo:
-        assert storage.base is not None
-        base = storage.base
-        if isinstance(base, DeviceArray):
-            base = move(base, base.device)
-        else:
-            base = np.array(base, order="K")
-        memo[id(storage)] = Storage(storage.base_type, base)
-    result: Storage = memo[id(storage)]
-    return result
-
-
-def deepcopy(self: Tensor, memo: dict[int, Any]) -> Tensor:
-    """A copy of a leaf, of its gradient and of its attributes; views in one copy stay views."""
-    if id(self) in memo:
-        known: Tensor = memo[id(self)]
-        return known
-    if not self.is_leaf:
-        raise OperationError(
-            "Only Tensors created explicitly by the user (graph leaves) support the deepcopy "
-            f"protocol at the moment; use clone() (at {user_location()})"
-        )
-    if thread.trace is not None:
-        with no_grad():
-            result = clone(self)
-    else:
-        storage = _copied_storage(self._storage, memo)
-        array = storage.base
-        view = Tensor._from_array(array, storage.base_type, storage)
-        with no_grad():
-            for op, attributes in self._steps:
-                view = apply(op, (view,), attributes)
-        result = type(self)._from_array(view._array, self._type, storage, self._steps)
-    memo[id(self)] = result
-    result._requires_grad = self._requires_grad
-    if self._grad is not None:
-        result._grad = python_copy.deepcopy(self._grad, memo)
-    result.__dict__.update(python_copy.deepcopy(self.__dict__, memo))
-    return result
-
-
-def shallow_copy(self: Tensor) -> Tensor:
-    """Another tensor object with the same memory."""
-    if thread.trace is not None or self._array is None:
-        raise OperationError(
-            f"copy.copy() of a tensor cannot be compiled; use clone() or detach() "
-            f"(at {user_location()})"
-        )
-    result = type(self)._from_array(self._array, self._type, self._storage, self._steps)
-    result._requires_grad = self._requires_grad
-    result.__dict__.update(self.__dict__)
-    return result
-
-
-def _rebuilt(
-    kind: type[Tensor],
-    content: bytes | bytearray | memoryview,
-    dtype: str,
-    shape: tuple[int, ...],
-    requires_grad: bool,
-    attributes: dict[str, Any],
-    device: str = "cpu",
-) -> Tensor:
-    element: DType = dtype_named(dtype)
-    if isinstance(content, bytes):  # cannot be written to
-        content = bytearray(content)
-    array = np.frombuffer(content, dtype=element.numpy).reshape(shape)
-    place = as_device("unpickling", device)
-    made = constant_array(array, place)
-    result = kind._from_array(made._array, made._type)
-    result._requires_grad = requires_grad
-    result.__dict__.update(attributes)
-    return result
-
-
-def reduce_ex(self: Tensor, protocol: int) -> tuple[Any, ...]:
-    """How pickle stores a tensor: its bytes in row-major order, dtype, shape and device.
-
-    From protocol 5 on the bytes are a buffer, which pickle may leave out of band.
-    """
-    array = concrete_array(self, "pickling")
-    if not self.is_leaf and not is_detached(self._steps) and self.requires_grad:
-        raise OperationError(
-            "a tensor that was computed from others and requires grad cannot be pickled; "
-            f"pickle tensor.detach() (at {user_location()})"
-        )
-    content: Any = array.tobytes()
-    if protocol >= 5 and isinstance(array, np.ndarray):
-        content = PickleBuffer(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    arguments = (
-        type(self),
-        content,
-        self._type.dtype.name,
-        array.shape,
-        self._requires_grad,
-        dict(self.__dict__),
-        str(self._type.device),
-    )
-    return _rebuilt, arguments
 
 
 # DLPack -----------------------------------------------------------------------------------
