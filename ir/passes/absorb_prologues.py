@@ -86,7 +86,8 @@ def absorb_prologues(
             maker = _maker(value, kept, without)
             if maker is None or _arranges(maker) is not arranges:
                 continue
-            if not arranges and (task, 1 - position) in absorbed:
+            beside = absorbed.get((task, 1 - position))
+            if not arranges and beside is not None and _arranges(beside):
                 continue
             readers = _operands_of_products(value, maker, groups, context)
             if readers is None or not _may_absorb(maker, readers, groups, context):
