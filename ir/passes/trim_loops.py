@@ -1,8 +1,9 @@
 """Let loops compute and keep only what is read.
 
-In: any graph. Out: the graph in which every loop stacks a value once and only if somebody reads the
-stack, carries a value only if a result follows from it, and is given an array once and only
-if its body reads it. So what was stacked for a derivative that nobody asked for is gone.
+In: a graph without dead nodes. Out: the graph in which every loop stacks a value once and only if
+somebody reads the stack, carries a value only if a result follows from it, and is given an array
+once and only if its body reads it. So what was stacked for a derivative that nobody asked for is
+gone.
 """
 
 from __future__ import annotations

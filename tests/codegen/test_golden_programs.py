@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from kernel_cases import Builder, adam, cross_entropy, linear_gelu, reshaped_chain, softmax, sums
+from triton_graphs import recurrence
 
 from flamec.codegen.compile_graph import compile_graph
 from flamec.ir.graph import Graph, Value
@@ -39,6 +40,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "linear_gelu": returning(linear_gelu),
     "reshaped_chain": returning(reshaped_chain),
     "optimizer_step": optimizer_step,
+    "recurrence": lambda: recurrence(Builder(share=True), 4, 24, 5),
 }
 
 
