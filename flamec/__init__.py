@@ -213,7 +213,7 @@ __version__ = "0.1.0"
 if _TYPE_CHECKING:
     from flamec import amp, array_api, cuda, data, nn, optim, utils
     from flamec.amp import GradScaler
-    from flamec.compiler import compile, mark_dynamic
+    from flamec.compiler import compile
     from flamec.deployment.exporter import export
     from flamec.func import vmap
     from flamec.nn.functional import (
@@ -248,7 +248,7 @@ _LATE = {
     "array_api": "",
     "compile": "flamec.compiler",
     "export": "flamec.deployment.exporter",
-    "mark_dynamic": "flamec.compiler",
+    "mark_dynamic": "flamec.size_bounds",
     "cuda": "",
     "data": "",
     "load": "flamec.saving",

@@ -23,7 +23,8 @@ from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, using_oracle
 from flamec.ir.types import TensorType
 from flamec.restoring import restore
 from flamec.roots import AliasDiscovered, Root, overlaps_itself
-from flamec.segments import Decision, Execution, SegmentCache, SizesDiffer
+from flamec.segments import Decision, Execution, SegmentCache, SizesDiffer, symbol_values
+from flamec.size_bounds import ANY_SIZE, SizeBounds
 from flamec.size_oracle import ShapeGuard
 from flamec.sources import InputSource
 from flamec.state import AutocastState, thread
@@ -107,11 +108,17 @@ class Captured:
 class Dynamic:
     """Which parts of the arguments vary: sizes by (leaf position, axis), and numbers.
 
-    ``sizes[(leaf, axis)]`` is (symbol name, example size).
+    ``sizes[(leaf, axis)]`` is (symbol name, example size); ``bounds``: what is declared of sizes, by
+    symbol. A size that is declared a multiple of a number is that number times its symbol.
     """
 
     sizes: Mapping[tuple[int, int], tuple[str, int]] = field(default_factory=dict)
     numbers: frozenset[int] = frozenset()
+    bounds: Mapping[str, SizeBounds] = field(default_factory=dict)
+
+    def size(self, symbol: str) -> Dim:
+        """The size that a symbol stands for."""
+        return SymbolicDim.symbol(symbol) * self.bounds.get(symbol, ANY_SIZE).multiple_of
 
 
 def capture(
@@ -183,7 +190,8 @@ def _capture(
             dynamic = Dynamic({}, dynamic.numbers)
             break
     for symbol, example in dynamic.sizes.values():
-        trace.oracle.hints[symbol] = example
+        bounds = dynamic.bounds.get(symbol, ANY_SIZE)
+        trace.oracle.declare(dynamic.size(symbol), symbol, example, bounds)
     thread.trace = trace
     try:
         with using_oracle(trace.oracle):
@@ -286,7 +294,7 @@ def _proxy(
         shape: list[Dim] = list(leaf._type.shape)
         for axis in range(len(shape)):
             if (position, axis) in dynamic.sizes:
-                shape[axis] = SymbolicDim.symbol(dynamic.sizes[position, axis][0])
+                shape[axis] = dynamic.size(dynamic.sizes[position, axis][0])
         return trace.argument(leaf, position, leaf._type.with_shape(tuple(shape)), label)
     if position in dynamic.numbers:
         return trace.number_argument(position, leaf, label)
@@ -463,12 +471,7 @@ class _Outputs:
 
 def actual_sizes(captured: Captured, leaves: Sequence[Any]) -> dict[str, int]:
     """The values of the symbols for given argument leaves."""
-    sizes: dict[str, int] = {}
-    for position, type in captured.argument_types.items():
-        for dim, size in zip(type.shape, leaves[position]._type.shape, strict=True):
-            if isinstance(dim, SymbolicDim) and str(dim) in captured.symbols:
-                sizes.setdefault(str(dim), size)
-    return sizes
+    return symbol_values(captured.argument_types, leaves)
 
 
 def evaluate_size(dim: Dim, sizes: Mapping[str, int]) -> int:

@@ -14,7 +14,7 @@ import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, overload
 
 from flamec.backends import prepare
@@ -30,6 +30,7 @@ from flamec.ir.passes.settle_sizes import settle_sizes
 from flamec.prepared import Prepared
 from flamec.program import Program
 from flamec.segments import SegmentCache, SizesDiffer
+from flamec.size_bounds import ANY_SIZE, SizeBounds, declared_bounds
 from flamec.split_program import DIVERGED, Attempt, SplitProgram
 from flamec.state import process, thread
 from flamec.structures import Structure, flatten
@@ -279,7 +280,7 @@ class CompiledFunction:
                 if not dynamic.numbers:
                     raise
                 self._static_numbers.add(key)
-                dynamic = Dynamic(dynamic.sizes)
+                dynamic = replace(dynamic, numbers=frozenset())
                 continue
             except SizesDiffer:
                 pass
@@ -292,7 +293,7 @@ class CompiledFunction:
                     return captured
                 assert captured.undo is not None
                 captured.undo()
-            dynamic = Dynamic(_exact(dynamic, leaves), dynamic.numbers)
+            dynamic = replace(dynamic, sizes=_exact(dynamic, leaves))
 
     def _dynamic(self, key: Any, leaves: list[Any]) -> Dynamic:
         """What differs from earlier calls with the same structure."""
@@ -304,10 +305,10 @@ class CompiledFunction:
             if isinstance(size, int)
         }
         marked = {
-            (position, axis)
+            (position, axis): bounds
             for position, leaf in enumerate(leaves)
             if isinstance(leaf, Tensor)
-            for axis in leaf.__dict__.get("_dynamic_axes", ())
+            for axis, bounds in declared_bounds(leaf).items()
         }
         first = self._first_sizes.setdefault(key, sizes)
         varying = self._varying.setdefault(key, set())
@@ -315,13 +316,19 @@ class CompiledFunction:
             varying |= {k for k, size in sizes.items() if first[k] != size}
         if self.dynamic:
             varying |= {k for k, size in sizes.items() if size > 1}
-        varying |= marked
-        names: dict[tuple[int, int], str] = {}
+        varying |= marked.keys()
+        names: dict[Any, str] = {}
+        bounds: dict[str, SizeBounds] = {}
+        declared_pairs = {(first[p], sizes[p]): declared for p, declared in marked.items()}
         symbols: dict[tuple[int, int], tuple[str, int]] = {}
         for place in sorted(varying):
             pair = (first[place], sizes[place])
-            name = names.setdefault(pair, f"s{len(names)}")
+            declared = marked.get(place, declared_pairs.get(pair, ANY_SIZE))
+            name = names.setdefault((pair, declared), f"s{len(names)}")
             example = next((s for s in pair if s > 1), 2 + len(names))
+            if declared != ANY_SIZE:
+                bounds[name] = declared
+                example = sizes[place]
             symbols[place] = (name, example)
         numbers = {
             position: leaf
@@ -331,7 +338,8 @@ class CompiledFunction:
         first_numbers = self._numbers.setdefault(key, numbers)
         varied = self._varying_numbers.setdefault(key, set())
         varied |= {p for p, v in numbers.items() if first_numbers[p] != v}
-        return Dynamic(symbols, frozenset(() if key in self._static_numbers else varied))
+        constant = key in self._static_numbers
+        return Dynamic(symbols, frozenset(() if constant else varied), bounds)
 
     def _keep(self, program: Variant) -> None:
         self.programs = [program, *self.programs]
@@ -458,12 +466,3 @@ def compile(
     if not callable(function):
         raise TypeError(f"flamec.compile needs a callable, not {type(function).__name__}")
     return CompiledFunction(function, settings, dynamic, inputs)
-
-
-def mark_dynamic(tensor: Tensor, *axes: int) -> None:
-    """Make sizes of an argument symbolic from the first call; IndexError for a bad axis."""
-    for axis in axes:
-        if not -tensor.ndim <= axis < tensor.ndim:
-            raise IndexError(f"mark_dynamic: axis {axis} of a tensor with {tensor.ndim} dimensions")
-    wanted = {axis % tensor.ndim for axis in axes}
-    tensor.__dict__["_dynamic_axes"] = wanted | tensor.__dict__.get("_dynamic_axes", set())

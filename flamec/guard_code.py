@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flamec.guards import MISSING, Guard, is_constant, same_constant, same_content
-from flamec.ir.shape import Dim, SymbolicDim, format_dim
+from flamec.ir.shape import Dim, SymbolicDim, format_dim, multiple_of_symbol
 from flamec.state import process, thread
 from flamec.structures import Structure, access_paths
 from flamec.tensor import Tensor
@@ -111,11 +111,14 @@ class CheckBuilder:
         )
         for axis, dim in enumerate(shape):
             text = format_dim(dim)
-            if isinstance(dim, SymbolicDim) and text.isidentifier() and text not in sizes:
-                sizes[text] = text
-                self.add(
-                    f"({text} := {variable}_s[{axis}]) >= 0", f"{path}.shape[{axis}] is {text}"
-                )
+            factor, symbol = multiple_of_symbol(dim) or (0, "")
+            if factor and symbol not in sizes:
+                sizes[symbol] = symbol
+                size = f"{variable}_s[{axis}]"
+                known = f"({symbol} := {size}) >= 0"
+                if factor > 1:
+                    known = f"({symbol} := {size} // {factor}) * {factor} == {size}"
+                self.add(known, f"{path}.shape[{axis}] is {text}")
             else:
                 self.add(f"{variable}_s[{axis}] == {text}", f"{path}.shape[{axis}] == {text}")
 

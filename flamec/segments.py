@@ -24,7 +24,7 @@ from flamec.ir.graph import Graph, Location, Value
 from flamec.ir.op import OpKind
 from flamec.ir.passes.extract import extract, needed_nodes
 from flamec.ir.passes.settle_sizes import settle_sizes
-from flamec.ir.shape import SymbolicDim, evaluate_dim, using_oracle
+from flamec.ir.shape import evaluate_dim, multiple_of_symbol, using_oracle
 from flamec.ir.types import TensorType
 from flamec.prepared import Prepared
 from flamec.sources import InputSource
@@ -154,6 +154,17 @@ class Segment:
         return found
 
 
+def symbol_values(types: Mapping[int, TensorType], leaves: Sequence[Any]) -> dict[str, int]:
+    """The values of symbols for arguments; ``types``: their symbolic types, by position."""
+    values: dict[str, int] = {}
+    for position, type in types.items():
+        for dim, size in zip(type.shape, leaves[position]._type.shape, strict=True):
+            found = multiple_of_symbol(dim)
+            if found is not None:
+                values.setdefault(found[1], size // found[0])
+    return values
+
+
 def concrete_type(type: TensorType, bindings: Mapping[str, int]) -> TensorType:
     """A type whose symbolic sizes have the values of ``bindings``."""
     return type.with_shape(tuple(evaluate_dim(d, bindings) for d in type.shape))
@@ -207,10 +218,7 @@ class Execution:
 
     def bind(self, argument_types: Mapping[int, TensorType]) -> None:
         """Find the values of the symbols in the shapes of the arguments."""
-        for position, type in argument_types.items():
-            for dim, size in zip(type.shape, self._leaves[position]._type.shape, strict=True):
-                if isinstance(dim, SymbolicDim) and str(dim) in self._trace.oracle.hints:
-                    self.bindings.setdefault(str(dim), size)
+        self.bindings.update(symbol_values(argument_types, self._leaves))
 
     def read(self, value: Value, what: str, location: Location | None, recurs: bool) -> np.ndarray:
         """The array of a value of the trace; the program is split here."""

@@ -11,6 +11,7 @@ from flamec.ir.graph import Location
 from flamec.ir.op import lookup
 from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim
 from flamec.ir.types import CPU, float64
+from flamec.size_bounds import Interval, SizeBounds, answer
 from flamec.tensor import Tensor
 
 
@@ -48,8 +49,25 @@ class SizeOracle:
         self._apply = apply
         self.hints: dict[str, int] = {}
         self.guards: dict[tuple[str, str, str], ShapeGuard] = {}
+        self._ranges: dict[str, Interval] = {}
+
+    def declare(self, dim: Dim, symbol: str, example: int, bounds: SizeBounds) -> None:
+        """Let ``dim``, a multiple of ``symbol``, be a size that keeps to ``bounds``: guarded."""
+        self.hints[symbol] = example // bounds.multiple_of
+        if bounds.min > 0:
+            self._add(bounds.min, "<=", dim)
+        if bounds.max is not None:
+            self._add(dim, "<=", bounds.max)
+        self._ranges[symbol] = bounds.of_symbol()
+
+    def _add(self, left: Dim, relation: str, right: Dim) -> None:
+        guard = ShapeGuard(left, relation, right, True, user_location())
+        self.guards[str(left), relation, str(right)] = guard
 
     def decide(self, left: Dim, relation: str, right: Dim) -> bool:
+        known = answer(left, relation, right, self._ranges) if self._ranges else None
+        if known is not None:
+            return known
         key = (str(left), relation, str(right))
         guard = self.guards.get(key)
         if guard is None:

@@ -311,6 +311,16 @@ def is_multiple(size: Dim, divisor: int) -> bool:
     return all(coefficient % divisor == 0 for _, coefficient in size.terms)
 
 
+def multiple_of_symbol(dim: Dim) -> tuple[int, str] | None:
+    """``(c, name)`` if a size is a number times one symbol; None for any other."""
+    if not isinstance(dim, SymbolicDim) or len(dim.terms) != 1:
+        return None
+    monomial, coefficient = dim.terms[0]
+    if len(monomial) != 1 or monomial[0][0] != "s":
+        return None
+    return coefficient, monomial[0][1]
+
+
 def has_symbols(shape: Iterable[Dim]) -> bool:
     return any(isinstance(d, SymbolicDim) for d in shape)
 

@@ -1,0 +1,155 @@
+"""Sizes that change from call to call: few compilations, exact results, declared bounds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flamec
+from flamec import nn
+
+T = flamec.Tensor
+F = nn.functional
+
+
+class Block(nn.Module):
+    """A transformer's block over [batch, length, 8], with a mask over lengths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x: T) -> T:
+        batch, length, width = x.shape
+        q, k, v = self.qkv(self.norm(x)).reshape(batch, length, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return x + self.out(y.transpose(1, 2).reshape(batch, length, width))
+
+
+def pooled(x: T) -> Any:
+    return x.sum(0), (x * x).sum(), x.reshape(-1), flamec.cat([x, x], 1), x[:, -1:]
+
+
+def rolled(x: T) -> T:
+    shifted = F.pad(x, (0, 0, 1, 0))[:, :-1]
+    return (x - shifted).cumsum(1) * flamec.arange(x.shape[1])[:, None]
+
+
+def sizes_in_random_order(count: int) -> list[tuple[int, int]]:
+    rng = random.Random(0)
+    batches, lengths = list(range(count)), list(range(count))
+    rng.shuffle(batches)
+    rng.shuffle(lengths)
+    return list(zip(batches, lengths, strict=True))
+
+
+@pytest.mark.parametrize("function", [pooled, rolled, Block()], ids=["pooled", "rolled", "block"])
+def test_many_sizes_take_two_compilations(function: Callable[[T], Any]) -> None:
+    flamec.manual_seed(0)
+    compiled = flamec.compile(function)
+    sizes = sizes_in_random_order(50)
+    assert {0, 1} <= {b for b, _ in sizes} & {n for _, n in sizes}
+    for batch, length in sizes:
+        x = flamec.randn(batch, length, 8)
+        got, expected = compiled(x), function(x)
+        pairs = zip(got, expected, strict=True) if isinstance(got, tuple) else [(got, expected)]
+        for a, b in pairs:
+            assert a.shape == b.shape
+            np.testing.assert_allclose(
+                a.detach().numpy(), b.detach().numpy(), rtol=1e-4, atol=1e-5, err_msg=f"{x.shape}"
+            )
+    assert compiled.stats.traces == 2
+
+
+def test_many_sizes_of_a_training_step_take_two_compilations() -> None:
+    models = []
+    for compiled in (False, True):
+        flamec.manual_seed(0)
+        model = Block()
+        optimizer = flamec.optim.SGD(model.parameters(), lr=0.01)
+
+        def step(x: T, y: T, model: Any = model, optimizer: Any = optimizer) -> T:
+            optimizer.zero_grad()
+            loss = ((model(x) - y) ** 2).sum()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        run = flamec.compile(step) if compiled else step
+        for batch, length in sizes_in_random_order(12):
+            run(flamec.randn(batch, length, 8), flamec.randn(batch, length, 8))
+        if compiled:
+            assert run.stats.traces == 2
+        models.append(model)
+    for p, q in zip(*(m.parameters() for m in models), strict=True):
+        np.testing.assert_allclose(p.detach().numpy(), q.detach().numpy(), rtol=1e-3, atol=1e-5)
+
+
+def test_dynamic_true_is_one_compilation_and_false_one_for_each_size() -> None:
+    for dynamic, traces in ((True, 1), (False, 3)):
+        compiled = flamec.compile(lambda x: (x * 2).sum(0), dynamic=dynamic)
+        for rows in (4, 7, 3):
+            assert compiled(flamec.ones(rows, 3)).tolist() == [2.0 * rows] * 3
+        assert compiled.stats.traces == traces
+
+
+def marked(rows: int, **bounds: Any) -> T:
+    x = flamec.ones(rows, 3)
+    flamec.mark_dynamic(x, 0, **bounds)
+    return x
+
+
+def test_bounds_decide_branches_without_guards() -> None:
+    def f(x: T) -> T:
+        if x.shape[0] > 2 and x.shape[0] * 3 < 1000 and x.shape[0] != 1:
+            return x * 2
+        return x - 1
+
+    compiled = flamec.compile(f)
+    for rows in (4, 3, 64, 17):
+        assert compiled(marked(rows, min=3, max=64)).tolist() == [[2.0] * 3] * rows
+    assert compiled.stats.traces == 1
+    graph = compiled.programs[0].captured
+    assert [str(g) for g in graph.shape_guards] == ["3 <= s0", "s0 <= 64"]
+    assert compiled(flamec.ones(2, 3)).tolist() == [[0.0] * 3] * 2, "outside of the bounds"
+    assert compiled(flamec.ones(65, 3)).tolist() == [[2.0] * 3] * 65
+    assert compiled.stats.traces == 3
+    assert "s0 <= 64" in "".join(f.reason for f in compiled.stats.guard_failures) or "3 <= s0"
+
+
+def test_multiples_are_known_to_the_program() -> None:
+    def f(x: T) -> T:
+        return x.reshape(x.shape[0] // 8, 8, 3).sum(1) if x.shape[0] % 8 == 0 else x
+
+    compiled = flamec.compile(f)
+    for rows in (16, 8, 64, 0):
+        expected = [[8.0] * 3] * (rows // 8)
+        assert compiled(marked(rows, multiple_of=8)).tolist() == expected
+    assert compiled.stats.traces == 1 and not compiled.programs[0].captured.shape_guards
+    assert str(compiled.programs[0].captured.graph.inputs[0].type) == "float32[8*s0, 3]"
+    assert compiled(flamec.ones(12, 3)).shape == (12, 3) and compiled.stats.traces == 2
+
+
+def test_arguments_of_one_declared_size_share_its_symbol() -> None:
+    compiled = flamec.compile(lambda x, y: (x @ y.t()).sum(0))
+    for rows in (8, 16, 24):
+        x, y = marked(rows, multiple_of=8, max=64), marked(rows, multiple_of=8, max=64)
+        assert compiled(x, y).tolist() == [3.0 * rows] * rows
+    assert compiled.stats.traces == 1 and len(compiled.programs[0].captured.symbols) == 1
+
+
+def test_declarations_that_cannot_hold() -> None:
+    x = flamec.ones(6, 3)
+    with pytest.raises(ValueError, match="the size 6 of axis 0 is not at least 0 and at most 4"):
+        flamec.mark_dynamic(x, 0, max=4)
+    with pytest.raises(ValueError, match="a multiple of 4"):
+        flamec.mark_dynamic(x, 0, multiple_of=4)
+    with pytest.raises(ValueError, match="no size is"):
+        flamec.mark_dynamic(x, 0, min=5, max=2)
+    with pytest.raises(IndexError, match="axis 2"):
+        flamec.mark_dynamic(x, 2)
