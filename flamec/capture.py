@@ -108,8 +108,8 @@ class Captured:
 class Dynamic:
     """Which parts of the arguments vary: sizes by (leaf position, axis), and numbers.
 
-    ``sizes[(leaf, axis)]`` is (symbol name, example size); ``bounds``: what is declared of sizes, by
-    symbol. A size that is declared a multiple of a number is that number times its symbol.
+    ``sizes[(leaf, axis)]`` is (symbol name, example size); ``bounds``: what is declared of
+    sizes, by symbol; a size that is declared a multiple of a number is that times its symbol.
     """
 
     sizes: Mapping[tuple[int, int], tuple[str, int]] = field(default_factory=dict)

@@ -33,4 +33,6 @@ class Root:
 def overlaps_itself(tensor: Tensor) -> bool:
     """Whether several elements of a tensor share one place in memory, as in an expanded one."""
     array = tensor._array
+    if not array.size or 0 not in array.strides:
+        return False
     return any(s == 0 and d > 1 for s, d in zip(array.strides, array.shape, strict=True))
