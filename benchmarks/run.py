@@ -32,6 +32,7 @@ FILES = (
     "gpt_step",
     "encoder_step",
     "convnet_step",
+    "dynamic_shapes",
     "resnet_step",
     "lstm_step",
     "first_call",
