@@ -388,3 +388,18 @@ def test_a_function_with_a_batching_rule_of_its_own(way: str) -> None:
 
 
 X3 = RNG.standard_normal((4, 3))
+
+
+def test_as_strided_scatter_against_finite_differences() -> None:
+    """PyTorch's gradient of the first operand is that of the other places (2.13)."""
+    x = flamec.tensor(RNG.standard_normal((3, 4)), requires_grad=True)
+    src = flamec.tensor(RNG.standard_normal((2, 2)), requires_grad=True)
+
+    def scattered(x: Any, src: Any) -> Any:
+        return flamec.as_strided_scatter(x, src, (2, 2), (4, 1), 1)
+
+    assert flamec.autograd.gradcheck(scattered, (x, src))
+    expected = x.tolist()
+    for row in range(2):
+        expected[row][1:3] = src.tolist()[row]
+    assert scattered(x, src).tolist() == expected

@@ -22,14 +22,6 @@ from flamec.cli.coverage import Name
 
 torch = pytest.importorskip("torch")
 
-# names that others add
-PENDING = {
-    *(["nn.RNN", "nn.LSTM", "nn.GRU", "nn.RNNCell", "nn.LSTMCell", "nn.GRUCell", "nn.RNNBase"]),
-    *(["nn.utils.rnn.PackedSequence", "nn.utils.rnn.pack_padded_sequence"]),
-    *(["nn.utils.rnn.pad_packed_sequence", "nn.utils.rnn.pad_sequence"]),
-    *(["nn.utils.rnn.unpad_sequence", "nn.utils.rnn.pack_sequence"]),
-    "nn.utils.rnn.unpack_sequence",
-}
 OWN = {"optim.Lion"}  # names that PyTorch lacks
 
 
@@ -47,7 +39,7 @@ def test_the_list_names_each_thing_once() -> None:
 @pytest.mark.parametrize("family", coverage.families())
 def test_every_name_is_there(family: str) -> None:
     missing = [str(n) for n in coverage.families()[family] if not coverage.is_present(n)]
-    assert set(missing) <= PENDING, missing
+    assert not missing
 
 
 @pytest.mark.parametrize("family", coverage.families())
