@@ -318,7 +318,7 @@ class Trace:
         if tracking:
             if value in self.tracked or old in self.tracked or root.value in self.tracked:
                 self.tracked.add(new)
-        elif root.value in self.tracked:
+        elif leaf is None and root.value in self.tracked:
             new = builder.overwrite(new, root.value)
         root.value = new
         root.version += 1
