@@ -42,6 +42,18 @@ def mlp() -> Step:
     return step, (flamec.randn(7, 10), flamec.tensor([0, 1, 0, 1, 0, 1, 1]))
 
 
+def single() -> Step:
+    """A batch of one row: one index for all rows."""
+    layer = nn.Linear(10, 5)
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        loss = F.cross_entropy(layer(x), y)
+        loss.backward()
+        return loss
+
+    return step, (flamec.randn(1, 10), flamec.tensor([3]))
+
+
 def transformer() -> Step:
     """Embedding, causal attention, momentum."""
     embedding, mixed, head = nn.Embedding(11, 8), nn.Linear(8, 24), nn.Linear(8, 11)
@@ -127,6 +139,7 @@ def update(make: Callable[[list[nn.Parameter]], optim.Optimizer]) -> Callable[[]
 STEPS = {
     "convolutional": convolutional,
     "mlp": mlp,
+    "single": single,
     "transformer": transformer,
     "scaled": scaled,
     "asgd": update(lambda p: optim.ASGD(p, lr=0.1, lambd=0.01)),

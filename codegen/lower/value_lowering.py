@@ -232,13 +232,14 @@ class ValueLowering:
         index = ComputedIndex(checked, 1, shape[-1], self._error(len(shape) - 1, shape[-1]))
         names = self._picked_names.setdefault(checked, {})
         element = Section(context.row.statements, names)
-        single = Context("picked", context.row, element, context.number, (index,))
+        kind = context.kind if context.is_uniform else "picked"
+        single = Context(kind, context.row, element, context.number, (index,))
         return self._operand(self.space.operands[task][0], single)
 
     def _checked_index(self, task: Task, context: Context) -> str:
         """The column that a row's index says."""
         index = self.space.operands[task][1]
-        level, _ = operand_level(self.nest, index)
+        level = self._index_level(task)
         assert task.node is not None
         shape = task.node.inputs[0].type.shape
         name = self._operand(index, context)
@@ -250,6 +251,11 @@ class ValueLowering:
             lambda n: CheckedIndex(n, name, shape[-1], error),
         )
 
+    def _index_level(self, task: Task) -> Level:
+        """Where a row's index is checked: for each row, also if it is the same for all rows."""
+        level, _ = operand_level(self.nest, self.space.operands[task][1])
+        return max(level, Level.ROW)
+
     def _hit(self, task: Task, at: Address, level: Level, context: Context) -> str:
         """Whether an element is in the column that its row's index says."""
         checked = self._checked_index(task, context)
@@ -258,8 +264,7 @@ class ValueLowering:
         columns = task.node.inputs[0].type.shape[-1]
         if isinstance(columns, int) and columns < 1 << 31:  # narrow lanes compare faster
             lane = "i32"
-            index_level, _ = operand_level(self.nest, self.space.operands[task][1])
-            wide = checked
+            index_level, wide = self._index_level(task), checked
             checked = self._once(
                 ("narrow", wide),
                 index_level,

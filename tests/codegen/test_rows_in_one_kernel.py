@@ -41,6 +41,32 @@ def test_one_kernel_reads_and_writes_each_element_once(name: str) -> None:
     assert plan.bytes_moved() == 2 * BYTES
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("classes", [1, 2, 5, 300])
+def test_one_element_is_picked_from_each_row(rows: int, classes: int) -> None:
+    """Also where there is one row only, and so one index for all rows."""
+    logits = np.random.default_rng(0).standard_normal((rows, classes))
+    labels = np.arange(rows)[::-1] % classes
+    x = flamec.tensor(logits, requires_grad=True)
+
+    @flamec.compile
+    def loss_of(y: flamec.Tensor) -> flamec.Tensor:
+        loss = functional.cross_entropy(x * 2, y)
+        loss.backward()
+        return loss
+
+    chances = np.exp(2 * logits) / np.exp(2 * logits).sum(1, keepdims=True)
+    expected = -np.log(chances[np.arange(rows), labels]).mean()
+    np.testing.assert_allclose(loss_of(flamec.tensor(labels)).item(), expected, 1e-12, 1e-12)
+    chances[np.arange(rows), labels] -= 1
+    assert x.grad is not None
+    np.testing.assert_allclose(x.grad.numpy(), 2 * chances / rows, 1e-11, 1e-12)
+    without_gradient = flamec.compile(lambda x, y: functional.cross_entropy(x, y))
+    np.testing.assert_allclose(
+        without_gradient(x.detach() * 2, flamec.tensor(labels)).item(), expected, 1e-12, 1e-12
+    )
+
+
 def test_loads_over_different_columns_of_one_row_stay_apart() -> None:
     """Linking the two loads of x would make both dimensions of the sum one."""
 

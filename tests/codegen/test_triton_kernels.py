@@ -196,7 +196,7 @@ def test_errors_name_the_operation() -> None:
 
 @needs_triton
 def test_training_steps_in_the_interpreter() -> None:
-    _interpreted([], 9, "triton_training.py")
+    _interpreted([], 10, "triton_training.py")
 
 
 def _interpreted(arguments: list[str], count: int, program: str = "triton_cases.py") -> None:
