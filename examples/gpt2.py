@@ -43,7 +43,10 @@ SMALL = Config(vocabulary=256, context=32, layers=2, heads=2, width=32)
 
 
 class Attention(nn.Module):
-    """Each position looks at itself and at those before it."""
+    """Each position looks at itself and at those before it.
+
+    ``extend`` adds keys and values to those of a cache, which ``x`` continues (character_gpt.py).
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -51,7 +54,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.project = nn.Linear(config.width, config.width)
 
-    def forward(self, x):
+    def forward(self, x, extend=None):
         batch, length, width = x.shape
         parts = self.qkv(x).split(width, dim=2)
         q, k, v = (
@@ -59,7 +62,11 @@ class Attention(nn.Module):
             for part in parts
         )
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        if extend is None:
+            mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        else:
+            k, v, visible = extend(k, v)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         return self.project(mixed.transpose(1, 2).reshape(batch, length, width))
 
 
@@ -80,13 +87,17 @@ class Block(nn.Module):
         self.norm2, self.feed_forward = nn.LayerNorm(config.width), FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x):
-        x = x + self.dropout(self.attention(self.norm1(x)))
+    def forward(self, x, extend=None):
+        x = x + self.dropout(self.attention(self.norm1(x), extend))
         return x + self.dropout(self.feed_forward(self.norm2(x)))
 
 
 class GPT2(nn.Module):
-    """Tokens [batch, length], int64, to logits [batch, length, vocabulary]."""
+    """Tokens [batch, length], int64, to logits [batch, length, vocabulary].
+
+    With ``places`` [length], the positions of the tokens, and for each layer a function that
+    extends its cache, the tokens continue what went before.
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -110,11 +121,11 @@ class GPT2(nn.Module):
                 small = name.endswith("project.weight")
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * layers) if small else 0.02)
 
-    def forward(self, tokens):
-        x = self.token(tokens) + self.position.weight[: tokens.shape[1]]
-        x = self.dropout(x)
-        for block in self.blocks:
-            x = block(x)
+    def forward(self, tokens, places=None, extend=None):
+        here = self.position.weight[: tokens.shape[1]] if places is None else self.position(places)
+        x = self.dropout(self.token(tokens) + here)
+        for number, block in enumerate(self.blocks):
+            x = block(x, extend and extend[number])
         return self.head(self.norm(x))
 
 

@@ -27,6 +27,8 @@ def program(name: str, framework: str, folder: Path) -> SimpleNamespace:
     copies.mkdir(exist_ok=True)
     for file in FOLDER.glob("*.py"):
         (copies / file.name).write_text(file.read_text().replace("flamec", framework))
+    if not (copies / "texts").exists():
+        (copies / "texts").symlink_to(FOLDER / "texts")
     shared = {file.stem for file in copies.iterdir()}
     before = {key: sys.modules.pop(key) for key in shared & sys.modules.keys()}
     sys.path.insert(0, str(copies))
