@@ -131,6 +131,15 @@ def same_content(value: Any, expected: Any) -> bool:
     )
 
 
+def _resume(profiler: Any) -> None:
+    """Go on with the profiler that was at work: a function, None, or an object as cProfile's."""
+    if profiler is None or callable(profiler):
+        sys.setprofile(profiler)
+    else:
+        sys.setprofile(None)
+        profiler.enable()
+
+
 class Recorder:
     """Collects guards while a function is traced; a context manager."""
 
@@ -158,7 +167,7 @@ class Recorder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        sys.setprofile(self._previous_profile)
+        _resume(self._previous_profile)
         self.active = False
         if self._collects_garbage:
             gc.enable()

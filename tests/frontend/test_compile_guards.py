@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import cProfile
+import sys
 from collections import deque
 from dataclasses import dataclass
 
@@ -367,3 +369,26 @@ def test_equal_code_with_other_globals() -> None:
     assert values(f(flamec.ones(1))).tolist() == [5.0]
     second["K"] = 4.0
     assert values(f(flamec.ones(1))).tolist() == [6.0]
+
+
+def test_a_profiler_goes_on_after_tracing() -> None:
+    """cProfile's is an object that cannot be called, unlike a function given to setprofile."""
+
+    def later() -> int:
+        return 7
+
+    profiler = cProfile.Profile()
+    profiler.enable()
+    flamec.compile(lambda x: x * 2)(flamec.ones(3))
+    later()
+    profiler.disable()
+    assert any(entry.code is later.__code__ for entry in profiler.getstats())
+
+    seen = []
+    sys.setprofile(lambda frame, event, argument: seen.append(frame.f_code))
+    try:
+        flamec.compile(lambda x: x * 3)(flamec.ones(3))
+        later()
+    finally:
+        sys.setprofile(None)
+    assert later.__code__ in seen
