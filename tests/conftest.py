@@ -1,8 +1,9 @@
-"""GPUs for tests of tensors: simulated ones anywhere, the real one with ``-m gpu``."""
+"""GPUs for tests of tensors: simulated ones anywhere, the real one with ``-m gpu``; slow tests."""
 
 from __future__ import annotations
 
 import fcntl
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,16 @@ import simulated_gpu
 
 from flamec.ir.types import Device
 from flamec.runtime.cuda.driver import unavailable_reason
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked ``slow`` run only with FLAMEC_TEST_LEVEL=full."""
+    if os.environ.get("FLAMEC_TEST_LEVEL") != "full":
+        skip = pytest.mark.skip(reason="runs with FLAMEC_TEST_LEVEL=full")
+        for item in items:
+            if item.get_closest_marker("slow") is not None:
+                item.add_marker(skip)
+
 
 _REASON = unavailable_reason()
 _REAL = pytest.param(
