@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 import flamec
 from flamec import nn, optim
+from flamec.compiler import mark_dynamic
 from flamec.nn import functional as F
 from flamec.nn.module import Module
 from flamec.tensor import Tensor
@@ -109,7 +110,7 @@ class _Network(BaseEstimator):  # type: ignore[misc]
             batch = [flamec.from_numpy(array[rows]).to(self.device) for array in arrays]
             if ragged:
                 for tensor in batch:
-                    flamec.mark_dynamic(tensor, 0)
+                    mark_dynamic(tensor, 0)
             yield batch
 
     def _compiled_step(self) -> Callable[..., Tensor]:
