@@ -21,9 +21,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 import flamec
 from flamec import nn, optim
-from flamec.compiler import mark_dynamic
 from flamec.nn import functional as F
 from flamec.nn.module import Module
+from flamec.size_bounds import mark_dynamic
 from flamec.tensor import Tensor
 
 __all__ = ["NetworkClassifier", "NetworkRegressor"]
