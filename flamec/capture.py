@@ -377,8 +377,7 @@ def _reached_inputs(trace: Trace, graph: Graph, outputs: Iterable[int]) -> tuple
     roots = [graph.outputs[i] for i in outputs]
     nodes = reachable_nodes(roots, lambda value: value not in trace.tracked)
     reached = {*roots, *(v for node in nodes for v in node.inputs)} & trace.tracked
-    written = {graph.inputs[i] for i in graph.updates} & trace.tracked
-    return tuple(i for i, value in enumerate(graph.inputs) if value in reached | written)
+    return tuple(i for i, value in enumerate(graph.inputs) if value in reached)
 
 
 def _with_plain_keys(structure: Structure) -> Structure:

@@ -25,6 +25,7 @@ from flamec.ir.graph import Location, Value
 from flamec.ir.op import Op, OpKind, lookup
 from flamec.ir.shape import product
 from flamec.ir.types import TensorType, bool_, int64
+from flamec.roots import overlaps_itself
 from flamec.state import process, thread
 from flamec.tape import DETACH, Leaf, Saved, TapeNode, keep
 from flamec.tensor import Storage, Tensor, ViewStep
@@ -268,15 +269,8 @@ def write(target: Tensor, source: Tensor, name: str = "copy_") -> Tensor:
         raise OperationError(
             f"{name}: a tensor of a compiled function is used outside it (at {user_location()})"
         )
-    if (
-        array.size
-        and 0 in array.strides
-        and any(s == 0 and d > 1 for s, d in zip(array.strides, array.shape, strict=True))
-    ):
-        raise RuntimeError(
-            f"{name}: several elements of the expanded tensor share one place in memory; "
-            f"clone() it before writing (at {user_location()})"
-        )
+    if overlaps_itself(target):
+        raise overlap_error(name)
     storage = target._storage
     value = old = None
     tracking = thread.grad_enabled and target._type.dtype.is_floating_point
@@ -310,6 +304,14 @@ def write(target: Tensor, source: Tensor, name: str = "copy_") -> Tensor:
         target._value = value if target._type == source._type else None
         target._value_version = storage.version if target._value is not None else -1
     return target
+
+
+def overlap_error(name: str) -> RuntimeError:
+    """The error for writing to all of a tensor whose elements overlap in memory."""
+    return RuntimeError(
+        f"{name}: several elements of the expanded tensor share one place in memory; "
+        f"clone() it before writing (at {user_location()})"
+    )
 
 
 def store(array: Any, data: Any) -> None:

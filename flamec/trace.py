@@ -14,26 +14,23 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from flamec.dispatch import (
+    EXPAND,
     is_detached,
+    overlap_error,
     tape_value,
     view_steps,
     with_scalars_moved,
     with_zero_gradient,
     write_through,
 )
-from flamec.errors import (
-    CompileError,
-    DataDependentError,
-    operation_error,
-    user_location,
-)
+from flamec.errors import CompileError, DataDependentError, operation_error, user_location
 from flamec.ir.builder import Builder, GraphBuilder
 from flamec.ir.graph import Graph, Location, Node, Value
 from flamec.ir.op import Op, OpKind
 from flamec.ir.passes.rematerialize import Region
 from flamec.ir.shape import Dim, SymbolicDim, equal, evaluate_dim
 from flamec.ir.types import CPU, TensorType, float64, int64
-from flamec.roots import AliasDiscovered, Root, overlaps_itself
+from flamec.roots import AliasDiscovered, Root, overlaps_itself, view_overlaps_itself
 from flamec.size_oracle import SizeOracle
 from flamec.sources import InputSource
 from flamec.state import thread
@@ -58,6 +55,7 @@ class Trace:
         self.base_storages = list(base_storages)
         self.tracked: set[Value] = set()
         self.leaf_tensors: dict[Value, Tensor] = {}
+        self.first_values: dict[Value, Value] = {}  # of leaves, by what they were changed to
         self.grads: dict[Tensor, Tensor | None] = {}
         self.grad_reads: dict[Tensor, Tensor | None] = {}
         self.requires_grad_reads: dict[Tensor, bool] = {}
@@ -81,7 +79,7 @@ class Trace:
         self.batch_randomness: str | None = None  # how to draw, if this is an example's trace
         self.conditions: list[tuple[Any, Any, Callable[[Any], bool], bool]] = []
         self.autocast_casts: dict[Any, Any] = {}
-        self.hooks = TracedHooks(self.leaf_tensors)
+        self.hooks = TracedHooks(self.leaf_tensors, self.first_values)
         self.regions: list[Region] = []
         self.constants: set[Storage] = set()
         self.execution: Execution | None = None
@@ -296,6 +294,10 @@ class Trace:
     def write(self, target: Tensor, source: Tensor, name: str) -> Tensor:
         """Give ``target``'s storage the value it has after ``source`` is stored through it."""
         self._guard_copies(target._storage)
+        if view_overlaps_itself(target, self.oracle.hints):
+            raise overlap_error(name)
+        for size in (d for op, a in target._steps if op is EXPAND for d in a["shape"]):
+            self.is_one(size)  # another size may be an error
         root = self.root_of(target)
         source_value, old = self.value_of(source), self.value_of(target)
         steps = self._relative_steps(target, root)
@@ -318,15 +320,16 @@ class Trace:
         if tracking:
             if value in self.tracked or old in self.tracked or root.value in self.tracked:
                 self.tracked.add(new)
-        elif leaf is None and root.value in self.tracked:
+        elif root.value in self.tracked:
             new = builder.overwrite(new, root.value)
+        if leaf is not None:  # gradients flow on to its first value, where they are summed
+            self.leaf_tensors[new] = leaf
+            self.first_values[new] = self.first_values.get(root.value, root.value)
+            self.tracked.add(new)
         root.value = new
         root.version += 1
         root.written = True
         root.writer = user_location()
-        if leaf is not None:
-            self.leaf_tensors[new] = leaf
-            self.tracked.add(new)
         if not steps:
             target._cached = (self, root.version, new)
             self.value_tensors[new] = target
@@ -371,7 +374,13 @@ class Trace:
         return self.leaf_tensors.get(root.value)
 
     def leaves(self) -> Iterator[tuple[Value, Tensor]]:
-        return iter(list(self.leaf_tensors.items()))
+        """The leaves by their first values, where their gradients are complete."""
+        return iter([(v, t) for v, t in self.leaf_tensors.items() if v not in self.first_values])
+
+    def autograd_value(self, tensor: Tensor) -> Value:
+        """The value whose gradient is the tensor's: of a leaf changed in place, the first."""
+        value = self.value_of(tensor)
+        return self.first_values.get(value, value)
 
     def read_grad(self, tensor: Tensor) -> Tensor | None:
         if tensor in self.grads:

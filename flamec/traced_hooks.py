@@ -16,11 +16,12 @@ class TracedHooks:
     """``rules``: the hooks on values of the trace. ``reads``: the hooks that captured leaves had
     when backward met them, ``argument_reads``: those of arguments, by position."""
 
-    def __init__(self, leaves: dict[Value, Tensor]) -> None:
+    def __init__(self, leaves: dict[Value, Tensor], first_values: dict[Value, Value]) -> None:
         self.rules: dict[Value, dict[int, RecordedRule]] = {}
         self.reads: dict[Tensor, Hooks] = {}
         self.argument_reads: dict[int, Hooks] = {}
         self._leaves = leaves
+        self._first_values = first_values  # a leaf's hooks see its complete gradient
         self._arguments: dict[Value, tuple[int, Tensor]] = {}
 
     def argument(self, value: Value, position: int, tensor: Tensor) -> None:
@@ -34,7 +35,7 @@ class TracedHooks:
             found = self.argument_reads[position] = hooks_of_leaf(tensor)
             return found
         leaf = self._leaves.get(value)
-        if leaf is None or leaf._trace is not None:
+        if leaf is None or leaf._trace is not None or value in self._first_values:
             return (), ()
         found = self.reads[leaf] = hooks_of_leaf(leaf)
         return found

@@ -132,7 +132,7 @@ def value_of(tensor: Tensor) -> Value | None:
     """The autograd value of a tensor now, in the trace or on the tape; None if not tracked."""
     trace = thread.trace
     if trace is not None:
-        return trace.value_of(tensor) if trace.is_tracked(tensor) else None
+        return trace.autograd_value(tensor) if trace.is_tracked(tensor) else None
     return tape_value(tensor)
 
 
@@ -340,4 +340,6 @@ def is_leaf_value(value: Value) -> bool:
     trace = thread.trace
     if trace is None:
         return isinstance(value, Leaf)
+    if value in trace.first_values:
+        return False
     return value in trace.leaf_tensors or (value.node is None and value in trace.tracked)

@@ -51,7 +51,7 @@ def register_hook(self: Tensor, hook: Hook) -> RemovableHandle:
         value = tape_value(self)
         assert value is not None
         return _add(_BY_VALUE, value, hook)
-    value = trace.value_of(self)
+    value = trace.autograd_value(self)
     _refuse_input(self, "register_hook")
     hooks = trace.hooks.rules.setdefault(value, {})
     handle = RemovableHandle(hooks)
@@ -97,7 +97,7 @@ def _refuse_input(tensor: Tensor, what: str) -> None:
     root = trace.root_of(tensor)
     if (
         root.input_position is not None
-        and not root.written
+        and (tensor._requires_grad or not root.written)
         and not tensor._steps[len(root.steps) :]
     ):
         raise trace.refuse_change(f"{what} of a tensor that was made outside")

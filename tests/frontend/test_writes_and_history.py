@@ -222,3 +222,120 @@ def test_versions_count_writes_of_every_view() -> None:
     view.add_(1.0)
     x.zero_()
     assert x._version == view._version == 2
+
+
+@EITHER
+@pytest.mark.parametrize("part", [slice(None), slice(0, 1)], ids=["whole", "part"])
+def test_a_leaf_changed_between_its_uses_has_one_gradient(wrap: Any, part: slice) -> None:
+    """d/dw of 3 w + 4 w + (w')^2, where w' is w scaled, or a part of it, unseen by autograd."""
+
+    def function(w: Tensor) -> Tensor:
+        first = (w * 3.0).sum()
+        with flamec.no_grad():
+            w[part].mul_(0.5)
+        second = (w * 4.0).sum()
+        w.data[part].mul_(4.0)
+        return first + second + (w * 0.5 * w.detach()).sum()
+
+    outside = flamec.ones(3, requires_grad=True)
+    wrap(function)(outside).backward()
+    expected = 7.0 + 0.5 * outside.detach().numpy()
+    np.testing.assert_allclose(outside.grad.numpy(), expected, rtol=1e-6)
+
+    def whole(w: Tensor) -> Tensor:
+        loss = function(w)
+        loss.backward()
+        return loss
+
+    inside = flamec.ones(3, requires_grad=True)
+    wrap(whole)(inside)
+    np.testing.assert_allclose(inside.grad.numpy(), expected, rtol=1e-6)
+    by_grad = flamec.ones(3, requires_grad=True)
+    (found,) = wrap(lambda w: flamec.autograd.grad(function(w), w))(by_grad)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+
+
+@EITHER
+def test_the_gradient_of_a_captured_leaf_that_was_changed(wrap: Any) -> None:
+    leaf = flamec.tensor([1.0, 2.0, 4.0], requires_grad=True)
+    leaf.register_hook(lambda gradient: gradient * 2.0)
+
+    def outside(x: Tensor) -> Tensor:
+        with flamec.no_grad():
+            leaf.mul_(0.5)
+        return x * leaf
+
+    x = flamec.tensor([3.0, 5.0, 7.0])
+    wrap(outside)(x).sum().backward()
+    assert leaf.grad.tolist() == [6.0, 10.0, 14.0]
+    leaf.grad = None
+
+    def inside(x: Tensor) -> None:
+        first = (x * leaf).sum()
+        with flamec.no_grad():
+            leaf.mul_(0.5)
+        (first + (x * leaf).sum()).backward()
+
+    wrap(inside)(x)
+    assert leaf.grad.tolist() == [12.0, 20.0, 28.0]
+
+
+@EITHER
+def test_a_changed_leaf_that_the_result_does_not_use_gets_no_gradient(wrap: Any) -> None:
+    changed, used = (flamec.ones(3, requires_grad=True) for _ in range(2))
+
+    def function(x: Tensor) -> Tensor:
+        with flamec.no_grad():
+            changed.mul_(0.5)
+        return (x * used).sum()
+
+    wrap(function)(flamec.ones(3)).backward()
+    assert changed.grad is None
+    assert used.grad.tolist() == [1.0, 1.0, 1.0]
+
+
+@EITHER
+def test_writing_to_all_of_an_expanded_tensor_is_an_error(wrap: Any) -> None:
+    captured = flamec.ones(1, 3).expand(4, 3)
+
+    def of_argument(x: Tensor) -> Tensor:
+        return x.mul_(0.5)
+
+    def of_captured(x: Tensor) -> Tensor:
+        return x + captured.mul_(0.5)
+
+    def inside(x: Tensor) -> Tensor:
+        return (x[:1] * 1.0).expand(4, 3).mul_(0.5)
+
+    def of_view(x: Tensor) -> Tensor:
+        return x[1:].t().mul_(0.5)
+
+    wide = flamec.ones(1, 3).expand(4, 3)
+    for function in (of_argument, of_captured, inside, of_view):
+        with pytest.raises(RuntimeError, match=r"mul_.*share one place.*clone\(\).*history\.py"):
+            wrap(function)(wide)
+    assert wide.tolist() == [[1.0] * 3] * 4
+
+    def rows(x: Tensor) -> Tensor:
+        x[0].mul_(0.5)
+        return x.sum()
+
+    assert wrap(rows)(wide).item() == 6.0
+    assert wrap(of_argument)(flamec.ones(3).expand(1, 3)).tolist() == [[0.5] * 3]
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_only_sizes_that_overlap_refuse_a_write_to_an_expanded_tensor(dynamic: Any) -> None:
+    @flamec.compile(dynamic=dynamic)
+    def function(x: Tensor, row: Tensor) -> Tensor:
+        wide = (row * 1.0).expand(x.shape[0], 3)
+        return wide.add_(x)
+
+    row = flamec.ones(1, 3)
+    for count in (1, 2, 1, 3):
+        x = flamec.ones(count, 3)
+        if count == 1:
+            assert function(x, row).tolist() == [[2.0] * 3]
+        else:
+            with pytest.raises(RuntimeError, match="share one place"):
+                function(x, row)
