@@ -14,6 +14,7 @@ from flamec.guard_code import Check, CheckBuilder
 from flamec.ir.graph import Graph
 from flamec.ir.op import OpKind
 from flamec.ir.types import float32
+from flamec.roots import overlaps_itself
 from flamec.state import process, thread
 from flamec.tensor import Storage, Tensor
 from flamec.traced_hooks import Hooks
@@ -151,6 +152,8 @@ def _add_history(b: CheckBuilder, variable: str, path: str, leaf: Tensor) -> Non
 def _add_aliasing(b: CheckBuilder, captured: Captured, storages: list[tuple[int, str]]) -> None:
     leaves = captured.arguments
     based = {s.position for s in captured.sources if s.kind == "base"}
+    written = {captured.sources[i].position for i in captured.graph.updates} - based
+    overlaps = b.name(overlaps_itself)
     for i, (position, variable) in enumerate(storages):
         for other, earlier in storages[:i]:
             same = leaves[position]._storage is leaves[other]._storage
@@ -167,6 +170,8 @@ def _add_aliasing(b: CheckBuilder, captured: Captured, storages: list[tuple[int,
                 f"{variable}._steps == {steps} and {variable}._storage.base_type == {base}",
                 f"argument {position} views its memory the same way",
             )
+        if position in written:
+            b.add(f"not {overlaps}({variable})", f"no elements of argument {position} overlap")
     aliased = {id(t._storage) for _, t in captured.aliases}
     fixed = CapturedStorages(captured, {leaves[p]._storage for p, _ in storages})
     if fixed.present:
@@ -188,7 +193,7 @@ def _add_aliasing(b: CheckBuilder, captured: Captured, storages: list[tuple[int,
 
 def _add_captured(b: CheckBuilder, captured: Captured) -> None:
     trace = captured.trace
-    for source in captured.sources:
+    for position, source in enumerate(captured.sources):
         tensor = source.tensor
         if source.kind == "captured" and tensor is not None:
             name, type = b.name(tensor), b.name(tensor._type)
@@ -197,6 +202,8 @@ def _add_captured(b: CheckBuilder, captured: Captured) -> None:
                 f"captured {source.name or 'tensor'} is {tensor._type}",
                 captured=True,
             )
+            if position in captured.graph.updates:
+                b.add(f"not {b.name(overlaps_itself)}({name})", "no elements of it overlap")
             b.add(
                 f"{name}._requires_grad is {tensor._requires_grad}",
                 f"captured {source.name or 'tensor'}.requires_grad",

@@ -288,7 +288,7 @@ class Recorder:
             try:
                 value = original(instance, name)
             except AttributeError:
-                if not hasattr(type(instance), "__getattr__"):
+                if not _is_registered(instance, name):  # else __getattr__ reads it, guarded
                     recorder._attribute(instance, name, MISSING)
                 raise
             recorder._attribute(instance, name, value)
@@ -447,6 +447,13 @@ def _inner_codes(code: CodeType) -> Iterator[CodeType]:
         if isinstance(constant, CodeType):
             yield constant
             yield from _inner_codes(constant)
+
+
+def _is_registered(instance: Any, name: str) -> bool:
+    """Whether an attribute of a module is among its parameters, buffers and modules."""
+    held = getattr(instance, "__dict__", {})
+    registries = ("_parameters", "_buffers", "_modules")
+    return any(name in held.get(registry, ()) for registry in registries)
 
 
 def _class_attribute(cls: type, name: str) -> Any:

@@ -392,3 +392,26 @@ def test_a_profiler_goes_on_after_tracing() -> None:
     finally:
         sys.setprofile(None)
     assert later.__code__ in seen
+
+
+@pytest.mark.parametrize("base", [object, nn.Module])
+def test_an_attribute_that_was_absent_may_appear(base: type) -> None:
+    """A module looks for attributes among its parameters too; what is in none is guarded."""
+
+    class Owner(base):  # type: ignore[misc, valid-type]
+        pass
+
+    owner = Owner()
+
+    @flamec.compile
+    def function(x):
+        return x * getattr(owner, "extra", 1.0) + (1.0 if hasattr(owner, "more") else 0.0)
+
+    x = flamec.ones(2)
+    assert function(x).tolist() == [1.0, 1.0]
+    owner.extra = 3.0
+    assert function(x).tolist() == [3.0, 3.0]
+    owner.more = nn.Parameter(flamec.ones(1))
+    assert function(x).tolist() == [4.0, 4.0]
+    del owner.extra, owner.more
+    assert function(x).tolist() == [1.0, 1.0]

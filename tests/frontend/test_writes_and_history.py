@@ -339,3 +339,23 @@ def test_only_sizes_that_overlap_refuse_a_write_to_an_expanded_tensor(dynamic: A
         else:
             with pytest.raises(RuntimeError, match="share one place"):
                 function(x, row)
+
+
+@pytest.mark.parametrize("splits", [False, True])
+def test_an_expanded_argument_after_a_plain_one_is_written_as_it_is(splits: bool) -> None:
+    def first_row(x: Tensor) -> Tensor:
+        h = x * 2.0
+        x[0] = 1.0
+        return h * h.mean().item() if splits else h
+
+    compiled = flamec.compile(first_row)
+    for expand in (False, True, False, True):
+        mine, its = (flamec.tensor([[2.0, 3.0, 4.0]]) for _ in range(2))
+        x, y = (t.expand(4, 3) if expand else t.repeat(4, 1) for t in (mine, its))
+        np.testing.assert_allclose(compiled(y).numpy(), first_row(x).numpy(), rtol=1e-6)
+        assert y.tolist() == x.tolist()
+
+    whole = flamec.compile(lambda x: x.mul_(0.5))
+    assert whole(flamec.ones(4, 3)).tolist() == [[0.5] * 3] * 4
+    with pytest.raises(RuntimeError, match="share one place"):
+        whole(flamec.ones(1, 3).expand(4, 3))
