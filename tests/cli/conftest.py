@@ -51,6 +51,7 @@ def mixed(x):
         return model(x)
 
 
+@flamec.compile(fullgraph=True)
 def hopeless(x):
     if x.sum() > 0:
         return x

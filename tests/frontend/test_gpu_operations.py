@@ -14,7 +14,9 @@ import flamec
 from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.dispatch import apply
 from flamec.errors import OperationError
+from flamec.ir.graph import Graph
 from flamec.ir.op import OpKind, lookup
+from flamec.ir.passes.place import on_one_device
 from flamec.ir.plan import Launch
 from flamec.ir.shape import symbols_of
 from flamec.ir.types import ALL_DTYPES, Device, DType, float32, int64
@@ -38,13 +40,17 @@ def placed(array: np.ndarray, device: Device) -> flamec.Tensor:
     return view.copy_(flamec.tensor(array, device=device))
 
 
+def _placed(value: Any, device: Device) -> Any:
+    """An attribute for operands on the device: a place, or the body of a loop."""
+    if isinstance(value, Graph):
+        return on_one_device(value, device)
+    return device if isinstance(value, Device) else value
+
+
 def check(row: Row, dtype: DType, gpu: Device) -> None:
     op = lookup(row.name)
     for sample in row.samples(dtype, np.random.default_rng(1)):
-        attributes = {
-            name: gpu if isinstance(value, Device) else value
-            for name, value in sample.attributes.items()
-        }
+        attributes = {name: _placed(value, gpu) for name, value in sample.attributes.items()}
         operands = [placed(a, gpu) for a in sample.arrays]
         with flamec.no_grad():
             result = apply(op, operands, attributes)

@@ -240,7 +240,7 @@ class Branching(nn.Module):
 
     def forward(self, x: T) -> T:
         hidden = self.norm(flamec.tanh(self.first(x)))
-        if hidden.mean() > 0:
+        if hidden[0].sum() > 0:  # of all rows the mean is 0 but for rounding
             return self.second(hidden)
         return self.other(hidden * 2)
 
@@ -293,7 +293,7 @@ def test_gradients_through_splits_outside_the_function() -> None:
             function(flamec.tensor([1.0, 2.0, 1.0]) * sign, w).backward()
             assert w.grad is not None
             gradients.append(w.grad.numpy())
-        np.testing.assert_allclose(*gradients, rtol=1e-6)
+        np.testing.assert_allclose(*gradients, rtol=1e-6, atol=1e-6)  # one is a difference
     assert compiled.stats.traces == 2
 
 
