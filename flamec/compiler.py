@@ -237,27 +237,37 @@ class CompiledFunction:
 
     def _program_of(self, captured: Captured) -> Variant:
         if captured.execution is not None and captured.execution.steps:
-            return SplitProgram(captured, self._make, self._whole_program)
+            return SplitProgram(captured, self._make_own, self._whole_program)
         captured.execution = None  # it knows the call's arguments
         return self._whole_program(captured)
 
     def _whole_program(self, captured: Captured) -> Program | DifferentiableProgram:
+        make = self._make if captured.effects else self._make_own  # those are for one call each
         if captured.tracked_outputs:
-            return DifferentiableProgram(captured, self._make)
+            return DifferentiableProgram(captured, make)
         check = TrustedCheck() if captured.effects else None
         graph = settle_sizes(captured.graph, captured.equal_sizes)
-        return Program(captured, self._make(graph, captured.symbols), check=check)
+        return Program(captured, make(graph, captured.symbols), check=check)
+
+    def _make_own(self, graph: Graph, symbols: tuple[str, ...]) -> Prepared:
+        """The graph made runnable for one program alone.
+
+        A program leaves the addresses of captured tensors with it from call to call, so two
+        programs with equal graphs and other tensors need two.
+        """
+        prepared = prepare(graph, symbols, self.options)
+        self.stats.kernels_compiled += prepared.kernels_compiled
+        self.stats.kernels_from_cache += prepared.kernels_from_cache
+        return prepared
 
     def _make(self, graph: Graph, symbols: tuple[str, ...]) -> Prepared:
-        """The graph made runnable, once for equal graphs."""
+        """The graph made runnable, once for equal graphs: for what sets all addresses each time."""
         key = graph.fingerprint(), symbols
         known = self._prepared.get(key)
         if known is not None:
             self._prepared.move_to_end(key)
             return known
-        prepared = self._prepared[key] = prepare(graph, symbols, self.options)
-        self.stats.kernels_compiled += prepared.kernels_compiled
-        self.stats.kernels_from_cache += prepared.kernels_from_cache
+        prepared = self._prepared[key] = self._make_own(graph, symbols)
         if len(self._prepared) > MAX_PREPARED:
             self._prepared.popitem(last=False)
         return prepared

@@ -451,7 +451,10 @@ def _inner_codes(code: CodeType) -> Iterator[CodeType]:
 
 def _is_registered(instance: Any, name: str) -> bool:
     """Whether an attribute of a module is among its parameters, buffers and modules."""
-    held = getattr(instance, "__dict__", {})
+    try:
+        held = object.__getattribute__(instance, "__dict__")  # not recorded
+    except AttributeError:  # of a class with slots
+        return False
     registries = ("_parameters", "_buffers", "_modules")
     return any(name in held.get(registry, ()) for registry in registries)
 

@@ -415,3 +415,17 @@ def test_an_attribute_that_was_absent_may_appear(base: type) -> None:
     assert function(x).tolist() == [4.0, 4.0]
     del owner.extra, owner.more
     assert function(x).tolist() == [1.0, 1.0]
+
+
+def test_equal_programs_keep_their_own_captured_tensors() -> None:
+    """Two variants with equal graphs, each with another captured tensor, are called in turn."""
+    weights = {"a": flamec.full((3,), 2.0), "b": flamec.full((3,), 5.0)}
+
+    @flamec.compile
+    def scaled(x: flamec.Tensor, name: str) -> flamec.Tensor:
+        return x * weights[name]
+
+    x = flamec.ones(3)
+    for name in "abaabb":
+        assert scaled(x, name).tolist() == weights[name].tolist()
+    assert scaled.stats.traces == 2
