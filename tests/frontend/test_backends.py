@@ -11,7 +11,7 @@ import pytest
 
 import flamec
 from flamec import prepared
-from flamec.codegen import compile_graph
+from flamec.codegen.lower import graph as lowered_groups
 from flamec.errors import CompileError
 from flamec.ir.iteration_space import Incompatible
 from flamec.ir.passes.manager import Pass
@@ -110,7 +110,7 @@ def test_a_failing_code_generator_names_operations_and_line(
 
     f = flamec.compile(lambda x: x * 2 + 1, backend="c", cache_folder=tmp_path / "cache")
     with monkeypatch.context() as patch:
-        patch.setattr(compile_graph, "lower_group", fail)
+        patch.setattr(lowered_groups, "lower_group", fail)
         with pytest.raises(CompileError, match=r"test_backends\.py:\d+.*cannot lower .*mul"):
             f(flamec.ones(3))
     assert f(flamec.ones(3)).tolist() == [3.0, 3.0, 3.0]

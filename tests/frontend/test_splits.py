@@ -97,7 +97,7 @@ def test_a_loop_whose_length_depends_on_a_tensor() -> None:
     compiled = follow(grow, *((filled(v),) for v in (1.0, 3.0, 1.0, 7.0, 3.0, 1.0)))
     assert compiled.stats.traces == 3
     kernels = compiled.stats.kernels_compiled + compiled.stats.kernels_from_cache
-    assert kernels <= 4, "turns of the loop are one program"
+    assert kernels <= 5, "turns of the loop are one program, the ends are three"
 
 
 def test_item_is_a_number_of_the_program() -> None:
