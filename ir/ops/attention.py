@@ -196,9 +196,10 @@ def _kept(b: Builder, attributes: Attributes, scores: TensorType, mask: Sequence
 
 
 def _scores(b: Builder, attributes: Attributes, q: Any, k: Any, mask: Sequence[Any]) -> Any:
-    """The scores in the compute dtype, with what is added to them."""
+    """The scores in the compute dtype, never rounded to 16 bits, with what is added to them."""
     wide = b.type_of(q).dtype.compute
-    scores = _times(b, b.cast(_product(b, q, k, 1, 1), wide), attributes["scale"])
+    product = _product(b, b.cast(q, wide), b.cast(k, wide), 1, 1)
+    scores = _times(b, product, attributes["scale"])
     for m in mask:
         if b.type_of(m).dtype.kind != "bool":
             scores = b.add(scores, b.cast(m, wide))
@@ -249,7 +250,8 @@ def _backward(
     """The weights, their gradient less its mean in each row, and the gradient of the scores."""
     *mask, g, total, delta = rest
     weights = _weights(b, attributes, q, k, mask, total)
-    seen = b.cast(_product(b, g, v, 1, 1), b.type_of(weights).dtype)
+    wide = b.type_of(weights).dtype
+    seen = _product(b, b.cast(g, wide), b.cast(v, wide), 1, 1)
     apart = b.sub(seen, _row(b, delta))
     return weights, apart, b.mul(weights, apart)
 
