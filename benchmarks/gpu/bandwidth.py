@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.gpu.bandwidth [--rows TEXT ...] [--tiles] [--seconds 20] [--json FILE]``, in
 the repository. Inputs are random; flamec's results are compared with PyTorch's; times are CUDA
-events around many calls, the median of several rounds. "GB/s" counts the bytes that the work
+events around many calls, the median of several rounds. A peer that fails is printed and passed over;
+the exit status is 1 if flamec failed at a row or its result was wrong. "GB/s" counts the bytes that the work
 must move, each input read once and each output written once. ``--tiles`` times each row with
 other tiles, too.
 """
@@ -97,6 +98,10 @@ class Clock:
         return statistics.median(rounds)
 
 
+class WrongResultError(Exception):
+    """flamec's result of a row differs from the oracle's."""
+
+
 class Bench:
     """One GPU, the frameworks that are installed, and the measurements so far."""
 
@@ -135,23 +140,39 @@ class Bench:
             "" if self.torch or row.random else "not compared: PyTorch is not installed"
         )
         self._record(row.name, "flamec", seconds, row.bytes, note)
-        if self.torch is not None:
-            self._peers(row, operands)
-        if self.jax is not None and self.torch is not None:
-            found = jax_call(self.jax, row, operands.tensors)
-            if found is not None:
-                self._record(row.name, "JAX jit", self.clock.host(found), row.bytes)
+        self._peers(row, operands)
         if tiles:
             self._tiles(row, made, operands)
+        if wrong:
+            raise WrongResultError(f"{row.name}: {wrong}")
 
     def _peers(self, row: Row, operands: Operands) -> None:
-        torch = self.torch
-        for name in ("torch eager", "torch.compile"):
+        """Measure the frameworks that are installed; one that fails is printed and passed over."""
+        torch, jax = self.torch, self.jax
+        if torch is None:
+            return  # it makes the operands
+
+        def of_torch(compiled: bool) -> float:
+            return self.clock.torch(torch, operands.torch_call(compiled=compiled))
+
+        def of_jax() -> float | None:
+            found = jax_call(jax, row, operands.tensors)
+            return None if found is None else self.clock.host(found)
+
+        peers: list[tuple[str, Callable[[], float | None]]] = [
+            ("torch eager", lambda: of_torch(False)),
+            ("torch.compile", lambda: of_torch(True)),
+        ]
+        if jax is not None:
+            peers.append(("JAX jit", of_jax))
+        for name, measure in peers:
             try:
-                call = operands.torch_call(compiled=name != "torch eager")
-                self._record(row.name, name, self.clock.torch(torch, call), row.bytes)
-            except Exception as error:  # a peer that fails does not end the run
+                seconds = measure()
+            except Exception as error:  # anything that another framework may raise
                 print(f"{row.name}: {name} failed: {str(error)[:200]}", flush=True)
+                continue
+            if seconds is not None:
+                self._record(row.name, name, seconds, row.bytes)
 
     def _flamec(
         self, row: Row, made: Programs, operands: Operands, variant: str = "proposed"

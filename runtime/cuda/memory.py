@@ -30,7 +30,7 @@ from flamec.runtime.cuda.driver import (
 from flamec.runtime.cuda.stream import Stream, current_stream
 
 _KEEP_EVERYTHING = 2**64 - 1
-_OUT_OF_MEMORY = 2
+OUT_OF_MEMORY = 2  # the driver's status
 _LARGEST_REQUEST = 2**63 - 1
 _LARGEST_SMALL = 1 << 20  # bytes of a block that is kept here
 _SMALL_STEP = 512
@@ -145,12 +145,10 @@ class DevicePool:
         if not 0 < nbytes <= _LARGEST_REQUEST:
             raise ValueError(f"{nbytes} bytes of device memory were requested")
         status, address = self._allocate(nbytes, self.handle, stream.raw)
-        if status == _OUT_OF_MEMORY:
-            self._release_small()
-            self.context.synchronize()  # what was given back is idle only now
-            self.release_idle()
+        if status == OUT_OF_MEMORY:
+            self.make_room()
             status, address = self._allocate(nbytes, self.handle, stream.raw)
-            if status == _OUT_OF_MEMORY:
+            if status == OUT_OF_MEMORY:
                 raise OutOfMemoryError(self, nbytes)
         if status != 0:
             fail(status, "cuMemAllocFromPoolAsync")
@@ -207,6 +205,12 @@ class DevicePool:
         self._release_small()
         check(driver().cuMemPoolTrimTo(self.handle, 0), "cuMemPoolTrimTo")
         return before - self.reserved_bytes
+
+    def make_room(self) -> None:
+        """Wait for the device's work, then give all idle memory back to it."""
+        self._release_small()
+        self.context.synchronize()  # what was given back is idle only now
+        self.release_idle()
 
     def allow_access_from(self, peer: CudaContext) -> None:
         """Let kernels of another device read and write this pool; CudaError if they cannot."""

@@ -15,8 +15,9 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from flamec.runtime.cuda.driver import CudaContext, check, driver, fail
+from flamec.runtime.cuda.driver import CudaContext, CudaError, check, driver, fail
 from flamec.runtime.cuda.kernel_binary import KernelBinary, Parameter
+from flamec.runtime.cuda.memory import OUT_OF_MEMORY, OutOfMemoryError, device_pool
 from flamec.runtime.cuda.stream import Stream
 from flamec.runtime.cuda.tensor_map import TensorMap
 
@@ -41,6 +42,14 @@ class LoadedKernel:
         self.context = context
         self.binary = binary
         self.module = check(cu.cuModuleLoadData(binary.machine_code), "cuModuleLoadData")
+        try:
+            self._prepare()
+        except BaseException:
+            cu.cuModuleUnload(self.module)
+            raise
+
+    def _prepare(self) -> None:
+        cu, binary = driver(), self.binary
         name = binary.name.encode()
         self.function = check(cu.cuModuleGetFunction(self.module, name), "cuModuleGetFunction")
         attribute = cu.CUfunction_attribute
@@ -77,13 +86,33 @@ _lock = threading.Lock()
 
 
 def load_kernel(context: CudaContext, binary: KernelBinary) -> LoadedKernel:
-    """Load machine code, or take what the context has of it."""
+    """Load machine code, or take what the context has of it.
+
+    OutOfMemoryError if the device has no room for it even after idle memory was released.
+    """
     identity = hashlib.sha256(binary.machine_code + binary.name.encode()).digest()
     with _lock:
         kernel = _loaded.get((context.index, identity))
         if kernel is None:
-            kernel = _loaded[context.index, identity] = LoadedKernel(context, binary)
+            kernel = _loaded[context.index, identity] = _with_room(context, binary)
         return kernel
+
+
+def _with_room(context: CudaContext, binary: KernelBinary) -> LoadedKernel:
+    """Load; where the device has no room, once more after idle memory was given back to it."""
+    try:
+        return LoadedKernel(context, binary)
+    except CudaError as error:
+        if error.code != OUT_OF_MEMORY:
+            raise
+    pool = device_pool(context.index)
+    pool.make_room()
+    try:
+        return LoadedKernel(context, binary)
+    except CudaError as error:
+        if error.code != OUT_OF_MEMORY:
+            raise
+        raise OutOfMemoryError(pool, len(binary.machine_code)) from error
 
 
 class KernelLaunch:
