@@ -1,4 +1,4 @@
-"""Benchmarks of a GPU go on when another framework fails, and fail when flamec's result is wrong."""
+"""Benchmarks of a GPU pass over a framework that fails, and fail when flamec's result is wrong."""
 
 from __future__ import annotations
 

@@ -2,10 +2,10 @@
 
 ``python -m benchmarks.gpu.bandwidth [--rows TEXT ...] [--tiles] [--seconds 20] [--json FILE]``, in
 the repository. Inputs are random; flamec's results are compared with PyTorch's; times are CUDA
-events around many calls, the median of several rounds. A peer that fails is printed and passed over;
-the exit status is 1 if flamec failed at a row or its result was wrong. "GB/s" counts the bytes that the work
-must move, each input read once and each output written once. ``--tiles`` times each row with
-other tiles, too.
+events around many calls, the median of several rounds. A peer that fails is printed and passed
+over; the exit status is 1 if flamec failed at a row or its result was wrong. "GB/s" counts the
+bytes that the work must move, each input read once and each output written once. ``--tiles``
+times each row with other tiles, too.
 """
 
 from __future__ import annotations

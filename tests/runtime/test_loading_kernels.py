@@ -13,7 +13,7 @@ from flamec.runtime.cuda.memory import OUT_OF_MEMORY, OutOfMemoryError
 
 
 class Pool:
-    """Like ``DevicePool``, of a device whose memory is taken. ``rooms``: how often room was made."""
+    """Like ``DevicePool``, of a device that is full. ``rooms``: how often room was made."""
 
     allocated_bytes, reserved_bytes = 3 << 30, 4 << 30
 
@@ -52,7 +52,7 @@ def test_loaded_after_room_was_made(monkeypatch: pytest.MonkeyPatch, failures: i
 
 
 def test_no_room_says_what_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool, context, binary = loading(monkeypatch, [OUT_OF_MEMORY] * 2)
+    _, context, binary = loading(monkeypatch, [OUT_OF_MEMORY] * 2)
     with pytest.raises(OutOfMemoryError, match=r"1.00 KiB were requested, 3.00 GiB are allocated"):
         module.load_kernel(context, binary)
     assert module.load_kernel(context, binary) == "loaded"
