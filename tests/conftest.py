@@ -17,7 +17,11 @@ from flamec.runtime.cuda.driver import unavailable_reason
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked ``slow`` run only with FLAMEC_TEST_LEVEL=full."""
+    """Tests marked ``slow`` run only with FLAMEC_TEST_LEVEL=full, those marked ``alone`` last.
+
+    A test that wants the GPU alone waits for the others that run, and they for it.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
     if os.environ.get("FLAMEC_TEST_LEVEL") != "full":
         skip = pytest.mark.skip(reason="runs with FLAMEC_TEST_LEVEL=full")
         for item in items:

@@ -8,6 +8,7 @@ without events; a stream made here does not wait for that one.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ class Stream:
         self.cuda_stream = int(self.raw)
 
     def __del__(self) -> None:
-        if self._owned:
+        if self._owned and sys is not None and not sys.is_finalizing():  # modules go first
             release(self.context, driver().cuStreamDestroy, self.raw)
 
     def __repr__(self) -> str:

@@ -149,6 +149,7 @@ def test_properties_and_memory(real: Device) -> None:
     flamec.cuda.empty_cache()
 
 
+@pytest.mark.alone
 @pytest.mark.gpu
 @needs_gpu
 def test_out_of_memory_is_an_error_and_the_process_goes_on(real: Device) -> None:

@@ -62,6 +62,7 @@ def test_memory_is_kept_and_released(device: CudaDevice) -> None:
     assert device.pool.reserved_bytes <= high - (512 << 20)
 
 
+@pytest.mark.alone
 def test_running_out_is_an_error_that_one_survives(device: CudaDevice) -> None:
     _, total = device.context.memory_info()
     kept, _ = device.empty(1 << 20)

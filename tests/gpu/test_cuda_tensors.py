@@ -160,6 +160,7 @@ def test_a_forked_child_is_told_and_the_parent_goes_on() -> None:
 
 
 # memory -----------------------------------------------------------------------------------------
+@pytest.mark.alone
 def test_training_goes_on_after_running_out_of_memory() -> None:
     training = Training(True)
     before = training.run(3)
