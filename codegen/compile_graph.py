@@ -70,6 +70,7 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
     emitter = program.emitter
     for source, target in table.copies:
         emitter.copy(source, target, table.buffers[target])
+        program.functions.append(emitter.steps[-1])
         program.steps.append(copy_step(table, source, target))
     kernels = tuple(k.kernel for k in lowered.all_kernels())
     plan = ExecutionPlan(
@@ -86,7 +87,10 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
         errors=tuple(errors.messages),
         scratch=emitter.scratch,
         actions=tuple(program.calls),
-        notes={"needs_blas": any(map(_calls_blas, kernels))},
+        notes={
+            "needs_blas": any(map(_calls_blas, kernels)),
+            "functions": program.functions,
+        },
         loops=tuple(program.loops),
     )
     groups, decisions = tuple(lowered.all_groups()), tuple(lowered.all_decisions())
@@ -104,6 +108,7 @@ class _Program:
 
     emitter: Emitter
     steps: list[Step] = field(default_factory=list)
+    functions: list[int] = field(default_factory=list)  # of the steps: numbers in the C text
     calls: list[Action] = field(default_factory=list)
     loops: list[LoopSpan] = field(default_factory=list)
 
@@ -119,6 +124,7 @@ class _Program:
                 self.calls.append(host_call(kernel.host, lowered.context, table))
             else:
                 self.emitter.kernel(kernel.kernel, numbers)
+            self.functions.append(self.emitter.steps[-1])
             self.steps.append(repeated(kernel_step(kernel, numbers, table), times))
 
     def _add_loop(
@@ -132,9 +138,11 @@ class _Program:
         arranged = arrange_loop(kernel, context, table, body)
         first = len(self.steps)
         self.steps.append(arranged.step)
+        self.functions.append(-1)  # it is written after its body
         with self.emitter.body() as names:
             self.add(body, arranged.table, times * arranged.loop.count)
         self.emitter.loop(arranged.loop, kernel.kernel, names)
+        self.functions[first] = self.emitter.steps[-1]
         self.loops.append(LoopSpan(first, len(self.steps) - 1, arranged.outer))
 
 
@@ -173,6 +181,7 @@ def kernel_step(lowered: LoweredKernel, numbers: Sequence[int], table: BufferTab
         in_place=tuple(in_place_pairs(lowered, numbers, table)),
         operations=kernel.operations,
         locations=kernel.locations,
+        modules=kernel.modules,
     )
 
 

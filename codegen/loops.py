@@ -74,6 +74,7 @@ def arrange_loop(
         0,
         operations=kernel.operations,
         locations=kernel.locations,
+        modules=kernel.modules,
     )
     return ArrangedLoop(loop, inner, (*operands, *writes), step, given, stacked)
 

@@ -211,7 +211,7 @@ globals().update({name: getattr(Tensor, name) for name in methods.IN_PLACE_FUNCT
 __version__ = "0.1.0"
 
 if _TYPE_CHECKING:
-    from flamec import amp, array_api, cuda, data, nn, optim, sklearn, utils
+    from flamec import amp, array_api, cuda, data, nn, optim, profiler, sklearn, utils
     from flamec.amp import GradScaler
     from flamec.compiler import compile
     from flamec.deployment.exporter import export
@@ -254,6 +254,7 @@ _LATE = {
     "load": "flamec.saving",
     "nn": "",
     "optim": "",
+    "profiler": "",
     "save": "flamec.saving",
     "sklearn": "",
     "utils": "",

@@ -190,6 +190,8 @@ class CompiledFunction:
                     effects = [f"it changed the state that it depends on: {reason}"]
                 program, found = self._once(program, captured, effects, args, kwargs)
             self.stats.compile_seconds += time.perf_counter() - started
+            if process.recorder is not None:
+                process.recorder.compilation(self.name, started)
             return program, found
 
     def _difference(self, args: tuple[Any, ...], kwargs: dict[str, Any], attempt: Attempt) -> str:

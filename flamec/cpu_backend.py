@@ -29,6 +29,7 @@ from flamec.ir.graph import Graph
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.types import TensorType
+from flamec.places import with_places, without_places
 from flamec.prepared import Prepared, cache_key, generate_plan, output_allocator
 from flamec.runtime.cpu.compiler import CompileError as CompilerError
 from flamec.runtime.cpu.compiler import (
@@ -107,15 +108,15 @@ def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Pr
     portable = cache_key(graph, symbols, generator_digest())
     key = local_key(cpu.compiler, portable)
     prepared = Prepared(graph, None, options, None)
-    plan = _cached_plan(cpu.cache, key)
+    plan = _cached_plan(cpu.cache, key, graph)
     if plan is None:
         plan = generate_plan(prepared, symbols)
         facts = {"graph": graph.name, PORTABLE: portable}
-        cpu.cache.put(key, PLAN_KIND, plan.to_json().encode(), facts)
+        cpu.cache.put(key, PLAN_KIND, without_places(plan, graph).to_json().encode(), facts)
     prepared.plan = plan
     prepared.seconds["plan"] = time.perf_counter() - started
     try:
-        program = cpu.load(plan)
+        program = cpu.load(plan, graph.name)
     except CompilerError as error:
         raise CompileError(f"{graph.name} (called at {user_location()}): {error}") from error
     prepared.seconds["load"] = time.perf_counter() - started - prepared.seconds["plan"]
@@ -127,11 +128,11 @@ def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Pr
     return prepared
 
 
-def _cached_plan(cache: KernelCache, key: str) -> ExecutionPlan | None:
+def _cached_plan(cache: KernelCache, key: str, graph: Graph) -> ExecutionPlan | None:
     content = cache.read(key, PLAN_KIND)
     if content is None:
         return None
-    return ExecutionPlan.from_json(content.decode())
+    return with_places(ExecutionPlan.from_json(content.decode()), graph)
 
 
 class CRunner:

@@ -29,6 +29,7 @@ from flamec.ir.graph import Graph
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.types import DType, TensorType, dtype_of_numpy
+from flamec.places import with_places, without_places
 from flamec.prepared import (
     Prepared,
     cache_key,
@@ -113,7 +114,7 @@ def _plan(
     parts = tuning.remembered_parts(program)
     plan = None
     if parts is not None and not tuning.has_work(parts):
-        plan = _cached_plan(gpu, program_key(program, parts, tuning.stored(parts)))
+        plan = _cached_plan(gpu, program_key(program, parts, tuning.stored(parts)), graph)
     if plan is None:
         with errors_of_compilation(graph):
             kernels = prepared.lowered.kernels
@@ -123,13 +124,16 @@ def _plan(
         plan = generate_plan(prepared, symbols)
         tuning.remember_parts(program, parts)
         key = program_key(program, parts, plain(schedules))
-        gpu.cache.put(key, PLAN_KIND, plan.to_json().encode(), {"graph": graph.name})
+        kept = without_places(plan, graph).to_json().encode()
+        gpu.cache.put(key, PLAN_KIND, kept, {"graph": graph.name})
     return plan
 
 
-def _cached_plan(gpu: CudaDevice, key: str) -> ExecutionPlan | None:
+def _cached_plan(gpu: CudaDevice, key: str, graph: Graph) -> ExecutionPlan | None:
     content = gpu.cache.read(key, PLAN_KIND)
-    return None if content is None else ExecutionPlan.from_json(content.decode())
+    if content is None:
+        return None
+    return with_places(ExecutionPlan.from_json(content.decode()), graph)
 
 
 def _tuning(gpu: CudaDevice, options: CompileOptions) -> Tuning:
@@ -150,7 +154,7 @@ def _load(gpu: CudaDevice, graph: Graph, plan: ExecutionPlan) -> CudaProgram:
     """The plan on the device; CompileError names the kernel that failed and the user's lines."""
     try:
         with progress_line("compiling", "kernels") as progress:
-            return gpu.load(plan, progress)
+            return gpu.load(plan, progress, graph.name)
     except KernelError as error:
         step = plan.steps[plan.notes["kernel_steps"][error.kernel]]
         lines = "".join(f"\n  {line}" for line in step.locations)

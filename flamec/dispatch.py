@@ -43,6 +43,8 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
     trace = thread.trace
     if trace is not None:
         return trace.apply(op, inputs, attributes)
+    recorder = process.recorder
+    started = 0 if recorder is None else recorder.now()
     arrays: list[Any] = [t._array for t in inputs]
     for array in arrays:
         if array is None:
@@ -74,6 +76,8 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
         if together is not None:
             return apply(op, together, attributes)
         raise operation_error(op.name, error) from error
+    if recorder is not None:
+        recorder.operation(op, attributes, tuple([t._type for t in inputs]), types, started)
     if op.kind is OpKind.VIEW or op.kind is OpKind.BARRIER:
         source = inputs[0]
         if _shares(results[0], source._array):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from flamec.ir.types import DType, bfloat16, float16, float32
 
 if TYPE_CHECKING:
+    from flamec.profiler.recorder import Recorder
     from flamec.trace import Trace
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -86,12 +87,14 @@ class ProcessState:
     """``default_dtype``: the dtype of float literals and factory functions.
     ``anomaly``: None, or in anomaly mode whether NaNs are errors (``autograd/anomaly_mode.py``).
     ``hook_changes``: how often hooks of tensors were registered or taken off.
+    ``recorder``: what is told of operations and modules while a profile is made (``profiler/``).
     ``float32_matmul_precision``: see ``set_float32_matmul_precision``.
     """
 
     default_dtype: DType = float32
     anomaly: bool | None = None
     hook_changes: int = 0
+    recorder: Recorder | None = None
     float32_matmul_precision: str = "highest"
 
 

@@ -328,8 +328,8 @@ class Attention:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel; ``operations`` and ``locations`` are for people. With an ``attention`` it has
-    nothing else."""
+    """One kernel; ``operations``, ``locations`` and ``modules`` are for people. With an
+    ``attention`` it has nothing else."""
 
     name: str
     kind: str
@@ -340,6 +340,7 @@ class Kernel:
     operations: tuple[str, ...] = field(default=(), compare=False)
     locations: tuple[str, ...] = field(default=(), compare=False)
     attention: Attention | None = None
+    modules: tuple[str, ...] = field(default=(), compare=False)
 
 
 # printing ----------------------------------------------------------------------------

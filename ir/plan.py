@@ -46,7 +46,8 @@ class Step:
     that may share memory because each element is read before it is written.
     ``bytes_read``/``bytes_written`` count each distinct tensor once, in a loop once for every run
     of the loop's steps; ``operations`` are the
-    names of the graph nodes inside, ``locations`` the user's lines. The steps of a loop follow it.
+    names of the graph nodes inside, ``locations`` the user's lines, ``modules`` the paths of the
+    modules that were called there. The steps of a loop follow it.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Step:
     in_place: tuple[tuple[int, int], ...] = ()
     operations: tuple[str, ...] = ()
     locations: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,8 @@ class Launch:
     """Run ``ExecutionPlan.kernels[kernel]``; nothing happens if a dimension of the grid is 0.
 
     Bounds of the first dimension of the grid for persistent kernels, 0 for none: ``most_blocks``,
-    and ``per_processor`` blocks for each multiprocessor of the device.
+    and ``per_processor`` blocks for each multiprocessor of the device. ``step``: the plan's step
+    that the launch belongs to, -1 if none.
     """
 
     kernel: int
@@ -128,6 +131,7 @@ class Launch:
     arguments: tuple[Argument, ...]
     most_blocks: int = 0
     per_processor: int = 0
+    step: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +242,8 @@ class ExecutionPlan:
     private memory that each thread needs: ``FlamecCall.scratch`` points to ``threads`` times
     ``scratch`` rounded up to 64.
 
-    ``loops``: which steps are run again and again.
+    ``loops``: which steps are run again and again. ``notes``: facts for the runtime. Of a program
+    in C ``"functions"`` has for each step the number by which its source calls it.
 
     A program for a GPU has ``kernels`` and the ``actions`` that use them, in order; ``source``
     is then there to be read. A program in C has in ``actions`` only the calls of the host, which
@@ -297,6 +302,7 @@ class ExecutionPlan:
                     in_place=tuple((w, r) for w, r in s["in_place"]),
                     operations=tuple(s["operations"]),
                     locations=tuple(s["locations"]),
+                    modules=tuple(s["modules"]),
                 )
                 for s in data["steps"]
             ),
@@ -462,6 +468,7 @@ def _action(data: dict[str, Any]) -> Action:
             ),
             most_blocks=data["most_blocks"],
             per_processor=data["per_processor"],
+            step=data["step"],
         )
     if "op" in data:
         return HostCall(

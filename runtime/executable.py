@@ -10,17 +10,21 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any, NoReturn
 
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import evaluate_dim
+from flamec.runtime import recording
 from flamec.runtime.allocator import ALIGNMENT, current_arena
+from flamec.runtime.cpu.step_clock import StepClock
 from flamec.runtime.device import PlanMemory
 from flamec.runtime.host_calls import Evaluate, HostCalls
 from flamec.runtime.program_errors import program_error
+from flamec.runtime.recording import ProgramRun, Recorder
 
 _MOST_BOUND_SIZES = 64
 
@@ -63,7 +67,8 @@ class ProgramEntry(ctypes.Structure):
 class ProgramRuntime:
     """What the programs of a device share: its functions, and how a program is entered.
 
-    ``evaluate`` computes what is asked of the host.
+    ``evaluate`` computes what is asked of the host. ``clock`` is the address of the function
+    ``FlamecProfile.now`` (``cpu/flamec_profile.h``).
     ``functions.threads`` is the number of threads; after changing it call
     ``allocator.invalidate_arenas``, because scratch memory is laid out for it.
     """
@@ -71,13 +76,15 @@ class ProgramRuntime:
     functions: FlamecRuntime
     enter: Callable[[Any], int]
     evaluate: Evaluate
+    clock: int
 
 
 class Executable:
     """A plan with its loaded code; safe to use from several threads.
 
     ``plan.scratch`` bytes for each thread (rounded up to the alignment) lie behind the
-    temporaries and are given to the program as ``FlamecCall.scratch``.
+    temporaries and are given to the program as ``FlamecCall.scratch``. ``label`` names the program
+    in profiles; ``timed`` makes a shared object with a clock between its steps.
     OSError if the shared object cannot be loaded, AttributeError if it lacks the entry point.
     """
 
@@ -88,10 +95,14 @@ class Executable:
         runtime: ProgramRuntime,
         plan_memory: PlanMemory,
         compiled: bool = False,
+        label: str = "",
+        timed: Callable[[], Path] | None = None,
     ) -> None:
         self.plan = plan
         self.library_path = library_path
         self.compiled = compiled
+        self.label = label
+        self.timed = timed
         self.runtime = runtime
         self.plan_memory = plan_memory
         self._library = ctypes.CDLL(str(library_path))
@@ -168,7 +179,7 @@ class BoundProgram:
         self._host = HostCalls(plan, bindings, self.addresses, executable.runtime.evaluate)
         self._entry.call.host = self._host.function
         self._pointer = ctypes.byref(self._entry)
-        self._enter = executable.runtime.enter
+        self._enter: Callable[[Any], int] = executable.runtime.enter
         self._arena = current_arena()
         self._generation = -1
 
@@ -198,13 +209,61 @@ class BoundProgram:
             self.addresses[buffer] = arena.address + offset
         self._entry.call.scratch = arena.address + _aligned(self.layout.peak_bytes)
         self._entry.threads = self._functions.threads
+        self._choose_entry()
         self._generation = arena.generation
+
+    def _choose_entry(self) -> None:
+        """The program itself, or while a profile is made its build with a clock."""
+        executable, recorder = self._executable, recording.recorder
+        if recorder is not None:
+            self._enter = TimedEntry(executable, self._sizes, self._entry, recorder)
+        elif isinstance(self._enter, TimedEntry):
+            self._entry.program = executable.entry_address
+            self._enter = executable.runtime.enter
 
     def _fail(self, code: int) -> NoReturn:
         """Raise what an error code stands for."""
         self._host.raise_error()
         detail = self._entry.call.error_detail
         raise program_error(self._executable.plan, code, detail, self._sizes)
+
+
+class TimedEntry:
+    """Enters the build of a program with a clock, and tells a recorder what each call took.
+
+    Used in place of ``ProgramRuntime.enter`` by one bound program, so by one thread.
+    """
+
+    def __init__(
+        self,
+        executable: Executable,
+        bindings: Mapping[str, int],
+        entry: ProgramEntry,
+        recorder: Recorder,
+    ) -> None:
+        self._executable, self._bindings, self._recorder = executable, bindings, recorder
+        self._enter = executable.runtime.enter
+        self._clock: StepClock | None = None
+        start = perf_counter_ns()
+        if executable.timed is not None and "functions" in executable.plan.notes:
+            library = ctypes.CDLL(str(executable.timed()))
+            self._clock = StepClock(library, executable.plan, executable.runtime.clock)
+            entry.program = ctypes.cast(library[executable.plan.entry], ctypes.c_void_p).value
+            recorder.timed_build(executable.label, start, perf_counter_ns())
+
+    def __call__(self, pointer: Any) -> int:
+        clock = self._clock
+        if clock is not None:
+            clock.start()
+        start = perf_counter_ns()
+        code = self._enter(pointer)
+        end = perf_counter_ns()
+        spans, totals = ([], []) if clock is None else clock.read()
+        executable = self._executable
+        self._recorder.program_run(
+            ProgramRun(executable.plan, self._bindings, executable.label, start, end, spans, totals)
+        )
+        return code
 
 
 def _aligned(nbytes: int) -> int:

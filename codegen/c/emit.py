@@ -35,7 +35,7 @@ class Emitter:
 
     symbols: tuple[str, ...]
     functions: list[str] = field(default_factory=list)
-    steps: list[str] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)  # numbers of their functions, in order
     _count: int = 0
     _programs: dict[tuple[RowProgram, Schedule], EmittedProgram] = field(default_factory=dict)
 
@@ -70,7 +70,7 @@ class Emitter:
     # steps ---------------------------------------------------------------------------
     def kernel(self, kernel: Kernel, buffers: tuple[int, ...]) -> None:
         """One step: ``buffers[i]`` is the plan's buffer of kernel parameter i."""
-        name = self._step_name()
+        number = self._next_number()
         writer = StatementWriter((), (), "0")
         uniform = [line for s in kernel.uniform for line in writer.write(s, None)]
         programs = [self._program(p.program) for p in kernel.parts]
@@ -83,7 +83,7 @@ class Emitter:
         finish += [line for s in kernel.finish for line in writer.write(s, None)]
         comment = [f"{kernel.name}: {', '.join(kernel.operations)}", *kernel.locations]
         holes = {
-            "name": name,
+            "name": _function(number),
             "comment": "\n * ".join(line.replace("*/", "* /") for line in comment),
             "sizes": "\n".join(size_declarations(self.symbols, symbols, "call")),
             "pointers": "\n".join(
@@ -96,7 +96,7 @@ class Emitter:
             "finish": "\n".join(finish),
         }
         self.functions.append(render("step.c.j2", holes))
-        self.steps.append(name)
+        self.steps.append(number)
 
     def host_call(self, kernel: Kernel, number: int) -> None:
         """A step that has the runtime make the plan's call of the host with this number."""
@@ -115,22 +115,22 @@ class Emitter:
         )
 
     @contextmanager
-    def body(self) -> Iterator[list[str]]:
-        """The steps written inside are those of a loop: their names, once they are written."""
+    def body(self) -> Iterator[list[int]]:
+        """The steps written inside are those of a loop: their numbers, once they are written."""
         around, self.steps = self.steps, []
         try:
             yield self.steps
         finally:
             self.steps = around
 
-    def loop(self, loop: Loop, kernel: Kernel, body: Sequence[str]) -> None:
+    def loop(self, loop: Loop, kernel: Kernel, body: Sequence[int]) -> None:
         """A step that runs the steps ``body`` for each element."""
-        name = self._step_name()
+        number = self._next_number()
         dims = [loop.count, *(w.stride for w in loop.windows), *(c.bytes for c in loop.carried)]
         symbols = {s for d in dims for s in symbols_of(d)}
         comment = [f"{kernel.name}: {', '.join(kernel.operations)}", *kernel.locations]
         holes = {
-            "name": name,
+            "name": _function(number),
             "comment": "\n * ".join(line.replace("*/", "* /") for line in comment),
             "sizes": "\n".join(size_declarations(self.symbols, symbols, "call")),
             "count": dim(loop.count),
@@ -142,17 +142,17 @@ class Emitter:
             "steps": body,
         }
         self.functions.append(render("loop.c.j2", holes))
-        self.steps.append(name)
+        self.steps.append(number)
 
-    def _step_name(self) -> str:
+    def _next_number(self) -> int:
         self._count += 1
-        return f"step_{self._count - 1}"
+        return self._count - 1
 
     def _plain_step(self, comment: str, run: str, sizes: str = "") -> None:
         """A step of one statement."""
-        name = self._step_name()
+        number = self._next_number()
         holes = {
-            "name": name,
+            "name": _function(number),
             "comment": comment.replace("*/", "* /"),
             "sizes": sizes,
             "pointers": "",
@@ -163,7 +163,7 @@ class Emitter:
             "finish": "",
         }
         self.functions.append(render("step.c.j2", holes))
-        self.steps.append(name)
+        self.steps.append(number)
 
     def text(self) -> str:
         """The whole translation unit."""
@@ -175,6 +175,11 @@ class Emitter:
             "steps": self.steps,
         }
         return render("program.c.j2", holes)
+
+
+def _function(number: int) -> str:
+    """The C function of a step, as the macro ``FLAMEC_STEP`` calls it."""
+    return f"step_{number}"
 
 
 def _shortcut(kernel: Kernel, buffers: tuple[int, ...]) -> list[str]:

@@ -74,6 +74,7 @@ def lower_group(
         tuple(builder.finish.statements),
         tuple(task.name for task in tasks),
         _locations(tasks),
+        modules=_modules(tasks),
     )
     return LoweredKernel(kernel, tuple(builder.parameters.buffers))
 
@@ -87,7 +88,15 @@ def _lower_alone(task: Task, context: TaskGraph, name: str) -> LoweredKernel:
         parameters.number(value, written=True)
     kind = "host" if task.is_host else "loop"
     kernel = Kernel(
-        name, kind, tuple(parameters.parameters), (), (), (), (task.name,), _locations([task])
+        name,
+        kind,
+        tuple(parameters.parameters),
+        (),
+        (),
+        (),
+        (task.name,),
+        _locations([task]),
+        modules=_modules([task]),
     )
     host, loop = (task, None) if task.is_host else (None, task)
     return LoweredKernel(kernel, tuple(parameters.buffers), host, loop)
@@ -106,6 +115,7 @@ def _lower_attention(task: Task, context: TaskGraph, name: str) -> LoweredKernel
         (task.name,),
         _locations([task]),
         attention,
+        _modules([task]),
     )
     return LoweredKernel(kernel, tuple(parameters.buffers))
 
@@ -153,3 +163,9 @@ def _locations(tasks: Sequence[Task]) -> tuple[str, ...]:
         if task.origin is not None and task.origin.location is not None:
             found[str(task.origin.location)] = None
     return tuple(found)
+
+
+def _modules(tasks: Sequence[Task]) -> tuple[str, ...]:
+    """The paths of the modules whose calls made the tasks, each once, in order."""
+    scopes = (task.origin.scope for task in tasks if task.origin is not None)
+    return tuple(dict.fromkeys(scope for scope in scopes if scope))

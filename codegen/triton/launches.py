@@ -65,4 +65,4 @@ class LaunchCollector:
                 self.steps.append(step)
             grid = (planned.launch.blocks, 1, 1)
             bound = int(planned.launch.persistent)
-            self.actions.append(Launch(self._numbers[key], grid, planned.arguments, 0, bound))
+            self.actions.append(Launch(self._numbers[key], grid, planned.arguments, 0, bound, step))

@@ -89,7 +89,7 @@ def load_runner(
                 if cpu.cache.get(key, _LIBRARY) is None:
                     cpu.cache.put(key, _LIBRARY, members[kernel["file"]])
     try:
-        program = cpu.load(plan)
+        program = cpu.load(plan, manifest["name"])
     except CompilerError as error:
         raise CompileError(
             f"{manifest['name']} cannot be made for this processor: {error}"
@@ -119,7 +119,7 @@ def _load_on_gpu(
                 if runtime.cache.get(key, BINARY_KIND) is None:
                     runtime.cache.put(key, BINARY_KIND, members[kernel["file"]])
     try:
-        program = runtime.load(plan)
+        program = runtime.load(plan, label=manifest["name"])
     except KernelError as error:
         raise CompileError(f"{manifest['name']} cannot run on {runtime.name}: {error}") from error
     return cuda_backend.CudaRunner(

@@ -19,7 +19,7 @@ from flamec.nn.hooks import GLOBAL
 from flamec.nn.likely_fix import likely_fix
 from flamec.nn.module_state import ModuleWithState
 from flamec.nn.parameter import Buffer, Parameter, clear_gradients, replace_data
-from flamec.state import no_grad, thread
+from flamec.state import no_grad, process, thread
 from flamec.tensor import Tensor
 
 __all__ = ["Module"]
@@ -67,10 +67,12 @@ class Module(ModuleWithState):
 
     # calling ------------------------------------------------------------------
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        trace = thread.trace
+        trace, recorder = thread.trace, process.recorder
         if trace is not None:
             trace.calls_modules = True
-            trace.scopes.append(self._path.rpartition(".")[2] or type(self).__name__)
+            trace.scopes.append(self._scope())
+        elif recorder is not None:
+            recorder.enter_module(self._scope())
         try:
             if (
                 self._forward_pre_hooks
@@ -87,6 +89,13 @@ class Module(ModuleWithState):
         finally:
             if trace is not None:
                 trace.scopes.pop()
+            elif recorder is not None:
+                recorder.leave_module()
+
+    def _scope(self) -> str:
+        """The name by which graphs and profiles know the module inside of the one around it."""
+        name: str = self._path.rpartition(".")[2]
+        return type(self).__name__ if name in ("", "_orig_mod") else name
 
     def _tell_where(self, error: Exception, args: tuple[Any, ...]) -> None:
         """Add to an error in which module it arose, and what probably has to change there."""

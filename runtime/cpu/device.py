@@ -23,6 +23,8 @@ from flamec.runtime.executable import Executable, FlamecRuntime, ProgramRuntime
 from flamec.runtime.host_calls import Evaluate, no_host
 from flamec.runtime.kernel_cache import PORTABLE, KernelCache
 
+PROFILE_FLAGS = ("-DFLAMEC_PROFILE",)  # of the build with a clock between steps
+
 
 class CpuDevice:
     """Loads programs; safe to use from several threads.
@@ -74,14 +76,19 @@ class CpuDevice:
             self._threads = self._functions.threads = _checked(threads)
             invalidate_arenas()
 
-    def load(self, plan: ExecutionPlan) -> Executable:
+    def load(self, plan: ExecutionPlan, label: str = "") -> Executable:
         """Take a plan's shared object from the cache, or compile it, and load it.
 
-        CompileError if the compiler fails.
+        CompileError if the compiler fails. ``label``: what profiles call the program.
         """
         runtime = self._prepare(needs_blas=bool(plan.notes.get("needs_blas", False)))
-        path, built = self._library(plan.source, {"entry": plan.entry, "steps": len(plan.steps)})
-        return Executable(plan, path, runtime, self._plan_memory, compiled=built)
+        facts: dict[str, object] = {"entry": plan.entry, "steps": len(plan.steps)}
+        path, built = self._library(plan.source, facts)
+
+        def timed() -> Path:
+            return self._library(plan.source, {**facts, "timed": True}, PROFILE_FLAGS)[0]
+
+        return Executable(plan, path, runtime, self._plan_memory, built, label, timed)
 
     def _prepare(self, needs_blas: bool) -> ProgramRuntime:
         with self._lock:
@@ -89,7 +96,9 @@ class CpuDevice:
                 pool = ThreadPool(self._compile_file)
                 self._functions.parallel_for = pool.parallel_for
                 self._functions.threads = self._threads
-                self._runtime = ProgramRuntime(self._functions, pool.enter, self._evaluate)
+                self._runtime = ProgramRuntime(
+                    self._functions, pool.enter, self._evaluate, pool.clock
+                )
             if needs_blas and self._blas is None:
                 blas = load_blas(self._compile_file)
                 self._functions.sgemm = blas.sgemm
@@ -101,12 +110,15 @@ class CpuDevice:
         path, _ = self._library(source.read_text(), {"file": source.name})
         return path
 
-    def _library(self, source: str, facts: dict[str, object]) -> tuple[Path, bool]:
-        portable = portable_key(source, self.flags)
+    def _library(
+        self, source: str, facts: dict[str, object], more_flags: tuple[str, ...] = ()
+    ) -> tuple[Path, bool]:
+        flags = self.flags + more_flags
+        portable = portable_key(source, flags)
         return self.cache.get_or_build(
             local_key(self.compiler, portable),
             "so",
-            lambda: compile_library(self.compiler, source, self.flags, self.keep_folder),
+            lambda: compile_library(self.compiler, source, flags, self.keep_folder),
             {**facts, PORTABLE: portable},
         )
 

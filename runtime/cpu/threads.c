@@ -64,7 +64,7 @@ static void futex_wake(_Atomic uint32_t *word, int count) {
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, 0, 0, 0);
 }
 
-static int64_t nanoseconds(void) {
+int64_t flamec_nanoseconds(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
@@ -78,7 +78,7 @@ static int spin_while(_Atomic uint32_t *word, uint32_t value) {
             if (atomic_load_explicit(word, memory_order_acquire) != value) return 1;
             pause_processor();
         }
-        int64_t now = nanoseconds();
+        int64_t now = flamec_nanoseconds();
         if (!end) end = now + SPIN_NANOSECONDS;
         else if (now >= end) return 0;
     }

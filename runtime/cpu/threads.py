@@ -16,7 +16,8 @@ class ThreadPool:
     """The loaded pool. Workers start with the first loop that is worth them, and sleep between.
 
     ``parallel_for`` is the address for ``FlamecRuntime``; ``enter`` runs a program with the
-    number of threads that its ``ProgramEntry`` names.
+    number of threads that its ``ProgramEntry`` names. ``clock`` is the address of a function that
+    gives nanoseconds, those of ``time.perf_counter_ns``.
     """
 
     def __init__(self, compile_file: Callable[[Path], Path]) -> None:
@@ -24,9 +25,13 @@ class ThreadPool:
         self.library.flamec_workers.restype = ctypes.c_int64
         self.enter = self.library.flamec_enter
         self.enter.restype = ctypes.c_int64
-        address = ctypes.cast(self.library.flamec_parallel_for, ctypes.c_void_p).value
+        self.parallel_for = self._address("flamec_parallel_for")
+        self.clock = self._address("flamec_nanoseconds")
+
+    def _address(self, name: str) -> int:
+        address = ctypes.cast(self.library[name], ctypes.c_void_p).value
         assert address is not None
-        self.parallel_for: int = address
+        return address
 
     @property
     def workers(self) -> int:

@@ -160,10 +160,13 @@ class CudaDevice:
 
     # programs ---------------------------------------------------------------------------
 
-    def load(self, plan: ExecutionPlan, progress: Progress | None = None) -> CudaProgram:
+    def load(
+        self, plan: ExecutionPlan, progress: Progress | None = None, label: str = ""
+    ) -> CudaProgram:
         """Take a plan's kernels from the cache, compile the others, and load all.
 
-        KernelError if a kernel cannot be compiled or does not fit the device.
+        KernelError if a kernel cannot be compiled or does not fit the device. ``label``: what
+        profiles call the program.
         """
         compiled = compile_plan(plan, self.target, self.cache, self.jobs, progress)
         kernels = []
@@ -181,6 +184,7 @@ class CudaDevice:
             kernels_compiled=sum(kernel.compiled for kernel in compiled),
             graphs=self.graphs,
             evaluate=self._evaluate,
+            label=label,
         )
 
 

@@ -31,11 +31,13 @@ from flamec.ir.plan import (
     unrolled,
 )
 from flamec.ir.shape import evaluate_dim, evaluate_shape
+from flamec.runtime import recording
 from flamec.runtime.cuda import transfer
 from flamec.runtime.cuda.driver import CudaContext
 from flamec.runtime.cuda.error_words import error_words
 from flamec.runtime.cuda.graph import CaptureError, Graph, Step, capture
 from flamec.runtime.cuda.host_step import HostStep
+from flamec.runtime.cuda.launch_timer import run_timed
 from flamec.runtime.cuda.memory import Allocation, device_pool
 from flamec.runtime.cuda.module import KernelLaunch, LoadedKernel
 from flamec.runtime.cuda.stream import Stream, current_stream
@@ -61,7 +63,8 @@ class CudaProgram:
 
     ``graphs``: capture the program as a CUDA graph from the second call with the same sizes.
     ``evaluate``: computes what the program leaves to the host; such a program is no graph.
-    ``kernels_compiled``: how many of the kernels were not in the cache.
+    ``label`` names the program in profiles. ``kernels_compiled``: how many of the kernels were not
+    in the cache.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class CudaProgram:
         kernels_compiled: int = 0,
         graphs: bool = True,
         evaluate: Evaluate = no_host,
+        label: str = "",
     ) -> None:
         self.plan = plan
         self.context = context
@@ -83,6 +87,7 @@ class CudaProgram:
         self.kernels_compiled = kernels_compiled
         self.graphs = graphs
         self.evaluate = evaluate
+        self.label = label
         self.error_words = {
             number: error_words().add(plan)
             for number, buffer in enumerate(plan.buffers)
@@ -151,6 +156,7 @@ class BoundCudaProgram:
             self.addresses[buffer] = address
         self.graph: Graph | None = None
         self.steps: list[Step] = []
+        self.step_numbers: list[int] = []  # the plan's step of each, -1 if none
         self._calls = 0
         self._stale: set[int] = set()  # steps whose node in the graph has old arguments
         self._last = array("Q", [_UNSET]) * len(plan.buffers)
@@ -173,6 +179,12 @@ class BoundCudaProgram:
     # building ---------------------------------------------------------------------------
 
     def _add(self, action: Action) -> None:
+        before = len(self.steps)
+        self._add_steps(action)
+        number = action.step if isinstance(action, Launch) else -1
+        self.step_numbers += [number] * (len(self.steps) - before)
+
+    def _add_steps(self, action: Action) -> None:
         if isinstance(action, Launch):
             self._add_launch(action)
             return
@@ -288,6 +300,11 @@ class BoundCudaProgram:
         stream = current_stream(self.program.context.index)
         self._write_addresses(stream)
         graph = self.graph
+        recorder = recording.recorder
+        if recorder is not None:
+            run_timed(self, stream, recorder, warm=self._calls > 0)
+            self._calls += 1
+            return
         if graph is None and self._calls >= _CALLS_BEFORE_CAPTURE and self.program.graphs:
             graph = self._capture()
         if graph is not None:
@@ -315,6 +332,11 @@ class BoundCudaProgram:
         for setters, address in zip(self._given, addresses, strict=True):
             for set_given in setters:
                 set_given(address)
+        recorder = recording.recorder
+        if recorder is not None:
+            run_timed(self, stream, recorder, warm=self._calls > 0)
+            self._calls += 1
+            return
         for step in self.steps:
             step(stream)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,17 +37,19 @@ print(json.dumps([step.stats.kernels_compiled, *(step(x, y).item() for _ in rang
 """
 
 
-def _run(folder: Path) -> list[Any]:
-    import os
-
+def _output(folder: Path, program: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program],
         capture_output=True,
         text=True,
         env={**os.environ, "FLAMEC_CACHE_DIR": str(folder)},
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
+    return done.stdout
+
+
+def _run(folder: Path) -> list[Any]:
+    return json.loads(_output(folder, PROGRAM))  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +125,33 @@ def test_a_program_file_is_no_cache(tmp_path: Path) -> None:
     flamec.export(lambda x: x + 1, (np.ones(3, np.float32),), tmp_path / "program")
     with pytest.raises(FileFormatError, match="is a flamec program"):
         import_cache(tmp_path / "program", KernelCache(tmp_path / "c"), default_options())
+
+
+LINES = """
+import sys
+sys.path.insert(0, {folder!r})
+import {module}
+plan = {module}.f.programs[0].prepared.plan
+stats = {module}.f.stats
+print(stats.kernels_from_cache, *(line for step in plan.steps for line in step.locations))
+print(*(module for step in plan.steps for module in step.modules))
+"""
+
+
+def test_a_plan_from_the_cache_names_the_lines_of_the_program_at_hand(tmp_path: Path) -> None:
+    """Not those of an equal program in another file, which made it."""
+    body = "import flamec\n{before}f = flamec.compile({name}(4, 3))\nf(flamec.ones(2, 4))\n"
+    layer = (
+        "class {name}(flamec.nn.Linear):\n"
+        "    def forward(self, x):\n        return x @ self.weight.T\n"
+    )
+    found = []
+    for module, before, name in (("first", "", "One"), ("second", "\n\n", "Other")):
+        text = body.format(before=before + layer.format(name=name), name=name)
+        (tmp_path / f"{module}.py").write_text(text)
+        program = LINES.format(folder=str(tmp_path), module=module)
+        found.append(_output(tmp_path / "cache", program).splitlines())
+    (first, modules), (second, other_modules) = found
+    assert first == f"0 {tmp_path / 'first.py'}:4"
+    assert second == f"1 {tmp_path / 'second.py'}:6"
+    assert (modules, other_modules) == ("One", "Other")

@@ -1,0 +1,72 @@
+"""The user's lines and modules in plans that are kept on disk.
+
+A plan is found by the hash of its graph, in which names and lines do not count: the same program
+may come from another file, or from other lines of it. So what is kept are the positions of nodes in
+the traced graph, and a plan that is read gets the lines of the graph at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from flamec.ir.graph import Graph, Node
+from flamec.ir.plan import Action, ExecutionPlan, HostCall, Loop
+
+_MARK = "\0"  # begins the position of a node in place of a text
+
+
+def without_places(plan: ExecutionPlan, graph: Graph) -> ExecutionPlan:
+    """The plan to keep, with positions of nodes for lines and modules."""
+    lines: dict[str, str] = {}
+    modules: dict[str, str] = {}
+    for position, node in enumerate(_nodes(graph)):
+        if node.location is not None:
+            lines.setdefault(str(node.location), f"{_MARK}{position}")
+        if node.scope:
+            modules.setdefault(node.scope, f"{_MARK}{position}")
+    return _changed(plan, lambda text: lines.get(text, text), lambda m: modules.get(m, m))
+
+
+def with_places(plan: ExecutionPlan, graph: Graph) -> ExecutionPlan:
+    """The inverse for a graph with the same hash."""
+    nodes = list(_nodes(graph))
+
+    def line(text: str) -> str:
+        if not text.startswith(_MARK):
+            return text
+        location = nodes[int(text[1:])].location
+        return "" if location is None else str(location)
+
+    def module(text: str) -> str:
+        return nodes[int(text[1:])].scope if text.startswith(_MARK) else text
+
+    return _changed(plan, line, module)
+
+
+def _nodes(graph: Graph) -> Iterator[Node]:
+    for node in graph.nodes:
+        yield node
+        for body in node.bodies.values():
+            yield from _nodes(body)
+
+
+def _changed(
+    plan: ExecutionPlan, line: Callable[[str], str], module: Callable[[str], str]
+) -> ExecutionPlan:
+    def action(old: Action) -> Action:
+        if isinstance(old, HostCall):
+            return replace(old, location=line(old.location))
+        if isinstance(old, Loop):
+            return replace(old, actions=tuple(map(action, old.actions)))
+        return old
+
+    steps = tuple(
+        replace(
+            step,
+            locations=tuple(dict.fromkeys(filter(None, map(line, step.locations)))),
+            modules=tuple(dict.fromkeys(filter(None, map(module, step.modules)))),
+        )
+        for step in plan.steps
+    )
+    return replace(plan, steps=steps, actions=tuple(map(action, plan.actions)))

@@ -1,0 +1,49 @@
+/* The clock between the steps of a program, in a build with FLAMEC_PROFILE; else nothing.
+ *
+ * In: where to write times, from the thread that calls the program next. Out: for each step how
+ * often and how long it ran, and the spans of the first runs. The time of a loop includes its body. */
+#ifndef FLAMEC_PROFILE_H
+#define FLAMEC_PROFILE_H
+
+#ifdef FLAMEC_PROFILE
+
+typedef struct FlamecSpan {
+    int64_t step, start, end; /* nanoseconds of `now` */
+} FlamecSpan;
+
+typedef struct FlamecStepTotal {
+    int64_t runs, nanoseconds, first, last; /* when it first began and last ended */
+} FlamecStepTotal;
+
+typedef struct FlamecProfile {
+    int64_t (*now)(void);
+    int64_t capacity; /* of spans; what does not fit is only counted */
+    int64_t count;    /* of spans, written or not */
+    FlamecSpan *spans;
+    FlamecStepTotal *totals; /* by the step's number */
+} FlamecProfile;
+
+static __thread FlamecProfile *flamec_profile;
+
+/* From now on the calling thread's runs of this program write there. */
+void flamec_profile_into(FlamecProfile *profile) { flamec_profile = profile; }
+
+static inline int64_t flamec_timed(int64_t number, int64_t (*step)(FlamecCall *), FlamecCall *call) {
+    FlamecProfile *profile = flamec_profile;
+    int64_t start = profile->now(), error = step(call), end = profile->now();
+    FlamecStepTotal *total = &profile->totals[number];
+    if (!total->runs++) total->first = start;
+    total->last = end;
+    total->nanoseconds += end - start;
+    if (profile->count < profile->capacity)
+        profile->spans[profile->count] = (FlamecSpan){number, start, end};
+    profile->count++;
+    return error;
+}
+
+#define FLAMEC_STEP(number) flamec_timed(number, step_##number, call)
+#else
+#define FLAMEC_STEP(number) step_##number(call)
+#endif
+
+#endif
