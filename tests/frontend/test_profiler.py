@@ -190,9 +190,16 @@ def test_threads_have_lanes_of_their_own() -> None:
     def double(x: Any) -> Any:
         return x * 2
 
+    together = threading.Barrier(3)
+
+    def work() -> None:
+        together.wait()  # a thread that has ended may give its number to another one
+        double(flamec.ones(1000))
+        together.wait()
+
     double(flamec.ones(1000))
     with profile() as prof:
-        threads = [threading.Thread(target=double, args=(flamec.ones(1000),)) for _ in range(3)]
+        threads = [threading.Thread(target=work) for _ in range(3)]
         for t in threads:
             t.start()
         for t in threads:
