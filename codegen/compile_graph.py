@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flamec.codegen.buffers import BufferTable, assign_buffers, in_place_pairs
 from flamec.codegen.c.emit import Emitter
 from flamec.codegen.c.product import may_call_blas
+from flamec.codegen.errors import stage
 from flamec.codegen.loops import arrange_loop
 from flamec.codegen.lower.graph import GraphLowering, LoweredGraph
 from flamec.codegen.lower.group import LoweredKernel
@@ -27,6 +29,7 @@ from flamec.ir.kernel import Kernel
 from flamec.ir.passes.fuse import FusionDecision, FusionGroup, FusionOptions
 from flamec.ir.passes.lower_attention import lower_attention, never
 from flamec.ir.passes.lower_convolutions import lower_convolutions
+from flamec.ir.passes.manager import Pass
 from flamec.ir.passes.normalize_contractions import normalize_contractions
 from flamec.ir.passes.widen_half_products import widen_half_products
 from flamec.ir.plan import (
@@ -61,7 +64,14 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
     options = options or CodegenOptions()
     errors = ErrorTable()
     fusion = FusionOptions(enabled=options.fuse)
-    lowered = GraphLowering(_prepared, fusion, errors, reuse=True).lower(graph)
+    lowered = GraphLowering(
+        partial(run_last_passes, passes=last_passes()), fusion, errors, reuse=True
+    ).lower(graph)
+    with stage("emit"):
+        return _emitted(graph, lowered, errors)
+
+
+def _emitted(graph: Graph, lowered: LoweredGraph, errors: ErrorTable) -> CompiledGraph:
     context = lowered.context
     table = assign_buffers(context, lowered.kernels)
     symbols = program_symbols(context.graph)
@@ -97,9 +107,22 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
     return CompiledGraph(plan, groups, decisions, kernels)
 
 
-def _prepared(graph: Graph) -> Graph:
-    graph = lower_attention(lower_convolutions(graph), never)
-    return normalize_contractions(widen_half_products(graph))
+def last_passes() -> tuple[Pass, ...]:
+    """The passes of this back end, which follow the pipeline; on each body by itself."""
+    return (
+        Pass("lower_convolutions", lower_convolutions, "no convolutions are left in bodies"),
+        Pass("lower_attention", partial(lower_attention, takes=never), "no attention is left"),
+        Pass("widen_half_products", widen_half_products, "products of 16-bit floats are float32"),
+        Pass("normalize_contractions", normalize_contractions, "products have one form"),
+    )
+
+
+def run_last_passes(graph: Graph, passes: Sequence[Pass]) -> Graph:
+    """The graph after a back end's passes; an exception knows the pass as its stage."""
+    for entry in passes:
+        with stage(entry.name):
+            graph = entry.run(graph)
+    return graph
 
 
 @dataclass

@@ -20,7 +20,7 @@ from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
 from flamec.ir.passes.place import devices_of, on_one_device
 from flamec.ir.types import TensorType
-from flamec.prepared import Prepared, graph_device, output_allocator
+from flamec.prepared import Prepared, errors_of_compilation, graph_device, output_allocator
 
 
 def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Prepared:
@@ -51,7 +51,9 @@ def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Pr
     if backend == "c":
         return cpu_backend.prepare(graph, symbols, options)
     prepared = Prepared(graph, None, options, None)
-    prepared.runner = EvaluatedRunner(prepared.optimized, symbols)
+    with errors_of_compilation(prepared, "passes"):
+        optimized = prepared.optimized
+    prepared.runner = EvaluatedRunner(optimized, symbols)
     prepared.seconds["passes"] = time.perf_counter() - started
     return prepared
 

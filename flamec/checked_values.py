@@ -77,11 +77,15 @@ class CheckedInvocation:
     def run(self) -> None:
         runner = self._runner
         inputs = [_on_host(array) for array in self._inputs]
+        self.evaluating(inputs)
         outputs, updates = evaluate_graph(runner.graph, inputs, self._bindings, runner.watch)
         changed = [(self._inputs[p], np.array(v)) for p, v in updates.items()]
         for target, result in (*zip(self._outputs, outputs, strict=True), *changed):
             _store(target, result)
         self._outputs = [None] * len(self._outputs)
+
+    def evaluating(self, inputs: Sequence[np.ndarray]) -> None:
+        """Called with the inputs in host memory before each evaluation."""
 
 
 def _on_host(array: Any) -> np.ndarray:

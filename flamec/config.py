@@ -6,7 +6,8 @@ on explicitly, so cache keys are right by construction.
 Variables: ``FLAMEC_CACHE_DIR`` (folder of the kernel cache),
 ``FLAMEC_CACHE_SIZE`` (its bound in bytes), ``FLAMEC_NUM_THREADS``, ``FLAMEC_CC``
 or ``CC`` (the C compiler), ``FLAMEC_BACKEND`` (``c`` or ``evaluate``), ``FLAMEC_AUTOTUNE``
-(``off``, ``fast`` or ``max``).
+(``off``, ``fast`` or ``max``), ``FLAMEC_VERIFY`` (``0`` or ``1``), ``FLAMEC_REPRODUCTION_DIR``
+(folder of reproductions of failed compilations).
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class CompileOptions:
       else by rule of thumb), ``"fast"`` (those that the database lacks are measured, a handful
       each) or ``"max"`` (many each, also where a fast search was made before).
     - ``verify``: check the graph's invariants after each pass.
+    - ``reproduction_folder``: where a failed compilation leaves a file that shows it again; None:
+      nowhere. By default ``reproductions`` in the cache folder.
     - ``fullgraph``: a function that does not become one program is an error: one that reads a
       tensor's value in Python, or whose Python code has side effects.
     - ``deterministic``: False lets a GPU add in any order what meets in one place.
@@ -45,6 +48,7 @@ class CompileOptions:
     c_compiler: str | None = None
     max_variants: int = 8
     verify: bool = False
+    reproduction_folder: Path | None = None
     fullgraph: bool = False
     deterministic: bool = True
     autotune: str = "off"
@@ -65,8 +69,13 @@ def default_options(**changes: Any) -> CompileOptions:
         threads=_integer(environment, "FLAMEC_NUM_THREADS", None),
         c_compiler=environment.get("FLAMEC_CC") or environment.get("CC") or None,
         autotune=environment.get("FLAMEC_AUTOTUNE", "off"),
+        verify=_flag(environment, "FLAMEC_VERIFY"),
     )
     options = replace(options, **changes)
+    if "reproduction_folder" not in changes:
+        chosen = environment.get("FLAMEC_REPRODUCTION_DIR")
+        place = Path(chosen) if chosen else options.cache_folder / "reproductions"
+        options = replace(options, reproduction_folder=place)
     if options.backend not in ("auto", "c", "evaluate"):
         raise ValueError(f"backend must be 'auto', 'c' or 'evaluate', not {options.backend!r}")
     if options.autotune not in ("off", "fast", "max"):
@@ -74,6 +83,13 @@ def default_options(**changes: Any) -> CompileOptions:
     if not set(options.check.split(",")) <= {"", "nan", "inf"}:
         raise ValueError(f"check must be 'nan', 'inf' or 'nan,inf', not {options.check!r}")
     return options
+
+
+def _flag(environment: Any, name: str) -> bool:
+    text = environment.get(name, "0")
+    if text not in ("0", "1"):
+        raise ValueError(f"{name} must be 0 or 1, not {text!r}")
+    return bool(text == "1")
 
 
 def _integer(environment: Any, name: str, default: int | None) -> int | None:

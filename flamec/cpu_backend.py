@@ -22,7 +22,7 @@ import numpy as np
 import flamec.codegen
 import flamec.ir
 from flamec.config import CompileOptions
-from flamec.errors import CompileError, user_location
+from flamec.errors import CompileError
 from flamec.host_evaluation import evaluate_host_call
 from flamec.host_memory import HostMemory
 from flamec.ir.graph import Graph
@@ -30,7 +30,13 @@ from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.types import TensorType
 from flamec.places import with_places, without_places
-from flamec.prepared import Prepared, cache_key, generate_plan, output_allocator
+from flamec.prepared import (
+    Prepared,
+    cache_key,
+    generate_plan,
+    output_allocator,
+    stage_error,
+)
 from flamec.runtime.cpu.compiler import CompileError as CompilerError
 from flamec.runtime.cpu.compiler import (
     Compiler,
@@ -113,19 +119,24 @@ def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Pr
         plan = generate_plan(prepared, symbols)
         facts = {"graph": graph.name, PORTABLE: portable}
         cpu.cache.put(key, PLAN_KIND, without_places(plan, graph).to_json().encode(), facts)
-    prepared.plan = plan
     prepared.seconds["plan"] = time.perf_counter() - started
-    try:
-        program = cpu.load(plan, graph.name)
-    except CompilerError as error:
-        raise CompileError(f"{graph.name} (called at {user_location()}): {error}") from error
+    load(prepared, plan, symbols)
     prepared.seconds["load"] = time.perf_counter() - started - prepared.seconds["plan"]
+    return prepared
+
+
+def load(prepared: Prepared, plan: ExecutionPlan, symbols: Sequence[str]) -> None:
+    """Make ``prepared`` run a plan; StageError if the C compiler fails."""
+    prepared.plan = plan
+    try:
+        program = device(prepared.options).load(plan, prepared.graph.name)
+    except CompilerError as error:
+        raise stage_error(prepared, "compile", error, str(error)) from error
     if program.compiled:
         prepared.kernels_compiled = plan.kernel_count
     else:
         prepared.kernels_from_cache = plan.kernel_count
     prepared.runner = CRunner(program, list(symbols))
-    return prepared
 
 
 def _cached_plan(cache: KernelCache, key: str, graph: Graph) -> ExecutionPlan | None:

@@ -22,7 +22,7 @@ from flamec.codegen.options import CodegenOptions
 from flamec.config import CompileOptions
 from flamec.cpu_backend import PLAN_KIND, generator_digest
 from flamec.device_array import DeviceArray
-from flamec.errors import CompileError, user_location
+from flamec.errors import CompileError
 from flamec.gpu import Gpu, gpu
 from flamec.host_evaluation import evaluate_host_call
 from flamec.ir.graph import Graph
@@ -37,6 +37,7 @@ from flamec.prepared import (
     generate_plan,
     graph_device,
     output_allocator,
+    stage_error,
 )
 from flamec.progress import progress_line
 from flamec.runtime.cpu.threads import available_cpus
@@ -85,25 +86,41 @@ def prepare(
     started = time.perf_counter()
     place = graph_device(graph)
     runtime = device(place.index, options)
-    codegen = CodegenOptions(
-        size_hints=size_hints or {},
-        narrow=narrow,
-        deterministic=options.deterministic,
-        target=runtime.target,
-        float32_products=_FLOAT32_PRODUCTS[process.float32_matmul_precision],
-    )
+    codegen = codegen_options(place.index, options, size_hints, narrow)
     prepared = Prepared(graph, None, options, None, codegen)
     facts = f"{generator_digest()} {_triton_version()} {codegen.key}"
     identity = hashlib.sha256(facts.encode()).hexdigest()
     plan = _plan(prepared, symbols, runtime, cache_key(graph, symbols, identity))
-    prepared.plan = plan
     prepared.seconds["plan"] = time.perf_counter() - started
-    program = _load(runtime, graph, plan)
+    load(prepared, plan, symbols)
     prepared.seconds["load"] = time.perf_counter() - started - prepared.seconds["plan"]
+    return prepared
+
+
+def codegen_options(
+    index: int,
+    options: CompileOptions,
+    size_hints: Mapping[str, int] | None = None,
+    narrow: bool = False,
+) -> CodegenOptions:
+    """How code for the process's GPU ``index`` is generated."""
+    return CodegenOptions(
+        size_hints=size_hints or {},
+        narrow=narrow,
+        deterministic=options.deterministic,
+        target=device(index, options).target,
+        float32_products=_FLOAT32_PRODUCTS[process.float32_matmul_precision],
+    )
+
+
+def load(prepared: Prepared, plan: ExecutionPlan, symbols: Sequence[str]) -> None:
+    """Make ``prepared`` run a plan; StageError names the kernel that failed."""
+    prepared.plan = plan
+    place = graph_device(prepared.graph)
+    program = _load(device(place.index, prepared.options), prepared, plan)
     prepared.kernels_compiled = program.kernels_compiled
     prepared.kernels_from_cache = len(plan.kernels) - program.kernels_compiled
     prepared.runner = CudaRunner(gpu(place), program, list(symbols))
-    return prepared
 
 
 def _plan(
@@ -116,7 +133,7 @@ def _plan(
     if parts is not None and not tuning.has_work(parts):
         plan = _cached_plan(gpu, program_key(program, parts, tuning.stored(parts)), graph)
     if plan is None:
-        with errors_of_compilation(graph):
+        with errors_of_compilation(prepared, "lower"):
             kernels = prepared.lowered.kernels
         codegen = prepared.codegen or CodegenOptions()
         schedules, parts = tuning.select(kernels, codegen)
@@ -150,19 +167,19 @@ def _triton_version() -> str:
         raise CompileError(str(error)) from error
 
 
-def _load(gpu: CudaDevice, graph: Graph, plan: ExecutionPlan) -> CudaProgram:
-    """The plan on the device; CompileError names the kernel that failed and the user's lines."""
+def _load(gpu: CudaDevice, prepared: Prepared, plan: ExecutionPlan) -> CudaProgram:
+    """The plan on the device; StageError names the kernel that failed and the user's lines."""
     try:
         with progress_line("compiling", "kernels") as progress:
             return gpu.load(plan, progress, graph.name)
     except KernelError as error:
         step = plan.steps[plan.notes["kernel_steps"][error.kernel]]
         lines = "".join(f"\n  {line}" for line in step.locations)
-        raise CompileError(
-            f"{graph.name} (called at {user_location()}): {step.name} "
-            f"({', '.join(step.operations)}) cannot run on {gpu.name}: {error}"
+        message = (
+            f"{step.name} ({', '.join(step.operations)}) cannot run on {gpu.name}: {error}"
             + (f"\nit computes what these lines say:{lines}" if lines else "")
-        ) from error
+        )
+        raise stage_error(prepared, "compile", error, message) from error
 
 
 class CudaMemory:

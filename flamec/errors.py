@@ -78,6 +78,22 @@ class CompileError(RuntimeError):
     """A function could not be compiled."""
 
 
+class StageError(CompileError):
+    """A stage of the compiler failed.
+
+    ``stage``: its name, that of a pass, say; ``cause``: the exception; ``reproduction``: the
+    file that shows the failure again, or None.
+    """
+
+    def __init__(
+        self, message: str, stage: str, cause: Exception, reproduction: Path | None
+    ) -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.cause = cause
+        self.reproduction = reproduction
+
+
 class DataDependentError(CompileError):
     """A compiled function used a tensor's value in Python; it has none while tracing."""
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flamec.codegen.errors import LoweringError
+from flamec.codegen.errors import LoweringError, stage_of
 from flamec.codegen.options import CodegenOptions
 from flamec.config import CompileOptions
-from flamec.errors import CompileError, user_location
+from flamec.errors import CompileError, StageError, user_location
 from flamec.ir.graph import Graph
-from flamec.ir.passes.manager import PassError, PassRecord, run_passes
+from flamec.ir.passes.manager import Pass, PassError, PassRecord, Repeat, run_passes
 from flamec.ir.passes.pipeline import pipeline
 from flamec.ir.passes.place import devices_of
 from flamec.ir.plan import ExecutionPlan
@@ -92,7 +92,7 @@ class Runner(Protocol):
 
 @dataclass
 class Prepared:
-    """A graph made runnable, and what that took."""
+    """A graph made runnable, and what that took. ``passes``: those of the pipeline if None."""
 
     graph: Graph
     runner: Runner | None
@@ -102,6 +102,7 @@ class Prepared:
     kernels_compiled: int = 0
     kernels_from_cache: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    passes: Sequence[Pass | Repeat] | None = None
 
     def bind(self, sizes: tuple[int, ...]) -> Invocation:
         """The program with its symbolic sizes bound."""
@@ -117,7 +118,8 @@ class Prepared:
     @cached_property
     def pass_records(self) -> list[PassRecord]:
         """Every run of a pass, in order; made again if the program came from the cache."""
-        return run_passes(self.graph, pipeline(), self.options.verify)[1]
+        passes = pipeline() if self.passes is None else self.passes
+        return run_passes(self.graph, passes, self.options.verify)[1]
 
     def after(self, name: str) -> Graph:
         """The graph after the first run of the pass ``name``."""
@@ -126,7 +128,8 @@ class Prepared:
     @cached_property
     def optimized(self) -> Graph:
         """The graph after all passes."""
-        return self.pass_records[-1].after
+        records = self.pass_records
+        return records[-1].after if records else self.graph
 
     @cached_property
     def lowered(self) -> LoweredProgram:
@@ -148,17 +151,44 @@ class Prepared:
 
 
 @contextmanager
-def errors_of_compilation(graph: Graph) -> Iterator[None]:
-    """A pass or a code generator that fails becomes a CompileError, which names it."""
+def errors_of_compilation(prepared: Prepared, stage: str) -> Iterator[None]:
+    """What fails inside becomes a StageError, which names the stage; a reproduction is written.
+
+    ``stage``: the name if the exception does not know a more exact one. A CompileError says what
+    the user's program or the machine lacks: it is let through.
+    """
     try:
         yield
-    except (PassError, LoweringError) as error:
-        raise CompileError(f"{graph.name} (called at {user_location()}): {error}") from error
+    except CompileError:
+        raise
+    except Exception as error:
+        raise stage_error(prepared, stage, error) from error
+
+
+def stage_error(
+    prepared: Prepared, stage: str, error: Exception, message: str | None = None
+) -> StageError:
+    """The error to raise for ``error``; writes the reproduction."""
+    from flamec.debugging.recording import record_failure  # only where something failed
+
+    graph, cause = prepared.graph, error
+    if isinstance(error, PassError):
+        stage, message = error.name, message or str(error)
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    else:
+        stage = stage_of(error, stage)
+    if message is None:
+        message = str(error)
+        if not isinstance(error, LoweringError):
+            message = f"the stage {stage} failed: {type(error).__name__}: {error}"
+    text = f"{graph.name} (called at {user_location()}): {message}"
+    path, note = record_failure(prepared, stage, cause)
+    return StageError(f"{text}\n{note}" if note else text, stage, cause, path)
 
 
 def generate_plan(prepared: Prepared, symbols: Sequence[str]) -> ExecutionPlan:
-    """Optimize, fuse and lower; CompileError names the pass or the operations that failed."""
-    with errors_of_compilation(prepared.graph):
+    """Optimize, fuse and lower; StageError names the stage that failed."""
+    with errors_of_compilation(prepared, "lower"):
         plan = prepared.compiled.plan
     unknown = set(plan.symbols) - set(symbols)
     if unknown:

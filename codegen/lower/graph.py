@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from flamec.codegen.errors import LoweringError
+from flamec.codegen.errors import LoweringError, stage
 from flamec.codegen.lower.group import LoweredKernel, lower_group
 from flamec.codegen.lower.kernel_builder import ErrorTable
 from flamec.ir.graph import Graph
@@ -71,8 +71,11 @@ class GraphLowering:
 
     def lower(self, graph: Graph) -> LoweredGraph:
         """LoweringError names what cannot be lowered."""
-        context = build_tasks(self._prepare(graph), self._guarded)
-        fusion = fuse(context, self._options)
+        prepared = self._prepare(graph)
+        with stage("build_tasks"):
+            context = build_tasks(prepared, self._guarded)
+        with stage("fuse"):
+            fusion = fuse(context, self._options)
         kernels: list[LoweredKernel] = []
         bodies: dict[int, LoweredGraph] = {}
         for group, stores in zip(fusion.groups, fusion.stores(), strict=True):
@@ -80,9 +83,16 @@ class GraphLowering:
             name = f"kernel_{self._count}"
             self._count += 1
             try:
-                kernel = lower_group(
-                    group.segments, context, stores, self._errors, name, self._reuse, group.absorbed
-                )
+                with stage("lower"):
+                    kernel = lower_group(
+                        group.segments,
+                        context,
+                        stores,
+                        self._errors,
+                        name,
+                        self._reuse,
+                        group.absorbed,
+                    )
             except (LookupError, Incompatible) as error:
                 names = ", ".join(task.name for task in group.tasks)
                 raise LoweringError(f"cannot lower {names}: {error}") from error

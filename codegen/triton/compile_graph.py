@@ -19,8 +19,9 @@ from flamec.codegen.compile_graph import (
     kernel_step,
     program_symbols,
     repeated,
+    run_last_passes,
 )
-from flamec.codegen.errors import LoweringError
+from flamec.codegen.errors import LoweringError, stage
 from flamec.codegen.loops import arrange_loop
 from flamec.codegen.lower.graph import GraphLowering, LoweredGraph
 from flamec.codegen.lower.group import LoweredKernel
@@ -37,6 +38,7 @@ from flamec.ir.passes.contract_contiguous import contract_contiguous
 from flamec.ir.passes.fuse import FusionGroup, FusionOptions
 from flamec.ir.passes.lower_attention import has_kernel, lower_attention
 from flamec.ir.passes.lower_convolutions import lower_convolutions
+from flamec.ir.passes.manager import Pass
 from flamec.ir.passes.normalize_contractions import normalize_contractions
 from flamec.ir.plan import Copy, ExecutionPlan, LoopSpan, OutputSpec, Step, Window
 from flamec.ir.shape import Dim, is_multiple
@@ -78,23 +80,44 @@ def lower_graph(graph: Graph, options: CodegenOptions) -> LoweredProgram:
     )
     errors = _LocatedErrors()
     lowering = GraphLowering(
-        partial(_prepared, options), fusion, errors, reuse=False, enter=errors.enter, guarded=True
+        partial(run_last_passes, passes=last_passes(options)),
+        fusion,
+        errors,
+        reuse=False,
+        enter=errors.enter,
+        guarded=True,
     )
     lowered = lowering.lower(graph)
     return LoweredProgram(lowered, tuple(errors.messages))
 
 
-def _prepared(options: CodegenOptions, graph: Graph) -> Graph:
-    graph = lower_attention(lower_convolutions(graph), has_kernel)
-    if options.float32_products == "tf32" and target_facts(options.target).warp_groups:
-        graph = contract_contiguous(graph)
-    return normalize_contractions(graph)
+def last_passes(options: CodegenOptions) -> tuple[Pass, ...]:
+    """The passes of this back end, which follow the pipeline; on each body by itself."""
+    contiguous = options.float32_products == "tf32" and target_facts(options.target).warp_groups
+    copies = Pass("contract_contiguous", contract_contiguous, "products read along the depth")
+    return (
+        Pass("lower_convolutions", lower_convolutions, "no convolutions are left in bodies"),
+        Pass(
+            "lower_attention",
+            partial(lower_attention, takes=has_kernel),
+            "what attention is left has a kernel",
+        ),
+        *((copies,) if contiguous else ()),
+        Pass("normalize_contractions", normalize_contractions, "products have one form"),
+    )
 
 
 def emit_graph(
     program: LoweredProgram, options: CodegenOptions, choose: ChooseTile | None = None
 ) -> CompiledGraph:
     """The second half: schedules, buffers, Triton. LoweringError for what has no text."""
+    with stage("emit"):
+        return _emitted(program, options, choose)
+
+
+def _emitted(
+    program: LoweredProgram, options: CodegenOptions, choose: ChooseTile | None
+) -> CompiledGraph:
     lowered = program.graph
     graph = lowered.context.graph
     forms = {k: gpu_form(k, options, choose) for k in lowered.all_kernels()}

@@ -18,6 +18,7 @@ from flamec.cli.dump import dump
 from flamec.cli.explain import explain
 from flamec.cli.failure import CommandFailed, describe, report
 from flamec.cli.ops import ops
+from flamec.cli.repro import bisect, minify, repro
 from flamec.errors import CompileError
 from flamec.prepared import VERSION
 from flamec.runtime.cpu.compiler import CompileError as CompilerError
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, dump, explain, bench, doctor, ops):
+for command in (demo, dump, explain, bench, doctor, ops, repro, bisect, minify):
     app.command()(command)
 app.add_typer(cache.app, name="cache")
 app.add_typer(tune.app, name="tune")

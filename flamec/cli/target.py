@@ -1,4 +1,4 @@
-"""``FILE.py:FUNCTION``: import the user's file and find the function that is meant.
+"""``FILE.py:FUNCTION`` or ``MODULE:FUNCTION``: import the file and find the function.
 
 In: the text from the command line. Out: a ``Target`` with a ``CompiledFunction``; a function
 without a decorator is compiled. What the file prints while it is imported goes to
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +28,12 @@ from flamec.config import CompileOptions
 from flamec.nn.compiled import CompiledModule
 from flamec.nn.module import Module
 
-HELP = "The function: FILE.py:NAME, FILE.py:Class.method or FILE.py:object.attribute."
+HELP = (
+    "The function: FILE.py:NAME, FILE.py:Class.method, FILE.py:object.attribute, or the same "
+    "with an importable module in place of FILE.py."
+)
+
+_MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,16 @@ def load_target(text: str, dynamic: bool | None = None) -> Target:
     file cannot be imported. ``dynamic`` overrides that of the decorator.
     """
     file_name, _, name = text.rpartition(":")
-    if not file_name or not file_name.endswith(".py"):
-        file_name, name = text, ""
-    path = Path(file_name)
-    if not path.is_file():
-        raise typer.BadParameter(f"there is no file {file_name!r} (expected FILE.py:FUNCTION)")
-    module = _import_file(path)
+    if _MODULE.fullmatch(file_name) and not file_name.endswith(".py"):
+        module = _import_module(file_name)
+        path = Path(str(module.__file__))
+    else:
+        if not file_name or not file_name.endswith(".py"):
+            file_name, name = text, ""
+        path = Path(file_name)
+        if not path.is_file():
+            raise typer.BadParameter(f"there is no file {file_name!r} (expected FILE.py:FUNCTION)")
+        module = _import_file(path)
     name = name or _only_function(module, path)
     found = _resolve(module, name, path)
     function = as_compiled(found)
@@ -99,6 +110,20 @@ def user_code(what: str) -> Iterator[None]:
             raise CommandFailed(f"{what} ended the program (SystemExit: {error})") from error
         except Exception as error:
             raise CommandFailed(f"{what} failed:\n{describe(error)}") from error
+
+
+def _import_module(name: str) -> ModuleType:
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # a package on the way to it
+        found = None
+    if found is None or found.origin is None:
+        raise typer.BadParameter(f"there is no module {name!r} (expected FILE.py:FUNCTION)")
+    with user_code(f"importing {name}"):
+        return importlib.import_module(name)
 
 
 def _import_file(path: Path) -> ModuleType:
