@@ -171,7 +171,7 @@ def _load(gpu: CudaDevice, prepared: Prepared, plan: ExecutionPlan) -> CudaProgr
     """The plan on the device; StageError names the kernel that failed and the user's lines."""
     try:
         with progress_line("compiling", "kernels") as progress:
-            return gpu.load(plan, progress, graph.name)
+            return gpu.load(plan, progress, prepared.graph.name)
     except KernelError as error:
         step = plan.steps[plan.notes["kernel_steps"][error.kernel]]
         lines = "".join(f"\n  {line}" for line in step.locations)
