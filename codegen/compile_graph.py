@@ -50,12 +50,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompiledGraph:
-    """A plan and the stages that led to it; ``choices``: schedules of parts on a GPU."""
+    """A plan and the stages that led to it.
+
+    ``kernels``, ``groups`` and ``lowered`` belong to the plan's steps of the same position; copies
+    stand behind them. ``graph`` is what was divided into groups; ``choices``: schedules on a GPU.
+    """
 
     plan: ExecutionPlan
     groups: tuple[FusionGroup, ...]
     decisions: tuple[FusionDecision, ...]
     kernels: tuple[Kernel, ...]
+    lowered: tuple[LoweredKernel, ...]
+    graph: Graph
     choices: tuple[Choice, ...] = ()
 
 
@@ -104,7 +110,9 @@ def _emitted(graph: Graph, lowered: LoweredGraph, errors: ErrorTable) -> Compile
         loops=tuple(program.loops),
     )
     groups, decisions = tuple(lowered.all_groups()), tuple(lowered.all_decisions())
-    return CompiledGraph(plan, groups, decisions, kernels)
+    return CompiledGraph(
+        plan, groups, decisions, kernels, tuple(lowered.all_kernels()), context.graph
+    )
 
 
 def last_passes() -> tuple[Pass, ...]:

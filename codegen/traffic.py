@@ -13,6 +13,7 @@ from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import PartialResults
 from flamec.ir.kernel import (
     Attention,
+    CheckedIndex,
     Compute,
     Contraction,
     Fold,
@@ -52,6 +53,18 @@ def flops(kernel: Kernel) -> Dim:
             c = program.contraction
             total = total + 2 * c.batch * c.rows * c.columns * c.depth
     return total
+
+
+def index_sizes(kernel: Kernel) -> Iterator[Dim]:
+    """The sizes of what the kernel looks up by computed indices."""
+    statements = [*kernel.uniform, *kernel.finish]
+    for part in kernel.parts:
+        statements += [*part.program.statements(), *part.program.after]
+    for s in statements:
+        if isinstance(s, CheckedIndex):
+            yield s.size
+        elif isinstance(s, (Load, Store)):
+            yield from (index.size for index in s.place.indices)
 
 
 def _attention_flops(a: Attention) -> Dim:

@@ -151,6 +151,8 @@ def _emitted(
         tuple(lowered.all_groups()),
         tuple(lowered.all_decisions()),
         tuple(form.lowered.kernel for form in forms.values()),
+        tuple(lowered.all_kernels()),
+        graph,
         tuple(choice for form in forms.values() for choice in form.choices),
     )
 

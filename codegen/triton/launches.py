@@ -5,7 +5,7 @@ In: kernels that are written. Out: sources, each once, and actions in order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from flamec.codegen.options import CodegenOptions
@@ -13,6 +13,7 @@ from flamec.codegen.triton.attention_writer import AttentionWriter
 from flamec.codegen.triton.gpu_form import GpuKernel
 from flamec.codegen.triton.kernel_writer import KernelWriter, NewBuffer
 from flamec.ir.plan import Action, Buffer, KernelSource, Launch
+from flamec.ir.shape import Dim
 from flamec.ir.types import int64
 
 
@@ -66,3 +67,15 @@ class LaunchCollector:
             grid = (planned.launch.blocks, 1, 1)
             bound = int(planned.launch.persistent)
             self.actions.append(Launch(self._numbers[key], grid, planned.arguments, 0, bound, step))
+
+
+def launch_sizes(buffers: Iterable[Buffer], actions: Iterable[Action]) -> Iterator[Dim]:
+    """Every size that buffers and launches depend on."""
+    yield from (buffer.elements for buffer in buffers)
+    for action in actions:
+        assert isinstance(action, Launch)
+        yield from action.grid
+        for argument in action.arguments:
+            yield from (*argument.shape, *argument.strides)
+            if not isinstance(argument.value, float):
+                yield argument.value

@@ -6,18 +6,17 @@ gives each memory of its own with arbitrary content, integers below ``index_boun
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import Memory, PartialResults
 from flamec.codegen.lower.lanes import MEMORY_DTYPES
 from flamec.codegen.options import CodegenOptions, Schedule
+from flamec.codegen.traffic import index_sizes
 from flamec.codegen.triton.gpu_form import GpuKernel, gpu_form
-from flamec.codegen.triton.launches import LaunchCollector, kernel_writer
+from flamec.codegen.triton.launches import LaunchCollector, kernel_writer, launch_sizes
 from flamec.codegen.triton.part_key import actual
-from flamec.ir.kernel import CheckedIndex, Load, Statement, Store
-from flamec.ir.plan import Buffer, ExecutionPlan, Launch, dense_elements
+from flamec.ir.plan import Buffer, ExecutionPlan, dense_elements
 from flamec.ir.shape import Dim, SymbolicDim, symbols_of
 
 _ANY_INDEX = 1 << 10
@@ -60,7 +59,15 @@ def make_trial(
     writer = kernel_writer(form, numbers, collector.new_buffer, options, collector.error_buffer)
     writer.write()
     collector.launches(writer, step=0)
-    symbols = tuple(sorted({s for dim in _dims(collector) for s in symbols_of(dim)}))
+    symbols = tuple(
+        sorted(
+            {
+                s
+                for dim in launch_sizes(collector.buffers, collector.actions)
+                for s in symbols_of(dim)
+            }
+        )
+    )
     sizes = [options.typical(SymbolicDim.symbol(name)) for name in symbols]
     assert None not in sizes, symbols
     plan = ExecutionPlan(
@@ -85,33 +92,10 @@ def _buffer(memory: Memory) -> Buffer:
     return Buffer("array", "input", memory.type.dtype, dense_elements(memory.type))
 
 
-def _dims(collector: LaunchCollector) -> Iterator[Dim]:
-    for buffer in collector.buffers:
-        yield buffer.elements
-    for action in collector.actions:
-        assert isinstance(action, Launch)
-        yield from action.grid
-        for argument in action.arguments:
-            yield from (*argument.shape, *argument.strides)
-            if not isinstance(argument.value, float):
-                yield argument.value
-
-
 def _index_bound(form: GpuKernel, options: CodegenOptions) -> int:
     """A number below which every integer is a valid index wherever one is used."""
-    bound = _ANY_INDEX
-    statements: list[Statement] = [*form.lowered.kernel.uniform]
-    for part in form.lowered.kernel.parts:
-        statements += [*part.program.statements(), *part.program.after]
-    for s in statements:
-        sizes: list[Dim] = []
-        if isinstance(s, CheckedIndex):
-            sizes = [s.size]
-        elif isinstance(s, (Load, Store)):
-            sizes = [index.size for index in s.place.indices]
-        known = [options.typical(size) for size in sizes]
-        bound = min([bound, *(max(1, size) for size in known if size is not None)])
-    return bound
+    known = [options.typical(size) for size in index_sizes(form.lowered.kernel)]
+    return min([_ANY_INDEX, *(max(1, size) for size in known if size is not None)])
 
 
 def has_sizes(lowered: LoweredKernel, options: CodegenOptions) -> bool:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from flamec.cli.failure import CommandFailed
 from flamec.cli.stages import Inspection, StagePart
+from flamec.codegen.compile_graph import CompiledGraph
+from flamec.codegen.errors import LoweringError
+from flamec.codegen.options import CodegenOptions
 from flamec.config import CompileOptions
 from flamec.ir.plan import ExecutionPlan
 from flamec.prepared import Prepared
@@ -33,13 +36,16 @@ def gpu_stage_parts(inspection: Inspection, stage: str, target: str) -> list[Sta
 
 
 def gpu_plan(prepared: Prepared, target: str) -> ExecutionPlan:
+    """The plan of an optimized graph for a GPU; CommandFailed if it cannot be lowered."""
+    return gpu_program(prepared, CodegenOptions(target=target)).plan
+
+
+def gpu_program(prepared: Prepared, options: CodegenOptions) -> CompiledGraph:
     """The program of an optimized graph for a GPU; CommandFailed if it cannot be lowered."""
-    from flamec.codegen.errors import LoweringError
-    from flamec.codegen.options import CodegenOptions
     from flamec.codegen.triton.compile_graph import compile_graph
 
     try:
-        return compile_graph(prepared.optimized, CodegenOptions(target=target)).plan
+        return compile_graph(prepared.optimized, options)
     except ValueError as error:
         raise CommandFailed(str(error)) from error
     except LoweringError as error:

@@ -17,6 +17,7 @@ from flamec.cli.doctor import doctor
 from flamec.cli.dump import dump
 from flamec.cli.explain import explain
 from flamec.cli.failure import CommandFailed, describe, report
+from flamec.cli.kernels import kernels
 from flamec.cli.ops import ops
 from flamec.cli.repro import bisect, minify, repro
 from flamec.errors import CompileError
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, dump, explain, bench, doctor, ops, repro, bisect, minify):
+for command in (demo, dump, explain, kernels, bench, doctor, ops, repro, bisect, minify):
     app.command()(command)
 app.add_typer(cache.app, name="cache")
 app.add_typer(tune.app, name="tune")

@@ -1,0 +1,131 @@
+"""One kernel of a program as a program by itself, to be run with data of one's own.
+
+In: a compiled graph and the number of a kernel. Out: a ``OneKernel``, whose buffers are the
+kernel's parameters. Invariant: it is the very kernel of the program, with the same schedule; only
+the addresses differ, because nothing shares memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from flamec.codegen.c.emit import Emitter
+from flamec.codegen.c.product import may_call_blas
+from flamec.codegen.compile_graph import CompiledGraph
+from flamec.codegen.errors import LoweringError
+from flamec.codegen.lower.group import LoweredKernel
+from flamec.codegen.lower.kernel_builder import Memory, PartialResults
+from flamec.codegen.lower.lanes import MEMORY_DTYPES
+from flamec.codegen.options import CodegenOptions
+from flamec.codegen.traffic import index_sizes
+from flamec.ir.plan import Buffer, ExecutionPlan, Step, dense_elements
+from flamec.ir.shape import Dim, symbols_of
+
+
+@dataclass(frozen=True)
+class OneKernel:
+    """A program of one kernel.
+
+    ``plan.inputs`` are all buffers that the caller gives: those of ``written`` begin as zeros.
+    ``index_sizes``: below the smallest of them (and 0 or more) every integer is a valid index.
+    """
+
+    plan: ExecutionPlan
+    written: tuple[int, ...]
+    index_sizes: tuple[Dim, ...]
+
+
+def one_kernel(
+    compiled: CompiledGraph, number: int, options: CodegenOptions | None = None
+) -> OneKernel:
+    """The kernel of step ``number`` alone; LoweringError for one that is no loop over elements.
+
+    ``options``: those that the program was made with, where it is one for a GPU.
+    """
+    step = compiled.plan.steps[number]
+    if number >= len(compiled.lowered) or step.kind in ("host", "loop"):
+        reason = {"host": "is computed by the host", "loop": "runs other kernels"}
+        raise LoweringError(f"{step.name} {reason.get(step.kind, 'is a plain copy')}: no kernel")
+    lowered = compiled.lowered[number]
+    if compiled.plan.language == "triton":
+        return _for_gpu(compiled, lowered, step, options or CodegenOptions())
+    return _in_c(compiled, lowered, step)
+
+
+def _in_c(compiled: CompiledGraph, lowered: LoweredKernel, step: Step) -> OneKernel:
+    emitter = Emitter(compiled.plan.symbols)
+    buffers = [_buffer(m, i) for i, m in enumerate(lowered.buffers)]
+    emitter.kernel(lowered.kernel, tuple(range(len(buffers))))
+    contractions = (part.program.contraction for part in lowered.kernel.parts)
+    needs_blas = any(c is not None and may_call_blas(c) for c in contractions)
+    notes = {"needs_blas": needs_blas, "functions": [0]}
+    plan = _plan(compiled, step, buffers, emitter.text(), notes)
+    return _result(lowered, replace(plan, scratch=emitter.scratch))
+
+
+def _for_gpu(
+    compiled: CompiledGraph, lowered: LoweredKernel, step: Step, options: CodegenOptions
+) -> OneKernel:
+    from flamec.codegen.triton.gpu_form import gpu_form
+    from flamec.codegen.triton.launches import LaunchCollector, kernel_writer, launch_sizes
+
+    form = gpu_form(lowered, options)
+    collector = LaunchCollector([_buffer(m, i) for i, m in enumerate(form.lowered.buffers)])
+    numbers = tuple(range(len(collector.buffers)))
+    writer = kernel_writer(form, numbers, collector.new_buffer, options, collector.error_buffer)
+    writer.write()
+    collector.launches(writer, step=0)
+    plan = _plan(compiled, step, collector.buffers, "", {"kernel_steps": collector.steps})
+    sizes = launch_sizes(plan.buffers, collector.actions)
+    symbols = sorted({s for size in sizes for s in symbols_of(size)})
+    plan = replace(
+        plan,
+        language="triton",
+        symbols=tuple(symbols),
+        kernels=tuple(collector.kernels),
+        actions=tuple(collector.actions),
+    )
+    return _result(form.lowered, plan)
+
+
+def _plan(
+    compiled: CompiledGraph,
+    step: Step,
+    buffers: Sequence[Buffer],
+    source: str,
+    notes: dict[str, object],
+) -> ExecutionPlan:
+    given = tuple(i for i, b in enumerate(buffers) if b.kind == "input")
+    return ExecutionPlan(
+        buffers=tuple(buffers),
+        steps=(replace(step, reads=given, writes=(), in_place=()),),
+        inputs=given,
+        input_types=(),
+        outputs=(),
+        updated=(),
+        symbols=compiled.plan.symbols,
+        source=source,
+        errors=compiled.plan.errors,
+        notes=notes,
+    )
+
+
+def _result(lowered: LoweredKernel, plan: ExecutionPlan) -> OneKernel:
+    written = tuple(
+        i
+        for i, parameter in enumerate(lowered.kernel.parameters)
+        if parameter.written and plan.buffers[i].kind == "input"
+    )
+    reads = tuple(i for i in plan.inputs if i not in written)
+    own = tuple(i for i, b in enumerate(plan.buffers) if b.kind == "temporary")
+    step = replace(plan.steps[0], reads=reads, writes=(*written, *own))
+    return OneKernel(replace(plan, steps=(step,)), written, tuple(index_sizes(lowered.kernel)))
+
+
+def _buffer(memory: Memory, number: int) -> Buffer:
+    if isinstance(memory, PartialResults):
+        dtype = MEMORY_DTYPES[memory.memory]
+        return Buffer(f"partial{number}", "temporary", dtype, memory.elements)
+    name = memory.name or (memory.node.op.name if memory.node is not None else "input")
+    return Buffer(f"{name}{number}", "input", memory.type.dtype, dense_elements(memory.type))
