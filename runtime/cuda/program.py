@@ -4,7 +4,8 @@ In: a plan with its loaded kernels. Out: ``CudaProgram``, which binds sizes to a
 is called. Loops become their launches one after the other: the same kernels at other addresses,
 which a graph can hold. Invariants: temporaries lie in an arena of the calling thread's current
 stream at the planned offsets; a graph is launched with the addresses of this call, whatever they
-were when it was captured.
+were when it was captured. A caller that holds each result until it has the next one gets two
+addresses in turn: a program keeps two graphs, so that neither has to be changed for that.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import warnings
 from array import array
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +49,8 @@ from flamec.runtime.host_calls import Evaluate, no_host
 _MOST_BOUND_SIZES = 64
 _CALLS_BEFORE_CAPTURE = 1
 _FEWEST_STEPS_TO_CAPTURE = 2
+_MOST_GRAPHS = 2
+_MOST_STEPS_TO_CAPTURE_AGAIN = 4096  # beyond, a graph's own memory counts
 _ALIGNMENT = 16  # what a kernel may assume of pointers that its source calls aligned
 _ARENA_STEP = 2 << 20
 _UNSET = 1  # no device address: forces the first call to write every address
@@ -135,13 +139,22 @@ class _BoundPrograms(threading.local):
         self.by_sizes: OrderedDict[tuple[int, ...], BoundCudaProgram] = OrderedDict()
 
 
+@dataclass
+class _Captured:
+    """A graph, the addresses of all buffers in its nodes, and that of kernels' own memory."""
+
+    graph: Graph
+    addresses: array[int]
+    scratch: int
+
+
 class BoundCudaProgram:
     """A program for one choice of sizes, on the thread that bound it.
 
     Write the address of each input and output into ``addresses`` at the buffer's position in
     the plan, then call; the work goes into the thread's current stream. ``peak_bytes`` is
-    what temporaries and kernels' own memory take of the arena. ``graph`` is None until it is
-    captured.
+    what temporaries and kernels' own memory take of the arena. ``graph`` is the one that was
+    launched last, None until one is captured; ``graphs`` are all of them.
     """
 
     def __init__(self, program: CudaProgram, sizes: tuple[int, ...]) -> None:
@@ -154,14 +167,13 @@ class BoundCudaProgram:
         self.addresses = array("Q", bytes(8 * len(plan.buffers)))
         for buffer, address in program.error_words.items():
             self.addresses[buffer] = address
-        self.graph: Graph | None = None
         self.steps: list[Step] = []
         self.step_numbers: list[int] = []  # the plan's step of each, -1 if none
         self._calls = 0
-        self._stale: set[int] = set()  # steps whose node in the graph has old arguments
-        self._last = array("Q", [_UNSET]) * len(plan.buffers)
+        self._captured: list[_Captured] = []  # the one that was launched last is the first
+        self._most_graphs = _MOST_GRAPHS
         self._now = np.frombuffer(self.addresses, np.uint64)
-        self._written = np.full(len(plan.buffers), _UNSET, np.uint64)
+        self._written = np.full(len(plan.buffers), _UNSET, np.uint64)  # what the steps have
         self._uses: defaultdict[int, list[tuple[int, SetAddress]]] = defaultdict(list)
         self._scratch: list[tuple[int, KernelLaunch]] = []
         for action in unrolled(plan.actions, self.bindings):
@@ -169,12 +181,23 @@ class BoundCudaProgram:
         needed = max((launch.scratch_bytes for _, launch in self._scratch), default=0)
         self._scratch_offset = -(-self.layout.peak_bytes // 256) * 256
         self.peak_bytes = self._scratch_offset + needed if needed else self.layout.peak_bytes
+        if len(self.steps) > _MOST_STEPS_TO_CAPTURE_AGAIN:
+            self._most_graphs = 1
         self._arena: _Arena | None = None
         self._generation = -1
+        self._scratch_address = 0
         given = (*plan.inputs, *(output.buffer for output in plan.outputs))
         self._given = [tuple([s for _, s in self._uses.get(buffer, ())]) for buffer in given]
         self._others = sorted(set(self._uses) - set(given))  # placed by the program itself
         self._placed = False
+
+    @property
+    def graphs(self) -> list[Graph]:
+        return [one.graph for one in self._captured]
+
+    @property
+    def graph(self) -> Graph | None:
+        return self._captured[0].graph if self._captured else None
 
     # building ---------------------------------------------------------------------------
 
@@ -298,22 +321,27 @@ class BoundCudaProgram:
         ValueError for an address that a kernel cannot use.
         """
         stream = current_stream(self.program.context.index)
-        self._write_addresses(stream)
-        graph = self.graph
+        if self.peak_bytes:
+            self._place_temporaries(stream)
         recorder = recording.recorder
         if recorder is not None:
+            self._write_addresses()
             run_timed(self, stream, recorder, warm=self._calls > 0)
             self._calls += 1
             return
-        if graph is None and self._calls >= _CALLS_BEFORE_CAPTURE and self.program.graphs:
-            graph = self._capture()
-        if graph is not None:
-            while self._stale:
-                graph.update(self._stale.pop(), stream)
-            graph.launch(stream)
-        else:
-            for step in self.steps:
-                step(stream)
+        captured = self._captured
+        if captured:
+            latest = captured[0]
+            if latest.addresses != self.addresses or latest.scratch != self._scratch_address:
+                latest = self._with_these_addresses(stream)
+            latest.graph.launch(stream)
+            return
+        self._write_addresses()
+        if self._calls >= _CALLS_BEFORE_CAPTURE and self.program.graphs and self._capture():
+            captured[0].graph.launch(stream)
+            return
+        for step in self.steps:
+            step(stream)
         self._calls += 1
 
     def launch(self, addresses: Sequence[int]) -> None:
@@ -340,19 +368,40 @@ class BoundCudaProgram:
         for step in self.steps:
             step(stream)
 
-    def _write_addresses(self, stream: Stream) -> None:
-        """Give the steps the addresses that changed, and remember which steps those are."""
-        if self.peak_bytes:
-            self._place_temporaries(stream)
-        if self.addresses == self._last:
-            return
-        self._last[:] = self.addresses
+    def _write_addresses(self) -> None:
+        """Give the steps the addresses that are not those which they have."""
         for buffer in np.flatnonzero(self._now != self._written).tolist():
             address = self.addresses[buffer]
-            for step, set_address in self._uses.get(buffer, ()):
+            for _, set_address in self._uses.get(buffer, ()):
                 set_address(address)
-                self._stale.add(step)
             self._written[buffer] = address
+
+    def _with_these_addresses(self, stream: Stream) -> _Captured:
+        """The graph that has the addresses of this call, made so if need be; it becomes the first.
+
+        Of graphs with others, the one in which the least must be changed is changed.
+        """
+        captured = self._captured
+        for position, one in enumerate(captured):
+            if one.addresses == self.addresses and one.scratch == self._scratch_address:
+                captured.insert(0, captured.pop(position))
+                return one
+        self._write_addresses()
+        if len(captured) < self._most_graphs and self._capture():
+            return captured[0]
+        different = [np.flatnonzero(self._now != np.asarray(one.addresses)) for one in captured]
+        position = min(range(len(captured)), key=lambda i: len(different[i]))
+        one = captured.pop(position)
+        captured.insert(0, one)
+        stale = {step for b in different[position].tolist() for step, _ in self._uses.get(b, ())}
+        if one.scratch != self._scratch_address:
+            stale |= {step for step, _ in self._scratch}
+        one.addresses[:] = array("Q", [_UNSET]) * len(one.addresses)  # until all is changed
+        for step in stale:
+            one.graph.update(step, stream)
+        one.addresses[:] = self.addresses
+        one.scratch = self._scratch_address
+        return one
 
     def _place_temporaries(self, stream: Stream) -> bool:
         """Take memory of the stream's arena; whether it is other memory than before."""
@@ -362,21 +411,27 @@ class BoundCudaProgram:
         arena.reserve(self.peak_bytes)
         for buffer, offset in self.layout.offsets.items():
             self.addresses[buffer] = arena.address + offset
-        for step, launch in self._scratch:
-            launch.set_scratch(arena.address + self._scratch_offset)
-            self._stale.add(step)
+        self._scratch_address = arena.address + self._scratch_offset
+        for _, launch in self._scratch:
+            launch.set_scratch(self._scratch_address)
         self._arena, self._generation = arena, arena.generation
         return True
 
-    def _capture(self) -> Graph | None:
+    def _capture(self) -> bool:
+        """Add a graph with the present addresses, as the first; whether there is one."""
         if len(self.steps) < _FEWEST_STEPS_TO_CAPTURE:
-            return None
+            return False
         try:
-            self.graph = capture(self.program.context, self.steps)
+            graph = capture(self.program.context, self.steps)
         except CaptureError as error:
-            self.program.no_graph(error.reason)
-        self._stale.clear()  # recorded with the present addresses
-        return self.graph
+            if self._captured:
+                self._most_graphs = 1  # the one that there is serves all addresses
+            else:
+                self.program.no_graph(error.reason)
+            return False
+        addresses = array("Q", self.addresses)
+        self._captured.insert(0, _Captured(graph, addresses, self._scratch_address))
+        return True
 
 
 def _aligned_arguments(source: KernelSource) -> set[int]:

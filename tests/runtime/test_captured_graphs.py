@@ -1,0 +1,143 @@
+"""Which captured graph a GPU program launches for which addresses, without a GPU.
+
+The driver's part is played by ``Recording``: it remembers the addresses that each node has, as a
+graph does, so that a launch tells which copies would be done.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from flamec.ir.passes.plan_memory import plan_memory
+from flamec.ir.plan import Buffer, Copy, ExecutionPlan
+from flamec.ir.types import float32
+from flamec.runtime.cuda import program as programs
+from flamec.runtime.cuda.graph import CaptureError
+from flamec.runtime.cuda.program import BoundCudaProgram, CudaProgram
+
+Copies = list[tuple[int, int]]
+
+
+class Recording:
+    """A captured graph: what its nodes do is what steps did when they were last recorded."""
+
+    def __init__(self, steps: Any, launched: list[Copies]) -> None:
+        self.steps, self.launched = steps, launched
+        self.nodes = [(step.to, step.source) for step in steps]
+        self.updates = 0
+
+    def update(self, step: int, stream: Any) -> None:
+        self.nodes[step] = (self.steps[step].to, self.steps[step].source)
+        self.updates += 1
+
+    def launch(self, stream: Any) -> None:
+        self.launched.append(list(self.nodes))
+
+
+class Copier:
+    """A program of two copies, 0 to 1 and 0 to 2, and what its launches did."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int = 100) -> None:
+        self.launched: list[Copies] = []
+        self.graphs: list[Recording] = []
+        context: Any = SimpleNamespace(index=0)
+
+        def capture(_: Any, steps: Any) -> Recording:
+            if len(self.graphs) == most:
+                raise CaptureError("out of memory")
+            self.graphs.append(Recording(steps, self.launched))
+            return self.graphs[-1]
+
+        monkeypatch.setattr(programs, "capture", capture)
+        monkeypatch.setattr(programs, "current_stream", lambda index: "stream")
+        monkeypatch.setattr(
+            "flamec.runtime.cuda.transfer.Copy.__call__",
+            lambda step, stream: self.launched.append([(step.to, step.source)]),
+        )
+        kinds = ("input", "output", "output")
+        buffers = tuple(Buffer(f"b{i}", kind, float32, 4) for i, kind in enumerate(kinds))
+        plan = ExecutionPlan(
+            buffers=buffers,
+            steps=(),
+            inputs=(0,),
+            input_types=(),
+            outputs=(),
+            updated=(),
+            symbols=(),
+            source="",
+            language="triton",
+            actions=(Copy(0, 1, 16), Copy(0, 2, 16)),
+        )
+        whole = CudaProgram(plan, context, (), plan_memory, Path("none"))
+        self.bound = BoundCudaProgram(whole, ())
+
+    def __call__(self, *addresses: int) -> None:
+        """Call with addresses of the buffers; the copies that were done must be these."""
+        del self.launched[:]
+        for buffer, address in enumerate(addresses):
+            self.bound.addresses[buffer] = address
+        self.bound()
+        source, *targets = addresses
+        done = [copy for copies in self.launched for copy in copies]
+        assert done == [(target, source) for target in targets]
+
+    @property
+    def updates(self) -> int:
+        return sum(graph.updates for graph in self.graphs)
+
+
+def test_two_results_in_turn_change_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``loss = step()`` holds one result until it has the next."""
+    call = Copier(monkeypatch)
+    for turn in range(20):
+        call(16, 32, 48 + 16 * (turn % 2))
+    assert len(call.graphs) == len(call.bound.graphs) == 2
+    assert call.updates == 0
+
+
+def test_new_addresses_change_the_graph_that_is_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With new data at each call and results in turn, one copy of the two is changed for these."""
+    call = Copier(monkeypatch)
+    for turn in range(20):
+        call(16, 1024 + 16 * turn, 48 + 16 * (turn % 2))
+    assert len(call.graphs) == 2
+    assert call.updates == 17  # one for each call after the first and the two captures
+
+
+def test_any_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    call, choice = Copier(monkeypatch), random.Random(3)
+    for _ in range(300):
+        call(*(16 * choice.randrange(1, 4) + 64 * buffer for buffer in range(3)))
+    assert len(call.graphs) == 2 and call.bound.graph in call.graphs
+
+
+def test_a_second_graph_that_cannot_be_made_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = Copier(monkeypatch, most=1)
+    for turn in range(9):
+        call(16, 32, 48 + 16 * (turn % 2))
+    assert len(call.graphs) == 1 and call.updates == 7
+
+
+def test_an_update_that_failed_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = Copier(monkeypatch, most=1)
+    for _ in range(3):
+        call(16, 32, 48)
+    (graph,) = call.graphs
+    update = graph.update
+
+    def refuse(step: int, stream: Any) -> None:
+        if step == 1:
+            raise RuntimeError("refused")
+        update(step, stream)
+
+    monkeypatch.setattr(graph, "update", refuse)
+    with pytest.raises(RuntimeError, match="refused"):
+        call(128, 32, 48)
+    monkeypatch.undo()
+    monkeypatch.setattr(programs, "current_stream", lambda index: "stream")
+    call(16, 32, 48)
