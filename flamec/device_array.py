@@ -19,7 +19,10 @@ Shape = tuple[int, ...]
 
 
 class DeviceArray:
-    """An array on a GPU. ``address``: of the first element; ``memory``: what keeps it alive."""
+    """An array on a GPU. ``address``: of the first element; ``memory``: what keeps it alive.
+
+    ``strides``: those of a row-major array if None; ``c_contiguous``: what they say.
+    """
 
     __slots__ = (
         "__weakref__",
@@ -40,6 +43,7 @@ class DeviceArray:
         address: int,
         memory: Any,
         strides: Shape | None = None,
+        c_contiguous: bool | None = None,
     ) -> None:
         self.device = device
         self.shape = shape
@@ -47,7 +51,9 @@ class DeviceArray:
         self.address = address
         self.memory = memory
         self._strides = strides
-        self.c_contiguous = strides is None or _is_dense(shape, strides, dtype.itemsize)
+        if c_contiguous is None:
+            c_contiguous = strides is None or _is_dense(shape, strides, dtype.itemsize)
+        self.c_contiguous = c_contiguous
 
     @property
     def strides(self) -> Shape:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import warnings
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 
@@ -17,21 +18,23 @@ from flamec.ir.graph import Location
 _PACKAGE_FOLDERS: list[str] = []
 
 
+@lru_cache(maxsize=4096)
+def is_framework_file(filename: str) -> bool:
+    """Whether a source file belongs to flamec itself."""
+    inside = filename.startswith((*_PACKAGE_FOLDERS, "<flamec"))
+    return inside and not filename.startswith(_COMMAND_LINE)
+
+
 def register_package_folder(folder: str) -> None:
     """Declare a folder whose frames are the framework's, not the user's."""
     _PACKAGE_FOLDERS.append(folder.rstrip(os.sep) + os.sep)
+    is_framework_file.cache_clear()
 
 
 for _path in (*flamec.__path__, *flamec.ir.__path__):
     register_package_folder(str(Path(_path)))
 # The command line is a user of the framework: what it trains is traced like anyone's program.
 _COMMAND_LINE = tuple(str(Path(path) / "cli") + os.sep for path in flamec.__path__)
-
-
-def is_framework_file(filename: str) -> bool:
-    """Whether a source file belongs to flamec itself."""
-    inside = filename.startswith((*_PACKAGE_FOLDERS, "<flamec"))
-    return inside and not filename.startswith(_COMMAND_LINE)
 
 
 def user_frame() -> FrameType | None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from flamec import cpu_eager, gpu_eager
+from flamec.device_array import DeviceArray
 from flamec.dispatch import record, set_tape_value, tape_value, tensor_builder
 from flamec.errors import CompileError, user_location
 from flamec.fused_program import ConcreteGraph, FusedProgram, NotFusable, trace_function
@@ -164,7 +165,7 @@ class FusedCall:
         self._returned = program.returned
         self._single = program.structure.kind is None
         arrays = [t._array for t in (*tensors, *program.captured)]
-        self._forward = self._runner(program.forward, arrays)
+        self._forward, self._gpu_call = self._runner(program.forward, arrays)
         self._types = self._concrete(program.forward)
         self._updated = tuple(program.forward.updates)
         self._written = tuple(i for i in self._updated if i < len(tensors))
@@ -213,14 +214,22 @@ class FusedCall:
             return results[0]
         return unflatten(self.program.structure, iter(results))
 
+    def run_into(self, tensors: Sequence[Tensor], target: DeviceArray) -> bool:
+        """See ``fusing.run_into``."""
+        if self._updated or self.program.recorded or self._captured or self._gpu_call is None:
+            return False
+        return self._gpu_call.run_into([t._array for t in tensors], target)
+
     # programs ---------------------------------------------------------------------------
-    def _runner(self, graph: Graph, arrays: Sequence[Any]) -> Run:
-        """The graph's program for arrays that lie as these do."""
+    def _runner(
+        self, graph: Graph, arrays: Sequence[Any]
+    ) -> tuple[Run, gpu_eager.EagerCall | None]:
+        """The graph's program for arrays that lie as these do, and the call of it on a GPU."""
         if isinstance(arrays[0], np.ndarray):
-            return cpu_eager.bind_graph(graph, self.bindings).run
+            return cpu_eager.bind_graph(graph, self.bindings).run, None
         here = gpu(arrays[0].device)
         call = gpu_eager.bind_graph(here, graph, self.bindings, arrays)
-        return lambda arrays: call.run(here, arrays)
+        return lambda arrays: call.run(here, arrays), call
 
     def _concrete(self, graph: Graph) -> Types:
         return tuple(
@@ -266,7 +275,7 @@ class FusedCall:
         layout = tuple(key)
         run = self._backwards.get(layout)
         if run is None:
-            run = self._backwards[layout] = self._runner(program.backward, arrays)
+            run = self._backwards[layout] = self._runner(program.backward, arrays)[0]
         found = iter(run(arrays))
         results: list[Tensor | None] = [None] * len(context.input_types)
         for i in program.tracked:

@@ -74,6 +74,7 @@ def fused(*dimensions: str) -> Callable[[F], F]:
                             return result
             return function(*args, **kwargs)
 
+        wrapper.composite = composite  # type: ignore[attr-defined]
         return wrapper  # type: ignore[return-value]
 
     return declare
@@ -91,6 +92,21 @@ _calls = _Calls()
 
 def find(composite: Composite, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The result of a call that is fused; None if it is not."""
+    found = _bound(composite, args, kwargs)
+    return None if found is None else found[0](found[1])
+
+
+def run_into(function: Any, args: tuple[Any, ...], target: Tensor) -> bool:
+    """Whether a composite of elementwise operations, which is recorded for no operand, has put its
+    only result into the memory of ``target``; if not, nothing was done."""
+    found = _bound(function.composite, args, {})
+    return found is not None and found[0].run_into(found[1], target._array)
+
+
+def _bound(
+    composite: Composite, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[FusedCall, list[Tensor]] | None:
+    """What runs a call as one program, and its tensors; None if nothing does."""
     recording = thread.grad_enabled
     key: list[Any] = [
         composite,
@@ -139,7 +155,7 @@ def find(composite: Composite, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         known[complete] = call
     if call is None or process.anomaly is not None or not call.accepts(tensors):
         return None
-    return call(tensors)
+    return call, tensors
 
 
 def constant_key(value: Any) -> Any:

@@ -57,6 +57,27 @@ class EagerCall:
         self.types = types
         self.sizes = [max(1, math.prod(t.shape) * t.dtype.itemsize) for t in types]  # type: ignore[arg-type]
 
+    def run_into(self, arrays: Sequence[DeviceArray], target: DeviceArray) -> bool:
+        """Run an elementwise program whose only result goes to ``target``'s memory.
+
+        False, and nothing is done, unless each array has no gaps and shares no memory with the
+        target, or all of it in its order.
+        """
+        address, nbytes = target.address, self.sizes[0]
+        if self.copied or len(self.types) != 1 or self.types[0].shape != target.shape:
+            return False
+        addresses = []
+        for array in (*arrays, target):
+            start = array.address
+            if not array.c_contiguous or start % ALIGNMENT or array.dtype is not target.dtype:
+                return False
+            apart = start >= address + nbytes or start + array.nbytes <= address
+            if not apart and (start != address or array.shape != target.shape):
+                return False
+            addresses.append(start)
+        self.invocation.launch(addresses)
+        return True
+
     def run(self, gpu: Gpu, arrays: Sequence[DeviceArray]) -> tuple[DeviceArray, ...]:
         """The results, for arrays of which those in ``copied`` have gaps or odd addresses."""
         dense = list(arrays)
@@ -129,6 +150,17 @@ def run_dense(
             return None
         addresses.append(array.address)
     return call.types, call.launch(gpu(call.types[0].device), addresses)
+
+
+def run_into(op: Op, inputs: Sequence[Tensor], target: DeviceArray) -> bool:
+    """Compute an elementwise operation without attributes, met before, into an array's memory.
+
+    False, and nothing is done, for one that was not met, and where ``EagerCall.run_into`` says so.
+    """
+    if _calls.precision is not process.float32_matmul_precision:
+        _calls.follow(process.float32_matmul_precision)
+    call = _calls.dense.get((op, *[t._type for t in inputs]))
+    return call is not None and call.run_into([t._array for t in inputs], target)
 
 
 def run(

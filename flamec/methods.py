@@ -26,6 +26,7 @@ from flamec import (
     type_names,
     values,
 )
+from flamec.arithmetic_in_place import direct_form
 from flamec.autograd import hooks
 from flamec.dispatch import apply_named, write
 from flamec.errors import OperationError, user_location
@@ -121,9 +122,12 @@ def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor
 
     function = without_autocast(function)
     keeps_operand = function in _SAVING_NO_OPERAND
+    direct = direct_form(function)
 
     @functools.wraps(function)
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if direct is not None and direct(self, *args, **kwargs):
+            return self
         source = self if keeps_operand else old_value(self, (*args, *kwargs.values()))
         return replace_contents(name, self, function(source, *args, **kwargs))
 
@@ -199,8 +203,11 @@ def _reflected(function: Callable[..., Tensor]) -> Callable[[Tensor, Any], Any]:
 def _updating(name: str, function: Callable[..., Tensor]) -> Callable[[Tensor, Any], Any]:
     function = without_autocast(function)
     keeps_operand = function in _SAVING_NO_OPERAND
+    direct = direct_form(function)
 
     def operator(self: Tensor, other: Any) -> Any:
+        if direct is not None and direct(self, other):
+            return self
         other = _operand(other)
         if other is NotImplemented:
             return NotImplemented

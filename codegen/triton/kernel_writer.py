@@ -41,6 +41,7 @@ from flamec.ir.kernel import (
     Part,
     Place,
     Prologue,
+    RandomBits,
     RowProgram,
     Store,
 )
@@ -97,7 +98,8 @@ class KernelWriter:
                     partials.append((result, fold, number, tile.chunks))
             alone = len(launches) > 1 or not can_share_blocks(launches[0])
             for launch in launches:
-                self._add(launch, arguments, own, self._traffic(part, arguments), alone)
+                traffic = self._traffic(part, arguments)
+                self._add(launch, arguments, own, traffic, alone, part=True)
         if partials or self.kernel.finish:
             self._finish(partials)
         self.launches = together(self.launches, self._name, self._doc)
@@ -106,12 +108,13 @@ class KernelWriter:
         self, part: Part, arguments: dict[str, int]
     ) -> tuple[frozenset[int], frozenset[int]]:
         """The buffers that a part reads and those that it writes."""
-        written = {
-            f"p{i}" for i, parameter in enumerate(part.program.parameters) if parameter.written
-        }
+        program = part.program
+        written = {f"p{i}" for i, parameter in enumerate(program.parameters) if parameter.written}
         written |= {name for name in arguments if name.startswith("q")}
+        only_written = written - {f"p{i}" for i in _read_parameters(program)}
         writes = frozenset(n for name, n in arguments.items() if name in written)
-        return frozenset(arguments.values()), writes
+        reads = frozenset(n for name, n in arguments.items() if name not in only_written)
+        return reads, writes
 
     def loaded_once(self) -> set[int]:
         """Buffers that are read outside of the rows."""
@@ -252,6 +255,7 @@ class KernelWriter:
         own: dict[str, Dim],
         traffic: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset()),
         alone: bool = True,
+        part: bool = False,
     ) -> None:
         arguments = tuple(
             _described(launch.described[name], buffers)
@@ -259,7 +263,7 @@ class KernelWriter:
             else self._argument(name, buffers, own)
             for name in launch.arguments
         )
-        self.launches.append(PlannedLaunch(launch, arguments, *traffic, alone))
+        self.launches.append(PlannedLaunch(launch, arguments, *traffic, alone, part))
 
     def _argument(self, name: str, buffers: dict[str, int], own: dict[str, Dim]) -> Argument:
         if name == ERRORS:
@@ -321,6 +325,20 @@ def _is_near(prologue: Prologue) -> bool:
         if sum(abs(end) for end in ends if isinstance(end, int)) >= 1 << 30:
             return False
     return True
+
+
+def _read_parameters(program: RowProgram) -> set[int]:
+    """Parameters of which a program may read something; partial results are none of them."""
+    c = program.contraction
+    operands = () if c is None else (c.left, c.right)
+    found = {operand.parameter for operand in operands}
+    loaded = [s for operand in operands if operand.prologue for s in operand.prologue.loads()]
+    for s in (*program.statements(), *program.after, *loaded):
+        if isinstance(s, Load) or (isinstance(s, Store) and s.combine):
+            found.add(s.place.parameter)
+        elif isinstance(s, RandomBits):
+            found.add(s.state.parameter)
+    return found
 
 
 def _places(program: RowProgram) -> list[Place]:

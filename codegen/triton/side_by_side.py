@@ -25,7 +25,8 @@ _BLOCK = "tl.program_id(0)"
 class PlannedLaunch:
     """A launch with its arguments, and the buffers that it reads and writes.
 
-    ``alone``: other launches of the kernel may depend on it, or it on them.
+    ``alone``: other launches of the kernel may depend on it, or it on them. ``part``: it is one of
+    the kernel's parts, which write different elements where they write to one buffer.
     """
 
     launch: EmittedLaunch
@@ -33,6 +34,7 @@ class PlannedLaunch:
     reads: frozenset[int] = frozenset()
     writes: frozenset[int] = frozenset()
     alone: bool = True
+    part: bool = False
 
 
 def together(launches: Sequence[PlannedLaunch], name: str, doc: str) -> list[PlannedLaunch]:
@@ -52,10 +54,14 @@ def _may_join(group: Sequence[PlannedLaunch], launch: PlannedLaunch) -> bool:
         return False
     if launch.launch.source.options != first.launch.source.options:
         return False
-    return all(
-        not (launch.writes & (other.reads | other.writes)) and not (launch.reads & other.writes)
-        for other in group
-    )
+    return not any(_depends(launch, other) for other in group)
+
+
+def _depends(launch: PlannedLaunch, other: PlannedLaunch) -> bool:
+    """Whether the order of two launches may matter."""
+    if launch.writes & other.reads or launch.reads & other.writes:
+        return True
+    return bool(launch.writes & other.writes) and not (launch.part and other.part)
 
 
 def can_share_blocks(launch: EmittedLaunch) -> bool:

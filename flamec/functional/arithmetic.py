@@ -26,7 +26,7 @@ from flamec.functional.promotion import (
     require_tensor,
     result_dtype,
 )
-from flamec.fusing import fused
+from flamec.fusing import fused, run_into
 from flamec.ir.op import Op, lookup
 from flamec.ir.types import DType, float32, float64
 from flamec.tensor import Tensor
@@ -141,6 +141,13 @@ def _with_alpha(name: str, op: Op, x: Any, y: Any, alpha: Any) -> Tensor:
 def _with_factor(left: Tensor, right: Tensor, factor: Tensor, name: str, dtype: DType) -> Tensor:
     """The factor is an operand, so that one program serves all values of it."""
     return narrowed(apply_named(name, left, ops.mul(right, factor)), dtype)
+
+
+def with_factor_into(
+    name: str, target: Tensor, other: Tensor, factor: Tensor, dtype: DType
+) -> bool:
+    """Whether ``target + factor * other`` (or ``-``) was computed into the target's memory."""
+    return run_into(_with_factor, (target, other, factor, name, dtype), target)
 
 
 # division -----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from flamec.conversion import constant_array
-from flamec.dispatch import apply_named, tensor_builder
+from flamec.dispatch import apply, apply_named, tensor_builder
 from flamec.errors import OperationError, OperationTypeError, OutOfRangeError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.autocasting import WIDEST, autocasts
@@ -28,10 +28,14 @@ from flamec.functional.shape import (
     unsqueeze,
     window,
 )
+from flamec.ir.op import lookup
 from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, less, product, structurally_equal
 from flamec.ir.types import int64
+from flamec.remembered_views import remembered
 from flamec.tensor import Tensor
 from flamec.values import concrete_array
+
+_CONCATENATE = lookup("concatenate")
 
 
 # joining ----------------------------------------------------------------------------
@@ -63,6 +67,10 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """
     given = _tensors("cat", tensors)
     dtype = given[0]._type.dtype
+    if all(t._type.dtype is dtype and len(t._type.shape) > 1 for t in given):
+        axis = dimension("cat", dim, len(given[0]._type.shape))
+        alike: Tensor = apply(_CONCATENATE, given, {"axis": axis})
+        return alike
     for position, tensor in enumerate(given):
         dtype = promote_types(dtype, tensor._type.dtype)
         if not tensor._type.shape:
@@ -275,6 +283,7 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     return tuple(select(input, axis, i) for i in range(int(extent)))
 
 
+@remembered
 def narrow(input: Tensor, dim: int, start: Any, length: Any) -> Tensor:
     """A view of ``length`` elements of ``dim`` from ``start`` on."""
     axis, extent = _axis_with_size("narrow", input, dim)

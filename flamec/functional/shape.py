@@ -18,6 +18,7 @@ from flamec.ir.shape import Dim, equal, format_shape, product, structurally_equa
 from flamec.ir.types import DType
 from flamec.layout import can_view, is_contiguous
 from flamec.memory_format import last_channels
+from flamec.remembered_views import remembered
 from flamec.state import thread
 from flamec.tensor import Size, Tensor
 
@@ -107,6 +108,7 @@ def _wrong_count(name: str, input: Tensor, shape: Sequence[Dim]) -> OperationErr
     )
 
 
+@remembered
 def reshape(input: Tensor, *shape: Any) -> Tensor:
     """The elements in row-major order in another shape; one size may be -1.
 
@@ -136,6 +138,7 @@ def reshape_as(input: Tensor, other: Tensor) -> Tensor:
     return reshape(input, other._type.shape)
 
 
+@remembered
 def view(input: Tensor, *shape: Any) -> Tensor:
     """As ``reshape``, but always a view: RuntimeError if a copy would be needed."""
     if len(shape) == 1 and isinstance(shape[0], DType):
@@ -161,6 +164,7 @@ def view_as(input: Tensor, other: Tensor) -> Tensor:
     return view(input, other._type.shape)
 
 
+@remembered
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """Dimensions ``start_dim`` to ``end_dim`` (included) made one."""
     shape = input._type.shape
@@ -178,6 +182,7 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     return reshaped(input, (*shape[:first], middle, *shape[last + 1 :]))
 
 
+@remembered
 def unflatten(input: Tensor, dim: int, sizes: Any) -> Tensor:
     """Dimension ``dim`` cut into ``sizes``, one of which may be -1."""
     shape = input._type.shape
@@ -196,11 +201,13 @@ def unflatten(input: Tensor, dim: int, sizes: Any) -> Tensor:
     return regroup(input, (*shape[:axis], *wanted, *shape[axis + 1 :]))
 
 
+@remembered
 def ravel(input: Tensor) -> Tensor:
     """All elements in one dimension; a copy if the tensor is not contiguous."""
     return reshaped(input, (product(input._type.shape),))
 
 
+@remembered
 def squeeze(input: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
     """Without the dimensions of size 1 (or those in ``dim`` that have size 1)."""
     shape = input._type.shape
@@ -209,6 +216,7 @@ def squeeze(input: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
     return regroup(input, tuple(d for i, d in enumerate(shape) if i not in dropped))
 
 
+@remembered
 def unsqueeze(input: Tensor, dim: int) -> Tensor:
     """With a new dimension of size 1 at position ``dim``."""
     shape = input._type.shape
@@ -250,6 +258,7 @@ def atleast_3d(*tensors: Any) -> Any:
 
 
 # expand -----------------------------------------------------------------------------
+@remembered
 def expand(input: Tensor, *shape: Any) -> Tensor:
     """A view in which dimensions of size 1 are repeated; -1 keeps a size."""
     wanted = list(sizes("expand", shape))
@@ -294,6 +303,7 @@ def broadcast_tensors(*tensors: Any) -> tuple[Tensor, ...]:
 
 
 # order of dimensions -----------------------------------------------------------------
+@remembered
 def permute(input: Tensor, *dims: Any) -> Tensor:
     """Dimension i of the result is dimension ``dims[i]`` of the input."""
     given = sequence(dims)
@@ -307,6 +317,7 @@ def permute(input: Tensor, *dims: Any) -> Tensor:
     return result
 
 
+@remembered
 def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     """Two dimensions exchanged."""
     rank = len(input._type.shape)
@@ -328,6 +339,7 @@ def swapdims(input: Tensor, dim0: int, dim1: int) -> Tensor:
     return transpose(input, dim0, dim1)
 
 
+@remembered
 def t(input: Tensor) -> Tensor:
     """A matrix transposed; tensors with fewer dimensions as they are."""
     rank = len(input._type.shape)
@@ -346,6 +358,7 @@ def reversed_dimensions(input: Tensor) -> Tensor:
     return result
 
 
+@remembered
 def matrix_transpose(input: Tensor) -> Tensor:
     """The last two dimensions exchanged (the property ``mT``)."""
     if len(input._type.shape) < 2:
@@ -371,6 +384,7 @@ def _hermitian(input: Tensor) -> Tensor:
     return reversed_dimensions(input)
 
 
+@remembered
 def movedim(input: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:
     """The dimensions ``source`` moved to the positions ``destination``."""
     rank = len(input._type.shape)

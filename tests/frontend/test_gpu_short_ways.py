@@ -1,0 +1,257 @@
+"""Short ways of eager mode on a GPU: what was met before is looked up, and nothing else changes.
+
+Each case is run three times, because the first time takes the long way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from simulated_gpu import SimulatedGpu
+
+import flamec
+from flamec.errors import OperationError
+from flamec.ir.types import Device
+
+CUBE = np.random.default_rng(0).standard_normal((3, 4, 6)).astype(np.float32)
+PLANE = np.random.default_rng(1).standard_normal((16, 16)).astype(np.float32)
+View = Callable[[Any], Any]
+
+# views that were made before ----------------------------------------------------------------
+VIEWS: dict[str, View] = {
+    "view": lambda x: x.view(12, 6),
+    "view of a tuple": lambda x: x.view((4, 3, 6)),
+    "view of all": lambda x: x.view(-1),
+    "reshape": lambda x: x.reshape(-1, 4),
+    "flatten": lambda x: x.flatten(1),
+    "unflatten": lambda x: x.unflatten(2, (2, 3)),
+    "ravel": lambda x: x.ravel(),
+    "squeeze": lambda x: x[:1].squeeze(0),
+    "unsqueeze": lambda x: x.unsqueeze(-1),
+    "expand": lambda x: x[:, :1].expand(-1, 5, 6),
+    "permute": lambda x: x.permute(2, 0, 1),
+    "permute by a tuple": lambda x: x.permute((1, 0, 2)),
+    "transpose": lambda x: x.transpose(0, -1),
+    "t": lambda x: x[0].t(),
+    "mT": lambda x: x.mT,
+    "movedim": lambda x: x.movedim(0, 2),
+    "narrow": lambda x: x.narrow(1, 1, 2),
+    "select": lambda x: x.select(1, -1),
+    "of a view": lambda x: x[1:].transpose(1, 2).unsqueeze(0),
+}
+LAYOUTS: dict[str, View] = {
+    "dense": lambda x: x,
+    "with an offset": lambda x: flamec.cat((x, x))[3:],
+    "transposed": lambda x: x.permute(2, 1, 0).contiguous().permute(2, 1, 0),
+    "with gaps": lambda x: flamec.cat((x, x), 2)[:, :, ::2],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", VIEWS)
+def test_views(gpu: Device, name: str, layout: str) -> None:
+    here = LAYOUTS[layout](flamec.tensor(CUBE))
+    try:
+        wanted = VIEWS[name](here)
+    except RuntimeError:  # a view that there is not
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="not compatible"):
+                VIEWS[name](LAYOUTS[layout](flamec.tensor(CUBE, device=gpu)))
+        return
+    shares = wanted._storage is here._storage
+    for _ in range(3):
+        there = LAYOUTS[layout](flamec.tensor(CUBE, device=gpu))
+        found = VIEWS[name](there)
+        assert (found.shape, found.stride(), found.dtype) == (
+            wanted.shape,
+            wanted.stride(),
+            wanted.dtype,
+        )
+        assert found.storage_offset() == wanted.storage_offset()
+        assert found.is_contiguous() == wanted.is_contiguous()
+        np.testing.assert_array_equal(found.cpu().numpy(), wanted.numpy())
+        if shares and name != "expand":
+            found.fill_(7)
+            assert (there == 7).sum().item() == found.numel()
+            there.zero_()
+            assert found.abs().sum().item() == 0
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_views_are_differentiated(gpu: Device, name: str) -> None:
+    for turn in range(3):
+        x = flamec.tensor(CUBE, device=gpu).requires_grad_()
+        result = VIEWS[name](x)
+        assert result.requires_grad and not result.is_leaf
+        weights = np.arange(result.numel(), dtype=np.float32).reshape(result.shape) + turn
+        (result * flamec.tensor(weights, device=gpu)).sum().backward()
+        y = flamec.tensor(CUBE).requires_grad_()
+        (VIEWS[name](y) * flamec.tensor(weights)).sum().backward()
+        np.testing.assert_allclose(x.grad.cpu().numpy(), y.grad.numpy(), rtol=1e-6)
+        with flamec.no_grad():
+            assert not VIEWS[name](x).requires_grad
+        assert not VIEWS[name](x.detach()).requires_grad
+
+
+def test_equal_arguments_that_are_no_integers(gpu: Device) -> None:
+    x = flamec.zeros(1, 4, device=gpu)
+    for _ in range(2):
+        assert x.view(4, 1).shape == (4, 1) and x.transpose(0, 1).shape == (4, 1)
+        with pytest.raises(TypeError):
+            x.view(4.0, 1)
+        with pytest.raises(TypeError):
+            x.view(4, True)
+        with pytest.raises(TypeError):
+            x.view((4, 1.0))
+
+
+def test_a_write_through_a_view_is_seen_by_autograd(gpu: Device) -> None:
+    for _ in range(3):
+        x = flamec.tensor(PLANE, device=gpu)
+        weight = flamec.ones(16, 16, device=gpu).requires_grad_()
+        product = (x * weight).sum()
+        x.view(-1).zero_()
+        with pytest.raises(RuntimeError, match="changed"):
+            product.backward()
+
+
+# arithmetic in place ------------------------------------------------------------------------
+def _second(x: Any) -> Any:
+    return flamec.tensor(PLANE[::-1].copy() + 3, device=x.device)
+
+
+CHANGES: dict[str, View] = {
+    "add_": lambda x: x.add_(_second(x)),
+    "iadd": lambda x: x.__iadd__(_second(x)),
+    "sub_": lambda x: x.sub_(_second(x)),
+    "mul_ by a number": lambda x: x.mul_(2.5),
+    "mul_ by an integer": lambda x: x.mul_(3),
+    "isub of a number": lambda x: x.__isub__(1.5),
+    "div_": lambda x: x.div_(_second(x)),
+    "div_ rounded": lambda x: x.div_(_second(x), rounding_mode="floor"),
+    "add_ with alpha": lambda x: x.add_(_second(x), alpha=0.25),
+    "sub_ with alpha": lambda x: x.sub_(_second(x), alpha=-2),
+    "add_ with alpha 1": lambda x: x.add_(_second(x), alpha=1),
+    "add_ of one row": lambda x: x.add_(_second(x)[3]),
+    "add_ of one column": lambda x: x.add_(_second(x)[:, 3:4]),
+    "add_ of a scalar tensor": lambda x: x.add_(_second(x).sum()),
+    "itself": lambda x: x.add_(x),
+    "itself with alpha": lambda x: x.add_(x, alpha=3),
+    "its own row": lambda x: x.mul_(x[2]),
+    "its transpose": lambda x: x.add_(x.t()),
+    "its own rows, shifted": lambda x: x[1:].add_(x[:-1]),
+    "its own rows, shifted back": lambda x: x[:-1].sub_(x[1:], alpha=2),
+    "a view": lambda x: x.t().add_(_second(x)),
+    "some rows": lambda x: x[2:5].mul_(_second(x)[2:5]),
+    "from an odd address": lambda x: x.view(-1)[3:].add_(_second(x).view(-1)[3:]),
+    "another dtype": lambda x: x.add_(_second(x).double()),
+}
+
+
+@pytest.mark.parametrize("dtype", [flamec.float32, flamec.bfloat16, flamec.int32], ids=str)
+@pytest.mark.parametrize("name", CHANGES)
+def test_changes_in_place(gpu: Device, name: str, dtype: Any) -> None:
+    def changed(device: Any) -> Any:
+        x = flamec.tensor(PLANE * 5, device=device).to(dtype)
+        alias, version = x.view(16, 16), x._version
+        try:
+            CHANGES[name](x)
+        except RuntimeError as error:
+            return type(error)
+        assert x._version > version
+        np.testing.assert_array_equal(alias.float().cpu().numpy(), x.float().cpu().numpy())
+        return x
+
+    wanted = changed("cpu")
+    for _ in range(3):
+        found = changed(gpu)
+        if isinstance(wanted, type):
+            assert found is wanted
+            continue
+        rtol = 2.0**-7 if dtype is flamec.bfloat16 else 1e-5
+        np.testing.assert_allclose(
+            found.float().cpu().numpy(), wanted.float().numpy(), rtol=rtol, atol=1e-5
+        )
+
+
+def test_nothing_is_allocated_for_a_change_in_place(
+    simulated: list[SimulatedGpu], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = (flamec.tensor(PLANE, device="cuda") for _ in range(2))
+    allocated: list[int] = []
+    runtime: Any = simulated[0].runtime
+    empty = runtime.empty
+    monkeypatch.setattr(runtime, "empty", lambda n: (allocated.append(n), empty(n))[1])
+    for turn in range(3):
+        del allocated[:]
+        x.add_(y)
+        x.mul_(1.5)
+        x.sub_(y, alpha=0.5)
+        x += y[0]
+        assert turn == 0 or not allocated
+    np.testing.assert_allclose(x.cpu().numpy()[0, 0], _three_turns(PLANE[0, 0], PLANE[0, 0]), 1e-5)
+
+
+def _three_turns(x: float, y: float) -> float:
+    for _ in range(3):
+        x = (x + y) * 1.5 - 0.5 * y + y
+    return x
+
+
+def test_changes_in_place_are_differentiated(gpu: Device) -> None:
+    for _ in range(3):
+        x = flamec.tensor(PLANE, device=gpu).requires_grad_()
+        y = x * 2
+        y.mul_(x)
+        y += x
+        y.sub_(x, alpha=3)
+        y.sum().backward()
+        np.testing.assert_allclose(x.grad.cpu().numpy(), 4 * PLANE - 2, rtol=1e-5, atol=1e-5)
+        with pytest.raises(RuntimeError, match="leaf"):
+            x.add_(1.0)
+        with flamec.no_grad():
+            x.add_(1.0)
+        np.testing.assert_allclose(x.detach().cpu().numpy(), PLANE + 1, rtol=1e-6)
+
+
+def test_a_change_in_place_of_what_a_derivative_needs(gpu: Device) -> None:
+    for _ in range(3):
+        x = flamec.tensor(PLANE, device=gpu)
+        weight = flamec.ones(16, 16, device=gpu).requires_grad_()
+        loss = (x * weight).sum()
+        x.mul_(2.0)
+        with pytest.raises(RuntimeError, match="changed"):
+            loss.backward()
+
+
+def test_errors_are_those_of_the_long_way(gpu: Device) -> None:
+    x = flamec.tensor(PLANE, device=gpu)
+    for _ in range(2):
+        x.add_(1.0)
+        with pytest.raises(OperationError, match="output with shape"):
+            x[0].add_(x)
+        with pytest.raises(TypeError):
+            x.add_("1")
+        with pytest.raises(RuntimeError, match=r"stored|device"):
+            x.add_(flamec.tensor(PLANE))
+        with pytest.raises(RuntimeError, match="expanded"):
+            x[:1].expand(16, 16).add_(x)
+
+
+# joining -------------------------------------------------------------------------------------
+def test_cat_in_one_launch_has_the_values_of_many(gpu: Device) -> None:
+    parts = [PLANE[:n] for n in (1, 5, 16, 3)]
+    for _ in range(3):
+        there = [flamec.tensor(p, device=gpu) for p in parts]
+        np.testing.assert_array_equal(flamec.cat(there).cpu().numpy(), np.concatenate(parts))
+        sides = flamec.cat([t.t() for t in there], -1).cpu().numpy()
+        np.testing.assert_array_equal(sides, np.concatenate(parts).T)
+        mixed = flamec.cat([there[0], there[1].double()]).cpu()
+        assert mixed.dtype is flamec.float64
+        with pytest.raises(OperationError, match=r"cat|concatenate"):
+            flamec.cat([there[0], there[1][:, :3]])
+        with pytest.raises(IndexError):
+            flamec.cat(there, 2)
