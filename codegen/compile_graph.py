@@ -1,6 +1,7 @@
 """Graph to execution plan: the order of the CPU back end's stages.
 
-    lower convolutions -> widen half products -> normalize contractions -> tasks -> fuse -> lower
+    (leave to host ->) lower convolutions -> widen half products -> normalize contractions
+        -> tasks -> fuse -> lower
         -> assign buffers -> emit C -> plan
 
 Nothing here touches a device or a compiler: the result is data and C text.
@@ -27,6 +28,7 @@ from flamec.ir.bodies import symbols_in
 from flamec.ir.graph import Graph, Value
 from flamec.ir.kernel import Kernel
 from flamec.ir.passes.fuse import FusionDecision, FusionGroup, FusionOptions
+from flamec.ir.passes.leave_to_host import leave_to_host
 from flamec.ir.passes.lower_attention import lower_attention, never
 from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.passes.manager import Pass
@@ -71,13 +73,15 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
     errors = ErrorTable()
     fusion = FusionOptions(enabled=options.fuse)
     lowered = GraphLowering(
-        partial(run_last_passes, passes=last_passes()), fusion, errors, reuse=True
+        partial(run_last_passes, passes=last_passes(options)), fusion, errors, reuse=True
     ).lower(graph)
     with stage("emit"):
-        return _emitted(graph, lowered, errors)
+        return _emitted(graph, lowered, errors, options)
 
 
-def _emitted(graph: Graph, lowered: LoweredGraph, errors: ErrorTable) -> CompiledGraph:
+def _emitted(
+    graph: Graph, lowered: LoweredGraph, errors: ErrorTable, options: CodegenOptions
+) -> CompiledGraph:
     context = lowered.context
     table = assign_buffers(context, lowered.kernels)
     symbols = program_symbols(context.graph)
@@ -106,6 +110,7 @@ def _emitted(graph: Graph, lowered: LoweredGraph, errors: ErrorTable) -> Compile
         notes={
             "needs_blas": any(map(_calls_blas, kernels)),
             "functions": program.functions,
+            "contract": not options.strict,
         },
         loops=tuple(program.loops),
     )
@@ -115,9 +120,11 @@ def _emitted(graph: Graph, lowered: LoweredGraph, errors: ErrorTable) -> Compile
     )
 
 
-def last_passes() -> tuple[Pass, ...]:
+def last_passes(options: CodegenOptions) -> tuple[Pass, ...]:
     """The passes of this back end, which follow the pipeline; on each body by itself."""
+    host = Pass("leave_to_host", leave_to_host, "what is inexact is computed by NumPy")
     return (
+        *((host,) if options.strict else ()),
         Pass("lower_convolutions", lower_convolutions, "no convolutions are left in bodies"),
         Pass("lower_attention", partial(lower_attention, takes=never), "no attention is left"),
         Pass("widen_half_products", widen_half_products, "products of 16-bit floats are float32"),

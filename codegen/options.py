@@ -29,6 +29,7 @@ class CodegenOptions:
       more elements, so that indices on a GPU are 32-bit numbers.
     - ``deterministic``: False lets a GPU add in any order what meets in one place (``index_put``
       with ``add``, the derivative of ``index``), which is faster where many rows meet.
+    - ``strict``: elementwise results have the bits that they have operation by operation.
     - ``target``: the GPU that schedules are chosen for.
     - ``schedules``: given schedules of parts of kernels, by ``PartKey.text`` (``part_key.py``).
     - ``float32_products``: how a GPU multiplies float32 matrices: exactly as float32
@@ -40,6 +41,7 @@ class CodegenOptions:
     size_hints: Mapping[str, int] = field(default_factory=dict)
     narrow: bool = False
     deterministic: bool = True
+    strict: bool = False
     target: str = "sm_90"
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     float32_products: str = "ieee"

@@ -6,7 +6,8 @@ on explicitly, so cache keys are right by construction.
 Variables: ``FLAMEC_CACHE_DIR`` (folder of the kernel cache),
 ``FLAMEC_CACHE_SIZE`` (its bound in bytes), ``FLAMEC_NUM_THREADS``, ``FLAMEC_CC``
 or ``CC`` (the C compiler), ``FLAMEC_BACKEND`` (``c`` or ``evaluate``), ``FLAMEC_AUTOTUNE``
-(``off``, ``fast`` or ``max``), ``FLAMEC_VERIFY`` (``0`` or ``1``), ``FLAMEC_REPRODUCTION_DIR``
+(``off``, ``fast`` or ``max``), ``FLAMEC_NUMERICS`` (``default`` or ``strict``),
+``FLAMEC_VERIFY`` (``0`` or ``1``), ``FLAMEC_REPRODUCTION_DIR``
 (folder of reproductions of failed compilations).
 """
 
@@ -37,6 +38,8 @@ class CompileOptions:
     - ``fullgraph``: a function that does not become one program is an error: one that reads a
       tensor's value in Python, or whose Python code has side effects.
     - ``deterministic``: False lets a GPU add in any order what meets in one place.
+    - ``numerics``: ``"default"``, or ``"strict"``: elementwise results have the bits of eager mode,
+      and sums a documented order (docs/NUMERICS.md).
     - ``check``: ``"nan"``, ``"inf"`` or ``"nan,inf"``: programs are evaluated by NumPy, and the
       first operation that makes such a value from others is an error.
     """
@@ -52,6 +55,7 @@ class CompileOptions:
     fullgraph: bool = False
     deterministic: bool = True
     autotune: str = "off"
+    numerics: str = "default"
     check: str = ""
 
 
@@ -70,6 +74,7 @@ def default_options(**changes: Any) -> CompileOptions:
         c_compiler=environment.get("FLAMEC_CC") or environment.get("CC") or None,
         autotune=environment.get("FLAMEC_AUTOTUNE", "off"),
         verify=_flag(environment, "FLAMEC_VERIFY"),
+        numerics=environment.get("FLAMEC_NUMERICS", "default"),
     )
     options = replace(options, **changes)
     if "reproduction_folder" not in changes:
@@ -80,6 +85,8 @@ def default_options(**changes: Any) -> CompileOptions:
         raise ValueError(f"backend must be 'auto', 'c' or 'evaluate', not {options.backend!r}")
     if options.autotune not in ("off", "fast", "max"):
         raise ValueError(f"autotune must be 'off', 'fast' or 'max', not {options.autotune!r}")
+    if options.numerics not in ("default", "strict"):
+        raise ValueError(f"numerics must be 'default' or 'strict', not {options.numerics!r}")
     if not set(options.check.split(",")) <= {"", "nan", "inf"}:
         raise ValueError(f"check must be 'nan', 'inf' or 'nan,inf', not {options.check!r}")
     return options

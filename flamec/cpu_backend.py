@@ -21,6 +21,7 @@ import numpy as np
 
 import flamec.codegen
 import flamec.ir
+from flamec.codegen.options import CodegenOptions
 from flamec.config import CompileOptions
 from flamec.errors import CompileError
 from flamec.host_evaluation import evaluate_host_call
@@ -111,9 +112,11 @@ def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Pr
     """Load the graph's program, generating and compiling what the cache does not have."""
     started = time.perf_counter()
     cpu = device(options)
-    portable = cache_key(graph, symbols, generator_digest())
+    codegen = CodegenOptions(strict=True) if options.numerics == "strict" else None
+    identity = generator_digest() + (" strict" if codegen else "")
+    portable = cache_key(graph, symbols, identity)
     key = local_key(cpu.compiler, portable)
-    prepared = Prepared(graph, None, options, None)
+    prepared = Prepared(graph, None, options, None, codegen)
     plan = _cached_plan(cpu.cache, key, graph)
     if plan is None:
         plan = generate_plan(prepared, symbols)

@@ -108,6 +108,7 @@ def codegen_options(
         size_hints=size_hints or {},
         narrow=narrow,
         deterministic=options.deterministic,
+        strict=options.numerics == "strict",
         target=device(index, options).target,
         float32_products=_FLOAT32_PRODUCTS[process.float32_matmul_precision],
     )

@@ -295,7 +295,9 @@ def _bind(
             if least is None:  # the sizes are numbers: the error is the operation's own
                 raise  # else a rule asks more of the sizes than their form tells
     most = max([math.prod(s) for s in (*(o.shape for o in places), *results)])
-    return EagerCall(_invocation(here, graph, general.bindings, most), copied, types)
+    # an elementwise operation alone has the bits that it has among others in a strict program
+    strict = op.kind is OpKind.ELEMENTWISE
+    return EagerCall(_invocation(here, graph, general.bindings, most, strict), copied, types)
 
 
 def bind_graph(
@@ -316,15 +318,17 @@ def bind_graph(
     return EagerCall(_invocation(here, laid_out, bindings, most), copied, types)
 
 
-def _invocation(here: Gpu, graph: Graph, bindings: Mapping[str, int], most: int) -> Any:
+def _invocation(
+    here: Gpu, graph: Graph, bindings: Mapping[str, int], most: int, strict: bool = False
+) -> Any:
     """The graph's program with its sizes bound; ``most``: elements of its largest value."""
     symbols, hints = tuple(bindings), rounded_hints(bindings)
     narrow = most < _NARROW
     key: Any = (here.device, graph.fingerprint(), symbols, tuple(hints.values()), narrow)
-    key = (*key, process.float32_matmul_precision)
+    key = (*key, process.float32_matmul_precision, strict)
     with _lock:
         if key not in _programs:
-            _programs[key] = here.prepare_operation(graph, symbols, hints, narrow)
+            _programs[key] = here.prepare_operation(graph, symbols, hints, narrow, strict)
         prepared = _programs[key]
     return prepared.bind(tuple(bindings.values()))
 

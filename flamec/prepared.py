@@ -118,7 +118,8 @@ class Prepared:
     @cached_property
     def pass_records(self) -> list[PassRecord]:
         """Every run of a pass, in order; made again if the program came from the cache."""
-        passes = pipeline() if self.passes is None else self.passes
+        strict = self.options.numerics == "strict"
+        passes = pipeline(strict=strict) if self.passes is None else self.passes
         return run_passes(self.graph, passes, self.options.verify)[1]
 
     def after(self, name: str) -> Graph:

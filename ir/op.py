@@ -109,6 +109,8 @@ class Op:
     - ``commutative``; ``identity`` (of a binary op: its right unit; of a reduction: the
       start value, given the dtype); ``involution`` (f(f(x)) = x); ``idempotent`` (f(f(x)) = f(x)).
     - ``expensive``: cheaper to keep than to compute twice.
+    - ``inexact``: the last bits of a float result depend on whose implementation computes it (a
+      polynomial, an order of additions); all others round each result once, or not at all.
     - ``write_back(b, parent, child, attributes)`` for views: the parent with the child's
       elements replaced, which is how a write through a view is expressed without mutation.
     - ``batch``: the rule of ``batching.py`` by which it is applied to a batch, if that is not
@@ -133,6 +135,7 @@ class Op:
     idempotent: bool = False
     identity: Any = None
     expensive: bool = False
+    inexact: bool = False
     write_back: Callable[[Builder, Any, Any, Attributes], Any] | None = None
     dimensions: tuple[str, ...] = ()
     batch: BatchRule | None = None

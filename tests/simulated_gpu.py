@@ -144,7 +144,12 @@ class SimulatedGpu(Gpu):
         return prepared
 
     def prepare_operation(
-        self, graph: Graph, symbols: Sequence[str], size_hints: Mapping[str, int], narrow: bool
+        self,
+        graph: Graph,
+        symbols: Sequence[str],
+        size_hints: Mapping[str, int],
+        narrow: bool,
+        strict: bool = False,
     ) -> Prepared:
         return self.prepare(graph, symbols, default_options())
 

@@ -82,15 +82,17 @@ class KernelWriter:
             own, wide = own_sizes(part), is_wide(part, self.options.narrow)
             uniform, arguments = self._imports(part)
             arguments |= {f"p{i}": self.numbers[a] for i, a in enumerate(part.arguments)}
+            strict, names = self.options.strict, (self._name, self._doc)
             if isinstance(tile, ProductSchedule):
                 precision = self.options.float32_products
-                names = (self._name, self._doc)
                 sizes = {size_name(n): size for n, size in own.items()}
                 launches = [
-                    write_product(part.program, tile, precision, *names, uniform, sizes, wide)
+                    write_product(
+                        part.program, tile, precision, *names, uniform, sizes, wide, strict
+                    )
                 ]
             else:
-                rows = RowsWriter(part.program, tile, self._name, self._doc, uniform, own, wide)
+                rows = RowsWriter(part.program, tile, *names, uniform, own, wide, strict)
                 launches = rows.emit()
                 for i, (fold, result) in enumerate(zip(rows.folds, part.results, strict=True)):
                     number = self._temporary("partial", fold_lane(fold.lane), tile.chunks)

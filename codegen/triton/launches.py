@@ -16,6 +16,8 @@ from flamec.ir.plan import Action, Buffer, KernelSource, Launch
 from flamec.ir.shape import Dim
 from flamec.ir.types import int64
 
+_NO_CONTRACTION = {"enable_fp_fusion": False}  # Triton's: a product is rounded before it is added
+
 
 def kernel_writer(
     kernel: GpuKernel,
@@ -59,6 +61,8 @@ class LaunchCollector:
         """Add the launches of a kernel."""
         for planned in writer.launches:
             source = planned.launch.source
+            if writer.options.strict:
+                source = replace(source, options={**source.options, **_NO_CONTRACTION})
             key = source.to_json()
             if key not in self._numbers:
                 self._numbers[key] = len(self.kernels)

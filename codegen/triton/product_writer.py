@@ -108,6 +108,7 @@ def write_product(
     uniform: Uniform,
     sizes: Mapping[str, Dim],
     wide: bool,
+    strict: bool = False,
 ) -> EmittedLaunch:
     """The launch of a program whose passes ``can_fuse``. ``precision`` of float32 products."""
     c = program.contraction
@@ -121,7 +122,7 @@ def write_product(
         product="product",
         product_parameter=c.result,
         reuse=True,
-        rounding=rounding_of(program),
+        rounding=rounding_of(program, strict),
         written={i for i, p in enumerate(program.parameters) if p.written},
         arrays=arrays,
         dense=dense_place(program),

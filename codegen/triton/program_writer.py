@@ -40,7 +40,10 @@ class Uniform:
 
 @dataclass
 class RowsWriter:
-    """Writes a program without a matrix product. ``own``: values of its own sizes."""
+    """Writes a program without a matrix product. ``own``: values of its own sizes.
+
+    ``strict``: see ``CodegenOptions``.
+    """
 
     program: RowProgram
     tile: Tile
@@ -49,6 +52,7 @@ class RowsWriter:
     uniform: Uniform
     own: dict[str, Dim]
     wide: bool
+    strict: bool = False
 
     def __post_init__(self) -> None:
         program = self.program
@@ -66,7 +70,7 @@ class RowsWriter:
             reuse=not self.tile.looped,
             run=self._run(),
             atomic=self.tile.atomic,
-            rounding=rounding_of(program),
+            rounding=rounding_of(program, self.strict),
             written={i for i, p in enumerate(program.parameters) if p.written},
         )
 

@@ -27,12 +27,13 @@ class Rounding:
     by_store: frozenset[str] = frozenset()
 
 
-def rounding_of(program: RowProgram) -> Rounding:
-    """What is known of a program's values; nothing is approximate if it stores no 16-bit floats."""
+def rounding_of(program: RowProgram, strict: bool = False) -> Rounding:
+    """What is known of a program's values; nothing is approximate if it stores no 16-bit floats,
+    or if it is ``strict``."""
     statements = [*program.statements(), *program.after]
     in_rows = {s for block in program.passes for s in block.row if isinstance(s, Store)}
     stored = {s.memory for s in statements if isinstance(s, Store) and s not in in_rows}
-    if not stored & set(_HALF):
+    if strict or not stored & set(_HALF):
         return Rounding(by_store=_rounded_by_stores(statements))
     exact = _exact(statements, in_rows)
     computed = {s.name for s in statements if isinstance(s, Compute)}

@@ -98,7 +98,7 @@ class _Bisection:
             self.expected[True] = self._evaluated(self.graph, True)
 
     def run(self) -> Finding | None:
-        entries = selected(self.reproduction.passes)
+        entries = selected(self.reproduction.passes, self.options.numerics == "strict")
         prepared = Prepared(self.graph, None, self.options, None, self.codegen, passes=entries)
         with errors_of_compilation(prepared, "passes"):
             records = prepared.pass_records
@@ -141,7 +141,7 @@ class _Bisection:
             return triton.last_passes(self.codegen or CodegenOptions())
         from flamec.codegen import compile_graph as c
 
-        return c.last_passes()
+        return c.last_passes(self.codegen or CodegenOptions())
 
     # passes ----------------------------------------------------------------------------
     def _judge(self, stage: str, before: Graph, after: Graph) -> Finding | None:

@@ -25,8 +25,8 @@ from flamec.prepared import Prepared
 from flamec.runtime.private_files import private_folder, replace_file
 
 MOST_FILES = 64
-_COMPILE_OPTIONS = ("backend", "c_compiler", "threads", "verify", "deterministic")
-_CODEGEN_OPTIONS = ("fuse", "size_hints", "narrow", "target", "float32_products")
+_COMPILE_OPTIONS = ("backend", "c_compiler", "threads", "verify", "deterministic", "numerics")
+_CODEGEN_OPTIONS = ("fuse", "size_hints", "narrow", "target", "float32_products", "strict")
 
 
 def record_failure(prepared: Prepared, stage: str, cause: Exception) -> tuple[Path | None, str]:
@@ -51,7 +51,8 @@ def reproduction_of(prepared: Prepared) -> Reproduction:
     if prepared.codegen is not None:
         options |= {n: getattr(prepared.codegen, n) for n in _CODEGEN_OPTIONS}
         sizes = prepared.codegen.size_hints
-    passes = pipeline() if prepared.passes is None else prepared.passes
+    strict = prepared.options.numerics == "strict"
+    passes = pipeline(strict=strict) if prepared.passes is None else prepared.passes
     graph = printable(prepared.graph)
     return Reproduction(graph, passes=pass_names(passes), options=options, sizes=dict(sizes))
 

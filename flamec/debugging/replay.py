@@ -33,7 +33,7 @@ from flamec.prepared import (
 from flamec.runtime.kernel_cache import KernelCache
 from flamec.saving.errors import FileFormatError
 
-_CODEGEN = ("fuse", "size_hints", "narrow", "target", "float32_products")
+_CODEGEN = ("fuse", "size_hints", "narrow", "target", "float32_products", "strict")
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ def options_of(reproduction: Reproduction) -> tuple[CompileOptions, CodegenOptio
     return options, CodegenOptions(**codegen) if codegen else None
 
 
-def selected(names: Iterable[str]) -> tuple[Pass | Repeat, ...]:
+def selected(names: Iterable[str], strict: bool = False) -> tuple[Pass | Repeat, ...]:
     """The passes of the pipeline with these names; ValueError for one that it does not have."""
     wanted, known = set(names), set()
     entries: list[Pass | Repeat] = []
-    for entry in pipeline():
+    for entry in pipeline(strict=strict):
         if isinstance(entry, Pass):
             known.add(entry.name)
             if entry.name in wanted:
@@ -155,7 +155,7 @@ def failure_of(reproduction: Reproduction, until: str = "") -> StageError | None
     ``until``: the last stage that matters, so that what follows it need not be done.
     """
     options, codegen = options_of(reproduction)
-    passes = selected(reproduction.passes)
+    passes = selected(reproduction.passes, options.numerics == "strict")
     prepared = Prepared(reproduction.graph, None, options, None, codegen, passes=passes)
     try:
         with errors_of_compilation(prepared, "passes"):

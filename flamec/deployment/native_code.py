@@ -39,8 +39,8 @@ def gather(prepared: Prepared) -> tuple[dict[str, bytes], dict[str, Any]]:
         return _gather_gpu(plan, place, prepared.options)
     cpu = cpu_backend.device(prepared.options)
     members, described = {}, []
-    for number, source in enumerate(_sources(plan)):
-        content = cpu.cache.read(library_key(cpu.compiler, source, cpu.flags), _LIBRARY)
+    for number, (source, flags) in enumerate(_sources(plan, cpu)):
+        content = cpu.cache.read(library_key(cpu.compiler, source, flags), _LIBRARY)
         if content is not None:
             file = f"kernels/{number}.{_LIBRARY}"
             members[file] = content
@@ -81,11 +81,10 @@ def load_runner(
         return _load_on_gpu(plan, place, manifest, members, options)
     cpu = _cpu(options)
     if manifest["target"] == _processor():
-        known = {_digest(source): source for source in _sources(plan)}
+        known = {_digest(source): (source, flags) for source, flags in _sources(plan, cpu)}
         for kernel in manifest["kernels"]:
-            source = known.get(kernel["source"])
-            if source is not None:
-                key = library_key(cpu.compiler, source, cpu.flags)
+            if kernel["source"] in known:
+                key = library_key(cpu.compiler, *known[kernel["source"]])
                 if cpu.cache.get(key, _LIBRARY) is None:
                     cpu.cache.put(key, _LIBRARY, members[kernel["file"]])
     try:
@@ -127,9 +126,10 @@ def _load_on_gpu(
     ), program.kernels_compiled
 
 
-def _sources(plan: ExecutionPlan) -> list[str]:
-    """The C texts that a program on the CPU is made of: its own and the thread pool's."""
-    return [plan.source, Path(threads.__file__).with_name("threads.c").read_text()]
+def _sources(plan: ExecutionPlan, cpu: CpuDevice) -> list[tuple[str, tuple[str, ...]]]:
+    """The C texts of a program on the CPU, its own and the thread pool's, with their flags."""
+    pool = Path(threads.__file__).with_name("threads.c").read_text()
+    return [(plan.source, cpu.plan_flags(plan)), (pool, cpu.flags)]
 
 
 @cache

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from flamec import cpu_eager
+from flamec.config import default_options
 from flamec.errors import CompileError, DataDependentError
 from flamec.state import process, thread
 from flamec.tensor import Tensor
@@ -119,5 +120,6 @@ def _compile(
 ) -> CompiledFunction:
     from flamec.compiler import CompiledFunction
 
+    options = default_options(numerics="strict")  # the bits of operations one by one
     groups = [(group, [parameter for parameter, _ in pairs]) for group, pairs in pending]
-    return CompiledFunction(_Update(optimizer, groups).optimizer_update, dynamic=False)
+    return CompiledFunction(_Update(optimizer, groups).optimizer_update, options, dynamic=False)

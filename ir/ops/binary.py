@@ -125,10 +125,23 @@ binary(
 # powers --------------------------------------------------------------------------------
 
 
+def _float_power(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """x ** y by the function for powers, whatever the operands' shapes and strides.
+
+    NumPy takes squares, roots and reciprocals instead where an exponent is repeated along an
+    axis, so that equal numbers would have other powers there than in a dense array.
+    """
+    shape = np.broadcast_shapes(x.shape, y.shape)
+    last = 2 if not shape or shape[-1] == 1 else shape[-1]  # one element counts as repeated, too
+    least = (*shape[:-1], last)
+    powers = np.power(*(np.ascontiguousarray(np.broadcast_to(v, least)) for v in (x, y)))
+    return powers[..., : shape[-1]] if shape else powers[0]
+
+
 def _power(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """x ** y; for integers with a negative exponent 1/x ** -y truncated, and 0 for x = 0."""
     if x.dtype.kind == "f":
-        return np.power(x, y)
+        return _float_power(x, y)
     powers = np.power(x, np.maximum(y, 0))
     if x.dtype.kind == "u":
         return powers
@@ -163,6 +176,7 @@ binary(
     triton=lanes(floats="libdevice.pow({0}, {1})", integers="flamec_int_pow({0}, {1})"),
     identity=lambda dtype: 1,
     expensive=True,
+    inexact=True,
     doc="x ** y; an integer to a negative power is 0 unless x is 1 or -1.",
 )
 
@@ -280,6 +294,7 @@ binary(
     saves=(0, 1),
     triton="libdevice.atan2({0}, {1})",
     expensive=True,
+    inexact=True,
     doc="The angle of the point with ordinate {0} and abscissa {1}.",
 )
 binary(

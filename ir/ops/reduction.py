@@ -101,6 +101,7 @@ sum_ = register(
         commutative=True,
         associative=True,
         identity=lambda dtype: 0,
+        inexact=True,
         doc="Sum over axes; 0 over an empty axis.",
     )
 )
@@ -137,6 +138,7 @@ prod = register(
         commutative=True,
         associative=True,
         identity=lambda dtype: 1,
+        inexact=True,
         doc="Product over axes; 1 over an empty axis.",
     )
 )

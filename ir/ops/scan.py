@@ -57,6 +57,7 @@ cumsum = register(
         commutative=True,
         associative=True,
         identity=lambda dtype: 0,
+        inexact=True,
         doc="Running sum.",
     )
 )
@@ -145,6 +146,7 @@ cumprod = register(
         commutative=True,
         associative=True,
         identity=lambda dtype: 1,
+        inexact=True,
         doc="Running product.",
     )
 )

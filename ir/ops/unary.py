@@ -171,6 +171,7 @@ unary(
     triton="libdevice.exp({0})",
     triton_approximate={"f32": "flamec_fast_exp({0})"},
     expensive=True,
+    inexact=True,
 )
 unary(
     "exp2",
@@ -178,6 +179,7 @@ unary(
     by_output=lambda b, g, y: b.mul(g, _times(b, y, _LN2)),
     triton="libdevice.exp2({0})",
     expensive=True,
+    inexact=True,
 )
 unary(
     "expm1",
@@ -185,6 +187,7 @@ unary(
     by_output=lambda b, g, y: b.mul(g, _plus(b, y, 1.0)),
     triton="libdevice.expm1({0})",
     expensive=True,
+    inexact=True,
 )
 unary(
     "log",
@@ -192,6 +195,7 @@ unary(
     by_input=lambda b, g, x: b.div(g, x),
     triton="libdevice.log({0})",
     expensive=True,
+    inexact=True,
 )
 unary(
     "log2",
@@ -199,6 +203,7 @@ unary(
     by_input=lambda b, g, x: b.div(g, _times(b, x, _LN2)),
     triton="libdevice.log2({0})",
     expensive=True,
+    inexact=True,
 )
 unary(
     "log10",
@@ -206,6 +211,7 @@ unary(
     by_input=lambda b, g, x: b.div(g, _times(b, x, _LN10)),
     triton="libdevice.log10({0})",
     expensive=True,
+    inexact=True,
 )
 unary(
     "log1p",
@@ -213,6 +219,7 @@ unary(
     by_input=lambda b, g, x: b.div(g, _plus(b, x, 1.0)),
     triton="libdevice.log1p({0})",
     expensive=True,
+    inexact=True,
 )
 unary(
     "sigmoid",
@@ -221,6 +228,7 @@ unary(
     triton="flamec_sigmoid({0})",
     triton_approximate={"f32": "flamec_fast_sigmoid({0})"},
     expensive=True,
+    inexact=True,
     doc="1 / (1 + exp(-x)).",
 )
 
@@ -248,6 +256,7 @@ unary(
     by_input=lambda b, g, x: b.mul(g, b.cos(x)),
     triton="libdevice.sin({0})",
     expensive=True,
+    inexact=True,
 )
 unary(
     "cos",
@@ -255,6 +264,7 @@ unary(
     by_input=lambda b, g, x: b.neg(b.mul(g, b.sin(x))),
     triton="libdevice.cos({0})",
     expensive=True,
+    inexact=True,
 )
 unary(
     "tan",
@@ -262,6 +272,7 @@ unary(
     by_output=lambda b, g, y: b.mul(g, _plus(b, _square(b, y), 1.0)),
     triton="libdevice.tan({0})",
     expensive=True,
+    inexact=True,
 )
 unary(
     "asin",
@@ -269,6 +280,7 @@ unary(
     by_input=lambda b, g, x: b.mul(g, b.rsqrt(_minus_from_one(b, _square(b, x)))),
     triton="libdevice.asin({0})",
     expensive=True,
+    inexact=True,
 )
 unary(
     "acos",
@@ -276,6 +288,7 @@ unary(
     by_input=lambda b, g, x: b.neg(b.mul(g, b.rsqrt(_minus_from_one(b, _square(b, x))))),
     triton="libdevice.acos({0})",
     expensive=True,
+    inexact=True,
 )
 unary(
     "atan",
@@ -283,6 +296,7 @@ unary(
     by_input=lambda b, g, x: b.div(g, _plus(b, _square(b, x), 1.0)),
     triton="libdevice.atan({0})",
     expensive=True,
+    inexact=True,
 )
 unary(
     "sinh",
@@ -290,6 +304,7 @@ unary(
     by_input=lambda b, g, x: b.mul(g, b.cosh(x)),
     triton="libdevice.sinh({0})",
     expensive=True,
+    inexact=True,
 )
 unary(
     "cosh",
@@ -297,6 +312,7 @@ unary(
     by_input=lambda b, g, x: b.mul(g, b.sinh(x)),
     triton="libdevice.cosh({0})",
     expensive=True,
+    inexact=True,
 )
 unary(
     "tanh",
@@ -305,6 +321,7 @@ unary(
     triton="libdevice.tanh({0})",
     triton_approximate={"f32": "flamec_fast_tanh({0})"},
     expensive=True,
+    inexact=True,
 )
 unary(
     "asinh",
@@ -312,6 +329,7 @@ unary(
     by_input=lambda b, g, x: b.mul(g, b.rsqrt(_plus(b, _square(b, x), 1.0))),
     triton="libdevice.asinh({0})",
     expensive=True,
+    inexact=True,
 )
 unary(
     "acosh",
@@ -319,6 +337,7 @@ unary(
     by_input=lambda b, g, x: b.mul(g, b.rsqrt(_plus(b, _square(b, x), -1.0))),
     triton="libdevice.acosh({0})",
     expensive=True,
+    inexact=True,
 )
 unary(
     "atanh",
@@ -326,6 +345,7 @@ unary(
     by_input=lambda b, g, x: b.div(g, _minus_from_one(b, _square(b, x))),
     triton="libdevice.atanh({0})",
     expensive=True,
+    inexact=True,
 )
 
 # special functions ---------------------------------------------------------------------
@@ -377,6 +397,7 @@ unary(
     triton="libdevice.erf({0})",
     triton_approximate={"f32": "flamec_fast_erf({0})"},
     expensive=True,
+    inexact=True,
     doc="The error function.",
 )
 unary(
@@ -385,6 +406,7 @@ unary(
     by_input=lambda b, g, x: _gaussian(b, g, x, -_ERF_SLOPE),
     triton="libdevice.erfc({0})",
     expensive=True,
+    inexact=True,
     doc="1 - erf(x), accurate where erf is near 1.",
 )
 unary(
@@ -393,6 +415,7 @@ unary(
     by_output=lambda b, g, y: b.mul(g, _times(b, b.exp(_square(b, y)), 1.0 / _ERF_SLOPE)),
     triton="libdevice.erfinv({0})",
     expensive=True,
+    inexact=True,
     doc="The inverse of the error function.",
 )
 unary(
@@ -401,6 +424,7 @@ unary(
     by_input=lambda b, g, x: b.mul(g, b.digamma(x)),
     triton="libdevice.lgamma({0})",
     expensive=True,
+    inexact=True,
     doc="log |gamma(x)|.",
 )
 unary(
@@ -409,6 +433,7 @@ unary(
     by_input=lambda b, g, x: b.mul(g, b.polygamma1(x)),
     triton="flamec_digamma({0})",
     expensive=True,
+    inexact=True,
     doc="The first derivative of lgamma.",
 )
 unary(
@@ -417,5 +442,6 @@ unary(
     by_input=_tetragamma,
     triton="flamec_trigamma({0})",
     expensive=True,
+    inexact=True,
     doc="Trigamma, the second derivative of lgamma.",
 )

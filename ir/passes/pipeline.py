@@ -21,18 +21,28 @@ from flamec.ir.passes.manager import Pass, Repeat
 from flamec.ir.passes.place import eliminate_transfers
 from flamec.ir.passes.recognize_attention import recognize_attention
 from flamec.ir.passes.rewrite import Rule
+from flamec.ir.passes.round_halves import round_halves
 from flamec.ir.passes.simplify import simplify
 from flamec.ir.passes.trim_loops import trim_loops
 
 
-def pipeline(decompositions: Mapping[str, Rule] | None = None) -> tuple[Pass | Repeat, ...]:
-    """The passes for a backend that wants the operations in ``decompositions`` rewritten."""
+def pipeline(
+    decompositions: Mapping[str, Rule] | None = None, strict: bool = False
+) -> tuple[Pass | Repeat, ...]:
+    """The passes for a backend that wants the operations in ``decompositions`` rewritten.
+
+    ``strict``: elementwise results keep the bits that they have operation by operation.
+    """
+    attention = Pass(
+        "recognize_attention", recognize_attention, "on a GPU, attention is an operation"
+    )
+    rounding = Pass("round_halves", round_halves, "16-bit floats are rounded after each operation")
     return (
         Pass("forget_derivatives", forget_derivatives, "no value has a derivative of its own"),
         Pass("eliminate_dead_code", eliminate_dead_code, "every node serves a result"),
         Pass("trim_loops", trim_loops, "no loop computes what nobody reads"),
         Pass("eliminate_transfers", eliminate_transfers, "no value changes its device"),
-        Pass("recognize_attention", recognize_attention, "on a GPU, attention is an operation"),
+        *(() if strict else (attention,)),
         Pass("autocast", autocast, "no value is cast twice for mixed precision"),
         Pass(
             "decompose",
@@ -47,7 +57,9 @@ def pipeline(decompositions: Mapping[str, Rule] | None = None) -> tuple[Pass | R
         Repeat(
             (
                 Pass("fold_constants", fold_constants, "constants are computed"),
-                Pass("simplify", simplify, "no operation is without effect"),
+                Pass(
+                    "simplify", partial(simplify, strict=strict), "no operation is without effect"
+                ),
                 Pass(
                     "absorb_permutations",
                     absorb_permutations,
@@ -62,4 +74,5 @@ def pipeline(decompositions: Mapping[str, Rule] | None = None) -> tuple[Pass | R
                 Pass("trim_loops", trim_loops, "no loop computes what nobody reads"),
             )
         ),
+        *((rounding,) if strict else ()),
     )

@@ -9,6 +9,8 @@ an operation is named only where a rule is about its own meaning.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from flamec.ir.graph import Graph, Node, Value
@@ -26,15 +28,18 @@ from flamec.ir.passes.simplify_views import (
 from flamec.ir.types import DType
 
 
-def simplify(graph: Graph) -> Graph:
-    """The same program by exact algebra; dead nodes are left to ``eliminate_dead_code``."""
-    return rewrite(graph, _simplify)
+def simplify(graph: Graph, strict: bool = False) -> Graph:
+    """The same program by exact algebra; dead nodes are left to ``eliminate_dead_code``.
+
+    Unless ``strict``, small powers become products, which are exact where powers are a bit off.
+    """
+    return rewrite(graph, partial(_simplify, strict=strict))
 
 
-def _simplify(b: RewriteBuilder, node: Node) -> Value | None:
+def _simplify(b: RewriteBuilder, node: Node, strict: bool) -> Value | None:
     kind = node.op.kind
     if kind is OpKind.ELEMENTWISE:
-        return _simplify_elementwise(b, node)
+        return _simplify_elementwise(b, node, strict)
     if kind is OpKind.VIEW:
         return simplify_view(b, node)
     if kind is OpKind.REDUCTION:
@@ -46,13 +51,14 @@ def _simplify(b: RewriteBuilder, node: Node) -> Value | None:
     return None
 
 
-def _simplify_elementwise(b: RewriteBuilder, node: Node) -> Value | None:
+def _simplify_elementwise(b: RewriteBuilder, node: Node, strict: bool) -> Value | None:
     if len(node.inputs) == 1:
         return _simplify_conversion(b, node) if node.op.name == "convert" else _repeated(node)
     if node.op.name == "where":
         chosen = _selected(b, node)
     elif node.op.name == "pow":
-        chosen = _small_power(b, node) or _neutral(b, node)
+        chosen = None if strict else _small_power(b, node)
+        chosen = chosen or _neutral(b, node)
     else:
         chosen = _neutral(b, node)
     return chosen or simplify_comparison(b, node) or drop_stretching(b, node)

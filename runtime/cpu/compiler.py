@@ -36,6 +36,7 @@ TARGET_FLAGS = (
     "-fno-strict-aliasing",
     "-Wno-psabi",
 )
+NO_CONTRACTION = ("-ffp-contract=off",)  # a product is rounded before it is added to something
 _LINK_FLAGS = ("-fPIC", "-shared", "-pthread")
 _MESSAGE_LINES = 40
 _INSTALL_HINT = (

@@ -16,7 +16,13 @@ import numpy as np
 from flamec.ir.plan import ExecutionPlan
 from flamec.runtime.allocator import Allocator, invalidate_arenas
 from flamec.runtime.cpu.blas import Blas, load_blas
-from flamec.runtime.cpu.compiler import Compiler, compile_library, local_key, portable_key
+from flamec.runtime.cpu.compiler import (
+    NO_CONTRACTION,
+    Compiler,
+    compile_library,
+    local_key,
+    portable_key,
+)
 from flamec.runtime.cpu.threads import ThreadPool
 from flamec.runtime.device import PlanMemory
 from flamec.runtime.executable import Executable, FlamecRuntime, ProgramRuntime
@@ -83,12 +89,17 @@ class CpuDevice:
         """
         runtime = self._prepare(needs_blas=bool(plan.notes.get("needs_blas", False)))
         facts: dict[str, object] = {"entry": plan.entry, "steps": len(plan.steps)}
-        path, built = self._library(plan.source, facts)
+        path, built = self._library(plan.source, facts, self.plan_flags(plan))
 
         def timed() -> Path:
-            return self._library(plan.source, {**facts, "timed": True}, PROFILE_FLAGS)[0]
+            flags = (*self.plan_flags(plan), *PROFILE_FLAGS)
+            return self._library(plan.source, {**facts, "timed": True}, flags)[0]
 
         return Executable(plan, path, runtime, self._plan_memory, built, label, timed)
+
+    def plan_flags(self, plan: ExecutionPlan) -> tuple[str, ...]:
+        """The compiler's flags for a plan; one may ask that no sum of a product is contracted."""
+        return (*self.flags, *(() if plan.notes.get("contract", True) else NO_CONTRACTION))
 
     def _prepare(self, needs_blas: bool) -> ProgramRuntime:
         with self._lock:
@@ -107,13 +118,12 @@ class CpuDevice:
             return self._runtime
 
     def _compile_file(self, source: Path) -> Path:
-        path, _ = self._library(source.read_text(), {"file": source.name})
+        path, _ = self._library(source.read_text(), {"file": source.name}, self.flags)
         return path
 
     def _library(
-        self, source: str, facts: dict[str, object], more_flags: tuple[str, ...] = ()
+        self, source: str, facts: dict[str, object], flags: tuple[str, ...]
     ) -> tuple[Path, bool]:
-        flags = self.flags + more_flags
         portable = portable_key(source, flags)
         return self.cache.get_or_build(
             local_key(self.compiler, portable),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from random_graphs import SYMBOL, GraphMaker
+from same_bits import same_bits
 
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
@@ -19,18 +20,6 @@ from flamec.ir.verify import verify
 
 PASSES = (eliminate_dead_code, eliminate_common_subexpressions, fold_constants, simplify)
 SEEDS = range(150)
-
-
-def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
-    """Equal, zeros by sign too; any NaN equals any NaN."""
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    if a.dtype.kind in "biu":
-        return np.array_equal(a, b)
-    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
-    nan = np.isnan(wide_a)
-    signs = np.signbit(wide_a) == np.signbit(wide_b)
-    return bool(np.all(np.where(nan, np.isnan(wide_b), (wide_a == wide_b) & signs)))
 
 
 def assert_same_values(before: Graph, after: Graph, arrays: list[np.ndarray], seed: int) -> None:
