@@ -191,6 +191,10 @@ def _add_aliasing(b: CheckBuilder, captured: Captured, storages: list[tuple[int,
         )
 
 
+def _captured_label(tensor: Tensor) -> str:
+    return getattr(tensor, "_name", "") or "tensor"
+
+
 def _add_captured(b: CheckBuilder, captured: Captured) -> None:
     trace = captured.trace
     for position, source in enumerate(captured.sources):
@@ -208,10 +212,19 @@ def _add_captured(b: CheckBuilder, captured: Captured) -> None:
                 f"{name}._requires_grad is {tensor._requires_grad}",
                 f"captured {source.name or 'tensor'}.requires_grad",
             )
+    for tensor, source in trace.sharing.items():
+        held = source.storage if source.tensor is None else source.tensor
+        owner = b.name(held) if source.tensor is None else f"{b.name(held)}._storage"
+        text = f"{b.name(tensor)}._storage is {owner}"
+        b.add(text, f"captured {_captured_label(tensor)} shares memory with another")
+        for viewed in (tensor, source.tensor):
+            if viewed is not None:
+                text = f"{b.name(viewed)}._steps == {b.name(viewed._steps)}"
+                b.add(text, f"captured {_captured_label(viewed)} views its memory the same way")
     for tensor, flag in trace.requires_grad_reads.items():
         b.add(f"{b.name(tensor)}._requires_grad is {flag}", "requires_grad of a captured tensor")
     for tensor, gradient in trace.grad_reads.items():
-        label = f"grad of captured {getattr(tensor, '_name', '') or 'tensor'}"
+        label = f"grad of captured {_captured_label(tensor)}"
         if gradient is None:
             b.add(f"{b.name(tensor)}._grad is None", f"{label} is None")
         else:

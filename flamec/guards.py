@@ -316,6 +316,9 @@ class Recorder:
         if name.startswith("__") or name in _NAMING:
             return
         with self.paused():
+            kind = type(instance)
+            owner = self._names.get(id(instance), kind.__name__)
+            self._add("slot", instance, "__class__", kind, f"class of {owner}")
             label = f"{self._names.get(id(instance), type(instance).__name__)}.{name}"
             dictionary = getattr(instance, "__dict__", None)
             if dictionary is not None and name in dictionary:
@@ -326,8 +329,13 @@ class Recorder:
             if value is MISSING:
                 if dictionary is not None:
                     self._add("attribute", dictionary, name, MISSING, label)
-            elif isinstance(found, property) or isinstance(value, (MethodType, FunctionType)):
-                return  # what their code reads is recorded when it runs
+            elif isinstance(found, (property, FunctionType)):
+                # what their code reads is recorded when it runs; others may take their place
+                self._add("slot", type(instance), name, found, f"{type(instance).__name__}.{name}")
+                if dictionary is not None and not isinstance(found, property):
+                    self._add("attribute", dictionary, name, MISSING, label)
+            elif isinstance(value, (MethodType, FunctionType)):
+                return
             elif found is not MISSING:
                 self._add("slot", instance, name, value, label)
                 self.visit(value, label)
@@ -367,8 +375,13 @@ class Recorder:
         self._scan_code(code, function.__globals__)
         for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             self._cell(cell, variable)
-        for name, value in zip(code.co_varnames, function.__defaults__ or (), strict=False):
-            self.visit(value, name)
+        self._add("slot", function, "__code__", code, f"{function.__name__}.__code__")
+        for name in ("__defaults__", "__kwdefaults__"):
+            value = getattr(function, name)
+            if value:
+                label = f"{function.__name__}.{name}"
+                self._add("slot", function, name, value, label)
+                self.visit(value, label)
 
     def _cell(self, cell: CellType, variable: str) -> None:
         try:

@@ -188,6 +188,8 @@ class Tensor:
     @property
     def requires_grad(self) -> bool:
         if self._requires_grad:
+            if thread.trace is not None:
+                _is_tracked(self)  # which notes that the trace depends on it
             return True
         if not self._type.dtype.is_floating_point:
             return False

@@ -73,6 +73,7 @@ class Trace:
         self.freed: set[int] = set()
         self.aliases: list[tuple[int, Tensor]] = []
         self.alias_tensors: set[Tensor] = set()
+        self.sharing: dict[Tensor, InputSource] = {}  # captured ones in the memory of others
         self.exempted: set[tuple[int, Any]] = set()
         self.reads_cuda_device = False
         self.calls_modules = False
@@ -174,12 +175,12 @@ class Trace:
 
     # values -------------------------------------------------------------------
     def root_of(self, tensor: Tensor) -> Root:
-        root = self.roots.get(tensor._storage)
-        if root is None:
-            return self._lift(tensor)
+        root = self.roots.get(tensor._storage) or self._lift(tensor)
         if tensor._trace is None and root.input_position is not None:
             source = self.sources[root.input_position]
-            if source.position >= 0 and tensor not in self.alias_tensors:
+            if source.position < 0 and tensor is not source.tensor:
+                self.sharing[tensor] = source
+            elif source.position >= 0 and tensor not in self.alias_tensors:
                 if any(isinstance(d, SymbolicDim) for d in root.type.shape):
                     raise AliasDiscovered(tensor._storage)  # whose sizes are known
                 self.alias_tensors.add(tensor)

@@ -10,6 +10,7 @@ import numpy as np
 import op_oracles as oracles
 from op_row import (
     EVERY,
+    FLOATS,
     NUMBERS,
     Attributes,
     Draw,
@@ -487,10 +488,39 @@ TRANSFER_ROWS = [
 ]
 
 
+HOST_FUNCTIONS = {"exp": np.exp, "atan2": np.arctan2, "cumsum": lambda x: np.cumsum(x, 0)}
+
+
+def _on_host(function: str, arguments: str = "{}") -> Attributes:
+    return {"function": function, "arguments": arguments}
+
+
+HOST_ROWS = [
+    Row(
+        "host",
+        FLOATS,
+        applications(
+            (((2, 3),), _on_host("exp")),
+            (((2, 3), (2, 3)), _on_host("atan2")),
+            (((4,),), _on_host("cumsum", '{"axis": 0}')),
+            (((0, 3),), _on_host("exp")),
+        ),
+        lambda sample, *arrays: HOST_FUNCTIONS[sample.attributes["function"]](*arrays),
+        ulps=4,
+        symbolic=symbolic(lambda B: ((B, 3),), lambda B: _on_host("exp")),
+        errors=(
+            bad(TypeError, "1 operand", X, X, **_on_host("exp")),
+            bad(ValueError, "axis 2 is out of range", X, **_on_host("cumsum", '{"axis": 2}')),
+        ),
+    ),
+]
+
+
 STRUCTURE_ROWS = [
     *VIEW_ROWS,
     *ASSEMBLE_ROWS,
     *CREATION_ROWS,
     *INDEXING_ROWS,
     *TRANSFER_ROWS,
+    *HOST_ROWS,
 ]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from flamec.ir import batching
 from flamec.ir.op import Attributes, Op, OpKind, Types, lookup, register
 
 
@@ -32,12 +33,21 @@ def _arguments(text: str) -> Mapping[str, Any]:
 
 def _infer(types: Types, attributes: Attributes) -> Types:
     op = lookup(attributes["function"])
-    return op.infer_types(types, _arguments(attributes["arguments"]))
+    try:
+        return op.infer_types(types, _arguments(attributes["arguments"]))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"host: {error}") from None
 
 
 def _evaluate(attributes: Attributes, *arrays: np.ndarray) -> Any:
     op = lookup(attributes["function"])
     return op.evaluate(_arguments(attributes["arguments"]), *arrays)
+
+
+def _batch(b: Any, size: Any, op: Op, operands: Any, attributes: Attributes) -> Any:
+    """By the rule of the operation itself, by whichever back end."""
+    inner = lookup(attributes["function"])
+    return batching.rule_of(inner)(b, size, inner, operands, _arguments(attributes["arguments"]))
 
 
 register(
@@ -47,6 +57,7 @@ register(
         infer=_infer,
         evaluate=_evaluate,
         expensive=True,
+        batch=_batch,
         doc="The operation `function` with the attributes in the JSON text `arguments`, by NumPy.",
     )
 )

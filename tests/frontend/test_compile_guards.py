@@ -429,3 +429,82 @@ def test_equal_programs_keep_their_own_captured_tensors() -> None:
     for name in "abaabb":
         assert scaled(x, name).tolist() == weights[name].tolist()
     assert scaled.stats.traces == 2
+
+
+def test_functions_and_methods_that_are_replaced() -> None:
+    """Defaults and code of a function; methods of a class, of one object; an object's class."""
+
+    def helper(x, factor=2.0, *, shift=0.0):
+        return x * factor + shift
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return self.part(x) * 2
+
+        def part(self, x):
+            return x + 1
+
+    class Other(Net):
+        def part(self, x):
+            return x - 100
+
+    net = Net()
+
+    @flamec.compile
+    def function(x):
+        return helper(net(x))
+
+    x = flamec.ones(2)
+
+    def both() -> tuple[float, float]:
+        return function(x)[0].item(), function.function(x)[0].item()
+
+    assert both() == (8.0, 8.0)
+    helper.__defaults__ = (3.0,)
+    assert both() == (12.0, 12.0)
+    helper.__kwdefaults__ = {"shift": 1.0}
+    assert both() == (13.0, 13.0)
+    helper.__code__ = (lambda x, factor, *, shift: x - factor).__code__
+    assert both() == (1.0, 1.0)
+    Net.part = lambda self, x: x + 4
+    assert both() == (7.0, 7.0)
+    net.forward = lambda x: x * 9
+    assert both() == (6.0, 6.0)
+    del net.forward
+    assert both() == (7.0, 7.0)
+    net.__class__ = Other
+    assert both() == (-201.0, -201.0)
+    before = function.stats.traces
+    assert both() == (-201.0, -201.0)
+    assert function.stats.traces == before
+
+
+def test_requires_grad_of_a_tensor_that_is_only_asked() -> None:
+    flag = flamec.ones(1).requires_grad_()
+
+    @flamec.compile
+    def function(x):
+        return x * (2.0 if flag.requires_grad else 3.0)
+
+    assert function(flamec.ones(1)).item() == 2.0
+    flag.requires_grad_(False)
+    assert function(flamec.ones(1)).item() == 3.0
+
+
+def test_captured_tensors_that_cease_to_share_memory() -> None:
+    base = flamec.arange(6.0).reshape(2, 3)
+    row = base[1]
+
+    @flamec.compile
+    def function(x):
+        return x + base.sum() + row
+
+    x = flamec.zeros(3)
+    assert function(x).tolist() == [18.0, 19.0, 20.0]
+    base.data = flamec.zeros(2, 3)  # the row keeps the old memory
+    assert function(x).tolist() == [3.0, 4.0, 5.0]
+    row.fill_(1.0)
+    assert function(x).tolist() == [1.0, 1.0, 1.0]
+    row.data = base[0]
+    base.add_(2.0)
+    assert function(x).tolist() == [14.0, 14.0, 14.0]

@@ -39,7 +39,10 @@ def check(seed: int, backend: str) -> None:
         where = f"seed {seed}, event {number} ({text})\n{program}"
         expected, got = outcomes
         if isinstance(expected, Exception):
-            # an error is an error both ways; what was done before it may differ
+            # an error is an error both ways; what was done before it may differ. A program has
+            # no memory that is written twice, so it can compute a gradient that eager mode refuses
+            if "was changed in place" in str(expected):
+                return
             assert isinstance(got, Exception), f"no {expected!r} in {where}"
             return
         if isinstance(got, Exception):
