@@ -28,6 +28,7 @@ from flamec.runtime.kernel_cache import KernelCache
 
 _START = "/* Bytes of private memory"
 _NAMES = re.compile(r"\b(flamec_scratch|flamec_program|(?:loop|product|step)_\d+(?:_after)?)\b")
+_STEPS = re.compile(r"FLAMEC_STEP\((\d+)\)")
 
 Arrays = list[np.ndarray]
 
@@ -91,5 +92,6 @@ def _joined(plans: Sequence[ExecutionPlan]) -> str:
     for number, plan in enumerate(plans):
         head, mark, body = plan.source.partition(_START)
         texts = texts or [head]
-        texts.append(_NAMES.sub(rf"program_{number}_\1", mark + body))
+        body = _STEPS.sub(r"step_\1(call)", mark + body)
+        texts.append(_NAMES.sub(rf"program_{number}_\1", body))
     return "".join(texts)
