@@ -36,6 +36,7 @@ def pipeline(
     attention = Pass(
         "recognize_attention", recognize_attention, "on a GPU, attention is an operation"
     )
+    algebra = partial(simplify, strict=True) if strict else simplify
     rounding = Pass("round_halves", round_halves, "16-bit floats are rounded after each operation")
     return (
         Pass("forget_derivatives", forget_derivatives, "no value has a derivative of its own"),
@@ -57,9 +58,7 @@ def pipeline(
         Repeat(
             (
                 Pass("fold_constants", fold_constants, "constants are computed"),
-                Pass(
-                    "simplify", partial(simplify, strict=strict), "no operation is without effect"
-                ),
+                Pass("simplify", algebra, "no operation is without effect"),
                 Pass(
                     "absorb_permutations",
                     absorb_permutations,
