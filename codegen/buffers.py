@@ -47,6 +47,9 @@ class BufferTable:
     def is_placed(self, value: Value) -> bool:
         return value in self._of
 
+    def is_temporary(self, value: Value) -> bool:
+        return self.is_placed(value) and self.buffers[self._of[value]].kind == "temporary"
+
     def share(self, value: Value, buffer: int) -> None:
         """Let a value live in an existing buffer."""
         self._of[value] = buffer

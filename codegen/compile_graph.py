@@ -22,6 +22,7 @@ from flamec.codegen.loops import arrange_loop
 from flamec.codegen.lower.graph import GraphLowering, LoweredGraph
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import ErrorTable
+from flamec.codegen.lower.memory_budget import MemoryBudget, memory_notes
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.traffic import bytes_read, bytes_written, flops
 from flamec.ir.bodies import symbols_in
@@ -49,6 +50,9 @@ from flamec.ir.tasks import Task, TaskGraph
 if TYPE_CHECKING:
     from flamec.codegen.triton.choice import Choice
 
+FLOPS_PER_BYTE = 5.0  # a core with vectors of 256 bits does about 50 GFLOP/s and moves 10 GB/s
+BYTES_PER_KERNEL = 1 << 14  # in 1.5 microseconds
+
 
 @dataclass(frozen=True)
 class CompiledGraph:
@@ -73,7 +77,11 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
     errors = ErrorTable()
     fusion = FusionOptions(enabled=options.fuse)
     lowered = GraphLowering(
-        partial(run_last_passes, passes=last_passes(options)), fusion, errors, reuse=True
+        partial(run_last_passes, passes=last_passes(options)),
+        fusion,
+        errors,
+        reuse=True,
+        memory=MemoryBudget(options.memory_budget, FLOPS_PER_BYTE, BYTES_PER_KERNEL),
     ).lower(graph)
     with stage("emit"):
         return _emitted(graph, lowered, errors, options)
@@ -111,6 +119,7 @@ def _emitted(
             "needs_blas": any(map(_calls_blas, kernels)),
             "functions": program.functions,
             "contract": not options.strict,
+            **memory_notes(lowered.fit),
         },
         loops=tuple(program.loops),
     )

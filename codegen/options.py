@@ -35,6 +35,8 @@ class CodegenOptions:
     - ``float32_products``: how a GPU multiplies float32 matrices: exactly as float32
       (``"ieee"``), as three products of operands split in two (``"tf32x3"``), or with operands
       rounded to 10 bits of mantissa (``"tf32"``).
+    - ``memory_budget``: from 1 (the least work) to 0 (the least memory): what is computed again
+      instead of being kept (``fit_memory_budget``).
     """
 
     fuse: bool = True
@@ -45,6 +47,7 @@ class CodegenOptions:
     target: str = "sm_90"
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     float32_products: str = "ieee"
+    memory_budget: float = 1.0
 
     def __post_init__(self) -> None:
         buckets = {name: power_of_two(size) for name, size in sorted(self.size_hints.items())}

@@ -42,6 +42,8 @@ class CompileOptions:
       and sums a documented order (docs/NUMERICS.md).
     - ``check``: ``"nan"``, ``"inf"`` or ``"nan,inf"``: programs are evaluated by NumPy, and the
       first operation that makes such a value from others is an error.
+    - ``memory_budget``: from 1 (the least work) to 0 (the least memory): how much of the memory
+      that values take while they wait for their use is worth having; the rest is computed again.
     """
 
     backend: str = "auto"
@@ -57,6 +59,7 @@ class CompileOptions:
     autotune: str = "off"
     numerics: str = "default"
     check: str = ""
+    memory_budget: float = 1.0
 
 
 def default_options(**changes: Any) -> CompileOptions:
@@ -87,6 +90,10 @@ def default_options(**changes: Any) -> CompileOptions:
         raise ValueError(f"autotune must be 'off', 'fast' or 'max', not {options.autotune!r}")
     if options.numerics not in ("default", "strict"):
         raise ValueError(f"numerics must be 'default' or 'strict', not {options.numerics!r}")
+    if not 0 <= options.memory_budget <= 1:
+        raise ValueError(
+            f"memory_budget must be a number from 0 to 1, not {options.memory_budget!r}"
+        )
     if not set(options.check.split(",")) <= {"", "nan", "inf"}:
         raise ValueError(f"check must be 'nan', 'inf' or 'nan,inf', not {options.check!r}")
     return options

@@ -12,6 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from sys import getrefcount
@@ -78,6 +79,7 @@ def is_available(options: CompileOptions) -> bool:
 
 def device(options: CompileOptions) -> CpuDevice:
     """The process's CPU device for these options; CompileError without a C compiler."""
+    options = replace(options, memory_budget=1.0)  # of a program, not of a device
     with _lock:
         if options not in _devices:
             if not is_available(options):
@@ -112,8 +114,10 @@ def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Pr
     """Load the graph's program, generating and compiling what the cache does not have."""
     started = time.perf_counter()
     cpu = device(options)
-    codegen = CodegenOptions(strict=True) if options.numerics == "strict" else None
-    identity = generator_digest() + (" strict" if codegen else "")
+    codegen = CodegenOptions(
+        strict=options.numerics == "strict", memory_budget=options.memory_budget
+    )
+    identity = f"{generator_digest()} {codegen.strict} {codegen.memory_budget}"
     portable = cache_key(graph, symbols, identity)
     key = local_key(cpu.compiler, portable)
     prepared = Prepared(graph, None, options, None, codegen)

@@ -60,6 +60,7 @@ _lock = threading.Lock()
 
 def device(index: int, options: CompileOptions) -> CudaDevice:
     """The process's GPU ``index`` for these options; CompileError says why there is none."""
+    options = replace(options, memory_budget=1.0)  # of a program, not of a device
     with _lock:
         if (index, options) not in _devices:
             cache = KernelCache(options.cache_folder, options.cache_bytes)
@@ -111,6 +112,7 @@ def codegen_options(
         strict=options.numerics == "strict",
         target=device(index, options).target,
         float32_products=_FLOAT32_PRODUCTS[process.float32_matmul_precision],
+        memory_budget=options.memory_budget,
     )
 
 

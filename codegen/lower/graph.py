@@ -8,24 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from flamec.codegen.errors import LoweringError, stage
 from flamec.codegen.lower.group import LoweredKernel, lower_group
 from flamec.codegen.lower.kernel_builder import ErrorTable
-from flamec.ir.graph import Graph
+from flamec.codegen.lower.memory_budget import MemoryBudget, fit_kernels
+from flamec.ir.graph import Graph, Value
 from flamec.ir.iteration_space import Incompatible
+from flamec.ir.passes.fit_memory_budget import MemoryFit
 from flamec.ir.passes.fuse import Fusion, FusionDecision, FusionGroup, FusionOptions, fuse
 from flamec.ir.tasks import TaskGraph, build_tasks
 
 
 @dataclass(frozen=True)
 class LoweredGraph:
-    """Kernels before schedules are chosen. ``bodies``: what loops run, by the loop's position."""
+    """Kernels before schedules are chosen. ``groups``: what each is made of; ``bodies``: what loops
+    run, by the loop's position; ``fit``: how the program was made to fit a memory budget."""
 
     context: TaskGraph
     fusion: Fusion
     kernels: tuple[LoweredKernel, ...]
     bodies: Mapping[int, LoweredGraph]
+    groups: tuple[FusionGroup, ...]
+    fit: MemoryFit | None = None
 
     def all_kernels(self) -> Iterator[LoweredKernel]:
         """Those of bodies, too, each behind its loop."""
@@ -36,7 +42,7 @@ class LoweredGraph:
 
     def all_groups(self) -> Iterator[FusionGroup]:
         """The groups of which ``all_kernels`` are made."""
-        for position, group in enumerate(self.fusion.groups):
+        for position, group in enumerate(self.groups):
             yield group
             if position in self.bodies:
                 yield from self.bodies[position].all_groups()
@@ -50,7 +56,7 @@ class LoweredGraph:
 
 class GraphLowering:
     """``prepare``: the back end's last passes; ``reuse``: see ``lower_group``; ``enter`` is told
-    each group; ``guarded``: see ``build_tasks``."""
+    each group; ``guarded``: see ``build_tasks``; ``memory``: not for bodies."""
 
     def __init__(
         self,
@@ -60,6 +66,7 @@ class GraphLowering:
         reuse: bool,
         enter: Callable[[FusionGroup], None] = lambda group: None,
         guarded: bool = False,
+        memory: MemoryBudget | None = None,
     ) -> None:
         self._prepare = prepare
         self._options = options
@@ -67,37 +74,54 @@ class GraphLowering:
         self._reuse = reuse
         self._enter = enter
         self._guarded = guarded
+        self._memory = memory or MemoryBudget()
         self._count = 0
 
     def lower(self, graph: Graph) -> LoweredGraph:
         """LoweringError names what cannot be lowered."""
+        return self._lower(graph, self._memory)
+
+    def _lower(self, graph: Graph, memory: MemoryBudget) -> LoweredGraph:
         prepared = self._prepare(graph)
         with stage("build_tasks"):
             context = build_tasks(prepared, self._guarded)
         with stage("fuse"):
             fusion = fuse(context, self._options)
         kernels: list[LoweredKernel] = []
-        bodies: dict[int, LoweredGraph] = {}
+        lowered_bodies: list[LoweredGraph | None] = []
         for group, stores in zip(fusion.groups, fusion.stores(), strict=True):
-            self._enter(group)
-            name = f"kernel_{self._count}"
-            self._count += 1
-            try:
-                with stage("lower"):
-                    kernel = lower_group(
-                        group.segments,
-                        context,
-                        stores,
-                        self._errors,
-                        name,
-                        self._reuse,
-                        group.absorbed,
-                    )
-            except (LookupError, Incompatible) as error:
-                names = ", ".join(task.name for task in group.tasks)
-                raise LoweringError(f"cannot lower {names}: {error}") from error
+            kernel = self._kernel(context, group, stores)
+            kernels.append(kernel)
+            lowered_bodies.append(None)
             if kernel.loop is not None:
                 assert kernel.loop.node is not None
-                bodies[len(kernels)] = self.lower(kernel.loop.node.attributes["body"])
-            kernels.append(kernel)
-        return LoweredGraph(context, fusion, tuple(kernels), bodies)
+                body = kernel.loop.node.attributes["body"]
+                lowered_bodies[-1] = self._lower(body, MemoryBudget())
+        groups, sources, fit = fusion.groups, list(range(len(kernels))), None
+        if memory.share < 1:
+            with stage("fit_memory_budget"):
+                fitted, fit = fit_kernels(
+                    context, fusion, kernels, memory, partial(self._kernel, context)
+                )
+            kernels = [f.kernel for f in fitted]
+            groups = tuple(f.group for f in fitted)
+            sources = [-1 if f.source is None else f.source for f in fitted]
+        bodies = {
+            position: body
+            for position, source in enumerate(sources)
+            if source >= 0 and (body := lowered_bodies[source]) is not None
+        }
+        return LoweredGraph(context, fusion, tuple(kernels), bodies, groups, fit)
+
+    def _kernel(self, context: TaskGraph, group: FusionGroup, stores: set[Value]) -> LoweredKernel:
+        self._enter(group)
+        name = f"kernel_{self._count}"
+        self._count += 1
+        try:
+            with stage("lower"):
+                return lower_group(
+                    group.segments, context, stores, self._errors, name, self._reuse, group.absorbed
+                )
+        except (LookupError, Incompatible) as error:
+            names = ", ".join(task.name for task in group.tasks)
+            raise LoweringError(f"cannot lower {names}: {error}") from error

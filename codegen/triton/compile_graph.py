@@ -26,6 +26,7 @@ from flamec.codegen.loops import arrange_loop
 from flamec.codegen.lower.graph import GraphLowering, LoweredGraph
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import ErrorTable
+from flamec.codegen.lower.memory_budget import MemoryBudget, memory_notes
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.gpu_form import ChooseTile, GpuKernel, gpu_form
 from flamec.codegen.triton.launches import LaunchCollector, kernel_writer
@@ -43,6 +44,9 @@ from flamec.ir.passes.normalize_contractions import normalize_contractions
 from flamec.ir.plan import Copy, ExecutionPlan, LoopSpan, OutputSpec, Step, Window
 from flamec.ir.shape import Dim, is_multiple
 from flamec.ir.tasks import TaskGraph
+
+FLOPS_PER_BYTE = 150.0  # tensor cores do about 600 TFLOP/s in 16 bits and memory moves 4 TB/s
+BYTES_PER_KERNEL = 1 << 23  # in 2 microseconds
 
 
 def compile_graph(
@@ -86,6 +90,7 @@ def lower_graph(graph: Graph, options: CodegenOptions) -> LoweredProgram:
         reuse=False,
         enter=errors.enter,
         guarded=True,
+        memory=MemoryBudget(options.memory_budget, FLOPS_PER_BYTE, BYTES_PER_KERNEL),
     )
     lowered = lowering.lower(graph)
     return LoweredProgram(lowered, tuple(errors.messages))
@@ -143,7 +148,7 @@ def _emitted(
         errors=program.errors,
         kernels=tuple(collector.kernels),
         actions=tuple(collector.actions),
-        notes={"kernel_steps": collector.steps},
+        notes={"kernel_steps": collector.steps, **memory_notes(lowered.fit)},
         loops=tuple(emission.loops),
     )
     return CompiledGraph(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Node, Value
+from flamec.ir.passes.choose_saved_values import choose_saved_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +33,6 @@ def partition(
     gradients of the outputs. ``expensive``: functions such as exp are computed again, too,
     where that moves fewer bytes.
     """
-    from flamec.ir.passes.choose_saved_values import choose_saved_values  # loads networkx
-
     seeds = set(joint.inputs[input_count:])
     late = set(seeds)
     backward_nodes: list[Node] = []

@@ -9,53 +9,111 @@ gives is alive in all of its steps.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import accumulate
+from typing import NamedTuple, TypeVar
 
 from flamec.ir.plan import ExecutionPlan, MemoryLayout
 from flamec.ir.shape import evaluate_dim
 
 ALIGNMENT = 64
+K = TypeVar("K", bound=Hashable)
+
+
+class Access(NamedTuple):
+    """What a step does with memory: keys of buffers; ``in_place``: (written, read) pairs that may
+    share memory."""
+
+    reads: Sequence[Hashable]
+    writes: Sequence[Hashable]
+    in_place: Sequence[tuple[Hashable, Hashable]] = ()
+
+
+class Span(NamedTuple):
+    """The steps from ``first`` to ``last`` are a loop, in all of which ``buffers`` are in use."""
+
+    first: int
+    last: int
+    buffers: Sequence[Hashable]
 
 
 def plan_memory(plan: ExecutionPlan, bindings: Mapping[str, int]) -> MemoryLayout:
-    """Offsets by a simulated allocator that takes the tightest free block.
+    """The layout of a plan for these values of its symbols."""
+    steps = [Access(step.reads, step.writes, step.in_place) for step in plan.steps]
+    spans = [Span(loop.first, loop.last, loop.buffers) for loop in plan.loops]
+    touched = {b for step in steps for b in (*step.reads, *step.writes)}
+    size = {
+        position: evaluate_dim(buffer.bytes, bindings)
+        for position, buffer in enumerate(plan.buffers)
+        if buffer.kind == "temporary" and position in touched
+    }
+    return MemoryLayout(*arrange(steps, size, spans))
 
-    Buffers open at the first step that touches them and close after the last one. At each
+
+def arrange(
+    steps: Sequence[Access], size: Mapping[K, int], spans: Sequence[Span] = ()
+) -> tuple[dict[K, int], int]:
+    """Offsets by a simulated allocator that takes the tightest free block, and the arena's size.
+
+    ``size``: bytes of each buffer that is to be placed; all of them are touched. Buffers open at
+    the first step that touches them and close after the last one. At each
     step all openings come before the closings, because a step reads while it writes.
     """
-    first: dict[int, int] = {}
-    last: dict[int, int] = {}
-    for position, step in enumerate(plan.steps):
-        for buffer in (*step.reads, *step.writes):
-            if plan.buffers[buffer].kind == "temporary":
-                first.setdefault(buffer, position)
-                last[buffer] = position
-    for loop in plan.loops:
-        for buffer in loop.buffers:
-            if plan.buffers[buffer].kind == "temporary":
-                first[buffer] = min(first[buffer], loop.first)
-                last[buffer] = max(last[buffer], loop.last)
-    size = {b: _aligned(evaluate_dim(plan.buffers[b].bytes, bindings)) for b in first}
-    host = _share_in_place(plan, first, last, size)
-    closes_with: dict[int, int] = {}
-    for buffer, owner in host.items():
-        closes_with[owner] = max(closes_with.get(owner, -1), last[buffer])
-
-    opening: dict[int, list[int]] = {}
-    closing: dict[int, list[int]] = {}
-    for buffer, owner in host.items():
-        if buffer == owner:
-            opening.setdefault(first[buffer], []).append(buffer)
-            closing.setdefault(closes_with[buffer], []).append(buffer)
+    aligned = {key: _aligned(nbytes) for key, nbytes in size.items()}
+    host, first, last = _lifetimes(steps, aligned, spans)
+    opening: dict[int, list[K]] = {}
+    closing: dict[int, list[K]] = {}
+    for buffer in first:
+        opening.setdefault(first[buffer], []).append(buffer)
+        closing.setdefault(last[buffer], []).append(buffer)
 
     arena = _Arena()
-    offsets: dict[int, int] = {}
-    for position in range(len(plan.steps)):
-        for buffer in sorted(opening.get(position, ()), key=lambda b: -size[b]):
-            offsets[buffer] = arena.allocate(size[buffer])
+    offsets: dict[K, int] = {}
+    for position in range(len(steps)):
+        for buffer in sorted(opening.get(position, ()), key=lambda b: -aligned[b]):
+            offsets[buffer] = arena.allocate(aligned[buffer])
         for buffer in closing.get(position, ()):
-            arena.release(offsets[buffer], size[buffer])
-    return MemoryLayout({b: offsets[owner] for b, owner in host.items()}, arena.peak)
+            arena.release(offsets[buffer], aligned[buffer])
+    return {b: offsets[owner] for b, owner in host.items()}, arena.peak
+
+
+def live_bytes(
+    steps: Sequence[Access], size: Mapping[K, int], spans: Sequence[Span] = ()
+) -> list[int]:
+    """The bytes in use in each step: an arena without gaps would be as large as the largest."""
+    aligned = {key: _aligned(nbytes) for key, nbytes in size.items()}
+    _, first, last = _lifetimes(steps, aligned, spans)
+    change = [0] * (len(steps) + 1)
+    for buffer in first:
+        change[first[buffer]] += aligned[buffer]
+        change[last[buffer] + 1] -= aligned[buffer]
+    return list(accumulate(change[:-1]))
+
+
+def _lifetimes(
+    steps: Sequence[Access], size: Mapping[K, int], spans: Sequence[Span]
+) -> tuple[dict[K, K], dict[K, int], dict[K, int]]:
+    """In whose block each buffer lives, and for each owner the first and the last step of that."""
+    first: dict[K, int] = {}
+    last: dict[K, int] = {}
+    for position, step in enumerate(steps):
+        for key in (*step.reads, *step.writes):
+            if key in size:
+                buffer: K = key  # type: ignore[assignment]
+                first.setdefault(buffer, position)
+                last[buffer] = position
+    for span in spans:
+        for key in span.buffers:
+            if key in size:
+                buffer = key  # type: ignore[assignment]
+                first[buffer] = min(first[buffer], span.first)
+                last[buffer] = max(last[buffer], span.last)
+    host = _share_in_place(steps, first, last, size)
+    for buffer, owner in host.items():
+        if buffer != owner:
+            last[owner] = max(last[owner], last[buffer])
+    owners = set(host.values())
+    return host, {b: first[b] for b in host if b in owners}, {b: last[b] for b in owners}
 
 
 def _aligned(size: int) -> int:
@@ -63,19 +121,23 @@ def _aligned(size: int) -> int:
 
 
 def _share_in_place(
-    plan: ExecutionPlan, first: dict[int, int], last: dict[int, int], size: dict[int, int]
-) -> dict[int, int]:
-    """Whose block each temporary lives in: its own, or that of one that dies as it is born."""
+    steps: Sequence[Access], first: dict[K, int], last: dict[K, int], size: Mapping[K, int]
+) -> dict[K, K]:
+    """Whose block each buffer lives in: its own, or that of one that dies as it is born."""
     host = {buffer: buffer for buffer in first}
-    taken: set[int] = set()
-    for position, step in enumerate(plan.steps):
-        for written, read in step.in_place:
-            if written not in host or read not in host or host[written] != written:
+    taken: set[Hashable] = set()
+    for position, step in enumerate(steps):
+        for key, read in step.in_place:
+            if key not in size or read not in size:
                 continue
-            dies_here = first[written] == position == last[read] and read not in taken
-            if dies_here and size[written] == size[read] and first[read] < position:
-                host[written] = host[read]
-                taken.add(read)
+            written: K = key  # type: ignore[assignment]
+            source: K = read  # type: ignore[assignment]
+            if host[written] != written:
+                continue
+            dies_here = first[written] == position == last[source] and source not in taken
+            if dies_here and size[written] == size[source] and first[source] < position:
+                host[written] = host[source]
+                taken.add(source)
     return host
 
 

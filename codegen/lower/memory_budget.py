@@ -1,0 +1,182 @@
+"""Lower a program for a memory budget: some of its kernels run a second time.
+
+In: the kernels of a graph, lowered as if memory were free. Out: the kernels of the program that
+``fit_memory_budget`` chose, with the group that each is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flamec.codegen.buffers import assign_buffers, reads_before_writing
+from flamec.codegen.lower.group import LoweredKernel
+from flamec.codegen.lower.kernel_builder import Memory, PartialResults
+from flamec.codegen.lower.lanes import MEMORY_DTYPES
+from flamec.codegen.traffic import flops
+from flamec.ir.graph import Value
+from flamec.ir.loop_nest import estimate
+from flamec.ir.passes.fit_memory_budget import MemoryFit, fit_memory_budget
+from flamec.ir.passes.fuse import Fusion, FusionGroup
+from flamec.ir.passes.lower_peak import Costs
+from flamec.ir.passes.plan_memory import Access, arrange
+from flamec.ir.stages import Stage, part_of, value_bytes
+from flamec.ir.tasks import Task, TaskGraph
+
+MOST_LISTED = 40  # kept values
+
+
+@dataclass(frozen=True)
+class MemoryBudget:
+    """``share``: the budget; ``flops_per_byte``, ``bytes_per_kernel``: of the device
+    (``fit_memory_budget``)."""
+
+    share: float = 1.0
+    flops_per_byte: float = 5.0
+    bytes_per_kernel: float = 1 << 14
+
+
+@dataclass(frozen=True)
+class FittedKernel:
+    """``source``: the position of the kernel before, if it is the same but for where it reads."""
+
+    group: FusionGroup
+    kernel: LoweredKernel
+    source: int | None
+
+
+LowerPart = Callable[[FusionGroup, set[Value]], LoweredKernel]
+
+
+def fit_kernels(
+    context: TaskGraph,
+    fusion: Fusion,
+    kernels: Sequence[LoweredKernel],
+    budget: MemoryBudget,
+    lower: LowerPart,
+) -> tuple[list[FittedKernel], MemoryFit]:
+    """``lower`` makes the kernel of a group that stores these values."""
+    products = [estimate(flops(kernel.kernel)) / budget.flops_per_byte for kernel in kernels]
+    parts = _Parts(context, fusion, kernels, lower)
+    fit = fit_memory_budget(
+        context,
+        fusion,
+        [parts.whole(i) for i in range(len(kernels))],
+        Costs(products, budget.bytes_per_kernel),
+        budget.share,
+        parts.peak,
+    )
+    return [parts.fitted(stage) for stage in fit.stages], fit
+
+
+class _Parts:
+    """Groups and parts of groups as kernels; each is lowered once."""
+
+    def __init__(
+        self,
+        context: TaskGraph,
+        fusion: Fusion,
+        kernels: Sequence[LoweredKernel],
+        lower: LowerPart,
+    ) -> None:
+        self._context = context
+        self._groups = fusion.groups
+        self._kernels = kernels
+        self._lower = lower
+        self._parts: dict[object, tuple[FusionGroup, LoweredKernel, Stage]] = {}
+
+    def whole(self, number: int) -> Stage:
+        """The stage that is all of a group."""
+        return _stage(number, self._groups[number].tasks, self._kernels[number])
+
+    def _part(self, stage: Stage) -> tuple[FusionGroup, LoweredKernel, Stage]:
+        key = stage.group, stage.tasks, frozenset(stage.stores)
+        if key not in self._parts:
+            group = part_of(self._groups[stage.group], stage.tasks)
+            kernel = self._lower(group, set(stage.stores))
+            self._parts[key] = group, kernel, _stage(stage.group, stage.tasks, kernel)
+        return self._parts[key]
+
+    def peak(self, stages: Sequence[Stage]) -> int:
+        """The size of the arena, as ``plan_memory`` will find it for typical sizes."""
+        table = assign_buffers(self._context, [self.fitted(stage).kernel for stage in stages])
+        copied = [v for v in self._context.updates.values() if table.is_temporary(v)]
+        results = {*self._context.outputs, *self._context.updates.values()}
+        size: dict[Hashable, int] = {v: value_bytes(v) for v in copied}
+        accesses = []
+        for stage in map(self._exact, stages):
+            size.update(stage.private)
+            for value, memory in stage.stores.items():
+                if value not in results:
+                    size[memory] = value_bytes(value)
+            accesses.append(stage.access)
+        return arrange([*accesses, Access(copied, ())], size)[1]
+
+    def _exact(self, stage: Stage) -> Stage:
+        """A stage with what its kernel allows to be in place, and with its private memory."""
+        if stage.whole:
+            return stage
+        _, _, lowered = self._part(stage)
+        memory: dict[Hashable, Hashable] = dict(stage.loads.items() | stage.stores.items())
+        pairs = tuple((memory[w], memory[r]) for w, r in lowered.in_place)
+        private: dict[Hashable, int] = {
+            (stage, i): nbytes for i, nbytes in enumerate(lowered.private.values())
+        }
+        return replace(stage, in_place=pairs, private=private)
+
+    def fitted(self, stage: Stage) -> FittedKernel:
+        """The kernel of a stage, with the memory that it reads and writes there."""
+        if stage.whole:
+            group, kernel = self._groups[stage.group], self._kernels[stage.group]
+            source: int | None = stage.group
+        else:
+            group, kernel, _ = self._part(stage)
+            source = None
+        names: dict[Memory, Memory] = {}
+        for value, memory in (*stage.loads.items(), *stage.stores.items()):
+            assert isinstance(memory, Value)
+            names[value] = memory
+        buffers = tuple(names.get(memory, memory) for memory in kernel.buffers)
+        if buffers != kernel.buffers:
+            kernel = replace(kernel, buffers=buffers)
+        return FittedKernel(group, kernel, source)
+
+
+def _stage(number: int, tasks: tuple[Task, ...], lowered: LoweredKernel) -> Stage:
+    """What a kernel does with memory; the values themselves stand for where they are."""
+    loads: dict[Value, Value] = {}
+    stores: dict[Value, Value] = {}
+    private: dict[Hashable, int] = {}
+    for memory, parameter in zip(lowered.buffers, lowered.kernel.parameters, strict=True):
+        if isinstance(memory, PartialResults):
+            private[memory] = estimate(memory.elements) * MEMORY_DTYPES[memory.memory].itemsize
+        elif parameter.written:
+            stores[memory] = memory
+        else:
+            loads[memory] = memory
+    pairs = tuple(
+        (new, old) for new in stores for old in loads if reads_before_writing(lowered, old, new)
+    )
+    return Stage(number, tasks, loads, stores, pairs, private)
+
+
+def memory_notes(fit: MemoryFit | None) -> dict[str, Any]:
+    """What was decided, as plain data for the plan."""
+    if fit is None:
+        return {}
+    return {
+        "memory": {
+            "peaks": list(fit.peaks),
+            "chosen": fit.chosen,
+            "repeated": [[*_described(r.value), r.nbytes] for r in fit.repeated],
+            "kept": [[*_described(k.value), k.nbytes, k.reason] for k in fit.kept[:MOST_LISTED]],
+        }
+    }
+
+
+def _described(value: Value) -> tuple[str, str, str]:
+    """A value's name or operation, its type and the user's line."""
+    node = value.node
+    name = value.name or (node.op.name if node else "input")
+    return name, str(value.type), str((node and node.location) or "")

@@ -1,0 +1,105 @@
+"""``compile(memory_budget=...)``: less memory, the same step."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flamec
+from flamec import nn, optim
+from flamec.ir.passes.plan_memory import plan_memory
+from flamec.nn import functional as F
+from flamec.runtime.allocator import current_arena
+
+WIDTH, LAYERS, ROWS = 48, 6, 512
+BUDGETS = (1.0, 0.5, 0.0)
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        self.dropout = nn.Dropout(0.2)
+
+    def forward(self, x: Any) -> Any:
+        return x + self.dropout(self.down(F.gelu(self.up(self.norm(x)))))
+
+
+def trained(budget: float | None, steps: int = 2) -> tuple[list[np.ndarray], Any]:
+    """Parameters and the generator's state after some steps, and the compiled function."""
+    flamec.manual_seed(3)
+    model = nn.Sequential(*(Block() for _ in range(LAYERS)), nn.Linear(WIDTH, 5))
+    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    x, y = flamec.randn(ROWS, WIDTH), flamec.randint(0, 5, (ROWS,))
+
+    def step(x: Any, y: Any) -> Any:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    compiled = step if budget is None else flamec.compile(step, memory_budget=budget)
+    losses = [compiled(x, y).item() for _ in range(steps)]
+    found = [*(p.detach().numpy().copy() for p in model.parameters())]
+    return [*found, np.array(losses), flamec.get_rng_state().numpy()], compiled
+
+
+def test_a_training_step_with_less_memory() -> None:
+    eager, _ = trained(None)
+    peaks, results = [], []
+    for budget in BUDGETS:
+        found, compiled = trained(budget)
+        for a, b in zip(found, eager, strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
+        results.append(found)
+        plan = compiled.programs[0].prepared.plan
+        layout = plan_memory(plan, {})
+        peaks.append(layout.peak_bytes)
+        bound = compiled.programs[0].prepared.runner.program.bind(())
+        arena = current_arena().view()
+        touched = _touched(arena, lambda step=compiled: trained_again(step))
+        assert touched <= bound.peak_bytes and touched >= 0.95 * layout.peak_bytes
+    assert peaks == sorted(peaks, reverse=True) and peaks[-1] < 0.6 * peaks[0]
+    for found in results[1:]:
+        for a, b in zip(found, results[0], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def trained_again(step: Any) -> None:
+    step(flamec.randn(ROWS, WIDTH), flamec.randint(0, 5, (ROWS,)))
+
+
+def _touched(arena: np.ndarray, run: Any) -> int:
+    """How far into the arena a call writes."""
+    arena[:] = 0xAB
+    run()
+    return int(np.flatnonzero(arena != 0xAB)[-1]) + 1
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_what_is_no_budget_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="memory_budget"):
+        flamec.compile(lambda x: x, memory_budget=value)
+
+
+def test_nothing_is_searched_for_without_a_budget() -> None:
+    """The package that finds minimum cuts is not even loaded."""
+    program = """
+import sys, flamec
+w = flamec.ones(3, requires_grad=True)
+@flamec.compile
+def step(x):
+    ((x * w) ** 2).sum().backward()
+step(flamec.ones(3))
+print("networkx" in sys.modules)
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert finished.stdout.strip() == "False"
