@@ -103,6 +103,7 @@ class Executable:
         self.compiled = compiled
         self.label = label
         self.timed = timed
+        self._timed_library: ctypes.CDLL | None = None
         self.runtime = runtime
         self.plan_memory = plan_memory
         self._library = ctypes.CDLL(str(library_path))
@@ -110,6 +111,18 @@ class Executable:
         assert address is not None
         self.entry_address: int = address
         self._local = _BoundPrograms()
+
+    def timed_library(self, recorder: Recorder) -> ctypes.CDLL | None:
+        """The build with a clock, made when it is first asked for; None if there is none."""
+        if (
+            self._timed_library is None
+            and self.timed is not None
+            and "functions" in self.plan.notes
+        ):
+            start = perf_counter_ns()
+            self._timed_library = ctypes.CDLL(str(self.timed()))
+            recorder.timed_build(self.label, start, perf_counter_ns())
+        return self._timed_library
 
     def bind(self, sizes: tuple[int, ...] = ()) -> BoundProgram:
         """The program for these values of ``plan.symbols``; ValueError if their number differs.
@@ -244,12 +257,10 @@ class TimedEntry:
         self._executable, self._bindings, self._recorder = executable, bindings, recorder
         self._enter = executable.runtime.enter
         self._clock: StepClock | None = None
-        start = perf_counter_ns()
-        if executable.timed is not None and "functions" in executable.plan.notes:
-            library = ctypes.CDLL(str(executable.timed()))
+        library = executable.timed_library(recorder)
+        if library is not None:
             self._clock = StepClock(library, executable.plan, executable.runtime.clock)
             entry.program = ctypes.cast(library[executable.plan.entry], ctypes.c_void_p).value
-            recorder.timed_build(executable.label, start, perf_counter_ns())
 
     def __call__(self, pointer: Any) -> int:
         clock = self._clock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,8 @@ from flamec.cli import example_inputs, target
 from flamec.cli.console import make_console, print_heading, print_json, print_text
 from flamec.cli.gpu_stages import GPU_STAGES, gpu_stage_parts
 from flamec.cli.graph_text import graph_lines, numbers_like
+from flamec.cli.html_page import html_page, profiled_run
+from flamec.cli.page_data import page_data
 from flamec.cli.stages import STAGES, Inspection, StagePart, inspect, stage_parts
 from flamec.ir.graph import Graph
 
@@ -38,6 +41,13 @@ def dump(
     gpu: Annotated[
         str, typer.Option("--target", metavar="sm_NN", help="The GPU that code is made for.")
     ] = "sm_90",
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT", help="Write all stages as one page that works offline."),
+    ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="With --html: run the function and show its times.")
+    ] = False,
     diff: Annotated[
         tuple[str, str] | None,
         typer.Option(metavar="A B", help="The difference between two stages."),
@@ -55,7 +65,7 @@ def dump(
     """Print what FUNCTION becomes at a stage of its compilation.
 
     Arguments come from --input, from @flamec.compile(inputs=...), or from a function
-    flamec_inputs() in the file. Nothing is run but the trace.
+    flamec_inputs() in the file. Nothing is run but the trace, unless --profile asks for it.
 
     Example: flamec dump train.py:step --stage kernel
     """
@@ -63,9 +73,16 @@ def dump(
         if name not in (*STAGES, *GPU_STAGES, "all") or (diff and name not in STAGES):
             names = STAGES if diff else (*STAGES, *GPU_STAGES)
             raise typer.BadParameter(f"no stage is called {name!r}; there are {', '.join(names)}")
+    if profile and html is None:
+        raise typer.BadParameter("--profile belongs to --html OUT")
     found = target.load_target(function, True if dynamic else None)
     example = example_inputs.example_inputs(found, input or (), seed)
     inspection = inspect(found, example, found.function.options)
+    if html is not None:
+        events = profiled_run(found, example) if profile else ()
+        html.write_text(html_page(page_data(inspection, function, example.origin, events)))
+        make_console(color).print(f"wrote {html}")
+        return
     if diff:
         text = stage_diff(inspection, *diff)
         if as_json:

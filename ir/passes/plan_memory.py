@@ -39,6 +39,13 @@ class Span(NamedTuple):
 
 def plan_memory(plan: ExecutionPlan, bindings: Mapping[str, int]) -> MemoryLayout:
     """The layout of a plan for these values of its symbols."""
+    return MemoryLayout(*arrange(*accesses_of(plan, bindings)))
+
+
+def accesses_of(
+    plan: ExecutionPlan, bindings: Mapping[str, int]
+) -> tuple[list[Access], dict[int, int], list[Span]]:
+    """What a plan does with its temporaries, as ``arrange`` takes it: steps, sizes, loops."""
     steps = [Access(step.reads, step.writes, step.in_place) for step in plan.steps]
     spans = [Span(loop.first, loop.last, loop.buffers) for loop in plan.loops]
     touched = {b for step in steps for b in (*step.reads, *step.writes)}
@@ -47,7 +54,7 @@ def plan_memory(plan: ExecutionPlan, bindings: Mapping[str, int]) -> MemoryLayou
         for position, buffer in enumerate(plan.buffers)
         if buffer.kind == "temporary" and position in touched
     }
-    return MemoryLayout(*arrange(steps, size, spans))
+    return steps, size, spans
 
 
 def arrange(
@@ -94,6 +101,19 @@ def _lifetimes(
     steps: Sequence[Access], size: Mapping[K, int], spans: Sequence[Span]
 ) -> tuple[dict[K, K], dict[K, int], dict[K, int]]:
     """In whose block each buffer lives, and for each owner the first and the last step of that."""
+    first, last = live_ranges(steps, size, spans)
+    host = _share_in_place(steps, first, last, size)
+    for buffer, owner in host.items():
+        if buffer != owner:
+            last[owner] = max(last[owner], last[buffer])
+    owners = set(host.values())
+    return host, {b: first[b] for b in host if b in owners}, {b: last[b] for b in owners}
+
+
+def live_ranges(
+    steps: Sequence[Access], size: Mapping[K, int], spans: Sequence[Span] = ()
+) -> tuple[dict[K, int], dict[K, int]]:
+    """The first and the last step that touches each buffer."""
     first: dict[K, int] = {}
     last: dict[K, int] = {}
     for position, step in enumerate(steps):
@@ -108,12 +128,7 @@ def _lifetimes(
                 buffer = key  # type: ignore[assignment]
                 first[buffer] = min(first[buffer], span.first)
                 last[buffer] = max(last[buffer], span.last)
-    host = _share_in_place(steps, first, last, size)
-    for buffer, owner in host.items():
-        if buffer != owner:
-            last[owner] = max(last[owner], last[buffer])
-    owners = set(host.values())
-    return host, {b: first[b] for b in host if b in owners}, {b: last[b] for b in owners}
+    return first, last
 
 
 def _aligned(size: int) -> int:

@@ -1,0 +1,40 @@
+/* Copies the libraries from node_modules into vendor/, with their licences and checksums.
+ *
+ *     cd flamec/cli/page && npm ci --ignore-scripts && npm run vendor
+ *
+ * To take another version, change package.json and run `npm install` in place of `npm ci`. */
+import { createHash } from "node:crypto";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { basename } from "node:path";
+
+const FILES = {
+  cytoscape: { files: ["dist/cytoscape.min.js"], licence: "LICENSE" },
+  "@dagrejs/dagre": { files: ["dist/dagre.min.js"], licence: "LICENSE" },
+  "@dagrejs/graphlib": { files: [], inside: "dagre.min.js", licence: "LICENSE" },
+  prismjs: {
+    files: ["prism-core", "prism-clike", "prism-c"].map((name) => `components/${name}.min.js`),
+    licence: "LICENSE",
+  },
+};
+mkdirSync("vendor", { recursive: true });
+const manifest = {};
+let notices = "# Third-party software in this folder\n\nMade by `vendor.mjs`; inserted unchanged into the pages of `flamec dump --html`.\n";
+for (const [name, { files, inside, licence }] of Object.entries(FILES)) {
+  const folder = `node_modules/${name}`;
+  const about = JSON.parse(readFileSync(`${folder}/package.json`, "utf8"));
+  notices += `\n## ${name} ${about.version} (${about.license})\n\n`;
+  notices += inside ? `Part of ${inside}\n\n` : `Files: ${files.map((file) => basename(file)).join(", ")}\n\n`;
+  notices += "```\n" + readFileSync(`${folder}/${licence}`, "utf8").trim() + "\n```\n";
+  for (const file of files) {
+    const text = readFileSync(`${folder}/${file}`, "utf8").replace(/\n?\/\/# sourceMappingURL=.*\s*$/, "\n");
+    writeFileSync(`vendor/${basename(file)}`, text);
+    manifest[basename(file)] = {
+      package: name,
+      version: about.version,
+      licence: about.license,
+      sha256: createHash("sha256").update(text).digest("hex"),
+    };
+  }
+}
+writeFileSync("vendor/manifest.json", JSON.stringify(manifest, null, 2) + "\n");
+writeFileSync("vendor/THIRD_PARTY.md", notices);

@@ -1,0 +1,294 @@
+"""What the page of ``flamec dump --html`` shows, as data.
+
+In: an ``Inspection``, and perhaps the events of a profile. Out: JSON. Invariants: nodes, kernels
+and buffers are named by their positions in their lists; everything is there, so that the page
+needs no other file and no network.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
+from time import perf_counter
+from typing import Any
+
+from flamec.cli.fusion_text import count_operations
+from flamec.cli.graph_text import type_data
+from flamec.cli.source_lines import describe_place, source_text
+from flamec.cli.stages import Inspection, stage_parts
+from flamec.ir.graph import Graph, Node, Value
+from flamec.ir.kernel import Kernel, print_kernel
+from flamec.ir.passes.plan_memory import accesses_of, live_ranges, plan_memory
+from flamec.ir.plan import ExecutionPlan, Step
+from flamec.ir.printer import format_attribute
+from flamec.ir.shape import Dim, evaluate_dim
+from flamec.ir.work import node_work
+from flamec.prepared import Prepared
+from flamec.profiler.events import Event, lanes
+
+_STAGES = ("trace", "grad", "autocast", "optimized", "fused", "kernel", "plan", "source")
+_FUNCTION = re.compile(r"^(?:static )?[\w ]*?\b(\w+)\(", re.MULTILINE)
+_CALLED = re.compile(r"\b((?:loop|product)_\d+\w*)\b")
+_TEXT_LIMIT = 400  # characters of an attribute
+
+
+def page_data(
+    inspection: Inspection, function: str, origin: str, events: Sequence[Event] = ()
+) -> dict[str, Any]:
+    """Everything; ``function`` and ``origin`` say what was inspected with which arguments."""
+    return {
+        "function": function,
+        "inputs": origin,
+        "sizes": dict(inspection.bindings),
+        "programs": [_program(inspection, title, prepared) for title, prepared in inspection.parts],
+        "stages": {
+            name: [
+                {"title": part.title, "language": part.language, "text": part.text}
+                for part in stage_parts(inspection, name)
+            ]
+            for name in _STAGES
+        },
+        "profile": _profile(events),
+    }
+
+
+def _program(inspection: Inspection, title: str, prepared: Prepared) -> dict[str, Any]:
+    passes = [
+        {
+            "name": r.name,
+            "seconds": r.seconds,
+            "before": r.nodes_before,
+            "after": r.nodes_after,
+            "changed": r.changed,
+        }
+        for r in prepared.pass_records
+    ]
+    start = perf_counter()
+    compiled = prepared.compiled
+    seconds = perf_counter() - start
+    passes.append(
+        {"name": "fuse, lower, emit", "seconds": seconds, "before": 0, "after": 0, "changed": True}
+    )
+    nodes = _Nodes(inspection.bindings)
+    nodes.add(compiled.graph, ())
+    kernels_of: dict[int, list[int]] = {}
+    nodes_of: list[list[int]] = []
+    for number, group in enumerate(compiled.groups):
+        found = {nodes.number[task.origin] for task in group.tasks if task.origin in nodes.number}
+        nodes_of.append(sorted(found))
+        for node in found:
+            kernels_of.setdefault(node, []).append(number)
+    for position, data in enumerate(nodes.data):
+        data["kernels"] = kernels_of.get(position, [])
+    plan = compiled.plan
+    kernels = [
+        _kernel(step, inspection.bindings)
+        | {
+            "nodes": nodes_of[number] if number < len(nodes_of) else [],
+            "text": _kernel_text(compiled.kernels[number]) if number < len(nodes_of) else "",
+        }
+        for number, step in enumerate(plan.steps)
+    ]
+    functions = _functions(plan)
+    for kernel, number in zip(kernels, plan.notes.get("functions", ()), strict=False):
+        kernel["functions"] = _used(functions, f"step_{number}")
+    return {
+        "title": title or "program",
+        "name": compiled.graph.name,
+        "nodes": nodes.data,
+        "kernels": kernels,
+        "functions": functions,
+        "passes": passes,
+        "memory": _memory(plan, inspection.bindings),
+    }
+
+
+class _Nodes:
+    """The nodes of a graph and of the bodies in it, and of its inputs, as JSON."""
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self.data: list[dict[str, Any]] = []
+        self.number: dict[Node | None, int] = {}
+        self._sizes = sizes
+        self._values: dict[Value, int] = {}
+
+    def add(self, graph: Graph, around: tuple[str, ...]) -> None:
+        """Add inputs and nodes; ``around`` is where they are shown."""
+        for value in graph.inputs:
+            self._values[value] = len(self.data)
+            self.data.append(
+                {
+                    "op": "input",
+                    "name": value.name or "",
+                    "module": [*around, "inputs"],
+                    "inputs": [],
+                    "outputs": [_type_text(value)],
+                    "bytes": 0,
+                    "flops": 0,
+                }
+            )
+        for node in graph.nodes:
+            self._add_node(node, around)
+
+    def _add_node(self, node: Node, around: tuple[str, ...]) -> None:
+        number = self.number[node] = len(self.data)
+        for value in node.outputs:
+            self._values[value] = number
+        moved, computed = node_work(node)
+        module = [*around, *_box(node)]
+        self.data.append(
+            {
+                "op": node.op.name,
+                "kind": node.op.kind.value,
+                "module": module,
+                "inputs": [self._values[v] for v in node.inputs],
+                "outputs": [_type_text(v) for v in node.outputs],
+                "attributes": {
+                    k: format_attribute(v)[:_TEXT_LIMIT]
+                    for k, v in node.attributes.items()
+                    if not isinstance(v, Graph)
+                },
+                "bytes": self._value(moved),
+                "flops": self._value(computed),
+                "line": None if node.location is None else _line(node),
+            }
+        )
+        for name, body in node.bodies.items():
+            self.add(body, (*module, f"{node.op.name} {name} {number}"))
+
+    def _value(self, dim: Dim) -> int:
+        return evaluate_dim(dim, self._sizes)
+
+
+def _box(node: Node) -> list[str]:
+    """Where a node is shown: in its module, else with the others of its line."""
+    if node.scope or node.location is None:
+        return [part for part in node.scope.split(".") if part]
+    return [f"{PurePath(node.location.file).name}:{node.location.line}"]
+
+
+def _line(node: Node) -> dict[str, Any]:
+    location = node.location
+    assert location is not None
+    return {
+        "file": PurePath(location.file).name,
+        "path": location.file,
+        "line": location.line,
+        "function": location.function.rpartition(".")[2],
+        "text": source_text(location),
+    }
+
+
+def _type_text(value: Value) -> str:
+    data = type_data(value.type)
+    return f"{data['dtype']}[{', '.join(map(str, data['shape']))}]"
+
+
+def _kernel(step: Step, sizes: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "name": step.name,
+        "kind": step.kind,
+        "operations": count_operations(step.operations),
+        "read": evaluate_dim(step.bytes_read, sizes),
+        "written": evaluate_dim(step.bytes_written, sizes),
+        "flops": evaluate_dim(step.flops, sizes),
+        "lines": [describe_place(place) for place in step.locations],
+        "modules": list(step.modules),
+        "buffers": {"reads": list(step.reads), "writes": list(step.writes)},
+        "functions": [],
+    }
+
+
+def _kernel_text(kernel: Kernel) -> str:
+    """The Kernel IR without the user's lines, which stand beside it."""
+    lines = print_kernel(kernel).splitlines()
+    return "\n".join(line for line in lines if not line.startswith("  # "))
+
+
+def _functions(plan: ExecutionPlan) -> dict[str, str]:
+    """The functions of a C program by name, in their order, with the comments before them."""
+    source = plan.source
+    start = source.find("/* Bytes of private memory")
+    if plan.language != "c" or start < 0:
+        return {}
+    found: dict[str, str] = {}
+    comment = ""
+    for block in re.split(r"\n(?=static |int64_t |/\*)", source[start:]):
+        name = _FUNCTION.search(block)
+        if block.startswith("/*") and "\nstatic" not in block and "\nint64_t" not in block:
+            comment = block + "\n"
+        elif name is not None:
+            found[name[1]] = comment + block.strip()
+            comment = ""
+    return found
+
+
+def _used(functions: Mapping[str, str], name: str) -> list[str]:
+    """A step's function and, before it, those that it calls."""
+    if name not in functions:
+        return []
+    called = dict.fromkeys(m for m in _CALLED.findall(functions[name]) if m in functions)
+    return [*called, name]
+
+
+def _memory(plan: ExecutionPlan, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """The arena: which buffer lies where from which step to which."""
+    layout = plan_memory(plan, sizes)
+    first, last = live_ranges(*accesses_of(plan, sizes))
+    blocks = [
+        {
+            "buffer": buffer,
+            "name": plan.buffers[buffer].name,
+            "type": plan.buffers[buffer].dtype.name,
+            "offset": offset,
+            "bytes": evaluate_dim(plan.buffers[buffer].bytes, sizes),
+            "first": first[buffer],
+            "last": last[buffer],
+        }
+        for buffer, offset in sorted(layout.offsets.items())
+    ]
+    given = {"input": 0, "output": 0}
+    for buffer in plan.buffers:
+        if buffer.kind in given:
+            given[buffer.kind] += evaluate_dim(buffer.bytes, sizes)
+    return {
+        "peak": layout.peak_bytes,
+        "blocks": blocks,
+        "steps": len(plan.steps),
+        "inputs": given["input"],
+        "outputs": given["output"],
+    }
+
+
+def _profile(events: Sequence[Event]) -> list[dict[str, Any]]:
+    """The lanes of a profile with their events; times in microseconds since the first."""
+    start = min((e.start for e in events), default=0)
+    return [
+        {"name": _lane_name(lane[0]), "events": list(_lane_events(lane, start))}
+        for lane in lanes(events)
+    ]
+
+
+def _lane_name(event: Event) -> str:
+    if event.device == "cpu":
+        return f"cpu, thread {event.thread}"
+    return f"{event.device}, stream {event.stream:#x}"
+
+
+def _lane_events(lane: Sequence[Event], start: int) -> Iterator[dict[str, Any]]:
+    """With the depth at which they are nested."""
+    ends: list[int] = []
+    for event in lane:
+        while ends and ends[-1] <= event.start:
+            ends.pop()
+        yield {
+            "name": event.name,
+            "kind": event.kind,
+            "start": (event.start - start) / 1e3,
+            "length": (event.end - event.start) / 1e3,
+            "depth": len(ends),
+            "bytes": event.moved,
+            "flops": event.flops,
+        }
+        ends.append(event.end)

@@ -1,0 +1,375 @@
+"""``flamec dump --html``: what is in the page, and what it does in a browser."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from page_programs import large_page
+
+from flamec.cli.example_inputs import example_inputs
+from flamec.cli.html_page import html_page
+from flamec.cli.page_data import page_data
+from flamec.cli.stages import inspect
+from flamec.cli.target import load_target
+from flamec.ir.passes.plan_memory import plan_memory
+
+ROOT = Path(__file__).parent.parent.parent
+PAGE = ROOT / "flamec" / "cli" / "page"
+
+
+@pytest.fixture(scope="module")
+def step(program: Path) -> tuple[Any, dict[str, Any]]:
+    """The compiled training step of the user's file, and the data of its page."""
+    target = load_target(f"{program}:step")
+    example = example_inputs(target, ())
+    inspection = inspect(target, example, target.function.options)
+    return inspection.parts[0][1], page_data(inspection, "program.py:step", example.origin)
+
+
+# the data ------------------------------------------------------------------------------
+def test_nodes_and_kernels_know_each_other(step: tuple[Any, dict[str, Any]]) -> None:
+    prepared, data = step
+    (program,) = data["programs"]
+    nodes, kernels = program["nodes"], program["kernels"]
+    assert [k["name"] for k in kernels] == [s.name for s in prepared.compiled.plan.steps]
+    for number, kernel in enumerate(kernels):
+        assert kernel["nodes"] and all(number in nodes[n]["kernels"] for n in kernel["nodes"])
+    for number, node in enumerate(nodes):
+        assert all(number in kernels[k]["nodes"] for k in node["kernels"])
+        assert all(operand < number for operand in node["inputs"])
+    computing = [n for n in nodes if n.get("kind") in ("contraction", "reduction")]
+    assert computing and all(n["kernels"] for n in computing)
+
+
+def test_bytes_and_arithmetic_are_those_of_the_plan(step: tuple[Any, dict[str, Any]]) -> None:
+    prepared, data = step
+    plan, (program,) = prepared.compiled.plan, data["programs"]
+    for kernel, described in zip(program["kernels"], plan.steps, strict=True):
+        assert kernel["read"] == described.bytes_read
+        assert kernel["written"] == described.bytes_written
+        assert kernel["flops"] == described.flops
+    product = next(n for n in program["nodes"] if n["op"] == "dot_general")
+    assert product["flops"] == 2 * 16 * 10 * 5
+    assert product["line"]["text"] == "loss = criterion(model(x), y)"
+
+
+def test_every_kernel_has_its_c_functions(step: tuple[Any, dict[str, Any]]) -> None:
+    prepared, data = step
+    (program,) = data["programs"]
+    for number, kernel in enumerate(program["kernels"]):
+        *called, own = kernel["functions"]
+        assert own == f"step_{number}"
+        for name in kernel["functions"]:
+            assert program["functions"][name] in prepared.compiled.plan.source
+        assert all(
+            f"{name}(" in program["functions"][own] or name in program["functions"][own]
+            for name in called
+        )
+
+
+def test_memory_is_the_planned_arena(step: tuple[Any, dict[str, Any]]) -> None:
+    prepared, data = step
+    memory, plan = data["programs"][0]["memory"], prepared.compiled.plan
+    layout = plan_memory(plan, {})
+    assert memory["peak"] == layout.peak_bytes
+    assert {b["buffer"]: b["offset"] for b in memory["blocks"]} == layout.offsets
+    for a in memory["blocks"]:
+        for b in memory["blocks"]:
+            at_once = a["first"] < b["last"] and b["first"] < a["last"]
+            if a is not b and at_once:  # those that follow one another in place meet in one step
+                apart = (
+                    a["offset"] + a["bytes"] <= b["offset"]
+                    or b["offset"] + b["bytes"] <= a["offset"]
+                )
+                assert apart
+
+
+def test_all_stages_are_in_the_page(step: tuple[Any, dict[str, Any]]) -> None:
+    _, data = step
+    assert set(data["stages"]) == {
+        "trace", "grad", "autocast", "optimized", "fused", "kernel", "plan", "source",
+    }  # fmt: skip
+    assert "flamec_program" in data["stages"]["source"][0]["text"]
+    assert [p["name"] for p in data["programs"][0]["passes"]][-1] == "fuse, lower, emit"
+
+
+# the file ------------------------------------------------------------------------------
+def test_the_page_needs_nothing_else(step: tuple[Any, dict[str, Any]]) -> None:
+    data = {**step[1], "inputs": "</script><b>%SCRIPTS%"}
+    text = html_page(data)
+    assert not re.search(r"<(?:script|link|img)[^>]*(?:src|href)=", text)
+    assert "@import" not in text
+    (embedded,) = re.findall(
+        r'<script type="application/json" id="data">(.*?)</script>', text, re.S
+    )
+    assert json.loads(embedded) == json.loads(json.dumps(data, default=str))
+
+
+def test_libraries_are_those_that_were_fetched() -> None:
+    manifest = json.loads((PAGE / "vendor" / "manifest.json").read_text())
+    wanted = json.loads((PAGE / "package.json").read_text())["dependencies"]
+    locked = json.loads((PAGE / "package-lock.json").read_text())["packages"]
+    notices = (PAGE / "vendor" / "THIRD_PARTY.md").read_text()
+    files = {p.name for p in (PAGE / "vendor").glob("*.js")}
+    assert files == set(manifest)
+    for name, entry in manifest.items():
+        content = (PAGE / "vendor" / name).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == entry["sha256"], name
+        assert wanted[entry["package"]] == entry["version"]
+    for path, entry in locked.items():
+        if path:
+            heading = (
+                f"## {path.removeprefix('node_modules/')} {entry['version']} ({entry['license']})"
+            )
+            assert heading in notices
+
+
+def test_the_command_writes_a_page_with_a_run(run: Any, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    assert (
+        f"wrote {out}" in run("dump", "program.py:decorated", "--html", str(out), "--profile").out
+    )
+    text = out.read_text()
+    (embedded,) = re.findall(
+        r'<script type="application/json" id="data">(.*?)</script>', text, re.S
+    )
+    data = json.loads(embedded.replace("<\\/", "</"))
+    events = [e for lane in data["profile"] for e in lane["events"]]
+    assert {e["name"] for e in events if e["kind"] == "program"} == {"decorated"}
+    kernels = data["programs"][0]["kernels"]
+    assert sum(e["kind"] == "kernel" for e in events) == 3 * len(kernels)
+    assert "belongs to --html" in run("dump", "program.py:decorated", "--profile", code=2).err
+
+
+# in a browser --------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    programs = (
+        shutil.which("chromium") or shutil.which("chromium-browser"),
+        shutil.which("chromedriver"),
+    )
+    if None in programs:
+        pytest.skip(
+            "chromium and chromedriver are not installed (Debian: chromium, chromium-driver)"
+        )
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        "--window-size=1400,900", "--force-device-scale-factor=1",
+        "--host-resolver-rules=MAP * ~NOTFOUND",  # no network
+    ):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(programs[1]))
+    driver.set_script_timeout(120)
+    yield driver
+    driver.quit()
+
+
+def opened(browser: Any, data: dict[str, Any], folder: Path) -> Any:
+    path = folder / "page.html"
+    path.write_text(html_page(data))
+    browser.get(path.as_uri())
+    assert browser.execute_script("return inspection.ready")
+    return browser
+
+
+def details(browser: Any) -> str:
+    text: str = browser.execute_script("return document.getElementById('details').innerText")
+    return text
+
+
+def click_link(browser: Any, text: str) -> None:
+    browser.execute_script(
+        "const links = [...document.querySelectorAll('#details .link')];"
+        "links.find(l => l.textContent.startsWith(arguments[0])).click()",
+        text,
+    )
+
+
+def view(browser: Any, name: str) -> None:
+    browser.execute_script(f"document.querySelector('[data-view={name}]').click()")
+
+
+@pytest.fixture
+def page(browser: Any, step: tuple[Any, dict[str, Any]], tmp_path: Path) -> Iterator[Any]:
+    yield opened(browser, step[1], tmp_path)
+    problems = [e["message"] for e in browser.get_log("browser") if e["level"] == "SEVERE"]
+    assert not problems
+
+
+def test_every_view_opens(page: Any) -> None:
+    for name in ("stages", "kernels", "time", "memory", "graph"):
+        view(page, name)
+        assert page.execute_script(
+            f"return document.getElementById('{name}').getBoundingClientRect().height > 300"
+        )
+    assert "kernels" in details(page)
+
+
+def test_from_a_node_to_its_line_and_kernel_and_back(
+    page: Any, step: tuple[Any, dict[str, Any]]
+) -> None:
+    nodes = step[1]["programs"][0]["nodes"]
+    number = next(i for i, n in enumerate(nodes) if n["op"] == "dot_general")
+    page.execute_script(
+        f"inspection.graph.reveal([{number}]); inspection.graph.cy.$('#n{number}').emit('tap')"
+    )
+    text = details(page)
+    assert "loss = criterion(model(x), y)" in text and "float32[16, 5]" in text
+    assert "Sequential.0" in text and "1.60 k" in text  # 2 * 16 * 10 * 5
+    kernel = nodes[number]["kernels"][0]
+    assert f"kernel_{kernel} in C" in text and f"step_{kernel}(" in text
+    click_link(page, f"kernel_{kernel}")
+    assert f"kernel_{kernel} (matmul)" in details(page)
+    click_link(page, "show its")
+    marked = page.execute_script("return inspection.graph.cy.$('.marked').map(n => n.id())")
+    assert f"n{number}" in marked
+    assert set(marked) == {f"n{n}" for n in step[1]["programs"][0]["kernels"][kernel]["nodes"]}
+
+
+def test_modules_open_and_close(page: Any) -> None:
+    page.execute_script("document.getElementById('close-all').click()")
+    boxes = page.execute_script(
+        "return inspection.graph.cy.nodes('.closed').map(n => n.data('label'))"
+    )
+    assert any(label.startswith("Sequential") for label in boxes)
+    before = page.execute_script("return inspection.graph.shownCount")
+    page.execute_script("inspection.graph.cy.nodes('.closed')[0].emit('dbltap')")
+    assert page.execute_script("return inspection.graph.shownCount") > before
+    page.execute_script("document.getElementById('open-all').click()")
+    shown = page.execute_script("return inspection.graph.cy.nodes('[id ^= \"n\"]').length")
+    total = page.execute_script(
+        "return inspection.data.programs[0].nodes.filter(n => n.op !== 'input').length"
+    )
+    assert shown == total
+
+
+def test_arrows_point_down_and_boxes_do_not_overlap(page: Any) -> None:
+    page.execute_script("document.getElementById('open-all').click()")
+    upward = page.execute_script(
+        "return inspection.graph.cy.edges().filter(e =>"
+        " e.source().parent().same(e.target().parent())"
+        " && e.source().position('y') >= e.target().position('y')).length"
+    )
+    assert upward == 0
+    overlapping = page.execute_script(
+        """
+        const leaves = inspection.graph.cy.nodes().filter(n => !n.isParent());
+        const boxes = leaves.map(n => n.boundingBox({ includeLabels: false }));
+        let count = 0;
+        boxes.forEach((a, i) => boxes.slice(i + 1).forEach(b => {
+          if (a.x1 < b.x2 - 1 && b.x1 < a.x2 - 1 && a.y1 < b.y2 - 1 && b.y1 < a.y2 - 1) count++;
+        }));
+        return count;
+        """
+    )
+    assert overlapping == 0
+
+
+def test_search_goes_from_match_to_match(page: Any) -> None:
+    page.execute_script(
+        "const s = document.getElementById('search'); s.value = 'dot_gen'; s.oninput();"
+        "s.onkeydown({ key: 'Enter' }); s.onkeydown({ key: 'Enter' })"
+    )
+    found = page.execute_script("return document.getElementById('matches').textContent")
+    total = page.execute_script(
+        "return inspection.data.programs[0].nodes.filter(n => n.op === 'dot_general').length"
+    )
+    assert found == f"2 of {total}"
+    assert details(page).startswith("dot_general")
+    assert page.execute_script("return inspection.graph.cy.$('.marked').length") == 1
+
+
+def test_a_line_is_found_in_all_stages(page: Any) -> None:
+    view(page, "stages")
+    place = page.execute_script(
+        """
+        const lines = inspection.state.columns[0].lines;
+        const i = lines.lines.findIndex(l => l.includes('loss = criterion'));
+        lines.element.scrollTop = i * 17; lines.draw();
+        lines.window.children[i - lines.first].click();
+        return inspection.state.line;
+        """
+    )
+    assert place.startswith("program.py:")
+    assert page.execute_script(
+        "return inspection.state.columns.every("
+        "c => c.lines.window.querySelectorAll('.same').length > 0)"
+    )
+    kept = page.execute_script("return document.querySelectorAll('.lines .window div').length")
+    assert kept < 3 * 90  # only lines in sight are in the document
+
+
+def test_charts_zoom_and_lead_to_kernels(page: Any) -> None:
+    view(page, "memory")
+    chosen = page.execute_script(
+        """
+        const chart = inspection.state.charts.memory[0], block = chart.blocks[0];
+        const x = (block.x + block.w / 2 - chart.left) * chart.scale;
+        const y = (chart.toY(block.y) + chart.toY(block.y + block.h)) / 2;
+        const corner = chart.canvas.getBoundingClientRect();
+        const at = { clientX: x + corner.left, clientY: y + corner.top, bubbles: true };
+        for (const name of ['pointermove', 'pointerdown', 'pointerup'])
+          chart.canvas.dispatchEvent(new PointerEvent(name, at));
+        const before = chart.scale;
+        chart.canvas.dispatchEvent(new WheelEvent('wheel', { deltaY: -300, cancelable: true }));
+        return [block.data, chart.scale > before];
+        """
+    )
+    assert chosen[1]
+    assert details(page).startswith(f"kernel_{chosen[0]} (")
+
+
+@pytest.mark.parametrize("boxed", [True, False], ids=["in modules", "flat"])
+def test_five_thousand_nodes_stay_fluid(browser: Any, tmp_path: Path, boxed: bool) -> None:
+    """Counted, not timed: what a frame has to do, and how many of them there are."""
+    opened(browser, large_page(50, 100, boxed), tmp_path)
+    if boxed:
+        assert browser.execute_script("return inspection.graph.shownCount") < 100
+        browser.execute_script("document.getElementById('close-all').click()")
+        before = browser.execute_script("return inspection.layouts")
+        browser.execute_script("document.getElementById('open-all').click()")
+        # fifty equal modules of four equal parts: one layout of each kind, and the root's
+        assert browser.execute_script("return inspection.layouts") - before <= 8
+    assert (
+        browser.execute_script("return inspection.graph.cy.nodes('[id ^= \"n\"]').length") == 5000
+    )
+    moved = browser.execute_async_script(
+        """
+        const done = arguments[0], graph = inspection.graph;
+        const before = { frames: graph.frames, builds: graph.builds, layouts: inspection.layouts };
+        let step = 0;
+        (function move() {
+          if (step === 40) {
+            done({ frames: graph.frames - before.frames, builds: graph.builds - before.builds,
+                   layouts: inspection.layouts - before.layouts });
+            return;
+          }
+          step++;
+          graph.cy.panBy({ x: step % 2 ? 9 : -5, y: 7 });
+          if (step % 4 === 0) graph.cy.zoom(graph.cy.zoom() * (step % 8 ? 1.1 : 0.95));
+          requestAnimationFrame(() => requestAnimationFrame(move));
+        })();
+        """
+    )
+    assert moved["builds"] == 0 and moved["layouts"] == 0
+    assert moved["frames"] >= 30  # of 40 moves: it keeps up
+    browser.execute_script(
+        "const s = document.getElementById('search'); s.value = 'exp'; s.oninput();"
+        "s.onkeydown({ key: 'Enter' })"
+    )
+    assert (
+        browser.execute_script("return document.getElementById('matches').textContent")
+        == "1 of 1250"
+    )
+    assert not [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]
