@@ -39,8 +39,13 @@ def dump(
         list[str] | None, typer.Option("--input", "-i", help=example_inputs.HELP)
     ] = None,
     gpu: Annotated[
-        str, typer.Option("--target", metavar="sm_NN", help="The GPU that code is made for.")
-    ] = "sm_90",
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="sm_NN",
+            help="The GPU that code is made for; default: sm_90. With --html: show its kernels.",
+        ),
+    ] = None,
     html: Annotated[
         Path | None,
         typer.Option(metavar="OUT", help="Write all stages as one page that works offline."),
@@ -80,7 +85,9 @@ def dump(
     inspection = inspect(found, example, found.function.options)
     if html is not None:
         events = profiled_run(found, example) if profile else ()
-        html.write_text(html_page(page_data(inspection, function, example.origin, events)))
+        html.write_text(
+            html_page(page_data(inspection, function, example.origin, events, gpu or ""))
+        )
         make_console(color).print(f"wrote {html}")
         return
     if diff:
@@ -92,7 +99,7 @@ def dump(
         return
     stages = STAGES if stage == "all" else (stage,)
     parts = {
-        name: gpu_stage_parts(inspection, name, gpu)
+        name: gpu_stage_parts(inspection, name, gpu or "sm_90")
         if name in GPU_STAGES
         else stage_parts(inspection, name)
         for name in stages

@@ -19,7 +19,14 @@ from flamec.profiler import profile
 from flamec.profiler.events import Event
 
 _FOLDER = Path(__file__).with_name("page")
-_LIBRARIES = ("cytoscape.min", "dagre.min", "prism-core.min", "prism-clike.min", "prism-c.min")
+_LIBRARIES = (
+    "cytoscape.min",
+    "dagre.min",
+    "prism-core.min",
+    "prism-clike.min",
+    "prism-c.min",
+    "prism-python.min",
+)
 _SCRIPTS = ("graph", "blocks", "page")
 _RUNS = 3
 

@@ -14,18 +14,22 @@ from time import perf_counter
 from typing import Any
 
 from flamec.cli.fusion_text import count_operations
+from flamec.cli.gpu_stages import gpu_program, gpu_stage_parts
 from flamec.cli.graph_text import type_data
 from flamec.cli.source_lines import describe_place, source_text
 from flamec.cli.stages import Inspection, stage_parts
+from flamec.codegen.options import CodegenOptions
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.kernel import Kernel, print_kernel
 from flamec.ir.passes.plan_memory import accesses_of, live_ranges, plan_memory
-from flamec.ir.plan import ExecutionPlan, Step
+from flamec.ir.plan import ExecutionPlan, Launch, Step, unrolled
 from flamec.ir.printer import format_attribute
 from flamec.ir.shape import Dim, evaluate_dim
 from flamec.ir.work import node_work
 from flamec.prepared import Prepared
+from flamec.profiler.averages import averages
 from flamec.profiler.events import Event, lanes
+from flamec.profiler.peaks import device_peaks
 
 _STAGES = ("trace", "grad", "autocast", "optimized", "fused", "kernel", "plan", "source")
 _FUNCTION = re.compile(r"^(?:static )?[\w ]*?\b(\w+)\(", re.MULTILINE)
@@ -34,26 +38,57 @@ _TEXT_LIMIT = 400  # characters of an attribute
 
 
 def page_data(
-    inspection: Inspection, function: str, origin: str, events: Sequence[Event] = ()
+    inspection: Inspection,
+    function: str,
+    origin: str,
+    events: Sequence[Event] = (),
+    target: str = "",
 ) -> dict[str, Any]:
-    """Everything; ``function`` and ``origin`` say what was inspected with which arguments."""
+    """Everything; ``function`` and ``origin`` say what was inspected with which arguments.
+
+    ``target``: the GPU to show kernels for, such as ``"sm_90"``; without one those of the device
+    that the function's tensors are on.
+    """
+    stages = {name: stage_parts(inspection, name) for name in _STAGES}
+    if target:
+        stages["triton"] = gpu_stage_parts(inspection, "triton", target)
     return {
         "function": function,
         "inputs": origin,
         "sizes": dict(inspection.bindings),
-        "programs": [_program(inspection, title, prepared) for title, prepared in inspection.parts],
+        "programs": [
+            _program(inspection, title, prepared, target, shares(events))
+            for title, prepared in inspection.parts
+        ],
         "stages": {
             name: [
                 {"title": part.title, "language": part.language, "text": part.text}
-                for part in stage_parts(inspection, name)
+                for part in parts
             ]
-            for name in _STAGES
+            for name, parts in stages.items()
         },
         "profile": _profile(events),
     }
 
 
-def _program(inspection: Inspection, title: str, prepared: Prepared) -> dict[str, Any]:
+def shares(events: Sequence[Event]) -> dict[str, float]:
+    """The share of the roofline of each kernel that was run, by its name."""
+    found = {}
+    for row in averages(events):
+        if row.kind == "kernel":
+            share = row.roofline_share(device_peaks(row.device))
+            if share is not None:
+                found[row.key.rpartition("/")[2]] = share
+    return found
+
+
+def _program(
+    inspection: Inspection,
+    title: str,
+    prepared: Prepared,
+    target: str,
+    share: Mapping[str, float],
+) -> dict[str, Any]:
     passes = [
         {
             "name": r.name,
@@ -65,7 +100,7 @@ def _program(inspection: Inspection, title: str, prepared: Prepared) -> dict[str
         for r in prepared.pass_records
     ]
     start = perf_counter()
-    compiled = prepared.compiled
+    compiled = gpu_program(prepared, CodegenOptions(target=target)) if target else prepared.compiled
     seconds = perf_counter() - start
     passes.append(
         {"name": "fuse, lower, emit", "seconds": seconds, "before": 0, "after": 0, "changed": True}
@@ -90,9 +125,10 @@ def _program(inspection: Inspection, title: str, prepared: Prepared) -> dict[str
         }
         for number, step in enumerate(plan.steps)
     ]
-    functions = _functions(plan)
-    for kernel, number in zip(kernels, plan.notes.get("functions", ()), strict=False):
-        kernel["functions"] = _used(functions, f"step_{number}")
+    functions, used = _functions(plan, inspection.bindings)
+    for number, kernel in enumerate(kernels):
+        kernel["functions"] = used.get(number, [])
+        kernel["share"] = share.get(kernel["name"])
     return {
         "title": title or "program",
         "name": compiled.graph.name,
@@ -206,14 +242,28 @@ def _kernel_text(kernel: Kernel) -> str:
     return "\n".join(line for line in lines if not line.startswith("  # "))
 
 
-def _functions(plan: ExecutionPlan) -> dict[str, str]:
+def _functions(
+    plan: ExecutionPlan, sizes: Mapping[str, int]
+) -> tuple[dict[str, str], dict[int, list[str]]]:
+    """The texts of a program's functions by name, and for each step those that it is made of."""
+    if plan.language == "triton":
+        texts = {f"{k.function} ({number})": k.text for number, k in enumerate(plan.kernels)}
+        names = list(texts)
+        launched: dict[int, dict[str, None]] = {}
+        for action in unrolled(plan.actions, sizes):
+            if isinstance(action, Launch) and action.step >= 0:
+                launched.setdefault(action.step, {})[names[action.kernel]] = None
+        return texts, {step: list(found) for step, found in launched.items()}
+    functions = _c_functions(plan.source)
+    numbers = plan.notes.get("functions", ())
+    return functions, {i: _used(functions, f"step_{number}") for i, number in enumerate(numbers)}
+
+
+def _c_functions(source: str) -> dict[str, str]:
     """The functions of a C program by name, in their order, with the comments before them."""
-    source = plan.source
-    start = source.find("/* Bytes of private memory")
-    if plan.language != "c" or start < 0:
-        return {}
     found: dict[str, str] = {}
     comment = ""
+    start = source.index("/* Bytes of private memory")
     for block in re.split(r"\n(?=static |int64_t |/\*)", source[start:]):
         name = _FUNCTION.search(block)
         if block.startswith("/*") and "\nstatic" not in block and "\nint64_t" not in block:
@@ -226,8 +276,6 @@ def _functions(plan: ExecutionPlan) -> dict[str, str]:
 
 def _used(functions: Mapping[str, str], name: str) -> list[str]:
     """A step's function and, before it, those that it calls."""
-    if name not in functions:
-        return []
     called = dict.fromkeys(m for m in _CALLED.findall(functions[name]) if m in functions)
     return [*called, name]
 

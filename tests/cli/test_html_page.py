@@ -373,3 +373,15 @@ def test_five_thousand_nodes_stay_fluid(browser: Any, tmp_path: Path, boxed: boo
         == "1 of 1250"
     )
     assert not [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]
+
+
+def test_kernels_for_a_gpu_have_their_triton_source(program: Path) -> None:
+    target = load_target(f"{program}:step")
+    example = example_inputs(target, ())
+    inspection = inspect(target, example, target.function.options)
+    data = page_data(inspection, "step", example.origin, target="sm_90")
+    (shown,) = data["programs"]
+    for kernel in shown["kernels"]:
+        assert kernel["functions"]
+        assert all("@triton.jit" in shown["functions"][name] for name in kernel["functions"])
+    assert "@triton.jit" in data["stages"]["triton"][0]["text"]

@@ -141,6 +141,7 @@
       ["writes", bytes(kernel.written)],
       ["FLOPs", kernel.flops ? flops(kernel.flops) : ""],
       ["measured", run ? `${time(run.us / run.runs)}, ${((kernel.read + kernel.written) * run.runs / run.us / 1e3).toPrecision(3)} GB/s, ${(kernel.flops * run.runs / run.us / 1e3).toPrecision(3)} GFLOP/s` : ""],
+      ["roofline", kernel.share ? `${Math.round(100 * kernel.share)}% of what the device can do` : ""],
       ["modules", kernel.modules.join(", ")],
       ["computes", spread(kernel.nodes.slice(0, 40).map(nodeLink))],
     ]);
@@ -154,7 +155,8 @@
     const kernel = program().kernels[k];
     if (kernel.text) panel.append(make("h2", `${kernel.name} as loops`), code(kernel.text));
     const source = kernel.functions.map((name) => program().functions[name]).join("\n\n");
-    if (source) panel.append(make("h2", `${kernel.name} in C`), code(source, "c"));
+    const language = source.includes("@triton.jit") ? "python" : "c";
+    if (source) panel.append(make("h2", `${kernel.name} in ${language === "c" ? "C" : "Triton"}`), code(source, language));
   }
 
   function code(text, language) {
@@ -232,11 +234,12 @@
     ["kernel", (k) => k.name], ["kind", (k) => k.kind],
     ["read", (k) => k.read, bytes], ["written", (k) => k.written, bytes], ["FLOPs", (k) => k.flops, flops],
     ["time", (k) => { const m = measured.get(k.name); return m ? m.us / m.runs : 0; }, (v) => (v ? time(v) : "")],
+    ["roofline", (k) => k.share || 0, (v) => (v ? `${Math.round(100 * v)}%` : "")],
     ["operations", (k) => k.operations], ["lines", (k) => k.lines.map((l) => l.split(" ")[0].replace(/:$/, "")).join(", ")],
   ];
   function drawKernels(sortBy = -1) {
     const table = $("kernel-table");
-    const columns = COLUMNS.filter(([name]) => name !== "time" || measured.size);
+    const columns = COLUMNS.filter(([name]) => !["time", "roofline"].includes(name) || measured.size);
     const head = make("thead"), body = make("tbody"), row = make("tr");
     columns.forEach(([name], i) => { const cell = make("th", name); cell.onclick = () => drawKernels(i); row.append(cell); });
     head.append(row);

@@ -12,7 +12,7 @@ const FILES = {
   "@dagrejs/dagre": { files: ["dist/dagre.min.js"], licence: "LICENSE" },
   "@dagrejs/graphlib": { files: [], inside: "dagre.min.js", licence: "LICENSE" },
   prismjs: {
-    files: ["prism-core", "prism-clike", "prism-c"].map((name) => `components/${name}.min.js`),
+    files: ["prism-core", "prism-clike", "prism-c", "prism-python"].map((name) => `components/${name}.min.js`),
     licence: "LICENSE",
   },
 };
