@@ -78,48 +78,63 @@ def assign_buffers(context: TaskGraph, kernels: Sequence[LoweredKernel]) -> Buff
         table.inputs.append(table.new_value(value, "input"))
     for value in context.outputs:
         table.outputs.append(table.new_value(value, "output"))
+    touching = _touching(kernels)
     for position, value in context.updates.items():
         target = table.inputs[position]
         old = context.graph.inputs[position]
-        if not table.is_placed(value) and _may_overwrite(kernels, old, value):
+        if not table.is_placed(value) and _may_overwrite(kernels, touching, old, value):
             table.share(value, target)
         else:
             table.copies.append((table.number(value), target))
     return table
 
 
-def _may_overwrite(kernels: Sequence[LoweredKernel], old: Value, new: Value) -> bool:
+Touching = dict[Memory, dict[int, int]]  # for each value: kernels, and which parameter it is
+
+
+def _touching(kernels: Sequence[LoweredKernel]) -> Touching:
+    found: Touching = {}
+    for position, lowered in enumerate(kernels):
+        for number, buffer in enumerate(lowered.buffers):
+            found.setdefault(buffer, {}).setdefault(position, number)
+    return found
+
+
+def _may_overwrite(
+    kernels: Sequence[LoweredKernel], touching: Touching, old: Value, new: Value
+) -> bool:
     """Whether ``new`` may be written into the memory of ``old``."""
-    writers = [i for i, k in enumerate(kernels) if _writes(k, new)]
-    if not writers:
+    parameters, readers = touching.get(new, {}), touching.get(old, {})
+    writers = (
+        i for i, number in parameters.items() if kernels[i].kernel.parameters[number].written
+    )
+    first = next(writers, None)
+    if first is None or any(i > first for i in readers):
         return False
-    first = writers[0]
-    readers = [i for i, k in enumerate(kernels) if old in k.buffers]
-    if any(i > first for i in readers):
-        return False
-    return first not in readers or reads_before_writing(kernels[first], old, new)
-
-
-def _writes(lowered: LoweredKernel, value: Value) -> bool:
-    if value not in lowered.buffers:
-        return False
-    return lowered.kernel.parameters[lowered.buffers.index(value)].written
+    if first not in readers:
+        return True
+    return may_share(kernels[first], readers[first], parameters[first])
 
 
 def reads_before_writing(lowered: LoweredKernel, old: Memory, new: Memory) -> bool:
-    """Whether every element of ``old`` is read, and for the last time, before the element of
-    ``new`` at the same place is written, and no other thread reads it."""
+    """``may_share`` of two buffers."""
+    return may_share(lowered, lowered.buffers.index(old), lowered.buffers.index(new))
+
+
+def may_share(lowered: LoweredKernel, read: int, written: int) -> bool:
+    """Whether every element of the parameter ``read`` is read, and for the last time, before the
+    element of ``written`` at the same place is written, and no other thread reads it."""
     if lowered.loop is not None:
         return False
     kernel = lowered.kernel
     if kernel.attention is not None:
         return False  # blocks read rows that others write
-    read, written = lowered.buffers.index(old), lowered.buffers.index(new)
     if kernel.parameters[read].memory != kernel.parameters[written].memory:
         return False
-    reading = [p for p in kernel.parts if read in p.arguments]
-    writing = [p for p in kernel.parts if written in p.arguments]
-    if _touches(kernel.uniform, written):
+    users = lowered.users
+    reading = [kernel.parts[i] for i in users.get(read, ())]
+    writing = [kernel.parts[i] for i in users.get(written, ())]
+    if written in lowered.stored_once:
         return not reading  # uniform stores precede the rows
     if not writing:
         return True  # stored when the rows are done
@@ -128,10 +143,6 @@ def reads_before_writing(lowered: LoweredKernel, old: Memory, new: Memory) -> bo
     arguments = writing[0].arguments
     source = arguments.index(read) if reading else -1
     return _program_allows(writing[0].program, source, arguments.index(written))
-
-
-def _touches(statements: Sequence[Statement], parameter: int) -> bool:
-    return any(_is_store(s, parameter) for s in statements)
 
 
 def _program_allows(program: RowProgram, source: int, target: int) -> bool:
@@ -197,6 +208,6 @@ def in_place_pairs(
     pairs = []
     for w in (i for i in movable if parameters[i].written):
         for r in (i for i in movable if not parameters[i].written and numbers[i] != numbers[w]):
-            if reads_before_writing(lowered, lowered.buffers[r], lowered.buffers[w]):
+            if may_share(lowered, r, w):
                 pairs.append((numbers[w], numbers[r]))
     return pairs

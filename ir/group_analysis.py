@@ -16,20 +16,29 @@ from flamec.ir.layout import Factor, coalesce
 from flamec.ir.tasks import Task, TaskGraph
 
 
-def analyze(tasks: Sequence[Task], context: TaskGraph) -> GroupSpace:
-    """The common iteration space of ``tasks``; Incompatible if they have none."""
-    space = _spaced(tasks, context)
+def analyze(
+    tasks: Sequence[Task], context: TaskGraph, scalars: frozenset[Value] = frozenset()
+) -> GroupSpace:
+    """The common iteration space of ``tasks``; Incompatible if they have none.
+
+    ``scalars``: those that they read of what the kernel computes before its loops.
+    """
+    space = _spaced(tasks, context, scalars)
     _link_components(space)
     if _link_loads(space) and _runs_together(space):
-        space = _spaced(tasks, context)  # loads of one array in two directions: keep them apart
+        space = _spaced(
+            tasks, context, scalars
+        )  # loads of one array in two directions: keep them apart
         _link_components(space)
     if _runs_together(space):
         raise Incompatible("two dimensions of one value would have to run together")
     return space
 
 
-def _spaced(tasks: Sequence[Task], context: TaskGraph) -> GroupSpace:
-    space = GroupSpace(tasks, context)
+def _spaced(tasks: Sequence[Task], context: TaskGraph, scalars: frozenset[Value]) -> GroupSpace:
+    space = GroupSpace(tasks, context, scalars)
+    for value in scalars:
+        space.dims[value] = []
     for task in tasks:
         dims = run_over(space, task)
         space.task_dims[task] = dims

@@ -79,11 +79,13 @@ class GroupSpace:
     ``task_dims`` are the dimensions that each task runs over to give its results (for a
     reduction, those of the result). ``regions`` says where copies write, ``positions`` which
     element of a row-major array is meant (random bits, iota, the column of a placed value).
-    ``picks`` are the gathers that fold a computed row.
+    ``picks`` are the gathers that fold a computed row. ``scalars`` are those of other
+    tasks that the kernel computes before its loops.
     """
 
     tasks: Sequence[Task]
     context: TaskGraph
+    scalars: frozenset[Value] = frozenset()
     dims: dict[Value, Dims] = field(default_factory=dict)
     task_dims: dict[Task, Dims] = field(default_factory=dict)
     operands: dict[Task, list[Operand]] = field(default_factory=dict)

@@ -172,6 +172,25 @@ Statement = (
 )
 
 
+def name_of(s: Statement) -> str:
+    """The name that a statement defines, or ""."""
+    return str(getattr(s, "name", ""))
+
+
+def operands_of(s: Statement) -> tuple[str, ...]:
+    """The names that a statement outside of loops reads."""
+    match s:
+        case Compute():
+            return s.operands
+        case CheckedIndex():
+            return (s.index,)
+        case Load():
+            return (*(i.name for i in s.place.indices), *([s.fill] if s.fill else []))
+        case Store():
+            return (s.operand, *(i.name for i in s.place.indices))
+    return ()
+
+
 # programs ----------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Parameter:

@@ -320,6 +320,8 @@ def _ordered_nest(space: GroupSpace, task: Task, escapes: set[Value]) -> LoopNes
 
 
 def _assign_levels(space: GroupSpace, nest: LoopNest) -> None:
+    for value in space.scalars:
+        nest.level[value], nest.stage[value] = Level.UNIFORM, 0
     for task in space.tasks:
         operands = space.operands[task]
         if _kind(task) is OpKind.SCAN:

@@ -172,6 +172,20 @@ class TaskGraph:
         return found
 
 
+def only_scalars(tasks: Sequence[Task]) -> bool:
+    """Whether tasks read and give single elements only, and copy none."""
+    return all(
+        not task.is_copy and not any(v.type.shape for v in (*task.operands, *task.results))
+        for task in tasks
+    )
+
+
+def shared_scalars(segments: Sequence[Sequence[Task]]) -> Sequence[Task]:
+    """The first of several sets of tasks if it gives the others scalars: statements without a
+    loop, whose results the kernel's loops find in registers."""
+    return segments[0] if len(segments) > 1 and only_scalars(segments[0]) else ()
+
+
 def build_tasks(graph: Graph, guarded: bool = False) -> TaskGraph:
     """Choose the roots of a graph and list its tasks.
 

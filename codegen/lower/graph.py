@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from flamec.codegen.errors import LoweringError, stage
-from flamec.codegen.lower.group import LoweredKernel, lower_group
+from flamec.codegen.lower.group import GroupLowering, LoweredKernel
 from flamec.codegen.lower.kernel_builder import ErrorTable
 from flamec.codegen.lower.memory_budget import MemoryBudget, fit_kernels
 from flamec.ir.graph import Graph, Value
@@ -55,7 +55,7 @@ class LoweredGraph:
 
 
 class GraphLowering:
-    """``prepare``: the back end's last passes; ``reuse``: see ``lower_group``; ``enter`` is told
+    """``prepare``: the back end's last passes; ``reuse``: see ``GroupLowering``; ``enter`` is told
     each group; ``guarded``: see ``build_tasks``; ``memory``: not for bodies."""
 
     def __init__(
@@ -87,10 +87,11 @@ class GraphLowering:
             context = build_tasks(prepared, self._guarded)
         with stage("fuse"):
             fusion = fuse(context, self._options)
+        lowering = GroupLowering(context, self._errors, self._reuse)
         kernels: list[LoweredKernel] = []
         lowered_bodies: list[LoweredGraph | None] = []
         for group, stores in zip(fusion.groups, fusion.stores(), strict=True):
-            kernel = self._kernel(context, group, stores)
+            kernel = self._kernel(lowering, group, stores)
             kernels.append(kernel)
             lowered_bodies.append(None)
             if kernel.loop is not None:
@@ -101,7 +102,7 @@ class GraphLowering:
         if memory.share < 1:
             with stage("fit_memory_budget"):
                 fitted, fit = fit_kernels(
-                    context, fusion, kernels, memory, partial(self._kernel, context)
+                    context, fusion, kernels, memory, partial(self._kernel, lowering)
                 )
             kernels = [f.kernel for f in fitted]
             groups = tuple(f.group for f in fitted)
@@ -113,15 +114,15 @@ class GraphLowering:
         }
         return LoweredGraph(context, fusion, tuple(kernels), bodies, groups, fit)
 
-    def _kernel(self, context: TaskGraph, group: FusionGroup, stores: set[Value]) -> LoweredKernel:
+    def _kernel(
+        self, lowering: GroupLowering, group: FusionGroup, stores: set[Value]
+    ) -> LoweredKernel:
         self._enter(group)
         name = f"kernel_{self._count}"
         self._count += 1
         try:
             with stage("lower"):
-                return lower_group(
-                    group.segments, context, stores, self._errors, name, self._reuse, group.absorbed
-                )
+                return lowering.lower(group, stores, name)
         except (LookupError, Incompatible) as error:
             names = ", ".join(task.name for task in group.tasks)
             raise LoweringError(f"cannot lower {names}: {error}") from error

@@ -1,9 +1,14 @@
-"""Lower one fusion group to a kernel."""
+"""Lower fusion groups to kernels.
+
+In: a group and the values that must be stored. Out: its kernel, and what its parameters are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
 
 from flamec.codegen.lower.attention import lower_attention
 from flamec.codegen.lower.contraction import lower_contraction
@@ -13,70 +18,152 @@ from flamec.codegen.lower.kernel_builder import (
     Memory,
     ParameterList,
 )
+from flamec.codegen.lower.repetition import RepeatedParts, group_signature, moved_buffers
 from flamec.codegen.lower.reuse_outputs import reuse_outputs
 from flamec.codegen.lower.row_program import ProgramBuilder
 from flamec.ir.graph import Value
 from flamec.ir.group_analysis import analyze
-from flamec.ir.group_space import GroupSpace
 from flamec.ir.kernel import Kernel, Part, Statement, Store
-from flamec.ir.loop_nest import LoopNest, choose_nest
+from flamec.ir.loop_nest import choose_nest
 from flamec.ir.op import OpKind
 from flamec.ir.passes.absorb_prologues import Absorbed
-from flamec.ir.tasks import Task, TaskGraph
+from flamec.ir.passes.fuse import FusionGroup
+from flamec.ir.task_signature import TaskSignatures
+from flamec.ir.tasks import Task, TaskGraph, shared_scalars
 
 
 @dataclass(frozen=True, eq=False)
 class LoweredKernel:
     """A kernel and what its parameters are. ``host``: the task that is computed by a call of the
-    host instead of loops; ``loop``: the task that runs a graph of its own."""
+    host instead of loops; ``loop``: the task that runs a graph of its own; ``model``: the kernel
+    lowered before that does the same with other buffers."""
 
     kernel: Kernel
     buffers: tuple[Memory, ...]
     host: Task | None = None
     loop: Task | None = None
+    model: LoweredKernel | None = None
+
+    @property
+    def form(self) -> LoweredKernel:
+        """One kernel for all that do the same: what depends on no buffer is asked of it."""
+        return self if self.model is None else self.model
+
+    @cached_property
+    def users(self) -> dict[int, list[int]]:
+        """For each parameter the parts that have it as an argument."""
+        found: dict[int, list[int]] = {}
+        for position, part in enumerate(self.kernel.parts):
+            for number in dict.fromkeys(part.arguments):
+                found.setdefault(number, []).append(position)
+        return found
+
+    @cached_property
+    def stored_once(self) -> frozenset[int]:
+        """The parameters that are written before the loops."""
+        uniform = self.kernel.uniform
+        return frozenset(s.place.parameter for s in uniform if isinstance(s, Store))
 
 
-def lower_group(
-    segments: Sequence[Sequence[Task]],
-    context: TaskGraph,
-    escapes: set[Value],
-    errors: ErrorTable,
-    name: str,
-    reuse: bool = True,
-    absorbed: Absorbed | None = None,
-) -> LoweredKernel:
-    """The kernel of a group: one part for each segment (a set of tasks that share loops).
+@dataclass
+class GroupLowering:
+    """Lowers the groups of a task graph, those of equal structure once.
 
-    ``escapes`` are the values that are needed outside of the group. ``reuse``: intermediate
-    values may live where results will be. ``absorbed``: tasks that compute operands of products.
+    ``reuse``: intermediate values may live where results will be. ``count``: how many groups were
+    lowered, copies aside.
     """
-    first = segments[0][0]
-    if first.is_host or first.is_loop:
-        return _lower_alone(first, context, name)
-    if first.is_attention:
-        return _lower_attention(first, context, name)
-    builder = KernelBuilder(errors)
-    parts = []
-    for tasks in segments:
-        space = analyze(tasks, context)
-        nest = choose_nest(space, escapes)
-        part = _lower_segment(space, nest, context, escapes, builder, reuse, absorbed or {})
-        if part.program.passes or part.program.contraction:
-            parts.append(part)
-    sets = (*(absorbed or {}).values(), *segments)
-    tasks = [task for segment in sets for task in segment]
-    kernel = Kernel(
-        name,
-        _kind(tasks),
-        tuple(builder.parameters.parameters),
-        _stores_last(builder.uniform.statements),
-        tuple(parts),
-        tuple(builder.finish.statements),
-        tuple(task.name for task in tasks),
-        _locations(tasks),
-        modules=_modules(tasks),
-    )
-    return LoweredKernel(kernel, tuple(builder.parameters.buffers))
+
+    context: TaskGraph
+    errors: ErrorTable
+    reuse: bool = True
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        self._signatures = TaskSignatures(self.context)
+        self._known: dict[Any, tuple[LoweredKernel, list[Value]]] = {}
+
+    def lower(self, group: FusionGroup, stored: set[Value], name: str) -> LoweredKernel:
+        """The kernel of a group: one part for each segment (a set of tasks that share loops).
+
+        ``stored`` are the values that are needed outside of the group.
+        """
+        first = group.segments[0][0]
+        if first.is_host or first.is_loop:
+            return _lower_alone(first, self.context, name)
+        if len(group.segments) > 1:
+            return self._lower(group, stored, name)
+        signature, roots = group_signature(group, stored, self._signatures)
+        if signature not in self._known:
+            asked = self.errors.asked
+            lowered = self._lower(group, stored, name)
+            if self.errors.asked == asked:  # a message may name the line of its group
+                self._known[signature] = lowered, roots
+            return lowered
+        model, before = self._known[signature]
+        lines, modules = _locations(group.tasks), _modules(group.tasks)
+        kernel = replace(model.kernel, name=name, locations=lines, modules=modules)
+        buffers = moved_buffers(model.buffers, before, roots)
+        return LoweredKernel(kernel, buffers, model=model)
+
+    def _lower(self, group: FusionGroup, stored: set[Value], name: str) -> LoweredKernel:
+        self.count += 1
+        segments, context = group.segments, self.context
+        if segments[0][0].is_attention:
+            return _lower_attention(segments[0][0], context, name)
+        builder = KernelBuilder(self.errors)
+        shared = shared_scalars(segments)
+        scalars = {value: task for task in shared for value in task.results}
+        repeated = RepeatedParts(builder, self._signatures, stored, scalars)
+        parts = []
+        if shared:
+            self._lower_scalars(shared, stored, builder)
+        for tasks in segments[1:] if shared else segments:
+            lower = partial(self._lower_segment, tasks, scalars, stored, builder, group.absorbed)
+            part = repeated.part(tasks, lower) if len(segments) > 1 else lower()[0]
+            if part.program.passes or part.program.contraction:
+                parts.append(part)
+        tasks = group.tasks
+        kernel = Kernel(
+            name,
+            _kind(tasks),
+            tuple(builder.parameters.parameters),
+            _stores_last(builder.uniform.statements),
+            tuple(parts),
+            tuple(builder.finish.statements),
+            tuple(task.name for task in tasks),
+            _locations(tasks),
+            modules=_modules(tasks),
+        )
+        return LoweredKernel(kernel, tuple(builder.parameters.buffers))
+
+    def _lower_scalars(
+        self, tasks: Sequence[Task], stored: set[Value], kernel: KernelBuilder
+    ) -> None:
+        """Statements for scalars in the order of their tasks, which may be a long chain."""
+        space = analyze(tasks, self.context)
+        builder = ProgramBuilder(space, choose_nest(space, stored), stored, kernel)
+        builder.compute_scalars()
+        builder.build()
+
+    def _lower_segment(
+        self,
+        tasks: Sequence[Task],
+        scalars: Mapping[Value, Task],
+        stored: set[Value],
+        kernel: KernelBuilder,
+        absorbed: Absorbed,
+    ) -> tuple[Part, ParameterList]:
+        context = self.context
+        read = (context.root(v) for task in tasks for v in task.operands) if scalars else ()
+        space = analyze(tasks, context, frozenset(v for v in read if v in scalars))
+        builder = ProgramBuilder(space, choose_nest(space, stored), stored, kernel)
+        for task in space.tasks:
+            if task.node is not None and task.node.op.kind is OpKind.CONTRACTION:
+                builder.contraction = lower_contraction(task, context, builder, stored, absorbed)
+        part = builder.build()
+        if self.reuse:
+            part = replace(part, program=reuse_outputs(part.program))
+        return part, builder.parameters
 
 
 def _lower_alone(task: Task, context: TaskGraph, name: str) -> LoweredKernel:
@@ -118,23 +205,6 @@ def _lower_attention(task: Task, context: TaskGraph, name: str) -> LoweredKernel
         _modules([task]),
     )
     return LoweredKernel(kernel, tuple(parameters.buffers))
-
-
-def _lower_segment(
-    space: GroupSpace,
-    nest: LoopNest,
-    context: TaskGraph,
-    escapes: set[Value],
-    kernel: KernelBuilder,
-    reuse: bool,
-    absorbed: Absorbed,
-) -> Part:
-    builder = ProgramBuilder(space, nest, escapes, kernel)
-    for task in space.tasks:
-        if task.node is not None and task.node.op.kind is OpKind.CONTRACTION:
-            builder.contraction = lower_contraction(task, context, builder, escapes, absorbed)
-    part = builder.build()
-    return replace(part, program=reuse_outputs(part.program)) if reuse else part
 
 
 def _stores_last(statements: Sequence[Statement]) -> tuple[Statement, ...]:

@@ -59,13 +59,16 @@ def _memory_of(buffer: Memory) -> str:
 class ErrorTable:
     """The messages of a program's error codes; equal messages share one code.
 
-    ``{detail}`` in a message stands for ``FlamecCall.error_detail``.
+    ``{detail}`` in a message stands for ``FlamecCall.error_detail``. ``asked`` counts how often
+    a code was asked for.
     """
 
     def __init__(self) -> None:
         self.messages: list[str] = []
+        self.asked = 0
 
     def code(self, message: str) -> int:
+        self.asked += 1
         if message not in self.messages:
             self.messages.append(message)
         return self.messages.index(message) + 1

@@ -80,6 +80,12 @@ class ProgramBuilder(ValueLowering):
             self._write([s for s in stores if self._store_level(*s) is level], context)
         return self._part()
 
+    def compute_scalars(self) -> None:
+        """Statements for all results, in the order of the tasks: none waits for a long chain."""
+        for task in self.space.tasks:
+            for value in task.results:
+                self._value(value, self._uniform)
+
     def _is_stored(self, task: Task, value: Value) -> bool:
         is_product = task.node is not None and task.node.op.kind is OpKind.CONTRACTION
         return (task.is_copy or value in self.escapes) and not is_product

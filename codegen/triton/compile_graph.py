@@ -28,7 +28,7 @@ from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import ErrorTable
 from flamec.codegen.lower.memory_budget import MemoryBudget, memory_notes
 from flamec.codegen.options import CodegenOptions
-from flamec.codegen.triton.gpu_form import ChooseTile, GpuKernel, gpu_form
+from flamec.codegen.triton.gpu_form import ChooseTile, GpuKernel, gpu_forms
 from flamec.codegen.triton.launches import LaunchCollector, kernel_writer
 from flamec.codegen.triton.product_schedule import target_facts
 from flamec.codegen.triton.source import ALIGNMENT
@@ -125,7 +125,7 @@ def _emitted(
 ) -> CompiledGraph:
     lowered = program.graph
     graph = lowered.context.graph
-    forms = {k: gpu_form(k, options, choose) for k in lowered.all_kernels()}
+    forms = gpu_forms(lowered.all_kernels(), options, choose)
     table = assign_buffers(lowered.context, [forms[k].lowered for k in lowered.kernels])
     emission = _Emission(forms, LaunchCollector(table.buffers), options)
     emission.add(lowered, table)

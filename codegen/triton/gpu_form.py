@@ -8,7 +8,7 @@ fit in registers, with room for as many partial results as there are blocks; and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from flamec.codegen.lower.group import LoweredKernel
@@ -35,6 +35,34 @@ class GpuKernel:
     lowered: LoweredKernel
     tiles: tuple[Tile | ProductSchedule, ...]
     choices: tuple[Choice, ...] = ()
+
+
+def gpu_forms(
+    kernels: Iterable[LoweredKernel], options: CodegenOptions, choose: ChooseTile | None = None
+) -> dict[LoweredKernel, GpuKernel]:
+    """``gpu_form`` of each kernel; those of one model differ in names and buffers only."""
+    forms: dict[LoweredKernel, GpuKernel] = {}
+    for lowered in kernels:
+        model = forms.get(lowered.form)
+        forms[lowered] = (
+            gpu_form(lowered, options, choose) if model is None else _repeated(model, lowered)
+        )
+    return forms
+
+
+def _repeated(model: GpuKernel, lowered: LoweredKernel) -> GpuKernel:
+    """The form of a kernel whose model has one."""
+    own = model.lowered
+    named = lowered.kernel
+    kernel = replace(own.kernel, name=named.name, locations=named.locations, modules=named.modules)
+    added = own.buffers[len(lowered.buffers) :]
+    buffers = (*lowered.buffers, *added)
+    fresh = tuple(
+        PartialResults(like.memory, like.elements) if isinstance(like, PartialResults) else buffer
+        for like, buffer in zip(own.buffers, buffers, strict=True)
+    )
+    form = replace(lowered, kernel=kernel, buffers=fresh, model=own)
+    return GpuKernel(form, model.tiles, model.choices)
 
 
 def gpu_form(
@@ -68,7 +96,7 @@ def gpu_form(
             tiles.append(tile)
             _make_room(rest, tile, memory.buffers)
     kernel = replace(kernel, parameters=tuple(memory.parameters), parts=tuple(parts))
-    form = replace(lowered, kernel=kernel, buffers=tuple(memory.buffers))
+    form = replace(lowered, kernel=kernel, buffers=tuple(memory.buffers), model=None)
     return GpuKernel(form, tuple(tiles), tuple(choices))
 
 

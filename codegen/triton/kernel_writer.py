@@ -8,8 +8,10 @@ does not write; else by a launch of their own that leaves them in memory.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from flamec.codegen.lower.lanes import MEMORY_DTYPES, spill_type
 from flamec.codegen.options import CodegenOptions
@@ -27,13 +29,7 @@ from flamec.codegen.triton.side_by_side import PlannedLaunch, can_share_blocks, 
 from flamec.codegen.triton.source import ERRORS, Described, EmittedLaunch, emit
 from flamec.codegen.triton.statements import StatementWriter
 from flamec.codegen.triton.text import POINTERS, fold_lane, size_name
-from flamec.codegen.triton.uniform_parts import (
-    lane_of,
-    name_of,
-    operands_of,
-    slice_of,
-    uniform_parts,
-)
+from flamec.codegen.triton.uniform_parts import Statements, lane_of, uniform_parts
 from flamec.ir.kernel import (
     Fold,
     Kernel,
@@ -44,6 +40,8 @@ from flamec.ir.kernel import (
     RandomBits,
     RowProgram,
     Store,
+    name_of,
+    operands_of,
 )
 from flamec.ir.plan import Argument, Buffer
 from flamec.ir.shape import Dim, SymbolicDim, substitute
@@ -135,17 +133,17 @@ class KernelWriter:
         for name, lane in exports.items():
             number = self._temporary("once", spill_type(lane), 1)
             self._spilled[name] = (lane, number)
-        places = list(self._spilled)
-        for part in uniform_parts(self.kernel.uniform, exports, self.numbers):
+        buffers = dict(zip(self._pointers, self.numbers, strict=True))
+        for part in uniform_parts(self._uniform, exports, self.numbers):
             writer = StatementWriter(pointer="k", reuse=True)
             body: list[str] = []
             for s in part.statements:
                 body += writer.write(s)
-            pointers = self._kernel_pointers()
-            arguments = dict(zip(pointers, self.numbers, strict=True))
-            for name in part.gives:
+            pointers: ChainMap[str, str] = ChainMap({}, self._pointers)
+            arguments: ChainMap[str, int] = ChainMap({}, buffers)
+            for position, name in enumerate(part.gives):
                 lane, number = self._spilled[name]
-                pointer = f"x{places.index(name)}"
+                pointer = f"x{position}"
                 pointers[pointer] = POINTERS[spill_type(lane)]
                 arguments[pointer] = number
                 body.append(f"tl.store({pointer} + zero, {_widened(writer.name(name), lane)})")
@@ -167,35 +165,50 @@ class KernelWriter:
 
     def _imports(self, part: Part) -> tuple[Uniform, dict[str, int]]:
         """The lines that give a part its uniform values, and what the pointers in them are."""
+        local = [name for name, _ in part.program.imports]
+        if self._spilled:  # so that equal parts have equal text
+            return self._loaded(dict(zip(part.imports, local, strict=True)))
         uniform, arguments = self._values(part.imports)
-        for name, (local, _) in zip(part.imports, part.program.imports, strict=True):
-            uniform.lines.append(f"{local} = {self._aliases.get(name, name)}")
+        for name, own in zip(part.imports, local, strict=True):
+            uniform.lines.append(f"{own} = {self._aliases.get(name, name)}")
+        return uniform, arguments
+
+    def _loaded(self, names: Mapping[str, str]) -> tuple[Uniform, dict[str, int]]:
+        """Lines that load values computed once, and what they are called."""
+        uniform = Uniform()
+        arguments: dict[str, int] = {}
+        for position, (name, called) in enumerate(names.items()):
+            lane, number = self._spilled[name]
+            pointer = f"x{position}"
+            uniform.pointers[pointer] = POINTERS[spill_type(lane)]
+            arguments[pointer] = number
+            test = " != 0" if lane == "b" else ""
+            uniform.lines.append(f"{called} = tl.load({pointer} + zero){test}")
         return uniform, arguments
 
     def _values(self, names: Iterable[str]) -> tuple[Uniform, dict[str, int]]:
         """Lines that define uniform values by their names in the kernel."""
-        uniform, arguments = Uniform(), {}
         self._aliases: dict[str, str] = {}
         if self._spilled:
-            for name in dict.fromkeys(names):
-                lane, number = self._spilled[name]
-                pointer = f"x{list(self._spilled).index(name)}"
-                uniform.pointers[pointer] = POINTERS[spill_type(lane)]
-                arguments[pointer] = number
-                test = " != 0" if lane == "b" else ""
-                uniform.lines.append(f"{name} = tl.load({pointer} + zero){test}")
-            return uniform, arguments
+            return self._loaded({name: name for name in names})
+        uniform = Uniform()
+        arguments: dict[str, int] = {}
         writer = StatementWriter(pointer="k", reuse=True)
-        for s in slice_of(self.kernel.uniform, names):
+        for s in self._uniform.slice_of(names):
             uniform.lines += writer.write(s)
         self._aliases = writer.aliases
-        types = self._kernel_pointers()
         for number in writer.parameters:
-            uniform.pointers[f"k{number}"] = types[f"k{number}"]
+            uniform.pointers[f"k{number}"] = self._pointers[f"k{number}"]
             arguments[f"k{number}"] = self.numbers[number]
         return uniform, arguments
 
-    def _kernel_pointers(self) -> dict[str, str]:
+    @cached_property
+    def _uniform(self) -> Statements:
+        return Statements(self.kernel.uniform)
+
+    @cached_property
+    def _pointers(self) -> dict[str, str]:
+        """The types of pointers to the kernel's parameters."""
         return {f"k{i}": POINTERS[p.memory] for i, p in enumerate(self.kernel.parameters)}
 
     # the end -------------------------------------------------------------------------
@@ -204,8 +217,8 @@ class KernelWriter:
         needed = {n for s in self.kernel.finish for n in operands_of(s)}
         defined = {name_of(s) for s in self.kernel.uniform if not isinstance(s, Store)}
         uniform, arguments = self._values([n for n in sorted(needed) if n in defined])
-        pointers = {**uniform.pointers, **self._kernel_pointers()}
-        arguments = {**dict(zip(self._kernel_pointers(), self.numbers, strict=True)), **arguments}
+        pointers = {**uniform.pointers, **self._pointers}
+        arguments = {**dict(zip(self._pointers, self.numbers, strict=True)), **arguments}
         writer = StatementWriter(pointer="k", aliases=dict(self._aliases))
         body = list(uniform.lines)
         for i, (name, fold, number, count) in enumerate(partials):
@@ -226,8 +239,8 @@ class KernelWriter:
         suffix: str,
         doc: str,
         body: list[str],
-        pointers: dict[str, str],
-        arguments: dict[str, int],
+        pointers: Mapping[str, str],
+        arguments: Mapping[str, int],
         alone: bool = True,
     ) -> None:
         holes: dict[str, object] = {
@@ -239,7 +252,7 @@ class KernelWriter:
         numbers = frozenset(arguments[n] for n in launch.arguments if n in arguments)
         self._add(launch, arguments, {}, (numbers, self._stored(body, arguments)), alone)
 
-    def _stored(self, body: Iterable[str], arguments: dict[str, int]) -> frozenset[int]:
+    def _stored(self, body: Iterable[str], arguments: Mapping[str, int]) -> frozenset[int]:
         """The buffers that lines of text store to."""
         found = {match[1] for line in body for match in _STORE.finditer(line)}
         return frozenset(arguments[name] for name in found)
@@ -253,7 +266,7 @@ class KernelWriter:
     def _add(
         self,
         launch: EmittedLaunch,
-        buffers: dict[str, int],
+        buffers: Mapping[str, int],
         own: dict[str, Dim],
         traffic: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset()),
         alone: bool = True,
@@ -267,7 +280,7 @@ class KernelWriter:
         )
         self.launches.append(PlannedLaunch(launch, arguments, *traffic, alone, part))
 
-    def _argument(self, name: str, buffers: dict[str, int], own: dict[str, Dim]) -> Argument:
+    def _argument(self, name: str, buffers: Mapping[str, int], own: dict[str, Dim]) -> Argument:
         if name == ERRORS:
             return Argument(buffer=self.errors())
         if name in buffers:
@@ -276,7 +289,7 @@ class KernelWriter:
         return Argument(value=own.get(symbol, SymbolicDim.symbol(symbol)))
 
 
-def _described(array: Described, buffers: dict[str, int]) -> Argument:
+def _described(array: Described, buffers: Mapping[str, int]) -> Argument:
     return Argument(buffers[array.pointer], array.offset, array.shape, array.strides)
 
 

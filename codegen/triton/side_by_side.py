@@ -40,12 +40,55 @@ class PlannedLaunch:
 def together(launches: Sequence[PlannedLaunch], name: str, doc: str) -> list[PlannedLaunch]:
     """The launches, neighbours put together where the order of their work does not matter."""
     groups: list[list[PlannedLaunch]] = []
-    for launch in launches:
+    for launch in _equal_ones_first(launches):
         if groups and _may_join(groups[-1], launch):
             groups[-1].append(launch)
         else:
             groups.append([launch])
     return [_merged(group, name, doc) if len(group) > 1 else group[0] for group in groups]
+
+
+def _equal_ones_first(launches: Sequence[PlannedLaunch]) -> list[PlannedLaunch]:
+    """The launches in an order in which most of the kernels they become are equal, too.
+
+    As many as fit into one kernel go together if they run the same function on blocks of the same
+    number; what is left of each kind comes behind. Only neighbours that do not depend on each
+    other change their order.
+    """
+    ordered: list[PlannedLaunch] = []
+    for run in _independent(launches):
+        alike: dict[object, list[PlannedLaunch]] = {}
+        for launch in run:
+            source = launch.launch.source
+            options = tuple(sorted(source.options.items()))
+            key = _function(launch.launch), launch.launch.blocks, len(source.aligned), options
+            alike.setdefault(key, []).append(launch)
+        whole = {key: len(same) // MOST_TOGETHER * MOST_TOGETHER for key, same in alike.items()}
+        for key, same in alike.items():
+            ordered += same[: whole[key]]
+        for key, same in alike.items():
+            ordered += same[whole[key] :]
+    return ordered
+
+
+def _independent(launches: Sequence[PlannedLaunch]) -> list[list[PlannedLaunch]]:
+    """Runs of neighbours in which no launch writes what another reads or writes."""
+    runs: list[list[PlannedLaunch]] = []
+    read: set[int] = set()
+    written: set[int] = set()
+    for launch in launches:
+        clash = not (
+            launch.writes.isdisjoint(read)
+            and launch.writes.isdisjoint(written)
+            and launch.reads.isdisjoint(written)
+        )
+        if launch.alone or not runs or runs[-1][-1].alone or clash:
+            runs.append([])
+            read, written = set(), set()
+        runs[-1].append(launch)
+        read |= launch.reads
+        written |= launch.writes
+    return runs
 
 
 def _may_join(group: Sequence[PlannedLaunch], launch: PlannedLaunch) -> bool:
@@ -77,14 +120,13 @@ def _merged(group: Sequence[PlannedLaunch], name: str, doc: str) -> PlannedLaunc
     end: Dim = 0
     for position, planned in enumerate(group):
         source = planned.launch.source
-        prefix = f"a{position}_"
         body = _function(planned.launch)
         function = functions.setdefault(body, f"{name}_part{len(functions)}")
-        names = [prefix + n for n in planned.launch.arguments]
+        called = {n: f"a{position}_{i}" for i, n in enumerate(planned.launch.arguments)}
         end = end + planned.launch.blocks
-        calls.append((function, ", ".join(names), end))
-        parameters += [(prefix + n, kind) for n, kind in source.parameters]
-        aligned += [prefix + n for n in source.aligned]
+        calls.append((function, ", ".join(called.values()), end))
+        parameters += [(called[n], kind) for n, kind in source.parameters]
+        aligned += [called[n] for n in source.aligned]
         arguments += list(planned.arguments)
     sizes = sorted({s for _, _, end in calls for s in symbols_of(end)})
     names = [n for n, _ in parameters] + [size_name(s) for s in sizes]

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from flamec.ir.kernel import CheckedIndex, Compute, Load, RandomBits, Statement, Store
+from flamec.ir.kernel import (
+    CheckedIndex,
+    Compute,
+    Load,
+    RandomBits,
+    Statement,
+    Store,
+    name_of,
+    operands_of,
+)
 from flamec.ir.op import lookup
 
 
@@ -25,17 +34,46 @@ class UniformPart:
     gives: tuple[str, ...]
 
 
+class Statements:
+    """The statements of a kernel's uniform part, and what each needs."""
+
+    def __init__(self, statements: Sequence[Statement]) -> None:
+        self.all = statements
+        self._defined = {
+            name_of(s): i for i, s in enumerate(statements) if not isinstance(s, Store)
+        }
+        self._place = {id(s): i for i, s in enumerate(statements)}
+
+    def slice_of(self, goals: Iterable[str | Store]) -> list[Statement]:
+        """The statements that names and stores depend on, in order."""
+        pending = [
+            self._place[id(goal)] if isinstance(goal, Store) else self._defined.get(goal, -1)
+            for goal in goals
+        ]
+        found: set[int] = set()
+        while pending:
+            place = pending.pop()
+            if place not in found and place >= 0:
+                found.add(place)
+                pending += [self._defined.get(n, -1) for n in operands_of(self.all[place])]
+        return [self.all[place] for place in sorted(found)]
+
+    def in_order(self, statements: Iterable[Statement]) -> list[Statement]:
+        """Some of the statements, each once, in order."""
+        return [self.all[place] for place in sorted({self._place[id(s)] for s in statements})]
+
+
 def uniform_parts(
-    statements: Sequence[Statement], needed: Iterable[str], buffers: Sequence[int]
+    statements: Statements, needed: Iterable[str], buffers: Sequence[int]
 ) -> list[UniformPart]:
     """The parts that together store what the statements store and define the needed names.
 
     ``buffers``: of the kernel's parameters; two may be the same memory.
     """
-    goals: list[str | Store] = [s for s in statements if isinstance(s, Store)]
-    goals += list(needed)
-    written = {buffers[s.place.parameter] for s in statements if isinstance(s, Store)}
-    taken = [slice_of(statements, [goal]) for goal in goals]
+    stores = [s for s in statements.all if isinstance(s, Store)]
+    goals: list[str | Store] = [*stores, *needed]
+    written = {buffers[s.place.parameter] for s in stores}
+    taken = [statements.slice_of([goal]) for goal in goals]
     together: nx.Graph = nx.Graph()
     for number, found in enumerate(taken):
         shared: set[object] = set()
@@ -49,28 +87,10 @@ def uniform_parts(
     parts = []
     for group in nx.connected_components(together):
         numbers = sorted(n for n in group if isinstance(n, int))
-        used = {id(s) for n in numbers for s in taken[n]}
-        chosen = tuple(s for s in statements if id(s) in used)
+        chosen = tuple(statements.in_order(s for n in numbers for s in taken[n]))
         names = tuple(goals[n] for n in numbers if isinstance(goals[n], str))
         parts.append((numbers[0], UniformPart(chosen, names)))  # type: ignore[arg-type]
     return [part for _, part in sorted(parts, key=lambda pair: pair[0])]
-
-
-def slice_of(statements: Sequence[Statement], goals: Iterable[str | Store]) -> list[Statement]:
-    """The statements that names and stores depend on, in order."""
-    needed: set[str] = set()
-    stores: set[int] = set()
-    for goal in goals:
-        if isinstance(goal, Store):
-            stores.add(id(goal))
-        else:
-            needed.add(goal)
-    found: list[Statement] = []
-    for s in reversed(statements):
-        if id(s) in stores or (not isinstance(s, Store) and name_of(s) in needed):
-            found.append(s)
-            needed |= set(operands_of(s))
-    return found[::-1]
 
 
 def _may_repeat(s: Statement) -> bool:
@@ -79,25 +99,7 @@ def _may_repeat(s: Statement) -> bool:
     return not isinstance(s, (RandomBits, CheckedIndex))
 
 
-def name_of(s: Statement) -> str:
-    return str(getattr(s, "name", ""))
-
-
 def lane_of(s: Statement) -> str:
     if isinstance(s, CheckedIndex):
         return "i64"
     return "i32" if isinstance(s, RandomBits) else str(getattr(s, "lane", ""))
-
-
-def operands_of(s: Statement) -> tuple[str, ...]:
-    """The names that a statement reads."""
-    match s:
-        case Compute():
-            return s.operands
-        case CheckedIndex():
-            return (s.index,)
-        case Load():
-            return (*(i.name for i in s.place.indices), *([s.fill] if s.fill else []))
-        case Store():
-            return (s.operand, *(i.name for i in s.place.indices))
-    return ()

@@ -70,7 +70,7 @@ def absorb_prologues(
     groups: Sequence[Sequence[Segment]], context: TaskGraph, stored: set[Value]
 ) -> tuple[list[list[Segment]], dict[tuple[Task, int], Segment], set[Value]]:
     """The groups that are left, what was absorbed, and the values that are still stored."""
-    kept = [list(segments) for segments in groups]
+    places = _Places(groups, context)
     absorbed: dict[tuple[Task, int], Segment] = {}
     without = set(stored)
     products = [
@@ -83,25 +83,74 @@ def absorb_prologues(
     for arranges in (True, False):  # what is looked up and what is computed do not meet
         for task, position in ((t, p) for t in products for p in (0, 1)):
             value = context.root(task.operands[position])
-            maker = _maker(value, kept, without)
+            maker = places.maker(value, without)
             if maker is None or _arranges(maker) is not arranges:
                 continue
             beside = absorbed.get((task, 1 - position))
             if not arranges and beside is not None and _arranges(beside):
                 continue
-            readers = _operands_of_products(value, maker, groups, context)
-            if readers is None or not _may_absorb(maker, readers, groups, context):
+            readers = places.operands_of_products(value, maker)
+            if readers is None or not _may_absorb(maker, readers, places, context):
                 continue
-            kept = [s for s in kept if s != [maker]]
+            places.absorbed.add(maker)
             absorbed.update(dict.fromkeys(readers, maker))
             without.discard(value)
+    kept = [list(s) for s in groups if len(s) > 1 or s[0] not in places.absorbed]
     return kept, absorbed, without
+
+
+class _Places:
+    """Where values are made and read. ``absorbed``: the segments that have no group any more."""
+
+    def __init__(self, groups: Sequence[Sequence[Segment]], context: TaskGraph) -> None:
+        self.absorbed: set[Segment] = set()
+        self.results = {*context.outputs, *context.updates.values()}
+        self.new = {context.graph.inputs[i]: v for i, v in context.updates.items()}
+        self.order = [segment for segments in groups for segment in segments]
+        self.position: dict[Task, int] = {}  # of the segment, in execution order
+        self._alone: dict[Value, Segment] = {}  # the only segment of the first group that makes it
+        self._readers: dict[Value, list[tuple[int, Task, int]]] = {}
+        for segments in groups:
+            if len(segments) == 1:
+                for value in (v for task in segments[0] for v in task.results):
+                    self._alone.setdefault(value, segments[0])
+        for number, segment in enumerate(self.order):
+            for task in segment:
+                self.position.setdefault(task, number)
+                for place, operand in enumerate(task.operands):
+                    root = context.root(operand)
+                    self._readers.setdefault(root, []).append((number, task, place))
+
+    def maker(self, value: Value, stored: set[Value]) -> Segment | None:
+        """The elementwise tasks, or the view, of a group whose only result is the value."""
+        segment = self._alone.get(value)
+        if segment is None or segment in self.absorbed:
+            return None
+        plain = all(
+            not t.is_copy and t.node is not None and t.node.op.kind is OpKind.ELEMENTWISE
+            for t in segment
+        )
+        results = {v for t in segment for v in t.results if v in stored}
+        return segment if (plain or _arranges(segment)) and results == {value} else None
+
+    def operands_of_products(self, value: Value, maker: Segment) -> list[tuple[Task, int]] | None:
+        """All readers of a value, by the positions of their operands; None if others need it."""
+        if value in self.results:
+            return None
+        found = []
+        for number, task, position in self._readers.get(value, ()):
+            if self.order[number] == maker:
+                continue
+            if task.node is None or task.node.op.kind is not OpKind.CONTRACTION:
+                return None
+            found.append((task, position))
+        return found
 
 
 def _may_absorb(
     maker: Segment,
     readers: Sequence[tuple[Task, int]],
-    groups: Sequence[Sequence[Segment]],
+    places: _Places,
     context: TaskGraph,
 ) -> bool:
     """Whether all readers can compute the operand, and whether that pays."""
@@ -115,7 +164,7 @@ def _may_absorb(
             return False
         if not arranges and not _pays(task, position, maker):
             return False
-        if _is_overwritten(maker, _segment_of(task, groups), groups, context):
+        if _is_overwritten(maker, task, places, context):
             return False
         try:
             operand_space(maker, task, position, context)
@@ -143,25 +192,6 @@ def _is_better_looked_up(task: Task, context: TaskGraph) -> bool:
     return bool(runs) and all(is_multiple(d, least) for d in (runs[0], *others))
 
 
-def _segment_of(task: Task, groups: Sequence[Sequence[Segment]]) -> Segment:
-    return next(s for segments in groups for s in segments if task in s)
-
-
-def _maker(value: Value, groups: Sequence[list[Segment]], stored: set[Value]) -> Segment | None:
-    """The elementwise tasks, or the view, of a group whose only result is the value."""
-    for segments in groups:
-        if len(segments) != 1 or not any(value in task.results for task in segments[0]):
-            continue
-        (segment,) = segments
-        plain = all(
-            not t.is_copy and t.node is not None and t.node.op.kind is OpKind.ELEMENTWISE
-            for t in segment
-        )
-        results = {v for t in segment for v in t.results if v in stored}
-        return segment if (plain or _arranges(segment)) and results == {value} else None
-    return None
-
-
 def _has_instructions(consumer: Task, position: int, context: TaskGraph) -> bool:
     """Whether there are instructions for products of all that a value's memory would hold."""
     value = consumer.operands[position]
@@ -184,33 +214,11 @@ def _pays(consumer: Task, position: int, maker: Segment) -> bool:
     return opposite <= BLOCK or not expensive
 
 
-def _is_overwritten(
-    maker: Segment, consumer: Segment, groups: Sequence[Sequence[Segment]], context: TaskGraph
-) -> bool:
+def _is_overwritten(maker: Segment, reader: Task, places: _Places, context: TaskGraph) -> bool:
     """Whether an input that the maker reads gets its new value before the product runs."""
     read = {context.root(operand) for task in maker for operand in task.operands}
-    new = {v for i, v in context.updates.items() if context.graph.inputs[i] in read}
-    order = [segment for segments in groups for segment in segments]
-    between = order[order.index(maker) : order.index(consumer)]
+    new = {places.new[v] for v in read if v in places.new}
+    if not new:
+        return False
+    between = places.order[places.position[maker[0]] : places.position[reader]]
     return any(v in new for segment in between for task in segment for v in task.results)
-
-
-def _operands_of_products(
-    value: Value, maker: Segment, groups: Sequence[Sequence[Segment]], context: TaskGraph
-) -> list[tuple[Task, int]] | None:
-    """All readers of a value, by the positions of their operands; None if others need it."""
-    if value in context.outputs or value in context.updates.values():
-        return None
-    found = []
-    for segments in groups:
-        for segment in segments:
-            if segment == maker:
-                continue
-            for task in segment:
-                for position, operand in enumerate(task.operands):
-                    if context.root(operand) is not value:
-                        continue
-                    if task.node is None or task.node.op.kind is not OpKind.CONTRACTION:
-                        return None
-                    found.append((task, position))
-    return found

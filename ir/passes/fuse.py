@@ -11,7 +11,7 @@ writers at the end (optimizer steps); everything else along the edges.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from flamec.ir.graph import Value
@@ -26,7 +26,7 @@ from flamec.ir.passes.recompute import recompute_cheap_values, stored_values
 from flamec.ir.plan import dense_elements
 from flamec.ir.shape import product as dim_product
 from flamec.ir.task_signature import Signature, TaskSignatures
-from flamec.ir.tasks import Task, TaskGraph
+from flamec.ir.tasks import Task, TaskGraph, only_scalars
 
 PairRule = Callable[[WorkingGroup, WorkingGroup], bool]
 LARGEST_SEGMENT = 96  # tasks; beyond that compiling costs more than it saves
@@ -74,7 +74,8 @@ class FusionDecision:
 class FusionGroup:
     """Tasks that become one kernel.
 
-    ``segments`` are the sets of tasks that share loops: one, or several side by side.
+    ``segments`` are the sets of tasks that share loops: one, or several side by side, the first
+    of which may be scalars that the others need (``shared_scalars``).
     ``anchor`` is the product, reduction, scan or scatter that gives the loops their shape,
     ``prologue`` what leads to it, ``epilogue`` the rest. ``absorbed`` are the tasks that compute
     an operand (by its position) of a product where that loads it; they have loops of their own.
@@ -187,6 +188,8 @@ class _Fuser:
         self._made: list[FusionDecision] = []
         self._refused: dict[tuple[int, int], str] = {}
         self._cost: dict[Signature, float | str] = {}
+        self._own_costs: dict[int, float] = {}
+        self._scalar: dict[int, bool] = {}
 
     # phases --------------------------------------------------------------------------
     def merge_edges(self, wanted: PairRule) -> None:
@@ -233,7 +236,7 @@ class _Fuser:
         shared = []
         for group in reversed(self.state.in_order()):
             users = self.state.successors(group)
-            if group in ends or not _uniform(group) or not users <= ends:
+            if group in ends or not self._is_uniform(group) or not users <= ends:
                 continue
             if all(self._reads_plainly(user, group) for user in users):
                 ends.add(group)
@@ -253,7 +256,7 @@ class _Fuser:
         )
 
     def _is_writer(self, group: WorkingGroup) -> bool:
-        if not _pointwise(group) or _uniform(group) or self.state.successors(group):
+        if not _pointwise(group) or self._is_uniform(group) or self.state.successors(group):
             return False
         moved = sum(_bytes(v) for v in self.state.inputs(group.tasks))
         moved += sum(_bytes(v) for v in self.state.escapes(group.tasks))
@@ -287,10 +290,12 @@ class _Fuser:
             return "a scalar that several kernels read is computed once"
         if self._is_early(producer) != self._is_early(consumer):
             return "what later rows need of all rows is computed before them"
-        tasks = sorted({*producer.tasks, *consumer.tasks}, key=lambda t: t.position)
-        if len(tasks) > LARGEST_SEGMENT:
+        together = {*producer.tasks, *consumer.tasks}
+        if len(together) > LARGEST_SEGMENT:
             return f"the kernel would have more than {LARGEST_SEGMENT} operations"
-        together = set(tasks)
+        if self._is_uniform(producer) and self._is_uniform(consumer):  # statements without loops
+            return _CYCLE if self.state.makes_cycle(producer, consumer) else ""
+        tasks = sorted(together, key=lambda t: t.position)
         for task in tasks:
             if any(before in together for before in task.after):
                 return "it changes memory that must be filled first"
@@ -323,9 +328,16 @@ class _Fuser:
 
     def _feeds_many(self, producer: WorkingGroup, consumer: WorkingGroup) -> bool:
         """Merging a scalar into one of its readers would make the others wait for that one."""
-        if not _uniform(producer) or _uniform(consumer):
+        if not self._is_uniform(producer) or self._is_uniform(consumer):
             return False
-        return len(self.state.successors(producer)) > 1
+        return self.state.has_several_successors(producer)
+
+    def _is_uniform(self, group: WorkingGroup) -> bool:
+        """Whether a group computes only scalars from scalars."""
+        known = self._scalar.get(group.number)
+        if known is None:
+            known = self._scalar[group.number] = _uniform(group)
+        return known
 
     def _is_early(self, group: WorkingGroup) -> bool:
         return bool(self._early) and not self._early.isdisjoint(group.tasks)
@@ -406,7 +418,11 @@ class _Fuser:
         return known
 
     def _own_cost(self, group: WorkingGroup) -> float:
-        return self._nest_cost(group.tasks, self.state.escapes(group.tasks))
+        known = self._own_costs.get(group.number)
+        if known is None:
+            known = self._nest_cost(group.tasks, self.state.escapes(group.tasks))
+            self._own_costs[group.number] = known
+        return known
 
     def all_decisions(self) -> tuple[FusionDecision, ...]:
         """The merges in order, then why those that are left next to each other were not merged."""
@@ -419,12 +435,9 @@ class _Fuser:
         return tuple(dict.fromkeys([*self._made, *left]))
 
     def segments(self, group: WorkingGroup) -> tuple[tuple[Task, ...], ...]:
-        """The task sets of a group; tasks of scalars go with every segment of a bundle."""
-        shared = group.shared
-        return tuple(
-            tuple(sorted((*shared, *segment), key=lambda t: t.position))
-            for segment in group.segments
-        )
+        """The task sets of a group; those of a bundle's scalars come first."""
+        shared = (group.shared,) if group.shared else ()
+        return (*shared, *group.segments)
 
 
 def _idle(nest: LoopNest, blocks: int) -> float:
@@ -467,6 +480,4 @@ def _is_epilogue(producer: WorkingGroup, consumer: WorkingGroup) -> bool:
 
 def _uniform(group: WorkingGroup) -> bool:
     """Whether a group computes only scalars from scalars."""
-    values: Iterable[Value] = (v for t in group.tasks for v in (*t.results, *t.operands))
-    copies = any(task.is_copy for task in group.tasks)
-    return not copies and _pointwise(group) and all(not value.type.shape for value in values)
+    return only_scalars(group.tasks) and _pointwise(group)

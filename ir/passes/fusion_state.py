@@ -12,20 +12,20 @@ from flamec.ir.tasks import Task, TaskGraph
 class WorkingGroup:
     """A set of tasks that will be one kernel. ``shared`` are the scalar tasks of a bundle.
 
-    ``bit`` stands for the group in sets of groups; a merged group has that of one of its parts.
+    ``bits`` stand for the group in sets of groups; a merged group has those of its parts.
     """
 
-    __slots__ = ("bit", "number", "segments", "shared", "tasks")
+    __slots__ = ("bits", "number", "segments", "shared", "tasks")
 
     def __init__(
         self,
         number: int,
-        bit: int,
+        bits: int,
         segments: Sequence[tuple[Task, ...]],
         shared: tuple[Task, ...] = (),
     ) -> None:
         self.number = number
-        self.bit = bit
+        self.bits = bits
         self.segments = tuple(segments)
         self.shared = shared
         self.tasks = (*shared, *(task for segment in self.segments for task in segment))
@@ -61,7 +61,7 @@ class FusionState:
         self._count = 0
         self._below: dict[int, int] = {}  # for each group the set of those that need it, as bits
         for task in context.tasks:
-            self._new_group(self._count, [(task,)])
+            self._new_group(1 << self._count, [(task,)])
             for root in dict.fromkeys(context.root(operand) for operand in task.operands):
                 self._reading.setdefault(root, []).append(task)
             self._needs[task] = context.dependencies(task)
@@ -71,13 +71,13 @@ class FusionState:
             group = self._owner[task]
             below = 0
             for user in self.successors(group):
-                below |= self._below[user.number] | 1 << user.bit
+                below |= self._below[user.number] | user.bits
             self._below[group.number] = below
 
     def _new_group(
-        self, bit: int, segments: Sequence[tuple[Task, ...]], shared: tuple[Task, ...] = ()
+        self, bits: int, segments: Sequence[tuple[Task, ...]], shared: tuple[Task, ...] = ()
     ) -> WorkingGroup:
-        group = WorkingGroup(self._count, bit, segments, shared)
+        group = WorkingGroup(self._count, bits, segments, shared)
         self._count += 1
         self._groups[group.number] = group
         for task in group.tasks:
@@ -127,6 +127,18 @@ class FusionState:
             if value in self._results or any(t not in inside for t in self._reading.get(value, ()))
         }
 
+    def has_several_successors(self, group: WorkingGroup) -> bool:
+        """Whether more than one other group needs it; looks at no more than that takes."""
+        first: WorkingGroup | None = None
+        for task in group.tasks:
+            for user in self._needed_by.get(task, ()):
+                owner = self._owner[user]
+                if owner is not group and owner is not first:
+                    if first is not None:
+                        return True
+                    first = owner
+        return False
+
     def successors(self, group: WorkingGroup) -> set[WorkingGroup]:
         found = {self._owner[t] for task in group.tasks for t in self._needed_by.get(task, ())}
         return found - {group}
@@ -136,7 +148,7 @@ class FusionState:
 
     def reaches(self, start: WorkingGroup, goal: WorkingGroup) -> bool:
         """Whether ``goal`` needs ``start``, directly or not."""
-        return bool(self._below[start.number] >> goal.bit & 1)
+        return bool(self._below[start.number] & goal.bits)
 
     def depends(self, a: WorkingGroup, b: WorkingGroup) -> bool:
         """Whether one of two groups needs the other."""
@@ -166,17 +178,20 @@ class FusionState:
     ) -> WorkingGroup:
         merged, below = 0, 0
         for group in old:
-            merged |= 1 << group.bit
+            merged |= group.bits
             below |= self._below.pop(group.number)
             del self._groups[group.number]
-        new = self._new_group(old[0].bit, segments, shared)
+        new = self._new_group(merged, segments, shared)
         below &= ~merged
         self._below[new.number] = below
-        self._add_below(new, below | 1 << new.bit)
+        self._add_below(new, below)
         return new
 
     def _add_below(self, group: WorkingGroup, below: int) -> None:
-        """Whatever a group needs is needed by all ``below``, too."""
+        """Whatever a group needs is needed by all ``below``, too.
+
+        That the group itself needs it is known: one of its bits is.
+        """
         pending = [group]
         while pending:
             for above in self.predecessors(pending.pop()):
@@ -192,15 +207,19 @@ class FusionState:
         waits: dict[WorkingGroup, set[WorkingGroup]] = {
             group: self.predecessors(group) for group in self.groups()
         }
+        awaited = {group for needed in waits.values() for group in needed}
         for position, value in self.context.updates.items():
             writer = self.owner_of(value)
             if writer is None:
                 continue
             for reader in self.readers(self.context.graph.inputs[position]):
-                if reader is not writer and not _leads(waits, writer, reader):
+                if reader is writer or reader in waits[writer]:
+                    continue
+                if writer not in awaited or not _leads(waits, writer, reader):
                     waits[writer].add(reader)
+                    awaited.add(reader)
         order: list[WorkingGroup] = []
-        done: set[WorkingGroup] = set()
+        missing = {group: len(needed) for group, needed in waits.items()}
         users: dict[WorkingGroup, list[WorkingGroup]] = {}
         for group, needed in waits.items():
             for other in needed:
@@ -210,9 +229,9 @@ class FusionState:
         while ready:
             _, _, group = heapq.heappop(ready)
             order.append(group)
-            done.add(group)
             for user in users.get(group, ()):
-                if waits[user] <= done and user not in done:
+                missing[user] -= 1
+                if not missing[user]:
                     heapq.heappush(ready, (user.position, user.number, user))
         assert len(order) == len(waits), "the groups depend on each other in a circle"
         return order

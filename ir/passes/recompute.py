@@ -18,7 +18,7 @@ from flamec.ir.loop_nest import choose_nest, estimate, nest_cost
 from flamec.ir.op import OpKind
 from flamec.ir.plan import dense_elements
 from flamec.ir.task_signature import Signature, TaskSignatures
-from flamec.ir.tasks import Task, TaskGraph
+from flamec.ir.tasks import Task, TaskGraph, shared_scalars
 
 Segment = tuple[Task, ...]
 Segments = list[list[Segment]]  # of each group
@@ -30,11 +30,14 @@ LONGEST = 128  # tasks of a segment that is made longer
 
 
 def stored_values(groups: Segments, context: TaskGraph) -> set[Value]:
-    """The values that need memory: results, and what a segment reads and does not compute."""
+    """The values that need memory: results, and what a segment reads and its kernel does not
+    know."""
     stored = {*context.outputs, *context.updates.values()}
     for segments in groups:
+        known = {v for task in shared_scalars(segments) for v in task.results} if segments else ()
         for segment in segments:
-            stored.update(v for v in _read(segment, context) if v in context.producers)
+            read = _read(segment, context)
+            stored.update(v for v in read if v in context.producers and v not in known)
     return stored | {v for tasks in context.producers.values() for v in _shared(tasks)}
 
 
@@ -234,7 +237,7 @@ class _Recomputer:
         while self._changed:
             for place in sorted(self._changed):
                 segment = self._segment(place)
-                live = self._live(segment)
+                live = self._live(place)
                 # a dead task may be what holds the others together
                 if live != segment and (not live or self._cost(live, self.stored) is not None):
                     self._put(place, live)
@@ -242,10 +245,14 @@ class _Recomputer:
             unused = [t for v in before - self.stored for t in self.context.producers[v]]
             self._changed = {place for task in unused for place in self._makers[task]}
 
-    def _live(self, segment: Segment) -> Segment:
+    def _live(self, place: Place) -> Segment:
+        """The tasks of a segment whose results something needs."""
+        segments = self.groups[place[0]]
         needed = set(self.stored)
+        if place[1] == 0 and shared_scalars(segments):
+            needed.update(*(self._reads[place[0], i] for i in range(1, len(segments))))
         live = []
-        for task in reversed(segment):
+        for task in reversed(self._segment(place)):
             if not needed.isdisjoint(task.results):
                 live.append(task)
                 needed.update(self.context.root(operand) for operand in task.operands)

@@ -110,7 +110,7 @@ def test_a_failing_code_generator_names_operations_and_line(
 
     f = flamec.compile(lambda x: x * 2 + 1, backend="c", cache_folder=tmp_path / "cache")
     with monkeypatch.context() as patch:
-        patch.setattr(lowered_groups, "lower_group", fail)
+        patch.setattr(lowered_groups.GroupLowering, "lower", fail)
         with pytest.raises(CompileError, match=r"test_backends\.py:\d+.*cannot lower .*mul"):
             f(flamec.ones(3))
     assert f(flamec.ones(3)).tolist() == [3.0, 3.0, 3.0]

@@ -1,0 +1,142 @@
+"""Equal blocks of a network are compiled once: counted, not timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, partial
+
+import pytest
+from gpt2_example import example
+
+import flamec
+from flamec import nn
+from flamec.codegen.compile_graph import CompiledGraph, run_last_passes
+from flamec.codegen.compile_graph import last_passes as last_for_c
+from flamec.codegen.lower.graph import GraphLowering
+from flamec.codegen.lower.group import GroupLowering
+from flamec.codegen.lower.kernel_builder import ErrorTable, ParameterList, PartialResults
+from flamec.codegen.lower.repetition import RepeatedParts
+from flamec.codegen.options import CodegenOptions
+from flamec.codegen.triton.compile_graph import compile_graph as compile_for_triton
+from flamec.codegen.triton.compile_graph import last_passes as last_for_triton
+from flamec.compiler import CompiledFunction
+from flamec.config import default_options
+from flamec.ir.graph import Graph
+from flamec.ir.kernel import Part
+from flamec.ir.passes.forget_derivatives import forget_derivatives
+from flamec.ir.passes.fuse import FusionOptions, fuse
+from flamec.ir.passes.manager import run_passes
+from flamec.ir.passes.pipeline import pipeline
+from flamec.ir.passes.recognize_attention import attention_of
+from flamec.ir.tasks import Task, build_tasks
+
+GPU = FusionOptions(True, elementwise_epilogues=True, recompute_expensive=True, prologues=True)
+Prepare = Callable[[Graph], Graph]
+for_c: Prepare = partial(run_last_passes, passes=last_for_c(CodegenOptions()))
+BACK_ENDS: dict[str, tuple[Prepare, FusionOptions, bool]] = {
+    "c": (for_c, FusionOptions(), False),
+    "triton": (
+        partial(run_last_passes, passes=last_for_triton(CodegenOptions())),
+        GPU,
+        True,
+    ),
+}
+
+
+@cache
+def graph(layers: int, back_end: str) -> Graph:
+    """GPT-2's training step (forward, backward, clipping, AdamW), optimized for a back end."""
+    gpt2 = example()
+    training = gpt2.Training(gpt2.Config(64, 16, layers, 2, 16))
+    step = CompiledFunction(training.step, replace(default_options(), backend="evaluate"))
+    tokens = flamec.zeros(2, 16, dtype=flamec.int64)
+    traced = step.trace((tokens, tokens), {}).graph
+    if back_end == "triton":  # on a CPU: attention is as written
+        traced = attention_of(forget_derivatives(traced))[0]
+    return run_passes(traced, pipeline())[0]
+
+
+def lowered(layers: int, back_end: str) -> tuple[int, int, set[object]]:
+    """How many kernels there are, how many were lowered, and the programs that they run."""
+    prepare, options, guarded = BACK_ENDS[back_end]
+    result = GraphLowering(
+        prepare, options, ErrorTable(), reuse=back_end == "c", guarded=guarded
+    ).lower(graph(layers, back_end))
+    kernels = result.kernels
+    fresh = [kernel for kernel in kernels if kernel.model is None]
+    programs: set[object] = {part.program for k in kernels for part in k.kernel.parts}
+    return len(kernels), len(fresh), programs
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_more_layers_need_no_more_lowering(back_end: str) -> None:
+    few, many = lowered(3, back_end), lowered(9, back_end)
+    assert many[0] > 2 * few[0], "there are more kernels"
+    assert many[1] == few[1], "and none more is lowered"
+    assert many[2] == few[2], "because they run the same programs"
+
+
+def lowered_anew(
+    _: RepeatedParts, tasks: Sequence[Task], lower: Callable[[], tuple[Part, ParameterList]]
+) -> Part:
+    return lower()[0]
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_a_copy_is_what_lowering_would_have_given(
+    back_end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, options, guarded = BACK_ENDS[back_end]
+    context = build_tasks(prepare(graph(3, back_end)), guarded)
+    fusion = fuse(context, options)
+    reuse, errors = back_end == "c", ErrorTable()
+    groups = GroupLowering(context, errors, reuse)
+    copies, parts = 0, 0
+    for group, stores in zip(fusion.groups, fusion.stores(), strict=True):
+        found = groups.lower(group, stores, "kernel")
+        with monkeypatch.context() as patch:
+            patch.setattr(RepeatedParts, "part", lowered_anew)
+            alone = GroupLowering(context, errors, reuse).lower(group, stores, "kernel")
+        copies += found.model is not None
+        parts += len(found.kernel.parts) - len({id(p.program) for p in found.kernel.parts})
+        assert found.kernel == alone.kernel
+        for one, other in zip(found.buffers, alone.buffers, strict=True):
+            if isinstance(one, PartialResults):
+                assert isinstance(other, PartialResults)
+                assert (one.memory, one.elements) == (other.memory, other.elements)
+            else:
+                assert one is other
+    assert copies > len(fusion.groups) // 4
+    assert parts > 20, "a bundle of writers has copies, too"
+
+
+def on_a_gpu(layers: int) -> CompiledGraph:
+    return compile_for_triton(graph(layers, "triton"))
+
+
+def test_more_layers_need_hardly_more_triton_kernels() -> None:
+    few, many = on_a_gpu(3), on_a_gpu(12)
+    assert len(many.plan.actions) > 2 * len(few.plan.actions)
+    added = {k.text for k in many.plan.kernels} - {k.text for k in few.plan.kernels}
+    assert len(many.plan.kernels) <= len(few.plan.kernels) + 6
+    assert all("block_number" in text for text in added), "only optimizers' side by side"
+
+
+def test_a_long_chain_of_scalars_is_lowered() -> None:
+    """The norms of many gradients are added one after the other."""
+    parameters = [nn.Parameter(flamec.ones(2 + i % 3)) for i in range(400)]
+    optimizer = flamec.optim.SGD(parameters, lr=0.1)
+
+    def step() -> flamec.Tensor:
+        loss = sum((p * p).sum() for p in parameters)
+        loss.backward()
+        total = nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        return total
+
+    compiled = CompiledFunction(step, replace(default_options(), backend="evaluate"))
+    optimized = run_passes(compiled.trace((), {}).graph, pipeline())[0]
+    result = GraphLowering(for_c, FusionOptions(), ErrorTable(), reuse=True)
+    kernels = result.lower(optimized).kernels
+    assert sum(len(kernel.kernel.parts) for kernel in kernels) >= 400
