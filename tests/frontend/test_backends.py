@@ -124,7 +124,7 @@ def test_a_failing_pass_is_named_with_the_line(
 
     f = flamec.compile(lambda x: x * 2, backend="c", cache_folder=tmp_path / "cache")
     with monkeypatch.context() as patch:
-        patch.setattr(prepared, "pipeline", lambda: (Pass("my_pass", fail),))
+        patch.setattr(prepared, "pipeline", lambda **_: (Pass("my_pass", fail),))
         with pytest.raises(CompileError, match=r"test_backends\.py:\d+.*pass my_pass failed"):
             f(flamec.ones(3))
     assert f(flamec.ones(3)).tolist() == [2.0, 2.0, 2.0]
