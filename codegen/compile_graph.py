@@ -9,7 +9,8 @@ Nothing here touches a device or a compiler: the result is data and C text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from flamec.codegen.buffers import BufferTable, assign_buffers, in_place_pairs
 from flamec.codegen.c.emit import Emitter
 from flamec.codegen.c.product import may_call_blas
 from flamec.codegen.errors import stage
-from flamec.codegen.loops import arrange_loop
+from flamec.codegen.loops import arrange_branch, arrange_loop, is_branch
 from flamec.codegen.lower.graph import GraphLowering, LoweredGraph
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import ErrorTable
@@ -162,8 +163,9 @@ class _Program:
     def add(self, lowered: LoweredGraph, table: BufferTable, times: Dim = 1) -> None:
         """The steps of a graph, which is run ``times`` times."""
         for position, kernel in enumerate(lowered.kernels):
-            if kernel.loop is not None:
-                self._add_loop(kernel, lowered.context, table, lowered.bodies[position], times)
+            if kernel.control is not None:
+                add = self._add_branch if is_branch(kernel) else self._add_loop
+                add(kernel, lowered.context, table, lowered.bodies[position], times)
                 continue
             numbers = tuple(table.number(buffer) for buffer in kernel.buffers)
             if kernel.host is not None:
@@ -179,18 +181,44 @@ class _Program:
         kernel: LoweredKernel,
         context: TaskGraph,
         table: BufferTable,
-        body: LoweredGraph,
+        bodies: Mapping[str, LoweredGraph],
         times: Dim,
     ) -> None:
-        arranged = arrange_loop(kernel, context, table, body)
+        arranged = arrange_loop(kernel, context, table, bodies)
+        times = times * arranged.times
+        with self._span(arranged.step, arranged.outer):
+            with self.emitter.body() as test:
+                if arranged.test is not None:
+                    self.add(bodies["condition"], arranged.test, times)
+            with self.emitter.body() as steps:
+                self.add(bodies["body"], arranged.table, times)
+            self.emitter.loop(arranged.loop, kernel.kernel, steps, test)
+
+    def _add_branch(
+        self,
+        kernel: LoweredKernel,
+        context: TaskGraph,
+        table: BufferTable,
+        bodies: Mapping[str, LoweredGraph],
+        times: Dim,
+    ) -> None:
+        arranged = arrange_branch(kernel, context, table, bodies)
+        with self._span(arranged.step, arranged.outer):
+            with self.emitter.body() as first:
+                self.add(bodies["true_body"], arranged.tables["true_body"], times)
+            with self.emitter.body() as second:
+                self.add(bodies["false_body"], arranged.tables["false_body"], times)
+            self.emitter.branch(arranged.branch, kernel.kernel, first, second)
+
+    @contextmanager
+    def _span(self, step: Step, outer: tuple[int, ...]) -> Iterator[None]:
+        """The steps added inside are those that ``step`` runs, which is written after them."""
         first = len(self.steps)
-        self.steps.append(arranged.step)
-        self.functions.append(-1)  # it is written after its body
-        with self.emitter.body() as names:
-            self.add(body, arranged.table, times * arranged.loop.count)
-        self.emitter.loop(arranged.loop, kernel.kernel, names)
+        self.steps.append(step)
+        self.functions.append(-1)
+        yield
         self.functions[first] = self.emitter.steps[-1]
-        self.loops.append(LoopSpan(first, len(self.steps) - 1, arranged.outer))
+        self.loops.append(LoopSpan(first, len(self.steps) - 1, outer))
 
 
 def repeated(step: Step, times: Dim) -> Step:

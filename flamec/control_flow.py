@@ -18,9 +18,9 @@ from flamec.ir.bodies import reordered
 from flamec.ir.passes.differentiate_loops import with_residuals
 from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, less
 from flamec.ir.types import TensorType, int64, promote_types
-from flamec.state import thread
+from flamec.state import set_grad_enabled, thread
 from flamec.structures import Structure, flatten, unflatten
-from flamec.tensor import Tensor
+from flamec.tensor import RuntimeNumber, Tensor
 from flamec.traced_body import TracedBody, trace_body
 
 __all__ = ["fori_loop", "scan"]
@@ -51,8 +51,8 @@ def scan(
     """
     if thread.trace is None and not callable(f):
         raise OperationTypeError(f"scan: f must be a function, not {type(f).__name__}")
-    state, structure = _leaves("scan", "init", init)
-    sequences, sequence_structure = _leaves("scan", "xs", xs)
+    state, structure = leaves_of("scan", "init", init)
+    sequences, sequence_structure = leaves_of("scan", "xs", xs)
     count = _length(sequences, length)
     elements = [t._type.with_shape(t._type.shape[1:]) for t in sequences if t is not None]
     body = _traced(f, state, structure, elements, sequence_structure, sequences)
@@ -60,7 +60,7 @@ def scan(
     promoted = _promoted(init_tensors, flatten(init)[0], body)
     if promoted is not None:
         init_tensors = promoted
-        state = list(_restored(init_tensors, state))
+        state = list(restored(init_tensors, state))
         body = _traced(f, state, structure, elements, sequence_structure, sequences)
     _check_carry(body, structure, state)
     return _apply(body, structure, state, sequences, count, reverse)
@@ -93,12 +93,15 @@ def fori_loop(lower: Dim, upper: Dim, body_fun: Callable[[Tensor, Any], Any], in
     return value
 
 
-def _leaves(name: str, what: str, value: Any) -> tuple[list[Tensor | None], Structure]:
-    """Tensors for the leaves; None stays."""
+def leaves_of(name: str, what: str, value: Any) -> tuple[list[Tensor | None], Structure]:
+    """Tensors for the leaves, of numbers with the default dtypes; None stays."""
     leaves, structure = flatten(value)
     tensors: list[Tensor | None] = []
     for leaf in leaves:
-        if leaf is None or isinstance(leaf, Tensor):
+        if isinstance(leaf, RuntimeNumber):
+            kind = 0.0 if leaf._type.dtype.is_floating_point else 0
+            tensors.append(ops.cast(leaf, make_tensor(kind)._type.dtype))
+        elif leaf is None or isinstance(leaf, Tensor):
             tensors.append(leaf)
         elif isinstance(leaf, (bool, int, float)):
             tensors.append(make_tensor(leaf))
@@ -154,17 +157,27 @@ def _traced(
     def arguments(stand_ins: list[Tensor]) -> tuple[Any, Any]:
         first, rest = stand_ins[: len(carried)], stand_ins[len(carried) :]
         return (
-            unflatten(structure, _restored(first, state)),
-            unflatten(sequence_structure, _restored(rest, sequences)),
+            unflatten(structure, restored(first, state)),
+            unflatten(sequence_structure, restored(rest, sequences)),
         )
 
     return trace_body("scan", f, types, tracked, arguments)
 
 
-def _restored(tensors: Sequence[Tensor], like: Sequence[Any]) -> Any:
+def restored(tensors: Sequence[Tensor], like: Sequence[Any]) -> Any:
     """``tensors`` with None where ``like`` has it."""
     rest = iter(tensors)
     return iter([None if entry is None else next(rest) for entry in like])
+
+
+def store_written(name: str, targets: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Give tensors from outside the values that a body left in them.
+
+    A body changes a leaf that requires grad only where nothing is recorded, so it is not here.
+    """
+    for target, value in zip(targets, values, strict=True):
+        with set_grad_enabled(thread.grad_enabled and not target._requires_grad):
+            write(target, value, name)
 
 
 def _pair(body: TracedBody) -> tuple[Structure, Structure]:
@@ -186,9 +199,11 @@ def _promoted(
     found = []
     for tensor, leaf, value in zip(init, given, outputs, strict=False):
         wanted = value.type.dtype
-        plain = not isinstance(leaf, Tensor) and wanted is not tensor._type.dtype
+        number = not isinstance(leaf, Tensor) or isinstance(leaf, RuntimeNumber)
+        plain = number and wanted is not tensor._type.dtype
         if plain and promote_types(wanted, tensor._type.dtype) is wanted:
-            tensor, changed = ops.cast(tensor, wanted), True
+            is_tensor, changed = isinstance(leaf, Tensor), True
+            tensor = ops.cast(leaf, wanted) if is_tensor else make_tensor(leaf, dtype=wanted)
         found.append(tensor)
     return found if changed else None
 
@@ -251,12 +266,11 @@ def _apply(
             attributes = with_residuals(attributes, needs)
     made = apply_named("scan", *operands, **attributes)
     made = made if isinstance(made, tuple) else (made,)
-    for target, new in zip(written, made[count:], strict=False):
-        write(target, new, "scan")
+    store_written("scan", written, made[count : count + len(written)])
     last = iter(made[:count])
     stacks = made[count + len(written) : len(made) - attributes["residuals"]]
     carry, y = _pair(body)
     flags = body.present[carry.leaf_count :]
     rest = iter(stacks)
     ys = unflatten(y, iter([next(rest) if flag else None for flag in flags]))
-    return unflatten(structure, _restored(list(last), state)), ys
+    return unflatten(structure, restored(list(last), state)), ys

@@ -57,6 +57,8 @@ def _work(node: Node, bindings: Mapping[str, int]) -> int:
     if node.op.kind is OpKind.LOOP:
         length = evaluate_shape((node.attributes["length"],), bindings)[0]
         return length * work_of(node.attributes["body"], bindings)
+    if node.bodies:  # what is run of them only the values tell
+        return max(work_of(body, bindings) for body in node.bodies.values())
     count = sum(product(evaluate_shape(v.type.shape, bindings)) for v in node.outputs)
     if node.op.kind is OpKind.CONVOLUTION:
         weight = evaluate_shape(node.inputs[1].type.shape, bindings)

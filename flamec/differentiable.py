@@ -30,7 +30,8 @@ from flamec.ir.passes.differentiate import differentiate_graph
 from flamec.ir.passes.forget_derivatives import forget_derivatives
 from flamec.ir.passes.partition import partition
 from flamec.ir.passes.recognize_attention import recognize_attention
-from flamec.ir.passes.settle_sizes import settle_sizes
+from flamec.ir.passes.settle_sizes import SettledSizes, settle_sizes
+from flamec.ir.shape import using_oracle
 from flamec.prepared import Prepared, graph_device
 from flamec.program import Program
 from flamec.stages import Stages
@@ -50,8 +51,8 @@ class DifferentiableProgram:
     ) -> None:
         self.original = captured
         self._make = make
-        joint = forget_derivatives(
-            differentiate_graph(
+        with using_oracle(SettledSizes(captured.equal_sizes)):
+            joint = differentiate_graph(
                 captured.graph,
                 captured.tracked_inputs,
                 captured.tracked_outputs,
@@ -59,7 +60,7 @@ class DifferentiableProgram:
                 partial(_hooked, captured) if captured.trace.hooks.rules else None,
                 captured.trace.regions,
             )
-        )
+        joint = forget_derivatives(joint)
         joint = settle_sizes(joint, captured.equal_sizes)
         joint = recognize_attention(joint)  # before it is cut between forward and backward
         on_gpu = graph_device(joint).type == "cuda"

@@ -22,7 +22,7 @@ from flamec.ir import ops as _ops  # noqa: F401  (declares the primitives)
 from flamec.ir.builder import Builder
 from flamec.ir.evaluate import run_op
 from flamec.ir.graph import Location, Value
-from flamec.ir.op import Op, OpKind, lookup
+from flamec.ir.op import CONTROL, Op, OpKind, lookup
 from flamec.ir.shape import product
 from flamec.ir.types import TensorType, bool_, int64
 from flamec.roots import overlaps_itself
@@ -30,7 +30,13 @@ from flamec.state import process, thread
 from flamec.tape import DETACH, Leaf, Saved, TapeNode, keep
 from flamec.tensor import Storage, Tensor, ViewStep
 
-_NOT_COMPUTING = (OpKind.VIEW, OpKind.BARRIER, OpKind.TRANSFER, OpKind.CUSTOM, OpKind.LOOP)
+_NOT_COMPUTING = (
+    OpKind.VIEW,
+    OpKind.BARRIER,
+    OpKind.TRANSFER,
+    OpKind.CUSTOM,
+    *CONTROL,
+)
 _COMPUTING = frozenset(kind.value for kind in OpKind if kind not in _NOT_COMPUTING)
 
 
@@ -65,7 +71,7 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
             types = op.infer_types(tuple([t._type for t in inputs]), attributes)
             if op.kind is OpKind.CUSTOM:
                 results = tuple(arrays[: len(types)])
-            elif op.kind is OpKind.LOOP:
+            elif op.kind in CONTROL:
                 results = _eager_loops().run_loop(op, attributes, inputs, types)
             elif types[0].device.type == "cpu" and op.kind is not OpKind.TRANSFER:
                 results = run_op(op, attributes, arrays, types)

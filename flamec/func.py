@@ -11,6 +11,7 @@ from typing import Any
 
 from flamec.autograd import grad as gradients
 from flamec.autograd import is_leaf_value, value_of
+from flamec.autograd.engine import grad_by_path
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional_call import functional_call, stack_module_state
@@ -172,9 +173,9 @@ def forward_derivatives(
             if g is not None and g.requires_grad
         ]
         (derivative,) = (
-            _gradients([g for g, _ in linear], [seed], [d for _, d in linear])
+            grad_by_path([g for g, _ in linear], [seed], [d for _, d in linear])
             if linear
-            else [tensor_builder.full_like(0.0, output._type)]
+            else (tensor_builder.full_like(0.0, output._type),)
         )
         results.extend(_released([derivative], [seed, *leaves]))
     return results

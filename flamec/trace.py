@@ -443,8 +443,9 @@ class Trace:
         """The error for using a tensor's value in Python where there is none."""
         return DataDependentError(
             f"{what} needs the value of a tensor, which is not known here while the function is "
-            f"compiled (at {user_location()}). Write the choice with flamec.where, keep the "
-            "quantity a tensor, or move this line out of the compiled function."
+            f"compiled (at {user_location()}). Write the choice with flamec.cond or flamec.where, "
+            "the loop with flamec.while_loop, keep the quantity a tensor, or move this line out of "
+            "the compiled function."
         )
 
     def refuse_change(self, what: str) -> CompileError:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flamec.conversion import tensor as make_tensor
-from flamec.errors import OperationError, user_location
+from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.inner_trace import InnerTrace
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Value
@@ -55,7 +55,7 @@ def trace_body(
     try:
         stand_ins = [trace.stand_in(t, flag) for t, flag in zip(types, tracked, strict=True)]
         leaves, structure = flatten(function(*arguments(stand_ins)))
-        tensors = [_as_tensor(name, leaf) for leaf in leaves]
+        tensors = [as_tensor(name, leaf) for leaf in leaves]
         values = [trace.value_of(t) for t in tensors if t is not None]
         _refuse(name, trace, stand_ins)
         positions = {
@@ -85,13 +85,14 @@ def trace_body(
     )
 
 
-def _as_tensor(name: str, leaf: Any) -> Tensor | None:
+def as_tensor(name: str, leaf: Any) -> Tensor | None:
+    """A tensor for what a function returned; None stays. TypeError for anything but a number."""
     if leaf is None or isinstance(leaf, Tensor):
         return leaf
     if isinstance(leaf, (bool, int, float)):
         made: Tensor = make_tensor(leaf)
         return made
-    raise TypeError(
+    raise OperationTypeError(
         f"{name}: values must be tensors or numbers, not {type(leaf).__name__} "
         f"(at {user_location()})"
     )

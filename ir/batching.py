@@ -14,7 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flamec.ir.builder import Builder
+from flamec.ir.bodies import emitted
+from flamec.ir.builder import Builder, GraphBuilder
+from flamec.ir.graph import Graph, Node
 from flamec.ir.op import Attributes, Op, OpKind
 from flamec.ir.shape import Dim
 from flamec.ir.types import TensorType, bool_, int64
@@ -54,6 +56,9 @@ class BatchBuilder(Builder):
             return tuple(Operand(r, True) for r in result)
         return Operand(result, True)
 
+    def locate(self, node: Node) -> None:
+        self.inner.locate(node)
+
 
 def rule_of(op: Op) -> BatchRule:
     """The batching rule of an operation; NotImplementedError if it has none."""
@@ -68,6 +73,12 @@ def whole(b: Builder, size: Dim, x: Operand) -> Any:
     if x.batched:
         return x.value
     return b.expand_to(x.value, (size, *b.type_of(x.value).shape))
+
+
+def near(b: Builder, value: Any, like: Any) -> Any:
+    """The value on the device of another."""
+    device = b.type_of(like).device
+    return value if b.type_of(value).device == device else b.to_device(value, device=device)
 
 
 def aligned(b: Builder, x: Operand, rank: int) -> Any:
@@ -124,6 +135,49 @@ def extending(**first: Callable[[Dim], Any]) -> BatchRule:
         return b.apply(op, [whole(b, size, x) for x in operands], changed)
 
     return rule
+
+
+# graphs inside of nodes ------------------------------------------------------------------
+
+
+def batched_inputs(
+    body: Graph, size: Dim, flags: Sequence[bool]
+) -> tuple[GraphBuilder, list[Operand]]:
+    """A builder that has the inputs of ``body``, with the batch where the flag says so."""
+    inner = GraphBuilder()
+    operands = []
+    for value, flag in zip(body.inputs, flags, strict=True):
+        shape = (size, *value.type.shape) if flag else value.type.shape
+        operands.append(Operand(inner.input(value.type.with_shape(shape), value.name), flag))
+    return inner, operands
+
+
+def batched_body(
+    body: Graph, size: Dim, flags: Sequence[bool], carries: int
+) -> tuple[Graph, list[bool]]:
+    """The body for a batch, and which of the new carried values depend on it.
+
+    ``flags``: which inputs have the batch. Results have it, too, but of the first ``carries``
+    those whose input has not.
+    """
+    inner, operands = batched_inputs(body, size, flags)
+    results = emitted(BatchBuilder(inner, size), body, operands)
+    outputs = [
+        x.value if i < carries and not flags[i] else whole(inner, size, x)
+        for i, x in enumerate(results)
+    ]
+    return inner.build(outputs, name=body.name), [x.batched for x in results[:carries]]
+
+
+def settled_flags(body: Graph, size: Dim, flags: Sequence[bool], carries: int) -> list[bool]:
+    """``flags`` with every carried value marked that has the batch from some step on."""
+    settled = list(flags)
+    while True:
+        found = batched_body(body, size, settled, carries)[1]
+        changed = [a or b for a, b in zip(settled[:carries], found, strict=True)]
+        if changed == settled[:carries]:
+            return settled
+        settled[:carries] = changed
 
 
 # by kind ---------------------------------------------------------------------------------

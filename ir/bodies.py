@@ -10,10 +10,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from flamec.ir.builder import GraphBuilder
+from flamec.ir.builder import Builder, GraphBuilder
 from flamec.ir.graph import Graph, Node, Value
-from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, evaluate_shape, substitute, symbols_of
+from flamec.ir.shape import (
+    Dim,
+    SymbolicDim,
+    equal,
+    evaluate_dim,
+    evaluate_shape,
+    substitute,
+    symbols_of,
+)
 from flamec.ir.types import TensorType
+
+
+def check_same(name: str, what: str, have: TensorType, relation: str, other: TensorType) -> None:
+    """TypeError or ValueError, naming the operation, unless two types are the same."""
+    if have.dtype is not other.dtype or have.device != other.device:
+        raise TypeError(f"{name}: {what} is {have}, {relation} {other}")
+    same_rank = len(have.shape) == len(other.shape)
+    if not same_rank or not all(map(equal, have.shape, other.shape)):
+        raise ValueError(f"{name}: {what} is {have}, {relation} {other}")
 
 
 def with_bodies(node: Node, change: Callable[[Graph], Graph]) -> Node:
@@ -28,6 +45,16 @@ def with_bodies(node: Node, change: Callable[[Graph], Graph]) -> Node:
     for new, old in zip(copy.outputs, node.outputs, strict=True):
         new.name = old.name
     return copy
+
+
+def emitted(b: Builder, graph: Graph, values: Sequence[Any]) -> list[Any]:
+    """Emit the nodes of a graph without updates, given its inputs; its outputs."""
+    known: dict[Value, Any] = dict(zip(graph.inputs, values, strict=True))
+    for node in graph.nodes:
+        b.locate(node)
+        made = b.apply(node.op, [known[v] for v in node.inputs], node.attributes)
+        known.update(zip(node.outputs, made if isinstance(made, tuple) else (made,), strict=True))
+    return [known[v] for v in graph.outputs]
 
 
 def reordered(graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value]) -> Graph:

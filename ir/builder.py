@@ -26,6 +26,9 @@ class Builder:
     def type_of(self, value: Any) -> TensorType:
         raise NotImplementedError
 
+    def locate(self, node: Node) -> None:
+        """What is emitted from now on comes from the same line of the user's program."""
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
@@ -111,6 +114,9 @@ class GraphBuilder(Builder):
 
     def type_of(self, value: Value) -> TensorType:
         return value.type
+
+    def locate(self, node: Node) -> None:
+        self.location, self.scope = node.location, node.scope
 
     def apply(self, op: Op, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> Any:
         node = self.add_node(op, inputs, attributes)

@@ -328,8 +328,8 @@ def _attention(space: GroupSpace, task: Task) -> Dims:
     raise Incompatible(f"{task.name} is a kernel of its own")
 
 
-def _loop(space: GroupSpace, task: Task) -> Dims:
-    raise Incompatible(f"{task.name} runs a graph of its own, in no loop of a kernel")
+def _control(space: GroupSpace, task: Task) -> Dims:
+    raise Incompatible(f"{task.name} runs graphs of its own, in no loop of a kernel")
 
 
 _RULES: dict[OpKind | None, Callable[[GroupSpace, Task], Dims]] = {
@@ -347,7 +347,9 @@ _RULES: dict[OpKind | None, Callable[[GroupSpace, Task], Dims]] = {
     OpKind.SCAN: _scan,
     OpKind.HOST: _host,
     OpKind.ATTENTION: _attention,
-    OpKind.LOOP: _loop,
+    OpKind.LOOP: _control,
+    OpKind.BRANCH: _control,
+    OpKind.WHILE: _control,
 }
 
 

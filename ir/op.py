@@ -40,9 +40,15 @@ class OpKind(enum.Enum):
     CUSTOM = "custom"  # the first operands, with a derivative that the user wrote
     HOST = "host"  # computed by NumPy in the host's memory, compiled or not
     LOOP = "loop"  # runs a graph of its own once for each step (scan)
+    BRANCH = "branch"  # runs one of its graphs (cond)
+    WHILE = "while"  # runs its graphs as often as one of them says (while_loop)
+    UNBOUNDED = "unbounded"  # needs memory whose size nobody can plan; evaluated, never compiled
     CALL = "call"  # a whole compiled program, on the eager tape only
     COMPOSITE = "composite"  # several operations at once, on the eager tape only
 
+
+# the kinds that a plan has as control flow around the kernels of other graphs
+CONTROL = (OpKind.LOOP, OpKind.BRANCH, OpKind.WHILE)
 
 Attributes = Mapping[str, Any]
 Types = tuple[TensorType, ...]

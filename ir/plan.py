@@ -9,12 +9,55 @@ symbolic; they are evaluated when sizes are bound.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from flamec.ir.shape import Dim, evaluate_dim, format_dim, parse_dim, product
+from flamec.ir.actions import (
+    Action,
+    Argument,
+    Branch,
+    Carried,
+    Copy,
+    Fill,
+    HostCall,
+    HostOperand,
+    Launch,
+    Loop,
+    Places,
+    Undecided,
+    Window,
+    action_of,
+    dim_of,
+    unrolled,
+)
+from flamec.ir.shape import Dim, format_dim, product
 from flamec.ir.types import CPU, Device, DType, TensorType, dtype_named
+
+__all__ = [
+    "Action",
+    "Argument",
+    "Branch",
+    "Buffer",
+    "Carried",
+    "Copy",
+    "ExecutionPlan",
+    "Fill",
+    "HostCall",
+    "HostOperand",
+    "KernelSource",
+    "Launch",
+    "Loop",
+    "LoopSpan",
+    "MemoryLayout",
+    "OutputSpec",
+    "Places",
+    "Step",
+    "Undecided",
+    "Window",
+    "dense_elements",
+    "unrolled",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +90,8 @@ class Step:
     ``bytes_read``/``bytes_written`` count each distinct tensor once, in a loop once for every run
     of the loop's steps; ``operations`` are the
     names of the graph nodes inside, ``locations`` the user's lines, ``modules`` the paths of the
-    modules that were called there. The steps of a loop follow it.
+    modules that were called there. The steps of a loop or a branch follow it; those of a loop
+    whose steps only the running program knows count as one.
     """
 
     name: str
@@ -103,128 +147,9 @@ class KernelSource:
 
 
 @dataclass(frozen=True, slots=True)
-class Argument:
-    """What a launch passes for one parameter that is not a constant.
-
-    A number: ``value``, where ``buffer`` is -1. A pointer: ``value`` bytes behind the start of
-    a buffer. A tensor descriptor: ``shape`` and ``strides`` (in elements, the last is 1) of the
-    array that starts there, too.
-    """
-
-    buffer: int = -1
-    value: Dim | float = 0
-    shape: tuple[Dim, ...] = ()
-    strides: tuple[Dim, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """Run ``ExecutionPlan.kernels[kernel]``; nothing happens if a dimension of the grid is 0.
-
-    Bounds of the first dimension of the grid for persistent kernels, 0 for none: ``most_blocks``,
-    and ``per_processor`` blocks for each multiprocessor of the device. ``step``: the plan's step
-    that the launch belongs to, -1 if none.
-    """
-
-    kernel: int
-    grid: tuple[Dim, Dim, Dim]
-    arguments: tuple[Argument, ...]
-    most_blocks: int = 0
-    per_processor: int = 0
-    step: int = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Fill:
-    """Set the first ``bytes`` bytes of a buffer to ``byte``."""
-
-    buffer: int
-    bytes: Dim
-    byte: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """Copy ``bytes`` bytes of ``source`` to ``target``, which must not overlap it.
-
-    The offsets say at which byte of the buffers they begin.
-    """
-
-    source: int
-    target: int
-    bytes: Dim
-    source_offset: int = 0
-    target_offset: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class HostOperand:
-    """A buffer as a dense array that begins ``offset`` bytes behind its start."""
-
-    buffer: int
-    shape: tuple[Dim, ...]
-    dtype: DType
-    offset: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class HostCall:
-    """Compute the operation ``op`` by its NumPy meaning, in the host's memory.
-
-    All operands are read before a result is written. ``attributes`` are numbers, bools and text;
-    ``location`` is the user's line.
-    """
-
-    op: str
-    attributes: Mapping[str, Any]
-    operands: tuple[HostOperand, ...]
-    results: tuple[HostOperand, ...]
-    location: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """In a loop the buffer ``buffer`` is element i of the array ``base``: ``stride`` bytes."""
-
-    buffer: int
-    base: int
-    stride: Dim
-
-
-@dataclass(frozen=True, slots=True)
-class Carried:
-    """A value of ``bytes`` bytes that each step of a loop reads as ``old`` and writes as ``new``.
-
-    ``old`` is ``start`` in the first step, then what ``new`` was; ``new`` is ``other`` and ``last``
-    in turns, in the last step ``last``. Without steps ``last`` becomes a copy of ``start``.
-    """
-
-    old: int
-    new: int
-    start: int
-    last: int
-    other: int
-    bytes: Dim
-
-
-@dataclass(frozen=True, slots=True)
-class Loop:
-    """Do ``actions`` ``count`` times, with the windows at element 0, 1, … (``reverse``: from the
-    last to the first). A program in C has the loop in its text; then ``actions`` is empty."""
-
-    count: Dim
-    reverse: bool
-    windows: tuple[Window, ...]
-    carried: tuple[Carried, ...]
-    actions: tuple[Action, ...]
-
-
-Action = Launch | Fill | Copy | HostCall | Loop
-
-
-@dataclass(frozen=True, slots=True)
 class LoopSpan:
-    """The steps from ``first`` to ``last`` are a loop; ``buffers`` are in use in all of them."""
+    """The steps from ``first`` to ``last`` are a loop or a branch; ``buffers`` are in use in all
+    of them."""
 
     first: int
     last: int
@@ -242,8 +167,9 @@ class ExecutionPlan:
     private memory that each thread needs: ``FlamecCall.scratch`` points to ``threads`` times
     ``scratch`` rounded up to 64.
 
-    ``loops``: which steps are run again and again. ``notes``: facts for the runtime. Of a program
-    in C ``"functions"`` has for each step the number by which its source calls it.
+    ``loops``: which steps are run again and again, or not all of them. ``notes``: facts for the
+    runtime. Of a program in C ``"functions"`` has for each step the number by which its source
+    calls it.
 
     A program for a GPU has ``kernels`` and the ``actions`` that use them, in order; ``source``
     is then there to be read. A program in C has in ``actions`` only the calls of the host, which
@@ -269,7 +195,7 @@ class ExecutionPlan:
 
     @property
     def kernel_count(self) -> int:
-        return sum(step.kind != "loop" for step in self.steps)
+        return sum(step.kind not in ("loop", "branch") for step in self.steps)
 
     def bytes_moved(self) -> Dim:
         """Bytes read and written by all steps together."""
@@ -287,7 +213,7 @@ class ExecutionPlan:
         data = json.loads(text)
         return ExecutionPlan(
             buffers=tuple(
-                Buffer(b["name"], b["kind"], dtype_named(b["dtype"]), _dim(b["elements"]))
+                Buffer(b["name"], b["kind"], dtype_named(b["dtype"]), dim_of(b["elements"]))
                 for b in data["buffers"]
             ),
             steps=tuple(
@@ -296,9 +222,9 @@ class ExecutionPlan:
                     kind=s["kind"],
                     reads=tuple(s["reads"]),
                     writes=tuple(s["writes"]),
-                    bytes_read=_dim(s["bytes_read"]),
-                    bytes_written=_dim(s["bytes_written"]),
-                    flops=_dim(s["flops"]),
+                    bytes_read=dim_of(s["bytes_read"]),
+                    bytes_written=dim_of(s["bytes_written"]),
+                    flops=dim_of(s["flops"]),
                     in_place=tuple((w, r) for w, r in s["in_place"]),
                     operations=tuple(s["operations"]),
                     locations=tuple(s["locations"]),
@@ -315,10 +241,10 @@ class ExecutionPlan:
             entry=data["entry"],
             language=data["language"],
             errors=tuple(data["errors"]),
-            scratch=_dim(data["scratch"]),
+            scratch=dim_of(data["scratch"]),
             notes=data["notes"],
             kernels=tuple(_kernel(k) for k in data["kernels"]),
-            actions=tuple(_action(a) for a in data["actions"]),
+            actions=tuple(action_of(a) for a in data["actions"]),
             loops=tuple(
                 LoopSpan(s["first"], s["last"], tuple(s["buffers"])) for s in data["loops"]
             ),
@@ -335,86 +261,6 @@ class MemoryLayout:
 
     offsets: dict[int, int]
     peak_bytes: int
-
-
-Places = Mapping[int, tuple[int, int]]  # of windows: a buffer, and a place in it in bytes
-
-
-def unrolled(actions: Sequence[Action], bindings: Mapping[str, int]) -> Iterator[Action]:
-    """The actions in the order in which they are done, those of a loop once for each step.
-
-    They are about whole buffers and places in them: there are no loops and no windows any more.
-    """
-    return _unrolled(actions, bindings, {})
-
-
-def _unrolled(
-    actions: Sequence[Action], bindings: Mapping[str, int], places: Places
-) -> Iterator[Action]:
-    for action in actions:
-        if not isinstance(action, Loop):
-            yield _placed(action, places) if places else action
-            continue
-        count = evaluate_dim(action.count, bindings)
-        strides = [evaluate_dim(w.stride, bindings) for w in action.windows]
-        if count == 0:
-            for c in action.carried:
-                yield _placed(Copy(c.start, c.last, c.bytes), places)
-        for step in range(count):
-            element = count - 1 - step if action.reverse else step
-            inside = dict(places)
-            for window, stride in zip(action.windows, strides, strict=True):
-                base, offset = places.get(window.base, (window.base, 0))
-                inside[window.buffer] = base, offset + element * stride
-            for c in action.carried:
-                turns = (c.last, c.other)
-                old = c.start if step == 0 else turns[(count - step) % 2]
-                new = turns[(count - 1 - step) % 2]
-                inside[c.old] = places.get(old, (old, 0))
-                inside[c.new] = places.get(new, (new, 0))
-            yield from _unrolled(action.actions, bindings, inside)
-
-
-def _placed(action: Action, places: Places) -> Action:
-    """An action with places in whole buffers in place of windows."""
-
-    def place(buffer: int) -> tuple[int, int]:
-        return places.get(buffer, (buffer, 0))
-
-    match action:
-        case Launch():
-            arguments = []
-            for a in action.arguments:
-                buffer, offset = place(a.buffer)
-                arguments.append(
-                    replace(a, buffer=buffer, value=a.value + offset)
-                    if offset
-                    else replace(a, buffer=buffer)
-                )
-            return replace(action, arguments=tuple(arguments))
-        case Copy():
-            source, behind = place(action.source)
-            target, offset = place(action.target)
-            return Copy(
-                source,
-                target,
-                action.bytes,
-                action.source_offset + behind,
-                action.target_offset + offset,
-            )
-        case HostCall():
-            return replace(
-                action,
-                operands=tuple(_placed_operand(o, *place(o.buffer)) for o in action.operands),
-                results=tuple(_placed_operand(o, *place(o.buffer)) for o in action.results),
-            )
-        case Fill() if action.buffer not in places:
-            return action
-    raise ValueError(f"{action} cannot stand in a loop")
-
-
-def _placed_operand(operand: HostOperand, buffer: int, offset: int) -> HostOperand:
-    return replace(operand, buffer=buffer, offset=operand.offset + offset)
 
 
 def dense_elements(type: TensorType) -> Dim:
@@ -440,59 +286,7 @@ def _kernel(data: dict[str, Any]) -> KernelSource:
     return KernelSource(**data)
 
 
-def _action(data: dict[str, Any]) -> Action:
-    """The action with these fields; each kind of action has a field that no other has."""
-    if "windows" in data:
-        return Loop(
-            count=_dim(data["count"]),
-            reverse=data["reverse"],
-            windows=tuple(
-                Window(w["buffer"], w["base"], _dim(w["stride"])) for w in data["windows"]
-            ),
-            carried=tuple(Carried(**{**c, "bytes": _dim(c["bytes"])}) for c in data["carried"]),
-            actions=tuple(_action(a) for a in data["actions"]),
-        )
-    if "kernel" in data:
-        x, y, z = data["grid"]
-        return Launch(
-            kernel=data["kernel"],
-            grid=(_dim(x), _dim(y), _dim(z)),
-            arguments=tuple(
-                Argument(
-                    buffer=a["buffer"],
-                    value=a["value"] if isinstance(a["value"], float) else _dim(a["value"]),
-                    shape=tuple(_dim(d) for d in a["shape"]),
-                    strides=tuple(_dim(d) for d in a["strides"]),
-                )
-                for a in data["arguments"]
-            ),
-            most_blocks=data["most_blocks"],
-            per_processor=data["per_processor"],
-            step=data["step"],
-        )
-    if "op" in data:
-        return HostCall(
-            op=data["op"],
-            attributes=data["attributes"],
-            operands=tuple(_host_operand(o) for o in data["operands"]),
-            results=tuple(_host_operand(o) for o in data["results"]),
-            location=data["location"],
-        )
-    if "byte" in data:
-        return Fill(data["buffer"], _dim(data["bytes"]), data["byte"])
-    return Copy(**{**data, "bytes": _dim(data["bytes"])})
-
-
-def _host_operand(data: dict[str, Any]) -> HostOperand:
-    shape = tuple(_dim(d) for d in data["shape"])
-    return HostOperand(data["buffer"], shape, dtype_named(data["dtype"]), data["offset"])
-
-
-def _dim(data: int | str) -> Dim:
-    return data if isinstance(data, int) else parse_dim(data)
-
-
 def _type(data: dict[str, Any]) -> TensorType:
     kind, index = data["device"]
     device = CPU if kind == "cpu" else Device(kind, index)
-    return TensorType(tuple(_dim(d) for d in data["shape"]), dtype_named(data["dtype"]), device)
+    return TensorType(tuple(dim_of(d) for d in data["shape"]), dtype_named(data["dtype"]), device)

@@ -45,7 +45,7 @@ class Stage:
     @property
     def is_replaceable(self) -> bool:
         """Whether the stage can be told to read a value from other memory."""
-        return not any(task.is_loop or task.is_host for task in self.tasks)
+        return not any(task.is_control or task.is_host for task in self.tasks)
 
     def reading(self, value: Value, memory: Hashable) -> Stage:
         """The same with ``value`` taken from ``memory``."""

@@ -26,7 +26,7 @@ from flamec.ir.layout import (
     is_view,
     view_access,
 )
-from flamec.ir.op import OpKind
+from flamec.ir.op import CONTROL, OpKind
 from flamec.ir.ops.assemble import turn_window
 from flamec.ir.shape import Dim, product, structural_key, structurally_equal
 
@@ -67,9 +67,9 @@ class Task:
         return not self.is_copy and self.node is not None and self.node.op.kind is OpKind.ATTENTION
 
     @property
-    def is_loop(self) -> bool:
-        """Whether the task runs a graph of its own, step by step."""
-        return not self.is_copy and self.node is not None and self.node.op.kind is OpKind.LOOP
+    def is_control(self) -> bool:
+        """Whether the task runs graphs of its own: a loop or a branch."""
+        return not self.is_copy and self.node is not None and self.node.op.kind in CONTROL
 
     @property
     def origin(self) -> Node | None:
@@ -260,7 +260,7 @@ def _memory_operands(node: Node) -> tuple[int, ...]:
     match node.op.kind:
         case OpKind.CONTRACTION:
             return (0, 1)
-        case OpKind.HOST | OpKind.ATTENTION | OpKind.LOOP:
+        case OpKind.HOST | OpKind.ATTENTION | OpKind.LOOP | OpKind.BRANCH | OpKind.WHILE:
             return tuple(range(len(node.inputs)))
         case OpKind.GATHER | OpKind.RANDOM:
             return (0,)
@@ -278,7 +278,7 @@ def _suits(tasks: TaskGraph, node: Node, position: int) -> bool:
     match node.op.kind:
         case OpKind.CONTRACTION:
             return matrix_strides(node, position, layout) is not None
-        case OpKind.HOST | OpKind.LOOP:
+        case OpKind.HOST | OpKind.LOOP | OpKind.BRANCH | OpKind.WHILE:
             return tasks.is_whole(node.inputs[position])
         case OpKind.ATTENTION if len(layout.dims) < len(node.inputs[0].type.shape):
             return tasks.is_whole(node.inputs[position])

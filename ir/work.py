@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flamec.ir.graph import Graph, Node
-from flamec.ir.op import Op, OpKind
+from flamec.ir.op import CONTROL, Op, OpKind
 from flamec.ir.shape import Dim, floordiv, product
 from flamec.ir.types import TensorType
 
 _FREE = frozenset(
-    {OpKind.VIEW, OpKind.BARRIER, OpKind.CUSTOM, OpKind.CALL, OpKind.COMPOSITE, OpKind.LOOP}
+    {OpKind.VIEW, OpKind.BARRIER, OpKind.CUSTOM, OpKind.CALL, OpKind.COMPOSITE, *CONTROL}
 )
 
 
@@ -82,7 +82,7 @@ def node_work(node: Node) -> tuple[Dim, Dim]:
     """
     types = tuple(v.type for v in node.inputs)
     results = tuple(v.type for v in node.outputs)
-    if node.op.kind is not OpKind.LOOP:
+    if node.op.kind not in CONTROL:
         flops = operation_flops(node.op, node.attributes, types, results)
         return operation_bytes(node.op, types, results), flops
     moved: Dim = 0
@@ -90,7 +90,7 @@ def node_work(node: Node) -> tuple[Dim, Dim]:
     for body in node.bodies.values():
         body_bytes, body_flops = graph_work(body)
         moved, computed = moved + body_bytes, computed + body_flops
-    times = node.attributes.get("length", 1)
+    times = 1 if node.attributes.get("counted") else node.attributes.get("length", 1)
     return moved * times, computed * times
 
 

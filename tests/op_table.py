@@ -17,6 +17,9 @@ from op_rows_matrices import MATRIX_ROWS
 from op_rows_order import ORDER_ROWS
 from op_rows_structure import STRUCTURE_ROWS
 
+import flamec.ir.ops  # noqa: F401
+from flamec.ir.op import OpKind, lookup
+
 OP_TABLE: tuple[Row, ...] = (
     *ELEMENTWISE_ROWS,
     *FOLDING_ROWS,
@@ -27,3 +30,5 @@ OP_TABLE: tuple[Row, ...] = (
     *LOOP_ROWS,
 )
 ROWS = {row.name: row for row in OP_TABLE}
+# without what needs memory that grows while it runs
+COMPILED = tuple(row for row in OP_TABLE if lookup(row.name).kind is not OpKind.UNBOUNDED)

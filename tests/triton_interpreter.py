@@ -9,11 +9,13 @@ libdevice: ``_Libdevice`` stands in for it.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib.util
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,17 +32,22 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from flamec.host_evaluation import evaluate_host_call
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import (
+    Action,
     Argument,
+    Branch,
     Copy,
     ExecutionPlan,
     Fill,
     HostCall,
     KernelSource,
     Launch,
+    Places,
+    Undecided,
     unrolled,
 )
 from flamec.ir.shape import evaluate_dim, evaluate_shape
 from flamec.ir.types import dtype_named
+from flamec.runtime.control_steps import BranchStep, LoopStep
 from flamec.runtime.cuda.error_words import split_word
 from flamec.runtime.host_calls import host_array
 from flamec.runtime.program_errors import program_error
@@ -240,14 +247,18 @@ def run_plan(
     words = [n for n, buffer in enumerate(plan.buffers) if buffer.kind == "errors"]
     memory |= {number: np.zeros(1, np.int64) for number in words}
 
+    windows: dict[int, int] = {}  # of loops that are running
+
     def address(buffer: int) -> int:
+        if buffer in windows:
+            return windows[buffer]
         place: int = memory[buffer].__array_interface__["data"][0]
         return place
 
-    for action in unrolled(plan.actions, bindings):
+    def run(action: Action) -> None:
         if isinstance(action, Launch):
             _launch(plan, action, bindings, address)
-            continue
+            return
         if isinstance(action, HostCall):
             arrays = [
                 host_array(
@@ -259,18 +270,60 @@ def run_plan(
             made = evaluate_host_call(action, arrays[:given])
             for target, source in zip(arrays[given:], made, strict=True):
                 np.copyto(target, source)
-            continue
+            return
         count = evaluate_dim(action.bytes, bindings)
         if isinstance(action, Fill):
-            memory[action.buffer].reshape(-1).view(np.uint8)[:count] = action.byte
+            ctypes.memset(address(action.buffer), action.byte, count)
         elif isinstance(action, Copy):
-            source = memory[action.source].reshape(-1).view(np.uint8)[action.source_offset :]
-            target = memory[action.target].reshape(-1).view(np.uint8)[action.target_offset :]
-            target[:count] = source[:count]
+            source = address(action.source) + action.source_offset
+            ctypes.memmove(address(action.target) + action.target_offset, source, count)
+
+    def steps_of(actions: Sequence[Action], places: Places) -> list[Callable[[Any], None]]:
+        return [
+            partial(choose, action) if isinstance(action, Undecided) else lambda _, a=action: run(a)
+            for action in unrolled(actions, bindings, places)
+        ]
+
+    def choose(choice: Undecided, stream: Any) -> None:
+        """A loop or branch that the values decide, by what runs it on a GPU."""
+        action, places = choice.action, choice.places
+        step: BranchStep | LoopStep
+        if isinstance(action, Branch):
+            lists = (steps_of(a, places) for a in (action.first, action.second))
+            step = BranchStep(action, *lists, _HostControlMemory())
+        else:
+            test, body = (steps_of(a, places) for a in (action.test, action.actions))
+            moving = [w.buffer for w in action.windows]
+            moving += [b for c in action.carried for b in (c.old, c.new)]
+            moves = {b: [partial(windows.__setitem__, b)] for b in moving}
+            step = LoopStep(action, bindings, test, body, moves, _HostControlMemory())
+        for buffer in step.buffers:
+            base, offset = choice.place(buffer)
+            step.at[buffer] = address(base) + offset
+        step(stream)
+
+    for step in steps_of(plan.actions, {}):
+        step(None)
     for number in words:
         if memory[number][0]:
             raise program_error(plan, *split_word(int(memory[number][0])))
     return results, {p: memory[plan.inputs[p]] for p in plan.updated}
+
+
+class _HostControlMemory:
+    """See ``ControlMemory``: the memory of this process."""
+
+    def read_integer(self, address: int, nbytes: int, stream: Any) -> int:
+        return int.from_bytes(ctypes.string_at(address, nbytes), "little", signed=nbytes > 1)
+
+    def write_integer(self, address: int, value: int, stream: Any) -> None:
+        ctypes.c_int64.from_address(address).value = value
+
+    def copy(self, to: int, source: int, nbytes: int, stream: Any) -> None:
+        ctypes.memmove(to, source, nbytes)
+
+    def zero(self, to: int, nbytes: int, stream: Any) -> None:
+        ctypes.memset(to, 0, nbytes)
 
 
 def _descriptor(

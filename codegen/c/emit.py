@@ -25,7 +25,7 @@ from flamec.codegen.c.text import C_TYPES, combine, dim, identity
 from flamec.codegen.lower.row_program import CHUNKS
 from flamec.codegen.schedule import Schedule, is_small, propose
 from flamec.ir.kernel import Kernel, Load, Part, RowProgram, Store
-from flamec.ir.plan import Buffer, Loop
+from flamec.ir.plan import Branch, Buffer, Loop
 from flamec.ir.shape import Dim, symbols_of
 
 
@@ -81,10 +81,9 @@ class Emitter:
         serial = is_small(kernel)
         finish = [line for i, (p, e) in numbered for line in _joined(i, p, e)]
         finish += [line for s in kernel.finish for line in writer.write(s, None)]
-        comment = [f"{kernel.name}: {', '.join(kernel.operations)}", *kernel.locations]
         holes = {
             "name": _function(number),
-            "comment": "\n * ".join(line.replace("*/", "* /") for line in comment),
+            "comment": _comment(kernel),
             "sizes": "\n".join(size_declarations(self.symbols, symbols, "call")),
             "pointers": "\n".join(
                 [*_shortcut(kernel, buffers), *_pointers(kernel, buffers, uniform)]
@@ -100,48 +99,67 @@ class Emitter:
 
     def host_call(self, kernel: Kernel, number: int) -> None:
         """A step that has the runtime make the plan's call of the host with this number."""
-        self._plain_step(
-            "\n * ".join([f"{kernel.name}: {', '.join(kernel.operations)}", *kernel.locations]),
-            f"error = call->host({number});",
-        )
+        self._plain_step(_comment(kernel), f"error = call->host({number});")
 
     def copy(self, source: int, target: int, buffer: Buffer) -> None:
         """A step that copies a whole buffer."""
         size = dim(buffer.bytes)
         self._plain_step(
-            f"write back into {buffer.name}",
+            _in_comment(f"write back into {buffer.name}"),
             f"__builtin_memcpy(call->buffers[{target}], call->buffers[{source}], {size});",
             "\n".join(size_declarations(self.symbols, symbols_of(buffer.elements), "call")),
         )
 
     @contextmanager
     def body(self) -> Iterator[list[int]]:
-        """The steps written inside are those of a loop: their numbers, once they are written."""
+        """The steps written inside are those of a loop or branch: their numbers, once written."""
         around, self.steps = self.steps, []
         try:
             yield self.steps
         finally:
             self.steps = around
 
-    def loop(self, loop: Loop, kernel: Kernel, body: Sequence[int]) -> None:
-        """A step that runs the steps ``body`` for each element."""
+    def loop(
+        self, loop: Loop, kernel: Kernel, body: Sequence[int], test: Sequence[int] = ()
+    ) -> None:
+        """A step that runs the steps ``body`` for each element, or as long as ``test`` says."""
         number = self._next_number()
-        dims = [loop.count, *(w.stride for w in loop.windows), *(c.bytes for c in loop.carried)]
+        dims = [*(w.stride for w in loop.windows), *(c.bytes for c in loop.carried)]
+        dims += [] if loop.count is None else [loop.count]
         symbols = {s for d in dims for s in symbols_of(d)}
-        comment = [f"{kernel.name}: {', '.join(kernel.operations)}", *kernel.locations]
         holes = {
             "name": _function(number),
-            "comment": "\n * ".join(line.replace("*/", "* /") for line in comment),
+            "comment": _comment(kernel),
             "sizes": "\n".join(size_declarations(self.symbols, symbols, "call")),
-            "count": dim(loop.count),
+            "count": "" if loop.count is None else dim(loop.count),
             "reverse": loop.reverse,
             "windows": [(w.buffer, w.base, dim(w.stride)) for w in loop.windows],
+            "stacked": [(w.buffer, w.base, dim(w.stride)) for w in loop.stacked],
             "carried": [
                 (c.old, c.new, c.start, c.last, c.other, dim(c.bytes)) for c in loop.carried
             ],
+            "counter": loop.counter,
+            "predicate": loop.predicate,
+            "made": loop.made,
+            "test": test,
             "steps": body,
         }
-        self.functions.append(render("loop.c.j2", holes))
+        self.functions.append(render("while.c.j2" if test else "loop.c.j2", holes))
+        self.steps.append(number)
+
+    def branch(
+        self, branch: Branch, kernel: Kernel, first: Sequence[int], second: Sequence[int]
+    ) -> None:
+        """A step that runs the steps ``first`` or ``second``."""
+        number = self._next_number()
+        holes = {
+            "name": _function(number),
+            "comment": _comment(kernel),
+            "predicate": branch.predicate,
+            "first": first,
+            "second": second,
+        }
+        self.functions.append(render("branch.c.j2", holes))
         self.steps.append(number)
 
     def _next_number(self) -> int:
@@ -153,7 +171,7 @@ class Emitter:
         number = self._next_number()
         holes = {
             "name": _function(number),
-            "comment": comment.replace("*/", "* /"),
+            "comment": comment,
             "sizes": sizes,
             "pointers": "",
             "uniform": "",
@@ -180,6 +198,16 @@ class Emitter:
 def _function(number: int) -> str:
     """The C function of a step, as the macro ``FLAMEC_STEP`` calls it."""
     return f"step_{number}"
+
+
+def _comment(kernel: Kernel) -> str:
+    """What a step does and where in the user's program, as the text of a comment."""
+    lines = [f"{kernel.name}: {', '.join(kernel.operations)}", *kernel.locations]
+    return "\n * ".join(map(_in_comment, lines))
+
+
+def _in_comment(line: str) -> str:
+    return line.replace("*/", "* /")
 
 
 def _shortcut(kernel: Kernel, buffers: tuple[int, ...]) -> list[str]:

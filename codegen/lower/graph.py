@@ -1,4 +1,4 @@
-"""Lower a graph and the bodies of its loops to kernels, for any device.
+"""Lower a graph and the bodies of its loops and branches to kernels, for any device.
 
 In: an optimized graph. Out: kernels in execution order; a loop is a kernel without parts, whose
 body is a lowered graph of its own.
@@ -16,6 +16,7 @@ from flamec.codegen.lower.kernel_builder import ErrorTable
 from flamec.codegen.lower.memory_budget import MemoryBudget, fit_kernels
 from flamec.ir.graph import Graph, Value
 from flamec.ir.iteration_space import Incompatible
+from flamec.ir.op import OpKind
 from flamec.ir.passes.fit_memory_budget import MemoryFit
 from flamec.ir.passes.fuse import Fusion, FusionDecision, FusionGroup, FusionOptions, fuse
 from flamec.ir.tasks import TaskGraph, build_tasks
@@ -24,12 +25,13 @@ from flamec.ir.tasks import TaskGraph, build_tasks
 @dataclass(frozen=True)
 class LoweredGraph:
     """Kernels before schedules are chosen. ``groups``: what each is made of; ``bodies``: what loops
-    run, by the loop's position; ``fit``: how the program was made to fit a memory budget."""
+    and branches run, by position and attribute; ``fit``: how the program was made to fit a memory
+    budget."""
 
     context: TaskGraph
     fusion: Fusion
     kernels: tuple[LoweredKernel, ...]
-    bodies: Mapping[int, LoweredGraph]
+    bodies: Mapping[int, Mapping[str, LoweredGraph]]
     groups: tuple[FusionGroup, ...]
     fit: MemoryFit | None = None
 
@@ -37,21 +39,22 @@ class LoweredGraph:
         """Those of bodies, too, each behind its loop."""
         for position, kernel in enumerate(self.kernels):
             yield kernel
-            if position in self.bodies:
-                yield from self.bodies[position].all_kernels()
+            for body in self.bodies.get(position, {}).values():
+                yield from body.all_kernels()
 
     def all_groups(self) -> Iterator[FusionGroup]:
         """The groups of which ``all_kernels`` are made."""
         for position, group in enumerate(self.groups):
             yield group
-            if position in self.bodies:
-                yield from self.bodies[position].all_groups()
+            for body in self.bodies.get(position, {}).values():
+                yield from body.all_groups()
 
     def all_decisions(self) -> Iterator[FusionDecision]:
         """What was decided in the graph, then in the bodies."""
         yield from self.fusion.decisions
-        for body in self.bodies.values():
-            yield from body.all_decisions()
+        for bodies in self.bodies.values():
+            for body in bodies.values():
+                yield from body.all_decisions()
 
 
 class GraphLowering:
@@ -82,6 +85,7 @@ class GraphLowering:
         return self._lower(graph, self._memory)
 
     def _lower(self, graph: Graph, memory: MemoryBudget) -> LoweredGraph:
+        _refuse_unbounded(graph)
         prepared = self._prepare(graph)
         with stage("build_tasks"):
             context = build_tasks(prepared, self._guarded)
@@ -89,15 +93,15 @@ class GraphLowering:
             fusion = fuse(context, self._options)
         lowering = GroupLowering(context, self._errors, self._reuse)
         kernels: list[LoweredKernel] = []
-        lowered_bodies: list[LoweredGraph | None] = []
+        lowered_bodies: list[dict[str, LoweredGraph]] = []
         for group, stores in zip(fusion.groups, fusion.stores(), strict=True):
             kernel = self._kernel(lowering, group, stores)
             kernels.append(kernel)
-            lowered_bodies.append(None)
-            if kernel.loop is not None:
-                assert kernel.loop.node is not None
-                body = kernel.loop.node.attributes["body"]
-                lowered_bodies[-1] = self._lower(body, MemoryBudget())
+            graphs: Mapping[str, Graph] = {}
+            if kernel.control is not None:
+                assert kernel.control.node is not None
+                graphs = kernel.control.node.bodies
+            lowered_bodies.append({n: self._lower(g, MemoryBudget()) for n, g in graphs.items()})
         groups, sources, fit = fusion.groups, list(range(len(kernels))), None
         if memory.share < 1:
             with stage("fit_memory_budget"):
@@ -108,9 +112,9 @@ class GraphLowering:
             groups = tuple(f.group for f in fitted)
             sources = [-1 if f.source is None else f.source for f in fitted]
         bodies = {
-            position: body
+            position: lowered_bodies[source]
             for position, source in enumerate(sources)
-            if source >= 0 and (body := lowered_bodies[source]) is not None
+            if source >= 0 and lowered_bodies[source]
         }
         return LoweredGraph(context, fusion, tuple(kernels), bodies, groups, fit)
 
@@ -126,3 +130,15 @@ class GraphLowering:
         except (LookupError, Incompatible) as error:
             names = ", ".join(task.name for task in group.tasks)
             raise LoweringError(f"cannot lower {names}: {error}") from error
+
+
+def _refuse_unbounded(graph: Graph) -> None:
+    """LoweringError for an operation whose memory grows while it runs."""
+    for node in graph.nodes:
+        if node.op.kind is OpKind.UNBOUNDED:
+            where = f" (at {node.location})" if node.location else ""
+            raise LoweringError(
+                "the gradient of a while_loop needs memory for every step, and "
+                "nothing says how many there are at most; give while_loop(..., max_steps=N)"
+                f"{where}"
+            )

@@ -35,13 +35,13 @@ from flamec.ir.tasks import Task, TaskGraph, shared_scalars
 @dataclass(frozen=True, eq=False)
 class LoweredKernel:
     """A kernel and what its parameters are. ``host``: the task that is computed by a call of the
-    host instead of loops; ``loop``: the task that runs a graph of its own; ``model``: the kernel
+    host instead of loops; ``control``: the task that runs graphs of its own; ``model``: the kernel
     lowered before that does the same with other buffers."""
 
     kernel: Kernel
     buffers: tuple[Memory, ...]
     host: Task | None = None
-    loop: Task | None = None
+    control: Task | None = None
     model: LoweredKernel | None = None
 
     @property
@@ -88,7 +88,7 @@ class GroupLowering:
         ``stored`` are the values that are needed outside of the group.
         """
         first = group.segments[0][0]
-        if first.is_host or first.is_loop:
+        if first.is_host or first.is_control:
             return _lower_alone(first, self.context, name)
         if len(group.segments) > 1:
             return self._lower(group, stored, name)
@@ -166,14 +166,23 @@ class GroupLowering:
         return part, builder.parameters
 
 
+_KINDS_ALONE = {
+    OpKind.HOST: "host",
+    OpKind.LOOP: "loop",
+    OpKind.WHILE: "loop",
+    OpKind.BRANCH: "branch",
+}
+
+
 def _lower_alone(task: Task, context: TaskGraph, name: str) -> LoweredKernel:
-    """A task that is no loop over elements: a call of the host, or a loop over steps."""
+    """A task that is no loop over elements: a call of the host, a loop over steps, a branch."""
     parameters = ParameterList()
     for value in task.operands:
         parameters.number(context.root(value))
     for value in task.results:
         parameters.number(value, written=True)
-    kind = "host" if task.is_host else "loop"
+    assert task.node is not None
+    kind = _KINDS_ALONE[task.node.op.kind]
     kernel = Kernel(
         name,
         kind,
@@ -185,8 +194,8 @@ def _lower_alone(task: Task, context: TaskGraph, name: str) -> LoweredKernel:
         _locations([task]),
         modules=_modules([task]),
     )
-    host, loop = (task, None) if task.is_host else (None, task)
-    return LoweredKernel(kernel, tuple(parameters.buffers), host, loop)
+    host, control = (task, None) if task.is_host else (None, task)
+    return LoweredKernel(kernel, tuple(parameters.buffers), host, control)
 
 
 def _lower_attention(task: Task, context: TaskGraph, name: str) -> LoweredKernel:

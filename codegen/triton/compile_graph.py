@@ -7,7 +7,8 @@ Nothing here touches a device or a compiler: the result is data and Triton text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -22,7 +23,7 @@ from flamec.codegen.compile_graph import (
     run_last_passes,
 )
 from flamec.codegen.errors import LoweringError, stage
-from flamec.codegen.loops import arrange_loop
+from flamec.codegen.loops import arrange_branch, arrange_loop, is_branch
 from flamec.codegen.lower.graph import GraphLowering, LoweredGraph
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import ErrorTable
@@ -41,7 +42,7 @@ from flamec.ir.passes.lower_attention import has_kernel, lower_attention
 from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.passes.manager import Pass
 from flamec.ir.passes.normalize_contractions import normalize_contractions
-from flamec.ir.plan import Copy, ExecutionPlan, LoopSpan, OutputSpec, Step, Window
+from flamec.ir.plan import Action, Copy, ExecutionPlan, LoopSpan, OutputSpec, Step, Window
 from flamec.ir.shape import Dim, is_multiple
 from flamec.ir.tasks import TaskGraph
 
@@ -175,8 +176,9 @@ class _Emission:
     def add(self, lowered: LoweredGraph, table: BufferTable, times: Dim = 1) -> None:
         """The steps of a graph, which is run ``times`` times."""
         for position, kernel in enumerate(lowered.kernels):
-            if kernel.loop is not None:
-                self._add_loop(kernel, lowered.context, table, lowered.bodies[position], times)
+            if kernel.control is not None:
+                add = self._add_branch if is_branch(kernel) else self._add_loop
+                add(kernel, lowered.context, table, lowered.bodies[position], times)
                 continue
             form = self.forms[kernel]
             numbers = tuple(table.number(buffer) for buffer in form.lowered.buffers)
@@ -204,23 +206,61 @@ class _Emission:
         kernel: LoweredKernel,
         context: TaskGraph,
         table: BufferTable,
-        body: LoweredGraph,
+        bodies: Mapping[str, LoweredGraph],
         times: Dim,
     ) -> None:
-        arranged = arrange_loop(kernel, context, table, body)
+        arranged = arrange_loop(kernel, context, table, bodies)
         first = len(self.steps)
         before, given = self._aligned(arranged.given, table)
         behind, stacked = self._aligned(arranged.stacked, table)
         staged = tuple(copy.target for copy in before) + tuple(copy.target for copy in behind)
         self.steps.append(replace(arranged.step, writes=(*arranged.step.writes, *staged)))
-        around, self.collector.actions = self.collector.actions, []
-        self.collector.actions += before
-        self.add(body, arranged.table, times * arranged.loop.count)
-        self.collector.actions += (replace(c, source=c.target, target=c.source) for c in behind)
-        actions, self.collector.actions = tuple(self.collector.actions), around
-        around.append(replace(arranged.loop, windows=(*given, *stacked), actions=actions))
+        times = times * arranged.times
+        with self._actions() as test:
+            if arranged.test is not None:
+                self.add(bodies["condition"], arranged.test, times)
+        with self._actions() as actions:
+            self.collector.actions += before
+            self.add(bodies["body"], arranged.table, times)
+            self.collector.actions += (replace(c, source=c.target, target=c.source) for c in behind)
+        loop = replace(
+            arranged.loop,
+            windows=(*given, *stacked),
+            actions=tuple(actions),
+            test=tuple(test),
+            step=first,
+        )
+        self.collector.actions.append(loop)
         outer = (*arranged.outer, *staged)
         self.loops.append(LoopSpan(first, len(self.steps) - 1, outer))
+
+    def _add_branch(
+        self,
+        kernel: LoweredKernel,
+        context: TaskGraph,
+        table: BufferTable,
+        bodies: Mapping[str, LoweredGraph],
+        times: Dim,
+    ) -> None:
+        arranged = arrange_branch(kernel, context, table, bodies)
+        start = len(self.steps)
+        self.steps.append(arranged.step)
+        with self._actions() as first:
+            self.add(bodies["true_body"], arranged.tables["true_body"], times)
+        with self._actions() as second:
+            self.add(bodies["false_body"], arranged.tables["false_body"], times)
+        branch = replace(arranged.branch, first=tuple(first), second=tuple(second), step=start)
+        self.collector.actions.append(branch)
+        self.loops.append(LoopSpan(start, len(self.steps) - 1, arranged.outer))
+
+    @contextmanager
+    def _actions(self) -> Iterator[list[Action]]:
+        """The actions added inside are those of a loop or branch, and stand in a list of it."""
+        around, self.collector.actions = self.collector.actions, []
+        try:
+            yield self.collector.actions
+        finally:
+            self.collector.actions = around
 
     def _aligned(
         self, windows: Sequence[Window], table: BufferTable

@@ -124,6 +124,20 @@ def grad(
     return tuple(results)
 
 
+def grad_by_path(
+    outputs: list[Tensor], inputs: Sequence[Tensor], grad_outputs: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """As ``grad`` with ``create_graph`` and zeros for what is not used, but rules are asked only
+    for what depends on ``inputs``: an operation may have no derivative by its other operands."""
+    seeds = _seeds("grad", outputs, grad_outputs, True)
+    targets = [_require_value(t) for t in inputs]
+    found = _run(seeds, targets, True, True, by_path=True)
+    return tuple(
+        found[v] if v in found else tensor_builder.full_like(0.0, t._type)
+        for v, t in zip(targets, inputs, strict=True)
+    )
+
+
 def _as_list(tensors: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return [tensors] if isinstance(tensors, Tensor) else list(tensors)
 
@@ -209,6 +223,7 @@ def _run(
     create_graph: bool,
     keep_graph: bool,
     batch: Any = None,
+    by_path: bool = False,
 ) -> dict[Value, Tensor]:
     trace = thread.trace
     nodes = reachable_nodes(seeds, lambda value: False)
@@ -230,6 +245,8 @@ def _run(
         tracked = _tape_tracked
         saved = _unpack
         entering = None
+    if by_path:
+        tracked = _depending_on(targets, nodes, tracked)
     nodes, retained = _relevant(nodes, tracked)
     keep = {*targets, *retained, *(trace.leaf_tensors if trace is not None else ())}
     check = check_gradients if process.anomaly and trace is None else None
@@ -279,6 +296,17 @@ def _run(
 def _unpack(node: Node, value: Value) -> Tensor:
     assert isinstance(node, TapeNode)
     return unpack(node, value)
+
+
+def _depending_on(
+    targets: Sequence[Value], nodes: Sequence[Node], tracked: Callable[[Value], bool]
+) -> Callable[[Value], bool]:
+    """Whether a value is tracked and depends on one of ``targets``."""
+    found = set(targets)
+    for node in nodes:
+        if any(v in found for v in node.inputs):
+            found.update(node.outputs)
+    return lambda value: value in found and tracked(value)
 
 
 def _relevant(

@@ -33,6 +33,9 @@ from flamec.structures import flatten, unflatten
 from flamec.tensor import Tensor
 
 _SHOWN = 40
+_INSTEAD_OF_SPLITS = (
+    "flamec.cond or flamec.where for a branch and flamec.while_loop for a loop keep one program"
+)
 
 
 @dataclass
@@ -197,6 +200,7 @@ def _print_program(console: Console, program: Variant, everything: bool) -> None
     limit = None if everything else _SHOWN
     if program.splits:
         _print_section(console, "splits", [str(s) for s in program.splits], limit)
+        console.print(f"  {_INSTEAD_OF_SPLITS}")
     _print_section(console, "guards", guard_lines(program), limit)
     for title, prepared in program.parts:
         suffix = f" ({title})" if title else ""

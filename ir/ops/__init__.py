@@ -4,6 +4,7 @@ from flamec.ir.ops import (
     assemble,
     attention,
     binary,
+    branches,
     comparison,
     contraction,
     convolution,
@@ -21,6 +22,7 @@ from flamec.ir.ops import (
     transfer,
     unary,
     view,
+    while_loops,
     windows,
 )
 
@@ -28,6 +30,7 @@ __all__ = [
     "assemble",
     "attention",
     "binary",
+    "branches",
     "comparison",
     "contraction",
     "convolution",
@@ -45,5 +48,6 @@ __all__ = [
     "transfer",
     "unary",
     "view",
+    "while_loops",
     "windows",
 ]

@@ -8,7 +8,9 @@ once, whatever the length.
 
 Attributes: ``body``; ``carries`` and ``sequences``: how many there are; ``length``: the number of
 steps; ``reverse``: from the last element to the first; ``residuals``: how many of the last
-stacked results are there for the derivative alone.
+stacked results are there for the derivative alone. With ``counted=True`` one more operand, an
+int64 without dimensions, says how many elements from the first on there are steps for (at most
+``length``); what is stacked is zero for the others.
 """
 
 from __future__ import annotations
@@ -18,20 +20,34 @@ from typing import Any
 
 import numpy as np
 
-from flamec.ir.batching import BatchBuilder, Operand, to_front, whole
-from flamec.ir.builder import Builder, GraphBuilder
+from flamec.ir.batching import (
+    BatchBuilder,
+    Operand,
+    batched_body,
+    batched_inputs,
+    near,
+    settled_flags,
+    to_front,
+    whole,
+)
+from flamec.ir.bodies import check_same, emitted, reordered
+from flamec.ir.builder import Builder
 from flamec.ir.evaluate import evaluate_body
 from flamec.ir.graph import Graph
 from flamec.ir.op import Attributes, Op, OpKind, Types, register
 from flamec.ir.passes.differentiate_loops import scan_derivative
 from flamec.ir.shape import Dim, equal, format_shape
-from flamec.ir.types import TensorType
+from flamec.ir.types import int64
 
 
 def _infer_scan(types: Types, attributes: Attributes) -> Types:
     body: Graph = attributes["body"]
     carries, sequences = attributes["carries"], attributes["sequences"]
     length = attributes["length"]
+    if attributes.get("counted"):
+        if not types or types[-1].dtype is not int64 or types[-1].shape:
+            raise TypeError("scan: the last operand must be the number of steps, an int64")
+        types = types[:-1]
     if len(types) != len(body.inputs) or len(types) < carries + sequences:
         raise TypeError(
             f"scan: the body takes {len(body.inputs)} values, {len(types)} operands were given"
@@ -52,29 +68,25 @@ def _infer_scan(types: Types, attributes: Attributes) -> Types:
                     f"{type.shape[0]} elements, there are {length} steps"
                 )
             have = type.with_shape(type.shape[1:])
-        _check_same(f"operand {position}", have, "the body takes", wanted)
+        check_same("scan", f"operand {position}", have, "the body takes", wanted)
     for position in range(carries):
         new, old = body.outputs[position].type, body.inputs[position].type
-        _check_same(f"carried value {position}", old, "the body gives", new)
+        check_same("scan", f"carried value {position}", old, "the body gives", new)
     last = tuple(v.type for v in body.outputs[:carries])
     rest = (v.type for v in body.outputs[carries:])
     return (*last, *(t.with_shape((length, *t.shape)) for t in rest))
 
 
-def _check_same(what: str, have: TensorType, relation: str, other: TensorType) -> None:
-    if have.dtype is not other.dtype or have.device != other.device:
-        raise TypeError(f"scan: {what} is {have}, {relation} {other}")
-    same_rank = len(have.shape) == len(other.shape)
-    if not same_rank or not all(map(equal, have.shape, other.shape)):
-        raise ValueError(f"scan: {what} is {have}, {relation} {other}")
-
-
 def _evaluate_scan(attributes: Attributes, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
     body, carries = attributes["body"], attributes["carries"]
     length, split = attributes["length"], carries + attributes["sequences"]
+    count = length
+    if attributes.get("counted"):
+        count = min(max(int(arrays[-1]), 0), length)
+        arrays = arrays[:-1]
     state, sequences, constants = list(arrays[:carries]), arrays[carries:split], arrays[split:]
-    stacks = [np.empty((length, *v.type.shape), v.type.dtype.numpy) for v in body.outputs[carries:]]
-    steps = range(length)
+    stacks = [np.zeros((length, *v.type.shape), v.type.dtype.numpy) for v in body.outputs[carries:]]
+    steps = range(count)
     for i in reversed(steps) if attributes["reverse"] else steps:
         results = evaluate_body(body, [*state, *(x[i, ...] for x in sequences), *constants])
         state = results[:carries]
@@ -88,19 +100,15 @@ def _batched_scan(
 ) -> Any:
     """The body over the whole batch. A carried value is batched once its new value is."""
     carries, split = attributes["carries"], attributes["carries"] + attributes["sequences"]
-    flags = [x.batched for x in operands]
-    while True:
-        body, found = _batched_body(attributes["body"], size, flags, carries)
-        changed = [a or b for a, b in zip(flags[:carries], found, strict=True)]
-        if changed == flags[:carries]:
-            break
-        flags[:carries] = changed
-    values = []
-    for position, (x, flag) in enumerate(zip(operands, flags, strict=True)):
-        value = whole(b, size, x) if flag else x.value
-        if flag and carries <= position < split:
-            value = _exchanged(b, value)
-        values.append(value)
+    count: Sequence[Operand] = ()
+    if attributes.get("counted"):
+        operands, count = operands[:-1], operands[-1:]
+        if count[0].batched:
+            return _batched_counts(b, size, op, operands, count[0].value, attributes)
+    flags = settled_flags(attributes["body"], size, [x.batched for x in operands], carries)
+    body, _ = batched_body(attributes["body"], size, flags, carries)
+    values = _values(b, size, operands, flags, carries, split)
+    values += [x.value for x in count]
     results = b.apply(op, values, {**attributes, "body": body})
     results = results if isinstance(results, tuple) else (results,)
     state = (
@@ -110,35 +118,56 @@ def _batched_scan(
     return (*state, *(to_front(b, r, 1) for r in results[carries:]))
 
 
-def _exchanged(b: Builder, value: Any) -> Any:
-    """The first two dimensions exchanged."""
-    return to_front(b, value, 1)
+def _values(
+    b: Builder,
+    size: Dim,
+    operands: Sequence[Operand],
+    flags: Sequence[bool],
+    carries: int,
+    split: int,
+) -> list[Any]:
+    """The operands for a whole batch, which is the second dimension of sequences."""
+    values = []
+    for position, (x, flag) in enumerate(zip(operands, flags, strict=True)):
+        value = whole(b, size, x) if flag else x.value
+        values.append(to_front(b, value, 1) if flag and carries <= position < split else value)
+    return values
 
 
-def _batched_body(
-    body: Graph, size: Dim, flags: Sequence[bool], carries: int
-) -> tuple[Graph, list[bool]]:
-    """The body for a batch, and which of the new carried values depend on it.
-
-    Everything that it stacks has the batch.
-    """
-    inner = GraphBuilder()
+def _batched_counts(
+    b: Builder, size: Dim, op: Op, operands: Sequence[Operand], counts: Any, attributes: Attributes
+) -> Any:
+    """As many steps as the element with the most has; the others keep what they have."""
+    body: Graph = attributes["body"]
+    carries, split = attributes["carries"], attributes["carries"] + attributes["sequences"]
+    flags = [x.batched or i < carries for i, x in enumerate(operands)]
+    inner, known = batched_inputs(body, size, flags)
+    type = b.type_of(counts)
+    number = Operand(inner.input(type.with_shape(()), "step"), False)
+    limit = Operand(inner.input(type, "steps"), True)
     batch = BatchBuilder(inner, size)
-    known = {}
-    for value, flag in zip(body.inputs, flags, strict=True):
-        shape = (size, *value.type.shape) if flag else value.type.shape
-        known[value] = Operand(inner.input(value.type.with_shape(shape), value.name), flag)
-    for node in body.nodes:
-        inner.location, inner.scope = node.location, node.scope
-        made = batch.apply(node.op, [known[v] for v in node.inputs], node.attributes)
-        results = made if isinstance(made, tuple) else (made,)
-        known.update(zip(node.outputs, results, strict=True))
-    found = [known[v].batched for v in body.outputs[:carries]]
-    outputs = [
-        known[v].value if i < carries and not flags[i] else whole(inner, size, known[v])
-        for i, v in enumerate(body.outputs)
-    ]
-    return inner.build(outputs, name=body.name), found
+    results = emitted(batch, body, known)
+    runs = batch.lt(number, limit)
+    outputs = []
+    for position, new in enumerate(results):
+        new_type = batch.type_of(new)
+        zero = Operand(inner.constant(0, new_type), False)
+        old = known[position] if position < carries else zero
+        outputs.append(whole(inner, size, batch.where(near(batch, runs, new), new, old)))
+    made = inner.build(outputs, name=body.name)
+    order = [*made.inputs[:split], number.value, *made.inputs[split:-2], limit.value]
+    most = b.amax(b.pad(counts, b.constant(0, type), low=(0,), high=(1,)), axes=(0,))
+    numbers = b.iota(shape=(attributes["length"],), axis=0, dtype=type.dtype, device=type.device)
+    values = _values(b, size, operands, flags, carries, split)
+    values = [*values[:split], numbers, *values[split:], counts, most]
+    changed = {
+        **attributes,
+        "body": reordered(made, order, made.outputs),
+        "sequences": attributes["sequences"] + 1,
+    }
+    results = b.apply(op, values, changed)
+    results = results if isinstance(results, tuple) else (results,)
+    return (*results[:carries], *(to_front(b, r, 1) for r in results[carries:]))
 
 
 def _residuals(attributes: Attributes) -> slice:

@@ -1,4 +1,4 @@
-"""The derivative of ``scan`` is a scan in the other direction.
+"""The derivative of a loop is a scan in the other direction.
 
 In: a body, and which operands want gradients. Out: a body that takes the gradients of the new
 carried values and gives those of the old ones. What it needs of the forward steps is stacked by
@@ -6,23 +6,26 @@ them (residuals) or follows from what is; where that is not so, the forward scan
 Gradients of constants are sums over
 the steps: where they are sums of products, the factors are stacked and one product after the scan
 contracts the steps, too; else they are carried. What it emits is a scan, which has
-a derivative again.
+a derivative again. Where a value of the program says how many steps there were, the scan back is
+counted; its gradients of constants are carried, so that its work follows that number and not the
+greatest possible one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from flamec.ir.batching import BatchBuilder, Operand
 from flamec.ir.builder import Builder, GraphBuilder
 from flamec.ir.graph import Graph, Node, Value
-from flamec.ir.op import Attributes, DerivativeContext, OpKind, lookup
+from flamec.ir.op import Attributes, DerivativeContext, lookup
 from flamec.ir.passes.differentiate import backpropagate, dependents
 from flamec.ir.passes.eliminate_dead_code import eliminate_dead_code
 from flamec.ir.passes.run_again import FREE, can_run_again
-from flamec.ir.shape import Dim, product, structurally_equal
+from flamec.ir.passes.sums_over_steps import Product, Stacks, Sums, Total, sums_over_steps
+from flamec.ir.shape import Dim
 
 
 class _Missing(Exception):
@@ -30,7 +33,7 @@ class _Missing(Exception):
 
 
 @dataclass(eq=False)
-class _Pullback:
+class Pullback:
     """The gradients of one step, as nodes behind those of the body.
 
     ``late``: the nodes that compute them; ``state``: carried values that have a gradient, each with
@@ -61,9 +64,9 @@ class _Pullback:
         return list(dict.fromkeys(v for v in (*read, *self.found.values()) if v not in own))
 
 
-def _pullback(
+def pullback_of(
     attributes: Attributes, needs: Sequence[bool], given: Sequence[bool]
-) -> _Pullback | None:
+) -> Pullback | None:
     """Differentiate one step; ``given``: which results have a gradient. None if nothing flows."""
     body, carries = attributes["body"], attributes["carries"]
     active = {v for v, need in zip(body.inputs, needs, strict=True) if need}
@@ -91,7 +94,7 @@ def _differentiated(
     given: Sequence[bool],
     tracked: set[Value],
     active: set[Value],
-) -> _Pullback:
+) -> Pullback:
     body, carries, sequences = (attributes[k] for k in ("body", "carries", "sequences"))
     builder = GraphBuilder()
     builder.nodes.extend(body.nodes)
@@ -116,7 +119,7 @@ def _differentiated(
         if body.inputs[i] not in results:
             results[body.inputs[i]] = builder.full_like(0.0, body.inputs[i].type)
     late = builder.nodes[len(body.nodes) :]
-    return _Pullback(body, carries, sequences, late, carried, seeds, results)
+    return Pullback(body, carries, sequences, late, carried, seeds, results)
 
 
 # residuals ---------------------------------------------------------------------------------
@@ -129,7 +132,7 @@ def with_residuals(attributes: Attributes, needs: Sequence[bool]) -> dict[str, A
     """
     body: Graph = attributes["body"]
     given = [v.type.dtype.is_floating_point for v in body.outputs]
-    pullback = _pullback(attributes, needs, given)
+    pullback = pullback_of(attributes, needs, given)
     residuals = [] if pullback is None else _residuals(pullback)
     return _stacking(attributes, body.outputs, residuals)
 
@@ -142,7 +145,7 @@ def _stacking(
     return {**attributes, "body": kept, "residuals": len(residuals)}
 
 
-def _residuals(pullback: _Pullback) -> list[Value]:
+def _residuals(pullback: Pullback) -> list[Value]:
     """What the forward steps stack so that the backward body can be computed from it.
 
     That is what the backward body reads, without what follows from the rest of it, elements of
@@ -179,176 +182,100 @@ def _varying(nodes: Iterable[Node], first: Iterable[Value]) -> set[Value]:
     return found
 
 
-# sums over the steps -------------------------------------------------------------------------
-
-
-@dataclass(eq=False)
-class _Product:
-    """A term of a constant's gradient: views and casts of a contraction of two factors."""
-
-    node: Node
-    chain: list[Node]
-
-
-@dataclass(eq=False)
-class _Total:
-    """A term that is a sum over axes of a value that is stacked."""
-
-    node: Node
-    chain: list[Node]
-
-
-@dataclass(eq=False)
-class _Sums:
-    """How the gradients of constants become sums over the steps.
-
-    ``terms``: for each constant those that are computed after the scan; ``carried``: those that
-    are added up from step to step.
-    """
-
-    terms: dict[Value, list[_Product | _Total]] = field(default_factory=dict)
-    carried: dict[Value, list[Value]] = field(default_factory=dict)
-
-
-def _sums(pullback: _Pullback, stacks: _Stacks) -> _Sums:
-    seeds = (*pullback.state.values(), *pullback.seeds.values())
-    first = (*pullback.body.inputs[: pullback.split], *seeds)
-    varying = _varying((*pullback.body.nodes, *pullback.late), first)
-    late = set(pullback.late)
-    sums = _Sums()
-    rest: list[tuple[Value, Value, _Total]] = []
-    for constant in pullback.body.inputs[pullback.split :]:
-        if constant not in pullback.found:
-            continue
-        for term in _added(pullback.found[constant], late):
-            base, chain = _unwrapped(term, late)
-            node = base.node
-            if node is None or node not in late:
-                sums.carried.setdefault(constant, []).append(term)
-            elif node.op.kind is OpKind.CONTRACTION and all(v in varying for v in node.inputs):
-                for factor in node.inputs:
-                    stacks.add(factor)
-                sums.terms.setdefault(constant, []).append(_Product(node, chain))
-            elif node.op.name == "sum":
-                rest.append((constant, term, _Total(node, chain)))
-            else:
-                sums.carried.setdefault(constant, []).append(term)
-    for constant, term, total in rest:
-        if stacks.has(total.node.inputs[0]):
-            sums.terms.setdefault(constant, []).append(total)
-        else:
-            sums.carried.setdefault(constant, []).append(term)
-    return sums
-
-
-def _added(value: Value, late: set[Node]) -> list[Value]:
-    """The terms of a sum."""
-    node = value.node
-    if node is None or node not in late or node.op.name != "add":
-        return [value]
-    if any(v.type != value.type for v in node.inputs):
-        return [value]
-    return [term for v in node.inputs for term in _added(v, late)]
-
-
-def _unwrapped(value: Value, late: set[Node]) -> tuple[Value, list[Node]]:
-    """What a value is a view or another float type of, and the nodes between, outermost last."""
-    chain: list[Node] = []
-    while value.node is not None and value.node in late:
-        node = value.node
-        source = node.inputs[0] if node.inputs else value
-        casts = node.op.name == "convert" and source.type.dtype.is_floating_point
-        if not (casts or (node.op.kind is OpKind.VIEW and _keeps_all(source, value))):
-            break
-        chain.append(node)
-        value = source
-    return value, chain[::-1]
-
-
-def _keeps_all(source: Value, view: Value) -> bool:
-    """Whether a view has every element of its source."""
-    before, after = product(source.type.shape), product(view.type.shape)
-    if isinstance(before, int) and isinstance(after, int):
-        return before <= after
-    return structurally_equal(before, after)
-
-
-class _Stacks:
-    """Values of the backward step that are needed of all steps at once.
-
-    ``known``: those that exist before the scan; ``results``: those that the scan stacks.
-    """
-
-    def __init__(self, known: Iterable[Value]) -> None:
-        self.known = set(known)
-        self.results: list[Value] = []
-
-    def source(self, value: Value) -> tuple[Value, list[Node]]:
-        """What is stacked in place of a view, and the views from there."""
-        views: list[Node] = []
-        while value not in self.known and value not in self.results:
-            node = value.node
-            if node is None or node.op.kind is not OpKind.VIEW:
-                break
-            if not _keeps_all(node.inputs[0], value):
-                break
-            views.append(node)
-            value = node.inputs[0]
-        return value, views[::-1]
-
-    def has(self, value: Value) -> bool:
-        source, _ = self.source(value)
-        return source in self.known or source in self.results
-
-    def add(self, value: Value) -> None:
-        if not self.has(value):
-            self.results.append(self.source(value)[0])
-
-
 # the backward scan -----------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Forward:
+    """A loop that has run, in the terms of a scan.
+
+    ``outputs``: the last carried values, then what was stacked; ``count``: how many steps there
+    were, None where that is ``length``; ``again``: the loop once more with other results, given
+    a scan's attributes: what it stacks.
+    """
+
+    attributes: Attributes
+    inputs: Sequence[Any]
+    outputs: Sequence[Any]
+    needs: Sequence[bool]
+    count: Any
+    again: Callable[[Attributes], Sequence[Any]]
 
 
 def scan_derivative(b: Builder, ctx: DerivativeContext, *gradients: Any) -> list[Any]:
     """The derivative rule of ``scan``; see the module's docstring."""
-    attributes = ctx.attributes
-    pullback = _pullback(attributes, ctx.needs, [g is not None for g in gradients])
+    counted = bool(ctx.attributes.get("counted"))
+    operands = len(ctx.inputs) - counted
+
+    def again(attributes: Attributes) -> Sequence[Any]:
+        made = b.apply(lookup("scan"), list(ctx.inputs), attributes)
+        results = made if isinstance(made, tuple) else (made,)
+        return results[attributes["carries"] :]
+
+    forward = Forward(
+        ctx.attributes,
+        ctx.inputs[:operands],
+        ctx.outputs,
+        ctx.needs[:operands],
+        ctx.inputs[-1] if counted else None,
+        again,
+    )
+    return [*loop_gradients(b, forward, gradients), *[None] * counted]
+
+
+def loop_gradients(b: Builder, forward: Forward, gradients: Sequence[Any]) -> list[Any]:
+    """The gradients of the loop's operands, given those of its outputs (None: there is none)."""
+    attributes = forward.attributes
+    pullback = pullback_of(attributes, forward.needs, [g is not None for g in gradients])
     if pullback is None:
-        return [None] * len(ctx.inputs)
+        return [None] * len(forward.inputs)
     body, count = pullback.body, attributes["residuals"]
     residuals = list(body.outputs[len(body.outputs) - count :])
-    stacks = list(ctx.outputs[len(ctx.outputs) - count :])
+    stacks = list(forward.outputs[len(forward.outputs) - count :])
     try:
-        return _run(b, ctx, pullback, dict(zip(residuals, stacks, strict=True)), gradients)
+        return _run(b, forward, pullback, dict(zip(residuals, stacks, strict=True)), gradients)
     except _Missing:
         pass
     residuals = _residuals(pullback)
-    again = _stacking(attributes, body.outputs[: pullback.carries], residuals)
-    made = b.apply(lookup("scan"), list(ctx.inputs), again)
-    results = made if isinstance(made, tuple) else (made,)
-    stacks = list(results[len(results) - len(residuals) :])
-    return _run(b, ctx, pullback, dict(zip(residuals, stacks, strict=True)), gradients)
+    stacks = list(forward.again(_stacking(attributes, body.outputs[: pullback.carries], residuals)))
+    return _run(b, forward, pullback, dict(zip(residuals, stacks, strict=True)), gradients)
+
+
+def _first_steps(b: Builder, stack: Any, count: Any) -> Any:
+    """A stack with zeros where there was no step."""
+    type, number = b.type_of(stack), b.type_of(count)
+    shape = (type.shape[0], *(1,) * (len(type.shape) - 1))
+    steps = b.iota(shape=shape, axis=0, dtype=number.dtype, device=number.device)
+    return b.where(b.lt(steps, count), stack, b.constant(0, type))
 
 
 def _run(
     b: Builder,
-    ctx: DerivativeContext,
-    pullback: _Pullback,
+    forward: Forward,
+    pullback: Pullback,
     residuals: Mapping[Value, Any],
     gradients: Sequence[Any],
 ) -> list[Any]:
     """Emit the backward scan. _Missing if the residuals do not suffice."""
-    body, attributes = pullback.body, ctx.attributes
+    body, attributes, count = pullback.body, forward.attributes, forward.count
     length: Dim = attributes["length"]
     outer: dict[Value, Any] = dict(residuals)
-    outer.update(zip(body.inputs[pullback.carries :], ctx.inputs[pullback.carries :], strict=True))
-    outer.update((seed, gradients[i]) for i, seed in pullback.seeds.items())
+    outer.update(
+        zip(body.inputs[pullback.carries :], forward.inputs[pullback.carries :], strict=True)
+    )
+    for i, seed in pullback.seeds.items():
+        gradient = gradients[i]
+        outer[seed] = gradient if count is None else _first_steps(b, gradient, count)
     constants = set(body.inputs[pullback.split :])
-    stacks = _Stacks(v for v in outer if v not in constants)
+    stacks = Stacks(v for v in outer if v not in constants)
     wanted = [v for v in body.inputs[pullback.carries : pullback.split] if v in pullback.found]
     for value in wanted:
         if pullback.found[value] not in (*stacks.known, *stacks.results):
             stacks.results.append(pullback.found[value])
-    sums = _sums(pullback, stacks)
+    first = (*body.inputs[: pullback.split], *pullback.state.values(), *pullback.seeds.values())
+    pairs = [(v, pullback.found[v]) for v in body.inputs[pullback.split :] if v in pullback.found]
+    varying = _varying((*body.nodes, *pullback.late), first)
+    sums = sums_over_steps(pullback.late, varying, pairs, stacks if count is None else None)
 
     # the body: gradients of carried values and sums, then what is stacked, then constants
     read = _read(pullback, sums, residuals)
@@ -389,6 +316,9 @@ def _run(
         "reverse": not attributes["reverse"],
         "residuals": 0,
     }
+    if count is not None:
+        operands.append(count)
+        changed["counted"] = True
     made = b.apply(lookup("scan"), operands, changed)
     results = made if isinstance(made, tuple) else (made,)
 
@@ -411,7 +341,9 @@ def _run(
         for value in values[1:]:
             total = b.add(total, value)
         found[constant] = total
-    return [found.get(v) if need else None for v, need in zip(body.inputs, ctx.needs, strict=True)]
+    return [
+        found.get(v) if need else None for v, need in zip(body.inputs, forward.needs, strict=True)
+    ]
 
 
 @dataclass(eq=False)
@@ -422,7 +354,7 @@ class _Read:
     again: list[Node]
 
 
-def _read(pullback: _Pullback, sums: _Sums, residuals: Mapping[Value, Any]) -> _Read:
+def _read(pullback: Pullback, sums: Sums, residuals: Mapping[Value, Any]) -> _Read:
     body = pullback.body
     inputs = {v: i for i, v in enumerate(body.inputs)}
     given: dict[Value, None] = {}
@@ -452,9 +384,9 @@ def _read(pullback: _Pullback, sums: _Sums, residuals: Mapping[Value, Any]) -> _
 def _after(
     b: Builder,
     batch: BatchBuilder,
-    stacks: _Stacks,
+    stacks: Stacks,
     outer: Mapping[Value, Any],
-    term: _Product | _Total,
+    term: Product | Total,
 ) -> Any:
     """A term of a constant's gradient, summed over the steps."""
 
@@ -466,7 +398,7 @@ def _after(
         return found.value
 
     node = term.node
-    if isinstance(term, _Product):
+    if isinstance(term, Product):
         contract, pairs = node.attributes["contract"], node.attributes["batch"]
         result = b.dot_general(
             *map(whole, node.inputs),

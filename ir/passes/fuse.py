@@ -18,7 +18,7 @@ from flamec.ir.graph import Value
 from flamec.ir.group_analysis import analyze
 from flamec.ir.iteration_space import Incompatible
 from flamec.ir.loop_nest import Level, LoopNest, choose_nest, estimate, extent, nest_cost
-from flamec.ir.op import OpKind
+from flamec.ir.op import CONTROL, OpKind
 from flamec.ir.passes.absorb_prologues import Absorbed, absorb_prologues
 from flamec.ir.passes.early_tasks import early_tasks
 from flamec.ir.passes.fusion_state import FusionState, WorkingGroup
@@ -171,7 +171,7 @@ _NEEDS_OWN_LOOPS = (
     OpKind.SCATTER,
     OpKind.HOST,
     OpKind.ATTENTION,
-    OpKind.LOOP,
+    *CONTROL,
 )
 
 

@@ -8,14 +8,62 @@ ask of sizes only what their form tells, so they need the form that tells most.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from flamec.ir.bodies import retyped, substituted
 from flamec.ir.graph import Graph
-from flamec.ir.shape import Dim, SymbolicDim, structurally_equal, substitute, symbols_of
+from flamec.ir.shape import (
+    Dim,
+    SymbolicDim,
+    Undecidable,
+    less,
+    structurally_equal,
+    substitute,
+    symbols_of,
+    using_oracle,
+)
+from flamec.ir.shape import equal as equal_sizes
 
 
 def settle_sizes(graph: Graph, equal: Iterable[tuple[Dim, Dim]]) -> Graph:
     """See the module's docstring; the graph itself if nothing follows from ``equal``."""
+    known = _known(equal)
+    if not known:
+        return graph
+    return retyped(
+        graph,
+        lambda type: type.with_shape(tuple(substitute(d, known) for d in type.shape)),
+        lambda node: {k: substituted(v, known) for k, v in node.attributes.items()},
+    )
+
+
+class SettledSizes:
+    """An oracle that answers from sizes that are known to be equal, and from nothing else."""
+
+    def __init__(self, equal: Iterable[tuple[Dim, Dim]]) -> None:
+        self._known = _known(equal)
+
+    def decide(self, left: Dim, relation: str, right: Dim) -> bool:
+        """Whether the relation holds; Undecidable if that does not follow."""
+        left, right = substitute(left, self._known), substitute(right, self._known)
+        with using_oracle(None):
+            if relation == "<=":
+                return not less(right, left)
+            return equal_sizes(left, right) if relation == "==" else less(left, right)
+
+    def specialize(self, dim: SymbolicDim) -> int:
+        """The number that a size is known to be; Undecidable if there is none."""
+        value = substitute(dim, self._known)
+        if isinstance(value, SymbolicDim):
+            raise Undecidable(f"{dim} is no number without sizes")
+        return value
+
+    def as_scalar(self, dim: SymbolicDim) -> Any:
+        raise Undecidable(f"{dim} is no tensor where nothing is traced")
+
+
+def _known(equal: Iterable[tuple[Dim, Dim]]) -> dict[str, Dim]:
+    """What each symbol is that is equal to something else."""
     known: dict[str, Dim] = {}
     for left, right in equal:
         left, right = substitute(left, known), substitute(right, known)
@@ -25,13 +73,7 @@ def settle_sizes(graph: Graph, equal: Iterable[tuple[Dim, Dim]]) -> Graph:
         name, value = found
         known = {n: substitute(d, {name: value}) for n, d in known.items()}
         known[name] = value
-    if not known:
-        return graph
-    return retyped(
-        graph,
-        lambda type: type.with_shape(tuple(substitute(d, known) for d in type.shape)),
-        lambda node: {k: substituted(v, known) for k, v in node.attributes.items()},
-    )
+    return known
 
 
 def _solved(left: Dim, right: Dim) -> tuple[str, Dim] | None:

@@ -1,33 +1,35 @@
-"""Let loops compute and keep only what is read.
+"""Let loops and branches compute and keep only what is read.
 
 In: a graph without dead nodes. Out: the graph in which every loop stacks a value once and only if
-somebody reads the stack, carries a value only if a result follows from it, and is given an array
-once and only if its body reads it. So what was stacked for a derivative that nobody asked for is
+somebody reads the stack, carries a value only if a result or the loop's condition follows from it,
+and is given an array once and only if its body reads it; in which branches give what is read and
+is not the same operand in both. So what was stacked for a derivative that nobody asked for is
 gone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import OpKind
+from flamec.ir.passes.trimmed_bodies import first_equals, live_values, trimmed_body
 
 
 def trim_loops(graph: Graph) -> Graph:
     """The same program with nothing in a loop that no result needs."""
-    loops = [node for node in graph.nodes if node.op.kind is OpKind.LOOP]
-    if not loops:
+    if not any(node.op.kind in _FORMS for node in graph.nodes):
         return graph
     replaced: dict[Value, Value] = {}
     live = set(graph.results)
     nodes: list[Node] = []
-    trimmed: dict[Node, _Trimmed] = {}
+    trimmed: dict[Node, _TrimmedScan | _TrimmedWhile | _TrimmedBranch] = {}
     for node in reversed(graph.nodes):  # readers first: a trimmed loop reads less
         operands: Sequence[Value] = node.inputs
-        if node.op.kind is OpKind.LOOP:
-            found = trimmed[node] = _Trimmed(node, [v in live for v in node.outputs])
+        if node.op.kind in _FORMS:
+            form = _FORMS[node.op.kind]
+            found = trimmed[node] = form(node, [v in live for v in node.outputs])
             operands = found.operands
         live.update(operands)
     for node in graph.nodes:
@@ -55,7 +57,7 @@ def _moved(node: Node, replaced: dict[Value, Value]) -> Node:
     return made
 
 
-class _Trimmed:
+class _TrimmedScan:
     """What is left of a loop of whose results only some are ``read``."""
 
     def __init__(self, node: Node, read: Sequence[bool]) -> None:
@@ -67,7 +69,7 @@ class _Trimmed:
         wanted = {v for v, flag in zip(body.outputs, read, strict=True) if flag}
         state = {i for i in range(carries) if read[i]}
         while True:
-            live = _live(body, wanted)
+            live = live_values(body, wanted)
             more = {i for i in range(carries) if body.inputs[i] in live} - state
             if not more:
                 break
@@ -80,10 +82,13 @@ class _Trimmed:
             if read[position]:
                 self.stacked.setdefault(body.outputs[position], position)
         self.residuals = sum(position >= first for position in self.stacked.values())
-        self.sequences = _first(node, body, live, range(carries, split))
-        self.constants = _first(node, body, live, range(split, len(body.inputs)))
+        operands = node.inputs
+        self.sequences = first_equals(operands, [body], live, range(carries, split))
+        self.constants = first_equals(operands, [body], live, range(split, len(body.inputs)))
         kept = [*self.state, *self.sequences.values(), *self.constants.values()]
-        self.operands = [node.inputs[i] for i in dict.fromkeys(kept)]
+        self.places = list(dict.fromkeys(kept))
+        counted = node.inputs[len(body.inputs) :]
+        self.operands = [*(node.inputs[i] for i in self.places), *counted]
         same = len(state) + len(self.stacked) == len(node.outputs)
         self.unchanged = same and len(self.operands) == len(node.inputs)
 
@@ -93,63 +98,158 @@ class _Trimmed:
         if self.unchanged:
             return _moved(old, replaced)
         if not self.state and not self.stacked:
-            replaced.update(zip(old.outputs, old.outputs, strict=True))
+            _dropped(old, replaced)
             return None
-        builder = GraphBuilder()
-        known: dict[Value, Value] = {}
-        operands: list[Value] = []
-        places = [*self.state, *dict.fromkeys([*self.sequences.values(), *self.constants.values()])]
-        for position in places:
-            value = body.inputs[position]
-            known[value] = builder.input(value.type, value.name)
-            operand = old.inputs[position]
-            operands.append(replaced.get(operand, operand))
-        for position, shared in (*self.sequences.items(), *self.constants.items()):
-            known[body.inputs[position]] = known[body.inputs[shared]]
         outputs = [*(body.outputs[i] for i in self.state), *self.stacked]
-        live = _live(body, set(outputs))
-        for node in body.nodes:
-            if live.isdisjoint(node.outputs):
-                continue
-            builder.location, builder.scope = node.location, node.scope
-            types = tuple(v.type for v in node.outputs)
-            inputs = [known[v] for v in node.inputs]
-            copy = Node(node.op, inputs, node.attributes, node.location, node.scope, types)
-            builder.nodes.append(copy)
-            known.update(zip(node.outputs, copy.outputs, strict=True))
         attributes = {
             **old.attributes,
-            "body": builder.build([known[v] for v in outputs], name=body.name),
+            "body": trimmed_body(body, self.places, self.sequences | self.constants, outputs),
             "carries": len(self.state),
             "sequences": len(set(self.sequences.values())),
             "residuals": self.residuals,
         }
-        types = tuple(old.outputs[i].type for i in (*self.state, *self.stacked.values()))
-        made = Node(old.op, operands, attributes, old.location, old.scope, types)
-        results = dict(zip((*self.state, *self.stacked.values()), made.outputs, strict=True))
-        for position, output in enumerate(old.outputs):
+        kept = (*self.state, *self.stacked.values())
+        made = _trimmed(old, self.operands, attributes, kept, replaced)
+        results = dict(zip(kept, made.outputs, strict=True))
+        for position in range(old.attributes["carries"], len(old.outputs)):
             value = body.outputs[position]
-            if position in results:
-                replaced[output] = results[position]
-            elif position >= old.attributes["carries"] and value in self.stacked:
-                replaced[output] = results[self.stacked[value]]
+            if value in self.stacked:
+                replaced[old.outputs[position]] = results[self.stacked[value]]
         return made
 
 
-def _live(body: Graph, wanted: set[Value]) -> set[Value]:
-    """``wanted`` and what it is computed from."""
-    live = set(wanted)
-    for node in reversed(body.nodes):
-        if not live.isdisjoint(node.outputs):
-            live.update(node.inputs)
-    return live
+class _TrimmedWhile:
+    """What is left of a loop with a condition, which is computed whatever is read."""
+
+    def __init__(self, node: Node, read: Sequence[bool]) -> None:
+        self.original = node
+        body, condition = node.attributes["body"], node.attributes["condition"]
+        carries = node.attributes["carries"]
+        self.read = any(read)
+        self.stacked: dict[Value, int] = {}
+        for position in range(carries, len(body.outputs)):
+            if read[1 + position]:
+                self.stacked.setdefault(body.outputs[position], 1 + position)
+        asked = live_values(condition, condition.outputs)
+        state = {i for i in range(carries) if read[i] or condition.inputs[i] in asked}
+        while True:
+            live = live_values(body, [*(body.outputs[i] for i in state), *self.stacked])
+            more = {i for i in range(carries) if body.inputs[i] in live} - state
+            if not more:
+                break
+            state |= more
+        self.state = sorted(state or {0})
+        live |= asked
+        places = range(carries, len(body.inputs))
+        self.constants = first_equals(node.inputs, [body, condition], live, places)
+        self.places = [*self.state, *dict.fromkeys(self.constants.values())]
+        self.operands = [node.inputs[i] for i in self.places] if self.read else []
+        same = len(self.state) + 1 + len(self.stacked) == len(node.outputs)
+        self.unchanged = same and len(self.operands) == len(node.inputs)
+
+    def node(self, replaced: dict[Value, Value]) -> Node | None:
+        """The loop that is left; None for one of which nothing is read."""
+        old = self.original
+        if self.unchanged:
+            return _moved(old, replaced)
+        if not self.read:
+            _dropped(old, replaced)
+            return None
+        body, condition = old.attributes["body"], old.attributes["condition"]
+        outputs = [*(body.outputs[i] for i in self.state), *self.stacked]
+        attributes = {
+            **old.attributes,
+            "condition": trimmed_body(condition, self.places, self.constants, condition.outputs),
+            "body": trimmed_body(body, self.places, self.constants, outputs),
+            "carries": len(self.state),
+            "residuals": len(self.stacked),
+        }
+        count = old.attributes["carries"]
+        kept = (*self.state, count, *self.stacked.values())
+        made = _trimmed(old, self.operands, attributes, kept, replaced)
+        results = dict(zip(kept, made.outputs, strict=True))
+        for position in range(count, len(body.outputs)):
+            value = body.outputs[position]
+            if value in self.stacked:
+                replaced[old.outputs[1 + position]] = results[self.stacked[value]]
+        return made
 
 
-def _first(node: Node, body: Graph, live: set[Value], positions: range) -> dict[int, int]:
-    """For each operand that is read, the first one that is the same array."""
-    first: dict[Value, int] = {}
-    found = {}
-    for position in positions:
-        if body.inputs[position] in live:
-            found[position] = first.setdefault(node.inputs[position], position)
-    return found
+class _TrimmedBranch:
+    """What is left of a choice: results that are read and that are not the same operand."""
+
+    def __init__(self, node: Node, read: Sequence[bool]) -> None:
+        self.original = node
+        self.bodies: dict[str, Graph] = node.bodies
+        bodies = list(self.bodies.values())
+        operands = node.inputs[1:]
+        self.passed: dict[int, Value] = {}  # results that are an operand, whatever is chosen
+        self.kept = []
+        for position, flag in enumerate(read):
+            found = {_operand(body, position, operands) for body in bodies}
+            (same, *others) = found
+            if flag and same is not None and not others:
+                self.passed[position] = same
+            elif flag:
+                self.kept.append(position)
+        live = set()
+        for body in bodies:
+            live |= live_values(body, [body.outputs[i] for i in self.kept])
+        self.same = first_equals(operands, bodies, live, range(len(operands)))
+        self.places = list(dict.fromkeys(self.same.values()))
+        self.own = [node.inputs[0], *(operands[i] for i in self.places)] if self.kept else []
+        self.operands = [*self.own, *self.passed.values()]
+        complete = len(self.kept) == len(node.outputs)
+        self.unchanged = complete and len(self.own) == len(node.inputs)
+
+    def node(self, replaced: dict[Value, Value]) -> Node | None:
+        """The choice that is left; None if there is none."""
+        old = self.original
+        if self.unchanged:
+            return _moved(old, replaced)
+        attributes: dict[str, Any] = dict(old.attributes)
+        for name, body in self.bodies.items():
+            outputs = [body.outputs[i] for i in self.kept]
+            attributes[name] = trimmed_body(body, self.places, self.same, outputs)
+        made = None
+        if self.kept:
+            made = _trimmed(old, self.own, attributes, self.kept, replaced)
+        else:
+            _dropped(old, replaced)
+        for position, operand in self.passed.items():
+            replaced[old.outputs[position]] = replaced.get(operand, operand)
+        return made
+
+
+def _operand(body: Graph, position: int, operands: Sequence[Value]) -> Value | None:
+    """The operand that is the body's output, if one is."""
+    value = body.outputs[position]
+    return operands[value.index] if value.node is None else None
+
+
+def _dropped(node: Node, replaced: dict[Value, Value]) -> None:
+    replaced.update(zip(node.outputs, node.outputs, strict=True))
+
+
+def _trimmed(
+    old: Node,
+    operands: Sequence[Value],
+    attributes: dict[str, Any],
+    kept: Sequence[int],
+    replaced: dict[Value, Value],
+) -> Node:
+    """A node with the results of ``old`` at the positions ``kept``, which it replaces."""
+    types = tuple(old.outputs[i].type for i in kept)
+    inputs = [replaced.get(v, v) for v in operands]
+    made = Node(old.op, inputs, attributes, old.location, old.scope, types)
+    for position, result in zip(kept, made.outputs, strict=True):
+        result.name = old.outputs[position].name
+        replaced[old.outputs[position]] = result
+    return made
+
+
+_FORMS: dict[OpKind, type[_TrimmedScan] | type[_TrimmedWhile] | type[_TrimmedBranch]] = {
+    OpKind.LOOP: _TrimmedScan,
+    OpKind.WHILE: _TrimmedWhile,
+    OpKind.BRANCH: _TrimmedBranch,
+}

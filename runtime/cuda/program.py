@@ -2,10 +2,12 @@
 
 In: a plan with its loaded kernels. Out: ``CudaProgram``, which binds sizes to a program that
 is called. Loops become their launches one after the other: the same kernels at other addresses,
-which a graph can hold. Invariants: temporaries lie in an arena of the calling thread's current
-stream at the planned offsets; a graph is launched with the addresses of this call, whatever they
-were when it was captured. A caller that holds each result until it has the next one gets two
-addresses in turn: a program keeps two graphs, so that neither has to be changed for that.
+which a graph can hold; where only a value tells the steps of a loop or which branch is taken, the
+host reads it and launches them one by one (``control_steps``). Invariants: temporaries lie in an
+arena of the calling thread's current stream at the planned offsets; a graph is launched with the
+addresses of this call, whatever they were when it was captured. A caller that holds each result
+until it has the next one gets two addresses in turn: a program keeps two graphs, so that neither
+has to be changed for that.
 """
 
 from __future__ import annotations
@@ -24,17 +26,22 @@ import numpy as np
 from flamec.ir.plan import (
     Action,
     Argument,
+    Branch,
     Copy,
     ExecutionPlan,
     Fill,
     HostCall,
     KernelSource,
     Launch,
+    Places,
+    Undecided,
     unrolled,
 )
 from flamec.ir.shape import evaluate_dim, evaluate_shape
 from flamec.runtime import recording
+from flamec.runtime.control_steps import BranchStep, LoopStep
 from flamec.runtime.cuda import transfer
+from flamec.runtime.cuda.control_memory import DeviceControlMemory
 from flamec.runtime.cuda.driver import CudaContext
 from flamec.runtime.cuda.error_words import error_words
 from flamec.runtime.cuda.graph import CaptureError, Graph, Step, capture
@@ -56,6 +63,8 @@ _ARENA_STEP = 2 << 20
 _UNSET = 1  # no device address: forces the first call to write every address
 
 SetAddress = Callable[[int], None]
+
+_control_memory = DeviceControlMemory()
 
 
 class CaptureWarning(UserWarning):
@@ -176,8 +185,7 @@ class BoundCudaProgram:
         self._written = np.full(len(plan.buffers), _UNSET, np.uint64)  # what the steps have
         self._uses: defaultdict[int, list[tuple[int, SetAddress]]] = defaultdict(list)
         self._scratch: list[tuple[int, KernelLaunch]] = []
-        for action in unrolled(plan.actions, self.bindings):
-            self._add(action)
+        self._add_all(plan.actions, {})
         needed = max((launch.scratch_bytes for _, launch in self._scratch), default=0)
         self._scratch_offset = -(-self.layout.peak_bytes // 256) * 256
         self.peak_bytes = self._scratch_offset + needed if needed else self.layout.peak_bytes
@@ -201,11 +209,48 @@ class BoundCudaProgram:
 
     # building ---------------------------------------------------------------------------
 
-    def _add(self, action: Action) -> None:
-        before = len(self.steps)
-        self._add_steps(action)
-        number = action.step if isinstance(action, Launch) else -1
-        self.step_numbers += [number] * (len(self.steps) - before)
+    def _add_all(self, actions: Sequence[Action], places: Places) -> None:
+        """``places``: of the windows of loops around that are unrolled."""
+        for action in unrolled(actions, self.bindings, places):
+            before = len(self.steps)
+            if isinstance(action, Undecided):
+                self._add_undecided(action)
+                number = action.action.step
+            else:
+                self._add_steps(action)
+                number = action.step if isinstance(action, Launch) else -1
+            self.step_numbers += [number] * (len(self.steps) - before)
+
+    def _nested(self, actions: Sequence[Action], places: Places) -> list[Step]:
+        """The steps of a loop or branch that the host runs."""
+        around = self.steps, self.step_numbers
+        self.steps, self.step_numbers = [], []
+        self._add_all(actions, places)
+        made = self.steps
+        self.steps, self.step_numbers = around
+        return made
+
+    def _add_undecided(self, found: Undecided) -> None:
+        """A step that reads a value on the host; a graph cannot hold it."""
+        action, places = found.action, found.places
+        where = f" (at {action.location})" if action.location else ""
+        step: BranchStep | LoopStep
+        if isinstance(action, Branch):
+            self.program.no_graph(f"a value decides which branch is taken{where}")
+            first, second = (self._nested(a, places) for a in (action.first, action.second))
+            step = BranchStep(action, first, second, _control_memory)
+        else:
+            self.program.no_graph(f"a value decides how many steps a loop has{where}")
+            test, body = (self._nested(a, places) for a in (action.test, action.actions))
+            moving = [w.buffer for w in action.windows]
+            moving += [b for c in action.carried for b in (c.old, c.new)]
+            moves = {b: [s for _, s in self._uses.pop(b, ())] for b in moving}
+            step = LoopStep(action, self.bindings, test, body, moves, _control_memory)
+        number = len(self.steps)
+        self.steps.append(step)
+        for buffer in step.buffers:
+            base, offset = found.place(buffer)
+            self._uses[base].append((number, partial(_set_place, step.at, buffer, offset)))
 
     def _add_steps(self, action: Action) -> None:
         if isinstance(action, Launch):
@@ -432,6 +477,10 @@ class BoundCudaProgram:
         addresses = array("Q", self.addresses)
         self._captured.insert(0, _Captured(graph, addresses, self._scratch_address))
         return True
+
+
+def _set_place(at: dict[int, int], buffer: int, offset: int, address: int) -> None:
+    at[buffer] = address + offset
 
 
 def _aligned_arguments(source: KernelSource) -> set[int]:

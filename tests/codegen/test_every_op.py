@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from op_row import Draw, Row, Sample
-from op_table import OP_TABLE
+from op_table import COMPILED
 from plan_batch import Batch
 
 from flamec.codegen.compile_graph import CodegenOptions
@@ -25,7 +25,7 @@ def test_ops_agree_with_their_oracles(part: int, tmp_path: Path) -> None:
 
     Transfers between devices are taken away before code is generated.
     """
-    rows = [r for r in OP_TABLE[part::PARTS] if lookup(r.name).kind is not OpKind.TRANSFER]
+    rows = [r for r in COMPILED[part::PARTS] if lookup(r.name).kind is not OpKind.TRANSFER]
     batch = Batch(tmp_path)
     cases = []
     for row in rows:

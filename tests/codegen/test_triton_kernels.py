@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from interpreted import run_interpreted
-from op_table import OP_TABLE
+from op_table import COMPILED
 from triton_graphs import FAULTS, GRAPHS
 
 from flamec.codegen.options import CodegenOptions
@@ -147,7 +147,7 @@ def test_results_below_the_normal_range_are_kept(name: str, tmp_path: Path) -> N
 
 
 @needs_triton
-@pytest.mark.parametrize("names", [OP_TABLE[i::4] for i in range(4)], ids=range(4))
+@pytest.mark.parametrize("names", [COMPILED[i::4] for i in range(4)], ids=range(4))
 def test_ops_in_the_interpreter(names: tuple[object, ...]) -> None:
     arguments = [row.name for row in names]  # type: ignore[attr-defined]
     _interpreted(arguments if FULL else ["--quick", *arguments], len(arguments))
