@@ -251,7 +251,9 @@ def _apply(
     ]
     results = len(graph.outputs) - len(written)
     outputs = [*graph.outputs[:count], *graph.outputs[results:], *graph.outputs[count:results]]
-    operands = [*carried, *written, *stacked, *(body.captured[i] for i in constants)]
+    # what is saved for the derivative must not be what is written to afterwards
+    before = written if thread.trace is not None else [t.clone() for t in written]
+    operands = [*carried, *before, *stacked, *(body.captured[i] for i in constants)]
     attributes: dict[str, Any] = {
         "body": reordered(graph, inputs, outputs),
         "carries": count + len(written),

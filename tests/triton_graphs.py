@@ -16,6 +16,7 @@ from flamec.ir.graph import Graph
 from flamec.ir.op import lookup as lookup_op
 from flamec.ir.passes.differentiate import differentiate_graph
 from flamec.ir.passes.differentiate_loops import with_residuals
+from flamec.ir.passes.differentiate_while import while_with_residuals
 from flamec.ir.shape import Dim, SymbolicDim
 from flamec.ir.types import DType, TensorType, bfloat16, bool_, float32, int64
 
@@ -256,6 +257,9 @@ GRAPHS: dict[str, Make] = {
     "recurrence_odd": lambda b: recurrence(b, 3, 17, 4),
     "recurrence_bf16": lambda b: recurrence(b, 16, 32, 3, bfloat16),
     "recurrence_symbolic": lambda b: recurrence(b, 2, 8, B),
+    "decided": lambda b: decided(b, 24, 4),
+    "decided_odd": lambda b: decided(b, 17, 3),
+    "decided_symbolic": lambda b: decided(b, 8, B),
 }
 
 
@@ -282,6 +286,47 @@ def recurrence(
     results = b.apply(lookup_op("scan"), operands, with_residuals(attributes, [True] * 5))
     graph = b.build(results[:3])
     return differentiate_graph(graph, range(5), range(3))
+
+
+def decided(b: GraphBuilder, size: int, length: Dim) -> Graph:
+    """A scan over a loop that a value ends, with a branch in each of its steps, and gradients."""
+    type = TensorType((size,), float32)
+
+    def body(name: str, make: Callable[[GraphBuilder, Any, Any], Any]) -> Graph:
+        inner = GraphBuilder()
+        x, c = inner.input(type), inner.input(type)
+        return inner.build([make(inner, x, c)], name=name)
+
+    def number(inner: GraphBuilder, value: float) -> Any:
+        return inner.full(value=value, shape=(), dtype=float32)
+
+    branches = {
+        "true_body": body("grow", lambda i, x, c: i.sub(i.mul(x, number(i, 1.4)), i.sin(c))),
+        "false_body": body("move", lambda i, x, c: i.sub(i.mul(c, c), x)),
+    }
+
+    def turn(i: GraphBuilder, x: Any, c: Any) -> Any:
+        choice = i.gt(i.sum(x, axes=(0,)), number(i, 0.3))
+        return i.apply(lookup_op("cond"), [choice, x, c], branches)
+
+    def small(i: GraphBuilder, x: Any, c: Any) -> Any:
+        return i.lt(i.sum(i.mul(x, x), axes=(0,)), number(i, 12.0 * size))
+
+    loop = {"condition": body("small", small), "body": body("turn", turn), "carries": 1,
+            "limit": 6, "residuals": 0}  # fmt: skip
+    inner = GraphBuilder()
+    h, x, c = (inner.input(type) for _ in range(3))
+    start = inner.mul(inner.add(h, x), number(inner, 0.5))
+    made = inner.apply(
+        lookup_op("while_loop"), [start, c], while_with_residuals(loop, [True, True])
+    )
+    steps = {
+        "body": inner.build([made[0], inner.mul(made[0], x)], name="steps"),
+        "carries": 1, "sequences": 1, "length": length, "reverse": False, "residuals": 0,
+    }  # fmt: skip
+    operands = [_input(b, size), _input(b, length, size), _input(b, size)]
+    results = b.apply(lookup_op("scan"), operands, with_residuals(steps, [True] * 3))
+    return differentiate_graph(b.build(results[:2]), range(3), range(2))
 
 
 ANY_ORDER = {"scatter_add_any_order", "scatter_wide_any_order"}  # compiled to be so
