@@ -39,6 +39,7 @@ from flamec.tensor import Tensor
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()
 _MADE_BY_DATACLASSES = "__dataclass_builtins_object__"  # a variable of their __init__
 _STDLIB = sysconfig.get_paths()["stdlib"]
+_IMPORTING = "<frozen importlib"
 _CONSTANTS = (
     *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis)),
     *(DType, Device, np.generic),
@@ -346,7 +347,10 @@ class Recorder:
             return
         if event == "c_call":
             effect = effect_of(argument)
-            if effect is not None and not is_framework_file(frame.f_code.co_filename):
+            filename = frame.f_code.co_filename
+            if filename.startswith(_IMPORTING):
+                return  # a module is read once; what its code does counts
+            if effect is not None and not is_framework_file(filename):
                 self.effects.append(f"{effect} is called (at {user_location()})")
             return
         if event != "call":

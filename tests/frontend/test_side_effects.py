@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -370,3 +371,29 @@ def test_effects_do_not_stay_in_a_function_without_them() -> None:
         compiled(flamec.ones(2), False)
     assert compiled.stats.traces == 2 and state.items == [2.0]
     assert copy.copy(compiled.effects)
+
+
+def test_a_module_that_is_imported_while_tracing_is_no_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless its own code has one."""
+    (tmp_path / "quiet_module.py").write_text("factor = 3.0\n")
+    (tmp_path / "loud_module.py").write_text("print('imported')\nfactor = 3.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    @flamec.compile
+    def quiet(x: T) -> T:
+        import quiet_module
+
+        return x * quiet_module.factor
+
+    @flamec.compile
+    def loud(x: T) -> T:
+        import loud_module
+
+        return x * loud_module.factor
+
+    for function in (quiet, loud):
+        assert function(flamec.ones(2)).tolist() == [3.0, 3.0]
+    assert quiet.stats.python_runs == 0
+    assert loud.stats.python_runs == 1
