@@ -127,7 +127,7 @@ def _measure_cpu() -> Peaks:
                 return x @ y
 
             found = []
-            product = flamec.compile(multiply, dynamic=True)
+            product: Callable[..., object] = flamec.compile(dynamic=True)(multiply)
             for side in _SIDES:
                 a = flamec.from_numpy(np.ones((side, side), dtype))
                 found.append(2 * side**3 / _best(product, a, a))
