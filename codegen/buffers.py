@@ -127,8 +127,8 @@ def may_share(lowered: LoweredKernel, read: int, written: int) -> bool:
     if lowered.control is not None:
         return False
     kernel = lowered.kernel
-    if kernel.attention is not None:
-        return False  # blocks read rows that others write
+    if kernel.attention is not None or kernel.sort is not None:
+        return False  # blocks read what others write
     if kernel.parameters[read].memory != kernel.parameters[written].memory:
         return False
     users = lowered.users

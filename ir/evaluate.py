@@ -35,6 +35,7 @@ _COMPUTING = frozenset(
         OpKind.ATTENTION,
         OpKind.SCAN,
         OpKind.SCATTER,
+        OpKind.SORT,
         OpKind.HOST,
     )
 )

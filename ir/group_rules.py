@@ -324,7 +324,7 @@ def _host(space: GroupSpace, task: Task) -> Dims:
     raise Incompatible(f"{task.name} is computed by the host, in no loop of a kernel")
 
 
-def _attention(space: GroupSpace, task: Task) -> Dims:
+def _alone(space: GroupSpace, task: Task) -> Dims:
     raise Incompatible(f"{task.name} is a kernel of its own")
 
 
@@ -346,7 +346,8 @@ _RULES: dict[OpKind | None, Callable[[GroupSpace, Task], Dims]] = {
     OpKind.ASSEMBLE: _pad,
     OpKind.SCAN: _scan,
     OpKind.HOST: _host,
-    OpKind.ATTENTION: _attention,
+    OpKind.ATTENTION: _alone,
+    OpKind.SORT: _alone,
     OpKind.LOOP: _control,
     OpKind.BRANCH: _control,
     OpKind.WHILE: _control,

@@ -346,9 +346,25 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class Sort:
+    """The first ``count`` of ``size`` elements, NaN the greatest, of ``inner`` lines in turns.
+    ``values`` and ``places`` (along the line) are the parameters that are written."""
+
+    memory: str
+    outer: Dim
+    size: Dim
+    inner: Dim
+    descending: bool
+    count: Dim
+    source: int
+    values: int
+    places: int
+
+
+@dataclass(frozen=True)
 class Kernel:
     """One kernel; ``operations``, ``locations`` and ``modules`` are for people. With an
-    ``attention`` it has nothing else."""
+    ``attention`` or a ``sort`` it has nothing else."""
 
     name: str
     kind: str
@@ -360,6 +376,7 @@ class Kernel:
     locations: tuple[str, ...] = field(default=(), compare=False)
     attention: Attention | None = None
     modules: tuple[str, ...] = field(default=(), compare=False)
+    sort: Sort | None = None
 
 
 # printing ----------------------------------------------------------------------------
@@ -380,7 +397,15 @@ def print_kernel(kernel: Kernel) -> str:
     lines.extend(f"  {print_statement(s)}" for s in kernel.finish)
     if kernel.attention is not None:
         lines.extend(f"  {line}" for line in _print_attention(kernel.attention))
+    if kernel.sort is not None:
+        lines.append(f"  {_print_sort(kernel.sort)}")
     return "\n".join(lines) + "\n"
+
+
+def _print_sort(s: Sort) -> str:
+    lines = " x ".join(map(format_dim, (s.outer, s.size, s.inner)))
+    start = f"{'last' if s.descending else 'first'} {format_dim(s.count)} of p{s.source} ({lines})"
+    return f"{start} in order gives p{s.values}, p{s.places}"
 
 
 def _print_attention(a: Attention) -> list[str]:

@@ -38,6 +38,7 @@ class OpKind(enum.Enum):
     TRANSFER = "transfer"  # the same elements on another device
     BARRIER = "barrier"  # the first operand, with another derivative
     CUSTOM = "custom"  # the first operands, with a derivative that the user wrote
+    SORT = "sort"  # puts an axis in order: a kernel of its own on a GPU, NumPy on the host
     HOST = "host"  # computed by NumPy in the host's memory, compiled or not
     LOOP = "loop"  # runs a graph of its own once for each step (scan)
     BRANCH = "branch"  # runs one of its graphs (cond)

@@ -62,6 +62,11 @@ class Task:
         return not self.is_copy and self.node is not None and self.node.op.kind is OpKind.HOST
 
     @property
+    def is_sort(self) -> bool:
+        """Whether the task puts an axis in order: by kernels of its own, or a call of the host."""
+        return not self.is_copy and self.node is not None and self.node.op.kind is OpKind.SORT
+
+    @property
     def is_attention(self) -> bool:
         """Whether the task is a kernel of its own, which no template of loops writes."""
         return not self.is_copy and self.node is not None and self.node.op.kind is OpKind.ATTENTION
@@ -260,7 +265,9 @@ def _memory_operands(node: Node) -> tuple[int, ...]:
     match node.op.kind:
         case OpKind.CONTRACTION:
             return (0, 1)
-        case OpKind.HOST | OpKind.ATTENTION | OpKind.LOOP | OpKind.BRANCH | OpKind.WHILE:
+        case OpKind.HOST | OpKind.SORT | OpKind.ATTENTION:
+            return tuple(range(len(node.inputs)))
+        case OpKind.LOOP | OpKind.BRANCH | OpKind.WHILE:
             return tuple(range(len(node.inputs)))
         case OpKind.GATHER | OpKind.RANDOM:
             return (0,)
@@ -278,7 +285,7 @@ def _suits(tasks: TaskGraph, node: Node, position: int) -> bool:
     match node.op.kind:
         case OpKind.CONTRACTION:
             return matrix_strides(node, position, layout) is not None
-        case OpKind.HOST | OpKind.LOOP | OpKind.BRANCH | OpKind.WHILE:
+        case OpKind.HOST | OpKind.SORT | OpKind.LOOP | OpKind.BRANCH | OpKind.WHILE:
             return tasks.is_whole(node.inputs[position])
         case OpKind.ATTENTION if len(layout.dims) < len(node.inputs[0].type.shape):
             return tasks.is_whole(node.inputs[position])

@@ -18,7 +18,7 @@ from flamec.ir.passes.differentiate import differentiate_graph
 from flamec.ir.passes.differentiate_loops import with_residuals
 from flamec.ir.passes.differentiate_while import while_with_residuals
 from flamec.ir.shape import Dim, SymbolicDim
-from flamec.ir.types import DType, TensorType, bfloat16, bool_, float32, int64
+from flamec.ir.types import DType, TensorType, bfloat16, bool_, float32, float64, int64
 
 B = SymbolicDim.symbol("B")
 Make = Callable[[GraphBuilder], Graph]
@@ -210,7 +210,23 @@ def weight_update_first(b: GraphBuilder) -> Graph:
     return b.build([matmul(b, x, b.cast(w, bfloat16))], {1: updated})
 
 
+def orders(
+    b: GraphBuilder, *shape: Dim, axis: int = 1, dtype: DType = float32, descending: bool = False
+) -> Graph:
+    """Lines with many equal elements, and the places of one with NaNs."""
+    x = _input(b, *shape)
+    equal = b.cast(b.round(b.mul(x, _constant(b, 4, x))), dtype)
+    results = list(b.sort(equal, axis=axis, descending=descending))
+    if dtype.is_floating_point:
+        missing = b.cast(b.log(x), dtype)
+        results.append(b.sort(missing, axis=axis, descending=descending)[1])
+    return b.build(results)
+
+
 GRAPHS: dict[str, Make] = {
+    "sort_columns": lambda b: orders(b, 2, 37, 5, dtype=bfloat16, descending=True),
+    "sort_symbolic": lambda b: orders(b, 2, B, descending=True),
+    "sort_symbolic_doubles": lambda b: orders(b, B, 2, axis=0, dtype=float64),
     "weight_update": weight_update,
     "weight_update_first": weight_update_first,
     "gelu_chain": gelu_chain,

@@ -21,6 +21,7 @@ from flamec.codegen.lower.kernel_builder import (
 from flamec.codegen.lower.repetition import RepeatedParts, group_signature, moved_buffers
 from flamec.codegen.lower.reuse_outputs import reuse_outputs
 from flamec.codegen.lower.row_program import ProgramBuilder
+from flamec.codegen.lower.sorting import lower_sort
 from flamec.ir.graph import Value
 from flamec.ir.group_analysis import analyze
 from flamec.ir.kernel import Kernel, Part, Statement, Store
@@ -35,8 +36,9 @@ from flamec.ir.tasks import Task, TaskGraph, shared_scalars
 @dataclass(frozen=True, eq=False)
 class LoweredKernel:
     """A kernel and what its parameters are. ``host``: the task that is computed by a call of the
-    host instead of loops; ``control``: the task that runs graphs of its own; ``model``: the kernel
-    lowered before that does the same with other buffers."""
+    host instead of loops (a sort: where the back end has no kernels for it); ``control``: the task
+    that runs graphs of its own; ``model``: the kernel lowered before that does the same with
+    other buffers."""
 
     kernel: Kernel
     buffers: tuple[Memory, ...]
@@ -90,6 +92,8 @@ class GroupLowering:
         first = group.segments[0][0]
         if first.is_host or first.is_control:
             return _lower_alone(first, self.context, name)
+        if first.is_sort:
+            return _lower_sort(first, self.context, name)
         if len(group.segments) > 1:
             return self._lower(group, stored, name)
         signature, roots = group_signature(group, stored, self._signatures)
@@ -182,8 +186,28 @@ def _lower_alone(task: Task, context: TaskGraph, name: str) -> LoweredKernel:
     for value in task.results:
         parameters.number(value, written=True)
     assert task.node is not None
-    kind = _KINDS_ALONE[task.node.op.kind]
-    kernel = Kernel(
+    kernel = _one_task(task, name, _KINDS_ALONE[task.node.op.kind], parameters)
+    host, control = (task, None) if task.is_host else (None, task)
+    return LoweredKernel(kernel, tuple(parameters.buffers), host, control)
+
+
+def _lower_sort(task: Task, context: TaskGraph, name: str) -> LoweredKernel:
+    parameters = ParameterList()
+    sort = lower_sort(task, context, parameters)
+    kernel = replace(_one_task(task, name, "sort", parameters), sort=sort)
+    return LoweredKernel(kernel, tuple(parameters.buffers), host=task)
+
+
+def _lower_attention(task: Task, context: TaskGraph, name: str) -> LoweredKernel:
+    parameters = ParameterList()
+    attention = lower_attention(task, context, parameters)
+    kernel = replace(_one_task(task, name, "attention", parameters), attention=attention)
+    return LoweredKernel(kernel, tuple(parameters.buffers))
+
+
+def _one_task(task: Task, name: str, kind: str, parameters: ParameterList) -> Kernel:
+    """A kernel without loops of its own."""
+    return Kernel(
         name,
         kind,
         tuple(parameters.parameters),
@@ -194,26 +218,6 @@ def _lower_alone(task: Task, context: TaskGraph, name: str) -> LoweredKernel:
         _locations([task]),
         modules=_modules([task]),
     )
-    host, control = (task, None) if task.is_host else (None, task)
-    return LoweredKernel(kernel, tuple(parameters.buffers), host, control)
-
-
-def _lower_attention(task: Task, context: TaskGraph, name: str) -> LoweredKernel:
-    parameters = ParameterList()
-    attention = lower_attention(task, context, parameters)
-    kernel = Kernel(
-        name,
-        "attention",
-        tuple(parameters.parameters),
-        (),
-        (),
-        (),
-        (task.name,),
-        _locations([task]),
-        attention,
-        _modules([task]),
-    )
-    return LoweredKernel(kernel, tuple(parameters.buffers))
 
 
 def _stores_last(statements: Sequence[Statement]) -> tuple[Statement, ...]:

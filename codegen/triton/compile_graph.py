@@ -183,7 +183,7 @@ class _Emission:
             form = self.forms[kernel]
             numbers = tuple(table.number(buffer) for buffer in form.lowered.buffers)
             step = repeated(kernel_step(form.lowered, numbers, table), times)
-            if kernel.host is not None:
+            if kernel.host is not None and kernel.kernel.sort is None:
                 self.collector.actions.append(host_call(kernel.host, lowered.context, table))
                 self.steps.append(step)
                 continue

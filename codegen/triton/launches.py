@@ -12,6 +12,7 @@ from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.attention_writer import AttentionWriter
 from flamec.codegen.triton.gpu_form import GpuKernel
 from flamec.codegen.triton.kernel_writer import KernelWriter, NewBuffer
+from flamec.codegen.triton.sort_writer import SortWriter
 from flamec.ir.plan import Action, Buffer, KernelSource, Launch
 from flamec.ir.shape import Dim
 from flamec.ir.types import int64
@@ -25,10 +26,12 @@ def kernel_writer(
     new_buffer: NewBuffer,
     options: CodegenOptions,
     errors: Callable[[], int],
-) -> KernelWriter | AttentionWriter:
+) -> KernelWriter | AttentionWriter | SortWriter:
     """What writes a kernel; ``write`` gives it its launches."""
     if kernel.lowered.kernel.attention is not None:
         return AttentionWriter(kernel, numbers, options)
+    if kernel.lowered.kernel.sort is not None:
+        return SortWriter(kernel, numbers, new_buffer, options)
     return KernelWriter(kernel, numbers, new_buffer, options, errors)
 
 
@@ -57,7 +60,7 @@ class LaunchCollector:
         self.buffers.append(replace(buffer, name=f"{buffer.name}{len(self.buffers)}"))
         return len(self.buffers) - 1
 
-    def launches(self, writer: KernelWriter | AttentionWriter, step: int) -> None:
+    def launches(self, writer: KernelWriter | AttentionWriter | SortWriter, step: int) -> None:
         """Add the launches of a kernel."""
         for planned in writer.launches:
             source = planned.launch.source

@@ -2,7 +2,7 @@
 
 In: text that mentions pointers ``p0`` (the program's parameters), ``k0`` (the kernel's), ``x0``
 (values computed once), ``q0`` (partial results), tensor descriptors ``d0``, ``errors`` (a word for
-error codes) and sizes ``n_B``. Out: what a launch needs.
+error codes), sizes ``n_B`` and ``merge_level`` (of a sort). Out: what a launch needs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flamec.ir.shape import Dim, is_multiple
 
 ALIGNMENT = 16  # of the pointers and sizes that Triton is told of
 ERRORS = "errors"
-_ARGUMENT = re.compile(r"\b([pkxqd]\d+|n_\w+|errors)\b")
+_ARGUMENT = re.compile(r"\b([pkxqd]\d+|n_\w+|errors|merge_level)\b")
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,6 @@ def emit(
 
 
 def _order(name: str) -> tuple[int, int, str]:
-    kind = "dpkxqen".index(name[0])
+    kind = "dpkxqenm".index(name[0])
     number = int(name[1:]) if name[1:].isdigit() else 0
     return kind, number, name

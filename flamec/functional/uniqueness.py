@@ -3,6 +3,8 @@
 In: a tensor. Out: its different elements, or slices along a dimension, and on request where each
 element went and how often each occurs. The size depends on values, so these are refused
 while tracing. Every NaN is different from every other. No derivatives.
+
+Elements on a GPU stay there, and only their number is read; slices are compared by the host.
 """
 
 from __future__ import annotations
@@ -13,10 +15,16 @@ from typing import Any
 import numpy as np
 
 from flamec.conversion import constant_array
+from flamec.device_array import DeviceArray
 from flamec.errors import OperationError, user_location
 from flamec.functional.dimensions import dimension
+from flamec.functional.primitives import is_empty_size, ops
 from flamec.functional.promotion import require_tensor
-from flamec.ir.types import DType
+from flamec.functional.scan import part
+from flamec.functional.sorting import positions_along, sorted_along
+from flamec.functional.unary import copied
+from flamec.ir.shape import Dim, product
+from flamec.ir.types import DType, int64
 from flamec.tensor import Tensor
 from flamec.values import concrete_array
 
@@ -53,6 +61,45 @@ def _results(
     return tensors if len(tensors) > 1 else tensors[0]
 
 
+def _on_gpu(name: str, input: Any, dim: int | None) -> bool:
+    """Whether elements are compared where they are: there are some, all known, on a GPU."""
+    require_tensor(name, "input", input)
+    stays = dim is None and isinstance(input._array, DeviceArray)
+    return stays and not is_empty_size(product(input._type.shape))
+
+
+def _numbered(line: Tensor, shape: Any, places: Tensor | None, wanted: tuple[bool, bool]) -> Any:
+    """Results for a line on a GPU whose equal elements are neighbours.
+
+    ``places``: where the elements were; None if they are where they were.
+    """
+    size = line._type.shape[0]
+    at = positions_along((size,), 0, line)
+    before = ops.index(line, ops.maximum(ops.sub(at, 1), 0))
+    is_new = ops.bitwise_or(ops.eq(at, 0), ops.ne(line, before))
+    number = ops.sub(ops.cumsum(ops.cast(is_new, int64), axis=0), 1)
+    count = int(part(number, 0, size - 1, 1).item()) + 1
+    device = line._type.device
+
+    def zeros(count: Dim, dtype: DType) -> Tensor:
+        result: Tensor = ops.full(value=0, shape=(count,), dtype=dtype, device=device)
+        return result
+
+    target = ops.where(is_new, number, count)  # others meet in an element that is left out
+    values = ops.index_put(zeros(count + 1, line._type.dtype), line, target, mode="set")
+    parts = [copied(part(values, 0, 0, count))]
+    if wanted[0]:
+        if places is not None:
+            number_of = ops.index_put(zeros(size, int64), number, places, mode="set")
+        else:
+            number_of = number
+        parts.append(ops.reshape(number_of, shape=shape))
+    if wanted[1]:
+        ones = ops.full(value=1, shape=(size,), dtype=int64, device=device)
+        parts.append(ops.index_put(zeros(count, int64), ones, number, mode="add"))
+    return tuple(parts) if len(parts) > 1 else parts[0]
+
+
 def unique(
     input: Tensor,
     sorted: bool = True,
@@ -65,6 +112,10 @@ def unique(
     With ``return_inverse`` the position of each element among them, with ``return_counts`` how
     often each occurs: (values, inverse, counts).
     """
+    if _on_gpu("unique", input, dim):
+        x = ops.detach(input)
+        line, places = sorted_along(ops.reshape(x, shape=(product(x._type.shape),)), 0)
+        return _numbered(line, x._type.shape, places, (return_inverse, return_counts))
     array, axis = _read("unique", input, dim)
     keys = _sortable(array, input._type.dtype)
     values, inverse, counts = np.unique(
@@ -84,6 +135,10 @@ def unique_consecutive(
 
     Results as those of ``unique``.
     """
+    if _on_gpu("unique_consecutive", input, dim):
+        x = ops.detach(input)
+        line = ops.reshape(x, shape=(product(x._type.shape),))
+        return _numbered(line, x._type.shape, None, (return_inverse, return_counts))
     array, axis = _read("unique_consecutive", input, dim)
     line = array.reshape(-1) if axis is None else np.moveaxis(array, axis, 0)
     size = line.shape[0]

@@ -44,7 +44,7 @@ def _sort_gradient(b: Builder, ctx: DerivativeContext, g: Any, index_gradient: A
 sort = register(
     Op(
         name="sort",
-        kind=OpKind.HOST,
+        kind=OpKind.SORT,
         infer=_infer_sort,
         evaluate=_evaluate_sort,
         derivative=_sort_gradient,
@@ -87,7 +87,7 @@ def _evaluate_topk(attributes: Attributes, x: np.ndarray) -> tuple[np.ndarray, n
 topk = register(
     Op(
         name="topk",
-        kind=OpKind.HOST,
+        kind=OpKind.SORT,
         infer=_infer_topk,
         evaluate=_evaluate_topk,
         derivative=_sort_gradient,

@@ -169,6 +169,7 @@ _NEEDS_OWN_LOOPS = (
     OpKind.CONTRACTION,
     OpKind.SCAN,
     OpKind.SCATTER,
+    OpKind.SORT,
     OpKind.HOST,
     OpKind.ATTENTION,
     *CONTROL,

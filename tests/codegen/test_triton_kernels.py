@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from interpreted import run_interpreted
+from op_row import EVERY
 from op_table import COMPILED
 from triton_graphs import FAULTS, GRAPHS
 
@@ -159,6 +160,11 @@ def test_fused_graphs_in_the_interpreter() -> None:
 
 
 @needs_triton
+def test_long_sorts_in_the_interpreter() -> None:
+    _interpreted([], len(EVERY), "triton_sorts.py")
+
+
+@needs_triton
 def test_indices_out_of_range_are_reported() -> None:
     _interpreted(list(FAULTS), len(FAULTS))
 
@@ -239,6 +245,7 @@ def test_machine_code(target: str, tmp_path: Path) -> None:
             "dropout_norm",
             "layer_norm_backward_rows",
             "long_softmax",
+            "sort_symbolic_doubles",
         )
     )
     sources: dict[str, KernelSource] = {}

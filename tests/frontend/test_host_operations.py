@@ -14,7 +14,7 @@ from flamec.errors import DataDependentError
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph
 from flamec.ir.plan import ExecutionPlan, HostCall, Launch
-from flamec.ir.shape import SymbolicDim
+from flamec.ir.shape import SymbolicDim, evaluate_dim
 from flamec.ir.types import TensorType, float32
 from flamec.runtime.host_calls import no_host
 
@@ -26,17 +26,59 @@ def sorted_products(size: Any) -> Graph:
     return b.build([b.add(values, values), places])
 
 
+def factorized_products(size: Any) -> Graph:
+    b = GraphBuilder()
+    x = b.input(TensorType((size, 4, 4), float32))
+    factor = b.cholesky(b.mul(x, x))
+    return b.build([b.add(factor, factor)])
+
+
+def test_a_sort_of_a_program_in_c_is_a_call_of_the_host() -> None:
+    plan = compile_graph(sorted_products(SymbolicDim.symbol("B"))).plan
+    assert [step.kind for step in plan.steps] == ["pointwise", "sort", "pointwise"]
+    (call,) = plan.actions
+    assert isinstance(call, HostCall)
+    assert call.op == "sort" and call.attributes == {"axis": 0, "descending": False}
+
+
+@pytest.mark.parametrize("size", [7, 5000, SymbolicDim.symbol("B")])
+def test_a_sort_on_a_gpu_is_kernels(size: Any) -> None:
+    """So the program is a CUDA graph."""
+    plan = compile_for_gpu(sorted_products(size)).plan
+    assert [step.kind for step in plan.steps] == ["pointwise", "sort", "pointwise"]
+    assert all(isinstance(action, Launch) for action in plan.actions)
+    assert ExecutionPlan.from_json(plan.to_json()) == plan
+
+
+def test_runs_of_a_sort_are_merged_where_there_are_several() -> None:
+    """Launches that a size does not need have no blocks."""
+    plan = compile_for_gpu(sorted_products(SymbolicDim.symbol("B"))).plan
+    grids = [a.grid[0] for a in plan.actions if isinstance(a, Launch)][1:-1]
+    for size, merges in ((0, 0), (1, 0), (512, 0), (513, 1), (1024, 1), (1025, 2), (100000, 8)):
+        blocks = [evaluate_dim(grid, {"B": size}) for grid in grids]
+        assert sum(count > 0 for count in blocks[1:]) == merges
+        assert all(count >= 0 for count in blocks) and (blocks[0] > 0) == (size > 0)
+    assert len({a.kernel for a in plan.actions}) == len(plan.kernels) == 4
+
+
+def test_few_of_many_are_found_without_putting_all_in_order() -> None:
+    b = GraphBuilder()
+    x = b.input(TensorType((8, 50257), float32))
+    plan = compile_for_gpu(b.build(b.topk(x, axis=1, count=50, largest=True))).plan
+    assert [a.grid[0] for a in plan.actions] == [8 * 25, 8, 4]
+
+
 @pytest.mark.parametrize("generate", [compile_graph, compile_for_gpu])
 def test_a_plan_calls_the_host_between_kernels(generate: Any) -> None:
-    plan = generate(sorted_products(SymbolicDim.symbol("B"))).plan
+    plan = generate(factorized_products(SymbolicDim.symbol("B"))).plan
     assert [step.kind for step in plan.steps] == ["pointwise", "host", "pointwise"]
     (call,) = [action for action in plan.actions if isinstance(action, HostCall)]
-    assert call.op == "sort" and call.attributes == {"axis": 0, "descending": False}
+    assert call.op == "cholesky"
     launches = [i for i, a in enumerate(plan.actions) if isinstance(a, Launch)]
     assert launches in ([], [0, 2])
     assert ExecutionPlan.from_json(plan.to_json()) == plan
     host = plan.steps[1]
-    assert str(host.bytes_read) == str(16 * SymbolicDim.symbol("B"))
+    assert str(host.bytes_read) == str(64 * SymbolicDim.symbol("B"))
 
 
 def test_operands_are_dense_whatever_they_are_made_of() -> None:
@@ -103,3 +145,23 @@ def test_sorted_on_a_gpu(gpu: Any) -> None:
     assert compiled(x.to(gpu)).tolist() == [[1, 0, 2]]
     unique, counts = flamec.unique(flamec.tensor([2, 1, 2], device=gpu), return_counts=True)
     assert unique.device == gpu and counts.tolist() == [1, 2]
+
+
+def test_different_elements_are_found_on_the_gpu(gpu: Any) -> None:
+    """As on the CPU; equal ones count once, each NaN by itself, in any order."""
+    rng = np.random.default_rng(0)
+    data = [rng.integers(-3, 4, (4, 9)), rng.integers(0, 2, 50) > 0]
+    data.append(np.where(rng.integers(0, 5, 30) > 0, rng.integers(0, 3, 30), np.nan))
+    for array in data:
+        for function in (flamec.unique, flamec.unique_consecutive):
+            x = flamec.tensor(array)
+            wanted = function(x, return_inverse=True, return_counts=True)
+            found = function(x.to(gpu), return_inverse=True, return_counts=True)
+            assert all(part.device == gpu for part in found)
+            values, inverse, counts = (part.cpu().numpy() for part in found)
+            np.testing.assert_array_equal(values, wanted[0].numpy())
+            np.testing.assert_array_equal(values[inverse], array)
+            assert np.bincount(inverse.reshape(-1)).tolist() == counts.tolist()
+            np.testing.assert_array_equal(counts, wanted[2].numpy())
+            assert function(x.to(gpu)).shape == wanted[0].shape
+    assert flamec.unique(flamec.zeros(0, device=gpu)).shape == (0,)

@@ -1,0 +1,54 @@
+"""Sorts of long lines in Triton's interpreter, in blocks of few elements.
+
+Run as a program with TRITON_INTERPRET=1: a line of JSON for each dtype with the number of samples
+and what was wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import op_oracles as oracles
+from op_row import EVERY, Draw, Sample
+from triton_cases import graph_of
+from triton_interpreter import run_plan
+
+from flamec.codegen.triton import sort_writer
+from flamec.codegen.triton.compile_graph import compile_graph
+from flamec.ir.types import DType
+
+BLOCK = 16
+
+
+def samples(dtype: DType) -> Iterator[tuple[str, Sample]]:
+    """Lines of five blocks, many elements equal, with NaNs, infinities and zeros of both signs."""
+    draw = Draw(dtype, np.random.default_rng(7))
+    values = np.concatenate([draw.specials(), draw.specials(), draw(9)])
+    row, column = (np.random.default_rng(1).choice(values, shape) for shape in ((1, 70), (33, 2)))
+    yield "sort", Sample((row,), {"axis": 1, "descending": False})
+    yield "sort", Sample((column,), {"axis": 0, "descending": True})
+    for count, largest in ((3, True), (4, False)):
+        yield "topk", Sample((row,), {"axis": 1, "count": count, "largest": largest})
+
+
+def main() -> None:
+    sort_writer.MOST, sort_writer.MERGED, sort_writer.SEARCHED = BLOCK, 4 * BLOCK, 2 * BLOCK
+    for dtype in EVERY:
+        count, wrong = 0, []
+        for name, sample in samples(dtype):
+            count += 1
+            graph = graph_of(name, sample.types, sample.attributes)
+            found, _ = run_plan(compile_graph(graph).plan, sample.arrays, {})
+            wanted = getattr(oracles, name)(sample, *sample.arrays)
+            for have, want in zip(found, wanted, strict=True):
+                if not np.array_equal(
+                    have.astype(np.float64), np.asarray(want).astype(np.float64), equal_nan=True
+                ):
+                    wrong.append(f"{name} {sample}: {have} not {want}")
+        print(json.dumps({"row": dtype.name, "samples": count, "wrong": wrong}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
