@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from flamec.conversion import tensor as make_tensor
 from flamec.dispatch import apply_named, write
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.primitives import ops
@@ -21,7 +20,7 @@ from flamec.ir.types import TensorType, int64, promote_types
 from flamec.state import set_grad_enabled, thread
 from flamec.structures import Structure, flatten, unflatten
 from flamec.tensor import RuntimeNumber, Tensor
-from flamec.traced_body import TracedBody, trace_body
+from flamec.traced_body import TracedBody, number_tensor, trace_body
 
 __all__ = ["fori_loop", "scan"]
 
@@ -100,11 +99,11 @@ def leaves_of(name: str, what: str, value: Any) -> tuple[list[Tensor | None], St
     for leaf in leaves:
         if isinstance(leaf, RuntimeNumber):
             kind = 0.0 if leaf._type.dtype.is_floating_point else 0
-            tensors.append(ops.cast(leaf, make_tensor(kind)._type.dtype))
+            tensors.append(ops.cast(leaf, number_tensor(kind)._type.dtype))
         elif leaf is None or isinstance(leaf, Tensor):
             tensors.append(leaf)
         elif isinstance(leaf, (bool, int, float)):
-            tensors.append(make_tensor(leaf))
+            tensors.append(number_tensor(leaf))
         else:
             raise OperationTypeError(
                 f"{name}: {what} must be made of tensors and numbers, not {type(leaf).__name__} "
@@ -203,7 +202,7 @@ def _promoted(
         plain = number and wanted is not tensor._type.dtype
         if plain and promote_types(wanted, tensor._type.dtype) is wanted:
             is_tensor, changed = isinstance(leaf, Tensor), True
-            tensor = ops.cast(leaf, wanted) if is_tensor else make_tensor(leaf, dtype=wanted)
+            tensor = ops.cast(leaf, wanted) if is_tensor else number_tensor(leaf, wanted)
         found.append(tensor)
     return found if changed else None
 

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flamec.conversion import tensor as make_tensor
 from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.primitives import ops
+from flamec.functional.promotion import number_dtype
 from flamec.inner_trace import InnerTrace
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Value
-from flamec.ir.types import TensorType
+from flamec.ir.types import DType, TensorType
 from flamec.state import thread
 from flamec.structures import Structure, flatten
 from flamec.tensor import Tensor
@@ -85,13 +86,21 @@ def trace_body(
     )
 
 
+def number_tensor(number: bool | int | float, dtype: DType | None = None) -> Tensor:
+    """A tensor without dimensions, of the default dtype of such numbers if none is given.
+
+    While tracing it is a constant of the program.
+    """
+    made: Tensor = ops.constant(number, TensorType((), dtype or number_dtype(number)))
+    return made
+
+
 def as_tensor(name: str, leaf: Any) -> Tensor | None:
     """A tensor for what a function returned; None stays. TypeError for anything but a number."""
     if leaf is None or isinstance(leaf, Tensor):
         return leaf
     if isinstance(leaf, (bool, int, float)):
-        made: Tensor = make_tensor(leaf)
-        return made
+        return number_tensor(leaf)
     raise OperationTypeError(
         f"{name}: values must be tensors or numbers, not {type(leaf).__name__} "
         f"(at {user_location()})"
