@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
-from triton_graphs import recurrence
+from op_rows_loops import branches, looped, while_graphs
+from plan_batch import Batch
+from triton_graphs import decided, recurrence
 
 from flamec.codegen.compile_graph import compile_graph
 from flamec.codegen.triton.compile_graph import compile_graph as compile_for_gpu
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
+from flamec.ir.op import lookup
 from flamec.ir.passes.eliminate_dead_code import eliminate_dead_code
 from flamec.ir.passes.manager import run_passes
 from flamec.ir.passes.pipeline import pipeline
@@ -18,6 +24,7 @@ from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.passes.trim_loops import trim_loops
 from flamec.ir.plan import Copy, ExecutionPlan, Launch, Loop, unrolled
 from flamec.ir.shape import SymbolicDim
+from flamec.ir.types import TensorType, bool_, float64, int64
 from flamec.ir.verify import verify
 
 T = SymbolicDim.symbol("T")
@@ -26,6 +33,11 @@ T = SymbolicDim.symbol("T")
 def optimized(length: object = T, size: int = 8) -> Graph:
     graph = recurrence(GraphBuilder(), 2, size, length)  # type: ignore[arg-type]
     return run_passes(graph, pipeline(), True)[0]
+
+
+def with_choices(size: int = 8) -> Graph:
+    """A scan over a loop that a value ends, with a branch in each step, and its gradients."""
+    return run_passes(decided(GraphBuilder(), size, T), pipeline(), True)[0]
 
 
 def test_nothing_is_stacked_that_nobody_reads() -> None:
@@ -49,14 +61,16 @@ def test_a_loop_that_nobody_reads_is_gone() -> None:
 
 
 def test_plans_with_loops_read_back() -> None:
-    for plan in (compile_graph(optimized()).plan, compile_for_gpu(optimized()).plan):
-        again = ExecutionPlan.from_json(plan.to_json())
-        assert again.loops == plan.loops and len(plan.loops) == 2
-        assert again.actions == plan.actions and again.to_json() == plan.to_json()
+    for graph, count in ((optimized(), 2), (with_choices(), 6)):
+        for plan in (compile_graph(graph).plan, compile_for_gpu(graph).plan):
+            again = ExecutionPlan.from_json(plan.to_json())
+            assert again.loops == plan.loops and len(plan.loops) == count
+            assert again.actions == plan.actions and again.to_json() == plan.to_json()
 
 
-def test_what_a_loop_is_given_is_alive_in_all_of_its_steps() -> None:
-    plan = compile_graph(optimized()).plan
+@pytest.mark.parametrize("graph", [optimized, with_choices], ids=lambda g: g.__name__)
+def test_what_a_loop_is_given_is_alive_in_all_of_its_steps(graph: Any) -> None:
+    plan = compile_graph(graph()).plan
     layout = plan_memory(plan, {"T": 5})
     sizes = {b: plan.buffers[b].elements for b in layout.offsets}
     for loop in plan.loops:
@@ -89,3 +103,50 @@ def test_windows_at_odd_addresses_are_copied(size: int, staged: bool) -> None:
     copies = [a for p in plan.actions if isinstance(p, Loop) for a in p.actions
               if isinstance(a, Copy)]  # fmt: skip
     assert bool(copies) is staged
+
+
+def test_choices_in_c_agree_with_the_evaluator(tmp_path: Path) -> None:
+    """Also with no steps, for which stacks are empty and carried values are copied."""
+    batch = Batch(tmp_path)
+    graph = with_choices(5)
+    batch.add(graph)
+    batch.load()
+    rng = np.random.default_rng(3)
+    for length in (4, 0, 1, 9):
+        shapes = [[length if d == T else d for d in v.type.shape] for v in graph.inputs]
+        arrays = [rng.normal(size=s).astype(np.float32) for s in shapes]
+        found, _ = batch.run(0, arrays)
+        wanted, _ = evaluate_graph(graph, arrays, {"T": length})
+        for f, w in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(f, w, rtol=1e-4, atol=1e-4)
+
+
+def test_of_a_branch_is_left_what_is_read_and_differs() -> None:
+    """A result that both branches take from one operand is that operand."""
+    b = GraphBuilder()
+    choice = b.input(TensorType((), bool_))
+    x, y = (b.input(TensorType((3,), float64)) for _ in range(2))
+    made = b.apply(lookup("cond"), [choice, x, y], branches(float64))
+    (second,) = trim_loops(eliminate_dead_code(b.build([made[1]]))).nodes
+    assert [len(g.outputs) for g in second.bodies.values()] == [1, 1]
+    inner = GraphBuilder()
+    z = inner.input(TensorType((3,), float64))
+    same = inner.build([inner.exp(z), z], name="same")
+    passed = b.apply(lookup("cond"), [choice, y], {"true_body": same, "false_body": same})
+    trimmed = verify(trim_loops(eliminate_dead_code(b.build([passed[1], x]))))
+    assert trimmed.nodes == () and trimmed.outputs == (y, x)
+
+
+def test_of_a_loop_with_a_condition_is_left_what_it_and_the_results_need() -> None:
+    b = GraphBuilder()
+    types = [((2,), float64), ((), int64), ((2,), float64), ((), int64)]
+    inputs = [b.input(TensorType(shape, dtype)) for shape, dtype in types]
+    attributes = looped(while_graphs(float64), 2, None)
+    made = b.apply(lookup("while_loop"), inputs, attributes)
+    (counting,) = trim_loops(b.build([made[2]])).nodes  # the steps: x and w do not matter
+    assert counting.attributes["carries"] == 1
+    assert counting.inputs == (inputs[1], inputs[3])
+    assert [v.type.dtype for v in counting.outputs] == [int64, int64]
+    arrays = [np.ones(2), np.array(0), np.ones(2), np.array(4)]
+    (steps,), _ = evaluate_graph(trim_loops(b.build([made[2]])), arrays)
+    assert steps == 4
