@@ -186,9 +186,14 @@ const Graph = (() => {
       this.divide();
     }
 
+    /* Inputs and constants are read from everywhere: arrows from them would hide the others. */
+    isShown(n) {
+      const node = this.program.nodes[n];
+      return this.withInputs || !(node.op === "input" || node.kind === "creation");
+    }
+
     divide() {
-      const nodes = this.program.nodes;
-      const made = boxesOf(nodes, this.operands, (n) => this.withInputs || nodes[n].op !== "input");
+      const made = boxesOf(this.program.nodes, this.operands, (n) => this.isShown(n));
       this.root = made.root;
       this.home = made.home;
       this.root.open = true;
@@ -251,7 +256,9 @@ const Graph = (() => {
           if (item.inner) place(inner, item.inner, position.x - item.w / 2 + PAD, position.y - item.h / 2 + PAD + TITLE);
         });
       };
-      place(this.root, layoutBox(this.root, this.label), 0, 0);
+      const whole = layoutBox(this.root, this.label);
+      this.extent = { w: whole.w, h: whole.h };
+      place(this.root, whole, 0, 0);
       const many = elements.length > MANY;
       const parents = new Map(elements.map((e) => [e.data.id, e.data.parent]));
       const arrows = new Set();
@@ -321,17 +328,17 @@ const Graph = (() => {
     show(id) {
       const element = this.cy.getElementById(id);
       if (!element.length) return;
-      if (this.cy.zoom() < 0.45) this.cy.zoom(0.9);
-      this.cy.center(element);
+      const zoom = this.cy.zoom() < 0.45 ? 0.9 : this.cy.zoom(), { x, y } = element.position();
+      this.cy.viewport({ zoom, pan: { x: this.cy.width() / 2 - zoom * x, y: this.cy.height() / 2 - zoom * y } });
     }
 
     /* All of it, or where that would be too small to read, its beginning. */
     fit() {
-      this.cy.fit(undefined, 24);
-      const all = this.cy.elements().boundingBox();
-      if (this.shownCount > 1.5 * START || this.cy.zoom() > READABLE) { this.cy.zoom(Math.min(1.3, this.cy.zoom())); this.cy.center(); return; }
-      this.cy.zoom(READABLE);
-      this.cy.pan({ x: this.cy.width() / 2 - READABLE * (all.x1 + all.x2) / 2, y: 20 - READABLE * all.y1 });
+      const { w, h } = this.extent, width = this.cy.width(), height = this.cy.height();
+      const whole = Math.min((width - 48) / w, (height - 48) / h, 1.3);
+      const few = this.shownCount <= 1.5 * START && whole < READABLE;
+      const zoom = few ? READABLE : Math.max(whole, this.cy.minZoom());
+      this.cy.viewport({ zoom, pan: { x: (width - zoom * w) / 2, y: few ? 24 : (height - zoom * h) / 2 } });
     }
   }
 

@@ -313,7 +313,7 @@
     const wanted = text.trim().toLowerCase();
     const nodes = program().nodes;
     state.matches = wanted ? nodes.flatMap((n, i) => {
-      if (n.op === "input" && !graph().withInputs) return [];
+      if (!graph().isShown(i)) return [];
       const kernels = (n.kernels || []).map((k) => program().kernels[k].name);
       const hay = [n.op, n.name || "", n.module.join("."), n.line ? `${n.line.file}:${n.line.line} ${n.line.text}` : "", ...n.outputs];
       return hay.some((s) => s.toLowerCase().includes(wanted)) || kernels.includes(wanted) ? [i] : [];
