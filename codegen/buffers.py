@@ -124,7 +124,7 @@ def reads_before_writing(lowered: LoweredKernel, old: Memory, new: Memory) -> bo
 def may_share(lowered: LoweredKernel, read: int, written: int) -> bool:
     """Whether every element of the parameter ``read`` is read, and for the last time, before the
     element of ``written`` at the same place is written, and no other thread reads it."""
-    if lowered.control is not None:
+    if lowered.control is not None or lowered.user is not None:
         return False
     kernel = lowered.kernel
     if kernel.attention is not None or kernel.sort is not None:

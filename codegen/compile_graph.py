@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from flamec.codegen.buffers import BufferTable, assign_buffers, in_place_pairs
 from flamec.codegen.c.emit import Emitter
 from flamec.codegen.c.product import may_call_blas
-from flamec.codegen.errors import stage
+from flamec.codegen.errors import LoweringError, stage
 from flamec.codegen.loops import arrange_branch, arrange_loop, is_branch
 from flamec.codegen.lower.graph import GraphLowering, LoweredGraph
 from flamec.codegen.lower.group import LoweredKernel
@@ -47,6 +47,7 @@ from flamec.ir.plan import (
 )
 from flamec.ir.shape import Dim
 from flamec.ir.tasks import Task, TaskGraph
+from flamec.ir.user_kernel import CForm
 
 if TYPE_CHECKING:
     from flamec.codegen.triton.choice import Choice
@@ -168,9 +169,13 @@ class _Program:
                 add(kernel, lowered.context, table, lowered.bodies[position], times)
                 continue
             numbers = tuple(table.number(buffer) for buffer in kernel.buffers)
-            if kernel.host is not None:
+            form = None if kernel.user is None else c_form(kernel.user)
+            if kernel.user is not None and form is not None:
+                arrays = operand_buffers(kernel.user, lowered.context, table)
+                self.emitter.user_calls(kernel.kernel, form, arrays)
+            elif kernel.host is not None or kernel.user is not None:
                 self.emitter.host_call(kernel.kernel, len(self.calls))
-                self.calls.append(host_call(kernel.host, lowered.context, table))
+                self.calls.append(host_call(kernel.host or kernel.user, lowered.context, table))
             else:
                 self.emitter.kernel(kernel.kernel, numbers)
             self.functions.append(self.emitter.steps[-1])
@@ -260,10 +265,29 @@ def kernel_step(lowered: LoweredKernel, numbers: Sequence[int], table: BufferTab
     )
 
 
-def host_call(task: Task, context: TaskGraph, table: BufferTable) -> HostCall:
-    """What the runtime is told of a task that the host computes."""
+def c_form(task: Task) -> CForm | None:
+    """What C computes of a user's kernel; None where NumPy does. LoweringError without either."""
     node = task.node
-    assert node is not None
+    assert node is not None and node.op.kernel is not None
+    kernel = node.op.kernel
+    if kernel.c is not None:
+        given, made = (tuple(v.type for v in values) for values in (node.inputs, node.outputs))
+        return kernel.c(given, made, node.attributes)
+    if not kernel.host:
+        raise LoweringError(f"{node.op.name} has neither a C nor a NumPy form")
+    return None
+
+
+def operand_buffers(task: Task, context: TaskGraph, table: BufferTable) -> tuple[int, ...]:
+    """The buffers of a task's operands, then of its results."""
+    operands = [table.number(context.root(value)) for value in task.operands]
+    return (*operands, *(table.number(value) for value in task.results))
+
+
+def host_call(task: Task | None, context: TaskGraph, table: BufferTable) -> HostCall:
+    """What the runtime is told of a task that the host computes."""
+    assert task is not None and task.node is not None
+    node = task.node
 
     def operand(value: Value) -> HostOperand:
         return HostOperand(table.number(context.root(value)), value.type.shape, value.type.dtype)

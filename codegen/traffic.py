@@ -82,7 +82,8 @@ def _actual_sizes(part: Part) -> tuple[Dim, ...]:
 
 def _total(lowered: LoweredKernel, written: bool) -> Dim:
     kernel = lowered.kernel
-    if lowered.host is not None or kernel.attention is not None or kernel.sort is not None:
+    alone = lowered.host is not None or lowered.user is not None
+    if alone or kernel.attention is not None or kernel.sort is not None:
         return _whole_buffers(lowered, written)
     touched: dict[int, dict[object, Dim]] = {}
     for arguments, place, elements, is_store in _accesses(kernel):

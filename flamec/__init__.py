@@ -217,6 +217,8 @@ if _TYPE_CHECKING:
     from flamec.compiler import compile
     from flamec.deployment.exporter import export
     from flamec.func import vmap
+    from flamec.kernels.declaration import kernel
+    from flamec.kernels.launching import cdiv, next_power_of_2
     from flamec.nn.functional import (
         adaptive_avg_pool1d,
         adaptive_max_pool1d,
@@ -247,12 +249,15 @@ _LATE = {
     "GradScaler": "flamec.amp",
     "amp": "",
     "array_api": "",
+    "cdiv": "flamec.kernels.launching",
     "compile": "flamec.compiler",
     "export": "flamec.deployment.exporter",
     "mark_dynamic": "flamec.size_bounds",
     "cuda": "",
     "data": "",
+    "kernel": "flamec.kernels.declaration",
     "load": "flamec.saving",
+    "next_power_of_2": "flamec.kernels.launching",
     "nn": "",
     "optim": "",
     "profiler": "",

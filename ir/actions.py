@@ -318,7 +318,7 @@ def action_of(data: dict[str, Any]) -> Action:
     if "op" in data:
         return HostCall(
             op=data["op"],
-            attributes=data["attributes"],
+            attributes={k: _tuples(v) for k, v in data["attributes"].items()},
             operands=tuple(_host_operand(o) for o in data["operands"]),
             results=tuple(_host_operand(o) for o in data["results"]),
             location=data["location"],
@@ -330,6 +330,11 @@ def action_of(data: dict[str, Any]) -> Action:
 
 def _window(data: dict[str, Any]) -> Window:
     return Window(data["buffer"], data["base"], dim_of(data["stride"]))
+
+
+def _tuples(value: Any) -> Any:
+    """What JSON made lists of."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _host_operand(data: dict[str, Any]) -> HostOperand:

@@ -196,6 +196,8 @@ def _unchanged(
     return b.apply(op, [whole(b, size, x) for x in operands], attributes)
 
 
+leading = _unchanged  # for an op that takes any number of leading dimensions
+
 KIND_RULES: Mapping[OpKind, BatchRule] = {
     OpKind.ELEMENTWISE: _elementwise,
     OpKind.REDUCTION: shifting("axes"),

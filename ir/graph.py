@@ -150,6 +150,10 @@ class Graph:
                 number[value] = len(number)
             types = ",".join(str(v.type) for v in node.outputs)
             lines.append(f"{node.op.name}({operands}){attributes}:{types}")
+            if node.op.kernel is not None:
+                given = tuple(v.type for v in node.inputs)
+                made = tuple(v.type for v in node.outputs)
+                lines.append(node.op.kernel.key(given, made, node.attributes))
         lines.append("return " + ",".join(str(number[v]) for v in self.outputs))
         lines.extend(f"update {i} {number[self.updates[i]]}" for i in sorted(self.updates))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -324,6 +324,10 @@ def _host(space: GroupSpace, task: Task) -> Dims:
     raise Incompatible(f"{task.name} is computed by the host, in no loop of a kernel")
 
 
+def _kernel(space: GroupSpace, task: Task) -> Dims:
+    raise Incompatible(f"{task.name} is a kernel that the user wrote")
+
+
 def _alone(space: GroupSpace, task: Task) -> Dims:
     raise Incompatible(f"{task.name} is a kernel of its own")
 
@@ -346,6 +350,7 @@ _RULES: dict[OpKind | None, Callable[[GroupSpace, Task], Dims]] = {
     OpKind.ASSEMBLE: _pad,
     OpKind.SCAN: _scan,
     OpKind.HOST: _host,
+    OpKind.KERNEL: _kernel,
     OpKind.ATTENTION: _alone,
     OpKind.SORT: _alone,
     OpKind.LOOP: _control,

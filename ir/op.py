@@ -16,6 +16,7 @@ from flamec.ir.types import TensorType
 
 if TYPE_CHECKING:
     from flamec.ir.builder import Builder
+    from flamec.ir.user_kernel import UserKernel
 
 
 class OpKind(enum.Enum):
@@ -39,6 +40,7 @@ class OpKind(enum.Enum):
     BARRIER = "barrier"  # the first operand, with another derivative
     CUSTOM = "custom"  # the first operands, with a derivative that the user wrote
     SORT = "sort"  # puts an axis in order: a kernel of its own on a GPU, NumPy on the host
+    KERNEL = "kernel"  # a kernel that the user wrote, between dense arrays
     HOST = "host"  # computed by NumPy in the host's memory, compiled or not
     LOOP = "loop"  # runs a graph of its own once for each step (scan)
     BRANCH = "branch"  # runs one of its graphs (cond)
@@ -122,6 +124,7 @@ class Op:
       elements replaced, which is how a write through a view is expressed without mutation.
     - ``batch``: the rule of ``batching.py`` by which it is applied to a batch, if that is not
       the one of its kind.
+    - ``kernel``: the forms of an operation of kind KERNEL.
     - ``dimensions``: the attributes that hold sizes or positions, which may be symbolic.
     """
 
@@ -146,6 +149,7 @@ class Op:
     write_back: Callable[[Builder, Any, Any, Attributes], Any] | None = None
     dimensions: tuple[str, ...] = ()
     batch: BatchRule | None = None
+    kernel: UserKernel | None = None
     doc: str = ""
 
     def infer_types(self, types: Types, attributes: Attributes) -> Types:
@@ -176,6 +180,7 @@ def _positions(saved: tuple[int, ...] | slice | str, count: int) -> tuple[int, .
 
 
 REGISTRY: dict[str, Op] = {}
+USER_OPS: dict[str, Op] = {}  # kernels that users declared; a name may be declared again
 
 
 def register(op: Op) -> Op:
@@ -186,8 +191,25 @@ def register(op: Op) -> Op:
     return op
 
 
+def register_user_op(op: Op) -> Op:
+    """Add a user's kernel, or put it in the place of an earlier one of its name.
+
+    ValueError for the name of a primitive.
+    """
+    if op.name in REGISTRY:
+        raise ValueError(f"{op.name!r} is a primitive operation")
+    USER_OPS[op.name] = op
+    return op
+
+
 def lookup(name: str) -> Op:
-    try:
-        return REGISTRY[name]
-    except KeyError:
-        raise KeyError(f"no op is called {name!r}") from None
+    """The operation of a name: a primitive, or a user's kernel. KeyError if there is none."""
+    op = REGISTRY.get(name) or USER_OPS.get(name)
+    if op is None:
+        raise KeyError(f"no op is called {name!r}")
+    return op
+
+
+def is_registered(op: Op) -> bool:
+    """Whether ``lookup`` finds this very operation under its name."""
+    return (REGISTRY.get(op.name) or USER_OPS.get(op.name)) is op

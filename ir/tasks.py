@@ -67,6 +67,11 @@ class Task:
         return not self.is_copy and self.node is not None and self.node.op.kind is OpKind.SORT
 
     @property
+    def is_kernel(self) -> bool:
+        """Whether the task is a kernel that the user wrote."""
+        return not self.is_copy and self.node is not None and self.node.op.kind is OpKind.KERNEL
+
+    @property
     def is_attention(self) -> bool:
         """Whether the task is a kernel of its own, which no template of loops writes."""
         return not self.is_copy and self.node is not None and self.node.op.kind is OpKind.ATTENTION
@@ -265,7 +270,7 @@ def _memory_operands(node: Node) -> tuple[int, ...]:
     match node.op.kind:
         case OpKind.CONTRACTION:
             return (0, 1)
-        case OpKind.HOST | OpKind.SORT | OpKind.ATTENTION:
+        case OpKind.HOST | OpKind.SORT | OpKind.ATTENTION | OpKind.KERNEL:
             return tuple(range(len(node.inputs)))
         case OpKind.LOOP | OpKind.BRANCH | OpKind.WHILE:
             return tuple(range(len(node.inputs)))
@@ -285,7 +290,9 @@ def _suits(tasks: TaskGraph, node: Node, position: int) -> bool:
     match node.op.kind:
         case OpKind.CONTRACTION:
             return matrix_strides(node, position, layout) is not None
-        case OpKind.HOST | OpKind.SORT | OpKind.LOOP | OpKind.BRANCH | OpKind.WHILE:
+        case OpKind.HOST | OpKind.SORT | OpKind.KERNEL:
+            return tasks.is_whole(node.inputs[position])
+        case OpKind.LOOP | OpKind.BRANCH | OpKind.WHILE:
             return tasks.is_whole(node.inputs[position])
         case OpKind.ATTENTION if len(layout.dims) < len(node.inputs[0].type.shape):
             return tasks.is_whole(node.inputs[position])

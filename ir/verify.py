@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 from flamec.ir.graph import Graph, Node, Value
-from flamec.ir.op import REGISTRY
+from flamec.ir.op import is_registered
 from flamec.ir.printer import format_attribute, format_node
 from flamec.ir.shape import Undecidable, using_oracle
 
@@ -57,7 +57,7 @@ def verify(graph: Graph) -> Graph:
                     "V3", f"result {index} is not the node's own", _text(node, numbers)
                 )
             numbers[value] = len(numbers)
-        if REGISTRY.get(node.op.name) is not node.op:
+        if not is_registered(node.op):
             raise VerifyError("V4", f"{node.op.name!r} is not registered", _text(node, numbers))
         _verify_types(node, numbers)
     for position, value in enumerate(graph.outputs):

@@ -347,16 +347,18 @@ def _launch(
         return
     if action.per_processor:
         grid = (min(grid[0], action.per_processor * PROCESSORS), *grid[1:])
-    arguments: list[Any] = []
-    for (_, kind), argument in zip(source.parameters, action.arguments, strict=True):
+    arguments: dict[str, Any] = dict(source.constants)
+    given = [(name, kind) for name, kind in source.parameters if kind != "constexpr"]
+    for (name, kind), argument in zip(given, action.arguments, strict=True):
         if argument.shape:
-            arguments.append(_descriptor(argument, kind, bindings, address(argument.buffer)))
+            arguments[name] = _descriptor(argument, kind, bindings, address(argument.buffer))
         elif argument.buffer >= 0:
             assert not isinstance(argument.value, float)
             place = address(argument.buffer) + evaluate_dim(argument.value, bindings)
-            arguments.append(PointerArgument(place, kind))
+            arguments[name] = PointerArgument(place, kind)
+        elif isinstance(argument.value, float):
+            arguments[name] = argument.value
         else:
-            assert not isinstance(argument.value, float)
-            arguments.append(evaluate_dim(argument.value, bindings))
+            arguments[name] = evaluate_dim(argument.value, bindings)
     with np.errstate(all="ignore"):
-        getattr(_module(source), source.function)[grid](*arguments)
+        getattr(_module(source), source.function)[grid](**arguments)

@@ -21,12 +21,13 @@ from flamec.codegen.c.program_writer import (
 from flamec.codegen.c.rendering import parameters_in, render, symbols_in
 from flamec.codegen.c.side_by_side import SideBySideWriter
 from flamec.codegen.c.statements import StatementWriter
-from flamec.codegen.c.text import C_TYPES, combine, dim, identity
+from flamec.codegen.c.text import C_TYPES, combine, dim, identity, number
 from flamec.codegen.lower.row_program import CHUNKS
 from flamec.codegen.schedule import Schedule, is_small, propose
 from flamec.ir.kernel import Kernel, Load, Part, RowProgram, Store
 from flamec.ir.plan import Branch, Buffer, Loop
 from flamec.ir.shape import Dim, symbols_of
+from flamec.ir.user_kernel import ArrayArgument, CForm, KernelArgument
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Emitter:
     functions: list[str] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)  # numbers of their functions, in order
     _count: int = 0
+    _user_texts: set[str] = field(default_factory=set)
     _programs: dict[tuple[RowProgram, Schedule], EmittedProgram] = field(default_factory=dict)
 
     @property
@@ -100,6 +102,38 @@ class Emitter:
     def host_call(self, kernel: Kernel, number: int) -> None:
         """A step that has the runtime make the plan's call of the host with this number."""
         self._plain_step(_comment(kernel), f"error = call->host({number});")
+
+    def user_calls(self, kernel: Kernel, form: CForm, buffers: tuple[int, ...]) -> None:
+        """A step that calls the user's functions; ``buffers``: of operands, then of results."""
+        if form.text not in self._user_texts:
+            self._user_texts.add(form.text)
+            self.functions.append(form.text)
+        lines: list[str] = []
+        symbols: set[str] = set()
+        for position, call in enumerate(form.calls):
+            arguments = ", ".join(_user_argument(a, buffers) for a in call.arguments)
+            own = {
+                s for a in call.arguments if not isinstance(a, ArrayArgument) for s in symbols_in(a)
+            }
+            if call.jobs is None:
+                symbols |= own
+                lines.append(f"{call.function}({arguments});")
+                continue
+            symbols |= symbols_of(call.jobs)
+            job = f"user_job_{self._count}_{position}"
+            holes = {
+                "name": job,
+                "function": call.function,
+                "arguments": f", {arguments}" if arguments else "",
+                "sizes": "\n".join(size_declarations(self.symbols, own, "call")),
+            }
+            self.functions.append(render("user_job.c.j2", holes))
+            lines.append(f"call->runtime->parallel_for({job}, (void *)call, {dim(call.jobs)}, 1);")
+        self._plain_step(
+            _comment(kernel),
+            "\n".join(lines),
+            "\n".join(size_declarations(self.symbols, symbols, "call")),
+        )
 
     def copy(self, source: int, target: int, buffer: Buffer) -> None:
         """A step that copies a whole buffer."""
@@ -208,6 +242,16 @@ def _comment(kernel: Kernel) -> str:
 
 def _in_comment(line: str) -> str:
     return line.replace("*/", "* /")
+
+
+def _user_argument(argument: KernelArgument, buffers: tuple[int, ...]) -> str:
+    if isinstance(argument, ArrayArgument):
+        return f"call->buffers[{buffers[argument.index]}]"
+    if isinstance(argument, bool):
+        return str(int(argument))
+    if isinstance(argument, float):
+        return number("f64", argument)
+    return f"(int64_t)({dim(argument)})"
 
 
 def _shortcut(kernel: Kernel, buffers: tuple[int, ...]) -> list[str]:

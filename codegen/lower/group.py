@@ -36,14 +36,15 @@ from flamec.ir.tasks import Task, TaskGraph, shared_scalars
 @dataclass(frozen=True, eq=False)
 class LoweredKernel:
     """A kernel and what its parameters are. ``host``: the task that is computed by a call of the
-    host instead of loops (a sort: where the back end has no kernels for it); ``control``: the task
-    that runs graphs of its own; ``model``: the kernel lowered before that does the same with
-    other buffers."""
+    host instead of loops (a sort: where the back end has no kernels for it); ``user``: the task
+    that is a kernel of the user; ``control``: the task that runs graphs of its own; ``model``: the
+    kernel lowered before that does the same with other buffers."""
 
     kernel: Kernel
     buffers: tuple[Memory, ...]
     host: Task | None = None
     control: Task | None = None
+    user: Task | None = None
     model: LoweredKernel | None = None
 
     @property
@@ -90,7 +91,7 @@ class GroupLowering:
         ``stored`` are the values that are needed outside of the group.
         """
         first = group.segments[0][0]
-        if first.is_host or first.is_control:
+        if first.is_host or first.is_control or first.is_kernel:
             return _lower_alone(first, self.context, name)
         if first.is_sort:
             return _lower_sort(first, self.context, name)
@@ -172,6 +173,7 @@ class GroupLowering:
 
 _KINDS_ALONE = {
     OpKind.HOST: "host",
+    OpKind.KERNEL: "user",
     OpKind.LOOP: "loop",
     OpKind.WHILE: "loop",
     OpKind.BRANCH: "branch",
@@ -179,16 +181,17 @@ _KINDS_ALONE = {
 
 
 def _lower_alone(task: Task, context: TaskGraph, name: str) -> LoweredKernel:
-    """A task that is no loop over elements: a call of the host, a loop over steps, a branch."""
+    """A task that is no loop over elements of ours: a call, a loop over steps, a branch."""
     parameters = ParameterList()
     for value in task.operands:
         parameters.number(context.root(value))
     for value in task.results:
         parameters.number(value, written=True)
     assert task.node is not None
-    kernel = _one_task(task, name, _KINDS_ALONE[task.node.op.kind], parameters)
-    host, control = (task, None) if task.is_host else (None, task)
-    return LoweredKernel(kernel, tuple(parameters.buffers), host, control)
+    kind = _KINDS_ALONE[task.node.op.kind]
+    found = LoweredKernel(_one_task(task, name, kind, parameters), tuple(parameters.buffers))
+    role = kind if kind in ("host", "user") else "control"
+    return replace(found, **{role: task})  # type: ignore[arg-type]
 
 
 def _lower_sort(task: Task, context: TaskGraph, name: str) -> LoweredKernel:

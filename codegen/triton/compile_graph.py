@@ -18,6 +18,7 @@ from flamec.codegen.compile_graph import (
     copy_step,
     host_call,
     kernel_step,
+    operand_buffers,
     program_symbols,
     repeated,
     run_last_passes,
@@ -185,6 +186,11 @@ class _Emission:
             step = repeated(kernel_step(form.lowered, numbers, table), times)
             if kernel.host is not None and kernel.kernel.sort is None:
                 self.collector.actions.append(host_call(kernel.host, lowered.context, table))
+                self.steps.append(step)
+                continue
+            if kernel.user is not None:
+                arrays = operand_buffers(kernel.user, lowered.context, table)
+                self.collector.user_launches(kernel.user, arrays, step=len(self.steps))
                 self.steps.append(step)
                 continue
             writer = kernel_writer(

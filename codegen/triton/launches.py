@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
+from flamec.codegen.errors import LoweringError
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.attention_writer import AttentionWriter
 from flamec.codegen.triton.gpu_form import GpuKernel
 from flamec.codegen.triton.kernel_writer import KernelWriter, NewBuffer
 from flamec.codegen.triton.sort_writer import SortWriter
-from flamec.ir.plan import Action, Buffer, KernelSource, Launch
-from flamec.ir.shape import Dim
+from flamec.ir.plan import Action, Argument, Buffer, KernelSource, Launch
+from flamec.ir.shape import Dim, Undecidable
+from flamec.ir.tasks import Task
 from flamec.ir.types import int64
+from flamec.ir.user_kernel import ArrayArgument
 
 _NO_CONTRACTION = {"enable_fp_fusion": False}  # Triton's: a product is rounded before it is added
 
@@ -66,14 +69,40 @@ class LaunchCollector:
             source = planned.launch.source
             if writer.options.strict:
                 source = replace(source, options={**source.options, **_NO_CONTRACTION})
-            key = source.to_json()
-            if key not in self._numbers:
-                self._numbers[key] = len(self.kernels)
-                self.kernels.append(source)
-                self.steps.append(step)
+            number = self._number(source, step)
             grid = (planned.launch.blocks, 1, 1)
             bound = int(planned.launch.persistent)
-            self.actions.append(Launch(self._numbers[key], grid, planned.arguments, 0, bound, step))
+            self.actions.append(Launch(number, grid, planned.arguments, 0, bound, step))
+
+    def user_launches(self, task: Task, buffers: tuple[int, ...], step: int) -> None:
+        """Add the launches of a kernel that the user wrote, between these buffers.
+
+        LoweringError if it has no Triton form.
+        """
+        node = task.node
+        assert node is not None and node.op.kernel is not None
+        if node.op.kernel.triton is None:
+            raise LoweringError(f"{node.op.name} has no Triton form")
+        given, made = (tuple(v.type for v in values) for values in (node.inputs, node.outputs))
+        try:
+            launches = node.op.kernel.triton(given, made, node.attributes)
+        except Undecidable as error:
+            raise LoweringError(f"the launches of {node.op.name} need sizes: {error}") from error
+        for launch in launches:
+            arguments = tuple(
+                Argument(buffers[a.index]) if isinstance(a, ArrayArgument) else Argument(-1, a)
+                for a in launch.arguments
+            )
+            number = self._number(launch.source, step)
+            self.actions.append(Launch(number, launch.grid, arguments, step=step))
+
+    def _number(self, source: KernelSource, step: int) -> int:
+        key = source.to_json()
+        if key not in self._numbers:
+            self._numbers[key] = len(self.kernels)
+            self.kernels.append(source)
+            self.steps.append(step)
+        return self._numbers[key]
 
 
 def launch_sizes(buffers: Iterable[Buffer], actions: Iterable[Action]) -> Iterator[Dim]:

@@ -17,7 +17,7 @@ from typing import Any
 from flamec.debugging.reproduction import Reproduction, to_text
 from flamec.ir.bodies import all_nodes
 from flamec.ir.graph import Graph
-from flamec.ir.op import REGISTRY
+from flamec.ir.op import is_registered
 from flamec.ir.passes.forget_derivatives import forget_derivatives
 from flamec.ir.passes.manager import Pass, Repeat
 from flamec.ir.passes.pipeline import pipeline
@@ -59,7 +59,7 @@ def reproduction_of(prepared: Prepared) -> Reproduction:
 
 def printable(graph: Graph) -> Graph:
     """The graph without operations that only this process knows: derivatives written in Python."""
-    if all(REGISTRY.get(node.op.name) is node.op for node in all_nodes(graph)):
+    if all(is_registered(node.op) for node in all_nodes(graph)):
         return graph
     return forget_derivatives(graph)
 

@@ -171,6 +171,7 @@ _NEEDS_OWN_LOOPS = (
     OpKind.SCATTER,
     OpKind.SORT,
     OpKind.HOST,
+    OpKind.KERNEL,
     OpKind.ATTENTION,
     *CONTROL,
 )

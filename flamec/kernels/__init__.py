@@ -1,0 +1,1 @@
+"""Operations whose kernels the user writes: in Triton, in C, with NumPy."""
