@@ -44,8 +44,12 @@ def one_kernel(
     ``options``: those that the program was made with, where it is one for a GPU.
     """
     step = compiled.plan.steps[number]
-    if number >= len(compiled.lowered) or step.kind in ("host", "loop"):
-        reason = {"host": "is computed by the host", "loop": "runs other kernels"}
+    if number >= len(compiled.lowered) or step.kind in ("host", "loop", "user"):
+        reason = {
+            "host": "is computed by the host",
+            "loop": "runs other kernels",
+            "user": "is a kernel that the user wrote",
+        }
         raise LoweringError(f"{step.name} {reason.get(step.kind, 'is a plain copy')}: no kernel")
     lowered = compiled.lowered[number]
     if compiled.plan.language == "triton":

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flamec.errors import operation_error
+from flamec.errors import OperationError, operation_error
 from flamec.ir.evaluate import run_op
 from flamec.ir.op import lookup
 from flamec.ir.plan import HostCall
@@ -19,7 +19,13 @@ from flamec.ir.types import TensorType, dtype_of_numpy
 
 def evaluate_host_call(call: HostCall, operands: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
     """The results; OperationError and its kin with the line of the operation."""
-    op = lookup(call.op)
+    try:
+        op = lookup(call.op)
+    except KeyError:
+        raise OperationError(
+            f"the program calls the kernel {call.op}, which is not declared in this process; "
+            "import the module that declares it"
+        ) from None
     types = tuple(TensorType(a.shape, dtype_of_numpy(a.dtype)) for a in operands)
     attributes: Mapping[str, Any] = call.attributes
     try:

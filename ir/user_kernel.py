@@ -87,12 +87,14 @@ class KernelLaunch:
 class UserKernel:
     """The forms that a user gave an operation, each from (operand types, result types, attributes).
 
-    ``host``: whether NumPy can compute it (``Op.evaluate``).
+    ``host``: whether NumPy can compute it (``Op.evaluate``). ``declared``: the module and the file
+    in which the user declares it.
     """
 
     c: Callable[[Types, Types, Attributes], CForm] | None = None
     triton: Callable[[Types, Types, Attributes], tuple[KernelLaunch, ...]] | None = None
     host: bool = False
+    declared: tuple[str, str] = ("", "")
 
     def key(self, operands: Types, results: Types, attributes: Attributes) -> str:
         """All that a program on the results' device takes over from the forms, as text."""

@@ -44,7 +44,7 @@ class CompilingGpu:
     def __init__(self, cache: KernelCache, jobs: int = 2) -> None:
         self.cache, self.jobs = cache, jobs
 
-    def load(self, plan: ExecutionPlan, progress: Progress | None = None, name: str = "") -> Any:
+    def load(self, plan: ExecutionPlan, progress: Progress | None = None, label: str = "") -> Any:
         compiled = compile_plan(plan, self.target, self.cache, self.jobs, progress)
         for number, kernel in enumerate(compiled):
             try:

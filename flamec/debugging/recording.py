@@ -54,7 +54,19 @@ def reproduction_of(prepared: Prepared) -> Reproduction:
     strict = prepared.options.numerics == "strict"
     passes = pipeline(strict=strict) if prepared.passes is None else prepared.passes
     graph = printable(prepared.graph)
-    return Reproduction(graph, passes=pass_names(passes), options=options, sizes=dict(sizes))
+    return Reproduction(
+        graph,
+        passes=pass_names(passes),
+        options=options,
+        sizes=dict(sizes),
+        imports=tuple(_declarations(graph)),
+    )
+
+
+def _declarations(graph: Graph) -> dict[tuple[str, str], None]:
+    """Where the user's kernels in a graph are declared: modules and files."""
+    kernels = [node.op.kernel for node in all_nodes(graph)]
+    return dict.fromkeys(kernel.declared for kernel in kernels if kernel is not None)
 
 
 def printable(graph: Graph) -> Graph:

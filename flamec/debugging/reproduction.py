@@ -10,8 +10,10 @@ from __future__ import annotations
 import ast
 import base64
 import importlib
+import importlib.util
 import pprint
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +59,8 @@ class Reproduction:
     ``""`` where nothing is raised and the result after ``stage`` is wrong. ``passes``: the names
     of the passes that are run. ``options``: fields of ``CompileOptions`` and ``CodegenOptions``
     that decide what code is made. ``sizes``: of the symbols. ``values``: inputs by position; the
-    others are random numbers from ``seed``. ``imports``: modules that declare operations.
+    others are random numbers from ``seed``. ``imports``: modules, and their files, that declare the
+    user's kernels.
     """
 
     graph: Graph
@@ -69,7 +72,7 @@ class Reproduction:
     sizes: Mapping[str, int] = field(default_factory=dict)
     values: Mapping[int, np.ndarray] = field(default_factory=dict)
     seed: int = 0
-    imports: tuple[str, ...] = ()
+    imports: tuple[tuple[str, str], ...] = ()
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -156,8 +159,8 @@ def read(path: Path) -> Reproduction:
         facts, text = found["REPRODUCTION"], found["GRAPH"]
         if facts["format"] != FORMAT:
             raise FileFormatError(f"{path}: format {facts['format']}; expected {FORMAT}")
-        for name in facts["imports"]:
-            importlib.import_module(name)
+        for name, file in facts["imports"]:
+            _import(name, file)
         graph = parse_graph(text)
         return Reproduction(
             graph,
@@ -169,13 +172,31 @@ def read(path: Path) -> Reproduction:
             facts["sizes"],
             {p: _decoded(graph, p, content) for p, content in facts["values"].items()},
             facts["seed"],
-            tuple(facts["imports"]),
+            tuple((name, file) for name, file in facts["imports"]),
         )
     except (SyntaxError, UnicodeDecodeError, KeyError, ValueError, TypeError, ImportError) as error:
         if isinstance(error, FileFormatError):
             raise
         what = f"line of the graph: {error}" if isinstance(error, ParseError) else repr(error)
         raise FileFormatError(f"{path} is no reproduction of flamec: {what}") from error
+
+
+def _import(name: str, file: str) -> None:
+    """Run the module ``name``, from its file where it cannot be found by its name."""
+    if name in sys.modules and name != "__main__":
+        return
+    if name != "__main__" and importlib.util.find_spec(name) is not None:
+        importlib.import_module(name)
+        return
+    alias = f"_declares_{Path(file).stem}"
+    if alias in sys.modules:
+        return
+    specification = importlib.util.spec_from_file_location(alias, file)
+    if specification is None or specification.loader is None or not Path(file).is_file():
+        raise FileFormatError(f"the module {name}, which declares a kernel, is not at {file}")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[alias] = module
+    specification.loader.exec_module(module)
 
 
 def is_reproduction(path: Path) -> bool:

@@ -8,7 +8,7 @@ it is fused. Invariant: the ``Op`` of a kernel is a value; to add a form makes a
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -55,6 +55,8 @@ class Kernel:
         self._rule = rule
         self._signature = inspect.signature(rule)
         self._operands = _operands(self.name, self._signature)
+        code = getattr(rule, "__code__", None)
+        self._declared = (str(rule.__module__), str(getattr(code, "co_filename", "")))
         self._differentiable, self._leading = differentiable, leading
         self._numpy: Callable[..., Any] | None = None
         self._c: Callable[[Types, Types, Attributes], Any] | None = None
@@ -81,12 +83,42 @@ class Kernel:
                     f"{self.name}: the operand {name} must be a Tensor, not {type_name(value)} "
                     f"(at {user_location()})"
                 )
-        attributes = {
-            name: self._attribute(name, value)
-            for name, value in given.items()
-            if name not in self._operands
-        }
-        return apply(self.op, tensors, attributes)
+        rest = {name: value for name, value in given.items() if name not in self._operands}
+        return apply(self.op, tensors, self.attributes(rest))
+
+    def attributes(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Attributes as they stand in graphs. OperationTypeError for what cannot be one."""
+        return {name: self._attribute(name, value) for name, value in given.items()}
+
+    def check(self, *operands: Tensor, **attributes: Any) -> list[str]:
+        """Compare forms, derivative and batching rule with each other; gives what was checked.
+
+        Operands on the CPU: the C form with the NumPy form; on a GPU: the Triton form with that on
+        the CPU; the compiled kernel; ``vmap`` with calls one by one; the derivative with
+        differences, for float64 operands. AssertionError (of a derivative: GradcheckError) says
+        what differs.
+        """
+        from flamec.kernels.checking import check
+
+        bound = self._signature.bind(*operands, **attributes)
+        bound.apply_defaults()
+        rest = {k: v for k, v in bound.arguments.items() if k not in self._operands}
+        return check(self, [bound.arguments[name] for name in self._operands], rest)
+
+    @property
+    def has_numpy(self) -> bool:
+        """Whether there is a NumPy form."""
+        return self._numpy is not None
+
+    @property
+    def has_derivative(self) -> bool:
+        """Whether there is a derivative."""
+        return self._derivative is not None
+
+    @property
+    def has_batching(self) -> bool:
+        """Whether ``vmap`` can be applied."""
+        return self._leading or self._batching is not None
 
     def _attribute(self, name: str, value: Any) -> Any:
         if isinstance(value, (tuple, list)):
@@ -198,7 +230,7 @@ class Kernel:
                 saves_outputs=saves_outputs,
                 expensive=True,
                 batch=leading if self._leading and self._batching is None else batch,
-                kernel=UserKernel(self._c, self._triton, self._numpy is not None),
+                kernel=UserKernel(self._c, self._triton, self._numpy is not None, self._declared),
                 doc=inspect.getdoc(self._rule) or "",
             )
         )

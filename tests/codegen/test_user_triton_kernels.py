@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +25,7 @@ from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.errors import OperationTypeError
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Value
+from flamec.ir.op import lookup
 from flamec.ir.plan import ExecutionPlan, Launch
 from flamec.ir.shape import SymbolicDim
 from flamec.ir.types import Device, TensorType, bfloat16, float32, float64
@@ -318,3 +321,19 @@ def test_launches_that_make_no_sense(launch: Any, message: str, gpu: Any) -> Non
 def test_a_kernel_without_functions() -> None:
     with pytest.raises(TypeError, match="needs the Triton functions"):
         squared_relu.triton()
+
+
+def test_the_example_of_the_documentation(tmp_path: Path) -> None:
+    """Its sessions are run by ``test_docs``; here its Triton kernel becomes machine code."""
+    page = TESTS.parent / "docs" / "USER_KERNELS.md"
+    sessions = "".join(re.findall(r"^```pycon\n(.*?)^```", page.read_text(), re.M | re.S))
+    first = sessions[: sessions.index(">>> shifted_squares.check")]
+    test = doctest.DocTestParser().get_doctest(first, {}, page.name, str(page), 0)
+    assert doctest.DocTestRunner().run(test).failed == 0
+    b = GraphBuilder()
+    x, shift = (b.input(TensorType(s, float32, GPU)) for s in ((B, 70), (B,)))
+    op = lookup("shifted_squares")
+    plan = compile_graph(b.build([b.apply(op, [x, shift], {"scale": 0.5})])).plan
+    (source,) = plan.kernels
+    assert source.function == "shifted_squares_kernel"
+    assert source.function in disassemble(build_kernel(source, "sm_90", KernelCache(tmp_path)))

@@ -580,3 +580,90 @@ def test_no_warnings() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         flamec.compile(lambda x: squared_relu(x) + cube(x))(flamec.ones(3))
+
+
+# check -------------------------------------------------------------------------------------
+
+
+def test_check_says_what_was_compared() -> None:
+    double = flamec.float64
+    assert squared_relu.check(flamec.randn(4, 3, dtype=double), scale=2.0) == [
+        "compiled",
+        "batching",
+        "derivative",
+    ]
+    assert scaled_rows.check(flamec.randn(4, 3), flamec.randn(4)) == ["c", "compiled", "batching"]
+
+
+def test_check_finds_forms_and_rules_that_differ() -> None:
+    example = declared(batching="leading", name="differing")
+    example.numpy(lambda x, k: x * 2)
+    text = (
+        "static void f(const {0} *x, {0} *y, int64_t n)"
+        "{{ for (int64_t i = 0; i < n; i++) y[i] = {1} * x[i]; }}"
+    )
+
+    def c_form(factor: int, kind: str) -> None:
+        @example.c(text.format(kind, factor))
+        def _(program: Any, x: Any, y: Any, *, k: int) -> None:
+            program.f(x, y, x.numel())
+
+    c_form(3, "float")
+    with pytest.raises(AssertionError, match="differing: the C form differs: result 0 at"):
+        example.check(flamec.ones(2))
+    c_form(2, "double")
+    x = flamec.ones(2, dtype=flamec.float64)
+    assert example.check(x) == ["c", "compiled", "batching"]
+    example.derivative(lambda ctx, g: 3 * g)
+    with pytest.raises(flamec.autograd.GradcheckError):
+        example.check(x)
+    example.derivative(lambda ctx, g: 2 * g)
+    assert example.check(x) == ["c", "compiled", "batching", "derivative"]
+    example.batching(lambda size, batched, x, k: x * 3)
+    with pytest.raises(AssertionError, match="the batching rule differs"):
+        example.check(x)
+
+
+# finding mistakes --------------------------------------------------------------------------
+
+
+def test_reproductions_name_the_file_that_declares_a_kernel(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            """
+            import flamec
+
+            @flamec.kernel
+            def failing(x):
+                return x
+
+            @failing.c("static void failing(const float *x, float *y) { y[0] = x[0] }")
+            def _(program, x, y):
+                program.failing(x, y)
+
+            if __name__ == "__main__":
+                flamec.compile(lambda x: failing(x) + 1)(flamec.ones(1))
+            """
+        )
+    )
+
+    def run(file: Path) -> str:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("FLAMEC_")}
+        done = subprocess.run(
+            [sys.executable, str(file)],
+            env={**inherited, "FLAMEC_CACHE_DIR": str(tmp_path / "cache")},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 1
+        return done.stderr
+
+    assert "to see it again" in run(program)
+    (path,) = (tmp_path / "cache" / "reproductions").glob("*.py")
+    assert str(program) in path.read_text()
+    again = run(path)
+    assert "the same failure" in again
+    assert "failing" in again

@@ -1,0 +1,73 @@
+"""Compare what a user gave a kernel: forms with each other, rules with what they stand for.
+
+In: a kernel and arguments. Out: the names of the checks that were made. AssertionError says what
+differs. The first form (NumPy, else C, else Triton) is what the others are measured by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import flamec
+from flamec.debugging.comparison import Results, deviation
+from flamec.ir.types import DType
+from flamec.kernels import c_execution
+from flamec.tensor import Tensor
+
+if TYPE_CHECKING:
+    from flamec.kernels.declaration import Kernel
+
+_UNITS = 64  # of a dtype's precision, relative to a result's largest element
+
+
+def check(kernel: Kernel, operands: Sequence[Tensor], attributes: dict[str, Any]) -> list[str]:
+    """See the module's docstring. The operands are on the CPU, or on a GPU."""
+    done = []
+    first = _results(kernel(*operands, **attributes))
+    on_gpu = operands[0].device.type == "cuda"
+    if not on_gpu and kernel.op.kernel is not None and kernel.op.kernel.c and kernel.has_numpy:
+        arrays = [np.ascontiguousarray(t.detach().numpy()) for t in operands]
+        types = tuple(t._type for t in operands)
+        found = c_execution.run(kernel.op, types, kernel.attributes(attributes), arrays)
+        _compare(kernel, "the C form", first, [flamec.tensor(a) for a in found])
+        done.append("c")
+    if on_gpu and (kernel.has_numpy or (kernel.op.kernel is not None and kernel.op.kernel.c)):
+        here = _results(kernel(*(t.detach().cpu() for t in operands), **attributes))
+        _compare(kernel, "the Triton form", here, [t.cpu() for t in first])
+        done.append("triton")
+    compiled = flamec.compile(fullgraph=True)(lambda *given: kernel(*given, **attributes))
+    _compare(kernel, "the compiled kernel", first, _results(compiled(*operands)))
+    done.append("compiled")
+    batch = [flamec.stack([t, t.flip(0) if t.ndim else t * 2]) for t in operands]
+    if kernel.has_batching:
+        together = _results(flamec.vmap(lambda *given: kernel(*given, **attributes))(*batch))
+        for i in range(2):
+            one = _results(kernel(*(t[i] for t in batch), **attributes))
+            _compare(kernel, "the batching rule", one, [t[i] for t in together])
+        done.append("batching")
+    if kernel.has_derivative and all(t.dtype is flamec.float64 for t in operands):
+        wanted = [t.detach().clone().requires_grad_() for t in operands]
+        function: Callable[..., Any] = lambda *given: kernel(*given, **attributes)  # noqa: E731
+        flamec.autograd.gradcheck(function, wanted)
+        done.append("derivative")
+    return done
+
+
+def _results(found: Any) -> list[Tensor]:
+    return [t.detach() for t in (found if isinstance(found, tuple) else (found,))]
+
+
+def _compare(kernel: Kernel, what: str, wanted: Sequence[Tensor], found: Sequence[Tensor]) -> None:
+    for position, (right, other) in enumerate(zip(wanted, found, strict=True)):
+        name = (f"result {position}",)
+        pair = [Results(name, (t.cpu().numpy(),)) for t in (right, other)]
+        differs = deviation(pair[0], pair[1], _UNITS * _precision(right.dtype))
+        if differs is not None:
+            raise AssertionError(f"{kernel.name}: {what} differs: {differs}")
+
+
+def _precision(dtype: DType) -> float:
+    return flamec.finfo(dtype).eps if dtype.is_floating_point else 0.0
