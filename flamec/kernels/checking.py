@@ -38,19 +38,19 @@ def check(kernel: Kernel, operands: Sequence[Tensor], attributes: dict[str, Any]
         here = _results(kernel(*(t.detach().cpu() for t in operands), **attributes))
         _compare(kernel, "the Triton form", here, [t.cpu() for t in first])
         done.append("triton")
-    compiled = flamec.compile(fullgraph=True)(lambda *given: kernel(*given, **attributes))
+    function: Callable[..., Any] = lambda *given: kernel(*given, **attributes)  # noqa: E731
+    compiled = flamec.compile(fullgraph=True)(function)
     _compare(kernel, "the compiled kernel", first, _results(compiled(*operands)))
     done.append("compiled")
     batch = [flamec.stack([t, t.flip(0) if t.ndim else t * 2]) for t in operands]
     if kernel.has_batching:
-        together = _results(flamec.vmap(lambda *given: kernel(*given, **attributes))(*batch))
+        together = _results(flamec.vmap(function)(*batch))
         for i in range(2):
-            one = _results(kernel(*(t[i] for t in batch), **attributes))
+            one = _results(function(*(t[i] for t in batch)))
             _compare(kernel, "the batching rule", one, [t[i] for t in together])
         done.append("batching")
     if kernel.has_derivative and all(t.dtype is flamec.float64 for t in operands):
         wanted = [t.detach().clone().requires_grad_() for t in operands]
-        function: Callable[..., Any] = lambda *given: kernel(*given, **attributes)  # noqa: E731
         flamec.autograd.gradcheck(function, wanted)
         done.append("derivative")
     return done
