@@ -71,6 +71,7 @@ def build_check(captured: Captured) -> Check:
             else:
                 b.add_constant(path, leaf)
     _add_aliasing(b, captured, storages)
+    _add_gradients(b, captured, storages)
     for guard in captured.shape_guards:
         b.add(f"({guard})", str(guard))
     for guard in captured.guards:
@@ -161,6 +162,12 @@ def _add_aliasing(b: CheckBuilder, captured: Captured, storages: list[tuple[int,
                 f"{variable}._storage is {'' if same else 'not '}{earlier}._storage",
                 f"arguments {other} and {position} {'share' if same else 'do not share'} memory",
             )
+            if same:
+                one = leaves[position] is leaves[other]
+                b.add(
+                    f"{variable} is {'' if one else 'not '}{earlier}",
+                    f"arguments {other} and {position} are {'one' if one else 'two'} tensors",
+                )
         if position in based or any(
             leaves[position]._storage is leaves[o]._storage for o, _ in storages if o != position
         ):
@@ -195,6 +202,31 @@ def _captured_label(tensor: Tensor) -> str:
     return getattr(tensor, "_name", "") or "tensor"
 
 
+def _add_gradients(b: CheckBuilder, captured: Captured, storages: list[tuple[int, str]]) -> None:
+    """Whose gradients the function reads and writes, and what they are at first."""
+    gradients = captured.trace.gradients
+
+    def begins(owner: str, gradient: Tensor | None, label: str) -> None:
+        if gradient is None:
+            b.add(f"{owner}._grad is None", f"{label} is None")
+        else:
+            b.add(f"{owner}._grad is {b.name(gradient)}", f"{label} is the same tensor")
+
+    for position, gradient in gradients.argument_reads.items():
+        begins(f"a{position}", gradient, f"grad of argument {position}")
+    for tensor, gradient in gradients.reads.items():
+        begins(b.name(tensor), gradient, f"grad of captured {_captured_label(tensor)}")
+    for position, tensor in gradients.named.items():
+        b.add(f"a{position} is {b.name(tensor)}", f"argument {position} is the captured tensor")
+    written = {e.target: None for e in captured.grads if isinstance(e.target, Tensor)}
+    for tensor in {**gradients.reads, **written}:
+        for position, variable in storages:
+            if tensor in written and not captured.arguments[position]._requires_grad:
+                continue  # then it is not the same tensor, as its requires_grad is guarded
+            text = f"{variable} is not {b.name(tensor)}"
+            b.add(text, f"argument {position} is not captured {_captured_label(tensor)}")
+
+
 def _add_captured(b: CheckBuilder, captured: Captured) -> None:
     trace = captured.trace
     for position, source in enumerate(captured.sources):
@@ -223,12 +255,6 @@ def _add_captured(b: CheckBuilder, captured: Captured) -> None:
                 b.add(text, f"captured {_captured_label(viewed)} views its memory the same way")
     for tensor, flag in trace.requires_grad_reads.items():
         b.add(f"{b.name(tensor)}._requires_grad is {flag}", "requires_grad of a captured tensor")
-    for tensor, gradient in trace.grad_reads.items():
-        label = f"grad of captured {_captured_label(tensor)}"
-        if gradient is None:
-            b.add(f"{b.name(tensor)}._grad is None", f"{label} is None")
-        else:
-            b.add(f"{b.name(tensor)}._grad is {b.name(gradient)}", f"{label} is the same tensor")
     if trace.calls_modules:
         from flamec.nn.hooks import GLOBAL
 

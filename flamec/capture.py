@@ -330,9 +330,9 @@ def _finish(
     results = [outputs.classify(leaf) for leaf in result_leaves]
     gradients = [
         (weakref.ref(target), outputs.argument_position(target), outputs.classify(gradient))
-        for target, gradient in trace.grads.items()
+        for target, gradient in trace.gradients.written.items()
     ]
-    kept = [target for target in trace.grads if target._trace is None]
+    kept = [target for target in trace.gradients.written if target._trace is None]
     del result_leaves
     escapes = _escaped(trace, name)
     if escapes:
@@ -391,7 +391,7 @@ def _escaped(trace: Trace, name: str) -> list[Tensor]:
     """The tensors of the trace that the function stored outside, or returned and stored."""
     trace.leaf_tensors.clear()
     trace.autocast_casts.clear()
-    trace.grads.clear()
+    trace.gradients.written.clear()
     known = {id(t) for t in trace.numbers.values()}
     if trace.escaped(known):
         gc.collect()

@@ -87,7 +87,7 @@ class InnerTrace(Trace):
         self._captured.clear()
         self.sources.clear()
         self.requires_grad_reads.clear()
-        self.grad_reads.clear()
+        self.gradients.reads.clear()
 
 
 def _shared_memory(name: str) -> CompileError:

@@ -202,7 +202,7 @@ class Tensor:
     @property
     def grad(self) -> Tensor | None:
         """The accumulated gradient of a leaf, or None."""
-        return self._grad if thread.trace is None else thread.trace.read_grad(self)
+        return self._grad if thread.trace is None else thread.trace.gradients.read(self)
 
     @grad.setter
     def grad(self, gradient: Tensor | None) -> None:
@@ -216,8 +216,13 @@ class Tensor:
                     f"assigned grad has shape {list(gradient.shape)}, but the tensor has "
                     f"shape {list(self.shape)}"
                 )
+            if gradient.dtype is not self.dtype:
+                raise RuntimeError(
+                    f"assigned grad has dtype {gradient.dtype}, but the tensor has {self.dtype}; "
+                    "they must match"
+                )
         if thread.trace is not None:
-            thread.trace.write_grad(self, gradient)
+            thread.trace.gradients.write(self, gradient)
         else:
             self._grad = gradient
 

@@ -36,6 +36,7 @@ from flamec.sources import InputSource
 from flamec.state import thread
 from flamec.tape import Leaf
 from flamec.tensor import RuntimeNumber, Storage, Tensor, ViewStep
+from flamec.traced_gradients import TracedGradients
 from flamec.traced_hooks import TracedHooks
 
 if TYPE_CHECKING:
@@ -56,8 +57,7 @@ class Trace:
         self.tracked: set[Value] = set()
         self.leaf_tensors: dict[Value, Tensor] = {}
         self.first_values: dict[Value, Value] = {}  # of leaves, by what they were changed to
-        self.grads: dict[Tensor, Tensor | None] = {}
-        self.grad_reads: dict[Tensor, Tensor | None] = {}
+        self.gradients = TracedGradients()
         self.requires_grad_reads: dict[Tensor, bool] = {}
         self.created: list[weakref.ref[Tensor]] = []
         self.scopes: list[str] = []
@@ -96,6 +96,8 @@ class Trace:
     def argument(self, tensor: Tensor, position: int, type: TensorType, name: str) -> Tensor:
         """The tensor that stands for an argument while tracing (``type`` may be symbolic)."""
         storage = tensor._storage
+        if (known := self.gradients.stand_in(tensor)) is not None:
+            return known
         if storage in self.base_storages:
             self._lift_base(storage, position)
             proxy = Tensor._from_trace(self, tensor._type, storage, tensor._steps)
@@ -109,6 +111,7 @@ class Trace:
             proxy = Tensor._from_trace(self, type, storage, tensor._steps)
         proxy._requires_grad = tensor._requires_grad
         value = self.value_of(proxy)
+        self.gradients.argument(tensor, position, proxy)
         if tensor._requires_grad:
             self.mark_leaf(proxy)
             self.hooks.argument(value, position, tensor)
@@ -383,16 +386,6 @@ class Trace:
         value = self.value_of(tensor)
         return self.first_values.get(value, value)
 
-    def read_grad(self, tensor: Tensor) -> Tensor | None:
-        if tensor in self.grads:
-            return self.grads[tensor]
-        if tensor._trace is None:
-            self.grad_reads.setdefault(tensor, tensor._grad)
-        return tensor._grad
-
-    def write_grad(self, tensor: Tensor, gradient: Tensor | None) -> None:
-        self.grads[tensor] = gradient
-
     def enter_backward(self, node: Node) -> None:
         if self._backward_start is None:
             self._backward_start = len(self.builder.nodes)
@@ -463,7 +456,7 @@ class Trace:
         """Let go of the tensors of the traced call; what the program needs is kept elsewhere."""
         self.roots.clear()
         self.numbers.clear()
-        self.grads.clear()
+        self.gradients.release()
         self.leaf_tensors.clear()
         self.hooks.release()
         self.base_storages.clear()

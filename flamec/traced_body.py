@@ -109,7 +109,7 @@ def as_tensor(name: str, leaf: Any) -> Tensor | None:
 
 def _refuse(name: str, trace: InnerTrace, stand_ins: Sequence[Tensor]) -> None:
     """RuntimeError for effects that a body cannot have."""
-    if trace.grads:
+    if trace.gradients.written:
         raise OperationError(
             f"{name}: backward() and assignments to .grad are not possible in the function; use "
             f"flamec.func.grad or autograd.grad (at {user_location()})"

@@ -167,7 +167,7 @@ def _run(
             for e, leaf, dim in zip(examples, leaves, dims, strict=True)
             if dim is not None and trace.roots[e._storage].written
         ]
-        if trace.grads:
+        if trace.gradients.written:
             raise RuntimeError(
                 "vmap: backward() and assignments to .grad are not possible in the function; use "
                 f"flamec.func.grad or autograd.grad (at {user_location()})"

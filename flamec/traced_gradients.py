@@ -1,0 +1,61 @@
+"""What a trace knows of ``.grad``: what tensors had when the call began, and what it wrote.
+
+In: the arguments of the call with the tensors that stand for them, then reads and writes.
+Invariant: an argument and the tensor that stands for it have one gradient, whichever of the two
+the function names; what was read of tensors made outside is guarded.
+"""
+
+from __future__ import annotations
+
+from flamec.tensor import Tensor
+
+
+class TracedGradients:
+    """``written``: the gradients that the function set. ``reads``: what captured tensors had,
+    ``argument_reads``: what arguments had, by position. ``named``: the arguments that the
+    function knows as captured tensors, too."""
+
+    def __init__(self) -> None:
+        self.written: dict[Tensor, Tensor | None] = {}
+        self.reads: dict[Tensor, Tensor | None] = {}
+        self.argument_reads: dict[int, Tensor | None] = {}
+        self.named: dict[int, Tensor] = {}
+        self._stand_ins: dict[Tensor, tuple[int, Tensor]] = {}
+        self._arguments: dict[Tensor, tuple[int, Tensor]] = {}
+
+    def argument(self, tensor: Tensor, position: int, stand_in: Tensor) -> None:
+        """``stand_in`` is the tensor of the trace for the argument ``tensor``."""
+        self._stand_ins[tensor] = position, stand_in
+        self._arguments[stand_in] = position, tensor
+
+    def stand_in(self, tensor: Tensor) -> Tensor | None:
+        """What stands for ``tensor``, if it is an argument of the call."""
+        found = self._stand_ins.get(tensor)
+        return None if found is None else found[1]
+
+    def read(self, tensor: Tensor) -> Tensor | None:
+        tensor = self._owner(tensor)
+        if tensor in self.written:
+            return self.written[tensor]
+        if tensor in self._arguments:
+            position, argument = self._arguments[tensor]
+            return self.argument_reads.setdefault(position, argument._grad)
+        if tensor._trace is None:
+            self.reads.setdefault(tensor, tensor._grad)
+        return tensor._grad
+
+    def write(self, tensor: Tensor, gradient: Tensor | None) -> None:
+        self.written[self._owner(tensor)] = gradient
+
+    def _owner(self, tensor: Tensor) -> Tensor:
+        if tensor not in self._stand_ins:
+            return tensor
+        position, stand_in = self._stand_ins[tensor]
+        self.named[position] = tensor
+        return stand_in
+
+    def release(self) -> None:
+        """Let go of the tensors of the traced call."""
+        self.written.clear()
+        self._stand_ins.clear()
+        self._arguments.clear()
