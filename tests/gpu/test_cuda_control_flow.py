@@ -52,8 +52,8 @@ def test_values_and_gradients_are_those_of_the_cpu(compiled: bool) -> None:
             x = scale * np.abs(RNG.normal(size=33))
             found, wanted = gradients(there, x, "cuda"), gradients(mixed, x, "cpu")
             steps.add(int(wanted[0]))
-            for f, w in zip(found, wanted, strict=True):
-                np.testing.assert_allclose(f, w, rtol=1e-9, atol=1e-11)
+            for f, w in zip(found, wanted, strict=True):  # sums over steps, whose terms cancel
+                np.testing.assert_allclose(f, w, rtol=1e-9, atol=1e-13 * np.abs(w).max())
     assert len(steps) > 2
     if compiled:
         assert there.stats.traces == 1
