@@ -19,7 +19,7 @@ from flamec.codegen.lower.kernel_builder import Memory, PartialResults
 from flamec.codegen.lower.lanes import MEMORY_DTYPES
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.traffic import index_sizes
-from flamec.ir.plan import Buffer, ExecutionPlan, Step, dense_elements
+from flamec.ir.plan import CONTROL_STEPS, Buffer, ExecutionPlan, Step, dense_elements
 from flamec.ir.shape import Dim, symbols_of
 
 
@@ -44,12 +44,10 @@ def one_kernel(
     ``options``: those that the program was made with, where it is one for a GPU.
     """
     step = compiled.plan.steps[number]
-    if number >= len(compiled.lowered) or step.kind in ("host", "loop", "user"):
-        reason = {
-            "host": "is computed by the host",
-            "loop": "runs other kernels",
-            "user": "is a kernel that the user wrote",
-        }
+    if number >= len(compiled.lowered) or step.kind in ("host", "user", *CONTROL_STEPS):
+        reason = dict.fromkeys(CONTROL_STEPS, "runs other kernels")
+        reason["host"] = "is computed by the host"
+        reason["user"] = "is a kernel that the user wrote"
         raise LoweringError(f"{step.name} {reason.get(step.kind, 'is a plain copy')}: no kernel")
     lowered = compiled.lowered[number]
     if compiled.plan.language == "triton":

@@ -76,8 +76,8 @@ def fori_loop(lower: Dim, upper: Dim, body_fun: Callable[[Tensor, Any], Any], in
     for bound in (lower, upper):
         if isinstance(bound, bool) or not isinstance(bound, (int, SymbolicDim)):
             raise OperationTypeError(
-                f"fori_loop: the bounds must be ints, not {type(bound).__name__} "
-                f"(at {user_location()})"
+                f"fori_loop: the bounds must be ints, not {type(bound).__name__}; a loop that a "
+                f"tensor ends is flamec.while_loop (at {user_location()})"
             )
     length = upper - lower
     if less(length, 0):

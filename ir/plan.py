@@ -35,6 +35,7 @@ from flamec.ir.shape import Dim, format_dim, product
 from flamec.ir.types import CPU, Device, DType, TensorType, dtype_named
 
 __all__ = [
+    "CONTROL_STEPS",
     "Action",
     "Argument",
     "Branch",
@@ -58,6 +59,9 @@ __all__ = [
     "dense_elements",
     "unrolled",
 ]
+
+
+CONTROL_STEPS = ("loop", "branch")  # the kinds of steps that run other steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ class Step:
     """
 
     name: str
-    kind: str  # "pointwise" | "reduction" | "matmul" | "scatter" | "scan" | "loop" | "copy" | ...
+    kind: str  # "pointwise" | "reduction" | "matmul" | "scatter" | "scan" | "copy" | "loop" | ...
     reads: tuple[int, ...]
     writes: tuple[int, ...]
     bytes_read: Dim
@@ -195,7 +199,7 @@ class ExecutionPlan:
 
     @property
     def kernel_count(self) -> int:
-        return sum(step.kind not in ("loop", "branch") for step in self.steps)
+        return sum(step.kind not in CONTROL_STEPS for step in self.steps)
 
     def bytes_moved(self) -> Dim:
         """Bytes read and written by all steps together."""

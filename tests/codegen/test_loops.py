@@ -12,6 +12,8 @@ from plan_batch import Batch
 from triton_graphs import decided, recurrence
 
 from flamec.codegen.compile_graph import compile_graph
+from flamec.codegen.errors import LoweringError
+from flamec.codegen.one_kernel import one_kernel
 from flamec.codegen.triton.compile_graph import compile_graph as compile_for_gpu
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph
@@ -22,7 +24,7 @@ from flamec.ir.passes.manager import run_passes
 from flamec.ir.passes.pipeline import pipeline
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.passes.trim_loops import trim_loops
-from flamec.ir.plan import Copy, ExecutionPlan, Launch, Loop, unrolled
+from flamec.ir.plan import CONTROL_STEPS, Copy, ExecutionPlan, Launch, Loop, unrolled
 from flamec.ir.shape import SymbolicDim
 from flamec.ir.types import TensorType, bool_, float64, int64
 from flamec.ir.verify import verify
@@ -150,3 +152,15 @@ def test_of_a_loop_with_a_condition_is_left_what_it_and_the_results_need() -> No
     arrays = [np.ones(2), np.array(0), np.ones(2), np.array(4)]
     (steps,), _ = evaluate_graph(trim_loops(b.build([made[2]])), arrays)
     assert steps == 4
+
+
+def test_steps_are_the_kernels_in_the_order_in_which_they_were_lowered() -> None:
+    """What runs other kernels cannot be written alone."""
+    compiled = compile_graph(with_choices())
+    names = [kernel.kernel.name for kernel in compiled.lowered]
+    assert [step.name for step in compiled.plan.steps[: len(names)]] == names
+    control = [i for i, s in enumerate(compiled.plan.steps) if s.kind in CONTROL_STEPS]
+    assert len(control) == 6
+    for number in control:
+        with pytest.raises(LoweringError, match="runs other kernels: no kernel"):
+            one_kernel(compiled, number)
