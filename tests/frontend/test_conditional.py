@@ -365,6 +365,37 @@ def test_random_numbers_are_those_of_eager_code() -> None:
         assert results[0] == results[1]
 
 
+def test_dropout_and_running_statistics_in_a_branch() -> None:
+    """The gradient has the mask that the value had, though the branch is computed once more."""
+    linear, norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
+    parameters = [*linear.parameters(), *norm.parameters()]
+
+    def call(x: Any) -> Any:
+        y = flamec.cond(
+            x.sum() > 0,
+            lambda x: nn.functional.dropout(norm(linear(x)), 0.5),
+            lambda x: 2 * nn.functional.dropout(linear(x), 0.3),
+            (x,),
+        )
+        return (y * y).sum()
+
+    compiled = flamec.compile(call, fullgraph=True)
+    for sign in (1.0, -1.0):
+        x = flamec.tensor(sign * np.abs(RNG.normal(size=(6, 4))).astype(np.float32))
+        results = []
+        for function in (call, compiled):
+            norm.reset_running_stats()
+            flamec.manual_seed(4)
+            value = function(x)
+            found = flamec.autograd.grad(
+                value, parameters, allow_unused=True, materialize_grads=True
+            )
+            state = [norm.running_mean.clone(), norm.num_batches_tracked.clone()]
+            results.append([value.detach(), *found, *state])
+        for found, wanted in zip(results[1], results[0], strict=True):
+            np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-4, atol=1e-5)
+
+
 def test_changes_of_tensors_from_outside() -> None:
     hits, last = flamec.zeros(2), flamec.zeros(3)
     weight = flamec.tensor(2.0, requires_grad=True)
