@@ -108,7 +108,8 @@ def _c_availability(op: Op) -> str:
         return "text"
     if op.kind in (OpKind.VIEW, OpKind.BARRIER):
         return "free"
-    return "" if op.kind in (OpKind.ELEMENTWISE, OpKind.CALL, OpKind.COMPOSITE) else "kind"
+    nowhere = (OpKind.ELEMENTWISE, OpKind.CALL, OpKind.COMPOSITE, OpKind.UNBOUNDED)
+    return "" if op.kind in nowhere else "kind"
 
 
 def public_functions() -> dict[str, list[str]]:
