@@ -78,7 +78,9 @@ class CheckedInvocation:
         runner = self._runner
         inputs = [_on_host(array) for array in self._inputs]
         self.evaluating(inputs)
-        outputs, updates = evaluate_graph(runner.graph, inputs, self._bindings, runner.watch)
+        outputs, updates = evaluate_graph(
+            runner.graph, inputs, self._bindings, runner.watch, in_bodies=True
+        )
         changed = [(self._inputs[p], np.array(v)) for p, v in updates.items()]
         for target, result in (*zip(self._outputs, outputs, strict=True), *changed):
             _store(target, result)

@@ -9,6 +9,7 @@ their operands; results of ``evaluate_graph`` never share memory with its inputs
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ from flamec.ir.shape import (
 from flamec.ir.types import TensorType, bfloat16, float16
 
 Watch = Callable[[Node, Sequence[np.ndarray], Sequence[np.ndarray]], None]
+
+# what looks at the nodes of bodies that are being evaluated
+_body_watch: ContextVar[Watch | None] = ContextVar("flamec_body_watch", default=None)
 
 _ELEMENTWISE = OpKind.ELEMENTWISE
 _COMPUTING = frozenset(
@@ -138,11 +142,13 @@ def evaluate_graph(
     inputs: Sequence[np.ndarray],
     bindings: Mapping[str, int] | None = None,
     watch: Watch | None = None,
+    in_bodies: bool = False,
 ) -> tuple[tuple[np.ndarray, ...], dict[int, np.ndarray]]:
     """The outputs, and for each input that the graph updates its new content.
 
     ``bindings`` gives symbols that the shapes of the inputs do not determine. ``watch`` is
-    called after each node with its operands and results.
+    called after each node with its operands and results; with ``in_bodies`` also after those in
+    the bodies of loops and branches, before the node that runs them.
     Raises ValueError for inputs of the wrong number or shape, TypeError for a wrong dtype.
     """
     if len(inputs) != len(graph.inputs):
@@ -151,7 +157,11 @@ def evaluate_graph(
         if array.dtype != value.type.dtype.numpy:
             raise TypeError(f"input {position} is {value.type}, not {array.dtype}")
     symbols = bind_symbols([v.type for v in graph.inputs], [a.shape for a in inputs], bindings)
-    memory = _run_nodes(graph, inputs, symbols, watch)
+    token = _body_watch.set(watch if in_bodies else None)
+    try:
+        memory = _run_nodes(graph, inputs, symbols, watch)
+    finally:
+        _body_watch.reset(token)
     outputs = tuple(_unshared(memory[v], inputs) for v in graph.outputs)
     return outputs, {i: _unshared(memory[v], inputs) for i, v in sorted(graph.updates.items())}
 
@@ -161,7 +171,7 @@ def evaluate_body(body: Graph, inputs: Sequence[np.ndarray]) -> list[np.ndarray]
 
     They may share memory with the inputs and with each other.
     """
-    memory = _run_nodes(body, inputs, {})
+    memory = _run_nodes(body, inputs, {}, _body_watch.get())
     return [memory[v] for v in body.outputs]
 
 

@@ -118,3 +118,19 @@ def test_values_on_a_gpu(gpu: Device) -> None:
 def test_other_values_are_refused() -> None:
     with pytest.raises(ValueError, match="check must be 'nan', 'inf' or 'nan,inf'"):
         flamec.compile(lambda x: x, check="zero")
+
+
+def test_operations_inside_of_loops_and_branches_are_named() -> None:
+    def step(x: Any) -> Any:
+        y = flamec.cond(x[0] > 2, lambda x: (x - 4).log(), lambda x: x + 1, (x,))
+        return (y,)
+
+    def f(x: Any) -> Any:
+        (y,) = flamec.while_loop(lambda x: x.sum() < 5, step, (x,))
+        return flamec.scan(lambda c, v: (c + v.sqrt(), c), flamec.zeros(()), y)[0]
+
+    compiled = flamec.compile(f, check="nan,inf")
+    assert compiled(flamec.tensor([1.0, 4.0])).item() == pytest.approx(3.0)
+    for values, named in (([2.5, 0.0], "log"), ([-1.0, 9.0], "sqrt")):
+        with pytest.raises(FloatingPointError, match=f"^{named} made the first nan.*values.py"):
+            compiled(flamec.tensor(values))
