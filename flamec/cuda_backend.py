@@ -182,7 +182,8 @@ def _load(gpu: CudaDevice, prepared: Prepared, plan: ExecutionPlan) -> CudaProgr
             f"{step.name} ({', '.join(step.operations)}) cannot run on {gpu.name}: {error}"
             + (f"\nit computes what these lines say:{lines}" if lines else "")
         )
-        raise stage_error(prepared, "compile", error, message) from error
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        raise stage_error(prepared, "compile", cause, message) from error
 
 
 class CudaMemory:

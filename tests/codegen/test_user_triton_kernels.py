@@ -20,8 +20,12 @@ from user_kernels import scaled_rows, squared_relu
 
 import flamec
 from flamec import cuda_backend
+from flamec import gpu as gpu_module
 from flamec.codegen.errors import LoweringError
 from flamec.codegen.triton.compile_graph import compile_graph
+from flamec.debugging.minification import minify
+from flamec.debugging.replay import replay
+from flamec.debugging.reproduction import read
 from flamec.errors import OperationTypeError
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Value
@@ -30,7 +34,7 @@ from flamec.ir.plan import ExecutionPlan, Launch
 from flamec.ir.shape import SymbolicDim
 from flamec.ir.types import Device, TensorType, bfloat16, float32, float64
 from flamec.kernels.triton_source import triton_function
-from flamec.runtime.cuda.triton_compiler import build_kernel, disassemble
+from flamec.runtime.cuda.triton_compiler import TritonError, build_kernel, disassemble
 from flamec.runtime.kernel_cache import KernelCache
 
 if TYPE_CHECKING:  # Triton compiles the kernels; this file does not load it
@@ -213,7 +217,17 @@ def test_a_kernel_that_triton_refuses_is_named(
     with pytest.raises(flamec.errors.StageError, match="refused") as caught:
         cuda_backend.prepare(graph, (), options)
     assert caught.value.stage == "compile"
+    assert isinstance(caught.value.cause, TritonError)
     assert "nonsense_kernel" in str(caught.value)
+    path = caught.value.reproduction
+    assert path is not None
+    found = read(path)
+    assert found.options["target"] == "sm_90"
+    assert replay(path)[0] == 1
+    with monkeypatch.context() as patch:  # where there is no GPU
+        patch.setattr(gpu_module, "unavailable_reason", lambda: "none here")
+        assert replay(path)[0] == 1
+        assert minify(found).signature.error == "TritonError"
 
 
 def nonsense_kernel(x, y):  # type: ignore[no-untyped-def]
