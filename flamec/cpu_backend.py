@@ -114,9 +114,7 @@ def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Pr
     """Load the graph's program, generating and compiling what the cache does not have."""
     started = time.perf_counter()
     cpu = device(options)
-    codegen = CodegenOptions(
-        strict=options.numerics == "strict", memory_budget=options.memory_budget
-    )
+    codegen = codegen_options(options)
     identity = f"{generator_digest()} {codegen.strict} {codegen.memory_budget}"
     portable = cache_key(graph, symbols, identity)
     key = local_key(cpu.compiler, portable)
@@ -130,6 +128,11 @@ def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Pr
     load(prepared, plan, symbols)
     prepared.seconds["load"] = time.perf_counter() - started - prepared.seconds["plan"]
     return prepared
+
+
+def codegen_options(options: CompileOptions) -> CodegenOptions:
+    """How code for the CPU is generated."""
+    return CodegenOptions(strict=options.numerics == "strict", memory_budget=options.memory_budget)
 
 
 def load(prepared: Prepared, plan: ExecutionPlan, symbols: Sequence[str]) -> None:

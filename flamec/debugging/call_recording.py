@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import flamec
+from flamec import cpu_backend
 from flamec.checked_values import CheckedInvocation, CheckedRunner
 from flamec.compiler import CompiledFunction
 from flamec.config import CompileOptions
@@ -71,10 +72,10 @@ class _Recorder(CompiledFunction):
 
 
 def _codegen(graph: Graph, options: CompileOptions) -> Any:
-    """How code for the graph would be generated on its GPU; None on the CPU."""
+    """How code for the graph is generated on its device; None for a GPU that is not there."""
     place = graph_device(graph)
     if place.type == "cpu":
-        return None
+        return cpu_backend.codegen_options(options)
     from flamec import cuda_backend, gpu
 
     if gpu.unavailable_reason() is not None:

@@ -14,7 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flamec.debugging.reproduction import Reproduction, to_text
+from flamec.debugging.reproduction import (
+    CODEGEN_OPTIONS,
+    COMPILE_OPTIONS,
+    Reproduction,
+    to_text,
+)
 from flamec.ir.bodies import all_nodes
 from flamec.ir.graph import Graph
 from flamec.ir.op import is_registered
@@ -25,8 +30,6 @@ from flamec.prepared import Prepared
 from flamec.runtime.private_files import private_folder, replace_file
 
 MOST_FILES = 64
-_COMPILE_OPTIONS = ("backend", "c_compiler", "threads", "verify", "deterministic", "numerics")
-_CODEGEN_OPTIONS = ("fuse", "size_hints", "narrow", "target", "float32_products", "strict")
 
 
 def record_failure(prepared: Prepared, stage: str, cause: Exception) -> tuple[Path | None, str]:
@@ -46,10 +49,10 @@ def record_failure(prepared: Prepared, stage: str, cause: Exception) -> tuple[Pa
 
 def reproduction_of(prepared: Prepared) -> Reproduction:
     """What was being compiled, without a failure; sizes are the hints of code generation."""
-    options: dict[str, Any] = {n: getattr(prepared.options, n) for n in _COMPILE_OPTIONS}
+    options: dict[str, Any] = {n: getattr(prepared.options, n) for n in COMPILE_OPTIONS}
     sizes: Mapping[str, int] = {}
     if prepared.codegen is not None:
-        options |= {n: getattr(prepared.codegen, n) for n in _CODEGEN_OPTIONS}
+        options |= {n: getattr(prepared.codegen, n) for n in CODEGEN_OPTIONS}
         sizes = prepared.codegen.size_hints
     strict = prepared.options.numerics == "strict"
     passes = pipeline(strict=strict) if prepared.passes is None else prepared.passes

@@ -16,7 +16,12 @@ from pathlib import Path
 import flamec.functional  # noqa: F401  (declares the operations)
 from flamec.codegen.options import CodegenOptions
 from flamec.config import CompileOptions, default_options
-from flamec.debugging.reproduction import Reproduction, read
+from flamec.debugging.reproduction import (
+    CODEGEN_OPTIONS,
+    COMPILE_OPTIONS,
+    Reproduction,
+    read,
+)
 from flamec.errors import CompileError, StageError
 from flamec.ir import ops as _ops  # noqa: F401  (declares the primitives)
 from flamec.ir.graph import Graph
@@ -32,8 +37,6 @@ from flamec.prepared import (
 )
 from flamec.runtime.kernel_cache import KernelCache
 from flamec.saving.errors import FileFormatError
-
-_CODEGEN = ("fuse", "size_hints", "narrow", "target", "float32_products", "strict")
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,10 @@ def signature_of_error(error: StageError) -> Signature:
 
 def options_of(reproduction: Reproduction) -> tuple[CompileOptions, CodegenOptions | None]:
     """The options of this process with those of the reproduction in their places."""
-    given = dict(reproduction.options)
-    codegen = {name: given.pop(name) for name in _CODEGEN if name in given}
-    options = default_options(**given, reproduction_folder=None)
+    given = reproduction.options
+    codegen = {name: given[name] for name in CODEGEN_OPTIONS if name in given}
+    chosen = {name: given[name] for name in COMPILE_OPTIONS if name in given}
+    options = default_options(**chosen, reproduction_folder=None)
     return options, CodegenOptions(**codegen) if codegen else None
 
 

@@ -33,6 +33,27 @@ FORMAT = 1
 MOST_BYTES = 4 << 20  # of inputs that are written; larger ones become random numbers
 DEFAULT_SIZE = 8  # of a symbol of which nothing is known
 
+# What decides about the code that is made; some of it stands in both records of options.
+COMPILE_OPTIONS = (
+    "backend",
+    "c_compiler",
+    "threads",
+    "verify",
+    "deterministic",
+    "numerics",
+    "memory_budget",
+)
+CODEGEN_OPTIONS = (
+    "fuse",
+    "size_hints",
+    "narrow",
+    "deterministic",
+    "strict",
+    "target",
+    "float32_products",
+    "memory_budget",
+)
+
 _FILE = '''"""{title}
 
 Run this file, or `flamec repro FILE`, to see it again; `flamec minify FILE` makes it smaller.

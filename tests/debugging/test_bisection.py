@@ -170,11 +170,11 @@ def test_fusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reproduction = only(tmp_path)
     honest = statements.StatementWriter.write
     fused = {"now": False}
-    lower = lowered_groups.lower_group
+    lower = lowered_groups.GroupLowering.lower
 
-    def lowering(segments: object, *rest: object) -> object:
-        fused["now"] |= len(segments) > 1 or len(segments[0]) > 1  # type: ignore[index,arg-type]
-        return lower(segments, *rest)  # type: ignore[arg-type]
+    def lowering(self: object, group: object, *rest: object) -> object:
+        fused["now"] |= len(group.tasks) > 1  # type: ignore[attr-defined]
+        return lower(self, group, *rest)  # type: ignore[arg-type]
 
     def broken(self: object, statement: object, *rest: object) -> list[str]:
         lines = honest(self, statement, *rest)  # type: ignore[arg-type]
@@ -186,7 +186,7 @@ def test_fusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return compiling(graph, *rest)  # type: ignore[arg-type]
 
     compiling = c_compilation.compile_graph
-    monkeypatch.setattr(lowered_groups, "lower_group", lowering)
+    monkeypatch.setattr(lowered_groups.GroupLowering, "lower", lowering)
     monkeypatch.setattr(c_compilation, "compile_graph", compile_graph)
     monkeypatch.setattr(statements.StatementWriter, "write", broken)
     found = wrong(bisect(reproduction))
@@ -257,6 +257,18 @@ def test_inputs_that_the_program_refuses(tmp_path: Path) -> None:
     reproduction.values[1][:] = 9  # type: ignore[index]
     with pytest.raises(ValueError, match="the traced graph fails"):
         bisect(reproduction)
+
+
+@pytest.mark.parametrize("options", [{"numerics": "strict"}, {"memory_budget": 0.0}])
+def test_options_of_the_function_are_those_of_the_search(
+    options: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = recorded(program, *example((4, 3), (3, 5)), tmp_path=tmp_path, **options)
+    ((_, reproduction),) = programs
+    assert options.items() <= reproduction.options.items()
+    assert bisect(reproduction) is None
+    broken_passes.break_pass(monkeypatch, "autocast", broken_passes.negate_sines)
+    assert wrong(bisect(reproduction)).stage == "autocast"
 
 
 def test_no_false_alarm_in_half_precision(tmp_path: Path) -> None:

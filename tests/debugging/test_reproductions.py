@@ -128,7 +128,7 @@ def test_failing_lowering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         raise LookupError("no such value")
 
     with monkeypatch.context() as patch:
-        patch.setattr(lowered_groups, "lower_group", fail)
+        patch.setattr(lowered_groups.GroupLowering, "lower", fail)
         error = failure(compiled(tmp_path))
         assert (error.stage, error.reproduction is not None) == ("lower", True)
         assert error.reproduction is not None
