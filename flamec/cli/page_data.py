@@ -72,13 +72,13 @@ def page_data(
 
 
 def shares(events: Sequence[Event]) -> dict[str, float]:
-    """The share of the roofline of each kernel that was run, by its name."""
+    """The share of the roofline of each kernel that was run, by program and name."""
     found = {}
     for row in averages(events):
         if row.kind == "kernel":
             share = row.roofline_share(device_peaks(row.device))
             if share is not None:
-                found[row.key.rpartition("/")[2]] = share
+                found[row.key] = share
     return found
 
 
@@ -128,7 +128,7 @@ def _program(
     functions, used = _functions(plan, inspection.bindings)
     for number, kernel in enumerate(kernels):
         kernel["functions"] = used.get(number, [])
-        kernel["share"] = share.get(kernel["name"])
+        kernel["share"] = share.get(f"{compiled.graph.name}/{kernel['name']}")
     return {
         "title": title or "program",
         "name": compiled.graph.name,

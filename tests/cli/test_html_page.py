@@ -280,6 +280,32 @@ def test_arrows_point_down_and_boxes_do_not_overlap(page: Any) -> None:
     assert overlapping == 0
 
 
+def test_times_are_those_of_the_program_at_hand(browser: Any, tmp_path: Path) -> None:
+    """Forward and backward have kernels of the same names; what did not run has no times."""
+    data = large_page(3, 4)
+    other = {**data["programs"][0], "title": "backward", "name": "large_backward"}
+    data["programs"].append(other)
+    event = {"kind": "kernel", "start": 0.0, "length": 8.0, "depth": 0, "bytes": 64, "flops": 32}
+    data["profile"] = [{"name": "cpu", "events": [{**event, "name": "large/kernel_1"}]}]
+    opened(browser, data, tmp_path)
+    view(browser, "kernels")
+    cells = (
+        "const cells = [...document.querySelectorAll('#kernel-table td:nth-child(6)')];"
+        "return cells.map(c => c.innerText)"
+    )
+    assert browser.execute_script(cells) == ["", "8.00 µs", ""]
+    browser.execute_script(
+        "const p = document.getElementById('program'); p.value = 1; p.onchange()"
+    )
+    assert browser.execute_script(cells) == ["", "", ""]
+    view(browser, "time")
+    browser.execute_script(
+        "const c = inspection.state.charts.time.at(-1); c.onChoose(c.blocks[0].data)"
+    )
+    assert details(browser).startswith("kernel_1 (")
+    assert browser.execute_script("return inspection.state.program") == 0
+
+
 def test_search_goes_from_match_to_match(page: Any) -> None:
     page.execute_script(
         "const s = document.getElementById('search'); s.value = 'dot_gen'; s.oninput();"

@@ -23,14 +23,14 @@
   window.inspection = { data, state, get graph() { return graph(); }, get layouts() { return Graph.counts.layouts; } };
   const program = () => data.programs[state.program];
 
-  /* Times of a profile, by the kernel's name. */
+  /* Times of a profile, by "program/kernel". */
   const measured = new Map();
   for (const lane of data.profile) for (const e of lane.events) {
     if (e.kind !== "kernel") continue;
-    const name = e.name.slice(e.name.lastIndexOf("/") + 1);
-    const sum = measured.get(name) || { runs: 0, us: 0 };
-    measured.set(name, { runs: sum.runs + 1, us: sum.us + e.length });
+    const sum = measured.get(e.name) || { runs: 0, us: 0 };
+    measured.set(e.name, { runs: sum.runs + 1, us: sum.us + e.length });
   }
+  const times = (kernel) => measured.get(`${program().name}/${kernel.name}`);
 
   /* Graph ----------------------------------------------------------------------------- */
   function graph() {
@@ -134,7 +134,7 @@
     const kernel = program().kernels[k];
     const panel = details(`${kernel.name} (${kernel.kind})`);
     panel.dataset.kernel = k;
-    const run = measured.get(kernel.name);
+    const run = times(kernel);
     facts(panel, [
       ["operations", kernel.operations],
       ["reads", bytes(kernel.read)],
@@ -233,7 +233,7 @@
   const COLUMNS = [
     ["kernel", (k) => k.name], ["kind", (k) => k.kind],
     ["read", (k) => k.read, bytes], ["written", (k) => k.written, bytes], ["FLOPs", (k) => k.flops, flops],
-    ["time", (k) => { const m = measured.get(k.name); return m ? m.us / m.runs : 0; }, (v) => (v ? time(v) : "")],
+    ["time", (k) => { const m = times(k); return m ? m.us / m.runs : 0; }, (v) => (v ? time(v) : "")],
     ["roofline", (k) => k.share || 0, (v) => (v ? `${Math.round(100 * v)}%` : "")],
     ["operations", (k) => k.operations], ["lines", (k) => k.lines.map((l) => l.split(" ")[0].replace(/:$/, "")).join(", ")],
   ];
@@ -282,7 +282,10 @@
   }
 
   function kernelNamed(name) {
-    const k = program().kernels.findIndex((kernel) => name.endsWith(`/${kernel.name}`));
+    const p = data.programs.findIndex((one) => name.startsWith(`${one.name}/`));
+    if (p < 0) return;
+    if (p !== state.program) { $("program").value = p; $("program").onchange(); }
+    const k = program().kernels.findIndex((kernel) => name === `${program().name}/${kernel.name}`);
     if (k >= 0) showKernel(k);
   }
 
@@ -358,7 +361,7 @@
       ["moved", bytes(sum(p.kernels, (k) => k.read + k.written))],
       ["FLOPs", flops(sum(p.kernels, (k) => k.flops))],
       ["arena", bytes(p.memory.peak)],
-      ["measured", measured.size ? time(sum([...measured.values()], (m) => m.us / m.runs)) : ""],
+      ["measured", p.kernels.some(times) ? time(sum(p.kernels, (k) => (times(k) ? times(k).us / times(k).runs : 0))) : ""],
     ]);
     panel.append(make("p", "Click an operation or a module in the graph, a row of the kernels, or a block in time and memory.", "hint"));
   }
