@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import evaluate_dim
 from flamec.runtime import recording
 from flamec.runtime.allocator import ALIGNMENT, current_arena
+from flamec.runtime.cpu.compiler import CompileError
 from flamec.runtime.cpu.step_clock import StepClock
 from flamec.runtime.device import PlanMemory
 from flamec.runtime.host_calls import Evaluate, HostCalls
@@ -102,7 +104,7 @@ class Executable:
         self.library_path = library_path
         self.compiled = compiled
         self.label = label
-        self.timed = timed
+        self.timed = timed if "functions" in plan.notes else None
         self._timed_library: ctypes.CDLL | None = None
         self.runtime = runtime
         self.plan_memory = plan_memory
@@ -113,15 +115,24 @@ class Executable:
         self._local = _BoundPrograms()
 
     def timed_library(self, recorder: Recorder) -> ctypes.CDLL | None:
-        """The build with a clock, made when it is first asked for; None if there is none."""
-        if (
-            self._timed_library is None
-            and self.timed is not None
-            and "functions" in self.plan.notes
-        ):
+        """The build with a clock, made when it is first asked for.
+
+        None, with a warning, where it cannot be made: a program from a file needs no compiler.
+        """
+        if self._timed_library is None and self.timed is not None:
             start = perf_counter_ns()
-            self._timed_library = ctypes.CDLL(str(self.timed()))
-            recorder.timed_build(self.label, start, perf_counter_ns())
+            try:
+                self._timed_library = ctypes.CDLL(str(self.timed()))
+            except (CompileError, OSError) as error:
+                self.timed = None
+                name = self.label or "a program"
+                warnings.warn(
+                    f"the steps of {name} cannot be timed one by one, only the whole: {error}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            else:
+                recorder.timed_build(self.label, start, perf_counter_ns())
         return self._timed_library
 
     def bind(self, sizes: tuple[int, ...] = ()) -> BoundProgram:

@@ -209,6 +209,26 @@ def test_threads_have_lanes_of_their_own() -> None:
         assert nested(lane)
 
 
+def test_a_program_that_cannot_be_built_again_is_timed_as_a_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @flamec.compile
+    def squared(x: Any) -> Any:
+        return x * x
+
+    squared(flamec.ones(10))
+
+    def no_compiler() -> Path:
+        raise FileNotFoundError("cc")
+
+    monkeypatch.setattr(squared.programs[0].prepared.runner.program, "timed", no_compiler)
+    message = "steps of squared cannot be timed one by one"
+    with pytest.warns(RuntimeWarning, match=message), profile() as prof:
+        assert squared(flamec.full((10,), 3.0)).tolist() == [9.0] * 10
+    (event,) = (e for e in prof.events() if e.kind in ("program", "kernel"))
+    assert (event.name, event.moved, event.flops) == ("squared", 2 * 40, 10)
+
+
 def test_a_compilation_is_an_event() -> None:
     @flamec.compile
     def triple(x: Any) -> Any:
