@@ -61,7 +61,8 @@ class CompiledGraph:
     """A plan and the stages that led to it.
 
     ``kernels``, ``groups`` and ``lowered`` belong to the plan's steps of the same position; copies
-    stand behind them. ``graph`` is what was divided into groups; ``choices``: schedules on a GPU.
+    stand behind them. ``arguments``: in a program in C the buffers of each step's parameters.
+    ``graph`` is what was divided into groups; ``choices``: schedules on a GPU.
     """
 
     plan: ExecutionPlan
@@ -71,6 +72,7 @@ class CompiledGraph:
     lowered: tuple[LoweredKernel, ...]
     graph: Graph
     choices: tuple[Choice, ...] = ()
+    arguments: tuple[tuple[int, ...], ...] = ()
 
 
 def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> CompiledGraph:
@@ -127,7 +129,13 @@ def _emitted(
     )
     groups, decisions = tuple(lowered.all_groups()), tuple(lowered.all_decisions())
     return CompiledGraph(
-        plan, groups, decisions, kernels, tuple(lowered.all_kernels()), context.graph
+        plan,
+        groups,
+        decisions,
+        kernels,
+        tuple(lowered.all_kernels()),
+        context.graph,
+        arguments=tuple(program.arguments),
     )
 
 
@@ -158,6 +166,7 @@ class _Program:
     emitter: Emitter
     steps: list[Step] = field(default_factory=list)
     functions: list[int] = field(default_factory=list)  # of the steps: numbers in the C text
+    arguments: list[tuple[int, ...]] = field(default_factory=list)
     calls: list[Action] = field(default_factory=list)
     loops: list[LoopSpan] = field(default_factory=list)
 
@@ -179,6 +188,7 @@ class _Program:
             else:
                 self.emitter.kernel(kernel.kernel, numbers)
             self.functions.append(self.emitter.steps[-1])
+            self.arguments.append(numbers)
             self.steps.append(repeated(kernel_step(kernel, numbers, table), times))
 
     def _add_loop(
@@ -221,6 +231,7 @@ class _Program:
         first = len(self.steps)
         self.steps.append(step)
         self.functions.append(-1)
+        self.arguments.append(())
         yield
         self.functions[first] = self.emitter.steps[-1]
         self.loops.append(LoopSpan(first, len(self.steps) - 1, outer))

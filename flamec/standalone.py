@@ -3,7 +3,8 @@
 In: the kernel's source text, and a plan (JSON) without it. Out: lines on standard output: the time
 of the best run, and for each array that is written its sum and a checksum of its bytes. Invariant:
 the inputs are the same in every run and on every machine: ``inputs`` draws them from a generator
-with a fixed seed, floats from [0, 1), integers below the bound that the file states.
+with a fixed seed, floats from [0, 1), integers below the bound that the file states; or they are
+those of a run, from a file.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,18 @@ def inputs(
     }
 
 
+def save_inputs(plan: ExecutionPlan, arrays: Mapping[int, np.ndarray], file: Path) -> None:
+    """Keep the arrays of a plan's buffers: bytes, because NumPy's files know not all dtypes."""
+    content: dict[str, Any] = {f"buffer{n}": arrays[n].view(np.uint8) for n in plan.inputs}
+    np.savez(file, **content)
+
+
+def saved_inputs(plan: ExecutionPlan, file: Path) -> dict[int, np.ndarray]:
+    """What ``save_inputs`` kept."""
+    with np.load(file, allow_pickle=False) as content:
+        return {n: content[f"buffer{n}"].view(plan.buffers[n].dtype.numpy) for n in plan.inputs}
+
+
 def _array(
     dtype: DType, count: int, zeros: bool, index_bound: int, rng: np.random.Generator
 ) -> np.ndarray:
@@ -62,11 +76,13 @@ def run(
     written: Sequence[int],
     index_bound: int,
     target: str = "",
+    values: Path | None = None,
 ) -> None:
     """Compile the kernel, run it and print what came out.
 
     ``sources``: the C text, or the text of each Triton kernel. ``target``: the GPU that it was
     written for; on a machine without a GPU the kernel is compiled for it and not run.
+    ``values``: a file with the inputs, where they were saved.
     """
     data = json.loads(plan)
     if target:
@@ -75,7 +91,10 @@ def run(
     else:
         (data["source"],) = sources
     whole = ExecutionPlan.from_json(json.dumps(data))
-    arrays = inputs(whole, sizes, written, index_bound)
+    if values is None:
+        arrays = inputs(whole, sizes, written, index_bound)
+    else:
+        arrays = saved_inputs(whole, values)
     order = tuple(sizes[s] for s in whole.symbols)
     ran = _on_gpu(whole, arrays, order, target) if target else _on_cpu(whole, arrays, order)
     if ran is None:

@@ -11,7 +11,7 @@ import ctypes
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
@@ -22,11 +22,11 @@ from flamec.ir.shape import evaluate_dim
 from flamec.runtime import recording
 from flamec.runtime.allocator import ALIGNMENT, current_arena
 from flamec.runtime.cpu.compiler import CompileError
-from flamec.runtime.cpu.step_clock import StepClock
+from flamec.runtime.cpu.step_clock import STOPPED, StepClock
 from flamec.runtime.device import PlanMemory
 from flamec.runtime.host_calls import Evaluate, HostCalls
 from flamec.runtime.program_errors import program_error
-from flamec.runtime.recording import ProgramRun, Recorder
+from flamec.runtime.recording import ProgramRun, Recorder, Stopped
 
 _MOST_BOUND_SIZES = 64
 
@@ -240,7 +240,7 @@ class BoundProgram:
         """The program itself, or while a profile is made its build with a clock."""
         executable, recorder = self._executable, recording.recorder
         if recorder is not None:
-            self._enter = TimedEntry(executable, self._sizes, self._entry, recorder)
+            self._enter = TimedEntry(executable, self._sizes, self._entry, self.addresses, recorder)
         elif isinstance(self._enter, TimedEntry):
             self._entry.program = executable.entry_address
             self._enter = executable.runtime.enter
@@ -263,9 +263,11 @@ class TimedEntry:
         executable: Executable,
         bindings: Mapping[str, int],
         entry: ProgramEntry,
+        addresses: Sequence[int | None],
         recorder: Recorder,
     ) -> None:
         self._executable, self._bindings, self._recorder = executable, bindings, recorder
+        self._addresses = addresses
         self._enter = executable.runtime.enter
         self._clock: StepClock | None = None
         library = executable.timed_library(recorder)
@@ -274,14 +276,16 @@ class TimedEntry:
             entry.program = ctypes.cast(library[executable.plan.entry], ctypes.c_void_p).value
 
     def __call__(self, pointer: Any) -> int:
-        clock = self._clock
+        clock, executable = self._clock, self._executable
         if clock is not None:
-            clock.start()
+            clock.start(self._recorder.stop_before(executable.plan))
         start = perf_counter_ns()
         code = self._enter(pointer)
         end = perf_counter_ns()
+        if code == STOPPED:
+            self._recorder.stopped(executable.plan, self._bindings, list(self._addresses))
+            raise Stopped
         spans, totals = ([], []) if clock is None else clock.read()
-        executable = self._executable
         self._recorder.program_run(
             ProgramRun(executable.plan, self._bindings, executable.label, start, end, spans, totals)
         )

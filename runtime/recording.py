@@ -54,6 +54,10 @@ class ProgramRun:
     totals: Sequence[StepTotal]
 
 
+class Stopped(Exception):
+    """A program was stopped before a step, as its recorder wanted."""
+
+
 class Recorder(Protocol):
     """What a profiler offers. Called on the threads that run programs.
 
@@ -62,6 +66,14 @@ class Recorder(Protocol):
     """
 
     anchors: dict[int, Any]
+
+    def stop_before(self, plan: ExecutionPlan) -> int:
+        """The step of the plan before which the program is to be stopped; -1 for none."""
+
+    def stopped(
+        self, plan: ExecutionPlan, bindings: Mapping[str, int], addresses: Sequence[int | None]
+    ) -> None:
+        """The program was stopped: the address of each buffer. ``Stopped`` is raised afterwards."""
 
     def timed_build(self, label: str, start: int, end: int) -> None:
         """The program ``label`` was compiled with a clock between its steps, or loaded."""

@@ -13,7 +13,7 @@ from flamec.cli.fusion_text import count_operations
 from flamec.cli.kernel_rows import Program
 from flamec.cli.source_lines import describe_place
 from flamec.codegen.errors import LoweringError
-from flamec.codegen.one_kernel import OneKernel, one_kernel
+from flamec.codegen.one_kernel import one_kernel
 from flamec.ir.kernel import print_kernel
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import evaluate_dim
@@ -21,8 +21,11 @@ from flamec.ir.shape import evaluate_dim
 _ANY_INDEX = 1 << 10
 
 
-def kernel_file(program: Program, number: int, function: str) -> str:
-    """The text; CommandFailed for a step that is no kernel of its own."""
+def kernel_file(program: Program, number: int, function: str, saved: bool = False) -> str:
+    """The text; CommandFailed for a step that is no kernel of its own.
+
+    ``saved``: the inputs are in a file beside it.
+    """
     try:
         alone = one_kernel(program.compiled, number, program.options)
     except (LoweringError, LookupError) as error:
@@ -32,8 +35,10 @@ def kernel_file(program: Program, number: int, function: str) -> str:
     sizes = {name: program.sizes[name] for name in plan.symbols}
     bound = min([_ANY_INDEX, *(evaluate_dim(s, program.sizes) for s in alone.index_sizes)])
     names = [f"SOURCE_{n}" for n in range(len(sources))] if len(sources) > 1 else ["SOURCE"]
+    more = _more(program, saved)
     blocks = [
-        _docstring(program, number, function, alone),
+        _docstring(program, number, function, saved),
+        *(["from pathlib import Path\n"] if saved else []),
         "from flamec.standalone import run\n",
         *(f"{name} = {_literal(text)}\n" for name, text in zip(names, sources, strict=True)),
         f"# The buffers and the launch, without the source.\nPLAN = {_literal(_plan_text(plan))}\n",
@@ -41,22 +46,25 @@ def kernel_file(program: Program, number: int, function: str) -> str:
         f"WRITTEN = {alone.written!r}  # buffers that the kernel writes",
         f"INDEX_BOUND = {max(1, bound)}  # integers in the inputs are below it\n",
         'if __name__ == "__main__":',
-        f"    run(PLAN, [{', '.join(names)}], SIZES, WRITTEN, INDEX_BOUND{_target(program)})\n",
+        f"    run(PLAN, [{', '.join(names)}], SIZES, WRITTEN, INDEX_BOUND{more})\n",
     ]
     return "\n".join(blocks)
 
 
-def _target(program: Program) -> str:
+def _more(program: Program, saved: bool) -> str:
+    if saved:
+        return ', values=Path(__file__).with_suffix(".npz")'
     return "" if program.target == "c" else f", {program.target!r}"
 
 
-def _docstring(program: Program, number: int, function: str, alone: OneKernel) -> str:
+def _docstring(program: Program, number: int, function: str, saved: bool) -> str:
     step = program.compiled.plan.steps[number]
     kernel = program.compiled.kernels[number]
     moved = (
         evaluate_dim(step.bytes_read, program.sizes),
         evaluate_dim(step.bytes_written, program.sizes),
     )
+    inputs = "those of a run of the function, the same" if saved else "random and the same"
     needs = "a C compiler" if program.target == "c" else "Triton and an NVIDIA GPU"
     lines = [
         f"{step.name} ({step.kind}) of {function}: {count_operations(step.operations)}",
@@ -66,7 +74,7 @@ def _docstring(program: Program, number: int, function: str, alone: OneKernel) -
         f"It reads {moved[0]:,} bytes, writes {moved[1]:,} and does "
         f"{evaluate_dim(step.flops, program.sizes):,} operations.",
         f"Run this file to compile and time it; it needs flamec and {needs}. The inputs are",
-        "random and the same in every run; a sum and a checksum of each result are printed.",
+        f"{inputs} in every run; a sum and a checksum of each result are printed.",
         "",
         *print_kernel(kernel).splitlines(),
     ]

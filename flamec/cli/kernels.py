@@ -11,6 +11,7 @@ from flamec.cli import example_inputs, target
 from flamec.cli.console import make_console, make_table, print_heading, print_json, print_table
 from flamec.cli.failure import CommandFailed
 from flamec.cli.kernel_file import kernel_file
+from flamec.cli.kernel_inputs import save_inputs
 from flamec.cli.kernel_rows import KernelRow, Program, kernel_rows, programs
 from flamec.cli.stages import inspect
 
@@ -34,6 +35,13 @@ def kernels(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where --write writes to.")
     ] = None,
+    real: Annotated[
+        bool,
+        typer.Option(
+            "--real-inputs",
+            help="With --write, in C: run FUNCTION up to the kernel and save what it is given.",
+        ),
+    ] = False,
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="Make every size above 1 symbolic.")
     ] = False,
@@ -43,20 +51,25 @@ def kernels(
     """List the kernels of FUNCTION with bytes, arithmetic and your lines; write one as a file.
 
     The file is a Python program that needs flamec (and a C compiler, or a GPU): it has the
-    kernel's source in it, compiles it, runs it with random inputs that are the same every time,
-    and prints the time and checksums. Change the source and run it again.
+    kernel's source in it, compiles it, runs it with inputs that are the same every time (random
+    ones, or with --real-inputs those of a run, in a file beside it), and prints the time and
+    checksums. Change the source and run it again.
 
     Example: flamec kernels train.py:step --write kernel_0 --out kernel_0.py
     """
     if (write is None) != (out is None):
         raise typer.BadParameter("--write NAME and --out FILE belong together")
+    if real and (write is None or code != "c"):
+        raise typer.BadParameter("--real-inputs belongs to --write, for kernels in C")
     found = target.load_target(function, True if dynamic else None)
     example = example_inputs.example_inputs(found, input or (), seed)
     inspection = inspect(found, example, found.function.options)
     made = programs(inspection, code)
     if write is not None and out is not None:
         program, number = _named(made, write)
-        out.write_text(kernel_file(program, number, function))
+        if real:
+            save_inputs(found, example, program, number, out.with_suffix(".npz"))
+        out.write_text(kernel_file(program, number, function, real))
         if as_json:
             print_json({"function": function, "kernel": write, "file": str(out)})
             return

@@ -8,12 +8,13 @@ that can be computed later; each thread has its own stack of open ranges.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from flamec.errors import user_location
 from flamec.ir.op import Op
+from flamec.ir.plan import ExecutionPlan
 from flamec.ir.types import TensorType
 from flamec.profiler.events import Event
 from flamec.profiler.program_events import device_events, host_events
@@ -92,6 +93,14 @@ class Recorder:
         """A program was compiled anew for this profile."""
         name = f"build {label or 'program'} with a clock"
         self._made.append(Event(name, "compile", start, end, threading.get_ident()))
+
+    def stop_before(self, plan: ExecutionPlan) -> int:
+        return -1
+
+    def stopped(
+        self, plan: ExecutionPlan, bindings: Mapping[str, int], addresses: Sequence[int | None]
+    ) -> None:
+        raise AssertionError("a profile stops no program")
 
     def program_run(self, run: ProgramRun) -> None:
         self._host_runs.append((threading.get_ident(), run))

@@ -1,7 +1,8 @@
 /* The clock between the steps of a program, in a build with FLAMEC_PROFILE; else nothing.
  *
  * In: where to write times, from the thread that calls the program next. Out: for each step how
- * often and how long it ran, and the spans of the first runs. The time of a loop includes its body. */
+ * often and how long it ran, and the spans of the first runs. The time of a loop includes its body.
+ * A program may be stopped before one of its steps, to look at its memory. */
 #ifndef FLAMEC_PROFILE_H
 #define FLAMEC_PROFILE_H
 
@@ -19,9 +20,12 @@ typedef struct FlamecProfile {
     int64_t (*now)(void);
     int64_t capacity; /* of spans; what does not fit is only counted */
     int64_t count;    /* of spans, written or not */
+    int64_t stop;     /* the step before whose first run the program returns FLAMEC_STOPPED, or -1 */
     FlamecSpan *spans;
     FlamecStepTotal *totals; /* by the step's number */
 } FlamecProfile;
+
+enum { FLAMEC_STOPPED = -1 }; /* no error of a program */
 
 static __thread FlamecProfile *flamec_profile;
 
@@ -30,6 +34,7 @@ void flamec_profile_into(FlamecProfile *profile) { flamec_profile = profile; }
 
 static inline int64_t flamec_timed(int64_t number, int64_t (*step)(FlamecCall *), FlamecCall *call) {
     FlamecProfile *profile = flamec_profile;
+    if (number == profile->stop) return FLAMEC_STOPPED;
     int64_t start = profile->now(), error = step(call), end = profile->now();
     FlamecStepTotal *total = &profile->totals[number];
     if (!total->runs++) total->first = start;

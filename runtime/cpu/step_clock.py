@@ -13,6 +13,7 @@ import numpy as np
 from flamec.ir.plan import ExecutionPlan
 from flamec.runtime.recording import StepSpan, StepTotal
 
+STOPPED = -1  # what a program returns that was stopped
 _MOST_SPANS = 1 << 14  # of one call; of more, only the totals are known
 
 
@@ -23,6 +24,7 @@ class _Profile(ctypes.Structure):
         ("now", ctypes.c_void_p),
         ("capacity", ctypes.c_int64),
         ("count", ctypes.c_int64),
+        ("stop", ctypes.c_int64),
         ("spans", ctypes.c_void_p),
         ("totals", ctypes.c_void_p),
     )
@@ -44,6 +46,7 @@ class StepClock:
         self._profile = _Profile(
             now=clock,
             capacity=_MOST_SPANS,
+            stop=-1,
             spans=self._spans.ctypes.data,
             totals=self._totals.ctypes.data,
         )
@@ -51,9 +54,10 @@ class StepClock:
         self._begin = library.flamec_profile_into
         self._begin.restype = None
 
-    def start(self) -> None:
-        """The calling thread's next call writes here."""
+    def start(self, stop: int = -1) -> None:
+        """The calling thread's next call writes here; it ends before the plan's step ``stop``."""
         self._profile.count = 0
+        self._profile.stop = self._functions[stop] if stop >= 0 else -1
         self._totals[:] = 0
         self._begin(self._pointer)
 

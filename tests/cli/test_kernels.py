@@ -61,6 +61,11 @@ def solved(a):
     return flamec.linalg.inv(a + flamec.eye(4)) + 1
 
 
+@flamec.compile(inputs=lambda: (flamec.arange(12.0).view(3, 4), flamec.arange(20.0).view(4, 5)))
+def staged(a, b):
+    return flamec.cumsum(a @ b, 0).to(flamec.bfloat16)
+
+
 def flamec_inputs():
     return flamec.randn(8, 12), flamec.randint(0, 5, (8,))
 """
@@ -142,6 +147,21 @@ def test_a_kernel_with_symbolic_sizes(
     path = write("softmax", "kernel_0", "--dynamic")
     assert "SIZES = {'s0': 6, 's1': 9}" in path.read_text()
     assert sums(path, capsys) == [pytest.approx(6, rel=1e-6)]  # each row sums to 1
+
+
+def test_a_kernel_with_the_inputs_of_a_run(
+    write: Callable[..., Path], run: Any, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last kernel is given what the one before it computed."""
+    listed = run("kernels", f"{file}:staged", "--json").json["kernels"]["main"]
+    assert len(listed) > 1
+    path = write("staged", listed[-1]["name"], "--real-inputs")
+    assert path.with_suffix(".npz").is_file()
+    product = np.arange(12.0).reshape(3, 4) @ np.arange(20.0).reshape(4, 5)
+    (total,) = sums(path, capsys)
+    assert total == pytest.approx(np.cumsum(product, 0).sum(), rel=2**-8)
+    first = sums(write("staged", listed[0]["name"], "--real-inputs"), capsys)
+    assert first == [pytest.approx(product.sum())]
 
 
 def test_every_kernel_of_a_training_step_can_be_written(file: Path, run: Any) -> None:
