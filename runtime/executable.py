@@ -11,7 +11,7 @@ import ctypes
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
@@ -263,7 +263,7 @@ class TimedEntry:
         executable: Executable,
         bindings: Mapping[str, int],
         entry: ProgramEntry,
-        addresses: Sequence[int | None],
+        addresses: ctypes.Array[ctypes.c_void_p],
         recorder: Recorder,
     ) -> None:
         self._executable, self._bindings, self._recorder = executable, bindings, recorder
