@@ -18,6 +18,10 @@ GRAIN = 1 << 15  # weighted elements that are worth another thread
 BLOCK = 4096  # elements of a block of a flat loop
 ROWS_SIDE_BY_SIDE = 1024  # rows of a group whose lanes are rows
 PANEL_BYTES = 1 << 23  # of a product's rows that an epilogue finds in cache
+ROW_UNIT = (
+    48  # rows of the smallest piece of a product: of BLAS kernels' blocks (16, 24) a multiple
+)
+MOST_PANEL_ROWS = 1024
 LARGEST_UNROLLED_BODY = 6  # statements
 UNROLLED_LENGTH = 256  # elements of a row
 TILE = 32  # rows and elements of a block
@@ -47,7 +51,8 @@ def propose(program: RowProgram) -> Schedule:
     contraction = program.contraction
     if contraction is not None:
         row_bytes = max(1, estimate(contraction.columns)) * LANE_BYTES[contraction.lane]
-        panel = max(32, min(1024, PANEL_BYTES // row_bytes // 16 * 16))
+        rows = min(MOST_PANEL_ROWS, PANEL_BYTES // row_bytes)
+        panel = max(1, rows // ROW_UNIT) * ROW_UNIT
         if not program.passes:
             panel = 1 << 30
     sized = bool(program.inner) and (

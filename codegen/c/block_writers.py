@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flamec.codegen.c.product import COLUMN_STRIP, is_wide, lone_product_holes
+from flamec.codegen.c.product import column_unit, is_wide, lone_product_holes, row_unit
 from flamec.codegen.c.program_writer import RowsWriter
 from flamec.codegen.c.rendering import decomposed, render
 from flamec.codegen.c.text import C_TYPES, dim, factor
@@ -21,15 +21,16 @@ class ProductWriter(RowsWriter):
 
     def jobs(self) -> str:
         c = self.product
-        strips = f"flamec_ceil({dim(c.columns)}, {COLUMN_STRIP})"
-        return f"{is_wide(c)} ? {strips} : {dim(c.batch * c.rows)}"
+        strips = f"flamec_units({dim(c.columns)}, {column_unit(c)})"
+        units = f"{factor(c.batch)} * flamec_units({dim(c.rows)}, {row_unit(c)})"
+        return f"{is_wide(c)} ? {strips} : {units}"
 
     def grain(self) -> str:
         c = self.product
         weight = f"{factor(c.depth)} / 8"
-        strip = f"flamec_max(1, {dim(c.batch * c.rows * COLUMN_STRIP)} * {weight})"
-        row = f"flamec_max(1, {factor(c.columns)} * {weight})"
-        return f"flamec_max(1, {GRAIN} / ({is_wide(c)} ? {strip} : {row}))"
+        strip = f"{dim(c.batch * c.rows)} * {column_unit(c)} * {weight}"
+        rows = f"flamec_min({dim(c.rows)}, {row_unit(c)}) * {factor(c.columns)} * {weight}"
+        return f"flamec_max(1, {GRAIN} / flamec_max(1, {is_wide(c)} ? {strip} : {rows}))"
 
     def main_function(self) -> str:
         holes = {"name": self.name, "declarations": "\n".join(self.declarations())}

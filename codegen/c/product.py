@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from flamec.codegen.c.text import C_TYPES, MEMORY_BYTES, dim, factor
-from flamec.codegen.schedule import Schedule
+from flamec.codegen.schedule import ROW_UNIT, Schedule
 from flamec.ir.kernel import Contraction, MatrixOperand, RowProgram
 from flamec.ir.shape import Dim, structurally_equal
 
 SMALL_PRODUCT = 1 << 15  # multiplications up to which our own loops win
 DOT_ROWS = 3  # rows up to which dot products of contiguous rows beat a BLAS, which packs
 FEW_ROWS = 64
-COLUMN_STRIP = 64  # columns of the smallest piece of a product that is divided along them
+COLUMN_STRIP = 96  # columns of the smallest piece of a product that is divided along them
 _BLAS = {"f32": ("sgemm", "FlamecSgemm"), "f64": ("dgemm", "FlamecDgemm")}
 
 
@@ -49,12 +49,23 @@ def lone_product_holes(c: Contraction) -> dict[str, str]:
     ]
     return {
         "wide": is_wide(c),
-        "strip": str(COLUMN_STRIP),
+        "strip": column_unit(c),
+        "unit": row_unit(c),
         "matrices": dim(c.batch),
         "rows": dim(c.rows),
         "columns": dim(c.columns),
         "call": "\n".join(lines),
     }
+
+
+def row_unit(c: Contraction, most: int = 1 << 30) -> str:
+    """C text of the rows of a unit of work, which depends on the product's sizes alone."""
+    return f"flamec_unit({factor(c.columns)} * {factor(c.depth)}, {ROW_UNIT}, {most})"
+
+
+def column_unit(c: Contraction) -> str:
+    """The same for a product that is divided along its columns."""
+    return f"flamec_unit({factor(c.rows)} * {factor(c.depth)}, {COLUMN_STRIP}, 1 << 30)"
 
 
 def is_wide(c: Contraction) -> str:

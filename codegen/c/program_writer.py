@@ -11,6 +11,7 @@ from typing import Any
 
 from flamec.codegen.c.product import (
     product_holes,
+    row_unit,
 )
 from flamec.codegen.c.rendering import decomposed, render, symbols_in
 from flamec.codegen.c.statements import StatementWriter, VectorAxis, accumulate, fold_lanes
@@ -18,7 +19,7 @@ from flamec.codegen.c.text import C_TYPES, combine, dim, factor, identity
 from flamec.codegen.lower.lanes import LANE_BYTES, spill_type
 from flamec.codegen.lower.row_program import CHUNK_ROWS, CHUNKS
 from flamec.codegen.schedule import GRAIN, LARGEST_UNROLLED_BODY, Schedule
-from flamec.ir.kernel import Fold, Keep, Pass, RowProgram, Store
+from flamec.ir.kernel import Contraction, Fold, Keep, Pass, RowProgram, Store
 from flamec.ir.op import lookup
 from flamec.ir.shape import Dim, product
 
@@ -203,6 +204,10 @@ class RowsWriter(ProgramWriter):
         if self.scatter:  # divided along its rows, which stay in order
             last = self.program.inner[-1].size if self.program.inner else 1
             return f"flamec_ceil({dim(last)}, {STRIP})"
+        contraction = self.program.contraction
+        if contraction is not None and not self.chunked:
+            unit = row_unit(contraction, self.schedule.panel)
+            return f"{factor(contraction.batch)} * flamec_ceil({dim(contraction.rows)}, {unit})"
         return self.chunk_count() if self.chunked else self.row_count()
 
     def grain(self) -> str:
@@ -217,6 +222,8 @@ class RowsWriter(ProgramWriter):
             return f"flamec_max(1, {GRAIN} / flamec_max(1, ({self.row_count()}) * {STRIP}))"
         if self.flat:
             return str(max(1, GRAIN // (self.schedule.block * weight)))
+        if contraction is not None:
+            weight = f"{weight} * {row_unit(contraction, self.schedule.panel)}"
         return f"flamec_max(1, {GRAIN} / flamec_max(1, {factor(inner)} * {weight}))"
 
     def main_function(self) -> str:
@@ -225,6 +232,8 @@ class RowsWriter(ProgramWriter):
         if self.chunked:
             declarations.append(f"const int64_t row_count = {self.row_count()};")
             declarations.append(f"const int64_t chunk_count = {self.chunk_count()};")
+        elif program.contraction is not None:
+            declarations += self._units(program.contraction)
         declarations += self.private_memory()
         lane_loop = self.inner[-1] if self.inner else ""
         low, high = "0", dim(program.inner[-1].size) if program.inner else "1"
@@ -240,8 +249,8 @@ class RowsWriter(ProgramWriter):
             "name": self.name,
             "declarations": "\n".join(declarations),
             "region": region,
-            "first": "first" if region else "begin",
-            "last": "last" if region else "end",
+            "first": "first" if region else "first_row" if program.contraction else "begin",
+            "last": "last" if region else "last_row" if program.contraction else "end",
             "outer": [{"name": l.name, "size": dim(l.size)} for l in program.inner[:-1]],
             "lane_loop": lane_loop,
             "low": low,
@@ -254,6 +263,16 @@ class RowsWriter(ProgramWriter):
             "product": product_holes(program, self.schedule),
         }
         return render("rows.c.j2", holes)
+
+    def _units(self, c: Contraction) -> list[str]:
+        """The rows of a thread's units of a product."""
+        return [
+            f"const int64_t unit = {row_unit(c, self.schedule.panel)};",
+            *(
+                f"const int64_t {row} = flamec_unit_row({number}, {dim(c.rows)}, unit);"
+                for row, number in (("first_row", "begin"), ("last_row", "end"))
+            ),
+        ]
 
     def _region(self) -> dict[str, str] | None:
         """The loop around the rows: chunks of them, or strips along all of them."""
