@@ -35,7 +35,7 @@ from flamec.ir.passes.lower_attention import lower_attention, never
 from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.passes.manager import Pass
 from flamec.ir.passes.normalize_contractions import normalize_contractions
-from flamec.ir.passes.widen_half_products import widen_half_products
+from flamec.ir.passes.widen_half_products import widen_half_products, widen_half_sums
 from flamec.ir.plan import (
     Action,
     ExecutionPlan,
@@ -147,6 +147,7 @@ def last_passes(options: CodegenOptions) -> tuple[Pass, ...]:
         Pass("lower_convolutions", lower_convolutions, "no convolutions are left in bodies"),
         Pass("lower_attention", partial(lower_attention, takes=never), "no attention is left"),
         Pass("widen_half_products", widen_half_products, "products of 16-bit floats are float32"),
+        Pass("widen_half_sums", widen_half_sums, "16-bit floats that meet are added in float32"),
         Pass("normalize_contractions", normalize_contractions, "products have one form"),
     )
 

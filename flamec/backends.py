@@ -21,6 +21,7 @@ from flamec.ir.graph import Graph
 from flamec.ir.passes.place import devices_of, on_one_device
 from flamec.ir.types import TensorType
 from flamec.prepared import Prepared, errors_of_compilation, graph_device, output_allocator
+from flamec.runtime.interrupts import uninterrupted
 
 
 def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Prepared:
@@ -111,5 +112,6 @@ class EvaluatedInvocation:
             assert array is not None, "an output was not set"
             np.copyto(array, result)
         copies = {p: np.array(v, copy=True) for p, v in updates.items()}
-        for position, result in copies.items():
-            np.copyto(self.inputs[position], result)
+        with uninterrupted():
+            for position, result in copies.items():
+                np.copyto(self.inputs[position], result)

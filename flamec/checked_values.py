@@ -20,6 +20,7 @@ from flamec.ir.op import OpKind
 from flamec.ir.shape import format_shape
 from flamec.ir.types import Device, TensorType
 from flamec.prepared import DeviceMemory, output_allocator
+from flamec.runtime.interrupts import uninterrupted
 
 _TESTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"nan": np.isnan, "inf": np.isinf}
 
@@ -82,8 +83,9 @@ class CheckedInvocation:
             runner.graph, inputs, self._bindings, runner.watch, in_bodies=True
         )
         changed = [(self._inputs[p], np.array(v)) for p, v in updates.items()]
-        for target, result in (*zip(self._outputs, outputs, strict=True), *changed):
-            _store(target, result)
+        with uninterrupted():
+            for target, result in (*zip(self._outputs, outputs, strict=True), *changed):
+                _store(target, result)
         self._outputs = [None] * len(self._outputs)
 
     def evaluating(self, inputs: Sequence[np.ndarray]) -> None:

@@ -25,6 +25,7 @@ from flamec.runtime.cpu.compiler import CompileError
 from flamec.runtime.cpu.step_clock import STOPPED, StepClock
 from flamec.runtime.device import PlanMemory
 from flamec.runtime.host_calls import Evaluate, HostCalls
+from flamec.runtime.interrupts import uninterrupted
 from flamec.runtime.program_errors import program_error
 from flamec.runtime.recording import ProgramRun, Recorder, Stopped
 
@@ -220,7 +221,11 @@ class BoundProgram:
         the host raises."""
         if self._generation != self._arena.generation:
             self._place()
-        code = self._enter(self._pointer)
+        if self._host.function is None:
+            code = self._enter(self._pointer)
+        else:
+            with uninterrupted():
+                code = self._enter(self._pointer)
         if code:
             self._fail(code)
 

@@ -52,6 +52,7 @@ from flamec.runtime.cuda.module import KernelLaunch, LoadedKernel
 from flamec.runtime.cuda.stream import Stream, current_stream
 from flamec.runtime.device import PlanMemory
 from flamec.runtime.host_calls import Evaluate, no_host
+from flamec.runtime.interrupts import uninterrupted
 
 _MOST_BOUND_SIZES = 64
 _CALLS_BEFORE_CAPTURE = 1
@@ -385,8 +386,9 @@ class BoundCudaProgram:
         if self._calls >= _CALLS_BEFORE_CAPTURE and self.program.graphs and self._capture():
             captured[0].graph.launch(stream)
             return
-        for step in self.steps:
-            step(stream)
+        with uninterrupted():  # between the launches that update one parameter and another
+            for step in self.steps:
+                step(stream)
         self._calls += 1
 
     def launch(self, addresses: Sequence[int]) -> None:

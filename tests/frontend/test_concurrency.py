@@ -1,0 +1,207 @@
+"""Compiled functions in many threads, forked and spawned processes, with one cache."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flamec
+from flamec import nn, optim
+from flamec.config import default_options
+from flamec.runtime.kernel_cache import KernelCache
+from flamec.runtime.private_files import WRITING
+
+THREADS = 8
+
+
+def smooth(x: flamec.Tensor, w: flamec.Tensor) -> flamec.Tensor:
+    return flamec.softmax(flamec.tanh(x @ w), -1).sum(0)
+
+
+def branching(x: flamec.Tensor) -> flamec.Tensor:
+    """Split in two where the value decides."""
+    total = x.abs().sum()
+    if total > 100:
+        return x / total
+    return x * total.item() + 1
+
+
+def in_threads(work: Callable[[int], Any], count: int = THREADS) -> list[Any]:
+    """``work(i)`` in that many threads that start at the same moment."""
+    barrier = threading.Barrier(count)
+
+    def one(number: int) -> Any:
+        barrier.wait()
+        return work(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(one, range(count)))
+
+
+@pytest.mark.parametrize("backend", ["c", "evaluate"])
+def test_first_calls_in_many_threads_compile_once(backend: str) -> None:
+    compiled = flamec.compile(smooth, backend=backend)
+    x = [flamec.randn(20, 30) for _ in range(THREADS)]
+    w = flamec.randn(30, 40)
+    found = in_threads(lambda i: [compiled(x[i], w) for _ in range(20)])
+    assert compiled.stats.traces == 1
+    assert len(compiled.programs) == 1
+    for i, results in enumerate(found):
+        for result in results:
+            assert flamec.allclose(result, smooth(x[i], w), atol=1e-5)
+
+
+def test_threads_with_other_sizes_and_branches() -> None:
+    """One function whose calls need several programs, whole and split ones, and some of each at a
+    time: each call gets the result of its own arguments."""
+    compiled, split = flamec.compile(smooth, backend="c"), flamec.compile(branching, backend="c")
+    w = flamec.randn(30, 40)
+
+    def work(number: int) -> None:
+        generator = np.random.default_rng(number)
+        for turn in range(25):
+            rows = int(generator.integers(0, 9))
+            x = flamec.tensor(generator.normal(size=(rows, 30)).astype(np.float32))
+            assert flamec.allclose(compiled(x, w), smooth(x, w), atol=1e-5), (number, turn)
+            y = flamec.tensor(generator.normal(size=50) * (1 if number % 2 else 9))
+            assert flamec.allclose(split(y), branching(y), atol=1e-5), (number, turn)
+
+    in_threads(work)
+    assert compiled.stats.traces <= 3
+
+
+def test_models_that_are_trained_in_threads() -> None:
+    """A model, an optimizer and a compiled step of its own for each thread."""
+
+    def train(number: int, wrap: Callable[[Any], Any]) -> list[float]:
+        generator = np.random.default_rng(number)
+
+        def drawn(*shape: int) -> flamec.Tensor:
+            return flamec.tensor(generator.normal(size=shape).astype(np.float32))
+
+        layer = nn.Linear(12, 12)
+        layer.load_state_dict({"weight": drawn(12, 12), "bias": drawn(12)})
+        sgd = optim.SGD(layer.parameters(), lr=0.01, momentum=0.9)
+
+        @wrap
+        def step(x: flamec.Tensor) -> flamec.Tensor:
+            sgd.zero_grad()
+            loss = layer(x).tanh().square().mean()
+            loss.backward()
+            sgd.step()
+            return loss
+
+        return [step(drawn(9, 12)).item() for _ in range(6)]
+
+    found = in_threads(lambda i: train(i, flamec.compile(backend="c")), 4)
+    for number, losses in enumerate(found):
+        assert np.allclose(losses, train(number, lambda f: f), atol=1e-6)
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """The exit status of a forked child that does ``work``."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_child_calls_and_compiles() -> None:
+    """The pool of threads has been at work before, and is again in parent and child."""
+    compiled = flamec.compile(lambda x: (x * 2 + 1).exp().sum(1), backend="c", threads=4)
+    x = flamec.rand(2000, 300)
+    expected = compiled(x)
+    other = flamec.compile(lambda x: (x * 3).tanh().sum(0), backend="c", threads=4)
+
+    def work() -> None:
+        for _ in range(3):
+            assert flamec.equal(compiled(x), expected)
+        assert flamec.allclose(other(x), (x * 3).tanh().sum(0), rtol=1e-4)
+
+    assert in_child(work) == 0
+    assert flamec.equal(compiled(x), expected)
+    work()
+
+
+def compiled_in_a_process(number: int) -> float:
+    compiled = flamec.compile(branching)
+    return float(compiled(flamec.full((3,), float(number))).sum())
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes_of_a_pool(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = os.pathsep.join(p for p in (str(Path(__file__).parent), *sys.path) if p)
+    monkeypatch.setenv("PYTHONPATH", path)
+    expected = [float(branching(flamec.full((3,), float(i))).sum()) for i in range(4)]
+    compiled_in_a_process(0)
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        found = pool.map(compiled_in_a_process, range(4))
+    assert np.allclose(found, expected)
+
+
+SHARING = """
+import sys
+import flamec
+functions = [lambda x, k=k: (x * (k + 1)).exp().sum() + k for k in range(4)]
+sys.stdin.readline()  # all begin at the same moment
+x = flamec.ones(64)
+for number, function in enumerate(functions):
+    compiled = flamec.compile(function)
+    assert flamec.allclose(compiled(x), function(x), rtol=1e-4), number
+print(sum(p.prepared.kernels_compiled for p in compiled.programs))
+"""
+
+
+def test_processes_that_share_a_cache_compile_at_the_same_time(tmp_path: Path) -> None:
+    path = os.pathsep.join(p for p in sys.path if p)
+    environment = {**os.environ, "FLAMEC_CACHE_DIR": str(tmp_path), "PYTHONPATH": path}
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", SHARING],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    processes = [start() for _ in range(4)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors[-2000:]
+    later = start()
+    output, errors = later.communicate("go\n")
+    assert (later.returncode, output.strip()) == (0, "0"), errors[-2000:]
+    assert_complete(tmp_path)
+
+
+def assert_complete(folder: Path) -> None:
+    """Every entry of a cache can be read, and nothing else is left."""
+    cache = KernelCache(folder, default_options().cache_bytes)
+    entries = list(cache.entries())
+    assert entries
+    for entry in entries:
+        assert cache.read(entry.key, entry.kind), entry
+    assert not list(folder.rglob(f"*{WRITING}*")), "a file was left half written"
