@@ -18,9 +18,8 @@ GRAIN = 1 << 15  # weighted elements that are worth another thread
 BLOCK = 4096  # elements of a block of a flat loop
 ROWS_SIDE_BY_SIDE = 1024  # rows of a group whose lanes are rows
 PANEL_BYTES = 1 << 23  # of a product's rows that an epilogue finds in cache
-ROW_UNIT = (
-    48  # rows of the smallest piece of a product: of BLAS kernels' blocks (16, 24) a multiple
-)
+# Rows of the smallest piece of a product: of the groups of BLAS kernels (4, 8, 12, 24) a multiple.
+ROW_UNIT = 24
 MOST_PANEL_ROWS = 1024
 LARGEST_UNROLLED_BODY = 6  # statements
 UNROLLED_LENGTH = 256  # elements of a row

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ from flamec.state import AutocastState, thread
 from flamec.structures import LEAF, Structure, flatten, unflatten
 from flamec.tensor import RuntimeNumber, Storage, Tensor, ViewStep
 from flamec.trace import Trace
+
+_one_trace = threading.RLock()  # classes are instrumented for all threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,12 +142,20 @@ def capture(
     tensor's value is needed that cannot be had.
     """
     leaves, structure = flatten((args, kwargs))
-    base_storages = _aliased_storages(leaves)
+    given, base_storages = (function, leaves, structure), _aliased_storages(leaves)
     while True:
+        recorder, outside = Recorder(), (thread.grad_enabled, thread.autocast)
         try:
-            return _capture(
-                function, leaves, structure, dynamic, name, base_storages, segments, repeats
-            )
+            with _one_trace, using_oracle(None):
+                try:
+                    return _capture(
+                        *given, dynamic, name, base_storages, segments, repeats, recorder
+                    )
+                except KeyboardInterrupt:  # which may have come while the trace was ending
+                    thread.trace = None
+                    thread.grad_enabled, thread.autocast = outside
+                    recorder.leave()
+                    raise
         except AliasDiscovered as alias:
             if alias.storage in base_storages:
                 raise CompileError(
@@ -176,11 +187,11 @@ def _capture(
     base_storages: list[Storage],
     segments: SegmentCache | None,
     repeats: bool,
+    recorder: Recorder,
 ) -> Captured:
     trace = Trace(base_storages)
     if segments is not None:
         trace.execution = Execution(trace, leaves, segments, name)
-    recorder = Recorder()
     argument_types: dict[int, TensorType] = {}
     proxies: list[Any] = []
     labels = list(_labels(function, structure))
@@ -214,6 +225,7 @@ def _capture(
             restore(recorder.guards.values())
         raise
     finally:
+        recorder.leave()
         thread.trace = None
         thread.grad_enabled, thread.autocast = grad_enabled, autocast
     recorder.exempted |= trace.exempted

@@ -156,28 +156,34 @@ class Recorder:
         self._names: dict[int, str] = {}
         self._previous_profile: Any = None
         self._collects_garbage = False
-        self.active = False
+        self.active = self._entered = False
 
     # life cycle ---------------------------------------------------------------
     def __enter__(self) -> Recorder:
-        self.active = True
         self._collects_garbage = gc.isenabled()
-        gc.disable()  # callbacks of the collector are not the traced function's
         self._previous_profile = sys.getprofile()
+        self.active = self._entered = True
+        gc.disable()  # callbacks of the collector are not the traced function's
         sys.setprofile(self._on_event)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _resume(self._previous_profile)
+        self.leave()
+
+    def leave(self) -> None:
+        """Give back what was taken from the interpreter and the classes; may be repeated."""
         self.active = False
-        if self._collects_garbage:
-            gc.enable()
+        if self._entered:
+            _resume(self._previous_profile)
+            if self._collects_garbage:
+                gc.enable()
+            self._entered = False
         for cls, own in self._instrumented.items():
             for hook, value in zip(_HOOKS, own, strict=True):
-                if value is MISSING:
-                    delattr(cls, hook)
-                else:
+                if value is not MISSING:
                     setattr(cls, hook, value)
+                elif hook in cls.__dict__:
+                    delattr(cls, hook)
         self._instrumented.clear()
 
     @contextmanager
@@ -306,12 +312,12 @@ class Recorder:
             except AttributeError:
                 return MISSING
 
+        self._instrumented[cls] = own  # first, so that whatever happens they are given back
         try:
             cls.__getattribute__ = recording  # type: ignore[assignment]
             cls.__setattr__ = writing  # type: ignore[assignment, method-assign]
-        except TypeError:
-            return  # an immutable class written in C cannot change its attributes either
-        self._instrumented[cls] = own
+        except TypeError:  # an immutable class written in C cannot change its attributes either
+            del self._instrumented[cls]
 
     def _attribute(self, instance: Any, name: str, value: Any) -> None:
         if name.startswith("__") or name in _NAMING:

@@ -43,6 +43,7 @@ from flamec.ir.passes.lower_attention import has_kernel, lower_attention
 from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.passes.manager import Pass
 from flamec.ir.passes.normalize_contractions import normalize_contractions
+from flamec.ir.passes.widen_half_products import widen_half_sums
 from flamec.ir.plan import Action, Copy, ExecutionPlan, LoopSpan, OutputSpec, Step, Window
 from flamec.ir.shape import Dim, is_multiple
 from flamec.ir.tasks import TaskGraph
@@ -109,6 +110,7 @@ def last_passes(options: CodegenOptions) -> tuple[Pass, ...]:
             partial(lower_attention, takes=has_kernel),
             "what attention is left has a kernel",
         ),
+        Pass("widen_half_sums", widen_half_sums, "16-bit floats that meet are added in float32"),
         *((copies,) if contiguous else ()),
         Pass("normalize_contractions", normalize_contractions, "products have one form"),
     )

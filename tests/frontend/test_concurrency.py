@@ -14,12 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from complete_cache import assert_complete
 
 import flamec
 from flamec import nn, optim
-from flamec.config import default_options
-from flamec.runtime.kernel_cache import KernelCache
-from flamec.runtime.private_files import WRITING
 
 THREADS = 8
 
@@ -106,6 +104,23 @@ def test_models_that_are_trained_in_threads() -> None:
     found = in_threads(lambda i: train(i, flamec.compile(backend="c")), 4)
     for number, losses in enumerate(found):
         assert np.allclose(losses, train(number, lambda f: f), atol=1e-6)
+
+
+def test_traces_in_threads_guard_what_they_read() -> None:
+    """Classes are instrumented while a function is traced, for all threads: one trace at a time."""
+    own = nn.Linear.__dict__.get("__getattribute__")
+
+    def work(number: int) -> bool:
+        model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(6)))
+        compiled = flamec.compile(lambda x: model(x).sum(), backend="evaluate")
+        x = flamec.ones(2, 4)
+        compiled(x)
+        model[number].bias = None
+        return flamec.allclose(compiled(x), model(x).sum())
+
+    for _ in range(3):
+        assert all(in_threads(work, 4))
+        assert nn.Linear.__dict__.get("__getattribute__") is own
 
 
 def in_child(work: Callable[[], None]) -> int:
@@ -195,13 +210,3 @@ def test_processes_that_share_a_cache_compile_at_the_same_time(tmp_path: Path) -
     output, errors = later.communicate("go\n")
     assert (later.returncode, output.strip()) == (0, "0"), errors[-2000:]
     assert_complete(tmp_path)
-
-
-def assert_complete(folder: Path) -> None:
-    """Every entry of a cache can be read, and nothing else is left."""
-    cache = KernelCache(folder, default_options().cache_bytes)
-    entries = list(cache.entries())
-    assert entries
-    for entry in entries:
-        assert cache.read(entry.key, entry.kind), entry
-    assert not list(folder.rglob(f"*{WRITING}*")), "a file was left half written"
