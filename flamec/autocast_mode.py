@@ -96,9 +96,9 @@ class autocast:
 def _can_be_enabled(device_type: str, dtype: DType) -> bool:
     """Whether a region can do what it is for; warns if not."""
     if device_type == "cuda":
-        from flamec import cuda
+        from flamec.gpu import unavailable_reason  # loaded already: no file is read while tracing
 
-        if not cuda.is_available():
+        if unavailable_reason() is not None:
             warnings.warn("CUDA is not available. Disabling autocast.", stacklevel=3)
             return False
     if dtype not in _LOWER_PRECISIONS:

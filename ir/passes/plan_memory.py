@@ -9,7 +9,7 @@ gives is alive in all of its steps.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
@@ -27,6 +27,19 @@ class Access(NamedTuple):
     reads: Sequence[Hashable]
     writes: Sequence[Hashable]
     in_place: Sequence[tuple[Hashable, Hashable]] = ()
+
+
+class MemoryUse(NamedTuple):
+    """Bytes of a call: of its inputs, of the outputs that it makes, and of the arena."""
+
+    inputs: int
+    outputs: int
+    arena: int
+
+    @property
+    def total(self) -> int:
+        """All that is in memory while the program runs."""
+        return self.inputs + self.outputs + self.arena
 
 
 class Span(NamedTuple):
@@ -55,6 +68,20 @@ def accesses_of(
         if buffer.kind == "temporary" and position in touched
     }
     return steps, size, spans
+
+
+def memory_use(plan: ExecutionPlan, bindings: Mapping[str, int], threads: int = 1) -> MemoryUse:
+    """What a call is predicted to take; each of ``threads`` has private memory in the arena."""
+
+    def together(buffers: Iterable[int]) -> int:
+        return sum(evaluate_dim(plan.buffers[b].bytes, bindings) for b in set(buffers))
+
+    private = _aligned(evaluate_dim(plan.scratch, bindings)) * threads
+    return MemoryUse(
+        together(plan.inputs),
+        together(output.buffer for output in plan.outputs),
+        plan_memory(plan, bindings).peak_bytes + private,
+    )
 
 
 def arrange(
