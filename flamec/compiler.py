@@ -26,6 +26,7 @@ from flamec.errors import CompileError, DataDependentError, is_framework_file, u
 from flamec.escapes import OnceProgram, trust
 from flamec.guard_code import TrustedCheck
 from flamec.ir.graph import Graph, Location
+from flamec.ir.passes.plan_memory import MemoryUse, memory_use
 from flamec.ir.passes.settle_sizes import settle_sizes
 from flamec.prepared import Prepared
 from flamec.program import Program
@@ -375,6 +376,19 @@ class CompiledFunction:
             while frame.f_back is not None and is_framework_file(frame.f_code.co_filename):
                 frame, depth = frame.f_back, depth + 1
             warnings.warn(message, RuntimeWarning, stacklevel=depth)
+
+    def memory_use(self) -> MemoryUse:
+        """Predicted bytes of a call, by the program that was used last, for the sizes that it was
+        traced with: inputs, outputs, arena. Of several parts the one that takes most.
+
+        RuntimeError before the first call, and for a program without a plan (backend="evaluate").
+        """
+        program = self.programs[0] if self.programs else None
+        plans = [p.plan for _, p in program.parts if p.plan] if program else []
+        if program is None or not plans:
+            raise RuntimeError(f"{self.name} has no compiled program whose memory is planned")
+        hints = program.captured.trace.oracle.hints
+        return max((memory_use(plan, hints) for plan in plans), key=lambda use: use.total)
 
     def reset(self) -> None:
         """Forget all programs and counters."""

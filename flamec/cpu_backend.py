@@ -22,7 +22,6 @@ import numpy as np
 
 import flamec.codegen
 import flamec.ir
-from flamec.codegen.options import CodegenOptions
 from flamec.config import CompileOptions
 from flamec.errors import CompileError
 from flamec.host_evaluation import evaluate_host_call
@@ -36,6 +35,7 @@ from flamec.prepared import (
     Prepared,
     cache_key,
     generate_plan,
+    options_of_code,
     output_allocator,
     stage_error,
 )
@@ -132,7 +132,7 @@ def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Pr
 
 def codegen_options(options: CompileOptions) -> CodegenOptions:
     """How code for the CPU is generated."""
-    return CodegenOptions(strict=options.numerics == "strict", memory_budget=options.memory_budget)
+    return options_of_code(options)
 
 
 def load(prepared: Prepared, plan: ExecutionPlan, symbols: Sequence[str]) -> None:

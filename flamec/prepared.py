@@ -67,6 +67,15 @@ class DeviceMemory(Protocol):
         """Store a Python number in such a cell, for the programs that are run from now on."""
 
 
+def options_of_code(options: CompileOptions) -> CodegenOptions:
+    """What the options of a function say about its code, on any device."""
+    return CodegenOptions(
+        strict=options.numerics == "strict",
+        deterministic=options.deterministic,
+        memory_budget=options.memory_budget,
+    )
+
+
 def output_allocator(
     invocation: Invocation, memory: DeviceMemory, position: int, type: TensorType
 ) -> Callable[[], Any]:
@@ -132,12 +141,17 @@ class Prepared:
         records = self.pass_records
         return records[-1].after if records else self.graph
 
+    @property
+    def code_options(self) -> CodegenOptions:
+        """How code is generated: as ``codegen`` says, else by the options of the function."""
+        return self.codegen or options_of_code(self.options)
+
     @cached_property
     def lowered(self) -> LoweredProgram:
         """Kernels for a GPU before their schedules are chosen."""
         from flamec.codegen.triton.compile_graph import lower_graph
 
-        return lower_graph(self.optimized, self.codegen or CodegenOptions())
+        return lower_graph(self.optimized, self.code_options)
 
     @cached_property
     def compiled(self) -> CompiledGraph:
@@ -145,10 +159,10 @@ class Prepared:
         if graph_device(self.graph).type == "cuda":
             from flamec.codegen.triton.compile_graph import emit_graph
 
-            return emit_graph(self.lowered, self.codegen or CodegenOptions())
+            return emit_graph(self.lowered, self.code_options)
         from flamec.codegen.compile_graph import compile_graph
 
-        return compile_graph(self.optimized, self.codegen)
+        return compile_graph(self.optimized, self.code_options)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ the file has it, else with two other batch sizes, to show what a new size costs.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -26,6 +26,7 @@ from flamec.cli.fusion_text import (
     group_lines,
     not_fused_lines,
 )
+from flamec.cli.memory_text import memory_data, memory_lines
 from flamec.cli.stages import backward_ranges
 from flamec.cli.target import Target, user_code
 from flamec.compiler import CompiledFunction, Variant
@@ -172,6 +173,11 @@ def guard_lines(program: Variant) -> list[str]:
     return list(dict.fromkeys(c.description for c in program.check.conditions))
 
 
+def _hints(program: Variant) -> Mapping[str, int]:
+    """The sizes that the program was traced with."""
+    return program.captured.trace.oracle.hints
+
+
 def _sources(program: Variant) -> list[tuple[str, str, str]]:
     """(origin, name, type) of each input of the graph."""
     captured = program.captured
@@ -205,6 +211,9 @@ def _print_program(console: Console, program: Variant, everything: bool) -> None
     for title, prepared in program.parts:
         suffix = f" ({title})" if title else ""
         _print_section(console, f"kernels{suffix}", group_lines(prepared))
+        if prepared.plan is not None:
+            lines = memory_lines(prepared.plan, _hints(program))
+            _print_section(console, f"memory{suffix}", lines, limit)
         _print_section(console, f"fused{suffix}", fused_lines(prepared), limit)
         _print_section(console, f"not fused{suffix}", not_fused_lines(prepared), limit)
 
@@ -235,6 +244,11 @@ def program_data(program: Variant) -> dict[str, Any]:
         "guards": guard_lines(program),
         "kernels": {t or "main": group_data(p) for t, p in program.parts},
         "fusion": {t or "main": decision_data(p) for t, p in program.parts},
+        "memory": {
+            t or "main": memory_data(p.plan, _hints(program))
+            for t, p in program.parts
+            if p.plan is not None
+        },
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from flamec.cli.console import format_bytes, table_lines
 from flamec.cli.fusion_text import count_operations
+from flamec.cli.memory_text import memory_data, memory_lines
 from flamec.cli.source_lines import describe_place
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import Buffer, ExecutionPlan, MemoryLayout
@@ -28,6 +29,7 @@ def plan_lines(plan: ExecutionPlan, bindings: Mapping[str, int]) -> list[str]:
     lines = [
         f"{totals['kernels']} kernels, {format_bytes(totals['bytes_moved'])} moved, "
         f"arena {format_bytes(totals['arena_bytes'])}{sizes}",
+        *memory_lines(plan, bindings),
         "",
     ]
     lines += table_lines(_STEPS, _step_rows(plan), numeric=("bytes read", "bytes written"))
@@ -58,7 +60,9 @@ def plan_data(plan: ExecutionPlan, bindings: Mapping[str, int]) -> dict[str, Any
     for step in data["steps"]:
         step["source"] = [describe_place(place) for place in step["locations"]]
     offsets = {str(buffer): offset for buffer, offset in sorted(layout.offsets.items())}
-    return {**data, **plan_totals(plan, layout, bindings), "arena_offsets": offsets}
+    totals = plan_totals(plan, layout, bindings)
+    memory = memory_data(plan, bindings)
+    return {**data, **totals, "memory": memory, "arena_offsets": offsets}
 
 
 def _step_rows(plan: ExecutionPlan) -> list[tuple[str, ...]]:

@@ -11,6 +11,7 @@ import pytest
 
 import flamec
 from flamec import nn, optim
+from flamec.cli.memory_text import memory_data, memory_lines
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.nn import functional as F
 from flamec.runtime.allocator import current_arena
@@ -69,6 +70,29 @@ def test_a_training_step_with_less_memory() -> None:
     for found in results[1:]:
         for a, b in zip(found, results[0], strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_what_a_program_says_about_its_memory() -> None:
+    """Prediction, what is computed again and what is kept, each with its reason and its line."""
+    _, plain = trained(1.0, steps=1)
+    _, small = trained(0.0, steps=1)
+    use, less = plain.memory_use(), small.memory_use()
+    assert use.total == use.inputs + use.outputs + use.arena
+    assert (less.inputs, less.outputs) == (use.inputs, use.outputs) and less.arena < use.arena
+    parameters = sum(p.numel() * 4 for block in range(LAYERS) for p in Block().parameters())
+    assert use.outputs > parameters  # gradients
+    (only,) = memory_lines(plain.programs[0].prepared.plan, {})
+    assert "arena" in only
+    lines = memory_lines(small.programs[0].prepared.plan, {})
+    assert any(line.startswith("computed again:") for line in lines)
+    kept = [line for line in lines if line.startswith("kept at the peak:")]
+    assert kept and all("  # " in line and ": " in line for line in kept)
+    data = memory_data(small.programs[0].prepared.plan, {})
+    assert (
+        data["peaks"][data["chosen"]] == plan_memory(small.programs[0].prepared.plan, {}).peak_bytes
+    )
+    with pytest.raises(RuntimeError, match="no compiled program"):
+        flamec.compile(lambda x: x).memory_use()
 
 
 def trained_again(step: Any) -> None:

@@ -1,4 +1,4 @@
-"""Memory budgets on a real GPU: what is allocated is what was predicted, and the step is the same."""
+"""Memory budgets on a real GPU: what is allocated is what was predicted; the step is the same."""
 
 from __future__ import annotations
 

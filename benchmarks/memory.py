@@ -1,0 +1,172 @@
+"""``python -m benchmarks.memory [NAME ...]``: the most memory that training steps take on the CPU.
+
+Every contender runs in a process of its own, flamec's compiled ones twice, so that the second
+finds its programs in the cache. A library that stands before ``malloc`` and ``mmap``
+(``counting_allocator.c``, preloaded) counts blocks of 64 KiB and more, whoever asks for them, but
+for OpenBLAS, which maps buffers that it hardly touches. A figure is the most during two steps
+after three others, less what there was before the model was built: parameters, gradients,
+optimizer state and inputs are in it, as are blocks that a framework keeps for later.
+``predicted``: what flamec's plan says for the same step (``memory_use``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import frameworks
+from benchmarks.harness import Step
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = ("mlp", "gpt", "resnet", "encoder", "lstm")
+BUDGETS = (1.0, 0.5, 0.0)
+CONTENDERS = (
+    "flamec eager",
+    *(f"flamec {budget:g}" for budget in BUDGETS),
+    "torch eager",
+    "torch.compile",
+)
+WARM_UP, COUNTED = 3, 2
+
+
+def build(name: str, framework: Any, compile: Callable[[Any], Any]) -> Step:
+    """One training step, as the benchmarks of time have it."""
+    if name == "mlp":
+        from benchmarks.mlp import Mlp
+
+        return Mlp((784, 512, 512, 10), 128).build(framework, compile)
+    if name == "gpt":
+        from benchmarks.gpt import GptSize, training
+
+        return training(framework, compile, GptSize())
+    from benchmarks import encoder_step, lstm_step, resnet_step
+
+    steps = {"encoder": encoder_step, "lstm": lstm_step, "resnet": resnet_step}
+    return steps[name].build(framework, compile)
+
+
+def run_contender(name: str, contender: str) -> dict[str, Any]:
+    """Measure in this process, into which the counting library is preloaded."""
+    count = ctypes.CDLL(None)
+    for function in (count.counted_bytes, count.most_counted_bytes):
+        function.restype = ctypes.c_long
+    frameworks.limit_threads()
+    framework = frameworks.torch() if contender.startswith("torch") else frameworks.flamec()
+    made: list[Any] = []
+
+    def compiled(function: Any) -> Any:
+        if contender.endswith("eager"):
+            return function
+        options = {}
+        if contender.startswith("flamec "):
+            options["memory_budget"] = float(contender.partition(" ")[2])
+        made.append(framework.compile(function, **options))
+        return made[-1]
+
+    load_libraries(framework, compiled)
+    made.clear()
+    framework.manual_seed(0)
+    gc.collect()
+    before = count.counted_bytes()
+    step = build(name, framework, compiled)
+    losses = [float(step()) for _ in range(WARM_UP)]
+    gc.collect()
+    count.count_again()
+    losses += [float(step()) for _ in range(COUNTED)]
+    found = {"bytes": count.most_counted_bytes() - before, "losses": losses}
+    if made and contender.startswith("flamec"):
+        use = made[0].memory_use()
+        found |= {"predicted": use.total, "arena": use.arena}
+    return found
+
+
+def load_libraries(framework: Any, compile: Callable[[Any], Any]) -> None:
+    """Let libraries for matrices take what they keep for themselves before counting begins."""
+
+    @compile
+    def multiply(a: Any) -> Any:
+        return (a @ a).tanh().sum()
+
+    matrix = framework.ones(160, 160)
+    for _ in range(3):
+        float(multiply(matrix))
+
+
+def measure(name: str, contender: str, library: Path, cache: Path) -> dict[str, Any]:
+    """The same in a process of its own; ``problem`` says why there is no figure."""
+    command = [sys.executable, "-m", "benchmarks.memory", name, "--contender", contender]
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": str(library),
+        "PYTHONMALLOC": "malloc",
+        "FLAMEC_CACHE_DIR": str(cache / "flamec"),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "torch"),
+    }
+    runs = 2 if contender.startswith("flamec") and contender != "flamec eager" else 1
+    for _ in range(runs):
+        finished = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        if finished.returncode:
+            lines = finished.stderr.strip().splitlines() or ["no message"]
+            return {"problem": lines[-1][:200]}
+    result: dict[str, Any] = json.loads(finished.stdout.strip().splitlines()[-1])
+    return result
+
+
+def counting_library(folder: Path) -> Path:
+    """Compile the library that counts."""
+    from flamec.runtime.cpu.compiler import find_compiler
+
+    library = folder / "counting_allocator.so"
+    source = Path(__file__).with_name("counting_allocator.c")
+    flags = ["-O2", "-shared", "-fPIC", "-o", str(library), str(source)]
+    subprocess.run([*find_compiler().command, *flags], check=True)
+    return library
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--only", nargs="*", metavar="CONTENDER", default=CONTENDERS)
+    parser.add_argument("--contender", help="measure one in this process, for the program itself")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    choice = parser.parse_args(arguments)
+    if choice.contender:
+        print(json.dumps(run_contender(choice.names[0], choice.contender)))
+        return 0
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="flamec-memory-") as folder:
+        library = counting_library(Path(folder))
+        for name in choice.names or NAMES:
+            for contender in choice.only:
+                result = measure(name, contender, library, Path(folder))
+                rows.append({"name": name, "contender": contender, **result})
+                print(line(rows[-1]), flush=True)
+    if choice.json is not None:
+        choice.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+def line(row: dict[str, Any]) -> str:
+    """One figure as text, in MiB."""
+    start = f"{row['name']:<8} {row['contender']:<14}"
+    if "problem" in row:
+        return f"{start} {row['problem']}"
+    text = f"{start} {row['bytes'] / 2**20:8.1f} MiB"
+    if "predicted" in row:
+        text += f"  predicted {row['predicted'] / 2**20:8.1f} MiB"
+    return f"{text}  loss {row['losses'][-1]:.4f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
