@@ -247,7 +247,7 @@ class CompiledFunction:
     def _whole_program(self, captured: Captured) -> Program | DifferentiableProgram:
         make = self._make if captured.effects else self._make_own  # those are for one call each
         if captured.tracked_outputs:
-            return DifferentiableProgram(captured, make)
+            return DifferentiableProgram(captured, make, self.options.memory_budget)
         check = TrustedCheck() if captured.effects else None
         graph = settle_sizes(captured.graph, captured.equal_sizes)
         return Program(captured, make(graph, captured.symbols), check=check)

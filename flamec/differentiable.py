@@ -48,6 +48,7 @@ class DifferentiableProgram:
         self,
         captured: Captured,
         make: Callable[[Graph, tuple[str, ...]], Prepared],
+        memory_budget: float = 1.0,
     ) -> None:
         self.original = captured
         self._make = make
@@ -65,7 +66,7 @@ class DifferentiableProgram:
         joint = recognize_attention(joint)  # before it is cut between forward and backward
         on_gpu = graph_device(joint).type == "cuda"
         counts = len(captured.graph.inputs), len(captured.graph.outputs)
-        parts = partition(joint, *counts, expensive=on_gpu)
+        parts = partition(joint, *counts, on_gpu, memory_budget)
         self.joint = joint
         self.forward_graph: Graph = parts.forward
         self.backward_graph: Graph = parts.backward

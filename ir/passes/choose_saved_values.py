@@ -23,14 +23,16 @@ def choose_saved_values(
     returned: Collection[Value],
     required: Collection[Value],
     expensive: bool,
+    folds: bool = False,
 ) -> tuple[set[Value], set[Node]]:
-    """See the module's docstring. ``expensive``: functions such as exp may run again, too.
+    """See the module's docstring. ``expensive``, ``folds``: what may run again, too
+    (``can_run_again``).
 
     Of equal choices the one that runs fewest nodes again is taken.
     """
     items = [Item(value, _bytes(value), NEVER) for value in inputs]
     for node in nodes:
-        again = 0 if can_run_again(node, expensive) else NEVER
+        again = 0 if can_run_again(node, expensive, folds) else NEVER
         for value in node.outputs:
             cost = _bytes(value) * (1 if value in returned else 2)
             keep = NEVER if node.op.kind in FREE else cost

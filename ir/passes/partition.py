@@ -2,11 +2,13 @@
 
 The forward program returns, after its own outputs, the values that the backward
 program reads ("saved"), chosen so that the fewest bytes are moved
-(``choose_saved_values``); what follows elementwise from them is computed again.
+(``choose_saved_values``); what follows elementwise from them is computed again, and with a
+memory budget what is folded from them, too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from flamec.ir.builder import GraphBuilder
@@ -25,14 +27,20 @@ class Partition:
 
 
 def partition(
-    joint: Graph, input_count: int, output_count: int, expensive: bool = False
+    joint: Graph,
+    input_count: int,
+    output_count: int,
+    expensive: bool = False,
+    memory_budget: float = 1.0,
 ) -> Partition:
     """Cut ``joint`` (see ``differentiate_graph``) behind its first ``output_count`` outputs.
 
     Its first ``input_count`` inputs belong to the forward program, the others are
     gradients of the outputs. ``expensive``: functions such as exp are computed again, too,
-    where that moves fewer bytes.
+    where that moves fewer bytes. With a ``memory_budget`` below 1 so are folds of rows, and what is
+    computed again stands just before its use.
     """
+    spare = memory_budget < 1
     seeds = set(joint.inputs[input_count:])
     late = set(seeds)
     backward_nodes: list[Node] = []
@@ -46,7 +54,9 @@ def partition(
     early = [n for n in joint.nodes if not any(v in late for v in n.outputs)]
     given = joint.inputs[:input_count]
     returned = joint.outputs[:output_count]
-    saved, again = choose_saved_values(early, given, returned, required, expensive)
+    saved, again = choose_saved_values(
+        early, given, returned, required, expensive or spare, folds=spare
+    )
     required.update(v for n in again for v in n.inputs)
 
     # the old contents of an input that the forward program writes to are saved like any value
@@ -71,6 +81,7 @@ def partition(
             again,
             backward_nodes,
             gradients,
+            late=spare,
         ),
         positions,
         len(saved_values),
@@ -85,18 +96,37 @@ def _rebuild(
     again: set[Node],
     backward_nodes: list[Node],
     gradients: tuple[Value, ...],
+    late: bool,
 ) -> Graph:
     builder = GraphBuilder()
     mapped: dict[Value, Value] = {}
     for value in (*saved, *inputs, *seeds):
         mapped[value] = builder.input(value.type, value.name)
-    late = set(backward_nodes)
-    for node in joint.nodes:
-        if node in again or node in late:
-            builder.location, builder.scope = node.location, node.scope
-            copy = builder.add_node(node.op, [mapped[v] for v in node.inputs], node.attributes)
-            mapped.update(zip(node.outputs, copy.outputs, strict=True))
+    own = set(backward_nodes)
+    nodes = [node for node in joint.nodes if node in again or node in own]
+    for node in _before_use(nodes, again) if late else nodes:
+        builder.location, builder.scope = node.location, node.scope
+        copy = builder.add_node(node.op, [mapped[v] for v in node.inputs], node.attributes)
+        mapped.update(zip(node.outputs, copy.outputs, strict=True))
     return builder.build([mapped[v] for v in gradients], None, f"{joint.name}_backward")
+
+
+def _before_use(nodes: Sequence[Node], again: Collection[Node]) -> list[Node]:
+    """The nodes with those that run again as late as they can."""
+    order: dict[Node, None] = {}
+    for node in nodes:
+        if node in again:
+            continue
+        pending = [node]
+        while pending:
+            makers = [v.node for v in pending[-1].inputs if v.node in again and v.node not in order]
+            if makers:
+                pending.extend(m for m in makers if m is not None)
+            else:
+                order.setdefault(pending.pop())
+    for node in nodes:  # what only gradients themselves are
+        order.setdefault(node)
+    return list(order)
 
 
 def _without_dead_nodes(graph: Graph) -> Graph:

@@ -8,7 +8,7 @@ from triton_graphs import gelu, layer_norm, softmax
 
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph
-from flamec.ir.graph import Graph
+from flamec.ir.graph import Graph, Value
 from flamec.ir.passes.differentiate import differentiate_graph
 from flamec.ir.passes.partition import Partition, partition
 from flamec.ir.types import TensorType, bfloat16, float32
@@ -30,12 +30,15 @@ def shapes(parts: Partition) -> list[tuple[object, ...]]:
     return [v.type.shape for v in parts.forward.outputs[1:]]
 
 
+@pytest.mark.parametrize("budget", [1.0, 0.5])
 @pytest.mark.parametrize("expensive", [False, True])
 @pytest.mark.parametrize("make", [softmax_of_halves, norm])
-def test_both_parts_give_the_values_of_the_whole(make: object, expensive: bool) -> None:
+def test_both_parts_give_the_values_of_the_whole(
+    make: object, expensive: bool, budget: float
+) -> None:
     graph: Graph = make()  # type: ignore[operator]
     joint = differentiate_graph(graph, range(len(graph.inputs)))
-    parts = partition(joint, len(graph.inputs), 1, expensive)
+    parts = partition(joint, len(graph.inputs), 1, expensive, budget)
     rng = np.random.default_rng(3)
     arrays = [
         rng.normal(size=tuple(map(int, v.type.shape))).astype(v.type.dtype.numpy)
@@ -61,3 +64,23 @@ def test_expensive_values_are_saved_unless_told_otherwise() -> None:
     graph = softmax_of_halves()
     parts = partition(differentiate_graph(graph, (0,)), 1, 1)
     assert (6, 33) in shapes(parts) and parts.saved_inputs == ()
+
+
+def test_with_a_memory_budget_only_inputs_are_kept_and_nodes_run_late() -> None:
+    b = GraphBuilder()
+    x, *weights = (b.input(TensorType(s, float32)) for s in ((6, 33), *[(33, 33)] * 3))
+    for weight in weights:
+        product = b.dot_general(x, weight, contract=((1,), (0,)), batch=((), ()))
+        x = b.tanh(softmax(b, product))
+    joint = differentiate_graph(b.build([x]), range(4))
+    most, least = (partition(joint, 4, 1, True, budget) for budget in (1.0, 0.0))
+    assert sum(map(_elements, least.forward.outputs)) < sum(map(_elements, most.forward.outputs))
+    products = sum(node.op.name == "dot_general" for node in least.backward.nodes)
+    assert products == 6  # those of the gradients alone
+    exponentials = [i for i, n in enumerate(least.backward.nodes) if n.op.name == "exp"]
+    between = least.backward.nodes[exponentials[0] : exponentials[-1]]
+    assert any(node.op.name == "dot_general" for node in between)
+
+
+def _elements(value: Value) -> int:
+    return int(np.prod(value.type.shape))
