@@ -22,6 +22,7 @@ import numpy as np
 
 import flamec.codegen
 import flamec.ir
+from flamec.codegen.options import CodegenOptions
 from flamec.config import CompileOptions
 from flamec.errors import CompileError
 from flamec.host_evaluation import evaluate_host_call

@@ -23,6 +23,7 @@ from flamec.ir.stages import Stage, value_bytes
 from flamec.ir.tasks import TaskGraph
 
 WINDOWS = (1, 4, 16, 48)  # into which the stages before the peak are divided
+MOST_PROGRAMS = 32  # whose kernels are made, to know their peaks exactly
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def fit_memory_budget(
             search = PeakSearch(context, fusion, tuple(stages), device, windows)
             for work in search.lower():
                 found.append(_Found(work, search.peak(), search.stages, search))
-    promising = _lower_and_lower(found)
+    promising = _apart(_lower_and_lower(found))
     chain = _lower_and_lower(replace(f, peak=peak(f.stages)) for f in promising)
     peaks = [program.peak for program in chain]
     allowed = peaks[-1] + budget * (peaks[0] - peaks[-1])
@@ -91,6 +92,16 @@ def _lower_and_lower(found: Iterable[_Found]) -> list[_Found]:
         if not chain or program.peak < chain[-1].peak:
             chain.append(program)
     return chain
+
+
+def _apart(chain: list[_Found]) -> list[_Found]:
+    """Some of a chain, its ends among them, so that peaks differ enough to be worth a look."""
+    least = (chain[0].peak - chain[-1].peak) / MOST_PROGRAMS
+    kept = chain[:1]
+    for program in chain[1:]:
+        if kept[-1].peak - program.peak >= least or program is chain[-1]:
+            kept.append(program)
+    return kept
 
 
 @dataclass(frozen=True, eq=False)
