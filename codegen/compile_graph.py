@@ -97,7 +97,7 @@ def _emitted(
     context = lowered.context
     table = assign_buffers(context, lowered.kernels)
     symbols = program_symbols(context.graph)
-    program = _Program(Emitter(symbols))
+    program = _Program(Emitter(symbols), options.strict)
     program.add(lowered, table)
     emitter = program.emitter
     for source, target in table.copies:
@@ -162,9 +162,10 @@ def run_last_passes(graph: Graph, passes: Sequence[Pass]) -> Graph:
 
 @dataclass
 class _Program:
-    """Collects the steps of a graph and of the bodies in it."""
+    """Collects the steps of a graph and of the bodies in it. ``strict``: see ``c_form``."""
 
     emitter: Emitter
+    strict: bool = False
     steps: list[Step] = field(default_factory=list)
     functions: list[int] = field(default_factory=list)  # of the steps: numbers in the C text
     arguments: list[tuple[int, ...]] = field(default_factory=list)
@@ -179,7 +180,7 @@ class _Program:
                 add(kernel, lowered.context, table, lowered.bodies[position], times)
                 continue
             numbers = tuple(table.number(buffer) for buffer in kernel.buffers)
-            form = None if kernel.user is None else c_form(kernel.user)
+            form = None if kernel.user is None else c_form(kernel.user, self.strict)
             if kernel.user is not None and form is not None:
                 arrays = operand_buffers(kernel.user, lowered.context, table)
                 self.emitter.user_calls(kernel.kernel, form, arrays)
@@ -277,12 +278,15 @@ def kernel_step(lowered: LoweredKernel, numbers: Sequence[int], table: BufferTab
     )
 
 
-def c_form(task: Task) -> CForm | None:
-    """What C computes of a user's kernel; None where NumPy does. LoweringError without either."""
+def c_form(task: Task, strict: bool) -> CForm | None:
+    """What C computes of a user's kernel; None where NumPy does. LoweringError without either.
+
+    ``strict``: NumPy if it can, because that is what eager mode takes.
+    """
     node = task.node
     assert node is not None and node.op.kernel is not None
     kernel = node.op.kernel
-    if kernel.c is not None:
+    if kernel.c is not None and not (strict and kernel.host):
         given, made = (tuple(v.type for v in values) for values in (node.inputs, node.outputs))
         return kernel.c(given, made, node.attributes)
     if not kernel.host:

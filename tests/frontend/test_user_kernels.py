@@ -122,6 +122,19 @@ def test_numpy_forms_are_calls_of_the_host() -> None:
     assert call.attributes == {"scale": 0.5}  # type: ignore[union-attr]
 
 
+def test_strict_programs_take_the_form_of_eager_mode() -> None:
+    x, w = flamec.tensor(random(4, 3)), flamec.tensor(random(4, seed=1))
+    for numerics, kinds in (("default", ()), ("strict", ("scaled_rows",))):
+        f = flamec.compile(backend="c", numerics=numerics)(lambda x, w: scaled_rows(x + 1, w))
+        found, wanted = f(x, w), scaled_rows(x + 1, w)
+        plan = f.programs[0].prepared.plan
+        assert plan is not None
+        assert tuple(call.op for call in plan.actions) == kinds  # type: ignore[union-attr]
+        if numerics == "strict":
+            for one, other in zip(found, wanted, strict=True):
+                assert one.numpy().tobytes() == other.numpy().tobytes()
+
+
 def test_equal_calls_are_computed_once_and_unused_ones_not_at_all() -> None:
     def f(x: Tensor) -> Tensor:
         squared_relu(x, scale=7.0)
