@@ -20,6 +20,7 @@ from typing import Any, TypeVar, overload
 from flamec.backends import prepare
 from flamec.call_path import CHANGED
 from flamec.capture import Captured, Dynamic, actual_sizes, capture
+from flamec.collection_pause import collector_rests
 from flamec.config import CompileOptions, default_options
 from flamec.differentiable import DifferentiableProgram
 from flamec.errors import CompileError, DataDependentError, is_framework_file, user_location
@@ -153,7 +154,8 @@ class CompiledFunction:
             return self.function(*args, **kwargs)
         attempt = Attempt()
         while True:
-            program, found = self._find(args, kwargs, attempt)
+            with collector_rests():
+                program, found = self._find(args, kwargs, attempt)
             given = (*found, attempt) if isinstance(program, (SplitProgram, OnceProgram)) else found
             result = program.run(*given)
             if result is CHANGED:  # by another thread, between check and call

@@ -7,11 +7,13 @@ become one C function.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from flamec.codegen.c.block_writers import ProductWriter, TiledWriter
+from flamec.codegen.c.bundle import BundleWriter, is_bundle
 from flamec.codegen.c.program_writer import (
     EmittedProgram,
     ProgramWriter,
@@ -19,6 +21,7 @@ from flamec.codegen.c.program_writer import (
     size_declarations,
 )
 from flamec.codegen.c.rendering import parameters_in, render, symbols_in
+from flamec.codegen.c.repeated_step import COMMENT, NAME, RepeatedStep
 from flamec.codegen.c.side_by_side import SideBySideWriter
 from flamec.codegen.c.statements import StatementWriter
 from flamec.codegen.c.text import C_TYPES, combine, dim, identity, number
@@ -35,10 +38,12 @@ class Emitter:
     """Collects the functions of a translation unit. ``symbols`` are the sizes it is given."""
 
     symbols: tuple[str, ...]
-    functions: list[str] = field(default_factory=list)
+    functions: list[Callable[[], str]] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)  # numbers of their functions, in order
     _count: int = 0
     _user_texts: set[str] = field(default_factory=set)
+    _blocks: dict[str, str] = field(default_factory=dict)  # of scalars: text -> function
+    _repeated: dict[object, RepeatedStep] = field(default_factory=dict)
     _programs: dict[tuple[RowProgram, Schedule], EmittedProgram] = field(default_factory=dict)
 
     @property
@@ -66,16 +71,36 @@ class Emitter:
                 form = TiledWriter
             emitted = form(program, schedule, name, self.symbols).emit()
             self._programs[key] = emitted
-            self.functions.extend(emitted.functions)
+            self._add(*emitted.functions)
         return self._programs[key]
 
     # steps ---------------------------------------------------------------------------
     def kernel(self, kernel: Kernel, buffers: tuple[int, ...]) -> None:
         """One step: ``buffers[i]`` is the plan's buffer of kernel parameter i."""
-        number = self._next_number()
+        name = _function(self._next_number())
+        self.steps.append(self._count - 1)
+        like = tuple(id(x) for x in (kernel.parts, kernel.uniform, kernel.finish))
+        known = self._repeated.get(like)
+        if known is None:
+            programs = [self._program(p.program) for p in kernel.parts]
+            if is_bundle(kernel, programs):
+                self._bundle(name, kernel, buffers, programs)
+                return
+            text = self._step(kernel, programs)
+            known = self._repeated.setdefault(text, RepeatedStep(kernel, text))
+            if known.kernel is kernel:
+                self._repeated[like] = known
+        known.uses.append((name, _comment(kernel), buffers))
+        self.functions.append(partial(known.function, len(known.uses) - 1))
+
+    def _add(self, *functions: str) -> None:
+        self.functions += [partial(str, text) for text in functions]
+
+    def _step(self, kernel: Kernel, programs: list[EmittedProgram]) -> str:
+        """The function of a kernel, without its name and with its buffers in a table."""
+        buffers = [f"at[{i}]" for i in range(len(kernel.parameters))]
         writer = StatementWriter((), (), "0")
         uniform = [line for s in kernel.uniform for line in writer.write(s, None)]
-        programs = [self._program(p.program) for p in kernel.parts]
         numbered = list(enumerate(zip(kernel.parts, programs, strict=True)))
         symbols = symbols_in(kernel.uniform) | symbols_in(kernel.finish)
         for part, emitted in zip(kernel.parts, programs, strict=True):
@@ -84,8 +109,8 @@ class Emitter:
         finish = [line for i, (p, e) in numbered for line in _joined(i, p, e)]
         finish += [line for s in kernel.finish for line in writer.write(s, None)]
         holes = {
-            "name": _function(number),
-            "comment": _comment(kernel),
+            "name": NAME,
+            "comment": COMMENT,
             "sizes": "\n".join(size_declarations(self.symbols, symbols, "call")),
             "pointers": "\n".join(
                 [*_shortcut(kernel, buffers), *_pointers(kernel, buffers, uniform)]
@@ -96,8 +121,15 @@ class Emitter:
             "after": "\n".join(_after(programs, serial)),
             "finish": "\n".join(finish),
         }
-        self.functions.append(render("step.c.j2", holes))
-        self.steps.append(number)
+        return render("step.c.j2", holes)
+
+    def _bundle(
+        self, name: str, kernel: Kernel, buffers: tuple[int, ...], programs: list[EmittedProgram]
+    ) -> None:
+        writer = BundleWriter(kernel, buffers, programs, self.symbols, self._blocks)
+        run = _call("flamec_parts", "&parts", "total", "first_grain", is_small(kernel))
+        text = writer.write(name, _comment(kernel), run)
+        self._add(*writer.new_functions, text)
 
     def host_call(self, kernel: Kernel, number: int) -> None:
         """A step that has the runtime make the plan's call of the host with this number."""
@@ -107,7 +139,7 @@ class Emitter:
         """A step that calls the user's functions; ``buffers``: of operands, then of results."""
         if form.text not in self._user_texts:
             self._user_texts.add(form.text)
-            self.functions.append(form.text)
+            self._add(form.text)
         lines: list[str] = []
         symbols: set[str] = set()
         for position, call in enumerate(form.calls):
@@ -127,7 +159,7 @@ class Emitter:
                 "arguments": f", {arguments}" if arguments else "",
                 "sizes": "\n".join(size_declarations(self.symbols, own, "call")),
             }
-            self.functions.append(render("user_job.c.j2", holes))
+            self._add(render("user_job.c.j2", holes))
             lines.append(f"call->runtime->parallel_for({job}, (void *)call, {dim(call.jobs)}, 1);")
         self._plain_step(
             _comment(kernel),
@@ -178,7 +210,7 @@ class Emitter:
             "test": test,
             "steps": body,
         }
-        self.functions.append(render("while.c.j2" if test else "loop.c.j2", holes))
+        self._add(render("while.c.j2" if test else "loop.c.j2", holes))
         self.steps.append(number)
 
     def branch(
@@ -193,7 +225,7 @@ class Emitter:
             "first": first,
             "second": second,
         }
-        self.functions.append(render("branch.c.j2", holes))
+        self._add(render("branch.c.j2", holes))
         self.steps.append(number)
 
     def _next_number(self) -> int:
@@ -214,7 +246,7 @@ class Emitter:
             "after": "",
             "finish": "",
         }
-        self.functions.append(render("step.c.j2", holes))
+        self._add(render("step.c.j2", holes))
         self.steps.append(number)
 
     def text(self) -> str:
@@ -223,7 +255,7 @@ class Emitter:
             "prelude": render("prelude.c.j2", {}),
             "sizes": "\n".join(size_declarations(self.symbols, symbols_of(self.scratch), "call")),
             "scratch": dim(self.scratch),
-            "functions": self.functions,
+            "functions": [function() for function in self.functions],
             "steps": self.steps,
         }
         return render("program.c.j2", holes)
@@ -254,7 +286,7 @@ def _user_argument(argument: KernelArgument, buffers: tuple[int, ...]) -> str:
     return f"(int64_t)({dim(argument)})"
 
 
-def _shortcut(kernel: Kernel, buffers: tuple[int, ...]) -> list[str]:
+def _shortcut(kernel: Kernel, buffers: Sequence[str]) -> list[str]:
     """A plain copy does nothing where source and target turn out to share memory."""
     if kernel.uniform or kernel.finish or len(kernel.parts) != 1:
         return []
@@ -272,7 +304,7 @@ def _shortcut(kernel: Kernel, buffers: tuple[int, ...]) -> list[str]:
     return [f"if (call->buffers[{source}] == call->buffers[{target}]) return 0;"]
 
 
-def _pointers(kernel: Kernel, buffers: tuple[int, ...], uniform: list[str]) -> list[str]:
+def _pointers(kernel: Kernel, buffers: Sequence[str], uniform: list[str]) -> list[str]:
     used = parameters_in(kernel.uniform) | parameters_in(kernel.finish)
     lines = [
         f"{'' if p.written else 'const '}{C_TYPES[p.memory]} *p{i} = call->buffers[{buffers[i]}];"

@@ -33,7 +33,7 @@ from flamec.profiler.peaks import device_peaks
 
 _STAGES = ("trace", "grad", "autocast", "optimized", "fused", "kernel", "plan", "source")
 _FUNCTION = re.compile(r"^(?:static )?[\w ]*?\b(\w+)\(", re.MULTILINE)
-_CALLED = re.compile(r"\b((?:loop|product)_\d+\w*)\b")
+_CALLED = re.compile(r"\b((?:loop|product|scalars|steps)_\d+\w*)\b")
 _TEXT_LIMIT = 400  # characters of an attribute
 
 
@@ -275,9 +275,15 @@ def _c_functions(source: str) -> dict[str, str]:
 
 
 def _used(functions: Mapping[str, str], name: str) -> list[str]:
-    """A step's function and, before it, those that it calls."""
-    called = dict.fromkeys(m for m in _CALLED.findall(functions[name]) if m in functions)
-    return [*called, name]
+    """A step's function and, before it, those that it calls, directly or not."""
+    found: dict[str, None] = {}
+    pending = [name]
+    while pending:
+        caller = pending.pop()
+        if caller not in found:
+            found[caller] = None
+            pending += [m for m in _CALLED.findall(functions[caller]) if m in functions]
+    return [*reversed(found)]
 
 
 def _memory(plan: ExecutionPlan, sizes: Mapping[str, int]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ class WorkingGroup:
     ``bits`` stand for the group in sets of groups; a merged group has those of its parts.
     """
 
-    __slots__ = ("bits", "number", "segments", "shared", "tasks")
+    __slots__ = ("_name", "bits", "number", "segments", "shared", "tasks")
 
     def __init__(
         self,
@@ -29,6 +29,7 @@ class WorkingGroup:
         self.segments = tuple(segments)
         self.shared = shared
         self.tasks = (*shared, *(task for segment in self.segments for task in segment))
+        self._name = ""
 
     @property
     def is_bundle(self) -> bool:
@@ -41,10 +42,13 @@ class WorkingGroup:
     @property
     def name(self) -> str:
         """The operations, for messages: ``sub, exp, sum (model.py:12)``."""
-        names = list(dict.fromkeys(task.name for task in self.tasks))
-        text = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
-        last = self.tasks[-1].origin
-        return f"{text} ({last.location})" if last is not None and last.location else text
+        if not self._name:  # asked for in every decision about the group
+            names = list(dict.fromkeys(task.name for task in self.tasks))
+            text = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+            last = self.tasks[-1].origin
+            located = last is not None and last.location
+            self._name = f"{text} ({last.location})" if last and located else text
+        return self._name
 
 
 class FusionState:

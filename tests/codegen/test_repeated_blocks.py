@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 from gpt2_example import example
 
 import flamec
 from flamec import nn
 from flamec.codegen.compile_graph import CompiledGraph, run_last_passes
+from flamec.codegen.compile_graph import compile_graph as compile_for_c
 from flamec.codegen.compile_graph import last_passes as last_for_c
 from flamec.codegen.lower.graph import GraphLowering
 from flamec.codegen.lower.group import GroupLowering
@@ -140,3 +145,46 @@ def test_a_long_chain_of_scalars_is_lowered() -> None:
     result = GraphLowering(for_c, FusionOptions(), ErrorTable(), reuse=True)
     kernels = result.lower(optimized).kernels
     assert sum(len(kernel.kernel.parts) for kernel in kernels) >= 400
+
+
+def test_more_layers_need_no_more_c() -> None:
+    """But a table of buffers for each kernel, and the rows of an optimizer's tables."""
+    found = []
+    for layers in (3, 9):
+        source = compile_for_c(graph(layers, "c")).plan.source
+        functions = re.findall(r"^static [\w() ]*\b(\w+?)_\d+\(", source, re.MULTILINE)
+        found.append(Counter(functions))
+    few, many = found
+    assert many.pop("step") > 2 * few.pop("step") > 2 * few["steps"]
+    assert many.pop("scalars") <= few.pop("scalars") + 2, "blocks at the ends of a long chain"
+    assert few == many, "loops, products, and kernels of equal structure"
+
+
+def test_an_optimizer_of_many_parameters_computes_what_eager_mode_does(tmp_path: Path) -> None:
+    """Its parts and scalars come from tables; some sizes do not fill a vector."""
+    shapes = [(1 + i % 5, 1 + i % 7) for i in range(40)] + [(33,), (1,), (0,)]
+
+    def trained(compiled: bool) -> list[list[float]]:
+        rng = np.random.default_rng(0)
+        parameters = [
+            nn.Parameter(flamec.from_numpy(rng.standard_normal(s, np.float32))) for s in shapes
+        ]
+        some = {"params": parameters[::2], "weight_decay": 0.1}
+        groups = [some, {"params": parameters[1::2], "lr": 0.03, "weight_decay": 0.0}]
+        optimizer = flamec.optim.AdamW(groups, lr=0.1)
+
+        def step(scale: flamec.Tensor) -> flamec.Tensor:
+            optimizer.zero_grad()
+            loss = sum((p * p * scale).sum() for p in parameters)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            return loss
+
+        run = flamec.compile(step, backend="c", cache_folder=tmp_path) if compiled else step
+        losses = [run(flamec.tensor(1.0 + i)).item() for i in range(4)]
+        counts = [optimizer.state[p]["step"].item() for p in parameters]
+        return [losses, counts, *(p.detach().flatten().tolist() for p in parameters)]
+
+    for found, expected in zip(trained(True), trained(False), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-7)
