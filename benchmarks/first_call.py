@@ -6,14 +6,8 @@ Construction of model, optimizer and inputs is not counted either.
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
-
 from benchmarks.harness import Contender, Workload
-from benchmarks.subprocesses import fresh_process, seconds_of
+from benchmarks.subprocesses import cold, warm
 
 _PROGRAM = """
 import time
@@ -32,45 +26,13 @@ print(time.perf_counter() - started)
 _COMPILED = "mlp.build(module, module.compile)"
 _EAGER = "mlp.build(module, lambda function: function)"
 
-_folders: list[Path] = []
-
-
-def _new_folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="flamec-benchmark-"))
-    _folders.append(folder)
-    return folder
-
-
-@atexit.register
-def _remove_folders() -> None:
-    for folder in _folders:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _caches(folder: Path) -> Mapping[str, str]:
-    """Where each framework keeps what it compiled."""
-    return {
-        "FLAMEC_CACHE_DIR": str(folder / "flamec"),
-        "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch"),
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-
 
 def _cold(name: str, framework: str, make: str) -> Contender:
-    program = _PROGRAM.format(framework=framework, make=make)
-    return fresh_process(name, program, lambda: _caches(_new_folder()))
+    return cold(name, _PROGRAM.format(framework=framework, make=make))
 
 
 def _warm(name: str, framework: str, make: str) -> Contender:
-    program = _PROGRAM.format(framework=framework, make=make)
-
-    def prepare() -> Callable[[], float]:
-        environment = _caches(_new_folder())
-        seconds_of(program, environment)
-        return lambda: seconds_of(program, environment)
-
-    return Contender(name, prepare, self_timed=True)
+    return warm(name, _PROGRAM.format(framework=framework, make=make))
 
 
 WORKLOADS = (

@@ -36,6 +36,7 @@ FILES = (
     "resnet_step",
     "lstm_step",
     "first_call",
+    "compile_time",
     "import_time",
 )
 

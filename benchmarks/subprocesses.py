@@ -5,10 +5,13 @@ The program of each is Python source that prints the seconds it measured as its 
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -47,5 +50,46 @@ def fresh_process(
 
     def prepare() -> Callable[[], float]:
         return lambda: seconds_of(program, None if environment is None else environment())
+
+    return Contender(name, prepare, self_timed=True)
+
+
+_folders: list[Path] = []
+
+
+def _new_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="flamec-benchmark-"))
+    _folders.append(folder)
+    return folder
+
+
+@atexit.register
+def _remove_folders() -> None:
+    for folder in _folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def caches(folder: Path) -> Mapping[str, str]:
+    """Where each framework keeps what it compiled."""
+    return {
+        "FLAMEC_CACHE_DIR": str(folder / "flamec"),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch"),
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+def cold(name: str, program: str) -> Contender:
+    """A contender whose program starts with empty caches each time."""
+    return fresh_process(name, program, lambda: caches(_new_folder()))
+
+
+def warm(name: str, program: str) -> Contender:
+    """A contender whose program finds what an earlier run of it compiled."""
+
+    def prepare() -> Callable[[], float]:
+        environment = caches(_new_folder())
+        seconds_of(program, environment)
+        return lambda: seconds_of(program, environment)
 
     return Contender(name, prepare, self_timed=True)
