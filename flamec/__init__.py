@@ -117,7 +117,9 @@ from flamec.functional.masking import (
 from flamec.functional.matrix import *
 from flamec.functional.matrix_functions import *
 from flamec.functional.normalization import rms_norm
+from flamec.functional.numeric_gradient import *
 from flamec.functional.order_statistics import *
+from flamec.functional.poisson import *
 from flamec.functional.promotion import can_cast, promote_types, result_type
 from flamec.functional.reduction import *
 from flamec.functional.reordering import flip, fliplr, flipud, roll, rot90

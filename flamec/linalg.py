@@ -5,17 +5,27 @@ kernels; tensors on a GPU are fetched, and results are sent back, which waits fo
 """
 
 from flamec.errors import LinAlgError
-from flamec.functional.decompositions import eigh, eigvalsh, lu, lu_factor, svdvals
+from flamec.functional.decompositions import (
+    cholesky_ex,
+    eigh,
+    eigvalsh,
+    lu,
+    lu_factor,
+    lu_factor_ex,
+    svdvals,
+)
 from flamec.functional.decompositions import linalg_cholesky as cholesky
 from flamec.functional.decompositions import linalg_qr as qr
 from flamec.functional.decompositions import linalg_svd as svd
 from flamec.functional.linear_systems import (
     det,
     inv,
+    inv_ex,
     lstsq,
     matrix_rank,
     pinv,
     solve,
+    solve_ex,
     solve_triangular,
     tensorinv,
     tensorsolve,
@@ -38,8 +48,9 @@ from flamec.functional.matrix_functions import linalg_cross as cross
 from flamec.functional.matrix_functions import linalg_diagonal as diagonal
 
 __all__ = [
-    "LinAlgError", "cholesky", "cond", "cross", "det", "diagonal", "eigh", "eigvalsh", "inv",
-    "lstsq", "lu", "lu_factor", "lu_solve", "matmul", "matrix_exp", "matrix_norm", "matrix_power",
-    "matrix_rank", "multi_dot", "norm", "pinv", "qr", "slogdet", "solve", "solve_triangular",
-    "svd", "svdvals", "tensorinv", "tensorsolve", "vander", "vecdot", "vector_norm",
+    "LinAlgError", "cholesky", "cholesky_ex", "cond", "cross", "det", "diagonal", "eigh",
+    "eigvalsh", "inv", "inv_ex", "lstsq", "lu", "lu_factor", "lu_factor_ex", "lu_solve", "matmul",
+    "matrix_exp", "matrix_norm", "matrix_power", "matrix_rank", "multi_dot", "norm", "pinv", "qr",
+    "slogdet", "solve", "solve_ex", "solve_triangular", "svd", "svdvals", "tensorinv",
+    "tensorsolve", "vander", "vecdot", "vector_norm",
 ]  # fmt: skip

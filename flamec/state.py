@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from flamec.ir.types import DType, bfloat16, float16, float32
 
 if TYPE_CHECKING:
+    from flamec.autograd.backward_pass import BackwardPass
     from flamec.profiler.recorder import Recorder
     from flamec.trace import Trace
 
@@ -64,6 +65,8 @@ class ThreadState(threading.local):
     """``trace``: the trace in progress, or None. ``grad_enabled``: record for autograd.
 
     ``saved_hooks``: what the tape does with tensors that it saves (``autograd/saved_tensors.py``).
+    ``saved_hooks_refused``: the message of the error that setting them is, or None.
+    ``backward``: the backward pass in progress, or None.
     ``cuda_device``: the number of the GPU that ``"cuda"`` names.
     ``autocast``: what mixed precision does; ``autocast_regions``: what it did before each
     region that was entered; ``autocast_casts``: the parameters cast in the outermost region
@@ -73,6 +76,8 @@ class ThreadState(threading.local):
     trace: Trace | None = None
     grad_enabled: bool = True
     saved_hooks: tuple[Callable[[Any], Any], Callable[[Any], Any]] | None = None
+    saved_hooks_refused: str | None = None
+    backward: BackwardPass | None = None
     cuda_device: int = 0
     autocast: AutocastState = autocast_state(
         frozenset(), (("cpu", bfloat16), ("cuda", float16)), True

@@ -105,6 +105,13 @@ def cholesky(sample: Sample, a: np.ndarray) -> np.ndarray:
     return low
 
 
+def failing_minor(sample: Sample, a: np.ndarray) -> np.ndarray:
+    """By the signs of determinants (Sylvester's criterion)."""
+    low = np.tril(a) + np.tril(a, -1).T
+    signs = [np.linalg.det(low[:order, :order]) > 0 for order in range(1, len(a) + 1)]
+    return np.asarray(signs.index(False) + 1 if False in signs else 0, np.int32)
+
+
 def aligned(vectors: np.ndarray, like: np.ndarray) -> np.ndarray:
     """The signs of columns (over which there is no rule) as in ``like``."""
     return np.where((vectors * like).sum(0) < 0, -1, 1)
@@ -203,6 +210,17 @@ MATRIX_ROWS = [
         errors=(bad(ValueError, "square", X), bad(ValueError, "at least 2", tensor(3))),
     ),
     Row(
+        "failing_minor",
+        DTYPES,
+        lambda draw: (
+            positive_samples(draw)
+            + [Sample((s.arrays[0] * sign,)) for s in symmetric_samples(draw) for sign in (1, -1)]
+        ),
+        each(failing_minor),
+        symbolic=batched((3, 3)),
+        errors=(bad(ValueError, "square", X),),
+    ),
+    Row(
         "eigh",
         DTYPES,
         symmetric_samples,
@@ -223,7 +241,7 @@ MATRIX_ROWS = [
                 for shape in ((3, 3), (4, 2), (2, 4))
                 for sample in matrices((shape,), {"full_matrices": False})(draw)
             ]
-            + matrices(((3, 3),), {"full_matrices": True})(draw)
+            + matrices(((3, 3), (3, 2), (2, 3)), {"full_matrices": True})(draw)
         ),
         each(svd),
         gradient=(0,),

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from flamec.autograd.anomaly_mode import check_gradients
+from flamec.autograd.backward_pass import BackwardPass
 from flamec.autograd.batched import BatchedBackward
 from flamec.autograd.hooks import accumulated, finished, has_hooks
 from flamec.dispatch import apply_named, tape_value, tensor_builder, write
@@ -225,62 +227,22 @@ def _run(
     batch: Any = None,
     by_path: bool = False,
 ) -> dict[Value, Tensor]:
-    trace = thread.trace
     nodes = reachable_nodes(seeds, lambda value: False)
-    tracked: Callable[[Value], bool]
-    saved: Callable[[Node, Value], Any]
-    entering: Callable[[Node, Sequence[Any]], None] | None
-    if trace is not None:
-        current = trace
-        tracked = current.tracked_value
-        again = Rematerializer(current.regions, tensor_builder, current.tensor_of)
-        saved = again.value
-
-        def enter(node: Node, incoming: Sequence[Any]) -> None:
-            current.enter_backward(node)
-            again.enter(node, [g.value if isinstance(g, Operand) else g for g in incoming])
-
-        entering = enter
-    else:
-        tracked = _tape_tracked
-        saved = _unpack
-        entering = None
+    trace = thread.trace
+    tracked: Callable[[Value], bool] = _tape_tracked if trace is None else trace.tracked_value
     if by_path:
         tracked = _depending_on(targets, nodes, tracked)
     nodes, retained = _relevant(nodes, tracked)
-    keep = {*targets, *retained, *(trace.leaf_tensors if trace is not None else ())}
-    check = check_gradients if process.anomaly and trace is None else None
-    found: dict[Value, Tensor]
-    with set_grad_enabled(create_graph):
-        if batch is None:
-            found = backpropagate(
-                nodes,
-                dict(seeds),
-                tracked,
-                tensor_builder,
-                saved,
-                entering,
-                keep,
-                finished,
-                check,
-            )
-        else:
-            backward = BatchedBackward(batch)
-            batched = backpropagate(
-                nodes,
-                {v: Operand(t, True) for v, t in seeds.items()},
-                tracked,
-                backward.builder,
-                backward.saved(saved),
-                entering,
-                keep,
-                backward.finish(has_hooks, finished),
-                None,
-                backward.apply_rule,
-            )
-            found = {value: backward.result(g) for value, g in batched.items()}
+    reached = chain(seeds, *(n.inputs for n in nodes), *(n.outputs for n in nodes))
+    outer, thread.backward = thread.backward, BackwardPass(reached)
+    try:
+        found = _propagated(nodes, seeds, {*targets, *retained}, tracked, create_graph, batch)
+        thread.backward.finish()
+    finally:
+        thread.backward = outer
+    if batch is None:
         for value, tensor in retained.items():
-            if value in found and batch is None:
+            if value in found:
                 tensor.grad = found[value]
     if trace is not None:
         trace.leave_backward()
@@ -291,6 +253,62 @@ def _run(
             assert isinstance(node, TapeNode)
             node.free()
     return found
+
+
+def _propagated(
+    nodes: Sequence[Node],
+    seeds: Mapping[Value, Tensor],
+    targets: set[Value],
+    tracked: Callable[[Value], bool],
+    create_graph: bool,
+    batch: Any,
+) -> dict[Value, Tensor]:
+    """The gradients of the targets and of all leaves."""
+    trace = thread.trace
+    saved: Callable[[Node, Value], Any]
+    entering: Callable[[Node, Sequence[Any]], None] | None
+    if trace is not None:
+        current = trace
+        again = Rematerializer(current.regions, tensor_builder, current.tensor_of)
+        saved = again.value
+
+        def enter(node: Node, incoming: Sequence[Any]) -> None:
+            current.enter_backward(node)
+            again.enter(node, [g.value if isinstance(g, Operand) else g for g in incoming])
+
+        entering = enter
+    else:
+        saved = _unpack
+        entering = None
+    keep = {*targets, *(trace.leaf_tensors if trace is not None else ())}
+    check = check_gradients if process.anomaly and trace is None else None
+    with set_grad_enabled(create_graph):
+        if batch is None:
+            return backpropagate(
+                nodes,
+                dict(seeds),
+                tracked,
+                tensor_builder,
+                saved,
+                entering,
+                keep,
+                finished,
+                check,
+            )
+        backward = BatchedBackward(batch)
+        batched = backpropagate(
+            nodes,
+            {v: Operand(t, True) for v, t in seeds.items()},
+            tracked,
+            backward.builder,
+            backward.saved(saved),
+            entering,
+            keep,
+            backward.finish(has_hooks, finished),
+            None,
+            backward.apply_rule,
+        )
+        return {value: backward.result(g) for value, g in batched.items()}
 
 
 def _unpack(node: Node, value: Value) -> Tensor:

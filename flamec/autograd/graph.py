@@ -1,5 +1,15 @@
-"""PyTorch's names for what surrounds the tape: hooks on what it saves."""
+"""PyTorch's names for what surrounds the tape: hooks on what it saves, on several gradients."""
 
-from flamec.autograd.saved_tensors import save_on_cpu, saved_tensors_hooks
+from flamec.autograd.multi_grad_hook import register_multi_grad_hook
+from flamec.autograd.saved_tensors import (
+    disable_saved_tensors_hooks,
+    save_on_cpu,
+    saved_tensors_hooks,
+)
 
-__all__ = ["save_on_cpu", "saved_tensors_hooks"]
+__all__ = [
+    "disable_saved_tensors_hooks",
+    "register_multi_grad_hook",
+    "save_on_cpu",
+    "saved_tensors_hooks",
+]

@@ -1,4 +1,5 @@
-"""Hooks on what the tape saves for derivatives: ``saved_tensors_hooks``, ``save_on_cpu``."""
+"""Hooks on what the tape saves for derivatives: ``saved_tensors_hooks``, ``save_on_cpu``, and the
+region that refuses them, ``disable_saved_tensors_hooks``."""
 
 from __future__ import annotations
 
@@ -10,12 +11,30 @@ from flamec.pinning import pinned_copy
 from flamec.state import thread
 from flamec.tensor import Tensor
 
-__all__ = ["save_on_cpu", "saved_tensors_hooks", "using_hooks"]
+__all__ = ["disable_saved_tensors_hooks", "save_on_cpu", "saved_tensors_hooks", "using_hooks"]
+
+
+def _require_enabled() -> None:
+    if thread.saved_hooks_refused is not None:
+        raise RuntimeError(thread.saved_hooks_refused)
+
+
+@contextmanager
+def disable_saved_tensors_hooks(error_message: str) -> Iterator[None]:
+    """In the block hooks on saved tensors are a RuntimeError with this message."""
+    previous, thread.saved_hooks_refused = thread.saved_hooks_refused, error_message
+    try:
+        if thread.saved_hooks is not None:
+            _require_enabled()
+        yield
+    finally:
+        thread.saved_hooks_refused = previous
 
 
 @contextmanager
 def using_hooks(pack: Callable[[Tensor], Any], unpack: Callable[[Any], Tensor]) -> Iterator[None]:
     """What the operations in the block save goes through ``pack``, and back through ``unpack``."""
+    _require_enabled()
     previous, thread.saved_hooks = thread.saved_hooks, (pack, unpack)
     try:
         yield
@@ -39,6 +58,7 @@ class saved_tensors_hooks:
     def __enter__(self) -> None:
         if thread.trace is not None:
             raise thread.trace.refuse_change("saved_tensors_hooks")
+        _require_enabled()
         self._previous.append(thread.saved_hooks)
         thread.saved_hooks = self._hooks
 

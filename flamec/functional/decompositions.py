@@ -11,17 +11,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from flamec import return_types
-from flamec.errors import OperationError, user_location
+from flamec.errors import LinAlgError, OperationError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.autocasting import FLOAT32, autocasts
-from flamec.functional.primitives import ops, require, transposed
+from flamec.functional.diagonals import diagonal
+from flamec.functional.primitives import is_empty_size, ops, require, transposed
 from flamec.functional.promotion import require_tensor
 from flamec.functional.scan import part
 from flamec.functional.sorting import picked
-from flamec.ir.ops.matrices import as_column, identity_like, lower_part, smaller, upper_part
-from flamec.ir.types import int64
+from flamec.ir.ops.matrices import (
+    as_column,
+    batch_element,
+    identity_like,
+    lower_part,
+    smaller,
+    upper_part,
+)
+from flamec.ir.types import int32, int64
 from flamec.tensor import Tensor
+from flamec.values import concrete_array
 
 
 def matrices(name: str, value: Any) -> Tensor:
@@ -46,6 +57,39 @@ def linalg_cholesky(A: Tensor, *, upper: bool = False) -> Tensor:
     if upper:
         return transposed(ops.cholesky(transposed(x)))
     return ops.cholesky(x)  # type: ignore[no-any-return]
+
+
+@autocasts(cpu=FLOAT32)
+@public
+def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -> Any:
+    """``linalg.cholesky`` as (L, info): info is int32, and 0 where A is positive definite.
+
+    Elsewhere it is the order of the first leading minor that is not, and L is NaN. With
+    ``check_errors`` that is a LinAlgError.
+    """
+    x = matrices("linalg.cholesky_ex", A)
+    if check_errors:
+        factor = linalg_cholesky(x, upper=upper)
+        return return_types.linalg_cholesky_ex(factor, no_failure(x))
+    lower = transposed(x) if upper else x
+    info = ops.failing_minor(ops.detach(lower))
+    failed = ops.expand_to(raised(ops.ne(info, 0)), x._type.shape)
+    factor = ops.cholesky(ops.where(failed, identity_like(ops, x), lower))
+    factor = ops.where(failed, float("nan"), factor)
+    return return_types.linalg_cholesky_ex(transposed(factor) if upper else factor, info)
+
+
+def raised(info: Tensor) -> Tensor:
+    """A value for each matrix as a matrix of one element."""
+    result: Tensor = ops.reshape(info, shape=(*info._type.shape, 1, 1))
+    return result
+
+
+def no_failure(x: Tensor) -> Tensor:
+    """0 (int32) for each matrix."""
+    type = x._type
+    result: Tensor = ops.full(value=0, shape=type.shape[:-2], dtype=int32, device=type.device)
+    return result
 
 
 @autocasts(cpu=FLOAT32)
@@ -110,8 +154,9 @@ def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
 def linalg_svd(A: Tensor, full_matrices: bool = True, *, driver: str | None = None) -> Any:
     """U, the singular values in descending order, and V^T, with U diag(S) V^T = A.
 
-    With ``full_matrices`` U and V are square, and have no derivative unless A is. ``driver`` must
-    be None: there is one algorithm.
+    With ``full_matrices`` U and V are square; the columns beyond S are any orthonormal ones, so
+    only what depends on the space that they span has a derivative. ``driver`` must be None: there
+    is one algorithm.
     """
     x = matrices("linalg.svd", A)
     require(driver is None, "linalg.svd: driver is only supported for CUDA's libraries")
@@ -155,6 +200,45 @@ def lu_factor(A: Tensor, *, pivot: bool = True) -> Any:
     _require_pivoting("linalg.lu_factor", pivot)
     packed, pivots, _ = ops.lu(x)
     return return_types.linalg_lu_factor(packed, pivots)
+
+
+@public
+def lu_factor_ex(A: Tensor, *, pivot: bool = True, check_errors: bool = False) -> Any:
+    """``lu_factor`` as (LU, pivots, info): see ``first_zero_pivot``.
+
+    With ``check_errors`` a pivot that is zero is a LinAlgError.
+    """
+    packed, pivots = lu_factor(A, pivot=pivot)
+    info = first_zero_pivot(packed)
+    if check_errors:
+        refuse_failure("linalg.lu_factor_ex", info)
+    return return_types.linalg_lu_factor_ex(packed, pivots, info)
+
+
+def first_zero_pivot(packed: Tensor) -> Tensor:
+    """The number, from 1, of the first zero on the diagonal of U for each matrix; 0 if there is
+    none (int32)."""
+    pivots = diagonal(ops.detach(packed), 0, -2, -1)
+    axis = pivots.ndim - 1
+    if is_empty_size(pivots._type.shape[axis]):
+        return no_failure(packed)
+    is_zero = ops.eq(pivots, 0.0)
+    first = ops.argmax(ops.cast(is_zero, int32), axes=(axis,))
+    some = ops.amax(ops.cast(is_zero, int32), axes=(axis,))
+    number = ops.add(ops.cast(first, int32), 1)
+    result: Tensor = ops.mul(number, some)
+    return result
+
+
+def refuse_failure(name: str, info: Tensor) -> None:
+    """LinAlgError where ``info`` is not 0 for a matrix."""
+    known = concrete_array(info, f"{name}(check_errors=True)")
+    for place in np.ndindex(*known.shape):
+        if known[place]:
+            raise LinAlgError(
+                f"{name}: {batch_element(place, known.shape)}The diagonal element {known[place]} "
+                f"is zero, the input matrix is singular (at {user_location()})"
+            )
 
 
 def unpacked(packed: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,15 @@ from flamec import return_types
 from flamec.errors import OperationError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.autocasting import FLOAT32, autocasts
-from flamec.functional.decompositions import eigvalsh, in_order, matrices, svdvals, unpacked
+from flamec.functional.decompositions import (
+    eigvalsh,
+    first_zero_pivot,
+    in_order,
+    matrices,
+    refuse_failure,
+    svdvals,
+    unpacked,
+)
 from flamec.functional.matrix import matmul
 from flamec.functional.primitives import is_empty_size, ops, require, transposed
 from flamec.functional.promotion import is_number, require_tensor
@@ -81,6 +89,13 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     LinAlgError if a matrix is singular.
     """
     name = "linalg.solve"
+    a, right, vectors = _system(name, A, B, left)
+    x = ops.solve(*in_batches(a, right), caller=name, refuse_singular=True)
+    return _solution(x, vectors, left)
+
+
+def _system(name: str, A: Any, B: Any, left: bool) -> tuple[Tensor, Tensor, bool]:
+    """Both sides of A X = B, and whether B holds vectors."""
     a, b = square(name, A), require_tensor(name, "B", B)
     vectors = b.ndim == 1 or (
         b.ndim == a.ndim - 1 and all(map(equal, b._type.shape, a._type.shape[:-1]))
@@ -90,7 +105,10 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
         a, right = transposed(a), transposed(right)
     require(left or not vectors, f"{name}: left=False is not supported for vectors B")
     _check_rows(name, a, right, -2)
-    x = ops.solve(*in_batches(a, right), caller=name, refuse_singular=True)
+    return a, right, vectors
+
+
+def _solution(x: Tensor, vectors: bool, left: bool) -> Tensor:
     if vectors:
         return _dropped(x)
     return x if left else transposed(x)
@@ -187,6 +205,37 @@ def inv(A: Tensor) -> Tensor:
     a = square("linalg.inv", A)
     result: Tensor = ops.solve(a, identity_like(ops, a), caller="linalg.inv", refuse_singular=True)
     return result
+
+
+def _with_info(name: str, a: Tensor, b: Tensor, check_errors: bool) -> tuple[Tensor, Tensor]:
+    """X with A X = B, infinite where A is singular, and the first zero pivot of each A."""
+    info = first_zero_pivot(ops.lu(ops.detach(a))[0])
+    if check_errors:
+        refuse_failure(name, info)
+    return ops.solve(*in_batches(a, b), caller=name, refuse_singular=False), info
+
+
+@autocasts(cpu=FLOAT32)
+@public
+def inv_ex(A: Tensor, *, check_errors: bool = False) -> Any:
+    """``inv`` as (inverse, info): info is int32, and 0 where A is regular.
+
+    Elsewhere it is the number of the first zero pivot, and the inverse is infinite. With
+    ``check_errors`` that is a LinAlgError.
+    """
+    a = square("linalg.inv_ex", A)
+    both = _with_info("linalg.inv_ex", a, identity_like(ops, a), check_errors)
+    return return_types.linalg_inv_ex(*both)
+
+
+@autocasts(cpu=FLOAT32)
+@public
+def solve_ex(A: Tensor, B: Tensor, *, left: bool = True, check_errors: bool = False) -> Any:
+    """``solve`` as (result, info), with info as of ``inv_ex``."""
+    name = "linalg.solve_ex"
+    a, right, vectors = _system(name, A, B, left)
+    x, info = _with_info(name, a, right, check_errors)
+    return return_types.linalg_solve_ex(_solution(x, vectors, left), info)
 
 
 def _tolerances(name: str, a: Tensor, atol: Any, rtol: Any) -> tuple[float, float]:

@@ -5,6 +5,8 @@ In: arrays [..., m, n] of float32 or float64. Out: new arrays of that dtype.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 _BLOCK = 32  # rows that are eliminated one by one
@@ -41,7 +43,7 @@ def factor_lu(a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     algorithm 3.4.1): both factors in one array, the rows exchanged at each step (counted from 1,
     int32), and the resulting order of the rows (int64)."""
     *batch, m, n = a.shape
-    lu = np.array(a).reshape(-1, m, n)
+    lu = np.array(a).reshape(math.prod(batch), m, n)
     count, steps = lu.shape[0], min(m, n)
     pivots = np.zeros((count, steps), np.int32)
     order = np.tile(np.arange(m), (count, 1))

@@ -52,16 +52,51 @@ def _evaluate_cholesky(attributes: Attributes, a: np.ndarray) -> np.ndarray:
     except np.linalg.LinAlgError:
         batch = a.shape[:-2]
         for place in np.ndindex(*batch):
-            for order in range(1, a.shape[-1] + 1):
-                try:
-                    np.linalg.cholesky(a[place][:order, :order])
-                except np.linalg.LinAlgError as error:
-                    raise np.linalg.LinAlgError(
-                        f"linalg.cholesky: {batch_element(place, batch)}The factorization could "
-                        "not be completed because the input is not positive-definite (the leading "
-                        f"minor of order {order} is not positive-definite)."
-                    ) from error
+            order = _failing_minor(a[place])
+            if order:
+                raise np.linalg.LinAlgError(
+                    f"linalg.cholesky: {batch_element(place, batch)}The factorization could "
+                    "not be completed because the input is not positive-definite (the leading "
+                    f"minor of order {order} is not positive-definite)."
+                ) from None
         raise
+
+
+def _failing_minor(a: np.ndarray) -> int:
+    """The order of the first leading minor of a matrix that is not positive definite, or 0."""
+    for order in range(1, a.shape[-1] + 1):
+        try:
+            np.linalg.cholesky(a[:order, :order])
+        except np.linalg.LinAlgError:
+            return order
+    return 0
+
+
+def _infer_failing_minor(types: Types, attributes: Attributes) -> TensorType:
+    type = check_square("linalg.cholesky_ex", types)
+    return type.with_shape(type.shape[:-2]).with_dtype(int32)
+
+
+def _evaluate_failing_minor(attributes: Attributes, a: np.ndarray) -> np.ndarray:
+    found = np.zeros(a.shape[:-2], np.int32)
+    try:
+        np.linalg.cholesky(a)
+    except np.linalg.LinAlgError:
+        for place in np.ndindex(*found.shape):
+            found[place] = _failing_minor(a[place])
+    return found
+
+
+failing_minor = register(
+    Op(
+        name="failing_minor",
+        kind=OpKind.HOST,
+        infer=_infer_failing_minor,
+        evaluate=_evaluate_failing_minor,
+        expensive=True,
+        doc="The order of the first leading minor that is not positive definite; 0 if all are.",
+    )
+)
 
 
 def _cholesky_gradient(b: Builder, ctx: DerivativeContext, g: Any) -> tuple[Any]:
@@ -166,22 +201,33 @@ def _evaluate_svd(
 
 def _svd_gradient(b: Builder, ctx: DerivativeContext, u_g: Any, s_g: Any, vh_g: Any) -> tuple[Any]:
     """U ((skew(U^T Gu) / E) S + S (skew(V^T Gv) / E) + diag(g)) V^T with E_ij = s_j^2 - s_i^2,
-    and what leaves the spaces of U and V: (I - U U^T) Gu S^-1 V^T, U S^-1 Gv^T (I - V V^T)."""
+    and what leaves the spaces of U and V: (I - U U^T) Gu S^-1 V^T, U S^-1 Gv^T (I - V V^T).
+
+    The columns W that full matrices have beyond those turn with the others: -W Gw^T U S^-1 V^T for
+    U's, likewise for V's. So the gradient is right of what does not depend on which
+    orthonormal columns W are.
+    """
     u, s, vh = ctx.outputs
     if u_g is None and s_g is None and vh_g is None:
         return (None,)
     *_, m, n = ctx.input_types[0].shape
-    if ctx.attributes["full_matrices"]:
-        if (u_g is not None or vh_g is not None) and not equal(m, n):
-            raise NotImplementedError(
-                "linalg.svd: the singular vectors of full_matrices=True have no derivative, "
-                "because they are not unique; use full_matrices=False"
-            )
-        rank = len(ctx.input_types[0].shape)
-        k = smaller(m, n)
-        u, vh = part(b, u, rank - 1, 0, k), part(b, vh, rank - 2, 0, k)
-    v = transpose(b, vh)
+    rank, k = len(ctx.input_types[0].shape), smaller(m, n)
     row, column = as_row(b, s), as_column(b, s)
+    full, has_more_rows, outside = ctx.attributes["full_matrices"], less(n, m), None
+    if full and not equal(m, n):
+        u, beyond_u = part(b, u, rank - 1, 0, k), part(b, u, rank - 1, k, m - k)
+        vh, beyond_v = part(b, vh, rank - 2, 0, k), part(b, vh, rank - 2, k, n - k)
+        if u_g is not None:
+            u_g, more = part(b, u_g, rank - 1, 0, k), part(b, u_g, rank - 1, k, m - k)
+            if has_more_rows:
+                turned = b.div(matrix_product(b, transpose(b, more), u), row)
+                outside = b.neg(matrix_product(b, beyond_u, matrix_product(b, turned, vh)))
+        if vh_g is not None:
+            vh_g, more = part(b, vh_g, rank - 2, 0, k), part(b, vh_g, rank - 2, k, n - k)
+            if not has_more_rows:
+                turned = b.div(matrix_product(b, vh, transpose(b, more)), column)
+                outside = b.neg(matrix_product(b, matrix_product(b, u, turned), beyond_v))
+    v = transpose(b, vh)
     squares = b.sub(b.mul(row, row), b.mul(column, column))
     gaps = with_diagonal(b, squares, b.constant(1, b.type_of(squares)))
 
@@ -189,14 +235,15 @@ def _svd_gradient(b: Builder, ctx: DerivativeContext, u_g: Any, s_g: Any, vh_g: 
         product = matrix_product(b, transpose(b, vectors), gradient)
         return b.div(b.sub(product, transpose(b, product)), gaps)
 
-    inner = outside = None
+    inner = None
     if s_g is not None:
         inner = diagonal_matrix(b, s_g)
     if u_g is not None:
         inner = added(b, inner, b.mul(skew(u, u_g), row))
-        if not (less(m, n) or equal(m, n)):
+        if has_more_rows:
             own = matrix_product(b, u, matrix_product(b, transpose(b, u), u_g))
-            outside = matrix_product(b, b.div(b.sub(u_g, own), row), vh)
+            rest = matrix_product(b, b.div(b.sub(u_g, own), row), vh)
+            outside = added(b, outside, rest)
     if vh_g is not None:
         inner = added(b, inner, b.mul(column, skew(v, transpose(b, vh_g))))
         if less(m, n):

@@ -222,9 +222,6 @@ def test_the_determinant_of_a_singular_matrix_has_a_gradient() -> None:
 
 def test_what_is_not_unique_has_no_derivative() -> None:
     x = flamec.tensor(drawn((TALL,), 0)[0], requires_grad=True)
-    with pytest.raises(RuntimeError, match="full_matrices"):
-        linalg.svd(x).U.sum().backward()
-    linalg.svd(x).S.sum().backward()
     with pytest.raises(RuntimeError, match="mode='complete'"):
         linalg.qr(x, "complete").Q.sum().backward()
 
@@ -238,3 +235,46 @@ def test_on_a_gpu(gpu: Any) -> None:
     compiled = flamec.compile(lambda x: linalg.cholesky(positive(x)) * 2)
     wanted = 2 * np.linalg.cholesky(array @ array.swapaxes(1, 2) + 2 * np.eye(3))
     np.testing.assert_allclose(compiled(x).cpu().numpy(), wanted, rtol=1e-12, atol=1e-12)
+
+
+def beyond(x: flamec.Tensor) -> flamec.Tensor:
+    """Projections on the columns that full matrices have beyond the singular values."""
+    u, s, vh = linalg.svd(x)
+    k = s.shape[-1]
+    w, z = u[..., k:], vh[..., k:, :]
+    parts = [(v @ v.mT).flatten() for v in (w, z.mT)]
+    return flamec.cat([*parts, projected(u[..., :k]).flatten(), s.flatten()])
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (2, 4), (2, 5, 2)])
+def test_spaces_beyond_the_singular_values_have_derivatives(shape: tuple[int, ...]) -> None:
+    x = flamec.tensor(drawn((shape,), 3)[0], requires_grad=True)
+    assert flamec.autograd.gradcheck(beyond, (x,))
+    assert flamec.autograd.gradgradcheck(beyond, (x,))
+
+
+def test_failures_are_numbers_on_request() -> None:
+    """And NaN or infinity where a matrix has no factor or no inverse."""
+    good, bad = np.array([[4.0, 2.0], [2.0, 3.0]]), np.array([[1.0, 2.0], [2.0, 4.0]])
+    x = flamec.tensor(np.stack([good, bad, -good]), requires_grad=True)
+    factor, info = linalg.cholesky_ex(x)
+    assert info.dtype is flamec.int32 and info.tolist() == [0, 2, 1]
+    np.testing.assert_allclose(factor[0].detach().numpy(), np.linalg.cholesky(good))
+    assert factor[1:].isnan().all()
+    factor[0].sum().backward()
+    assert x.grad is not None and np.isfinite(x.grad.numpy()).all()
+    upper = linalg.cholesky_ex(x, upper=True).L
+    np.testing.assert_allclose(upper[0].detach().numpy(), np.linalg.cholesky(good).T)
+    inverse, info = linalg.inv_ex(x)
+    assert info.tolist() == [0, 2, 0]
+    np.testing.assert_allclose(inverse[2].detach().numpy(), np.linalg.inv(-good))
+    result, info = linalg.solve_ex(x, flamec.ones(3, 2, dtype=flamec.float64))
+    assert info.tolist() == [0, 2, 0]
+    np.testing.assert_allclose(result[0].detach().numpy(), np.linalg.solve(good, np.ones(2)))
+    assert linalg.lu_factor_ex(x).info.tolist() == [0, 2, 0]
+    compiled = flamec.compile(lambda x: linalg.cholesky_ex(x).info + linalg.inv_ex(x).info)
+    assert compiled(x).tolist() == [0, 4, 1]
+    for function in (linalg.inv_ex, linalg.lu_factor_ex, linalg.cholesky_ex):
+        with pytest.raises(flamec.linalg.LinAlgError, match="Batch element 1"):
+            function(x, check_errors=True)
+    assert linalg.lu_factor_ex(flamec.zeros(2, 0, 0)).info.tolist() == [0, 0]

@@ -220,3 +220,36 @@ def test_random_contents_cut_the_history() -> None:
 def test_errors_name_what_is_wrong(call: Callable[[], Any], fragment: str) -> None:
     with pytest.raises((RuntimeError, TypeError), match=fragment):
         call()
+
+
+@pytest.mark.parametrize("rate", [0.3, 4.0, 9.9, 10.0, 45.0, 3e4])
+def test_poisson_numbers_have_their_distribution(rate: float) -> None:
+    """Counts of ranges with equal probabilities, by a chi-squared test at 1e-6."""
+    from scipy import stats
+
+    flamec.manual_seed(5)
+    count = 40_000
+    x = flamec.poisson(flamec.full((count,), rate)).numpy()
+    assert (x >= 0).all() and (x == np.floor(x)).all()
+    law = stats.poisson(rate)
+    edges = np.unique(law.ppf(np.linspace(0.05, 0.95, 12)))
+    expected = np.diff(np.concatenate([[0], law.cdf(edges), [1]])) * count
+    found = np.bincount(np.searchsorted(edges, x), minlength=len(edges) + 1)
+    inside = expected > 5
+    assert stats.chisquare(found[inside], expected[inside] * found[inside].sum()
+                           / expected[inside].sum()).pvalue > 1e-6  # fmt: skip
+
+
+def test_poisson_numbers_are_the_same_compiled_and_follow_the_seed() -> None:
+    rates = flamec.tensor([[0.0, 1.0, 8.0], [20.0, 300.0, 1e6]], dtype=flamec.float64)
+    compiled = flamec.compile(flamec.poisson)
+    drawn = []
+    for function in (flamec.poisson, compiled, flamec.poisson):
+        flamec.manual_seed(3)
+        drawn.append(function(rates).tolist())
+    assert drawn[0] == drawn[1] == drawn[2] and drawn[0][0][0] == 0
+    assert flamec.poisson(rates.half()).dtype is flamec.float16
+    with pytest.raises(RuntimeError, match="non-negative"):
+        flamec.poisson(flamec.tensor([-1.0]))
+    with pytest.raises(RuntimeError, match="not defined"):
+        flamec.poisson(flamec.tensor([1]))

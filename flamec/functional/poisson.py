@@ -1,0 +1,97 @@
+"""Poisson random numbers.
+
+In: rates, not negative, of a floating-point dtype. Out: a number for each, of the same dtype. The
+same seed gives the same numbers eager and compiled. No gradient flows to the rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.arguments import public
+from flamec.functional.primitives import ops
+from flamec.functional.promotion import require_tensor
+from flamec.ir.types import float64
+from flamec.random import Generator, uniform_numbers
+from flamec.tensor import Tensor
+
+_SMALL = 10.0  # rates below are inverted, those above drawn by rejection
+_TERMS = 60  # a rate of 10 gives more once in 1e25 draws
+_ROUNDS = 24  # each accepts 3 of 4 proposals or more, so all refuse once in 1e14 draws
+
+
+@public
+def poisson(input: Tensor, generator: Generator | None = None) -> Tensor:
+    """A draw from the Poisson distribution of each rate."""
+    require_tensor("poisson", "input", input)
+    dtype, shape, device = input._type.dtype, input._type.shape, input._type.device
+    if not dtype.is_floating_point:
+        raise OperationTypeError(f"poisson(): not defined for {dtype.name} (at {user_location()})")
+    known = input._array
+    if isinstance(known, np.ndarray) and not np.all(known >= 0):
+        raise OperationError(
+            "poisson(): invalid Poisson rate, expected rate to be non-negative "
+            f"(at {user_location()})"
+        )
+    rate = ops.cast(ops.detach(input), float64)
+    draws = uniform_numbers((2 * _ROUNDS, *shape), float64, device, generator)
+    first = ops.reshape(_row(draws, 0), shape=shape)
+    few = _inverted(ops.minimum(rate, _SMALL), first)
+    many = _accepted(ops.maximum(rate, _SMALL), draws)
+    result: Tensor = ops.cast(ops.where(ops.lt(rate, _SMALL), few, many), dtype)
+    return result
+
+
+def _row(draws: Tensor, number: int) -> Tensor:
+    shape = draws._type.shape
+    rest = (0,) * (len(shape) - 1)
+    one = ops.slice(draws, starts=(number, *rest), sizes=(1, *shape[1:]), steps=(1,) * len(shape))
+    result: Tensor = ops.reshape(one, shape=shape[1:])
+    return result
+
+
+def _inverted(rate: Tensor, u: Tensor) -> Tensor:
+    """The least k whose distribution function is above u."""
+    term = ops.exp(ops.neg(rate))
+    total, count = term, ops.mul(term, 0.0)
+    for k in range(1, _TERMS):
+        count = ops.add(count, ops.cast(ops.ge(u, total), float64))
+        term = ops.mul(term, ops.mul(rate, 1 / k))
+        total = ops.add(total, term)
+    return count
+
+
+def _accepted(rate: Tensor, draws: Tensor) -> Tensor:
+    """Transformed rejection with squeeze: Hörmann, "The transformed rejection method for
+    generating Poisson random variables", Insurance: Mathematics and Economics 12, 1993, PTRS."""
+    b = ops.add(ops.mul(ops.sqrt(rate), 2.53), 0.931)
+    a = ops.add(ops.mul(b, 0.02483), -0.059)
+    inverse_alpha = ops.add(ops.div(1.1328, ops.sub(b, 3.4)), 1.1239)
+    squeeze = ops.sub(0.9277, ops.div(3.6224, ops.sub(b, 2.0)))
+    log_rate = ops.log(rate)
+    result = ops.floor(rate)
+    for number in reversed(range(_ROUNDS)):  # so that the first round that accepts is the last
+        u = ops.sub(_row(draws, 2 * number), 0.5)
+        v = _row(draws, 2 * number + 1)
+        edge = ops.sub(0.5, ops.abs(u))
+        slope = ops.add(ops.div(ops.mul(a, 2.0), edge), b)
+        k = ops.floor(ops.add(ops.add(ops.mul(slope, u), rate), 0.43))
+        quick = ops.bitwise_and(ops.ge(edge, 0.07), ops.le(v, squeeze))
+        refused = ops.bitwise_or(
+            ops.lt(k, 0.0), ops.bitwise_and(ops.lt(edge, 0.013), ops.gt(v, edge))
+        )
+        density = ops.add(ops.div(a, ops.mul(edge, edge)), b)
+        left = ops.log(ops.div(ops.mul(v, inverse_alpha), density))
+        right = ops.sub(ops.sub(ops.mul(k, log_rate), rate), ops.lgamma(ops.add(k, 1.0)))
+        slow = ops.bitwise_and(ops.bitwise_not(refused), ops.le(left, right))
+        result = ops.where(ops.bitwise_or(quick, slow), k, result)
+    return result  # type: ignore[no-any-return]
+
+
+__all__ = ["poisson"]
+
+TENSOR_METHODS: dict[str, Callable[..., Any]] = {}
