@@ -14,7 +14,7 @@ import numpy as np
 from flamec.dispatch import apply_named
 from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.primitives import narrowed, ops, require, require_floating, widened
-from flamec.functional.selected_elements import with_selected_gradient
+from flamec.functional.selected_elements import with_selected_gradient, with_summed_gradient
 from flamec.functional.spatial import (
     batched,
     per_dimension,
@@ -324,6 +324,17 @@ def _divisor(
     return ops.cast(total, x._type.dtype)  # type: ignore[no-any-return]
 
 
+def _summed(x: Tensor, window: tuple[Any, ...]) -> Tensor:
+    """The sums of windows. Where windows overlap, the derivative is not that of their view."""
+    kernel, steps, borders, dilations, counts = window
+    spatial = len(kernel)
+    known = all(isinstance(size, int) for size in (*x._type.shape[2:], *counts))
+    own = known and any(k > s for k, s in zip(kernel, steps, strict=True)) and _is_recorded(x)
+    view = windows_of(ops.detach(x) if own else x, 0.0, kernel, steps, borders, dilations, counts)
+    total: Tensor = ops.sum(view, axes=tuple(range(2 + spatial, 2 + 2 * spatial)))
+    return with_summed_gradient(total, x, kernel, steps, borders) if own else total
+
+
 def _avg_pool(
     name: str, spatial: int, input: Tensor, kernel_size: Any, stride: Any, padding: Any,
     ceil_mode: bool, count_include_pad: bool, divisor_override: int | None,
@@ -335,8 +346,7 @@ def _avg_pool(
     counts = _counts(name, x._type.shape[2:], kernel, steps, borders, dilations, ceil_mode)
     require(divisor_override != 0, f"{name}: divisor must be not zero")
     wide = widened(x)
-    view = windows_of(wide, 0.0, kernel, steps, borders, dilations, counts)
-    total = ops.sum(view, axes=tuple(range(2 + spatial, 2 + 2 * spatial)))
+    total = _summed(wide, (kernel, steps, borders, dilations, counts))
     divisor: Any = divisor_override
     if divisor is None:
         whole = not ceil_mode and (count_include_pad or not any(borders))

@@ -1,8 +1,8 @@
-"""Which gradient the elements get that were selected from windows.
+"""Which gradient the elements get that were selected from windows, or added up in them.
 
-In: the gradient of one selected element for each window, and its number in the window. Out: the
-gradient of the array. Each of its elements looks at the windows that it is in, of which there
-are as many as the kernel has strides, so that nothing as large as all windows is made.
+In: the gradient of one element for each window, and its number in the window; or of the window's
+sum. Out: the gradient of the array. Each of its elements looks at the windows that it is in, of
+which there are as many as the kernel has strides, so that nothing as large as all windows is made.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from flamec.dispatch import apply, record
 from flamec.functional.primitives import ops
 from flamec.ir.builder import Builder
 from flamec.ir.custom import custom_op
-from flamec.ir.op import DerivativeContext, OpKind
+from flamec.ir.op import DerivativeContext, Op, OpKind
 from flamec.ir.ops.windows import bordered
 from flamec.ir.shape import product
 from flamec.ir.types import int8, int32
@@ -34,12 +34,29 @@ def with_selected_gradient(
     All sizes along the dimensions of the windows are numbers.
     """
     number = ops.cast(number, int8 if product(kernel) <= _NARROW else int32)
+    return _with_gradient((_SELECTED, _CALLED), [value, x, number], kernel, steps, borders)
+
+
+def with_summed_gradient(
+    value: Tensor, x: Tensor, kernel: Ints, steps: Ints, borders: Ints
+) -> Tensor:
+    """``value`` [N, C, *counts], whose gradient goes to all elements of x in the windows.
+
+    All sizes along the dimensions of the windows are numbers.
+    """
+    return _with_gradient((_SUMMED, _SUM_CALLED), [value, x], kernel, steps, borders)
+
+
+def _with_gradient(
+    forms: tuple[Op, Op], operands: list[Tensor], kernel: Ints, steps: Ints, borders: Ints
+) -> Tensor:
     known = {"kernel": kernel, "steps": steps, "borders": borders, "sizes": ()}
+    traced, called = forms
     if thread.trace is not None:
-        found = apply(_SELECTED, (value, x, number), known)
+        found = apply(traced, operands, known)
         return found[0] if isinstance(found, tuple) else found
-    fresh: Tensor = ops.detach(value)
-    record(_CALLED, [value, x, number], known, [fresh])
+    fresh: Tensor = ops.detach(operands[0])
+    record(called, operands, known, [fresh])
     return fresh
 
 
@@ -57,24 +74,27 @@ def _gradient(b: Builder, ctx: DerivativeContext, g: Any) -> tuple[Any, ...]:
     ]
     apart = tuple(n for q, s in zip(places, steps, strict=True) for n in (q, s))
     thin = tuple(n for q in places for n in (q, 1))
+    selecting = len(ctx.input_types) == 3
     total: Any = None
     for move in combinations(*moves):
         edges = [(t, q - t - int(count)) for t, q, count in zip(move, places, counts, strict=True)]
-        own, numbers = (
+        own, *numbers = (
             b.expand(
                 b.reshape(bordered(b, v, ((0, 0), (0, 0), *edges)), shape=(*lead, *thin)),
                 shape=(*lead, *apart),
             )
-            for v in (g, ctx.inputs[2])
+            for v in ((g, ctx.inputs[2]) if selecting else (g,))
         )
-        hit = b.eq(numbers, _numbers(b, ctx, move, apart))
-        zeros = b.full_like(0, b.type_of(own))
-        term = b.where(hit, own, zeros)
+        if selecting:
+            hit = b.eq(numbers[0], _numbers(b, ctx, move, apart))
+        else:
+            hit = _inside(b, ctx, move, apart)
+        term = own if hit is None else b.where(hit, own, b.full_like(0, b.type_of(own)))
         total = term if total is None else b.add(total, term)
     whole = tuple(q * s for q, s in zip(places, steps, strict=True))
     total = b.reshape(total, shape=(*lead, *whole))
     ends = [(0, int(size) - n) for size, n in zip(sizes, whole, strict=True)]
-    return None, bordered(b, total, ((0, 0), (0, 0), *ends)), None
+    return None, bordered(b, total, ((0, 0), (0, 0), *ends)), *(None,) * selecting
 
 
 def _numbers(b: Builder, ctx: DerivativeContext, move: Ints, apart: Ints) -> Any:
@@ -105,6 +125,25 @@ def _numbers(b: Builder, ctx: DerivativeContext, move: Ints, apart: Ints) -> Any
     return b.expand_to(number, full)
 
 
+def _inside(b: Builder, ctx: DerivativeContext, move: Ints, apart: Ints) -> Any:
+    """Whether an element is in the window at distance ``move``; None if all are."""
+    kernel, steps, borders = (ctx.attributes[k] for k in ("kernel", "steps", "borders"))
+    type, rank, inside = ctx.input_types[1], 2 + len(apart), None
+    for n, (k, s, p, t) in enumerate(zip(kernel, steps, borders, move, strict=True)):
+        first = p + t * s
+        if first >= 0 and s - 1 + first < k:
+            continue
+        shape = tuple(s if i == 3 + 2 * n else 1 for i in range(rank))
+        line = b.iota(shape=shape, axis=3 + 2 * n, dtype=int32, device=type.device)
+        like = b.type_of(line)
+        within = b.bitwise_and(
+            b.ge(line, b.full_like(-first, like)), b.lt(line, b.full_like(k - first, like))
+        )
+        inside = within if inside is None else _joined(b, b.bitwise_and, inside, within)
+    full = (*type.shape[:2], *apart)
+    return None if inside is None else b.expand_to(inside, full)
+
+
 def _joined(b: Builder, apply_: Any, x: Any, y: Any) -> Any:
     """An operation on two arrays that have size 1 along each other's dimensions."""
     pairs = zip(b.type_of(x).shape, b.type_of(y).shape, strict=True)
@@ -114,3 +153,5 @@ def _joined(b: Builder, apply_: Any, x: Any, y: Any) -> Any:
 
 _SELECTED = custom_op("selected", 1, _gradient, saves_inputs=(2,))
 _CALLED = replace(_SELECTED, kind=OpKind.CALL)  # as the tape has it
+_SUMMED = custom_op("summed", 1, _gradient)
+_SUM_CALLED = replace(_SUMMED, kind=OpKind.CALL)
