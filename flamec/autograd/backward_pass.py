@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any
 
 from flamec.ir.graph import Value
 
 
 class BackwardPass:
-    """``reached``: the values that may get a gradient.
+    """``reached``: the values that may get a gradient, listed when a hook asks.
 
     Functions that wait for a number of gradients are called when those have come, or at the
     end of the pass with what there is.
     """
 
     def __init__(self, reached: Iterable[Value]) -> None:
-        self._reached = set(reached)
+        self._listing = reached
         self._waiting: dict[Callable[[BackwardPass], None], int] = {}
         self._seen: set[Any] = set()
 
     def reaches(self, value: Value | None) -> bool:
         """Whether a value may get a gradient."""
         return value in self._reached
+
+    @cached_property
+    def _reached(self) -> set[Value]:
+        return set(self._listing)
 
     def is_first(self, key: Any) -> bool:
         """Whether the pass was not asked about ``key`` before."""

@@ -233,7 +233,7 @@ def _run(
     if by_path:
         tracked = _depending_on(targets, nodes, tracked)
     nodes, retained = _relevant(nodes, tracked)
-    reached = chain(seeds, *(n.inputs for n in nodes), *(n.outputs for n in nodes))
+    reached = chain(seeds, (v for n in nodes for v in (*n.inputs, *n.outputs)))
     outer, thread.backward = thread.backward, BackwardPass(reached)
     try:
         found = _propagated(nodes, seeds, {*targets, *retained}, tracked, create_graph, batch)
