@@ -238,10 +238,13 @@ MATRIX_ROWS = [
         lambda draw: (
             [
                 sample
-                for shape in ((3, 3), (4, 2), (2, 4))
-                for sample in matrices((shape,), {"full_matrices": False})(draw)
+                for full, shapes in (
+                    (False, ((3, 3), (4, 2), (2, 4))),
+                    (True, ((3, 3), (3, 2), (2, 3))),
+                )
+                for shape in shapes
+                for sample in matrices((shape,), {"full_matrices": full})(draw)
             ]
-            + matrices(((3, 3), (3, 2), (2, 3)), {"full_matrices": True})(draw)
         ),
         each(svd),
         gradient=(0,),

@@ -30,6 +30,7 @@ from flamec.ir.ops.matrices import (
     smaller,
     upper_part,
 )
+from flamec.ir.shape import equal
 from flamec.ir.types import int32, int64
 from flamec.tensor import Tensor
 from flamec.values import concrete_array
@@ -68,6 +69,12 @@ def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -
     ``check_errors`` that is a LinAlgError.
     """
     x = matrices("linalg.cholesky_ex", A)
+    rows, columns = x._type.shape[-2:]
+    require(
+        equal(rows, columns),
+        f"linalg.cholesky_ex: A must be batches of square matrices, but they are {rows} by "
+        f"{columns} matrices",
+    )
     if check_errors:
         factor = linalg_cholesky(x, upper=upper)
         return return_types.linalg_cholesky_ex(factor, no_failure(x))

@@ -73,7 +73,7 @@ def _failing_minor(a: np.ndarray) -> int:
 
 
 def _infer_failing_minor(types: Types, attributes: Attributes) -> TensorType:
-    type = check_square("linalg.cholesky_ex", types)
+    type = check_square("failing_minor", types)
     return type.with_shape(type.shape[:-2]).with_dtype(int32)
 
 
