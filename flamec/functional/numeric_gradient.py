@@ -28,11 +28,11 @@ def _require(condition: bool, message: str) -> None:
 
 @public
 def gradient(
-    input: Tensor, *, spacing: Any = 1, dim: Any = None, edge_order: int = 1
+    input: Tensor, *, spacing: Any = None, dim: Any = None, edge_order: int = 1
 ) -> tuple[Tensor, ...]:
     """The partial derivatives along each of ``dim`` (all dimensions), one tensor for each.
 
-    ``spacing``: the distance of samples, or one for each dimension, or the samples' coordinates
+    ``spacing``: the distance of samples (1), or one for each dimension, or the samples' coordinates
     along each, as vectors. ``edge_order``: 1 or 2.
     """
     require_tensor("gradient", "input", input)
@@ -43,6 +43,7 @@ def gradient(
         axes = [dimension("gradient", d, input.ndim) for d in given]
     _require(len(set(axes)) == len(axes), f"dim appears multiple times in {axes}")
     _require(edge_order in (1, 2), f"expected edge_order to be 1 or 2, got {edge_order}")
+    spacing = 1 if spacing is None else spacing
     if is_number(spacing) or (isinstance(spacing, Tensor) and spacing.ndim == 0):
         steps: list[Any] = [spacing] * len(axes)
     else:
