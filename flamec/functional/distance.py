@@ -122,6 +122,7 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
     return narrowed(norm_over(ops.sub(*rows), p, (1,), keepdim=False), input._type.dtype)
 
 
+@autocasts(cuda=FLOAT32)
 @public
 def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
     """``input`` whose slices along ``dim`` have p-norms of at most ``maxnorm``."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.gathering import gather
 from flamec.functional.pooling import row_major
 from flamec.functional.primitives import ops, require, require_floating
@@ -24,6 +25,7 @@ __all__ = ["fractional_max_pool2d", "fractional_max_pool3d"]
 Sizes = int | Sequence[int] | None
 
 
+@autocasts(cpu=FLOAT32)
 def fractional_max_pool2d(
     input: Tensor,
     kernel_size: int | Sequence[int],
@@ -48,6 +50,7 @@ def fractional_max_pool2d(
     )
 
 
+@autocasts(cpu=FLOAT32)
 def fractional_max_pool3d(
     input: Tensor,
     kernel_size: int | Sequence[int],

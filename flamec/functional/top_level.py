@@ -12,6 +12,7 @@ from flamec.functional import dropout as dropouts
 from flamec.functional import linear, linear_systems, matrix_functions, normalization
 from flamec.functional import softmax as softmaxes
 from flamec.functional.arguments import public
+from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.reordering import flip
 from flamec.tensor import Tensor
 
@@ -98,6 +99,7 @@ def det(input: Tensor) -> Tensor:
     return linear_systems.det(input)
 
 
+@autocasts(cpu=FLOAT32)
 @public
 def inverse(input: Tensor) -> Tensor:
     """``linalg.inv``."""
