@@ -26,7 +26,8 @@ def _with_indices(function: Callable[..., Any]) -> Callable[..., Any]:
 
 max_pool1d_with_indices = _with_indices(pooling.max_pool1d)
 max_pool2d_with_indices = _with_indices(pooling.max_pool2d)
-max_pool3d_with_indices = _with_indices(pooling.max_pool3d)
+# PyTorch's autocast has a policy for max_pool3d, and none for this
+max_pool3d_with_indices = _with_indices(pooling.max_pool3d.__wrapped__)  # type: ignore[attr-defined]
 adaptive_max_pool1d_with_indices = _with_indices(adaptive_pooling.adaptive_max_pool1d)
 adaptive_max_pool2d_with_indices = _with_indices(adaptive_pooling.adaptive_max_pool2d)
 adaptive_max_pool3d_with_indices = _with_indices(adaptive_pooling.adaptive_max_pool3d)
