@@ -13,19 +13,19 @@ from benchmarks.harness import Step, Workload
 TIME, BATCH, INPUT, HIDDEN, LAYERS, CLASSES = 64, 32, 64, 128, 2, 10
 
 
-def build(framework: Any, compile: Callable[[Any], Any]) -> Step:
+def build(framework: Any, compile: Callable[[Any], Any], device: str = "cpu") -> Step:
     """The training step as a user of flamec or torch writes it."""
     nn = framework.nn
-    lstm = nn.LSTM(INPUT, HIDDEN, num_layers=LAYERS)
-    head = nn.Linear(HIDDEN, CLASSES)
+    lstm = nn.LSTM(INPUT, HIDDEN, num_layers=LAYERS).to(device)
+    head = nn.Linear(HIDDEN, CLASSES).to(device)
     random = np.random.default_rng(0)
     parameters = [*lstm.parameters(), *head.parameters()]
     with framework.no_grad():
         for parameter in parameters:
             values = random.uniform(-0.09, 0.09, tuple(parameter.shape)).astype(np.float32)
             parameter.copy_(framework.from_numpy(values))
-    x = framework.from_numpy(random.standard_normal((TIME, BATCH, INPUT), np.float32))
-    y = framework.from_numpy(random.integers(0, CLASSES, BATCH))
+    x = framework.from_numpy(random.standard_normal((TIME, BATCH, INPUT), np.float32)).to(device)
+    y = framework.from_numpy(random.integers(0, CLASSES, BATCH)).to(device)
     criterion = nn.CrossEntropyLoss()
     optimizer = framework.optim.Adam(parameters, lr=0.001)
 
