@@ -75,7 +75,7 @@ def _for_gpu(
     form = gpu_form(lowered, options)
     collector = LaunchCollector([_buffer(m, i) for i, m in enumerate(form.lowered.buffers)])
     numbers = tuple(range(len(collector.buffers)))
-    writer = kernel_writer(form, numbers, collector.new_buffer, options, collector.error_buffer)
+    writer = kernel_writer(form, numbers, collector, options)
     writer.write()
     collector.launches(writer, step=0)
     plan = _plan(compiled, step, collector.buffers, "", {"kernel_steps": collector.steps})

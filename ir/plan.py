@@ -71,7 +71,8 @@ class Buffer:
     ``kind``: ``"input"`` (given by the caller), ``"output"`` (fresh memory that the
     caller gives and keeps), ``"temporary"`` (lives in the arena during the call), ``"window"`` (a
     part of another buffer, in every step of a loop another one), ``"errors"`` (a
-    word of the device that is 0 until a kernel puts the code of an error there).
+    word of the device that is 0 until a kernel puts the code of an error there), ``"counters"``
+    (words that are 0 whenever no kernel runs; all such buffers may be one).
     ``elements`` may be symbolic.
     """
 

@@ -246,6 +246,10 @@ def run_plan(
         memory[number] = arena[offset:]
     words = [n for n, buffer in enumerate(plan.buffers) if buffer.kind == "errors"]
     memory |= {number: np.zeros(1, np.int64) for number in words}
+    counters = [n for n, buffer in enumerate(plan.buffers) if buffer.kind == "counters"]
+    for number in counters:
+        words_needed = evaluate_dim(plan.buffers[number].elements, bindings)
+        memory[number] = np.zeros(max(1, words_needed), np.int32)
 
     windows: dict[int, int] = {}  # of loops that are running
 
@@ -304,6 +308,7 @@ def run_plan(
 
     for step in steps_of(plan.actions, {}):
         step(None)
+    assert not any(memory[number].any() for number in counters), "a counter was left as it was"
     for number in words:
         if memory[number][0]:
             raise program_error(plan, *split_word(int(memory[number][0])))

@@ -60,6 +60,10 @@ class AttentionWriter:
         """Buffers that are read outside of the rows: none."""
         return set()
 
+    def stored_early(self) -> set[int]:
+        """Buffers that are written while other blocks may read: none that are inputs' places."""
+        return set()
+
     def _argument(self, launch: EmittedLaunch, name: str) -> Argument:
         if name in launch.described:
             array = launch.described[name]

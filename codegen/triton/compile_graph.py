@@ -195,17 +195,19 @@ class _Emission:
                 self.collector.user_launches(kernel.user, arrays, step=len(self.steps))
                 self.steps.append(step)
                 continue
-            writer = kernel_writer(
-                form, numbers, self.collector.new_buffer, self.options, self.collector.error_buffer
-            )
+            writer = kernel_writer(form, numbers, self.collector, self.options)
             try:
                 writer.write()
             except LookupError as error:
                 names = ", ".join(kernel.kernel.operations)
                 raise LoweringError(f"cannot write {names} for a GPU: {error}") from error
             self.collector.launches(writer, step=len(self.steps))
-            once = writer.loaded_once()
-            in_place = tuple(pair for pair in step.in_place if pair[1] not in once)
+            once, early = writer.loaded_once(), writer.stored_early()
+            in_place = tuple(
+                (written, read)
+                for written, read in step.in_place
+                if read not in once and written not in early
+            )
             writes = (*step.writes, *writer.temporaries)
             self.steps.append(replace(step, writes=writes, in_place=in_place))
 

@@ -16,6 +16,7 @@ from functools import cached_property
 from flamec.codegen.lower.lanes import MEMORY_DTYPES, spill_type
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.gpu_form import GpuKernel
+from flamec.codegen.triton.last_block import finished_by_last
 from flamec.codegen.triton.part_key import actual, own_sizes
 from flamec.codegen.triton.product_schedule import ProductSchedule
 from flamec.codegen.triton.product_writer import write_product
@@ -26,7 +27,7 @@ from flamec.codegen.triton.program_writer import (
     fold_name,
 )
 from flamec.codegen.triton.side_by_side import PlannedLaunch, can_share_blocks, together
-from flamec.codegen.triton.source import ERRORS, Described, EmittedLaunch, emit
+from flamec.codegen.triton.source import COUNTERS, ERRORS, Described, EmittedLaunch, emit
 from flamec.codegen.triton.statements import StatementWriter
 from flamec.codegen.triton.text import POINTERS, fold_lane, size_name
 from flamec.codegen.triton.uniform_parts import Statements, lane_of, uniform_parts
@@ -44,7 +45,7 @@ from flamec.ir.kernel import (
     operands_of,
 )
 from flamec.ir.plan import Argument, Buffer
-from flamec.ir.shape import Dim, SymbolicDim, substitute
+from flamec.ir.shape import Dim, SymbolicDim, structurally_equal, substitute
 
 NewBuffer = Callable[[Buffer], int]
 _WORD = re.compile(r"\b\w+\b")
@@ -54,16 +55,18 @@ _STORE = re.compile(r"tl\.store\((\w+)")
 @dataclass
 class KernelWriter:
     """Writes one kernel. ``numbers``: the plan's buffer of each of its parameters; ``errors``
-    gives the buffer that errors are written to."""
+    gives the buffer that errors are written to, ``counters`` one of so many zeros."""
 
     gpu: GpuKernel
     numbers: tuple[int, ...]
     new_buffer: NewBuffer
     options: CodegenOptions
     errors: Callable[[], int]
+    counters: Callable[[Dim], int]
     temporaries: list[int] = field(default_factory=list)
     launches: list[PlannedLaunch] = field(default_factory=list)
     _spilled: dict[str, tuple[str, int]] = field(default_factory=dict)  # name -> lane, buffer
+    _early: set[int] = field(default_factory=set)
 
     @property
     def kernel(self) -> Kernel:
@@ -90,18 +93,25 @@ class KernelWriter:
                     )
                 ]
             else:
-                rows = RowsWriter(part.program, tile, *names, uniform, own, wide, strict)
+                apart = self._ends_apart(part)
+                rows = RowsWriter(part.program, tile, *names, uniform, own, wide, strict, apart)
                 launches = rows.emit()
+                if rows.ends_early:
+                    self._early |= {n for n, _ in self._stored_after(part)}
                 for i, (fold, result) in enumerate(zip(rows.folds, part.results, strict=True)):
                     number = self._temporary("partial", fold_lane(fold.lane), tile.chunks)
                     arguments[f"q{i}"] = number
                     partials.append((result, fold, number, tile.chunks))
+            if len(self.kernel.parts) == len(launches) == 1 and partials and not part.program.after:
+                self._finish_in(launches[0], arguments, own, wide, part, partials)
+                break
             alone = len(launches) > 1 or not can_share_blocks(launches[0])
             for launch in launches:
                 traffic = self._traffic(part, arguments)
                 self._add(launch, arguments, own, traffic, alone, part=True)
-        if partials or self.kernel.finish:
-            self._finish(partials)
+        else:
+            if partials or self.kernel.finish:
+                self._finish(partials)
         self.launches = together(self.launches, self._name, self._doc)
 
     def _traffic(
@@ -115,6 +125,30 @@ class KernelWriter:
         writes = frozenset(n for name, n in arguments.items() if name in written)
         reads = frozenset(n for name, n in arguments.items() if name not in only_written)
         return reads, writes
+
+    def _stored_after(self, part: Part) -> list[tuple[int, Place]]:
+        """What is stored when all rows are done: buffers and places."""
+        stores = [s for s in part.program.after if isinstance(s, Store)]
+        return [(self.numbers[part.arguments[s.place.parameter]], s.place) for s in stores]
+
+    def _ends_apart(self, part: Part) -> bool:
+        """Whether what is stored when all rows are done is read at the same column, if at all."""
+        stored = self._stored_after(part)
+        written = {number for number, _ in stored}
+        if written & self.loaded_once():
+            return False
+        for s in part.program.statements():
+            if not isinstance(s, Load) or s.place.parameter < 0:
+                continue
+            number = self.numbers[part.arguments[s.place.parameter]]
+            for other, place in stored:
+                if number == other and not _is_same_column(s.place, place):
+                    return False
+        return True
+
+    def stored_early(self) -> set[int]:
+        """Buffers that are written while other blocks may read: they may take no input's place."""
+        return self._early
 
     def loaded_once(self) -> set[int]:
         """Buffers that are read outside of the rows."""
@@ -150,7 +184,10 @@ class KernelWriter:
             names = dict.fromkeys(name_of(s) for s in part.statements if name_of(s))
             plain = {name: f"w{position}" for position, name in enumerate(names)}
             body = [_renamed(line, plain) for line in body]
-            self._once("once", "what all blocks share", body, pointers, arguments, alone=False)
+            launch, _, traffic = self._once(
+                "once", "what all blocks share", body, pointers, arguments
+            )
+            self._add(launch, arguments, {}, traffic, alone=False)
 
     def _exports(self) -> dict[str, str]:
         """Uniform values that parts or the end need, with their lanes."""
@@ -173,11 +210,14 @@ class KernelWriter:
             uniform.lines.append(f"{own} = {self._aliases.get(name, name)}")
         return uniform, arguments
 
-    def _loaded(self, names: Mapping[str, str]) -> tuple[Uniform, dict[str, int]]:
-        """Lines that load values computed once, and what they are called."""
+    def _loaded(self, names: Mapping[str, str], first: int = 0) -> tuple[Uniform, dict[str, int]]:
+        """Lines that load values computed once, and what they are called.
+
+        ``first``: the number of the first pointer, behind those of others in the launch.
+        """
         uniform = Uniform()
         arguments: dict[str, int] = {}
-        for position, (name, called) in enumerate(names.items()):
+        for position, (name, called) in enumerate(names.items(), first):
             lane, number = self._spilled[name]
             pointer = f"x{position}"
             uniform.pointers[pointer] = POINTERS[spill_type(lane)]
@@ -186,11 +226,11 @@ class KernelWriter:
             uniform.lines.append(f"{called} = tl.load({pointer} + zero){test}")
         return uniform, arguments
 
-    def _values(self, names: Iterable[str]) -> tuple[Uniform, dict[str, int]]:
+    def _values(self, names: Iterable[str], first: int = 0) -> tuple[Uniform, dict[str, int]]:
         """Lines that define uniform values by their names in the kernel."""
         self._aliases: dict[str, str] = {}
         if self._spilled:
-            return self._loaded({name: name for name in names})
+            return self._loaded({name: name for name in names}, first)
         uniform = Uniform()
         arguments: dict[str, int] = {}
         writer = StatementWriter(pointer="k", reuse=True)
@@ -213,10 +253,36 @@ class KernelWriter:
 
     # the end -------------------------------------------------------------------------
     def _finish(self, partials: list[tuple[str, Fold, int, int]]) -> None:
-        """Join partial results and compute what follows from them."""
+        """Join partial results and compute what follows from them, in a launch."""
+        launch, arguments, traffic = self._end(partials)
+        self._add(launch, arguments, {}, traffic)
+
+    def _finish_in(
+        self,
+        launch: EmittedLaunch,
+        arguments: dict[str, int],
+        own: dict[str, Dim],
+        wide: bool,
+        part: Part,
+        partials: list[tuple[str, Fold, int, int]],
+    ) -> None:
+        """The same in the launch of the only part, by the block that comes last."""
+        loaded = sum(name.startswith("x") for name in arguments)
+        end, more, (reads, writes) = self._end(partials, loaded)
+        assert all(arguments.get(name, number) == number for name, number in more.items())
+        ((_, _, _, blocks), *_) = partials
+        both = finished_by_last(launch, end, 1, blocks, own, wide, self._doc)
+        mine = self._traffic(part, arguments)
+        traffic = reads | mine[0], writes | mine[1]
+        self._add(both, {**more, **arguments}, own, traffic)
+
+    def _end(
+        self, partials: list[tuple[str, Fold, int, int]], first: int = 0
+    ) -> tuple[EmittedLaunch, Mapping[str, int], tuple[frozenset[int], frozenset[int]]]:
+        """The launch that joins partial results, its arguments, and what it reads and writes."""
         needed = {n for s in self.kernel.finish for n in operands_of(s)}
         defined = {name_of(s) for s in self.kernel.uniform if not isinstance(s, Store)}
-        uniform, arguments = self._values([n for n in sorted(needed) if n in defined])
+        uniform, arguments = self._values([n for n in sorted(needed) if n in defined], first)
         pointers = {**uniform.pointers, **self._pointers}
         arguments = {**dict(zip(self._pointers, self.numbers, strict=True)), **arguments}
         writer = StatementWriter(pointer="k", aliases=dict(self._aliases))
@@ -232,7 +298,7 @@ class KernelWriter:
                 stores = True
                 body.append("tl.debug_barrier()")
             body += writer.write(s)
-        self._once("end", "when all rows are done", body, pointers, arguments)
+        return self._once("end", "when all rows are done", body, pointers, arguments)
 
     def _once(
         self,
@@ -241,8 +307,7 @@ class KernelWriter:
         body: list[str],
         pointers: Mapping[str, str],
         arguments: Mapping[str, int],
-        alone: bool = True,
-    ) -> None:
+    ) -> tuple[EmittedLaunch, Mapping[str, int], tuple[frozenset[int], frozenset[int]]]:
         holes: dict[str, object] = {
             "name": f"{self._name}_{suffix}",
             "doc": f"{self._doc}; {doc}",
@@ -250,7 +315,7 @@ class KernelWriter:
         }
         launch = emit("once.py.j2", holes, pointers, 1, 4)
         numbers = frozenset(arguments[n] for n in launch.arguments if n in arguments)
-        self._add(launch, arguments, {}, (numbers, self._stored(body, arguments)), alone)
+        return launch, arguments, (numbers, self._stored(body, arguments))
 
     def _stored(self, body: Iterable[str], arguments: Mapping[str, int]) -> frozenset[int]:
         """The buffers that lines of text store to."""
@@ -275,14 +340,18 @@ class KernelWriter:
         arguments = tuple(
             _described(launch.described[name], buffers)
             if name in launch.described
-            else self._argument(name, buffers, own)
+            else self._argument(name, buffers, own, launch.counters)
             for name in launch.arguments
         )
         self.launches.append(PlannedLaunch(launch, arguments, *traffic, alone, part))
 
-    def _argument(self, name: str, buffers: Mapping[str, int], own: dict[str, Dim]) -> Argument:
+    def _argument(
+        self, name: str, buffers: Mapping[str, int], own: dict[str, Dim], counters: Dim
+    ) -> Argument:
         if name == ERRORS:
             return Argument(buffer=self.errors())
+        if name == COUNTERS:
+            return Argument(buffer=self.counters(counters))
         if name in buffers:
             return Argument(buffer=buffers[name])
         symbol = name.removeprefix(size_name(""))
@@ -323,6 +392,15 @@ def is_wide(part: Part, narrow: bool) -> bool:
                 return not narrow
             reach.append(sum(abs(end) for end in ends if isinstance(end, int)))
     return max(reach) >= 1 << 30
+
+
+def _is_same_column(read: Place, written: Place) -> bool:
+    """Whether rows read only the element of their column that is stored when they are done."""
+    plain = not (read.indices or read.guards or written.indices or written.guards)
+    rows = all(structurally_equal(stride, 0) for stride in read.at.rows)
+    same = structurally_equal(read.at.offset, written.at.offset)
+    inner = zip(read.at.inner, written.at.inner, strict=True)
+    return plain and rows and same and all(structurally_equal(a, b) for a, b in inner)
 
 
 def _is_static(prologue: Prologue) -> bool:

@@ -5,37 +5,22 @@ In: kernels that are written. Out: sources, each once, and actions in order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from flamec.codegen.errors import LoweringError
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.attention_writer import AttentionWriter
 from flamec.codegen.triton.gpu_form import GpuKernel
-from flamec.codegen.triton.kernel_writer import KernelWriter, NewBuffer
+from flamec.codegen.triton.kernel_writer import KernelWriter
 from flamec.codegen.triton.sort_writer import SortWriter
 from flamec.ir.plan import Action, Argument, Buffer, KernelSource, Launch
 from flamec.ir.shape import Dim, Undecidable
 from flamec.ir.tasks import Task
-from flamec.ir.types import int64
+from flamec.ir.types import int32, int64
 from flamec.ir.user_kernel import ArrayArgument
 
 _NO_CONTRACTION = {"enable_fp_fusion": False}  # Triton's: a product is rounded before it is added
-
-
-def kernel_writer(
-    kernel: GpuKernel,
-    numbers: tuple[int, ...],
-    new_buffer: NewBuffer,
-    options: CodegenOptions,
-    errors: Callable[[], int],
-) -> KernelWriter | AttentionWriter | SortWriter:
-    """What writes a kernel; ``write`` gives it its launches."""
-    if kernel.lowered.kernel.attention is not None:
-        return AttentionWriter(kernel, numbers, options)
-    if kernel.lowered.kernel.sort is not None:
-        return SortWriter(kernel, numbers, new_buffer, options)
-    return KernelWriter(kernel, numbers, new_buffer, options, errors)
 
 
 class LaunchCollector:
@@ -58,6 +43,10 @@ class LaunchCollector:
             self._errors = len(self.buffers)
             self.buffers.append(Buffer("errors", "errors", int64, 1))
         return self._errors
+
+    def counter_buffer(self, words: Dim) -> int:
+        """Words in which the blocks of a kernel are counted."""
+        return self.new_buffer(Buffer("counters", "counters", int32, words))
 
     def new_buffer(self, buffer: Buffer) -> int:
         self.buffers.append(replace(buffer, name=f"{buffer.name}{len(self.buffers)}"))
@@ -115,3 +104,24 @@ def launch_sizes(buffers: Iterable[Buffer], actions: Iterable[Action]) -> Iterat
             yield from (*argument.shape, *argument.strides)
             if not isinstance(argument.value, float):
                 yield argument.value
+
+
+def kernel_writer(
+    kernel: GpuKernel,
+    numbers: tuple[int, ...],
+    collector: LaunchCollector,
+    options: CodegenOptions,
+) -> KernelWriter | AttentionWriter | SortWriter:
+    """What writes a kernel; ``write`` gives it its launches."""
+    if kernel.lowered.kernel.attention is not None:
+        return AttentionWriter(kernel, numbers, options)
+    if kernel.lowered.kernel.sort is not None:
+        return SortWriter(kernel, numbers, collector.new_buffer, options)
+    return KernelWriter(
+        kernel,
+        numbers,
+        collector.new_buffer,
+        options,
+        collector.error_buffer,
+        collector.counter_buffer,
+    )

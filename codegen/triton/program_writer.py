@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from flamec.codegen.triton.last_block import finished_by_last
 from flamec.codegen.triton.ownership import owner_lines, scattered_index
 from flamec.codegen.triton.rounded_values import rounding_of
 from flamec.codegen.triton.source import EmittedLaunch, emit
@@ -42,7 +43,8 @@ class Uniform:
 class RowsWriter:
     """Writes a program without a matrix product. ``own``: values of its own sizes.
 
-    ``strict``: see ``CodegenOptions``.
+    ``strict``: see ``CodegenOptions``. ``ends_apart``: what follows a fold over rows of some
+    columns writes nothing that is read of other columns.
     """
 
     program: RowProgram
@@ -53,6 +55,7 @@ class RowsWriter:
     own: dict[str, Dim]
     wide: bool
     strict: bool = False
+    ends_apart: bool = False
 
     def __post_init__(self) -> None:
         program = self.program
@@ -86,10 +89,28 @@ class RowsWriter:
 
     # launches ------------------------------------------------------------------------
     def emit(self) -> list[EmittedLaunch]:
-        launches = [self._main()]
-        if self.program.after and not self._finishes_here:
-            launches.append(self._after())
-        return launches
+        main = self._main()
+        if not self.program.after or self._finishes_here:
+            return [main]
+        after = self._after()
+        if not self._last_block_finishes:
+            return [main, after]
+        groups = ceil_div(self.columns, self.tile.columns)
+        return [
+            finished_by_last(main, after, groups, self.tile.chunks, self.own, self.wide, self.doc)
+        ]
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether results of some columns are stored while others are still read."""
+        return bool(self.program.after) and (self._finishes_here or self._last_block_finishes)
+
+    @property
+    def _last_block_finishes(self) -> bool:
+        """Whether the last of the blocks that share some columns joins what they leave."""
+        tile = self.tile
+        few = tile.chunks * tile.columns <= _JOINED_ELEMENTS * 32 * tile.warps
+        return self.ends_apart and tile.split and not tile.looped and tile.chunks > 1 and few
 
     @property
     def _finishes_here(self) -> bool:
@@ -375,6 +396,8 @@ class RowsWriter:
         """Join the partial results of each column, and what is computed of them."""
         chunks = self.tile.chunks
         columns = max(16, min(128, 8192 // chunks))
+        if self._last_block_finishes:
+            columns = self.tile.columns
         partials = {
             s: f"tl.load(p{s.target} + (chunk * {factor(self.columns)} + col), "
             "(chunk >= 0) & col_mask, other=0)"
@@ -395,6 +418,7 @@ class RowsWriter:
         return self._emit("after.py.j2", holes, blocks, 8)
 
 
+_JOINED_ELEMENTS = 64  # partial results for a thread, where a block of the rows joins them
 _LAST = str((1 << 63) - 1)  # an index behind all others
 
 

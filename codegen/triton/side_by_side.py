@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from flamec.codegen.triton.rendering import module, render
-from flamec.codegen.triton.source import EmittedLaunch
+from flamec.codegen.triton.source import COUNTERS, EmittedLaunch
 from flamec.codegen.triton.text import dim, size_name
 from flamec.ir.plan import Argument, KernelSource
 from flamec.ir.shape import Dim, SymbolicDim, symbols_of
@@ -61,7 +61,7 @@ def _equal_ones_first(launches: Sequence[PlannedLaunch]) -> list[PlannedLaunch]:
         for launch in run:
             source = launch.launch.source
             options = tuple(sorted(source.options.items()))
-            key = _function(launch.launch), launch.launch.blocks, len(source.aligned), options
+            key = device_function(launch.launch), launch.launch.blocks, len(source.aligned), options
             alike.setdefault(key, []).append(launch)
         whole = {key: len(same) // MOST_TOGETHER * MOST_TOGETHER for key, same in alike.items()}
         for key, same in alike.items():
@@ -109,8 +109,8 @@ def _depends(launch: PlannedLaunch, other: PlannedLaunch) -> bool:
 
 def can_share_blocks(launch: EmittedLaunch) -> bool:
     """Whether a launch asks for nothing but its block's number."""
-    special = "tl.num_programs" in launch.source.text or launch.described or launch.persistent
-    return not special
+    special = "tl.num_programs" in launch.source.text or COUNTERS in launch.arguments
+    return not (special or launch.described or launch.persistent)
 
 
 def _merged(group: Sequence[PlannedLaunch], name: str, doc: str) -> PlannedLaunch:
@@ -120,7 +120,7 @@ def _merged(group: Sequence[PlannedLaunch], name: str, doc: str) -> PlannedLaunc
     end: Dim = 0
     for position, planned in enumerate(group):
         source = planned.launch.source
-        body = _function(planned.launch)
+        body = device_function(planned.launch)
         function = functions.setdefault(body, f"{name}_part{len(functions)}")
         called = {n: f"a{position}_{i}" for i, n in enumerate(planned.launch.arguments)}
         end = end + planned.launch.blocks
@@ -138,7 +138,7 @@ def _merged(group: Sequence[PlannedLaunch], name: str, doc: str) -> PlannedLaunc
             "name": name,
             "doc": doc,
             "arguments": ", ".join(names),
-            "functions": [_named(body, function) for body, function in functions.items()],
+            "functions": [named(body, function) for body, function in functions.items()],
             "calls": [(function, passed, dim(end)) for function, passed, end in calls],
         },
     )
@@ -152,8 +152,9 @@ def _merged(group: Sequence[PlannedLaunch], name: str, doc: str) -> PlannedLaunc
     return PlannedLaunch(merged, tuple(arguments), reads, writes)
 
 
-def _function(launch: EmittedLaunch) -> str:
-    """A kernel's function without its names: its own, its arguments', its block's number."""
+def device_function(launch: EmittedLaunch) -> str:
+    """A kernel's function without its names: its own, its arguments', its block's number, which
+    is another argument, the last one."""
     text = launch.source.text
     text = text[text.rindex("@triton.jit\n") :].rstrip() + "\n"
     text = text.replace(_BLOCK, "block_number")
@@ -164,5 +165,6 @@ def _function(launch: EmittedLaunch) -> str:
     return text.replace(head, f"def FUNCTION({', '.join([*numbers.values(), 'block_number'])}):")
 
 
-def _named(body: str, name: str) -> str:
+def named(body: str, name: str) -> str:
+    """What ``device_function`` gives, under a name."""
     return body.replace("def FUNCTION(", f"def {name}(", 1)

@@ -112,6 +112,10 @@ class SortWriter:
         """Buffers that are read outside of the rows: none."""
         return set()
 
+    def stored_early(self) -> set[int]:
+        """Buffers that are written while other blocks may read: none that are inputs' places."""
+        return set()
+
     def write(self) -> None:
         """All launches, in order."""
         if self.words == 1 and self._few():

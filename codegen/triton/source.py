@@ -2,7 +2,8 @@
 
 In: text that mentions pointers ``p0`` (the program's parameters), ``k0`` (the kernel's), ``x0``
 (values computed once), ``q0`` (partial results), tensor descriptors ``d0``, ``errors`` (a word for
-error codes), sizes ``n_B`` and ``merge_level`` (of a sort). Out: what a launch needs.
+error codes), ``counters`` (words that are zero), sizes ``n_B`` and ``merge_level`` (of a sort).
+Out: what a launch needs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from flamec.ir.shape import Dim, is_multiple
 
 ALIGNMENT = 16  # of the pointers and sizes that Triton is told of
 ERRORS = "errors"
-_ARGUMENT = re.compile(r"\b([pkxqd]\d+|n_\w+|errors|merge_level)\b")
+COUNTERS = "counters"
+_ARGUMENT = re.compile(r"\b([pkxqd]\d+|n_\w+|errors|counters|merge_level)\b")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class EmittedLaunch:
     """A kernel, its grid, and the names of its arguments in order.
 
     ``persistent``: there are only as many blocks as the device has room for at a time.
+    ``counters``: how many words it counts its blocks in.
     """
 
     source: KernelSource
@@ -44,6 +47,7 @@ class EmittedLaunch:
     arguments: tuple[str, ...]
     described: Mapping[str, Described] = field(default_factory=dict)
     persistent: bool = False
+    counters: Dim = 0
 
 
 def emit(
@@ -87,6 +91,6 @@ def emit(
 
 
 def _order(name: str) -> tuple[int, int, str]:
-    kind = "dpkxqenm".index(name[0])
+    kind = "dpkxqecnm".index(name[0])
     number = int(name[1:]) if name[1:].isdigit() else 0
     return kind, number, name

@@ -28,7 +28,8 @@ LONGEST_WHOLE_ROW = 16384
 LOOPED_COLUMNS = 4096
 READ_AGAIN_COLUMNS = 16384  # of rows that are read more than once: few at a time fit in the cache
 CHUNK_WARPS = 2048  # of all blocks that share rows: two blocks of 8 for each processor
-COLUMN_BLOCKS = 1024  # of a fold over rows: those that run at a time
+COLUMN_BLOCKS = 1024  # of folds over rows: those that run at a time
+ONE_FOLD_CHUNKS = 8  # at least, of each stretch of columns, if half as many blocks fold once
 SCATTER_BLOCKS = 2048  # that look at all indices
 FLAT_CHUNKS = 1024
 AHEAD_BYTES = 48 << 10  # of shared memory for what is loaded ahead
@@ -90,8 +91,9 @@ def propose(program: RowProgram, options: CodegenOptions) -> Tile:
         return replace(tile, stages=_stages(program, tile))
     if over_rows:
         stores = any(isinstance(s, Store) for block in program.passes for s in block.element)
-        tile = _column_tile(width, height, rows, stores)
-        return replace(tile, stages=_stages(program, tile, 2 if stores else 4))
+        once = not stores and len(program.folds("column")) == 1
+        tile = _column_tile(width, height, rows, stores, once)
+        return replace(tile, stages=_stages(program, tile, 2 if stores else 3 if once else 4))
     if _is_transposed(program):
         side = LINE // min(_itemsizes(program), default=4)
         block = Tile(
@@ -156,6 +158,8 @@ def _row_tile(program: RowProgram, width: int, height: int, known: bool) -> Tile
         columns, whole, rows = min(width or LOOPED_COLUMNS, LOOPED_COLUMNS), False, 1
         if width:
             rows = min(height, max(1, FOLDED_ELEMENTS // columns))
+    if whole and _is_light(program) and 2048 < columns <= 4096 and height >= 2 * FEWEST_BLOCKS:
+        return Tile(2, columns, False, True, 0, 16)
     elements = rows * columns
     warps = 4 if elements <= 2048 else 8 if elements <= 8192 else 16
     if warps > 4 and any(isinstance(s, RandomBits) for s in program.statements()):
@@ -163,6 +167,18 @@ def _row_tile(program: RowProgram, width: int, height: int, known: bool) -> Tile
     if elements > 8192 and program.folds("column") and min(_itemsizes(program), default=4) > 2:
         warps = 32  # sums of columns and the row itself need many registers
     return Tile(rows, columns, False, whole, 0, warps)
+
+
+def _is_light(program: RowProgram) -> bool:
+    """Whether rows of 16-bit numbers are read once and stored once: little is on its way."""
+    moved: dict[int, int] = {}
+    for s in program.statements():
+        if isinstance(s, (Load, Store)) and _varies(s.place.at.rows) and _varies(s.place.at.inner):
+            moved[s.place.parameter] = ITEMSIZE.get(s.memory, 1)
+    if any(isinstance(s, RandomBits) for s in program.statements()) or program.folds("column"):
+        return False
+    stores = any(isinstance(s, Store) for block in program.passes for s in block.element)
+    return stores and sum(moved.values()) <= 4
 
 
 def _rows_of_block(program: RowProgram, columns: int, height: int) -> int:
@@ -197,16 +213,17 @@ def bytes_of_an_iteration(program: RowProgram, tile: Tile) -> int:
     return tile.rows * tile.columns * sum(sizes.values())
 
 
-def _column_tile(width: int, height: int, rows: int | None, stores: bool) -> Tile:
+def _column_tile(width: int, height: int, rows: int | None, stores: bool, once: bool) -> Tile:
     """Folds over rows: blocks of columns times chunks of rows, of which all run at a time if
-    elements are only folded."""
-    usual, elements, warps = (128, 4096, 4) if stores else (64, 2048, 2)
+    elements are only folded. ``once``: there is one fold, which leaves registers for more rows."""
+    usual, elements, warps = (128, 4096, 4) if stores else (64, 4096 if once else 2048, 2)
     columns = min(width or usual, usual)
     height = min(height, max(8, elements // columns))
     if rows is None:
         return Tile(height, columns, True, False, 64, warps)
-    blocks = COLUMN_BLOCKS * (2 if stores else 1)
-    most = max(1, blocks * columns // max(width, columns))
+    blocks = 2 * COLUMN_BLOCKS if stores else COLUMN_BLOCKS // 2 if once else COLUMN_BLOCKS
+    least = ONE_FOLD_CHUNKS if once else 1
+    most = max(least, blocks * columns // max(width, columns))
     chunks = max(1, min(most, rows // (4 * height)))
     return Tile(height, columns, True, False, 1 << (chunks.bit_length() - 1), warps)
 

@@ -56,7 +56,7 @@ def make_trial(
     buffers = [_buffer(memory) for memory in form.lowered.buffers]
     collector = LaunchCollector(buffers)
     numbers = tuple(range(len(buffers)))
-    writer = kernel_writer(form, numbers, collector.new_buffer, options, collector.error_buffer)
+    writer = kernel_writer(form, numbers, collector, options)
     writer.write()
     collector.launches(writer, step=0)
     symbols = tuple(
@@ -71,9 +71,9 @@ def make_trial(
     sizes = [options.typical(SymbolicDim.symbol(name)) for name in symbols]
     assert None not in sizes, symbols
     plan = ExecutionPlan(
-        buffers=tuple(replace(buffer, kind="input") for buffer in buffers),
+        buffers=tuple(b if b.kind == "counters" else replace(b, kind="input") for b in buffers),
         steps=(),
-        inputs=tuple(range(len(buffers))),
+        inputs=tuple(i for i, b in enumerate(buffers) if b.kind != "counters"),
         input_types=(),
         outputs=(),
         updated=(),

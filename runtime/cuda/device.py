@@ -10,6 +10,7 @@ import numpy as np
 
 from flamec.ir.plan import ExecutionPlan
 from flamec.runtime.cuda import transfer
+from flamec.runtime.cuda.arena import release_arenas
 from flamec.runtime.cuda.compile_worker import CompiledKernel, Progress, compile_kernels
 from flamec.runtime.cuda.driver import DeviceProperties, context
 from flamec.runtime.cuda.error_words import error_words
@@ -22,7 +23,7 @@ from flamec.runtime.cuda.host_memory import (
 )
 from flamec.runtime.cuda.memory import Allocation, DevicePool, device_pool
 from flamec.runtime.cuda.module import load_kernel
-from flamec.runtime.cuda.program import CudaProgram, release_arenas
+from flamec.runtime.cuda.program import CudaProgram
 from flamec.runtime.cuda.stream import Stream, current_stream
 from flamec.runtime.cuda.triton_compiler import TritonError
 from flamec.runtime.device import PlanMemory

@@ -41,13 +41,13 @@ from flamec.ir.shape import evaluate_dim, evaluate_shape
 from flamec.runtime import recording
 from flamec.runtime.control_steps import BranchStep, LoopStep
 from flamec.runtime.cuda import transfer
+from flamec.runtime.cuda.arena import Arena, arena_of
 from flamec.runtime.cuda.control_memory import DeviceControlMemory
 from flamec.runtime.cuda.driver import CudaContext
 from flamec.runtime.cuda.error_words import error_words
 from flamec.runtime.cuda.graph import CaptureError, Graph, Step, capture
 from flamec.runtime.cuda.host_step import HostStep
 from flamec.runtime.cuda.launch_timer import run_timed
-from flamec.runtime.cuda.memory import Allocation, device_pool
 from flamec.runtime.cuda.module import KernelLaunch, LoadedKernel
 from flamec.runtime.cuda.stream import Stream, current_stream
 from flamec.runtime.device import PlanMemory
@@ -60,7 +60,6 @@ _FEWEST_STEPS_TO_CAPTURE = 2
 _MOST_GRAPHS = 2
 _MOST_STEPS_TO_CAPTURE_AGAIN = 4096  # beyond, a graph's own memory counts
 _ALIGNMENT = 16  # what a kernel may assume of pointers that its source calls aligned
-_ARENA_STEP = 2 << 20
 _UNSET = 1  # no device address: forces the first call to write every address
 
 SetAddress = Callable[[int], None]
@@ -188,11 +187,15 @@ class BoundCudaProgram:
         self._scratch: list[tuple[int, KernelLaunch]] = []
         self._add_all(plan.actions, {})
         needed = max((launch.scratch_bytes for _, launch in self._scratch), default=0)
+        self._counters = [n for n, b in enumerate(plan.buffers) if b.kind == "counters"]
+        words = [evaluate_dim(plan.buffers[n].elements, self.bindings) for n in self._counters]
+        self._counter_words = max(words, default=0)
         self._scratch_offset = -(-self.layout.peak_bytes // 256) * 256
         self.peak_bytes = self._scratch_offset + needed if needed else self.layout.peak_bytes
+        self._needs_arena = bool(self.peak_bytes or self._counter_words)
         if len(self.steps) > _MOST_STEPS_TO_CAPTURE_AGAIN:
             self._most_graphs = 1
-        self._arena: _Arena | None = None
+        self._arena: Arena | None = None
         self._generation = -1
         self._scratch_address = 0
         given = (*plan.inputs, *(output.buffer for output in plan.outputs))
@@ -367,7 +370,7 @@ class BoundCudaProgram:
         ValueError for an address that a kernel cannot use.
         """
         stream = current_stream(self.program.context.index)
-        if self.peak_bytes:
+        if self._needs_arena:
             self._place_temporaries(stream)
         recorder = recording.recorder
         if recorder is not None:
@@ -398,7 +401,7 @@ class BoundCudaProgram:
         like this or by calling it.
         """
         stream = current_stream(self.program.context.index)
-        moved = self.peak_bytes and self._place_temporaries(stream)
+        moved = self._needs_arena and self._place_temporaries(stream)
         if moved or not self._placed:
             for buffer in self._others:
                 for _, set_address in self._uses[buffer]:
@@ -452,10 +455,12 @@ class BoundCudaProgram:
 
     def _place_temporaries(self, stream: Stream) -> bool:
         """Take memory of the stream's arena; whether it is other memory than before."""
-        arena = _arena(stream)
+        arena = arena_of(stream)
         if arena is self._arena and arena.generation == self._generation:
             return False
-        arena.reserve(self.peak_bytes)
+        arena.reserve(self.peak_bytes, self._counter_words)
+        for buffer in self._counters:
+            self.addresses[buffer] = arena.counters
         for buffer, offset in self.layout.offsets.items():
             self.addresses[buffer] = arena.address + offset
         self._scratch_address = arena.address + self._scratch_offset
@@ -489,48 +494,3 @@ def _aligned_arguments(source: KernelSource) -> set[int]:
     """Positions of the arguments that the kernel's code takes for multiples of 16."""
     names = [name for name, kind in source.parameters if kind != "constexpr"]
     return {position for position, name in enumerate(names) if name in source.aligned}
-
-
-# temporaries ----------------------------------------------------------------------------
-
-
-class _Arena:
-    """Growing device memory that the programs of one thread and stream share.
-
-    ``generation`` changes when it moves.
-    """
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self._memory: Allocation | None = None
-        self.address = 0
-        self.generation = 0
-
-    def reserve(self, nbytes: int) -> None:
-        if self._memory is None or nbytes > self._memory.nbytes:
-            self._memory = None  # give back first: both need not fit
-            self.generation += 1
-            size = -(-nbytes // _ARENA_STEP) * _ARENA_STEP
-            self._memory = device_pool(self._stream.device_index).allocate(size, self._stream)
-            self.address = self._memory.address
-
-
-class _Arenas(threading.local):
-    def __init__(self) -> None:
-        self.by_stream: dict[tuple[int, int], _Arena] = {}
-
-
-_arenas = _Arenas()
-
-
-def _arena(stream: Stream) -> _Arena:
-    key = (stream.device_index, stream.cuda_stream)
-    arena = _arenas.by_stream.get(key)
-    if arena is None:
-        arena = _arenas.by_stream[key] = _Arena(stream)
-    return arena
-
-
-def release_arenas() -> None:
-    """Give the calling thread's arenas back; programs get new ones when they run."""
-    _arenas.by_stream.clear()
