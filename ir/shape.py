@@ -359,7 +359,7 @@ def evaluate_shape(shape: Iterable[Dim], bindings: Mapping[str, int]) -> tuple[i
 
 
 def substitute(dim: Dim, replacements: Mapping[str, Dim]) -> Dim:
-    """``dim`` with symbols replaced by other dimensions."""
+    """``dim`` with symbols, and quotients by their text, replaced by other dimensions."""
     if not isinstance(dim, SymbolicDim):
         return dim
     total: Dim = 0
@@ -372,6 +372,8 @@ def substitute(dim: Dim, replacements: Mapping[str, Dim]) -> Dim:
                 factor = floordiv(
                     substitute(atom[1], replacements), substitute(atom[2], replacements)
                 )
+                if isinstance(factor, SymbolicDim):
+                    factor = replacements.get(str(factor), factor)
             value = _product(value, factor)
         total = _sum(total, value, 1)
     return total

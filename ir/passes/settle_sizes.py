@@ -1,7 +1,8 @@
 """Put into a graph what its guards say of sizes.
 
 In: a graph and pairs of sizes that are equal wherever the graph is run. Out: the same program in
-which a symbol that is equal to a number, or to another symbol, is replaced by that. Later passes
+which a symbol that is equal to a number, or to another symbol, is replaced by that, and so is a
+quotient (``(s0 - 1)//2``) that is equal to a number. Later passes
 ask of sizes only what their form tells, so they need the form that tells most.
 """
 
@@ -63,11 +64,12 @@ class SettledSizes:
 
 
 def _known(equal: Iterable[tuple[Dim, Dim]]) -> dict[str, Dim]:
-    """What each symbol is that is equal to something else."""
+    """What each symbol is that is equal to something else, and each quotient, by its text."""
     known: dict[str, Dim] = {}
     for left, right in equal:
         left, right = substitute(left, known), substitute(right, known)
         found = _solved(left, right) or _solved(right, left)
+        found = found or _quotient(left, right) or _quotient(right, left)
         if found is None:
             continue
         name, value = found
@@ -93,3 +95,15 @@ def _solved(left: Dim, right: Dim) -> tuple[str, Dim] | None:
         if divides and structurally_equal(left, factor * symbol):
             return name, right // factor
     return None
+
+
+def _quotient(left: Dim, right: Dim) -> tuple[str, Dim] | None:
+    """A quotient's text and its value, where ``left`` has no other unknown, ``right`` none."""
+    if not isinstance(left, SymbolicDim) or not isinstance(right, int):
+        return None
+    unknown = [(monomial, factor) for monomial, factor in left.terms if monomial]
+    if len(unknown) != 1 or len(unknown[0][0]) != 1 or unknown[0][0][0][0] != "//":
+        return None
+    (monomial, factor) = unknown[0]
+    rest = right - sum(constant for other, constant in left.terms if not other)
+    return None if rest % factor else (str(SymbolicDim({monomial: 1})), rest // factor)

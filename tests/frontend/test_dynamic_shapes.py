@@ -160,3 +160,20 @@ def test_declarations_that_cannot_hold() -> None:
         flamec.mark_dynamic(x, 0, min=5, max=2)
     with pytest.raises(IndexError, match="axis 2"):
         flamec.mark_dynamic(x, 2)
+
+
+def test_a_convolution_whose_length_must_fit_a_fixed_number_of_targets() -> None:
+    """Lengths 15 and 16 give eight positions each, which only the guards know."""
+    net = flamec.nn.Conv1d(5, 3, 3, padding=1, stride=2)
+
+    def gradients(x: flamec.Tensor, targets: flamec.Tensor) -> tuple[flamec.Tensor, ...]:
+        logits = net(x).transpose(1, 2).flatten(0, 1)
+        loss = flamec.nn.functional.cross_entropy(logits, targets)
+        return flamec.autograd.grad(loss, list(net.parameters()))
+
+    compiled = flamec.compile(gradients, backend="evaluate")
+    for length in (15, 16, 17, 18, 22):
+        x = flamec.randn(4, 5, length)
+        targets = flamec.randint(0, 3, (4 * ((length - 1) // 2 + 1),))
+        for found, wanted in zip(compiled(x, targets), gradients(x, targets), strict=True):
+            np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-4, atol=1e-6)

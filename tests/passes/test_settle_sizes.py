@@ -1,0 +1,50 @@
+"""What the guards say of sizes is put into the graph: symbols, and quotients of symbols."""
+
+from __future__ import annotations
+
+import pytest
+
+from flamec.ir.builder import GraphBuilder
+from flamec.ir.passes.settle_sizes import SettledSizes, settle_sizes
+from flamec.ir.shape import Dim, SymbolicDim, Undecidable
+from flamec.ir.types import TensorType, float32
+
+S0, S1 = SymbolicDim.symbol("s0"), SymbolicDim.symbol("s1")
+HALF = (S0 - 1) // 2
+
+
+def settled(shape: tuple[Dim, ...], left: Dim, right: Dim) -> tuple[Dim, ...]:
+    """The shape of an input, and of what is computed from it, after an equality is known."""
+    b = GraphBuilder()
+    x = b.input(TensorType(shape, float32), "x")
+    graph = settle_sizes(b.build([b.exp(x)], {}, "program"), [(left, right)])
+    assert graph.outputs[0].type == graph.inputs[0].type
+    return graph.inputs[0].type.shape
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "shape", "expected"),
+    [
+        (S0, 5, (S0, S1), (5, S1)),
+        (S0, S1, (S0, S1), (S1, S1)),
+        (3 * S0, 12, (S0 + 1,), (5,)),
+        (3 * S0, 13, (S0,), (S0,)),  # never true, so nothing is put in
+        (296, 37 * HALF + 37, (37 * HALF + 37, S0), (296, S0)),
+        (37 * HALF + 37, 296, (HALF, HALF * S1), (7, 7 * S1)),
+        (2 * HALF, 7, (HALF,), (HALF,)),
+        (HALF * S1, 8, (HALF,), (HALF,)),  # says nothing of one of them
+        (HALF, 7, ((S0 - 1) // 3,), ((S0 - 1) // 3,)),
+    ],
+)
+def test_sizes_are_replaced_by_what_they_are(
+    left: Dim, right: Dim, shape: tuple[Dim, ...], expected: tuple[Dim, ...]
+) -> None:
+    assert str(settled(shape, left, right)) == str(expected)
+
+
+def test_an_oracle_of_quotients() -> None:
+    known = SettledSizes([(296, 37 * HALF + 37)])
+    assert known.decide(37 * HALF + 37, "==", 296) and known.decide(HALF, "<=", 7)
+    assert known.specialize(HALF) == 7
+    with pytest.raises(Undecidable):
+        known.decide(S0, "==", 15)
