@@ -128,7 +128,7 @@ def test_a_program_tuned_by_eight_processes_has_one_plan(tmp_path: Path) -> None
         "from dataclasses import replace\n"
         "from compiling_gpu import new_process, prepare, plan_hash, CompilingGpu\n"
         "from types import SimpleNamespace\n"
-        "CompilingGpu.load = lambda self, plan, progress=None: SimpleNamespace(\n"
+        "CompilingGpu.load = lambda self, plan, progress=None, label='': SimpleNamespace(\n"
         "    plan=plan, kernels_compiled=0)\n"
         "number = int(sys.argv[2])\n"
         "def seconds(position, count):\n"
@@ -185,7 +185,7 @@ def test_errors_name_the_kernel_and_the_lines(
     for number, node in enumerate(traced.nodes):
         object.__setattr__(node, "location", Location("model.py", 10 + number, "forward"))
 
-    def fail(plan: ExecutionPlan, progress: object) -> None:
+    def fail(plan: ExecutionPlan, progress: object, label: str) -> None:
         raise KernelError(len(plan.kernels) - 1, RuntimeError("no more registers"))
 
     monkeypatch.setattr(cuda_backend.device(0, options), "load", fail)
