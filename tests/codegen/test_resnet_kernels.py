@@ -57,7 +57,7 @@ def compiled(first_stage: int) -> CompiledGraph:
 
 
 def _look(step: Step) -> Any:
-    optimizer = step.kind == "pointwise" and step.operations.count("add") > 100
+    optimizer = step.kind == "pointwise" and step.operations.count("add") > 30
     return ("optimizer",) if optimizer else (step.kind, step.operations, step.bytes_written)
 
 

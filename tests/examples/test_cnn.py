@@ -11,14 +11,18 @@ from example_programs import program
 pytest.importorskip("sklearn")
 
 
-@pytest.mark.parametrize("model", ["cnn", "resnet"])
-def test_digits(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("model", "epochs", "bound"), [("cnn", 3, 0.9), ("resnet", 5, 0.85)])
+def test_digits(
+    model: str, epochs: int, bound: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the small ResNet five seeds gave 92% to 98%; after three epochs 59% to 93%, because the
+    running statistics of its norms still lag."""
     main = program("cnn", "flamec", tmp_path).main
-    losses, accuracy = main(["--model", model, "--channels", "8", "--epochs", "3"])
+    losses, accuracy = main(["--model", model, "--channels", "8", "--epochs", str(epochs)])
     printed = capsys.readouterr().out
     assert printed.splitlines()[-1] == f"accuracy on 360 unseen images: {accuracy:.1%}"
-    assert accuracy > 0.9
-    assert losses.shape == (66,)
+    assert accuracy > bound
+    assert losses.shape == (22 * epochs,)
     assert losses[-22:].mean() < losses[:22].mean() / 4
 
 
