@@ -19,6 +19,14 @@ from flamec import nn, optim
 INTERRUPTS = 40
 
 
+@pytest.fixture(autouse=True)
+def interrupts_are_raised() -> Iterator[None]:
+    """Also where this process was started with interrupts ignored, as background jobs are."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @contextmanager
 def interrupt_after(seconds: float) -> Iterator[None]:
     """SIGINT for this process after a while, unless the block is left before."""
