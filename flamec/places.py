@@ -7,11 +7,12 @@ the traced graph, and a plan that is read gets the lines of the graph at hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from flamec.ir.actions import Action, Branch, HostCall, Loop
 from flamec.ir.graph import Graph, Node
-from flamec.ir.plan import Action, ExecutionPlan, HostCall, Loop
+from flamec.ir.plan import ExecutionPlan
 
 _MARK = "\0"  # begins the position of a node in place of a text
 
@@ -58,8 +59,15 @@ def _changed(
         if isinstance(old, HostCall):
             return replace(old, location=line(old.location))
         if isinstance(old, Loop):
-            return replace(old, actions=tuple(map(action, old.actions)))
+            test, body = changed(old.test), changed(old.actions)
+            return replace(old, location=line(old.location), test=test, actions=body)
+        if isinstance(old, Branch):
+            first, second = changed(old.first), changed(old.second)
+            return replace(old, location=line(old.location), first=first, second=second)
         return old
+
+    def changed(actions: Sequence[Action]) -> tuple[Action, ...]:
+        return tuple(map(action, actions))
 
     steps = tuple(
         replace(
@@ -69,4 +77,4 @@ def _changed(
         )
         for step in plan.steps
     )
-    return replace(plan, steps=steps, actions=tuple(map(action, plan.actions)))
+    return replace(plan, steps=steps, actions=changed(plan.actions))
