@@ -7,6 +7,7 @@ the traced graph, and a plan that is read gets the lines of the graph at hand.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -14,7 +15,8 @@ from flamec.ir.actions import Action, Branch, HostCall, Loop
 from flamec.ir.graph import Graph, Node
 from flamec.ir.plan import ExecutionPlan
 
-_MARK = "\0"  # begins the position of a node in place of a text
+_MARK = "\0"  # begins the position of a node in place of a text, and ends it within a longer one
+_STATED = re.compile(f" at ({_MARK}\\d+){_MARK}")
 
 
 def without_places(plan: ExecutionPlan, graph: Graph) -> ExecutionPlan:
@@ -26,7 +28,13 @@ def without_places(plan: ExecutionPlan, graph: Graph) -> ExecutionPlan:
             lines.setdefault(str(node.location), f"{_MARK}{position}")
         if node.scope:
             modules.setdefault(node.scope, f"{_MARK}{position}")
-    return _changed(plan, lambda text: lines.get(text, text), lambda m: modules.get(m, m))
+    known = "|".join(re.escape(text) for text in sorted(lines, key=len, reverse=True))
+    stated = re.compile(rf" at ({known})(?!\d)")
+
+    def message(text: str) -> str:
+        return stated.sub(lambda m: f" at {lines[m[1]]}{_MARK}", text) if lines else text
+
+    return _changed(plan, lambda text: lines.get(text, text), lambda m: modules.get(m, m), message)
 
 
 def with_places(plan: ExecutionPlan, graph: Graph) -> ExecutionPlan:
@@ -42,7 +50,10 @@ def with_places(plan: ExecutionPlan, graph: Graph) -> ExecutionPlan:
     def module(text: str) -> str:
         return nodes[int(text[1:])].scope if text.startswith(_MARK) else text
 
-    return _changed(plan, line, module)
+    def message(text: str) -> str:
+        return _STATED.sub(lambda m: f" at {found}" if (found := line(m[1])) else "", text)
+
+    return _changed(plan, line, module, message)
 
 
 def _nodes(graph: Graph) -> Iterator[Node]:
@@ -53,8 +64,13 @@ def _nodes(graph: Graph) -> Iterator[Node]:
 
 
 def _changed(
-    plan: ExecutionPlan, line: Callable[[str], str], module: Callable[[str], str]
+    plan: ExecutionPlan,
+    line: Callable[[str], str],
+    module: Callable[[str], str],
+    message: Callable[[str], str],
 ) -> ExecutionPlan:
+    """The plan with other lines and modules; ``message`` is for texts that have lines in them."""
+
     def action(old: Action) -> Action:
         if isinstance(old, HostCall):
             return replace(old, location=line(old.location))
@@ -77,4 +93,5 @@ def _changed(
         )
         for step in plan.steps
     )
-    return replace(plan, steps=steps, actions=changed(plan.actions))
+    errors = tuple(map(message, plan.errors))
+    return replace(plan, steps=steps, actions=changed(plan.actions), errors=errors)

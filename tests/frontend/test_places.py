@@ -30,7 +30,8 @@ def decided(x: Tensor) -> Tensor:
         )
         return i + 1, y
 
-    return flamec.while_loop(lambda i, x: i < 4, step, (flamec.tensor(0), x))[1]
+    x = flamec.while_loop(lambda i, x: i < 4, step, (flamec.tensor(0), x))[1]
+    return x[x.argmax(1) + 1]  # may be out of range: an error that names the line
 
 
 def prepared(function: object) -> Prepared:
@@ -43,7 +44,8 @@ def prepared(function: object) -> Prepared:
 def test_lines_are_positions_in_what_is_kept_and_come_back() -> None:
     program = prepared(decided)
     plan = compile_graph(program.optimized).plan
-    assert plan.to_json().count(THIS) >= 5, "a loop, a branch, a host call, kernels"
+    assert plan.to_json().count(THIS) >= 6, "a loop, a branch, a host call, kernels, an error"
+    assert any(THIS in message for message in plan.errors)
     kept = without_places(plan, program.graph)
     assert THIS not in kept.to_json()
     read = ExecutionPlan.from_json(kept.to_json())
