@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from flamec.ir.kernel import print_kernel
+from flamec.ir.kernel_printer import print_kernel
 from flamec.ir.printer import print_graph
 from flamec.prepared import Prepared
 

@@ -25,6 +25,7 @@ from flamec.ir.kernel import (
     RandomBits,
     Statement,
     Store,
+    lane_of,
     name_of,
     operands_of,
 )
@@ -60,7 +61,7 @@ class BundleWriter:
 
     def write(self, name: str, comment: str, run: str) -> str:
         """The step's function; ``new_functions`` belong before it."""
-        lanes = {name_of(s): _lane(s) for s in self.kernel.uniform if name_of(s)}
+        lanes = {name_of(s): lane_of(s) for s in self.kernel.uniform if name_of(s)}
         blocks = _blocks(self.kernel.uniform)
         slots = self._slots(blocks)
         places: list[int] = []
@@ -150,8 +151,9 @@ class BundleWriter:
                 (i, *part.arguments, *(slots[name] for name in part.imports))
                 for i, part in zip(numbers, parts, strict=True)
             ]
+            names = first.program.sizes
             own = [", ".join(map(dim, part.sizes)) or "0" for part in parts]
-            sizes = [f"const int64_t {n} = n_{len(forms)}[k][{i}];" for i, n in _own(first)]
+            sizes = [f"const int64_t {n} = n_{len(forms)}[k][{i}];" for i, n in enumerate(names)]
             forms.append(
                 {
                     "width": len(rows[0]),
@@ -169,10 +171,6 @@ class BundleWriter:
                 }
             )
         return forms
-
-
-def _own(part: Any) -> list[tuple[int, str]]:
-    return list(enumerate(part.program.sizes))
 
 
 def _blocks(statements: Sequence[Statement]) -> list[list[Statement]]:
@@ -195,10 +193,6 @@ def _parameters(s: Statement) -> list[int]:
     if isinstance(s, (Load, Store)):
         return [s.place.parameter]
     return [s.state.parameter] if isinstance(s, RandomBits) else []
-
-
-def _lane(s: Statement) -> str:
-    return "i32" if isinstance(s, RandomBits) else str(getattr(s, "lane", ""))
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -14,17 +14,11 @@ from flamec.codegen.c.statements import VectorAxis, accumulate
 from flamec.codegen.c.text import dim, factor, identity
 from flamec.codegen.schedule import GRAIN
 from flamec.ir.kernel import (
-    CheckedIndex,
-    Compute,
-    Constant,
     Fold,
     Keep,
-    Load,
     Pass,
-    Position,
-    RandomBits,
-    Recall,
     Store,
+    lane_of,
 )
 from flamec.ir.shape import product
 
@@ -69,7 +63,7 @@ class SideBySideWriter(ProgramWriter):
         row: list[str] = []
         for s in block.row:
             if not isinstance(s, (Store, Fold, Keep)):
-                lane = _lane_of(s)
+                lane = lane_of(s)
                 declarations.append(self._array(lane, s.name))
                 writer.arrays.add(s.name)
             row += writer.write(s, axis)
@@ -114,14 +108,3 @@ class SideBySideWriter(ProgramWriter):
             self.writer.aliases[s.name] = result
             self.writer.arrays.add(s.name)
         return text
-
-
-def _lane_of(s: Load | Position | CheckedIndex | Constant | Compute | RandomBits | Recall) -> str:
-    """The lane type of the value that a statement names."""
-    match s:
-        case RandomBits():
-            return "i32"
-        case CheckedIndex():
-            return "i64"
-        case _:
-            return s.lane

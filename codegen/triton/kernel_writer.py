@@ -30,7 +30,7 @@ from flamec.codegen.triton.side_by_side import PlannedLaunch, can_share_blocks, 
 from flamec.codegen.triton.source import COUNTERS, ERRORS, Described, EmittedLaunch, emit
 from flamec.codegen.triton.statements import StatementWriter
 from flamec.codegen.triton.text import POINTERS, fold_lane, size_name
-from flamec.codegen.triton.uniform_parts import Statements, lane_of, uniform_parts
+from flamec.codegen.triton.uniform_parts import Statements, uniform_parts
 from flamec.ir.kernel import (
     Fold,
     Kernel,
@@ -41,6 +41,7 @@ from flamec.ir.kernel import (
     RandomBits,
     RowProgram,
     Store,
+    lane_of,
     name_of,
     operands_of,
 )

@@ -97,9 +97,3 @@ def _may_repeat(s: Statement) -> bool:
     if isinstance(s, Compute):
         return not lookup(s.op).expensive
     return not isinstance(s, (RandomBits, CheckedIndex))
-
-
-def lane_of(s: Statement) -> str:
-    if isinstance(s, CheckedIndex):
-        return "i64"
-    return "i32" if isinstance(s, RandomBits) else str(getattr(s, "lane", ""))

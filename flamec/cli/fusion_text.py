@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flamec.cli.source_lines import describe_place
-from flamec.ir.kernel import print_kernel
+from flamec.ir.kernel_printer import print_kernel
 from flamec.ir.passes.fuse import FusionDecision, FusionGroup
 from flamec.ir.passes.recognize_attention import attention_decisions
 from flamec.ir.plan import Step

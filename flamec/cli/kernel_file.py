@@ -14,7 +14,7 @@ from flamec.cli.kernel_rows import Program
 from flamec.cli.source_lines import describe_place
 from flamec.codegen.errors import LoweringError
 from flamec.codegen.one_kernel import one_kernel
-from flamec.ir.kernel import print_kernel
+from flamec.ir.kernel_printer import print_kernel
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import evaluate_dim
 

@@ -20,7 +20,8 @@ from flamec.cli.source_lines import describe_place, source_text
 from flamec.cli.stages import Inspection, stage_parts
 from flamec.codegen.options import CodegenOptions
 from flamec.ir.graph import Graph, Node, Value
-from flamec.ir.kernel import Kernel, print_kernel
+from flamec.ir.kernel import Kernel
+from flamec.ir.kernel_printer import print_kernel
 from flamec.ir.passes.plan_memory import accesses_of, live_ranges, plan_memory
 from flamec.ir.plan import ExecutionPlan, Launch, Step, unrolled
 from flamec.ir.printer import format_attribute

@@ -15,7 +15,7 @@ from triton_graphs import recurrence
 
 from flamec.codegen.compile_graph import compile_graph
 from flamec.ir.graph import Graph, Value
-from flamec.ir.kernel import print_kernel
+from flamec.ir.kernel_printer import print_kernel
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
