@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from flamec.errors import OperationError, OperationTypeError
+from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.ir.batching import Operand
 from flamec.ir.builder import Builder
 from flamec.ir.graph import Graph
@@ -221,7 +221,8 @@ def missing_batching_rule(name: str) -> Callable[..., Any]:
         b: Builder, size: Dim, op: Op, operands: Sequence[Operand], attributes: Attributes
     ) -> Any:
         raise NotImplementedError(
-            f"{name} has no batching rule, which vmap needs; write one with @{name}.batching"
+            f"{name} has no batching rule, which vmap needs; write one with @{name}.batching "
+            f"(at {user_location()})"
         )
 
     return batch

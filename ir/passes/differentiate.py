@@ -14,7 +14,7 @@ from typing import Any
 
 from flamec.ir.builder import Builder, GraphBuilder
 from flamec.ir.graph import Graph, Node, Value
-from flamec.ir.op import DerivativeContext
+from flamec.ir.op import DerivativeContext, OpKind
 from flamec.ir.passes.rematerialize import Region, Rematerializer
 
 
@@ -51,6 +51,7 @@ def backpropagate(
     intermediate values are dropped once used, unless they are in ``keep``. ``finish`` gets each
     gradient once it is complete and gives the one to go on with. ``check`` sees what each
     rule gave. ``apply_rule`` runs the rule of a node in place of ``backpropagate``.
+    NotImplementedError of a rule gets the line of its operation.
     """
     unfinished = set(gradients)
     for node in reversed(nodes):
@@ -83,10 +84,15 @@ def backpropagate(
             tuple(v.type for v in outputs),
             needs,
         )
-        if apply_rule is None:
-            results = rule(builder, context, *incoming)
-        else:
-            results = apply_rule(node, context, incoming)
+        try:
+            if apply_rule is None:
+                results = rule(builder, context, *incoming)
+            else:
+                results = apply_rule(node, context, incoming)
+        except NotImplementedError as error:
+            if op.kind is not OpKind.CUSTOM:  # whose rule the user wrote
+                error.args = (_located(str(error), node),)
+            raise
         if len(results) != len(node.inputs):
             raise AssertionError(
                 f"the derivative of {op.name} gave {len(results)} gradients for "
@@ -104,6 +110,11 @@ def backpropagate(
         for value in [v for v in gradients if v in unfinished]:
             gradients[value] = finish(value, gradients[value])
     return gradients
+
+
+def _located(text: str, node: Node) -> str:
+    """An error's text with the line of the operation; the innermost one, if it has one already."""
+    return text if node.location is None or "(at " in text else f"{text} (at {node.location})"
 
 
 def reachable_nodes(roots: Iterable[Value], stop: Callable[[Value], bool]) -> list[Node]:

@@ -179,6 +179,10 @@ def test_reverse_mode_without_a_bound_says_what_to_do() -> None:
     for call in (loss, lambda x: grown(x, flamec.tensor(W), None)[1].sum()):
         with pytest.raises(flamec.errors.CompileError, match=r"max_steps=N\) \(at .*conditional"):
             flamec.compile(call)(x_of()).backward()
+    with pytest.raises(NotImplementedError, match=r"while_loop.*give max_steps \(at .*conditional"):
+        func.jacrev(flamec.compile(func.jacrev(lambda x: grown(x, flamec.tensor(W), None)[1])))(
+            x_of(grad=False)
+        )
     x = x_of()
     loss(x)  # eager the tape has grown with the loop
     assert np.all(np.isfinite(x.grad.numpy()))

@@ -432,7 +432,7 @@ def test_a_derivative_that_uses_tensors_from_outside() -> None:
 def test_no_batching_rule() -> None:
     example = declared()
     example.numpy(lambda x, k: x + k)
-    with pytest.raises(NotImplementedError, match=r"example has no batching rule.*@example\."):
+    with pytest.raises(NotImplementedError, match=r"example has no batching.*@example.*\(at "):
         flamec.vmap(example)(flamec.ones(2, 3))
     example.batching(lambda size, batched, x, k: x.sum())
     with pytest.raises(OperationError, match="must give tensors whose first dimension"):
