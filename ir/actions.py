@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from flamec.ir.shape import Dim, evaluate_dim, parse_dim
@@ -184,7 +185,11 @@ class Undecided:
 
     def place(self, buffer: int) -> tuple[int, int]:
         """The buffer and the place in it that a buffer of the action is."""
-        return self.places.get(buffer, (buffer, 0))
+        return _place(self.places, buffer)
+
+
+def _place(places: Places, buffer: int) -> tuple[int, int]:
+    return places.get(buffer, (buffer, 0))
 
 
 def unrolled(
@@ -195,21 +200,15 @@ def unrolled(
     They are about whole buffers and places in them: there are no loops and no windows any more,
     but those inside of a ``Undecided``. ``places``: where windows are from the start.
     """
-    return _unrolled(actions, bindings, places or {})
-
-
-def _unrolled(
-    actions: Sequence[Action], bindings: Mapping[str, int], places: Places
-) -> Iterator[Action | Undecided]:
+    places = places or {}
     for action in actions:
-        if isinstance(action, Branch):
+        if isinstance(action, Branch) or (
+            isinstance(action, Loop) and not action.is_counted_before
+        ):
             yield Undecided(action, places)
             continue
         if not isinstance(action, Loop):
             yield _placed(action, places) if places else action
-            continue
-        if not action.is_counted_before:
-            yield Undecided(action, places)
             continue
         assert action.count is not None
         count = evaluate_dim(action.count, bindings)
@@ -221,23 +220,20 @@ def _unrolled(
             element = count - 1 - step if action.reverse else step
             inside = dict(places)
             for window, stride in zip(action.windows, strides, strict=True):
-                base, offset = places.get(window.base, (window.base, 0))
+                base, offset = _place(places, window.base)
                 inside[window.buffer] = base, offset + element * stride
             for c in action.carried:
                 turns = (c.last, c.other)
                 old = c.start if step == 0 else turns[(count - step) % 2]
                 new = turns[(count - 1 - step) % 2]
-                inside[c.old] = places.get(old, (old, 0))
-                inside[c.new] = places.get(new, (new, 0))
-            yield from _unrolled(action.actions, bindings, inside)
+                inside[c.old] = _place(places, old)
+                inside[c.new] = _place(places, new)
+            yield from unrolled(action.actions, bindings, inside)
 
 
 def _placed(action: Action, places: Places) -> Action:
     """An action with places in whole buffers in place of windows."""
-
-    def place(buffer: int) -> tuple[int, int]:
-        return places.get(buffer, (buffer, 0))
-
+    place = partial(_place, places)
     match action:
         case Launch():
             arguments = []

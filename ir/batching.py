@@ -190,21 +190,20 @@ def _elementwise(
     return b.apply(op, [aligned(b, x, rank) for x in operands], attributes)
 
 
-def _unchanged(
+def leading(
     b: Builder, size: Dim, op: Op, operands: Sequence[Operand], attributes: Attributes
 ) -> Any:
+    """The rule of an op that takes any number of leading dimensions."""
     return b.apply(op, [whole(b, size, x) for x in operands], attributes)
 
-
-leading = _unchanged  # for an op that takes any number of leading dimensions
 
 KIND_RULES: Mapping[OpKind, BatchRule] = {
     OpKind.ELEMENTWISE: _elementwise,
     OpKind.REDUCTION: shifting("axes"),
     OpKind.SCAN: shifting("axis"),
-    OpKind.BARRIER: _unchanged,
-    OpKind.TRANSFER: _unchanged,
-    OpKind.HOST: _unchanged,  # whose matrices are the last dimensions
+    OpKind.BARRIER: leading,
+    OpKind.TRANSFER: leading,
+    OpKind.HOST: leading,  # whose matrices are the last dimensions
 }
 
 

@@ -52,8 +52,8 @@ def emitted(b: Builder, graph: Graph, values: Sequence[Any]) -> list[Any]:
     known: dict[Value, Any] = dict(zip(graph.inputs, values, strict=True))
     for node in graph.nodes:
         b.locate(node)
-        made = b.apply(node.op, [known[v] for v in node.inputs], node.attributes)
-        known.update(zip(node.outputs, made if isinstance(made, tuple) else (made,), strict=True))
+        made = b.apply_all(node.op, [known[v] for v in node.inputs], node.attributes)
+        known.update(zip(node.outputs, made, strict=True))
     return [known[v] for v in graph.outputs]
 
 

@@ -23,6 +23,13 @@ class Builder:
         """One value, or a tuple for an op with several results."""
         raise NotImplementedError
 
+    def apply_all(
+        self, op: Op, inputs: Sequence[Any], attributes: Mapping[str, Any]
+    ) -> tuple[Any, ...]:
+        """A tuple of all results, however many there are."""
+        made = self.apply(op, inputs, attributes)
+        return made if isinstance(made, tuple) else (made,)
+
     def type_of(self, value: Any) -> TensorType:
         raise NotImplementedError
 

@@ -1,8 +1,8 @@
 """What running programs tell a profiler.
 
 In: a ``Recorder``, set for the whole process. Out: a ``ProgramRun`` for each call of a program.
-Invariant: programs look for a recorder only when their memory is laid out anew, so without one
-a call costs what it always does.
+Invariant: programs in C look for a recorder only when their memory is laid out anew, so without one
+a call costs what it always does; those for a GPU ask at each call.
 """
 
 from __future__ import annotations

@@ -62,8 +62,7 @@ def _batched_cond(
     if not predicate.batched:
         flags = [x.batched for x in rest]
         changed = {n: batched_body(attributes[n], size, flags, 0)[0] for n in names}
-        made = b.apply(op, [x.value for x in operands], changed)
-        return made if isinstance(made, tuple) else (made,)
+        return b.apply_all(op, [x.value for x in operands], changed)
     batch = BatchBuilder(b, size)
     chosen, other = (emitted(batch, attributes[n], rest) for n in names)
     picked = (

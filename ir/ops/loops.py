@@ -109,8 +109,7 @@ def _batched_scan(
     body, _ = batched_body(attributes["body"], size, flags, carries)
     values = _values(b, size, operands, flags, carries, split)
     values += [x.value for x in count]
-    results = b.apply(op, values, {**attributes, "body": body})
-    results = results if isinstance(results, tuple) else (results,)
+    results = b.apply_all(op, values, {**attributes, "body": body})
     state = (
         r if flag else whole(b, size, Operand(r, False))
         for r, flag in zip(results[:carries], flags, strict=False)
@@ -165,8 +164,7 @@ def _batched_counts(
         "body": reordered(made, order, made.outputs),
         "sequences": attributes["sequences"] + 1,
     }
-    results = b.apply(op, values, changed)
-    results = results if isinstance(results, tuple) else (results,)
+    results = b.apply_all(op, values, changed)
     return (*results[:carries], *(to_front(b, r, 1) for r in results[carries:]))
 
 

@@ -267,8 +267,7 @@ def _batched_transpose(
     ]
     seeds = [whole(b, size, x) for x in operands[split:]]
     changed = transposed(form, pullback)
-    made = b.apply(op, [*values, *seeds], changed)
-    results = made if isinstance(made, tuple) else (made,)
+    results = b.apply_all(op, [*values, *seeds], changed)
     found = dict(zip((*changed["state"], *changed["constants"]), results, strict=True))
     types = {i: b.type_of(values[i]) for i in wanted}
     return tuple(

@@ -31,10 +31,8 @@ def cond_derivative(b: Builder, ctx: DerivativeContext, *gradients: Any) -> Sequ
     changed = {
         name: _gradient(graph, wanted, given) for name, graph in zip(branches, graphs, strict=True)
     }
-    made = b.apply(lookup("cond"), [*ctx.inputs, *(gradients[i] for i in given)], changed)
-    for position, gradient in zip(
-        wanted, made if isinstance(made, tuple) else (made,), strict=True
-    ):
+    made = b.apply_all(lookup("cond"), [*ctx.inputs, *(gradients[i] for i in given)], changed)
+    for position, gradient in zip(wanted, made, strict=True):
         found[1 + position] = gradient
     return found
 

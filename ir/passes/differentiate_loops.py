@@ -208,9 +208,7 @@ def scan_derivative(b: Builder, ctx: DerivativeContext, *gradients: Any) -> list
     operands = len(ctx.inputs) - counted
 
     def again(attributes: Attributes) -> Sequence[Any]:
-        made = b.apply(lookup("scan"), list(ctx.inputs), attributes)
-        results = made if isinstance(made, tuple) else (made,)
-        return results[attributes["carries"] :]
+        return b.apply_all(lookup("scan"), ctx.inputs, attributes)[attributes["carries"] :]
 
     forward = Forward(
         ctx.attributes,
@@ -319,8 +317,7 @@ def _run(
     if count is not None:
         operands.append(count)
         changed["counted"] = True
-    made = b.apply(lookup("scan"), operands, changed)
-    results = made if isinstance(made, tuple) else (made,)
+    results = b.apply_all(lookup("scan"), operands, changed)
 
     # what becomes of its results
     outer.update(zip(stacks.results, results[carries:], strict=True))

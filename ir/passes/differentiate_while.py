@@ -60,8 +60,7 @@ def while_derivative(b: Builder, ctx: DerivativeContext, *gradients: Any) -> Seq
             b.full_like(0.0, ctx.output_types[i]) if given[i] is None else given[i]
             for i in changed["state"]
         ]
-        made = b.apply(lookup("while_transpose"), [*ctx.inputs, *seeds], changed)
-        results = made if isinstance(made, tuple) else (made,)
+        results = b.apply_all(lookup("while_transpose"), [*ctx.inputs, *seeds], changed)
         found: list[Any] = [None] * len(ctx.inputs)
         for position, result in zip(
             (*changed["state"], *changed["constants"]), results, strict=True
@@ -71,8 +70,7 @@ def while_derivative(b: Builder, ctx: DerivativeContext, *gradients: Any) -> Seq
 
     def again(scan: Attributes) -> Sequence[Any]:
         kept = {**attributes, "body": scan["body"], "residuals": scan["residuals"]}
-        results: tuple[Any, ...] = b.apply(lookup("while_loop"), list(ctx.inputs), kept)
-        return results[carries + 1 :]
+        return b.apply_all(lookup("while_loop"), ctx.inputs, kept)[carries + 1 :]
 
     outputs = [*ctx.outputs[:carries], *ctx.outputs[carries + 1 :]]
     count = ctx.outputs[carries]
