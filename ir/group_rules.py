@@ -13,7 +13,7 @@ from flamec.ir.graph import Node, Value
 from flamec.ir.group_space import Address, GroupSpace, Guard, Operand
 from flamec.ir.iteration_space import Axes, Axis, Dims, Incompatible, fresh_axes, fresh_dims, unify
 from flamec.ir.layout import Access, Dimension, Layout, dense, strided, view_access
-from flamec.ir.op import OpKind
+from flamec.ir.op import CONTROL, OpKind
 from flamec.ir.shape import Dim, structurally_equal
 from flamec.ir.tasks import Task
 
@@ -320,23 +320,19 @@ def _scan(space: GroupSpace, task: Task) -> Dims:
     return dims
 
 
-def _host(space: GroupSpace, task: Task) -> Dims:
-    raise Incompatible(f"{task.name} is computed by the host, in no loop of a kernel")
+_Rule = Callable[[GroupSpace, Task], Dims]
 
 
-def _kernel(space: GroupSpace, task: Task) -> Dims:
-    raise Incompatible(f"{task.name} is a kernel that the user wrote")
+def _never(reason: str) -> _Rule:
+    """The rule of what is in no loop of a kernel with others."""
+
+    def rule(space: GroupSpace, task: Task) -> Dims:
+        raise Incompatible(f"{task.name} {reason}")
+
+    return rule
 
 
-def _alone(space: GroupSpace, task: Task) -> Dims:
-    raise Incompatible(f"{task.name} is a kernel of its own")
-
-
-def _control(space: GroupSpace, task: Task) -> Dims:
-    raise Incompatible(f"{task.name} runs graphs of its own, in no loop of a kernel")
-
-
-_RULES: dict[OpKind | None, Callable[[GroupSpace, Task], Dims]] = {
+_RULES: dict[OpKind | None, _Rule] = {
     None: _copy,
     OpKind.ELEMENTWISE: _elementwise,
     OpKind.VIEW: _view,
@@ -349,17 +345,14 @@ _RULES: dict[OpKind | None, Callable[[GroupSpace, Task], Dims]] = {
     OpKind.SCATTER: _scatter,
     OpKind.ASSEMBLE: _pad,
     OpKind.SCAN: _scan,
-    OpKind.HOST: _host,
-    OpKind.KERNEL: _kernel,
-    OpKind.ATTENTION: _alone,
-    OpKind.SORT: _alone,
-    OpKind.LOOP: _control,
-    OpKind.BRANCH: _control,
-    OpKind.WHILE: _control,
+    OpKind.HOST: _never("is computed by the host, in no loop of a kernel"),
+    OpKind.KERNEL: _never("is a kernel that the user wrote"),
+    OpKind.ATTENTION: _never("is a kernel of its own"),
+    OpKind.SORT: _never("is a kernel of its own"),
+    **dict.fromkeys(CONTROL, _never("runs graphs of its own, in no loop of a kernel")),
 }
 
 
 def run_over(space: GroupSpace, task: Task) -> Dims:
     """The dimensions that a task runs over, by the rule of its kind."""
-    plain = task.is_copy or task.node is None
-    return _RULES[None if plain or task.node is None else task.node.op.kind](space, task)
+    return _RULES[task.kind](space, task)

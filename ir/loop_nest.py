@@ -73,6 +73,11 @@ def estimate(size: Dim) -> int:
     return evaluate_dim(size, dict.fromkeys(symbols_of(size), TYPICAL_SIZE))
 
 
+def value_bytes(value: Value) -> int:
+    """The size of a value, where symbolic sizes are taken for typical ones."""
+    return estimate(product(value.type.shape)) * value.type.dtype.itemsize
+
+
 def extent(axes: Sequence[Axis]) -> int:
     return estimate(product(axis.size for axis in axes))
 
@@ -200,27 +205,23 @@ def choose_nest(space: GroupSpace, escapes: set[Value]) -> LoopNest:
     return best[1]
 
 
-def _kind(task: Task) -> OpKind | None:
-    return None if task.is_copy or task.node is None else task.node.op.kind
-
-
 def _check_anchors(space: GroupSpace) -> None:
     """A product, a scan and a scatter each have loops of their own."""
-    kinds = {_kind(t) for t in space.tasks if _is_ordered(t) or _kind(t) is OpKind.CONTRACTION}
+    kinds = {t.kind for t in space.tasks if _is_ordered(t) or t.kind is OpKind.CONTRACTION}
     if len(kinds) > 1:
         raise Incompatible("a product, a scan and a scatter each have loops of their own")
 
 
 def _product_of(space: GroupSpace) -> Task | None:
-    return next((t for t in space.tasks if _kind(t) is OpKind.CONTRACTION), None)
+    return next((t for t in space.tasks if t.kind is OpKind.CONTRACTION), None)
 
 
 def _is_ordered(task: Task) -> bool:
-    return _kind(task) is OpKind.SCAN or (_kind(task) is OpKind.SCATTER and not task.one_per_row)
+    return task.kind is OpKind.SCAN or (task.kind is OpKind.SCATTER and not task.one_per_row)
 
 
 def is_fold(space: GroupSpace, task: Task) -> bool:
-    return _kind(task) is OpKind.REDUCTION or task in space.picks
+    return task.kind is OpKind.REDUCTION or task in space.picks
 
 
 def _folded_axes(space: GroupSpace, task: Task) -> list[Axis]:
@@ -306,7 +307,7 @@ def _ordered_nest(space: GroupSpace, task: Task, escapes: set[Value]) -> LoopNes
     assert task.node is not None
     dims = space.task_dims[task]
     order = memory_order(space, escapes)
-    if _kind(task) is OpKind.SCAN:
+    if task.kind is OpKind.SCAN:
         inner = leaves(dims[task.node.attributes["axis"]])
         rows = [a for a in order if a not in inner]
         return _nest(space, escapes, rows, inner, along_rows=True)
@@ -324,7 +325,7 @@ def _assign_levels(space: GroupSpace, nest: LoopNest) -> None:
         nest.level[value], nest.stage[value] = Level.UNIFORM, 0
     for task in space.tasks:
         operands = space.operands[task]
-        if _kind(task) is OpKind.SCAN:
+        if task.kind is OpKind.SCAN:
             assert task.node is not None
             stepped = leaves(space.task_dims[task][task.node.attributes["axis"]])
             if stepped and (not nest.along_rows or stepped != nest.inner):
@@ -429,7 +430,7 @@ def placed_value(space: GroupSpace, task: Task) -> Operand | None:
     if task.node.op.identity(operand.source.type.dtype) != 0 or _needs_position(task):
         return None
     maker = next(t for t in space.tasks if operand.source in t.results)
-    is_placed = maker.one_per_row and _kind(maker) is OpKind.SCATTER
+    is_placed = maker.one_per_row and maker.kind is OpKind.SCATTER
     last = task.node.attributes["axes"] == (len(operand.dims) - 1,)
     return space.operands[maker][0] if is_placed and last else None
 
@@ -446,7 +447,7 @@ def can_pick(space: GroupSpace, nest: LoopNest, task: Task) -> bool:
         if not operand.computed or nest.level[operand.source] is not Level.ELEMENT:
             continue
         maker = producers[operand.source]
-        if _kind(maker) not in (OpKind.ELEMENTWISE, OpKind.CONTRACTION):
+        if maker.kind not in (OpKind.ELEMENTWISE, OpKind.CONTRACTION):
             return False
         pending.extend(space.operands[maker])
     return len(nest.inner) == 1

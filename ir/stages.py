@@ -10,10 +10,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from flamec.ir.graph import Value
-from flamec.ir.loop_nest import estimate
+from flamec.ir.op import OpKind
 from flamec.ir.passes.fuse import FusionGroup
 from flamec.ir.passes.plan_memory import Access
-from flamec.ir.plan import dense_elements
 from flamec.ir.tasks import Task, TaskGraph
 
 
@@ -35,7 +34,7 @@ class Stage:
     whole: bool = True
 
     @cached_property
-    def access(self) -> Access:
+    def access(self) -> Access[Hashable]:
         return Access(
             tuple(self.loads.values()),
             (*self.stores.values(), *self.private),
@@ -45,7 +44,7 @@ class Stage:
     @property
     def is_replaceable(self) -> bool:
         """Whether the stage can be told to read a value from other memory."""
-        return not any(task.is_control or task.is_host for task in self.tasks)
+        return not any(task.is_control or task.kind is OpKind.HOST for task in self.tasks)
 
     def reading(self, value: Value, memory: Hashable) -> Stage:
         """The same with ``value`` taken from ``memory``."""
@@ -105,8 +104,3 @@ def part_of(group: FusionGroup, tasks: Iterable[Task]) -> FusionGroup:
     segments = (tuple(t for t in segment if t in wanted) for segment in group.segments)
     absorbed = {key: makers for key, makers in group.absorbed.items() if key[0] in wanted}
     return FusionGroup(tuple(s for s in segments if s), absorbed)
-
-
-def value_bytes(value: Value) -> int:
-    """The size of a value; symbolic sizes are taken for typical ones."""
-    return estimate(dense_elements(value.type)) * value.type.dtype.itemsize

@@ -57,29 +57,14 @@ class Task:
         return self.region is not None
 
     @property
-    def is_host(self) -> bool:
-        """Whether the task is a call of the host, which has no loops."""
-        return not self.is_copy and self.node is not None and self.node.op.kind is OpKind.HOST
-
-    @property
-    def is_sort(self) -> bool:
-        """Whether the task puts an axis in order: by kernels of its own, or a call of the host."""
-        return not self.is_copy and self.node is not None and self.node.op.kind is OpKind.SORT
-
-    @property
-    def is_kernel(self) -> bool:
-        """Whether the task is a kernel that the user wrote."""
-        return not self.is_copy and self.node is not None and self.node.op.kind is OpKind.KERNEL
-
-    @property
-    def is_attention(self) -> bool:
-        """Whether the task is a kernel of its own, which no template of loops writes."""
-        return not self.is_copy and self.node is not None and self.node.op.kind is OpKind.ATTENTION
+    def kind(self) -> OpKind | None:
+        """The kind of the operation; None for a copy."""
+        return None if self.is_copy or self.node is None else self.node.op.kind
 
     @property
     def is_control(self) -> bool:
         """Whether the task runs graphs of its own: a loop or a branch."""
-        return not self.is_copy and self.node is not None and self.node.op.kind in CONTROL
+        return self.kind in CONTROL
 
     @property
     def origin(self) -> Node | None:
@@ -272,7 +257,7 @@ def _memory_operands(node: Node) -> tuple[int, ...]:
             return (0, 1)
         case OpKind.HOST | OpKind.SORT | OpKind.ATTENTION | OpKind.KERNEL:
             return tuple(range(len(node.inputs)))
-        case OpKind.LOOP | OpKind.BRANCH | OpKind.WHILE:
+        case kind if kind in CONTROL:
             return tuple(range(len(node.inputs)))
         case OpKind.GATHER | OpKind.RANDOM:
             return (0,)
@@ -292,7 +277,7 @@ def _suits(tasks: TaskGraph, node: Node, position: int) -> bool:
             return matrix_strides(node, position, layout) is not None
         case OpKind.HOST | OpKind.SORT | OpKind.KERNEL:
             return tasks.is_whole(node.inputs[position])
-        case OpKind.LOOP | OpKind.BRANCH | OpKind.WHILE:
+        case kind if kind in CONTROL:
             return tasks.is_whole(node.inputs[position])
         case OpKind.ATTENTION if len(layout.dims) < len(node.inputs[0].type.shape):
             return tasks.is_whole(node.inputs[position])

@@ -126,10 +126,7 @@ class _Places:
         segment = self._alone.get(value)
         if segment is None or segment in self.absorbed:
             return None
-        plain = all(
-            not t.is_copy and t.node is not None and t.node.op.kind is OpKind.ELEMENTWISE
-            for t in segment
-        )
+        plain = all(t.kind is OpKind.ELEMENTWISE for t in segment)
         results = {v for t in segment for v in t.results if v in stored}
         return segment if (plain or _arranges(segment)) and results == {value} else None
 

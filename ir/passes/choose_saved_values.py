@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from flamec.ir.graph import Node, Value
-from flamec.ir.loop_nest import estimate
+from flamec.ir.loop_nest import value_bytes
 from flamec.ir.passes.keep_or_repeat import NEVER, Item, keep_or_repeat
 from flamec.ir.passes.run_again import FREE, can_run_again
-from flamec.ir.plan import dense_elements
 
 
 def choose_saved_values(
@@ -56,4 +55,4 @@ def _needed(
 
 
 def _bytes(value: Value) -> int:
-    return max(1, estimate(dense_elements(value.type)) * value.type.dtype.itemsize)
+    return max(1, value_bytes(value))

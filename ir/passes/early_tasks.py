@@ -9,9 +9,8 @@ wait for that kernel's last row, and would need a kernel, and a pass over the lo
 from __future__ import annotations
 
 from flamec.ir.graph import Value
-from flamec.ir.loop_nest import estimate
+from flamec.ir.loop_nest import value_bytes
 from flamec.ir.op import OpKind
-from flamec.ir.plan import dense_elements
 from flamec.ir.shape import product, structurally_equal
 from flamec.ir.tasks import Task, TaskGraph
 
@@ -40,13 +39,11 @@ def early_tasks(context: TaskGraph) -> frozenset[Task]:
 def _most_bytes(context: TaskGraph, task: Task) -> int:
     """The size of the largest array that a task reads or makes."""
     values: set[Value] = {*task.results, *(context.root(v) for v in task.operands)}
-    return max(
-        (estimate(dense_elements(v.type)) * v.type.dtype.itemsize for v in values), default=0
-    )
+    return max(map(value_bytes, values), default=0)
 
 
 def _folds_everything(task: Task) -> bool:
-    if task.is_copy or task.node is None or task.node.op.kind is not OpKind.REDUCTION:
+    if task.kind is not OpKind.REDUCTION:
         return False
     (result,) = task.results
     return structurally_equal(product(result.type.shape), 1)

@@ -16,10 +16,11 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from flamec.ir.graph import Value
+from flamec.ir.loop_nest import value_bytes
 from flamec.ir.passes.fuse import Fusion
 from flamec.ir.passes.keep_or_repeat import NEVER
 from flamec.ir.passes.lower_peak import Costs, PeakSearch
-from flamec.ir.stages import Stage, value_bytes
+from flamec.ir.stages import Stage
 from flamec.ir.tasks import TaskGraph
 
 WINDOWS = (1, 4, 16, 48)  # into which the stages before the peak are divided
@@ -66,7 +67,6 @@ def fit_memory_budget(
 
     ``peak``: the bytes of temporaries of a program's kernels.
     """
-
     search = PeakSearch(context, fusion, tuple(stages), device, 1)
     found = [_Found(0.0, search.peak(), search.stages, search)]
     if budget < 1:

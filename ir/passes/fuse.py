@@ -17,13 +17,20 @@ from dataclasses import dataclass, field
 from flamec.ir.graph import Value
 from flamec.ir.group_analysis import analyze
 from flamec.ir.iteration_space import Incompatible
-from flamec.ir.loop_nest import Level, LoopNest, choose_nest, estimate, extent, nest_cost
+from flamec.ir.loop_nest import (
+    Level,
+    LoopNest,
+    choose_nest,
+    estimate,
+    extent,
+    nest_cost,
+    value_bytes,
+)
 from flamec.ir.op import CONTROL, OpKind
 from flamec.ir.passes.absorb_prologues import Absorbed, absorb_prologues
 from flamec.ir.passes.early_tasks import early_tasks
 from flamec.ir.passes.fusion_state import FusionState, WorkingGroup
 from flamec.ir.passes.recompute import recompute_cheap_values, stored_values
-from flamec.ir.plan import dense_elements
 from flamec.ir.shape import product as dim_product
 from flamec.ir.task_signature import Signature, TaskSignatures
 from flamec.ir.tasks import Task, TaskGraph, only_scalars
@@ -92,7 +99,7 @@ class FusionGroup:
     @property
     def anchor(self) -> Task | None:
         order = (OpKind.CONTRACTION, OpKind.SCATTER, OpKind.SCAN, OpKind.REDUCTION)
-        found = [t for kind in order for t in self.tasks if _kind(t) is kind]
+        found = [t for kind in order for t in self.tasks if t.kind is kind]
         return found[0] if found else None
 
     @property
@@ -160,10 +167,6 @@ def _absorption(consumer: Task, maker: Sequence[Task]) -> FusionDecision:
     return FusionDecision(names, consumer.name, True, "an operand is computed where it is loaded")
 
 
-def _kind(task: Task) -> OpKind | None:
-    return None if task.is_copy or task.node is None else task.node.op.kind
-
-
 _NEEDS_OWN_LOOPS = (
     OpKind.REDUCTION,
     OpKind.CONTRACTION,
@@ -211,11 +214,13 @@ class _Fuser:
     def _edges(self) -> list[Value]:
         """Values that one group makes and others read, the largest first."""
         values = {v for group in self.state.groups() for v in self.state.escapes(group.tasks)}
-        return sorted(values, key=lambda v: (-_bytes(v), self.context.producers[v][0].position))
+        return sorted(
+            values, key=lambda v: (-value_bytes(v), self.context.producers[v][0].position)
+        )
 
     def merge_siblings(self, wanted: PairRule) -> None:
         """Merge groups that read the same large value and do not depend on each other."""
-        for value in sorted(self.context.roots, key=lambda v: -_bytes(v)):
+        for value in sorted(self.context.roots, key=lambda v: -value_bytes(v)):
             if not value.type.shape:
                 continue
             readers = self.state.readers(value)
@@ -252,7 +257,7 @@ class _Fuser:
         """Whether ``user`` needs the results of ``scalars`` for elementwise operations only."""
         made = {v for task in scalars.tasks for v in task.results}
         return all(
-            _kind(task) is OpKind.ELEMENTWISE and not task.is_copy
+            task.kind is OpKind.ELEMENTWISE and not task.is_copy
             for task in user.tasks
             if any(self.context.root(v) in made for v in task.operands)
         )
@@ -260,13 +265,13 @@ class _Fuser:
     def _is_writer(self, group: WorkingGroup) -> bool:
         if not _pointwise(group) or self._is_uniform(group) or self.state.successors(group):
             return False
-        moved = sum(_bytes(v) for v in self.state.inputs(group.tasks))
-        moved += sum(_bytes(v) for v in self.state.escapes(group.tasks))
+        moved = sum(value_bytes(v) for v in self.state.inputs(group.tasks))
+        moved += sum(value_bytes(v) for v in self.state.escapes(group.tasks))
         saved = 0
         for value in self.state.inputs(group.tasks):
             producer = self.state.owner_of(value)
             if producer is not None and value.type.shape:
-                saved += _bytes(value) * (1 if self.state.is_result(value) else 2)
+                saved += value_bytes(value) * (1 if self.state.is_result(value) else 2)
         return moved >= BUNDLE_SHARE * saved
 
     # one pair ------------------------------------------------------------------------
@@ -279,7 +284,7 @@ class _Fuser:
             if reason != _CYCLE:
                 self._refused[key] = reason
             return False
-        saved = f"saves {_bytes(value)} bytes"
+        saved = f"saves {value_bytes(value)} bytes"
         self._made.append(FusionDecision(producer.name, consumer.name, True, saved))
         self.state.merge(producer, consumer)
         return True
@@ -305,12 +310,12 @@ class _Fuser:
                 root = self.context.root(task.operands[position])
                 if any(t in together for t in self.context.producers.get(root, ())):
                     return f"{task.name} reads it at places of its own, so it must be in memory"
-        products = sum(_kind(t) is OpKind.CONTRACTION for t in tasks)
+        products = sum(t.kind is OpKind.CONTRACTION for t in tasks)
         if products > 1:
             return "each has a matrix product of its own"
         if products and self.options.elementwise_epilogues:
             for task in tasks:
-                if _kind(task) in _FOLDS or task.one_per_row:
+                if task.kind in _FOLDS or task.one_per_row:
                     return f"{task.name} needs whole rows, and a block of a product has none"
         if self.state.makes_cycle(producer, consumer):
             return _CYCLE
@@ -345,7 +350,7 @@ class _Fuser:
         return bool(self._early) and not self._early.isdisjoint(group.tasks)
 
     def _heavy_epilogue(self, tasks: list[Task], escapes: set[Value]) -> str:
-        product = next(t for t in tasks if _kind(t) is OpKind.CONTRACTION)
+        product = next(t for t in tasks if t.kind is OpKind.CONTRACTION)
         *batch, rows, columns = product.results[0].type.shape
         assert product.node is not None
         depth = product.operands[0].type.shape[product.node.attributes["contract"][0][0]]
@@ -353,10 +358,10 @@ class _Fuser:
         few = isinstance(count, int) and count < FEW_ROWS and estimate(columns) > 4 * count
         if few and estimate(count * columns * depth) > LARGE_PRODUCT:
             return "a product of few rows is divided among threads along its columns"
-        size = _bytes(product.results[0])
+        size = value_bytes(product.results[0])
         operands = {self.context.root(v) for v in product.operands}
         touched = (self.state.inputs(tasks) - operands) | (escapes - set(product.results))
-        total = sum(_bytes(v) for v in touched)
+        total = sum(value_bytes(v) for v in touched)
         if total > max(EPILOGUE_TENSORS * size, ALWAYS_CACHED):
             return "the epilogue moves more memory than the product"
         return ""
@@ -366,41 +371,41 @@ class _Fuser:
 
         What must be in memory for others is free, and what can be computed again from the rest.
         """
-        product = next(t for t in tasks if _kind(t) is OpKind.CONTRACTION)
+        product = next(t for t in tasks if t.kind is OpKind.CONTRACTION)
         makers = {v: t for t in tasks for v in t.results}
         known = {v for v in escapes if self.state.is_result(v) or self.state.in_memory(v)}
         kept = 0
         for value in (v for t in tasks for v in t.results if v in escapes and v not in known):
             if not self._follows(value, known, makers):
                 narrow = self._narrowest(value, makers)
-                kept += _bytes(makers[value].operands[0] if makers[value].is_copy else narrow)
+                kept += value_bytes(makers[value].operands[0] if makers[value].is_copy else narrow)
                 known.add(narrow)
             known.add(value)
-        if kept > _bytes(product.results[0]):
+        if kept > value_bytes(product.results[0]):
             return "the epilogue would leave more in memory than the product"
         return ""
 
     def _narrowest(self, value: Value, makers: dict[Value, Task]) -> Value:
         """What can be in memory instead: a value that was only widened."""
         task = makers[value]
-        if _kind(task) is not OpKind.ELEMENTWISE or len(task.operands) > 1:
+        if task.kind is not OpKind.ELEMENTWISE or len(task.operands) > 1:
             return value
         root = self.context.root(task.operands[0])
-        return root if root in makers and _bytes(root) < _bytes(value) else value
+        return root if root in makers and value_bytes(root) < value_bytes(value) else value
 
     def _follows(self, value: Value, known: set[Value], makers: dict[Value, Task]) -> bool:
         """Whether ``value`` can be computed again from what is known and from small values."""
         pending = [value]
         while pending:
             task = makers[pending.pop()]
-            if _kind(task) is not OpKind.ELEMENTWISE:
+            if task.kind is not OpKind.ELEMENTWISE:
                 return False
             for root in (self.context.root(operand) for operand in task.operands):
                 if root in known or root not in self.context.roots:
                     continue
                 if root in makers:
                     pending.append(root)
-                elif SMALL * _bytes(root) > _bytes(value):
+                elif SMALL * value_bytes(root) > value_bytes(value):
                     return False
         return True
 
@@ -459,12 +464,8 @@ def _idle(nest: LoopNest, blocks: int) -> float:
 _CYCLE = "another kernel between them needs the one and is needed by the other"
 
 
-def _bytes(value: Value) -> int:
-    return estimate(dense_elements(value.type)) * value.type.dtype.itemsize
-
-
 def _pointwise(group: WorkingGroup) -> bool:
-    return not any(_kind(task) in _NEEDS_OWN_LOOPS for task in group.tasks)
+    return not any(task.kind in _NEEDS_OWN_LOOPS for task in group.tasks)
 
 
 def _any(_producer: WorkingGroup, _consumer: WorkingGroup) -> bool:
@@ -477,7 +478,7 @@ def _both_pointwise(producer: WorkingGroup, consumer: WorkingGroup) -> bool:
 
 def _is_epilogue(producer: WorkingGroup, consumer: WorkingGroup) -> bool:
     """Whether a product is followed by elementwise work."""
-    return _pointwise(consumer) and any(_kind(t) is OpKind.CONTRACTION for t in producer.tasks)
+    return _pointwise(consumer) and any(t.kind is OpKind.CONTRACTION for t in producer.tasks)
 
 
 def _uniform(group: WorkingGroup) -> bool:

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from flamec.ir.graph import Value
 from flamec.ir.group_analysis import analyze
 from flamec.ir.iteration_space import Incompatible
-from flamec.ir.loop_nest import choose_nest
+from flamec.ir.loop_nest import choose_nest, value_bytes
 from flamec.ir.op import OpKind
 from flamec.ir.passes.fuse import Fusion
 from flamec.ir.passes.keep_or_repeat import NEVER, Item, keep_or_repeat
 from flamec.ir.passes.plan_memory import Access, arrange, live_bytes
-from flamec.ir.stages import Scene, Stage, part_of, read_roots, value_bytes
+from flamec.ir.stages import Scene, Stage, part_of, read_roots
 from flamec.ir.tasks import Task, TaskGraph
 
 PRICES = (1.5, 6.0, 24.0, 96.0, 384.0)  # bytes of traffic that freeing one byte may cost
@@ -115,11 +115,11 @@ class PeakSearch:
     def peak(self) -> int:
         """The size of the arena, about: what kernels allow to be in place is not known of all."""
         accesses = [stage.access for stage in self.stages]
-        return arrange(accesses, touched(accesses, self.size))[1]
+        return arrange(accesses, _touched(accesses, self.size))[1]
 
     def live(self, stages: Sequence[Stage]) -> list[int]:
         accesses = [stage.access for stage in stages]
-        return live_bytes(accesses, touched(accesses, self.size))
+        return live_bytes(accesses, _touched(accesses, self.size))
 
     def _round(self, price: float) -> Iterator[float]:
         """Drop what the cuts at the present peak say, part by part, while the peak falls."""
@@ -247,22 +247,18 @@ class PeakSearch:
         self, items: Mapping[Hashable, Item], again: set[Hashable], required: set[Value]
     ) -> list[_Part]:
         """What is computed again, in parts of which none needs another."""
-        leader = {key: key for key in again}
+        import networkx  # when something is dropped, not when something is compiled
 
-        def find(key: Hashable) -> Hashable:
-            while leader[key] != key:
-                leader[key] = key = leader[leader[key]]
-            return key
-
-        for key in again:
-            for need in items[key].needs:
-                if need in again:
-                    leader[find(key)] = find(need)
-        parts: dict[Hashable, _Part] = {}
-        for key in items:  # in a fixed order
+        related = networkx.Graph()
+        related.add_nodes_from(key for key in items if key in again)  # in a fixed order
+        related.add_edges_from((k, need) for k in again for need in items[k].needs if need in again)
+        components = enumerate(networkx.connected_components(related))
+        number = {key: i for i, component in components for key in component}
+        parts: dict[int, _Part] = {}
+        for key in items:
             if key not in again:
                 continue
-            part = parts.setdefault(find(key), _Part())
+            part = parts.setdefault(number[key], _Part())
             part.cost += items[key].repeat
             if isinstance(key, tuple):
                 part.tasks.setdefault(key[0], set()).add(key[1])
@@ -323,7 +319,7 @@ class PeakSearch:
             self._lowers[key] = True
             try:
                 for segment in part_of(self.groups[group], tasks).segments:
-                    if not segment[0].is_attention:
+                    if segment[0].kind is not OpKind.ATTENTION:
                         choose_nest(analyze(segment, self.context), set(segment[-1].results))
             except Incompatible:
                 self._lowers[key] = False
@@ -341,7 +337,7 @@ class PeakSearch:
             kept: list[Stage] = []
             for stage in stages:
                 dead = [] if stage.again else [v for v in stage.stores if v in unread]
-                if not dead or any(task.is_attention for task in stage.tasks):
+                if not dead or any(t.kind is OpKind.ATTENTION for t in stage.tasks):
                     kept.append(stage)
                     continue
                 shorter = stage.without(dead, self.context)
@@ -384,6 +380,9 @@ class PeakSearch:
         )
 
 
-def touched(accesses: Sequence[Access], size: Mapping[Hashable, int]) -> dict[Hashable, int]:
+def _touched(
+    accesses: Sequence[Access[Hashable]], size: Mapping[Hashable, int]
+) -> dict[Hashable, int]:
+    """The sizes of what the steps touch, which is what ``arrange`` places."""
     keys = dict.fromkeys(k for a in accesses for k in (*a.reads, *a.writes))
     return {key: size[key] for key in keys if key in size}

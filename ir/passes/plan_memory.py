@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from flamec.ir.plan import ExecutionPlan, MemoryLayout
 from flamec.ir.shape import evaluate_dim
@@ -20,13 +20,13 @@ ALIGNMENT = 64
 K = TypeVar("K", bound=Hashable)
 
 
-class Access(NamedTuple):
+class Access(NamedTuple, Generic[K]):
     """What a step does with memory: keys of buffers; ``in_place``: (written, read) pairs that may
     share memory."""
 
-    reads: Sequence[Hashable]
-    writes: Sequence[Hashable]
-    in_place: Sequence[tuple[Hashable, Hashable]] = ()
+    reads: Sequence[K]
+    writes: Sequence[K]
+    in_place: Sequence[tuple[K, K]] = ()
 
 
 class MemoryUse(NamedTuple):
@@ -42,12 +42,12 @@ class MemoryUse(NamedTuple):
         return self.inputs + self.outputs + self.arena
 
 
-class Span(NamedTuple):
+class Span(NamedTuple, Generic[K]):
     """The steps from ``first`` to ``last`` are a loop, in all of which ``buffers`` are in use."""
 
     first: int
     last: int
-    buffers: Sequence[Hashable]
+    buffers: Sequence[K]
 
 
 def plan_memory(plan: ExecutionPlan, bindings: Mapping[str, int]) -> MemoryLayout:
@@ -57,7 +57,7 @@ def plan_memory(plan: ExecutionPlan, bindings: Mapping[str, int]) -> MemoryLayou
 
 def accesses_of(
     plan: ExecutionPlan, bindings: Mapping[str, int]
-) -> tuple[list[Access], dict[int, int], list[Span]]:
+) -> tuple[list[Access[int]], dict[int, int], list[Span[int]]]:
     """What a plan does with its temporaries, as ``arrange`` takes it: steps, sizes, loops."""
     steps = [Access(step.reads, step.writes, step.in_place) for step in plan.steps]
     spans = [Span(loop.first, loop.last, loop.buffers) for loop in plan.loops]
@@ -85,7 +85,7 @@ def memory_use(plan: ExecutionPlan, bindings: Mapping[str, int], threads: int = 
 
 
 def arrange(
-    steps: Sequence[Access], size: Mapping[K, int], spans: Sequence[Span] = ()
+    steps: Sequence[Access[K]], size: Mapping[K, int], spans: Sequence[Span[K]] = ()
 ) -> tuple[dict[K, int], int]:
     """Offsets by a simulated allocator that takes the tightest free block, and the arena's size.
 
@@ -112,7 +112,7 @@ def arrange(
 
 
 def live_bytes(
-    steps: Sequence[Access], size: Mapping[K, int], spans: Sequence[Span] = ()
+    steps: Sequence[Access[K]], size: Mapping[K, int], spans: Sequence[Span[K]] = ()
 ) -> list[int]:
     """The bytes in use in each step: an arena without gaps would be as large as the largest."""
     aligned = {key: _aligned(nbytes) for key, nbytes in size.items()}
@@ -125,7 +125,7 @@ def live_bytes(
 
 
 def _lifetimes(
-    steps: Sequence[Access], size: Mapping[K, int], spans: Sequence[Span]
+    steps: Sequence[Access[K]], size: Mapping[K, int], spans: Sequence[Span[K]]
 ) -> tuple[dict[K, K], dict[K, int], dict[K, int]]:
     """In whose block each buffer lives, and for each owner the first and the last step of that."""
     first, last = live_ranges(steps, size, spans)
@@ -138,21 +138,19 @@ def _lifetimes(
 
 
 def live_ranges(
-    steps: Sequence[Access], size: Mapping[K, int], spans: Sequence[Span] = ()
+    steps: Sequence[Access[K]], size: Mapping[K, int], spans: Sequence[Span[K]] = ()
 ) -> tuple[dict[K, int], dict[K, int]]:
     """The first and the last step that touches each buffer."""
     first: dict[K, int] = {}
     last: dict[K, int] = {}
     for position, step in enumerate(steps):
-        for key in (*step.reads, *step.writes):
-            if key in size:
-                buffer: K = key  # type: ignore[assignment]
+        for buffer in (*step.reads, *step.writes):
+            if buffer in size:
                 first.setdefault(buffer, position)
                 last[buffer] = position
     for span in spans:
-        for key in span.buffers:
-            if key in size:
-                buffer = key  # type: ignore[assignment]
+        for buffer in span.buffers:
+            if buffer in size:
                 first[buffer] = min(first[buffer], span.first)
                 last[buffer] = max(last[buffer], span.last)
     return first, last
@@ -163,17 +161,15 @@ def _aligned(size: int) -> int:
 
 
 def _share_in_place(
-    steps: Sequence[Access], first: dict[K, int], last: dict[K, int], size: Mapping[K, int]
+    steps: Sequence[Access[K]], first: dict[K, int], last: dict[K, int], size: Mapping[K, int]
 ) -> dict[K, K]:
     """Whose block each buffer lives in: its own, or that of one that dies as it is born."""
     host = {buffer: buffer for buffer in first}
-    taken: set[Hashable] = set()
+    taken: set[K] = set()
     for position, step in enumerate(steps):
-        for key, read in step.in_place:
-            if key not in size or read not in size:
+        for written, source in step.in_place:
+            if written not in size or source not in size:
                 continue
-            written: K = key  # type: ignore[assignment]
-            source: K = read  # type: ignore[assignment]
             if host[written] != written:
                 continue
             dies_here = first[written] == position == last[source] and source not in taken

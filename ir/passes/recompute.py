@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from flamec.ir.graph import Value
 from flamec.ir.group_analysis import analyze
 from flamec.ir.iteration_space import Incompatible
-from flamec.ir.loop_nest import choose_nest, estimate, nest_cost
+from flamec.ir.loop_nest import choose_nest, nest_cost, value_bytes
 from flamec.ir.op import OpKind
-from flamec.ir.plan import dense_elements
 from flamec.ir.task_signature import Signature, TaskSignatures
 from flamec.ir.tasks import Task, TaskGraph, shared_scalars
 
@@ -117,7 +116,7 @@ class _Recomputer:
     def round(self) -> bool:
         """Look at every stored value once; whether anything changed."""
         changed = False
-        for value in sorted(self._candidates(), key=lambda v: -_bytes(v)):
+        for value in sorted(self._candidates(), key=lambda v: -value_bytes(v)):
             way = self._way(value, False) or self._way(value, True)
             if way is not None and self._recompute(value, way):
                 changed = True
@@ -156,7 +155,7 @@ class _Recomputer:
                     continue
                 if source not in self.context.producers or source in self.stored:
                     way.sources[source] = None
-                elif may_store and SMALLER * _bytes(source) <= _bytes(value):
+                elif may_store and SMALLER * value_bytes(source) <= value_bytes(value):
                     way.sources[source] = way.new[source] = None
                 elif self._repeatable(self.context.producers[source]):
                     pending.append(source)
@@ -179,11 +178,11 @@ class _Recomputer:
                 stays = True
                 continue
             known = self._reads[place] | {v for t in segment for v in t.results}
-            loads[place] = sum(_bytes(source) for source in way.sources if source not in known)
+            loads[place] = sum(value_bytes(source) for source in way.sources if source not in known)
         if stays:
-            loads = {place: added for place, added in loads.items() if added < _bytes(value)}
-        gain = _bytes(value) * (len(loads) + (not stays)) - sum(loads.values())
-        if not loads or gain <= sum(map(_bytes, way.new)) or (stays and way.new):
+            loads = {place: added for place, added in loads.items() if added < value_bytes(value)}
+        gain = value_bytes(value) * (len(loads) + (not stays)) - sum(loads.values())
+        if not loads or gain <= sum(map(value_bytes, way.new)) or (stays and way.new):
             return False
         stored = self.stored | way.new.keys()
         if not stays:
@@ -257,7 +256,3 @@ class _Recomputer:
                 live.append(task)
                 needed.update(self.context.root(operand) for operand in task.operands)
         return tuple(live[::-1])
-
-
-def _bytes(value: Value) -> int:
-    return estimate(dense_elements(value.type)) * value.type.dtype.itemsize
