@@ -9,7 +9,7 @@ Nothing here touches a device or a compiler: the result is data and C text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,7 +19,7 @@ from flamec.codegen.buffers import BufferTable, assign_buffers, in_place_pairs
 from flamec.codegen.c.emit import Emitter
 from flamec.codegen.c.product import may_call_blas
 from flamec.codegen.errors import LoweringError, stage
-from flamec.codegen.loops import arrange_branch, arrange_loop, is_branch
+from flamec.codegen.loops import ArrangedBranch, ArrangedLoop, Body, arrange_control
 from flamec.codegen.lower.graph import GraphLowering, LoweredGraph
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import ErrorTable
@@ -120,7 +120,7 @@ def _emitted(
         scratch=emitter.scratch,
         actions=tuple(program.calls),
         notes={
-            "needs_blas": any(map(_calls_blas, kernels)),
+            "needs_blas": any(map(calls_blas, kernels)),
             "functions": program.functions,
             "contract": not options.strict,
             **memory_notes(lowered.fit),
@@ -176,8 +176,12 @@ class _Program:
         """The steps of a graph, which is run ``times`` times."""
         for position, kernel in enumerate(lowered.kernels):
             if kernel.control is not None:
-                add = self._add_branch if is_branch(kernel) else self._add_loop
-                add(kernel, lowered.context, table, lowered.bodies[position], times)
+                arranged = arrange_control(lowered, position, table)
+                with self._span(arranged.step, arranged.outer):
+                    if isinstance(arranged, ArrangedBranch):
+                        self._add_branch(arranged, kernel.kernel, times)
+                    else:
+                        self._add_loop(arranged, kernel.kernel, times)
                 continue
             numbers = tuple(table.number(buffer) for buffer in kernel.buffers)
             form = None if kernel.user is None else c_form(kernel.user, self.strict)
@@ -193,39 +197,20 @@ class _Program:
             self.arguments.append(numbers)
             self.steps.append(repeated(kernel_step(kernel, numbers, table), times))
 
-    def _add_loop(
-        self,
-        kernel: LoweredKernel,
-        context: TaskGraph,
-        table: BufferTable,
-        bodies: Mapping[str, LoweredGraph],
-        times: Dim,
-    ) -> None:
-        arranged = arrange_loop(kernel, context, table, bodies)
+    def _add_loop(self, arranged: ArrangedLoop, kernel: Kernel, times: Dim) -> None:
         times = times * arranged.times
-        with self._span(arranged.step, arranged.outer):
-            with self.emitter.body() as test:
-                if arranged.test is not None:
-                    self.add(bodies["condition"], arranged.test, times)
-            with self.emitter.body() as steps:
-                self.add(bodies["body"], arranged.table, times)
-            self.emitter.loop(arranged.loop, kernel.kernel, steps, test)
+        test = [] if arranged.test is None else self._body(arranged.test, times)
+        self.emitter.loop(arranged.loop, kernel, self._body(arranged.body, times), test)
 
-    def _add_branch(
-        self,
-        kernel: LoweredKernel,
-        context: TaskGraph,
-        table: BufferTable,
-        bodies: Mapping[str, LoweredGraph],
-        times: Dim,
-    ) -> None:
-        arranged = arrange_branch(kernel, context, table, bodies)
-        with self._span(arranged.step, arranged.outer):
-            with self.emitter.body() as first:
-                self.add(bodies["true_body"], arranged.tables["true_body"], times)
-            with self.emitter.body() as second:
-                self.add(bodies["false_body"], arranged.tables["false_body"], times)
-            self.emitter.branch(arranged.branch, kernel.kernel, first, second)
+    def _add_branch(self, arranged: ArrangedBranch, kernel: Kernel, times: Dim) -> None:
+        first, second = self._body(arranged.first, times), self._body(arranged.second, times)
+        self.emitter.branch(arranged.branch, kernel, first, second)
+
+    def _body(self, body: Body, times: Dim) -> list[int]:
+        """The steps of a loop or branch: the numbers of their functions."""
+        with self.emitter.body() as steps:
+            self.add(body.graph, body.table, times)
+        return steps
 
     @contextmanager
     def _span(self, step: Step, outer: tuple[int, ...]) -> Iterator[None]:
@@ -249,7 +234,8 @@ def repeated(step: Step, times: Dim) -> Step:
     )
 
 
-def _calls_blas(kernel: Kernel) -> bool:
+def calls_blas(kernel: Kernel) -> bool:
+    """Whether a kernel in C may call the BLAS library."""
     contractions = (part.program.contraction for part in kernel.parts)
     return any(c is not None and may_call_blas(c) for c in contractions)
 

@@ -1,7 +1,7 @@
 """Decide which memory a loop or branch and its bodies mean.
 
-In: a task that runs graphs of its own, the table of the buffers around it, its lowered bodies. Out:
-a ``Loop`` or ``Branch`` of the plan without its actions, and the tables of the buffers in the
+In: a lowered graph with a task that runs graphs of its own, the table of the buffers around it.
+Out: a ``Loop`` or ``Branch`` of the plan without its actions, and the tables of the buffers in the
 bodies. Constants are the buffers around; elements of sequences and of stacked results are windows
 over the whole arrays; of a carried value the old and the new one are two places that take turns.
 Both branches write straight into the buffers of the results.
@@ -11,31 +11,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from flamec.codegen.buffers import BufferTable
 from flamec.codegen.lower.graph import LoweredGraph
-from flamec.codegen.lower.group import LoweredKernel
 from flamec.ir.graph import Value
-from flamec.ir.op import OpKind
+from flamec.ir.kernel import Kernel
+from flamec.ir.op import Attributes, OpKind
 from flamec.ir.plan import Branch, Carried, Loop, Step, Window, dense_elements
 from flamec.ir.shape import Dim
-from flamec.ir.tasks import TaskGraph
 from flamec.ir.types import TensorType
 
 
 @dataclass(frozen=True)
+class Body:
+    """A graph that a loop or branch runs, and the table of its buffers."""
+
+    graph: LoweredGraph
+    table: BufferTable
+
+
+@dataclass(frozen=True)
 class ArrangedLoop:
-    """``outer``: the buffers around the loop that are in use as long as it runs; ``test``: the
-    table of the condition's buffers, None where there is no condition."""
+    """``outer``: the buffers around the loop that are in use as long as it runs; ``test``: its
+    condition, if it has one."""
 
     loop: Loop
-    table: BufferTable
+    body: Body
+    test: Body | None
     outer: tuple[int, ...]
     step: Step
     given: tuple[Window, ...]
     stacked: tuple[Window, ...]
-    test: BufferTable | None
 
     @property
     def times(self) -> Dim:
@@ -46,114 +52,141 @@ class ArrangedLoop:
 
 @dataclass(frozen=True)
 class ArrangedBranch:
-    """``tables``: of the buffers in each body, by attribute."""
+    """``first`` is run if the predicate is true, else ``second``; ``outer``: see the loop's."""
 
     branch: Branch
-    tables: Mapping[str, BufferTable]
+    first: Body
+    second: Body
     outer: tuple[int, ...]
     step: Step
 
 
-def arrange_loop(
-    lowered: LoweredKernel,
-    context: TaskGraph,
-    table: BufferTable,
-    bodies: Mapping[str, LoweredGraph],
-) -> ArrangedLoop:
-    """See the module's docstring; new buffers are added to the table's."""
-    attributes, operands, results = _buffers(lowered, context, table)
-    repeats = "condition" in bodies
-    carries = attributes["carries"]
-    split = carries + (0 if repeats else attributes["sequences"])
-    body = bodies["body"]
-    inputs, outputs = body.context.graph.inputs, body.context.outputs
-    inner = BufferTable(table.buffers)
-    carried: list[Carried] = []
-    for position in range(carries):
-        value = inputs[position]
-        old = inner.new_value(value, "window")
-        new = inner.new_value(outputs[position], "window")
-        start, last = operands[position], results[position]
-        other = table.new_temporary("carried", value.type)
-        carried.append(Carried(old, new, start, last, other, _bytes(value.type)))
-    given = _windows(inner, inputs[carries:split], operands[carries:split])
-    for value, buffer in zip(inputs[split:], operands[split:], strict=False):
-        inner.share(value, buffer)
-    stacked = _windows(inner, outputs[carries:], results[carries + repeats :])
-    writes = [*results, *(c.other for c in carried)]
-    if repeats:
-        test = BufferTable(table.buffers)
-        condition = bodies["condition"].context
-        known = (*(c.old for c in carried), *operands[carries:])
-        for value, buffer in zip(condition.graph.inputs, known, strict=True):
-            test.share(value, buffer)
-        predicate = test.new_value(condition.outputs[0], "temporary")
-        writes.append(predicate)
-        loop = Loop(
-            attributes["limit"],
-            False,
-            stacked,
-            tuple(carried),
-            (),
-            predicate=predicate,
-            made=results[carries],
-            stacked=stacked,
-            location=_location(lowered),
-        )
-    else:
-        test = None
-        loop = Loop(
-            attributes["length"],
-            attributes["reverse"],
-            (*given, *stacked),
-            tuple(carried),
-            (),
-            counter=operands[-1] if attributes.get("counted") else -1,
-            stacked=stacked,
-            location=_location(lowered),
-        )
-    step = _step(lowered, operands, writes)
-    return ArrangedLoop(loop, inner, (*operands, *writes), step, given, stacked, test)
+def arrange_control(
+    lowered: LoweredGraph, position: int, table: BufferTable
+) -> ArrangedLoop | ArrangedBranch:
+    """The loop or branch that is a graph's kernel at a position; see the module's docstring.
 
-
-def arrange_branch(
-    lowered: LoweredKernel,
-    context: TaskGraph,
-    table: BufferTable,
-    bodies: Mapping[str, LoweredGraph],
-) -> ArrangedBranch:
-    """See the module's docstring."""
-    _, operands, results = _buffers(lowered, context, table)
-    tables = {}
-    for name, body in bodies.items():
-        inner = tables[name] = BufferTable(table.buffers)
-        for value, buffer in zip(body.context.graph.inputs, operands[1:], strict=True):
-            inner.share(value, buffer)
-        for value, buffer in zip(body.context.outputs, results, strict=True):
-            inner.share(value, buffer)
-    branch = Branch(operands[0], (), (), _location(lowered))
-    return ArrangedBranch(branch, tables, (*operands, *results), _step(lowered, operands, results))
-
-
-def is_branch(lowered: LoweredKernel) -> bool:
-    """Whether a task that runs graphs of its own is a branch, not a loop."""
-    task = lowered.control
+    New buffers are added to the table's.
+    """
+    kernel = lowered.kernels[position]
+    task = kernel.control
     assert task is not None and task.node is not None
-    return task.node.op.kind is OpKind.BRANCH
+    control = _Control(
+        kernel.kernel,
+        task.node.attributes,
+        lowered.bodies[position],
+        table,
+        tuple(table.number(lowered.context.root(v)) for v in task.operands),
+        tuple(table.number(v) for v in task.results),
+    )
+    return control.branch() if task.kind is OpKind.BRANCH else control.loop()
 
 
-def _location(lowered: LoweredKernel) -> str:
-    return next(iter(lowered.kernel.locations), "")
+@dataclass(frozen=True)
+class _Control:
+    """A node that runs ``bodies``, and the buffers of its operands and results in ``table``."""
 
+    kernel: Kernel
+    attributes: Attributes
+    bodies: Mapping[str, LoweredGraph]
+    table: BufferTable
+    operands: tuple[int, ...]
+    results: tuple[int, ...]
 
-def _buffers(
-    lowered: LoweredKernel, context: TaskGraph, table: BufferTable
-) -> tuple[dict[str, Any], list[int], list[int]]:
-    """The node's attributes, and the buffers of its operands and results."""
-    task = lowered.control
-    assert task is not None and task.node is not None
-    operands = [table.number(context.root(v)) for v in task.operands]
-    return task.node.attributes, operands, [table.number(v) for v in task.results]
+    def loop(self) -> ArrangedLoop:
+        attributes, operands, results, table = (
+            self.attributes,
+            self.operands,
+            self.results,
+            self.table,
+        )
+        repeats = "condition" in self.bodies
+        carries = attributes["carries"]
+        split = carries + (0 if repeats else attributes["sequences"])
+        body = self.bodies["body"]
+        inputs, outputs = body.context.graph.inputs, body.context.outputs
+        inner = BufferTable(table.buffers)
+        carried: list[Carried] = []
+        for position in range(carries):
+            value = inputs[position]
+            old = inner.new_value(value, "window")
+            new = inner.new_value(outputs[position], "window")
+            start, last = operands[position], results[position]
+            other = table.new_temporary("carried", value.type)
+            carried.append(Carried(old, new, start, last, other, _bytes(value.type)))
+        given = _windows(inner, inputs[carries:split], operands[carries:split])
+        for value, buffer in zip(inputs[split:], operands[split:], strict=False):
+            inner.share(value, buffer)
+        stacked = _windows(inner, outputs[carries:], results[carries + repeats :])
+        writes = [*results, *(c.other for c in carried)]
+        if repeats:
+            condition = self.bodies["condition"]
+            known = (*(c.old for c in carried), *operands[carries:])
+            test = Body(condition, self._sharing(condition.context.graph.inputs, known))
+            predicate = test.table.new_value(condition.context.outputs[0], "temporary")
+            writes.append(predicate)
+            loop = Loop(
+                attributes["limit"],
+                False,
+                stacked,
+                tuple(carried),
+                (),
+                predicate=predicate,
+                made=results[carries],
+                stacked=stacked,
+                location=self._location,
+            )
+        else:
+            test = None
+            loop = Loop(
+                attributes["length"],
+                attributes["reverse"],
+                (*given, *stacked),
+                tuple(carried),
+                (),
+                counter=operands[-1] if attributes.get("counted") else -1,
+                stacked=stacked,
+                location=self._location,
+            )
+        outer = (*operands, *writes)
+        return ArrangedLoop(
+            loop, Body(body, inner), test, outer, self._step(writes), given, stacked
+        )
+
+    def branch(self) -> ArrangedBranch:
+        first, second = (self._branch(self.bodies[n]) for n in ("true_body", "false_body"))
+        branch = Branch(self.operands[0], (), (), self._location)
+        outer = (*self.operands, *self.results)
+        return ArrangedBranch(branch, first, second, outer, self._step(self.results))
+
+    def _branch(self, body: LoweredGraph) -> Body:
+        values = (*body.context.graph.inputs, *body.context.outputs)
+        return Body(body, self._sharing(values, (*self.operands[1:], *self.results)))
+
+    def _sharing(self, values: Sequence[Value], buffers: Sequence[int]) -> BufferTable:
+        """A table in which values of a body live in buffers around it."""
+        table = BufferTable(self.table.buffers)
+        for value, buffer in zip(values, buffers, strict=True):
+            table.share(value, buffer)
+        return table
+
+    @property
+    def _location(self) -> str:
+        return next(iter(self.kernel.locations), "")
+
+    def _step(self, writes: Sequence[int]) -> Step:
+        kernel = self.kernel
+        return Step(
+            kernel.name,
+            kernel.kind,
+            tuple(dict.fromkeys(self.operands)),
+            tuple(writes),
+            0,
+            0,
+            operations=kernel.operations,
+            locations=kernel.locations,
+            modules=kernel.modules,
+        )
 
 
 def _windows(
@@ -162,21 +195,6 @@ def _windows(
     return tuple(
         Window(inner.new_value(value, "window"), base, _bytes(value.type))
         for value, base in zip(values, bases, strict=True)
-    )
-
-
-def _step(lowered: LoweredKernel, reads: Sequence[int], writes: Sequence[int]) -> Step:
-    kernel = lowered.kernel
-    return Step(
-        kernel.name,
-        kernel.kind,
-        tuple(dict.fromkeys(reads)),
-        tuple(writes),
-        0,
-        0,
-        operations=kernel.operations,
-        locations=kernel.locations,
-        modules=kernel.modules,
     )
 
 

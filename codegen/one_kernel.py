@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from flamec.codegen.c.emit import Emitter
-from flamec.codegen.c.product import may_call_blas
-from flamec.codegen.compile_graph import CompiledGraph
+from flamec.codegen.compile_graph import CompiledGraph, calls_blas
 from flamec.codegen.errors import LoweringError
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import Memory, PartialResults
@@ -20,7 +19,7 @@ from flamec.codegen.lower.lanes import MEMORY_DTYPES
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.traffic import index_sizes
 from flamec.ir.plan import CONTROL_STEPS, Buffer, ExecutionPlan, Step, dense_elements
-from flamec.ir.shape import Dim, symbols_of
+from flamec.ir.shape import Dim
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,7 @@ def _in_c(compiled: CompiledGraph, lowered: LoweredKernel, step: Step) -> OneKer
     emitter = Emitter(compiled.plan.symbols)
     buffers = [_buffer(m, i) for i, m in enumerate(lowered.buffers)]
     emitter.kernel(lowered.kernel, tuple(range(len(buffers))))
-    contractions = (part.program.contraction for part in lowered.kernel.parts)
-    needs_blas = any(c is not None and may_call_blas(c) for c in contractions)
-    notes = {"needs_blas": needs_blas, "functions": [0]}
+    notes = {"needs_blas": calls_blas(lowered.kernel), "functions": [0]}
     plan = _plan(compiled, step, buffers, emitter.text(), notes)
     return _result(lowered, replace(plan, scratch=emitter.scratch))
 
@@ -70,21 +67,16 @@ def _for_gpu(
     compiled: CompiledGraph, lowered: LoweredKernel, step: Step, options: CodegenOptions
 ) -> OneKernel:
     from flamec.codegen.triton.gpu_form import gpu_form
-    from flamec.codegen.triton.launches import LaunchCollector, kernel_writer, launch_sizes
+    from flamec.codegen.triton.launches import launches_alone
 
     form = gpu_form(lowered, options)
-    collector = LaunchCollector([_buffer(m, i) for i, m in enumerate(form.lowered.buffers)])
-    numbers = tuple(range(len(collector.buffers)))
-    writer = kernel_writer(form, numbers, collector, options)
-    writer.write()
-    collector.launches(writer, step=0)
+    buffers = [_buffer(m, i) for i, m in enumerate(form.lowered.buffers)]
+    collector = launches_alone(form, buffers, options)
     plan = _plan(compiled, step, collector.buffers, "", {"kernel_steps": collector.steps})
-    sizes = launch_sizes(plan.buffers, collector.actions)
-    symbols = sorted({s for size in sizes for s in symbols_of(size)})
     plan = replace(
         plan,
         language="triton",
-        symbols=tuple(symbols),
+        symbols=collector.symbols(),
         kernels=tuple(collector.kernels),
         actions=tuple(collector.actions),
     )

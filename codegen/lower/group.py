@@ -26,7 +26,7 @@ from flamec.ir.graph import Value
 from flamec.ir.group_analysis import analyze
 from flamec.ir.kernel import Kernel, Part, Statement, Store
 from flamec.ir.loop_nest import choose_nest
-from flamec.ir.op import OpKind
+from flamec.ir.op import CONTROL, OpKind
 from flamec.ir.passes.absorb_prologues import Absorbed
 from flamec.ir.passes.fuse import FusionGroup
 from flamec.ir.task_signature import TaskSignatures
@@ -35,17 +35,33 @@ from flamec.ir.tasks import Task, TaskGraph, shared_scalars
 
 @dataclass(frozen=True, eq=False)
 class LoweredKernel:
-    """A kernel and what its parameters are. ``host``: the task that is computed by a call of the
-    host instead of loops (a sort: where the back end has no kernels for it); ``user``: the task
-    that is a kernel of the user; ``control``: the task that runs graphs of its own; ``model``: the
-    kernel lowered before that does the same with other buffers."""
+    """A kernel and what its parameters are. ``alone``: the task of a kernel that is no loop over
+    elements of ours; ``model``: the kernel lowered before that does the same with other buffers.
+    """
 
     kernel: Kernel
     buffers: tuple[Memory, ...]
-    host: Task | None = None
-    control: Task | None = None
-    user: Task | None = None
+    alone: Task | None = None
     model: LoweredKernel | None = None
+
+    @property
+    def host(self) -> Task | None:
+        """The task that is computed by a call of the host instead of loops (a sort: where the back
+        end has no kernels for it)."""
+        return self._alone(OpKind.HOST, OpKind.SORT)
+
+    @property
+    def user(self) -> Task | None:
+        """The task that is a kernel of the user."""
+        return self._alone(OpKind.KERNEL)
+
+    @property
+    def control(self) -> Task | None:
+        """The task that runs graphs of its own."""
+        return self._alone(*CONTROL)
+
+    def _alone(self, *kinds: OpKind) -> Task | None:
+        return self.alone if self.alone is not None and self.alone.kind in kinds else None
 
     @property
     def form(self) -> LoweredKernel:
@@ -91,9 +107,9 @@ class GroupLowering:
         ``stored`` are the values that are needed outside of the group.
         """
         first = group.segments[0][0]
-        if first.is_host or first.is_control or first.is_kernel:
+        if first.kind in _KINDS_ALONE:
             return _lower_alone(first, self.context, name)
-        if first.is_sort:
+        if first.kind is OpKind.SORT:
             return _lower_sort(first, self.context, name)
         if len(group.segments) > 1:
             return self._lower(group, stored, name)
@@ -113,7 +129,7 @@ class GroupLowering:
     def _lower(self, group: FusionGroup, stored: set[Value], name: str) -> LoweredKernel:
         self.count += 1
         segments, context = group.segments, self.context
-        if segments[0][0].is_attention:
+        if segments[0][0].kind is OpKind.ATTENTION:
             return _lower_attention(segments[0][0], context, name)
         builder = KernelBuilder(self.errors)
         shared = shared_scalars(segments)
@@ -171,7 +187,7 @@ class GroupLowering:
         return part, builder.parameters
 
 
-_KINDS_ALONE = {
+_KINDS_ALONE: dict[OpKind | None, str] = {
     OpKind.HOST: "host",
     OpKind.KERNEL: "user",
     OpKind.LOOP: "loop",
@@ -187,18 +203,15 @@ def _lower_alone(task: Task, context: TaskGraph, name: str) -> LoweredKernel:
         parameters.number(context.root(value))
     for value in task.results:
         parameters.number(value, written=True)
-    assert task.node is not None
-    kind = _KINDS_ALONE[task.node.op.kind]
-    found = LoweredKernel(_one_task(task, name, kind, parameters), tuple(parameters.buffers))
-    role = kind if kind in ("host", "user") else "control"
-    return replace(found, **{role: task})  # type: ignore[arg-type]
+    kernel = _one_task(task, name, _KINDS_ALONE[task.kind], parameters)
+    return LoweredKernel(kernel, tuple(parameters.buffers), task)
 
 
 def _lower_sort(task: Task, context: TaskGraph, name: str) -> LoweredKernel:
     parameters = ParameterList()
     sort = lower_sort(task, context, parameters)
     kernel = replace(_one_task(task, name, "sort", parameters), sort=sort)
-    return LoweredKernel(kernel, tuple(parameters.buffers), host=task)
+    return LoweredKernel(kernel, tuple(parameters.buffers), task)
 
 
 def _lower_attention(task: Task, context: TaskGraph, name: str) -> LoweredKernel:

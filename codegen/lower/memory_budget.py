@@ -7,7 +7,7 @@ In: the kernels of a graph, lowered as if memory were free. Out: the kernels of 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flamec.codegen.buffers import assign_buffers, reads_before_writing
@@ -16,12 +16,12 @@ from flamec.codegen.lower.kernel_builder import Memory, PartialResults
 from flamec.codegen.lower.lanes import MEMORY_DTYPES
 from flamec.codegen.traffic import flops
 from flamec.ir.graph import Value
-from flamec.ir.loop_nest import estimate
+from flamec.ir.loop_nest import estimate, value_bytes
 from flamec.ir.passes.fit_memory_budget import MemoryFit, fit_memory_budget
 from flamec.ir.passes.fuse import Fusion, FusionGroup
 from flamec.ir.passes.lower_peak import Costs
 from flamec.ir.passes.plan_memory import Access, arrange
-from flamec.ir.stages import Stage, part_of, value_bytes
+from flamec.ir.stages import Stage, part_of
 from flamec.ir.tasks import Task, TaskGraph
 
 MOST_LISTED = 40  # kept values
@@ -70,41 +70,35 @@ def fit_kernels(
     return [parts.fitted(stage) for stage in fit.stages], fit
 
 
+@dataclass
 class _Parts:
     """Groups and parts of groups as kernels; each is lowered once."""
 
-    def __init__(
-        self,
-        context: TaskGraph,
-        fusion: Fusion,
-        kernels: Sequence[LoweredKernel],
-        lower: LowerPart,
-    ) -> None:
-        self._context = context
-        self._groups = fusion.groups
-        self._kernels = kernels
-        self._lower = lower
-        self._parts: dict[object, tuple[FusionGroup, LoweredKernel, Stage]] = {}
+    context: TaskGraph
+    fusion: Fusion
+    kernels: Sequence[LoweredKernel]
+    lower: LowerPart
+    _parts: dict[object, tuple[FusionGroup, LoweredKernel, Stage]] = field(default_factory=dict)
 
     def whole(self, number: int) -> Stage:
         """The stage that is all of a group."""
-        return _stage(number, self._groups[number].tasks, self._kernels[number])
+        return _stage(number, self.fusion.groups[number].tasks, self.kernels[number])
 
     def _part(self, stage: Stage) -> tuple[FusionGroup, LoweredKernel, Stage]:
         key = stage.group, stage.tasks, frozenset(stage.stores)
         if key not in self._parts:
-            group = part_of(self._groups[stage.group], stage.tasks)
-            kernel = self._lower(group, set(stage.stores))
+            group = part_of(self.fusion.groups[stage.group], stage.tasks)
+            kernel = self.lower(group, set(stage.stores))
             self._parts[key] = group, kernel, _stage(stage.group, stage.tasks, kernel)
         return self._parts[key]
 
     def peak(self, stages: Sequence[Stage]) -> int:
         """The size of the arena, as ``plan_memory`` will find it for typical sizes."""
-        table = assign_buffers(self._context, [self.fitted(stage).kernel for stage in stages])
-        copied = [v for v in self._context.updates.values() if table.is_temporary(v)]
-        results = {*self._context.outputs, *self._context.updates.values()}
+        table = assign_buffers(self.context, [self.fitted(stage).kernel for stage in stages])
+        copied = [v for v in self.context.updates.values() if table.is_temporary(v)]
+        results = {*self.context.outputs, *self.context.updates.values()}
         size: dict[Hashable, int] = {v: value_bytes(v) for v in copied}
-        accesses = []
+        accesses: list[Access[Hashable]] = []
         for stage in map(self._exact, stages):
             size.update(stage.private)
             for value, memory in stage.stores.items():
@@ -128,7 +122,7 @@ class _Parts:
     def fitted(self, stage: Stage) -> FittedKernel:
         """The kernel of a stage, with the memory that it reads and writes there."""
         if stage.whole:
-            group, kernel = self._groups[stage.group], self._kernels[stage.group]
+            group, kernel = self.fusion.groups[stage.group], self.kernels[stage.group]
             source: int | None = stage.group
         else:
             group, kernel, _ = self._part(stage)

@@ -7,8 +7,7 @@ Nothing here touches a device or a compiler: the result is data and Triton text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -24,7 +23,7 @@ from flamec.codegen.compile_graph import (
     run_last_passes,
 )
 from flamec.codegen.errors import LoweringError, stage
-from flamec.codegen.loops import arrange_branch, arrange_loop, is_branch
+from flamec.codegen.loops import ArrangedBranch, ArrangedLoop, Body, arrange_control
 from flamec.codegen.lower.graph import GraphLowering, LoweredGraph
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import ErrorTable
@@ -46,7 +45,6 @@ from flamec.ir.passes.normalize_contractions import normalize_contractions
 from flamec.ir.passes.widen_half_products import widen_half_sums
 from flamec.ir.plan import Action, Copy, ExecutionPlan, LoopSpan, OutputSpec, Step, Window
 from flamec.ir.shape import Dim, is_multiple
-from flamec.ir.tasks import TaskGraph
 
 FLOPS_PER_BYTE = 150.0  # tensor cores do about 600 TFLOP/s in 16 bits and memory moves 4 TB/s
 BYTES_PER_KERNEL = 1 << 23  # in 2 microseconds
@@ -180,8 +178,11 @@ class _Emission:
         """The steps of a graph, which is run ``times`` times."""
         for position, kernel in enumerate(lowered.kernels):
             if kernel.control is not None:
-                add = self._add_branch if is_branch(kernel) else self._add_loop
-                add(kernel, lowered.context, table, lowered.bodies[position], times)
+                arranged = arrange_control(lowered, position, table)
+                if isinstance(arranged, ArrangedBranch):
+                    self._add_branch(arranged, times)
+                else:
+                    self._add_loop(arranged, table, times)
                 continue
             form = self.forms[kernel]
             numbers = tuple(table.number(buffer) for buffer in form.lowered.buffers)
@@ -211,66 +212,43 @@ class _Emission:
             writes = (*step.writes, *writer.temporaries)
             self.steps.append(replace(step, writes=writes, in_place=in_place))
 
-    def _add_loop(
-        self,
-        kernel: LoweredKernel,
-        context: TaskGraph,
-        table: BufferTable,
-        bodies: Mapping[str, LoweredGraph],
-        times: Dim,
-    ) -> None:
-        arranged = arrange_loop(kernel, context, table, bodies)
+    def _add_loop(self, arranged: ArrangedLoop, table: BufferTable, times: Dim) -> None:
         first = len(self.steps)
         before, given = self._aligned(arranged.given, table)
         behind, stacked = self._aligned(arranged.stacked, table)
-        staged = tuple(copy.target for copy in before) + tuple(copy.target for copy in behind)
+        staged = tuple(copy.target for copy in (*before, *behind))
         self.steps.append(replace(arranged.step, writes=(*arranged.step.writes, *staged)))
         times = times * arranged.times
-        with self._actions() as test:
-            if arranged.test is not None:
-                self.add(bodies["condition"], arranged.test, times)
-        with self._actions() as actions:
-            self.collector.actions += before
-            self.add(bodies["body"], arranged.table, times)
-            self.collector.actions += (replace(c, source=c.target, target=c.source) for c in behind)
+        back = [replace(c, source=c.target, target=c.source) for c in behind]
         loop = replace(
             arranged.loop,
             windows=(*given, *stacked),
-            actions=tuple(actions),
-            test=tuple(test),
+            test=() if arranged.test is None else self._body(arranged.test, times),
+            actions=(*before, *self._body(arranged.body, times), *back),
             step=first,
         )
         self.collector.actions.append(loop)
         outer = (*arranged.outer, *staged)
         self.loops.append(LoopSpan(first, len(self.steps) - 1, outer))
 
-    def _add_branch(
-        self,
-        kernel: LoweredKernel,
-        context: TaskGraph,
-        table: BufferTable,
-        bodies: Mapping[str, LoweredGraph],
-        times: Dim,
-    ) -> None:
-        arranged = arrange_branch(kernel, context, table, bodies)
-        start = len(self.steps)
+    def _add_branch(self, arranged: ArrangedBranch, times: Dim) -> None:
+        first = len(self.steps)
         self.steps.append(arranged.step)
-        with self._actions() as first:
-            self.add(bodies["true_body"], arranged.tables["true_body"], times)
-        with self._actions() as second:
-            self.add(bodies["false_body"], arranged.tables["false_body"], times)
-        branch = replace(arranged.branch, first=tuple(first), second=tuple(second), step=start)
+        branch = replace(
+            arranged.branch,
+            first=self._body(arranged.first, times),
+            second=self._body(arranged.second, times),
+            step=first,
+        )
         self.collector.actions.append(branch)
-        self.loops.append(LoopSpan(start, len(self.steps) - 1, arranged.outer))
+        self.loops.append(LoopSpan(first, len(self.steps) - 1, arranged.outer))
 
-    @contextmanager
-    def _actions(self) -> Iterator[list[Action]]:
-        """The actions added inside are those of a loop or branch, and stand in a list of it."""
+    def _body(self, body: Body, times: Dim) -> tuple[Action, ...]:
+        """The actions of a loop or branch, which stand in a list of it."""
         around, self.collector.actions = self.collector.actions, []
-        try:
-            yield self.collector.actions
-        finally:
-            self.collector.actions = around
+        self.add(body.graph, body.table, times)
+        made, self.collector.actions = tuple(self.collector.actions), around
+        return made
 
     def _aligned(
         self, windows: Sequence[Window], table: BufferTable

@@ -15,7 +15,7 @@ from flamec.codegen.triton.gpu_form import GpuKernel
 from flamec.codegen.triton.kernel_writer import KernelWriter
 from flamec.codegen.triton.sort_writer import SortWriter
 from flamec.ir.plan import Action, Argument, Buffer, KernelSource, Launch
-from flamec.ir.shape import Dim, Undecidable
+from flamec.ir.shape import Dim, Undecidable, symbols_of
 from flamec.ir.tasks import Task
 from flamec.ir.types import int32, int64
 from flamec.ir.user_kernel import ArrayArgument
@@ -93,17 +93,33 @@ class LaunchCollector:
             self.steps.append(step)
         return self._numbers[key]
 
+    def symbols(self) -> tuple[str, ...]:
+        """The names of all sizes that buffers and launches depend on, in order."""
+        return tuple(sorted({name for size in self._sizes() for name in symbols_of(size)}))
 
-def launch_sizes(buffers: Iterable[Buffer], actions: Iterable[Action]) -> Iterator[Dim]:
-    """Every size that buffers and launches depend on."""
-    yield from (buffer.elements for buffer in buffers)
-    for action in actions:
-        assert isinstance(action, Launch)
-        yield from action.grid
-        for argument in action.arguments:
-            yield from (*argument.shape, *argument.strides)
-            if not isinstance(argument.value, float):
-                yield argument.value
+    def _sizes(self) -> Iterator[Dim]:
+        yield from (buffer.elements for buffer in self.buffers)
+        for action in self.actions:
+            assert isinstance(action, Launch)
+            yield from action.grid
+            for argument in action.arguments:
+                yield from (*argument.shape, *argument.strides)
+                if not isinstance(argument.value, float):
+                    yield argument.value
+
+
+def launches_alone(
+    kernel: GpuKernel, buffers: Iterable[Buffer], options: CodegenOptions
+) -> LaunchCollector:
+    """The launches of one kernel whose parameters are these buffers.
+
+    LookupError if it cannot be written.
+    """
+    collector = LaunchCollector(list(buffers))
+    writer = kernel_writer(kernel, tuple(range(len(collector.buffers))), collector, options)
+    writer.write()
+    collector.launches(writer, step=0)
+    return collector
 
 
 def kernel_writer(

@@ -127,8 +127,9 @@ class SortWriter:
     # what is launched --------------------------------------------------------------------
     def _few(self) -> bool:
         sort = self.sort
-        sizes = isinstance(sort.size, int) and isinstance(sort.count, int)
-        return sizes and sort.size > MOST and 4 * sort.count <= MOST  # type: ignore[operator]
+        if not isinstance(sort.size, int) or not isinstance(sort.count, int):
+            return False
+        return sort.size > MOST and 4 * sort.count <= MOST
 
     def _select(self) -> None:
         """Each block keeps its first elements, until one has all that are left."""

@@ -14,10 +14,10 @@ from flamec.codegen.lower.lanes import MEMORY_DTYPES
 from flamec.codegen.options import CodegenOptions, Schedule
 from flamec.codegen.traffic import index_sizes
 from flamec.codegen.triton.gpu_form import GpuKernel, gpu_form
-from flamec.codegen.triton.launches import LaunchCollector, kernel_writer, launch_sizes
+from flamec.codegen.triton.launches import launches_alone
 from flamec.codegen.triton.part_key import actual
 from flamec.ir.plan import Buffer, ExecutionPlan, dense_elements
-from flamec.ir.shape import Dim, SymbolicDim, symbols_of
+from flamec.ir.shape import Dim, SymbolicDim
 
 _ANY_INDEX = 1 << 10
 
@@ -53,21 +53,8 @@ def make_trial(
     """
     options = replace(options, schedules={**options.schedules, key: schedule})
     form = gpu_form(lowered, options)
-    buffers = [_buffer(memory) for memory in form.lowered.buffers]
-    collector = LaunchCollector(buffers)
-    numbers = tuple(range(len(buffers)))
-    writer = kernel_writer(form, numbers, collector, options)
-    writer.write()
-    collector.launches(writer, step=0)
-    symbols = tuple(
-        sorted(
-            {
-                s
-                for dim in launch_sizes(collector.buffers, collector.actions)
-                for s in symbols_of(dim)
-            }
-        )
-    )
+    collector = launches_alone(form, map(_buffer, form.lowered.buffers), options)
+    buffers, symbols = collector.buffers, collector.symbols()
     sizes = [options.typical(SymbolicDim.symbol(name)) for name in symbols]
     assert None not in sizes, symbols
     plan = ExecutionPlan(
