@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MAPPED = ("ir", "codegen", "runtime")
-SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETTINGS = PROJECT["tool"]["setuptools"]
 
 
 def package_folders() -> dict[str, Path]:
@@ -91,7 +92,9 @@ def test_nothing_is_installed_under_a_bare_name(wheel: list[str]) -> None:
 
 def test_the_wheel_has_the_command_and_the_licence(wheel: list[str]) -> None:
     assert any(name.endswith(".dist-info/entry_points.txt") for name in wheel)
-    assert any("LICENSE" in name for name in wheel)
+    assert "flamec/cli/page/vendor/THIRD_PARTY.md" in PROJECT["project"]["license-files"]
+    for file in PROJECT["project"]["license-files"]:
+        assert any(name.endswith(f".dist-info/licenses/{file}") for name in wheel), file
 
 
 @pytest.mark.parametrize("name", MAPPED)

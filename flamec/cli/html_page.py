@@ -1,7 +1,7 @@
 """The page of ``flamec dump --html``: data, code and styles in one file that needs no network.
 
 In: the data of ``page_data``. Out: HTML. The parts are in the folder ``page``; the libraries in
-``page/vendor`` are put in as they are (``page/vendor.mjs`` fetches them).
+``page/vendor`` are put in as they are, with their licences (``page/vendor.mjs`` fetches them).
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from flamec.profiler.events import Event
 
 _FOLDER = Path(__file__).with_name("page")
 _LIBRARIES = (
-    "cytoscape.min",
-    "dagre.min",
-    "prism-core.min",
-    "prism-clike.min",
-    "prism-c.min",
-    "prism-python.min",
+    "vendor/cytoscape.min.js",
+    "vendor/dagre.min.js",
+    "vendor/prism-core.min.js",
+    "vendor/prism-clike.min.js",
+    "vendor/prism-c.min.js",
+    "vendor/prism-python.min.js",
 )
-_SCRIPTS = ("graph", "blocks", "page")
+_SCRIPTS = ("graph.js", "blocks.js", "page.js")
 _RUNS = 3
 
 
 def html_page(data: Mapping[str, Any]) -> str:
     """The whole page."""
-    libraries = [_read(f"vendor/{name}.js") for name in _LIBRARIES]
-    scripts = "\n".join(_script(text) for text in (*libraries, *map(_own, _SCRIPTS)))
+    scripts = "\n".join(_script(_read(name)) for name in (*_LIBRARIES, *_SCRIPTS))
     parts = {
         "%TITLE%": html.escape(f"flamec: {data['function']}"),
         "%STYLE%": _read("page.css"),
         "%DATA%": json.dumps(data, separators=(",", ":"), default=str).replace("</", "<\\/"),
+        "%LICENCES%": _read("vendor/THIRD_PARTY.md").replace("</", "<\\/"),
         "%SCRIPTS%": scripts,
     }
     pieces = re.split(f"({'|'.join(parts)})", _read("index.html"))
@@ -56,10 +56,6 @@ def profiled_run(target: Target, example: Example) -> list[Event]:
             for _ in range(_RUNS):
                 function(*example.args, **example.kwargs)
     return recorded.events()
-
-
-def _own(name: str) -> str:
-    return _read(f"{name}.js")
 
 
 def _script(text: str) -> str:

@@ -136,6 +136,17 @@ def test_libraries_are_those_that_were_fetched() -> None:
                 f"## {path.removeprefix('node_modules/')} {entry['version']} ({entry['license']})"
             )
             assert heading in notices
+    words = " ".join(notices.split())
+    for name in files:
+        for comment in re.findall(r"/\*!(.*?)\*/", (PAGE / "vendor" / name).read_text(), re.S):
+            said = " ".join(re.sub(r"^\s*\* ", "", comment, flags=re.M).split())
+            assert said in words or f"see {name}.LEGAL.txt" in said, name
+
+
+def test_the_page_has_the_licences_of_what_is_in_it(step: tuple[Any, dict[str, Any]]) -> None:
+    notices = (PAGE / "vendor" / "THIRD_PARTY.md").read_text()
+    assert "Framer.js, copyright Koen Bok" in notices
+    assert notices in html_page(step[1])
 
 
 def test_the_command_writes_a_page_with_a_run(run: Any, tmp_path: Path) -> None:
