@@ -47,11 +47,15 @@ def with_bodies(node: Node, change: Callable[[Graph], Graph]) -> Node:
     return copy
 
 
-def emitted(b: Builder, graph: Graph, values: Sequence[Any]) -> list[Any]:
-    """Emit the nodes of a graph without updates, given its inputs; its outputs."""
+def emitted(b: Builder, graph: Graph, values: Sequence[Any], *, locate: bool = True) -> list[Any]:
+    """Emit the nodes of a graph without updates, given its inputs; its outputs.
+
+    ``locate``: they keep their lines of the user's program, else have those that ``b`` is at.
+    """
     known: dict[Value, Any] = dict(zip(graph.inputs, values, strict=True))
     for node in graph.nodes:
-        b.locate(node)
+        if locate:
+            b.locate(node)
         made = b.apply_all(node.op, [known[v] for v in node.inputs], node.attributes)
         known.update(zip(node.outputs, made, strict=True))
     return [known[v] for v in graph.outputs]

@@ -11,19 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from flamec.errors import OperationError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.dimensions import dimension
 from flamec.functional.joining import cat
+from flamec.functional.primitives import require
 from flamec.functional.promotion import is_number, require_tensor
 from flamec.ir.shape import less
 from flamec.state import process
 from flamec.tensor import Tensor
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise OperationError(f"gradient(): {message} (at {user_location()})")
 
 
 @public
@@ -41,23 +36,26 @@ def gradient(
     else:
         given = [dim] if isinstance(dim, int) else list(dim)
         axes = [dimension("gradient", d, input.ndim) for d in given]
-    _require(len(set(axes)) == len(axes), f"dim appears multiple times in {axes}")
-    _require(edge_order in (1, 2), f"expected edge_order to be 1 or 2, got {edge_order}")
+    require(len(set(axes)) == len(axes), f"gradient(): dim appears multiple times in {axes}")
+    require(edge_order in (1, 2), f"gradient(): expected edge_order to be 1 or 2, got {edge_order}")
     spacing = 1 if spacing is None else spacing
     if is_number(spacing) or (isinstance(spacing, Tensor) and spacing.ndim == 0):
         steps: list[Any] = [spacing] * len(axes)
     else:
         steps = list(spacing) if isinstance(spacing, Sequence) else [spacing]
-        _require(
+        require(
             len(steps) == len(axes),
-            f"expected spacing to be one number, or one for each of {len(axes)} dimensions, got "
-            f"{len(steps)}",
+            "gradient(): expected spacing to be one number, or one for each of "
+            f"{len(axes)} dimensions, got {len(steps)}",
         )
+    for step in steps:
+        if not is_number(step):
+            require_tensor("gradient", "spacing", step)
     for axis in axes:
         size = input._type.shape[axis]
-        _require(
+        require(
             not less(size, edge_order + 1),
-            f"expected each dimension size to be at least edge_order+1, got {size} "
+            f"gradient(): expected each dimension size to be at least edge_order+1, got {size} "
             f"for dimension {axis}",
         )
     return tuple(_along(input, axis, h, edge_order) for axis, h in zip(axes, steps, strict=True))
@@ -78,9 +76,9 @@ def _along(x: Tensor, axis: int, step: Any, edge_order: int) -> Tensor:
             left = (-1.5 * at(0, 1) + 2 * at(1, 1) - 0.5 * at(2, 1)) / step
             right = (1.5 * at(-1, 1) - 2 * at(-2, 1) + 0.5 * at(-3, 1)) / step
         return cat([left, inner, right], axis)
-    _require(
+    require(
         step.ndim == 1 and step.shape[0] == size,
-        f"expected {size} coordinates for dimension {axis}, got {list(step.shape)}",
+        f"gradient(): expected {size} coordinates for dimension {axis}, got {list(step.shape)}",
     )
     shape = [1] * x.ndim
     shape[axis] = -1

@@ -15,6 +15,7 @@ from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph
 from flamec.ir.op import Attributes, Op, Types
 from flamec.ir.shape import Undecidable, using_oracle
+from flamec.ir.types import TensorType
 from flamec.symbolic_sizes import Sizes
 
 
@@ -36,8 +37,8 @@ def run(
     raise AssertionError("the loop returns or raises")
 
 
-def _graph(op: Op, types: Sequence[object], attributes: Attributes) -> Graph:
+def _graph(op: Op, types: Sequence[TensorType], attributes: Attributes) -> Graph:
     b = GraphBuilder()
-    operands = [b.input(t) for t in types]  # type: ignore[arg-type]
+    operands = [b.input(t) for t in types]
     results = b.apply(op, operands, attributes)
     return b.build(results if isinstance(results, tuple) else (results,), name=op.name)

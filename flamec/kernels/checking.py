@@ -6,14 +6,13 @@ differs. The first form (NumPy, else C, else Triton) is what the others are meas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import flamec
 from flamec.debugging.comparison import Results, deviation
-from flamec.ir.types import DType
 from flamec.kernels import c_execution
 from flamec.tensor import Tensor
 
@@ -38,7 +37,10 @@ def check(kernel: Kernel, operands: Sequence[Tensor], attributes: dict[str, Any]
         here = _results(kernel(*(t.detach().cpu() for t in operands), **attributes))
         _compare(kernel, "the Triton form", here, [t.cpu() for t in first])
         done.append("triton")
-    function: Callable[..., Any] = lambda *given: kernel(*given, **attributes)  # noqa: E731
+
+    def function(*given: Tensor) -> Any:
+        return kernel(*given, **attributes)
+
     compiled = flamec.compile(fullgraph=True)(function)
     _compare(kernel, "the compiled kernel", first, _results(compiled(*operands)))
     done.append("compiled")
@@ -64,10 +66,7 @@ def _compare(kernel: Kernel, what: str, wanted: Sequence[Tensor], found: Sequenc
     for position, (right, other) in enumerate(zip(wanted, found, strict=True)):
         name = (f"result {position}",)
         pair = [Results(name, (t.cpu().numpy(),)) for t in (right, other)]
-        differs = deviation(pair[0], pair[1], _UNITS * _precision(right.dtype))
+        precision = flamec.finfo(right.dtype).eps if right.dtype.is_floating_point else 0.0
+        differs = deviation(pair[0], pair[1], _UNITS * precision)
         if differs is not None:
             raise AssertionError(f"{kernel.name}: {what} differs: {differs}")
-
-
-def _precision(dtype: DType) -> float:
-    return flamec.finfo(dtype).eps if dtype.is_floating_point else 0.0

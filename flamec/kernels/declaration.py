@@ -73,9 +73,7 @@ class Kernel:
         Raises TypeError for arguments that do not fit the signature, OperationError and its kin
         for what the shape rule refuses.
         """
-        bound = self._signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        given = bound.arguments
+        given = self._bound(args, kwargs)
         tensors = [given[name] for name in self._operands]
         for name, value in zip(self._operands, tensors, strict=True):
             if not isinstance(value, Tensor):
@@ -100,10 +98,9 @@ class Kernel:
         """
         from flamec.kernels.checking import check
 
-        bound = self._signature.bind(*operands, **attributes)
-        bound.apply_defaults()
-        rest = {k: v for k, v in bound.arguments.items() if k not in self._operands}
-        return check(self, [bound.arguments[name] for name in self._operands], rest)
+        given = self._bound(operands, attributes)
+        rest = {k: v for k, v in given.items() if k not in self._operands}
+        return check(self, [given[name] for name in self._operands], rest)
 
     @property
     def has_numpy(self) -> bool:
@@ -119,6 +116,16 @@ class Kernel:
     def has_batching(self) -> bool:
         """Whether ``vmap`` can be applied."""
         return self._leading or self._batching is not None
+
+    def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments by the names of the shape rule's parameters, with defaults."""
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            text = f"{self.name}{self._signature}: {error} (at {user_location()})"
+            raise OperationTypeError(text) from None
+        bound.apply_defaults()
+        return bound.arguments
 
     def _attribute(self, name: str, value: Any) -> Any:
         if isinstance(value, (tuple, list)):

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.ir.batching import Operand
+from flamec.ir.bodies import emitted
 from flamec.ir.builder import Builder
-from flamec.ir.graph import Graph
 from flamec.ir.op import Attributes, DerivativeContext, Op
 from flamec.ir.passes.differentiate import NotSaved
 from flamec.ir.shape import Dim, format_shape, structurally_equal
@@ -42,7 +42,7 @@ class SavedTensors(Sequence[Tensor]):
         if tensor is None:
             raise OperationError(
                 f"{self._kernel}: the derivative reads {self._what} {position}, which "
-                f"saves_{self._what}s= leaves out"
+                f"saves_{self._what}s= leaves out (at {user_location()})"
             )
         return tensor
 
@@ -84,21 +84,12 @@ class TracedRules:
             body = trace_body(name, function, types, tracked, arguments)
         if body.captured:
             raise OperationError(
-                f"{name}: a rule cannot use tensors from outside of it; make them operands"
+                f"{name}: a rule cannot use tensors from outside of it; make them operands (at "
+                f"{user_location()})"
             )
         if all(t.is_static for t in types) and len(self._known) < _MOST_BODIES:
             self._known[full] = body
         return body
-
-
-def emitted(b: Builder, graph: Graph, operands: Sequence[Any]) -> list[Any]:
-    """The graph's outputs, its nodes emitted through ``b``."""
-    values = dict(zip(graph.inputs, operands, strict=True))
-    for node in graph.nodes:
-        result = b.apply(node.op, [values[v] for v in node.inputs], node.attributes)
-        results = result if isinstance(result, tuple) else (result,)
-        values.update(zip(node.outputs, results, strict=True))
-    return [values[v] for v in graph.outputs]
 
 
 def derivative_rule(name: str, function: Callable[..., Any]) -> Callable[..., Sequence[Any]]:
@@ -133,7 +124,7 @@ def derivative_rule(name: str, function: Callable[..., Any]) -> Callable[..., Se
         key = (tuple(sorted(ctx.attributes.items())), ctx.needs, tuple(there))
         types = [b.type_of(v) for v in values]
         body = rules.body(f"the derivative of {name}", checked, types, key, arguments)
-        found = iter(emitted(b, body.graph, values))
+        found = iter(emitted(b, body.graph, values, locate=False))
         return [next(found) if has else None for has in body.present]
 
     return derivative
@@ -145,7 +136,7 @@ def _gradients(name: str, found: Any, ctx: DerivativeContext) -> tuple[Any, ...]
     if len(gradients) != len(ctx.input_types):
         raise OperationError(
             f"{name}: the derivative gave {len(gradients)} gradients for "
-            f"{len(ctx.input_types)} operands"
+            f"{len(ctx.input_types)} operands (at {user_location()})"
         )
     checked = []
     for position, (gradient, type) in enumerate(zip(gradients, ctx.input_types, strict=True)):
@@ -154,13 +145,14 @@ def _gradients(name: str, found: Any, ctx: DerivativeContext) -> tuple[Any, ...]
             continue
         if not isinstance(gradient, Tensor):
             raise OperationTypeError(
-                f"{name}: the derivative gave a {type_name(gradient)} for operand {position}"
+                f"{name}: the derivative gave a {type_name(gradient)} for operand {position} "
+                f"(at {user_location()})"
             )
         have = gradient._type.shape
         if len(have) != len(type.shape) or not all(map(structurally_equal, have, type.shape)):
             raise OperationError(
                 f"{name}: the derivative gave a gradient of shape {format_shape(have)} for operand "
-                f"{position} of shape {format_shape(type.shape)}"
+                f"{position} of shape {format_shape(type.shape)} (at {user_location()})"
             )
         checked.append(gradient.to(type.dtype))
     return tuple(checked)
@@ -177,7 +169,7 @@ def missing_derivative(name: str) -> Callable[..., Sequence[Any]]:
     def derivative(b: Builder, ctx: DerivativeContext, *gradients: Any) -> Sequence[Any]:
         raise OperationError(
             f"{name} has no derivative; write one with @{name}.derivative, or declare it with "
-            "@flamec.kernel(differentiable=False)"
+            f"@flamec.kernel(differentiable=False) (at {user_location()})"
         )
 
     return derivative
@@ -201,14 +193,14 @@ def batching_rule(name: str, function: Callable[..., Any]) -> Callable[..., Any]
                 if not shape or not structurally_equal(shape[0], size):
                     raise OperationError(
                         f"{name}: the batching rule must give tensors whose first dimension is the "
-                        f"batch of {size}; it gave {format_shape(shape)}"
+                        f"batch of {size}; it gave {format_shape(shape)} (at {user_location()})"
                     )
             return results
 
         key = (tuple(sorted(attributes.items())), flags, size)
         types = [b.type_of(v) for v in values]
         body = rules.body(f"the batching rule of {name}", checked, types, key, tuple)
-        results = emitted(b, body.graph, values)
+        results = emitted(b, body.graph, values, locate=False)
         return tuple(results) if len(results) > 1 else results[0]
 
     return batch

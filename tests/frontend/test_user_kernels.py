@@ -384,7 +384,7 @@ def test_no_derivative() -> None:
     example = declared()
     example.numpy(lambda x, k: x + k)
     y = example(flamec.ones(2, requires_grad=True))
-    with pytest.raises(OperationError, match=r"example has no derivative; write one with"):
+    with pytest.raises(OperationError, match=rf"example has no derivative; write one with.*{LINE}"):
         y.sum().backward()
     with pytest.raises(OperationError, match="has no derivative"):
         flamec.compile(lambda x: example(x).sum())(flamec.ones(2, requires_grad=True))
@@ -432,7 +432,9 @@ def test_a_derivative_that_uses_tensors_from_outside() -> None:
 def test_no_batching_rule() -> None:
     example = declared()
     example.numpy(lambda x, k: x + k)
-    with pytest.raises(NotImplementedError, match=r"example has no batching.*@example.*\(at "):
+    with pytest.raises(
+        NotImplementedError, match=rf"example has no batching rule.*@example\..*{LINE}"
+    ):
         flamec.vmap(example)(flamec.ones(2, 3))
     example.batching(lambda size, batched, x, k: x.sum())
     with pytest.raises(OperationError, match="must give tensors whose first dimension"):
@@ -444,8 +446,10 @@ def test_arguments_that_do_not_fit() -> None:
         squared_relu(1.0)
     with pytest.raises(OperationTypeError, match="the argument scale must be a number"):
         squared_relu(flamec.ones(2), scale=object())
-    with pytest.raises(TypeError, match="unexpected keyword"):
+    with pytest.raises(OperationTypeError, match=rf"squared_relu.*unexpected keyword.*{LINE}"):
         squared_relu(flamec.ones(2), factor=2.0)
+    with pytest.raises(OperationTypeError, match=rf"squared_relu.*missing a required.*{LINE}"):
+        squared_relu()
 
 
 def test_declarations_that_make_no_sense() -> None:

@@ -49,5 +49,7 @@ def test_whole_numbers_and_refusals() -> None:
             framework.gradient(framework.ones(1))
         with pytest.raises(RuntimeError, match="spacing"):
             framework.gradient(framework.ones(3, 3), spacing=[1.0, 1.0, 1.0])
+        with pytest.raises(TypeError, match="list"):
+            framework.gradient(framework.ones(3), spacing=[[0.0, 1.0, 2.0]])
         with pytest.raises(RuntimeError, match="dim"):
             framework.gradient(framework.ones(3, 3), dim=(0, 0))
