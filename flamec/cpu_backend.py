@@ -22,7 +22,6 @@ import numpy as np
 
 import flamec.codegen
 import flamec.ir
-from flamec.codegen.options import CodegenOptions
 from flamec.config import CompileOptions
 from flamec.errors import CompileError
 from flamec.host_evaluation import evaluate_host_call
@@ -115,7 +114,7 @@ def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Pr
     """Load the graph's program, generating and compiling what the cache does not have."""
     started = time.perf_counter()
     cpu = device(options)
-    codegen = codegen_options(options)
+    codegen = options_of_code(options)
     identity = f"{generator_digest()} {codegen.strict} {codegen.memory_budget}"
     portable = cache_key(graph, symbols, identity)
     key = local_key(cpu.compiler, portable)
@@ -129,11 +128,6 @@ def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Pr
     load(prepared, plan, symbols)
     prepared.seconds["load"] = time.perf_counter() - started - prepared.seconds["plan"]
     return prepared
-
-
-def codegen_options(options: CompileOptions) -> CodegenOptions:
-    """How code for the CPU is generated."""
-    return options_of_code(options)
 
 
 def load(prepared: Prepared, plan: ExecutionPlan, symbols: Sequence[str]) -> None:

@@ -36,6 +36,7 @@ from flamec.prepared import (
     errors_of_compilation,
     generate_plan,
     graph_device,
+    options_of_code,
     output_allocator,
     stage_error,
 )
@@ -105,14 +106,12 @@ def codegen_options(
     narrow: bool = False,
 ) -> CodegenOptions:
     """How code for the process's GPU ``index`` is generated."""
-    return CodegenOptions(
+    return replace(
+        options_of_code(options),
         size_hints=size_hints or {},
         narrow=narrow,
-        deterministic=options.deterministic,
-        strict=options.numerics == "strict",
         target=device(index, options).target,
         float32_products=_FLOAT32_PRODUCTS[process.float32_matmul_precision],
-        memory_budget=options.memory_budget,
     )
 
 

@@ -326,7 +326,7 @@ class Recorder:
             kind = type(instance)
             owner = self._names.get(id(instance), kind.__name__)
             self._add("slot", instance, "__class__", kind, f"class of {owner}")
-            label = f"{self._names.get(id(instance), type(instance).__name__)}.{name}"
+            label = f"{owner}.{name}"
             dictionary = getattr(instance, "__dict__", None)
             if dictionary is not None and name in dictionary:
                 self._add("attribute", dictionary, name, value, label)

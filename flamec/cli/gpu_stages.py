@@ -6,13 +6,15 @@ stages but ``triton`` need the package triton.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from flamec.cli.failure import CommandFailed
 from flamec.cli.stages import Inspection, StagePart
 from flamec.codegen.compile_graph import CompiledGraph
 from flamec.codegen.errors import LoweringError
 from flamec.codegen.options import CodegenOptions
 from flamec.config import CompileOptions
-from flamec.ir.plan import ExecutionPlan
+from flamec.ir.plan import ExecutionPlan, Launch, unrolled
 from flamec.prepared import Prepared
 from flamec.runtime.cuda.triton_compiler import TritonError, compile_kernel, disassemble
 from flamec.runtime.kernel_cache import KernelCache
@@ -24,7 +26,7 @@ def gpu_stage_parts(inspection: Inspection, stage: str, target: str) -> list[Sta
     """One stage, a part for each program; CommandFailed says what a kernel failed on."""
     parts = []
     for title, prepared in inspection.parts:
-        plan = gpu_plan(prepared, target)
+        plan = gpu_program(prepared, CodegenOptions(target=target)).plan
         text = plan.source if stage == "triton" else _texts(plan, stage, target, prepared.options)
         name = f"{stage} ({title})" if title else stage
         language = "python" if stage == "triton" else "asm"
@@ -33,11 +35,6 @@ def gpu_stage_parts(inspection: Inspection, stage: str, target: str) -> list[Sta
             data["target"] = target
         parts.append(StagePart(name, language, tuple(text.splitlines()), data))
     return parts
-
-
-def gpu_plan(prepared: Prepared, target: str) -> ExecutionPlan:
-    """The plan of an optimized graph for a GPU; CommandFailed if it cannot be lowered."""
-    return gpu_program(prepared, CodegenOptions(target=target)).plan
 
 
 def gpu_program(prepared: Prepared, options: CodegenOptions) -> CompiledGraph:
@@ -50,6 +47,15 @@ def gpu_program(prepared: Prepared, options: CodegenOptions) -> CompiledGraph:
         raise CommandFailed(str(error)) from error
     except LoweringError as error:
         raise CommandFailed(f"the function has no form for a GPU: {error}") from error
+
+
+def launched_kernels(plan: ExecutionPlan, sizes: Mapping[str, int]) -> dict[int, list[int]]:
+    """The numbers of the kernels that each step launches, in order, each once."""
+    found: dict[int, dict[int, None]] = {}
+    for action in unrolled(plan.actions, sizes):
+        if isinstance(action, Launch) and action.step >= 0:
+            found.setdefault(action.step, {})[action.kernel] = None
+    return {step: list(kernels) for step, kernels in found.items()}
 
 
 def _texts(plan: ExecutionPlan, stage: str, target: str, options: CompileOptions) -> str:

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import json
 
-from flamec.cli.failure import CommandFailed
 from flamec.cli.fusion_text import count_operations
 from flamec.cli.kernel_rows import Program
 from flamec.cli.source_lines import describe_place
-from flamec.codegen.errors import LoweringError
-from flamec.codegen.one_kernel import one_kernel
 from flamec.ir.kernel_printer import print_kernel
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import evaluate_dim
@@ -26,10 +23,7 @@ def kernel_file(program: Program, number: int, function: str, saved: bool = Fals
 
     ``saved``: the inputs are in a file beside it.
     """
-    try:
-        alone = one_kernel(program.compiled, number, program.options)
-    except (LoweringError, LookupError) as error:
-        raise CommandFailed(str(error)) from error
+    alone = program.alone(number)
     plan = alone.plan
     sources = [k.text for k in plan.kernels] if program.target != "c" else [plan.source]
     sizes = {name: program.sizes[name] for name in plan.symbols}

@@ -19,8 +19,6 @@ from flamec.cli.example_inputs import Example
 from flamec.cli.failure import CommandFailed
 from flamec.cli.kernel_rows import Program
 from flamec.cli.target import Target, user_code
-from flamec.codegen.errors import LoweringError
-from flamec.codegen.one_kernel import one_kernel
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import evaluate_dim
 from flamec.runtime.recording import ProgramRun, Stopped, set_recorder
@@ -31,10 +29,7 @@ def save_inputs(
     target: Target, example: Example, program: Program, number: int, file: Path
 ) -> None:
     """Save what the kernel of step ``number`` reads; CommandFailed if it is not reached."""
-    try:
-        alone = one_kernel(program.compiled, number, program.options)
-    except LoweringError as error:
-        raise CommandFailed(str(error)) from error
+    alone = program.alone(number)
     watch = _Watch(program.compiled.plan, number, program.compiled.arguments[number])
     function = target.fresh()
     set_recorder(watch)

@@ -13,11 +13,12 @@ from typing import Any
 
 from flamec.cli.failure import CommandFailed
 from flamec.cli.fusion_text import count_operations
-from flamec.cli.gpu_stages import gpu_program
+from flamec.cli.gpu_stages import gpu_program, launched_kernels
 from flamec.cli.stages import Inspection
 from flamec.codegen.compile_graph import CompiledGraph
+from flamec.codegen.errors import LoweringError
+from flamec.codegen.one_kernel import OneKernel, one_kernel
 from flamec.codegen.options import CodegenOptions
-from flamec.ir.plan import Launch, unrolled
 from flamec.ir.shape import evaluate_dim
 from flamec.prepared import Prepared
 from flamec.runtime.cuda.kernel_binary import KernelBinary
@@ -35,6 +36,13 @@ class Program:
     target: str
     sizes: Mapping[str, int]
     options: CodegenOptions
+
+    def alone(self, number: int) -> OneKernel:
+        """The kernel of a step as a program; CommandFailed for a step that is no kernel."""
+        try:
+            return one_kernel(self.compiled, number, self.options)
+        except LoweringError as error:
+            raise CommandFailed(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -117,12 +125,9 @@ def _code(program: Program) -> dict[int, list[KernelBinary]]:
     """The machine code of each step's launches, in order, each kernel once."""
     plan, options = program.compiled.plan, program.prepared.options
     cache = KernelCache(options.cache_folder, options.cache_bytes)
-    kernels: dict[int, dict[int, None]] = {}
-    for action in unrolled(plan.actions, program.sizes):
-        if isinstance(action, Launch):
-            kernels.setdefault(action.step, {})[action.kernel] = None
+    launched = launched_kernels(plan, program.sizes)
     try:
         binaries = [compile_kernel(source, program.target, cache)[0] for source in plan.kernels]
     except (TritonError, ValueError) as error:
         raise CommandFailed(str(error)) from error
-    return {step: [binaries[k] for k in used] for step, used in kernels.items()}
+    return {step: [binaries[k] for k in used] for step, used in launched.items()}

@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Any
 
 from flamec.cli.fusion_text import count_operations
-from flamec.cli.gpu_stages import gpu_program, gpu_stage_parts
+from flamec.cli.gpu_stages import gpu_program, gpu_stage_parts, launched_kernels
 from flamec.cli.graph_text import type_data
 from flamec.cli.source_lines import describe_place, source_text
 from flamec.cli.stages import Inspection, stage_parts
@@ -22,8 +22,8 @@ from flamec.codegen.options import CodegenOptions
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.kernel import Kernel
 from flamec.ir.kernel_printer import print_kernel
-from flamec.ir.passes.plan_memory import accesses_of, live_ranges, plan_memory
-from flamec.ir.plan import ExecutionPlan, Launch, Step, unrolled
+from flamec.ir.passes.plan_memory import accesses_of, live_ranges, memory_use, plan_memory
+from flamec.ir.plan import ExecutionPlan, Step
 from flamec.ir.printer import format_attribute
 from flamec.ir.shape import Dim, evaluate_dim
 from flamec.ir.work import node_work
@@ -232,8 +232,6 @@ def _kernel(step: Step, sizes: Mapping[str, int]) -> dict[str, Any]:
         "flops": evaluate_dim(step.flops, sizes),
         "lines": [describe_place(place) for place in step.locations],
         "modules": list(step.modules),
-        "buffers": {"reads": list(step.reads), "writes": list(step.writes)},
-        "functions": [],
     }
 
 
@@ -250,11 +248,8 @@ def _functions(
     if plan.language == "triton":
         texts = {f"{k.function} ({number})": k.text for number, k in enumerate(plan.kernels)}
         names = list(texts)
-        launched: dict[int, dict[str, None]] = {}
-        for action in unrolled(plan.actions, sizes):
-            if isinstance(action, Launch) and action.step >= 0:
-                launched.setdefault(action.step, {})[names[action.kernel]] = None
-        return texts, {step: list(found) for step, found in launched.items()}
+        launched = launched_kernels(plan, sizes)
+        return texts, {step: [names[k] for k in used] for step, used in launched.items()}
     functions = _c_functions(plan.source)
     numbers = plan.notes.get("functions", ())
     return functions, {i: _used(functions, f"step_{number}") for i, number in enumerate(numbers)}
@@ -303,16 +298,13 @@ def _memory(plan: ExecutionPlan, sizes: Mapping[str, int]) -> dict[str, Any]:
         }
         for buffer, offset in sorted(layout.offsets.items())
     ]
-    given = {"input": 0, "output": 0}
-    for buffer in plan.buffers:
-        if buffer.kind in given:
-            given[buffer.kind] += evaluate_dim(buffer.bytes, sizes)
+    use = memory_use(plan, sizes)
     return {
         "peak": layout.peak_bytes,
         "blocks": blocks,
         "steps": len(plan.steps),
-        "inputs": given["input"],
-        "outputs": given["output"],
+        "inputs": use.inputs,
+        "outputs": use.outputs,
     }
 
 

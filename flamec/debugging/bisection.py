@@ -17,6 +17,7 @@ import numpy as np
 from flamec.codegen.options import CodegenOptions
 from flamec.config import CompileOptions
 from flamec.debugging.comparison import (
+    REFUSALS,
     Deviation,
     Results,
     deviation,
@@ -32,7 +33,6 @@ from flamec.ir.passes.manager import Pass
 from flamec.ir.printer import format_location, format_node, number_values
 from flamec.prepared import Prepared, errors_of_compilation, graph_device, stage_error
 
-_REFUSED = (TypeError, ValueError, IndexError, ArithmeticError, RuntimeError)
 FUSION, CODE = "fuse", "code generation"
 
 
@@ -92,9 +92,9 @@ class _Bisection:
         self.right: list[str] = []
         try:
             self.expected = {False: self._evaluated(self.graph, False)}
-        except _REFUSED as error:
+        except REFUSALS as error:
             raise ValueError(f"the traced graph fails with these inputs: {error}") from error
-        with contextlib.suppress(*_REFUSED):  # an operation that takes its own dtypes only
+        with contextlib.suppress(*REFUSALS):  # an operation that takes its own dtypes only
             self.expected[True] = self._evaluated(self.graph, True)
 
     def run(self) -> Finding | None:
@@ -138,10 +138,10 @@ class _Bisection:
         if graph_device(self.graph).type == "cuda":
             from flamec.codegen.triton import compile_graph as triton
 
-            return triton.last_passes(self.codegen or CodegenOptions())
+            return triton.last_passes(self.codegen)
         from flamec.codegen import compile_graph as c
 
-        return c.last_passes(self.codegen or CodegenOptions())
+        return c.last_passes(self.codegen)
 
     # passes ----------------------------------------------------------------------------
     def _judge(self, stage: str, before: Graph, after: Graph) -> Finding | None:
@@ -162,7 +162,7 @@ class _Bisection:
         for wide, expected in self.expected.items():
             try:
                 found = self._evaluated(graph, wide)
-            except _REFUSED as error:
+            except REFUSALS as error:
                 return f"the graph cannot be evaluated: {type(error).__name__}: {error}"
             differs = deviation(expected, found, self.allowed[wide])
             if differs is not None:
@@ -220,11 +220,11 @@ def run_program(
     inputs: Sequence[np.ndarray],
     reproduction: Reproduction,
     options: CompileOptions,
-    codegen: CodegenOptions | None,
+    codegen: CodegenOptions,
     fuse: bool,
 ) -> Results | None:
     """Compile an optimized graph and run it; None without a compiler or GPU. StageError."""
-    codegen = replace(codegen or CodegenOptions(), fuse=fuse)
+    codegen = replace(codegen, fuse=fuse)
     symbols = reproduction.symbols
     prepared = compile_anew(graph, symbols, options, codegen, ())
     if prepared.runner is None:

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 import flamec
-from flamec import cpu_backend
 from flamec.checked_values import CheckedInvocation, CheckedRunner
+from flamec.codegen.options import CodegenOptions
 from flamec.compiler import CompiledFunction
 from flamec.config import CompileOptions
 from flamec.debugging.recording import reproduction_of
 from flamec.debugging.reproduction import Reproduction
 from flamec.differentiable import DifferentiableProgram
 from flamec.ir.graph import Graph
-from flamec.prepared import Prepared, graph_device
+from flamec.prepared import Prepared, graph_device, options_of_code
 from flamec.split_program import SplitProgram
 from flamec.structures import flatten
 from flamec.tensor import Tensor
@@ -71,11 +71,11 @@ class _Recorder(CompiledFunction):
         return prepared
 
 
-def _codegen(graph: Graph, options: CompileOptions) -> Any:
+def _codegen(graph: Graph, options: CompileOptions) -> CodegenOptions | None:
     """How code for the graph is generated on its device; None for a GPU that is not there."""
     place = graph_device(graph)
     if place.type == "cpu":
-        return cpu_backend.codegen_options(options)
+        return options_of_code(options)
     from flamec import cuda_backend, gpu
 
     if gpu.unavailable_reason() is not None:

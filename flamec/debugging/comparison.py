@@ -12,11 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flamec.dtype_limits import finfo
 from flamec.ir.bodies import all_nodes, retyped
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
 from flamec.ir.types import DType, TensorType, float64
 
+# what the evaluator raises for a graph that cannot be evaluated with the inputs at hand
+REFUSALS = (TypeError, ValueError, IndexError, ArithmeticError, RuntimeError)
 _WIDE_UNITS = 32  # of the least precise float of a graph, relative to the largest element
 _OWN_UNITS = 1024
 
@@ -93,15 +96,7 @@ def precision(graph: Graph) -> float:
     """The unit of the least precise float among the graph's values."""
     values = [*graph.inputs, *(v for node in all_nodes(graph) for v in node.outputs)]
     floats = {v.type.dtype for v in values if v.type.dtype.is_floating_point}
-    return max((_unit(dtype) for dtype in floats), default=0.0)
-
-
-def _unit(dtype: DType) -> float:
-    one = np.ones((), dtype.numpy)
-    step = one
-    while (one + step / 2).astype(dtype.numpy) != one:
-        step = (step / 2).astype(dtype.numpy)
-    return float(step)
+    return max((finfo(dtype).eps for dtype in floats), default=0.0)
 
 
 def tolerance(graph: Graph, wide: bool) -> float:

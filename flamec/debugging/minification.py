@@ -14,6 +14,7 @@ from functools import partial
 from typing import TypeVar
 
 from flamec.debugging.bisection import bisect
+from flamec.debugging.comparison import REFUSALS
 from flamec.debugging.replay import Signature, failure_of, signature_of, signature_of_error
 from flamec.debugging.reproduction import Reproduction
 from flamec.debugging.smaller_graphs import (
@@ -35,7 +36,7 @@ from flamec.ir.verify import VerifyError, verify
 
 T = TypeVar("T")
 MOST_ROUNDS = 10
-_REFUSED = (TypeError, ValueError, IndexError, KeyError, ArithmeticError, RuntimeError, Undecidable)
+_REFUSED = (*REFUSALS, KeyError, Undecidable)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import flamec.functional  # noqa: F401  (declares the operations)
 from flamec.codegen.options import CodegenOptions
 from flamec.config import CompileOptions, default_options
 from flamec.debugging.reproduction import (
@@ -23,7 +22,6 @@ from flamec.debugging.reproduction import (
     read,
 )
 from flamec.errors import CompileError, StageError
-from flamec.ir import ops as _ops  # noqa: F401  (declares the primitives)
 from flamec.ir.graph import Graph
 from flamec.ir.passes.manager import Pass, Repeat
 from flamec.ir.passes.pipeline import pipeline
@@ -33,6 +31,7 @@ from flamec.prepared import (
     errors_of_compilation,
     generate_plan,
     graph_device,
+    options_of_code,
     stage_error,
 )
 from flamec.runtime.kernel_cache import KernelCache
@@ -75,13 +74,13 @@ def signature_of_error(error: StageError) -> Signature:
     return Signature(error.stage, type(error.cause).__name__, message_class(str(error.cause)))
 
 
-def options_of(reproduction: Reproduction) -> tuple[CompileOptions, CodegenOptions | None]:
+def options_of(reproduction: Reproduction) -> tuple[CompileOptions, CodegenOptions]:
     """The options of this process with those of the reproduction in their places."""
     given = reproduction.options
     codegen = {name: given[name] for name in CODEGEN_OPTIONS if name in given}
     chosen = {name: given[name] for name in COMPILE_OPTIONS if name in given}
     options = default_options(**chosen, reproduction_folder=None)
-    return options, CodegenOptions(**codegen) if codegen else None
+    return options, CodegenOptions(**codegen) if codegen else options_of_code(options)
 
 
 def selected(names: Iterable[str], strict: bool = False) -> tuple[Pass | Repeat, ...]:
@@ -108,7 +107,7 @@ def compile_anew(
     graph: Graph,
     symbols: Sequence[str],
     options: CompileOptions,
-    codegen: CodegenOptions | None,
+    codegen: CodegenOptions,
     passes: Sequence[Pass | Repeat] | None,
 ) -> Prepared:
     """A program that nothing of the cache of plans is in. StageError names what failed.
@@ -142,7 +141,7 @@ def _compile_kernels(prepared: Prepared, plan: ExecutionPlan) -> None:
     from flamec.runtime.cuda.triton_compiler import TritonError, compile_kernel
 
     prepared.plan = plan
-    target = (prepared.codegen or CodegenOptions()).target
+    target = prepared.code_options.target
     with tempfile.TemporaryDirectory(prefix="flamec-") as folder:
         Path(folder).chmod(0o700)
         cache = KernelCache(Path(folder), prepared.options.cache_bytes)

@@ -73,7 +73,7 @@ def _accepted(rate: Tensor, draws: Tensor) -> Tensor:
     inverse_alpha = ops.add(ops.div(1.1328, ops.sub(b, 3.4)), 1.1239)
     squeeze = ops.sub(0.9277, ops.div(3.6224, ops.sub(b, 2.0)))
     log_rate = ops.log(rate)
-    result = ops.floor(rate)
+    result: Tensor = ops.floor(rate)
     for number in reversed(range(_ROUNDS)):  # so that the first round that accepts is the last
         u = ops.sub(_row(draws, 2 * number), 0.5)
         v = _row(draws, 2 * number + 1)
@@ -89,7 +89,7 @@ def _accepted(rate: Tensor, draws: Tensor) -> Tensor:
         right = ops.sub(ops.sub(ops.mul(k, log_rate), rate), ops.lgamma(ops.add(k, 1.0)))
         slow = ops.bitwise_and(ops.bitwise_not(refused), ops.le(left, right))
         result = ops.where(ops.bitwise_or(quick, slow), k, result)
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 __all__ = ["poisson"]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flamec.functional import adaptive_pooling, fractional_pooling, pooling
+from flamec.functional.autocasting import without_autocast
 
 
 def _with_indices(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -27,7 +28,7 @@ def _with_indices(function: Callable[..., Any]) -> Callable[..., Any]:
 max_pool1d_with_indices = _with_indices(pooling.max_pool1d)
 max_pool2d_with_indices = _with_indices(pooling.max_pool2d)
 # PyTorch's autocast has a policy for max_pool3d, and none for this
-max_pool3d_with_indices = _with_indices(pooling.max_pool3d.__wrapped__)  # type: ignore[attr-defined]
+max_pool3d_with_indices = _with_indices(without_autocast(pooling.max_pool3d))
 adaptive_max_pool1d_with_indices = _with_indices(adaptive_pooling.adaptive_max_pool1d)
 adaptive_max_pool2d_with_indices = _with_indices(adaptive_pooling.adaptive_max_pool2d)
 adaptive_max_pool3d_with_indices = _with_indices(adaptive_pooling.adaptive_max_pool3d)

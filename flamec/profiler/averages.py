@@ -8,7 +8,7 @@ The names are those of PyTorch's profiler (``cpu_time_total``, ``self_cuda_time_
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePath
 
 from flamec.profiler.events import Event
@@ -41,7 +41,6 @@ class FunctionEventAvg:
     nanoseconds: int = 0
     self_nanoseconds: int = 0
     work_elsewhere: bool = False
-    _events: list[Event] = field(default_factory=list, repr=False)
 
     def add(self, event: Event) -> None:
         self.count += event.runs

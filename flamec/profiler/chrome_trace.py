@@ -35,14 +35,12 @@ def trace_data(events: Sequence[Event]) -> dict[str, Any]:
         rows.append(_metadata("process_name", process, 0, {"name": device}))
         rows.append(_metadata("process_sort_index", process, 0, {"sort_index": process - host}))
     start = min((e.start for e in events), default=0)
-    lanes = {(e.device, e.thread if e.device == "cpu" else e.stream) for e in events}
-    numbers = {lane: number for number, lane in enumerate(sorted(lanes))}
+    numbers = {lane: number for number, lane in enumerate(sorted({e.lane for e in events}))}
     for (device, lane), number in numbers.items():
         name = f"thread {lane}" if device == "cpu" else f"stream {lane:#x}"
         rows.append(_metadata("thread_name", processes[device], number, {"name": name}))
     for event in events:
-        lane = (event.device, event.thread if event.device == "cpu" else event.stream)
-        rows.append(_complete(event, start, processes[event.device], numbers[lane]))
+        rows.append(_complete(event, start, processes[event.device], numbers[event.lane]))
     return {"traceEvents": rows, "displayTimeUnit": "ms", "otherData": {"producer": "flamec"}}
 
 

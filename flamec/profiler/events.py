@@ -44,6 +44,11 @@ class Event:
     children: int = 0
 
     @property
+    def lane(self) -> tuple[str, int]:
+        """Where it stands in line with others: a thread of the host, a stream of a device."""
+        return self.device, self.thread if self.device == "cpu" else self.stream
+
+    @property
     def duration(self) -> int:
         """Nanoseconds of all its runs."""
         return self.end - self.start + self.more
@@ -73,6 +78,5 @@ def lanes(events: Iterable[Event]) -> list[list[Event]]:
     """The events of each thread of the host and of each stream of a device, in order."""
     found: dict[tuple[str, int], list[Event]] = {}
     for event in events:
-        lane = event.thread if event.device == "cpu" else event.stream
-        found.setdefault((event.device, lane), []).append(event)
+        found.setdefault(event.lane, []).append(event)
     return list(found.values())

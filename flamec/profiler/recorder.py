@@ -13,8 +13,9 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from flamec.errors import user_location
-from flamec.ir.op import Op
+from flamec.ir.op import Op, OpKind
 from flamec.ir.plan import ExecutionPlan
+from flamec.ir.shape import evaluate_shape
 from flamec.ir.types import TensorType
 from flamec.profiler.events import Event
 from flamec.profiler.program_events import device_events, host_events
@@ -22,6 +23,9 @@ from flamec.runtime.recording import ProgramRun
 
 if TYPE_CHECKING:
     from flamec.runtime.cuda.launch_timer import DeviceRun
+
+
+_MATRIX_KINDS = (OpKind.CONTRACTION, OpKind.CONVOLUTION, OpKind.ATTENTION)
 
 
 class _Ranges(threading.local):
@@ -151,8 +155,8 @@ def _operation_event(
         flops=computed,
         locations=() if location is None else (str(location),),
         module=module,
-        shapes=tuple(tuple(map(int, t.shape)) for t in inputs),  # type: ignore[arg-type]
-        matrix=op.kind.value in ("contraction", "convolution", "attention"),
+        shapes=tuple(evaluate_shape(t.shape, {}) for t in inputs),
+        matrix=op.kind in _MATRIX_KINDS,
         dtype=(inputs or outputs)[0].dtype.name,
         kernel_device="" if outputs[0].device.type == "cpu" else str(outputs[0].device),
     )
