@@ -137,7 +137,7 @@ def _plan(
     if plan is None:
         with errors_of_compilation(prepared, "lower"):
             kernels = prepared.lowered.kernels
-        codegen = prepared.codegen or CodegenOptions()
+        codegen = prepared.code_options
         schedules, parts = tuning.select(kernels, codegen)
         prepared.codegen = replace(codegen, schedules=schedules)
         plan = generate_plan(prepared, symbols)

@@ -91,7 +91,7 @@ def programs(inspection: Inspection, target: str) -> list[Program]:
     """The programs of a function for a target; CommandFailed if there is no such code."""
     made = []
     for title, prepared in inspection.parts:
-        options = prepared.codegen or CodegenOptions()
+        options = prepared.code_options
         if target == "c":
             compiled = prepared.compiled
         else:

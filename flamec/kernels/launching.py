@@ -10,6 +10,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from flamec.codegen.lower.lanes import memory_type
+from flamec.codegen.triton.source import ALIGNMENT
+from flamec.codegen.triton.text import POINTERS
 from flamec.ir.op import Attributes, Types
 from flamec.ir.plan import KernelSource
 from flamec.ir.shape import Dim, SymbolicDim, is_multiple
@@ -22,19 +25,6 @@ from flamec.ir.user_kernel import (
 )
 from flamec.kernels.triton_source import TritonFunction
 
-_ALIGNMENT = 16
-_POINTERS = {
-    "float64": "*fp64",
-    "float32": "*fp32",
-    "float16": "*fp16",
-    "bfloat16": "*bf16",
-    "int64": "*i64",
-    "int32": "*i32",
-    "int16": "*i16",
-    "int8": "*i8",
-    "uint8": "*u8",
-    "bool": "*u8",
-}
 _OPTIONS = frozenset(("num_warps", "num_stages", "num_ctas", "maxnreg"))
 _DEFAULTS = {"num_warps": 4, "num_stages": 3}
 
@@ -118,14 +108,14 @@ def _constant(function: TritonFunction, name: str, value: Any) -> Any:
 def _argument(function: TritonFunction, name: str, value: Any) -> tuple[str, KernelArgument, bool]:
     """The kind of a parameter, its value, and whether it is a multiple of 16."""
     if isinstance(value, ArrayArgument):
-        return _POINTERS[value.dtype.name], value, True
+        return POINTERS[memory_type(value.dtype)], value, True
     if isinstance(value, bool):
         return "i32", int(value), False
     if isinstance(value, int):
         small = -(1 << 31) <= value < 1 << 31
-        return "i32" if small else "i64", value, value % _ALIGNMENT == 0
+        return "i32" if small else "i64", value, value % ALIGNMENT == 0
     if isinstance(value, SymbolicDim):
-        return "i64", value, is_multiple(value, _ALIGNMENT)
+        return "i64", value, is_multiple(value, ALIGNMENT)
     if isinstance(value, float):
         return "fp32", value, False
     raise TypeError(
