@@ -52,6 +52,10 @@ class ErrorInput:
     fragment: str
 
 
+def bad(exception: type[Exception], fragment: str, *types: Any, **attributes: Any) -> ErrorInput:
+    return ErrorInput(types, attributes, exception, fragment)
+
+
 @dataclass(frozen=True, eq=False)
 class Row:
     """One primitive.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
-from op_row import Attributes, Draw, ErrorInput, Row, Sample, tensor
+from op_row import Attributes, Draw, Row, Sample, bad, tensor
 
 from flamec.ir.types import DType, float32, float64, int32
 
@@ -79,10 +79,6 @@ def symmetric_samples(draw: Draw) -> list[Sample]:
 
 def positive_samples(draw: Draw) -> list[Sample]:
     return [Sample((positive(draw(*batch, 4, 4)),)) for batch in (*BATCHES, (3,))]
-
-
-def bad(exception: type[Exception], fragment: str, *types: Any, **attributes: Any) -> ErrorInput:
-    return ErrorInput(types, attributes, exception, fragment)
 
 
 def batched(*shapes: tuple[int, ...], **attributes: Any) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from op_row import Row
 from op_rows_attention import ATTENTION_ROWS
+from op_rows_creation import CREATION_ROWS
 from op_rows_elementwise import ELEMENTWISE_ROWS
 from op_rows_folding import FOLDING_ROWS
 from op_rows_loops import LOOP_ROWS
@@ -24,6 +25,7 @@ OP_TABLE: tuple[Row, ...] = (
     *ELEMENTWISE_ROWS,
     *FOLDING_ROWS,
     *STRUCTURE_ROWS,
+    *CREATION_ROWS,
     *ORDER_ROWS,
     *MATRIX_ROWS,
     *ATTENTION_ROWS,
