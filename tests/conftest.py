@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import simulated_gpu
 
+from flamec.ir import op as ir_op
 from flamec.ir.types import Device
 from flamec.runtime.cuda.driver import unavailable_reason
 
@@ -67,3 +68,9 @@ def gpu(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
 def simulated(monkeypatch: pytest.MonkeyPatch) -> list[simulated_gpu.SimulatedGpu]:
     """Two simulated GPUs, and no real ones."""
     return simulated_gpu.install(monkeypatch)
+
+
+@pytest.fixture
+def own_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels that a test declares are gone after it."""
+    monkeypatch.setattr(ir_op, "USER_OPS", dict(ir_op.USER_OPS))
