@@ -1,58 +1,34 @@
-"""``flamec.cond`` and ``while_loop``: values, gradients, batches, effects, errors, programs."""
+"""``flamec.cond`` and ``while_loop``: values, gradients, batches, sizes, programs, dumps.
+
+What they may do besides (random numbers, writes) is in ``test_conditional_effects.py``, what is
+refused in ``test_conditional_errors.py``.
+"""
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import pytest
+from control_flow_programs import W, chosen, close, grown, grown_by_hand, wrapped
+from simulated_gpu import SimulatedGpu
 
 import flamec
 from flamec import func, nn
 from flamec.autograd.functional import hessian
 
-RNG = np.random.default_rng(23)
-W = RNG.normal(size=(3, 3))
 BOTH = pytest.mark.parametrize("compiled", [False, True])
+RNG = np.random.default_rng()
 
 
-def wrapped(compiled: bool, function: Any, **options: Any) -> Any:
-    return flamec.compile(function, fullgraph=True, **options) if compiled else function
-
-
-def close(found: Any, wanted: Any, rtol: float = 1e-11) -> None:
-    found = found.detach().numpy() if isinstance(found, flamec.Tensor) else found
-    wanted = wanted.detach().numpy() if isinstance(wanted, flamec.Tensor) else wanted
-    np.testing.assert_allclose(found, wanted, rtol, atol=1e-12)
+@pytest.fixture(autouse=True)
+def drawn_anew() -> None:
+    """Each test draws the same numbers, whichever tests run before it."""
+    RNG.bit_generator.state = np.random.default_rng(23).bit_generator.state
 
 
 def x_of(sign: float = 1.0, *shape: int, grad: bool = True) -> flamec.Tensor:
     return flamec.tensor(sign * np.abs(RNG.normal(size=shape or (3,))), requires_grad=grad)
-
-
-def chosen(x: Any, w: Any) -> Any:
-    """sin(W x) where the sum is positive, else x^2."""
-    return flamec.cond(x.sum() > 0, lambda x: (w @ x).sin(), lambda x: x * x, (x,))
-
-
-def grown(x: Any, w: Any, max_steps: Any = 12) -> Any:
-    """x <- 1.5 x + sin(W x) / 10 until the squares are 40 or more; the steps and the last x."""
-
-    def unfinished(n: Any, x: Any) -> Any:
-        return (x * x).sum() < 40
-
-    def step(n: Any, x: Any) -> Any:
-        return n + 1, 1.5 * x + 0.1 * (w @ x).sin()
-
-    return flamec.while_loop(unfinished, step, (0, x), max_steps=max_steps)
-
-
-def grown_by_hand(x: np.ndarray, w: np.ndarray) -> tuple[int, np.ndarray]:
-    n = 0
-    while (x * x).sum() < 40:
-        n, x = n + 1, 1.5 * x + 0.1 * np.sin(w @ x)
-    return n, x
 
 
 # values and gradients ------------------------------------------------------------------------
@@ -177,7 +153,9 @@ def test_reverse_mode_without_a_bound_says_what_to_do() -> None:
         return value
 
     for call in (loss, lambda x: grown(x, flamec.tensor(W), None)[1].sum()):
-        with pytest.raises(flamec.errors.CompileError, match=r"max_steps=N\) \(at .*conditional"):
+        with pytest.raises(
+            flamec.errors.CompileError, match=r"max_steps=N\) \(at .*flow_programs\.py"
+        ):
             flamec.compile(call)(x_of()).backward()
     with pytest.raises(NotImplementedError, match=r"while_loop.*give max_steps \(at .*conditional"):
         func.jacrev(flamec.compile(func.jacrev(lambda x: grown(x, flamec.tensor(W), None)[1])))(
@@ -277,8 +255,7 @@ def test_one_program_for_all_sizes() -> None:
     compiled = flamec.compile(lambda x: grown(x.sum(0), flamec.tensor(W))[1], dynamic=True)
     for rows in (3, 5, 1, 0, 8):
         x = np.abs(RNG.normal(size=(rows, 3))) + 0.1
-        if rows:
-            close(compiled(flamec.tensor(x)), grown_by_hand(x.sum(0), W)[1])
+        close(compiled(flamec.tensor(x)), grown_by_hand(x.sum(0), W)[1])
     assert compiled.stats.traces <= 2
 
     def by_size(x: Any) -> Any:
@@ -294,6 +271,16 @@ def test_one_program_for_all_sizes() -> None:
             wanted = x * (1 + min(3, size))
             close(compiled(flamec.tensor(x)), wanted * 2 if sign > 0 else wanted - 1)
     assert compiled.stats.traces == 1
+
+
+def test_python_bools_choose_while_tracing() -> None:
+    compiled = flamec.compile(
+        lambda x: flamec.cond(x.shape[0] > 2, lambda x: x.sin(), lambda x: x, (x,)), dynamic=True
+    )
+    close(compiled(flamec.ones(3)), np.sin(np.ones(3)), 1e-6)
+    close(compiled(flamec.ones(2)), np.ones(2))
+    assert compiled.stats.traces == 2
+    assert [n.op.name for n in compiled.programs[0].captured.graph.nodes].count("cond") == 0
 
 
 def test_branches_and_loops_are_steps_of_one_program() -> None:
@@ -348,186 +335,7 @@ def test_models_train_through_a_branch() -> None:
         assert np.mean(values[-5:]) < 0.3 * np.mean(values[:5])
 
 
-# random numbers and side effects -----------------------------------------------------------------
-
-
-def test_random_numbers_are_those_of_eager_code() -> None:
-    def call(x: Any, n: Any) -> Any:
-        y = flamec.cond(x.sum() > 0, lambda x: x + flamec.rand(3), lambda x: x, (x,))
-        _, z = flamec.while_loop(
-            lambda i, z: i < n, lambda i, z: (i + 1, z * flamec.rand(3)), (0, y)
-        )
-        return z, flamec.rand(2)
-
-    compiled = flamec.compile(call, fullgraph=True)
-    for sign, count in ((1, 2), (-1, 3), (1, 0)):
-        x, n = flamec.tensor([1.0, 2.0, 3.0]) * sign, flamec.tensor(count)
-        results = []
-        for function in (call, compiled):
-            flamec.manual_seed(7)
-            results.append([t.tolist() for t in function(x, n)] + [flamec.rand(1).item()])
-        assert results[0] == results[1]
-
-
-def test_dropout_and_running_statistics_in_a_branch() -> None:
-    """The gradient has the mask that the value had, though the branch is computed once more."""
-    linear, norm = nn.Linear(4, 4).double(), nn.BatchNorm1d(4).double()
-    parameters = [*linear.parameters(), *norm.parameters()]
-
-    def call(x: Any) -> Any:
-        y = flamec.cond(
-            x.sum() > 0,
-            lambda x: nn.functional.dropout(norm(linear(x)), 0.5),
-            lambda x: 2 * nn.functional.dropout(linear(x), 0.3),
-            (x,),
-        )
-        return (y * y).sum()
-
-    compiled = flamec.compile(call, fullgraph=True)
-    for sign in (1.0, -1.0):
-        x = flamec.tensor(sign * np.abs(RNG.normal(size=(6, 4))))
-        results = []
-        for function in (call, compiled):
-            norm.reset_running_stats()
-            flamec.manual_seed(4)
-            value = function(x)
-            found = flamec.autograd.grad(
-                value, parameters, allow_unused=True, materialize_grads=True
-            )
-            state = [norm.running_mean.clone(), norm.num_batches_tracked.clone()]
-            results.append([value.detach(), *found, *state])
-        for found, wanted in zip(results[1], results[0], strict=True):
-            np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-10, atol=1e-10)
-
-
-def test_changes_of_tensors_from_outside() -> None:
-    hits, last = flamec.zeros(2), flamec.zeros(3)
-    weight = flamec.tensor(2.0, requires_grad=True)
-
-    def count(x: Any) -> Any:
-        hits[0].add_(1)
-        return x * weight
-
-    def note(x: Any) -> Any:
-        hits.add_(10)
-        last.copy_(x)
-        with flamec.no_grad():
-            weight.add_(1)
-        return x + 1
-
-    def body(i: Any, x: Any) -> Any:
-        hits[1].sub_(1)
-        return i + 1, x + last
-
-    def call(x: Any) -> Any:
-        y = flamec.cond(x[0] > 0, count, note, (x,))
-        return flamec.while_loop(lambda i, y: i < 3, body, (0, y))[1]
-
-    states = []
-    for function in (call, flamec.compile(call, fullgraph=True)):
-        with flamec.no_grad():
-            hits.zero_(), last.zero_(), weight.fill_(2.0)
-        found = [function(flamec.tensor([s, 2.0, 3.0])).tolist() for s in (1.0, -1.0, 1.0)]
-        states.append((found, hits.tolist(), last.tolist(), weight.item()))
-    assert states[0] == states[1] and states[0][1] == [12.0, 1.0]
-
-
-def test_results_share_memory_with_nothing() -> None:
-    x = flamec.ones(2)
-    for wrap in (lambda f: f, lambda f: flamec.compile(f, fullgraph=True)):
-        y = wrap(lambda x: flamec.cond(x[0] > 0, lambda x: x, lambda x: x, (x,)))(x)
-        (z,) = wrap(lambda x: flamec.while_loop(lambda c: c[0] > 5, lambda c: (c,), (x,)))(x)
-        y.add_(1), z.add_(1)
-        assert x.tolist() == [1.0, 1.0] and y.tolist() == z.tolist() == [2.0, 2.0]
-
-
-# what is refused ---------------------------------------------------------------------------------
-
-T = flamec.tensor
-X = flamec.ones(3)
-EAGER_ERRORS: list[tuple[Any, type[Exception], str]] = [
-    (lambda: flamec.cond(1, lambda: X, lambda: X), TypeError, "pred must be a bool or a tensor"),
-    (lambda: flamec.cond(X, lambda: X, lambda: X), TypeError, r"one element, it is float32\[3\]"),
-    (lambda: flamec.cond(True, 3, lambda: X), TypeError, "true_fn must be a function"),
-    (lambda: flamec.cond(True, abs, abs, X), TypeError, "operands must be a tuple, not Tensor"),
-    (lambda: flamec.cond(True, lambda x: "y", abs, (X,)), TypeError, "tensors or numbers"),
-    (lambda: flamec.while_loop(abs, abs, X), TypeError, "carried_inputs must be a tuple"),
-    (lambda: flamec.while_loop(abs, abs, ()), TypeError, "at least one tensor"),
-    (lambda: flamec.while_loop(abs, abs, (X,), max_steps=-1), ValueError, "not be negative: -1"),
-    (lambda: flamec.while_loop(abs, abs, (X,), max_steps=2.0), TypeError, "not float"),
-]  # fmt: skip
-LOOP_ERRORS: list[tuple[Any, Any, str]] = [
-    (lambda i, h: i < 2, lambda i, h: (i + 1, h[:1]), r"h\['a'\] is float32\[3\] when body_fn g"),
-    (lambda i, h: i < 2, lambda i, h: (i + 0.5, h), "i is int64.* and float32.* when body_fn r"),
-    (lambda i, h: i < 2, lambda i, h: i + 1, "must return a tuple of the structure that it gets"),
-    (lambda i, h: h["a"] < 2, lambda i, h: (i + 1, h), "bool tensor of one element"),
-]  # fmt: skip
-BRANCH_ERRORS: list[tuple[Any, Any, str]] = [
-    (lambda x: x, lambda x: x[:2], r"result is float32\[3\] in true_fn and float32\[2\] in false"),
-    (lambda x: {"a": x}, lambda x: {"b": x}, r"return \{'a': ·\} and \{'b': ·\}"),
-    (lambda x: (x, 1), lambda x: (x, 1.0), r"result\[1\] is int64.*float32"),
-    (lambda x: (x, None), lambda x: (x, x), r"result\[1\] is None in true_fn"),
-    (lambda x: x.add_(1), lambda x: x, "changes one of its arguments in place"),
-]
-
-
-@pytest.mark.parametrize(("call", "error", "text"), EAGER_ERRORS)
-def test_bad_arguments(call: Any, error: type[Exception], text: str) -> None:
-    with pytest.raises(error, match=text) as raised:
-        call()
-    assert "test_conditional.py" in str(raised.value)
-
-
-@BOTH
-@pytest.mark.parametrize(("condition", "body", "text"), LOOP_ERRORS)
-def test_carried_values_stay_what_they_are(
-    compiled: bool, condition: Any, body: Any, text: str
-) -> None:
-    def changed(i: Any, h: Any) -> Any:
-        result = body(i, h["a"])
-        return result if not isinstance(result, tuple) else (result[0], {"a": result[1]})
-
-    function = body if "structure" in text or "bool" in text else changed
-    with pytest.raises(TypeError, match=text) as raised:
-        wrapped(compiled, lambda x: flamec.while_loop(condition, function, (0, {"a": x})))(X)
-    assert "test_conditional.py" in str(raised.value)
-
-
-@pytest.mark.parametrize(("first", "second", "text"), BRANCH_ERRORS)
-def test_branches_must_return_the_same(first: Any, second: Any, text: str) -> None:
-    with pytest.raises((TypeError, RuntimeError), match=text):
-        wrapped(True, lambda x: flamec.cond(x.sum() > 0, first, second, (x,)))(X)
-
-
-def test_what_a_body_cannot_do_is_said() -> None:
-    state = flamec.zeros(3)
-
-    def draws(x: Any) -> Any:
-        return flamec.rand(1)[0] > 0.5
-
-    with pytest.raises(RuntimeError, match="cond_fn must not change tensors or draw random"):
-        wrapped(True, lambda x: flamec.while_loop(draws, lambda x: (x,), (x,)))(X)
-    with pytest.raises(RuntimeError, match="whose memory it also gets as an argument"):
-        wrapped(True, lambda x: flamec.cond(x[0] > 0, lambda s: state.add_(s), abs, (state,)))(X)
-    with pytest.raises(RuntimeError, match=r"backward\(\) and assignments to .grad are not"):
-        leaf = flamec.ones(3, requires_grad=True)
-        wrapped(True, lambda x: flamec.cond(x[0] > 0, lambda: (leaf * x).sum().backward(),
-                                            lambda: None))(X)  # fmt: skip
-    with pytest.raises(flamec.errors.DataDependentError, match=r"flamec\.while_loop"):
-        wrapped(True, lambda x: x * 2 if x.sum() > 0 else x)(X)
-
-
-def test_python_bools_choose_while_tracing() -> None:
-    compiled = flamec.compile(
-        lambda x: flamec.cond(x.shape[0] > 2, lambda x: x.sin(), lambda x: x, (x,)), dynamic=True
-    )
-    close(compiled(X), np.sin(np.ones(3)), 1e-6)
-    close(compiled(flamec.ones(2)), np.ones(2))
-    assert compiled.stats.traces == 2
-    assert [n.op.name for n in compiled.programs[0].captured.graph.nodes].count("cond") == 0
-
-
-# dumps, eager on a GPU -------------------------------------------------------------------
+# dumps, on a GPU -------------------------------------------------------------------
 
 
 def test_dumps_show_the_graphs_inside() -> None:
@@ -539,27 +347,23 @@ def test_dumps_show_the_graphs_inside() -> None:
         assert line in text
     assert "cond(" in text and "true_body=body(2), false_body=body(3)" in text
     assert "(branch)" in stages["plan"] and "(loop)" in stages["plan"]
-    assert "test_conditional.py" in stages["source"]
+    assert "control_flow_programs.py" in stages["source"]
 
 
-def test_on_a_simulated_gpu(monkeypatch: Any) -> None:
-    import simulated_gpu
-
-    simulated_gpu.install(monkeypatch)
-    w = flamec.tensor(W)
-
+def test_on_a_simulated_gpu(simulated: list[SimulatedGpu]) -> None:
     def both(x: Any, w: Any) -> Any:
         return chosen(grown(x, w)[1], w).sum()
 
+    w = flamec.tensor(W)
+    v = w.to("cuda")
     for sign in (1.0, -1.0):
         x = x_of(sign)
-        there, v = (t.detach().to("cuda").requires_grad_() for t in (x, w))
         both(x, w).backward()
         for call in (both, flamec.compile(both)):
-            there.grad = None
+            there = x.detach().to("cuda").requires_grad_()
             call(there, v).backward()
+            assert there.grad is not None and there.grad.device.type == "cuda"
             close(there.grad.cpu(), x.grad, 1e-10)
     xs = flamec.tensor(RNG.normal(size=(3, 3)))
-    found = func.vmap(both, in_dims=(0, None))(xs.to("cuda"), v.detach())
-    with warnings.catch_warnings():
-        close(found.cpu(), func.vmap(both, in_dims=(0, None))(xs, w))
+    found = func.vmap(both, in_dims=(0, None))(xs.to("cuda"), v)
+    close(found.cpu(), func.vmap(both, in_dims=(0, None))(xs, w))
