@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from flamec.codegen.c import statements
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.passes import pipeline as pipeline_module
 from flamec.ir.passes.rewrite import RewriteBuilder, rewrite
@@ -23,18 +25,31 @@ def break_pass(monkeypatch: pytest.MonkeyPatch, name: str, rule: Rule) -> None:
     monkeypatch.setattr(pipeline_module, name, broken)
 
 
+def break_c(
+    monkeypatch: pytest.MonkeyPatch, old: str, new: str, when: Callable[[], bool] = lambda: True
+) -> None:
+    """From now on the lines of statements in C have ``new`` for ``old``, as long as ``when()``."""
+    honest = statements.StatementWriter.write
+
+    def broken(*arguments: Any) -> list[str]:
+        change = when()
+        return [line.replace(old, new) if change else line for line in honest(*arguments)]
+
+    monkeypatch.setattr(statements.StatementWriter, "write", broken)
+
+
 def negate_sines(b: RewriteBuilder, node: Node) -> Value | None:
     """A wrong identity: sin(x) = -cos(x)."""
     if node.op.name != "sin":
         return None
-    return b.neg(b.cos(node.inputs[0]))  # type: ignore[no-any-return]
+    return b.neg(b.cos(node.inputs[0]))
 
 
 def forget_a_factor(b: RewriteBuilder, node: Node) -> Value | None:
     """A wrong constant: 3 x = 2 x."""
     if node.op.name != "full" or node.attributes["value"] != 3.0:
         return None
-    return b.full(**{**node.attributes, "value": 2.0})  # type: ignore[no-any-return]
+    return b.full(**{**node.attributes, "value": 2.0})
 
 
 def swap_operands(b: RewriteBuilder, node: Node) -> Value | None:
@@ -42,7 +57,7 @@ def swap_operands(b: RewriteBuilder, node: Node) -> Value | None:
     left, right = (*node.inputs, None, None)[:2]
     if node.op.name != "sub" or left is None or right is None or left.node is None:
         return None
-    return b.sub(right, left) if left.node.op.name == "exp" else None  # type: ignore[no-any-return]
+    return b.sub(right, left) if left.node.op.name == "exp" else None
 
 
 def refuse_hyperbolic_tangents(b: RewriteBuilder, node: Node) -> Value | None:

@@ -22,4 +22,6 @@ def digest(device: str, threads: int) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.strip()
+    found = done.stdout.strip()
+    assert len(found) == 64, found
+    return found

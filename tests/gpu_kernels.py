@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from flamec.ir.plan import (
+    Action,
     Argument,
     Buffer,
     Copy,
@@ -158,6 +159,26 @@ def plan_in_order(plan: ExecutionPlan, bindings: Mapping[str, int]) -> MemoryLay
             offsets[position] = end
             end += -(-evaluate_dim(buffer.bytes, bindings) // 256) * 256
     return MemoryLayout(offsets, end)
+
+
+def action_plan(
+    buffers: Sequence[Buffer], actions: Sequence[Action], kernels: Sequence[KernelSource] = ()
+) -> ExecutionPlan:
+    """Actions over buffers, without a program that they come from."""
+    inputs = tuple(i for i, buffer in enumerate(buffers) if buffer.kind == "input")
+    return ExecutionPlan(
+        buffers=tuple(buffers),
+        steps=(),
+        inputs=inputs,
+        input_types=(),
+        outputs=(),
+        updated=(),
+        symbols=(),
+        source="",
+        language="triton",
+        kernels=tuple(kernels),
+        actions=tuple(actions),
+    )
 
 
 def affine_twice_plan(aligned: bool = True) -> ExecutionPlan:

@@ -117,8 +117,7 @@ def _make_counted(draw: Draw) -> list[Sample]:
 def _any_scan_oracle(sample: Sample, *arrays: np.ndarray) -> Any:
     if not sample.attributes.get("counted"):
         return _scan_oracle(sample, *arrays)
-    *arrays, last = arrays  # type: ignore[assignment]
-    h, x, w = arrays
+    h, x, w, last = arrays
     count = min(int(last), len(x))
     stacked = np.zeros(x.shape)
     for i in range(count)[::-1] if sample.attributes["reverse"] else range(count):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import broken_passes
 import numpy as np
@@ -12,7 +13,6 @@ import pytest
 
 import flamec
 from flamec.codegen import compile_graph as c_compilation
-from flamec.codegen.c import statements
 from flamec.codegen.lower import graph as lowered_groups
 from flamec.debugging.bisection import CODE, FUSION, Finding, bisect
 from flamec.debugging.call_recording import record_call
@@ -151,13 +151,7 @@ def test_a_pass_of_the_back_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_generated_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reproduction = only(tmp_path)
-    honest = statements.StatementWriter.write
-
-    def broken(self: object, statement: object, *rest: object) -> list[str]:
-        lines = honest(self, statement, *rest)  # type: ignore[arg-type]
-        return [line.replace("vsin_f32(", "vcos_f32(") for line in lines]
-
-    monkeypatch.setattr(statements.StatementWriter, "write", broken)
+    broken_passes.break_c(monkeypatch, "vsin_f32(", "vcos_f32(")
     found = wrong(bisect(reproduction))
     assert found.stage == CODE
     assert any(" = sin(" in line for line in found.after)
@@ -168,27 +162,21 @@ def test_generated_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_fusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels of several operations lose one: what only fused programs do wrong."""
     reproduction = only(tmp_path)
-    honest = statements.StatementWriter.write
     fused = {"now": False}
     lower = lowered_groups.GroupLowering.lower
 
-    def lowering(self: object, group: object, *rest: object) -> object:
-        fused["now"] |= len(group.tasks) > 1  # type: ignore[attr-defined]
-        return lower(self, group, *rest)  # type: ignore[arg-type]
+    def lowering(self: Any, group: Any, *rest: Any) -> Any:
+        fused["now"] |= len(group.tasks) > 1
+        return lower(self, group, *rest)
 
-    def broken(self: object, statement: object, *rest: object) -> list[str]:
-        lines = honest(self, statement, *rest)  # type: ignore[arg-type]
-        change = fused["now"]
-        return [line.replace("vsin_f32(", "vcos_f32(") if change else line for line in lines]
-
-    def compile_graph(graph: object, *rest: object) -> object:
+    def compile_graph(graph: Graph, *rest: Any) -> Any:
         fused["now"] = False
-        return compiling(graph, *rest)  # type: ignore[arg-type]
+        return compiling(graph, *rest)
 
     compiling = c_compilation.compile_graph
     monkeypatch.setattr(lowered_groups.GroupLowering, "lower", lowering)
     monkeypatch.setattr(c_compilation, "compile_graph", compile_graph)
-    monkeypatch.setattr(statements.StatementWriter, "write", broken)
+    broken_passes.break_c(monkeypatch, "vsin_f32(", "vcos_f32(", lambda: fused["now"])
     found = wrong(bisect(reproduction))
     assert found.stage == FUSION
     assert any("sin" in line for line in found.after)
@@ -229,7 +217,7 @@ def test_the_backward_program_is_looked_at(tmp_path: Path, monkeypatch: pytest.M
     def maximum_for_sum(b: RewriteBuilder, node: Node) -> Value | None:
         if node.op.name != "sum":
             return None
-        return b.amax(node.inputs[0], **node.attributes)  # type: ignore[no-any-return]
+        return b.amax(node.inputs[0], **node.attributes)
 
     x, bias = example((4, 5), (5,))
     bias.requires_grad_()
@@ -251,10 +239,10 @@ def test_symbolic_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_inputs_that_the_program_refuses(tmp_path: Path) -> None:
-    indexing = lambda x, i: x[i]  # noqa: E731
     (x,) = example((4, 3))
-    ((_, reproduction),) = recorded(indexing, x, flamec.tensor([0, 3]), tmp_path=tmp_path)
-    reproduction.values[1][:] = 9  # type: ignore[index]
+    programs = recorded(lambda x, i: x[i], x, flamec.tensor([0, 3]), tmp_path=tmp_path)
+    ((_, reproduction),) = programs
+    reproduction.values[1][:] = 9
     with pytest.raises(ValueError, match="the traced graph fails"):
         bisect(reproduction)
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import flamec
-from flamec.codegen.c import statements
 from flamec.debugging.bisection import CODE, bisect
 from flamec.debugging.call_recording import record_call
 from flamec.debugging.minification import Minified, minify
 from flamec.debugging.replay import failure_of, message_class, signature_of_error
 from flamec.debugging.reproduction import Reproduction
+from flamec.ir.graph import Node
 from flamec.ir.passes import pipeline as pipeline_module
 from flamec.ir.verify import verify
 
@@ -107,8 +107,8 @@ def test_another_failure_in_the_same_pass_is_not_taken(
 ) -> None:
     """Smaller programs fail earlier, with another message: the signature holds the first one."""
 
-    def refuse(b: object, node: object) -> None:
-        name = node.op.name  # type: ignore[attr-defined]
+    def refuse(b: object, node: Node) -> None:
+        name = node.op.name
         if name == "cumsum":
             raise RuntimeError("a running sum")
         if name == "tanh":
@@ -123,13 +123,7 @@ def test_another_failure_in_the_same_pass_is_not_taken(
 
 def test_generated_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reproduction = recorded(tmp_path)
-    honest = statements.StatementWriter.write
-
-    def broken(self: object, statement: object, *rest: object) -> list[str]:
-        lines = honest(self, statement, *rest)  # type: ignore[arg-type]
-        return [line.replace("vsin_f32(", "vcos_f32(") for line in lines]
-
-    monkeypatch.setattr(statements.StatementWriter, "write", broken)
+    broken_passes.break_c(monkeypatch, "vsin_f32(", "vcos_f32(")
     found = minify(reproduction)
     assert found.signature.stage == CODE
     assert operations(found) == ["sin"]
@@ -164,8 +158,12 @@ def test_what_does_not_fail_cannot_be_minified(
         minify(given)
 
 
-def test_the_class_of_a_message() -> None:
-    one = "V6: the shape rule gives float32[4, 3] for '%12' in /tmp/abc/file.py"
-    two = "V6: the shape rule gives float32[1] for '%2' in /tmp/x/other.py\nmore"
+def test_the_class_of_a_message(tmp_path: Path) -> None:
+    """Numbers, names, shapes and paths differ from program to program; words do not."""
+    first, second = tmp_path / "abc" / "file.py", tmp_path.parent / "other.py"
+    one = f"V6: the shape rule gives float32[4, 3] for '%12' in {first}"
+    two = f"V6: the shape rule gives float32[1] for '%2' in {second}\nmore"
     assert message_class(one) == message_class(two)
+    assert message_class(f"cannot read {first}") == message_class(f"cannot read {second}")
+    assert message_class(f"cannot read {first}") != message_class(f"cannot write {first}")
     assert message_class("no rule for tanh") != message_class("no rule for sin")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import broken_passes
 import pytest
+from own_process import run_python
 
 import flamec
 from flamec.codegen.c import emit
@@ -48,17 +47,9 @@ def failure(f: flamec.compiler.CompiledFunction) -> StageError:
 
 def python(path: Path, folder: Path, prologue: str = "") -> subprocess.CompletedProcess[str]:
     """Run a reproduction in a process of its own, after ``prologue``."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("FLAMEC_") and k != "CC"}
     code = f"{prologue}\nimport runpy, sys\nrunpy.run_path(sys.argv[1], run_name='__main__')"
-    command = [sys.executable, "-c", code, str(path)] if prologue else [sys.executable, str(path)]
-    return subprocess.run(
-        command,
-        env={**inherited, "FLAMEC_CACHE_DIR": str(folder / "other")},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    command = ("-c", code, path) if prologue else (path,)
+    return run_python(*command, cache=folder / "other", without=("CC",))
 
 
 def test_a_pass_that_raises_names_itself_and_the_file_fails_alike(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from own_process import run_python
+from training_text import STEP
 
 from flamec.config import default_options
 from flamec.deployment import cache_files
@@ -17,39 +16,27 @@ from flamec.deployment.cache_files import export_cache, import_cache
 from flamec.runtime.kernel_cache import KernelCache
 from flamec.saving.errors import FileFormatError
 
-PROGRAM = """
+PROGRAM = f"""
 import json, sys
 import flamec
 from flamec import nn
 flamec.manual_seed(0)
 model = nn.Sequential(nn.Linear(20, 30), nn.Tanh(), nn.Linear(30, 4))
 optimizer = flamec.optim.Adam(model.parameters(), 0.01)
-@flamec.compile
-def step(x, y):
-    optimizer.zero_grad()
-    loss = nn.functional.cross_entropy(model(x), y)
-    loss.backward()
-    optimizer.step()
-    return loss
-x, y = flamec.randn(16, 20), flamec.arange(16) % 4
+{STEP}x, y = flamec.randn(16, 20), flamec.arange(16) % 4
 print(json.dumps([step.stats.kernels_compiled, *(step(x, y).item() for _ in range(3)),
     step.stats.kernels_compiled, "jinja2" in sys.modules]))
 """
 
 
 def _output(folder: Path, program: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "FLAMEC_CACHE_DIR": str(folder)},
-    )
+    done = run_python("-c", program, cache=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def _run(folder: Path) -> list[Any]:
-    return json.loads(_output(folder, PROGRAM))  # type: ignore[no-any-return]
+    return json.loads(_output(folder, PROGRAM))
 
 
 @pytest.fixture(scope="module")

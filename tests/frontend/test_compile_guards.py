@@ -306,10 +306,7 @@ def test_structures_of_arguments() -> None:
 def test_an_attribute_that_was_absent_may_appear(base: type) -> None:
     """A module looks for attributes among its parameters too; what is in none is guarded."""
 
-    class Owner(base):  # type: ignore[misc, valid-type]
-        pass
-
-    owner = Owner()
+    owner = type("Owner", (base,), {})()
 
     @flamec.compile
     def function(x):

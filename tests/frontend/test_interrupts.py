@@ -21,9 +21,12 @@ INTERRUPTS = 40
 
 @pytest.fixture(autouse=True)
 def interrupts_are_raised() -> Iterator[None]:
-    """Also where this process was started with interrupts ignored, as background jobs are."""
+    """Also where this process was started with interrupts ignored, as background jobs are, or with
+    signals blocked."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGALRM})
     yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     signal.signal(signal.SIGINT, before)
 
 

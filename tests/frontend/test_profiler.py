@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from profiled_training import same_with_profiles
 
 import flamec
 from flamec import nn, optim, profiler
@@ -72,16 +73,8 @@ def kernels(events: list[Event]) -> list[Event]:
 
 # compiled programs -------------------------------------------------------------------------
 def test_results_are_the_same_bit_for_bit() -> None:
-    x, y = batch()
-    plain, model = training()
-    timed, timed_model = training()
-    for _ in range(3):
-        expected = plain(x, y)
-        with profile():
-            given = timed(x, y)
-        assert np.array_equal(expected.detach().numpy(), given.detach().numpy())
-    for a, b in zip(model.parameters(), timed_model.parameters(), strict=True):
-        assert np.array_equal(a.detach().numpy(), b.detach().numpy())
+    timed, prof = same_with_profiles(training, batch(), calls=3, profiled=range(3))
+    assert len(kernels(prof.events())) == len(plan_of(timed).steps)
 
 
 def test_every_step_of_the_plan_is_an_event_of_each_call() -> None:
@@ -343,7 +336,8 @@ def test_the_roofline_of_gpus() -> None:
     assert known is not None and known.bytes_per_second == 4.8e12
     assert known.matrix["bfloat16"] == 989.5e12
     assert known.matrix["float32"] == pytest.approx(494.5e12 / 3)
-    assert profiler.peaks.product_peaks("NVIDIA H100 80GB HBM3").bytes_per_second == 3.35e12  # type: ignore[union-attr]
+    other = profiler.peaks.product_peaks("NVIDIA H100 80GB HBM3")
+    assert other is not None and other.bytes_per_second == 3.35e12
     assert profiler.peaks.product_peaks("Another GPU") is None
 
 
@@ -474,8 +468,9 @@ def test_what_is_refused() -> None:
             profile().start()
         with pytest.raises(RuntimeError, match="not complete"):
             outer.events()
+    no_activities: list[Any] = ["cpu"]
     with pytest.raises(TypeError, match=r"is no flamec\.profiler\.ProfilerActivity"):
-        profile(activities=["cpu"])  # type: ignore[list-item]
+        profile(activities=no_activities)
 
 
 def test_activities() -> None:

@@ -8,28 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from split_programs import (
+    Branching,
+    branch,
+    growing,
+    numbers_of_rows,
+    same,
+    squares_or_products,
+    trainer,
+    writing,
+)
 
 import flamec
-from flamec import nn, optim
 from flamec.errors import CompileError, DataDependentError
 
 T = flamec.Tensor
-
-
-def same(got: Any, expected: Any) -> None:
-    """Equal structures, tensors close, numbers of one type."""
-    assert type(got) is type(expected)
-    if isinstance(expected, T):
-        np.testing.assert_allclose(got.detach().numpy(), expected.detach().numpy(), rtol=1e-6)
-        assert got.dtype is expected.dtype and got.requires_grad == expected.requires_grad
-    elif isinstance(expected, (tuple, list)):
-        assert len(got) == len(expected)
-        for a, b in zip(got, expected, strict=True):
-            same(a, b)
-    elif isinstance(expected, float):
-        assert got == pytest.approx(expected, rel=1e-6, nan_ok=True)
-    else:
-        assert got == expected
 
 
 def follow(function: Callable[..., Any], *calls: tuple[Any, ...], **options: Any) -> Any:
@@ -46,19 +39,12 @@ def filled(value: float) -> T:
     return flamec.full((3,), value)
 
 
-def branch(x: T) -> T:
-    y = x * 2
-    if y.sum() > 3:
-        return y - 1
-    return y + 1
-
-
 def test_a_branch_has_a_program_for_each_side() -> None:
     compiled = follow(branch, *((filled(v),) for v in (1.0, 0.0, 2.0, 0.1, 5.0)))
     assert compiled.stats.traces == 2 and compiled.stats.python_runs == 0
     (first,), (second,) = (p.splits for p in compiled.programs)
     assert {bool(first.expected), bool(second.expected)} == {True, False}
-    assert "bool()" in str(first) and "test_splits.py" in str(first)
+    assert "bool()" in str(first) and "split_programs.py" in str(first)
     segments = [p.segments[0] for p in compiled.programs]
     assert segments[0] is segments[1], "both sides begin with the same program"
     assert "another value" in compiled.stats.guard_failures[0].reason
@@ -87,14 +73,7 @@ def test_python_is_not_run_for_a_path_that_is_known() -> None:
 
 
 def test_a_loop_whose_length_depends_on_a_tensor() -> None:
-    def grow(x: T) -> tuple[T, int]:
-        turns = 0
-        while x.sum() < 100:
-            x = x * 2
-            turns += 1
-        return x, turns
-
-    compiled = follow(grow, *((filled(v),) for v in (1.0, 3.0, 1.0, 7.0, 3.0, 1.0)))
+    compiled = follow(growing(100), *((filled(v),) for v in (1.0, 3.0, 1.0, 7.0, 3.0, 1.0)))
     assert compiled.stats.traces == 3
     kernels = compiled.stats.kernels_compiled + compiled.stats.kernels_from_cache
     assert kernels <= 5, "turns of the loop are one program, the ends are three"
@@ -113,14 +92,7 @@ def test_item_is_a_number_of_the_program() -> None:
 
 
 def test_numbers_from_items_in_python() -> None:
-    def f(x: T) -> Any:
-        total = 0.0
-        for row in x:
-            total += row.sum().item()
-        best = max(total, 1.0)
-        return total, best, best if total != total else -best
-
-    compiled = follow(f, *((flamec.full((2, 2), v),) for v in (1.0, -1.0, 2.0)))
+    compiled = follow(numbers_of_rows, *((flamec.full((2, 2), v),) for v in (1.0, -1.0, 2.0)))
     assert compiled.stats.traces == 2 and compiled.stats.python_runs == 0
 
 
@@ -175,7 +147,9 @@ def test_a_fall_back_to_python_says_so_once() -> None:
 
 
 def test_one_graph_or_an_error() -> None:
-    with pytest.raises(DataDependentError, match=r"bool\(\).*test_splits\.py:\d+.*flamec\.where"):
+    with pytest.raises(
+        DataDependentError, match=r"bool\(\).*split_programs\.py:\d+.*flamec\.where"
+    ):
         flamec.compile(branch, fullgraph=True)(filled(1.0))
 
 
@@ -197,16 +171,7 @@ def test_printed_tensors_have_their_values(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_writes_before_and_behind_a_split() -> None:
-    def f(x: T, state: T) -> T:
-        state.add_(1)
-        x[0] = state.sum()
-        view = x[1:]
-        if state.sum() > 6:
-            view.mul_(2)
-            return x.sum()
-        state.mul_(3)
-        return view * 1
-
+    f = writing(6)
     compiled = flamec.compile(f)
     mine, other = flamec.zeros(2), flamec.zeros(2)
     for _ in range(5):
@@ -232,41 +197,12 @@ def test_random_numbers_come_in_order() -> None:
     assert compiled.stats.traces == 2
 
 
-class Branching(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second, self.other = (nn.Linear(4, 4) for _ in range(3))
-        self.norm = nn.BatchNorm1d(4)
-
-    def forward(self, x: T) -> T:
-        hidden = self.norm(flamec.tanh(self.first(x)))
-        if hidden[0].sum() > 0:  # of all rows the mean is 0 but for rounding
-            return self.second(hidden)
-        return self.other(hidden * 2)
-
-
 def test_training_steps_with_splits_before_and_behind_the_backward_pass() -> None:
     flamec.manual_seed(1)
     mine = Branching()
     other = copy.deepcopy(mine)
 
-    def trainer(model: nn.Module) -> Callable[[T, T], Any]:
-        optimizer = optim.AdamW(model.parameters(), lr=0.1)
-
-        def step(x: T, y: T) -> Any:
-            optimizer.zero_grad()
-            loss = ((model(x) - y) ** 2).mean()
-            if loss > 0.5:
-                loss = loss * 2
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            if norm < 3:
-                optimizer.step()
-            return loss.item(), loss
-
-        return step
-
-    compiled, eager = flamec.compile(trainer(mine)), trainer(other)
+    compiled, eager = flamec.compile(trainer(mine, lr=0.1)), trainer(other, lr=0.1)
     for number in range(12):
         x, y = flamec.randn(8, 4), flamec.randn(8, 4) * (1 if number % 3 else 2)
         got, expected = compiled(x, y), eager(x, y)
@@ -279,12 +215,7 @@ def test_training_steps_with_splits_before_and_behind_the_backward_pass() -> Non
 
 
 def test_gradients_through_splits_outside_the_function() -> None:
-    def f(x: T, w: T) -> T:
-        y = (x * w).tanh()
-        if y.sum() > 0:
-            return (y * y).sum()
-        return (y * w).sum()
-
+    f = squares_or_products
     compiled = flamec.compile(f)
     for sign in (1.0, -1.0, 2.0, -0.5):
         gradients = []

@@ -15,8 +15,7 @@ from flamec.runtime.cuda.program import CaptureWarning
 
 pytestmark = pytest.mark.gpu
 
-RNG = np.random.default_rng(5)
-W = RNG.normal(size=(33, 33)) / 6
+W = np.random.default_rng(5).normal(size=(33, 33)) / 6
 
 
 def mixed(x: Any, w: Any) -> Any:
@@ -45,11 +44,11 @@ def gradients(call: Any, x: np.ndarray, device: str) -> list[np.ndarray]:
 @pytest.mark.parametrize("compiled", [False, True])
 def test_values_and_gradients_are_those_of_the_cpu(compiled: bool) -> None:
     there = flamec.compile(mixed, fullgraph=True) if compiled else mixed
-    steps = set()
+    rng, steps = np.random.default_rng(6), set()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CaptureWarning)
         for scale in (1.0, -1.0, 0.1, 9.0, 1.0):
-            x = scale * np.abs(RNG.normal(size=33))
+            x = scale * np.abs(rng.normal(size=33))
             found, wanted = gradients(there, x, "cuda"), gradients(mixed, x, "cpu")
             steps.add(int(wanted[0]))
             for f, w in zip(found, wanted, strict=True):  # sums over steps, whose terms cancel
@@ -74,7 +73,8 @@ def test_the_reason_why_there_is_no_graph_is_said_once() -> None:
 
 @pytest.mark.filterwarnings("ignore::flamec.runtime.cuda.program.CaptureWarning")
 def test_batches_forward_mode_and_long_loops() -> None:
-    xs = np.abs(RNG.normal(size=(6, 33))) * np.array([[1.0], [0.1], [8.0], [2.0], [0.5], [1.0]])
+    rng = np.random.default_rng(7)
+    xs = np.abs(rng.normal(size=(6, 33))) * np.array([[1.0], [0.1], [8.0], [2.0], [0.5], [1.0]])
     a, w = flamec.tensor(xs, device="cuda"), flamec.tensor(W, device="cuda")
     b, v = flamec.tensor(xs), flamec.tensor(W)
     batched = func.vmap(mixed, in_dims=(0, None))
@@ -106,9 +106,9 @@ def test_training_and_profiling_a_step_with_a_branch() -> None:
         optimizer.step()
         return loss
 
-    losses = []
+    rng, losses = np.random.default_rng(8), []
     for turn in range(80):
-        x = np.abs(RNG.normal(size=(32, 12))) * (1 if turn % 2 else -1)
+        x = np.abs(rng.normal(size=(32, 12))) * (1 if turn % 2 else -1)
         losses.append(step(flamec.tensor(x.astype(np.float32), device="cuda")).item())
     assert np.mean(losses[-6:]) < 0.3 * np.mean(losses[:6])
     with profile() as seen:  # its gate must be open where the host waits for a value

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from residual_network import residual_network
 
 import flamec
-from flamec import nn, optim
+from flamec import optim
 from flamec.ir.passes.plan_memory import memory_use
 from flamec.nn import functional as F
 
@@ -19,21 +20,10 @@ WIDTH, LAYERS, ROWS = 512, 6, 8192
 BUDGETS = (1.0, 0.5, 0.0)
 
 
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(WIDTH)
-        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
-        self.dropout = nn.Dropout(0.1)
-
-    def forward(self, x: Any) -> Any:
-        return x + self.dropout(self.down(F.gelu(self.up(self.norm(x)))))
-
-
 def run(budget: float) -> tuple[list[float], int, int]:
     """Losses of some steps, the predicted bytes and the most that were allocated."""
     flamec.manual_seed(0)
-    model = nn.Sequential(*(Block() for _ in range(LAYERS)), nn.Linear(WIDTH, 16)).to("cuda")
+    model = residual_network(WIDTH, LAYERS, outputs=16, dropout=0.1).to("cuda")
     optimizer = optim.AdamW(model.parameters(), lr=1e-3)
     x = flamec.randn(ROWS, WIDTH, device="cuda")
     y = flamec.randint(0, 16, (ROWS,), device="cuda")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu_kernels import affine
+from gpu_kernels import action_plan, affine
 
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import Argument, Buffer, ExecutionPlan, Launch
@@ -30,18 +30,10 @@ def affine_plan(block: int, text: str = "") -> ExecutionPlan:
     source = affine(block)
     numbers = (Argument(value=ELEMENTS), Argument(value=3.0), Argument(value=1.0))
     grid = (-(-ELEMENTS // block), 1, 1)
-    return ExecutionPlan(
-        buffers=tuple(Buffer(name, "input", float32, ELEMENTS) for name in ("x", "out")),
-        steps=(),
-        inputs=(0, 1),
-        input_types=(),
-        outputs=(),
-        updated=(),
-        symbols=(),
-        source="",
-        language="triton",
-        kernels=(replace(source, text=text or source.text),),
-        actions=(Launch(0, grid, (Argument(0), Argument(1), *numbers)),),
+    return action_plan(
+        [Buffer(name, "input", float32, ELEMENTS) for name in ("x", "out")],
+        [Launch(0, grid, (Argument(0), Argument(1), *numbers))],
+        [replace(source, text=text or source.text)],
     )
 
 

@@ -7,17 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from profiled_training import same_with_profiles
 
 import flamec
 from flamec import nn, optim
 from flamec.profiler import profile
 from flamec.profiler.events import Event
-from flamec.runtime.cuda.driver import unavailable_reason
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason())),
-]
+pytestmark = pytest.mark.gpu
 
 
 def training() -> tuple[Any, Any]:
@@ -47,19 +44,7 @@ def on_device(events: list[Event]) -> list[Event]:
 
 
 def test_results_are_the_same_and_every_step_is_timed() -> None:
-    x, y = batch()
-    plain, model = training()
-    timed, timed_model = training()
-    for number in range(5):
-        expected = plain(x, y)
-        if number in (1, 3):
-            with profile() as prof:
-                given = timed(x, y)
-        else:
-            given = timed(x, y)
-        assert np.array_equal(expected.detach().cpu().numpy(), given.detach().cpu().numpy())
-    for a, b in zip(model.parameters(), timed_model.parameters(), strict=True):
-        assert np.array_equal(a.detach().cpu().numpy(), b.detach().cpu().numpy())
+    timed, prof = same_with_profiles(training, batch(), calls=5, profiled=(1, 3))
     plan = timed.programs[0].prepared.plan
     found = on_device(prof.events())
     assert {e.name for e in found} == {f"step/{s.name}" for s in plan.steps}
@@ -84,6 +69,7 @@ def test_eager_work_has_rows_of_its_own() -> None:
     assert "Self CUDA time total" in table
 
 
+@pytest.mark.alone
 def test_a_short_kernel_is_not_given_the_time_of_launching() -> None:
     @flamec.compile
     def chain(x: Any) -> Any:

@@ -12,9 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gpu_kernels import action_plan
 
 from flamec.ir.passes.plan_memory import plan_memory
-from flamec.ir.plan import Buffer, Copy, ExecutionPlan
+from flamec.ir.plan import Buffer, Copy
 from flamec.ir.types import float32
 from flamec.runtime.cuda import program as programs
 from flamec.runtime.cuda.graph import CaptureError
@@ -60,19 +61,8 @@ class Copier:
             lambda step, stream: self.launched.append([(step.to, step.source)]),
         )
         kinds = ("input", "output", "output")
-        buffers = tuple(Buffer(f"b{i}", kind, float32, 4) for i, kind in enumerate(kinds))
-        plan = ExecutionPlan(
-            buffers=buffers,
-            steps=(),
-            inputs=(0,),
-            input_types=(),
-            outputs=(),
-            updated=(),
-            symbols=(),
-            source="",
-            language="triton",
-            actions=(Copy(0, 1, 16), Copy(0, 2, 16)),
-        )
+        buffers = [Buffer(f"b{i}", kind, float32, 4) for i, kind in enumerate(kinds)]
+        plan = action_plan(buffers, [Copy(0, 1, 16), Copy(0, 2, 16)])
         whole = CudaProgram(plan, context, (), plan_memory, Path("none"))
         self.bound = BoundCudaProgram(whole, ())
 
