@@ -142,6 +142,8 @@ def test_arguments_that_do_not_fit() -> None:
         squared_relu(flamec.ones(2), scale=object())
     with pytest.raises(OperationTypeError, match=rf"squared_relu.*unexpected keyword.*{LINE}"):
         squared_relu(flamec.ones(2), factor=2.0)
+    with pytest.raises(OperationTypeError, match=rf"squared_relu.*missing a required.*{LINE}"):
+        squared_relu()
 
 
 def test_declarations_that_make_no_sense() -> None:
