@@ -35,10 +35,12 @@ from flamec.errors import is_framework_file, user_location
 from flamec.ir.types import Device, DType
 from flamec.state import thread
 from flamec.tensor import Tensor
+from flamec.watching import unwatched
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()
 _MADE_BY_DATACLASSES = "__dataclass_builtins_object__"  # a variable of their __init__
 _STDLIB = sysconfig.get_paths()["stdlib"]
+_CALLS = ("call", "c_call")
 _IMPORTING = "<frozen importlib"
 _CONSTANTS = (
     *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis)),
@@ -164,7 +166,8 @@ class Recorder:
         self._previous_profile = sys.getprofile()
         self.active = self._entered = True
         gc.disable()  # callbacks of the collector are not the traced function's
-        sys.setprofile(self._on_event)
+        thread.watch = self._on_event
+        sys.setprofile(thread.watch)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -174,6 +177,7 @@ class Recorder:
         """Give back what was taken from the interpreter and the classes; may be repeated."""
         self.active = False
         if self._entered:
+            thread.watch = None
             _resume(self._previous_profile)
             if self._collects_garbage:
                 gc.enable()
@@ -319,6 +323,7 @@ class Recorder:
         except TypeError:  # an immutable class written in C cannot change its attributes either
             del self._instrumented[cls]
 
+    @unwatched
     def _attribute(self, instance: Any, name: str, value: Any) -> None:
         if name.startswith("__") or name in _NAMING:
             return
@@ -349,7 +354,7 @@ class Recorder:
 
     # code that runs -------------------------------------------------------------
     def _on_event(self, frame: FrameType, event: str, argument: Any) -> None:
-        if thread.trace is None:
+        if event not in _CALLS or thread.trace is None:
             return
         if event == "c_call":
             effect = effect_of(argument)
@@ -358,8 +363,6 @@ class Recorder:
                 return  # a module is read once; what its code does counts
             if effect is not None and not is_framework_file(filename):
                 self.effects.append(f"{effect} is called (at {user_location()})")
-            return
-        if event != "call":
             return
         code = frame.f_code
         if id(code) in self._codes:

@@ -71,9 +71,11 @@ class ThreadState(threading.local):
     ``autocast``: what mixed precision does; ``autocast_regions``: what it did before each
     region that was entered; ``autocast_casts``: the parameters cast in the outermost region
     (see ``functional/autocasting.py``).
+    ``watch``: what looks at every call while a function is traced (``watching.py``), or None.
     """
 
     trace: Trace | None = None
+    watch: Callable[..., None] | None = None
     grad_enabled: bool = True
     saved_hooks: tuple[Callable[[Any], Any], Callable[[Any], Any]] | None = None
     saved_hooks_refused: str | None = None

@@ -38,6 +38,7 @@ from flamec.tape import Leaf
 from flamec.tensor import RuntimeNumber, Storage, Tensor, ViewStep
 from flamec.traced_gradients import TracedGradients
 from flamec.traced_hooks import TracedHooks
+from flamec.watching import unwatched
 
 if TYPE_CHECKING:
     from flamec.segments import Execution
@@ -264,6 +265,11 @@ class Trace:
 
     # operations ---------------------------------------------------------------
     def apply(self, op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Any:
+        if op.kind is OpKind.KERNEL:  # whose rule for shapes the user wrote
+            return self._apply(op, inputs, attributes)
+        return self._apply_unwatched(op, inputs, attributes)
+
+    def _apply(self, op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Any:
         operands = [self.value_of(t) for t in inputs]
         try:
             node = self._add_node(op, operands, attributes)
@@ -289,12 +295,15 @@ class Trace:
         outputs = tuple(self.wrap(v) for v in node.outputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
+    _apply_unwatched = unwatched(_apply)
+
     def _add_node(self, op: Op, inputs: Sequence[Value], attributes: Mapping[str, Any]) -> Node:
         if self._backward_start is None:
             self.builder.location = user_location()
             self.builder.scope = ".".join(self.scopes)
         return self.builder.add_node(op, inputs, attributes)
 
+    @unwatched
     def write(self, target: Tensor, source: Tensor, name: str) -> Tensor:
         """Give ``target``'s storage the value it has after ``source`` is stored through it."""
         self._guard_copies(target._storage)

@@ -20,6 +20,7 @@ from flamec.dispatch import apply_named, tape_value, tensor_builder, write
 from flamec.errors import user_location
 from flamec.ir.batching import Operand
 from flamec.ir.graph import Node, Value
+from flamec.ir.op import CONTROL, Derivative, DerivativeContext, OpKind
 from flamec.ir.passes.differentiate import backpropagate, reachable_nodes
 from flamec.ir.passes.rematerialize import Rematerializer
 from flamec.state import (
@@ -33,6 +34,7 @@ from flamec.state import (
 )
 from flamec.tape import Leaf, TapeNode, unpack
 from flamec.tensor import Tensor
+from flamec.watching import unwatched
 
 __all__ = [
     "backward",
@@ -43,6 +45,10 @@ __all__ = [
     "no_grad",
     "set_grad_enabled",
 ]
+
+_MAY_RUN_RULES_OF_USERS = frozenset(
+    (OpKind.CUSTOM, OpKind.KERNEL, OpKind.CALL, OpKind.COMPOSITE, OpKind.UNBOUNDED, *CONTROL)
+)
 
 
 def backward(
@@ -267,6 +273,7 @@ def _propagated(
     trace = thread.trace
     saved: Callable[[Node, Value], Any]
     entering: Callable[[Node, Sequence[Any]], None] | None
+    apply_rule: Callable[[Node, DerivativeContext, Sequence[Any]], Sequence[Any]] | None
     if trace is not None:
         current = trace
         again = Rematerializer(current.regions, tensor_builder, current.tensor_of)
@@ -276,10 +283,10 @@ def _propagated(
             current.enter_backward(node)
             again.enter(node, [g.value if isinstance(g, Operand) else g for g in incoming])
 
-        entering = enter
+        entering, apply_rule = enter, _run_rule
     else:
         saved = _unpack
-        entering = None
+        entering = apply_rule = None
     keep = {*targets, *(trace.leaf_tensors if trace is not None else ())}
     check = check_gradients if process.anomaly and trace is None else None
     with set_grad_enabled(create_graph):
@@ -294,6 +301,7 @@ def _propagated(
                 keep,
                 finished,
                 check,
+                apply_rule,
             )
         backward = BatchedBackward(batch)
         batched = backpropagate(
@@ -309,6 +317,22 @@ def _propagated(
             backward.apply_rule,
         )
         return {value: backward.result(g) for value, g in batched.items()}
+
+
+def _run_rule(node: Node, context: DerivativeContext, incoming: Sequence[Any]) -> Sequence[Any]:
+    """The derivative of a traced operation."""
+    rule = node.op.derivative
+    assert rule is not None
+    if node.op.kind in _MAY_RUN_RULES_OF_USERS:
+        return rule(tensor_builder, context, *incoming)
+    return _run_unwatched(rule, context, incoming)
+
+
+@unwatched
+def _run_unwatched(
+    rule: Derivative, context: DerivativeContext, incoming: Sequence[Any]
+) -> Sequence[Any]:
+    return rule(tensor_builder, context, *incoming)
 
 
 def _unpack(node: Node, value: Value) -> Tensor:

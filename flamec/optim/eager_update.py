@@ -17,11 +17,13 @@ from flamec.config import default_options
 from flamec.errors import CompileError, DataDependentError
 from flamec.state import process, thread
 from flamec.tensor import Tensor
+from flamec.watching import unwatched
 
 if TYPE_CHECKING:
     from flamec.compiler import CompiledFunction
     from flamec.optim.optimizer import Optimizer
 
+_OURS = "flamec.optim."
 _MOST_TRACES = 4  # of one update; and so many sets of parameters that have gradients
 _OPERATIONS = 12  # of an update rule for each parameter, about
 
@@ -42,8 +44,7 @@ def update(optimizer: Optimizer, pending: Sequence[tuple[dict[str, Any], Pairs]]
     """Run ``optimizer.update_group`` for each group, given with its parameters and gradients."""
     compiled = _compiled(optimizer, pending)
     if compiled is None:
-        for group, pairs in pending:
-            optimizer.update_group(group, pairs)
+        _update_groups(optimizer, pending)
         return
     gradients = [gradient for _, pairs in pending for _, gradient in pairs]
     try:
@@ -56,11 +57,17 @@ def update(optimizer: Optimizer, pending: Sequence[tuple[dict[str, Any], Pairs]]
             RuntimeWarning,
             stacklevel=4,
         )
-        for group, pairs in pending:
-            optimizer.update_group(group, pairs)
+        _update_groups(optimizer, pending)
         return
     if compiled.stats.traces >= _MOST_TRACES:
         _give_up(optimizer, compiled)
+
+
+def _update_groups(optimizer: Optimizer, pending: Sequence[tuple[dict[str, Any], Pairs]]) -> None:
+    ours = type(optimizer).__module__.startswith(_OURS)
+    update_group = unwatched(optimizer.update_group) if ours else optimizer.update_group
+    for group, pairs in pending:
+        update_group(group, pairs)
 
 
 def _give_up(optimizer: Optimizer, compiled: CompiledFunction) -> None:
@@ -76,7 +83,7 @@ def _compiled(
         thread.trace is not None
         or process.anomaly is not None
         or optimizer.defaults.get("differentiable")
-        or not type(optimizer).update_group.__module__.startswith("flamec.optim.")
+        or not type(optimizer).update_group.__module__.startswith(_OURS)
     ):
         return None
     key = tuple([(id(group), *[id(p) for p, _ in pairs]) for group, pairs in pending])

@@ -1,0 +1,150 @@
+"""Code of users that our code calls while tracing is watched; most of our own is not."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flamec
+from flamec import nn, optim
+from flamec.autograd import Function
+from flamec.guards import Recorder
+from flamec.ir.types import TensorType
+from flamec.nn import functional as F
+from flamec.state import thread
+
+factor = 2.0
+width = 2
+
+
+@pytest.fixture(autouse=True)
+def state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The globals that these tests change are the next test's again."""
+    monkeypatch.setattr(sys.modules[__name__], "factor", 2.0)
+    monkeypatch.setattr(sys.modules[__name__], "width", 2)
+
+
+def change(**values: Any) -> None:
+    vars(sys.modules[__name__]).update(values)
+
+
+class Scaled(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        return x * 1.0
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        return gradient * factor
+
+
+def test_the_backward_of_a_custom_function() -> None:
+    @flamec.compile
+    def gradient(x):
+        x = x.detach().requires_grad_()
+        Scaled.apply(x).sum().backward()
+        return x.grad
+
+    assert gradient(flamec.ones(2)).tolist() == [2.0, 2.0]
+    change(factor=3.0)
+    assert gradient(flamec.ones(2)).tolist() == [3.0, 3.0]
+
+
+def test_hooks_of_tensors() -> None:
+    @flamec.compile
+    def gradient(x):
+        x = x.detach().requires_grad_()
+        y = x * 1.0
+        y.register_hook(lambda g: g * factor)
+        y.sum().backward()
+        return x.grad
+
+    assert gradient(flamec.ones(2)).tolist() == [2.0, 2.0]
+    change(factor=3.0)
+    assert gradient(flamec.ones(2)).tolist() == [3.0, 3.0]
+
+
+class Descent(optim.SGD):
+    """An update rule of one's own on top of one of ours."""
+
+    def update_group(self, group: Any, pairs: Any) -> None:
+        super().update_group(group, [(p, g * factor) for p, g in pairs])
+
+
+def test_an_optimizer_derived_from_one_of_ours() -> None:
+    parameter = nn.Parameter(flamec.zeros(1))
+    optimizer = Descent([parameter], lr=1.0)
+
+    @flamec.compile
+    def step(x):
+        optimizer.zero_grad()
+        (parameter * x).sum().backward()
+        optimizer.step()
+
+    step(flamec.ones(1))
+    change(factor=3.0)
+    step(flamec.ones(1))
+    assert parameter.tolist() == [-5.0]
+
+
+@flamec.kernel
+def first(x: TensorType) -> TensorType:
+    return x.with_shape((width,))
+
+
+@first.numpy
+def _(x: np.ndarray) -> np.ndarray:
+    return x[:width].copy()
+
+
+def test_the_shape_rule_of_a_kernel() -> None:
+    @flamec.compile(backend="evaluate")
+    def f(x):
+        return first(x) + 0.0
+
+    assert f(flamec.ones(4)).shape == (2,)
+    change(width=3)
+    assert f(flamec.ones(4)).shape == (3,)
+
+
+def test_most_calls_of_our_own_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking at all of them took four times as long as tracing."""
+    events = 0
+    on_event = Recorder._on_event
+
+    def counted(self: Recorder, frame: Any, event: str, argument: Any) -> None:
+        nonlocal events
+        events += 1
+        on_event(self, frame, event, argument)
+
+    monkeypatch.setattr(Recorder, "_on_event", counted)
+    model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 3))
+    optimizer = optim.AdamW(model.parameters())
+
+    @flamec.compile(backend="evaluate")
+    def step(x, y):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    step(flamec.ones(2, 4), flamec.zeros(2, dtype=flamec.int64))
+    assert 0 < events < 60 * len(step.programs[0].prepared.graph.nodes)  # 177 if all are
+
+
+def test_watching_ends_with_the_trace() -> None:
+    @flamec.compile
+    def f(x):
+        return x.no_such_attribute
+
+    before = sys.getprofile()
+    with pytest.raises(AttributeError):
+        f(flamec.ones(2))
+    assert thread.watch is None
+    assert sys.getprofile() is before
+    with pytest.raises(RuntimeError):  # in an operation, where nothing is watched
+        flamec.compile(lambda x: x @ flamec.ones(5))(flamec.ones(2))
+    assert thread.watch is None
+    assert sys.getprofile() is before
