@@ -270,6 +270,30 @@ def _() -> None:
         raises(lambda o=options: flamec.compile(double, **o), ValueError)
 
 
+@row("cond, while_loop")
+def _() -> None:
+    eager: list[object] = []
+
+    def chosen(x: Any) -> Any:
+        eager.append(x)
+        return x + 1
+
+    taken = flamec.cond(flamec.tensor(True), chosen, lambda x: x - 1, (flamec.ones(2),))
+    assert taken.tolist() == [2.0, 2.0] and isinstance(eager[0], flamec.Tensor)
+
+    def doubled(x: Any, **bound: int) -> Any:
+        return flamec.while_loop(lambda x: x < 9, lambda x: (2 * x,), (x,), **bound)[0]
+
+    def gradient(**bound: int) -> Any:
+        x = flamec.tensor(1.0, requires_grad=True)
+        flamec.compile(lambda x: doubled(x, **bound))(x).backward()
+        assert x.grad is not None
+        return x.grad.item()
+
+    raises(gradient, flamec.errors.CompileError)
+    assert gradient(max_steps=8) == 16.0
+
+
 @row("lazy layers")
 def _() -> None:
     layer = nn.LazyLinear(2)

@@ -41,6 +41,9 @@ class ParameterList:
         self.parameters: list[Parameter] = []
         self._number: dict[Memory, int] = {}
 
+    def __contains__(self, buffer: Memory) -> bool:
+        return buffer in self._number
+
     def number(self, buffer: Memory, written: bool = False) -> int:
         found = self._number.get(buffer)
         if found is None:

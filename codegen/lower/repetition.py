@@ -103,8 +103,9 @@ class RepeatedParts:
         signature, roots = self.signatures.of(tasks, self.stored)
         key = signature, tuple(root in self.scalars for root in roots)
         model = self._models.get(key)
-        if model is not None:
-            return self._copy(model, roots)
+        copy = None if model is None else self._copy(model, roots)
+        if copy is not None:
+            return copy
         statements, errors = self.kernel.uniform.statements, self.kernel.errors
         before = len(statements), len(self.kernel.finish.statements), errors.asked
         part, parameters = lower()
@@ -124,13 +125,25 @@ class RepeatedParts:
         defined = tuple((keys.get(name_of(s)), s) for s in added)
         return _Model(part, roots, buffers, defined, known)
 
-    def _copy(self, model: _Model, roots: list[Value]) -> Part:
-        """The statements and the part that lowering would have given, in the same order."""
+    def _copy(self, model: _Model, roots: list[Value]) -> Part | None:
+        """The statements and the part that lowering would have given, in the same order.
+
+        None where the model found something that was loaded before (by a task that computes a
+        scalar from it, say), which was not for ``roots``.
+        """
         values = dict(zip(model.roots, roots, strict=True))
         names, number = self.kernel.uniform.names, self.kernel.parameters.number
         called: dict[str, str] = {}
         for name, key in model.known.items():
-            called[name] = names[self._moved_key(key, values, called)]
+            if isinstance(key, tuple) and isinstance(key[0], Place):
+                buffer = self.kernel.parameters.buffers[key[0].parameter]
+                assert isinstance(buffer, Value)
+                if values.get(buffer, buffer) not in self.kernel.parameters:
+                    return None
+            known = names.get(self._moved_key(key, values, called))
+            if known is None:
+                return None
+            called[name] = known
         for key, statement in model.added:
             moved_key = self._moved_key(key, values, called)
             if key is not None and moved_key in names:

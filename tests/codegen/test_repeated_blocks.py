@@ -28,7 +28,7 @@ from flamec.codegen.triton.compile_graph import last_passes as last_for_triton
 from flamec.compiler import CompiledFunction
 from flamec.config import default_options
 from flamec.ir.graph import Graph
-from flamec.ir.kernel import Part
+from flamec.ir.kernel import Load, Part
 from flamec.ir.passes.forget_derivatives import forget_derivatives
 from flamec.ir.passes.fuse import FusionOptions, fuse
 from flamec.ir.passes.manager import run_passes
@@ -114,6 +114,22 @@ def test_a_copy_is_what_lowering_would_have_given(
                 assert one is other
     assert copies > len(fusion.groups) // 4
     assert parts > 20, "a bundle of writers has copies, too"
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_what_was_loaded_before_for_one_of_two_equal_parts(back_end: str) -> None:
+    """The first copy finds its element where the conversion loaded it; the second finds nothing."""
+
+    def copies(a: flamec.Tensor, b: flamec.Tensor) -> tuple[flamec.Tensor, ...]:
+        return a.double(), a.clone(), b.clone()
+
+    step = CompiledFunction(copies, replace(default_options(), backend="evaluate"))
+    traced = run_passes(step.trace((flamec.ones(()), flamec.ones(())), {}).graph, pipeline())[0]
+    prepare, options, guarded = BACK_ENDS[back_end]
+    lowering = GraphLowering(prepare, options, ErrorTable(), reuse=False, guarded=guarded)
+    (kernel,) = lowering.lower(traced).kernels
+    loads = [s for s in kernel.kernel.uniform if isinstance(s, Load)]
+    assert len(loads) == 2, "one for each argument"
 
 
 def on_a_gpu(layers: int) -> CompiledGraph:

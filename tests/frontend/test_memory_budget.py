@@ -105,11 +105,13 @@ def test_what_is_no_budget_is_refused(value: float) -> None:
 
 SEARCHING = """
 import sys, flamec
-w = flamec.ones(3, requires_grad=True)
+w = flamec.ones(16, 16, requires_grad=True)
 @flamec.compile(memory_budget={budget})
 def step(x):
-    ((x * w) ** 2).sum().backward()
-step(flamec.ones(3))
+    for _ in range(3):
+        x = (x @ w).tanh()
+    x.sum().backward()
+step(flamec.ones(64, 16))
 print("networkx" in sys.modules, step.stats.kernels_compiled > 0)
 """
 
