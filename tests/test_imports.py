@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -120,15 +120,13 @@ def test_importing_flamec_loads_nothing_heavy() -> None:
     assert done.stdout.split() == []
 
 
-def test_importing_flamec_is_quick(record_property: Callable[[str, object], None]) -> None:
-    """The promise is 0.3 s; other work on the machine must not fail the test: the best counts."""
+def test_importing_flamec_loads_few_files() -> None:
+    """The promise is 0.3 s (``benchmarks/import_time.py``), of which NumPy needs a third."""
     program = (
-        "import time\nstarted = time.process_time()\nimport flamec\n"
-        "print(time.process_time() - started)"
+        "import numpy, sys\nbefore = set(sys.modules)\nimport flamec\n"
+        "print(*set(sys.modules) - before)"
     )
-    seconds = min(
-        float(subprocess.check_output([sys.executable, "-c", program], text=True)) for _ in range(5)
-    )
-    record_property("import_seconds", seconds)
-    print(f"import flamec: {seconds:.3f} s")
-    assert seconds < 0.6
+    loaded = subprocess.check_output([sys.executable, "-c", program], text=True).split()
+    packages = {name.split(".")[0] for name in loaded} - sys.stdlib_module_names
+    assert packages <= {"flamec", "ml_dtypes", "numpy"}
+    assert len(loaded) < 220, sorted(loaded)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 import tracemalloc
 import warnings
 
 import ml_dtypes
 import numpy as np
 import pytest
+from counted_calls import called_by
 
 import flamec.ir.ops  # noqa: F401
 from flamec.ir.builder import GraphBuilder
@@ -112,13 +112,10 @@ def test_values_are_freed_after_their_last_use() -> None:
     assert peak < 5 * (4 << 20)
 
 
-def test_overhead_of_one_operation_is_small() -> None:
+def test_one_operation_calls_little_but_numpy() -> None:
     x = np.ones(8, np.float32)
     op, types = lookup("add"), (TensorType((8,), float32),)
-    best = 1.0
-    for _ in range(5):
-        start = time.perf_counter()
-        for _ in range(1000):
-            run_op(op, {}, (x, x), types)
-        best = min(best, (time.perf_counter() - start) / 1000)
-    assert best < 20e-6
+    run_op(op, {}, (x, x), types)
+    called = called_by(lambda: run_op(op, {}, (x, x), types))
+    ours = [name for name in called if "errstate" not in name and "ContextVar" not in name]
+    assert len(ours) <= 6, called
