@@ -28,7 +28,7 @@ from flamec.codegen.options import CodegenOptions
 from flamec.codegen.traffic import bytes_read, bytes_written, flops
 from flamec.ir.bodies import symbols_in
 from flamec.ir.graph import Graph, Value
-from flamec.ir.kernel import Kernel
+from flamec.ir.kernel import Contraction, Kernel
 from flamec.ir.passes.fuse import FusionDecision, FusionGroup, FusionOptions
 from flamec.ir.passes.leave_to_host import leave_to_host
 from flamec.ir.passes.lower_attention import lower_attention, never
@@ -85,6 +85,7 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
         fusion,
         errors,
         reuse=True,
+        uneven_products=True,
         memory=MemoryBudget(options.memory_budget, FLOPS_PER_BYTE, BYTES_PER_KERNEL),
     ).lower(graph)
     with stage("emit"):
@@ -121,6 +122,7 @@ def _emitted(
         actions=tuple(program.calls),
         notes={
             "needs_blas": any(map(calls_blas, kernels)),
+            "needs_products": any(map(multiplies_uneven, kernels)),
             "functions": program.functions,
             "contract": not options.strict,
             **memory_notes(lowered.fit),
@@ -236,8 +238,17 @@ def repeated(step: Step, times: Dim) -> Step:
 
 def calls_blas(kernel: Kernel) -> bool:
     """Whether a kernel in C may call the BLAS library."""
+    return any(map(may_call_blas, _products(kernel)))
+
+
+def multiplies_uneven(kernel: Kernel) -> bool:
+    """Whether a kernel in C calls the runtime's own products."""
+    return any(c.is_uneven for c in _products(kernel))
+
+
+def _products(kernel: Kernel) -> list[Contraction]:
     contractions = (part.program.contraction for part in kernel.parts)
-    return any(c is not None and may_call_blas(c) for c in contractions)
+    return [c for c in contractions if c is not None]
 
 
 def program_symbols(graph: Graph) -> tuple[str, ...]:

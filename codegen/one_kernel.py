@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from flamec.codegen.c.emit import Emitter
-from flamec.codegen.compile_graph import CompiledGraph, calls_blas
+from flamec.codegen.compile_graph import CompiledGraph, calls_blas, multiplies_uneven
 from flamec.codegen.errors import LoweringError
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import Memory, PartialResults
@@ -58,7 +58,11 @@ def _in_c(compiled: CompiledGraph, lowered: LoweredKernel, step: Step) -> OneKer
     emitter = Emitter(compiled.plan.symbols)
     buffers = [_buffer(m, i) for i, m in enumerate(lowered.buffers)]
     emitter.kernel(lowered.kernel, tuple(range(len(buffers))))
-    notes = {"needs_blas": calls_blas(lowered.kernel), "functions": [0]}
+    notes = {
+        "needs_blas": calls_blas(lowered.kernel),
+        "needs_products": multiplies_uneven(lowered.kernel),
+        "functions": [0],
+    }
     plan = _plan(compiled, step, buffers, emitter.text(), notes)
     return _result(lowered, replace(plan, scratch=emitter.scratch))
 

@@ -239,11 +239,23 @@ class Prologue:
         return [s for s in (*self.row, *self.element) if isinstance(s, Load)]
 
 
+Steps = tuple[tuple[Dim, Dim], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UnevenSteps:
+    """Where the rows and columns of a matrix lie that are not evenly apart: (size, stride) of
+    nested loops along its free and its contracted dimension, outermost first."""
+
+    free: Steps
+    contracted: Steps
+
+
 @dataclass(frozen=True, slots=True)
 class MatrixOperand:
     """A matrix in memory: parameter, offset, (size, stride) of its batch dimensions, and the
-    strides of its free and its contracted dimension. With a ``prologue`` it is not in memory
-    (parameter -1), but computed."""
+    strides of its free and its contracted dimension, or, where these are not even, its steps. With
+    a ``prologue`` it is not in memory (parameter -1), but computed."""
 
     parameter: int
     offset: Dim
@@ -251,6 +263,7 @@ class MatrixOperand:
     free: Dim
     contracted: Dim
     prologue: Prologue | None = None
+    uneven: UnevenSteps | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +283,11 @@ class Contraction:
     left: MatrixOperand
     right: MatrixOperand
     result: int
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether some operand's rows or columns are not evenly apart."""
+        return self.left.uneven is not None or self.right.uneven is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ def print_program(program: RowProgram) -> list[str]:
         target = f"p{c.result}" if c.result >= 0 else "panel"
         names = []
         for operand, name in ((c.left, "left"), (c.right, "right")):
-            names.append(name if operand.prologue else f"p{operand.parameter}")
+            names.append(name if operand.prologue else f"p{operand.parameter}{_uneven(operand)}")
             lines.extend(_print_prologue(operand.prologue, name))
         lines.append(f"{target} = {' @ '.join(names)} ({c.memory}: {sizes})")
     rows = ", ".join(f"{l.name} < {format_dim(l.size)}" for l in program.rows)
@@ -107,6 +107,17 @@ def print_program(program: RowProgram) -> list[str]:
         lines.append(f"for {inner}:")
         lines.extend(f"  {print_statement(s)}" for s in program.after)
     return lines
+
+
+def _uneven(operand: MatrixOperand) -> str:
+    """How an uneven matrix lies in memory: its free dimension, then the contracted one."""
+    if operand.uneven is None:
+        return ""
+    parts = [
+        ", ".join(f"{format_dim(stride)} for {format_dim(size)}" for size, stride in steps)
+        for steps in (operand.uneven.free, operand.uneven.contracted)
+    ]
+    return f"[{'; '.join(parts)}]"
 
 
 def _print_prologue(prologue: Prologue | None, name: str) -> list[str]:

@@ -29,6 +29,9 @@ from flamec.ir.layout import (
 from flamec.ir.op import CONTROL, OpKind
 from flamec.ir.ops.assemble import turn_window
 from flamec.ir.shape import Dim, product, structural_key, structurally_equal
+from flamec.ir.types import float32, float64
+
+MOST_STEPS = 8  # nested loops along a dimension of a matrix that is not even
 
 
 @dataclass(eq=False)
@@ -82,6 +85,7 @@ class TaskGraph:
     ``outputs[i]`` is the root whose buffer holds graph output i; ``updates`` maps an input
     position to the root that holds the new value, in row-major order. ``borders`` are the
     results of ``pad`` that have no memory: their readers look where an element lies, if anywhere.
+    ``uneven_products``: see ``build_tasks``.
     """
 
     graph: Graph
@@ -91,6 +95,7 @@ class TaskGraph:
     outputs: list[Value] = field(default_factory=list)
     updates: dict[int, Value] = field(default_factory=dict)
     borders: set[Value] = field(default_factory=set)
+    uneven_products: bool = False
     _resolved: dict[Value, tuple[Value, tuple[Node, ...]]] | None = None
 
     def resolve(self, value: Value) -> tuple[Value, tuple[Node, ...]]:
@@ -181,13 +186,15 @@ def shared_scalars(segments: Sequence[Sequence[Task]]) -> Sequence[Task]:
     return segments[0] if len(segments) > 1 and only_scalars(segments[0]) else ()
 
 
-def build_tasks(graph: Graph, guarded: bool = False) -> TaskGraph:
+def build_tasks(graph: Graph, guarded: bool = False, uneven_products: bool = False) -> TaskGraph:
     """Choose the roots of a graph and list its tasks.
 
     ``guarded``: borders of constants get no memory; who reads them tests where it is.
+    ``uneven_products``: products read operands whose rows or columns are not evenly apart, such
+    as the windows of a convolution.
     """
     graph = _without_dead_nodes(graph)
-    result = TaskGraph(graph, roots=set(graph.inputs))
+    result = TaskGraph(graph, roots=set(graph.inputs), uneven_products=uneven_products)
     for node in graph.nodes:
         if guarded and _is_border(result, node):
             result.borders.add(node.output)
@@ -274,7 +281,9 @@ def _suits(tasks: TaskGraph, node: Node, position: int) -> bool:
         return False
     match node.op.kind:
         case OpKind.CONTRACTION:
-            return matrix_strides(node, position, layout) is not None
+            if matrix_strides(node, position, layout) is not None:
+                return True
+            return tasks.uneven_products and _multiplies_uneven(node, position, layout)
         case OpKind.HOST | OpKind.SORT | OpKind.KERNEL:
             return tasks.is_whole(node.inputs[position])
         case kind if kind in CONTROL:
@@ -316,22 +325,38 @@ def matrix_strides(
     The free axes must step through memory evenly, and so must the contracted ones, and one
     of the two strides must be 1, as a BLAS wants it.
     """
-    contract = node.attributes["contract"][position]
-    batch = node.attributes["batch"][position]
-    free = [i for i in range(len(layout.dims)) if i not in (*contract, *batch)]
-    rows = coalesce(f for i in free for f in layout.dims[i])
-    columns = coalesce(f for i in contract for f in layout.dims[i])
+    outer, rows, columns = matrix_steps(node, position, layout)
     if len(rows) > 1 or len(columns) > 1:
         return None
     row = rows[0] if rows else Factor(1, 0)
     column = columns[0] if columns else Factor(1, 0)
-    outer = [f for i in batch for f in layout.dims[i]]
     if any(structurally_equal(f.size, 0) for f in (row, column)):
         return outer, Factor(row.size, 1), Factor(column.size, 1)  # nothing is read
     strides = {f.stride for f in (row, column) if not structurally_equal(f.size, 1)}
     if (strides and 1 not in strides) or any(isinstance(s, int) and s < 1 for s in strides):
         return None
     return outer, row, column
+
+
+def matrix_steps(
+    node: Node, position: int, layout: Layout
+) -> tuple[list[Factor], list[Factor], list[Factor]]:
+    """An operand of ``dot_general`` as the factors of its batch, free and contracted axes."""
+    contract = node.attributes["contract"][position]
+    batch = node.attributes["batch"][position]
+    free = [i for i in range(len(layout.dims)) if i not in (*contract, *batch)]
+    return (
+        [f for i in batch for f in layout.dims[i]],
+        coalesce(f for i in free for f in layout.dims[i]),
+        coalesce(f for i in contract for f in layout.dims[i]),
+    )
+
+
+def _multiplies_uneven(node: Node, position: int, layout: Layout) -> bool:
+    """Whether products of such a type take an operand that is not evenly in memory."""
+    _, *steps = matrix_steps(node, position, layout)
+    types = {v.type.dtype for v in (*node.inputs, node.output)}
+    return len(types) == 1 and types <= {float32, float64} and max(map(len, steps)) <= MOST_STEPS
 
 
 def even_matrix(layout: Layout) -> tuple[list[Factor], Factor, Factor] | None:

@@ -40,6 +40,8 @@ class FlamecRuntime(ctypes.Structure):
         ("threads", ctypes.c_int64),
         ("sgemm", ctypes.c_void_p),
         ("dgemm", ctypes.c_void_p),
+        ("product_f32", ctypes.c_void_p),
+        ("product_f64", ctypes.c_void_p),
     )
 
 

@@ -33,7 +33,8 @@ class ProductWriter(RowsWriter):
         return f"flamec_max(1, {GRAIN} / flamec_max(1, {is_wide(c)} ? {strip} : {rows}))"
 
     def main_function(self) -> str:
-        holes = {"name": self.name, "declarations": "\n".join(self.declarations())}
+        declarations = [*self.declarations(), *self.private_memory()]
+        holes = {"name": self.name, "declarations": "\n".join(declarations)}
         return render("product.c.j2", holes | lone_product_holes(self.product))
 
 

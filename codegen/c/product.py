@@ -1,34 +1,37 @@
-"""C text of matrix products: a call of the BLAS, or small loops."""
+"""C text of matrix products: a call of the BLAS, small loops, or a call of the runtime's product
+of operands that are no matrices in memory."""
 
 from __future__ import annotations
 
 from flamec.codegen.c.text import C_TYPES, MEMORY_BYTES, dim, factor
 from flamec.codegen.schedule import ROW_UNIT, Schedule
-from flamec.ir.kernel import Contraction, MatrixOperand, RowProgram
+from flamec.ir.kernel import Contraction, MatrixOperand, RowProgram, Steps
 from flamec.ir.shape import Dim, structurally_equal
 
 SMALL_PRODUCT = 1 << 15  # multiplications up to which our own loops win
 DOT_ROWS = 3  # rows up to which dot products of contiguous rows beat a BLAS, which packs
 FEW_ROWS = 64
 COLUMN_STRIP = 96  # columns of the smallest piece of a product that is divided along them
+PRODUCT_MEMORY = 1009 << 10  # bytes that a product of uneven operands needs (product.c)
 _BLAS = {"f32": ("sgemm", "FlamecSgemm"), "f64": ("dgemm", "FlamecDgemm")}
 
 
 def may_call_blas(c: Contraction) -> bool:
     """Whether a product is, or at run time may be, too large for our own loops."""
+    if c.is_uneven:
+        return False
     work = c.rows * c.columns * c.depth
     return c.memory in _BLAS and not (isinstance(work, int) and work <= SMALL_PRODUCT)
 
 
-def product_holes(program: RowProgram, schedule: Schedule) -> dict[str, str] | None:
+def product_holes(program: RowProgram, schedule: Schedule) -> dict[str, str | bool] | None:
     """What the rows template needs to compute panels of a product; None without a product."""
     c = program.contraction
     if c is None:
         return None
     lines = [
-        f"const int64_t product_row = panel_begin - matrix * ({dim(c.rows)});",
+        f"const int64_t product_row = panel_begin - matrix * ({dim(c.rows)}), first_column = 0;",
         f"const int64_t rows = panel_end - panel_begin, columns = {dim(c.columns)};",
-        *_operands(c, "product_row", "0"),
     ]
     if c.result < 0:
         kind = C_TYPES[c.memory]
@@ -37,13 +40,17 @@ def product_holes(program: RowProgram, schedule: Schedule) -> dict[str, str] | N
     else:
         lines.append(f"void *result = p{c.result} + panel_begin * columns;")
     lines += _product(c)
-    return {"rows": dim(c.rows), "panel": str(schedule.panel), "call": "\n".join(lines)}
+    return {
+        "rows": dim(c.rows),
+        "panel": str(schedule.panel),
+        "whole_units": not c.is_uneven,  # the bits of which depend on no unit
+        "call": "\n".join(lines),
+    }
 
 
 def lone_product_holes(c: Contraction) -> dict[str, str]:
     """What the template of a product without an epilogue needs."""
     lines = [
-        *_operands(c, "product_row", "first_column"),
         f"void *result = p{c.result} + (result_row * {factor(c.columns)} + first_column);",
         *_product(c),
     ]
@@ -75,11 +82,11 @@ def is_wide(c: Contraction) -> str:
     return f"({rows}) < {FEW_ROWS} && {dim(c.columns)} > 4 * ({rows})"
 
 
-def _operands(c: Contraction, row: str, column: str) -> list[str]:
+def _operands(c: Contraction) -> list[str]:
     """Pointers to the first elements that are read."""
     kind = C_TYPES[c.memory]
-    left = f"{_batch_offset(c.left)} + {row} * {factor(c.left.free)}"
-    right = f"{_batch_offset(c.right)} + {column} * {factor(c.right.free)}"
+    left = f"{_batch_offset(c.left)} + product_row * {factor(c.left.free)}"
+    right = f"{_batch_offset(c.right)} + first_column * {factor(c.right.free)}"
     return [
         f"const {kind} *left = p{c.left.parameter} + ({left});",
         f"const {kind} *right = p{c.right.parameter} + ({right});",
@@ -87,7 +94,38 @@ def _operands(c: Contraction, row: str, column: str) -> list[str]:
 
 
 def _product(c: Contraction) -> list[str]:
-    """The product of ``rows`` rows and ``columns`` columns into ``result``."""
+    """The product of ``rows`` rows from ``product_row`` on and ``columns`` columns from
+    ``first_column`` on into ``result``."""
+    if c.is_uneven:
+        return _uneven_product(c)
+    return [*_operands(c), *_even_product(c)]
+
+
+def _uneven_product(c: Contraction) -> list[str]:
+    """A call of the runtime's product of operands that are no matrices in memory."""
+    return [
+        "const FlamecProduct product = {",
+        f"    {_uneven_operand(c.left)},",
+        f"    {_uneven_operand(c.right)},",
+        f"    product_row, rows, first_column, columns, {dim(c.depth)}, result, {dim(c.columns)}",
+        "};",
+        f"frame->call->runtime->product_{c.memory}(&product, product_memory);",
+    ]
+
+
+def _uneven_operand(operand: MatrixOperand) -> str:
+    assert operand.uneven is not None
+    steps = (operand.uneven.free, operand.uneven.contracted)
+    loops = ", ".join(map(_loops, steps))
+    return f"{{p{operand.parameter} + ({_batch_offset(operand)}), {loops}}}"
+
+
+def _loops(steps: Steps) -> str:
+    sizes, strides = (", ".join(dim(step[i]) for step in steps) or "0" for i in (0, 1))
+    return f"{{{len(steps)}, {{{sizes}}}, {{{strides}}}}}"
+
+
+def _even_product(c: Contraction) -> list[str]:
     small = (
         f"flamec_matrix_{c.memory}(rows, columns, {dim(c.depth)}, left, {dim(c.left.free)}, "
         f"{dim(c.left.contracted)}, right, {dim(c.right.contracted)}, {dim(c.right.free)}, "

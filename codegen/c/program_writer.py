@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flamec.codegen.c.product import (
+    PRODUCT_MEMORY,
     product_holes,
     row_unit,
 )
@@ -140,7 +141,8 @@ class ProgramWriter:
         kept = self.program.kept()
         contraction = self.program.contraction
         panel = contraction is not None and contraction.result < 0 and self.program.passes
-        if not kept and not panel:
+        uneven = contraction is not None and contraction.is_uneven
+        if not kept and not panel and not uneven:
             return []
         lines = [
             "char *private = (char *)frame->call->scratch + thread * flamec_scratch(frame->call);"
@@ -157,6 +159,9 @@ class ProgramWriter:
             lines.append(f"{kind} *panel_memory = ({kind} *)({_aligned(total)});")
             size = LANE_BYTES[contraction.lane] * self.schedule.panel
             total = total + contraction.columns * size + 64
+        if uneven:
+            lines.append(f"void *product_memory = {_aligned(total)};")
+            total = total + PRODUCT_MEMORY + 64
         self.scratch = total
         return lines
 

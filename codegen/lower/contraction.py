@@ -1,14 +1,18 @@
-"""Lower ``dot_general`` to a batched matrix product over even strides."""
+"""Lower ``dot_general`` to a batched matrix product over strides, even ones where there are."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from flamec.codegen.lower.lanes import lane_type, memory_type
 from flamec.codegen.lower.value_lowering import ValueLowering
 from flamec.ir.graph import Value
-from flamec.ir.kernel import Contraction, MatrixOperand, Prologue
+from flamec.codegen.lower.depth_order import in_one_order
+from flamec.ir.kernel import Contraction, MatrixOperand, Prologue, Steps, UnevenSteps
+from flamec.ir.layout import Factor
 from flamec.ir.passes.absorb_prologues import Absorbed, operand_space
 from flamec.ir.shape import Dim, product
-from flamec.ir.tasks import Task, TaskGraph, matrix_strides
+from flamec.ir.tasks import Task, TaskGraph, matrix_steps, matrix_strides
 
 
 def lower_contraction(
@@ -38,29 +42,35 @@ def lower_contraction(
         layout = context.layout(source)
         assert layout is not None
         strides = matrix_strides(node, position, layout)
-        assert strides is not None
-        batch, free, contracted = strides
+        batch, free, contracted = matrix_steps(node, position, layout)
         operands.append(
             MatrixOperand(
                 parameters.number(context.root(source)),
                 layout.offset,
-                tuple((f.size, f.stride) for f in batch),
-                free.stride,
-                contracted.stride,
+                _steps(batch),
+                0 if strides is None else strides[1].stride,
+                0 if strides is None else strides[2].stride,
+                uneven=UnevenSteps(_steps(free), _steps(contracted)) if strides is None else None,
             )
         )
     left_shape = task.operands[0].type.shape
+    depth = product(left_shape[i] for i in attributes["contract"][0])
+    left, right = in_one_order(operands[0], operands[1], *sizes, depth)
     return Contraction(
         memory_type(value.type.dtype),
         lane_type(value.type.dtype),
         product(left_shape[i] for i in attributes["batch"][0]),
         sizes[0],
         sizes[1],
-        product(left_shape[i] for i in attributes["contract"][0]),
-        operands[0],
-        operands[1],
+        depth,
+        left,
+        right,
         parameters.number(value, written=True) if value in escapes else -1,
     )
+
+
+def _steps(factors: Sequence[Factor]) -> Steps:
+    return tuple((f.size, f.stride) for f in factors)
 
 
 def _prologue(

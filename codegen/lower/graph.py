@@ -59,7 +59,7 @@ class LoweredGraph:
 
 class GraphLowering:
     """``prepare``: the back end's last passes; ``reuse``: see ``GroupLowering``; ``enter`` is told
-    each group; ``guarded``: see ``build_tasks``; ``memory``: not for bodies."""
+    each group; ``guarded``, ``uneven_products``: see ``build_tasks``; ``memory``: not for bodies."""
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class GraphLowering:
         reuse: bool,
         enter: Callable[[FusionGroup], None] = lambda group: None,
         guarded: bool = False,
+        uneven_products: bool = False,
         memory: MemoryBudget | None = None,
     ) -> None:
         self._prepare = prepare
@@ -76,7 +77,7 @@ class GraphLowering:
         self._errors = errors
         self._reuse = reuse
         self._enter = enter
-        self._guarded = guarded
+        self._guarded, self._uneven = guarded, uneven_products
         self._memory = memory or MemoryBudget()
         self._count = 0
 
@@ -88,7 +89,7 @@ class GraphLowering:
         _refuse_unbounded(graph)
         prepared = self._prepare(graph)
         with stage("build_tasks"):
-            context = build_tasks(prepared, self._guarded)
+            context = build_tasks(prepared, self._guarded, self._uneven)
         with stage("fuse"):
             fusion = fuse(context, self._options)
         lowering = GroupLowering(context, self._errors, self._reuse)

@@ -21,7 +21,7 @@ from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.types import Device
 from flamec.prepared import Prepared, graph_device
-from flamec.runtime.cpu import threads
+from flamec.runtime.cpu import products, threads
 from flamec.runtime.cpu.compiler import CompileError as CompilerError
 from flamec.runtime.cpu.compiler import Compiler, header_digest, library_key, processor_features
 from flamec.runtime.cpu.device import CpuDevice
@@ -127,9 +127,11 @@ def _load_on_gpu(
 
 
 def _sources(plan: ExecutionPlan, cpu: CpuDevice) -> list[tuple[str, tuple[str, ...]]]:
-    """The C texts of a program on the CPU, its own and the thread pool's, with their flags."""
-    pool = Path(threads.__file__).with_name("threads.c").read_text()
-    return [(plan.source, cpu.plan_flags(plan)), (pool, cpu.flags)]
+    """The C texts of a program on the CPU, its own and the runtime's, with their flags."""
+    files = [Path(threads.__file__).with_name("threads.c")]
+    if plan.notes.get("needs_products"):
+        files.append(products.SOURCE)
+    return [(plan.source, cpu.plan_flags(plan)), *((f.read_text(), cpu.flags) for f in files)]
 
 
 @cache

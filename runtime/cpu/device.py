@@ -1,8 +1,9 @@
 """The CPU as a device: compile, cache and load programs, with one thread pool and one BLAS.
 
-In: settings as arguments (never the environment) and plans. Out: ``Executable``. The pool and
-the BLAS are shared by all programs of the process; the BLAS is loaded when the first program
-says that it needs it (``plan.notes["needs_blas"]``).
+In: settings as arguments (never the environment) and plans. Out: ``Executable``. The pool, the
+BLAS and the products of uneven operands are shared by all programs of the process; the last two
+are loaded when the first program says that it needs them (``plan.notes["needs_blas"]`` and
+``plan.notes["needs_products"]``).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from flamec.runtime.cpu.compiler import (
     local_key,
     portable_key,
 )
+from flamec.runtime.cpu.products import Products
 from flamec.runtime.cpu.threads import ThreadPool
 from flamec.runtime.device import PlanMemory
 from flamec.runtime.executable import Executable, FlamecRuntime, ProgramRuntime
@@ -64,6 +66,7 @@ class CpuDevice:
         self._functions = FlamecRuntime()
         self._runtime: ProgramRuntime | None = None
         self._blas: Blas | None = None
+        self._products: Products | None = None
 
     def empty(self, nbytes: int) -> tuple[np.ndarray, int]:
         """Uninitialised memory: a uint8 array and its address, a multiple of 64."""
@@ -87,7 +90,8 @@ class CpuDevice:
 
         CompileError if the compiler fails. ``label``: what profiles call the program.
         """
-        runtime = self._prepare(needs_blas=bool(plan.notes.get("needs_blas", False)))
+        needs = (bool(plan.notes.get(name)) for name in ("needs_blas", "needs_products"))
+        runtime = self._prepare(*needs)
         facts: dict[str, object] = {"entry": plan.entry, "steps": len(plan.steps)}
         path, built = self._library(plan.source, facts, self.plan_flags(plan))
 
@@ -101,7 +105,7 @@ class CpuDevice:
         """The compiler's flags for a plan; one may ask that no sum of a product is contracted."""
         return (*self.flags, *(() if plan.notes.get("contract", True) else NO_CONTRACTION))
 
-    def _prepare(self, needs_blas: bool) -> ProgramRuntime:
+    def _prepare(self, needs_blas: bool, needs_products: bool) -> ProgramRuntime:
         with self._lock:
             if self._runtime is None:
                 pool = ThreadPool(self._compile_file)
@@ -115,6 +119,10 @@ class CpuDevice:
                 self._functions.sgemm = blas.sgemm
                 self._functions.dgemm = blas.dgemm
                 self._blas = blas
+            if needs_products and self._products is None:
+                self._products = Products(self._compile_file)
+                self._functions.product_f32 = self._products.f32
+                self._functions.product_f64 = self._products.f64
             return self._runtime
 
     def _compile_file(self, source: Path) -> Path:

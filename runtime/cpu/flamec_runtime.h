@@ -17,12 +17,36 @@ typedef __UINT64_TYPE__ uint64_t;
 /* One chunk of a parallel loop: the half-open range [begin, end) and the thread's number. */
 typedef void (*FlamecLoop)(void *context, int64_t begin, int64_t end, int thread);
 
+/* Where the elements along a dimension of a matrix lie: those of nested loops, outermost first. */
+enum { FLAMEC_MOST_LOOPS = 8, FLAMEC_PRODUCT_MEMORY = 1009 << 10 };
+typedef struct FlamecLoops {
+    int64_t count;
+    int64_t size[FLAMEC_MOST_LOOPS], stride[FLAMEC_MOST_LOOPS];
+} FlamecLoops;
+
+typedef struct FlamecOperand {
+    const void *data;
+    FlamecLoops free, depth;
+} FlamecOperand;
+
+/* Some rows and columns of the product of two operands (product.c). `result` is the place of the
+ * first element; rows of it are `step` elements apart. */
+typedef struct FlamecProduct {
+    FlamecOperand left, right;
+    int64_t first_row, rows, first_column, columns, depth;
+    void *result;
+    int64_t step;
+} FlamecProduct;
+
 typedef struct FlamecRuntime {
     /* Splits [0, n) into at most `threads` contiguous chunks of at least `grain` iterations. */
     void (*parallel_for)(FlamecLoop loop, void *context, int64_t n, int64_t grain);
     int64_t threads;
     void *sgemm; /* cblas_sgemm and cblas_dgemm with 32-bit integers, or null */
     void *dgemm;
+    /* Some of a product (product.c), or null; with FLAMEC_PRODUCT_MEMORY bytes of private memory. */
+    void (*product_f32)(const FlamecProduct *product, void *memory);
+    void (*product_f64)(const FlamecProduct *product, void *memory);
 } FlamecRuntime;
 
 typedef struct FlamecCall {

@@ -1,0 +1,168 @@
+/* Matrix products of operands that need not be matrices in memory.
+ *
+ * In: for each operand the loops (size, stride) along its free and its contracted dimension, as many
+ * as it takes, so that the windows of a convolution, or its kernel as it is stored, are operands
+ * like any other. Out: rows and columns of the product, row-major. The right operand is copied
+ * panel by panel (some depth, some columns) into the order in which it is consumed; the left one is
+ * read where it lies, through a table of places along the depth, or is copied ROWS rows at a time
+ * where it is contiguous along its rows only.
+ *
+ * Invariant: an element is the sum over the depth in order, in blocks of DEPTH of which each is
+ * summed before it is added to the others. So its bits depend on neither the rows and
+ * columns that are asked for together nor on the number of threads.
+ *
+ * The loops are those of Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix
+ * Multiplication", figure 8; to read windows through a table of places is from Dukhan 2019,
+ * "The Indirect Convolution Algorithm". */
+#define FLAMEC_NATIVE_LANES
+#include "flamec_vector.h"
+
+typedef __UINTPTR_TYPE__ uintptr_t;
+
+enum {
+    ROWS = 6,      /* of a tile, whose sums stay in registers */
+    DEPTH = 576,   /* of a panel */
+    COLUMNS = 256, /* of a panel of float32; of float64 half as many */
+    CHUNK = 768,   /* rows whose places are computed together */
+    PACKED = 96 * DEPTH, /* elements of the left operand that are copied together */
+    MOST_VECTORS = COLUMNS * sizeof(float) / FLAMEC_REGISTER,
+    MOST_PIECES = 3, /* of neighbours, of which a vector of columns is put together */
+    FEW = 4,       /* neighbours along the depth from which on transposing pays */
+    NEAR = 64,     /* distance of columns that share pages */
+};
+#if FLAMEC_REGISTER == 64 || defined(__aarch64__)
+#define VECTORS 4 /* of a tile, where there are 32 registers */
+#else
+#define VECTORS 2
+#endif
+
+_Static_assert(COLUMNS * DEPTH * sizeof(float) + PACKED * sizeof(double) + 64 <=
+                   FLAMEC_PRODUCT_MEMORY,
+               "the panels must fit");
+_Static_assert(CHUNK % ROWS == 0, "a chunk has whole tiles");
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* The places of `count` indices from `first` on. */
+static void places(int64_t *to, const FlamecLoops *loops, int64_t first, int64_t count) {
+    int64_t index[FLAMEC_MOST_LOOPS], at = 0;
+    const int last = (int)loops->count - 1;
+    for (int i = last; i >= 0; i--) {
+        const int64_t next = i ? first / loops->size[i] : 0;
+        index[i] = first - next * loops->size[i];
+        at += index[i] * loops->stride[i];
+        first = next;
+    }
+    if (last < 0)
+        for (int64_t n = 0; n < count; n++) to[n] = 0;
+    else
+        for (int64_t n = 0; n < count;) {
+            const int64_t stride = loops->stride[last];
+            const int64_t more = least(count - n, loops->size[last] - index[last]);
+            for (int64_t i = 0; i < more; i++) to[n + i] = at + i * stride;
+            n += more;
+            at -= index[last] * stride;
+            index[last] = 0;
+            for (int i = last - 1; i >= 0; i--) {
+                at += loops->stride[i];
+                if (++index[i] < loops->size[i]) break;
+                at -= loops->size[i] * loops->stride[i];
+                index[i] = 0;
+            }
+        }
+}
+
+/* The indices of places in the order of the places. */
+static void sort(int *order, const int64_t *place, int64_t count) {
+    int other[DEPTH], *from = order, *to = other;
+    for (int64_t i = 0; i < count; i++) from[i] = (int)i;
+    for (int64_t run = 1; run < count; run *= 2) {
+        for (int64_t first = 0; first < count; first += 2 * run) {
+            const int64_t middle = least(first + run, count), end = least(middle + run, count);
+            int64_t a = first, b = middle;
+            for (int64_t i = first; i < end; i++)
+                to[i] = b >= end || (a < middle && place[from[a]] <= place[from[b]]) ? from[a++]
+                                                                                     : from[b++];
+        }
+        int *kept = from;
+        from = to;
+        to = kept;
+    }
+    if (from != order)
+        for (int64_t i = 0; i < count; i++) order[i] = from[i];
+}
+
+/* The heights of tiles: they differ by one at most, because low ones are slow. */
+static int64_t divide(int *heights, int64_t rows) {
+    const int64_t tiles = (rows + ROWS - 1) / ROWS;
+    for (int64_t i = 0; i < tiles; i++)
+        heights[i] = (int)((i + 1) * rows / tiles - i * rows / tiles);
+    return tiles;
+}
+
+static int steps_by_one(const FlamecLoops *loops) {
+    for (int64_t i = 0; i < loops->count; i++)
+        if (loops->size[i] > 1 && loops->stride[i] == 1) return 1;
+    return 0;
+}
+
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define SHUFFLES
+#endif
+#endif
+#ifdef SHUFFLES
+#define INDICES_2(f, s, w) f(0, s, w), f(1, s, w)
+#define INDICES_4(f, s, w) INDICES_2(f, s, w), f(2, s, w), f(3, s, w)
+#define INDICES_8(f, s, w) \
+    INDICES_4(f, s, w), f(4, s, w), f(5, s, w), f(6, s, w), f(7, s, w)
+#define INDICES_16(f, s, w)                                                                \
+    INDICES_8(f, s, w), f(8, s, w), f(9, s, w), f(10, s, w), f(11, s, w), f(12, s, w),     \
+        f(13, s, w), f(14, s, w), f(15, s, w)
+#define LOWER(i, s, w) ((i) & (s) ? (w) + (i) - (s) : (i))
+#define UPPER(i, s, w) ((i) & (s) ? (w) + (i) : ((i) + (s)) % (w))
+#define EXCHANGE(x, type, w, s)                                                            \
+    if (s < w)                                                                             \
+        _Pragma("GCC unroll 16") for (int i = 0; i < w; i++) if (!(i & s)) {               \
+            const type a = x[i], b = x[i | s];                                             \
+            x[i] = __builtin_shufflevector(a, b, INDICES(LOWER, s, w));                    \
+            x[i | s] = __builtin_shufflevector(a, b, INDICES(UPPER, s, w));                \
+        }
+#else
+#define EXCHANGE(x, type, w, s)                                                            \
+    if (s == 1)                                                                            \
+        for (int i = 0; i < w; i++)                                                        \
+            for (int j = 0; j < i; j++) {                                                  \
+                const SCALAR kept = x[i][j];                                               \
+                x[i][j] = x[j][i];                                                         \
+                x[j][i] = kept;                                                            \
+            }
+#endif
+
+#define SCALAR c_f32
+#define BITS int32_t
+#define NAME(x) x##_f32
+#if FLAMEC_REGISTER == 64
+#define INDICES INDICES_16
+#elif FLAMEC_REGISTER == 32
+#define INDICES INDICES_8
+#else
+#define INDICES INDICES_4
+#endif
+#include "flamec_product.h"
+#undef SCALAR
+#undef BITS
+#undef NAME
+#undef INDICES
+
+#define SCALAR c_f64
+#define BITS int64_t
+#define NAME(x) x##_f64
+#if FLAMEC_REGISTER == 64
+#define INDICES INDICES_8
+#elif FLAMEC_REGISTER == 32
+#define INDICES INDICES_4
+#else
+#define INDICES INDICES_2
+#endif
+#include "flamec_product.h"
