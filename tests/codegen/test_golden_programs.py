@@ -16,6 +16,7 @@ from triton_graphs import recurrence
 from flamec.codegen.compile_graph import compile_graph
 from flamec.ir.graph import Graph, Value
 from flamec.ir.kernel_printer import print_kernel
+from flamec.ir.types import CPU, float32
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -33,6 +34,22 @@ def optimizer_step() -> Graph:
     return b.build(*adam(b, ((64, 32), (32,))))
 
 
+def convolution() -> Graph:
+    """Images that lie with their channels last, as between two layers, by a kernel as it is stored."""
+    b = Builder(share=True)
+    images, kernel = b.tensor(4, 16, 18, 8), b.tensor(20, 8, 3, 3)
+    result = b.convolution(
+        b.permute(images, axes=(0, 3, 1, 2)),
+        kernel,
+        strides=(2, 1),
+        padding=((0, 0), (0, 0)),
+        lhs_dilation=(1, 1),
+        rhs_dilation=(1, 1),
+        groups=1,
+    )
+    return b.build([b.maximum(result, b.full(value=0.0, shape=(), dtype=float32, device=CPU))])
+
+
 GRAPHS: dict[str, Callable[[], Graph]] = {
     "softmax": returning(softmax),
     "cross_entropy": returning(cross_entropy),
@@ -40,6 +57,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "linear_gelu": returning(linear_gelu),
     "reshaped_chain": returning(reshaped_chain),
     "optimizer_step": optimizer_step,
+    "convolution": convolution,
     "recurrence": lambda: recurrence(Builder(share=True), 4, 24, 5),
 }
 

@@ -1,0 +1,237 @@
+"""Products of operands that are no matrices in memory, as the runtime computes them.
+
+The oracle is NumPy over the elements that the loops name, in float64 or, for float64, in integers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from same_bits import same_bits
+from vector_harness import BUILDS
+
+from flamec.codegen.c.product import PRODUCT_MEMORY
+from flamec.ir.tasks import MOST_STEPS
+from flamec.runtime.cpu.compiler import Compiler, compile_library
+from flamec.runtime.cpu.products import Products
+
+Steps = Sequence[tuple[int, int]]
+
+
+class _Loops(ctypes.Structure):
+    _fields_ = (
+        ("count", ctypes.c_int64),
+        ("size", ctypes.c_int64 * MOST_STEPS),
+        ("stride", ctypes.c_int64 * MOST_STEPS),
+    )
+
+
+class _Operand(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("free", _Loops), ("depth", _Loops))
+
+
+class _Product(ctypes.Structure):
+    _fields_ = (
+        ("left", _Operand),
+        ("right", _Operand),
+        *((n, ctypes.c_int64) for n in ("first_row", "rows", "first_column", "columns", "depth")),
+        ("result", ctypes.c_void_p),
+        ("step", ctypes.c_int64),
+    )
+
+
+def _loops(steps: Steps) -> _Loops:
+    sizes, strides = [size for size, _ in steps], [stride for _, stride in steps]
+    array = ctypes.c_int64 * MOST_STEPS
+    return _Loops(len(steps), array(*sizes), array(*strides))
+
+
+def _places(steps: Steps) -> np.ndarray:
+    places = np.zeros(1, np.int64)
+    for size, stride in steps:
+        places = (places[:, None] + np.arange(size) * stride).reshape(-1)
+    return places
+
+
+@dataclass
+class Matrix:
+    """An operand: rows (or columns) and depth as loops. Its memory begins at its lowest element
+    and ends at its highest one."""
+
+    free: Steps
+    depth: Steps
+
+    def __post_init__(self) -> None:
+        self.places = _places(self.free)[:, None] + _places(self.depth)
+        self.base = -int(self.places.min(initial=0))
+
+    def fill(self, dtype: np.dtype, random: np.random.Generator) -> np.ndarray:
+        count = int(self.places.max(initial=0)) + self.base + 1
+        return random.integers(-8, 9, count).astype(dtype)
+
+    def elements(self, memory: np.ndarray) -> np.ndarray:
+        return memory[self.places + self.base]
+
+    def operand(self, memory: np.ndarray) -> _Operand:
+        at = memory.ctypes.data + self.base * memory.itemsize
+        return _Operand(at, _loops(self.free), _loops(self.depth))
+
+
+# windows of 3x3 in images [2, 9, 11, 5], channels last, and of 2x3 with steps and dilations
+WINDOWS = Matrix([(2, 495), (7, 55), (9, 5)], [(3, 55), (3, 5), (5, 1)])
+STRIDED = Matrix([(2, 495), (3, 110), (4, 10)], [(2, 165), (3, 10), (5, 1)])
+CASES = {
+    "windows by a kernel as it is stored": (
+        Matrix(WINDOWS.free, [(5, 1), (3, 55), (3, 5)]),
+        Matrix([(70, 45)], [(5, 9), (3, 3), (3, 1)]),
+    ),
+    "the same in the order of the windows": (WINDOWS, Matrix([(70, 45)], [(9, 1), (5, 9)])),
+    "a mirrored kernel, for the gradient of the image": (
+        Matrix(WINDOWS.free, [(5, 1), (3, 55), (3, 5)]),
+        Matrix([(33, 9)], [(5, 33 * 9), (3, -3), (3, -1)]),
+    ),
+    "rows by windows, for the gradient of the kernel": (
+        Matrix([(13, 1)], [(126, 13)]),
+        Matrix([(3, 55), (15, 1)], WINDOWS.free),
+    ),
+    "the same with channels outermost": (
+        Matrix([(100, 1)], [(126, 100)]),
+        Matrix([(5, 1), (3, 55), (3, 5)], WINDOWS.free),
+    ),
+    "steps and dilations": (STRIDED, Matrix([(17, 30)], [(6, 1), (5, 6)])),
+    "several panels of depth and of columns": (
+        Matrix([(7, 700), (2, 350)], [(350, 1), (4, 350)]),
+        Matrix([(30, 1400), (10, 42000)], [(1400, 1)]),
+    ),
+    "several chunks of rows": (
+        Matrix([(1000, 3)], [(7, 2), (5, 3000)]),
+        Matrix([(3, 2), (3, 100)], [(35, 7)]),
+    ),
+    "one column": (WINDOWS, Matrix([(1, 1)], [(45, 2)])),
+    "one row": (Matrix([], [(3, 55), (15, 1)]), Matrix([(40, 45)], [(45, 1)])),
+    "a repeated row and a repeated column": (
+        Matrix([(4, 0), (3, 45)], [(45, 1)]),
+        Matrix([(5, 45), (4, 0)], [(45, 1)]),
+    ),
+    "the same element all along the depth": (
+        Matrix([(9, 1)], [(40, 0)]),
+        Matrix([(9, 1)], [(8, 0), (5, 9)]),
+    ),
+    "no depth": (Matrix([(9, 1)], [(0, 9)]), Matrix([(9, 1)], [(0, 9)])),
+    "no rows": (Matrix([(3, 9), (0, 9)], [(9, 1)]), Matrix([(9, 1)], [(9, 9)])),
+}
+
+
+class Fenced:
+    """Copies of arrays that touch memory which nobody may read, at their end or at their begin."""
+
+    def __init__(self) -> None:
+        self._maps: list[mmap.mmap] = []
+
+    def copy(self, array: np.ndarray, at_end: bool) -> np.ndarray:
+        pages = -(-max(array.nbytes, 1) // mmap.PAGESIZE)
+        self._maps.append(mmap.mmap(-1, (pages + 2) * mmap.PAGESIZE))
+        whole = np.frombuffer(self._maps[-1], np.uint8)
+        protect = ctypes.CDLL(None, use_errno=True).mprotect
+        for page in (0, pages + 1):
+            address = ctypes.c_void_p(whole.ctypes.data + page * mmap.PAGESIZE)
+            assert protect(address, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+        start = (pages + 1) * mmap.PAGESIZE - array.nbytes if at_end else mmap.PAGESIZE
+        inside = whole[start : start + array.nbytes].view(array.dtype)
+        inside[:] = array
+        return inside
+
+
+@pytest.fixture(scope="module", params=list(BUILDS))
+def products(
+    request: pytest.FixtureRequest, compiler: Compiler, tmp_path_factory: pytest.TempPathFactory
+) -> Products:
+    """The functions, built for one kind of register."""
+
+    def compile_file(source: Path) -> Path:
+        target = tmp_path_factory.mktemp("product") / "product.so"
+        target.write_bytes(compile_library(compiler, source.read_text(), BUILDS[request.param]))
+        return target
+
+    return Products(compile_file)
+
+
+def multiply(
+    products: Products,
+    matrices: tuple[Matrix, Matrix],
+    operands: Sequence[np.ndarray],
+    rows: range | None = None,
+    columns: range | None = None,
+) -> np.ndarray:
+    """Some rows and columns, computed into an array that has two more columns than asked for."""
+    left, right = matrices
+    rows = rows or range(len(left.places))
+    columns = columns or range(len(right.places))
+    dtype = operands[0].dtype
+    result = np.full((len(rows), len(columns) + 2), 77, dtype)
+    asked = _Product(
+        left.operand(operands[0]),
+        right.operand(operands[1]),
+        rows.start,
+        len(rows),
+        columns.start,
+        len(columns),
+        left.places.shape[1],
+        result.ctypes.data,
+        result.shape[1],
+    )
+    address = products.f32 if dtype == np.float32 else products.f64
+    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(address)
+    memory = np.full(PRODUCT_MEMORY, 255, np.uint8)
+    function(ctypes.addressof(asked), memory.ctypes.data)
+    assert np.all(result[:, len(columns) :] == 77)
+    return result[:, : len(columns)]
+
+
+@pytest.mark.parametrize("at_end", [False, True], ids=["fence before", "fence behind"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", list(CASES))
+def test_elements_are_those_that_the_loops_name(
+    products: Products, name: str, dtype: str, at_end: bool
+) -> None:
+    """Small integers, so that every order of the sum gives the same bits. Whoever reads outside of
+    an operand's elements is ended by the system."""
+    left, right = CASES[name]
+    random, fenced = np.random.default_rng(0), Fenced()
+    operands = [fenced.copy(m.fill(np.dtype(dtype), random), at_end) for m in (left, right)]
+    first, second = (m.elements(x) for m, x in zip((left, right), operands, strict=True))
+    found = multiply(products, (left, right), operands)
+    np.testing.assert_array_equal(found, first @ second.T)
+
+
+@pytest.mark.parametrize("name", ["windows by a kernel as it is stored", "several chunks of rows"])
+def test_bits_do_not_depend_on_what_is_asked_for_together(products: Products, name: str) -> None:
+    matrices = CASES[name]
+    random = np.random.default_rng(1)
+    operands = [m.fill(np.dtype(np.float32), random) + np.float32(0.1) for m in matrices]
+    operands = [x * random.standard_normal(x.shape).astype(np.float32) for x in operands]
+    whole = multiply(products, matrices, operands)
+    for rows, columns in ((range(5, 6), range(3, 8)), (range(1, 100), range(0, 1)),
+                          (range(2, 121), range(1, 9))):  # fmt: skip
+        part = multiply(products, matrices, operands, rows, columns)
+        assert same_bits(part, whole[rows.start : rows.stop, columns.start : columns.stop])
+
+
+def test_numbers_that_are_none_stay_in_their_rows_and_columns(products: Products) -> None:
+    """What fills up tiles and vectors never meets a NaN or an infinity of an element."""
+    matrices = CASES["windows by a kernel as it is stored"]
+    random = np.random.default_rng(2)
+    left, right = (m.fill(np.dtype(np.float32), random) for m in matrices)
+    right[7], right[-1] = np.inf, np.nan
+    left[-1] = np.inf
+    found = multiply(products, matrices, (left, right))
+    with np.errstate(invalid="ignore"):
+        first, second = (m.elements(x) for m, x in zip(matrices, (left, right), strict=True))
+        wanted = (first[:, None, :] * second).sum(2)
+    np.testing.assert_array_equal(found, wanted)
