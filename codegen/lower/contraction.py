@@ -55,7 +55,7 @@ def lower_contraction(
         )
     left_shape = task.operands[0].type.shape
     depth = product(left_shape[i] for i in attributes["contract"][0])
-    left, right = in_one_order(operands[0], operands[1], *sizes, depth)
+    left, right = in_one_order(operands[0], operands[1], sizes[0], sizes[1], depth)
     return Contraction(
         memory_type(value.type.dtype),
         lane_type(value.type.dtype),
