@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flamec.codegen.lower.depth_order import in_one_order
 from flamec.codegen.lower.lanes import lane_type, memory_type
 from flamec.codegen.lower.value_lowering import ValueLowering
 from flamec.ir.graph import Value
-from flamec.codegen.lower.depth_order import in_one_order
 from flamec.ir.kernel import Contraction, MatrixOperand, Prologue, Steps, UnevenSteps
 from flamec.ir.layout import Factor
 from flamec.ir.passes.absorb_prologues import Absorbed, operand_space

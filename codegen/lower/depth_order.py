@@ -1,8 +1,8 @@
 """The order in which a product goes through its depth.
 
 In: two operands of which some is uneven. Out: the same with their contracted dimensions in one
-other order. Any order is right if both have the same. The right operand is copied into panels, so it
-is read in the order in which it lies in memory: a convolution's kernel as it is stored.
+other order. Any order is right if both have the same. The right operand is copied into panels, so
+it is read in the order in which it lies in memory: a convolution's kernel as it is stored.
 """
 
 from __future__ import annotations

@@ -59,7 +59,8 @@ class LoweredGraph:
 
 class GraphLowering:
     """``prepare``: the back end's last passes; ``reuse``: see ``GroupLowering``; ``enter`` is told
-    each group; ``guarded``, ``uneven_products``: see ``build_tasks``; ``memory``: not for bodies."""
+    each group; ``guarded``, ``uneven_products``: see ``build_tasks``; ``memory``: not for bodies.
+    """
 
     def __init__(
         self,

@@ -35,7 +35,7 @@ def optimizer_step() -> Graph:
 
 
 def convolution() -> Graph:
-    """Images that lie with their channels last, as between two layers, by a kernel as it is stored."""
+    """Images with their channels last, as between two layers, by a kernel as it is stored."""
     b = Builder(share=True)
     images, kernel = b.tensor(4, 16, 18, 8), b.tensor(20, 8, 3, 3)
     result = b.convolution(

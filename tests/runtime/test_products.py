@@ -217,7 +217,7 @@ def test_bits_do_not_depend_on_what_is_asked_for_together(products: Products, na
     operands = [m.fill(np.dtype(np.float32), random) + np.float32(0.1) for m in matrices]
     operands = [x * random.standard_normal(x.shape).astype(np.float32) for x in operands]
     whole = multiply(products, matrices, operands)
-    for rows, columns in ((range(5, 6), range(3, 8)), (range(1, 100), range(0, 1)),
+    for rows, columns in ((range(5, 6), range(3, 8)), (range(1, 100), range(1)),
                           (range(2, 121), range(1, 9))):  # fmt: skip
         part = multiply(products, matrices, operands, rows, columns)
         assert same_bits(part, whole[rows.start : rows.stop, columns.start : columns.stop])
