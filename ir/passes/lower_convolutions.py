@@ -339,7 +339,7 @@ def _lowered(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> Ar
     pairs = sorted(zip((windows.channel, *windows.kernel), (channels, *spatial), strict=True))
     contract = (tuple(i for i, _ in pairs), tuple(j for _, j in pairs))
     free = free_axes(windows.value.type.ndim, contract[0], grouped[0])
-    # the windows stand in memory in one order for all products that read them
+    # the windows in one order for all products: where they are copied, they are copied once
     first = contract[0][0] < free[0] if free else False
     operands = (kernel, windows.value) if first else (windows.value, kernel)
     turn = slice(None, None, -1 if first else 1)

@@ -2,8 +2,8 @@
 
 In: any ``dot_general``. Out: one whose free and contracted dimensions are single and
 stand after the batch dimensions, between permutes and reshapes that cost nothing
-(``layout`` resolves them). What no stride can express is copied by the back end, once for all
-products that want it in the same order.
+(``layout`` resolves them). What the back end's products cannot read as it lies is copied, once for
+all of them that want it in the same order.
 """
 
 from __future__ import annotations

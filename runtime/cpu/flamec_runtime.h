@@ -18,7 +18,7 @@ typedef __UINT64_TYPE__ uint64_t;
 typedef void (*FlamecLoop)(void *context, int64_t begin, int64_t end, int thread);
 
 /* Where the elements along a dimension of a matrix lie: those of nested loops, outermost first. */
-enum { FLAMEC_MOST_LOOPS = 8, FLAMEC_PRODUCT_MEMORY = 1009 << 10 };
+enum { FLAMEC_MOST_LOOPS = 8, FLAMEC_PRODUCT_MEMORY = 649 << 10 };
 typedef struct FlamecLoops {
     int64_t count;
     int64_t size[FLAMEC_MOST_LOOPS], stride[FLAMEC_MOST_LOOPS];

@@ -21,10 +21,10 @@ typedef __UINTPTR_TYPE__ uintptr_t;
 
 enum {
     ROWS = 6,      /* of a tile, whose sums stay in registers */
-    DEPTH = 576,   /* of a panel */
+    DEPTH = 216,   /* of a panel, and of a sum; a multiple of 8, 9 and 27 */
     COLUMNS = 256, /* of a panel of float32; of float64 half as many */
     CHUNK = 768,   /* rows whose places are computed together */
-    PACKED = 96 * DEPTH, /* elements of the left operand that are copied together */
+    PACKED = 256 * DEPTH, /* elements of the left operand that are copied together */
     MOST_VECTORS = COLUMNS * sizeof(float) / FLAMEC_REGISTER,
     MOST_PIECES = 3, /* of neighbours, of which a vector of columns is put together */
     FEW = 4,       /* neighbours along the depth from which on transposing pays */
