@@ -7,13 +7,14 @@ autocast, default dtype, structure, types, memory shared between tensors, sizes,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from flamec.autograd.hooks import hooks_of_leaf
 from flamec.capture import Captured, captured_sources
 from flamec.guard_code import Check, CheckBuilder
 from flamec.ir.graph import Graph
 from flamec.ir.op import OpKind
-from flamec.ir.types import float32
+from flamec.ir.types import TensorType, float32
 from flamec.roots import overlaps_itself
 from flamec.state import process, thread
 from flamec.tensor import Storage, Tensor
@@ -114,20 +115,37 @@ class CapturedStorages:
         return now == self.present and len(now) == len(self._fixed) + len(self._tensors)
 
 
+class CapturedTypes:
+    """The types of captured tensors, and which of them must not overlap themselves."""
+
+    def __init__(self) -> None:
+        self.types: list[tuple[Tensor, TensorType]] = []
+        self.written: list[Tensor] = []
+
+    def hold(self) -> bool:
+        """Whether all is as it was."""
+        for tensor, type in self.types:
+            if tensor._type is not type and tensor._type != type:
+                return False
+        return not any(map(overlaps_itself, self.written))
+
+
 class TensorHooks:
-    """The hooks of captured leaves as they were traced."""
+    """The hooks of captured leaves as they were traced.
+
+    ``changes``: what ``process.hook_changes`` was when the tensors had them last.
+    """
 
     def __init__(self, found: Mapping[Tensor, Hooks]) -> None:
         self._found = dict(found)
-        self._changes = process.hook_changes
+        self.changes = process.hook_changes
 
     def hold(self) -> bool:
-        """Whether the tensors have these hooks; looked at only after some tensor's changed."""
-        if process.hook_changes == self._changes:
-            return True
+        """Whether the tensors have these hooks; to be asked after some tensor's changed."""
+        changes = process.hook_changes
         if any(hooks_of_leaf(t) != hooks for t, hooks in self._found.items()):
             return False
-        self._changes = process.hook_changes
+        self.changes = changes
         return True
 
 
@@ -229,21 +247,24 @@ def _add_gradients(b: CheckBuilder, captured: Captured, storages: list[tuple[int
 
 def _add_captured(b: CheckBuilder, captured: Captured) -> None:
     trace = captured.trace
+    types = CapturedTypes()
     for position, source in enumerate(captured.sources):
         tensor = source.tensor
         if source.kind == "captured" and tensor is not None:
-            name, type = b.name(tensor), b.name(tensor._type)
-            b.add(
-                f"({name}._type is {type} or {name}._type == {type})",
-                f"captured {source.name or 'tensor'} is {tensor._type}",
-                captured=True,
-            )
+            name, label = b.name(tensor), source.name or "tensor"
+            types.types.append((tensor, tensor._type))
+            meaning = partial("captured {} is {}".format, label, tensor._type)
+            b.add(f"{name}._type == {b.name(tensor._type)}", meaning, captured=True, merged=True)
             if position in captured.graph.updates:
-                b.add(f"not {b.name(overlaps_itself)}({name})", "no elements of it overlap")
+                types.written.append(tensor)
+                text = f"not {b.name(overlaps_itself)}({name})"
+                b.add(text, f"no elements of captured {label} overlap", captured=True, merged=True)
             b.add(
                 f"{name}._requires_grad is {tensor._requires_grad}",
-                f"captured {source.name or 'tensor'}.requires_grad",
+                f"captured {label}.requires_grad",
             )
+    if types.types:
+        b.add(f"{b.name(types)}.hold()", "types of captured tensors", captured=True)
     for tensor, source in trace.sharing.items():
         held = source.storage if source.tensor is None else source.tensor
         owner = b.name(held) if source.tensor is None else f"{b.name(held)}._storage"
@@ -260,7 +281,9 @@ def _add_captured(b: CheckBuilder, captured: Captured) -> None:
 
         b.add(f"{b.name(GLOBAL)}.changes == {GLOBAL.changes}", "hooks of all modules")
     if trace.hooks.reads:
-        b.add(f"{b.name(TensorHooks(trace.hooks.reads))}.hold()", "hooks of captured tensors")
+        hooks = b.name(TensorHooks(trace.hooks.reads))
+        text = f"(process.hook_changes == {hooks}.changes or {hooks}.hold())"
+        b.add(text, "hooks of captured tensors")
     for position, found in trace.hooks.argument_reads.items():
         text = f"{b.name(hooks_of_leaf)}(a{position}) == {b.name(found)}"
         b.add(text, f"hooks of argument {position}")

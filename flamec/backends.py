@@ -18,7 +18,7 @@ from flamec.config import CompileOptions
 from flamec.host_memory import HostMemory
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
-from flamec.ir.passes.place import devices_of, on_one_device
+from flamec.ir.passes.place import on_one_device
 from flamec.ir.types import TensorType
 from flamec.prepared import Prepared, errors_of_compilation, graph_device, output_allocator
 from flamec.runtime.interrupts import uninterrupted
@@ -41,7 +41,7 @@ def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Pr
     if device.type == "cuda":
         from flamec.gpu import gpu
 
-        if len(devices_of(graph)) > 1:
+        if len(graph.devices) > 1:
             graph = on_one_device(graph, device)
         return gpu(device).prepare(graph, symbols, options)
     backend = options.backend

@@ -21,7 +21,7 @@ from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import run_op
 from flamec.ir.graph import Graph
 from flamec.ir.op import Attributes, Op, OpKind
-from flamec.ir.passes.place import devices_of, on_one_device
+from flamec.ir.passes.place import on_one_device
 from flamec.ir.shape import Undecidable, evaluate_shape, using_oracle
 from flamec.ir.types import CPU, Device, DType, TensorType
 from flamec.layout import row_major
@@ -309,7 +309,7 @@ def bind_graph(
     """
     places, copied = _places(arrays)
     laid_out = with_inputs_lying(graph, places)
-    if len(devices_of(laid_out)) > 1:  # numbers that the function made on the CPU
+    if len(laid_out.devices) > 1:  # numbers that the function made on the CPU
         laid_out = on_one_device(laid_out, here.device)
     most = max(math.prod(evaluate_shape(v.type.shape, bindings)) for v in graph.values())
     types = tuple(

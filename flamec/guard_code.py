@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import Any
 
 from flamec.guards import MISSING, Guard, is_constant, same_constant, same_content
@@ -24,15 +25,22 @@ from flamec.tensor import Tensor
 class Condition:
     """A Python expression over the check function's variables, and what it means.
 
+    ``meaning``: an object whose text that is, or a function that gives the text.
     ``captured``: it is about captured tensors alone and holds as long as their arrays are the
     same objects, which the call path compares anyway (``call_path.py``). ``keys``: it says that
-    the dict of this name has these string keys in this order.
+    the dict of this name has these string keys in this order. ``merged``: another condition
+    says the same and more, so it is evaluated only to find what failed.
     """
 
     text: str
-    description: str
+    meaning: Any
     captured: bool = False
     keys: tuple[str, tuple[str, ...]] | None = None
+    merged: bool = False
+
+    @property
+    def description(self) -> str:
+        return str(self.meaning() if callable(self.meaning) else self.meaning)
 
 
 class CheckBuilder:
@@ -60,8 +68,8 @@ class CheckBuilder:
             self.namespace[known] = value
         return known
 
-    def add(self, text: str, description: str, captured: bool = False) -> None:
-        self.conditions.append(Condition(text, description, captured))
+    def add(self, text: str, meaning: Any, captured: bool = False, *, merged: bool = False) -> None:
+        self.conditions.append(Condition(text, meaning, captured, merged=merged))
 
     # arguments ------------------------------------------------------------------
     def add_structure(self, structure: Structure, root: str, known: bool) -> list[str]:
@@ -133,7 +141,10 @@ class CheckBuilder:
     def add_guard(self, guard: Guard) -> None:
         owner, expected = self.name(guard.owner), guard.expected
         match guard.kind:
-            case "attribute" | "item" if expected is MISSING:
+            case "attribute" if expected is MISSING:
+                self.add(f"{self._key_text(guard.key)} not in {owner}", guard)
+                return
+            case "item" if expected is MISSING:
                 present = f"{owner}.get({self.name(guard.key)}, M)"
             case "attribute":
                 present = f"{owner}[{guard.key!r}]"
@@ -141,50 +152,59 @@ class CheckBuilder:
                 present = f"{owner}[{self._key_text(guard.key)}]"
             case "item":
                 present = f"{owner}[{guard.key}]"
+            case "slot" if guard.key == "__class__" and type(guard.owner) is expected:
+                present = f"type({owner})"
+            case "slot" if expected is not MISSING and _is_name(guard.key):
+                present = f"{owner}.{guard.key}"
             case "slot":
                 present = f"getattr({owner}, {guard.key!r}, M)"
             case "length":
-                self.add(f"len({owner}) == {expected}" if expected else f"not {owner}", str(guard))
+                self.add(f"len({owner}) == {expected}" if expected else f"not {owner}", guard)
                 return
             case "keys":
                 self._add_keys(owner, guard)
                 return
             case "content":
-                self.add(f"same_content({owner}, {self.name(expected)})", str(guard))
+                self.add(f"same_content({owner}, {self.name(expected)})", guard)
                 return
             case _:
                 present = f"{owner}.cell_contents"
         name = self.name(expected)
         if expected is None or isinstance(expected, bool):
-            self.add(f"{present} is {expected}", str(guard))
+            self.add(f"{present} is {expected}", guard)
         elif is_constant(expected):
-            self.add(f"((v := {present}) is {name} or same(v, {name}))", str(guard))
+            self.add(f"((v := {present}) is {name} or same(v, {name}))", guard)
         else:
-            self.add(f"{present} is {name}", str(guard))
+            self.add(f"{present} is {name}", guard)
 
     def _key_text(self, key: Any) -> str:
         return repr(key) if isinstance(key, (str, int)) else self.name(key)
 
     def _add_keys(self, owner: str, guard: Guard) -> None:
         if not guard.expected:
-            self.add(f"not {owner}", str(guard))
+            self.add(f"not {owner}", guard)
         elif len(guard.expected) == 1:
             key = guard.expected[0]
             text = f"{key!r} in {owner}" if isinstance(key, str) else f"{self.name(key)} in {owner}"
-            self.add(f"len({owner}) == 1 and {text}", str(guard))
+            self.add(f"len({owner}) == 1 and {text}", guard)
         elif all(isinstance(k, str) for k in guard.expected):
             text = f"list({owner}) == {self.name(list(guard.expected))}"
-            self.conditions.append(Condition(text, str(guard), keys=(owner, guard.expected)))
+            self.conditions.append(Condition(text, guard, keys=(owner, guard.expected)))
         else:
             keys = self.name(guard.expected)
             self.add(
                 f"len({owner}) == {len(guard.expected)} and all(map(is_, {owner}, {keys}))",
-                str(guard),
+                guard,
             )
 
     # result ---------------------------------------------------------------------
     def build(self, result: str) -> Check:
         return Check(tuple(self.conditions), dict(self.namespace), result, self.refresh)
+
+
+def _is_name(key: Any) -> bool:
+    """Whether ``x.key`` is what ``getattr(x, key)`` gives."""
+    return isinstance(key, str) and key.isidentifier() and key.isascii() and not iskeyword(key)
 
 
 _MISMATCHES = (ValueError, IndexError, AttributeError, KeyError, TypeError)
@@ -222,6 +242,7 @@ class Check:
             *(c for c in conditions if c.captured),
             *(c for c in conditions if not c.captured),
         )
+        conditions = tuple(c for c in conditions if not c.merged)
         self.namespace = namespace
         arguments = [c.text for c in conditions if not c.captured and c.keys is None]
         arguments += self._merged_keys([c for c in conditions if c.keys is not None])

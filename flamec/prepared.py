@@ -20,7 +20,6 @@ from flamec.errors import CompileError, StageError, user_location
 from flamec.ir.graph import Graph
 from flamec.ir.passes.manager import Pass, PassError, PassRecord, Repeat, run_passes
 from flamec.ir.passes.pipeline import pipeline
-from flamec.ir.passes.place import devices_of
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.types import CPU, Device, DType, TensorType
 
@@ -216,7 +215,7 @@ def graph_device(graph: Graph) -> Device:
 
     CompileError for values on several GPUs.
     """
-    gpus = [device for device in devices_of(graph) if device.type != "cpu"]
+    gpus = [device for device in graph.devices if device.type != "cpu"]
     if len(gpus) > 1:
         names = " and ".join(map(str, gpus))
         raise CompileError(

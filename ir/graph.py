@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from flamec.ir.types import TensorType
+from flamec.ir.types import Device, TensorType
 
 if TYPE_CHECKING:
     from flamec.ir.op import Op
@@ -81,6 +81,8 @@ class Node:
     @property
     def bodies(self) -> dict[str, Graph]:
         """The graphs that the node runs, by attribute; empty for most operations."""
+        if not self.attributes:
+            return {}
         return {k: v for k, v in self.attributes.items() if isinstance(v, Graph)}
 
     def key(self) -> tuple[Any, ...]:
@@ -99,6 +101,14 @@ def attribute_key(value: Any) -> Any:
     if isinstance(value, Graph):
         return ("Graph", value.fingerprint())
     return (type(value).__name__, repr(value))
+
+
+class _Texts(dict[TensorType, str]):
+    """Types as text, each made once."""
+
+    def __missing__(self, type: TensorType) -> str:
+        text = self[type] = str(type)
+        return text
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +142,23 @@ class Graph:
         for node in self.nodes:
             yield from node.outputs
 
+    @cached_property
+    def devices(self) -> tuple[Device, ...]:
+        """The devices of all values, those of bodies included, in order of appearance."""
+        found: dict[Device, None] = {}
+        last = None
+        for value in self.inputs:
+            found[value.type.device] = None
+        for node in self.nodes:
+            for value in node.outputs:
+                device = value.type.device
+                if device is not last:  # asked thousands of times of a network
+                    found[device] = None
+                    last = device
+            for body in node.bodies.values():
+                found.update(dict.fromkeys(body.devices))
+        return tuple(found)
+
     def fingerprint(self) -> str:
         """A hash of structure alone: names and source lines do not count."""
         return self._fingerprint
@@ -139,16 +166,20 @@ class Graph:
     @cached_property
     def _fingerprint(self) -> str:
         number: dict[Value, int] = {}
+        text = _Texts()
         lines = []
         for value in self.inputs:
             number[value] = len(number)
             lines.append(f"input {value.type}")
         for node in self.nodes:
-            operands = ",".join(str(number[v]) for v in node.inputs)
-            attributes = tuple((k, attribute_key(v)) for k, v in sorted(node.attributes.items()))
+            operands = ",".join([str(number[v]) for v in node.inputs])
+            attributes: tuple[Any, ...] = ()
+            if node.attributes:
+                items = sorted(node.attributes.items())
+                attributes = tuple([(k, attribute_key(v)) for k, v in items])
             for value in node.outputs:
                 number[value] = len(number)
-            types = ",".join(str(v.type) for v in node.outputs)
+            types = ",".join([text[v.type] for v in node.outputs])
             lines.append(f"{node.op.name}({operands}){attributes}:{types}")
             if node.op.kernel is not None:
                 given = tuple(v.type for v in node.inputs)

@@ -67,6 +67,16 @@ class KernelCache:
 
     def get(self, key: str, kind: str) -> Path | None:
         """The checked file of an entry, or None if there is none that is whole."""
+        found = self._whole(key, kind)
+        return None if found is None else found[0]
+
+    def read(self, key: str, kind: str) -> bytes | None:
+        """The content of an entry, or None."""
+        found = self._whole(key, kind)
+        return None if found is None else found[1]
+
+    def _whole(self, key: str, kind: str) -> tuple[Path, bytes] | None:
+        """The file of an entry and its content, which has been checked."""
         _check_names(key, kind)
         for folder in self._folders():
             path = folder / f"{key}.{kind}"
@@ -81,13 +91,8 @@ class KernelCache:
                 continue  # cut short or altered: as if absent, so it is built again
             with contextlib.suppress(OSError):  # a read-only folder has no order of use
                 os.utime(path)
-            return path
+            return path, content
         return None
-
-    def read(self, key: str, kind: str) -> bytes | None:
-        """The content of an entry, or None."""
-        path = self.get(key, kind)
-        return None if path is None else path.read_bytes()
 
     def entries(self) -> list[CacheEntry]:
         """All entries, the most recently used first; damaged ones are left out."""

@@ -10,17 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from flamec.ir.bodies import all_nodes, retyped
+from flamec.ir.bodies import retyped
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import OpKind
 from flamec.ir.passes.rewrite import RewriteBuilder, rewrite
 from flamec.ir.types import Device
-
-
-def devices_of(graph: Graph) -> tuple[Device, ...]:
-    """The devices of a graph's values, in order of appearance."""
-    values = [*graph.inputs, *(v for node in all_nodes(graph) for v in node.outputs)]
-    return tuple(dict.fromkeys(v.type.device for v in values))
 
 
 def on_one_device(graph: Graph, device: Device) -> Graph:

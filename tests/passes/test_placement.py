@@ -10,7 +10,7 @@ from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Value
 from flamec.ir.passes.absorb_permutations import absorb_permutations
-from flamec.ir.passes.place import devices_of, eliminate_transfers, on_one_device
+from flamec.ir.passes.place import eliminate_transfers, on_one_device
 from flamec.ir.passes.simplify import simplify
 from flamec.ir.types import CPU, Device, TensorType, float32, float64
 from flamec.ir.verify import verify
@@ -109,7 +109,7 @@ def test_a_program_over_two_devices_is_placed_on_one() -> None:
     total = b.add(y, b.to_device(count, device=gpu))
     graph = b.build([total, b.to_device(total, device=CPU)], {0: count})
     placed = verify(on_one_device(graph, gpu))
-    assert devices_of(graph) == (CPU, gpu) and devices_of(placed) == (gpu,)
+    assert graph.devices == (CPU, gpu) and placed.devices == (gpu,)
     assert [v.type.dtype for v in placed.outputs] == [v.type.dtype for v in graph.outputs]
     arrays = [np.arange(12, dtype=np.float32).reshape(3, 4) for _ in range(2)]
     for outcome in (evaluate_graph(placed, arrays), evaluate_graph(graph, arrays)):
