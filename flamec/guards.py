@@ -21,7 +21,6 @@ from types import (
     BuiltinFunctionType,
     CellType,
     CodeType,
-    FrameType,
     FunctionType,
     MethodType,
     ModuleType,
@@ -35,12 +34,10 @@ from flamec.errors import is_framework_file, user_location
 from flamec.ir.types import Device, DType
 from flamec.state import thread
 from flamec.tensor import Tensor
-from flamec.watching import unwatched
+from flamec.watching import Watch, unwatched
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()
-_MADE_BY_DATACLASSES = "__dataclass_builtins_object__"  # a variable of their __init__
 _STDLIB = sysconfig.get_paths()["stdlib"]
-_CALLS = ("call", "c_call")
 _IMPORTING = "<frozen importlib"
 _CONSTANTS = (
     *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis)),
@@ -134,15 +131,6 @@ def same_content(value: Any, expected: Any) -> bool:
     )
 
 
-def _resume(profiler: Any) -> None:
-    """Go on with the profiler that was at work: a function, None, or an object as cProfile's."""
-    if profiler is None or callable(profiler):
-        sys.setprofile(profiler)
-    else:
-        sys.setprofile(None)
-        profiler.enable()
-
-
 class Recorder:
     """Collects guards while a function is traced; a context manager."""
 
@@ -156,18 +144,16 @@ class Recorder:
         self._older_cells: dict[int, list[CellType]] = {}  # id of a code -> see below
         self._instrumented: dict[type, Any] = {}
         self._names: dict[int, str] = {}
-        self._previous_profile: Any = None
+        self._watch = Watch(self)
         self._collects_garbage = False
         self.active = self._entered = False
 
     # life cycle ---------------------------------------------------------------
     def __enter__(self) -> Recorder:
         self._collects_garbage = gc.isenabled()
-        self._previous_profile = sys.getprofile()
         self.active = self._entered = True
         gc.disable()  # callbacks of the collector are not the traced function's
-        thread.watch = self._on_event
-        sys.setprofile(thread.watch)
+        self._watch.begin()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -177,8 +163,7 @@ class Recorder:
         """Give back what was taken from the interpreter and the classes; may be repeated."""
         self.active = False
         if self._entered:
-            thread.watch = None
-            _resume(self._previous_profile)
+            self._watch.end()
             if self._collects_garbage:
                 gc.enable()
             self._entered = False
@@ -353,29 +338,22 @@ class Recorder:
                 self.visit(value, label)
 
     # code that runs -------------------------------------------------------------
-    def _on_event(self, frame: FrameType, event: str, argument: Any) -> None:
-        if event not in _CALLS or thread.trace is None:
-            return
-        if event == "c_call":
-            effect = effect_of(argument)
-            filename = frame.f_code.co_filename
-            if filename.startswith(_IMPORTING):
-                return  # a module is read once; what its code does counts
-            if effect is not None and not is_framework_file(filename):
-                self.effects.append(f"{effect} is called (at {user_location()})")
-            return
-        code = frame.f_code
-        if id(code) in self._codes:
+    def called(self, function: Any, file: str) -> None:
+        """A function written in C is about to be called (``watching.Observer``)."""
+        if thread.trace is None or file.startswith(_IMPORTING):
+            return  # a module is read once; what its code does counts
+        effect = effect_of(function)
+        if effect is not None:
+            self.effects.append(f"{effect} is called (at {user_location()})")
+
+    def entered(self, code: CodeType, variables: dict[str, Any]) -> None:
+        """A Python function begins (``watching.Observer``)."""
+        if thread.trace is None or id(code) in self._codes:
             return
         self._codes[id(code)] = code
-        filename = code.co_filename
-        if is_framework_file(filename) or filename.startswith((_STDLIB, "<frozen")):
-            return
-        if _MADE_BY_DATACLASSES in code.co_freevars:
-            return
         with self.paused():
             self._note_inner_functions(code)
-            self._scan_code(code, frame.f_globals)
+            self._scan_code(code, variables)
             if code.co_freevars:
                 self._scan_closures(code)
 

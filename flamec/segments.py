@@ -9,7 +9,6 @@ call can be given up at any split, and begun again, with nothing changed.
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +28,7 @@ from flamec.ir.types import TensorType
 from flamec.prepared import Prepared
 from flamec.sources import InputSource
 from flamec.state import trace_paused
+from flamec.watching import looking_away
 
 MAX_COMPARED = 64  # elements of an array that is a condition of a path
 MAX_SEGMENTS = 64  # compiled segments that a function keeps
@@ -226,16 +226,11 @@ class Execution:
         sizes = {**oracle.hints, **self.bindings}
         if not all(g.check(sizes) for g in oracle.guards.values()):
             raise SizesDiffer
-        profile = sys.getprofile()
-        sys.setprofile(None)
-        try:
-            with trace_paused(), using_oracle(None):
-                if value.node is not None and value not in self.places:
-                    self._run(value, tuple(sizes[s] for s in oracle.hints))
-                place, array = self._find(value)
-                found = on_host(array)
-        finally:
-            sys.setprofile(profile)
+        with looking_away(), trace_paused(), using_oracle(None):
+            if value.node is not None and value not in self.places:
+                self._run(value, tuple(sizes[s] for s in oracle.hints))
+            place, array = self._find(value)
+            found = on_host(array)
         if found.dtype != value.type.dtype.numpy:  # a Python number
             found = found.astype(value.type.dtype.numpy)
             found.flags.writeable = False

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flamec.autograd.backward_pass import BackwardPass
     from flamec.profiler.recorder import Recorder
     from flamec.trace import Trace
+    from flamec.watching import Observer
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -71,11 +72,12 @@ class ThreadState(threading.local):
     ``autocast``: what mixed precision does; ``autocast_regions``: what it did before each
     region that was entered; ``autocast_casts``: the parameters cast in the outermost region
     (see ``functional/autocasting.py``).
-    ``watch``: what looks at every call while a function is traced (``watching.py``), or None.
+    ``watch``, ``observer``: what looks at calls while a function is traced (``watching.py``).
     """
 
     trace: Trace | None = None
     watch: Callable[..., None] | None = None
+    observer: Observer | None = None
     grad_enabled: bool = True
     saved_hooks: tuple[Callable[[Any], Any], Callable[[Any], Any]] | None = None
     saved_hooks_refused: str | None = None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 import flamec
-from flamec import nn, optim
+from flamec import nn, optim, watching
 from flamec.autograd import Function
-from flamec.guards import Recorder
 from flamec.ir.types import TensorType
 from flamec.nn import functional as F
 from flamec.state import thread
@@ -110,17 +110,30 @@ def test_the_shape_rule_of_a_kernel() -> None:
     assert f(flamec.ones(4)).shape == (3,)
 
 
+def events_of(monkeypatch: pytest.MonkeyPatch, function: Callable[[], Any]) -> int:
+    """How often the interpreter reports something while ``function`` is compiled and run."""
+    events = 0
+
+    def counting(report: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any) -> Any:
+            nonlocal events
+            events += 1
+            return report(*arguments)
+
+        return counted
+
+    profile_function = watching._profile_function
+    monkeypatch.setattr(watching, "_profile_function", lambda o: counting(profile_function(o)))
+    monkeypatch.setattr(watching, "_found", [])  # a monitor of its own, with these callbacks
+    for name in ("_entered", "_called"):
+        report = getattr(watching._Monitor, name)
+        monkeypatch.setattr(watching._Monitor, name, counting(report))
+    function()
+    return events
+
+
 def test_most_calls_of_our_own_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looking at all of them took four times as long as tracing."""
-    events = 0
-    on_event = Recorder._on_event
-
-    def counted(self: Recorder, frame: Any, event: str, argument: Any) -> None:
-        nonlocal events
-        events += 1
-        on_event(self, frame, event, argument)
-
-    monkeypatch.setattr(Recorder, "_on_event", counted)
     model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 3))
     optimizer = optim.AdamW(model.parameters())
 
@@ -130,8 +143,33 @@ def test_most_calls_of_our_own_are_not_looked_at(monkeypatch: pytest.MonkeyPatch
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
 
-    step(flamec.ones(2, 4), flamec.zeros(2, dtype=flamec.int64))
+    x, y = flamec.ones(2, 4), flamec.zeros(2, dtype=flamec.int64)
+    events = events_of(monkeypatch, lambda: step(x, y))
     assert 0 < events < 60 * len(step.programs[0].prepared.graph.nodes)  # 177 if all are
+
+
+def test_a_profiler_goes_on_after_the_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the interpreter has no monitoring, or others have taken all of its places."""
+    monkeypatch.setattr(watching, "_found", [None])
+    names = []
+
+    def profile(frame: Any, event: str, argument: Any) -> None:
+        names.append(frame.f_code.co_name)
+
+    def user_function() -> float:
+        return factor
+
+    compiled = flamec.compile(lambda x: x * user_function())
+    sys.setprofile(profile)
+    try:
+        compiled(flamec.ones(2))
+        user_function()
+        assert sys.getprofile() is profile
+    finally:
+        sys.setprofile(None)
+    assert "user_function" in names
+    change(factor=3.0)
+    assert compiled(flamec.ones(2)).tolist() == [3.0, 3.0]
 
 
 def test_watching_ends_with_the_trace() -> None:
@@ -142,9 +180,9 @@ def test_watching_ends_with_the_trace() -> None:
     before = sys.getprofile()
     with pytest.raises(AttributeError):
         f(flamec.ones(2))
-    assert thread.watch is None
+    assert thread.watch is None and thread.observer is None
     assert sys.getprofile() is before
     with pytest.raises(RuntimeError):  # in an operation, where nothing is watched
         flamec.compile(lambda x: x @ flamec.ones(5))(flamec.ones(2))
-    assert thread.watch is None
+    assert thread.watch is None and thread.observer is None
     assert sys.getprofile() is before
