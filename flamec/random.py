@@ -21,8 +21,19 @@ from flamec.dispatch import write
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import as_device
 from flamec.functional.primitives import ops
+from flamec.fusing import fused
 from flamec.ir.shape import Dim, product
-from flamec.ir.types import CPU, Device, DType, bfloat16, float16, float32, float64, int64
+from flamec.ir.types import (
+    CPU,
+    Device,
+    DType,
+    TensorType,
+    bfloat16,
+    float16,
+    float32,
+    float64,
+    int64,
+)
 from flamec.state import thread
 from flamec.tensor import Tensor
 from flamec.values import concrete_array
@@ -242,6 +253,14 @@ def uniform_numbers(
 ) -> Tensor:
     """Numbers in [0, 1): multiples of 2^-24 (float32), 2^-53 (float64), 2^-11, 2^-8 (16 bits)."""
     shape = tuple(shape)
+    if _are_many(shape, device, generator):
+        return uniform_like(_memory(shape, dtype))
+    return _uniform_numbers(shape, dtype, device, generator)
+
+
+def _uniform_numbers(
+    shape: tuple[Dim, ...], dtype: DType, device: Device, generator: Generator | None
+) -> Tensor:
     if dtype is float64:
         words = random_words((2, *shape), generator, device)
         high = ops.cast(_top_bits(_part(words, 0), 27), float64)
@@ -278,11 +297,50 @@ def normal_numbers(
     Box and Muller, "A note on the generation of random normal deviates", Annals of
     Mathematical Statistics 29(2), 1958.
     """
+    shape = tuple(shape)
+    if _are_many(shape, device, generator):
+        return normal_like(_memory(shape, dtype))
+    return _normal_numbers(shape, dtype, device, generator)
+
+
+def _normal_numbers(
+    shape: tuple[Dim, ...], dtype: DType, device: Device, generator: Generator | None
+) -> Tensor:
     compute = dtype.compute
-    pairs = uniform_numbers((2, *shape), compute, device, generator)
+    pairs = _uniform_numbers((2, *shape), compute, device, generator)
     radius = ops.sqrt(ops.mul(ops.log(ops.sub(1.0, _part(pairs, 0))), -2.0))
     angle = ops.mul(_part(pairs, 1), 2.0 * math.pi)
     return ops.cast(ops.mul(radius, ops.cos(angle)), dtype)
+
+
+_LEAST_COMPILED = 1 << 18  # numbers: NumPy takes some 20 ms for so many
+
+
+def _are_many(shape: tuple[Dim, ...], device: Device, generator: Generator | None) -> bool:
+    """Whether a draw in eager mode is one program: NumPy would take a dozen passes over memory."""
+    if generator is not None or thread.trace is not None or device.type != "cpu":
+        return False
+    count = product(shape)
+    return isinstance(count, int) and count >= _LEAST_COMPILED
+
+
+def _memory(shape: tuple[Dim, ...], dtype: DType) -> Tensor:
+    """What says the type of the numbers to draw; nothing is written there."""
+    return Tensor._from_array(np.empty(shape, dtype.numpy), TensorType(shape, dtype))
+
+
+@fused()
+def uniform_like(input: Tensor) -> Tensor:
+    """``uniform_numbers`` of the type of ``input``, from the default generator."""
+    type = input._type
+    return _uniform_numbers(type.shape, type.dtype, type.device, None)
+
+
+@fused()
+def normal_like(input: Tensor) -> Tensor:
+    """``normal_numbers`` of the type of ``input``, from the default generator."""
+    type = input._type
+    return _normal_numbers(type.shape, type.dtype, type.device, None)
 
 
 _WIDEST_PRODUCT = 1 << 31

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import flamec
+from flamec import random
 from flamec.nn import functional as F
 
 
@@ -177,6 +178,8 @@ def _losses() -> list[Case]:
 
 def _drawing() -> list[Case]:
     return [
+        Case("uniform_like", lambda x: random.uniform_like(x(40, 6, recorded=False))),
+        Case("normal_like", lambda x: random.normal_like(x(40, 6, recorded=False))),
         Case("dropout", lambda x: F.dropout(x(40, 6), 0.3)),
         Case("alpha_dropout", lambda x: F.alpha_dropout(x(40, 6), 0.3, training=True)),
         Case("dropout1d", lambda x: F.dropout1d(x(4, 6, 3), 0.3)),

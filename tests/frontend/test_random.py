@@ -13,6 +13,7 @@ import scipy.stats
 
 import flamec
 from flamec.errors import DataDependentError
+from flamec.ir.types import CPU
 
 COUNT = 20_000
 
@@ -253,3 +254,25 @@ def test_poisson_numbers_are_the_same_compiled_and_follow_the_seed() -> None:
         flamec.poisson(flamec.tensor([-1.0]))
     with pytest.raises(RuntimeError, match="not defined"):
         flamec.poisson(flamec.tensor([1]))
+
+
+@pytest.mark.parametrize("dtype", [flamec.float32, flamec.float64, flamec.bfloat16])
+@pytest.mark.parametrize("draw", ["uniform", "normal"])
+def test_many_numbers_are_one_program(draw: str, dtype: flamec.dtype) -> None:
+    """The same numbers, but for the last bits of logarithm and cosine, and the same state after."""
+    many = getattr(flamec.random, f"{draw}_numbers")
+    one_by_one = getattr(flamec.random, f"_{draw}_numbers")
+    shape = (3, 1 << 17)
+    flamec.manual_seed(7)
+    expected = one_by_one(shape, dtype, CPU, None).to(flamec.float64).numpy()
+    state = flamec.get_rng_state().tolist()
+    results = []
+    for _ in range(2):
+        flamec.manual_seed(7)
+        results.append(many(shape, dtype).to(flamec.float64).numpy())
+        assert flamec.get_rng_state().tolist() == state
+    tolerance = 2.0**-7 if dtype is flamec.bfloat16 else 2e-6
+    if draw == "uniform":
+        np.testing.assert_array_equal(results[0], expected)
+    np.testing.assert_allclose(results[0], expected, rtol=tolerance, atol=tolerance)
+    np.testing.assert_array_equal(results[1], results[0])
