@@ -12,7 +12,6 @@ import dis
 import gc
 import io
 import sys
-import sysconfig
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,10 +33,9 @@ from flamec.errors import is_framework_file, user_location
 from flamec.ir.types import Device, DType
 from flamec.state import thread
 from flamec.tensor import Tensor
-from flamec.watching import Watch, unwatched
+from flamec.watching import STDLIB, Watch, unwatched
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()
-_STDLIB = sysconfig.get_paths()["stdlib"]
 _IMPORTING = "<frozen importlib"
 _CONSTANTS = (
     *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis)),
@@ -359,7 +357,7 @@ class Recorder:
 
     def _scan_function(self, function: FunctionType) -> None:
         code = function.__code__
-        if is_framework_file(code.co_filename) or code.co_filename.startswith(_STDLIB):
+        if is_framework_file(code.co_filename) or code.co_filename.startswith(STDLIB):
             return
         self._codes[id(code)] = code
         self._note_inner_functions(code)
@@ -474,6 +472,6 @@ def _is_user_module(value: Any) -> bool:
     if not isinstance(value, ModuleType):
         return False
     file = getattr(value, "__file__", None)
-    if file is None or is_framework_file(file) or file.startswith(_STDLIB):
+    if file is None or is_framework_file(file) or file.startswith(STDLIB):
         return False
     return not value.__name__.startswith(("numpy", "flamec"))

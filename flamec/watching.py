@@ -8,8 +8,8 @@ than tracing itself; so what runs no code of the user is ``unwatched``.
 
 from __future__ import annotations
 
+import os
 import sys
-import sysconfig
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ from flamec.state import thread
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_STDLIB = sysconfig.get_paths()["stdlib"]
+STDLIB = os.path.dirname(os.__file__)
 _MADE_BY_DATACLASSES = "__dataclass_builtins_object__"  # a variable of their __init__
 _TOOLS = (3, 4, 1, 5, 0, 2)  # numbers of sys.monitoring's tools; others than 3 and 4 have names
 
@@ -31,7 +31,7 @@ _TOOLS = (3, 4, 1, 5, 0, 2)  # numbers of sys.monitoring's tools; others than 3 
 def is_of_python(code: CodeType) -> bool:
     """Whether a function is of Python's library, or was made by it (``dataclasses``)."""
     file = code.co_filename
-    return file.startswith((_STDLIB, "<frozen")) or _MADE_BY_DATACLASSES in code.co_freevars
+    return file.startswith((STDLIB, "<frozen")) or _MADE_BY_DATACLASSES in code.co_freevars
 
 
 class Observer(Protocol):
