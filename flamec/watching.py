@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FrameType, MethodDescriptorType
 from typing import Any, Protocol, TypeVar
 
@@ -23,7 +24,7 @@ from flamec.state import thread
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-STDLIB = os.path.dirname(os.__file__)
+STDLIB = str(Path(os.__file__).parent)
 _MADE_BY_DATACLASSES = "__dataclass_builtins_object__"  # a variable of their __init__
 _TOOLS = (3, 4, 1, 5, 0, 2)  # numbers of sys.monitoring's tools; others than 3 and 4 have names
 
