@@ -2,6 +2,10 @@
 
 Cold: with an empty kernel cache. Warm: with the cache that an earlier process left.
 Construction of model, optimizer and inputs is not counted either.
+
+``first_step_gpt2`` and ``first_step_gpt2_gpu``: from before the import of the framework to the end
+of the first step of GPT-2, with the cache of an earlier process; the construction of the model is
+left out. On the CPU it is a GPT-2 of width 64, on a GPU the one with 124 million parameters.
 """
 
 from __future__ import annotations
@@ -22,6 +26,30 @@ step = {make}
 started = time.perf_counter()
 float(step())
 print(time.perf_counter() - started)
+"""
+_GPT2 = """
+import time
+started = time.perf_counter()
+from benchmarks.frameworks import limit_threads
+limit_threads()
+import {framework} as framework
+imported = time.perf_counter()
+from benchmarks.gpu.gpt2 import example
+gpt2 = example("{framework}")
+device = "{device}"
+if device == "cuda" and not framework.cuda.is_available():
+    from benchmarks.harness import AbsentError
+    raise AbsentError("there is no GPU")
+small = gpt2.Config(256, 64, 12, 4, 64)
+config, batch = (small, 2) if device == "cpu" else (gpt2.Config(), 32)
+training = gpt2.Training(config, device, "float32" if device == "cpu" else "bfloat16")
+tokens = framework.zeros(batch, config.context, dtype=framework.int64, device=device)
+step = framework.compile(training.step)
+if device == "cuda":
+    framework.cuda.synchronize()
+made = time.perf_counter()
+step(tokens, tokens).item()
+print(time.perf_counter() - made + imported - started)
 """
 _COMPILED = "mlp.build(module, module.compile)"
 _EAGER = "mlp.build(module, lambda function: function)"
@@ -57,5 +85,17 @@ WORKLOADS = (
             _warm("jax", "jax", "mlp.in_jax()"),
         ],
         goal=0.05,
+    ),
+    *(
+        Workload(
+            f"first_step_gpt2{'_gpu' if device == 'cuda' else ''}",
+            f"import and first step of GPT-2 on {device}, cache filled by another process",
+            [
+                warm("flamec compiled", _GPT2.format(framework="flamec", device=device)),
+                warm("torch.compile", _GPT2.format(framework="torch", device=device)),
+            ],
+            goal=1.5,
+        )
+        for device in ("cpu", "cuda")
     ),
 )

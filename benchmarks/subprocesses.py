@@ -27,7 +27,7 @@ def seconds_of(program: str, environment: Mapping[str, str] | None = None) -> fl
     """
     finished = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, **(environment or {})},
+        env={**_installed(), **(environment or {})},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -41,6 +41,11 @@ def seconds_of(program: str, environment: Mapping[str, str] | None = None) -> fl
             raise AbsentError(last.partition(": ")[2])
         raise RuntimeError(f"the process failed: {last}")
     return float(finished.stdout.strip().splitlines()[-1])
+
+
+def _installed() -> dict[str, str]:
+    """The environment of an installed package: Python keeps the bytecode of what it imports."""
+    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
 
 def fresh_process(
