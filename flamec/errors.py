@@ -6,7 +6,6 @@ import contextlib
 import os
 import sys
 import warnings
-from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 
@@ -18,17 +17,27 @@ from flamec.ir.graph import Location
 _PACKAGE_FOLDERS: list[str] = []
 
 
-@lru_cache(maxsize=4096)
+class _FrameworkFiles(dict[str, bool]):
+    """Whether a source file belongs to flamec itself, by its name; found out once for each."""
+
+    def __missing__(self, filename: str) -> bool:
+        inside = filename.startswith((*_PACKAGE_FOLDERS, "<flamec"))
+        found = self[filename] = inside and not filename.startswith(_COMMAND_LINE)
+        return found
+
+
+_framework_files = _FrameworkFiles()
+
+
 def is_framework_file(filename: str) -> bool:
     """Whether a source file belongs to flamec itself."""
-    inside = filename.startswith((*_PACKAGE_FOLDERS, "<flamec"))
-    return inside and not filename.startswith(_COMMAND_LINE)
+    return _framework_files[filename]
 
 
 def register_package_folder(folder: str) -> None:
     """Declare a folder whose frames are the framework's, not the user's."""
     _PACKAGE_FOLDERS.append(folder.rstrip(os.sep) + os.sep)
-    is_framework_file.cache_clear()
+    _framework_files.clear()
 
 
 for _path in (*flamec.__path__, *flamec.ir.__path__):
@@ -37,12 +46,15 @@ for _path in (*flamec.__path__, *flamec.ir.__path__):
 _COMMAND_LINE = tuple(str(Path(path) / "cli") + os.sep for path in flamec.__path__)
 
 
+_CONTEXTLIB = contextlib.__file__
+
+
 def user_frame() -> FrameType | None:
     """The innermost frame outside flamec; what runs flamec's context managers is none."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         filename = frame.f_code.co_filename
-        if not is_framework_file(filename) and filename != contextlib.__file__:
+        if not _framework_files[filename] and filename != _CONTEXTLIB:
             return frame
         frame = frame.f_back
     return None

@@ -142,6 +142,7 @@ class Recorder:
         self._older_cells: dict[int, list[CellType]] = {}  # id of a code -> see below
         self._instrumented: dict[type, Any] = {}
         self._names: dict[int, str] = {}
+        self._read: dict[tuple[int, str], tuple[Any, Any]] = {}  # instance and value, kept alive
         self._watch = Watch(self)
         self._collects_garbage = False
         self.active = self._entered = False
@@ -172,6 +173,7 @@ class Recorder:
                 elif hook in cls.__dict__:
                     delattr(cls, hook)
         self._instrumented.clear()
+        self._read.clear()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -274,7 +276,7 @@ class Recorder:
         original: Any = cls.__getattribute__
         original_set: Any = cls.__setattr__
         own = tuple(cls.__dict__.get(name, MISSING) for name in _HOOKS)
-        recorder = self
+        recorder, read = self, self._read
 
         def recording(instance: Any, name: str) -> Any:
             if not recorder.active or thread.trace is None:  # None: the trace is paused
@@ -285,7 +287,11 @@ class Recorder:
                 if not _is_registered(instance, name):  # else __getattr__ reads it, guarded
                     recorder._attribute(instance, name, MISSING)
                 raise
-            recorder._attribute(instance, name, value)
+            known = read.get((id(instance), name))
+            if known is None or known[1] is not value:
+                if not isinstance(value, Tensor):  # which must not live longer than in the function
+                    read[id(instance), name] = (instance, value)
+                recorder._attribute(instance, name, value)
             return value
 
         def writing(instance: Any, name: str, value: Any) -> None:

@@ -87,6 +87,7 @@ class Trace:
         self.execution: Execution | None = None
         self.stand_ins: list[weakref.ref[Tensor]] = []
         self._standing_in = 0
+        self._writes: list[tuple[Tensor, Value]] | None = None
 
     # inputs -------------------------------------------------------------------
     def add_input(self, type: TensorType, source: InputSource) -> Value:
@@ -326,7 +327,6 @@ class Trace:
             new = builder.expand_to(value, root.type.shape)
         else:
             new = write_through(builder, root.value, steps, value)
-        leaf = self.leaf_tensors.get(root.value)
         forgets = value not in self.tracked or name == "copy_"
         if tracking and not steps and old in self.tracked and forgets:
             new = with_zero_gradient(builder, new, old)
@@ -335,22 +335,42 @@ class Trace:
                 self.tracked.add(new)
         elif root.value in self.tracked:
             new = builder.overwrite(new, root.value)
-        if leaf is not None:  # gradients flow on to its first value, where they are summed
-            self.leaf_tensors[new] = leaf
-            self.first_values[new] = self.first_values.get(root.value, root.value)
-            self.tracked.add(new)
-        root.value = new
-        root.version += 1
-        root.written = True
-        root.writer = user_location()
-        if not steps:
-            target._cached = (self, root.version, new)
-            self.value_tensors[new] = target
-        elif thread.grad_enabled and detached and source_value in self.tracked:
+        self.hold(target, new)
+        if steps and thread.grad_enabled and detached and source_value in self.tracked:
             own = builder.expand_to(source_value, target._type.shape)
             target._cached = (self, root.version, own)
             self.value_tensors[own] = target
         return target
+
+    def hold(self, target: Tensor, value: Value) -> None:
+        """``target``'s memory holds ``value`` from now on, the new value of its storage."""
+        root = self.root_of(target)
+        leaf = self.leaf_tensors.get(root.value)
+        if leaf is not None:  # gradients flow on to its first value, where they are summed
+            self.leaf_tensors[value] = leaf
+            self.first_values[value] = self.first_values.get(root.value, root.value)
+            self.tracked.add(value)
+        root.value = value
+        root.version += 1
+        root.written = True
+        root.writer = user_location()
+        if not self._relative_steps(target, root):
+            target._cached = (self, root.version, value)
+            self.value_tensors[value] = target
+        if self._writes is not None:
+            self._writes.append((target, value))
+
+    @contextmanager
+    def writes_noted(self) -> Iterator[list[tuple[Tensor, Value]]]:
+        """A list that gets what is written in the block: targets, and new values of their
+        storages."""
+        outer, self._writes = self._writes, []
+        try:
+            yield self._writes
+        finally:
+            if outer is not None:
+                outer += self._writes
+            self._writes = outer
 
     def cut_off(self, tensor: Tensor) -> None:
         """Forget what a tensor was computed from (``detach_``)."""

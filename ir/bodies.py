@@ -76,7 +76,7 @@ def reordered(graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value]) -
 
 def change_bodies(graph: Graph, change: Callable[[Graph], Graph]) -> Graph:
     """The graph with ``change`` applied to the bodies of its nodes, the innermost first."""
-    if not any(node.bodies for node in graph.nodes):
+    if not graph.has_bodies:
         return graph
     replaced: dict[Value, Value] = {}
     nodes: list[Node] = []

@@ -52,7 +52,7 @@ class Value:
 class Node:
     """An operation applied to values; never changed after construction."""
 
-    __slots__ = ("attributes", "inputs", "location", "op", "outputs", "scope")
+    __slots__ = ("_attributes_key", "attributes", "inputs", "location", "op", "outputs", "scope")
 
     def __init__(
         self,
@@ -68,9 +68,20 @@ class Node:
         self.attributes: dict[str, Any] = dict(attributes or {})
         self.location = location
         self.scope = scope
+        self._attributes_key: tuple[Any, ...] | None = None
         if types is None:
             types = op.infer_types(tuple(v.type for v in self.inputs), self.attributes)
         self.outputs: tuple[Value, ...] = tuple(Value(t, self, i) for i, t in enumerate(types))
+
+    def on(self, inputs: Iterable[Value]) -> Node:
+        """The same operation, from the same line, on other operands of the same types."""
+        node = object.__new__(Node)
+        node.op, node.attributes = self.op, self.attributes
+        node._attributes_key = self._attributes_key
+        node.location, node.scope = self.location, self.scope
+        node.inputs = tuple(inputs)
+        node.outputs = tuple([Value(v.type, node, v.index, v.name) for v in self.outputs])
+        return node
 
     @property
     def output(self) -> Value:
@@ -87,8 +98,15 @@ class Node:
 
     def key(self) -> tuple[Any, ...]:
         """Equal keys mean equal results, given that the op is pure."""
-        attributes = tuple((k, attribute_key(v)) for k, v in sorted(self.attributes.items()))
-        return (self.op.name, tuple(id(v) for v in self.inputs), attributes)
+        return (self.op.name, tuple(id(v) for v in self.inputs), self.attributes_key)
+
+    @property
+    def attributes_key(self) -> tuple[Any, ...]:
+        """Equal, and hashable, for equal attributes; the node keeps it."""
+        if self._attributes_key is None:
+            found = sorted(self.attributes.items()) if self.attributes else ()
+            self._attributes_key = tuple([(name, attribute_key(value)) for name, value in found])
+        return self._attributes_key
 
     def __repr__(self) -> str:
         return f"<Node {self.op.name} {self.attributes}>"
@@ -155,9 +173,20 @@ class Graph:
                 if device is not last:  # asked thousands of times of a network
                     found[device] = None
                     last = device
-            for body in node.bodies.values():
-                found.update(dict.fromkeys(body.devices))
+            if self.has_bodies:
+                for body in node.bodies.values():
+                    found.update(dict.fromkeys(body.devices))
         return tuple(found)
+
+    @cached_property
+    def ops(self) -> frozenset[Op]:
+        """The operations of its nodes."""
+        return frozenset([node.op for node in self.nodes])
+
+    @cached_property
+    def has_bodies(self) -> bool:
+        """Whether a node runs graphs of its own."""
+        return any(node.attributes and node.bodies for node in self.nodes)
 
     def fingerprint(self) -> str:
         """A hash of structure alone: names and source lines do not count."""
@@ -173,14 +202,10 @@ class Graph:
             lines.append(f"input {value.type}")
         for node in self.nodes:
             operands = ",".join([str(number[v]) for v in node.inputs])
-            attributes: tuple[Any, ...] = ()
-            if node.attributes:
-                items = sorted(node.attributes.items())
-                attributes = tuple([(k, attribute_key(v)) for k, v in items])
             for value in node.outputs:
                 number[value] = len(number)
             types = ",".join([text[v.type] for v in node.outputs])
-            lines.append(f"{node.op.name}({operands}){attributes}:{types}")
+            lines.append(f"{node.op.name}({operands}){node.attributes_key}:{types}")
             if node.op.kernel is not None:
                 given = tuple(v.type for v in node.inputs)
                 made = tuple(v.type for v in node.outputs)

@@ -7,10 +7,10 @@ of a network so need be analysed and lowered only once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
-from flamec.ir.graph import Node, Value, attribute_key
+from flamec.ir.graph import Node, Value
 from flamec.ir.shape import structural_key
 from flamec.ir.tasks import Task, TaskGraph
 
@@ -25,7 +25,7 @@ class TaskSignatures:
         self._numbers: dict[Any, int] = {}
         self._tasks: dict[Task, tuple[int, tuple[Value, ...]]] = {}
 
-    def of(self, tasks: Iterable[Task], stored: set[Value]) -> tuple[Signature, list[Value]]:
+    def of(self, tasks: Iterable[Task], stored: Container[Value]) -> tuple[Signature, list[Value]]:
         """The signature, and the roots that the tasks read and make in order of appearance.
 
         ``stored``: the results among them that need memory. The roots of two sets with equal
@@ -61,7 +61,7 @@ class TaskSignatures:
                 bool(task.after),
             )
             number = self._numbers.setdefault(key, len(self._numbers))
-            roots = (*(self.context.root(v) for v in task.operands), *task.results)
+            roots = (*self.context.roots_of(task), *task.results)
             self._tasks[task] = number, roots
         return self._tasks[task]
 
@@ -69,12 +69,7 @@ class TaskSignatures:
 def _node_key(node: Node | None) -> Any:
     if node is None:
         return None
-    attributes = node.attributes
-    return (
-        node.op.name,
-        *((name, attribute_key(attributes[name])) for name in sorted(attributes)),
-        *(value.type.key for value in node.outputs),
-    )
+    return (node.op.name, node.attributes_key, *[value.type.key for value in node.outputs])
 
 
 def _factors(dims: Sequence[Sequence[Any]]) -> tuple[Any, ...]:

@@ -97,6 +97,7 @@ class TaskGraph:
     borders: set[Value] = field(default_factory=set)
     uneven_products: bool = False
     _resolved: dict[Value, tuple[Value, tuple[Node, ...]]] | None = None
+    _operand_roots: dict[Task, tuple[Value, ...]] = field(default_factory=dict)
 
     def resolve(self, value: Value) -> tuple[Value, tuple[Node, ...]]:
         """The root that a value is a view of, and the view nodes from the root downwards.
@@ -104,9 +105,10 @@ class TaskGraph:
         ``pad`` nodes of ``borders`` are among them. A creation node that is computed where it
         is used counts as a root here.
         """
-        known = None if self._resolved is None else self._resolved.get(value)
-        if known is not None:
-            return known
+        if self._resolved is not None:
+            known = self._resolved.get(value)
+            if known is not None:
+                return known
         chain: list[Node] = []
         root = value
         while root not in self.roots and (is_view(root.node) or root in self.borders):
@@ -141,6 +143,15 @@ class TaskGraph:
     def root(self, value: Value) -> Value:
         return self.resolve(value)[0]
 
+    def roots_of(self, task: Task) -> tuple[Value, ...]:
+        """The roots of a task's operands, one for each."""
+        known = self._operand_roots.get(task)
+        if known is None:
+            known = tuple([self.resolve(value)[0] for value in task.operands])
+            if self._resolved is not None:
+                self._operand_roots[task] = known
+        return known
+
     def is_whole(self, value: Value) -> bool:
         """Whether a value is all of its root's buffer, in order."""
         layout, shape = self.layout(value), value.type.shape
@@ -167,8 +178,8 @@ class TaskGraph:
 
     def dependencies(self, task: Task) -> list[Task]:
         found = list(task.after)
-        for operand in task.operands:
-            found.extend(self.producers.get(self.root(operand), ()))
+        for root in self.roots_of(task):
+            found.extend(self.producers.get(root, ()))
         return found
 
 

@@ -22,16 +22,13 @@ class DType:
     ``kind`` (``"bool"``, ``"uint"``, ``"int"`` or ``"float"``), ``itemsize`` in bytes.
     """
 
-    __slots__ = ("kind", "name", "numpy")
+    __slots__ = ("itemsize", "kind", "name", "numpy")
 
     def __init__(self, name: str, numpy_dtype: np.dtype, kind: str) -> None:
         self.name = name
         self.numpy = numpy_dtype
         self.kind = kind
-
-    @property
-    def itemsize(self) -> int:
-        return int(self.numpy.itemsize)
+        self.itemsize = int(numpy_dtype.itemsize)
 
     @property
     def is_floating_point(self) -> bool:

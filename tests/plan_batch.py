@@ -27,7 +27,9 @@ from flamec.runtime.executable import Executable
 from flamec.runtime.kernel_cache import KernelCache
 
 _START = "/* Bytes of private memory"
-_NAMES = re.compile(r"\b(flamec_scratch|flamec_program|(?:loop|product|steps?)_\d+(?:_after)?)\b")
+_NAMES = re.compile(
+    r"\b(flamec_scratch|flamec_program|flamec_places|flamec_rows|(?:loop|product|steps?)_\d+(?:_after)?)\b"
+)
 _STEPS = re.compile(r"FLAMEC_STEP\((\d+)\)")
 
 Arrays = list[np.ndarray]

@@ -32,6 +32,8 @@ from flamec.ir.plan import Branch, Buffer, Loop
 from flamec.ir.shape import Dim, symbols_of
 from flamec.ir.user_kernel import ArrayArgument, CForm, KernelArgument
 
+FEW_STEPS = 32  # that are called one by one
+
 
 @dataclass
 class Emitter:
@@ -44,6 +46,8 @@ class Emitter:
     _user_texts: set[str] = field(default_factory=set)
     _blocks: dict[str, str] = field(default_factory=dict)  # of scalars: text -> function
     _repeated: dict[object, RepeatedStep] = field(default_factory=dict)
+    _shared: dict[int, tuple[RepeatedStep, int]] = field(default_factory=dict)  # by step: its use
+    _rows: frozenset[int] = frozenset()  # steps without a function of their own
     _programs: dict[tuple[RowProgram, Schedule], EmittedProgram] = field(default_factory=dict)
 
     @property
@@ -91,7 +95,12 @@ class Emitter:
             if known.kernel is kernel:
                 self._repeated[like] = known
         known.uses.append((name, _comment(kernel), buffers))
-        self.functions.append(partial(known.function, len(known.uses) - 1))
+        self._shared[self._count - 1] = known, len(known.uses) - 1
+        self.functions.append(partial(self._repeated_function, self._count - 1))
+
+    def _repeated_function(self, number: int) -> str:
+        step, use = self._shared[number]
+        return step.function(use, number not in self._rows)
 
     def _add(self, *functions: str) -> None:
         self.functions += [partial(str, text) for text in functions]
@@ -250,13 +259,33 @@ class Emitter:
         self.steps.append(number)
 
     def text(self) -> str:
-        """The whole translation unit."""
+        """The whole translation unit.
+
+        The steps of a long program are rows of a table, which takes the compiler no time.
+        """
+        rows: list[str] = []
+        places: list[str] = []
+        if len(self.steps) > FEW_STEPS:
+            used = {n: self._shared[n] for n in self.steps if n in self._shared}
+            self._rows = frozenset(n for n, (step, _) in used.items() if len(step.uses) > 1)
+            for number in self.steps:
+                if number not in self._rows:
+                    rows.append(f"{{{number}, {_function(number)}, 0, 0}},")
+                    continue
+                step, use = used[number]
+                _, comment, buffers = step.uses[use]
+                title = comment.replace("\n * ", "; ")
+                rows.append(f"{{{number}, 0, {step.shared}, {len(places)}}}, /* {title} */")
+                places += map(str, buffers)
         holes = {
+            "rows": "\n".join(rows),
+            "row_count": len(rows),
+            "places": ", ".join(places or ["0"]),
             "prelude": render("prelude.c.j2", {}),
             "sizes": "\n".join(size_declarations(self.symbols, symbols_of(self.scratch), "call")),
             "scratch": dim(self.scratch),
             "functions": [function() for function in self.functions],
-            "steps": self.steps,
+            "steps": () if rows else self.steps,
         }
         return render("program.c.j2", holes)
 

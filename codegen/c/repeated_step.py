@@ -26,20 +26,29 @@ class RepeatedStep:
     text: str
     uses: list[tuple[str, str, tuple[int, ...]]] = field(default_factory=list)
 
-    def function(self, use: int) -> str:
-        """The C function of a kernel, and before the first the one that they share."""
+    @property
+    def shared(self) -> str:
+        """The name of the function that several share."""
+        return self.uses[0][0].replace("step_", "steps_")
+
+    def function(self, use: int, own: bool = True) -> str:
+        """The C function of a kernel, and before the first the one that they share.
+
+        ``own``: whether each kernel has one; else the first has the shared one alone.
+        """
         name, comment, buffers = self.uses[use]
         if len(self.uses) == 1:
             text = _PLACE.sub(lambda place: str(buffers[int(place[1])]), self.text)
             return self._titled(text, comment, f"static int64_t {name}(FlamecCall *call)")
-        shared = self.uses[0][0].replace("step_", "steps_")
-        places = ", ".join(map(str, buffers)) or "0"
-        holes = {"name": name, "comment": comment, "shared": shared, "places": places}
-        text = render("repeated.c.j2", holes)
+        text = ""
+        if own:
+            places = ", ".join(map(str, buffers)) or "0"
+            holes = {"name": name, "comment": comment, "shared": self.shared, "places": places}
+            text = render("repeated.c.j2", holes)
         if use:
             return text
         same = f"What {len(self.uses)} kernels do, each with buffers of its own."
-        head = f"int64_t {shared}(FlamecCall *call, const int32_t *at)"
+        head = f"int64_t {self.shared}(FlamecCall *call, const int32_t *at)"
         head = f"static __attribute__((noinline, noclone)) {head}"
         return self._titled(self.text, same, head) + text
 

@@ -33,6 +33,7 @@ from flamec.profiler.events import Event, lanes
 from flamec.profiler.peaks import device_peaks
 
 _STAGES = ("trace", "grad", "autocast", "optimized", "fused", "kernel", "plan", "source")
+_ROW = re.compile(r"\{(\d+), 0, (\w+), \d+\}")  # a step that others are, too
 _FUNCTION = re.compile(r"^(?:static )?[\w ]*?\b(\w+)\(", re.MULTILINE)
 _CALLED = re.compile(r"\b((?:loop|product|scalars|steps)_\d+\w*)\b")
 _TEXT_LIMIT = 400  # characters of an attribute
@@ -252,7 +253,11 @@ def _functions(
         return texts, {step: [names[k] for k in used] for step, used in launched.items()}
     functions = _c_functions(plan.source)
     numbers = plan.notes.get("functions", ())
-    return functions, {i: _used(functions, f"step_{number}") for i, number in enumerate(numbers)}
+    shared = {int(number): name for number, name in _ROW.findall(plan.source)}
+    return functions, {
+        i: _used(functions, shared.get(number, f"step_{number}"))
+        for i, number in enumerate(numbers)
+    }
 
 
 def _c_functions(source: str) -> dict[str, str]:

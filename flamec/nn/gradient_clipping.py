@@ -37,6 +37,11 @@ def _norm(tensor: Tensor, norm_type: float) -> Tensor:
     return norm_over(x, norm_type, tuple(range(len(x._type.shape))), keepdim=False)
 
 
+def _sum_of_squares(tensor: Tensor) -> Tensor:
+    x = widened(tensor)
+    return ops.sum(ops.mul(x, x), axes=tuple(range(len(x._type.shape))))  # type: ignore[no-any-return]
+
+
 @no_grad()
 def get_total_norm(
     tensors: Tensors,
@@ -53,16 +58,16 @@ def get_total_norm(
     norm_type = float(norm_type)
     if not items:
         return filled(())
-    norms = [_norm(t, norm_type) for t in items]
+    squares = norm_type == 2.0
+    norms = [_sum_of_squares(t) if squares else _norm(t, norm_type) for t in items]
     dtype = norms[0]._type.dtype
     for norm in norms:
         dtype = promote_types(dtype, norm._type.dtype)
     norms = [ops.cast(n, dtype) for n in norms]
     total = norms[0]
-    if norm_type == 2.0 and len(norms) > 1:
-        total = ops.mul(total, total)
+    if squares:
         for norm in norms[1:]:
-            total = ops.add(total, ops.mul(norm, norm))
+            total = ops.add(total, norm)
         total = ops.sqrt(total)
     elif len(norms) > 1:
         stacked = ops.concatenate(*(ops.reshape(n, shape=(1,)) for n in norms), axis=0)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from flamec import cpu_eager
 from flamec.config import default_options
 from flamec.errors import CompileError, DataDependentError
+from flamec.optim import repeated_update
 from flamec.state import process, thread
 from flamec.tensor import Tensor
 from flamec.watching import unwatched
@@ -65,9 +66,13 @@ def update(optimizer: Optimizer, pending: Sequence[tuple[dict[str, Any], Pairs]]
 
 def _update_groups(optimizer: Optimizer, pending: Sequence[tuple[dict[str, Any], Pairs]]) -> None:
     ours = type(optimizer).__module__.startswith(_OURS)
-    update_group = unwatched(optimizer.update_group) if ours else optimizer.update_group
+    update_group = unwatched(repeated_update.update_group) if ours else _update_group
     for group, pairs in pending:
-        update_group(group, pairs)
+        update_group(optimizer, group, pairs)
+
+
+def _update_group(optimizer: Optimizer, group: dict[str, Any], pairs: Pairs) -> None:
+    optimizer.update_group(group, pairs)
 
 
 def _give_up(optimizer: Optimizer, compiled: CompiledFunction) -> None:

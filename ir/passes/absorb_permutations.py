@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 
 from flamec.ir.graph import Graph, Node, Value
-from flamec.ir.op import OpKind
+from flamec.ir.op import Op, OpKind
 from flamec.ir.ops.contraction import free_axes
 from flamec.ir.ops.view import inverse_permutation
 from flamec.ir.passes.rewrite import RewriteBuilder, rewrite
@@ -25,12 +25,13 @@ def absorb_permutations(graph: Graph) -> Graph:
 
     A contraction whose result is read unpermuted too stays as it is.
     """
-    graph = rewrite(graph, _absorb_into_operands)
-    uses = Counter(v for node in graph.nodes for v in node.inputs)
-    uses.update(graph.results)
-    absorbed = {
-        node for node in graph.nodes if _permutes_contraction(node) and uses[node.inputs[0]] == 1
-    }
+    graph = rewrite(graph, _absorb_into_operands, applies=_contracts)
+    permuted = [node for node in graph.nodes if _permutes_contraction(node)]
+    uses: Counter[Value] = Counter()
+    if permuted:
+        uses.update([v for node in graph.nodes for v in node.inputs])
+        uses.update(graph.results)
+    absorbed = {node for node in permuted if uses[node.inputs[0]] == 1}
     if absorbed:
         graph = rewrite(graph, _reordered, absorbed)
     return _order_attention(graph)
@@ -66,9 +67,9 @@ def _order_attention(graph: Graph) -> Graph:
 
 def _wanted_orders(graph: Graph) -> dict[Node, tuple[Axes, ...]]:
     """For attention nodes of which all readers want a result permuted, how each result is."""
-    attention = [n for n in graph.nodes if n.op.kind is OpKind.ATTENTION]
-    if not attention:
+    if not any(op.kind is OpKind.ATTENTION for op in graph.ops):
         return {}
+    attention = [n for n in graph.nodes if n.op.kind is OpKind.ATTENTION]
     users, results = graph.users(), set(graph.results)
     found = {}
     for node in attention:
@@ -89,6 +90,10 @@ def _order_for(user: Node, plain: Axes) -> Axes | None:
         axes: Axes = user.attributes["axes"]
         return axes
     return None if user.op.kind in (OpKind.ELEMENTWISE, OpKind.ATTENTION) else plain
+
+
+def _contracts(op: Op) -> bool:
+    return op.kind is OpKind.CONTRACTION
 
 
 def _absorb_into_operands(b: RewriteBuilder, node: Node) -> Value | None:

@@ -38,7 +38,7 @@ def autocast(graph: Graph) -> Graph:
             )
         return value
 
-    return rewrite(graph, resolve)
+    return rewrite(graph, resolve, applies=lambda op: op.name == "convert")
 
 
 def _source(value: Value) -> tuple[Value, list[Node]]:

@@ -19,7 +19,7 @@ LARGE = 1 << 27  # multiplications that are worth one more pass over an operand
 
 def contract_contiguous(graph: Graph) -> Graph:
     """See the module's docstring."""
-    return rewrite(graph, _contiguous)
+    return rewrite(graph, _contiguous, applies=lambda op: op.kind is OpKind.CONTRACTION)
 
 
 def _contiguous(b: RewriteBuilder, node: Node) -> Replacement:

@@ -19,7 +19,6 @@ def decompose(graph: Graph, rules: Mapping[str, Rule]) -> Graph:
     """
 
     def expand(builder: RewriteBuilder, node: Node) -> Replacement:
-        rule = rules.get(node.op.name)
-        return None if rule is None else rule(builder, node)
+        return rules[node.op.name](builder, node) if node.op.name in rules else None
 
-    return rewrite(graph, expand) if rules else graph
+    return rewrite(graph, expand, applies=lambda op: op.name in rules)

@@ -38,7 +38,7 @@ def early_tasks(context: TaskGraph) -> frozenset[Task]:
 
 def _most_bytes(context: TaskGraph, task: Task) -> int:
     """The size of the largest array that a task reads or makes."""
-    values: set[Value] = {*task.results, *(context.root(v) for v in task.operands)}
+    values: set[Value] = {*task.results, *context.roots_of(task)}
     return max(map(value_bytes, values), default=0)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flamec.ir.graph import Graph, Node, Value, attribute_key
+from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.passes.rewrite import RewriteBuilder, rewrite
 
 
@@ -29,11 +29,4 @@ def _key(node: Node) -> Any:
     operands = [id(v) for v in node.inputs]
     if node.op.commutative:
         operands.sort()
-    attributes = node.attributes
-    if not attributes:
-        return (node.op.name, *operands)
-    return (
-        node.op.name,
-        *operands,
-        *[(name, attribute_key(attributes[name])) for name in sorted(attributes)],
-    )
+    return (node.op.name, *operands, *node.attributes_key)

@@ -12,14 +12,21 @@ import numpy as np
 
 from flamec.ir.evaluate import run_op
 from flamec.ir.graph import Graph, Node, Value
-from flamec.ir.op import OpKind
+from flamec.ir.op import Op, OpKind
 from flamec.ir.passes.rewrite import RewriteBuilder, rewrite
 from flamec.ir.shape import SymbolicDim
 
 
-def fold_constants(graph: Graph) -> Graph:
-    """The same program with constant subexpressions replaced by their values."""
-    return rewrite(graph, _fold)
+def fold_constants(graph: Graph, settled: set[Node] | None = None) -> Graph:
+    """The same program with constant subexpressions replaced by their values.
+
+    ``settled``: see ``rewrite``.
+    """
+    return rewrite(graph, _fold, applies=_may_fold, settled=settled)
+
+
+def _may_fold(op: Op) -> bool:
+    return op.kind in (OpKind.ELEMENTWISE, OpKind.VIEW, OpKind.CREATION)
 
 
 def constant_value(value: Value) -> np.ndarray | None:

@@ -12,10 +12,8 @@ from flamec.ir.passes.rewrite import RewriteBuilder, rewrite
 
 def forget_derivatives(graph: Graph) -> Graph:
     """No value has a derivative of its own."""
-    return rewrite(graph, _operands)
+    return rewrite(graph, _operands, applies=lambda op: op.kind is OpKind.CUSTOM)
 
 
-def _operands(b: RewriteBuilder, node: Node) -> tuple[Value, ...] | None:
-    if node.op.kind is not OpKind.CUSTOM:
-        return None
+def _operands(b: RewriteBuilder, node: Node) -> tuple[Value, ...]:
     return node.inputs[: len(node.outputs)]

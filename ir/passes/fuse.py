@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from flamec.ir.graph import Value
 from flamec.ir.group_analysis import analyze
@@ -26,10 +27,11 @@ from flamec.ir.loop_nest import (
     nest_cost,
     value_bytes,
 )
-from flamec.ir.op import CONTROL, OpKind
+from flamec.ir.op import OpKind
 from flamec.ir.passes.absorb_prologues import Absorbed, absorb_prologues
 from flamec.ir.passes.early_tasks import early_tasks
-from flamec.ir.passes.fusion_state import FusionState, WorkingGroup
+from flamec.ir.passes.fusion_state import NEEDS_OWN_LOOPS, FusionState, WorkingGroup, name_of
+from flamec.ir.passes.islands import MergedIsland, find_islands, locations, looks, record
 from flamec.ir.passes.recompute import recompute_cheap_values, stored_values
 from flamec.ir.shape import product as dim_product
 from flamec.ir.task_signature import Signature, TaskSignatures
@@ -137,6 +139,7 @@ def fuse(context: TaskGraph, options: FusionOptions | None = None) -> Fusion:
     options = options or FusionOptions()
     fuser = _Fuser(context, options)
     if options.enabled:
+        fuser.merge_islands()
         fuser.merge_edges(_both_pointwise)
         fuser.merge_siblings(_both_pointwise if options.elementwise_epilogues else _any)
         fuser.bundle_writers()
@@ -155,9 +158,10 @@ def fuse(context: TaskGraph, options: FusionOptions | None = None) -> Fusion:
         groups, absorbed, stored = absorb_prologues(groups, context, stored)
         decisions += tuple(_absorption(task, maker) for (task, _), maker in absorbed.items())
     made = []
+    absorbing = {task for task, _ in absorbed}
     for segments in groups:
-        tasks = {task for segment in segments for task in segment}
-        own = {key: maker for key, maker in absorbed.items() if key[0] in tasks}
+        tasks = absorbing.intersection(task for segment in segments for task in segment)
+        own = {k: maker for k, maker in absorbed.items() if k[0] in tasks} if tasks else {}
         made.append(FusionGroup(tuple(segments), own))
     return Fusion(tuple(made), decisions, stored)
 
@@ -165,19 +169,6 @@ def fuse(context: TaskGraph, options: FusionOptions | None = None) -> Fusion:
 def _absorption(consumer: Task, maker: Sequence[Task]) -> FusionDecision:
     names = ", ".join(task.name for task in maker)
     return FusionDecision(names, consumer.name, True, "an operand is computed where it is loaded")
-
-
-_NEEDS_OWN_LOOPS = (
-    OpKind.REDUCTION,
-    OpKind.CONTRACTION,
-    OpKind.SCAN,
-    OpKind.SCATTER,
-    OpKind.SORT,
-    OpKind.HOST,
-    OpKind.KERNEL,
-    OpKind.ATTENTION,
-    *CONTROL,
-)
 
 
 _FOLDS = (OpKind.REDUCTION, OpKind.SCAN, OpKind.SCATTER)
@@ -191,18 +182,56 @@ class _Fuser:
         self.signatures = TaskSignatures(context)
         self._early = early_tasks(context)
         self._made: list[FusionDecision] = []
+        arrays = [v for v in context.graph.values() if v.type.shape and v in context.roots]
+        self._arrays = sorted(arrays, key=lambda v: -value_bytes(v))
+        self._merges: list[tuple[WorkingGroup, WorkingGroup, int]] = []
         self._refused: dict[tuple[int, int], str] = {}
         self._cost: dict[Signature, float | str] = {}
         self._own_costs: dict[int, float] = {}
         self._scalar: dict[int, bool] = {}
 
     # phases --------------------------------------------------------------------------
-    def merge_edges(self, wanted: PairRule) -> None:
-        """Merge producers with consumers until nothing more can be merged."""
+    def merge_islands(self) -> None:
+        """Merge along the edges within islands, each by itself; equal ones are looked at once."""
+        known: dict[object, MergedIsland] = {}
+        for island in find_islands(self.state, self.context.tasks, _is_pointwise):
+            key = looks(island, self.state, self.signatures, self._early)
+            model = None if key is None else known.get(key)
+            if model is not None and self._repeat(model, island):
+                continue
+            first = len(self._merges)
+            self.merge_edges(partial(_within, set(island)), island)
+            if key is not None:
+                merges = self._merges[first:]
+                known[key] = record(island, self.state, merges, self._reason)
+
+    def _repeat(self, model: MergedIsland, island: Sequence[Task]) -> bool:
+        """Make of an island what was made of an equal one; False if that would be a circle."""
+        state = self.state
+        for numbers in model.groups:
+            groups = state.groups_of(island[i] for i in numbers)
+            if state.would_circle(groups):
+                return False
+            state.merge(*groups)
+        if locations(island) != model.locations:  # else the decisions would be the same, too
+            for producer, consumer, saved in model.merges:
+                names = [name_of([island[i] for i in numbers]) for numbers in (producer, consumer)]
+                self._made.append(FusionDecision(*names, True, _saves(saved)))
+        for a, b, reason in model.refused:
+            producer, consumer = state.groups_of((island[a], island[b]))
+            self._refused[producer.number, consumer.number] = reason
+        return True
+
+    def _reason(self, producer: WorkingGroup, consumer: WorkingGroup) -> str | None:
+        return self._refused.get((producer.number, consumer.number))
+
+    def merge_edges(self, wanted: PairRule, tasks: Sequence[Task] | None = None) -> None:
+        """Merge producers with consumers until nothing more can be merged. Only what ``tasks``
+        make is looked at, if they are given."""
         merged = True
         while merged:
             merged = False
-            for value in self._edges():
+            for value in self._edges(tasks):
                 for consumer in self.state.readers(value):
                     producer = self.state.owner_of(value)
                     consumer = self.state.current(consumer)
@@ -211,18 +240,17 @@ class _Fuser:
                     if wanted(producer, consumer):
                         merged |= self._try_merge(producer, consumer, value)
 
-    def _edges(self) -> list[Value]:
+    def _edges(self, tasks: Sequence[Task] | None) -> list[Value]:
         """Values that one group makes and others read, the largest first."""
-        values = {v for group in self.state.groups() for v in self.state.escapes(group.tasks)}
+        groups = self.state.groups() if tasks is None else self.state.groups_of(tasks)
+        values = {v for group in groups for v in self.state.escapes_of(group)}
         return sorted(
             values, key=lambda v: (-value_bytes(v), self.context.producers[v][0].position)
         )
 
     def merge_siblings(self, wanted: PairRule) -> None:
         """Merge groups that read the same large value and do not depend on each other."""
-        for value in sorted(self.context.roots, key=lambda v: -value_bytes(v)):
-            if not value.type.shape:
-                continue
+        for value in self._arrays:
             readers = self.state.readers(value)
             for i, first in enumerate(readers):
                 for second in readers[i + 1 :]:
@@ -237,6 +265,7 @@ class _Fuser:
         Scalars that only they need, or that nobody needs (a count of steps), go with them.
         """
         writers = [g for g in self.state.groups() if self._is_writer(g)]
+        writers.sort(key=lambda g: (len(g.tasks) > 1, g.position))
         if len(writers) < 2:
             return
         ends = set(writers)
@@ -263,10 +292,10 @@ class _Fuser:
         )
 
     def _is_writer(self, group: WorkingGroup) -> bool:
-        if not _pointwise(group) or self._is_uniform(group) or self.state.successors(group):
+        if not group.pointwise or self._is_uniform(group) or self.state.successors(group):
             return False
         moved = sum(value_bytes(v) for v in self.state.inputs(group.tasks))
-        moved += sum(value_bytes(v) for v in self.state.escapes(group.tasks))
+        moved += sum(value_bytes(v) for v in self.state.escapes_of(group))
         saved = 0
         for value in self.state.inputs(group.tasks):
             producer = self.state.owner_of(value)
@@ -284,8 +313,9 @@ class _Fuser:
             if reason != _CYCLE:
                 self._refused[key] = reason
             return False
-        saved = f"saves {value_bytes(value)} bytes"
-        self._made.append(FusionDecision(producer.name, consumer.name, True, saved))
+        saved = value_bytes(value)
+        self._made.append(FusionDecision(producer.name, consumer.name, True, _saves(saved)))
+        self._merges.append((producer, consumer, saved))
         self.state.merge(producer, consumer)
         return True
 
@@ -319,7 +349,7 @@ class _Fuser:
                     return f"{task.name} needs whole rows, and a block of a product has none"
         if self.state.makes_cycle(producer, consumer):
             return _CYCLE
-        escapes = self.state.escapes(tasks)
+        escapes = self.state.escapes_together(producer, consumer)
         try:
             cost = self._nest_cost(tasks, escapes)
         except Incompatible as error:
@@ -427,7 +457,7 @@ class _Fuser:
     def _own_cost(self, group: WorkingGroup) -> float:
         known = self._own_costs.get(group.number)
         if known is None:
-            known = self._nest_cost(group.tasks, self.state.escapes(group.tasks))
+            known = self._nest_cost(group.tasks, self.state.escapes_of(group))
             self._own_costs[group.number] = known
         return known
 
@@ -464,8 +494,16 @@ def _idle(nest: LoopNest, blocks: int) -> float:
 _CYCLE = "another kernel between them needs the one and is needed by the other"
 
 
-def _pointwise(group: WorkingGroup) -> bool:
-    return not any(task.kind in _NEEDS_OWN_LOOPS for task in group.tasks)
+def _saves(count: int) -> str:
+    return f"saves {count} bytes"
+
+
+def _within(inside: set[Task], producer: WorkingGroup, consumer: WorkingGroup) -> bool:
+    return producer.tasks[0] in inside and consumer.tasks[0] in inside
+
+
+def _is_pointwise(task: Task) -> bool:
+    return task.kind not in NEEDS_OWN_LOOPS
 
 
 def _any(_producer: WorkingGroup, _consumer: WorkingGroup) -> bool:
@@ -473,14 +511,14 @@ def _any(_producer: WorkingGroup, _consumer: WorkingGroup) -> bool:
 
 
 def _both_pointwise(producer: WorkingGroup, consumer: WorkingGroup) -> bool:
-    return _pointwise(producer) and _pointwise(consumer)
+    return producer.pointwise and consumer.pointwise
 
 
 def _is_epilogue(producer: WorkingGroup, consumer: WorkingGroup) -> bool:
     """Whether a product is followed by elementwise work."""
-    return _pointwise(consumer) and any(t.kind is OpKind.CONTRACTION for t in producer.tasks)
+    return consumer.pointwise and any(t.kind is OpKind.CONTRACTION for t in producer.tasks)
 
 
 def _uniform(group: WorkingGroup) -> bool:
     """Whether a group computes only scalars from scalars."""
-    return only_scalars(group.tasks) and _pointwise(group)
+    return group.pointwise and only_scalars(group.tasks)

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from flamec.ir.graph import Value
+from flamec.ir.op import CONTROL, OpKind
 from flamec.ir.tasks import Task, TaskGraph
+
+NEEDS_OWN_LOOPS = frozenset(
+    (
+        OpKind.REDUCTION,
+        OpKind.CONTRACTION,
+        OpKind.SCAN,
+        OpKind.SCATTER,
+        OpKind.SORT,
+        OpKind.HOST,
+        OpKind.KERNEL,
+        OpKind.ATTENTION,
+        *CONTROL,
+    )
+)
 
 
 class WorkingGroup:
     """A set of tasks that will be one kernel. ``shared`` are the scalar tasks of a bundle.
 
     ``bits`` stand for the group in sets of groups; a merged group has those of its parts.
+    ``pointwise``: it has no operation with loops of its own. ``escapes``: see ``FusionState``.
     """
 
-    __slots__ = ("_name", "bits", "number", "segments", "shared", "tasks")
+    __slots__ = ("_name", "bits", "escapes", "number", "pointwise", "segments", "shared", "tasks")
 
     def __init__(
         self,
@@ -28,7 +44,12 @@ class WorkingGroup:
         self.bits = bits
         self.segments = tuple(segments)
         self.shared = shared
-        self.tasks = (*shared, *(task for segment in self.segments for task in segment))
+        (first, *others) = self.segments
+        self.tasks = (
+            (*shared, *[t for s in self.segments for t in s]) if others or shared else first
+        )
+        self.pointwise = not any(task.kind in NEEDS_OWN_LOOPS for task in self.tasks)
+        self.escapes: set[Value] | None = None
         self._name = ""
 
     @property
@@ -43,12 +64,16 @@ class WorkingGroup:
     def name(self) -> str:
         """The operations, for messages: ``sub, exp, sum (model.py:12)``."""
         if not self._name:  # asked for in every decision about the group
-            names = list(dict.fromkeys(task.name for task in self.tasks))
-            text = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
-            last = self.tasks[-1].origin
-            located = last is not None and last.location
-            self._name = f"{text} ({last.location})" if last and located else text
+            self._name = name_of(self.tasks)
         return self._name
+
+
+def name_of(tasks: Sequence[Task]) -> str:
+    """What a set of tasks is called in messages."""
+    names = list(dict.fromkeys(task.name for task in tasks))
+    text = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+    last = tasks[-1].origin
+    return f"{text} ({last.location})" if last and last.location else text
 
 
 class FusionState:
@@ -65,18 +90,19 @@ class FusionState:
         self._count = 0
         self._below: dict[int, int] = {}  # for each group the set of those that need it, as bits
         for task in context.tasks:
-            self._new_group(1 << self._count, [(task,)])
-            for root in dict.fromkeys(context.root(operand) for operand in task.operands):
+            self._new_group(1 << self._count, ((task,),))
+            for root in dict.fromkeys(context.roots_of(task)):
                 self._reading.setdefault(root, []).append(task)
             self._needs[task] = context.dependencies(task)
             for other in self._needs[task]:
                 self._needed_by.setdefault(other, []).append(task)
         for task in reversed(context.tasks):
-            group = self._owner[task]
             below = 0
-            for user in self.successors(group):
-                below |= self._below[user.number] | user.bits
-            self._below[group.number] = below
+            for user in self._needed_by.get(task, ()):
+                owner = self._owner[user]
+                if not below & owner.bits:  # else all that needs it is there, too
+                    below |= self._below[owner.number] | owner.bits
+            self._below[self._owner[task].number] = below
 
     def _new_group(
         self, bits: int, segments: Sequence[tuple[Task, ...]], shared: tuple[Task, ...] = ()
@@ -98,8 +124,36 @@ class FusionState:
 
     def owner_of(self, value: Value) -> WorkingGroup | None:
         """The group that makes a value; None for inputs and for values made by several."""
-        groups = {self._owner[t] for t in self.context.producers.get(value, ())}
+        makers = self.context.producers.get(value, ())
+        if len(makers) == 1:
+            return self._owner[makers[0]]
+        groups = {self._owner[t] for t in makers}
         return groups.pop() if len(groups) == 1 else None
+
+    def makers(self, value: Value) -> Sequence[Task]:
+        """The tasks that compute a value."""
+        return self.context.producers.get(value, ())
+
+    def users(self, task: Task) -> Sequence[Task]:
+        """The tasks that need a task, in order, each once."""
+        return list(dict.fromkeys(self._needed_by.get(task, ())))
+
+    def needing(self, tasks: Iterable[Task], among: Mapping[int, int], all_bits: int) -> list[int]:
+        """What of ``among`` needs one of ``tasks``, directly or not: numbers by groups' bits, which
+        together are ``all_bits``."""
+        below = 0
+        for group in self.groups_of(tasks):
+            below |= self._below[group.number]
+        below &= all_bits
+        return [number for bits, number in among.items() if below & bits] if below else []
+
+    def bits_of(self, task: Task) -> int:
+        """Those of the task's group."""
+        return self._owner[task].bits
+
+    def groups_of(self, tasks: Iterable[Task]) -> list[WorkingGroup]:
+        """The groups that tasks are in now, in order, each once."""
+        return list(dict.fromkeys(self._owner[task] for task in tasks))
 
     def readers(self, value: Value) -> list[WorkingGroup]:
         return list(dict.fromkeys(self._owner[t] for t in self._reading.get(value, ())))
@@ -118,8 +172,27 @@ class FusionState:
         """The roots that tasks read and do not make."""
         tasks = list(tasks)
         made = {v for t in tasks for v in t.results}
-        roots = {self.context.root(v) for t in tasks for v in t.operands}
+        roots = {v for t in tasks for v in self.context.roots_of(t)}
         return {v for v in roots if v not in made and v in self.context.roots}
+
+    def escapes_of(self, group: WorkingGroup) -> set[Value]:
+        """The values that a group makes and others need; the group keeps them."""
+        if group.escapes is None:
+            group.escapes = self.escapes(group.tasks)
+        return group.escapes
+
+    def escapes_together(self, a: WorkingGroup, b: WorkingGroup) -> set[Value]:
+        """``escapes`` of the tasks of two groups."""
+        return {
+            value
+            for group in (a, b)
+            for value in self.escapes_of(group)
+            if value in self._results
+            or any(
+                owner is not a and owner is not b
+                for owner in map(self._owner.__getitem__, self._reading.get(value, ()))
+            )
+        }
 
     def escapes(self, tasks: Iterable[Task]) -> set[Value]:
         """The values that tasks make and others need."""
@@ -160,14 +233,26 @@ class FusionState:
 
     def makes_cycle(self, a: WorkingGroup, b: WorkingGroup) -> bool:
         """Whether a third group would stand between the two after a merge."""
-        return any(self.reaches(g, b) for g in self.successors(a) - {b}) or any(
-            self.reaches(g, a) for g in self.successors(b) - {a}
-        )
+        for first, last in ((a, b), (b, a)):
+            if self.reaches(first, last):
+                below, bits = self._below, last.bits
+                between = self.successors(first)
+                return any(g is not last and below[g.number] & bits for g in between)
+        return False
+
+    def would_circle(self, groups: Sequence[WorkingGroup]) -> bool:
+        """Whether a group that is none of them would need one of them and be needed by another."""
+        inside, bits = set(groups), 0
+        for group in groups:
+            bits |= group.bits
+        between = {g for group in groups for g in self.successors(group)} - inside
+        return any(self._below[g.number] & bits for g in between)
 
     # changes -------------------------------------------------------------------------
-    def merge(self, a: WorkingGroup, b: WorkingGroup) -> WorkingGroup:
-        tasks = sorted((*a.tasks, *b.tasks), key=lambda t: t.position)
-        return self._replace((a, b), [tuple(tasks)])
+    def merge(self, *groups: WorkingGroup) -> WorkingGroup:
+        tasks = [task for group in groups for task in group.tasks]
+        tasks.sort(key=_position)
+        return self._replace(groups, [tuple(tasks)])
 
     def bundle(self, groups: Sequence[WorkingGroup], shared: Sequence[WorkingGroup]) -> None:
         """Make one kernel of independent groups and the scalars that only they need."""
@@ -239,6 +324,10 @@ class FusionState:
                     heapq.heappush(ready, (user.position, user.number, user))
         assert len(order) == len(waits), "the groups depend on each other in a circle"
         return order
+
+
+def _position(task: Task) -> int:
+    return task.position
 
 
 def _leads(

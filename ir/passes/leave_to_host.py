@@ -15,7 +15,7 @@ from flamec.ir.passes.rewrite import Replacement, RewriteBuilder, rewrite
 
 def leave_to_host(graph: Graph) -> Graph:
     """The graph without inexact operations of its own; itself if it has none."""
-    return rewrite(graph, _leave)
+    return rewrite(graph, _leave, applies=lambda op: op.inexact)
 
 
 def _leave(b: RewriteBuilder, node: Node) -> Replacement:

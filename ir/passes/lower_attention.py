@@ -18,8 +18,6 @@ LARGEST_HEAD = 256
 
 def lower_attention(graph: Graph, takes: Callable[[Node], bool]) -> Graph:
     """The graph without the attention nodes that ``takes`` refuses; itself if it has none."""
-    if not any(node.op.kind is OpKind.ATTENTION for node in graph.nodes):
-        return graph
 
     def expand(b: RewriteBuilder, node: Node) -> Replacement:
         if node.op.kind is not OpKind.ATTENTION or takes(node):
@@ -28,7 +26,7 @@ def lower_attention(graph: Graph, takes: Callable[[Node], bool]) -> Graph:
         rule = decomposed_backward if several else decomposed_attention
         return rule(b, node.attributes, *node.inputs)
 
-    return rewrite(graph, expand)
+    return rewrite(graph, expand, applies=lambda op: op.kind is OpKind.ATTENTION)
 
 
 def has_kernel(node: Node) -> bool:

@@ -34,7 +34,7 @@ MOST_SLICES = 64  # elements of a kernel of one channel up to which they are add
 
 def lower_convolutions(graph: Graph) -> Graph:
     """The graph without convolutions; itself if it has none."""
-    if not any(node.op.kind is OpKind.CONVOLUTION for node in graph.nodes):
+    if not any(op.kind is OpKind.CONVOLUTION for op in graph.ops):
         return graph
     return _ConvolutionLowering(graph).run()
 

@@ -16,6 +16,7 @@ from functools import cached_property
 
 from flamec.ir.bodies import change_bodies
 from flamec.ir.graph import Graph
+from flamec.ir.passes.visits import visits
 from flamec.ir.printer import print_graph
 from flamec.ir.verify import verify
 
@@ -39,12 +40,16 @@ class Repeat:
 
 @dataclass(frozen=True)
 class PassRecord:
-    """One run of a pass: how long it took and what it made of the graph."""
+    """One run of a pass: how long it took and what it made of the graph.
+
+    ``visits``: how many nodes it looked at (``visits.py``).
+    """
 
     name: str
     seconds: float
     before: Graph
     after: Graph
+    visits: int = 0
 
     @property
     def nodes_before(self) -> int:
@@ -101,16 +106,17 @@ def run_passes(
 
 
 def _run(entry: Pass, graph: Graph, check: bool, records: list[PassRecord]) -> Graph:
-    start = time.perf_counter()
+    start, visited = time.perf_counter(), visits()
     try:
         result = change_bodies(entry.run(graph), entry.run)
         seconds = time.perf_counter() - start
+        visited = visits() - visited
         if check:
             verify(result)
             _check_signature(graph, result)
     except Exception as error:
         raise PassError(entry.name, graph, error) from error
-    records.append(PassRecord(entry.name, seconds, graph, result))
+    records.append(PassRecord(entry.name, seconds, graph, result, visited))
     return result
 
 

@@ -20,7 +20,7 @@ from flamec.ir.shape import Dim, product, structural_key
 
 def normalize_contractions(graph: Graph) -> Graph:
     """The graph with all contractions in normal form; itself if they are already."""
-    normal = rewrite(graph, _normalize)
+    normal = rewrite(graph, _normalize, applies=lambda op: op.kind is OpKind.CONTRACTION)
     if normal is graph:
         return graph
     return eliminate_common_subexpressions(normal)  # an array arranged for two products

@@ -31,12 +31,14 @@ def pipeline(
 ) -> tuple[Pass | Repeat, ...]:
     """The passes for a backend that wants the operations in ``decompositions`` rewritten.
 
-    ``strict``: elementwise results keep the bits that they have operation by operation.
+    ``strict``: elementwise results keep the bits that they have operation by operation. For one
+    program: what a pass has settled about nodes is remembered.
     """
     attention = Pass(
         "recognize_attention", recognize_attention, "on a GPU, attention is an operation"
     )
-    algebra = partial(simplify, strict=True) if strict else simplify
+    algebra = partial(simplify, strict=strict, settled=set())
+    folding = partial(fold_constants, settled=set())
     rounding = Pass("round_halves", round_halves, "16-bit floats are rounded after each operation")
     return (
         Pass("forget_derivatives", forget_derivatives, "no value has a derivative of its own"),
@@ -57,7 +59,7 @@ def pipeline(
         ),
         Repeat(
             (
-                Pass("fold_constants", fold_constants, "constants are computed"),
+                Pass("fold_constants", folding, "constants are computed"),
                 Pass("simplify", algebra, "no operation is without effect"),
                 Pass(
                     "absorb_permutations",

@@ -29,10 +29,8 @@ def on_one_device(graph: Graph, device: Device) -> Graph:
 
 def eliminate_transfers(graph: Graph) -> Graph:
     """Transfers to the device where a value is already are the value itself."""
-    return rewrite(graph, _same_device)
+    return rewrite(graph, _same_device, applies=lambda op: op.kind is OpKind.TRANSFER)
 
 
 def _same_device(b: RewriteBuilder, node: Node) -> Value | None:
-    if node.op.kind is not OpKind.TRANSFER or node.inputs[0].type != node.output.type:
-        return None
-    return node.inputs[0]
+    return node.inputs[0] if node.inputs[0].type == node.output.type else None

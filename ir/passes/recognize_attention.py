@@ -30,7 +30,6 @@ from flamec.ir.passes.differentiate import backpropagate
 from flamec.ir.passes.eliminate_common_subexpressions import eliminate_common_subexpressions
 from flamec.ir.passes.eliminate_dead_code import eliminate_dead_code
 from flamec.ir.passes.lower_attention import has_kernel
-from flamec.ir.passes.rewrite import moved
 from flamec.ir.shape import product
 from flamec.ir.types import TensorType
 
@@ -254,7 +253,7 @@ class _Rebuilt:
     def copy(self, node: Node) -> None:
         operands = tuple(self(v) for v in node.inputs)
         if any(a is not b for a, b in zip(operands, node.inputs, strict=True)):
-            copy = moved(node, operands)
+            copy = node.on(operands)
             self.values.update(zip(node.outputs, copy.outputs, strict=True))
             node = copy
         self.builder.nodes.append(node)

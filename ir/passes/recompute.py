@@ -8,7 +8,7 @@ fewer bytes. A task may so belong to several groups; its value needs no memory.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass, field
 
 from flamec.ir.graph import Value
@@ -47,8 +47,8 @@ def _shared(tasks: Sequence[Task]) -> list[Value]:
 
 def _read(segment: Segment, context: TaskGraph) -> set[Value]:
     """The roots that a segment reads and does not make."""
-    made = {v for task in segment for v in task.results}
-    return {context.root(v) for task in segment for v in task.operands} - made
+    read = {v for task in segment for v in context.roots_of(task)}
+    return read.difference([v for task in segment for v in task.results])
 
 
 def recompute_cheap_values(
@@ -75,6 +75,29 @@ class _Way:
     new: dict[Value, None] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Changed:
+    """A set of values with some more and some less, which is not made."""
+
+    base: Container[Value]
+    added: Container[Value]
+    gone: Container[Value]
+
+    def __contains__(self, value: object) -> bool:
+        return value not in self.gone and (value in self.base or value in self.added)
+
+
+@dataclass
+class _Look:
+    """What a decision about a value rests on: values (in memory or not), segments and those that
+    have some tasks, at a time."""
+
+    time: int
+    values: set[Value] = field(default_factory=set)
+    places: set[Place] = field(default_factory=set)
+    makers: list[Task] = field(default_factory=list)
+
+
 class _Recomputer:
     def __init__(
         self,
@@ -94,6 +117,10 @@ class _Recomputer:
         self._readers: dict[Value, dict[Place, None]] = {}
         self._makers: dict[Task, dict[Place, None]] = {}
         self._changed: set[Place] = set()
+        self._clock = 0  # of changes
+        self._stored_at: dict[Value, int] = {}  # when a value was last put in memory, or out of it
+        self._put_at: dict[Place, int] = {}
+        self._looked: dict[Value, _Look] = {}
         for g, segments in enumerate(groups):
             for s, segment in enumerate(segments):
                 self._put((g, s), segment)
@@ -102,6 +129,7 @@ class _Recomputer:
         return self.groups[place[0]][place[1]]
 
     def _put(self, place: Place, segment: Segment) -> None:
+        self._put_at[place] = self._clock
         for value in self._reads.get(place, ()):
             self._readers[value].pop(place)
         for task in self._segment(place):
@@ -117,11 +145,35 @@ class _Recomputer:
         """Look at every stored value once; whether anything changed."""
         changed = False
         for value in sorted(self._candidates(), key=lambda v: -value_bytes(v)):
-            way = self._way(value, False) or self._way(value, True)
-            if way is not None and self._recompute(value, way):
+            look = self._looked.get(value)
+            if look is not None and not self._differs(value, look):
+                continue
+            self._clock += 1
+            look = self._looked[value] = _Look(self._clock)
+            way = self._way(value, False, look) or self._way(value, True, look)
+            if way is not None and self._recompute(value, way, look):
                 changed = True
         self._remove_dead_tasks()
         return changed
+
+    def _differs(self, value: Value, look: _Look) -> bool:
+        """Whether anything that was decided about a value rests on has changed since."""
+        stored, put, time = self._stored_at, self._put_at, look.time
+        places = [*self._readers.get(value, ()), *look.places]
+        places += [place for task in look.makers for place in self._makers[task]]
+        return any(put[place] >= time for place in places) or any(
+            stored.get(source, 0) >= time for source in look.values
+        )
+
+    def _store(self, added: Collection[Value], gone: Collection[Value]) -> None:
+        """These values are in memory from now on, and those are not."""
+        self.stored.update(added)
+        self.stored.difference_update(gone)
+        for value in (*added, *gone):
+            self._stored_at[value] = self._clock
+            for task in self.context.producers[value]:
+                for place in self._makers.get(task, ()):
+                    self._put_at[place] = self._clock
 
     def _candidates(self) -> list[Value]:
         return [
@@ -137,7 +189,7 @@ class _Recomputer:
         op = task.node.op
         return op.kind is OpKind.ELEMENTWISE and (self.expensive or not op.expensive)
 
-    def _way(self, value: Value, may_store: bool) -> _Way | None:
+    def _way(self, value: Value, may_store: bool, look: _Look) -> _Way | None:
         """The operations that lead to ``value`` from memory. ``may_store``: also from values
         that are not in memory so far, best from much smaller ones."""
         way = _Way()
@@ -149,10 +201,10 @@ class _Recomputer:
             way.tasks[task] = None
             if len(way.tasks) > LONGEST_CHAIN:
                 return None
-            for operand in task.operands:
-                source = self.context.root(operand)
+            for source in self.context.roots_of(task):
                 if source not in self.context.roots:
                     continue
+                look.values.add(source)
                 if source not in self.context.producers or source in self.stored:
                     way.sources[source] = None
                 elif may_store and SMALLER * value_bytes(source) <= value_bytes(value):
@@ -165,11 +217,13 @@ class _Recomputer:
                     return None
         return way if may_store <= bool(way.new) else None
 
-    def _recompute(self, value: Value, way: _Way) -> bool:
+    def _recompute(self, value: Value, way: _Way, look: _Look) -> bool:
         """Add the tasks to the readers of the value, if that pays. If all of them get them,
         and the value is no result, it needs no memory."""
         (last,) = self.context.producers[value]
         stays = value in self._results
+        look.places.update(self._readers.get(value, ()))
+        look.makers += [self.context.producers[source][0] for source in way.new]
         loads: dict[Place, int] = {}  # what the readers would load instead, in bytes
         for place in self._readers.get(value, ()):
             segment = self._segment(place)
@@ -184,17 +238,15 @@ class _Recomputer:
         gain = value_bytes(value) * (len(loads) + (not stays)) - sum(loads.values())
         if not loads or gain <= sum(map(value_bytes, way.new)) or (stays and way.new):
             return False
-        stored = self.stored | way.new.keys()
-        if not stays:
-            stored.discard(value)
-        if not self._replace(way, loads, stored, value):
+        gone = set() if stays else {value}
+        if not self._replace(way, loads, _Changed(self.stored, way.new, gone), value):
             return False
         self._changed.update(self._makers[last])
-        self.stored = stored
+        self._store(way.new.keys() - self.stored, gone)
         return True
 
     def _replace(
-        self, way: _Way, places: Collection[Place], stored: set[Value], value: Value
+        self, way: _Way, places: Collection[Place], stored: _Changed, value: Value
     ) -> bool:
         """Give ``places`` the tasks, unless the loops of a segment became worse for it.
 
@@ -209,16 +261,17 @@ class _Recomputer:
         for source in way.new:
             for place in self._makers[self.context.producers[source][0]]:
                 replaced.setdefault(place, self._segment(place))
+        elsewhere = _Changed(stored.base, stored.added, {value})
         for place, longer in replaced.items():
             before = self._cost(self._segment(place), self.stored)
-            after = self._cost(longer, stored - {value} if place in places else stored)
+            after = self._cost(longer, elsewhere if place in places else stored)
             if before is None or after is None or after > SLOWDOWN * before:
                 return False
         for place, longer in replaced.items():
             self._put(place, longer)
         return True
 
-    def _cost(self, segment: Segment, stored: set[Value]) -> float | None:
+    def _cost(self, segment: Segment, stored: Container[Value]) -> float | None:
         """What a segment's loops cost; None if they cannot be shared."""
         signature, _ = self.signatures.of(segment, stored)
         if signature not in self._costs:
@@ -240,19 +293,21 @@ class _Recomputer:
                 # a dead task may be what holds the others together
                 if live != segment and (not live or self._cost(live, self.stored) is not None):
                     self._put(place, live)
-            before, self.stored = self.stored, stored_values(self.groups, self.context)
-            unused = [t for v in before - self.stored for t in self.context.producers[v]]
+            stored = stored_values(self.groups, self.context)
+            gone = self.stored - stored
+            self._store(stored - self.stored, gone)
+            unused = [t for v in gone for t in self.context.producers[v]]
             self._changed = {place for task in unused for place in self._makers[task]}
 
     def _live(self, place: Place) -> Segment:
         """The tasks of a segment whose results something needs."""
         segments = self.groups[place[0]]
-        needed = set(self.stored)
+        needed: set[Value] = set()
         if place[1] == 0 and shared_scalars(segments):
             needed.update(*(self._reads[place[0], i] for i in range(1, len(segments))))
         live = []
         for task in reversed(self._segment(place)):
-            if not needed.isdisjoint(task.results):
+            if any(v in self.stored or v in needed for v in task.results):
                 live.append(task)
-                needed.update(self.context.root(operand) for operand in task.operands)
+                needed.update(self.context.roots_of(task))
         return tuple(live[::-1])

@@ -13,6 +13,7 @@ from typing import Any
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import Op
+from flamec.ir.passes.visits import count_visits
 
 Replacement = Value | tuple[Value, ...] | None
 Rule = Callable[["RewriteBuilder", Node], Replacement]
@@ -24,9 +25,10 @@ class RewriteBuilder(GraphBuilder):
     ``original``: the graph's own node for which the rule is asked, before its operands changed.
     """
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: Rule, settled: set[Node] | None = None) -> None:
         super().__init__()
         self._rule = rule
+        self._settled = settled
         self.original: Node | None = None
 
     def apply(self, op: Op, inputs: Sequence[Value], attributes: Mapping[str, Any]) -> Any:
@@ -38,6 +40,8 @@ class RewriteBuilder(GraphBuilder):
         replacement = self._rule(self, node)
         if replacement is None:
             self.nodes.append(node)
+            if self._settled is not None:
+                self._settled.add(node)
             return node.outputs
         values = replacement if isinstance(replacement, tuple) else (replacement,)
         for value, output in zip(values, node.outputs, strict=True):
@@ -49,35 +53,53 @@ class RewriteBuilder(GraphBuilder):
         return values
 
 
-def rewrite(graph: Graph, rule: Rule, only: Container[Node] | None = None) -> Graph:
+def rewrite(
+    graph: Graph,
+    rule: Rule,
+    only: Container[Node] | None = None,
+    applies: Callable[[Op], bool] | None = None,
+    settled: set[Node] | None = None,
+) -> Graph:
     """Apply ``rule(builder, node)`` to every node, in order, and to what the rule emits.
 
-    ``only``: of the graph's own nodes, apply it to these.
+    ``only``: of the graph's own nodes, apply it to these. ``applies``: whether the rule has
+    anything to say of an operation. ``settled``: the nodes that the rule left as they are, also in
+    earlier graphs, are kept there and not asked about again; for rules that look at nothing but a
+    node and what it is computed from, which never change.
 
     The rule sees a node whose operands are rewritten already. It returns None to
     keep it, or a value (a tuple, for several results) to take the place of its
     results; values are types equal, else TypeError. New nodes have the source line
     and scope of the node they replace.
     """
-    builder = RewriteBuilder(rule)
+    wanted = graph.ops if applies is None else {op for op in graph.ops if applies(op)}
+    if not wanted:
+        return graph
+    builder = RewriteBuilder(rule, settled)
     replaced: dict[Value, Value] = {}
-    changed = False
+    keep, asked = builder.nodes.append, 0
     for node in graph.nodes:
-        operands = tuple([replaced.get(v, v) for v in node.inputs])
         candidate = node
-        if any(map(_differs, operands, node.inputs)):
-            candidate = moved(node, operands)
-        builder.location, builder.scope = node.location, node.scope
-        builder.original = node
-        if only is None or node in only:
-            values = builder.rewritten(candidate)
-        else:
-            builder.nodes.append(candidate)
+        for value in node.inputs:
+            if value in replaced:
+                candidate = node.on([replaced.get(v, v) for v in node.inputs])
+                break
+        if (
+            node.op not in wanted
+            or (only is not None and node not in only)
+            or (settled is not None and candidate in settled)
+        ):
+            keep(candidate)
             values = candidate.outputs
+        else:
+            asked += 1
+            builder.location, builder.scope = node.location, node.scope
+            builder.original = node
+            values = builder.rewritten(candidate)
         if values is not node.outputs:
-            changed = True
             replaced.update(zip(node.outputs, values, strict=True))
-    if not changed:
+    count_visits(asked)
+    if not replaced:
         return graph
     return Graph(
         graph.inputs,
@@ -86,16 +108,3 @@ def rewrite(graph: Graph, rule: Rule, only: Container[Node] | None = None) -> Gr
         {i: replaced.get(v, v) for i, v in graph.updates.items()},
         graph.name,
     )
-
-
-def _differs(a: Value, b: Value) -> bool:
-    return a is not b
-
-
-def moved(node: Node, operands: tuple[Value, ...]) -> Node:
-    """The same operation on other operands of the same types."""
-    types = tuple(v.type for v in node.outputs)
-    copy = Node(node.op, operands, node.attributes, node.location, node.scope, types)
-    for new, old in zip(copy.outputs, node.outputs, strict=True):
-        new.name = old.name
-    return copy

@@ -28,12 +28,23 @@ from flamec.ir.passes.simplify_views import (
 from flamec.ir.types import DType
 
 
-def simplify(graph: Graph, strict: bool = False) -> Graph:
+def simplify(graph: Graph, strict: bool = False, settled: set[Node] | None = None) -> Graph:
     """The same program by exact algebra; dead nodes are left to ``eliminate_dead_code``.
 
     Unless ``strict``, small powers become products, which are exact where powers are a bit off.
+    ``settled``: see ``rewrite``.
     """
-    return rewrite(graph, partial(_simplify, strict=strict))
+    rule = partial(_simplify, strict=strict)
+    return rewrite(graph, rule, applies=lambda op: op.kind in _KINDS, settled=settled)
+
+
+_KINDS = (
+    OpKind.ELEMENTWISE,
+    OpKind.VIEW,
+    OpKind.REDUCTION,
+    OpKind.ASSEMBLE,
+    OpKind.BARRIER,
+)
 
 
 def _simplify(b: RewriteBuilder, node: Node, strict: bool) -> Value | None:

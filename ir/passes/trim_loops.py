@@ -19,7 +19,7 @@ from flamec.ir.passes.trimmed_bodies import first_equals, live_values, trimmed_b
 
 def trim_loops(graph: Graph) -> Graph:
     """The same program with nothing in a loop that no result needs."""
-    if not any(node.op.kind in _FORMS for node in graph.nodes):
+    if not any(op.kind in _FORMS for op in graph.ops):
         return graph
     replaced: dict[Value, Value] = {}
     live = set(graph.results)
@@ -51,8 +51,7 @@ def _moved(node: Node, replaced: dict[Value, Value]) -> Node:
     operands = tuple(replaced.get(v, v) for v in node.inputs)
     if all(a is b for a, b in zip(operands, node.inputs, strict=True)):
         return node
-    types = tuple(v.type for v in node.outputs)
-    made = Node(node.op, operands, node.attributes, node.location, node.scope, types)
+    made = node.on(operands)
     replaced.update(zip(node.outputs, made.outputs, strict=True))
     return made
 

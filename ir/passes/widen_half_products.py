@@ -16,12 +16,12 @@ from flamec.ir.types import float32
 
 def widen_half_products(graph: Graph) -> Graph:
     """The graph without contractions of 16-bit floats; itself if it has none."""
-    return rewrite(graph, _widen_product)
+    return rewrite(graph, _widen_product, applies=lambda op: op.kind is OpKind.CONTRACTION)
 
 
 def widen_half_sums(graph: Graph) -> Graph:
     """The graph without scattered sums and products of 16-bit floats; itself if it has none."""
-    return rewrite(graph, _widen_sum)
+    return rewrite(graph, _widen_sum, applies=lambda op: op.kind is OpKind.SCATTER)
 
 
 def _widen_product(b: RewriteBuilder, node: Node) -> Replacement:

@@ -6,6 +6,15 @@
 #ifndef FLAMEC_PROFILE_H
 #define FLAMEC_PROFILE_H
 
+/* A step of a long program: a function of its own, or one that steps share and the first place of
+ * its buffers. */
+typedef struct FlamecRow {
+    int64_t number;
+    int64_t (*own)(FlamecCall *);
+    int64_t (*shared)(FlamecCall *, const int32_t *);
+    int64_t first;
+} FlamecRow;
+
 #ifdef FLAMEC_PROFILE
 
 typedef struct FlamecSpan {
@@ -32,10 +41,13 @@ static __thread FlamecProfile *flamec_profile;
 /* From now on the calling thread's runs of this program write there. */
 void flamec_profile_into(FlamecProfile *profile) { flamec_profile = profile; }
 
-static inline int64_t flamec_timed(int64_t number, int64_t (*step)(FlamecCall *), FlamecCall *call) {
+static inline int64_t flamec_timed(
+    int64_t number, int64_t (*own)(FlamecCall *), int64_t (*shared)(FlamecCall *, const int32_t *),
+    const int32_t *at, FlamecCall *call
+) {
     FlamecProfile *profile = flamec_profile;
     if (number == profile->stop) return FLAMEC_STOPPED;
-    int64_t start = profile->now(), error = step(call), end = profile->now();
+    int64_t start = profile->now(), error = own ? own(call) : shared(call, at), end = profile->now();
     FlamecStepTotal *total = &profile->totals[number];
     if (!total->runs++) total->first = start;
     total->last = end;
@@ -46,9 +58,13 @@ static inline int64_t flamec_timed(int64_t number, int64_t (*step)(FlamecCall *)
     return error;
 }
 
-#define FLAMEC_STEP(number) flamec_timed(number, step_##number, call)
+#define FLAMEC_STEP(number) flamec_timed(number, step_##number, 0, 0, call)
+#define FLAMEC_ROW(row, places) \
+    flamec_timed((row).number, (row).own, (row).shared, (places) + (row).first, call)
 #else
 #define FLAMEC_STEP(number) step_##number(call)
+#define FLAMEC_ROW(row, places) \
+    ((row).own ? (row).own(call) : (row).shared(call, (places) + (row).first))
 #endif
 
 #endif

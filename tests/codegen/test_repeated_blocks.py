@@ -6,60 +6,26 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from gpt2_example import example
+from equal_layers import BACK_ENDS, for_c, graph, on_a_gpu
 
 import flamec
 from flamec import nn
-from flamec.codegen.compile_graph import CompiledGraph, run_last_passes
 from flamec.codegen.compile_graph import compile_graph as compile_for_c
-from flamec.codegen.compile_graph import last_passes as last_for_c
 from flamec.codegen.lower.graph import GraphLowering
 from flamec.codegen.lower.group import GroupLowering
 from flamec.codegen.lower.kernel_builder import ErrorTable, ParameterList, PartialResults
 from flamec.codegen.lower.repetition import RepeatedParts
-from flamec.codegen.options import CodegenOptions
-from flamec.codegen.triton.compile_graph import compile_graph as compile_for_triton
-from flamec.codegen.triton.compile_graph import last_passes as last_for_triton
 from flamec.compiler import CompiledFunction
 from flamec.config import default_options
-from flamec.ir.graph import Graph
 from flamec.ir.kernel import Load, Part
-from flamec.ir.passes.forget_derivatives import forget_derivatives
 from flamec.ir.passes.fuse import FusionOptions, fuse
 from flamec.ir.passes.manager import run_passes
 from flamec.ir.passes.pipeline import pipeline
-from flamec.ir.passes.recognize_attention import attention_of
 from flamec.ir.tasks import Task, build_tasks
-
-GPU = FusionOptions(True, elementwise_epilogues=True, recompute_expensive=True, prologues=True)
-Prepare = Callable[[Graph], Graph]
-for_c: Prepare = partial(run_last_passes, passes=last_for_c(CodegenOptions()))
-BACK_ENDS: dict[str, tuple[Prepare, FusionOptions, bool]] = {
-    "c": (for_c, FusionOptions(), False),
-    "triton": (
-        partial(run_last_passes, passes=last_for_triton(CodegenOptions())),
-        GPU,
-        True,
-    ),
-}
-
-
-@cache
-def graph(layers: int, back_end: str) -> Graph:
-    """GPT-2's training step (forward, backward, clipping, AdamW), optimized for a back end."""
-    gpt2 = example()
-    training = gpt2.Training(gpt2.Config(64, 16, layers, 2, 16))
-    step = CompiledFunction(training.step, replace(default_options(), backend="evaluate"))
-    tokens = flamec.zeros(2, 16, dtype=flamec.int64)
-    traced = step.trace((tokens, tokens), {}).graph
-    if back_end == "triton":  # on a CPU: attention is as written
-        traced = attention_of(forget_derivatives(traced))[0]
-    return run_passes(traced, pipeline())[0]
 
 
 def lowered(layers: int, back_end: str) -> tuple[int, int, set[object]]:
@@ -130,10 +96,6 @@ def test_what_was_loaded_before_for_one_of_two_equal_parts(back_end: str) -> Non
     (kernel,) = lowering.lower(traced).kernels
     loads = [s for s in kernel.kernel.uniform if isinstance(s, Load)]
     assert len(loads) == 2, "one for each argument"
-
-
-def on_a_gpu(layers: int) -> CompiledGraph:
-    return compile_for_triton(graph(layers, "triton"))
 
 
 def test_more_layers_need_hardly_more_triton_kernels() -> None:
