@@ -215,8 +215,8 @@ class _Fuser:
             state.merge(*groups)
         if locations(island) != model.locations:  # else the decisions would be the same, too
             for producer, consumer, saved in model.merges:
-                names = [name_of([island[i] for i in numbers]) for numbers in (producer, consumer)]
-                self._made.append(FusionDecision(*names, True, _saves(saved)))
+                first, second = (name_of([island[i] for i in n]) for n in (producer, consumer))
+                self._made.append(FusionDecision(first, second, True, _saves(saved)))
         for a, b, reason in model.refused:
             producer, consumer = state.groups_of((island[a], island[b]))
             self._refused[producer.number, consumer.number] = reason
