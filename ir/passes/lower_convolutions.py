@@ -5,8 +5,8 @@ windows of its left operand, whose channels are brought last, and leaves its res
 channels last. Where the left operand is spread (gradients of strides, transposed convolutions)
 no zeros are multiplied: results at equal distances from its elements are a convolution with some
 of the kernel's elements, or the kernels that its elements bring are added up, or the operands
-exchange their roles. Channels with a kernel each are sums of slices. ``MovePermutations``
-carries that order through the operations between
+exchange their roles. Channels with a kernel each are sums of slices; on the CPU their kernels'
+gradients are folds. ``MovePermutations`` carries that order through the operations between
 convolutions, so that an array is not rearranged from layer to layer.
 """
 
@@ -45,6 +45,9 @@ class _ConvolutionLowering(MovePermutations):
     def start(self, node: Node) -> Arranged | None:
         if node.op.kind is not OpKind.CONVOLUTION:
             return None
+        if node.output.type.device.type == "cpu" and _has_few_positions(node):
+            left, right = (self.plain(v) for v in node.inputs)
+            return _of_folds(self.builder, node, left, right)
         if _is_spread(node) and _reads_better_from_kernel(node):
             return self._exchanged(node)
         left, right = self.channels_last(node.inputs[0]), self.origin(node.inputs[1])
@@ -179,6 +182,51 @@ def _of_slices(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> 
         term = b.mul(part, b.expand_to(weights, part.type.shape))
         total = term if total is None else b.add(total, term)
     return Arranged(b.cast(total, node.output.type.dtype), left.order)
+
+
+def _has_few_positions(node: Node) -> bool:
+    """Whether a kernel for each group, with one output, has few places: as the gradient of
+    kernels of one channel each. There is no matrix in it, and a group is an element in a row."""
+    groups, kernel = node.attributes["groups"], node.inputs[1].type.shape
+    places = product(node.output.type.shape[2:])
+    longer = all(map(_is_longer, kernel[2:], node.output.type.shape[2:]))
+    one = structurally_equal(kernel[0], groups) and groups > 1
+    return one and longer and isinstance(places, int) and places <= MOST_SLICES
+
+
+def _of_folds(b: GraphBuilder, node: Node, left: Value, right: Value) -> Arranged:
+    """For each place of the kernels the sum of a part of the left operand times the kernels.
+
+    Both lie with the groups last, so that these are beside each other in a row.
+    """
+    attributes, shape = node.attributes, node.output.type.shape
+    groups, (_, channels, *kernel_shape) = attributes["groups"], node.inputs[1].type.shape
+    count = len(kernel_shape)
+    inner = tuple(range(2, 2 + count))
+    apart = (shape[0], groups, channels, *left.type.shape[2:])
+    source = b.permute(b.reshape(left, shape=apart), axes=(0, 2, *(a + 1 for a in inner), 1))
+    source = spread(b, source, inner, attributes["lhs_dilation"])
+    borders: list[tuple[Dim, Dim]] = [(0, 0), (0, 0), *attributes["padding"], (0, 0)]
+    source = bordered(b, source, tuple(borders))
+    wide = source.type.dtype.compute
+    source = b.cast(source, wide)
+    kernel = b.cast(b.permute(right, axes=(1, *inner, 0)), wide)
+    kernel = b.reshape(kernel, shape=(1, *kernel.type.shape))
+    found = []
+    for place in product_of_ranges(*(range(int(size)) for size in shape[2:])):
+        starts = [n * step for n, step in zip(place, attributes["strides"], strict=True)]
+        part = b.slice(
+            source,
+            starts=(0, 0, *starts, 0),
+            sizes=(shape[0], channels, *kernel_shape, groups),
+            steps=(1, 1, *attributes["rhs_dilation"], 1),
+        )
+        term = b.mul(part, b.expand_to(kernel, part.type.shape))
+        total = b.sum(term, axes=(1, *inner))
+        found.append(b.reshape(total, shape=(1, *total.type.shape)))
+    result = b.permute(b.concatenate(*found, axis=0), axes=(1, 2, 0))
+    result = b.reshape(b.cast(result, node.output.type.dtype), shape=shape)
+    return Arranged(result, tuple(range(len(shape))))
 
 
 def _by_turns(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> Arranged | None:
@@ -327,6 +375,8 @@ class _Windows:
 def _lowered(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> Arranged:
     windows = _windows(b, node, left)
     groups = node.attributes["groups"]
+    if node.output.type.device.type == "cpu" and groups == 1 and _is_shallow(node):
+        windows = _batch_outermost(b, windows)
     outputs, channels, *spatial = right.order
     kernel = right.source
     grouped: tuple[Axes, Axes] = ((), ())
@@ -351,6 +401,31 @@ def _lowered(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> Ar
     if groups > 1:
         result, rest, output = _merge_channels(b, result, rest, output)
     return Arranged(result, (rest[0], output, *rest[1:]))
+
+
+def _is_shallow(node: Node) -> bool:
+    """Whether a kernel has more outputs than elements for each: as for the gradient of a kernel
+    from few places. Then it takes longer to put a result in order than to find the windows."""
+    outputs, *inner = node.inputs[1].type.shape
+    depth = product(inner)
+    return isinstance(outputs, int) and isinstance(depth, int) and depth < outputs
+
+
+def _batch_outermost(b: GraphBuilder, windows: _Windows) -> _Windows:
+    """The same windows with their batch before the positions: the order of the result."""
+    batch, first = windows.batch, min(windows.positions)
+    if batch < first:
+        return windows
+    axes = list(range(windows.value.type.ndim))
+    axes.insert(first, axes.pop(batch))
+    place = inverse_permutation(tuple(axes))
+    return _Windows(
+        b.permute(windows.value, axes=tuple(axes)),
+        first,
+        place[windows.channel],
+        tuple(place[a] for a in windows.positions),
+        tuple(place[a] for a in windows.kernel),
+    )
 
 
 def _windows(b: GraphBuilder, node: Node, left: Arranged) -> _Windows:

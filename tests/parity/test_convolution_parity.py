@@ -32,6 +32,12 @@ F.conv2d(x, w, padding=1) | 2,1,4,5 1,1,3,3
 F.conv2d(x, w, groups=2, padding=4) | 1,2,9,9 2,1,9,9
 F.conv2d(x, w, stride=(2, 3), padding=2) | 1,2,6,8 3,2,2,3
 F.conv2d(x, w, groups=2, stride=3) | 1,4,7,7 2,2,3,2
+F.conv2d(x, w, b, 1, 1, groups=4) | 2,4,9,8 4,1,3,3 4
+F.conv2d(x, w, None, (2, 1), (2, 1), (1, 2), groups=6) | 2,6,10,7 6,1,3,2
+F.conv1d(x, w, stride=2, padding=1, groups=3) | 2,3,11 3,1,5
+F.conv2d(x, w, b, padding=1) | 2,5,4,3 40,5,3,3 40
+F.conv2d(x, w, padding=1, stride=2) | 1,6,3,4 30,6,3,2
+F.conv2d(x, w, padding=1) | 3,24,9,7 35,24,3,3
 F.conv2d(x, w) | 1,5,5,4 3,5,1,1
 F.conv2d(x, w, stride=2) | 2,2,5,4 3,2,1,1
 F.conv2d(x, w, padding=2) | 2,1,1,1 1,1,3,3

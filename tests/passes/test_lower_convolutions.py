@@ -76,3 +76,37 @@ def test_gradients_of_strides_multiply_no_zeros() -> None:
     assert len(whole) == 2 and max(whole) < 1.1 * work
     parts = [flops for flops in products if flops < work]
     assert len(parts) == 4 and sum(parts) == work
+
+
+def gradient_steps(conv: nn.Module, *shape: int) -> list[Any]:
+    """The steps of a program that gives a result and the gradient of a kernel."""
+
+    @flamec.compile
+    def step(x: flamec.Tensor, g: flamec.Tensor) -> Any:
+        return flamec.autograd.grad((conv(x) * g).sum(), [conv.weight])
+
+    x = flamec.randn(*shape)
+    with flamec.no_grad():
+        g = flamec.randn(*conv(x).shape)
+    step(x, g)
+    return list(step.programs[0].prepared.plan.steps)
+
+
+def test_gradients_of_kernels_of_one_channel_are_folds() -> None:
+    """Nine sums for each channel in one kernel, and not a product for each channel."""
+    conv = nn.Conv2d(32, 32, 3, padding=1, groups=32, bias=False)
+    steps = gradient_steps(conv, 4, 32, 9, 11)
+    assert not any(s.kind == "matmul" for s in steps)
+    (fold,) = (s for s in steps if s.kind == "reduction")
+    assert fold.operations.count("sum") == 9
+    assert fold.flops < 2.5 * 4 * 32 * 9 * 11 * 9
+
+
+def test_the_gradient_of_a_kernel_from_few_places_is_written_in_order() -> None:
+    """What there is much of, the kernel's elements or the windows, is not rearranged."""
+    for size, copies in ((2, 0), (16, 1)):
+        conv = nn.Conv2d(16, 64, 3, padding=1, bias=False)
+        (product,) = (
+            s for s in gradient_steps(conv, 2, 16, size, size) if "dot_general" in s.operations
+        )
+        assert product.operations.count("copy") + product.operations.count("permute") == copies
