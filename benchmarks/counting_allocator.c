@@ -8,8 +8,10 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <malloc.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -26,7 +28,10 @@ void __libc_free(void *);
 #define MAPS 4096
 
 static _Atomic long live, most;
-static void *_Atomic map[MAPS]; /* the counted pages */
+static struct {
+    uintptr_t start, end;
+} map[MAPS]; /* the counted pages */
+static pthread_mutex_t mapping = PTHREAD_MUTEX_INITIALIZER;
 
 static void add(long bytes) {
     const long now = atomic_fetch_add(&live, bytes) + bytes;
@@ -77,19 +82,26 @@ static int is_for_blas(void *caller) {
     return dladdr(caller, &from) && from.dli_fname && strstr(from.dli_fname, "openblas");
 }
 
+/* Call with ``mapping`` held. */
+static void remember(uintptr_t start, uintptr_t end) {
+    for (int i = 0; start < end && i < MAPS; i++) {
+        if (map[i].end) continue;
+        map[i].start = start;
+        map[i].end = end;
+        add((long)(end - start));
+        break;
+    }
+}
+
 static void *map_pages(
     void *address, size_t size, int protection, int flags, int file, off_t offset, void *caller
 ) {
     void *pages = (void *)syscall(SYS_mmap, address, size, protection, flags, file, offset);
     if (pages == MAP_FAILED || file >= 0 || size < LARGE) return pages;
     if (is_for_blas(caller)) return pages;
-    for (int i = 0; i < MAPS; i++) {
-        void *none = NULL;
-        if (atomic_compare_exchange_strong(&map[i], &none, pages)) {
-            add((long)size);
-            break;
-        }
-    }
+    pthread_mutex_lock(&mapping);
+    remember((uintptr_t)pages, (uintptr_t)pages + size);
+    pthread_mutex_unlock(&mapping);
     return pages;
 }
 
@@ -103,14 +115,19 @@ void *mmap64(void *address, size_t size, int protection, int flags, int file, of
     return map_pages(address, size, protection, flags, file, offset, caller);
 }
 
+/* Parts of what was mapped at once may be given back by themselves. */
 int munmap(void *address, size_t size) {
+    pthread_mutex_lock(&mapping);
     const int failed = (int)syscall(SYS_munmap, address, size);
-    for (int i = 0; !failed && size >= LARGE && i < MAPS; i++) {
-        void *same = address;
-        if (atomic_compare_exchange_strong(&map[i], &same, NULL)) {
-            atomic_fetch_sub(&live, (long)size);
-            break;
-        }
+    const uintptr_t first = (uintptr_t)address, last = first + size;
+    for (int i = 0; !failed && i < MAPS; i++) {
+        const uintptr_t start = map[i].start, end = map[i].end;
+        if (end <= first || last <= start) continue;
+        atomic_fetch_sub(&live, (long)(end - start));
+        map[i].start = map[i].end = 0;
+        remember(start, first);
+        remember(last, end);
     }
+    pthread_mutex_unlock(&mapping);
     return failed;
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,35 @@ import numpy as np
 from benchmarks.frameworks import torch_like
 from benchmarks.harness import Step, Workload
 
-LAYERS, WIDTH, HEADS, LENGTH, BATCH, CLASSES = 4, 256, 4, 128, 8, 16
+
+@dataclass(frozen=True)
+class EncoderSize:
+    """Widths and counts; ``heads`` divides ``width``."""
+
+    layers: int = 4
+    width: int = 256
+    heads: int = 4
+    length: int = 128
+    batch: int = 8
+    classes: int = 16
 
 
-def build(framework: Any, compile: Callable[[Any], Any]) -> Step:
+def build(framework: Any, compile: Callable[[Any], Any], size: EncoderSize | None = None) -> Step:
     """The training step as a user of flamec or torch writes it; without dropout, so that all
     contenders have one result."""
-    nn = framework.nn
+    nn, size = framework.nn, size or EncoderSize()
+    width, rows = size.width, size.batch * size.length
     layer = nn.TransformerEncoderLayer(
-        WIDTH, HEADS, 4 * WIDTH, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        width,
+        size.heads,
+        4 * width,
+        dropout=0.0,
+        activation="gelu",
+        batch_first=True,
+        norm_first=True,
     )
-    encoder = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
-    model = nn.Sequential(encoder, nn.LayerNorm(WIDTH), nn.Linear(WIDTH, CLASSES))
+    encoder = nn.TransformerEncoder(layer, size.layers, enable_nested_tensor=False)
+    model = nn.Sequential(encoder, nn.LayerNorm(width), nn.Linear(width, size.classes))
     with framework.no_grad():
         for number, parameter in enumerate(model.parameters()):
             if parameter.ndim < 2:
@@ -30,15 +48,15 @@ def build(framework: Any, compile: Callable[[Any], Any]) -> Step:
             drawn = random.standard_normal(tuple(parameter.shape), np.float32) * 0.02
             parameter.copy_(framework.from_numpy(drawn.astype(np.float32)))
     random = np.random.default_rng(1)
-    x = framework.from_numpy(random.standard_normal((BATCH, LENGTH, WIDTH), np.float32))
-    y = framework.from_numpy(random.integers(0, CLASSES, BATCH * LENGTH))
+    x = framework.from_numpy(random.standard_normal((size.batch, size.length, width), np.float32))
+    y = framework.from_numpy(random.integers(0, size.classes, rows))
     criterion = nn.CrossEntropyLoss()
     optimizer = framework.optim.AdamW(model.parameters(), lr=0.001)
 
     @compile
     def step(x: Any, y: Any) -> Any:
         optimizer.zero_grad()
-        loss = criterion(model(x).reshape(BATCH * LENGTH, CLASSES), y)
+        loss = criterion(model(x).reshape(rows, size.classes), y)
         loss.backward()
         optimizer.step()
         return loss

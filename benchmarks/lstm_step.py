@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,22 +11,38 @@ import numpy as np
 from benchmarks.frameworks import torch_like
 from benchmarks.harness import Step, Workload
 
-TIME, BATCH, INPUT, HIDDEN, LAYERS, CLASSES = 64, 32, 64, 128, 2, 10
+
+@dataclass(frozen=True)
+class LstmSize:
+    """Widths and counts; ``length`` is the number of steps."""
+
+    length: int = 64
+    batch: int = 32
+    inputs: int = 64
+    hidden: int = 128
+    layers: int = 2
+    classes: int = 10
 
 
-def build(framework: Any, compile: Callable[[Any], Any], device: str = "cpu") -> Step:
+def build(
+    framework: Any,
+    compile: Callable[[Any], Any],
+    device: str = "cpu",
+    size: LstmSize | None = None,
+) -> Step:
     """The training step as a user of flamec or torch writes it."""
-    nn = framework.nn
-    lstm = nn.LSTM(INPUT, HIDDEN, num_layers=LAYERS).to(device)
-    head = nn.Linear(HIDDEN, CLASSES).to(device)
+    nn, size = framework.nn, size or LstmSize()
+    lstm = nn.LSTM(size.inputs, size.hidden, num_layers=size.layers).to(device)
+    head = nn.Linear(size.hidden, size.classes).to(device)
     random = np.random.default_rng(0)
     parameters = [*lstm.parameters(), *head.parameters()]
     with framework.no_grad():
         for parameter in parameters:
             values = random.uniform(-0.09, 0.09, tuple(parameter.shape)).astype(np.float32)
             parameter.copy_(framework.from_numpy(values))
-    x = framework.from_numpy(random.standard_normal((TIME, BATCH, INPUT), np.float32)).to(device)
-    y = framework.from_numpy(random.integers(0, CLASSES, BATCH)).to(device)
+    shape = (size.length, size.batch, size.inputs)
+    x = framework.from_numpy(random.standard_normal(shape, np.float32)).to(device)
+    y = framework.from_numpy(random.integers(0, size.classes, size.batch)).to(device)
     criterion = nn.CrossEntropyLoss()
     optimizer = framework.optim.Adam(parameters, lr=0.001)
 

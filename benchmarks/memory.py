@@ -38,23 +38,34 @@ CONTENDERS = (
 WARM_UP, COUNTED = 3, 2
 
 
-def build(name: str, framework: Any, compile: Callable[[Any], Any]) -> Step:
-    """One training step, as the benchmarks of time have it."""
+def build(name: str, framework: Any, compile: Callable[[Any], Any], small: bool = False) -> Step:
+    """One training step, as the benchmarks of time have it, or a ``small`` one."""
     if name == "mlp":
         from benchmarks.mlp import Mlp
 
-        return Mlp((784, 512, 512, 10), 128).build(framework, compile)
+        widths = (256, 256, 256, 10) if small else (784, 512, 512, 10)
+        return Mlp(widths, 256 if small else 128).build(framework, compile)
     if name == "gpt":
         from benchmarks.gpt import GptSize, training
 
-        return training(framework, compile, GptSize())
-    from benchmarks import encoder_step, lstm_step, resnet_step
+        size = GptSize(2, 128, 2, 64, 8, 1024) if small else GptSize()
+        return training(framework, compile, size)
+    if name == "encoder":
+        from benchmarks import encoder_step
 
-    steps = {"encoder": encoder_step, "lstm": lstm_step, "resnet": resnet_step}
-    return steps[name].build(framework, compile)
+        shape = encoder_step.EncoderSize(2, 128, 2, 64, 8) if small else None
+        return encoder_step.build(framework, compile, shape)
+    if name == "lstm":
+        from benchmarks import lstm_step
+
+        loop = lstm_step.LstmSize(24, 32, 64, 128, 1) if small else None
+        return lstm_step.build(framework, compile, size=loop)
+    from benchmarks import resnet_step
+
+    return resnet_step.build(framework, compile, **({"batch": 2, "size": 32} if small else {}))
 
 
-def run_contender(name: str, contender: str) -> dict[str, Any]:
+def run_contender(name: str, contender: str, small: bool = False) -> dict[str, Any]:
     """Measure in this process, into which the counting library is preloaded."""
     count = ctypes.CDLL(None)
     for function in (count.counted_bytes, count.most_counted_bytes):
@@ -77,7 +88,7 @@ def run_contender(name: str, contender: str) -> dict[str, Any]:
     framework.manual_seed(0)
     gc.collect()
     before = count.counted_bytes()
-    step = build(name, framework, compiled)
+    step = build(name, framework, compiled, small)
     losses = [float(step()) for _ in range(WARM_UP)]
     gc.collect()
     count.count_again()
@@ -101,9 +112,17 @@ def load_libraries(framework: Any, compile: Callable[[Any], Any]) -> None:
         float(multiply(matrix))
 
 
-def measure(name: str, contender: str, library: Path, cache: Path) -> dict[str, Any]:
+def measure(
+    name: str,
+    contender: str,
+    library: Path,
+    cache: Path,
+    small: bool = False,
+    seconds: float = 600.0,
+) -> dict[str, Any]:
     """The same in a process of its own; ``problem`` says why there is no figure."""
     command = [sys.executable, "-m", "benchmarks.memory", name, "--contender", contender]
+    command += ["--small"] * small
     environment = {
         **os.environ,
         "LD_PRELOAD": str(library),
@@ -111,11 +130,20 @@ def measure(name: str, contender: str, library: Path, cache: Path) -> dict[str, 
         "FLAMEC_CACHE_DIR": str(cache / "flamec"),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "torch"),
     }
-    runs = 2 if contender.startswith("flamec") and contender != "flamec eager" else 1
+    runs = 2 if not small and contender.startswith("flamec") and contender != "flamec eager" else 1
     for _ in range(runs):
-        finished = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-        )
+        try:
+            finished = subprocess.run(
+                command,
+                cwd=ROOT,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=seconds,
+            )
+        except subprocess.TimeoutExpired:
+            return {"problem": f"not done in {seconds:g} s"}
         if finished.returncode:
             lines = finished.stderr.strip().splitlines() or ["no message"]
             return {"problem": lines[-1][:200]}
@@ -139,17 +167,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--only", nargs="*", metavar="CONTENDER", default=CONTENDERS)
     parser.add_argument("--contender", help="measure one in this process, for the program itself")
+    parser.add_argument("--small", action="store_true", help="smaller steps, for tests")
+    parser.add_argument("--seconds", type=float, default=600.0, help="that a process may take")
     parser.add_argument("--json", type=Path, metavar="FILE")
     choice = parser.parse_args(arguments)
     if choice.contender:
-        print(json.dumps(run_contender(choice.names[0], choice.contender)))
+        print(json.dumps(run_contender(choice.names[0], choice.contender, choice.small)))
         return 0
     rows = []
     with tempfile.TemporaryDirectory(prefix="flamec-memory-") as folder:
         library = counting_library(Path(folder))
         for name in choice.names or NAMES:
             for contender in choice.only:
-                result = measure(name, contender, library, Path(folder))
+                result = measure(
+                    name, contender, library, Path(folder), choice.small, choice.seconds
+                )
                 rows.append({"name": name, "contender": contender, **result})
                 print(line(rows[-1]), flush=True)
     if choice.json is not None:

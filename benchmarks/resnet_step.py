@@ -20,14 +20,15 @@ def build(
     compile: Callable[[Any], Any],
     make: Callable[..., Any] = resnet18,
     batch: int = 8,
+    size: int = SIZE,
 ) -> Step:
-    """The training step as a user of flamec or torch writes it."""
+    """The training step as a user of flamec or torch writes it; images of ``size`` squared."""
     model = make(framework, CLASSES)
     set_weights(framework, model)
     with framework.no_grad():
         model.fc.bias.zero_()
     random = np.random.default_rng(1)
-    x = framework.from_numpy(random.standard_normal((batch, 3, SIZE, SIZE), np.float32))
+    x = framework.from_numpy(random.standard_normal((batch, 3, size, size), np.float32))
     y = framework.from_numpy(random.integers(0, CLASSES, batch))
     criterion = framework.nn.CrossEntropyLoss()
     optimizer = framework.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)

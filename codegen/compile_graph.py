@@ -1,7 +1,7 @@
 """Graph to execution plan: the order of the CPU back end's stages.
 
-    (leave to host ->) lower convolutions -> widen half products -> normalize contractions
-        -> tasks -> fuse -> lower
+    (leave to host or factor gradients) -> lower convolutions -> widen half products
+        -> normalize contractions -> tasks -> fuse -> lower
         -> assign buffers -> emit C -> plan
 
 Nothing here touches a device or a compiler: the result is data and C text.
@@ -29,6 +29,7 @@ from flamec.codegen.traffic import bytes_read, bytes_written, flops
 from flamec.ir.bodies import symbols_in
 from flamec.ir.graph import Graph, Value
 from flamec.ir.kernel import Contraction, Kernel
+from flamec.ir.passes.factor_gradients import factor_gradients
 from flamec.ir.passes.fuse import FusionDecision, FusionGroup, FusionOptions
 from flamec.ir.passes.leave_to_host import leave_to_host
 from flamec.ir.passes.lower_attention import lower_attention, never
@@ -144,8 +145,9 @@ def _emitted(
 def last_passes(options: CodegenOptions) -> tuple[Pass, ...]:
     """The passes of this back end, which follow the pipeline; on each body by itself."""
     host = Pass("leave_to_host", leave_to_host, "what is inexact is computed by NumPy")
+    factor = Pass("factor_gradients", factor_gradients, "gradients stand outside of brackets")
     return (
-        *((host,) if options.strict else ()),
+        *((host,) if options.strict else (factor,)),
         Pass("lower_convolutions", lower_convolutions, "no convolutions are left in bodies"),
         Pass("lower_attention", partial(lower_attention, takes=never), "no attention is left"),
         Pass("widen_half_products", widen_half_products, "products of 16-bit floats are float32"),

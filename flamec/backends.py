@@ -78,6 +78,7 @@ def _warn_no_compiler() -> None:
 class EvaluatedRunner:
     """Runs the optimized graph node by node through NumPy."""
 
+    threads = 1
     memory = HostMemory()
 
     def __init__(self, graph: Graph, symbols: Sequence[str]) -> None:

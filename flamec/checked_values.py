@@ -28,6 +28,8 @@ _TESTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"nan": np.isnan, "inf":
 class CheckedRunner:
     """Evaluates a graph and looks at every value; ``kinds`` as in ``CompileOptions.check``."""
 
+    threads = 1
+
     def __init__(self, graph: Graph, symbols: Sequence[str], device: Device, kinds: str) -> None:
         self.graph = graph
         self.symbols = tuple(symbols)

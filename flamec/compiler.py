@@ -386,11 +386,12 @@ class CompiledFunction:
         RuntimeError before the first call, and for a program without a plan (backend="evaluate").
         """
         program = self.programs[0] if self.programs else None
-        plans = [p.plan for _, p in program.parts if p.plan] if program else []
-        if program is None or not plans:
+        parts = [p for _, p in program.parts if p.plan] if program else []
+        if program is None or not parts:
             raise RuntimeError(f"{self.name} has no compiled program whose memory is planned")
         hints = program.captured.trace.oracle.hints
-        return max((memory_use(plan, hints) for plan in plans), key=lambda use: use.total)
+        uses = (memory_use(p.plan, hints, p.threads) for p in parts if p.plan)
+        return max(uses, key=lambda use: use.total)
 
     def reset(self) -> None:
         """Forget all programs and counters."""

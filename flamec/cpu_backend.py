@@ -160,6 +160,10 @@ class CRunner:
         self.program = program
         self._order = [symbols.index(s) for s in program.plan.symbols]
 
+    @property
+    def threads(self) -> int:
+        return int(self.program.runtime.functions.threads)
+
     def bind(self, sizes: tuple[int, ...]) -> CInvocation:
         ordered = tuple(sizes[i] for i in self._order)
         return CInvocation(self.program.bind(ordered), self.program.plan)

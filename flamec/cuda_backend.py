@@ -257,6 +257,8 @@ def _small_output(
 class CudaRunner:
     """A loaded program; binds sizes given in the order of the trace's symbols."""
 
+    threads = 1
+
     def __init__(self, gpu: Gpu, program: CudaProgram, symbols: Sequence[str]) -> None:
         self.gpu = gpu
         self.memory = CudaMemory(gpu)

@@ -90,7 +90,13 @@ def output_allocator(
 
 
 class Runner(Protocol):
-    """A compiled graph, and the memory that its inputs and outputs are in."""
+    """A compiled graph, and the memory that its inputs and outputs are in.
+
+    ``threads``: how many have private memory while it runs (``ExecutionPlan.scratch``).
+    """
+
+    @property
+    def threads(self) -> int: ...
 
     @property
     def memory(self) -> DeviceMemory: ...
@@ -122,6 +128,11 @@ class Prepared:
         """Where the program's inputs and outputs are."""
         assert self.runner is not None
         return self.runner.memory
+
+    @property
+    def threads(self) -> int:
+        """How many threads have private memory while the program runs."""
+        return 1 if self.runner is None else self.runner.threads
 
     @cached_property
     def pass_records(self) -> list[PassRecord]:

@@ -97,7 +97,7 @@ class Tensor:
     _trace: Trace | None
     _value: Value | None
     _value_version: int
-    _cached: tuple[Trace, int, Value] | None
+    _cached: tuple[int, int, Value] | None
     _requires_grad: bool
     _retains_grad: bool
     _grad: Tensor | None

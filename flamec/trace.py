@@ -8,6 +8,7 @@ itself has no mutation. Reads of Python state are noted in ``guards.Recorder``.
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,11 +46,18 @@ if TYPE_CHECKING:
 
 
 class Trace:
-    """A trace in progress: the graph being built and what is known about each tensor."""
+    """A trace in progress: the graph being built and what is known about each tensor.
+
+    Tensors remember their values by its ``serial``: parameters live longer than their traces, which
+    refer to all that was captured.
+    """
+
+    _serials = itertools.count()
 
     gives_numbers = True  # whether item() may give a number that the program computes
 
     def __init__(self, base_storages: Sequence[Storage] = ()) -> None:
+        self.serial = next(Trace._serials)
         self.builder = GraphBuilder()
         self.sources: list[InputSource] = []
         self.oracle = SizeOracle(self.apply)
@@ -196,7 +204,7 @@ class Trace:
         """The value that ``tensor`` has now: its storage's value seen through its view steps."""
         root = self.root_of(tensor)
         cached = tensor._cached
-        if cached is not None and cached[0] is self and cached[1] == root.version:
+        if cached is not None and cached[0] == self.serial and cached[1] == root.version:
             return cached[2]
         value = root.value
         for op, attributes in self._relative_steps(tensor, root):
@@ -204,7 +212,7 @@ class Trace:
             value = self._add_node(op, (value,), attributes).output
             if source in self.tracked and op.derivative is not None:
                 self.tracked.add(value)
-        tensor._cached = (self, root.version, value)
+        tensor._cached = (self.serial, root.version, value)
         if tensor._requires_grad and value not in self.leaf_tensors:
             self.leaf_tensors[value] = tensor
             self.tracked.add(value)
@@ -230,7 +238,7 @@ class Trace:
         """A new tensor, with a storage of its own, whose value is ``value``."""
         tensor = Tensor._from_trace(self, value.type)
         self.roots[tensor._storage] = Root((), value, value.type)
-        tensor._cached = (self, 0, value)
+        tensor._cached = (self.serial, 0, value)
         self.value_tensors[value] = tensor
         self.created.append(weakref.ref(tensor))
         return tensor
@@ -289,7 +297,7 @@ class Trace:
             source = inputs[0]
             steps = view_steps(source, op, attributes)
             tensor = Tensor._from_trace(self, node.output.type, source._storage, steps)
-            tensor._cached = (self, self.roots[source._storage].version, node.output)
+            tensor._cached = (self.serial, self.roots[source._storage].version, node.output)
             self.value_tensors[node.output] = tensor
             self.created.append(weakref.ref(tensor))
             return tensor
@@ -338,7 +346,7 @@ class Trace:
         self.hold(target, new)
         if steps and thread.grad_enabled and detached and source_value in self.tracked:
             own = builder.expand_to(source_value, target._type.shape)
-            target._cached = (self, root.version, own)
+            target._cached = (self.serial, root.version, own)
             self.value_tensors[own] = target
         return target
 
@@ -355,7 +363,7 @@ class Trace:
         root.written = True
         root.writer = user_location()
         if not self._relative_steps(target, root):
-            target._cached = (self, root.version, value)
+            target._cached = (self.serial, root.version, value)
             self.value_tensors[value] = target
         if self._writes is not None:
             self._writes.append((target, value))

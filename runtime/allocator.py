@@ -11,6 +11,8 @@ from __future__ import annotations
 import ctypes
 import math
 import mmap
+import os
+import sys
 import threading
 import weakref
 from typing import Any
@@ -175,25 +177,50 @@ def current_arena() -> Arena:
 
 
 def _rounded(nbytes: int) -> int:
-    """Sizes in few steps, so that blocks fit again: powers of two, 64 KiB, whole huge pages."""
+    """Sizes in few steps, so that blocks fit again, and at most 3 % more than what was asked for:
+    powers of two, 64 KiB, and from 4 MiB on steps that grow with the size up to a huge page."""
     if nbytes <= 64 << 10:
         return max(4096, 1 << (nbytes - 1).bit_length())
-    step = HUGE_PAGE if nbytes >= HUGE_PAGE else 64 << 10
+    step = max(64 << 10, min(HUGE_PAGE, 1 << (nbytes.bit_length() - 6)))
     return -(-nbytes // step) * step
 
 
 def _map(size: int) -> tuple[Any, int]:
-    """Zeroed pages: an object that exposes them and their address; MemoryError if too many."""
-    huge = size >= HUGE_PAGE
-    try:
-        pages = mmap.mmap(-1, size + HUGE_PAGE if huge else size, flags=_MAP_FLAGS)
-    except (OSError, ValueError, OverflowError) as error:
-        raise MemoryError(f"{size} bytes of memory could not be had: {error}") from error
-    start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
-    skip = -start % HUGE_PAGE if huge else 0
-    if huge and hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return (ctypes.c_uint8 * size).from_buffer(pages, skip), start + skip
+    """Zeroed pages: an object that exposes them and their address; MemoryError if too many.
+
+    Those of large blocks begin at a huge page; what is mapped to find one is given back at once.
+    """
+    extra = HUGE_PAGE if size >= HUGE_PAGE else 0
+    if size + extra > sys.maxsize:
+        raise MemoryError(f"{size} bytes of memory are more than there are addresses")
+    start = _map_pages(None, size + extra, mmap.PROT_READ | mmap.PROT_WRITE, _MAP_FLAGS, -1, 0)
+    if start == _MAP_FAILED:
+        reason = os.strerror(ctypes.get_errno())
+        raise MemoryError(f"{size} bytes of memory could not be had: {reason}")
+    skip = -start % HUGE_PAGE if extra else 0
+    address = start + skip
+    for first, unused in ((start, skip), (address + size, extra - skip)):
+        if unused:
+            _unmap_pages(first, unused)
+    if extra and hasattr(mmap, "MADV_HUGEPAGE"):
+        _advise(address, size, mmap.MADV_HUGEPAGE)
+    owner = (ctypes.c_uint8 * size).from_address(address)
+    weakref.finalize(owner, _unmap_pages, address, size).atexit = False
+    return owner, address
 
 
+def _system_call(name: str, result: Any, *arguments: Any) -> Any:
+    function = getattr(_system, name)
+    function.restype, function.argtypes = result, arguments
+    return function
+
+
+_system = ctypes.CDLL(None, use_errno=True)
+_bytes, _pages = ctypes.c_size_t, ctypes.c_void_p
+_map_pages = _system_call(
+    "mmap", _pages, _pages, _bytes, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long
+)
+_unmap_pages = _system_call("munmap", ctypes.c_int, _pages, _bytes)
+_advise = _system_call("madvise", ctypes.c_int, _pages, _bytes, ctypes.c_int)
 _MAP_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+_MAP_FAILED = ctypes.c_void_p(-1).value

@@ -110,3 +110,25 @@ def test_eager_operations_agree_with_torch_before_they_are_timed(tmp_path: Path)
     rows = json.loads(report.read_text())["rows"]
     assert [row["operation"] for row in rows] == list(OPERATIONS)
     assert all(row["flamec"] > 0 and row["torch"] > 0 for row in rows)
+
+
+@pytest.fixture(scope="module")
+def counting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """The library that counts bytes, and an empty cache."""
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.memory import counting_library
+
+    sys.path.remove(str(ROOT))
+    folder = tmp_path_factory.mktemp("counting")
+    yield counting_library(folder), folder / "cache"
+
+
+@pytest.mark.parametrize("name", ["mlp", "gpt", "resnet", "encoder", "lstm"])
+def test_predicted_memory_is_what_the_allocator_counts(
+    name: str, counting: tuple[Path, Path]
+) -> None:
+    from benchmarks.memory import measure
+
+    found = measure(name, "flamec 1", *counting, small=True, seconds=300)
+    assert "problem" not in found, found
+    assert abs(found["bytes"] - found["predicted"]) <= 0.05 * found["bytes"], found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,27 @@ def _touched(arena: np.ndarray, run: Any) -> int:
 def test_what_is_no_budget_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match="memory_budget"):
         flamec.compile(lambda x: x, memory_budget=value)
+
+
+def test_what_a_program_captured_is_freed_with_it() -> None:
+    """The generator, which the program drew from, outlives it and must not hold it."""
+
+    def train() -> list[weakref.ref[Any]]:
+        model = residual_network(8, 1, outputs=2, dropout=0.2)
+        optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+        @flamec.compile
+        def step(x: Any) -> None:
+            optimizer.zero_grad()
+            model(x).sum().backward()
+            optimizer.step()
+
+        step(flamec.ones(4, 8))
+        return [weakref.ref(found) for found in (model, step, *model.parameters())]
+
+    alive = train()
+    gc.collect()
+    assert not any(found() is not None for found in alive)
 
 
 SEARCHING = """

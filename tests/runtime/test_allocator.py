@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +33,35 @@ def test_small_arrays_do_not_overlap() -> None:
         array[:] = number % 251
     for number, array in enumerate(arrays):
         assert (array == number % 251).all()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux")
+@pytest.mark.parametrize("nbytes", [70_000, (2 << 20) + 1, 5_300_000, 77 << 20])
+def test_no_more_is_mapped_than_is_used(nbytes: int) -> None:
+    """Not even to find the beginning of a huge page, and nothing after the last array is gone."""
+    allocator = Allocator()
+    before = _mapped()
+    array, address = allocator.empty(nbytes)
+    taken = _mapped() - before
+    assert nbytes <= taken <= max(1.035 * nbytes, nbytes + (64 << 10))
+    array[:] = 3
+    del array
+    gc.collect()
+    assert allocator.idle_bytes == taken
+    allocator.release_idle()
+    assert _mapped() == before and address
+
+
+def _mapped() -> int:
+    """Bytes of private pages of the process that are no file's."""
+    gc.collect()
+    total = 0
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, permissions, _, _, inode, *name = line.split()
+        if permissions == "rw-p" and inode == "0" and not name:
+            first, last = (int(part, 16) for part in span.split("-"))
+            total += last - first
+    return total
 
 
 def test_memory_is_reused_after_the_last_view_is_gone() -> None:
