@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 FLOPS_PER_BYTE = 5.0  # a core with vectors of 256 bits does about 50 GFLOP/s and moves 10 GB/s
 BYTES_PER_KERNEL = 1 << 14  # in 1.5 microseconds
+SPARE_WORK = 1 / 256  # of a program, for less memory
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
         errors,
         reuse=True,
         uneven_products=True,
-        memory=MemoryBudget(options.memory_budget, FLOPS_PER_BYTE, BYTES_PER_KERNEL),
+        memory=MemoryBudget(options.memory_budget, FLOPS_PER_BYTE, BYTES_PER_KERNEL, SPARE_WORK),
     ).lower(graph)
     with stage("emit"):
         return _emitted(graph, lowered, errors, options)

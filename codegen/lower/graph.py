@@ -105,7 +105,7 @@ class GraphLowering:
                 graphs = kernel.control.node.bodies
             lowered_bodies.append({n: self._lower(g, MemoryBudget()) for n, g in graphs.items()})
         groups, sources, fit = fusion.groups, list(range(len(kernels))), None
-        if memory.share < 1:
+        if memory.share < 1 or memory.spare > 0:
             with stage("fit_memory_budget"):
                 fitted, fit = fit_kernels(
                     context, fusion, kernels, memory, partial(self._kernel, lowering)

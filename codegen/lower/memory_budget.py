@@ -14,7 +14,7 @@ from flamec.codegen.buffers import assign_buffers, reads_before_writing
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import Memory, PartialResults
 from flamec.codegen.lower.lanes import MEMORY_DTYPES
-from flamec.codegen.traffic import flops
+from flamec.codegen.traffic import bytes_read, bytes_written, flops
 from flamec.ir.graph import Value
 from flamec.ir.loop_nest import estimate, value_bytes
 from flamec.ir.passes.fit_memory_budget import MemoryFit, fit_memory_budget
@@ -29,12 +29,14 @@ MOST_LISTED = 40  # kept values
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """``share``: the budget; ``flops_per_byte``, ``bytes_per_kernel``: of the device
+    """``share``: the budget; ``flops_per_byte``, ``bytes_per_kernel``: of the device;
+    ``spare``: the part of all work that may be done twice at a budget of 1
     (``fit_memory_budget``)."""
 
     share: float = 1.0
     flops_per_byte: float = 5.0
     bytes_per_kernel: float = 1 << 14
+    spare: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,14 @@ def fit_kernels(
 ) -> tuple[list[FittedKernel], MemoryFit]:
     """``lower`` makes the kernel of a group that stores these values."""
     products = [estimate(flops(kernel.kernel)) / budget.flops_per_byte for kernel in kernels]
+    moved = sum(estimate(bytes_read(kernel) + bytes_written(kernel)) for kernel in kernels)
+    work = sum(products) + moved + len(kernels) * budget.bytes_per_kernel
     parts = _Parts(context, fusion, kernels, lower)
     fit = fit_memory_budget(
         context,
         fusion,
         [parts.whole(i) for i in range(len(kernels))],
-        Costs(products, budget.bytes_per_kernel),
+        Costs(products, budget.bytes_per_kernel, budget.spare * work),
         budget.share,
         parts.peak,
     )
@@ -156,8 +160,8 @@ def _stage(number: int, tasks: tuple[Task, ...], lowered: LoweredKernel) -> Stag
 
 
 def memory_notes(fit: MemoryFit | None) -> dict[str, Any]:
-    """What was decided, as plain data for the plan."""
-    if fit is None:
+    """What was decided, as plain data for the plan; nothing if nothing was found."""
+    if fit is None or len(fit.peaks) == 1:
         return {}
     return {
         "memory": {

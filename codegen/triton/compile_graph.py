@@ -48,6 +48,7 @@ from flamec.ir.shape import Dim, is_multiple
 
 FLOPS_PER_BYTE = 150.0  # tensor cores do about 600 TFLOP/s in 16 bits and memory moves 4 TB/s
 BYTES_PER_KERNEL = 1 << 23  # in 2 microseconds
+SPARE_WORK = 1 / 128  # of a program, for less memory
 
 
 def compile_graph(
@@ -91,7 +92,7 @@ def lower_graph(graph: Graph, options: CodegenOptions) -> LoweredProgram:
         reuse=False,
         enter=errors.enter,
         guarded=True,
-        memory=MemoryBudget(options.memory_budget, FLOPS_PER_BYTE, BYTES_PER_KERNEL),
+        memory=MemoryBudget(options.memory_budget, FLOPS_PER_BYTE, BYTES_PER_KERNEL, SPARE_WORK),
     )
     lowered = lowering.lower(graph)
     return LoweredProgram(lowered, tuple(errors.messages))

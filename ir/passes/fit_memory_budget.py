@@ -2,8 +2,9 @@
 
 In: the stages of a program (its fusion groups in execution order, and the memory they touch) and
 a budget from 0 to 1. Out: the stages with some kernels, or parts of them, run a second time just
-before their results are read, and a report. 1 changes nothing; 0 asks for the lowest peak that
-is found; b for the least work at which the peak is at most b of the way from there to that of 1.
+before their results are read, and a report. 1 does a little work twice, no more than
+``Costs.spare``, and none where little memory is needed; 0 asks for the lowest peak that is found;
+b for the least work at which the peak is at most b of the way from there to that of 1.
 
 ``lower_peak`` looks for programs with a lower peak, once with few large and once with many small
 windows. Of all that it finds those stay that have a lower peak than all with less work. Every
@@ -12,7 +13,7 @@ budget picks from these, so a smaller one never has a higher peak.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from flamec.ir.graph import Value
@@ -24,6 +25,7 @@ from flamec.ir.stages import Stage
 from flamec.ir.tasks import TaskGraph
 
 WINDOWS = (1, 4, 16, 48)  # into which the stages before the peak are divided
+WORTHWHILE = 1 << 25  # bytes of temporaries below which nobody looks for less without a budget
 MOST_PROGRAMS = 32  # whose kernels are made, to know their peaks exactly
 
 
@@ -67,22 +69,37 @@ def fit_memory_budget(
 
     ``peak``: the bytes of temporaries of a program's kernels.
     """
-    search = PeakSearch(context, fusion, tuple(stages), device, 1)
-    found = [_Found(0.0, search.peak(), search.stages, search)]
+    found = [_start(context, fusion, stages, device, 1)]
     if budget < 1:
         for windows in WINDOWS:
-            search = PeakSearch(context, fusion, tuple(stages), device, windows)
-            for work in search.lower():
-                found.append(_Found(work, search.peak(), search.stages, search))
-    promising = _apart(_lower_and_lower(found))
+            found += _searched(_start(context, fusion, stages, device, windows), NEVER)
+    elif found[0].peak >= WORTHWHILE:
+        found += _searched(_start(context, fusion, stages, device, WINDOWS[-1]), device.spare)
+    promising = _lower_and_lower(found)
+    promising = _apart(promising) if budget < 1 else [promising[0], promising[-1]]
     chain = _lower_and_lower(replace(f, peak=peak(f.stages)) for f in promising)
     peaks = [program.peak for program in chain]
-    allowed = peaks[-1] + budget * (peaks[0] - peaks[-1])
+    most = min(p.peak for p in chain if p.work <= device.spare)
+    allowed = peaks[-1] + budget * (most - peaks[-1])
     chosen = next(i for i, nbytes in enumerate(peaks) if nbytes <= allowed)
     taken, search = chain[chosen].stages, chain[chosen].search
     return MemoryFit(
         taken, tuple(peaks), chosen, tuple(_repeated(taken)), tuple(_kept(search, taken))
     )
+
+
+def _start(
+    context: TaskGraph, fusion: Fusion, stages: Sequence[Stage], device: Costs, windows: int
+) -> _Found:
+    """The program as it is."""
+    search = PeakSearch(context, fusion, tuple(stages), device, windows)
+    return _Found(0.0, search.peak(), search.stages, search)
+
+
+def _searched(start: _Found, most_work: float) -> Iterator[_Found]:
+    """Programs with lower peaks that do at most so much work twice."""
+    for work in start.search.lower(most_work):
+        yield _Found(work, start.search.peak(), start.search.stages, start.search)
 
 
 def _lower_and_lower(found: Iterable[_Found]) -> list[_Found]:

@@ -28,14 +28,16 @@ from flamec.ir.stages import Scene, Stage, part_of, read_roots
 from flamec.ir.tasks import Task, TaskGraph
 
 PRICES = (1.5, 6.0, 24.0, 96.0, 384.0)  # bytes of traffic that freeing one byte may cost
+FAIR_PRICES = PRICES[:2]
 MOST_ROUNDS = 32
 LEAST = 2000  # parts of the peak that are not worth a kernel
 COPIED = 1 << 12  # bytes of an input that may be copied so that its old contents stay readable
 EXPENSIVE, CHEAP = 0.5, 0.1  # work of an elementwise result, in its bytes
 _PRODUCTS = (OpKind.CONTRACTION, OpKind.ATTENTION)
+_PLAIN = (OpKind.ELEMENTWISE, OpKind.VIEW)  # a view that has memory is a copy in another order
 _REPEATABLE = (
     *_PRODUCTS,
-    OpKind.ELEMENTWISE,
+    *_PLAIN,
     OpKind.REDUCTION,
     OpKind.RANDOM,
     OpKind.GATHER,
@@ -46,10 +48,14 @@ TaskKey = tuple[int, Task]
 
 @dataclass(frozen=True)
 class Costs:
-    """The product of each group and the start of a kernel, in bytes that move in that time."""
+    """The product of each group and the start of a kernel, in bytes that move in that time.
+
+    ``spare``: the work that may be done twice where no memory is asked for.
+    """
 
     products: Sequence[float]
     kernel: float
+    spare: float = 0.0
 
 
 @dataclass
@@ -103,12 +109,15 @@ class PeakSearch:
         self._lowers: dict[tuple[int, frozenset[Task]], bool] = {}
 
     # the chain ---------------------------------------------------------------------------
-    def lower(self) -> Iterator[float]:
-        """Change ``stages`` so that the peak falls, again and again; the work done twice so far."""
-        for price in PRICES:
+    def lower(self, most_work: float = NEVER) -> Iterator[float]:
+        """Change ``stages`` so that the peak falls, again and again; the work done twice so far.
+
+        With a bound ``most_work`` prices stay low.
+        """
+        for price in PRICES if most_work == NEVER else FAIR_PRICES:
             for _ in range(MOST_ROUNDS):
                 before = self.stages
-                yield from self._round(price)
+                yield from self._round(price, most_work)
                 if self.stages is before:
                     break
 
@@ -121,7 +130,7 @@ class PeakSearch:
         accesses = [stage.access for stage in stages]
         return live_bytes(accesses, _touched(accesses, self.size))
 
-    def _round(self, price: float) -> Iterator[float]:
+    def _round(self, price: float, most_work: float) -> Iterator[float]:
         """Drop what the cuts at the present peak say, part by part, while the peak falls."""
         live = self.live(self.stages)
         if not live:
@@ -133,6 +142,8 @@ class PeakSearch:
         for part in sorted(worth, key=lambda p: p.cost / p.gain):
             at = next((i for i, stage in enumerate(self.stages) if stage is marker), None)
             if at is None or not self._held.isdisjoint(part.values):
+                continue
+            if self._cost_so_far + part.cost > most_work:
                 continue
             candidate = self._without(part, at)
             if candidate is None:
@@ -240,7 +251,7 @@ class PeakSearch:
             return NEVER
         if kind in _PRODUCTS:
             return NEVER if task in self._done else self._costs.products[group]
-        factor = EXPENSIVE if task.node.op.expensive or kind is not OpKind.ELEMENTWISE else CHEAP
+        factor = EXPENSIVE if task.node.op.expensive or kind not in _PLAIN else CHEAP
         return factor * sum(map(value_bytes, task.results))
 
     def _components(
