@@ -86,14 +86,14 @@ class _Parts:
 
     def whole(self, number: int) -> Stage:
         """The stage that is all of a group."""
-        return _stage(number, self.fusion.groups[number].tasks, self.kernels[number])
+        return self._stage(number, self.fusion.groups[number].tasks, self.kernels[number])
 
     def _part(self, stage: Stage) -> tuple[FusionGroup, LoweredKernel, Stage]:
         key = stage.group, stage.tasks, frozenset(stage.stores)
         if key not in self._parts:
             group = part_of(self.fusion.groups[stage.group], stage.tasks)
             kernel = self.lower(group, set(stage.stores))
-            self._parts[key] = group, kernel, _stage(stage.group, stage.tasks, kernel)
+            self._parts[key] = group, kernel, self._stage(stage.group, stage.tasks, kernel)
         return self._parts[key]
 
     def peak(self, stages: Sequence[Stage]) -> int:
@@ -140,23 +140,28 @@ class _Parts:
             kernel = replace(kernel, buffers=buffers)
         return FittedKernel(group, kernel, source)
 
-
-def _stage(number: int, tasks: tuple[Task, ...], lowered: LoweredKernel) -> Stage:
-    """What a kernel does with memory; the values themselves stand for where they are."""
-    loads: dict[Value, Value] = {}
-    stores: dict[Value, Value] = {}
-    private: dict[Hashable, int] = {}
-    for memory, parameter in zip(lowered.buffers, lowered.kernel.parameters, strict=True):
-        if isinstance(memory, PartialResults):
-            private[memory] = estimate(memory.elements) * MEMORY_DTYPES[memory.memory].itemsize
-        elif parameter.written:
-            stores[memory] = memory
-        else:
-            loads[memory] = memory
-    pairs = tuple(
-        (new, old) for new in stores for old in loads if reads_before_writing(lowered, old, new)
-    )
-    return Stage(number, tasks, loads, stores, pairs, private)
+    def _stage(self, number: int, tasks: tuple[Task, ...], lowered: LoweredKernel) -> Stage:
+        """What a kernel does with memory; the values themselves stand for where they are."""
+        loads: dict[Value, Value] = {}
+        stores: dict[Value, Value] = {}
+        private: dict[Hashable, int] = {}
+        for memory, parameter in zip(lowered.buffers, lowered.kernel.parameters, strict=True):
+            if isinstance(memory, PartialResults):
+                private[memory] = estimate(memory.elements) * MEMORY_DTYPES[memory.memory].itemsize
+            elif parameter.written:
+                stores[memory] = memory
+            else:
+                loads[memory] = memory
+        results = {*self.context.outputs, *self.context.updates.values()}
+        movable = [v for v in loads if v in self.context.producers and v not in results]
+        pairs = tuple(
+            (new, old)
+            for new in stores
+            if new not in results
+            for old in movable
+            if reads_before_writing(lowered, old, new)
+        )
+        return Stage(number, tasks, loads, stores, pairs, private)
 
 
 def memory_notes(fit: MemoryFit | None) -> dict[str, Any]:

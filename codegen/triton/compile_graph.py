@@ -48,7 +48,7 @@ from flamec.ir.shape import Dim, is_multiple
 
 FLOPS_PER_BYTE = 150.0  # tensor cores do about 600 TFLOP/s in 16 bits and memory moves 4 TB/s
 BYTES_PER_KERNEL = 1 << 23  # in 2 microseconds
-SPARE_WORK = 1 / 128  # of a program, for less memory
+SPARE_WORK = 1 / 100  # of a program, for less memory
 
 
 def compile_graph(

@@ -28,7 +28,7 @@ from flamec.ir.stages import Scene, Stage, part_of, read_roots
 from flamec.ir.tasks import Task, TaskGraph
 
 PRICES = (1.5, 6.0, 24.0, 96.0, 384.0)  # bytes of traffic that freeing one byte may cost
-FAIR_PRICES = PRICES[:2]
+FAIR_PRICES = PRICES[1:2]
 MOST_ROUNDS = 32
 LEAST = 2000  # parts of the peak that are not worth a kernel
 COPIED = 1 << 12  # bytes of an input that may be copied so that its old contents stay readable
