@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 from plan_batch import Batch
 
-from flamec.codegen.compile_graph import CodegenOptions, CompiledGraph, compile_graph
+from flamec.codegen.compile_graph import (
+    BYTES_PER_KERNEL,
+    FLOPS_PER_BYTE,
+    CodegenOptions,
+    CompiledGraph,
+    compile_graph,
+)
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph, Value
@@ -147,6 +153,32 @@ def test_one_changes_nothing_and_the_budget_is_part_of_the_options() -> None:
     assert compile_graph(graph, CodegenOptions(memory_budget=1.0)).plan == plain
     assert "memory" not in plain.notes
     assert CodegenOptions(memory_budget=0.5).key != CodegenOptions().key
+
+
+@pytest.mark.parametrize("spare", [1 / 8, 1 / 32])
+def test_a_little_is_done_twice_without_a_budget(
+    spare: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where much memory is needed; as much of the work as the device allows, counted in the plan."""
+    graph = Network(3, 6).graph
+    plain = compile_graph(graph)
+    assert "memory" not in plain.plan.notes
+    monkeypatch.setattr("flamec.ir.passes.fit_memory_budget.WORTHWHILE", 0)
+    monkeypatch.setattr("flamec.codegen.compile_graph.SPARE_WORK", spare)
+    spared = compile_graph(graph)
+    assert arena(spared) < arena(plain)
+    memory = spared.plan.notes["memory"]
+    assert memory["peaks"] == [arena(plain), arena(spared)] and memory["chosen"] == 1
+    assert work(spared) - work(plain) <= 1.5 * spare * work(plain)
+    half = compile_graph(graph, CodegenOptions(memory_budget=0.5))
+    assert arena(half) <= arena(spared)
+
+
+def work(compiled: CompiledGraph) -> float:
+    """Estimated, in bytes that move in the time."""
+    plan = compiled.plan
+    moved, computed = plan.bytes_moved(), sum(float(str(step.flops)) for step in plan.steps)
+    return float(str(moved)) + computed / FLOPS_PER_BYTE + plan.kernel_count * BYTES_PER_KERNEL
 
 
 def test_values_that_are_needed_late_are_computed_late() -> None:
