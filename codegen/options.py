@@ -35,8 +35,8 @@ class CodegenOptions:
     - ``float32_products``: how a GPU multiplies float32 matrices: exactly as float32
       (``"ieee"``), as three products of operands split in two (``"tf32x3"``), or with operands
       rounded to 10 bits of mantissa (``"tf32"``).
-    - ``memory_budget``: from 1 (the least work) to 0 (the least memory): what is computed again
-      instead of being kept (``fit_memory_budget``).
+    - ``memory_budget``: from 1 (hardly more than the least work) to 0 (the least memory): what is
+      computed again instead of being kept (``fit_memory_budget``).
     """
 
     fuse: bool = True

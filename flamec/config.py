@@ -42,8 +42,9 @@ class CompileOptions:
       and sums a documented order (docs/NUMERICS.md).
     - ``check``: ``"nan"``, ``"inf"`` or ``"nan,inf"``: programs are evaluated by NumPy, and the
       first operation that makes such a value from others is an error.
-    - ``memory_budget``: from 1 (the least work) to 0 (the least memory): how much of the memory
-      that values take while they wait for their use is worth having; the rest is computed again.
+    - ``memory_budget``: from 1 (hardly more than the least work) to 0 (the least memory): how much
+      of the memory that values take while they wait for their use is worth having; the rest is
+      computed again.
     """
 
     backend: str = "auto"
