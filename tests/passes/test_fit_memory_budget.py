@@ -159,7 +159,7 @@ def test_one_changes_nothing_and_the_budget_is_part_of_the_options() -> None:
 def test_a_little_is_done_twice_without_a_budget(
     spare: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where much memory is needed; as much of the work as the device allows, counted in the plan."""
+    """Where much memory is needed, and no more work than the device allows, by the plan's count."""
     graph = Network(3, 6).graph
     plain = compile_graph(graph)
     assert "memory" not in plain.plan.notes
