@@ -30,15 +30,6 @@ from flamec.state import process, thread
 from flamec.tape import DETACH, Leaf, Saved, TapeNode, keep
 from flamec.tensor import Storage, Tensor, ViewStep
 
-_NOT_COMPUTING = (
-    OpKind.VIEW,
-    OpKind.BARRIER,
-    OpKind.TRANSFER,
-    OpKind.CUSTOM,
-    *CONTROL,
-)
-_COMPUTING = frozenset(kind.value for kind in OpKind if kind not in _NOT_COMPUTING)
-
 
 def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Any:
     """Run or trace ``op``; a Tensor, or a tuple of them for an op with several results.
@@ -50,6 +41,15 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
     if trace is not None:
         return trace.apply(op, inputs, attributes)
     recorder = process.recorder
+    if (
+        recorder is None
+        and inputs
+        and inputs[0]._array.__class__ is DeviceArray
+        and op.kind is not OpKind.VIEW
+    ):
+        met = _gpu_eager().run_dense(op, attributes, inputs)
+        if met is not None:
+            return _finished(op, inputs, attributes, met)
     started = 0 if recorder is None else recorder.now()
     arrays: list[Any] = [t._array for t in inputs]
     for array in arrays:
@@ -61,10 +61,10 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
     try:
         known = None
         if arrays and arrays[0].__class__ is DeviceArray:
-            if op.kind._value_ in _COMPUTING:
-                known = _gpu_eager().run_dense(op, attributes, inputs)
-            elif op.kind is OpKind.VIEW:
+            if op.kind is OpKind.VIEW:
                 known = _gpu_eager().view(op, attributes, inputs[0])
+            elif recorder is not None:
+                known = _gpu_eager().run_dense(op, attributes, inputs)
         if known is not None:
             types, results = known
         else:
@@ -99,6 +99,26 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
             Tensor._from_array(r if r.flags.c_contiguous else np.ascontiguousarray(r), t)
             for r, t in zip(results, types, strict=True)
         ]
+    if thread.grad_enabled and op.derivative is not None:
+        for t in inputs:
+            if t._requires_grad or t._value is not None or t._storage.value is not None:
+                record(op, inputs, attributes, outputs)
+                break
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def _finished(
+    op: Op,
+    inputs: Sequence[Tensor],
+    attributes: Mapping[str, Any],
+    met: tuple[tuple[TensorType, ...], Sequence[DeviceArray]],
+) -> Any:
+    """The results of an operation that computed new arrays."""
+    types, arrays = met
+    if len(arrays) == 1:
+        outputs = [Tensor._from_array(arrays[0], types[0])]
+    else:
+        outputs = [Tensor._from_array(a, t) for a, t in zip(arrays, types, strict=True)]
     if thread.grad_enabled and op.derivative is not None:
         for t in inputs:
             if t._requires_grad or t._value is not None or t._storage.value is not None:

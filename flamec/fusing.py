@@ -125,7 +125,7 @@ def _bound(
             array = value._array
             if array is None:
                 return None
-            key.append(value._type)
+            key.append(value._type._number or value._type.number)
             if not array.flags.c_contiguous:
                 key.append(array.strides)
             if recording and (

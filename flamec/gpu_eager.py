@@ -92,8 +92,15 @@ class EagerCall:
 
     def launch(self, gpu: Gpu, addresses: list[int]) -> tuple[DeviceArray, ...]:
         """The results, given the addresses of operands that kernels can use as they are."""
-        device, outputs = gpu.device, []
+        device = gpu.device
         empty = gpu.runtime.empty
+        if len(self.types) == 1:
+            (type,) = self.types
+            memory, address = empty(self.sizes[0])
+            addresses.append(address)
+            self.invocation.launch(addresses)
+            return (DeviceArray(device, type.shape, type.dtype, address, memory),)  # type: ignore[arg-type]
+        outputs = []
         for type, nbytes in zip(self.types, self.sizes, strict=True):
             memory, address = empty(nbytes)
             addresses.append(address)
@@ -102,8 +109,8 @@ class EagerCall:
         return tuple(outputs)
 
 
-class _Calls(threading.local):
-    """The thread's calls of single operations; an invocation belongs to a thread.
+class _Calls:
+    """A thread's calls of single operations; an invocation belongs to a thread.
 
     ``known``: by operation and how operands lie; ``dense``: by operation and types alone, for
     operands without gaps; ``views``: result types, strides and offset in bytes of views.
@@ -123,7 +130,12 @@ class _Calls(threading.local):
             self.precision = precision
 
 
-_calls = _Calls()
+class _OfThread(threading.local):
+    def __init__(self) -> None:
+        self.of_thread = _Calls()
+
+
+_calls = _OfThread()
 _programs: dict[Any, Prepared] = {}
 _lock = threading.RLock()
 
@@ -135,12 +147,13 @@ def run_dense(
 
     The short way: nothing is inferred or checked, because all was for the same types before.
     """
-    key: Any = (op, *[t._type for t in inputs])
+    calls = _calls.of_thread
+    if calls.precision is not process.float32_matmul_precision:
+        calls.follow(process.float32_matmul_precision)
+    key: Any = (op, *[t._type._number or t._type.number for t in inputs])
     if attributes:
         key = (key, *[_exact(v) for v in attributes.values()])
-    if _calls.precision is not process.float32_matmul_precision:
-        _calls.follow(process.float32_matmul_precision)
-    call = _calls.dense.get(key)
+    call = calls.dense.get(key)
     if call is None:
         return None
     addresses = []
@@ -157,9 +170,10 @@ def run_into(op: Op, inputs: Sequence[Tensor], target: DeviceArray) -> bool:
 
     False, and nothing is done, for one that was not met, and where ``EagerCall.run_into`` says so.
     """
-    if _calls.precision is not process.float32_matmul_precision:
-        _calls.follow(process.float32_matmul_precision)
-    call = _calls.dense.get((op, *[t._type for t in inputs]))
+    calls = _calls.of_thread
+    if calls.precision is not process.float32_matmul_precision:
+        calls.follow(process.float32_matmul_precision)
+    call = calls.dense.get((op, *[t._type._number or t._type.number for t in inputs]))
     return call is not None and call.run_into([t._array for t in inputs], target)
 
 
@@ -184,16 +198,17 @@ def run(
         return tuple([here.upload(r) for r in run_op(op, attributes, host, types)])
     exact = tuple([_exact(v) for v in attributes.values()])
     key = (op, device, exact, tuple([(a.shape, a.strides, a.dtype) for a in arrays]))
-    known = _calls.known
+    calls = _calls.of_thread
+    known = calls.known
     call = known.get(key)
     if call is None:
         call = known[key] = _bind(here, op, attributes, arrays, types)
         if len(known) > _MOST_CALLS:
             known.popitem(last=False)
-            _calls.dense.clear()
+            calls.dense.clear()
     if inputs and not call.copied and all(a.c_contiguous for a in arrays):
-        short: Any = (op, *[t._type for t in inputs])
-        _calls.dense[(short, *exact) if attributes else short] = call
+        short: Any = (op, *[t._type.number for t in inputs])
+        calls.dense[(short, *exact) if attributes else short] = call
     return call.run(here, arrays)
 
 
@@ -207,16 +222,17 @@ def view(
     """
     array: DeviceArray = source._array
     strides = None if array.c_contiguous else array.strides
-    key = (op, source._type, strides, *map(_exact, attributes.values()))
-    known = _calls.views.get(key)
+    key = (op, source._type.number, strides, *map(_exact, attributes.values()))
+    calls = _calls.of_thread
+    known = calls.views.get(key)
     if known is None:
         types = op.infer_types((source._type,), attributes)
         made = array.view(op, attributes, types[0].shape)  # type: ignore[arg-type]
         if made is None:
             return None
-        if len(_calls.views) >= _MOST_CALLS:
-            _calls.views.clear()
-        _calls.views[key] = (types, made.strides, made.address - array.address)
+        if len(calls.views) >= _MOST_CALLS:
+            calls.views.clear()
+        calls.views[key] = (types, made.strides, made.address - array.address)
         return types, (made,)
     types, steps, offset = known
     (type,) = types

@@ -58,7 +58,9 @@ def remembered(function: F) -> F:
         array = input._array
         if array.__class__ is not DeviceArray or not _are_integers(args):
             return function(input, *args)
-        key = (function, input._type, None if array.c_contiguous else array.strides, args)
+        type = input._type
+        strides = None if array.c_contiguous else array.strides
+        key = (function, type._number or type.number, strides, args)
         known = _views.known.get(key)
         if known is not None:
             return _again(input, array, known)

@@ -7,7 +7,10 @@ arrays that a kernel may treat alike.
 
 from __future__ import annotations
 
+import itertools
+import threading
 from dataclasses import dataclass
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -143,10 +146,16 @@ class Device:
 CPU = Device("cpu")
 
 
+_numbers: dict[tuple[object, ...], int] = {}
+_next_number = itertools.count(2)  # no bool is equal to one
+_numbering = threading.Lock()
+_MOST_NUMBERED = 1 << 16
+
+
 class TensorType:
     """Shape, dtype and device of a tensor value; immutable, compared structurally."""
 
-    __slots__ = ("_hash", "_key", "device", "dtype", "shape")
+    __slots__ = ("_hash", "_key", "_number", "device", "dtype", "shape")
 
     def __init__(self, shape: tuple[Dim, ...], dtype: DType, device: Device = CPU) -> None:
         self.shape = shape
@@ -154,6 +163,21 @@ class TensorType:
         self.device = device
         self._key: tuple[object, ...] | None = None
         self._hash: int | None = None
+        self._number = 0
+
+    @property
+    def number(self) -> int:
+        """What stands for the type in keys of caches, because an int is found sooner.
+
+        Types with the same number are equal; equal types have the same nearly always.
+        """
+        if not self._number:
+            with _numbering:
+                if len(_numbers) >= _MOST_NUMBERED:
+                    _numbers.clear()
+                self._number = _numbers.get(self.key) or next(_next_number)
+                _numbers[self.key] = self._number
+        return self._number
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -179,7 +203,10 @@ class TensorType:
         return TensorType(self.shape, dtype, self.device)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, TensorType) and self.key == other.key
+        return self is other or (isinstance(other, TensorType) and self.key == other.key)
+
+    def __reduce__(self) -> Any:
+        return (TensorType, (self.shape, self.dtype, self.device))  # numbers are the process's
 
     def __hash__(self) -> int:
         if self._hash is None:

@@ -224,7 +224,7 @@ def install(monkeypatch: Any, count: int = 2) -> list[SimulatedGpu]:
     monkeypatch.setattr(gpu, "unavailable_reason", lambda: None)
     monkeypatch.setattr(gpu, "device_count", lambda: count)
     monkeypatch.setattr(gpu_eager, "_programs", {})
-    monkeypatch.setattr(gpu_eager, "_calls", gpu_eager._Calls())
+    monkeypatch.setattr(gpu_eager, "_calls", gpu_eager._OfThread())
     monkeypatch.setattr(fusing, "_calls", fusing._Calls())
     monkeypatch.setattr(fused_call, "_programs", {})
     monkeypatch.setattr(fused_call, "_signatures", Counter())

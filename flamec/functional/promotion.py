@@ -128,7 +128,7 @@ def can_cast(from_: DType, to: DType) -> bool:
 
 # operands to tensors ---------------------------------------------------------------
 
-_CONSTANTS: dict[tuple[Any, DType, Device], Tensor] = {}
+_CONSTANTS: dict[tuple[Any, DType, str, int], Tensor] = {}
 _MOST_CONSTANTS = 1024
 
 
@@ -143,7 +143,8 @@ def constant(value: Any, dtype: DType, device: Device = CPU) -> Tensor:
             return tensor_builder.ne(constant(value, int64, device), constant(0, int64, device))
         return tensor_builder.constant(value, TensorType((), dtype, device))
     shareable = thread.trace is None and value == value  # NaNs are not equal
-    key = (value or repr(value), dtype, device)  # 0.0 and -0.0 are equal
+    # 0.0 and -0.0 are equal; the parts of a device are hashed sooner than it
+    key = (value or repr(value), dtype, device.type, device.index)
     if shareable:
         known = _CONSTANTS.get(key)
         if known is not None:

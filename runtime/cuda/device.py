@@ -6,6 +6,8 @@ taken from the cache where they are there, and then Triton is not imported.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from flamec.ir.plan import ExecutionPlan
@@ -74,7 +76,7 @@ class CudaDevice:
         """The architecture that kernels are compiled for, such as ``"sm_90"``."""
         return self.properties.target
 
-    @property
+    @cached_property
     def pool(self) -> DevicePool:
         return device_pool(self.index)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import defaultdict
 from typing import Any
 
 from flamec.runtime.cuda.driver import (
@@ -110,7 +109,7 @@ class DevicePool:
         self._allocate = cu.cuMemAllocFromPoolAsync
         self._free = cu.cuMemFreeAsync
         self._lock = threading.RLock()  # a collection inside it may give memory back
-        self._small: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        self._small: dict[tuple[int, int], list[int]] = {}
         self._small_streams: dict[int, Stream] = {}  # alive, so that no other has their handle
         self._small_idle = 0
         self.allocated_bytes = 0
@@ -122,28 +121,31 @@ class DevicePool:
 
         OutOfMemoryError if the device has no room even after idle memory was released.
         """
-        stream = stream or current_stream(self.context.index)
+        if stream is None:
+            stream = current_stream(self.context.index)
         size = -(-nbytes // _SMALL_STEP) * _SMALL_STEP
-        self.context.activate()
         with self._lock:
             idle = self._small.get((stream.cuda_stream, size))
-            address = idle.pop() if idle else 0
-            if address:
+            if idle:
                 self._small_idle -= size
-        if not address:
-            if nbytes == 0:
-                return Allocation(self, 0, 0, stream)
-            address = self._from_driver(size if size <= _LARGEST_SMALL else nbytes, stream)
+                return self._counted(idle.pop(), nbytes, stream)
+        if nbytes == 0:
+            return Allocation(self, 0, 0, stream)
+        address = self._from_driver(size if size <= _LARGEST_SMALL else nbytes, stream)
         with self._lock:
-            self.allocation_count += 1
-            self.allocated_bytes += nbytes
-            if self.allocated_bytes > self.max_allocated_bytes:
-                self.max_allocated_bytes = self.allocated_bytes
+            return self._counted(address, nbytes, stream)
+
+    def _counted(self, address: int, nbytes: int, stream: Stream) -> Allocation:
+        self.allocation_count += 1
+        self.allocated_bytes = allocated = self.allocated_bytes + nbytes
+        if allocated > self.max_allocated_bytes:
+            self.max_allocated_bytes = allocated
         return Allocation(self, address, nbytes, stream)
 
     def _from_driver(self, nbytes: int, stream: Stream) -> int:
         if not 0 < nbytes <= _LARGEST_REQUEST:
             raise ValueError(f"{nbytes} bytes of device memory were requested")
+        self.context.activate()
         status, address = self._allocate(nbytes, self.handle, stream.raw)
         if status == OUT_OF_MEMORY:
             self.make_room()
@@ -155,16 +157,21 @@ class DevicePool:
         return int(address)
 
     def _give_back(self, allocation: Allocation) -> None:
-        stream, others = allocation.stream, allocation._other_streams
-        size = -(-allocation.nbytes // _SMALL_STEP) * _SMALL_STEP
+        stream, others, nbytes = allocation.stream, allocation._other_streams, allocation.nbytes
+        size = -(-nbytes // _SMALL_STEP) * _SMALL_STEP
         with self._lock:
-            self.allocated_bytes -= allocation.nbytes
-            fits = self._small_idle + size <= _MOST_SMALL_IDLE
-            if size <= _LARGEST_SMALL and fits and not others:
-                self._small_idle += size
-                self._small[stream.cuda_stream, size].append(allocation.address)
-                self._small_streams.setdefault(stream.cuda_stream, stream)
-                return
+            self.allocated_bytes -= nbytes
+            if size <= _LARGEST_SMALL and not others:
+                with_these = self._small_idle + size
+                if with_these <= _MOST_SMALL_IDLE:
+                    self._small_idle = with_these
+                    key = stream.cuda_stream, size
+                    idle = self._small.get(key)
+                    if idle is None:
+                        idle = self._small[key] = []
+                        self._small_streams.setdefault(stream.cuda_stream, stream)
+                    idle.append(allocation.address)
+                    return
         if can_release(self.context):
             for other in others or ():
                 stream.wait_stream(other)
@@ -173,7 +180,7 @@ class DevicePool:
     def _release_small(self) -> None:
         """Give the small blocks that are idle here back to the driver's pool."""
         with self._lock:
-            small, self._small = self._small, defaultdict(list)
+            small, self._small = self._small, {}
             streams, self._small_streams = self._small_streams, {}
             self._small_idle = 0
         for (handle, _), addresses in small.items():

@@ -16,7 +16,7 @@ import threading
 import warnings
 from array import array
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ from flamec.runtime.cuda.graph import CaptureError, Graph, Step, capture
 from flamec.runtime.cuda.host_step import HostStep
 from flamec.runtime.cuda.launch_timer import run_timed
 from flamec.runtime.cuda.module import KernelLaunch, LoadedKernel
+from flamec.runtime.cuda.pointers import ALIGNMENT, Pointer, SetAddress, sorted_setters
 from flamec.runtime.cuda.stream import Stream, current_stream
 from flamec.runtime.device import PlanMemory
 from flamec.runtime.host_calls import Evaluate, no_host
@@ -59,10 +60,8 @@ _CALLS_BEFORE_CAPTURE = 1
 _FEWEST_STEPS_TO_CAPTURE = 2
 _MOST_GRAPHS = 2
 _MOST_STEPS_TO_CAPTURE_AGAIN = 4096  # beyond, a graph's own memory counts
-_ALIGNMENT = 16  # what a kernel may assume of pointers that its source calls aligned
 _UNSET = 1  # no device address: forces the first call to write every address
 
-SetAddress = Callable[[int], None]
 
 _control_memory = DeviceControlMemory()
 
@@ -199,7 +198,9 @@ class BoundCudaProgram:
         self._generation = -1
         self._scratch_address = 0
         given = (*plan.inputs, *(output.buffer for output in plan.outputs))
-        self._given = [tuple([s for _, s in self._uses.get(buffer, ())]) for buffer in given]
+        self._given = [
+            sorted_setters([s for _, s in self._uses.get(buffer, ())]) for buffer in given
+        ]
         self._others = sorted(set(self._uses) - set(given))  # placed by the program itself
         self._placed = False
 
@@ -328,20 +329,11 @@ class BoundCudaProgram:
     def _pointer_setter(
         self, launch: KernelLaunch, position: int, argument: Argument, aligned: bool
     ) -> SetAddress:
-        values, slot, offset = launch.values, launch.slot(position), self._number(argument)
+        offset = self._number(argument)
         assert isinstance(offset, int)
-
-        def set_address(address: int) -> None:
-            place = address + offset
-            if aligned and place % _ALIGNMENT:
-                raise ValueError(
-                    f"kernel {launch.kernel.binary.name} was compiled for addresses that are "
-                    f"multiples of {_ALIGNMENT}; buffer {argument.buffer} "
-                    f"({self.plan.buffers[argument.buffer].name}) is at {place:#x}"
-                )
-            values[slot] = place
-
-        return set_address
+        name = self.plan.buffers[argument.buffer].name
+        mask = ALIGNMENT - 1 if aligned else 0
+        return Pointer(launch, launch.slot(position), offset, mask, f"{argument.buffer} ({name})")
 
     def _array_setter(self, launch: KernelLaunch, position: int, argument: Argument) -> SetAddress:
         shape = evaluate_shape(argument.shape, self.bindings)
@@ -407,7 +399,11 @@ class BoundCudaProgram:
                 for _, set_address in self._uses[buffer]:
                     set_address(self.addresses[buffer])
             self._placed = True
-        for setters, address in zip(self._given, addresses, strict=True):
+        for (pointers, setters), address in zip(self._given, addresses, strict=True):
+            for values, slot, offset, mask, pointer in pointers:
+                values[slot] = place = address + offset
+                if place & mask:
+                    pointer(address)
             for set_given in setters:
                 set_given(address)
         recorder = recording.recorder
