@@ -63,17 +63,19 @@ class EagerCall:
         False, and nothing is done, unless each array has no gaps and shares no memory with the
         target, or all of it in its order.
         """
-        address, nbytes = target.address, self.sizes[0]
-        if self.copied or len(self.types) != 1 or self.types[0].shape != target.shape:
+        address, nbytes, shape = target.address, self.sizes[0], target.shape
+        if self.copied or len(self.types) != 1 or self.types[0].shape != shape:
             return False
         addresses = []
         for array in (*arrays, target):
             start = array.address
             if not array.c_contiguous or start % ALIGNMENT or array.dtype is not target.dtype:
                 return False
-            apart = start >= address + nbytes or start + array.nbytes <= address
-            if not apart and (start != address or array.shape != target.shape):
-                return False
+            alike = array.shape == shape
+            if start != address or not alike:
+                end = start + (nbytes if alike else array.nbytes)
+                if start < address + nbytes and end > address:
+                    return False
             addresses.append(start)
         self.invocation.launch(addresses)
         return True

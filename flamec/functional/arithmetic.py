@@ -19,6 +19,7 @@ from flamec.functional.promotion import (
     Number,
     as_tensors,
     check_operands,
+    constant,
     convert_operands,
     float_dtype,
     is_number,
@@ -41,8 +42,17 @@ _FLOOR_DIVIDE = lookup("floor_divide")
 
 def combine(op: Op, name: str, x: Any, y: Any) -> Tensor:
     """``op`` on two operands in their common dtype."""
-    if isinstance(x, Tensor) and isinstance(y, Tensor) and x._type.dtype is y._type.dtype:
-        return apply(op, (x, y), _NO_ATTRIBUTES)
+    if isinstance(x, Tensor):
+        type = x._type
+        if isinstance(y, Tensor):
+            if type.dtype is y._type.dtype:
+                return apply(op, (x, y), _NO_ATTRIBUTES)
+        elif (
+            (y.__class__ is float or y.__class__ is int)
+            and type.dtype.kind == "float"
+            and not type.dtype.is_half
+        ):
+            return apply(op, (x, constant(y, type.dtype, type.device)), _NO_ATTRIBUTES)
     check_operands(name, (x, y))
     return combine_as(op, x, y, result_dtype(x, y))
 
