@@ -68,7 +68,7 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
         if known is not None:
             types, results = known
         else:
-            types = op.infer_types(tuple([t._type for t in inputs]), attributes)
+            types = _result_types(op, inputs, attributes)
             if op.kind is OpKind.CUSTOM:
                 results = tuple(arrays[: len(types)])
             elif op.kind in CONTROL:
@@ -105,6 +105,26 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
                 record(op, inputs, attributes, outputs)
                 break
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+_types: dict[Any, tuple[TensorType, ...]] = {}  # of elementwise operations without attributes
+_MOST_TYPES = 4096
+
+
+def _result_types(
+    op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]
+) -> tuple[TensorType, ...]:
+    """The types of an operation's results. Raises what its shape rule raises."""
+    if attributes or op.kind is not OpKind.ELEMENTWISE:
+        return op.infer_types(tuple([t._type for t in inputs]), attributes)
+    key = (op, *[t._type._number or t._type.number for t in inputs])
+    known = _types.get(key)
+    if known is None:
+        known = op.infer_types(tuple([t._type for t in inputs]), attributes)
+        if len(_types) >= _MOST_TYPES:
+            _types.clear()
+        _types[key] = known
+    return known
 
 
 def _finished(
