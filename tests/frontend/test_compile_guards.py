@@ -365,3 +365,21 @@ def test_captured_tensors_that_cease_to_share_memory() -> None:
     row.data = base[0]
     base.add_(2.0)
     assert function(x).tolist() == [14.0, 14.0, 14.0]
+
+
+def test_a_captured_tensor_that_comes_to_overlap_itself() -> None:
+    """Its elements are looked at again when its array is another; the types are the same."""
+    w = flamec.zeros(3)
+
+    @flamec.compile
+    def f(x):
+        w.add_(x)
+        return w * 1.0
+
+    assert f(flamec.ones(3)).tolist() == [1.0, 1.0, 1.0]
+    w.data = flamec.zeros(1).expand(3)
+    with pytest.raises(RuntimeError, match="share one place in memory"):
+        f(flamec.ones(3))
+    w.data = flamec.zeros(3)
+    assert f(flamec.ones(3)).tolist() == [1.0, 1.0, 1.0]
+    assert f.stats.traces <= 3
