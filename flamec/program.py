@@ -15,6 +15,7 @@ import numpy as np
 from flamec.assumptions import build_check
 from flamec.call_path import Binding, CallPath
 from flamec.capture import Captured, Result, evaluate_size
+from flamec.collection_pause import collector_rests
 from flamec.dispatch import apply
 from flamec.guard_code import Check
 from flamec.ir.graph import Value
@@ -84,7 +85,8 @@ class Program:
         return call(leaves)
 
     def _bind(self, sizes: tuple[int, ...]) -> Callable[[tuple[Any, ...]], Any]:
-        call = self.path.bind(Binding(self, sizes), sizes)
+        with collector_rests():
+            call = self.path.bind(Binding(self, sizes), sizes)
         known = self._local.calls
         known[sizes] = call
         if len(known) > MAX_BOUND_SIZES:

@@ -8,17 +8,15 @@ forked after CUDA was initialised gets an error instead of a crash.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, NoReturn
 
 _INSTALL_HINT = "install NVIDIA's Python bindings: pip install cuda-bindings"
-_EX_SINCE = 11080  # the version of CUDA that brought cuLaunchKernelEx
 _FORKED = (
     "CUDA was initialised before this process was forked, and does not work in the child; start "
     "the process with the 'spawn' method, or use the GPU only in the child"
@@ -192,8 +190,7 @@ def check(result: tuple[Any, ...], call: str) -> Any:
 
 
 def fail(status: Any, call: str) -> NoReturn:
-    """Raise the CudaError for a status, or the number of one, that is not success."""
-    status = _driver.CUresult(int(status))
+    """Raise the CudaError for a status that is not success."""
     _, name = _driver.cuGetErrorName(status)
     _, description = _driver.cuGetErrorString(status)
     raise CudaError(_text(name), int(status), _text(description), call)
@@ -206,21 +203,6 @@ def _describe(module: Any, status: Any) -> str:
 
 def _text(value: bytes | None) -> str:
     return "unknown" if value is None else value.decode()
-
-
-@cache
-def extended_launch() -> Callable[[int, int, int, None], int]:
-    """``cuLaunchKernelEx`` of addresses: of the configuration, the function and the parameters.
-
-    Called as it is, it takes half as long as through the bindings, which make objects of what goes
-    in and out.
-    """
-    cu = driver()
-    legacy = int(cu.CUdriverProcAddress_flags.CU_GET_PROC_ADDRESS_LEGACY_STREAM)
-    found = check(cu.cuGetProcAddress(b"cuLaunchKernelEx", _EX_SINCE, legacy), "cuGetProcAddress")
-    kind = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 4)
-    function: Callable[[int, int, int, None], int] = kind(int(found[0]))
-    return function
 
 
 def can_release(context: CudaContext) -> bool:

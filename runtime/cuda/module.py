@@ -15,7 +15,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from flamec.runtime.cuda.driver import CudaContext, CudaError, check, driver, extended_launch, fail
+from flamec.runtime.cuda.driver import CudaContext, CudaError, check, driver, fail
 from flamec.runtime.cuda.kernel_binary import KernelBinary, Parameter
 from flamec.runtime.cuda.memory import OUT_OF_MEMORY, OutOfMemoryError, device_pool
 from flamec.runtime.cuda.stream import Stream
@@ -125,11 +125,8 @@ class KernelLaunch:
     """
 
     __slots__ = (
-        "_address",
         "_arguments",
         "_config",
-        "_config_address",
-        "_configured",
         "_doubles",
         "_fixed",
         "_floats",
@@ -138,7 +135,6 @@ class KernelLaunch:
         "_node_params",
         "_pointers",
         "_pointers_address",
-        "_stream",
         "_submit",
         "grid",
         "kernel",
@@ -160,12 +156,8 @@ class KernelLaunch:
         self._arguments = _positions(binary.parameters)
         self._function = kernel.function
         self._fixed = (binary.threads, 1, 1, binary.shared_bytes)
-        self._submit = extended_launch()
-        self._address = int(kernel.function)
+        self._submit = driver().cuLaunchKernel
         self._config = _launch_config(binary)
-        self._config_address = int(self._config.getPtr())
-        self._configured: tuple[int, ...] | None = None  # grid and stream in it
-        self._stream: Stream | None = None
         self._node_params: Any = None
 
     @property
@@ -249,19 +241,22 @@ class KernelLaunch:
     def __call__(self, stream: Stream) -> None:
         """Launch; errors of the kernel itself appear later, where the stream is waited for."""
         stream.context.activate()
-        if stream is not self._stream or self.grid is not self._configured:
-            self._configure(stream)
-        status = self._submit(self._config_address, self._address, self._pointers_address, None)
-        if status:
+        if self._config is not None:
+            status = self._submit_with_config(stream)
+        else:
+            (status,) = self._submit(
+                self._function, *self.grid, *self._fixed, stream.raw, self._pointers_address, 0
+            )
+        if status != 0:
             fail(status, f"launching {self.kernel.binary.name} with grid {self.grid}")
 
-    def _configure(self, stream: Stream) -> None:
+    def _submit_with_config(self, stream: Stream) -> Any:
         config = self._config
         config.gridDimX = self.grid[0] * self.kernel.binary.cluster
         config.gridDimY = self.grid[1]
         config.gridDimZ = self.grid[2]
         config.hStream = stream.raw
-        self._configured, self._stream = self.grid, stream
+        return driver().cuLaunchKernelEx(config, self._function, self._pointers_address, 0)[0]
 
     def update_node(self, graph: Any, node: Any, stream: Stream) -> None:
         """Make a graph's node for this launch do what the launch does now."""
@@ -293,7 +288,9 @@ def _positions(parameters: Sequence[Parameter]) -> list[list[int]]:
 
 
 def _launch_config(binary: KernelBinary) -> Any:
-    """What an extended launch needs."""
+    """What an extended launch needs; None for kernels that do without."""
+    if binary.cluster == 1 and not binary.cooperative and not binary.dependent_launch:
+        return None
     cu = driver()
     attributes = []
 
@@ -316,7 +313,6 @@ def _launch_config(binary: KernelBinary) -> Any:
     config = cu.CUlaunchConfig()
     config.blockDimX, config.blockDimY, config.blockDimZ = binary.threads, 1, 1
     config.sharedMemBytes = binary.shared_bytes
-    if attributes:
-        config.attrs = attributes
-        config.numAttrs = len(attributes)
+    config.attrs = attributes
+    config.numAttrs = len(attributes)
     return config
