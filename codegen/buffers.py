@@ -16,7 +16,7 @@ from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import Memory, PartialResults
 from flamec.codegen.lower.lanes import MEMORY_DTYPES
 from flamec.ir.graph import Value
-from flamec.ir.kernel import Load, Place, RowProgram, Statement, Store
+from flamec.ir.kernel import Kernel, Load, Place, RowProgram, Statement, Store
 from flamec.ir.plan import Buffer, dense_elements
 from flamec.ir.shape import Dim, product, structurally_equal
 from flamec.ir.tasks import TaskGraph
@@ -134,6 +134,8 @@ def may_share(lowered: LoweredKernel, read: int, written: int) -> bool:
     users = lowered.users
     reading = [kernel.parts[i] for i in users.get(read, ())]
     writing = [kernel.parts[i] for i in users.get(written, ())]
+    if not _finish_allows(kernel, read, written, bool(writing) or written in lowered.stored_once):
+        return False
     if written in lowered.stored_once:
         return not reading  # uniform stores precede the rows
     if not writing:
@@ -143,6 +145,14 @@ def may_share(lowered: LoweredKernel, read: int, written: int) -> bool:
     arguments = writing[0].arguments
     source = arguments.index(read) if reading else -1
     return _program_allows(writing[0].program, source, arguments.index(written))
+
+
+def _finish_allows(kernel: Kernel, read: int, written: int, earlier: bool) -> bool:
+    """Whether what is read when the rows are done is then still there; ``earlier``: ``written``
+    is stored before that."""
+    loads = [i for i, s in enumerate(kernel.finish) if _is_load(s, read)]
+    stores = [i for i, s in enumerate(kernel.finish) if _is_store(s, written)]
+    return not loads or (not earlier and all(max(loads) < i for i in stores))
 
 
 def _program_allows(program: RowProgram, source: int, target: int) -> bool:

@@ -462,3 +462,28 @@ def test_functions_that_are_methods() -> None:
     assert x.clone().relu_().min().item() >= 0
     assert flamec.equal(x.prelu(flamec.ones(1, dtype=flamec.float64)), x)
     assert flamec.equal(x.hardshrink(10.0), x * 0)
+
+
+def test_a_layer_that_is_used_twice_has_both_gradients() -> None:
+    """The first use's sum is added when the rows of the second are done: nothing overwrites it."""
+    rng = np.random.default_rng(0)
+
+    def draw(*shape: int) -> Any:
+        return flamec.tensor(rng.standard_normal(shape), dtype=flamec.float32)
+
+    model = nn.Sequential(nn.Linear(6, 8), nn.PReLU(), nn.Linear(8, 4))
+    with flamec.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(draw(*parameter.shape))
+    given = draw(4, 6), draw(4, 6)
+
+    def step(a: Any, b: Any) -> None:
+        (model(a) * model(b)).sum().backward()
+
+    found = []
+    for run in (step, flamec.compile(step)):
+        model.zero_grad()
+        run(*given)
+        found.append([p.grad.numpy() for p in model.parameters() if p.grad is not None])
+    for eager, compiled in zip(*found, strict=True):
+        np.testing.assert_allclose(compiled, eager, rtol=1e-5, atol=1e-5)
