@@ -11,12 +11,15 @@ from functools import partial
 
 from flamec.autograd.hooks import hooks_of_leaf
 from flamec.capture import Captured, captured_sources
+from flamec.dispatch import tape_value
 from flamec.guard_code import Check, CheckBuilder
 from flamec.ir.graph import Graph
 from flamec.ir.op import OpKind
 from flamec.ir.types import TensorType, float32
 from flamec.roots import overlaps_itself
+from flamec.sources import InputSource
 from flamec.state import process, thread
+from flamec.structures import flatten
 from flamec.tensor import Storage, Tensor
 from flamec.traced_hooks import Hooks
 
@@ -71,8 +74,8 @@ def build_check(captured: Captured) -> Check:
                 b.add(f"type({path}) is {b.name(type(leaf))}", f"{path} is a {type(leaf).__name__}")
             else:
                 b.add_constant(path, leaf)
-    _add_aliasing(b, captured, storages)
     _add_gradients(b, captured, storages)
+    _add_aliasing(b, captured, storages)
     for guard in captured.shape_guards:
         b.add(f"({guard})", str(guard))
     for guard in captured.guards:
@@ -91,8 +94,8 @@ class CapturedStorages:
 
     def __init__(self, captured: Captured, arguments: set[Storage]) -> None:
         sources = [s for _, s in captured_sources(captured)]
-        self._tensors = [
-            s.tensor for s in sources if s.tensor is not None and s.tensor._storage not in arguments
+        self._sources = [
+            s for s in sources if s.tensor is not None and s.tensor._storage not in arguments
         ]
         self._fixed = [
             s.storage for s in sources if s.storage is not None and s.storage not in arguments
@@ -100,7 +103,8 @@ class CapturedStorages:
         self.present: set[Storage] = self._now()
 
     def _now(self) -> set[Storage]:
-        return {*self._fixed, *(t._storage for t in self._tensors)}
+        tensors = (s.tensor for s in self._sources)
+        return {*self._fixed, *(t._storage for t in tensors if t is not None)}
 
     def refresh(self) -> None:
         """Let ``present`` be what the tensors have now."""
@@ -112,22 +116,23 @@ class CapturedStorages:
     def hold(self) -> bool:
         """Whether they are those of the last ``refresh`` and no two tensors share one."""
         now = self._now()
-        return now == self.present and len(now) == len(self._fixed) + len(self._tensors)
+        return now == self.present and len(now) == len(self._fixed) + len(self._sources)
 
 
 class CapturedTypes:
     """The types of captured tensors, and which of them must not overlap themselves."""
 
     def __init__(self) -> None:
-        self.types: list[tuple[Tensor, TensorType]] = []
-        self.written: list[Tensor] = []
+        self.types: list[tuple[InputSource, TensorType]] = []
+        self.written: list[InputSource] = []
 
     def hold(self) -> bool:
         """Whether all is as it was."""
-        for tensor, type in self.types:
-            if tensor._type is not type and tensor._type != type:
+        for source, type in self.types:
+            tensor = source.tensor
+            if tensor is None or (tensor._type is not type and tensor._type != type):
                 return False
-        return not any(map(overlaps_itself, self.written))
+        return not any(s.tensor is not None and overlaps_itself(s.tensor) for s in self.written)
 
 
 class TensorHooks:
@@ -223,6 +228,7 @@ def _captured_label(tensor: Tensor) -> str:
 def _add_gradients(b: CheckBuilder, captured: Captured, storages: list[tuple[int, str]]) -> None:
     """Whose gradients the function reads and writes, and what they are at first."""
     gradients = captured.trace.gradients
+    fixed = _known_otherwise(captured)
 
     def begins(owner: str, gradient: Tensor | None, label: str) -> None:
         if gradient is None:
@@ -233,7 +239,19 @@ def _add_gradients(b: CheckBuilder, captured: Captured, storages: list[tuple[int
     for position, gradient in gradients.argument_reads.items():
         begins(f"a{position}", gradient, f"grad of argument {position}")
     for tensor, gradient in gradients.reads.items():
-        begins(b.name(tensor), gradient, f"grad of captured {_captured_label(tensor)}")
+        owner, label = b.name(tensor), f"grad of captured {_captured_label(tensor)}"
+        if gradient is None or id(gradient) in fixed:
+            begins(owner, gradient, label)
+            continue
+        present, type = f"{owner}._grad", b.name(gradient._type)
+        for captured_only in (False, True):
+            b.add(f"{present} is not None", f"{label} is there", captured=captured_only)
+        b.add(f"({present}._type is {type} or {present}._type == {type})", f"type of {label}")
+        b.add(
+            f"{present}._requires_grad is False and {present}._value is None"
+            f" and {present}._storage.value is None",
+            f"{label} has no history",
+        )
     for position, tensor in gradients.named.items():
         b.add(f"a{position} is {b.name(tensor)}", f"argument {position} is the captured tensor")
     written = {e.target: None for e in captured.grads if isinstance(e.target, Tensor)}
@@ -245,18 +263,44 @@ def _add_gradients(b: CheckBuilder, captured: Captured, storages: list[tuple[int
             b.add(text, f"argument {position} is not captured {_captured_label(tensor)}")
 
 
+def _known_otherwise(captured: Captured) -> set[int]:
+    """The gradients, by id, that a program needs as the very tensors that were traced.
+
+    Others may take their place: nothing that the function read leads to them but ``.grad`` of
+    one tensor, and it neither returned nor kept them.
+    """
+    trace = captured.trace
+    found = [g for g in trace.gradients.reads.values() if g is not None]
+    if not found:
+        return set()
+    ids = [id(g) for g in found]
+    fixed = {i for i in ids if ids.count(i) > 1}
+    fixed |= {id(g) for g in found if g._requires_grad or tape_value(g) is not None}
+    fixed |= {id(g) for g in found if overlaps_itself(g)}
+    effects = [e.result for e in captured.grads]
+    fixed |= {id(r.value) for r in (*captured.results, *effects)}
+    fixed |= {id(s.held) for s in captured.sources}
+    fixed |= {id(t) for _, t in captured.aliases}
+    fixed |= {id(t) for t in (*trace.sharing, *trace.requires_grad_reads, *trace.hooks.reads)}
+    fixed |= {id(source.tensor) for source in trace.sharing.values()}
+    fixed |= {id(leaf) for guard in captured.guards for leaf in flatten(guard.expected)[0]}
+    bases = {id(s.storage) for s in captured.sources if s.storage is not None}
+    return fixed | {id(g) for g in found if id(g._storage) in bases}
+
+
 def _add_captured(b: CheckBuilder, captured: Captured) -> None:
     trace = captured.trace
     types = CapturedTypes()
     for position, source in enumerate(captured.sources):
         tensor = source.tensor
         if source.kind == "captured" and tensor is not None:
-            name, label = b.name(tensor), source.name or "tensor"
-            types.types.append((tensor, tensor._type))
+            name = b.name(tensor) if source.owner is None else f"{b.name(source.owner)}._grad"
+            label = source.name or "tensor"
+            types.types.append((source, tensor._type))
             meaning = partial("captured {} is {}".format, label, tensor._type)
             b.add(f"{name}._type == {b.name(tensor._type)}", meaning, captured=True, merged=True)
             if position in captured.graph.updates:
-                types.written.append(tensor)
+                types.written.append(source)
                 text = f"not {b.name(overlaps_itself)}({name})"
                 b.add(text, f"no elements of captured {label} overlap", captured=True, merged=True)
             b.add(

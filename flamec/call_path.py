@@ -158,8 +158,10 @@ class CallPath:
         arrays, storages, tests = [], [], []
         updates = self._captured.graph.updates
         for position, source in captured_sources(self._captured):
-            if source.tensor is not None:
-                text = f"{self._name(source.tensor, 't')}._array"
+            if source.owner is not None:
+                text = f"{self._name(source.owner, 't')}._grad._array"
+            elif source.held is not None:
+                text = f"{self._name(source.held, 't')}._array"
             else:
                 text = f"{self._name(source.storage, 'b')}.base"
             self._state[f"c{position}"] = "None"

@@ -51,7 +51,7 @@ class InnerTrace(Trace):
         return self._lift(tensor)
 
     def _lift(self, tensor: Tensor) -> Root:
-        source = InputSource("captured", tensor=tensor)
+        source = InputSource("captured", held=tensor)
         value = self.add_input(tensor._type, source)
         root = Root(tensor._steps, value, tensor._type, input_position=len(self.sources) - 1)
         self._captured.setdefault(tensor._storage, []).append(root)

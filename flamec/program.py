@@ -60,6 +60,7 @@ class Program:
     def checked(captured: Captured) -> Check:
         """The check of a traced call; the record lets go of the call's tensors."""
         check = build_check(captured)
+        captured.trace.gradients.forget()
         captured.arguments = [None if isinstance(a, Tensor) else a for a in captured.arguments]
         return check
 

@@ -162,7 +162,9 @@ class Trace:
             )
         if storage in self.base_storages or overlaps_itself(tensor):
             return self._lift_base(storage)
-        source = InputSource("captured", tensor=tensor, name=_captured_name(tensor))
+        owner = self.gradients.owner(tensor)
+        held = tensor if owner is None else None
+        source = InputSource("captured", held=held, owner=owner, name=_captured_name(tensor))
         value = self.add_input(tensor._type, source)
         root = Root(tensor._steps, value, tensor._type, input_position=len(self.sources) - 1)
         self.roots[storage] = root

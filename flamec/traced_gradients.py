@@ -2,7 +2,8 @@
 
 In: the arguments of the call with the tensors that stand for them, then reads and writes.
 Invariant: an argument and the tensor that stands for it have one gradient, whichever of the two
-the function names; what was read of tensors made outside is guarded.
+the function names; what was read of tensors made outside is guarded: that there is a gradient,
+or, if the function may know it from elsewhere too, which tensor it is.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ class TracedGradients:
             self.reads.setdefault(tensor, tensor._grad)
         return tensor._grad
 
+    def owner(self, gradient: Tensor) -> Tensor | None:
+        """Which captured tensor the function has read this gradient from."""
+        return next((t for t, g in self.reads.items() if g is gradient), None)
+
     def write(self, tensor: Tensor, gradient: Tensor | None) -> None:
         self.written[self._owner(tensor)] = gradient
 
@@ -53,6 +58,11 @@ class TracedGradients:
         position, stand_in = self._stand_ins[tensor]
         self.named[position] = tensor
         return stand_in
+
+    def forget(self) -> None:
+        """Let go of the gradients that tensors had, when the check has been made."""
+        self.reads.clear()
+        self.argument_reads.clear()
 
     def release(self) -> None:
         """Let go of the tensors of the traced call."""
