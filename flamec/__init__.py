@@ -191,6 +191,7 @@ from flamec.state import (
     set_float32_matmul_precision,
 )
 from flamec.tensor import Size, Tensor
+from flamec.type_names import *
 from flamec.values import (
     conj,
     conj_physical,
@@ -214,7 +215,7 @@ globals().update({name: getattr(Tensor, name) for name in methods.IN_PLACE_FUNCT
 __version__ = "0.1.0"
 
 if _TYPE_CHECKING:
-    from flamec import amp, array_api, cuda, data, nn, optim, profiler, sklearn, utils
+    from flamec import amp, array_api, backends, cuda, data, nn, optim, profiler, sklearn, utils
     from flamec.amp import GradScaler
     from flamec.compiler import compile
     from flamec.deployment.exporter import export
@@ -251,6 +252,7 @@ _LATE = {
     "GradScaler": "flamec.amp",
     "amp": "",
     "array_api": "",
+    "backends": "",
     "cdiv": "flamec.kernels.launching",
     "compile": "flamec.compiler",
     "export": "flamec.deployment.exporter",

@@ -1,118 +1,56 @@
-"""Backends: make a traced graph runnable in C on the CPU, on a GPU, or through NumPy.
+"""PyTorch's switches of libraries, for programs that set them: ``torch.backends``.
 
-``prepare`` chooses by the options; ``cpu_backend`` is the place where code
-generation meets the runtime.
+``cuda.matmul.allow_tf32`` and ``cudnn.allow_tf32`` are ``set_float32_matmul_precision``. The others
+can be set and read, and choose nothing: flamec calls no cuDNN, its results do not vary from run to
+run (``deterministic`` of ``compile``), and schedules are tried out by ``compile(mode=...)`` alone.
 """
 
 from __future__ import annotations
 
-import time
-import warnings
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import numpy as np
+from flamec.namespace import namespace
+from flamec.state import get_float32_matmul_precision, set_float32_matmul_precision
 
-from flamec import cpu_backend
-from flamec.config import CompileOptions
-from flamec.host_memory import HostMemory
-from flamec.ir.evaluate import evaluate_graph
-from flamec.ir.graph import Graph
-from flamec.ir.passes.place import on_one_device
-from flamec.ir.types import TensorType
-from flamec.prepared import Prepared, errors_of_compilation, graph_device, output_allocator
-from flamec.runtime.interrupts import uninterrupted
+__all__ = ["cuda", "cudnn", "mps"]
 
 
-def prepare(graph: Graph, symbols: Sequence[str], options: CompileOptions) -> Prepared:
-    """Make ``graph`` runnable with the backend that ``options`` ask for; on a GPU with Triton.
+class _Tf32:
+    """A switch that can be set as an attribute; others are refused."""
 
-    ``symbols``: the names of its symbolic sizes in the order in which sizes are
-    bound. Raises CompileError if the C compiler fails or, for backend ``"c"``, is missing.
-    """
-    started = time.perf_counter()
-    device = graph_device(graph)
-    if options.check:
-        from flamec.checked_values import CheckedRunner
+    __slots__ = ()
 
-        prepared = Prepared(graph, None, options, None)
-        prepared.runner = CheckedRunner(graph, symbols, device, options.check)
-        return prepared
-    if device.type == "cuda":
-        from flamec.gpu import gpu
+    @property
+    def allow_tf32(self) -> bool:
+        """Whether float32 matrices are multiplied as TF32 on a GPU."""
+        return get_float32_matmul_precision() != "highest"
 
-        if len(graph.devices) > 1:
-            graph = on_one_device(graph, device)
-        return gpu(device).prepare(graph, symbols, options)
-    backend = options.backend
-    if backend == "auto":
-        backend = "c" if cpu_backend.is_available(options) else "evaluate"
-        if backend == "evaluate":
-            _warn_no_compiler()
-    if backend == "c":
-        return cpu_backend.prepare(graph, symbols, options)
-    prepared = Prepared(graph, None, options, None)
-    with errors_of_compilation(prepared, "passes"):
-        optimized = prepared.optimized
-    prepared.runner = EvaluatedRunner(optimized, symbols)
-    prepared.seconds["passes"] = time.perf_counter() - started
-    return prepared
+    @allow_tf32.setter
+    def allow_tf32(self, allowed: bool) -> None:
+        set_float32_matmul_precision("high" if allowed else "highest")
 
 
-_warned = False
+class _Cudnn(_Tf32):
+    """What programs set for cuDNN."""
+
+    __slots__ = ("benchmark", "deterministic", "enabled")
+
+    def __init__(self) -> None:
+        self.benchmark = False
+        self.deterministic = self.enabled = True
+
+    def is_available(self) -> bool:
+        """Whether cuDNN is used: never."""
+        return False
 
 
-def _warn_no_compiler() -> None:
-    global _warned
-    if not _warned:
-        _warned = True
-        warnings.warn(
-            "flamec found no C compiler: compiled functions run through NumPy, correct but "
-            "slower. Install one (apt install gcc, or pip install ziglang) and run "
-            "'flamec doctor' to check.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+def _no_device(*_: Any) -> bool:
+    """Whether there is such a device: never."""
+    return False
 
 
-class EvaluatedRunner:
-    """Runs the optimized graph node by node through NumPy."""
-
-    threads = 1
-    memory = HostMemory()
-
-    def __init__(self, graph: Graph, symbols: Sequence[str]) -> None:
-        self.graph = graph
-        self.symbols = tuple(symbols)
-
-    def bind(self, sizes: tuple[int, ...]) -> EvaluatedInvocation:
-        return EvaluatedInvocation(self.graph, dict(zip(self.symbols, sizes, strict=True)))
-
-
-class EvaluatedInvocation:
-    def __init__(self, graph: Graph, bindings: Mapping[str, int]) -> None:
-        self.graph = graph
-        self.bindings = bindings
-        self.inputs: list[np.ndarray] = [np.empty(0)] * len(graph.inputs)
-        # weakly, so that whoever counts the references to an output does not find ours
-        self.outputs: list[weakref.ref[np.ndarray] | None] = [None] * len(graph.outputs)
-
-    def set_input(self, position: int, array: np.ndarray) -> None:
-        self.inputs[position] = array
-
-    def set_output(self, position: int, array: np.ndarray) -> None:
-        self.outputs[position] = weakref.ref(array)
-
-    def new_output(self, position: int, type: TensorType) -> Callable[[], np.ndarray]:
-        return output_allocator(self, HostMemory(), position, type)
-
-    def run(self) -> None:
-        outputs, updates = evaluate_graph(self.graph, self.inputs, self.bindings)
-        for reference, result in zip(self.outputs, outputs, strict=True):
-            array = None if reference is None else reference()
-            assert array is not None, "an output was not set"
-            np.copyto(array, result)
-        copies = {p: np.array(v, copy=True) for p, v in updates.items()}
-        with uninterrupted():
-            for position, result in copies.items():
-                np.copyto(self.inputs[position], result)
+cudnn = _Cudnn()
+cuda = namespace("flamec.backends.cuda", "Switches of CUDA's libraries.", matmul=_Tf32())
+mps = namespace(
+    "flamec.backends.mps", "Apple's GPUs.", is_available=_no_device, is_built=_no_device
+)

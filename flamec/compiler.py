@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, overload
 
-from flamec.backends import prepare
 from flamec.call_path import CHANGED
 from flamec.capture import Captured, Dynamic, actual_sizes, capture
 from flamec.collection_pause import collector_rests
@@ -29,6 +28,7 @@ from flamec.guard_code import TrustedCheck
 from flamec.ir.graph import Graph, Location
 from flamec.ir.passes.plan_memory import MemoryUse, memory_use
 from flamec.ir.passes.settle_sizes import settle_sizes
+from flamec.preparation import prepare
 from flamec.prepared import Prepared
 from flamec.program import Program
 from flamec.segments import SegmentCache, SizesDiffer

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from flamec import gpu as gpus
 from flamec import random
+from flamec.amp import cuda as _amp
+from flamec.amp import custom_bwd, custom_fwd
 from flamec.functional.arguments import as_device
 from flamec.ir.types import Device
+from flamec.namespace import namespace
 from flamec.runtime.cuda import stream as streams
 from flamec.runtime.cuda.memory import OutOfMemoryError
 from flamec.state import thread
@@ -59,6 +62,14 @@ __all__ = [
     "stream",
     "synchronize",
 ]
+
+amp = namespace(
+    "flamec.cuda.amp",
+    "Mixed precision on GPUs, by its older names.",
+    custom_bwd=custom_bwd,
+    custom_fwd=custom_fwd,
+    **{name: getattr(_amp, name) for name in _amp.__all__},
+)
 
 
 # devices ---------------------------------------------------------------------------------

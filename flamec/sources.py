@@ -21,9 +21,9 @@ class InputSource:
     """Where a graph input comes from at each call.
 
     ``kind``: ``"argument"`` (flattened argument ``position``), ``"captured"`` (the
-    tensor ``held`` itself, or what ``owner`` has as its ``.grad``), ``"base"`` (the base of ``storage``, or of the storage of argument
-    ``position``), or ``"number"`` (argument ``position`` itself, or the Python number that the
-    keys ``path`` lead to in ``container``).
+    tensor ``held`` itself, or what ``owner`` has as its ``.grad``), ``"base"`` (the base of
+    ``storage``, or of the storage of argument ``position``), or ``"number"`` (argument
+    ``position`` itself, or the Python number that the keys ``path`` lead to in ``container``).
     """
 
     kind: str

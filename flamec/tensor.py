@@ -70,8 +70,9 @@ class Storage:
 class Tensor:
     """An n-dimensional array that knows how it was computed.
 
-    Create one with ``flamec.tensor``, ``flamec.zeros`` and the like. Methods and
-    operators have the names, arguments and results of PyTorch's.
+    Create one with ``flamec.tensor``, ``flamec.zeros`` and the like; ``Tensor(...)`` itself is
+    PyTorch's older constructor (``type_names.py``). Methods and operators have the names,
+    arguments and results of PyTorch's.
     """
 
     __slots__ = (
@@ -103,9 +104,6 @@ class Tensor:
     _grad: Tensor | None
 
     __array_priority__ = 1000  # NumPy arrays on the left defer to us
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        raise TypeError("use flamec.tensor(data) to create a tensor")
 
     # construction -------------------------------------------------------------
     @classmethod

@@ -1,12 +1,20 @@
-"""PyTorch's names of tensor types, such as ``flamec.FloatTensor``, and ``Tensor.type``."""
+"""PyTorch's names of tensor types, such as ``flamec.FloatTensor``, and ``Tensor.type``.
+
+``Tensor(...)`` and ``FloatTensor(...)`` are PyTorch's older constructors, which take sizes or data.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from flamec.conversion import to
-from flamec.errors import user_location
+import numpy as np
+
+from flamec.conversion import tensor, to
+from flamec.errors import OperationTypeError, user_location
+from flamec.functional.creation import empty
 from flamec.ir.types import (
+    DType,
     bfloat16,
     bool_,
     float16,
@@ -18,7 +26,13 @@ from flamec.ir.types import (
     int64,
     uint8,
 )
-from flamec.tensor import Tensor
+from flamec.state import process
+from flamec.tensor import Size, Tensor
+
+__all__ = [
+    "BFloat16Tensor", "BoolTensor", "ByteTensor", "CharTensor", "DoubleTensor", "FloatTensor",
+    "HalfTensor", "IntTensor", "LongTensor", "ShortTensor",
+]  # fmt: skip
 
 TYPE_NAMES = {
     float64: "Double",
@@ -34,6 +48,73 @@ TYPE_NAMES = {
 }
 
 
+def new_tensor(cls: type[Tensor], *data: Any) -> Tensor:
+    """``Tensor(2, 3)``: of that shape, ``Tensor([1, 2])``: of these numbers, in the default dtype;
+    ``Tensor(x)``: the memory of the tensor ``x``.
+
+    Raises TypeError for other data.
+    """
+    made = data[0] if len(data) == 1 and isinstance(data[0], Tensor) else None
+    if made is None:
+        made = _made(f"{cls.__name__}()", data, process.default_dtype)
+    return made if cls is Tensor else cls._from_array(made._array, made._type)
+
+
+def _made(name: str, data: tuple[Any, ...], dtype: DType) -> Tensor:
+    """A tensor of ``dtype`` from one sequence or array of numbers, or from sizes."""
+    if len(data) == 1 and isinstance(data[0], (Sequence, np.ndarray)):
+        values = data[0]
+        if isinstance(values, str):
+            raise OperationTypeError(f"{name}: data is no text (at {user_location()})")
+        if not isinstance(values, Size):
+            return tensor(values, dtype=dtype)
+        data = tuple(values)
+    if any(isinstance(n, (bool, float)) for n in data):
+        raise OperationTypeError(
+            f"{name}: sizes are whole numbers, and data is a sequence; got {data} "
+            f"(at {user_location()})"
+        )
+    return empty(*(data or (0,)), dtype=dtype)
+
+
+class _TypeOfTensors(type):
+    """The class of ``FloatTensor`` and its like: of all tensors of ``dtype``."""
+
+    dtype: DType
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, Tensor) and instance._type.dtype is cls.dtype
+
+    def __call__(cls, *data: Any) -> Tensor:
+        if len(data) == 1 and isinstance(data[0], Tensor):
+            given: DType = data[0]._type.dtype
+            if given is not cls.dtype:
+                raise OperationTypeError(
+                    f"{cls.__name__}(): expected a tensor of {cls.dtype}, got {given} "
+                    f"(at {user_location()})"
+                )
+            return data[0]
+        return _made(f"{cls.__name__}()", data, cls.dtype)
+
+
+def _type_of_tensors(dtype: DType) -> Any:
+    name = f"{TYPE_NAMES[dtype]}Tensor"
+    doc = f"Tensors of {dtype}; called with sizes or with numbers, it makes one."
+    return _TypeOfTensors(name, (), {"dtype": dtype, "__doc__": doc, "__module__": __name__})
+
+
+BFloat16Tensor = _type_of_tensors(bfloat16)
+BoolTensor = _type_of_tensors(bool_)
+ByteTensor = _type_of_tensors(uint8)
+CharTensor = _type_of_tensors(int8)
+DoubleTensor = _type_of_tensors(float64)
+FloatTensor = _type_of_tensors(float32)
+HalfTensor = _type_of_tensors(float16)
+IntTensor = _type_of_tensors(int32)
+LongTensor = _type_of_tensors(int64)
+ShortTensor = _type_of_tensors(int16)
+
+
 def type_(self: Tensor, dtype: Any = None, non_blocking: bool = False) -> Any:
     """The name of the tensor's type, or the tensor converted to ``dtype``."""
     if dtype is None:
@@ -43,7 +124,7 @@ def type_(self: Tensor, dtype: Any = None, non_blocking: bool = False) -> Any:
             if dtype in (f"flamec.{name}Tensor", f"flamec.{known.name}", known.name):
                 return to(self, known)
         raise ValueError(f"invalid type: {dtype!r} (at {user_location()})")
-    return to(self, dtype)
+    return to(self, dtype.dtype if isinstance(dtype, _TypeOfTensors) else dtype)
 
 
-TENSOR_METHODS = {"type": type_}
+TENSOR_METHODS = {"type": type_, "__new__": staticmethod(new_tensor)}

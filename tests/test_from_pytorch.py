@@ -294,6 +294,16 @@ def _() -> None:
     assert gradient(max_steps=8) == 16.0
 
 
+@row("torch.backends")
+def _() -> None:
+    flamec.backends.cuda.matmul.allow_tf32 = True
+    assert flamec.get_float32_matmul_precision() == "high"
+    flamec.set_float32_matmul_precision("highest")
+    assert not flamec.backends.cudnn.allow_tf32
+    assert flamec.backends.cudnn.deterministic  # whatever is set
+    assert not torch.backends.cudnn.deterministic
+
+
 @row("lazy layers")
 def _() -> None:
     layer = nn.LazyLinear(2)

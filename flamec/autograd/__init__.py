@@ -46,6 +46,7 @@ _LATE = {
     "gradcheck": "flamec.autograd.gradcheck",
     "gradgradcheck": "flamec.autograd.gradcheck",
     "GradcheckError": "flamec.autograd.gradcheck",
+    "Variable": "flamec.autograd.variable",
 }
 
 

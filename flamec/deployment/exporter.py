@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from flamec.backends import prepare
 from flamec.capture import Captured, Dynamic, capture
 from flamec.config import default_options
 from flamec.deployment import native_code
@@ -24,6 +23,7 @@ from flamec.deployment.archive import PROGRAM, write_archive
 from flamec.errors import CompileError, user_location
 from flamec.ir.shape import format_dim
 from flamec.ir.types import TensorType
+from flamec.preparation import prepare
 from flamec.prepared import VERSION, Prepared, graph_device
 from flamec.saving import structure as json_structure
 from flamec.saving.files import write_atomically

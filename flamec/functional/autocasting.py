@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -38,19 +39,27 @@ class Policy(enum.Enum):
 LOWER, FLOAT32, WIDEST, REFUSED = Policy
 
 
-def autocasts(cpu: Policy | None = None, cuda: Policy | None = None) -> Callable[[F], F]:
+def autocasts(
+    cpu: Policy | None = None, cuda: Policy | None = None, unless: str | None = None
+) -> Callable[[F], F]:
     """Declare a function's policy on each type of device; None: operands as they come.
 
-    The function gets two attributes: ``autocast_policies`` (device type -> Policy) and
-    ``without_autocast``, itself with autocast off, which in-place forms are made of.
+    ``unless``: the argument that, if true, leaves operands as they come, too. The function gets
+    two attributes: ``autocast_policies`` (device type -> Policy) and ``without_autocast``, itself
+    with autocast off, which in-place forms are made of.
     """
     policies = {d: p for d, p in (("cpu", cpu), ("cuda", cuda)) if p is not None}
 
     def declare(function: F) -> F:
+        signature = inspect.signature(function)
+
+        def casts(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+            return unless is None or not signature.bind(*args, **kwargs).arguments.get(unless)
+
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             if thread.autocast.enabled:
-                return _call(function, policies, args, kwargs)
+                return _call(function, policies, args, kwargs, casts(args, kwargs))
             return function(*args, **kwargs)
 
         @functools.wraps(function)

@@ -294,7 +294,7 @@ def max_pool2d(
                      return_indices)  # fmt: skip
 
 
-@autocasts(cpu=FLOAT32)
+@autocasts(cpu=FLOAT32, unless="return_indices")
 @fused()
 def max_pool3d(
     input: Tensor, kernel_size: Numbers, stride: Numbers | None = None, padding: Numbers = 0,

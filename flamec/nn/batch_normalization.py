@@ -74,6 +74,11 @@ class _Norm(Module):
             ):
                 write(buffer, ops.add(ops.mul(buffer, 0), value), "reset_running_stats")
 
+    def _complete_old_state(self, state: dict[str, Any], prefix: str) -> None:
+        key = prefix + "num_batches_tracked"  # not there before PyTorch 0.4.1
+        if self.num_batches_tracked is not None:
+            state.setdefault(key, self.num_batches_tracked)
+
     def reset_parameters(self) -> None:
         """Running statistics as at the start, weight 1 and bias 0."""
         self.reset_running_stats()

@@ -34,7 +34,7 @@ class IncompatibleKeys(NamedTuple):
         if not self.missing_keys and not self.unexpected_keys:
             return "<All keys matched successfully>"
         return (
-            f"IncompatibleKeys(missing_keys={self.missing_keys}, "
+            f"_IncompatibleKeys(missing_keys={self.missing_keys}, "
             f"unexpected_keys={self.unexpected_keys})"
         )
 
@@ -95,6 +95,9 @@ class ModuleWithState(HookedModule):
         """Copy (or ``assign``) tensors by path; RuntimeError listing every difference if strict."""
         return load_state(self, state_dict, strict, assign)  # type: ignore[arg-type]
 
+    def _complete_old_state(self, state: dict[str, Any], prefix: str) -> None:
+        """Add to ``state`` what older forms of the module did not have."""
+
     def get_extra_state(self) -> Any:
         """What else belongs to the module's state; ``state_dict`` has it as ``_extra_state``."""
         raise RuntimeError(
@@ -128,6 +131,7 @@ def load_state(
     for prefix, owner in owners.items():
         for hook in owner._load_state_dict_pre_hooks.values():
             hook(owner, state, prefix, {}, strict, *told)
+        owner._complete_old_state(state, prefix)
     entries = list(_entries(module, ""))
     extra = {
         prefix + EXTRA_STATE: owner

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from flamec.optim.optimizer import Optimizer
 from flamec.optim.schedule import LRScheduler, each_group, require_momentum, set_momentum
@@ -47,9 +48,9 @@ class OneCycleLR(LRScheduler):
                 f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}"
             )
         self.total_steps = total_steps
-        self.anneal_strategy = anneal_strategy
+        self._anneal_func_type = anneal_strategy
         self.cycle_momentum = cycle_momentum
-        self._phases = _one_cycle_phases(total_steps, pct_start, three_phase)
+        self._schedule_phases = _one_cycle_phases(total_steps, pct_start, three_phase)
         groups = optimizer.param_groups
         if last_epoch == -1:
             for group, rate in zip(groups, each_group("max_lr", groups, max_lr), strict=True):
@@ -58,6 +59,7 @@ class OneCycleLR(LRScheduler):
                 group["min_lr"] = group["initial_lr"] / final_div_factor
         if cycle_momentum:
             require_momentum(optimizer)
+            self.use_beta1 = "betas" in optimizer.defaults
             highs = each_group("max_momentum", groups, max_momentum)
             lows = each_group("base_momentum", groups, base_momentum)
             if last_epoch == -1:
@@ -68,7 +70,7 @@ class OneCycleLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def _between(self, start: float, end: float, share: float) -> float:
-        if self.anneal_strategy == "linear":
+        if self._anneal_func_type == "linear":
             return (end - start) * share + start
         return end + (start - end) / 2.0 * (1 + math.cos(math.pi * share))
 
@@ -80,33 +82,37 @@ class OneCycleLR(LRScheduler):
                 f"{self.total_steps}"
             )
         begin = 0.0
-        for end, rates, momenta in self._phases:  # noqa: B007
-            if step <= end:
+        for phase in self._schedule_phases:
+            if step <= phase["end_step"]:
                 break
-            begin = end
+            begin = phase["end_step"]
         else:
-            begin = self._phases[-2][0]
-        share = (step - begin) / (end - begin)
+            begin = self._schedule_phases[-2]["end_step"]
+        share = (step - begin) / (phase["end_step"] - begin)
         results = []
         for group in self.optimizer.param_groups:
-            results.append(self._between(group[rates[0]], group[rates[1]], share))
+            results.append(self._between(group[phase["start_lr"]], group[phase["end_lr"]], share))
             if self.cycle_momentum:
-                set_momentum(group, self._between(group[momenta[0]], group[momenta[1]], share))
+                start, end = group[phase["start_momentum"]], group[phase["end_momentum"]]
+                set_momentum(group, self._between(start, end, share))
         return results
 
 
-_Phase = tuple[float, tuple[str, str], tuple[str, str]]
+_KEYS = ("end_step", "start_lr", "end_lr", "start_momentum", "end_momentum")
 
 
-def _one_cycle_phases(total_steps: int, pct_start: float, three_phase: bool) -> list[_Phase]:
-    """(last step, keys of lr at its start and end, keys of momentum) of each phase."""
+def _one_cycle_phases(
+    total_steps: int, pct_start: float, three_phase: bool
+) -> list[dict[str, Any]]:
+    """Each phase's last step and the keys of lr and momentum at its start and end; the layout is
+    that of a scheduler's state in PyTorch."""
     rise = float(pct_start * total_steps) - 1
     down, up = ("max_momentum", "base_momentum"), ("base_momentum", "max_momentum")
-    phases: list[_Phase] = [(rise, ("initial_lr", "max_lr"), down)]
+    phases: list[tuple[Any, ...]] = [(rise, "initial_lr", "max_lr", *down)]
     if three_phase:
-        phases.append((float(2 * pct_start * total_steps) - 2, ("max_lr", "initial_lr"), up))
+        phases.append((float(2 * pct_start * total_steps) - 2, "max_lr", "initial_lr", *up))
         flat = ("max_momentum", "max_momentum")
-        phases.append((total_steps - 1, ("initial_lr", "min_lr"), flat))
+        phases.append((total_steps - 1, "initial_lr", "min_lr", *flat))
     else:
-        phases.append((total_steps - 1, ("max_lr", "min_lr"), up))
-    return phases
+        phases.append((total_steps - 1, "max_lr", "min_lr", *up))
+    return [dict(zip(_KEYS, phase, strict=True)) for phase in phases]

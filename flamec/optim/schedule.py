@@ -89,7 +89,7 @@ class LRScheduler:
                 )
         self.base_lrs = [number(group["initial_lr"]) for group in optimizer.param_groups]
         self.last_epoch = last_epoch
-        self._is_initial = False
+        self._is_initial = self._get_lr_called_within_step = False  # as in PyTorch's state
         self._initial_step()
 
     def _initial_step(self) -> None:

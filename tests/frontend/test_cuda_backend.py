@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import flamec.ir.ops  # noqa: F401
-from flamec import backends
+from flamec import preparation
 from flamec.config import default_options
 from flamec.device_array import DeviceArray
 from flamec.errors import CompileError
@@ -42,14 +42,14 @@ def test_a_graph_on_two_gpus_is_refused() -> None:
 @pytest.mark.skipif(unavailable_reason() is None, reason="there is a GPU")
 def test_without_a_gpu_the_error_says_why() -> None:
     with pytest.raises(CompileError, match="cuda:0 cannot be used"):
-        backends.prepare(graph_on(GPU), (), default_options())
+        preparation.prepare(graph_on(GPU), (), default_options())
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(unavailable_reason() is not None, reason="there is no GPU")
 def test_run() -> None:
     options = default_options()
-    prepared = backends.prepare(graph_on(GPU, size=SymbolicDim.symbol("B")), ("B",), options)
+    prepared = preparation.prepare(graph_on(GPU, size=SymbolicDim.symbol("B")), ("B",), options)
     here = gpu(GPU)
     for size in (7, 1000):
         host = np.linspace(0, 1, size + 1, dtype=np.float32)

@@ -67,6 +67,7 @@ def test_schedule(name: str) -> None:
         assert mine.get_last_lr() == [g["lr"] for g in ours.param_groups]
         mine.step()
         wanted.step()
+    assert sorted(mine.state_dict()) == sorted(wanted.state_dict())
     if "own" in name:
         return
     for saved, target, package, groups in (

@@ -200,7 +200,7 @@ empty_permuted from_dlpack frombuffer
 """
 # random ones, which are compared in tests of their own
 RANDOM = """
-dropout alpha_dropout feature_alpha_dropout rrelu
+dropout alpha_dropout feature_alpha_dropout rrelu poisson
 """
 # derivatives in tests of their own: PyTorch's are not exact, or there are none
 ELSEWHERE = """

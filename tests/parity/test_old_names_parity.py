@@ -1,0 +1,107 @@
+"""Names of PyTorch's first years that programs still use: constructors, ``Variable``, switches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flamec
+
+torch = pytest.importorskip("torch")
+
+MADE = """
+torch.Tensor(2, 3).shape
+torch.Tensor(5).shape
+torch.Tensor().shape
+torch.Tensor(torch.Size([2, 3])).shape
+torch.Tensor([1, 2])
+torch.Tensor((1, 2.5))
+torch.Tensor([[1, 2], [3, 4]])
+torch.Tensor(numpy.arange(3))
+torch.Tensor(torch.arange(3))
+torch.Tensor(torch.ones(2, requires_grad=True)).requires_grad
+torch.FloatTensor([1, 2])
+torch.FloatTensor(2, 3).shape
+torch.DoubleTensor([0.1])
+torch.LongTensor([1.7, 2])
+torch.IntTensor([[3]])
+torch.ShortTensor([3])
+torch.CharTensor([-3])
+torch.ByteTensor([3])
+torch.BoolTensor([1, 0])
+torch.HalfTensor([0.1])
+torch.BFloat16Tensor([0.1])
+torch.FloatTensor(torch.ones(2))
+torch.ones(2).type(torch.LongTensor)
+isinstance(torch.ones(2), torch.FloatTensor)
+isinstance(torch.ones(2), torch.LongTensor)
+torch.nn.Parameter(torch.Tensor(2, 3)).shape
+torch.autograd.Variable(torch.ones(2)).requires_grad
+torch.autograd.Variable(torch.ones(2), requires_grad=True).requires_grad
+torch.autograd.Variable(torch.ones(2, requires_grad=True) * 2).requires_grad
+isinstance(torch.ones(2), torch.autograd.Variable)
+torch.backends.mps.is_available()
+torch.backends.cudnn.benchmark
+"""
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, (flamec.Tensor, torch.Tensor)):
+        return str(value.dtype).rpartition(".")[2], value.tolist()
+    return tuple(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("text", MADE.strip().splitlines())
+def test_expression(text: str) -> None:
+    found, expected = (eval(text, {"torch": m, "numpy": np}) for m in (flamec, torch))
+    assert plain(found) == plain(expected)
+
+
+REFUSED = ["Tensor(2.5)", "Tensor('a')", "Tensor(True)", "LongTensor(torch.ones(2))"]
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_refused(text: str) -> None:
+    for package in (flamec, torch):
+        with pytest.raises(TypeError):
+            eval(f"torch.{text}", {"torch": package})
+
+
+def test_the_memory_of_a_tensor_is_shared() -> None:
+    for package in (flamec, torch):
+        x = package.ones(2)
+        for other in (package.Tensor(x), package.FloatTensor(x), package.autograd.Variable(x)):
+            assert other.data_ptr() == x.data_ptr()
+
+
+def test_tf32_is_the_precision_of_products() -> None:
+    for switch in (flamec.backends.cuda.matmul, flamec.backends.cudnn):
+        assert switch.allow_tf32 is False
+        switch.allow_tf32 = True
+        assert flamec.get_float32_matmul_precision() == "high"
+        switch.allow_tf32 = False
+        assert flamec.get_float32_matmul_precision() == "highest"
+    flamec.backends.cudnn.benchmark = flamec.backends.cudnn.benchmark
+    with pytest.raises(AttributeError):
+        flamec.backends.cudnn.anything = True
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_mixed_precision_of_cuda() -> None:
+    from flamec.cuda.amp import GradScaler, autocast
+
+    assert isinstance(autocast(), flamec.autocast) and autocast().device_type == "cuda"
+    assert autocast().dtype is flamec.float16
+    assert isinstance(GradScaler(init_scale=8.0), flamec.amp.GradScaler)
+
+
+def test_a_state_from_before_batches_were_counted() -> None:
+    found = []
+    for package in (flamec, torch):
+        model = package.nn.Sequential(package.nn.Linear(2, 3), package.nn.BatchNorm1d(3))
+        state = {k: v for k, v in model.state_dict().items() if "batches" not in k}
+        model.load_state_dict(dict(state))
+        found.append(str(model.load_state_dict({"x": package.ones(1)}, strict=False)))
+    assert found[0] == found[1]
