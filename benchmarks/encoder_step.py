@@ -24,7 +24,12 @@ class EncoderSize:
     classes: int = 16
 
 
-def build(framework: Any, compile: Callable[[Any], Any], size: EncoderSize | None = None) -> Step:
+def build(
+    framework: Any,
+    compile: Callable[[Any], Any],
+    device: str = "cpu",
+    size: EncoderSize | None = None,
+) -> Step:
     """The training step as a user of flamec or torch writes it; without dropout, so that all
     contenders have one result."""
     nn, size = framework.nn, size or EncoderSize()
@@ -39,7 +44,8 @@ def build(framework: Any, compile: Callable[[Any], Any], size: EncoderSize | Non
         norm_first=True,
     )
     encoder = nn.TransformerEncoder(layer, size.layers, enable_nested_tensor=False)
-    model = nn.Sequential(encoder, nn.LayerNorm(width), nn.Linear(width, size.classes))
+    head = nn.Linear(width, size.classes)
+    model = nn.Sequential(encoder, nn.LayerNorm(width), head).to(device)
     with framework.no_grad():
         for number, parameter in enumerate(model.parameters()):
             if parameter.ndim < 2:
@@ -50,6 +56,7 @@ def build(framework: Any, compile: Callable[[Any], Any], size: EncoderSize | Non
     random = np.random.default_rng(1)
     x = framework.from_numpy(random.standard_normal((size.batch, size.length, width), np.float32))
     y = framework.from_numpy(random.integers(0, size.classes, rows))
+    x, y = x.to(device), y.to(device)
     criterion = nn.CrossEntropyLoss()
     optimizer = framework.optim.AdamW(model.parameters(), lr=0.001)
 

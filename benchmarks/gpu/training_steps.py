@@ -8,13 +8,15 @@ same weights and data; the losses of its first steps are compared with the first
 A time is the median of rounds, each ended by waiting for the loss; a ratio is that of medians.
 ``flamec`` starts with an empty kernel cache, ``flamec again`` with the one that it left.
 ``--seconds`` bounds each row: what there is no time for is reported. ``--small``: tiny models,
-to try the program without a GPU. The row ``lstm`` has two layers of 128 over 64 steps; ``curve``
-compares the losses of 50 steps of GPT-2.
+to try the program without a GPU. ``lstm`` and ``encoder`` are the steps of
+``benchmarks/lstm_step.py`` and ``encoder_step.py``; ``curve`` compares the losses of 50 steps of
+GPT-2.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -53,6 +55,7 @@ ROWS = (
     Row("seed", 16, CONTENDERS, 25e-6),
     Row("mlp", 128, CONTENDERS, 60e-6),
     Row("lstm", 32 * 64, GPT2, None, 1e-3),
+    Row("encoder", 8 * 128, GPT2, None, 1e-3),
     Row("gpt2", 32 * 1024, GPT2, 32 * 1024 / 560e3, 1e-2),
     Row("forward", 128, GPT2, 0.6e-3, 1e-2),
     Row("curve", 32 * 1024, ("flamec", "torch eager"), None, 1e-2, 50),
@@ -84,10 +87,9 @@ def _mlp(contender: str, device: str, widths: list[int], batch: int) -> Step:
     return mlp.build(torch, torch.compile if contender == "torch.compile" else _kept, device)
 
 
-def _lstm(contender: str, device: str) -> Step:
-    """PyTorch's eager step is cuDNN's."""
-    from benchmarks.lstm_step import build
-
+def _workload(name: str, contender: str, device: str) -> Step:
+    """PyTorch's eager step of an LSTM is cuDNN's."""
+    build = importlib.import_module(f"benchmarks.{name}_step").build
     framework = __import__("flamec" if contender.startswith("flamec") else "torch")
     return build(framework, _kept if contender == "torch eager" else framework.compile, device)
 
@@ -185,8 +187,8 @@ def run_contender(row: Row, contender: str, device: str, small: bool, seconds: f
         step = _mlp(contender, device, [10, 50, 2], 16)
     elif row.name == "mlp":
         step = _mlp(contender, device, [784, 512, 512, 10], 128)
-    elif row.name == "lstm":
-        step = _lstm(contender, device)
+    elif row.name in ("lstm", "encoder"):
+        step = _workload(row.name, contender, device)
     else:
         step = _gpt2(row.name, contender, device, small)
     prepared = time.perf_counter()
