@@ -107,12 +107,29 @@ def _residual(b: GraphBuilder, p: Any, shape: tuple[Dim, ...], dtype: DType) -> 
     return [p, total, b.cast(gelu(b, total), dtype)]
 
 
+def _folded_rows(b: GraphBuilder, p: Any, shape: tuple[Dim, ...], dtype: DType) -> list[Any]:
+    """The product, the sums of its columns and, of what an activation makes of it, the largest
+    elements, with something that follows them."""
+    rows = tuple(range(len(shape) - 1))
+    active = gelu(b, b.add(p, b.input(TensorType(shape[-1:], dtype))))
+    wide = float32 if dtype is not float64 else float64
+    total = b.sum(b.cast(active, wide), axes=rows)
+    scaled = b.mul(total, b.input(TensorType(shape[-1:], wide)))
+    return [active, scaled, b.amax(active, axes=rows)]
+
+
+def _only_folded(b: GraphBuilder, p: Any, shape: tuple[Dim, ...], dtype: DType) -> list[Any]:
+    return [b.cast(b.sum(b.mul(p, p), axes=tuple(range(len(shape) - 1))), dtype)]
+
+
 _EPILOGUES: dict[str, Callable[[GraphBuilder, Any, tuple[Dim, ...], DType], list[Any]]] = {
     "": lambda b, p, shape, dtype: [p],
     "bias gelu": _bias_gelu,
     "residual": _residual,
     "softmax": lambda b, p, shape, dtype: [softmax(b, p)],
     "negative": lambda b, p, shape, dtype: [p, b.neg(p)],
+    "folded rows": _folded_rows,
+    "only folded": _only_folded,
 }
 
 
@@ -234,6 +251,30 @@ CASES: dict[str, Case] = {
     "cast transposed symbolic": Case(lambda b: cast_transposed(b, B), POINTERS, 1, (1, 70)),
     "computed batches": Case(computed_batches, replace(TMA, tma=False)),
     "kept operand": Case(squared_and_kept, POINTERS, 2, steps=2, product=1),
+    "folded rows": Case(product(50, 40, 48, bfloat16, epilogue="folded rows"), TMA, 2),
+    "folded rows odd": Case(product(33, 47, 29, float32, epilogue="folded rows"), POINTERS, 2),
+    "folded rows persistent": Case(
+        product(70, 104, 40, float32, epilogue="only folded"), PERSISTENT, 2
+    ),
+    "folded rows in halves": Case(
+        product(50, 104, 40, bfloat16, epilogue="folded rows"), HALVES, 2
+    ),
+    "folded rows batched": Case(
+        product(19, 24, 40, float32, (2, 3), epilogue="folded rows"), POINTERS, 2
+    ),
+    "folded rows split": Case(product(33, 40, 300, float32, epilogue="folded rows"), SPLIT, 2),
+    "folded rows of one block": Case(
+        product(16, 40, 48, float32, epilogue="folded rows"), POINTERS, 1
+    ),
+    "folded rows symbolic": Case(
+        product(B, 40, 48, float32, epilogue="folded rows"), POINTERS, 2, (1, 33), {"B": 4096}
+    ),
+    "folded rows, none": Case(
+        product(B, 40, 48, float32, epilogue="only folded"), POINTERS, 2, (0, 17), {"B": 4096}
+    ),
+    "folded rows without matrix instructions": Case(
+        product(21, 17, 13, int32, epilogue="only folded"), SCALAR, 2
+    ),
     "no depth": Case(product(5, 8, 0, float32), POINTERS),
 }
 

@@ -18,9 +18,15 @@ from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.attention_choice import attention_launches
 from flamec.codegen.triton.choice import Choice, choose_schedule
 from flamec.codegen.triton.part_key import actual, part_key
-from flamec.codegen.triton.product_parts import can_fuse, joined, parted, product_elements
+from flamec.codegen.triton.product_parts import (
+    can_fuse,
+    joined,
+    parted,
+    product_elements,
+    with_joined_rows,
+)
 from flamec.codegen.triton.product_schedule import ProductSchedule
-from flamec.codegen.triton.product_writer import accumulator
+from flamec.codegen.triton.product_writer import accumulator, is_one_block_of_rows, row_blocks
 from flamec.codegen.triton.recompute import without_keeps
 from flamec.codegen.triton.split_rows import split_rows
 from flamec.codegen.triton.tiling import Tile
@@ -135,7 +141,7 @@ def _products(
     assert c is not None
     fits = can_fuse(part.program)
     if fits and schedule.split_k == 1:
-        return part, []
+        return _with_joined_rows(part, schedule, memory)
     if schedule.split_k == 1:
         part, result = _with_result(part, memory)
         alone, rest = parted(part.program, result)
@@ -156,6 +162,26 @@ def _products(
     alone = replace(program, passes=(), after=(), contraction=wide)
     total = joined(program, sums, lane, schedule.split_k)
     return _alone(part, alone), [replace(part, program=total), *following]
+
+
+def _with_joined_rows(
+    part: Part, schedule: ProductSchedule, memory: _Parameters
+) -> tuple[Part, list[Part]]:
+    """A product that folds its rows, and the launch that joins what its blocks leave."""
+    folds = part.program.folds("column")
+    if not folds or is_one_block_of_rows(part.program, schedule):
+        return part, []
+    c = part.program.contraction
+    assert c is not None
+    blocks = row_blocks(c, schedule)
+    targets = []
+    for fold in folds:
+        left = part.arguments[fold.target]
+        memory.buffers[left] = PartialResults(fold.lane, blocks * c.columns)
+        part, target = _with_parameter(part, fold.lane, c.columns, memory)
+        targets.append(target)
+    first, join = with_joined_rows(part.program, blocks, targets)
+    return replace(part, program=first, results=()), [replace(part, program=join)]
 
 
 def _alone(part: Part, program: RowProgram) -> Part:

@@ -1,19 +1,23 @@
 """Cut a program with a matrix product into programs that are one launch each.
 
 In: a program with a contraction. Out: the product alone, and what follows it; where the depth is
-split, a program that adds up the parts in order. All of this is Kernel IR.
+split, a program that adds up the parts in order; where rows are folded, a program that joins what
+blocks of rows leave. All of this is Kernel IR.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from flamec.codegen.lower.lanes import spill_type
 from flamec.ir.kernel import (
     Compute,
     Contraction,
     Fold,
     Linear,
     Load,
+    Loop,
     Pass,
     Place,
     RowProgram,
@@ -21,7 +25,7 @@ from flamec.ir.kernel import (
     Store,
 )
 from flamec.ir.layout import dense_strides
-from flamec.ir.shape import Dim
+from flamec.ir.shape import Dim, product
 
 
 def dense_place(program: RowProgram) -> Linear:
@@ -35,21 +39,45 @@ def product_elements(c: Contraction) -> Dim:
 
 
 def can_fuse(program: RowProgram) -> bool:
-    """Whether all that follows a product is elementwise in its own place."""
+    """Whether all that follows a product is elementwise in its own place, or folds rows."""
     c = program.contraction
     assert c is not None
-    if program.kind not in ("rows", "flat", "along rows") or program.after:
+    if program.kind not in ("rows", "flat", "along rows"):
+        return False
+    if program.after and program.kind != "rows":
         return False
     place = dense_place(program)
     for s in program.statements():
         if isinstance(s, Fold):
-            return False
+            if s.scope != "column" or s.position or spill_type(s.lane) != s.lane:
+                return False
+            continue
         if not _is_product(s, c):
             continue
         assert isinstance(s, Load)
         if s.place.at != place or s.place.indices or s.place.guards:
             return False
     return not any(isinstance(s, Store) for block in program.passes for s in block.row)
+
+
+def with_joined_rows(
+    program: RowProgram, blocks: Dim, targets: Sequence[int]
+) -> tuple[RowProgram, RowProgram]:
+    """A program that ``can_fuse`` and folds rows, without what follows the last row; and the
+    program that folds what ``blocks`` blocks of rows have left, and goes on.
+
+    ``targets``: the parameters in which that one leaves partial results of its own.
+    """
+    strides = dense_strides(tuple(loop.size for loop in program.inner))
+    columns = product(loop.size for loop in program.inner)
+    element: list[Statement] = []
+    for fold, target in zip(program.folds("column"), targets, strict=True):
+        left = Place(fold.target, Linear(0, (columns,), strides))
+        element.append(Load(f"{fold.name}_left", fold.lane, fold.lane, left))
+        element.append(replace(fold, operand=f"{fold.name}_left", target=target))
+    rows = (Loop("left_block", blocks),)
+    join = replace(program, rows=rows, passes=(Pass((), tuple(element)),), contraction=None)
+    return replace(program, after=()), join
 
 
 def _is_product(s: Statement, c: Contraction) -> bool:

@@ -22,12 +22,18 @@ from flamec.codegen.triton.product_operands import (
 from flamec.codegen.triton.product_parts import dense_place
 from flamec.codegen.triton.product_prologue import computed_operand
 from flamec.codegen.triton.product_schedule import ProductSchedule
-from flamec.codegen.triton.program_writer import Uniform, ceil_div, decomposed
+from flamec.codegen.triton.program_writer import (
+    Uniform,
+    ceil_div,
+    decomposed,
+    masked,
+    reduced,
+)
 from flamec.codegen.triton.rounded_values import rounding_of
 from flamec.codegen.triton.source import Described, EmittedLaunch, emit
 from flamec.codegen.triton.statements import StatementWriter, in_lanes, stored
 from flamec.codegen.triton.text import POINTERS, TYPES, dim, factor
-from flamec.ir.kernel import Contraction, Linear, Load, MatrixOperand, RowProgram, Store
+from flamec.ir.kernel import Contraction, Fold, Linear, Load, MatrixOperand, RowProgram, Store
 from flamec.ir.layout import dense_strides
 from flamec.ir.shape import Dim, structurally_equal
 
@@ -136,11 +142,18 @@ def write_product(
         store = writer.described_store(c.result, c.memory, text, schedule.split_k)
         place = f"p{c.result} + (row * {factor(c.columns)} + col)"
         body.append(store or f"tl.store({place}, {text}, mask)")
+    at_once = is_one_block_of_rows(program, schedule)
     for part in program.passes:
         for s in part.row:
             body += writer.write(s, "r")
         for s in part.element:
-            body += writer.write(s, "rc")
+            if isinstance(s, Fold):
+                body += _fold(writer, s, c.columns, at_once)
+            else:
+                body += writer.write(s, "rc")
+    if at_once:
+        for s in program.after:
+            body += writer.write(s, "c")
     single = structurally_equal(c.batch * schedule.split_k, 1)
     tiles = ceil_div(c.rows, schedule.rows) * ceil_div(c.columns, schedule.columns)
     blocks = c.batch * schedule.split_k * tiles
@@ -170,6 +183,7 @@ def write_product(
         "row_indices": decomposed(program.rows, "row"),
         "inner_indices": decomposed(program.inner, "col"),
         "body": "\n".join(body),
+        "folds": bool(program.folds("column")) and not at_once,
     }
     pointers = {f"p{i}": POINTERS[p.memory] for i, p in enumerate(program.parameters)}
     return emit(
@@ -185,6 +199,28 @@ def write_product(
         persistent=schedule.persistent,
         rounded=_rounded(program, c, precision, arrays),
     )
+
+
+def row_blocks(c: Contraction, schedule: ProductSchedule) -> Dim:
+    """How many blocks of rows the matrices have together."""
+    return c.batch * ceil_div(c.rows, schedule.rows)
+
+
+def is_one_block_of_rows(program: RowProgram, schedule: ProductSchedule) -> bool:
+    """Whether a block has all rows of its columns, and can do what follows them."""
+    c = program.contraction
+    assert c is not None
+    return structurally_equal(c.batch, 1) and isinstance(c.rows, int) and c.rows <= schedule.rows
+
+
+def _fold(writer: StatementWriter, s: Fold, columns: Dim, at_once: bool) -> list[str]:
+    """A fold over the rows of a block; unless they are all, the result is left for others."""
+    value = reduced(s, masked(writer, s), 0)
+    if at_once:
+        writer.varying[s.name] = "c"
+        return [f"{s.name} = {value}"]
+    place = f"p{s.target} + (row_place * {factor(columns)} + col)"
+    return [f"tl.store({place}, {value}, col_mask)"]
 
 
 def _rounded(

@@ -61,6 +61,8 @@ def _exact(statements: Sequence[Statement], in_rows: Iterable[Store]) -> set[str
                     exact.update(operands_of(s))
             case Compute():
                 jumps = s.lane not in ("f32", "f64") or lookup(s.op).jumps
+                if s.rounds:  # what follows sees 16 bits, as a kernel that reads them would
+                    exact.discard(s.name)
                 if jumps or s.name in exact:
                     exact.update(s.operands)
     return exact

@@ -21,8 +21,8 @@ from flamec.ir.iteration_space import Incompatible
 from flamec.ir.loop_nest import (
     Level,
     LoopNest,
+    Scope,
     choose_nest,
-    estimate,
     extent,
     nest_cost,
     value_bytes,
@@ -30,21 +30,16 @@ from flamec.ir.loop_nest import (
 from flamec.ir.op import OpKind
 from flamec.ir.passes.absorb_prologues import Absorbed, absorb_prologues
 from flamec.ir.passes.early_tasks import early_tasks
+from flamec.ir.passes.epilogues import heavy_epilogue, wide_epilogue
 from flamec.ir.passes.fusion_state import NEEDS_OWN_LOOPS, FusionState, WorkingGroup, name_of
 from flamec.ir.passes.islands import MergedIsland, find_islands, locations, looks, record
 from flamec.ir.passes.recompute import recompute_cheap_values, stored_values
-from flamec.ir.shape import product as dim_product
 from flamec.ir.task_signature import Signature, TaskSignatures
 from flamec.ir.tasks import Task, TaskGraph, only_scalars
 
 PairRule = Callable[[WorkingGroup, WorkingGroup], bool]
 LARGEST_SEGMENT = 96  # tasks; beyond that compiling costs more than it saves
 SLOWDOWN = 1.5  # by which merged loops may be worse than separate ones
-EPILOGUE_TENSORS = 4  # that an epilogue may touch beside the product
-ALWAYS_CACHED = 1 << 17  # bytes that are no burden to any cache
-SMALL = 8  # how many times smaller than a value its bias or its row's statistics are
-FEW_ROWS = 64
-LARGE_PRODUCT = 1 << 22  # multiplications that are worth several threads
 LANES = 128  # rows side by side in a block
 BLOCK_ELEMENTS = 1 << 16  # that one block may work on for as long as a launch takes
 BUNDLE_SHARE = 4  # a bundled writer moves at least so many times what merging would save
@@ -55,7 +50,8 @@ class FusionOptions:
     """``enabled=False`` makes a group of every task.
 
     ``elementwise_epilogues``: a product shares its kernel with elementwise operations only, as
-    many as there are, because the blocks of a GPU hold no whole rows of it.
+    many as there are, because the blocks of a GPU hold no whole rows of it; and with folds over
+    its rows that no other kernel does on the way.
     ``recompute_expensive``: memory is so slow that functions such as exp are computed again
     rather than stored. ``prologues``: products may compute their operands where they load them.
     ``blocks``: what a device wants to work on side by side; folds whose results are used over the
@@ -147,6 +143,8 @@ def fuse(context: TaskGraph, options: FusionOptions | None = None) -> Fusion:
             fuser.merge_edges(_is_epilogue)
         fuser.merge_edges(_any)
         fuser.merge_siblings(_any)
+        if options.elementwise_epilogues:
+            fuser.merge_edges(_folds_rows)
     groups = [list(fuser.segments(group)) for group in fuser.state.in_order()]
     if options.enabled:
         groups = recompute_cheap_values(
@@ -171,7 +169,9 @@ def _absorption(consumer: Task, maker: Sequence[Task]) -> FusionDecision:
     return FusionDecision(names, consumer.name, True, "an operand is computed where it is loaded")
 
 
-_FOLDS = (OpKind.REDUCTION, OpKind.SCAN, OpKind.SCATTER)
+_ROW_KINDS = (OpKind.SCAN, OpKind.SCATTER)
+_WHOLE_SCOPES = {Scope.ROW, Scope.ALL, Scope.ROWS}
+_NestCost = tuple[float, frozenset[Scope]]
 
 
 class _Fuser:
@@ -186,7 +186,7 @@ class _Fuser:
         self._arrays = sorted(arrays, key=lambda v: -value_bytes(v))
         self._merges: list[tuple[WorkingGroup, WorkingGroup, int]] = []
         self._refused: dict[tuple[int, int], str] = {}
-        self._cost: dict[Signature, float | str] = {}
+        self._cost: dict[Signature, _NestCost | str] = {}
         self._own_costs: dict[int, float] = {}
         self._scalar: dict[int, bool] = {}
 
@@ -238,7 +238,8 @@ class _Fuser:
                     if producer is None or producer is consumer:
                         continue
                     if wanted(producer, consumer):
-                        merged |= self._try_merge(producer, consumer, value)
+                        late = wanted is _folds_rows
+                        merged |= self._try_merge(producer, consumer, value, late)
 
     def _edges(self, tasks: Sequence[Task] | None) -> list[Value]:
         """Values that one group makes and others read, the largest first."""
@@ -304,13 +305,15 @@ class _Fuser:
         return moved >= BUNDLE_SHARE * saved
 
     # one pair ------------------------------------------------------------------------
-    def _try_merge(self, producer: WorkingGroup, consumer: WorkingGroup, value: Value) -> bool:
+    def _try_merge(
+        self, producer: WorkingGroup, consumer: WorkingGroup, value: Value, late: bool = False
+    ) -> bool:
         key = (producer.number, consumer.number)
         if key in self._refused:
             return False
-        reason = self._objection(producer, consumer, value)
+        reason = self._objection(producer, consumer, late)
         if reason:
-            if reason != _CYCLE:
+            if reason not in (_CYCLE, _LATER):
                 self._refused[key] = reason
             return False
         saved = value_bytes(value)
@@ -319,8 +322,9 @@ class _Fuser:
         self.state.merge(producer, consumer)
         return True
 
-    def _objection(self, producer: WorkingGroup, consumer: WorkingGroup, value: Value) -> str:
-        """Why two groups should stay apart; "" if they should not."""
+    def _objection(self, producer: WorkingGroup, consumer: WorkingGroup, late: bool) -> str:
+        """Why two groups should stay apart; "" if they should not. ``late``: nothing else wants
+        to share loops with a fold over rows, so that a product may."""
         if producer.is_bundle or consumer.is_bundle:
             return "it is part of a bundle of independent writers"
         if self._feeds_many(producer, consumer):
@@ -345,23 +349,25 @@ class _Fuser:
             return "each has a matrix product of its own"
         if products and self.options.elementwise_epilogues:
             for task in tasks:
-                if task.kind in _FOLDS or task.one_per_row:
+                if task.kind in _ROW_KINDS or task.one_per_row:
                     return f"{task.name} needs whole rows, and a block of a product has none"
+            if not late and any(t.kind is OpKind.REDUCTION for t in tasks):
+                return _LATER
         if self.state.makes_cycle(producer, consumer):
             return _CYCLE
         escapes = self.state.escapes_together(producer, consumer)
         try:
-            cost = self._nest_cost(tasks, escapes)
+            cost, scopes = self._nest_cost(tasks, escapes)
         except Incompatible as error:
             return str(error)
         apart = self._own_cost(producer) + self._own_cost(consumer)
         if cost > SLOWDOWN * apart:
             return "no order of loops would be fast for both"
         if products and self.options.elementwise_epilogues:
-            return self._wide_epilogue(tasks, escapes)
-        if products:
-            return self._heavy_epilogue(tasks, escapes)
-        return ""
+            if scopes & _WHOLE_SCOPES:
+                return "it folds whole rows, and a block of a product has none"
+            return wide_epilogue(self.state, tasks, escapes)
+        return heavy_epilogue(self.state, tasks, escapes) if products else ""
 
     def _feeds_many(self, producer: WorkingGroup, consumer: WorkingGroup) -> bool:
         """Merging a scalar into one of its readers would make the others wait for that one."""
@@ -379,74 +385,16 @@ class _Fuser:
     def _is_early(self, group: WorkingGroup) -> bool:
         return bool(self._early) and not self._early.isdisjoint(group.tasks)
 
-    def _heavy_epilogue(self, tasks: list[Task], escapes: set[Value]) -> str:
-        product = next(t for t in tasks if t.kind is OpKind.CONTRACTION)
-        *batch, rows, columns = product.results[0].type.shape
-        assert product.node is not None
-        depth = product.operands[0].type.shape[product.node.attributes["contract"][0][0]]
-        count = dim_product((*batch, rows))
-        few = isinstance(count, int) and count < FEW_ROWS and estimate(columns) > 4 * count
-        if few and estimate(count * columns * depth) > LARGE_PRODUCT:
-            return "a product of few rows is divided among threads along its columns"
-        size = value_bytes(product.results[0])
-        operands = {self.context.root(v) for v in product.operands}
-        touched = (self.state.inputs(tasks) - operands) | (escapes - set(product.results))
-        total = sum(value_bytes(v) for v in touched)
-        if total > max(EPILOGUE_TENSORS * size, ALWAYS_CACHED):
-            return "the epilogue moves more memory than the product"
-        return ""
-
-    def _wide_epilogue(self, tasks: list[Task], escapes: set[Value]) -> str:
-        """An epilogue takes the product's place in memory; it does not leave much more there.
-
-        What must be in memory for others is free, and what can be computed again from the rest.
-        """
-        product = next(t for t in tasks if t.kind is OpKind.CONTRACTION)
-        makers = {v: t for t in tasks for v in t.results}
-        known = {v for v in escapes if self.state.is_result(v) or self.state.in_memory(v)}
-        kept = 0
-        for value in (v for t in tasks for v in t.results if v in escapes and v not in known):
-            if not self._follows(value, known, makers):
-                narrow = self._narrowest(value, makers)
-                kept += value_bytes(makers[value].operands[0] if makers[value].is_copy else narrow)
-                known.add(narrow)
-            known.add(value)
-        if kept > value_bytes(product.results[0]):
-            return "the epilogue would leave more in memory than the product"
-        return ""
-
-    def _narrowest(self, value: Value, makers: dict[Value, Task]) -> Value:
-        """What can be in memory instead: a value that was only widened."""
-        task = makers[value]
-        if task.kind is not OpKind.ELEMENTWISE or len(task.operands) > 1:
-            return value
-        root = self.context.root(task.operands[0])
-        return root if root in makers and value_bytes(root) < value_bytes(value) else value
-
-    def _follows(self, value: Value, known: set[Value], makers: dict[Value, Task]) -> bool:
-        """Whether ``value`` can be computed again from what is known and from small values."""
-        pending = [value]
-        while pending:
-            task = makers[pending.pop()]
-            if task.kind is not OpKind.ELEMENTWISE:
-                return False
-            for root in (self.context.root(operand) for operand in task.operands):
-                if root in known or root not in self.context.roots:
-                    continue
-                if root in makers:
-                    pending.append(root)
-                elif SMALL * value_bytes(root) > value_bytes(value):
-                    return False
-        return True
-
-    def _nest_cost(self, tasks: Sequence[Task], escapes: set[Value]) -> float:
+    def _nest_cost(self, tasks: Sequence[Task], escapes: set[Value]) -> _NestCost:
+        """What a group's loops cost, and what its reductions fold."""
         signature, _ = self.signatures.of(tasks, escapes)
         known = self._cost.get(signature)
         if known is None:
             try:
                 space = analyze(tasks, self.context)
                 nest = choose_nest(space, escapes)
-                known = nest_cost(space, escapes, nest) * _idle(nest, self.options.blocks)
+                cost = nest_cost(space, escapes, nest) * _idle(nest, self.options.blocks)
+                known = cost, frozenset(nest.scope.values())
             except Incompatible as error:
                 known = str(error)
             self._cost[signature] = known
@@ -457,7 +405,7 @@ class _Fuser:
     def _own_cost(self, group: WorkingGroup) -> float:
         known = self._own_costs.get(group.number)
         if known is None:
-            known = self._nest_cost(group.tasks, self.state.escapes_of(group))
+            known, _ = self._nest_cost(group.tasks, self.state.escapes_of(group))
             self._own_costs[group.number] = known
         return known
 
@@ -491,6 +439,7 @@ def _idle(nest: LoopNest, blocks: int) -> float:
     return max(1.0, blocks * wide / max(rows, 1))
 
 
+_LATER = "a fold over a product's rows goes to a kernel of rows if there is one"
 _CYCLE = "another kernel between them needs the one and is needed by the other"
 
 
@@ -517,6 +466,12 @@ def _both_pointwise(producer: WorkingGroup, consumer: WorkingGroup) -> bool:
 def _is_epilogue(producer: WorkingGroup, consumer: WorkingGroup) -> bool:
     """Whether a product is followed by elementwise work."""
     return consumer.pointwise and any(t.kind is OpKind.CONTRACTION for t in producer.tasks)
+
+
+def _folds_rows(producer: WorkingGroup, consumer: WorkingGroup) -> bool:
+    """Whether a product is followed by reductions."""
+    folds = any(t.kind is OpKind.REDUCTION for t in consumer.tasks)
+    return folds and any(t.kind is OpKind.CONTRACTION for t in producer.tasks)
 
 
 def _uniform(group: WorkingGroup) -> bool:
