@@ -35,7 +35,7 @@ from flamec.codegen.triton.statements import StatementWriter, in_lanes, stored
 from flamec.codegen.triton.text import POINTERS, TYPES, dim, factor
 from flamec.ir.kernel import Contraction, Fold, Linear, Load, MatrixOperand, RowProgram, Store
 from flamec.ir.layout import dense_strides
-from flamec.ir.shape import Dim, structurally_equal
+from flamec.ir.shape import Dim, is_multiple, structurally_equal
 
 ACCUMULATORS = {"i8": "i32", "u8": "i32"}  # of lanes that matrix instructions add up wider
 
@@ -148,7 +148,7 @@ def write_product(
             body += writer.write(s, "r")
         for s in part.element:
             if isinstance(s, Fold):
-                body += _fold(writer, s, c.columns, at_once)
+                body += _fold(writer, s, c, schedule, at_once)
             else:
                 body += writer.write(s, "rc")
     if at_once:
@@ -213,13 +213,16 @@ def is_one_block_of_rows(program: RowProgram, schedule: ProductSchedule) -> bool
     return structurally_equal(c.batch, 1) and isinstance(c.rows, int) and c.rows <= schedule.rows
 
 
-def _fold(writer: StatementWriter, s: Fold, columns: Dim, at_once: bool) -> list[str]:
+def _fold(
+    writer: StatementWriter, s: Fold, c: Contraction, schedule: ProductSchedule, at_once: bool
+) -> list[str]:
     """A fold over the rows of a block; unless they are all, the result is left for others."""
-    value = reduced(s, masked(writer, s), 0)
+    mask = "" if is_multiple(c.rows, schedule.rows) else "row_mask"
+    value = reduced(s, masked(writer, s, mask), 0)
     if at_once:
         writer.varying[s.name] = "c"
         return [f"{s.name} = {value}"]
-    place = f"p{s.target} + (row_place * {factor(columns)} + col)"
+    place = f"p{s.target} + (row_place * {factor(c.columns)} + col)"
     return [f"tl.store({place}, {value}, col_mask)"]
 
 

@@ -289,9 +289,10 @@ def _gelu(x: Tensor) -> Tensor:
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
-    cubic = ops.mul(ops.mul(x, ops.mul(x, x)), 0.044715)
-    inner = ops.mul(ops.add(x, cubic), math.sqrt(2.0 / math.pi))
-    result: Tensor = ops.mul(ops.mul(x, 0.5), ops.add(ops.tanh(inner), 1.0))
+    """(1 + tanh(u)) / 2 is sigmoid(2 u), which cancels nothing where it is small."""
+    twice = 2.0 * math.sqrt(2.0 / math.pi)
+    slope = ops.add(ops.mul(ops.mul(x, x), 0.044715 * twice), twice)
+    result: Tensor = ops.mul(x, ops.sigmoid(ops.mul(x, slope)))
     return result
 
 
