@@ -92,12 +92,12 @@ def graph_of(row: Row, which: str) -> Any:
     from flamec.ir.op import DerivativeContext, lookup
     from flamec.ir.passes.manager import run_passes
     from flamec.ir.passes.pipeline import pipeline
-    from flamec.ir.types import TensorType, bfloat16
+    from flamec.ir.types import Device, TensorType, bfloat16
 
     b = GraphBuilder()
 
     def given(batch: int, size: int, channels: int) -> Any:
-        value = b.input(TensorType((batch, size, size, channels), bfloat16))
+        value = b.input(TensorType((batch, size, size, channels), bfloat16, Device("cuda")))
         return b.permute(value, axes=(0, 3, 1, 2))
 
     x = given(row.batch, row.size, row.inputs)

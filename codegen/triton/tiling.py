@@ -30,6 +30,7 @@ READ_AGAIN_COLUMNS = 16384  # of rows that are read more than once: few at a tim
 CHUNK_WARPS = 2048  # of all blocks that share rows: two blocks of 8 for each processor
 COLUMN_BLOCKS = 1024  # of folds over rows: those that run at a time
 ONE_FOLD_CHUNKS = 8  # at least, of each stretch of columns, if half as many blocks fold once
+FOLD_REGISTERS = 96  # of a thread, for what several folds over rows have added up
 SCATTER_BLOCKS = 2048  # that look at all indices
 FLAT_CHUNKS = 1024
 AHEAD_BYTES = 48 << 10  # of shared memory for what is loaded ahead
@@ -91,8 +92,9 @@ def propose(program: RowProgram, options: CodegenOptions) -> Tile:
         return replace(tile, stages=_stages(program, tile))
     if over_rows:
         stores = any(isinstance(s, Store) for block in program.passes for s in block.element)
-        once = not stores and len(program.folds("column")) == 1
-        tile = _column_tile(width, height, rows, stores, once)
+        folds = len(program.folds("column"))
+        once = not stores and folds == 1
+        tile = _column_tile(width, height, rows, stores, folds)
         return replace(tile, stages=_stages(program, tile, 2 if stores else 3 if once else 4))
     if _is_transposed(program):
         side = LINE // min(_itemsizes(program), default=4)
@@ -213,10 +215,13 @@ def bytes_of_an_iteration(program: RowProgram, tile: Tile) -> int:
     return tile.rows * tile.columns * sum(sizes.values())
 
 
-def _column_tile(width: int, height: int, rows: int | None, stores: bool, once: bool) -> Tile:
+def _column_tile(width: int, height: int, rows: int | None, stores: bool, folds: int) -> Tile:
     """Folds over rows: blocks of columns times chunks of rows, of which all run at a time if
-    elements are only folded. ``once``: there is one fold, which leaves registers for more rows."""
+    elements are only folded. One fold leaves registers for more rows, many for fewer."""
+    once = not stores and folds == 1
     usual, elements, warps = (128, 4096, 4) if stores else (64, 4096 if once else 2048, 2)
+    most_elements = max(THREAD_ELEMENTS, FOLD_REGISTERS // max(1, folds))
+    elements = min(elements, 32 * warps << (most_elements.bit_length() - 1))
     columns = min(width or usual, usual)
     height = min(height, max(8, elements // columns))
     if rows is None:

@@ -5,7 +5,7 @@ windows of its left operand, whose channels are brought last, and leaves its res
 channels last. Where the left operand is spread (gradients of strides, transposed convolutions)
 no zeros are multiplied: results at equal distances from its elements are a convolution with some
 of the kernel's elements, or the kernels that its elements bring are added up, or the operands
-exchange their roles. Channels with a kernel each are sums of slices; on the CPU their kernels'
+exchange their roles. Channels with a kernel each are sums of slices, and their kernels'
 gradients are folds. ``MovePermutations`` carries that order through the operations between
 convolutions, so that an array is not rearranged from layer to layer.
 """
@@ -26,10 +26,13 @@ from flamec.ir.ops.view import flip, inverse_permutation
 from flamec.ir.ops.windows import bordered, overlap_add, reach, spread
 from flamec.ir.passes.move_permutations import Arranged, MovePermutations
 from flamec.ir.shape import Dim, floordiv, product, structurally_equal
+from flamec.ir.types import int64
 
 Axes = tuple[int, ...]
 
 MOST_SLICES = 64  # elements of a kernel of one channel up to which they are added one by one
+FULL_GROUP = 64  # columns of a product that keep a block busy
+FEW_PLACES = 512  # rows of a product: a channel for each element of a kernel
 
 
 def lower_convolutions(graph: Graph) -> Graph:
@@ -45,11 +48,14 @@ class _ConvolutionLowering(MovePermutations):
     def start(self, node: Node) -> Arranged | None:
         if node.op.kind is not OpKind.CONVOLUTION:
             return None
-        if node.output.type.device.type == "cpu" and _has_few_positions(node):
+        if _has_few_positions(node):
             left, right = (self.plain(v) for v in node.inputs)
             return _of_folds(self.builder, node, left, right)
         if _is_spread(node) and _reads_better_from_kernel(node):
             return self._exchanged(node)
+        together = _groups_together(node)
+        if together > 1:
+            return self._with_larger_groups(node, together)
         left, right = self.channels_last(node.inputs[0]), self.origin(node.inputs[1])
         if _is_depthwise(node):
             return _of_slices(self.builder, node, left, right)
@@ -60,6 +66,41 @@ class _ConvolutionLowering(MovePermutations):
             if found is not None:
                 return found
         return _lowered(self.builder, node, left, right)
+
+    def _with_larger_groups(self, node: Node, together: int) -> Arranged:
+        """A convolution whose groups give few numbers each, as one with larger groups that gives
+        the products of different groups, too, which are left out. [n, groups * c, *] becomes
+        [together * n, groups / together * c, *]."""
+        b, attributes = self.builder, node.attributes
+        shape, spatial = node.inputs[0].type.shape, node.inputs[0].type.shape[2:]
+        outputs, kernel = node.output.type.shape[1], node.output.type.shape[2:]
+        groups = attributes["groups"] // together
+        channels = node.inputs[1].type.shape[1]
+        last = range(4, 4 + len(spatial))
+        x = self.plain(node.inputs[0])
+        x = b.reshape(x, shape=(shape[0], groups, together, channels, *spatial))
+        x = b.permute(x, axes=(2, 0, 1, 3, *last))
+        x = b.reshape(x, shape=(together * shape[0], groups * channels, *spatial))
+        type = node.inputs[0].type.with_shape(x.type.shape)
+        larger = Node(node.op, (Value(type), node.inputs[1]), {**attributes, "groups": groups})
+        rank = len(shape)
+        left = Arranged(
+            b.permute(x, axes=(0, *range(2, rank), 1)), (0, rank - 1, *range(1, rank - 1))
+        )
+        found = _lowered(b, larger, left, self.origin(node.inputs[1]))
+        result = b.permute(found.source, axes=found.order)
+        each = floordiv(outputs, groups * together)
+        result = b.reshape(result, shape=(together, shape[0], groups, together, each, *kernel))
+        size = {"dtype": int64, "device": x.type.device}
+        first, second = (b.iota(shape=(together,), axis=0, **size) for _ in range(2))
+        first = b.reshape(first, shape=(together, *(1,) * (result.type.ndim - 1)))
+        second = b.reshape(second, shape=(together, *(1,) * (1 + len(kernel))))
+        same = b.expand_to(b.eq(first, second), result.type.shape)
+        result = b.where(same, result, b.full_like(0, result.type))
+        result = b.sum(result, axes=(0,))
+        return Arranged(
+            b.reshape(result, shape=node.output.type.shape), tuple(range(node.output.type.ndim))
+        )
 
     def _exchanged(self, node: Node) -> Arranged:
         """The convolution with its operands exchanged, whose result is mirrored.
@@ -137,6 +178,28 @@ def _reads_better_from_kernel(node: Node) -> bool:
     return all(map(_is_longer, node.inputs[1].type.shape[2:], node.output.type.shape[2:]))
 
 
+def _groups_together(node: Node) -> int:
+    """How many groups are worth one product: where each gives few rows and columns (the gradient
+    of a kernel), most of a block of a GPU would be idle."""
+    if node.output.type.device.type != "cuda":
+        return 1
+    attributes, shape = node.attributes, node.output.type.shape
+    groups, outputs = attributes["groups"], shape[1]
+    rows = product((shape[0], *shape[2:]))
+    if groups == 1 or _is_spread(node) or not (isinstance(rows, int) and isinstance(outputs, int)):
+        return 1
+    depth = product((node.inputs[1].type.shape[1], *node.inputs[1].type.shape[2:]))
+    each = outputs // groups
+    if rows > FEW_PLACES or _is_at_most(depth, FULL_GROUP * rows):
+        return 1
+    fitting = (m for m in range(1, groups + 1) if groups % m == 0 and m * each <= FULL_GROUP)
+    return max(fitting, default=1)
+
+
+def _is_at_most(size: Dim, bound: int) -> bool:
+    return isinstance(size, int) and size <= bound
+
+
 def _is_depthwise(node: Node) -> bool:
     """Whether every channel has a small kernel of its own: sums of few products, no matrices."""
     kernel = node.inputs[1].type.shape
@@ -159,12 +222,10 @@ def _of_slices(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> 
         borders[axis] = attributes["padding"][n]
         sizes[axis], steps[axis] = shape[2 + n], attributes["strides"][n]
     source = bordered(b, source, tuple(borders))
-    wide = source.type.with_dtype(source.type.dtype.compute)
-    source = b.cast(source, wide.dtype)
+    wide = source.type.dtype.compute
     # [kernel…, channels], broadcast along all but the channels
     outputs, channels, *inner = right.order
     kernel = b.permute(right.source, axes=(*inner, outputs, channels))
-    kernel = b.cast(kernel, wide.dtype)
     along = tuple(d if i == left.order[1] else 1 for i, d in enumerate(source.type.shape))
     total: Any = None
     for place in product_of_ranges(*(range(int(size)) for size in kernel_shape)):
@@ -178,7 +239,8 @@ def _of_slices(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> 
             sizes=(*(1,) * len(place), *kernel.type.shape[-2:]),
             steps=(1,) * kernel.type.ndim,
         )
-        weights = b.reshape(weights, shape=along)
+        weights = b.cast(b.reshape(weights, shape=along), wide)
+        part = b.cast(part, wide)  # not before it is cut out: borders have no memory then
         term = b.mul(part, b.expand_to(weights, part.type.shape))
         total = term if total is None else b.add(total, term)
     return Arranged(b.cast(total, node.output.type.dtype), left.order)
@@ -209,7 +271,6 @@ def _of_folds(b: GraphBuilder, node: Node, left: Value, right: Value) -> Arrange
     borders: list[tuple[Dim, Dim]] = [(0, 0), (0, 0), *attributes["padding"], (0, 0)]
     source = bordered(b, source, tuple(borders))
     wide = source.type.dtype.compute
-    source = b.cast(source, wide)
     kernel = b.cast(b.permute(right, axes=(1, *inner, 0)), wide)
     kernel = b.reshape(kernel, shape=(1, *kernel.type.shape))
     found = []
@@ -221,6 +282,7 @@ def _of_folds(b: GraphBuilder, node: Node, left: Value, right: Value) -> Arrange
             sizes=(shape[0], channels, *kernel_shape, groups),
             steps=(1, 1, *attributes["rhs_dilation"], 1),
         )
+        part = b.cast(part, wide)  # not before it is cut out: borders have no memory then
         term = b.mul(part, b.expand_to(kernel, part.type.shape))
         total = b.sum(term, axes=(1, *inner))
         found.append(b.reshape(total, shape=(1, *total.type.shape)))

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pytest
+
 import flamec
 from flamec import nn
+from flamec.codegen.triton.compile_graph import compile_graph
+from flamec.ir.builder import GraphBuilder
+from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
-from flamec.ir.op import OpKind
+from flamec.ir.op import DerivativeContext, OpKind, lookup
+from flamec.ir.passes.lower_convolutions import lower_convolutions
+from flamec.ir.passes.manager import run_passes
+from flamec.ir.passes.pipeline import pipeline
+from flamec.ir.types import Device, DType, TensorType, bfloat16, float64
 
 
 def optimized(step: Any, *arguments: Any) -> Graph:
@@ -110,3 +120,76 @@ def test_the_gradient_of_a_kernel_from_few_places_is_written_in_order() -> None:
             s for s in gradient_steps(conv, 2, 16, size, size) if "dot_general" in s.operations
         )
         assert product.operations.count("copy") + product.operations.count("permute") == copies
+
+
+def convolution(
+    which: str, image: tuple[int, ...], kernel: tuple[int, ...], groups: int, dtype: DType = float64
+) -> Graph:
+    """A convolution on a GPU, or the gradient of its kernel; arrays lie with channels last."""
+    b = GraphBuilder()
+
+    def given(n: int, c: int, *spatial: int) -> Any:
+        value = b.input(TensorType((n, *spatial, c), dtype, Device("cuda")))
+        return b.permute(value, axes=(0, len(spatial) + 1, *range(1, 1 + len(spatial))))
+
+    ones = (1,) * (len(image) - 2)
+    attributes = {
+        "strides": ones,
+        "padding": tuple((k // 2, k // 2) for k in kernel[2:]),
+        "lhs_dilation": ones,
+        "rhs_dilation": ones,
+        "groups": groups,
+    }
+    x, w = given(*image), given(*kernel)
+    y = b.convolution(x, w, **attributes)
+    if which == "forward":
+        return b.build([y])
+    g = given(*b.type_of(y).shape)
+    rule = lookup("convolution").derivative
+    assert rule is not None
+    types = (b.type_of(x), b.type_of(w))
+    context = DerivativeContext(attributes, [x, w], [], types, (b.type_of(y),), (False, True))
+    return b.build([rule(b, context, g)[1]])
+
+
+@pytest.mark.parametrize(
+    ("image", "kernel", "groups"),
+    [
+        ((8, 8, 20, 18), (12, 2, 1, 1), 4),  # two channels and three results each
+        ((3, 6, 90, 50), (6, 2, 3, 3), 3),
+        ((2, 4, 9, 11), (4, 1, 3, 5), 4),  # sums of slices
+        ((5, 4, 200), (4, 2, 3), 2),
+    ],
+)
+def test_the_gradient_of_a_kernel_in_groups(
+    image: tuple[int, ...], kernel: tuple[int, ...], groups: int
+) -> None:
+    """What is no number in one group stays there."""
+    graph = convolution("kernel", image, kernel, groups)
+    random = np.random.default_rng(0)
+    arrays = [random.standard_normal(v.type.shape) for v in graph.inputs]
+    arrays[0][..., 0] = np.inf
+    with np.errstate(invalid="ignore"):
+        (wanted,), _ = evaluate_graph(graph, arrays)
+        (found,), _ = evaluate_graph(lower_convolutions(graph), arrays)
+    assert np.isfinite(wanted).any() and not np.isfinite(wanted).all()
+    np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_groups_that_give_few_numbers_share_a_product() -> None:
+    graph = convolution("kernel", (8, 128, 40, 40), (128, 4, 3, 3), 32)
+    graph = run_passes(graph, pipeline())[0]
+    (product,) = [n for n in graph.nodes if n.op.kind is OpKind.CONTRACTION]
+    assert product.output.type.shape[0] == 2  # of 64 results each, in place of 32 of 4
+
+
+@pytest.mark.parametrize("which", ["forward", "kernel"])
+def test_channels_with_kernels_of_their_own_are_read_where_they_lie(which: str) -> None:
+    """No borders and no casts in memory, and sums over everything in one kernel."""
+    graph = convolution(which, (16, 64, 28, 28), (64, 1, 3, 3), 64, bfloat16)
+    plan = compile_graph(run_passes(graph, pipeline())[0]).plan
+    image = 16 * 64 * 28 * 28 * 2
+    large = [s for s in plan.steps if s.bytes_read >= image]
+    (step,) = large
+    assert step.kind == ("pointwise" if which == "forward" else "reduction")
+    assert step.bytes_read + step.bytes_written <= 2.1 * image
