@@ -380,3 +380,39 @@ def test_a_gpu_that_is_not_there(simulated: list[SimulatedGpu]) -> None:
         flamec.zeros(1, device="cuda:2")
     with pytest.raises(OperationError, match="unknown device type"):
         flamec.zeros(1, device="tpu")
+
+
+@pytest.mark.parametrize("shape", [(5000,), (3, 41, 50), (1, 1024), (2048, 2), (0, 7), (7, 1500)])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.7, 1.0])
+def test_true_elements_are_found_on_the_device(
+    shape: tuple[int, ...], share: float, gpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host reads how many there are, and nothing else."""
+    monkeypatch.setattr("flamec.functional.masking.LEAST_ELEMENTS", 0)
+    monkeypatch.setattr("flamec.functional.masking.concrete_array", None)
+    rng = np.random.default_rng(0)
+    array = np.where(rng.random(shape) < share, rng.standard_normal(shape), 0).astype(np.float32)
+    x = flamec.tensor(array, device=gpu)
+    assert flamec.nonzero(x).device == gpu
+    np.testing.assert_array_equal(flamec.nonzero(x).cpu().numpy(), np.argwhere(array))
+    for found, wanted in zip(flamec.nonzero(x, as_tuple=True), np.nonzero(array), strict=True):
+        np.testing.assert_array_equal(found.cpu().numpy(), wanted)
+    source = flamec.tensor(np.arange(array.size).reshape(shape) * 0.5, device=gpu)
+    source.requires_grad_()
+    chosen = flamec.masked_select(source, x != 0)
+    np.testing.assert_array_equal(
+        chosen.detach().cpu().numpy(), source.detach().cpu().numpy()[array != 0]
+    )
+    chosen.sum().backward()
+    np.testing.assert_array_equal(source.grad.cpu().numpy(), (array != 0).astype(np.float64))
+
+
+def test_a_mask_that_is_broadcast_on_the_device(
+    gpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flamec.functional.masking.LEAST_ELEMENTS", 0)
+    x, mask = np.arange(12.0).reshape(3, 4), np.array([[True], [False], [True]])
+    found = flamec.tensor(x, device=gpu).t()[flamec.tensor(mask, device=gpu).t().expand(4, 3)]
+    np.testing.assert_array_equal(found.cpu().numpy(), x.T[np.broadcast_to(mask.T, (4, 3))])
+    chosen = flamec.masked_select(flamec.tensor(x, device=gpu), flamec.tensor(mask, device=gpu))
+    np.testing.assert_array_equal(chosen.cpu().numpy(), x[[0, 2]].ravel())
