@@ -20,6 +20,8 @@ from flamec.ir.kernel import (
     Loop,
     Pass,
     Place,
+    Position,
+    RandomBits,
     RowProgram,
     Statement,
     Store,
@@ -75,9 +77,31 @@ def with_joined_rows(
         left = Place(fold.target, Linear(0, (columns,), strides))
         element.append(Load(f"{fold.name}_left", fold.lane, fold.lane, left))
         element.append(replace(fold, operand=f"{fold.name}_left", target=target))
-    rows = (Loop("left_block", blocks),)
-    join = replace(program, rows=rows, passes=(Pass((), tuple(element)),), contraction=None)
+    join = replace(
+        program,
+        rows=(Loop("left_block", blocks),),
+        passes=(Pass((), tuple(element)),),
+        after=tuple(map(_of_one_row_loop, program.after)),
+        contraction=None,
+    )
     return replace(program, after=()), join
+
+
+def _of_one_row_loop(s: Statement) -> Statement:
+    """What follows the last row, whose places do not vary with rows, in a program of one loop."""
+
+    def moved(at: Linear) -> Linear:
+        return replace(at, rows=(0,))
+
+    match s:
+        case Load() | Store():
+            guards = tuple((moved(at), size) for at, size in s.place.guards)
+            return replace(s, place=replace(s.place, at=moved(s.place.at), guards=guards))
+        case Position():
+            return replace(s, at=moved(s.at))
+        case RandomBits():
+            return replace(s, at=moved(s.at), state=replace(s.state, at=moved(s.state.at)))
+    return s
 
 
 def _is_product(s: Statement, c: Contraction) -> bool:

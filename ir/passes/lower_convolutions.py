@@ -84,9 +84,9 @@ class _ConvolutionLowering(MovePermutations):
         type = node.inputs[0].type.with_shape(x.type.shape)
         larger = Node(node.op, (Value(type), node.inputs[1]), {**attributes, "groups": groups})
         rank = len(shape)
-        left = Arranged(
-            b.permute(x, axes=(0, *range(2, rank), 1)), (0, rank - 1, *range(1, rank - 1))
-        )
+        # what lies next to each other in memory is last
+        axes = (*range(1, rank), 0)
+        left = Arranged(b.permute(x, axes=axes), inverse_permutation(axes))
         found = _lowered(b, larger, left, self.origin(node.inputs[1]))
         result = b.permute(found.source, axes=found.order)
         each = floordiv(outputs, groups * together)
