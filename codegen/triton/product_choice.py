@@ -28,7 +28,7 @@ _UNKNOWN_SIZE = 2048  # what a symbolic size without a hint counts as
 _EXPENSIVE = 12  # operations that a special function counts as
 _LONG_EPILOGUE = 8  # operations that do not fit beside 128 sums in a thread's registers
 _SCALAR_RATE = 0.09  # elementwise operations, millions a microsecond and multiprocessor
-_CROWDED = 1.1  # by which an epilogue is slower that reads an array beside so many sums
+_CROWDED = 1.1  # by which an epilogue is slower that is long, or reads, beside so many sums
 _TILE_COST = 1.5  # microseconds to fill and drain a block's pipeline
 _JOIN_COST = 1.5  # microseconds of one more launch in a graph
 _JOIN_BYTES = 10  # of each sum that is joined: written, read, and in the way of operands
@@ -332,7 +332,8 @@ def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> flo
     outside = _TILE_COST
     if s.split_k == 1:
         outside += s.rows * s.columns * facts.operations / (_SCALAR_RATE * 1e6)
-        if facts.read and _is_crowded(s.rows, s.columns, s.warps):
+        long = facts.read or facts.operations >= _LONG_EPILOGUE
+        if long and _is_crowded(s.rows, s.columns, s.warps):
             outside *= _CROWDED
     near = (s.rows + s.columns) * steps * s.depth * facts.element
     products = max(work / rate, near * target.processors / (_NEAR * target.bandwidth))

@@ -21,10 +21,12 @@ from flamec.ir.loop_nest import estimate
 from flamec.ir.shape import Dim, product, structurally_equal
 
 THREAD_ELEMENTS = 8  # of a block without folds: 32 bytes of float32 for each array
+MUCH_READ = 12  # bytes for each element
 FEW_BYTES = 32  # a thread that would load less takes twice the elements
 FOLDED_ELEMENTS = 2048  # of a block of whole rows
 REDUCED_ELEMENTS = 8192  # where rows are only folded, so that few registers are needed
 LONGEST_WHOLE_ROW = 16384
+ROW_OF_TWO_WARPS = 1024  # columns of a row that is a block of its own
 LOOPED_COLUMNS = 4096
 READ_AGAIN_COLUMNS = 16384  # of rows that are read more than once: few at a time fit in the cache
 CHUNK_WARPS = 2048  # of all blocks that share rows: two blocks of 8 for each processor
@@ -106,7 +108,16 @@ def propose(program: RowProgram, options: CodegenOptions) -> Tile:
     columns, elements = min(width or columns, columns), columns
     if program.kind == "along rows":
         columns = min(columns, 8)
-    return Tile(min(height, max(1, elements // columns)), columns, True, False, 0, 4)
+    rows = min(height, max(1, elements // columns))
+    return Tile(rows, columns, True, False, 0, 8 if _reads_much(program) else 4)
+
+
+def _reads_much(program: RowProgram) -> bool:
+    """Whether so many wide arrays are read that a thread has enough on its way with four
+    elements of each."""
+    places = {s.place: ITEMSIZE.get(s.memory, 1) for s in _loads(program)}
+    moving = [n for place, n in places.items() if _varies((*place.at.rows, *place.at.inner))]
+    return sum(n for n in moving if n >= 4) >= MUCH_READ and program.kind != "along rows"
 
 
 def _scatter_tile(
@@ -119,9 +130,10 @@ def _scatter_tile(
         return replace(tile, rows=max(1, 1024 // columns), chunks=0, warps=4, atomic=True)
     if not scattered_index(program):
         return tile
+    warps = 16 if columns >= 256 else 4  # looking at indices is most of the work
     count = power_of_two(rows) if rows is not None else 1024
     blocks = max(32, SCATTER_BLOCKS * columns // max(width, columns))
-    return replace(tile, chunks=0, warps=4, owners=min(count, blocks), scanned=min(count, 1024))
+    return replace(tile, chunks=0, warps=warps, owners=min(count, blocks), scanned=min(count, 1024))
 
 
 def _is_atomic(s: Store, options: CodegenOptions) -> bool:
@@ -160,6 +172,8 @@ def _row_tile(program: RowProgram, width: int, height: int, known: bool) -> Tile
         columns, whole, rows = min(width or LOOPED_COLUMNS, LOOPED_COLUMNS), False, 1
         if width:
             rows = min(height, max(1, FOLDED_ELEMENTS // columns))
+    if whole and columns == ROW_OF_TWO_WARPS and height >= 2 * FEWEST_BLOCKS:
+        return Tile(1, columns, False, True, 0, 2)
     if whole and _is_light(program) and 2048 < columns <= 4096 and height >= 2 * FEWEST_BLOCKS:
         return Tile(2, columns, False, True, 0, 16)
     elements = rows * columns
@@ -236,7 +250,8 @@ def _column_tile(width: int, height: int, rows: int | None, stores: bool, folds:
 def _chunks(rows: int | None, tile: Tile) -> int:
     if rows is None:
         return 64
-    return power_of_two(max(1, min(CHUNK_WARPS // tile.warps, rows // (4 * tile.rows))))
+    most = CHUNK_WARPS // max(4, tile.warps)
+    return power_of_two(max(1, min(most, rows // (4 * tile.rows))))
 
 
 def _flat_chunks(inner: int | None) -> int:
