@@ -41,7 +41,8 @@ class Case:
 
     ``layout``: ``"heads"`` (batch, heads, length, numbers), ``"lengths"`` (batch, length, heads,
     numbers), ``"packed"`` (lengths, the three of them in one array), ``"shared"`` (two heads of
-    queries share one of keys and values). ``sizes``: values of B and T.
+    queries share one of keys and values). ``sizes``: values of B and T. ``joined``: the gradients
+    are wanted side by side, as the operands of a packed layout lie.
     """
 
     rows: Dim
@@ -60,6 +61,7 @@ class Case:
     schedule: AttentionSchedule | None = None
     sizes: tuple[tuple[int, int], ...] = ((2, 7),)
     narrow: bool = False
+    joined: bool = False
 
 
 SMALL = AttentionSchedule(16, 32, 4, 2)
@@ -85,6 +87,13 @@ CASES = {
     "symbolic": Case(T, T, 32, 32, upper=0, batch=B, layout="packed", sizes=((1, 5), (3, 130))),
     "symbolic, narrow": Case(
         T, 2 * T + 1, 32, 32, batch=B, upper=T, sizes=((1, 5), (2, 70)), narrow=True
+    ),
+    "joined": Case(96, 96, 64, 64, upper=0, schedule=ENGINE, layout="packed", joined=True, heads=3),
+    "joined by pointers": Case(
+        70, 70, 24, 24, schedule=SMALL, layout="packed", joined=True, dtype=float16
+    ),
+    "joined, symbolic": Case(
+        T, T, 32, 32, upper=0, batch=B, layout="packed", sizes=((1, 5), (3, 70)), joined=True
     ),
     "one query": Case(1, 50, 64, 64, schedule=SMALL),
     "no target with an engine": Case(70, 70, 64, 64, upper=0, target="sm_80"),
@@ -151,7 +160,18 @@ def graph_of(case: Case, backward: bool = True) -> Graph:
     delta = b.sum(rows, axes=(3,))
     orders = (order,) * 3
     found = b.attention_backward(q, k, v, *mask, g, logarithm, delta, orders=orders, **attributes)
-    return b.build([output, logarithm, *found])
+    return b.build([output, logarithm, *(_side_by_side(b, case, found) if case.joined else found)])
+
+
+def _side_by_side(b: GraphBuilder, case: Case, parts: Sequence[Any]) -> list[Any]:
+    """As the derivative of splitting an array puts the parts together."""
+    size, total = case.heads * case.depth, None
+    for number, part in enumerate(parts):
+        flat = b.reshape(part, shape=(case.batch, case.rows, size))
+        low, high = (0, 0, number * size), (0, 0, (2 - number) * size)
+        one = b.pad(flat, b.constant(0.0, b.type_of(flat)), low=low, high=high)
+        total = one if total is None else b.add(total, one)
+    return [total]
 
 
 def compiled(case: Case, backward: bool = True) -> CompiledGraph:
@@ -220,7 +240,11 @@ def expected(
         logarithm = np.where(total[..., 0] == 0, np.nan, logarithm)
     of_keys = inner.swapaxes(-1, -2) @ q, weights.swapaxes(-1, -2) @ g
     found = [output, logarithm, inner @ k, *of_keys]
-    return [x.swapaxes(1, 2) if turned and x.ndim == 4 else x for x in found]
+    found = [x.swapaxes(1, 2) if turned and x.ndim == 4 else x for x in found]
+    if case.joined:
+        flat = [x.reshape(*x.shape[:2], case.heads * case.depth) for x in found[2:]]
+        found = [*found[:2], np.concatenate(flat, -1)]
+    return found
 
 
 def check(name: str, run: RunAll) -> list[str]:
@@ -235,7 +259,8 @@ def check(name: str, run: RunAll) -> list[str]:
         outputs, _ = run(plan, arrays, sizes)
         wanted = expected(case, arrays, sizes)
         empty = np.isnan(wanted[1])
-        for label, got, want in zip(RESULTS, outputs, wanted, strict=True):
+        labels = (*RESULTS[:2], "of all") if case.joined else RESULTS
+        for label, got, want in zip(labels, outputs, wanted, strict=True):
             problem = _difference(got.astype(np.float64), want, label, case, empty)
             if problem:
                 problems.append(f"{label} {sizes}: {problem}")

@@ -31,13 +31,26 @@ def lower_attention(task: Task, context: TaskGraph, parameters: ParameterList) -
         dims = tuple(whole.dims[axis] for axis in inverse_permutation(order))
         return _matrix(parameters.number(value, written=True), Layout(whole.offset, dims))
 
+    def part_of(value: Value, n: int, axis: int, order: tuple[int, ...]) -> MatrixOperand:
+        whole = dense(value.type.shape)
+        rest = (*whole.dims[:axis], *whole.dims[axis + 1 :])
+        dims = tuple(rest[axis] for axis in inverse_permutation(order))
+        offset = whole.dims[axis][0].stride * n
+        return _matrix(parameters.number(value, written=True), Layout(offset, dims))
+
     query, key, value, *masks = map(given, (q, k, v, *mask))
     orders = node.attributes["orders"]
     results, delta = [], -1
     if backward:
         result = given(rest[-3])
         logarithm, delta = (parameters.number(context.root(x)) for x in rest[-2:])
-        results = [made(x, order) for x, order in zip(task.results, orders, strict=True)]
+        if "stacked" in node.attributes:
+            results = [
+                part_of(task.results[0], n, node.attributes["stacked"], order)
+                for n, order in enumerate(orders)
+            ]
+        else:
+            results = [made(x, order) for x, order in zip(task.results, orders, strict=True)]
     else:
         result = made(task.results[0], orders[0])
         logarithm = parameters.number(task.results[1], written=True)

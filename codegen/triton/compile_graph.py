@@ -42,6 +42,7 @@ from flamec.ir.passes.lower_attention import has_kernel, lower_attention
 from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.passes.manager import Pass
 from flamec.ir.passes.normalize_contractions import normalize_contractions
+from flamec.ir.passes.stack_gradients import stack_gradients
 from flamec.ir.passes.widen_half_products import widen_half_sums
 from flamec.ir.plan import Action, Copy, ExecutionPlan, LoopSpan, OutputSpec, Step, Window
 from flamec.ir.shape import Dim, is_multiple
@@ -109,6 +110,7 @@ def last_passes(options: CodegenOptions) -> tuple[Pass, ...]:
             partial(lower_attention, takes=has_kernel),
             "what attention is left has a kernel",
         ),
+        Pass("stack_gradients", stack_gradients, "gradients side by side are written there"),
         Pass("widen_half_sums", widen_half_sums, "16-bit floats that meet are added in float32"),
         *((copies,) if contiguous else ()),
         Pass("normalize_contractions", normalize_contractions, "products have one form"),

@@ -7,9 +7,11 @@ written with other operations, for back ends and types without such kernels.
 
 Attributes: ``scale``; ``lower`` and ``upper`` (sizes or None): column j of a row i takes part if
 lower <= j - i <= upper; ``zero_rows``: a row in which nothing takes part gives 0, else NaN;
-``orders``: for each large result the permutation in which it is given. A fourth operand of shape
-[*batch, rows, columns] is the mask: bool (True takes part) or added to the scores. Backward, what
-does not take part by bounds or a bool mask has the weight 0, whatever the logarithm of its row.
+``orders``: for each large result the permutation in which it is given; ``stacked`` (which need
+not be there; made after all derivatives): the three gradients are one array with a new dimension
+in this place. A fourth operand of shape [*batch, rows, columns] is the mask: bool (True takes
+part) or added to the scores. Backward, what does not take part by bounds or a bool mask has the
+weight 0, whatever the logarithm of its row.
 """
 
 from __future__ import annotations
@@ -103,8 +105,15 @@ def _infer_backward(types: Types, attributes: Attributes) -> Types:
         if have.dtype is not want.dtype or not same:
             raise ValueError(f"{op}: {name} must be {want}, not {have}")
     _check_attributes(op, attributes, [len(q.shape)] * 3)
-    found = zip((q, k, v), attributes["orders"], strict=True)
-    return tuple(_permuted(type, order) for type, order in found)
+    given = zip((q, k, v), attributes["orders"], strict=True)
+    found = tuple(_permuted(type, order) for type, order in given)
+    stacked = attributes.get("stacked")
+    if stacked is None:
+        return found
+    shape = found[0].shape
+    if not 0 <= stacked <= len(shape) or any(other != found[0] for other in found[1:]):
+        raise ValueError(f"{op}: gradients {', '.join(map(str, found))} cannot be stacked")
+    return (found[0].with_shape((*shape[:stacked], len(found), *shape[stacked:])),)
 
 
 # the meaning in NumPy --------------------------------------------------------------------
@@ -159,8 +168,9 @@ def _evaluate_backward(
         scale * np.matmul(np.swapaxes(inner, -1, -2), q),
         np.matmul(np.swapaxes(weights, -1, -2), g),
     )
-    orders = attributes["orders"]
-    return tuple(x.transpose(order) for x, order in zip(results, orders, strict=True))
+    orders, stacked = attributes["orders"], attributes.get("stacked")
+    found = tuple(x.transpose(order) for x, order in zip(results, orders, strict=True))
+    return found if stacked is None else (np.stack(found, stacked),)
 
 
 # written with other operations -----------------------------------------------------------
