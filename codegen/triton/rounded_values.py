@@ -44,7 +44,9 @@ def _exact(statements: Sequence[Statement], in_rows: Iterable[Store]) -> set[str
     """Names that reach memory in full, or a function that jumps. Each name is defined before it
     is read, so one walk from the end finds them."""
     exact: set[str] = set()
+    jumped: set[str] = set()  # those that a function depends on which jumps
     kept: set[int] = set()
+    kept_jumped: set[int] = set()
     for s in reversed(statements):
         match s:
             case Store():
@@ -53,18 +55,26 @@ def _exact(statements: Sequence[Statement], in_rows: Iterable[Store]) -> set[str
             case Recall():
                 if s.name in exact:
                     kept.add(s.slot)
+                if s.name in jumped:
+                    kept_jumped.add(s.slot)
             case Keep():
                 if s.slot in kept:
                     exact.add(s.operand)
+                if s.slot in kept_jumped:
+                    jumped.add(s.operand)
             case Fold():
+                if s.name in jumped:
+                    jumped.update(operands_of(s))
                 if s.scope != "row" or s.position or s.name in exact:
                     exact.update(operands_of(s))
             case Compute():
                 jumps = s.lane not in ("f32", "f64") or lookup(s.op).jumps
-                if s.rounds:  # what follows sees 16 bits, as a kernel that reads them would
+                if s.rounds and s.name not in jumped:  # what follows sees 16 bits, as from memory
                     exact.discard(s.name)
                 if jumps or s.name in exact:
                     exact.update(s.operands)
+                if jumps or s.name in jumped:
+                    jumped.update(s.operands)
     return exact
 
 

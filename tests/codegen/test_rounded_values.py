@@ -58,6 +58,20 @@ def test_what_a_jump_depends_on_is_exact() -> None:
     assert "flamec_fast_divide" in source(half_of)
 
 
+def test_a_sum_of_what_was_rounded_sees_its_16_bits() -> None:
+    """As if it were read from memory; what a jump depends on is exact all the same."""
+
+    def sums(after: Body) -> str:
+        b = GraphBuilder()
+        x = b.input(TensorType((4096, 256), bfloat16))
+        y = b.cast(b.exp(b.cast(x, float32)), bfloat16)
+        total = b.sum(b.cast(after(b, y), float32), axes=(0,))
+        return compile_graph(b.build([y, total])).plan.source
+
+    assert "= flamec_fast_exp(" in sums(lambda b, y: y)
+    assert "flamec_fast" not in sums(lambda b, y: b.where(b.gt(y, b.floor(y)), y, b.neg(y)))
+
+
 def test_one_value_is_exact_and_another_is_not() -> None:
     """A float32 result beside a bfloat16 one: what both need is exact."""
     b = GraphBuilder()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from interpreted import run_interpreted
-from triton_graphs import matmul
+from triton_graphs import matmul, softmax
 from triton_products import (
     CASES,
     POINTERS,
@@ -150,6 +150,26 @@ def test_long_sums_of_small_results_are_split() -> None:
     graph = product(64, 64, 65536, bfloat16)(GraphBuilder())
     best = compile_graph(graph).choices[0].schedule
     assert isinstance(best, ProductSchedule) and best.split_k >= 8
+
+
+def test_rows_are_folded_where_no_other_kernel_does() -> None:
+    """The gradient of a bias is an epilogue; beside a kernel of whole rows it is part of that."""
+
+    def steps(with_softmax: bool) -> list[str]:
+        b = GraphBuilder()
+        x, w = (b.input(TensorType(shape, float32)) for shape in ((4096, 64), (64, 256)))
+        y = matmul(b, x, w)
+        results = [y, b.sum(y, axes=(0,))]
+        return [
+            "+".join(s.operations)
+            for s in compile_graph(
+                b.build([*results, softmax(b, y)] if with_softmax else results)
+            ).plan.steps
+        ]
+
+    assert steps(False) == ["dot_general+sum"]
+    product, rows = steps(True)
+    assert product == "dot_general" and rows.count("sum") == 2
 
 
 def test_integers_without_matrix_instructions() -> None:
