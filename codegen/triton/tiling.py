@@ -130,10 +130,9 @@ def _scatter_tile(
         return replace(tile, rows=max(1, 1024 // columns), chunks=0, warps=4, atomic=True)
     if not scattered_index(program):
         return tile
-    warps = 16 if columns >= 256 else 4  # looking at indices is most of the work
     count = power_of_two(rows) if rows is not None else 1024
     blocks = max(32, SCATTER_BLOCKS * columns // max(width, columns))
-    return replace(tile, chunks=0, warps=warps, owners=min(count, blocks), scanned=min(count, 1024))
+    return replace(tile, chunks=0, warps=4, owners=min(count, blocks), scanned=min(count, 1024))
 
 
 def _is_atomic(s: Store, options: CodegenOptions) -> bool:
@@ -160,7 +159,8 @@ def _row_tile(program: RowProgram, width: int, height: int, known: bool) -> Tile
     """A tile for programs that fold rows; only a ``known`` width may be taken as the whole row."""
     if program.kind == "along rows":
         rows = min(height, 128)
-        columns = min(width or 32, max(1, FOLDED_ELEMENTS // rows))
+        unknown = 32 if rows > 1 else FOLDED_ELEMENTS
+        columns = min(width or unknown, max(1, FOLDED_ELEMENTS // rows))
         whole = known and width <= columns
     elif known and width <= LONGEST_WHOLE_ROW:
         columns, whole = width, True

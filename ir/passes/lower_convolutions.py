@@ -24,13 +24,19 @@ from flamec.ir.op import OpKind
 from flamec.ir.ops.contraction import free_axes
 from flamec.ir.ops.view import flip, inverse_permutation
 from flamec.ir.ops.windows import bordered, overlap_add, reach, spread
+from flamec.ir.passes.depthwise_convolutions import (
+    folds_of_slices,
+    has_few_positions,
+    is_depthwise,
+    is_longer,
+    sum_of_slices,
+)
 from flamec.ir.passes.move_permutations import Arranged, MovePermutations
-from flamec.ir.shape import Dim, floordiv, product, structurally_equal
+from flamec.ir.shape import Dim, floordiv, product
 from flamec.ir.types import int64
 
 Axes = tuple[int, ...]
 
-MOST_SLICES = 64  # elements of a kernel of one channel up to which they are added one by one
 FULL_GROUP = 64  # columns of a product that keep a block busy
 FEW_PLACES = 512  # rows of a product: a channel for each element of a kernel
 
@@ -48,17 +54,17 @@ class _ConvolutionLowering(MovePermutations):
     def start(self, node: Node) -> Arranged | None:
         if node.op.kind is not OpKind.CONVOLUTION:
             return None
-        if _has_few_positions(node):
+        if has_few_positions(node):
             left, right = (self.plain(v) for v in node.inputs)
-            return _of_folds(self.builder, node, left, right)
+            return folds_of_slices(self.builder, node, left, right)
         if _is_spread(node) and _reads_better_from_kernel(node):
             return self._exchanged(node)
         together = _groups_together(node)
         if together > 1:
             return self._with_larger_groups(node, together)
         left, right = self.channels_last(node.inputs[0]), self.origin(node.inputs[1])
-        if _is_depthwise(node):
-            return _of_slices(self.builder, node, left, right)
+        if is_depthwise(node):
+            return sum_of_slices(self.builder, node, left, right)
         if _is_spread(node):
             found = _by_turns(self.builder, node, left, right)
             if found is None:
@@ -175,7 +181,7 @@ def _reads_better_from_kernel(node: Node) -> bool:
     attributes = node.attributes
     if attributes["groups"] > 1 or any(step > 1 for step in attributes["rhs_dilation"]):
         return False
-    return all(map(_is_longer, node.inputs[1].type.shape[2:], node.output.type.shape[2:]))
+    return all(map(is_longer, node.inputs[1].type.shape[2:], node.output.type.shape[2:]))
 
 
 def _groups_together(node: Node) -> int:
@@ -198,97 +204,6 @@ def _groups_together(node: Node) -> int:
 
 def _is_at_most(size: Dim, bound: int) -> bool:
     return isinstance(size, int) and size <= bound
-
-
-def _is_depthwise(node: Node) -> bool:
-    """Whether every channel has a small kernel of its own: sums of few products, no matrices."""
-    kernel = node.inputs[1].type.shape
-    if not (kernel[1] == 1 and structurally_equal(kernel[0], node.attributes["groups"])):
-        return False
-    elements = product(kernel[2:])
-    return isinstance(elements, int) and elements <= MOST_SLICES
-
-
-def _of_slices(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> Arranged:
-    """The sum over the elements of the kernel of a part of the left operand times the element."""
-    attributes = node.attributes
-    shape, kernel_shape = node.output.type.shape, node.inputs[1].type.shape[2:]
-    spatial = left.order[2:]
-    source = spread(b, left.source, spatial, attributes["lhs_dilation"])
-    rank = source.type.ndim
-    borders: list[tuple[Dim, Dim]] = [(0, 0)] * rank
-    sizes, steps = list(source.type.shape), [1] * rank
-    for n, axis in enumerate(spatial):
-        borders[axis] = attributes["padding"][n]
-        sizes[axis], steps[axis] = shape[2 + n], attributes["strides"][n]
-    source = bordered(b, source, tuple(borders))
-    wide = source.type.dtype.compute
-    # [kernel…, channels], broadcast along all but the channels
-    outputs, channels, *inner = right.order
-    kernel = b.permute(right.source, axes=(*inner, outputs, channels))
-    along = tuple(d if i == left.order[1] else 1 for i, d in enumerate(source.type.shape))
-    total: Any = None
-    for place in product_of_ranges(*(range(int(size)) for size in kernel_shape)):
-        starts = [0] * rank
-        for n, axis in enumerate(spatial):
-            starts[axis] = place[n] * attributes["rhs_dilation"][n]
-        part = b.slice(source, starts=tuple(starts), sizes=tuple(sizes), steps=tuple(steps))
-        weights = b.slice(
-            kernel,
-            starts=(*place, 0, 0),
-            sizes=(*(1,) * len(place), *kernel.type.shape[-2:]),
-            steps=(1,) * kernel.type.ndim,
-        )
-        weights = b.cast(b.reshape(weights, shape=along), wide)
-        part = b.cast(part, wide)  # not before it is cut out: borders have no memory then
-        term = b.mul(part, b.expand_to(weights, part.type.shape))
-        total = term if total is None else b.add(total, term)
-    return Arranged(b.cast(total, node.output.type.dtype), left.order)
-
-
-def _has_few_positions(node: Node) -> bool:
-    """Whether a kernel for each group, with one output, has few places: as the gradient of
-    kernels of one channel each. There is no matrix in it, and a group is an element in a row."""
-    groups, kernel = node.attributes["groups"], node.inputs[1].type.shape
-    places = product(node.output.type.shape[2:])
-    longer = all(map(_is_longer, kernel[2:], node.output.type.shape[2:]))
-    one = structurally_equal(kernel[0], groups) and groups > 1
-    return one and longer and isinstance(places, int) and places <= MOST_SLICES
-
-
-def _of_folds(b: GraphBuilder, node: Node, left: Value, right: Value) -> Arranged:
-    """For each place of the kernels the sum of a part of the left operand times the kernels.
-
-    Both lie with the groups last, so that these are beside each other in a row.
-    """
-    attributes, shape = node.attributes, node.output.type.shape
-    groups, (_, channels, *kernel_shape) = attributes["groups"], node.inputs[1].type.shape
-    count = len(kernel_shape)
-    inner = tuple(range(2, 2 + count))
-    apart = (shape[0], groups, channels, *left.type.shape[2:])
-    source = b.permute(b.reshape(left, shape=apart), axes=(0, 2, *(a + 1 for a in inner), 1))
-    source = spread(b, source, inner, attributes["lhs_dilation"])
-    borders: list[tuple[Dim, Dim]] = [(0, 0), (0, 0), *attributes["padding"], (0, 0)]
-    source = bordered(b, source, tuple(borders))
-    wide = source.type.dtype.compute
-    kernel = b.cast(b.permute(right, axes=(1, *inner, 0)), wide)
-    kernel = b.reshape(kernel, shape=(1, *kernel.type.shape))
-    found = []
-    for place in product_of_ranges(*(range(int(size)) for size in shape[2:])):
-        starts = [n * step for n, step in zip(place, attributes["strides"], strict=True)]
-        part = b.slice(
-            source,
-            starts=(0, 0, *starts, 0),
-            sizes=(shape[0], channels, *kernel_shape, groups),
-            steps=(1, 1, *attributes["rhs_dilation"], 1),
-        )
-        part = b.cast(part, wide)  # not before it is cut out: borders have no memory then
-        term = b.mul(part, b.expand_to(kernel, part.type.shape))
-        total = b.sum(term, axes=(1, *inner))
-        found.append(b.reshape(total, shape=(1, *total.type.shape)))
-    result = b.permute(b.concatenate(*found, axis=0), axes=(1, 2, 0))
-    result = b.reshape(b.cast(result, node.output.type.dtype), shape=shape)
-    return Arranged(result, tuple(range(len(shape))))
 
 
 def _by_turns(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> Arranged | None:
@@ -508,7 +423,7 @@ def _windows(b: GraphBuilder, node: Node, left: Arranged) -> _Windows:
             high = high + (step - 1) + (dilation - 1)
         borders[axis] = (low, high)
         # positions and elements of windows may change roles: as the first product had them
-        swapped[axis] = _is_longer(size, count)
+        swapped[axis] = is_longer(size, count)
         entry = (count, size, step, dilation)
         entries[axis] = (size, count, dilation, step) if swapped[axis] else entry
     source = bordered(b, source, tuple(borders))
@@ -527,12 +442,6 @@ def _windows(b: GraphBuilder, node: Node, left: Arranged) -> _Windows:
     kernel = tuple(a if swapped[a] else inner[a] for a in spatial)
     batch, channel = (a + (added if a > last else 0) for a in (batch, channel))
     return _Windows(value, batch, channel, positions, kernel)
-
-
-def _is_longer(size: Dim, count: Dim) -> bool:
-    if isinstance(count, int):
-        return not isinstance(size, int) or size > count
-    return False
 
 
 def _split(b: GraphBuilder, x: Value, axis: int, groups: int) -> Any:

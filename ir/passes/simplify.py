@@ -25,6 +25,7 @@ from flamec.ir.passes.simplify_views import (
     drop_single_reduction,
     simplify_view,
 )
+from flamec.ir.shape import structurally_equal
 from flamec.ir.types import DType
 
 
@@ -42,6 +43,7 @@ _KINDS = (
     OpKind.ELEMENTWISE,
     OpKind.VIEW,
     OpKind.REDUCTION,
+    OpKind.SCAN,
     OpKind.ASSEMBLE,
     OpKind.BARRIER,
 )
@@ -55,11 +57,21 @@ def _simplify(b: RewriteBuilder, node: Node, strict: bool) -> Value | None:
         return simplify_view(b, node)
     if kind is OpKind.REDUCTION:
         return drop_single_reduction(b, node) or sum_of_placed(b, node)
+    if kind is OpKind.SCAN:
+        return _scan_of_one(node)
     if kind is OpKind.ASSEMBLE:
         return drop_empty_assembly(node)
     if kind is OpKind.BARRIER:
         return node.inputs[0]
     return None
+
+
+def _scan_of_one(node: Node) -> Value | None:
+    """Up to the only element there is that element."""
+    if len(node.outputs) > 1 or node.inputs[0].type != node.output.type:
+        return None
+    size = node.output.type.shape[node.attributes["axis"]]
+    return node.inputs[0] if structurally_equal(size, 1) else None
 
 
 def _simplify_elementwise(b: RewriteBuilder, node: Node, strict: bool) -> Value | None:

@@ -160,6 +160,12 @@ def test_conversions() -> None:
     assert there_and_back(TensorType((4,), int64), float64, int64) == ["convert"] * 2
 
 
+def test_scans_of_one_element_are_that_element() -> None:
+    one = TensorType((3, 1), float32)
+    assert simplified(lambda b, x: b.cumsum(x, axis=1), one) == []
+    assert simplified(lambda b, x: b.cumprod(x, axis=0), one) == ["cumprod"]
+
+
 def test_barriers_go() -> None:
     assert simplified(lambda b, x: b.exp(b.detach(x)), X) == ["exp"]
 
