@@ -25,7 +25,7 @@ from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import ErrorTable
 from flamec.codegen.lower.memory_budget import MemoryBudget, memory_notes
 from flamec.codegen.options import CodegenOptions
-from flamec.codegen.traffic import bytes_read, bytes_written, flops
+from flamec.codegen.traffic import traffic
 from flamec.ir.bodies import symbols_in
 from flamec.ir.graph import Graph, Value
 from flamec.ir.kernel import Contraction, Kernel
@@ -263,14 +263,15 @@ def kernel_step(lowered: LoweredKernel, numbers: Sequence[int], table: BufferTab
     kernel = lowered.kernel
     written = [n for n, p in zip(numbers, kernel.parameters, strict=True) if p.written]
     read = [n for n, p in zip(numbers, kernel.parameters, strict=True) if not p.written]
+    moved_in, moved_out, work = traffic(lowered)
     return Step(
         name=kernel.name,
         kind=kernel.kind,
         reads=tuple(dict.fromkeys(read)),
         writes=tuple(dict.fromkeys(written)),
-        bytes_read=bytes_read(lowered),
-        bytes_written=bytes_written(lowered),
-        flops=flops(kernel),
+        bytes_read=moved_in,
+        bytes_written=moved_out,
+        flops=work,
         in_place=tuple(in_place_pairs(lowered, numbers, table)),
         operations=kernel.operations,
         locations=kernel.locations,

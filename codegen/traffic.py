@@ -8,6 +8,7 @@ kept rows, partial results) does not count.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from weakref import WeakKeyDictionary
 
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import PartialResults
@@ -28,6 +29,17 @@ from flamec.ir.kernel import (
     Store,
 )
 from flamec.ir.shape import Dim, product, structurally_equal, substitute
+
+_known: WeakKeyDictionary[LoweredKernel, tuple[Dim, Dim, Dim]] = WeakKeyDictionary()
+
+
+def traffic(lowered: LoweredKernel) -> tuple[Dim, Dim, Dim]:
+    """Bytes read, bytes written, arithmetic operations; once for all kernels that do the same."""
+    form = lowered.form
+    known = _known.get(form)
+    if known is None:
+        known = _known[form] = bytes_read(form), bytes_written(form), flops(form.kernel)
+    return known
 
 
 def bytes_read(lowered: LoweredKernel) -> Dim:

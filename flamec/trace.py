@@ -25,7 +25,7 @@ from flamec.dispatch import (
     write_through,
 )
 from flamec.errors import CompileError, DataDependentError, operation_error, user_location
-from flamec.ir.builder import Builder, GraphBuilder
+from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Location, Node, Value
 from flamec.ir.op import Op, OpKind
 from flamec.ir.passes.rematerialize import Region
@@ -40,6 +40,7 @@ from flamec.tensor import RuntimeNumber, Storage, Tensor, ViewStep
 from flamec.traced_gradients import TracedGradients
 from flamec.traced_hooks import TracedHooks
 from flamec.watching import unwatched
+from flamec.write_builder import WriteBuilder
 
 if TYPE_CHECKING:
     from flamec.segments import Execution
@@ -325,7 +326,7 @@ class Trace:
         root = self.root_of(target)
         source_value, old = self.value_of(source), self.value_of(target)
         steps = self._relative_steps(target, root)
-        builder = _WriteBuilder(self)
+        builder = WriteBuilder(self)
         detached = is_detached(target._steps)
         tracking = thread.grad_enabled and not detached
         # a value of its own, so that the target's gradient is not the source's
@@ -387,7 +388,7 @@ class Trace:
         if tensor._requires_grad:
             raise self.refuse_change("detach_ of a leaf")
         root = self.root_of(tensor)
-        root.value = _WriteBuilder(self).detach(root.value)
+        root.value = WriteBuilder(self).detach(root.value)
         root.version += 1
 
     # autograd -----------------------------------------------------------------
@@ -509,22 +510,6 @@ class Trace:
             if root.written and root.input_position is not None
         }
         return self.builder.build(outputs, updates, name)
-
-
-class _WriteBuilder(Builder):
-    """Emits the nodes of a write into the trace; values are graph Values."""
-
-    def __init__(self, trace: Trace) -> None:
-        self._trace = trace
-
-    def type_of(self, value: Value) -> TensorType:
-        return value.type
-
-    def apply(self, op: Op, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> Any:
-        node = self._trace._add_node(op, inputs, attributes)
-        if op.derivative is not None and any(v in self._trace.tracked for v in inputs):
-            self._trace.tracked.update(node.outputs)
-        return node.output
 
 
 def _captured_name(tensor: Tensor) -> str:

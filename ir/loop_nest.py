@@ -12,7 +12,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from flamec.ir.graph import Value
 from flamec.ir.group_space import Address, GroupSpace, Operand, is_assembled
@@ -21,7 +20,6 @@ from flamec.ir.layout import dense
 from flamec.ir.op import OpKind
 from flamec.ir.shape import Dim, evaluate_dim, product, structurally_equal, symbols_of
 from flamec.ir.tasks import Task
-from flamec.ir.types import TensorType
 
 TYPICAL_SIZE = 64  # what a symbolic size counts as where only an estimate is needed
 SHORT_ROW = 1 << 15  # elements that one thread may fold alone
@@ -77,12 +75,10 @@ def estimate(size: Dim) -> int:
 
 def value_bytes(value: Value) -> int:
     """The size of a value, where symbolic sizes are taken for typical ones."""
-    return _type_bytes(value.type)
-
-
-@lru_cache(maxsize=1 << 14)
-def _type_bytes(type: TensorType) -> int:
-    return estimate(product(type.shape)) * type.dtype.itemsize
+    type = value.type
+    if type.estimated_bytes is None:  # asked very often
+        type.estimated_bytes = estimate(product(type.shape)) * type.dtype.itemsize
+    return type.estimated_bytes
 
 
 def extent(axes: Sequence[Axis]) -> int:

@@ -34,17 +34,16 @@ class TaskSignatures:
         numbers: dict[Value, int] = {}
         signature: list[int] = []
         for task in tasks:
-            own, roots = self._task(task)
+            known = self._tasks.get(task)
+            own, roots = self._task(task) if known is None else known
             signature.append(own)
-            for root in roots:
-                signature.append(numbers.setdefault(root, len(numbers)))
-            for value in task.results:
-                signature.append(value in stored)
+            signature += [numbers.setdefault(root, len(numbers)) for root in roots]
+            signature += [value in stored for value in task.results]
         return tuple(signature), list(numbers)
 
     def _task(self, task: Task) -> tuple[int, tuple[Value, ...]]:
         """A number for what a task does by itself, and the roots it reads and makes."""
-        if task not in self._tasks:
+        if task not in self._tasks:  # else it was found in ``of``
             operands = []
             for value in task.operands:
                 root, chain = self.context.resolve(value)

@@ -54,15 +54,14 @@ class Task:
     from_memory: frozenset[int] = frozenset()
     source: Node | None = None  # the node in whose place a copy stands, for comments
     one_per_row: bool = False
+    kind: OpKind | None = field(init=False)  # of the operation; None for a copy
+
+    def __post_init__(self) -> None:
+        self.kind = None if self.is_copy or self.node is None else self.node.op.kind
 
     @property
     def is_copy(self) -> bool:
         return self.region is not None
-
-    @property
-    def kind(self) -> OpKind | None:
-        """The kind of the operation; None for a copy."""
-        return None if self.is_copy or self.node is None else self.node.op.kind
 
     @property
     def is_control(self) -> bool:

@@ -155,7 +155,7 @@ _MOST_NUMBERED = 1 << 16
 class TensorType:
     """Shape, dtype and device of a tensor value; immutable, compared structurally."""
 
-    __slots__ = ("_hash", "_key", "_number", "device", "dtype", "shape")
+    __slots__ = ("_hash", "_key", "_number", "device", "dtype", "estimated_bytes", "shape")
 
     def __init__(self, shape: tuple[Dim, ...], dtype: DType, device: Device = CPU) -> None:
         self.shape = shape
@@ -164,6 +164,7 @@ class TensorType:
         self._key: tuple[object, ...] | None = None
         self._hash: int | None = None
         self._number = 0
+        self.estimated_bytes: int | None = None  # ``loop_nest.value_bytes`` keeps it here
 
     @property
     def number(self) -> int:
