@@ -21,6 +21,7 @@ from flamec.dispatch import write
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import as_device
 from flamec.functional.primitives import ops
+from flamec.functional.promotion import constant
 from flamec.fusing import fused
 from flamec.ir.shape import Dim, product
 from flamec.ir.types import (
@@ -330,17 +331,45 @@ def _memory(shape: tuple[Dim, ...], dtype: DType) -> Tensor:
 
 
 @fused()
-def uniform_like(input: Tensor) -> Tensor:
-    """``uniform_numbers`` of the type of ``input``, from the default generator."""
+def uniform_like(input: Tensor, scale: Tensor | None = None) -> Tensor:
+    """``uniform_numbers`` of the type of ``input``, from the default generator.
+
+    They are multiplied by ``scale``, of the same dtype and shape ().
+    """
     type = input._type
-    return _uniform_numbers(type.shape, type.dtype, type.device, None)
+    numbers = _uniform_numbers(type.shape, type.dtype, type.device, None)
+    return numbers if scale is None else ops.mul(numbers, scale)
 
 
 @fused()
-def normal_like(input: Tensor) -> Tensor:
-    """``normal_numbers`` of the type of ``input``, from the default generator."""
+def normal_like(input: Tensor, scale: Tensor | None = None) -> Tensor:
+    """``normal_numbers`` of the type of ``input``, from the default generator; see above."""
     type = input._type
-    return _normal_numbers(type.shape, type.dtype, type.device, None)
+    numbers = _normal_numbers(type.shape, type.dtype, type.device, None)
+    return numbers if scale is None else ops.mul(numbers, scale)
+
+
+def scaled_numbers(
+    normal: bool,
+    shape: Shape,
+    dtype: DType,
+    device: Device,
+    generator: Generator | None,
+    scale: float,
+    shift: float,
+) -> Tensor:
+    """``normal_numbers`` or ``uniform_numbers``, times ``scale`` plus ``shift``."""
+    shape = tuple(shape)
+    if _are_many(shape, device, generator):
+        draw_like = normal_like if normal else uniform_like
+        numbers = draw_like(_memory(shape, dtype), constant(scale, dtype))
+        if dtype.is_half:
+            return ops.add(numbers, shift)
+        # not in the program, where product and sum would be rounded at once
+        np.add(numbers._array, dtype.numpy.type(shift), out=numbers._array)
+        return numbers
+    draw = _normal_numbers if normal else _uniform_numbers
+    return ops.add(ops.mul(draw(shape, dtype, device, generator), scale), shift)
 
 
 _WIDEST_PRODUCT = 1 << 31

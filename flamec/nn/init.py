@@ -82,8 +82,7 @@ def uniform_(
 ) -> Tensor:
     """From the uniform distribution over [a, b)."""
     with no_grad():
-        numbers = random.uniform_numbers(tensor.shape, tensor.dtype, tensor.device, generator)
-        return write(tensor, ops.add(ops.mul(numbers, b - a), a), "uniform_")
+        return write(tensor, _numbers(False, tensor, generator, b - a, a), "uniform_")
 
 
 def normal_(
@@ -91,8 +90,15 @@ def normal_(
 ) -> Tensor:
     """From the normal distribution."""
     with no_grad():
-        numbers = random.normal_numbers(tensor.shape, tensor.dtype, tensor.device, generator)
-        return write(tensor, ops.add(ops.mul(numbers, std), mean), "normal_")
+        return write(tensor, _numbers(True, tensor, generator, std, mean), "normal_")
+
+
+def _numbers(
+    normal: bool, tensor: Tensor, generator: Generator | None, scale: float, shift: float
+) -> Tensor:
+    """Random numbers for ``tensor``, times ``scale`` plus ``shift``."""
+    place = tensor.shape, tensor.dtype, tensor.device
+    return random.scaled_numbers(normal, *place, generator, scale, shift)
 
 
 def trunc_normal_(

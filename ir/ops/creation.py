@@ -37,7 +37,10 @@ def _evaluate_full(attributes: Attributes) -> np.ndarray:
     shape, dtype = attributes["shape"], attributes["dtype"].numpy
     if shape == ():
         return np.array(attributes["value"], dtype=dtype)
-    return np.full(shape, attributes["value"], dtype=dtype)
+    value = attributes["value"]
+    if value == 0 and math.copysign(1.0, value) > 0:
+        return np.zeros(shape, dtype)  # memory that the system gives is not written again
+    return np.full(shape, value, dtype=dtype)
 
 
 full = register(

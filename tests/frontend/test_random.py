@@ -276,3 +276,28 @@ def test_many_numbers_are_one_program(draw: str, dtype: flamec.dtype) -> None:
         np.testing.assert_array_equal(results[0], expected)
     np.testing.assert_allclose(results[0], expected, rtol=tolerance, atol=tolerance)
     np.testing.assert_array_equal(results[1], results[0])
+
+
+@pytest.mark.parametrize("dtype", [flamec.float32, flamec.float64, flamec.bfloat16])
+@pytest.mark.parametrize("normal", [False, True])
+def test_many_initial_weights_are_those_of_few(
+    normal: bool, dtype: flamec.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uniform ones bit by bit; normal ones but for the last bits of logarithm and cosine."""
+    drawn, states = [], []
+    for least in (1 << 62, 1 << 18):
+        monkeypatch.setattr(flamec.random, "_LEAST_COMPILED", least)
+        weights = flamec.empty(1 << 9, 1 << 9, dtype=dtype)
+        flamec.manual_seed(7)
+        if normal:
+            flamec.nn.init.normal_(weights, -0.1, 0.3)
+        else:
+            flamec.nn.init.uniform_(weights, -0.1, 0.2)
+        drawn.append(weights.to(flamec.float64).numpy())
+        states.append(flamec.get_rng_state().tolist())
+    assert states[0] == states[1]
+    if normal:
+        tolerance = 2.0**-7 if dtype is flamec.bfloat16 else 1e-6
+        np.testing.assert_allclose(drawn[1], drawn[0], rtol=tolerance, atol=tolerance)
+    else:
+        np.testing.assert_array_equal(drawn[1], drawn[0])
