@@ -6,6 +6,7 @@ autocast, default dtype, structure, types, memory shared between tensors, sizes,
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from functools import partial
 
@@ -283,7 +284,10 @@ def _known_otherwise(captured: Captured) -> set[int]:
     fixed |= {id(t) for _, t in captured.aliases}
     fixed |= {id(t) for t in (*trace.sharing, *trace.requires_grad_reads, *trace.hooks.reads)}
     fixed |= {id(source.tensor) for source in trace.sharing.values()}
-    fixed |= {id(leaf) for guard in captured.guards for leaf in flatten(guard.expected)[0]}
+    for guard in captured.guards:
+        held = guard.expected
+        is_collection = isinstance(held, (deque, set, frozenset))
+        fixed |= {id(leaf) for leaf in (held if is_collection else flatten(held)[0])}
     bases = {id(s.storage) for s in captured.sources if s.storage is not None}
     return fixed | {id(g) for g in found if id(g._storage) in bases}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import namedtuple
+from collections import deque, namedtuple
 from dataclasses import dataclass
 from typing import Any
 
@@ -494,6 +494,7 @@ def test_a_gradient_that_is_known_otherwise_is_that_very_tensor() -> None:
     layer = nn.Linear(2, 1, bias=False)
     layer.weight.grad = first = flamec.ones(1, 2)
     both = {"kept": first}
+    queue = deque([first])
 
     @flamec.compile
     def together() -> flamec.Tensor:
@@ -501,13 +502,20 @@ def test_a_gradient_that_is_known_otherwise_is_that_very_tensor() -> None:
         return layer.weight.grad + both["kept"] * 10
 
     @flamec.compile
+    def summed() -> flamec.Tensor:
+        assert layer.weight.grad is not None
+        return layer.weight.grad + sum(queue)
+
+    @flamec.compile
     def given() -> flamec.Tensor | None:
         return layer.weight.grad
 
     assert together().tolist() == [[11.0, 11.0]]
+    assert summed().tolist() == [[2.0, 2.0]]
     assert given() is first
     layer.weight.grad = second = flamec.full((1, 2), 2.0)
     assert together().tolist() == [[12.0, 12.0]]
+    assert summed().tolist() == [[3.0, 3.0]]
     assert given() is second
     layer.weight.grad = flamec.full((1, 2), 3.0, dtype=flamec.float32).requires_grad_()
     assert together().requires_grad
