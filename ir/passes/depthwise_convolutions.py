@@ -45,6 +45,8 @@ def sum_of_slices(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) 
     # [kernel…, channels], broadcast along all but the channels
     outputs, channels, *inner = right.order
     kernel = b.permute(right.source, axes=(*inner, outputs, channels))
+    if node.output.type.device.type == "cpu":
+        kernel = _element_by_element(b, kernel)
     along = tuple(d if i == left.order[1] else 1 for i, d in enumerate(source.type.shape))
     total: Any = None
     for place in product_of_ranges(*(range(int(size)) for size in kernel_shape)):
@@ -63,6 +65,20 @@ def sum_of_slices(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) 
         term = b.mul(part, b.expand_to(weights, part.type.shape))
         total = term if total is None else b.add(total, term)
     return Arranged(b.cast(total, node.output.type.dtype), left.order)
+
+
+def _element_by_element(b: GraphBuilder, kernel: Value) -> Value:
+    """A kernel [*places, outputs, channels] as an array in this order, put together from its
+    elements: for each of them all channels are beside each other in memory."""
+    shape = kernel.type.shape
+    count, *last = product(shape[:-2]), *shape[-2:]
+    assert isinstance(count, int)
+    elements = b.reshape(kernel, shape=(count, *last))
+    parts = [
+        b.slice(elements, starts=(number, 0, 0), sizes=(1, *last), steps=(1, 1, 1))
+        for number in range(count)
+    ]
+    return b.reshape(b.concatenate(*parts, axis=0), shape=shape)
 
 
 def has_few_positions(node: Node) -> bool:

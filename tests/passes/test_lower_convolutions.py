@@ -13,6 +13,7 @@ from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
+from flamec.ir.kernel import Load
 from flamec.ir.op import DerivativeContext, OpKind, lookup
 from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.passes.manager import run_passes
@@ -120,6 +121,19 @@ def test_the_gradient_of_a_kernel_from_few_places_is_written_in_order() -> None:
             s for s in gradient_steps(conv, 2, 16, size, size) if "dot_general" in s.operations
         )
         assert product.operations.count("copy") + product.operations.count("permute") == copies
+
+
+def test_kernels_of_one_channel_are_read_along_the_channels() -> None:
+    """A few numbers are put in order so that what is read for each place lies side by side."""
+    conv = nn.Conv2d(32, 32, 3, padding=1, groups=32, bias=False)
+    compiled = flamec.compile(conv)
+    with flamec.no_grad():
+        compiled(flamec.randn(4, 32, 9, 11))
+    kernels = compiled.programs[0].prepared.compiled.kernels
+    (sums,) = (k for k in kernels if k.operations.count("mul") == 9)
+    loads = [s for s in sums.parts[0].program.statements() if isinstance(s, Load)]
+    assert len(loads) == 18
+    assert {load.place.at.inner[-1] for load in loads} == {1}
 
 
 def convolution(
