@@ -273,7 +273,7 @@ void NAME(flamec_product)(const FlamecProduct *p, void *memory) {
     enum { MOST = COLUMNS * sizeof(float) / sizeof(SCALAR) };
     SCALAR *panel = (SCALAR *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
     SCALAR *packed = panel + MOST * DEPTH;
-    const int packs = !steps_by_one(&p->left.depth);
+    const int packs = !steps_by_one(&p->left.depth) || collides(&p->left, sizeof(SCALAR));
     int64_t down[CHUNK], across[MOST], along_left[DEPTH], along_right[DEPTH], even[DEPTH];
     int order[DEPTH], heights[CHUNK];
     for (int64_t l = 0; packs && l < DEPTH; l++) even[l] = l * ROWS;

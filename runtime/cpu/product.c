@@ -29,6 +29,7 @@ enum {
     MOST_PIECES = 3, /* of neighbours, of which a vector of columns is put together */
     FEW = 4,       /* neighbours along the depth from which on transposing pays */
     NEAR = 64,     /* distance of columns that share pages */
+    FAR = 2048,    /* bytes between rows from which on their copies are read */
 };
 #if FLAMEC_REGISTER == 64 || defined(__aarch64__)
 #define VECTORS 4 /* of a tile, where there are 32 registers */
@@ -104,6 +105,15 @@ static int steps_by_one(const FlamecLoops *loops) {
     for (int64_t i = 0; i < loops->count; i++)
         if (loops->size[i] > 1 && loops->stride[i] == 1) return 1;
     return 0;
+}
+
+/* Whether rows are so far apart that what a tile reads of them, in several runs each, falls into
+ * too few sets of the nearest cache. */
+static int collides(const FlamecOperand *operand, int64_t size) {
+    const FlamecLoops *rows = &operand->free;
+    if (!rows->count || operand->depth.count < 2) return 0;
+    const int64_t stride = rows->stride[rows->count - 1];
+    return (stride < 0 ? -stride : stride) * size >= FAR;
 }
 
 #if defined(__has_builtin)

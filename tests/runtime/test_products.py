@@ -113,6 +113,10 @@ CASES = {
         Matrix([(1000, 3)], [(7, 2), (5, 3000)]),
         Matrix([(3, 2), (3, 100)], [(35, 7)]),
     ),
+    "windows of many channels, whose rows are far apart": (
+        Matrix([(3, 2400), (3, 600)], [(600, 1), (2, 2400), (2, 600)]),
+        Matrix([(20, 2400)], [(600, 4), (2, 2), (2, 1)]),
+    ),
     "one column": (WINDOWS, Matrix([(1, 1)], [(45, 2)])),
     "one row": (Matrix([], [(3, 55), (15, 1)]), Matrix([(40, 45)], [(45, 1)])),
     "a repeated row and a repeated column": (
