@@ -1,7 +1,7 @@
 """Graph to execution plan: the order of the CPU back end's stages.
 
-    (leave to host or factor gradients) -> lower convolutions -> widen half products
-        -> normalize contractions -> tasks -> fuse -> lower
+    (leave to host or factor gradients) -> lower convolutions -> fold products
+        -> widen half products -> normalize contractions -> tasks -> fuse -> lower
         -> assign buffers -> emit C -> plan
 
 Nothing here touches a device or a compiler: the result is data and C text.
@@ -30,12 +30,14 @@ from flamec.ir.bodies import symbols_in
 from flamec.ir.graph import Graph, Value
 from flamec.ir.kernel import Contraction, Kernel
 from flamec.ir.passes.factor_gradients import factor_gradients
+from flamec.ir.passes.fold_products import fold_products
 from flamec.ir.passes.fuse import FusionDecision, FusionGroup, FusionOptions
 from flamec.ir.passes.leave_to_host import leave_to_host
 from flamec.ir.passes.lower_attention import lower_attention, never
 from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.passes.manager import Pass
 from flamec.ir.passes.normalize_contractions import normalize_contractions
+from flamec.ir.passes.widen_drifting_folds import widen_drifting_folds
 from flamec.ir.passes.widen_half_products import widen_half_products, widen_half_sums
 from flamec.ir.plan import (
     Action,
@@ -145,12 +147,17 @@ def _emitted(
 
 def last_passes(options: CodegenOptions) -> tuple[Pass, ...]:
     """The passes of this back end, which follow the pipeline; on each body by itself."""
+    accurate = (
+        Pass("widen_drifting_folds", widen_drifting_folds, "no rounding errors add up"),
+        Pass("fold_products", fold_products, "dot products are sums"),
+    )
     host = Pass("leave_to_host", leave_to_host, "what is inexact is computed by NumPy")
     factor = Pass("factor_gradients", factor_gradients, "gradients stand outside of brackets")
     return (
         *((host,) if options.strict else (factor,)),
         Pass("lower_convolutions", lower_convolutions, "no convolutions are left in bodies"),
         Pass("lower_attention", partial(lower_attention, takes=never), "no attention is left"),
+        *(() if options.strict else accurate),
         Pass("widen_half_products", widen_half_products, "products of 16-bit floats are float32"),
         Pass("widen_half_sums", widen_half_sums, "16-bit floats that meet are added in float32"),
         Pass("normalize_contractions", normalize_contractions, "products have one form"),

@@ -1,8 +1,8 @@
 """How kernels are divided among lanes, caches and threads.
 
 A ``Schedule`` is a small frozen value; ``propose`` gives one for a program from its
-sizes alone. Symbolic sizes count as a typical size here; what must be decided by the real
-size is decided in the generated code.
+sizes alone. Symbolic sizes count as a typical size here, or, where that costs short rows nothing,
+as a large one; what must be decided by the real size is decided in the generated code.
 """
 
 from __future__ import annotations
@@ -54,10 +54,8 @@ def propose(program: RowProgram) -> Schedule:
         panel = max(1, rows // ROW_UNIT) * ROW_UNIT
         if not program.passes:
             panel = 1 << 30
-    sized = bool(program.inner) and (
-        program.kind == "flat" or estimate(program.inner[-1].size) >= UNROLLED_LENGTH
-    )
-    unroll = 4 if sized else 1
+    last = program.inner[-1].size if program.inner else 1
+    unroll = 4 if not isinstance(last, int) or last >= UNROLLED_LENGTH else 1
     return Schedule(_weight(program), unroll=unroll, panel=panel, tiled=_tiled_row(program))
 
 

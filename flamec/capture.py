@@ -20,7 +20,7 @@ from flamec.errors import CompileError
 from flamec.guards import Guard, Recorder, is_constant
 from flamec.ir.graph import Graph, Value
 from flamec.ir.passes.differentiate import reachable_nodes
-from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, using_oracle
+from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, has_symbols, using_oracle
 from flamec.ir.types import TensorType
 from flamec.restoring import restore
 from flamec.roots import AliasDiscovered, Root, overlaps_itself
@@ -30,7 +30,7 @@ from flamec.size_oracle import ShapeGuard
 from flamec.sources import InputSource
 from flamec.state import AutocastState, thread
 from flamec.structures import LEAF, Structure, flatten, unflatten
-from flamec.tensor import RuntimeNumber, Storage, Tensor, ViewStep
+from flamec.tensor import RuntimeNumber, Size, Storage, Tensor, ViewStep
 from flamec.trace import Trace
 
 _one_trace = threading.RLock()  # classes are instrumented for all threads
@@ -214,13 +214,19 @@ def _capture(
                 trace.execution.bind(argument_types)
             proxy_args, proxy_kwargs = unflatten(structure, iter(proxies))
             recorder.root(function, name)
+            recorder.numbers_vary = bool(dynamic.numbers)
             with recorder:
                 result = [function(*proxy_args, **proxy_kwargs)]
+            if recorder.number_was_asked:
+                raise trace.refuse_value("the type of a number")
             if thread.autocast is not autocast:
                 raise trace.refuse_change("leaving autocast in another state")
             del proxy_args, proxy_kwargs
             captured = _finish(trace, result, proxies, leaves, structure, argument_types, name)
     except BaseException as error:
+        if recorder.number_was_asked and isinstance(error, Exception):
+            restore(recorder.guards.values())
+            raise trace.refuse_value("the type of a number") from error
         if repeats or isinstance(error, (AliasDiscovered, SizesDiffer)):
             restore(recorder.guards.values())
         raise
@@ -393,10 +399,17 @@ def _reached_inputs(trace: Trace, graph: Graph, outputs: Iterable[int]) -> tuple
 
 
 def _with_plain_keys(structure: Structure) -> Structure:
-    """The structure of a result without numbers of the trace as keys: hashing has read them."""
-    keys = tuple(key.read() if isinstance(key, RuntimeNumber) else key for key in structure.keys)
+    """The structure of a result without numbers and sizes of the trace as keys: hashing has
+    read them."""
+    keys = tuple(map(_plain_key, structure.keys))
     children = tuple(map(_with_plain_keys, structure.children))
     return Structure(structure.kind, keys, children)
+
+
+def _plain_key(key: Any) -> Any:
+    if isinstance(key, RuntimeNumber):
+        return key.read()
+    return int(key) if isinstance(key, SymbolicDim) else key
 
 
 def _escaped(trace: Trace, name: str) -> list[Tensor]:
@@ -441,7 +454,7 @@ class _Outputs:
                 self._shared.setdefault(leaf._storage, set()).add((id(leaf),))
 
     def classify(self, leaf: Any) -> Result:
-        if isinstance(leaf, SymbolicDim):
+        if isinstance(leaf, SymbolicDim) or (isinstance(leaf, Size) and has_symbols(leaf)):
             return Result("size", value=leaf)
         if not isinstance(leaf, Tensor):
             return Result("constant", value=leaf)
@@ -486,8 +499,11 @@ def actual_sizes(captured: Captured, leaves: Sequence[Any]) -> dict[str, int]:
     return symbol_values(captured.argument_types, leaves)
 
 
-def evaluate_size(dim: Dim, sizes: Mapping[str, int]) -> int:
-    return evaluate_dim(dim, sizes)
+def evaluate_size(size: Dim | Size, sizes: Mapping[str, int]) -> int | Size:
+    """A size, or a shape, of the results for these values of the symbols."""
+    if isinstance(size, Size):
+        return Size(evaluate_dim(dim, sizes) for dim in size)
+    return evaluate_dim(size, sizes)
 
 
 def captured_sources(captured: Captured) -> list[tuple[int, InputSource]]:

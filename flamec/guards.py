@@ -29,8 +29,9 @@ from typing import Any
 import numpy as np
 
 from flamec.effects import effect_of
-from flamec.errors import is_framework_file, user_location
+from flamec.errors import is_framework_file, user_frame, user_location
 from flamec.ir.types import Device, DType
+from flamec.number_types import asks_by_call, asks_for_types
 from flamec.state import thread
 from flamec.tensor import Tensor
 from flamec.watching import STDLIB, Watch, unwatched
@@ -146,6 +147,7 @@ class Recorder:
         self._watch = Watch(self)
         self._collects_garbage = False
         self.active = self._entered = False
+        self.numbers_vary = self.number_was_asked = False  # see ``number_types.py``
 
     # life cycle ---------------------------------------------------------------
     def __enter__(self) -> Recorder:
@@ -346,13 +348,19 @@ class Recorder:
         """A function written in C is about to be called (``watching.Observer``)."""
         if thread.trace is None or file.startswith(_IMPORTING):
             return  # a module is read once; what its code does counts
+        if self.numbers_vary:
+            self.number_was_asked |= asks_by_call(user_frame(), function)
         effect = effect_of(function)
         if effect is not None:
             self.effects.append(f"{effect} is called (at {user_location()})")
 
     def entered(self, code: CodeType, variables: dict[str, Any]) -> None:
         """A Python function begins (``watching.Observer``)."""
-        if thread.trace is None or id(code) in self._codes:
+        if thread.trace is None:
+            return
+        if self.numbers_vary:
+            self.number_was_asked |= asks_for_types(user_frame())
+        if id(code) in self._codes:
             return
         self._codes[id(code)] = code
         with self.paused():

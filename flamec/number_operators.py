@@ -87,6 +87,13 @@ def _read(self: RuntimeNumber) -> Any:
     return kind(self) if self._type.dtype is not bool_ else bool(self)
 
 
+def _attribute(self: RuntimeNumber, name: str) -> Any:
+    """What numbers have and tensors have not, as ``is_integer``: of the number itself."""
+    if name.startswith("__") or not (hasattr(float, name) or hasattr(int, name)):
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute {name!r}")
+    return getattr(_read(self), name)
+
+
 def _by_value(function: Callable[..., Any]) -> Callable[..., Any]:
     """What Python makes of the number itself."""
     return lambda self, *arguments: function(_read(self), *arguments)
@@ -125,6 +132,7 @@ def attach_operators() -> None:
         setattr(RuntimeNumber, f"__i{name}__", forward)
         setattr(RuntimeNumber, f"__r{name}__", _binary(name, function, True))
     RuntimeNumber.read = _read
+    RuntimeNumber.__getattr__ = _attribute  # type: ignore[assignment]
     for name, function in BY_VALUE.items():
         setattr(RuntimeNumber, f"__{name}__", _by_value(function))
     for name, function in UNARY.items():

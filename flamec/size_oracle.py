@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
-from flamec.errors import user_location
+from flamec.errors import is_framework_file, user_location
 from flamec.ir.graph import Location
 from flamec.ir.op import lookup
-from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim
+from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, format_dim
 from flamec.ir.types import CPU, float64
 from flamec.size_bounds import Interval, SizeBounds, answer
 from flamec.tensor import Tensor
@@ -62,13 +63,13 @@ class SizeOracle:
 
     def _add(self, left: Dim, relation: str, right: Dim) -> None:
         guard = ShapeGuard(left, relation, right, True, user_location())
-        self.guards[str(left), relation, str(right)] = guard
+        self.guards[format_dim(left), relation, format_dim(right)] = guard
 
     def decide(self, left: Dim, relation: str, right: Dim) -> bool:
         known = answer(left, relation, right, self._ranges) if self._ranges else None
         if known is not None:
             return known
-        key = (str(left), relation, str(right))
+        key = (format_dim(left), relation, format_dim(right))
         guard = self.guards.get(key)
         if guard is None:
             guard = ShapeGuard(left, relation, right, True, user_location())
@@ -80,6 +81,9 @@ class SizeOracle:
         value = evaluate_dim(dim, self.hints)
         self.decide(dim, "==", value)
         return value
+
+    def serves(self, frame: FrameType) -> bool:
+        return not is_framework_file(frame.f_code.co_filename)
 
     def as_scalar(self, dim: SymbolicDim) -> Tensor:
         result: Tensor = self._apply(

@@ -12,14 +12,16 @@ Operations are not defined here: ``methods.py`` attaches them from
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from flamec.ir.graph import Location, Value
 from flamec.ir.op import Op
-from flamec.ir.shape import Dim
+from flamec.ir.shape import Dim, text_for
 from flamec.ir.types import CPU, Device, DType, TensorType, dtype_of_numpy
 from flamec.state import thread
 
@@ -46,7 +48,15 @@ class Size(tuple[Dim, ...]):
         return Size(result) if isinstance(item, slice) else result
 
     def __repr__(self) -> str:
-        return f"flamec.Size({list(self)})"
+        return _size_text(self, sys._getframe(1))
+
+    def __str__(self) -> str:
+        return _size_text(self, sys._getframe(1))
+
+
+def _size_text(size: Size, frame: FrameType) -> str:
+    """What is printed of a shape; see ``ir.shape.text_for``."""
+    return f"flamec.Size([{', '.join(text_for(dim, frame) for dim in size)}])"
 
 
 class Storage:

@@ -24,6 +24,7 @@ from flamec.ir.tasks import Task
 TYPICAL_SIZE = 64  # what a symbolic size counts as where only an estimate is needed
 SHORT_ROW = 1 << 15  # elements that one thread may fold alone
 FEW_ROWS = 64
+UNKNOWN_ROW = 1.1  # what a lone row of symbolic size costs beside a flat loop of that size
 ALONG = "along rows"
 FLAT_BLOCK = 4096  # elements of one block of a flat loop
 
@@ -238,6 +239,7 @@ def _folded_axes(space: GroupSpace, task: Task) -> list[Axis]:
 def nest_cost(space: GroupSpace, escapes: set[Value], nest: LoopNest) -> float:
     """Elements touched, made dearer by what keeps lanes or threads idle."""
     rows, inner = extent(nest.rows), extent(nest.inner)
+    known = isinstance(product(axis.size for axis in nest.inner), int)
     lane = (nest.rows if nest.along_rows else nest.inner)[-1:]
     work = float(max(rows, 1) * max(inner, 1))
     if lane:
@@ -257,9 +259,10 @@ def nest_cost(space: GroupSpace, escapes: set[Value], nest: LoopNest) -> float:
             work *= 3
     if nest.along_rows:  # strips of memory instead of all of it in order
         work *= 2 if extent(lane) < 1024 else 1.3
-    if rows <= 2 and inner > SHORT_ROW and not nest.along_rows and Scope.ROW in scopes:
-        work *= 4
-    if nest.flat and inner <= FLAT_BLOCK:
+    if rows <= 2 and not nest.along_rows and Scope.ROW in scopes:
+        # One thread has all of it, and a row of symbolic size may be long.
+        work *= 4 if inner > SHORT_ROW else 1 if known else UNKNOWN_ROW
+    if nest.flat and known and inner <= FLAT_BLOCK:
         work *= 2
     return work
 

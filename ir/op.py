@@ -118,6 +118,9 @@ class Op:
     - ``commutative``; ``identity`` (of a binary op: its right unit; of a reduction: the
       start value, given the dtype); ``involution`` (f(f(x)) = x); ``idempotent`` (f(f(x)) = f(x)).
     - ``expensive``: cheaper to keep than to compute twice.
+    - ``compensated`` (of a reduction that adds): long folds of floats carry along what rounding
+      loses. ``drifts`` (of a reduction or scan): errors grow with the number of elements, so that a
+      CPU computes float32 in float64.
     - ``inexact``: the last bits of a float result depend on whose implementation computes it (a
       polynomial, an order of additions); all others round each result once, or not at all.
     - ``write_back(b, parent, child, attributes)`` for views: the parent with the child's
@@ -145,6 +148,8 @@ class Op:
     idempotent: bool = False
     identity: Any = None
     expensive: bool = False
+    compensated: bool = False
+    drifts: bool = False
     inexact: bool = False
     write_back: Callable[[Builder, Any, Any, Attributes], Any] | None = None
     dimensions: tuple[str, ...] = ()

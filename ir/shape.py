@@ -11,9 +11,11 @@ assume something silently.
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import FrameType
 from typing import Any, Protocol, Union
 
 Dim = Union[int, "SymbolicDim"]
@@ -31,6 +33,9 @@ class ShapeOracle(Protocol):
     def decide(self, left: Dim, relation: str, right: Dim) -> bool: ...
     def specialize(self, dim: SymbolicDim) -> int: ...
     def as_scalar(self, dim: SymbolicDim) -> Any: ...
+    def serves(self, frame: FrameType) -> bool:
+        """Whether the frame is code that takes sizes for plain integers: the user's."""
+        ...
 
 
 _oracle: ContextVar[ShapeOracle | None] = ContextVar("flamec_shape_oracle", default=None)
@@ -156,6 +161,9 @@ class SymbolicDim:
         return _decide(other, "<=", self)
 
     def __hash__(self) -> int:
+        oracle = _oracle.get()
+        if oracle is not None and oracle.serves(sys._getframe(1)):
+            return hash(oracle.specialize(self))
         return self._hash
 
     def __bool__(self) -> bool:
@@ -173,9 +181,21 @@ class SymbolicDim:
         return float(int(self))
 
     def __str__(self) -> str:
-        return format_dim(self)
+        return text_for(self, sys._getframe(1))
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return text_for(self, sys._getframe(1))
+
+    def __format__(self, specification: str) -> str:
+        return text_for(self, sys._getframe(1), specification)
+
+
+def text_for(dim: Dim, frame: FrameType, specification: str = "") -> str:
+    """What is printed of a size: the number, if the user's code asks while it is traced."""
+    oracle = _oracle.get()
+    if oracle is not None and isinstance(dim, SymbolicDim) and oracle.serves(frame):
+        return format(oracle.specialize(dim), specification)
+    return format(format_dim(dim), specification)
 
 
 def _is_dim(x: object) -> bool:

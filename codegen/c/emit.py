@@ -14,6 +14,7 @@ from functools import partial
 
 from flamec.codegen.c.block_writers import ProductWriter, TiledWriter
 from flamec.codegen.c.bundle import BundleWriter, is_bundle
+from flamec.codegen.c.fold_text import accumulator, is_compensated, join, settled
 from flamec.codegen.c.program_writer import (
     EmittedProgram,
     ProgramWriter,
@@ -24,7 +25,7 @@ from flamec.codegen.c.rendering import parameters_in, render, symbols_in
 from flamec.codegen.c.repeated_step import COMMENT, NAME, RepeatedStep
 from flamec.codegen.c.side_by_side import SideBySideWriter
 from flamec.codegen.c.statements import StatementWriter
-from flamec.codegen.c.text import C_TYPES, combine, dim, identity, number
+from flamec.codegen.c.text import C_TYPES, dim, number
 from flamec.codegen.lower.row_program import CHUNKS
 from flamec.codegen.schedule import Schedule, is_small, propose
 from flamec.ir.kernel import Kernel, Load, Part, RowProgram, Store
@@ -362,7 +363,7 @@ def _part(number: int, part: Part, emitted: EmittedProgram) -> list[str]:
         lines.append(f"const Scalar u_{number}[] = {{{values}}};")
         fields[2] = f"u_{number}"
     if emitted.folds:
-        lines.append(f"Scalar partial_{number}[{CHUNKS * len(emitted.folds)}];")
+        lines.append(f"Scalar partial_{number}[{2 * CHUNKS * len(emitted.folds)}];")
         fields[3] = f"partial_{number}"
     if part.sizes:
         lines.append(f"const int64_t n_{number}[] = {{{', '.join(map(dim, part.sizes))}}};")
@@ -415,8 +416,12 @@ def _joined(number: int, part: Part, emitted: EmittedProgram) -> list[str]:
     lines = []
     count = len(emitted.folds)
     for position, (fold, name) in enumerate(zip(emitted.folds, part.results, strict=True)):
-        partial = f"vsplat_{fold.lane}(partial_{number}[i * {count} + {position}].{fold.lane})"
-        joined = combine(fold.op, fold.lane, name, partial)
-        lines.append(f"v_{fold.lane} {name} = {identity(fold.op, fold.lane)};")
-        lines.append(f"for (int64_t i = 0; i < chunks_{number}; i++) {name} = {joined};")
+        slot = f"partial_{number}[(i * {count} + {position}) * 2"
+        sums, lost = (f"vsplat_{fold.lane}({slot}{n}].{fold.lane})" for n in ("", " + 1"))
+        lines += accumulator(fold, name, exact=True)
+        lines.append(f"for (int64_t i = 0; i < chunks_{number}; i++) {{")
+        lines += [f"    {line}" for line in join(fold, name, sums, lost)]
+        lines.append("}")
+        if is_compensated(fold):
+            lines.append(f"{name} = {settled(fold, name)};")
     return lines

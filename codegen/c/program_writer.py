@@ -9,23 +9,27 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from flamec.codegen.c.product import (
-    PRODUCT_MEMORY,
-    product_holes,
-    row_unit,
+from flamec.codegen.c.fold_text import (
+    accumulate,
+    accumulator,
+    fold_lanes,
+    is_compensated,
+    join,
+    join_lanes,
+    settled,
 )
-from flamec.codegen.c.rendering import decomposed, render, symbols_in
-from flamec.codegen.c.statements import StatementWriter, VectorAxis, accumulate, fold_lanes
+from flamec.codegen.c.product import PRODUCT_MEMORY, product_holes, row_unit
+from flamec.codegen.c.rendering import counting, decomposed, render, symbols_in
+from flamec.codegen.c.statements import StatementWriter, VectorAxis
 from flamec.codegen.c.text import C_TYPES, combine, dim, factor, identity
 from flamec.codegen.lower.lanes import LANE_BYTES, spill_type
 from flamec.codegen.lower.row_program import CHUNK_ROWS, CHUNKS
 from flamec.codegen.schedule import GRAIN, LARGEST_UNROLLED_BODY, Schedule
 from flamec.ir.kernel import Contraction, Fold, Keep, Pass, RowProgram, Store
-from flamec.ir.op import lookup
 from flamec.ir.shape import Dim, product
 
 LANES_AT_MOST = 16
-STRETCH = 4096  # elements that are summed before they are added to the sum of the others
+ADDITIONS = 8  # of floats one after the other, before their sum is joined with others exactly
 STRIP = 256  # elements of each row that one job of a scatter adds
 
 
@@ -261,13 +265,21 @@ class RowsWriter(ProgramWriter):
             "low": low,
             "high": high,
             "has_tail": not isinstance(last, int) or last % LANES_AT_MOST != 0,
-            "row_indices": "" if self.flat else decomposed(program.rows, "row"),
+            **self._row_indices(),
             "passes": [self._pass(block, lane_loop) for block in program.passes],
             "chunk_begin": "\n".join(self._chunk_begin()),
             "chunk_end": "\n".join(self._chunk_end()),
             "product": product_holes(program, self.schedule),
         }
         return render("rows.c.j2", holes)
+
+    def _row_indices(self) -> dict[str, str]:
+        """Definitions of the indices of the loops over rows."""
+        loops = () if self.flat else self.program.rows
+        if all(isinstance(loop.size, int) for loop in loops[1:]):
+            return {"row_indices": decomposed(loops, "row"), "row_start": "", "row_step": ""}
+        start, step = counting(loops, "row_first")
+        return {"row_indices": "", "row_start": start, "row_step": step}
 
     def _units(self, c: Contraction) -> list[str]:
         """The rows of a thread's units of a product."""
@@ -301,17 +313,21 @@ class RowsWriter(ProgramWriter):
         single = self._element_text(block, None, 0) if not lane_loop else []
         full = self._element_text(block, VectorAxis(lane_loop), 0)
         tail = self._element_text(block, VectorAxis(lane_loop, "n"), 0)
-        short = len(block.element) <= LARGEST_UNROLLED_BODY
-        unroll = self.schedule.unroll if short and _can_unroll(folds) else 1
+        unroll = self._unroll(block, folds)
         unrolled = [
             "\n".join(self._element_text(block, VectorAxis(lane_loop), u)) for u in range(unroll)
         ]
         text = _PassText([*self.writer.hoisted])
-        stretch = self._stretch(folds)
+        stretch = self._stretch(folds, unroll)
+        short = self._short(stretch)
         for fold in folds:
             if fold.scope != "column":
-                self._fold_text(fold, unroll, text, bool(stretch))
+                self._fold_text(fold, unroll, text, bool(stretch), bool(short))
         return {
+            "short": short,
+            "short_end": "\n".join(text.short_end),
+            "long_begin": "\n".join(text.long_begin),
+            "long_end": "\n".join(text.long_end),
             "row": "\n".join(row),
             "before": "\n".join(text.before),
             "behind": "\n".join(text.behind),
@@ -324,19 +340,37 @@ class RowsWriter(ProgramWriter):
             "tail": "\n".join(tail),
         }
 
-    def _stretch(self, folds: list[Fold]) -> int:
-        """Long float sums are summed in stretches first: the error grows with their length."""
+    def _stretch(self, folds: list[Fold], unroll: int) -> int:
+        """Elements that are added before their sums are joined: errors grow with their number.
+
+        NumPy adds up to 16 one after the other. A row of so many in each lane stays in one piece.
+        """
         last = self.program.inner[-1].size if self.program.inner else 0
-        exact = all(f.position or f.lane not in ("f32", "f64") for f in folds)
-        exact = exact or all(f.scope == "column" or lookup(f.op).idempotent for f in folds)
-        short = isinstance(last, int) and last <= STRETCH
-        return 0 if exact or short or self.flat else STRETCH
+        stretch = ADDITIONS * LANES_AT_MOST * unroll
+        short = isinstance(last, int) and last <= 2 * stretch
+        adds = any(f.scope != "column" and is_compensated(f) for f in folds)
+        return stretch if adds and not short else 0
+
+    def _unroll(self, block: Pass, folds: list[Fold]) -> int:
+        """How many accumulators each fold has."""
+        last = self.program.inner[-1].size if self.program.inner else 0
+        if len(block.element) > LARGEST_UNROLLED_BODY or not _can_unroll(folds):
+            return 1
+        # A row of unknown size has them where it is found to be long.
+        sized = isinstance(last, int) or any(map(is_compensated, folds))
+        return self.schedule.unroll if sized else 1
+
+    def _short(self, stretch: int) -> str:
+        """C text of whether a row of symbolic size is one stretch, "" where it is known."""
+        last = self.program.inner[-1].size if self.program.inner else 0
+        known = isinstance(last, int) or self.flat
+        return f"{dim(last)} <= {2 * stretch}" if stretch and not known else ""
 
     def _row_text(self, block: Pass) -> list[str]:
         lines = []
         for s in block.row:
             if isinstance(s, Fold):
-                lines += accumulate(s, f"all_{s.name}", s.operand, "", "")
+                lines += join(s, f"all_{s.name}", s.operand)
                 continue
             lines += self.writer.write(s, None)
             if not isinstance(s, (Store, Keep)):
@@ -357,24 +391,54 @@ class RowsWriter(ProgramWriter):
             lines += accumulate(s, f"acc_{s.name}{_suffix(copy)}", s.operand, s.position, mask)
         return lines
 
-    def _fold_text(self, fold: Fold, unroll: int, text: _PassText, stretches: bool) -> None:
-        """Accumulators before the loop over elements, and what becomes of them behind it."""
+    def _fold_text(
+        self, fold: Fold, unroll: int, text: _PassText, stretches: bool, short: bool
+    ) -> None:
+        """Accumulators before the loop over elements, and what becomes of them behind it.
+
+        ``short``: a row may turn out to be short; then it is a plain loop with one accumulator.
+        """
         names = [f"acc_{fold.name}{_suffix(u)}" for u in range(unroll)]
         begin = text.stretch_begin if stretches else text.before
         end = text.stretch_end if stretches else text.behind
         for name in names:
-            begin += _accumulator(fold, name)
-        for name in names[1:]:
-            end += accumulate(fold, names[0], name, f"{name}_at", "")
+            begin += accumulator(fold, name)
+        while len(names) > 1:  # by pairs
+            half = (len(names) + 1) // 2
+            for name, other in zip(names, names[half:], strict=False):
+                end += accumulate(fold, name, other, f"{other}_at", "")
+            names = names[:half]
         total = names[0]
         if stretches:
             total = f"sum_{fold.name}"
-            text.before += _accumulator(fold, total)
-            end += accumulate(fold, total, names[0], f"{names[0]}_at", "")
-        if fold.scope == "all":
-            text.behind += accumulate(fold, f"all_{fold.name}", total, "", "")
+            long = text.long_begin if short else text.before
+            long += accumulator(fold, total, exact=True)
+            end += join(fold, total, names[0])
+        if short:
+            self._short_or_long(fold, names[0], total, text)
             return
-        text.behind += fold_lanes(fold, total)
+        if fold.scope == "all":
+            lost = f"{total}_lost" if stretches else ""
+            text.behind += join(fold, f"all_{fold.name}", total, lost)
+            return
+        text.behind += join_lanes(fold, total) if stretches else fold_lanes(fold, total)
+        self._row_result(fold, settled(fold, total) if stretches else total, text)
+
+    def _short_or_long(self, fold: Fold, plain: str, total: str, text: _PassText) -> None:
+        """What becomes of the accumulator of a short row, and of the total of a long one."""
+        text.before += accumulator(fold, plain)
+        if fold.scope == "all":
+            text.short_end += join(fold, f"all_{fold.name}", plain)
+            text.long_end += join(fold, f"all_{fold.name}", total, f"{total}_lost")
+            return
+        text.short_end += fold_lanes(fold, plain)
+        text.long_end += join_lanes(fold, total)
+        text.long_end.append(f"{plain} = {settled(fold, total)};")
+        if fold.position:
+            text.long_end.append(f"{plain}_at = {total}_at;")
+        self._row_result(fold, plain, text)
+
+    def _row_result(self, fold: Fold, total: str, text: _PassText) -> None:
         lane = "i64" if fold.position else fold.lane
         result = f"{total}_at" if fold.position else total
         text.behind.append(f"const v_{lane} {fold.name} = {result};")
@@ -393,7 +457,7 @@ class RowsWriter(ProgramWriter):
     def _chunk_begin(self) -> list[str]:
         lines = []
         for fold in self.all_folds:
-            lines.append(f"v_{fold.lane} all_{fold.name} = {identity(fold.op, fold.lane)};")
+            lines += accumulator(fold, f"all_{fold.name}", exact=True)
         for fold in self.column_folds:
             memory = spill_type(fold.lane)
             size = dim(self.inner_size)
@@ -409,9 +473,11 @@ class RowsWriter(ProgramWriter):
         for number, fold in enumerate(self.all_folds):
             name = f"all_{fold.name}"
             if fold.scope == "all":
-                lines += fold_lanes(fold, name)
-            place = f"frame->partial[chunk * {len(self.all_folds)} + {number}].{fold.lane}"
-            lines.append(f"{place} = {name}[0];")
+                lines += join_lanes(fold, name)
+            place = f"frame->partial[(chunk * {len(self.all_folds)} + {number}) * 2"
+            lines.append(f"{place}].{fold.lane} = {name}[0];")
+            if is_compensated(fold):
+                lines.append(f"{place} + 1].{fold.lane} = {name}_lost[0];")
         return lines
 
 
@@ -438,13 +504,9 @@ class _PassText:
     behind: list[str] = field(default_factory=list)
     stretch_begin: list[str] = field(default_factory=list)
     stretch_end: list[str] = field(default_factory=list)
-
-
-def _accumulator(fold: Fold, name: str) -> list[str]:
-    lines = [f"v_{fold.lane} {name} = {identity(fold.op, fold.lane)};"]
-    if fold.position:
-        lines.append(f"v_i64 {name}_at = vsplat_i64(-1);")
-    return lines
+    short_end: list[str] = field(default_factory=list)
+    long_begin: list[str] = field(default_factory=list)
+    long_end: list[str] = field(default_factory=list)
 
 
 def _can_unroll(folds: list[Fold]) -> bool:

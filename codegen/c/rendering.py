@@ -57,3 +57,20 @@ def decomposed(loops: tuple[Loop, ...], index: str) -> str:
     if loops:
         lines.append(f"const int64_t {loops[0].name} = {rest};")
     return "\n".join(lines)
+
+
+def counting(loops: tuple[Loop, ...], first: str) -> tuple[str, str]:
+    """The same for indices that are counted from row to row: their start, and a step.
+
+    A division by a size that the compiler does not know takes as long as some 20 elements.
+    """
+    lines, rest, step = [], first, ""
+    for loop in loops[:0:-1]:
+        size = f"flamec_max(1, {dim(loop.size)})"
+        lines.append(f"int64_t {loop.name} = ({rest}) % {size};")
+        rest = f"({rest}) / {size}"
+    lines.append(f"int64_t {loops[0].name} = {rest};")
+    for loop in loops[1:]:
+        carry = step or f"{loops[0].name}++;"
+        step = f"if (++{loop.name} >= {dim(loop.size)}) {{ {loop.name} = 0; {carry} }}"
+    return "\n".join(lines), step

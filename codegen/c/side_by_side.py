@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from flamec.codegen.c.fold_text import accumulate
 from flamec.codegen.c.program_writer import ProgramWriter
 from flamec.codegen.c.rendering import decomposed, render
-from flamec.codegen.c.statements import VectorAxis, accumulate
+from flamec.codegen.c.statements import VectorAxis
 from flamec.codegen.c.text import dim, factor, identity
 from flamec.codegen.schedule import GRAIN
 from flamec.ir.kernel import (

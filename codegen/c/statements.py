@@ -250,60 +250,10 @@ class StatementWriter:
         return [f"vstores_n_{s.memory}({pointer}, {dim(step)}, {value}, {axis.count});"]
 
 
-def accumulate(fold: Fold, accumulator: str, operand: str, position: str, mask: str) -> list[str]:
-    """Join one more vector into an accumulator; ``mask`` (or "") selects the lanes that count."""
-    joined = combine(fold.op, fold.lane, operand, accumulator)
-    if not fold.position:
-        joined = combine(fold.op, fold.lane, accumulator, operand)
-        if mask:
-            joined = f"vsel_{fold.lane}({mask}, {joined}, {accumulator})"
-        return [f"{accumulator} = {joined};"]
-    index = _index_of(accumulator)
-    better = f"({joined} | vlt_i64({index}, vsplat_i64(0)))"
-    if mask:
-        better = f"({better} & {mask})"
-    return [
-        f"{{ const v_b better = {better};",
-        f"  {accumulator} = vsel_{fold.lane}(better, {operand}, {accumulator});",
-        f"  {index} = vsel_i64(better, {position}, {index}); }}",
-    ]
-
-
-def _index_of(accumulator: str) -> str:
-    """The accumulator of the index: ``acc_v3[q]`` has ``acc_v3_at[q]``."""
-    name, bracket, rest = accumulator.partition("[")
-    return f"{name}_at{bracket}{rest}"
-
-
-def fold_lanes(fold: Fold, accumulator: str) -> list[str]:
-    """Fold an accumulator over its lanes; all lanes then hold the result."""
-    lane = fold.lane
-    turn = "for (int k = FLAMEC_LANES / 2; k; k /= 2)"
-    if not fold.position:
-        joined = combine(fold.op, lane, accumulator, f"vturn_{lane}({accumulator}, k)")
-        return ["#pragma GCC unroll 4", f"{turn} {accumulator} = {joined};"]
-    index = _index_of(accumulator)
-    wins = combine(fold.op, lane, "other", accumulator)
-    loses = combine(fold.op, lane, accumulator, "other")
-    return [
-        f"{turn} {{",
-        f"    const v_{lane} other = vturn_{lane}({accumulator}, k);",
-        f"    const v_i64 at = vturn_i64({index}, k);",
-        f"    const v_b earlier = ~{loses} & vlt_i64(at, {index});",
-        "    const v_b better = vge_i64(at, vsplat_i64(0)) &",
-        f"                       (vlt_i64({index}, vsplat_i64(0)) | {wins} | earlier);",
-        f"    {accumulator} = vsel_{lane}(better, other, {accumulator});",
-        f"    {index} = vsel_i64(better, at, {index});",
-        "}",
-    ]
-
-
 __all__ = [
     "C_TYPES",
     "StatementWriter",
     "VectorAxis",
-    "accumulate",
-    "fold_lanes",
     "is_zero",
     "number",
 ]

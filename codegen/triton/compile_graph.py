@@ -37,6 +37,7 @@ from flamec.codegen.triton.split_rows import ENOUGH_ROWS
 from flamec.ir.graph import Graph
 from flamec.ir.op import OpKind
 from flamec.ir.passes.contract_contiguous import contract_contiguous
+from flamec.ir.passes.fold_products import fold_products
 from flamec.ir.passes.fuse import FusionGroup, FusionOptions
 from flamec.ir.passes.lower_attention import has_kernel, lower_attention
 from flamec.ir.passes.lower_convolutions import lower_convolutions
@@ -102,6 +103,7 @@ def lower_graph(graph: Graph, options: CodegenOptions) -> LoweredProgram:
 def last_passes(options: CodegenOptions) -> tuple[Pass, ...]:
     """The passes of this back end, which follow the pipeline; on each body by itself."""
     contiguous = options.float32_products == "tf32" and target_facts(options.target).warp_groups
+    dots = Pass("fold_products", fold_products, "dot products are sums")
     copies = Pass("contract_contiguous", contract_contiguous, "products read along the depth")
     return (
         Pass("lower_convolutions", lower_convolutions, "no convolutions are left in bodies"),
@@ -111,6 +113,7 @@ def last_passes(options: CodegenOptions) -> tuple[Pass, ...]:
             "what attention is left has a kernel",
         ),
         Pass("stack_gradients", stack_gradients, "gradients side by side are written there"),
+        *(() if options.strict else (dots,)),
         Pass("widen_half_sums", widen_half_sums, "16-bit floats that meet are added in float32"),
         *((copies,) if contiguous else ()),
         Pass("normalize_contractions", normalize_contractions, "products have one form"),

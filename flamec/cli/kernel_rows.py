@@ -91,13 +91,14 @@ def programs(inspection: Inspection, target: str) -> list[Program]:
     """The programs of a function for a target; CommandFailed if there is no such code."""
     made = []
     for title, prepared in inspection.parts:
-        options = prepared.code_options
+        options, own = prepared.code_options, target
         if target == "c":
             compiled = prepared.compiled
+            own = options.target if compiled.plan.kernels else "c"  # tensors on a GPU have its code
         else:
             options = CodegenOptions(target=target)
             compiled = gpu_program(prepared, options)
-        made.append(Program(title, prepared, compiled, target, inspection.bindings, options))
+        made.append(Program(title, prepared, compiled, own, inspection.bindings, options))
     return made
 
 

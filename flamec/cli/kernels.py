@@ -65,6 +65,9 @@ def kernels(
     example = example_inputs.example_inputs(found, input or (), seed)
     inspection = inspect(found, example, found.function.options)
     made = programs(inspection, code)
+    on_gpu = any(program.target != "c" for program in made)
+    if real and on_gpu:
+        raise typer.BadParameter("--real-inputs belongs to --write, for kernels in C")
     if write is not None and out is not None:
         program, number = _named(made, write)
         if real:
@@ -84,9 +87,9 @@ def kernels(
     for title, listed in rows.items():
         if title:
             print_heading(console, title)
-        columns = _COLUMNS[:4] + (_GPU_COLUMNS if code != "c" else ()) + _COLUMNS[4:]
+        columns = _COLUMNS[:4] + (_GPU_COLUMNS if on_gpu else ()) + _COLUMNS[4:]
         numeric = ("bytes", "FLOPs", *_GPU_COLUMNS)
-        cells = [_cells(row, code != "c") for row in listed]
+        cells = [_cells(row, on_gpu) for row in listed]
         print_table(console, make_table(columns, cells, numeric))
 
 

@@ -149,6 +149,8 @@ class ExportedProgram:
             return outputs[result["output"]]
         if "size" in result:
             return evaluate_dim(_dim(result["size"]), bindings)
+        if "shape" in result:
+            return tuple(evaluate_dim(_dim(size), bindings) for size in result["shape"])
         return json_structure.decode(result["constant"], {})
 
     def _placed(self, array: np.ndarray, device: Device) -> Any:

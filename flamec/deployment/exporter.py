@@ -21,7 +21,7 @@ from flamec.config import default_options
 from flamec.deployment import native_code
 from flamec.deployment.archive import PROGRAM, write_archive
 from flamec.errors import CompileError, user_location
-from flamec.ir.shape import format_dim
+from flamec.ir.shape import Dim, format_dim
 from flamec.ir.types import TensorType
 from flamec.preparation import prepare
 from flamec.prepared import VERSION, Prepared, graph_device
@@ -29,7 +29,7 @@ from flamec.saving import structure as json_structure
 from flamec.saving.files import write_atomically
 from flamec.saving.safetensors_format import write as write_tensors
 from flamec.structures import Structure, flatten, map_leaves, unflatten
-from flamec.tensor import Tensor
+from flamec.tensor import Size, Tensor
 
 DynamicSizes = Mapping[str | int, Iterable[int] | Mapping[int, str]]
 
@@ -232,13 +232,19 @@ def _facts(
         "results": [
             {"output": r.position}
             if r.kind == "fresh"
-            else {"size": format_dim(r.value)}
+            else _described_size(r.value)
             if r.kind == "size"
             else _constant(r.value)
             for r in captured.results
         ],
         "result_structure": _numbered(captured.result_structure),
     }
+
+
+def _described_size(size: Dim | Size) -> dict[str, Any]:
+    if isinstance(size, Size):
+        return {"shape": [format_dim(dim) for dim in size]}
+    return {"size": format_dim(size)}
 
 
 def _described(type: TensorType) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from flamec.functional.dimensions import dimension
 from flamec.functional.distance import norm_over
 from flamec.functional.elementwise import require_tensors
 from flamec.functional.primitives import (
-    is_empty_size,
+    is_found_empty,
     narrowed,
     ops,
     require,
@@ -445,7 +445,7 @@ def cdist(
     y = ops.reshape(y, shape=(*y._type.shape[:-2], 1, columns, width))
     difference = ops.sub(x, y)
     last = difference.ndim - 1
-    if is_empty_size(width) and math.isinf(p):
+    if math.isinf(p) and is_found_empty(width):
         return narrowed(ops.sum(difference, axes=(last,)), dtype)
     return narrowed(norm_over(difference, p, (last,), False), dtype)
 

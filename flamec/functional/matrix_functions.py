@@ -21,7 +21,7 @@ from flamec.functional.distance import norm_over
 from flamec.functional.linear_systems import inv, square
 from flamec.functional.matrix import cross, matmul, mm
 from flamec.functional.primitives import (
-    is_empty_size,
+    is_found_empty,
     kept,
     narrowed,
     ops,
@@ -159,7 +159,7 @@ def vector_norm(
     values, target = _norm_operand(name, x, dtype)
     axes = axes_of(name, dim, values.ndim)
     shape = values._type.shape
-    if (ord < 0 or math.isinf(ord)) and any(is_empty_size(shape[a]) for a in axes):
+    if (ord < 0 or math.isinf(ord)) and any(is_found_empty(shape[a]) for a in axes):
         raise OperationError(
             f"{name}: cannot compute the {ord} norm of an empty tensor of shape "
             f"{format_shape(shape)} because the operation does not have an identity "
@@ -219,7 +219,7 @@ def matrix_norm(
 
 def _require_values(name: str, ord: Any, size: Dim) -> None:
     require(
-        not is_empty_size(size),
+        not is_found_empty(size),
         f"{name}: the norm of order {ord} of an empty matrix has no value",
     )
 

@@ -18,7 +18,7 @@ from flamec.functional.arguments import public
 from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.dimensions import dimension
 from flamec.functional.elementwise import lerp
-from flamec.functional.primitives import is_empty_size, kept, ops, reduce_kept, require
+from flamec.functional.primitives import is_found_empty, kept, ops, reduce_kept, require
 from flamec.functional.promotion import constant, is_number, require_tensor
 from flamec.functional.scan import part
 from flamec.functional.sorting import (
@@ -43,7 +43,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _require_elements(name: str, x: Tensor, axis: int) -> None:
-    if x.ndim and is_empty_size(x._type.shape[axis]):
+    if x.ndim and is_found_empty(x._type.shape[axis]):
         raise IndexError(
             f"{name}(): Expected reduction dim {axis} to have non-zero size (at {user_location()})"
         )
@@ -78,7 +78,7 @@ def _median(name: str, input: Any, dim: Any, keepdim: bool, ignore_nan: bool) ->
     require_tensor(name, "input", input)
     refuse_bool(name, input)
     if dim is None:
-        if is_empty_size(product(input._type.shape)):
+        if is_found_empty(product(input._type.shape)):
             require(input._type.dtype.is_floating_point, f"{name}(): there are no elements")
             return ops.full(value=float("nan"), shape=(), dtype=input._type.dtype,
                             device=input._type.device)  # fmt: skip
@@ -153,7 +153,7 @@ def _quantile(
     else:
         axis = dimension(name, dim, input.ndim)
         x = input if input.ndim else ops.reshape(input, shape=(1,))
-    require(not is_empty_size(product(x._type.shape)), f"{name}(): input tensor must be non-empty")
+    require(not is_found_empty(product(x._type.shape)), f"{name}(): input tensor must be non-empty")
     last = x.ndim - 1
     rest = tuple(i for i in range(x.ndim) if i != axis)
     rows = ops.permute(x, axes=(*rest, axis))

@@ -115,6 +115,11 @@ def is_empty_size(size: Dim) -> bool:
     return not isinstance(size, SymbolicDim) and size == 0
 
 
+def is_found_empty(size: Dim) -> bool:
+    """The same where it decides between a result and an error: a symbolic size is asked about."""
+    return size == 0
+
+
 def require_floating(name: str, *tensors: Tensor) -> None:
     """TypeError-like error unless every tensor is floating point."""
     for x in tensors:

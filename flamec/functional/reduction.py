@@ -18,7 +18,7 @@ from flamec.functional.arguments import as_dtype, public
 from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.comparison import as_bool
 from flamec.functional.dimensions import dimension
-from flamec.functional.primitives import is_empty_size, kept, narrowed, ops, widened
+from flamec.functional.primitives import is_found_empty, kept, narrowed, ops, widened
 from flamec.functional.promotion import require_tensor
 from flamec.fusing import fused
 from flamec.ir.shape import Dim, product
@@ -194,7 +194,7 @@ def _truth(name: str, op: str, input: Any, dim: Any, keepdim: bool) -> Tensor:
 def _require_elements(name: str, x: Tensor, axes: tuple[int, ...], dim: Any) -> None:
     shape = x._type.shape
     for axis in axes:
-        if is_empty_size(shape[axis]):
+        if is_found_empty(shape[axis]):
             if dim is None or dim == () or dim == []:
                 raise OperationError(
                     f"{name}(): expected reduction dim to be specified for input.numel() == 0; "

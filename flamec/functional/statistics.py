@@ -19,7 +19,7 @@ from flamec.functional import arithmetic
 from flamec.functional.arguments import as_dtype, public
 from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.distance import norm_over
-from flamec.functional.primitives import is_empty_size, narrowed, ops, widened
+from flamec.functional.primitives import is_empty_size, is_found_empty, narrowed, ops, widened
 from flamec.functional.promotion import constant, require_tensor
 from flamec.functional.reduction import Dims, axes_of, count_of, fold
 from flamec.functional.unary import as_floating
@@ -185,7 +185,7 @@ def norm(
     if not axes:
         x = ops.reshape(x, shape=(1,))
         return narrowed(norm_over(x, order, (0,), False), target)
-    if math.isinf(order) and any(is_empty_size(x._type.shape[a]) for a in axes):
+    if math.isinf(order) and any(is_found_empty(x._type.shape[a]) for a in axes):
         raise OperationError(
             f"norm(): the {order}-norm of nothing does not exist; the shape is "
             f"{list(input._type.shape)} (at {user_location()})"

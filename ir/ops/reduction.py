@@ -17,7 +17,7 @@ import numpy as np
 
 from flamec.ir.op import Attributes, DerivativeContext, Op, OpKind, Types, register
 from flamec.ir.ops.checks import check_axis, check_numeric, check_operand_count
-from flamec.ir.ops.scan import exclusive_product, exclusive_product_from_end
+from flamec.ir.ops.scan import exclusive_product, exclusive_product_from_end, wide_dtype
 from flamec.ir.ops.view import inverse_permutation
 from flamec.ir.shape import Dim, format_shape, product, structurally_equal
 from flamec.ir.types import DType, TensorType, dtype_of_numpy, int64
@@ -101,6 +101,7 @@ sum_ = register(
         commutative=True,
         associative=True,
         identity=lambda dtype: 0,
+        compensated=True,
         inexact=True,
         doc="Sum over axes; 0 over an empty axis.",
     )
@@ -129,8 +130,8 @@ prod = register(
         kind=OpKind.REDUCTION,
         infer=_infer_arithmetic("prod"),
         evaluate=lambda attributes, x: np.multiply.reduce(
-            x, axis=attributes["axes"], dtype=x.dtype
-        ),
+            x, axis=attributes["axes"], dtype=wide_dtype(x)
+        ).astype(x.dtype),
         derivative=_prod_gradient,
         saves_inputs=(0,),
         c="({0} * {1})",
@@ -138,6 +139,7 @@ prod = register(
         commutative=True,
         associative=True,
         identity=lambda dtype: 1,
+        drifts=True,
         inexact=True,
         doc="Product over axes; 1 over an empty axis.",
     )

@@ -39,6 +39,19 @@ def part(b: Builder, x: Any, axis: int, start: Dim, size: Dim) -> Any:
     )
 
 
+def wide_dtype(x: np.ndarray) -> np.dtype[Any]:
+    """In what float32 is folded where each element adds its rounding error to the others'."""
+    return np.dtype(np.float64) if x.dtype == np.float32 else x.dtype
+
+
+def _running(fold: Callable[..., np.ndarray]) -> Callable[[Attributes, np.ndarray], np.ndarray]:
+    def evaluate(attributes: Attributes, x: np.ndarray) -> np.ndarray:
+        wide = fold(x, axis=attributes["axis"], dtype=wide_dtype(x))
+        return wide.astype(x.dtype, copy=False)
+
+    return evaluate
+
+
 # cumsum -------------------------------------------------------------------
 def _cumsum_gradient(b: Builder, ctx: DerivativeContext, g: Any) -> tuple[Any]:
     axis = ctx.attributes["axis"]
@@ -50,13 +63,14 @@ cumsum = register(
         name="cumsum",
         kind=OpKind.SCAN,
         infer=_infer_scan("cumsum"),
-        evaluate=lambda attributes, x: np.cumsum(x, axis=attributes["axis"], dtype=x.dtype),
+        evaluate=_running(np.cumsum),
         derivative=_cumsum_gradient,
         c="({0} + {1})",
         triton="({0} + {1})",
         commutative=True,
         associative=True,
         identity=lambda dtype: 0,
+        drifts=True,
         inexact=True,
         doc="Running sum.",
     )
@@ -138,7 +152,7 @@ cumprod = register(
         name="cumprod",
         kind=OpKind.SCAN,
         infer=_infer_scan("cumprod"),
-        evaluate=lambda attributes, x: np.cumprod(x, axis=attributes["axis"], dtype=x.dtype),
+        evaluate=_running(np.cumprod),
         derivative=_cumprod_gradient,
         saves_inputs=(0,),
         c="({0} * {1})",
@@ -146,6 +160,7 @@ cumprod = register(
         commutative=True,
         associative=True,
         identity=lambda dtype: 1,
+        drifts=True,
         inexact=True,
         doc="Running product.",
     )

@@ -9,6 +9,7 @@ ask of sizes only what their form tells, so they need the form that tells most.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import FrameType
 from typing import Any
 
 from flamec.ir.bodies import retyped, substituted
@@ -58,6 +59,9 @@ class SettledSizes:
         if isinstance(value, SymbolicDim):
             raise Undecidable(f"{dim} is no number without sizes")
         return value
+
+    def serves(self, frame: FrameType) -> bool:
+        return False
 
     def as_scalar(self, dim: SymbolicDim) -> Any:
         raise Undecidable(f"{dim} is no tensor where nothing is traced")

@@ -86,8 +86,22 @@
     FLAMEC_BY_PIECE_2(maximum, t)                                                          \
     FLAMEC_BY_PIECE_2(minimum, t)
 
+/* Sums that carry along what rounding loses (TwoSum: Knuth, The Art of Computer Programming 2, 4.2.2,
+ * theorem B). Where a sum is infinite, what was lost is no number, and does not count. */
+#define FLAMEC_COMPENSATED_SUMS(t)                                                         \
+    FLAMEC_INLINE void vadd_exactly_##t(v_##t *sum, v_##t *lost, v_##t x) {                \
+        v_##t whole = *sum + x, added = whole - *sum;                                      \
+        *lost += (*sum - (whole - added)) + (x - added);                                   \
+        *sum = whole;                                                                      \
+    }                                                                                      \
+    FLAMEC_INLINE v_##t vsettled_##t(v_##t sum, v_##t lost) {                              \
+        return vsel_##t(veq_##t(lost, lost), sum + lost, sum);                             \
+    }
+
 FLAMEC_FLOAT_ARITHMETIC(f32, i32, 0x1p23f, __builtin_sqrtf)
 FLAMEC_FLOAT_ARITHMETIC(f64, i64, 0x1p52, __builtin_sqrt)
+FLAMEC_COMPENSATED_SUMS(f32)
+FLAMEC_COMPENSATED_SUMS(f64)
 
 /* Python's division of floats: the remainder has the divisor's sign, the quotient is the floor
  * and is snapped to an integer against rounding (as CPython's float_divmod does). */

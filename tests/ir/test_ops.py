@@ -127,6 +127,9 @@ class Hints:
     def specialize(self, dim: SymbolicDim) -> int:
         return evaluate_dim(dim, self.bindings)
 
+    def serves(self, frame: object) -> bool:
+        return False
+
     def as_scalar(self, dim: SymbolicDim) -> Any:
         raise AssertionError("a shape rule left the integers")
 

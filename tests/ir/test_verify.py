@@ -121,6 +121,9 @@ def test_relations_between_symbols_that_a_guard_settled_are_accepted() -> None:
         def decide(self, left: object, relation: str, right: object) -> bool:
             return relation == "=="
 
+        def serves(self, frame: object) -> bool:
+            return False
+
     b = GraphBuilder()
     x = b.input(TensorType((SymbolicDim.symbol("B"), 2), float32))
     y = b.input(TensorType((SymbolicDim.symbol("C"), 2), float32))

@@ -272,6 +272,9 @@ class AlwaysYes:
     def specialize(self, dim: SymbolicDim) -> int:
         raise AssertionError("no size is asked for")
 
+    def serves(self, frame: object) -> bool:
+        return False
+
     def as_scalar(self, dim: SymbolicDim) -> Value:
         raise AssertionError("no size is asked for")
 

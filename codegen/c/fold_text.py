@@ -1,0 +1,102 @@
+"""C text of folds: accumulators, what joins them, and sums that lose nothing to rounding.
+
+In: a ``Fold`` and the names of vectors. Out: lines. A *compensated* fold has beside its accumulator
+``acc`` another, ``acc_lost``, of what rounding has lost so far (``vadd_exactly`` in
+``runtime/cpu/flamec_vector_arithmetic.h``); ``settled`` is the sum of both.
+"""
+
+from __future__ import annotations
+
+from flamec.codegen.c.text import combine, identity
+from flamec.ir.kernel import Fold
+from flamec.ir.op import lookup
+
+
+def is_compensated(fold: Fold) -> bool:
+    """Whether partial results of this fold are joined without loss."""
+    return lookup(fold.op).compensated and fold.lane in ("f32", "f64")
+
+
+def accumulator(fold: Fold, name: str, exact: bool = False) -> list[str]:
+    """Definitions of an accumulator; ``exact``: with what is lost, if the fold is compensated."""
+    lines = [f"v_{fold.lane} {name} = {identity(fold.op, fold.lane)};"]
+    if fold.position:
+        lines.append(f"v_i64 {name}_at = vsplat_i64(-1);")
+    if exact and is_compensated(fold):
+        lines.append(f"v_{fold.lane} {name}_lost = vsplat_{fold.lane}(0);")
+    return lines
+
+
+def join(fold: Fold, total: str, operand: str, lost: str = "") -> list[str]:
+    """Join one more partial result into an exact accumulator; ``lost``: of that result."""
+    if not is_compensated(fold):
+        return accumulate(fold, total, operand, f"{operand}_at", "")
+    lines = [f"vadd_exactly_{fold.lane}(&{total}, &{total}_lost, {operand});"]
+    return [*lines, f"{total}_lost += {lost};"] if lost else lines
+
+
+def join_lanes(fold: Fold, total: str) -> list[str]:
+    """Fold an exact accumulator over its lanes; all lanes then hold the result."""
+    if not is_compensated(fold):
+        return fold_lanes(fold, total)
+    lane = fold.lane
+    return [
+        "#pragma GCC unroll 4",
+        "for (int k = FLAMEC_LANES / 2; k; k /= 2) {",
+        f"    {total}_lost += vturn_{lane}({total}_lost, k);",
+        f"    vadd_exactly_{lane}(&{total}, &{total}_lost, vturn_{lane}({total}, k));",
+        "}",
+    ]
+
+
+def settled(fold: Fold, total: str) -> str:
+    """The value of an exact accumulator."""
+    return f"vsettled_{fold.lane}({total}, {total}_lost)" if is_compensated(fold) else total
+
+
+def accumulate(fold: Fold, accumulator: str, operand: str, position: str, mask: str) -> list[str]:
+    """Join one more vector into an accumulator; ``mask`` (or "") selects the lanes that count."""
+    joined = combine(fold.op, fold.lane, operand, accumulator)
+    if not fold.position:
+        joined = combine(fold.op, fold.lane, accumulator, operand)
+        if mask:
+            joined = f"vsel_{fold.lane}({mask}, {joined}, {accumulator})"
+        return [f"{accumulator} = {joined};"]
+    index = _index_of(accumulator)
+    better = f"({joined} | vlt_i64({index}, vsplat_i64(0)))"
+    if mask:
+        better = f"({better} & {mask})"
+    return [
+        f"{{ const v_b better = {better};",
+        f"  {accumulator} = vsel_{fold.lane}(better, {operand}, {accumulator});",
+        f"  {index} = vsel_i64(better, {position}, {index}); }}",
+    ]
+
+
+def _index_of(accumulator: str) -> str:
+    """The accumulator of the index: ``acc_v3[q]`` has ``acc_v3_at[q]``."""
+    name, bracket, rest = accumulator.partition("[")
+    return f"{name}_at{bracket}{rest}"
+
+
+def fold_lanes(fold: Fold, accumulator: str) -> list[str]:
+    """Fold an accumulator over its lanes; all lanes then hold the result."""
+    lane = fold.lane
+    turn = "for (int k = FLAMEC_LANES / 2; k; k /= 2)"
+    if not fold.position:
+        joined = combine(fold.op, lane, accumulator, f"vturn_{lane}({accumulator}, k)")
+        return ["#pragma GCC unroll 4", f"{turn} {accumulator} = {joined};"]
+    index = _index_of(accumulator)
+    wins = combine(fold.op, lane, "other", accumulator)
+    loses = combine(fold.op, lane, accumulator, "other")
+    return [
+        f"{turn} {{",
+        f"    const v_{lane} other = vturn_{lane}({accumulator}, k);",
+        f"    const v_i64 at = vturn_i64({index}, k);",
+        f"    const v_b earlier = ~{loses} & vlt_i64(at, {index});",
+        "    const v_b better = vge_i64(at, vsplat_i64(0)) &",
+        f"                       (vlt_i64({index}, vsplat_i64(0)) | {wins} | earlier);",
+        f"    {accumulator} = vsel_{lane}(better, other, {accumulator});",
+        f"    {index} = vsel_i64(better, at, {index});",
+        "}",
+    ]

@@ -1,0 +1,103 @@
+"""Sizes and numbers that became inputs of a program are plain numbers to the user's Python: when
+they are printed, hashed, returned, or asked for their types."""
+
+from __future__ import annotations
+
+import math
+import numbers
+
+import pytest
+
+import flamec
+
+VALUES = (2.0, 3.0, 4.0, 2.5)
+
+
+def by_match(x, k):
+    match k:
+        case float():
+            return x * k
+    return x - k
+
+
+NUMBER_FUNCTIONS = {
+    "isinstance": lambda x, k: x * k if isinstance(k, (int, float)) else x - k,
+    "not a tensor": lambda x, k: x - k if isinstance(k, flamec.Tensor) else x * k,
+    "type": lambda x, k: x * k if type(k) is float else x - k,
+    "type in": lambda x, k: x * k if type(k) in (int, float) else x - k,
+    "hasattr": lambda x, k: x - k if hasattr(k, "shape") else x * k,
+    "getattr": lambda x, k: x - k if getattr(k, "dtype", None) else x * k,
+    "callable": lambda x, k: x - k if callable(getattr(k, "detach", None)) else x * k,
+    "abstract class": lambda x, k: x * k if isinstance(k, numbers.Real) else x - k,
+    "method": lambda x, k: x * k if k.is_integer() else x - k,
+    "in a list": lambda x, k: [x * v if isinstance(v, float) else x - v for v in [k, k + 1]][1],
+    "match": by_match,
+    "text": lambda x, k: (x * k, f"{k:.1f}", str(k), "%.2f" % k, repr(k)),  # noqa: UP031
+    "math": lambda x, k: (x * math.sqrt(k), x * round(k), x * {2.0: 5}.get(k, 1)),
+}
+
+
+def same(found, wanted) -> bool:
+    return repr(found) == repr(wanted)
+
+
+@pytest.mark.parametrize("name", NUMBER_FUNCTIONS)
+def test_numbers_are_numbers(name: str) -> None:
+    function = NUMBER_FUNCTIONS[name]
+    compiled = flamec.compile(function, backend="evaluate")
+    for value in VALUES:
+        assert same(compiled(flamec.ones(2), value), function(flamec.ones(2), value)), value
+
+
+def test_a_question_about_a_tensor_leaves_numbers_variable() -> None:
+    def function(x, k):
+        return x * k if isinstance(x, flamec.Tensor) and type(x) is not tuple else x
+
+    compiled = flamec.compile(function, backend="evaluate")
+    for value in (*VALUES, 7.0, 8.0):
+        assert same(compiled(flamec.ones(2), value), flamec.ones(2) * value)
+    assert compiled.stats.traces == 2
+
+
+SIZE_FUNCTIONS = {
+    "shape": lambda x: (x.shape, x.size(), x.shape[0] + 1, [x.shape[0]], x.shape[:1], x * 2),
+    "text": lambda x: (f"{x.shape[0]:3d}", f"{x.shape}", str(x.shape), x.shape.numel(), x * 2),
+    "percent": lambda x: ("%d of %s" % (x.shape[0], x.shape[1]), x * 2),  # noqa: UP031
+    "key": lambda x: {2: x * 2, 3: x * 3, 4: x * 4}.get(x.shape[0], x),
+    "set": lambda x: x if x.shape[0] in {3, 4} else x * 2,
+    "keys made": lambda x: {x.shape[0]: x},
+}
+
+
+@pytest.mark.parametrize("name", SIZE_FUNCTIONS)
+def test_sizes_are_integers(name: str) -> None:
+    function = SIZE_FUNCTIONS[name]
+    compiled = flamec.compile(function, backend="evaluate")
+    for rows in (2, 3, 4, 0, 1, 5):
+        x = flamec.ones(rows, 2)
+        assert same(compiled(x), function(x)), rows
+
+
+def test_returned_shapes_need_no_program_of_their_own() -> None:
+    compiled = flamec.compile(lambda x: (x.shape, x * 2), backend="evaluate")
+    for rows in range(7):
+        shape, _ = compiled(flamec.ones(rows, 2))
+        assert type(shape) is flamec.Size and shape == (rows, 2)
+    assert compiled.stats.traces == 2
+
+
+@pytest.mark.parametrize("name", ["amax", "max", "argmax", "median", "quantile"])
+def test_extremes_of_nothing_are_errors_where_sizes_vary(name: str) -> None:
+    arguments = (0.5,) if name == "quantile" else ()
+    compiled = flamec.compile(lambda x: getattr(x, name)(*arguments), backend="evaluate")
+    plain = lambda x: getattr(x, name)(*arguments)  # noqa: E731
+    for rows in (3, 4, 5):
+        assert same(compiled(flamec.ones(rows)), plain(flamec.ones(rows)))
+    if name == "median":  # of nothing it is NaN
+        assert math.isnan(compiled(flamec.ones(0)).item())
+        return
+    with pytest.raises((IndexError, flamec.errors.OperationError)) as eager:
+        plain(flamec.ones(0))
+    with pytest.raises(eager.type):
+        compiled(flamec.ones(0))
+    assert same(compiled(flamec.ones(6)), plain(flamec.ones(6)))
