@@ -34,7 +34,9 @@ from flamec.profiler.peaks import device_peaks
 
 _STAGES = ("trace", "grad", "autocast", "optimized", "fused", "kernel", "plan", "source")
 _ROW = re.compile(r"\{(\d+), 0, (\w+), \d+\}")  # a step that others are, too
-_FUNCTION = re.compile(r"^(?:static )?[\w ]*?\b(\w+)\(", re.MULTILINE)
+_FUNCTION = re.compile(
+    r"^(?:static )?(?:inline )?(?:__attribute__\(\([\w, ]*\)\) )?[\w ]*?\b(\w+)\(", re.MULTILINE
+)
 _CALLED = re.compile(r"\b((?:loop|product|scalars|steps)_\d+\w*)\b")
 _TEXT_LIMIT = 400  # characters of an attribute
 

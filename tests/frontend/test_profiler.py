@@ -16,6 +16,7 @@ from profiled_training import same_with_profiles
 
 import flamec
 from flamec import nn, optim, profiler
+from flamec.cli.page_data import _functions
 from flamec.ir.plan import ExecutionPlan
 from flamec.profiler import Peaks, ProfilerAction, ProfilerActivity, profile, record_function
 from flamec.profiler.chrome_trace import trace_data
@@ -99,6 +100,27 @@ def test_every_step_of_the_plan_is_an_event_of_each_call() -> None:
         assert event.flops == described.flops
         assert event.operations == described.operations
         assert all(Path(__file__).name in line for line in event.locations)
+
+
+def test_a_long_program_whose_steps_are_rows_of_a_table() -> None:
+    weights = [flamec.eye(8) * (1 + i) for i in range(40)]
+
+    @flamec.compile
+    def chain(x: Any) -> Any:
+        for w in weights:
+            x = (x @ w) / w[0, 0]
+        return x
+
+    x = flamec.from_numpy(np.random.default_rng(0).standard_normal((4, 8), np.float32))
+    with profile() as prof:
+        result = chain(x)
+    np.testing.assert_allclose(result.numpy(), x.numpy(), rtol=1e-5)
+    plan = plan_of(chain)
+    assert len(plan.steps) >= 40
+    assert [e.name for e in kernels(prof.events())] == [f"chain/{s.name}" for s in plan.steps]
+    texts, used = _functions(plan, {})
+    assert all(used[step][-1].startswith("steps_") for step in used), "those that they share"
+    assert {name for names in used.values() for name in names} <= texts.keys()
 
 
 def test_kernels_know_modules() -> None:
