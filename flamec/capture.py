@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from flamec.arguments import argument_labels, warn_of_changed_containers
 from flamec.errors import CompileError
 from flamec.guards import Guard, Recorder, is_constant
 from flamec.ir.graph import Graph, Value
@@ -194,7 +195,7 @@ def _capture(
         trace.execution = Execution(trace, leaves, segments, name)
     argument_types: dict[int, TensorType] = {}
     proxies: list[Any] = []
-    labels = list(_labels(function, structure))
+    labels = list(argument_labels(function, structure))
     grad_enabled, autocast = thread.grad_enabled, thread.autocast
     for leaf, _axis in dynamic.sizes:
         if leaves[leaf]._storage in base_storages:
@@ -221,6 +222,7 @@ def _capture(
                 raise trace.refuse_value("the type of a number")
             if thread.autocast is not autocast:
                 raise trace.refuse_change("leaving autocast in another state")
+            warn_of_changed_containers(name, structure, proxies, (proxy_args, proxy_kwargs))
             del proxy_args, proxy_kwargs
             captured = _finish(trace, result, proxies, leaves, structure, argument_types, name)
     except BaseException as error:
@@ -278,29 +280,6 @@ def _effects(captured: Captured) -> list[str]:
         if isinstance(step, Decision) and not step.recurs
     ]
     return found
-
-
-def _labels(function: Callable[..., Any], structure: Structure) -> Iterator[str]:
-    """A readable name for each argument leaf."""
-    code = getattr(getattr(function, "__func__", function), "__code__", None)
-    names = list(code.co_varnames[: code.co_argcount]) if code is not None else []
-    if hasattr(function, "__func__"):
-        names = names[1:]
-    positional, keyword = structure.children
-    for position, child in enumerate(positional.children):
-        label = names[position] if position < len(names) else f"arg{position}"
-        yield from _child_labels(child, label)
-    for key, child in zip(keyword.keys, keyword.children, strict=True):
-        yield from _child_labels(child, str(key))
-
-
-def _child_labels(structure: Structure, label: str) -> Iterator[str]:
-    if structure.kind is None:
-        yield label
-        return
-    keys = structure.keys or range(len(structure.children))
-    for key, child in zip(keys, structure.children, strict=True):
-        yield from _child_labels(child, f"{label}_{key}")
 
 
 def _proxy(
