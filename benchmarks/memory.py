@@ -19,6 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,11 +84,13 @@ def run_contender(name: str, contender: str, small: bool = False) -> dict[str, A
         made.append(framework.compile(function, **options))
         return made[-1]
 
-    load_libraries(framework, compiled)
+    warm_up = threading.Thread(target=load_libraries, args=(framework, compiled))
+    warm_up.start()  # whose arena goes with it
+    warm_up.join()
     made.clear()
     framework.manual_seed(0)
     gc.collect()
-    before = count.counted_bytes() - kept_arena(framework)
+    before = count.counted_bytes()
     step = build(name, framework, compiled, small)
     losses = [float(step()) for _ in range(WARM_UP)]
     gc.collect()
@@ -98,15 +101,6 @@ def run_contender(name: str, contender: str, small: bool = False) -> dict[str, A
         use = made[0].memory_use()
         found |= {"predicted": use.total, "arena": use.arena}
     return found
-
-
-def kept_arena(framework: Any) -> int:
-    """Bytes of flamec's arena, which is there already and is used by what is measured."""
-    if framework.__name__ != "flamec":
-        return 0
-    from flamec.runtime.allocator import current_arena
-
-    return current_arena().size
 
 
 def load_libraries(framework: Any, compile: Callable[[Any], Any]) -> None:
