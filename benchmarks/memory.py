@@ -44,8 +44,8 @@ def build(name: str, framework: Any, compile: Callable[[Any], Any], small: bool 
     if name == "mlp":
         from benchmarks.mlp import Mlp
 
-        widths = (256, 256, 256, 10) if small else (784, 512, 512, 10)
-        return Mlp(widths, 256 if small else 128).build(framework, compile)
+        widths = (512, 512, 512, 10) if small else (784, 512, 512, 10)
+        return Mlp(widths, 1024 if small else 128).build(framework, compile)
     if name == "gpt":
         from benchmarks.gpt import GptSize, training
 
@@ -59,7 +59,7 @@ def build(name: str, framework: Any, compile: Callable[[Any], Any], small: bool 
     if name == "lstm":
         from benchmarks import lstm_step
 
-        loop = lstm_step.LstmSize(24, 32, 64, 128, 1) if small else None
+        loop = lstm_step.LstmSize(32, 64, 128, 256, 1) if small else None
         return lstm_step.build(framework, compile, size=loop)
     from benchmarks import resnet_step
 
@@ -133,7 +133,7 @@ def measure(
         "FLAMEC_CACHE_DIR": str(cache / "flamec"),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "torch"),
     }
-    runs = 2 if not small and contender.startswith("flamec") and contender != "flamec eager" else 1
+    runs = 2 if contender.startswith("flamec") and contender != "flamec eager" else 1
     for _ in range(runs):
         try:
             finished = subprocess.run(
