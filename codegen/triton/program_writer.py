@@ -295,6 +295,8 @@ class RowsWriter:
                 return [f"{s.name} = {finished(s, reduced(s, operand, 1))}"]
             accumulator = f"acc_{s.name}"
             before.append(f"{accumulator} = {start(s, self._shape())}")
+            if self._is_exact(s):
+                return self._exact_fold(s, accumulator, operand, before, behind)
             behind.append(f"{s.name} = {finished(s, reduced(s, accumulator, 1))}")
             return [f"{accumulator} = {fold_name(s)}({accumulator}, {operand})"]
         at = f"tl.where(mask, {self.writer.name(s.position)}, {_LAST})"
@@ -307,6 +309,30 @@ class RowsWriter:
         pair = f"tl.reduce(({value}, {place}), 1, {fold_name(s)}, keep_dims=True)"
         behind.append(f"{s.name}_value, {s.name} = {pair}")
         return [f"{value}, {place} = {fold_name(s)}({value}, {place}, {operand}, {at})"]
+
+    def _is_exact(self, s: Fold) -> bool:
+        """Whether a sum carries along what rounding loses: a row of unknown size may be long for
+        the few columns that a block has."""
+        known = isinstance(substitute(self.columns, self.own), int)
+        return s.op == "sum" and s.lane in ("f32", "f64") and not known
+
+    def _exact_fold(
+        self, s: Fold, accumulator: str, operand: str, before: list[str], behind: list[str]
+    ) -> list[str]:
+        """Knuth's TwoSum (The Art of Computer Programming 2, section 4.2.2, theorem B)."""
+        term, total, lost = f"in_{s.name}", f"next_{s.name}", f"lost_{s.name}"
+        before.append(f"{lost} = {start(s, self._shape())}")
+        behind += [  # infinities lose what is no number
+            f"{accumulator} += tl.where({lost} == {lost}, {lost}, 0.0)",
+            f"{s.name} = {finished(s, reduced(s, accumulator, 1))}",
+        ]
+        return [
+            f"{term} = {operand}",
+            f"{total} = {accumulator} + {term}",
+            f"added_{s.name} = {total} - {accumulator}",
+            f"{lost} += ({accumulator} - ({total} - added_{s.name})) + ({term} - added_{s.name})",
+            f"{accumulator} = {total}",
+        ]
 
     def _scan(self, s: Fold, before: list[str]) -> list[str]:
         for name in (s.name, *s.names):

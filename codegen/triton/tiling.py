@@ -28,6 +28,7 @@ REDUCED_ELEMENTS = 8192  # where rows are only folded, so that few registers are
 LONGEST_WHOLE_ROW = 16384
 ROW_OF_TWO_WARPS = 1024  # columns of a row that is a block of its own
 LOOPED_COLUMNS = 4096
+UNKNOWN_ROWS, UNKNOWN_COLUMNS = 4, 512  # where rows may be short: four of 512 or less at a time
 READ_AGAIN_COLUMNS = 16384  # of rows that are read more than once: few at a time fit in the cache
 CHUNK_WARPS = 2048  # of all blocks that share rows: two blocks of 8 for each processor
 COLUMN_BLOCKS = 1024  # of folds over rows: those that run at a time
@@ -165,13 +166,14 @@ def _row_tile(program: RowProgram, width: int, height: int, known: bool) -> Tile
     elif known and width <= LONGEST_WHOLE_ROW:
         columns, whole = width, True
         rows = _rows_of_block(program, columns, height)
+    elif not width:
+        return Tile(min(height, UNKNOWN_ROWS), UNKNOWN_COLUMNS, False, False, 0, 4)
     elif _passes(program) > 1:
-        columns = min(width or READ_AGAIN_COLUMNS, READ_AGAIN_COLUMNS)
+        columns = min(width, READ_AGAIN_COLUMNS)
         return Tile(1, columns, False, False, 0, max(4, columns // 512))
     else:
-        columns, whole, rows = min(width or LOOPED_COLUMNS, LOOPED_COLUMNS), False, 1
-        if width:
-            rows = min(height, max(1, FOLDED_ELEMENTS // columns))
+        columns, whole = min(width, LOOPED_COLUMNS), False
+        rows = min(height, max(1, FOLDED_ELEMENTS // columns))
     if whole and columns == ROW_OF_TWO_WARPS and height >= 2 * FEWEST_BLOCKS:
         return Tile(1, columns, False, True, 0, 2)
     if whole and _is_light(program) and 2048 < columns <= 4096 and height >= 2 * FEWEST_BLOCKS:
