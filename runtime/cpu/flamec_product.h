@@ -39,7 +39,7 @@ FLAMEC_INLINE void NAME(tile)(const int count, const int vectors, const SCALAR *
         for (int i = 0; i < count; i++) {
             const NAME(lanes) x = row[i][at] - (NAME(lanes)){0};
 #pragma GCC unroll 8
-            for (int j = 0; j < vectors; j++) sum[i][j] += x * y[j];
+            for (int j = 0; j < vectors; j++) sum[i][j] = NAME(MULTIPLY_ADD)(x, y[j], sum[i][j]);
         }
     }
 #pragma GCC unroll 8

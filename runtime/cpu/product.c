@@ -149,6 +149,29 @@ static int collides(const FlamecOperand *operand, int64_t size) {
             }
 #endif
 
+/* x y + sum, rounded once, where the machine can. Spelled out: a compiler that is left the choice may
+ * avoid it in the loops of some tiles and not of others (gcc 13 for recent processors), and bits would
+ * depend on the heights of tiles. */
+#if defined(__FMA__)
+#include <immintrin.h>
+#if FLAMEC_REGISTER == 64
+#define MULTIPLY_ADD_f32(x, y, sum) ((lanes_f32)_mm512_fmadd_ps((__m512)(x), (__m512)(y), (__m512)(sum)))
+#define MULTIPLY_ADD_f64(x, y, sum) ((lanes_f64)_mm512_fmadd_pd((__m512d)(x), (__m512d)(y), (__m512d)(sum)))
+#else
+#define MULTIPLY_ADD_f32(x, y, sum) ((lanes_f32)_mm256_fmadd_ps((__m256)(x), (__m256)(y), (__m256)(sum)))
+#define MULTIPLY_ADD_f64(x, y, sum) ((lanes_f64)_mm256_fmadd_pd((__m256d)(x), (__m256d)(y), (__m256d)(sum)))
+#endif
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+#include <arm_neon.h>
+#define MULTIPLY_ADD_f32(x, y, sum) \
+    ((lanes_f32)vfmaq_f32((float32x4_t)(sum), (float32x4_t)(x), (float32x4_t)(y)))
+#define MULTIPLY_ADD_f64(x, y, sum) \
+    ((lanes_f64)vfmaq_f64((float64x2_t)(sum), (float64x2_t)(x), (float64x2_t)(y)))
+#else
+#define MULTIPLY_ADD_f32(x, y, sum) ((sum) + (x) * (y))
+#define MULTIPLY_ADD_f64(x, y, sum) ((sum) + (x) * (y))
+#endif
+
 #define SCALAR c_f32
 #define BITS int32_t
 #define NAME(x) x##_f32
