@@ -14,6 +14,7 @@ import numpy as np
 
 import flamec
 from flamec import random
+from flamec.functional import true_places
 from flamec.nn import functional as F
 
 
@@ -48,6 +49,12 @@ class Operands:
 class Case:
     name: str
     call: Callable[[Operands], Any]
+
+
+def _collected(x: Operands) -> Any:
+    lines = x.below(2, 3, 8) == 1
+    numbers, counts = true_places._numbers(lines)
+    return true_places._collected(lines, numbers, int(counts[-1].item()))
 
 
 def _elementwise() -> list[Case]:
@@ -180,6 +187,8 @@ def _drawing() -> list[Case]:
     return [
         Case("uniform_like", lambda x: random.uniform_like(x(40, 6, recorded=False))),
         Case("normal_like", lambda x: random.normal_like(x(40, 6, recorded=False))),
+        Case("numbers", lambda x: true_places._numbers(x.below(2, 3, 8) == 1)),
+        Case("collected", _collected),
         Case("dropout", lambda x: F.dropout(x(40, 6), 0.3)),
         Case("alpha_dropout", lambda x: F.alpha_dropout(x(40, 6), 0.3, training=True)),
         Case("dropout1d", lambda x: F.dropout1d(x(4, 6, 3), 0.3)),
