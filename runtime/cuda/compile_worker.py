@@ -259,13 +259,18 @@ def _ending(code: int) -> str:
 def serve() -> None:
     """Be a worker: answer requests until the input ends.
 
-    Whatever Triton prints goes to standard error, so that answers stay apart.
+    Whatever Triton prints goes to standard error, so that answers stay apart. If who asked has
+    ended meanwhile, so does the worker: the kernel is in the cache.
     """
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.dup(1)
     os.dup2(2, 1)
     for line in sys.stdin:
-        answers.write(json.dumps(_answer(json.loads(line))) + "\n")
-        answers.flush()
+        rest = (json.dumps(_answer(json.loads(line))) + "\n").encode()
+        try:
+            while rest:
+                rest = rest[os.write(answers, rest) :]
+        except BrokenPipeError:
+            return
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:

@@ -147,3 +147,23 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_worker_whose_asker_has_ended_ends_quietly() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = (
+        "from flamec.runtime.cuda import compile_worker as w\n"
+        "w._answer = lambda request: {'path': 'x' * (1 << 20)}\n"
+        "w.serve()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input="{}\n",
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
