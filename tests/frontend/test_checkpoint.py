@@ -19,7 +19,13 @@ WIDTH, LAYERS, ROWS = 32, 5, 96
 def network() -> nn.Module:
     flamec.manual_seed(0)
     blocks = [
-        nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Dropout(0.3), nn.Tanh())
+        nn.Sequential(
+            nn.Linear(WIDTH, WIDTH),
+            nn.GELU(),
+            nn.Dropout(0.3),
+            nn.Linear(WIDTH, WIDTH),
+            nn.Tanh(),
+        )
         for _ in range(LAYERS)
     ]
     return nn.Sequential(*blocks)
