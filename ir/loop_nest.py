@@ -408,7 +408,7 @@ def _fold_level(space: GroupSpace, nest: LoopNest, task: Task) -> tuple[Level, i
         raise Incompatible("folds the result of another reduction over all rows")
     extent_axes = set(operand.axes())
     assert task.node is not None
-    if _needs_position(task) and folded != set(nest.inner):
+    if _needs_position(task) and (nest.flat or folded != set(nest.inner)):
         raise Incompatible("finds a position, which only a fold of one row can")
     rows, inner = set(nest.rows), set(nest.inner)
     if extent_axes == rows | inner:

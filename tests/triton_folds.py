@@ -94,6 +94,7 @@ CASES: dict[str, Case] = {
     "integers": Case(_folded((600, 65), (0,), dtype=int64)),
     "any number of columns": Case(_folded((600, N), (0,)), (1, 200)),
     "any number of rows": Case(_folded((N, 96), (0,)), (0, 1, 700)),
+    "position in everything": Case(_folded((N,), (0,), "argmax"), (1, 5000)),
     "everything": Case(_folded((20000,), (0,))),
     "everything, any size": Case(_folded((N,), (0,)), (0, 1, 20000)),
     "everything of rows": Case(_folded((70, 333), (0, 1))),

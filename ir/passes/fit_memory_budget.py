@@ -26,6 +26,7 @@ from flamec.ir.tasks import TaskGraph
 
 WINDOWS = (1, 4, 16, 48)  # into which the stages before the peak are divided
 WORTHWHILE = 1 << 25  # bytes of temporaries below which nobody looks for less without a budget
+MOST_STAGES = 512  # above which the search would take longer than all other passes together
 MOST_PROGRAMS = 32  # whose kernels are made, to know their peaks exactly
 
 
@@ -73,7 +74,7 @@ def fit_memory_budget(
     if budget < 1:
         for windows in WINDOWS:
             found += _searched(_start(context, fusion, stages, device, windows), NEVER)
-    elif found[0].peak >= WORTHWHILE:
+    elif found[0].peak >= WORTHWHILE and len(stages) <= MOST_STAGES:
         found += _searched(_start(context, fusion, stages, device, WINDOWS[-1]), device.spare)
     promising = _lower_and_lower(found)
     promising = _apart(promising) if budget < 1 else [promising[0], promising[-1]]

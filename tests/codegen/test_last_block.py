@@ -102,7 +102,11 @@ def test_results_that_other_columns_are_computed_from_wait_for_all() -> None:
 def test_in_the_interpreter() -> None:
     """Every case at the full level, which takes two minutes."""
     full = os.environ.get("FLAMEC_TEST_LEVEL") == "full"
-    names = list(CASES) if full else ["rows of any length", "integers", "loss"]
+    names = (
+        list(CASES)
+        if full
+        else ["rows of any length", "position in everything", "integers", "loss"]
+    )
     results = run_interpreted("triton_folds.py", names)
     assert [r["row"] for r in results] == names
     assert not {r["row"]: r["wrong"] for r in results if r["wrong"]}

@@ -102,3 +102,22 @@ def test_products_do_not_overflow_on_the_way() -> None:
     assert x.prod().item() == pytest.approx(1)
     assert flamec.compile(lambda x: x.prod(), backend="c")(x).item() == pytest.approx(1)
     assert (x * 1e9).prod().item() == np.inf
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("shape", [(1_048_583,), (3, 70_001), (1,)])
+def test_positions_in_everything(shape: tuple[int, ...], dynamic: bool) -> None:
+    """The first of equal ones; a number that is none is both the greatest and the least."""
+    f = flamec.compile(
+        lambda x: (x.argmax(), x.argmin(), x.sum(), (x * 2).argmax(-1)),
+        dynamic=dynamic,
+        backend="c",
+    )
+    rng = np.random.default_rng(0)
+    for spoiled in (False, True):
+        x = rng.integers(-1000, 1000, shape).astype(np.float32)
+        if spoiled:
+            x.reshape(-1)[x.size // 2 :: 7] = np.nan
+        greatest, least, _, last = f(flamec.from_numpy(x))
+        assert (greatest.item(), least.item()) == (x.argmax(), x.argmin())
+        np.testing.assert_array_equal(last.numpy(), x.argmax(-1))
