@@ -19,8 +19,8 @@ def break_pass(monkeypatch: pytest.MonkeyPatch, name: str, rule: Rule) -> None:
     """From now on the pass ``name`` does what it did, and then applies ``rule`` to each node."""
     honest = getattr(pipeline_module, name)
 
-    def broken(graph: Graph) -> Graph:
-        return rewrite(honest(graph), rule)
+    def broken(graph: Graph, **options: Any) -> Graph:
+        return rewrite(honest(graph, **options), rule)
 
     monkeypatch.setattr(pipeline_module, name, broken)
 

@@ -123,7 +123,7 @@ class Emitter:
             "comment": COMMENT,
             "sizes": "\n".join(size_declarations(self.symbols, symbols, "call")),
             "pointers": "\n".join(
-                [*_shortcut(kernel, buffers), *_pointers(kernel, buffers, uniform)]
+                [*_shortcut(kernel, buffers), *_pointers(kernel, buffers, [*uniform, *finish])]
             ),
             "uniform": "\n".join(uniform),
             "parts": ["\n".join(_part(i, p, e)) for i, (p, e) in numbered],
@@ -334,14 +334,14 @@ def _shortcut(kernel: Kernel, buffers: Sequence[str]) -> list[str]:
     return [f"if (call->buffers[{source}] == call->buffers[{target}]) return 0;"]
 
 
-def _pointers(kernel: Kernel, buffers: Sequence[str], uniform: list[str]) -> list[str]:
+def _pointers(kernel: Kernel, buffers: Sequence[str], scalars: list[str]) -> list[str]:
     used = parameters_in(kernel.uniform) | parameters_in(kernel.finish)
     lines = [
         f"{'' if p.written else 'const '}{C_TYPES[p.memory]} *p{i} = call->buffers[{buffers[i]}];"
         for i, p in enumerate(kernel.parameters)
         if i in used
     ]
-    if any("(frame," in line for line in uniform):
+    if any("(frame," in line for line in scalars):
         lines.append("const Frame uniform_frame = {call, 0, 0, 0, 0, &error};")
         lines.append("const Frame *frame = &uniform_frame;")
     if kernel.parts:
