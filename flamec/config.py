@@ -81,10 +81,13 @@ def default_options(**changes: Any) -> CompileOptions:
         numerics=environment.get("FLAMEC_NUMERICS", "default"),
     )
     options = replace(options, **changes)
+    options = replace(options, cache_folder=Path(options.cache_folder))
     if "reproduction_folder" not in changes:
         chosen = environment.get("FLAMEC_REPRODUCTION_DIR")
         place = Path(chosen) if chosen else options.cache_folder / "reproductions"
         options = replace(options, reproduction_folder=place)
+    elif options.reproduction_folder is not None:
+        options = replace(options, reproduction_folder=Path(options.reproduction_folder))
     if options.backend not in ("auto", "c", "evaluate"):
         raise ValueError(f"backend must be 'auto', 'c' or 'evaluate', not {options.backend!r}")
     if options.autotune not in ("off", "fast", "max"):

@@ -142,3 +142,14 @@ def test_a_plan_from_the_cache_names_the_lines_of_the_program_at_hand(tmp_path: 
     assert first == f"0 {tmp_path / 'first.py'}:4"
     assert second == f"1 {tmp_path / 'second.py'}:6"
     assert (modules, other_modules) == ("One", "Other")
+
+
+def test_folders_may_be_given_as_text(tmp_path: Path) -> None:
+    options = default_options(
+        cache_folder=str(tmp_path / "cache"), reproduction_folder=str(tmp_path / "failures")
+    )
+    assert options.cache_folder == tmp_path / "cache"
+    assert options.reproduction_folder == tmp_path / "failures"
+    assert default_options(cache_folder=str(tmp_path)).reproduction_folder == (
+        tmp_path / "reproductions"
+    )
