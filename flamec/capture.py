@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from flamec.arguments import argument_labels, warn_of_changed_containers
 from flamec.errors import CompileError
 from flamec.guards import Guard, Recorder, is_constant
 from flamec.ir.graph import Graph, Value
@@ -33,6 +32,7 @@ from flamec.state import AutocastState, thread
 from flamec.structures import LEAF, Structure, flatten, unflatten
 from flamec.tensor import RuntimeNumber, Size, Storage, Tensor, ViewStep
 from flamec.trace import Trace
+from flamec.traced_arguments import argument_labels, warn_of_changed_containers
 
 _one_trace = threading.RLock()  # classes are instrumented for all threads
 

@@ -25,6 +25,7 @@ from flamec.ir.graph import Location, Value
 from flamec.ir.op import CONTROL, Op, OpKind, lookup
 from flamec.ir.shape import product
 from flamec.ir.types import TensorType, bool_, int64
+from flamec.result_types import result_types
 from flamec.roots import overlaps_itself
 from flamec.state import process, thread
 from flamec.tape import DETACH, Leaf, Saved, TapeNode, keep
@@ -68,7 +69,7 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
         if known is not None:
             types, results = known
         else:
-            types = _result_types(op, inputs, attributes)
+            types = result_types(op, inputs, attributes)
             if op.kind is OpKind.CUSTOM:
                 results = tuple(arrays[: len(types)])
             elif op.kind in CONTROL:
@@ -99,32 +100,19 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
             Tensor._from_array(r if r.flags.c_contiguous else np.ascontiguousarray(r), t)
             for r, t in zip(results, types, strict=True)
         ]
+    return _recorded(op, inputs, attributes, outputs)
+
+
+def _recorded(
+    op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any], outputs: list[Tensor]
+) -> Any:
+    """The results, written on the tape if a gradient may be asked for."""
     if thread.grad_enabled and op.derivative is not None:
         for t in inputs:
             if t._requires_grad or t._value is not None or t._storage.value is not None:
                 record(op, inputs, attributes, outputs)
                 break
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
-
-
-_types: dict[Any, tuple[TensorType, ...]] = {}  # of elementwise operations without attributes
-_MOST_TYPES = 4096
-
-
-def _result_types(
-    op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]
-) -> tuple[TensorType, ...]:
-    """The types of an operation's results. Raises what its shape rule raises."""
-    if attributes or op.kind is not OpKind.ELEMENTWISE:
-        return op.infer_types(tuple([t._type for t in inputs]), attributes)
-    key = (op, *[t._type._number or t._type.number for t in inputs])
-    known = _types.get(key)
-    if known is None:
-        known = op.infer_types(tuple([t._type for t in inputs]), attributes)
-        if len(_types) >= _MOST_TYPES:
-            _types.clear()
-        _types[key] = known
-    return known
 
 
 def _finished(
@@ -139,12 +127,7 @@ def _finished(
         outputs = [Tensor._from_array(arrays[0], types[0])]
     else:
         outputs = [Tensor._from_array(a, t) for a, t in zip(arrays, types, strict=True)]
-    if thread.grad_enabled and op.derivative is not None:
-        for t in inputs:
-            if t._requires_grad or t._value is not None or t._storage.value is not None:
-                record(op, inputs, attributes, outputs)
-                break
-    return outputs[0] if len(outputs) == 1 else tuple(outputs)
+    return _recorded(op, inputs, attributes, outputs)
 
 
 def apply_named(name: str, *inputs: Tensor, **attributes: Any) -> Any:
