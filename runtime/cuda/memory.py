@@ -12,6 +12,7 @@ H100's host, against 2).
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from typing import Any
@@ -115,6 +116,14 @@ class DevicePool:
         self.allocated_bytes = 0
         self.max_allocated_bytes = 0
         self.allocation_count = 0
+        os.register_at_fork(after_in_child=self._forget_idle)
+
+    def _forget_idle(self) -> None:
+        """In a forked child nothing idle is given out, so that every request reaches the driver
+        and its error; memory of the parent that objects of the child let go stays the parent's."""
+        self._lock = threading.RLock()  # another thread may have held it
+        self._small.clear()
+        self._small_idle = _MOST_SMALL_IDLE
 
     def allocate(self, nbytes: int, stream: Stream | None = None) -> Allocation:
         """Uninitialised memory for work in ``stream`` (None: the current one).

@@ -125,14 +125,17 @@ def test_threads_share_a_device(device: CudaDevice) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_forked_child_gets_an_error(device: CudaDevice) -> None:
     allocation, _ = device.empty(1024)
+    idle, _ = device.empty(16)
+    del idle  # kept by the pool: a child must not get it, neither now nor after its own releases
     child = os.fork()
     if child == 0:
-        code = 1
-        try:
-            device.empty(16)
-        except driver.CudaUnavailableError as error:
-            code = 0 if "forked" in str(error) and not driver.is_available() else 2
         del allocation
-        os._exit(code)
+        errors = []
+        for nbytes in (16, 1024):
+            try:
+                device.empty(nbytes)
+            except driver.CudaUnavailableError as error:
+                errors.append("forked" in str(error) and not driver.is_available())
+        os._exit(0 if errors == [True, True] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     device.synchronize()
