@@ -26,12 +26,10 @@ from flamec.ir.layout import (
     is_view,
     view_access,
 )
+from flamec.ir.matrix_layout import even_matrix, matrix_strides, multiplies_uneven
 from flamec.ir.op import CONTROL, OpKind
 from flamec.ir.ops.assemble import turn_window
 from flamec.ir.shape import Dim, product, structural_key, structurally_equal
-from flamec.ir.types import float32, float64
-
-MOST_STEPS = 8  # nested loops along a dimension of a matrix that is not even
 
 
 @dataclass(eq=False)
@@ -293,7 +291,7 @@ def _suits(tasks: TaskGraph, node: Node, position: int) -> bool:
         case OpKind.CONTRACTION:
             if matrix_strides(node, position, layout) is not None:
                 return True
-            return tasks.uneven_products and _multiplies_uneven(node, position, layout)
+            return tasks.uneven_products and multiplies_uneven(node, position, layout)
         case OpKind.HOST | OpKind.SORT | OpKind.KERNEL:
             return tasks.is_whole(node.inputs[position])
         case kind if kind in CONTROL:
@@ -325,61 +323,6 @@ def _counts_along(tasks: TaskGraph, value: Value, axis: int) -> bool:
     node = value.node
     is_iota = node is not None and value not in tasks.roots and "axis" in node.attributes
     return is_iota and node is not None and node.attributes["axis"] == axis
-
-
-def matrix_strides(
-    node: Node, position: int, layout: Layout
-) -> tuple[list[Factor], Factor, Factor] | None:
-    """An operand of ``dot_general`` as (batch factors, free, contracted), or None.
-
-    The free axes must step through memory evenly, and so must the contracted ones, and one
-    of the two strides must be 1, as a BLAS wants it.
-    """
-    outer, rows, columns = matrix_steps(node, position, layout)
-    if len(rows) > 1 or len(columns) > 1:
-        return None
-    row = rows[0] if rows else Factor(1, 0)
-    column = columns[0] if columns else Factor(1, 0)
-    if any(structurally_equal(f.size, 0) for f in (row, column)):
-        return outer, Factor(row.size, 1), Factor(column.size, 1)  # nothing is read
-    strides = {f.stride for f in (row, column) if not structurally_equal(f.size, 1)}
-    if (strides and 1 not in strides) or any(isinstance(s, int) and s < 1 for s in strides):
-        return None
-    return outer, row, column
-
-
-def matrix_steps(
-    node: Node, position: int, layout: Layout
-) -> tuple[list[Factor], list[Factor], list[Factor]]:
-    """An operand of ``dot_general`` as the factors of its batch, free and contracted axes."""
-    contract = node.attributes["contract"][position]
-    batch = node.attributes["batch"][position]
-    free = [i for i in range(len(layout.dims)) if i not in (*contract, *batch)]
-    return (
-        [f for i in batch for f in layout.dims[i]],
-        coalesce(f for i in free for f in layout.dims[i]),
-        coalesce(f for i in contract for f in layout.dims[i]),
-    )
-
-
-def _multiplies_uneven(node: Node, position: int, layout: Layout) -> bool:
-    """Whether products of such a type take an operand that is not evenly in memory."""
-    _, *steps = matrix_steps(node, position, layout)
-    types = {v.type.dtype for v in (*node.inputs, node.output)}
-    return len(types) == 1 and types <= {float32, float64} and max(map(len, steps)) <= MOST_STEPS
-
-
-def even_matrix(layout: Layout) -> tuple[list[Factor], Factor, Factor] | None:
-    """The last two dimensions as (batch factors, rows, columns); None if their steps are uneven.
-
-    A dimension of size 1 has stride 1.
-    """
-    *batch, rows, columns = layout.dims
-    last = [coalesce(dim) for dim in (rows, columns)]
-    if any(len(factors) > 1 for factors in last):
-        return None
-    row, column = (factors[0] if factors else Factor(1, 1) for factors in last)
-    return [f for dim in batch for f in dim], row, column
 
 
 class _TaskBuilder:

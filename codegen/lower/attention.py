@@ -7,9 +7,10 @@ from flamec.codegen.lower.lanes import memory_type
 from flamec.ir.graph import Value
 from flamec.ir.kernel import Attention, MatrixOperand
 from flamec.ir.layout import Layout, dense
+from flamec.ir.matrix_layout import even_matrix
 from flamec.ir.ops.view import inverse_permutation
 from flamec.ir.shape import product
-from flamec.ir.tasks import Task, TaskGraph, even_matrix
+from flamec.ir.tasks import Task, TaskGraph
 
 
 def lower_attention(task: Task, context: TaskGraph, parameters: ParameterList) -> Attention:

@@ -10,9 +10,10 @@ from flamec.codegen.lower.value_lowering import ValueLowering
 from flamec.ir.graph import Value
 from flamec.ir.kernel import Contraction, MatrixOperand, Prologue, Steps, UnevenSteps
 from flamec.ir.layout import Factor
+from flamec.ir.matrix_layout import matrix_steps, matrix_strides
 from flamec.ir.passes.absorb_prologues import Absorbed, operand_space
 from flamec.ir.shape import Dim, product
-from flamec.ir.tasks import Task, TaskGraph, matrix_steps, matrix_strides
+from flamec.ir.tasks import Task, TaskGraph
 
 
 def lower_contraction(

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flamec.ir.kernel import MatrixOperand, Steps, UnevenSteps
+from flamec.ir.matrix_layout import MOST_STEPS
 from flamec.ir.shape import Dim
-from flamec.ir.tasks import MOST_STEPS
 
 
 def in_one_order(

@@ -17,7 +17,7 @@ from same_bits import same_bits
 from vector_harness import BUILDS
 
 from flamec.codegen.c.product import PRODUCT_MEMORY
-from flamec.ir.tasks import MOST_STEPS
+from flamec.ir.matrix_layout import MOST_STEPS
 from flamec.runtime.cpu.compiler import Compiler, compile_library
 from flamec.runtime.cpu.products import Products
 
