@@ -18,6 +18,7 @@ GRAIN = 1 << 15  # weighted elements that are worth another thread
 BLOCK = 4096  # elements of a block of a flat loop
 ROWS_SIDE_BY_SIDE = 1024  # rows of a group whose lanes are rows
 PANEL_BYTES = 1 << 23  # of a product's rows that an epilogue finds in cache
+PRIVATE_PANEL_BYTES = 1 << 20  # where each thread has memory for them
 # Rows of the smallest piece of a product: of the groups of BLAS kernels (4, 8, 12, 24) a multiple.
 ROW_UNIT = 24
 MOST_PANEL_ROWS = 1024
@@ -50,7 +51,8 @@ def propose(program: RowProgram) -> Schedule:
     contraction = program.contraction
     if contraction is not None:
         row_bytes = max(1, estimate(contraction.columns)) * LANE_BYTES[contraction.lane]
-        rows = min(MOST_PANEL_ROWS, PANEL_BYTES // row_bytes)
+        panel_bytes = PANEL_BYTES if contraction.result >= 0 else PRIVATE_PANEL_BYTES
+        rows = min(MOST_PANEL_ROWS, panel_bytes // row_bytes)
         panel = max(1, rows // ROW_UNIT) * ROW_UNIT
         if not program.passes:
             panel = 1 << 30

@@ -261,11 +261,20 @@ class MemoryLayout:
     """Where each temporary buffer lies in the arena, for one binding of the sizes.
 
     ``offsets`` maps the position of a temporary buffer to its offset in bytes, a multiple of
-    64. ``peak_bytes`` is the size of the arena.
+    64. ``peak_bytes`` is the size of the arena. ``guests``: temporary buffers that are in the
+    memory of an output instead, which is not written yet: the output's buffer and the offset there.
     """
 
     offsets: dict[int, int]
     peak_bytes: int
+    guests: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def guests_by_lender(self) -> dict[int, list[tuple[int, int]]]:
+        """For each output that lends its memory: buffers in it and their offsets."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for buffer, (lender, offset) in self.guests.items():
+            found.setdefault(lender, []).append((buffer, offset))
+        return found
 
 
 def dense_elements(type: TensorType) -> Dim:

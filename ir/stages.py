@@ -12,7 +12,7 @@ from functools import cached_property
 from flamec.ir.graph import Value
 from flamec.ir.op import OpKind
 from flamec.ir.passes.fuse import FusionGroup
-from flamec.ir.passes.plan_memory import Access
+from flamec.ir.passes.live_ranges import Access
 from flamec.ir.tasks import Task, TaskGraph
 
 
@@ -74,11 +74,12 @@ class Stage:
 
 class Scene:
     """What is in memory at stage ``at``: where ``written`` values were first stored, what is used
-    ``here`` and by whom memory is read ``later``."""
+    ``here`` and by whom memory is read ``later``; ``groups``: those that have run once by then."""
 
     def __init__(self, stages: Sequence[Stage], at: int) -> None:
         self.written: dict[Value, int] = {}
         self.written_again: set[Value] = set()
+        self.groups = {stage.group for stage in stages[:at] if not stage.again}
         for position, stage in enumerate(stages[:at]):
             if stage.again:
                 self.written_again.update(stage.stores)

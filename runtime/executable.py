@@ -2,7 +2,7 @@
 
 In: a plan, the checked path of its shared object, a ``ProgramRuntime`` and a memory planner.
 Out: ``Executable``, which binds sizes to a ``BoundProgram`` that is called. Invariant: temporaries
-lie in the calling thread's arena at the planned offsets, and nowhere else.
+lie at the planned offsets in the calling thread's arena, or in outputs that lend their memory.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from flamec.runtime.cpu.step_clock import STOPPED, StepClock
 from flamec.runtime.device import PlanMemory
 from flamec.runtime.host_calls import Evaluate, HostCalls
 from flamec.runtime.interrupts import uninterrupted
+from flamec.runtime.lent_memory import LentMemory
 from flamec.runtime.program_errors import program_error
 from flamec.runtime.recording import ProgramRun, Recorder, Stopped
 
@@ -180,6 +181,7 @@ class BoundProgram:
         "_functions",
         "_generation",
         "_host",
+        "_lent",
         "_pointer",
         "_scratch",
         "_size_values",
@@ -194,6 +196,7 @@ class BoundProgram:
         self._sizes = bindings = dict(zip(plan.symbols, sizes, strict=True))
         self.sizes = sizes
         self.layout = executable.plan_memory(plan, bindings)
+        self._lent = LentMemory(self.layout) if self.layout.guests else None
         self._scratch = _aligned(evaluate_dim(plan.scratch, bindings))
         self.addresses: ctypes.Array[ctypes.c_void_p] = (ctypes.c_void_p * len(plan.buffers))()
         self._size_values = (ctypes.c_int64 * len(sizes))(*sizes)
@@ -223,6 +226,8 @@ class BoundProgram:
         the host raises."""
         if self._generation != self._arena.generation:
             self._place()
+        if self._lent is not None:
+            self._lent.move(self.addresses)
         if self._host.function is None:
             code = self._enter(self._pointer)
         else:

@@ -244,6 +244,8 @@ def run_plan(
         results.append(memory[output.buffer])
     for number, offset in layout.offsets.items():
         memory[number] = arena[offset:]
+    for number, (lender, offset) in layout.guests.items():
+        memory[number] = memory[lender].reshape(-1).view(np.uint8)[offset:]
     words = [n for n, buffer in enumerate(plan.buffers) if buffer.kind == "errors"]
     memory |= {number: np.zeros(1, np.int64) for number in words}
     counters = [n for n, buffer in enumerate(plan.buffers) if buffer.kind == "counters"]

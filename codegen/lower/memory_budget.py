@@ -17,10 +17,11 @@ from flamec.codegen.lower.lanes import MEMORY_DTYPES
 from flamec.codegen.traffic import bytes_read, bytes_written, flops
 from flamec.ir.graph import Value
 from flamec.ir.loop_nest import estimate, value_bytes
+from flamec.ir.passes.arrange_memory import arrange
 from flamec.ir.passes.fit_memory_budget import MemoryFit, fit_memory_budget
 from flamec.ir.passes.fuse import Fusion, FusionGroup
-from flamec.ir.passes.lower_peak import Costs
-from flamec.ir.passes.plan_memory import Access, arrange
+from flamec.ir.passes.live_ranges import Access
+from flamec.ir.passes.lower_peak import Costs, large_results
 from flamec.ir.stages import Stage, part_of
 from flamec.ir.tasks import Task, TaskGraph
 
@@ -109,7 +110,7 @@ class _Parts:
                 if value not in results:
                     size[memory] = value_bytes(value)
             accesses.append(stage.access)
-        return arrange([*accesses, Access(copied, ())], size)[1]
+        return arrange([*accesses, Access(copied, ())], size, (), large_results(self.context)).peak
 
     def _exact(self, stage: Stage) -> Stage:
         """A stage with what its kernel allows to be in place, and with its private memory."""

@@ -10,7 +10,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flamec.codegen.lower.lanes import spill_type
-from flamec.ir.kernel import Keep, Linear, Load, Pass, Place, Recall, RowProgram, Statement, Store
+from flamec.ir.kernel import (
+    Contraction,
+    Keep,
+    Linear,
+    Load,
+    Pass,
+    Place,
+    Recall,
+    RowProgram,
+    Statement,
+    Store,
+)
 from flamec.ir.layout import dense_strides
 
 
@@ -100,12 +111,15 @@ def place_product(program: RowProgram) -> RowProgram:
     """Let the product be written where the result will be, instead of into a panel in cache.
 
     That is possible where a stored value of the same type lies exactly as the product does and
-    is stored no earlier than the product is read for the last time.
+    is stored no earlier than the product is read for the last time. Where an operand lies so, too,
+    the product stays in cache: the result may then take the place of the operand.
     """
     contraction = program.contraction
     if contraction is None or contraction.result >= 0:
         return program
     wanted = _dense_place(program)
+    if any(_could_give_its_place(s, wanted, contraction) for s in program.statements()):
+        return program
     reads = [
         number
         for number, block in enumerate(program.passes)
@@ -121,6 +135,15 @@ def place_product(program: RowProgram) -> RowProgram:
             if alike and not place.indices:
                 return _with_product_in(program, place.parameter)
     return program
+
+
+def _could_give_its_place(s: Statement, wanted: Linear, contraction: Contraction) -> bool:
+    """Whether a statement reads one element where the product's is: not one of its factors."""
+    if not isinstance(s, Load) or s.place.parameter < 0 or s.memory != contraction.memory:
+        return False
+    factors = (contraction.left.parameter, contraction.right.parameter)
+    plain = not (s.place.indices or s.place.guards)
+    return plain and s.place.at == wanted and s.place.parameter not in factors
 
 
 def _dense_place(program: RowProgram) -> Linear:

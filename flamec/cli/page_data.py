@@ -22,7 +22,8 @@ from flamec.codegen.options import CodegenOptions
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.kernel import Kernel
 from flamec.ir.kernel_printer import print_kernel
-from flamec.ir.passes.plan_memory import accesses_of, live_ranges, memory_use, plan_memory
+from flamec.ir.passes.live_ranges import live_ranges
+from flamec.ir.passes.plan_memory import accesses_of, memory_use, plan_memory
 from flamec.ir.plan import ExecutionPlan, Step
 from flamec.ir.printer import format_attribute
 from flamec.ir.shape import Dim, evaluate_dim
@@ -312,6 +313,7 @@ def _memory(plan: ExecutionPlan, sizes: Mapping[str, int]) -> dict[str, Any]:
         "steps": len(plan.steps),
         "inputs": use.inputs,
         "outputs": use.outputs,
+        "lent": len(layout.guests),
     }
 
 

@@ -14,7 +14,7 @@ from flamec.cli.fusion_text import count_operations
 from flamec.cli.memory_text import memory_data, memory_lines
 from flamec.cli.source_lines import describe_place
 from flamec.ir.passes.plan_memory import plan_memory
-from flamec.ir.plan import Buffer, ExecutionPlan, MemoryLayout
+from flamec.ir.plan import ExecutionPlan, MemoryLayout
 from flamec.ir.shape import Dim, evaluate_dim, format_dim
 
 _STEPS = ("", "kernel", "kind", "reads", "writes", "bytes read", "bytes written", "operations")
@@ -34,7 +34,7 @@ def plan_lines(plan: ExecutionPlan, bindings: Mapping[str, int]) -> list[str]:
     ]
     lines += table_lines(_STEPS, _step_rows(plan), numeric=("bytes read", "bytes written"))
     lines += ["", *_step_sources(plan), ""]
-    rows = [_buffer_row(i, b, layout) for i, b in enumerate(plan.buffers)]
+    rows = [_buffer_row(i, plan, layout) for i in range(len(plan.buffers))]
     lines += table_lines(_BUFFERS, rows, numeric=("elements", "bytes", "arena offset"))
     if plan.errors:
         lines += ["", "errors:", *(f"  {i}: {e}" for i, e in enumerate(plan.errors, 1))]
@@ -60,9 +60,13 @@ def plan_data(plan: ExecutionPlan, bindings: Mapping[str, int]) -> dict[str, Any
     for step in data["steps"]:
         step["source"] = [describe_place(place) for place in step["locations"]]
     offsets = {str(buffer): offset for buffer, offset in sorted(layout.offsets.items())}
+    guests = {
+        str(buffer): {"output": lender, "offset": offset}
+        for buffer, (lender, offset) in sorted(layout.guests.items())
+    }
+    places = {"arena_offsets": offsets, "in_outputs": guests}
     totals = plan_totals(plan, layout, bindings)
-    memory = memory_data(plan, bindings)
-    return {**data, **totals, "memory": memory, "arena_offsets": offsets}
+    return {**data, **totals, "memory": memory_data(plan, bindings), **places}
 
 
 def _step_rows(plan: ExecutionPlan) -> list[tuple[str, ...]]:
@@ -91,8 +95,12 @@ def _names(plan: ExecutionPlan, buffers: tuple[int, ...]) -> str:
     return _shorten(" ".join(plan.buffers[b].name for b in buffers), 40)
 
 
-def _buffer_row(position: int, buffer: Buffer, layout: MemoryLayout) -> tuple[str, ...]:
-    offset = layout.offsets.get(position)
+def _buffer_row(position: int, plan: ExecutionPlan, layout: MemoryLayout) -> tuple[str, ...]:
+    buffer = plan.buffers[position]
+    place: object = layout.offsets.get(position, "")
+    if position in layout.guests:
+        lender, offset = layout.guests[position]
+        place = f"in {plan.buffers[lender].name}: {offset}"
     return (
         str(position),
         buffer.name,
@@ -100,7 +108,7 @@ def _buffer_row(position: int, buffer: Buffer, layout: MemoryLayout) -> tuple[st
         buffer.dtype.name,
         dim_text(buffer.elements),
         dim_text(buffer.bytes),
-        "" if offset is None else str(offset),
+        str(place),
     )
 
 

@@ -3,18 +3,19 @@
 In: the stages of a program. Out: ever other stages, each time with fewer bytes in use at the peak.
 
 Where most bytes are in use, the values that wait for a later stage are either kept or computed
-again from what is kept: a minimum cut (``keep_or_repeat``) between the price of a byte and the
-cost of the work. What it drops falls into independent parts; each is computed again just before
-it is read, if the peak falls for it. The price rises until nothing more is found. The stages
-before the peak are cut window by window: what stands between two windows is kept, so that each
-window can be computed again by itself, late (Chen et al., "Training deep nets with sublinear
-memory cost", 2016). No product is computed more than twice.
+again from what is kept, or from what a kernel had inside and now stores: a minimum cut
+(``keep_or_repeat``) between the price of a byte and the cost of the work. What it drops falls into
+independent parts; each is computed again just before it is read, if the peak falls for it. The
+price rises until nothing more is found. The stages before the peak are cut window by window: what
+stands between two windows is kept, so that each window can be computed again by itself, late (Chen
+et al., "Training deep nets with sublinear memory cost", 2016). No product is computed more than
+twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from flamec.ir.graph import Value
 from flamec.ir.group_analysis import analyze
@@ -23,7 +24,8 @@ from flamec.ir.loop_nest import choose_nest, value_bytes
 from flamec.ir.op import OpKind
 from flamec.ir.passes.fuse import Fusion
 from flamec.ir.passes.keep_or_repeat import NEVER, Item, keep_or_repeat
-from flamec.ir.passes.plan_memory import Access, arrange, live_bytes
+from flamec.ir.passes.live_ranges import Access, live_bytes
+from flamec.ir.passes.plan_memory import LEAST_LENT
 from flamec.ir.stages import Scene, Stage, part_of, read_roots
 from flamec.ir.tasks import Task, TaskGraph
 
@@ -60,9 +62,13 @@ class Costs:
 
 @dataclass
 class _Part:
-    """Values that are dropped together, the tasks that give them again, what that costs."""
+    """Values that are dropped together, the tasks that give them again, what that costs.
+
+    ``stored``: values inside of a kernel from which they are computed, which it stores for that.
+    """
 
     values: set[Value] = field(default_factory=set)
+    stored: dict[Value, int] = field(default_factory=dict)  # and the kernel's group
     tasks: dict[int, set[Task]] = field(default_factory=dict)
     cost: float = 0.0
     gain: int = 0
@@ -88,6 +94,7 @@ class PeakSearch:
         self._costs = costs
         self._windows = windows
         results = {*context.outputs, *context.updates.values()}
+        self.results: dict[Hashable, int] = large_results(context)
         self.size: dict[Hashable, int] = {}
         for stage in stages:
             self.size.update(stage.private)
@@ -106,7 +113,7 @@ class PeakSearch:
         self._held: set[Hashable] = set()  # memory that second runs read
         self._done: set[Task] = set()  # products that are computed twice already
         self._cost_so_far = 0.0
-        self._lowers: dict[tuple[int, frozenset[Task]], bool] = {}
+        self._lowers: dict[tuple[int, frozenset[Task], frozenset[Value]], bool] = {}
 
     # the chain ---------------------------------------------------------------------------
     def lower(self, most_work: float = NEVER) -> Iterator[float]:
@@ -122,13 +129,14 @@ class PeakSearch:
                     break
 
     def peak(self) -> int:
-        """The size of the arena, about: what kernels allow to be in place is not known of all."""
-        accesses = [stage.access for stage in self.stages]
-        return arrange(accesses, _touched(accesses, self.size))[1]
+        """The size of the arena, about: what kernels allow to be in place is not known of all,
+        and whether results can lend all that they have."""
+        return max(self.live(self.stages), default=0) - sum(self.results.values())
 
     def live(self, stages: Sequence[Stage]) -> list[int]:
+        """The bytes in use in each stage, with results from when they are first touched."""
         accesses = [stage.access for stage in stages]
-        return live_bytes(accesses, _touched(accesses, self.size))
+        return live_bytes(accesses, _touched(accesses, self.size), (), self.results)
 
     def _round(self, price: float, most_work: float) -> Iterator[float]:
         """Drop what the cuts at the present peak say, part by part, while the peak falls."""
@@ -151,10 +159,10 @@ class PeakSearch:
             stages, aliases = candidate
             lower = max(self.live(stages))
             if lower >= top:
-                for alias in aliases.values():
-                    del self.size[alias]
+                self._forget(part, aliases)
                 continue
             top, self.stages = lower, stages
+            self.maker.update(part.stored)
             self._alias.update(aliases)
             self._done.update(t for tasks in part.tasks.values() for t in tasks)
             self._held.update(m for s in stages if s.again for m in s.loads.values())
@@ -194,15 +202,15 @@ class PeakSearch:
             if key in items:
                 continue
             if isinstance(key, tuple):
-                items[key] = self._task_item(key)
+                items[key] = self._task_item(key, scene, price)
             else:
                 assert isinstance(key, Value)
                 keep = self._keeping(key, key in droppable, scene, price)
                 items[key] = self._value_item(key, keep, key in scene.written)
             if items[key].repeat < NEVER:
                 pending.extend(items[key].needs)
-        _, again = keep_or_repeat(items.values(), required)
-        return self._components(items, again, droppable)
+        kept, again = keep_or_repeat(items.values(), required)
+        return self._components(items, kept, again, droppable)
 
     def _keeping(self, value: Value, droppable: bool, scene: Scene, price: float) -> float:
         """The price of reading a value later instead of computing it again."""
@@ -225,8 +233,12 @@ class PeakSearch:
             return Item(value, keep, NEVER)
         return Item(value, keep, 2 * value_bytes(value), ((group, task),))
 
-    def _task_item(self, key: TaskKey) -> Item:
+    def _task_item(self, key: TaskKey, scene: Scene, price: float) -> Item:
         group, task = key
+        keep = NEVER
+        if self._can_store(group, task) and group in scene.groups:
+            (value,) = task.results
+            keep = (2 + price) * value_bytes(value)
         needs: list[Hashable] = []
         for operand in task.operands:
             root = self.context.root(operand)
@@ -239,7 +251,16 @@ class PeakSearch:
                 needs.append((group, maker))
             else:
                 needs.append(root)
-        return Item(key, NEVER, self.cost(group, task), tuple(dict.fromkeys(needs)))
+        return Item(key, keep, self.cost(group, task), tuple(dict.fromkeys(needs)))
+
+    def _can_store(self, group: int, task: Task) -> bool:
+        """Whether a kernel may store a result of ``task`` that so far only the kernel reads."""
+        if task.kind not in (OpKind.ELEMENTWISE, OpKind.CONTRACTION) or len(task.results) > 1:
+            return False
+        if task.is_copy or task.after or self.groups[group].absorbed:
+            return False
+        (value,) = task.results
+        return value not in self.maker and len(self.context.producers.get(value, ())) == 1
 
     def cost(self, group: int, task: Task) -> float:
         if task.is_copy or task.after or task.node is None or task.one_per_row:
@@ -255,7 +276,11 @@ class PeakSearch:
         return factor * sum(map(value_bytes, task.results))
 
     def _components(
-        self, items: Mapping[Hashable, Item], again: set[Hashable], required: set[Value]
+        self,
+        items: Mapping[Hashable, Item],
+        kept: set[Hashable],
+        again: set[Hashable],
+        required: set[Value],
     ) -> list[_Part]:
         """What is computed again, in parts of which none needs another."""
         import networkx  # when something is dropped, not when something is compiled
@@ -277,6 +302,14 @@ class PeakSearch:
                 assert isinstance(key, Value)
                 part.values.add(key)
                 part.gain += value_bytes(key) if key in required else 0
+            for need in items[key].needs:
+                if isinstance(need, tuple) and need in kept:
+                    (value,) = need[1].results
+                    part.stored[value] = need[0]
+        for part in parts.values():
+            stored = sum(map(value_bytes, part.stored))
+            part.gain -= stored
+            part.cost += 2 * stored
         for part in parts.values():
             part.cost += self._costs.kernel * len(part.tasks)
         return list(parts.values())
@@ -289,9 +322,13 @@ class PeakSearch:
         """
         aliases: dict[Value, Value] = {}
         before, behind = list(self.stages[: at + 1]), list(self.stages[at + 1 :])
+        if not all(self._store(v, group, before) for v, group in part.stored.items()):
+            self._forget(part, aliases)
+            return None
         for group in sorted(part.tasks, reverse=True):
             tasks = tuple(sorted(part.tasks[group], key=lambda t: t.position))
             if not self._can_lower(group, tasks):
+                self._forget(part, aliases)
                 return None
             made = {v for task in tasks for v in task.results}
             wanted = [v for v in part.values if v in made and self.maker[v] == group]
@@ -319,19 +356,39 @@ class PeakSearch:
             behind.insert(first, stage)
         stages = self._trimmed([*before, *behind], aliases)
         if stages is None or self._reads_unwritten(stages) or self._reads_overwritten(stages):
-            for alias in aliases.values():
-                del self.size[alias]
+            self._forget(part, aliases)
             return None
         return stages, aliases
 
-    def _can_lower(self, group: int, tasks: Sequence[Task]) -> bool:
-        key = group, frozenset(tasks)
+    def _store(self, value: Value, group: int, stages: list[Stage]) -> bool:
+        """Let the first run of a group store a value; whether it can."""
+        for i, stage in enumerate(stages):
+            if stage.group == group and not stage.again:
+                stores = {**stage.stores, value: value}
+                makes = any(value in task.results for task in stage.tasks)
+                if not makes or not self._can_lower(group, stage.tasks, stores):
+                    return False
+                stages[i] = replace(stage, stores=stores, whole=False)
+                self.size[value] = value_bytes(value)
+                return True
+        return False
+
+    def _forget(self, part: _Part, aliases: Mapping[Value, Value]) -> None:
+        """A part is not computed again after all."""
+        for value in (*(v for v in part.stored if v not in self.maker), *aliases.values()):
+            self.size.pop(value, None)
+
+    def _can_lower(self, group: int, tasks: Sequence[Task], stores: Iterable[Value] = ()) -> bool:
+        stored = frozenset(stores)
+        key = group, frozenset(tasks), stored
         if key not in self._lowers:
             self._lowers[key] = True
             try:
                 for segment in part_of(self.groups[group], tasks).segments:
                     if segment[0].kind is not OpKind.ATTENTION:
-                        choose_nest(analyze(segment, self.context), set(segment[-1].results))
+                        made = stored.intersection(v for t in segment for v in t.results)
+                        escapes = {*segment[-1].results, *made}
+                        choose_nest(analyze(segment, self.context), escapes)
             except Incompatible:
                 self._lowers[key] = False
         return self._lowers[key]
@@ -389,6 +446,12 @@ class PeakSearch:
             if stage.again
             for value in stage.loads
         )
+
+
+def large_results(context: TaskGraph) -> dict[Hashable, int]:
+    """The bytes of outputs that lend their memory before they are written."""
+    sizes = {value: value_bytes(value) for value in context.outputs}
+    return {value: nbytes for value, nbytes in sizes.items() if nbytes >= LEAST_LENT}
 
 
 def _touched(

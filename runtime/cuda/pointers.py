@@ -40,6 +40,11 @@ class Pointer:
         self.values[self.slot] = place
 
 
+def moved(set_address: SetAddress, offset: int) -> SetAddress:
+    """For an argument that is so many bytes behind the address that is given."""
+    return lambda address: set_address(address + offset)
+
+
 Place = tuple[Any, int, int, int, Pointer]  # a pointer's parts and the pointer
 
 

@@ -3,8 +3,9 @@
 In: a plan with its loaded kernels. Out: ``CudaProgram``, which binds sizes to a program that
 is called. Loops become their launches one after the other: the same kernels at other addresses,
 which a graph can hold; where only a value tells the steps of a loop or which branch is taken, the
-host reads it and launches them one by one (``control_steps``). Invariants: temporaries lie in an
-arena of the calling thread's current stream at the planned offsets; a graph is launched with the
+host reads it and launches them one by one (``control_steps``). Invariants: temporaries lie at the
+planned offsets in an arena of the calling thread's current stream, or in outputs that lend their
+memory; a graph is launched with the
 addresses of this call, whatever they were when it was captured. A caller that holds each result
 until it has the next one gets two addresses in turn: a program keeps two graphs, so that neither
 has to be changed for that.
@@ -49,11 +50,12 @@ from flamec.runtime.cuda.graph import CaptureError, Graph, Step, capture
 from flamec.runtime.cuda.host_step import HostStep
 from flamec.runtime.cuda.launch_timer import run_timed
 from flamec.runtime.cuda.module import KernelLaunch, LoadedKernel
-from flamec.runtime.cuda.pointers import ALIGNMENT, Pointer, SetAddress, sorted_setters
+from flamec.runtime.cuda.pointers import ALIGNMENT, Pointer, SetAddress, moved, sorted_setters
 from flamec.runtime.cuda.stream import Stream, current_stream
 from flamec.runtime.device import PlanMemory
 from flamec.runtime.host_calls import Evaluate, no_host
 from flamec.runtime.interrupts import uninterrupted
+from flamec.runtime.lent_memory import LentMemory
 
 _MOST_BOUND_SIZES = 64
 _CALLS_BEFORE_CAPTURE = 1
@@ -172,6 +174,7 @@ class BoundCudaProgram:
         self.sizes = sizes
         self.bindings = dict(zip(plan.symbols, sizes, strict=True))
         self.layout = program.plan_memory(plan, self.bindings)
+        self._lent = LentMemory(self.layout)
         self.addresses = array("Q", bytes(8 * len(plan.buffers)))
         for buffer, address in program.error_words.items():
             self.addresses[buffer] = address
@@ -198,10 +201,8 @@ class BoundCudaProgram:
         self._generation = -1
         self._scratch_address = 0
         given = (*plan.inputs, *(output.buffer for output in plan.outputs))
-        self._given = [
-            sorted_setters([s for _, s in self._uses.get(buffer, ())]) for buffer in given
-        ]
-        self._others = sorted(set(self._uses) - set(given))  # placed by the program itself
+        self._given = [sorted_setters(self._setters(buffer)) for buffer in given]
+        self._others = sorted(set(self._uses) - {*given, *self.layout.guests})  # in the arena
         self._placed = False
 
     @property
@@ -211,6 +212,12 @@ class BoundCudaProgram:
     @property
     def graph(self) -> Graph | None:
         return self._captured[0].graph if self._captured else None
+
+    def _setters(self, buffer: int) -> list[SetAddress]:
+        """What is to be told the address of an input or output; those of its guests follow it."""
+        guests = self._lent.guests.get(buffer, ())
+        setters = [s for _, s in self._uses.get(buffer, ())]
+        return setters + [moved(s, by) for g, by in guests for _, s in self._uses.get(g, ())]
 
     # building ---------------------------------------------------------------------------
 
@@ -364,6 +371,8 @@ class BoundCudaProgram:
         stream = current_stream(self.program.context.index)
         if self._needs_arena:
             self._place_temporaries(stream)
+        if self._lent.guests:
+            self._lent.move(self.addresses)
         recorder = recording.recorder
         if recorder is not None:
             self._write_addresses()

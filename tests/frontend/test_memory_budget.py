@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,36 @@ def test_nothing_is_searched_for_without_a_budget(budget: float, tmp_path: Path)
     finished = run_python("-c", SEARCHING.format(budget=budget), cache=tmp_path)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.split() == [str(budget < 1), "True"]
+
+
+def test_gradients_lend_their_memory() -> None:
+    """Temporaries are in the memory of gradients until these are written, wherever that is."""
+    flamec.manual_seed(0)
+    width = 256  # so that a gradient has 256 KiB
+    model = residual_network(width, 3, outputs=width, dropout=0.0)
+    twin = residual_network(width, 3, outputs=width, dropout=0.0)
+    twin.load_state_dict(model.state_dict())
+    parameters, twins = list(model.parameters()), list(twin.parameters())
+
+    def step(model: Any, x: Any) -> None:
+        model.zero_grad()
+        (model(x) ** 2).mean().backward()
+
+    compiled = flamec.compile(lambda x: step(model, x))
+    kept = []
+    for turn in range(4):
+        x = flamec.randn(250, width)
+        compiled(x)
+        step(twin, x)
+        for p, t in zip(parameters, twins, strict=True):
+            np.testing.assert_allclose(p.grad.numpy(), t.grad.numpy(), rtol=1e-3, atol=1e-6)
+        if turn == 1:  # from now on gradients are elsewhere
+            kept = [(p.grad, p.grad.numpy().copy()) for p in parameters]
+    for gradient, contents in kept:
+        np.testing.assert_array_equal(gradient.numpy(), contents)
+    prepared = compiled.programs[0].prepared
+    layout = plan_memory(prepared.plan, {})
+    lent = sum(prepared.plan.buffers[b].bytes for b in layout.guests)
+    assert lent > 4 << 18
+    alone = plan_memory(replace(prepared.plan, outputs=()), {})
+    assert layout.peak_bytes <= 0.7 * alone.peak_bytes

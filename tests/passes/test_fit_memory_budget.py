@@ -198,3 +198,23 @@ def test_values_that_are_needed_late_are_computed_late() -> None:
     assert arena(most) >= 8 * wide_bytes
     assert arena(least) <= 4 * wide_bytes
     assert sum(products(least).values()) - sum(products(most).values()) <= 8
+
+
+def test_what_a_kernel_has_inside_may_be_kept_instead_of_its_results() -> None:
+    """Two functions of each product wait, the product itself is in no memory: with a budget it
+    is, and no product is computed twice for that. (What runs are the networks above.)"""
+    b = GraphBuilder()
+    x = b.input(TensorType((4096, 1024), float64))
+    weights = [b.input(TensorType((1024, 1024), float64)) for _ in range(5)]
+    y = x
+    for weight in weights:
+        inside = b.tanh(b.dot_general(y, weight, contract=((1,), (0,)), batch=((), ())))
+        y = b.mul(b.sin(inside), b.exp(inside))
+    joint = differentiate_graph(b.build([b.sum(y, axes=(0, 1))]), range(1, 6))
+    graph = run_passes(joint, pipeline(), True)[0]
+    most = compile_graph(graph)
+    less = compile_graph(graph, CodegenOptions(memory_budget=0.7))
+    wide_bytes = 4096 * 1024 * 8
+    assert arena(most) >= 8 * wide_bytes
+    assert arena(less) <= 0.85 * arena(most)
+    assert sum(products(less).values()) == sum(products(most).values())

@@ -304,7 +304,7 @@
     const used = kernels.map((_, step) => inUse(memory.blocks.filter((b) => b.first <= step && step <= b.last)));
     const most = Math.max(1, ...used);
     const steps = { whole: true, text: (v) => (kernels[v] ? kernels[v].name : "") };
-    $("memory").append(make("p", `arena ${bytes(memory.peak)}; inputs ${bytes(memory.inputs)}, outputs ${bytes(memory.outputs)}; most in use: ${bytes(most)} at ${kernels.length ? kernels[used.indexOf(Math.max(...used))].name : ""}`, "hint"));
+    $("memory").append(make("p", `arena ${bytes(memory.peak)}; inputs ${bytes(memory.inputs)}, outputs ${bytes(memory.outputs)}${memory.lent ? `, which have ${memory.lent} temporaries in them before they are written` : ""}; most in use: ${bytes(most)} at ${kernels.length ? kernels[used.indexOf(Math.max(...used))].name : ""}`, "hint"));
     state.charts.memory = [
       new Blocks($("memory"), { title: "the arena: which buffer lies where, from kernel to kernel", blocks, width: Math.max(1, memory.steps), height: Math.max(1, memory.peak), unit: steps, yUnit: bytes, onChoose: showKernel }),
       new Blocks($("memory"), { title: "temporaries in use", blocks: used.map((n, step) => ({ x: step, w: 1, y: 0, h: n, color: "#9cc3f5", label: "", data: step, tip: `${kernels[step].name}: ${bytes(n)}` })), width: Math.max(1, memory.steps), height: most, unit: steps, yUnit: bytes, onChoose: showKernel }),
