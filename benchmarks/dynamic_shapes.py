@@ -2,11 +2,13 @@
 
 ``dynamic_shapes``: a step is 50 calls with 50 batch sizes and 50 lengths in random order.
 ``dynamic_shapes_one_size``: what the program over symbolic sizes costs at one size, beside the
-program that was made for it.
+program that was made for it. ``python -m benchmarks.dynamic_shapes`` measures on a GPU
+(``gpu/dynamic_shapes.py``).
 """
 
 from __future__ import annotations
 
+import argparse
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -118,3 +120,22 @@ WORKLOADS = (
         ],
     ),
 )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """On a GPU: a table of programs over symbolic sizes beside those made for one size."""
+    from benchmarks.gpu import dynamic_shapes
+
+    parser = argparse.ArgumentParser(description=dynamic_shapes.__doc__)
+    parser.add_argument("--device", default="cuda", help="of the arrays (cpu: to try the program)")
+    names = [*dynamic_shapes.ROWS, "sizes"]
+    parser.add_argument("--rows", nargs="*", choices=names)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--calls", type=int, default=20)
+    parser.add_argument("--torch", action="store_true", help="torch.compile beside it")
+    parser.add_argument("--json", help="write the records to this file")
+    return dynamic_shapes.run(parser.parse_args(arguments))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

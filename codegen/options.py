@@ -25,6 +25,8 @@ class CodegenOptions:
     - ``fuse``: False makes one kernel of each task, for comparisons.
     - ``size_hints``: symbol -> a size that is typical for it. Code is right for every size and
       fast near the hints; hints with the same least power of two above them give the same code.
+    - ``bounded``: the caller promises that no symbol is larger than its hint, rounded up: what is
+      chosen for the hint may rely on it (a row of a block is a whole row).
     - ``narrow``: the caller promises that no array of a call with symbolic sizes has 2**31 or
       more elements, so that indices on a GPU are 32-bit numbers.
     - ``deterministic``: False lets a GPU add in any order what meets in one place (``index_put``
@@ -41,6 +43,7 @@ class CodegenOptions:
 
     fuse: bool = True
     size_hints: Mapping[str, int] = field(default_factory=dict)
+    bounded: bool = False
     narrow: bool = False
     deterministic: bool = True
     strict: bool = False
@@ -70,10 +73,39 @@ class CodegenOptions:
         except ZeroDivisionError:
             return None
 
+    def most(self, size: Dim) -> int | None:
+        """The largest value that a size can have; None where nothing bounds it."""
+        if isinstance(size, int):
+            return size
+        if not self.bounded or not symbols_of(size) <= set(self.size_hints):
+            return None
+        return _largest(size, self.size_hints)
+
     @property
     def key(self) -> str:
         """All that code depends on, as text."""
         return json.dumps(asdict(self), sort_keys=True)
+
+
+def _largest(dim: Dim, bounds: Mapping[str, int]) -> int | None:
+    """The value of a dimension for the largest symbols, without what is subtracted; None where
+    something is subtracted that may be negative."""
+    if isinstance(dim, int):
+        return dim
+    total = 0
+    for monomial, coefficient in dim.terms:
+        value = coefficient
+        for atom in monomial:
+            if atom[0] == "s":
+                value *= bounds[atom[1]]
+                continue
+            dividend = _largest(atom[1], bounds)
+            if dividend is None or coefficient < 0:
+                return None
+            whole = isinstance(atom[2], int) and atom[2] > 0
+            value *= max(0, dividend) // (atom[2] if whole else 1)
+        total += value if coefficient > 0 or not monomial else 0
+    return max(0, total)
 
 
 def power_of_two(size: int) -> int:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flamec.codegen.lower.lanes import LANE_BYTES
+from flamec.ir.estimates import estimate
 from flamec.ir.kernel import Compute, Fold, Kernel, Load, RowProgram, Store
-from flamec.ir.loop_nest import estimate
 from flamec.ir.shape import Dim, product
 
 GRAIN = 1 << 15  # weighted elements that are worth another thread

@@ -14,18 +14,19 @@ import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, TypeVar, overload
 
 from flamec.call_path import CHANGED
 from flamec.capture import Captured, Dynamic, actual_sizes, capture
 from flamec.collection_pause import collector_rests
+from flamec.compilation_stats import GuardFailure, Stats
 from flamec.config import CompileOptions, default_options
 from flamec.differentiable import DifferentiableProgram
 from flamec.errors import CompileError, DataDependentError, is_framework_file, user_location
 from flamec.escapes import OnceProgram, trust
 from flamec.guard_code import TrustedCheck
-from flamec.ir.graph import Graph, Location
+from flamec.ir.graph import Graph
 from flamec.ir.passes.plan_memory import MemoryUse, memory_use
 from flamec.ir.passes.settle_sizes import settle_sizes
 from flamec.preparation import prepare
@@ -41,37 +42,6 @@ from flamec.tensor import Tensor
 F = TypeVar("F", bound=Callable[..., Any])
 Variant = Program | DifferentiableProgram | SplitProgram
 MAX_PREPARED = 64  # compiled graphs that a function keeps
-
-
-@dataclass
-class GuardFailure:
-    """Why an existing variant could not be used: the assumption, and where the call was made."""
-
-    reason: str
-    location: Location | None
-
-    def __str__(self) -> str:
-        return f"{self.reason} (call at {self.location})" if self.location else self.reason
-
-
-@dataclass
-class Stats:
-    """Counters of one compiled function.
-
-    ``python_runs``: calls in which the function's Python code was run because it has effects
-    that a program cannot repeat. ``kernels_compiled`` and ``kernels_from_cache`` count steps of
-    execution plans;
-    ``compile_seconds`` is the time spent tracing, compiling and loading, all variants together.
-    """
-
-    calls: int = 0
-    traces: int = 0
-    python_runs: int = 0
-    kernels_compiled: int = 0
-    kernels_from_cache: int = 0
-    guard_failures: list[GuardFailure] = field(default_factory=list)
-    evictions: int = 0
-    compile_seconds: float = 0.0
 
 
 class CompiledFunction:
@@ -261,8 +231,8 @@ class CompiledFunction:
         programs with equal graphs and other tensors need two.
         """
         prepared = prepare(graph, symbols, self.options)
-        self.stats.kernels_compiled += prepared.kernels_compiled
-        self.stats.kernels_from_cache += prepared.kernels_from_cache
+        self.stats.count_kernels(prepared)
+        prepared.listeners.append(lambda program: self.stats.count_size_class(program))
         return prepared
 
     def _make(self, graph: Graph, symbols: tuple[str, ...]) -> Prepared:

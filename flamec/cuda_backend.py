@@ -47,6 +47,7 @@ from flamec.runtime.cuda.driver import CudaUnavailableError
 from flamec.runtime.cuda.program import BoundCudaProgram, CudaProgram
 from flamec.runtime.cuda.triton_compiler import TritonError, triton_version
 from flamec.runtime.kernel_cache import KernelCache
+from flamec.sized_runner import SizedProgram, SizedRunner
 from flamec.state import process
 from flamec.tuning import Tuning, plain, program_key
 
@@ -83,20 +84,54 @@ def prepare(
 ) -> Prepared:
     """Load the graph's program, generating and compiling what the cache does not have.
 
-    ``size_hints``, ``narrow``: see ``CodegenOptions``.
+    ``size_hints``, ``narrow``: see ``CodegenOptions``. A program over symbolic sizes of which
+    there are no hints is made for classes of sizes, when they are met (``SizedRunner``).
     """
     started = time.perf_counter()
     place = graph_device(graph)
     runtime = device(place.index, options)
     codegen = codegen_options(place.index, options, size_hints, narrow)
     prepared = Prepared(graph, None, options, None, codegen)
-    facts = f"{generator_digest()} {_triton_version()} {codegen.key}"
-    identity = hashlib.sha256(facts.encode()).hexdigest()
-    plan = _plan(prepared, symbols, runtime, cache_key(graph, symbols, identity))
+    plan = _plan(prepared, symbols, runtime, _program_name(graph, symbols, codegen))
     prepared.seconds["plan"] = time.perf_counter() - started
+    if plan.symbols and size_hints is None:
+        prepared.plan = plan
+        memory = CudaMemory(gpu(place))
+        prepared.runner = SizedRunner(prepared, symbols, memory, _make_sized)
+        return prepared
     load(prepared, plan, symbols)
     prepared.seconds["load"] = time.perf_counter() - started - prepared.seconds["plan"]
     return prepared
+
+
+def _make_sized(program: SizedProgram) -> CudaRunner:
+    """The runner of a program for a class of sizes, from the cache or generated and compiled."""
+    started = time.perf_counter()
+    graph, known, symbols = program.general.graph, program.size_class, program.symbols
+    place = graph_device(graph)
+    runtime = device(place.index, program.options)
+    codegen = program.codegen = replace(
+        program.general.code_options,
+        size_hints=known.bounds(symbols),
+        bounded=True,
+        narrow=known.narrow,
+        schedules={},
+    )
+    name = _program_name(graph, symbols, codegen, known.text(symbols))
+    plan = _plan(program, known.symbols(symbols), runtime, name)
+    program.seconds["plan"] = time.perf_counter() - started
+    load(program, plan, known.symbols(symbols))
+    program.seconds["load"] = time.perf_counter() - started - program.seconds["plan"]
+    assert isinstance(program.runner, CudaRunner)
+    return program.runner
+
+
+def _program_name(
+    graph: Graph, symbols: Sequence[str], codegen: CodegenOptions, sizes: str = ""
+) -> str:
+    """The name of a program in the cache; ``sizes``: the class that it is for."""
+    facts = f"{generator_digest()} {_triton_version()} {codegen.key} {sizes}"
+    return cache_key(graph, symbols, hashlib.sha256(facts.encode()).hexdigest())
 
 
 def codegen_options(
@@ -119,7 +154,7 @@ def load(prepared: Prepared, plan: ExecutionPlan, symbols: Sequence[str]) -> Non
     """Make ``prepared`` run a plan; StageError names the kernel that failed."""
     prepared.plan = plan
     place = graph_device(prepared.graph)
-    program = _load(device(place.index, prepared.options), prepared, plan)
+    program = load_kernels(device(place.index, prepared.options), prepared, plan)
     prepared.kernels_compiled = program.kernels_compiled
     prepared.kernels_from_cache = len(plan.kernels) - program.kernels_compiled
     prepared.runner = CudaRunner(gpu(place), program, list(symbols))
@@ -169,7 +204,7 @@ def _triton_version() -> str:
         raise CompileError(str(error)) from error
 
 
-def _load(gpu: CudaDevice, prepared: Prepared, plan: ExecutionPlan) -> CudaProgram:
+def load_kernels(gpu: CudaDevice, prepared: Prepared, plan: ExecutionPlan) -> CudaProgram:
     """The plan on the device; StageError names the kernel that failed and the user's lines."""
     try:
         with progress_line("compiling", "kernels") as progress:

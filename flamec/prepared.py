@@ -106,7 +106,11 @@ class Runner(Protocol):
 
 @dataclass
 class Prepared:
-    """A graph made runnable, and what that took. ``passes``: those of the pipeline if None."""
+    """A graph made runnable, and what that took. ``passes``: those of the pipeline if None.
+
+    ``sized``: on a GPU, the programs for classes of sizes that were met, by what the sizes of
+    the class have in common; they run in place of this one (``sized_runner.py``).
+    """
 
     graph: Graph
     runner: Runner | None
@@ -117,6 +121,18 @@ class Prepared:
     kernels_from_cache: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     passes: Sequence[Pass | Repeat] | None = None
+    sized: dict[str, Prepared] = field(default_factory=dict)
+    listeners: list[Callable[[Prepared], None]] = field(default_factory=list)
+
+    @property
+    def own_graph(self) -> Graph:
+        """The traced graph over the symbols that the program is compiled for."""
+        return self.graph
+
+    def report(self, program: Prepared) -> None:
+        """Tell the listeners of a program that was loaded for a class of sizes."""
+        for listener in self.listeners:
+            listener(program)
 
     def bind(self, sizes: tuple[int, ...]) -> Invocation:
         """The program with its symbolic sizes bound."""

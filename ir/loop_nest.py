@@ -13,15 +13,15 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from flamec.ir.estimates import estimate
 from flamec.ir.graph import Value
 from flamec.ir.group_space import Address, GroupSpace, Operand, is_assembled
 from flamec.ir.iteration_space import Axis, Incompatible, leaves
 from flamec.ir.layout import dense
 from flamec.ir.op import OpKind
-from flamec.ir.shape import Dim, evaluate_dim, product, structurally_equal, symbols_of
+from flamec.ir.shape import Dim, product, structurally_equal
 from flamec.ir.tasks import Task
 
-TYPICAL_SIZE = 64  # what a symbolic size counts as where only an estimate is needed
 SHORT_ROW = 1 << 15  # elements that one thread may fold alone
 FEW_ROWS = 64
 UNKNOWN_ROW = 1.1  # what a lone row of symbolic size costs beside a flat loop of that size
@@ -65,21 +65,6 @@ class LoopNest:
     level: dict[Value, Level] = field(default_factory=dict)
     stage: dict[Value, int] = field(default_factory=dict)
     scope: dict[Task, Scope] = field(default_factory=dict)
-
-
-def estimate(size: Dim) -> int:
-    """A size as a number, for comparisons only."""
-    if isinstance(size, int):
-        return size
-    return evaluate_dim(size, dict.fromkeys(symbols_of(size), TYPICAL_SIZE))
-
-
-def value_bytes(value: Value) -> int:
-    """The size of a value, where symbolic sizes are taken for typical ones."""
-    type = value.type
-    if type.estimated_bytes is None:  # asked very often
-        type.estimated_bytes = estimate(product(type.shape)) * type.dtype.itemsize
-    return type.estimated_bytes
 
 
 def extent(axes: Sequence[Axis]) -> int:

@@ -164,7 +164,7 @@ class TensorType:
         self._key: tuple[object, ...] | None = None
         self._hash: int | None = None
         self._number = 0
-        self.estimated_bytes: int | None = None  # ``loop_nest.value_bytes`` keeps it here
+        self.estimated_bytes: int | None = None  # ``estimates.value_bytes`` keeps it here
 
     @property
     def number(self) -> int:

@@ -15,8 +15,8 @@ from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import Memory, PartialResults
 from flamec.codegen.lower.lanes import MEMORY_DTYPES
 from flamec.codegen.traffic import bytes_read, bytes_written, flops
+from flamec.ir.estimates import estimate, value_bytes
 from flamec.ir.graph import Value
-from flamec.ir.loop_nest import estimate, value_bytes
 from flamec.ir.passes.arrange_memory import arrange
 from flamec.ir.passes.fit_memory_budget import MemoryFit, fit_memory_budget
 from flamec.ir.passes.fuse import Fusion, FusionGroup

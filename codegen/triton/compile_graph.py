@@ -34,6 +34,7 @@ from flamec.codegen.triton.launches import LaunchCollector, kernel_writer
 from flamec.codegen.triton.product_schedule import target_facts
 from flamec.codegen.triton.source import ALIGNMENT
 from flamec.codegen.triton.split_rows import ENOUGH_ROWS
+from flamec.ir.estimates import typical_sizes
 from flamec.ir.graph import Graph
 from flamec.ir.op import OpKind
 from flamec.ir.passes.contract_contiguous import contract_contiguous
@@ -96,8 +97,14 @@ def lower_graph(graph: Graph, options: CodegenOptions) -> LoweredProgram:
         guarded=True,
         memory=MemoryBudget(options.memory_budget, FLOPS_PER_BYTE, BYTES_PER_KERNEL, SPARE_WORK),
     )
-    lowered = lowering.lower(graph)
+    with typical_sizes(_known_sizes(options)):
+        lowered = lowering.lower(graph)
     return LoweredProgram(lowered, tuple(errors.messages))
+
+
+def _known_sizes(options: CodegenOptions) -> Mapping[str, int]:
+    """What estimates may count symbols as: the bounds of a class of sizes; hints are for tiles."""
+    return options.size_hints if options.bounded else {}
 
 
 def last_passes(options: CodegenOptions) -> tuple[Pass, ...]:
@@ -124,7 +131,7 @@ def emit_graph(
     program: LoweredProgram, options: CodegenOptions, choose: ChooseTile | None = None
 ) -> CompiledGraph:
     """The second half: schedules, buffers, Triton. LoweringError for what has no text."""
-    with stage("emit"):
+    with stage("emit"), typical_sizes(_known_sizes(options)):
         return _emitted(program, options, choose)
 
 

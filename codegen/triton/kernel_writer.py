@@ -46,7 +46,7 @@ from flamec.ir.kernel import (
     operands_of,
 )
 from flamec.ir.plan import Argument, Buffer
-from flamec.ir.shape import Dim, SymbolicDim, structurally_equal, substitute
+from flamec.ir.shape import Dim, SymbolicDim, product, structurally_equal, substitute
 
 NewBuffer = Callable[[Buffer], int]
 _WORD = re.compile(r"\b\w+\b")
@@ -94,8 +94,8 @@ class KernelWriter:
                     )
                 ]
             else:
-                apart = self._ends_apart(part)
-                rows = RowsWriter(part.program, tile, *names, uniform, own, wide, strict, apart)
+                form = strict, self._is_bounded(part), self._ends_apart(part)
+                rows = RowsWriter(part.program, tile, *names, uniform, own, wide, *form)
                 launches = rows.emit()
                 if rows.ends_early:
                     self._early |= {n for n, _ in self._stored_after(part)}
@@ -131,6 +131,10 @@ class KernelWriter:
         """What is stored when all rows are done: buffers and places."""
         stores = [s for s in part.program.after if isinstance(s, Store)]
         return [(self.numbers[part.arguments[s.place.parameter]], s.place) for s in stores]
+
+    def _is_bounded(self, part: Part) -> bool:
+        """Whether it is known how long a row of the part may be."""
+        return self.options.most(product(loop.size for loop in actual(part).inner)) is not None
 
     def _ends_apart(self, part: Part) -> bool:
         """Whether what is stored when all rows are done is read at the same column, if at all."""

@@ -62,12 +62,20 @@ def part_key(part: Part, options: CodegenOptions) -> PartKey:
     lanes = [lane for _, lane in program.imports]
     precision = "" if program.contraction is None else options.float32_products
     in_order = program.kind == "scatter" and options.deterministic
-    text = json.dumps([form, lanes, precision, in_order], separators=(",", ":"))
+    facts = [form, lanes, precision, in_order]
+    if options.bounded and not _is_static(actual(part)):
+        facts.append("bounded")
+    text = json.dumps(facts, separators=(",", ":"))
     return PartKey(
         hashlib.sha256(text.encode()).hexdigest(),
         _bucket(actual(part), options),
         ",".join(dict.fromkeys(p.memory for p in program.parameters)),
     )
+
+
+def _is_static(program: RowProgram) -> bool:
+    """Whether the lengths of all loops are numbers."""
+    return all(isinstance(loop.size, int) for loop in (*program.rows, *program.inner))
 
 
 def _bucket(program: RowProgram, options: CodegenOptions) -> str:

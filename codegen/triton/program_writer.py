@@ -43,8 +43,9 @@ class Uniform:
 class RowsWriter:
     """Writes a program without a matrix product. ``own``: values of its own sizes.
 
-    ``strict``: see ``CodegenOptions``. ``ends_apart``: what follows a fold over rows of some
-    columns writes nothing that is read of other columns.
+    ``strict``: see ``CodegenOptions``. ``bounded``: the tile is for the longest row there may be.
+    ``ends_apart``: what follows a fold over rows of some columns writes nothing that is read of
+    other columns.
     """
 
     program: RowProgram
@@ -55,6 +56,7 @@ class RowsWriter:
     own: dict[str, Dim]
     wide: bool
     strict: bool = False
+    bounded: bool = False
     ends_apart: bool = False
 
     def __post_init__(self) -> None:
@@ -313,7 +315,7 @@ class RowsWriter:
     def _is_exact(self, s: Fold) -> bool:
         """Whether a sum carries along what rounding loses: a row of unknown size may be long for
         the few columns that a block has."""
-        known = isinstance(substitute(self.columns, self.own), int)
+        known = self.bounded or isinstance(substitute(self.columns, self.own), int)
         return s.op == "sum" and s.lane in ("f32", "f64") and not known
 
     def _exact_fold(

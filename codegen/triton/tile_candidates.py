@@ -29,10 +29,10 @@ _STEPS = (1, -1, 2, -2)  # doublings
 
 def tile_fits(tile: Tile, program: RowProgram, options: CodegenOptions) -> bool:
     """Whether a program can be cut in this way."""
-    return _fits(tile, propose(program, options), program)
+    return _fits(tile, propose(program, options), program, options)
 
 
-def _fits(tile: Tile, usual: Tile, program: RowProgram) -> bool:
+def _fits(tile: Tile, usual: Tile, program: RowProgram, options: CodegenOptions) -> bool:
     numbers = (tile.rows, tile.columns, tile.warps, max(1, tile.chunks))
     if any(number < 1 or number & (number - 1) for number in numbers):
         return False
@@ -53,8 +53,8 @@ def _fits(tile: Tile, usual: Tile, program: RowProgram) -> bool:
     if not program.rows and (tile.rows, tile.whole) != (1, usual.whole):
         return False
     if tile.whole:
-        width = product(loop.size for loop in program.inner)
-        return not tile.split and isinstance(width, int) and tile.columns >= width
+        width = options.most(product(loop.size for loop in program.inner))
+        return not tile.split and width is not None and tile.columns >= width
     return True
 
 
@@ -68,19 +68,22 @@ def tile_candidates(program: RowProgram, options: CodegenOptions, most: int) -> 
     most_rows, most_columns = max(usual.rows, height), max(usual.columns, width)
     target = target_facts(options.target)
     found = {usual: 0.0}
-    for tile in dict.fromkeys(_variants(usual, program, target.processors)):
+    for tile in dict.fromkeys(_variants(usual, program, options)):
         if tile.rows > most_rows or tile.columns > most_columns:
             continue
         if tile.blocks * tile.rows >= height:  # each has but one turn
             continue
-        if _fits(tile, usual, program) and _is_sensible(tile, program, target.shared_bytes):
+        if _fits(tile, usual, program, options) and _is_sensible(
+            tile, program, target.shared_bytes
+        ):
             found.setdefault(tile, _distance(tile, usual))
     return sorted(found, key=lambda tile: found[tile])[:most]
 
 
-def _variants(usual: Tile, program: RowProgram, processors: int) -> Iterator[Tile]:
+def _variants(usual: Tile, program: RowProgram, options: CodegenOptions) -> Iterator[Tile]:
     """Tiles that differ in one or two respects."""
-    for form in _forms(usual, program):
+    processors = target_facts(options.target).processors
+    for form in _forms(usual, program, options):
         yield form
         one = list(_changed(form, processors))
         yield from one
@@ -88,11 +91,11 @@ def _variants(usual: Tile, program: RowProgram, processors: int) -> Iterator[Til
             yield from _changed(tile, processors)
 
 
-def _forms(usual: Tile, program: RowProgram) -> Iterator[Tile]:
+def _forms(usual: Tile, program: RowProgram, options: CodegenOptions) -> Iterator[Tile]:
     """Whole rows in a block, or a loop over them."""
     yield usual
-    width = product(loop.size for loop in program.inner)
-    if usual.split or not program.rows or not isinstance(width, int):
+    width = options.most(product(loop.size for loop in program.inner))
+    if usual.split or not program.rows or width is None:
         return
     if usual.whole:
         for columns in (1024, 2048, 4096):

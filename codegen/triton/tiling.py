@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from flamec.codegen.options import CodegenOptions, power_of_two
 from flamec.codegen.triton.ownership import scattered_index
 from flamec.codegen.triton.statements import ATOMIC
+from flamec.ir.estimates import estimate
 from flamec.ir.kernel import Fold, Load, RandomBits, RowProgram, Store
-from flamec.ir.loop_nest import estimate
 from flamec.ir.shape import Dim, product, structurally_equal
 
 THREAD_ELEMENTS = 8  # of a block without folds: 32 bytes of float32 for each array
@@ -75,7 +75,8 @@ class Tile:
 def propose(program: RowProgram, options: CodegenOptions) -> Tile:
     """A tile by rule of thumb."""
     static = product(loop.size for loop in program.inner)
-    inner = options.typical(static)
+    most = options.most(static)
+    inner = options.typical(static) if most is None else most
     rows = options.typical(product(loop.size for loop in program.rows))
     width = 0 if inner is None else power_of_two(inner)  # 0: not known
     height = 1 << 30 if rows is None else power_of_two(rows)
@@ -88,7 +89,7 @@ def propose(program: RowProgram, options: CodegenOptions) -> Tile:
     in_rows = bool(scopes & {"row", "scan"}) or _stores_rows(program)
     over_rows = bool(scopes & {"column", "all", "rows"})
     if in_rows or "rows" in scopes or "all" in scopes:
-        tile = _row_tile(program, width, height, isinstance(static, int))
+        tile = _row_tile(program, width, height, most is not None)
         tile = replace(tile, chunks=_chunks(rows, tile) if over_rows else 0)
         if tile.looped and _passes(program) > 1:  # from the cache loads come soon enough
             return replace(tile, chunks=2 * tile.chunks)
@@ -157,7 +158,8 @@ def _pointwise_elements(program: RowProgram) -> int:
 
 
 def _row_tile(program: RowProgram, width: int, height: int, known: bool) -> Tile:
-    """A tile for programs that fold rows; only a ``known`` width may be taken as the whole row."""
+    """A tile for programs that fold rows. ``known``: no row is longer than ``width``, so that a
+    block may have whole rows."""
     if program.kind == "along rows":
         rows = min(height, 128)
         unknown = 32 if rows > 1 else FOLDED_ELEMENTS

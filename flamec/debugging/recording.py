@@ -56,7 +56,7 @@ def reproduction_of(prepared: Prepared) -> Reproduction:
         sizes = prepared.codegen.size_hints
     strict = prepared.options.numerics == "strict"
     passes = pipeline(strict=strict) if prepared.passes is None else prepared.passes
-    graph = printable(prepared.graph)
+    graph = printable(prepared.own_graph)
     return Reproduction(
         graph,
         passes=pass_names(passes),

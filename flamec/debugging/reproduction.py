@@ -46,6 +46,7 @@ COMPILE_OPTIONS = (
 CODEGEN_OPTIONS = (
     "fuse",
     "size_hints",
+    "bounded",
     "narrow",
     "deterministic",
     "strict",

@@ -36,7 +36,7 @@ def gather(prepared: Prepared) -> tuple[dict[str, bytes], dict[str, Any]]:
     assert plan is not None
     place = graph_device(prepared.graph)
     if place.type == "cuda":
-        return _gather_gpu(plan, place, prepared.options)
+        return _gather_gpu(prepared, plan, place)
     cpu = cpu_backend.device(prepared.options)
     members, described = {}, []
     for number, (source, flags) in enumerate(_sources(plan, cpu)):
@@ -49,12 +49,13 @@ def gather(prepared: Prepared) -> tuple[dict[str, bytes], dict[str, Any]]:
 
 
 def _gather_gpu(
-    plan: ExecutionPlan, place: Device, options: CompileOptions
+    prepared: Prepared, plan: ExecutionPlan, place: Device
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     from flamec import cuda_backend
     from flamec.runtime.cuda.triton_compiler import BINARY_KIND, kernel_key
 
-    gpu = cuda_backend.device(place.index, options)
+    gpu = cuda_backend.device(place.index, prepared.options)
+    cuda_backend.load_kernels(gpu, prepared, plan)  # those for all sizes are not compiled by calls
     members, described = {}, []
     for number, source in enumerate(plan.kernels):
         content = gpu.cache.read(kernel_key(source, gpu.target), BINARY_KIND)

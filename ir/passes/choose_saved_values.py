@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from flamec.ir.estimates import value_bytes
 from flamec.ir.graph import Node, Value
-from flamec.ir.loop_nest import value_bytes
 from flamec.ir.passes.keep_or_repeat import NEVER, Item, keep_or_repeat
 from flamec.ir.passes.run_again import FREE, can_run_again
 

@@ -7,8 +7,8 @@ read no others; a block in another order would be rearranged for each of its use
 
 from __future__ import annotations
 
+from flamec.ir.estimates import estimate
 from flamec.ir.graph import Graph, Node, Value
-from flamec.ir.loop_nest import estimate
 from flamec.ir.op import OpKind, lookup
 from flamec.ir.passes.rewrite import Replacement, RewriteBuilder, rewrite
 from flamec.ir.shape import product

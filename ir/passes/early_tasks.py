@@ -8,8 +8,8 @@ wait for that kernel's last row, and would need a kernel, and a pass over the lo
 
 from __future__ import annotations
 
+from flamec.ir.estimates import value_bytes
 from flamec.ir.graph import Value
-from flamec.ir.loop_nest import value_bytes
 from flamec.ir.op import OpKind
 from flamec.ir.shape import product, structurally_equal
 from flamec.ir.tasks import Task, TaskGraph

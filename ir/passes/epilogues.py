@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from flamec.ir.estimates import estimate, value_bytes
 from flamec.ir.graph import Value
-from flamec.ir.loop_nest import estimate, value_bytes
 from flamec.ir.op import OpKind
 from flamec.ir.passes.fusion_state import FusionState
 from flamec.ir.shape import product as dim_product

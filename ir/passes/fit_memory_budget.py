@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from flamec.ir.estimates import value_bytes
 from flamec.ir.graph import Value
-from flamec.ir.loop_nest import value_bytes
 from flamec.ir.passes.fuse import Fusion
 from flamec.ir.passes.keep_or_repeat import NEVER
 from flamec.ir.passes.lower_peak import Costs, PeakSearch

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from flamec.ir.estimates import value_bytes
 from flamec.ir.graph import Value
 from flamec.ir.group_analysis import analyze
 from flamec.ir.iteration_space import Incompatible
@@ -25,7 +26,6 @@ from flamec.ir.loop_nest import (
     choose_nest,
     extent,
     nest_cost,
-    value_bytes,
 )
 from flamec.ir.op import OpKind
 from flamec.ir.passes.absorb_prologues import Absorbed, absorb_prologues

@@ -17,10 +17,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from flamec.ir.estimates import value_bytes
 from flamec.ir.graph import Value
 from flamec.ir.group_analysis import analyze
 from flamec.ir.iteration_space import Incompatible
-from flamec.ir.loop_nest import choose_nest, value_bytes
+from flamec.ir.loop_nest import choose_nest
 from flamec.ir.op import OpKind
 from flamec.ir.passes.fuse import Fusion
 from flamec.ir.passes.keep_or_repeat import NEVER, Item, keep_or_repeat

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass, field
 
+from flamec.ir.estimates import value_bytes
 from flamec.ir.graph import Value
 from flamec.ir.group_analysis import analyze
 from flamec.ir.iteration_space import Incompatible
-from flamec.ir.loop_nest import choose_nest, nest_cost, value_bytes
+from flamec.ir.loop_nest import choose_nest, nest_cost
 from flamec.ir.op import OpKind
 from flamec.ir.task_signature import Signature, TaskSignatures
 from flamec.ir.tasks import Task, TaskGraph, shared_scalars
