@@ -1,0 +1,293 @@
+"""Programs over symbolic sizes on a GPU: one trace, a program for each class of sizes.
+
+Nothing is run here: what is counted are programs, plans, launches and kernels.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import simulated_gpu
+from interpreted import run_interpreted
+from triton_sizes import CASES
+
+import flamec
+from flamec import cuda_backend, sized_runner
+from flamec.codegen.options import CodegenOptions
+from flamec.codegen.triton.compile_graph import compile_graph
+from flamec.codegen.triton.tiling import Tile
+from flamec.compilation_stats import Stats
+from flamec.config import default_options
+from flamec.debugging.recording import reproduction_of
+from flamec.errors import StageError
+from flamec.ir.bodies import bound_graph
+from flamec.ir.builder import GraphBuilder
+from flamec.ir.graph import Graph
+from flamec.ir.plan import ExecutionPlan, Launch
+from flamec.ir.shape import Dim, SymbolicDim, evaluate_shape
+from flamec.ir.types import Device, TensorType, float32
+from flamec.prepared import Prepared
+from flamec.runtime.cuda.device import KernelError
+from flamec.runtime.kernel_cache import KernelCache
+from flamec.size_classes import MOST_ELEMENTS, SizeClass, SizeRange, size_class
+
+GPU = Device("cuda", 0)
+B, N = SymbolicDim.symbol("B"), SymbolicDim.symbol("N")
+SYMBOLS = ("B", "N")
+
+
+class PlanningGpu:
+    """Loads plans without compiling them; ``plans``: those loaded so far, in order."""
+
+    index, name, target = 0, "cuda:0", "sm_90"
+    properties = SimpleNamespace(name="Simulated GPU")
+
+    def __init__(self, folder: Path) -> None:
+        self.cache = KernelCache(folder)
+        self.plans: list[ExecutionPlan] = []
+        self.fails = False
+
+    def load(self, plan: ExecutionPlan, progress: Any = None, label: str = "") -> Any:
+        if self.fails:
+            raise KernelError(0, ValueError("too much shared memory"))
+        self.plans.append(plan)
+
+        def bind(sizes: tuple[int, ...]) -> Any:
+            return SimpleNamespace(plan=plan, sizes=sizes, addresses=[0] * len(plan.buffers))
+
+        return SimpleNamespace(plan=plan, kernels_compiled=len(plan.kernels), bind=bind)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[PlanningGpu]:
+    simulated_gpu.install(monkeypatch)
+    planning = PlanningGpu(tmp_path)
+    monkeypatch.setattr(cuda_backend, "device", lambda index, options: planning)
+    monkeypatch.setattr(cuda_backend, "_tunings", {})
+    yield planning
+
+
+def softmax(shape: tuple[Dim, ...] = (B, N)) -> Graph:
+    b = GraphBuilder()
+    x = b.input(TensorType(shape, float32, GPU))
+    kept = (*shape[:-1], 1)
+    e = b.exp(b.sub(x, b.reshape(b.amax(x, axes=(1,)), shape=kept)))
+    return b.build([b.div(e, b.reshape(b.sum(e, axes=(1,)), shape=kept))], name="rows")
+
+
+def prepare(folder: Path, graph: Graph | None = None) -> Prepared:
+    options = default_options(cache_folder=folder, reproduction_folder=folder / "failures")
+    return cuda_backend.prepare(graph or softmax(), SYMBOLS, options)
+
+
+def bound(prepared: Prepared, *sizes: int) -> Any:
+    invocation: Any = prepared.bind(sizes)
+    return invocation._bound
+
+
+# classes -----------------------------------------------------------------------------------
+def test_sizes_share_a_class_up_to_a_power_of_two_and_apart_by_divisors() -> None:
+    def ranges(size: int) -> tuple[int, int]:
+        (found,) = size_class((size,), 0).ranges
+        return found.bound, found.divisor
+
+    assert {ranges(n) for n in range(5)} == {(4, 1)}
+    assert {ranges(n) for n in range(17, 33)} == {(32, 1)}
+    assert [ranges(n) for n in (65, 68, 72, 80, 128)] == [
+        (128, 1),
+        (128, 4),
+        (128, 8),
+        (128, 16),
+        (128, 16),
+    ]
+    assert len({ranges(n) for n in range(1 << 12)}) == 5 + 4 * 6 + 1  # 64 itself is a multiple
+
+
+def test_a_class_says_what_its_symbols_are() -> None:
+    known = size_class((33, 96), MOST_ELEMENTS)
+    assert known == SizeClass((SizeRange(64, 1), SizeRange(128, 16)), narrow=False)
+    assert known.symbols(SYMBOLS) == ("B", "N_16")
+    assert known.bounds(SYMBOLS) == {"B": 64, "N_16": 8}
+    assert known.values((33, 96)) == (33, 6)
+    ((old, new),) = known.substitutions(SYMBOLS)
+    assert str(old) == "N" and str(new) == "16*N_16"
+    assert known.text(SYMBOLS) == "B <= 64; N <= 128, a multiple of 16; 64-bit indices"
+
+
+def test_the_largest_value_of_a_size() -> None:
+    options = CodegenOptions(size_hints={"B": 10, "N": 64}, bounded=True)
+    most = {5: 5, B: 16, B * N + 3: 16 * 64 + 3, N - 1: 63, B - N: 16, (N - 3) // 2 + 1: 31}
+    for size, wanted in most.items():
+        assert options.most(size) == wanted
+    quotient: Dim = N // B
+    assert options.most(quotient) == 64
+    assert options.most(5 - quotient) is None  # it is not known what is subtracted
+    assert options.most(SymbolicDim.symbol("M")) is None
+    assert CodegenOptions(size_hints={"B": 10}).most(B) is None  # hints alone are no bounds
+
+
+# programs ----------------------------------------------------------------------------------
+def test_a_program_is_made_for_each_class_that_is_met(device: PlanningGpu, tmp_path: Path) -> None:
+    prepared = prepare(tmp_path)
+    assert prepared.plan is not None and not device.plans  # kernels for all sizes are not needed
+    counted = Stats()
+    prepared.listeners.append(counted.count_size_class)
+    assert bound(prepared, 3, 50).plan is bound(prepared, 4, 60).plan
+    assert bound(prepared, 3, 50).sizes == (3, 50)
+    assert len(device.plans) == counted.size_classes == 1
+    assert counted.kernels_compiled == len(device.plans[0].kernels)
+    assert bound(prepared, 3, 96).sizes == (3, 6)  # of N_16
+    assert [*prepared.sized] == ["B <= 4; N <= 64", "B <= 4; N <= 128, a multiple of 16"]
+    assert len(device.plans) == 2
+
+
+def test_large_arrays_have_64_bit_indices(device: PlanningGpu, tmp_path: Path) -> None:
+    prepared = prepare(tmp_path)
+    small, large = bound(prepared, 1 << 15, 1 << 14), bound(prepared, 1 << 15, 1 << 15)
+    assert "int64" not in small.plan.source and "int64" in large.plan.source
+
+
+def test_rows_of_a_class_are_read_once_in_the_tile_of_the_fixed_size(
+    device: PlanningGpu, tmp_path: Path
+) -> None:
+    prepared = prepare(tmp_path)
+    assert prepared.plan is not None and prepared.plan.source.count("tl.load(") == 3
+    for sizes in ((4096, 37), (4096, 1024), (100, 10000)):
+        source = bound(prepared, *sizes).plan.source
+        assert source.count("tl.load(") == 1 and "for first_col" not in source
+    fixed = compile_graph(bound_graph(softmax(), {"B": 4096, "N": 1024})).choices
+    bound(prepared, 4096, 1024)
+    found = prepared.sized["B <= 4096, a multiple of 16; N <= 1024, a multiple of 16"]
+    assert [c.schedule for c in found.compiled.choices] == [c.schedule for c in fixed]
+
+
+def test_rows_that_are_too_long_for_a_block_have_the_loop_of_the_fixed_size(
+    device: PlanningGpu, tmp_path: Path
+) -> None:
+    prepared = prepare(tmp_path)
+    bound(prepared, 1000, 20001)
+    (found,) = prepared.sized.values()
+    (fixed,) = compile_graph(bound_graph(softmax(), {"B": 1000, "N": 20001})).choices
+    (choice,) = found.compiled.choices
+    assert choice.schedule == fixed.schedule
+    assert isinstance(choice.schedule, Tile) and choice.schedule.looped
+    assert found.plan is not None and "lost_" not in found.plan.source
+
+
+def test_equal_sizes_have_equal_programs_whatever_was_met_before(
+    device: PlanningGpu, tmp_path: Path
+) -> None:
+    sizes = [(3, 50), (3, 96), (70, 96), (70, 33)]
+    plans = []
+    for order in (sizes, sizes[::-1]):
+        prepared = prepare(tmp_path / str(len(plans)))
+        device.cache = KernelCache(tmp_path / str(len(plans)))
+        plans.append({s: bound(prepared, *s).plan.to_json() for s in order})
+    assert plans[0] == plans[1]
+
+
+def test_programs_are_dropped_beyond_a_bound_and_come_back_from_the_cache(
+    device: PlanningGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sized_runner, "MOST_CLASSES", 2)
+    prepared = prepare(tmp_path)
+    first = bound(prepared, 3, 3).plan
+    bound(prepared, 3, 10)
+    bound(prepared, 3, 30)
+    assert [*prepared.sized] == ["B <= 4; N <= 16", "B <= 4; N <= 32"]
+    monkeypatch.setattr(cuda_backend, "generate_plan", None)  # nothing is generated again
+    assert bound(prepared, 3, 4).plan == first and len(device.plans) == 4
+
+
+def test_another_process_generates_nothing(
+    device: PlanningGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = bound(prepare(tmp_path), 3, 96).plan
+    monkeypatch.setattr(cuda_backend, "generate_plan", None)
+    monkeypatch.setattr(cuda_backend, "_tunings", {})
+    assert bound(prepare(tmp_path), 4, 80).plan == wanted
+
+
+def test_threads_make_a_program_once(device: PlanningGpu, tmp_path: Path) -> None:
+    prepared = prepare(tmp_path)
+    plans: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda n=n: plans.append(bound(prepared, 2, n).plan))
+        for n in range(33, 49)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(plans) == 16 and len(device.plans) == 1
+
+
+def test_a_failure_names_the_program_and_its_reproduction_has_the_class(
+    device: PlanningGpu, tmp_path: Path
+) -> None:
+    prepared = prepare(tmp_path)
+    device.fails = True
+    with pytest.raises(StageError, match=r"rows .*too much shared memory") as failure:
+        prepared.bind((3, 96))
+    assert failure.value.path is not None and "16*N_16" in failure.value.path.read_text()
+    assert not prepared.sized
+    device.fails = False
+    assert bound(prepared, 3, 96).sizes == (3, 6)
+    (program,) = prepared.sized.values()
+    again = reproduction_of(program)
+    assert again.symbols == ("B", "N_16") and again.options["bounded"]
+
+
+def test_a_compiled_function_is_traced_twice_for_many_sizes(
+    device: PlanningGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """50 batch sizes and lengths, 0 and 1 included: 2 traces; classes are far fewer than sizes."""
+    from benchmarks.dynamic_shapes import _sizes
+
+    made = []
+
+    class Recording(flamec.compiler.CompiledFunction):
+        def _make_own(self, graph: Graph, symbols: tuple[str, ...]) -> Prepared:
+            prepared = super()._make_own(graph, symbols)
+            made.append((prepared, symbols))
+            return prepared
+
+    options = default_options(cache_folder=tmp_path)
+    function = Recording(lambda x: flamec.softmax(x @ x.transpose(1, 2), -1), options)
+    for batch, length in ((3, 5), (4, 7)):
+        function.compile_variant((flamec.empty(batch, length, 8, device="cuda"),), {})
+    prepared, symbols = made[-1]
+    assert len(symbols) == 2
+    for sizes in _sizes():
+        prepared.bind(sizes)
+    assert function.stats.traces == 2
+    assert function.stats.size_classes == len(prepared.sized) <= 20
+    launches = {len(p.plan.actions) for p in prepared.sized.values() if p.plan}
+    assert len(launches) == 1
+
+
+def test_launches_are_those_of_the_fixed_size(device: PlanningGpu, tmp_path: Path) -> None:
+    """Grids, too, where a size is a power of two."""
+    prepared = prepare(tmp_path)
+    for sizes in ((64, 512), (8192, 128)):
+        plan = bound(prepared, *sizes).plan
+        values = bound(prepared, *sizes).sizes
+        fixed = compile_graph(bound_graph(softmax(), dict(zip(SYMBOLS, sizes, strict=True)))).plan
+        bindings = dict(zip(plan.symbols, values, strict=True))
+        assert _grids(plan, bindings) == _grids(fixed, {})
+
+
+def _grids(plan: ExecutionPlan, bindings: dict[str, int]) -> list[tuple[int, ...]]:
+    return [evaluate_shape(a.grid, bindings) for a in plan.actions if isinstance(a, Launch)]
+
+
+def test_results_are_those_of_the_program_for_the_size() -> None:
+    pytest.importorskip("triton")
+    results = run_interpreted("triton_sizes.py", [*CASES])
+    assert len(results) == len(CASES)
+    assert [r for r in results if r["wrong"]] == []
