@@ -5,6 +5,7 @@ Nothing is run here: what is counted are programs, plans, launches and kernels.
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +23,11 @@ from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.codegen.triton.tiling import Tile
 from flamec.compilation_stats import Stats
+from flamec.compiler import CompiledFunction
 from flamec.config import default_options
 from flamec.debugging.recording import reproduction_of
 from flamec.errors import StageError
+from flamec.gpu import Gpu
 from flamec.ir.bodies import bound_graph
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph
@@ -234,7 +237,7 @@ def test_a_failure_names_the_program_and_its_reproduction_has_the_class(
     device.fails = True
     with pytest.raises(StageError, match=r"rows .*too much shared memory") as failure:
         prepared.bind((3, 96))
-    assert failure.value.path is not None and "16*N_16" in failure.value.path.read_text()
+    assert failure.value.reproduction and "16*N_16" in failure.value.reproduction.read_text()
     assert not prepared.sized
     device.fails = False
     assert bound(prepared, 3, 96).sizes == (3, 6)
@@ -247,15 +250,15 @@ def test_a_compiled_function_is_traced_twice_for_many_sizes(
     device: PlanningGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """50 batch sizes and lengths, 0 and 1 included: 2 traces; classes are far fewer than sizes."""
-    from benchmarks.dynamic_shapes import _sizes
+    monkeypatch.setattr(simulated_gpu.SimulatedGpu, "prepare", Gpu.prepare)
+    rng = random.Random(0)
+    batches, lengths = rng.sample(range(50), 50), rng.sample(range(50), 50)
+    made: list[tuple[Prepared, tuple[str, ...]]] = []
 
-    made = []
-
-    class Recording(flamec.compiler.CompiledFunction):
+    class Recording(CompiledFunction):
         def _make_own(self, graph: Graph, symbols: tuple[str, ...]) -> Prepared:
-            prepared = super()._make_own(graph, symbols)
-            made.append((prepared, symbols))
-            return prepared
+            made.append((super()._make_own(graph, symbols), symbols))
+            return made[-1][0]
 
     options = default_options(cache_folder=tmp_path)
     function = Recording(lambda x: flamec.softmax(x @ x.transpose(1, 2), -1), options)
@@ -263,7 +266,7 @@ def test_a_compiled_function_is_traced_twice_for_many_sizes(
         function.compile_variant((flamec.empty(batch, length, 8, device="cuda"),), {})
     prepared, symbols = made[-1]
     assert len(symbols) == 2
-    for sizes in _sizes():
+    for sizes in zip(batches, lengths, strict=True):
         prepared.bind(sizes)
     assert function.stats.traces == 2
     assert function.stats.size_classes == len(prepared.sized) <= 20
