@@ -30,6 +30,7 @@ from flamec.cli.memory_text import memory_data, memory_lines
 from flamec.cli.stages import backward_ranges
 from flamec.cli.target import Target, user_code
 from flamec.compiler import CompiledFunction, Variant
+from flamec.prepared import Prepared
 from flamec.structures import flatten, unflatten
 from flamec.tensor import Tensor
 
@@ -112,7 +113,7 @@ def run_call(function: CompiledFunction, call: tuple[str, Example]) -> CallRecor
     label, example = call
     stats = function.stats
     traces, failures, seconds = stats.traces, len(stats.guard_failures), stats.compile_seconds
-    runs = stats.python_runs
+    runs, classes = stats.python_runs, stats.size_classes
     try:
         with warnings.catch_warnings(), user_code(label):
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -121,6 +122,8 @@ def run_call(function: CompiledFunction, call: tuple[str, Example]) -> CallRecor
         return CallRecord(label, f"failed: {str(error).splitlines()[-1]}")
     reasons = [f.reason for f in stats.guard_failures[failures:]]
     outcome = "ran a program that was there" if stats.traces == traces else "traced and compiled"
+    if stats.traces == traces and stats.size_classes > classes:
+        outcome = "made code for a class of sizes"
     if stats.python_runs > runs:
         outcome = "ran the Python code, and what it computes compiled"
         reasons += function.effects[:1]
@@ -173,6 +176,16 @@ def guard_lines(program: Variant) -> list[str]:
     return list(dict.fromkeys(c.description for c in program.check.conditions))
 
 
+def size_class_lines(prepared: Prepared) -> list[str]:
+    """For which sizes there are programs on a GPU, and what each took."""
+    return [
+        f"{text}: {len(p.plan.actions)} launches, {p.kernels_compiled} kernels compiled, "
+        f"{p.kernels_from_cache} from the cache, {format_seconds(sum(p.seconds.values()))}"
+        for text, p in prepared.sized.items()
+        if p.plan is not None
+    ]
+
+
 def _hints(program: Variant) -> Mapping[str, int]:
     """The sizes that the program was traced with."""
     return program.captured.trace.oracle.hints
@@ -211,6 +224,8 @@ def _print_program(console: Console, program: Variant, everything: bool) -> None
     for title, prepared in program.parts:
         suffix = f" ({title})" if title else ""
         _print_section(console, f"kernels{suffix}", group_lines(prepared))
+        if prepared.sized:
+            _print_section(console, f"classes of sizes{suffix}", size_class_lines(prepared), limit)
         if prepared.plan is not None:
             lines = memory_lines(prepared.plan, _hints(program))
             _print_section(console, f"memory{suffix}", lines, limit)
@@ -243,6 +258,7 @@ def program_data(program: Variant) -> dict[str, Any]:
         "splits": [str(s) for s in program.splits],
         "guards": guard_lines(program),
         "kernels": {t or "main": group_data(p) for t, p in program.parts},
+        "size_classes": {t or "main": [*p.sized] for t, p in program.parts},
         "fusion": {t or "main": decision_data(p) for t, p in program.parts},
         "memory": {
             t or "main": memory_data(p.plan, _hints(program))
