@@ -142,7 +142,7 @@ def measure(
         static = flamec.compile(row.make(ours), dynamic=False)
         (x,) = _inputs(ours, [size], row.last)
         same = row.make is not _training  # whose functions have each taken other steps
-        results = [np.asarray(f(x).cpu().numpy()) for f in (static, dynamic)]
+        results = [np.asarray(f(x).detach().cpu().numpy()) for f in (static, dynamic)]
         if same:
             np.testing.assert_allclose(results[1], results[0], rtol=2e-4, atol=2e-5)
         alone, general = least_times(ours, [static, dynamic], x, rounds, calls)
