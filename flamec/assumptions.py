@@ -81,6 +81,8 @@ def build_check(captured: Captured) -> Check:
         b.add(f"({guard})", str(guard))
     for guard in captured.guards:
         b.add_guard(guard)
+    for condition in captured.host.conditions.values():
+        b.add_host_condition(condition)
     _add_captured(b, captured)
     ordered = ", ".join(_size_text(s, sizes) for s in captured.symbols)
     result = f"(({_tuple(values)}), ({ordered}{',' if ordered else ''}))"

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flamec.capture import GradEffect, captured_sources
+from flamec.host_numbers import ExpressionWriter
+from flamec.host_steps import HostSteps
 from flamec.prepared import Invocation, output_allocator
 from flamec.sources import InputSource
 from flamec.structures import Structure
@@ -83,6 +85,7 @@ class CallPath:
         self._known: dict[int, str] = {}
         self._state: dict[str, str] = {}  # variables that live from call to call: first values
         self._body: list[str] = []
+        self._writer = ExpressionWriter(self._host_name)
         self._write(outputs_only)
         self.source = self._text()
         variables = dict(self._names)
@@ -128,10 +131,18 @@ class CallPath:
         used |= {g.target for g in captured.grads if isinstance(g.target, int)}
         self._body += [f"a{p} = leaves[{p}]" for p in sorted(used)]
         for position, source in enumerate(captured.sources):
-            if source.kind == "number":
-                self._write_number(position, source)
-            elif source.position >= 0:
+            if source.kind != "number" and source.position >= 0:
                 self._write_argument(position, source)
+        numbers = [(p, s) for p, s in enumerate(captured.sources) if s.kind == "number"]
+        outputs = _tuple([f"y{i}" for i in range(len(captured.graph.outputs))])
+        steps = HostSteps(
+            captured.host, self._writer, self._host_name, lambda r: self._result(r, outputs)
+        )
+        for moment in range(max((s.moment for _, s in numbers), default=0) + 1):
+            self._body += steps.until(moment, self._structure)
+            for position, source in numbers:
+                if source.moment == moment:
+                    self._write_number(position, source)
         slots = self._reused_gradients()
         if slots:
             self._body.append("if program.gradient_owner is not forget: program.own(forget)")
@@ -146,9 +157,12 @@ class CallPath:
             self._body.append(f"{owner}.version += 1")
         for effect in captured.grads:
             self._write_gradient(effect, slots)
-        outputs = _tuple([f"y{i}" for i in range(len(captured.graph.outputs))])
+        self._body += steps.rest(self._structure)
         if outputs_only:
-            self._body.append(f"return {outputs}")
+            returned = [self._writer.text(e) for e in captured.host.returned]
+            self._body.append(
+                f"return {outputs} + {_tuple(returned)}" if returned else f"return {outputs}"
+            )
             return
         texts = [self._result(r, outputs) for r in captured.results]
         self._body.append(f"return {self._structure(captured.result_structure, texts)}")
@@ -191,7 +205,9 @@ class CallPath:
 
     def _write_number(self, position: int, source: InputSource) -> None:
         """Numbers are immutable: the cell holds what it should if the object is the same."""
-        if source.path:
+        if source.expression is not None:
+            text = self._writer.text(source.expression)
+        elif source.path:
             keys = "".join(f"[{self._key(key)}]" for key in source.path)
             text = f"{self._name(source.container, 'd')}{keys}"
         else:
@@ -201,6 +217,9 @@ class CallPath:
         self._body.append(
             f"if (n := {text}) is not n{position}: n{position} = write_number({position}, n)"
         )
+
+    def _host_name(self, value: Any) -> str:
+        return self._name(value, "d")
 
     def _key(self, key: Any) -> str:
         return repr(key) if isinstance(key, (str, int)) else self._name(key, "k")
@@ -263,6 +282,8 @@ class CallPath:
                     f"{tensor}._value_version = 0",
                 ]
             return f"y{result.position}"
+        if result.kind == "host":
+            return self._writer.text(result.value)
         if result.kind == "argument" and not result.steps:
             return f"a{result.position}"
         if result.kind == "constant" or (result.kind == "tensor" and not result.steps):

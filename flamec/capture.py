@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,14 +16,18 @@ from typing import Any
 import numpy as np
 
 from flamec.errors import CompileError
-from flamec.guards import Guard, Recorder, is_constant
+from flamec.guarded_values import Guard, is_constant
+from flamec.guards import Recorder
+from flamec.host_numbers import expression_of
+from flamec.host_state import HostState, Lifted, StateVaries, math_of_expressions
 from flamec.ir.graph import Graph, Value
 from flamec.ir.passes.differentiate import reachable_nodes
 from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, has_symbols, using_oracle
 from flamec.ir.types import TensorType
+from flamec.left_behind import effects_of, escaped_tensors, stored_arguments
 from flamec.restoring import restore
 from flamec.roots import AliasDiscovered, Root, overlaps_itself
-from flamec.segments import Decision, Execution, SegmentCache, SizesDiffer, symbol_values
+from flamec.segments import Execution, SegmentCache, SizesDiffer, symbol_values
 from flamec.size_bounds import ANY_SIZE, SizeBounds
 from flamec.size_oracle import ShapeGuard
 from flamec.sources import InputSource
@@ -44,8 +47,8 @@ class Result:
     ``kind``: ``"fresh"`` (graph output ``position``), ``"argument"`` (the argument leaf
     itself), ``"tensor"`` (that very tensor), ``"base"`` (the base of a captured or, by
     position, an argument's storage), ``"constant"`` (a Python value), ``"size"`` (a symbolic
-    size), ``"number"`` (graph output ``position`` as a Python number). ``steps`` are view steps to
-    apply to it.
+    size), ``"number"`` (graph output ``position`` as a Python number), ``"host"`` (the expression
+    ``value``, number ``position`` of those). ``steps`` are view steps to apply to it.
     """
 
     kind: str
@@ -72,6 +75,7 @@ class Captured:
     that a program cannot repeat, in words; ``escapes``: what it stored outside, tensors and numbers
     of the trace whose results follow those of the function, and ``stored_arguments``: tracers
     of arguments, with these. ``undo`` gives Python's state the values from before the trace.
+    ``host``: what a call does in Python.
     """
 
     graph: Graph
@@ -86,6 +90,7 @@ class Captured:
     shape_guards: list[ShapeGuard]
     guards: list[Guard]
     trace: Trace
+    host: HostState
     tracked_inputs: tuple[int, ...] = ()
     tracked_outputs: tuple[int, ...] = ()
     aliases: list[tuple[int, Tensor]] = field(default_factory=list)
@@ -133,11 +138,13 @@ def capture(
     name: str,
     segments: SegmentCache | None = None,
     repeats: bool = False,
+    lifted: Lifted | None = None,
 ) -> Captured:
     """Trace ``function(*args, **kwargs)``.
 
     ``segments``: for the programs that give the function the values that it asks for. ``repeats``:
-    an error leaves Python's state as it was, because the function will be traced again. Raises
+    an error leaves Python's state as it was, because the function will be traced again. ``lifted``:
+    numbers of Python's state that vary; StateVaries if there are others. Raises
     whatever the function raises, CompileError for arguments that cannot be compiled, SizesDiffer if
     a value was asked for under wrong assumptions on sizes, and DataDependentError where a
     tensor's value is needed that cannot be had.
@@ -145,7 +152,8 @@ def capture(
     leaves, structure = flatten((args, kwargs))
     given, base_storages = (function, leaves, structure), _aliased_storages(leaves)
     while True:
-        recorder, outside = Recorder(), (thread.grad_enabled, thread.autocast)
+        host = HostState(None, Lifted("never") if lifted is None else lifted)
+        recorder, outside = Recorder(host), (thread.grad_enabled, thread.autocast)
         try:
             with _one_trace, using_oracle(None):
                 try:
@@ -156,6 +164,7 @@ def capture(
                     thread.trace = None
                     thread.grad_enabled, thread.autocast = outside
                     recorder.leave()
+                    host.rewind()
                     raise
         except AliasDiscovered as alias:
             if alias.storage in base_storages:
@@ -190,7 +199,8 @@ def _capture(
     repeats: bool,
     recorder: Recorder,
 ) -> Captured:
-    trace = Trace(base_storages)
+    trace, host = Trace(base_storages), recorder.host
+    trace.host, host.trace = host, trace
     if segments is not None:
         trace.execution = Execution(trace, leaves, segments, name)
     argument_types: dict[int, TensorType] = {}
@@ -215,21 +225,27 @@ def _capture(
                 trace.execution.bind(argument_types)
             proxy_args, proxy_kwargs = unflatten(structure, iter(proxies))
             recorder.root(function, name)
-            recorder.numbers_vary = bool(dynamic.numbers)
-            with recorder:
+            recorder.numbers_vary = bool(dynamic.numbers or host.lifted)
+            with recorder, math_of_expressions():
                 result = [function(*proxy_args, **proxy_kwargs)]
+            if host.lifted.raises == "at once" and not recorder.effects:
+                host.require_constant(recorder.guards.values())
             if recorder.number_was_asked:
                 raise trace.refuse_value("the type of a number")
             if thread.autocast is not autocast:
                 raise trace.refuse_change("leaving autocast in another state")
             warn_of_changed_containers(name, structure, proxies, (proxy_args, proxy_kwargs))
             del proxy_args, proxy_kwargs
-            captured = _finish(trace, result, proxies, leaves, structure, argument_types, name)
+            captured = _finish(
+                trace, host, result, proxies, leaves, structure, argument_types, name
+            )
     except BaseException as error:
         if recorder.number_was_asked and isinstance(error, Exception):
+            host.rewind()
             restore(recorder.guards.values())
             raise trace.refuse_value("the type of a number") from error
-        if repeats or isinstance(error, (AliasDiscovered, SizesDiffer)):
+        host.rewind()
+        if repeats or isinstance(error, (AliasDiscovered, SizesDiffer, StateVaries)):
             restore(recorder.guards.values())
         raise
     finally:
@@ -242,44 +258,16 @@ def _capture(
     captured.grad_enabled, captured.autocast = grad_enabled, autocast
     captured.undo = partial(restore, recorder.guards.values())
     trace.release()
-    captured.stored_arguments = _stored(proxies, leaves)
-    captured.effects = [*recorder.effects, *_effects(captured)]
+    captured.stored_arguments = stored_arguments(proxies, leaves)
+    captured.effects = [*recorder.effects, *host.effects, *effects_of(captured)]
+    if host.lifted.raises == "at last" and not captured.effects:
+        try:
+            host.require_constant(recorder.guards.values())
+        except StateVaries:
+            restore(recorder.guards.values())
+            raise
+    host.release()
     return captured
-
-
-def _stored(proxies: list[Any], leaves: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """The tracers of arguments that somebody still knows, with their arguments."""
-    pairs = [
-        (weakref.ref(proxy), leaf)
-        for proxy, leaf in zip(proxies, leaves, strict=True)
-        if isinstance(proxy, Tensor)
-    ]
-    proxies.clear()
-    if any(ref() is not None for ref, _ in pairs):
-        gc.collect()
-    return [(ref, leaf) for ref, leaf in pairs if ref() is not None]
-
-
-def _effects(captured: Captured) -> list[str]:
-    """What the trace shows of effects that a program cannot repeat."""
-    found = []
-    for tensor in captured.escapes:
-        value = tensor._cached[2] if tensor._cached else None
-        where = value.node.location if value is not None and value.node is not None else None
-        what = "number" if isinstance(tensor, RuntimeNumber) else "tensor"
-        found.append(
-            f"a {what} computed in the compiled function (at {where}) was stored outside it, in an "
-            "attribute, list or global"
-        )
-    if captured.stored_arguments:
-        found.append("an argument of the compiled function was stored outside it")
-    steps = captured.execution.steps if captured.execution is not None else []
-    found += [
-        f"{step.what} gave Python a value (at {step.location}) that is another one at each call"
-        for step in steps
-        if isinstance(step, Decision) and not step.recurs
-    ]
-    return found
 
 
 def _proxy(
@@ -312,6 +300,7 @@ def _proxy(
 
 def _finish(
     trace: Trace,
+    host: HostState,
     result: list[Any],
     proxies: list[Any],
     leaves: list[Any],
@@ -331,7 +320,8 @@ def _finish(
     ]
     kept = [target for target in trace.gradients.written if target._trace is None]
     del result_leaves
-    escapes = _escaped(trace, name)
+    host.finish(outputs)
+    escapes = escaped_tensors(trace, name)
     if escapes:
         outputs.count_storages(escapes)
         results += [outputs.classify(tensor) for tensor in escapes]
@@ -361,6 +351,7 @@ def _finish(
         shape_guards=list(trace.oracle.guards.values()),
         guards=[],
         trace=trace,
+        host=host,
         tracked_inputs=_reached_inputs(trace, graph, tracked_outputs) if differentiable else (),
         tracked_outputs=tuple(sorted(tracked_outputs)) if differentiable else (),
         aliases=list(trace.aliases),
@@ -389,26 +380,6 @@ def _plain_key(key: Any) -> Any:
     if isinstance(key, RuntimeNumber):
         return key.read()
     return int(key) if isinstance(key, SymbolicDim) else key
-
-
-def _escaped(trace: Trace, name: str) -> list[Tensor]:
-    """The tensors of the trace that the function stored outside, or returned and stored."""
-    trace.leaf_tensors.clear()
-    trace.autocast_casts.clear()
-    trace.gradients.written.clear()
-    known = {id(t) for t in trace.numbers.values()}
-    if trace.escaped(known):
-        gc.collect()
-    escaped = trace.escaped(known)
-    unreal = {id(ref()) for ref in trace.stand_ins} - {id(None)}
-    for tensor in escaped:
-        if id(tensor) in unreal:
-            raise CompileError(
-                f"{name}: a tensor computed in a hook or a custom backward function was stored "
-                "outside it, in an attribute, list or global. It stands for a gradient that is "
-                "not known yet; return it, or read it from .grad after the call."
-            )
-    return escaped
 
 
 class _Outputs:
@@ -444,7 +415,7 @@ class _Outputs:
             return Result("tensor", value=leaf)
         trace = self.trace
         if isinstance(leaf, RuntimeNumber):  # the caller expects a Python number
-            return Result("number", self._output(trace.value_of(leaf)))
+            return self._number(leaf)
         tracked = trace.is_tracked(leaf)
         root = trace.root_of(leaf)
         if root.input_position is not None:
@@ -455,6 +426,18 @@ class _Outputs:
         value = trace.value_of(leaf)
         freed = value.node is not None and id(value.node) in trace.freed
         return Result("fresh", self._output(value), None, (), tracked, freed)
+
+    def _number(self, leaf: RuntimeNumber) -> Result:
+        expression = expression_of(leaf)
+        if expression is not None:
+            returned = expression.state.returned
+            returned.append(expression)
+            return Result("host", len(returned) - 1, expression)
+        value = self.trace.value_of(leaf)
+        source = self.trace.sources[value.index] if value.node is None else None
+        if source is not None and source.kind == "number" and source.position >= 0:
+            return Result("argument", source.position)
+        return Result("number", self._output(value))
 
     def _view_of_input(self, leaf: Tensor, root: Root) -> Result:
         assert root.input_position is not None

@@ -21,11 +21,13 @@ from flamec.call_path import CHANGED
 from flamec.capture import Captured, Dynamic, actual_sizes, capture
 from flamec.collection_pause import collector_rests
 from flamec.compilation_stats import GuardFailure, Stats
+from flamec.compile_options import own_options
 from flamec.config import CompileOptions, default_options
 from flamec.differentiable import DifferentiableProgram
 from flamec.errors import CompileError, DataDependentError, is_framework_file, user_location
 from flamec.escapes import OnceProgram, trust
 from flamec.guard_code import TrustedCheck
+from flamec.host_state import Lifted, StateVaries, can_vary
 from flamec.ir.graph import Graph
 from flamec.ir.passes.plan_memory import MemoryUse, memory_use
 from flamec.ir.passes.settle_sizes import settle_sizes
@@ -69,6 +71,7 @@ class CompiledFunction:
         self._varying_numbers: dict[Any, set[int]] = {}
         self._static_numbers: set[Any] = set()
         self._python_runs: set[Any] = set()
+        self._lifted = Lifted()
         self._prepared: OrderedDict[Any, Prepared] = OrderedDict()
         self._segments = SegmentCache(self._make)
         self._warned: set[str] = set()
@@ -254,31 +257,50 @@ class CompiledFunction:
         dynamic = self._dynamic(key, leaves)
         if key in self._python_runs:  # Python code sees plain numbers, and nothing happens twice
             dynamic = Dynamic()
+        self._lift(key)
+        lifted = self._lifted
         self.stats.traces += 1
         segments = None if self.options.fullgraph else self._segments
         while True:
             inexact = dynamic.sizes != _exact(dynamic, leaves)
-            again = inexact or bool(dynamic.numbers)
+            again = inexact or bool(dynamic.numbers or lifted)
+            given = (self.function, args, kwargs, dynamic, self.name, segments, again, lifted)
             try:
-                captured = capture(self.function, args, kwargs, dynamic, self.name, segments, again)
-            except DataDependentError:
-                if not dynamic.numbers:
-                    raise
-                self._static_numbers.add(key)
-                dynamic = replace(dynamic, numbers=frozenset())
+                captured = capture(*given)
+            except StateVaries as found:
+                self.stats.traces += 1
+                self._python_runs.discard(key)
+                lifted.add(found.guards)
+                lifted.raises = "at once"
                 continue
             except SizesDiffer:
                 pass
-            except Exception:  # perhaps for the sizes of an earlier call only
-                if not inexact:
+            except Exception as error:  # perhaps for these sizes or numbers only
+                if isinstance(error, DataDependentError) and dynamic.numbers:
+                    self._static_numbers.add(key)
+                    dynamic = replace(dynamic, numbers=frozenset())
+                    continue
+                if lifted:
+                    lifted = Lifted("never")
+                    continue
+                if not inexact or isinstance(error, DataDependentError):
                     raise
             else:
                 sizes = {**captured.trace.oracle.hints, **actual_sizes(captured, leaves)}
                 if all(g.check(sizes) for g in captured.shape_guards):
+                    if lifted is not self._lifted:
+                        self._lifted.give_up()
                     return captured
                 assert captured.undo is not None
                 captured.undo()
             dynamic = replace(dynamic, sizes=_exact(dynamic, leaves))
+
+    def _lift(self, key: Any) -> None:
+        """Let numbers of Python's state vary that are not what programs were made for."""
+        self._lifted.raises = "at last" if key in self._python_runs else "at once"
+        if key not in self._python_runs:
+            guards = [g for program in self.programs for g in program.captured.guards]
+            self._lifted.add([g for g in guards if can_vary(g) and not g.holds()])
 
     def _dynamic(self, key: Any, leaves: list[Any]) -> Dynamic:
         """What differs from earlier calls with the same structure."""
@@ -377,6 +399,7 @@ class CompiledFunction:
                 self._varying_numbers,
                 self._static_numbers,
                 self._python_runs,
+                self._lifted,
             ):
                 memory.clear()
 
@@ -401,28 +424,6 @@ def _leaf_kind(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return (leaf.dtype.name, leaf.ndim)
     return type(leaf).__name__
-
-
-_MODES: dict[str | None, dict[str, Any]] = {
-    None: {},
-    "default": {},
-    "reduce-overhead": {},
-    "max-autotune": {"autotune": "max"},
-    "max-autotune-no-cudagraphs": {"autotune": "max"},
-}
-
-
-def _own_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of ``torch.compile`` as ours; ValueError for what has no counterpart."""
-    mode = options.pop("mode", None)
-    if mode not in _MODES:
-        raise ValueError(f"flamec.compile: unknown mode {mode!r}; known: {[*_MODES]}")
-    for name in ("options", "disable"):
-        if options.pop(name, None):
-            raise ValueError(f"flamec.compile has no counterpart of torch.compile's {name}=")
-    if options.get("backend", "") in ("inductor", None):
-        del options["backend"]
-    return {**_MODES[mode], **options}
 
 
 @overload
@@ -454,7 +455,7 @@ def compile(
     ``mode="max-autotune"`` is ``autotune="max"``; ``disable=False``, the other modes and
     ``backend="inductor"`` ask for nothing that is not so anyway.
     """
-    options = _own_options(options)
+    options = own_options(options)
     if function is None:
         return lambda f: compile(f, dynamic=dynamic, inputs=inputs, **options)
     settings = default_options(**options) if options else None

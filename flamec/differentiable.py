@@ -51,6 +51,12 @@ class DifferentiableProgram:
         memory_budget: float = 1.0,
     ) -> None:
         self.original = captured
+        if any(source.moment for source in captured.sources):
+            raise CompileError(
+                f"{captured.name} returns tensors that require grad and uses a learning rate that "
+                "a scheduler sets in the same call: call backward() in the compiled function, or "
+                "scheduler.step() after optimizer.step()"
+            )
         self._make = make
         with using_oracle(SettledSizes(captured.equal_sizes)):
             joint = differentiate_graph(
@@ -116,7 +122,7 @@ class DifferentiableProgram:
         if tensors is CHANGED:
             return CHANGED
         outputs = tensors[: len(self.original.graph.outputs)]
-        saved = tensors[len(outputs) :]
+        saved = tensors[len(outputs) : len(outputs) + self._saved_count]
         call = _Call(self, inputs, saved, before, sizes)
         tracked = self.original.tracked_outputs
         results = [outputs[i] for i in tracked]
@@ -135,7 +141,7 @@ class DifferentiableProgram:
             storage = source.storage or leaves[source.position]._storage
             assert storage.base is not None
             return Tensor._from_array(storage.base, storage.base_type, storage)
-        value = source.read() if source.path else leaves[source.position]
+        value = leaves[source.position] if source.position >= 0 else source.read()
         type = self.captured.graph.inputs[position].type
         return tensor_builder.constant(value, type)
 

@@ -46,7 +46,7 @@ for _path in (*flamec.__path__, *flamec.ir.__path__):
 _COMMAND_LINE = tuple(str(Path(path) / "cli") + os.sep for path in flamec.__path__)
 
 
-_CONTEXTLIB = contextlib.__file__
+CONTEXTLIB = contextlib.__file__
 
 
 def user_frame() -> FrameType | None:
@@ -54,7 +54,7 @@ def user_frame() -> FrameType | None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         filename = frame.f_code.co_filename
-        if not _framework_files[filename] and filename != _CONTEXTLIB:
+        if not _framework_files[filename] and filename != CONTEXTLIB:
             return frame
         frame = frame.f_back
     return None
@@ -146,3 +146,20 @@ def operation_error(name: str, error: Exception, location: object = None) -> Exc
     if isinstance(error, np.linalg.LinAlgError):
         return LinAlgError(f"{text}{where}")
     return OperationError(message)
+
+
+def unknown_value(what: str) -> DataDependentError:
+    """The error for using a tensor's value in Python where there is none."""
+    return DataDependentError(
+        f"{what} needs the value of a tensor, which is not known here while the function is "
+        f"compiled (at {user_location()}). Write the choice with flamec.cond or flamec.where, "
+        "the loop with flamec.while_loop, keep the quantity a tensor, or move this line out of "
+        "the compiled function."
+    )
+
+
+def unrepeatable(what: str) -> CompileError:
+    """The error for changing a tensor object in a way that a program cannot repeat."""
+    return CompileError(
+        f"{what} cannot be compiled (at {user_location()}); do it outside the compiled function"
+    )

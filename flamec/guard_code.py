@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from keyword import iskeyword
 from typing import Any
 
-from flamec.guards import MISSING, Guard, is_constant, same_constant, same_content
+from flamec.guarded_values import MISSING, Guard, is_constant, same_constant, same_content
+from flamec.host_numbers import ExpressionWriter
+from flamec.host_state import HostCondition
 from flamec.ir.shape import Dim, SymbolicDim, format_dim, multiple_of_symbol
 from flamec.state import process, thread
 from flamec.structures import Structure, access_paths
@@ -59,6 +61,7 @@ class CheckBuilder:
             "Tensor": Tensor,
         }
         self._names: dict[int, str] = {}
+        self.writer = ExpressionWriter(self.name)
 
     def name(self, value: Any) -> str:
         """A variable of the check function that holds ``value`` itself."""
@@ -177,6 +180,18 @@ class CheckBuilder:
         else:
             self.add(f"{present} is {name}", guard)
 
+    def add_host_condition(self, condition: HostCondition) -> None:
+        """A condition on what Python computes of numbers that vary."""
+        text = self.writer.text(condition.expression)
+        expected = self.name(condition.expected)
+        if condition.kind == "type":
+            text = f"type({text}) is {expected}"
+        elif condition.kind == "truth":
+            text = f"bool({text}) is {condition.expected}"
+        else:
+            text = f"same({text}, {expected})"
+        self.add(text, condition)
+
     def _key_text(self, key: Any) -> str:
         return repr(key) if isinstance(key, (str, int)) else self.name(key)
 
@@ -207,7 +222,7 @@ def _is_name(key: Any) -> bool:
     return isinstance(key, str) and key.isidentifier() and key.isascii() and not iskeyword(key)
 
 
-_MISMATCHES = (ValueError, IndexError, AttributeError, KeyError, TypeError)
+_MISMATCHES = (ValueError, IndexError, AttributeError, KeyError, TypeError, ArithmeticError)
 
 
 def _function(name: str, parameters: str, conditions: Sequence[str], result: str) -> str:

@@ -15,11 +15,11 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import (
     BuiltinFunctionType,
     CellType,
     CodeType,
+    FrameType,
     FunctionType,
     MethodType,
     ModuleType,
@@ -29,111 +29,27 @@ from typing import Any
 import numpy as np
 
 from flamec.effects import effect_of
-from flamec.errors import is_framework_file, user_frame, user_location
-from flamec.ir.types import Device, DType
+from flamec.errors import CONTEXTLIB, is_framework_file, user_frame, user_location
+from flamec.guarded_values import MISSING, Guard, is_constant
+from flamec.host_state import HostState
 from flamec.number_types import asks_by_call, asks_for_types
 from flamec.state import thread
 from flamec.tensor import Tensor
 from flamec.watching import STDLIB, Watch, unwatched
 
-MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()
 _IMPORTING = "<frozen importlib"
-_CONSTANTS = (
-    *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis)),
-    *(DType, Device, np.generic),
-)
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR")
 _NAMING = ("_path", "_name")  # what things are called; no result depends on it
+_GROUPS = ".param_groups["  # in the names of settings of an optimizer
 _HOOKS = ("__getattribute__", "__setattr__")
 _OPAQUE = (ModuleType, BuiltinFunctionType, CodeType, CellType)
-
-
-@dataclass(frozen=True, eq=False)
-class Guard:
-    """One assumption: what is read from ``owner`` under ``key`` is still ``expected``.
-
-    ``kind``: ``"attribute"`` (instance dictionary), ``"slot"`` (anything getattr finds),
-    ``"item"`` (dict or list entry), ``"length"`` (number of entries), ``"keys"`` (a dict's
-    keys in order), ``"cell"`` (a closure's variable), ``"content"`` (all of a set, deque
-    or NumPy array, compared with a copy).
-    """
-
-    kind: str
-    owner: Any
-    key: Any
-    expected: Any
-    name: str
-
-    def present(self) -> Any:
-        """What is there now."""
-        match self.kind:
-            case "attribute":
-                return self.owner.get(self.key, MISSING)
-            case "slot":
-                return getattr(self.owner, self.key, MISSING)
-            case "item":
-                try:
-                    return self.owner[self.key]
-                except (KeyError, IndexError):
-                    return MISSING
-            case "length":
-                return len(self.owner)
-            case "keys":
-                return tuple(self.owner)
-            case "content":
-                return self.owner
-            case _:
-                try:
-                    return self.owner.cell_contents
-                except ValueError:
-                    return MISSING
-
-    def holds(self) -> bool:
-        value = self.present()
-        if self.kind == "content":
-            return same_content(value, self.expected)
-        if value is self.expected:
-            return True
-        return is_constant(self.expected) and same_constant(value, self.expected)
-
-    def __str__(self) -> str:
-        expected = self.expected
-        if is_constant(expected):
-            return f"{self.name} == {expected!r}"
-        return f"{self.name} is the same {type(expected).__name__}"
-
-
-def is_constant(value: Any) -> bool:
-    """Whether a value is guarded by equality (else by identity)."""
-    if isinstance(value, (tuple, frozenset)):
-        return all(is_constant(v) for v in value)
-    return isinstance(value, _CONSTANTS)
-
-
-def same_constant(a: Any, b: Any) -> bool:
-    """Equality that tells 1, 1.0 and True, and 0.0 and -0.0, apart; NaN equals itself."""
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, tuple):
-        return len(a) == len(b) and all(map(same_constant, a, b))
-    return bool(a == b and repr(a) == repr(b)) or (a != a and b != b)
-
-
-def same_content(value: Any, expected: Any) -> bool:
-    """Whether a set, deque or array still holds what it held when it was copied."""
-    if isinstance(expected, np.ndarray):
-        same_kind = value.dtype == expected.dtype and value.shape == expected.shape
-        return bool(same_kind and value.tobytes() == expected.tobytes())
-    return len(value) == len(expected) and all(
-        a is b or (is_constant(b) and same_constant(a, b))
-        for a, b in zip(value, expected, strict=True)
-    )
 
 
 class Recorder:
     """Collects guards while a function is traced; a context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: HostState) -> None:
+        self.host = host
         self.guards: dict[tuple[str, int, Any], Guard] = {}
         self.exempted: set[tuple[int, Any]] = set()
         self.effects: list[str] = []
@@ -143,6 +59,7 @@ class Recorder:
         self._older_cells: dict[int, list[CellType]] = {}  # id of a code -> see below
         self._instrumented: dict[type, Any] = {}
         self._names: dict[int, str] = {}
+        self._groups_read: set[int] = set()  # settings of optimizers that the user's code has read
         self._read: dict[tuple[int, str], tuple[Any, Any]] = {}  # instance and value, kept alive
         self._watch = Watch(self)
         self._collects_garbage = False
@@ -176,6 +93,7 @@ class Recorder:
                     delattr(cls, hook)
         self._instrumented.clear()
         self._read.clear()
+        self._kept.clear()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -186,18 +104,24 @@ class Recorder:
             self.active = previous
 
     def result(self) -> list[Guard]:
-        """The guards, without entries that the program reads anew at each call."""
+        """The guards, without what the program reads anew at each call."""
         return [
             g
             for g in self.guards.values()
-            if g.kind != "item" or (id(g.owner), g.key) not in self.exempted
+            if not self.host.is_lifted(g)
+            and (
+                g.kind != "item"
+                or (id(g.owner), g.key) not in self.exempted
+                or id(g.owner) in self._groups_read
+            )
         ]
 
     # discoveries --------------------------------------------------------------
     def _add(self, kind: str, owner: Any, key: Any, value: Any, name: str) -> None:
         identity = (kind, id(owner), key)
-        if identity not in self.guards:
-            self.guards[identity] = Guard(kind, owner, key, value, name)
+        if identity not in self.guards and not self.host.holds(owner, key):
+            self.guards[identity] = guard = Guard(kind, owner, key, value, name)
+            self.host.found(guard)
 
     def root(self, function: Any, name: str) -> None:
         """Watch the decorated function itself: its closure, globals and bound object."""
@@ -213,7 +137,9 @@ class Recorder:
         """Watch a Python value that the function can reach."""
         if is_constant(value) or isinstance(value, (Tensor, *_OPAQUE)):
             return
-        if id(value) in self._visited:
+        if type(value) is dict and "params" in value and _GROUPS not in name:
+            self._groups_read.add(id(value))
+        if id(value) in self._visited or any(value is made for made in self.host.ignored):
             return
         self._visited.add(id(value))
         self._kept.append(value)
@@ -285,6 +211,8 @@ class Recorder:
                 return original(instance, name)
             try:
                 value = original(instance, name)
+                if name == "param_groups" and _is_users(sys._getframe(1)):
+                    recorder._groups_read.update(map(id, value))
             except AttributeError:
                 if not _is_registered(instance, name):  # else __getattr__ reads it, guarded
                     recorder._attribute(instance, name, MISSING)
@@ -294,12 +222,20 @@ class Recorder:
                 if not isinstance(value, Tensor):  # which must not live longer than in the function
                     read[id(instance), name] = (instance, value)
                 recorder._attribute(instance, name, value)
+                if recorder.host.swaps and recorder.host.holds(vars_of(instance), name):
+                    value = original(instance, name)
             return value
 
         def writing(instance: Any, name: str, value: Any) -> None:
             if recorder.active and thread.trace is not None and id(instance) in recorder._visited:
                 recorder._attribute(instance, name, original_or_missing(instance, name))
             original_set(instance, name, value)
+
+        def vars_of(instance: Any) -> Any:
+            try:
+                return original(instance, "__dict__")
+            except AttributeError:  # of a class with slots
+                return None
 
         def original_or_missing(instance: Any, name: str) -> Any:
             try:
@@ -348,7 +284,7 @@ class Recorder:
         """A function written in C is about to be called (``watching.Observer``)."""
         if thread.trace is None or file.startswith(_IMPORTING):
             return  # a module is read once; what its code does counts
-        if self.numbers_vary:
+        if self.numbers_vary and file != CONTEXTLIB:  # whose callers are asked about nothing
             self.number_was_asked |= asks_by_call(user_frame(), function)
         effect = effect_of(function)
         if effect is not None:
@@ -463,6 +399,10 @@ def _inner_codes(code: CodeType) -> Iterator[CodeType]:
         if isinstance(constant, CodeType):
             yield constant
             yield from _inner_codes(constant)
+
+
+def _is_users(frame: FrameType) -> bool:
+    return not is_framework_file(frame.f_code.co_filename)
 
 
 def _is_registered(instance: Any, name: str) -> bool:

@@ -8,12 +8,15 @@ the number as a constant.
 
 from __future__ import annotations
 
+import builtins
 import math
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from flamec.functional import arithmetic, comparison, unary
 from flamec.functional.promotion import convert_operands, is_number, number_dtype, plain_number
+from flamec.host_numbers import computed, decide, settle
 from flamec.ir.types import DType, bool_, float64, int64
 from flamec.state import thread
 from flamec.tensor import RuntimeNumber, Tensor
@@ -58,6 +61,9 @@ def _is_numeric(operand: Any) -> bool:
 
 def _of_numbers(name: str, function: Function, x: Any, y: Any) -> Tensor:
     """Python's arithmetic on two numbers, at least one of them known only when running."""
+    found = computed(getattr(operator, f"{name}_" if name in ("and", "or") else name), x, y)
+    if found is not None:
+        return found  # type: ignore[no-any-return]
     floating = name == "truediv" or float64 in (_kind(x), _kind(y))
     if name == "pow" and not floating:
         if isinstance(y, Tensor) and thread.trace is not None:
@@ -68,21 +74,28 @@ def _of_numbers(name: str, function: Function, x: Any, y: Any) -> Tensor:
 
 
 def _binary(name: str, function: Function, reflected: bool) -> Callable[[Any, Any], Any]:
-    def operator(self: RuntimeNumber, other: Any) -> Any:
+    def combine(self: RuntimeNumber, other: Any) -> Any:
         operands = (other, self) if reflected else (self, other)
         if _is_numeric(other):
             return _of_numbers(name, function, *operands)
         return function(*operands) if isinstance(other, Tensor) else NotImplemented
 
-    return operator
+    return combine
 
 
-def _unary(function: Function) -> Callable[[Any], Any]:
-    return lambda self: RuntimeNumber.of(function(self))
+def _unary(name: str, function: Function) -> Callable[[Any], Any]:
+    def unary(self: RuntimeNumber) -> Any:
+        found = computed(getattr(operator, name), self)
+        return RuntimeNumber.of(function(self)) if found is None else found
+
+    return unary
 
 
 def _read(self: RuntimeNumber) -> Any:
-    """The number itself, where the program is split."""
+    """The number itself, where the program is split or takes it as a constant."""
+    found = settle(self)
+    if found is not None:
+        return found
     kind = float if self._type.dtype.is_floating_point else int
     return kind(self) if self._type.dtype is not bool_ else bool(self)
 
@@ -96,7 +109,31 @@ def _attribute(self: RuntimeNumber, name: str) -> Any:
 
 def _by_value(function: Callable[..., Any]) -> Callable[..., Any]:
     """What Python makes of the number itself."""
-    return lambda self, *arguments: function(_read(self), *arguments)
+
+    def method(self: RuntimeNumber, *arguments: Any) -> Any:
+        found = computed(function, self, *arguments) if function in _ROUNDING else None
+        return function(_read(self), *arguments) if found is None else found
+
+    return method
+
+
+def _conversion(name: str) -> Callable[[Any], Any]:
+    """``bool(number)`` and the like, as a tensor's but for numbers that Python computes."""
+    of_tensor = getattr(Tensor, name)
+    convert: Any = operator.index if name == "__index__" else getattr(builtins, name.strip("_"))
+
+    def method(self: RuntimeNumber) -> Any:
+        if convert is bool:
+            truth = decide(bool, self)
+            return of_tensor(self) if truth is None else truth
+        found = settle(self)
+        return of_tensor(self) if found is None else convert(found)
+
+    return method
+
+
+_ROUNDING = (round, math.floor, math.ceil, math.trunc)
+CONVERSIONS = ("__bool__", "__int__", "__float__", "__complex__", "__index__")
 
 
 BY_VALUE: Mapping[str, Callable[..., Any]] = {
@@ -112,20 +149,23 @@ BY_VALUE: Mapping[str, Callable[..., Any]] = {
 }
 
 
-def _comparing(function: Function, reflected: Function) -> Callable[[Any, Any], Any]:
-    def operator(self: RuntimeNumber, other: Any) -> Any:
+def _comparing(name: str, function: Function, reflected: Function) -> Callable[[Any, Any], Any]:
+    def compare(self: RuntimeNumber, other: Any) -> Any:
         if _is_numeric(other):
+            found = decide(getattr(operator, name), self, other)
+            if found is not None:
+                return found
             common = float64 if float64 in (_kind(self), _kind(other)) else int64
             return RuntimeNumber.of(function(*convert_operands((self, other), common)))
         return reflected(other, self) if isinstance(other, Tensor) else NotImplemented
 
-    return operator
+    return compare
 
 
 def attach_operators() -> None:
     """Give ``RuntimeNumber`` its own operators, without in-place forms."""
     for name, (compare, reflected) in COMPARISONS.items():
-        setattr(RuntimeNumber, f"__{name}__", _comparing(compare, reflected))
+        setattr(RuntimeNumber, f"__{name}__", _comparing(name, compare, reflected))
     for name, function in ARITHMETIC.items():
         forward = _binary(name, function, False)
         setattr(RuntimeNumber, f"__{name}__", forward)
@@ -135,5 +175,7 @@ def attach_operators() -> None:
     RuntimeNumber.__getattr__ = _attribute  # type: ignore[assignment]
     for name, function in BY_VALUE.items():
         setattr(RuntimeNumber, f"__{name}__", _by_value(function))
+    for name in CONVERSIONS:
+        setattr(RuntimeNumber, name, _conversion(name))
     for name, function in UNARY.items():
-        setattr(RuntimeNumber, f"__{name}__", _unary(function))
+        setattr(RuntimeNumber, f"__{name}__", _unary(name, function))

@@ -1,4 +1,4 @@
-"""Whether traced code asks what kind of object a number among the arguments is.
+"""Whether traced code asks what kind of object a number that varies is.
 
 While a function is traced, a number that changes from call to call is a tensor, ``RuntimeNumber``.
 Code that asks ``isinstance(k, float)`` or ``hasattr(k, "shape")`` must not be told so: where a
@@ -11,13 +11,12 @@ question is about a number of the trace.
 from __future__ import annotations
 
 import builtins
-import dataclasses
 import dis
 from functools import lru_cache
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
-from flamec.tensor import RuntimeNumber
+from flamec.tensor import RuntimeNumber, Tensor
 
 _QUESTIONS = ("isinstance", "hasattr", "getattr", "callable")
 _NESTED = 3  # containers in containers that are looked into
@@ -43,7 +42,10 @@ def asks_for_types(frame: FrameType | None) -> bool:
 
 def _has_number(frame: FrameType, names: set[str] | frozenset[str]) -> bool:
     known = frame.f_locals
-    values = [known[n] for n in names] if names <= known.keys() else list(known.values())
+    if names <= known.keys():
+        return any(_holds_number(known[n], _NESTED) for n in names)
+    variables, read = frame.f_globals, frame.f_code.co_names
+    values = [*known.values(), *(variables[n] for n in read if n in variables)]
     return any(_holds_number(value, _NESTED) for value in values)
 
 
@@ -54,11 +56,20 @@ def _holds_number(value: Any, depth: int) -> bool:
         return False
     if isinstance(value, dict):
         value = value.values()
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = vars(value).values() if hasattr(value, "__dict__") else ()
     elif not isinstance(value, (list, tuple)):
-        return False
+        value = _attributes(value)
     return any(_holds_number(v, depth - 1) for v in value)
+
+
+def _attributes(value: Any) -> Any:
+    """The values of an object's attributes; none of what has no numbers of its own to ask about."""
+    if isinstance(value, (Tensor, ModuleType, FunctionType)):
+        return ()
+    try:
+        found = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return ()
+    return found.values()
 
 
 @lru_cache(maxsize=1024)

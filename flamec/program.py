@@ -138,6 +138,8 @@ class Program:
             tensor = Tensor._from_array(storage.base, storage.base_type, storage)
         elif kind == "number":
             return tensors[result.position].item()
+        elif kind == "host":  # of ``outputs_only``
+            return tensors[len(self.captured.graph.outputs) + result.position]
         elif kind == "size":
             return evaluate_size(result.value, dict(zip(self.captured.symbols, sizes, strict=True)))
         else:

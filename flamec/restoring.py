@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from flamec.guards import MISSING, Guard
+from flamec.guarded_values import MISSING, Guard
 
 
 def restore(guards: Iterable[Guard]) -> None:

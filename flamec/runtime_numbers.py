@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from flamec.host_numbers import decide
 from flamec.sources import fetch
 from flamec.state import thread
 from flamec.tensor import Tensor
@@ -25,6 +26,8 @@ def runtime_number(container: Any, *path: Any) -> Any:
     trace = thread.trace
     if trace is None or isinstance(value, (bool, Tensor)) or not isinstance(value, (int, float)):
         return value
+    if trace.host is not None and trace.host.holds(container, path[0]):
+        return value  # which the function has just put there
     trace.exempt(container, path[0])
     return trace.number(container, path, "_".join(str(p) for p in path))
 
@@ -32,6 +35,9 @@ def runtime_number(container: Any, *path: Any) -> Any:
 def static_condition(container: Any, key: Any, condition: Callable[[Any], bool]) -> bool:
     """``condition(container[key])``; while tracing only its truth is guarded, not the value."""
     value = container[key]
+    decided = decide(condition, value)
+    if decided is not None:
+        return decided
     result = bool(condition(value))
     trace = thread.trace
     if trace is not None and not isinstance(value, Tensor):

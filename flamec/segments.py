@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from flamec.device_array import DeviceArray
+from flamec.errors import user_location
 from flamec.gpu import gpu_of
 from flamec.ir.graph import Graph, Location, Value
 from flamec.ir.op import OpKind
@@ -78,7 +79,7 @@ class Decision:
 def array_of(source: InputSource, leaves: Sequence[Any]) -> Any:
     """The array (for a number, the number) that a graph input stands for in a call."""
     if source.kind == "number":
-        return source.read() if source.path else leaves[source.position]
+        return leaves[source.position] if source.position >= 0 else source.read()
     if source.kind == "base":
         storage = leaves[source.position]._storage if source.storage is None else source.storage
         return storage.base
@@ -108,20 +109,28 @@ class Segment:
         self._local = threading.local()
 
     def run(
-        self, leaves: Sequence[Any], sizes: tuple[int, ...], earlier: Sequence[Sequence[Any]]
+        self,
+        leaves: Sequence[Any],
+        sizes: tuple[int, ...],
+        earlier: Sequence[Sequence[Any]],
+        inputs: Sequence[Place] | None = None,
+        read: Callable[[InputSource, Sequence[Any]], Any] = array_of,
     ) -> list[Any]:
-        """New arrays of the outputs. ``earlier``: those of the segments before."""
+        """New arrays of the outputs. ``earlier``: those of the segments before.
+
+        While tracing: ``inputs`` as the trace found them, ``read`` as ``array_of``.
+        """
         invocation, cells, types = self._bound(sizes)
         memory = self.prepared.memory
         held = []  # alive while the program runs
-        for position, place in enumerate(self.inputs):
+        for position, place in enumerate(self.inputs if inputs is None else inputs):
             if position in cells:
-                memory.write_number(cells[position], array_of(place, leaves))  # type: ignore[arg-type]
+                memory.write_number(cells[position], read(place, leaves))  # type: ignore[arg-type]
                 continue
             if isinstance(place, Origin):
                 array = earlier[place.step][place.output]
             else:
-                array = array_of(place, leaves)
+                array = read(place, leaves)
             if not array.flags.c_contiguous:
                 array = memory.dense(array)
             held.append(array)
@@ -175,7 +184,8 @@ def place_key(place: Place) -> Any:
     if isinstance(place, Origin):
         return place
     owners = (place.tensor, place.storage, place.container)
-    return (place.kind, place.position, *map(id, owners), place.path)
+    number = None if place.expression is None else place.expression.key()
+    return (place.kind, place.position, *map(id, owners), place.path, number)
 
 
 class SegmentCache:
@@ -253,7 +263,13 @@ class Execution:
         if origin is not None:
             return origin, self.results[origin.step][origin.output]
         source = self._trace.sources[value.index]
-        return source, array_of(source, self._leaves)
+        return source, self._read(source, self._leaves)
+
+    def _read(self, source: InputSource, leaves: Sequence[Any]) -> Any:
+        """As ``array_of``; numbers of Python's state as they were when the trace began."""
+        if source.kind == "number" and source.position < 0:
+            return self._trace.host.first_value(source)
+        return array_of(source, leaves)
 
     def place_of(self, value: Value) -> Place:
         return self.places.get(value) or self._trace.sources[value.index]
@@ -264,11 +280,13 @@ class Execution:
         step = len(self.results)
         part = extract(nodes, self.places, outputs, {}, f"{self._name}_part{step + 1}")
         places = tuple(self.place_of(v) for v in part.inputs)
+        if any(isinstance(p, InputSource) and p.moment for p in places):
+            self._trace.host.depends_on_act(user_location())
         guards = self._trace.oracle.guards.values()
         equal = [(g.left, g.right) for g in guards if g.relation == "==" and g.holds]
         graph = settle_sizes(part.graph, equal)
         segment = self._cache.find(graph, places, tuple(self._trace.oracle.hints))
-        self.results.append(segment.run(self._leaves, sizes, self.results))
+        self.results.append(segment.run(self._leaves, sizes, self.results, places, self._read))
         self.steps.append(segment)
         self.places.update((v, Origin(step, i)) for i, v in enumerate(outputs))
         self._seen = len(nodes)

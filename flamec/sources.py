@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flamec.tensor import Storage, Tensor
+
+if TYPE_CHECKING:
+    from flamec.host_numbers import Expression
 
 
 def fetch(container: Any, path: tuple[Any, ...]) -> Any:
@@ -23,7 +26,8 @@ class InputSource:
     ``kind``: ``"argument"`` (flattened argument ``position``), ``"captured"`` (the
     tensor ``held`` itself, or what ``owner`` has as its ``.grad``), ``"base"`` (the base of
     ``storage``, or of the storage of argument ``position``), or ``"number"`` (argument
-    ``position`` itself, or the Python number that the keys ``path`` lead to in ``container``).
+    ``position`` itself, the Python number that the keys ``path`` lead to in ``container``, or
+    what ``expression`` is in Python).
     """
 
     kind: str
@@ -33,6 +37,7 @@ class InputSource:
     storage: Storage | None = None
     container: Any = None
     path: tuple[Any, ...] = ()
+    expression: Expression | None = None
     name: str = ""
 
     @property
@@ -41,5 +46,12 @@ class InputSource:
         return self.held if self.owner is None else self.owner._grad
 
     def read(self) -> Any:
-        """The number in its container now."""
+        """The number of Python's state now."""
+        if self.expression is not None:
+            return self.expression.evaluate()
         return fetch(self.container, self.path)
+
+    @property
+    def moment(self) -> int:
+        """After how many actions of the call it is read (``host_state.py``)."""
+        return 0 if self.expression is None else self.expression.moment

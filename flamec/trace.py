@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from flamec import errors
 from flamec.dispatch import (
     EXPAND,
     is_detached,
@@ -25,6 +28,7 @@ from flamec.dispatch import (
     write_through,
 )
 from flamec.errors import CompileError, DataDependentError, operation_error, user_location
+from flamec.host_numbers import expression_of, settle
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Location, Node, Value
 from flamec.ir.op import Op, OpKind
@@ -43,6 +47,7 @@ from flamec.watching import unwatched
 from flamec.write_builder import WriteBuilder
 
 if TYPE_CHECKING:
+    from flamec.host_state import HostState
     from flamec.segments import Execution
 
 
@@ -56,6 +61,7 @@ class Trace:
     _serials = itertools.count()
 
     gives_numbers = True  # whether item() may give a number that the program computes
+    host: HostState | None = None  # of the trace of a compiled call
 
     def __init__(self, base_storages: Sequence[Storage] = ()) -> None:
         self.serial = next(Trace._serials)
@@ -156,6 +162,9 @@ class Trace:
 
     def _lift(self, tensor: Tensor) -> Root:
         storage = tensor._storage
+        expression = expression_of(tensor)
+        if expression is not None:
+            return self.roots.setdefault(storage, expression.state.root(expression))
         if tensor._trace is not None:
             raise CompileError(
                 "a tensor made inside one compiled function is used inside another "
@@ -165,7 +174,9 @@ class Trace:
             return self._lift_base(storage)
         owner = self.gradients.owner(tensor)
         held = tensor if owner is None else None
-        source = InputSource("captured", held=held, owner=owner, name=_captured_name(tensor))
+        source = InputSource(
+            "captured", held=held, owner=owner, name=str(getattr(tensor, "_name", "") or "")
+        )
         value = self.add_input(tensor._type, source)
         root = Root(tensor._steps, value, tensor._type, input_position=len(self.sources) - 1)
         self.roots[storage] = root
@@ -446,6 +457,8 @@ class Trace:
         DataDependentError where nothing may be run: ``fullgraph``, vmap, stand-ins for gradients.
         ``recurs``: see ``segments.Decision``.
         """
+        if (number := settle(tensor)) is not None:
+            return np.array(number)
         value = self.value_of(tensor)
         execution = self.execution
         if execution is None or self._standing_in or execution.depends_only_on_numbers(value):
@@ -474,18 +487,11 @@ class Trace:
 
     def refuse_value(self, what: str) -> DataDependentError:
         """The error for using a tensor's value in Python where there is none."""
-        return DataDependentError(
-            f"{what} needs the value of a tensor, which is not known here while the function is "
-            f"compiled (at {user_location()}). Write the choice with flamec.cond or flamec.where, "
-            "the loop with flamec.while_loop, keep the quantity a tensor, or move this line out of "
-            "the compiled function."
-        )
+        return errors.unknown_value(what)
 
     def refuse_change(self, what: str) -> CompileError:
         """The error for changing a tensor object in a way that a program cannot repeat."""
-        return CompileError(
-            f"{what} cannot be compiled (at {user_location()}); do it outside the compiled function"
-        )
+        return errors.unrepeatable(what)
 
     def escaped(self, keep: set[int]) -> list[Tensor]:
         """Tensors of this trace that are still alive and not in ``keep`` (ids)."""
@@ -510,7 +516,3 @@ class Trace:
             if root.written and root.input_position is not None
         }
         return self.builder.build(outputs, updates, name)
-
-
-def _captured_name(tensor: Tensor) -> str:
-    return str(getattr(tensor, "_name", "") or "")

@@ -154,6 +154,11 @@ def _refuse_effects(captured: Captured, name: str) -> None:
     place = user_location()
     if captured.effects:
         raise CompileError(f"{name} cannot be exported: {captured.effects[0]} (at {place})")
+    if captured.host.steps:
+        raise CompileError(
+            f"{name} changes Python's state (scheduler.step(), a count), which an exported program "
+            f"has not; do it outside (at {place})"
+        )
     if any(g.result.kind != "constant" or g.result.value is not None for g in captured.grads):
         raise CompileError(
             f"{name} leaves gradients in .grad, which an exported program cannot; clear them "

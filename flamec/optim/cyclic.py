@@ -11,7 +11,6 @@ from flamec.optim.optimizer import Optimizer
 from flamec.optim.schedule import (
     LRScheduler,
     each_group,
-    refuse_tracing,
     require_momentum,
     set_momentum,
     set_rate,
@@ -155,7 +154,6 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 
     def step(self, epoch: float | None = None) -> None:
         """Go to the next epoch, or to ``epoch``, which may be a fraction."""
-        refuse_tracing(self)
         if epoch is None and self.last_epoch >= 0:
             epoch = self.last_epoch + 1
             self.T_cur += 1

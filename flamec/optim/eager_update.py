@@ -119,11 +119,11 @@ class _Update:
         self, optimizer: Optimizer, groups: list[tuple[dict[str, Any], list[Tensor]]]
     ) -> None:
         self.optimizer = optimizer
-        self.groups = groups
+        self.param_groups = groups  # whose settings are read anew: ``guards.Recorder``
 
     def optimizer_update(self, gradients: list[Tensor]) -> None:
         remaining = iter(gradients)
-        for group, parameters in self.groups:
+        for group, parameters in self.param_groups:
             self.optimizer.update_group(group, [(p, next(remaining)) for p in parameters])
 
 

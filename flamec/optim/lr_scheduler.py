@@ -2,8 +2,7 @@
 
 The learning rates follow PyTorch's chainable forms: the next one is computed
 from the present one, so that several schedulers can act on one optimizer. A
-compiled training step reads ``lr`` anew at each call; call ``scheduler.step()``
-outside of it.
+compiled training step reads ``lr`` anew at each call, and repeats a ``scheduler.step()`` in it.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from flamec.optim.optimizer import Optimizer
-from flamec.optim.schedule import LRScheduler, number, refuse_tracing, set_rate
+from flamec.optim.schedule import LRScheduler, number, set_rate
 
 __all__ = ["ReduceLROnPlateau"]
 
@@ -65,7 +65,6 @@ class ReduceLROnPlateau(LRScheduler):
 
     def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]
         """Take the epoch's metric, a number or a tensor of one, and perhaps lower the rates."""
-        refuse_tracing(self)
         metric = float(metrics)
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         if self._is_better(metric, self.best):

@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from flamec.dispatch import write
-from flamec.errors import CompileError, user_location
 from flamec.functional.primitives import ops
 from flamec.optim.optimizer import Group, Optimizer
-from flamec.state import no_grad, thread
+from flamec.optim.traced_schedule import repeated
+from flamec.state import no_grad
 from flamec.tensor import Tensor
 
 __all__ = [
     "LRScheduler",
     "each_group",
     "number",
-    "refuse_tracing",
     "require_momentum",
     "set_momentum",
     "set_rate",
@@ -62,18 +61,16 @@ def require_momentum(optimizer: Optimizer) -> None:
         )
 
 
-def refuse_tracing(scheduler: Any) -> None:
-    """CompileError in a compiled function, in which the rate would change only once."""
-    if thread.trace is not None:
-        raise CompileError(
-            f"{type(scheduler).__name__}.step() changes Python numbers and would run only once in "
-            f"a compiled function (at {user_location()}); call it outside: the compiled step "
-            "reads lr anew at each call"
-        )
-
-
 class LRScheduler:
-    """Base class; a subclass defines ``get_lr``, the rates for ``last_epoch``."""
+    """Base class; a subclass defines ``get_lr``, the rates for ``last_epoch``.
+
+    A compiled function repeats ``step()`` at each call (``traced_schedule.py``).
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "step" in cls.__dict__:
+            cls.step = repeated(cls.__dict__["step"])  # type: ignore[method-assign]
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         if not isinstance(optimizer, Optimizer):
@@ -106,9 +103,9 @@ class LRScheduler:
         """The learning rates that the last ``step()`` set."""
         return self._last_lr
 
+    @repeated
     def step(self, epoch: int | None = None) -> None:
         """Go to the next epoch, or to ``epoch``, and set the learning rates."""
-        refuse_tracing(self)
         self._step_count += 1
         self._advance(epoch)
 

@@ -9,7 +9,6 @@ import pytest
 
 import flamec
 from flamec import nn, optim
-from flamec.errors import CompileError
 from flamec.optim.optimizer import Optimizer, skipping
 
 RNG = np.random.default_rng(0)
@@ -381,18 +380,6 @@ def test_a_skipped_step_changes_neither_parameters_nor_state(kind: Any) -> None:
         for mine, other in zip(contents(p, optimizer), wanted, strict=False):
             np.testing.assert_allclose(mine, other, *limits)
     assert step.stats.traces == 1
-
-
-def test_scheduler_inside_a_compiled_function_is_refused() -> None:
-    p = parameter([1.0])
-    schedule = optim.lr_scheduler.StepLR(optim.SGD([p], lr=0.1), 1)
-
-    def step(x: flamec.Tensor) -> flamec.Tensor:
-        schedule.step()
-        return x * 2
-
-    with pytest.raises(CompileError, match=r"StepLR.step\(\)"):
-        flamec.compile(step)(flamec.ones(1))
 
 
 def test_schedule_of_a_tensor_learning_rate() -> None:

@@ -61,6 +61,7 @@ def append_numbers(s: State, x: T) -> Any:
 
 
 def count_calls(s: State, x: T) -> Any:
+    s.items.append(s.count)
     s.count += 1
     return x * s.count
 

@@ -1,0 +1,98 @@
+"""What a trace assumed of Python's values, one by one: guards, and when values are the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flamec.ir.types import Device, DType
+
+MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()
+_CONSTANTS = (
+    *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis)),
+    *(DType, Device, np.generic),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Guard:
+    """One assumption: what is read from ``owner`` under ``key`` is still ``expected``.
+
+    ``kind``: ``"attribute"`` (instance dictionary), ``"slot"`` (anything getattr finds),
+    ``"item"`` (dict or list entry), ``"length"`` (number of entries), ``"keys"`` (a dict's
+    keys in order), ``"cell"`` (a closure's variable), ``"content"`` (all of a set, deque
+    or NumPy array, compared with a copy).
+    """
+
+    kind: str
+    owner: Any
+    key: Any
+    expected: Any
+    name: str
+
+    def present(self) -> Any:
+        """What is there now."""
+        match self.kind:
+            case "attribute":
+                return self.owner.get(self.key, MISSING)
+            case "slot":
+                return getattr(self.owner, self.key, MISSING)
+            case "item":
+                try:
+                    return self.owner[self.key]
+                except (KeyError, IndexError):
+                    return MISSING
+            case "length":
+                return len(self.owner)
+            case "keys":
+                return tuple(self.owner)
+            case "content":
+                return self.owner
+            case _:
+                try:
+                    return self.owner.cell_contents
+                except ValueError:
+                    return MISSING
+
+    def holds(self) -> bool:
+        value = self.present()
+        if self.kind == "content":
+            return same_content(value, self.expected)
+        if value is self.expected:
+            return True
+        return is_constant(self.expected) and same_constant(value, self.expected)
+
+    def __str__(self) -> str:
+        expected = self.expected
+        if is_constant(expected):
+            return f"{self.name} == {expected!r}"
+        return f"{self.name} is the same {type(expected).__name__}"
+
+
+def is_constant(value: Any) -> bool:
+    """Whether a value is guarded by equality (else by identity)."""
+    if isinstance(value, (tuple, frozenset)):
+        return all(is_constant(v) for v in value)
+    return isinstance(value, _CONSTANTS)
+
+
+def same_constant(a: Any, b: Any) -> bool:
+    """Equality that tells 1, 1.0 and True, and 0.0 and -0.0, apart; NaN equals itself."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(same_constant, a, b))
+    return bool(a == b and repr(a) == repr(b)) or (a != a and b != b)
+
+
+def same_content(value: Any, expected: Any) -> bool:
+    """Whether a set, deque or array still holds what it held when it was copied."""
+    if isinstance(expected, np.ndarray):
+        same_kind = value.dtype == expected.dtype and value.shape == expected.shape
+        return bool(same_kind and value.tobytes() == expected.tobytes())
+    return len(value) == len(expected) and all(
+        a is b or (is_constant(b) and same_constant(a, b))
+        for a, b in zip(value, expected, strict=True)
+    )

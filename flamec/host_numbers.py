@@ -1,0 +1,237 @@
+"""Python numbers that a compiled call computes in Python: expressions over Python's state.
+
+While a function is traced, a number of Python's state that changes from call to call is a
+``RuntimeNumber`` with an ``Expression``: a place (``LIMITS[0]``, ``self.step``), or what Python's
+operators and the functions of ``math`` make of places. It has the number that it is in the traced
+call. Out: Python text that computes it at each call (``ExpressionWriter``), exactly as the
+function would. What the function decides by it becomes a condition of the program (``decide``);
+what needs the number itself, a condition that it is this one (``settle``). Invariant: an expression
+is an input of the graph only where it meets a tensor.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import CellType
+from typing import TYPE_CHECKING, Any
+
+from flamec.errors import CompileError, user_location
+from flamec.tensor import RuntimeNumber
+
+if TYPE_CHECKING:
+    from flamec.host_state import HostState
+
+Function = Callable[..., Any]
+
+_TEXTS: dict[Any, str] = {
+    operator.add: "({} + {})",
+    operator.sub: "({} - {})",
+    operator.mul: "({} * {})",
+    operator.truediv: "({} / {})",
+    operator.floordiv: "({} // {})",
+    operator.mod: "({} % {})",
+    operator.pow: "({} ** {})",
+    operator.and_: "({} & {})",
+    operator.or_: "({} | {})",
+    operator.xor: "({} ^ {})",
+    operator.lshift: "({} << {})",
+    operator.rshift: "({} >> {})",
+    operator.lt: "({} < {})",
+    operator.le: "({} <= {})",
+    operator.gt: "({} > {})",
+    operator.ge: "({} >= {})",
+    operator.eq: "({} == {})",
+    operator.ne: "({} != {})",
+    operator.neg: "(-{})",
+    operator.pos: "(+{})",
+}
+MOST_NODES = 200  # of one expression; a longer one is the number that it is
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where Python keeps a value: ``owner[key]``, a closure's variable, a class's attribute.
+
+    ``path``: the keys that lead on, into tuples and lists there.
+    """
+
+    owner: Any
+    key: Any
+    name: str
+    path: tuple[int, ...] = ()
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        return (id(self.owner), self.key, self.path)
+
+    def get(self) -> Any:
+        owner = self.owner
+        if isinstance(owner, CellType):
+            value = owner.cell_contents
+        elif isinstance(owner, type):
+            value = vars(owner)[self.key]
+        else:
+            value = owner[self.key]
+        for step in self.path:
+            value = value[step]
+        return value
+
+    def put(self, value: Any) -> None:
+        """Keep another value there; not for places with a path."""
+        if isinstance(self.owner, CellType):
+            self.owner.cell_contents = value
+        elif isinstance(self.owner, type):
+            setattr(self.owner, self.key, value)
+        else:
+            self.owner[self.key] = value
+
+    def text(self, name: Callable[[Any], str]) -> str:
+        """The Python expression that reads it; as a target, it writes."""
+        owner = name(self.owner)
+        if isinstance(self.owner, CellType):
+            text = f"{owner}.cell_contents"
+        elif isinstance(self.owner, type):
+            text = f"{owner}.{self.key}"
+        else:
+            key = repr(self.key) if isinstance(self.key, (str, int)) else name(self.key)
+            text = f"{owner}[{key}]"
+        return text + "".join(f"[{step}]" for step in self.path)
+
+
+class Expression:
+    """A place, or a function of expressions and numbers.
+
+    ``value``: the number in the traced call. ``moment``: how many of the actions that change
+    Python's state (``HostState.act``) are before it. ``refusal``: why it has no value.
+    """
+
+    __slots__ = ("function", "moment", "operands", "place", "refusal", "size", "state", "value")
+
+    def __init__(
+        self,
+        state: HostState,
+        value: Any,
+        moment: int,
+        place: Place | None = None,
+        function: Function | None = None,
+        operands: tuple[Any, ...] = (),
+        refusal: str = "",
+    ) -> None:
+        self.state = state
+        self.value = value
+        self.moment = moment
+        self.place = place
+        self.function = function
+        self.operands = operands
+        self.refusal = refusal
+        self.size: int = 1 + sum(o.size for o in operands if isinstance(o, Expression))
+
+    def evaluate(self) -> Any:
+        """The number now; while tracing that of the traced call."""
+        if self.state.tracing:
+            return self.value
+        if self.place is not None:
+            return self.place.get()
+        assert self.function is not None
+        operands = [o.evaluate() if isinstance(o, Expression) else o for o in self.operands]
+        return self.function(*operands)
+
+    def key(self) -> Any:
+        """Equal for expressions that are the same at each call."""
+        if self.place is not None:
+            return (self.place.identity, self.moment)
+        operands = [o.key() if isinstance(o, Expression) else repr(o) for o in self.operands]
+        return (self.function, *operands)
+
+    def places(self) -> Iterator[Expression]:
+        """The expressions of places that it is computed from."""
+        if self.place is not None:
+            yield self
+        for operand in self.operands:
+            if isinstance(operand, Expression):
+                yield from operand.places()
+
+
+class ExpressionWriter:
+    """Python text of expressions; one that occurs again is the variable of its first text.
+
+    ``name``: gives a variable that holds an object.
+    """
+
+    def __init__(self, name: Callable[[Any], str]) -> None:
+        self._name = name
+        self._variables: dict[Expression, str] = {}
+
+    def text(self, expression: Any) -> str:
+        """An expression of Python, to be evaluated before those that are asked for later."""
+        if not isinstance(expression, Expression):
+            return self._constant(expression)
+        known = self._variables.get(expression)
+        if known is not None:
+            return known
+        if expression.place is not None:
+            text = expression.place.text(self._name)
+        else:
+            operands = [self.text(operand) for operand in expression.operands]
+            form = _TEXTS.get(expression.function)
+            if form is not None:
+                text = form.format(*operands)
+            else:
+                text = f"{self._name(expression.function)}({', '.join(operands)})"
+        variable = self._variables[expression] = f"h{len(self._variables)}"
+        return f"({variable} := {text})"
+
+    def _constant(self, value: Any) -> str:
+        if isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+            return f"({value!r})"
+        return self._name(value)
+
+
+# numbers ------------------------------------------------------------------------------------
+
+
+def expression_of(value: Any) -> Expression | None:
+    """The expression that a number of a trace stands for; None for other values."""
+    if not isinstance(value, RuntimeNumber):
+        return None
+    found: Expression | None = value.__dict__.get("_expression")
+    if found is not None and found.refusal:
+        raise CompileError(f"{found.refusal} (at {user_location()})")
+    return found
+
+
+def _operands(values: tuple[Any, ...]) -> tuple[HostState | None, tuple[Any, ...]]:
+    """The values with expressions for numbers; no state if they are not all known to Python."""
+    state: HostState | None = None
+    found: list[Any] = []
+    for value in values:
+        expression = expression_of(value)
+        if expression is not None:
+            state = expression.state
+            found.append(expression)
+        elif type(value) in (int, float, bool):
+            found.append(value)
+        else:
+            return None, ()
+    return state, tuple(found)
+
+
+def computed(function: Function, *values: Any) -> Any:
+    """``function(*values)`` of numbers, at least one of them with an expression; else None."""
+    state, operands = _operands(values)
+    return None if state is None else state.number(state.apply(function, operands))
+
+
+def decide(function: Function, *values: Any) -> bool | None:
+    """As ``computed``, for the truth of a function's result: a condition of the program."""
+    state, operands = _operands(values)
+    return None if state is None else state.decide(state.apply(function, operands))
+
+
+def settle(value: Any) -> Any:
+    """The number itself, of which the program depends from now on; None for other values."""
+    expression = expression_of(value)
+    return None if expression is None else expression.state.settle(expression)

@@ -1,0 +1,474 @@
+"""Python's state while a function is traced: numbers that vary, changes that each call makes.
+
+In: the places whose numbers changed from call to call, or in a call (``Lifted``). While the
+function is traced they hold tracers (``host_numbers.py``), so whatever reads them computes with
+inputs of the program. Out: the conditions under which Python would decide the same, and the steps
+that a call makes in Python: what it writes where, and actions that are repeated as they are
+(``scheduler.step()``). Invariant: after the trace all places hold what they held before it; the
+program's call makes the changes.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from flamec.errors import CompileError, user_location
+from flamec.guarded_values import MISSING, Guard
+from flamec.host_numbers import MOST_NODES, Expression, Place, computed, expression_of
+from flamec.ir.graph import Location, Value
+from flamec.ir.types import CPU, TensorType, float64, int64
+from flamec.roots import Root
+from flamec.sources import InputSource, fetch
+from flamec.state import trace_paused
+from flamec.structures import Structure, flatten, unflatten
+from flamec.tensor import RuntimeNumber, Tensor
+
+if TYPE_CHECKING:
+    from flamec.trace import Trace
+
+MOST_PLACES = 1024  # whose numbers vary, that a function remembers
+_INT64 = 2**63
+
+
+class StateVaries(BaseException):  # code that handles errors must not handle it
+    """Numbers of Python's state changed in the trace; it must start again with these as inputs."""
+
+    def __init__(self, guards: Sequence[Guard]) -> None:
+        super().__init__("numbers change")
+        self.guards = guards
+
+
+class Lifted:
+    """The places of a function whose numbers vary; it keeps their owners alive.
+
+    ``raises``: when a trace in which others vary ends: ``"at once"``, when the function has
+    returned, ``"at last"``, if it then has no other effects, or ``"never"``.
+    """
+
+    def __init__(self, raises: str = "at once") -> None:
+        self._owners: OrderedDict[tuple[int, Any], Any] = OrderedDict()
+        self._constant: OrderedDict[tuple[int, Any], Any] = OrderedDict()
+        self.raises = raises
+
+    def __contains__(self, identity: tuple[int, Any]) -> bool:
+        return identity in self._owners
+
+    def __bool__(self) -> bool:
+        return bool(self._owners)
+
+    def add(self, guards: Sequence[Guard]) -> bool:
+        """Let places vary from now on; whether there are new ones."""
+        fresh = [g for g in guards if not self.knows(g)]
+        self._owners.update(((id(g.owner), g.key), g.owner) for g in fresh)
+        while len(self._owners) > MOST_PLACES:
+            self._owners.popitem(last=False)
+        return bool(fresh)
+
+    def knows(self, guard: Guard) -> bool:
+        identity = id(guard.owner), guard.key
+        return identity in self._owners or identity in self._constant
+
+    def give_up(self) -> None:
+        """Take all numbers that vary as constants: Python asks what they are."""
+        self._constant.update(self._owners)
+        self._owners.clear()
+        while len(self._constant) > MOST_PLACES:
+            self._constant.popitem(last=False)
+
+    def clear(self) -> None:
+        self._owners.clear()
+        self._constant.clear()
+
+
+def can_vary(guard: Guard) -> bool:
+    """Whether a guard is on a number, or a tuple of numbers, whose place can hold another."""
+    if guard.kind == "slot":
+        if not (isinstance(guard.owner, type) and guard.key in vars(guard.owner)):
+            return False
+    elif guard.kind not in ("attribute", "item", "cell"):
+        return False
+    if type(guard.expected) is RuntimeNumber or not _is_numbers(guard.expected):
+        return False
+    return _is_numbers(guard.present())
+
+
+def _is_numbers(value: Any) -> bool:
+    if type(value) is tuple:
+        return bool(value) and all(_is_number(v) for v in value)
+    return _is_number(value)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float, RuntimeNumber)
+
+
+@dataclass
+class Swap:
+    """A place that holds a tracer. ``value``: its number now; ``moment``: when that was read."""
+
+    place: Place
+    value: Any
+    tracer: Any
+    moment: int
+    original: Any = MISSING
+
+
+@dataclass(frozen=True)
+class HostCondition:
+    """``expression`` is of type ``expected``, has its truth, or is it, by ``kind``."""
+
+    kind: str
+    expression: Expression
+    expected: Any
+    location: Location | None
+
+    def __str__(self) -> str:
+        names = dict.fromkeys(p.place.name for p in self.expression.places() if p.place is not None)
+        text = ", ".join(names) or "a number"
+        if self.kind == "type":
+            return f"{text} is a {self.expected.__name__}"
+        if self.kind == "value":
+            return f"what is computed from {text} is {self.expected!r} (at {self.location})"
+        return f"the condition on {text} is {self.expected} (at {self.location})"
+
+
+@dataclass(frozen=True, eq=False)
+class Write:
+    """A call stores what ``operands`` are, in a container of this structure, in a place."""
+
+    place: Place
+    structure: Structure
+    operands: tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Act:
+    """A call runs ``function(*operands)``: expressions, after the trace else ``capture.Result``."""
+
+    function: Callable[..., Any]
+    operands: tuple[Any, ...]
+
+
+@dataclass(eq=False)
+class HostState:
+    """Of one trace; see the module's docstring.
+
+    ``moment``: how many acts are among ``steps``. ``returned``: the numbers among the function's
+    results.
+    """
+
+    trace: Trace | None
+    lifted: Lifted
+    tracing: bool = True
+    moment: int = 0
+    steps: list[Write | Act] = field(default_factory=list)
+    conditions: dict[Any, HostCondition] = field(default_factory=dict)
+    effects: list[str] = field(default_factory=list)
+    returned: list[Expression] = field(default_factory=list)
+    swaps: dict[tuple[int, Any], Swap] = field(default_factory=dict)
+    ignored: list[Any] = field(default_factory=list)
+    _nodes: dict[Any, Expression] = field(default_factory=dict)
+    _inputs: dict[Expression, Value] = field(default_factory=dict)
+    _numbers: list[weakref.ref[Tensor]] = field(default_factory=list)
+    _snapshots: list[Callable[[], None]] = field(default_factory=list)
+    _refusal: str = ""  # why numbers that were set last are not known
+
+    # expressions ----------------------------------------------------------------
+    def apply(self, function: Callable[..., Any], operands: tuple[Any, ...]) -> Expression:
+        """The expression of a function's result; it raises what the function raises."""
+        key = (
+            function,
+            *[o if isinstance(o, Expression) else (type(o), repr(o)) for o in operands],
+        )
+        known = self._nodes.get(key)
+        if known is None:
+            expressions = [o for o in operands if isinstance(o, Expression)]
+            value = function(*[o.value if isinstance(o, Expression) else o for o in operands])
+            moment = max(o.moment for o in expressions)
+            known = Expression(self, value, moment, None, function, operands)
+            self._nodes[key] = known
+            if function is operator.pow and not _gives_float(operands):
+                self._condition("type", known, type(value))
+        return known
+
+    def number(self, expression: Expression) -> Any:
+        """A tracer for an expression's number, or the number, on which the program then depends."""
+        value, kind = expression.value, type(expression.value)
+        too_large = kind is int and not -_INT64 <= value < _INT64
+        if kind not in (int, float) or too_large or expression.size > MOST_NODES:
+            return self.settle(expression)
+        assert self.trace is not None
+        dtype = int64 if kind is int else float64
+        tensor = RuntimeNumber.of(Tensor._from_trace(self.trace, TensorType((), dtype, CPU)))
+        tensor.__dict__["_expression"] = expression
+        self._numbers.append(weakref.ref(tensor))
+        return tensor
+
+    def decide(self, expression: Expression) -> bool:
+        """The truth of an expression, on which the program then depends."""
+        truth = bool(expression.value)
+        self._condition("truth", expression, truth)
+        return truth
+
+    def settle(self, expression: Expression) -> Any:
+        """The value of an expression, on which the program then depends."""
+        self._condition("value", expression, expression.value)
+        return expression.value
+
+    def _condition(self, kind: str, expression: Expression, expected: Any) -> None:
+        location = user_location()
+        key = kind, expression
+        if expression.moment:
+            self.effects.append(
+                f"Python decides by a number that a step of this call sets (at {location})"
+            )
+            return
+        self.conditions.setdefault(key, HostCondition(kind, expression, expected, location))
+
+    def depends_on_act(self, location: Location | None) -> None:
+        """Say that a split needs a number that an act of the same call sets."""
+        self.effects.append(f"a value is needed (at {location}) that follows a step of this call")
+
+    def root(self, expression: Expression) -> Root:
+        """The graph's view of a number: an input, the same for all tracers of an expression."""
+        value = self._inputs.get(expression)
+        assert self.trace is not None
+        type = TensorType((), int64 if isinstance(expression.value, int) else float64, CPU)
+        if value is None:
+            key = expression.place.key if expression.place is not None else None
+            name = key if isinstance(key, str) else "number"
+            source = InputSource("number", expression=expression, name=name)
+            value = self._inputs[expression] = self.trace.add_input(type, source)
+        return Root((), value, type)
+
+    # places -----------------------------------------------------------------------
+    def found(self, guard: Guard) -> None:
+        """Put a tracer where a number varies, that the trace has just found."""
+        identity = id(guard.owner), guard.key
+        if identity in self.lifted and can_vary(guard):
+            self._swap(Place(guard.owner, guard.key, guard.name))
+
+    def holds(self, owner: Any, key: Any) -> bool:
+        """Whether a place has a tracer, or had one that the function replaced."""
+        return (id(owner), key) in self.swaps
+
+    def is_lifted(self, guard: Guard) -> bool:
+        """Whether a place had a tracer from the first, so that its number is not guarded."""
+        swap = self.swaps.get((id(guard.owner), guard.key))
+        return swap is not None and swap.original is not MISSING
+
+    def first_value(self, source: InputSource) -> Any:
+        """The number that an input was when the trace began."""
+        swap = self.swaps.get((id(source.container), source.path[0])) if source.path else None
+        if swap is None or swap.original is MISSING:
+            return source.read()
+        return fetch(swap.original, source.path[1:])
+
+    def _swap(self, place: Place) -> None:
+        value = place.get()
+        if type(value) in (tuple, list):
+            parts = [
+                self._tracer(Place(place.owner, place.key, place.name, (i,)), v)
+                for i, v in enumerate(value)
+            ]
+            tracer: Any = type(value)(parts)
+            self.ignored.append(tracer)
+        else:
+            tracer = self._tracer(place, value)
+        identity = id(place.owner), place.key
+        before = self.swaps.get(identity)
+        original = before.original if before is not None else MISSING
+        if self.moment == 0 and before is None:
+            original = value
+        self.swaps[identity] = Swap(place, value, tracer, self.moment, original)
+        place.put(tracer)
+
+    def _tracer(self, place: Place, value: Any) -> Any:
+        expression = Expression(self, value, self.moment, place, refusal=self._refusal)
+        if not self.moment:
+            self._condition("type", expression, type(value))
+        return self.number(expression)
+
+    def require_constant(self, guards: Iterable[Guard]) -> None:
+        """StateVaries if the function has changed numbers that it may put tracers for."""
+        open_ = [g for g in guards if not self.holds(g.owner, g.key) and not self.lifted.knows(g)]
+        found = [g for g in open_ if can_vary(g) and not g.holds()]
+        if found:
+            raise StateVaries(found)
+
+    # actions ----------------------------------------------------------------------
+    def act(
+        self,
+        function: Callable[..., Any],
+        arguments: Sequence[Any],
+        dictionaries: Sequence[dict[Any, Any]],
+        entries: Sequence[tuple[dict[Any, Any], Callable[[Any], bool]]],
+        name: str,
+    ) -> None:
+        """Let each call run ``function(*arguments)``, which changes entries of dictionaries.
+
+        It is run here too, until the end of the trace, unless an argument is known only when the
+        program has run. ``entries``: those that are read anew after it, by their keys.
+        CompileError where it depends on what the program computes.
+        """
+        owners = {id(d) for d in dictionaries}
+        for swap in [s for k, s in self.swaps.items() if k[0] in owners]:
+            self._write_before(swap, name)
+        self._snapshots.append(_snapshot(dictionaries))
+        operands, values = [], []
+        later = False
+        for argument in arguments:
+            expression = expression_of(argument)
+            operands.append(argument if expression is None else expression)
+            values.append(argument if expression is None else expression.value)
+            later |= expression is None and isinstance(argument, Tensor)
+        if later:
+            self._refusal = (
+                f"{name} takes a number that the program computes, so what it sets is not known "
+                "in the same call. Call it at the end of the compiled function, after "
+                "optimizer.step(), or outside"
+            )
+        else:
+            with trace_paused():
+                function(*values)
+        self.moment += 1
+        self.steps.append(Act(function, tuple(operands)))
+        for dictionary, is_set in entries:
+            for key, value in list(dictionary.items()):
+                if is_set(key) and (_is_numbers(value) or _is_list(value)):
+                    self._swap(Place(dictionary, key, str(key)))
+                    if self.trace is not None:
+                        self.trace.exempt(dictionary, key)
+
+    def _write_before(self, swap: Swap, name: str) -> None:
+        present = swap.place.get()
+        if present is swap.tracer:
+            swap.place.put(swap.value)
+            return
+        leaves, structure = flatten(present)
+        expressions = [expression_of(leaf) for leaf in leaves]
+        pairs = list(zip(leaves, expressions, strict=True))
+        if any(e is None and isinstance(leaf, Tensor) for leaf, e in pairs):
+            raise CompileError(
+                f"{name} changes {swap.place.name}, which this call has set to a number that the "
+                f"program computes (at {user_location()}); do one of them outside the compiled "
+                "function"
+            )
+        values = [leaf if e is None else e.value for leaf, e in pairs]
+        operands = tuple([leaf if e is None else e for leaf, e in pairs])
+        self.steps.append(Write(swap.place, structure, operands))
+        swap.place.put(unflatten(structure, iter(values)))
+
+    # the end ------------------------------------------------------------------------
+    def finish(self, outputs: Any) -> None:
+        """Note what the function has written, and let all places be as they were.
+
+        ``outputs`` classifies tensors and numbers (``capture._Outputs``).
+        """
+        for swap in list(self.swaps.values()):
+            try:
+                present = swap.place.get()
+            except (KeyError, IndexError, AttributeError, ValueError):
+                self.effects.append(f"{swap.place.name} is deleted")
+                continue
+            if present is not swap.tracer:
+                leaves, structure = flatten(present)
+                outputs.count_storages(leaves)
+                operands = tuple([expression_of(leaf) or leaf for leaf in leaves])
+                self.steps.append(Write(swap.place, structure, operands))
+        for number, step in enumerate(self.steps):
+            operands = tuple(
+                [o if isinstance(o, Expression) else outputs.classify(o) for o in step.operands]
+            )
+            self.steps[number] = replace(step, operands=operands)
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Give Python's state the values from before the trace; may be repeated."""
+        while self._snapshots:
+            self._snapshots.pop()()
+        for swap in self.swaps.values():
+            if swap.original is not MISSING:
+                swap.place.put(swap.original)
+
+    def escaped(self) -> list[Tensor]:
+        """Tracers that are still alive."""
+        self.ignored.clear()
+        for swap in self.swaps.values():
+            swap.tracer = None
+        alive = (ref() for ref in self._numbers)
+        return [t for t in alive if t is not None]
+
+    def release(self) -> None:
+        """Let go of the trace: expressions are evaluated from now on."""
+        self.trace = None
+        self.tracing = False
+        self._nodes.clear()
+        self._inputs.clear()
+        self._numbers.clear()
+        self.ignored.clear()
+
+
+def _gives_float(operands: tuple[Any, ...]) -> bool:
+    """Whether a power is a float: a float's by an int is, others depend on the numbers."""
+    base, exponent = (o.value if isinstance(o, Expression) else o for o in operands)
+    return isinstance(base, float) and isinstance(exponent, int)
+
+
+def _is_list(value: Any) -> bool:
+    return type(value) is list and bool(value) and all(_is_number(v) for v in value)
+
+
+def _snapshot(dictionaries: Sequence[dict[Any, Any]]) -> Callable[[], None]:
+    """A function that gives dictionaries, and the lists in them, what they hold now."""
+    entries = [(d, dict(d)) for d in dictionaries]
+    lists = [(v, list(v)) for _, held in entries for v in held.values() if isinstance(v, list)]
+
+    def undo() -> None:
+        for dictionary, held in entries:
+            dictionary.clear()
+            dictionary.update(held)
+        for found, content in lists:
+            found[:] = content
+
+    return undo
+
+
+_MATH = (
+    *("sqrt", "exp", "expm1", "log", "log2", "log10", "log1p", "pow", "fabs", "fmod", "hypot"),
+    *("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh", "degrees"),
+    *("radians", "copysign", "erf", "erfc", "gamma", "lgamma", "floor", "ceil", "trunc"),
+)
+
+
+@contextmanager
+def math_of_expressions() -> Iterator[None]:
+    """In the block the functions of ``math`` take numbers that vary."""
+    originals = {name: getattr(math, name) for name in _MATH}
+    for name, function in originals.items():
+        setattr(math, name, _of_expressions(function))
+    try:
+        yield
+    finally:
+        for name, function in originals.items():
+            setattr(math, name, function)
+
+
+def _of_expressions(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def call(*arguments: Any) -> Any:
+        if any(isinstance(a, RuntimeNumber) for a in arguments):
+            found = computed(function, *arguments)
+            if found is not None:
+                return found
+        return function(*arguments)
+
+    return call

@@ -1,0 +1,74 @@
+"""The text of what a call does in Python: reads of numbers, writes, actions, in order.
+
+In: the ``HostState`` of a trace. Out: statements of the generated call (``call_path.py``). Acts
+that set numbers which the program reads are before it, the others and all writes behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flamec.host_numbers import Expression, ExpressionWriter
+from flamec.host_state import Act, HostState, Write
+from flamec.structures import Structure
+
+Together = Callable[[Structure, Sequence[str]], str]
+
+
+class HostSteps:
+    """``name``: gives a variable that holds an object; ``result``: the text of a ``Result``."""
+
+    def __init__(
+        self,
+        host: HostState,
+        writer: ExpressionWriter,
+        name: Callable[[Any], str],
+        result: Callable[[Any], str],
+    ) -> None:
+        self._writer = writer
+        self._name = name
+        self._result = result
+        self._steps = list(host.steps)
+        self._moment = -1
+        later = [o for step in host.steps for o in step.operands if isinstance(o, Expression)]
+        self._reads = [p for e in (*later, *host.returned) for p in e.places()]
+
+    def until(self, moment: int, together: Together) -> list[str]:
+        """Everything before the numbers that are read after so many acts."""
+        lines: list[str] = []
+        while self._moment < moment:
+            if self._moment >= 0:
+                lines += self._act(together)
+            self._moment += 1
+            lines += self._reads_now()
+        return lines
+
+    def rest(self, together: Together) -> list[str]:
+        """What remains when the program has run."""
+        lines: list[str] = []
+        while any(isinstance(step, Act) for step in self._steps):
+            lines += self._act(together)
+            self._moment += 1
+            lines += self._reads_now()
+        return lines + [self._text(step, together) for step in self._steps]
+
+    def _act(self, together: Together) -> list[str]:
+        """The steps up to the next act, and it."""
+        count = next(i for i, step in enumerate(self._steps) if isinstance(step, Act)) + 1
+        now, self._steps = self._steps[:count], self._steps[count:]
+        return [self._text(step, together) for step in now]
+
+    def _reads_now(self) -> list[str]:
+        """What later steps and results need of the state before the next act, each once."""
+        found = dict.fromkeys(p for p in self._reads if p.moment == self._moment)
+        return [self._writer.text(place) for place in found]
+
+    def _text(self, step: Write | Act, together: Together) -> str:
+        operands = [
+            self._writer.text(o) if isinstance(o, Expression) else self._result(o)
+            for o in step.operands
+        ]
+        if isinstance(step, Act):
+            return f"{self._name(step.function)}({', '.join(operands)})"
+        return f"{step.place.text(self._name)} = {together(step.structure, operands)}"

@@ -1,0 +1,77 @@
+"""What a finished trace has left in Python: its tensors and numbers that were stored outside it.
+
+In: a trace whose function has returned. Out: those that are still alive, and in words the effects
+that a program cannot repeat.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from flamec.errors import CompileError
+from flamec.segments import Decision
+from flamec.tensor import RuntimeNumber, Tensor
+
+if TYPE_CHECKING:
+    from flamec.capture import Captured
+    from flamec.trace import Trace
+
+
+def stored_arguments(proxies: list[Any], leaves: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """The tracers of arguments that somebody still knows, with their arguments."""
+    pairs = [
+        (weakref.ref(proxy), leaf)
+        for proxy, leaf in zip(proxies, leaves, strict=True)
+        if isinstance(proxy, Tensor)
+    ]
+    proxies.clear()
+    if any(ref() is not None for ref, _ in pairs):
+        gc.collect()
+    return [(ref, leaf) for ref, leaf in pairs if ref() is not None]
+
+
+def effects_of(captured: Captured) -> list[str]:
+    """What the trace shows of effects that a program cannot repeat."""
+    found = []
+    for tensor in captured.escapes:
+        value = tensor._cached[2] if tensor._cached else None
+        where = value.node.location if value is not None and value.node is not None else None
+        what = "number" if isinstance(tensor, RuntimeNumber) else "tensor"
+        found.append(
+            f"a {what} computed in the compiled function (at {where}) was stored outside it, in an "
+            "attribute, list or global"
+        )
+    if captured.stored_arguments:
+        found.append("an argument of the compiled function was stored outside it")
+    steps = captured.execution.steps if captured.execution is not None else []
+    found += [
+        f"{step.what} gave Python a value (at {step.location}) that is another one at each call"
+        for step in steps
+        if isinstance(step, Decision) and not step.recurs
+    ]
+    return found
+
+
+def escaped_tensors(trace: Trace, name: str) -> list[Tensor]:
+    """The tensors of the trace that the function stored outside, or returned and stored."""
+    trace.leaf_tensors.clear()
+    trace.autocast_casts.clear()
+    trace.gradients.written.clear()
+    host = trace.host
+    assert host is not None
+    known = {id(t) for t in trace.numbers.values()}
+    if trace.escaped(known) or host.escaped():
+        gc.collect()
+    escaped = [*trace.escaped(known), *host.escaped()]
+    unreal = {id(ref()) for ref in trace.stand_ins} - {id(None)}
+    for tensor in escaped:
+        if id(tensor) in unreal:
+            raise CompileError(
+                f"{name}: a tensor computed in a hook or a custom backward function was stored "
+                "outside it, in an attribute, list or global. It stands for a gradient that is "
+                "not known yet; return it, or read it from .grad after the call."
+            )
+    return escaped
