@@ -199,7 +199,7 @@ class Recorder:
         """
         if cls in self._instrumented or not cls.__flags__ & (1 << 9):  # Py_TPFLAGS_HEAPTYPE
             return
-        if cls.__module__ in ("builtins", "threading", "collections", "functools"):
+        if cls.__module__ in ("threading", "collections", "functools"):
             return
         original: Any = cls.__getattribute__
         original_set: Any = cls.__setattr__

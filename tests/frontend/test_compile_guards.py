@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -383,3 +384,14 @@ def test_a_captured_tensor_that_comes_to_overlap_itself() -> None:
     w.data = flamec.zeros(3)
     assert f(flamec.ones(3)).tolist() == [1.0, 1.0, 1.0]
     assert f.stats.traces <= 3
+
+
+def test_classes_of_code_without_a_module_name_are_watched() -> None:
+    names: dict[str, Any] = {}
+    exec("class State: pass\nstate = State()\nstate.gain = 'a'", names)
+    state = names["state"]
+    assert type(state).__module__ == "builtins"
+    compiled = flamec.compile(lambda x: x * (2 if state.gain == "a" else 3))
+    assert compiled(flamec.ones(1)).item() == 2
+    state.gain = "b"
+    assert compiled(flamec.ones(1)).item() == 3
