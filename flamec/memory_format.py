@@ -13,8 +13,8 @@ from flamec.ir.shape import format_shape
 from flamec.tensor import Tensor
 
 __all__ = [
-    "channels_last", "channels_last_3d", "contiguous_format", "layout", "memory_format",
-    "preserve_format", "strided",
+    "channels_last", "channels_last_3d", "contiguous_format", "layout",
+    "legacy_contiguous_format", "memory_format", "preserve_format", "strided",
 ]  # fmt: skip
 
 
@@ -28,7 +28,7 @@ class memory_format:
         return f"flamec.{self._name}"
 
 
-contiguous_format = memory_format("contiguous_format")
+contiguous_format = legacy_contiguous_format = memory_format("contiguous_format")
 preserve_format = memory_format("preserve_format")
 channels_last = memory_format("channels_last", 4)
 channels_last_3d = memory_format("channels_last_3d", 5)

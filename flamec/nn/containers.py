@@ -116,10 +116,41 @@ class Sequential(_NumberedModules):
         kept: list[tuple[str, Any]] = list(self._modules.items())[index]
         return type(self)(OrderedDict(kept))
 
+    def __add__(self, other: Sequential) -> Sequential:
+        return Sequential(*self, *_layers(other))
+
+    def __iadd__(self, other: Sequential) -> Sequential:
+        self.extend(_layers(other))
+        return self
+
+    def __mul__(self, count: int) -> Sequential:
+        """The same modules (not copies) ``count`` times."""
+        return Sequential(*self._entries() * _repetitions(count))
+
+    __rmul__ = __mul__
+
+    def __imul__(self, count: int) -> Sequential:
+        self.extend(self._entries() * (_repetitions(count) - 1))
+        return self
+
     def forward(self, input: Any) -> Any:
         for module in self._modules.values():
             input = module(input)  # type: ignore[misc]
         return input
+
+
+def _layers(other: Any) -> list[Module]:
+    if not isinstance(other, Sequential):
+        raise ValueError(f"only a Sequential can be added to a Sequential, not {type(other)}")
+    return other._entries()
+
+
+def _repetitions(count: Any) -> int:
+    if not isinstance(count, int):
+        raise TypeError(f"unsupported operand type(s) for *: {Sequential} and {type(count)}")
+    if count <= 0:
+        raise ValueError(f"Non-positive multiplication factor {count} for {Sequential}")
+    return count
 
 
 class ModuleList(_NumberedModules):
@@ -262,12 +293,16 @@ class ParameterList(Module):
 
 
 class ParameterDict(Module):
-    """A dictionary of parameters; tensors are made parameters, other values are kept."""
+    """A dictionary of parameters; tensors are made parameters, other values are kept.
 
-    def __init__(self, parameters: Mapping[str, Any] | None = None) -> None:
+    Its order is that of insertion, and, as in PyTorch, that of the sorted keys for what comes from
+    a plain ``dict``: so a checkpoint's parameters have the same numbers in both.
+    """
+
+    def __init__(self, parameters: Any = None) -> None:
         super().__init__()
         self._keys: dict[str, None] = {}
-        self.update(parameters or {})
+        self.update(() if parameters is None else parameters)
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._keys:
@@ -310,10 +345,55 @@ class ParameterDict(Module):
         del self[key]
         return value
 
-    def update(self, parameters: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
-        """Add or replace entries."""
-        for key, value in parameters.items() if isinstance(parameters, Mapping) else parameters:
+    def popitem(self) -> tuple[str, Any]:
+        """Remove and return the entry that was added last."""
+        key = next(reversed(self._keys), None)
+        if key is None:
+            raise KeyError("popitem(): the ParameterDict is empty")
+        return key, self.pop(key)
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """The entry, which becomes ``default`` where there is none."""
+        if key not in self._keys:
+            self[key] = default
+        return self[key]
+
+    def clear(self) -> None:
+        """Remove all entries."""
+        for key in list(self._keys):
+            del self[key]
+
+    def copy(self) -> ParameterDict:
+        """Another dictionary of the same parameters."""
+        return ParameterDict(self.items())
+
+    def fromkeys(self, keys: Iterable[str], default: Any = None) -> ParameterDict:
+        """A new dictionary with these keys, each with ``default``."""
+        return ParameterDict((key, default) for key in keys)
+
+    def update(self, parameters: Any) -> None:
+        """Add or replace entries from a mapping or pairs; those of a plain mapping in the order of
+        its sorted keys."""
+        if isinstance(parameters, (OrderedDict, ParameterDict)):
+            entries = list(parameters.items())
+        elif isinstance(parameters, Mapping):
+            entries = sorted(parameters.items(), key=operator.itemgetter(0))
+        else:
+            entries = list(parameters)
+        for key, value in entries:
             self[key] = value
+
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(self._keys)
+
+    def __or__(self, other: Any) -> ParameterDict:
+        both = self.copy()
+        both.update(other)
+        return both
+
+    def __ior__(self, other: Any) -> ParameterDict:
+        self.update(other)
+        return self
 
     def extra_repr(self) -> str:
         return "\n".join(f"({k}): {_described(v)}" for k, v in self.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,45 @@ def test_parameter_containers() -> None:
     assert table.pop("a").shape == (2,)
     assert [k for k, _ in table.items()] == ["b"]
     assert "(b): Parameter containing: [flamec.float32 of size 1]" in repr(table)
+
+
+def test_a_dictionary_of_parameters_is_a_dictionary() -> None:
+    table = nn.ParameterDict({"w": flamec.ones(1), "b": flamec.ones(2)})
+    assert list(table) == ["b", "w"]  # a plain dict is sorted: PyTorch's numbers of parameters
+    assert list(nn.ParameterDict([("w", flamec.ones(1)), ("b", flamec.ones(2))])) == ["w", "b"]
+    assert list(nn.ParameterDict(OrderedDict(w=flamec.ones(1), b=flamec.ones(2)))) == ["w", "b"]
+    assert table.setdefault("a", flamec.ones(3)) is table["a"] and table.setdefault("w").shape == (
+        1,
+    )
+    assert list(reversed(table)) == ["a", "w", "b"]
+    same = table.copy()
+    assert same["w"] is table["w"] and list(same) == list(table)
+    both = table | {"c": flamec.ones(4)}
+    assert list(both) == ["b", "w", "a", "c"] and len(table) == 3
+    table |= {"d": flamec.ones(5)}
+    key, value = table.popitem()
+    assert (key, tuple(value.shape), len(list(table.parameters()))) == ("d", (5,), 3)
+    table.clear()
+    assert not len(table) and not list(table.parameters())
+    with pytest.raises(KeyError):
+        table.popitem()
+    assert [*table.fromkeys("xy", 1).items()] == [("x", 1), ("y", 1)]
+
+
+def test_sequences_of_modules_are_added_and_repeated() -> None:
+    first, second = nn.Sequential(nn.Linear(1, 1), nn.ReLU()), nn.Sequential(nn.Tanh())
+    both = first + second
+    assert [*both] == [*first, *second] and list(both.state_dict()) == ["0.weight", "0.bias"]
+    thrice = 3 * second
+    assert len(thrice) == 3 and thrice[2] is second[0]
+    second *= 2
+    second += first
+    assert [type(m).__name__ for m in second] == ["Tanh", "Tanh", "Linear", "ReLU"]
+    for wrong in (0, -1):
+        with pytest.raises(ValueError):
+            first * wrong
+    with pytest.raises(ValueError, match="Sequential"):
+        first += nn.ReLU()  # type: ignore[operator,arg-type]
 
 
 def test_flatten_unflatten() -> None:
