@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from flamec.autograd.hooks import record_hooks
 from flamec.errors import CompileError
 from flamec.guarded_values import Guard, is_constant
 from flamec.guards import Recorder
@@ -228,6 +229,7 @@ def _capture(
             recorder.numbers_vary = bool(dynamic.numbers or host.lifted)
             with recorder, math_of_expressions():
                 result = [function(*proxy_args, **proxy_kwargs)]
+                record_hooks(trace)
             if host.lifted.raises == "at once" and not recorder.effects:
                 host.require_constant(recorder.guards.values())
             if recorder.number_was_asked:

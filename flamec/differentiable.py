@@ -263,7 +263,7 @@ def _replay_hook(
 def _hooked(captured: Captured, b: Builder, value: Value, gradient: Any) -> Any:
     """A gradient as the hooks of a tensor of the trace leave it."""
     for rule in captured.trace.hooks.rules.get(value, {}).values():
-        gradient = replayed(rule, gradient, rule.operands, b)
+        gradient = replayed(rule, gradient, b)
     return gradient
 
 

@@ -114,7 +114,7 @@ def _refuse(name: str, trace: InnerTrace, stand_ins: Sequence[Tensor]) -> None:
             f"{name}: backward() and assignments to .grad are not possible in the function; use "
             f"flamec.func.grad or autograd.grad (at {user_location()})"
         )
-    if trace.hooks.rules:
+    if trace.hooks.registered:
         raise OperationError(
             f"{name}: hooks of tensors cannot be registered in the function (at {user_location()})"
         )

@@ -1,4 +1,9 @@
-"""What a trace knows of hooks: rules on its own values, and those found on leaves made outside."""
+"""What a trace knows of hooks: those on its own values, and those found on leaves made outside.
+
+A backward in the traced function calls the hooks themselves, as eager backward does. For a
+backward that may come after the program's call they are run on stand-ins when the function
+has returned, and kept as rules.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +18,14 @@ Hooks = tuple[tuple[Callable[[Tensor], Any], ...], tuple[Callable[[Tensor], Any]
 
 
 class TracedHooks:
-    """``rules``: the hooks on values of the trace. ``reads``: the hooks that captured leaves had
-    when backward met them, ``argument_reads``: those of arguments, by position."""
+    """``registered``: the hooks on values of the trace; ``rules``: what they compute, for a
+    backward outside; ``late``: what else writes rules for one (hooks of modules). ``reads``: the
+    hooks that captured leaves had when backward met them, ``argument_reads``: those of
+    arguments, by position."""
 
     def __init__(self, leaves: dict[Value, Tensor], first_values: dict[Value, Value]) -> None:
+        self.registered: dict[Value, dict[int, Callable[[Tensor], Any]]] = {}
+        self.late: list[Callable[[], None]] = []
         self.rules: dict[Value, dict[int, RecordedRule]] = {}
         self.reads: dict[Tensor, Hooks] = {}
         self.argument_reads: dict[int, Hooks] = {}
@@ -41,5 +50,7 @@ class TracedHooks:
         return found
 
     def release(self) -> None:
-        """Let go of the arguments of the traced call."""
+        """Let go of the arguments of the traced call, and of Python's functions."""
         self._arguments.clear()
+        self.registered.clear()
+        self.late.clear()

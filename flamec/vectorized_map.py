@@ -172,7 +172,7 @@ def _run(
                 "vmap: backward() and assignments to .grad are not possible in the function; use "
                 f"flamec.func.grad or autograd.grad (at {user_location()})"
             )
-        if trace.hooks.rules:
+        if trace.hooks.registered:
             raise RuntimeError(
                 "vmap: hooks of tensors cannot be registered in the function "
                 f"(at {user_location()})"

@@ -1,26 +1,31 @@
 """Hooks of tensors: functions of the gradient, called when backward has all of it.
 
-Eager, hooks are kept by autograd value. While a function is compiled, a hook on a tensor of
-the trace is run once on a stand-in for the gradient and kept as a rule in IR, so it is part
-of the program whether backward() is called in it or outside. Hooks of parameters that were
-registered outside are traced where a compiled function calls backward().
+Hooks are kept by autograd value. While a function is compiled, a backward in it calls them as
+an eager one does: they are traced there, in order, once for each time they are called. Where the
+function's results can be differentiated outside, ``record_hooks`` runs the hooks on tensors of
+the trace once more, on stand-ins for the gradients, and keeps them as rules in IR.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from flamec.autograd.rules import apply_recorded, record_gradient_rule
-from flamec.dispatch import leaf_value, tape_value, tensor_builder
+from flamec.dispatch import leaf_value, tape_value
 from flamec.errors import user_location
+from flamec.ir.builder import Builder
 from flamec.ir.custom import RecordedRule
 from flamec.ir.graph import Value
 from flamec.ir.shape import format_shape, structural_key
 from flamec.removable_handle import RemovableHandle
 from flamec.state import enable_grad, process, thread
 from flamec.tensor import Tensor
+
+if TYPE_CHECKING:
+    from flamec.trace import Trace
 
 __all__ = ["register_hook", "register_post_accumulate_grad_hook"]
 
@@ -53,11 +58,39 @@ def register_hook(self: Tensor, hook: Hook) -> RemovableHandle:
         return _add(_BY_VALUE, value, hook)
     value = trace.autograd_value(self)
     _refuse_input(self, "register_hook")
-    hooks = trace.hooks.rules.setdefault(value, {})
+    hooks = trace.hooks.registered.setdefault(value, {})
     handle = RemovableHandle(hooks)
-    with enable_grad():
-        hooks[handle.id] = record_gradient_rule(value.type, lambda g: _checked(hook(g), g, hook))
+    hooks[handle.id] = hook
     return handle
+
+
+def record_hooks(trace: Trace) -> None:
+    """Keep the hooks of a trace as rules, if a backward outside of it may call them."""
+    hooks = trace.hooks
+    if not (hooks.registered or hooks.late) or not _differentiable_later(trace):
+        return
+    for value, registered in list(hooks.registered.items()):
+        if value.node is not None and id(value.node) in trace.freed:
+            continue
+        with enable_grad():
+            hooks.rules[value] = {
+                key: record_gradient_rule(value.type, partial(_called, hook))
+                for key, hook in registered.items()
+            }
+    for record in hooks.late:
+        record()
+
+
+def _differentiable_later(trace: Trace) -> bool:
+    """Whether autograd can begin at a tensor that the function made and that is still alive."""
+    if not thread.grad_enabled:
+        return False
+    for tensor in [reference() for reference in trace.created]:
+        if tensor is not None and trace.is_tracked(tensor):
+            node = trace.value_of(tensor).node
+            if node is not None and id(node) not in trace.freed:
+                return True
+    return False
 
 
 def register_post_accumulate_grad_hook(self: Tensor, hook: Hook) -> RemovableHandle:
@@ -122,12 +155,10 @@ def finished(value: Value, gradient: Tensor) -> Tensor:
     if trace is None:
         hooks = tuple(_BY_VALUE.get(value, {}).values())
     else:
-        for rule in tuple(trace.hooks.rules.get(value, {}).values()):
-            operands = [trace.tensor_of(v) for v in rule.operands]
-            gradient = replayed(rule, gradient, operands)
-        hooks = trace.hooks.read(value, hooks_of_leaf)[0]
+        registered = tuple(trace.hooks.registered.get(value, {}).values())
+        hooks = (*registered, *trace.hooks.read(value, hooks_of_leaf)[0])
     for hook in hooks:
-        gradient = _checked(hook(gradient), gradient, hook)
+        gradient = _called(hook, gradient)
     return gradient
 
 
@@ -136,14 +167,13 @@ def has_hooks(value: Value) -> bool:
     trace = thread.trace
     if trace is None:
         return bool(_BY_VALUE.get(value))
-    return bool(trace.hooks.rules.get(value)) or bool(trace.hooks.read(value, hooks_of_leaf)[0])
+    found = trace.hooks.registered.get(value) or trace.hooks.read(value, hooks_of_leaf)[0]
+    return bool(found)
 
 
-def replayed(rule: RecordedRule, gradient: Any, operands: Sequence[Any], b: Any = None) -> Any:
-    """What a traced hook makes of a gradient."""
-    (result,) = rule.replay(
-        b or tensor_builder, (gradient,), (), operands, rule.symbolic_sizes, apply_recorded
-    )
+def replayed(rule: RecordedRule, gradient: Any, b: Builder) -> Any:
+    """What a hook kept as a rule makes of a gradient in the graph that it was traced in."""
+    (result,) = rule.replay(b, (gradient,), (), rule.operands, rule.symbolic_sizes, apply_recorded)
     return gradient if result is None else result
 
 
@@ -158,7 +188,9 @@ def accumulated(value: Value, leaf: Tensor) -> None:
         hook(leaf)
 
 
-def _checked(result: Any, gradient: Tensor, hook: Hook) -> Tensor:
+def _called(hook: Hook, gradient: Tensor) -> Tensor:
+    """What a hook makes of a gradient."""
+    result = hook(gradient)
     if result is None:
         return gradient
     name = getattr(hook, "__qualname__", repr(hook))

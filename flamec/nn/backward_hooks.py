@@ -2,9 +2,10 @@
 
 Two identities stand around the module, one for all of its tensor arguments and one for its
 results. Backward meets that of the results first: their gradients pass the pre-hooks and are
-kept; that of the arguments hands them to the hooks together with its own. While a function is
-compiled the hooks are run once on stand-ins, and what they compute is replayed; a gradient that
-does not arrive is None eager and zero in a program.
+kept; that of the arguments hands them to the hooks together with its own. A backward in a
+compiled function calls the hooks as an eager one does. For one outside of it they are run on
+stand-ins when the function has returned, and what they compute is replayed there; then a gradient
+that does not arrive is zero, not None. In the body of a loop or of ``vmap`` that is done at once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 from flamec.autograd.function import attach_rule
 from flamec.autograd.rules import apply_recorded, record_gradients_rule
+from flamec.dispatch import tensor_builder
+from flamec.inner_trace import InnerTrace
 from flamec.ir.builder import Builder
 from flamec.ir.custom import RecordedRule
 from flamec.ir.op import DerivativeContext
@@ -50,6 +53,9 @@ class _Link:
         self.rules: tuple[RecordedRule, RecordedRule] | None = None
         self.operands: Sequence[Any] = ()
         self.sizes: Sequence[Any] = ()
+        trace = thread.trace
+        self.traced = trace is not None
+        self.late = self.traced and not isinstance(trace, InnerTrace)  # rules come at the end
 
     # forward ------------------------------------------------------------------------------
     def enter(self) -> tuple[Any, ...]:
@@ -75,7 +81,10 @@ class _Link:
         self.output_types = [t._type for t in tensors]
         operands: Sequence[Tensor] = ()
         sizes: tuple[Any, ...] = ()
-        if thread.trace is not None:
+        if self.late:
+            assert thread.trace is not None
+            thread.trace.hooks.late.append(self._record)
+        elif self.traced:
             operands, sizes = self._record()
         marked = attach_rule("BackwardHook", tensors, tensors, self.of_results, operands, sizes)
         if not isinstance(result, (tuple, list)):
@@ -103,33 +112,47 @@ class _Link:
     # backward -----------------------------------------------------------------------------
     def of_results(self, b: Builder, ctx: DerivativeContext, *incoming: Any) -> list[Any]:
         """The derivative of the identity around the results."""
-        if self.rules is None:
+        if self._calls(b):
             gradients = list(self.call_pre_hooks(incoming))
             if self.places:
                 self.seeds = gradients
             else:
                 self.call_hooks((), gradients)
-            return gradients
-        before = self.rules[0]
+            return self._with_results(gradients)
+        assert self.rules is not None
+        before, after = self.rules
         seeds = _complete(b, incoming, self.output_types)
         count = len(seeds)
         read, sizes = ctx.inputs[2 * count :], ctx.attributes["sizes"]
+        if self.late:  # the pass that asks works on the graph of the trace
+            read = (*before.operands, *after.operands)
+            sizes = (*before.symbolic_sizes, *after.symbolic_sizes)
         cut, named = len(before.operands), len(before.symbols)
         seeds = before.replay(b, seeds, (), read[:cut], sizes[:named], apply_recorded)
         if self.places:
             self.seeds, self.operands, self.sizes = seeds, read[cut:], sizes[named:]
-        return [*[None] * count, *seeds, *[None] * len(read)]
+        return [*self._with_results(seeds), *[None] * (0 if self.late else len(read))]
 
     def of_arguments(self, b: Builder, ctx: DerivativeContext, *incoming: Any) -> list[Any]:
         """The derivative of the identity around the arguments."""
         seeds, operands, sizes = self.seeds, self.operands, self.sizes
         self.seeds, self.operands = None, ()
-        if self.rules is None:
-            return list(incoming if seeds is None else self.call_hooks(incoming, seeds))
+        if self._calls(b):
+            found = list(incoming if seeds is None else self.call_hooks(incoming, seeds))
+            return self._with_results(found)
         found = _complete(b, incoming, self.types)
         if seeds is not None:
+            assert self.rules is not None
             found = self.rules[1].replay(b, [*found, *seeds], (), operands, sizes, apply_recorded)
-        return [*[None] * len(self.types), *found]
+        return self._with_results(found)
+
+    def _calls(self, b: Builder) -> bool:
+        """Whether the hooks themselves are called: gradients are tensors, and no rule is older."""
+        return not self.traced or (self.late and b is tensor_builder)
+
+    def _with_results(self, gradients: Sequence[Any]) -> list[Any]:
+        """As many gradients as the identity has operands: a traced one has its results, too."""
+        return [*[None] * (len(gradients) if self.traced else 0), *gradients]
 
     def call_pre_hooks(self, seeds: Sequence[Any]) -> Sequence[Any]:
         """The gradients of the results as the pre-hooks leave them."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flamec.conversion import from_numpy
-from flamec.errors import OperationError, user_location
+from flamec.errors import DataDependentError, OperationError, user_location
 from flamec.functional.creation import arange
 from flamec.functional.elementwise import where
 from flamec.functional.joining import cat, stack
@@ -22,7 +22,6 @@ from flamec.functional.scan import cumsum
 from flamec.functional.searching import searchsorted
 from flamec.ir.shape import Dim
 from flamec.ir.types import DType, float16, float32, float64, int8, int16, int32, int64, uint8
-from flamec.state import thread
 from flamec.tensor import Tensor
 from flamec.values import concrete_array
 
@@ -171,12 +170,14 @@ def packed_batch(name: str, packed: PackedSequence, hx: Sequence[Tensor] | None 
         return packed.sorted_indices._type.shape[0]
     if hx is not None:
         return hx[0]._type.shape[1]
-    if thread.trace is None:
+    try:
         return int(packed.batch_sizes[0].item())
-    raise OperationError(
-        f"{name}: how many sequences are packed is not known while a function is compiled; pass "
-        f"hx to the layer, or pack with enforce_sorted=False (at {user_location()})"
-    )
+    except DataDependentError as error:
+        raise DataDependentError(
+            f"{name}: how many sequences are packed is not known while a function is compiled in "
+            "one piece; pass hx to the layer, pack with enforce_sorted=False, or compile without "
+            f"fullgraph=True (at {user_location()})"
+        ) from error
 
 
 def invert_permutation(permutation: Tensor | None) -> Tensor | None:

@@ -122,6 +122,78 @@ def test_a_compiled_function_has_the_hooks_of_the_eager_one(inside: bool) -> Non
     assert run_compiled.stats.traces <= 2
 
 
+@pytest.mark.parametrize("way", ["eager", "compiled"])
+def test_what_hooks_store_is_stored_in_the_order_of_backward(way: str) -> None:
+    """Hooks of tensors and modules that keep gradients, and count, as PyTorch calls them."""
+
+    def record(framework: Any, whole: Any) -> list[Any]:
+        class Net(framework.nn.Module):  # type: ignore[misc, name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+                self.first, self.second = Mixing.make(framework), Mixing.make(framework)
+                self.calls = 0
+
+            def forward(self, x: Any, y: Any) -> Any:
+                a, b = self.first(x, 2.0, y)
+                a.register_hook(lambda g: seen.append(("a", g)))
+                handle = b.register_hook(lambda g: g * 100)
+                handle.remove()
+                b.register_hook(self.keep)
+                return self.second(a, 0.5, b)
+
+            def keep(self, g: Any) -> Any:
+                self.calls += 1
+                self.gradient = g
+                return g * 3
+
+        net, seen = Net(), []
+        for name, module in net.named_children():
+            module.register_full_backward_pre_hook(lambda m, o, n=name: seen.append((n, *o)))
+            module.register_full_backward_hook(lambda m, i, o, n=name: seen.append((n, *i)))
+        weight = framework.tensor([1.5, -0.5], dtype=framework.float64, requires_grad=True)
+
+        def step(x: Any, y: Any) -> Any:
+            first, _ = net(x * weight, y * weight)  # nothing reaches the other result
+            first.sum().backward()
+            return net.gradient * 2
+
+        step, found = whole(step), []
+        for i in range(3):
+            x, y = (framework.tensor([i + 1.0, k], dtype=framework.float64) for k in (2.0, -3.0))
+            found.append(step(x, y))
+        return [*found, net.calls, weight.grad, net.gradient, *seen]
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in value]
+        return np.array(value.tolist()) if hasattr(value, "tolist") else value
+
+    compiled = flamec.compile if way == "compiled" else lambda f: f
+    mine, theirs = plain(record(flamec, compiled)), plain(record(torch, lambda f: f))
+    assert mine[3] == 3 and sum(len(part) for part in mine[6:] if part[0] == "second") > 6
+    same(mine, theirs)
+
+
+def test_a_hook_is_kept_for_a_backward_outside_and_called_by_one_inside() -> None:
+    """Both in one function: the gradient of the results passes the hook, too."""
+    factor = flamec.tensor([2.0, 3.0])
+
+    def function(x: Any) -> Any:
+        y = x * x
+        y.register_hook(lambda g: g * factor)
+        (g,) = flamec.autograd.grad(y.sum(), x, retain_graph=True)
+        return g, y.sin()
+
+    found = []
+    for whole in (function, flamec.compile(function)):
+        x = flamec.tensor([1.0, -2.0], requires_grad=True)
+        inside, y = whole(x)
+        y.sum().backward()
+        found.append((inside.tolist(), x.grad.tolist()))
+    assert found[0][0] == [4.0, -12.0]
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-6)
+
+
 def test_a_hook_that_is_registered_later_is_seen() -> None:
     layer = nn.Linear(3, 1)
     gradient = flamec.compile(lambda x: flamec.autograd.grad(layer(x).sum(), x)[0])

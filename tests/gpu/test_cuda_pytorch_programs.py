@@ -18,6 +18,17 @@ PROGRAMS = sources(
         for topic in ("vision", "language", "time", "representations", "practice", "generative")
     )
 )
+# the others compile many kernels each
+QUICK = {
+    ("grad_cam_with_hooks", "compiled"),
+    ("vector_quantised_autoencoder", "compiled"),
+    ("maml_by_hand", "compiled"),
+    ("mixture_of_experts_with_routing", "compiled"),
+    ("checkpoint_and_resume", "compiled"),
+    ("mixed_precision_with_scaler", "compiled"),
+    ("dqn_with_target_network", "eager"),
+    ("object_detection_parts", "eager"),
+}
 
 
 @cache
@@ -25,8 +36,19 @@ def on_the_cpu(source: Source) -> dict[str, Any]:
     return results(flamec, source, plain)
 
 
-@pytest.mark.parametrize("way", ["eager", "compiled"])
-@pytest.mark.parametrize("source", PROGRAMS, ids=str)
+@pytest.mark.parametrize(
+    ("source", "way"),
+    [
+        pytest.param(
+            source,
+            way,
+            marks=() if (source.name, way) in QUICK else pytest.mark.slow,
+            id=f"{source}-{way}",
+        )
+        for source in PROGRAMS
+        for way in ("eager", "compiled")
+    ],
+)
 @pytest.mark.filterwarnings("ignore:.*Python code")
 def test_program(source: Source, way: str) -> None:
     found = results(flamec, source, Compiled() if way == "compiled" else plain, "cuda")
