@@ -28,6 +28,7 @@ from flamec.ir.batching import Operand
 from flamec.ir.builder import Builder
 from flamec.ir.graph import Graph
 from flamec.ir.op import DerivativeContext, Op, OpKind, Types
+from flamec.ir.passes.settle_sizes import settle_sizes
 from flamec.ir.shape import evaluate_shape
 from flamec.size_oracle import exactly
 from flamec.state import process, thread
@@ -228,7 +229,8 @@ class FusedCall:
         if isinstance(arrays[0], np.ndarray):
             return cpu_eager.bind_graph(graph, self.bindings).run, None
         here = gpu(arrays[0].device)
-        call = gpu_eager.bind_graph(here, graph, self.bindings, arrays)
+        settled = settle_sizes(graph, self.program.equal_sizes)
+        call = gpu_eager.bind_graph(here, settled, self.bindings, arrays)
         return lambda arrays: call.run(here, arrays), call
 
     def _concrete(self, graph: Graph) -> Types:

@@ -21,7 +21,7 @@ from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import DerivativeContext, Op
 from flamec.ir.passes.differentiate import backpropagate, differentiate_graph
 from flamec.ir.passes.partition import partition
-from flamec.ir.shape import evaluate_shape, using_oracle
+from flamec.ir.shape import Dim, evaluate_shape, using_oracle
 from flamec.ir.types import TensorType
 from flamec.roots import Root
 from flamec.size_oracle import ShapeGuard
@@ -72,6 +72,11 @@ class FusedProgram:
     def holds(self, bindings: Mapping[str, int]) -> bool:
         """Whether the program is right for these sizes."""
         return all(guard.check(bindings) for guard in self.guards)
+
+    @property
+    def equal_sizes(self) -> list[tuple[Dim, Dim]]:
+        """Pairs of sizes that the guards say are equal."""
+        return [(g.left, g.right) for g in self.guards if g.relation == "==" and g.holds]
 
 
 class _FunctionTrace(Trace):

@@ -25,7 +25,7 @@ class TracedHooks:
 
     def __init__(self, leaves: dict[Value, Tensor], first_values: dict[Value, Value]) -> None:
         self.registered: dict[Value, dict[int, Callable[[Tensor], Any]]] = {}
-        self.late: list[Callable[[], None]] = []
+        self.late: list[Callable[[], Any]] = []
         self.rules: dict[Value, dict[int, RecordedRule]] = {}
         self.reads: dict[Tensor, Hooks] = {}
         self.argument_reads: dict[int, Hooks] = {}

@@ -104,7 +104,7 @@ def gradgradcheck(
         seeds = []
         for output in _outputs(func, arguments):
             array = rng.standard_normal((*output.shape, 2 if gen_non_contig_grad_outputs else 1))
-            seed = new_tensor(array, dtype=output.dtype)
+            seed = new_tensor(array, dtype=output.dtype, device=output.device)
             seeds.append(seed[..., 0].detach().requires_grad_())
     else:
         seeds = list(_as_tuple(grad_outputs))
@@ -143,7 +143,8 @@ def _check_batched(
     wanted = [arguments[i] for i in _differentiable(arguments)]
     rng = np.random.default_rng(1)
     for k, output in enumerate(_outputs(func, arguments)):
-        seeds = new_tensor(rng.standard_normal((2, *output.shape)), dtype=output.dtype)
+        numbers = rng.standard_normal((2, *output.shape))
+        seeds = new_tensor(numbers, dtype=output.dtype, device=output.device)
         options = {"retain_graph": True, "materialize_grads": True}
         together = grad(output, wanted, seeds, is_grads_batched=True, **options)
         for row in range(2):
@@ -172,9 +173,10 @@ def _pushed(func: Callable[..., Any], arguments: Sequence[Any], tangents: Any) -
 
 
 def _random_tangents(arguments: Sequence[Any], rng: np.random.Generator) -> dict[int, Tensor]:
+    chosen = {i: arguments[i] for i in _differentiable(arguments)}
     return {
-        i: new_tensor(rng.standard_normal(arguments[i].shape), dtype=arguments[i].dtype)
-        for i in _differentiable(arguments)
+        i: new_tensor(rng.standard_normal(a.shape), dtype=a.dtype, device=a.device)
+        for i, a in chosen.items()
     }
 
 
@@ -190,7 +192,7 @@ def _check_forward(
     for step in (eps, -eps):
         moved = list(arguments)
         for i, tangent in tangents.items():
-            moved = _moved(moved, i, step * tangent.numpy().astype(np.float64))
+            moved = _moved(moved, i, step * tangent.numpy(force=True).astype(np.float64))
         sides.append([o.numpy(force=True).astype(np.float64) for o in _outputs(func, moved)])
     for k, (a, up, down) in enumerate(zip(analytical, *sides, strict=True)):
         numerical = (up - down) / (2 * eps)
@@ -298,11 +300,11 @@ def _rows(
     wanted = [arguments[i] for i in positions]
     rows: list[list[np.ndarray]] = [[] for _ in wanted]
     for direction in left:
-        seed = new_tensor(direction, dtype=output.dtype)
+        seed = new_tensor(direction, dtype=output.dtype, device=output.device)
         found = grad(output, wanted, seed, retain_graph=True, materialize_grads=True)
         for row, gradient in zip(rows, found, strict=True):
             assert gradient is not None
-            row.append(gradient.detach().numpy().astype(np.float64).reshape(-1))
+            row.append(gradient.numpy(force=True).astype(np.float64).reshape(-1))
     return [
         np.stack(row) if row else np.zeros((0, int(x.shape.numel())))
         for row, x in zip(rows, wanted, strict=True)
@@ -313,8 +315,8 @@ def _moved(arguments: Sequence[Any], position: int, change: np.ndarray) -> list[
     """The arguments with ``change`` added to one."""
     moved = list(arguments)
     old = arguments[position]
-    array = old.detach().numpy().astype(np.float64) + change
-    moved[position] = new_tensor(array, dtype=old.dtype).requires_grad_()
+    array = old.numpy(force=True).astype(np.float64) + change
+    moved[position] = new_tensor(array, dtype=old.dtype, device=old.device).requires_grad_()
     return moved
 
 
@@ -334,7 +336,7 @@ def _differences(
 
     def value(change: np.ndarray) -> np.ndarray:
         result = _outputs(func, _moved(arguments, position, change))[output]
-        array: np.ndarray = result.detach().numpy().astype(np.float64)
+        array: np.ndarray = result.numpy(force=True).astype(np.float64)
         return array.reshape(-1)
 
     columns = [(value(eps * step) - value(-eps * step)) / (2 * eps) for step in steps]
@@ -353,11 +355,11 @@ def _expect_constant(
     atol: float,
 ) -> None:
     """No output requires grad: then none may depend on the inputs."""
-    before = [t.numpy() for t in _as_tuple(func(*arguments)) if isinstance(t, Tensor)]
+    before = [t.numpy(force=True) for t in _as_tuple(func(*arguments)) if isinstance(t, Tensor)]
     for i in positions:
         change = np.full(arguments[i].shape, eps)
         after = [
-            t.numpy()
+            t.numpy(force=True)
             for t in _as_tuple(func(*_moved(arguments, i, change)))
             if isinstance(t, Tensor)
         ]

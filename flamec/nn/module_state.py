@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from flamec.conversion import on_device
 from flamec.dispatch import write
 from flamec.functional.primitives import ops
 from flamec.ir.shape import format_shape
@@ -209,7 +210,8 @@ def _mismatch(path: str, tensor: Tensor, source: Any) -> list[str]:
 
 def _load_entry(owner: Module, name: str, tensor: Tensor, source: Tensor, assign: bool) -> None:
     if not assign:
-        write(tensor, ops.cast(source, tensor._type.dtype), "load_state_dict")
+        there = on_device(source, tensor._type.device)
+        write(tensor, ops.cast(there, tensor._type.dtype), "load_state_dict")
     elif isinstance(tensor, Parameter):
         given = source if isinstance(source, Parameter) else Parameter(source, tensor.requires_grad)
         setattr(owner, name, given)

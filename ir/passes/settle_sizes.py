@@ -2,8 +2,9 @@
 
 In: a graph and pairs of sizes that are equal wherever the graph is run. Out: the same program in
 which a symbol that is equal to a number, or to another symbol, is replaced by that, and so is a
-quotient (``(s0 - 1)//2``) that is equal to a number. Later passes
-ask of sizes only what their form tells, so they need the form that tells most.
+quotient (``(s0 - 1)//2``) that is equal to a number. A symbol that a number divides is written
+as that: ``3*((s0)//3)``. Later passes ask of sizes only what their form tells, so they need the
+form that tells most.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from flamec.ir.shape import (
     Dim,
     SymbolicDim,
     Undecidable,
+    floordiv,
     less,
     structurally_equal,
     substitute,
@@ -74,6 +76,7 @@ def _known(equal: Iterable[tuple[Dim, Dim]]) -> dict[str, Dim]:
         left, right = substitute(left, known), substitute(right, known)
         found = _solved(left, right) or _solved(right, left)
         found = found or _quotient(left, right) or _quotient(right, left)
+        found = found or _divided(left, right) or _divided(right, left)
         if found is None:
             continue
         name, value = found
@@ -99,6 +102,20 @@ def _solved(left: Dim, right: Dim) -> tuple[str, Dim] | None:
         if divides and structurally_equal(left, factor * symbol):
             return name, right // factor
     return None
+
+
+def _divided(left: Dim, right: Dim) -> tuple[str, Dim] | None:
+    """A symbol and the multiple that it is, where ``left`` is the symbol, ``right`` k*(it//k)."""
+    if not isinstance(left, SymbolicDim) or not isinstance(right, SymbolicDim):
+        return None
+    names = symbols_of(left)
+    if len(names) != 1 or len(right.terms) != 1:
+        return None
+    (name,) = names
+    factor = right.terms[0][1]
+    whole = factor * floordiv(left, factor)
+    fits = structurally_equal(left, SymbolicDim.symbol(name)) and structurally_equal(right, whole)
+    return (name, whole) if fits else None
 
 
 def _quotient(left: Dim, right: Dim) -> tuple[str, Dim] | None:

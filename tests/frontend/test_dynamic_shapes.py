@@ -177,3 +177,25 @@ def test_a_convolution_whose_length_must_fit_a_fixed_number_of_targets() -> None
         targets = flamec.randint(0, 3, (4 * ((length - 1) // 2 + 1),))
         for found, wanted in zip(compiled(x, targets), gradients(x, targets), strict=True):
             np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_channels_in_groups_may_vary() -> None:
+    """That the groups divide the channels is known of symbolic sizes after tracing, too."""
+
+    def step(x: Any, w: Any) -> Any:
+        y = F.conv2d(x, w, padding=1, groups=3)
+        return y, *flamec.autograd.grad((y * y).sum(), (x, w))
+
+    compiled = flamec.compile(step, dynamic=True)
+    generator = np.random.default_rng(0)
+    for batch, channels, out, size in ((4, 6, 9, 7), (5, 12, 15, 8), (1, 9, 6, 5)):
+        arrays = (
+            generator.standard_normal((batch, channels, size, size + 1)),
+            (generator.standard_normal((out, channels // 3, 3, 3))),
+        )
+        x, w = (flamec.tensor(a, requires_grad=True) for a in arrays)
+        for mine, wanted in zip(compiled(x, w), step(x, w), strict=True):
+            np.testing.assert_allclose(
+                mine.detach().numpy(), wanted.detach().numpy(), rtol=1e-10, atol=1e-10
+            )
+    assert compiled.stats.traces == 1, compiled.stats.guard_failures

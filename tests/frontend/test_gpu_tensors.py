@@ -416,3 +416,25 @@ def test_a_mask_that_is_broadcast_on_the_device(
     np.testing.assert_array_equal(found.cpu().numpy(), x.T[np.broadcast_to(mask.T, (4, 3))])
     chosen = flamec.masked_select(flamec.tensor(x, device=gpu), flamec.tensor(mask, device=gpu))
     np.testing.assert_array_equal(chosen.cpu().numpy(), x[[0, 2]].ravel())
+
+
+def test_a_state_dict_is_loaded_across_devices(gpu: Device) -> None:
+    """A checkpoint on the CPU into a module on a GPU, and back; the optimizer's state follows."""
+    here, there = nn.BatchNorm1d(3), nn.BatchNorm1d(3).to(gpu)
+    for i, tensor in enumerate(here.state_dict().values()):
+        tensor.fill_(i + 1)
+    there.load_state_dict(here.state_dict())
+    assert {t.device for t in there.state_dict().values()} == {gpu}
+    assert [t.tolist() for t in there.state_dict().values()] == [
+        [1.0] * 3, [2.0] * 3, [3.0] * 3, [4.0] * 3, 5,
+    ]  # fmt: skip
+    there.weight.data.fill_(7.0)
+    here.load_state_dict(there.state_dict())
+    assert here.weight.tolist() == [7.0] * 3 and here.weight.device.type == "cpu"
+    first = optim.Adam(here.parameters())
+    here(flamec.ones(2, 3)).sum().backward()
+    first.step()
+    second = optim.Adam(there.parameters())
+    second.load_state_dict(first.state_dict())
+    moments = second.state[there.weight]
+    assert moments["exp_avg"].device == gpu and moments["step"].item() == 1

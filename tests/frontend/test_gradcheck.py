@@ -115,3 +115,12 @@ def test_anomaly_mode_is_a_switch() -> None:
         broken_value = (point(3) * 2).sum()
         broken_value.backward()
     assert not flamec.autograd.is_anomaly_enabled()
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_derivatives_are_checked_where_the_inputs_are(gpu: Any, fast: bool) -> None:
+    x = flamec.tensor([0.5, -1.5], dtype=flamec.float64, device=gpu, requires_grad=True)
+    y = flamec.tensor([[2.0, 1.0]], dtype=flamec.float64, device=gpu, requires_grad=True)
+    options: dict[str, Any] = {"fast_mode": fast, "check_batched_grad": True}
+    assert gradcheck(lambda x, y: (x * y, y.sin()), (x, y), check_forward_ad=True, **options)
+    assert gradgradcheck(lambda x, y: x * x * y, (x, y), **options)

@@ -34,6 +34,9 @@ def settled(shape: tuple[Dim, ...], left: Dim, right: Dim) -> tuple[Dim, ...]:
         (2 * HALF, 7, (HALF,), (HALF,)),
         (HALF * S1, 8, (HALF,), (HALF,)),  # says nothing of one of them
         (HALF, 7, ((S0 - 1) // 3,), ((S0 - 1) // 3,)),
+        (3 * (S0 // 3), S0, (S0, S0 // 3, S1), (3 * (S0 // 3), S0 // 3, S1)),
+        (S0, 3 * (S0 // 3), (2 * S0,), (6 * (S0 // 3),)),
+        (S1, 3 * (S0 // 3), (S0, S1), (S0, 3 * (S0 // 3))),
     ],
 )
 def test_sizes_are_replaced_by_what_they_are(
