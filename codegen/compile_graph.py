@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 FLOPS_PER_BYTE = 5.0  # a core with vectors of 256 bits does about 50 GFLOP/s and moves 10 GB/s
 BYTES_PER_KERNEL = 1 << 14  # in 1.5 microseconds
-SPARE_WORK = 1 / 256  # of a program, for less memory
+SPARE_WORK = 1 / 128  # of a program, for less memory
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ ALIGNMENT = 64
 HUGE_PAGE = 2 << 20
 _SMALL = 1024  # bytes up to which arrays are cut from a common slab
 _SLAB = 16 << 10
+_PAGES = 64 << 10
 
 
 class _Block:
@@ -138,9 +139,12 @@ class Arena:
         _arenas.add(self)
 
     def reserve(self, nbytes: int) -> None:
-        """Make room for ``nbytes``; what was in the arena is lost if it has to grow."""
+        """Make room for ``nbytes``; what was in the arena is lost if it has to grow.
+
+        An arena that grows takes a little more than it needs, because it may grow again.
+        """
         if nbytes > self.size:
-            size = _rounded(nbytes)
+            size = _rounded(nbytes) if self.size else -(-nbytes // _PAGES) * _PAGES
             self._owner = None  # unmap first: both need not fit
             self.address = self.size = 0
             self._owner, self.address = _map(size)

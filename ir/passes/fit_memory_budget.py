@@ -28,6 +28,7 @@ WINDOWS = (1, 4, 16, 48)  # into which the stages before the peak are divided
 WORTHWHILE = 1 << 25  # bytes of temporaries below which nobody looks for less without a budget
 MOST_STAGES = 512  # above which the search would take longer than all other passes together
 MOST_PROGRAMS = 32  # whose kernels are made, to know their peaks exactly
+FEW_PROGRAMS = 6  # the same without a budget
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,7 @@ def fit_memory_budget(
             found += _searched(_start(context, fusion, stages, device, windows), NEVER)
     elif found[0].peak >= WORTHWHILE and len(stages) <= MOST_STAGES:
         found += _searched(_start(context, fusion, stages, device, WINDOWS[-1]), device.spare)
-    promising = _lower_and_lower(found)
-    promising = _apart(promising) if budget < 1 else [promising[0], promising[-1]]
+    promising = _apart(_lower_and_lower(found), MOST_PROGRAMS if budget < 1 else FEW_PROGRAMS)
     chain = _lower_and_lower(replace(f, peak=peak(f.stages)) for f in promising)
     peaks = [program.peak for program in chain]
     most = min(p.peak for p in chain if p.work <= device.spare)
@@ -112,9 +112,9 @@ def _lower_and_lower(found: Iterable[_Found]) -> list[_Found]:
     return chain
 
 
-def _apart(chain: list[_Found]) -> list[_Found]:
+def _apart(chain: list[_Found], most: int) -> list[_Found]:
     """Some of a chain, its ends among them, so that peaks differ enough to be worth a look."""
-    least = (chain[0].peak - chain[-1].peak) / MOST_PROGRAMS
+    least = (chain[0].peak - chain[-1].peak) / most
     kept = chain[:1]
     for program in chain[1:]:
         if kept[-1].peak - program.peak >= least or program is chain[-1]:

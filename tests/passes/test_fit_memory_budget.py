@@ -168,7 +168,8 @@ def test_a_little_is_done_twice_without_a_budget(
     spared = compile_graph(graph)
     assert arena(spared) < arena(plain)
     memory = spared.plan.notes["memory"]
-    assert memory["peaks"] == [arena(plain), arena(spared)] and memory["chosen"] == 1
+    assert memory["peaks"][0] == arena(plain) and memory["peaks"][-1] == arena(spared)
+    assert memory["chosen"] == len(memory["peaks"]) - 1
     assert work(spared) - work(plain) <= 1.5 * spare * work(plain)
     half = compile_graph(graph, CodegenOptions(memory_budget=0.5))
     assert arena(half) <= arena(spared)
