@@ -54,6 +54,8 @@ def propose(program: RowProgram) -> Schedule:
         panel_bytes = PANEL_BYTES if contraction.result >= 0 else PRIVATE_PANEL_BYTES
         rows = min(MOST_PANEL_ROWS, panel_bytes // row_bytes)
         panel = max(1, rows // ROW_UNIT) * ROW_UNIT
+        if contraction.result < 0 and isinstance(contraction.rows, int):
+            panel = min(panel, -(-contraction.rows // ROW_UNIT) * ROW_UNIT)
         if not program.passes:
             panel = 1 << 30
     last = program.inner[-1].size if program.inner else 1

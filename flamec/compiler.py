@@ -37,7 +37,7 @@ from flamec.program import Program
 from flamec.segments import SegmentCache, SizesDiffer
 from flamec.size_bounds import ANY_SIZE, SizeBounds, declared_bounds
 from flamec.split_program import DIVERGED, Attempt, SplitProgram
-from flamec.state import process, thread
+from flamec.state import memory_budget, process, thread
 from flamec.structures import Structure, flatten
 from flamec.tensor import Tensor
 
@@ -266,7 +266,8 @@ class CompiledFunction:
             again = inexact or bool(dynamic.numbers or lifted)
             given = (self.function, args, kwargs, dynamic, self.name, segments, again, lifted)
             try:
-                captured = capture(*given)
+                with memory_budget(self.options.memory_budget):
+                    captured = capture(*given)
             except StateVaries as found:
                 self.stats.traces += 1
                 self._python_runs.discard(key)

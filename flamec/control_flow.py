@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from flamec.dispatch import apply_named, write
+from flamec.dispatch import write
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.primitives import ops
 from flamec.ir.bodies import reordered
-from flamec.ir.passes.differentiate_loops import with_residuals
 from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, less
 from flamec.ir.types import TensorType, int64, promote_types
+from flamec.recorded_scan import apply_scan
 from flamec.state import set_grad_enabled, thread
 from flamec.structures import Structure, flatten, unflatten
 from flamec.tensor import RuntimeNumber, Tensor
@@ -261,15 +261,10 @@ def _apply(
         "reverse": bool(reverse),
         "residuals": 0,
     }
-    if thread.grad_enabled:
-        needs = [t.requires_grad for t in operands]
-        if any(needs):
-            attributes = with_residuals(attributes, needs)
-    made = apply_named("scan", *operands, **attributes)
-    made = made if isinstance(made, tuple) else (made,)
+    made = apply_scan(operands, attributes)
     store_written("scan", written, made[count : count + len(written)])
     last = iter(made[:count])
-    stacks = made[count + len(written) : len(made) - attributes["residuals"]]
+    stacks = made[count + len(written) :]
     carry, y = _pair(body)
     flags = body.present[carry.leaf_count :]
     rest = iter(stacks)

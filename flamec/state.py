@@ -72,10 +72,12 @@ class ThreadState(threading.local):
     ``autocast``: what mixed precision does; ``autocast_regions``: what it did before each
     region that was entered; ``autocast_casts``: the parameters cast in the outermost region
     (see ``functional/autocasting.py``).
+    ``memory_budget``: of the function that is traced.
     ``watch``, ``observer``: what looks at calls while a function is traced (``watching.py``).
     """
 
     trace: Trace | None = None
+    memory_budget: float = 1.0
     watch: Callable[..., None] | None = None
     observer: Observer | None = None
     grad_enabled: bool = True
@@ -219,6 +221,16 @@ def set_float32_matmul_precision(precision: str) -> None:
 def get_float32_matmul_precision() -> str:
     """``"highest"``, ``"high"`` or ``"medium"``."""
     return process.float32_matmul_precision
+
+
+@contextmanager
+def memory_budget(value: float) -> Iterator[None]:
+    """Trace the block for this memory budget."""
+    previous, thread.memory_budget = thread.memory_budget, value
+    try:
+        yield
+    finally:
+        thread.memory_budget = previous
 
 
 @contextmanager

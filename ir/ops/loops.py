@@ -10,7 +10,8 @@ Attributes: ``body``; ``carries`` and ``sequences``: how many there are; ``lengt
 steps; ``reverse``: from the last element to the first; ``residuals``: how many of the last
 stacked results are there for the derivative alone. With ``counted=True`` one more operand, an
 int64 without dimensions, says how many elements from the first on there are steps for (at most
-``length``); what is stacked is zero for the others.
+``length``); what is stacked is zero for the others. ``checkpoint=True``: in a loop's body the
+derivative runs the scan again instead of having what it needs stacked by all steps of that loop.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ the steps: where they are sums of products, the factors are stacked and one prod
 contracts the steps, too; else they are carried. What it emits is a scan, which has
 a derivative again. Where a value of the program says how many steps there were, the scan back is
 counted; its gradients of constants are carried, so that its work follows that number and not the
-greatest possible one.
+greatest possible one. They are carried from segment to segment, too (``segment_loops.py``): what
+all steps stack is what segments save.
 """
 
 from __future__ import annotations
@@ -163,9 +164,9 @@ def _residuals(pullback: Pullback) -> list[Value]:
     for node in reversed(body.nodes):
         if wanted.isdisjoint(node.outputs) or any(v in given for v in node.outputs):
             continue
-        free = node.op.kind in FREE
+        free = node.op.kind in FREE or bool(node.attributes.get("checkpoint"))
         kept = all(v in wanted or v in given for v in node.inputs)
-        if can_run_again(node, on_gpu) and (free or kept):
+        if free or (kept and can_run_again(node, on_gpu)):
             again.update(node.outputs)
             wanted.update(v for v in node.inputs if v not in given)
     state = [v for v in body.inputs[: pullback.carries] if v in wanted]
@@ -273,7 +274,8 @@ def _run(
     first = (*body.inputs[: pullback.split], *pullback.state.values(), *pullback.seeds.values())
     pairs = [(v, pullback.found[v]) for v in body.inputs[pullback.split :] if v in pullback.found]
     varying = _varying((*body.nodes, *pullback.late), first)
-    sums = sums_over_steps(pullback.late, varying, pairs, stacks if count is None else None)
+    together = count is None and not any(n.attributes.get("checkpoint") for n in body.nodes)
+    sums = sums_over_steps(pullback.late, varying, pairs, stacks if together else None)
 
     # the body: gradients of carried values and sums, then what is stacked, then constants
     read = _read(pullback, sums, residuals)
