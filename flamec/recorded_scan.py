@@ -12,8 +12,8 @@ from typing import Any
 from flamec.dispatch import apply_named
 from flamec.functional.primitives import ops
 from flamec.inner_trace import InnerTrace
+from flamec.ir.estimates import value_bytes
 from flamec.ir.graph import Value
-from flamec.ir.loop_nest import value_bytes
 from flamec.ir.passes.differentiate_loops import with_residuals
 from flamec.ir.passes.segment_loops import Division, StepBytes, divide, in_segments
 from flamec.state import thread

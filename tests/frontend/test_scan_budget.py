@@ -11,7 +11,7 @@ import pytest
 import flamec
 from flamec import nn
 from flamec.codegen.triton.compile_graph import compile_graph as compile_for_gpu
-from flamec.ir.loop_nest import value_bytes
+from flamec.ir.estimates import value_bytes
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.passes.segment_loops import StepBytes, divide
 from flamec.ir.plan import Loop
