@@ -142,7 +142,8 @@ class Training:
         warmup=10,
         **settings,
     ):
-        self.model = GPT2(config).to(device)
+        with flamec.device(device):  # the weights are drawn there
+            self.model = GPT2(config)
         self.device, self.dtype, self.clip = device, dtype, clip
         parameters = list(self.model.parameters())
         groups = [

@@ -32,6 +32,7 @@ from flamec.conversion import (
     scalar_tensor,
     tensor,
 )
+from flamec.default_device import get_default_device, set_default_device
 from flamec.dtype_limits import finfo, iinfo
 from flamec.functional.activation import (
     celu,

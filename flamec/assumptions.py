@@ -39,7 +39,7 @@ def _multiplies_float32(graph: Graph) -> bool:
 def build_check(captured: Captured) -> Check:
     """The generated check of everything that a trace assumed."""
     b = CheckBuilder()
-    b.add(f"thread.grad_enabled is {captured.grad_enabled}", "grad mode")
+    b.add(f"thread.grad_enabled is {captured.modes.grad_mode}", "grad mode")
     b.add(f"process.default_dtype is {b.name(process.default_dtype)}", "default dtype")
     b.add("process.anomaly is None", "anomaly mode is off")
     if _multiplies_float32(captured.graph):
@@ -48,7 +48,10 @@ def build_check(captured: Captured) -> Check:
         b.add(text, "precision of float32 matrix products")
     if captured.trace.reads_cuda_device:
         b.add(f"thread.cuda_device == {thread.cuda_device}", "the GPU that 'cuda' names")
-    b.add(f"thread.autocast is {b.name(captured.autocast)}", "autocast state")
+    if captured.trace.reads_default_device:
+        device = b.name(captured.modes.default_device)
+        b.add(f"thread.default_device == {device}", "default device")
+    b.add(f"thread.autocast is {b.name(captured.modes.autocast)}", "autocast state")
     positional, keyword = captured.structure.children
     expressions = [
         *b.add_structure(positional, "args", known=True),

@@ -32,7 +32,7 @@ from flamec.segments import Execution, SegmentCache, SizesDiffer, symbol_values
 from flamec.size_bounds import ANY_SIZE, SizeBounds
 from flamec.size_oracle import ShapeGuard
 from flamec.sources import InputSource
-from flamec.state import AutocastState, thread
+from flamec.state import Modes, modes, set_modes, thread
 from flamec.structures import LEAF, Structure, flatten, unflatten
 from flamec.tensor import RuntimeNumber, Size, Storage, Tensor, ViewStep
 from flamec.trace import Trace
@@ -96,8 +96,7 @@ class Captured:
     tracked_outputs: tuple[int, ...] = ()
     aliases: list[tuple[int, Tensor]] = field(default_factory=list)
     number_arguments: frozenset[int] = frozenset()
-    grad_enabled: bool = True
-    autocast: AutocastState = thread.autocast
+    modes: Modes = field(default_factory=modes)
     execution: Execution | None = None
     effects: list[str] = field(default_factory=list)
     escapes: list[Tensor] = field(default_factory=list)
@@ -154,7 +153,7 @@ def capture(
     given, base_storages = (function, leaves, structure), _aliased_storages(leaves)
     while True:
         host = HostState(None, Lifted("never") if lifted is None else lifted)
-        recorder, outside = Recorder(host), (thread.grad_enabled, thread.autocast)
+        recorder, outside = Recorder(host), modes()
         try:
             with _one_trace, using_oracle(None):
                 try:
@@ -163,7 +162,7 @@ def capture(
                     )
                 except KeyboardInterrupt:  # which may have come while the trace was ending
                     thread.trace = None
-                    thread.grad_enabled, thread.autocast = outside
+                    set_modes(outside)
                     recorder.leave()
                     host.rewind()
                     raise
@@ -207,7 +206,7 @@ def _capture(
     argument_types: dict[int, TensorType] = {}
     proxies: list[Any] = []
     labels = list(argument_labels(function, structure))
-    grad_enabled, autocast = thread.grad_enabled, thread.autocast
+    before = modes()
     for leaf, _axis in dynamic.sizes:
         if leaves[leaf]._storage in base_storages:
             dynamic = Dynamic({}, dynamic.numbers)
@@ -234,8 +233,9 @@ def _capture(
                 host.require_constant(recorder.guards.values())
             if recorder.number_was_asked:
                 raise trace.refuse_value("the type of a number")
-            if thread.autocast is not autocast:
-                raise trace.refuse_change("leaving autocast in another state")
+            for mode, old, new in zip(Modes._fields, before, modes(), strict=True):
+                if old != new:
+                    raise trace.refuse_change(f"leaving {mode.replace('_', ' ')} in another state")
             warn_of_changed_containers(name, structure, proxies, (proxy_args, proxy_kwargs))
             del proxy_args, proxy_kwargs
             captured = _finish(
@@ -253,11 +253,11 @@ def _capture(
     finally:
         recorder.leave()
         thread.trace = None
-        thread.grad_enabled, thread.autocast = grad_enabled, autocast
+        set_modes(before)
     recorder.exempted |= trace.exempted
     captured.guards = recorder.result()
     captured.number_arguments = dynamic.numbers
-    captured.grad_enabled, captured.autocast = grad_enabled, autocast
+    captured.modes = before
     captured.undo = partial(restore, recorder.guards.values())
     trace.release()
     captured.stored_arguments = stored_arguments(proxies, leaves)

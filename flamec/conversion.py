@@ -18,7 +18,7 @@ from flamec import pinning
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.dlpack import CPU_TYPE, from_capsule
 from flamec.errors import OperationError, OperationTypeError, user_location
-from flamec.functional.arguments import as_device, as_dtype
+from flamec.functional.arguments import as_device, as_dtype, default_device
 from flamec.functional.promotion import constant
 from flamec.functional.shape import clone, contiguous
 from flamec.gpu import gpu, move
@@ -60,7 +60,8 @@ def tensor(
     floats, and NumPy's and tensors' own. Raises ValueError for ragged sequences,
     TypeError for data that are not numbers.
     """
-    place = as_device("tensor", device, data._type.device if isinstance(data, Tensor) else CPU)
+    keeps = isinstance(data, Tensor) and thread.default_device is None
+    place = as_device("tensor", device, data._type.device if keeps else default_device())
     wanted = None if dtype is None else as_dtype("tensor", dtype)
     result = on_device(_from_data(data, wanted), place)
     if pin_memory:
@@ -75,7 +76,8 @@ def as_tensor(data: Any, dtype: DType | None = None, device: Any = None) -> Tens
     if isinstance(data, Tensor):
         return to(data, device=device, dtype=dtype)
     if isinstance(data, np.ndarray):
-        return to(from_numpy(data), device=device, dtype=dtype)
+        place = as_device("as_tensor", device, default_device())
+        return to(from_numpy(data), device=place, dtype=dtype)
     return tensor(data, dtype=dtype, device=device)
 
 
@@ -447,7 +449,7 @@ def scalar_tensor(
     s: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """A zero-dimensional tensor of one number, of the default dtype unless ``dtype`` is given."""
-    target = as_device("scalar_tensor", device)
+    target = as_device("scalar_tensor", device, default_device())
     wanted = process.default_dtype if dtype is None else as_dtype("scalar_tensor", dtype)
     result = copied(constant(s, wanted, target), wanted)
     if requires_grad:

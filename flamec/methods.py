@@ -63,6 +63,7 @@ from flamec.functional.arguments import stored_dtype
 from flamec.functional.autocasting import without_autocast
 from flamec.functional.promotion import is_number
 from flamec.ir.shape import format_shape, structural_key
+from flamec.ir.types import CPU
 from flamec.state import thread
 from flamec.tensor import Tensor
 
@@ -177,7 +178,7 @@ def _operand(value: Any) -> Any:
     if isinstance(value, Tensor) or is_number(value):
         return value
     if isinstance(value, np.ndarray):
-        return conversion.as_tensor(value)
+        return conversion.as_tensor(value, device=CPU)
     return NotImplemented
 
 

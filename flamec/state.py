@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from flamec.ir.types import DType, bfloat16, float16, float32
+from flamec.ir.types import Device, DType, bfloat16, float16, float32
 
 if TYPE_CHECKING:
     from flamec.autograd.backward_pass import BackwardPass
@@ -68,7 +68,9 @@ class ThreadState(threading.local):
     ``saved_hooks``: what the tape does with tensors that it saves (``autograd/saved_tensors.py``).
     ``saved_hooks_refused``: the message of the error that setting them is, or None.
     ``backward``: the backward pass in progress, or None.
-    ``cuda_device``: the number of the GPU that ``"cuda"`` names.
+    ``outer_devices``: the defaults around each ``with device`` that was entered.
+    ``cuda_device``: the number of the GPU that ``"cuda"`` names. ``default_device``: where
+    factory functions make tensors that are given no device; None is the CPU, unless set.
     ``autocast``: what mixed precision does; ``autocast_regions``: what it did before each
     region that was entered; ``autocast_casts``: the parameters cast in the outermost region
     (see ``functional/autocasting.py``).
@@ -85,12 +87,14 @@ class ThreadState(threading.local):
     saved_hooks_refused: str | None = None
     backward: BackwardPass | None = None
     cuda_device: int = 0
+    default_device: Device | None = None
     autocast: AutocastState = autocast_state(
         frozenset(), (("cpu", bfloat16), ("cuda", float16)), True
     )
 
     def __init__(self) -> None:
         self.autocast_regions: list[AutocastState] = []
+        self.outer_devices: list[Device | None] = []
         self.autocast_casts: dict[Any, Any] = {}
 
 
@@ -109,8 +113,26 @@ class ProcessState:
     float32_matmul_precision: str = "highest"
 
 
+class Modes(NamedTuple):
+    """What code may set for its thread, and what a trace leaves as it was."""
+
+    grad_mode: bool
+    autocast: AutocastState
+    default_device: Device | None
+
+
 thread = ThreadState()
 process = ProcessState()
+
+
+def modes() -> Modes:
+    """What is set for this thread."""
+    return Modes(thread.grad_enabled, thread.autocast, thread.default_device)
+
+
+def set_modes(modes: Modes) -> None:
+    """Set everything anew for this thread."""
+    thread.grad_enabled, thread.autocast, thread.default_device = modes
 
 
 class set_grad_enabled:

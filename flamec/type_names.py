@@ -14,6 +14,7 @@ from flamec.conversion import tensor, to
 from flamec.errors import OperationTypeError, user_location
 from flamec.functional.creation import empty
 from flamec.ir.types import (
+    CPU,
     DType,
     bfloat16,
     bool_,
@@ -67,14 +68,14 @@ def _made(name: str, data: tuple[Any, ...], dtype: DType) -> Tensor:
         if isinstance(values, str):
             raise OperationTypeError(f"{name}: data is no text (at {user_location()})")
         if not isinstance(values, Size):
-            return tensor(values, dtype=dtype)
+            return tensor(values, dtype=dtype, device=CPU)
         data = tuple(values)
     if any(isinstance(n, (bool, float)) for n in data):
         raise OperationTypeError(
             f"{name}: sizes are whole numbers, and data is a sequence; got {data} "
             f"(at {user_location()})"
         )
-    return empty(*(data or (0,)), dtype=dtype)
+    return empty(*(data or (0,)), dtype=dtype, device=CPU)
 
 
 class _TypeOfTensors(type):

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -121,13 +122,30 @@ def promote_types(a: DType, b: DType) -> DType:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where an array lives: ``Device("cpu")``, ``Device("cuda", 0)``, ``Device("cuda:0")``."""
+    """Where an array lives: ``Device("cpu")``, ``Device("cuda", 0)``, ``Device("cuda:0")``.
 
+    ``Device(1)`` is the second GPU, and a device given as such is itself.
+
+    As a context manager it says where tensors are made that are given no device; what that takes
+    is in ``entered`` and ``left``, set by who makes tensors (``flamec/default_device.py``).
+    """
+
+    entered: ClassVar[Callable[[Device], None]]
+    left: ClassVar[Callable[[], None]]
     type: str = "cpu"
     index: int = 0
 
     def __post_init__(self) -> None:
-        kind, separator, index = self.type.partition(":")
+        given: Any = self.type
+        if isinstance(given, Device):
+            object.__setattr__(self, "type", given.type)
+            object.__setattr__(self, "index", given.index)
+            return
+        if isinstance(given, int):
+            object.__setattr__(self, "type", "cuda")
+            object.__setattr__(self, "index", given)
+            return
+        kind, separator, index = given.partition(":")
         if separator:
             if not index.isdecimal():
                 raise ValueError(f"not a device: {self.type!r}")
@@ -136,6 +154,13 @@ class Device:
 
     def __str__(self) -> str:
         return self.type if self.type == "cpu" else f"{self.type}:{self.index}"
+
+    def __enter__(self) -> Device:
+        Device.entered(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Device.left()
 
     def __repr__(self) -> str:
         if self.type == "cpu":

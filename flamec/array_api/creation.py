@@ -8,7 +8,7 @@ from typing import Any
 from flamec import conversion
 from flamec.functional import creation as ours
 from flamec.functional import diagonals, grids
-from flamec.functional.arguments import as_device
+from flamec.functional.arguments import as_device, default_device
 from flamec.ir.types import DType, int64
 from flamec.state import process
 from flamec.tensor import Tensor
@@ -127,7 +127,7 @@ def eye(
 ) -> Tensor:
     """Ones on the ``k``-th diagonal, zeros elsewhere."""
     columns = n_rows if n_cols is None else n_cols
-    place = as_device("eye", device)
+    place = as_device("eye", device, default_device())
     row = ours.arange(n_rows, device=place)[:, None]
     column = ours.arange(columns, device=place)[None, :]
     result: Tensor = (column - row == k).to(dtype or process.default_dtype)

@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import Any, Generic, TypeVar
 
 from flamec.functional.sampling import randperm
+from flamec.ir.types import CPU
 from flamec.random import Generator
 from flamec.tensor import Tensor
 
@@ -181,7 +182,7 @@ def random_split(
             "Sum of input lengths does not equal the length of the input dataset! "
             f"({sum(sizes)} and {count})"
         )
-    order: list[int] = randperm(count, generator=generator).tolist()
+    order: list[int] = randperm(count, generator=generator, device=CPU).tolist()
     ends = list(accumulate(sizes))
     return [Subset(dataset, order[e - n : e]) for e, n in zip(ends, sizes, strict=True)]
 

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from flamec.conversion import as_tensor
 from flamec.functional.sampling import multinomial, randint, randperm
-from flamec.ir.types import float64, int64
+from flamec.ir.types import CPU, float64, int64
 from flamec.random import Generator
 
 __all__ = [
@@ -26,7 +26,7 @@ T = TypeVar("T", covariant=True)
 
 def new_seed(generator: Generator | None = None) -> int:
     """A seed drawn from a generator, the default one if none is given."""
-    return int(randint(0, (1 << 62) - 1, (), generator=generator, dtype=int64).item())
+    return int(randint(0, (1 << 62) - 1, (), generator=generator, dtype=int64, device=CPU).item())
 
 
 class Sampler(Generic[T]):
@@ -85,10 +85,11 @@ class RandomSampler(Sampler[int]):
         if generator is None:
             generator = Generator().manual_seed(new_seed())
         if self.replacement:
-            yield from randint(0, count, (wanted,), generator=generator, dtype=int64).tolist()
+            drawn = randint(0, count, (wanted,), generator=generator, dtype=int64, device=CPU)
+            yield from drawn.tolist()
             return
         while wanted > 0:
-            order = randperm(count, generator=generator).tolist()
+            order = randperm(count, generator=generator, device=CPU).tolist()
             yield from islice(order, wanted)
             wanted -= count
 
@@ -104,7 +105,7 @@ class SubsetRandomSampler(Sampler[int]):
         self.generator = generator
 
     def __iter__(self) -> Iterator[int]:
-        for i in randperm(len(self.indices), generator=self.generator).tolist():
+        for i in randperm(len(self.indices), generator=self.generator, device=CPU).tolist():
             yield self.indices[i]
 
     def __len__(self) -> int:
@@ -127,7 +128,7 @@ class WeightedRandomSampler(Sampler[int]):
             )
         if not isinstance(replacement, bool):
             raise ValueError(f"replacement should be a boolean value, but got {replacement=}")
-        self.weights = as_tensor(weights, dtype=float64)
+        self.weights = as_tensor(weights, dtype=float64, device=CPU)
         if len(self.weights.shape) != 1:
             raise ValueError(
                 f"weights should be a 1d sequence, but has shape {tuple(self.weights.shape)}"

@@ -143,6 +143,13 @@ def as_device(name: str, device: Any, default: Device = CPU) -> Device:
     return device
 
 
+def default_device() -> Device:
+    """Where factory functions make tensors that are given no device."""
+    if thread.trace is not None:
+        thread.trace.reads_default_device = True
+    return thread.default_device or CPU
+
+
 _present: set[Device] = set()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from flamec import values
 from flamec.conversion import on_device
 from flamec.errors import OperationError, OperationTypeError, user_location
-from flamec.functional.arguments import as_device, as_dtype, public
+from flamec.functional.arguments import as_device, as_dtype, default_device, public
 from flamec.functional.dimensions import size, sizes
 from flamec.functional.primitives import ops
 from flamec.functional.promotion import (
@@ -28,7 +28,7 @@ from flamec.functional.promotion import (
 )
 from flamec.functional.unary import copied
 from flamec.ir.shape import Dim, SymbolicDim
-from flamec.ir.types import CPU, Device, DType, float64, int64
+from flamec.ir.types import Device, DType, float64, int64
 from flamec.pinning import pin_memory
 from flamec.state import process
 from flamec.tensor import Tensor
@@ -48,7 +48,7 @@ class Options:
         self.name = name
         self.explicit_dtype: DType | None = None if dtype is None else as_dtype(name, dtype)
         self.like_dtype = None if like is None else like._type.dtype
-        place = CPU if like is None else like._type.device
+        place = default_device() if like is None else like._type.device
         self.device: Device = as_device(name, given.get("device"), place)
         self.requires_grad = bool(given.get("requires_grad", False))
         self.pin_memory = bool(given.get("pin_memory", False))

@@ -13,7 +13,7 @@ import numpy as np
 from flamec.conversion import constant_array
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, user_location
-from flamec.functional.arguments import as_device, as_dtype, public
+from flamec.functional.arguments import as_device, as_dtype, default_device, public
 from flamec.functional.dimensions import dimension, sequence
 from flamec.functional.joining import cat
 from flamec.functional.promotion import promote_types
@@ -142,7 +142,7 @@ def _triangle_indices(
     requires_grad: bool,
     upper: bool,
 ) -> Tensor:
-    place = as_device(name, device)
+    place = as_device(name, device, default_device())
     wanted: DType = int64 if dtype is None else as_dtype(name, dtype)
     if row < 0 or col < 0:
         raise OperationError(

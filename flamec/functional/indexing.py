@@ -31,7 +31,7 @@ from flamec.ir.shape import (
     less,
     structurally_equal,
 )
-from flamec.ir.types import bool_, int64, uint8
+from flamec.ir.types import CPU, bool_, int64, uint8
 from flamec.state import thread
 from flamec.tensor import Tensor
 from flamec.values import concrete_array
@@ -69,9 +69,9 @@ def _as_index_tensor(item: Any) -> Tensor:
     elif isinstance(item, (bool, np.bool_)):
         result = tensor_builder.full(value=bool(item), shape=(), dtype=bool_)
     elif isinstance(item, np.ndarray):
-        result = as_tensor(item)
+        result = as_tensor(item, device=CPU)
     elif isinstance(item, (list, tuple, range)):
-        result = tensor(item, dtype=None if _holds_values(item) else int64)
+        result = tensor(item, dtype=None if _holds_values(item) else int64, device=CPU)
     else:
         raise IndexError(
             "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are "

@@ -269,7 +269,7 @@ def pad_packed_sequence(
             )
         more = (total_length - steps, *padded.shape[1:])
         padded = cat([padded, padded.new_full(more, padding_value)])
-    lengths = (arange(batch) < sizes.unsqueeze(1)).sum(0)
+    lengths = (arange(batch, device=sizes.device) < sizes.unsqueeze(1)).sum(0)
     if back is not None:
         padded, lengths = padded.index_select(1, back), lengths[back.to("cpu")]
     return padded.transpose(0, 1) if batch_first else padded, lengths

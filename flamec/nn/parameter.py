@@ -11,7 +11,7 @@ from typing import Any
 
 from flamec.dispatch import apply_named, tensor_builder, write
 from flamec.errors import CompileError, user_location
-from flamec.functional.arguments import as_device
+from flamec.functional.arguments import as_device, default_device
 from flamec.ir.shape import Dim
 from flamec.ir.types import Device, DType, TensorType
 from flamec.state import no_grad, process
@@ -88,8 +88,9 @@ def filled(
     device: Device | str | None = None,
     dtype: DType | None = None,
 ) -> Tensor:
-    """A new tensor that holds ``value`` everywhere; default dtype unless one is given."""
-    kind = TensorType(tuple(shape), dtype or process.default_dtype, as_device("factory", device))
+    """A new tensor that holds ``value`` everywhere; default dtype and device unless given."""
+    place = as_device("factory", device, default_device())
+    kind = TensorType(tuple(shape), dtype or process.default_dtype, place)
     return tensor_builder.full_like(value, kind)  # type: ignore[no-any-return]
 
 
