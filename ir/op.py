@@ -49,6 +49,8 @@ class OpKind(enum.Enum):
     CALL = "call"  # a whole compiled program, on the eager tape only
     COMPOSITE = "composite"  # several operations at once, on the eager tape only
 
+    __hash__ = object.__hash__  # each exists once; the inherited one is a call of Python
+
 
 # the kinds that a plan has as control flow around the kernels of other graphs
 CONTROL = (OpKind.LOOP, OpKind.BRANCH, OpKind.WHILE)

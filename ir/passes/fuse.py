@@ -223,31 +223,34 @@ class _Fuser:
         return True
 
     def _reason(self, producer: WorkingGroup, consumer: WorkingGroup) -> str | None:
-        return self._refused.get((producer.number, consumer.number))
+        reason = self._refused.get((producer.number, consumer.number))
+        return None if reason == _CYCLE else reason
 
     def merge_edges(self, wanted: PairRule, tasks: Sequence[Task] | None = None) -> None:
         """Merge producers with consumers until nothing more can be merged. Only what ``tasks``
-        make is looked at, if they are given."""
-        merged = True
-        while merged:
-            merged = False
-            for value in self._edges(tasks):
-                for consumer in self.state.readers(value):
-                    producer = self.state.owner_of(value)
-                    consumer = self.state.current(consumer)
-                    if producer is None or producer is consumer:
-                        continue
-                    if wanted(producer, consumer):
-                        late = wanted is _folds_rows
-                        merged |= self._try_merge(producer, consumer, value, late)
+        make is looked at, if they are given.
 
-    def _edges(self, tasks: Sequence[Task] | None) -> list[Value]:
-        """Values that one group makes and others read, the largest first."""
-        groups = self.state.groups() if tasks is None else self.state.groups_of(tasks)
-        values = {v for group in groups for v in self.state.escapes_of(group)}
-        return sorted(
-            values, key=lambda v: (-value_bytes(v), self.context.producers[v][0].position)
-        )
+        What was refused stays so until one of the two is merged: then it is looked at again.
+        """
+        state, late = self.state, wanted is _folds_rows
+        groups = state.groups() if tasks is None else state.groups_of(tasks)
+        values = {v for group in groups for v in state.escapes_of(group)}
+        while values:
+            merged: list[Task] = []
+            for value in self._largest_first(values):
+                producer = state.owner_of(value)
+                for consumer in state.readers(value):
+                    consumer = state.current(consumer)
+                    if producer is None or producer is consumer or not wanted(producer, consumer):
+                        continue
+                    if self._try_merge(producer, consumer, value, late):
+                        merged.append(consumer.tasks[0])
+                        producer = state.owner_of(value)
+            values = state.touching(state.groups_of(merged))
+
+    def _largest_first(self, values: set[Value]) -> list[Value]:
+        producers = self.context.producers
+        return sorted(values, key=lambda v: (-value_bytes(v), producers[v][0].position))
 
     def merge_siblings(self, wanted: PairRule) -> None:
         """Merge groups that read the same large value and do not depend on each other."""
@@ -275,7 +278,7 @@ class _Fuser:
             users = self.state.successors(group)
             if group in ends or not self._is_uniform(group) or not users <= ends:
                 continue
-            if all(self._reads_plainly(user, group) for user in users):
+            if self._is_read_plainly(group):
                 ends.add(group)
                 shared.append(group)
         self.state.bundle(writers, shared)
@@ -283,22 +286,24 @@ class _Fuser:
             reason = "independent writers run side by side"
             self._made.append(FusionDecision(writers[0].name, group.name, True, reason))
 
-    def _reads_plainly(self, user: WorkingGroup, scalars: WorkingGroup) -> bool:
-        """Whether ``user`` needs the results of ``scalars`` for elementwise operations only."""
-        made = {v for task in scalars.tasks for v in task.results}
+    def _is_read_plainly(self, scalars: WorkingGroup) -> bool:
+        """Whether others need the results of ``scalars`` for elementwise operations only."""
+        inside = set(scalars.tasks)
         return all(
-            task.kind is OpKind.ELEMENTWISE and not task.is_copy
-            for task in user.tasks
-            if any(self.context.root(v) in made for v in task.operands)
+            reader.kind is OpKind.ELEMENTWISE
+            for task in scalars.tasks
+            for value in task.results
+            for reader in self.state.reading(value)
+            if reader not in inside
         )
 
     def _is_writer(self, group: WorkingGroup) -> bool:
         if not group.pointwise or self._is_uniform(group) or self.state.successors(group):
             return False
-        moved = sum(value_bytes(v) for v in self.state.inputs(group.tasks))
-        moved += sum(value_bytes(v) for v in self.state.escapes_of(group))
+        read = self.state.inputs(group.tasks)
+        moved = sum(map(value_bytes, read)) + sum(map(value_bytes, self.state.escapes_of(group)))
         saved = 0
-        for value in self.state.inputs(group.tasks):
+        for value in read:
             producer = self.state.owner_of(value)
             if producer is not None and value.type.shape:
                 saved += value_bytes(value) * (1 if self.state.is_result(value) else 2)
@@ -313,7 +318,7 @@ class _Fuser:
             return False
         reason = self._objection(producer, consumer, late)
         if reason:
-            if reason not in (_CYCLE, _LATER):
+            if reason != _LATER:
                 self._refused[key] = reason
             return False
         saved = value_bytes(value)
@@ -331,27 +336,27 @@ class _Fuser:
             return "a scalar that several kernels read is computed once"
         if self._is_early(producer) != self._is_early(consumer):
             return "what later rows need of all rows is computed before them"
-        together = {*producer.tasks, *consumer.tasks}
-        if len(together) > LARGEST_SEGMENT:
+        if len(producer.tasks) + len(consumer.tasks) > LARGEST_SEGMENT:
             return f"the kernel would have more than {LARGEST_SEGMENT} operations"
         if self._is_uniform(producer) and self._is_uniform(consumer):  # statements without loops
             return _CYCLE if self.state.makes_cycle(producer, consumer) else ""
-        tasks = sorted(together, key=lambda t: t.position)
-        for task in tasks:
-            if any(before in together for before in task.after):
+        for task in sorted((*producer.placed, *consumer.placed), key=lambda t: t.position):
+            if any(self.state.is_in(before, (producer, consumer)) for before in task.after):
                 return "it changes memory that must be filled first"
             for position in task.from_memory:
-                root = self.context.root(task.operands[position])
-                if any(t in together for t in self.context.producers.get(root, ())):
+                makers = self.state.makers(self.context.root(task.operands[position]))
+                if any(self.state.is_in(maker, (producer, consumer)) for maker in makers):
                     return f"{task.name} reads it at places of its own, so it must be in memory"
-        products = sum(t.kind is OpKind.CONTRACTION for t in tasks)
-        if products > 1:
+        kinds = producer.kinds | consumer.kinds
+        multiplies = OpKind.CONTRACTION in kinds
+        if OpKind.CONTRACTION in producer.kinds & consumer.kinds:
             return "each has a matrix product of its own"
-        if products and self.options.elementwise_epilogues:
+        tasks = sorted((*producer.tasks, *consumer.tasks), key=lambda t: t.position)
+        if multiplies and self.options.elementwise_epilogues:
             for task in tasks:
                 if task.kind in _ROW_KINDS or task.one_per_row:
                     return f"{task.name} needs whole rows, and a block of a product has none"
-            if not late and any(t.kind is OpKind.REDUCTION for t in tasks):
+            if not late and OpKind.REDUCTION in kinds:
                 return _LATER
         if self.state.makes_cycle(producer, consumer):
             return _CYCLE
@@ -363,11 +368,11 @@ class _Fuser:
         apart = self._own_cost(producer) + self._own_cost(consumer)
         if cost > SLOWDOWN * apart:
             return "no order of loops would be fast for both"
-        if products and self.options.elementwise_epilogues:
+        if multiplies and self.options.elementwise_epilogues:
             if scopes & _WHOLE_SCOPES:
                 return "it folds whole rows, and a block of a product has none"
             return wide_epilogue(self.state, tasks, escapes)
-        return heavy_epilogue(self.state, tasks, escapes) if products else ""
+        return heavy_epilogue(self.state, tasks, escapes) if multiplies else ""
 
     def _feeds_many(self, producer: WorkingGroup, consumer: WorkingGroup) -> bool:
         """Merging a scalar into one of its readers would make the others wait for that one."""
@@ -465,13 +470,12 @@ def _both_pointwise(producer: WorkingGroup, consumer: WorkingGroup) -> bool:
 
 def _is_epilogue(producer: WorkingGroup, consumer: WorkingGroup) -> bool:
     """Whether a product is followed by elementwise work."""
-    return consumer.pointwise and any(t.kind is OpKind.CONTRACTION for t in producer.tasks)
+    return consumer.pointwise and OpKind.CONTRACTION in producer.kinds
 
 
 def _folds_rows(producer: WorkingGroup, consumer: WorkingGroup) -> bool:
     """Whether a product is followed by reductions."""
-    folds = any(t.kind is OpKind.REDUCTION for t in consumer.tasks)
-    return folds and any(t.kind is OpKind.CONTRACTION for t in producer.tasks)
+    return OpKind.REDUCTION in consumer.kinds and OpKind.CONTRACTION in producer.kinds
 
 
 def _uniform(group: WorkingGroup) -> bool:

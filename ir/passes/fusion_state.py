@@ -23,20 +23,38 @@ NEEDS_OWN_LOOPS = frozenset(
     )
 )
 
+Kinds = frozenset[OpKind | None]
+_ONE_KIND: dict[OpKind | None, Kinds] = {kind: frozenset((kind,)) for kind in (None, *OpKind)}
+
 
 class WorkingGroup:
     """A set of tasks that will be one kernel. ``shared`` are the scalar tasks of a bundle.
 
     ``bits`` stand for the group in sets of groups; a merged group has those of its parts.
-    ``pointwise``: it has no operation with loops of its own. ``escapes``: see ``FusionState``.
+    ``kinds`` are those of its operations; ``pointwise``: none of them has loops of its own.
+    ``placed``: its tasks, in order, that wait for others or must find operands in memory.
+    ``escapes``: see ``FusionState``.
     """
 
-    __slots__ = ("_name", "bits", "escapes", "number", "pointwise", "segments", "shared", "tasks")
+    __slots__ = (
+        "_name",
+        "bits",
+        "escapes",
+        "kinds",
+        "number",
+        "placed",
+        "pointwise",
+        "segments",
+        "shared",
+        "tasks",
+    )
 
     def __init__(
         self,
         number: int,
         bits: int,
+        kinds: Kinds,
+        placed: Sequence[Task],
         segments: Sequence[tuple[Task, ...]],
         shared: tuple[Task, ...] = (),
     ) -> None:
@@ -48,7 +66,8 @@ class WorkingGroup:
         self.tasks = (
             (*shared, *[t for s in self.segments for t in s]) if others or shared else first
         )
-        self.pointwise = not any(task.kind in NEEDS_OWN_LOOPS for task in self.tasks)
+        self.kinds, self.placed = kinds, placed
+        self.pointwise = kinds.isdisjoint(NEEDS_OWN_LOOPS)
         self.escapes: set[Value] | None = None
         self._name = ""
 
@@ -90,7 +109,8 @@ class FusionState:
         self._count = 0
         self._below: dict[int, int] = {}  # for each group the set of those that need it, as bits
         for task in context.tasks:
-            self._new_group(1 << self._count, ((task,),))
+            placed = (task,) if task.after or task.from_memory else ()
+            self._new_group(1 << self._count, _ONE_KIND[task.kind], placed, ((task,),))
             for root in dict.fromkeys(context.roots_of(task)):
                 self._reading.setdefault(root, []).append(task)
             self._needs[task] = context.dependencies(task)
@@ -105,9 +125,14 @@ class FusionState:
             self._below[self._owner[task].number] = below
 
     def _new_group(
-        self, bits: int, segments: Sequence[tuple[Task, ...]], shared: tuple[Task, ...] = ()
+        self,
+        bits: int,
+        kinds: Kinds,
+        placed: Sequence[Task],
+        segments: Sequence[tuple[Task, ...]],
+        shared: tuple[Task, ...] = (),
     ) -> WorkingGroup:
-        group = WorkingGroup(self._count, bits, segments, shared)
+        group = WorkingGroup(self._count, bits, kinds, placed, segments, shared)
         self._count += 1
         self._groups[group.number] = group
         for task in group.tasks:
@@ -151,9 +176,25 @@ class FusionState:
         """Those of the task's group."""
         return self._owner[task].bits
 
+    def is_in(self, task: Task, groups: Sequence[WorkingGroup]) -> bool:
+        """Whether a task belongs to one of these groups."""
+        return self._owner[task] in groups
+
     def groups_of(self, tasks: Iterable[Task]) -> list[WorkingGroup]:
         """The groups that tasks are in now, in order, each once."""
         return list(dict.fromkeys(self._owner[task] for task in tasks))
+
+    def reading(self, value: Value) -> Sequence[Task]:
+        """The tasks that read a root, in order."""
+        return self._reading.get(value, ())
+
+    def touching(self, groups: Iterable[WorkingGroup]) -> set[Value]:
+        """The values that groups make for others, and those that they read and others make."""
+        found: set[Value] = set()
+        for group in groups:
+            found |= self.escapes_of(group)
+            found.update(v for v in self.inputs(group.tasks) if v in self.context.producers)
+        return found
 
     def readers(self, value: Value) -> list[WorkingGroup]:
         return list(dict.fromkeys(self._owner[t] for t in self._reading.get(value, ())))
@@ -266,11 +307,16 @@ class FusionState:
         shared: tuple[Task, ...] = (),
     ) -> WorkingGroup:
         merged, below = 0, 0
+        kinds: Kinds = frozenset()
+        placed: list[Task] = []
         for group in old:
             merged |= group.bits
+            kinds |= group.kinds
+            placed += group.placed
             below |= self._below.pop(group.number)
             del self._groups[group.number]
-        new = self._new_group(merged, segments, shared)
+        placed.sort(key=_position)
+        new = self._new_group(merged, kinds, placed, segments, shared)
         below &= ~merged
         self._below[new.number] = below
         self._add_below(new, below)
