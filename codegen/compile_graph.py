@@ -126,7 +126,7 @@ def _emitted(
         actions=tuple(program.calls),
         notes={
             "needs_blas": any(map(calls_blas, kernels)),
-            "needs_products": any(map(multiplies_uneven, kernels)),
+            "needs_products": sorted({lane for k in kernels for lane in uneven_products(k)}),
             "functions": program.functions,
             "contract": not options.strict,
             **memory_notes(lowered.fit),
@@ -251,9 +251,9 @@ def calls_blas(kernel: Kernel) -> bool:
     return any(map(may_call_blas, _products(kernel)))
 
 
-def multiplies_uneven(kernel: Kernel) -> bool:
-    """Whether a kernel in C calls the runtime's own products."""
-    return any(c.is_uneven for c in _products(kernel))
+def uneven_products(kernel: Kernel) -> list[str]:
+    """The types of numbers of which a kernel in C calls the runtime's own products."""
+    return [c.memory for c in _products(kernel) if c.is_uneven]
 
 
 def _products(kernel: Kernel) -> list[Contraction]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from flamec.codegen.c.emit import Emitter
-from flamec.codegen.compile_graph import CompiledGraph, calls_blas, multiplies_uneven
+from flamec.codegen.compile_graph import CompiledGraph, calls_blas, uneven_products
 from flamec.codegen.errors import LoweringError
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import Memory, PartialResults
@@ -60,7 +60,7 @@ def _in_c(compiled: CompiledGraph, lowered: LoweredKernel, step: Step) -> OneKer
     emitter.kernel(lowered.kernel, tuple(range(len(buffers))))
     notes = {
         "needs_blas": calls_blas(lowered.kernel),
-        "needs_products": multiplies_uneven(lowered.kernel),
+        "needs_products": uneven_products(lowered.kernel),
         "functions": [0],
     }
     plan = _plan(compiled, step, buffers, emitter.text(), notes)

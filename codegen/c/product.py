@@ -12,7 +12,7 @@ SMALL_PRODUCT = 1 << 15  # multiplications up to which our own loops win
 DOT_ROWS = 3  # rows up to which dot products of contiguous rows beat a BLAS, which packs
 FEW_ROWS = 64
 COLUMN_STRIP = 96  # columns of the smallest piece of a product that is divided along them
-PRODUCT_MEMORY = 649 << 10  # bytes that a product of uneven operands needs (product.c)
+PRODUCT_MEMORY = 649 << 10  # bytes that a product of uneven operands needs (flamec_product.h)
 _BLAS = {"f32": ("sgemm", "FlamecSgemm"), "f64": ("dgemm", "FlamecDgemm")}
 
 

@@ -130,8 +130,7 @@ def _load_on_gpu(
 def _sources(plan: ExecutionPlan, cpu: CpuDevice) -> list[tuple[str, tuple[str, ...]]]:
     """The C texts of a program on the CPU, its own and the runtime's, with their flags."""
     files = [Path(threads.__file__).with_name("threads.c")]
-    if plan.notes.get("needs_products"):
-        files.append(products.SOURCE)
+    files += [products.SOURCES[lane] for lane in plan.notes.get("needs_products", ())]
     return [(plan.source, cpu.plan_flags(plan)), *((f.read_text(), cpu.flags) for f in files)]
 
 

@@ -66,7 +66,7 @@ class CpuDevice:
         self._functions = FlamecRuntime()
         self._runtime: ProgramRuntime | None = None
         self._blas: Blas | None = None
-        self._products: Products | None = None
+        self._products = Products(self._compile_file)
 
     def empty(self, nbytes: int) -> tuple[np.ndarray, int]:
         """Uninitialised memory: a uint8 array and its address, a multiple of 64."""
@@ -90,8 +90,7 @@ class CpuDevice:
 
         CompileError if the compiler fails. ``label``: what profiles call the program.
         """
-        needs = (bool(plan.notes.get(name)) for name in ("needs_blas", "needs_products"))
-        runtime = self._prepare(*needs)
+        runtime = self._prepare(plan)
         facts: dict[str, object] = {"entry": plan.entry, "steps": len(plan.steps)}
         path, built = self._library(plan.source, facts, self.plan_flags(plan))
 
@@ -105,7 +104,7 @@ class CpuDevice:
         """The compiler's flags for a plan; one may ask that no sum of a product is contracted."""
         return (*self.flags, *(() if plan.notes.get("contract", True) else NO_CONTRACTION))
 
-    def _prepare(self, needs_blas: bool, needs_products: bool) -> ProgramRuntime:
+    def _prepare(self, plan: ExecutionPlan) -> ProgramRuntime:
         with self._lock:
             if self._runtime is None:
                 pool = ThreadPool(self._compile_file)
@@ -114,15 +113,13 @@ class CpuDevice:
                 self._runtime = ProgramRuntime(
                     self._functions, pool.enter, self._evaluate, pool.clock
                 )
-            if needs_blas and self._blas is None:
+            if plan.notes.get("needs_blas") and self._blas is None:
                 blas = load_blas(self._compile_file)
                 self._functions.sgemm = blas.sgemm
                 self._functions.dgemm = blas.dgemm
                 self._blas = blas
-            if needs_products and self._products is None:
-                self._products = Products(self._compile_file)
-                self._functions.product_f32 = self._products.f32
-                self._functions.product_f64 = self._products.f64
+            for lane in plan.notes.get("needs_products", ()):
+                setattr(self._functions, f"product_{lane}", self._products.address(lane))
             return self._runtime
 
     def _compile_file(self, source: Path) -> Path:

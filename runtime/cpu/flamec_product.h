@@ -1,309 +1,206 @@
-/* The loops of product.c for one type of numbers, SCALAR: c_f32 or c_f64. BITS is an integer
- * as wide, NAME(x) is x of this type, INDICES the list of a vector's lanes. Included once for each. */
+/* Matrix products of operands that need not be matrices in memory, of float32 or float64:
+ * FLAMEC_PRODUCT says how many bits a number has. A file for each, because few programs need both,
+ * and compiling one takes as long as compiling a program.
+ *
+ * In: for each operand the loops (size, stride) along its free and its contracted dimension, as many
+ * as it takes, so that the windows of a convolution, or its kernel as it is stored, are operands
+ * like any other. Out: rows and columns of the product, row-major. The right operand is copied
+ * panel by panel (some depth, some columns) into the order in which it is consumed; the left one is
+ * read where it lies, through a table of places along the depth, or is copied ROWS rows at a time
+ * where it is contiguous along its rows only.
+ *
+ * Invariant: an element is the sum over the depth in order, in blocks of DEPTH of which each is
+ * summed before it is added to the others. So its bits depend on neither the rows and
+ * columns that are asked for together nor on the number of threads.
+ *
+ * The loops are those of Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix
+ * Multiplication", figure 8; to read windows through a table of places is from Dukhan 2019,
+ * "The Indirect Convolution Algorithm". */
+#ifndef __clang__
+#pragma GCC optimize("O2") /* vectors and unrolling are spelled out: more takes half as long again */
+#endif
+#define FLAMEC_NATIVE_LANES
+#include "flamec_vector.h"
 
-typedef SCALAR NAME(lanes) __attribute__((vector_size(FLAMEC_REGISTER)));
-typedef NAME(lanes) NAME(unaligned) __attribute__((aligned(1), may_alias));
-typedef BITS NAME(bits) __attribute__((vector_size(FLAMEC_REGISTER)));
+typedef __UINTPTR_TYPE__ uintptr_t;
+
 enum {
-    NAME(LANES) = FLAMEC_REGISTER / sizeof(SCALAR),
-    NAME(WIDTH) = VECTORS * NAME(LANES),
+    ROWS = 6,      /* of a tile, whose sums stay in registers */
+    DEPTH = 216,   /* of a panel, and of a sum; a multiple of 8, 9 and 27 */
+    COLUMNS = 256, /* of a panel of float32; of float64 half as many */
+    CHUNK = 768,   /* rows whose places are computed together */
+    PACKED = 256 * DEPTH, /* elements of the left operand that are copied together */
+    MOST_VECTORS = COLUMNS * sizeof(float) / FLAMEC_REGISTER,
+    MOST_PIECES = 3, /* of neighbours, of which a vector of columns is put together */
+    FEW = 4,       /* neighbours along the depth from which on transposing pays */
+    NEAR = 64,     /* distance of columns that share pages */
+    FAR = 2048,    /* bytes between rows from which on their copies are read */
 };
-
-/* Rows whose numbers differ in a bit exchange the lanes whose numbers do, bit by bit. */
-FLAMEC_INLINE void NAME(transpose)(NAME(lanes) *x) {
-    EXCHANGE(x, NAME(lanes), NAME(LANES), 1)
-    EXCHANGE(x, NAME(lanes), NAME(LANES), 2)
-    EXCHANGE(x, NAME(lanes), NAME(LANES), 4)
-    EXCHANGE(x, NAME(lanes), NAME(LANES), 8)
-}
-
-/* One tile: rows[i][along[l]] times row l of a panel, added to `to` if there is something. */
-FLAMEC_INLINE void NAME(tile)(const int count, const int vectors, const SCALAR *const *rows,
-                              const int64_t *along, int64_t depth, const SCALAR *panel, SCALAR *to,
-                              int64_t step, int more) {
-    const SCALAR *row[ROWS];
-    NAME(lanes) sum[ROWS][VECTORS];
-#pragma GCC unroll 8
-    for (int i = 0; i < count; i++) {
-        row[i] = rows[i];
-#pragma GCC unroll 8
-        for (int j = 0; j < vectors; j++) sum[i][j] = (NAME(lanes)){0};
-    }
-    for (int64_t l = 0; l < depth; l++) {
-        const int64_t at = along[l];
-        NAME(lanes) y[VECTORS];
-#pragma GCC unroll 8
-        for (int j = 0; j < vectors; j++) y[j] = ((const NAME(lanes) *)panel)[j];
-        panel += vectors * NAME(LANES);
-#pragma GCC unroll 8
-        for (int i = 0; i < count; i++) {
-            const NAME(lanes) x = row[i][at] - (NAME(lanes)){0};
-#pragma GCC unroll 8
-            for (int j = 0; j < vectors; j++) sum[i][j] = NAME(MULTIPLY_ADD)(x, y[j], sum[i][j]);
-        }
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < count; i++)
-#pragma GCC unroll 8
-        for (int j = 0; j < vectors; j++) {
-            NAME(unaligned) *there = (NAME(unaligned) *)(to + i * step + j * NAME(LANES));
-            if (more) sum[i][j] += *there;
-            *there = sum[i][j];
-        }
-}
-
-/* A function for each height and width of a tile. */
-#define TILE(count, vectors)                                                               \
-    static __attribute__((noinline)) void NAME(tile_##count##_##vectors)(                  \
-        const SCALAR *const *rows, const int64_t *along, int64_t depth, const SCALAR *panel, \
-        SCALAR *to, int64_t step, int more) {                                              \
-        NAME(tile)(count, vectors, rows, along, depth, panel, to, step, more);             \
-    }
-#define TILES(vectors)                                                                     \
-    TILE(1, vectors) TILE(2, vectors) TILE(3, vectors)                                     \
-    TILE(4, vectors) TILE(5, vectors) TILE(6, vectors)
-#define CHOICES(vectors)                                                                   \
-    {NAME(tile_1_##vectors), NAME(tile_2_##vectors), NAME(tile_3_##vectors),               \
-     NAME(tile_4_##vectors), NAME(tile_5_##vectors), NAME(tile_6_##vectors)}
-TILES(1)
-TILES(2)
-#if VECTORS == 4
-TILES(3)
-TILES(4)
+#if FLAMEC_REGISTER == 64 || defined(__aarch64__)
+#define VECTORS 4 /* of a tile, where there are 32 registers */
+#else
+#define VECTORS 2
 #endif
-typedef void (*NAME(Tile))(const SCALAR *const *, const int64_t *, int64_t, const SCALAR *,
-                           SCALAR *, int64_t, int);
-static const NAME(Tile) NAME(tiles)[VECTORS][ROWS] = {
-    CHOICES(1), CHOICES(2),
-#if VECTORS == 4
-    CHOICES(3), CHOICES(4),
-#endif
-};
-#undef TILE
-#undef TILES
-#undef CHOICES
 
-/* The tiles beside each other of some rows. */
-static void NAME(row_of_tiles)(const SCALAR *const *rows, int count, const int64_t *along,
-                               int64_t depth, const SCALAR *panel, int64_t columns, SCALAR *to,
-                               int64_t step, int more) {
-    for (int64_t j = 0; j < columns; j += NAME(WIDTH)) {
-        const int64_t width = least(NAME(WIDTH), columns - j);
-        const int64_t vectors = (width + NAME(LANES) - 1) / NAME(LANES);
-        const NAME(Tile) tile = NAME(tiles)[vectors - 1][count - 1];
-        if (width == vectors * NAME(LANES))
-            tile(rows, along, depth, panel, to + j, step, more);
-        else {
-            SCALAR edge[ROWS * NAME(WIDTH)];
-            tile(rows, along, depth, panel, edge, NAME(WIDTH), 0);
-            for (int i = 0; i < count; i++)
-                for (int64_t k = 0; k < width; k++) {
-                    SCALAR *there = to + i * step + j + k;
-                    *there = more ? *there + edge[i * NAME(WIDTH) + k] : edge[i * NAME(WIDTH) + k];
-                }
-        }
-        panel += vectors * NAME(LANES) * depth;
+_Static_assert(COLUMNS * DEPTH * sizeof(float) + PACKED * sizeof(double) + 64 <=
+                   FLAMEC_PRODUCT_MEMORY,
+               "the panels must fit");
+_Static_assert(CHUNK % ROWS == 0, "a chunk has whole tiles");
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* The places of `count` indices from `first` on. */
+static void places(int64_t *to, const FlamecLoops *loops, int64_t first, int64_t count) {
+    int64_t index[FLAMEC_MOST_LOOPS], at = 0;
+    const int last = (int)loops->count - 1;
+    for (int i = last; i >= 0; i--) {
+        const int64_t next = i ? first / loops->size[i] : 0;
+        index[i] = first - next * loops->size[i];
+        at += index[i] * loops->stride[i];
+        first = next;
     }
-}
-
-/* A vector of columns of a panel: where it goes, how far apart its rows are, how many columns it
- * has and the place of the furthest one. It is made of `pieces` pieces of neighbours in memory, each
- * with the place where lane 0 would be, and the lanes that count. */
-typedef struct NAME(Columns) {
-    SCALAR *to;
-    const int64_t *across;
-    int64_t step, count, furthest, pieces, first[MOST_PIECES], lowest, highest;
-    NAME(bits) mask[MOST_PIECES];
-} NAME(Columns);
-
-static void NAME(find_pieces)(NAME(Columns) *v) {
-    v->pieces = 0;
-    v->furthest = v->across[0];
-    for (int64_t k = 0; k < v->count; k++) {
-        v->furthest = v->across[k] > v->furthest ? v->across[k] : v->furthest;
-        if (!k || v->across[k] != v->across[k - 1] + 1) v->pieces++;
-        if (v->pieces > MOST_PIECES) continue;
-        const int64_t place = v->across[k] - k, piece = v->pieces - 1;
-        if (!k || v->across[k] != v->across[k - 1] + 1) {
-            v->first[piece] = place;
-            v->mask[piece] = (NAME(bits)){0};
-            v->lowest = !k || place < v->lowest ? place : v->lowest;
-            v->highest = !k || place > v->highest ? place : v->highest;
-        }
-        v->mask[piece][k] = -1;
-    }
-    v->highest += NAME(LANES) - 1;
-}
-
-/* Tiles side by side, of each as many vectors as there are columns, row by row. */
-static int64_t NAME(divide)(NAME(Columns) *vector, SCALAR *to, const int64_t *across,
-                            int64_t columns, int64_t depth) {
-    int64_t number = 0;
-    for (int64_t j = 0; j < columns; j += NAME(LANES), number++) {
-        const int64_t inside = j % NAME(WIDTH), width = least(NAME(WIDTH), columns - j + inside);
-        NAME(Columns) *v = vector + number;
-        v->to = to + inside;
-        v->across = across + j;
-        v->step = (width + NAME(LANES) - 1) / NAME(LANES) * NAME(LANES);
-        v->count = least(NAME(LANES), columns - j);
-        NAME(find_pieces)(v);
-        if (inside + NAME(LANES) >= v->step) to += v->step * depth;
-    }
-    return number;
-}
-
-/* Row l of columns that are few pieces. `safe`: the pieces' whole vectors may be read. */
-FLAMEC_INLINE void NAME(copy_columns)(const NAME(Columns) *v, const SCALAR *from, int64_t l,
-                                      int safe) {
-    SCALAR *to = v->to + l * v->step;
-    if (v->pieces == 1 && v->count == NAME(LANES))
-        *(NAME(lanes) *)to = *(const NAME(unaligned) *)(from + v->first[0]);
-    else if (safe) {
-        NAME(bits) x = (NAME(bits))*(const NAME(unaligned) *)(from + v->first[0]) & v->mask[0];
-        for (int64_t i = 1; i < v->pieces; i++)
-            x |= (NAME(bits))*(const NAME(unaligned) *)(from + v->first[i]) & v->mask[i];
-        *(NAME(bits) *)to = x;
-    } else
-        for (int64_t j = 0; j < NAME(LANES); j++) to[j] = j < v->count ? from[v->across[j]] : 0;
-}
-
-/* Columns along a run of neighbours of the depth. `safe`: whole vectors may be read. */
-FLAMEC_INLINE void NAME(transpose_columns)(const NAME(Columns) *v, const SCALAR *from,
-                                           const int *order, int64_t run, int safe) {
-    NAME(lanes) x[NAME(LANES)];
-    if (safe && v->count == NAME(LANES)) {
-#pragma GCC unroll 16
-        for (int j = 0; j < NAME(LANES); j++)
-            x[j] = *(const NAME(unaligned) *)(from + v->across[j]);
-    } else {
-        for (int j = 0; j < NAME(LANES); j++) {
-            x[j] = (NAME(lanes)){0};
-            for (int64_t l = 0; j < v->count && l < run; l++) x[j][l] = from[v->across[j] + l];
-        }
-    }
-    NAME(transpose)(x);
-    if (run == NAME(LANES)) {
-#pragma GCC unroll 16
-        for (int l = 0; l < NAME(LANES); l++) *(NAME(lanes) *)(v->to + order[l] * v->step) = x[l];
-    } else
-        for (int64_t l = 0; l < run; l++) *(NAME(lanes) *)(v->to + order[l] * v->step) = x[l];
-}
-
-FLAMEC_INLINE void NAME(gather_columns)(const NAME(Columns) *v, const SCALAR *from,
-                                        const int *order, int64_t run) {
-    for (int64_t l = 0; l < run; l++) {
-        SCALAR *to = v->to + order[l] * v->step;
-        for (int64_t j = 0; j < NAME(LANES); j++)
-            to[j] = j < v->count ? from[v->across[j] + l] : 0;
-    }
-}
-
-/* A panel: some depth of some columns. */
-static void NAME(pack_right)(SCALAR *to, const SCALAR *from, const int64_t *across,
-                             int64_t columns, const int64_t *along, const int *order,
-                             int64_t depth) {
-    NAME(Columns) vector[MOST_VECTORS];
-    const int64_t vectors = NAME(divide)(vector, to, across, columns, depth);
-    int copies = 1;
-    int64_t lowest = across[0], highest = across[0];
-    for (int64_t i = 0; i < vectors; i++) copies &= vector[i].pieces <= MOST_PIECES;
-    for (int64_t j = 0; j < columns; j++) {
-        lowest = least(lowest, across[j]);
-        highest = across[j] > highest ? across[j] : highest;
-    }
-    lowest += along[order[0]];
-    highest += along[order[depth - 1]];
-    if (copies) {
-        for (int64_t l = 0; l < depth; l++)
-            for (int64_t i = 0; i < vectors; i++)
-                NAME(copy_columns)(vector + i, from + along[l], l,
-                                   along[l] + vector[i].lowest >= lowest &&
-                                       along[l] + vector[i].highest <= highest);
-        return;
-    }
-    int64_t runs[DEPTH + 1], pieces = 0; /* of which no place follows another */
-    for (int64_t l = 0; l < depth; pieces++) {
-        const int64_t first = runs[pieces] = l;
-        do l++;
-        while (l < depth && l < first + NAME(LANES) &&
-               along[order[l]] == along[order[first]] + l - first);
-    }
-    runs[pieces] = depth;
-    /* columns close to each other: a run of all of them is read before the next run */
-    const int64_t distance = columns > 1 ? across[1] - across[0] : 0;
-    const int64_t together = distance < NEAR && distance > -NEAR ? 1 : pieces;
-    for (int64_t piece = 0; piece < pieces; piece += together)
-        for (int64_t i = 0; i < vectors; i++)
-            for (int64_t k = piece; k < piece + together; k++) {
-                const int64_t first = runs[k], run = runs[k + 1] - first;
-                const int64_t at = along[order[first]];
-                if (run >= FEW)
-                    NAME(transpose_columns)(
-                        vector + i, from + at, order + first, run,
-                        run == NAME(LANES) ||
-                            at + vector[i].furthest + NAME(LANES) - 1 <= highest);
-                else
-                    NAME(gather_columns)(vector + i, from + at, order + first, run);
-            }
-}
-
-/* The rows of tiles, ROWS beside each other. */
-static void NAME(pack_left)(SCALAR *to, const SCALAR *from, const int64_t *down,
-                            const int *heights, int64_t tiles, const int64_t *along,
-                            int64_t depth) {
-    for (int64_t i = 0; i < tiles; down += heights[i++]) {
-        SCALAR *tile = to + i * depth * ROWS;
-        int whole = heights[i] == ROWS;
-        for (int k = 1; k < heights[i]; k++) whole &= down[k] == down[0] + k;
-        if (whole)
-            for (int64_t l = 0; l < depth; l++)
-                __builtin_memcpy(tile + l * ROWS, from + down[0] + along[l],
-                                 ROWS * sizeof(SCALAR));
-        else
-            for (int64_t l = 0; l < depth; l++)
-                for (int k = 0; k < heights[i]; k++)
-                    tile[l * ROWS + k] = from[down[k] + along[l]];
-    }
-}
-
-/* Some rows and columns of a product, with FLAMEC_PRODUCT_MEMORY bytes of private memory. */
-void NAME(flamec_product)(const FlamecProduct *p, void *memory) {
-    const SCALAR *left = p->left.data, *right = p->right.data;
-    SCALAR *result = p->result;
-    enum { MOST = COLUMNS * sizeof(float) / sizeof(SCALAR) };
-    SCALAR *panel = (SCALAR *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
-    SCALAR *packed = panel + MOST * DEPTH;
-    const int packs = !steps_by_one(&p->left.depth) || collides(&p->left, sizeof(SCALAR));
-    int64_t down[CHUNK], across[MOST], along_left[DEPTH], along_right[DEPTH], even[DEPTH];
-    int order[DEPTH], heights[CHUNK];
-    for (int64_t l = 0; packs && l < DEPTH; l++) even[l] = l * ROWS;
-    for (int64_t i = 0; !p->depth && i < p->rows; i++)
-        for (int64_t j = 0; j < p->columns; j++) result[i * p->step + j] = 0;
-    for (int64_t level = 0; level < p->depth; level += DEPTH) {
-        const int64_t depth = least(DEPTH, p->depth - level);
-        const int64_t height = least(CHUNK, PACKED / depth / ROWS * ROWS);
-        places(along_left, &p->left.depth, level, depth);
-        places(along_right, &p->right.depth, level, depth);
-        sort(order, along_right, depth);
-        for (int64_t column = 0; column < p->columns; column += MOST) {
-            const int64_t columns = least(MOST, p->columns - column);
-            places(across, &p->right.free, p->first_column + column, columns);
-            NAME(pack_right)(panel, right, across, columns, along_right, order, depth);
-            for (int64_t chunk = 0; chunk < p->rows; chunk += height) {
-                const int64_t rows = least(height, p->rows - chunk);
-                const int64_t tiles = divide(heights, rows);
-                places(down, &p->left.free, p->first_row + chunk, rows);
-                if (packs && (!column || p->rows > height)) /* else it is there from before */
-                    NAME(pack_left)(packed, left, down, heights, tiles, along_left, depth);
-                SCALAR *to = result + chunk * p->step + column;
-                for (int64_t i = 0, row = 0; i < tiles; row += heights[i++]) {
-                    const SCALAR *at[ROWS];
-                    for (int k = 0; k < heights[i]; k++)
-                        at[k] = packs ? packed + i * depth * ROWS + k : left + down[row + k];
-                    NAME(row_of_tiles)(at, heights[i], packs ? even : along_left, depth, panel,
-                                       columns, to + row * p->step, p->step, level > 0);
-                }
+    if (last < 0)
+        for (int64_t n = 0; n < count; n++) to[n] = 0;
+    else
+        for (int64_t n = 0; n < count;) {
+            const int64_t stride = loops->stride[last];
+            const int64_t more = least(count - n, loops->size[last] - index[last]);
+            for (int64_t i = 0; i < more; i++) to[n + i] = at + i * stride;
+            n += more;
+            at -= index[last] * stride;
+            index[last] = 0;
+            for (int i = last - 1; i >= 0; i--) {
+                at += loops->stride[i];
+                if (++index[i] < loops->size[i]) break;
+                at -= loops->size[i] * loops->stride[i];
+                index[i] = 0;
             }
         }
-    }
 }
+
+/* The indices of places in the order of the places. */
+static void sort(int *order, const int64_t *place, int64_t count) {
+    int other[DEPTH], *from = order, *to = other;
+    for (int64_t i = 0; i < count; i++) from[i] = (int)i;
+    for (int64_t run = 1; run < count; run *= 2) {
+        for (int64_t first = 0; first < count; first += 2 * run) {
+            const int64_t middle = least(first + run, count), end = least(middle + run, count);
+            int64_t a = first, b = middle;
+            for (int64_t i = first; i < end; i++)
+                to[i] = b >= end || (a < middle && place[from[a]] <= place[from[b]]) ? from[a++]
+                                                                                     : from[b++];
+        }
+        int *kept = from;
+        from = to;
+        to = kept;
+    }
+    if (from != order)
+        for (int64_t i = 0; i < count; i++) order[i] = from[i];
+}
+
+/* The heights of tiles: they differ by one at most, because low ones are slow. */
+static int64_t divide(int *heights, int64_t rows) {
+    const int64_t tiles = (rows + ROWS - 1) / ROWS;
+    for (int64_t i = 0; i < tiles; i++)
+        heights[i] = (int)((i + 1) * rows / tiles - i * rows / tiles);
+    return tiles;
+}
+
+static int steps_by_one(const FlamecLoops *loops) {
+    for (int64_t i = 0; i < loops->count; i++)
+        if (loops->size[i] > 1 && loops->stride[i] == 1) return 1;
+    return 0;
+}
+
+/* Whether rows are so far apart that what a tile reads of them, in several runs each, falls into
+ * too few sets of the nearest cache. */
+static int collides(const FlamecOperand *operand, int64_t size) {
+    const FlamecLoops *rows = &operand->free;
+    if (!rows->count || operand->depth.count < 2) return 0;
+    const int64_t stride = rows->stride[rows->count - 1];
+    return (stride < 0 ? -stride : stride) * size >= FAR;
+}
+
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define SHUFFLES
+#endif
+#endif
+#ifdef SHUFFLES
+#define INDICES_2(f, s, w) f(0, s, w), f(1, s, w)
+#define INDICES_4(f, s, w) INDICES_2(f, s, w), f(2, s, w), f(3, s, w)
+#define INDICES_8(f, s, w) \
+    INDICES_4(f, s, w), f(4, s, w), f(5, s, w), f(6, s, w), f(7, s, w)
+#define INDICES_16(f, s, w)                                                                \
+    INDICES_8(f, s, w), f(8, s, w), f(9, s, w), f(10, s, w), f(11, s, w), f(12, s, w),     \
+        f(13, s, w), f(14, s, w), f(15, s, w)
+#define LOWER(i, s, w) ((i) & (s) ? (w) + (i) - (s) : (i))
+#define UPPER(i, s, w) ((i) & (s) ? (w) + (i) : ((i) + (s)) % (w))
+#define EXCHANGE(x, type, w, s)                                                            \
+    if (s < w)                                                                             \
+        _Pragma("GCC unroll 16") for (int i = 0; i < w; i++) if (!(i & s)) {               \
+            const type a = x[i], b = x[i | s];                                             \
+            x[i] = __builtin_shufflevector(a, b, INDICES(LOWER, s, w));                    \
+            x[i | s] = __builtin_shufflevector(a, b, INDICES(UPPER, s, w));                \
+        }
+#else
+#define EXCHANGE(x, type, w, s)                                                            \
+    if (s == 1)                                                                            \
+        for (int i = 0; i < w; i++)                                                        \
+            for (int j = 0; j < i; j++) {                                                  \
+                const SCALAR kept = x[i][j];                                               \
+                x[i][j] = x[j][i];                                                         \
+                x[j][i] = kept;                                                            \
+            }
+#endif
+
+/* x y + sum, rounded once, where the machine can. Spelled out: a compiler that is left the choice may
+ * avoid it in the loops of some tiles and not of others (gcc 13 for recent processors), and bits would
+ * depend on the heights of tiles. */
+#if defined(__FMA__) && !defined(__clang__) /* the header would take longer than the rest of the file */
+#if FLAMEC_REGISTER == 64
+#define MULTIPLY_ADD_f32(x, y, sum) __builtin_ia32_vfmaddps512_mask(x, y, sum, -1, 4)
+#define MULTIPLY_ADD_f64(x, y, sum) __builtin_ia32_vfmaddpd512_mask(x, y, sum, -1, 4)
+#else
+#define MULTIPLY_ADD_f32(x, y, sum) __builtin_ia32_vfmaddps256(x, y, sum)
+#define MULTIPLY_ADD_f64(x, y, sum) __builtin_ia32_vfmaddpd256(x, y, sum)
+#endif
+#elif defined(__FMA__)
+#include <immintrin.h>
+#if FLAMEC_REGISTER == 64
+#define MULTIPLY_ADD_f32(x, y, sum) ((lanes_f32)_mm512_fmadd_ps((__m512)(x), (__m512)(y), (__m512)(sum)))
+#define MULTIPLY_ADD_f64(x, y, sum) ((lanes_f64)_mm512_fmadd_pd((__m512d)(x), (__m512d)(y), (__m512d)(sum)))
+#else
+#define MULTIPLY_ADD_f32(x, y, sum) ((lanes_f32)_mm256_fmadd_ps((__m256)(x), (__m256)(y), (__m256)(sum)))
+#define MULTIPLY_ADD_f64(x, y, sum) ((lanes_f64)_mm256_fmadd_pd((__m256d)(x), (__m256d)(y), (__m256d)(sum)))
+#endif
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+#include <arm_neon.h>
+#define MULTIPLY_ADD_f32(x, y, sum) \
+    ((lanes_f32)vfmaq_f32((float32x4_t)(sum), (float32x4_t)(x), (float32x4_t)(y)))
+#define MULTIPLY_ADD_f64(x, y, sum) \
+    ((lanes_f64)vfmaq_f64((float64x2_t)(sum), (float64x2_t)(x), (float64x2_t)(y)))
+#else
+#define MULTIPLY_ADD_f32(x, y, sum) ((sum) + (x) * (y))
+#define MULTIPLY_ADD_f64(x, y, sum) ((sum) + (x) * (y))
+#endif
+
+#if FLAMEC_PRODUCT == 32
+#define SCALAR c_f32
+#define BITS int32_t
+#define NAME(x) x##_f32
+#else
+#define SCALAR c_f64
+#define BITS int64_t
+#define NAME(x) x##_f64
+#endif
+#if FLAMEC_REGISTER * 8 == 16 * FLAMEC_PRODUCT
+#define INDICES INDICES_16
+#elif FLAMEC_REGISTER * 8 == 8 * FLAMEC_PRODUCT
+#define INDICES INDICES_8
+#elif FLAMEC_REGISTER * 8 == 4 * FLAMEC_PRODUCT
+#define INDICES INDICES_4
+#else
+#define INDICES INDICES_2
+#endif
+#include "flamec_product_loops.h"

@@ -29,7 +29,7 @@ typedef struct FlamecOperand {
     FlamecLoops free, depth;
 } FlamecOperand;
 
-/* Some rows and columns of the product of two operands (product.c). `result` is the place of the
+/* Some rows and columns of the product of two operands (flamec_product.h). `result` is the place of the
  * first element; rows of it are `step` elements apart. */
 typedef struct FlamecProduct {
     FlamecOperand left, right;
@@ -44,7 +44,7 @@ typedef struct FlamecRuntime {
     int64_t threads;
     void *sgemm; /* cblas_sgemm and cblas_dgemm with 32-bit integers, or null */
     void *dgemm;
-    /* Some of a product (product.c), or null; with FLAMEC_PRODUCT_MEMORY bytes of private memory. */
+    /* Some of a product (flamec_product.h), or null; with FLAMEC_PRODUCT_MEMORY bytes of private memory. */
     void (*product_f32)(const FlamecProduct *product, void *memory);
     void (*product_f64)(const FlamecProduct *product, void *memory);
 } FlamecRuntime;

@@ -1,7 +1,7 @@
-"""The matrix products of ``product.c``, whose operands need not be matrices in memory.
+"""Matrix products whose operands need not be matrices in memory (``flamec_product.h``).
 
-In: a function that compiles a C file. Out: the addresses for ``FlamecRuntime``. Compiled once for a
-machine, when the first program needs it.
+In: a function that compiles a C file. Out: addresses for ``FlamecRuntime``. Compiled once for a
+machine and a type of numbers, when the first program needs it.
 """
 
 from __future__ import annotations
@@ -10,18 +10,23 @@ import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("product.c")
+SOURCES = {
+    lane: Path(__file__).with_name(f"product_{lane}.c") for lane in ("f32", "f64")
+}
 
 
 class Products:
-    """The loaded functions, for float32 and float64."""
+    """The loaded functions, by what numbers are called in C: ``"f32"``, ``"f64"``."""
 
     def __init__(self, compile_file: Callable[[Path], Path]) -> None:
-        self.library = ctypes.CDLL(str(compile_file(SOURCE)))
-        self.f32 = self._address("flamec_product_f32")
-        self.f64 = self._address("flamec_product_f64")
+        self._compile_file = compile_file
+        self._libraries: dict[str, ctypes.CDLL] = {}
 
-    def _address(self, name: str) -> int:
-        address = ctypes.cast(self.library[name], ctypes.c_void_p).value
+    def address(self, lane: str) -> int:
+        """Of the function for a type of numbers, which is compiled if it was not."""
+        if lane not in self._libraries:
+            self._libraries[lane] = ctypes.CDLL(str(self._compile_file(SOURCES[lane])))
+        function = self._libraries[lane][f"flamec_product_{lane}"]
+        address = ctypes.cast(function, ctypes.c_void_p).value
         assert address is not None
         return address

@@ -190,7 +190,7 @@ def multiply(
         result.ctypes.data,
         result.shape[1],
     )
-    address = products.f32 if dtype == np.float32 else products.f64
+    address = products.address("f32" if dtype == np.float32 else "f64")
     function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(address)
     memory = np.full(PRODUCT_MEMORY, 255, np.uint8)
     function(ctypes.addressof(asked), memory.ctypes.data)

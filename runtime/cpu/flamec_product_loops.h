@@ -1,0 +1,309 @@
+/* The loops of flamec_product.h for its type of numbers, SCALAR: c_f32 or c_f64. BITS is an integer
+ * as wide, NAME(x) is x of this type, INDICES the list of a vector's lanes. */
+
+typedef SCALAR NAME(lanes) __attribute__((vector_size(FLAMEC_REGISTER)));
+typedef NAME(lanes) NAME(unaligned) __attribute__((aligned(1), may_alias));
+typedef BITS NAME(bits) __attribute__((vector_size(FLAMEC_REGISTER)));
+enum {
+    NAME(LANES) = FLAMEC_REGISTER / sizeof(SCALAR),
+    NAME(WIDTH) = VECTORS * NAME(LANES),
+};
+
+/* Rows whose numbers differ in a bit exchange the lanes whose numbers do, bit by bit. */
+FLAMEC_INLINE void NAME(transpose)(NAME(lanes) *x) {
+    EXCHANGE(x, NAME(lanes), NAME(LANES), 1)
+    EXCHANGE(x, NAME(lanes), NAME(LANES), 2)
+    EXCHANGE(x, NAME(lanes), NAME(LANES), 4)
+    EXCHANGE(x, NAME(lanes), NAME(LANES), 8)
+}
+
+/* One tile: rows[i][along[l]] times row l of a panel, added to `to` if there is something. */
+FLAMEC_INLINE void NAME(tile)(const int count, const int vectors, const SCALAR *const *rows,
+                              const int64_t *along, int64_t depth, const SCALAR *panel, SCALAR *to,
+                              int64_t step, int more) {
+    const SCALAR *row[ROWS];
+    NAME(lanes) sum[ROWS][VECTORS];
+#pragma GCC unroll 8
+    for (int i = 0; i < count; i++) {
+        row[i] = rows[i];
+#pragma GCC unroll 8
+        for (int j = 0; j < vectors; j++) sum[i][j] = (NAME(lanes)){0};
+    }
+    for (int64_t l = 0; l < depth; l++) {
+        const int64_t at = along[l];
+        NAME(lanes) y[VECTORS];
+#pragma GCC unroll 8
+        for (int j = 0; j < vectors; j++) y[j] = ((const NAME(lanes) *)panel)[j];
+        panel += vectors * NAME(LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < count; i++) {
+            const NAME(lanes) x = row[i][at] - (NAME(lanes)){0};
+#pragma GCC unroll 8
+            for (int j = 0; j < vectors; j++) sum[i][j] = NAME(MULTIPLY_ADD)(x, y[j], sum[i][j]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < count; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < vectors; j++) {
+            NAME(unaligned) *there = (NAME(unaligned) *)(to + i * step + j * NAME(LANES));
+            if (more) sum[i][j] += *there;
+            *there = sum[i][j];
+        }
+}
+
+/* A function for each height and width of a tile. */
+#define TILE(count, vectors)                                                               \
+    static __attribute__((noinline)) void NAME(tile_##count##_##vectors)(                  \
+        const SCALAR *const *rows, const int64_t *along, int64_t depth, const SCALAR *panel, \
+        SCALAR *to, int64_t step, int more) {                                              \
+        NAME(tile)(count, vectors, rows, along, depth, panel, to, step, more);             \
+    }
+#define TILES(vectors)                                                                     \
+    TILE(1, vectors) TILE(2, vectors) TILE(3, vectors)                                     \
+    TILE(4, vectors) TILE(5, vectors) TILE(6, vectors)
+#define CHOICES(vectors)                                                                   \
+    {NAME(tile_1_##vectors), NAME(tile_2_##vectors), NAME(tile_3_##vectors),               \
+     NAME(tile_4_##vectors), NAME(tile_5_##vectors), NAME(tile_6_##vectors)}
+TILES(1)
+TILES(2)
+#if VECTORS == 4
+TILES(3)
+TILES(4)
+#endif
+typedef void (*NAME(Tile))(const SCALAR *const *, const int64_t *, int64_t, const SCALAR *,
+                           SCALAR *, int64_t, int);
+static const NAME(Tile) NAME(tiles)[VECTORS][ROWS] = {
+    CHOICES(1), CHOICES(2),
+#if VECTORS == 4
+    CHOICES(3), CHOICES(4),
+#endif
+};
+#undef TILE
+#undef TILES
+#undef CHOICES
+
+/* The tiles beside each other of some rows. */
+static void NAME(row_of_tiles)(const SCALAR *const *rows, int count, const int64_t *along,
+                               int64_t depth, const SCALAR *panel, int64_t columns, SCALAR *to,
+                               int64_t step, int more) {
+    for (int64_t j = 0; j < columns; j += NAME(WIDTH)) {
+        const int64_t width = least(NAME(WIDTH), columns - j);
+        const int64_t vectors = (width + NAME(LANES) - 1) / NAME(LANES);
+        const NAME(Tile) tile = NAME(tiles)[vectors - 1][count - 1];
+        if (width == vectors * NAME(LANES))
+            tile(rows, along, depth, panel, to + j, step, more);
+        else {
+            SCALAR edge[ROWS * NAME(WIDTH)];
+            tile(rows, along, depth, panel, edge, NAME(WIDTH), 0);
+            for (int i = 0; i < count; i++)
+                for (int64_t k = 0; k < width; k++) {
+                    SCALAR *there = to + i * step + j + k;
+                    *there = more ? *there + edge[i * NAME(WIDTH) + k] : edge[i * NAME(WIDTH) + k];
+                }
+        }
+        panel += vectors * NAME(LANES) * depth;
+    }
+}
+
+/* A vector of columns of a panel: where it goes, how far apart its rows are, how many columns it
+ * has and the place of the furthest one. It is made of `pieces` pieces of neighbours in memory, each
+ * with the place where lane 0 would be, and the lanes that count. */
+typedef struct NAME(Columns) {
+    SCALAR *to;
+    const int64_t *across;
+    int64_t step, count, furthest, pieces, first[MOST_PIECES], lowest, highest;
+    NAME(bits) mask[MOST_PIECES];
+} NAME(Columns);
+
+static void NAME(find_pieces)(NAME(Columns) *v) {
+    v->pieces = 0;
+    v->furthest = v->across[0];
+    for (int64_t k = 0; k < v->count; k++) {
+        v->furthest = v->across[k] > v->furthest ? v->across[k] : v->furthest;
+        if (!k || v->across[k] != v->across[k - 1] + 1) v->pieces++;
+        if (v->pieces > MOST_PIECES) continue;
+        const int64_t place = v->across[k] - k, piece = v->pieces - 1;
+        if (!k || v->across[k] != v->across[k - 1] + 1) {
+            v->first[piece] = place;
+            v->mask[piece] = (NAME(bits)){0};
+            v->lowest = !k || place < v->lowest ? place : v->lowest;
+            v->highest = !k || place > v->highest ? place : v->highest;
+        }
+        v->mask[piece][k] = -1;
+    }
+    v->highest += NAME(LANES) - 1;
+}
+
+/* Tiles side by side, of each as many vectors as there are columns, row by row. */
+static int64_t NAME(divide)(NAME(Columns) *vector, SCALAR *to, const int64_t *across,
+                            int64_t columns, int64_t depth) {
+    int64_t number = 0;
+    for (int64_t j = 0; j < columns; j += NAME(LANES), number++) {
+        const int64_t inside = j % NAME(WIDTH), width = least(NAME(WIDTH), columns - j + inside);
+        NAME(Columns) *v = vector + number;
+        v->to = to + inside;
+        v->across = across + j;
+        v->step = (width + NAME(LANES) - 1) / NAME(LANES) * NAME(LANES);
+        v->count = least(NAME(LANES), columns - j);
+        NAME(find_pieces)(v);
+        if (inside + NAME(LANES) >= v->step) to += v->step * depth;
+    }
+    return number;
+}
+
+/* Row l of columns that are few pieces. `safe`: the pieces' whole vectors may be read. */
+FLAMEC_INLINE void NAME(copy_columns)(const NAME(Columns) *v, const SCALAR *from, int64_t l,
+                                      int safe) {
+    SCALAR *to = v->to + l * v->step;
+    if (v->pieces == 1 && v->count == NAME(LANES))
+        *(NAME(lanes) *)to = *(const NAME(unaligned) *)(from + v->first[0]);
+    else if (safe) {
+        NAME(bits) x = (NAME(bits))*(const NAME(unaligned) *)(from + v->first[0]) & v->mask[0];
+        for (int64_t i = 1; i < v->pieces; i++)
+            x |= (NAME(bits))*(const NAME(unaligned) *)(from + v->first[i]) & v->mask[i];
+        *(NAME(bits) *)to = x;
+    } else
+        for (int64_t j = 0; j < NAME(LANES); j++) to[j] = j < v->count ? from[v->across[j]] : 0;
+}
+
+/* Columns along a run of neighbours of the depth. `safe`: whole vectors may be read. */
+FLAMEC_INLINE void NAME(transpose_columns)(const NAME(Columns) *v, const SCALAR *from,
+                                           const int *order, int64_t run, int safe) {
+    NAME(lanes) x[NAME(LANES)];
+    if (safe && v->count == NAME(LANES)) {
+#pragma GCC unroll 16
+        for (int j = 0; j < NAME(LANES); j++)
+            x[j] = *(const NAME(unaligned) *)(from + v->across[j]);
+    } else {
+        for (int j = 0; j < NAME(LANES); j++) {
+            x[j] = (NAME(lanes)){0};
+            for (int64_t l = 0; j < v->count && l < run; l++) x[j][l] = from[v->across[j] + l];
+        }
+    }
+    NAME(transpose)(x);
+    if (run == NAME(LANES)) {
+#pragma GCC unroll 16
+        for (int l = 0; l < NAME(LANES); l++) *(NAME(lanes) *)(v->to + order[l] * v->step) = x[l];
+    } else
+        for (int64_t l = 0; l < run; l++) *(NAME(lanes) *)(v->to + order[l] * v->step) = x[l];
+}
+
+FLAMEC_INLINE void NAME(gather_columns)(const NAME(Columns) *v, const SCALAR *from,
+                                        const int *order, int64_t run) {
+    for (int64_t l = 0; l < run; l++) {
+        SCALAR *to = v->to + order[l] * v->step;
+        for (int64_t j = 0; j < NAME(LANES); j++)
+            to[j] = j < v->count ? from[v->across[j] + l] : 0;
+    }
+}
+
+/* A panel: some depth of some columns. */
+static void NAME(pack_right)(SCALAR *to, const SCALAR *from, const int64_t *across,
+                             int64_t columns, const int64_t *along, const int *order,
+                             int64_t depth) {
+    NAME(Columns) vector[MOST_VECTORS];
+    const int64_t vectors = NAME(divide)(vector, to, across, columns, depth);
+    int copies = 1;
+    int64_t lowest = across[0], highest = across[0];
+    for (int64_t i = 0; i < vectors; i++) copies &= vector[i].pieces <= MOST_PIECES;
+    for (int64_t j = 0; j < columns; j++) {
+        lowest = least(lowest, across[j]);
+        highest = across[j] > highest ? across[j] : highest;
+    }
+    lowest += along[order[0]];
+    highest += along[order[depth - 1]];
+    if (copies) {
+        for (int64_t l = 0; l < depth; l++)
+            for (int64_t i = 0; i < vectors; i++)
+                NAME(copy_columns)(vector + i, from + along[l], l,
+                                   along[l] + vector[i].lowest >= lowest &&
+                                       along[l] + vector[i].highest <= highest);
+        return;
+    }
+    int64_t runs[DEPTH + 1], pieces = 0; /* of which no place follows another */
+    for (int64_t l = 0; l < depth; pieces++) {
+        const int64_t first = runs[pieces] = l;
+        do l++;
+        while (l < depth && l < first + NAME(LANES) &&
+               along[order[l]] == along[order[first]] + l - first);
+    }
+    runs[pieces] = depth;
+    /* columns close to each other: a run of all of them is read before the next run */
+    const int64_t distance = columns > 1 ? across[1] - across[0] : 0;
+    const int64_t together = distance < NEAR && distance > -NEAR ? 1 : pieces;
+    for (int64_t piece = 0; piece < pieces; piece += together)
+        for (int64_t i = 0; i < vectors; i++)
+            for (int64_t k = piece; k < piece + together; k++) {
+                const int64_t first = runs[k], run = runs[k + 1] - first;
+                const int64_t at = along[order[first]];
+                if (run >= FEW)
+                    NAME(transpose_columns)(
+                        vector + i, from + at, order + first, run,
+                        run == NAME(LANES) ||
+                            at + vector[i].furthest + NAME(LANES) - 1 <= highest);
+                else
+                    NAME(gather_columns)(vector + i, from + at, order + first, run);
+            }
+}
+
+/* The rows of tiles, ROWS beside each other. */
+static void NAME(pack_left)(SCALAR *to, const SCALAR *from, const int64_t *down,
+                            const int *heights, int64_t tiles, const int64_t *along,
+                            int64_t depth) {
+    for (int64_t i = 0; i < tiles; down += heights[i++]) {
+        SCALAR *tile = to + i * depth * ROWS;
+        int whole = heights[i] == ROWS;
+        for (int k = 1; k < heights[i]; k++) whole &= down[k] == down[0] + k;
+        if (whole)
+            for (int64_t l = 0; l < depth; l++)
+                __builtin_memcpy(tile + l * ROWS, from + down[0] + along[l],
+                                 ROWS * sizeof(SCALAR));
+        else
+            for (int64_t l = 0; l < depth; l++)
+                for (int k = 0; k < heights[i]; k++)
+                    tile[l * ROWS + k] = from[down[k] + along[l]];
+    }
+}
+
+/* Some rows and columns of a product, with FLAMEC_PRODUCT_MEMORY bytes of private memory. */
+void NAME(flamec_product)(const FlamecProduct *p, void *memory) {
+    const SCALAR *left = p->left.data, *right = p->right.data;
+    SCALAR *result = p->result;
+    enum { MOST = COLUMNS * sizeof(float) / sizeof(SCALAR) };
+    SCALAR *panel = (SCALAR *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
+    SCALAR *packed = panel + MOST * DEPTH;
+    const int packs = !steps_by_one(&p->left.depth) || collides(&p->left, sizeof(SCALAR));
+    int64_t down[CHUNK], across[MOST], along_left[DEPTH], along_right[DEPTH], even[DEPTH];
+    int order[DEPTH], heights[CHUNK];
+    for (int64_t l = 0; packs && l < DEPTH; l++) even[l] = l * ROWS;
+    for (int64_t i = 0; !p->depth && i < p->rows; i++)
+        for (int64_t j = 0; j < p->columns; j++) result[i * p->step + j] = 0;
+    for (int64_t level = 0; level < p->depth; level += DEPTH) {
+        const int64_t depth = least(DEPTH, p->depth - level);
+        const int64_t height = least(CHUNK, PACKED / depth / ROWS * ROWS);
+        places(along_left, &p->left.depth, level, depth);
+        places(along_right, &p->right.depth, level, depth);
+        sort(order, along_right, depth);
+        for (int64_t column = 0; column < p->columns; column += MOST) {
+            const int64_t columns = least(MOST, p->columns - column);
+            places(across, &p->right.free, p->first_column + column, columns);
+            NAME(pack_right)(panel, right, across, columns, along_right, order, depth);
+            for (int64_t chunk = 0; chunk < p->rows; chunk += height) {
+                const int64_t rows = least(height, p->rows - chunk);
+                const int64_t tiles = divide(heights, rows);
+                places(down, &p->left.free, p->first_row + chunk, rows);
+                if (packs && (!column || p->rows > height)) /* else it is there from before */
+                    NAME(pack_left)(packed, left, down, heights, tiles, along_left, depth);
+                SCALAR *to = result + chunk * p->step + column;
+                for (int64_t i = 0, row = 0; i < tiles; row += heights[i++]) {
+                    const SCALAR *at[ROWS];
+                    for (int k = 0; k < heights[i]; k++)
+                        at[k] = packs ? packed + i * depth * ROWS + k : left + down[row + k];
+                    NAME(row_of_tiles)(at, heights[i], packs ? even : along_left, depth, panel,
+                                       columns, to + row * p->step, p->step, level > 0);
+                }
+            }
+        }
+    }
+}
