@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.options import CodegenOptions, Schedule
-from flamec.codegen.traffic import bytes_read, bytes_written, flops
+from flamec.codegen.traffic import traffic
 from flamec.codegen.triton.choice import Choice, candidates
 from flamec.codegen.triton.gpu_form import gpu_form
 from flamec.codegen.triton.part_key import PartKey
@@ -146,8 +146,8 @@ def _trials(
 
 
 def _does_little(unit: LoweredKernel, options: CodegenOptions) -> bool:
-    moved = options.typical(bytes_read(unit) + bytes_written(unit))
-    computed = options.typical(flops(unit.kernel))
+    read, written, work = traffic(unit)
+    moved, computed = options.typical(read + written), options.typical(work)
     few = moved is not None and moved < _LITTLE_BYTES
     return few and computed is not None and computed < _FEW_FLOPS
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
+from weakref import WeakKeyDictionary
 
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import Memory, PartialResults
@@ -142,9 +143,16 @@ def may_share(lowered: LoweredKernel, read: int, written: int) -> bool:
         return True  # stored when the rows are done
     if len(writing) > 1 or any(p is not writing[0] for p in reading):
         return False
-    arguments = writing[0].arguments
-    source = arguments.index(read) if reading else -1
-    return _program_allows(writing[0].program, source, arguments.index(written))
+    arguments, program = writing[0].arguments, writing[0].program
+    source, target = arguments.index(read) if reading else -1, arguments.index(written)
+    known = _known.setdefault(lowered.form, {})
+    key = id(program), source, target  # parts of a kernel share programs
+    if key not in known:
+        known[key] = _program_allows(program, source, target)
+    return known[key]
+
+
+_known: WeakKeyDictionary[LoweredKernel, dict[tuple[int, int, int], bool]] = WeakKeyDictionary()
 
 
 def _finish_allows(kernel: Kernel, read: int, written: int, earlier: bool) -> bool:

@@ -28,7 +28,7 @@ from flamec.ir.kernel import (
     Statement,
     Store,
 )
-from flamec.ir.shape import Dim, product, structurally_equal, substitute
+from flamec.ir.shape import Dim, product, structural_key, structurally_equal, substitute
 
 _known: WeakKeyDictionary[LoweredKernel, tuple[Dim, Dim, Dim]] = WeakKeyDictionary()
 
@@ -38,18 +38,8 @@ def traffic(lowered: LoweredKernel) -> tuple[Dim, Dim, Dim]:
     form = lowered.form
     known = _known.get(form)
     if known is None:
-        known = _known[form] = bytes_read(form), bytes_written(form), flops(form.kernel)
+        known = _known[form] = *_moved(form), flops(form.kernel)
     return known
-
-
-def bytes_read(lowered: LoweredKernel) -> Dim:
-    """Bytes of all tensors that the kernel loads."""
-    return _total(lowered, written=False)
-
-
-def bytes_written(lowered: LoweredKernel) -> Dim:
-    """Bytes of all tensors that the kernel stores."""
-    return _total(lowered, written=True)
 
 
 def flops(kernel: Kernel) -> Dim:
@@ -92,16 +82,23 @@ def _actual_sizes(part: Part) -> tuple[Dim, ...]:
     return tuple(substitute(l.size, own) for l in (*part.program.rows, *part.program.inner))
 
 
-def _total(lowered: LoweredKernel, written: bool) -> Dim:
+def _moved(lowered: LoweredKernel) -> tuple[Dim, Dim]:
+    """Bytes of all tensors that the kernel loads, and of those that it stores."""
     kernel = lowered.kernel
     alone = lowered.host is not None or lowered.user is not None
     if alone or kernel.attention is not None or kernel.sort is not None:
-        return _whole_buffers(lowered, written)
-    touched: dict[int, dict[object, Dim]] = {}
+        return _whole_buffers(lowered, False), _whole_buffers(lowered, True)
+    touched: tuple[_Touched, _Touched] = ({}, {})
     for arguments, place, elements, is_store in _accesses(kernel):
         number = arguments[place.parameter] if arguments is not None else place.parameter
-        if is_store == written:
-            touched.setdefault(number, {})[(arguments, place)] = elements
+        touched[is_store].setdefault(number, {})[(arguments, place)] = elements
+    return _total(lowered, touched[False]), _total(lowered, touched[True])
+
+
+_Touched = dict[int, dict[object, Dim]]  # by parameter: places, and how many elements each is
+
+
+def _total(lowered: LoweredKernel, touched: _Touched) -> Dim:
     total: Dim = 0
     for number, accesses in touched.items():
         buffer = lowered.buffers[number]
@@ -137,16 +134,28 @@ Access = tuple[tuple[int, ...] | None, Place, Dim, bool]
 
 def _accesses(kernel: Kernel) -> Iterator[Access]:
     for statement in (*kernel.uniform, *kernel.finish):
-        yield from _statement_access(statement, None)
+        yield from _statement_access(statement, None, ())
+    known: dict[object, list[Access]] = {}  # of the first part with a program, for these sizes
     for part in kernel.parts:
         program = part.program
-        for statement in (*program.statements(), *program.after):
-            yield from _statement_access(statement, part)
-        if program.contraction is not None:
-            yield from _product_accesses(program.contraction, program, part.arguments)
+        key = id(program), structural_key(part.sizes)
+        if key not in known:
+            known[key] = list(_part_accesses(part))
+        for _, place, elements, is_store in known[key]:
+            yield part.arguments, place, elements, is_store
 
 
-def _statement_access(statement: Statement, part: Part | None) -> Iterator[Access]:
+def _part_accesses(part: Part) -> Iterator[Access]:
+    program, sizes = part.program, _actual_sizes(part)
+    for statement in (*program.statements(), *program.after):
+        yield from _statement_access(statement, part, sizes)
+    if program.contraction is not None:
+        yield from _product_accesses(program.contraction, program, part.arguments)
+
+
+def _statement_access(
+    statement: Statement, part: Part | None, sizes: tuple[Dim, ...]
+) -> Iterator[Access]:
     arguments = part.arguments if part is not None else None
     if isinstance(statement, RandomBits):
         yield arguments, statement.state, 2, False
@@ -159,7 +168,7 @@ def _statement_access(statement: Statement, part: Part | None) -> Iterator[Acces
         written = part.program.parameters[place.parameter].written
         if isinstance(statement, Load) and written and not place.indices:
             return  # what the kernel itself has put there
-        strides = zip(_actual_sizes(part), (*place.at.rows, *place.at.inner), strict=True)
+        strides = zip(sizes, (*place.at.rows, *place.at.inner), strict=True)
         moving = place.indices or place.guards
         elements = product(n for n, s in strides if moving or not structurally_equal(s, 0))
     yield arguments, place, elements, isinstance(statement, Store)

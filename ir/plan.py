@@ -31,7 +31,7 @@ from flamec.ir.actions import (
     dim_of,
     unrolled,
 )
-from flamec.ir.shape import Dim, format_dim, product
+from flamec.ir.shape import Dim, SymbolicDim, format_dim, product
 from flamec.ir.types import CPU, Device, DType, TensorType, dtype_named
 
 __all__ = [
@@ -210,7 +210,7 @@ class ExecutionPlan:
         return total
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), default=_encode, separators=(",", ":"))
+        return json.dumps(self, default=_encode, separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str) -> ExecutionPlan:
@@ -290,7 +290,9 @@ def _encode(value: Any) -> Any:
             "dtype": value.dtype.name,
             "device": [value.device.type, value.device.index],
         }
-    return format_dim(value)
+    if isinstance(value, SymbolicDim):
+        return format_dim(value)
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def _kernel(data: dict[str, Any]) -> KernelSource:

@@ -29,6 +29,7 @@ from flamec.ir.kernel import (
     name_of,
     operands_of,
 )
+from flamec.ir.shape import structural_key
 
 FEW = 16  # parts and scalars that are written out one by one
 LONGEST_BLOCK = 64  # statements
@@ -72,8 +73,10 @@ class BundleWriter:
             places += at
         forms = self._forms(slots)
         symbols = set().union(*(e.symbols for e in self.programs))
-        for part in self.kernel.parts:
-            symbols |= symbols_in(part.sizes)
+        for sizes in {
+            structural_key(part.sizes): part.sizes for part in self.kernel.parts
+        }.values():
+            symbols |= symbols_in(sizes)
         return render(
             "bundle.c.j2",
             {
@@ -132,10 +135,10 @@ class BundleWriter:
             "body": _NAME.sub(lambda word: called.get(word[0], word[0]), body),
             "gives": "\n".join(gives),
         }
-        text = render("scalars.c.j2", holes)
+        text = "\0".join(holes.values())
         if text not in self.functions:
-            self.functions[text] = f"scalars_{len(self.functions)}"
-            self.new_functions.append(text.replace(" scalars(", f" {self.functions[text]}(", 1))
+            holes["name"] = self.functions[text] = f"scalars_{len(self.functions)}"
+            self.new_functions.append(render("scalars.c.j2", holes))
         return self.functions[text], places
 
     def _forms(self, slots: dict[str, int]) -> list[dict[str, Any]]:

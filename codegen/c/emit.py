@@ -87,7 +87,9 @@ class Emitter:
         like = tuple(id(x) for x in (kernel.parts, kernel.uniform, kernel.finish))
         known = self._repeated.get(like)
         if known is None:
-            programs = [self._program(p.program) for p in kernel.parts]
+            different = {id(p.program): p.program for p in kernel.parts}
+            emitted = {key: self._program(program) for key, program in different.items()}
+            programs = [emitted[id(p.program)] for p in kernel.parts]
             if is_bundle(kernel, programs):
                 self._bundle(name, kernel, buffers, programs)
                 return

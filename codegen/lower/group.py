@@ -258,9 +258,12 @@ def _kind(tasks: Sequence[Task]) -> str:
 def _locations(tasks: Sequence[Task]) -> tuple[str, ...]:
     """The user's lines, each once, in order."""
     found: dict[str, None] = {}
+    last = None
     for task in tasks:
-        if task.origin is not None and task.origin.location is not None:
-            found[str(task.origin.location)] = None
+        origin = task.node or task.source
+        if origin is not None and origin.location is not last and origin.location is not None:
+            last = origin.location  # often that of the next task, too
+            found[str(last)] = None
     return tuple(found)
 
 

@@ -14,7 +14,7 @@ from flamec.codegen.buffers import assign_buffers, reads_before_writing
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.kernel_builder import Memory, PartialResults
 from flamec.codegen.lower.lanes import MEMORY_DTYPES
-from flamec.codegen.traffic import bytes_read, bytes_written, flops
+from flamec.codegen.traffic import traffic
 from flamec.ir.estimates import estimate, value_bytes
 from flamec.ir.graph import Value
 from flamec.ir.passes.arrange_memory import arrange
@@ -60,8 +60,9 @@ def fit_kernels(
     lower: LowerPart,
 ) -> tuple[list[FittedKernel], MemoryFit]:
     """``lower`` makes the kernel of a group that stores these values."""
-    products = [estimate(flops(kernel.kernel)) / budget.flops_per_byte for kernel in kernels]
-    moved = sum(estimate(bytes_read(kernel) + bytes_written(kernel)) for kernel in kernels)
+    moves = [traffic(kernel) for kernel in kernels]
+    products = [estimate(work) / budget.flops_per_byte for _, _, work in moves]
+    moved = sum(estimate(read + written) for read, written, _ in moves)
     work = sum(products) + moved + len(kernels) * budget.bytes_per_kernel
     parts = _Parts(context, fusion, kernels, lower)
     fit = fit_memory_budget(
@@ -85,6 +86,9 @@ class _Parts:
     lower: LowerPart
     _parts: dict[object, tuple[FusionGroup, LoweredKernel, Stage]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._results = {*self.context.outputs, *self.context.updates.values()}
+
     def whole(self, number: int) -> Stage:
         """The stage that is all of a group."""
         return self._stage(number, self.fusion.groups[number].tasks, self.kernels[number])
@@ -101,13 +105,12 @@ class _Parts:
         """The size of the arena, as ``plan_memory`` will find it for typical sizes."""
         table = assign_buffers(self.context, [self.fitted(stage).kernel for stage in stages])
         copied = [v for v in self.context.updates.values() if table.is_temporary(v)]
-        results = {*self.context.outputs, *self.context.updates.values()}
         size: dict[Hashable, int] = {v: value_bytes(v) for v in copied}
         accesses: list[Access[Hashable]] = []
         for stage in map(self._exact, stages):
             size.update(stage.private)
             for value, memory in stage.stores.items():
-                if value not in results:
+                if value not in self._results:
                     size[memory] = value_bytes(value)
             accesses.append(stage.access)
         return arrange([*accesses, Access(copied, ())], size, (), large_results(self.context)).peak
@@ -153,8 +156,8 @@ class _Parts:
                 stores[memory] = memory
             else:
                 loads[memory] = memory
-        results = {*self.context.outputs, *self.context.updates.values()}
-        movable = [v for v in loads if v in self.context.producers and v not in results]
+        results, producers = self._results, self.context.producers
+        movable = [v for v in loads if v in producers and v not in results]
         pairs = tuple(
             (new, old)
             for new in stores

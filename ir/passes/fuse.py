@@ -33,7 +33,7 @@ from flamec.ir.passes.early_tasks import early_tasks
 from flamec.ir.passes.epilogues import heavy_epilogue, wide_epilogue
 from flamec.ir.passes.fusion_state import NEEDS_OWN_LOOPS, FusionState, WorkingGroup, name_of
 from flamec.ir.passes.islands import MergedIsland, find_islands, locations, looks, record
-from flamec.ir.passes.recompute import recompute_cheap_values, stored_values
+from flamec.ir.passes.recompute import StoredValues, recompute_cheap_values
 from flamec.ir.task_signature import Signature, TaskSignatures
 from flamec.ir.tasks import Task, TaskGraph, only_scalars
 
@@ -146,11 +146,12 @@ def fuse(context: TaskGraph, options: FusionOptions | None = None) -> Fusion:
         if options.elementwise_epilogues:
             fuser.merge_edges(_folds_rows)
     groups = [list(fuser.segments(group)) for group in fuser.state.in_order()]
+    values = StoredValues(context)
     if options.enabled:
         groups = recompute_cheap_values(
-            groups, context, fuser.signatures, options.recompute_expensive
+            groups, context, fuser.signatures, values, options.recompute_expensive
         )
-    stored, decisions = stored_values(groups, context), fuser.all_decisions()
+    stored, decisions = values.of(groups), fuser.all_decisions()
     absorbed: Absorbed = {}
     if options.enabled and options.prologues:
         groups, absorbed, stored = absorb_prologues(groups, context, stored)
@@ -158,7 +159,7 @@ def fuse(context: TaskGraph, options: FusionOptions | None = None) -> Fusion:
     made = []
     absorbing = {task for task, _ in absorbed}
     for segments in groups:
-        tasks = absorbing.intersection(task for segment in segments for task in segment)
+        tasks = absorbing and absorbing.intersection(t for segment in segments for t in segment)
         own = {k: maker for k, maker in absorbed.items() if k[0] in tasks} if tasks else {}
         made.append(FusionGroup(tuple(segments), own))
     return Fusion(tuple(made), decisions, stored)

@@ -29,37 +29,52 @@ LONGEST_CHAIN = 16  # tasks that are done again for one value
 LONGEST = 128  # tasks of a segment that is made longer
 
 
-def stored_values(groups: Segments, context: TaskGraph) -> set[Value]:
-    """The values that need memory: results, and what a segment reads and its kernel does not
-    know."""
-    stored = {*context.outputs, *context.updates.values()}
-    for segments in groups:
-        known = {v for task in shared_scalars(segments) for v in task.results} if segments else ()
-        for segment in segments:
-            read = _read(segment, context)
-            stored.update(v for v in read if v in context.producers and v not in known)
-    return stored | {v for tasks in context.producers.values() for v in _shared(tasks)}
+class StoredValues:
+    """What needs memory, of one graph. ``read``: the roots that a segment reads and does not make,
+    found once for each."""
 
+    def __init__(self, context: TaskGraph) -> None:
+        self._context = context
+        self._read: dict[Segment, set[Value]] = {}
+        self._always = {*context.outputs, *context.updates.values()}
+        for tasks in context.producers.values():
+            if len(tasks) > 1 or tasks[0].is_copy:  # filled part by part
+                self._always.update(tasks[0].results)
 
-def _shared(tasks: Sequence[Task]) -> list[Value]:
-    """Values that several tasks fill part by part."""
-    return [v for v in tasks[0].results if len(tasks) > 1 or tasks[0].is_copy]
+    def of(self, groups: Segments) -> set[Value]:
+        """The values that need memory: results, and what a segment reads and its kernel does not
+        know."""
+        stored, producers = set(self._always), self._context.producers
+        for segments in groups:
+            scalars = shared_scalars(segments) if segments else ()
+            known = {v for task in scalars for v in task.results}
+            for segment in segments:
+                read = self.read(segment)
+                stored.update([v for v in read if v in producers and v not in known])
+        return stored
 
-
-def _read(segment: Segment, context: TaskGraph) -> set[Value]:
-    """The roots that a segment reads and does not make."""
-    read = {v for task in segment for v in context.roots_of(task)}
-    return read.difference([v for task in segment for v in task.results])
+    def read(self, segment: Segment) -> set[Value]:
+        known = self._read.get(segment)
+        if known is None:
+            roots_of = self._context.roots_of
+            read = {v for task in segment for v in roots_of(task)}
+            known = read.difference([v for task in segment for v in task.results])
+            self._read[segment] = known
+        return known
 
 
 def recompute_cheap_values(
-    groups: Segments, context: TaskGraph, signatures: TaskSignatures, expensive: bool = False
+    groups: Segments,
+    context: TaskGraph,
+    signatures: TaskSignatures,
+    values: StoredValues,
+    expensive: bool = False,
 ) -> Segments:
     """See the module's docstring; large values first. Groups that nothing is left of are gone.
 
     ``expensive``: operations such as exp may be done again, too.
     """
-    recomputer = _Recomputer(groups, context, signatures, expensive)
+    recomputer = _Recomputer(groups, context, signatures, values, expensive)
     while recomputer.round():
         pass
     kept = ([s for s in segments if s] for segments in recomputer.groups)
@@ -105,13 +120,15 @@ class _Recomputer:
         groups: Segments,
         context: TaskGraph,
         signatures: TaskSignatures,
+        values: StoredValues,
         expensive: bool,
     ) -> None:
         self.groups = groups
+        self.values = values
         self.context = context
         self.signatures = signatures
         self.expensive = expensive
-        self.stored = stored_values(groups, context)
+        self.stored = values.of(groups)
         self._results = {*context.outputs, *context.updates.values()}
         self._costs: dict[Signature, float | None] = {}
         self._reads: dict[Place, set[Value]] = {}
@@ -136,7 +153,7 @@ class _Recomputer:
         for task in self._segment(place):
             self._makers.get(task, {}).pop(place, None)
         self.groups[place[0]][place[1]] = segment
-        self._reads[place] = _read(segment, self.context)
+        self._reads[place] = self.values.read(segment)
         for value in self._reads[place]:
             self._readers.setdefault(value, {})[place] = None
         for task in segment:
@@ -294,7 +311,7 @@ class _Recomputer:
                 # a dead task may be what holds the others together
                 if live != segment and (not live or self._cost(live, self.stored) is not None):
                     self._put(place, live)
-            stored = stored_values(self.groups, self.context)
+            stored = self.values.of(self.groups)
             gone = self.stored - stored
             self._store(stored - self.stored, gone)
             unused = [t for v in gone for t in self.context.producers[v]]

@@ -10,9 +10,7 @@ import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
-SOURCES = {
-    lane: Path(__file__).with_name(f"product_{lane}.c") for lane in ("f32", "f64")
-}
+SOURCES = {lane: Path(__file__).with_name(f"product_{lane}.c") for lane in ("f32", "f64")}
 
 
 class Products:
