@@ -77,7 +77,7 @@ class Node:
         """The same operation, from the same line, on other operands of the same types."""
         node = object.__new__(Node)
         node.op, node.attributes = self.op, self.attributes
-        node._attributes_key = self._attributes_key
+        node._attributes_key = self.attributes_key  # found once for all copies
         node.location, node.scope = self.location, self.scope
         node.inputs = tuple(inputs)
         node.outputs = tuple([Value(v.type, node, v.index, v.name) for v in self.outputs])

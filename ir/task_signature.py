@@ -44,16 +44,20 @@ class TaskSignatures:
     def _task(self, task: Task) -> tuple[int, tuple[Value, ...]]:
         """A number for what a task does by itself, and the roots it reads and makes."""
         if task not in self._tasks:  # else it was found in ``of``
-            operands = []
+            operands: list[Any] = []
+            roots_in_memory = self.context.roots
             for value in task.operands:
                 root, chain = self.context.resolve(value)
-                made = None if root in self.context.roots else _node_key(root.node)
-                operands.append((root.type.key, made, *map(_node_key, chain)))
+                if not chain and root in roots_in_memory:
+                    operands.append(root.type.number)
+                    continue
+                made = None if root in roots_in_memory else _node_key(root.node)
+                operands.append((root.type.number, made, *map(_node_key, chain)))
             region = task.region
             key = (
                 _node_key(task.node),
                 tuple(operands),
-                tuple(value.type.key for value in task.results),
+                tuple([value.type.number for value in task.results]),
                 region and (structural_key((region.offset,)), _factors(region.dims)),
                 task.from_memory,
                 task.one_per_row,
@@ -68,7 +72,7 @@ class TaskSignatures:
 def _node_key(node: Node | None) -> Any:
     if node is None:
         return None
-    return (node.op.name, node.attributes_key, *[value.type.key for value in node.outputs])
+    return (node.op.name, node.attributes_key, *[value.type.number for value in node.outputs])
 
 
 def _factors(dims: Sequence[Sequence[Any]]) -> tuple[Any, ...]:

@@ -93,7 +93,7 @@ class GraphLowering:
             context = build_tasks(prepared, self._guarded, self._uneven)
         with stage("fuse"):
             fusion = fuse(context, self._options)
-        lowering = GroupLowering(context, self._errors, self._reuse)
+        lowering = GroupLowering(context, self._errors, fusion.signatures, self._reuse)
         kernels: list[LoweredKernel] = []
         lowered_bodies: list[dict[str, LoweredGraph]] = []
         for group, stores in zip(fusion.groups, fusion.stores(), strict=True):

@@ -94,11 +94,11 @@ class GroupLowering:
 
     context: TaskGraph
     errors: ErrorTable
+    signatures: TaskSignatures
     reuse: bool = True
     count: int = 0
 
     def __post_init__(self) -> None:
-        self._signatures = TaskSignatures(self.context)
         self._known: dict[Any, tuple[LoweredKernel, list[Value]]] = {}
 
     def lower(self, group: FusionGroup, stored: set[Value], name: str) -> LoweredKernel:
@@ -113,7 +113,7 @@ class GroupLowering:
             return _lower_sort(first, self.context, name)
         if len(group.segments) > 1:
             return self._lower(group, stored, name)
-        signature, roots = group_signature(group, stored, self._signatures)
+        signature, roots = group_signature(group, stored, self.signatures)
         if signature not in self._known:
             asked = self.errors.asked
             lowered = self._lower(group, stored, name)
@@ -134,7 +134,7 @@ class GroupLowering:
         builder = KernelBuilder(self.errors)
         shared = shared_scalars(segments)
         scalars = {value: task for task in shared for value in task.results}
-        repeated = RepeatedParts(builder, self._signatures, stored, scalars)
+        repeated = RepeatedParts(builder, self.signatures, stored, scalars)
         parts = []
         if shared:
             self._lower_scalars(shared, stored, builder)

@@ -11,22 +11,35 @@ from __future__ import annotations
 from typing import Any
 
 from flamec.ir.graph import Graph, Node, Value
-from flamec.ir.passes.rewrite import RewriteBuilder, rewrite
+from flamec.ir.passes.visits import count_visits
 
 
 def eliminate_common_subexpressions(graph: Graph) -> Graph:
     """The same program in which each node is the first of its kind."""
+    count_visits(len(graph.nodes))
     first: dict[Any, Node] = {}
-
-    def share(builder: RewriteBuilder, node: Node) -> tuple[Value, ...] | None:
-        known = first.setdefault(_key(node), node)
-        return None if known is node else known.outputs
-
-    return rewrite(graph, share)
-
-
-def _key(node: Node) -> Any:
-    operands = [id(v) for v in node.inputs]
-    if node.op.commutative:
-        operands.sort()
-    return (node.op.name, *operands, *node.attributes_key)
+    same: dict[Value, Value] = {}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        candidate = node
+        for value in node.inputs:
+            if value in same:
+                candidate = node.on([same.get(v, v) for v in node.inputs])
+                break
+        operands = [id(v) for v in candidate.inputs]
+        if node.op.commutative:
+            operands.sort()
+        kept = first.setdefault((node.op.name, *operands, *node.attributes_key), candidate)
+        if kept is candidate:
+            nodes.append(candidate)
+        if kept is not node:
+            same.update(zip(node.outputs, kept.outputs, strict=True))
+    if not same:
+        return graph
+    return Graph(
+        graph.inputs,
+        tuple(nodes),
+        tuple(same.get(v, v) for v in graph.outputs),
+        {i: same.get(v, v) for i, v in graph.updates.items()},
+        graph.name,
+    )

@@ -29,10 +29,24 @@ from flamec.ir.loop_nest import (
 )
 from flamec.ir.op import OpKind
 from flamec.ir.passes.absorb_prologues import Absorbed, absorb_prologues
+from flamec.ir.passes.bundle_writers import bundle_writers
 from flamec.ir.passes.early_tasks import early_tasks
 from flamec.ir.passes.epilogues import heavy_epilogue, wide_epilogue
-from flamec.ir.passes.fusion_state import NEEDS_OWN_LOOPS, FusionState, WorkingGroup, name_of
-from flamec.ir.passes.islands import MergedIsland, find_islands, locations, looks, record
+from flamec.ir.passes.fusion_state import (
+    NEEDS_OWN_LOOPS,
+    Dependencies,
+    FusionState,
+    WorkingGroup,
+    name_of,
+)
+from flamec.ir.passes.islands import (
+    MergedIsland,
+    find_islands,
+    locations,
+    looks,
+    looks_of_end,
+    record,
+)
 from flamec.ir.passes.recompute import StoredValues, recompute_cheap_values
 from flamec.ir.task_signature import Signature, TaskSignatures
 from flamec.ir.tasks import Task, TaskGraph, only_scalars
@@ -42,7 +56,6 @@ LARGEST_SEGMENT = 96  # tasks; beyond that compiling costs more than it saves
 SLOWDOWN = 1.5  # by which merged loops may be worse than separate ones
 LANES = 128  # rows side by side in a block
 BLOCK_ELEMENTS = 1 << 16  # that one block may work on for as long as a launch takes
-BUNDLE_SHARE = 4  # a bundled writer moves at least so many times what merging would save
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +126,13 @@ class FusionGroup:
 
 @dataclass(frozen=True)
 class Fusion:
-    """The result: groups in execution order; ``escapes`` are the values that must be stored."""
+    """The result: groups in execution order; ``escapes`` are the values that must be stored.
+    ``signatures``: those of the tasks."""
 
     groups: tuple[FusionGroup, ...]
     decisions: tuple[FusionDecision, ...]
     escapes: set[Value]
+    signatures: TaskSignatures
 
     def stores(self) -> list[set[Value]]:
         """For each group the escapes that it stores: of several that compute one, the first."""
@@ -162,7 +177,7 @@ def fuse(context: TaskGraph, options: FusionOptions | None = None) -> Fusion:
         tasks = absorbing and absorbing.intersection(t for segment in segments for t in segment)
         own = {k: maker for k, maker in absorbed.items() if k[0] in tasks} if tasks else {}
         made.append(FusionGroup(tuple(segments), own))
-    return Fusion(tuple(made), decisions, stored)
+    return Fusion(tuple(made), decisions, stored, fuser.signatures)
 
 
 def _absorption(consumer: Task, maker: Sequence[Task]) -> FusionDecision:
@@ -179,24 +194,54 @@ class _Fuser:
     def __init__(self, context: TaskGraph, options: FusionOptions) -> None:
         self.context = context
         self.options = options
-        self.state = FusionState(context)
+        self._dependencies = Dependencies(context)
         self.signatures = TaskSignatures(context)
         self._early = early_tasks(context)
         self._made: list[FusionDecision] = []
         arrays = [v for v in context.graph.values() if v.type.shape and v in context.roots]
         self._arrays = sorted(arrays, key=lambda v: -value_bytes(v))
         self._merges: list[tuple[WorkingGroup, WorkingGroup, int]] = []
-        self._refused: dict[tuple[int, int], str] = {}
+        self._refused: dict[tuple[WorkingGroup, WorkingGroup], str] = {}
         self._cost: dict[Signature, _NestCost | str] = {}
-        self._own_costs: dict[int, float] = {}
-        self._scalar: dict[int, bool] = {}
+        self._own_costs: dict[WorkingGroup, float] = {}
+        self._scalar: dict[WorkingGroup, bool] = {}
+        self._said: set[tuple[int, object]] = set()
+        self._islands: list[list[Task]] = []
+        self._ends: dict[Task, MergedIsland] = {}  # what became of islands, by their first tasks
+        if options.enabled:
+            self._islands = find_islands(self._dependencies, _is_pointwise)
+            self._merge_ends()
+        together = [tuple(island) for island in self._islands if island[0] in self._ends]
+        self.state = FusionState(self._dependencies, together)
 
     # phases --------------------------------------------------------------------------
+    def _merge_ends(self) -> None:
+        """Find the islands that nothing else needs, as the updates of parameters are, and that are
+        there several times. Where merging makes a whole one of the first, the others begin so."""
+        alike: dict[object, list[list[Task]]] = {}
+        for island in self._islands:
+            key = looks_of_end(island, self._dependencies, self.signatures, self._early)
+            if key is not None:
+                alike.setdefault(key, []).append(island)
+        for first, *others in alike.values():
+            if others:
+                self.state = FusionState(Dependencies(self.context, first))
+                self.merge_edges(_any)
+                if len(self.state.groups()) == 1:
+                    model = record(first, self.state, self._merges, self._reason)
+                    self._ends.update((island[0], model) for island in (first, *others))
+                self._made.clear()
+                self._merges.clear()
+
     def merge_islands(self) -> None:
         """Merge along the edges within islands, each by itself; equal ones are looked at once."""
         known: dict[object, MergedIsland] = {}
-        for island in find_islands(self.state, self.context.tasks, _is_pointwise):
-            key = looks(island, self.state, self.signatures, self._early)
+        for island in self._islands:
+            model = self._ends.get(island[0])
+            if model is not None:
+                self._say_merges(model, island)
+                continue
+            key = looks(island, self._dependencies, self.state, self.signatures, self._early)
             model = None if key is None else known.get(key)
             if model is not None and self._repeat(model, island):
                 continue
@@ -214,17 +259,23 @@ class _Fuser:
             if state.would_circle(groups):
                 return False
             state.merge(*groups)
-        if locations(island) != model.locations:  # else the decisions would be the same, too
+        self._say_merges(model, island)
+        for a, b, reason in model.refused:
+            producer, consumer = state.groups_of((island[a], island[b]))
+            self._refused[producer, consumer] = reason
+        return True
+
+    def _say_merges(self, model: MergedIsland, island: Sequence[Task]) -> None:
+        """The decisions that led to an island, unless they are those of an equal one."""
+        key = id(model), locations(island)
+        if key not in self._said:
+            self._said.add(key)
             for producer, consumer, saved in model.merges:
                 first, second = (name_of([island[i] for i in n]) for n in (producer, consumer))
                 self._made.append(FusionDecision(first, second, True, _saves(saved)))
-        for a, b, reason in model.refused:
-            producer, consumer = state.groups_of((island[a], island[b]))
-            self._refused[producer.number, consumer.number] = reason
-        return True
 
     def _reason(self, producer: WorkingGroup, consumer: WorkingGroup) -> str | None:
-        reason = self._refused.get((producer.number, consumer.number))
+        reason = self._refused.get((producer, consumer))
         return None if reason == _CYCLE else reason
 
     def merge_edges(self, wanted: PairRule, tasks: Sequence[Task] | None = None) -> None:
@@ -264,57 +315,16 @@ class _Fuser:
                         self._try_merge(a, b, value)
 
     def bundle_writers(self) -> None:
-        """One kernel for all elementwise groups at the end that move much more than any
-        merge with their producers would save: the parameters of an optimizer step.
-
-        Scalars that only they need, or that nobody needs (a count of steps), go with them.
-        """
-        writers = [g for g in self.state.groups() if self._is_writer(g)]
-        writers.sort(key=lambda g: (len(g.tasks) > 1, g.position))
-        if len(writers) < 2:
-            return
-        ends = set(writers)
-        shared = []
-        for group in reversed(self.state.in_order()):
-            users = self.state.successors(group)
-            if group in ends or not self._is_uniform(group) or not users <= ends:
-                continue
-            if self._is_read_plainly(group):
-                ends.add(group)
-                shared.append(group)
-        self.state.bundle(writers, shared)
-        for group in writers[1:]:
+        """One kernel for all independent writers at the end, such as an optimizer's update."""
+        for first, other in bundle_writers(self.state, self._is_uniform):
             reason = "independent writers run side by side"
-            self._made.append(FusionDecision(writers[0].name, group.name, True, reason))
-
-    def _is_read_plainly(self, scalars: WorkingGroup) -> bool:
-        """Whether others need the results of ``scalars`` for elementwise operations only."""
-        inside = set(scalars.tasks)
-        return all(
-            reader.kind is OpKind.ELEMENTWISE
-            for task in scalars.tasks
-            for value in task.results
-            for reader in self.state.reading(value)
-            if reader not in inside
-        )
-
-    def _is_writer(self, group: WorkingGroup) -> bool:
-        if not group.pointwise or self._is_uniform(group) or self.state.successors(group):
-            return False
-        read = self.state.inputs(group.tasks)
-        moved = sum(map(value_bytes, read)) + sum(map(value_bytes, self.state.escapes_of(group)))
-        saved = 0
-        for value in read:
-            producer = self.state.owner_of(value)
-            if producer is not None and value.type.shape:
-                saved += value_bytes(value) * (1 if self.state.is_result(value) else 2)
-        return moved >= BUNDLE_SHARE * saved
+            self._made.append(FusionDecision(first.name, other.name, True, reason))
 
     # one pair ------------------------------------------------------------------------
     def _try_merge(
         self, producer: WorkingGroup, consumer: WorkingGroup, value: Value, late: bool = False
     ) -> bool:
-        key = (producer.number, consumer.number)
+        key = producer, consumer
         if key in self._refused:
             return False
         reason = self._objection(producer, consumer, late)
@@ -383,9 +393,9 @@ class _Fuser:
 
     def _is_uniform(self, group: WorkingGroup) -> bool:
         """Whether a group computes only scalars from scalars."""
-        known = self._scalar.get(group.number)
+        known = self._scalar.get(group)
         if known is None:
-            known = self._scalar[group.number] = _uniform(group)
+            known = self._scalar[group] = _uniform(group)
         return known
 
     def _is_early(self, group: WorkingGroup) -> bool:
@@ -409,10 +419,10 @@ class _Fuser:
         return known
 
     def _own_cost(self, group: WorkingGroup) -> float:
-        known = self._own_costs.get(group.number)
+        known = self._own_costs.get(group)
         if known is None:
             known, _ = self._nest_cost(group.tasks, self.state.escapes_of(group))
-            self._own_costs[group.number] = known
+            self._own_costs[group] = known
         return known
 
     def all_decisions(self) -> tuple[FusionDecision, ...]:
@@ -421,7 +431,7 @@ class _Fuser:
         left = []
         for producer in groups:
             for consumer in self.state.successors(producer):
-                reason = self._refused.get((producer.number, consumer.number), _CYCLE)
+                reason = self._refused.get((producer, consumer), _CYCLE)
                 left.append(FusionDecision(producer.name, consumer.name, False, reason))
         return tuple(dict.fromkeys([*self._made, *left]))
 

@@ -95,30 +95,63 @@ def name_of(tasks: Sequence[Task]) -> str:
     return f"{text} ({last.location})" if last and last.location else text
 
 
-class FusionState:
-    """Which group every task is in, and what groups need of each other."""
+class Dependencies:
+    """What tasks, of a graph or some of it, need of each other.
 
-    def __init__(self, context: TaskGraph) -> None:
+    ``reading``: the tasks that read a root, in order; ``needs``, ``needed_by``: tasks by task;
+    ``results``: what the program gives back.
+    """
+
+    def __init__(self, context: TaskGraph, tasks: Sequence[Task] | None = None) -> None:
         self.context = context
+        self.tasks = context.tasks if tasks is None else tasks
+        self.results = {*context.outputs, *context.updates.values()}
+        self.reading: dict[Value, list[Task]] = {}
+        self.needs: dict[Task, list[Task]] = {}
+        self.needed_by: dict[Task, list[Task]] = {}
+        inside = None if tasks is None else set(tasks)
+        for task in self.tasks:
+            for root in dict.fromkeys(context.roots_of(task)):
+                self.reading.setdefault(root, []).append(task)
+            needs = context.dependencies(task)
+            if inside is not None:
+                needs = [other for other in needs if other in inside]
+            self.needs[task] = needs
+            for other in needs:
+                self.needed_by.setdefault(other, []).append(task)
+
+    def users(self, task: Task) -> Sequence[Task]:
+        """The tasks that need a task, in order, each once."""
+        return list(dict.fromkeys(self.needed_by.get(task, ())))
+
+
+class FusionState:
+    """Which group every task is in, and what groups need of each other.
+
+    ``together``: sets of tasks that are a group from the beginning; no other task needs theirs.
+    """
+
+    def __init__(
+        self, dependencies: Dependencies, together: Sequence[tuple[Task, ...]] = ()
+    ) -> None:
+        self.context = dependencies.context
         self._groups: dict[int, WorkingGroup] = {}
         self._owner: dict[Task, WorkingGroup] = {}
-        self._results = {*context.outputs, *context.updates.values()}
-        self._reading: dict[Value, list[Task]] = {}
-        self._needs: dict[Task, list[Task]] = {}
-        self._needed_by: dict[Task, list[Task]] = {}
+        self._results = dependencies.results
+        self._reading = dependencies.reading
+        self._needs, self._needed_by = dependencies.needs, dependencies.needed_by
         self._count = 0
         self._below: dict[int, int] = {}  # for each group the set of those that need it, as bits
-        for task in context.tasks:
-            placed = (task,) if task.after or task.from_memory else ()
-            self._new_group(1 << self._count, _ONE_KIND[task.kind], placed, ((task,),))
-            for root in dict.fromkeys(context.roots_of(task)):
-                self._reading.setdefault(root, []).append(task)
-            self._needs[task] = context.dependencies(task)
-            for other in self._needs[task]:
-                self._needed_by.setdefault(other, []).append(task)
-        for task in reversed(context.tasks):
+        joined = {task: tasks for tasks in together for task in tasks}
+        for task in dependencies.tasks:
+            tasks = joined.get(task, (task,))
+            if tasks[0] is task:
+                placed = [t for t in tasks if t.after or t.from_memory]
+                kinds = _ONE_KIND[task.kind].union(*(_ONE_KIND[t.kind] for t in tasks[1:]))
+                self._new_group(1 << self._count, kinds, placed, (tasks,))
+        for task in reversed(dependencies.tasks):
             below = 0
-            for user in self._needed_by.get(task, ()):
+            for user in self._needed_by.get(task, ()) if task not in joined else ():
                 owner = self._owner[user]
                 if not below & owner.bits:  # else all that needs it is there, too
                     below |= self._below[owner.number] | owner.bits
@@ -151,17 +184,13 @@ class FusionState:
         """The group that makes a value; None for inputs and for values made by several."""
         makers = self.context.producers.get(value, ())
         if len(makers) == 1:
-            return self._owner[makers[0]]
-        groups = {self._owner[t] for t in makers}
+            return self._owner.get(makers[0])
+        groups = {self._owner.get(t) for t in makers}
         return groups.pop() if len(groups) == 1 else None
 
     def makers(self, value: Value) -> Sequence[Task]:
         """The tasks that compute a value."""
         return self.context.producers.get(value, ())
-
-    def users(self, task: Task) -> Sequence[Task]:
-        """The tasks that need a task, in order, each once."""
-        return list(dict.fromkeys(self._needed_by.get(task, ())))
 
     def needing(self, tasks: Iterable[Task], among: Mapping[int, int], all_bits: int) -> list[int]:
         """What of ``among`` needs one of ``tasks``, directly or not: numbers by groups' bits, which
@@ -244,6 +273,15 @@ class FusionState:
             for value in task.results
             if value in self._results or any(t not in inside for t in self._reading.get(value, ()))
         }
+
+    def has_successors(self, group: WorkingGroup) -> bool:
+        """Whether some other group needs it."""
+        owner = self._owner
+        return any(
+            owner[user] is not group
+            for task in group.tasks
+            for user in self._needed_by.get(task, ())
+        )
 
     def has_several_successors(self, group: WorkingGroup) -> bool:
         """Whether more than one other group needs it; looks at no more than that takes."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flamec.ir.graph import Location
-from flamec.ir.passes.fusion_state import FusionState, WorkingGroup
+from flamec.ir.passes.fusion_state import Dependencies, FusionState, WorkingGroup
 from flamec.ir.task_signature import TaskSignatures
 from flamec.ir.tasks import Task, only_scalars
 
@@ -31,11 +31,9 @@ class MergedIsland:
     locations: tuple[Location | None, ...]
 
 
-def find_islands(
-    state: FusionState, tasks: Sequence[Task], wanted: Callable[[Task], bool]
-) -> list[list[Task]]:
+def find_islands(dependencies: Dependencies, wanted: Callable[[Task], bool]) -> list[list[Task]]:
     """The islands of several tasks among those ``wanted``, in order of their first tasks."""
-    parent: dict[Task, Task] = {task: task for task in tasks if wanted(task)}
+    parent: dict[Task, Task] = {task: task for task in dependencies.tasks if wanted(task)}
 
     def find(task: Task) -> Task:
         while parent[task] is not task:
@@ -51,7 +49,7 @@ def find_islands(
     scalar = {task: only_scalars((task,)) for task in parent}
     shared = []
     for task in parent:
-        users = state.users(task)
+        users = dependencies.users(task)
         if scalar[task] and len(users) > 1 and not all(scalar.get(user) for user in users):
             shared.append(task)
             users = [user for user in users if scalar.get(user)]
@@ -59,7 +57,7 @@ def find_islands(
             if user in parent:
                 join(task, user)
     for task in reversed(shared):
-        users = state.users(task)
+        users = dependencies.users(task)
         if all(user in parent for user in users):
             homes = {find(user) for user in users if not scalar[user]}
             if len(homes) == 1:
@@ -70,8 +68,28 @@ def find_islands(
     return [island for island in islands.values() if len(island) > 1]
 
 
+def looks_of_end(
+    island: Sequence[Task],
+    dependencies: Dependencies,
+    signatures: TaskSignatures,
+    early: frozenset[Task],
+) -> object:
+    """``looks`` of an island that no other task needs; None for others, too."""
+    inside = set(island)
+    if len(island) > LARGEST or any(
+        user not in inside for task in island for user in dependencies.needed_by.get(task, ())
+    ):
+        return None
+    producers, results = dependencies.context.producers, dependencies.results
+    if any(t.after or any(len(producers[v]) > 1 for v in t.results) for t in island):
+        return None
+    signature, _ = signatures.of(island, results)
+    return signature, tuple([task in early for task in island])
+
+
 def looks(
     island: Sequence[Task],
+    dependencies: Dependencies,
     state: FusionState,
     signatures: TaskSignatures,
     early: frozenset[Task],
@@ -88,7 +106,7 @@ def looks(
         all_bits |= bits
     outside = []  # how many tasks need a task (none, one, several); what of the island needs those
     for task in island:
-        users = [user for user in state.users(task) if user not in inside]
+        users = [user for user in dependencies.users(task) if user not in inside]
         needing = state.needing(users, places, all_bits) if users else ()
         outside.append((min(2, len(users)), *needing))
     signature, _ = signatures.of(island, state.escapes(island))

@@ -25,6 +25,7 @@ from flamec.ir.kernel import Load, Part
 from flamec.ir.passes.fuse import FusionOptions, fuse
 from flamec.ir.passes.manager import run_passes
 from flamec.ir.passes.pipeline import pipeline
+from flamec.ir.task_signature import TaskSignatures
 from flamec.ir.tasks import Task, build_tasks
 
 
@@ -62,13 +63,15 @@ def test_a_copy_is_what_lowering_would_have_given(
     context = build_tasks(prepare(graph(3, back_end)), guarded)
     fusion = fuse(context, options)
     reuse, errors = back_end == "c", ErrorTable()
-    groups = GroupLowering(context, errors, reuse)
+    groups = GroupLowering(context, errors, TaskSignatures(context), reuse)
     copies, parts = 0, 0
     for group, stores in zip(fusion.groups, fusion.stores(), strict=True):
         found = groups.lower(group, stores, "kernel")
         with monkeypatch.context() as patch:
             patch.setattr(RepeatedParts, "part", lowered_anew)
-            alone = GroupLowering(context, errors, reuse).lower(group, stores, "kernel")
+            alone = GroupLowering(context, errors, TaskSignatures(context), reuse).lower(
+                group, stores, "kernel"
+            )
         copies += found.model is not None
         parts += len(found.kernel.parts) - len({id(p.program) for p in found.kernel.parts})
         assert found.kernel == alone.kernel
