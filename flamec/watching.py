@@ -118,15 +118,20 @@ def unwatched(function: F) -> F:
 
 
 def _profile_function(observer: Observer) -> Callable[[FrameType, str, Any], None]:
+    ours: set[str] = set()  # files of the framework, where most events are
+
     def on_event(frame: FrameType, event: str, argument: Any) -> None:
-        if event == "call":
-            code = frame.f_code
-            if not is_framework_file(code.co_filename) and not is_of_python(code):
+        code = frame.f_code
+        file = code.co_filename
+        if file in ours:
+            return
+        if is_framework_file(file):
+            ours.add(file)
+        elif event == "call":
+            if not is_of_python(code):
                 observer.entered(code, frame.f_globals)
         elif event == "c_call":
-            file = frame.f_code.co_filename
-            if not is_framework_file(file):
-                observer.called(argument, file)
+            observer.called(argument, file)
 
     return on_event
 

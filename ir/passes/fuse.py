@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 
 from flamec.ir.estimates import value_bytes
 from flamec.ir.graph import Value
@@ -205,6 +206,7 @@ class _Fuser:
         self._cost: dict[Signature, _NestCost | str] = {}
         self._own_costs: dict[WorkingGroup, float] = {}
         self._scalar: dict[WorkingGroup, bool] = {}
+        self._together: tuple[float, set[Value]] | None = None  # of the pair looked at: its cost
         self._said: set[tuple[int, object]] = set()
         self._islands: list[list[Task]] = []
         self._ends: dict[Task, MergedIsland] = {}  # what became of islands, by their first tasks
@@ -327,6 +329,7 @@ class _Fuser:
         key = producer, consumer
         if key in self._refused:
             return False
+        self._together = None
         reason = self._objection(producer, consumer, late)
         if reason:
             if reason != _LATER:
@@ -335,7 +338,9 @@ class _Fuser:
         saved = value_bytes(value)
         self._made.append(FusionDecision(producer.name, consumer.name, True, _saves(saved)))
         self._merges.append((producer, consumer, saved))
-        self.state.merge(producer, consumer)
+        together = self.state.merge(producer, consumer)
+        if self._together is not None:
+            self._own_costs[together], together.escapes = self._together
         return True
 
     def _objection(self, producer: WorkingGroup, consumer: WorkingGroup, late: bool) -> str:
@@ -351,7 +356,7 @@ class _Fuser:
             return f"the kernel would have more than {LARGEST_SEGMENT} operations"
         if self._is_uniform(producer) and self._is_uniform(consumer):  # statements without loops
             return _CYCLE if self.state.makes_cycle(producer, consumer) else ""
-        for task in sorted((*producer.placed, *consumer.placed), key=lambda t: t.position):
+        for task in sorted((*producer.placed, *consumer.placed), key=attrgetter("position")):
             if any(self.state.is_in(before, (producer, consumer)) for before in task.after):
                 return "it changes memory that must be filled first"
             for position in task.from_memory:
@@ -362,7 +367,7 @@ class _Fuser:
         multiplies = OpKind.CONTRACTION in kinds
         if OpKind.CONTRACTION in producer.kinds & consumer.kinds:
             return "each has a matrix product of its own"
-        tasks = sorted((*producer.tasks, *consumer.tasks), key=lambda t: t.position)
+        tasks = sorted((*producer.tasks, *consumer.tasks), key=attrgetter("position"))
         if multiplies and self.options.elementwise_epilogues:
             for task in tasks:
                 if task.kind in _ROW_KINDS or task.one_per_row:
@@ -374,6 +379,7 @@ class _Fuser:
         escapes = self.state.escapes_together(producer, consumer)
         try:
             cost, scopes = self._nest_cost(tasks, escapes)
+            self._together = cost, escapes
         except Incompatible as error:
             return str(error)
         apart = self._own_cost(producer) + self._own_cost(consumer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 
 from flamec.ir.graph import Value
 from flamec.ir.op import CONTROL, OpKind
@@ -410,8 +411,7 @@ class FusionState:
         return order
 
 
-def _position(task: Task) -> int:
-    return task.position
+_position = attrgetter("position")
 
 
 def _leads(
