@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flamec.ir.loop_nest import value_bytes
+from flamec.ir.estimates import value_bytes
 from flamec.ir.op import OpKind
 from flamec.ir.passes.fusion_state import FusionState, WorkingGroup
 
