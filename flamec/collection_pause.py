@@ -1,8 +1,8 @@
 """Python's cyclic garbage collector rests while a program is compiled.
 
 Compilation makes many objects that live until it ends, and the collector would look at all of them
-again and again: a fifth of the time for a network of fifty layers. Afterwards they are among the old
-ones, which it looks at when there are many more: most of them are part of the program.
+again and again: a fifth of the time for a network of fifty layers. Afterwards they are among the
+old ones, which it looks at when there are many more: most of them are part of the program.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ from flamec.ir.passes.fusion_state import (
     Dependencies,
     FusionState,
     WorkingGroup,
+    both_pointwise,
     name_of,
 )
 from flamec.ir.passes.islands import (
@@ -152,8 +153,8 @@ def fuse(context: TaskGraph, options: FusionOptions | None = None) -> Fusion:
     fuser = _Fuser(context, options)
     if options.enabled:
         fuser.merge_islands()
-        fuser.merge_edges(_both_pointwise)
-        fuser.merge_siblings(_both_pointwise if options.elementwise_epilogues else _any)
+        fuser.merge_edges(both_pointwise)
+        fuser.merge_siblings(both_pointwise if options.elementwise_epilogues else _any)
         fuser.bundle_writers()
         if options.elementwise_epilogues:
             fuser.merge_edges(_is_epilogue)
@@ -401,7 +402,7 @@ class _Fuser:
         """Whether a group computes only scalars from scalars."""
         known = self._scalar.get(group)
         if known is None:
-            known = self._scalar[group] = _uniform(group)
+            known = self._scalar[group] = group.pointwise and only_scalars(group.tasks)
         return known
 
     def _is_early(self, group: WorkingGroup) -> bool:
@@ -481,10 +482,6 @@ def _any(_producer: WorkingGroup, _consumer: WorkingGroup) -> bool:
     return True
 
 
-def _both_pointwise(producer: WorkingGroup, consumer: WorkingGroup) -> bool:
-    return producer.pointwise and consumer.pointwise
-
-
 def _is_epilogue(producer: WorkingGroup, consumer: WorkingGroup) -> bool:
     """Whether a product is followed by elementwise work."""
     return consumer.pointwise and OpKind.CONTRACTION in producer.kinds
@@ -493,8 +490,3 @@ def _is_epilogue(producer: WorkingGroup, consumer: WorkingGroup) -> bool:
 def _folds_rows(producer: WorkingGroup, consumer: WorkingGroup) -> bool:
     """Whether a product is followed by reductions."""
     return OpKind.REDUCTION in consumer.kinds and OpKind.CONTRACTION in producer.kinds
-
-
-def _uniform(group: WorkingGroup) -> bool:
-    """Whether a group computes only scalars from scalars."""
-    return group.pointwise and only_scalars(group.tasks)

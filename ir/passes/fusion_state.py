@@ -96,6 +96,11 @@ def name_of(tasks: Sequence[Task]) -> str:
     return f"{text} ({last.location})" if last and last.location else text
 
 
+def both_pointwise(a: WorkingGroup, b: WorkingGroup) -> bool:
+    """Whether neither of two groups has an operation with loops of its own."""
+    return a.pointwise and b.pointwise
+
+
 class Dependencies:
     """What tasks, of a graph or some of it, need of each other.
 
