@@ -18,14 +18,11 @@ import numpy as np
 
 from flamec import errors
 from flamec.dispatch import (
-    EXPAND,
     is_detached,
     overlap_error,
     tape_value,
     view_steps,
     with_scalars_moved,
-    with_zero_gradient,
-    write_through,
 )
 from flamec.errors import CompileError, DataDependentError, operation_error, user_location
 from flamec.host_numbers import expression_of, settle
@@ -45,6 +42,7 @@ from flamec.traced_gradients import TracedGradients
 from flamec.traced_hooks import TracedHooks
 from flamec.watching import unwatched
 from flamec.write_builder import WriteBuilder
+from flamec.write_through import EXPAND, with_zero_gradient, write_through
 
 if TYPE_CHECKING:
     from flamec.host_state import HostState
