@@ -14,6 +14,7 @@ from flamec.autograd.hooks import hooks_of_leaf
 from flamec.capture import Captured, captured_sources
 from flamec.dispatch import tape_value
 from flamec.guard_code import Check, CheckBuilder
+from flamec.guarded_layouts import add_layouts
 from flamec.ir.graph import Graph
 from flamec.ir.op import OpKind
 from flamec.ir.types import TensorType, float32
@@ -84,6 +85,7 @@ def build_check(captured: Captured) -> Check:
         b.add(f"({guard})", str(guard))
     for guard in captured.guards:
         b.add_guard(guard)
+    add_layouts(b, captured.layouts, captured.arguments)
     for condition in captured.host.conditions.values():
         b.add_host_condition(condition)
     _add_captured(b, captured)

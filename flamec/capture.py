@@ -17,6 +17,7 @@ import numpy as np
 
 from flamec.autograd.hooks import record_hooks
 from flamec.errors import CompileError
+from flamec.guarded_layouts import AskedLayout
 from flamec.guarded_values import Guard, is_constant
 from flamec.guards import Recorder
 from flamec.host_numbers import expression_of
@@ -76,7 +77,8 @@ class Captured:
     that a program cannot repeat, in words; ``escapes``: what it stored outside, tensors and numbers
     of the trace whose results follow those of the function, and ``stored_arguments``: tracers
     of arguments, with these. ``undo`` gives Python's state the values from before the trace.
-    ``host``: what a call does in Python.
+    ``host``: what a call does in Python. ``layouts``: inputs and what the trace asked of where
+    their elements lie (``layout.ask``).
     """
 
     graph: Graph
@@ -95,6 +97,7 @@ class Captured:
     tracked_inputs: tuple[int, ...] = ()
     tracked_outputs: tuple[int, ...] = ()
     aliases: list[tuple[int, Tensor]] = field(default_factory=list)
+    layouts: list[AskedLayout] = field(default_factory=list)
     number_arguments: frozenset[int] = frozenset()
     modes: Modes = field(default_factory=modes)
     execution: Execution | None = None
@@ -336,6 +339,13 @@ def _finish(
         del goal
     del kept
     graph = trace.build(outputs.values, name)
+    layouts = [
+        AskedLayout(
+            trace.sources[root.input_position], root.questions, root.written or root.returned
+        )
+        for root in trace.roots.values()
+        if root.input_position is not None and root.questions
+    ]
     differentiable = thread.grad_enabled and any(r.tracked and not r.freed for r in results)
     tracked_outputs = {
         r.position for r in results if r.kind == "fresh" and r.tracked and not r.freed
@@ -359,6 +369,7 @@ def _finish(
         aliases=list(trace.aliases),
         execution=trace.execution,
         escapes=escapes,
+        layouts=layouts,
     )
 
 
@@ -412,6 +423,7 @@ class _Outputs:
             return Result("constant", value=leaf)
         position = self.argument_position(leaf)
         if position is not None:
+            self.trace.root_of(leaf).returned = True
             return Result("argument", position)
         if leaf._trace is None:
             return Result("tensor", value=leaf)
@@ -421,6 +433,7 @@ class _Outputs:
         tracked = trace.is_tracked(leaf)
         root = trace.root_of(leaf)
         if root.input_position is not None:
+            root.returned = True
             return self._view_of_input(leaf, root)
         if len(self._shared.get(leaf._storage, ())) > 1:
             steps = leaf._steps[len(root.steps) :]

@@ -2,17 +2,18 @@
 
 Computed from the view steps that lead from the storage's base to the tensor, so
 the answer is the same while running and while tracing, for symbolic sizes too.
-Relations between symbolic sizes are judged by form alone: asking adds no guard,
-unless the function is traced for a size of 1.
+Relations between symbolic sizes are judged by form alone: asking adds no guard on sizes,
+unless the function is traced for a size of 1. What is asked of the layout of an argument or of a
+captured tensor is noted (``ask``), and becomes a guard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flamec.ir.shape import Dim, structurally_equal
+from flamec.ir.shape import Dim, SymbolicDim, equal, structurally_equal
 from flamec.ir.types import TensorType
 from flamec.state import thread
 from flamec.tensor import Storage, Tensor, ViewStep
@@ -37,16 +38,21 @@ def _is_one(dim: Dim) -> bool:
     return thread.trace is not None and thread.trace.is_one(dim)
 
 
-def is_row_major(shape: Sequence[Dim], strides: Strides) -> bool:
-    """Whether these strides are those of a contiguous array (any, where the size is 1)."""
-    if any(structurally_equal(d, 0) for d in shape):
+def is_row_major(
+    shape: Sequence[Dim], strides: Strides, same: Callable[[Dim, Dim], bool] = structurally_equal
+) -> bool:
+    """Whether these strides are those of a contiguous array (any, where the size is 1).
+
+    ``same``: how sizes are compared.
+    """
+    if any(same(d, 0) for d in shape):
         return True
     step: Dim = 1
     for dim, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if structurally_equal(stride, step):
+        if same(stride, step):
             step = step * dim
             continue
-        if not _is_one(dim):
+        if not (same(dim, 1) or _is_one(dim)):
             return False
     return True
 
@@ -61,6 +67,8 @@ def view_strides(
     """
     if is_row_major(shape, strides):
         return row_major(new_shape)
+    shape = [1 if _is_one(d) else d for d in shape]
+    new_shape = [1 if _is_one(d) else d for d in new_shape]
     result: list[Dim] = [0] * len(new_shape)
     position = len(new_shape) - 1
     run: Dim = 1  # elements in the run of old dimensions met so far
@@ -87,7 +95,26 @@ def view_strides(
     return tuple(result) if position < 0 else None
 
 
-def _base_strides(storage: Storage) -> Strides:
+def ask(tensor: Tensor, question: str) -> None:
+    """Note that a trace depends on where an input of it lies, of which ``tensor`` is a view.
+
+    ``question``: ``"view"``, whether a view can be made of it, which matters if somebody sees that
+    it is one; ``"strides"``; ``"offset"``; ``"storage"``, all that lies in its memory.
+    """
+    trace: Any = thread.trace
+    while trace is not None and trace.host is None:
+        trace = getattr(trace, "outer", None)
+    if trace is None:
+        return
+    root = trace.roots.get(tensor._storage)
+    if root is None and tensor._trace is None:
+        root = trace.root_of(tensor)
+    if root is not None and root.input_position is not None:
+        root.questions.add(question)
+
+
+def base_strides(storage: Storage) -> Strides:
+    """The strides of a storage's base, in elements."""
     base = storage.base
     if base is None or base.flags.c_contiguous:
         return row_major(storage.base_type.shape)
@@ -97,12 +124,13 @@ def _base_strides(storage: Storage) -> Strides:
 def layout(tensor: Tensor) -> tuple[Strides, Dim]:
     """The strides and the offset from the start of the storage, both in elements."""
     storage, steps = tensor._storage, tensor._steps
-    place = _Place(storage.base_type, _base_strides(storage), 0)
+    place = _Place(storage.base_type, base_strides(storage), 0)
     trace = thread.trace
     root = None if trace is None else trace.roots.get(storage)
     if root is not None:  # the graph's input may have symbolic sizes where the base has numbers
         place = place.follow(root.steps)
-        if is_row_major(place.type.shape, place.strides):
+        concrete = not any(isinstance(d, SymbolicDim) for d in root.type.shape)
+        if not concrete and is_row_major(place.type.shape, place.strides):
             place = _Place(root.type, row_major(root.type.shape), place.offset)
         else:
             place = _Place(root.type, place.strides, place.offset)
@@ -180,18 +208,22 @@ def _expanded(shape: Sequence[Dim], strides: Strides, new_shape: Sequence[Dim]) 
     return tuple(result)
 
 
-def is_contiguous(tensor: Tensor) -> bool:
-    """Whether the elements lie in row-major order without gaps."""
+def is_contiguous(tensor: Tensor, seen: bool = True) -> bool:
+    """Whether the elements lie in row-major order without gaps.
+
+    ``seen``: whether the answer itself matters, not only whose memory a result has.
+    """
+    ask(tensor, "strides" if seen else "view")
     array = tensor._array
     if array is not None:
         return bool(array.flags.c_contiguous)
     strides, _ = layout(tensor)
-    return is_row_major(tensor._type.shape, strides)
+    return is_row_major(tensor._type.shape, strides, equal if seen else structurally_equal)
 
 
-def can_view(tensor: Tensor, shape: Sequence[Dim]) -> bool:
-    """Whether ``tensor`` has a view of ``shape`` (with as many elements)."""
-    if is_contiguous(tensor):
+def can_view(tensor: Tensor, shape: Sequence[Dim], seen: bool = True) -> bool:
+    """Whether ``tensor`` has a view of ``shape`` (with as many elements); ``seen`` as above."""
+    if is_contiguous(tensor, seen):
         return True
     strides, _ = layout(tensor)
     return view_strides(tensor._type.shape, strides, shape) is not None

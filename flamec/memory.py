@@ -169,6 +169,7 @@ def fill_diagonal_(self: Tensor, fill_value: Any, wrap: bool = False) -> Tensor:
 # where the elements are ------------------------------------------------------------------
 def stride(self: Tensor, dim: int | None = None) -> Any:
     """The distance in memory, in elements, between neighbours along each dimension."""
+    layout.ask(self, "strides")
     strides, _ = layout.layout(self)
     if dim is None:
         return strides
@@ -177,6 +178,7 @@ def stride(self: Tensor, dim: int | None = None) -> Any:
 
 def storage_offset(self: Tensor) -> Dim:
     """The distance of the first element from the start of the storage, in elements."""
+    layout.ask(self, "offset")
     return layout.layout(self)[1]
 
 
@@ -227,6 +229,9 @@ def element_size(self: Tensor) -> int:
 
 def is_set_to(self: Tensor, tensor: Tensor) -> bool:
     """Whether both tensors are the same view of the same storage."""
+    for asked in (self, tensor):
+        layout.ask(asked, "offset")
+        layout.ask(asked, "strides")
     same = self._storage is tensor._storage and self._type == tensor._type
     return same and layout.layout(self) == layout.layout(tensor)
 

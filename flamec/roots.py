@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,11 @@ class AliasDiscovered(Exception):
 
 @dataclass
 class Root:
-    """The graph's view of one storage: how its input was reached, and its present value."""
+    """The graph's view of one storage: how its input was reached, and its present value.
+
+    ``questions``: what the function asked of the layout of the input (``layout.ask``);
+    ``returned``: whether a view of it is among the results.
+    """
 
     steps: tuple[ViewStep, ...]
     value: Value
@@ -34,6 +38,8 @@ class Root:
     input_position: int | None = None
     written: bool = False
     writer: Location | None = None
+    questions: set[str] = field(default_factory=set)
+    returned: bool = False
 
 
 def overlaps_itself(tensor: Tensor) -> bool:

@@ -46,7 +46,7 @@ def contiguous(input: Tensor, memory_format: Any = None) -> Tensor:
     """The tensor itself if its elements lie in row-major (or the given) order, else a copy."""
     if memory_format is not None:
         return _arranged("contiguous", input, memory_format, contiguous)
-    if is_contiguous(input):
+    if is_contiguous(input, seen=False):
         return input
     result = clone(input)
     if thread.trace is not None:
@@ -68,7 +68,7 @@ def regroup(input: Tensor, shape: Sequence[Dim]) -> Tensor:
 
 def reshaped(input: Tensor, shape: Sequence[Dim]) -> Tensor:
     """``input`` in ``shape`` (complete, of as many elements): a view if possible, else a copy."""
-    if thread.trace is not None and not can_view(input, shape):
+    if thread.trace is not None and not can_view(input, shape, seen=False):
         copy = owned(input)
         thread.trace.note_copy(input, copy)
         input = copy

@@ -14,7 +14,7 @@ from flamec.errors import OperationError, user_location
 from flamec.functional.dimensions import sizes
 from flamec.functional.shape import clone, regroup, window
 from flamec.ir.shape import format_shape, product, structurally_equal
-from flamec.layout import is_row_major, layout
+from flamec.layout import ask, is_row_major, layout
 from flamec.state import thread
 from flamec.tape import DETACH
 from flamec.tensor import Tensor
@@ -35,6 +35,7 @@ def as_strided(
             f"as_strided: size {shape} and stride {strides} must be of one length and not negative "
             f"(at {user_location()})"
         )
+    ask(input, "storage")
     offset = int(layout(input)[1] if storage_offset is None else storage_offset)
     flat = flat_storage(input)
     last = offset + sum((d - 1) * s for d, s in zip(shape, strides, strict=True))

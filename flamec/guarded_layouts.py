@@ -1,0 +1,82 @@
+"""Conditions on where the elements of arguments and captured tensors lie in memory.
+
+In: the inputs of a trace and what the function asked of their layouts (``layout.ask``). Out:
+conditions that the answers are the same; dense tensors, the usual case, need one flag of the array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flamec.layout import base_strides, layout
+from flamec.sources import InputSource
+from flamec.tensor import Storage, Tensor
+
+if TYPE_CHECKING:
+    from flamec.guard_code import CheckBuilder
+
+
+@dataclass(frozen=True)
+class AskedLayout:
+    """An input whose layout was asked for; ``seen``: whether somebody sees views of it."""
+
+    source: InputSource
+    questions: set[str]
+    seen: bool
+
+
+def add_layouts(b: CheckBuilder, layouts: Sequence[AskedLayout], arguments: Sequence[Any]) -> None:
+    """Guard what was asked; ``arguments``: those of the traced call, in variables ``a0``, …"""
+    for asked in layouts:
+        source, questions = asked.source, asked.questions
+        tensor = arguments[source.position] if source.kind == "argument" else source.tensor
+        if questions == {"view"} and not asked.seen and tensor is not None and _is_dense(tensor):
+            continue  # where another's would be a copy, nobody sees the difference
+        if source.kind == "base":
+            _add_base(b, source, arguments)
+        elif source.kind == "argument":
+            _add_tensor(b, f"a{source.position}", tensor, questions, source.name, False)
+        elif source.tensor is not None:
+            name = (
+                b.name(source.tensor) if source.owner is None else f"{b.name(source.owner)}._grad"
+            )
+            _add_tensor(b, name, source.tensor, questions, source.name or "tensor", True)
+
+
+def _add_tensor(
+    b: CheckBuilder, variable: str, tensor: Tensor, questions: set[str], label: str, captured: bool
+) -> None:
+    strides, offset = layout(tensor)
+    if _is_dense(tensor) and all(d > 1 for d in tensor._type.shape):  # then its shape says the rest
+        b.add(f"{variable}._array.flags.c_contiguous", f"{label} is contiguous", captured)
+    else:
+        text = f"{b.name(_strides)}({variable}) == {b.name(strides)}"
+        b.add(text, f"the strides of {label} are {strides}", captured)
+    if "offset" in questions or "storage" in questions:
+        text = f"{b.name(_offset)}({variable}) == {offset}"
+        b.add(text, f"the storage offset of {label} is {offset}", captured)
+    if "storage" in questions:
+        base = b.name(tensor._storage.base_type)
+        b.add(f"{variable}._storage.base_type == {base}", f"the storage of {label}", captured)
+
+
+def _add_base(b: CheckBuilder, source: InputSource, arguments: Sequence[Any]) -> None:
+    held = source.storage
+    storage: Storage = arguments[source.position]._storage if held is None else held
+    name = f"a{source.position}._storage" if held is None else b.name(storage)
+    text = f"{b.name(base_strides)}({name}) == {b.name(base_strides(storage))}"
+    b.add(text, "the strides of shared memory", held is not None)
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return bool(tensor._array.flags.c_contiguous)
+
+
+def _strides(tensor: Tensor) -> Any:
+    return layout(tensor)[0]
+
+
+def _offset(tensor: Tensor) -> Any:
+    return layout(tensor)[1]
