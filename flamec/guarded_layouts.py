@@ -36,7 +36,7 @@ def add_layouts(b: CheckBuilder, layouts: Sequence[AskedLayout], arguments: Sequ
             continue  # where another's would be a copy, nobody sees the difference
         if source.kind == "base":
             _add_base(b, source, arguments)
-        elif source.kind == "argument":
+        elif source.kind == "argument" and tensor is not None:
             _add_tensor(b, f"a{source.position}", tensor, questions, source.name, False)
         elif source.tensor is not None:
             name = (
