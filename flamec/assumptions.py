@@ -85,7 +85,7 @@ def build_check(captured: Captured) -> Check:
         b.add(f"({guard})", str(guard))
     for guard in captured.guards:
         b.add_guard(guard)
-    add_layouts(b, captured.layouts, captured.arguments)
+    add_layouts(b, captured)
     for condition in captured.host.conditions.values():
         b.add_host_condition(condition)
     _add_captured(b, captured)

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flamec.ir.shape import has_symbols
 from flamec.layout import base_strides, layout
 from flamec.sources import InputSource
 from flamec.tensor import Storage, Tensor
 
 if TYPE_CHECKING:
+    from flamec.capture import Captured
     from flamec.guard_code import CheckBuilder
 
 
@@ -27,29 +29,37 @@ class AskedLayout:
     seen: bool
 
 
-def add_layouts(b: CheckBuilder, layouts: Sequence[AskedLayout], arguments: Sequence[Any]) -> None:
-    """Guard what was asked; ``arguments``: those of the traced call, in variables ``a0``, …"""
-    for asked in layouts:
+def add_layouts(b: CheckBuilder, captured: Captured) -> None:
+    """Guard what was asked; arguments are in variables ``a0``, …"""
+    for asked in captured.layouts:
         source, questions = asked.source, asked.questions
-        tensor = arguments[source.position] if source.kind == "argument" else source.tensor
-        if questions == {"view"} and not asked.seen and tensor is not None and _is_dense(tensor):
-            continue  # where another's would be a copy, nobody sees the difference
+        position = source.position if source.kind == "argument" else -1
+        tensor = source.tensor if position < 0 else captured.arguments[position]
         if source.kind == "base":
-            _add_base(b, source, arguments)
-        elif source.kind == "argument" and tensor is not None:
-            _add_tensor(b, f"a{source.position}", tensor, questions, source.name, False)
-        elif source.tensor is not None:
-            name = (
-                b.name(source.tensor) if source.owner is None else f"{b.name(source.owner)}._grad"
-            )
-            _add_tensor(b, name, source.tensor, questions, source.name or "tensor", True)
+            _add_base(b, source, captured.arguments)
+        elif tensor is None or (questions == {"view"} and not asked.seen and _is_dense(tensor)):
+            continue  # where another's would be a copy, nobody sees the difference
+        elif position >= 0:
+            varies = has_symbols(captured.argument_types[position].shape)
+            _add_tensor(b, f"a{position}", tensor, questions, source.name, False, varies)
+        else:
+            name = b.name(tensor) if source.owner is None else f"{b.name(source.owner)}._grad"
+            _add_tensor(b, name, tensor, questions, source.name or "tensor", True, False)
 
 
 def _add_tensor(
-    b: CheckBuilder, variable: str, tensor: Tensor, questions: set[str], label: str, captured: bool
+    b: CheckBuilder,
+    variable: str,
+    tensor: Tensor,
+    questions: set[str],
+    label: str,
+    captured: bool,
+    varies: bool,
 ) -> None:
+    """``varies``: its sizes are symbols, and the strides of a dense one with them."""
     strides, offset = layout(tensor)
-    if _is_dense(tensor) and all(d > 1 for d in tensor._type.shape):  # then its shape says the rest
+    from_shape = "strides" not in questions or varies or all(d > 1 for d in tensor._type.shape)
+    if _is_dense(tensor) and from_shape:
         b.add(f"{variable}._array.flags.c_contiguous", f"{label} is contiguous", captured)
     else:
         text = f"{b.name(_strides)}({variable}) == {b.name(strides)}"

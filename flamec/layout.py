@@ -208,17 +208,18 @@ def _expanded(shape: Sequence[Dim], strides: Strides, new_shape: Sequence[Dim]) 
     return tuple(result)
 
 
-def is_contiguous(tensor: Tensor, seen: bool = True) -> bool:
+def is_contiguous(tensor: Tensor, seen: bool = True, exact: bool = False) -> bool:
     """Whether the elements lie in row-major order without gaps.
 
-    ``seen``: whether the answer itself matters, not only whose memory a result has.
+    ``seen``: whether the answer itself matters, not only whose memory a result has. ``exact``:
+    symbolic sizes are compared for what they are, which is guarded, not by form alone.
     """
     ask(tensor, "strides" if seen else "view")
     array = tensor._array
     if array is not None:
         return bool(array.flags.c_contiguous)
     strides, _ = layout(tensor)
-    return is_row_major(tensor._type.shape, strides, equal if seen else structurally_equal)
+    return is_row_major(tensor._type.shape, strides, equal if exact else structurally_equal)
 
 
 def can_view(tensor: Tensor, shape: Sequence[Dim], seen: bool = True) -> bool:

@@ -188,8 +188,8 @@ def is_contiguous(self: Tensor, memory_format: Any = None) -> bool:
         if memory_format.rank not in (None, len(self._type.shape)):
             return False
         order = last_channels("is_contiguous", self, memory_format)
-        return layout.is_contiguous(self if order is None else permute(self, order))
-    return layout.is_contiguous(self)
+        self = self if order is None else permute(self, order)
+    return layout.is_contiguous(self, exact=True)
 
 
 def data_ptr(self: Tensor) -> int:
