@@ -12,6 +12,7 @@ from functools import partial
 
 from flamec.autograd.hooks import hooks_of_leaf
 from flamec.capture import Captured, captured_sources
+from flamec.changed_arguments import container_paths
 from flamec.dispatch import tape_value
 from flamec.guard_code import Check, CheckBuilder
 from flamec.guarded_layouts import add_layouts
@@ -79,6 +80,8 @@ def build_check(captured: Captured) -> Check:
                 b.add(f"type({path}) is {b.name(type(leaf))}", f"{path} is a {type(leaf).__name__}")
             else:
                 b.add_constant(path, leaf)
+    if captured.container_count:
+        values += _add_containers(b, captured)
     _add_gradients(b, captured, storages)
     _add_aliasing(b, captured, storages)
     for guard in captured.shape_guards:
@@ -92,6 +95,17 @@ def build_check(captured: Captured) -> Check:
     ordered = ", ".join(_size_text(s, sizes) for s in captured.symbols)
     result = f"(({_tuple(values)}), ({ordered}{',' if ordered else ''}))"
     return b.build(result)
+
+
+def _add_containers(b: CheckBuilder, captured: Captured) -> list[str]:
+    """The containers among the arguments; what is changed is none of the others."""
+    paths = container_paths(captured.structure)
+    for change in captured.host.refills:
+        changed = paths[change.position - len(captured.arguments)]
+        for path in paths:
+            if path != changed:
+                b.add(f"{changed} is not {path}", f"{changed} and {path} are two containers")
+    return paths
 
 
 class CapturedStorages:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flamec.capture import GradEffect, captured_sources
+from flamec.capture import GradEffect, Result, captured_sources
 from flamec.host_numbers import ExpressionWriter
 from flamec.host_steps import HostSteps
 from flamec.prepared import Invocation, output_allocator
@@ -129,6 +129,12 @@ class CallPath:
         used = {s.position for s in captured.sources if s.position >= 0}
         used |= {r.position for r in captured.results if r.kind == "argument"}
         used |= {g.target for g in captured.grads if isinstance(g.target, int)}
+        used |= {
+            o.position
+            for step in captured.host.steps
+            for o in step.operands
+            if isinstance(o, Result) and o.kind == "argument"
+        }
         self._body += [f"a{p} = leaves[{p}]" for p in sorted(used)]
         for position, source in enumerate(captured.sources):
             if source.kind != "number" and source.position >= 0:
@@ -282,6 +288,8 @@ class CallPath:
                     f"{tensor}._value_version = 0",
                 ]
             return f"y{result.position}"
+        if result.kind == "container":
+            return f"leaves[{result.position}]"
         if result.kind == "host":
             return self._writer.text(result.value)
         if result.kind == "argument" and not result.steps:

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from flamec.autograd.hooks import record_hooks
+from flamec.changed_arguments import ArgumentCopies, CallersContainer
 from flamec.errors import CompileError
-from flamec.guarded_layouts import AskedLayout
+from flamec.guarded_layouts import AskedLayout, asked_layouts
 from flamec.guarded_values import Guard, is_constant
 from flamec.guards import Recorder
 from flamec.host_numbers import expression_of
@@ -37,7 +38,7 @@ from flamec.state import Modes, modes, set_modes, thread
 from flamec.structures import LEAF, Structure, flatten, unflatten
 from flamec.tensor import RuntimeNumber, Size, Storage, Tensor, ViewStep
 from flamec.trace import Trace
-from flamec.traced_arguments import argument_labels, warn_of_changed_containers
+from flamec.traced_arguments import argument_labels
 
 _one_trace = threading.RLock()  # classes are instrumented for all threads
 
@@ -47,7 +48,8 @@ class Result:
     """One leaf of what the function returned (or stored in a ``.grad``).
 
     ``kind``: ``"fresh"`` (graph output ``position``), ``"argument"`` (the argument leaf
-    itself), ``"tensor"`` (that very tensor), ``"base"`` (the base of a captured or, by
+    itself), ``"container"`` (the container at ``position`` behind these leaves), ``"tensor"`` (that
+    very tensor), ``"base"`` (the base of a captured or, by
     position, an argument's storage), ``"constant"`` (a Python value), ``"size"`` (a symbolic
     size), ``"number"`` (graph output ``position`` as a Python number), ``"host"`` (the expression
     ``value``, number ``position`` of those). ``steps`` are view steps to apply to it.
@@ -78,7 +80,8 @@ class Captured:
     of the trace whose results follow those of the function, and ``stored_arguments``: tracers
     of arguments, with these. ``undo`` gives Python's state the values from before the trace.
     ``host``: what a call does in Python. ``layouts``: inputs and what the trace asked of where
-    their elements lie (``layout.ask``).
+    their elements lie (``layout.ask``). ``container_count``: how many containers follow the leaves
+    of the arguments, if the program uses any (``changed_arguments.py``).
     """
 
     graph: Graph
@@ -98,6 +101,7 @@ class Captured:
     tracked_outputs: tuple[int, ...] = ()
     aliases: list[tuple[int, Tensor]] = field(default_factory=list)
     layouts: list[AskedLayout] = field(default_factory=list)
+    container_count: int = 0
     number_arguments: frozenset[int] = frozenset()
     modes: Modes = field(default_factory=modes)
     execution: Execution | None = None
@@ -153,7 +157,7 @@ def capture(
     tensor's value is needed that cannot be had.
     """
     leaves, structure = flatten((args, kwargs))
-    given, base_storages = (function, leaves, structure), _aliased_storages(leaves)
+    given, base_storages = (function, leaves, structure, (args, kwargs)), _aliased_storages(leaves)
     while True:
         host = HostState(None, Lifted("never") if lifted is None else lifted)
         recorder, outside = Recorder(host), modes()
@@ -195,6 +199,7 @@ def _capture(
     function: Callable[..., Any],
     leaves: list[Any],
     structure: Structure,
+    arguments: tuple[Any, Any],
     dynamic: Dynamic,
     name: str,
     base_storages: list[Storage],
@@ -227,6 +232,7 @@ def _capture(
             if trace.execution is not None:
                 trace.execution.bind(argument_types)
             proxy_args, proxy_kwargs = unflatten(structure, iter(proxies))
+            copies = ArgumentCopies(structure, (proxy_args, proxy_kwargs), arguments, len(leaves))
             recorder.root(function, name)
             recorder.numbers_vary = bool(dynamic.numbers or host.lifted)
             with recorder, math_of_expressions():
@@ -239,8 +245,9 @@ def _capture(
             for mode, old, new in zip(Modes._fields, before, modes(), strict=True):
                 if old != new:
                     raise trace.refuse_change(f"leaving {mode.replace('_', ' ')} in another state")
-            warn_of_changed_containers(name, structure, proxies, (proxy_args, proxy_kwargs))
-            del proxy_args, proxy_kwargs
+            host.refills, count = copies.refills(name), copies.count
+            result[0] = copies.referring(result[0])
+            del proxy_args, proxy_kwargs, copies
             captured = _finish(
                 trace, host, result, proxies, leaves, structure, argument_types, name
             )
@@ -260,6 +267,8 @@ def _capture(
     recorder.exempted |= trace.exempted
     captured.guards = recorder.result()
     captured.number_arguments = dynamic.numbers
+    if captured.host.refills or any(r.kind == "container" for r in captured.results):
+        captured.container_count = count
     captured.modes = before
     captured.undo = partial(restore, recorder.guards.values())
     trace.release()
@@ -339,13 +348,6 @@ def _finish(
         del goal
     del kept
     graph = trace.build(outputs.values, name)
-    layouts = [
-        AskedLayout(
-            trace.sources[root.input_position], root.questions, root.written or root.returned
-        )
-        for root in trace.roots.values()
-        if root.input_position is not None and root.questions
-    ]
     differentiable = thread.grad_enabled and any(r.tracked and not r.freed for r in results)
     tracked_outputs = {
         r.position for r in results if r.kind == "fresh" and r.tracked and not r.freed
@@ -369,7 +371,7 @@ def _finish(
         aliases=list(trace.aliases),
         execution=trace.execution,
         escapes=escapes,
-        layouts=layouts,
+        layouts=asked_layouts(trace),
     )
 
 
@@ -419,6 +421,8 @@ class _Outputs:
     def classify(self, leaf: Any) -> Result:
         if isinstance(leaf, SymbolicDim) or (isinstance(leaf, Size) and has_symbols(leaf)):
             return Result("size", value=leaf)
+        if isinstance(leaf, CallersContainer):
+            return Result("container", leaf.position)
         if not isinstance(leaf, Tensor):
             return Result("constant", value=leaf)
         position = self.argument_position(leaf)

@@ -19,6 +19,7 @@ from typing import Any, TypeVar, overload
 
 from flamec.call_path import CHANGED
 from flamec.capture import Captured, Dynamic, actual_sizes, capture
+from flamec.changed_arguments import containers
 from flamec.collection_pause import collector_rests
 from flamec.compilation_stats import GuardFailure, Stats
 from flamec.compile_options import own_options
@@ -204,8 +205,9 @@ class CompiledFunction:
         )
         trust(program)
         sizes = actual_sizes(captured, leaves)
+        held = containers(structure, (args, kwargs)) if captured.container_count else ()
         return OnceProgram(program, captured, self.name), (
-            tuple(leaves),
+            (*leaves, *held),
             tuple(sizes[s] for s in captured.symbols),
         )
 

@@ -140,6 +140,11 @@ class DifferentiableProgram:
         if source.kind == "base":
             storage = source.storage or leaves[source.position]._storage
             assert storage.base is not None
+            for leaf in leaves:  # whose memory the base is, and whose gradient that of the base
+                if not isinstance(leaf, Tensor) or leaf._steps or not leaf._requires_grad:
+                    continue
+                if leaf._storage is storage:
+                    return leaf
             return Tensor._from_array(storage.base, storage.base_type, storage)
         value = leaves[source.position] if source.position >= 0 else source.read()
         type = self.captured.graph.inputs[position].type

@@ -18,6 +18,7 @@ from flamec.tensor import Storage, Tensor
 if TYPE_CHECKING:
     from flamec.capture import Captured
     from flamec.guard_code import CheckBuilder
+    from flamec.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,17 @@ class AskedLayout:
     source: InputSource
     questions: set[str]
     seen: bool
+
+
+def asked_layouts(trace: Trace) -> list[AskedLayout]:
+    """The inputs of a trace whose layouts it asked for."""
+    return [
+        AskedLayout(
+            trace.sources[root.input_position], root.questions, root.written or root.returned
+        )
+        for root in trace.roots.values()
+        if root.input_position is not None and root.questions
+    ]
 
 
 def add_layouts(b: CheckBuilder, captured: Captured) -> None:

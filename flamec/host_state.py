@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from flamec.changed_arguments import Refill
 from flamec.errors import CompileError, user_location
 from flamec.guarded_values import MISSING, Guard
 from flamec.host_numbers import MOST_NODES, Expression, Place, computed, expression_of
@@ -169,7 +170,8 @@ class HostState:
     lifted: Lifted
     tracing: bool = True
     moment: int = 0
-    steps: list[Write | Act] = field(default_factory=list)
+    steps: list[Write | Act | Refill] = field(default_factory=list)
+    refills: list[Refill] = field(default_factory=list)  # of containers among the arguments
     conditions: dict[Any, HostCondition] = field(default_factory=dict)
     effects: list[str] = field(default_factory=list)
     returned: list[Expression] = field(default_factory=list)
@@ -384,6 +386,11 @@ class HostState:
                 outputs.count_storages(leaves)
                 operands = tuple([expression_of(leaf) or leaf for leaf in leaves])
                 self.steps.append(Write(swap.place, structure, operands))
+        for change in self.refills:
+            outputs.count_storages(change.operands)
+            parts = tuple([expression_of(leaf) or leaf for leaf in change.operands])
+            self.steps.append(replace(change, operands=parts))
+        self.refills = [replace(change, operands=()) for change in self.refills]
         for number, step in enumerate(self.steps):
             operands = tuple(
                 [o if isinstance(o, Expression) else outputs.classify(o) for o in step.operands]

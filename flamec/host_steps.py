@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from flamec.changed_arguments import Refill, refill
 from flamec.host_numbers import Expression, ExpressionWriter
 from flamec.host_state import Act, HostState, Write
 from flamec.structures import Structure
@@ -64,11 +65,14 @@ class HostSteps:
         found = dict.fromkeys(p for p in self._reads if p.moment == self._moment)
         return [self._writer.text(place) for place in found]
 
-    def _text(self, step: Write | Act, together: Together) -> str:
+    def _text(self, step: Write | Act | Refill, together: Together) -> str:
         operands = [
             self._writer.text(o) if isinstance(o, Expression) else self._result(o)
             for o in step.operands
         ]
         if isinstance(step, Act):
             return f"{self._name(step.function)}({', '.join(operands)})"
+        if isinstance(step, Refill):
+            content = together(step.structure, operands)
+            return f"{self._name(refill)}(leaves[{step.position}], {content})"
         return f"{step.place.text(self._name)} = {together(step.structure, operands)}"

@@ -127,6 +127,8 @@ class Program:
     ) -> Any:
         """The Python value of one leaf of the result."""
         kind = result.kind
+        if kind == "container":
+            return leaves[result.position]
         if kind == "fresh":
             tensor = self._fresh(result, tensors)
         elif kind == "argument":

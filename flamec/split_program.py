@@ -120,7 +120,8 @@ class SplitProgram:
             if origin is None:
                 sources.append(captured.sources[value.index])
             else:
-                position = len(captured.arguments) + len(self._crossing)
+                first = len(captured.arguments) + captured.container_count
+                position = first + len(self._crossing)
                 sources.append(InputSource("argument", position, name=value.name or ""))
                 self._crossing.append((origin, value))
         whole = Program.checked(captured)

@@ -1,16 +1,11 @@
-"""Arguments of a traced call: their names, and whether the function changed their containers.
-
-In: a function and the structure of its arguments. Out: a name for each leaf, and a warning where a
-list, dict or dataclass among them is not what it was: the function has copies.
-"""
+"""The names of the arguments of a traced call, one for each leaf."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from flamec.errors import warn_user
-from flamec.structures import Structure, flatten
+from flamec.structures import Structure
 
 
 def argument_labels(function: Callable[..., Any], structure: Structure) -> Iterator[str]:
@@ -34,17 +29,3 @@ def _child_labels(structure: Structure, label: str) -> Iterator[str]:
     keys = structure.keys or range(len(structure.children))
     for key, child in zip(keys, structure.children, strict=True):
         yield from _child_labels(child, f"{label}_{key}")
-
-
-def warn_of_changed_containers(
-    name: str, structure: Structure, proxies: Sequence[Any], arguments: tuple[Any, Any]
-) -> None:
-    """Warn of a list, dict or dataclass among the arguments that the function has changed."""
-    leaves, found = flatten(arguments)
-    if found == structure and all(a is b for a, b in zip(leaves, proxies, strict=True)):
-        return
-    warn_user(
-        f"{name} changes a list, dict or dataclass among its arguments. A compiled function is "
-        "given copies of them, so the caller's stay as they were: return what has changed.",
-        RuntimeWarning,
-    )

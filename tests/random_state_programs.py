@@ -2,24 +2,15 @@
 
 ``StateProgram(seed)`` writes a function as Python source, with globals, a closure, modules,
 containers, a configuration and tensors that it reads and changes, and a list of events: changes of
-the state and calls. ``World`` executes the source; two worlds of one program are equal, so that
-one can run the function compiled.
+the state and calls. They are executed in a ``World`` (``random_state_world.py``).
 """
 
 from __future__ import annotations
 
 import random
-import sys
-from collections.abc import Callable
-from types import ModuleType
-from typing import Any
-
-import numpy as np
-
-import flamec
 
 PRELUDE = """
-import collections, dataclasses
+import collections, dataclasses, math
 import numpy as np
 import flamec
 from flamec import nn, optim
@@ -31,6 +22,7 @@ NAMES = {"x", "y"}
 QUEUE = collections.deque([0.5, 1.5], maxlen=4)
 ARRAY = np.array([0.1, 0.2, 0.3])
 LOG = []
+STEPS = {"n": 0, "rate": 0.5, "pair": (1.0, 2)}
 
 class Space:
     factor = 1.25
@@ -88,10 +80,22 @@ class Net(nn.Module):
     def forward_twice(self, h):
         return h * 2 - 1
 
+class Counter:
+    seen = 0
+    def __init__(self):
+        self.t = 0
+        self.rate = 0.25
+
+    def advance(self):
+        self.t += 1
+        return self.rate / math.sqrt(self.t + 1)
+
+counter = Counter()
 flamec.manual_seed(0)
 config = Config()
 net = Net()
 opt = optim.SGD(net.parameters(), lr=0.01, momentum=0.5)
+sched = optim.lr_scheduler.StepLR(opt, 2, 0.5)
 captured = flamec.rand(4, 3, dtype=flamec.float64)
 view = captured[1]
 leaf = flamec.rand(3, dtype=flamec.float64).requires_grad_()
@@ -104,7 +108,7 @@ def hook_gradient(gradient):
 
 def make():
     offset = 0.3
-    def step(x, y, n):
+    def step(x, y, n, box):
         h = x * 1.0
 {body}
     def set_offset(value):
@@ -157,6 +161,52 @@ h = h + sum(p.sum() for p in net.parameters() if p.requires_grad)
 h = h + (0.0 if leaf.grad is None else leaf.grad)
 h = h + net.mean
 h = h.detach() if config.mode == 'cut' else h
+h = h * (2.0 if x.is_contiguous() else 3.0)
+h = h + x.stride(0) - 0.5 * y.storage_offset()
+h = h * (0.5 if x.t().is_contiguous() else 1.5) if x.ndim == 2 else h
+h = h + view.stride(0) * (1.0 if captured.is_contiguous() else 2.0)
+h = h + x.reshape(-1)[0]
+h = h + counter.t * 0.25
+h = h * 0.9 ** counter.t
+h = h + counter.rate - round(counter.rate, 1)
+h = h * 1.5 if counter.t % 3 == 1 else h
+h = h + STEPS['n'] // 2 + STEPS['pair'][0]
+h = h * opt.param_groups[0]['lr']
+h = h + sched.get_last_lr()[0] + sched.last_epoch
+h = h + box['n']
+h = h + sum(t.sum() for t in box['a'])
+h = h + len(box) * len(box['a'])
+h = h * (1.0 if box.get('last') is None else 2.0)
+""".strip().splitlines()
+
+NUMBER_WRITES = """
+counter.t += 1
+counter.rate = counter.rate * 0.75 if counter.t % 2 else 0.5
+h = h + counter.advance()
+STEPS['n'] += 2
+STEPS['pair'] = (STEPS['pair'][1] * 0.5, STEPS['pair'][1] + 1)
+STEPS['rate'] = max(0.1, STEPS['rate'] - 0.1)
+Counter.seen = Counter.seen + 1
+opt.param_groups[0]['lr'] = opt.param_groups[0]['lr'] * 0.9
+opt.param_groups[0]['lr'] = 0.01 * (counter.t + 1)
+opt.param_groups[0]['lr'] = n * 0.01
+for group in opt.param_groups: group['lr'] = STEPS['rate'] * 0.01
+sched.step()
+if h.requires_grad: h.sum().backward(); opt.step(); sched.step(); h = h.detach()
+""".strip().splitlines()
+
+BOX_WRITES = """
+box['a'].append(h.detach())
+box['a'].append(x)
+box['a'][0] = y * 2
+box['n'] += 1
+box['n'] = n
+box['last'] = h.detach()
+box['a'] = [h.detach().sum(), *box['a']]
+box.pop('last', None)
+box['a'].reverse()
+x.reshape(-1).add_(0.5)
+x.contiguous().mul_(0.5)
 """.strip().splitlines()
 
 WRITES = """
@@ -283,6 +333,18 @@ opt.param_groups[0]['lr'] = opt.param_groups[0]['lr'] * 0.5
 opt.param_groups[0]['momentum'] = 0.25
 opt.zero_grad()
 flamec.manual_seed(7)
+counter.t = 0
+counter.t = counter.t + 5
+counter.t = 1.5
+counter.rate = 2
+counter = Counter()
+Counter.seen = 7
+STEPS['n'] = STEPS['n'] + 1
+STEPS = {'n': 3, 'rate': 0.25, 'pair': (0.5, 1)}
+sched.step()
+sched = optim.lr_scheduler.ExponentialLR(opt, 0.9)
+opt.param_groups[0]['lr'] = 0.02
+captured = flamec.rand(3, 4, dtype=flamec.float64).t()
 """.strip().splitlines()
 
 ARGUMENTS = """
@@ -306,8 +368,22 @@ x = data(4, 3); y = leaf
 x = data(1, 3).expand(4, 3); y = data(3)
 """.strip().splitlines()
 
+BOXES = ("{'a': [y], 'n': 1}", "{'a': [y], 'n': n}", "{'a': [y, y], 'n': 2, 'last': None}")
 NUMBERS = ("1", "2", "1.5", "2.5", "True", "-1")
-STATE = ("captured", "view", "leaf", "LOG", "TABLE", "LIMITS", "QUEUE", "net", "opt")
+STATE = (
+    "captured",
+    "view",
+    "leaf",
+    "LOG",
+    "TABLE",
+    "LIMITS",
+    "QUEUE",
+    "net",
+    "opt",
+    "STEPS",
+    "counter",
+    "sched",
+)
 
 
 class StateProgram:
@@ -320,6 +396,10 @@ class StateProgram:
             pools += [SPLITS]
         if rng.random() < 0.35:
             pools += [EFFECTS]
+        if rng.random() < 0.4:
+            pools += [NUMBER_WRITES] * 2
+        if rng.random() < 0.25:
+            pools += [BOX_WRITES]
         lines = [rng.choice(rng.choice(pools)) for _ in range(rng.randint(2, 7))]
         lines.append(rng.choice(("return h", "return h, x", "return [h.sum(), y]", "return h[0]")))
         self.body = "\n".join(f"        {line}" for line in lines)
@@ -328,7 +408,10 @@ class StateProgram:
         for number in range(calls):
             rows = rng.choice((4, 4, 4, 1, 2, 5))
             arguments = rng.choice(ARGUMENTS) if rng.random() < 0.5 else ARGUMENTS[0]
-            text = f"{arguments.format(rows=rows)}; n = {rng.choice(NUMBERS)}; seed = {number}"
+            box = f"box = {rng.choice(BOXES)}"
+            text = (
+                f"{arguments.format(rows=rows)}; n = {rng.choice(NUMBERS)}; {box}; seed = {number}"
+            )
             self.events.append(("call", text, rng.random() < 0.5))
             count = rng.choice((0, 1, 1, 2))
             self.events += [("change", rng.choice(CHANGES), False) for _ in range(count)]
@@ -336,73 +419,3 @@ class StateProgram:
     def __str__(self) -> str:
         lines = [self.body, *(f"{kind}: {text} {flag}" for kind, text, flag in self.events)]
         return "\n".join(lines)
-
-
-class World:
-    """The program's state and function; ``wrap`` is applied to the function once."""
-
-    def __init__(self, program: StateProgram, wrap: Callable[[Any], Any]) -> None:
-        self._module = ModuleType("random_state")
-        self._module.__file__ = "<random program>"
-        self.names: dict[str, Any] = vars(self._module)
-        sys.modules["random_state"] = self._module  # dataclasses look for it
-        exec(compile(program.source, "<random program>", "exec"), self.names)
-        self.function = wrap(self.names["step"])
-        self._seed = 0
-
-    def change(self, text: str) -> None:
-        """Execute a statement, with random numbers that depend on its text alone."""
-        state = flamec.get_rng_state()
-        exec(text, self.names)
-        if "manual_seed" not in text:
-            flamec.set_rng_state(state)
-
-    def call(self, text: str, backward: bool) -> Any:
-        """Call the function; what can be compared afterwards. ``backward``: through its result."""
-        names: dict[str, Any] = {}
-        scope = {**self.names, "data": self._data}
-        self._seed = int(text.rsplit("=", 1)[1])
-        exec(text, scope, names)
-        result = self.function(names["x"], names["y"], names["n"])
-        first = result[0] if isinstance(result, (tuple, list)) else result
-        tracked = first.requires_grad
-        if backward and tracked:
-            first.sum().backward()
-        state = [plain(self.names[name]) for name in STATE]
-        return [plain(result), tracked, plain(names["x"]), plain(names["y"]), state]
-
-    def _data(self, *shape: int) -> flamec.Tensor:
-        self._seed += 1
-        return flamec.tensor(np.random.default_rng(self._seed).normal(size=shape))
-
-
-def plain(value: Any) -> Any:
-    """A value as nested lists, with NumPy arrays for tensors."""
-    if isinstance(value, flamec.Tensor):
-        gradient = value.grad if value.is_leaf else None
-        found = [value.detach().numpy().copy(), value.dtype.name, value.requires_grad]
-        return [*found, None if gradient is None else gradient.numpy().copy()]
-    if isinstance(value, flamec.nn.Module):
-        tensors = {**dict(value.named_parameters()), **dict(value.named_buffers())}
-        return [plain(tensors), value.gain, value.calls, plain(value.last)]
-    if isinstance(value, flamec.optim.Optimizer):
-        return [[plain(s) for s in value.state.values()], [g["lr"] for g in value.param_groups]]
-    if isinstance(value, dict):
-        return [[str(key), plain(item)] for key, item in value.items()]
-    if not isinstance(value, str) and hasattr(value, "__iter__"):
-        return [plain(item) for item in value]
-    return [type(value).__name__, value]
-
-
-def difference(a: Any, b: Any, path: str = "") -> str | None:
-    """Where two such values differ, or None."""
-    if isinstance(a, list) and isinstance(b, list):
-        if len(a) != len(b):
-            return f"{path}: {len(a)} against {len(b)} parts"
-        found = (difference(x, y, f"{path}/{i}") for i, (x, y) in enumerate(zip(a, b, strict=True)))
-        return next((f for f in found if f is not None), None)
-    if isinstance(a, (np.ndarray, float)) and type(a) is type(b):
-        if np.shape(a) != np.shape(b) or not np.allclose(a, b, 1e-9, 1e-9, equal_nan=True):
-            return f"{path}: {a} against {b}"
-        return None
-    return None if type(a) is type(b) and a == b else f"{path}: {a!r} against {b!r}"

@@ -113,3 +113,16 @@ def test_what_cannot_be_a_gradient(wrong: Any) -> None:
     with pytest.raises((TypeError, RuntimeError), match="assigned grad"):
         x.grad = wrong
     assert gradient(x) == [1, 1, 1]
+
+
+def test_a_leaf_that_is_an_argument_twice_gets_its_whole_gradient() -> None:
+    leaf = flamec.tensor([1.0, 2.0]).requires_grad_()
+    compiled = flamec.compile(lambda a, b: (a.sum() * 2 + (b[0] * b).sum(), a * 3))
+    for _ in range(2):
+        leaf.grad = None
+        total, product = compiled(leaf, [leaf][0])
+        assert total.requires_grad and product.requires_grad
+        (total + product.sum()).backward()
+        assert leaf.grad is not None
+        assert leaf.grad.tolist() == [2 + 3 + 3 + 1, 2 + 3 + 1]
+    assert compiled.stats.traces == 1

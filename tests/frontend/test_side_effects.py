@@ -400,28 +400,6 @@ def test_a_module_that_is_imported_while_tracing_is_no_effect(
     assert loud.stats.python_runs == 1
 
 
-def swapped(pair):
-    pair[0], pair[1] = pair[1], pair[0]
-    return pair[0] * 2
-
-
-def shortened(batch):
-    return batch["x"] * 2 + batch.pop("y")
-
-
-@pytest.mark.parametrize("function", [swapped, shortened])
-def test_a_changed_container_among_the_arguments_is_warned_of(function) -> None:
-    """The caller's is another one and stays as it was."""
-    x, y = flamec.zeros(2), flamec.ones(2)
-    given = [x, y] if function is swapped else {"x": x, "y": y}
-    compiled = flamec.compile(function, backend="evaluate")
-    with pytest.warns(RuntimeWarning, match="changes a list, dict or dataclass among its arg"):
-        result = compiled(given)
-    assert result.tolist() == ([2, 2] if function is swapped else [1, 1])
-    kept = given if function is swapped else list(given.values())
-    assert kept[0] is x and kept[1] is y
-
-
 def test_containers_that_are_only_read_cause_no_warning(recwarn) -> None:
     def function(batch, *rest, **more):
         more.pop("k", None)

@@ -12,7 +12,8 @@ import warnings
 import pytest
 
 import flamec
-from tests.random_state_programs import StateProgram, World, difference
+from tests.random_state_programs import StateProgram
+from tests.random_state_world import World, difference
 
 FULL = os.environ.get("FLAMEC_TEST_LEVEL") == "full"
 PROGRAMS = 20_000 if FULL else 500

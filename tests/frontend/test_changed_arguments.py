@@ -1,0 +1,210 @@
+"""Lists, dicts and dataclasses among the arguments: what a function does to them happens."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import flamec
+from flamec.errors import CompileError
+
+T = flamec.Tensor
+
+
+@dataclasses.dataclass
+class Batch:
+    x: Any
+    parts: list[Any]
+    count: int = 0
+
+
+def append(x: T, box: dict[str, Any]) -> Any:
+    box["list"].append(x * 2)
+    return x + len(box["list"])
+
+
+def assign(x: T, box: dict[str, Any]) -> Any:
+    box["list"][0] = x + 1
+    box["new"] = (x.sum(), "text", None)
+    box["n"] += 1
+    return box["list"][0] * box["n"]
+
+
+def remove(x: T, box: dict[str, Any]) -> Any:
+    last = box["list"].pop()
+    del box["n"]
+    return x + last
+
+
+def swap(x: T, box: dict[str, Any]) -> Any:
+    box["list"].reverse()
+    box["list"].append(x)
+    return box["list"][0] * 2
+
+
+def replace(x: T, box: dict[str, Any]) -> Any:
+    old = box["list"]
+    box["list"] = [old, x * 3, {"of": old[0]}]
+    old.clear()
+    return x
+
+
+def nest(x: T, box: dict[str, Any]) -> Any:
+    box["inner"] = {"deep": [x * 2, [x - 1]]}
+    box["inner"]["deep"].append(box["list"])
+    return x
+
+
+def change_fields(x: T, box: dict[str, Any]) -> Any:
+    batch = box["batch"]
+    batch.x = batch.x * x
+    batch.parts.extend([x, x + 1])
+    batch.count += 2
+    return batch.x
+
+
+def keep_order(x: T, box: dict[str, Any]) -> Any:
+    ordered = box["ordered"]
+    ordered.move_to_end("a")
+    ordered["c"] = x
+    return ordered["a"] + x
+
+
+def write_in_place_too(x: T, box: dict[str, Any]) -> Any:
+    box["list"][0].mul_(2)
+    box["list"].append(box["list"][0])
+    box["list"].append(box["list"][0][:1])
+    return x + box["list"][0]
+
+
+def return_it(x: T, box: dict[str, Any]) -> Any:
+    box["list"].append(x)
+    return box, box["list"]
+
+
+def only_read(x: T, box: dict[str, Any]) -> Any:
+    box.setdefault("n", 5)
+    box["list"].append(x)
+    box["list"].pop()
+    return x + sum(box["list"])
+
+
+def split(x: T, box: dict[str, Any]) -> Any:
+    box["list"].append(x * 2)
+    if x.sum() > 3:
+        box["n"] = "large"
+        return x - 1
+    box["list"].append(x.sum().item())
+    return x
+
+
+def with_gradients(x: T, box: dict[str, Any]) -> Any:
+    box["list"].append((x * 2).detach())
+    box["n"] = x.detach().sum().item()
+    return (x * x).sum()
+
+
+FUNCTIONS = [
+    append, assign, remove, swap, replace, nest, change_fields, keep_order, write_in_place_too,
+    return_it, only_read, split, with_gradients,
+]  # fmt: skip
+
+
+def box_of(value: float) -> dict[str, Any]:
+    a, b = flamec.full((2,), value), flamec.full((2,), value + 0.5)
+    ordered = OrderedDict(a=a, b=b)
+    return {"list": [a, b], "n": 3, "batch": Batch(a, [b]), "ordered": ordered}
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, T):
+        return value.tolist()
+    if isinstance(value, Batch):
+        return [plain(value.x), plain(value.parts), value.count]
+    if isinstance(value, dict):
+        return [type(value).__name__, *((k, plain(v)) for k, v in value.items())]
+    if isinstance(value, (list, tuple)):
+        return [type(value).__name__, *map(plain, value)]
+    return value
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_callers_container_is_changed(function: Callable[[T, Any], Any]) -> None:
+    compiled = flamec.compile(function, backend="evaluate")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for value in (1.0, 2.0, 1.5, 3.0):
+            outcomes = []
+            for call in (function, compiled):
+                x = flamec.full((2,), value)
+                x.requires_grad_(function is with_gradients)
+                box = box_of(value)
+                items, batch, first = box["list"], box["batch"], box["list"][0]
+                result = call(x, box)
+                if function is with_gradients:
+                    result.backward()
+                    outcomes.append(x.grad.tolist())  # type: ignore[union-attr]
+                same = [
+                    any(v is x for v in items), any(v is first for v in items),
+                    box["list"] is items, box["batch"] is batch,
+                    result is box or (isinstance(result, tuple) and result[0] is box),
+                ]  # fmt: skip
+                outcomes.append([plain(result), plain(box), plain(items), plain(x), same])
+            half = len(outcomes) // 2
+            assert outcomes[half:] == outcomes[:half]
+    assert compiled.stats.python_runs == 0
+    assert compiled.stats.traces == (2 if function is split else 1)
+
+
+def test_in_a_program_of_machine_code() -> None:
+    compiled = flamec.compile(append)
+    for value in (1.0, 2.0, 3.0):
+        box = box_of(value)
+        assert compiled(flamec.full((2,), value), box).tolist() == [value + 3] * 2
+        assert box["list"][2].tolist() == [value * 2] * 2
+    assert compiled.stats.traces == 1
+
+
+def test_keyword_arguments_and_python_effects() -> None:
+    log: list[int] = []
+
+    @flamec.compile
+    def function(x: T, *, box: list[Any]) -> T:
+        log.append(len(box))
+        box.append(x + 1)
+        return x * 2
+
+    with pytest.warns(RuntimeWarning, match="run at each call"):
+        for n in range(3):
+            box: list[Any] = [n]
+            assert function(flamec.ones(1), box=box).tolist() == [2.0]
+            assert box[0] == n and box[1].tolist() == [2.0]
+    assert log == [1, 1, 1]
+
+
+def test_a_list_that_grows_from_call_to_call() -> None:
+    compiled = flamec.compile(lambda x, cache: cache.append(x * len(cache)), backend="evaluate")
+    cache: list[Any] = []
+    for _ in range(5):
+        compiled(flamec.ones(1), cache)
+    assert [t.item() for t in cache] == [0, 1, 2, 3, 4]
+
+
+def test_one_container_twice() -> None:
+    def function(x: T, a: list[Any], b: list[Any]) -> T:
+        a.append(x)
+        return x * len(b)
+
+    compiled = flamec.compile(function, backend="evaluate")
+    a: list[Any] = []
+    b: list[Any] = []
+    assert compiled(flamec.ones(1), a, b).item() == 0 and len(a) == 1 and not b
+    shared: list[Any] = []
+    with pytest.raises(CompileError, match="among its arguments twice"):
+        compiled(flamec.ones(1), shared, shared)
+    assert not shared

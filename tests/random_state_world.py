@@ -1,0 +1,94 @@
+"""The state and the function of a random program, and what is compared after each call.
+
+``World`` executes the source of a ``StateProgram``; two worlds of one program are equal, so that
+one can run the function compiled.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+import flamec
+from tests.random_state_programs import STATE, StateProgram
+
+
+class World:
+    """The program's state and function; ``wrap`` is applied to the function once."""
+
+    def __init__(self, program: StateProgram, wrap: Callable[[Any], Any]) -> None:
+        self._module = ModuleType("random_state")
+        self._module.__file__ = "<random program>"
+        self.names: dict[str, Any] = vars(self._module)
+        sys.modules["random_state"] = self._module  # dataclasses look for it
+        exec(compile(program.source, "<random program>", "exec"), self.names)
+        self.function = wrap(self.names["step"])
+        self._seed = 0
+
+    def change(self, text: str) -> None:
+        """Execute a statement, with random numbers that depend on its text alone."""
+        state = flamec.get_rng_state()
+        exec(text, self.names)
+        if "manual_seed" not in text:
+            flamec.set_rng_state(state)
+
+    def call(self, text: str, backward: bool) -> Any:
+        """Call the function; what can be compared afterwards. ``backward``: through its result."""
+        names: dict[str, Any] = {}
+        scope = {**self.names, "data": self._data}
+        self._seed = int(text.rsplit("=", 1)[1])
+        exec(text, scope, names)
+        box = names["box"]
+        items = box["a"]
+        result = self.function(names["x"], names["y"], names["n"], box)
+        first = result[0] if isinstance(result, (tuple, list)) else result
+        tracked = first.requires_grad
+        if backward and tracked:
+            first.sum().backward()
+        state = [plain(self.names[name]) for name in STATE]
+        given = [plain(names["x"]), plain(names["y"]), plain(box), plain(items)]
+        return [plain(result), tracked, given, state]
+
+    def _data(self, *shape: int) -> flamec.Tensor:
+        self._seed += 1
+        return flamec.tensor(np.random.default_rng(self._seed).normal(size=shape))
+
+
+def plain(value: Any) -> Any:
+    """A value as nested lists, with NumPy arrays for tensors."""
+    if isinstance(value, flamec.Tensor):
+        gradient = value.grad if value.is_leaf else None
+        found = [value.detach().numpy().copy(), value.dtype.name, value.requires_grad]
+        return [*found, None if gradient is None else gradient.numpy().copy()]
+    if isinstance(value, flamec.nn.Module):
+        tensors = {**dict(value.named_parameters()), **dict(value.named_buffers())}
+        return [plain(tensors), value.gain, value.calls, plain(value.last)]
+    if isinstance(value, flamec.optim.Optimizer):
+        return [[plain(s) for s in value.state.values()], [g["lr"] for g in value.param_groups]]
+    if isinstance(value, flamec.optim.lr_scheduler.LRScheduler):
+        return [value.last_epoch, value.get_last_lr()]
+    if type(value).__name__ == "Counter":
+        return [value.t, value.rate, type(value).seen, type(value.t).__name__]
+    if isinstance(value, dict):
+        return [[str(key), plain(item)] for key, item in value.items()]
+    if not isinstance(value, str) and hasattr(value, "__iter__"):
+        return [plain(item) for item in value]
+    return [type(value).__name__, value]
+
+
+def difference(a: Any, b: Any, path: str = "") -> str | None:
+    """Where two such values differ, or None."""
+    if isinstance(a, list) and isinstance(b, list):
+        if len(a) != len(b):
+            return f"{path}: {len(a)} against {len(b)} parts"
+        found = (difference(x, y, f"{path}/{i}") for i, (x, y) in enumerate(zip(a, b, strict=True)))
+        return next((f for f in found if f is not None), None)
+    if isinstance(a, (np.ndarray, float)) and type(a) is type(b):
+        if np.shape(a) != np.shape(b) or not np.allclose(a, b, 1e-9, 1e-9, equal_nan=True):
+            return f"{path}: {a} against {b}"
+        return None
+    return None if type(a) is type(b) and a == b else f"{path}: {a!r} against {b!r}"
