@@ -26,7 +26,7 @@ class AskedLayout:
     """An input whose layout was asked for; ``seen``: whether somebody sees views of it."""
 
     source: InputSource
-    questions: set[str]
+    questions: frozenset[str]
     seen: bool
 
 
@@ -63,7 +63,7 @@ def _add_tensor(
     b: CheckBuilder,
     variable: str,
     tensor: Tensor,
-    questions: set[str],
+    questions: frozenset[str],
     label: str,
     captured: bool,
     varies: bool,

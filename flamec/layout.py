@@ -110,7 +110,7 @@ def ask(tensor: Tensor, question: str) -> None:
     if root is None and tensor._trace is None:
         root = trace.root_of(tensor)
     if root is not None and root.input_position is not None:
-        root.questions.add(question)
+        root.questions |= {question}
 
 
 def base_strides(storage: Storage) -> Strides:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ class Root:
     input_position: int | None = None
     written: bool = False
     writer: Location | None = None
-    questions: set[str] = field(default_factory=set)
+    questions: frozenset[str] = frozenset()
     returned: bool = False
 
 
