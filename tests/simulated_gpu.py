@@ -147,7 +147,7 @@ class SimulatedGpu(Gpu):
         self,
         graph: Graph,
         symbols: Sequence[str],
-        size_hints: Mapping[str, int],
+        bounds: Mapping[str, int],
         narrow: bool,
         strict: bool = False,
     ) -> Prepared:
