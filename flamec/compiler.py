@@ -37,6 +37,7 @@ from flamec.prepared import Prepared
 from flamec.program import Program
 from flamec.segments import SegmentCache, SizesDiffer
 from flamec.size_bounds import ANY_SIZE, SizeBounds, declared_bounds
+from flamec.sized_runner import planned
 from flamec.split_program import DIVERGED, Attempt, SplitProgram
 from flamec.state import memory_budget, process, thread
 from flamec.structures import Structure, flatten
@@ -381,11 +382,11 @@ class CompiledFunction:
         RuntimeError before the first call, and for a program without a plan (backend="evaluate").
         """
         program = self.programs[0] if self.programs else None
-        parts = [p for _, p in program.parts if p.plan] if program else []
-        if program is None or not parts:
+        hints = program.captured.trace.oracle.hints if program else {}
+        parts = [(planned(p, hints), p.threads) for _, p in program.parts] if program else []
+        uses = [memory_use(*found, threads) for found, threads in parts if found]
+        if not uses:
             raise RuntimeError(f"{self.name} has no compiled program whose memory is planned")
-        hints = program.captured.trace.oracle.hints
-        uses = (memory_use(p.plan, hints, p.threads) for p in parts if p.plan)
         return max(uses, key=lambda use: use.total)
 
     def reset(self) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -79,10 +79,20 @@ class SizedRunner:
         program, values = found
         return program.bind(values)
 
-    def _find(self, sizes: tuple[int, ...]) -> _Found:
+    def met(self, bindings: Mapping[str, int]) -> _Found | None:
+        """The program for these sizes and the values of its symbols, if their class was met."""
+        sizes = tuple(bindings[s] for s in self._symbols)
+        known = self._class_of(sizes)
+        program = self._programs.get(known)
+        return None if program is None else (program, known.values(sizes))
+
+    def _class_of(self, sizes: tuple[int, ...]) -> SizeClass:
         bindings = dict(zip(self._symbols, sizes, strict=True))
         most = max((evaluate_dim(count, bindings) for count in self._counts), default=0)
-        known = size_class(sizes, most)
+        return size_class(sizes, most)
+
+    def _find(self, sizes: tuple[int, ...]) -> _Found:
+        known = self._class_of(sizes)
         with self._lock:
             program = self._programs.get(known)
             if program is None:
@@ -114,6 +124,19 @@ class SizedRunner:
                 del self._of_sizes[sizes]
         general.report(program)
         return program
+
+
+def planned(
+    prepared: Prepared, bindings: Mapping[str, int]
+) -> tuple[ExecutionPlan, Mapping[str, int]] | None:
+    """The plan that runs for these sizes, and the values of its symbols; None without a plan."""
+    runner = prepared.runner
+    found = runner.met(bindings) if isinstance(runner, SizedRunner) else None
+    if found is not None and found[0].plan is not None:
+        program, values = found
+        names = program.size_class.symbols(program.symbols)
+        return found[0].plan, dict(zip(names, values, strict=True))
+    return None if prepared.plan is None else (prepared.plan, bindings)
 
 
 def element_counts(graph: Graph, plan: ExecutionPlan) -> list[Dim]:

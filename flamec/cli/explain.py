@@ -31,6 +31,7 @@ from flamec.cli.stages import backward_ranges
 from flamec.cli.target import Target, user_code
 from flamec.compiler import CompiledFunction, Variant
 from flamec.prepared import Prepared
+from flamec.sized_runner import planned
 from flamec.structures import flatten, unflatten
 from flamec.tensor import Tensor
 
@@ -226,8 +227,9 @@ def _print_program(console: Console, program: Variant, everything: bool) -> None
         _print_section(console, f"kernels{suffix}", group_lines(prepared))
         if prepared.sized:
             _print_section(console, f"classes of sizes{suffix}", size_class_lines(prepared), limit)
-        if prepared.plan is not None:
-            lines = memory_lines(prepared.plan, _hints(program))
+        found = planned(prepared, _hints(program))
+        if found is not None:
+            lines = memory_lines(*found)
             _print_section(console, f"memory{suffix}", lines, limit)
         _print_section(console, f"fused{suffix}", fused_lines(prepared), limit)
         _print_section(console, f"not fused{suffix}", not_fused_lines(prepared), limit)
@@ -261,9 +263,9 @@ def program_data(program: Variant) -> dict[str, Any]:
         "size_classes": {t or "main": [*p.sized] for t, p in program.parts},
         "fusion": {t or "main": decision_data(p) for t, p in program.parts},
         "memory": {
-            t or "main": memory_data(p.plan, _hints(program))
+            t or "main": memory_data(*found)
             for t, p in program.parts
-            if p.plan is not None
+            if (found := planned(p, _hints(program))) is not None
         },
     }
 

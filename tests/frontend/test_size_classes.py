@@ -31,6 +31,7 @@ from flamec.gpu import Gpu
 from flamec.ir.bodies import bound_graph
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph
+from flamec.ir.passes.plan_memory import memory_use
 from flamec.ir.plan import ExecutionPlan, Launch
 from flamec.ir.shape import Dim, SymbolicDim, evaluate_shape
 from flamec.ir.types import Device, TensorType, float32
@@ -38,6 +39,7 @@ from flamec.prepared import Prepared
 from flamec.runtime.cuda.device import KernelError
 from flamec.runtime.kernel_cache import KernelCache
 from flamec.size_classes import MOST_ELEMENTS, SizeClass, SizeRange, size_class
+from flamec.sized_runner import planned
 
 GPU = Device("cuda", 0)
 B, N = SymbolicDim.symbol("B"), SymbolicDim.symbol("N")
@@ -180,6 +182,23 @@ def test_rows_that_are_too_long_for_a_block_have_the_loop_of_the_fixed_size(
     assert choice.schedule == fixed.schedule
     assert isinstance(choice.schedule, Tile) and choice.schedule.looped
     assert found.plan is not None and "lost_" not in found.plan.source
+
+
+def test_predicted_memory_is_that_of_the_program_that_runs(
+    device: PlanningGpu, tmp_path: Path
+) -> None:
+    b = GraphBuilder()
+    x = b.input(TensorType((N, B), float32, GPU))
+    prepared = prepare(tmp_path, b.build([b.sum(x, axes=(0,))]))
+    sizes = {"B": 8, "N": 100}
+    general = planned(prepared, sizes)
+    assert general is not None and general[0] is prepared.plan
+    bound(prepared, 8, 100)
+    found = planned(prepared, sizes)
+    assert found is not None and found[1] == {"B": 8, "N_4": 25}
+    assert memory_use(*found).inputs == memory_use(*general).inputs == 3200
+    # parts of sums for as many blocks as such rows have, not for those that any rows may have
+    assert memory_use(*found).arena < memory_use(*general).arena
 
 
 def test_equal_sizes_have_equal_programs_whatever_was_met_before(
