@@ -79,23 +79,22 @@ def prepare(
     graph: Graph,
     symbols: Sequence[str],
     options: CompileOptions,
-    bounds: Mapping[str, int] | None = None,
+    size_hints: Mapping[str, int] | None = None,
     narrow: bool = False,
 ) -> Prepared:
     """Load the graph's program, generating and compiling what the cache does not have.
 
-    ``bounds``: the largest values that symbols have, of about the size that they have. A program
-    over symbols without bounds is made for classes of sizes, when they are met (``SizedRunner``).
-    ``narrow``: see ``CodegenOptions``.
+    ``size_hints``, ``narrow``: see ``CodegenOptions``. A program over symbolic sizes of which
+    there are no hints is made for classes of sizes, when they are met (``SizedRunner``).
     """
     started = time.perf_counter()
     place = graph_device(graph)
     runtime = device(place.index, options)
-    codegen = codegen_options(place.index, options, bounds, narrow)
+    codegen = codegen_options(place.index, options, size_hints, narrow)
     prepared = Prepared(graph, None, options, None, codegen)
     plan = _plan(prepared, symbols, runtime, _program_name(graph, symbols, codegen))
     prepared.seconds["plan"] = time.perf_counter() - started
-    if plan.symbols and bounds is None:
+    if plan.symbols and size_hints is None:
         prepared.plan = plan
         memory = CudaMemory(gpu(place))
         prepared.runner = SizedRunner(prepared, symbols, memory, _make_sized)
@@ -138,14 +137,13 @@ def _program_name(
 def codegen_options(
     index: int,
     options: CompileOptions,
-    bounds: Mapping[str, int] | None = None,
+    size_hints: Mapping[str, int] | None = None,
     narrow: bool = False,
 ) -> CodegenOptions:
-    """How code for the process's GPU ``index`` is generated; see ``prepare``."""
+    """How code for the process's GPU ``index`` is generated."""
     return replace(
         options_of_code(options),
-        size_hints=bounds or {},
-        bounded=bool(bounds),
+        size_hints=size_hints or {},
         narrow=narrow,
         target=device(index, options).target,
         float32_products=_FLOAT32_PRODUCTS[process.float32_matmul_precision],

@@ -168,20 +168,19 @@ class Gpu:
         self,
         graph: Graph,
         symbols: Sequence[str],
-        bounds: Mapping[str, int],
+        size_hints: Mapping[str, int],
         narrow: bool,
         strict: bool = False,
     ) -> Prepared:
         """A program over symbolic sizes for eager mode, launched kernel by kernel.
 
         Its schedules may come from the tuning database, but none are measured for it.
-        ``bounds``: the largest values of symbols. ``narrow``: no array has 2^31 or more elements.
-        ``strict``: see ``CompileOptions.numerics``.
+        ``narrow``: no array has 2^31 or more elements. ``strict``: see ``CompileOptions.numerics``.
         """
         from flamec import cuda_backend
 
         options = default_options(autotune="off", **({"numerics": "strict"} if strict else {}))
-        prepared = cuda_backend.prepare(graph, symbols, options, bounds, narrow)
+        prepared = cuda_backend.prepare(graph, symbols, options, size_hints, narrow)
         runner: Any = prepared.runner
         runner.program.graphs = False
         return prepared

@@ -33,7 +33,7 @@ from flamec.symbolic_sizes import (
     Sizes,
     input_lying,
     operand,
-    rounded_up,
+    rounded_hints,
     with_inputs_lying,
 )
 from flamec.tensor import Tensor
@@ -340,13 +340,13 @@ def _invocation(
     here: Gpu, graph: Graph, bindings: Mapping[str, int], most: int, strict: bool = False
 ) -> Any:
     """The graph's program with its sizes bound; ``most``: elements of its largest value."""
-    symbols, bounds = tuple(bindings), rounded_up(bindings)
+    symbols, hints = tuple(bindings), rounded_hints(bindings)
     narrow = most < _NARROW
-    key: Any = (here.device, graph.fingerprint(), symbols, tuple(bounds.values()), narrow)
+    key: Any = (here.device, graph.fingerprint(), symbols, tuple(hints.values()), narrow)
     key = (*key, process.float32_matmul_precision, strict)
     with _lock:
         if key not in _programs:
-            _programs[key] = here.prepare_operation(graph, symbols, bounds, narrow, strict)
+            _programs[key] = here.prepare_operation(graph, symbols, hints, narrow, strict)
         prepared = _programs[key]
     return prepared.bind(tuple(bindings.values()))
 

@@ -58,8 +58,8 @@ class Sizes:
         return type.with_shape(self.shape(type.shape))  # type: ignore[arg-type]
 
 
-def rounded_up(bindings: Mapping[str, int]) -> dict[str, int]:
-    """Bounds for the values of symbols, in coarse steps."""
+def rounded_hints(bindings: Mapping[str, int]) -> dict[str, int]:
+    """Example values of symbols, in coarse steps."""
     return {name: _rounded(value) for name, value in bindings.items()}
 
 

@@ -147,7 +147,7 @@ class SimulatedGpu(Gpu):
         self,
         graph: Graph,
         symbols: Sequence[str],
-        bounds: Mapping[str, int],
+        size_hints: Mapping[str, int],
         narrow: bool,
         strict: bool = False,
     ) -> Prepared:
