@@ -25,8 +25,8 @@ class CodegenOptions:
     - ``fuse``: False makes one kernel of each task, for comparisons.
     - ``size_hints``: symbol -> a size that is typical for it. Code is right for every size and
       fast near the hints; hints with the same least power of two above them give the same code.
-    - ``bounded``: the caller promises that no symbol is larger than its hint, rounded up: what is
-      chosen for the hint may rely on it (a row of a block is a whole row).
+    - ``size_bounds``: symbol -> the largest value that it has, by the caller's promise: a block
+      may hold whole rows. Hints of these symbols are not rounded.
     - ``narrow``: the caller promises that no array of a call with symbolic sizes has 2**31 or
       more elements, so that indices on a GPU are 32-bit numbers.
     - ``deterministic``: False lets a GPU add in any order what meets in one place (``index_put``
@@ -43,7 +43,7 @@ class CodegenOptions:
 
     fuse: bool = True
     size_hints: Mapping[str, int] = field(default_factory=dict)
-    bounded: bool = False
+    size_bounds: Mapping[str, int] = field(default_factory=dict)
     narrow: bool = False
     deterministic: bool = True
     strict: bool = False
@@ -53,8 +53,9 @@ class CodegenOptions:
     memory_budget: float = 1.0
 
     def __post_init__(self) -> None:
-        buckets = {name: power_of_two(size) for name, size in sorted(self.size_hints.items())}
-        object.__setattr__(self, "size_hints", buckets)
+        hints, bounds = self.size_hints, self.size_bounds
+        rounded = {n: hints[n] if n in bounds else power_of_two(hints[n]) for n in sorted(hints)}
+        object.__setattr__(self, "size_hints", rounded)
         target_facts(self.target)
         if self.float32_products not in FLOAT32_PRODUCTS:
             raise ValueError(
@@ -77,9 +78,9 @@ class CodegenOptions:
         """The largest value that a size can have; None where nothing bounds it."""
         if isinstance(size, int):
             return size
-        if not self.bounded or not symbols_of(size) <= set(self.size_hints):
+        if not symbols_of(size) <= set(self.size_bounds):
             return None
-        return _largest(size, self.size_hints)
+        return _largest(size, self.size_bounds)
 
     @property
     def key(self) -> str:

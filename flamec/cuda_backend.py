@@ -112,8 +112,8 @@ def _make_sized(program: SizedProgram) -> CudaRunner:
     runtime = device(place.index, program.options)
     codegen = program.codegen = replace(
         program.general.code_options,
-        size_hints=known.bounds(symbols),
-        bounded=True,
+        size_hints=known.typical(symbols),
+        size_bounds=known.bounds(symbols),
         narrow=known.narrow,
         schedules={},
     )

@@ -30,7 +30,7 @@ from flamec.size_classes import size_class
 
 B, N = SymbolicDim.symbol("B"), SymbolicDim.symbol("N")
 SYMBOLS = ("B", "N")
-SIZES = ((3, 0), (1, 1), (5, 37), (2, 64), (4, 100))
+SIZES = ((3, 0), (1, 1), (5, 37), (16, 16), (2, 64), (4, 100))
 EXACT = 2e-6
 
 
@@ -92,7 +92,9 @@ CASES = {
 def plan_of_class(graph: Graph, sizes: tuple[int, int]) -> tuple[ExecutionPlan, dict[str, int]]:
     """The program of the sizes' class, and the values of its symbols."""
     known = size_class(sizes, 0)
-    options = CodegenOptions(size_hints=known.bounds(SYMBOLS), bounded=True, narrow=known.narrow)
+    options = CodegenOptions(
+        size_hints=known.typical(SYMBOLS), size_bounds=known.bounds(SYMBOLS), narrow=known.narrow
+    )
     plan = compile_graph(settle_sizes(graph, known.substitutions(SYMBOLS)), options).plan
     return plan, dict(zip(known.symbols(SYMBOLS), known.values(sizes), strict=True))
 

@@ -97,14 +97,14 @@ def lower_graph(graph: Graph, options: CodegenOptions) -> LoweredProgram:
         guarded=True,
         memory=MemoryBudget(options.memory_budget, FLOPS_PER_BYTE, BYTES_PER_KERNEL, SPARE_WORK),
     )
-    with typical_sizes(_known_sizes(options)):
+    with typical_sizes(_estimated_sizes(options)):
         lowered = lowering.lower(graph)
     return LoweredProgram(lowered, tuple(errors.messages))
 
 
-def _known_sizes(options: CodegenOptions) -> Mapping[str, int]:
-    """What estimates may count symbols as: the bounds of a class of sizes; hints are for tiles."""
-    return options.size_hints if options.bounded else {}
+def _estimated_sizes(options: CodegenOptions) -> Mapping[str, int]:
+    """What estimates count symbols as: hints for a class of sizes; other hints are for tiles."""
+    return options.size_hints if options.size_bounds else {}
 
 
 def last_passes(options: CodegenOptions) -> tuple[Pass, ...]:
@@ -131,7 +131,7 @@ def emit_graph(
     program: LoweredProgram, options: CodegenOptions, choose: ChooseTile | None = None
 ) -> CompiledGraph:
     """The second half: schedules, buffers, Triton. LoweringError for what has no text."""
-    with stage("emit"), typical_sizes(_known_sizes(options)):
+    with stage("emit"), typical_sizes(_estimated_sizes(options)):
         return _emitted(program, options, choose)
 
 

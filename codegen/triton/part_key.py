@@ -63,7 +63,7 @@ def part_key(part: Part, options: CodegenOptions) -> PartKey:
     precision = "" if program.contraction is None else options.float32_products
     in_order = program.kind == "scatter" and options.deterministic
     facts = [form, lanes, precision, in_order]
-    if options.bounded and not _is_static(actual(part)):
+    if options.size_bounds and not _is_static(actual(part)):
         facts.append("bounded")
     text = json.dumps(facts, separators=(",", ":"))
     return PartKey(

@@ -46,7 +46,7 @@ COMPILE_OPTIONS = (
 CODEGEN_OPTIONS = (
     "fuse",
     "size_hints",
-    "bounded",
+    "size_bounds",
     "narrow",
     "deterministic",
     "strict",

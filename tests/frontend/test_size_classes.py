@@ -96,28 +96,35 @@ def bound(prepared: Prepared, *sizes: int) -> Any:
 
 
 # classes -----------------------------------------------------------------------------------
-def test_sizes_share_a_class_up_to_a_power_of_two_and_apart_by_divisors() -> None:
-    def ranges(size: int) -> tuple[int, int]:
-        (found,) = size_class((size,), 0).ranges
-        return found.bound, found.divisor
+def _range_of(size: int) -> SizeRange:
+    (found,) = size_class((size,), 0).ranges
+    return found
 
-    assert {ranges(n) for n in range(5)} == {(4, 1)}
-    assert {ranges(n) for n in range(17, 33)} == {(32, 1)}
-    assert [ranges(n) for n in (65, 68, 72, 80, 128)] == [
-        (128, 1),
-        (128, 4),
-        (128, 8),
-        (128, 16),
-        (128, 16),
-    ]
-    assert len({ranges(n) for n in range(1 << 12)}) == 5 + 4 * 6 + 1  # 64 itself is a multiple
+
+def test_sizes_share_a_class_up_to_a_power_of_two_and_apart_by_divisors() -> None:
+    assert {_range_of(n) for n in range(5)} == {SizeRange(4, 1, 4)}
+    assert {_range_of(n) for n in range(17, 32)} == {SizeRange(32, 1, 24)}
+    assert [_range_of(n).divisor for n in (65, 68, 72, 80, 127)] == [1, 4, 8, 16, 1]
+    assert all(n <= _range_of(n).bound and n % _range_of(n).divisor == 0 for n in range(1 << 12))
+    assert len({_range_of(n) for n in range((1 << 12) + 1)}) == 1 + 2 * 4 + (1 + 4) * 6
+
+
+def test_powers_of_two_are_classes_and_large_ones_numbers() -> None:
+    assert _range_of(32) == SizeRange(32, 1, 32) and not _range_of(32).constant
+    assert _range_of(64) == SizeRange(64, 64, 64) and _range_of(64).constant
+    known = size_class((64, 32), 0)
+    assert known.symbols(SYMBOLS) == ("N",) and known.values((64, 32)) == (32,)
+    ((old, new),) = known.substitutions(SYMBOLS)
+    assert str(old) == "B" and new == 64
+    assert known.text(SYMBOLS) == "B = 64; N = 32"
 
 
 def test_a_class_says_what_its_symbols_are() -> None:
     known = size_class((33, 96), MOST_ELEMENTS)
-    assert known == SizeClass((SizeRange(64, 1), SizeRange(128, 16)), narrow=False)
+    assert known == SizeClass((SizeRange(64, 1, 48), SizeRange(128, 16, 96)), narrow=False)
     assert known.symbols(SYMBOLS) == ("B", "N_16")
     assert known.bounds(SYMBOLS) == {"B": 64, "N_16": 8}
+    assert known.typical(SYMBOLS) == {"B": 48, "N_16": 6}
     assert known.values((33, 96)) == (33, 6)
     ((old, new),) = known.substitutions(SYMBOLS)
     assert str(old) == "N" and str(new) == "16*N_16"
@@ -125,7 +132,7 @@ def test_a_class_says_what_its_symbols_are() -> None:
 
 
 def test_the_largest_value_of_a_size() -> None:
-    options = CodegenOptions(size_hints={"B": 10, "N": 64}, bounded=True)
+    options = CodegenOptions(size_hints={"B": 12}, size_bounds={"B": 16, "N": 64})
     most = {5: 5, B: 16, B * N + 3: 16 * 64 + 3, N - 1: 63, B - N: 16, (N - 3) // 2 + 1: 31}
     for size, wanted in most.items():
         assert options.most(size) == wanted
@@ -133,7 +140,9 @@ def test_the_largest_value_of_a_size() -> None:
     assert options.most(quotient) == 64
     assert options.most(5 - quotient) is None  # it is not known what is subtracted
     assert options.most(SymbolicDim.symbol("M")) is None
-    assert CodegenOptions(size_hints={"B": 10}).most(B) is None  # hints alone are no bounds
+    assert options.typical(B) == 12
+    hinted = CodegenOptions(size_hints={"B": 12})
+    assert hinted.most(B) is None and hinted.typical(B) == 16  # hints are rounded, and no bounds
 
 
 # programs ----------------------------------------------------------------------------------
@@ -162,12 +171,12 @@ def test_rows_of_a_class_are_read_once_in_the_tile_of_the_fixed_size(
 ) -> None:
     prepared = prepare(tmp_path)
     assert prepared.plan is not None and prepared.plan.source.count("tl.load(") == 3
-    for sizes in ((4096, 37), (4096, 1024), (100, 10000)):
+    for sizes in ((4096, 37), (4096, 1023), (100, 10000)):
         source = bound(prepared, *sizes).plan.source
         assert source.count("tl.load(") == 1 and "for first_col" not in source
-    fixed = compile_graph(bound_graph(softmax(), {"B": 4096, "N": 1024})).choices
-    bound(prepared, 4096, 1024)
-    found = prepared.sized["B <= 4096, a multiple of 16; N <= 1024, a multiple of 16"]
+    fixed = compile_graph(bound_graph(softmax(), {"B": 3072, "N": 1023})).choices
+    bound(prepared, 3000, 1023)
+    found = prepared.sized["B <= 4096, a multiple of 8; N <= 1024"]
     assert [c.schedule for c in found.compiled.choices] == [c.schedule for c in fixed]
 
 
@@ -204,7 +213,7 @@ def test_predicted_memory_is_that_of_the_program_that_runs(
 def test_equal_sizes_have_equal_programs_whatever_was_met_before(
     device: PlanningGpu, tmp_path: Path
 ) -> None:
-    sizes = [(3, 50), (3, 96), (70, 96), (70, 33)]
+    sizes = [(3, 50), (3, 96), (70, 96), (70, 33), (64, 128)]
     plans = []
     for order in (sizes, sizes[::-1]):
         prepared = prepare(tmp_path / str(len(plans)))
@@ -220,8 +229,8 @@ def test_programs_are_dropped_beyond_a_bound_and_come_back_from_the_cache(
     prepared = prepare(tmp_path)
     first = bound(prepared, 3, 3).plan
     bound(prepared, 3, 10)
-    bound(prepared, 3, 30)
-    assert [*prepared.sized] == ["B <= 4; N <= 16", "B <= 4; N <= 32"]
+    bound(prepared, 3, 32)
+    assert [*prepared.sized] == ["B <= 4; N <= 16", "B <= 4; N = 32"]
     monkeypatch.setattr(cuda_backend, "generate_plan", None)  # nothing is generated again
     assert bound(prepared, 3, 4).plan == first and len(device.plans) == 4
 
@@ -262,7 +271,7 @@ def test_a_failure_names_the_program_and_its_reproduction_has_the_class(
     assert bound(prepared, 3, 96).sizes == (3, 6)
     (program,) = prepared.sized.values()
     again = reproduction_of(program)
-    assert again.symbols == ("B", "N_16") and again.options["bounded"]
+    assert again.symbols == ("B", "N_16") and again.options["size_bounds"] == {"B": 4, "N_16": 8}
 
 
 def test_a_compiled_function_is_traced_twice_for_many_sizes(
@@ -288,17 +297,15 @@ def test_a_compiled_function_is_traced_twice_for_many_sizes(
     for sizes in zip(batches, lengths, strict=True):
         prepared.bind(sizes)
     assert function.stats.traces == 2
-    assert function.stats.size_classes == len(prepared.sized) <= 20
+    assert function.stats.size_classes == len(prepared.sized) <= 25
     launches = {len(p.plan.actions) for p in prepared.sized.values() if p.plan}
     assert len(launches) == 1
 
 
 def test_launches_are_those_of_the_fixed_size(device: PlanningGpu, tmp_path: Path) -> None:
-    """Grids, too, where a size is a power of two."""
     prepared = prepare(tmp_path)
-    for sizes in ((64, 512), (8192, 128)):
-        plan = bound(prepared, *sizes).plan
-        values = bound(prepared, *sizes).sizes
+    for sizes in ((64, 512), (8192, 128), (33, 512), (4, 5)):
+        plan, values = bound(prepared, *sizes).plan, bound(prepared, *sizes).sizes
         fixed = compile_graph(bound_graph(softmax(), dict(zip(SYMBOLS, sizes, strict=True)))).plan
         bindings = dict(zip(plan.symbols, values, strict=True))
         assert _grids(plan, bindings) == _grids(fixed, {})
