@@ -48,8 +48,8 @@ class Stats:
         self.kernels_compiled += program.kernels_compiled
         self.kernels_from_cache += program.kernels_from_cache
 
-    def count_size_class(self, program: Prepared) -> None:
-        """A program for a class of sizes that a call met."""
-        self.size_classes += 1
+    def count_loaded(self, program: Prepared) -> None:
+        """A program for a class of sizes that a call met, or (which has classes) for all others."""
+        self.size_classes += not program.sized
         self.count_kernels(program)
         self.compile_seconds += sum(program.seconds.values())

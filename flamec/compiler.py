@@ -238,7 +238,7 @@ class CompiledFunction:
         """
         prepared = prepare(graph, symbols, self.options)
         self.stats.count_kernels(prepared)
-        prepared.listeners.append(lambda program: self.stats.count_size_class(program))
+        prepared.listeners.append(lambda program: self.stats.count_loaded(program))
         return prepared
 
     def _make(self, graph: Graph, symbols: tuple[str, ...]) -> Prepared:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from sys import getrefcount
 from typing import Any
 
@@ -97,7 +98,8 @@ def prepare(
     if plan.symbols and size_hints is None:
         prepared.plan = plan
         memory = CudaMemory(gpu(place))
-        prepared.runner = SizedRunner(prepared, symbols, memory, _make_sized)
+        make_general = partial(_loaded, prepared, plan, symbols)
+        prepared.runner = SizedRunner(prepared, symbols, memory, _make_sized, make_general)
         return prepared
     load(prepared, plan, symbols)
     prepared.seconds["load"] = time.perf_counter() - started - prepared.seconds["plan"]
@@ -153,11 +155,15 @@ def codegen_options(
 def load(prepared: Prepared, plan: ExecutionPlan, symbols: Sequence[str]) -> None:
     """Make ``prepared`` run a plan; StageError names the kernel that failed."""
     prepared.plan = plan
+    prepared.runner = _loaded(prepared, plan, symbols)
+
+
+def _loaded(prepared: Prepared, plan: ExecutionPlan, symbols: Sequence[str]) -> CudaRunner:
     place = graph_device(prepared.graph)
     program = load_kernels(device(place.index, prepared.options), prepared, plan)
     prepared.kernels_compiled = program.kernels_compiled
     prepared.kernels_from_cache = len(plan.kernels) - program.kernels_compiled
-    prepared.runner = CudaRunner(gpu(place), program, list(symbols))
+    return CudaRunner(gpu(place), program, list(symbols))
 
 
 def _plan(

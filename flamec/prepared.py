@@ -130,7 +130,7 @@ class Prepared:
         return self.graph
 
     def report(self, program: Prepared) -> None:
-        """Tell the listeners of a program that was loaded for a class of sizes."""
+        """Tell the listeners of a program that was loaded for sizes that a call had."""
         for listener in self.listeners:
             listener(program)
 

@@ -3,8 +3,8 @@
 In: the values of a program's symbols at a call. Out: a ``SizeClass``, which says what all sizes of
 the class have in common (an upper bound, a divisor), as substitutions for the graph and as options
 of code generation. Invariants: the class of a call depends on its sizes alone, so that equal calls
-give equal bits whatever was called before; a program has finitely many classes, and neighbouring
-sizes share one.
+give equal bits whatever was called before (as far as ``SizedRunner`` makes programs for classes);
+neighbouring sizes share one.
 
 A class is what schedules ask of a size. Rows of at most 64 elements lie in a block of 64, whatever
 their length; wide loads and the copy engine need strides that are multiples of 16 bytes. Powers of

@@ -3,13 +3,14 @@
 In: a program (``Prepared``) that was traced and optimized once, and what makes the program of a
 class of it. Out: ``SizedRunner``, which finds the class of a call's sizes (``size_classes``) and
 makes its program when the class is met first. Nothing is traced or optimized again. Invariants: a
-class has one program at a time, whichever threads ask; the least recently used ones are dropped
-beyond ``MOST_CLASSES`` and come back from the cache.
+class has one program, whichever threads ask; beyond ``MOST_CLASSES`` a new class runs the code for
+all sizes, which is compiled then, so that what is compiled is bounded.
 """
 
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,33 +54,47 @@ class SizedProgram(Prepared):
 
 
 Make = Callable[[SizedProgram], Runner]
-_Found = tuple[SizedProgram, tuple[int, ...]]  # and the values of its symbols
+_Bound = tuple[Runner, tuple[int, ...]]  # what runs, and the values of its symbols
+
+
+class SizeClassWarning(UserWarning):
+    """A program has met more classes of sizes than it makes code for."""
 
 
 class SizedRunner:
-    """A ``Runner``; ``symbols``: in the order in which sizes are bound."""
+    """A ``Runner``; ``symbols``: in the order in which sizes are bound.
+
+    ``make`` gives the runner of a class, ``make_general`` that of all sizes.
+    """
 
     threads = 1
 
     def __init__(
-        self, general: Prepared, symbols: Sequence[str], memory: DeviceMemory, make: Make
+        self,
+        general: Prepared,
+        symbols: Sequence[str],
+        memory: DeviceMemory,
+        make: Make,
+        make_general: Callable[[], Runner],
     ) -> None:
         assert general.plan is not None
         self.memory = memory
         self._general, self._symbols, self._make = general, tuple(symbols), make
         self._counts = element_counts(general.graph, general.plan)
-        self._programs: OrderedDict[SizeClass, SizedProgram] = OrderedDict()
-        self._of_sizes: OrderedDict[tuple[int, ...], _Found] = OrderedDict()
+        self._make_general = make_general
+        self._programs: dict[SizeClass, SizedProgram] = {}
+        self._for_all: Runner | None = None
+        self._of_sizes: OrderedDict[tuple[int, ...], _Bound] = OrderedDict()
         self._lock = threading.RLock()
 
     def bind(self, sizes: tuple[int, ...]) -> Invocation:
         found = self._of_sizes.get(sizes)
         if found is None:
             found = self._find(sizes)
-        program, values = found
-        return program.bind(values)
+        runner, values = found
+        return runner.bind(values)
 
-    def met(self, bindings: Mapping[str, int]) -> _Found | None:
+    def met(self, bindings: Mapping[str, int]) -> tuple[SizedProgram, tuple[int, ...]] | None:
         """The program for these sizes and the values of its symbols, if their class was met."""
         sizes = tuple(bindings[s] for s in self._symbols)
         known = self._class_of(sizes)
@@ -91,17 +106,33 @@ class SizedRunner:
         most = max((evaluate_dim(count, bindings) for count in self._counts), default=0)
         return size_class(sizes, most)
 
-    def _find(self, sizes: tuple[int, ...]) -> _Found:
+    def _find(self, sizes: tuple[int, ...]) -> _Bound:
         known = self._class_of(sizes)
         with self._lock:
             program = self._programs.get(known)
-            if program is None:
+            if program is None and len(self._programs) < MOST_CLASSES:
                 program = self._made(known)
-            self._programs.move_to_end(known)
-            found = self._of_sizes[sizes] = program, known.values(sizes)
+            if program is None:
+                found: _Bound = self._runner_for_all(), sizes
+            else:
+                assert program.runner is not None
+                found = program.runner, known.values(sizes)
+            self._of_sizes[sizes] = found
             if len(self._of_sizes) > _MOST_SIZES:
                 self._of_sizes.popitem(last=False)
         return found
+
+    def _runner_for_all(self) -> Runner:
+        if self._for_all is None:
+            warnings.warn(
+                f"{self._general.graph.name} was called with sizes of more than {MOST_CLASSES} "
+                "classes; those of further ones run code for all sizes, which is slower",
+                SizeClassWarning,
+                stacklevel=2,
+            )
+            self._for_all = self._make_general()
+            self._general.report(self._general)
+        return self._for_all
 
     def _made(self, known: SizeClass) -> SizedProgram:
         general = self._general
@@ -117,11 +148,6 @@ class SizedRunner:
         )
         program.runner = self._make(program)
         self._programs[known] = general.sized[known.text(self._symbols)] = program
-        if len(self._programs) > MOST_CLASSES:
-            old, dropped = self._programs.popitem(last=False)
-            del general.sized[old.text(self._symbols)]
-            for sizes in [s for s, (p, _) in self._of_sizes.items() if p is dropped]:
-                del self._of_sizes[sizes]
         general.report(program)
         return program
 

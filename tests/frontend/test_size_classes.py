@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,7 +40,7 @@ from flamec.prepared import Prepared
 from flamec.runtime.cuda.device import KernelError
 from flamec.runtime.kernel_cache import KernelCache
 from flamec.size_classes import MOST_ELEMENTS, SizeClass, SizeRange, size_class
-from flamec.sized_runner import planned
+from flamec.sized_runner import SizeClassWarning, planned
 
 GPU = Device("cuda", 0)
 B, N = SymbolicDim.symbol("B"), SymbolicDim.symbol("N")
@@ -150,7 +151,7 @@ def test_a_program_is_made_for_each_class_that_is_met(device: PlanningGpu, tmp_p
     prepared = prepare(tmp_path)
     assert prepared.plan is not None and not device.plans  # kernels for all sizes are not needed
     counted = Stats()
-    prepared.listeners.append(counted.count_size_class)
+    prepared.listeners.append(counted.count_loaded)
     assert bound(prepared, 3, 50).plan is bound(prepared, 4, 60).plan
     assert bound(prepared, 3, 50).sizes == (3, 50)
     assert len(device.plans) == counted.size_classes == 1
@@ -222,17 +223,23 @@ def test_equal_sizes_have_equal_programs_whatever_was_met_before(
     assert plans[0] == plans[1]
 
 
-def test_programs_are_dropped_beyond_a_bound_and_come_back_from_the_cache(
+def test_beyond_a_bound_further_classes_run_the_code_for_all_sizes(
     device: PlanningGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sized_runner, "MOST_CLASSES", 2)
-    prepared = prepare(tmp_path)
-    first = bound(prepared, 3, 3).plan
+    prepared, counted = prepare(tmp_path), Stats()
+    prepared.listeners.append(counted.count_loaded)
+    bound(prepared, 3, 3)
     bound(prepared, 3, 10)
-    bound(prepared, 3, 32)
-    assert [*prepared.sized] == ["B <= 4; N <= 16", "B <= 4; N = 32"]
-    monkeypatch.setattr(cuda_backend, "generate_plan", None)  # nothing is generated again
-    assert bound(prepared, 3, 4).plan == first and len(device.plans) == 4
+    with pytest.warns(SizeClassWarning, match="rows was called with sizes of more than 2 classes"):
+        general = bound(prepared, 3, 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once
+        assert bound(prepared, 50, 700).plan is general.plan is prepared.plan
+        assert bound(prepared, 4, 9).plan is device.plans[1]
+    assert general.sizes == (3, 32) and len(device.plans) == 3
+    assert counted.size_classes == len(prepared.sized) == 2
+    assert counted.kernels_compiled == sum(len(p.kernels) for p in device.plans)
 
 
 def test_another_process_generates_nothing(
