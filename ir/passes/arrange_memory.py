@@ -12,9 +12,10 @@ where most bytes are in use, the largest first, until nothing there fits any mor
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple
+
+import numpy as np
 
 from flamec.ir.passes.live_ranges import (
     Access,
@@ -25,6 +26,9 @@ from flamec.ir.passes.live_ranges import (
     lifetimes,
     live_ranges,
 )
+
+NO_GAP = 1 << 62
+GOOD_ENOUGH = 1 + 1 / 256  # times what is in use at once
 
 
 class Arrangement(NamedTuple, Generic[K]):
@@ -91,7 +95,7 @@ def _tightest(blocks: Sequence[_Block]) -> tuple[dict[Any, int], int]:
         offsets = {block.key: room.place(block) for block in sorted(blocks, key=order)}
         if peak < 0 or room.end < peak:
             best, peak = offsets, room.end
-        if peak <= needed:
+        if peak <= needed * GOOD_ENOUGH:
             break
     return best, peak
 
@@ -114,26 +118,31 @@ class _Room:
     def __init__(self, size: int | None = None) -> None:
         self.end = 0
         self._size = size
-        self._placed: list[tuple[int, int, int, int]] = []  # offset, end, first, last
+        self._count = 0
+        self._placed = np.empty((4, 16), np.int64)  # offset, end, first, last; a column for each
 
     def place(self, block: _Block) -> int:
         """The offset of the tightest gap, else behind all that is in use then; -1 if that is full.
 
         What is placed is taken.
         """
-        best, tightest, end = -1, -1, 0
-        for offset, behind, first, last in self._placed:
-            if last < block.first or block.last < first:
-                continue
-            gap = offset - end
-            if gap >= block.size and (best < 0 or gap < tightest):
-                best, tightest = end, gap
-            if behind > end:
-                end = behind
-        at = end if best < 0 else best
+        offset, end, first, last = self._placed[:, : self._count]
+        in_use = np.flatnonzero((last >= block.first) & (first <= block.last))
+        at = 0
+        if len(in_use):
+            in_use = in_use[np.argsort(offset[in_use], kind="stable")]
+            ends = np.maximum.accumulate(end[in_use])
+            starts = np.concatenate(([0], ends[:-1]))
+            gaps = offset[in_use] - starts
+            gaps[gaps < block.size] = NO_GAP
+            tightest = int(np.argmin(gaps))
+            at = int(starts[tightest] if gaps[tightest] < NO_GAP else ends[-1])
         if self._size is not None and at + block.size > self._size:
             return -1
-        insort(self._placed, (at, at + block.size, block.first, block.last))
+        if self._count == self._placed.shape[1]:
+            self._placed = np.concatenate((self._placed, np.empty_like(self._placed)), axis=1)
+        self._placed[:, self._count] = at, at + block.size, block.first, block.last
+        self._count += 1
         self.end = max(self.end, at + block.size)
         return at
 

@@ -26,7 +26,7 @@ from flamec.ir.tasks import TaskGraph
 
 WINDOWS = (1, 4, 16, 48)  # into which the stages before the peak are divided
 WORTHWHILE = 1 << 25  # bytes of temporaries below which nobody looks for less without a budget
-MOST_STAGES = 512  # above which the search would take longer than all other passes together
+MOST_STAGES = 1024  # above which the search would take longer than all other passes together
 MOST_PROGRAMS = 32  # whose kernels are made, to know their peaks exactly
 FEW_PROGRAMS = 6  # the same without a budget
 
@@ -77,7 +77,8 @@ def fit_memory_budget(
             found += _searched(_start(context, fusion, stages, device, windows), NEVER)
     elif found[0].peak >= WORTHWHILE and len(stages) <= MOST_STAGES:
         found += _searched(_start(context, fusion, stages, device, WINDOWS[-1]), device.spare)
-    promising = _apart(_lower_and_lower(found), MOST_PROGRAMS if budget < 1 else FEW_PROGRAMS)
+    few = max(2, min(FEW_PROGRAMS, MOST_STAGES // max(1, len(stages))))
+    promising = _apart(_lower_and_lower(found), MOST_PROGRAMS if budget < 1 else few)
     chain = _lower_and_lower(replace(f, peak=peak(f.stages)) for f in promising)
     peaks = [program.peak for program in chain]
     most = min(p.peak for p in chain if p.work <= device.spare)

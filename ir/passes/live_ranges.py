@@ -85,15 +85,19 @@ def live_bytes(
     ``results``: bytes of results, which are in use from the first step that touches them to the
     end.
     """
-    sizes = {key: aligned(nbytes) for key, nbytes in size.items()}
-    _, first, last = lifetimes(steps, sizes, spans)
+    every = {**size, **results} if results else size
+    first, last = live_ranges(steps, every, spans)
+    last.update(dict.fromkeys(results or (), len(steps) - 1))
+    owner = _share_in_place(steps, first, last, size)
     change = [0] * (len(steps) + 1)
-    for buffer in first:
-        change[first[buffer]] += sizes[buffer]
-        change[last[buffer] + 1] -= sizes[buffer]
-    if results:
-        for buffer, position in live_ranges(steps, results, spans)[0].items():
-            change[position] += aligned(results[buffer])
+    for buffer, block in owner.items():
+        if buffer == block:
+            change[first[buffer]] += aligned(every[buffer])
+        elif last[block] < last[buffer]:
+            last[block] = last[buffer]
+    for buffer, block in owner.items():
+        if buffer == block:
+            change[last[buffer] + 1] -= aligned(every[buffer])
     return list(accumulate(change[:-1]))
 
 
@@ -114,7 +118,9 @@ def _share_in_place(
             if host[written] != written:
                 continue
             dies_here = first[written] == position == last[source] and source not in taken
-            if dies_here and size[written] == size[source] and first[source] < position:
+            if not dies_here or first[source] == position:
+                continue
+            if aligned(size[written]) == aligned(size[source]):
                 host[written] = host[source]
                 taken.add(source)
     return host

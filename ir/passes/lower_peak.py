@@ -25,7 +25,7 @@ from flamec.ir.loop_nest import choose_nest
 from flamec.ir.op import OpKind
 from flamec.ir.passes.fuse import Fusion
 from flamec.ir.passes.keep_or_repeat import NEVER, Item, keep_or_repeat
-from flamec.ir.passes.live_ranges import Access, live_bytes
+from flamec.ir.passes.live_ranges import live_bytes
 from flamec.ir.passes.plan_memory import LEAST_LENT
 from flamec.ir.stages import Scene, Stage, part_of, read_roots
 from flamec.ir.tasks import Task, TaskGraph
@@ -114,6 +114,7 @@ class PeakSearch:
         self._held: set[Hashable] = set()  # memory that second runs read
         self._done: set[Task] = set()  # products that are computed twice already
         self._cost_so_far = 0.0
+        self._most: int | None = None  # bytes in use at the peak, if that is known
         self._lowers: dict[tuple[int, frozenset[Task], frozenset[Value]], bool] = {}
 
     # the chain ---------------------------------------------------------------------------
@@ -132,12 +133,14 @@ class PeakSearch:
     def peak(self) -> int:
         """The size of the arena, about: what kernels allow to be in place is not known of all,
         and whether results can lend all that they have."""
-        return max(self.live(self.stages), default=0) - sum(self.results.values())
+        if self._most is None:
+            self._most = max(self.live(self.stages), default=0)
+        return self._most - sum(self.results.values())
 
     def live(self, stages: Sequence[Stage]) -> list[int]:
         """The bytes in use in each stage, with results from when they are first touched."""
         accesses = [stage.access for stage in stages]
-        return live_bytes(accesses, _touched(accesses, self.size), (), self.results)
+        return live_bytes(accesses, self.size, (), self.results)
 
     def _round(self, price: float, most_work: float) -> Iterator[float]:
         """Drop what the cuts at the present peak say, part by part, while the peak falls."""
@@ -163,6 +166,7 @@ class PeakSearch:
                 self._forget(part, aliases)
                 continue
             top, self.stages = lower, stages
+            self._most = lower
             self.maker.update(part.stored)
             self._alias.update(aliases)
             self._done.update(t for tasks in part.tasks.values() for t in tasks)
@@ -232,7 +236,10 @@ class PeakSearch:
         task = self.made[group].get(value)
         if task is None:
             return Item(value, keep, NEVER)
-        return Item(value, keep, 2 * value_bytes(value), ((group, task),))
+        again = 2 * value_bytes(value)
+        if keep <= again:  # so what is needed for it is not looked at, nor what that needs
+            return Item(value, keep, NEVER)
+        return Item(value, keep, again, ((group, task),))
 
     def _task_item(self, key: TaskKey, scene: Scene, price: float) -> Item:
         group, task = key
@@ -453,11 +460,3 @@ def large_results(context: TaskGraph) -> dict[Hashable, int]:
     """The bytes of outputs that lend their memory before they are written."""
     sizes = {value: value_bytes(value) for value in context.outputs}
     return {value: nbytes for value, nbytes in sizes.items() if nbytes >= LEAST_LENT}
-
-
-def _touched(
-    accesses: Sequence[Access[Hashable]], size: Mapping[Hashable, int]
-) -> dict[Hashable, int]:
-    """The sizes of what the steps touch, which is what ``arrange`` places."""
-    keys = dict.fromkeys(k for a in accesses for k in (*a.reads, *a.writes))
-    return {key: size[key] for key in keys if key in size}

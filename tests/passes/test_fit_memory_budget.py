@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph, Value
 from flamec.ir.op import OpKind
 from flamec.ir.passes.differentiate import differentiate_graph
+from flamec.ir.passes.keep_or_repeat import Item, keep_or_repeat
 from flamec.ir.passes.manager import run_passes
 from flamec.ir.passes.pipeline import pipeline
 from flamec.ir.passes.plan_memory import plan_memory
@@ -199,6 +202,23 @@ def test_values_that_are_needed_late_are_computed_late() -> None:
     assert arena(most) >= 8 * wide_bytes
     assert arena(least) <= 4 * wide_bytes
     assert sum(products(least).values()) - sum(products(most).values()) <= 8
+
+
+def test_cuts_look_at_what_is_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three times as many equal layers give some three times as much to choose from."""
+    looked: list[int] = []
+
+    def counted(items: Collection[Item], required: Collection[Value]) -> Any:
+        looked[-1] += len(items)
+        return keep_or_repeat(items, required)
+
+    monkeypatch.setattr("flamec.ir.passes.lower_peak.keep_or_repeat", counted)
+    monkeypatch.setattr("flamec.ir.passes.fit_memory_budget.WORTHWHILE", 0)
+    monkeypatch.setattr("flamec.codegen.compile_graph.SPARE_WORK", 1 / 64)
+    for layers in (8, 24):
+        looked.append(0)
+        compile_graph(Network(5, layers).graph)
+    assert 0 < looked[1] <= 4 * looked[0]
 
 
 def test_what_a_kernel_has_inside_may_be_kept_instead_of_its_results() -> None:
