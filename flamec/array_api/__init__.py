@@ -4,8 +4,9 @@
 scikit-learn) take tensors. Names, arguments and meaning are the standard's, and differ here and
 there from PyTorch's names beside it: ``equal`` compares elements, ``std`` divides by the count.
 
-Not there: complex dtypes, uint16 to uint64, and the extension ``fft``. ``Tensor.size`` stays
-PyTorch's method; ``array_api_compat.size(x)`` is the number of elements.
+Not there: complex dtypes, uint16 to uint64, and the extension ``fft``. Tensors stay PyTorch's:
+``Tensor.size`` is a method (``array_api_compat.size(x)`` is the number of elements), slices have
+positive steps, and the operator ``@`` wants equal dtypes (``matmul`` promotes them).
 """
 
 # ruff: noqa: F401 - this module exists to re-export

@@ -62,7 +62,7 @@ def vecdot(x1: Tensor, x2: Tensor, /, *, axis: int = -1) -> Tensor:
         )
     product = first * second
     assert product.ndim == rank
-    return reduction.sum(product, axis)
+    return reduction.sum(product, axis, dtype=product.dtype)
 
 
 def outer(x1: Tensor, x2: Tensor, /) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, user_location
+from flamec.functional.arguments import as_dtype
 from flamec.functional.dimensions import dimension, dimensions, sequence, size, sizes
 from flamec.ir import shape as ir_shape
 from flamec.ir.shape import Dim, equal, format_shape, product, structurally_equal
@@ -141,8 +142,8 @@ def reshape_as(input: Tensor, other: Tensor) -> Tensor:
 @remembered
 def view(input: Tensor, *shape: Any) -> Tensor:
     """As ``reshape``, but always a view: RuntimeError if a copy would be needed."""
-    if len(shape) == 1 and isinstance(shape[0], DType):
-        if shape[0] is input._type.dtype:
+    if len(shape) == 1 and isinstance(shape[0], (DType, type)):
+        if as_dtype("view", shape[0]) is input._type.dtype:
             return regroup(input, input._type.shape)
         raise OperationError(
             f"view: {input._type.dtype!r} cannot be seen as {shape[0]!r} without a copy; use "
