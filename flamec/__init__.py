@@ -216,7 +216,19 @@ globals().update({name: getattr(Tensor, name) for name in methods.IN_PLACE_FUNCT
 __version__ = "0.1.0"
 
 if _TYPE_CHECKING:
-    from flamec import amp, array_api, backends, cuda, data, nn, optim, profiler, sklearn, utils
+    from flamec import (
+        amp,
+        array_api,
+        backends,
+        cuda,
+        data,
+        nn,
+        optim,
+        profiler,
+        sklearn,
+        testing,
+        utils,
+    )
     from flamec.amp import GradScaler
     from flamec.compiler import compile
     from flamec.deployment.exporter import export
@@ -225,7 +237,6 @@ if _TYPE_CHECKING:
     from flamec.kernels.launching import cdiv, next_power_of_2
     from flamec.nn.functional import (
         adaptive_avg_pool1d,
-        adaptive_max_pool1d,
         avg_pool1d,
         channel_shuffle,
         conv1d,
@@ -240,12 +251,25 @@ if _TYPE_CHECKING:
         pixel_shuffle,
         pixel_unshuffle,
     )
+    from flamec.process_settings import (
+        are_deterministic_algorithms_enabled,
+        get_num_threads,
+        is_deterministic_algorithms_warn_only_enabled,
+        set_num_threads,
+        use_deterministic_algorithms,
+    )
     from flamec.saving import load, save
 
 _LAYERS = (
-    "adaptive_avg_pool1d", "adaptive_max_pool1d", "avg_pool1d", "channel_shuffle", "conv1d",
+    "adaptive_avg_pool1d", "avg_pool1d", "channel_shuffle", "conv1d",
     "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "max_pool1d",
     "max_pool2d", "max_pool3d", "pixel_shuffle", "pixel_unshuffle",
+)  # fmt: skip
+
+_SETTINGS = (
+    "are_deterministic_algorithms_enabled", "get_num_threads",
+    "is_deterministic_algorithms_warn_only_enabled", "set_num_threads",
+    "use_deterministic_algorithms",
 )  # fmt: skip
 
 # Imported when first used, so that ``import flamec`` stays quick: name -> module that has it.
@@ -268,9 +292,11 @@ _LATE = {
     "profiler": "",
     "save": "flamec.saving",
     "sklearn": "",
+    "testing": "",
     "utils": "",
     "vmap": "flamec.func",
     **dict.fromkeys(_LAYERS, "flamec.nn.functional"),
+    **dict.fromkeys(_SETTINGS, "flamec.process_settings"),
 }
 
 

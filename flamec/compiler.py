@@ -34,6 +34,7 @@ from flamec.ir.passes.plan_memory import MemoryUse, memory_use
 from flamec.ir.passes.settle_sizes import settle_sizes
 from flamec.preparation import prepare
 from flamec.prepared import Prepared
+from flamec.process_settings import refuse_what_varies
 from flamec.program import Program
 from flamec.segments import SegmentCache, SizesDiffer
 from flamec.size_bounds import ANY_SIZE, SizeBounds, declared_bounds
@@ -463,6 +464,8 @@ def compile(
     if function is None:
         return lambda f: compile(f, dynamic=dynamic, inputs=inputs, **options)
     settings = default_options(**options) if options else None
+    if settings is not None and not settings.deterministic:
+        refuse_what_varies()
     if hasattr(function, "named_parameters"):
         from flamec.nn.compiled import CompiledModule
 

@@ -22,7 +22,7 @@ import numpy as np
 
 import flamec.codegen
 import flamec.ir
-from flamec.config import CompileOptions
+from flamec.config import CompileOptions, default_options
 from flamec.errors import CompileError
 from flamec.host_evaluation import evaluate_host_call
 from flamec.host_memory import HostMemory
@@ -56,6 +56,7 @@ PLAN_KIND = "plan"
 _SMALL = 1024  # bytes of an output for which two arrays are kept
 
 _devices: dict[CompileOptions, CpuDevice] = {}
+_chosen_threads: int | None = None
 _lock = threading.Lock()
 
 
@@ -93,10 +94,33 @@ def device(options: CompileOptions) -> CpuDevice:
                 compiler,
                 KernelCache(options.cache_folder, options.cache_bytes),
                 plan_memory,
-                options.threads or available_cpus(),
+                _threads_of(options),
                 evaluate=evaluate_host_call,
             )
         return _devices[options]
+
+
+def _threads_of(options: CompileOptions) -> int:
+    usual = default_options().threads
+    if _chosen_threads is not None and options.threads == usual:
+        return _chosen_threads
+    return options.threads or available_cpus()
+
+
+def thread_count() -> int:
+    """How many threads a parallel loop may use where no options say otherwise."""
+    return _threads_of(default_options())
+
+
+def set_thread_count(count: int) -> None:
+    """Change ``thread_count()``, from each program's next call on."""
+    global _chosen_threads
+    usual = default_options().threads
+    with _lock:
+        _chosen_threads = count
+        for options, cpu in _devices.items():
+            if options.threads == usual:
+                cpu.set_threads(count)
 
 
 @cache

@@ -104,6 +104,7 @@ class ProcessState:
     ``hook_changes``: how often hooks of tensors were registered or taken off.
     ``recorder``: what is told of operations and modules while a profile is made (``profiler/``).
     ``float32_matmul_precision``: see ``set_float32_matmul_precision``.
+    ``deterministic``, ``deterministic_warns``: see ``use_deterministic_algorithms``.
     """
 
     default_dtype: DType = float32
@@ -111,6 +112,8 @@ class ProcessState:
     hook_changes: int = 0
     recorder: Recorder | None = None
     float32_matmul_precision: str = "highest"
+    deterministic: bool = False
+    deterministic_warns: bool = False
 
 
 class Modes(NamedTuple):

@@ -100,6 +100,10 @@ class TapeNode(Node):
         self.saved = {}
         self.saved_results = {}
 
+    def name(self) -> str:
+        """The operation's name as programs that print ``grad_fn`` expect it: "MulBackward0"."""
+        return "".join(word.capitalize() for word in self.op.name.split("_")) + "Backward0"
+
     @property  # type: ignore[override]
     def outputs(self) -> tuple[Value, ...]:
         if self._results is not None:

@@ -79,6 +79,34 @@ def _() -> None:
     raises(lambda: F.embedding(flamec.tensor(indices), own, sparse=True), NotImplementedError)
 
 
+@row("default device")
+def _() -> None:
+    assert hasattr(torch, "set_default_device") and not hasattr(flamec, "set_default_device")
+    with torch.device("cpu"):
+        pass
+    with pytest.raises(TypeError), flamec.device("cpu"):  # type: ignore[attr-defined]
+        pass
+
+
+@row("determinism")
+def _() -> None:
+    flamec.use_deterministic_algorithms(True)
+    try:
+        table, index = flamec.zeros(3), flamec.tensor([0, 0, 2])
+        table.index_add_(0, index, flamec.ones(3))
+        raises(lambda: flamec.compile(flamec.relu, deterministic=False), RuntimeError)
+    finally:
+        flamec.use_deterministic_algorithms(False)
+
+
+@row("grad_fn")
+def _() -> None:
+    assert (torch.ones(2, requires_grad=True) * 2).grad_fn.next_functions
+    made = (flamec.ones(2, requires_grad=True) * 2).grad_fn
+    assert made.name() == "MulBackward0" and made.op.name == "mul"
+    assert not hasattr(made, "next_functions")
+
+
 @row("random numbers")
 def _() -> None:
     torch.manual_seed(0)

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from flamec.functional import (
+    adaptive_pooling,
+    linear,
+    linear_systems,
+    matrix_functions,
+    normalization,
+)
 from flamec.functional import dropout as dropouts
-from flamec.functional import linear, linear_systems, matrix_functions, normalization
 from flamec.functional import softmax as softmaxes
 from flamec.functional.arguments import public
 from flamec.functional.autocasting import FLOAT32, autocasts
@@ -17,9 +23,16 @@ from flamec.functional.reordering import flip
 from flamec.tensor import Tensor
 
 __all__ = [
-    "alpha_dropout", "det", "dropout", "embedding", "feature_alpha_dropout", "group_norm",
-    "inverse", "layer_norm", "log_softmax", "matrix_exp", "softmax", "vander",
+    "adaptive_max_pool1d", "alpha_dropout", "det", "dropout", "embedding",
+    "feature_alpha_dropout", "group_norm", "inverse",
+    "layer_norm", "log_softmax", "matrix_exp", "softmax", "vander",
 ]  # fmt: skip
+
+
+def adaptive_max_pool1d(input: Tensor, output_size: Any) -> tuple[Tensor, Tensor]:
+    """``nn.functional.adaptive_max_pool1d`` with the indices of the elements."""
+    values, indices = adaptive_pooling.adaptive_max_pool1d(input, output_size, True)
+    return values, indices
 
 
 def dropout(input: Tensor, p: float, train: bool) -> Tensor:

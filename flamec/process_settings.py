@@ -1,0 +1,64 @@
+"""Settings of the process under PyTorch's names: determinism, and the threads of CPU programs."""
+
+from __future__ import annotations
+
+import warnings
+
+from flamec import cpu_backend
+from flamec.errors import user_location
+from flamec.state import process
+
+__all__ = [
+    "are_deterministic_algorithms_enabled", "get_num_threads",
+    "is_deterministic_algorithms_warn_only_enabled", "set_num_threads",
+    "use_deterministic_algorithms",
+]  # fmt: skip
+
+
+def use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None:
+    """Refuse what does not give the same bits each time.
+
+    That is only ``compile(deterministic=False)``: with ``mode`` it raises a RuntimeError, or warns
+    with ``warn_only``; functions made before stay as they are. All else is deterministic anyway.
+    """
+    process.deterministic = bool(mode)
+    process.deterministic_warns = bool(warn_only)
+
+
+def are_deterministic_algorithms_enabled() -> bool:
+    """What ``use_deterministic_algorithms`` was told; at first False, as in PyTorch."""
+    return process.deterministic
+
+
+def is_deterministic_algorithms_warn_only_enabled() -> bool:
+    """Whether ``use_deterministic_algorithms`` was told to warn."""
+    return process.deterministic and process.deterministic_warns
+
+
+def refuse_what_varies() -> None:
+    """Called for ``compile(deterministic=False)``: RuntimeError, or a warning, if that is asked."""
+    if not process.deterministic:
+        return
+    message = (
+        "compile(deterministic=False) gives results that vary, but "
+        f"use_deterministic_algorithms(True) was called (at {user_location()})"
+    )
+    if not process.deterministic_warns:
+        raise RuntimeError(message)
+    warnings.warn(message, UserWarning, stacklevel=3)
+
+
+def get_num_threads() -> int:
+    """How many threads a loop or product of a program on the CPU may use."""
+    return cpu_backend.thread_count()
+
+
+def set_num_threads(num_threads: int) -> None:
+    """Let loops and products of programs on the CPU use so many threads, from the next call on.
+
+    Functions compiled with ``threads=`` keep theirs. Results do not depend on the number.
+    RuntimeError unless it is a positive int.
+    """
+    if not isinstance(num_threads, int) or isinstance(num_threads, bool) or num_threads < 1:
+        raise RuntimeError(f"set_num_threads expects a positive integer, not {num_threads!r}")
+    cpu_backend.set_thread_count(num_threads)
