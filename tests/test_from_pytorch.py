@@ -79,15 +79,6 @@ def _() -> None:
     raises(lambda: F.embedding(flamec.tensor(indices), own, sparse=True), NotImplementedError)
 
 
-@row("default device")
-def _() -> None:
-    assert hasattr(torch, "set_default_device") and not hasattr(flamec, "set_default_device")
-    with torch.device("cpu"):
-        pass
-    with pytest.raises(TypeError), flamec.device("cpu"):  # type: ignore[attr-defined]
-        pass
-
-
 @row("determinism")
 def _() -> None:
     flamec.use_deterministic_algorithms(True)
