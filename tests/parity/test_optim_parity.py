@@ -27,10 +27,12 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "Adam decay": {"lr": 0.01, "weight_decay": 0.05, "betas": (0.8, 0.95), "eps": 1e-6},
     "Adam amsgrad": {"lr": 0.01, "amsgrad": True},
     "Adam decoupled": {"lr": 0.01, "weight_decay": 0.05, "decoupled_weight_decay": True},
+    "Adam maximize": {"lr": 1e-3, "maximize": True},
     "Adam foreach": {"lr": 0.01, "foreach": True},
     "Adam fused": {"lr": 0.01, "fused": True},
     "AdamW": {"lr": 0.01, "weight_decay": 0.1},
     "AdamW amsgrad": {"lr": 0.005, "amsgrad": True},
+    "AdamW betas": {"lr": 0.01, "betas": (0.7, 0.9), "eps": 1e-4, "weight_decay": 0.02},
     "AdamW maximize": {"lr": 1e-3, "maximize": True},
     "Adamax": {},
     "Adamax decay": {"lr": 0.01, "weight_decay": 0.05, "betas": (0.8, 0.95), "eps": 1e-3},
@@ -69,8 +71,16 @@ IN_BFLOAT16: dict[str, dict[str, Any]] = {
     "Muon": {"lr": 0.01},
     "Muon options": {"lr": 0.01, "nesterov": False, "weight_decay": 0.0, "momentum": 0.8},
     "Muon adjusted": {"lr": 0.01, "adjust_lr_fn": "match_rms_adamw", "ns_steps": 3},
+    "Muon polynomial": {"lr": 0.01, "ns_coefficients": (2.0, -1.5, 0.5), "eps": 1e-3},
 }
-ALL = {**OPTIMIZERS, **WITH_REDUCTIONS, **IN_BFLOAT16}
+# which of PyTorch's implementations computes: the numbers are the same
+IMPLEMENTATIONS: dict[str, dict[str, Any]] = {
+    f"{name} {way}": {way: True, **({"lr": 0.01} if name == "SGD" else {})}
+    for name in dict.fromkeys(n.split()[0] for n in (*OPTIMIZERS, *WITH_REDUCTIONS))
+    for way in ("foreach", "fused")
+    if way in inspect.signature(getattr(torch.optim, name)).parameters
+}
+ALL = {**OPTIMIZERS, **WITH_REDUCTIONS, **IN_BFLOAT16, **IMPLEMENTATIONS}
 
 
 def _optimizer(package: Any, name: str, parameters: Any) -> Any:
@@ -135,6 +145,12 @@ def test_100_steps_of_what_needs_norms(name: str, dtype: str, mode: str) -> None
 def test_100_steps_in_bfloat16(name: str, mode: str) -> None:
     """100 steps of size lr, each rounded to 8 bits: a rounding apart now and then."""
     _follow(name, "float32", mode, ((3, 4), (6, 2), (5, 5)), 0.01)
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_100_steps_of_other_implementations(name: str) -> None:
+    # PyTorch's foreach ASGD keeps its step size in float32
+    _follow(name, "float64", "eager", ((3, 4), (5,)), 1e-7 if "ASGD" in name else 1e-11)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
