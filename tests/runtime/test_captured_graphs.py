@@ -7,6 +7,7 @@ graph does, so that a launch tells which copies would be done.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +15,9 @@ from typing import Any
 import pytest
 from gpu_kernels import action_plan
 
-from flamec.ir.passes.plan_memory import plan_memory
-from flamec.ir.plan import Buffer, Copy
-from flamec.ir.types import float32
+from flamec.ir.passes.plan_memory import LEAST_LENT, plan_memory
+from flamec.ir.plan import Buffer, Copy, OutputSpec, Step
+from flamec.ir.types import TensorType, float32
 from flamec.runtime.cuda import program as programs
 from flamec.runtime.cuda.graph import CaptureError
 from flamec.runtime.cuda.program import BoundCudaProgram, CudaProgram
@@ -131,3 +132,30 @@ def test_an_update_that_failed_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.undo()
     monkeypatch.setattr(programs, "current_stream", lambda index: "stream")
     call(16, 32, 48)
+
+
+def test_guests_of_outputs_move_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temporary is in the memory of an output that is written after its last use."""
+    call = Copier(monkeypatch)
+    kinds = ("input", "temporary", "output", "output")
+    buffers = [Buffer(f"b{i}", kind, float32, LEAST_LENT // 4) for i, kind in enumerate(kinds)]
+    pairs = [(0, 1), (1, 3), (0, 2)]
+    plan = replace(
+        action_plan(buffers, [Copy(*pair, LEAST_LENT) for pair in pairs]),
+        steps=tuple(Step("copy", "copy", (r,), (w,), 0, 0) for r, w in pairs),
+        outputs=tuple(OutputSpec(b, TensorType((LEAST_LENT // 4,), float32)) for b in (2, 3)),
+    )
+    assert plan_memory(plan, {}).guests == {1: (2, 0)}
+    for launches in (False, True):
+        whole = CudaProgram(plan, call.bound.program.context, (), plan_memory, Path("none"))
+        bound = BoundCudaProgram(whole, ())
+        for turn in range(8):
+            source, late, early = 16, 1024 + 16 * (turn // 2), 4096 + 16 * (turn % 3)
+            del call.launched[:]
+            if launches:
+                bound.launch([source, late, early])
+            else:
+                bound.addresses[0], bound.addresses[2], bound.addresses[3] = source, late, early
+                bound()
+            done = [copy for copies in call.launched for copy in copies]
+            assert done == [(late, source), (early, late), (late, source)]
