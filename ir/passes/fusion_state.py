@@ -213,7 +213,7 @@ class FusionState:
 
     def is_in(self, task: Task, groups: Sequence[WorkingGroup]) -> bool:
         """Whether a task belongs to one of these groups."""
-        return self._owner[task] in groups
+        return self._owner.get(task) in groups  # None where the state has some tasks only
 
     def groups_of(self, tasks: Iterable[Task]) -> list[WorkingGroup]:
         """The groups that tasks are in now, in order, each once."""

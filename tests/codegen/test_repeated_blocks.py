@@ -21,12 +21,15 @@ from flamec.codegen.lower.kernel_builder import ErrorTable, ParameterList, Parti
 from flamec.codegen.lower.repetition import RepeatedParts
 from flamec.compiler import CompiledFunction
 from flamec.config import default_options
+from flamec.ir.builder import GraphBuilder
 from flamec.ir.kernel import Load, Part
 from flamec.ir.passes.fuse import FusionOptions, fuse
+from flamec.ir.passes.fusion_state import Dependencies, FusionState
 from flamec.ir.passes.manager import run_passes
 from flamec.ir.passes.pipeline import pipeline
 from flamec.ir.task_signature import TaskSignatures
 from flamec.ir.tasks import Task, build_tasks
+from flamec.ir.types import TensorType, float32
 
 
 def lowered(layers: int, back_end: str) -> tuple[int, int, set[object]]:
@@ -170,3 +173,15 @@ def test_an_optimizer_of_many_parameters_computes_what_eager_mode_does(tmp_path:
 
     for found, expected in zip(trained(True), trained(False), strict=True):
         np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-7)
+
+
+def test_what_is_no_part_of_an_island_is_in_none_of_its_groups() -> None:
+    """Islands are looked at by themselves, but what they read is made outside."""
+    b = GraphBuilder()
+    x, w = (b.input(TensorType((64, 64), float32)) for _ in range(2))
+    product = b.dot_general(b.tanh(x), w, contract=((1,), (0,)), batch=((), ()))
+    context = build_tasks(b.build([b.sub(w, product)]))
+    *outside, last = context.tasks
+    state = FusionState(Dependencies(context, [last]))
+    assert state.is_in(last, state.groups())
+    assert outside and not any(state.is_in(task, state.groups()) for task in outside)
