@@ -126,7 +126,8 @@ class Fold:
     "scan", where the result is what has been combined up to here.
 
     ``position`` names the folded index where the op compares: the result is the index of the
-    extreme element; a scan gives its value as ``name`` and the index as ``names[0]``.
+    extreme element, and ``names[0]``, if there is one, its value; a scan gives its value as
+    ``name`` and the index as ``names[0]``.
     ``target`` is the partial-result parameter of a fold over columns.
     """
 
@@ -271,7 +272,9 @@ class Contraction:
     """A batched matrix product whose rows are the rows of the program.
 
     The rows of the program are those of all matrices, one matrix after the other. ``result``
-    is the parameter that receives the product, row-major, or -1 for a panel in cache.
+    is the parameter that receives the product, row-major, or -1 for a panel in cache. ``blocks``:
+    the right matrices are so many on a diagonal, the last but one of the loops along their depth
+    and along their columns; what is beside the diagonal multiplies nothing.
     """
 
     memory: str
@@ -283,6 +286,7 @@ class Contraction:
     left: MatrixOperand
     right: MatrixOperand
     result: int
+    blocks: int = 1
 
     @property
     def is_uneven(self) -> bool:

@@ -30,6 +30,7 @@ from flamec.ir.matrix_layout import even_matrix, matrix_strides, multiplies_unev
 from flamec.ir.op import CONTROL, OpKind
 from flamec.ir.ops.assemble import turn_window
 from flamec.ir.shape import Dim, product, structural_key, structurally_equal
+from flamec.ir.wide_pixels import wide_pixels
 
 
 @dataclass(eq=False)
@@ -203,8 +204,9 @@ def build_tasks(graph: Graph, guarded: bool = False, uneven_products: bool = Fal
     """
     graph = _without_dead_nodes(graph)
     result = TaskGraph(graph, roots=set(graph.inputs), uneven_products=uneven_products)
+    wide = wide_pixels(graph) if guarded else set()
     for node in graph.nodes:
-        if guarded and _is_border(result, node):
+        if guarded and node.outputs[0] not in wide and _is_border(result, node):
             result.borders.add(node.output)
         elif not is_view(node) and node.op.kind is not OpKind.CREATION:
             result.roots.update(node.outputs)

@@ -34,8 +34,11 @@ RunAll = Callable[
 
 @dataclass(frozen=True)
 class Case:
+    """``change`` gives the numbers to fold, where standard normal ones show too little."""
+
     make: Callable[[GraphBuilder], Graph]
     sizes: tuple[int, ...] = (0,)
+    change: Callable[[np.ndarray], np.ndarray] = np.asarray
 
 
 def _folded(
@@ -84,6 +87,23 @@ def _softmax(b: GraphBuilder) -> Graph:
     return b.build([b.div(powers, b.expand(total, shape=shape)), b.sum(b.exp(x), axes=(1,))])
 
 
+def _extremes(b: GraphBuilder) -> Graph:
+    """Positions, the elements there, and a sum, in long rows that end within a piece."""
+    x = b.input(TensorType((3, 20011), float32))
+    greatest, least = b.argmax(x, axes=(1,)), b.argmin(x, axes=(1,))
+    rows = b.iota(shape=(3,), axis=0, dtype=int64)
+    found = b.index(x, rows, least, dims=(0, 1))
+    return b.build([greatest, least, found, b.sum(x, axes=(1,))])
+
+
+def _equal_ones(x: np.ndarray) -> np.ndarray:
+    """Few different numbers; a row with what is no number, one of the least numbers only."""
+    x = np.round(x)
+    if x.ndim == 2:
+        x[1, 9000::7], x[2] = np.nan, -np.inf
+    return x
+
+
 CASES: dict[str, Case] = {
     "rows of any length": Case(_folded((9, N), (1,)), (0, 1, 7, 512, 513, 3000)),
     "softmax of any length": Case(_softmax, (1, 7, 513, 1500)),
@@ -94,7 +114,10 @@ CASES: dict[str, Case] = {
     "integers": Case(_folded((600, 65), (0,), dtype=int64)),
     "any number of columns": Case(_folded((600, N), (0,)), (1, 200)),
     "any number of rows": Case(_folded((N, 96), (0,)), (0, 1, 700)),
-    "position in everything": Case(_folded((N,), (0,), "argmax"), (1, 5000)),
+    "position in everything": Case(_folded((N,), (0,), "argmax"), (1, 5000), np.round),
+    "positions in long rows": Case(_extremes, change=_equal_ones),
+    "position among integers": Case(_folded((8200,), (0,), "argmin", int64)),
+    "long rows": Case(_folded((2, 16384), (1,), dtype=bfloat16)),
     "everything": Case(_folded((20000,), (0,))),
     "everything, any size": Case(_folded((N,), (0,)), (0, 1, 20000)),
     "everything of rows": Case(_folded((70, 333), (0, 1))),
@@ -116,7 +139,8 @@ def check_case(name: str, run: RunAll, runs: int = 1) -> list[str]:
         arrays = []
         for value in graph.inputs:
             shape = evaluate_shape(value.type.shape, bindings)
-            arrays.append((4 * rng.standard_normal(shape)).astype(value.type.dtype.numpy))
+            drawn = case.change(4 * rng.standard_normal(shape))
+            arrays.append(drawn.astype(value.type.dtype.numpy))
             if name.startswith("softmax"):
                 arrays[-1][1, -1:], arrays[-1][2, :1], arrays[-1][3, :1] = -np.inf, np.inf, np.nan
         found = [_all(run(plan, arrays, bindings)) for _ in range(runs)]

@@ -17,6 +17,7 @@ from flamec.codegen.lower.lanes import spill_type
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.attention_choice import attention_launches
 from flamec.codegen.triton.choice import Choice, choose_schedule
+from flamec.codegen.triton.packed_groups import with_packed_groups
 from flamec.codegen.triton.part_key import actual, part_key
 from flamec.codegen.triton.product_parts import (
     can_fuse,
@@ -30,6 +31,7 @@ from flamec.codegen.triton.product_writer import accumulator, is_one_block_of_ro
 from flamec.codegen.triton.recompute import without_keeps
 from flamec.codegen.triton.split_rows import split_rows
 from flamec.codegen.triton.tiling import Tile
+from flamec.codegen.triton.unroll_rows import with_shared_loads
 from flamec.ir.kernel import Parameter, Part, RowProgram
 from flamec.ir.shape import Dim, product
 
@@ -38,9 +40,12 @@ ChooseTile = Callable[[RowProgram, CodegenOptions], Tile]
 
 @dataclass(frozen=True)
 class GpuKernel:
+    """``joins``: positions of parts whose rows need what blocks of the part before have left."""
+
     lowered: LoweredKernel
     tiles: tuple[Tile | ProductSchedule, ...]
     choices: tuple[Choice, ...] = ()
+    joins: frozenset[int] = frozenset()
 
 
 def gpu_forms(
@@ -68,7 +73,7 @@ def _repeated(model: GpuKernel, lowered: LoweredKernel) -> GpuKernel:
         for like, buffer in zip(own.buffers, buffers, strict=True)
     )
     form = replace(lowered, kernel=kernel, buffers=fresh, model=own)
-    return GpuKernel(form, model.tiles, model.choices)
+    return GpuKernel(form, model.tiles, model.choices, model.joins)
 
 
 def gpu_form(
@@ -79,17 +84,21 @@ def gpu_form(
     memory = _Parameters(list(kernel.parameters), list(lowered.buffers))
     parts: list[Part] = []
     tiles: list[Tile | ProductSchedule] = []
+    joins: set[int] = set()
     choices = [choose_schedule(launch, options) for launch in attention_launches(kernel)]
     for part in kernel.parts:
-        following = [part]
         if part.program.contraction is not None:
+            part = replace(part, program=with_packed_groups(part.program))
             choice = choose_schedule(part, options)
             choices.append(choice)
             assert isinstance(choice.schedule, ProductSchedule)
             product_part, following = _products(part, choice.schedule, memory)
             parts.append(product_part)
             tiles.append(choice.schedule)
-        for rest in (piece for whole in following for piece in _split(whole, memory)):
+        else:
+            following = [part]
+        for rest, joining in (one for whole in following for one in _split(whole, memory, options)):
+            rest = replace(rest, program=with_shared_loads(rest.program))
             if choose is None:
                 choice = choose_schedule(rest, options)
             else:
@@ -97,13 +106,16 @@ def gpu_form(
             choices.append(choice)
             tile = choice.schedule
             assert isinstance(tile, Tile)
+            if joining:  # a block for each row, which may be the last of those that the row had
+                tile = replace(tile, rows=1)
+                joins.add(len(parts))
             program = without_keeps(rest.program) if tile.looped else rest.program
             parts.append(replace(rest, program=program))
             tiles.append(tile)
             _make_room(rest, tile, memory.buffers)
     kernel = replace(kernel, parameters=tuple(memory.parameters), parts=tuple(parts))
     form = replace(lowered, kernel=kernel, buffers=tuple(memory.buffers), model=None)
-    return GpuKernel(form, tuple(tiles), tuple(choices))
+    return GpuKernel(form, tuple(tiles), tuple(choices), frozenset(joins))
 
 
 @dataclass
@@ -119,18 +131,18 @@ class _Parameters:
         return len(self.parameters) - 1
 
 
-def _split(part: Part, memory: _Parameters) -> list[Part]:
-    """A part, or the two launches of one with few long rows."""
-    split = split_rows(part.program) if part.program.contraction is None else None
+def _split(part: Part, memory: _Parameters, options: CodegenOptions) -> list[tuple[Part, bool]]:
+    """A part, or the two of one with few long rows, the second of which joins results."""
+    split = split_rows(part.program, options) if part.program.contraction is None else None
     if split is None:
-        return [part]
+        return [(part, False)]
     numbers = []
-    for fold in split.folds:
-        part, number = _with_parameter(part, spill_type(fold.lane), split.results, memory)
+    for _, lane in split.results:
+        part, number = _with_parameter(part, spill_type(lane), split.rows * split.pieces, memory)
         numbers.append(number)
     split = replace(split, program=part.program)
-    programs = split.first(tuple(numbers)), split.second(tuple(numbers))
-    return [replace(part, program=program) for program in programs]
+    first, second = split.first(tuple(numbers)), split.second(tuple(numbers))
+    return [(replace(part, program=first), False), (replace(part, program=second), True)]
 
 
 def _products(

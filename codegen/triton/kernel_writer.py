@@ -30,6 +30,7 @@ from flamec.codegen.triton.side_by_side import PlannedLaunch, can_share_blocks, 
 from flamec.codegen.triton.source import COUNTERS, ERRORS, Described, EmittedLaunch, emit
 from flamec.codegen.triton.statements import StatementWriter
 from flamec.codegen.triton.text import POINTERS, fold_lane, size_name
+from flamec.codegen.triton.tiling import Tile
 from flamec.codegen.triton.uniform_parts import Statements, uniform_parts
 from flamec.ir.kernel import (
     Fold,
@@ -80,7 +81,8 @@ class KernelWriter:
         if self._must_spill():
             self._before()
         partials: list[tuple[str, Fold, int, int]] = []
-        for part, tile in zip(self.kernel.parts, self.gpu.tiles, strict=True):
+        for position, part in enumerate(self.kernel.parts):
+            tile = self.gpu.tiles[position]
             own, wide = own_sizes(part), is_wide(part, self.options.narrow)
             uniform, arguments = self._imports(part)
             arguments |= {f"p{i}": self.numbers[a] for i, a in enumerate(part.arguments)}
@@ -106,14 +108,27 @@ class KernelWriter:
             if len(self.kernel.parts) == len(launches) == 1 and partials and not part.program.after:
                 self._finish_in(launches[0], arguments, own, wide, part, partials)
                 break
+            traffic = self._traffic(part, arguments)
+            pair = (position - 1, position)
+            if position in self.gpu.joins and all(map(self._has_a_block_for_each_row, pair)):
+                before, (own_last,) = self.launches.pop(), launches
+                rows = product(loop.size for loop in part.program.rows)
+                pieces = self.kernel.parts[position - 1].program.rows[0].size
+                ends = before.launch, own_last, rows, pieces
+                launches = [finished_by_last(*ends, own, wide, self._doc)]
+                traffic = before.reads | traffic[0], before.writes | traffic[1]
             alone = len(launches) > 1 or not can_share_blocks(launches[0])
             for launch in launches:
-                traffic = self._traffic(part, arguments)
                 self._add(launch, arguments, own, traffic, alone, part=True)
         else:
             if partials or self.kernel.finish:
                 self._finish(partials)
         self.launches = together(self.launches, self._name, self._doc)
+
+    def _has_a_block_for_each_row(self, position: int) -> bool:
+        tile = self.gpu.tiles[position]
+        assert isinstance(tile, Tile)
+        return tile.rows == 1 and not (tile.split or tile.chunks or tile.blocks)
 
     def _traffic(
         self, part: Part, arguments: dict[str, int]

@@ -36,12 +36,15 @@ _PARTS_LATENCY = 0.012  # microseconds a step of depth takes in three parts, how
 _REUSE = 20  # by which small tiles are slower: they read more for each product
 _SMALLEST_SPLIT = 2  # steps of depth that are worth a block of their own
 _MOST_PARTS, _MOST_WAVES = 32, 4  # of a split depth, and of blocks that are split
+_FEW_RESULTS = 1 << 14  # of which all processors may have parts
+_LOOKED_UP_COLUMNS = 64  # of a block that looks up so much that it waits
+_WAITING = 1.2  # by which it is slower if few blocks share a processor, or many warps a block
 _LATENCY = 2.0  # microseconds until what is loaded arrives, from memory
 _TALL = 1.03  # by which products are slower in tiles with more rows than columns
 _PERSISTENT = 1.025  # by which products are slower in a loop over tiles
 _APART = 0.3  # of what memory and arithmetic do not do at the same time
 _NEAR = 3  # by which the L2 cache is faster than memory
-_RUN = 8  # elements next to each other that are loaded at once
+_RUN = 4  # elements next to each other that are loaded at once
 _LOOKED_UP = 32  # elements of a step that a thread can look up one by one
 _SLACK = 1 << 10  # bytes of shared memory for barriers
 
@@ -109,7 +112,7 @@ def product_facts(program: RowProgram, options: CodegenOptions) -> ProductFacts:
 
 
 def _is_scattered(operand: MatrixOperand) -> bool:
-    """Whether no eight elements that are looked up lie next to each other."""
+    """Whether no four elements that are looked up lie next to each other."""
     if operand.prologue is None:
         return False
     loops = (*operand.prologue.rows, *operand.prologue.inner)
@@ -283,7 +286,8 @@ def _variants(tile: _Tile, facts: ProductFacts, target: Target) -> Iterable[Prod
         if crowded and base.store_parts == 1:  # results and operands need room at a time
             yield replace(base, persistent=True, store_parts=2)
         yield replace(base, persistent=True)
-    most = min(_MOST_PARTS, facts.depth // (_SMALLEST_SPLIT * depth))
+    few = not facts.in_memory and facts.batch * facts.rows * facts.columns <= _FEW_RESULTS
+    most = min(target.processors if few else _MOST_PARTS, facts.depth // (_SMALLEST_SPLIT * depth))
     waves = range(1, _MOST_WAVES + 1)
     splits = {min(most, wave * target.processors // blocks) for wave in waves}
     yield from (replace(base, split_k=n) for n in sorted(splits) if n >= 2)
@@ -347,8 +351,9 @@ def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> flo
         outside -= 0.7 * _TILE_COST
     elif 2 * shared_bytes(s, facts) <= target.shared_bytes and s.rows * s.columns <= 1 << 14:
         outside *= 0.5  # two blocks share a multiprocessor: one multiplies, the other stores
-    waves = _ceil_div(_blocks(s, facts), target.processors)
     resident = min(8, max(1, target.shared_bytes // (shared_bytes(s, facts) + _SLACK)))
+    waits = not facts.in_memory and s.columns <= _LOOKED_UP_COLUMNS and facts.element == 2
+    waves = _ceil_div(_blocks(s, facts), target.processors)
     compute = max(waves * (products + outside), _ceil_div(waves, resident) * (latency + outside))
     results = facts.batch * facts.rows * facts.columns
     reads = facts.batch * facts.depth * (facts.rows + facts.columns) * facts.element
@@ -357,6 +362,8 @@ def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> flo
     on_way = min(_blocks(s, facts), resident * target.processors) * ahead
     transfer = moved / min(target.bandwidth, max(ahead, on_way) / _LATENCY)
     total = max(compute, transfer) + _APART * min(compute, transfer)
+    if waits and (resident < 2 or s.rows * s.columns < 64 * 32 * s.warps):
+        total *= _WAITING
     if s.split_k > 1:
         total += _JOIN_COST + _JOIN_BYTES * s.split_k * results / target.bandwidth
     return total

@@ -18,7 +18,7 @@ from flamec.codegen.triton.text import dim, factor
 from flamec.ir.kernel import Contraction, Load, Loop, Prologue
 from flamec.ir.shape import structurally_equal
 
-_WORTH_SAYING = 8  # elements next to each other
+_WORTH_SAYING = 4  # elements next to each other
 
 
 def computed_operand(

@@ -184,6 +184,7 @@ def write_product(
         "inner_indices": decomposed(program.inner, "col"),
         "body": "\n".join(body),
         "folds": bool(program.folds("column")) and not at_once,
+        **_blocks(c),
     }
     pointers = {f"p{i}": POINTERS[p.memory] for i, p in enumerate(program.parameters)}
     return emit(
@@ -199,6 +200,16 @@ def write_product(
         persistent=schedule.persistent,
         rounded=_rounded(program, c, precision, arrays),
     )
+
+
+def _blocks(c: Contraction) -> dict[str, object]:
+    """How many matrices a right one has on its diagonal; elements of each along the last loop of
+    its depth, and its columns."""
+    if c.blocks == 1:
+        return {"blocks": 1}
+    assert c.right.prologue is not None and isinstance(c.columns, int)
+    depth = c.right.prologue.rows[-1].size
+    return {"blocks": c.blocks, "block_depth": depth, "block_columns": c.columns // c.blocks}
 
 
 def row_blocks(c: Contraction, schedule: ProductSchedule) -> Dim:

@@ -207,7 +207,8 @@ class RowsWriter:
         tile = self.tile
         first = "block // col_blocks" if tile.split else "block"
         end = f"tl.cdiv({dim(self.rows)}, {tile.rows})"
-        step = str(tile.chunks) if tile.chunks else "tl.num_programs(0)"
+        every = "tl.num_programs(0) // col_blocks" if tile.split else "tl.num_programs(0)"
+        step = str(tile.chunks) if tile.chunks else every
         return self._range(first, end, step, not tile.looped)
 
     def _owner_lines(self) -> str:
@@ -278,7 +279,7 @@ class RowsWriter:
 
     def _is_same_in_all_rows(self, s: Statement) -> bool:
         """Whether a loop over rows need not load this again."""
-        if not (isinstance(s, Load) and self.row_loop and self.tile.whole):
+        if not (isinstance(s, Load) and self.row_loop) or self.tile.looped:
             return False
         written = self.program.parameters[s.place.parameter].written
         if written or s.place.indices or s.place.guards or s.name not in self.writer.varying:
@@ -301,15 +302,17 @@ class RowsWriter:
                 return self._exact_fold(s, accumulator, operand, before, behind)
             behind.append(f"{s.name} = {finished(s, reduced(s, accumulator, 1))}")
             return [f"{accumulator} = {fold_name(s)}({accumulator}, {operand})"]
+        (best,) = s.names or (f"{s.name}_value",)
+        self.writer.varying[best] = self.writer.varying[s.name]
         at = f"tl.where(mask, {self.writer.name(s.position)}, {_LAST})"
         if not self.tile.looped:
             pair = f"tl.reduce(({operand}, {at}), 1, {fold_name(s)}, keep_dims=True)"
-            return [f"{s.name}_value, {s.name} = {pair}"]
+            return [f"{best}, {s.name} = {pair}"]
         value, place = f"acc_{s.name}", f"acc_{s.name}_at"
         before.append(f"{value} = {start(s, self._shape())}")
         before.append(f"{place} = tl.full({self._shape()}, {_LAST}, tl.int64)")
         pair = f"tl.reduce(({value}, {place}), 1, {fold_name(s)}, keep_dims=True)"
-        behind.append(f"{s.name}_value, {s.name} = {pair}")
+        behind.append(f"{best}, {s.name} = {pair}")
         return [f"{value}, {place} = {fold_name(s)}({value}, {place}, {operand}, {at})"]
 
     def _is_exact(self, s: Fold) -> bool:

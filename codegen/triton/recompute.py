@@ -43,13 +43,12 @@ def without_keeps(program: RowProgram) -> RowProgram:
             elif isinstance(s, Recall):
                 aliases[s.name] = _copied(kept[s.slot], f"_{number}", defined, copies, element)
             else:
-                renamed = _renamed(s, aliases)
-                element.append(renamed)
+                element.append(renamed(s, aliases))
         for s in element:
             defined.update(dict.fromkeys(names_of(s), s))
         for name in row_names:
             defined.pop(name, None)
-        row = tuple(_renamed(s, aliases) for s in block.row)
+        row = tuple(renamed(s, aliases) for s in block.row)
         passes.append(Pass(row, tuple(element)))
     return replace(program, passes=tuple(passes))
 
@@ -69,7 +68,7 @@ def _copied(
         return name  # known to all passes
     operands = {o: _copied(o, suffix, defined, copies, element) for o in operands_of(s)}
     names = {n: n + suffix for n in names_of(s)}
-    element.append(_renamed(s, {**operands, **names}))
+    element.append(renamed(s, {**operands, **names}))
     copies.update(names)
     return copies[name]
 
@@ -97,7 +96,7 @@ def operands_of(s: Statement) -> tuple[str, ...]:
     return ()
 
 
-def _renamed(s: Statement, names: dict[str, str]) -> Statement:
+def renamed(s: Statement, names: dict[str, str]) -> Statement:
     """A statement with some names replaced."""
 
     def get(name: str) -> str:

@@ -1,9 +1,10 @@
-"""Few long rows that are only folded: divided among blocks, whose results a second launch joins.
+"""Few long rows that are only folded: divided among blocks, whose results are joined afterwards.
 
 In: a row program. Out: two programs, or None where blocks of whole rows keep the device busy or
 later passes need the rows again. The first has a row for each piece of a row and leaves what it
-folds to; the second folds those and does what follows. Pieces are equal, so that how sums are
-grouped depends on sizes alone.
+folds to (of an extreme element: its value and its position); the second folds those and does what
+follows. Pieces are equal but for the end of a row, where elements that do not exist count as what
+the fold starts from. How sums are grouped depends on sizes (of symbolic ones, on hints) alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from flamec.codegen.lower.lanes import spill_type
+from flamec.codegen.options import CodegenOptions
+from flamec.codegen.triton.text import identity
 from flamec.ir.kernel import (
+    CheckedIndex,
+    Compute,
+    Constant,
     Fold,
     Keep,
     Linear,
@@ -30,40 +36,58 @@ from flamec.ir.shape import Dim, product
 
 ENOUGH_ROWS = 264  # blocks that keep a large device busy
 PIECE = 4096  # elements that a piece has at least
+UNKNOWN_PIECES = 64  # of a whole array of which nothing is known
+ALIGNED = 16  # elements of which a piece has a multiple, where its length may be chosen
 PIECES = "piece"
 
 
 @dataclass(frozen=True)
 class SplitRows:
-    """``pieces`` of a row; ``folds`` need memory for rows times pieces results each."""
+    """``pieces`` of a row, ``length`` elements each, of which some may lie behind the end of the
+    row if ``ragged``."""
 
     program: RowProgram
     pieces: int
-    folds: tuple[Fold, ...]
+    length: Dim
+    ragged: bool
 
     @property
-    def results(self) -> Dim:
-        return product(loop.size for loop in self.program.rows) * self.pieces
+    def folds(self) -> list[Fold]:
+        return [s for s in self.program.passes[0].element if isinstance(s, Fold)]
+
+    @property
+    def results(self) -> list[tuple[str, str]]:
+        """Name and lane of what a piece leaves."""
+        found = []
+        for fold in self.folds:
+            if fold.position:
+                found.append((_best(fold), fold.lane))
+            found.append((fold.name, "i64" if fold.position else fold.lane))
+        return found
+
+    @property
+    def rows(self) -> Dim:
+        return product(loop.size for loop in self.program.rows)
 
     def first(self, parameters: tuple[int, ...]) -> RowProgram:
-        """Fold pieces; ``parameters``: where the results of each fold go."""
+        """Fold pieces; ``parameters``: where each of the results goes. Pieces of one row are as
+        far apart as there are rows."""
         program, (inner,) = self.program, self.program.inner
-        assert isinstance(inner.size, int)
-        length = inner.size // self.pieces
         block = program.passes[0]
-        rows = (*program.rows, Loop(PIECES, self.pieces))
-        stores = []
-        for fold, number in zip(self.folds, parameters, strict=True):
-            at = Linear(0, dense_strides(tuple(loop.size for loop in rows)), (0,))
-            stores.append(Store(spill_type(fold.lane), fold.lane, Place(number, at), fold.name))
-        passes = (
-            Pass(
-                tuple(_in_piece(s, length) for s in block.row),
-                tuple(_in_piece(s, length) for s in block.element),
-            ),
-            Pass(tuple(stores), ()),
+        rows = (Loop(PIECES, self.pieces), *program.rows)
+        places = Linear(0, dense_strides(tuple(loop.size for loop in rows)), (0,))
+        stores = tuple(
+            Store(spill_type(lane), lane, Place(number, places), name)
+            for (name, lane), number in zip(self.results, parameters, strict=True)
         )
-        return replace(program, rows=rows, inner=(Loop(inner.name, length),), passes=passes)
+        element = [self._in_piece(s, inside=True) for s in block.element]
+        if self.ragged:
+            element = self._ended(element)
+        passes = (
+            Pass(tuple(self._in_piece(s) for s in block.row), tuple(element)),
+            Pass(stores, ()),
+        )
+        return replace(program, rows=rows, inner=(Loop(inner.name, self.length),), passes=passes)
 
     def second(self, parameters: tuple[int, ...]) -> RowProgram:
         """Fold the results of pieces, and what follows."""
@@ -71,48 +95,97 @@ class SplitRows:
         block, *later = program.passes
         element: list[Statement] = []
         rows = tuple(loop.size for loop in program.rows)
-        strides = dense_strides((*rows, self.pieces))
-        for fold, number in zip(self.folds, parameters, strict=True):
-            part = f"{fold.name}_{PIECES}"
-            place = Place(number, Linear(0, strides[:-1], (1,)))
-            element.append(Load(part, fold.lane, spill_type(fold.lane), place))
-            element.append(replace(fold, operand=part))
+        _, *strides = dense_strides((self.pieces, *rows))
+        for (name, lane), number in zip(self.results, parameters, strict=True):
+            place = Place(number, Linear(0, tuple(strides), (self.rows,)))
+            element.append(Load(f"{name}_{PIECES}", lane, spill_type(lane), place))
+        for fold in self.folds:
+            part = f"{_best(fold) if fold.position else fold.name}_{PIECES}"
+            position = fold.position and f"{fold.name}_{PIECES}"
+            element.append(replace(fold, operand=part, position=position))
         passes = (Pass(block.row, tuple(element)), *later)
         return replace(program, inner=(Loop(inner.name, self.pieces),), passes=passes)
 
+    def _ended(self, element: list[Statement]) -> list[Statement]:
+        """The statements with elements behind the end of a row made harmless."""
+        (inner,) = self.program.inner
+        here = self._moved(Linear(0, (0,) * len(self.program.rows), (1,)))
+        found: list[Statement] = [
+            Position(f"in_{PIECES}", "i64", here),
+            Constant(f"end_{PIECES}", "i64", inner.size),
+            Compute(f"is_{PIECES}", "b", "lt", (f"in_{PIECES}", f"end_{PIECES}"), ("i64", "i64")),
+        ]
+        for s in element:
+            if isinstance(s, Fold):
+                start, kept = f"{s.name}_start", f"{s.name}_kept"
+                found.append(Constant(start, s.lane, identity(s.op, s.lane)))
+                operands, lanes = (f"is_{PIECES}", s.operand, start), ("b", s.lane, s.lane)
+                found.append(Compute(kept, s.lane, "where", operands, lanes))
+                s = replace(s, operand=kept)
+            found.append(s)
+        return found
 
-def split_rows(program: RowProgram) -> SplitRows | None:
+    def _in_piece(self, s: Statement, inside: bool = False) -> Statement:
+        """A statement whose rows are pieces; ``inside``: it is one of each element."""
+        match s:
+            case Load():
+                guards = tuple((self._moved(at), size) for at, size in s.place.guards)
+                if inside and self.ragged:
+                    (inner,) = self.program.inner
+                    here = self._moved(Linear(0, (0,) * len(self.program.rows), (1,)))
+                    guards = (*guards, (here, inner.size))
+                return replace(s, place=replace(s.place, at=self._moved(s.place.at), guards=guards))
+            case Position():
+                return replace(s, at=self._moved(s.at))
+            case Fold() if s.position:
+                return replace(s, names=(_best(s),))
+        return s
+
+    def _moved(self, at: Linear) -> Linear:
+        (stride,) = at.inner or (0,)
+        return replace(at, rows=(stride * self.length, *at.rows))
+
+
+def _best(fold: Fold) -> str:
+    """The extreme value whose position a fold finds."""
+    return f"{fold.name}_best"
+
+
+def split_rows(program: RowProgram, options: CodegenOptions) -> SplitRows | None:
     """See the module's docstring."""
     if program.kind != "rows" or len(program.inner) != 1 or program.after or program.sizes:
         return None
-    size, rows = program.inner[0].size, product(loop.size for loop in program.rows)
-    if not (isinstance(size, int) and isinstance(rows, int) and program.rows and program.passes):
+    if not program.passes:
         return None
     first, *later = program.passes
-    folds = tuple(s for s in first.element if isinstance(s, Fold))
-    plain = all(f.scope == "row" and not f.position and f.lane != "b" for f in folds)
+    folds = [s for s in first.element if isinstance(s, Fold)]
+    if not folds or any(f.scope != "row" or f.lane == "b" for f in folds):
+        return None
     stays = (Store, Keep, RandomBits)
     kept = any(isinstance(s, stays) for s in (*first.row, *first.element))
-    if not folds or not plain or kept or any(block.element for block in later):
+    if kept or any(block.element for block in later):
         return None
     if any(isinstance(s, Fold) for block in program.passes for s in block.row):
         return None
-    most = min(size // PIECE, 4 * ENOUGH_ROWS // max(1, rows)) if rows < ENOUGH_ROWS else 0
-    pieces = next((n for n in range(most, 1, -1) if size % n == 0), 0)
-    return SplitRows(program, pieces, folds) if pieces else None
+    return _pieces(program, options)
 
 
-def _in_piece(s: Statement, length: int) -> Statement:
-    """A statement whose rows are pieces."""
-    match s:
-        case Load():
-            guards = tuple((_moved(at, length), size) for at, size in s.place.guards)
-            return replace(s, place=replace(s.place, at=_moved(s.place.at, length), guards=guards))
-        case Position():
-            return replace(s, at=_moved(s.at, length))
-    return s
-
-
-def _moved(at: Linear, length: int) -> Linear:
-    (stride,) = at.inner or (0,)
-    return replace(at, rows=(*at.rows, stride * length))
+def _pieces(program: RowProgram, options: CodegenOptions) -> SplitRows | None:
+    size = program.inner[0].size
+    rows = options.typical(product(loop.size for loop in program.rows))
+    usual = options.typical(size)
+    if rows is None or rows >= ENOUGH_ROWS or (usual is None and program.rows):
+        return None
+    most = UNKNOWN_PIECES
+    if usual is not None:
+        most = min(usual // PIECE, 4 * ENOUGH_ROWS // max(1, rows))
+    if most < 2:
+        return None
+    if isinstance(size, int):
+        pieces = next((n for n in range(most, most // 2, -1) if size % n == 0), 0)
+        if pieces:
+            return SplitRows(program, pieces, size // pieces, False)
+    if any(isinstance(s, CheckedIndex) for s in program.passes[0].element):
+        return None  # it would be checked where there is no element
+    step = most * ALIGNED
+    return SplitRows(program, most, (size + step - 1) // step * ALIGNED, True)

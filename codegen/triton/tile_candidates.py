@@ -44,7 +44,7 @@ def _fits(tile: Tile, usual: Tile, program: RowProgram, options: CodegenOptions)
         return False
     if tile.split != usual.split or bool(tile.chunks) != bool(usual.chunks):
         return False
-    if tile.blocks and (tile.split or tile.chunks or not program.rows):
+    if tile.blocks and (tile.chunks or not program.rows):
         return False
     if program.kind == "scatter":
         return replace(tile, columns=usual.columns, warps=usual.warps) == usual

@@ -22,6 +22,8 @@ from flamec.ir.shape import Dim, product, structurally_equal
 
 THREAD_ELEMENTS = 8  # of a block without folds: 32 bytes of float32 for each array
 MUCH_READ = 12  # bytes for each element
+LEAST_COLUMNS, MOST_IDLE = 16, 1.125  # of a block: what it has at least, rounded up at most
+FEW_COLUMNS = 64  # where each column needs numbers of its own
 FEW_BYTES = 32  # a thread that would load less takes twice the elements
 FOLDED_ELEMENTS = 2048  # of a block of whole rows
 REDUCED_ELEMENTS = 8192  # where rows are only folded, so that few registers are needed
@@ -106,12 +108,34 @@ def propose(program: RowProgram, options: CodegenOptions) -> Tile:
             min(height, max(32, side)), min(width or side, max(32, side)), True, False, 0, 4
         )
         return replace(block, warps=8 if block.rows * block.columns > 4096 else 4)
-    columns = _pointwise_elements(program)
-    columns, elements = min(width or columns, columns), columns
+    elements = _pointwise_elements(program)
+    columns = min(width or elements, elements)
+    if program.rows:
+        columns = _filled_columns(static, columns)
+    if _has_scattered_weights(program):
+        columns = min(columns, FEW_COLUMNS)
     if program.kind == "along rows":
         columns = min(columns, 8)
     rows = min(height, max(1, elements // columns))
     return Tile(rows, columns, True, False, 0, 8 if _reads_much(program) else 4)
+
+
+def _has_scattered_weights(program: RowProgram) -> bool:
+    """Whether all rows read the same elements of an array, which are not beside each other: a
+    block finds them one by one, and many rows should be worth it."""
+    return any(
+        _varies(s.place.at.inner) and not _varies(s.place.at.rows) and s.place.at.inner[-1] != 1
+        for s in _loads(program)
+    )
+
+
+def _filled_columns(inner: Dim, columns: int) -> int:
+    """The most columns, up to so many, of which the last block leaves few idle."""
+    if not isinstance(inner, int) or inner <= 0:
+        return columns
+    while columns > LEAST_COLUMNS and -(-inner // columns) * columns > MOST_IDLE * inner:
+        columns //= 2
+    return columns
 
 
 def _reads_much(program: RowProgram) -> bool:

@@ -31,6 +31,7 @@ from flamec.ir.passes.depthwise_convolutions import (
     is_longer,
     sum_of_slices,
 )
+from flamec.ir.passes.few_channels import with_wider_pixels
 from flamec.ir.passes.move_permutations import Arranged, MovePermutations
 from flamec.ir.shape import Dim, floordiv, product
 from flamec.ir.types import int64
@@ -71,6 +72,10 @@ class _ConvolutionLowering(MovePermutations):
                 found = _added_up(self.builder, node, left, right)
             if found is not None:
                 return found
+        wider = with_wider_pixels(self.builder, node, left, right)
+        if wider is not None:
+            found = _lowered(self.builder, wider.node, wider.left, wider.right)
+            return _first_of_batch(self.builder, found, wider.batch)
         return _lowered(self.builder, node, left, right)
 
     def _with_larger_groups(self, node: Node, together: int) -> Arranged:
@@ -378,6 +383,17 @@ def _lowered(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> Ar
     if groups > 1:
         result, rest, output = _merge_channels(b, result, rest, output)
     return Arranged(result, (rest[0], output, *rest[1:]))
+
+
+def _first_of_batch(b: GraphBuilder, found: Arranged, count: Dim) -> Arranged:
+    """A result without the end of its batch."""
+    sizes = list(found.source.type.shape)
+    sizes[found.order[0]] = count
+    starts, steps = (0,) * len(sizes), (1,) * len(sizes)
+    if tuple(sizes) == found.source.type.shape:
+        return found
+    part = b.slice(found.source, starts=starts, sizes=tuple(sizes), steps=steps)
+    return Arranged(part, found.order)
 
 
 def _is_shallow(node: Node) -> bool:

@@ -12,6 +12,7 @@ import pytest
 from interpreted import run_interpreted
 from triton_folds import CASES
 
+from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph
@@ -63,6 +64,20 @@ def test_sums_over_everything_are_one_launch() -> None:
     assert isinstance(launch, Launch) and launch.grid[0] > 1 and counters(plan) == [1]
 
 
+@pytest.mark.parametrize(("shape", "op"), [((1 << 20,), "argmax"), ((4, 300_007), "argmin"),
+                                           ((4, 1 << 18), "sum"), ((N,), "argmax")])  # fmt: skip
+def test_long_rows_are_joined_by_their_last_block(shape: Any, op: str) -> None:
+    def make(b: GraphBuilder) -> Graph:
+        x = b.input(TensorType(shape, float32))
+        return b.build([getattr(b, op)(x, axes=(len(shape) - 1,))])
+
+    options = CodegenOptions(size_hints={"N": 1 << 24})
+    plan = compile_graph(make(GraphBuilder()), options).plan
+    (launch,) = plan.actions
+    assert isinstance(launch, Launch) and launch.grid[0] >= 256
+    assert counters(plan) == [shape[0] if len(shape) > 1 else 1]
+
+
 def test_one_block_counts_nothing() -> None:
     def make(b: GraphBuilder) -> Graph:
         return b.build([b.sum(b.input(TensorType((100,), float32)), axes=(0,))])
@@ -105,7 +120,7 @@ def test_in_the_interpreter() -> None:
     names = (
         list(CASES)
         if full
-        else ["rows of any length", "position in everything", "integers", "loss"]
+        else ["rows of any length", "position in everything", "positions in long rows", "loss"]
     )
     results = run_interpreted("triton_folds.py", names)
     assert [r["row"] for r in results] == names
