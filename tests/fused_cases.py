@@ -14,7 +14,7 @@ import numpy as np
 
 import flamec
 from flamec import random
-from flamec.functional import true_places
+from flamec.functional import scan, searching, true_places
 from flamec.nn import functional as F
 
 
@@ -54,7 +54,7 @@ class Case:
 def _collected(x: Operands) -> Any:
     lines = x.below(2, 3, 8) == 1
     numbers, counts = true_places._numbers(lines)
-    return true_places._collected(lines, numbers, int(counts[-1].item()))
+    return true_places._collected(numbers, counts, int(counts[-1].item()), 2, 4)
 
 
 def _elementwise() -> list[Case]:
@@ -122,11 +122,13 @@ def _folding() -> list[Case]:
         Case("mean", lambda x: x(4, 6).mean(0)),
         Case("mean", lambda x: x(4, 6).mean()),
         Case("nanmean", lambda x: x(4, 6).nanmean()),
+        Case("lines_with_those_before", lambda x: scan._lines_with_those_before(x(2, 3, 8))),
+        Case("bisected", lambda x: searching._bisected(x(9).sort()[0], x(4, 6), 4, "less")),
         Case("count_nonzero", lambda x: flamec.count_nonzero(x(4, 6), 1)),
         Case("aminmax", lambda x: flamec.aminmax(x(4, 6), dim=1)),
         Case("max", lambda x: x(4, 6).max(1)),
         Case("min", lambda x: x(4, 6).min(0)),
-        Case("logcumsumexp", lambda x: flamec.logcumsumexp(x(4, 6), 1)),
+        Case("in_doubling_steps", lambda x: flamec.logcumsumexp(x(4, 6), 1)),
         Case("diff", lambda x: flamec.diff(x(4, 6))),
         Case("trapezoid", lambda x: flamec.trapezoid(x(4, 6), dx=0.5)),
         Case("cumulative_trapezoid", lambda x: flamec.cumulative_trapezoid(x(4, 6), x(6))),

@@ -73,6 +73,7 @@ class StatementWriter:
         self.block_stride = 0
         self.hoisted: list[str] | None = None  # where indices that do not vary are computed
         self._hoisted_before: set[str] = set()
+        self._defined_inside: set[str] = set()  # of the loops before which they would be computed
 
     def reference(self, name: str) -> str:
         return f"{self.aliases.get(name, name)}[q]" if name in self.arrays else name
@@ -101,7 +102,8 @@ class StatementWriter:
         """A checked index that is the same in all lanes."""
         first = f"{self.reference(index.name)}[0]"
         at = f"flamec_index(frame, {first}, {dim(index.size)}, {index.error})"
-        if self.hoisted is not None and index.name in self.scalars:
+        known = index.name in self.scalars and index.name not in self._defined_inside
+        if self.hoisted is not None and known:
             name = f"at_{index.name}_{index.error}"
             line = f"const int64_t {name} = {at};"
             if line not in self._hoisted_before:
@@ -154,6 +156,8 @@ class StatementWriter:
         return f"flamec_indices(frame, {index}, {dim(s.size)}, {s.error}, {axis.count})"
 
     def _define(self, name: str, lane: str, text: str) -> str:
+        if self.hoisted is not None:
+            self._defined_inside.add(name)
         if name in self.arrays:
             return f"{name}[q] = {text};"
         return f"const v_{lane} {name} = {text};"

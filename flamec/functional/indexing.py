@@ -22,6 +22,7 @@ from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.eager_view import eager_view
 from flamec.functional.promotion import constant, is_number, number_dtype
 from flamec.functional.shape import owned, regroup
+from flamec.functional.true_places import is_large_mask, true_places, unravelled
 from flamec.ir.shape import (
     Dim,
     SymbolicDim,
@@ -333,6 +334,8 @@ def gathered(selection: Selection) -> Gathered:
 def _positions(index: Tensor) -> Sequence[Tensor]:
     if index._type.dtype is not bool_:
         return (index,)
+    if is_large_mask(index):
+        return unravelled(true_places(index), index._type.shape)
     mask = concrete_array(index, "indexing with a boolean mask")
     return [constant_array(p, index._type.device) for p in np.nonzero(mask)]
 

@@ -7,7 +7,6 @@ there (``true_places``), few by the host.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ from flamec.functional.joining import stack
 from flamec.functional.primitives import ops
 from flamec.functional.promotion import require_tensor
 from flamec.functional.shape import broadcast_tensors, clone, ravel, regroup, reshaped
-from flamec.functional.true_places import LEAST_ELEMENTS, true_places
-from flamec.ir.shape import Dim, less, product
+from flamec.functional.true_places import is_large_mask, true_places, unravelled
+from flamec.ir.shape import less, product
 from flamec.ir.types import bool_, int64
 from flamec.state import thread
 from flamec.tensor import Tensor
@@ -50,7 +49,7 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """The elements of ``input`` where ``mask`` is True, in one dimension."""
     x, chosen = broadcast_tensors(input, _as_mask("masked_select", mask))
-    if _stays_on_device(chosen):
+    if is_large_mask(chosen):
         found: Tensor = apply_named("index", ravel(x), true_places(chosen))
         return found
     flags = concrete_array(chosen, "masked_select()")
@@ -85,32 +84,19 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
 @public
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """The places of the elements that are not zero: [count, rank], or one tensor a dimension."""
-    if _stays_on_device(input):
+    if is_large_mask(input):
         mask = input if input._type.dtype is bool_ else ops.ne(input, 0)
-        indices = _unravelled(true_places(mask), input._type.shape)
-        return indices if as_tuple else stack(indices, 1)
+        places = true_places(mask)
+        indices = unravelled(places, input._type.shape)
+        if as_tuple:
+            return indices
+        return stack(indices, 1) if len(indices) > 1 else regroup(places, (places.numel(), 1))
     array, device = concrete_array(truth(input), "nonzero()"), input._type.device
     if as_tuple:
         return tuple(constant_array(p, device) for p in np.nonzero(np.atleast_1d(array)))
     if not array.ndim:
         return constant_array(np.empty((int(bool(array)), 0), np.int64), device)
     return constant_array(np.ascontiguousarray(np.argwhere(array)), device)
-
-
-def _stays_on_device(tensor: Tensor) -> bool:
-    """Whether what is True is found where the tensor is, rather than by the host."""
-    if thread.trace is not None or tensor._array is None or tensor._type.device.type == "cpu":
-        return False
-    return tensor.numel() >= LEAST_ELEMENTS
-
-
-def _unravelled(places: Tensor, shape: Sequence[Dim]) -> tuple[Tensor, ...]:
-    """The indices of places that are counted through all dimensions."""
-    found: list[Tensor] = []
-    for size in reversed(shape[1:]):
-        found.insert(0, ops.remainder(places, size))
-        places = ops.floor_divide(places, size)
-    return (places, *found)
 
 
 def argwhere(input: Tensor) -> Tensor:

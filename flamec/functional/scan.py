@@ -23,7 +23,7 @@ from flamec.functional.promotion import as_tensors, float_dtype, is_number, requ
 from flamec.functional.reduction import accumulated
 from flamec.functional.unary import copied
 from flamec.fusing import fused
-from flamec.ir.shape import Dim, SymbolicDim, equal, less
+from flamec.ir.shape import Dim, SymbolicDim, equal, less, product
 from flamec.ir.types import DType, bool_, int64, uint8
 from flamec.tensor import Tensor
 
@@ -36,7 +36,57 @@ def _running(name: str, for_bool: str, input: Any, dim: int, dtype: DType | None
     if x._type.dtype is bool_:
         values, _ = getattr(ops, for_bool)(ops.cast(x, uint8), axis=axis)
         return ops.cast(values, bool_)
+    if name == "cumsum" and axis == x.ndim - 1 and _has_long_rows(x):
+        return _cumsum_of_lines(x)
     return getattr(ops, name)(x, axis=axis)
+
+
+# running sums of long rows ---------------------------------------------------------------
+_LONG_ROW, _FEW_ROWS = 1 << 15, 64  # from which on, and up to which, rows are divided on a GPU
+_LINE, _MOST_LINES = 1024, 1 << 14  # elements of a line, and lines whose sums are added at once
+
+
+def _has_long_rows(x: Tensor) -> bool:
+    """Whether a device that works on rows side by side has too few of them."""
+    *rows, size = x._type.shape
+    count = product(rows)
+    known = isinstance(size, int) and isinstance(count, int)
+    long = known and size >= _LONG_ROW and 0 < count <= _FEW_ROWS  # type: ignore[operator]
+    return long and x._type.device.type == "cuda"
+
+
+def _cumsum_of_lines(x: Tensor) -> Tensor:
+    """The running sums of rows, by lines whose sums are added up before (Blelloch 1990, "Prefix
+    Sums and Their Applications", section 1.5.1)."""
+    shape = x._type.shape
+    *rows, size = shape
+    assert isinstance(size, int)
+    line = _LINE
+    while -(-size // line) > _MOST_LINES:
+        line *= 2
+    missing = -size % line
+    if missing:
+        zero = ops.full(value=0, shape=(), dtype=x._type.dtype, device=x._type.device)
+        none = (0,) * len(rows)
+        x = ops.pad(x, zero, low=(*none, 0), high=(*none, missing))
+    count = (size + missing) // line
+    sums = _lines_with_those_before(ops.reshape(x, shape=(product(rows), count, line)))
+    sums = ops.reshape(sums, shape=(*rows, size + missing))
+    return part(sums, len(rows), 0, size) if missing else sums
+
+
+@fused()
+def _lines_with_those_before(lines: Tensor) -> Tensor:
+    """Running sums along the last dimension, which start from the sum of all lines before."""
+    total = ops.sum(lines, axes=(2,))
+    shape = (*total._type.shape, 1)
+    earlier = part(ops.cumsum(total, axis=1), 1, 0, shape[1] - 1)
+    zero = ops.full(value=0, shape=(), dtype=total._type.dtype, device=total._type.device)
+    before = ops.pad(earlier, zero, low=(0, 1), high=(0, 0))
+    within = ops.cumsum(lines, axis=2)
+    before = ops.expand(ops.reshape(before, shape=shape), shape=within._type.shape)
+    result: Tensor = ops.add(within, before)
+    return result
 
 
 @autocasts(cuda=FLOAT32)
@@ -79,7 +129,6 @@ def cummin(input: Tensor, dim: int) -> Any:
 
 
 @public
-@fused()
 def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     """At each place log(sum(exp(x))) of the elements up to it.
 
@@ -94,17 +143,24 @@ def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     axis = dimension("logcumsumexp", dim, input.ndim)
     if input.ndim == 0:
         return copied(input)
-    x = widened(input)
-    size = x._type.shape[axis]
+    size = input._type.shape[axis]
     if isinstance(size, SymbolicDim):
-        return narrowed(_logcumsumexp_by_rows(x, axis), input._type.dtype)
-    result, distance = copied(x), 1
-    while distance < size:
-        head = part(result, axis, 0, distance)
-        earlier = part(result, axis, 0, size - distance)
-        later = part(result, axis, distance, size - distance)
-        result = ops.concatenate(head, log_sum(earlier, later), axis=axis)
-        distance *= 2
+        return narrowed(_logcumsumexp_by_rows(widened(input), axis), input._type.dtype)
+    return _in_doubling_steps(input, axis, max(0, size - 1).bit_length())
+
+
+@fused()
+def _in_doubling_steps(input: Tensor, axis: int, steps: int) -> Tensor:
+    """``logcumsumexp`` of at most 2 ** ``steps`` elements."""
+    result = copied(widened(input))
+    size, rank = result._type.shape[axis], result.ndim
+    nothing = ops.full(
+        value=-math.inf, shape=(), dtype=result._type.dtype, device=result._type.device
+    )
+    for step in range(steps):
+        low = tuple(1 << step if i == axis else 0 for i in range(rank))
+        earlier = part(ops.pad(result, nothing, low=low, high=(0,) * rank), axis, 0, size)
+        result = log_sum(earlier, result)
     return narrowed(result, input._type.dtype)
 
 

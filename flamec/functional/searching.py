@@ -24,11 +24,18 @@ from flamec.functional.promotion import (
 )
 from flamec.functional.reduction import any as any_of
 from flamec.functional.sorting import picked, refuse_bool, sorted_along
+from flamec.fusing import fused
 from flamec.ir.shape import SymbolicDim, equal, format_shape, product
 from flamec.ir.types import bool_, int32, int64
 from flamec.tensor import Tensor
 
 Comparison = Callable[[Tensor, Tensor], Tensor]
+_BEFORE: dict[str, Comparison] = {  # whether an element stands before a value
+    "less": lambda x, y: ops.lt(x, y),
+    "not reached": lambda x, y: logical_not(ops.ge(x, y)),
+    "not greater": lambda x, y: logical_not(ops.gt(x, y)),
+}
+_MOST_STEPS = 40  # halvings of a size that is not known yet: no memory has room for more
 _PAIRS = 64  # values that are compared one by one rather than sorted
 
 
@@ -40,34 +47,41 @@ def _flat(x: Tensor) -> Tensor:
 # places in an order ----------------------------------------------------------------------
 
 
-def _count_before(ordered: Tensor, values: Tensor, stands_before: Comparison) -> Tensor:
+def _count_before(ordered: Tensor, values: Tensor, before: str) -> Tensor:
     """How many elements of the last dimension of ``ordered`` stand before each of ``values``.
 
     ``ordered`` has one dimension, or as many as ``values``, with the same sizes but for the last.
-    By bisection; a size not known yet is compared as a whole.
+    ``before`` is one of ``_BEFORE``.
     """
     size = ordered._type.shape[-1]
+    steps = _MOST_STEPS if isinstance(size, SymbolicDim) else size.bit_length()
+    if not steps:
+        where: Any = {"dtype": int64, "device": values._type.device}
+        return ops.full(value=0, shape=values._type.shape, **where)  # type: ignore[no-any-return]
+    return _bisected(ordered, values, steps, before)
 
-    if isinstance(size, SymbolicDim):
-        table = ordered._type.shape
-        wide = ops.reshape(ordered, shape=(*table[:-1], 1, size))
-        column = ops.reshape(values, shape=(*values._type.shape, 1))
-        before = ops.cast(stands_before(wide, column), int64)
-        return ops.sum(before, axes=(before.ndim - 1,))  # type: ignore[no-any-return]
+
+@fused()
+def _bisected(ordered: Tensor, values: Tensor, steps: int, before: str) -> Tensor:
+    """``_count_before`` in so many steps, the last of which may change nothing."""
+    size = ordered._type.shape[-1]
     low = ops.full(value=0, shape=values._type.shape, dtype=int64, device=values._type.device)
-    if size == 0:
-        return low  # type: ignore[no-any-return]
-    high = ops.full(value=size, shape=values._type.shape, dtype=int64, device=values._type.device)
-    for _ in range(size.bit_length()):
+    high = ops.add(low, size)
+    if isinstance(size, SymbolicDim):  # there is something to look at even where there is nothing
+        none, one = (0,) * (ordered.ndim - 1), (1,)
+        ordered = ops.pad(ordered, constant(0, ordered._type.dtype, ordered._type.device),
+                          low=(*none, 0), high=(*none, *one))  # fmt: skip
+        size = size + 1
+    for _ in range(steps):
         middle = ops.floor_divide(ops.add(low, high), 2)
         place = ops.minimum(middle, size - 1)
         found = ops.index(ordered, place) if ordered.ndim == 1 else picked(
             ordered, place, ordered.ndim - 1
         )  # fmt: skip
-        after = ops.bitwise_and(ops.lt(low, high), stands_before(found, values))
+        after = ops.bitwise_and(ops.lt(low, high), _BEFORE[before](found, values))
         high = ops.where(after, high, middle)
         low = ops.where(after, ops.add(middle, 1), low)
-    return low  # type: ignore[no-any-return]
+    return low
 
 
 @public
@@ -122,8 +136,8 @@ def searchsorted(
     ordered, values = as_tensors(name, ops.detach(ordered), ops.detach(input))
     if table.dtype is bool_:
         raise OperationTypeError(f"{name}(): not defined for bool (at {user_location()})")
-    reached = ops.gt if right or side == "right" else ops.ge
-    found = _count_before(ordered, values, lambda x, y: logical_not(reached(x, y)))
+    before = "not greater" if right or side == "right" else "not reached"
+    found = _count_before(ordered, values, before)
     return ops.cast(found, int32) if out_int32 else found  # type: ignore[no-any-return]
 
 
@@ -161,7 +175,7 @@ def isin(
         found = any_of(same, dim=-1)
     else:
         ordered, _ = sorted_along(tested, 0)
-        place = _count_before(ordered, x, ops.lt)
+        place = _count_before(ordered, x, "less")
         found = ops.eq(ops.index(ordered, ops.minimum(place, count - 1)), x)
     return logical_not(found) if invert else found  # type: ignore[no-any-return]
 

@@ -14,6 +14,7 @@ import flamec
 from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.dispatch import apply
 from flamec.errors import OperationError
+from flamec.functional import true_places
 from flamec.ir.graph import Graph
 from flamec.ir.op import OpKind, lookup
 from flamec.ir.passes.place import on_one_device
@@ -111,3 +112,45 @@ def test_errors_name_operation_and_line(gpu: Device) -> None:
     with pytest.raises(OperationError, match=r"matmul.*test_gpu_operations\.py:\d+"):
         flamec.ones(2, 3, device=gpu) @ flamec.ones(2, 3, device=gpu)
     assert lookup("to_device").kind is OpKind.TRANSFER
+
+
+@pytest.mark.parametrize("shape", [(1 << 15,), (3, 40_001), (2, 1, 33_000)])
+def test_running_sums_of_long_rows(gpu: Any, shape: tuple[int, ...]) -> None:
+    """By lines: infinities spoil what follows them alone, and gradients are sums from the end."""
+    x = np.random.default_rng(0).standard_normal(shape)
+    x[..., 20_000] = np.inf
+    x.reshape(-1, shape[-1])[0, 30_000] = np.nan
+    leaf = flamec.tensor(x, device=gpu, requires_grad=True)
+    found = leaf.cumsum(-1)
+    np.testing.assert_allclose(found.detach().cpu().numpy(), x.cumsum(-1), 1e-9, 1e-9)
+    seed = np.random.default_rng(1).standard_normal(shape)
+    found.backward(flamec.tensor(seed, device=gpu))
+    assert leaf.grad is not None
+    wanted = seed[..., ::-1].cumsum(-1)[..., ::-1]
+    np.testing.assert_allclose(leaf.grad.cpu().numpy(), wanted, 1e-9, 1e-9)
+    whole = flamec.tensor(np.arange(shape[-1]), device=gpu).cumsum(0)
+    np.testing.assert_array_equal(whole.cpu().numpy(), np.arange(shape[-1]).cumsum())
+
+
+def test_searches_in_tables_of_any_size(gpu: Any) -> None:
+    rng = np.random.default_rng(0)
+    for size in (0, 1, 2, 7, 16, 100):
+        table, values = np.sort(rng.integers(0, 50, size)), rng.integers(-5, 60, 500)
+        for right in (False, True):
+            tensors = (flamec.tensor(a, device=gpu) for a in (table, values))
+            found = flamec.searchsorted(*tensors, right=right).cpu().numpy()
+            side = "right" if right else "left"
+            np.testing.assert_array_equal(found, np.searchsorted(table, values, side))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
+@pytest.mark.parametrize("shape", [(1 << 17,), (300, 451)])
+def test_true_places_of_large_masks(gpu: Any, shape: tuple[int, ...], share: float) -> None:
+    random = np.random.default_rng(0)
+    mask, values = random.random(shape) < share, random.standard_normal(shape)
+    on_gpu = flamec.tensor(mask, device=gpu)
+    assert on_gpu.numel() >= true_places.LEAST_ELEMENTS
+    np.testing.assert_array_equal(on_gpu.nonzero().cpu().numpy(), np.argwhere(mask))
+    x = flamec.tensor(values, device=gpu)
+    for chosen in (x.masked_select(on_gpu), x[on_gpu]):
+        np.testing.assert_array_equal(chosen.cpu().numpy(), values[mask])

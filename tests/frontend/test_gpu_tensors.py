@@ -388,7 +388,7 @@ def test_true_elements_are_found_on_the_device(
     shape: tuple[int, ...], share: float, gpu: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The host reads how many there are, and nothing else."""
-    monkeypatch.setattr("flamec.functional.masking.LEAST_ELEMENTS", 0)
+    monkeypatch.setattr("flamec.functional.true_places.LEAST_ELEMENTS", 0)
     monkeypatch.setattr("flamec.functional.masking.concrete_array", None)
     rng = np.random.default_rng(0)
     array = np.where(rng.random(shape) < share, rng.standard_normal(shape), 0).astype(np.float32)
@@ -410,7 +410,7 @@ def test_true_elements_are_found_on_the_device(
 def test_a_mask_that_is_broadcast_on_the_device(
     gpu: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flamec.functional.masking.LEAST_ELEMENTS", 0)
+    monkeypatch.setattr("flamec.functional.true_places.LEAST_ELEMENTS", 0)
     x, mask = np.arange(12.0).reshape(3, 4), np.array([[True], [False], [True]])
     found = flamec.tensor(x, device=gpu).t()[flamec.tensor(mask, device=gpu).t().expand(4, 3)]
     np.testing.assert_array_equal(found.cpu().numpy(), x.T[np.broadcast_to(mask.T, (4, 3))])

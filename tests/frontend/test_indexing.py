@@ -279,3 +279,14 @@ def test_assignment_errors() -> None:
     leaf = flamec.zeros(3, requires_grad=True)
     with pytest.raises(RuntimeError, match="leaf"):
         leaf[0] = 1.0
+
+
+def test_searches_compiled_for_tables_of_any_size() -> None:
+    """The first place that is looked at follows from the size alone, in the loop over values."""
+    search = flamec.compile(flamec.searchsorted, dynamic=True, backend="c")
+    values = np.random.default_rng(0).standard_normal(3000).astype(np.float32)
+    values[:2] = np.nan, np.inf
+    for size in (1000, 33, 2, 1, 0):
+        table = np.sort(values[2 : 2 + size])
+        found = search(flamec.from_numpy(table), flamec.from_numpy(values)).numpy()
+        np.testing.assert_array_equal(found, np.searchsorted(table, values))
