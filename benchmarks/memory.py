@@ -54,7 +54,7 @@ def build(name: str, framework: Any, compile: Callable[[Any], Any], small: bool 
     if name == "encoder":
         from benchmarks import encoder_step
 
-        shape = encoder_step.EncoderSize(2, 128, 2, 64, 8) if small else None
+        shape = encoder_step.EncoderSize(2, 128, 2, 64, 16) if small else None
         return encoder_step.build(framework, compile, size=shape)
     if name == "lstm":
         from benchmarks import lstm_step
