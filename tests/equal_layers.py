@@ -19,11 +19,18 @@ from flamec.config import default_options
 from flamec.ir.graph import Graph
 from flamec.ir.passes.forget_derivatives import forget_derivatives
 from flamec.ir.passes.fuse import FusionOptions
+from flamec.ir.passes.fusion_state import LARGEST_SEGMENT
 from flamec.ir.passes.manager import run_passes
 from flamec.ir.passes.pipeline import pipeline
 from flamec.ir.passes.recognize_attention import attention_of
 
-GPU = FusionOptions(True, elementwise_epilogues=True, recompute_expensive=True, prologues=True)
+GPU = FusionOptions(
+    True,
+    elementwise_epilogues=True,
+    recompute_expensive=True,
+    prologues=True,
+    bundled_scalars=LARGEST_SEGMENT,
+)
 Prepare = Callable[[Graph], Graph]
 for_c: Prepare = partial(run_last_passes, passes=last_for_c(CodegenOptions()))
 BACK_ENDS: dict[str, tuple[Prepare, FusionOptions, bool]] = {

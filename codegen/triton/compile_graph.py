@@ -40,6 +40,7 @@ from flamec.ir.op import OpKind
 from flamec.ir.passes.contract_contiguous import contract_contiguous
 from flamec.ir.passes.fold_products import fold_products
 from flamec.ir.passes.fuse import FusionGroup, FusionOptions
+from flamec.ir.passes.fusion_state import LARGEST_SEGMENT
 from flamec.ir.passes.lower_attention import has_kernel, lower_attention
 from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.passes.manager import Pass
@@ -86,6 +87,7 @@ def lower_graph(graph: Graph, options: CodegenOptions) -> LoweredProgram:
         recompute_expensive=True,
         prologues=True,
         blocks=ENOUGH_ROWS,
+        bundled_scalars=LARGEST_SEGMENT,  # Triton takes a second for a hundred
     )
     errors = _LocatedErrors()
     lowering = GraphLowering(

@@ -16,23 +16,25 @@ BUNDLE_SHARE = 4  # a bundled writer moves at least so many times what merging w
 
 
 def bundle_writers(
-    state: FusionState, is_uniform: Callable[[WorkingGroup], bool]
+    state: FusionState, is_uniform: Callable[[WorkingGroup], bool], most_scalars: int
 ) -> list[tuple[WorkingGroup, WorkingGroup]]:
     """Make the bundle, if there is one; the first writer with each of the others.
 
     Scalars (``is_uniform``) that only they need, or that nobody needs (a count of steps), go with
-    them.
+    them, up to ``most_scalars`` operations.
     """
     writers = [g for g in state.groups() if not is_uniform(g) and _is_writer(state, g)]
     writers.sort(key=lambda g: (len(g.tasks) > 1, g.position))
     if len(writers) < 2:
         return []
     ends = set(writers)
-    shared = []
+    shared: list[WorkingGroup] = []
+    room = most_scalars
     for group in reversed(state.in_order()):
         if group in ends or not is_uniform(group) or not state.successors(group) <= ends:
             continue
-        if _is_read_plainly(state, group):
+        if len(group.tasks) <= room and _is_read_plainly(state, group):
+            room -= len(group.tasks)
             ends.add(group)
             shared.append(group)
     state.bundle(writers, shared)

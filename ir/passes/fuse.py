@@ -34,6 +34,7 @@ from flamec.ir.passes.bundle_writers import bundle_writers
 from flamec.ir.passes.early_tasks import early_tasks
 from flamec.ir.passes.epilogues import heavy_epilogue, wide_epilogue
 from flamec.ir.passes.fusion_state import (
+    LARGEST_SEGMENT,
     NEEDS_OWN_LOOPS,
     Dependencies,
     FusionState,
@@ -54,7 +55,6 @@ from flamec.ir.task_signature import Signature, TaskSignatures
 from flamec.ir.tasks import Task, TaskGraph, only_scalars
 
 PairRule = Callable[[WorkingGroup, WorkingGroup], bool]
-LARGEST_SEGMENT = 96  # tasks; beyond that compiling costs more than it saves
 SLOWDOWN = 1.5  # by which merged loops may be worse than separate ones
 LANES = 128  # rows side by side in a block
 BLOCK_ELEMENTS = 1 << 16  # that one block may work on for as long as a launch takes
@@ -70,7 +70,8 @@ class FusionOptions:
     ``recompute_expensive``: memory is so slow that functions such as exp are computed again
     rather than stored. ``prologues``: products may compute their operands where they load them.
     ``blocks``: what a device wants to work on side by side; folds whose results are used over the
-    same long rows again stay apart if there are fewer rows.
+    same long rows again stay apart if there are fewer rows. ``bundled_scalars``: operations on
+    scalars that go with independent writers; the norm of all gradients is hundreds.
     """
 
     enabled: bool = True
@@ -78,6 +79,7 @@ class FusionOptions:
     recompute_expensive: bool = False
     prologues: bool = False
     blocks: int = 1
+    bundled_scalars: int = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +321,9 @@ class _Fuser:
 
     def bundle_writers(self) -> None:
         """One kernel for all independent writers at the end, such as an optimizer's update."""
-        for first, other in bundle_writers(self.state, self._is_uniform):
+        for first, other in bundle_writers(
+            self.state, self._is_uniform, self.options.bundled_scalars
+        ):
             reason = "independent writers run side by side"
             self._made.append(FusionDecision(first.name, other.name, True, reason))
 

@@ -24,6 +24,8 @@ NEEDS_OWN_LOOPS = frozenset(
     )
 )
 
+LARGEST_SEGMENT = 96  # tasks; beyond that compiling costs more than it saves
+
 Kinds = frozenset[OpKind | None]
 _ONE_KIND: dict[OpKind | None, Kinds] = {kind: frozenset((kind,)) for kind in (None, *OpKind)}
 

@@ -20,6 +20,7 @@ from flamec.config import default_options
 from flamec.ir.graph import Graph
 from flamec.ir.passes import fuse as fuse_module
 from flamec.ir.passes.fuse import fuse
+from flamec.ir.passes.fusion_state import LARGEST_SEGMENT
 from flamec.ir.passes.manager import PassRecord, run_passes
 from flamec.ir.passes.pipeline import pipeline
 from flamec.ir.tasks import Task, build_tasks
@@ -74,6 +75,14 @@ def test_a_deep_network_has_the_triton_kernels_of_a_shallow_one() -> None:
     few, many = (on_a_gpu(layers).plan for layers in (FEW, 2 * FEW))
     assert len(many.steps) > 1.5 * len(few.steps)
     assert len({k.text for k in many.kernels}) <= len({k.text for k in few.kernels}) + 4
+
+
+def test_no_kernel_for_a_gpu_grows_with_the_depth() -> None:
+    """The norm of all gradients, 148 terms here, is added up by several kernels."""
+    prepare, options, guarded = BACK_ENDS["triton"]
+    context = build_tasks(prepare(graph(12, "triton")), guarded)
+    segments = [s for group in fuse(context, options).groups for s in group.segments]
+    assert LARGEST_SEGMENT / 2 < max(map(len, segments)) <= LARGEST_SEGMENT
 
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)

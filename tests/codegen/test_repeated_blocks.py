@@ -46,7 +46,8 @@ def lowered(layers: int, back_end: str) -> tuple[int, int, set[object]]:
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 def test_more_layers_need_no_more_lowering(back_end: str) -> None:
-    few, many = lowered(3, back_end), lowered(9, back_end)
+    # the norm of all gradients is kernels of 96 additions each, and of 15 at the end
+    few, many = lowered(9, back_end), lowered(25, back_end)
     assert many[0] > 2 * few[0], "there are more kernels"
     assert many[1] == few[1], "and none more is lowered"
     assert many[2] == few[2], "because they run the same programs"
@@ -105,7 +106,7 @@ def test_what_was_loaded_before_for_one_of_two_equal_parts(back_end: str) -> Non
 
 
 def test_more_layers_need_hardly_more_triton_kernels() -> None:
-    few, many = on_a_gpu(3), on_a_gpu(12)
+    few, many = on_a_gpu(9), on_a_gpu(25)
     assert len(many.plan.actions) > 2 * len(few.plan.actions)
     added = {k.text for k in many.plan.kernels} - {k.text for k in few.plan.kernels}
     assert len(many.plan.kernels) <= len(few.plan.kernels) + 6
