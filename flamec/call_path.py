@@ -141,6 +141,7 @@ class CallPath:
                 self._write_argument(position, source)
         numbers = [(p, s) for p, s in enumerate(captured.sources) if s.kind == "number"]
         outputs = _tuple([f"y{i}" for i in range(len(captured.graph.outputs))])
+        late = [s.expression for _, s in numbers if s.expression is not None and s.moment]
         steps = HostSteps(
             captured.host, self._writer, self._host_name, lambda r: self._result(r, outputs)
         )
@@ -165,7 +166,7 @@ class CallPath:
             self._write_gradient(effect, slots)
         self._body += steps.rest(self._structure)
         if outputs_only:
-            returned = [self._writer.text(e) for e in captured.host.returned]
+            returned = [self._writer.text(e) for e in (*captured.host.returned, *late)]
             self._body.append(
                 f"return {outputs} + {_tuple(returned)}" if returned else f"return {outputs}"
             )

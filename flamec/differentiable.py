@@ -51,12 +51,6 @@ class DifferentiableProgram:
         memory_budget: float = 1.0,
     ) -> None:
         self.original = captured
-        if any(source.moment for source in captured.sources):
-            raise CompileError(
-                f"{captured.name} returns tensors that require grad and uses a learning rate that "
-                "a scheduler sets in the same call: call backward() in the compiled function, or "
-                "scheduler.step() after optimizer.step()"
-            )
         self._make = make
         with using_oracle(SettledSizes(captured.equal_sizes)):
             joint = differentiate_graph(
@@ -116,11 +110,15 @@ class DifferentiableProgram:
         return self._backward
 
     def run(self, leaves: tuple[Any, ...], sizes: tuple[int, ...]) -> Any:
+        late = [i for i, source in enumerate(self.captured.sources) if source.moment]
         inputs = [self._input(i, leaves) for i in range(len(self.captured.sources))]
         before = [inputs[i]._storage.version for i in self._saved_inputs]
         tensors = self.forward.run(leaves, sizes)
         if tensors is CHANGED:
             return CHANGED
+        for position, value in zip(reversed(late), reversed(tensors), strict=False):
+            type = self.captured.graph.inputs[position].type  # known since the call's actions
+            inputs[position] = tensor_builder.constant(value, type)
         outputs = tensors[: len(self.original.graph.outputs)]
         saved = tensors[len(outputs) : len(outputs) + self._saved_count]
         call = _Call(self, inputs, saved, before, sizes)

@@ -167,6 +167,9 @@ class CheckBuilder:
             case "keys":
                 self._add_keys(owner, guard)
                 return
+            case "entries":
+                self.add(f"{owner} == {self.name(expected)}", guard)
+                return
             case "content":
                 self.add(f"same_content({owner}, {self.name(expected)})", guard)
                 return

@@ -23,7 +23,7 @@ class Guard:
     ``kind``: ``"attribute"`` (instance dictionary), ``"slot"`` (anything getattr finds),
     ``"item"`` (dict or list entry), ``"length"`` (number of entries), ``"keys"`` (a dict's
     keys in order), ``"cell"`` (a closure's variable), ``"content"`` (all of a set, deque
-    or NumPy array, compared with a copy).
+    or NumPy array, compared with a copy), ``"entries"`` (all of a dict of constants, likewise).
     """
 
     kind: str
@@ -48,7 +48,7 @@ class Guard:
                 return len(self.owner)
             case "keys":
                 return tuple(self.owner)
-            case "content":
+            case "content" | "entries":
                 return self.owner
             case _:
                 try:
@@ -60,12 +60,16 @@ class Guard:
         value = self.present()
         if self.kind == "content":
             return same_content(value, self.expected)
+        if self.kind == "entries":
+            return bool(value == self.expected)
         if value is self.expected:
             return True
         return is_constant(self.expected) and same_constant(value, self.expected)
 
     def __str__(self) -> str:
         expected = self.expected
+        if self.kind == "entries":
+            return f"{self.name} holds what it held"
         if is_constant(expected):
             return f"{self.name} == {expected!r}"
         return f"{self.name} is the same {type(expected).__name__}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dis
 import gc
 import io
+import os
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -139,6 +140,11 @@ class Recorder:
             return
         if type(value) is dict and "params" in value and _GROUPS not in name:
             self._groups_read.add(id(value))
+        if isinstance(value, type(os.environ)):
+            held = getattr(value, "_data", None)  # CPython's: what the process was given
+            if isinstance(held, dict):
+                self._add("entries", held, None, dict(held), name)
+            return
         if id(value) in self._visited or any(value is made for made in self.host.ignored):
             return
         self._visited.add(id(value))
@@ -373,15 +379,25 @@ class Recorder:
                     value = variables[name]
                     self._add("item", variables, name, value, name)
                     self.visit(value, name)
-                    module = value if _is_user_module(value) or value is np else None
+                    module = value if _is_followed(value) else None
             elif instruction.opname in _ATTRIBUTES and module is not None:
-                name = instruction.argval
+                name, owner = instruction.argval, module
                 if module is np:
                     if name == "random":
                         self.effects.append("NumPy's random numbers are drawn")
                     module = None
                     continue
+                if module is os:
+                    if name in ("environ", "getenv"):
+                        self.visit(os.environ, f"os.{name}")
+                    module = None
+                    continue
                 value = vars(module).get(name, MISSING)
+                if _is_ours(module):
+                    module = value if _is_ours(value) else None
+                    if isinstance(value, FunctionType):  # which something else may replace
+                        self._add("attribute", vars(owner), name, value, f"{owner.__name__}.{name}")
+                    continue
                 label = f"{module.__name__}.{name}"
                 self._add("attribute", vars(module), name, value, label)
                 if value is not MISSING:
@@ -420,6 +436,15 @@ def _class_attribute(cls: type, name: str) -> Any:
         if name in base.__dict__:
             return base.__dict__[name]
     return MISSING
+
+
+def _is_followed(value: Any) -> bool:
+    """Whether what code reads from a module is guarded."""
+    return value is np or value is os or _is_user_module(value) or _is_ours(value)
+
+
+def _is_ours(value: Any) -> bool:
+    return isinstance(value, ModuleType) and is_framework_file(getattr(value, "__file__", "") or "")
 
 
 def _is_user_module(value: Any) -> bool:

@@ -256,7 +256,7 @@ class HostState:
         """Put a tracer where a number varies, that the trace has just found."""
         identity = id(guard.owner), guard.key
         if identity in self.lifted and can_vary(guard):
-            self._swap(Place(guard.owner, guard.key, guard.name))
+            self._swap(Place(guard.owner, guard.key, guard.name), 0)  # no act changed it yet
 
     def holds(self, owner: Any, key: Any) -> bool:
         """Whether a place has a tracer, or had one that the function replaced."""
@@ -274,28 +274,29 @@ class HostState:
             return source.read()
         return fetch(swap.original, source.path[1:])
 
-    def _swap(self, place: Place) -> None:
+    def _swap(self, place: Place, moment: int) -> None:
         value = place.get()
         if type(value) in (tuple, list):
             parts = [
-                self._tracer(Place(place.owner, place.key, place.name, (i,)), v)
+                self._tracer(Place(place.owner, place.key, place.name, (i,)), v, moment)
                 for i, v in enumerate(value)
             ]
             tracer: Any = type(value)(parts)
             self.ignored.append(tracer)
         else:
-            tracer = self._tracer(place, value)
+            tracer = self._tracer(place, value, moment)
         identity = id(place.owner), place.key
         before = self.swaps.get(identity)
         original = before.original if before is not None else MISSING
-        if self.moment == 0 and before is None:
+        if moment == 0 and before is None:
             original = value
-        self.swaps[identity] = Swap(place, value, tracer, self.moment, original)
+        self.swaps[identity] = Swap(place, value, tracer, moment, original)
         place.put(tracer)
 
-    def _tracer(self, place: Place, value: Any) -> Any:
-        expression = Expression(self, value, self.moment, place, refusal=self._refusal)
-        if not self.moment:
+    def _tracer(self, place: Place, value: Any, moment: int) -> Any:
+        refusal = self._refusal if moment else ""
+        expression = Expression(self, value, moment, place, refusal=refusal)
+        if not moment:
             self._condition("type", expression, type(value))
         return self.number(expression)
 
@@ -346,7 +347,7 @@ class HostState:
         for dictionary, is_set in entries:
             for key, value in list(dictionary.items()):
                 if is_set(key) and (_is_numbers(value) or _is_list(value)):
-                    self._swap(Place(dictionary, key, str(key)))
+                    self._swap(Place(dictionary, key, str(key)), self.moment)
                     if self.trace is not None:
                         self.trace.exempt(dictionary, key)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import cProfile
+import os
 import sys
 
 import numpy as np
+import pytest
 
 import flamec
 from flamec import nn
+from flamec.nn import functional as F
 
 
 def values(x: flamec.Tensor) -> np.ndarray:
@@ -169,3 +172,31 @@ def test_functions_and_methods_that_are_replaced() -> None:
     before = function.stats.traces
     assert both() == (-201.0, -201.0)
     assert function.stats.traces == before
+
+
+def test_environment_variables_are_guarded_where_they_are_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FACTOR", "2")
+    by_name = flamec.compile(lambda x: x * float(os.environ["FACTOR"]))
+    by_function = flamec.compile(lambda x: x * float(os.getenv("FACTOR", "5")))
+    other = flamec.compile(lambda x: x * len(os.sep))
+    for value in ("2", "3", "3"):
+        monkeypatch.setenv("FACTOR", value)
+        for compiled in (by_name, by_function):
+            assert compiled(flamec.ones(1)).item() == float(value)
+        other(flamec.ones(1))
+    assert by_name.stats.traces == by_function.stats.traces == 2 and other.stats.traces == 1
+    assert "os.environ" in by_name.stats.guard_failures[0].reason
+
+
+def test_a_function_of_flamec_that_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = flamec.compile(lambda x: F.relu(x) + flamec.nn.functional.gelu(x) * 0)
+    x = flamec.tensor([-1.0, 2.0])
+    assert compiled(x).tolist() == [0.0, 2.0]
+    with monkeypatch.context() as patch:
+        patch.setattr(F, "relu", lambda x: x * 3)
+        assert compiled(x).tolist() == [-3.0, 6.0]
+        patch.setattr(F, "gelu", lambda x: x / x)
+        assert compiled(x).tolist() == [-3.0, 6.0]
+    assert compiled(x).tolist() == [0.0, 2.0] and compiled.stats.traces == 3

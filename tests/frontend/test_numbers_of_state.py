@@ -392,3 +392,25 @@ def test_a_program_with_a_schedule_cannot_be_exported(tmp_path: Any) -> None:
 
     with pytest.raises(CompileError, match="changes Python's state"):
         flamec.export(step, (flamec.ones(1),), tmp_path / "f.flamec")
+
+
+def test_a_schedule_before_results_that_are_differentiated_outside() -> None:
+    _, optimizer, _ = training(lambda p: optim.SGD(p, lr=0.5))
+    schedule = lr_scheduler.ExponentialLR(optimizer, 0.5)
+    s = Counter()
+
+    @flamec.compile
+    def step(x: T) -> Any:
+        schedule.step()
+        s.count += 1  # found after an act
+        rate = optimizer.param_groups[0]["lr"]
+        return (x * x).sum() * rate * s.count, rate
+
+    for n in range(1, 5):
+        x = flamec.full((2,), 3.0, dtype=flamec.float64).requires_grad_()
+        loss, rate = step(x)
+        loss.backward()
+        assert rate == optimizer.param_groups[0]["lr"] == 0.5**n * 0.5
+        assert x.grad is not None
+        assert x.grad.tolist() == [6.0 * rate * n] * 2 and s.count == n
+    assert step.stats.traces <= 3 and step.stats.python_runs == 0
