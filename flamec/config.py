@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+ENVIRONMENT = os.environ  # what traced code may read (``guards.py``); options are read below
+
 
 @dataclass(frozen=True)
 class CompileOptions:

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from flamec.config import ENVIRONMENT
 from flamec.effects import effect_of
 from flamec.errors import CONTEXTLIB, is_framework_file, user_frame, user_location
 from flamec.guarded_values import MISSING, Guard, is_constant
@@ -140,7 +141,7 @@ class Recorder:
             return
         if type(value) is dict and "params" in value and _GROUPS not in name:
             self._groups_read.add(id(value))
-        if isinstance(value, type(os.environ)):
+        if isinstance(value, type(ENVIRONMENT)):
             held = getattr(value, "_data", None)  # CPython's: what the process was given
             if isinstance(held, dict):
                 self._add("entries", held, None, dict(held), name)
@@ -389,7 +390,7 @@ class Recorder:
                     continue
                 if module is os:
                     if name in ("environ", "getenv"):
-                        self.visit(os.environ, f"os.{name}")
+                        self.visit(ENVIRONMENT, f"os.{name}")
                     module = None
                     continue
                 value = vars(module).get(name, MISSING)
