@@ -20,7 +20,7 @@ from flamec.config import default_options
 from flamec.ir.graph import Graph
 from flamec.ir.passes import fuse as fuse_module
 from flamec.ir.passes.fuse import fuse
-from flamec.ir.passes.fusion_state import LARGEST_SEGMENT
+from flamec.ir.passes.fusion_state import LARGEST_SEGMENT, WorkingGroup
 from flamec.ir.passes.manager import PassRecord, run_passes
 from flamec.ir.passes.pipeline import pipeline
 from flamec.ir.tasks import Task, build_tasks
@@ -115,6 +115,27 @@ def test_islands_that_are_repeated_are_what_merging_would_have_given(
     assert [g.segments for g in once.groups] == [g.segments for g in each.groups]
     assert once.stores() == each.stores()
     assert set(once.decisions) == set(each.decisions)
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_fusion_looks_at_as_many_pairs_for_each_further_layer(
+    back_end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = Counter[int]()
+    objection = fuse_module._Fuser._objection
+
+    def counted(
+        self: fuse_module._Fuser, producer: WorkingGroup, consumer: WorkingGroup, late: bool
+    ) -> str:
+        pairs[layers] += 1
+        return objection(self, producer, consumer, late)
+
+    monkeypatch.setattr(fuse_module._Fuser, "_objection", counted)
+    prepare, options, guarded = BACK_ENDS[back_end]
+    for layers in (4, 8, 12):
+        fuse(build_tasks(prepare(graph(layers, back_end)), guarded), options)
+    assert pairs[12] - pairs[8] <= 1.02 * (pairs[8] - pairs[4])
+    assert pairs[12] - pairs[8] < 4 * 400, "a layer's training step has some 460 tasks"
 
 
 OPTIMIZERS = {
