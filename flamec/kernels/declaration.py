@@ -8,6 +8,7 @@ it is fused. Invariant: the ``Op`` of a kernel is a value; to add a form makes a
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -275,7 +276,7 @@ class Kernel:
                 f"{self.name}: the shape rule must return types, such as x.with_shape(...); it "
                 f"returned {type_name(found)}"
             )
-        return results
+        return tuple(map(_with_known_sizes, results))
 
     def _evaluate(self, attributes: Attributes, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         """By NumPy if there is such a form, else by the C form in a program of its own."""
@@ -333,6 +334,15 @@ def _operands(name: str, signature: inspect.Signature) -> tuple[str, ...]:
     if not operands:
         raise TypeError(f"flamec.kernel: {name} needs at least one operand")
     return tuple(operands)
+
+
+def _with_known_sizes(type: TensorType) -> TensorType:
+    """A type whose sizes do not vary: the program depends on what numbers of Python are."""
+    if not any(isinstance(d, RuntimeNumber) for d in type.shape):
+        return type
+    return type.with_shape(
+        tuple([operator.index(d) if isinstance(d, RuntimeNumber) else d for d in type.shape])
+    )
 
 
 def _operand(array: np.ndarray, type: TensorType) -> np.ndarray:
