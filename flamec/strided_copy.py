@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from typing import TYPE_CHECKING, Any
 
+from flamec.cpu_backend import PLAN_KIND, generator_digest
 from flamec.device_array import DeviceArray, Shape
+from flamec.ir.plan import ExecutionPlan
 from flamec.ir.types import DType, int8, int16, int32, int64
 
 if TYPE_CHECKING:
@@ -51,9 +54,22 @@ def _program(gpu: Gpu, rank: int, itemsize: int) -> Any:
     key = (gpu.device.index, rank, itemsize)
     program = _programs.get(key)
     if program is None:
-        from flamec.codegen.triton.strided_copy import strided_copy_plan
-
-        plan = strided_copy_plan(rank, _BY_SIZE[itemsize], gpu.device)
+        plan = _plan(gpu, rank, itemsize)
         with _lock:
             program = _programs.setdefault(key, gpu.runtime.load(plan))
     return program
+
+
+def _plan(gpu: Gpu, rank: int, itemsize: int) -> ExecutionPlan:
+    """From the cache if it is there: making it imports the templates' package."""
+    cache = gpu.runtime.cache
+    identity = f"strided copy {generator_digest()} {gpu.device} {rank} {itemsize}"
+    key = hashlib.sha256(identity.encode()).hexdigest()
+    content = cache.read(key, PLAN_KIND)
+    if content is not None:
+        return ExecutionPlan.from_json(content.decode())
+    from flamec.codegen.triton.strided_copy import strided_copy_plan
+
+    plan = strided_copy_plan(rank, _BY_SIZE[itemsize], gpu.device)
+    cache.put(key, PLAN_KIND, plan.to_json().encode(), {"graph": plan.steps[0].name})
+    return plan
