@@ -48,7 +48,7 @@ _TEXTS: dict[Any, str] = {
     operator.neg: "(-{})",
     operator.pos: "(+{})",
 }
-MOST_NODES = 200  # of one expression; a longer one is the number that it is
+MOST_NODES = 64  # of one expression; a longer one is the number that it is
 
 
 @dataclass(frozen=True, eq=False)

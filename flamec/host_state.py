@@ -89,6 +89,16 @@ class Lifted:
         self._constant.clear()
 
 
+def _in_one_step(a: Any, b: Any) -> tuple[Any, Any]:
+    """What is added to a whole number, and what was added to it before, in one: a count of layers
+    is then as short an expression as a count of calls."""
+    if type(b) is int and isinstance(a, Expression) and a.function is operator.add:
+        first, before = a.operands
+        if type(before) is int and type(first.value) is int:
+            return first, before + b
+    return a, b
+
+
 def can_vary(guard: Guard) -> bool:
     """Whether a guard is on a number, or a tuple of numbers, whose place can hold another."""
     if guard.kind == "slot":
@@ -186,6 +196,8 @@ class HostState:
     # expressions ----------------------------------------------------------------
     def apply(self, function: Callable[..., Any], operands: tuple[Any, ...]) -> Expression:
         """The expression of a function's result; it raises what the function raises."""
+        if function is operator.add:
+            operands = _in_one_step(*operands)
         key = (
             function,
             *[o if isinstance(o, Expression) else (type(o), repr(o)) for o in operands],

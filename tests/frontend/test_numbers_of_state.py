@@ -414,3 +414,37 @@ def test_a_schedule_before_results_that_are_differentiated_outside() -> None:
         assert x.grad is not None
         assert x.grad.tolist() == [6.0 * rate * n] * 2 and s.count == n
     assert step.stats.traces <= 3 and step.stats.python_runs == 0
+
+
+def test_a_count_in_each_of_many_layers() -> None:
+    class Count:
+        layers, scale = 0, 1.0
+
+    count = Count()
+
+    @flamec.compile
+    def forward(x: flamec.Tensor) -> flamec.Tensor:
+        for _ in range(300):
+            count.layers += 1
+        return x * count.layers
+
+    for call in range(1, 5):
+        assert forward(flamec.ones(2)).tolist() == [300.0 * call] * 2
+        assert count.layers == 300 * call
+    assert forward.stats.traces <= 2
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_long_chain_of_other_arithmetic() -> None:
+    values = []
+    for wrap in (lambda f: f, flamec.compile):
+        state = {"scale": 1.0}
+
+        def forward(x: flamec.Tensor, state: dict[str, float] = state) -> flamec.Tensor:
+            for _ in range(150):
+                state["scale"] = state["scale"] * 1.01 + 0.001
+            return x * state["scale"]
+
+        wrapped = wrap(forward)
+        values.append([(wrapped(flamec.ones(1)).item(), state["scale"]) for _ in range(4)])
+    assert values[0] == values[1]
