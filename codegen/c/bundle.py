@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flamec.codegen.c.program_writer import EmittedProgram, size_declarations
-from flamec.codegen.c.rendering import render, symbols_in
+from flamec.codegen.c.program_writer import EmittedProgram
+from flamec.codegen.c.rendering import render, size_declarations, symbols_in
 from flamec.codegen.c.statements import StatementWriter
 from flamec.codegen.c.text import C_TYPES, dim
 from flamec.ir.kernel import (

@@ -19,9 +19,8 @@ from flamec.codegen.c.program_writer import (
     EmittedProgram,
     ProgramWriter,
     RowsWriter,
-    size_declarations,
 )
-from flamec.codegen.c.rendering import parameters_in, render, symbols_in
+from flamec.codegen.c.rendering import parameters_in, render, size_declarations, symbols_in
 from flamec.codegen.c.repeated_step import COMMENT, NAME, RepeatedStep
 from flamec.codegen.c.side_by_side import SideBySideWriter
 from flamec.codegen.c.statements import StatementWriter

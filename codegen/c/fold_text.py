@@ -7,6 +7,8 @@ In: a ``Fold`` and the names of vectors. Out: lines. A *compensated* fold has be
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from flamec.codegen.c.text import combine, identity
 from flamec.ir.kernel import Fold
 from flamec.ir.op import lookup
@@ -100,3 +102,21 @@ def fold_lanes(fold: Fold, accumulator: str) -> list[str]:
         f"    {index} = vsel_i64(better, at, {index});",
         "}",
     ]
+
+
+@dataclass
+class PassText:
+    """Lines before and behind the loop over a row's elements, and around each stretch of it."""
+
+    before: list[str]
+    behind: list[str] = field(default_factory=list)
+    stretch_begin: list[str] = field(default_factory=list)
+    stretch_end: list[str] = field(default_factory=list)
+    short_end: list[str] = field(default_factory=list)
+    long_begin: list[str] = field(default_factory=list)
+    long_end: list[str] = field(default_factory=list)
+
+
+def can_unroll(folds: list[Fold]) -> bool:
+    """Whether there are accumulators to make independent copies of."""
+    return any(f.scope != "column" for f in folds) and not any(f.position for f in folds)

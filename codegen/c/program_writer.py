@@ -6,12 +6,14 @@ lane a row. Both fill a template and tell how the function is to be called.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from flamec.codegen.c.fold_text import (
+    PassText,
     accumulate,
     accumulator,
+    can_unroll,
     fold_lanes,
     is_compensated,
     join,
@@ -19,7 +21,13 @@ from flamec.codegen.c.fold_text import (
     settled,
 )
 from flamec.codegen.c.product import PRODUCT_MEMORY, product_holes, row_unit
-from flamec.codegen.c.rendering import counting, decomposed, render, symbols_in
+from flamec.codegen.c.rendering import (
+    counting,
+    decomposed,
+    render,
+    size_declarations,
+    symbols_in,
+)
 from flamec.codegen.c.statements import StatementWriter, VectorAxis
 from flamec.codegen.c.text import C_TYPES, combine, dim, factor, identity
 from flamec.codegen.lower.lanes import LANE_BYTES, spill_type
@@ -317,7 +325,7 @@ class RowsWriter(ProgramWriter):
         unrolled = [
             "\n".join(self._element_text(block, VectorAxis(lane_loop), u)) for u in range(unroll)
         ]
-        text = _PassText([*self.writer.hoisted])
+        text = PassText([*self.writer.hoisted])
         stretch = self._stretch(folds, unroll)
         short = self._short(stretch)
         for fold in folds:
@@ -354,7 +362,7 @@ class RowsWriter(ProgramWriter):
     def _unroll(self, block: Pass, folds: list[Fold]) -> int:
         """How many accumulators each fold has."""
         last = self.program.inner[-1].size if self.program.inner else 0
-        if len(block.element) > LARGEST_UNROLLED_BODY or not _can_unroll(folds):
+        if len(block.element) > LARGEST_UNROLLED_BODY or not can_unroll(folds):
             return 1
         # A row of unknown size has them where it is found to be long.
         sized = isinstance(last, int) or any(map(is_compensated, folds))
@@ -392,7 +400,7 @@ class RowsWriter(ProgramWriter):
         return lines
 
     def _fold_text(
-        self, fold: Fold, unroll: int, text: _PassText, stretches: bool, short: bool
+        self, fold: Fold, unroll: int, text: PassText, stretches: bool, short: bool
     ) -> None:
         """Accumulators before the loop over elements, and what becomes of them behind it.
 
@@ -424,7 +432,7 @@ class RowsWriter(ProgramWriter):
         text.behind += join_lanes(fold, total) if stretches else fold_lanes(fold, total)
         self._row_result(fold, settled(fold, total) if stretches else total, text)
 
-    def _short_or_long(self, fold: Fold, plain: str, total: str, text: _PassText) -> None:
+    def _short_or_long(self, fold: Fold, plain: str, total: str, text: PassText) -> None:
         """What becomes of the accumulator of a short row, and of the total of a long one."""
         text.before += accumulator(fold, plain)
         if fold.scope == "all":
@@ -438,7 +446,7 @@ class RowsWriter(ProgramWriter):
             text.long_end.append(f"{plain}_at = {total}_at;")
         self._row_result(fold, plain, text)
 
-    def _row_result(self, fold: Fold, total: str, text: _PassText) -> None:
+    def _row_result(self, fold: Fold, total: str, text: PassText) -> None:
         lane = "i64" if fold.position else fold.lane
         result = f"{total}_at" if fold.position else total
         text.behind.append(f"const v_{lane} {fold.name} = {result};")
@@ -481,37 +489,8 @@ class RowsWriter(ProgramWriter):
         return lines
 
 
-def size_declarations(
-    symbols: tuple[str, ...], used: frozenset[str] | set[str], call: str
-) -> list[str]:
-    """C variables for the symbolic sizes that are used."""
-    return [
-        f"const int64_t {name} = {call}->sizes[{i}];"
-        for i, name in enumerate(symbols)
-        if name in used
-    ]
-
-
 def _aligned(offset: Dim) -> str:
     return f"private + ({dim(offset)} + 63) / 64 * 64"
-
-
-@dataclass
-class _PassText:
-    """Lines before and behind the loop over a row's elements, and around each stretch of it."""
-
-    before: list[str]
-    behind: list[str] = field(default_factory=list)
-    stretch_begin: list[str] = field(default_factory=list)
-    stretch_end: list[str] = field(default_factory=list)
-    short_end: list[str] = field(default_factory=list)
-    long_begin: list[str] = field(default_factory=list)
-    long_end: list[str] = field(default_factory=list)
-
-
-def _can_unroll(folds: list[Fold]) -> bool:
-    """Whether there are accumulators to make independent copies of."""
-    return any(f.scope != "column" for f in folds) and not any(f.position for f in folds)
 
 
 def _suffix(copy: int) -> str:

@@ -74,3 +74,14 @@ def counting(loops: tuple[Loop, ...], first: str) -> tuple[str, str]:
         carry = step or f"{loops[0].name}++;"
         step = f"if (++{loop.name} >= {dim(loop.size)}) {{ {loop.name} = 0; {carry} }}"
     return "\n".join(lines), step
+
+
+def size_declarations(
+    symbols: tuple[str, ...], used: frozenset[str] | set[str], call: str
+) -> list[str]:
+    """C variables for the symbolic sizes that are used."""
+    return [
+        f"const int64_t {name} = {call}->sizes[{i}];"
+        for i, name in enumerate(symbols)
+        if name in used
+    ]
