@@ -17,7 +17,7 @@ import numpy as np
 
 from flamec.autograd.hooks import record_hooks
 from flamec.changed_arguments import ArgumentCopies, CallersContainer
-from flamec.errors import CompileError
+from flamec.errors import CompileError, unknown_value, unrepeatable
 from flamec.guarded_layouts import AskedLayout, asked_layouts
 from flamec.guarded_values import Guard, is_constant
 from flamec.guards import Recorder
@@ -241,10 +241,10 @@ def _capture(
             if host.lifted.raises == "at once" and not recorder.effects:
                 host.require_constant(recorder.guards.values())
             if recorder.number_was_asked:
-                raise trace.refuse_value("the type of a number")
+                raise unknown_value("the type of a number")
             for mode, old, new in zip(Modes._fields, before, modes(), strict=True):
                 if old != new:
-                    raise trace.refuse_change(f"leaving {mode.replace('_', ' ')} in another state")
+                    raise unrepeatable(f"leaving {mode.replace('_', ' ')} in another state")
             host.refills, count = copies.refills(name), copies.count
             result[0] = copies.referring(result[0])
             del proxy_args, proxy_kwargs, copies
@@ -255,7 +255,7 @@ def _capture(
         if recorder.number_was_asked and isinstance(error, Exception):
             host.rewind()
             restore(recorder.guards.values())
-            raise trace.refuse_value("the type of a number") from error
+            raise unknown_value("the type of a number") from error
         host.rewind()
         if repeats or isinstance(error, (AliasDiscovered, SizesDiffer, StateVaries)):
             restore(recorder.guards.values())

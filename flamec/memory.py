@@ -18,7 +18,7 @@ from flamec.copying import deepcopy, reduce_ex, shallow_copy
 from flamec.device_array import DeviceArray
 from flamec.dispatch import apply_named, tape_value, tensor_builder, write
 from flamec.dlpack import CPU_TYPE, CUDA_TYPE, to_capsule
-from flamec.errors import OperationError, user_location
+from flamec.errors import OperationError, unrepeatable, user_location
 from flamec.functional.arguments import as_device, as_dtype
 from flamec.functional.dimensions import dimension, sizes
 from flamec.functional.indexing import fit, scalar_of
@@ -136,7 +136,7 @@ def becoming(name: str, function: Any) -> Any:
                 f"{user_location()})"
             )
         if thread.trace is not None and self._trace is None:
-            raise thread.trace.refuse_change(f"{name} of a tensor made outside")
+            raise unrepeatable(f"{name} of a tensor made outside")
         view = function(self, *args, **kwargs)
         self._array, self._type, self._steps = view._array, view._type, view._steps
         self._value, self._value_version = view._value, view._value_version

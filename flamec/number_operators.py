@@ -14,6 +14,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flamec.errors import unknown_value
 from flamec.functional import arithmetic, comparison, unary
 from flamec.functional.promotion import convert_operands, is_number, number_dtype, plain_number
 from flamec.host_numbers import computed, decide, settle
@@ -61,13 +62,14 @@ def _is_numeric(operand: Any) -> bool:
 
 def _of_numbers(name: str, function: Function, x: Any, y: Any) -> Tensor:
     """Python's arithmetic on two numbers, at least one of them known only when running."""
-    found = computed(getattr(operator, f"{name}_" if name in ("and", "or") else name), x, y)
+    of_python = getattr(operator, f"{name}_" if name in ("and", "or") else name)
+    found: Tensor | None = computed(of_python, x, y)
     if found is not None:
-        return found  # type: ignore[no-any-return]
+        return found
     floating = name == "truediv" or float64 in (_kind(x), _kind(y))
     if name == "pow" and not floating:
         if isinstance(y, Tensor) and thread.trace is not None:
-            raise thread.trace.refuse_value("an int to the power of an int")
+            raise unknown_value("an int to the power of an int")
         floating = not isinstance(y, Tensor) and plain_number(y) < 0
     operands = convert_operands((x, y), float64 if floating else int64)
     return RuntimeNumber.of(function(*operands))

@@ -13,7 +13,7 @@ import numpy as np
 
 from flamec import gpu as gpus
 from flamec.device_array import DeviceArray
-from flamec.errors import OperationError, user_location
+from flamec.errors import OperationError, unrepeatable, user_location
 from flamec.ir.types import Device
 from flamec.state import thread
 from flamec.structures import map_leaves
@@ -33,7 +33,7 @@ def pin_memory(self: Tensor, device: Any = None) -> Tensor:
     RuntimeError for a tensor on a GPU, and where there is no GPU.
     """
     if thread.trace is not None:
-        raise thread.trace.refuse_change("pin_memory")
+        raise unrepeatable("pin_memory")
     if self._type.device.type != "cpu":
         raise OperationError(
             f"cannot pin a tensor on {self._type.device}: only dense CPU tensors can be pinned "

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flamec.dispatch import tensor_builder
-from flamec.errors import OperationError, user_location
+from flamec.errors import OperationError, unrepeatable, user_location
 from flamec.functional.creation import zeros
 from flamec.functional.dimensions import sizes
 from flamec.functional.promotion import require_tensor
@@ -61,7 +61,7 @@ def resize_as_(input: Tensor, the_template: Tensor, *, memory_format: Any = None
 
 def _resized(name: str, self: Tensor, shape: tuple[Any, ...]) -> Tensor:
     if thread.trace is not None:
-        raise thread.trace.refuse_change(f"{name} of a tensor")
+        raise unrepeatable(f"{name} of a tensor")
     if self.requires_grad:
         raise OperationError(
             f"{name}: cannot resize variables that require grad (at {user_location()})"

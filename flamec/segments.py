@@ -125,7 +125,8 @@ class Segment:
         held = []  # alive while the program runs
         for position, place in enumerate(self.inputs if inputs is None else inputs):
             if position in cells:
-                memory.write_number(cells[position], read(place, leaves))  # type: ignore[arg-type]
+                assert isinstance(place, InputSource)  # a number comes from no segment
+                memory.write_number(cells[position], read(place, leaves))
                 continue
             if isinstance(place, Origin):
                 array = earlier[place.step][place.output]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flamec import errors
+from flamec.backward_spans import BackwardSpans
 from flamec.dispatch import (
     is_detached,
     overlap_error,
@@ -24,10 +25,10 @@ from flamec.dispatch import (
     view_steps,
     with_scalars_moved,
 )
-from flamec.errors import CompileError, DataDependentError, operation_error, user_location
+from flamec.errors import CompileError, operation_error, user_location
 from flamec.host_numbers import expression_of, settle
 from flamec.ir.builder import GraphBuilder
-from flamec.ir.graph import Graph, Location, Node, Value
+from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import Op, OpKind
 from flamec.ir.passes.rematerialize import Region
 from flamec.ir.shape import Dim, SymbolicDim, equal, evaluate_dim
@@ -76,9 +77,7 @@ class Trace:
         self.created: list[weakref.ref[Tensor]] = []
         self.scopes: list[str] = []
         self.backward_nodes: set[int] = set()
-        self.backward_calls: list[tuple[int, int, Location | None]] = []
-        self._backward_start: int | None = None
-        self._backward_location: Location | None = None
+        self.backward = BackwardSpans(self.builder)
         self.value_tensors: weakref.WeakValueDictionary[Value, Tensor] = (
             weakref.WeakValueDictionary()
         )
@@ -319,7 +318,7 @@ class Trace:
     _apply_unwatched = unwatched(_apply)
 
     def _add_node(self, op: Op, inputs: Sequence[Value], attributes: Mapping[str, Any]) -> Node:
-        if self._backward_start is None:
+        if not self.backward.is_open:
             self.builder.location = user_location()
             self.builder.scope = ".".join(self.scopes)
         return self.builder.add_node(op, inputs, attributes)
@@ -395,7 +394,7 @@ class Trace:
     def cut_off(self, tensor: Tensor) -> None:
         """Forget what a tensor was computed from (``detach_``)."""
         if tensor._requires_grad:
-            raise self.refuse_change("detach_ of a leaf")
+            raise errors.unrepeatable("detach_ of a leaf")
         root = self.root_of(tensor)
         root.value = WriteBuilder(self).detach(root.value)
         root.version += 1
@@ -409,9 +408,6 @@ class Trace:
         if tensor._storage not in self.roots and tensor._trace is None:
             return tape_value(tensor) is not None
         return self.value_of(tensor) in self.tracked
-
-    def tracked_value(self, value: Value) -> bool:
-        return value in self.tracked
 
     def mark_leaf(self, tensor: Tensor) -> None:
         value = self.value_of(tensor)
@@ -435,19 +431,6 @@ class Trace:
         value = self.value_of(tensor)
         return self.first_values.get(value, value)
 
-    def enter_backward(self, node: Node) -> None:
-        if self._backward_start is None:
-            self._backward_start = len(self.builder.nodes)
-            self._backward_location = user_location()
-        self.builder.location = node.location
-        self.builder.scope = node.scope
-
-    def leave_backward(self) -> None:
-        if self._backward_start is not None:
-            stop = len(self.builder.nodes)
-            self.backward_calls.append((self._backward_start, stop, self._backward_location))
-        self._backward_start = None
-
     # values in Python -----------------------------------------------------------
     def read_value(self, tensor: Tensor, what: str, recurs: bool = False) -> Any:
         """The array of a tensor's values, by running what has been traced so far.
@@ -460,7 +443,7 @@ class Trace:
         value = self.value_of(tensor)
         execution = self.execution
         if execution is None or self._standing_in or execution.depends_only_on_numbers(value):
-            raise self.refuse_value(what)
+            raise errors.unknown_value(what)
         return execution.read(value, what, user_location(), recurs)
 
     def live_values(self) -> list[Value]:
@@ -482,14 +465,6 @@ class Trace:
         finally:
             self._standing_in -= 1
             self.stand_ins += self.created[first:]
-
-    def refuse_value(self, what: str) -> DataDependentError:
-        """The error for using a tensor's value in Python where there is none."""
-        return errors.unknown_value(what)
-
-    def refuse_change(self, what: str) -> CompileError:
-        """The error for changing a tensor object in a way that a program cannot repeat."""
-        return errors.unrepeatable(what)
 
     def escaped(self, keep: set[int]) -> list[Tensor]:
         """Tensors of this trace that are still alive and not in ``keep`` (ids)."""

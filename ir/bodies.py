@@ -81,23 +81,13 @@ def change_bodies(graph: Graph, change: Callable[[Graph], Graph]) -> Graph:
     replaced: dict[Value, Value] = {}
     nodes: list[Node] = []
     for node in graph.nodes:
-        new = with_bodies(node, lambda body: change(change_bodies(body, change)))
-        operands = tuple(replaced.get(v, v) for v in node.inputs)
-        if any(a is not b for a, b in zip(operands, node.inputs, strict=True)):
-            types = tuple(v.type for v in node.outputs)
-            new = Node(node.op, operands, new.attributes, node.location, node.scope, types)
+        new = with_bodies(node, lambda body: change(change_bodies(body, change))).reading(replaced)
         if new is not node:
             replaced.update(zip(node.outputs, new.outputs, strict=True))
         nodes.append(new)
     if not replaced:
         return graph
-    return Graph(
-        graph.inputs,
-        tuple(nodes),
-        tuple(replaced.get(v, v) for v in graph.outputs),
-        {i: replaced.get(v, v) for i, v in graph.updates.items()},
-        graph.name,
-    )
+    return graph.with_nodes(nodes, replaced)
 
 
 def all_nodes(graph: Graph) -> Iterator[Node]:

@@ -83,6 +83,13 @@ class Node:
         node.outputs = tuple([Value(v.type, node, v.index, v.name) for v in self.outputs])
         return node
 
+    def reading(self, replaced: Mapping[Value, Value]) -> Node:
+        """A copy that reads what its operands were replaced by; the node itself if none was."""
+        for value in self.inputs:
+            if value in replaced:
+                return self.on([replaced.get(v, v) for v in self.inputs])
+        return self
+
     @property
     def output(self) -> Value:
         """The only result; ValueError if the op has several."""
@@ -146,6 +153,16 @@ class Graph:
     def results(self) -> tuple[Value, ...]:
         """Everything that must be computed: outputs, then updates by input position."""
         return self.outputs + tuple(self.updates[i] for i in sorted(self.updates))
+
+    def with_nodes(self, nodes: Iterable[Node], replaced: Mapping[Value, Value]) -> Graph:
+        """The graph of other nodes, that gives back what its results were replaced by."""
+        return Graph(
+            self.inputs,
+            tuple(nodes),
+            tuple(replaced.get(v, v) for v in self.outputs),
+            {i: replaced.get(v, v) for i, v in self.updates.items()},
+            self.name,
+        )
 
     def users(self) -> dict[Value, list[Node]]:
         """For each value the nodes that read it, in order, once per use."""

@@ -141,6 +141,12 @@ class KernelSource:
     options: Mapping[str, Any] = field(default_factory=dict)
     rounded: tuple[str, ...] = ()
 
+    @property
+    def aligned_arguments(self) -> set[int]:
+        """Positions of the arguments of a launch that are multiples of 16."""
+        names = [name for name, kind in self.parameters if kind != "constexpr"]
+        return {position for position, name in enumerate(names) if name in self.aligned}
+
     def to_json(self) -> str:
         """All of it, in one canonical form."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))

@@ -235,7 +235,9 @@ def _run(
 ) -> dict[Value, Tensor]:
     nodes = reachable_nodes(seeds, lambda value: False)
     trace = thread.trace
-    tracked: Callable[[Value], bool] = _tape_tracked if trace is None else trace.tracked_value
+    tracked: Callable[[Value], bool] = (
+        _tape_tracked if trace is None else trace.tracked.__contains__
+    )
     if by_path:
         tracked = _depending_on(targets, nodes, tracked)
     nodes, retained = _relevant(nodes, tracked)
@@ -251,7 +253,7 @@ def _run(
             if value in found:
                 tensor.grad = found[value]
     if trace is not None:
-        trace.leave_backward()
+        trace.backward.leave()
         if not keep_graph:
             trace.freed.update(id(node) for node in nodes)
     elif not keep_graph:
@@ -280,7 +282,7 @@ def _propagated(
         saved = again.value
 
         def enter(node: Node, incoming: Sequence[Any]) -> None:
-            current.enter_backward(node)
+            current.backward.enter(node)
             again.enter(node, [g.value if isinstance(g, Operand) else g for g in incoming])
 
         entering, apply_rule = enter, _run_rule

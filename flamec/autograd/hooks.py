@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from flamec.autograd.rules import apply_recorded, record_gradient_rule
 from flamec.dispatch import leaf_value, tape_value
-from flamec.errors import user_location
+from flamec.errors import unrepeatable, user_location
 from flamec.ir.builder import Builder
 from flamec.ir.custom import RecordedRule
 from flamec.ir.graph import Value
@@ -109,7 +109,7 @@ def register_post_accumulate_grad_hook(self: Tensor, hook: Hook) -> RemovableHan
             f"(at {user_location()})"
         )
     if thread.trace is not None:
-        raise thread.trace.refuse_change("register_post_accumulate_grad_hook")
+        raise unrepeatable("register_post_accumulate_grad_hook")
     return _add(_AFTER, leaf_value(self), hook)
 
 
@@ -133,7 +133,7 @@ def _refuse_input(tensor: Tensor, what: str) -> None:
         and (tensor._requires_grad or not root.written)
         and not tensor._steps[len(root.steps) :]
     ):
-        raise trace.refuse_change(f"{what} of a tensor that was made outside")
+        raise unrepeatable(f"{what} of a tensor that was made outside")
 
 
 # what the engine asks ----------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 from flamec.autograd.backward_pass import BackwardPass
 from flamec.autograd.engine import value_of
 from flamec.autograd.hooks import register_hook
+from flamec.errors import unrepeatable
 from flamec.removable_handle import RemovableHandle
 from flamec.state import thread
 from flamec.tensor import Tensor
@@ -28,7 +29,7 @@ def register_multi_grad_hook(
     if mode not in ("all", "any"):
         raise ValueError(f"Expects mode to be one of ('all', 'any') but got {mode}")
     if thread.trace is not None:
-        raise thread.trace.refuse_change("register_multi_grad_hook")
+        raise unrepeatable("register_multi_grad_hook")
     watched = tuple(tensors)
     calls: dict[BackwardPass, list[Tensor | None]] = {}
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from flamec.errors import unrepeatable
 from flamec.pinning import pinned_copy
 from flamec.state import thread
 from flamec.tensor import Tensor
@@ -57,7 +58,7 @@ class saved_tensors_hooks:
 
     def __enter__(self) -> None:
         if thread.trace is not None:
-            raise thread.trace.refuse_change("saved_tensors_hooks")
+            raise unrepeatable("saved_tensors_hooks")
         _require_enabled()
         self._previous.append(thread.saved_hooks)
         thread.saved_hooks = self._hooks

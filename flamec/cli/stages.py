@@ -80,7 +80,7 @@ def stage_parts(inspection: Inspection, stage: str) -> list[StagePart]:
 def backward_ranges(captured: Captured) -> list[HiddenRange]:
     """The nodes that each ``backward()`` call in the function gave rise to."""
     ranges = []
-    for start, stop, location in captured.trace.backward_calls:
+    for start, stop, location in captured.trace.backward.calls:
         where = f"{describe_location(location)} -> " if location is not None else "backward: "
         ranges.append((start, stop, f"{where}{stop - start} gradient nodes, see stage grad"))
     return ranges

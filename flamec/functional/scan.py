@@ -50,9 +50,9 @@ def _has_long_rows(x: Tensor) -> bool:
     """Whether a device that works on rows side by side has too few of them."""
     *rows, size = x._type.shape
     count = product(rows)
-    known = isinstance(size, int) and isinstance(count, int)
-    long = known and size >= _LONG_ROW and 0 < count <= _FEW_ROWS  # type: ignore[operator]
-    return long and x._type.device.type == "cuda"
+    if not isinstance(size, int) or not isinstance(count, int) or x._type.device.type != "cuda":
+        return False
+    return size >= _LONG_ROW and 0 < count <= _FEW_ROWS
 
 
 def _cumsum_of_lines(x: Tensor) -> Tensor:

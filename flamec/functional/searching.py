@@ -57,7 +57,8 @@ def _count_before(ordered: Tensor, values: Tensor, before: str) -> Tensor:
     steps = _MOST_STEPS if isinstance(size, SymbolicDim) else size.bit_length()
     if not steps:
         where: Any = {"dtype": int64, "device": values._type.device}
-        return ops.full(value=0, shape=values._type.shape, **where)  # type: ignore[no-any-return]
+        none: Tensor = ops.full(value=0, shape=values._type.shape, **where)
+        return none
     return _bisected(ordered, values, steps, before)
 
 

@@ -74,7 +74,8 @@ def _collected(numbers: Tensor, counts: Tensor, count: Dim, steps: int, line_ste
     earlier = ops.pad(counts, ops.full(value=0, shape=(), **where), low=(1,), high=(0,))
     rank = ops.sub(number, ops.index(earlier, line))
     column = _not_greater(lambda at: ops.index(numbers, line, at), rank, none, width, line_steps)
-    return ops.add(ops.mul(line, width), column)  # type: ignore[no-any-return]
+    place: Tensor = ops.add(ops.mul(line, width), column)
+    return place
 
 
 def _not_greater(

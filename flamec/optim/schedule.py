@@ -70,7 +70,7 @@ class LRScheduler:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "step" in cls.__dict__:
-            cls.step = repeated(cls.__dict__["step"])  # type: ignore[method-assign]
+            setattr(cls, "step", repeated(cls.__dict__["step"]))  # noqa: B010 (mypy: a method)
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         if not isinstance(optimizer, Optimizer):

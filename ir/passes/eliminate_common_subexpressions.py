@@ -21,11 +21,7 @@ def eliminate_common_subexpressions(graph: Graph) -> Graph:
     same: dict[Value, Value] = {}
     nodes: list[Node] = []
     for node in graph.nodes:
-        candidate = node
-        for value in node.inputs:
-            if value in same:
-                candidate = node.on([same.get(v, v) for v in node.inputs])
-                break
+        candidate = node.reading(same)
         operands = [id(v) for v in candidate.inputs]
         if node.op.commutative:
             operands.sort()
@@ -36,10 +32,4 @@ def eliminate_common_subexpressions(graph: Graph) -> Graph:
             same.update(zip(node.outputs, kept.outputs, strict=True))
     if not same:
         return graph
-    return Graph(
-        graph.inputs,
-        tuple(nodes),
-        tuple(same.get(v, v) for v in graph.outputs),
-        {i: same.get(v, v) for i, v in graph.updates.items()},
-        graph.name,
-    )
+    return graph.with_nodes(nodes, same)

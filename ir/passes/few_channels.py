@@ -84,6 +84,6 @@ def _pays(node: Node) -> bool:
     size = product(node.inputs[0].type.shape)
     if any(step > 1 for step in node.attributes["lhs_dilation"]):
         return False
-    if not all(isinstance(n, int) for n in (taps, places, size)):
+    if not (isinstance(taps, int) and isinstance(places, int) and isinstance(size, int)):
         return False
-    return min(taps, places) >= WINDOW and size >= LARGE  # type: ignore[operator, type-var, return-value]
+    return min(taps, places) >= WINDOW and size >= LARGE

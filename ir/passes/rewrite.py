@@ -79,11 +79,7 @@ def rewrite(
     replaced: dict[Value, Value] = {}
     keep, asked = builder.nodes.append, 0
     for node in graph.nodes:
-        candidate = node
-        for value in node.inputs:
-            if value in replaced:
-                candidate = node.on([replaced.get(v, v) for v in node.inputs])
-                break
+        candidate = node.reading(replaced)
         if (
             node.op not in wanted
             or (only is not None and node not in only)
@@ -101,10 +97,4 @@ def rewrite(
     count_visits(asked)
     if not replaced:
         return graph
-    return Graph(
-        graph.inputs,
-        tuple(builder.nodes),
-        tuple(replaced.get(v, v) for v in graph.outputs),
-        {i: replaced.get(v, v) for i, v in graph.updates.items()},
-        graph.name,
-    )
+    return graph.with_nodes(builder.nodes, replaced)

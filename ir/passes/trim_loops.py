@@ -38,21 +38,13 @@ def trim_loops(graph: Graph) -> Graph:
             nodes.append(made)
     if not replaced:
         return graph
-    return Graph(
-        graph.inputs,
-        tuple(nodes),
-        tuple(replaced.get(v, v) for v in graph.outputs),
-        {i: replaced.get(v, v) for i, v in graph.updates.items()},
-        graph.name,
-    )
+    return graph.with_nodes(nodes, replaced)
 
 
 def _moved(node: Node, replaced: dict[Value, Value]) -> Node:
-    operands = tuple(replaced.get(v, v) for v in node.inputs)
-    if all(a is b for a, b in zip(operands, node.inputs, strict=True)):
-        return node
-    made = node.on(operands)
-    replaced.update(zip(node.outputs, made.outputs, strict=True))
+    made = node.reading(replaced)
+    if made is not node:
+        replaced.update(zip(node.outputs, made.outputs, strict=True))
     return made
 
 

@@ -32,7 +32,6 @@ from flamec.ir.plan import (
     ExecutionPlan,
     Fill,
     HostCall,
-    KernelSource,
     Launch,
     Places,
     Undecided,
@@ -306,7 +305,7 @@ class BoundCudaProgram:
             )
         number = len(self.steps)
         self.steps.append(launch)
-        aligned = _aligned_arguments(self.plan.kernels[action.kernel])
+        aligned = self.plan.kernels[action.kernel].aligned_arguments
         for position, argument in enumerate(action.arguments):
             if argument.buffer < 0:
                 launch.set_number(position, self._number(argument))
@@ -493,9 +492,3 @@ class BoundCudaProgram:
 
 def _set_place(at: dict[int, int], buffer: int, offset: int, address: int) -> None:
     at[buffer] = address + offset
-
-
-def _aligned_arguments(source: KernelSource) -> set[int]:
-    """Positions of the arguments that the kernel's code takes for multiples of 16."""
-    names = [name for name, kind in source.parameters if kind != "constexpr"]
-    return {position for position, name in enumerate(names) if name in source.aligned}

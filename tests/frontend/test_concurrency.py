@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import subprocess
@@ -210,3 +211,31 @@ def test_processes_that_share_a_cache_compile_at_the_same_time(tmp_path: Path) -
     output, errors = later.communicate("go\n")
     assert (later.returncode, output.strip()) == (0, "0"), errors[-2000:]
     assert_complete(tmp_path)
+
+
+def test_numbers_of_state_in_many_threads() -> None:
+    """While one thread traces, a place whose number varies holds a stand-in that others may see."""
+
+    class State:
+        rate = 1.0
+
+    state = State()
+
+    @flamec.compile
+    def decayed(x: flamec.Tensor) -> flamec.Tensor:
+        state.rate = state.rate * 0.999
+        return x * state.rate + math.sqrt(state.rate)
+
+    def work(number: int) -> list[float]:
+        found = []
+        for call in range(20):
+            found.append(decayed(flamec.ones(3 + (call + number) % 4))[0].item())
+            assert math.sqrt(4.0) == 2.0 and isinstance(math.sqrt(4.0), float)
+        return found
+
+    values = [value for found in in_threads(work) for value in found]
+    lowest = 0.999 ** (20 * THREADS)
+    assert all(lowest + math.sqrt(lowest) <= value * 1.00001 <= 2.0 for value in values)
+    assert type(state.rate) is float and lowest <= state.rate * 1.00001 < 1.0
+    alone = state.rate * 0.999
+    assert decayed(flamec.ones(3))[0].item() == pytest.approx(alone + math.sqrt(alone))
