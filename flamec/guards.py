@@ -44,6 +44,8 @@ _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR")
 _NAMING = ("_path", "_name")  # what things are called; no result depends on it
 _GROUPS = ".param_groups["  # in the names of settings of an optimizer
 _HOOKS = ("__getattribute__", "__setattr__")
+_CONTAINERS = (dict, list, tuple, set, frozenset, deque, np.ndarray)
+_DESCRIPTORS = (staticmethod, classmethod, property)
 _OPAQUE = (ModuleType, BuiltinFunctionType, CodeType, CellType)
 
 
@@ -184,8 +186,20 @@ class Recorder:
             self.effects.append(f"{name} is an iterator, which a call uses up")
         elif kind.__module__.startswith("numpy.random"):
             self.effects.append(f"{name} draws random numbers of NumPy")
-        if not isinstance(value, (FunctionType, MethodType)):
-            self._instrument(kind)
+        if not isinstance(value, (FunctionType, MethodType)) and not self._instrument(kind):
+            self._visit_attributes(value, name)
+
+    def _visit_attributes(self, value: Any, name: str) -> None:
+        """Guard all attributes of an object whose reads are not seen, as its class was written in C
+        (``types.SimpleNamespace``)."""
+        held = getattr(value, "__dict__", None)
+        if type(held) is not dict or isinstance(value, (*_CONTAINERS, *_DESCRIPTORS)):
+            return
+        self._add("keys", held, None, tuple(held), f"attributes of {name}")
+        for attribute, item in held.items():
+            label = f"{name}.{attribute}"
+            self._add("attribute", held, attribute, item, label)
+            self.visit(item, label)
 
     def _visit_class(self, cls: type, name: str) -> None:
         """Guard the plain values of a class that serves as a namespace."""
@@ -199,15 +213,17 @@ class Recorder:
             self._add("slot", cls, attribute, value, label)
             self.visit(value, label)
 
-    def _instrument(self, cls: type) -> None:
-        """Record how attributes of instances of a class are used that was written in Python.
+    def _instrument(self, cls: type) -> bool:
+        """Record how attributes of instances of a class are used; False if that cannot be done.
 
         An attribute is guarded as it was when it was first read or written.
         """
-        if cls in self._instrumented or not cls.__flags__ & (1 << 9):  # Py_TPFLAGS_HEAPTYPE
-            return
+        if cls in self._instrumented:
+            return True
+        if not cls.__flags__ & (1 << 9):  # Py_TPFLAGS_HEAPTYPE
+            return False
         if cls.__module__ in ("threading", "collections", "functools"):
-            return
+            return True  # nor does a result depend on them
         original: Any = cls.__getattribute__
         original_set: Any = cls.__setattr__
         own = tuple(cls.__dict__.get(name, MISSING) for name in _HOOKS)
@@ -254,8 +270,10 @@ class Recorder:
         try:
             cls.__getattribute__ = recording  # type: ignore[assignment]
             cls.__setattr__ = writing  # type: ignore[assignment, method-assign]
-        except TypeError:  # an immutable class written in C cannot change its attributes either
+        except TypeError:  # an immutable class written in C
             del self._instrumented[cls]
+            return False
+        return True
 
     @unwatched
     def _attribute(self, instance: Any, name: str, value: Any) -> None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -216,10 +217,7 @@ def test_processes_that_share_a_cache_compile_at_the_same_time(tmp_path: Path) -
 def test_numbers_of_state_in_many_threads() -> None:
     """While one thread traces, a place whose number varies holds a stand-in that others may see."""
 
-    class State:
-        rate = 1.0
-
-    state = State()
+    state = SimpleNamespace(rate=1.0)
 
     @flamec.compile
     def decayed(x: flamec.Tensor) -> flamec.Tensor:
@@ -239,3 +237,4 @@ def test_numbers_of_state_in_many_threads() -> None:
     assert type(state.rate) is float and lowest <= state.rate * 1.00001 < 1.0
     alone = state.rate * 0.999
     assert decayed(flamec.ones(3))[0].item() == pytest.approx(alone + math.sqrt(alone))
+    assert decayed.stats.traces <= 3
