@@ -13,15 +13,19 @@ import gc
 import io
 import os
 import sys
+import weakref
+from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import (
     BuiltinFunctionType,
     CellType,
     CodeType,
     FrameType,
     FunctionType,
+    MappingProxyType,
     MethodType,
     ModuleType,
 )
@@ -32,6 +36,7 @@ import numpy as np
 from flamec.config import ENVIRONMENT
 from flamec.effects import effect_of
 from flamec.errors import CONTEXTLIB, is_framework_file, user_frame, user_location
+from flamec.followed_modules import is_followed, is_ours, is_user_module
 from flamec.guarded_values import MISSING, Guard, is_constant
 from flamec.host_state import HostState
 from flamec.number_types import asks_by_call, asks_for_types
@@ -44,8 +49,9 @@ _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR")
 _NAMING = ("_path", "_name")  # what things are called; no result depends on it
 _GROUPS = ".param_groups["  # in the names of settings of an optimizer
 _HOOKS = ("__getattribute__", "__setattr__")
+_BUFFERS = (array, bytearray)
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque, np.ndarray)
-_DESCRIPTORS = (staticmethod, classmethod, property)
+_DESCRIPTORS = (staticmethod, classmethod, property, partial, weakref.ref, *_BUFFERS)
 _OPAQUE = (ModuleType, BuiltinFunctionType, CodeType, CellType)
 
 
@@ -171,7 +177,7 @@ class Recorder:
                 if isinstance(value, list):
                     self._add("item", value, position, item, label)
                 self.visit(item, label)
-        elif isinstance(value, (set, frozenset, deque)):
+        elif isinstance(value, (set, frozenset, deque, *_BUFFERS)):
             self._add("content", value, None, tuple(value), f"content of {name}")
             for item in value:
                 self.visit(item, f"an element of {name}")
@@ -179,6 +185,14 @@ class Recorder:
             self._add("content", value, None, value.copy(), f"content of {name}")
         elif isinstance(value, FunctionType):
             self._scan_function(value)
+        elif isinstance(value, partial):
+            for part in (value.func, value.args, value.keywords):
+                self.visit(part, name)
+        elif isinstance(value, MappingProxyType):
+            for held in gc.get_referents(value):
+                self.visit(held, name)
+        elif isinstance(value, weakref.ref):
+            self.visit(value(), name)
         elif isinstance(value, MethodType):
             self.visit(value.__self__, f"{name}.__self__")
             self.visit(value.__func__, name)
@@ -204,7 +218,7 @@ class Recorder:
     def _visit_class(self, cls: type, name: str) -> None:
         """Guard the plain values of a class that serves as a namespace."""
         module = sys.modules.get(cls.__module__)
-        if not _is_user_module(module):
+        if not is_user_module(module):
             return
         for attribute, value in list(vars(cls).items()):
             if attribute.startswith("_") or hasattr(value, "__get__"):
@@ -222,7 +236,7 @@ class Recorder:
             return True
         if not cls.__flags__ & (1 << 9):  # Py_TPFLAGS_HEAPTYPE
             return False
-        if cls.__module__ in ("threading", "collections", "functools"):
+        if cls.__module__ in ("threading", "functools"):
             return True  # nor does a result depend on them
         original: Any = cls.__getattribute__
         original_set: Any = cls.__setattr__
@@ -338,8 +352,10 @@ class Recorder:
         self._note_inner_functions(code)
         self._scan_code(code, function.__globals__)
         for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-            self._cell(cell, variable)
+            self._cell(cell, variable, code)
         self._add("slot", function, "__code__", code, f"{function.__name__}.__code__")
+        if function.__dict__:
+            self._visit_attributes(function, function.__name__)
         for name in ("__defaults__", "__kwdefaults__"):
             value = getattr(function, name)
             if value:
@@ -347,7 +363,7 @@ class Recorder:
                 self._add("slot", function, name, value, label)
                 self.visit(value, label)
 
-    def _cell(self, cell: CellType, variable: str) -> None:
+    def _cell(self, cell: CellType, variable: str, code: CodeType) -> None:
         try:
             value = cell.cell_contents
         except ValueError:
@@ -355,8 +371,22 @@ class Recorder:
         if isinstance(value, Tensor) and value._trace is not None:
             return  # a local of the traced function, seen from a function made within it
         self._add("cell", cell, None, value, variable)
-        if value is not MISSING:
+        if is_user_module(value):
+            self._module(value, code.co_names)
+        elif value is not MISSING:
             self.visit(value, variable)
+
+    def _module(self, module: ModuleType, names: Sequence[str]) -> None:
+        """Guard what code that has these names may read from a module in a variable."""
+        held = vars(module)
+        for name in names:
+            if name in held:
+                label = f"{module.__name__}.{name}"
+                self._add("attribute", held, name, held[name], label)
+                if is_user_module(held[name]):
+                    self._module(held[name], [n for n in names if n != name])
+                else:
+                    self.visit(held[name], label)
 
     def _note_inner_functions(self, code: CodeType) -> None:
         """Remember the variables of the functions that ``code`` made before it is traced.
@@ -382,7 +412,7 @@ class Recorder:
                 ):
                     known = older is None or any(cell is c for c in older)
                     if variable != "__class__" and known:
-                        self._cell(cell, variable)
+                        self._cell(cell, variable, code)
 
     def _scan_code(self, code: CodeType, variables: dict[str, Any]) -> None:
         """Guard the globals that ``code`` names, through chains of modules."""
@@ -398,7 +428,7 @@ class Recorder:
                     value = variables[name]
                     self._add("item", variables, name, value, name)
                     self.visit(value, name)
-                    module = value if _is_followed(value) else None
+                    module = value if is_followed(value) else None
             elif instruction.opname in _ATTRIBUTES and module is not None:
                 name, owner = instruction.argval, module
                 if module is np:
@@ -412,8 +442,8 @@ class Recorder:
                     module = None
                     continue
                 value = vars(module).get(name, MISSING)
-                if _is_ours(module):
-                    module = value if _is_ours(value) else None
+                if is_ours(module):
+                    module = value if is_ours(value) else None
                     if isinstance(value, FunctionType):  # which something else may replace
                         self._add("attribute", vars(owner), name, value, f"{owner.__name__}.{name}")
                     continue
@@ -421,7 +451,7 @@ class Recorder:
                 self._add("attribute", vars(module), name, value, label)
                 if value is not MISSING:
                     self.visit(value, label)
-                module = value if _is_user_module(value) else None
+                module = value if is_user_module(value) else None
             elif instruction.opname not in ("CACHE", "PRECALL", "RESUME"):
                 module = None
         for constant in code.co_consts:
@@ -455,21 +485,3 @@ def _class_attribute(cls: type, name: str) -> Any:
         if name in base.__dict__:
             return base.__dict__[name]
     return MISSING
-
-
-def _is_followed(value: Any) -> bool:
-    """Whether what code reads from a module is guarded."""
-    return value is np or value is os or _is_user_module(value) or _is_ours(value)
-
-
-def _is_ours(value: Any) -> bool:
-    return isinstance(value, ModuleType) and is_framework_file(getattr(value, "__file__", "") or "")
-
-
-def _is_user_module(value: Any) -> bool:
-    if not isinstance(value, ModuleType):
-        return False
-    file = getattr(value, "__file__", None)
-    if file is None or is_framework_file(file) or file.startswith(STDLIB):
-        return False
-    return not value.__name__.startswith(("numpy", "flamec"))

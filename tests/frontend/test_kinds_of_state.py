@@ -1,0 +1,177 @@
+"""State in objects of Python's library: what changes there between calls is never missed."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextvars
+import functools
+import gc
+import importlib.util
+import threading
+import types
+import weakref
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flamec
+
+T = flamec.Tensor
+
+
+class Owner:
+    rate = 1.0
+
+
+def scaled(x: T, rate: float = 1.0) -> T:
+    return x * rate
+
+
+def with_attribute() -> Any:
+    def function() -> None: ...
+
+    function.__dict__["rate"] = 1.0
+    return function
+
+
+def set_rate(state: Any, value: float) -> None:
+    state.rate = value
+
+
+def set_item(state: Any, value: float) -> None:
+    state["rate"] = value
+
+
+Case = tuple[Callable[[], Any], Callable[[Any, T], T], Callable[[Any, float], Any]]
+OWNERS: list[Owner] = []  # alive
+
+
+def referred() -> Any:
+    OWNERS.append(Owner())
+    return weakref.ref(OWNERS[-1])
+
+
+def proxy() -> Any:
+    return types.MappingProxyType({"rate": 1.0})
+
+
+CASES: dict[str, Case] = {
+    "SimpleNamespace": (
+        lambda: types.SimpleNamespace(rate=1.0),
+        lambda s, x: x * s.rate,
+        set_rate,
+    ),
+    "SimpleNamespace, a new attribute": (
+        types.SimpleNamespace,
+        lambda s, x: x * getattr(s, "rate", 1.0),
+        set_rate,
+    ),
+    "SimpleNamespace in another": (
+        lambda: types.SimpleNamespace(inner=types.SimpleNamespace(rates=[1.0])),
+        lambda s, x: x * s.inner.rates[0],
+        lambda s, v: s.inner.rates.__setitem__(0, v),
+    ),
+    "argparse": (lambda: argparse.Namespace(rate=1.0), lambda s, x: x * s.rate, set_rate),
+    "defaultdict": (
+        lambda: collections.defaultdict(float, rate=1.0),
+        lambda s, x: x * s["rate"],
+        set_item,
+    ),
+    "OrderedDict": (
+        lambda: collections.OrderedDict(rate=1.0),
+        lambda s, x: x * s["rate"],
+        set_item,
+    ),
+    "ChainMap": (
+        lambda: collections.ChainMap({}, {"rate": 1.0}),
+        lambda s, x: x * s["rate"],
+        set_item,
+    ),
+    "UserDict": (lambda: collections.UserDict(rate=1.0), lambda s, x: x * s["rate"], set_item),
+    "UserList": (
+        lambda: collections.UserList([1.0]),
+        lambda s, x: x * s[0],
+        lambda s, v: s.__setitem__(0, v),
+    ),
+    "mappingproxy": (
+        proxy,
+        lambda s, x: x * s["rate"],
+        lambda s, v: _behind(s).__setitem__("rate", v),
+    ),
+    "array": (
+        lambda: array("d", [1.0]),
+        lambda s, x: x * s[0],
+        lambda s, v: s.__setitem__(0, v),
+    ),
+    "bytearray": (
+        lambda: bytearray(b"\1"),
+        lambda s, x: x * s[0],
+        lambda s, v: s.__setitem__(0, int(v)),
+    ),
+    "ContextVar": (
+        lambda: contextvars.ContextVar("rate", default=1.0),
+        lambda s, x: x * s.get(),
+        lambda s, v: s.set(v),
+    ),
+    "partial": (
+        lambda: functools.partial(scaled, rate=1.0),
+        lambda s, x: s(x),
+        lambda s, v: s.keywords.__setitem__("rate", v),
+    ),
+    "threading.local": (threading.local, lambda s, x: x * getattr(s, "rate", 1.0), set_rate),
+    "attribute of a function": (with_attribute, lambda s, x: x * s.rate, set_rate),
+    "weak reference": (referred, lambda s, x: x * s().rate, lambda s, v: set_rate(s(), v)),
+}
+
+
+def _behind(proxy: Any) -> dict[str, float]:
+    (held,) = gc.get_referents(proxy)
+    assert isinstance(held, dict)
+    return held
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", CASES)
+def test_a_change_between_calls(name: str) -> None:
+    make, read, change = CASES[name]
+    state = make()
+    compiled = flamec.compile(lambda x: read(state, x))
+    x = flamec.ones(2)
+    assert compiled(x).tolist() == compiled(x).tolist() == [1.0, 1.0]
+    for value in (2.0, 3.0):
+        change(state, value)
+        assert compiled(x).tolist() == compiled(x).tolist() == [value] * 2
+
+
+def test_what_a_function_writes_to_a_namespace() -> None:
+    state = types.SimpleNamespace(rate=1.0, calls=0)
+
+    @flamec.compile
+    def decayed(x: T) -> T:
+        state.rate = state.rate * 0.5
+        state.calls += 1
+        return x * state.rate
+
+    found = [decayed(flamec.ones(1)).item() for _ in range(6)]
+    assert found == [0.5**k for k in range(1, 7)]
+    assert vars(state) == {"rate": 0.5**6, "calls": 6}
+    assert decayed.stats.traces <= 3
+
+
+def test_a_module_in_a_closure(tmp_path: Path) -> None:
+    (tmp_path / "settings.py").write_text("rate = 1.0\nunread = 5.0\n")
+    spec = importlib.util.spec_from_file_location("settings", tmp_path / "settings.py")
+    assert spec is not None and spec.loader is not None
+    settings: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(settings)
+    compiled = flamec.compile(lambda x: x * settings.rate)
+    x = flamec.ones(2)
+    assert compiled(x).tolist() == [1.0, 1.0]
+    settings.unread = 6.0
+    assert compiled(x).tolist() == [1.0, 1.0] and compiled.stats.traces == 1
+    settings.rate = 2.0
+    assert compiled(x).tolist() == [2.0, 2.0]
