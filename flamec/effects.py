@@ -1,7 +1,8 @@
 """Calls into Python's library whose results or traces a compiled program cannot repeat.
 
-In: a function written in C that the traced code calls. Out: what it is called in messages if it
-prints, reads or writes files, tells the time, draws random numbers or asks for context; else None.
+In: functions written in C that the traced code calls. Out: what those are called in messages that
+print, read or write files, tell the time, draw random numbers or ask for context. Setting a context
+variable (``numpy.errstate`` does) has no effect if the traced code resets it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,25 @@ _BUILTINS = frozenset({"print", "input", "open"})
 _FILES = frozenset(
     {"write", "writelines", "read", "readline", "readlines", "readinto", "truncate", "seek"}
 )
+
+
+class ContextVariables:
+    """Of one trace, the context variables that were set and not reset yet."""
+
+    def __init__(self) -> None:
+        self._set: dict[int, tuple[ContextVar[Any], list[str]]] = {}  # by id, the effects
+
+    def called(self, function: Any, effect: str, effects: list[str]) -> None:
+        """A call with an effect was seen: add it to ``effects``, or take away what it undoes."""
+        variable = getattr(function, "__self__", None)
+        if isinstance(variable, ContextVar):
+            pending = self._set.setdefault(id(variable), (variable, []))[1]
+            if function.__name__ == "set":
+                pending.append(effect)
+            elif function.__name__ == "reset" and pending:
+                effects.remove(pending.pop())
+                return
+        effects.append(effect)
 
 
 def effect_of(function: Any) -> str | None:

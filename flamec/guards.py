@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from flamec.config import ENVIRONMENT
-from flamec.effects import effect_of
+from flamec.effects import ContextVariables, effect_of
 from flamec.errors import CONTEXTLIB, is_framework_file, user_frame, user_location
 from flamec.followed_modules import is_followed, is_ours, is_user_module
 from flamec.guarded_values import MISSING, Guard, is_constant
@@ -63,6 +63,7 @@ class Recorder:
         self.guards: dict[tuple[str, int, Any], Guard] = {}
         self.exempted: set[tuple[int, Any]] = set()
         self.effects: list[str] = []
+        self._context_variables = ContextVariables()
         self._visited: set[int] = set()
         self._kept: list[Any] = []
         self._codes: dict[int, CodeType] = {}  # by identity: equal code may have other globals
@@ -327,7 +328,8 @@ class Recorder:
             self.number_was_asked |= asks_by_call(user_frame(), function)
         effect = effect_of(function)
         if effect is not None:
-            self.effects.append(f"{effect} is called (at {user_location()})")
+            place = f"{effect} is called (at {user_location()})"
+            self._context_variables.called(function, place, self.effects)
 
     def entered(self, code: CodeType, variables: dict[str, Any]) -> None:
         """A Python function begins (``watching.Observer``)."""

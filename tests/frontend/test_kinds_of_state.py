@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import flamec
@@ -175,3 +176,36 @@ def test_a_module_in_a_closure(tmp_path: Path) -> None:
     assert compiled(x).tolist() == [1.0, 1.0] and compiled.stats.traces == 1
     settings.rate = 2.0
     assert compiled(x).tolist() == [2.0, 2.0]
+
+
+def test_a_context_variable_that_is_reset_is_no_effect() -> None:
+    rate = contextvars.ContextVar("rate", default=1.0)
+
+    def scaled(x: T) -> T:
+        with np.errstate(divide="ignore"):
+            limit = float(np.float64(1.0) / np.float64(0.0))
+        token = rate.set(2.0)
+        y = x.clamp(max=limit)
+        rate.reset(token)
+        return y
+
+    compiled = flamec.compile(scaled)
+    assert [compiled(flamec.ones(1)).item() for _ in range(3)] == [1.0] * 3
+    assert (compiled.stats.traces, compiled.stats.python_runs) == (1, 0)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_context_variable_that_stays_set_is_set_at_each_call() -> None:
+    rate = contextvars.ContextVar("rate", default=0.0)
+
+    def scaled(x: T) -> T:
+        token = rate.set(1.0)
+        rate.reset(token)
+        rate.set(3.0)
+        return x + 1.0
+
+    compiled = flamec.compile(scaled)
+    for _ in range(3):
+        rate.set(0.0)
+        compiled(flamec.ones(1))
+        assert rate.get() == 3.0
