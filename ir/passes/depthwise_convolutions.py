@@ -15,7 +15,9 @@ from flamec.ir.graph import Node, Value
 from flamec.ir.ops.windows import bordered, spread
 from flamec.ir.passes.move_permutations import Arranged
 from flamec.ir.shape import Dim, product, structurally_equal
+from flamec.ir.types import TensorType
 
+LONG_ROW = 4  # places of a row that are worth vectors of them
 MOST_SLICES = 64  # elements of a kernel of one channel up to which they are added one by one
 
 
@@ -26,6 +28,15 @@ def is_depthwise(node: Node) -> bool:
         return False
     elements = product(kernel[2:])
     return isinstance(elements, int) and elements <= MOST_SLICES
+
+
+def has_long_rows(places: TensorType, array: Arranged) -> bool:
+    """Whether an array lies with the last spatial dimension innermost, and the places along it
+    fill vectors of a CPU: then it needs no rearranging."""
+    innermost = array.order.index(array.source.type.ndim - 1)
+    size = places.shape[innermost]
+    on_cpu = places.device.type == "cpu"
+    return on_cpu and innermost >= 2 and not (isinstance(size, int) and size < LONG_ROW)
 
 
 def sum_of_slices(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> Arranged:
@@ -45,7 +56,7 @@ def sum_of_slices(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) 
     # [kernel…, channels], broadcast along all but the channels
     outputs, channels, *inner = right.order
     kernel = b.permute(right.source, axes=(*inner, outputs, channels))
-    if node.output.type.device.type == "cpu":
+    if node.output.type.device.type == "cpu" and left.order[1] == rank - 1:
         kernel = _element_by_element(b, kernel)
     along = tuple(d if i == left.order[1] else 1 for i, d in enumerate(source.type.shape))
     total: Any = None
@@ -91,35 +102,40 @@ def has_few_positions(node: Node) -> bool:
     return one and longer and isinstance(places, int) and places <= MOST_SLICES
 
 
-def folds_of_slices(b: GraphBuilder, node: Node, left: Value, right: Value) -> Arranged:
+def folds_of_slices(
+    b: GraphBuilder, node: Node, left: Value, right: Value, in_rows: bool
+) -> Arranged:
     """For each place of the kernels the sum of a part of the left operand times the kernels.
 
-    Both lie with the groups last, so that these are beside each other in a row.
+    Both lie with the groups last, so that these are beside each other in a row; ``in_rows``: with
+    the groups first, and what is summed is rows.
     """
     attributes, shape = node.attributes, node.output.type.shape
     groups, (_, channels, *kernel_shape) = attributes["groups"], node.inputs[1].type.shape
-    count = len(kernel_shape)
-    inner = tuple(range(2, 2 + count))
-    apart = (shape[0], groups, channels, *left.type.shape[2:])
-    source = b.permute(b.reshape(left, shape=apart), axes=(0, 2, *(a + 1 for a in inner), 1))
-    source = spread(b, source, inner, attributes["lhs_dilation"])
-    borders: list[tuple[Dim, Dim]] = [(0, 0), (0, 0), *attributes["padding"], (0, 0)]
+    rank = 3 + len(kernel_shape)  # [batch, groups, channels, *spatial]
+    order = tuple(range(rank)) if in_rows else (0, 2, *range(3, rank), 1)
+    spatial = range(3, rank) if in_rows else range(2, rank - 1)
+    source = b.reshape(left, shape=(shape[0], groups, channels, *left.type.shape[2:]))
+    source = source if in_rows else b.permute(source, axes=order)
+    source = spread(b, source, tuple(spatial), attributes["lhs_dilation"])
+    borders: list[tuple[Dim, Dim]] = [(0, 0)] * rank
+    for n, axis in enumerate(spatial):
+        borders[axis] = attributes["padding"][n]
     source = bordered(b, source, tuple(borders))
     wide = source.type.dtype.compute
-    kernel = b.cast(b.permute(right, axes=(1, *inner, 0)), wide)
-    kernel = b.reshape(kernel, shape=(1, *kernel.type.shape))
+    kernel = b.reshape(b.cast(right, wide), shape=(1, groups, channels, *kernel_shape))
+    kernel = kernel if in_rows else b.permute(kernel, axes=order)
+    summed = tuple(place for place, axis in enumerate(order) if axis > 1)
     found = []
     for place in product_of_ranges(*(range(int(size)) for size in shape[2:])):
-        starts = [n * step for n, step in zip(place, attributes["strides"], strict=True)]
-        part = b.slice(
-            source,
-            starts=(0, 0, *starts, 0),
-            sizes=(shape[0], channels, *kernel_shape, groups),
-            steps=(1, 1, *attributes["rhs_dilation"], 1),
-        )
+        starts, steps = [0] * rank, [1] * rank
+        for n, axis in enumerate(spatial):
+            starts[axis] = place[n] * attributes["strides"][n]
+            steps[axis] = attributes["rhs_dilation"][n]
+        sizes = (shape[0], *kernel.type.shape[1:])
+        part = b.slice(source, starts=tuple(starts), sizes=sizes, steps=tuple(steps))
         part = b.cast(part, wide)  # not before it is cut out: borders have no memory then
-        term = b.mul(part, b.expand_to(kernel, part.type.shape))
-        total = b.sum(term, axes=(1, *inner))
+        total = b.sum(b.mul(part, b.expand_to(kernel, part.type.shape)), axes=summed)
         found.append(b.reshape(total, shape=(1, *total.type.shape)))
     result = b.permute(b.concatenate(*found, axis=0), axes=(1, 2, 0))
     result = b.reshape(b.cast(result, node.output.type.dtype), shape=shape)

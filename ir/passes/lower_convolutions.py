@@ -12,7 +12,7 @@ convolutions, so that an array is not rearranged from layer to layer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product as product_of_ranges
 from math import gcd
@@ -27,6 +27,7 @@ from flamec.ir.ops.windows import bordered, overlap_add, reach, spread
 from flamec.ir.passes.depthwise_convolutions import (
     folds_of_slices,
     has_few_positions,
+    has_long_rows,
     is_depthwise,
     is_longer,
     sum_of_slices,
@@ -56,18 +57,25 @@ class _ConvolutionLowering(MovePermutations):
         if node.op.kind is not OpKind.CONVOLUTION:
             return None
         if has_few_positions(node):
+            in_rows = all(has_long_rows(node.inputs[0].type, self.origin(v)) for v in node.inputs)
             left, right = (self.plain(v) for v in node.inputs)
-            return folds_of_slices(self.builder, node, left, right)
+            return folds_of_slices(self.builder, node, left, right, in_rows)
         if _is_spread(node) and _reads_better_from_kernel(node):
             return self._exchanged(node)
         together = _groups_together(node)
         if together > 1:
             return self._with_larger_groups(node, together)
-        left, right = self.channels_last(node.inputs[0]), self.origin(node.inputs[1])
         if is_depthwise(node):
-            return sum_of_slices(self.builder, node, left, right)
+            left, right = map(self.origin, node.inputs)
+            if not has_long_rows(node.output.type, left):
+                left = self.channels_last(node.inputs[0])
+            found = None
+            if _is_spread(node) and node.output.type.device.type == "cpu":
+                found = _by_turns(self.builder, node, left, right, sum_of_slices)
+            return found or sum_of_slices(self.builder, node, left, right)
+        left, right = self.channels_last(node.inputs[0]), self.origin(node.inputs[1])
         if _is_spread(node):
-            found = _by_turns(self.builder, node, left, right)
+            found = _by_turns(self.builder, node, left, right, _lowered)
             if found is None:
                 found = _added_up(self.builder, node, left, right)
             if found is not None:
@@ -211,7 +219,12 @@ def _is_at_most(size: Dim, bound: int) -> bool:
     return isinstance(size, int) and size <= bound
 
 
-def _by_turns(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> Arranged | None:
+Lower = Callable[[GraphBuilder, Node, Arranged, Arranged], Arranged]
+
+
+def _by_turns(
+    b: GraphBuilder, node: Node, left: Arranged, right: Arranged, lower: Lower
+) -> Arranged | None:
     """A spread convolution as convolutions of the dense operand, whose results take turns.
 
     Result s * q + r meets the kernel's elements j of which j * dilation - low + r is a multiple
@@ -250,7 +263,7 @@ def _by_turns(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> A
         type = node.inputs[1].type.with_shape((*node.inputs[1].type.shape[:2], *taken))
         inner = {**attributes, "lhs_dilation": (1,) * len(sizes), "padding": tuple(padding)}
         part = Node(node.op, (node.inputs[0], Value(type)), inner)
-        pieces.append(_lowered(b, part, left, some))
+        pieces.append(lower(b, part, left, some))
     order = next((piece.order for piece in pieces if piece is not None), None)
     if order is None:
         return None

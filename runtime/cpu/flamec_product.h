@@ -121,12 +121,7 @@ static int collides(const FlamecOperand *operand, int64_t size) {
     return (stride < 0 ? -stride : stride) * size >= FAR;
 }
 
-#if defined(__has_builtin)
-#if __has_builtin(__builtin_shufflevector)
-#define SHUFFLES
-#endif
-#endif
-#ifdef SHUFFLES
+#ifdef FLAMEC_SHUFFLES
 #define INDICES_2(f, s, w) f(0, s, w), f(1, s, w)
 #define INDICES_4(f, s, w) INDICES_2(f, s, w), f(2, s, w), f(3, s, w)
 #define INDICES_8(f, s, w) \

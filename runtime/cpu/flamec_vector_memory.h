@@ -1,8 +1,9 @@
 /* Loads and stores between memory types (f32 f64 f16 bf16 i8 i16 i32 i64 u8 bool) and lanes.
  *
  * f16 and bf16 become f32 lanes, bool becomes b lanes. `_n` variants touch only the first n
- * (0 to FLAMEC_LANES) elements; missing lanes of a load are zero. Strides and offsets count elements. No
- * alignment is assumed. */
+ * (0 to FLAMEC_LANES) elements, `_between` those from first to end - 1 (0 <= first < end <= FLAMEC_LANES;
+ * the address is that of element 0, whether it exists or not); missing lanes of a load are zero. Strides
+ * and offsets count elements. No alignment is assumed. */
 #ifndef FLAMEC_VECTOR_MEMORY_H
 #define FLAMEC_VECTOR_MEMORY_H
 
@@ -52,6 +53,12 @@ FLAMEC_RAW_MEMORY(u16)
         flamec_copy_first(r.lane, p, n, sizeof(c_##t));                                    \
         return r.whole;                                                                    \
     }                                                                                      \
+    FLAMEC_INLINE v_##t flamec_load_between_##t(const void *p, int64_t first, int64_t end) { \
+        if (!first) return flamec_load_n_##t(p, end);                                      \
+        parts_##t r = {vsplat_##t(0)};                                                     \
+        flamec_copy_first(r.lane + first, (const c_##t *)p + first, end - first, sizeof(c_##t)); \
+        return r.whole;                                                                    \
+    }                                                                                      \
     FLAMEC_INLINE void flamec_store_n_##t(void *p, v_##t x, int64_t n) {                   \
         parts_##t r = {x};                                                                 \
         if (n >= FLAMEC_LANES) flamec_store_##t(p, x);                                     \
@@ -62,6 +69,12 @@ FLAMEC_PARTIAL_BY_COPY(i16)
 FLAMEC_PARTIAL_BY_COPY(u8)
 FLAMEC_PARTIAL_BY_COPY(u16)
 
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define FLAMEC_SHUFFLES
+#endif
+#endif
+
 #if FLAMEC_REGISTER == 64 && defined(__has_builtin)
 #if __has_builtin(__builtin_ia32_loadups512_mask)
 #define FLAMEC_MASKED_MEMORY
@@ -71,15 +84,20 @@ FLAMEC_PARTIAL_BY_COPY(u16)
 #ifdef FLAMEC_MASKED_MEMORY
 /* Masked instructions: no branches, and no store that a wider load must wait for. */
 #define FLAMEC_PARTIAL_BY_MASK(t, scalar, load, store)                                     \
-    FLAMEC_INLINE v_##t flamec_load_n_##t(const void *p, int64_t n) {                      \
+    FLAMEC_INLINE v_##t flamec_load_lanes_##t(const void *p, unsigned mask) {              \
         typedef scalar piece __attribute__((vector_size(FLAMEC_REGISTER)));                \
-        unsigned mask = n < FLAMEC_LANES ? (1u << n) - 1 : 0xffffu;                        \
         parts_##t r = {vsplat_##t(0)};                                                     \
         const int lanes = FLAMEC_LANES / FLAMEC_PIECES(t);                                 \
         for (int i = 0; i < FLAMEC_PIECES(t); i++)                                         \
             r.piece[i] = (n_##t)load((const scalar *)p + i * lanes, (piece){0},            \
                                      (mask >> (i * lanes)) & ((1u << lanes) - 1));         \
         return r.whole;                                                                    \
+    }                                                                                      \
+    FLAMEC_INLINE v_##t flamec_load_n_##t(const void *p, int64_t n) {                      \
+        return flamec_load_lanes_##t(p, n < FLAMEC_LANES ? (1u << n) - 1 : 0xffffu);       \
+    }                                                                                      \
+    FLAMEC_INLINE v_##t flamec_load_between_##t(const void *p, int64_t first, int64_t end) { \
+        return flamec_load_lanes_##t(p, ((1u << end) - 1) & ~((1u << first) - 1));         \
     }                                                                                      \
     FLAMEC_INLINE void flamec_store_n_##t(void *p, v_##t x, int64_t n) {                   \
         typedef scalar piece __attribute__((vector_size(FLAMEC_REGISTER)));                \
@@ -102,6 +120,67 @@ FLAMEC_PARTIAL_BY_COPY(i32)
 FLAMEC_PARTIAL_BY_COPY(i64)
 #endif
 
+/* The first n of every second element, and stores to such places. */
+#define FLAMEC_LOAD_SECOND(t)                                                              \
+    FLAMEC_INLINE v_##t flamec_load_second_##t(const void *p, int64_t n) {                 \
+        parts_##t r = {vsplat_##t(0)};                                                     \
+        for (int64_t i = 0; i < n; i++) r.lane[i] = ((const c_##t *)p)[i * 2];             \
+        return r.whole;                                                                    \
+    }
+#define FLAMEC_STORE_SECOND(t)                                                             \
+    FLAMEC_INLINE void flamec_store_second_##t(void *p, v_##t x, int64_t n) {              \
+        parts_##t r = {x};                                                                 \
+        for (int64_t i = 0; i < n; i++) ((c_##t *)p)[i * 2] = r.lane[i];                   \
+    }
+#define FLAMEC_EVERY_SECOND(t) FLAMEC_LOAD_SECOND(t) FLAMEC_STORE_SECOND(t)
+FLAMEC_EVERY_SECOND(f64)
+FLAMEC_EVERY_SECOND(i8)
+FLAMEC_EVERY_SECOND(i16)
+FLAMEC_EVERY_SECOND(i32)
+FLAMEC_EVERY_SECOND(i64)
+FLAMEC_EVERY_SECOND(u8)
+FLAMEC_EVERY_SECOND(u16)
+
+#if FLAMEC_LANES * 4 == FLAMEC_REGISTER && defined(FLAMEC_SHUFFLES)
+#if FLAMEC_LANES == 16
+#define FLAMEC_SECONDS 0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31
+#elif FLAMEC_LANES == 8
+#define FLAMEC_SECONDS 0, 2, 4, 6, 9, 11, 13, 15
+#else
+#define FLAMEC_SECONDS 0, 2, 5, 7
+#endif
+/* Of two vectors that have the last element of the first in common: nothing beyond is read. */
+FLAMEC_INLINE v_f32 flamec_load_second_f32(const void *p, int64_t n) {
+    const c_f32 *next = (const c_f32 *)p + FLAMEC_LANES - 1;
+    v_f32 low = vsplat_f32(0), high = vsplat_f32(0);
+    if (n == FLAMEC_LANES) {
+        low = flamec_load_f32(p);
+        high = flamec_load_f32(next);
+    } else if (2 * n > FLAMEC_LANES) {
+        low = flamec_load_f32(p);
+        high = flamec_load_n_f32(next, 2 * n - FLAMEC_LANES);
+    } else if (n > 0)
+        low = flamec_load_n_f32(p, 2 * n - 1);
+    return __builtin_shufflevector(low, high, FLAMEC_SECONDS);
+}
+#else
+FLAMEC_LOAD_SECOND(f32)
+#endif
+
+#if FLAMEC_LANES == 16 && defined(FLAMEC_MASKED_MEMORY) && defined(FLAMEC_SHUFFLES)
+FLAMEC_INLINE void flamec_store_second_f32(void *p, v_f32 x, int64_t n) {
+    typedef float piece __attribute__((vector_size(FLAMEC_REGISTER)));
+    const unsigned mask = (unsigned)(((uint64_t)1 << (2 * n)) - 1) & 0x55555555u;
+    const v_f32 low = __builtin_shufflevector(x, x, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    const v_f32 high =
+        __builtin_shufflevector(x, x, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15);
+    __builtin_ia32_storeups512_mask((float *)p, (piece)low, mask & 0xffffu);
+    __builtin_ia32_storeups512_mask((float *)p + 16, (piece)high, mask >> 16);
+}
+#else
+FLAMEC_STORE_SECOND(f32)
+#endif
+
 /* m: memory type, t: lane type, raw: the lane type of the stored bits. */
 #define FLAMEC_MEMORY(m, t, raw, widen, narrow)                                            \
     FLAMEC_INLINE v_##t vload_##m(const void *p) { return widen(flamec_load_##raw(p)); }   \
@@ -109,24 +188,37 @@ FLAMEC_PARTIAL_BY_COPY(i64)
     FLAMEC_INLINE v_##t vload_n_##m(const void *p, int64_t n) {                            \
         return widen(flamec_load_n_##raw(p, n));                                           \
     }                                                                                      \
+    FLAMEC_INLINE v_##t vload_between_##m(const void *p, int64_t first, int64_t end) {     \
+        return widen(flamec_load_between_##raw(p, first, end));                            \
+    }                                                                                      \
     FLAMEC_INLINE void vstore_n_##m(void *p, v_##t x, int64_t n) {                         \
         flamec_store_n_##raw(p, narrow(x), n);                                             \
     }                                                                                      \
     FLAMEC_INLINE v_##t vloads_##m(const void *p, int64_t stride) {                        \
+        if (stride == 2) return widen(flamec_load_second_##raw(p, FLAMEC_LANES));          \
         parts_##raw r;                                                                     \
         for (int i = 0; i < FLAMEC_LANES; i++) r.lane[i] = ((const c_##raw *)p)[i * stride]; \
         return widen(r.whole);                                                             \
     }                                                                                      \
     FLAMEC_INLINE v_##t vloads_n_##m(const void *p, int64_t stride, int64_t n) {           \
+        if (stride == 2) return widen(flamec_load_second_##raw(p, n));                     \
         parts_##raw r = {vsplat_##raw(0)};                                                 \
         for (int64_t i = 0; i < n; i++) r.lane[i] = ((const c_##raw *)p)[i * stride];      \
         return widen(r.whole);                                                             \
     }                                                                                      \
     FLAMEC_INLINE void vstores_##m(void *p, int64_t stride, v_##t x) {                     \
+        if (stride == 2) {                                                                 \
+            flamec_store_second_##raw(p, narrow(x), FLAMEC_LANES);                         \
+            return;                                                                        \
+        }                                                                                  \
         parts_##raw r = {narrow(x)};                                                       \
         for (int i = 0; i < FLAMEC_LANES; i++) ((c_##raw *)p)[i * stride] = r.lane[i];     \
     }                                                                                      \
     FLAMEC_INLINE void vstores_n_##m(void *p, int64_t stride, v_##t x, int64_t n) {        \
+        if (stride == 2) {                                                                 \
+            flamec_store_second_##raw(p, narrow(x), n);                                    \
+            return;                                                                        \
+        }                                                                                  \
         parts_##raw r = {narrow(x)};                                                       \
         for (int64_t i = 0; i < n; i++) ((c_##raw *)p)[i * stride] = r.lane[i];            \
     }                                                                                      \

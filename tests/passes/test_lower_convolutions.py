@@ -13,7 +13,7 @@ from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
-from flamec.ir.kernel import Load
+from flamec.ir.kernel import Load, Place
 from flamec.ir.op import DerivativeContext, OpKind, lookup
 from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.passes.manager import run_passes
@@ -123,17 +123,44 @@ def test_the_gradient_of_a_kernel_from_few_places_is_written_in_order() -> None:
         assert product.operations.count("copy") + product.operations.count("permute") == copies
 
 
-def test_kernels_of_one_channel_are_read_along_the_channels() -> None:
-    """A few numbers are put in order so that what is read for each place lies side by side."""
-    conv = nn.Conv2d(32, 32, 3, padding=1, groups=32, bias=False)
-    compiled = flamec.compile(conv)
+def loads_of(model: nn.Module, *shape: int) -> list[Place]:
+    """What the kernel with nine products for each element loads, compiled to C."""
+    compiled = flamec.compile(model)
     with flamec.no_grad():
-        compiled(flamec.randn(4, 32, 9, 11))
+        compiled(flamec.randn(*shape))
     kernels = compiled.programs[0].prepared.compiled.kernels
     (sums,) = (k for k in kernels if k.operations.count("mul") == 9)
-    loads = [s for s in sums.parts[0].program.statements() if isinstance(s, Load)]
-    assert len(loads) == 18
-    assert {load.place.at.inner[-1] for load in loads} == {1}
+    return [s.place for s in sums.parts[0].program.statements() if isinstance(s, Load)]
+
+
+def test_kernels_of_one_channel_are_read_along_the_channels() -> None:
+    """A few numbers are put in order so that what is read for each place lies side by side."""
+    before = nn.Conv2d(8, 32, 1, bias=False)
+    depthwise = nn.Conv2d(32, 32, 3, padding=1, groups=32, bias=False)
+    places = loads_of(nn.Sequential(before, depthwise), 4, 8, 9, 11)
+    assert len(places) == 18
+    assert {place.at.inner[-1] for place in places} == {1}
+
+
+def test_kernels_of_one_channel_follow_rows_where_channels_come_first() -> None:
+    """Nothing is rearranged: a row's places are lanes, its channel's elements the same in all."""
+    depthwise = nn.Conv2d(32, 32, 3, padding=1, groups=32, bias=False)
+    places = loads_of(depthwise, 4, 32, 9, 11)
+    assert [place.at.inner[-1] for place in places].count(1) == 9
+    assert {place.at.inner[-1] for place in places} == {0, 1}
+
+
+def test_gradients_of_strides_of_kernels_of_one_channel_multiply_no_zeros() -> None:
+    conv = nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8, bias=False)
+
+    @flamec.compile
+    def step(x: flamec.Tensor, g: flamec.Tensor) -> Any:
+        return flamec.autograd.grad((conv(x) * g).sum(), [x])
+
+    step(flamec.randn(2, 8, 16, 16).requires_grad_(), flamec.randn(2, 8, 8, 8))
+    steps = step.programs[0].prepared.plan.steps
+    products = 2 * 8 * 8 * 8 * 9
+    assert sum(s.flops for s in steps) < 2.2 * products
 
 
 def convolution(

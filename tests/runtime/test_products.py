@@ -6,13 +6,13 @@ The oracle is NumPy over the elements that the loops name, in float64 or, for fl
 from __future__ import annotations
 
 import ctypes
-import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fenced import Fenced
 from same_bits import same_bits
 from vector_harness import BUILDS
 
@@ -130,26 +130,6 @@ CASES = {
     "no depth": (Matrix([(9, 1)], [(0, 9)]), Matrix([(9, 1)], [(0, 9)])),
     "no rows": (Matrix([(3, 9), (0, 9)], [(9, 1)]), Matrix([(9, 1)], [(9, 9)])),
 }
-
-
-class Fenced:
-    """Copies of arrays that touch memory which nobody may read, at their end or at their begin."""
-
-    def __init__(self) -> None:
-        self._maps: list[mmap.mmap] = []
-
-    def copy(self, array: np.ndarray, at_end: bool) -> np.ndarray:
-        pages = -(-max(array.nbytes, 1) // mmap.PAGESIZE)
-        self._maps.append(mmap.mmap(-1, (pages + 2) * mmap.PAGESIZE))
-        whole = np.frombuffer(self._maps[-1], np.uint8)
-        protect = ctypes.CDLL(None, use_errno=True).mprotect
-        for page in (0, pages + 1):
-            address = ctypes.c_void_p(whole.ctypes.data + page * mmap.PAGESIZE)
-            assert protect(address, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
-        start = (pages + 1) * mmap.PAGESIZE - array.nbytes if at_end else mmap.PAGESIZE
-        inside = whole[start : start + array.nbytes].view(array.dtype)
-        inside[:] = array
-        return inside
 
 
 @pytest.fixture(scope="module", params=list(BUILDS))

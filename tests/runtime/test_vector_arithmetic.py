@@ -5,6 +5,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
+from fenced import Fenced
 from vector_harness import FLOATS, INTEGERS, LANES, MEMORY, RELATIONS, VectorLibrary
 
 FLOAT_VALUES = [0.0, -0.0, 1, -1, 2.5, -2.5, 3, -3, 7.25, 1e-40, 1e30, np.inf, -np.inf, np.nan]
@@ -238,6 +239,40 @@ def test_strided_and_gathered_elements(vectors: VectorLibrary, name: str) -> Non
     vectors.run(f"strided_n_{name}", source, target, 3, 2, n)
     np.testing.assert_array_equal(target[: 2 * n : 2], source[::3][:n])
     assert not target[2 * n :].any()
+
+
+@pytest.mark.parametrize("name", MEMORY)
+def test_lanes_between_two_others_are_all_that_is_read(vectors: VectorLibrary, name: str) -> None:
+    lanes, fenced = vectors.lanes, Fenced()
+    numbers = (np.arange(lanes) % 2 if name == "bool" else np.arange(1, lanes + 1)).astype(
+        MEMORY[name]
+    )
+    for first in range(lanes):
+        for end in range(first + 1, lanes + 1):
+            wanted = np.zeros(lanes, MEMORY[name])
+            wanted[first:end] = numbers[: end - first]
+            at_end = bool((first + end) % 2)
+            source, out = fenced.copy(numbers[: end - first], at_end), np.ones_like(wanted)
+            vectors.run(f"between_{name}", source, out, first, end)
+            np.testing.assert_array_equal(out, wanted)
+
+
+@pytest.mark.parametrize("name", MEMORY)
+def test_every_second_element_is_all_that_is_touched(vectors: VectorLibrary, name: str) -> None:
+    lanes, fenced, random = vectors.lanes, Fenced(), np.random.default_rng(8)
+    for n in range(lanes + 1):
+        numbers = random.integers(0, 2 if name == "bool" else 100, max(2 * n - 1, 0))
+        for at_end in (False, True):
+            source = fenced.copy(numbers.astype(MEMORY[name]), at_end)
+            target = fenced.copy(np.ones_like(source), at_end)
+            vectors.run(f"strided_n_{name}", source, target, 2, 2, n)
+            np.testing.assert_array_equal(target[::2], source[::2])
+            assert (target[1::2] == 1).all()
+            if n == lanes:
+                target[:] = 1
+                vectors.run(f"strided_{name}", source, target, 2, 2)
+                np.testing.assert_array_equal(target[::2], source[::2])
+                assert (target[1::2] == 1).all()
 
 
 @pytest.mark.parametrize("lane", LANES)

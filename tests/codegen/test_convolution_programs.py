@@ -1,0 +1,73 @@
+"""Convolutions of arrays with channels first as the C back end computes them, each way.
+
+The oracle is the same function in float64, which NumPy evaluates operation by operation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flamec
+from flamec.functional.convolution import conv1d, conv2d, conv3d
+
+CONVOLUTIONS = {1: conv1d, 2: conv2d, 3: conv3d}
+# images, kernels, and what stands beside them
+DEPTHWISE = [
+    ((2, 3, 9, 21), (3, 1, 3, 3), {"padding": 1, "groups": 3}),
+    ((1, 4, 11, 37), (4, 1, 3, 5), {"padding": (1, 2), "stride": 2, "groups": 4}),
+    ((2, 2, 8, 18), (4, 1, 3, 2), {"padding": (2, 0), "dilation": (2, 3), "groups": 2}),
+    ((2, 3, 5, 3), (3, 1, 3, 3), {"padding": 1, "groups": 3}),
+    ((2, 3, 40), (3, 1, 4), {"padding": 3, "stride": 3, "groups": 3}),
+    ((1, 2, 4, 5, 19), (2, 1, 2, 2, 3), {"padding": (1, 0, 1), "groups": 2}),
+    ((0, 2, 5, 9), (2, 1, 3, 3), {"padding": 1, "groups": 2}),
+]
+
+
+def all_of(cases: Any, *tensors: flamec.Tensor) -> list[flamec.Tensor]:
+    """For each case the result and the gradients of both operands."""
+    found = []
+    for number, (image, _, options) in enumerate(cases):
+        x, w, g = tensors[3 * number : 3 * number + 3]
+        y = CONVOLUTIONS[len(image) - 2](x, w, **options)
+        found += [y, *flamec.autograd.grad((y * g).sum(), [x, w])]
+    return found
+
+
+def inputs(cases: Any, random: np.random.Generator) -> list[np.ndarray]:
+    found = []
+    for image, kernel, options in cases:
+        x, w = (random.integers(-4, 5, shape).astype(np.float64) for shape in (image, kernel))
+        y = CONVOLUTIONS[len(image) - 2](flamec.tensor(x), flamec.tensor(w), **options)
+        found += [x, w, random.integers(-4, 5, tuple(y.shape)).astype(np.float64)]
+    return found
+
+
+def check(cases: Any, dtype: Any) -> None:
+    """Small integers are summed exactly in every order, so that results have one value."""
+    arrays = inputs(cases, np.random.default_rng(3))
+
+    def tensors(of: Any) -> list[flamec.Tensor]:
+        return [
+            flamec.tensor(a, dtype=of, requires_grad=number % 3 < 2)
+            for number, a in enumerate(arrays)
+        ]
+
+    wanted = all_of(cases, *tensors(flamec.float64))
+    found = flamec.compile(all_of)(cases, *tensors(dtype))
+    for number, (a, b) in enumerate(zip(found, wanted, strict=True)):
+        assert a.dtype is dtype
+        a, b = (t.detach().to(dtype).to(flamec.float64).numpy() for t in (a, b))
+        np.testing.assert_array_equal(a, b, str(cases[number // 3]))
+
+
+def test_kernels_of_one_channel() -> None:
+    check(DEPTHWISE[:2], flamec.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [flamec.float32, flamec.float64, flamec.bfloat16])
+def test_odd_kernels_of_one_channel(dtype: Any) -> None:
+    check(DEPTHWISE[2:], dtype)
