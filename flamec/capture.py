@@ -22,12 +22,13 @@ from flamec.guarded_layouts import AskedLayout, asked_layouts
 from flamec.guarded_values import Guard, is_constant
 from flamec.guards import Recorder
 from flamec.host_numbers import expression_of
-from flamec.host_state import HostState, Lifted, StateVaries, math_of_expressions
+from flamec.host_state import HostState, Lifted, StateVaries
 from flamec.ir.graph import Graph, Value
 from flamec.ir.passes.differentiate import reachable_nodes
 from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, has_symbols, using_oracle
 from flamec.ir.types import TensorType
 from flamec.left_behind import effects_of, escaped_tensors, stored_arguments
+from flamec.math_of_expressions import math_of_expressions
 from flamec.restoring import restore
 from flamec.roots import AliasDiscovered, Root, overlaps_itself
 from flamec.segments import Execution, SegmentCache, SizesDiffer, symbol_values
@@ -280,6 +281,7 @@ def _capture(
         except StateVaries:
             restore(recorder.guards.values())
             raise
+    host.keep_first_numbers(captured.sources, captured.effects)
     host.release()
     return captured
 

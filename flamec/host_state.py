@@ -10,24 +10,22 @@ program's call makes the changes.
 
 from __future__ import annotations
 
-import math
 import operator
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from flamec.changed_arguments import Refill
 from flamec.errors import CompileError, user_location
-from flamec.guarded_values import MISSING, Guard
-from flamec.host_numbers import MOST_NODES, Expression, Place, computed, expression_of
+from flamec.guarded_values import MISSING, Guard, same_constant
+from flamec.host_numbers import MOST_NODES, Expression, Place, expression_of
 from flamec.ir.graph import Location, Value
 from flamec.ir.types import CPU, TensorType, float64, int64
+from flamec.restoring import snapshot
 from flamec.roots import Root
-from flamec.sources import InputSource, fetch
+from flamec.sources import InputSource
 from flamec.state import trace_paused
 from flamec.structures import Structure, flatten, unflatten
 from flamec.tensor import RuntimeNumber, Tensor
@@ -191,6 +189,8 @@ class HostState:
     _inputs: dict[Expression, Value] = field(default_factory=dict)
     _numbers: list[weakref.ref[Tensor]] = field(default_factory=list)
     _snapshots: list[Callable[[], None]] = field(default_factory=list)
+    _firsts: dict[tuple[int, Any], Any] = field(default_factory=dict)  # when they were first seen
+    _set: list[tuple[Any, Any]] = field(default_factory=list)  # read as others than at first
     _refusal: str = ""  # why numbers that were set last are not known
 
     # expressions ----------------------------------------------------------------
@@ -267,6 +267,8 @@ class HostState:
     def found(self, guard: Guard) -> None:
         """Put a tracer where a number varies, that the trace has just found."""
         identity = id(guard.owner), guard.key
+        if guard.kind == "item" and not isinstance(guard.expected, list):
+            self._firsts.setdefault(identity, guard.expected)
         if identity in self.lifted and can_vary(guard):
             self._swap(Place(guard.owner, guard.key, guard.name), 0)  # no act changed it yet
 
@@ -280,11 +282,45 @@ class HostState:
         return swap is not None and swap.original is not MISSING
 
     def first_value(self, source: InputSource) -> Any:
-        """The number that an input was when the trace began."""
-        swap = self.swaps.get((id(source.container), source.path[0])) if source.path else None
-        if swap is None or swap.original is MISSING:
-            return source.read()
-        return fetch(swap.original, source.path[1:])
+        """The number that an input was when the trace first saw it."""
+        return self._as_first_seen(source).read()
+
+    def _as_first_seen(self, source: InputSource) -> InputSource:
+        if source.kind != "number" or not source.path:
+            return source
+        key = source.path[0]
+        identity = id(source.container), key
+        swap = self.swaps.get(identity)
+        first = MISSING if swap is None else swap.original
+        if first is MISSING:
+            first = self._firsts.get(identity, MISSING)
+        return source if first is MISSING else replace(source, container={key: first})
+
+    def is_set(self, owner: Any, key: Any) -> bool:
+        """Whether a number in a container is another than when the trace first saw it."""
+        first = self._firsts.get((id(owner), key), MISSING)
+        if first is MISSING or same_constant(first, owner[key]):
+            return False
+        self._set.append((owner, key))
+        return True
+
+    def _was_set(self, owner: Any, key: Any) -> bool:
+        return any(o is owner and k == key for o, k in self._set)
+
+    def keep_first_numbers(self, sources: list[InputSource], effects: list[str]) -> None:
+        """Let the program of a call whose Python code has effects read numbers as they were before.
+
+        A number that the function itself has set by now is such an effect. The trace is over.
+        """
+        firsts = [self._as_first_seen(source) for source in sources]
+        for first, source in zip(firsts, sources, strict=True):
+            if first is not source and (
+                self._was_set(source.container, source.path[0])
+                or not same_constant(first.read(), source.read())
+            ):
+                effects.append(f"it changes {source.name or source.path[0]}, which it has read")
+        if effects:
+            sources[:] = firsts
 
     def _swap(self, place: Place, moment: int) -> None:
         value = place.get()
@@ -315,7 +351,8 @@ class HostState:
     def require_constant(self, guards: Iterable[Guard]) -> None:
         """StateVaries if the function has changed numbers that it may put tracers for."""
         open_ = [g for g in guards if not self.holds(g.owner, g.key) and not self.lifted.knows(g)]
-        found = [g for g in open_ if can_vary(g) and not g.holds()]
+        open_ = [g for g in open_ if can_vary(g)]
+        found = [g for g in open_ if self._was_set(g.owner, g.key) or not g.holds()]
         if found:
             raise StateVaries(found)
 
@@ -337,7 +374,12 @@ class HostState:
         owners = {id(d) for d in dictionaries}
         for swap in [s for k, s in self.swaps.items() if k[0] in owners]:
             self._write_before(swap, name)
-        self._snapshots.append(_snapshot(dictionaries))
+        self._snapshots.append(snapshot(dictionaries))
+        for dictionary, is_set in entries:
+            for key in filter(is_set, dictionary):
+                first = dictionary[key]
+                first = list(first) if isinstance(first, list) else first
+                self._firsts.setdefault((id(dictionary), key), first)
         operands, values = [], []
         later = False
         for argument in arguments:
@@ -445,50 +487,3 @@ def _gives_float(operands: tuple[Any, ...]) -> bool:
 
 def _is_list(value: Any) -> bool:
     return type(value) is list and bool(value) and all(_is_number(v) for v in value)
-
-
-def _snapshot(dictionaries: Sequence[dict[Any, Any]]) -> Callable[[], None]:
-    """A function that gives dictionaries, and the lists in them, what they hold now."""
-    entries = [(d, dict(d)) for d in dictionaries]
-    lists = [(v, list(v)) for _, held in entries for v in held.values() if isinstance(v, list)]
-
-    def undo() -> None:
-        for dictionary, held in entries:
-            dictionary.clear()
-            dictionary.update(held)
-        for found, content in lists:
-            found[:] = content
-
-    return undo
-
-
-_MATH = (
-    *("sqrt", "exp", "expm1", "log", "log2", "log10", "log1p", "pow", "fabs", "fmod", "hypot"),
-    *("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh", "degrees"),
-    *("radians", "copysign", "erf", "erfc", "gamma", "lgamma", "floor", "ceil", "trunc"),
-)
-
-
-@contextmanager
-def math_of_expressions() -> Iterator[None]:
-    """In the block the functions of ``math`` take numbers that vary."""
-    originals = {name: getattr(math, name) for name in _MATH}
-    for name, function in originals.items():
-        setattr(math, name, _of_expressions(function))
-    try:
-        yield
-    finally:
-        for name, function in originals.items():
-            setattr(math, name, function)
-
-
-def _of_expressions(function: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(function)
-    def call(*arguments: Any) -> Any:
-        if any(isinstance(a, RuntimeNumber) for a in arguments):
-            found = computed(function, *arguments)
-            if found is not None:
-                return found
-        return function(*arguments)
-
-    return call

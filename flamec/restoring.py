@@ -1,13 +1,13 @@
 """Python state as it was before a trace: a trace that must start again leaves nothing behind.
 
 In: the guards of the trace, each with the value that was there when it was first read or
-written. Out: that value in its place again.
+written. Out: that value in its place again. ``snapshot``: the same of whole dictionaries.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,3 +69,18 @@ def _restore_content(owner: Any, expected: Any) -> None:
     elif isinstance(owner, deque):
         owner.clear()
         owner.extend(expected)
+
+
+def snapshot(dictionaries: Sequence[dict[Any, Any]]) -> Callable[[], None]:
+    """A function that gives dictionaries, and the lists in them, what they hold now."""
+    entries = [(d, dict(d)) for d in dictionaries]
+    lists = [(v, list(v)) for _, held in entries for v in held.values() if isinstance(v, list)]
+
+    def undo() -> None:
+        for dictionary, held in entries:
+            dictionary.clear()
+            dictionary.update(held)
+        for found, content in lists:
+            found[:] = content
+
+    return undo

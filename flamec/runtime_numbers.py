@@ -26,7 +26,8 @@ def runtime_number(container: Any, *path: Any) -> Any:
     trace = thread.trace
     if trace is None or isinstance(value, (bool, Tensor)) or not isinstance(value, (int, float)):
         return value
-    if trace.host is not None and trace.host.holds(container, path[0]):
+    host, key = trace.host, path[0]
+    if host is not None and (host.holds(container, key) or host.is_set(container, key)):
         return value  # which the function has just put there
     trace.exempt(container, path[0])
     return trace.number(container, path, "_".join(str(p) for p in path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -448,3 +449,58 @@ def test_a_long_chain_of_other_arithmetic() -> None:
         wrapped = wrap(forward)
         values.append([(wrapped(flamec.ones(1)).item(), state["scale"]) for _ in range(4)])
     assert values[0] == values[1]
+
+
+_WRITES = ("schedule", "lr", "lr schedule", "schedule lr", "lr back", "lr betas schedule again")
+_CALLS: list[float] = []
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("is_split", [False, True])
+@pytest.mark.parametrize("effect", [None, time.time, lambda: _CALLS.append(1)])
+@pytest.mark.parametrize("writes", _WRITES)
+@pytest.mark.parametrize("optimizer", [optim.SGD, optim.Adam])
+def test_settings_written_between_steps_of_one_call(
+    optimizer: Any, writes: str, effect: Callable[[], Any] | None, is_split: bool
+) -> None:
+    """Each step takes the rate that was there when it was reached, also where the function is
+    split, or its Python code runs at each call."""
+
+    def weights(wrap: Callable[[Any], Any]) -> list[np.ndarray]:
+        flamec.manual_seed(0)
+        layer = nn.Linear(3, 3, dtype=flamec.float64)
+        steps = optimizer(layer.parameters(), lr=0.01)
+        schedule = lr_scheduler.StepLR(steps, 2, 0.5)
+        (group,) = steps.param_groups
+
+        def write(kind: str) -> None:
+            if kind == "schedule":
+                schedule.step()
+            elif kind == "betas" and "betas" in group:
+                group["betas"] = (group["betas"][0] * 0.9, 0.99)
+            elif kind == "lr":
+                group["lr"] = group["lr"] * 2.0
+            elif kind == "back":
+                group["lr"] = group["lr"] / 2.0
+
+        def step(x: T) -> T:
+            h = layer(x)
+            h.sum().backward()
+            steps.step()
+            if effect is not None:
+                effect()
+            for kind in writes.split():
+                write(kind)
+                steps.step()
+            if "again" in writes:
+                group["lr"] = group["lr"] * 0.3 + 0.01
+            return h[h.sum(1) > -5.0] if is_split else h
+
+        function, found = wrap(step), []
+        for rows in (4, 1, 3, 2):
+            function(flamec.ones(rows, 3, dtype=flamec.float64))
+            found.append(layer.weight.detach().numpy().copy())
+        return found
+
+    compiled = weights(lambda f: flamec.compile(f, backend="evaluate"))
+    np.testing.assert_allclose(compiled, weights(lambda f: f), 1e-12, 1e-12)
