@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from flamec.codegen.c.product import column_unit, is_wide, lone_product_holes, row_unit
-from flamec.codegen.c.program_writer import RowsWriter
 from flamec.codegen.c.rendering import decomposed, render
+from flamec.codegen.c.rows_writer import RowsWriter
 from flamec.codegen.c.text import C_TYPES, dim, factor
 from flamec.codegen.schedule import GRAIN, TILE
 from flamec.ir.kernel import Contraction, Load

@@ -15,13 +15,10 @@ from functools import partial
 from flamec.codegen.c.block_writers import ProductWriter, TiledWriter
 from flamec.codegen.c.bundle import BundleWriter, is_bundle
 from flamec.codegen.c.fold_text import accumulator, is_compensated, join, settled
-from flamec.codegen.c.program_writer import (
-    EmittedProgram,
-    ProgramWriter,
-    RowsWriter,
-)
+from flamec.codegen.c.program_writer import EmittedProgram, ProgramWriter
 from flamec.codegen.c.rendering import parameters_in, render, size_declarations, symbols_in
 from flamec.codegen.c.repeated_step import COMMENT, NAME, RepeatedStep
+from flamec.codegen.c.rows_writer import RowsWriter
 from flamec.codegen.c.side_by_side import SideBySideWriter
 from flamec.codegen.c.statements import StatementWriter
 from flamec.codegen.c.text import C_TYPES, dim, number

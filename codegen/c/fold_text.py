@@ -112,9 +112,6 @@ class PassText:
     behind: list[str] = field(default_factory=list)
     stretch_begin: list[str] = field(default_factory=list)
     stretch_end: list[str] = field(default_factory=list)
-    short_end: list[str] = field(default_factory=list)
-    long_begin: list[str] = field(default_factory=list)
-    long_end: list[str] = field(default_factory=list)
 
 
 def can_unroll(folds: list[Fold]) -> bool:
