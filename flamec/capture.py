@@ -350,10 +350,10 @@ def _finish(
         del goal
     del kept
     graph = trace.build(outputs.values, name)
-    differentiable = thread.grad_enabled and any(r.tracked and not r.freed for r in results)
-    tracked_outputs = {
-        r.position for r in results if r.kind == "fresh" and r.tracked and not r.freed
-    }
+    written = [o for step in host.steps for o in step.operands if isinstance(o, Result)]
+    tracked = [r for r in (*results, *written) if r.tracked and not r.freed]
+    tracked_outputs = {r.position for r in tracked if r.kind == "fresh"}
+    differentiable = thread.grad_enabled and bool(tracked)
     return Captured(
         graph=graph,
         sources=trace.sources,

@@ -208,3 +208,55 @@ def test_one_container_twice() -> None:
     with pytest.raises(CompileError, match="among its arguments twice"):
         compiled(flamec.ones(1), shared, shared)
     assert not shared
+
+
+def _with_gradients(kind: str, x: T, box: list[T], leaf: T) -> Any:
+    y = leaf * 2.0
+    box[0] = y
+    match kind:
+        case "returned":
+            return y
+        case "a view is returned":
+            return y[1:]
+        case "appended":
+            box.append(y.sum())
+            return x, y * 3.0
+        case "removed":
+            del box[0]
+        case "without gradients":
+            with flamec.no_grad():
+                box[0] = leaf * 2.0
+        case "detached":
+            box[0] = y.detach()
+        case "an argument":
+            box[0] = x
+        case "a leaf":
+            box[0] = leaf
+    return x
+
+
+@pytest.mark.parametrize("tracked", [False, True])
+@pytest.mark.parametrize(
+    "kind",
+    ["returned", "a view is returned", "appended", "removed", "without gradients", "detached"]
+    + ["an argument", "a leaf", "put there"],
+)
+def test_gradients_of_what_is_put_into_a_list(kind: str, tracked: bool) -> None:
+    leaf = flamec.tensor([1.0, 2.0, 3.0], requires_grad=True)
+
+    def seen(function: Callable[..., Any]) -> Any:
+        for _ in range(2):
+            leaf.grad = None
+            x, box = flamec.ones(3).requires_grad_(tracked), [flamec.zeros(3)]
+            result = function(kind, x, box, leaf)
+        results = [*box, *(result if isinstance(result, tuple) else (result,))]
+        states = [(t.tolist(), t.requires_grad, t.is_leaf) for t in results]
+        same = [[a is b for a in (x, leaf, *results)] for b in results]
+        roots = [t.sum() for t in results if t.requires_grad]
+        if roots:
+            flamec.stack(roots).sum().backward()
+        gradients = [None if t.grad is None else t.grad.tolist() for t in (x, leaf)]
+        return states, same, gradients
+
+    compiled = flamec.compile(_with_gradients, backend="evaluate")
+    assert seen(compiled) == seen(_with_gradients)
