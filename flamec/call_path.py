@@ -131,7 +131,7 @@ class CallPath:
         used |= {g.target for g in captured.grads if isinstance(g.target, int)}
         used |= {
             o.position
-            for step in captured.host.steps
+            for step in (*captured.host.steps, *captured.host.last)
             for o in step.operands
             if isinstance(o, Result) and o.kind == "argument"
         }

@@ -163,3 +163,13 @@ def unrepeatable(what: str) -> CompileError:
     return CompileError(
         f"{what} cannot be compiled (at {user_location()}); do it outside the compiled function"
     )
+
+
+def unknown_outer_gradient(shape: tuple[object, ...] | None = None) -> CompileError:
+    """The error for using a gradient that only the end of a compiled call knows."""
+    of = "" if shape is None else f" (of a tensor of shape {list(shape)}, at {user_location()})"
+    return CompileError(
+        "a compiled function calls backward, which reaches a tensor that was computed before the "
+        "call, and then uses a gradient of what that was computed from, which is known only after "
+        f"the call{of}; step the optimizer outside, or compute the tensor in the function"
+    )

@@ -179,6 +179,7 @@ class HostState:
     tracing: bool = True
     moment: int = 0
     steps: list[Write | Act | Refill] = field(default_factory=list)
+    last: list[Act] = field(default_factory=list)  # after all steps
     refills: list[Refill] = field(default_factory=list)  # of containers among the arguments
     conditions: dict[Any, HostCondition] = field(default_factory=dict)
     effects: list[str] = field(default_factory=list)
@@ -424,6 +425,10 @@ class HostState:
         self.steps.append(Write(swap.place, structure, operands))
         swap.place.put(unflatten(structure, iter(values)))
 
+    def at_last(self, function: Callable[..., Any], operands: Sequence[Tensor]) -> None:
+        """Let each call end with ``function(*operands)``, which sets no numbers."""
+        self.last.append(Act(function, tuple(operands)))
+
     # the end ------------------------------------------------------------------------
     def finish(self, outputs: Any) -> None:
         """Note what the function has written, and let all places be as they were.
@@ -451,6 +456,12 @@ class HostState:
                 [o if isinstance(o, Expression) else outputs.classify(o) for o in step.operands]
             )
             self.steps[number] = replace(step, operands=operands)
+        for act in self.last:
+            outputs.count_storages(act.operands)
+        self.last = [
+            replace(act, operands=tuple([outputs.classify(o) for o in act.operands]))
+            for act in self.last
+        ]
         self.rewind()
 
     def rewind(self) -> None:

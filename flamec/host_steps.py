@@ -31,6 +31,7 @@ class HostSteps:
         self._name = name
         self._result = result
         self._steps = list(host.steps)
+        self._last = host.last
         self._moment = -1
         later = [o for step in host.steps for o in step.operands if isinstance(o, Expression)]
         self._reads = [p for e in (*later, *host.returned) for p in e.places()]
@@ -52,7 +53,7 @@ class HostSteps:
             lines += self._act(together)
             self._moment += 1
             lines += self._reads_now()
-        return lines + [self._text(step, together) for step in self._steps]
+        return lines + [self._text(step, together) for step in (*self._steps, *self._last)]
 
     def _act(self, together: Together) -> list[str]:
         """The steps up to the next act, and it."""

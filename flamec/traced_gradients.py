@@ -8,6 +8,9 @@ or, if the function may know it from elsewhere too, which tensor it is.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from flamec.errors import unknown_outer_gradient
 from flamec.tensor import Tensor
 
 
@@ -21,6 +24,8 @@ class TracedGradients:
         self.reads: dict[Tensor, Tensor | None] = {}
         self.argument_reads: dict[int, Tensor | None] = {}
         self.named: dict[int, Tensor] = {}
+        self._outer: set[Tensor] = set()  # whose gradients are known only after the call
+        self._asked: list[Tensor] = []  # whose gradients the function used since
         self._stand_ins: dict[Tensor, tuple[int, Tensor]] = {}
         self._arguments: dict[Tensor, tuple[int, Tensor]] = {}
 
@@ -34,7 +39,31 @@ class TracedGradients:
         found = self._stand_ins.get(tensor)
         return None if found is None else found[1]
 
+    def argument_at(self, position: int) -> Tensor:
+        """What stands for the argument ``position``."""
+        return next(s for p, s in self._stand_ins.values() if p == position)
+
+    def original(self, tensor: Tensor) -> Tensor:
+        """The argument that ``tensor`` stands for, or the tensor itself."""
+        found = self._arguments.get(tensor)
+        return tensor if found is None else found[1]
+
+    def begin_outer(self, leaves: Iterable[Tensor]) -> list[Tensor]:
+        """From here on these have gradients that only the end of the call knows; the list that
+        gets all tensors whose gradients are used nevertheless."""
+        self._outer.update(leaves)
+        return self._asked
+
+    def _use(self, tensor: Tensor) -> None:
+        if not self._outer:
+            return
+        tensor = self.original(tensor)
+        if tensor in self._outer:
+            raise unknown_outer_gradient(tensor.shape)
+        self._asked.append(tensor)
+
     def read(self, tensor: Tensor) -> Tensor | None:
+        self._use(tensor)
         tensor = self._owner(tensor)
         if tensor in self.written:
             return self.written[tensor]
@@ -50,6 +79,7 @@ class TracedGradients:
         return next((t for t, g in self.reads.items() if g is gradient), None)
 
     def write(self, tensor: Tensor, gradient: Tensor | None) -> None:
+        self._use(tensor)
         self.written[self._owner(tensor)] = gradient
 
     def _owner(self, tensor: Tensor) -> Tensor:

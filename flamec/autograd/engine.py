@@ -16,6 +16,7 @@ from flamec.autograd.anomaly_mode import check_gradients
 from flamec.autograd.backward_pass import BackwardPass
 from flamec.autograd.batched import BatchedBackward
 from flamec.autograd.hooks import accumulated, finished, has_hooks
+from flamec.autograd.outer_history import go_on_outside, outer_values
 from flamec.dispatch import apply_named, tape_value, tensor_builder, write
 from flamec.errors import user_location
 from flamec.ir.batching import Operand
@@ -91,6 +92,8 @@ def backward(
         for value, leaf, gradient in leaves:
             _accumulate(leaf, gradient, create_graph, owned)
             accumulated(value, leaf)
+        if trace is not None and wanted is None:
+            go_on_outside(trace, found, keep_graph, create_graph, backward)
 
 
 def grad(
@@ -289,7 +292,9 @@ def _propagated(
     else:
         saved = _unpack
         entering = apply_rule = None
-    keep = {*targets, *(trace.leaf_tensors if trace is not None else ())}
+    keep = set(targets)
+    if trace is not None:
+        keep |= {*trace.leaf_tensors, *outer_values(trace)}
     check = check_gradients if process.anomaly and trace is None else None
     with set_grad_enabled(create_graph):
         if batch is None:

@@ -159,7 +159,8 @@ def _refuse_effects(captured: Captured, name: str) -> None:
             f"{name} changes Python's state (scheduler.step(), a count), which an exported program "
             f"has not; do it outside (at {place})"
         )
-    if any(g.result.kind != "constant" or g.result.value is not None for g in captured.grads):
+    written = [g.result for g in captured.grads]
+    if captured.host.last or any(r.kind != "constant" or r.value is not None for r in written):
         raise CompileError(
             f"{name} leaves gradients in .grad, which an exported program cannot; clear them "
             f"(zero_grad()) at its end, or return what autograd.grad() gives (at {place})"

@@ -238,8 +238,10 @@ def _with_gradients(kind: str, x: T, box: list[T], leaf: T) -> Any:
 @pytest.mark.parametrize("tracked", [False, True])
 @pytest.mark.parametrize(
     "kind",
-    ["returned", "a view is returned", "appended", "removed", "without gradients", "detached"]
-    + ["an argument", "a leaf", "put there"],
+    [
+        *("returned", "a view is returned", "appended", "removed", "without gradients"),
+        *("detached", "an argument", "a leaf", "put there"),
+    ],
 )
 def test_gradients_of_what_is_put_into_a_list(kind: str, tracked: bool) -> None:
     leaf = flamec.tensor([1.0, 2.0, 3.0], requires_grad=True)

@@ -1,0 +1,233 @@
+"""Backward passes in compiled functions that reach what an argument was computed from before."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flamec
+from flamec import nn, optim
+from flamec.errors import CompileError
+
+T = flamec.Tensor
+
+
+class Outer:
+    """A model whose first part runs outside, and its second part in the function."""
+
+    def __init__(self) -> None:
+        flamec.manual_seed(0)
+        self.body = nn.Linear(3, 4, dtype=flamec.float64)
+        self.head = nn.Linear(4, 2, dtype=flamec.float64)
+        self.optimizer = optim.SGD(self.head.parameters(), lr=0.1)
+        self.hooked: list[Any] = []
+        self.calls: list[int] = []
+
+    def hidden(self, k: int) -> T:
+        return self.body(flamec.full((5, 3), 0.5 + k, dtype=flamec.float64)).tanh()
+
+    def state(self) -> list[Any]:
+        parameters = [*self.body.parameters(), *self.head.parameters()]
+        gradients = [None if p.grad is None else p.grad.numpy().copy() for p in parameters]
+        return [
+            *[p.detach().numpy().copy() for p in parameters],
+            *gradients,
+            *self.hooked,
+            len(self.calls),
+        ]
+
+
+def plain(m: Outer, h: T) -> T:
+    loss = (m.head(h) ** 2).mean()
+    loss.backward()
+    return loss.detach()
+
+
+def with_a_step(m: Outer, h: T) -> T:
+    m.optimizer.zero_grad()
+    loss = plain(m, h)
+    m.optimizer.step()
+    return loss
+
+
+def after_zeroing_all(m: Outer, h: T) -> T:
+    m.body.zero_grad()
+    m.head.zero_grad()
+    return plain(m, h)
+
+
+def with_an_effect(m: Outer, h: T) -> T:
+    loss = plain(m, h)
+    m.calls.append(len(m.calls))
+    return loss
+
+
+def split(m: Outer, h: T) -> T:
+    loss = plain(m, h)
+    return loss * 2.0 if loss.item() > 1e-3 else loss
+
+
+def split_before(m: Outer, h: T) -> T:
+    return plain(m, h * 2.0) if h.sum().item() > 0 else plain(m, h)
+
+
+def twice(m: Outer, h: T) -> T:
+    loss = (m.head(h) ** 2).mean()
+    loss.backward(retain_graph=True)
+    (h.sum() * 0.5).backward()
+    return loss.detach()
+
+
+def result_goes_on(m: Outer, h: T) -> T:
+    loss = (m.head(h) ** 2).mean()
+    loss.backward(retain_graph=True)
+    return loss * 3.0
+
+
+def shared_body(m: Outer, h: T) -> T:
+    """The outer part's parameters are used in the function, too."""
+    loss = (m.head(h) ** 2).mean() + (m.body.weight**2).sum()
+    loss.backward()
+    return loss.detach()
+
+
+FUNCTIONS = (plain, with_a_step, after_zeroing_all, with_an_effect, split, split_before)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("function", (*FUNCTIONS, twice, result_goes_on, shared_body))
+def test_gradients_go_on_outside(function: Callable[[Outer, T], T]) -> None:
+    found = []
+    for wrap in (lambda f: f, lambda f: flamec.compile(f, backend="evaluate")):
+        model = Outer()
+        step, seen = wrap(lambda h, m=model: function(m, h)), []
+        for k in range(4):
+            h = model.hidden(k)
+            h.retain_grad()
+            h.register_hook(lambda g, m=model: m.hooked.append(g.numpy().copy()))
+            result = step(h)
+            if result.requires_grad:
+                result.backward()
+            assert h.grad is not None
+            seen += [h.grad.numpy().copy(), result.item(), *model.state()]
+        found.append(seen)
+    expected, got = found
+    assert len(expected) == len(got)
+    for a, b in zip(expected, got, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            np.testing.assert_allclose(a, b, 1e-10, 1e-12)
+
+
+def test_one_outer_pass_for_arguments_with_a_common_history() -> None:
+    model = Outer()
+    compiled = flamec.compile(lambda a, b: plain(model, a * b), backend="evaluate")
+    for k in range(4):
+        h = model.hidden(k)
+        compiled(h * 2.0, h.exp())  # two arguments with a common history, which is freed once
+        with pytest.raises(RuntimeError, match="second time"):
+            h.sum().backward()
+    assert compiled.stats.traces == 2  # the first call found no gradients
+
+
+def test_a_captured_tensor_with_a_history() -> None:
+    model = Outer()
+    h = model.hidden(1)
+    flamec.compile(lambda x: plain(model, h + x), backend="evaluate")(flamec.zeros(4))
+    other = Outer()
+    plain(other, other.hidden(1) + flamec.zeros(4))
+    for p, q in zip(model.body.parameters(), other.body.parameters(), strict=True):
+        assert p.grad is not None and q.grad is not None and flamec.equal(p.grad, q.grad)
+
+
+def test_a_leaf_in_place_of_a_result() -> None:
+    model = Outer()
+    compiled = flamec.compile(lambda h: plain(model, h), backend="evaluate")
+    compiled(model.hidden(0))
+    leaf = model.hidden(1).detach().requires_grad_()
+    compiled(leaf)
+    assert leaf.grad is not None
+    plainly = model.hidden(2).detach()
+    compiled(plainly)
+    assert plainly.grad is None
+
+
+def views_of_a_result(m: Outer) -> tuple[T, T]:
+    h = m.hidden(1)
+    return h[:2], h[1:4]
+
+
+def views_of_a_leaf(m: Outer) -> tuple[T, T]:
+    return m.body.weight.t()[:2], m.body.weight.t()[1:]
+
+
+@pytest.mark.parametrize("views_of_one", [views_of_a_result, views_of_a_leaf])
+def test_views_of_one_memory(views_of_one: Callable[[Outer], tuple[T, T]]) -> None:
+    results = []
+    for wrap in (lambda f: f, lambda f: flamec.compile(f, backend="evaluate")):
+        model = Outer()
+        step = wrap(lambda a, b, m=model: plain(m, flamec.cat([a, b.exp()])))
+        step(*views_of_one(model))
+        results.append(model.state())
+    for a, b in zip(*results, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            np.testing.assert_allclose(a, b, 1e-10)
+
+
+def test_what_is_known_only_after_the_call_is_refused() -> None:
+    model = Outer()
+    everything = optim.SGD([*model.body.parameters(), *model.head.parameters()], lr=0.1)
+
+    def steps(h: T) -> None:
+        plain(model, h)
+        everything.step()
+
+    before = model.state()
+    with pytest.raises(CompileError, match=r"known only after the call.*step the optimizer"):
+        flamec.compile(steps, backend="evaluate")(model.hidden(0))
+    assert all(map(np.array_equal, before[:4], model.state()[:4]))
+
+    def reads(h: T) -> T:
+        plain(model, h)
+        assert model.body.weight.grad is not None
+        return model.body.weight.grad * 2
+
+    with pytest.raises(CompileError, match="known only after the call"):
+        flamec.compile(reads, backend="evaluate")(model.hidden(0))
+
+    def in_place(h: T) -> T:
+        h.mul_(2.0)
+        return plain(model, h)
+
+    with pytest.raises(CompileError, match="changed in place"):
+        flamec.compile(in_place, backend="evaluate")(model.hidden(0))
+
+    def twice_differentiable(h: T) -> None:
+        (model.head(h) ** 2).mean().backward(create_graph=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(CompileError, match="create_graph"):
+            flamec.compile(twice_differentiable, backend="evaluate")(model.hidden(0))
+
+
+def test_a_later_call_whose_history_has_other_leaves() -> None:
+    model, other = Outer(), nn.Linear(3, 4, dtype=flamec.float64)
+    stepped = optim.SGD(other.parameters(), lr=0.1)
+    for p in other.parameters():
+        p.grad = flamec.zeros_like(p)
+
+    def step(h: T) -> None:
+        plain(model, h)
+        stepped.step()
+
+    compiled = flamec.compile(step, backend="evaluate")
+    compiled(model.hidden(0))
+    compiled(model.hidden(1))
+    with pytest.raises(CompileError, match="known only after the call"):
+        compiled(other(flamec.ones(5, 3, dtype=flamec.float64)))
