@@ -34,6 +34,10 @@ enum {
     MOST_PIECES = 3, /* of neighbours, of which a vector of columns is put together */
     FEW = 4,       /* neighbours along the depth from which on transposing pays */
     NEAR = 64,     /* distance of columns that share pages */
+    FEW_ROWS = 64, /* up to which columns are read where they lie, without a panel, */
+    LEVELS = 4,    /* for sums of so many blocks */
+    COPYING = 5,   /* products in whose time a vector is copied to a panel */
+    RUNS = 64,     /* of columns in place, of which tables are made together */
     FAR = 2048,    /* bytes between rows from which on their copies are read */
 };
 #if FLAMEC_REGISTER == 64 || defined(__aarch64__)
@@ -199,3 +203,4 @@ static int collides(const FlamecOperand *operand, int64_t size) {
 #define INDICES INDICES_2
 #endif
 #include "flamec_product_loops.h"
+#include "flamec_product_in_place.h"

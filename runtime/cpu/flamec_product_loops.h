@@ -266,8 +266,8 @@ static void NAME(pack_left)(SCALAR *to, const SCALAR *from, const int64_t *down,
     }
 }
 
-/* Some rows and columns of a product, with FLAMEC_PRODUCT_MEMORY bytes of private memory. */
-void NAME(flamec_product)(const FlamecProduct *p, void *memory) {
+/* A product whose right operand is copied, with FLAMEC_PRODUCT_MEMORY bytes of private memory. */
+static void NAME(packed_product)(const FlamecProduct *p, void *memory) {
     const SCALAR *left = p->left.data, *right = p->right.data;
     SCALAR *result = p->result;
     enum { MOST = COLUMNS * sizeof(float) / sizeof(SCALAR) };

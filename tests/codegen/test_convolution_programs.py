@@ -25,6 +25,17 @@ DEPTHWISE = [
     ((0, 2, 5, 9), (2, 1, 3, 3), {"padding": 1, "groups": 2}),
 ]
 
+FEW_CHANNELS = [
+    ((2, 8, 9, 21), (12, 2, 3, 3), {"padding": 1, "groups": 4}),
+    ((2, 3, 13, 35), (10, 3, 5, 3), {"padding": (2, 1), "stride": 2}),
+    ((2, 3, 11, 40), (5, 3, 3, 3), {"padding": (0, 2), "dilation": (2, 3)}),
+    ((2, 40, 6, 20), (6, 20, 3, 3), {"padding": 1, "groups": 2}),
+    ((1, 6, 5, 7), (9, 2, 2, 3), {"padding": (0, 3), "groups": 3}),
+    ((2, 3, 50), (4, 3, 5), {"padding": 4, "stride": 3}),
+    ((1, 2, 4, 5, 19), (6, 1, 2, 2, 3), {"padding": (1, 0, 1), "groups": 2}),
+    ((0, 4, 5, 20), (4, 2, 3, 3), {"padding": 1, "groups": 2}),
+]
+
 
 def all_of(cases: Any, *tensors: flamec.Tensor) -> list[flamec.Tensor]:
     """For each case the result and the gradients of both operands."""
@@ -67,7 +78,12 @@ def test_kernels_of_one_channel() -> None:
     check(DEPTHWISE[:2], flamec.float32)
 
 
+def test_kernels_of_few_channels() -> None:
+    check(FEW_CHANNELS[:2], flamec.float32)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [flamec.float32, flamec.float64, flamec.bfloat16])
-def test_odd_kernels_of_one_channel(dtype: Any) -> None:
-    check(DEPTHWISE[2:], dtype)
+@pytest.mark.parametrize("cases", [DEPTHWISE[2:], FEW_CHANNELS[2:]], ids=["one", "few"])
+def test_odd_kernels(cases: Any, dtype: Any) -> None:
+    check(cases, dtype)
