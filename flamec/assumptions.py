@@ -22,7 +22,7 @@ from flamec.ir.types import TensorType, float32
 from flamec.roots import overlaps_itself
 from flamec.sources import InputSource
 from flamec.state import process, thread
-from flamec.structures import flatten
+from flamec.structures import access_paths, flatten
 from flamec.tensor import Storage, Tensor
 from flamec.traced_hooks import Hooks
 
@@ -59,19 +59,26 @@ def build_check(captured: Captured) -> Check:
         *b.add_structure(positional, "args", known=True),
         *b.add_structure(keyword, "kwargs", known=True),
     ]
+    labels = list(expressions)
+    for held in captured.held:
+        expressions += b.add_structure(held.structure, held.place.text(b.name), False)
+        paths = access_paths(held.structure, held.place.name)
+        labels += [path for path, part in paths if part.kind is None]
     sizes: dict[str, str] = {}
     values: list[str] = []
     storages: list[tuple[int, str]] = []
-    for position, (path, leaf) in enumerate(zip(expressions, captured.arguments, strict=True)):
+    given = zip(expressions, labels, captured.arguments, strict=True)
+    for position, (path, label, leaf) in enumerate(given):
         if isinstance(leaf, Tensor):
             variable = f"a{position}"
-            b.add_tensor(variable, path, leaf, captured.argument_types[position].shape, sizes)
+            shape = captured.argument_types[position].shape
+            b.add_tensor(variable, path, label, leaf, shape, sizes)
             b.add(
                 f"{variable}._requires_grad is {leaf._requires_grad}",
-                f"{path}.requires_grad is {leaf._requires_grad}",
+                f"{label}.requires_grad is {leaf._requires_grad}",
             )
             if not leaf._requires_grad:
-                _add_history(b, variable, path, leaf)
+                _add_history(b, variable, label, leaf)
             storages.append((position, variable))
             values.append(variable)
         else:

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flamec.capture import GradEffect, Result, captured_sources
+from flamec.capture import captured_sources
 from flamec.host_numbers import ExpressionWriter
 from flamec.host_steps import HostSteps
 from flamec.prepared import Invocation, output_allocator
 from flamec.sources import InputSource
 from flamec.structures import Structure
 from flamec.tensor import Tensor
+from flamec.traced_results import GradEffect, Result
 
 if TYPE_CHECKING:
     from flamec.program import Program
@@ -67,7 +68,8 @@ _REFERENCES = _count_references()
 class CallPath:
     """The generated source of a program's calls, and what its names stand for.
 
-    ``outputs_only``: the function gives a tuple of the graph's outputs, not the results.
+    ``outputs_only``: the function gives a tuple of the graph's outputs, not the results. ``made``:
+    where in it the results are that are made of outputs and also written, by id.
     """
 
     def __init__(self, program: Program, outputs_only: bool = False) -> None:
@@ -83,6 +85,8 @@ class CallPath:
             "freed": program.freed,
         }
         self._known: dict[int, str] = {}
+        self._made: dict[int, str] = {}  # variables of results that are made of outputs
+        self.made: dict[int, int] = {}
         self._state: dict[str, str] = {}  # variables that live from call to call: first values
         self._body: list[str] = []
         self._writer = ExpressionWriter(self._host_name)
@@ -166,7 +170,10 @@ class CallPath:
             self._write_gradient(effect, slots)
         self._body += steps.rest(self._structure)
         if outputs_only:
-            returned = [self._writer.text(e) for e in (*captured.host.returned, *late)]
+            returned = [self._writer.text(e) for e in captured.host.returned]
+            first = len(captured.graph.outputs) + len(returned)
+            self.made = {made: first + i for i, made in enumerate(self._made)}
+            returned += [*self._made.values(), *(self._writer.text(e) for e in late)]
             self._body.append(
                 f"return {outputs} + {_tuple(returned)}" if returned else f"return {outputs}"
             )
@@ -297,7 +304,11 @@ class CallPath:
             return f"a{result.position}"
         if result.kind == "constant" or (result.kind == "tensor" and not result.steps):
             return "None" if result.value is None else self._name(result.value, "v")
-        return f"result({self._name(result, 'r')}, leaves, sizes, {outputs})"
+        known = self._made.get(id(result))
+        if known is not None:
+            return known
+        self._made[id(result)] = variable = f"m{len(self._made)}"
+        return f"({variable} := result({self._name(result, 'r')}, leaves, sizes, {outputs}))"
 
     def _structure(self, structure: Structure, texts: Sequence[str]) -> str:
         """The expression that puts the results together."""

@@ -16,60 +16,35 @@ from typing import Any
 import numpy as np
 
 from flamec.autograd.hooks import record_hooks
-from flamec.changed_arguments import ArgumentCopies, CallersContainer
+from flamec.changed_arguments import ArgumentCopies
 from flamec.errors import CompileError, unknown_value, unrepeatable
 from flamec.guarded_layouts import AskedLayout, asked_layouts
 from flamec.guarded_values import Guard, is_constant
 from flamec.guards import Recorder
-from flamec.host_numbers import expression_of
-from flamec.host_state import HostState, Lifted, StateVaries
-from flamec.ir.graph import Graph, Value
+from flamec.host_numbers import Place
+from flamec.host_state import HostState
+from flamec.ir.graph import Graph
 from flamec.ir.passes.differentiate import reachable_nodes
-from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, has_symbols, using_oracle
+from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, using_oracle
 from flamec.ir.types import TensorType
 from flamec.left_behind import effects_of, escaped_tensors, stored_arguments
 from flamec.math_of_expressions import math_of_expressions
-from flamec.restoring import restore
-from flamec.roots import AliasDiscovered, Root, overlaps_itself
+from flamec.restoring import left_tracers, restore
+from flamec.roots import AliasDiscovered, overlaps_itself
 from flamec.segments import Execution, SegmentCache, SizesDiffer, symbol_values
 from flamec.size_bounds import ANY_SIZE, SizeBounds
 from flamec.size_oracle import ShapeGuard
 from flamec.sources import InputSource
 from flamec.state import Modes, modes, set_modes, thread
+from flamec.state_tensors import HeldTensors, StateTensors, held_leaves
 from flamec.structures import LEAF, Structure, flatten, unflatten
-from flamec.tensor import RuntimeNumber, Size, Storage, Tensor, ViewStep
+from flamec.tensor import RuntimeNumber, Size, Storage, Tensor
 from flamec.trace import Trace
 from flamec.traced_arguments import argument_labels
+from flamec.traced_results import GradEffect, Outputs, Result
+from flamec.varying_state import Lifted, StateVaries
 
 _one_trace = threading.RLock()  # classes are instrumented for all threads
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """One leaf of what the function returned (or stored in a ``.grad``).
-
-    ``kind``: ``"fresh"`` (graph output ``position``), ``"argument"`` (the argument leaf
-    itself), ``"container"`` (the container at ``position`` behind these leaves), ``"tensor"`` (that
-    very tensor), ``"base"`` (the base of a captured or, by
-    position, an argument's storage), ``"constant"`` (a Python value), ``"size"`` (a symbolic
-    size), ``"number"`` (graph output ``position`` as a Python number), ``"host"`` (the expression
-    ``value``, number ``position`` of those). ``steps`` are view steps to apply to it.
-    """
-
-    kind: str
-    position: int = -1
-    value: Any = None
-    steps: tuple[ViewStep, ...] = ()
-    tracked: bool = False
-    freed: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class GradEffect:
-    """``target.grad = result`` after the call; ``target`` is a tensor or an argument position."""
-
-    target: Tensor | int
-    result: Result
 
 
 @dataclass(eq=False)
@@ -102,6 +77,7 @@ class Captured:
     tracked_outputs: tuple[int, ...] = ()
     aliases: list[tuple[int, Tensor]] = field(default_factory=list)
     layouts: list[AskedLayout] = field(default_factory=list)
+    held: list[HeldTensors] = field(default_factory=list)
     container_count: int = 0
     number_arguments: frozenset[int] = frozenset()
     modes: Modes = field(default_factory=modes)
@@ -114,6 +90,10 @@ class Captured:
     @property
     def name(self) -> str:
         return self.graph.name
+
+    def all_leaves(self, leaves: Sequence[Any]) -> list[Any]:
+        """The leaves of the arguments of a call, and what is held now."""
+        return [*leaves, *held_leaves(self.held)]
 
     @property
     def equal_sizes(self) -> list[tuple[Dim, Dim]]:
@@ -151,14 +131,16 @@ def capture(
     """Trace ``function(*args, **kwargs)``.
 
     ``segments``: for the programs that give the function the values that it asks for. ``repeats``:
-    an error leaves Python's state as it was, because the function will be traced again. ``lifted``:
-    numbers of Python's state that vary; StateVaries if there are others. Raises
+    an error leaves Python's state as it was, because the function will be traced again (else, too,
+    if tensors of the trace were left there). ``lifted``: what varies of Python's state; StateVaries
+    if there is more. Raises
     whatever the function raises, CompileError for arguments that cannot be compiled, SizesDiffer if
     a value was asked for under wrong assumptions on sizes, and DataDependentError where a
     tensor's value is needed that cannot be had.
     """
     leaves, structure = flatten((args, kwargs))
     given, base_storages = (function, leaves, structure, (args, kwargs)), _aliased_storages(leaves)
+    met: list[Place] = []  # whose memory is shared
     while True:
         host = HostState(None, Lifted("never") if lifted is None else lifted)
         recorder, outside = Recorder(host), modes()
@@ -166,7 +148,7 @@ def capture(
             with _one_trace, using_oracle(None):
                 try:
                     return _capture(
-                        *given, dynamic, name, base_storages, segments, repeats, recorder
+                        *given, dynamic, name, base_storages, segments, repeats, recorder, met
                     )
                 except KeyboardInterrupt:  # which may have come while the trace was ending
                     thread.trace = None
@@ -181,6 +163,7 @@ def capture(
                     "of them before the call"
                 ) from None
             base_storages = [*base_storages, alias.storage]
+            met = host.tensors.met if host.tensors is not None else []
 
 
 def _aliased_storages(leaves: Sequence[Any]) -> list[Storage]:
@@ -207,12 +190,15 @@ def _capture(
     segments: SegmentCache | None,
     repeats: bool,
     recorder: Recorder,
+    met: Sequence[Place],
 ) -> Captured:
     trace, host = Trace(base_storages), recorder.host
     trace.host, host.trace = host, trace
+    given, leaves = len(leaves), list(leaves)
     if segments is not None:
         trace.execution = Execution(trace, leaves, segments, name)
     argument_types: dict[int, TensorType] = {}
+    host.tensors = StateTensors(trace, leaves, argument_types, host.lifted.sizes)
     proxies: list[Any] = []
     labels = list(argument_labels(function, structure))
     before = modes()
@@ -226,31 +212,38 @@ def _capture(
     thread.trace = trace
     try:
         with using_oracle(trace.oracle):
-            for position, leaf in enumerate(leaves):
+            for position, leaf in enumerate(leaves[:given]):
                 proxies.append(_proxy(trace, recorder, leaf, position, dynamic, labels[position]))
                 if isinstance(leaf, Tensor):
                     argument_types[position] = proxies[-1]._type
             if trace.execution is not None:
                 trace.execution.bind(argument_types)
             proxy_args, proxy_kwargs = unflatten(structure, iter(proxies))
-            copies = ArgumentCopies(structure, (proxy_args, proxy_kwargs), arguments, len(leaves))
+            for place in met:
+                host.take(place)
             recorder.root(function, name)
-            recorder.numbers_vary = bool(dynamic.numbers or host.lifted)
+            recorder.numbers_vary = bool(dynamic.numbers or host.lifted.has_numbers)
+            copies = ArgumentCopies(structure, (proxy_args, proxy_kwargs), arguments)
             with recorder, math_of_expressions():
                 result = [function(*proxy_args, **proxy_kwargs)]
                 record_hooks(trace)
-            if host.lifted.raises == "at once" and not recorder.effects:
-                host.require_constant(recorder.guards.values())
+            if host.lifted.raises != "never" and not recorder.effects:
+                at_once = host.lifted.raises == "at once"
+                host.require_constant(recorder.guards.values(), numbers=at_once)
             if recorder.number_was_asked:
                 raise unknown_value("the type of a number")
             for mode, old, new in zip(Modes._fields, before, modes(), strict=True):
                 if old != new:
                     raise unrepeatable(f"leaving {mode.replace('_', ' ')} in another state")
+            proxies += host.tensors.proxies
+            copies.first = len(leaves)
             host.refills, count = copies.refills(name), copies.count
             result[0] = copies.referring(result[0])
             del proxy_args, proxy_kwargs, copies
+            held = host.tensors.held
+            host.collect((outputs := Outputs(trace, proxies)), result[0], recorder.guards.values())
             captured = _finish(
-                trace, host, result, proxies, leaves, structure, argument_types, name
+                trace, host, result, outputs, leaves, structure, argument_types, name
             )
     except BaseException as error:
         if recorder.number_was_asked and isinstance(error, Exception):
@@ -258,7 +251,8 @@ def _capture(
             restore(recorder.guards.values())
             raise unknown_value("the type of a number") from error
         host.rewind()
-        if repeats or isinstance(error, (AliasDiscovered, SizesDiffer, StateVaries)):
+        again = repeats or isinstance(error, (AliasDiscovered, SizesDiffer, StateVaries))
+        if again or left_tracers(recorder.guards.values()):
             restore(recorder.guards.values())
         raise
     finally:
@@ -267,7 +261,7 @@ def _capture(
         set_modes(before)
     recorder.exempted |= trace.exempted
     captured.guards = recorder.result()
-    captured.number_arguments = dynamic.numbers
+    captured.number_arguments, captured.held = dynamic.numbers, held
     if captured.host.refills or any(r.kind == "container" for r in captured.results):
         captured.container_count = count
     captured.modes = before
@@ -318,14 +312,13 @@ def _finish(
     trace: Trace,
     host: HostState,
     result: list[Any],
-    proxies: list[Any],
+    outputs: Outputs,
     leaves: list[Any],
     structure: Structure,
     argument_types: dict[int, TensorType],
     name: str,
 ) -> Captured:
     """The record of a traced call; ``result`` is taken out of its list."""
-    outputs = _Outputs(trace, proxies)
     result_leaves, result_structure = flatten(result.pop())
     result_structure = _with_plain_keys(result_structure)
     outputs.count_storages(result_leaves)
@@ -337,6 +330,7 @@ def _finish(
     kept = [target for target in trace.gradients.written if target._trace is None]
     del result_leaves
     host.finish(outputs)
+    outputs.forget()
     escapes = escaped_tensors(trace, name)
     if escapes:
         outputs.count_storages(escapes)
@@ -397,84 +391,6 @@ def _plain_key(key: Any) -> Any:
     if isinstance(key, RuntimeNumber):
         return key.read()
     return int(key) if isinstance(key, SymbolicDim) else key
-
-
-class _Outputs:
-    """Assigns graph outputs to the tensors that leave the function."""
-
-    def __init__(self, trace: Trace, proxies: Sequence[Any]) -> None:
-        self.trace = trace
-        self.proxies = proxies
-        self.values: list[Value] = []
-        self._positions: dict[Value, int] = {}
-        self._shared: dict[Storage, set[tuple[Any, ...]]] = {}
-
-    def argument_position(self, tensor: Tensor) -> int | None:
-        for position, proxy in enumerate(self.proxies):
-            if proxy is tensor:
-                return position
-        return None
-
-    def count_storages(self, leaves: Sequence[Any]) -> None:
-        for leaf in leaves:
-            if isinstance(leaf, Tensor) and leaf._trace is not None:
-                self._shared.setdefault(leaf._storage, set()).add((id(leaf),))
-
-    def classify(self, leaf: Any) -> Result:
-        if isinstance(leaf, SymbolicDim) or (isinstance(leaf, Size) and has_symbols(leaf)):
-            return Result("size", value=leaf)
-        if isinstance(leaf, CallersContainer):
-            return Result("container", leaf.position)
-        if not isinstance(leaf, Tensor):
-            return Result("constant", value=leaf)
-        position = self.argument_position(leaf)
-        if position is not None:
-            self.trace.root_of(leaf).returned = True
-            return Result("argument", position)
-        if leaf._trace is None:
-            return Result("tensor", value=leaf)
-        trace = self.trace
-        if isinstance(leaf, RuntimeNumber):  # the caller expects a Python number
-            return self._number(leaf)
-        tracked = trace.is_tracked(leaf)
-        root = trace.root_of(leaf)
-        if root.input_position is not None:
-            root.returned = True
-            return self._view_of_input(leaf, root)
-        if len(self._shared.get(leaf._storage, ())) > 1:
-            steps = leaf._steps[len(root.steps) :]
-            return Result("fresh", self._output(root.value), None, steps, tracked)
-        value = trace.value_of(leaf)
-        freed = value.node is not None and id(value.node) in trace.freed
-        return Result("fresh", self._output(value), None, (), tracked, freed)
-
-    def _number(self, leaf: RuntimeNumber) -> Result:
-        expression = expression_of(leaf)
-        if expression is not None:
-            returned = expression.state.returned
-            returned.append(expression)
-            return Result("host", len(returned) - 1, expression)
-        value = self.trace.value_of(leaf)
-        source = self.trace.sources[value.index] if value.node is None else None
-        if source is not None and source.kind == "number" and source.position >= 0:
-            return Result("argument", source.position)
-        return Result("number", self._output(value))
-
-    def _view_of_input(self, leaf: Tensor, root: Root) -> Result:
-        assert root.input_position is not None
-        source = self.trace.sources[root.input_position]
-        steps = leaf._steps[len(root.steps) :]
-        if source.kind == "argument":
-            return Result("argument", source.position, None, steps)
-        if source.kind == "captured":
-            return Result("tensor", value=source.tensor, steps=steps)
-        return Result("base", source.position, source.storage, leaf._steps)
-
-    def _output(self, value: Value) -> int:
-        if value not in self._positions:
-            self._positions[value] = len(self.values)
-            self.values.append(value)
-        return self._positions[value]
 
 
 def actual_sizes(captured: Captured, leaves: Sequence[Any]) -> dict[str, int]:

@@ -95,16 +95,18 @@ def _is_same(before: Any, now: Any) -> bool:
 class ArgumentCopies:
     """The containers that a traced function is given, and what they held before it.
 
-    ``first``: the position of the first container behind the leaves.
+    ``first``: the position of the first container behind the leaves, to be set after the function.
     """
 
+    first = 0
+
     def __init__(
-        self, structure: Structure, copies: tuple[Any, Any], arguments: tuple[Any, Any], first: int
+        self, structure: Structure, copies: tuple[Any, Any], arguments: tuple[Any, Any]
     ) -> None:
         self._copies = containers(structure, copies)
         self._before = [_content(copy) for copy in self._copies]
         self._originals = containers(structure, arguments)
-        self._positions = {id(copy): first + i for i, copy in enumerate(self._copies)}
+        self._positions = {id(copy): i for i, copy in enumerate(self._copies)}
         self.count = len(self._copies)
 
     def refills(self, name: str) -> list[Refill]:
@@ -121,13 +123,16 @@ class ArgumentCopies:
                     f"(at {user_location()}); pass it once, or a copy"
                 )
             leaves, structure = flatten(self._parts(now))
-            found.append(Refill(self._positions[id(copy)], structure, tuple(leaves)))
+            position = self.first + self._positions[id(copy)]
+            found.append(Refill(position, structure, tuple(leaves)))
         return found
 
     def referring(self, value: Any) -> Any:
         """``value`` with a ``CallersContainer`` for each container that is the caller's."""
         position = self._positions.get(id(value))
-        return self._parts(value) if position is None else CallersContainer(position)
+        if position is None:
+            return self._parts(value)
+        return CallersContainer(self.first + position)
 
     def _parts(self, value: Any) -> Any:
         if type(value) in (list, tuple):

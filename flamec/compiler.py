@@ -28,7 +28,6 @@ from flamec.differentiable import DifferentiableProgram
 from flamec.errors import CompileError, DataDependentError, is_framework_file, user_location
 from flamec.escapes import OnceProgram, trust
 from flamec.guard_code import TrustedCheck
-from flamec.host_state import Lifted, StateVaries, can_vary
 from flamec.ir.graph import Graph
 from flamec.ir.passes.plan_memory import MemoryUse, memory_use
 from flamec.ir.passes.settle_sizes import settle_sizes
@@ -43,6 +42,7 @@ from flamec.split_program import DIVERGED, Attempt, SplitProgram
 from flamec.state import memory_budget, process, thread
 from flamec.structures import Structure, flatten
 from flamec.tensor import Tensor
+from flamec.varying_state import Lifted, StateVaries
 
 F = TypeVar("F", bound=Callable[..., Any])
 Variant = Program | DifferentiableProgram | SplitProgram
@@ -206,10 +206,10 @@ class CompiledFunction:
             "compiled. Without that, calls would be faster.",
         )
         trust(program)
-        sizes = actual_sizes(captured, leaves)
+        sizes = actual_sizes(captured, captured.all_leaves(leaves))
         held = containers(structure, (args, kwargs)) if captured.container_count else ()
         return OnceProgram(program, captured, self.name), (
-            (*leaves, *held),
+            (*captured.all_leaves(leaves), *held),
             tuple(sizes[s] for s in captured.symbols),
         )
 
@@ -268,10 +268,10 @@ class CompiledFunction:
         while True:
             inexact = dynamic.sizes != _exact(dynamic, leaves)
             again = inexact or bool(dynamic.numbers or lifted)
-            given = (self.function, args, kwargs, dynamic, self.name, segments, again, lifted)
+            traced = (self.function, args, kwargs, dynamic, self.name, segments, again, lifted)
             try:
                 with memory_budget(self.options.memory_budget):
-                    captured = capture(*given)
+                    captured = capture(*traced)
             except StateVaries as found:
                 self.stats.traces += 1
                 self._python_runs.discard(key)
@@ -286,26 +286,29 @@ class CompiledFunction:
                     dynamic = replace(dynamic, numbers=frozenset())
                     continue
                 if lifted:
-                    lifted = Lifted("never")
+                    lifted = lifted.with_fewer()
                     continue
                 if not inexact or isinstance(error, DataDependentError):
                     raise
             else:
-                sizes = {**captured.trace.oracle.hints, **actual_sizes(captured, leaves)}
+                given = captured.all_leaves(leaves)
+                sizes = {**captured.trace.oracle.hints, **actual_sizes(captured, given)}
                 if all(g.check(sizes) for g in captured.shape_guards):
                     if lifted is not self._lifted:
-                        self._lifted.give_up()
+                        self._lifted.keep(lifted)
                     return captured
                 assert captured.undo is not None
                 captured.undo()
             dynamic = replace(dynamic, sizes=_exact(dynamic, leaves))
 
     def _lift(self, key: Any) -> None:
-        """Let numbers of Python's state vary that are not what programs were made for."""
-        self._lifted.raises = "at last" if key in self._python_runs else "at once"
-        if key not in self._python_runs:
+        """Let places of Python's state vary that are not what programs were made for."""
+        runs_python = key in self._python_runs  # which sees plain numbers and sizes
+        self._lifted.raises = "at last" if runs_python else "at once"
+        self._lifted.sizes.vary = False if runs_python else self.dynamic
+        if not runs_python:
             guards = [g for program in self.programs for g in program.captured.guards]
-            self._lifted.add([g for g in guards if can_vary(g) and not g.holds()])
+            self._lifted.replaced([g for g in guards if not g.holds()])
 
     def _dynamic(self, key: Any, leaves: list[Any]) -> Dynamic:
         """What differs from earlier calls with the same structure."""

@@ -18,7 +18,7 @@ from flamec.autograd import grad
 from flamec.autograd.hooks import register_hook, replayed
 from flamec.autograd.rules import apply_recorded
 from flamec.call_path import CHANGED
-from flamec.capture import Captured, Result
+from flamec.capture import Captured
 from flamec.dispatch import apply, record, tensor_builder
 from flamec.errors import CompileError
 from flamec.ir.builder import Builder
@@ -37,6 +37,7 @@ from flamec.program import Program
 from flamec.stages import Stages
 from flamec.state import enable_grad, no_grad, thread
 from flamec.tensor import Tensor
+from flamec.traced_results import Result
 
 
 class DifferentiableProgram:

@@ -21,6 +21,7 @@ from flamec.capture import Captured
 from flamec.differentiable import DifferentiableProgram
 from flamec.errors import CompileError
 from flamec.guard_code import TrustedCheck
+from flamec.host_state import Write
 from flamec.ir.shape import SymbolicDim, evaluate_dim
 from flamec.program import Program
 from flamec.split_program import DIVERGED, Attempt, SplitProgram
@@ -159,8 +160,16 @@ class OnceProgram:
             bindings = dict(zip(captured.symbols, sizes, strict=True))
             for container in self._changed:
                 replace_sizes(container, bindings)
+        _write_same(captured, same)
         for effect in captured.grads:
             target = effect.target if isinstance(effect.target, Tensor) else None
             if target is not None and id(target._grad) in same:
                 target._grad = same[id(target._grad)]
         return map_leaves(lambda leaf: same.get(id(leaf), leaf), result) if same else result
+
+
+def _write_same(captured: Captured, same: Mapping[int, Tensor]) -> None:
+    """Let places that the program has written hold the tensors that the function stored."""
+    for step in captured.host.steps if same else ():
+        if isinstance(step, Write):
+            step.place.put(map_leaves(lambda leaf: same.get(id(leaf), leaf), step.place.get()))

@@ -96,29 +96,36 @@ class CheckBuilder:
         return leaves
 
     def add_tensor(
-        self, variable: str, path: str, tensor: Tensor, shape: Sequence[Dim], sizes: dict[str, str]
+        self,
+        variable: str,
+        path: str,
+        label: str,
+        tensor: Tensor,
+        shape: Sequence[Dim],
+        sizes: dict[str, str],
     ) -> None:
-        """Conditions on a tensor argument; binds symbols that occur alone for the first time."""
+        """Conditions on the tensor ``path``, called ``label``; binds symbols that occur alone for
+        the first time."""
         self.add(
             f"type({variable} := {path}) is {self.name(type(tensor))}",
-            f"{path} is a {type(tensor).__name__}",
+            f"{label} is a {type(tensor).__name__}",
         )
         self.add(
             f"({variable}_t := {variable}._type).dtype is {self.name(tensor.dtype)}",
-            f"{path}.dtype is {tensor.dtype!r}",
+            f"{label}.dtype is {tensor.dtype!r}",
         )
         device = self.name(tensor.device)
         self.add(
             f"({variable}_t.device is {device} or {variable}_t.device == {device})",
-            f"{path}.device is {tensor.device}",
+            f"{label}.device is {tensor.device}",
         )
-        self.add(f"{variable}._array is not None", f"{path} holds data")
+        self.add(f"{variable}._array is not None", f"{label} holds data")
         if not any(isinstance(d, SymbolicDim) for d in shape):
-            self.add(f"{variable}_t.shape == {tuple(shape)!r}", f"{path}.shape is {list(shape)}")
+            self.add(f"{variable}_t.shape == {tuple(shape)!r}", f"{label}.shape is {list(shape)}")
             return
         self.add(
             f"len({variable}_s := {variable}_t.shape) == {len(shape)}",
-            f"{path} has {len(shape)} dimensions",
+            f"{label} has {len(shape)} dimensions",
         )
         for axis, dim in enumerate(shape):
             text = format_dim(dim)
@@ -129,9 +136,9 @@ class CheckBuilder:
                 known = f"({symbol} := {size}) >= 0"
                 if factor > 1:
                     known = f"({symbol} := {size} // {factor}) * {factor} == {size}"
-                self.add(known, f"{path}.shape[{axis}] is {text}")
+                self.add(known, f"{label}.shape[{axis}] is {text}")
             else:
-                self.add(f"{variable}_s[{axis}] == {text}", f"{path}.shape[{axis}] == {text}")
+                self.add(f"{variable}_s[{axis}] == {text}", f"{label}.shape[{axis}] == {text}")
 
     def add_constant(self, path: str, value: Any) -> None:
         name = self.name(value)

@@ -24,6 +24,7 @@ class Guard:
     ``"item"`` (dict or list entry), ``"length"`` (number of entries), ``"keys"`` (a dict's
     keys in order), ``"cell"`` (a closure's variable), ``"content"`` (all of a set, deque
     or NumPy array, compared with a copy), ``"entries"`` (all of a dict of constants, likewise).
+    ``unread``: the function wrote there before it read anything.
     """
 
     kind: str
@@ -31,6 +32,7 @@ class Guard:
     key: Any
     expected: Any
     name: str
+    unread: bool = False
 
     def present(self) -> Any:
         """What is there now."""

@@ -60,6 +60,7 @@ class Recorder:
 
     def __init__(self, host: HostState) -> None:
         self.host = host
+        host.is_old = lambda identity: identity in self._visited
         self.guards: dict[tuple[str, int, Any], Guard] = {}
         self.exempted: set[tuple[int, Any]] = set()
         self.effects: list[str] = []
@@ -128,11 +129,19 @@ class Recorder:
         ]
 
     # discoveries --------------------------------------------------------------
-    def _add(self, kind: str, owner: Any, key: Any, value: Any, name: str) -> None:
+    def _add(
+        self, kind: str, owner: Any, key: Any, value: Any, name: str, unread: bool = False
+    ) -> bool:
+        """Guard a value; False if the function has put it there."""
         identity = (kind, id(owner), key)
-        if identity not in self.guards and not self.host.holds(owner, key):
-            self.guards[identity] = guard = Guard(kind, owner, key, value, name)
-            self.host.found(guard)
+        known = self.guards.get(identity)
+        if known is not None:
+            return known.expected is value
+        if self.host.holds(owner, key):
+            return False
+        self.guards[identity] = guard = Guard(kind, owner, key, value, name, unread)
+        self.host.found(guard)
+        return True
 
     def root(self, function: Any, name: str) -> None:
         """Watch the decorated function itself: its closure, globals and bound object."""
@@ -260,20 +269,21 @@ class Recorder:
                 if not isinstance(value, Tensor):  # which must not live longer than in the function
                     read[id(instance), name] = (instance, value)
                 recorder._attribute(instance, name, value)
-                if recorder.host.swaps and recorder.host.holds(vars_of(instance), name):
+                if recorder.host.swaps and recorder.host.holds(place_of(instance), name):
                     value = original(instance, name)
             return value
 
         def writing(instance: Any, name: str, value: Any) -> None:
             if recorder.active and thread.trace is not None and id(instance) in recorder._visited:
-                recorder._attribute(instance, name, original_or_missing(instance, name))
+                before = original_or_missing(instance, name)
+                recorder._attribute(instance, name, before, unread=True)
             original_set(instance, name, value)
 
-        def vars_of(instance: Any) -> Any:
+        def place_of(instance: Any) -> Any:
             try:
                 return original(instance, "__dict__")
             except AttributeError:  # of a class with slots
-                return None
+                return instance
 
         def original_or_missing(instance: Any, name: str) -> Any:
             try:
@@ -291,9 +301,12 @@ class Recorder:
         return True
 
     @unwatched
-    def _attribute(self, instance: Any, name: str, value: Any) -> None:
+    def _attribute(self, instance: Any, name: str, value: Any, unread: bool = False) -> None:
+        """An attribute is read, or ``unread`` before it is written, with this value."""
         if name.startswith("__") or name in _NAMING:
             return
+        if isinstance(value, Tensor) and value._trace is not None:
+            return  # the function has put it there
         with self.paused():
             kind = type(instance)
             owner = self._names.get(id(instance), kind.__name__)
@@ -301,13 +314,13 @@ class Recorder:
             label = f"{owner}.{name}"
             dictionary = getattr(instance, "__dict__", None)
             if dictionary is not None and name in dictionary:
-                self._add("attribute", dictionary, name, value, label)
-                self.visit(value, label)
+                if self._add("attribute", dictionary, name, value, label, unread) and not unread:
+                    self.visit(value, label)
                 return
             found = _class_attribute(type(instance), name)
             if value is MISSING:
                 if dictionary is not None:
-                    self._add("attribute", dictionary, name, MISSING, label)
+                    self._add("attribute", dictionary, name, MISSING, label, unread)
             elif isinstance(found, (property, FunctionType)):
                 # what their code reads is recorded when it runs; others may take their place
                 self._add("slot", type(instance), name, found, f"{type(instance).__name__}.{name}")
@@ -315,8 +328,11 @@ class Recorder:
                     self._add("attribute", dictionary, name, MISSING, label)
             elif isinstance(value, (MethodType, FunctionType)):
                 return
-            elif found is not MISSING:
-                self._add("slot", instance, name, value, label)
+            elif (
+                found is not MISSING
+                and self._add("slot", instance, name, value, label, unread)
+                and not unread
+            ):
                 self.visit(value, label)
 
     # code that runs -------------------------------------------------------------

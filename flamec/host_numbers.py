@@ -19,6 +19,7 @@ from types import CellType
 from typing import TYPE_CHECKING, Any
 
 from flamec.errors import CompileError, user_location
+from flamec.guarded_values import MISSING
 from flamec.tensor import RuntimeNumber
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ MOST_NODES = 64  # of one expression; a longer one is the number that it is
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where Python keeps a value: ``owner[key]``, a closure's variable, a class's attribute.
+    """Where Python keeps a value: ``owner[key]``, a closure's variable, an attribute of a class.
 
     ``path``: the keys that lead on, into tuples and lists there.
     """
@@ -64,8 +65,14 @@ class Place:
     path: tuple[int, ...] = ()
 
     @property
-    def identity(self) -> tuple[Any, ...]:
-        return (id(self.owner), self.key, self.path)
+    def identity(self) -> tuple[int, Any]:
+        """Equal for what is kept in one place; of places without a path."""
+        return (id(self.owner), self.key)
+
+    @property
+    def is_slot(self) -> bool:
+        """Whether it is an attribute of an object that has no dictionary."""
+        return not isinstance(self.owner, (CellType, type, dict, list))
 
     def get(self) -> Any:
         owner = self.owner
@@ -73,27 +80,52 @@ class Place:
             value = owner.cell_contents
         elif isinstance(owner, type):
             value = vars(owner)[self.key]
+        elif self.is_slot:
+            value = object.__getattribute__(owner, self.key)
         else:
             value = owner[self.key]
         for step in self.path:
             value = value[step]
         return value
 
+    def present(self) -> Any:
+        """As ``get``; MISSING if there is nothing."""
+        try:
+            return self.get()
+        except (KeyError, IndexError, AttributeError, ValueError):
+            return MISSING
+
     def put(self, value: Any) -> None:
-        """Keep another value there; not for places with a path."""
-        if isinstance(self.owner, CellType):
+        """Keep another value there, or with MISSING none; not for places with a path."""
+        if value is MISSING:
+            self._delete()
+        elif isinstance(self.owner, CellType):
             self.owner.cell_contents = value
         elif isinstance(self.owner, type):
             setattr(self.owner, self.key, value)
+        elif self.is_slot:
+            object.__setattr__(self.owner, self.key, value)
         else:
             self.owner[self.key] = value
+
+    def _delete(self) -> None:
+        if self.present() is MISSING:
+            return
+        if isinstance(self.owner, CellType):
+            del self.owner.cell_contents
+        elif isinstance(self.owner, type):
+            delattr(self.owner, self.key)
+        elif self.is_slot:
+            object.__delattr__(self.owner, self.key)
+        else:
+            del self.owner[self.key]
 
     def text(self, name: Callable[[Any], str]) -> str:
         """The Python expression that reads it; as a target, it writes."""
         owner = name(self.owner)
         if isinstance(self.owner, CellType):
             text = f"{owner}.cell_contents"
-        elif isinstance(self.owner, type):
+        elif isinstance(self.owner, type) or self.is_slot:
             text = f"{owner}.{self.key}"
         else:
             key = repr(self.key) if isinstance(self.key, (str, int)) else name(self.key)
@@ -142,7 +174,7 @@ class Expression:
     def key(self) -> Any:
         """Equal for expressions that are the same at each call."""
         if self.place is not None:
-            return (self.place.identity, self.moment)
+            return (self.place.identity, self.place.path, self.moment)
         operands = [o.key() if isinstance(o, Expression) else repr(o) for o in self.operands]
         return (self.function, *operands)
 

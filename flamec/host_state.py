@@ -1,90 +1,51 @@
-"""Python's state while a function is traced: numbers that vary, changes that each call makes.
+"""Python's state while a function is traced: what varies, and changes that each call makes.
 
-In: the places whose numbers changed from call to call, or in a call (``Lifted``). While the
-function is traced they hold tracers (``host_numbers.py``), so whatever reads them computes with
-inputs of the program. Out: the conditions under which Python would decide the same, and the steps
-that a call makes in Python: what it writes where, and actions that are repeated as they are
-(``scheduler.step()``). Invariant: after the trace all places hold what they held before it; the
-program's call makes the changes.
+In: the places whose values changed from call to call, or in a call (``Lifted``). While the
+function is traced they hold tracers (``host_numbers.py``, ``state_tensors.py``), so whatever reads
+them computes with inputs of the program. Out: the conditions under which Python would decide the
+same, and the steps that a call makes in Python: what it writes where, and actions that are repeated
+as they are (``scheduler.step()``). Invariant: after the trace all places hold what they held before
+it; the program's call makes the changes.
 """
 
 from __future__ import annotations
 
 import operator
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from flamec.changed_arguments import Refill
 from flamec.errors import CompileError, user_location
-from flamec.guarded_values import MISSING, Guard, same_constant
+from flamec.guarded_values import MISSING, Guard, is_constant, same_constant
 from flamec.host_numbers import MOST_NODES, Expression, Place, expression_of
 from flamec.ir.graph import Location, Value
+from flamec.ir.shape import SymbolicDim
 from flamec.ir.types import CPU, TensorType, float64, int64
 from flamec.restoring import snapshot
 from flamec.roots import Root
 from flamec.sources import InputSource
 from flamec.state import trace_paused
+from flamec.state_tensors import StateTensors
 from flamec.structures import Structure, flatten, unflatten
 from flamec.tensor import RuntimeNumber, Tensor
+from flamec.varying_state import (
+    Lifted,
+    StateVaries,
+    can_vary,
+    changeable_parts,
+    is_number,
+    is_written,
+    place_of,
+)
 
 if TYPE_CHECKING:
     from flamec.trace import Trace
 
-MOST_PLACES = 1024  # whose numbers vary, that a function remembers
 _INT64 = 2**63
-
-
-class StateVaries(BaseException):  # code that handles errors must not handle it
-    """Numbers of Python's state changed in the trace; it must start again with these as inputs."""
-
-    def __init__(self, guards: Sequence[Guard]) -> None:
-        super().__init__("numbers change")
-        self.guards = guards
-
-
-class Lifted:
-    """The places of a function whose numbers vary; it keeps their owners alive.
-
-    ``raises``: when a trace in which others vary ends: ``"at once"``, when the function has
-    returned, ``"at last"``, if it then has no other effects, or ``"never"``.
-    """
-
-    def __init__(self, raises: str = "at once") -> None:
-        self._owners: OrderedDict[tuple[int, Any], Any] = OrderedDict()
-        self._constant: OrderedDict[tuple[int, Any], Any] = OrderedDict()
-        self.raises = raises
-
-    def __contains__(self, identity: tuple[int, Any]) -> bool:
-        return identity in self._owners
-
-    def __bool__(self) -> bool:
-        return bool(self._owners)
-
-    def add(self, guards: Sequence[Guard]) -> bool:
-        """Let places vary from now on; whether there are new ones."""
-        fresh = [g for g in guards if not self.knows(g)]
-        self._owners.update(((id(g.owner), g.key), g.owner) for g in fresh)
-        while len(self._owners) > MOST_PLACES:
-            self._owners.popitem(last=False)
-        return bool(fresh)
-
-    def knows(self, guard: Guard) -> bool:
-        identity = id(guard.owner), guard.key
-        return identity in self._owners or identity in self._constant
-
-    def give_up(self) -> None:
-        """Take all numbers that vary as constants: Python asks what they are."""
-        self._constant.update(self._owners)
-        self._owners.clear()
-        while len(self._constant) > MOST_PLACES:
-            self._constant.popitem(last=False)
-
-    def clear(self) -> None:
-        self._owners.clear()
-        self._constant.clear()
+_UNSET: Any = object()  # what a place held that has a tracer only since some act
+_UNREAD: Any = object()  # the tracer of a place that the function wrote before it read it
 
 
 def _in_one_step(a: Any, b: Any) -> tuple[Any, Any]:
@@ -97,37 +58,17 @@ def _in_one_step(a: Any, b: Any) -> tuple[Any, Any]:
     return a, b
 
 
-def can_vary(guard: Guard) -> bool:
-    """Whether a guard is on a number, or a tuple of numbers, whose place can hold another."""
-    if guard.kind == "slot":
-        if not (isinstance(guard.owner, type) and guard.key in vars(guard.owner)):
-            return False
-    elif guard.kind not in ("attribute", "item", "cell"):
-        return False
-    if type(guard.expected) is RuntimeNumber or not _is_numbers(guard.expected):
-        return False
-    return _is_numbers(guard.present())
-
-
-def _is_numbers(value: Any) -> bool:
-    if type(value) is tuple:
-        return bool(value) and all(_is_number(v) for v in value)
-    return _is_number(value)
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float, RuntimeNumber)
-
-
 @dataclass
 class Swap:
-    """A place that holds a tracer. ``value``: its number now; ``moment``: when that was read."""
+    """A place that holds a tracer, or will be written. ``value``: what it held; ``moment``: when
+    that was read; ``original``: what it held before the trace; ``guarded``: it holds that now."""
 
     place: Place
     value: Any
     tracer: Any
     moment: int
-    original: Any = MISSING
+    original: Any = _UNSET
+    guarded: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,11 +112,13 @@ class HostState:
     """Of one trace; see the module's docstring.
 
     ``moment``: how many acts are among ``steps``. ``returned``: the numbers among the function's
-    results.
+    results. ``is_old``: whether the trace met an object, by id, where it was before the trace.
     """
 
     trace: Trace | None
     lifted: Lifted
+    tensors: StateTensors | None = None
+    is_old: Callable[[int], bool] = lambda identity: False
     tracing: bool = True
     moment: int = 0
     steps: list[Write | Act | Refill] = field(default_factory=list)
@@ -266,21 +209,41 @@ class HostState:
 
     # places -----------------------------------------------------------------------
     def found(self, guard: Guard) -> None:
-        """Put a tracer where a number varies, that the trace has just found."""
-        identity = id(guard.owner), guard.key
+        """Put a tracer where a value varies that the trace has just found."""
         if guard.kind == "item" and not isinstance(guard.expected, list):
-            self._firsts.setdefault(identity, guard.expected)
-        if identity in self.lifted and can_vary(guard):
-            self._swap(Place(guard.owner, guard.key, guard.name), 0)  # no act changed it yet
+            self._firsts.setdefault((id(guard.owner), guard.key), guard.expected)
+        place = place_of(guard)
+        if place is None or place.identity not in self.lifted or place.identity in self.swaps:
+            return
+        if guard.unread:
+            value = place.present()
+            self.swaps[place.identity] = Swap(place, value, _UNREAD, 0, value)
+        elif self.lifted.is_number(place.identity) and can_vary(guard):
+            self._swap(place, 0)  # no act changed it yet
+        elif not self.take(place):
+            value = place.present()
+            self.swaps[place.identity] = Swap(place, value, value, 0, value, guarded=True)
+
+    def take(self, place: Place) -> bool:
+        """Put tracers for tensors where they vary; whether there are any."""
+        assert self.tensors is not None
+        value = place.present()
+        tracer = None if value is MISSING else self.tensors.tracers(place, value)
+        if tracer is None:
+            return False
+        self.swaps[place.identity] = Swap(place, value, tracer, 0, value)
+        place.put(tracer)
+        return True
 
     def holds(self, owner: Any, key: Any) -> bool:
         """Whether a place has a tracer, or had one that the function replaced."""
-        return (id(owner), key) in self.swaps
+        swap = self.swaps.get((id(owner), key))
+        return swap is not None and not swap.guarded
 
     def is_lifted(self, guard: Guard) -> bool:
-        """Whether a place had a tracer from the first, so that its number is not guarded."""
+        """Whether a place had a tracer from the first, so that its value is not guarded."""
         swap = self.swaps.get((id(guard.owner), guard.key))
-        return swap is not None and swap.original is not MISSING
+        return swap is not None and swap.original is not _UNSET and not swap.guarded
 
     def first_value(self, source: InputSource) -> Any:
         """The number that an input was when the trace first saw it."""
@@ -292,8 +255,8 @@ class HostState:
         key = source.path[0]
         identity = id(source.container), key
         swap = self.swaps.get(identity)
-        first = MISSING if swap is None else swap.original
-        if first is MISSING:
+        first = _UNSET if swap is None else swap.original
+        if first is _UNSET:
             first = self._firsts.get(identity, MISSING)
         return source if first is MISSING else replace(source, container={key: first})
 
@@ -334,12 +297,11 @@ class HostState:
             self.ignored.append(tracer)
         else:
             tracer = self._tracer(place, value, moment)
-        identity = id(place.owner), place.key
-        before = self.swaps.get(identity)
-        original = before.original if before is not None else MISSING
+        before = self.swaps.get(place.identity)
+        original = before.original if before is not None else _UNSET
         if moment == 0 and before is None:
             original = value
-        self.swaps[identity] = Swap(place, value, tracer, moment, original)
+        self.swaps[place.identity] = Swap(place, value, tracer, moment, original)
         place.put(tracer)
 
     def _tracer(self, place: Place, value: Any, moment: int) -> Any:
@@ -349,11 +311,22 @@ class HostState:
             self._condition("type", expression, type(value))
         return self.number(expression)
 
-    def require_constant(self, guards: Iterable[Guard]) -> None:
-        """StateVaries if the function has changed numbers that it may put tracers for."""
-        open_ = [g for g in guards if not self.holds(g.owner, g.key) and not self.lifted.knows(g)]
-        open_ = [g for g in open_ if can_vary(g)]
-        found = [g for g in open_ if self._was_set(g.owner, g.key) or not g.holds()]
+    def require_constant(self, guards: Iterable[Guard], numbers: bool = True) -> None:
+        """StateVaries if the function has changed what it may put tracers for, or write.
+
+        ``numbers``: also where only numbers are written.
+        """
+        found = []
+        for guard in guards:
+            if guard.kind not in ("attribute", "item", "cell", "slot"):
+                continue
+            if guard.holds() and not self._was_set(guard.owner, guard.key):
+                continue
+            place = place_of(guard)
+            if place is None or place.identity in self.swaps or self.lifted.knows(place.identity):
+                continue
+            if (numbers and can_vary(guard)) or is_written(guard, self.is_old):
+                found.append(guard)
         if found:
             raise StateVaries(found)
 
@@ -401,7 +374,7 @@ class HostState:
         self.steps.append(Act(function, tuple(operands)))
         for dictionary, is_set in entries:
             for key, value in list(dictionary.items()):
-                if is_set(key) and (_is_numbers(value) or _is_list(value)):
+                if is_set(key) and (_is_settable(value)):
                     self._swap(Place(dictionary, key, str(key)), self.moment)
                     if self.trace is not None:
                         self.trace.exempt(dictionary, key)
@@ -430,31 +403,38 @@ class HostState:
         self.last.append(Act(function, tuple(operands)))
 
     # the end ------------------------------------------------------------------------
-    def finish(self, outputs: Any) -> None:
-        """Note what the function has written, and let all places be as they were.
+    def collect(self, outputs: Any, result: Any, guards: Iterable[Guard]) -> None:
+        """Note what the function has written, and what shares memory in it.
 
         ``outputs`` classifies tensors and numbers (``capture._Outputs``).
         """
-        for swap in list(self.swaps.values()):
-            try:
-                present = swap.place.get()
-            except (KeyError, IndexError, AttributeError, ValueError):
+        old = {id(g.expected) for g in guards}
+        made = [id(part) for part in changeable_parts(result)]
+        for identity, swap in list(self.swaps.items()):
+            present = swap.place.present()
+            if present is swap.tracer:
+                continue
+            if present is MISSING:
                 self.effects.append(f"{swap.place.name} is deleted")
                 continue
-            if present is not swap.tracer:
-                leaves, structure = flatten(present)
-                outputs.count_storages(leaves)
-                operands = tuple([expression_of(leaf) or leaf for leaf in leaves])
-                self.steps.append(Write(swap.place, structure, operands))
-        for change in self.refills:
-            outputs.count_storages(change.operands)
-            parts = tuple([expression_of(leaf) or leaf for leaf in change.operands])
-            self.steps.append(replace(change, operands=parts))
+            parts = [id(part) for part in changeable_parts(present)]
+            made += parts
+            leaves, structure = flatten(present)
+            is_shared = any(made.count(part) > 1 or self.is_old(part) for part in parts)
+            if is_shared or not all(_is_known(leaf, old) for leaf in leaves):
+                del self.swaps[identity]  # what is there stays
+                self.effects.append(f"{swap.place.name} is given an object (at {user_location()})")
+                continue
+            self.steps.append(Write(swap.place, structure, tuple(leaves)))
+        self.steps += self.refills
         self.refills = [replace(change, operands=()) for change in self.refills]
+        for step in self.steps:
+            outputs.count_storages(step.operands)
+
+    def finish(self, outputs: Any) -> None:
+        """Let the steps know where a call finds what they write, and all places be as before."""
         for number, step in enumerate(self.steps):
-            operands = tuple(
-                [o if isinstance(o, Expression) else outputs.classify(o) for o in step.operands]
-            )
+            operands = tuple([_operand(o, outputs) for o in step.operands])
             self.steps[number] = replace(step, operands=operands)
         for act in self.last:
             outputs.count_storages(act.operands)
@@ -469,12 +449,14 @@ class HostState:
         while self._snapshots:
             self._snapshots.pop()()
         for swap in self.swaps.values():
-            if swap.original is not MISSING:
+            if swap.original is not _UNSET:
                 swap.place.put(swap.original)
 
     def escaped(self) -> list[Tensor]:
         """Tracers that are still alive."""
         self.ignored.clear()
+        if self.tensors is not None:
+            self.tensors.release()
         for swap in self.swaps.values():
             swap.tracer = None
         alive = (ref() for ref in self._numbers)
@@ -488,6 +470,23 @@ class HostState:
         self._inputs.clear()
         self._numbers.clear()
         self.ignored.clear()
+        self.swaps.clear()
+        self._firsts.clear()
+        self.tensors = None
+
+
+def _operand(value: Any, outputs: Any) -> Any:
+    """What a step is given: an expression of numbers, or where a call has it."""
+    if isinstance(value, Expression):
+        return value
+    return expression_of(value) or outputs.classify(value)
+
+
+def _is_known(value: Any, old: set[int]) -> bool:
+    """Whether a call can have a part of what the function wrote; ``old``: ids of what was there."""
+    if isinstance(value, Tensor):
+        return value._trace is not None or id(value) in old
+    return isinstance(value, SymbolicDim) or is_constant(value)
 
 
 def _gives_float(operands: tuple[Any, ...]) -> bool:
@@ -496,5 +495,8 @@ def _gives_float(operands: tuple[Any, ...]) -> bool:
     return isinstance(base, float) and isinstance(exponent, int)
 
 
-def _is_list(value: Any) -> bool:
-    return type(value) is list and bool(value) and all(_is_number(v) for v in value)
+def _is_settable(value: Any) -> bool:
+    """Whether a value is a number, or a tuple or list of numbers."""
+    if type(value) in (tuple, list):
+        return bool(value) and all(map(is_number, value))
+    return is_number(value)

@@ -14,7 +14,7 @@ import numpy as np
 
 from flamec.assumptions import build_check
 from flamec.call_path import Binding, CallPath
-from flamec.capture import Captured, Result, evaluate_size
+from flamec.capture import Captured, evaluate_size
 from flamec.collection_pause import collector_rests
 from flamec.dispatch import apply
 from flamec.guard_code import Check
@@ -27,6 +27,7 @@ from flamec.stages import Stages
 from flamec.structures import Structure, rebuild, unflatten
 from flamec.tape import Leaf, TapeNode
 from flamec.tensor import Tensor, ViewStep
+from flamec.traced_results import Result
 
 MAX_BOUND_SIZES = 64
 
@@ -115,7 +116,11 @@ class Program:
     def assemble(
         self, leaves: tuple[Any, ...], sizes: tuple[int, ...], tensors: Sequence[Tensor]
     ) -> Any:
-        results = [self.result(r, leaves, sizes, tensors) for r in self.captured.results]
+        made = self.path.made
+        results = [
+            tensors[made[id(r)]] if id(r) in made else self.result(r, leaves, sizes, tensors)
+            for r in self.captured.results
+        ]
         return unflatten(self.captured.result_structure, iter(results))
 
     def result(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from flamec.guarded_values import MISSING, Guard
+from flamec.varying_state import holds_tracers
 
 
 def restore(guards: Iterable[Guard]) -> None:
@@ -33,6 +34,12 @@ def restore(guards: Iterable[Guard]) -> None:
             entries = [(key, guard.owner[key]) for key in guard.expected]
             guard.owner.clear()
             guard.owner.update(entries)
+
+
+def left_tracers(guards: Iterable[Guard]) -> bool:
+    """Whether something that is guarded holds tensors of a trace."""
+    values = (g.owner if g.kind == "length" else g.present() for g in guards)
+    return any(value is not None and holds_tracers(value) for value in values)
 
 
 def _restore_value(guard: Guard) -> None:

@@ -1,0 +1,140 @@
+"""What leaves a traced function: where a call has each leaf of the results and of what it writes.
+
+In: tensors and numbers of a trace that has ended. Out: a ``Result`` for each, and the values that
+become the graph's outputs. Invariants: a value is one output, however many tensors have it; tensors
+that share memory are views of one output; one tensor has one ``Result``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flamec.changed_arguments import CallersContainer
+from flamec.host_numbers import expression_of
+from flamec.ir.graph import Value
+from flamec.ir.shape import SymbolicDim, has_symbols
+from flamec.roots import Root
+from flamec.tensor import RuntimeNumber, Size, Storage, Tensor, ViewStep
+
+if TYPE_CHECKING:
+    from flamec.trace import Trace
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One leaf of what the function returned (or stored in a ``.grad``).
+
+    ``kind``: ``"fresh"`` (graph output ``position``), ``"argument"`` (the argument leaf
+    itself), ``"container"`` (the container at ``position`` behind these leaves), ``"tensor"`` (that
+    very tensor), ``"base"`` (the base of a captured or, by
+    position, an argument's storage), ``"constant"`` (a Python value), ``"size"`` (a symbolic
+    size), ``"number"`` (graph output ``position`` as a Python number), ``"host"`` (the expression
+    ``value``, number ``position`` of those). ``steps`` are view steps to apply to it.
+    """
+
+    kind: str
+    position: int = -1
+    value: Any = None
+    steps: tuple[ViewStep, ...] = ()
+    tracked: bool = False
+    freed: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class GradEffect:
+    """``target.grad = result`` after the call; ``target`` is a tensor or an argument position."""
+
+    target: Tensor | int
+    result: Result
+
+
+class Outputs:
+    """Assigns graph outputs to the tensors that leave the function."""
+
+    def __init__(self, trace: Trace, proxies: Sequence[Any]) -> None:
+        self.trace = trace
+        self.proxies = proxies
+        self.values: list[Value] = []
+        self._positions: dict[Value, int] = {}
+        self._shared: dict[Storage, set[tuple[Any, ...]]] = {}
+        self._known: dict[int, tuple[Tensor, Result]] = {}
+
+    def argument_position(self, tensor: Tensor) -> int | None:
+        for position, proxy in enumerate(self.proxies):
+            if proxy is tensor:
+                return position
+        return None
+
+    def count_storages(self, leaves: Sequence[Any]) -> None:
+        for leaf in leaves:
+            if isinstance(leaf, Tensor) and leaf._trace is not None:
+                self._shared.setdefault(leaf._storage, set()).add((id(leaf),))
+
+    def classify(self, leaf: Any) -> Result:
+        """Where a call has ``leaf``; the same for the same tensor."""
+        if isinstance(leaf, SymbolicDim) or (isinstance(leaf, Size) and has_symbols(leaf)):
+            return Result("size", value=leaf)
+        if isinstance(leaf, CallersContainer):
+            return Result("container", leaf.position)
+        if not isinstance(leaf, Tensor):
+            return Result("constant", value=leaf)
+        known = self._known.get(id(leaf))
+        if known is None:
+            known = self._known[id(leaf)] = (leaf, self._classify(leaf))
+        return known[1]
+
+    def forget(self) -> None:
+        """Let go of the tensors."""
+        self._known.clear()
+
+    def _classify(self, leaf: Tensor) -> Result:
+        position = self.argument_position(leaf)
+        if position is not None:
+            self.trace.root_of(leaf).returned = True
+            return Result("argument", position)
+        if leaf._trace is None:
+            return Result("tensor", value=leaf)
+        trace = self.trace
+        if isinstance(leaf, RuntimeNumber):  # the caller expects a Python number
+            return self._number(leaf)
+        tracked = trace.is_tracked(leaf)
+        root = trace.root_of(leaf)
+        if root.input_position is not None:
+            root.returned = True
+            return self._view_of_input(leaf, root)
+        if len(self._shared.get(leaf._storage, ())) > 1:
+            steps = leaf._steps[len(root.steps) :]
+            return Result("fresh", self._output(root.value), None, steps, tracked)
+        value = trace.value_of(leaf)
+        freed = value.node is not None and id(value.node) in trace.freed
+        return Result("fresh", self._output(value), None, (), tracked, freed)
+
+    def _number(self, leaf: RuntimeNumber) -> Result:
+        expression = expression_of(leaf)
+        if expression is not None:
+            returned = expression.state.returned
+            returned.append(expression)
+            return Result("host", len(returned) - 1, expression)
+        value = self.trace.value_of(leaf)
+        source = self.trace.sources[value.index] if value.node is None else None
+        if source is not None and source.kind == "number" and source.position >= 0:
+            return Result("argument", source.position)
+        return Result("number", self._output(value))
+
+    def _view_of_input(self, leaf: Tensor, root: Root) -> Result:
+        assert root.input_position is not None
+        source = self.trace.sources[root.input_position]
+        steps = leaf._steps[len(root.steps) :]
+        if source.kind == "argument":
+            return Result("argument", source.position, None, steps)
+        if source.kind == "captured":
+            return Result("tensor", value=source.tensor, steps=steps)
+        return Result("base", source.position, source.storage, leaf._steps)
+
+    def _output(self, value: Value) -> int:
+        if value not in self._positions:
+            self._positions[value] = len(self.values)
+            self.values.append(value)
+        return self._positions[value]
