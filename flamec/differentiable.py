@@ -19,12 +19,12 @@ from flamec.autograd.hooks import register_hook, replayed
 from flamec.autograd.rules import apply_recorded
 from flamec.call_path import CHANGED
 from flamec.capture import Captured
-from flamec.dispatch import apply, record, tensor_builder
+from flamec.dispatch import apply, record, tape_value, tensor_builder
 from flamec.errors import CompileError
 from flamec.ir.builder import Builder
 from flamec.ir.custom import RecordedRule
 from flamec.ir.evaluate import concrete_attributes
-from flamec.ir.graph import Graph, Value
+from flamec.ir.graph import Graph, Location, Value
 from flamec.ir.op import Op, OpKind, Types
 from flamec.ir.passes.differentiate import differentiate_graph
 from flamec.ir.passes.forget_derivatives import forget_derivatives
@@ -36,6 +36,7 @@ from flamec.prepared import Prepared, graph_device
 from flamec.program import Program
 from flamec.stages import Stages
 from flamec.state import enable_grad, no_grad, thread
+from flamec.tape import Packed, Saved, TapeNode
 from flamec.tensor import Tensor
 from flamec.traced_results import Result
 
@@ -122,11 +123,12 @@ class DifferentiableProgram:
             inputs[position] = tensor_builder.constant(value, type)
         outputs = tensors[: len(self.original.graph.outputs)]
         saved = tensors[len(outputs) : len(outputs) + self._saved_count]
-        call = _Call(self, inputs, saved, before, sizes)
+        call = _Call(self, inputs, before, sizes)
         tracked = self.original.tracked_outputs
         results = [outputs[i] for i in tracked]
         op = replace(self.op, derivative=call.derivative)
         record(op, [inputs[i] for i in self.original.tracked_inputs], {}, results)
+        call.keep(results, [*saved, *(inputs[i] for i in self._saved_inputs)])
         return self.forward.assemble(leaves, sizes, tensors)
 
     def _input(self, position: int, leaves: tuple[Any, ...]) -> Tensor:
@@ -151,24 +153,46 @@ class DifferentiableProgram:
 
 
 class _Call:
-    """What one call keeps for its backward."""
+    """What one call keeps for its backward; what the forward program saved is its node's on the
+    tape, which is freed by a backward pass."""
 
     def __init__(
         self,
         program: DifferentiableProgram,
         inputs: Sequence[Tensor],
-        saved: Sequence[Tensor],
         versions: Sequence[int],
         sizes: tuple[int, ...],
     ) -> None:
         self.program = program
         self.inputs = inputs
-        self.saved = saved
         self.versions = versions
         self.sizes = sizes
+        self._count = 0
+        self._saved: dict[int, Saved | Packed] = {}
+        self._location: Location | None = None
+
+    def keep(self, results: Sequence[Tensor], saved: Sequence[Tensor]) -> None:
+        """Give the node that computed ``results`` the saved tensors and inputs."""
+        value = tape_value(results[0])
+        node = None if value is None else value.node
+        if isinstance(node, TapeNode):
+            self._count, self._location = len(saved), node.location
+            node.saved_results.update((i, Saved(t, None)) for i, t in enumerate(saved))
+            self._saved = node.saved_results  # which the tape empties
+
+    def _arrays(self) -> list[Any]:
+        """Those of saved tensors and inputs; RuntimeError if a backward pass has freed them."""
+        if len(self._saved) < self._count:
+            raise RuntimeError(
+                "trying to backward through the graph a second time: the values saved for the "
+                f"compiled function {self.program.original.name} (called at {self._location}) were "
+                "freed; pass retain_graph=True the first time"
+            )
+        return [saved.array for saved in self._saved.values() if isinstance(saved, Saved)]
 
     def derivative(self, builder: Any, context: Any, *gradients: Any) -> Sequence[Any]:
         original = self.program.original
+        saved = self._arrays()
         outputs = [original.graph.outputs[i] for i in original.tracked_outputs]
         bindings = dict(zip(original.symbols, self.sizes, strict=True))
         seeds = []
@@ -179,9 +203,9 @@ class _Call:
             seeds.append(gradient)
         if thread.grad_enabled or thread.trace is not None:
             return self._replay(seeds, bindings)
-        return self._run(seeds)
+        return self._run(saved, seeds)
 
-    def _run(self, seeds: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _run(self, saved: Sequence[Any], seeds: Sequence[Tensor]) -> Sequence[Tensor]:
         program = self.program
         for position, version in zip(program._saved_inputs, self.versions, strict=True):
             storage = self.inputs[position]._storage
@@ -190,17 +214,11 @@ class _Call:
                     f"an input of the compiled function {program.original.name} that its gradient "
                     f"needs was changed in place at {storage.writer} after the call"
                 )
-        arguments = [
-            *self.saved,
-            *(self.inputs[i] for i in program._saved_inputs),
-            *seeds,
-        ]
         backward = program.backward
         invocation = backward.bind(self.sizes)
         arrays = []
         memory = backward.memory
-        for position, tensor in enumerate(arguments):
-            array: Any = tensor._array
+        for position, array in enumerate([*saved, *(seed._array for seed in seeds)]):
             assert array is not None
             if not array.flags.c_contiguous:
                 array = memory.dense(array)

@@ -141,7 +141,11 @@ def test_state_after_each_call_is_the_eager_one(function: Callable[[State, T], A
         x, y = flamec.full((2,), value), flamec.full((2,), value)
         assert plain(compiled(x)) == plain(function(other, y))
         assert plain(mine) == plain(other) and plain(x) == plain(y)
-    assert compiled.stats.python_runs >= 3 or function in (keep_argument, keep_the_best, keep_history)
+    assert compiled.stats.python_runs >= 3 or function in (
+        keep_argument,
+        keep_the_best,
+        keep_history,
+    )
 
 
 def test_what_was_stored_is_the_argument_and_the_result() -> None:
