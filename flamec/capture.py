@@ -107,11 +107,13 @@ class Dynamic:
 
     ``sizes[(leaf, axis)]`` is (symbol name, example size); ``bounds``: what is declared of
     sizes, by symbol; a size that is declared a multiple of a number is that times its symbol.
+    ``pairs``: the other symbols by what the sizes were at first and are now.
     """
 
     sizes: Mapping[tuple[int, int], tuple[str, int]] = field(default_factory=dict)
     numbers: frozenset[int] = frozenset()
     bounds: Mapping[str, SizeBounds] = field(default_factory=dict)
+    pairs: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
     def size(self, symbol: str) -> Dim:
         """The size that a symbol stands for."""
@@ -198,7 +200,6 @@ def _capture(
     if segments is not None:
         trace.execution = Execution(trace, leaves, segments, name)
     argument_types: dict[int, TensorType] = {}
-    host.tensors = StateTensors(trace, leaves, argument_types, host.lifted.sizes)
     proxies: list[Any] = []
     labels = list(argument_labels(function, structure))
     before = modes()
@@ -209,6 +210,8 @@ def _capture(
     for symbol, example in dynamic.sizes.values():
         bounds = dynamic.bounds.get(symbol, ANY_SIZE)
         trace.oracle.declare(dynamic.size(symbol), symbol, example, bounds)
+    sizes = host.lifted.sizes, dynamic.pairs
+    host.tensors = StateTensors(trace, leaves, argument_types, *sizes)
     thread.trace = trace
     try:
         with using_oracle(trace.oracle):

@@ -354,7 +354,8 @@ class CompiledFunction:
         varied = self._varying_numbers.setdefault(key, set())
         varied |= {p for p, v in numbers.items() if first_numbers[p] != v}
         constant = key in self._static_numbers
-        return Dynamic(symbols, frozenset(() if constant else varied), bounds)
+        pairs = {pair: name for (pair, declared), name in names.items() if declared == ANY_SIZE}
+        return Dynamic(symbols, frozenset(() if constant else varied), bounds, pairs)
 
     def _keep(self, program: Variant) -> None:
         self.programs = [program, *self.programs]

@@ -8,7 +8,7 @@ history) is guarded of them; and where a call reads them (``HeldTensors``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -41,11 +41,17 @@ class HeldTensors:
 class StateTensors:
     """Of one trace: ``held``, and the tracers that stand for the leaves behind the arguments'.
 
-    ``leaves`` and ``types`` of the call's arguments are extended.
+    ``leaves`` and ``types`` of the call's arguments are extended. ``symbols``: of their sizes, by
+    what those were at first and are now; sizes of which both are equal have one symbol.
     """
 
     def __init__(
-        self, trace: Trace, leaves: list[Any], types: dict[int, TensorType], sizes: SizesOfState
+        self,
+        trace: Trace,
+        leaves: list[Any],
+        types: dict[int, TensorType],
+        sizes: SizesOfState,
+        symbols: Mapping[tuple[int, int], str],
     ) -> None:
         self.held: list[HeldTensors] = []
         self.met: list[Place] = []  # also the one where the trace failed
@@ -54,7 +60,7 @@ class StateTensors:
         self._leaves = leaves
         self._types = types
         self._sizes = sizes
-        self._symbols: dict[tuple[int, int], str] = {}  # of sizes that were and are equal
+        self._symbols = dict(symbols)
 
     def tracers(self, place: Place, value: Any) -> Any:
         """What is to stand for ``value``; None unless it is a tensor or a tuple of some."""
@@ -95,7 +101,7 @@ class StateTensors:
         return proxy
 
     def _type(self, key: Any, tensor: Tensor) -> TensorType:
-        """The type with symbols for sizes that vary; equal ones that were equal have one symbol."""
+        """The type with symbols for sizes that vary."""
         shape = list(tensor._type.shape)
         hints = self._trace.oracle.hints
         for axis, pair in self._sizes.varying(key, tensor).items():

@@ -12,7 +12,7 @@ from typing import Any
 
 from flamec.ir.graph import Graph, Location, Node, Value, attribute_key
 from flamec.ir.op import Op, lookup
-from flamec.ir.shape import Dim, SymbolicDim, equal, structurally_equal
+from flamec.ir.shape import Dim, SymbolicDim, Undecidable, equal, structurally_equal
 from flamec.ir.types import DType, TensorType
 
 
@@ -85,8 +85,7 @@ class Builder:
         axes = tuple(range(extra)) + tuple(
             i + extra
             for i, d in enumerate(shape)
-            if not structurally_equal(have[i + extra], d)
-            and (d == 1 if isinstance(d, int) else equal(d, 1))
+            if _is_stretched(d, have[i + extra])
         )
         if axes:
             value = self.sum(value, axes=axes)
@@ -94,6 +93,16 @@ class Builder:
         if len(have) != len(shape) or not all(map(structurally_equal, have, shape)):
             value = self.reshape(value, shape=shape)
         return value
+
+
+def _is_stretched(size: Dim, to: Dim) -> bool:
+    """Whether a broadcast made a size of 1 another one."""
+    if isinstance(size, int) or structurally_equal(size, to):
+        return size == 1 and not structurally_equal(size, to)
+    try:
+        return equal(size, 1)
+    except Undecidable:  # after the trace: then the two symbols are known to be equal
+        return not equal(size, to)
 
 
 class GraphBuilder(Builder):

@@ -23,9 +23,25 @@ QUEUE = collections.deque([0.5, 1.5], maxlen=4)
 ARRAY = np.array([0.1, 0.2, 0.3])
 LOG = []
 STEPS = {"n": 0, "rate": 0.5, "pair": (1.0, 2)}
+CACHE = {"k": None, "last": None}
+VALUES = [flamec.zeros(3, dtype=flamec.float64), None]
+MEMORY = None
 
 class Space:
     factor = 1.25
+
+@dataclasses.dataclass(slots=True)
+class Slots:
+    a: object = None
+    b: object = None
+
+slots = Slots()
+
+def fits(held, h):
+    return held is not None and held.shape == h.shape
+
+def part(h):
+    return h.detach().reshape(-1)[:2]
 
 @dataclasses.dataclass
 class Inner:
@@ -67,6 +83,8 @@ class Net(nn.Module):
         self.gain = 2.0
         self.calls = 0
         self.last = None
+        self.hidden = None
+        self.pair = (flamec.zeros(3, dtype=flamec.float64), None)
         self.activation = None
         self.weight = nn.Parameter(flamec.rand(3, dtype=flamec.float64))
         self.register_buffer("mean", flamec.zeros(3, dtype=flamec.float64))
@@ -108,15 +126,18 @@ def hook_gradient(gradient):
 
 def make():
     offset = 0.3
+    kept = None
     def step(x, y, n, box):
+        global MEMORY
+        nonlocal kept
         h = x * 1.0
 {body}
     def set_offset(value):
         nonlocal offset
         offset = value
-    return step, set_offset
+    return step, set_offset, lambda: kept
 
-step, set_offset = make()
+step, set_offset, get_kept = make()
 """
 
 READS = """
@@ -193,6 +214,43 @@ opt.param_groups[0]['lr'] = n * 0.01
 for group in opt.param_groups: group['lr'] = STEPS['rate'] * 0.01
 sched.step()
 if h.requires_grad: h.sum().backward(); opt.step(); sched.step(); h = h.detach()
+""".strip().splitlines()
+
+TENSOR_WRITES = """
+net.hidden = net.hidden * 0.5 + h.detach() if fits(net.hidden, h) else h.detach()
+net.hidden = net.hidden.detach() * 0.5 + h if fits(net.hidden, h) else h
+net.hidden = net.hidden * 0.5 + h if fits(net.hidden, h) else h
+net.hidden = h.detach() * 2
+net.hidden = None
+h = h if net.hidden is None else h * net.hidden.detach().mean()
+h = h + net.hidden if fits(net.hidden, h) else h
+if net.hidden is not None and not net.hidden.requires_grad: net.hidden.mul_(0.5)
+net.mean = net.mean * 0.5 + h.detach().mean()
+net.mean = net.mean * 0.5 + h.detach().reshape(-1)[:3].mean()
+net.pair = (net.pair[0] * 0.5 + h.detach().mean(), h.detach().sum())
+h = h + net.pair[0]
+net.pair = (net.pair[0], net.last)
+CACHE['k'] = part(h) if CACHE['k'] is None else flamec.cat([CACHE['k'], part(h)])
+h = h + (0.0 if CACHE['k'] is None else CACHE['k'].sum() / CACHE['k'].shape[0])
+CACHE['last'] = CACHE['k']
+VALUES[0], VALUES[1] = VALUES[0] + h.detach().mean(), VALUES[0]
+VALUES[1] = y
+h = h + VALUES[0] + (0.0 if VALUES[1] is None else VALUES[1].sum())
+MEMORY = h.detach().sum() if MEMORY is None else MEMORY * 0.5 + h.detach().sum()
+h = h + (0.0 if MEMORY is None else MEMORY.mean())
+kept = h.sum() if kept is None else kept.detach() + h.sum()
+h = h + (0.0 if kept is None else kept)
+slots.a, slots.b = h.detach().mean(), slots.a
+h = h if slots.b is None else h + slots.b
+net.last = net.mean
+net.last = x[0]
+net.last = x
+net.last = h
+net.last = net.hidden
+net.last = captured[:1]
+net.last = h.detach()[:1]; net.hidden = net.last
+net.stats = {'h': h.detach().sum(), 'n': n, 'x': [x]}
+Counter.best = h.detach().mean()
 """.strip().splitlines()
 
 BOX_WRITES = """
@@ -345,6 +403,21 @@ sched.step()
 sched = optim.lr_scheduler.ExponentialLR(opt, 0.9)
 opt.param_groups[0]['lr'] = 0.02
 captured = flamec.rand(3, 4, dtype=flamec.float64).t()
+net.hidden = None
+net.hidden = flamec.ones(4, 3, dtype=flamec.float64)
+net.hidden = net.last
+net.last = captured[0]
+net.pair = (flamec.ones(3, dtype=flamec.float64), net.last)
+CACHE['k'] = None
+CACHE['k'] = flamec.ones(5, dtype=flamec.float64)
+CACHE = {'k': None, 'last': None}
+VALUES[0] = flamec.ones(3, dtype=flamec.float64)
+VALUES.append(None)
+MEMORY = None
+MEMORY = flamec.ones(3, dtype=flamec.float64)
+slots = Slots()
+if net.last is not None and not net.last.requires_grad: net.last.add_(1)
+if net.hidden is not None: net.hidden = net.hidden.detach()
 """.strip().splitlines()
 
 ARGUMENTS = """
@@ -383,6 +456,11 @@ STATE = (
     "STEPS",
     "counter",
     "sched",
+    "CACHE",
+    "VALUES",
+    "MEMORY",
+    "slots",
+    "get_kept",
 )
 
 
@@ -400,20 +478,23 @@ class StateProgram:
             pools += [NUMBER_WRITES] * 2
         if rng.random() < 0.25:
             pools += [BOX_WRITES]
+        if rng.random() < 0.4:
+            pools += [TENSOR_WRITES] * rng.choice((2, 6))
         lines = [rng.choice(rng.choice(pools)) for _ in range(rng.randint(2, 7))]
         lines.append(rng.choice(("return h", "return h, x", "return [h.sum(), y]", "return h[0]")))
         self.body = "\n".join(f"        {line}" for line in lines)
         self.source = PRELUDE.replace("{body}", self.body)
         self.events: list[tuple[str, str, bool]] = []
-        for number in range(calls):
-            rows = rng.choice((4, 4, 4, 1, 2, 5))
-            arguments = rng.choice(ARGUMENTS) if rng.random() < 0.5 else ARGUMENTS[0]
-            box = f"box = {rng.choice(BOXES)}"
-            text = (
-                f"{arguments.format(rows=rows)}; n = {rng.choice(NUMBERS)}; {box}; seed = {number}"
-            )
+        steady = rng.random() < 0.4  # then one program serves several calls
+        for number in range(calls + 2 * steady):
+            rows = rng.choice((4, 4, 4, 1, 2, 5)) if not steady else 4
+            varied = rng.random() < 0.5 and not steady
+            arguments = rng.choice(ARGUMENTS) if varied else ARGUMENTS[0]
+            box = f"box = {BOXES[0] if steady else rng.choice(BOXES)}"
+            n = rng.choice(NUMBERS) if not steady else "2.5"
+            text = f"{arguments.format(rows=rows)}; n = {n}; {box}; seed = {number}"
             self.events.append(("call", text, rng.random() < 0.5))
-            count = rng.choice((0, 1, 1, 2))
+            count = rng.choice((0, 1, 1, 2)) if not steady else int(number % 4 == 3)
             self.events += [("change", rng.choice(CHANGES), False) for _ in range(count)]
 
     def __str__(self) -> str:

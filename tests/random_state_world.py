@@ -51,7 +51,21 @@ class World:
             first.sum().backward()
         state = [plain(self.names[name]) for name in STATE]
         given = [plain(names["x"]), plain(names["y"]), plain(box), plain(items)]
-        return [plain(result), tracked, given, state]
+        return [plain(result), tracked, given, state, self._identities(result, names)]
+
+    def _identities(self, result: Any, names: dict[str, Any]) -> list[Any]:
+        """Which tensors of the state, the arguments and the results are one, or share memory."""
+        net, slots, kept = self.names["net"], self.names["slots"], self.names["get_kept"]()
+        found = [names["x"], names["y"], self.names["captured"], self.names["view"], net.mean]
+        found += [net.hidden, net.last, *net.pair, slots.a, slots.b, self.names["MEMORY"], kept]
+        found += [*self.names["CACHE"].values(), *self.names["VALUES"]]
+        found += result if isinstance(result, (list, tuple)) else [result]
+        found = [t for t in found if isinstance(t, flamec.Tensor)]
+        storages = [t._storage for t in found]
+        return [
+            [next(i for i, u in enumerate(found) if u is t) for t in found],
+            [storages.index(s) for s in storages],
+        ]
 
     def _data(self, *shape: int) -> flamec.Tensor:
         self._seed += 1
@@ -66,13 +80,19 @@ def plain(value: Any) -> Any:
         return [*found, None if gradient is None else gradient.numpy().copy()]
     if isinstance(value, flamec.nn.Module):
         tensors = {**dict(value.named_parameters()), **dict(value.named_buffers())}
-        return [plain(tensors), value.gain, value.calls, plain(value.last)]
+        state = [plain(value.last), plain(value.hidden), plain(value.pair)]
+        return [plain(tensors), value.gain, value.calls, *state, plain(getattr(value, "stats", 0))]
     if isinstance(value, flamec.optim.Optimizer):
         return [[plain(s) for s in value.state.values()], [g["lr"] for g in value.param_groups]]
     if isinstance(value, flamec.optim.lr_scheduler.LRScheduler):
         return [value.last_epoch, value.get_last_lr()]
     if type(value).__name__ == "Counter":
-        return [value.t, value.rate, type(value).seen, type(value.t).__name__]
+        best = plain(getattr(type(value), "best", None))
+        return [value.t, value.rate, type(value).seen, type(value.t).__name__, best]
+    if type(value).__name__ == "Slots":
+        return [plain(value.a), plain(value.b)]
+    if type(value).__name__ == "function":  # what the closure holds
+        return plain(value())
     if isinstance(value, dict):
         return [[str(key), plain(item)] for key, item in value.items()]
     if not isinstance(value, str) and hasattr(value, "__iter__"):

@@ -199,3 +199,15 @@ def test_channels_in_groups_may_vary() -> None:
                 mine.detach().numpy(), wanted.detach().numpy(), rtol=1e-10, atol=1e-10
             )
     assert compiled.stats.traces == 1, compiled.stats.guard_failures
+
+
+def test_gradients_of_operands_whose_sizes_are_two_symbols_that_are_equal() -> None:
+    f = flamec.compile(lambda x, y: x * y, backend="evaluate")
+    f(flamec.ones(4, 3), flamec.ones(1, 3))
+    for rows in (5, 6):
+        x = flamec.full((rows, 3), 2.0, requires_grad=True)
+        y = flamec.full((rows, 3), 3.0, requires_grad=True)
+        f(x, y).sum().backward()
+        assert x.grad is not None and x.grad.tolist() == [[3.0] * 3] * rows
+        assert y.grad is not None and y.grad.tolist() == [[2.0] * 3] * rows
+    assert f.stats.traces == 2
