@@ -83,9 +83,7 @@ class Builder:
             return value
         extra = len(have) - len(shape)
         axes = tuple(range(extra)) + tuple(
-            i + extra
-            for i, d in enumerate(shape)
-            if _is_stretched(d, have[i + extra])
+            i + extra for i, d in enumerate(shape) if _is_stretched(d, have[i + extra])
         )
         if axes:
             value = self.sum(value, axes=axes)

@@ -199,6 +199,8 @@ def _sources(program: Variant) -> list[tuple[str, str, str]]:
     for value, source in zip(captured.graph.inputs, captured.sources, strict=True):
         origin = {"argument": "argument", "captured": "captured tensor", "base": "shared memory"}
         kind = origin.get(source.kind, "Python number")
+        if source.position >= 0 and source.path:
+            kind = "tensor of Python's state"
         rows.append((kind, source.name or value.name or "", str(value.type)))
     return rows
 

@@ -156,8 +156,8 @@ def _refuse_effects(captured: Captured, name: str) -> None:
         raise CompileError(f"{name} cannot be exported: {captured.effects[0]} (at {place})")
     if captured.host.steps:
         raise CompileError(
-            f"{name} changes Python's state (scheduler.step(), a count), which an exported program "
-            f"has not; do it outside (at {place})"
+            f"{name} changes Python's state (scheduler.step(), a count, a tensor that it stores), "
+            f"which an exported program has not; do it outside (at {place})"
         )
     written = [g.result for g in captured.grads]
     if captured.host.last or any(r.kind != "constant" or r.value is not None for r in written):
