@@ -281,7 +281,7 @@ class CompiledFunction:
             except SizesDiffer:
                 pass
             except Exception as error:  # perhaps for these sizes or numbers only
-                if isinstance(error, DataDependentError) and dynamic.numbers:
+                if isinstance(error, CompileError) and dynamic.numbers:
                     self._static_numbers.add(key)
                     dynamic = replace(dynamic, numbers=frozenset())
                     continue

@@ -102,3 +102,11 @@ def same_content(value: Any, expected: Any) -> bool:
         a is b or (is_constant(b) and same_constant(a, b))
         for a, b in zip(value, expected, strict=True)
     )
+
+
+def class_attribute(cls: type, name: str) -> Any:
+    """What a class or one that it inherits from has under a name; MISSING if none has."""
+    for base in cls.__mro__:
+        if name in base.__dict__:
+            return base.__dict__[name]
+    return MISSING

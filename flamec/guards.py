@@ -37,7 +37,7 @@ from flamec.config import ENVIRONMENT
 from flamec.effects import ContextVariables, effect_of
 from flamec.errors import CONTEXTLIB, is_framework_file, user_frame, user_location
 from flamec.followed_modules import is_followed, is_ours, is_user_module
-from flamec.guarded_values import MISSING, Guard, is_constant
+from flamec.guarded_values import MISSING, Guard, class_attribute, is_constant
 from flamec.host_state import HostState
 from flamec.number_types import asks_by_call, asks_for_types
 from flamec.state import thread
@@ -317,7 +317,7 @@ class Recorder:
                 if self._add("attribute", dictionary, name, value, label, unread) and not unread:
                     self.visit(value, label)
                 return
-            found = _class_attribute(type(instance), name)
+            found = class_attribute(type(instance), name)
             if value is MISSING:
                 if dictionary is not None:
                     self._add("attribute", dictionary, name, MISSING, label, unread)
@@ -496,10 +496,3 @@ def _is_registered(instance: Any, name: str) -> bool:
         return False
     registries = ("_parameters", "_buffers", "_modules")
     return any(name in held.get(registry, ()) for registry in registries)
-
-
-def _class_attribute(cls: type, name: str) -> Any:
-    for base in cls.__mro__:
-        if name in base.__dict__:
-            return base.__dict__[name]
-    return MISSING

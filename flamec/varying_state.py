@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FunctionType, MemberDescriptorType
 from typing import Any
 
-from flamec.guarded_values import MISSING, Guard, is_constant
+from flamec.guarded_values import MISSING, Guard, class_attribute, is_constant
 from flamec.host_numbers import Place
 from flamec.ir.shape import SymbolicDim
 from flamec.structures import Structure, flatten
@@ -44,7 +44,7 @@ def place_of(guard: Guard) -> Place | None:
         return None
     if isinstance(owner, type):
         return Place(owner, key, guard.name) if key in vars(owner) else None
-    found = next((vars(c)[key] for c in type(owner).__mro__ if key in vars(c)), None)
+    found = class_attribute(type(owner), key)
     if isinstance(found, MemberDescriptorType):
         return Place(owner, key, guard.name)
     if isinstance(found, FunctionType) or hasattr(found, "__set__"):
