@@ -187,6 +187,22 @@ class Expression:
                 yield from operand.places()
 
 
+def in_one_step(a: Any, b: Any) -> tuple[Any, Any]:
+    """What is added to a whole number, and what was added to it before, in one: a count of layers
+    is then as short an expression as a count of calls."""
+    if type(b) is int and isinstance(a, Expression) and a.function is operator.add:
+        first, before = a.operands
+        if type(before) is int and type(first.value) is int:
+            return first, before + b
+    return a, b
+
+
+def gives_float(operands: tuple[Any, ...]) -> bool:
+    """Whether a power is a float: a float's by an int is, others depend on the numbers."""
+    base, exponent = (o.value if isinstance(o, Expression) else o for o in operands)
+    return isinstance(base, float) and isinstance(exponent, int)
+
+
 class ExpressionWriter:
     """Python text of expressions; one that occurs again is the variable of its first text.
 

@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any
 from flamec.changed_arguments import Refill
 from flamec.errors import CompileError, user_location
 from flamec.guarded_values import MISSING, Guard, is_constant, same_constant
-from flamec.host_numbers import MOST_NODES, Expression, Place, expression_of
+from flamec.host_numbers import (
+    MOST_NODES,
+    Expression,
+    Place,
+    expression_of,
+    gives_float,
+    in_one_step,
+)
 from flamec.ir.graph import Location, Value
 from flamec.ir.shape import SymbolicDim
 from flamec.ir.types import CPU, TensorType, float64, int64
@@ -46,16 +53,6 @@ if TYPE_CHECKING:
 _INT64 = 2**63
 _UNSET: Any = object()  # what a place held that has a tracer only since some act
 _UNREAD: Any = object()  # the tracer of a place that the function wrote before it read it
-
-
-def _in_one_step(a: Any, b: Any) -> tuple[Any, Any]:
-    """What is added to a whole number, and what was added to it before, in one: a count of layers
-    is then as short an expression as a count of calls."""
-    if type(b) is int and isinstance(a, Expression) and a.function is operator.add:
-        first, before = a.operands
-        if type(before) is int and type(first.value) is int:
-            return first, before + b
-    return a, b
 
 
 @dataclass
@@ -141,7 +138,7 @@ class HostState:
     def apply(self, function: Callable[..., Any], operands: tuple[Any, ...]) -> Expression:
         """The expression of a function's result; it raises what the function raises."""
         if function is operator.add:
-            operands = _in_one_step(*operands)
+            operands = in_one_step(*operands)
         key = (
             function,
             *[o if isinstance(o, Expression) else (type(o), repr(o)) for o in operands],
@@ -153,7 +150,7 @@ class HostState:
             moment = max(o.moment for o in expressions)
             known = Expression(self, value, moment, None, function, operands)
             self._nodes[key] = known
-            if function is operator.pow and not _gives_float(operands):
+            if function is operator.pow and not gives_float(operands):
                 self._condition("type", known, type(value))
         return known
 
@@ -406,19 +403,18 @@ class HostState:
     def collect(self, outputs: Any, result: Any, guards: Iterable[Guard]) -> None:
         """Note what the function has written, and what shares memory in it.
 
-        ``outputs`` classifies tensors and numbers (``capture._Outputs``).
+        ``outputs`` classifies tensors and numbers (``traced_results.Outputs``).
         """
         old = {id(g.expected) for g in guards}
-        made = [id(part) for part in changeable_parts(result)]
-        for identity, swap in list(self.swaps.items()):
-            present = swap.place.present()
-            if present is swap.tracer:
-                continue
+        written = {i: s.place.present() for i, s in self.swaps.items()}
+        written = {i: v for i, v in written.items() if v is not self.swaps[i].tracer}
+        made = [id(part) for v in (result, *written.values()) for part in changeable_parts(v)]
+        for identity, present in written.items():
+            swap = self.swaps[identity]
             if present is MISSING:
                 self.effects.append(f"{swap.place.name} is deleted")
                 continue
             parts = [id(part) for part in changeable_parts(present)]
-            made += parts
             leaves, structure = flatten(present)
             is_shared = any(made.count(part) > 1 or self.is_old(part) for part in parts)
             if is_shared or not all(_is_known(leaf, old) for leaf in leaves):
@@ -428,7 +424,7 @@ class HostState:
             self.steps.append(Write(swap.place, structure, tuple(leaves)))
         self.steps += self.refills
         self.refills = [replace(change, operands=()) for change in self.refills]
-        for step in self.steps:
+        for step in (*self.steps, *self.last):
             outputs.count_storages(step.operands)
 
     def finish(self, outputs: Any) -> None:
@@ -436,12 +432,9 @@ class HostState:
         for number, step in enumerate(self.steps):
             operands = tuple([_operand(o, outputs) for o in step.operands])
             self.steps[number] = replace(step, operands=operands)
-        for act in self.last:
-            outputs.count_storages(act.operands)
-        self.last = [
-            replace(act, operands=tuple([outputs.classify(o) for o in act.operands]))
-            for act in self.last
-        ]
+        for number, act in enumerate(self.last):
+            operands = tuple([outputs.classify(o) for o in act.operands])
+            self.last[number] = replace(act, operands=operands)
         self.rewind()
 
     def rewind(self) -> None:
@@ -487,12 +480,6 @@ def _is_known(value: Any, old: set[int]) -> bool:
     if isinstance(value, Tensor):
         return value._trace is not None or id(value) in old
     return isinstance(value, SymbolicDim) or is_constant(value)
-
-
-def _gives_float(operands: tuple[Any, ...]) -> bool:
-    """Whether a power is a float: a float's by an int is, others depend on the numbers."""
-    base, exponent = (o.value if isinstance(o, Expression) else o for o in operands)
-    return isinstance(base, float) and isinstance(exponent, int)
 
 
 def _is_settable(value: Any) -> bool:
