@@ -102,7 +102,7 @@ class RowsWriter(ProgramWriter):
             high = f"flamec_min({high}, {low} + {STRIP})"
         known = isinstance(self.last, int)
         if low == "0" and not known:  # what no row changes is computed once
-            declarations.append(f"const int64_t n = {high} % FLAMEC_LANES, whole = {high} - n;")
+            declarations.append(f"const int64_t n = ({high}) % FLAMEC_LANES, whole = {high} - n;")
         region = self._region()
         holes = {
             "name": self.name,

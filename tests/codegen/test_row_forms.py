@@ -76,6 +76,18 @@ def test_nan_and_infinity_in_any_place(program, length: int) -> None:
                 np.testing.assert_allclose(found.numpy(), wanted, rtol=3e-5, atol=3e-5)
 
 
+def test_lengths_that_are_sums_of_sizes() -> None:
+    function = flamec.compile(lambda x: (F.softmax(x[:, 3:], -1), x[:, 3:].sum(-1)), backend="c")
+    for length in (5, 7, 3, 4, 18, 19, 20, 34, 35, 100, 259, 300, 2000):
+        x = numbers(4, length)
+        shares, total = function(flamec.from_numpy(x))
+        np.testing.assert_allclose(total.numpy(), x[:, 3:].sum(-1), rtol=1e-4, atol=1e-4)
+        if length > 3:
+            exact, *_ = expected(x[:, 3:] / 2)
+            np.testing.assert_allclose(shares.numpy(), exact, rtol=3e-5, atol=3e-6)
+    assert function.stats.traces == 2
+
+
 def test_rows_without_elements() -> None:
     function = flamec.compile(lambda x: (x.sum(-1), F.softmax(x, -1)), backend="c")
     for shape in ((3, 5), (4, 7), (2, 0), (0, 4), (0, 0), (5, 1)):
