@@ -143,13 +143,19 @@ def may_share(lowered: LoweredKernel, read: int, written: int) -> bool:
         return True  # stored when the rows are done
     if len(writing) > 1 or any(p is not writing[0] for p in reading):
         return False
-    arguments, program = writing[0].arguments, writing[0].program
-    source, target = arguments.index(read) if reading else -1, arguments.index(written)
     known = _known.setdefault(lowered.form, {})
-    key = id(program), source, target  # parts of a kernel share programs
-    if key not in known:
-        known[key] = _program_allows(program, source, target)
-    return known[key]
+    for way in writing[0].ways:
+        arguments, program = way.arguments, way.program
+        if written not in arguments:
+            continue
+        source = arguments.index(read) if read in arguments else -1
+        target = arguments.index(written)
+        key = id(program), source, target  # parts of a kernel share programs
+        if key not in known:
+            known[key] = _program_allows(program, source, target)
+        if not known[key]:
+            return False
+    return True
 
 
 _known: WeakKeyDictionary[LoweredKernel, dict[tuple[int, int, int], bool]] = WeakKeyDictionary()

@@ -91,6 +91,7 @@ def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> Compil
         reuse=True,
         uneven_products=True,
         memory=MemoryBudget(options.memory_budget, FLOPS_PER_BYTE, BYTES_PER_KERNEL, SPARE_WORK),
+        versions=True,
     ).lower(graph)
     with stage("emit"):
         return _emitted(graph, lowered, errors, options)

@@ -326,16 +326,33 @@ class RowProgram:
         return [s for s in self.statements() if isinstance(s, Keep)]
 
 
+SIZE_BORDERS = (16, 512)  # between small, middling and large sizes
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A program with its arguments: kernel parameters, uniform values, the names under which
-    the kernel knows its folds over everything, and the values of the program's own sizes."""
+    the kernel knows its folds over everything, and the values of the program's own sizes.
+
+    ``versions`` do the same by other loops. Which of ``ways`` runs is ``chosen`` by the classes of
+    ``symbols`` (how many of ``SIZE_BORDERS`` they have reached, the last symbol's class varying
+    fastest). ``typical``: sizes for which the schedule of a version is made.
+    """
 
     program: RowProgram
     arguments: tuple[int, ...]
     imports: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
     sizes: tuple[Dim, ...] = ()
+    versions: tuple[Part, ...] = ()
+    symbols: tuple[str, ...] = ()
+    chosen: tuple[int, ...] = ()
+    typical: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def ways(self) -> tuple[Part, ...]:
+        """The part itself and its versions."""
+        return (self, *self.versions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,12 +37,13 @@ def print_kernel(kernel: Kernel) -> str:
     for number, parameter in enumerate(kernel.parameters):
         lines.append(f"  {'out' if parameter.written else 'in '} p{number}: {parameter.memory}")
     lines.extend(f"  {print_statement(s)}" for s in kernel.uniform)
-    for part in kernel.parts:
+    for part in (way for p in kernel.parts for way in p.ways):
         arguments = ", ".join(f"p{a}" for a in part.arguments)
         given = zip(part.program.sizes, part.sizes, strict=True)
         sizes = (f"{n}={format_dim(d)}" for n, d in given)
         names = ", ".join((arguments, *part.imports, *sizes))
-        lines.append(f"  run({names}):")
+        like = ", ".join(f"{name} is about {size}" for name, size in part.typical)
+        lines.append(f"  run({names}){f', where {like} or so' if like else ''}:")
         lines.extend("    " + line for line in print_program(part.program))
     lines.extend(f"  {print_statement(s)}" for s in kernel.finish)
     if kernel.attention is not None:

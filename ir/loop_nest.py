@@ -10,7 +10,7 @@ why no division serves all reductions of a group.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from flamec.ir.estimates import estimate
@@ -65,6 +65,9 @@ class LoopNest:
     level: dict[Value, Level] = field(default_factory=dict)
     stage: dict[Value, int] = field(default_factory=dict)
     scope: dict[Task, Scope] = field(default_factory=dict)
+
+
+NestCost = Callable[[GroupSpace, set[Value], LoopNest], float]
 
 
 def extent(axes: Sequence[Axis]) -> int:
@@ -152,8 +155,12 @@ def memory_order(space: GroupSpace, escapes: set[Value]) -> list[Axis]:
 
 
 # choosing ----------------------------------------------------------------------------
-def choose_nest(space: GroupSpace, escapes: set[Value]) -> LoopNest:
-    """The division of a group's axes that suits its reductions best."""
+def choose_nest(
+    space: GroupSpace, escapes: set[Value], cost_of: NestCost | None = None
+) -> LoopNest:
+    """The division of a group's axes that suits its reductions best: of the least ``cost_of``
+    (``nest_cost``)."""
+    cost_of = cost_of or nest_cost
     _check_anchors(space)
     contraction = _product_of(space)
     if contraction is not None:
@@ -186,7 +193,7 @@ def choose_nest(space: GroupSpace, escapes: set[Value]) -> LoopNest:
         except Incompatible as error:
             reason = error
             continue
-        cost = nest_cost(space, escapes, nest)
+        cost = cost_of(space, escapes, nest)
         if best is None or cost < best[0]:
             best = (cost, nest)
     if best is None:

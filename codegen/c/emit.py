@@ -24,7 +24,8 @@ from flamec.codegen.c.statements import StatementWriter
 from flamec.codegen.c.text import C_TYPES, dim, number
 from flamec.codegen.lower.row_program import CHUNKS
 from flamec.codegen.schedule import Schedule, is_small, propose
-from flamec.ir.kernel import Kernel, Load, Part, RowProgram, Store
+from flamec.ir.estimates import typical_sizes
+from flamec.ir.kernel import SIZE_BORDERS, Kernel, Load, Part, RowProgram, Store
 from flamec.ir.plan import Branch, Buffer, Loop
 from flamec.ir.shape import Dim, symbols_of
 from flamec.ir.user_kernel import ArrayArgument, CForm, KernelArgument
@@ -75,6 +76,10 @@ class Emitter:
             self._add(*emitted.functions)
         return self._programs[key]
 
+    def _version(self, part: Part) -> EmittedProgram:
+        with typical_sizes(dict(part.typical)):
+            return self._program(part.program)
+
     # steps ---------------------------------------------------------------------------
     def kernel(self, kernel: Kernel, buffers: tuple[int, ...]) -> None:
         """One step: ``buffers[i]`` is the plan's buffer of kernel parameter i."""
@@ -86,10 +91,11 @@ class Emitter:
             different = {id(p.program): p.program for p in kernel.parts}
             emitted = {key: self._program(program) for key, program in different.items()}
             programs = [emitted[id(p.program)] for p in kernel.parts]
+            versions = [self._version(v) for p in kernel.parts for v in p.versions]
             if is_bundle(kernel, programs):
                 self._bundle(name, kernel, buffers, programs)
                 return
-            text = self._step(kernel, programs)
+            text = self._step(kernel, programs, versions)
             known = self._repeated.setdefault(text, RepeatedStep(kernel, text))
             if known.kernel is kernel:
                 self._repeated[like] = known
@@ -104,8 +110,13 @@ class Emitter:
     def _add(self, *functions: str) -> None:
         self.functions += [partial(str, text) for text in functions]
 
-    def _step(self, kernel: Kernel, programs: list[EmittedProgram]) -> str:
-        """The function of a kernel, without its name and with its buffers in a table."""
+    def _step(
+        self, kernel: Kernel, programs: list[EmittedProgram], versions: list[EmittedProgram]
+    ) -> str:
+        """The function of a kernel, without its name and with its buffers in a table.
+
+        ``versions``: those of its part, which is then the only one.
+        """
         buffers = [f"at[{i}]" for i in range(len(kernel.parameters))]
         writer = StatementWriter((), (), "0")
         uniform = [line for s in kernel.uniform for line in writer.write(s, None)]
@@ -114,6 +125,13 @@ class Emitter:
         for part, emitted in zip(kernel.parts, programs, strict=True):
             symbols |= emitted.symbols | symbols_in(part.sizes)
         serial = is_small(kernel)
+        parts = ["\n".join(_part(i, p, e)) for i, (p, e) in numbered]
+        run, after = _run(programs, serial), _after(programs, serial)
+        if versions:
+            (part,) = kernel.parts
+            ways = [(way, e) for way, e in zip(part.ways, [*programs, *versions], strict=True)]
+            symbols |= {s for e in versions for s in e.symbols} | {*part.symbols}
+            parts, run, after = [], _chosen(part, ways, serial), []
         finish = [line for i, (p, e) in numbered for line in _joined(i, p, e)]
         finish += [line for s in kernel.finish for line in writer.write(s, None)]
         holes = {
@@ -124,9 +142,9 @@ class Emitter:
                 [*_shortcut(kernel, buffers), *_pointers(kernel, buffers, [*uniform, *finish])]
             ),
             "uniform": "\n".join(uniform),
-            "parts": ["\n".join(_part(i, p, e)) for i, (p, e) in numbered],
-            "run": _run(programs, serial),
-            "after": "\n".join(_after(programs, serial)),
+            "parts": parts,
+            "run": run,
+            "after": "\n".join(after),
             "finish": "\n".join(finish),
         }
         return render("step.c.j2", holes)
@@ -393,6 +411,20 @@ def _run(programs: list[EmittedProgram], serial: bool) -> str:
     if not serial:
         lines += [f"(void)grain_{i};" for i in range(1, len(programs))]
     return "\n".join(lines)
+
+
+def _chosen(part: Part, ways: list[tuple[Part, EmittedProgram]], serial: bool) -> str:
+    """Runs the version of a part that is for the classes of its sizes."""
+    which = "0"
+    for symbol in part.symbols:
+        size_class = " + ".join(f"({symbol} >= {border})" for border in SIZE_BORDERS)
+        which = f"({which}) * {len(SIZE_BORDERS) + 1} + {size_class}"
+    numbers = ", ".join(map(str, part.chosen))
+    lines = [f"static const uint8_t versions[] = {{{numbers}}};", f"switch (versions[{which}]) {{"]
+    for position, (way, emitted) in enumerate(ways):
+        body = [*_part(0, way, emitted), _run([emitted], serial), *_after([emitted], serial)]
+        lines += [f"case {position}: {{", *(f"    {line}" for line in body), "    break;", "}"]
+    return "\n".join([*lines, "}"])
 
 
 def _after(programs: list[EmittedProgram], serial: bool) -> list[str]:

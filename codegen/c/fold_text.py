@@ -92,6 +92,7 @@ def fold_lanes(fold: Fold, accumulator: str) -> list[str]:
     wins = combine(fold.op, lane, "other", accumulator)
     loses = combine(fold.op, lane, accumulator, "other")
     return [
+        "#pragma GCC unroll 4",
         f"{turn} {{",
         f"    const v_{lane} other = vturn_{lane}({accumulator}, k);",
         f"    const v_i64 at = vturn_i64({index}, k);",

@@ -58,8 +58,9 @@ class LoweredGraph:
 
 
 class GraphLowering:
-    """``prepare``: the back end's last passes; ``reuse``: see ``GroupLowering``; ``enter`` is told
-    each group; ``guarded``, ``uneven_products``: see ``build_tasks``; ``memory``: not for bodies.
+    """``prepare``: the back end's last passes; ``reuse``, ``versions``: see ``GroupLowering``;
+    ``enter`` is told each group; ``guarded``, ``uneven_products``: see ``build_tasks``; ``memory``:
+    not for bodies.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class GraphLowering:
         guarded: bool = False,
         uneven_products: bool = False,
         memory: MemoryBudget | None = None,
+        versions: bool = False,
     ) -> None:
         self._prepare = prepare
         self._options = options
@@ -80,6 +82,7 @@ class GraphLowering:
         self._enter = enter
         self._guarded, self._uneven = guarded, uneven_products
         self._memory = memory or MemoryBudget()
+        self._versions = versions
         self._count = 0
 
     def lower(self, graph: Graph) -> LoweredGraph:
@@ -93,7 +96,9 @@ class GraphLowering:
             context = build_tasks(prepared, self._guarded, self._uneven)
         with stage("fuse"):
             fusion = fuse(context, self._options)
-        lowering = GroupLowering(context, self._errors, fusion.signatures, self._reuse)
+        lowering = GroupLowering(
+            context, self._errors, fusion.signatures, self._reuse, self._versions
+        )
         kernels: list[LoweredKernel] = []
         lowered_bodies: list[dict[str, LoweredGraph]] = []
         for group, stores in zip(fusion.groups, fusion.stores(), strict=True):

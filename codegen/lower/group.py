@@ -22,10 +22,11 @@ from flamec.codegen.lower.repetition import RepeatedParts, group_signature, move
 from flamec.codegen.lower.reuse_outputs import reuse_outputs
 from flamec.codegen.lower.row_program import ProgramBuilder
 from flamec.codegen.lower.sorting import lower_sort
+from flamec.codegen.lower.versions import with_versions
 from flamec.ir.graph import Value
 from flamec.ir.group_analysis import analyze
 from flamec.ir.kernel import Kernel, Part, Statement, Store
-from flamec.ir.loop_nest import choose_nest
+from flamec.ir.loop_nest import LoopNest, choose_nest
 from flamec.ir.op import CONTROL, OpKind
 from flamec.ir.passes.absorb_prologues import Absorbed
 from flamec.ir.passes.fuse import FusionGroup
@@ -73,7 +74,7 @@ class LoweredKernel:
         """For each parameter the parts that have it as an argument."""
         found: dict[int, list[int]] = {}
         for position, part in enumerate(self.kernel.parts):
-            for number in dict.fromkeys(part.arguments):
+            for number in dict.fromkeys(a for way in part.ways for a in way.arguments):
                 found.setdefault(number, []).append(position)
         return found
 
@@ -88,14 +89,15 @@ class LoweredKernel:
 class GroupLowering:
     """Lowers the groups of a task graph, those of equal structure once.
 
-    ``reuse``: intermediate values may live where results will be. ``count``: how many groups were
-    lowered, copies aside.
+    ``reuse``: intermediate values may live where results will be. ``versions``: a part may have
+    some (``versions.py``). ``count``: how many groups were lowered, copies aside.
     """
 
     context: TaskGraph
     errors: ErrorTable
     signatures: TaskSignatures
     reuse: bool = True
+    versions: bool = False
     count: int = 0
 
     def __post_init__(self) -> None:
@@ -139,7 +141,10 @@ class GroupLowering:
         if shared:
             self._lower_scalars(shared, stored, builder)
         for tasks in segments[1:] if shared else segments:
-            lower = partial(self._lower_segment, tasks, scalars, stored, builder, group.absorbed)
+            alone = len(segments) == 1
+            lower = partial(
+                self._lower_segment, tasks, scalars, stored, builder, group.absorbed, alone
+            )
             part = repeated.part(tasks, lower) if len(segments) > 1 else lower()[0]
             if part.program.passes or part.program.contraction:
                 parts.append(part)
@@ -173,18 +178,28 @@ class GroupLowering:
         stored: set[Value],
         kernel: KernelBuilder,
         absorbed: Absorbed,
+        alone: bool,
     ) -> tuple[Part, ParameterList]:
         context = self.context
         read = (context.root(v) for task in tasks for v in task.operands) if scalars else ()
         space = analyze(tasks, context, frozenset(v for v in read if v in scalars))
-        builder = ProgramBuilder(space, choose_nest(space, stored), stored, kernel)
+        nest = choose_nest(space, stored)
+        builder = ProgramBuilder(space, nest, stored, kernel)
         for task in space.tasks:
             if task.node is not None and task.node.op.kind is OpKind.CONTRACTION:
                 builder.contraction = lower_contraction(task, context, builder, stored, absorbed)
-        part = builder.build()
-        if self.reuse:
-            part = replace(part, program=reuse_outputs(part.program))
+        part = self._built(builder)
+        if self.versions and alone:
+
+            def build(nest: LoopNest) -> Part:
+                return self._built(ProgramBuilder(space, nest, stored, kernel))
+
+            part = with_versions(space, stored, nest, part, build)
         return part, builder.parameters
+
+    def _built(self, builder: ProgramBuilder) -> Part:
+        part = builder.build()
+        return replace(part, program=reuse_outputs(part.program)) if self.reuse else part
 
 
 _KINDS_ALONE: dict[OpKind | None, str] = {

@@ -1,0 +1,99 @@
+"""Programs for classes of sizes, among which a step in C chooses when it runs.
+
+In: a group whose sizes are symbols, its loops for typical sizes, and the part that was lowered
+from them. Out: the part with versions of it, whose loops are estimated to be faster where sizes are
+small or large. Invariants: all versions store the same values in the same buffers, and which one
+runs depends on the sizes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from itertools import product as combinations
+
+from flamec.codegen.schedule import ROWS_SIDE_BY_SIDE, propose
+from flamec.ir.estimates import typical_sizes
+from flamec.ir.graph import Value
+from flamec.ir.group_space import GroupSpace
+from flamec.ir.iteration_space import Incompatible
+from flamec.ir.kernel import SIZE_BORDERS, Part
+from flamec.ir.loop_nest import LoopNest, Scope, choose_nest, extent, nest_cost
+from flamec.ir.op import OpKind
+from flamec.ir.shape import symbols_of
+
+TYPICAL = (4, 64, 4096)  # of the classes between the borders
+GAIN = 1.25  # by which a version is estimated to be faster
+LANES = 8  # a row's lanes are folded at its end
+POSITIONS = 128  # the same where positions are folded, too
+WAIT = 32  # a row shorter than a vector is added to memory that the row before has just written
+MOST_SYMBOLS = 3  # for which all combinations of classes are looked at
+_SAME_LOOPS = (OpKind.CONTRACTION, OpKind.SCAN, OpKind.SCATTER)  # whatever the sizes
+_ENDS = (Scope.ALL, Scope.ROWS, Scope.COLUMN)  # folds that something outside of the loops ends
+
+assert len(TYPICAL) == len(SIZE_BORDERS) + 1
+
+
+def with_versions(
+    space: GroupSpace,
+    stored: set[Value],
+    general: LoopNest,
+    part: Part,
+    build: Callable[[LoopNest], Part],
+) -> Part:
+    """``part``, with versions where other loops than those of ``general`` are worth it.
+
+    ``build`` lowers the same tasks with other loops into the same kernel.
+    """
+    symbols = sorted({s for axis in space.all_axes() for s in symbols_of(axis.size)})
+    kinds = {task.kind for task in space.tasks}
+    if not 1 <= len(symbols) <= MOST_SYMBOLS or part.results or kinds & {*_SAME_LOOPS}:
+        return part
+    built = {_loops(general): part}
+    versions: dict[Hashable, Part] = {(_loops(general), propose(part.program)): part}
+    numbers = []
+    for sizes in combinations(TYPICAL, repeat=len(symbols)):
+        typical = dict(zip(symbols, sizes, strict=True))
+        with typical_sizes(typical):
+            nest = _faster(space, stored, general)
+            loops = _loops(nest)
+            if loops not in built:
+                built[loops] = build(nest)
+            key = loops, propose(built[loops].program)
+        if key not in versions:
+            versions[key] = replace(built[loops], typical=tuple(typical.items()))
+        numbers.append([*versions].index(key))
+    others = tuple(versions.values())[1:]
+    if not others:
+        return part
+    return replace(part, versions=others, symbols=tuple(symbols), chosen=tuple(numbers))
+
+
+def _faster(space: GroupSpace, stored: set[Value], general: LoopNest) -> LoopNest:
+    """The loops for the sizes that are typical now, if they are much better than ``general``."""
+    try:
+        nest = choose_nest(space, stored, cost_in_c)
+    except Incompatible:  # for these sizes only: an axis of one element, say
+        return general
+    if any(scope in _ENDS for scope in nest.scope.values()):
+        return general
+    cost, now = (cost_in_c(space, stored, n) for n in (nest, general))
+    return nest if GAIN * cost < now else general
+
+
+def cost_in_c(space: GroupSpace, stored: set[Value], nest: LoopNest) -> float:
+    """``nest_cost``, with what a row costs whatever its length in elements of a plain loop."""
+    cost = nest_cost(space, stored, nest)
+    if nest.along_rows:
+        return cost + ROWS_SIDE_BY_SIDE
+    for task, scope in nest.scope.items():
+        if scope is Scope.ROW:
+            assert task.node is not None
+            cost += extent(nest.rows) * (LANES if task.node.op.associative else POSITIONS)
+        elif scope is Scope.COLUMN and extent(nest.inner) < SIZE_BORDERS[0]:
+            cost += extent(nest.rows) * WAIT
+    return cost
+
+
+def _loops(nest: LoopNest) -> Hashable:
+    return tuple(nest.rows), tuple(nest.inner), nest.along_rows, nest.flat
