@@ -36,7 +36,7 @@ from flamec.size_bounds import ANY_SIZE, SizeBounds
 from flamec.size_oracle import ShapeGuard
 from flamec.sources import InputSource
 from flamec.state import Modes, modes, set_modes, thread
-from flamec.state_tensors import HeldTensors, StateTensors, held_leaves
+from flamec.state_tensors import HeldTensors, StateTensors
 from flamec.structures import LEAF, Structure, flatten, unflatten
 from flamec.tensor import RuntimeNumber, Size, Storage, Tensor
 from flamec.trace import Trace
@@ -56,8 +56,10 @@ class Captured:
     of the trace whose results follow those of the function, and ``stored_arguments``: tracers
     of arguments, with these. ``undo`` gives Python's state the values from before the trace.
     ``host``: what a call does in Python. ``layouts``: inputs and what the trace asked of where
-    their elements lie (``layout.ask``). ``container_count``: how many containers follow the leaves
-    of the arguments, if the program uses any (``changed_arguments.py``).
+    their elements lie (``layout.ask``). ``arguments``: the leaves of the arguments, then of what is
+    ``held`` in Python's state (``found`` by the trace, until the program is made).
+    ``container_count``: how many containers follow, if the program uses any
+    (``changed_arguments.py``).
     """
 
     graph: Graph
@@ -78,6 +80,7 @@ class Captured:
     aliases: list[tuple[int, Tensor]] = field(default_factory=list)
     layouts: list[AskedLayout] = field(default_factory=list)
     held: list[HeldTensors] = field(default_factory=list)
+    found: list[Any] = field(default_factory=list)
     container_count: int = 0
     number_arguments: frozenset[int] = frozenset()
     modes: Modes = field(default_factory=modes)
@@ -90,10 +93,6 @@ class Captured:
     @property
     def name(self) -> str:
         return self.graph.name
-
-    def all_leaves(self, leaves: Sequence[Any]) -> list[Any]:
-        """The leaves of the arguments of a call, and what is held now."""
-        return [*leaves, *held_leaves(self.held)]
 
     @property
     def equal_sizes(self) -> list[tuple[Dim, Dim]]:
@@ -265,6 +264,7 @@ def _capture(
     recorder.exempted |= trace.exempted
     captured.guards = recorder.result()
     captured.number_arguments, captured.held = dynamic.numbers, held
+    captured.found = leaves[given:]
     if captured.host.refills or any(r.kind == "container" for r in captured.results):
         captured.container_count = count
     captured.modes = before

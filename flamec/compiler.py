@@ -168,6 +168,7 @@ class CompiledFunction:
                     reason = program.check.first_failure(args, kwargs)
                     effects = [f"it changed the state that it depends on: {reason}"]
                 program, found = self._once(program, captured, effects, args, kwargs)
+            captured.found.clear()
             self.stats.compile_seconds += time.perf_counter() - started
             if process.recorder is not None:
                 process.recorder.compilation(self.name, started)
@@ -206,16 +207,18 @@ class CompiledFunction:
             "compiled. Without that, calls would be faster.",
         )
         trust(program)
-        sizes = actual_sizes(captured, captured.all_leaves(leaves))
+        sizes = actual_sizes(captured, [*leaves, *captured.found])
         held = containers(structure, (args, kwargs)) if captured.container_count else ()
         return OnceProgram(program, captured, self.name), (
-            (*captured.all_leaves(leaves), *held),
+            (*leaves, *captured.found, *held),
             tuple(sizes[s] for s in captured.symbols),
         )
 
     def compile_variant(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Variant:
         """Trace and compile for these arguments, without running the program."""
-        return self._program_of(self.trace(args, kwargs))
+        captured = self.trace(args, kwargs)
+        captured.found.clear()
+        return self._program_of(captured)
 
     def _program_of(self, captured: Captured) -> Variant:
         if captured.execution is not None and captured.execution.steps:
@@ -291,7 +294,7 @@ class CompiledFunction:
                 if not inexact or isinstance(error, DataDependentError):
                     raise
             else:
-                given = captured.all_leaves(leaves)
+                given = [*leaves, *captured.found]
                 sizes = {**captured.trace.oracle.hints, **actual_sizes(captured, given)}
                 if all(g.check(sizes) for g in captured.shape_guards):
                     if lifted is not self._lifted:

@@ -412,12 +412,13 @@ class HostState:
         for identity, present in written.items():
             swap = self.swaps[identity]
             if present is MISSING:
+                del self.swaps[identity]  # it stays away
                 self.effects.append(f"{swap.place.name} is deleted")
                 continue
             parts = [id(part) for part in changeable_parts(present)]
             leaves, structure = flatten(present)
             is_shared = any(made.count(part) > 1 or self.is_old(part) for part in parts)
-            if is_shared or not all(_is_known(leaf, old) for leaf in leaves):
+            if is_shared or not all(self._is_known(leaf, old) for leaf in leaves):
                 del self.swaps[identity]  # what is there stays
                 self.effects.append(f"{swap.place.name} is given an object (at {user_location()})")
                 continue
@@ -426,6 +427,12 @@ class HostState:
         self.refills = [replace(change, operands=()) for change in self.refills]
         for step in (*self.steps, *self.last):
             outputs.count_storages(step.operands)
+
+    def _is_known(self, value: Any, old: set[int]) -> bool:
+        """Whether a call can have a part of what is written; ``old``: ids of what was there."""
+        if isinstance(value, Tensor):
+            return value._trace is self.trace or id(value) in old
+        return isinstance(value, SymbolicDim) or is_constant(value)
 
     def finish(self, outputs: Any) -> None:
         """Let the steps know where a call finds what they write, and all places be as before."""
@@ -473,13 +480,6 @@ def _operand(value: Any, outputs: Any) -> Any:
     if isinstance(value, Expression):
         return value
     return expression_of(value) or outputs.classify(value)
-
-
-def _is_known(value: Any, old: set[int]) -> bool:
-    """Whether a call can have a part of what the function wrote; ``old``: ids of what was there."""
-    if isinstance(value, Tensor):
-        return value._trace is not None or id(value) in old
-    return isinstance(value, SymbolicDim) or is_constant(value)
 
 
 def _is_settable(value: Any) -> bool:

@@ -8,7 +8,7 @@ history) is guarded of them; and where a call reads them (``HeldTensors``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +32,6 @@ class HeldTensors:
 
     place: Place
     structure: Structure
-
-    def leaves(self) -> list[Any]:
-        """What is there now."""
-        return flatten(self.place.get())[0]
 
 
 class StateTensors:
@@ -116,11 +112,6 @@ class StateTensors:
     def release(self) -> None:
         """Let go of the tracers."""
         self.proxies.clear()
-
-
-def held_leaves(held: Sequence[HeldTensors]) -> list[Any]:
-    """The leaves that follow those of the arguments now."""
-    return [leaf for each in held for leaf in each.leaves()]
 
 
 def _is_plain(value: Any) -> bool:

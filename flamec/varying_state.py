@@ -122,7 +122,7 @@ def is_written(guard: Guard, is_old: Callable[[int], bool]) -> bool:
     ``is_old``, by id.
     """
     present = guard.present()
-    if present is MISSING or (guard.expected is MISSING and not guard.unread):
+    if present is MISSING:
         return False
     leaves, structure = flatten(present)
     if not all(isinstance(v, (Tensor, SymbolicDim)) or is_constant(v) for v in leaves):

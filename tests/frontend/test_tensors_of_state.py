@@ -121,6 +121,13 @@ def number_then_tensor(s: State, x: T) -> Any:
     return s.total
 
 
+def asked_for_first(s: State, x: T) -> Any:
+    if not hasattr(s, "new"):
+        s.new = x * 0
+    s.new = s.new + x
+    return getattr(s, "new", None)
+
+
 def flag_and_tensor(s: State, x: T) -> Any:
     if not s.flag:
         s.a, s.flag = x * 0, True
@@ -216,8 +223,8 @@ def split(s: State, x: T) -> Any:
 
 FUNCTIONS = [
     hidden, average, last_loss, in_lists_and_dicts, in_globals, in_slots, default_of_the_class,
-    tuples, named_tuples, number_then_tensor, flag_and_tensor, read_before_and_after, swapped,
-    changed_in_place_behind, view_of_an_argument, view_of_state, views_of_what_is_stored,
+    tuples, named_tuples, number_then_tensor, asked_for_first, flag_and_tensor,
+    read_before_and_after, swapped, changed_in_place_behind, view_of_an_argument, view_of_state, views_of_what_is_stored,
     only_written, taken_away, graph_is_held, with_a_step, random_numbers, split,
 ]  # fmt: skip
 
@@ -549,6 +556,48 @@ def test_objects_and_shared_lists_are_made_anew_at_each_call() -> None:
     assert len(set(map(id, boxes))) == 3
 
 
+def test_what_is_taken_away_stays_away() -> None:
+    table: dict[str, Any] = {"a": flamec.zeros(3)}
+    s = State()
+
+    @flamec.compile(backend="evaluate")
+    def f(x: T, deletes: bool) -> None:
+        table["a"] = table["a"] + x
+        s.a = table["a"]
+        if deletes:
+            del table["a"]
+
+    for _ in range(3):
+        f(flamec.ones(3), False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        f(flamec.ones(3), True)
+    assert table == {} and s.a.tolist() == [4.0] * 3
+    table["a"] = flamec.ones(3)
+    f(flamec.ones(3), False)
+    assert table["a"] is s.a and s.a.tolist() == [2.0] * 3
+
+
+def test_tensors_of_an_inner_function_that_are_stored() -> None:
+    """Of one example of a batch there is no tensor outside, as in eager code; the rest is right."""
+    s = State()
+
+    def inner(x: T) -> T:
+        s.a = x * 2
+        return x
+
+    @flamec.compile(backend="evaluate")
+    def f(x: T) -> T:
+        s.mean = s.mean + x[0]
+        return flamec.func.vmap(inner)(x)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for n in range(3):
+            assert f(flamec.ones(2, 3)).tolist() == [[1.0] * 3] * 2
+            assert s.mean.tolist() == [n + 1.0] * 3
+
+
 def test_threads_that_have_states_of_their_own() -> None:
     errors = []
 
@@ -588,3 +637,46 @@ def test_export_refuses_state_that_is_written(tmp_path: Any) -> None:
     s = State()
     with pytest.raises(CompileError, match="cannot be exported"):
         flamec.export(lambda x: average(s, x), (flamec.ones(3),), tmp_path / "p.flamec")
+
+
+def test_memory_of_state_that_somebody_holds_is_not_used_again(simulated: list[Any]) -> None:
+    """In programs in C and on a GPU, whose small outputs take turns in memory of their own."""
+    for device in ("cpu", "cuda"):
+        held = {"h": flamec.zeros(3, device=device), "k": flamec.zeros(0, device=device)}
+
+        @flamec.compile
+        def f(x: T) -> None:
+            held["h"] = held["h"] + x  # noqa: B023
+            held["k"] = flamec.cat([held["k"], held["h"][:1]])  # noqa: B023
+
+        kept = []
+        for _ in range(6):
+            f(flamec.ones(3, device=device))
+            kept.append((held["h"], held["k"]))
+        for n, (h, k) in enumerate(kept):
+            assert h.tolist() == [n + 1.0] * 3 and k.tolist() == [i + 1.0 for i in range(n + 1)]
+        kept[-1][0].zero_()  # in place, by the caller
+        f(flamec.ones(3, device=device))
+        assert held["h"].tolist() == [1.0] * 3
+        assert f.stats.traces == 3 and f.stats.python_runs == 0
+
+
+def test_conditions_on_many_tensors_do_not_compare_pairs() -> None:
+    counts = []
+    for layers in (10, 20):
+        held = [flamec.zeros(2) for _ in range(layers)]
+
+        def f(x: T) -> None:
+            for i in range(len(held)):  # noqa: B023
+                held[i] = held[i] + x  # noqa: B023
+
+        compiled = flamec.compile(f, backend="evaluate")
+        for _ in range(3):
+            compiled(flamec.ones(2))
+        assert held[-1].tolist() == [3.0, 3.0] and compiled.stats.traces == 2
+        counts.append(len(compiled.programs[0].check.conditions))
+        held[3] = held[2]  # one tensor in two places: found, and right
+        compiled(flamec.ones(2))
+        assert held[3] is not held[2] and held[3].tolist() == [4.0, 4.0]
+        assert compiled.stats.traces == 3
+    assert counts[1] < 2 * counts[0]
