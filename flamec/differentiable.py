@@ -19,7 +19,7 @@ from flamec.autograd.hooks import register_hook, replayed
 from flamec.autograd.rules import apply_recorded
 from flamec.call_path import CHANGED
 from flamec.capture import Captured
-from flamec.dispatch import apply, record, tape_value, tensor_builder
+from flamec.dispatch import apply, record, tape_value, tensor_builder, write
 from flamec.errors import CompileError
 from flamec.ir.builder import Builder
 from flamec.ir.custom import RecordedRule
@@ -54,6 +54,7 @@ class DifferentiableProgram:
     ) -> None:
         self.original = captured
         self._make = make
+        states: dict[Tensor, Value] = {}
         with using_oracle(SettledSizes(captured.equal_sizes)):
             joint = differentiate_graph(
                 captured.graph,
@@ -62,6 +63,7 @@ class DifferentiableProgram:
                 captured.trace.tracked,
                 partial(_hooked, captured) if captured.trace.hooks.rules else None,
                 captured.trace.regions,
+                states,
             )
         joint = forget_derivatives(joint)
         joint = settle_sizes(joint, captured.equal_sizes)
@@ -70,6 +72,7 @@ class DifferentiableProgram:
         counts = len(captured.graph.inputs), len(captured.graph.outputs)
         parts = partition(joint, *counts, on_gpu, memory_budget)
         self.joint = joint
+        self._states = list(states)  # generators that derivatives draw from
         self.forward_graph: Graph = parts.forward
         self.backward_graph: Graph = parts.backward
         self._saved_inputs: tuple[int, ...] = parts.saved_inputs
@@ -218,7 +221,8 @@ class _Call:
         invocation = backward.bind(self.sizes)
         arrays = []
         memory = backward.memory
-        for position, array in enumerate([*saved, *(seed._array for seed in seeds)]):
+        given = (*seeds, *program._states)
+        for position, array in enumerate([*saved, *(tensor._array for tensor in given)]):
             assert array is not None
             if not array.flags.c_contiguous:
                 array = memory.dense(array)
@@ -231,6 +235,8 @@ class _Call:
             invocation.set_output(position, array)
             results.append(Tensor._from_array(array, type))
         invocation.run()
+        for state in reversed(program._states):
+            write(state, results.pop(), "backward")
         return results
 
     def _replay(self, seeds: Sequence[Tensor], bindings: Mapping[str, int]) -> Sequence[Any]:

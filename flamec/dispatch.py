@@ -442,7 +442,16 @@ tensor_module.connect(_is_tracked, _set_requires_grad)
 
 
 class TensorBuilder(Builder):
-    """The builder whose values are Tensors: rules and composites run or trace through ``apply``."""
+    """The builder whose values are Tensors: rules and composites run or trace through ``apply``.
+
+    The keys of states are the tensors themselves.
+    """
+
+    def read_state(self, key: Tensor, type: TensorType) -> Tensor:
+        return key
+
+    def write_state(self, key: Tensor, value: Tensor) -> None:
+        write(key, value, "backward")
 
     def type_of(self, value: Tensor) -> TensorType:
         return value._type

@@ -49,7 +49,7 @@ class Generator:
 
     def __init__(self, device: Any = "cpu") -> None:
         self.device: Device = as_device("Generator", device)
-        self.state = constant_array(_state_array(_DEFAULT_SEED), self.device)
+        self.state = _state_tensor(_state_array(_DEFAULT_SEED), self.device)
 
     def manual_seed(self, seed: int) -> Generator:
         """Start the stream of ``seed``, an int of 64 bits with or without sign, anew."""
@@ -98,10 +98,17 @@ class Generator:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.device = state["device"]
-        self.state = constant_array(np.array(state["state"], dtype=np.int64), self.device)
+        self.state = _state_tensor(np.array(state["state"], dtype=np.int64), self.device)
 
     def __repr__(self) -> str:
         return f"<flamec.Generator on {self.device}>"
+
+
+def _state_tensor(words: np.ndarray, device: Device) -> Tensor:
+    """The tensor of a generator; see ``tensor.is_generator_state``."""
+    tensor = constant_array(words, device)
+    tensor.__dict__["_generator"] = True
+    return tensor
 
 
 def _state_array(seed: int) -> np.ndarray:

@@ -303,6 +303,11 @@ class RuntimeNumber(Tensor):
         return tensor
 
 
+def is_generator_state(tensor: Tensor) -> bool:
+    """Whether a tensor is the state of a generator of random numbers."""
+    return "_generator" in tensor.__dict__
+
+
 _NO_DATA = np.empty(0, np.float32)
 
 # Set by dispatch.py, which knows about recording; a Tensor does not.

@@ -59,6 +59,12 @@ class BatchBuilder(Builder):
     def locate(self, node: Node) -> None:
         self.inner.locate(node)
 
+    def read_state(self, key: Any, type: TensorType) -> Operand:
+        return Operand(self.inner.read_state(key, type), False)
+
+    def write_state(self, key: Any, value: Operand) -> None:
+        self.inner.write_state(key, value.value)
+
 
 def rule_of(op: Op) -> BatchRule:
     """The batching rule of an operation; NotImplementedError if it has none."""

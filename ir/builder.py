@@ -36,6 +36,16 @@ class Builder:
     def locate(self, node: Node) -> None:
         """What is emitted from now on comes from the same line of the user's program."""
 
+    def read_state(self, key: Any, type: TensorType) -> Any:
+        """What the memory ``key`` holds where a derivative is taken (a generator's state)."""
+        raise NotImplementedError(
+            "a derivative that draws random numbers cannot be taken inside of a loop or branch"
+        )
+
+    def write_state(self, key: Any, value: Any) -> None:
+        """Let the memory ``key`` hold another value from here on."""
+        raise NotImplementedError
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
@@ -112,6 +122,7 @@ class GraphBuilder(Builder):
         self._shared: dict[Any, Node] | None = {} if share else None
         self.location: Location | None = None
         self.scope = ""
+        self.states: dict[Any, Value] | None = None  # by key, if derivatives may ask for them
 
     @property
     def nodes(self) -> list[Node]:
@@ -131,6 +142,18 @@ class GraphBuilder(Builder):
 
     def locate(self, node: Node) -> None:
         self.location, self.scope = node.location, node.scope
+
+    def read_state(self, key: Any, type: TensorType) -> Any:
+        """The first read is a further input."""
+        if self.states is None:
+            return super().read_state(key, type)
+        if key not in self.states:
+            self.states[key] = self.input(type, "state")
+        return self.states[key]
+
+    def write_state(self, key: Any, value: Any) -> None:
+        assert self.states is not None
+        self.states[key] = value
 
     def apply(self, op: Op, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> Any:
         node = self.add_node(op, inputs, attributes)

@@ -94,7 +94,8 @@ class RecordedRule:
     ``gradients`` and ``outputs``: what stood for the gradients and for the results of the
     operation; ``operands``: what the nodes read besides; ``nodes``, each with whether it was
     recorded for autograd; ``results``: the gradients that it gave, None where there is none.
-    ``symbols``: the sizes that attributes name.
+    ``symbols``: the sizes that attributes name. ``states``: keys of memory that the rule reads and
+    writes where it is used (``Builder.read_state``): its last gradients and its last results.
     """
 
     gradients: tuple[Value, ...]
@@ -103,6 +104,7 @@ class RecordedRule:
     nodes: tuple[tuple[Node, bool], ...]
     results: tuple[Value | None, ...]
     symbols: tuple[str, ...] = ()
+    states: tuple[Any, ...] = ()
 
     @property
     def symbolic_sizes(self) -> tuple[SymbolicDim, ...]:
@@ -184,6 +186,9 @@ def derivative_of(rule: RecordedRule, count: int, inputs: int, apply: Any) -> De
             b.full_like(0, type) if g is None else g
             for g, type in zip(gradients, ctx.output_types, strict=True)
         ]
+        placeholders = rule.gradients[len(seeds) :]
+        for key, value in zip(rule.states, placeholders, strict=True):
+            seeds.append(b.read_state(key, value.type))
         found = rule.replay(
             b,
             seeds,
@@ -192,6 +197,8 @@ def derivative_of(rule: RecordedRule, count: int, inputs: int, apply: Any) -> De
             ctx.attributes["sizes"],
             apply,
         )
+        for key in reversed(rule.states):
+            b.write_state(key, found.pop())
         return [*[None] * count, *found, *[None] * len(rule.operands)]
 
     return derivative

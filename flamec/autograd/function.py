@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from flamec.autograd.function_batching import with_batching_rule
-from flamec.autograd.rules import apply_recorded, record_nodes
+from flamec.autograd.rules import apply_recorded, draws_postponed, record_nodes
 from flamec.dispatch import apply, apply_named, record, tape_value, tensor_builder
 from flamec.errors import CompileError, OperationTypeError, user_location
 from flamec.ir.builder import Builder
@@ -382,18 +382,18 @@ def _traced(call: _Call, kept: _Kept, results: list[Tensor]) -> list[Tensor]:
     inputs = list(call.tensors)
     call.ctx._read_saved = lambda: kept.read(inputs, by_result)  # type: ignore[arg-type]
     try:
-        with enable_grad(), trace.without_values():
+        with enable_grad(), trace.without_values(), draws_postponed(trace) as drawn:
             found = call.once(call.gradients(seeds), seeds)
+            for gradient in found:  # views become nodes now
+                if gradient is not None:
+                    trace.value_of(gradient)
     except (NotImplementedError, RuntimeError) as error:
         if isinstance(error, CompileError):
             raise
         return attach_rule(call.name, results, inputs, _raising(error))
     finally:
         call.ctx._read_saved = _refuse_read
-    for gradient in found:  # views become nodes now
-        if gradient is not None:
-            trace.value_of(gradient)
-    rule = record_nodes(nodes[start:], gradient_values, output_values, found)
+    rule = record_nodes(nodes[start:], gradient_values, output_values, found, drawn)
     count = len(results)
     operands = [trace.tensor_of(v) for v in rule.operands]
     first = count + len(inputs)

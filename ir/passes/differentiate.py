@@ -155,6 +155,7 @@ def differentiate_graph(
     recorded: Container[Value] | None = None,
     finish: Callable[[Builder, Value, Any], Any] | None = None,
     regions: Sequence[Region] = (),
+    states: dict[Any, Value] | None = None,
 ) -> Graph:
     """The graph that computes ``graph``'s outputs and, after them, gradients.
 
@@ -164,7 +165,8 @@ def differentiate_graph(
     (vector-Jacobian product). Gradients flow through values in ``recorded`` only
     (default: all), which leaves out what was computed without recording. ``finish(builder,
     value, gradient)`` gives what to use for a complete gradient. Values in ``regions`` are
-    computed again. Raises ValueError
+    computed again. ``states`` gets the memory that derivatives read and write, by key: it is as many
+    further inputs, and its new values further outputs. Raises ValueError
     for an input that is not floating point.
     """
     for position in wrt:
@@ -176,6 +178,7 @@ def differentiate_graph(
     if outputs is None:
         outputs = [i for i, v in enumerate(graph.outputs) if v.type.dtype.is_floating_point]
     builder = GraphBuilder()
+    builder.states = states
     builder.graph_inputs.extend(graph.inputs)
     builder.nodes.extend(graph.nodes)
     sources = {graph.inputs[i] for i in wrt}
@@ -210,7 +213,8 @@ def differentiate_graph(
         source = graph.inputs[position]
         gradient = gradients.get(source)
         results.append(builder.full_like(0.0, source.type) if gradient is None else gradient)
-    return builder.build((*graph.outputs, *results), _updates(graph), graph.name)
+    late = () if states is None else tuple(states.values())
+    return builder.build((*graph.outputs, *results, *late), _updates(graph), graph.name)
 
 
 def _updates(graph: Graph) -> Mapping[int, Value]:
