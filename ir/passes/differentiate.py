@@ -165,9 +165,9 @@ def differentiate_graph(
     (vector-Jacobian product). Gradients flow through values in ``recorded`` only
     (default: all), which leaves out what was computed without recording. ``finish(builder,
     value, gradient)`` gives what to use for a complete gradient. Values in ``regions`` are
-    computed again. ``states`` gets the memory that derivatives read and write, by key: it is as many
-    further inputs, and its new values further outputs. Raises ValueError
-    for an input that is not floating point.
+    computed again. ``states`` gets the memory that derivatives read and write, by key: as many
+    further inputs, and further outputs, which are its new values. Raises ValueError for an input
+    that is not floating point.
     """
     for position in wrt:
         if not graph.inputs[position].type.dtype.is_floating_point:

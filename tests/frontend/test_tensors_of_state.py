@@ -224,7 +224,8 @@ def split(s: State, x: T) -> Any:
 FUNCTIONS = [
     hidden, average, last_loss, in_lists_and_dicts, in_globals, in_slots, default_of_the_class,
     tuples, named_tuples, number_then_tensor, asked_for_first, flag_and_tensor,
-    read_before_and_after, swapped, changed_in_place_behind, view_of_an_argument, view_of_state, views_of_what_is_stored,
+    read_before_and_after, swapped, changed_in_place_behind, view_of_an_argument,
+    view_of_state, views_of_what_is_stored,
     only_written, taken_away, graph_is_held, with_a_step, random_numbers, split,
 ]  # fmt: skip
 
