@@ -48,7 +48,7 @@ from flamec.runtime.cuda.driver import CudaUnavailableError
 from flamec.runtime.cuda.program import BoundCudaProgram, CudaProgram
 from flamec.runtime.cuda.triton_compiler import TritonError, triton_version
 from flamec.runtime.kernel_cache import KernelCache
-from flamec.sized_runner import SizedProgram, SizedRunner
+from flamec.sized_runner import SizedProgram, SizedRunner, sized_options
 from flamec.state import process
 from flamec.tuning import Tuning, plain, program_key
 
@@ -112,13 +112,7 @@ def _make_sized(program: SizedProgram) -> CudaRunner:
     graph, known, symbols = program.general.graph, program.size_class, program.symbols
     place = graph_device(graph)
     runtime = device(place.index, program.options)
-    codegen = program.codegen = replace(
-        program.general.code_options,
-        size_hints=known.typical(symbols),
-        size_bounds=known.bounds(symbols),
-        narrow=known.narrow,
-        schedules={},
-    )
+    codegen = program.codegen = sized_options(program.general.code_options, known, symbols)
     name = _program_name(graph, symbols, codegen, known.text(symbols))
     plan = _plan(program, known.symbols(symbols), runtime, name)
     program.seconds["plan"] = time.perf_counter() - started

@@ -13,9 +13,10 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from flamec.codegen.options import CodegenOptions
 from flamec.ir.bodies import all_nodes
 from flamec.ir.graph import Graph
 from flamec.ir.passes.settle_sizes import settle_sizes
@@ -38,6 +39,27 @@ class SizedProgram(Prepared):
     general: Prepared = field(kw_only=True)
     size_class: SizeClass = field(kw_only=True)
     symbols: tuple[str, ...] = field(kw_only=True)
+
+    @classmethod
+    def of(
+        cls,
+        general: Prepared,
+        known: SizeClass,
+        symbols: Sequence[str],
+        codegen: CodegenOptions | None = None,
+    ) -> SizedProgram:
+        """The program of a class, before it is made."""
+        return cls(
+            general.graph,
+            None,
+            general.options,
+            None,
+            codegen,
+            passes=general.passes,
+            general=general,
+            size_class=known,
+            symbols=tuple(symbols),
+        )
 
     @cached_property
     def optimized(self) -> Graph:
@@ -97,17 +119,12 @@ class SizedRunner:
     def met(self, bindings: Mapping[str, int]) -> tuple[SizedProgram, tuple[int, ...]] | None:
         """The program for these sizes and the values of its symbols, if their class was met."""
         sizes = tuple(bindings[s] for s in self._symbols)
-        known = self._class_of(sizes)
+        known = class_of(self._symbols, self._counts, sizes)
         program = self._programs.get(known)
         return None if program is None else (program, known.values(sizes))
 
-    def _class_of(self, sizes: tuple[int, ...]) -> SizeClass:
-        bindings = dict(zip(self._symbols, sizes, strict=True))
-        most = max((evaluate_dim(count, bindings) for count in self._counts), default=0)
-        return size_class(sizes, most)
-
     def _find(self, sizes: tuple[int, ...]) -> _Bound:
-        known = self._class_of(sizes)
+        known = class_of(self._symbols, self._counts, sizes)
         with self._lock:
             program = self._programs.get(known)
             if program is None and len(self._programs) < MOST_CLASSES:
@@ -136,20 +153,31 @@ class SizedRunner:
 
     def _made(self, known: SizeClass) -> SizedProgram:
         general = self._general
-        program = SizedProgram(
-            general.graph,
-            None,
-            general.options,
-            None,
-            passes=general.passes,
-            general=general,
-            size_class=known,
-            symbols=self._symbols,
-        )
+        program = SizedProgram.of(general, known, self._symbols)
         program.runner = self._make(program)
         self._programs[known] = general.sized[known.text(self._symbols)] = program
         general.report(program)
         return program
+
+
+def class_of(symbols: Sequence[str], counts: Sequence[Dim], sizes: Sequence[int]) -> SizeClass:
+    """The class of sizes, given the values of the symbols; ``counts``: see ``element_counts``."""
+    bindings = dict(zip(symbols, sizes, strict=True))
+    most = max((evaluate_dim(count, bindings) for count in counts), default=0)
+    return size_class(sizes, most)
+
+
+def sized_options(
+    options: CodegenOptions, known: SizeClass, symbols: Sequence[str]
+) -> CodegenOptions:
+    """How code for a class is generated, where code for all sizes is as ``options`` say."""
+    return replace(
+        options,
+        size_hints=known.typical(symbols),
+        size_bounds=known.bounds(symbols),
+        narrow=known.narrow,
+        schedules={},
+    )
 
 
 def planned(
@@ -165,11 +193,12 @@ def planned(
     return None if prepared.plan is None else (prepared.plan, bindings)
 
 
-def element_counts(graph: Graph, plan: ExecutionPlan) -> list[Dim]:
+def element_counts(graph: Graph, plan: ExecutionPlan | None) -> list[Dim]:
     """The numbers of elements that depend on symbols, of all values and of the plan's buffers."""
     types = [v.type for v in graph.inputs]
     types += [v.type for node in all_nodes(graph) for v in node.outputs]
-    counts = [*(product(t.shape) for t in types), *(b.elements for b in plan.buffers)]
+    buffers = plan.buffers if plan is not None else ()
+    counts = [*(product(t.shape) for t in types), *(b.elements for b in buffers)]
     return distinct(count for count in counts if isinstance(count, SymbolicDim))
 
 

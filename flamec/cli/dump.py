@@ -14,6 +14,7 @@ from flamec.cli.gpu_stages import GPU_STAGES, gpu_stage_parts
 from flamec.cli.graph_text import graph_lines, numbers_like
 from flamec.cli.html_page import html_page, profiled_run
 from flamec.cli.page_data import page_data
+from flamec.cli.size_class_parts import is_on_gpu, with_size_classes
 from flamec.cli.stages import STAGES, Inspection, StagePart, inspect, stage_parts
 from flamec.ir.graph import Graph
 
@@ -97,6 +98,8 @@ def dump(
         else:
             print_text(make_console(color), text, "diff")
         return
+    if is_on_gpu(inspection):
+        inspection = with_size_classes(inspection, "c")
     stages = STAGES if stage == "all" else (stage,)
     parts = {
         name: gpu_stage_parts(inspection, name, gpu or "sm_90")

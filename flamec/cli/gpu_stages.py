@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flamec.cli.failure import CommandFailed
+from flamec.cli.size_class_parts import with_size_classes
 from flamec.cli.stages import Inspection, StagePart
 from flamec.codegen.compile_graph import CompiledGraph
 from flamec.codegen.errors import LoweringError
@@ -18,14 +19,18 @@ from flamec.ir.plan import ExecutionPlan, Launch, unrolled
 from flamec.prepared import Prepared
 from flamec.runtime.cuda.triton_compiler import TritonError, compile_kernel, disassemble
 from flamec.runtime.kernel_cache import KernelCache
+from flamec.sized_runner import SizedProgram
 
 GPU_STAGES = ("triton", "ttir", "ttgir", "ptx", "sass")
 
 
 def gpu_stage_parts(inspection: Inspection, stage: str, target: str) -> list[StagePart]:
-    """One stage, a part for each program; CommandFailed says what a kernel failed on."""
+    """One stage, a part for each program; CommandFailed says what a kernel failed on.
+
+    Of a program over symbolic sizes first what runs for the example's (``size_class_parts``).
+    """
     parts = []
-    for title, prepared in inspection.parts:
+    for title, prepared in with_size_classes(inspection, target).parts:
         plan = gpu_program(prepared, CodegenOptions(target=target)).plan
         text = plan.source if stage == "triton" else _texts(plan, stage, target, prepared.options)
         name = f"{stage} ({title})" if title else stage
@@ -42,11 +47,16 @@ def gpu_program(prepared: Prepared, options: CodegenOptions) -> CompiledGraph:
     from flamec.codegen.triton.compile_graph import compile_graph
 
     try:
-        return compile_graph(prepared.optimized, options)
+        return compile_graph(prepared.optimized, own_options(prepared, options))
     except ValueError as error:
         raise CommandFailed(str(error)) from error
     except LoweringError as error:
         raise CommandFailed(f"the function has no form for a GPU: {error}") from error
+
+
+def own_options(prepared: Prepared, options: CodegenOptions) -> CodegenOptions:
+    """``options``, or those of the program's class of sizes."""
+    return prepared.code_options if isinstance(prepared, SizedProgram) else options
 
 
 def launched_kernels(plan: ExecutionPlan, sizes: Mapping[str, int]) -> dict[int, list[int]]:

@@ -13,7 +13,8 @@ from typing import Any
 
 from flamec.cli.failure import CommandFailed
 from flamec.cli.fusion_text import count_operations
-from flamec.cli.gpu_stages import gpu_program, launched_kernels
+from flamec.cli.gpu_stages import gpu_program, launched_kernels, own_options
+from flamec.cli.size_class_parts import is_on_gpu, with_size_classes
 from flamec.cli.stages import Inspection
 from flamec.codegen.compile_graph import CompiledGraph
 from flamec.codegen.errors import LoweringError
@@ -88,15 +89,20 @@ class KernelRow:
 
 
 def programs(inspection: Inspection, target: str) -> list[Program]:
-    """The programs of a function for a target; CommandFailed if there is no such code."""
+    """The programs of a function for a target; CommandFailed if there is no such code.
+
+    For a GPU a program over symbolic sizes is two: for the example's class of sizes, and for all.
+    """
     made = []
+    if target != "c" or is_on_gpu(inspection):
+        inspection = with_size_classes(inspection, target)
     for title, prepared in inspection.parts:
         options, own = prepared.code_options, target
         if target == "c":
             compiled = prepared.compiled
             own = options.target if compiled.plan.kernels else "c"  # tensors on a GPU have its code
         else:
-            options = CodegenOptions(target=target)
+            options = own_options(prepared, CodegenOptions(target=target))
             compiled = gpu_program(prepared, options)
         made.append(Program(title, prepared, compiled, own, inspection.bindings, options))
     return made

@@ -94,14 +94,19 @@ def kernels(
 
 
 def _named(made: list[Program], name: str) -> tuple[Program, int]:
-    """The kernel ``kernel_3``, or ``backward/kernel_3`` where there are several programs."""
+    """The kernel ``kernel_3``, or ``backward/kernel_3`` where there are several programs.
+
+    Where a program is there for a class of sizes and for all, ``kernel_3`` is that of the class.
+    """
     names = []
+    title, _, kernel = name.rpartition("/")
     for program in made:
+        known = program.title == title or (program is made[0] and not title)
+        known = known or (title != "" and program.title.startswith(f"{title}, "))
         for number, step in enumerate(program.compiled.plan.steps):
-            full = f"{program.title}/{step.name}" if program.title else step.name
-            if name == full:
+            if known and kernel == step.name:
                 return program, number
-            names.append(full)
+            names.append(f"{program.title}/{step.name}" if program.title else step.name)
     raise CommandFailed(f"no kernel is called {name!r}; there are {', '.join(names)}")
 
 

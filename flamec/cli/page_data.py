@@ -16,6 +16,7 @@ from typing import Any
 from flamec.cli.fusion_text import count_operations
 from flamec.cli.gpu_stages import gpu_program, gpu_stage_parts, launched_kernels
 from flamec.cli.graph_text import type_data
+from flamec.cli.size_class_parts import is_on_gpu, with_size_classes
 from flamec.cli.source_lines import describe_place, source_text
 from flamec.cli.stages import Inspection, stage_parts
 from flamec.codegen.options import CodegenOptions
@@ -54,6 +55,8 @@ def page_data(
     ``target``: the GPU to show kernels for, such as ``"sm_90"``; without one those of the device
     that the function's tensors are on.
     """
+    if target or is_on_gpu(inspection):
+        inspection = with_size_classes(inspection, target or "c")
     stages = {name: stage_parts(inspection, name) for name in _STAGES}
     if target:
         stages["triton"] = gpu_stage_parts(inspection, "triton", target)

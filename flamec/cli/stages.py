@@ -33,17 +33,19 @@ class Inspection:
     """What a function became.
 
     ``joint`` is the graph with its gradients where autograd continues outside of the
-    function; ``parts`` are the programs by title ("" if there is one only).
+    function; ``parts`` are the programs by title ("" if there is one only); ``sizes`` are the
+    values of symbols where they are not only those of the trace.
     """
 
     captured: Captured
     joint: Graph | None
     parts: tuple[tuple[str, Prepared], ...]
+    sizes: Mapping[str, int] | None = None
 
     @property
     def bindings(self) -> Mapping[str, int]:
         """The example's values of the symbolic sizes."""
-        return self.captured.trace.oracle.hints
+        return self.captured.trace.oracle.hints if self.sizes is None else self.sizes
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ def export(
     f: str | os.PathLike[str],
     *,
     dynamic: DynamicSizes | None = None,
+    sizes: Sequence[Mapping[str, int]] = (),
     **options: Any,
 ) -> None:
     """Write a function or module, compiled for arguments like the examples, to the file ``f``.
@@ -47,8 +48,10 @@ def export(
     ``example_inputs``: the positional arguments, tensors or NumPy arrays in nested lists, tuples
     and dicts; numbers, text and flags become part of the program. ``dynamic``: for an argument
     (its position, or its name in the function) the axes whose sizes may vary, as axes or as
-    ``{axis: name}``; sizes of one name are equal. ``options``: fields of ``CompileOptions``. The
-    file appears whole or not at all.
+    ``{axis: name}``; sizes of one name are equal. ``sizes``: of a program for a GPU, values of all
+    those names, for whose classes of sizes (COMPILE.md) the file has code of its own, as it has for
+    the examples' sizes; other sizes run code for all. On the CPU one code serves all sizes.
+    ``options``: fields of ``CompileOptions``. The file appears whole or not at all.
 
     The function may change captured tensors in place (a module's running statistics, a random
     generator): a loaded program has its own copies, which its calls change. It is traced in the
@@ -68,9 +71,10 @@ def export(
     arguments = tuple(map_leaves(_example, tuple(example_inputs)))
     leaves, _ = flatten((arguments, {}))
     names = _argument_names(function, len(arguments))
-    sizes = _dynamic_sizes(arguments, names, dynamic or {})
+    varying, symbols = _dynamic_sizes(arguments, names, dynamic or {})
+    named = _named_sizes(sizes, symbols)
     name = str(getattr(function, "__name__", type(function).__name__))
-    captured = capture(_owned_results(function), arguments, {}, Dynamic(sizes), name)
+    captured = capture(_owned_results(function), arguments, {}, Dynamic(varying), name)
     _refuse_effects(captured, name)
     settings = default_options(**options)
     prepared = prepare(captured.graph, captured.symbols, settings)
@@ -82,7 +86,8 @@ def export(
         "plan.json": prepared.plan.to_json().encode(),
         "weights.safetensors": _tensors_file(weights),
     }
-    kernels, facts = native_code.gather(prepared)
+    examples = _example_sizes(leaves, varying)
+    kernels, facts = native_code.gather(prepared, captured.symbols, [examples, *named])
     members |= kernels
     facts |= _facts(captured, prepared, leaves, names)
     write_atomically(Path(f), lambda file: write_archive(file, PROGRAM, facts, members.items()))
@@ -121,8 +126,8 @@ def _argument_names(function: Callable[..., Any], count: int) -> list[str]:
 
 def _dynamic_sizes(
     arguments: tuple[Any, ...], names: list[str], dynamic: DynamicSizes
-) -> dict[tuple[int, int], tuple[str, int]]:
-    """``Dynamic.sizes``: the symbols by leaf and axis."""
+) -> tuple[dict[tuple[int, int], tuple[str, int]], dict[str, str]]:
+    """``Dynamic.sizes``: the symbols by leaf and axis; and the symbols by the user's names."""
     found: dict[tuple[int, int], tuple[str, int]] = {}
     symbols: dict[str, str] = {}  # names of users may be no identifiers
     first = [0]
@@ -147,7 +152,27 @@ def _dynamic_sizes(
             size: Any = argument.shape[axis]
             example = size if size > 1 else 2 + len(symbols)
             found[first[position], axis % argument.ndim] = (symbol, example)
-    return found
+    return found, symbols
+
+
+def _named_sizes(
+    sizes: Sequence[Mapping[str, int]], symbols: Mapping[str, str]
+) -> list[dict[str, int]]:
+    """The values of the symbols for each choice of sizes."""
+    for given in sizes:
+        if set(given) != set(symbols):
+            raise ValueError(
+                f"export: sizes gives {', '.join(map(repr, given)) or 'nothing'}; dynamic names "
+                f"{', '.join(map(repr, symbols)) or 'no axes'}"
+            )
+    return [{symbols[name]: int(size) for name, size in given.items()} for given in sizes]
+
+
+def _example_sizes(
+    leaves: Sequence[Any], varying: Mapping[tuple[int, int], tuple[str, int]]
+) -> dict[str, int]:
+    """The values of the symbols for the examples."""
+    return {symbol: leaves[leaf].shape[axis] for (leaf, axis), (symbol, _) in varying.items()}
 
 
 def _refuse_effects(captured: Captured, name: str) -> None:

@@ -15,6 +15,13 @@ from typing import Any
 
 from flamec import cpu_backend
 from flamec.config import CompileOptions
+from flamec.deployment.sized_program import (
+    LoadedClasses,
+    describe_class,
+    describe_counts,
+    read_class,
+    read_counts,
+)
 from flamec.errors import CompileError
 from flamec.host_evaluation import evaluate_host_call
 from flamec.ir.passes.plan_memory import plan_memory
@@ -26,17 +33,24 @@ from flamec.runtime.cpu.compiler import CompileError as CompilerError
 from flamec.runtime.cpu.compiler import Compiler, header_digest, library_key, processor_features
 from flamec.runtime.cpu.device import CpuDevice
 from flamec.runtime.kernel_cache import KernelCache
+from flamec.sized_runner import SizedProgram, element_counts
 
 _LIBRARY = "so"
 
 
-def gather(prepared: Prepared) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Members with the machine code of a program that was just made, and what they fit."""
+def gather(
+    prepared: Prepared, symbols: Sequence[str], sizes: Sequence[Mapping[str, int]]
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Members with the machine code of a program that was just made, and what they fit.
+
+    ``sizes``: of a program for a GPU, those for whose classes there is code (``size_classes``).
+    """
     plan = prepared.plan
     assert plan is not None
     place = graph_device(prepared.graph)
     if place.type == "cuda":
-        return _gather_gpu(prepared, plan, place)
+        values = [tuple(given[s] for s in symbols) for given in sizes]
+        return _gather_gpu(prepared, plan, place, values if plan.symbols else [])
     cpu = cpu_backend.device(prepared.options)
     members, described = {}, []
     for number, (source, flags) in enumerate(_sources(plan, cpu)):
@@ -49,21 +63,35 @@ def gather(prepared: Prepared) -> tuple[dict[str, bytes], dict[str, Any]]:
 
 
 def _gather_gpu(
-    prepared: Prepared, plan: ExecutionPlan, place: Device
+    prepared: Prepared, plan: ExecutionPlan, place: Device, sizes: Sequence[tuple[int, ...]]
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     from flamec import cuda_backend
     from flamec.runtime.cuda.triton_compiler import BINARY_KIND, kernel_key
 
     gpu = cuda_backend.device(place.index, prepared.options)
     cuda_backend.load_kernels(gpu, prepared, plan)  # those for all sizes are not compiled by calls
-    members, described = {}, []
-    for number, source in enumerate(plan.kernels):
+    members: dict[str, bytes] = {}
+    classes = []
+    plans = [plan]
+    for given in sizes:
+        prepared.bind(given)
+    for number, program in enumerate(prepared.sized.values()):
+        assert isinstance(program, SizedProgram) and program.plan is not None
+        file = f"classes/{number}.json"
+        members[file] = program.plan.to_json().encode()
+        classes.append({**describe_class(program.size_class), "plan": file})
+        plans.append(program.plan)
+    described = []
+    sources = {_digest(source.to_json()): source for p in plans for source in p.kernels}
+    for number, (digest, source) in enumerate(sources.items()):
         content = gpu.cache.read(kernel_key(source, gpu.target), BINARY_KIND)
         if content is not None:
             file = f"kernels/{number}.cubin"
             members[file] = content
-            described.append({"file": file, "source": _digest(source.to_json())})
-    return members, {"kernels": described, "target": gpu.target}
+            described.append({"file": file, "source": digest})
+    counts = describe_counts(element_counts(prepared.graph, plan))
+    facts = {"kernels": described, "target": gpu.target, "classes": classes, "counts": counts}
+    return members, facts
 
 
 def load_runner(
@@ -110,8 +138,10 @@ def _load_on_gpu(
     from flamec.runtime.cuda.triton_compiler import BINARY_KIND, kernel_key
 
     runtime = cuda_backend.device(place.index, options)
+    classes = {read_class(c): _plan(members[c["plan"]]) for c in manifest.get("classes", ())}
+    plans = [plan, *classes.values()]
     if manifest["target"] == runtime.target:
-        known = {_digest(source.to_json()): source for source in plan.kernels}
+        known = {_digest(source.to_json()): source for p in plans for source in p.kernels}
         for kernel in manifest["kernels"]:
             source = known.get(kernel["source"])
             if source is not None:
@@ -119,12 +149,23 @@ def _load_on_gpu(
                 if runtime.cache.get(key, BINARY_KIND) is None:
                     runtime.cache.put(key, BINARY_KIND, members[kernel["file"]])
     try:
-        program = runtime.load(plan, label=manifest["name"])
+        programs = [runtime.load(p, label=manifest["name"]) for p in plans]
     except KernelError as error:
         raise CompileError(f"{manifest['name']} cannot run on {runtime.name}: {error}") from error
-    return cuda_backend.CudaRunner(
-        gpu(place), program, manifest["symbols"]
-    ), program.kernels_compiled
+    symbols = manifest["symbols"]
+    general = cuda_backend.CudaRunner(gpu(place), programs[0], symbols)
+    runners = {
+        known: cuda_backend.CudaRunner(gpu(place), program, known.symbols(symbols))
+        for known, program in zip(classes, programs[1:], strict=True)
+    }
+    compiled = sum(program.kernels_compiled for program in programs)
+    if not runners:
+        return general, compiled
+    return LoadedClasses(general, runners, symbols, read_counts(manifest["counts"])), compiled
+
+
+def _plan(content: bytes) -> ExecutionPlan:
+    return ExecutionPlan.from_json(content.decode())
 
 
 def _sources(plan: ExecutionPlan, cpu: CpuDevice) -> list[tuple[str, tuple[str, ...]]]:

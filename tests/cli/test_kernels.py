@@ -77,7 +77,7 @@ def write(run: Any, file: Path) -> Callable[..., Path]:
     """Write a kernel of a function; the file."""
 
     def write(function: str, kernel: str, *more: str) -> Path:
-        out = file.with_name(f"{function}_{kernel}.py".replace("/", "_"))
+        out = file.with_name(re.sub(r"\W", "_", f"{function}_{kernel}") + ".py")
         done = run("kernels", f"{file}:{function}", "--write", kernel, "--out", str(out), *more)
         assert f"wrote {kernel} to {out}" in done.out
         return out
@@ -210,6 +210,27 @@ def test_a_kernel_for_a_gpu(write: Callable[..., Path], capsys: pytest.CaptureFi
     compiled, why = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"\w+: compiled for sm_90, \d+ registers, .*", compiled)
     assert why.startswith("not run: ")
+
+
+def test_kernels_for_the_class_of_the_examples_sizes(
+    run: Any, write: Callable[..., Path], file: Path
+) -> None:
+    """Over symbolic sizes on a GPU there is what runs for the example, and code for all sizes."""
+    pytest.importorskip("triton")
+    where = (f"{file}:softmax", "--target", "sm_90", "--dynamic", "--json")
+    listed = run("kernels", *where).json["kernels"]
+    assert [*listed] == ["s0 <= 8; s1 <= 16", "all sizes"]
+    (own,), (general,) = listed.values()
+    assert own["bytes"] == general["bytes"] == 2 * 6 * 9 * 4
+    stages = run("dump", *where, "--stage", "triton").json["stages"]["triton"]
+    assert [p["title"] for p in stages] == [f"triton ({words})" for words in listed]
+    texts = [part["text"] for part in stages]
+    assert [text.count("tl.load(") for text in texts] == [1, 3], "a row is in one block or in many"
+    more = ("--target", "sm_90", "--dynamic")
+    for kernel in ("kernel_0", "s0 <= 8; s1 <= 16/kernel_0"):
+        written = write("softmax", kernel, *more).read_text()
+        assert written.count("tl.load(") == 1 and "SIZES = {'s0': 6, 's1': 9}" in written
+    assert write("softmax", "all sizes/kernel_0", *more).read_text().count("tl.load(") == 3
 
 
 def test_what_cannot_be_written(run: Any, file: Path, tmp_path: Path) -> None:

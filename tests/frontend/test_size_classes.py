@@ -10,12 +10,12 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import simulated_gpu
 from interpreted import run_interpreted
+from planning_gpu import PlanningGpu
 from triton_sizes import CASES
 
 import flamec
@@ -37,7 +37,6 @@ from flamec.ir.plan import ExecutionPlan, Launch
 from flamec.ir.shape import Dim, SymbolicDim, evaluate_shape
 from flamec.ir.types import Device, TensorType, float32
 from flamec.prepared import Prepared
-from flamec.runtime.cuda.device import KernelError
 from flamec.runtime.kernel_cache import KernelCache
 from flamec.size_classes import MOST_ELEMENTS, SizeClass, SizeRange, size_class
 from flamec.sized_runner import SizeClassWarning, planned
@@ -45,28 +44,6 @@ from flamec.sized_runner import SizeClassWarning, planned
 GPU = Device("cuda", 0)
 B, N = SymbolicDim.symbol("B"), SymbolicDim.symbol("N")
 SYMBOLS = ("B", "N")
-
-
-class PlanningGpu:
-    """Loads plans without compiling them; ``plans``: those loaded so far, in order."""
-
-    index, name, target = 0, "cuda:0", "sm_90"
-    properties = SimpleNamespace(name="Simulated GPU")
-
-    def __init__(self, folder: Path) -> None:
-        self.cache = KernelCache(folder)
-        self.plans: list[ExecutionPlan] = []
-        self.fails = False
-
-    def load(self, plan: ExecutionPlan, progress: Any = None, label: str = "") -> Any:
-        if self.fails:
-            raise KernelError(0, ValueError("too much shared memory"))
-        self.plans.append(plan)
-
-        def bind(sizes: tuple[int, ...]) -> Any:
-            return SimpleNamespace(plan=plan, sizes=sizes, addresses=[0] * len(plan.buffers))
-
-        return SimpleNamespace(plan=plan, kernels_compiled=len(plan.kernels), bind=bind)
 
 
 @pytest.fixture
