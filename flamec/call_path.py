@@ -22,6 +22,7 @@ import numpy as np
 
 from flamec.capture import captured_sources
 from flamec.host_numbers import ExpressionWriter
+from flamec.host_state import LastAct
 from flamec.host_steps import HostSteps
 from flamec.prepared import Invocation, output_allocator
 from flamec.sources import InputSource
@@ -136,7 +137,7 @@ class CallPath:
         used |= {
             o.position
             for step in (*captured.host.steps, *captured.host.last)
-            for o in step.operands
+            for o in (*step.operands, *(step.given if isinstance(step, LastAct) else ()))
             if isinstance(o, Result) and o.kind == "argument"
         }
         self._body += [f"a{p} = leaves[{p}]" for p in sorted(used)]
@@ -149,6 +150,7 @@ class CallPath:
         steps = HostSteps(
             captured.host, self._writer, self._host_name, lambda r: self._result(r, outputs)
         )
+        self._body += steps.begin(lambda r: self._result(r, "()"))
         for moment in range(max((s.moment for _, s in numbers), default=0) + 1):
             self._body += steps.until(moment, self._structure)
             for position, source in numbers:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,7 +24,6 @@ from flamec.guards import Recorder
 from flamec.host_numbers import Place
 from flamec.host_state import HostState
 from flamec.ir.graph import Graph
-from flamec.ir.passes.differentiate import reachable_nodes
 from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, using_oracle
 from flamec.ir.types import TensorType
 from flamec.left_behind import effects_of, escaped_tensors, stored_arguments
@@ -42,6 +41,7 @@ from flamec.tensor import RuntimeNumber, Size, Storage, Tensor
 from flamec.trace import Trace
 from flamec.traced_arguments import argument_labels
 from flamec.traced_results import GradEffect, Outputs, Result
+from flamec.tracked_inputs import check_leaves, reached_inputs
 from flamec.varying_state import Lifted, StateVaries
 
 _one_trace = threading.RLock()  # classes are instrumented for all threads
@@ -195,6 +195,7 @@ def _capture(
 ) -> Captured:
     trace, host = Trace(base_storages), recorder.host
     trace.host, host.trace = host, trace
+    undo = partial(restore, recorder.guards.values(), trace.requires_grad_reads)
     given, leaves = len(leaves), list(leaves)
     if segments is not None:
         trace.execution = Execution(trace, leaves, segments, name)
@@ -250,12 +251,12 @@ def _capture(
     except BaseException as error:
         if recorder.number_was_asked and isinstance(error, Exception):
             host.rewind()
-            restore(recorder.guards.values())
+            undo()
             raise unknown_value("the type of a number") from error
         host.rewind()
         again = repeats or isinstance(error, (AliasDiscovered, SizesDiffer, StateVaries))
         if again or left_tracers(recorder.guards.values()):
-            restore(recorder.guards.values())
+            undo()
         raise
     finally:
         recorder.leave()
@@ -268,7 +269,7 @@ def _capture(
     if captured.host.refills or any(r.kind == "container" for r in captured.results):
         captured.container_count = count
     captured.modes = before
-    captured.undo = partial(restore, recorder.guards.values())
+    captured.undo = undo
     trace.release()
     captured.stored_arguments = stored_arguments(proxies, leaves)
     captured.effects = [*recorder.effects, *host.effects, *effects_of(captured)]
@@ -276,7 +277,7 @@ def _capture(
         try:
             host.require_constant(recorder.guards.values())
         except StateVaries:
-            restore(recorder.guards.values())
+            undo()
             raise
     host.keep_first_numbers(captured.sources, captured.effects)
     host.release()
@@ -351,6 +352,8 @@ def _finish(
     tracked = [r for r in (*results, *written) if r.tracked and not r.freed]
     tracked_outputs = {r.position for r in tracked if r.kind == "fresh"}
     differentiable = thread.grad_enabled and bool(tracked)
+    tracked_inputs = reached_inputs(trace, graph, tracked_outputs) if differentiable else ()
+    check_leaves(trace, tracked_inputs)
     return Captured(
         graph=graph,
         sources=trace.sources,
@@ -365,21 +368,13 @@ def _finish(
         guards=[],
         trace=trace,
         host=host,
-        tracked_inputs=_reached_inputs(trace, graph, tracked_outputs) if differentiable else (),
+        tracked_inputs=tracked_inputs,
         tracked_outputs=tuple(sorted(tracked_outputs)) if differentiable else (),
         aliases=list(trace.aliases),
         execution=trace.execution,
         escapes=escapes,
         layouts=asked_layouts(trace),
     )
-
-
-def _reached_inputs(trace: Trace, graph: Graph, outputs: Iterable[int]) -> tuple[int, ...]:
-    """The inputs that gradients of the outputs reach; others get no gradient, not one of 0."""
-    roots = [graph.outputs[i] for i in outputs]
-    nodes = reachable_nodes(roots, lambda value: value not in trace.tracked)
-    reached = {*roots, *(v for node in nodes for v in node.inputs)} & trace.tracked
-    return tuple(i for i, value in enumerate(graph.inputs) if value in reached)
 
 
 def _with_plain_keys(structure: Structure) -> Structure:

@@ -39,6 +39,7 @@ from flamec.state import enable_grad, no_grad, thread
 from flamec.tape import Packed, Saved, TapeNode
 from flamec.tensor import Tensor
 from flamec.traced_results import Result
+from flamec.tracked_inputs import reached_inputs
 
 
 class DifferentiableProgram:
@@ -204,9 +205,16 @@ class _Call:
                 shape = self.program.forward.shape(value.type, self.sizes)
                 gradient = tensor_builder.full_like(0.0, value.type.with_shape(shape))
             seeds.append(gradient)
-        if thread.grad_enabled or thread.trace is not None:
-            return self._replay(seeds, bindings)
-        return self._run(saved, seeds)
+        replays = thread.grad_enabled or thread.trace is not None
+        results = self._replay(seeds, bindings) if replays else self._run(saved, seeds)
+        arrived = [
+            p for p, g in zip(original.tracked_outputs, gradients, strict=True) if g is not None
+        ]
+        if len(arrived) == len(gradients):
+            return results
+        reached = reached_inputs(original.trace, original.graph, arrived)
+        pairs = zip(original.tracked_inputs, results, strict=True)
+        return [gradient if p in reached else None for p, gradient in pairs]
 
     def _run(self, saved: Sequence[Any], seeds: Sequence[Tensor]) -> Sequence[Tensor]:
         program = self.program

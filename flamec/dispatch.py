@@ -418,12 +418,17 @@ def _set_requires_grad(tensor: Tensor, flag: bool) -> None:
         raise RuntimeError(
             f"only floating-point tensors can require gradients, not {tensor._type.dtype!r}"
         )
+    trace = thread.trace
+    if trace is not None:
+        trace.is_tracked(tensor)  # which notes what it was
     if not flag:
         if not tensor.is_leaf:
             raise RuntimeError(
                 "requires_grad can only be changed on leaf tensors; use detach() to get a tensor "
                 "that does not require grad"
             )
+        if trace is not None:
+            trace.unmark_leaf(tensor)
         tensor._requires_grad = False
         if isinstance(tensor._value, Leaf):
             if tensor._storage.value is tensor._value:
@@ -433,7 +438,6 @@ def _set_requires_grad(tensor: Tensor, flag: bool) -> None:
     if tensor._requires_grad or tensor.requires_grad:
         return
     tensor._requires_grad = True
-    trace = thread.trace
     if trace is not None:
         trace.mark_leaf(tensor)
 

@@ -104,6 +104,16 @@ class Act:
     operands: tuple[Any, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class LastAct:
+    """A call ends with ``function(prepare(*given), *operands)``; it prepares when it begins."""
+
+    prepare: Callable[..., Any]
+    given: tuple[Any, ...]
+    function: Callable[..., Any]
+    operands: tuple[Any, ...]
+
+
 @dataclass(eq=False)
 class HostState:
     """Of one trace; see the module's docstring.
@@ -119,7 +129,7 @@ class HostState:
     tracing: bool = True
     moment: int = 0
     steps: list[Write | Act | Refill] = field(default_factory=list)
-    last: list[Act] = field(default_factory=list)  # after all steps
+    last: list[LastAct] = field(default_factory=list)  # after all steps
     refills: list[Refill] = field(default_factory=list)  # of containers among the arguments
     conditions: dict[Any, HostCondition] = field(default_factory=dict)
     effects: list[str] = field(default_factory=list)
@@ -395,9 +405,9 @@ class HostState:
         self.steps.append(Write(swap.place, structure, operands))
         swap.place.put(unflatten(structure, iter(values)))
 
-    def at_last(self, function: Callable[..., Any], operands: Sequence[Tensor]) -> None:
-        """Let each call end with ``function(*operands)``, which sets no numbers."""
-        self.last.append(Act(function, tuple(operands)))
+    def at_last(self, act: LastAct) -> None:
+        """Let each call end with an act that sets no numbers."""
+        self.last.append(act)
 
     # the end ------------------------------------------------------------------------
     def collect(self, outputs: Any, result: Any, guards: Iterable[Guard]) -> None:
@@ -439,9 +449,10 @@ class HostState:
         for number, step in enumerate(self.steps):
             operands = tuple([_operand(o, outputs) for o in step.operands])
             self.steps[number] = replace(step, operands=operands)
-        for number, act in enumerate(self.last):
-            operands = tuple([outputs.classify(o) for o in act.operands])
-            self.last[number] = replace(act, operands=operands)
+        for number, last in enumerate(self.last):
+            given = tuple([outputs.classify(t) for t in last.given])
+            operands = tuple([outputs.classify(o) for o in last.operands])
+            self.last[number] = replace(last, given=given, operands=operands)
         self.rewind()
 
     def rewind(self) -> None:

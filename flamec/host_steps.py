@@ -36,6 +36,13 @@ class HostSteps:
         later = [o for step in host.steps for o in step.operands if isinstance(o, Expression)]
         self._reads = [p for e in (*later, *host.returned) for p in e.places()]
 
+    def begin(self, given: Callable[[Any], str]) -> list[str]:
+        """What a call does first of all. ``given``: as ``result``, before there are outputs."""
+        return [
+            f"prepared{i} = {self._name(act.prepare)}({', '.join(map(given, act.given))})"
+            for i, act in enumerate(self._last)
+        ]
+
     def until(self, moment: int, together: Together) -> list[str]:
         """Everything before the numbers that are read after so many acts."""
         lines: list[str] = []
@@ -53,7 +60,11 @@ class HostSteps:
             lines += self._act(together)
             self._moment += 1
             lines += self._reads_now()
-        return lines + [self._text(step, together) for step in (*self._steps, *self._last)]
+        lines += [self._text(step, together) for step in self._steps]
+        for number, act in enumerate(self._last):
+            operands = ", ".join([f"prepared{number}", *map(self._result, act.operands)])
+            lines.append(f"{self._name(act.function)}({operands})")
+        return lines
 
     def _act(self, together: Together) -> list[str]:
         """The steps up to the next act, and it."""

@@ -1,23 +1,27 @@
 """Python state as it was before a trace: a trace that must start again leaves nothing behind.
 
 In: the guards of the trace, each with the value that was there when it was first read or
-written. Out: that value in its place again. ``snapshot``: the same of whole dictionaries.
+written, and whether captured tensors required gradients. Out: that value in its place again.
+``snapshot``: the same of whole dictionaries.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from flamec.guarded_values import MISSING, Guard
+from flamec.tensor import Tensor
 from flamec.varying_state import holds_tracers
 
 
-def restore(guards: Iterable[Guard]) -> None:
-    """Undo the changes of everything that is guarded."""
+def restore(guards: Iterable[Guard], requires_grad: Mapping[Tensor, bool]) -> None:
+    """Undo the changes of everything that is guarded, and of whether tensors require gradients."""
+    for tensor, flag in requires_grad.items():
+        tensor._requires_grad = flag
     known = list(guards)
     for guard in reversed(known):
         if guard.kind not in ("length", "keys") and not isinstance(guard.owner, list):

@@ -414,6 +414,13 @@ class Trace:
         self.leaf_tensors[value] = tensor
         self.tracked.add(value)
 
+    def unmark_leaf(self, tensor: Tensor) -> None:
+        """From here on the tensor is none; what was computed from it before is tracked still."""
+        if tensor._requires_grad:
+            root = self.root_of(tensor)
+            root.value = WriteBuilder(self).detach(root.value)
+            root.version += 1
+
     def leaf_of(self, storage: Storage) -> Tensor | None:
         """The leaf whose memory is the whole of ``storage``."""
         root = self.roots.get(storage)

@@ -16,7 +16,7 @@ from flamec.autograd.anomaly_mode import check_gradients
 from flamec.autograd.backward_pass import BackwardPass
 from flamec.autograd.batched import BatchedBackward
 from flamec.autograd.hooks import accumulated, finished, has_hooks
-from flamec.autograd.outer_history import go_on_outside, outer_values
+from flamec.autograd.outer_history import go_on_outside, outer_values, refuse_outside
 from flamec.dispatch import apply_named, tape_value, tensor_builder, write
 from flamec.errors import user_location
 from flamec.ir.batching import Operand
@@ -69,6 +69,16 @@ def backward(
     wanted = None if inputs is None else _as_list(inputs)
     seeds = _seeds("backward", roots, grad_tensors, create_graph)
     keep_graph = create_graph if retain_graph is None else retain_graph
+    _backward_from(seeds, wanted, create_graph, keep_graph)
+
+
+def _backward_from(
+    seeds: dict[Value, Tensor],
+    wanted: Sequence[Tensor] | None,
+    create_graph: bool,
+    keep_graph: bool,
+) -> None:
+    """``backward`` from values with their gradients."""
     targets = None if wanted is None else [_require_value(t) for t in wanted]
     found = _run(seeds, targets or [], create_graph, keep_graph)
     with set_grad_enabled(create_graph):
@@ -79,7 +89,8 @@ def backward(
                 if value in found:
                     leaves.append((value, tensor, found[value]))
         elif trace is not None:
-            leaves = [(v, t, found[v]) for v, t in trace.leaves() if v in found]
+            reached = [(v, t, found[v]) for v, t in trace.leaves() if v in found]
+            leaves = [leaf for leaf in reached if leaf[1]._requires_grad]
         else:
             for value, gradient in found.items():
                 if isinstance(value, Leaf):
@@ -92,8 +103,8 @@ def backward(
         for value, leaf, gradient in leaves:
             _accumulate(leaf, gradient, create_graph, owned)
             accumulated(value, leaf)
-        if trace is not None and wanted is None:
-            go_on_outside(trace, found, keep_graph, create_graph, backward)
+        if trace is not None:
+            go_on_outside(trace, found, wanted, keep_graph, create_graph, _backward_from)
 
 
 def grad(
@@ -120,6 +131,8 @@ def grad(
     keep_graph = create_graph if retain_graph is None else retain_graph
     targets = [_require_value(t) for t in wanted]
     found = _run(seeds, targets, create_graph, keep_graph, size)
+    if thread.trace is not None:
+        refuse_outside(thread.trace, found, wanted)
     results: list[Tensor | None] = []
     for tensor, value in zip(wanted, targets, strict=True):
         gradient = found.get(value)

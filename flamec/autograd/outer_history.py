@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flamec.dispatch import tape_value
 from flamec.errors import CompileError, unknown_outer_gradient, user_location
-from flamec.ir.graph import Node, Value
+from flamec.host_state import LastAct
+from flamec.ir.graph import Value
 from flamec.ir.passes.differentiate import reachable_nodes
 from flamec.tape import Leaf
 from flamec.tensor import Tensor
 
 if TYPE_CHECKING:
     from flamec.trace import Trace
+
+Run = Callable[[dict[Value, Tensor], Sequence[Tensor] | None, bool, bool], None]
 
 
 def outer_values(trace: Trace) -> dict[Value, Tensor]:
@@ -44,40 +47,71 @@ def outer_values(trace: Trace) -> dict[Value, Tensor]:
 def go_on_outside(
     trace: Trace,
     gradients: Mapping[Value, Tensor],
+    wanted: Sequence[Tensor] | None,
     keep_graph: bool,
     create_graph: bool,
-    backward: Callable[..., None],
+    run: Run,
 ) -> None:
-    """Let each call go on with the gradients of what has a history outside."""
+    """Let each call go on with the gradients of what has a history outside.
+
+    ``wanted``: the only tensors whose ``.grad`` is to be set. ``run`` is the engine.
+    """
     reached = {v: t for v, t in outer_values(trace).items() if v in gradients}
-    if not reached:
-        return
-    assert trace.host is not None
-    for value, tensor in reached.items():
-        if create_graph or trace.roots[tensor._storage].value is not value:
-            why = "with create_graph=True" if create_graph else "and the function changed in place"
-            raise CompileError(
-                f"backward in a compiled function reaches a tensor of shape "
-                f"{list(tensor.shape)} that was computed before the call, {why} (at "
-                f"{user_location()}); call backward outside, or give the function a detached copy"
-            )
     histories = [outer_value(trace, t) for t in reached.values()]
-    asked = trace.gradients.begin_outer(leaves_of(histories))
-    operands = [*reached.values(), *[gradients[v] for v in reached]]
-    trace.host.at_last(partial(_backward, backward, keep_graph, asked), operands)
+    goals = None if wanted is None else _inside(trace, wanted, histories)
+    if not reached or goals == []:
+        return
+    if create_graph:
+        raise CompileError(
+            f"backward(create_graph=True) in a compiled function reaches a tensor of shape "
+            f"{list(next(iter(reached.values())).shape)} that was computed before the call (at "
+            f"{user_location()}); call it outside, or give the function a detached copy"
+        )
+    assert trace.host is not None
+    asked = trace.gradients.begin_outer(leaves_of(histories) if goals is None else goals)
+    act = partial(_go_on, run, goals, keep_graph, asked)
+    given = [gradients[v] for v in reached]
+    trace.host.at_last(LastAct(_histories, tuple(reached.values()), act, tuple(given)))
 
 
-def _backward(
-    backward: Callable[..., None], keep_graph: bool, asked: Sequence[Tensor], *operands: Tensor
+def refuse_outside(
+    trace: Trace, gradients: Mapping[Value, Tensor], wanted: Sequence[Tensor]
 ) -> None:
-    """Go on from the first half of ``operands`` with the gradients that are the second half."""
-    count = len(operands) // 2
-    tensors = list(operands[:count])
+    """An error if gradients that are asked for here also come through a history outside."""
+    reached = [t for v, t in outer_values(trace).items() if v in gradients]
+    found = _inside(trace, wanted, [outer_value(trace, t) for t in reached])
+    if found:
+        raise unknown_outer_gradient(found[0].shape)
+
+
+def _histories(*tensors: Tensor) -> list[Value | None]:
+    """Of which values the tensors are when a call begins; it may change them in place."""
+    return [tape_value(tensor) for tensor in tensors]
+
+
+def _go_on(
+    run: Run,
+    wanted: Sequence[Tensor] | None,
+    keep_graph: bool,
+    asked: Sequence[Tensor],
+    histories: Sequence[Value | None],
+    *gradients: Tensor,
+) -> None:
     if asked:
-        reached = {id(leaf) for leaf in leaves_of(map(tape_value, tensors))}
+        reached = {id(leaf) for leaf in leaves_of(histories)}
         if any(id(tensor) in reached for tensor in asked):
             raise unknown_outer_gradient()
-    backward(tensors, list(operands[count:]), retain_graph=keep_graph)
+    pairs = zip(histories, gradients, strict=True)
+    run({v: g for v, g in pairs if v is not None}, wanted, False, keep_graph)
+
+
+def _inside(
+    trace: Trace, wanted: Sequence[Tensor], histories: Sequence[Value | None]
+) -> list[Tensor]:
+    """The tensors that the histories began with, or went through."""
+    values = set(_values_of(histories))
+    originals = [trace.gradients.original(tensor) for tensor in wanted]
+    return [t for t in originals if t._trace is None and tape_value(t) in values]
 
 
 def outer_value(trace: Trace, tensor: Tensor) -> Value | None:
@@ -88,11 +122,11 @@ def outer_value(trace: Trace, tensor: Tensor) -> Value | None:
 
 def leaves_of(histories: Iterable[Value | None]) -> list[Tensor]:
     """The leaves that eager backward from these values of the tape would reach."""
+    leaves = dict.fromkeys(v for v in _values_of(histories) if isinstance(v, Leaf))
+    return [tensor for leaf in leaves if (tensor := leaf.tensor()) is not None]
+
+
+def _values_of(histories: Iterable[Value | None]) -> list[Value]:
     values = [value for value in histories if value is not None]
-    nodes: Sequence[Node] = reachable_nodes(values, lambda value: False)
-    found: dict[Any, Tensor] = {}
-    for value in (*values, *(v for n in nodes for v in n.inputs)):
-        leaf = value.tensor() if isinstance(value, Leaf) else None
-        if leaf is not None:
-            found[value] = leaf
-    return list(found.values())
+    nodes = reachable_nodes(values, lambda value: False)
+    return [*values, *(v for n in nodes for v in n.inputs)]

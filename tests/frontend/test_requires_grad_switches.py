@@ -1,0 +1,116 @@
+"""requires_grad switched inside of compiled functions, and gradients that do not arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flamec
+from flamec import nn, optim
+from flamec.errors import CompileError
+
+T = flamec.Tensor
+
+
+def adversarial(wrap: Callable[[Any], Any], thaws_early: bool) -> tuple[list[Any], Any]:
+    """The generator's step freezes the discriminator."""
+    flamec.manual_seed(0)
+    generator = nn.Linear(3, 3, dtype=flamec.float64)
+    discriminator = nn.Linear(3, 1, dtype=flamec.float64)
+    first = optim.SGD(generator.parameters(), lr=0.1)
+    second = optim.SGD(discriminator.parameters(), lr=0.1)
+
+    def step(z: T, real: T) -> tuple[Any, ...]:
+        for p in discriminator.parameters():
+            p.requires_grad_(False)
+        first.zero_grad()
+        loss = (discriminator(generator(z)) ** 2).mean()
+        if thaws_early:  # what was computed before gives no gradient all the same
+            discriminator.requires_grad_(True)
+        loss.backward()
+        first.step()
+        discriminator.requires_grad_(True)
+        second.zero_grad()
+        fake = generator(z).detach()
+        other = ((discriminator(real) - 1) ** 2).mean() + (discriminator(fake) ** 2).mean()
+        other.backward()
+        second.step()
+        return loss.detach(), other.detach()
+
+    function, seen = wrap(step), []
+    for k in range(4):
+        z = flamec.full((4, 3), 0.1 * k + 0.2, dtype=flamec.float64)
+        losses = function(z, z * 2.0 + 1.0)
+        parameters = [*generator.parameters(), *discriminator.parameters()]
+        assert all(p.requires_grad for p in parameters)
+        seen += [x.detach().numpy().copy() for x in (*losses, *parameters)]
+    return seen, function
+
+
+@pytest.mark.parametrize("thaws_early", [False, True])
+def test_frozen_for_a_part_of_the_call(thaws_early: bool) -> None:
+    expected, _ = adversarial(lambda f: f, thaws_early)
+    found, compiled = adversarial(lambda f: flamec.compile(f, backend="evaluate"), thaws_early)
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_allclose(a, b, 1e-12)
+    assert (compiled.stats.traces, compiled.stats.python_runs) == (1 + thaws_early, 0)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_switch_happens_once_a_call() -> None:
+    leaf, counter = flamec.ones(3).requires_grad_(), {"n": 0}
+
+    @flamec.compile(backend="evaluate")
+    def step(x: T) -> Any:
+        counter["n"] += 1  # a number that changes: the trace starts again
+        leaf.requires_grad_(not leaf.requires_grad)
+        return x * counter["n"], leaf.requires_grad
+
+    for k in range(1, 5):
+        result, flag = step(flamec.ones(2))
+        assert result.tolist() == [k, k] and flag == leaf.requires_grad == (k % 2 == 0)
+
+
+def test_a_result_of_a_leaf_that_is_switched_off_is_refused() -> None:
+    leaf = flamec.ones(3).requires_grad_()
+
+    def step(x: T) -> T:
+        y = leaf * x
+        leaf.requires_grad_(False)
+        return y
+
+    with pytest.raises(CompileError, match=r"requires_grad.*\[3\] is switched off.*call backward"):
+        flamec.compile(step, backend="evaluate")(flamec.ones(3))
+    leaf.requires_grad_(True)
+
+    def frozen_before(x: T) -> tuple[T, T]:
+        leaf.requires_grad_(False)
+        y = leaf * x
+        leaf.requires_grad_(True)
+        return y, leaf * 2.0
+
+    for function in (frozen_before, flamec.compile(frozen_before, backend="evaluate")):
+        first, second = function(flamec.ones(3))
+        assert (first.requires_grad, second.requires_grad) == (False, True)
+
+
+def test_inputs_that_no_gradient_arrives_at_have_none() -> None:
+    a, b = flamec.ones(3).requires_grad_(), flamec.ones(3).requires_grad_()
+    both = flamec.ones(3).requires_grad_()
+    arrived: list[str] = []
+    b.register_hook(lambda g: arrived.append("b"))
+    both.register_hook(lambda g: arrived.append("both"))
+
+    @flamec.compile(backend="evaluate")
+    def function(x: T) -> tuple[T, T]:
+        return x * a * both, (x * b * both).sum()
+
+    first, second = function(flamec.full((3,), 2.0))
+    first.sum().backward()
+    assert a.grad is not None and a.grad.tolist() == [2.0] * 3
+    assert b.grad is None and arrived == ["both"]
+    gradient = flamec.autograd.grad(second, [a, b], create_graph=True, allow_unused=True)
+    assert gradient[0] is None and gradient[1] is not None and gradient[1].tolist() == [2.0] * 3
