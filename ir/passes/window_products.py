@@ -17,9 +17,12 @@ from flamec.ir.ops.view import inverse_permutation
 from flamec.ir.ops.windows import bordered, reach, spread
 from flamec.ir.passes.depthwise_convolutions import is_longer
 from flamec.ir.passes.move_permutations import Arranged
-from flamec.ir.shape import Dim, floordiv, product
+from flamec.ir.shape import Dim, floordiv, product, structurally_equal
 
 Axes = tuple[int, ...]
+
+COLLISION = 2048  # bytes between places that are a power of two apart
+LINE = 64  # bytes
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def _windows(b: GraphBuilder, node: Node, left: Arranged) -> _Windows:
         swapped[axis] = is_longer(size, count)
         entry = (count, size, step, dilation)
         entries[axis] = (size, count, dilation, step) if swapped[axis] else entry
-    source = bordered(b, source, tuple(borders))
+    source = _apart(b, source, borders, tuple(spatial))
     axes = tuple(sorted(spatial))
     last, added = axes[-1], len(axes)
     value = b.windows(
@@ -147,6 +150,20 @@ def _windows(b: GraphBuilder, node: Node, left: Arranged) -> _Windows:
     kernel = tuple(a if swapped[a] else inner[a] for a in spatial)
     batch, channel = (a + (added if a > last else 0) for a in (batch, channel))
     return _Windows(value, batch, channel, positions, kernel)
+
+
+def _apart(b: GraphBuilder, x: Value, borders: list[tuple[Dim, Dim]], spatial: Axes) -> Any:
+    """``x`` with its borders. Where places are copied for them anyway, and would lie a multiple of
+    COLLISION bytes apart, each gets one more line: neighbours would compete for few sets of a cache."""
+    last = x.type.ndim - 1
+    size, itemsize = x.type.shape[last], x.type.dtype.itemsize
+    copied = not all(structurally_equal(d, 0) for pair in borders for d in pair)
+    on_cpu = x.type.device.type == "cpu" and last not in spatial
+    if not (copied and on_cpu and isinstance(size, int) and size * itemsize % COLLISION == 0):
+        return bordered(b, x, tuple(borders))
+    wide = bordered(b, x, (*borders[:last], (0, LINE // itemsize)))
+    sizes = (*wide.type.shape[:last], size)
+    return b.slice(wide, starts=(0,) * len(sizes), sizes=sizes, steps=(1,) * len(sizes))
 
 
 def split(b: GraphBuilder, x: Value, axis: int, groups: int) -> Any:

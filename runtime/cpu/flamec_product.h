@@ -38,7 +38,7 @@ enum {
     LEVELS = 4,    /* for sums of so many blocks */
     COPYING = 5,   /* products in whose time a vector is copied to a panel */
     RUNS = 64,     /* of columns in place, of which tables are made together */
-    FAR = 2048,    /* bytes between rows from which on their copies are read */
+    FAR = 2048,    /* bytes between rows, or a multiple, for which copies of them are read */
 };
 #if FLAMEC_REGISTER == 64 || defined(__aarch64__)
 #define VECTORS 4 /* of a tile, where there are 32 registers */
@@ -117,12 +117,12 @@ static int steps_by_one(const FlamecLoops *loops) {
 }
 
 /* Whether rows are so far apart that what a tile reads of them, in several runs each, falls into
- * too few sets of the nearest cache. */
+ * two sets of the nearest cache. */
 static int collides(const FlamecOperand *operand, int64_t size) {
     const FlamecLoops *rows = &operand->free;
     if (!rows->count || operand->depth.count < 2) return 0;
     const int64_t stride = rows->stride[rows->count - 1];
-    return (stride < 0 ? -stride : stride) * size >= FAR;
+    return stride && stride * size % FAR == 0;
 }
 
 #ifdef FLAMEC_SHUFFLES
