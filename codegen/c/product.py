@@ -12,6 +12,9 @@ SMALL_PRODUCT = 1 << 15  # multiplications up to which our own loops win
 DOT_ROWS = 3  # rows up to which dot products of contiguous rows beat a BLAS, which packs
 FEW_ROWS = 64
 COLUMN_STRIP = 96  # columns of the smallest piece of a product that is divided along them
+# Of a product along runs of its depth (flamec_product_of_runs.h), which are worth it if long.
+MOST_ROWS, MOST_COLUMNS, MOST_SUMS = 64, 576, 9216
+SHORTEST_RUN, DEEP = 16, 256
 PRODUCT_MEMORY = 649 << 10  # bytes that a product of uneven operands needs (flamec_product.h)
 _BLAS = {"f32": ("sgemm", "FlamecSgemm"), "f64": ("dgemm", "FlamecDgemm")}
 
@@ -107,10 +110,29 @@ def _uneven_product(c: Contraction) -> list[str]:
         "const FlamecProduct product = {",
         f"    {_uneven_operand(c.left)},",
         f"    {_uneven_operand(c.right)},",
-        f"    product_row, rows, first_column, columns, {dim(c.depth)}, result, {dim(c.columns)}",
+        f"    product_row, rows, first_column, columns, {dim(c.depth)}, result, {dim(c.columns)}, "
+        f"{run_along_depth(c)}",
         "};",
         f"frame->call->runtime->product_{c.memory}(&product, product_memory);",
     ]
+
+
+def run_along_depth(c: Contraction) -> int:
+    """How many elements of both operands of a product of few rows and columns are neighbours along
+    the depth, if they fill vectors: then nothing need be copied to panels. 0 for other products;
+    the choice rests on the whole product, because bits depend on it."""
+    assert c.left.uneven is not None and c.right.uneven is not None
+    first, second = c.left.uneven.contracted, c.right.uneven.contracted
+    if not (first and second and isinstance(c.rows, int) and isinstance(c.columns, int)):
+        return 0
+    run, whole = second[-1][0], first[-1][0]
+    if not (isinstance(run, int) and isinstance(whole, int)) or first[-1][1] != 1:
+        return 0
+    fits = run >= SHORTEST_RUN and whole % run == 0 and second[-1][1] == 1
+    tiles = -(-c.rows // 4) * -(-c.columns // 6)  # of 24 sums, or of 3 x 4, which are fewer
+    few = c.rows <= MOST_ROWS and c.columns <= MOST_COLUMNS and tiles * 24 <= MOST_SUMS
+    deep = not isinstance(c.depth, int) or c.depth >= DEEP
+    return run if fits and few and deep else 0
 
 
 def _uneven_operand(operand: MatrixOperand) -> str:

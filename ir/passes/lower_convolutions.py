@@ -30,7 +30,7 @@ from flamec.ir.passes.depthwise_convolutions import (
 from flamec.ir.passes.few_channels import with_wider_pixels
 from flamec.ir.passes.move_permutations import Arranged, MovePermutations
 from flamec.ir.passes.spread_convolutions import added_up, by_turns, is_spread
-from flamec.ir.passes.window_products import lowered, lowered_in_rows
+from flamec.ir.passes.window_products import kernels_in_rows, lowered, lowered_in_rows
 from flamec.ir.shape import Dim, floordiv, product
 from flamec.ir.types import int64
 
@@ -57,8 +57,8 @@ class _ConvolutionLowering(MovePermutations):
     def start(self, node: Node) -> Arranged | None:
         if node.op.kind is not OpKind.CONVOLUTION:
             return None
+        in_rows = all(has_long_rows(node.inputs[0].type, self.origin(v)) for v in node.inputs)
         if has_few_positions(node):
-            in_rows = all(has_long_rows(node.inputs[0].type, self.origin(v)) for v in node.inputs)
             left, right = (self.plain(v) for v in node.inputs)
             return folds_of_slices(self.builder, node, left, right, in_rows)
         if is_spread(node) and _reads_better_from_kernel(node):
@@ -74,6 +74,9 @@ class _ConvolutionLowering(MovePermutations):
             if is_spread(node) and node.output.type.device.type == "cpu":
                 found = by_turns(self.builder, node, left, right, sum_of_slices)
             return found or sum_of_slices(self.builder, node, left, right)
+        if in_rows and _is_kernel_of_groups(node):
+            left, right = self.plain(node.inputs[0]), self.origin(node.inputs[1])
+            return kernels_in_rows(self.builder, node, left, right)
         if self._stays_in_rows(node):
             left, right = map(self.origin, node.inputs)
             if not is_spread(node):
@@ -215,6 +218,16 @@ def _led_to_convolutions(graph: Graph) -> set[Value]:
 
 def _is_permute(node: Node) -> bool:
     return node.op.name == "permute"
+
+
+def _is_kernel_of_groups(node: Node) -> bool:
+    """Whether there are fewer places than are summed for one, as for the gradient of a kernel, and
+    few outputs of each group."""
+    groups, kernel = node.attributes["groups"], node.inputs[1].type.shape
+    if groups == 1 or is_spread(node):
+        return False
+    few = _is_at_most(floordiv(kernel[0], groups), MOST_OUTPUTS)
+    return few and all(map(is_longer, kernel[2:], node.output.type.shape[2:]))
 
 
 def _reads_better_from_kernel(node: Node) -> bool:

@@ -57,6 +57,26 @@ def lowered_in_rows(b: GraphBuilder, node: Node, left: Arranged, right: Arranged
     return Arranged(result, tuple(range(result.type.ndim)))
 
 
+def kernels_in_rows(b: GraphBuilder, node: Node, left: Value, right: Arranged) -> Arranged:
+    """The gradient of a kernel in groups, of arrays with channels first, as a product for each
+    group. ``left`` is [channels, groups * images, *]; the result lies as a kernel is stored."""
+    groups, shape = node.attributes["groups"], left.type.shape
+    images = node.inputs[1].type.shape[1]
+    source = b.reshape(left, shape=(shape[0], groups, images, *shape[2:]))
+    spatial = range(3, 3 + len(shape[2:]))
+    windows = _windows(b, node, Arranged(source, (0, 2, *spatial)))
+    outputs, inner, *places = right.order
+    gradient = split(b, right.source, outputs, groups)
+    inner, *places = (a + (a > outputs) for a in (inner, *places))
+    contract = ((inner, *places), (windows.channel, *windows.kernel))
+    result = b.dot_general(
+        gradient, windows.value, contract=contract, batch=((outputs,), (windows.batch + 1,))
+    )
+    _, each, *rest = result.type.shape
+    result = b.reshape(result, shape=(groups * each, *rest))
+    return Arranged(result, (1, 0, *range(2, len(shape))))
+
+
 def lowered(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> Arranged:
     windows = _windows(b, node, left)
     groups = node.attributes["groups"]
@@ -117,7 +137,7 @@ def _windows(b: GraphBuilder, node: Node, left: Arranged) -> _Windows:
     attributes, shape = node.attributes, node.output.type.shape
     batch, channel, *spatial = left.order
     source = spread(b, left.source, tuple(spatial), attributes["lhs_dilation"])
-    borders: list[tuple[Dim, Dim]] = [(0, 0)] * len(left.order)
+    borders: list[tuple[Dim, Dim]] = [(0, 0)] * source.type.ndim
     entries: dict[int, tuple[Dim, Dim, int, int]] = {}
     swapped: dict[int, bool] = {}
     kernel_shape = node.inputs[1].type.shape
@@ -154,7 +174,8 @@ def _windows(b: GraphBuilder, node: Node, left: Arranged) -> _Windows:
 
 def _apart(b: GraphBuilder, x: Value, borders: list[tuple[Dim, Dim]], spatial: Axes) -> Any:
     """``x`` with its borders. Where places are copied for them anyway, and would lie a multiple of
-    COLLISION bytes apart, each gets one more line: neighbours would compete for few sets of a cache."""
+    COLLISION bytes apart, each gets one more line: neighbours would compete for few sets of a
+    cache."""
     last = x.type.ndim - 1
     size, itemsize = x.type.shape[last], x.type.dtype.itemsize
     copied = not all(structurally_equal(d, 0) for pair in borders for d in pair)

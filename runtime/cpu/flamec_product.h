@@ -38,7 +38,11 @@ enum {
     LEVELS = 4,    /* for sums of so many blocks */
     COPYING = 5,   /* products in whose time a vector is copied to a panel */
     RUNS = 64,     /* of columns in place, of which tables are made together */
-    FAR = 2048,    /* bytes between rows, or a multiple, for which copies of them are read */
+    MOST_ROWS_OF_RUNS = 64, /* of a product along runs, */
+    MOST_COLUMNS_OF_RUNS = 576,
+    MOST_SUMS = 9216, /* and of its tiles' sums, a vector each */
+    FAR = 2048,    /* bytes between rows from which on their copies are read */
+    LINE = 64,     /* bytes of a line of a cache */
 };
 #if FLAMEC_REGISTER == 64 || defined(__aarch64__)
 #define VECTORS 4 /* of a tile, where there are 32 registers */
@@ -49,6 +53,7 @@ enum {
 _Static_assert(COLUMNS * DEPTH * sizeof(float) + PACKED * sizeof(double) + 64 <=
                    FLAMEC_PRODUCT_MEMORY,
                "the panels must fit");
+_Static_assert(MOST_SUMS * FLAMEC_REGISTER + 64 <= FLAMEC_PRODUCT_MEMORY, "the sums must fit");
 _Static_assert(CHUNK % ROWS == 0, "a chunk has whole tiles");
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -117,12 +122,13 @@ static int steps_by_one(const FlamecLoops *loops) {
 }
 
 /* Whether rows are so far apart that what a tile reads of them, in several runs each, falls into
- * two sets of the nearest cache. */
+ * too few sets of the nearest cache: unless they were laid a line more than that apart. */
 static int collides(const FlamecOperand *operand, int64_t size) {
     const FlamecLoops *rows = &operand->free;
     if (!rows->count || operand->depth.count < 2) return 0;
     const int64_t stride = rows->stride[rows->count - 1];
-    return stride && stride * size % FAR == 0;
+    const int64_t apart = (stride < 0 ? -stride : stride) * size;
+    return apart >= FAR && apart % FAR != LINE;
 }
 
 #ifdef FLAMEC_SHUFFLES
@@ -203,4 +209,5 @@ static int collides(const FlamecOperand *operand, int64_t size) {
 #define INDICES INDICES_2
 #endif
 #include "flamec_product_loops.h"
+#include "flamec_product_of_runs.h"
 #include "flamec_product_in_place.h"

@@ -10,16 +10,15 @@ FLAMEC_INLINE void NAME(tile_in_place)(const int count, const SCALAR *const *row
                                        const int64_t *along_right, int64_t depth,
                                        SCALAR *const *to, int64_t first, int64_t step) {
     const SCALAR *row[ROWS], *column[VECTORS];
-    NAME(lanes) sum[ROWS][VECTORS];
+    NAME(lanes) sum[ROWS][VECTORS], total[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int j = 0; j < VECTORS; j++) column[j] = at[j];
 #pragma GCC unroll 8
     for (int i = 0; i < count; i++) {
         row[i] = rows[i];
 #pragma GCC unroll 8
-        for (int j = 0; j < VECTORS; j++) sum[i][j] = (NAME(lanes)){0};
+        for (int j = 0; j < VECTORS; j++) total[i][j] = sum[i][j] = (NAME(lanes)){0};
     }
-    NAME(lanes) total[ROWS][VECTORS];
     for (int64_t level = 0; level < depth; level += DEPTH) {
         const int64_t end = least(depth, level + DEPTH);
         for (int64_t l = level; l < end; l++) {
@@ -116,6 +115,10 @@ static void NAME(product_in_place)(const FlamecProduct *p, int64_t columns) {
 
 /* Some rows and columns of a product, with FLAMEC_PRODUCT_MEMORY bytes of private memory. */
 void NAME(flamec_product)(const FlamecProduct *asked, void *memory) {
+    if (asked->run) {
+        NAME(product_of_runs)(asked, memory);
+        return;
+    }
     const int64_t in_place = NAME(columns_in_place)(asked);
     FlamecProduct rest = *asked;
     if (in_place) NAME(product_in_place)(asked, in_place);

@@ -30,12 +30,13 @@ typedef struct FlamecOperand {
 } FlamecOperand;
 
 /* Some rows and columns of the product of two operands (flamec_product.h). `result` is the place of the
- * first element; rows of it are `step` elements apart. */
+ * first element; rows of it are `step` elements apart. `run`: elements of both operands that are
+ * neighbours along the depth, along which they are summed, or 0. */
 typedef struct FlamecProduct {
     FlamecOperand left, right;
     int64_t first_row, rows, first_column, columns, depth;
     void *result;
-    int64_t step;
+    int64_t step, run;
 } FlamecProduct;
 
 typedef struct FlamecRuntime {

@@ -9,6 +9,7 @@ import pytest
 
 import flamec
 from flamec import nn
+from flamec.codegen.c.product import run_along_depth
 from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph
@@ -167,6 +168,32 @@ def test_few_channels_that_come_first_are_not_rearranged(
         compiled(flamec.randn(*shape))
     steps = compiled.programs[0].prepared.plan.steps
     assert [step.operations for step in steps] == [("pad",), ("dot_general",)]
+
+
+def test_gradients_of_kernels_in_groups_are_summed_along_rows() -> None:
+    conv = nn.Conv2d(8, 12, 3, padding=1, groups=4, bias=False)
+
+    @flamec.compile
+    def step(x: flamec.Tensor, g: flamec.Tensor) -> Any:
+        return flamec.autograd.grad((conv(x) * g).sum(), [conv.weight])
+
+    step(flamec.randn(2, 8, 9, 20), flamec.randn(2, 12, 9, 20))
+    compiled = step.programs[0].prepared.compiled
+    assert [k.operations for k in compiled.kernels] == [("pad",), ("dot_general",)]
+    contraction = compiled.kernels[1].parts[0].program.contraction
+    assert contraction is not None
+    assert run_along_depth(contraction) == 20
+
+
+def test_places_of_many_channels_are_not_a_power_of_two_apart() -> None:
+    conv = nn.Conv2d(512, 4, 3, padding=1, bias=False)
+    compiled = flamec.compile(conv)
+    with flamec.no_grad():
+        compiled(flamec.randn(1, 512, 2, 3))
+    kernels = compiled.programs[0].prepared.compiled.kernels
+    (found,) = (k.parts[0].program.contraction for k in kernels if k.kind == "matmul")
+    assert found is not None and found.left.uneven is not None
+    assert {stride for _, stride in found.left.uneven.free} == {528, 528 * 5}
 
 
 def test_gradients_of_strides_of_kernels_of_one_channel_multiply_no_zeros() -> None:

@@ -43,6 +43,7 @@ class _Product(ctypes.Structure):
         *((n, ctypes.c_int64) for n in ("first_row", "rows", "first_column", "columns", "depth")),
         ("result", ctypes.c_void_p),
         ("step", ctypes.c_int64),
+        ("run", ctypes.c_int64),
     )
 
 
@@ -168,6 +169,7 @@ def multiply(
     operands: Sequence[np.ndarray],
     rows: range | None = None,
     columns: range | None = None,
+    run: int = 0,
 ) -> np.ndarray:
     """Some rows and columns, computed into an array that has two more columns than asked for."""
     left, right = matrices
@@ -185,6 +187,7 @@ def multiply(
         left.places.shape[1],
         result.ctypes.data,
         result.shape[1],
+        run,
     )
     address = products.address("f32" if dtype == np.float32 else "f64")
     function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(address)
@@ -230,6 +233,50 @@ def test_bits_do_not_depend_on_what_is_asked_for_together(products: Products, na
         columns = range(min(columns.start, len(whole[0]) - 1), min(columns.stop, len(whole[0])))
         part = multiply(products, matrices, operands, rows, columns)
         assert same_bits(part, whole[rows.start : rows.stop, columns.start : columns.stop])
+
+
+# the rows of [images, channels, height, width] by those of larger ones; how long they are
+RUNS = {
+    "whole vectors": (
+        Matrix([(5, 96)], [(2, 480), (96, 1)]),
+        Matrix([(3, 168), (3, 1)], [(2, 504), (6, 20), (16, 1)]),
+        16,
+    ),
+    "the end of a vector, in many runs": (
+        Matrix([(8, 3000)], [(3000, 1)]),
+        Matrix([(2, 4000), (3, 40), (3, 1)], [(100, 40), (30, 1)]),
+        30,
+    ),
+    "one row and one column": (
+        Matrix([(1, 1)], [(3, 50), (33, 1)]),
+        Matrix([(1, 1)], [(3, 40), (33, 1)]),
+        33,
+    ),
+    "nothing to sum": (
+        Matrix([(3, 40)], [(0, 9), (20, 1)]),
+        Matrix([(9, 3)], [(0, 9), (20, 1)]),
+        20,
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", list(RUNS))
+def test_products_along_runs(products: Products, name: str, dtype: str) -> None:
+    """Small integers; in parts the same bits, for numbers of any size."""
+    left, right, run = RUNS[name]
+    random, fenced = np.random.default_rng(4), Fenced()
+    for at_end in (False, True):
+        operands = [fenced.copy(m.fill(np.dtype(dtype), random), at_end) for m in (left, right)]
+        first, second = (m.elements(x) for m, x in zip((left, right), operands, strict=True))
+        whole = multiply(products, (left, right), operands, run=run)
+        np.testing.assert_array_equal(whole, first @ second.T)
+    operands = [random.standard_normal(x.shape).astype(dtype) for x in operands]
+    whole = multiply(products, (left, right), operands, run=run)
+    height, width = whole.shape
+    some = range(height // 2, height), range(width // 3, width)
+    part = multiply(products, (left, right), operands, *some, run)
+    assert same_bits(part, whole[height // 2 :, width // 3 :])
 
 
 def test_numbers_that_are_none_stay_in_their_rows_and_columns(products: Products) -> None:
