@@ -17,6 +17,7 @@ from flamec import gpu
 from flamec.data.collate import default_collate, default_convert
 from flamec.data.dataset import IterableDataset
 from flamec.data.fetch import Exhausted, Fetcher, seeded
+from flamec.data.pinning_ahead import PinnedAhead
 from flamec.data.sampler import BatchSampler, RandomSampler, SequentialSampler, new_seed
 from flamec.data.worker import WorkerSettings
 from flamec.data.workers import Workers
@@ -32,7 +33,8 @@ class DataLoader:
     ``num_workers`` processes make batches ahead of time (0: made in this process when they are
     asked for). Where a worker's batch has large arrays they arrive in shared memory.
     ``pin_memory``: batches are in pinned memory, from which ``to("cuda", non_blocking=True)``
-    does not wait; without a GPU that is a warning.
+    does not wait; a worker's batch is copied there while the one before it is used. Without a GPU
+    that is a warning.
 
     Raises ValueError for arguments that exclude each other. While iterating: the dataset's
     exception with the worker's traceback; RuntimeError if a worker dies (with its signal or
@@ -159,7 +161,9 @@ class DataLoader:
         if not self.pin_memory:
             return self._batches()
         if gpu.device_count():
-            return map(pinned, self._batches())
+            batches = self._batches()
+            ahead = self.num_workers and not self._is_iterable  # whose end is not known before
+            return PinnedAhead(batches) if ahead else map(pinned, batches)
         warnings.warn(
             "'pin_memory' argument is set as true but no accelerator is found, then device "
             "pinned memory won't be used.",
@@ -167,7 +171,7 @@ class DataLoader:
         )
         return self._batches()
 
-    def _batches(self) -> Iterator[Any]:
+    def _batches(self) -> Any:
         """One pass over the batches."""
         if self.num_workers == 0:
             return self._in_this_process()
@@ -296,6 +300,12 @@ class _WithWorkers:
             self._assign()
             return content[0]
         raise StopIteration
+
+    def is_ready(self) -> bool:
+        """Whether the next batch has arrived."""
+        if self.is_done or not self.owed:
+            return False
+        return self.workers.has_answer(next(iter(self.owed.values())))
 
     def _finish(self) -> None:
         self.is_done = True

@@ -72,6 +72,10 @@ class Workers:
             pass
         self._raise_death(worker)
 
+    def has_answer(self, worker: int) -> bool:
+        """Whether ``receive`` would not wait: there is an answer, or the worker is dead."""
+        return bool(self.connections[worker].poll())
+
     def _raise_death(self, worker: int) -> Any:
         process = self.processes[worker]
         process.join(PATIENCE)

@@ -418,6 +418,26 @@ def test_nothing_grows_over_10_epochs(persistent: bool) -> None:
     assert held[9][0] - held[1][0] < 50, [h[0] for h in held]
 
 
+class Megabytes(Dataset):
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return np.full(1 << 20, index, np.uint8)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resident_memory_does_not_grow_over_10_epochs(workers: int) -> None:
+    loader = DataLoader(Megabytes(), 2, num_workers=workers)
+    resident = []
+    for _ in range(10):
+        for x in loader:
+            assert x[0, 0] == x[0, -1]
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        resident.append(pages * os.sysconf("SC_PAGE_SIZE") >> 20)
+    assert max(resident[2:]) - resident[1] < len(loader.dataset) // 3, resident  # MiB
+
+
 BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"num_workers": -1}, "non-negative"),
     ({"timeout": -1}, "non-negative"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections import namedtuple
 from typing import Any
 
@@ -129,6 +132,76 @@ def test_batches_are_pinned(gpu: Any) -> None:
     nested = [{"pair": Pair(flamec.ones(2), 3), "name": "a"} for _ in range(2)]
     (batch,) = DataLoader(nested, 2, pin_memory=True)
     assert batch["pair"].x.is_pinned() and batch["pair"].y.is_pinned() and batch["name"]
+
+
+class Counted:
+    """Samples 0, 1, ...; ``fails_at`` raises, ``dies_at`` ends the process."""
+
+    def __init__(self, fails_at: int = -1, dies_at: int = -1) -> None:
+        self.fails_at, self.dies_at = fails_at, dies_at
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Any:
+        if index == self.fails_at:
+            raise ValueError("no such sample")
+        if index == self.dies_at:
+            os._exit(7)
+        return flamec.full((4,), float(index))
+
+
+def _arrived(batches: Any) -> None:
+    """Wait until the next batch has arrived."""
+    while not batches._batches.is_ready():
+        time.sleep(0.01)
+
+
+def test_the_next_batch_is_copied_while_one_is_used(gpu: Any) -> None:
+    loader = DataLoader(Counted(), 2, pin_memory=True, num_workers=1, persistent_workers=True)
+    threads = threading.active_count()
+    for _ in range(2):
+        batches: Any = iter(loader)
+        assert len(batches) == 4
+        found = []
+        for count in range(4):
+            if count == 1:
+                _arrived(batches)
+            found.append(next(batches))
+            if count == 1:
+                assert batches._next is not None  # the third, on the way
+                assert batches._next.result()[0].is_pinned()
+        assert [int(b[0, 0]) for b in found] == [0, 2, 4, 6]
+        assert all(b.is_pinned() for b in found)
+        for _ in range(2):
+            with pytest.raises(StopIteration):
+                next(batches)
+        assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"fails_at": 4}, ValueError, "no such sample"),
+        ({"dies_at": 4}, RuntimeError, r"worker 0 .* exited with exit code 7"),
+    ],
+)
+def test_an_error_ahead_is_raised_where_its_batch_is_asked_for(
+    options: dict[str, int], error: type[Exception], message: str, gpu: Any
+) -> None:
+    batches: Any = iter(DataLoader(Counted(**options), 2, pin_memory=True, num_workers=1))
+    assert int(next(batches)[0, 0]) == 0
+    _arrived(batches) if batches._next is None else batches._next.result()
+    assert int(next(batches)[0, 0]) == 2
+    with pytest.raises(error, match=message):
+        next(batches)
+
+
+def test_an_iteration_that_is_given_up(gpu: Any) -> None:
+    loader = DataLoader(Counted(), 2, pin_memory=True, num_workers=1, persistent_workers=True)
+    first = iter(loader)
+    next(first)
+    assert [int(b[0, 0]) for b in loader] == [0, 2, 4, 6]
 
 
 def test_objects_with_a_method_of_their_own(gpu: Any) -> None:
