@@ -417,6 +417,7 @@ class Trace:
     def unmark_leaf(self, tensor: Tensor) -> None:
         """From here on the tensor is none; what was computed from it before is tracked still."""
         if tensor._requires_grad:
+            self.gradients.use(tensor)  # refused where it is still to come
             root = self.root_of(tensor)
             root.value = WriteBuilder(self).detach(root.value)
             root.version += 1

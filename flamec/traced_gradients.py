@@ -54,7 +54,8 @@ class TracedGradients:
         self._outer.update(leaves)
         return self._asked
 
-    def _use(self, tensor: Tensor) -> None:
+    def use(self, tensor: Tensor) -> None:
+        """Refuse what depends on a gradient that only the end of the call knows."""
         if not self._outer:
             return
         tensor = self.original(tensor)
@@ -63,7 +64,7 @@ class TracedGradients:
         self._asked.append(tensor)
 
     def read(self, tensor: Tensor) -> Tensor | None:
-        self._use(tensor)
+        self.use(tensor)
         tensor = self._owner(tensor)
         if tensor in self.written:
             return self.written[tensor]
@@ -79,7 +80,7 @@ class TracedGradients:
         return next((t for t, g in self.reads.items() if g is gradient), None)
 
     def write(self, tensor: Tensor, gradient: Tensor | None) -> None:
-        self._use(tensor)
+        self.use(tensor)
         self.written[self._owner(tensor)] = gradient
 
     def _owner(self, tensor: Tensor) -> Tensor:

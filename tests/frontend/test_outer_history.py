@@ -215,6 +215,14 @@ def test_what_is_known_only_after_the_call_is_refused() -> None:
     with pytest.raises(CompileError, match="known only after the call"):
         flamec.compile(reads, backend="evaluate")(model.hidden(0))
 
+    def switches_off(h: T) -> None:
+        plain(model, h)
+        model.body.weight.requires_grad_(False)
+
+    with pytest.raises(CompileError, match="known only after the call"):
+        flamec.compile(switches_off, backend="evaluate")(model.hidden(0))
+    assert model.body.weight.requires_grad
+
     def of_an_outer_leaf(h: T) -> Any:
         return flamec.autograd.grad((model.head(h) ** 2).mean(), model.body.weight)
 
