@@ -7,7 +7,7 @@ autocast, default dtype, structure, types, memory shared between tensors, sizes,
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from flamec.autograd.hooks import hooks_of_leaf
@@ -92,7 +92,7 @@ def build_check(captured: Captured) -> Check:
     if captured.container_count:
         values += _add_containers(b, captured)
     _add_gradients(b, captured, storages)
-    _add_aliasing(b, captured, storages)
+    _add_aliasing(b, captured, storages, labels)
     for guard in captured.shape_guards:
         b.add(f"({guard})", str(guard))
     for guard in captured.guards:
@@ -204,8 +204,13 @@ def _add_history(b: CheckBuilder, variable: str, path: str, leaf: Tensor) -> Non
         )
 
 
-def _add_aliasing(b: CheckBuilder, captured: Captured, storages: list[tuple[int, str]]) -> None:
+def _add_aliasing(
+    b: CheckBuilder, captured: Captured, storages: list[tuple[int, str]], labels: Sequence[str]
+) -> None:
+    """``labels``: what the leaves behind those of the arguments are called."""
     leaves = captured.arguments
+    count = captured.structure.leaf_count
+    names = [f"argument {i}" for i in range(count)] + list(labels[count:])
     based = {s.position for s in captured.sources if s.kind == "base"}
     written = {captured.sources[i].position for i in captured.graph.updates} - based
     overlaps = b.name(overlaps_itself)
@@ -218,13 +223,13 @@ def _add_aliasing(b: CheckBuilder, captured: Captured, storages: list[tuple[int,
             same = leaves[position]._storage is leaves[other]._storage
             b.add(
                 f"{variable}._storage is {'' if same else 'not '}{earlier}._storage",
-                f"arguments {other} and {position} {'share' if same else 'do not share'} memory",
+                f"{_both(names, other, position)} {'share' if same else 'do not share'} memory",
             )
             if same:
                 one = leaves[position] is leaves[other]
                 b.add(
                     f"{variable} is {'' if one else 'not '}{earlier}",
-                    f"arguments {other} and {position} are {'one' if one else 'two'} tensors",
+                    f"{_both(names, other, position)} are {'one' if one else 'two'} tensors",
                 )
         if position in based or any(
             leaves[position]._storage is leaves[o]._storage for o, _ in storages if o != position
@@ -233,10 +238,10 @@ def _add_aliasing(b: CheckBuilder, captured: Captured, storages: list[tuple[int,
             base = b.name(leaves[position]._storage.base_type)
             b.add(
                 f"{variable}._steps == {steps} and {variable}._storage.base_type == {base}",
-                f"argument {position} views its memory the same way",
+                f"{names[position]} views its memory the same way",
             )
         if position in written:
-            b.add(f"not {overlaps}({variable})", f"no elements of argument {position} overlap")
+            b.add(f"not {overlaps}({variable})", f"no elements of {names[position]} overlap")
     aliased = {id(t._storage) for _, t in captured.aliases}
     fixed = CapturedStorages(captured, {leaves[p]._storage for p, _ in storages})
     if fixed.present:
@@ -247,13 +252,21 @@ def _add_aliasing(b: CheckBuilder, captured: Captured, storages: list[tuple[int,
             if id(leaves[position]._storage) not in aliased:
                 b.add(
                     f"{variable}._storage not in {held}",
-                    f"argument {position} shares no memory with captured tensors",
+                    f"{names[position]} shares no memory with captured tensors",
                 )
     for position, tensor in captured.aliases:
         b.add(
             f"a{position}._storage is {b.name(tensor)}._storage",
-            f"argument {position} is the captured tensor",
+            f"{names[position]} is the captured tensor",
         )
+
+
+def _both(names: Sequence[str], first: int, second: int) -> str:
+    """Two leaves: "arguments 0 and 1", "argument 0 and net.hidden"."""
+    one, two = names[first], names[second]
+    if two.startswith("argument "):
+        return f"arguments {first} and {second}"
+    return f"{one} and {two}"
 
 
 def _captured_label(tensor: Tensor) -> str:

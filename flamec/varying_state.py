@@ -118,8 +118,8 @@ def is_written(guard: Guard, is_old: Callable[[int], bool]) -> bool:
     """Whether a traced function put something in a guard's place that a program can put there.
 
     What a call makes anew each time: tensors, tuples of them, constants in place of those; where it
-    has not read what was there, any constant, and lists, dicts and dataclasses that are not
-    ``is_old``, by id.
+    has not read what was there, numbers, too, and lists, dicts and dataclasses with tensors that
+    are not ``is_old``, by id.
     """
     present = guard.present()
     if present is MISSING:
@@ -130,7 +130,7 @@ def is_written(guard: Guard, is_old: Callable[[int], bool]) -> bool:
     if any(is_old(id(part)) for part in changeable_parts(present)):
         return False
     if guard.unread:
-        return True
+        return holds_tensors(present) or isinstance(present, (int, float, type(None)))
     if not is_unchangeable(structure):
         return False
     if any(isinstance(v, Tensor) and v._trace is not None for v in leaves):

@@ -681,3 +681,22 @@ def test_conditions_on_many_tensors_do_not_compare_pairs() -> None:
         assert held[3] is not held[2] and held[3].tolist() == [4.0, 4.0]
         assert compiled.stats.traces == 3
     assert counts[1] < 2 * counts[0]
+
+
+def test_reasons_name_the_places() -> None:
+    s = State()
+    compiled = flamec.compile(lambda x: average(s, x), backend="evaluate")
+    compiled(flamec.ones(3))
+    s.mean = flamec.zeros(3, dtype=flamec.float64)
+    compiled(flamec.ones(3))
+    s.mean = flamec.zeros(3)
+    compiled(flamec.ones(3))  # the first program again
+    x = flamec.ones(3)
+    s.mean = x
+    compiled(x)
+    reasons = [f.reason for f in compiled.stats.guard_failures]
+    assert reasons == [
+        "s._buffers['mean'].dtype is flamec.float32",
+        "argument 0 and s._buffers['mean'] do not share memory",
+    ]
+    assert s.mean.tolist() == pytest.approx([1.0] * 3)
