@@ -105,8 +105,10 @@ class Builder:
 
 def _is_stretched(size: Dim, to: Dim) -> bool:
     """Whether a broadcast made a size of 1 another one."""
-    if isinstance(size, int) or structurally_equal(size, to):
-        return size == 1 and not structurally_equal(size, to)
+    if structurally_equal(size, to):
+        return False
+    if isinstance(size, int):
+        return size == 1
     try:
         return equal(size, 1)
     except Undecidable:  # after the trace: then the two symbols are known to be equal
