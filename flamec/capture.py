@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -195,7 +196,8 @@ def _capture(
 ) -> Captured:
     trace, host = Trace(base_storages), recorder.host
     trace.host, host.trace = host, trace
-    undo = partial(restore, recorder.guards.values(), trace.requires_grad_reads)
+    flags = ChainMap(trace.requires_grad_reads, trace.gradients.flags)
+    undo = partial(restore, recorder.guards.values(), flags)
     given, leaves = len(leaves), list(leaves)
     if segments is not None:
         trace.execution = Execution(trace, leaves, segments, name)

@@ -429,17 +429,24 @@ def _set_requires_grad(tensor: Tensor, flag: bool) -> None:
             )
         if trace is not None:
             trace.unmark_leaf(tensor)
-        tensor._requires_grad = False
-        if isinstance(tensor._value, Leaf):
-            if tensor._storage.value is tensor._value:
-                tensor._storage.value = None
-            tensor._value = None
+        for each in _same(tensor):
+            each._requires_grad = False
+            if isinstance(each._value, Leaf):
+                if each._storage.value is each._value:
+                    each._storage.value = None
+                each._value = None
         return
     if tensor._requires_grad or tensor.requires_grad:
         return
-    tensor._requires_grad = True
+    for each in _same(tensor):
+        each._requires_grad = True
     if trace is not None:
         trace.mark_leaf(tensor)
+
+
+def _same(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The tensor; while tracing an argument and what stands for it."""
+    return (tensor,) if thread.trace is None else thread.trace.gradients.both(tensor)
 
 
 tensor_module.connect(_is_tracked, _set_requires_grad)

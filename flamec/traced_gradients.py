@@ -24,6 +24,7 @@ class TracedGradients:
         self.reads: dict[Tensor, Tensor | None] = {}
         self.argument_reads: dict[int, Tensor | None] = {}
         self.named: dict[int, Tensor] = {}
+        self.flags: dict[Tensor, bool] = {}  # which arguments required gradients at first
         self._outer: set[Tensor] = set()  # whose gradients are known only after the call
         self._asked: list[Tensor] = []  # whose gradients the function used since
         self._stand_ins: dict[Tensor, tuple[int, Tensor]] = {}
@@ -47,6 +48,15 @@ class TracedGradients:
         """The argument that ``tensor`` stands for, or the tensor itself."""
         found = self._arguments.get(tensor)
         return tensor if found is None else found[1]
+
+    def both(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """An argument and what stands for it; or the tensor itself. Their flags will be changed."""
+        original = self.original(tensor)
+        found = self.stand_in(original)
+        if found is None:
+            return (tensor,)
+        self.flags.setdefault(original, original._requires_grad)
+        return original, found
 
     def begin_outer(self, leaves: Iterable[Tensor]) -> list[Tensor]:
         """From here on these have gradients that only the end of the call knows; the list that
@@ -100,3 +110,4 @@ class TracedGradients:
         self.written.clear()
         self._stand_ins.clear()
         self._arguments.clear()
+        self.flags = {}  # who can undo the trace has the other

@@ -74,6 +74,66 @@ def test_a_switch_happens_once_a_call() -> None:
         assert result.tolist() == [k, k] and flag == leaf.requires_grad == (k % 2 == 0)
 
 
+LEAF = flamec.ones(3).requires_grad_()
+
+
+def on_of_an_argument(x: T) -> Any:
+    x.requires_grad_()
+    return x * 2.0, x.requires_grad
+
+
+def off_of_an_argument(x: T) -> Any:
+    x.requires_grad_(False)
+    return x * 2.0, x.requires_grad, LEAF.requires_grad
+
+
+def off_of_a_leaf_that_is_an_argument(x: T) -> Any:
+    LEAF.requires_grad_(False)
+    y = x * 2.0
+    x.copy_(y)  # no leaf any more
+    return y, x.requires_grad
+
+
+def off_and_on(x: T) -> Any:
+    x.requires_grad_(False)
+    y = x * 2.0
+    LEAF.requires_grad_(True)
+    x.requires_grad_(True)
+    return y, x * 3.0
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("function", "is_leaf"),
+    [
+        (on_of_an_argument, False),
+        (on_of_an_argument, True),
+        (off_of_an_argument, False),
+        (off_of_an_argument, True),
+        (off_of_a_leaf_that_is_an_argument, True),
+        (off_and_on, False),
+        (off_and_on, True),
+    ],
+)
+def test_a_switch_of_an_argument(function: Callable[[T], Any], is_leaf: bool) -> None:
+    found = []
+    for step in (function, flamec.compile(function, backend="evaluate")):
+        for _ in range(2):
+            with flamec.no_grad():
+                LEAF.fill_(1.0)
+            LEAF.requires_grad_(True)
+            x = (
+                LEAF
+                if is_leaf
+                else flamec.ones(3).requires_grad_(function is not on_of_an_argument)
+            )
+            results = step(x)
+            seen = [r.requires_grad if isinstance(r, T) else r for r in results]
+            found.append((x.requires_grad, LEAF.requires_grad, x.tolist(), seen))
+    LEAF.requires_grad_(True)
+    assert found[0] == found[1] == found[2] == found[3]
+
+
 def test_a_result_of_a_leaf_that_is_switched_off_is_refused() -> None:
     leaf = flamec.ones(3).requires_grad_()
 
