@@ -24,11 +24,13 @@ from flamec.collection_pause import collector_rests
 from flamec.compilation_stats import GuardFailure, Stats
 from flamec.compile_options import own_options
 from flamec.config import CompileOptions, default_options
+from flamec.counted_loops import needs_counts
 from flamec.differentiable import DifferentiableProgram
 from flamec.errors import CompileError, DataDependentError, is_framework_file, user_location
 from flamec.escapes import OnceProgram, trust
 from flamec.guard_code import TrustedCheck
 from flamec.ir.graph import Graph
+from flamec.ir.passes.differentiate_while import UnboundedLoop
 from flamec.ir.passes.plan_memory import MemoryUse, memory_use
 from flamec.ir.passes.settle_sizes import settle_sizes
 from flamec.preparation import prepare
@@ -39,7 +41,7 @@ from flamec.segments import SegmentCache, SizesDiffer
 from flamec.size_bounds import ANY_SIZE, SizeBounds, declared_bounds
 from flamec.sized_runner import planned
 from flamec.split_program import DIVERGED, Attempt, SplitProgram
-from flamec.state import memory_budget, process, thread
+from flamec.state import loops_counted, memory_budget, process, thread
 from flamec.structures import Structure, flatten
 from flamec.tensor import Tensor
 from flamec.varying_state import Lifted, StateVaries
@@ -75,6 +77,7 @@ class CompiledFunction:
         self._static_numbers: set[Any] = set()
         self._python_runs: set[Any] = set()
         self._lifted = Lifted()
+        self._counting = False  # steps of loops without a bound, for gradients
         self._prepared: OrderedDict[Any, Prepared] = OrderedDict()
         self._segments = SegmentCache(self._make)
         self._warned: set[str] = set()
@@ -273,7 +276,7 @@ class CompiledFunction:
             again = inexact or bool(dynamic.numbers or lifted)
             traced = (self.function, args, kwargs, dynamic, self.name, segments, again, lifted)
             try:
-                with memory_budget(self.options.memory_budget):
+                with memory_budget(self.options.memory_budget), loops_counted(self._counting):
                     captured = capture(*traced)
             except StateVaries as found:
                 self.stats.traces += 1
@@ -283,6 +286,11 @@ class CompiledFunction:
                 continue
             except SizesDiffer:
                 pass
+            except UnboundedLoop:
+                if segments is None or self._counting:
+                    raise
+                self._counting = True
+                continue
             except Exception as error:  # perhaps for these sizes or numbers only
                 if isinstance(error, CompileError) and dynamic.numbers:
                     self._static_numbers.add(key)
@@ -294,6 +302,11 @@ class CompiledFunction:
                 if not inexact or isinstance(error, DataDependentError):
                     raise
             else:
+                if segments is not None and not self._counting and needs_counts(captured):
+                    self._counting = True
+                    assert captured.undo is not None
+                    captured.undo()
+                    continue
                 given = [*leaves, *captured.found]
                 sizes = {**captured.trace.oracle.hints, **actual_sizes(captured, given)}
                 if all(g.check(sizes) for g in captured.shape_guards):

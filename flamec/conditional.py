@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from flamec.control_flow import leaves_of, restored, store_written
+from flamec.counted_loops import can_count, counted
 from flamec.dispatch import apply_named
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.primitives import ops
@@ -76,9 +77,10 @@ def while_loop(
     draw random numbers and change tensors from outside in place, but not its arguments.
 
     ``max_steps``: the loop ends after so many steps, whatever ``cond_fn`` says. In a compiled
-    function ``backward`` needs it: what the steps back read is kept for at most ``max_steps``
-    steps. Forward mode (``func.jvp``) works without. Under ``vmap`` the loop runs until all
-    elements of the batch are done; those that are keep their values.
+    function it is how many steps memory for ``backward`` is planned for; without it steps are
+    counted first, and the function is split there. Forward mode (``func.jvp``) needs no bound.
+    Under ``vmap`` the loop runs until all elements of the batch are done; those that are keep
+    their values.
 
     TypeError for carried values that differ from those that ``body_fn`` returns (the message names
     them) and for what is no tuple or no bool; ValueError for a negative ``max_steps``.
@@ -412,11 +414,14 @@ def _traced_while(
         "limit": max_steps,
         "residuals": 0,
     }
-    if thread.grad_enabled and max_steps is not None:
-        needs = [t.requires_grad for t in operands]
-        if any(needs):
-            attributes = while_with_residuals(attributes, needs)
-    made = apply_named("while_loop", *operands, **attributes)
+    needs = [thread.grad_enabled and t.requires_grad for t in operands]
+    first = 0
+    if max_steps is None and any(needs) and can_count():
+        operands, attributes = counted(operands, attributes)
+        needs, first = [False, *needs, False], 1
+    if attributes["limit"] is not None and any(needs):
+        attributes = while_with_residuals(attributes, needs)
+    made = apply_named("while_loop", *operands, **attributes)[first:]
     store_written("while_loop", written, made[len(given) : len(given) + len(written)])
     last: tuple[Any, ...] = unflatten(structure, restored(list(made[: len(given)]), leaves))
     return last

@@ -74,12 +74,13 @@ class ThreadState(threading.local):
     ``autocast``: what mixed precision does; ``autocast_regions``: what it did before each
     region that was entered; ``autocast_casts``: the parameters cast in the outermost region
     (see ``functional/autocasting.py``).
-    ``memory_budget``: of the function that is traced.
+    ``memory_budget``: of the function that is traced. ``loops_counted``: see ``loops_counted()``.
     ``watch``, ``observer``: what looks at calls while a function is traced (``watching.py``).
     """
 
     trace: Trace | None = None
     memory_budget: float = 1.0
+    loops_counted: bool = False
     watch: Callable[..., None] | None = None
     observer: Observer | None = None
     grad_enabled: bool = True
@@ -246,6 +247,16 @@ def set_float32_matmul_precision(precision: str) -> None:
 def get_float32_matmul_precision() -> str:
     """``"highest"``, ``"high"`` or ``"medium"``."""
     return process.float32_matmul_precision
+
+
+@contextmanager
+def loops_counted(value: bool) -> Iterator[None]:
+    """Trace the block with ``while_loop``s that count their steps (``counted_loops``)."""
+    previous, thread.loops_counted = thread.loops_counted, value
+    try:
+        yield
+    finally:
+        thread.loops_counted = previous
 
 
 @contextmanager

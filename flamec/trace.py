@@ -454,6 +454,10 @@ class Trace:
             raise errors.unknown_value(what)
         return execution.read(value, what, user_location(), recurs)
 
+    def can_read(self) -> bool:
+        """Whether values can be had here: the function may be split."""
+        return self.execution is not None and not self._standing_in
+
     def live_values(self) -> list[Value]:
         """The values of the memory of all tensors of the trace that are still alive."""
         alive = (ref() for ref in self.created)

@@ -41,6 +41,10 @@ def as_scan(attributes: Attributes) -> dict[str, Any]:
     }
 
 
+class UnboundedLoop(NotImplementedError):
+    """A derivative would have to know how many steps a loop makes at most."""
+
+
 def while_with_residuals(attributes: Attributes, needs: Sequence[bool]) -> dict[str, Any]:
     """The attributes of a loop with a limit such that it stacks what its derivative reads."""
     made = with_residuals(as_scan(attributes), needs)
@@ -108,13 +112,13 @@ def transposed(attributes: Attributes, pullback: Pullback) -> dict[str, Any]:
 
 
 def transpose_derivative(b: Builder, ctx: DerivativeContext, *gradients: Any) -> Sequence[Any]:
-    """By the seeds: the tangent loop. NotImplementedError by anything else."""
+    """By the seeds: the tangent loop. UnboundedLoop by anything else."""
     attributes = ctx.attributes
     body, carries = attributes["body"], attributes["carries"]
     state, constants = attributes["state"], attributes["constants"]
     operands = len(body.inputs)
     if any(ctx.needs[:operands]):
-        raise NotImplementedError(
+        raise UnboundedLoop(
             "while_loop: reverse mode needs a bound on the number of steps; give max_steps"
         )
     tangents = [
