@@ -31,6 +31,7 @@ from flamec.runtime.private_files import WRITING, locked, private_folder, replac
 _KEY = re.compile(r"[0-9a-f]{16,128}\Z")
 _KIND = re.compile(r"[a-z]{1,16}\Z")
 _STALE_SECONDS = 3600.0
+_SLACK = 1 / 64
 PORTABLE = "portable"  # the fact that names an entry on every machine, if its key does not
 
 
@@ -134,8 +135,9 @@ class KernelCache:
             path = self.get(key, kind)
             if path is not None:
                 return path, False
-            path = self._store(key, kind, build(), dict(facts or {}))
-        self._evict(keep=path)
+            content = build()
+            path = self._store(key, kind, content, dict(facts or {}))
+        self._keep_bound(path, len(content))
         return path, True
 
     def put(
@@ -144,7 +146,7 @@ class KernelCache:
         """Store an entry, replacing what is there."""
         _check_names(key, kind)
         path = self._store(key, kind, content, dict(facts or {}))
-        self._evict(keep=path)
+        self._keep_bound(path, len(content))
         return path
 
     def clear(self) -> int:
@@ -169,6 +171,16 @@ class KernelCache:
             except OSError as error:
                 self._leave_folder(error)
         return _write_entry(self._private_folder() / f"{key}.{kind}", content, text)
+
+    def _keep_bound(self, written: Path, nbytes: int) -> None:
+        """Evict, now and then: looking at all files takes as long as compiling where they are many.
+
+        By chance, and on average once for ``_SLACK`` of the bound, whichever processes write. So
+        nothing has to be counted, and the bound is exceeded by about as much.
+        """
+        often = int(self.max_bytes * _SLACK)
+        if nbytes >= often or int.from_bytes(os.urandom(8), "little") % often < nbytes:
+            self._evict(written)
 
     def _evict(self, keep: Path) -> None:
         """Remove the least recently used entries until the folder is within its bound.

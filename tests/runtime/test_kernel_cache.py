@@ -252,3 +252,26 @@ def test_descriptions_are_json(tmp_path: Path) -> None:
     meta = json.loads(path.with_name(path.name + ".meta").read_text())
     assert meta["facts"] == {"steps": 3}
     assert meta["size"] == 4
+
+
+def test_the_files_are_looked_at_for_a_share_of_the_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not once for each entry, which took longer than compiling where there were many."""
+    looked: list[Path] = []
+    cache = KernelCache(tmp_path, max_bytes=64_000)
+    monkeypatch.setattr(cache, "_evict", looked.append)
+    drawn = iter(range(0, 1000, 10))  # each number that chance may give, modulo 1000
+    monkeypatch.setattr(os, "urandom", lambda n: next(drawn).to_bytes(n, "little"))
+    for number in range(100):
+        cache.put(f"{number:064x}", "so", b"x" * 50)
+    assert len(looked) == 5, "5000 bytes are five times a 64th of the bound"
+    cache.put(KEY, "so", b"x" * 1000)
+    assert len(looked) == 6
+
+
+def test_the_bound_holds_but_for_a_share(tmp_path: Path) -> None:
+    cache = KernelCache(tmp_path, max_bytes=100_000)
+    for number in range(600):
+        cache.put(f"{number:064x}", "so", b"x" * 1000)  # each with some 150 bytes of description
+    assert 80_000 < cache.total_bytes() < 125_000
