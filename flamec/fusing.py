@@ -21,6 +21,7 @@ from flamec.ir.shape import SymbolicDim
 from flamec.ir.types import Device, DType, TensorType
 from flamec.state import process, thread
 from flamec.tensor import Tensor
+from flamec.watching import unwatched
 
 if TYPE_CHECKING:
     from flamec.fused_call import FusedCall
@@ -61,6 +62,7 @@ def fused(*dimensions: str) -> Callable[[F], F]:
     def declare(function: F) -> F:
         composite = Composite(function, dimensions)
         COMPOSITES.append(composite)
+        traced = unwatched(function)  # it runs no code of the user
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -72,7 +74,8 @@ def fused(*dimensions: str) -> Callable[[F], F]:
                         result = find(composite, args, kwargs)
                         if result is not None:
                             return result
-            return function(*args, **kwargs)
+                return function(*args, **kwargs)
+            return traced(*args, **kwargs)
 
         wrapper.composite = composite  # type: ignore[attr-defined]
         return wrapper  # type: ignore[return-value]

@@ -249,7 +249,7 @@ def _run(
     batch: Any = None,
     by_path: bool = False,
 ) -> dict[Value, Tensor]:
-    nodes = reachable_nodes(seeds, lambda value: False)
+    nodes = _reachable(seeds)
     trace = thread.trace
     tracked: Callable[[Value], bool] = (
         _tape_tracked if trace is None else trace.tracked.__contains__
@@ -277,6 +277,11 @@ def _run(
             assert isinstance(node, TapeNode)
             node.free()
     return found
+
+
+@unwatched
+def _reachable(seeds: Mapping[Value, Tensor]) -> list[Node]:
+    return reachable_nodes(seeds, lambda value: False)
 
 
 def _propagated(
@@ -311,7 +316,8 @@ def _propagated(
     check = check_gradients if process.anomaly and trace is None else None
     with set_grad_enabled(create_graph):
         if batch is None:
-            return backpropagate(
+            quiet = trace is not None and not _runs_code_of_users(nodes, tracked)
+            return (_backpropagate_unwatched if quiet else backpropagate)(
                 nodes,
                 dict(seeds),
                 tracked,
@@ -337,6 +343,17 @@ def _propagated(
             backward.apply_rule,
         )
         return {value: backward.result(g) for value, g in batched.items()}
+
+
+_backpropagate_unwatched = unwatched(backpropagate)
+
+
+@unwatched
+def _runs_code_of_users(nodes: Sequence[Node], tracked: Callable[[Value], bool]) -> bool:
+    """Whether a rule or a hook may be the user's: then what it calls is looked at."""
+    values = dict.fromkeys(v for node in nodes for v in (*node.inputs, *node.outputs))
+    own_rules = any(node.op.kind in _MAY_RUN_RULES_OF_USERS for node in nodes)
+    return own_rules or any(has_hooks(v) for v in values if tracked(v))
 
 
 def _run_rule(node: Node, context: DerivativeContext, incoming: Sequence[Any]) -> Sequence[Any]:
