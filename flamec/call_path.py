@@ -112,6 +112,9 @@ class CallPath:
 
     def _text(self) -> str:
         lines = ["def bind(binding, sizes):"]
+        # ends the first block of code, into which Python inserts a step for each variable below,
+        # one by one: with thousands of them that took longer than all the rest
+        lines.append("    if binding is None: return None")
         lines += [f"    {name} = {value}" for name, value in self._state.items()]
         lines.append("    def call(leaves):")
         changing = [n for n, value in self._state.items() if value in ("None", "UNREAD")]
