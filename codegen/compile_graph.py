@@ -27,6 +27,7 @@ from flamec.codegen.lower.memory_budget import MemoryBudget, memory_notes
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.traffic import traffic
 from flamec.ir.bodies import symbols_in
+from flamec.ir.divided_graph import divide
 from flamec.ir.graph import Graph, Value
 from flamec.ir.kernel import Contraction, Kernel
 from flamec.ir.passes.factor_gradients import factor_gradients
@@ -167,10 +168,11 @@ def last_passes(options: CodegenOptions) -> tuple[Pass, ...]:
 
 def run_last_passes(graph: Graph, passes: Sequence[Pass]) -> Graph:
     """The graph after a back end's passes; an exception knows the pass as its stage."""
+    divided = divide(graph)
     for entry in passes:
         with stage(entry.name):
-            graph = entry.run(graph)
-    return graph
+            divided = divided.changed(entry.run)
+    return divided.whole
 
 
 @dataclass
@@ -239,6 +241,8 @@ class _Program:
 
 def repeated(step: Step, times: Dim) -> Step:
     """A step of a loop that is run ``times`` times in all."""
+    if isinstance(times, int) and times == 1:
+        return step
     return replace(
         step,
         bytes_read=step.bytes_read * times,

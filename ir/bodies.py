@@ -161,16 +161,28 @@ def substituted(value: Any, replacements: Mapping[str, Dim]) -> Any:
 def symbols_in(entry: object) -> dict[str, None]:
     """The symbols of an attribute or of a graph's shapes and attributes, in order."""
     found: dict[str, None] = {}
-    pending = [entry]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, (tuple, list)):
-            pending.extend(reversed(part))
-        elif isinstance(part, SymbolicDim):
-            found.update(dict.fromkeys(sorted(symbols_of(part))))
-        elif isinstance(part, Graph):
-            for node in reversed(part.nodes):
-                pending.append(tuple(node.attributes.values()))
-                pending.extend(v.type.shape for v in reversed(node.outputs))
-            pending.extend(v.type.shape for v in reversed(part.inputs))
+    _add_symbols(entry, found, set())
     return found
+
+
+def _add_symbols(entry: object, found: dict[str, None], seen: set[TensorType]) -> None:
+    """``seen``: types whose symbols are in ``found``."""
+    if isinstance(entry, (tuple, list)):
+        for part in entry:
+            _add_symbols(part, found, seen)
+    elif isinstance(entry, SymbolicDim):
+        found.update(dict.fromkeys(sorted(symbols_of(entry))))
+    elif isinstance(entry, Graph):
+        _add_shapes(entry.inputs, found, seen)
+        for node in entry.nodes:
+            _add_shapes(node.outputs, found, seen)
+            for value in node.attributes.values():
+                if not isinstance(value, (int, float, str)):
+                    _add_symbols(value, found, seen)
+
+
+def _add_shapes(values: Sequence[Value], found: dict[str, None], seen: set[TensorType]) -> None:
+    for value in values:
+        if value.type not in seen:
+            seen.add(value.type)
+            _add_symbols(value.type.shape, found, seen)

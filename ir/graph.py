@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from flamec.ir.types import Device, TensorType
 
 if TYPE_CHECKING:
+    from flamec.ir.divided_graph import DividedGraph
     from flamec.ir.op import Op
 
 
@@ -85,10 +86,9 @@ class Node:
 
     def reading(self, replaced: Mapping[Value, Value]) -> Node:
         """A copy that reads what its operands were replaced by; the node itself if none was."""
-        for value in self.inputs:
-            if value in replaced:
-                return self.on([replaced.get(v, v) for v in self.inputs])
-        return self
+        if replaced.keys().isdisjoint(self.inputs):
+            return self
+        return self.on([replaced.get(v, v) for v in self.inputs])
 
     @property
     def output(self) -> Value:
@@ -140,7 +140,8 @@ class _Texts(dict[TensorType, str]):
 class Graph:
     """A program: inputs, nodes in topological order, outputs, and write-backs.
 
-    ``updates`` maps the position of an input to the value it holds afterwards.
+    ``updates`` maps the position of an input to the value it holds afterwards. ``divided``: what
+    the graph was put together from, if it was (``ir.divided_graph``).
     """
 
     inputs: tuple[Value, ...]
@@ -148,6 +149,7 @@ class Graph:
     outputs: tuple[Value, ...]
     updates: Mapping[int, Value] = field(default_factory=dict)
     name: str = "main"
+    divided: DividedGraph | None = None
 
     @property
     def results(self) -> tuple[Value, ...]:
@@ -213,6 +215,7 @@ class Graph:
     def _fingerprint(self) -> str:
         number: dict[Value, int] = {}
         text = _Texts()
+        attributes: dict[tuple[Any, ...], str] = {}
         lines = []
         for value in self.inputs:
             number[value] = len(number)
@@ -222,7 +225,9 @@ class Graph:
             for value in node.outputs:
                 number[value] = len(number)
             types = ",".join([text[v.type] for v in node.outputs])
-            lines.append(f"{node.op.name}({operands}){node.attributes_key}:{types}")
+            key = node.attributes_key
+            own = attributes.get(key) or attributes.setdefault(key, str(key))
+            lines.append(f"{node.op.name}({operands}){own}:{types}")
             if node.op.kernel is not None:
                 given = tuple(v.type for v in node.inputs)
                 made = tuple(v.type for v in node.outputs)

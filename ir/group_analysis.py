@@ -23,6 +23,7 @@ def analyze(
 
     ``scalars``: those that they read of what the kernel computes before its loops.
     """
+    tasks = [part for task in tasks for part in task.parts]
     space = _spaced(tasks, context, scalars)
     _link_components(space)
     if _link_loads(space) and _runs_together(space):

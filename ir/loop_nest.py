@@ -27,6 +27,8 @@ FEW_ROWS = 64
 UNKNOWN_ROW = 1.1  # what a lone row of symbolic size costs beside a flat loop of that size
 ALONG = "along rows"
 FLAT_BLOCK = 4096  # elements of one block of a flat loop
+LANES = 128  # rows side by side in a block of a device
+BLOCK_ELEMENTS = 1 << 16  # that one such block may work on for as long as a launch takes
 
 
 class Level(enum.IntEnum):
@@ -134,6 +136,20 @@ def store_address(space: GroupSpace, value: Value) -> Address:
             terms.append((axis, stride))
             stride = stride * axis.size
     return Address(0, tuple(terms))
+
+
+def idle_share(nest: LoopNest, blocks: int) -> float:
+    """How many of the blocks that a device wants there are for each one that it gets.
+
+    Rows that are only folded can be divided; where passes follow, a block has whole rows.
+    """
+    if not any(stage > 0 and nest.level[v] is Level.ELEMENT for v, stage in nest.stage.items()):
+        return 1.0
+    rows, inner = extent(nest.rows), extent(nest.inner)
+    wide = min(rows, LANES) if nest.along_rows else 1
+    if inner * wide <= BLOCK_ELEMENTS:
+        return 1.0
+    return max(1.0, blocks * wide / max(rows, 1))
 
 
 def memory_order(space: GroupSpace, escapes: set[Value]) -> list[Axis]:

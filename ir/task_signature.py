@@ -14,7 +14,7 @@ from flamec.ir.graph import Node, Value
 from flamec.ir.shape import structural_key
 from flamec.ir.tasks import Task, TaskGraph
 
-Signature = tuple[int, ...]
+Signature = tuple[tuple[int, ...], ...]
 
 
 class TaskSignatures:
@@ -31,15 +31,13 @@ class TaskSignatures:
         ``stored``: the results among them that need memory. The roots of two sets with equal
         signatures correspond, one by one.
         """
-        numbers: dict[Value, int] = {}
-        signature: list[int] = []
-        for task in tasks:
-            known = self._tasks.get(task)
-            own, roots = self._task(task) if known is None else known
-            signature.append(own)
-            signature += [numbers.setdefault(root, len(numbers)) for root in roots]
-            signature += [value in stored for value in task.results]
-        return tuple(signature), list(numbers)
+        known, numbers = self._tasks, dict[Value, int]()
+        tasks = list(tasks)
+        looks = [known.get(task) or self._task(task) for task in tasks]
+        own = tuple([number for number, _ in looks])
+        roots = tuple([numbers.setdefault(r, len(numbers)) for _, found in looks for r in found])
+        kept = tuple([value in stored for task in tasks for value in task.results])
+        return (own, roots, kept), list(numbers)
 
     def _task(self, task: Task) -> tuple[int, tuple[Value, ...]]:
         """A number for what a task does by itself, and the roots it reads and makes."""
@@ -55,7 +53,7 @@ class TaskSignatures:
                 operands.append((root.type.number, made, *map(_node_key, chain)))
             region = task.region
             key = (
-                _node_key(task.node),
+                _node_key(task.node) if task.ending is None else task.ending.looks,
                 tuple(operands),
                 tuple([value.type.number for value in task.results]),
                 region and (structural_key((region.offset,)), _factors(region.dims)),

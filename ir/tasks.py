@@ -11,10 +11,13 @@ roots only where something can read nothing but memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
+from flamec.ir.divided_graph import endings_of
+from flamec.ir.endings import Ending
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.layout import (
     Access,
@@ -35,7 +38,7 @@ from flamec.ir.wide_pixels import wide_pixels
 
 @dataclass(eq=False)
 class Task:
-    """One unit of work. ``node`` is None for a plain copy.
+    """One unit of work. ``node`` is None for a plain copy, and for the operations of an ``ending``.
 
     ``region`` is given for copies: the layout, over the operand's shape, in the buffer of
     the result. ``after`` are tasks that must be finished although no operand says so.
@@ -53,10 +56,25 @@ class Task:
     from_memory: frozenset[int] = frozenset()
     source: Node | None = None  # the node in whose place a copy stands, for comments
     one_per_row: bool = False
+    ending: Ending | None = None
     kind: OpKind | None = field(init=False)  # of the operation; None for a copy
 
     def __post_init__(self) -> None:
         self.kind = None if self.is_copy or self.node is None else self.node.op.kind
+
+    @cached_property
+    def parts(self) -> tuple[Task, ...]:
+        """The task itself, or those of an ending's operations, each by itself."""
+        if self.ending is None:
+            return (self,)
+        return tuple(
+            Task(node, node.inputs, node.outputs, self.position) for node in self.ending.operations
+        )
+
+    @property
+    def size(self) -> int:
+        """The number of operations."""
+        return 1 if self.ending is None else len(self.ending.operations)
 
     @property
     def is_copy(self) -> bool:
@@ -69,11 +87,30 @@ class Task:
 
     @property
     def origin(self) -> Node | None:
+        if self.ending is not None:
+            return self.ending.operations[-1]
         return self.node or self.source
 
     @property
+    def origins(self) -> tuple[Node, ...]:
+        """The nodes whose work it is."""
+        if self.ending is not None:
+            return self.ending.operations
+        origin = self.node or self.source
+        return () if origin is None else (origin,)
+
+    @property
     def name(self) -> str:
+        if self.ending is not None:
+            return ", ".join(self.names)
         return self.node.op.name if self.node and not self.is_copy else "copy"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of its operations."""
+        if self.ending is None:
+            return (self.name,)
+        return tuple([node.op.name for node in self.ending.operations])
 
 
 @dataclass
@@ -107,6 +144,8 @@ class TaskGraph:
             known = self._resolved.get(value)
             if known is not None:
                 return known
+        if value in self.roots:
+            return value, ()
         chain: list[Node] = []
         root = value
         while root not in self.roots and (is_view(root.node) or root in self.borders):
@@ -117,6 +156,27 @@ class TaskGraph:
         if self._resolved is not None:
             self._resolved[value] = found
         return found
+
+    def of_ending(self, task: Task) -> TaskGraph:
+        """The operations of an ending as a graph of their own."""
+        assert task.ending is not None
+        tasks = [replace(part, position=i) for i, part in enumerate(task.parts)]
+        graph = Graph(task.operands, task.ending.nodes, task.results)
+        producers = {value: [part] for part in tasks for value in part.results}
+        alone = replace(self, graph=graph, tasks=tasks, producers=producers, _operand_roots={})
+        return replace(alone, outputs=list(task.results), updates={})
+
+    def open_endings(self, wanted: Container[Task]) -> None:
+        """Divide endings into their operations again."""
+        opened: list[Task] = []
+        for task in self.tasks:
+            parts = task.parts if task in wanted else (task,)
+            for part in parts:
+                part.position = len(opened)
+                opened.append(part)
+                if len(parts) > 1:
+                    self.producers.update({value: [part] for value in part.results})
+        self.tasks = opened
 
     def keep_roots(self) -> None:
         """From now on the roots stay as they are, and what ``resolve`` finds is remembered."""
@@ -195,12 +255,14 @@ def shared_scalars(segments: Sequence[Sequence[Task]]) -> Sequence[Task]:
     return segments[0] if len(segments) > 1 and only_scalars(segments[0]) else ()
 
 
-def build_tasks(graph: Graph, guarded: bool = False, uneven_products: bool = False) -> TaskGraph:
+def build_tasks(
+    graph: Graph, guarded: bool = False, uneven_products: bool = False, endings: bool = False
+) -> TaskGraph:
     """Choose the roots of a graph and list its tasks.
 
     ``guarded``: borders of constants get no memory; who reads them tests where it is.
     ``uneven_products``: products read operands whose rows or columns are not evenly apart, such
-    as the windows of a convolution.
+    as the windows of a convolution. ``endings``: those that are there several times are one task.
     """
     graph = _without_dead_nodes(graph)
     result = TaskGraph(graph, roots=set(graph.inputs), uneven_products=uneven_products)
@@ -212,8 +274,14 @@ def build_tasks(graph: Graph, guarded: bool = False, uneven_products: bool = Fal
             result.roots.update(node.outputs)
     _materialize(result)
     builder = _TaskBuilder(result)
+    whole = endings_of(graph) if endings else ()
+    inside = {node for ending in whole for node in ending.nodes}
+    last = {ending.nodes[-1]: ending for ending in whole}
     for node in graph.nodes:
-        builder.add_node(node)
+        if node not in inside:
+            builder.add_node(node)
+        elif node in last:
+            builder.add_ending(last[node])
     builder.add_results()
     result.keep_roots()
     return result
@@ -350,6 +418,10 @@ class _TaskBuilder:
 
     def _copy(self, source: Value, target: Value, origin: Node | None) -> Task:
         return self._add(None, [source], [target], dense(source.type.shape), source=origin)
+
+    def add_ending(self, ending: Ending) -> None:
+        task = self._add(None, ending.operands, ending.results)
+        task.ending, task.kind = ending, OpKind.ELEMENTWISE
 
     def add_node(self, node: Node) -> None:
         if is_view(node):

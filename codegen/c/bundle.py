@@ -73,10 +73,9 @@ class BundleWriter:
             places += at
         forms = self._forms(slots)
         symbols = set().union(*(e.symbols for e in self.programs))
-        for sizes in {
-            structural_key(part.sizes): part.sizes for part in self.kernel.parts
-        }.values():
-            symbols |= symbols_in(sizes)
+        if self.symbols:
+            different = {structural_key(part.sizes): part.sizes for part in self.kernel.parts}
+            symbols.update(*map(symbols_in, different.values()))
         return render(
             "bundle.c.j2",
             {
@@ -128,9 +127,10 @@ class BundleWriter:
             places.append(slots[name])
         writer = StatementWriter((), (), "0")
         body = "\n".join(line for s in block for line in writer.write(s, None))
+        symbols = symbols_in(tuple(block)) if self.symbols else set()
         holes = {
             "name": "scalars",
-            "sizes": "\n".join(size_declarations(self.symbols, symbols_in(tuple(block)), "call")),
+            "sizes": "\n".join(size_declarations(self.symbols, symbols, "call")),
             "given": "\n".join(taken),
             "body": _NAME.sub(lambda word: called.get(word[0], word[0]), body),
             "gives": "\n".join(gives),

@@ -93,7 +93,7 @@ class GraphLowering:
         _refuse_unbounded(graph)
         prepared = self._prepare(graph)
         with stage("build_tasks"):
-            context = build_tasks(prepared, self._guarded, self._uneven)
+            context = build_tasks(prepared, self._guarded, self._uneven, endings=True)
         with stage("fuse"):
             fusion = fuse(context, self._options)
         lowering = GroupLowering(

@@ -156,7 +156,7 @@ class GroupLowering:
             _stores_last(builder.uniform.statements),
             tuple(parts),
             tuple(builder.finish.statements),
-            tuple(task.name for task in tasks),
+            tuple(name for task in tasks for name in task.names),
             _locations(tasks),
             modules=_modules(tasks),
         )
@@ -258,7 +258,7 @@ def _stores_last(statements: Sequence[Statement]) -> tuple[Statement, ...]:
 
 def _kind(tasks: Sequence[Task]) -> str:
     proper = (task for task in tasks if not task.is_copy and not task.one_per_row)
-    kinds = {task.node.op.kind for task in proper if task.node is not None}
+    kinds = {task.kind for task in proper}
     for kind, name in (
         (OpKind.CONTRACTION, "matmul"),
         (OpKind.SCATTER, "scatter"),
@@ -274,9 +274,8 @@ def _locations(tasks: Sequence[Task]) -> tuple[str, ...]:
     """The user's lines, each once, in order."""
     found: dict[str, None] = {}
     last = None
-    for task in tasks:
-        origin = task.node or task.source
-        if origin is not None and origin.location is not last and origin.location is not None:
+    for origin in (node for task in tasks for node in task.origins):
+        if origin.location is not last and origin.location is not None:
             last = origin.location  # often that of the next task, too
             found[str(last)] = None
     return tuple(found)
@@ -284,5 +283,5 @@ def _locations(tasks: Sequence[Task]) -> tuple[str, ...]:
 
 def _modules(tasks: Sequence[Task]) -> tuple[str, ...]:
     """The paths of the modules whose calls made the tasks, each once, in order."""
-    scopes = (task.origin.scope for task in tasks if task.origin is not None)
+    scopes = (node.scope for task in tasks for node in task.origins)
     return tuple(dict.fromkeys(scope for scope in scopes if scope))

@@ -18,7 +18,7 @@ from flamec.codegen.traffic import traffic
 from flamec.ir.estimates import estimate, value_bytes
 from flamec.ir.graph import Value
 from flamec.ir.passes.arrange_memory import arrange
-from flamec.ir.passes.fit_memory_budget import MemoryFit, fit_memory_budget
+from flamec.ir.passes.fit_memory_budget import MOST_STAGES, MemoryFit, fit_memory_budget
 from flamec.ir.passes.fuse import Fusion, FusionGroup
 from flamec.ir.passes.live_ranges import Access
 from flamec.ir.passes.lower_peak import Costs, large_results
@@ -58,8 +58,11 @@ def fit_kernels(
     kernels: Sequence[LoweredKernel],
     budget: MemoryBudget,
     lower: LowerPart,
-) -> tuple[list[FittedKernel], MemoryFit]:
+) -> tuple[list[FittedKernel], MemoryFit | None]:
     """``lower`` makes the kernel of a group that stores these values."""
+    if budget.share >= 1 and len(kernels) > MOST_STAGES:  # nothing would be looked for
+        pairs = zip(fusion.groups, kernels, strict=True)
+        return [FittedKernel(g, k, i) for i, (g, k) in enumerate(pairs)], None
     moves = [traffic(kernel) for kernel in kernels]
     products = [estimate(work) / budget.flops_per_byte for _, _, work in moves]
     moved = sum(estimate(read + written) for read, written, _ in moves)

@@ -102,6 +102,9 @@ class RepeatedParts:
         """``lower()`` for the first of the parts that look alike, its copy for the others."""
         signature, roots = self.signatures.of(tasks, self.stored)
         key = signature, tuple(root in self.scalars for root in roots)
+        roots += [
+            v for t in tasks if t.ending for node in t.ending.operations for v in node.outputs
+        ]
         model = self._models.get(key)
         copy = None if model is None else self._copy(model, roots)
         if copy is not None:

@@ -52,12 +52,12 @@ def _group_text(group: FusionGroup) -> str:
     """``anchor dot_general; epilogue add, exp``, or the operations where there is no anchor."""
     anchor = group.anchor
     if anchor is None:
-        text = count_operations([t.name for t in group.tasks])
+        text = count_operations([name for t in group.tasks for name in t.names])
     else:
         parts = {
-            "prologue": [t.name for t in group.prologue],
+            "prologue": [name for t in group.prologue for name in t.names],
             "anchor": [anchor.name],
-            "epilogue": [t.name for t in group.epilogue],
+            "epilogue": [name for t in group.epilogue for name in t.names],
         }
         text = "; ".join(f"{k} {count_operations(v)}" for k, v in parts.items() if v)
     segments = len(group.segments)
@@ -79,8 +79,8 @@ def group_data(prepared: Prepared) -> list[dict[str, Any]]:
         if number < len(groups):
             group = groups[number]
             row["anchor"] = group.anchor.name if group.anchor else None
-            row["prologue"] = [t.name for t in group.prologue]
-            row["epilogue"] = [t.name for t in group.epilogue]
+            row["prologue"] = [name for t in group.prologue for name in t.names]
+            row["epilogue"] = [name for t in group.epilogue for name in t.names]
             row["segments"] = len(group.segments)
         rows.append(row)
     return rows

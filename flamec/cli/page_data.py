@@ -118,7 +118,8 @@ def _program(
     kernels_of: dict[int, list[int]] = {}
     nodes_of: list[list[int]] = []
     for number, group in enumerate(compiled.groups):
-        found = {nodes.number[task.origin] for task in group.tasks if task.origin in nodes.number}
+        origins = {node for task in group.tasks for node in task.origins}
+        found = {nodes.number[node] for node in origins if node in nodes.number}
         nodes_of.append(sorted(found))
         for node in found:
             kernels_of.setdefault(node, []).append(number)

@@ -24,7 +24,7 @@ def bundle_writers(
     them, up to ``most_scalars`` operations.
     """
     writers = [g for g in state.groups() if not is_uniform(g) and _is_writer(state, g)]
-    writers.sort(key=lambda g: (len(g.tasks) > 1, g.position))
+    writers.sort(key=lambda g: (g.size > 1, g.position))
     if len(writers) < 2:
         return []
     ends = set(writers)
@@ -33,8 +33,8 @@ def bundle_writers(
     for group in reversed(state.in_order()):
         if group in ends or not is_uniform(group) or not state.successors(group) <= ends:
             continue
-        if len(group.tasks) <= room and _is_read_plainly(state, group):
-            room -= len(group.tasks)
+        if group.size <= room and _is_read_plainly(state, group):
+            room -= group.size
             ends.add(group)
             shared.append(group)
     state.bundle(writers, shared)

@@ -20,8 +20,9 @@ def eliminate_common_subexpressions(graph: Graph) -> Graph:
     first: dict[Any, Node] = {}
     same: dict[Value, Value] = {}
     nodes: list[Node] = []
+    unchanged = same.keys().isdisjoint
     for node in graph.nodes:
-        candidate = node.reading(same)
+        candidate = node if unchanged(node.inputs) else node.reading(same)
         operands = [id(v) for v in candidate.inputs]
         if node.op.commutative:
             operands.sort()

@@ -79,7 +79,9 @@ def fit_memory_budget(
         found += _searched(_start(context, fusion, stages, device, WINDOWS[-1]), device.spare)
     few = max(2, min(FEW_PROGRAMS, MOST_STAGES // max(1, len(stages))))
     promising = _apart(_lower_and_lower(found), MOST_PROGRAMS if budget < 1 else few)
-    chain = _lower_and_lower(replace(f, peak=peak(f.stages)) for f in promising)
+    chain = promising  # a peak is computed where there is a choice
+    if len(promising) > 1:
+        chain = _lower_and_lower(replace(f, peak=peak(f.stages)) for f in promising)
     peaks = [program.peak for program in chain]
     most = min(p.peak for p in chain if p.work <= device.spare)
     allowed = peaks[-1] + budget * (most - peaks[-1])

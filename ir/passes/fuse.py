@@ -20,14 +20,7 @@ from flamec.ir.estimates import value_bytes
 from flamec.ir.graph import Value
 from flamec.ir.group_analysis import analyze
 from flamec.ir.iteration_space import Incompatible
-from flamec.ir.loop_nest import (
-    Level,
-    LoopNest,
-    Scope,
-    choose_nest,
-    extent,
-    nest_cost,
-)
+from flamec.ir.loop_nest import Scope, choose_nest, idle_share, nest_cost
 from flamec.ir.op import OpKind
 from flamec.ir.passes.absorb_prologues import Absorbed, absorb_prologues
 from flamec.ir.passes.bundle_writers import bundle_writers
@@ -47,17 +40,15 @@ from flamec.ir.passes.islands import (
     find_islands,
     locations,
     looks,
-    looks_of_end,
     record,
 )
+from flamec.ir.passes.keep_endings import keep_endings
 from flamec.ir.passes.recompute import StoredValues, recompute_cheap_values
 from flamec.ir.task_signature import Signature, TaskSignatures
 from flamec.ir.tasks import Task, TaskGraph, only_scalars
 
 PairRule = Callable[[WorkingGroup, WorkingGroup], bool]
 SLOWDOWN = 1.5  # by which merged loops may be worse than separate ones
-LANES = 128  # rows side by side in a block
-BLOCK_ELEMENTS = 1 << 16  # that one block may work on for as long as a launch takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +143,11 @@ class Fusion:
 def fuse(context: TaskGraph, options: FusionOptions | None = None) -> Fusion:
     """Merge tasks greedily, most bytes saved first."""
     options = options or FusionOptions()
-    fuser = _Fuser(context, options)
+    signatures = TaskSignatures(context)
+    kept = keep_endings(context, signatures, partial(_merged, options))
+    fuser = _Fuser(context, options, signatures)
+    for model, task in kept:
+        fuser.say_merges(model, task.parts)
     if options.enabled:
         fuser.merge_islands()
         fuser.merge_edges(both_pointwise)
@@ -184,6 +179,17 @@ def fuse(context: TaskGraph, options: FusionOptions | None = None) -> Fusion:
     return Fusion(tuple(made), decisions, stored, fuser.signatures)
 
 
+def _merged(options: FusionOptions, tasks: TaskGraph) -> MergedIsland | None:
+    """How elementwise tasks become one kernel, if they do."""
+    if not options.enabled:
+        return None
+    fuser = _Fuser(tasks, options, TaskSignatures(tasks))
+    fuser.merge_edges(_any)
+    if len(fuser.state.groups()) > 1:
+        return None
+    return record(tasks.tasks, fuser.state, fuser.merges, fuser.reason)
+
+
 def _absorption(consumer: Task, maker: Sequence[Task]) -> FusionDecision:
     names = ", ".join(task.name for task in maker)
     return FusionDecision(names, consumer.name, True, "an operand is computed where it is loaded")
@@ -195,16 +201,19 @@ _NestCost = tuple[float, frozenset[Scope]]
 
 
 class _Fuser:
-    def __init__(self, context: TaskGraph, options: FusionOptions) -> None:
+    def __init__(
+        self, context: TaskGraph, options: FusionOptions, signatures: TaskSignatures
+    ) -> None:
         self.context = context
         self.options = options
         self._dependencies = Dependencies(context)
-        self.signatures = TaskSignatures(context)
+        self.signatures = signatures
         self._early = early_tasks(context)
         self._made: list[FusionDecision] = []
-        arrays = [v for v in context.graph.values() if v.type.shape and v in context.roots]
+        reading = self._dependencies.reading
+        arrays = [v for v in context.graph.values() if len(reading.get(v, ())) > 1 and v.type.shape]
         self._arrays = sorted(arrays, key=lambda v: -value_bytes(v))
-        self._merges: list[tuple[WorkingGroup, WorkingGroup, int]] = []
+        self.merges: list[tuple[WorkingGroup, WorkingGroup, int]] = []
         self._refused: dict[tuple[WorkingGroup, WorkingGroup], str] = {}
         self._cost: dict[Signature, _NestCost | str] = {}
         self._own_costs: dict[WorkingGroup, float] = {}
@@ -212,49 +221,24 @@ class _Fuser:
         self._together: tuple[float, set[Value]] | None = None  # of the pair looked at: its cost
         self._said: set[tuple[int, object]] = set()
         self._islands: list[list[Task]] = []
-        self._ends: dict[Task, MergedIsland] = {}  # what became of islands, by their first tasks
         if options.enabled:
             self._islands = find_islands(self._dependencies, _is_pointwise)
-            self._merge_ends()
-        together = [tuple(island) for island in self._islands if island[0] in self._ends]
-        self.state = FusionState(self._dependencies, together)
+        self.state = FusionState(self._dependencies)
 
     # phases --------------------------------------------------------------------------
-    def _merge_ends(self) -> None:
-        """Find the islands that nothing else needs, as the updates of parameters are, and that are
-        there several times. Where merging makes a whole one of the first, the others begin so."""
-        alike: dict[object, list[list[Task]]] = {}
-        for island in self._islands:
-            key = looks_of_end(island, self._dependencies, self.signatures, self._early)
-            if key is not None:
-                alike.setdefault(key, []).append(island)
-        for first, *others in alike.values():
-            if others:
-                self.state = FusionState(Dependencies(self.context, first))
-                self.merge_edges(_any)
-                if len(self.state.groups()) == 1:
-                    model = record(first, self.state, self._merges, self._reason)
-                    self._ends.update((island[0], model) for island in (first, *others))
-                self._made.clear()
-                self._merges.clear()
-
     def merge_islands(self) -> None:
         """Merge along the edges within islands, each by itself; equal ones are looked at once."""
         known: dict[object, MergedIsland] = {}
         for island in self._islands:
-            model = self._ends.get(island[0])
-            if model is not None:
-                self._say_merges(model, island)
-                continue
             key = looks(island, self._dependencies, self.state, self.signatures, self._early)
             model = None if key is None else known.get(key)
             if model is not None and self._repeat(model, island):
                 continue
-            first = len(self._merges)
+            first = len(self.merges)
             self.merge_edges(partial(_within, set(island)), island)
             if key is not None:
-                merges = self._merges[first:]
-                known[key] = record(island, self.state, merges, self._reason)
+                merges = self.merges[first:]
+                known[key] = record(island, self.state, merges, self.reason)
 
     def _repeat(self, model: MergedIsland, island: Sequence[Task]) -> bool:
         """Make of an island what was made of an equal one; False if that would be a circle."""
@@ -264,13 +248,13 @@ class _Fuser:
             if state.would_circle(groups):
                 return False
             state.merge(*groups)
-        self._say_merges(model, island)
+        self.say_merges(model, island)
         for a, b, reason in model.refused:
             producer, consumer = state.groups_of((island[a], island[b]))
             self._refused[producer, consumer] = reason
         return True
 
-    def _say_merges(self, model: MergedIsland, island: Sequence[Task]) -> None:
+    def say_merges(self, model: MergedIsland, island: Sequence[Task]) -> None:
         """The decisions that led to an island, unless they are those of an equal one."""
         key = id(model), locations(island)
         if key not in self._said:
@@ -279,7 +263,7 @@ class _Fuser:
                 first, second = (name_of([island[i] for i in n]) for n in (producer, consumer))
                 self._made.append(FusionDecision(first, second, True, _saves(saved)))
 
-    def _reason(self, producer: WorkingGroup, consumer: WorkingGroup) -> str | None:
+    def reason(self, producer: WorkingGroup, consumer: WorkingGroup) -> str | None:
         reason = self._refused.get((producer, consumer))
         return None if reason == _CYCLE else reason
 
@@ -296,6 +280,8 @@ class _Fuser:
             merged: list[Task] = []
             for value in self._largest_first(values):
                 producer = state.owner_of(value)
+                if producer is None or self._stays_apart(producer, value):
+                    continue
                 for consumer in state.readers(value):
                     consumer = state.current(consumer)
                     if producer is None or producer is consumer or not wanted(producer, consumer):
@@ -342,7 +328,7 @@ class _Fuser:
             return False
         saved = value_bytes(value)
         self._made.append(FusionDecision(producer.name, consumer.name, True, _saves(saved)))
-        self._merges.append((producer, consumer, saved))
+        self.merges.append((producer, consumer, saved))
         together = self.state.merge(producer, consumer)
         if self._together is not None:
             self._own_costs[together], together.escapes = self._together
@@ -352,12 +338,12 @@ class _Fuser:
         """Why two groups should stay apart; "" if they should not. ``late``: nothing else wants
         to share loops with a fold over rows, so that a product may."""
         if producer.is_bundle or consumer.is_bundle:
-            return "it is part of a bundle of independent writers"
+            return _BUNDLED
         if self._feeds_many(producer, consumer):
-            return "a scalar that several kernels read is computed once"
+            return _SHARED
         if self._is_early(producer) != self._is_early(consumer):
             return "what later rows need of all rows is computed before them"
-        if len(producer.tasks) + len(consumer.tasks) > LARGEST_SEGMENT:
+        if producer.size + consumer.size > LARGEST_SEGMENT:
             return f"the kernel would have more than {LARGEST_SEGMENT} operations"
         if self._is_uniform(producer) and self._is_uniform(consumer):  # statements without loops
             return _CYCLE if self.state.makes_cycle(producer, consumer) else ""
@@ -396,6 +382,16 @@ class _Fuser:
             return wide_epilogue(self.state, tasks, escapes)
         return heavy_epilogue(self.state, tasks, escapes) if multiplies else ""
 
+    def _stays_apart(self, producer: WorkingGroup, value: Value) -> bool:
+        """Whether no reader of a value can be merged with what makes it, as ``_refusal`` says: a
+        scalar that hundreds of updates read need not be asked about hundreds of times."""
+        if producer.is_bundle:
+            return True
+        if value.type.shape or not self._is_uniform(producer):
+            return False
+        scalar = any(only_scalars((task,)) for task in self.state.reading(value))
+        return not scalar and self.state.has_several_successors(producer)
+
     def _feeds_many(self, producer: WorkingGroup, consumer: WorkingGroup) -> bool:
         """Merging a scalar into one of its readers would make the others wait for that one."""
         if not self._is_uniform(producer) or self._is_uniform(consumer):
@@ -420,7 +416,7 @@ class _Fuser:
             try:
                 space = analyze(tasks, self.context)
                 nest = choose_nest(space, escapes)
-                cost = nest_cost(space, escapes, nest) * _idle(nest, self.options.blocks)
+                cost = nest_cost(space, escapes, nest) * idle_share(nest, self.options.blocks)
                 known = cost, frozenset(nest.scope.values())
             except Incompatible as error:
                 known = str(error)
@@ -442,9 +438,16 @@ class _Fuser:
         left = []
         for producer in groups:
             for consumer in self.state.successors(producer):
-                reason = self._refused.get((producer, consumer), _CYCLE)
+                pair = producer, consumer
+                reason = self._refused.get(pair) or self._refusal(*pair)
                 left.append(FusionDecision(producer.name, consumer.name, False, reason))
         return tuple(dict.fromkeys([*self._made, *left]))
+
+    def _refusal(self, producer: WorkingGroup, consumer: WorkingGroup) -> str:
+        """Why a pair that was not looked at stays apart."""
+        if producer.is_bundle or consumer.is_bundle:
+            return _BUNDLED
+        return _SHARED if self._feeds_many(producer, consumer) else _CYCLE
 
     def segments(self, group: WorkingGroup) -> tuple[tuple[Task, ...], ...]:
         """The task sets of a group; those of a bundle's scalars come first."""
@@ -452,21 +455,9 @@ class _Fuser:
         return (*shared, *group.segments)
 
 
-def _idle(nest: LoopNest, blocks: int) -> float:
-    """How many of the blocks that a device wants there are for each one that it gets.
-
-    Rows that are only folded can be divided; where passes follow, a block has whole rows.
-    """
-    if not any(stage > 0 and nest.level[v] is Level.ELEMENT for v, stage in nest.stage.items()):
-        return 1.0
-    rows, inner = extent(nest.rows), extent(nest.inner)
-    wide = min(rows, LANES) if nest.along_rows else 1
-    if inner * wide <= BLOCK_ELEMENTS:
-        return 1.0
-    return max(1.0, blocks * wide / max(rows, 1))
-
-
 _LATER = "a fold over a product's rows goes to a kernel of rows if there is one"
+_BUNDLED = "it is part of a bundle of independent writers"
+_SHARED = "a scalar that several kernels read is computed once"
 _CYCLE = "another kernel between them needs the one and is needed by the other"
 
 

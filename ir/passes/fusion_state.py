@@ -34,6 +34,7 @@ class WorkingGroup:
     """A set of tasks that will be one kernel. ``shared`` are the scalar tasks of a bundle.
 
     ``bits`` stand for the group in sets of groups; a merged group has those of its parts.
+    ``size``: how many operations it has.
     ``kinds`` are those of its operations; ``pointwise``: none of them has loops of its own.
     ``placed``: its tasks, in order, that wait for others or must find operands in memory.
     ``escapes``: see ``FusionState``.
@@ -49,6 +50,7 @@ class WorkingGroup:
         "pointwise",
         "segments",
         "shared",
+        "size",
         "tasks",
     )
 
@@ -69,6 +71,10 @@ class WorkingGroup:
         self.tasks = (
             (*shared, *[t for s in self.segments for t in s]) if others or shared else first
         )
+        self.size = len(self.tasks)
+        for task in self.tasks:
+            if task.ending is not None:
+                self.size += task.size - 1
         self.kinds, self.placed = kinds, placed
         self.pointwise = kinds.isdisjoint(NEEDS_OWN_LOOPS)
         self.escapes: set[Value] | None = None
@@ -92,7 +98,7 @@ class WorkingGroup:
 
 def name_of(tasks: Sequence[Task]) -> str:
     """What a set of tasks is called in messages."""
-    names = list(dict.fromkeys(task.name for task in tasks))
+    names = list(dict.fromkeys(name for task in tasks for name in task.names))
     text = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
     last = tasks[-1].origin
     return f"{text} ({last.location})" if last and last.location else text
@@ -134,14 +140,9 @@ class Dependencies:
 
 
 class FusionState:
-    """Which group every task is in, and what groups need of each other.
+    """Which group every task is in, and what groups need of each other."""
 
-    ``together``: sets of tasks that are a group from the beginning; no other task needs theirs.
-    """
-
-    def __init__(
-        self, dependencies: Dependencies, together: Sequence[tuple[Task, ...]] = ()
-    ) -> None:
+    def __init__(self, dependencies: Dependencies) -> None:
         self.context = dependencies.context
         self._groups: dict[int, WorkingGroup] = {}
         self._owner: dict[Task, WorkingGroup] = {}
@@ -150,16 +151,12 @@ class FusionState:
         self._needs, self._needed_by = dependencies.needs, dependencies.needed_by
         self._count = 0
         self._below: dict[int, int] = {}  # for each group the set of those that need it, as bits
-        joined = {task: tasks for tasks in together for task in tasks}
         for task in dependencies.tasks:
-            tasks = joined.get(task, (task,))
-            if tasks[0] is task:
-                placed = [t for t in tasks if t.after or t.from_memory]
-                kinds = _ONE_KIND[task.kind].union(*(_ONE_KIND[t.kind] for t in tasks[1:]))
-                self._new_group(1 << self._count, kinds, placed, (tasks,))
+            placed = [task] if task.after or task.from_memory else []
+            self._new_group(1 << self._count, _ONE_KIND[task.kind], placed, ((task,),))
         for task in reversed(dependencies.tasks):
             below = 0
-            for user in self._needed_by.get(task, ()) if task not in joined else ():
+            for user in self._needed_by.get(task, ()):
                 owner = self._owner[user]
                 if not below & owner.bits:  # else all that needs it is there, too
                     below |= self._below[owner.number] | owner.bits
@@ -322,10 +319,20 @@ class FusionState:
         """Whether a third group would stand between the two after a merge."""
         for first, last in ((a, b), (b, a)):
             if self.reaches(first, last):
-                below, bits = self._below, last.bits
-                between = self.successors(first)
+                below = self._below
+                if self._few_needs(last, first):
+                    reached = below[first.number]
+                    between = self.predecessors(last)
+                    return any(g is not first and reached & g.bits for g in between)
+                bits, between = last.bits, self.successors(first)
                 return any(g is not last and below[g.number] & bits for g in between)
         return False
+
+    def _few_needs(self, group: WorkingGroup, needed: WorkingGroup) -> bool:
+        """Whether a group needs fewer tasks than ``needed`` is needed by: a scalar may be needed by
+        the updates of all parameters."""
+        users = sum(len(self._needed_by.get(task, ())) for task in needed.tasks)
+        return users > sum(len(self._needs[task]) for task in group.tasks)
 
     def would_circle(self, groups: Sequence[WorkingGroup]) -> bool:
         """Whether a group that is none of them would need one of them and be needed by another."""

@@ -2,8 +2,8 @@
 
 In: the tasks of a graph. Out: sets of elementwise tasks, each connected by values that one makes
 and another reads, and what fusion made of one of them in a form that fits every other that looks
-the same. A scalar that several sets read belongs to none of them. An update of parameters is
-many equal islands; so are the chains between the products of a network's layers.
+the same. A scalar that several sets read belongs to none of them. The chains between the products
+of a network's layers are many equal islands.
 """
 
 from __future__ import annotations
@@ -68,25 +68,6 @@ def find_islands(dependencies: Dependencies, wanted: Callable[[Task], bool]) -> 
     return [island for island in islands.values() if len(island) > 1]
 
 
-def looks_of_end(
-    island: Sequence[Task],
-    dependencies: Dependencies,
-    signatures: TaskSignatures,
-    early: frozenset[Task],
-) -> object:
-    """``looks`` of an island that no other task needs; None for others, too."""
-    inside = set(island)
-    if len(island) > LARGEST or any(
-        user not in inside for task in island for user in dependencies.needed_by.get(task, ())
-    ):
-        return None
-    producers, results = dependencies.context.producers, dependencies.results
-    if any(t.after or any(len(producers[v]) > 1 for v in t.results) for t in island):
-        return None
-    signature, _ = signatures.of(island, results)
-    return signature, tuple([task in early for task in island])
-
-
 def looks(
     island: Sequence[Task],
     dependencies: Dependencies,
@@ -137,4 +118,4 @@ def record(
 
 def locations(island: Sequence[Task]) -> tuple[Location | None, ...]:
     """The user's lines that the tasks come from."""
-    return tuple([None if t.origin is None else t.origin.location for t in island])
+    return tuple([node.location for task in island for node in task.origins])

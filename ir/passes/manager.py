@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from flamec.ir.bodies import change_bodies
+from flamec.ir.divided_graph import DividedGraph, divide
 from flamec.ir.graph import Graph
 from flamec.ir.passes.visits import visits
 from flamec.ir.printer import print_graph
@@ -23,11 +24,15 @@ from flamec.ir.verify import verify
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """A named function Graph -> Graph, and what holds after it."""
+    """A named function Graph -> Graph, and what holds after it.
+
+    ``divides``: from here on passes see endings that are alike once (``ir.divided_graph``).
+    """
 
     name: str
     run: Callable[[Graph], Graph]
     establishes: str = ""
+    divides: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +52,17 @@ class PassRecord:
 
     name: str
     seconds: float
-    before: Graph
-    after: Graph
+    given: DividedGraph
+    made: DividedGraph
     visits: int = 0
+
+    @property
+    def before(self) -> Graph:
+        return self.given.whole
+
+    @property
+    def after(self) -> Graph:
+        return self.made.whole
 
     @property
     def nodes_before(self) -> int:
@@ -92,31 +105,33 @@ def run_passes(
     types of inputs, outputs and updates unchanged. Raises PassError.
     """
     records: list[PassRecord] = []
+    state = DividedGraph(graph)
     for entry in passes:
         if isinstance(entry, Pass):
-            graph = _run(entry, graph, check, records)
+            state = _run(entry, state, check, records)
             continue
         for _ in range(entry.limit):
-            before = graph
+            before = state
             for single in entry.passes:
-                graph = _run(single, graph, check, records)
-            if graph is before:
+                state = _run(single, state, check, records)
+            if state is before:
                 break
-    return graph, records
+    return state.whole, records
 
 
-def _run(entry: Pass, graph: Graph, check: bool, records: list[PassRecord]) -> Graph:
+def _run(entry: Pass, state: DividedGraph, check: bool, records: list[PassRecord]) -> DividedGraph:
     start, visited = time.perf_counter(), visits()
     try:
-        result = change_bodies(entry.run(graph), entry.run)
+        result = divide(state.whole) if entry.divides else state
+        result = result.changed(lambda graph: change_bodies(entry.run(graph), entry.run))
         seconds = time.perf_counter() - start
         visited = visits() - visited
         if check:
-            verify(result)
-            _check_signature(graph, result)
+            verify(result.whole)
+            _check_signature(state.whole, result.whole)
     except Exception as error:
-        raise PassError(entry.name, graph, error) from error
-    records.append(PassRecord(entry.name, seconds, graph, result, visited))
+        raise PassError(entry.name, state.whole, error) from error
+    records.append(PassRecord(entry.name, seconds, state, result, visited))
     return result
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+from flamec.ir.graph import Graph
 from flamec.ir.passes.absorb_permutations import absorb_permutations
 from flamec.ir.passes.autocast import autocast
 from flamec.ir.passes.decompose import decompose
@@ -38,7 +39,12 @@ def pipeline(
         "recognize_attention", recognize_attention, "on a GPU, attention is an operation"
     )
     algebra = partial(simplify, strict=strict, settled=set())
-    folding = partial(fold_constants, settled=set())
+    fold = Pass("fold_constants", partial(fold_constants, settled=set()), "constants are computed")
+    once = Pass(
+        "eliminate_common_subexpressions",
+        eliminate_common_subexpressions,
+        "no two nodes compute the same",
+    )
     rounding = Pass("round_halves", round_halves, "16-bit floats are rounded after each operation")
     return (
         Pass("forget_derivatives", forget_derivatives, "no value has a derivative of its own"),
@@ -57,23 +63,24 @@ def pipeline(
             lower_convolutions,
             "convolutions are products of windows, channels last",
         ),
+        Pass("set_endings_apart", _same, "equal updates of parameters are seen once", divides=True),
         Repeat(
             (
-                Pass("fold_constants", folding, "constants are computed"),
+                fold,
                 Pass("simplify", algebra, "no operation is without effect"),
                 Pass(
                     "absorb_permutations",
                     absorb_permutations,
                     "contractions read arrays as they lie in memory",
                 ),
-                Pass(
-                    "eliminate_common_subexpressions",
-                    eliminate_common_subexpressions,
-                    "no two nodes compute the same",
-                ),
+                once,
                 Pass("eliminate_dead_code", eliminate_dead_code, "every node serves a result"),
                 Pass("trim_loops", trim_loops, "no loop computes what nobody reads"),
             )
         ),
         *((rounding,) if strict else ()),
     )
+
+
+def _same(graph: Graph) -> Graph:
+    return graph

@@ -78,8 +78,9 @@ def rewrite(
     builder = RewriteBuilder(rule, settled)
     replaced: dict[Value, Value] = {}
     keep, asked = builder.nodes.append, 0
+    unchanged = replaced.keys().isdisjoint
     for node in graph.nodes:
-        candidate = node.reading(replaced)
+        candidate = node if unchanged(node.inputs) else node.reading(replaced)
         if (
             node.op not in wanted
             or (only is not None and node not in only)

@@ -17,7 +17,8 @@ from flamec import nn, optim
 from flamec.codegen.compile_graph import compile_graph as compile_for_c
 from flamec.compiler import CompiledFunction
 from flamec.config import default_options
-from flamec.ir.graph import Graph
+from flamec.ir.divided_graph import divide
+from flamec.ir.graph import Graph, Node
 from flamec.ir.passes import fuse as fuse_module
 from flamec.ir.passes.fuse import fuse
 from flamec.ir.passes.fusion_state import LARGEST_SEGMENT, WorkingGroup
@@ -59,6 +60,17 @@ def test_passes_ask_only_about_operations_that_they_know() -> None:
     assert found["fold_constants"] > 0.5
     for name in ("forget_derivatives", "eliminate_transfers", "lower_convolutions", "decompose"):
         assert found[name] == 0, name
+
+
+def test_updates_of_all_parameters_are_seen_once() -> None:
+    """Two thirds of a traced step are updates: what passes carry does not grow by them."""
+    few, many = (divide(graph(layers, "c")) for layers in (FEW, MANY))
+    assert len(few.bodies) == len(many.bodies) <= 8, "shapes of parameters"
+    assert [len(body.nodes) for body in few.bodies] == [len(body.nodes) for body in many.bodies]
+    assert len(many.uses) - len(few.uses) == 12 * (MANY - FEW)
+    assert len(many.main.nodes) < 0.5 * len(many.whole.nodes)
+    tasks = len(build_tasks(many.whole, endings=True).tasks)
+    assert tasks - len(build_tasks(few.whole, endings=True).tasks) < 200 * (MANY - FEW)
 
 
 def functions_of(source: str) -> int:
@@ -110,11 +122,32 @@ def test_islands_that_are_repeated_are_what_merging_would_have_given(
     context = build_tasks(prepare(graph(4, back_end)), guarded)
     once = fuse(context, options)
     monkeypatch.setattr(fuse_module, "looks", lambda *_: None)
-    monkeypatch.setattr(fuse_module, "looks_of_end", lambda *_: None)
     each = fuse(context, options)
     assert [g.segments for g in once.groups] == [g.segments for g in each.groups]
     assert once.stores() == each.stores()
     assert set(once.decisions) == set(each.decisions)
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_endings_are_part_of_the_kernels_that_their_operations_would_have_been_in(
+    back_end: str,
+) -> None:
+    prepare, options, guarded = BACK_ENDS[back_end]
+    prepared = prepare(graph(4, back_end))
+    endings, each = (build_tasks(prepared, guarded, endings=e) for e in (True, False))
+    assert len(endings.tasks) < 0.55 * len(each.tasks)
+    kernels = []
+    for context in (endings, each):
+        fusion = fuse(context, options)
+        segments = [[_nodes(s) for s in group.segments] for group in fusion.groups]
+        kernels.append(({frozenset(s) for s in segments}, fusion.escapes, set(fusion.decisions)))
+    assert kernels[0][0] == kernels[1][0]
+    assert kernels[0][1] == kernels[1][1]
+    assert kernels[0][2] == kernels[1][2]
+
+
+def _nodes(tasks: Sequence[Task]) -> frozenset[Node]:
+    return frozenset(node for task in tasks for node in task.origins)
 
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
