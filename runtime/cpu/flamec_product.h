@@ -140,6 +140,7 @@ static int collides(const FlamecOperand *operand, int64_t size) {
     INDICES_8(f, s, w), f(8, s, w), f(9, s, w), f(10, s, w), f(11, s, w), f(12, s, w),     \
         f(13, s, w), f(14, s, w), f(15, s, w)
 #define LOWER(i, s, w) ((i) & (s) ? (w) + (i) - (s) : (i))
+#define SECOND(i, s, w) ((i) < (w) / 2 ? 2 * (i) : 2 * (i) + 1)
 #define UPPER(i, s, w) ((i) & (s) ? (w) + (i) : ((i) + (s)) % (w))
 #define EXCHANGE(x, type, w, s)                                                            \
     if (s < w)                                                                             \

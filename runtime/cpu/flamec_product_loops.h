@@ -107,24 +107,30 @@ static void NAME(row_of_tiles)(const SCALAR *const *rows, int count, const int64
 }
 
 /* A vector of columns of a panel: where it goes, how far apart its rows are, how many columns it
- * has and the place of the furthest one. It is made of `pieces` pieces of neighbours in memory, each
- * with the place where lane 0 would be, and the lanes that count. */
+ * has and the place of the furthest one. It is made of `pieces` pieces of columns that are `apart`,
+ * 1 or 2, in memory, each with the place where lane 0 would be, and the lanes that count. */
 typedef struct NAME(Columns) {
     SCALAR *to;
     const int64_t *across;
-    int64_t step, count, furthest, pieces, first[MOST_PIECES], lowest, highest;
+    int64_t step, count, furthest, apart, pieces, first[MOST_PIECES], lowest, highest;
     NAME(bits) mask[MOST_PIECES];
 } NAME(Columns);
 
 static void NAME(find_pieces)(NAME(Columns) *v) {
     v->pieces = 0;
     v->furthest = v->across[0];
+    v->apart = 1;
+#ifdef FLAMEC_SHUFFLES
+    if (v->count > 2 && (v->across[1] - v->across[0] == 2 || v->across[2] - v->across[1] == 2))
+        v->apart = 2;
+#endif
     for (int64_t k = 0; k < v->count; k++) {
+        const int begins = !k || v->across[k] != v->across[k - 1] + v->apart;
         v->furthest = v->across[k] > v->furthest ? v->across[k] : v->furthest;
-        if (!k || v->across[k] != v->across[k - 1] + 1) v->pieces++;
+        v->pieces += begins;
         if (v->pieces > MOST_PIECES) continue;
-        const int64_t place = v->across[k] - k, piece = v->pieces - 1;
-        if (!k || v->across[k] != v->across[k - 1] + 1) {
+        const int64_t place = v->across[k] - k * v->apart, piece = v->pieces - 1;
+        if (begins) {
             v->first[piece] = place;
             v->mask[piece] = (NAME(bits)){0};
             v->lowest = !k || place < v->lowest ? place : v->lowest;
@@ -132,7 +138,7 @@ static void NAME(find_pieces)(NAME(Columns) *v) {
         }
         v->mask[piece][k] = -1;
     }
-    v->highest += NAME(LANES) - 1;
+    v->highest += (NAME(LANES) - 1) * v->apart;
 }
 
 /* Tiles side by side, of each as many vectors as there are columns, row by row. */
@@ -152,16 +158,29 @@ static int64_t NAME(divide)(NAME(Columns) *vector, SCALAR *to, const int64_t *ac
     return number;
 }
 
+/* As many lanes from a place on as are `apart`: every second one of two vectors that have the last
+ * element of the first in common, so that nothing beyond is read. */
+FLAMEC_INLINE NAME(lanes) NAME(lanes_apart)(const SCALAR *from, int64_t apart) {
+    const NAME(lanes) low = *(const NAME(unaligned) *)from;
+#ifdef FLAMEC_SHUFFLES
+    if (apart == 2) {
+        const NAME(lanes) high = *(const NAME(unaligned) *)(from + NAME(LANES) - 1);
+        return __builtin_shufflevector(low, high, INDICES(SECOND, 0, NAME(LANES)));
+    }
+#endif
+    return low;
+}
+
 /* Row l of columns that are few pieces. `safe`: the pieces' whole vectors may be read. */
 FLAMEC_INLINE void NAME(copy_columns)(const NAME(Columns) *v, const SCALAR *from, int64_t l,
                                       int safe) {
     SCALAR *to = v->to + l * v->step;
-    if (v->pieces == 1 && v->count == NAME(LANES))
+    if (v->pieces == 1 && v->count == NAME(LANES) && v->apart == 1)
         *(NAME(lanes) *)to = *(const NAME(unaligned) *)(from + v->first[0]);
     else if (safe) {
-        NAME(bits) x = (NAME(bits))*(const NAME(unaligned) *)(from + v->first[0]) & v->mask[0];
+        NAME(bits) x = (NAME(bits))NAME(lanes_apart)(from + v->first[0], v->apart) & v->mask[0];
         for (int64_t i = 1; i < v->pieces; i++)
-            x |= (NAME(bits))*(const NAME(unaligned) *)(from + v->first[i]) & v->mask[i];
+            x |= (NAME(bits))NAME(lanes_apart)(from + v->first[i], v->apart) & v->mask[i];
         *(NAME(bits) *)to = x;
     } else
         for (int64_t j = 0; j < NAME(LANES); j++) to[j] = j < v->count ? from[v->across[j]] : 0;

@@ -130,6 +130,14 @@ CASES = {
         Matrix([(7, 450)], [(450, 1)]),
         Matrix([(5, 19), (17, 1)], [(50, 133), (3, 19), (3, 1)]),
     ),
+    "every second column, in rows of several lengths": (
+        Matrix([(11, 27)], [(3, 9), (3, 3), (3, 1)]),
+        Matrix([(4, 94), (21, 2)], [(3, 470), (3, 47), (3, 1)]),
+    ),
+    "every second column, in short rows": (
+        Matrix([(70, 27)], [(3, 9), (3, 3), (3, 1)]),
+        Matrix([(9, 26), (6, 2)], [(3, 300), (3, 13), (3, 1)]),
+    ),
     "more rows than tables hold at once": (
         Matrix([(2, 3)], [(3, 1)]),
         Matrix([(70, 20), (18, 1)], [(3, 1)]),
