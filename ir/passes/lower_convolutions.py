@@ -14,6 +14,8 @@ rearranged from layer to layer.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import OpKind
@@ -37,6 +39,7 @@ from flamec.ir.types import int64
 FULL_GROUP = 64  # columns of a product that keep a block busy
 MOST_OUTPUTS, FEW_OUTPUTS = 64, 31  # of a group whose places are read in rows
 LONG_SUM, SHORT_SUM = 864, 216  # of products for one of them, with few outputs and with many
+MANY_PLACES = 190  # of an image, which fill vectors whatever their rows
 FEW_PLACES = 512  # rows of a product: a channel for each element of a kernel
 
 
@@ -53,6 +56,8 @@ class _ConvolutionLowering(MovePermutations):
     def __init__(self, graph: Graph) -> None:
         super().__init__(graph)
         self._read = _led_to_convolutions(graph)
+        convolutions = (n for n in graph.nodes if n.op.kind is OpKind.CONVOLUTION)
+        self._operands = Counter(_base(value) for n in convolutions for value in n.inputs)
 
     def start(self, node: Node) -> Arranged | None:
         if node.op.kind is not OpKind.CONVOLUTION:
@@ -98,20 +103,24 @@ class _ConvolutionLowering(MovePermutations):
         return lowered(self.builder, node, left, right)
 
     def _stays_in_rows(self, node: Node) -> bool:
-        """Whether nothing need be rearranged on a CPU: the operand comes with channels first, no
-        convolution reads the result, and a group's product is so narrow or so shallow that it is
-        best read where it lies."""
+        """Whether nothing need be rearranged on a CPU: the operand comes with channels first, and
+        no convolution reads the result. Then the product of a narrow or shallow group is best read
+        where it lies; others are, if no other convolution reads the operand (the gradients
+        do)."""
         outputs, channels, *kernel = node.inputs[1].type.shape
         if node.output.type.device.type != "cpu" or node.output in self._read:
             return False
         if any(map(is_longer, kernel, node.output.type.shape[2:])):
             return False
         rows, depth = floordiv(outputs, node.attributes["groups"]), product((channels, *kernel))
+        left = self.origin(node.inputs[0])
+        if left.order != tuple(range(len(left.order))):
+            return False
+        if self._operands[_base(node.inputs[0])] == 1 and _fills_vectors(node):
+            return True
         if not _is_at_most(rows, MOST_OUTPUTS) or not _is_at_most(depth, LONG_SUM):
             return False
-        left = self.origin(node.inputs[0])
-        narrow = _is_at_most(rows, FEW_OUTPUTS) or _is_at_most(depth, SHORT_SUM)
-        return narrow and left.order == tuple(range(len(left.order)))
+        return _is_at_most(rows, FEW_OUTPUTS) or _is_at_most(depth, SHORT_SUM)
 
     def _with_larger_groups(self, node: Node, together: int) -> Arranged:
         """A convolution whose groups give few numbers each, as one with larger groups that gives
@@ -207,6 +216,13 @@ class _ConvolutionLowering(MovePermutations):
         )
 
 
+def _base(value: Value) -> Value:
+    """What a value is a view of."""
+    while value.node is not None and value.node.op.kind is OpKind.VIEW:
+        value = value.node.inputs[0]
+    return value
+
+
 def _led_to_convolutions(graph: Graph) -> set[Value]:
     """The values that some convolution is computed from."""
     found: set[Value] = set()
@@ -218,6 +234,13 @@ def _led_to_convolutions(graph: Graph) -> set[Value]:
 
 def _is_permute(node: Node) -> bool:
     return node.op.name == "permute"
+
+
+def _fills_vectors(node: Node) -> bool:
+    """Whether the places of an image are many, and are found without picking elements apart."""
+    places, taps = product(node.output.type.shape[2:]), product(node.inputs[1].type.shape[2:])
+    plain = all(step == 1 for step in node.attributes["strides"]) or taps == 1
+    return plain and not is_spread(node) and isinstance(places, int) and places >= MANY_PLACES
 
 
 def _is_kernel_of_groups(node: Node) -> bool:
