@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from flamec.errors import CompileError, user_location
 from flamec.guarded_values import MISSING
-from flamec.tensor import RuntimeNumber
+from flamec.structures import flatten
+from flamec.tensor import RuntimeNumber, Tensor
 
 if TYPE_CHECKING:
     from flamec.host_state import HostState
@@ -283,3 +284,17 @@ def settle(value: Any) -> Any:
     """The number itself, of which the program depends from now on; None for other values."""
     expression = expression_of(value)
     return None if expression is None else expression.state.settle(expression)
+
+
+def refuse_computed(value: Any, name: str, place: str) -> None:
+    """An error if what an act changes is a number that only the program's run gives."""
+    leaves = flatten(value)[0] if type(value) in (tuple, list) else [value]
+    if any(_is_computed(leaf) for leaf in leaves):
+        raise CompileError(
+            f"{name} changes {place}, which this call has set to a number that the program "
+            f"computes (at {user_location()}); do one of them outside the compiled function"
+        )
+
+
+def _is_computed(value: Any) -> bool:
+    return isinstance(value, Tensor) and value._trace is not None and expression_of(value) is None

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from flamec.changed_arguments import Refill
-from flamec.errors import CompileError, user_location
+from flamec.errors import user_location
 from flamec.guarded_values import MISSING, Guard, is_constant, same_constant
 from flamec.host_numbers import (
     MOST_NODES,
@@ -26,6 +26,7 @@ from flamec.host_numbers import (
     expression_of,
     gives_float,
     in_one_step,
+    refuse_computed,
 )
 from flamec.ir.graph import Location, Value
 from flamec.ir.shape import SymbolicDim
@@ -359,6 +360,7 @@ class HostState:
         for dictionary, is_set in entries:
             for key in filter(is_set, dictionary):
                 first = dictionary[key]
+                refuse_computed(first, name, str(key))
                 first = list(first) if isinstance(first, list) else first
                 self._firsts.setdefault((id(dictionary), key), first)
         operands, values = [], []
@@ -394,12 +396,7 @@ class HostState:
         leaves, structure = flatten(present)
         expressions = [expression_of(leaf) for leaf in leaves]
         pairs = list(zip(leaves, expressions, strict=True))
-        if any(e is None and isinstance(leaf, Tensor) for leaf, e in pairs):
-            raise CompileError(
-                f"{name} changes {swap.place.name}, which this call has set to a number that the "
-                f"program computes (at {user_location()}); do one of them outside the compiled "
-                "function"
-            )
+        refuse_computed(present, name, swap.place.name)
         values = [leaf if e is None else e.value for leaf, e in pairs]
         operands = tuple([leaf if e is None else e for leaf, e in pairs])
         self.steps.append(Write(swap.place, structure, operands))

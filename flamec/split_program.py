@@ -137,17 +137,18 @@ class SplitProgram:
         CHANGED as for ``Program``.
         """
         attempt = Attempt() if attempt is None else attempt
+        bindings = dict(zip(self.captured.symbols, sizes, strict=True))
         number = 0
         for step in self.steps:
             if isinstance(step, Segment):
-                attempt.run(number, step, leaves, sizes)
+                known = tuple([bindings[s] for s in step.symbols])  # others were found later
+                attempt.run(number, step, leaves, known)
                 number += 1
             elif not step.holds(self._value(step, leaves, attempt)):
                 attempt.diverged[self] = step
                 return DIVERGED
         if not self._crossing:
             return self.final.run(leaves, sizes)
-        bindings = dict(zip(self.captured.symbols, sizes, strict=True))
         given = [
             Tensor._from_array(attempt.results[o.step][o.output], concrete_type(v.type, bindings))
             for o, v in self._crossing

@@ -504,3 +504,23 @@ def test_settings_written_between_steps_of_one_call(
 
     compiled = weights(lambda f: flamec.compile(f, backend="evaluate"))
     np.testing.assert_allclose(compiled, weights(lambda f: f), 1e-12, 1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_rate_from_a_number_that_varies_before_a_schedule() -> None:
+    rates = []
+    for wrap in (lambda f: f, lambda f: flamec.compile(f, backend="evaluate")):
+        steps = optim.SGD([nn.Parameter(flamec.ones(2))], lr=0.1)
+        schedule = lr_scheduler.StepLR(steps, 2, 0.5)
+        state = {"rate": 0.5}
+
+        def step(x: T, n: float, s: Any = steps, d: Any = schedule, state: Any = state) -> T:
+            s.param_groups[0]["lr"] = n * 0.01
+            d.step()
+            state["rate"] = max(0.1, state["rate"] - 0.1)
+            s.param_groups[0]["lr"] = s.param_groups[0]["lr"] + state["rate"]
+            return x * s.param_groups[0]["lr"]
+
+        function = wrap(step)
+        rates.append([function(flamec.ones(1), n).item() for n in (1, 3, -1, 2.5, 1.5, 2)])
+    np.testing.assert_allclose(rates[1], rates[0], 1e-6)

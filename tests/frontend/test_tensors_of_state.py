@@ -700,3 +700,26 @@ def test_reasons_name_the_places() -> None:
         "argument 0 and s._buffers['mean'] do not share memory",
     ]
     assert s.mean.tolist() == pytest.approx([1.0] * 3)
+
+
+def test_a_split_before_state_of_a_size_that_varies() -> None:
+    """The part before the split knows fewer sizes than the whole call."""
+
+    class Holder:
+        last: Any = None
+
+    found = []
+    for wrap in (lambda f: f, lambda f: flamec.compile(f, backend="evaluate")):
+        holder = Holder()
+
+        def step(x: T, holder: Holder = holder) -> T:
+            kept = x[x.sum(1) > 0.0]
+            last = holder.last
+            holder.last = kept if last is None or last.shape != kept.shape else last * 0.5 + kept
+            return kept
+
+        function = wrap(step)
+        for rows in (4, 4, 2, 4, 3, 3, 1):
+            x = flamec.arange(3.0 * rows).reshape(rows, 3) - 2.0
+            found.append((function(x).tolist(), holder.last.tolist()))
+    assert found[:7] == found[7:]
