@@ -187,7 +187,8 @@ def _concrete(value: Any, bindings: Mapping[str, int]) -> Any:
 
 def _freed_value(captured: Captured) -> Value | None:
     """An autograd value whose history was consumed by a backward() inside the program."""
-    if not any(r.freed for r in captured.results):
+    stored = (o for step in captured.host.steps for o in step.operands if isinstance(o, Result))
+    if not any(r.freed for r in (*captured.results, *stored)):
         return None
     type = captured.graph.outputs[0].type
     source = Leaf(Tensor._from_array(np.zeros((), type.dtype.numpy)))

@@ -141,6 +141,8 @@ def _refuse_input(tensor: Tensor, what: str) -> None:
 
 def hooks_of_leaf(leaf: Tensor) -> tuple[tuple[Hook, ...], tuple[Hook, ...]]:
     """The hooks on the gradient of a concrete leaf, and those after its accumulation."""
+    if not leaf._requires_grad:  # any more, in the function that is traced
+        return (), ()
     value = leaf_value(leaf)
     return (
         tuple(_BY_VALUE.get(value, {}).values()),

@@ -262,3 +262,21 @@ def test_gradients_of_what_is_put_into_a_list(kind: str, tracked: bool) -> None:
 
     compiled = flamec.compile(_with_gradients, backend="evaluate")
     assert seen(compiled) == seen(_with_gradients)
+
+
+def test_what_is_put_into_a_list_after_backward_has_freed_it() -> None:
+    leaf = flamec.ones(3).requires_grad_()
+
+    def function(x: T, box: list[T]) -> T:
+        box.append(leaf * 3.0)
+        (x * box[0]).sum().backward()
+        box.append(leaf * 2.0)
+        return x
+
+    for each in (function, flamec.compile(function, backend="evaluate")):
+        box: list[T] = []
+        each(flamec.ones(3), box)
+        assert [t.requires_grad for t in box] == [True, True]
+        box[1].sum().backward()
+        with pytest.raises(RuntimeError, match="second time"):
+            box[0].sum().backward()

@@ -157,6 +157,21 @@ def test_a_result_of_a_leaf_that_is_switched_off_is_refused() -> None:
         assert (first.requires_grad, second.requires_grad) == (False, True)
 
 
+def test_a_leaf_that_is_switched_off_before_backward() -> None:
+    for wrap in (lambda f: f, lambda f: flamec.compile(f, backend="evaluate")):
+        leaf, other = flamec.ones(3).requires_grad_(), flamec.ones(3).requires_grad_()
+
+        def step(x: T, leaf: T = leaf, other: T = other) -> T:
+            h = x * leaf * other
+            leaf.requires_grad_(False)
+            h.sum().backward()
+            return h.detach()
+
+        wrap(step)(flamec.ones(3))
+        assert not leaf.requires_grad and leaf.is_leaf and leaf.grad is None
+        assert other.grad is not None
+
+
 def test_inputs_that_no_gradient_arrives_at_have_none() -> None:
     a, b = flamec.ones(3).requires_grad_(), flamec.ones(3).requires_grad_()
     both = flamec.ones(3).requires_grad_()
