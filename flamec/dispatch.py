@@ -428,7 +428,7 @@ def _set_requires_grad(tensor: Tensor, flag: bool) -> None:
                 "that does not require grad"
             )
         if trace is not None:
-            trace.unmark_leaf(tensor)
+            trace.switch_leaf(tensor, False)
         for each in _same(tensor):
             each._requires_grad = False
             if isinstance(each._value, Leaf):
@@ -441,7 +441,7 @@ def _set_requires_grad(tensor: Tensor, flag: bool) -> None:
     for each in _same(tensor):
         each._requires_grad = True
     if trace is not None:
-        trace.mark_leaf(tensor)
+        trace.switch_leaf(tensor, True)
 
 
 def _same(tensor: Tensor) -> tuple[Tensor, ...]:

@@ -41,6 +41,7 @@ from flamec.memory_format import last_channels, strided
 from flamec.pinning import pin_memory
 from flamec.state import no_grad, thread
 from flamec.tensor import Size, Tensor
+from flamec.traced_leaves import cut_off
 from flamec.values import concrete_array
 
 
@@ -87,7 +88,7 @@ def detach_(self: Tensor) -> Tensor:
             f"Can't detach views in-place. Use detach() instead (at {user_location()})"
         )
     if thread.trace is not None:
-        thread.trace.cut_off(self)
+        cut_off(thread.trace, self)
         return self
     self._storage.value = None
     self._value = None

@@ -41,6 +41,7 @@ from flamec.tape import Leaf
 from flamec.tensor import RuntimeNumber, Storage, Tensor, ViewStep
 from flamec.traced_gradients import TracedGradients
 from flamec.traced_hooks import TracedHooks
+from flamec.traced_leaves import switch
 from flamec.watching import unwatched
 from flamec.write_builder import WriteBuilder
 from flamec.write_through import EXPAND, with_zero_gradient, write_through
@@ -72,6 +73,8 @@ class Trace:
         self.tracked: set[Value] = set()
         self.leaf_tensors: dict[Value, Tensor] = {}
         self.first_values: dict[Value, Value] = {}  # of leaves, by what they were changed to
+        self.cut_leaves: dict[Value, Value] = {}  # what leaves were before they were switched off
+        self.late_leaves: set[Value] = set()  # switched on when they had been used
         self.gradients = TracedGradients()
         self.requires_grad_reads: dict[Tensor, bool] = {}
         self.created: list[weakref.ref[Tensor]] = []
@@ -391,14 +394,6 @@ class Trace:
                 outer += self._writes
             self._writes = outer
 
-    def cut_off(self, tensor: Tensor) -> None:
-        """Forget what a tensor was computed from (``detach_``)."""
-        if tensor._requires_grad:
-            raise errors.unrepeatable("detach_ of a leaf")
-        root = self.root_of(tensor)
-        root.value = WriteBuilder(self).detach(root.value)
-        root.version += 1
-
     # autograd -----------------------------------------------------------------
     def is_tracked(self, tensor: Tensor) -> bool:
         if tensor._trace is None:
@@ -414,13 +409,11 @@ class Trace:
         self.leaf_tensors[value] = tensor
         self.tracked.add(value)
 
-    def unmark_leaf(self, tensor: Tensor) -> None:
-        """From here on the tensor is none; what was computed from it before is tracked still."""
-        if tensor._requires_grad:
-            self.gradients.use(tensor)  # refused where it is still to come
-            root = self.root_of(tensor)
-            root.value = WriteBuilder(self).detach(root.value)
-            root.version += 1
+    def switch_leaf(self, tensor: Tensor, flag: bool) -> None:
+        """``requires_grad`` of a leaf becomes another (``traced_leaves.py``)."""
+        switch(self, tensor, flag)
+        if flag:
+            self.mark_leaf(tensor)
 
     def leaf_of(self, storage: Storage) -> Tensor | None:
         """The leaf whose memory is the whole of ``storage``."""

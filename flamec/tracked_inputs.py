@@ -25,8 +25,17 @@ def reached_inputs(trace: Trace, graph: Graph, outputs: Iterable[int]) -> tuple[
     return tuple(i for i, value in enumerate(graph.inputs) if value in reached)
 
 
-def check_leaves(trace: Trace, inputs: Iterable[int]) -> None:
-    """CompileError if a leaf that must get a gradient requires none when the function returns."""
+def check_leaves(trace: Trace, graph: Graph, outputs: Iterable[int], inputs: Iterable[int]) -> None:
+    """CompileError if a leaf that must get a gradient requires none when the function returns,
+    or required none when it was first used."""
+    roots = [graph.outputs[i] for i in outputs] if trace.late_leaves else []
+    nodes = reachable_nodes(roots, lambda value: value not in trace.tracked)
+    if any(v in trace.late_leaves for n in nodes for v in n.inputs):
+        raise CompileError(
+            "requires_grad of a tensor is switched on in a compiled function that has used it "
+            f"before, and gradients begin outside (at {user_location()}); call backward inside, or "
+            "switch it on outside"
+        )
     for position in inputs:
         leaf = trace.sources[position].held
         if leaf is not None and trace.requires_grad_reads.get(leaf) and not leaf._requires_grad:

@@ -14,12 +14,13 @@ from flamec.codegen.errors import LoweringError, stage
 from flamec.codegen.lower.group import GroupLowering, LoweredKernel
 from flamec.codegen.lower.kernel_builder import ErrorTable
 from flamec.codegen.lower.memory_budget import MemoryBudget, fit_kernels
+from flamec.ir.build_tasks import build_tasks
 from flamec.ir.graph import Graph, Value
 from flamec.ir.iteration_space import Incompatible
 from flamec.ir.op import OpKind
 from flamec.ir.passes.fit_memory_budget import MemoryFit
 from flamec.ir.passes.fuse import Fusion, FusionDecision, FusionGroup, FusionOptions, fuse
-from flamec.ir.tasks import TaskGraph, build_tasks
+from flamec.ir.tasks import TaskGraph
 
 
 @dataclass(frozen=True)

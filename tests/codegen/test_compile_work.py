@@ -17,6 +17,7 @@ from flamec import nn, optim
 from flamec.codegen.compile_graph import compile_graph as compile_for_c
 from flamec.compiler import CompiledFunction
 from flamec.config import default_options
+from flamec.ir.build_tasks import build_tasks
 from flamec.ir.divided_graph import divide
 from flamec.ir.graph import Graph, Node
 from flamec.ir.passes import fuse as fuse_module
@@ -24,7 +25,7 @@ from flamec.ir.passes.fuse import fuse
 from flamec.ir.passes.fusion_state import LARGEST_SEGMENT, WorkingGroup
 from flamec.ir.passes.manager import PassRecord, run_passes
 from flamec.ir.passes.pipeline import pipeline
-from flamec.ir.tasks import Task, build_tasks
+from flamec.ir.tasks import Task
 from flamec.optim import repeated_update
 from flamec.optim.optimizer import Optimizer
 from flamec.tensor import Tensor

@@ -21,6 +21,7 @@ from flamec.codegen.lower.kernel_builder import ErrorTable, ParameterList, Parti
 from flamec.codegen.lower.repetition import RepeatedParts
 from flamec.compiler import CompiledFunction
 from flamec.config import default_options
+from flamec.ir.build_tasks import build_tasks
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.kernel import Load, Part
 from flamec.ir.passes.fuse import FusionOptions, fuse
@@ -28,7 +29,7 @@ from flamec.ir.passes.fusion_state import Dependencies, FusionState
 from flamec.ir.passes.manager import run_passes
 from flamec.ir.passes.pipeline import pipeline
 from flamec.ir.task_signature import TaskSignatures
-from flamec.ir.tasks import Task, build_tasks
+from flamec.ir.tasks import Task
 from flamec.ir.types import TensorType, float32
 
 

@@ -14,6 +14,7 @@ from flamec import nn, optim
 from flamec.codegen.compile_graph import compile_graph
 from flamec.compiler import CompiledFunction
 from flamec.config import default_options
+from flamec.ir.build_tasks import build_tasks
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.divided_graph import divide, endings_of
 from flamec.ir.endings import find_endings
@@ -24,7 +25,6 @@ from flamec.ir.passes.fuse import fuse
 from flamec.ir.passes.fusion_state import LARGEST_SEGMENT
 from flamec.ir.passes.manager import run_passes
 from flamec.ir.passes.pipeline import pipeline
-from flamec.ir.tasks import build_tasks
 from flamec.ir.types import CPU, TensorType, float32
 from flamec.ir.verify import verify
 from flamec.tensor import Tensor
