@@ -226,11 +226,11 @@ class FusedCall:
         self, graph: Graph, arrays: Sequence[Any]
     ) -> tuple[Run, gpu_eager.EagerCall | None]:
         """The graph's program for arrays that lie as these do, and the call of it on a GPU."""
+        graph = settle_sizes(graph, self.program.equal_sizes)
         if isinstance(arrays[0], np.ndarray):
             return cpu_eager.bind_graph(graph, self.bindings).run, None
         here = gpu(arrays[0].device)
-        settled = settle_sizes(graph, self.program.equal_sizes)
-        call = gpu_eager.bind_graph(here, settled, self.bindings, arrays)
+        call = gpu_eager.bind_graph(here, graph, self.bindings, arrays)
         return lambda arrays: call.run(here, arrays), call
 
     def _concrete(self, graph: Graph) -> Types:

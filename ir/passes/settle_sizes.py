@@ -9,6 +9,7 @@ form that tells most.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from types import FrameType
 from typing import Any
@@ -96,26 +97,30 @@ def _solved(left: Dim, right: Dim) -> tuple[str, Dim] | None:
     symbol = SymbolicDim.symbol(name)
     if structurally_equal(left, symbol):
         return None if name in symbols_of(right) else (name, right)
-    if isinstance(right, int):
-        factor = substitute(left, {name: 1})
-        divides = isinstance(factor, int) and factor > 0 and right % factor == 0
-        if divides and structurally_equal(left, factor * symbol):
-            return name, right // factor
-    return None
+    factor = substitute(left, {name: 1})
+    if not isinstance(factor, int) or factor <= 0 or not structurally_equal(left, factor * symbol):
+        return None
+    value = floordiv(right, factor)
+    if name in symbols_of(value) or not structurally_equal(factor * value, right):
+        return None
+    return name, value
 
 
 def _divided(left: Dim, right: Dim) -> tuple[str, Dim] | None:
-    """A symbol and the multiple that it is, where ``left`` is the symbol, ``right`` k*(it//k)."""
+    """A symbol and the multiple that it is, where ``left`` is the symbol, or a multiple of it, and
+    ``right`` is k*(it//k)."""
     if not isinstance(left, SymbolicDim) or not isinstance(right, SymbolicDim):
         return None
     names = symbols_of(left)
-    if len(names) != 1 or len(right.terms) != 1:
+    if len(names) != 1 or len(left.terms) != 1 or len(right.terms) != 1:
         return None
     (name,) = names
-    factor = right.terms[0][1]
+    symbol, times, factor = SymbolicDim.symbol(name), left.terms[0][1], right.terms[0][1]
     whole = factor * floordiv(left, factor)
-    fits = structurally_equal(left, SymbolicDim.symbol(name)) and structurally_equal(right, whole)
-    return (name, whole) if fits else None
+    if not structurally_equal(left, times * symbol) or not structurally_equal(right, whole):
+        return None
+    multiple = factor // math.gcd(times, factor)
+    return name, multiple * floordiv(symbol, multiple)
 
 
 def _quotient(left: Dim, right: Dim) -> tuple[str, Dim] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -211,3 +212,21 @@ def test_gradients_of_operands_whose_sizes_are_two_symbols_that_are_equal() -> N
         assert x.grad is not None and x.grad.tolist() == [[3.0] * 3] * rows
         assert y.grad is not None and y.grad.tolist() == [[2.0] * 3] * rows
     assert f.stats.traces == 2
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(256, 32), (96, 12), (64, 64)])
+def test_eager_grouped_convolutions_are_one_program(channels: int, groups: int) -> None:
+    """Sizes that are multiples of one number, by the kernel's, and of another, by the groups'."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, channels, 20, 20), np.float32)
+    w = rng.standard_normal((channels, channels // groups, 3, 3), np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # one says that it runs operation by operation
+        found = F.conv2d(flamec.from_numpy(x), flamec.from_numpy(w), padding=1, groups=groups)
+    of_one = channels // groups
+    part = F.conv2d(
+        flamec.from_numpy(x[:, :of_one].astype(np.float64)),
+        flamec.from_numpy(w[:of_one].astype(np.float64)),
+        padding=1,
+    )
+    np.testing.assert_allclose(found.numpy()[:, :of_one], part.numpy(), 1e-4, 1e-4)
