@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 def switch(trace: Trace, tensor: Tensor, flag: bool) -> None:
     """Let a leaf begin or end to be one. Its ``_requires_grad`` is still as it was.
 
-    CompileError for a view of other memory, and while its gradient is still to come.
+    CompileError for a view that is switched off, and while the gradient is still to come.
     """
     root = trace.root_of(tensor)
-    if tensor._steps[len(root.steps) :]:
-        raise unrepeatable("requires_grad_ of a view")
     trace.gradients.use(tensor)
+    if tensor._steps[len(root.steps) :]:
+        if not flag:
+            raise unrepeatable("requires_grad_(False) of a view")
+        return  # its value is its own, as that of x.detach() is
     value = root.value
     if not flag:
         if tensor._requires_grad:
