@@ -27,7 +27,7 @@ from flamec.ir.types import TensorType
 from flamec.result_types import result_types
 from flamec.roots import overlaps_itself
 from flamec.state import process, thread
-from flamec.tape import DETACH, Leaf, Saved, TapeNode, keep
+from flamec.tape import DETACH, Leaf, Saved, TapeNode, keep, set_leaf
 from flamec.tensor import Storage, Tensor, ViewStep
 from flamec.write_through import with_zero_gradient, write_through
 
@@ -430,16 +430,12 @@ def _set_requires_grad(tensor: Tensor, flag: bool) -> None:
         if trace is not None:
             trace.switch_leaf(tensor, False)
         for each in _same(tensor):
-            each._requires_grad = False
-            if isinstance(each._value, Leaf):
-                if each._storage.value is each._value:
-                    each._storage.value = None
-                each._value = None
+            set_leaf(each, False)
         return
     if tensor._requires_grad or tensor.requires_grad:
         return
     for each in _same(tensor):
-        each._requires_grad = True
+        set_leaf(each, True)
     if trace is not None:
         trace.switch_leaf(tensor, True)
 

@@ -99,7 +99,7 @@ class Write:
 
 @dataclass(frozen=True, eq=False)
 class Act:
-    """A call runs ``function(*operands)``: expressions, after the trace else ``capture.Result``."""
+    """A call runs ``function(*operands)``: expressions, or after the trace ``Result``s."""
 
     function: Callable[..., Any]
     operands: tuple[Any, ...]
@@ -480,6 +480,7 @@ class HostState:
         self.ignored.clear()
         self.swaps.clear()
         self._firsts.clear()
+        self._set.clear()
         self.is_old = lambda identity: False  # which knows all guards of the trace
         self.tensors = None
 

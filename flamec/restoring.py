@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from flamec.guarded_values import MISSING, Guard
+from flamec.tape import set_leaf
 from flamec.tensor import Tensor
 from flamec.varying_state import holds_tracers
 
@@ -21,7 +22,8 @@ from flamec.varying_state import holds_tracers
 def restore(guards: Iterable[Guard], requires_grad: Mapping[Tensor, bool]) -> None:
     """Undo the changes of everything that is guarded, and of whether tensors require gradients."""
     for tensor, flag in requires_grad.items():
-        tensor._requires_grad = flag
+        if tensor._requires_grad is not flag:
+            set_leaf(tensor, flag)
     known = list(guards)
     for guard in reversed(known):
         if guard.kind not in ("length", "keys") and not isinstance(guard.owner, list):

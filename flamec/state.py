@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -249,24 +249,25 @@ def get_float32_matmul_precision() -> str:
     return process.float32_matmul_precision
 
 
-@contextmanager
-def loops_counted(value: bool) -> Iterator[None]:
+def loops_counted(value: bool) -> AbstractContextManager[None]:
     """Trace the block with ``while_loop``s that count their steps (``counted_loops``)."""
-    previous, thread.loops_counted = thread.loops_counted, value
-    try:
-        yield
-    finally:
-        thread.loops_counted = previous
+    return _with_setting("loops_counted", value)
+
+
+def memory_budget(value: float) -> AbstractContextManager[None]:
+    """Trace the block for this memory budget."""
+    return _with_setting("memory_budget", value)
 
 
 @contextmanager
-def memory_budget(value: float) -> Iterator[None]:
-    """Trace the block for this memory budget."""
-    previous, thread.memory_budget = thread.memory_budget, value
+def _with_setting(name: str, value: Any) -> Iterator[None]:
+    """In the block this thread has another value of a setting."""
+    previous = getattr(thread, name)
+    setattr(thread, name, value)
     try:
         yield
     finally:
-        thread.memory_budget = previous
+        setattr(thread, name, previous)
 
 
 @contextmanager

@@ -30,6 +30,15 @@ class Leaf(Value):
         self.tensor = weakref.ref(tensor)
 
 
+def set_leaf(tensor: Tensor, flag: bool) -> None:
+    """Let a tensor be a leaf whose gradient is accumulated from here on, or no more."""
+    tensor._requires_grad = flag
+    if not flag and isinstance(tensor._value, Leaf):
+        if tensor._storage.value is tensor._value:
+            tensor._storage.value = None
+        tensor._value = None
+
+
 class Saved:
     """A concrete value kept for a derivative rule, with the version it had."""
 

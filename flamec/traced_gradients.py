@@ -8,6 +8,7 @@ or, if the function may know it from elsewhere too, which tensor it is.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 
 from flamec.errors import unknown_outer_gradient
@@ -26,7 +27,7 @@ class TracedGradients:
         self.named: dict[int, Tensor] = {}
         self.flags: dict[Tensor, bool] = {}  # which arguments required gradients at first
         self._outer: set[Tensor] = set()  # whose gradients are known only after the call
-        self._asked: list[Tensor] = []  # whose gradients the function used since
+        self._asked: list[weakref.ref[Tensor]] = []  # whose gradients the function used since
         self._stand_ins: dict[Tensor, tuple[int, Tensor]] = {}
         self._arguments: dict[Tensor, tuple[int, Tensor]] = {}
 
@@ -58,7 +59,7 @@ class TracedGradients:
         self.flags.setdefault(original, original._requires_grad)
         return original, found
 
-    def begin_outer(self, leaves: Iterable[Tensor]) -> list[Tensor]:
+    def begin_outer(self, leaves: Iterable[Tensor]) -> list[weakref.ref[Tensor]]:
         """From here on these have gradients that only the end of the call knows; the list that
         gets all tensors whose gradients are used nevertheless."""
         self._outer.update(leaves)
@@ -71,7 +72,7 @@ class TracedGradients:
         tensor = self.original(tensor)
         if tensor in self._outer:
             raise unknown_outer_gradient(tensor.shape)
-        self._asked.append(tensor)
+        self._asked.append(weakref.ref(tensor))
 
     def read(self, tensor: Tensor) -> Tensor | None:
         self.use(tensor)
@@ -110,4 +111,5 @@ class TracedGradients:
         self.written.clear()
         self._stand_ins.clear()
         self._arguments.clear()
+        self._outer.clear()
         self.flags = {}  # who can undo the trace has the other

@@ -8,6 +8,7 @@ of the function: whoever asks for one there is refused.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -57,9 +58,7 @@ def go_on_outside(
     ``wanted``: the only tensors whose ``.grad`` is to be set. ``run`` is the engine.
     """
     reached = {v: t for v, t in outer_values(trace).items() if v in gradients}
-    histories = [outer_value(trace, t) for t in reached.values()]
-    goals = None if wanted is None else _inside(trace, wanted, histories)
-    if not reached or goals == []:
+    if not reached:
         return
     if create_graph:
         raise CompileError(
@@ -68,10 +67,18 @@ def go_on_outside(
             f"{user_location()}); call it outside, or give the function a detached copy"
         )
     assert trace.host is not None
-    asked = trace.gradients.begin_outer(leaves_of(histories) if goals is None else goals)
-    act = partial(_go_on, run, goals, keep_graph, asked)
-    given = [gradients[v] for v in reached]
-    trace.host.at_last(LastAct(_histories, tuple(reached.values()), act, tuple(given)))
+    histories = [outer_value(trace, t) for t in reached.values()]
+    goals = None if wanted is None else [t for t in wanted if _is_outside(trace, t)]
+    coming = leaves_of(histories) if goals is None else _inside(trace, goals, histories)
+    asked = trace.gradients.begin_outer(coming)
+    trace.host.at_last(
+        LastAct(
+            partial(_begin, len(reached)),
+            (*reached.values(), *(goals or ())),
+            partial(_go_on, run, goals is not None, keep_graph, asked),
+            tuple([gradients[v] for v in reached]),
+        )
+    )
 
 
 def refuse_outside(
@@ -84,34 +91,40 @@ def refuse_outside(
         raise unknown_outer_gradient(found[0].shape)
 
 
-def _histories(*tensors: Tensor) -> list[Value | None]:
-    """Of which values the tensors are when a call begins; it may change them in place."""
-    return [tape_value(tensor) for tensor in tensors]
+def _begin(count: int, *tensors: Tensor) -> tuple[list[Value | None], Sequence[Tensor]]:
+    """Of which values the first ``count`` tensors are when a call begins, which may change them in
+    place; and the others."""
+    return [tape_value(tensor) for tensor in tensors[:count]], tensors[count:]
 
 
 def _go_on(
     run: Run,
-    wanted: Sequence[Tensor] | None,
+    has_goals: bool,
     keep_graph: bool,
-    asked: Sequence[Tensor],
-    histories: Sequence[Value | None],
+    asked: Sequence[weakref.ref[Tensor]],
+    begun: tuple[Sequence[Value | None], Sequence[Tensor]],
     *gradients: Tensor,
 ) -> None:
+    histories, goals = begun
     if asked:
-        reached = {id(leaf) for leaf in leaves_of(histories)}
-        if any(id(tensor) in reached for tensor in asked):
+        used = [reference() for reference in asked]
+        if any(leaf is tensor for leaf in leaves_of(histories) for tensor in used):
             raise unknown_outer_gradient()
-    pairs = zip(histories, gradients, strict=True)
-    run({v: g for v, g in pairs if v is not None}, wanted, False, keep_graph)
+    seeds = {v: g for v, g in zip(histories, gradients, strict=True) if v is not None}
+    run(seeds, goals if has_goals else None, False, keep_graph)
 
 
 def _inside(
     trace: Trace, wanted: Sequence[Tensor], histories: Sequence[Value | None]
 ) -> list[Tensor]:
-    """The tensors that the histories began with, or went through."""
+    """Those tensors, as they are outside, that the histories began with, or went through."""
     values = set(_values_of(histories))
-    originals = [trace.gradients.original(tensor) for tensor in wanted]
-    return [t for t in originals if t._trace is None and tape_value(t) in values]
+    originals = [trace.gradients.original(t) for t in wanted if _is_outside(trace, t)]
+    return [t for t in originals if tape_value(t) in values]
+
+
+def _is_outside(trace: Trace, tensor: Tensor) -> bool:
+    return trace.gradients.original(tensor)._trace is None
 
 
 def outer_value(trace: Trace, tensor: Tensor) -> Value | None:

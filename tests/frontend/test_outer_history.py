@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -253,3 +255,41 @@ def test_a_later_call_whose_history_has_other_leaves() -> None:
     compiled(model.hidden(1))
     with pytest.raises(CompileError, match="known only after the call"):
         compiled(other(flamec.ones(5, 3, dtype=flamec.float64)))
+
+
+def test_inputs_that_are_arguments_are_those_of_each_call() -> None:
+    model = Outer()
+
+    def step(h: T, w: T) -> None:
+        (model.head(h) ** 2).sum().backward(inputs=[w])
+
+    found = []
+    for function in (step, flamec.compile(step, backend="evaluate")):
+        for k in range(3):
+            w = flamec.full((4,), 1.0 + k, dtype=flamec.float64).requires_grad_()
+            h = w * model.hidden(k).detach()
+            function(h, w)
+            assert w.grad is not None
+            found.append(w.grad.numpy())
+            with pytest.raises(RuntimeError, match="second time"):
+                h.sum().backward()
+        other = model.hidden(3).detach().requires_grad_()
+        function(other * 2.0, w)  # whose history is another
+        assert other.grad is None and np.array_equal(found[-1], w.grad.numpy())
+    np.testing.assert_allclose(found[3:], found[:3], 1e-10)
+
+
+def test_arguments_are_let_go() -> None:
+    model = Outer()
+
+    def step(h: T, v: T) -> bool:
+        plain(model, h)
+        return v.grad is None
+
+    compiled = flamec.compile(step, backend="evaluate")
+    v = flamec.ones(3).requires_grad_()
+    reference = weakref.ref(v)
+    assert compiled(model.hidden(0), v)
+    del v
+    gc.collect()
+    assert reference() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -132,6 +133,24 @@ def test_a_switch_of_an_argument(function: Callable[[T], Any], is_leaf: bool) ->
             found.append((x.requires_grad, LEAF.requires_grad, x.tolist(), seen))
     LEAF.requires_grad_(True)
     assert found[0] == found[1] == found[2] == found[3]
+
+
+def test_a_tensor_that_is_switched_on_by_a_trace_that_starts_again() -> None:
+    counter = {"n": 0}
+    for wrap in (lambda f: f, lambda f: flamec.compile(f, backend="evaluate")):
+        leaf = flamec.ones(3)
+
+        def step(x: T, leaf: T = leaf) -> T:
+            counter["n"] += 1
+            leaf.requires_grad_()
+            (leaf * x).sum().backward()
+            return x * counter["n"]
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            wrap(step)(flamec.full((3,), 2.0))
+        assert leaf.is_leaf and leaf.requires_grad
+        assert leaf.grad is not None and leaf.grad.tolist() == [2.0] * 3
 
 
 def test_a_result_of_a_leaf_that_is_switched_off_is_refused() -> None:
