@@ -170,6 +170,6 @@ def unknown_outer_gradient(shape: tuple[object, ...] | None = None) -> CompileEr
     of = "" if shape is None else f" (of a tensor of shape {list(shape)}, at {user_location()})"
     return CompileError(
         "a compiled function calls backward, which reaches a tensor that was computed before the "
-        "call, and then uses a gradient of what that was computed from, which is known only after "
-        f"the call{of}; step the optimizer outside, or compute the tensor in the function"
+        "call, and then changes what that was computed from or uses its gradient, which is known "
+        f"only after the call{of}; step the optimizer outside, or compute the tensor inside"
     )

@@ -330,6 +330,7 @@ class Trace:
     def write(self, target: Tensor, source: Tensor, name: str) -> Tensor:
         """Give ``target``'s storage the value it has after ``source`` is stored through it."""
         self._guard_copies(target._storage)
+        self.gradients.use(target)  # a backward pass that comes after the call may need the old one
         if view_overlaps_itself(target, self.oracle.hints):
             raise overlap_error(name)
         for size in (d for op, a in target._steps if op is EXPAND for d in a["shape"]):

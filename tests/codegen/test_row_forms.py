@@ -10,6 +10,7 @@ import pytest
 
 import flamec
 from flamec.nn import functional as F
+from tests.symbolic_programs import symbolic_program
 
 LENGTHS = (1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 100, 255, 256, 257, 512, 1023, 1024, 1025, 3001)
 
@@ -38,10 +39,7 @@ def expected(x: np.ndarray) -> tuple[np.ndarray, ...]:
 
 @pytest.fixture(scope="module")
 def program():
-    function = flamec.compile(folded, backend="c", fullgraph=True)
-    for shape in ((3, 5), (4, 7)):
-        function(flamec.ones(*shape))
-    return function
+    return symbolic_program(folded)
 
 
 def numbers(rows: int, length: int) -> np.ndarray:

@@ -15,6 +15,7 @@ import flamec
 from flamec.codegen.buffers import may_share
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.ir.kernel import Kernel, Part
+from tests.symbolic_programs import symbolic_program
 
 SIZES = (1, 2, 15, 16, 100, 511, 512, 700)
 SHAPES = [s for s in itertools.product(SIZES, SIZES) if s[0] * s[1] < 1 << 17]
@@ -36,10 +37,7 @@ def expected(x: np.ndarray) -> tuple[np.ndarray, ...]:
 
 @pytest.fixture(scope="module")
 def program():
-    function = flamec.compile(folded, backend="c", fullgraph=True)
-    for shape in ((3, 5), (4, 7)):
-        function(flamec.ones(*shape))
-    return function
+    return symbolic_program(folded)
 
 
 def kernels(function) -> tuple[Kernel, ...]:

@@ -225,6 +225,14 @@ def test_what_is_known_only_after_the_call_is_refused() -> None:
         flamec.compile(switches_off, backend="evaluate")(model.hidden(0))
     assert model.body.weight.requires_grad
 
+    def changes(h: T) -> None:
+        plain(model, h)
+        with flamec.no_grad():
+            model.body.weight.mul_(0.5)
+
+    with pytest.raises(CompileError, match="known only after the call"):
+        flamec.compile(changes, backend="evaluate")(model.hidden(0))
+
     def of_an_outer_leaf(h: T) -> Any:
         return flamec.autograd.grad((model.head(h) ** 2).mean(), model.body.weight)
 

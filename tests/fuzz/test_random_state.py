@@ -15,12 +15,18 @@ from pathlib import Path
 import pytest
 
 import flamec
+from flamec.errors import CompileError
 from tests.random_state_programs import StateProgram
 from tests.random_state_world import World, difference
 
 FULL = os.environ.get("FLAMEC_TEST_LEVEL") == "full"
 PROGRAMS = 20_000 if FULL else 500
 PER_TEST = 50
+REFUSED = (  # docs/GRADIENTS.md
+    "calls backward, which reaches a tensor that was computed before the call",
+    "is switched off in a compiled function after results were computed from it",
+    "is switched on in a compiled function that has used it before",
+)
 ROOT = Path(__file__).parents[2]
 
 
@@ -49,6 +55,8 @@ def check(seed: int, backend: str) -> None:
             if "was changed in place" in str(expected):
                 return
             assert isinstance(got, Exception), f"no {expected!r} in {where}"
+            return
+        if isinstance(got, CompileError) and any(text in str(got) for text in REFUSED):
             return
         if isinstance(got, Exception):
             raise AssertionError(f"{got!r} in {where}") from got
