@@ -319,19 +319,27 @@ def _panel_nest(space: GroupSpace, task: Task, escapes: set[Value]) -> LoopNest:
 def _ordered_nest(space: GroupSpace, task: Task, escapes: set[Value]) -> LoopNest:
     """A scan steps along its axis, rows side by side; a scatter takes its indices in order."""
     assert task.node is not None
-    dims = space.task_dims[task]
-    order = memory_order(space, escapes)
     if task.kind is OpKind.SCAN:
+        dims, order = space.task_dims[task], memory_order(space, escapes)
         inner = leaves(dims[task.node.attributes["axis"]])
         rows = [a for a in order if a not in inner]
         return _nest(space, escapes, rows, inner, along_rows=True)
-    rank = len(task.operands[1].type.shape)
-    rows = leaves(axis for dim in dims[:rank] for axis in dim)
-    inner = leaves(axis for dim in dims[rank:] for axis in dim)
+    rows, inner = _scatter_loops(space, task)
+    for other in space.tasks:
+        if _is_ordered(other) and _scatter_loops(space, other) != (rows, inner):
+            # Lanes are neighbours of one place; where each has a place of its own, they are not.
+            raise Incompatible("the scatters have other indices for a row")
     nest = _nest(space, escapes, rows, inner)
     if nest.scope:
         raise Incompatible("folds need whole rows or all of them; a scatter takes strips of rows")
     return nest
+
+
+def _scatter_loops(space: GroupSpace, task: Task) -> tuple[list[Axis], list[Axis]]:
+    """What a scatter's indices differ along, and what lies at one place."""
+    dims, rank = space.task_dims[task], len(task.operands[1].type.shape)
+    rows = leaves(axis for dim in dims[:rank] for axis in dim)
+    return rows, leaves(axis for dim in dims[rank:] for axis in dim)
 
 
 def _assign_levels(space: GroupSpace, nest: LoopNest) -> None:

@@ -22,3 +22,25 @@ def test_rows_are_folded_and_scattered() -> None:
         found = flamec.compile(both_sums)(rows, places)
         for array, wanted in zip(found, both_sums(rows, places), strict=True):
             np.testing.assert_allclose(array.numpy(), wanted.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_whole_rows_and_single_elements_are_put_by_the_same_indices() -> None:
+    """A row goes to one place, an element to a place of its own: these are other loops."""
+
+    def sums_and_maxima(rows: flamec.Tensor, places: flamec.Tensor) -> tuple[flamec.Tensor, ...]:
+        sums = flamec.zeros(5, rows.shape[1]).index_add(0, places, rows)
+        wide = places[:, None].expand_as(rows)
+        maxima = flamec.full_like(sums, -flamec.inf).scatter_reduce(0, wide, rows, "amax")
+        turned = flamec.zeros(rows.shape[1], 5).scatter_add(1, wide.mT, rows.mT)
+        return sums, maxima, sums + maxima, turned
+
+    random = np.random.default_rng(0)
+    for count, columns in ((5, 2), (64, 7), (30, 16)):
+        rows = flamec.from_numpy(random.standard_normal((count, columns)).astype(np.float32))
+        places = flamec.from_numpy(random.integers(0, 5, count))
+        found = flamec.compile(sums_and_maxima)(rows, places)
+        for array, wanted in zip(found, sums_and_maxima(rows, places), strict=True):
+            np.testing.assert_allclose(array.numpy(), wanted.numpy(), rtol=1e-5, atol=1e-5)
+        oracle = np.full((5, columns), -np.inf, np.float32)
+        np.maximum.at(oracle, places.numpy(), rows.numpy())
+        np.testing.assert_array_equal(found[1].numpy(), oracle)
