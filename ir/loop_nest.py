@@ -329,6 +329,8 @@ def _ordered_nest(space: GroupSpace, task: Task, escapes: set[Value]) -> LoopNes
         if _is_ordered(other) and _scatter_loops(space, other) != (rows, inner):
             # Lanes are neighbours of one place; where each has a place of its own, they are not.
             raise Incompatible("the scatters have other indices for a row")
+    if set(space.all_axes()) != {*rows, *inner}:
+        raise Incompatible("its loops go beyond the scatter's rows and columns")
     nest = _nest(space, escapes, rows, inner)
     if nest.scope:
         raise Incompatible("folds need whole rows or all of them; a scatter takes strips of rows")

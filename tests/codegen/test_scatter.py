@@ -44,3 +44,21 @@ def test_whole_rows_and_single_elements_are_put_by_the_same_indices() -> None:
         oracle = np.full((5, columns), -np.inf, np.float32)
         np.maximum.at(oracle, places.numpy(), rows.numpy())
         np.testing.assert_array_equal(found[1].numpy(), oracle)
+
+
+def test_an_element_is_put_beside_a_row_that_is_read() -> None:
+    """The scatter has no loops, the row has: all of it is written where both are one kernel."""
+
+    def moved(rows: flamec.Tensor, place: flamec.Tensor, weight: flamec.Tensor) -> object:
+        row = rows[place]
+        used = flamec.zeros(rows.shape[0], 1).index_add(0, place, rows.sum((0, 1)).view(1, 1))
+        return row, row.mT @ weight, used
+
+    random = np.random.default_rng(0)
+    rows = flamec.from_numpy(random.standard_normal((5, 4)).astype(np.float32))
+    weight = flamec.from_numpy(random.standard_normal((1, 3)).astype(np.float32))
+    place = flamec.tensor([3])
+    row, product, used = flamec.compile(moved)(rows, place, weight)
+    np.testing.assert_array_equal(row.numpy(), rows.numpy()[3:4])
+    np.testing.assert_allclose(product.numpy(), rows.numpy()[3:4].T @ weight.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(used.numpy()[3, 0], rows.numpy().sum(), rtol=1e-5)
