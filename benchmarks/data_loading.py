@@ -1,7 +1,7 @@
 """Whether ``DataLoader`` keeps a compiled training step fed.
 
 ``python -m benchmarks.data_loading [--device cuda|cpu] [--workers N] [--batch N] [--size N]
-[--steps N]``
+[--steps N] [--only NAME ...]``
 
 ResNet-18 trains on images that workers make: decoding stands for itself as a random crop, a flip
 and normalisation in NumPy. Three times a step, each the median over the steps of an epoch: with one
@@ -120,13 +120,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
-    options = parser.parse_args()
     contenders = [
         ("flamec compiled", frameworks.flamec, True),
         ("flamec eager", frameworks.flamec, False),
         ("torch eager", frameworks.torch, False),
     ]
+    parser.add_argument("--only", nargs="+", choices=[name for name, *_ in contenders])
+    options = parser.parse_args()
     for name, framework, compiled in contenders:
+        if options.only and name not in options.only:
+            continue
         try:
             module = framework()
         except AbsentError as absent:

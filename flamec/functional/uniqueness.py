@@ -22,8 +22,8 @@ from flamec.functional.primitives import is_empty_size, ops
 from flamec.functional.promotion import require_tensor
 from flamec.functional.scan import part
 from flamec.functional.sorting import positions_along, sorted_along
-from flamec.functional.unary import copied
-from flamec.ir.shape import Dim, product
+from flamec.functional.true_places import true_places
+from flamec.ir.shape import product
 from flamec.ir.types import DType, int64
 from flamec.tensor import Tensor
 from flamec.values import concrete_array
@@ -77,26 +77,18 @@ def _numbered(line: Tensor, shape: Any, places: Tensor | None, wanted: tuple[boo
     at = positions_along((size,), 0, line)
     before = ops.index(line, ops.maximum(ops.sub(at, 1), 0))
     is_new = ops.bitwise_or(ops.eq(at, 0), ops.ne(line, before))
-    number = ops.sub(ops.cumsum(ops.cast(is_new, int64), axis=0), 1)
-    count = int(part(number, 0, size - 1, 1).item()) + 1
-    device = line._type.device
-
-    def zeros(count: Dim, dtype: DType) -> Tensor:
-        result: Tensor = ops.full(value=0, shape=(count,), dtype=dtype, device=device)
-        return result
-
-    target = ops.where(is_new, number, count)  # others meet in an element that is left out
-    values = ops.index_put(zeros(count + 1, line._type.dtype), line, target, mode="set")
-    parts = [copied(part(values, 0, 0, count))]
+    starts = true_places(is_new)
+    parts = [ops.index(line, starts)]
     if wanted[0]:
+        number = ops.sub(ops.cumsum(ops.cast(is_new, int64), axis=0), 1)
         if places is not None:
-            number_of = ops.index_put(zeros(size, int64), number, places, mode="set")
-        else:
-            number_of = number
-        parts.append(ops.reshape(number_of, shape=shape))
+            zeros = ops.full(value=0, shape=(size,), dtype=int64, device=line._type.device)
+            number = ops.index_put(zeros, number, places, mode="set")
+        parts.append(ops.reshape(number, shape=shape))
     if wanted[1]:
-        ones = ops.full(value=1, shape=(size,), dtype=int64, device=device)
-        parts.append(ops.index_put(zeros(count, int64), ones, number, mode="add"))
+        end = ops.full(value=size, shape=(), dtype=int64, device=line._type.device)
+        later = part(starts, 0, 1, starts._type.shape[0] - 1)
+        parts.append(ops.sub(ops.pad(later, end, low=(0,), high=(1,)), starts))
     return tuple(parts) if len(parts) > 1 else parts[0]
 
 

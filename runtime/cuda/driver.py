@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NoReturn
@@ -214,12 +213,12 @@ def can_release(context: CudaContext) -> bool:
     return not (_forked or context.lost or sys.is_finalizing())
 
 
-def release(context: CudaContext, call: Callable[..., tuple[Any, ...]], *arguments: Any) -> None:
-    """Give a resource back from a destructor, if ``can_release``."""
+def release(context: CudaContext, call: str, *arguments: Any) -> None:
+    """Give a resource back from a destructor by a call of the driver, if ``can_release``."""
     if not can_release(context):
         return
     context.activate()
-    status = call(*arguments)[0]
+    status = getattr(driver(), call)(*arguments)[0]
     if status != 0:
         try:
             fail(status, f"releasing a resource of cuda:{context.index}")

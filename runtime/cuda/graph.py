@@ -53,10 +53,9 @@ class Graph:
         self._executable = check(cu.cuGraphInstantiate(handle, 0), "cuGraphInstantiate")
 
     def __del__(self) -> None:
-        cu = driver()
         if self._executable is not None:
-            release(self.context, cu.cuGraphExecDestroy, self._executable)
-        release(self.context, cu.cuGraphDestroy, self._handle)
+            release(self.context, "cuGraphExecDestroy", self._executable)
+        release(self.context, "cuGraphDestroy", self._handle)
 
     def launch(self, stream: Stream) -> None:
         """Put all steps into the stream."""

@@ -113,7 +113,7 @@ class PinnedPool:
             self._unpin(block.address, block.size)
 
     def _unpin(self, address: int, size: int) -> None:
-        release(self.context, driver().cuMemFreeHost, address)
+        release(self.context, "cuMemFreeHost", address)
         with self._lock:
             self.pinned_bytes -= size
 

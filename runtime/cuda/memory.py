@@ -184,7 +184,7 @@ class DevicePool:
         if can_release(self.context):
             for other in others or ():
                 stream.wait_stream(other)
-            release(self.context, self._free, allocation.address, stream.raw)
+            release(self.context, "cuMemFreeAsync", allocation.address, stream.raw)
 
     def _release_small(self) -> None:
         """Give the small blocks that are idle here back to the driver's pool."""

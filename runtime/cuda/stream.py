@@ -47,7 +47,7 @@ class Stream:
 
     def __del__(self) -> None:
         if self._owned and sys is not None and not sys.is_finalizing():  # modules go first
-            release(self.context, driver().cuStreamDestroy, self.raw)
+            release(self.context, "cuStreamDestroy", self.raw)
 
     def __repr__(self) -> str:
         return f"Stream(cuda:{self.device_index}, handle={self.cuda_stream:#x})"
@@ -105,7 +105,7 @@ class Event:
 
     def __del__(self) -> None:
         if self._context is not None:
-            release(self._context, driver().cuEventDestroy, self._raw)
+            release(self._context, "cuEventDestroy", self._raw)
 
     def record(self, stream: Stream | None = None) -> None:
         """Mark the present end of ``stream`` (of device 0's current stream if None)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 
 import numpy as np
@@ -11,6 +12,7 @@ from gpu_kernels import plan_in_order
 
 from flamec.runtime.cuda import driver
 from flamec.runtime.cuda.device import CudaDevice
+from flamec.runtime.cuda.graph import capture
 from flamec.runtime.cuda.stream import Event, Stream, current_stream, default_stream, use_stream
 
 pytestmark = pytest.mark.gpu
@@ -127,10 +129,13 @@ def test_forked_child_gets_an_error(device: CudaDevice) -> None:
     allocation, _ = device.empty(1024)
     idle, _ = device.empty(16)
     del idle  # kept by the pool: a child must not get it, neither now nor after its own releases
+    event, stream, graph = Event(), Stream(), capture(device.context, ())
+    event.record(stream)
     child = os.fork()
     if child == 0:
-        del allocation
-        errors = []
+        errors: list[object] = []
+        sys.unraisablehook = errors.append  # what destructors raise
+        del allocation, event, stream, graph
         for nbytes in (16, 1024):
             try:
                 device.empty(nbytes)

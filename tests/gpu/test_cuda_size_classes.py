@@ -21,6 +21,7 @@ T = flamec.Tensor
 def graphs_are_captured() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a program that cannot be captured warns
+        warnings.filterwarnings("ignore", "OpenBLAS is not installed")  # of no concern here
         yield
 
 
