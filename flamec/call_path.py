@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flamec.capture import captured_sources
+from flamec.host_actions import LastAct
 from flamec.host_numbers import ExpressionWriter
-from flamec.host_state import LastAct
 from flamec.host_steps import HostSteps
 from flamec.prepared import Invocation, output_allocator
 from flamec.sources import InputSource

@@ -231,7 +231,7 @@ def _capture(
             copies = ArgumentCopies(structure, (proxy_args, proxy_kwargs), arguments)
             with recorder, math_of_expressions():
                 result = [function(*proxy_args, **proxy_kwargs)]
-                record_hooks(trace)
+                record_hooks(trace, recorder)
             if host.lifted.raises != "never" and not recorder.effects:
                 at_once = host.lifted.raises == "at once"
                 host.require_constant(recorder.guards.values(), numbers=at_once)

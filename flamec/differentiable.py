@@ -9,8 +9,8 @@ the tape instead, so that derivatives of any order are right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from flamec.call_path import CHANGED
 from flamec.capture import Captured
 from flamec.dispatch import apply, record, tape_value, tensor_builder, write
 from flamec.errors import CompileError
-from flamec.ir.builder import Builder
+from flamec.ir.builder import Builder, Report
 from flamec.ir.custom import RecordedRule
 from flamec.ir.evaluate import concrete_attributes
 from flamec.ir.graph import Graph, Location, Value
@@ -56,6 +56,7 @@ class DifferentiableProgram:
         self.original = captured
         self._make = make
         states: dict[Tensor, Value] = {}
+        reports: list[Report] = []
         with using_oracle(SettledSizes(captured.equal_sizes)):
             joint = differentiate_graph(
                 captured.graph,
@@ -65,6 +66,7 @@ class DifferentiableProgram:
                 partial(_hooked, captured) if captured.trace.hooks.rules else None,
                 captured.trace.regions,
                 states,
+                reports,
             )
         joint = forget_derivatives(joint)
         joint = settle_sizes(joint, captured.equal_sizes)
@@ -74,6 +76,7 @@ class DifferentiableProgram:
         parts = partition(joint, *counts, on_gpu, memory_budget)
         self.joint = joint
         self._states = list(states)  # generators that derivatives draw from
+        self._reports = list(_reports(joint, counts[0], len(captured.tracked_outputs), reports))
         self.forward_graph: Graph = parts.forward
         self.backward_graph: Graph = parts.backward
         self._saved_inputs: tuple[int, ...] = parts.saved_inputs
@@ -156,6 +159,46 @@ class DifferentiableProgram:
         return tensor_builder.constant(value, type)
 
 
+@dataclass(frozen=True)
+class _Report:
+    """What a backward program's call ends with: ``function`` of gradients that it gives, None where
+    there is none. ``seeds``: the gradients of results that they depend on, as bits."""
+
+    function: Callable[[list[Any]], Any]
+    is_there: tuple[bool, ...]
+    seeds: int
+
+    @property
+    def count(self) -> int:
+        return sum(self.is_there)
+
+    def given(self, values: Iterator[Tensor]) -> list[Any]:
+        return [next(values) if there else None for there in self.is_there]
+
+
+def _reports(
+    joint: Graph, input_count: int, seed_count: int, reports: Sequence[Report]
+) -> Iterator[_Report]:
+    """The reports with what they depend on; their values are the last outputs of ``joint``."""
+    if not reports:
+        return
+    seeds = joint.inputs[input_count : input_count + seed_count]
+    known = {seed: 1 << i for i, seed in enumerate(seeds)}
+    for node in joint.nodes:
+        bits = 0
+        for value in node.inputs:
+            bits |= known.get(value, 0)
+        known.update(dict.fromkeys(node.outputs, bits))
+    position = len(joint.outputs) - sum(v is not None for _, vs in reports for v in vs)
+    for function, values in reports:
+        bits = 0
+        for value in values:
+            if value is not None:
+                bits |= known.get(joint.outputs[position], 0)
+                position += 1
+        yield _Report(function, tuple([v is not None for v in values]), bits)
+
+
 class _Call:
     """What one call keeps for its backward; what the forward program saved is its node's on the
     tape, which is freed by a backward pass."""
@@ -206,17 +249,20 @@ class _Call:
                 gradient = tensor_builder.full_like(0.0, value.type.with_shape(shape))
             seeds.append(gradient)
         replays = thread.grad_enabled or thread.trace is not None
-        results = self._replay(seeds, bindings) if replays else self._run(saved, seeds)
-        arrived = [
-            p for p, g in zip(original.tracked_outputs, gradients, strict=True) if g is not None
-        ]
+        given = [i for i, gradient in enumerate(gradients) if gradient is not None]
+        arrived = [original.tracked_outputs[i] for i in given]
+        if replays:
+            results = self._replay(seeds, bindings)
+        else:
+            results = self._run(saved, seeds, sum(1 << i for i in given))
         if len(arrived) == len(gradients):
             return results
         reached = reached_inputs(original.trace, original.graph, arrived)
         pairs = zip(original.tracked_inputs, results, strict=True)
         return [gradient if p in reached else None for p, gradient in pairs]
 
-    def _run(self, saved: Sequence[Any], seeds: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _run(self, saved: Sequence[Any], seeds: Sequence[Tensor], arrived: int) -> Sequence[Tensor]:
+        """The gradients of the inputs; ``arrived``: those of results, as bits."""
         program = self.program
         for position, version in zip(program._saved_inputs, self.versions, strict=True):
             storage = self.inputs[position]._storage
@@ -243,8 +289,15 @@ class _Call:
             invocation.set_output(position, array)
             results.append(Tensor._from_array(array, type))
         invocation.run()
+        count = len(results) - sum(r.count for r in program._reports)
+        told = iter(results[count:])
+        found = [(report, report.given(told)) for report in program._reports]
+        del results[count:]
         for state in reversed(program._states):
             write(state, results.pop(), "backward")
+        for report, given in found:
+            if not report.seeds or report.seeds & arrived:
+                report.function(given)
         return results
 
     def _replay(self, seeds: Sequence[Tensor], bindings: Mapping[str, int]) -> Sequence[Any]:
@@ -284,9 +337,12 @@ def _register_hooks(
         tensor = values.get(value)
         if tensor is None or not tensor.requires_grad:
             continue
-        for rule in hooks.values():
-            operands = [values[v] for v in rule.operands]
-            register_hook(tensor, partial(_replay_hook, rule, operands, bindings))
+        for hook in hooks.values():
+            if hook.again is not None:
+                register_hook(tensor, hook.again)
+                continue
+            operands = [values[v] for v in hook.rule.operands]
+            register_hook(tensor, partial(_replay_hook, hook.rule, operands, bindings))
 
 
 def _replay_hook(
@@ -298,8 +354,10 @@ def _replay_hook(
 
 def _hooked(captured: Captured, b: Builder, value: Value, gradient: Any) -> Any:
     """A gradient as the hooks of a tensor of the trace leave it."""
-    for rule in captured.trace.hooks.rules.get(value, {}).values():
-        gradient = replayed(rule, gradient, b)
+    for hook in captured.trace.hooks.rules.get(value, {}).values():
+        if hook.again is not None:
+            b.report(hook.tell, (gradient,))
+        gradient = replayed(hook.rule, gradient, b)
     return gradient
 
 

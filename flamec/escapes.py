@@ -21,7 +21,7 @@ from flamec.capture import Captured
 from flamec.differentiable import DifferentiableProgram
 from flamec.errors import CompileError
 from flamec.guard_code import TrustedCheck
-from flamec.host_state import Write
+from flamec.host_actions import Write
 from flamec.ir.shape import SymbolicDim, evaluate_dim
 from flamec.program import Program
 from flamec.split_program import DIVERGED, Attempt, SplitProgram

@@ -15,8 +15,8 @@ from keyword import iskeyword
 from typing import Any
 
 from flamec.guarded_values import MISSING, Guard, is_constant, same_constant, same_content
+from flamec.host_actions import HostCondition
 from flamec.host_numbers import ExpressionWriter
-from flamec.host_state import HostCondition
 from flamec.ir.shape import Dim, SymbolicDim, format_dim, multiple_of_symbol
 from flamec.state import process, thread
 from flamec.structures import Structure, access_paths

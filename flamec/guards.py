@@ -60,19 +60,19 @@ class Recorder:
 
     def __init__(self, host: HostState) -> None:
         self.host = host
-        host.is_old = lambda identity: identity in self._visited
+        host.is_old = lambda identity: identity in self.visited
         self.guards: dict[tuple[str, int, Any], Guard] = {}
         self.exempted: set[tuple[int, Any]] = set()
         self.effects: list[str] = []
         self._context_variables = ContextVariables()
-        self._visited: set[int] = set()
+        self.visited: set[int] = set()
         self._kept: list[Any] = []
-        self._codes: dict[int, CodeType] = {}  # by identity: equal code may have other globals
+        self.codes: dict[int, CodeType] = {}  # by identity: equal code may have other globals
         self._older_cells: dict[int, list[CellType]] = {}  # id of a code -> see below
         self._instrumented: dict[type, Any] = {}
         self._names: dict[int, str] = {}
         self._groups_read: set[int] = set()  # settings of optimizers that the user's code has read
-        self._read: dict[tuple[int, str], tuple[Any, Any]] = {}  # instance and value, kept alive
+        self.read: dict[tuple[int, str], tuple[Any, Any]] = {}  # instance and value, kept alive
         self._watch = Watch(self)
         self._collects_garbage = False
         self.active = self._entered = False
@@ -104,7 +104,7 @@ class Recorder:
                 elif hook in cls.__dict__:
                     delattr(cls, hook)
         self._instrumented.clear()
-        self._read.clear()
+        self.read.clear()
         self._kept.clear()
 
     @contextmanager
@@ -164,9 +164,9 @@ class Recorder:
             if isinstance(held, dict):
                 self._add("entries", held, None, dict(held), name)
             return
-        if id(value) in self._visited or any(value is made for made in self.host.ignored):
+        if id(value) in self.visited or any(value is made for made in self.host.ignored):
             return
-        self._visited.add(id(value))
+        self.visited.add(id(value))
         self._kept.append(value)
         self._names.setdefault(id(value), name)
         if isinstance(value, type):
@@ -251,7 +251,7 @@ class Recorder:
         original: Any = cls.__getattribute__
         original_set: Any = cls.__setattr__
         own = tuple(cls.__dict__.get(name, MISSING) for name in _HOOKS)
-        recorder, read = self, self._read
+        recorder, read = self, self.read
 
         def recording(instance: Any, name: str) -> Any:
             if not recorder.active or thread.trace is None:  # None: the trace is paused
@@ -274,7 +274,7 @@ class Recorder:
             return value
 
         def writing(instance: Any, name: str, value: Any) -> None:
-            if recorder.active and thread.trace is not None and id(instance) in recorder._visited:
+            if recorder.active and thread.trace is not None and id(instance) in recorder.visited:
                 before = original_or_missing(instance, name)
                 recorder._attribute(instance, name, before, unread=True)
             original_set(instance, name, value)
@@ -353,9 +353,9 @@ class Recorder:
             return
         if self.numbers_vary:
             self.number_was_asked |= asks_for_types(user_frame())
-        if id(code) in self._codes:
+        if id(code) in self.codes:
             return
-        self._codes[id(code)] = code
+        self.codes[id(code)] = code
         with self.paused():
             self._note_inner_functions(code)
             self._scan_code(code, variables)
@@ -366,7 +366,7 @@ class Recorder:
         code = function.__code__
         if is_framework_file(code.co_filename) or code.co_filename.startswith(STDLIB):
             return
-        self._codes[id(code)] = code
+        self.codes[id(code)] = code
         self._note_inner_functions(code)
         self._scan_code(code, function.__globals__)
         for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):

@@ -19,6 +19,15 @@ from typing import TYPE_CHECKING, Any
 from flamec.changed_arguments import Refill
 from flamec.errors import user_location
 from flamec.guarded_values import MISSING, Guard, is_constant, same_constant
+from flamec.host_actions import (
+    UNREAD,
+    UNSET,
+    Act,
+    HostCondition,
+    LastAct,
+    Swap,
+    Write,
+)
 from flamec.host_numbers import (
     MOST_NODES,
     Expression,
@@ -36,7 +45,7 @@ from flamec.roots import Root
 from flamec.sources import InputSource
 from flamec.state import trace_paused
 from flamec.state_tensors import StateTensors
-from flamec.structures import Structure, flatten, unflatten
+from flamec.structures import flatten, unflatten
 from flamec.tensor import RuntimeNumber, Tensor
 from flamec.varying_state import (
     Lifted,
@@ -52,67 +61,6 @@ if TYPE_CHECKING:
     from flamec.trace import Trace
 
 _INT64 = 2**63
-_UNSET: Any = object()  # what a place held that has a tracer only since some act
-_UNREAD: Any = object()  # the tracer of a place that the function wrote before it read it
-
-
-@dataclass
-class Swap:
-    """A place that holds a tracer, or will be written. ``value``: what it held; ``moment``: when
-    that was read; ``original``: what it held before the trace; ``guarded``: it holds that now."""
-
-    place: Place
-    value: Any
-    tracer: Any
-    moment: int
-    original: Any = _UNSET
-    guarded: bool = False
-
-
-@dataclass(frozen=True)
-class HostCondition:
-    """``expression`` is of type ``expected``, has its truth, or is it, by ``kind``."""
-
-    kind: str
-    expression: Expression
-    expected: Any
-    location: Location | None
-
-    def __str__(self) -> str:
-        names = dict.fromkeys(p.place.name for p in self.expression.places() if p.place is not None)
-        text = ", ".join(names) or "a number"
-        if self.kind == "type":
-            return f"{text} is a {self.expected.__name__}"
-        if self.kind == "value":
-            return f"what is computed from {text} is {self.expected!r} (at {self.location})"
-        return f"the condition on {text} is {self.expected} (at {self.location})"
-
-
-@dataclass(frozen=True, eq=False)
-class Write:
-    """A call stores what ``operands`` are, in a container of this structure, in a place."""
-
-    place: Place
-    structure: Structure
-    operands: tuple[Any, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Act:
-    """A call runs ``function(*operands)``: expressions, or after the trace ``Result``s."""
-
-    function: Callable[..., Any]
-    operands: tuple[Any, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class LastAct:
-    """A call ends with ``function(prepare(*given), *operands)``; it prepares when it begins."""
-
-    prepare: Callable[..., Any]
-    given: tuple[Any, ...]
-    function: Callable[..., Any]
-    operands: tuple[Any, ...]
 
 
 @dataclass(eq=False)
@@ -225,7 +173,7 @@ class HostState:
             return
         if guard.unread:
             value = place.present()
-            self.swaps[place.identity] = Swap(place, value, _UNREAD, 0, value)
+            self.swaps[place.identity] = Swap(place, value, UNREAD, 0, value)
         elif self.lifted.is_number(place.identity) and can_vary(guard):
             self._swap(place, 0)  # no act changed it yet
         elif not self.take(place):
@@ -251,7 +199,7 @@ class HostState:
     def is_lifted(self, guard: Guard) -> bool:
         """Whether a place had a tracer from the first, so that its value is not guarded."""
         swap = self.swaps.get((id(guard.owner), guard.key))
-        return swap is not None and swap.original is not _UNSET and not swap.guarded
+        return swap is not None and swap.original is not UNSET and not swap.guarded
 
     def first_value(self, source: InputSource) -> Any:
         """The number that an input was when the trace first saw it."""
@@ -263,8 +211,8 @@ class HostState:
         key = source.path[0]
         identity = id(source.container), key
         swap = self.swaps.get(identity)
-        first = _UNSET if swap is None else swap.original
-        if first is _UNSET:
+        first = UNSET if swap is None else swap.original
+        if first is UNSET:
             first = self._firsts.get(identity, MISSING)
         return source if first is MISSING else replace(source, container={key: first})
 
@@ -306,7 +254,7 @@ class HostState:
         else:
             tracer = self._tracer(place, value, moment)
         before = self.swaps.get(place.identity)
-        original = before.original if before is not None else _UNSET
+        original = before.original if before is not None else UNSET
         if moment == 0 and before is None:
             original = value
         self.swaps[place.identity] = Swap(place, value, tracer, moment, original)
@@ -457,7 +405,7 @@ class HostState:
         while self._snapshots:
             self._snapshots.pop()()
         for swap in self.swaps.values():
-            if swap.original is not _UNSET:
+            if swap.original is not UNSET:
                 swap.place.put(swap.original)
 
     def escaped(self) -> list[Tensor]:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flamec.changed_arguments import Refill, refill
+from flamec.host_actions import Act, Write
 from flamec.host_numbers import Expression, ExpressionWriter
-from flamec.host_state import Act, HostState, Write
+from flamec.host_state import HostState
 from flamec.structures import Structure
 
 Together = Callable[[Structure, Sequence[str]], str]

@@ -7,12 +7,30 @@ has returned, and kept as rules.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from flamec.ir.custom import RecordedRule
 from flamec.ir.graph import Value
 from flamec.tensor import Tensor
+
+if TYPE_CHECKING:
+    from flamec.guards import Recorder
+
+
+@dataclass(frozen=True, eq=False)
+class KeptHook:
+    """What a hook makes of a gradient, and if it has effects, the hook, to be called again."""
+
+    rule: RecordedRule
+    again: Callable[[Tensor], Any] | None
+
+    def tell(self, gradients: Sequence[Any]) -> None:
+        """Call the hook with its gradient, for its effects."""
+        assert self.again is not None
+        self.again(gradients[0])
+
 
 Hooks = tuple[tuple[Callable[[Tensor], Any], ...], tuple[Callable[[Tensor], Any], ...]]
 
@@ -25,8 +43,8 @@ class TracedHooks:
 
     def __init__(self, leaves: dict[Value, Tensor], first_values: dict[Value, Value]) -> None:
         self.registered: dict[Value, dict[int, Callable[[Tensor], Any]]] = {}
-        self.late: list[Callable[[], Any]] = []
-        self.rules: dict[Value, dict[int, RecordedRule]] = {}
+        self.late: list[Callable[[Recorder], Any]] = []
+        self.rules: dict[Value, dict[int, KeptHook]] = {}
         self.reads: dict[Tensor, Hooks] = {}
         self.argument_reads: dict[int, Hooks] = {}
         self._leaves = leaves

@@ -46,6 +46,12 @@ class Builder:
         """Let the memory ``key`` hold another value from here on."""
         raise NotImplementedError
 
+    def report(self, function: Any, values: Sequence[Any]) -> None:
+        """Have the program's call end with ``function`` of the list of these gradients."""
+        raise NotImplementedError(
+            "a backward hook that changes something cannot be called in a loop or branch"
+        )
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
@@ -115,6 +121,9 @@ def _is_stretched(size: Dim, to: Dim) -> bool:
         return not equal(size, to)
 
 
+Report = tuple[Any, tuple[Value | None, ...]]
+
+
 class GraphBuilder(Builder):
     """Appends nodes; equal nodes are made once if ``share`` is set."""
 
@@ -125,6 +134,7 @@ class GraphBuilder(Builder):
         self.location: Location | None = None
         self.scope = ""
         self.states: dict[Any, Value] | None = None  # by key, if derivatives may ask for them
+        self.reports: list[Report] | None = None  # if derivatives may make some
 
     @property
     def nodes(self) -> list[Node]:
@@ -156,6 +166,12 @@ class GraphBuilder(Builder):
     def write_state(self, key: Any, value: Any) -> None:
         assert self.states is not None
         self.states[key] = value
+
+    def report(self, function: Any, values: Sequence[Any]) -> None:
+        if self.reports is None:
+            super().report(function, values)
+        else:
+            self.reports.append((function, tuple(values)))
 
     def apply(self, op: Op, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> Any:
         node = self.add_node(op, inputs, attributes)

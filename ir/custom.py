@@ -15,7 +15,7 @@ import numpy as np
 
 from flamec.ir.batching import BatchBuilder, Operand, whole
 from flamec.ir.builder import Builder
-from flamec.ir.graph import Node, Value
+from flamec.ir.graph import Node, Value, attribute_key
 from flamec.ir.op import Attributes, Derivative, DerivativeContext, Op, OpKind, Types
 from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim
 
@@ -176,6 +176,30 @@ def record_rule(
         tuple(results),
         tuple(symbols),
     )
+
+
+def same_rule(one: RecordedRule, other: RecordedRule) -> bool:
+    """Whether two rules compute the same from the same operands."""
+    pairs = dict(zip(one.gradients, other.gradients, strict=True))
+    pairs.update(zip(one.outputs, other.outputs, strict=True))
+
+    def same(a: Value | None, b: Value | None) -> bool:
+        if a is None or b is None:
+            return a is b
+        if a not in pairs:
+            if a is not b and not same_node(a, b):
+                return False
+            pairs[a] = b
+        return pairs[a] is b
+
+    def same_node(a: Value, b: Value) -> bool:
+        one, other = a.node, b.node
+        if one is None or other is None or one.op is not other.op or a.index != b.index:
+            return False
+        keys = [{k: attribute_key(v) for k, v in node.attributes.items()} for node in (one, other)]
+        return keys[0] == keys[1] and all(map(same, one.inputs, other.inputs))
+
+    return all(map(same, one.results, other.results))
 
 
 def derivative_of(rule: RecordedRule, count: int, inputs: int, apply: Any) -> Derivative:

@@ -77,9 +77,11 @@ def _backward_from(
     wanted: Sequence[Tensor] | None,
     create_graph: bool,
     keep_graph: bool,
+    targets: Sequence[Value] | None = None,
 ) -> None:
-    """``backward`` from values with their gradients."""
-    targets = None if wanted is None else [_require_value(t) for t in wanted]
+    """``backward`` from values with their gradients; ``targets``: the values of ``wanted``."""
+    if targets is None and wanted is not None:
+        targets = [_require_value(t) for t in wanted]
     found = _run(seeds, targets or [], create_graph, keep_graph)
     with set_grad_enabled(create_graph):
         trace = thread.trace

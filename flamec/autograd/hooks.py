@@ -3,7 +3,8 @@
 Hooks are kept by autograd value. While a function is compiled, a backward in it calls them as
 an eager one does: they are traced there, in order, once for each time they are called. Where the
 function's results can be differentiated outside, ``record_hooks`` runs the hooks on tensors of
-the trace once more, on stand-ins for the gradients, and keeps them as rules in IR.
+the trace once more, on stand-ins for the gradients, and keeps them as rules in IR. Hooks that have
+effects, such as storing the gradient, are also called again, with the gradients that came out.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ from flamec.ir.shape import format_shape, structural_key
 from flamec.removable_handle import RemovableHandle
 from flamec.state import enable_grad, process, thread
 from flamec.tensor import Tensor
+from flamec.traced_hooks import KeptHook
+from flamec.trial_runs import try_out
 
 if TYPE_CHECKING:
+    from flamec.guards import Recorder
     from flamec.trace import Trace
 
 __all__ = ["register_hook", "register_post_accumulate_grad_hook"]
@@ -64,7 +68,7 @@ def register_hook(self: Tensor, hook: Hook) -> RemovableHandle:
     return handle
 
 
-def record_hooks(trace: Trace) -> None:
+def record_hooks(trace: Trace, recorder: Recorder) -> None:
     """Keep the hooks of a trace as rules, if a backward outside of it may call them."""
     hooks = trace.hooks
     if not (hooks.registered or hooks.late) or not _differentiable_later(trace):
@@ -74,11 +78,19 @@ def record_hooks(trace: Trace) -> None:
             continue
         with enable_grad():
             hooks.rules[value] = {
-                key: record_gradient_rule(value.type, partial(_called, hook))
-                for key, hook in registered.items()
+                key: _kept(trace, recorder, value, hook) for key, hook in registered.items()
             }
     for record in hooks.late:
-        record()
+        record(recorder)
+
+
+def _kept(trace: Trace, recorder: Recorder, value: Value, hook: Hook) -> KeptHook:
+    called = partial(_called, hook)
+    name = getattr(hook, "__qualname__", repr(hook))
+    rules, has_effects = try_out(
+        recorder, trace, lambda: [record_gradient_rule(value.type, called)], name
+    )
+    return KeptHook(rules[0], called if has_effects else None)
 
 
 def _differentiable_later(trace: Trace) -> bool:

@@ -24,7 +24,7 @@ from flamec.tensor import Tensor
 if TYPE_CHECKING:
     from flamec.trace import Trace
 
-Run = Callable[[dict[Value, Tensor], Sequence[Tensor] | None, bool, bool], None]
+Run = Callable[..., None]  # ``engine._backward_from``
 
 
 def outer_values(trace: Trace) -> dict[Value, Tensor]:
@@ -92,9 +92,16 @@ def refuse_outside(
 
 
 def _begin(count: int, *tensors: Tensor) -> tuple[list[Value | None], Sequence[Tensor]]:
-    """Of which values the first ``count`` tensors are when a call begins, which may change them in
-    place; and the others."""
-    return [tape_value(tensor) for tensor in tensors[:count]], tensors[count:]
+    """Of which values tensors are when a call begins, which may change them in place; and those
+    behind the first ``count``, which are leaves of the histories even if switched off by now."""
+    values = [tape_value(tensor) for tensor in tensors]
+    goals = tensors[count:]
+    if None in values[count:]:
+        known = [v for v in _values_of(values[:count]) if isinstance(v, Leaf)]
+        for place, goal in enumerate(goals, count):
+            was = (v for v in known if v.tensor() is goal)
+            values[place] = values[place] or next(was, None)
+    return values, goals
 
 
 def _go_on(
@@ -105,13 +112,19 @@ def _go_on(
     begun: tuple[Sequence[Value | None], Sequence[Tensor]],
     *gradients: Tensor,
 ) -> None:
-    histories, goals = begun
+    values, goals = begun
+    count = len(values) - len(goals)
+    histories, targets = values[:count], values[count:]
     if asked:
         used = [reference() for reference in asked]
         if any(leaf is tensor for leaf in leaves_of(histories) for tensor in used):
             raise unknown_outer_gradient()
     seeds = {v: g for v, g in zip(histories, gradients, strict=True) if v is not None}
-    run(seeds, goals if has_goals else None, False, keep_graph)
+    if not has_goals:
+        run(seeds, None, False, keep_graph)
+        return
+    known = [(goal, v) for goal, v in zip(goals, targets, strict=True) if v is not None]
+    run(seeds, [goal for goal, _ in known], False, keep_graph, [v for _, v in known])
 
 
 def _inside(

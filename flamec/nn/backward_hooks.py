@@ -5,13 +5,15 @@ results. Backward meets that of the results first: their gradients pass the pre-
 kept; that of the arguments hands them to the hooks together with its own. A backward in a
 compiled function calls the hooks as an eager one does. For one outside of it they are run on
 stand-ins when the function has returned, and what they compute is replayed there; then a gradient
-that does not arrive is zero, not None. In the body of a loop or of ``vmap`` that is done at once.
+that does not arrive is zero, not None. Those with effects are called again, when that backward has
+run. In the body of a loop or of ``vmap`` rules are made at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from flamec.autograd.function import attach_rule
 from flamec.autograd.rules import apply_recorded, record_gradients_rule
@@ -22,6 +24,10 @@ from flamec.ir.custom import RecordedRule
 from flamec.ir.op import DerivativeContext
 from flamec.state import enable_grad, thread
 from flamec.tensor import Tensor
+from flamec.trial_runs import try_out
+
+if TYPE_CHECKING:
+    from flamec.guards import Recorder
 
 __all__ = ["call_with_backward_hooks"]
 
@@ -50,7 +56,8 @@ class _Link:
         self.places = [i for i, a in enumerate(args) if _is_differentiable(a)] if hooks else []
         self.count = len(args)
         self.seeds: Sequence[Any] | None = None  # gradients of the results, once they are known
-        self.rules: tuple[RecordedRule, RecordedRule] | None = None
+        self.rules: Sequence[RecordedRule] | None = None
+        self.again = [False, False]  # whether the hooks have effects, so must be called themselves
         self.operands: Sequence[Any] = ()
         self.sizes: Sequence[Any] = ()
         trace = thread.trace
@@ -94,20 +101,32 @@ class _Link:
         rebuild = type(result)
         return rebuild(*outputs) if hasattr(result, "_fields") else rebuild(outputs)
 
-    def _record(self) -> tuple[list[Tensor], tuple[Any, ...]]:
+    def _record(self, recorder: Recorder | None = None) -> tuple[list[Tensor], tuple[Any, ...]]:
         """Run the hooks on stand-ins; gives what they read besides gradients."""
         trace = thread.trace
         assert trace is not None
         with enable_grad():
-            before = record_gradients_rule(self.output_types, self.call_pre_hooks)
             kinds = [*(self.types if self.places else ()), *self.output_types]
             cut = len(kinds) - len(self.output_types)
-            after = record_gradients_rule(
-                kinds, lambda seeds: self.call_hooks(seeds[:cut], seeds[cut:])
+            before, self.again[0] = self._tried_out(
+                recorder, lambda: record_gradients_rule(self.output_types, self.call_pre_hooks)
+            )
+            after, self.again[1] = self._tried_out(
+                recorder, lambda: record_gradients_rule(kinds, partial(self._call_hooks, cut))
             )
         self.rules = before, after
         operands = [trace.tensor_of(v) for v in (*before.operands, *after.operands)]
         return operands, (*before.symbolic_sizes, *after.symbolic_sizes)
+
+    def _tried_out(
+        self, recorder: Recorder | None, record: Callable[[], RecordedRule]
+    ) -> tuple[RecordedRule, bool]:
+        if recorder is None:
+            return record(), False
+        assert thread.trace is not None
+        name = f"of a {type(self.module).__name__}"
+        (rule,), has_effects = try_out(recorder, thread.trace, lambda: [record()], name)
+        return rule, has_effects
 
     # backward -----------------------------------------------------------------------------
     def of_results(self, b: Builder, ctx: DerivativeContext, *incoming: Any) -> list[Any]:
@@ -121,6 +140,8 @@ class _Link:
             return self._with_results(gradients)
         assert self.rules is not None
         before, after = self.rules
+        if self.again[0]:
+            b.report(self.call_pre_hooks, incoming)
         seeds = _complete(b, incoming, self.output_types)
         count = len(seeds)
         read, sizes = ctx.inputs[2 * count :], ctx.attributes["sizes"]
@@ -131,6 +152,8 @@ class _Link:
         seeds = before.replay(b, seeds, (), read[:cut], sizes[:named], apply_recorded)
         if self.places:
             self.seeds, self.operands, self.sizes = seeds, read[cut:], sizes[named:]
+        elif self.again[1]:
+            b.report(partial(self._call_hooks, 0), seeds)
         return [*self._with_results(seeds), *[None] * (0 if self.late else len(read))]
 
     def of_arguments(self, b: Builder, ctx: DerivativeContext, *incoming: Any) -> list[Any]:
@@ -143,6 +166,8 @@ class _Link:
         found = _complete(b, incoming, self.types)
         if seeds is not None:
             assert self.rules is not None
+            if self.again[1]:
+                b.report(partial(self._call_hooks, len(found)), [*incoming, *seeds])
             found = self.rules[1].replay(b, [*found, *seeds], (), operands, sizes, apply_recorded)
         return self._with_results(found)
 
@@ -160,6 +185,10 @@ class _Link:
         for hook in self.pre_hooks:
             gradients = _replaced(hook, hook(self.module, gradients), gradients)
         return [gradients[i] for i in self.output_places]
+
+    def _call_hooks(self, cut: int, given: Sequence[Any]) -> Sequence[Any]:
+        """As ``call_hooks``; the first ``cut`` gradients are those of the arguments."""
+        return self.call_hooks(given[:cut], given[cut:])
 
     def call_hooks(self, gradients: Sequence[Any], seeds: Sequence[Any]) -> Sequence[Any]:
         """The gradients of the arguments as the hooks leave them."""

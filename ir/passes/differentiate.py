@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from flamec.ir.builder import Builder, GraphBuilder
+from flamec.ir.builder import Builder, GraphBuilder, Report
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import DerivativeContext, OpKind
 from flamec.ir.passes.rematerialize import Region, Rematerializer
@@ -156,6 +156,7 @@ def differentiate_graph(
     finish: Callable[[Builder, Value, Any], Any] | None = None,
     regions: Sequence[Region] = (),
     states: dict[Any, Value] | None = None,
+    reports: list[Report] | None = None,
 ) -> Graph:
     """The graph that computes ``graph``'s outputs and, after them, gradients.
 
@@ -166,8 +167,9 @@ def differentiate_graph(
     (default: all), which leaves out what was computed without recording. ``finish(builder,
     value, gradient)`` gives what to use for a complete gradient. Values in ``regions`` are
     computed again. ``states`` gets the memory that derivatives read and write, by key: as many
-    further inputs, and further outputs, which are its new values. Raises ValueError for an input
-    that is not floating point.
+    further inputs, and further outputs, which are its new values. ``reports`` gets what is to be
+    told of gradients, whose values are the last outputs. Raises ValueError for an input that is
+    not floating point.
     """
     for position in wrt:
         if not graph.inputs[position].type.dtype.is_floating_point:
@@ -178,7 +180,7 @@ def differentiate_graph(
     if outputs is None:
         outputs = [i for i, v in enumerate(graph.outputs) if v.type.dtype.is_floating_point]
     builder = GraphBuilder()
-    builder.states = states
+    builder.states, builder.reports = states, reports
     builder.graph_inputs.extend(graph.inputs)
     builder.nodes.extend(graph.nodes)
     sources = {graph.inputs[i] for i in wrt}
@@ -213,7 +215,8 @@ def differentiate_graph(
         source = graph.inputs[position]
         gradient = gradients.get(source)
         results.append(builder.full_like(0.0, source.type) if gradient is None else gradient)
-    late = () if states is None else tuple(states.values())
+    late = [*(states or {}).values()]
+    late += [v for _, values in reports or () for v in values if v is not None]
     return builder.build((*graph.outputs, *results, *late), _updates(graph), graph.name)
 
 

@@ -287,6 +287,21 @@ def test_inputs_that_are_arguments_are_those_of_each_call() -> None:
     np.testing.assert_allclose(found[3:], found[:3], 1e-10)
 
 
+def test_inputs_that_the_history_does_not_have_may_be_switched_off() -> None:
+    """Backward goes on when the call ends: the leaf requires no gradient by then."""
+    for wrap in (lambda f: f, lambda f: flamec.compile(f, backend="evaluate")):
+        model = Outer()
+        w = flamec.full((4,), 1.5, dtype=flamec.float64).requires_grad_()
+
+        def step(h: T, model: Outer = model, w: T = w) -> None:
+            (model.head(h) ** 2).sum().backward(inputs=[w])
+            w.requires_grad_(not w.requires_grad)
+
+        wrap(step)(model.hidden(0))
+        assert not w.requires_grad and w.grad is None
+        assert all(p.grad is None for p in model.body.parameters())
+
+
 def test_arguments_are_let_go() -> None:
     model = Outer()
 
