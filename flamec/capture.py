@@ -24,7 +24,7 @@ from flamec.guarded_values import Guard, is_constant
 from flamec.guards import Recorder
 from flamec.host_numbers import Place
 from flamec.host_state import HostState
-from flamec.ir.graph import Graph
+from flamec.ir.graph import Graph, Value
 from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, using_oracle
 from flamec.ir.types import TensorType
 from flamec.left_behind import effects_of, escaped_tensors, stored_arguments
@@ -60,7 +60,7 @@ class Captured:
     their elements lie (``layout.ask``). ``arguments``: the leaves of the arguments, then of what is
     ``held`` in Python's state (``found`` by the trace, until the program is made).
     ``container_count``: how many containers follow, if the program uses any
-    (``changed_arguments.py``).
+    (``changed_arguments.py``). ``retained``: outputs whose gradients are kept (``retain_grad``).
     """
 
     graph: Graph
@@ -89,6 +89,7 @@ class Captured:
     effects: list[str] = field(default_factory=list)
     escapes: list[Tensor] = field(default_factory=list)
     undo: Callable[[], None] | None = None
+    retained: Mapping[Value, int] = field(default_factory=dict)
     stored_arguments: list[tuple[Any, Any]] = field(default_factory=list)
 
     @property
@@ -342,6 +343,7 @@ def _finish(
         outputs.count_storages(escapes)
         results += [outputs.classify(tensor) for tensor in escapes]
         result_structure = Structure(tuple, (), (result_structure, *[LEAF] * len(escapes)))
+        outputs.forget()
     grads = []
     for reference, where, gradient in gradients:
         goal = reference() if where is None else where
@@ -375,6 +377,7 @@ def _finish(
         aliases=list(trace.aliases),
         execution=trace.execution,
         escapes=escapes,
+        retained=outputs.retained,
         layouts=asked_layouts(trace),
     )
 

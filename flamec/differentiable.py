@@ -9,12 +9,14 @@ the tape instead, so that derivatives of any order are right.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from flamec.autograd import grad
+from flamec.autograd.engine import keep_gradient
 from flamec.autograd.hooks import register_hook, replayed
 from flamec.autograd.rules import apply_recorded
 from flamec.call_path import CHANGED
@@ -63,7 +65,9 @@ class DifferentiableProgram:
                 captured.tracked_inputs,
                 captured.tracked_outputs,
                 captured.trace.tracked,
-                partial(_hooked, captured) if captured.trace.hooks.rules else None,
+                partial(_hooked, captured)
+                if captured.trace.hooks.rules or captured.retained
+                else None,
                 captured.trace.regions,
                 states,
                 reports,
@@ -159,12 +163,17 @@ class DifferentiableProgram:
         return tensor_builder.constant(value, type)
 
 
+# results whose gradients are kept, by their values on the tape
+RETAINED_OUTPUTS: weakref.WeakValueDictionary[Value, Tensor] = weakref.WeakValueDictionary()
+
+
 @dataclass(frozen=True)
 class _Report:
     """What a backward program's call ends with: ``function`` of gradients that it gives, None where
-    there is none. ``seeds``: the gradients of results that they depend on, as bits."""
+    there is none; a number is an output whose gradient is kept. ``seeds``: the gradients of results
+    that they depend on, as bits."""
 
-    function: Callable[[list[Any]], Any]
+    function: Callable[[list[Any]], Any] | int
     is_there: tuple[bool, ...]
     seeds: int
 
@@ -217,9 +226,17 @@ class _Call:
         self._count = 0
         self._saved: dict[int, Saved | Packed] = {}
         self._location: Location | None = None
+        self._retained: dict[int, Any] = {}  # values of the tape, by the outputs
 
     def keep(self, results: Sequence[Tensor], saved: Sequence[Tensor]) -> None:
         """Give the node that computed ``results`` the saved tensors and inputs."""
+        tracked = self.program.original.tracked_outputs
+        for position in self.program.original.retained.values():
+            result = results[tracked.index(position)]
+            result._retains_grad = True
+            known = self._retained[position] = tape_value(result)
+            assert known is not None
+            RETAINED_OUTPUTS[known] = result
         value = tape_value(results[0])
         node = None if value is None else value.node
         if isinstance(node, TapeNode):
@@ -236,6 +253,12 @@ class _Call:
                 "freed; pass retain_graph=True the first time"
             )
         return [saved.array for saved in self._saved.values() if isinstance(saved, Saved)]
+
+    def _retain(self, position: int, gradient: Tensor) -> None:
+        """Keep the gradient of a result (``retain_grad`` in the function)."""
+        tensor = RETAINED_OUTPUTS.get(self._retained[position])
+        if tensor is not None:
+            keep_gradient(tensor, gradient)
 
     def derivative(self, builder: Any, context: Any, *gradients: Any) -> Sequence[Any]:
         original = self.program.original
@@ -297,7 +320,10 @@ class _Call:
             write(state, results.pop(), "backward")
         for report, given in found:
             if not report.seeds or report.seeds & arrived:
-                report.function(given)
+                if isinstance(report.function, int):
+                    self._retain(report.function, given[0])
+                else:
+                    report.function(given)
         return results
 
     def _replay(self, seeds: Sequence[Tensor], bindings: Mapping[str, int]) -> Sequence[Any]:
@@ -324,6 +350,8 @@ class _Call:
                 results = result if isinstance(result, tuple) else (result,)
                 values.update(zip(node.outputs, results, strict=True))
         _register_hooks(original, values, bindings)
+        for value, position in original.retained.items():
+            register_hook(values[value], partial(self._retain, position))
         outputs = [values[original.graph.outputs[i]] for i in original.tracked_outputs]
         wanted = [self.inputs[i] for i in original.tracked_inputs]
         return grad(outputs, wanted, list(seeds), create_graph=create, allow_unused=True)
@@ -339,10 +367,14 @@ def _register_hooks(
             continue
         for hook in hooks.values():
             if hook.again is not None:
-                register_hook(tensor, hook.again)
+                register_hook(tensor, partial(_again, hook.again))
                 continue
             operands = [values[v] for v in hook.rule.operands]
             register_hook(tensor, partial(_replay_hook, hook.rule, operands, bindings))
+
+
+def _again(hook: Callable[[Sequence[Tensor]], Sequence[Tensor]], gradient: Tensor) -> Tensor:
+    return hook([gradient])[0]
 
 
 def _replay_hook(
@@ -356,8 +388,10 @@ def _hooked(captured: Captured, b: Builder, value: Value, gradient: Any) -> Any:
     """A gradient as the hooks of a tensor of the trace leave it."""
     for hook in captured.trace.hooks.rules.get(value, {}).values():
         if hook.again is not None:
-            b.report(hook.tell, (gradient,))
+            b.report(hook.again, (gradient,))
         gradient = replayed(hook.rule, gradient, b)
+    if value in captured.retained:
+        b.report(captured.retained[value], (gradient,))
     return gradient
 
 

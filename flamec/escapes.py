@@ -18,7 +18,7 @@ import numpy as np
 
 from flamec.call_path import CHANGED
 from flamec.capture import Captured
-from flamec.differentiable import DifferentiableProgram
+from flamec.differentiable import RETAINED_OUTPUTS, DifferentiableProgram
 from flamec.errors import CompileError
 from flamec.guard_code import TrustedCheck
 from flamec.host_actions import Write
@@ -150,6 +150,8 @@ class OnceProgram:
                 replace_references(tensor, real, self._name, (captured.escapes,))
             else:
                 become(tensor, real)
+                if tensor._retains_grad and tensor._value is not None:
+                    RETAINED_OUTPUTS[tensor._value] = tensor
                 same[id(real)] = tensor
         for reference, argument in captured.stored_arguments:
             tracer = reference()

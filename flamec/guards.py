@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 
+from flamec.closures import Closures
 from flamec.config import ENVIRONMENT
 from flamec.effects import ContextVariables, effect_of
 from flamec.errors import CONTEXTLIB, is_framework_file, user_frame, user_location
@@ -68,7 +69,7 @@ class Recorder:
         self.visited: set[int] = set()
         self._kept: list[Any] = []
         self.codes: dict[int, CodeType] = {}  # by identity: equal code may have other globals
-        self._older_cells: dict[int, list[CellType]] = {}  # id of a code -> see below
+        self._closures = Closures()
         self._instrumented: dict[type, Any] = {}
         self._names: dict[int, str] = {}
         self._groups_read: set[int] = set()  # settings of optimizers that the user's code has read
@@ -194,7 +195,7 @@ class Recorder:
         elif isinstance(value, np.ndarray):
             self._add("content", value, None, value.copy(), f"content of {name}")
         elif isinstance(value, FunctionType):
-            self._scan_function(value)
+            self._visit_function(value)
         elif isinstance(value, partial):
             for part in (value.func, value.args, value.keywords):
                 self.visit(part, name)
@@ -357,7 +358,7 @@ class Recorder:
             return
         self.codes[id(code)] = code
         with self.paused():
-            self._note_inner_functions(code)
+            self._closures.note(code)
             self._scan_code(code, variables)
             if code.co_freevars:
                 self._scan_closures(code)
@@ -367,10 +368,16 @@ class Recorder:
         if is_framework_file(code.co_filename) or code.co_filename.startswith(STDLIB):
             return
         self.codes[id(code)] = code
-        self._note_inner_functions(code)
+        self._closures.note(code)
         self._scan_code(code, function.__globals__)
-        for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-            self._cell(cell, variable, code)
+        self._scan_closure(function)
+        self._visit_function(function)
+
+    def _visit_function(self, function: FunctionType) -> None:
+        """Guard what a function is; what it reads is guarded when it begins."""
+        code = function.__code__
+        if is_framework_file(code.co_filename) or code.co_filename.startswith(STDLIB):
+            return
         self._add("slot", function, "__code__", code, f"{function.__name__}.__code__")
         if function.__dict__:
             self._visit_attributes(function, function.__name__)
@@ -406,31 +413,14 @@ class Recorder:
                 else:
                     self.visit(held[name], label)
 
-    def _note_inner_functions(self, code: CodeType) -> None:
-        """Remember the variables of the functions that ``code`` made before it is traced.
-
-        Those that it makes while it is traced have its own locals for variables, which are
-        no state, or variables of its closure, which are guarded with it.
-        """
-        inner = [c for c in _inner_codes(code) if c.co_freevars]
-        fresh = {id(c): c for c in inner if id(c) not in self._older_cells}
-        if fresh:
-            self._kept.append(code)
-            self._older_cells.update((identity, []) for identity in fresh)
-            for function in gc.get_referrers(*fresh.values()):
-                if isinstance(function, FunctionType) and id(function.__code__) in fresh:
-                    self._older_cells[id(function.__code__)].extend(function.__closure__ or ())
-
     def _scan_closures(self, code: CodeType) -> None:
-        older = self._older_cells.get(id(code))
         for referrer in gc.get_referrers(code):
             if isinstance(referrer, FunctionType) and referrer.__code__ is code:
-                for variable, cell in zip(
-                    code.co_freevars, referrer.__closure__ or (), strict=True
-                ):
-                    known = older is None or any(cell is c for c in older)
-                    if variable != "__class__" and known:
-                        self._cell(cell, variable, code)
+                self._scan_closure(referrer)
+
+    def _scan_closure(self, function: FunctionType) -> None:
+        for variable, cell in self._closures.used(function):
+            self._cell(cell, variable, function.__code__)
 
     def _scan_code(self, code: CodeType, variables: dict[str, Any]) -> None:
         """Guard the globals that ``code`` names, through chains of modules."""
@@ -472,16 +462,6 @@ class Recorder:
                 module = value if is_user_module(value) else None
             elif instruction.opname not in ("CACHE", "PRECALL", "RESUME"):
                 module = None
-        for constant in code.co_consts:
-            if isinstance(constant, CodeType):
-                self._scan_code(constant, variables)
-
-
-def _inner_codes(code: CodeType) -> Iterator[CodeType]:
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield constant
-            yield from _inner_codes(constant)
 
 
 def _is_users(frame: FrameType) -> bool:

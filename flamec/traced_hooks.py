@@ -21,15 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class KeptHook:
-    """What a hook makes of a gradient, and if it has effects, the hook, to be called again."""
+    """What a hook makes of a gradient, and if it has effects, the hook, to be called again: of a
+    list of one gradient."""
 
     rule: RecordedRule
-    again: Callable[[Tensor], Any] | None
-
-    def tell(self, gradients: Sequence[Any]) -> None:
-        """Call the hook with its gradient, for its effects."""
-        assert self.again is not None
-        self.again(gradients[0])
+    again: Callable[[Sequence[Tensor]], Sequence[Tensor]] | None
 
 
 Hooks = tuple[tuple[Callable[[Tensor], Any], ...], tuple[Callable[[Tensor], Any], ...]]

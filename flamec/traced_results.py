@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flamec.changed_arguments import CallersContainer
+from flamec.errors import unrepeatable
 from flamec.host_numbers import expression_of
 from flamec.ir.graph import Value
 from flamec.ir.shape import SymbolicDim, has_symbols
@@ -60,6 +61,7 @@ class Outputs:
         self._positions: dict[Value, int] = {}
         self._shared: dict[Storage, set[tuple[Any, ...]]] = {}
         self._known: dict[int, tuple[Tensor, Result]] = {}
+        self.retained: dict[Value, int] = {}  # outputs whose gradients are kept, by their values
 
     def argument_position(self, tensor: Tensor) -> int | None:
         for position, proxy in enumerate(self.proxies):
@@ -87,6 +89,11 @@ class Outputs:
 
     def forget(self) -> None:
         """Let go of the tensors."""
+        for leaf, result in self._known.values():
+            if leaf._retains_grad and result.kind == "fresh" and not result.freed:
+                if result.steps:
+                    raise unrepeatable("retain_grad of a view that is returned with its base")
+                self.retained[self.values[result.position]] = result.position
         self._known.clear()
 
     def _classify(self, leaf: Tensor) -> Result:

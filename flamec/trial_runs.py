@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flamec.errors import CompileError, user_location
+from flamec.autograd.rules import record_gradients_rule
+from flamec.errors import CompileError, DataDependentError, user_location
 from flamec.guarded_values import Guard, same_content
 from flamec.host_numbers import Place
 from flamec.ir.custom import RecordedRule, same_rule
 from flamec.ir.graph import Value
+from flamec.ir.types import TensorType
 from flamec.restoring import restore
 from flamec.roots import Root
 from flamec.varying_state import place_of
@@ -29,31 +32,48 @@ if TYPE_CHECKING:
 _CONTAINERS = (dict, list, set, deque, np.ndarray)
 
 
-Rules = TypeVar("Rules", bound=Sequence[RecordedRule])
+Function = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 def try_out(
-    recorder: Recorder, trace: Trace, record: Callable[[], Rules], name: str
-) -> tuple[Rules, bool]:
-    """The rules that ``record`` makes by running a hook on stand-ins, and whether it has effects.
+    recorder: Recorder, trace: Trace, types: Sequence[TensorType], hook: Function, name: str
+) -> tuple[RecordedRule, Function | None]:
+    """What a hook makes of gradients, as a rule; if it has effects, the hook to be called again.
 
-    Then the hook is to be run again with each gradient, for these effects alone, so what it makes
-    of gradients must not depend on what it changes: CompileError if it does.
+    That is done with the gradients themselves, for the effects alone. So what the hook makes of
+    gradients must not depend on what it changes: CompileError if it does. One that asks for their
+    values must leave them as they are, which is seen when it is called.
     """
     run = TrialRun(recorder, trace)
-    rules = record()
+    try:
+        rule = record_gradients_rule(types, hook)
+    except DataDependentError:
+        run.undo(forget=True)
+        return record_gradients_rule(types, lambda seeds: seeds), partial(_only_looking, hook, name)
     if not run.has_effects:
-        return rules, False
-    changes = any(rule.results != rule.gradients[: len(rule.results)] for rule in rules)
-    again = record() if changes else rules
+        return rule, None
+    changes = rule.results != rule.gradients[: len(rule.results)]
+    again = record_gradients_rule(types, hook) if changes else rule
     run.undo(forget=not changes)
-    if not all(map(same_rule, rules, again)):
+    if not same_rule(rule, again):
         raise CompileError(
             f"the backward hook {name} changes state on which the gradient that it returns depends "
             "(a counter, a draw, a running mean), and backward begins outside of the compiled "
             f"function (at {user_location()}); call backward inside"
         )
-    return rules, True
+    return rule, hook
+
+
+def _only_looking(hook: Function, name: str, gradients: Sequence[Any]) -> Sequence[Any]:
+    """Call a hook that is taken for one that returns None. RuntimeError if it does not."""
+    found = hook(gradients)
+    if any(one is not other for one, other in zip(found, gradients, strict=False)):
+        raise RuntimeError(
+            f"the backward hook {name} returned another gradient, which depends on the values of "
+            "the one that it was given, and backward began outside of the compiled function; call "
+            "backward inside"
+        )
+    return found
 
 
 class TrialRun:
@@ -158,8 +178,11 @@ def _is(one: Any, other: Any) -> bool:
 
 
 def _refill(owner: Any, content: Any) -> None:
-    if isinstance(owner, (list, np.ndarray)):
-        owner[... if isinstance(owner, np.ndarray) else slice(None)] = content
+    if isinstance(owner, np.ndarray):
+        owner[...] = content
         return
     owner.clear()
-    owner.update(content) if not isinstance(owner, deque) else owner.extend(content)
+    if isinstance(owner, (list, deque)):
+        owner.extend(content)
+    else:
+        owner.update(content)

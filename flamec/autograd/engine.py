@@ -269,7 +269,7 @@ def _run(
     if batch is None:
         for value, tensor in retained.items():
             if value in found:
-                tensor.grad = found[value]
+                keep_gradient(tensor, found[value])
     if trace is not None:
         trace.backward.leave()
         if not keep_graph:
@@ -401,6 +401,12 @@ def _relevant(
             if tensor is not None:
                 retained[value] = tensor
     return kept, retained
+
+
+def keep_gradient(tensor: Tensor, gradient: Tensor) -> None:
+    """Add to ``.grad`` of a tensor that is no leaf (``retain_grad``)."""
+    old = tensor.grad
+    tensor.grad = gradient if old is None else tensor_builder.add(old, gradient)
 
 
 RETAINED: weakref.WeakValueDictionary[Value, Tensor] = weakref.WeakValueDictionary()

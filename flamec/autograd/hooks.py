@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from flamec.autograd.rules import apply_recorded, record_gradient_rule
+from flamec.autograd.rules import apply_recorded
 from flamec.dispatch import leaf_value, tape_value
 from flamec.errors import unrepeatable, user_location
 from flamec.ir.builder import Builder
@@ -85,12 +85,9 @@ def record_hooks(trace: Trace, recorder: Recorder) -> None:
 
 
 def _kept(trace: Trace, recorder: Recorder, value: Value, hook: Hook) -> KeptHook:
-    called = partial(_called, hook)
     name = getattr(hook, "__qualname__", repr(hook))
-    rules, has_effects = try_out(
-        recorder, trace, lambda: [record_gradient_rule(value.type, called)], name
-    )
-    return KeptHook(rules[0], called if has_effects else None)
+    called = partial(_called, hook)
+    return KeptHook(*try_out(recorder, trace, [value.type], lambda seeds: [called(*seeds)], name))
 
 
 def _differentiable_later(trace: Trace) -> bool:

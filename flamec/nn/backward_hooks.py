@@ -57,7 +57,7 @@ class _Link:
         self.count = len(args)
         self.seeds: Sequence[Any] | None = None  # gradients of the results, once they are known
         self.rules: Sequence[RecordedRule] | None = None
-        self.again = [False, False]  # whether the hooks have effects, so must be called themselves
+        self.again: list[Any] = [None, None]  # those with effects, to be called themselves
         self.operands: Sequence[Any] = ()
         self.sizes: Sequence[Any] = ()
         trace = thread.trace
@@ -109,24 +109,20 @@ class _Link:
             kinds = [*(self.types if self.places else ()), *self.output_types]
             cut = len(kinds) - len(self.output_types)
             before, self.again[0] = self._tried_out(
-                recorder, lambda: record_gradients_rule(self.output_types, self.call_pre_hooks)
+                recorder, self.output_types, self.call_pre_hooks
             )
-            after, self.again[1] = self._tried_out(
-                recorder, lambda: record_gradients_rule(kinds, partial(self._call_hooks, cut))
-            )
+            after, self.again[1] = self._tried_out(recorder, kinds, partial(self._call_hooks, cut))
         self.rules = before, after
         operands = [trace.tensor_of(v) for v in (*before.operands, *after.operands)]
         return operands, (*before.symbolic_sizes, *after.symbolic_sizes)
 
     def _tried_out(
-        self, recorder: Recorder | None, record: Callable[[], RecordedRule]
-    ) -> tuple[RecordedRule, bool]:
+        self, recorder: Recorder | None, types: Sequence[Any], hooks: Callable[..., Sequence[Any]]
+    ) -> tuple[RecordedRule, Callable[..., Any] | None]:
         if recorder is None:
-            return record(), False
+            return record_gradients_rule(types, hooks), None
         assert thread.trace is not None
-        name = f"of a {type(self.module).__name__}"
-        (rule,), has_effects = try_out(recorder, thread.trace, lambda: [record()], name)
-        return rule, has_effects
+        return try_out(recorder, thread.trace, types, hooks, f"of a {type(self.module).__name__}")
 
     # backward -----------------------------------------------------------------------------
     def of_results(self, b: Builder, ctx: DerivativeContext, *incoming: Any) -> list[Any]:
@@ -140,8 +136,8 @@ class _Link:
             return self._with_results(gradients)
         assert self.rules is not None
         before, after = self.rules
-        if self.again[0]:
-            b.report(self.call_pre_hooks, incoming)
+        if self.again[0] is not None:
+            b.report(self.again[0], incoming)
         seeds = _complete(b, incoming, self.output_types)
         count = len(seeds)
         read, sizes = ctx.inputs[2 * count :], ctx.attributes["sizes"]
@@ -152,8 +148,8 @@ class _Link:
         seeds = before.replay(b, seeds, (), read[:cut], sizes[:named], apply_recorded)
         if self.places:
             self.seeds, self.operands, self.sizes = seeds, read[cut:], sizes[named:]
-        elif self.again[1]:
-            b.report(partial(self._call_hooks, 0), seeds)
+        elif self.again[1] is not None:
+            b.report(self.again[1], seeds)
         return [*self._with_results(seeds), *[None] * (0 if self.late else len(read))]
 
     def of_arguments(self, b: Builder, ctx: DerivativeContext, *incoming: Any) -> list[Any]:
@@ -166,8 +162,8 @@ class _Link:
         found = _complete(b, incoming, self.types)
         if seeds is not None:
             assert self.rules is not None
-            if self.again[1]:
-                b.report(partial(self._call_hooks, len(found)), [*incoming, *seeds])
+            if self.again[1] is not None:
+                b.report(self.again[1], [*incoming, *seeds])
             found = self.rules[1].replay(b, [*found, *seeds], (), operands, sizes, apply_recorded)
         return self._with_results(found)
 
