@@ -28,7 +28,6 @@ from flamec.ir.passes.early_tasks import early_tasks
 from flamec.ir.passes.epilogues import heavy_epilogue, wide_epilogue
 from flamec.ir.passes.fusion_state import (
     LARGEST_SEGMENT,
-    NEEDS_OWN_LOOPS,
     Dependencies,
     FusionState,
     WorkingGroup,
@@ -149,13 +148,14 @@ def fuse(context: TaskGraph, options: FusionOptions | None = None) -> Fusion:
     for model, task in kept:
         fuser.say_merges(model, task.parts)
     if options.enabled:
-        fuser.merge_islands()
+        fuser.merge_islands(_is_pointwise, (_any,))
         fuser.merge_edges(both_pointwise)
         fuser.merge_siblings(both_pointwise if options.elementwise_epilogues else _any)
         fuser.bundle_writers()
-        if options.elementwise_epilogues:
-            fuser.merge_edges(_is_epilogue)
-        fuser.merge_edges(_any)
+        rules = (_is_epilogue, _any) if options.elementwise_epilogues else (_any,)
+        fuser.merge_islands(_is_no_bundle, rules)
+        for rule in rules:
+            fuser.merge_edges(rule)
         fuser.merge_siblings(_any)
         if options.elementwise_epilogues:
             fuser.merge_edges(_folds_rows)
@@ -220,31 +220,55 @@ class _Fuser:
         self._scalar: dict[WorkingGroup, bool] = {}
         self._together: tuple[float, set[Value]] | None = None  # of the pair looked at: its cost
         self._said: set[tuple[int, object]] = set()
-        self._islands: list[list[Task]] = []
-        if options.enabled:
-            self._islands = find_islands(self._dependencies, _is_pointwise)
         self.state = FusionState(self._dependencies)
 
     # phases --------------------------------------------------------------------------
-    def merge_islands(self) -> None:
-        """Merge along the edges within islands, each by itself; equal ones are looked at once."""
+    def merge_islands(
+        self, wanted: Callable[[WorkingGroup], bool], rules: Sequence[PairRule]
+    ) -> None:
+        """Merge along the edges within islands of groups ``wanted``, each by itself, first those
+        that the first rule allows; equal islands are looked at once."""
+        groups = {group for group in self.state.groups() if wanted(group)}
+        islands = find_islands(self.state, groups, self._is_uniform, self._never_share)
         known: dict[object, MergedIsland] = {}
-        for island in self._islands:
+        for island in islands.sets:
             key = looks(island, self._dependencies, self.state, self.signatures, self._early)
             model = None if key is None else known.get(key)
             if model is not None and self._repeat(model, island):
                 continue
             first = len(self.merges)
-            self.merge_edges(partial(_within, set(island)), island)
+            for rule in rules:
+                self.merge_edges(partial(_within, set(island), rule), island)
             if key is not None:
                 merges = self.merges[first:]
                 known[key] = record(island, self.state, merges, self.reason)
+        for pair in islands.apart:
+            producer, consumer = map(self.state.current, pair)
+            self._refused.setdefault((producer, consumer), _CYCLE)
+
+    def _never_share(self, producer: WorkingGroup, consumer: WorkingGroup) -> bool:
+        """Whether two groups can be in no kernel, whatever else is in it."""
+        if self._is_early(producer) != self._is_early(consumer):
+            return True
+        return any(self._waits(task, (producer,)) for task in consumer.placed)
+
+    def _waits(self, task: Task, groups: Sequence[WorkingGroup]) -> str:
+        """Why a task can be in no kernel with what groups make; "" if it can."""
+        if any(self.state.is_in(before, groups) for before in task.after):
+            return "it changes memory that must be filled first"
+        for position in task.from_memory:
+            makers = self.state.makers(self.context.root(task.operands[position]))
+            if any(self.state.is_in(maker, groups) for maker in makers):
+                return f"{task.name} reads it at places of its own, so it must be in memory"
+        return ""
 
     def _repeat(self, model: MergedIsland, island: Sequence[Task]) -> bool:
         """Make of an island what was made of an equal one; False if that would be a circle."""
         state = self.state
         for numbers in model.groups:
             groups = state.groups_of(island[i] for i in numbers)
+            if len(groups) == 1:
+                continue
             if state.would_circle(groups):
                 return False
             state.merge(*groups)
@@ -264,8 +288,7 @@ class _Fuser:
                 self._made.append(FusionDecision(first, second, True, _saves(saved)))
 
     def reason(self, producer: WorkingGroup, consumer: WorkingGroup) -> str | None:
-        reason = self._refused.get((producer, consumer))
-        return None if reason == _CYCLE else reason
+        return self._refused.get((producer, consumer))
 
     def merge_edges(self, wanted: PairRule, tasks: Sequence[Task] | None = None) -> None:
         """Merge producers with consumers until nothing more can be merged. Only what ``tasks``
@@ -348,12 +371,8 @@ class _Fuser:
         if self._is_uniform(producer) and self._is_uniform(consumer):  # statements without loops
             return _CYCLE if self.state.makes_cycle(producer, consumer) else ""
         for task in sorted((*producer.placed, *consumer.placed), key=attrgetter("position")):
-            if any(self.state.is_in(before, (producer, consumer)) for before in task.after):
-                return "it changes memory that must be filled first"
-            for position in task.from_memory:
-                makers = self.state.makers(self.context.root(task.operands[position]))
-                if any(self.state.is_in(maker, (producer, consumer)) for maker in makers):
-                    return f"{task.name} reads it at places of its own, so it must be in memory"
+            if reason := self._waits(task, (producer, consumer)):
+                return reason
         kinds = producer.kinds | consumer.kinds
         multiplies = OpKind.CONTRACTION in kinds
         if OpKind.CONTRACTION in producer.kinds & consumer.kinds:
@@ -465,12 +484,16 @@ def _saves(count: int) -> str:
     return f"saves {count} bytes"
 
 
-def _within(inside: set[Task], producer: WorkingGroup, consumer: WorkingGroup) -> bool:
-    return producer.tasks[0] in inside and consumer.tasks[0] in inside
+def _within(inside: set[Task], rule: PairRule, a: WorkingGroup, b: WorkingGroup) -> bool:
+    return a.tasks[0] in inside and b.tasks[0] in inside and rule(a, b)
 
 
-def _is_pointwise(task: Task) -> bool:
-    return task.kind not in NEEDS_OWN_LOOPS
+def _is_pointwise(group: WorkingGroup) -> bool:
+    return group.pointwise
+
+
+def _is_no_bundle(group: WorkingGroup) -> bool:
+    return not group.is_bundle
 
 
 def _any(_producer: WorkingGroup, _consumer: WorkingGroup) -> bool:

@@ -48,6 +48,7 @@ class WorkingGroup:
         "number",
         "placed",
         "pointwise",
+        "position",
         "segments",
         "shared",
         "size",
@@ -71,7 +72,7 @@ class WorkingGroup:
         self.tasks = (
             (*shared, *[t for s in self.segments for t in s]) if others or shared else first
         )
-        self.size = len(self.tasks)
+        self.size, self.position = len(self.tasks), min([task.position for task in self.tasks])
         for task in self.tasks:
             if task.ending is not None:
                 self.size += task.size - 1
@@ -83,10 +84,6 @@ class WorkingGroup:
     @property
     def is_bundle(self) -> bool:
         return len(self.segments) > 1
-
-    @property
-    def position(self) -> int:
-        return min(task.position for task in self.tasks)
 
     @property
     def name(self) -> str:
@@ -205,6 +202,10 @@ class FusionState:
             below |= self._below[group.number]
         below &= all_bits
         return [number for bits, number in among.items() if below & bits] if below else []
+
+    def below(self, group: WorkingGroup) -> int:
+        """The groups that need a group, directly or not: their bits together."""
+        return self._below[group.number]
 
     def bits_of(self, task: Task) -> int:
         """Those of the task's group."""

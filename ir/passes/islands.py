@@ -1,20 +1,23 @@
-"""Elementwise islands: sets of tasks that fusion looks at by themselves, equal ones once.
+"""Islands: sets of tasks that fusion looks at by themselves, equal ones once.
 
-In: the tasks of a graph. Out: sets of elementwise tasks, each connected by values that one makes
-and another reads, and what fusion made of one of them in a form that fits every other that looks
-the same. A scalar that several sets read belongs to none of them. The chains between the products
-of a network's layers are many equal islands.
+In: the tasks of a graph. Out: sets of tasks, each connected by values that one makes and another
+reads and that a kernel may keep, and what fusion made of one of them in a form that fits every
+other that looks the same. Two tasks are not connected by a value if something that can be in no
+kernel with both stands between them on another way, so that they never share one either: the
+layers of a network are many equal islands, although each adds to what the one before gave. A scalar
+that several sets read belongs to none of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from flamec.ir.graph import Location
 from flamec.ir.passes.fusion_state import Dependencies, FusionState, WorkingGroup
 from flamec.ir.task_signature import TaskSignatures
-from flamec.ir.tasks import Task, only_scalars
+from flamec.ir.tasks import Task
 
 LARGEST = 256  # tasks; what is larger is hardly there twice
 Numbers = tuple[int, ...]  # of tasks: their places in their island
@@ -31,41 +34,93 @@ class MergedIsland:
     locations: tuple[Location | None, ...]
 
 
-def find_islands(dependencies: Dependencies, wanted: Callable[[Task], bool]) -> list[list[Task]]:
-    """The islands of several tasks among those ``wanted``, in order of their first tasks."""
-    parent: dict[Task, Task] = {task: task for task in dependencies.tasks if wanted(task)}
+@dataclass(frozen=True)
+class Islands:
+    """``sets``: the tasks of each island, in order; the islands are in order of their first tasks.
+    ``apart``: groups and others that read what they make, between which something always stands."""
 
-    def find(task: Task) -> Task:
-        while parent[task] is not task:
-            parent[task] = task = parent[parent[task]]
-        return task
+    sets: list[list[Task]]
+    apart: list[tuple[WorkingGroup, WorkingGroup]]
 
-    def join(a: Task, b: Task) -> None:
+
+def find_islands(
+    state: FusionState,
+    wanted: Collection[WorkingGroup],
+    scalar: Callable[[WorkingGroup], bool],
+    separate: Callable[[WorkingGroup, WorkingGroup], bool],
+) -> Islands:
+    """The islands of several groups among those ``wanted``.
+
+    ``scalar``: whether a group is operations on scalars only; ``separate``: whether a group can be
+    in no kernel with one that needs it.
+    """
+    parent = {group: group for group in sorted(wanted, key=attrgetter("position"))}
+
+    def find(group: WorkingGroup) -> WorkingGroup:
+        while parent[group] is not group:
+            parent[group] = group = parent[parent[group]]
+        return group
+
+    def join(a: WorkingGroup, b: WorkingGroup) -> None:
         a, b = find(a), find(b)
         if a is not b:
             first, second = (a, b) if a.position < b.position else (b, a)
             parent[second] = first
 
-    scalar = {task: only_scalars((task,)) for task in parent}
+    scalars = {group for group in parent if scalar(group)}
+    ways = _ways(state, parent, separate)
+    apart: list[tuple[WorkingGroup, WorkingGroup]] = []
     shared = []
-    for task in parent:
-        users = dependencies.users(task)
-        if scalar[task] and len(users) > 1 and not all(scalar.get(user) for user in users):
-            shared.append(task)
-            users = [user for user in users if scalar.get(user)]
-        for user in users:
-            if user in parent:
-                join(task, user)
-    for task in reversed(shared):
-        users = dependencies.users(task)
-        if all(user in parent for user in users):
-            homes = {find(user) for user in users if not scalar[user]}
+    for group in parent:
+        users, close, others = ways[group]
+        apart += [(group, other) for other in others]
+        if group not in scalars:
+            close = [user for user in close if user not in scalars]
+        elif len(users) > 1 and not scalars.issuperset(users):
+            shared.append(group)
+            close = [user for user in close if user in scalars]
+        for user in close:
+            join(group, user)
+    for group in reversed(shared):
+        users = ways[group][0]
+        if parent.keys() >= users:
+            homes = {find(user) for user in users if user not in scalars}
             if len(homes) == 1:
-                join(task, homes.pop())
-    islands: dict[Task, list[Task]] = {}
-    for task in parent:
-        islands.setdefault(find(task), []).append(task)
-    return [island for island in islands.values() if len(island) > 1]
+                join(group, homes.pop())
+    islands: dict[WorkingGroup, list[WorkingGroup]] = {}
+    for group in parent:
+        islands.setdefault(find(group), []).append(group)
+    sets = ([t for group in groups for t in group.tasks] for groups in islands.values() if groups[1:])
+    return Islands([sorted(tasks, key=attrgetter("position")) for tasks in sets], apart)
+
+
+_Ways = tuple[set[WorkingGroup], list[WorkingGroup], list[WorkingGroup]]
+
+
+def _ways(
+    state: FusionState,
+    wanted: Container[WorkingGroup],
+    separate: Callable[[WorkingGroup, WorkingGroup], bool],
+) -> dict[WorkingGroup, _Ways]:
+    """For each group wanted its users; those that may share a kernel with it; and those that could
+    if they were not reached another way, too, on which a kernel ends."""
+    below = {group: state.below(group) for group in state.groups()}
+    beyond: dict[WorkingGroup, int] = {}  # what is reached from a group through the end of a kernel
+    found: dict[WorkingGroup, _Ways] = {}
+    for group in sorted(below, key=lambda group: below[group].bit_count()):  # what needs it first
+        reached, users = 0, state.successors(group)
+        close = []
+        for user in users:
+            if group in wanted and user in wanted and not separate(group, user):
+                close.append(user)
+                reached |= beyond[user]
+            else:
+                reached |= below[user] | user.bits
+        beyond[group] = reached
+        if group in wanted:
+            near = [user for user in close if not reached & user.bits]
+            found[group] = users, near, [user for user in close if reached & user.bits]
+    return found
 
 
 def looks(
@@ -91,7 +146,8 @@ def looks(
         needing = state.needing(users, places, all_bits) if users else ()
         outside.append((min(2, len(users)), *needing))
     signature, _ = signatures.of(island, state.escapes(island))
-    return signature, tuple(outside), tuple([task in early for task in island])
+    groups = tuple([places[state.bits_of(task)] for task in island])
+    return signature, groups, tuple(outside), tuple([task in early for task in island])
 
 
 def record(
