@@ -32,7 +32,7 @@ from flamec.ir.graph import Graph, Value
 from flamec.ir.kernel import Contraction, Kernel
 from flamec.ir.passes.factor_gradients import factor_gradients
 from flamec.ir.passes.fold_products import fold_products
-from flamec.ir.passes.fuse import FusionDecision, FusionGroup, FusionOptions
+from flamec.ir.passes.fusion_groups import FusionDecision, FusionGroup, FusionOptions
 from flamec.ir.passes.leave_to_host import leave_to_host
 from flamec.ir.passes.lower_attention import lower_attention, never
 from flamec.ir.passes.lower_convolutions import lower_convolutions

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from flamec.ir.graph import Value
 from flamec.ir.op import OpKind
-from flamec.ir.passes.fuse import FusionGroup
+from flamec.ir.passes.fusion_groups import FusionGroup
 from flamec.ir.passes.live_ranges import Access
 from flamec.ir.tasks import Task, TaskGraph
 

@@ -18,7 +18,7 @@ from flamec.compiler import CompiledFunction
 from flamec.config import default_options
 from flamec.ir.graph import Graph
 from flamec.ir.passes.forget_derivatives import forget_derivatives
-from flamec.ir.passes.fuse import FusionOptions
+from flamec.ir.passes.fusion_groups import FusionOptions
 from flamec.ir.passes.fusion_state import LARGEST_SEGMENT
 from flamec.ir.passes.manager import run_passes
 from flamec.ir.passes.pipeline import pipeline

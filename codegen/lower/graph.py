@@ -19,7 +19,8 @@ from flamec.ir.graph import Graph, Value
 from flamec.ir.iteration_space import Incompatible
 from flamec.ir.op import OpKind
 from flamec.ir.passes.fit_memory_budget import MemoryFit
-from flamec.ir.passes.fuse import Fusion, FusionDecision, FusionGroup, FusionOptions, fuse
+from flamec.ir.passes.fuse import fuse
+from flamec.ir.passes.fusion_groups import Fusion, FusionDecision, FusionGroup, FusionOptions
 from flamec.ir.tasks import TaskGraph
 
 

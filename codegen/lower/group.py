@@ -29,7 +29,7 @@ from flamec.ir.kernel import Kernel, Part, Statement, Store
 from flamec.ir.loop_nest import LoopNest, choose_nest
 from flamec.ir.op import CONTROL, OpKind
 from flamec.ir.passes.absorb_prologues import Absorbed
-from flamec.ir.passes.fuse import FusionGroup
+from flamec.ir.passes.fusion_groups import FusionGroup
 from flamec.ir.task_signature import TaskSignatures
 from flamec.ir.tasks import Task, TaskGraph, shared_scalars
 

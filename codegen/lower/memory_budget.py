@@ -19,7 +19,7 @@ from flamec.ir.estimates import estimate, value_bytes
 from flamec.ir.graph import Value
 from flamec.ir.passes.arrange_memory import arrange
 from flamec.ir.passes.fit_memory_budget import MOST_STAGES, MemoryFit, fit_memory_budget
-from flamec.ir.passes.fuse import Fusion, FusionGroup
+from flamec.ir.passes.fusion_groups import Fusion, FusionGroup
 from flamec.ir.passes.live_ranges import Access
 from flamec.ir.passes.lower_peak import Costs, large_results
 from flamec.ir.stages import Stage, part_of

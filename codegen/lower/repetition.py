@@ -31,7 +31,7 @@ from flamec.ir.kernel import (
     name_of,
     operands_of,
 )
-from flamec.ir.passes.fuse import FusionGroup
+from flamec.ir.passes.fusion_groups import FusionGroup
 from flamec.ir.task_signature import TaskSignatures
 from flamec.ir.tasks import Task
 

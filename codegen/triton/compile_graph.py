@@ -39,7 +39,7 @@ from flamec.ir.graph import Graph
 from flamec.ir.op import OpKind
 from flamec.ir.passes.contract_contiguous import contract_contiguous
 from flamec.ir.passes.fold_products import fold_products
-from flamec.ir.passes.fuse import FusionGroup, FusionOptions
+from flamec.ir.passes.fusion_groups import FusionGroup, FusionOptions
 from flamec.ir.passes.fusion_state import LARGEST_SEGMENT
 from flamec.ir.passes.lower_attention import has_kernel, lower_attention
 from flamec.ir.passes.lower_convolutions import lower_convolutions

@@ -9,7 +9,7 @@ from typing import Any
 
 from flamec.cli.source_lines import describe_place
 from flamec.ir.kernel_printer import print_kernel
-from flamec.ir.passes.fuse import FusionDecision, FusionGroup
+from flamec.ir.passes.fusion_groups import FusionDecision, FusionGroup
 from flamec.ir.passes.recognize_attention import attention_decisions
 from flamec.ir.plan import Step
 from flamec.ir.shape import Dim, format_dim

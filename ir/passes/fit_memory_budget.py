@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from flamec.ir.estimates import value_bytes
 from flamec.ir.graph import Value
-from flamec.ir.passes.fuse import Fusion
+from flamec.ir.passes.fusion_groups import Fusion
 from flamec.ir.passes.keep_or_repeat import NEVER
 from flamec.ir.passes.lower_peak import Costs, PeakSearch
 from flamec.ir.stages import Stage

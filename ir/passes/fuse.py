@@ -12,7 +12,6 @@ writers at the end (optimizer steps); everything else along the edges.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
 
@@ -26,6 +25,12 @@ from flamec.ir.passes.absorb_prologues import Absorbed, absorb_prologues
 from flamec.ir.passes.bundle_writers import bundle_writers
 from flamec.ir.passes.early_tasks import early_tasks
 from flamec.ir.passes.epilogues import heavy_epilogue, wide_epilogue
+from flamec.ir.passes.fusion_groups import (
+    Fusion,
+    FusionDecision,
+    FusionGroup,
+    FusionOptions,
+)
 from flamec.ir.passes.fusion_state import (
     LARGEST_SEGMENT,
     Dependencies,
@@ -48,95 +53,6 @@ from flamec.ir.tasks import Task, TaskGraph, only_scalars
 
 PairRule = Callable[[WorkingGroup, WorkingGroup], bool]
 SLOWDOWN = 1.5  # by which merged loops may be worse than separate ones
-
-
-@dataclass(frozen=True, slots=True)
-class FusionOptions:
-    """``enabled=False`` makes a group of every task.
-
-    ``elementwise_epilogues``: a product shares its kernel with elementwise operations only, as
-    many as there are, because the blocks of a GPU hold no whole rows of it; and with folds over
-    its rows that no other kernel does on the way.
-    ``recompute_expensive``: memory is so slow that functions such as exp are computed again
-    rather than stored. ``prologues``: products may compute their operands where they load them.
-    ``blocks``: what a device wants to work on side by side; folds whose results are used over the
-    same long rows again stay apart if there are fewer rows. ``bundled_scalars``: operations on
-    scalars that go with independent writers; the norm of all gradients is hundreds.
-    """
-
-    enabled: bool = True
-    elementwise_epilogues: bool = False
-    recompute_expensive: bool = False
-    prologues: bool = False
-    blocks: int = 1
-    bundled_scalars: int = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class FusionDecision:
-    """Whether a producer was merged with a consumer, and the reason."""
-
-    producer: str
-    consumer: str
-    made: bool
-    reason: str
-
-
-@dataclass(frozen=True)
-class FusionGroup:
-    """Tasks that become one kernel.
-
-    ``segments`` are the sets of tasks that share loops: one, or several side by side, the first
-    of which may be scalars that the others need (``shared_scalars``).
-    ``anchor`` is the product, reduction, scan or scatter that gives the loops their shape,
-    ``prologue`` what leads to it, ``epilogue`` the rest. ``absorbed`` are the tasks that compute
-    an operand (by its position) of a product where that loads it; they have loops of their own.
-    """
-
-    segments: tuple[tuple[Task, ...], ...]
-    absorbed: Absorbed = field(default_factory=dict)
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        sets = (*self.absorbed.values(), *self.segments)
-        return tuple(dict.fromkeys(task for segment in sets for task in segment))
-
-    @property
-    def anchor(self) -> Task | None:
-        order = (OpKind.CONTRACTION, OpKind.SCATTER, OpKind.SCAN, OpKind.REDUCTION)
-        found = [t for kind in order for t in self.tasks if t.kind is kind]
-        return found[0] if found else None
-
-    @property
-    def prologue(self) -> tuple[Task, ...]:
-        anchor = self.anchor
-        return tuple(t for t in self.tasks if anchor and t.position < anchor.position)
-
-    @property
-    def epilogue(self) -> tuple[Task, ...]:
-        anchor = self.anchor
-        return tuple(t for t in self.tasks if not anchor or t.position > anchor.position)
-
-
-@dataclass(frozen=True)
-class Fusion:
-    """The result: groups in execution order; ``escapes`` are the values that must be stored.
-    ``signatures``: those of the tasks."""
-
-    groups: tuple[FusionGroup, ...]
-    decisions: tuple[FusionDecision, ...]
-    escapes: set[Value]
-    signatures: TaskSignatures
-
-    def stores(self) -> list[set[Value]]:
-        """For each group the escapes that it stores: of several that compute one, the first."""
-        done: set[Task] = set()
-        found = []
-        for group in self.groups:
-            fresh = [task for task in group.tasks if task not in done]
-            found.append({v for task in fresh for v in task.results if v in self.escapes})
-            done.update(fresh)
-        return found
 
 
 def fuse(context: TaskGraph, options: FusionOptions | None = None) -> Fusion:
@@ -229,7 +145,7 @@ class _Fuser:
         """Merge along the edges within islands of groups ``wanted``, each by itself, first those
         that the first rule allows; equal islands are looked at once."""
         groups = {group for group in self.state.groups() if wanted(group)}
-        islands = find_islands(self.state, groups, self._is_uniform, self._never_share)
+        islands = find_islands(self.state, groups, self._is_uniform, self._never_share, _CYCLE)
         known: dict[object, MergedIsland] = {}
         for island in islands.sets:
             key = looks(island, self._dependencies, self.state, self.signatures, self._early)
@@ -242,15 +158,15 @@ class _Fuser:
             if key is not None:
                 merges = self.merges[first:]
                 known[key] = record(island, self.state, merges, self.reason)
-        for pair in islands.apart:
-            producer, consumer = map(self.state.current, pair)
-            self._refused.setdefault((producer, consumer), _CYCLE)
+        for producer, consumer, reason in islands.apart:
+            pair = self.state.current(producer), self.state.current(consumer)
+            self._refused.setdefault(pair, reason)
 
-    def _never_share(self, producer: WorkingGroup, consumer: WorkingGroup) -> bool:
-        """Whether two groups can be in no kernel, whatever else is in it."""
+    def _never_share(self, producer: WorkingGroup, consumer: WorkingGroup) -> str:
+        """Why two groups can be in no kernel, whatever else is in it; "" if they can."""
         if self._is_early(producer) != self._is_early(consumer):
-            return True
-        return any(self._waits(task, (producer,)) for task in consumer.placed)
+            return _EARLY
+        return next(filter(None, (self._waits(t, (producer,)) for t in consumer.placed)), "")
 
     def _waits(self, task: Task, groups: Sequence[WorkingGroup]) -> str:
         """Why a task can be in no kernel with what groups make; "" if it can."""
@@ -307,7 +223,9 @@ class _Fuser:
                     continue
                 for consumer in state.readers(value):
                     consumer = state.current(consumer)
-                    if producer is None or producer is consumer or not wanted(producer, consumer):
+                    if producer is None or producer is consumer or consumer.is_bundle:
+                        continue
+                    if not wanted(producer, consumer):
                         continue
                     if self._try_merge(producer, consumer, value, late):
                         merged.append(consumer.tasks[0])
@@ -365,7 +283,7 @@ class _Fuser:
         if self._feeds_many(producer, consumer):
             return _SHARED
         if self._is_early(producer) != self._is_early(consumer):
-            return "what later rows need of all rows is computed before them"
+            return _EARLY
         if producer.size + consumer.size > LARGEST_SEGMENT:
             return f"the kernel would have more than {LARGEST_SEGMENT} operations"
         if self._is_uniform(producer) and self._is_uniform(consumer):  # statements without loops
@@ -477,6 +395,7 @@ class _Fuser:
 _LATER = "a fold over a product's rows goes to a kernel of rows if there is one"
 _BUNDLED = "it is part of a bundle of independent writers"
 _SHARED = "a scalar that several kernels read is computed once"
+_EARLY = "what later rows need of all rows is computed before them"
 _CYCLE = "another kernel between them needs the one and is needed by the other"
 
 

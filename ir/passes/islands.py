@@ -37,22 +37,23 @@ class MergedIsland:
 @dataclass(frozen=True)
 class Islands:
     """``sets``: the tasks of each island, in order; the islands are in order of their first tasks.
-    ``apart``: groups and others that read what they make, between which something always stands."""
+    ``apart``: groups, others that need them but never share a kernel with them, and why."""
 
     sets: list[list[Task]]
-    apart: list[tuple[WorkingGroup, WorkingGroup]]
+    apart: list[tuple[WorkingGroup, WorkingGroup, str]]
 
 
 def find_islands(
     state: FusionState,
     wanted: Collection[WorkingGroup],
     scalar: Callable[[WorkingGroup], bool],
-    separate: Callable[[WorkingGroup, WorkingGroup], bool],
+    separate: Callable[[WorkingGroup, WorkingGroup], str],
+    between: str,
 ) -> Islands:
     """The islands of several groups among those ``wanted``.
 
-    ``scalar``: whether a group is operations on scalars only; ``separate``: whether a group can be
-    in no kernel with one that needs it.
+    ``scalar``: whether a group is operations on scalars only; ``separate``: why a group can be in
+    no kernel with one that needs it, "" if it can; ``between``: that others stand between them.
     """
     parent = {group: group for group in sorted(wanted, key=attrgetter("position"))}
 
@@ -68,12 +69,13 @@ def find_islands(
             parent[second] = first
 
     scalars = {group for group in parent if scalar(group)}
-    ways = _ways(state, parent, separate)
-    apart: list[tuple[WorkingGroup, WorkingGroup]] = []
+    ways = _ways(state, parent, separate, between)
+    apart: list[tuple[WorkingGroup, WorkingGroup, str]] = []
     shared = []
     for group in parent:
-        users, close, others = ways[group]
-        apart += [(group, other) for other in others]
+        users, reasons = ways[group]
+        apart += [(group, user, why) for user, why in reasons.items() if why]
+        close = [user for user, why in reasons.items() if not why]
         if group not in scalars:
             close = [user for user in close if user not in scalars]
         elif len(users) > 1 and not scalars.issuperset(users):
@@ -90,36 +92,40 @@ def find_islands(
     islands: dict[WorkingGroup, list[WorkingGroup]] = {}
     for group in parent:
         islands.setdefault(find(group), []).append(group)
-    sets = ([t for group in groups for t in group.tasks] for groups in islands.values() if groups[1:])
+    sets = (
+        [t for group in groups for t in group.tasks] for groups in islands.values() if groups[1:]
+    )
     return Islands([sorted(tasks, key=attrgetter("position")) for tasks in sets], apart)
 
 
-_Ways = tuple[set[WorkingGroup], list[WorkingGroup], list[WorkingGroup]]
+_Ways = tuple[set[WorkingGroup], dict[WorkingGroup, str]]
 
 
 def _ways(
     state: FusionState,
     wanted: Container[WorkingGroup],
-    separate: Callable[[WorkingGroup, WorkingGroup], bool],
+    separate: Callable[[WorkingGroup, WorkingGroup], str],
+    between: str,
 ) -> dict[WorkingGroup, _Ways]:
-    """For each group wanted its users; those that may share a kernel with it; and those that could
-    if they were not reached another way, too, on which a kernel ends."""
+    """For each group wanted its users, and why it is apart from those of them that are wanted:
+    also because they are reached another way on which a kernel ends."""
     below = {group: state.below(group) for group in state.groups()}
     beyond: dict[WorkingGroup, int] = {}  # what is reached from a group through the end of a kernel
     found: dict[WorkingGroup, _Ways] = {}
     for group in sorted(below, key=lambda group: below[group].bit_count()):  # what needs it first
-        reached, users = 0, state.successors(group)
-        close = []
+        reached, users, inside = 0, state.successors(group), group in wanted
+        reasons: dict[WorkingGroup, str] = {}
         for user in users:
-            if group in wanted and user in wanted and not separate(group, user):
-                close.append(user)
-                reached |= beyond[user]
-            else:
-                reached |= below[user] | user.bits
+            why = between
+            if inside and user in wanted:
+                why = reasons[user] = separate(group, user)
+            reached |= below[user] | user.bits if why else beyond[user]
         beyond[group] = reached
-        if group in wanted:
-            near = [user for user in close if not reached & user.bits]
-            found[group] = users, near, [user for user in close if reached & user.bits]
+        if inside:
+            for user, why in reasons.items():
+                if not why and reached & user.bits:
+                    reasons[user] = between
+            found[group] = users, reasons
     return found
 
 

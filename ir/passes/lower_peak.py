@@ -23,7 +23,7 @@ from flamec.ir.group_analysis import analyze
 from flamec.ir.iteration_space import Incompatible
 from flamec.ir.loop_nest import choose_nest
 from flamec.ir.op import OpKind
-from flamec.ir.passes.fuse import Fusion
+from flamec.ir.passes.fusion_groups import Fusion
 from flamec.ir.passes.keep_or_repeat import NEVER, Item, keep_or_repeat
 from flamec.ir.passes.live_ranges import live_bytes
 from flamec.ir.passes.plan_memory import LEAST_LENT

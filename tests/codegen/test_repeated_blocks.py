@@ -24,7 +24,8 @@ from flamec.config import default_options
 from flamec.ir.build_tasks import build_tasks
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.kernel import Load, Part
-from flamec.ir.passes.fuse import FusionOptions, fuse
+from flamec.ir.passes.fuse import fuse
+from flamec.ir.passes.fusion_groups import FusionOptions
 from flamec.ir.passes.fusion_state import Dependencies, FusionState
 from flamec.ir.passes.manager import run_passes
 from flamec.ir.passes.pipeline import pipeline
