@@ -124,7 +124,20 @@ def reads_before_writing(lowered: LoweredKernel, old: Memory, new: Memory) -> bo
 
 def may_share(lowered: LoweredKernel, read: int, written: int) -> bool:
     """Whether every element of the parameter ``read`` is read, and for the last time, before the
-    element of ``written`` at the same place is written, and no other thread reads it."""
+    element of ``written`` at the same place is written, and no other thread reads it.
+
+    Asked once for all kernels that do the same."""
+    form = lowered.form
+    known = _sharing.get(form)
+    if known is None:
+        known = _sharing[form] = {}
+    found = known.get((read, written))
+    if found is None:
+        found = known[read, written] = _may_share(form, read, written)
+    return found
+
+
+def _may_share(lowered: LoweredKernel, read: int, written: int) -> bool:
     if lowered.control is not None or lowered.user is not None:
         return False
     kernel = lowered.kernel
@@ -159,6 +172,7 @@ def may_share(lowered: LoweredKernel, read: int, written: int) -> bool:
 
 
 _known: WeakKeyDictionary[LoweredKernel, dict[tuple[int, int, int], bool]] = WeakKeyDictionary()
+_sharing: WeakKeyDictionary[LoweredKernel, dict[tuple[int, int], bool]] = WeakKeyDictionary()
 
 
 def _finish_allows(kernel: Kernel, read: int, written: int, earlier: bool) -> bool:

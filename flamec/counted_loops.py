@@ -40,6 +40,8 @@ def needs_counts(captured: Captured) -> bool:
     """Whether a gradient that the function computes, or may be asked for, goes through a loop
     without a bound."""
     graph = captured.graph
+    if all(op.kind not in (OpKind.UNBOUNDED, OpKind.WHILE) for op in graph.ops):
+        return False
     results = [*graph.outputs, *graph.updates.values()]
     nodes = needed_nodes(results, ())
     if any(node.op.kind is OpKind.UNBOUNDED for node in nodes):

@@ -169,7 +169,8 @@ def _add_symbols(entry: object, found: dict[str, None], seen: set[TensorType]) -
     """``seen``: types whose symbols are in ``found``."""
     if isinstance(entry, (tuple, list)):
         for part in entry:
-            _add_symbols(part, found, seen)
+            if type(part) is not int:
+                _add_symbols(part, found, seen)
     elif isinstance(entry, SymbolicDim):
         found.update(dict.fromkeys(sorted(symbols_of(entry))))
     elif isinstance(entry, Graph):

@@ -78,10 +78,16 @@ class Node:
         """The same operation, from the same line, on other operands of the same types."""
         node = object.__new__(Node)
         node.op, node.attributes = self.op, self.attributes
-        node._attributes_key = self.attributes_key  # found once for all copies
+        key = self._attributes_key  # found once for all copies
+        node._attributes_key = self.attributes_key if key is None else key
         node.location, node.scope = self.location, self.scope
         node.inputs = tuple(inputs)
-        node.outputs = tuple([Value(v.type, node, v.index, v.name) for v in self.outputs])
+        outputs = self.outputs
+        if len(outputs) == 1:
+            (v,) = outputs
+            node.outputs = (Value(v.type, node, 0, v.name),)
+        else:
+            node.outputs = tuple([Value(v.type, node, v.index, v.name) for v in outputs])
         return node
 
     def reading(self, replaced: Mapping[Value, Value]) -> Node:
@@ -205,7 +211,12 @@ class Graph:
     @cached_property
     def has_bodies(self) -> bool:
         """Whether a node runs graphs of its own."""
-        return any(node.attributes and node.bodies for node in self.nodes)
+        for node in self.nodes:
+            if node.attributes:
+                for value in node.attributes.values():
+                    if isinstance(value, Graph):
+                        return True
+        return False
 
     def fingerprint(self) -> str:
         """A hash of structure alone: names and source lines do not count."""

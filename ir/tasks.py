@@ -127,6 +127,7 @@ class TaskGraph:
     uneven_products: bool = False
     _resolved: dict[Value, tuple[Value, tuple[Node, ...]]] | None = None
     _operand_roots: dict[Task, tuple[Value, ...]] = field(default_factory=dict)
+    _accesses: dict[tuple[object, ...], Access | None] = field(default_factory=dict)
 
     def resolve(self, value: Value) -> tuple[Value, tuple[Node, ...]]:
         """The root that a value is a view of, and the view nodes from the root downwards.
@@ -179,12 +180,17 @@ class TaskGraph:
     def access(self, value: Value) -> Access | None:
         """Where a value lies in the buffer of its root; None if only a copy can give it."""
         root, chain = self.resolve(value)
+        views = [(node.op.name, node.attributes_key, node.output.type.number) for node in chain]
+        key = (root.type.number, *views)
+        if key in self._accesses:
+            return self._accesses[key]
         access: Access | None = Access(dense(root.type.shape))
         for node in chain:
             assert access is not None
             access = view_access(node, access)
             if access is None:
-                return None
+                break
+        self._accesses[key] = access
         return access
 
     def layout(self, value: Value) -> Layout | None:

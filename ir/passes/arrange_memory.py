@@ -119,7 +119,8 @@ class _Room:
         self.end = 0
         self._size = size
         self._count = 0
-        self._placed = np.empty((4, 16), np.int64)  # offset, end, first, last; a column for each
+        # offset, end, first, last; a column for each, by offset
+        self._placed = np.empty((4, 16), np.int64)
 
     def place(self, block: _Block) -> int:
         """The offset of the tightest gap, else behind all that is in use then; -1 if that is full.
@@ -130,7 +131,6 @@ class _Room:
         in_use = np.flatnonzero((last >= block.first) & (first <= block.last))
         at = 0
         if len(in_use):
-            in_use = in_use[np.argsort(offset[in_use], kind="stable")]
             ends = np.maximum.accumulate(end[in_use])
             starts = np.concatenate(([0], ends[:-1]))
             gaps = offset[in_use] - starts
@@ -141,7 +141,9 @@ class _Room:
             return -1
         if self._count == self._placed.shape[1]:
             self._placed = np.concatenate((self._placed, np.empty_like(self._placed)), axis=1)
-        self._placed[:, self._count] = at, at + block.size, block.first, block.last
+        column = int(offset.searchsorted(at, "right"))
+        self._placed[:, column + 1 : self._count + 1] = self._placed[:, column : self._count]
+        self._placed[:, column] = at, at + block.size, block.first, block.last
         self._count += 1
         self.end = max(self.end, at + block.size)
         return at

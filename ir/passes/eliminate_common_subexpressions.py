@@ -20,9 +20,10 @@ def eliminate_common_subexpressions(graph: Graph) -> Graph:
     first: dict[Any, Node] = {}
     same: dict[Value, Value] = {}
     nodes: list[Node] = []
-    unchanged = same.keys().isdisjoint
+    unchanged, now = same.keys().isdisjoint, same.get
     for node in graph.nodes:
-        candidate = node if unchanged(node.inputs) else node.reading(same)
+        read = node.inputs
+        candidate = node if unchanged(read) else node.on([now(v, v) for v in read])
         operands = [id(v) for v in candidate.inputs]
         if node.op.commutative:
             operands.sort()

@@ -78,9 +78,10 @@ def rewrite(
     builder = RewriteBuilder(rule, settled)
     replaced: dict[Value, Value] = {}
     keep, asked = builder.nodes.append, 0
-    unchanged = replaced.keys().isdisjoint
+    unchanged, now = replaced.keys().isdisjoint, replaced.get
     for node in graph.nodes:
-        candidate = node if unchanged(node.inputs) else node.reading(replaced)
+        read = node.inputs
+        candidate = node if unchanged(read) else node.on([now(v, v) for v in read])
         if (
             node.op not in wanted
             or (only is not None and node not in only)
