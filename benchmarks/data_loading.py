@@ -4,11 +4,12 @@
 [--steps N] [--only NAME ...]``
 
 ResNet-18 trains on images that workers make: decoding stands for itself as a random crop, a flip
-and normalisation in NumPy. Three times a step, each the median over the steps of an epoch: with one
-batch that is there already, with batches of the loader (pinned and sent without waiting on a GPU),
-and the loader alone. Fed is 1 if the loader costs nothing: the first time over the second. Each
-step's loss is read, as a loop that prints does. PyTorch runs the same program where it is
-installed.
+and normalisation in NumPy. Three times a step, each the mean over the steps of an epoch after the
+batches that were there at its beginning: with one batch that is there already, with batches of
+the loader (pinned and sent without waiting on a GPU), and the loader alone (batches come in
+bursts, so that a median would say little). Fed is 1 if the loader costs nothing: the first time
+over the second. Each step's loss is read, as a loop that prints does. PyTorch runs the same
+program where it is installed.
 """
 
 from __future__ import annotations
@@ -92,9 +93,10 @@ def measure(name: str, module: Any, compiled: bool, options: argparse.Namespace)
     x, y = next(iter(sent()))
     for _ in range(3):
         step(x, y).item()
-    resident = median(step(x, y).item() for _ in range(options.steps))
-    fed = median(step(*batch).item() for batch in sent())
-    alone = median(batch[0].shape for batch in sent())
+    ready = min(2 * options.workers + 2, options.steps // 2)
+    resident = mean((step(x, y).item() for _ in range(options.steps)), ready)
+    fed = mean((step(*batch).item() for batch in sent()), ready)
+    alone = mean((batch[0].shape for batch in sent()), ready)
     print(
         f"{name:16} step {resident * 1e3:8.2f} ms   with the loader {fed * 1e3:8.2f} ms   "
         f"loader alone {alone * 1e3:8.2f} ms   fed {resident / fed:5.2f}",
@@ -102,15 +104,15 @@ def measure(name: str, module: Any, compiled: bool, options: argparse.Namespace)
     )
 
 
-def median(results: Iterator[Any]) -> float:
-    """The median time between results; the first, in which workers start, is left out."""
+def mean(results: Iterator[Any], first: int) -> float:
+    """The mean time between results after the ``first`` ones, which may have been there."""
     times = []
     begun = time.perf_counter()
     for _ in results:
         now = time.perf_counter()
         times.append(now - begun)
         begun = now
-    return statistics.median(times[1:])
+    return statistics.mean(times[first:])
 
 
 def main() -> None:

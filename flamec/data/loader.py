@@ -17,9 +17,9 @@ from flamec import gpu
 from flamec.data.collate import default_collate, default_convert
 from flamec.data.dataset import IterableDataset
 from flamec.data.fetch import Exhausted, Fetcher, seeded
-from flamec.data.pinning_ahead import PinnedAhead
 from flamec.data.sampler import BatchSampler, RandomSampler, SequentialSampler, new_seed
 from flamec.data.worker import WorkerSettings
+from flamec.data.worker_batches import WorkerBatches
 from flamec.data.workers import Workers
 from flamec.pinning import pinned
 from flamec.random import Generator
@@ -100,7 +100,7 @@ class DataLoader:
             collate_fn = default_convert if self.batch_sampler is None else default_collate
         self.collate_fn = collate_fn
         self._kept: Workers | None = None
-        self._current: _WithWorkers | None = None
+        self._current: WorkerBatches | None = None
 
     def _set_sampling(
         self, batch_size: Any, shuffle: Any, sampler: Any, batch_sampler: Any, drop_last: bool
@@ -158,32 +158,36 @@ class DataLoader:
         return len(self.sampler if self.batch_sampler is None else self.batch_sampler)
 
     def __iter__(self) -> Iterator[Any]:
-        if not self.pin_memory:
-            return self._batches()
-        if gpu.device_count():
-            batches = self._batches()
-            ahead = self.num_workers and not self._is_iterable  # whose end is not known before
-            return PinnedAhead(batches) if ahead else map(pinned, batches)
-        warnings.warn(
-            "'pin_memory' argument is set as true but no accelerator is found, then device "
-            "pinned memory won't be used.",
-            stacklevel=2,
-        )
-        return self._batches()
+        pins = self.pin_memory and bool(gpu.device_count())
+        if self.pin_memory and not pins:
+            warnings.warn(
+                "'pin_memory' argument is set as true but no accelerator is found, then device "
+                "pinned memory won't be used.",
+                stacklevel=2,
+            )
+        if self.num_workers:
+            return self._by_workers(pins)
+        batches = self._in_this_process()
+        return map(pinned, batches) if pins else batches
 
-    def _batches(self) -> Any:
-        """One pass over the batches."""
-        if self.num_workers == 0:
-            return self._in_this_process()
+    def _by_workers(self, pins: bool) -> WorkerBatches:
         if self._current is not None:
             self._current.abandon()
         workers = self._kept
         seed = new_seed(self.generator)
-        if workers is None:
+        if workers is None or workers.is_closed:
             workers = self._start(seed)
             if self.persistent_workers:
                 self._kept = workers
-        current = _WithWorkers(self, workers, seed)
+        current = WorkerBatches(
+            workers,
+            self._tasks(),
+            seed,
+            ahead=(self.prefetch_factor or 1) * self.num_workers,
+            pins=pins,
+            keeps_workers=self.persistent_workers,
+            count=self.__len__,
+        )
         if self.persistent_workers:
             self._current = current
         return current
@@ -225,111 +229,6 @@ class DataLoader:
             for number in range(self.num_workers)
         ]
         return Workers(settings, self.multiprocessing_context, self.timeout)
-
-    def _forget(self, iteration: _WithWorkers) -> None:
-        """An iteration failed: its workers are gone."""
-        if self._current is iteration:
-            self._kept = self._current = None
-
-
-class _WithWorkers:
-    """One pass over the batches that workers make, in order."""
-
-    def __init__(self, loader: DataLoader, workers: Workers, seed: int) -> None:
-        self.loader = loader
-        self.workers = workers
-        self.tasks = enumerate(loader._tasks())
-        self.is_done = False
-        self.owed: dict[int, int] = {}  # batch -> the worker that makes it, in order
-        self.active = list(range(loader.num_workers))
-        self.turn = 0
-        assert loader.prefetch_factor is not None
-        try:
-            for worker in self.active:
-                workers.send(worker, ("epoch", seed))
-            for _ in range(loader.prefetch_factor * loader.num_workers):
-                self._assign()
-        except BaseException:
-            self._fail()
-            raise
-
-    def __iter__(self) -> _WithWorkers:
-        return self
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def _assign(self) -> None:
-        """Give the next task to the next worker that still has samples."""
-        if not self.active:
-            return
-        entry = next(self.tasks, None)
-        if entry is None:
-            return
-        worker = self.active[self.turn % len(self.active)]
-        self.turn = (self.turn + 1) % len(self.active)
-        number, task = entry
-        self.owed[number] = worker
-        self.workers.send(worker, ("batch", number, task))
-
-    def __next__(self) -> Any:
-        try:
-            return self._next()
-        except StopIteration:
-            self._finish()
-            raise
-        except BaseException:
-            self._fail()
-            raise
-
-    def _next(self) -> Any:
-        while self.owed and not self.is_done:
-            number = next(iter(self.owed))
-            worker = self.owed.pop(number)
-            kind, answered, *content = self.workers.receive(worker)
-            assert answered == number, "answers come in the order of the tasks"
-            if kind == "end":
-                if worker in self.active:
-                    place = self.active.index(worker)
-                    self.active.remove(worker)
-                    self.turn -= 1 if place < self.turn else 0
-                self._assign()
-                continue
-            if kind == "error":
-                raise content[0].exception(f"DataLoader worker process {worker}")
-            self._assign()
-            return content[0]
-        raise StopIteration
-
-    def is_ready(self) -> bool:
-        """Whether the next batch has arrived."""
-        if self.is_done or not self.owed:
-            return False
-        return self.workers.has_answer(next(iter(self.owed.values())))
-
-    def _finish(self) -> None:
-        self.is_done = True
-        if not self.loader.persistent_workers:
-            self.workers.close()
-
-    def _fail(self) -> None:
-        self.is_done = True
-        self.owed.clear()
-        self.workers.close()
-        self.loader._forget(self)
-
-    def abandon(self) -> None:
-        """Another pass begins with the same workers: take what they still owe, and drop it."""
-        if self.is_done:
-            return
-        self.is_done = True
-        try:
-            for worker in self.owed.values():
-                self.workers.receive(worker)
-            self.owed.clear()
-        except BaseException:
-            self._fail()
-            raise
 
 
 def _context(given: Any) -> Any:

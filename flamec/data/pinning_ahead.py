@@ -1,68 +1,89 @@
 """Batches of workers in pinned memory, copied there while the caller computes.
 
-In: an iterator over batches that can say whether the next one has arrived. Out: the same batches,
-pinned, in order. Invariants: no batch is waited for before it is asked for, and an error of a
-batch is raised when that batch is asked for. A thread makes the copies; it ends with the batches.
+In: which worker's answer is wanted next. Out: the answers in that order, the batches in them
+pinned; an error is raised where its answer is taken. A thread waits for the workers and makes the
+copies, so that the caller only waits for what is not there yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any
 
 from flamec.pinning import pinned
 
 __all__ = ["PinnedAhead"]
 
-
-class Arriving(Protocol):
-    """An iterator over batches that are made elsewhere."""
-
-    def __next__(self) -> Any: ...
-
-    def __len__(self) -> int: ...
-
-    def is_ready(self) -> bool:
-        """Whether the next batch is there, so that taking it does not wait."""
+Receive = Callable[[int, threading.Event], Any]
+Questions = SimpleQueue["tuple[int, Future[Any]] | None"]
 
 
-class PinnedAhead(Iterator[Any]):
-    """While the caller uses one batch, the next one is copied if it has arrived."""
+class PinnedAhead:
+    """Answers that were asked for and not taken yet; ``len`` of it says how many.
 
-    def __init__(self, batches: Arriving) -> None:
-        self._batches = batches
-        self._copies: ThreadPoolExecutor | None = None
-        self._next: Future[Any] | None = None
+    ``receive(worker, ended)`` waits for a worker's answer until the event is set.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._questions: Questions = SimpleQueue()
+        self._answers: deque[Future[Any]] = deque()
+        self._ended = threading.Event()
+        self._stop = weakref.finalize(self, _stop, self._ended, self._questions)
+        self._thread = threading.Thread(
+            target=_answer_all,
+            args=(receive, self._ended, self._questions),
+            name="flamec pinning",
+            daemon=True,
+        )
+        self._thread.start()
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self._answers)
 
-    def __next__(self) -> Any:
-        ahead, self._next = self._next, None
-        try:
-            batch = pinned(next(self._batches)) if ahead is None else ahead.result()
-        except BaseException:
-            self._end()
-            raise
-        self._look_ahead()
-        return batch
+    def ask(self, worker: int) -> None:
+        """Let the next answer of a worker be taken and pinned after those asked for before."""
+        answer: Future[Any] = Future()
+        self._answers.append(answer)
+        self._questions.put((worker, answer))
 
-    def _look_ahead(self) -> None:
-        if not self._batches.is_ready():
-            return
-        try:
-            batch = next(self._batches)
-        except Exception as error:  # of a batch that nobody has asked for yet
-            self._next = Future()
-            self._next.set_exception(error)
-            return
-        if self._copies is None:
-            self._copies = ThreadPoolExecutor(1, thread_name_prefix="flamec pinning")
-        self._next = self._copies.submit(pinned, batch)
+    def take(self, timeout: float | None) -> Any:
+        """The first answer that was not taken; TimeoutError if it takes longer than seconds."""
+        return self._answers.popleft().result(timeout)
 
-    def _end(self) -> None:
-        """Let the thread end: processes that are forked later must not find it."""
-        copies, self._copies = self._copies, None
-        if copies is not None:
-            copies.shutdown()
+    def stop(self) -> None:
+        """Let the thread end without what it waits for."""
+        self._stop()
+
+    def join(self) -> None:
+        """Wait for the thread's end: processes that are forked later must not find it."""
+        self._thread.join()
+
+
+def _stop(ended: threading.Event, questions: Questions) -> None:
+    ended.set()
+    questions.put(None)
+
+
+def _answer_all(receive: Receive, ended: threading.Event, questions: Questions) -> None:
+    while _answer_one(receive, ended, questions):
+        pass
+
+
+def _answer_one(receive: Receive, ended: threading.Event, questions: Questions) -> bool:
+    question = questions.get()
+    if question is None:
+        return False
+    worker, answer = question
+    try:
+        kind, *content = receive(worker, ended)
+        if kind == "data":
+            content[1] = pinned(content[1])
+        answer.set_result((kind, *content))
+    except BaseException as error:  # raised where the answer is taken
+        answer.set_exception(error)
+    return True

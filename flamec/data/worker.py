@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from flamec.data.fetch import Exhausted, Fetcher, seed_all, seed_of
-from flamec.data.transport import receive, send
+from flamec.data.transport import Channel
 
 __all__ = ["WorkerError", "WorkerInfo", "WorkerSettings", "get_worker_info", "run_worker"]
 
@@ -100,8 +100,9 @@ def run_worker(
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the loader, which ends its workers
     _info = WorkerInfo(settings.id, settings.num_workers, settings.seed, settings.dataset)
+    channel = Channel(connection)
     messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(connection, messages), daemon=True).start()
+    threading.Thread(target=_listen, args=(channel, messages), daemon=True).start()
     failure: WorkerError | None = None
     try:
         seed_all(settings.seed)
@@ -110,22 +111,22 @@ def run_worker(
     except Exception as error:
         failure = WorkerError.of(error)
     try:
-        _serve(connection, messages, settings, failure)
+        _serve(channel, messages, settings, failure)
     except (BrokenPipeError, ConnectionResetError):  # the loader is gone
         os._exit(0)
 
 
-def _listen(connection: Connection, messages: queue.SimpleQueue[Any]) -> None:
+def _listen(channel: Channel, messages: queue.SimpleQueue[Any]) -> None:
     """Take messages off the socket at once, so that the loader never waits for a busy worker."""
     try:
         while True:
-            messages.put(receive(connection))
+            messages.put(channel.receive())
     except (EOFError, OSError):
         os._exit(0)
 
 
 def _serve(
-    connection: Connection,
+    channel: Channel,
     messages: queue.SimpleQueue[Any],
     settings: WorkerSettings,
     failure: WorkerError | None,
@@ -156,8 +157,8 @@ def _serve(
         except Exception as error:
             answer = ("error", number, WorkerError.of(error))
         try:
-            send(connection, answer)
+            channel.send(answer)
         except (BrokenPipeError, ConnectionResetError):
             raise
         except Exception as error:  # what cannot be pickled
-            send(connection, ("error", number, WorkerError.of(error)))
+            channel.send(("error", number, WorkerError.of(error)))

@@ -6,16 +6,18 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 import weakref
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from flamec.data.transport import receive, send
+from flamec.data.transport import Channel
 from flamec.data.worker import WorkerSettings, run_worker
 
 __all__ = ["Workers"]
 
+INTERVAL = 0.1  # seconds after which a thread that waits sees that it is to end
 PATIENCE = 5.0  # seconds for a worker to end after its connection was closed
 
 _open_ends: weakref.WeakSet[Connection] = weakref.WeakSet()  # this process's, of all loaders
@@ -26,6 +28,8 @@ class Workers:
 
     def __init__(self, settings: list[WorkerSettings], context: Any, timeout: float) -> None:
         self.timeout = timeout
+        self.count = len(settings)
+        self._channels: list[Channel] = []
         self.connections: list[Connection] = []
         self.processes: list[Any] = []
         self._stop = weakref.finalize(self, _stop, os.getpid(), self.connections, self.processes)
@@ -41,6 +45,7 @@ class Workers:
                 name=f"flamec data worker {each.id}",
             )
             self.connections.append(mine)
+            self._channels.append(Channel(mine))
             self.processes.append(process)
             try:
                 process.start()
@@ -54,27 +59,47 @@ class Workers:
     def send(self, worker: int, message: tuple[Any, ...]) -> None:
         """Send a message to a worker. That it is dead is said where its answer is awaited."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            send(self.connections[worker], message)
+            self._channels[worker].send(message)
 
     def receive(self, worker: int) -> Any:
         """The next answer of a worker; RuntimeError if it died or took longer than ``timeout``."""
-        connection, process = self.connections[worker], self.processes[worker]
-        ready = wait([connection, process.sentinel], self.timeout or None)
-        if not ready:
-            raise RuntimeError(
-                f"DataLoader timed out after {self.timeout} seconds: worker {worker} (pid "
-                f"{process.pid}) gave no batch"
-            )
+        if not self._wait(worker, self.timeout or None):
+            raise self.too_slow(worker)
+        return self._received_from(worker)
+
+    def wait_for(self, worker: int, ended: threading.Event) -> Any:
+        """The next answer of a worker, for another thread; RuntimeError if it died.
+
+        InterruptedError when the event is set before there is an answer.
+        """
+        while not self._wait(worker, INTERVAL):
+            if ended.is_set():
+                raise InterruptedError
+        return self._received_from(worker)
+
+    def _wait(self, worker: int, timeout: float | None) -> bool:
+        """Whether there is an answer, or the worker is dead, within so many seconds."""
+        return bool(wait([self.connections[worker], self.processes[worker].sentinel], timeout))
+
+    def _received_from(self, worker: int) -> Any:
+        connection = self.connections[worker]
         try:
-            if connection in ready or connection.poll():
-                return receive(connection)
+            if connection.poll():
+                return self._channels[worker].receive()
         except (EOFError, ConnectionResetError):
             pass
         self._raise_death(worker)
 
-    def has_answer(self, worker: int) -> bool:
-        """Whether ``receive`` would not wait: there is an answer, or the worker is dead."""
-        return bool(self.connections[worker].poll())
+    def too_slow(self, worker: int) -> RuntimeError:
+        """The error of a worker that gave nothing for ``timeout`` seconds."""
+        return RuntimeError(
+            f"DataLoader timed out after {self.timeout} seconds: worker {worker} (pid "
+            f"{self.processes[worker].pid}) gave no batch"
+        )
+
+    @property
+    def is_closed(self) -> bool:
+        return not self._stop.alive
 
     def _raise_death(self, worker: int) -> Any:
         process = self.processes[worker]

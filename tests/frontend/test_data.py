@@ -414,7 +414,9 @@ def test_nothing_grows_over_10_epochs(persistent: bool) -> None:
         held.append(_held())
     segments = {name for name in os.listdir("/dev/shm") if "flamec" in name}  # noqa: PTH208
     assert not segments
-    assert held[9][1:] == held[1][1:] and held[9][2] == 0
+    most = 2 * 4 if persistent else 0  # files that workers fill again
+    assert held[9][2] <= most
+    assert held[9][1] - held[9][2] == held[1][1] - held[1][2]
     assert held[9][0] - held[1][0] < 50, [h[0] for h in held]
 
 

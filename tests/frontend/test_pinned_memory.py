@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections import namedtuple
+from concurrent.futures import wait
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import flamec
 from flamec import gpu as gpus
 from flamec.autograd.saved_tensors import save_on_cpu
-from flamec.data import DataLoader, TensorDataset
+from flamec.data import DataLoader, IterableDataset, TensorDataset, get_worker_info
 
 Pair = namedtuple("Pair", "x y")
 
@@ -137,8 +138,8 @@ def test_batches_are_pinned(gpu: Any) -> None:
 class Counted:
     """Samples 0, 1, ...; ``fails_at`` raises, ``dies_at`` ends the process."""
 
-    def __init__(self, fails_at: int = -1, dies_at: int = -1) -> None:
-        self.fails_at, self.dies_at = fails_at, dies_at
+    def __init__(self, fails_at: int = -1, dies_at: int = -1, sleeps_at: int = -1) -> None:
+        self.fails_at, self.dies_at, self.sleeps_at = fails_at, dies_at, sleeps_at
 
     def __len__(self) -> int:
         return 8
@@ -148,13 +149,9 @@ class Counted:
             raise ValueError("no such sample")
         if index == self.dies_at:
             os._exit(7)
+        if index == self.sleeps_at:
+            time.sleep(60)
         return flamec.full((4,), float(index))
-
-
-def _arrived(batches: Any) -> None:
-    """Wait until the next batch has arrived."""
-    while not batches._batches.is_ready():
-        time.sleep(0.01)
 
 
 def test_the_next_batch_is_copied_while_one_is_used(gpu: Any) -> None:
@@ -165,12 +162,10 @@ def test_the_next_batch_is_copied_while_one_is_used(gpu: Any) -> None:
         assert len(batches) == 4
         found = []
         for count in range(4):
-            if count == 1:
-                _arrived(batches)
             found.append(next(batches))
-            if count == 1:
-                assert batches._next is not None  # the third, on the way
-                assert batches._next.result()[0].is_pinned()
+            if count == 0:
+                second, third = batches._pinned._answers  # on the way, unasked for
+                assert second.result()[2][0].is_pinned() and third.result()[2][0].is_pinned()
         assert [int(b[0, 0]) for b in found] == [0, 2, 4, 6]
         assert all(b.is_pinned() for b in found)
         for _ in range(2):
@@ -191,10 +186,32 @@ def test_an_error_ahead_is_raised_where_its_batch_is_asked_for(
 ) -> None:
     batches: Any = iter(DataLoader(Counted(**options), 2, pin_memory=True, num_workers=1))
     assert int(next(batches)[0, 0]) == 0
-    _arrived(batches) if batches._next is None else batches._next.result()
+    assert not wait(batches._pinned._answers, 60).not_done  # the third has come to nothing
     assert int(next(batches)[0, 0]) == 2
     with pytest.raises(error, match=message):
         next(batches)
+
+
+def test_a_worker_that_is_too_slow(gpu: Any) -> None:
+    loader = DataLoader(Counted(sleeps_at=2), 2, pin_memory=True, num_workers=1, timeout=0.5)
+    threads = threading.active_count()
+    batches = iter(loader)
+    assert int(next(batches)[0, 0]) == 0
+    with pytest.raises(RuntimeError, match="timed out after"):
+        next(batches)
+    assert threading.active_count() == threads
+
+
+def test_the_end_of_a_dataset_of_unknown_length(gpu: Any) -> None:
+    class Endless(IterableDataset):
+        def __iter__(self) -> Any:
+            info = get_worker_info()
+            assert info is not None
+            return iter([np.full(3, 10 * info.id + i) for i in range(2 + 3 * info.id)])
+
+    found = list(DataLoader(Endless(), 2, pin_memory=True, num_workers=2))
+    assert all(b.is_pinned() for b in found)
+    assert [b[:, 0].tolist() for b in found] == [[0, 1], [10, 11], [12, 13], [14]]
 
 
 def test_an_iteration_that_is_given_up(gpu: Any) -> None:
