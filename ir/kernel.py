@@ -326,7 +326,11 @@ class RowProgram:
         return [s for s in self.statements() if isinstance(s, Keep)]
 
 
-SIZE_BORDERS = (16, 512)  # between small, middling and large sizes
+SIZE_BORDERS = (
+    16,
+    32,
+    512,
+)  # between sizes of less than a vector, a block, middling and large ones
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,33 +14,46 @@ from flamec.ir.kernel import Fold
 from flamec.ir.op import lookup
 
 
+@dataclass(frozen=True)
+class Positions:
+    """How a fold of positions keeps them: their lane type, and whether each lane of the accumulator
+    is known to have an element."""
+
+    lane: str = "i64"
+    full: bool = False
+
+
 def is_compensated(fold: Fold) -> bool:
     """Whether partial results of this fold are joined without loss."""
     return lookup(fold.op).compensated and fold.lane in ("f32", "f64")
 
 
-def accumulator(fold: Fold, name: str, exact: bool = False) -> list[str]:
+def accumulator(
+    fold: Fold, name: str, exact: bool = False, positions: Positions = Positions()
+) -> list[str]:
     """Definitions of an accumulator; ``exact``: with what is lost, if the fold is compensated."""
     lines = [f"v_{fold.lane} {name} = {identity(fold.op, fold.lane)};"]
     if fold.position:
-        lines.append(f"v_i64 {name}_at = vsplat_i64(-1);")
+        lines.append(f"v_{positions.lane} {name}_at = vsplat_{positions.lane}(-1);")
     if exact and is_compensated(fold):
         lines.append(f"v_{fold.lane} {name}_lost = vsplat_{fold.lane}(0);")
     return lines
 
 
-def join(fold: Fold, total: str, operand: str, lost: str = "") -> list[str]:
+def join(
+    fold: Fold, total: str, operand: str, lost: str = "", positions: Positions = Positions()
+) -> list[str]:
     """Join one more partial result into an exact accumulator; ``lost``: of that result."""
     if not is_compensated(fold):
-        return accumulate(fold, total, operand, f"{operand}_at", "")
+        return accumulate(fold, total, operand, f"{operand}_at", "", positions)
     lines = [f"vadd_exactly_{fold.lane}(&{total}, &{total}_lost, {operand});"]
     return [*lines, f"{total}_lost += {lost};"] if lost else lines
 
 
-def join_lanes(fold: Fold, total: str) -> list[str]:
+def join_lanes(fold: Fold, total: str, positions: Positions = Positions()) -> list[str]:
     """Fold an exact accumulator over its lanes; all lanes then hold the result."""
     if not is_compensated(fold):
-        return fold_lanes(fold, total)
+        return fold_lanes(fold, total, positions)
     lane = fold.lane
     return [
         "#pragma GCC unroll 4",
@@ -56,7 +69,14 @@ def settled(fold: Fold, total: str) -> str:
     return f"vsettled_{fold.lane}({total}, {total}_lost)" if is_compensated(fold) else total
 
 
-def accumulate(fold: Fold, accumulator: str, operand: str, position: str, mask: str) -> list[str]:
+def accumulate(
+    fold: Fold,
+    accumulator: str,
+    operand: str,
+    position: str,
+    mask: str,
+    positions: Positions = Positions(),
+) -> list[str]:
     """Join one more vector into an accumulator; ``mask`` (or "") selects the lanes that count."""
     joined = combine(fold.op, fold.lane, operand, accumulator)
     if not fold.position:
@@ -65,13 +85,14 @@ def accumulate(fold: Fold, accumulator: str, operand: str, position: str, mask: 
             joined = f"vsel_{fold.lane}({mask}, {joined}, {accumulator})"
         return [f"{accumulator} = {joined};"]
     index = _index_of(accumulator)
-    better = f"({joined} | vlt_i64({index}, vsplat_i64(0)))"
+    at = positions.lane
+    better = joined if positions.full else f"({joined} | vlt_{at}({index}, vsplat_{at}(0)))"
     if mask:
         better = f"({better} & {mask})"
     return [
         f"{{ const v_b better = {better};",
         f"  {accumulator} = vsel_{fold.lane}(better, {operand}, {accumulator});",
-        f"  {index} = vsel_i64(better, {position}, {index}); }}",
+        f"  {index} = vsel_{at}(better, {position}, {index}); }}",
     ]
 
 
@@ -81,9 +102,14 @@ def _index_of(accumulator: str) -> str:
     return f"{name}_at{bracket}{rest}"
 
 
-def fold_lanes(fold: Fold, accumulator: str) -> list[str]:
+def begin(fold: Fold, accumulator: str, operand: str, position: str) -> list[str]:
+    """The first vector of a fold of positions: an element for each lane."""
+    return [f"{accumulator} = {operand};", f"{_index_of(accumulator)} = {position};"]
+
+
+def fold_lanes(fold: Fold, accumulator: str, positions: Positions = Positions()) -> list[str]:
     """Fold an accumulator over its lanes; all lanes then hold the result."""
-    lane = fold.lane
+    lane, at = fold.lane, positions.lane
     turn = "for (int k = FLAMEC_LANES / 2; k; k /= 2)"
     if not fold.position:
         joined = combine(fold.op, lane, accumulator, f"vturn_{lane}({accumulator}, k)")
@@ -91,16 +117,19 @@ def fold_lanes(fold: Fold, accumulator: str) -> list[str]:
     index = _index_of(accumulator)
     wins = combine(fold.op, lane, "other", accumulator)
     loses = combine(fold.op, lane, accumulator, "other")
+    better = f"{wins} | earlier"
+    if not positions.full:
+        nothing = f"vlt_{at}({index}, vsplat_{at}(0))"
+        better = f"vge_{at}(at, vsplat_{at}(0)) & ({nothing} | {better})"
     return [
         "#pragma GCC unroll 4",
         f"{turn} {{",
         f"    const v_{lane} other = vturn_{lane}({accumulator}, k);",
-        f"    const v_i64 at = vturn_i64({index}, k);",
-        f"    const v_b earlier = ~{loses} & vlt_i64(at, {index});",
-        "    const v_b better = vge_i64(at, vsplat_i64(0)) &",
-        f"                       (vlt_i64({index}, vsplat_i64(0)) | {wins} | earlier);",
+        f"    const v_{at} at = vturn_{at}({index}, k);",
+        f"    const v_b earlier = ~{loses} & vlt_{at}(at, {index});",
+        f"    const v_b better = {better};",
         f"    {accumulator} = vsel_{lane}(better, other, {accumulator});",
-        f"    {index} = vsel_i64(better, at, {index});",
+        f"    {index} = vsel_{at}(better, at, {index});",
         "}",
     ]
 

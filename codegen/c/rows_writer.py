@@ -10,13 +10,15 @@ up in stretches. Invariant: a row gets the bits that a program for rows of its l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flamec.codegen.c.fold_text import (
     PassText,
+    Positions,
     accumulate,
     accumulator,
+    begin,
     can_unroll,
     fold_lanes,
     is_compensated,
@@ -31,9 +33,10 @@ from flamec.codegen.c.statements import VectorAxis
 from flamec.codegen.c.text import combine, dim, factor, identity
 from flamec.codegen.lower.lanes import spill_type
 from flamec.codegen.schedule import GRAIN, LARGEST_UNROLLED_BODY, UNROLLED_LENGTH
-from flamec.ir.kernel import Contraction, Fold, Keep, Pass, Store
+from flamec.ir.kernel import Contraction, Fold, Keep, Pass, Position, Statement, Store, operands_of
 
 ADDITIONS = 8  # of floats one after the other, before their sum is joined with others exactly
+NARROW = 1 << 31  # elements of rows from which a position is a 64-bit number
 STRIP = 256  # elements of each row that one job of a scatter adds
 
 
@@ -42,13 +45,16 @@ class RowForm:
     """Rows that have the same loops.
 
     ``condition``: C text of whether rows have this form and not one before, "" for all that are
-    left; ``vectors``: how many whole ones a row has, -1 if that is not known; ``long``: whether
-    folds have several accumulators, and sums are joined stretch by stretch.
+    left; ``vectors``: how many whole ones a row has, -1 if that is not known; ``whole``: whether it
+    has at least one; ``long``: whether folds have several accumulators, and sums are joined stretch
+    by stretch; ``narrow``: whether a position in the row is a 32-bit number.
     """
 
     condition: str = ""
     vectors: int = -1
+    whole: bool = True
     long: bool = True
+    narrow: bool = False
 
 
 class RowsWriter(ProgramWriter):
@@ -158,15 +164,22 @@ class RowsWriter(ProgramWriter):
     # forms of rows -------------------------------------------------------------------
     def _forms(self) -> list[RowForm]:
         """The forms that rows may have; more than one where their length is not known."""
-        folds = any(self.program.folds("row", "all", "column"))
-        if isinstance(self.last, int) or self.flat or self.scatter or not folds:
-            return [RowForm()]
-        size = dim(self.last)
-        forms = [RowForm(f"{size} < FLAMEC_LANES", vectors=0, long=False)]
+        if isinstance(self.last, int) or self.flat or self.scatter:
+            whole = isinstance(self.last, int) and self.last >= LANES_AT_MOST
+            narrow = isinstance(self.inner_size, int) and self.inner_size < NARROW
+            return [RowForm(whole=whole, narrow=narrow)]
+        size, narrow = dim(self.last), len(self.inner) == 1
+        shortest = RowForm(f"{size} < FLAMEC_LANES", 0, whole=False, long=False, narrow=narrow)
+        if not any(self.program.folds("row", "all", "column")):
+            small = sum(len(b.element) for b in self.program.passes) <= LARGEST_UNROLLED_BODY
+            return [*([shortest] if small else []), RowForm(whole=small, long=False)]
+        forms = [shortest]
         if len(self.program.passes) > 1:  # that find what they read again in registers
-            forms.append(RowForm(f"{size} < 2 * FLAMEC_LANES", vectors=1, long=False))
+            forms.append(RowForm(f"{size} < 2 * FLAMEC_LANES", 1, long=False, narrow=narrow))
         if any(self._unroll(b) > 1 or _adds(b) for b in self.program.passes):
-            forms.append(RowForm(f"{size} < {UNROLLED_LENGTH}", long=False))
+            forms.append(RowForm(f"{size} < {UNROLLED_LENGTH}", long=False, narrow=narrow))
+        if narrow and any(_narrow_positions(b) for b in self.program.passes):
+            forms.append(RowForm(f"{size} < {NARROW}", narrow=True))
         return [*forms, RowForm()]
 
     def _written_forms(self, lane_loop: str) -> Iterator[dict[str, Any]]:
@@ -188,14 +201,21 @@ class RowsWriter(ProgramWriter):
         row = self._row_text(block)
         self.writer.hoisted = []
         single = self._element_text(block, None, 0) if not lane_loop else []
+        unroll = self._unroll(block) if form.long else 1
+        stretch = self._stretch(block, unroll) if form.long else 0
+        if form.narrow:
+            block = _with_narrow_positions(block)
+        begun = form.whole and not stretch and len(self.inner) == 1
+        self.positions = Positions("i32" if _folds_narrow(block) else "i64", begun)
+        first: list[str] = []
+        if begun and any(f.position for f in _folds(block)):
+            first = self._element_text(block, VectorAxis(lane_loop), 0, first=True)
         full = self._element_text(block, VectorAxis(lane_loop), 0)
         tail = self._element_text(block, VectorAxis(lane_loop, "n"), 0)
-        unroll = self._unroll(block) if form.long else 1
         unrolled = [
             "\n".join(self._element_text(block, VectorAxis(lane_loop), u)) for u in range(unroll)
         ]
         text = PassText([*self.writer.hoisted])
-        stretch = self._stretch(block, unroll) if form.long else 0
         whole = ""
         if stretch and not self.flat and not isinstance(self.last, int):
             whole = f"{dim(self.last)} <= {2 * stretch}"
@@ -211,6 +231,7 @@ class RowsWriter(ProgramWriter):
             "stretch_end": "\n".join(text.stretch_end),
             "unrolled": unrolled if unroll > 1 else [],
             "single": "\n".join(single),
+            "first": "\n".join(first),
             "full": "\n".join(full),
             "tail": "\n".join(tail),
         }
@@ -241,7 +262,10 @@ class RowsWriter(ProgramWriter):
                 self.writer.scalars.add(s.name)
         return lines
 
-    def _element_text(self, block: Pass, axis: VectorAxis | None, copy: int) -> list[str]:
+    def _element_text(
+        self, block: Pass, axis: VectorAxis | None, copy: int, first: bool = False
+    ) -> list[str]:
+        """``first``: of a vector with which folds of positions begin."""
         lines = []
         for s in block.element:
             if not isinstance(s, Fold):
@@ -252,7 +276,11 @@ class RowsWriter(ProgramWriter):
                 lines += self._column_fold(s, axis)
                 continue
             mask = "" if axis.is_full else "flamec_first(n)"
-            lines += accumulate(s, f"acc_{s.name}{_suffix(copy)}", s.operand, s.position, mask)
+            name = f"acc_{s.name}{_suffix(copy)}"
+            if first and s.position:
+                lines += begin(s, name, s.operand, s.position)
+            else:
+                lines += accumulate(s, name, s.operand, s.position, mask, self.positions)
         return lines
 
     def _fold_text(
@@ -263,37 +291,39 @@ class RowsWriter(ProgramWriter):
         ``whole``: C text of whether the row turns out to be one stretch, "" where it is known.
         """
         names = [f"acc_{fold.name}{_suffix(u)}" for u in range(unroll)]
-        begin = text.stretch_begin if stretches else text.before
+        start = text.stretch_begin if stretches else text.before
         end = text.stretch_end if stretches else text.behind
         for name in names:
-            begin += accumulator(fold, name)
+            start += accumulator(fold, name, positions=self.positions)
         while len(names) > 1:  # by pairs
             half = (len(names) + 1) // 2
             for name, other in zip(names, names[half:], strict=False):
-                end += accumulate(fold, name, other, f"{other}_at", "")
+                end += accumulate(fold, name, other, f"{other}_at", "", self.positions)
             names = names[:half]
         total = names[0]
         if stretches:
             total = f"sum_{fold.name}"
-            text.before += accumulator(fold, total, exact=True)
-            end += join(fold, total, names[0])
+            text.before += accumulator(fold, total, True, self.positions)
+            end += join(fold, total, names[0], positions=self.positions)
         if fold.scope == "all":
             lost = f"{total}_lost" if stretches else ""
             text.behind += join(fold, f"all_{fold.name}", total, lost)
             return
         if not stretches:
-            text.behind += fold_lanes(fold, total)
+            text.behind += fold_lanes(fold, total, self.positions)
         elif whole and is_compensated(fold):  # nothing was lost
             many = [*join_lanes(fold, total), f"{total} = {settled(fold, total)};"]
             text.behind += [f"if ({whole}) {{", *fold_lanes(fold, total), "} else {", *many, "}"]
         else:
-            text.behind += join_lanes(fold, total)
+            text.behind += join_lanes(fold, total, self.positions)
             total = settled(fold, total)
         self._row_result(fold, total, text)
 
     def _row_result(self, fold: Fold, total: str, text: PassText) -> None:
         lane = "i64" if fold.position else fold.lane
         result = f"{total}_at" if fold.position else total
+        if fold.position and self.positions.lane != lane:
+            result = f"FLAMEC_CONVERT({result}, {lane})"
         text.behind.append(f"const v_{lane} {fold.name} = {result};")
         self.writer.scalars.add(fold.name)
 
@@ -340,6 +370,36 @@ def _suffix(copy: int) -> str:
 
 def _folds(block: Pass) -> list[Fold]:
     return [s for s in block.element if isinstance(s, Fold)]
+
+
+def _narrow_positions(block: Pass) -> set[str]:
+    """The positions that nothing but folds read."""
+    positions = {s.name for s in block.element if isinstance(s, Position)}
+    folded = {f.position for f in _folds(block)} & positions
+    read = {name for s in (*block.row, *block.element) for name in _operands(s)}
+    return folded - read
+
+
+def _operands(s: Statement) -> tuple[str, ...]:
+    return (s.operand,) if isinstance(s, (Fold, Keep)) else operands_of(s)
+
+
+def _with_narrow_positions(block: Pass) -> Pass:
+    """A pass whose positions are 32-bit numbers, where all of its folds' can be."""
+    names = _narrow_positions(block)
+    if any(f.position and f.position not in names for f in _folds(block)):
+        return block
+    element = tuple(
+        replace(s, lane="i32") if isinstance(s, Position) and s.name in names else s
+        for s in block.element
+    )
+    return replace(block, element=element)
+
+
+def _folds_narrow(block: Pass) -> bool:
+    """Whether positions are folded that are 32-bit numbers."""
+    narrow = {s.name for s in block.element if isinstance(s, Position) and s.lane == "i32"}
+    return any(f.position in narrow for f in _folds(block))
 
 
 def _adds(block: Pass) -> bool:

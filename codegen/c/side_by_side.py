@@ -92,7 +92,7 @@ class SideBySideWriter(ProgramWriter):
     def _fold(self, s: Fold, before: list[str], declarations: list[str]) -> list[str]:
         """Text that joins one more element; the accumulators are set up ``before``."""
         accumulator = f"acc_{s.name}"
-        start = f"for (int q = 0; q < {self.schedule.width} / FLAMEC_LANES; q++)"
+        start = "for (int64_t q = 0; q * FLAMEC_LANES < high - low; q++)"
         declarations.append(self._array(s.lane, accumulator))
         before.append(f"{start} {accumulator}[q] = {identity(s.op, s.lane)};")
         result = accumulator

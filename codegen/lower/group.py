@@ -22,7 +22,7 @@ from flamec.codegen.lower.repetition import RepeatedParts, group_signature, move
 from flamec.codegen.lower.reuse_outputs import reuse_outputs
 from flamec.codegen.lower.row_program import ProgramBuilder
 from flamec.codegen.lower.sorting import lower_sort
-from flamec.codegen.lower.versions import with_versions
+from flamec.codegen.lower.versions import nest_in_c, with_versions
 from flamec.ir.graph import Value
 from flamec.ir.group_analysis import analyze
 from flamec.ir.kernel import Kernel, Part, Statement, Store
@@ -184,6 +184,8 @@ class GroupLowering:
         read = (context.root(v) for task in tasks for v in task.operands) if scalars else ()
         space = analyze(tasks, context, frozenset(v for v in read if v in scalars))
         nest = choose_nest(space, stored)
+        if self.versions and alone:
+            nest = nest_in_c(space, stored, nest)
         builder = ProgramBuilder(space, nest, stored, kernel)
         for task in space.tasks:
             if task.node is not None and task.node.op.kind is OpKind.CONTRACTION:

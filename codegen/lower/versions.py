@@ -22,11 +22,12 @@ from flamec.ir.loop_nest import LoopNest, Scope, choose_nest, extent, nest_cost
 from flamec.ir.op import OpKind
 from flamec.ir.shape import symbols_of
 
-TYPICAL = (4, 64, 4096)  # of the classes between the borders
+TYPICAL = (4, 24, 64, 4096)  # of the classes between the borders
 GAIN = 1.25  # by which a version is estimated to be faster
 LANES = 8  # a row's lanes are folded at its end
 POSITIONS = 128  # the same where positions are folded, too
 WAIT = 32  # a row shorter than a vector is added to memory that the row before has just written
+ENDS = 3  # elements' worth, for each result of a fold over rows: its parts are cleared and added up
 MOST_SYMBOLS = 3  # for which all combinations of classes are looked at
 _SAME_LOOPS = (OpKind.CONTRACTION, OpKind.SCAN, OpKind.SCATTER)  # whatever the sizes
 _ENDS = (Scope.ALL, Scope.ROWS, Scope.COLUMN)  # folds that something outside of the loops ends
@@ -46,8 +47,7 @@ def with_versions(
     ``build`` lowers the same tasks with other loops into the same kernel.
     """
     symbols = sorted({s for axis in space.all_axes() for s in symbols_of(axis.size)})
-    kinds = {task.kind for task in space.tasks}
-    if not 1 <= len(symbols) <= MOST_SYMBOLS or part.results or kinds & {*_SAME_LOOPS}:
+    if not 1 <= len(symbols) <= MOST_SYMBOLS or part.results or not _has_versions(space):
         return part
     built = {_loops(general): part}
     versions: dict[Hashable, Part] = {(_loops(general), propose(part.program)): part}
@@ -67,6 +67,19 @@ def with_versions(
     if not others:
         return part
     return replace(part, versions=others, symbols=tuple(symbols), chosen=tuple(numbers))
+
+
+def nest_in_c(space: GroupSpace, stored: set[Value], general: LoopNest) -> LoopNest:
+    """The loops of a group of fixed sizes whose loops would otherwise be ``general``."""
+    if any(symbols_of(axis.size) for axis in space.all_axes()) or not _has_versions(space):
+        return general
+    if any(scope in _ENDS[:2] for scope in general.scope.values()):
+        return general
+    return _faster(space, stored, general)
+
+
+def _has_versions(space: GroupSpace) -> bool:
+    return not {task.kind for task in space.tasks} & {*_SAME_LOOPS}
 
 
 def _faster(space: GroupSpace, stored: set[Value], general: LoopNest) -> LoopNest:
@@ -90,8 +103,10 @@ def cost_in_c(space: GroupSpace, stored: set[Value], nest: LoopNest) -> float:
         if scope is Scope.ROW:
             assert task.node is not None
             cost += extent(nest.rows) * (LANES if task.node.op.associative else POSITIONS)
-        elif scope is Scope.COLUMN and extent(nest.inner) < SIZE_BORDERS[0]:
-            cost += extent(nest.rows) * WAIT
+        elif scope is Scope.COLUMN:
+            cost += extent(nest.inner) * ENDS
+            if extent(nest.inner) < SIZE_BORDERS[0]:
+                cost += extent(nest.rows) * WAIT
     return cost
 
 

@@ -181,6 +181,95 @@ FLAMEC_INLINE void flamec_store_second_f32(void *p, v_f32 x, int64_t n) {
 FLAMEC_STORE_SECOND(f32)
 #endif
 
+/* Some times a stride, as the compiler cannot know (the empty assembler text hides it): otherwise it would
+ * keep an address for each lane of a strided load or store, and save and restore them. */
+FLAMEC_INLINE int64_t flamec_hidden(int64_t stride, int64_t times) {
+    int64_t distance = stride * times;
+    if (!__builtin_constant_p(stride)) __asm__("" : "+r"(distance));
+    return distance;
+}
+
+/* The lanes of a strided load of the first n stay in registers, four by four (put together in memory, a
+ * vector has to wait for all of them): FLAMEC_JOIN(t, four) is the vector of four(t, 0), four(t, 1) and so
+ * on. Of the last four lanes, only the places that there are are read or written: what a load finds
+ * twice is masked, and what a store puts down first is overwritten by what belongs there. */
+#ifndef FLAMEC_SHUFFLES
+#define FLAMEC_JOIN(t, four)                                                               \
+    union { four_##t fours[FLAMEC_LANES / 4]; v_##t whole; } r;                            \
+    for (int i = 0; i < FLAMEC_LANES / 4; i++) r.fours[i] = four(t, i);                    \
+    return r.whole;
+#elif FLAMEC_LANES == 16
+#define FLAMEC_JOIN(t, four)                                                               \
+    const four_##t a = four(t, 0), b = four(t, 1), c = four(t, 2), d = four(t, 3);         \
+    return __builtin_shufflevector(                                                        \
+        __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7),                             \
+        __builtin_shufflevector(c, d, 0, 1, 2, 3, 4, 5, 6, 7), FLAMEC_COUNT);
+#elif FLAMEC_LANES == 8
+#define FLAMEC_JOIN(t, four) return __builtin_shufflevector(four(t, 0), four(t, 1), FLAMEC_COUNT);
+#else
+#define FLAMEC_JOIN(t, four) return four(t, 0);
+#endif
+#define FLAMEC_FIRST_FOUR(t, i) flamec_load_four_##t(from + (i) * four, stride, n - 4 * (i))
+#define FLAMEC_STRIDED(t, bits)                                                            \
+    typedef c_##t four_##t __attribute__((vector_size(4 * sizeof(c_##t))));                \
+    FLAMEC_INLINE four_##t flamec_load_four_##t(const c_##t *p, int64_t stride, int64_t n) { \
+        if (n <= 0) return (four_##t){0};                                                  \
+        return (four_##t){p[0], p[flamec_hidden(stride, n > 1)],                           \
+                          p[flamec_hidden(stride, n > 2 ? 2 : 0)],                         \
+                          p[flamec_hidden(stride, n > 3 ? 3 : 0)]};                        \
+    }                                                                                      \
+    FLAMEC_INLINE v_##t flamec_load_fours_##t(const void *p, int64_t stride, int64_t n) {  \
+        const c_##t *from = p;                                                             \
+        const int64_t four = flamec_hidden(stride, 4);                                     \
+        FLAMEC_JOIN(t, FLAMEC_FIRST_FOUR)                                                  \
+    }                                                                                      \
+    FLAMEC_INLINE v_##t flamec_load_first_##t(const void *p, int64_t stride, int64_t n) {  \
+        const v_##bits there = FLAMEC_CONVERT((v_i32){FLAMEC_COUNT} < (int32_t)n, bits);   \
+        return (v_##t)((v_##bits)flamec_load_fours_##t(p, stride, n) & there);             \
+    }                                                                                      \
+    FLAMEC_INLINE v_##t flamec_load_strided_##t(const void *p, int64_t stride) {           \
+        parts_##t r;                                                                       \
+        const c_##t *from = p;                                                             \
+        const int64_t two = flamec_hidden(stride, 2), three = flamec_hidden(stride, 3);    \
+        for (int i = 0; i < FLAMEC_LANES; i += 4, from += flamec_hidden(stride, 4)) {      \
+            r.lane[i] = from[0];                                                           \
+            r.lane[i + 1] = from[stride];                                                  \
+            r.lane[i + 2] = from[two];                                                     \
+            r.lane[i + 3] = from[three];                                                   \
+        }                                                                                  \
+        return r.whole;                                                                    \
+    }                                                                                      \
+    FLAMEC_INLINE void flamec_store_strided_##t(void *p, int64_t stride, v_##t x) {        \
+        parts_##t r = {x};                                                                 \
+        c_##t *to = p;                                                                     \
+        const int64_t two = flamec_hidden(stride, 2), three = flamec_hidden(stride, 3);    \
+        for (int i = 0; i < FLAMEC_LANES; i += 4, to += flamec_hidden(stride, 4)) {        \
+            to[0] = r.lane[i];                                                             \
+            to[stride] = r.lane[i + 1];                                                    \
+            to[two] = r.lane[i + 2];                                                       \
+            to[three] = r.lane[i + 3];                                                     \
+        }                                                                                  \
+    }                                                                                      \
+    FLAMEC_INLINE void flamec_store_first_##t(void *p, int64_t stride, v_##t x, int64_t n) { \
+        parts_##t r = {x};                                                                 \
+        c_##t *to = p;                                                                     \
+        for (int i = 0; i < FLAMEC_LANES; i += 4, n -= 4, to += flamec_hidden(stride, 4)) { \
+            if (n <= 0) return;                                                            \
+            to[flamec_hidden(stride, n > 3 ? 3 : 0)] = r.lane[i + 3];                      \
+            to[flamec_hidden(stride, n > 2 ? 2 : 0)] = r.lane[i + 2];                      \
+            to[flamec_hidden(stride, n > 1)] = r.lane[i + 1];                              \
+            to[0] = r.lane[i];                                                             \
+        }                                                                                  \
+    }
+FLAMEC_STRIDED(f32, i32)
+FLAMEC_STRIDED(f64, i64)
+FLAMEC_STRIDED(i8, i8)
+FLAMEC_STRIDED(i16, i16)
+FLAMEC_STRIDED(i32, i32)
+FLAMEC_STRIDED(i64, i64)
+FLAMEC_STRIDED(u8, i8)
+FLAMEC_STRIDED(u16, i16)
+
 /* m: memory type, t: lane type, raw: the lane type of the stored bits. */
 #define FLAMEC_MEMORY(m, t, raw, widen, narrow)                                            \
     FLAMEC_INLINE v_##t vload_##m(const void *p) { return widen(flamec_load_##raw(p)); }   \
@@ -196,31 +285,19 @@ FLAMEC_STORE_SECOND(f32)
     }                                                                                      \
     FLAMEC_INLINE v_##t vloads_##m(const void *p, int64_t stride) {                        \
         if (stride == 2) return widen(flamec_load_second_##raw(p, FLAMEC_LANES));          \
-        parts_##raw r;                                                                     \
-        for (int i = 0; i < FLAMEC_LANES; i++) r.lane[i] = ((const c_##raw *)p)[i * stride]; \
-        return widen(r.whole);                                                             \
+        return widen(flamec_load_strided_##raw(p, stride));                                \
     }                                                                                      \
     FLAMEC_INLINE v_##t vloads_n_##m(const void *p, int64_t stride, int64_t n) {           \
         if (stride == 2) return widen(flamec_load_second_##raw(p, n));                     \
-        parts_##raw r = {vsplat_##raw(0)};                                                 \
-        for (int64_t i = 0; i < n; i++) r.lane[i] = ((const c_##raw *)p)[i * stride];      \
-        return widen(r.whole);                                                             \
+        return widen(flamec_load_first_##raw(p, stride, n));                               \
     }                                                                                      \
     FLAMEC_INLINE void vstores_##m(void *p, int64_t stride, v_##t x) {                     \
-        if (stride == 2) {                                                                 \
-            flamec_store_second_##raw(p, narrow(x), FLAMEC_LANES);                         \
-            return;                                                                        \
-        }                                                                                  \
-        parts_##raw r = {narrow(x)};                                                       \
-        for (int i = 0; i < FLAMEC_LANES; i++) ((c_##raw *)p)[i * stride] = r.lane[i];     \
+        if (stride == 2) flamec_store_second_##raw(p, narrow(x), FLAMEC_LANES);            \
+        else flamec_store_strided_##raw(p, stride, narrow(x));                             \
     }                                                                                      \
     FLAMEC_INLINE void vstores_n_##m(void *p, int64_t stride, v_##t x, int64_t n) {        \
-        if (stride == 2) {                                                                 \
-            flamec_store_second_##raw(p, narrow(x), n);                                    \
-            return;                                                                        \
-        }                                                                                  \
-        parts_##raw r = {narrow(x)};                                                       \
-        for (int64_t i = 0; i < n; i++) ((c_##raw *)p)[i * stride] = r.lane[i];            \
+        if (stride == 2) flamec_store_second_##raw(p, narrow(x), n);                       \
+        else flamec_store_first_##raw(p, stride, narrow(x), n);                            \
     }                                                                                      \
     FLAMEC_INLINE v_##t vgather_##m(const void *p, v_i64 offsets) {                        \
         parts_##raw r;                                                                     \

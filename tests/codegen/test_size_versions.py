@@ -66,7 +66,7 @@ def test_versions_are_few_and_chosen_by_sizes(program) -> None:
     parts = [p for kernel in kernels(program) for p in kernel.parts if p.versions]
     assert parts, "no kernel has versions"
     for part in parts:
-        assert len(part.chosen) == 3 ** len(part.symbols)
+        assert len(part.chosen) == 4 ** len(part.symbols)
         assert set(part.chosen) <= set(range(len(part.ways))) and len(part.ways) <= 4
     assert "where s0 is about" in str(program.programs[0].stages["kernel"])
 
