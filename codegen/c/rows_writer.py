@@ -70,7 +70,7 @@ class RowsWriter(ProgramWriter):
         contraction = self.program.contraction
         if contraction is not None and not self.chunked:
             unit = row_unit(contraction, self.schedule.panel)
-            return f"{factor(contraction.batch)} * flamec_ceil({dim(contraction.rows)}, {unit})"
+            return f"{factor(contraction.batch)} * flamec_units({dim(contraction.rows)}, {unit})"
         return self.chunk_count() if self.chunked else self.row_count()
 
     def grain(self) -> str:
