@@ -5,6 +5,8 @@ The oracle is NumPy in float64; a program made for the length gives the same bit
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -93,3 +95,48 @@ def test_rows_without_elements() -> None:
         np.testing.assert_array_equal(total.numpy(), np.full(shape[0], shape[1], np.float32))
         assert shares.shape == shape
     assert function.stats.traces == 2
+
+
+def moved(x):
+    """Rows that are only moved: after one another, transposed, and along short rows."""
+    return flamec.cat([x, x * 2], 1), x.t() + 1, x.cumsum(1), x[:, ::2] + 1
+
+
+def test_rows_without_folds_have_a_loop_for_those_shorter_than_a_vector() -> None:
+    twice = symbolic_program(lambda x: flamec.cat([x, x * 2], 1))
+    assert twice.programs[0].stages["source"].count("if (s1 < FLAMEC_LANES) {") == 1
+    function = symbolic_program(moved)
+    for shape in itertools.product((1, 3, 7, 15, 16, 17, 40, 600), (1, 2, 3, 4, 5, 13, 16, 33)):
+        x = numbers(*shape)
+        found = [y.numpy() for y in function(flamec.from_numpy(x))]
+        np.testing.assert_array_equal(found[0], np.concatenate([x, x * 2], 1))
+        np.testing.assert_array_equal(found[1], x.T + 1)
+        np.testing.assert_allclose(found[2], x.astype(np.float64).cumsum(1), 1e-5, 1e-5)
+        np.testing.assert_array_equal(found[3], x[:, ::2] + 1)
+    assert function.stats.traces == 2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int8])
+def test_positions_of_equal_elements_and_of_nan(dtype: type) -> None:
+    """The first of the greatest, or the first NaN: in fixed and changing lengths."""
+    function = symbolic_program(lambda x: (x.argmax(-1), x.argmin(-1)))
+    for length in (1, 5, 16, 17, 31, 32, 100, 700):
+        x = np.random.default_rng(length).integers(0, 3, (5, length)).astype(dtype)
+        if dtype != np.int8:
+            x[1], x[2, -1], x[3, length // 2 :] = -np.inf, np.nan, np.nan
+        alone = flamec.compile(lambda x: (x.argmax(-1), x.argmin(-1)), backend="c", dynamic=False)
+        for run in (function, alone):
+            greatest, least = run(flamec.from_numpy(x))
+            np.testing.assert_array_equal(greatest.numpy(), x.argmax(-1), str(length))
+            np.testing.assert_array_equal(least.numpy(), x.argmin(-1), str(length))
+
+
+def test_positions_are_64_bit_numbers_only_in_rows_that_need_them() -> None:
+    def positions(x):
+        return x.argmax(-1)
+
+    symbolic = symbolic_program(positions).programs[0].stages["source"]
+    assert symbolic.count("< 2147483648) {") == 1 and "v_i64 acc_" in symbolic
+    fixed = flamec.compile(positions, backend="c", dynamic=False)
+    fixed(flamec.ones(4, 100))
+    assert "v_i64 acc_" not in fixed.programs[0].stages["source"]

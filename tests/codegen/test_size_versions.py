@@ -95,3 +95,12 @@ def test_memory_is_shared_only_if_every_version_allows_it(program) -> None:
 def _only(kernel: LoweredKernel, way: Part) -> LoweredKernel:
     part = replace(way, versions=(), symbols=(), chosen=())
     return LoweredKernel(replace(kernel.kernel, parts=(part,)), kernel.buffers)
+
+
+def test_loops_of_fixed_sizes_are_those_of_the_version_for_them() -> None:
+    """Short rows that are folded lie side by side whether their length is known or not."""
+    for shape, kind in (((4096, 6), "along rows"), ((40, 600), "rows")):
+        function = flamec.compile(lambda x: x.argmax(-1), backend="c", dynamic=False)
+        function(flamec.ones(*shape))
+        (kernel,) = kernels(function)
+        assert [p.program.kind for p in kernel.parts] == [kind]
