@@ -24,6 +24,7 @@ from flamec.ir.shape import symbols_of
 
 TYPICAL = (4, 24, 64, 4096)  # of the classes between the borders
 GAIN = 1.25  # by which a version is estimated to be faster
+WHOLE = 64  # sizes from a vector up to this have the same loops, but other blocks
 LANES = 8  # a row's lanes are folded at its end
 POSITIONS = 128  # the same where positions are folded, too
 WAIT = 32  # a row shorter than a vector is added to memory that the row before has just written
@@ -52,13 +53,17 @@ def with_versions(
     built = {_loops(general): part}
     versions: dict[Hashable, Part] = {(_loops(general), propose(part.program)): part}
     numbers = []
+    nests: dict[tuple[int, ...], LoopNest] = {}
     for sizes in combinations(TYPICAL, repeat=len(symbols)):
         typical = dict(zip(symbols, sizes, strict=True))
+        loops_like = tuple(max(n, WHOLE) if n > LANES else n for n in sizes)
+        if loops_like not in nests:
+            with typical_sizes(dict(zip(symbols, loops_like, strict=True))):
+                nests[loops_like] = _faster(space, stored, general)
+        loops = _loops(nests[loops_like])
         with typical_sizes(typical):
-            nest = _faster(space, stored, general)
-            loops = _loops(nest)
             if loops not in built:
-                built[loops] = build(nest)
+                built[loops] = build(nests[loops_like])
             key = loops, propose(built[loops].program)
         if key not in versions:
             versions[key] = replace(built[loops], typical=tuple(typical.items()))
