@@ -253,10 +253,25 @@ class UnevenSteps:
 
 
 @dataclass(frozen=True, slots=True)
+class Border:
+    """Zeros around an operand: where ``row_step`` times the index of its free step ``row``
+    and ``step`` times that of its contracted step ``along`` are in all below ``low`` or not below
+    ``high``."""
+
+    row: int
+    along: int
+    row_step: int
+    step: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
 class MatrixOperand:
     """A matrix in memory: parameter, offset, (size, stride) of its batch dimensions, and the
     strides of its free and its contracted dimension, or, where these are not even, its steps. With
-    a ``prologue`` it is not in memory (parameter -1), but computed."""
+    a ``prologue`` it is not in memory (parameter -1), but computed. ``borders``: where it is known
+    to be 0."""
 
     parameter: int
     offset: Dim
@@ -265,6 +280,16 @@ class MatrixOperand:
     contracted: Dim
     prologue: Prologue | None = None
     uneven: UnevenSteps | None = None
+    borders: tuple[Border, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ResultSteps:
+    """Where the rows and columns of a product go that is not stored row-major."""
+
+    offset: Dim
+    down: Steps
+    across: Steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,9 +297,9 @@ class Contraction:
     """A batched matrix product whose rows are the rows of the program.
 
     The rows of the program are those of all matrices, one matrix after the other. ``result``
-    is the parameter that receives the product, row-major, or -1 for a panel in cache. ``blocks``:
-    the right matrices are so many on a diagonal, the last but one of the loops along their depth
-    and along their columns; what is beside the diagonal multiplies nothing.
+    is the parameter that receives the product, row-major or as ``stored`` says, or -1 for a panel
+    in cache. ``blocks``: the right matrices are so many on a diagonal, the last but one of the
+    loops along their depth and along their columns; what is beside the diagonal multiplies nothing.
     """
 
     memory: str
@@ -287,6 +312,7 @@ class Contraction:
     right: MatrixOperand
     result: int
     blocks: int = 1
+    stored: ResultSteps | None = None
 
     @property
     def is_uneven(self) -> bool:

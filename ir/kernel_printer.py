@@ -22,9 +22,11 @@ from flamec.ir.kernel import (
     Prologue,
     RandomBits,
     Recall,
+    ResultSteps,
     RowProgram,
     Sort,
     Statement,
+    Steps,
     Store,
 )
 from flamec.ir.shape import Dim, format_dim, structurally_equal
@@ -90,12 +92,15 @@ def print_program(program: RowProgram) -> list[str]:
     if program.contraction:
         c = program.contraction
         sizes = ", ".join(format_dim(d) for d in (c.batch, c.rows, c.columns, c.depth))
-        target = f"p{c.result}" if c.result >= 0 else "panel"
+        target = f"p{c.result}{_stored(c.stored)}" if c.result >= 0 else "panel"
         names = []
         for operand, name in ((c.left, "left"), (c.right, "right")):
             names.append(name if operand.prologue else f"p{operand.parameter}{_uneven(operand)}")
             lines.extend(_print_prologue(operand.prologue, name))
         lines.append(f"{target} = {' @ '.join(names)} ({c.memory}: {sizes})")
+        for b in c.left.borders:
+            at = f"{b.row_step} * row {b.row} + {b.step} * step {b.along}"
+            lines.append(f"  0 unless {b.low} <= {at} < {b.high}")
     rows = ", ".join(f"{l.name} < {format_dim(l.size)}" for l in program.rows)
     inner = ", ".join(f"{l.name} < {format_dim(l.size)}" for l in program.inner)
     lines.append(f"for {rows or 'one row'} ({program.kind}):")
@@ -112,11 +117,18 @@ def print_program(program: RowProgram) -> list[str]:
 
 def _uneven(operand: MatrixOperand) -> str:
     """How an uneven matrix lies in memory: its free dimension, then the contracted one."""
-    if operand.uneven is None:
-        return ""
+    steps = operand.uneven
+    return "" if steps is None else _two_steps(steps.free, steps.contracted)
+
+
+def _stored(steps: ResultSteps | None) -> str:
+    return "" if steps is None else _two_steps(steps.down, steps.across)
+
+
+def _two_steps(*steps: Steps) -> str:
     parts = [
-        ", ".join(f"{format_dim(stride)} for {format_dim(size)}" for size, stride in steps)
-        for steps in (operand.uneven.free, operand.uneven.contracted)
+        ", ".join(f"{format_dim(stride)} for {format_dim(size)}" for size, stride in loops)
+        for loops in steps
     ]
     return f"[{'; '.join(parts)}]"
 

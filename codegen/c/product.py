@@ -15,7 +15,7 @@ COLUMN_STRIP = 96  # columns of the smallest piece of a product that is divided 
 # Of a product along runs of its depth (flamec_product_of_runs.h), which are worth it if long.
 MOST_ROWS, MOST_COLUMNS, MOST_SUMS = 64, 576, 9216
 SHORTEST_RUN, DEEP = 16, 256
-PRODUCT_MEMORY = 649 << 10  # bytes that a product of uneven operands needs (flamec_product.h)
+PRODUCT_MEMORY = 1449 << 10  # bytes that a product of uneven operands needs (flamec_product.h)
 _BLAS = {"f32": ("sgemm", "FlamecSgemm"), "f64": ("dgemm", "FlamecDgemm")}
 
 
@@ -53,10 +53,10 @@ def product_holes(program: RowProgram, schedule: Schedule) -> dict[str, str | bo
 
 def lone_product_holes(c: Contraction) -> dict[str, str]:
     """What the template of a product without an epilogue needs."""
-    lines = [
-        f"void *result = p{c.result} + (result_row * {factor(c.columns)} + first_column);",
-        *_product(c),
-    ]
+    place = f"result_row * {factor(c.columns)} + first_column"
+    if c.stored is not None:
+        place = dim(c.stored.offset)
+    lines = [f"void *result = p{c.result} + ({place});", *_product(c)]
     return {
         "wide": is_wide(c),
         "strip": column_unit(c),
@@ -106,15 +106,25 @@ def _product(c: Contraction) -> list[str]:
 
 def _uneven_product(c: Contraction) -> list[str]:
     """A call of the runtime's product of operands that are no matrices in memory."""
-    return [
+    step = dim(c.columns) if c.stored is None else "0"
+    lines = [
         "const FlamecProduct product = {",
         f"    {_uneven_operand(c.left)},",
         f"    {_uneven_operand(c.right)},",
-        f"    product_row, rows, first_column, columns, {dim(c.depth)}, result, {dim(c.columns)}, "
-        f"{run_along_depth(c)}",
-        "};",
-        f"frame->call->runtime->product_{c.memory}(&product, product_memory);",
+        f"    product_row, rows, first_column, columns, {dim(c.depth)}, result, {step}, "
+        f"{run_along_depth(c)},",
     ]
+    if c.stored is not None:
+        down, across = _loops(c.stored.down), _loops(c.stored.across)
+        lines.append(f"    .down = {down}, .across = {across},")
+    if c.left.borders:
+        borders = ", ".join(
+            f"{{{b.row}, {b.along}, {b.row_step}, {b.step}, {b.low}, {b.high}}}"
+            for b in c.left.borders
+        )
+        lines.append(f"    .borders = {len(c.left.borders)}, .border = {{{borders}}},")
+    call = f"frame->call->runtime->product_{c.memory}(&product, product_memory);"
+    return [*lines, "};", call]
 
 
 def run_along_depth(c: Contraction) -> int:
@@ -122,6 +132,8 @@ def run_along_depth(c: Contraction) -> int:
     the depth, if they fill vectors: then nothing need be copied to panels. 0 for other products;
     the choice rests on the whole product, because bits depend on it."""
     assert c.left.uneven is not None and c.right.uneven is not None
+    if c.stored is not None:
+        return 0
     first, second = c.left.uneven.contracted, c.right.uneven.contracted
     if not (first and second and isinstance(c.rows, int) and isinstance(c.columns, int)):
         return 0

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flamec.codegen.lower.depth_order import in_one_order
+from flamec.codegen.lower.direct_results import exchanged
 from flamec.codegen.lower.lanes import lane_type, memory_type
 from flamec.codegen.lower.value_lowering import ValueLowering
+from flamec.codegen.lower.zero_borders import with_borders
 from flamec.ir.graph import Value
 from flamec.ir.kernel import Contraction, MatrixOperand, Prologue, Steps, UnevenSteps
 from flamec.ir.layout import Factor
@@ -57,7 +59,10 @@ def lower_contraction(
     left_shape = task.operands[0].type.shape
     depth = product(left_shape[i] for i in attributes["contract"][0])
     left, right = in_one_order(operands[0], operands[1], sizes[0], sizes[1], depth)
-    return Contraction(
+    if left.uneven is not None:
+        first, second = (context.root(operand) for operand in task.operands)
+        left, right = with_borders(left, first, context), with_borders(right, second, context)
+    whole = Contraction(
         memory_type(value.type.dtype),
         lane_type(value.type.dtype),
         product(left_shape[i] for i in attributes["batch"][0]),
@@ -68,6 +73,7 @@ def lower_contraction(
         right,
         parameters.number(value, written=True) if value in escapes else -1,
     )
+    return exchanged(whole) if len(builder.space.tasks) == 1 else whole
 
 
 def _steps(factors: Sequence[Factor]) -> Steps:

@@ -12,6 +12,7 @@ from typing import Any
 
 from flamec.codegen.lower.attention import lower_attention
 from flamec.codegen.lower.contraction import lower_contraction
+from flamec.codegen.lower.direct_results import stored_directly
 from flamec.codegen.lower.kernel_builder import (
     ErrorTable,
     KernelBuilder,
@@ -201,6 +202,8 @@ class GroupLowering:
 
     def _built(self, builder: ProgramBuilder) -> Part:
         part = builder.build()
+        if self.context.uneven_products:
+            part = replace(part, program=stored_directly(part.program))
         return replace(part, program=reuse_outputs(part.program)) if self.reuse else part
 
 

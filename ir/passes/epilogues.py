@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from flamec.ir.estimates import estimate, value_bytes
 from flamec.ir.graph import Value
+from flamec.ir.matrix_layout import matrix_strides
 from flamec.ir.op import OpKind
 from flamec.ir.passes.fusion_state import FusionState
 from flamec.ir.shape import product as dim_product
@@ -59,6 +60,22 @@ def wide_epilogue(state: FusionState, tasks: Sequence[Task], escapes: set[Value]
     if kept > value_bytes(product.results[0]):
         return "the epilogue would leave more in memory than the product"
     return ""
+
+
+def only_rearranges(state: FusionState, tasks: Sequence[Task], escapes: set[Value]) -> bool:
+    """Whether tasks are a product and a copy of its result in another order, which a product of
+    operands that are no matrices writes itself."""
+    if len(tasks) != 2 or not state.context.uneven_products:
+        return False
+    product, copy = tasks
+    if product.kind is not OpKind.CONTRACTION or not copy.is_copy or product.node is None:
+        return False
+    layouts = map(state.context.layout, product.operands)
+    even = (
+        layout is not None and matrix_strides(product.node, position, layout) is not None
+        for position, layout in enumerate(layouts)
+    )
+    return not all(even) and escapes.isdisjoint(product.results)
 
 
 def _product(tasks: Sequence[Task]) -> Task:

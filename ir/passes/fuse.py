@@ -24,7 +24,7 @@ from flamec.ir.op import OpKind
 from flamec.ir.passes.absorb_prologues import Absorbed, absorb_prologues
 from flamec.ir.passes.bundle_writers import bundle_writers
 from flamec.ir.passes.early_tasks import early_tasks
-from flamec.ir.passes.epilogues import heavy_epilogue, wide_epilogue
+from flamec.ir.passes.epilogues import heavy_epilogue, only_rearranges, wide_epilogue
 from flamec.ir.passes.fusion_groups import (
     Fusion,
     FusionDecision,
@@ -311,7 +311,7 @@ class _Fuser:
         except Incompatible as error:
             return str(error)
         apart = self._own_cost(producer) + self._own_cost(consumer)
-        if cost > SLOWDOWN * apart:
+        if cost > SLOWDOWN * apart and not only_rearranges(self.state, tasks, escapes):
             return "no order of loops would be fast for both"
         if multiplies and self.options.elementwise_epilogues:
             if scopes & _WHOLE_SCOPES:

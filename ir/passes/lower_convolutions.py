@@ -6,10 +6,10 @@ channels last. Where the left operand is spread (gradients of strides, transpose
 no zeros are multiplied: results at equal distances from its elements are a convolution with some
 of the kernel's elements, or the kernels that its elements bring are added up, or the operands
 exchange their roles. Channels with a kernel each are sums of slices, and their kernels'
-gradients are folds. On a CPU arrays of few channels, or of small groups, that come with channels
-first and go to no other convolution stay so: their rows fill vectors. ``MovePermutations``
-carries the order of arrays through the operations between convolutions, so that none is
-rearranged from layer to layer.
+gradients are folds. On a CPU arrays that come with channels first are read so; those of few
+channels, or of small groups, that go to no other convolution stay so: their rows fill vectors.
+``MovePermutations`` carries the order of arrays through the operations between convolutions, so
+that none is rearranged from layer to layer.
 """
 
 from __future__ import annotations
@@ -32,12 +32,18 @@ from flamec.ir.passes.depthwise_convolutions import (
 from flamec.ir.passes.few_channels import with_wider_pixels
 from flamec.ir.passes.move_permutations import Arranged, MovePermutations
 from flamec.ir.passes.spread_convolutions import added_up, by_turns, is_spread
-from flamec.ir.passes.window_products import kernels_in_rows, lowered, lowered_in_rows
+from flamec.ir.passes.window_products import (
+    has_places_last,
+    kernels_in_rows,
+    lowered,
+    lowered_in_rows,
+)
 from flamec.ir.shape import Dim, floordiv, product
 from flamec.ir.types import int64
 
 FULL_GROUP = 64  # columns of a product that keep a block busy
 MOST_OUTPUTS, FEW_OUTPUTS = 64, 31  # of a group whose places are read in rows
+HALF_TILE = 32  # columns of a product, which leave half a tile of a CPU's idle
 LONG_SUM, SHORT_SUM = 864, 216  # of products for one of them, with few outputs and with many
 MANY_PLACES = 190  # of an image, which fill vectors whatever their rows
 FEW_PLACES = 512  # rows of a product: a channel for each element of a kernel
@@ -89,7 +95,7 @@ class _ConvolutionLowering(MovePermutations):
             found = by_turns(self.builder, node, left, right, lowered_in_rows)
             if found is not None:
                 return found
-        left, right = self.channels_last(node.inputs[0]), self.origin(node.inputs[1])
+        left, right = self._as_read(node), self.origin(node.inputs[1])
         if is_spread(node):
             found = by_turns(self.builder, node, left, right, lowered)
             if found is None:
@@ -103,10 +109,10 @@ class _ConvolutionLowering(MovePermutations):
         return lowered(self.builder, node, left, right)
 
     def _stays_in_rows(self, node: Node) -> bool:
-        """Whether nothing need be rearranged on a CPU: the operand comes with channels first, and
-        no convolution reads the result. Then the product of a narrow or shallow group is best read
-        where it lies; others are, if no other convolution reads the operand (the gradients
-        do)."""
+        """Whether the places of an image are best the columns of a product on a CPU: the operand
+        comes with channels first, and no convolution reads the result. So it is for a narrow or
+        shallow group, which is read where it lies, and for strides of 1x1 kernels and more than one
+        group, if no other convolution reads the operand (the gradients do)."""
         outputs, channels, *kernel = node.inputs[1].type.shape
         if node.output.type.device.type != "cpu" or node.output in self._read:
             return False
@@ -117,10 +123,22 @@ class _ConvolutionLowering(MovePermutations):
         if left.order != tuple(range(len(left.order))):
             return False
         if self._operands[_base(node.inputs[0])] == 1 and _fills_vectors(node):
-            return True
+            strided = any(step > 1 for step in node.attributes["strides"])
+            if node.attributes["groups"] > 1 or strided or _is_at_most(rows, HALF_TILE):
+                return True
         if not _is_at_most(rows, MOST_OUTPUTS) or not _is_at_most(depth, LONG_SUM):
             return False
         return _is_at_most(rows, FEW_OUTPUTS) or _is_at_most(depth, SHORT_SUM)
+
+    def _as_read(self, node: Node) -> Arranged:
+        """The left operand with its channels last; on a CPU as it lies if its places are innermost,
+        because a product reads single elements of it."""
+        value = node.inputs[0]
+        found = self.origin(value)
+        on_cpu = value.type.device.type == "cpu"
+        if on_cpu and node.attributes["groups"] == 1 and has_places_last(found):
+            return found
+        return self.channels_last(value)
 
     def _with_larger_groups(self, node: Node, together: int) -> Arranged:
         """A convolution whose groups give few numbers each, as one with larger groups that gives

@@ -108,6 +108,11 @@ def lowered(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> Arr
     return Arranged(result, (rest[0], output, *rest[1:]))
 
 
+def has_places_last(array: Arranged) -> bool:
+    """Whether the spatial dimensions are the innermost of what lies in memory, in order."""
+    return array.order[2:] == tuple(range(2, len(array.order)))
+
+
 def _is_shallow(node: Node) -> bool:
     """Whether a kernel has more outputs than elements for each: as for the gradient of a kernel
     from few places. Then it takes longer to put a result in order than to find the windows."""

@@ -7,7 +7,8 @@
  * like any other. Out: rows and columns of the product, row-major. The right operand is copied
  * panel by panel (some depth, some columns) into the order in which it is consumed; the left one is
  * read where it lies, through a table of places along the depth, or is copied ROWS rows at a time
- * where it is contiguous along its rows only.
+ * where that reads too many lines. Where it is known to be 0 it is not multiplied
+ * (flamec_product_borders.h), and results need not be row-major (flamec_product_apart.h).
  *
  * Invariant: an element is the sum over the depth in order, in blocks of DEPTH of which each is
  * summed before it is added to the others. So its bits depend on neither the rows and
@@ -28,8 +29,10 @@ enum {
     ROWS = 6,      /* of a tile, whose sums stay in registers */
     DEPTH = 216,   /* of a panel, and of a sum; a multiple of 8, 9 and 27 */
     COLUMNS = 256, /* of a panel of float32; of float64 half as many */
-    CHUNK = 768,   /* rows whose places are computed together */
+    CHUNK = 792,   /* rows whose places are computed together */
     PACKED = 256 * DEPTH, /* elements of the left operand that are copied together */
+    PANELS_MEMORY = 648 << 10, /* bytes of both, */
+    SUMS = 800 << 10,          /* and of results that are transposed when they are done */
     MOST_VECTORS = COLUMNS * sizeof(float) / FLAMEC_REGISTER,
     MOST_PIECES = 3, /* of neighbours, of which a vector of columns is put together */
     FEW = 4,       /* neighbours along the depth from which on transposing pays */
@@ -42,7 +45,8 @@ enum {
     MOST_COLUMNS_OF_RUNS = 576,
     MOST_SUMS = 9216, /* and of its tiles' sums, a vector each */
     FAR = 2048,    /* bytes between rows from which on their copies are read */
-    LINE = 64,     /* bytes of a line of a cache */
+    LINE = 64,     /* bytes of a line of a cache, */
+    WAY = 4096,    /* and of a line for each of its sets */
 };
 #if FLAMEC_REGISTER == 64 || defined(__aarch64__)
 #define VECTORS 4 /* of a tile, where there are 32 registers */
@@ -50,9 +54,9 @@ enum {
 #define VECTORS 2
 #endif
 
-_Static_assert(COLUMNS * DEPTH * sizeof(float) + PACKED * sizeof(double) + 64 <=
-                   FLAMEC_PRODUCT_MEMORY,
+_Static_assert(COLUMNS * DEPTH * sizeof(float) + PACKED * sizeof(double) <= PANELS_MEMORY,
                "the panels must fit");
+_Static_assert(PANELS_MEMORY + SUMS + 64 <= FLAMEC_PRODUCT_MEMORY, "the sums must fit");
 _Static_assert(MOST_SUMS * FLAMEC_REGISTER + 64 <= FLAMEC_PRODUCT_MEMORY, "the sums must fit");
 _Static_assert(CHUNK % ROWS == 0, "a chunk has whole tiles");
 
@@ -130,6 +134,19 @@ static int collides(const FlamecOperand *operand, int64_t size) {
     const int64_t apart = (stride < 0 ? -stride : stride) * size;
     return apart >= FAR && apart % FAR != LINE;
 }
+
+/* Whether a left operand is copied: unless what a tile reads of it is neighbours, along the depth or
+ * along the rows, of which the lines that are read one after the other do not fall into one set of
+ * the nearest cache. */
+static int is_packed(const FlamecOperand *operand, int64_t size) {
+    const FlamecLoops *depth = &operand->depth;
+    if (collides(operand, size)) return 1;
+    if (steps_by_one(depth)) return 0;
+    return !steps_by_one(&operand->free) || !depth->count ||
+           depth->stride[depth->count - 1] * size % WAY == 0;
+}
+
+#include "flamec_product_borders.h"
 
 #ifdef FLAMEC_SHUFFLES
 #define INDICES_2(f, s, w) f(0, s, w), f(1, s, w)
@@ -210,5 +227,6 @@ static int collides(const FlamecOperand *operand, int64_t size) {
 #define INDICES INDICES_2
 #endif
 #include "flamec_product_loops.h"
+#include "flamec_product_apart.h"
 #include "flamec_product_of_runs.h"
 #include "flamec_product_in_place.h"

@@ -119,11 +119,11 @@ void NAME(flamec_product)(const FlamecProduct *asked, void *memory) {
         NAME(product_of_runs)(asked, memory);
         return;
     }
-    const int64_t in_place = NAME(columns_in_place)(asked);
+    const int64_t in_place = asked->step ? NAME(columns_in_place)(asked) : 0;
     FlamecProduct rest = *asked;
     if (in_place) NAME(product_in_place)(asked, in_place);
     rest.first_column += in_place;
     rest.columns -= in_place;
-    rest.result = (SCALAR *)asked->result + in_place;
-    if (rest.columns) NAME(packed_product)(&rest, memory);
+    if (asked->step) rest.result = (SCALAR *)asked->result + in_place;
+    if (rest.columns) NAME(product_in_chunks)(&rest, memory);
 }

@@ -17,10 +17,11 @@ FLAMEC_INLINE void NAME(transpose)(NAME(lanes) *x) {
     EXCHANGE(x, NAME(lanes), NAME(LANES), 8)
 }
 
-/* One tile: rows[i][along[l]] times row l of a panel, added to `to` if there is something. */
+/* One tile: at each step an element of rows[i] times a row of a panel, added to to[i] if there is
+ * something; `ahead`: a row of which the elements are soon needed. */
 FLAMEC_INLINE void NAME(tile)(const int count, const int vectors, const SCALAR *const *rows,
-                              const int64_t *along, int64_t depth, const SCALAR *panel, SCALAR *to,
-                              int64_t step, int more) {
+                              const Step *steps, int64_t depth, const SCALAR *panel,
+                              SCALAR *const *to, int more, const SCALAR *ahead) {
     const SCALAR *row[ROWS];
     NAME(lanes) sum[ROWS][VECTORS];
 #pragma GCC unroll 8
@@ -30,11 +31,12 @@ FLAMEC_INLINE void NAME(tile)(const int count, const int vectors, const SCALAR *
         for (int j = 0; j < vectors; j++) sum[i][j] = (NAME(lanes)){0};
     }
     for (int64_t l = 0; l < depth; l++) {
-        const int64_t at = along[l];
+        const int64_t at = steps[l].left;
+        const NAME(lanes) *const row_of_panel = (const NAME(lanes) *)panel + steps[l].panel * vectors;
         NAME(lanes) y[VECTORS];
+        __builtin_prefetch(ahead + at);
 #pragma GCC unroll 8
-        for (int j = 0; j < vectors; j++) y[j] = ((const NAME(lanes) *)panel)[j];
-        panel += vectors * NAME(LANES);
+        for (int j = 0; j < vectors; j++) y[j] = row_of_panel[j];
 #pragma GCC unroll 8
         for (int i = 0; i < count; i++) {
             const NAME(lanes) x = row[i][at] - (NAME(lanes)){0};
@@ -46,7 +48,7 @@ FLAMEC_INLINE void NAME(tile)(const int count, const int vectors, const SCALAR *
     for (int i = 0; i < count; i++)
 #pragma GCC unroll 8
         for (int j = 0; j < vectors; j++) {
-            NAME(unaligned) *there = (NAME(unaligned) *)(to + i * step + j * NAME(LANES));
+            NAME(unaligned) *there = (NAME(unaligned) *)(to[i] + j * NAME(LANES));
             if (more) sum[i][j] += *there;
             *there = sum[i][j];
         }
@@ -55,9 +57,9 @@ FLAMEC_INLINE void NAME(tile)(const int count, const int vectors, const SCALAR *
 /* A function for each height and width of a tile. */
 #define TILE(count, vectors)                                                               \
     static __attribute__((noinline)) void NAME(tile_##count##_##vectors)(                  \
-        const SCALAR *const *rows, const int64_t *along, int64_t depth, const SCALAR *panel, \
-        SCALAR *to, int64_t step, int more) {                                              \
-        NAME(tile)(count, vectors, rows, along, depth, panel, to, step, more);             \
+        const SCALAR *const *rows, const Step *steps, int64_t depth, const SCALAR *panel,  \
+        SCALAR *const *to, int more, const SCALAR *ahead) {                                \
+        NAME(tile)(count, vectors, rows, steps, depth, panel, to, more, ahead);            \
     }
 #define TILES(vectors)                                                                     \
     TILE(1, vectors) TILE(2, vectors) TILE(3, vectors)                                     \
@@ -71,8 +73,8 @@ TILES(2)
 TILES(3)
 TILES(4)
 #endif
-typedef void (*NAME(Tile))(const SCALAR *const *, const int64_t *, int64_t, const SCALAR *,
-                           SCALAR *, int64_t, int);
+typedef void (*NAME(Tile))(const SCALAR *const *, const Step *, int64_t, const SCALAR *,
+                           SCALAR *const *, int, const SCALAR *);
 static const NAME(Tile) NAME(tiles)[VECTORS][ROWS] = {
     CHOICES(1), CHOICES(2),
 #if VECTORS == 4
@@ -83,26 +85,27 @@ static const NAME(Tile) NAME(tiles)[VECTORS][ROWS] = {
 #undef TILES
 #undef CHOICES
 
-/* The tiles beside each other of some rows. */
-static void NAME(row_of_tiles)(const SCALAR *const *rows, int count, const int64_t *along,
-                               int64_t depth, const SCALAR *panel, int64_t columns, SCALAR *to,
-                               int64_t step, int more) {
+/* The tiles beside each other of some rows, of panels of some depth; `to`: the places of the rows,
+ * which become those behind the columns. */
+static void NAME(row_of_tiles)(const SCALAR *const *rows, int count, const Step *steps,
+                               int64_t number, int64_t depth, const SCALAR *panel,
+                               int64_t columns, SCALAR **to, int more, const SCALAR *ahead) {
     for (int64_t j = 0; j < columns; j += NAME(WIDTH)) {
         const int64_t width = least(NAME(WIDTH), columns - j);
         const int64_t vectors = (width + NAME(LANES) - 1) / NAME(LANES);
         const NAME(Tile) tile = NAME(tiles)[vectors - 1][count - 1];
         if (width == vectors * NAME(LANES))
-            tile(rows, along, depth, panel, to + j, step, more);
+            tile(rows, steps, number, panel, to, more, ahead);
         else {
-            SCALAR edge[ROWS * NAME(WIDTH)];
-            tile(rows, along, depth, panel, edge, NAME(WIDTH), 0);
+            SCALAR edge[ROWS * NAME(WIDTH)], *inside[ROWS];
+            for (int i = 0; i < count; i++) inside[i] = edge + i * NAME(WIDTH);
+            tile(rows, steps, number, panel, inside, 0, ahead);
             for (int i = 0; i < count; i++)
-                for (int64_t k = 0; k < width; k++) {
-                    SCALAR *there = to + i * step + j + k;
-                    *there = more ? *there + edge[i * NAME(WIDTH) + k] : edge[i * NAME(WIDTH) + k];
-                }
+                for (int64_t k = 0; k < width; k++)
+                    to[i][k] = more ? to[i][k] + inside[i][k] : inside[i][k];
         }
         panel += vectors * NAME(LANES) * depth;
+        for (int i = 0; i < count; i++) to[i] += width;
     }
 }
 
@@ -256,6 +259,9 @@ static void NAME(pack_right)(SCALAR *to, const SCALAR *from, const int64_t *acro
             for (int64_t k = piece; k < piece + together; k++) {
                 const int64_t first = runs[k], run = runs[k + 1] - first;
                 const int64_t at = along[order[first]];
+                const NAME(Columns) *next = vector + least(i + 1, vectors - 1);
+                for (int64_t j = 0; j < next->count; j++)
+                    __builtin_prefetch(from + at + next->across[j]);
                 if (run >= FEW)
                     NAME(transpose_columns)(
                         vector + i, from + at, order + first, run,
@@ -285,44 +291,75 @@ static void NAME(pack_left)(SCALAR *to, const SCALAR *from, const int64_t *down,
     }
 }
 
-/* A product whose right operand is copied, with FLAMEC_PRODUCT_MEMORY bytes of private memory. */
-static void NAME(packed_product)(const FlamecProduct *p, void *memory) {
+/* Whether panels of all of the right operand fit into the memory of one. */
+static int NAME(is_resident)(const FlamecProduct *p) {
+    const int64_t columns = (p->columns + NAME(LANES) - 1) / NAME(LANES) * NAME(LANES);
+    return columns <= MOST_VECTORS * NAME(LANES) &&
+           columns * p->depth <= MOST_VECTORS * NAME(LANES) * DEPTH;
+}
+
+/* A product whose right operand is copied, with FLAMEC_PRODUCT_MEMORY bytes of private memory;
+ * `packed_before`: for other rows of the same product, so that what is resident is there. */
+static void NAME(packed_product)(const FlamecProduct *p, void *memory, int packed_before) {
+    enum { MOST = COLUMNS * sizeof(float) / sizeof(SCALAR) };
     const SCALAR *left = p->left.data, *right = p->right.data;
     SCALAR *result = p->result;
-    enum { MOST = COLUMNS * sizeof(float) / sizeof(SCALAR) };
     SCALAR *panel = (SCALAR *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
     SCALAR *packed = panel + MOST * DEPTH;
-    const int packs = !steps_by_one(&p->left.depth) || collides(&p->left, sizeof(SCALAR));
-    int64_t down[CHUNK], across[MOST], along_left[DEPTH], along_right[DEPTH], even[DEPTH];
-    int order[DEPTH], heights[CHUNK];
+    const int packs = is_packed(&p->left, sizeof(SCALAR));
+    const int resident = NAME(is_resident)(p);
+    int64_t across[MOST], along_left[DEPTH], along_right[DEPTH], even[DEPTH];
+    int order[DEPTH];
+    Step steps[DEPTH];
+    Kinds kinds;
+    Tiles tiles;
+    find_kinds(&kinds, p);
+    tiles.rows = -1;
     for (int64_t l = 0; packs && l < DEPTH; l++) even[l] = l * ROWS;
     for (int64_t i = 0; !p->depth && i < p->rows; i++)
         for (int64_t j = 0; j < p->columns; j++) result[i * p->step + j] = 0;
     for (int64_t level = 0; level < p->depth; level += DEPTH) {
         const int64_t depth = least(DEPTH, p->depth - level);
-        const int64_t height = least(CHUNK, PACKED / depth / ROWS * ROWS);
+        int64_t height = CHUNK;
+        if (packs) { /* the last tiles of a kind may be low */
+            const int64_t most = PACKED / depth / ROWS;
+            if (2 * kinds.count > most) kinds.count = 1, kinds.borders = 0;
+            height = least(CHUNK, (kinds.count > 1 ? most - kinds.count : most) * ROWS);
+        }
         places(along_left, &p->left.depth, level, depth);
-        places(along_right, &p->right.depth, level, depth);
-        sort(order, along_right, depth);
+        if (!resident || !packed_before) {
+            places(along_right, &p->right.depth, level, depth);
+            sort(order, along_right, depth);
+        }
         for (int64_t column = 0; column < p->columns; column += MOST) {
             const int64_t columns = least(MOST, p->columns - column);
-            places(across, &p->right.free, p->first_column + column, columns);
-            NAME(pack_right)(panel, right, across, columns, along_right, order, depth);
+            if (!resident || !packed_before) {
+                places(across, &p->right.free, p->first_column + column, columns);
+                NAME(pack_right)(panel, right, across, columns, along_right, order, depth);
+            }
             for (int64_t chunk = 0; chunk < p->rows; chunk += height) {
                 const int64_t rows = least(height, p->rows - chunk);
-                const int64_t tiles = divide(heights, rows);
-                places(down, &p->left.free, p->first_row + chunk, rows);
+                arrange(&tiles, &kinds, p, p->first_row + chunk, rows);
                 if (packs && (!column || p->rows > height)) /* else it is there from before */
-                    NAME(pack_left)(packed, left, down, heights, tiles, along_left, depth);
-                SCALAR *to = result + chunk * p->step + column;
-                for (int64_t i = 0, row = 0; i < tiles; row += heights[i++]) {
+                    NAME(pack_left)(packed, left, tiles.down, tiles.heights, tiles.count,
+                                    along_left, depth);
+                int64_t number = 0;
+                for (int64_t i = 0, row = 0; i < tiles.count; row += tiles.heights[i++]) {
                     const SCALAR *at[ROWS];
-                    for (int k = 0; k < heights[i]; k++)
-                        at[k] = packs ? packed + i * depth * ROWS + k : left + down[row + k];
-                    NAME(row_of_tiles)(at, heights[i], packs ? even : along_left, depth, panel,
-                                       columns, to + row * p->step, p->step, level > 0);
+                    SCALAR *to[ROWS];
+                    if (!i || tiles.kind[i] != tiles.kind[i - 1])
+                        number = steps_of(steps, &kinds, p, tiles.kind[i],
+                                          packs ? even : along_left, level, depth);
+                    for (int k = 0; k < tiles.heights[i]; k++) {
+                        at[k] = packs ? packed + i * depth * ROWS + k : left + tiles.down[row + k];
+                        to[k] = result + (chunk + tiles.order[row + k]) * p->step + column;
+                    }
+                    const int64_t soon = least(row + LINE / sizeof(SCALAR), rows - 1);
+                    NAME(row_of_tiles)(at, tiles.heights[i], steps, number, depth, panel, columns,
+                                       to, level > 0, packs ? at[0] : left + tiles.down[soon]);
                 }
             }
         }
+        if (resident) panel += (p->columns + NAME(LANES) - 1) / NAME(LANES) * NAME(LANES) * depth;
     }
 }

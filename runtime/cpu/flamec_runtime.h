@@ -18,7 +18,7 @@ typedef __UINT64_TYPE__ uint64_t;
 typedef void (*FlamecLoop)(void *context, int64_t begin, int64_t end, int thread);
 
 /* Where the elements along a dimension of a matrix lie: those of nested loops, outermost first. */
-enum { FLAMEC_MOST_LOOPS = 8, FLAMEC_PRODUCT_MEMORY = 649 << 10 };
+enum { FLAMEC_MOST_LOOPS = 8, FLAMEC_PRODUCT_MEMORY = 1449 << 10 };
 typedef struct FlamecLoops {
     int64_t count;
     int64_t size[FLAMEC_MOST_LOOPS], stride[FLAMEC_MOST_LOOPS];
@@ -29,14 +29,27 @@ typedef struct FlamecOperand {
     FlamecLoops free, depth;
 } FlamecOperand;
 
+/* Of a left operand with zeros around it: where `row_step` times the index of its loop `row` over rows
+ * and `step` times that of its loop `along` the depth are in all less than `low`, or at least `high`,
+ * it is 0. */
+typedef struct FlamecBorder {
+    int64_t row, along, row_step, step, low, high;
+} FlamecBorder;
+
 /* Some rows and columns of the product of two operands (flamec_product.h). `result` is the place of the
  * first element; rows of it are `step` elements apart. `run`: elements of both operands that are
- * neighbours along the depth, along which they are summed, or 0. */
+ * neighbours along the depth, along which they are summed, or 0. With a `step` of 0 `result` is the
+ * place of the whole product's first element, and `down` and `across` are where its rows and columns
+ * go. */
+enum { FLAMEC_MOST_BORDERS = 3 };
 typedef struct FlamecProduct {
     FlamecOperand left, right;
     int64_t first_row, rows, first_column, columns, depth;
     void *result;
     int64_t step, run;
+    FlamecLoops down, across;
+    int64_t borders;
+    FlamecBorder border[FLAMEC_MOST_BORDERS];
 } FlamecProduct;
 
 typedef struct FlamecRuntime {

@@ -36,6 +36,19 @@ FEW_CHANNELS = [
     ((0, 4, 5, 20), (4, 2, 3, 3), {"padding": 1, "groups": 2}),
 ]
 
+MANY_CHANNELS = [
+    ((2, 5, 7, 9), (70, 5, 3, 3), {"padding": 1}),
+    ((2, 40, 6, 11), (37, 40, 3, 2), {"padding": (2, 1), "stride": 2, "dilation": (1, 2)}),
+    ((3, 33, 2, 2), (80, 33, 3, 3), {"padding": 1}),
+    ((2, 20, 4, 5), (40, 20, 3, 3), {"padding": 4}),
+    ((1, 70, 32, 32), (64, 70, 1, 1), {}),
+    ((2, 66, 40), (48, 66, 5), {"padding": 2}),
+    ((1, 17, 3, 4, 5), (45, 17, 2, 3, 3), {"padding": 1}),
+    ((0, 20, 5, 9), (40, 20, 3, 3), {"padding": 1}),
+    ((2, 70, 6, 6), (5, 70, 3, 3), {"padding": 1}),
+    ((1, 300, 5, 5), (20, 300, 3, 3), {"padding": (1, 2), "stride": (1, 3)}),
+]
+
 
 def all_of(cases: Any, *tensors: flamec.Tensor) -> list[flamec.Tensor]:
     """For each case the result and the gradients of both operands."""
@@ -82,8 +95,14 @@ def test_kernels_of_few_channels() -> None:
     check(FEW_CHANNELS[:2], flamec.float32)
 
 
+def test_kernels_of_many_channels() -> None:
+    check(MANY_CHANNELS[:3], flamec.float32)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [flamec.float32, flamec.float64, flamec.bfloat16])
-@pytest.mark.parametrize("cases", [DEPTHWISE[2:], FEW_CHANNELS[2:]], ids=["one", "few"])
+@pytest.mark.parametrize(
+    "cases", [DEPTHWISE[2:], FEW_CHANNELS[2:], MANY_CHANNELS[3:]], ids=["one", "few", "many"]
+)
 def test_odd_kernels(cases: Any, dtype: Any) -> None:
     check(cases, dtype)

@@ -14,7 +14,7 @@ from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
-from flamec.ir.kernel import Load, Place
+from flamec.ir.kernel import Load, Place, ResultSteps
 from flamec.ir.op import DerivativeContext, OpKind, lookup
 from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.passes.manager import run_passes
@@ -36,7 +36,7 @@ def permutations(graph: Graph) -> list[tuple[int, ...]]:
 
 
 def test_nothing_is_permuted_between_layers() -> None:
-    """Only the image on its way in, and, to be flattened, the result on its way out."""
+    """Only, to be flattened, the result on its way out: the image is read as it comes."""
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
         nn.BatchNorm2d(8),
@@ -48,7 +48,7 @@ def test_nothing_is_permuted_between_layers() -> None:
         nn.Flatten(),
     )
     graph = optimized(model, flamec.randn(5, 3, 16, 18))
-    assert permutations(graph) == [(5, 16, 18, 3), (5, 6, 2, 3)]
+    assert permutations(graph) == [(5, 6, 2, 3)]
     assert not any(n.op.kind is OpKind.CONVOLUTION for n in graph.nodes)
 
 
@@ -115,13 +115,12 @@ def test_gradients_of_kernels_of_one_channel_are_folds() -> None:
 
 
 def test_the_gradient_of_a_kernel_from_few_places_is_written_in_order() -> None:
-    """What there is much of, the kernel's elements or the windows, is not rearranged."""
-    for size, copies in ((2, 0), (16, 1)):
+    """Neither the kernel's elements nor the windows are rearranged: there is a step for the
+    borders, and the product."""
+    for size in (2, 16):
         conv = nn.Conv2d(16, 64, 3, padding=1, bias=False)
-        (product,) = (
-            s for s in gradient_steps(conv, 2, 16, size, size) if "dot_general" in s.operations
-        )
-        assert product.operations.count("copy") + product.operations.count("permute") == copies
+        steps = gradient_steps(conv, 2, 16, size, size)
+        assert [s.operations for s in steps] == [("pad",), ("dot_general",)]
 
 
 def loads_of(model: nn.Module, *shape: int) -> list[Place]:
@@ -170,6 +169,52 @@ def test_few_channels_that_come_first_are_not_rearranged(
     assert [step.operations for step in steps] == [("pad",), ("dot_general",)]
 
 
+def test_many_channels_that_come_first_are_not_rearranged() -> None:
+    """The product reads single elements of the array within its borders, and not what is in them,
+    and writes the result with channels first; so do both gradients."""
+    conv = nn.Conv2d(70, 80, 3, padding=1, bias=False)
+
+    @flamec.compile
+    def step(x: flamec.Tensor, g: flamec.Tensor) -> Any:
+        y = conv(x)
+        return y, flamec.autograd.grad(y, [x, conv.weight], g)
+
+    step(flamec.randn(2, 70, 7, 9, requires_grad=True), flamec.randn(2, 80, 7, 9))
+    compiled = step.programs[0].prepared.compiled
+    names = [k.operations[0] for k in compiled.kernels]
+    assert sorted(names) == ["dot_general"] * 3 + ["pad"] * 2
+    found = [k.parts[0].program for k in compiled.kernels if k.kind == "matmul"]
+    assert not any(program.passes for program in found)
+    for program, (down, across) in zip(found, STORED, strict=True):
+        c = program.contraction
+        assert c is not None and c.stored == ResultSteps(0, down, across)
+        assert [(b.low, b.high) for b in c.left.borders] == [(1, 8), (1, 10)]
+        assert [(b.row, b.along) for b in c.left.borders] == [(1, 1), (2, 2)]
+
+
+# rows and columns of results: of the image, of its gradient, of the kernel's
+STORED = (
+    (((2, 80 * 63), (63, 1)), ((80, 63),)),
+    (((2, 70 * 63), (63, 1)), ((70, 63),)),
+    (((630, 1),), ((80, 630),)),
+)
+
+
+def test_borders_of_other_numbers_are_multiplied() -> None:
+    conv = nn.Conv2d(20, 40, 3, bias=False)
+
+    def values(x: flamec.Tensor) -> flamec.Tensor:
+        return conv(flamec.nn.functional.pad(x, (1, 1, 1, 1), value=1.0))
+
+    compiled = flamec.compile(values)
+    x = flamec.randn(2, 20, 5, 6)
+    with flamec.no_grad():
+        assert flamec.allclose(compiled(x), values(x), atol=1e-5)
+    kernels = compiled.programs[0].prepared.compiled.kernels
+    (product,) = (k.parts[0].program.contraction for k in kernels if k.kind == "matmul")
+    assert product is not None and product.left.borders == ()
+
+
 def test_gradients_of_kernels_in_groups_are_summed_along_rows() -> None:
     conv = nn.Conv2d(8, 12, 3, padding=1, groups=4, bias=False)
 
@@ -186,12 +231,12 @@ def test_gradients_of_kernels_in_groups_are_summed_along_rows() -> None:
 
 
 def test_places_of_many_channels_are_not_a_power_of_two_apart() -> None:
-    conv = nn.Conv2d(512, 4, 3, padding=1, bias=False)
-    compiled = flamec.compile(conv)
+    first, second = nn.Conv2d(3, 512, 1, bias=False), nn.Conv2d(512, 4, 3, padding=1, bias=False)
+    compiled = flamec.compile(nn.Sequential(first, second))
     with flamec.no_grad():
-        compiled(flamec.randn(1, 512, 2, 3))
+        compiled(flamec.randn(1, 3, 2, 3))
     kernels = compiled.programs[0].prepared.compiled.kernels
-    (found,) = (k.parts[0].program.contraction for k in kernels if k.kind == "matmul")
+    *_, found = (k.parts[0].program.contraction for k in kernels if k.kind == "matmul")
     assert found is not None and found.left.uneven is not None
     assert {stride for _, stride in found.left.uneven.free} == {528, 528 * 5}
 

@@ -36,6 +36,12 @@ class _Operand(ctypes.Structure):
     _fields_ = (("data", ctypes.c_void_p), ("free", _Loops), ("depth", _Loops))
 
 
+class _Border(ctypes.Structure):
+    _fields_ = tuple(
+        (n, ctypes.c_int64) for n in ("row", "along", "row_step", "step", "low", "high")
+    )
+
+
 class _Product(ctypes.Structure):
     _fields_ = (
         ("left", _Operand),
@@ -44,6 +50,10 @@ class _Product(ctypes.Structure):
         ("result", ctypes.c_void_p),
         ("step", ctypes.c_int64),
         ("run", ctypes.c_int64),
+        ("down", _Loops),
+        ("across", _Loops),
+        ("borders", ctypes.c_int64),
+        ("border", _Border * 3),
     )
 
 
@@ -178,6 +188,7 @@ def multiply(
     rows: range | None = None,
     columns: range | None = None,
     run: int = 0,
+    borders: Sequence[_Border] = (),
 ) -> np.ndarray:
     """Some rows and columns, computed into an array that has two more columns than asked for."""
     left, right = matrices
@@ -196,13 +207,19 @@ def multiply(
         result.ctypes.data,
         result.shape[1],
         run,
+        borders=len(borders),
+        border=(_Border * 3)(*borders),
     )
+    run_product(products, asked, dtype)
+    assert np.all(result[:, len(columns) :] == 77)
+    return result[:, : len(columns)]
+
+
+def run_product(products: Products, asked: _Product, dtype: np.dtype) -> None:
     address = products.address("f32" if dtype == np.float32 else "f64")
     function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(address)
     memory = np.full(PRODUCT_MEMORY, 255, np.uint8)
     function(ctypes.addressof(asked), memory.ctypes.data)
-    assert np.all(result[:, len(columns) :] == 77)
-    return result[:, : len(columns)]
 
 
 @pytest.mark.parametrize("at_end", [False, True], ids=["fence before", "fence behind"])
@@ -299,3 +316,139 @@ def test_numbers_that_are_none_stay_in_their_rows_and_columns(products: Products
         first, second = (m.elements(x) for m, x in zip(matrices, (left, right), strict=True))
         wanted = (first[:, None, :] * second).sum(2)
     np.testing.assert_array_equal(found, wanted)
+
+
+# places [images, height, width] of images [images, channels, height, width] with channels first,
+# by outputs; where images, places and outputs of the result are
+STORED = {
+    "some images": (CASES["windows by a kernel as it is stored"], [(2, 4410), (63, 1)], [(70, 63)]),
+    "an image in several chunks": (
+        (Matrix([(3, 2000), (431, 1)], [(300, 3)]), Matrix([(300, 300)], [(300, 1)])),
+        [(3, 431 * 300), (431, 1)],
+        [(300, 431)],
+    ),
+    "a kernel": (
+        (Matrix([(7, 130), (3, 10), (3, 1)], [(10, 10), (7, 1)]), Matrix([(33, 70)], [(70, 1)])),
+        [(63, 1)],
+        [(33, 63)],
+    ),
+    "every second row": (
+        (Matrix([(40, 3)], [(3, 1)]), Matrix([(5, 3)], [(3, 1)])),
+        [(40, 2)],
+        [(5, 81)],
+    ),
+    "no depth": ((Matrix([(9, 1)], [(0, 9)]), Matrix([(9, 1)], [(0, 9)])), [(9, 1)], [(9, 9)]),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", list(STORED))
+def test_results_go_where_the_loops_say(products: Products, name: str, dtype: str) -> None:
+    """All at once, and some rows and columns, which leave what is beside them alone."""
+    (left, right), down, across = STORED[name]
+    random = np.random.default_rng(6)
+    operands = [m.fill(np.dtype(dtype), random) for m in (left, right)]
+    first, second = (m.elements(x) for m, x in zip((left, right), operands, strict=True))
+    wanted = first @ second.T
+    places = _places(down)[:, None] + _places(across)
+    height, width = wanted.shape
+    for rows, columns in (
+        (range(height), range(width)),
+        (range(height // 3, height - 1), range(width // 4, width)),
+    ):
+        result = np.full(int(places.max()) + 20, 77, dtype)
+        asked = _Product(
+            left.operand(operands[0]),
+            right.operand(operands[1]),
+            rows.start,
+            len(rows),
+            columns.start,
+            len(columns),
+            left.places.shape[1],
+            result.ctypes.data,
+            down=_loops(down),
+            across=_loops(across),
+        )
+        run_product(products, asked, np.dtype(dtype))
+        some = places[rows.start : rows.stop, columns.start : columns.stop]
+        expected = np.full_like(result, 77)
+        expected[some] = wanted[rows.start : rows.stop, columns.start : columns.stop]
+        np.testing.assert_array_equal(result, expected)
+
+
+def bordered(
+    shape: tuple[int, int, int, int], kernel: int, border: int, step: int, last: bool
+) -> tuple[Matrix, tuple[_Border, ...]]:
+    """Windows of [images, channels, height, width] with zeros around them that are ``border``
+    wide, and where these are; ``last``: with channels last."""
+    images, channels, height, width = shape
+    high, wide = height + 2 * border, width + 2 * border
+    down, places = (high - kernel) // step + 1, (wide - kernel) // step + 1
+    image, line, place, channel = channels * high * wide, wide, 1, high * wide
+    if last:
+        line, place, channel = wide * channels, channels, 1
+    rows = [(images, image), (down, line * step), (places, place * step)]
+    depth = [(channels, channel), (kernel, line), (kernel, place)]
+    borders = tuple(
+        _Border(1 + axis, 1 + axis, step, 1, border, border + size)
+        for axis, size in enumerate((height, width))
+    )
+    return Matrix(rows, depth), borders
+
+
+def zeros_around(matrix: Matrix, borders: Sequence[_Border]) -> np.ndarray:
+    """Which elements [rows, depth] are in the borders."""
+    rows = np.indices([size for size, _ in matrix.free]).reshape(len(matrix.free), -1)
+    depth = np.indices([size for size, _ in matrix.depth]).reshape(len(matrix.depth), -1)
+    found = np.zeros(matrix.places.shape, bool)
+    for b in borders:
+        at = rows[b.row][:, None] * b.row_step + depth[b.along] * b.step
+        found |= (at < b.low) | (at >= b.high)
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+@pytest.mark.parametrize(
+    ("shape", "kernel", "border", "step"),
+    [
+        ((3, 5, 7, 6), 3, 1, 1),
+        ((2, 40, 2, 2), 3, 1, 1),
+        ((1, 3, 9, 11), 5, 2, 2),
+        ((2, 3, 4, 5), 3, 4, 1),  # some windows are nothing but borders
+        ((40, 512, 3, 3), 3, 1, 1),  # copied, and several chunks of rows
+        ((2, 2, 90, 3), 3, 1, 1),
+    ],
+)
+def test_zeros_around_an_image_are_not_multiplied(
+    products: Products,
+    shape: tuple[int, int, int, int],
+    kernel: int,
+    border: int,
+    step: int,
+    last: bool,
+    dtype: str,
+) -> None:
+    """The same without them, where there are enough; then infinities of the right operand meet
+    none, whatever rows are asked for together. What is in the borders is never needed."""
+    left, borders = bordered(shape, kernel, border, step, last)
+    depth = left.places.shape[1]
+    right = Matrix([(21, depth)], [(depth, 1)])
+    random = np.random.default_rng(7)
+    operands = [m.fill(np.dtype(dtype), random) for m in (left, right)]
+    zeros = zeros_around(left, borders)
+    operands[0][left.places[zeros] + left.base] = 0
+    first, second = (m.elements(x) for m, x in zip((left, right), operands, strict=True))
+    found = multiply(products, (left, right), operands, borders=borders)
+    np.testing.assert_array_equal(found, first @ second.T)
+    if zeros.mean() < 0.06:
+        return
+    operands[0][left.places[zeros] + left.base] = np.nan
+    operands[1][depth // 2 :: depth] = np.inf
+    whole = multiply(products, (left, right), operands, borders=borders)
+    first, second = (m.elements(x) for m, x in zip((left, right), operands, strict=True))
+    meets = ~zeros & (second[0] == np.inf)
+    assert np.array_equal(np.isfinite(whole[:, 0]), ~meets.any(1))
+    rows = range(len(whole) // 3, len(whole))
+    part = multiply(products, (left, right), operands, rows, borders=borders)
+    assert same_bits(part, whole[rows.start :])
