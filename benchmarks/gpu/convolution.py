@@ -1,39 +1,29 @@
 """Convolutions of one GPU beside PyTorch's (cuDNN): single layers, and ResNet-50 in training.
 
 ``python -m benchmarks.gpu.convolution [--rows TEXT] [--candidates] [--seconds N] [--json FILE]``
-``python -m benchmarks.gpu.convolution --resnet50 [--only flamec torch ...] [--seconds N]``
 
 Layers are bfloat16 or float32 (without tf32 on either side) with channels last, each as its
 forward pass, the gradient of its input and that of its kernel. Calls of both are timed in turn by
 CUDA events, with a cold L2 cache; cuDNN may
 look for its best algorithm first. Results are compared with PyTorch's. ``--candidates``: also
-every schedule that could have been chosen. ``--resnet50``: images a second of the whole training
-step (batch 128, 224 x 224, SGD with momentum) under autocast, each contender in a process of its
-own, with the same weights and images, and their first losses.
+every schedule that could have been chosen.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS, CALLS = 4, 8
 PASSES = ("forward", "input", "kernel")
-BATCH, SIZE, CLASSES = 128, 224, 1000
-GOAL = 4400.0  # images a second
-CONTENDERS = ("flamec", "torch", "torch.compile")
+BATCH = 128
 # of the largest element: both round, in different orders
 ALLOWED = {"bfloat16": 2e-2, "float32": 2e-5}
 
@@ -288,128 +278,15 @@ def measure_layers(options: argparse.Namespace) -> bool:
     return all(found["right"] for found in results)
 
 
-# ResNet-50 -------------------------------------------------------------------------------
-def resnet_step(contender: str, device: str, small: bool) -> Callable[[], Any]:
-    """The whole training step; its value is the loss."""
-    from benchmarks.models.resnet import resnet50, set_weights
-
-    name = "flamec" if contender == "flamec" else "torch"
-    framework: Any = __import__(name)
-    nn = framework.nn
-    counts, widths = (
-        ((1, 1, 1, 1), (8, 8, 16, 16)) if small else ((3, 4, 6, 3), (64, 128, 256, 512))
-    )
-    batch, size, classes = (4, 32, 10) if small else (BATCH, SIZE, CLASSES)
-    model = resnet50(framework, classes, widths, counts)
-    set_weights(framework, model)
-    model = model.to(device)
-    random = np.random.default_rng(1)
-    x = framework.from_numpy(random.standard_normal((batch, 3, size, size), np.float32)).to(device)
-    y = framework.from_numpy(random.integers(0, classes, batch)).to(device)
-    if name == "torch":
-        framework.backends.cudnn.benchmark = True
-        model = model.to(memory_format=framework.channels_last)
-        x = x.to(memory_format=framework.channels_last)
-    optimizer = framework.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    forward = framework.compile(model) if contender == "torch.compile" else model
-
-    def step(x: Any, y: Any) -> Any:
-        optimizer.zero_grad()
-        with framework.autocast(device.split(":")[0], dtype=framework.bfloat16):
-            loss = nn.functional.cross_entropy(forward(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    run = framework.compile(step) if contender == "flamec" else step
-    return lambda: run(x, y)
-
-
-def measure_resnet(options: argparse.Namespace) -> None:
-    """One contender; prints a line of JSON."""
-    started = time.perf_counter()
-    step = resnet_step(options.contender, options.device, options.small)
-    losses = [float(step())]
-    first = time.perf_counter() - started
-    losses += [float(step()) for _ in range(4)]
-    rounds: list[float] = []
-    count = 1 if options.small else 10
-    while not rounds or (len(rounds) < 5 and time.perf_counter() - started < options.seconds):
-        begun = time.perf_counter()
-        for _ in range(count):
-            loss = step()
-        float(loss)
-        rounds.append((time.perf_counter() - begun) / count)
-    framework = sys.modules["flamec" if options.contender == "flamec" else "torch"]
-    peak = framework.cuda.max_memory_allocated() if options.device != "cpu" else 0
-    if options.profile:
-        profile_step(step, options.profile)
-    median = statistics.median(rounds)
-    facts = {"losses": losses, "median": median, "first_call": first, "peak_bytes": int(peak)}
-    print(json.dumps(facts))
-
-
-def profile_step(step: Callable[[], Any], file: Path) -> None:
-    """Each kernel of one step with its microseconds, in the order of their starts."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
-        float(step())
-    kernels = [e for e in seen.events() if e.device_type.name == "CUDA"]
-    kernels.sort(key=lambda event: event.time_range.start)
-    lines = [f"{e.time_range.elapsed_us():9.1f}  {e.name}" for e in kernels]
-    file.write_text("\n".join(lines) + "\n")
-
-
-def compare_resnets(options: argparse.Namespace) -> bool:
-    batch, found = (4 if options.small else BATCH), {}
-    for name in options.only:
-        command = [sys.executable, "-m", "benchmarks.gpu.convolution", "--contender", name]
-        command += ["--device", options.device, "--seconds", str(options.seconds)]
-        command += ["--small"] * options.small
-        if options.profile:
-            command += ["--profile", str(options.profile.with_suffix(f".{name}.txt"))]
-        done = subprocess.run(
-            command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            print(f"{name:14s} PROBLEM: {done.stderr[-3000:]}", flush=True)
-            continue
-        facts = found[name] = json.loads(done.stdout.strip().splitlines()[-1])
-        rate = batch / facts["median"]
-        own = found.get("flamec", facts)["median"]
-        print(
-            f"ResNet-50 {name:14s} {rate:8.1f} images/s ({facts['median'] * 1e3:.2f} ms), "
-            f"{facts['median'] / own:.2f} x flamec's time, first call {facts['first_call']:.1f} s, "
-            f"{facts['peak_bytes'] / 2**30:.1f} GiB, losses "
-            + " ".join(f"{loss:.3f}" for loss in facts["losses"]),
-            flush=True,
-        )
-    if "flamec" in found and not options.small:
-        met = batch / found["flamec"]["median"] >= GOAL
-        print(f"goal {GOAL:.0f} images/s: {'met' if met else 'missed'}")
-    return len(found) == len(options.only)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rows", default="", help="only layers whose name contains this")
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=PASSES)
     parser.add_argument("--candidates", action="store_true", help="time every schedule")
-    parser.add_argument("--resnet50", action="store_true", help="the training step, not layers")
-    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--small", action="store_true", help="a tiny network, to try the program")
-    parser.add_argument("--profile", type=Path, help="where each kernel's time is written")
-    parser.add_argument("--seconds", type=float, default=200.0, help="for layers; each contender")
-    parser.add_argument("--json", type=Path, help="where results of layers are written")
-    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.contender:
-        measure_resnet(options)
-        return 0
-    right = compare_resnets(options) if options.resnet50 else measure_layers(options)
-    return 0 if right else 1
+    parser.add_argument("--seconds", type=float, default=200.0)
+    parser.add_argument("--json", type=Path, help="where results are written")
+    return 0 if measure_layers(parser.parse_args()) else 1
 
 
 if __name__ == "__main__":

@@ -114,10 +114,15 @@ def resnet50(
 
 
 def set_weights(framework: Any, model: Any, seed: int = 0) -> None:
-    """Weights that depend on names' order, shapes and ``seed`` alone (He et al. 2015a, eq. 10)."""
+    """Weights that depend on names' order, shapes and ``seed`` alone (He et al. 2015a, eq. 10).
+
+    Biases are zero; the weights of norms stay one.
+    """
     with framework.no_grad():
-        for number, (_, parameter) in enumerate(model.named_parameters()):
+        for number, (name, parameter) in enumerate(model.named_parameters()):
             if parameter.ndim < 2:
+                if name.endswith("bias"):
+                    parameter.zero_()
                 continue
             shape = tuple(parameter.shape)
             random = np.random.default_rng((seed, number))

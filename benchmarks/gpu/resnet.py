@@ -1,0 +1,164 @@
+"""ResNets in training on one GPU beside PyTorch: images a second of the whole step.
+
+``python -m benchmarks.gpu.resnet [--depth 18|50] [--precision NAME] [--only flamec torch ...]
+[--seconds N]``
+
+Batch 128, 224 x 224, SGD with momentum; each contender in a process of its own, with the same
+weights and images, and their first losses. PyTorch has channels last and cuDNN's search for
+algorithms. ``--precision``: ``bfloat16`` (autocast), ``float32`` and ``tf32`` on both sides, or
+``default``, where each does what it does unasked: PyTorch's convolutions are TF32 then, flamec's
+float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+BATCH, SIZE, CLASSES = 128, 224, 1000
+GOAL = 4400.0  # images a second of ResNet-50 in bfloat16
+CONTENDERS = ("flamec", "torch", "torch.compile")
+PRECISIONS = ("bfloat16", "float32", "tf32", "default")
+
+
+def training_step(contender: str, options: argparse.Namespace) -> Callable[[], Any]:
+    """The whole training step; its value is the loss."""
+    from benchmarks.models.resnet import resnet18, resnet50, set_weights
+
+    device, small = options.device, options.small
+    name = "flamec" if contender == "flamec" else "torch"
+    framework: Any = __import__(name)
+    nn = framework.nn
+    widths = (8, 8, 16, 16) if small else (64, 128, 256, 512)
+    batch, size, classes = (4, 32, 10) if small else (BATCH, SIZE, CLASSES)
+    if options.depth == 18:
+        model = resnet18(framework, classes, widths)
+    else:
+        model = resnet50(framework, classes, widths, (1, 1, 1, 1) if small else (3, 4, 6, 3))
+    set_weights(framework, model)
+    model = model.to(device)
+    random = np.random.default_rng(1)
+    x = framework.from_numpy(random.standard_normal((batch, 3, size, size), np.float32)).to(device)
+    y = framework.from_numpy(random.integers(0, classes, batch)).to(device)
+    if options.precision in ("tf32", "float32"):
+        framework.backends.cuda.matmul.allow_tf32 = options.precision == "tf32"
+        framework.backends.cudnn.allow_tf32 = options.precision == "tf32"
+    if name == "torch":
+        framework.backends.cudnn.benchmark = True
+        model = model.to(memory_format=framework.channels_last)
+        x = x.to(memory_format=framework.channels_last)
+    optimizer = framework.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    forward = framework.compile(model) if contender == "torch.compile" else model
+
+    def step(x: Any, y: Any) -> Any:
+        optimizer.zero_grad()
+        mixed = options.precision == "bfloat16"
+        with framework.autocast(device.split(":")[0], dtype=framework.bfloat16, enabled=mixed):
+            loss = nn.functional.cross_entropy(forward(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    run = framework.compile(step) if contender == "flamec" else step
+    return lambda: run(x, y)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """One contender; prints a line of JSON."""
+    started = time.perf_counter()
+    step = training_step(options.contender, options)
+    losses = [float(step())]
+    first = time.perf_counter() - started
+    losses += [float(step()) for _ in range(4)]
+    rounds: list[float] = []
+    count = 1 if options.small else 10
+    while not rounds or (len(rounds) < 5 and time.perf_counter() - started < options.seconds):
+        begun = time.perf_counter()
+        for _ in range(count):
+            loss = step()
+        float(loss)
+        rounds.append((time.perf_counter() - begun) / count)
+    framework = sys.modules["flamec" if options.contender == "flamec" else "torch"]
+    peak = framework.cuda.max_memory_allocated() if options.device != "cpu" else 0
+    if options.profile:
+        profile_step(step, options.profile)
+    median = statistics.median(rounds)
+    facts = {"losses": losses, "median": median, "first_call": first, "peak_bytes": int(peak)}
+    print(json.dumps(facts))
+
+
+def profile_step(step: Callable[[], Any], file: Path) -> None:
+    """Each kernel of one step with its microseconds, in the order of their starts."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        float(step())
+    kernels = [e for e in seen.events() if e.device_type.name == "CUDA"]
+    kernels.sort(key=lambda event: event.time_range.start)
+    lines = [f"{e.time_range.elapsed_us():9.1f}  {e.name}" for e in kernels]
+    file.write_text("\n".join(lines) + "\n")
+
+
+def compare(options: argparse.Namespace) -> bool:
+    batch, found = (4 if options.small else BATCH), {}
+    mixed = options.precision == "bfloat16"
+    for name in options.only:
+        command = [sys.executable, "-m", "benchmarks.gpu.resnet", "--contender", name]
+        command += ["--device", options.device, "--seconds", str(options.seconds)]
+        command += ["--depth", str(options.depth), "--precision", options.precision]
+        command += ["--small"] * options.small
+        if options.profile:
+            command += ["--profile", str(options.profile.with_suffix(f".{name}.txt"))]
+        done = subprocess.run(
+            command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            print(f"{name:14s} PROBLEM: {done.stderr[-3000:]}", flush=True)
+            continue
+        facts = found[name] = json.loads(done.stdout.strip().splitlines()[-1])
+        rate = batch / facts["median"]
+        own = found.get("flamec", facts)["median"]
+        print(
+            f"ResNet-{options.depth} {options.precision} {name:14s} "
+            f"{rate:8.1f} images/s ({facts['median'] * 1e3:.2f} ms), "
+            f"{facts['median'] / own:.2f} x flamec's time, first call {facts['first_call']:.1f} s, "
+            f"{facts['peak_bytes'] / 2**30:.1f} GiB, losses "
+            + " ".join(f"{loss:.3f}" for loss in facts["losses"]),
+            flush=True,
+        )
+    if "flamec" in found and not options.small and options.depth == 50 and mixed:
+        met = batch / found["flamec"]["median"] >= GOAL
+        print(f"goal {GOAL:.0f} images/s: {'met' if met else 'missed'}")
+    return len(found) == len(options.only)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--depth", type=int, choices=(18, 50), default=50)
+    parser.add_argument("--precision", choices=PRECISIONS, default="bfloat16")
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=CONTENDERS)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--small", action="store_true", help="a tiny network, to try the program")
+    parser.add_argument("--profile", type=Path, help="where each kernel's time is written")
+    parser.add_argument("--seconds", type=float, default=200.0, help="for each contender")
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.contender:
+        measure(options)
+        return 0
+    return 0 if compare(options) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
