@@ -100,6 +100,10 @@ class OutOfRangeError(IndexError, RuntimeError):
     """An index lies outside the dimension that it is meant for."""
 
 
+class DivisionByZeroError(OperationError, ZeroDivisionError):
+    """An integer was divided by zero."""
+
+
 class CompileError(RuntimeError):
     """A function could not be compiled."""
 
@@ -140,7 +144,7 @@ def operation_error(name: str, error: Exception, location: object = None) -> Exc
     if isinstance(error, IndexError):
         return OutOfRangeError(message)
     if isinstance(error, ZeroDivisionError):
-        return ZeroDivisionError(message)
+        return DivisionByZeroError(message)
     if isinstance(error, TypeError):
         return OperationTypeError(message)
     if isinstance(error, np.linalg.LinAlgError):

@@ -34,6 +34,7 @@ from flamec.ir.types import (
     float32,
     float64,
     int64,
+    uint8,
 )
 from flamec.state import thread
 from flamec.tensor import Tensor
@@ -72,26 +73,31 @@ class Generator:
         return int(_concrete_state(self, "initial_seed()")[0]) & 0xFFFFFFFFFFFFFFFF
 
     def get_state(self) -> Tensor:
-        """A copy of the state on the CPU: int64 (seed, offset)."""
-        return on_device(ops.convert(self.state, dtype=int64), CPU)
+        """A copy of the state on the CPU, 16 bytes (uint8): seed and offset, lowest byte first."""
+        words = ops.reshape(on_device(ops.convert(self.state, dtype=int64), CPU), shape=(2, 1))
+        moved = ops.shift_right(words, _byte_places(CPU))
+        return ops.reshape(ops.convert(ops.bitwise_and(moved, 255), dtype=uint8), shape=(16,))
 
     def set_state(self, new_state: Tensor) -> Generator:
         """Continue from a state that ``get_state`` gave."""
         if (
             not isinstance(new_state, Tensor)
-            or new_state._type.dtype is not int64
-            or new_state._type.shape != (2,)
+            or new_state._type.dtype is not uint8
+            or new_state._type.shape != (16,)
         ):
             raise OperationTypeError(
-                "set_state(): the state must be an int64 tensor of shape [2], as get_state() "
+                "set_state(): the state must be a uint8 tensor of shape [16], as get_state() "
                 f"gives (at {user_location()})"
             )
-        write(self.state, on_device(new_state, self.device), "set_state")
+        # each byte has bits of its own, so the sum, which may wrap to a negative number, is exact
+        octets = ops.convert(ops.reshape(new_state, shape=(2, 8)), dtype=int64)
+        moved = ops.shift_left(octets, _byte_places(new_state.device))
+        write(self.state, on_device(ops.sum(moved, axes=(1,)), self.device), "set_state")
         return self
 
     def clone_state(self) -> Generator:
         """Another generator that continues with the same numbers."""
-        return Generator(self.device).set_state(self.state)
+        return Generator(self.device).set_state(self.get_state())
 
     def __getstate__(self) -> dict[str, Any]:
         return {"device": self.device, "state": _concrete_state(self, "pickling").tolist()}
@@ -109,6 +115,11 @@ def _state_tensor(words: np.ndarray, device: Device) -> Tensor:
     tensor = constant_array(words, device)
     tensor.__dict__["_generator"] = True
     return tensor
+
+
+def _byte_places(device: Device) -> Tensor:
+    """Where the bytes of a number of 64 bits begin."""
+    return ops.mul(ops.iota(shape=(8,), axis=0, dtype=int64, device=device), 8)
 
 
 def _state_array(seed: int) -> np.ndarray:

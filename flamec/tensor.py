@@ -47,6 +47,20 @@ class Size(tuple[Dim, ...]):
         result = super().__getitem__(item)
         return Size(result) if isinstance(item, slice) else result
 
+    def __add__(self, other: Any) -> Any:
+        if not isinstance(other, tuple):
+            what = type(other).__name__
+            raise TypeError(f"can only concatenate tuple (not {what}) to flamec.Size")
+        return Size(super().__add__(other))
+
+    def __radd__(self, other: Any) -> Any:
+        return Size(other + tuple(self)) if isinstance(other, tuple) else NotImplemented
+
+    def __mul__(self, count: Any) -> Any:
+        return Size(super().__mul__(count))
+
+    __rmul__ = __mul__
+
     def __repr__(self) -> str:
         return _size_text(self, sys._getframe(1))
 

@@ -57,7 +57,7 @@ def numpy(self: Tensor, *, force: bool = False) -> np.ndarray:
             "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead "
             f"(at {user_location()})."
         )
-    return concrete_array(self, "numpy()")
+    return concrete_array(self, "numpy()").view()  # its shape is the caller's to set
 
 
 def _array(self: Tensor, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

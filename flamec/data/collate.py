@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import copy
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 
@@ -22,9 +23,23 @@ def default_convert(data: Any) -> Any:
     return _same_container(data, default_convert)
 
 
+def _like_mapping(model: Mapping[Any, Any], entries: dict[Any, Any]) -> Any:
+    """A mapping of the model's class if one can be made, with what its copy has besides entries."""
+    if type(model) is dict:
+        return entries
+    if isinstance(model, MutableMapping):
+        result = copy.copy(model)
+        result.update(entries)
+        return result
+    try:
+        return cast(Any, type(model))(entries)
+    except TypeError:
+        return entries
+
+
 def _same_container(data: Any, convert: Callable[[Any], Any]) -> Any:
     if isinstance(data, Mapping):
-        return {key: convert(value) for key, value in data.items()}
+        return _like_mapping(data, {key: convert(value) for key, value in data.items()})
     if isinstance(data, tuple) and hasattr(data, "_fields"):
         return type(data)(*map(convert, data))
     if isinstance(data, (list, tuple)):
@@ -35,7 +50,7 @@ def _same_container(data: Any, convert: Callable[[Any], Any]) -> Any:
 def default_collate(batch: Any) -> Any:
     """Samples that are alike, joined: tensors and arrays stacked, numbers as a tensor.
 
-    Mappings and sequences are joined entry by entry; text and bytes stay lists.
+    Mappings (kept in their class) and sequences are joined entry by entry; text and bytes stay apart.
     Raises TypeError for other types and RuntimeError where shapes or lengths differ.
     """
     first = batch[0]
@@ -50,11 +65,12 @@ def default_collate(batch: Any) -> Any:
     if isinstance(first, (str, bytes)):
         return batch
     if isinstance(first, Mapping):
-        return {key: default_collate([sample[key] for sample in batch]) for key in first}
+        joined = {key: default_collate([sample[key] for sample in batch]) for key in first}
+        return _like_mapping(first, joined)
     if isinstance(first, Sequence):
         if any(len(sample) != len(first) for sample in batch):
             raise RuntimeError("each element in list of batch should be of equal size")
-        columns = [default_collate(list(column)) for column in zip(*batch, strict=True)]
+        columns = [default_collate(column) for column in zip(*batch, strict=True)]
         return type(first)(*columns) if hasattr(first, "_fields") else columns
     raise TypeError(
         "default_collate: batch must contain tensors, numpy arrays, numbers, dicts or lists; "

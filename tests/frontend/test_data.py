@@ -175,7 +175,7 @@ def test_collation() -> None:
     found = default_collate(batch)
     assert found["a"].tolist() == [[1, 1], [0, 0]]
     assert found["b"][0].dtype is flamec.int64 and found["b"][1].dtype is flamec.float64
-    assert found["c"].x == ["x", "y"] and found["c"].y.dtype is flamec.float32
+    assert found["c"].x == ("x", "y") and found["c"].y.dtype is flamec.float32
     assert found["d"].shape == (2, 3)
     with pytest.raises(TypeError, match="found <class 'object'>"):
         default_collate([object()])
