@@ -18,6 +18,7 @@ import numpy as np
 
 from flamec.autograd.hooks import record_hooks
 from flamec.changed_arguments import ArgumentCopies
+from flamec.changed_flags import leave_to_the_call
 from flamec.errors import CompileError, unknown_value, unrepeatable
 from flamec.guarded_layouts import AskedLayout, asked_layouts
 from flamec.guarded_values import Guard, is_constant
@@ -265,6 +266,7 @@ def _capture(
         recorder.leave()
         thread.trace = None
         set_modes(before)
+    leave_to_the_call(trace, host, leaves)
     recorder.exempted |= trace.exempted
     captured.guards = recorder.result()
     captured.number_arguments, captured.held = dynamic.numbers, held

@@ -60,6 +60,37 @@ def test_frozen_for_a_part_of_the_call(thaws_early: bool) -> None:
     assert (compiled.stats.traces, compiled.stats.python_runs) == (1, 0)
 
 
+def in_turns(wrap: Callable[[Any], Any]) -> tuple[list[Any], Any]:
+    """Each is frozen while the other learns, and left so."""
+    first, second = flamec.ones(3).requires_grad_(), flamec.full((3,), 2.0).requires_grad_()
+
+    def step(x: T) -> T:
+        first.requires_grad_(False)
+        second.requires_grad_(True)
+        ((first * second * x) ** 2).sum().backward()
+        first.requires_grad = True
+        second.requires_grad = False
+        loss = (first * second * x).sum()
+        loss.backward()
+        return loss.detach()
+
+    function, seen = wrap(step), []
+    for k in range(4):
+        first.grad = second.grad = None
+        seen.append(function(flamec.full((3,), k + 1.0)).item())
+        assert first.grad is not None and second.grad is not None
+        seen += [first.grad.tolist(), second.grad.tolist()]
+        seen += [first.requires_grad, second.requires_grad]
+    return seen, function
+
+
+def test_flags_that_a_call_leaves_changed_are_set_by_each_call() -> None:
+    expected, _ = in_turns(lambda f: f)
+    found, compiled = in_turns(lambda f: flamec.compile(f, backend="evaluate", fullgraph=True))
+    assert found == expected
+    assert (compiled.stats.traces, compiled.stats.python_runs) == (2, 0)
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_switch_happens_once_a_call() -> None:
     leaf, counter = flamec.ones(3).requires_grad_(), {"n": 0}
@@ -103,7 +134,6 @@ def off_and_on(x: T) -> Any:
     return y, x * 3.0
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize(
     ("function", "is_leaf"),
     [
@@ -118,7 +148,8 @@ def off_and_on(x: T) -> Any:
 )
 def test_a_switch_of_an_argument(function: Callable[[T], Any], is_leaf: bool) -> None:
     found = []
-    for step in (function, flamec.compile(function, backend="evaluate")):
+    compiled = flamec.compile(function, backend="evaluate", fullgraph=True)
+    for step in (function, compiled):
         for _ in range(2):
             with flamec.no_grad():
                 LEAF.fill_(1.0)
@@ -132,6 +163,7 @@ def test_a_switch_of_an_argument(function: Callable[[T], Any], is_leaf: bool) ->
             seen = [r.requires_grad if isinstance(r, T) else r for r in results]
             found.append((x.requires_grad, LEAF.requires_grad, x.tolist(), seen))
     LEAF.requires_grad_(True)
+    assert compiled.stats.traces == 1
     assert found[0] == found[1] == found[2] == found[3]
 
 
