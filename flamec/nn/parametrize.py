@@ -7,23 +7,59 @@ puts a property ``weight`` in its place, which calls ``f``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from flamec.dispatch import write
 from flamec.nn.containers import ModuleDict, ModuleList
 from flamec.nn.module import Module
 from flamec.nn.parameter import Parameter, replace_data
-from flamec.state import no_grad
+from flamec.state import no_grad, thread
 from flamec.tensor import Tensor
+
+if TYPE_CHECKING:
+    from flamec.trace import Trace
 
 __all__ = [
     "ParametrizationList",
+    "cached",
     "is_parametrized",
     "register_parametrization",
     "remove_parametrizations",
     "type_before_parametrizations",
 ]
+
+
+class _Cache(threading.local):
+    """What each ``cached`` that is open keeps, and the trace in which it began."""
+
+    def __init__(self) -> None:
+        self.open: list[tuple[Trace | None, dict[ParametrizationList, Tensor]]] = []
+
+    def values(self) -> dict[ParametrizationList, Tensor] | None:
+        """What is kept now, if anything is."""
+        return self.open[-1][1] if self.open and self.open[-1][0] is thread.trace else None
+
+
+_cache = _Cache()
+
+
+@contextmanager
+def cached() -> Iterator[None]:
+    """Within, each parametrised tensor is computed when it is read first, and kept.
+
+    So a parametrisation that changes with each reading, as ``spectral_norm`` does, does so once,
+    and a weight that several steps use is computed once. A change of the originals is not seen.
+    Around a compiled function it has no effect inside of that: begin it there.
+    """
+    values = _cache.values()
+    _cache.open.append((thread.trace, {} if values is None else values))
+    try:
+        yield
+    finally:
+        _cache.open.pop()
 
 
 class ParametrizationList(ModuleList):
@@ -191,7 +227,13 @@ def _class_with(base: type[Module], names: Iterable[str]) -> type[Module]:
 
 def _property(name: str) -> property:
     def get(self: Module) -> Tensor:
-        return self.parametrizations[name]()  # type: ignore[no-any-return]
+        made = self.parametrizations[name]
+        values = _cache.values()
+        if values is None:
+            return made()  # type: ignore[no-any-return]
+        if made not in values:
+            values[made] = made()
+        return values[made]
 
     def set_value(self: Module, value: Tensor) -> None:
         self.parametrizations[name].right_inverse(value)
