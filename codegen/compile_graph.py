@@ -288,6 +288,7 @@ def kernel_step(lowered: LoweredKernel, numbers: Sequence[int], table: BufferTab
         operations=kernel.operations,
         locations=kernel.locations,
         modules=kernel.modules,
+        checks=kernel.checks,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import sys
 import warnings
@@ -132,6 +133,19 @@ class LinAlgError(OperationError):
     """A matrix has no inverse, no factor, or an iteration did not converge."""
 
 
+def _called_function() -> str | None:
+    """The function of ``flamec`` or ``nn.functional`` that the user's line, or a module, called."""
+    frame, found = user_frame(), None
+    inner: FrameType | None = sys._getframe(1)
+    while inner is not None and inner is not frame:
+        for space in (flamec, getattr(getattr(flamec, "nn", None), "functional", None)):
+            function = getattr(space, inner.f_code.co_name, None)
+            if getattr(inspect.unwrap(function), "__code__", None) is inner.f_code:
+                found = inner.f_code.co_name
+        inner = inner.f_back
+    return found
+
+
 def operation_error(name: str, error: Exception, location: object = None) -> Exception:
     """The error to raise for ``error`` inside the operation ``name``, with the user's line:
     ``location``, or the one that is being executed.
@@ -139,6 +153,8 @@ def operation_error(name: str, error: Exception, location: object = None) -> Exc
     location = location or user_location()
     where = f" (at {location})" if location else ""
     text = str(error)
+    if isinstance(error, IndexError):
+        text, name = text.removeprefix(f"{name}: "), _called_function() or name
     prefix = "" if text.startswith(name) else f"{name}: "
     message = f"{prefix}{text}{where}"
     if isinstance(error, IndexError):

@@ -90,6 +90,7 @@ def _changed(
             step,
             locations=tuple(dict.fromkeys(filter(None, map(line, step.locations)))),
             modules=tuple(dict.fromkeys(filter(None, map(module, step.modules)))),
+            checks=tuple(dict.fromkeys(map(message, step.checks))),
         )
         for step in plan.steps
     )

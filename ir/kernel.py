@@ -439,8 +439,8 @@ class Sort:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel; ``operations``, ``locations`` and ``modules`` are for people. With an
-    ``attention`` or a ``sort`` it has nothing else."""
+    """One kernel; ``operations``, ``locations``, ``modules`` and ``checks`` (see ``plan.Step``)
+    are for people. With an ``attention`` or a ``sort`` it has nothing else."""
 
     name: str
     kind: str
@@ -453,3 +453,4 @@ class Kernel:
     attention: Attention | None = None
     modules: tuple[str, ...] = field(default=(), compare=False)
     sort: Sort | None = None
+    checks: tuple[str, ...] = field(default=(), compare=False)

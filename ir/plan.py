@@ -93,10 +93,10 @@ class Step:
     ``reads``/``writes`` are buffer positions. ``in_place`` lists (write, read) pairs
     that may share memory because each element is read before it is written.
     ``bytes_read``/``bytes_written`` count each distinct tensor once, in a loop once for every run
-    of the loop's steps; ``operations`` are the
-    names of the graph nodes inside, ``locations`` the user's lines, ``modules`` the paths of the
-    modules that were called there. The steps of a loop or a branch follow it; those of a loop
-    whose steps only the running program knows count as one.
+    of the loop's steps; ``operations`` are the names of the graph nodes inside, ``locations`` the
+    user's lines, ``modules`` the paths of the modules that were called there, ``checks`` the nodes
+    whose indices are checked, with their lines. The steps of a loop or a branch follow it; those of
+    a loop whose steps only the running program knows count as one.
     """
 
     name: str
@@ -110,6 +110,7 @@ class Step:
     operations: tuple[str, ...] = ()
     locations: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +240,7 @@ class ExecutionPlan:
                     in_place=tuple((w, r) for w, r in s["in_place"]),
                     operations=tuple(s["operations"]),
                     locations=tuple(s["locations"]),
+                    checks=tuple(s["checks"]),
                     modules=tuple(s["modules"]),
                 )
                 for s in data["steps"]

@@ -56,6 +56,7 @@ class FlamecCall(ctypes.Structure):
         ("scratch", ctypes.c_void_p),
         ("host", ctypes.c_void_p),
         ("error_detail", ctypes.c_int64),
+        ("failed_step", ctypes.c_int64),
     )
 
 
@@ -260,8 +261,11 @@ class BoundProgram:
     def _fail(self, code: int) -> NoReturn:
         """Raise what an error code stands for."""
         self._host.raise_error()
-        detail = self._entry.call.error_detail
-        raise program_error(self._executable.plan, code, detail, self._sizes)
+        call, plan = self._entry.call, self._executable.plan
+        number, call.failed_step = call.failed_step - 1, 0
+        functions = plan.notes.get("functions", ())
+        checks = plan.steps[functions.index(number)].checks if number in functions else ()
+        raise program_error(plan, code, call.error_detail, self._sizes, checks)
 
 
 class TimedEntry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import evaluate_dim, parse_dim
@@ -15,10 +15,18 @@ class ProgramError(RuntimeError):
     """A compiled program reported an error."""
 
 
+class ProgramIndexError(IndexError, ProgramError):
+    """A compiled program found an index outside of its dimension."""
+
+
 def program_error(
-    plan: ExecutionPlan, code: int, detail: int, sizes: Mapping[str, int] | None = None
-) -> IndexError | ProgramError:
-    """The exception of an error code.
+    plan: ExecutionPlan,
+    code: int,
+    detail: int,
+    sizes: Mapping[str, int] | None = None,
+    checks: Sequence[str] = (),
+) -> ProgramError:
+    """The exception of an error code; ``checks``: those of the step that found it.
 
     ``plan.errors[code - 1]`` is the message; ``{detail}`` in it stands for the number that
     the program left, other text in braces for a size, which ``sizes`` give the value of, and a
@@ -34,6 +42,8 @@ def program_error(
         return text if sizes is None else str(evaluate_dim(parse_dim(text), sizes))
 
     message = re.sub(r"\{([^}]*)\}", value, plan.errors[code - 1])
+    if checks:
+        message += f" ({', '.join(checks)})"
     if message.startswith(_INDEX_ERROR):
-        return IndexError(message.removeprefix(_INDEX_ERROR))
+        return ProgramIndexError(message.removeprefix(_INDEX_ERROR))
     return ProgramError(message)

@@ -125,7 +125,8 @@ class GroupLowering:
             return lowered
         model, before = self._known[signature]
         lines, modules = _locations(group.tasks), _modules(group.tasks)
-        kernel = replace(model.kernel, name=name, locations=lines, modules=modules)
+        checks = checked_nodes(group.tasks) if model.kernel.checks else ()
+        kernel = replace(model.kernel, name=name, locations=lines, modules=modules, checks=checks)
         buffers = moved_buffers(model.buffers, before, roots)
         return LoweredKernel(kernel, buffers, model=model)
 
@@ -160,6 +161,7 @@ class GroupLowering:
             tuple(name for task in tasks for name in task.names),
             _locations(tasks),
             modules=_modules(tasks),
+            checks=checked_nodes(tasks),
         )
         return LoweredKernel(kernel, tuple(builder.parameters.buffers))
 
@@ -284,6 +286,14 @@ def _locations(tasks: Sequence[Task]) -> tuple[str, ...]:
             last = origin.location  # often that of the next task, too
             found[str(last)] = None
     return tuple(found)
+
+
+def checked_nodes(tasks: Sequence[Task]) -> tuple[str, ...]:
+    """The nodes with computed indices and their lines, each once, in order."""
+    kinds = (OpKind.GATHER, OpKind.SCATTER)
+    nodes = [t.node for t in tasks if t.node is not None and t.node.op.kind in kinds]
+    found = [f"{n.op.name} at {n.location}" if n.location else n.op.name for n in nodes]
+    return tuple(dict.fromkeys(found))
 
 
 def _modules(tasks: Sequence[Task]) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from flamec.codegen.compile_graph import (
 from flamec.codegen.errors import LoweringError, stage
 from flamec.codegen.loops import ArrangedBranch, ArrangedLoop, Body, arrange_control
 from flamec.codegen.lower.graph import GraphLowering, LoweredGraph
-from flamec.codegen.lower.group import LoweredKernel
+from flamec.codegen.lower.group import LoweredKernel, checked_nodes
 from flamec.codegen.lower.kernel_builder import ErrorTable
 from flamec.codegen.lower.memory_budget import MemoryBudget, memory_notes
 from flamec.codegen.options import CodegenOptions
@@ -36,7 +36,6 @@ from flamec.codegen.triton.source import ALIGNMENT
 from flamec.codegen.triton.split_rows import ENOUGH_ROWS
 from flamec.ir.estimates import typical_sizes
 from flamec.ir.graph import Graph
-from flamec.ir.op import OpKind
 from flamec.ir.passes.contract_contiguous import contract_contiguous
 from flamec.ir.passes.fold_products import fold_products
 from flamec.ir.passes.fusion_groups import FusionGroup, FusionOptions
@@ -292,11 +291,7 @@ class _LocatedErrors(ErrorTable):
 
     def enter(self, group: FusionGroup) -> None:
         """Errors are of this group from now on."""
-        kinds = (OpKind.GATHER, OpKind.SCATTER)
-        tasks = [t for t in group.tasks if t.node is not None and t.node.op.kind in kinds]
-        nodes = [t.node for t in tasks if t.node is not None]
-        found = [f"{n.op.name} at {n.location}" if n.location else n.op.name for n in nodes]
-        self._where = ", ".join(dict.fromkeys(found))
+        self._where = ", ".join(checked_nodes(group.tasks))
 
     def code(self, message: str) -> int:
         return super().code(f"{message} ({self._where})" if self._where else message)

@@ -65,7 +65,13 @@ def _repeated(model: GpuKernel, lowered: LoweredKernel) -> GpuKernel:
     """The form of a kernel whose model has one."""
     own = model.lowered
     named = lowered.kernel
-    kernel = replace(own.kernel, name=named.name, locations=named.locations, modules=named.modules)
+    kernel = replace(
+        own.kernel,
+        name=named.name,
+        locations=named.locations,
+        modules=named.modules,
+        checks=named.checks,
+    )
     added = own.buffers[len(lowered.buffers) :]
     buffers = (*lowered.buffers, *added)
     fresh = tuple(

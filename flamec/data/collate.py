@@ -50,7 +50,8 @@ def _same_container(data: Any, convert: Callable[[Any], Any]) -> Any:
 def default_collate(batch: Any) -> Any:
     """Samples that are alike, joined: tensors and arrays stacked, numbers as a tensor.
 
-    Mappings (kept in their class) and sequences are joined entry by entry; text and bytes stay apart.
+    Mappings, which keep their class, and sequences are joined entry by entry; text and bytes
+    stay as they are.
     Raises TypeError for other types and RuntimeError where shapes or lengths differ.
     """
     first = batch[0]

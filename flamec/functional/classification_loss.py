@@ -87,7 +87,7 @@ class _IndexedLoss:
         count, classes = self.rows._type.shape
         places = ops.reshape(target, shape=(count,))
         self.counts = ops.ne(places, ignore_index)
-        self.places = ops.where(self.counts, table_index(name, places, classes), 0)
+        self.places = table_index(name, ops.where(self.counts, places, 0), classes)
         dtype = self.rows._type.dtype
         self.class_weight = None if weight is None else ops.cast(weight, dtype)
         present = ops.cast(self.counts, dtype)

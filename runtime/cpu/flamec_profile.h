@@ -15,6 +15,12 @@ typedef struct FlamecRow {
     int64_t first;
 } FlamecRow;
 
+/* Keeps which step failed: the innermost, of loops in loops. */
+static inline __attribute__((unused)) int64_t flamec_made(int64_t error, int64_t number, FlamecCall *call) {
+    if (error && !call->failed_step) call->failed_step = number + 1;
+    return error;
+}
+
 #ifdef FLAMEC_PROFILE
 
 typedef struct FlamecSpan {
@@ -58,13 +64,19 @@ static inline int64_t flamec_timed(
     return error;
 }
 
-#define FLAMEC_STEP(number) flamec_timed(number, step_##number, 0, 0, call)
-#define FLAMEC_ROW(row, places) \
-    flamec_timed((row).number, (row).own, (row).shared, (places) + (row).first, call)
+#define FLAMEC_STEP(number) flamec_made(flamec_timed(number, step_##number, 0, 0, call), number, call)
+#define FLAMEC_ROW(row, places)                                                        \
+    flamec_made(                                                                       \
+        flamec_timed((row).number, (row).own, (row).shared, (places) + (row).first, call), \
+        (row).number, call                                                             \
+    )
 #else
-#define FLAMEC_STEP(number) step_##number(call)
-#define FLAMEC_ROW(row, places) \
-    ((row).own ? (row).own(call) : (row).shared(call, (places) + (row).first))
+#define FLAMEC_STEP(number) flamec_made(step_##number(call), number, call)
+#define FLAMEC_ROW(row, places)                                                      \
+    flamec_made(                                                                     \
+        (row).own ? (row).own(call) : (row).shared(call, (places) + (row).first),    \
+        (row).number, call                                                           \
+    )
 #endif
 
 #endif

@@ -70,6 +70,7 @@ typedef struct FlamecCall {
     void *scratch;
     int64_t (*host)(int64_t number); /* makes ExecutionPlan.actions[number]; not 0: it failed */
     int64_t error_detail; /* written by a program that returns an error, e.g. the bad index */
+    int64_t failed_step;  /* the number of the step that returned the error, from 1 */
 } FlamecCall;
 
 #endif

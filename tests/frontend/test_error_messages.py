@@ -160,3 +160,50 @@ def test_operations_name_shapes_and_dimensions() -> None:
                 way()
             for part in (*parts, __file__):
                 assert part in str(caught.value)
+
+
+TABLE = flamec.ones(10, 3)
+INDEX_ERRORS: list[tuple[str, Callable[[flamec.Tensor], Any], str]] = [
+    ("cross_entropy", lambda i: nn.functional.cross_entropy(TABLE[:2], i), "dimension 1 of size 3"),
+    ("embedding", lambda i: nn.functional.embedding(i, TABLE), "dimension 0 of size 10"),
+    ("gather", lambda i: TABLE.gather(0, i[:, None]), "dimension 0 of size 10"),
+    ("index_select", lambda i: TABLE.index_select(1, i), "of size 3"),
+    ("index_add", lambda i: TABLE.index_add(0, i, TABLE[:2]), "dimension 0 of size 10"),
+]
+
+
+@pytest.mark.parametrize(("name", "call", "where"), INDEX_ERRORS, ids=[n for n, *_ in INDEX_ERRORS])
+def test_an_index_out_of_range(name: str, call: Callable[[flamec.Tensor], Any], where: str) -> None:
+    """Eager errors name the function that was called; the eager and the compiled one the line."""
+    line = f"{__file__}:{call.__code__.co_firstlineno}"
+    too_large = flamec.tensor([0, 12])
+    with pytest.raises(IndexError) as eager:
+        call(too_large)
+    for part in (f"{name}: index 12 is out of bounds", where, line):
+        assert part in str(eager.value)
+    with pytest.raises(IndexError, match=rf"{name}(\(\))?: index -2 is out of bounds"):
+        call(flamec.tensor([1, -2]))
+    with pytest.raises(IndexError) as compiled:
+        flamec.compile(call)(too_large)
+    assert isinstance(compiled.value, RuntimeError)
+    for part in ("index 12 is out of bounds", line):
+        assert part in str(compiled.value)
+
+
+def test_the_line_of_an_index_in_a_long_program() -> None:
+    """Of many kernels, equal ones that share their text, and those of a loop."""
+
+    def lookups(x: flamec.Tensor, places: flamec.Tensor) -> flamec.Tensor:
+        for k in range(24):
+            x = (x @ x.T)[:, :3].cumsum(0) + TABLE[places[k]]
+        total = flamec.scan(lambda c, i: (c + TABLE[i].sum(), c), x.sum(), places[24])[0]
+        return total + x[places[25]].sum()
+
+    first = lookups.__code__.co_firstlineno
+    compiled = flamec.compile(lookups)
+    assert compiled(flamec.ones(4, 3), flamec.zeros(26, 4, dtype=flamec.int64)).shape == ()
+    for number, line in ((0, first + 2), (23, first + 2), (24, first + 3), (25, first + 4)):
+        places = flamec.zeros(26, 4, dtype=flamec.int64)
+        places[number] = 10
+        with pytest.raises(IndexError, match=f"index 10 is out of bounds.*{__file__}:{line}"):
+            compiled(flamec.ones(4, 3), places)
