@@ -140,7 +140,8 @@ def _called_function() -> str | None:
     while inner is not None and inner is not frame:
         for space in (flamec, getattr(getattr(flamec, "nn", None), "functional", None)):
             function = getattr(space, inner.f_code.co_name, None)
-            if getattr(inspect.unwrap(function), "__code__", None) is inner.f_code:
+            own = None if function is None else inspect.unwrap(function)
+            if getattr(own, "__code__", None) is inner.f_code:
                 found = inner.f_code.co_name
         inner = inner.f_back
     return found
