@@ -169,8 +169,14 @@ def operation_error(name: str, error: Exception, location: object = None) -> Exc
     return OperationError(message)
 
 
-def unknown_value(what: str) -> DataDependentError:
-    """The error for using a tensor's value in Python where there is none."""
+def unknown_value(what: str, in_batch: bool = False) -> DataDependentError:
+    """The error for using a tensor's value in Python where there is none; ``in_batch``: vmap's."""
+    if in_batch:
+        return DataDependentError(
+            f"{what} needs the value of a tensor, which stands for all examples of a batch in a "
+            f"function of vmap (at {user_location()}). Write the choice with flamec.where, keep "
+            "the quantity a tensor, or move this line out of the function."
+        )
     return DataDependentError(
         f"{what} needs the value of a tensor, which is not known here while the function is "
         f"compiled (at {user_location()}). Write the choice with flamec.cond or flamec.where, "

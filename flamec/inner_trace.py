@@ -26,6 +26,7 @@ class InnerTrace(Trace):
     def __init__(self, batch_randomness: str | None = None) -> None:
         super().__init__()
         self.batch_randomness = batch_randomness
+        self.is_batch = batch_randomness is not None
         self.outer = thread.trace
         self._captured: dict[Storage, list[Root]] = {}
         if self.outer is not None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from flamec.errors import warn_user
 from flamec.ir.graph import Location, Value
 from flamec.ir.op import Op
 from flamec.ir.shape import Dim, text_for
@@ -224,7 +225,13 @@ class Tensor:
     @property
     def grad(self) -> Tensor | None:
         """The accumulated gradient of a leaf, or None."""
-        return self._grad if thread.trace is None else thread.trace.gradients.read(self)
+        found = self._grad if thread.trace is None else thread.trace.gradients.read(self)
+        if found is None and not (self._requires_grad or self._retains_grad) and self.requires_grad:
+            warn_user(
+                "grad of a tensor that is not a leaf is None: backward() gives gradients to "
+                "leaves. Call retain_grad() on it before backward(), or read a leaf's."
+            )
+        return found
 
     @grad.setter
     def grad(self, gradient: Tensor | None) -> None:

@@ -61,6 +61,7 @@ class Trace:
     _serials = itertools.count()
 
     gives_numbers = True  # whether item() may give a number that the program computes
+    is_batch = False  # whether tensors stand for examples of a batch
     host: HostState | None = None  # of the trace of a compiled call
 
     def __init__(self, base_storages: Sequence[Storage] = ()) -> None:
@@ -445,7 +446,7 @@ class Trace:
         value = self.value_of(tensor)
         execution = self.execution
         if execution is None or self._standing_in or execution.depends_only_on_numbers(value):
-            raise errors.unknown_value(what)
+            raise errors.unknown_value(what, self.is_batch)
         return execution.read(value, what, user_location(), recurs)
 
     def can_read(self) -> bool:

@@ -101,7 +101,7 @@ def results(
         "device": device,
     }
     text = re.sub(r"\btorch\b", package.__name__, source.file.read_text())
-    exec(compile(text, str(source.file), "exec"), scope)
+    exec(compile(text, str(source.file), "exec", dont_inherit=True), scope)
     return dict(_leaves(scope[source.name](), source.name))
 
 

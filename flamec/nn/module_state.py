@@ -180,10 +180,10 @@ def _require_match(
     module: Module, keys: IncompatibleKeys, problems: list[str], strict: bool
 ) -> None:
     found = list(problems)
-    if strict and keys.missing_keys:
-        found.insert(0, f"Missing key(s) in state_dict: {_quoted(keys.missing_keys)}. ")
     if strict and keys.unexpected_keys:
         found.insert(0, f"Unexpected key(s) in state_dict: {_quoted(keys.unexpected_keys)}. ")
+    if strict and keys.missing_keys:
+        found.insert(0, f"Missing key(s) in state_dict: {_quoted(keys.missing_keys)}. ")
     if found:
         details = "\n\t".join(found)
         raise RuntimeError(

@@ -4,6 +4,7 @@ eager and compiled alike."""
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -207,3 +208,22 @@ def test_the_line_of_an_index_in_a_long_program() -> None:
         places[number] = 10
         with pytest.raises(IndexError, match=f"index 10 is out of bounds.*{__file__}:{line}"):
             compiled(flamec.ones(4, 3), places)
+
+
+def test_the_gradient_of_what_is_no_leaf() -> None:
+    x = flamec.ones(2, requires_grad=True)
+    y = x * 2.0
+    with pytest.warns(UserWarning, match=r"not a leaf.*retain_grad") as seen:
+        assert y.grad is None
+    assert seen[0].filename == __file__
+    kept = x * 3.0
+    kept.retain_grad()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert kept.grad is x.grad is x.detach().grad is None
+
+
+def test_a_value_that_stands_for_a_batch() -> None:
+    for function in (lambda x: x.item(), lambda x: x if x > 0 else -x):
+        with pytest.raises(flamec.errors.DataDependentError, match=r"of vmap.*flamec\.where"):
+            flamec.func.vmap(function)(flamec.ones(2))

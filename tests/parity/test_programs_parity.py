@@ -19,7 +19,18 @@ OF_PAPERS = sources("programs_of_papers")
 OF_USERS = sources(
     *(
         f"programs_{topic}"
-        for topic in ("vision", "language", "time", "representations", "practice", "generative")
+        for topic in (
+            "vision",
+            "language",
+            "time",
+            "representations",
+            "practice",
+            "generative",
+            "transformers",
+            "pictures",
+            "structures",
+            "habits",
+        )
     )
 )
 # what is compiled at each run of the tests: views, hooks, splits, state, derivatives of derivatives
@@ -33,6 +44,10 @@ TELLING = {
     "barlow_twins_and_byol",
     "maml_by_hand",
     "checkpoint_and_resume",
+    "message_passing",
+    "moe_with_index_select_dispatch",
+    "spectral_norm_gan",
+    "parametrized_training",
 }
 
 
