@@ -119,6 +119,7 @@ class _ConvolutionLowering(MovePermutations):
         if any(map(is_longer, kernel, node.output.type.shape[2:])):
             return False
         rows, depth = floordiv(outputs, node.attributes["groups"]), product((channels, *kernel))
+        depth = floordiv(depth, product(node.attributes["lhs_dilation"]))  # of a turn
         left = self.origin(node.inputs[0])
         if left.order != tuple(range(len(left.order))):
             return False

@@ -51,8 +51,7 @@ def by_turns(
         return None
     if all(size <= s for size, s in zip(extents, spreads, strict=True)):  # type: ignore[operator]
         return None
-    pieces: list[Arranged | None] = []
-    shapes = []
+    parts, shapes = [], []
     for turn in product_of_ranges(*map(range, spreads)):
         counts, starts, taken, padding = [], [], [], []
         for n, (r, s, d) in enumerate(zip(turn, spreads, dilations, strict=True)):
@@ -65,14 +64,20 @@ def by_turns(
             needed = counts[-1] + d * (taken[-1] - 1)
             padding.append((before, needed - int(sizes[n]) - before))
         shapes.append((*shape[:2], *counts))
-        if not (all(counts) and all(taken)):
+        parts.append((starts, taken, padding) if all(counts) and all(taken) else None)
+    borders = _largest([padding for part in parts if part is not None for padding in (part[2],)])
+    dense, left = _with_borders(b, node.inputs[0], left, borders)
+    pieces: list[Arranged | None] = []
+    for part in parts:
+        if part is None:
             pieces.append(None)
             continue
+        starts, taken, padding = part
         some = _some_elements(b, right, starts, taken, spreads)
         type = node.inputs[1].type.with_shape((*node.inputs[1].type.shape[:2], *taken))
-        inner = {**attributes, "lhs_dilation": (1,) * len(sizes), "padding": tuple(padding)}
-        part = Node(node.op, (node.inputs[0], Value(type)), inner)
-        pieces.append(lower(b, part, left, some))
+        rest = [(low - x, high - y) for (low, high), (x, y) in zip(padding, borders, strict=True)]
+        inner = {**attributes, "lhs_dilation": (1,) * len(sizes), "padding": tuple(rest)}
+        pieces.append(lower(b, Node(node.op, (dense, Value(type)), inner), left, some))
     order = next((piece.order for piece in pieces if piece is not None), None)
     if order is None:
         return None
@@ -91,6 +96,27 @@ def by_turns(
         return None
     result = b.interleave(*values, axes=tuple(order[2:]), steps=tuple(spreads))
     return Arranged(result, order)
+
+
+def _largest(paddings: Sequence[Sequence[tuple[int, int]]]) -> list[tuple[int, int]]:
+    """Borders that are enough for all: none is cut off where the others need it."""
+    return [
+        (max(0, *(low for low, _ in along)), max(0, *(high for _, high in along)))
+        for along in zip(*paddings, strict=True)
+    ]
+
+
+def _with_borders(
+    b: GraphBuilder, value: Value, left: Arranged, borders: Sequence[tuple[int, int]]
+) -> tuple[Value, Arranged]:
+    """An operand, and how it lies, with zeros around it that several convolutions read."""
+    shape = list(value.type.shape)
+    along = [(0, 0)] * len(shape)
+    for n, (low, high) in enumerate(borders):
+        along[left.order[2 + n]] = (low, high)
+        shape[2 + n] = shape[2 + n] + low + high
+    source = bordered(b, left.source, tuple(along))
+    return Value(value.type.with_shape(tuple(shape))), Arranged(source, left.order)
 
 
 def _some_elements(

@@ -38,7 +38,7 @@ enum {
     FEW = 4,       /* neighbours along the depth from which on transposing pays */
     NEAR = 64,     /* distance of columns that share pages */
     FEW_ROWS = 64, /* up to which columns are read where they lie, without a panel, */
-    LEVELS = 4,    /* for sums of so many blocks */
+    LEVELS = 5,    /* for sums of so many blocks */
     COPYING = 5,   /* products in whose time a vector is copied to a panel */
     RUNS = 64,     /* of columns in place, of which tables are made together */
     MOST_ROWS_OF_RUNS = 64, /* of a product along runs, */

@@ -110,18 +110,22 @@ static void NAME(row_of_tiles)(const SCALAR *const *rows, int count, const Step 
 }
 
 /* A vector of columns of a panel: where it goes, how far apart its rows are, how many columns it
- * has and the place of the furthest one. It is made of `pieces` pieces of columns that are `apart`,
+ * has, the place of the furthest one, and how far apart they are if that is even and there are no
+ * fewer than lanes, else 0. It is made of `pieces` pieces of columns that are `apart`,
  * 1 or 2, in memory, each with the place where lane 0 would be, and the lanes that count. */
 typedef struct NAME(Columns) {
     SCALAR *to;
     const int64_t *across;
-    int64_t step, count, furthest, apart, pieces, first[MOST_PIECES], lowest, highest;
+    int64_t step, count, furthest, distance, apart, pieces, first[MOST_PIECES], lowest, highest;
     NAME(bits) mask[MOST_PIECES];
 } NAME(Columns);
 
 static void NAME(find_pieces)(NAME(Columns) *v) {
     v->pieces = 0;
     v->furthest = v->across[0];
+    v->distance = v->count == NAME(LANES) ? v->across[1] - v->across[0] : 0;
+    for (int64_t k = 1; k < v->count; k++)
+        if (v->across[k] - v->across[k - 1] != v->distance) v->distance = 0;
     v->apart = 1;
 #ifdef FLAMEC_SHUFFLES
     if (v->count > 2 && (v->across[1] - v->across[0] == 2 || v->across[2] - v->across[1] == 2))
@@ -215,8 +219,13 @@ FLAMEC_INLINE void NAME(gather_columns)(const NAME(Columns) *v, const SCALAR *fr
                                         const int *order, int64_t run) {
     for (int64_t l = 0; l < run; l++) {
         SCALAR *to = v->to + order[l] * v->step;
-        for (int64_t j = 0; j < NAME(LANES); j++)
-            to[j] = j < v->count ? from[v->across[j] + l] : 0;
+        const SCALAR *const first = from + v->across[0] + l;
+        if (v->distance) {
+#pragma GCC unroll 16
+            for (int64_t j = 0; j < NAME(LANES); j++) to[j] = first[j * v->distance];
+        } else
+            for (int64_t j = 0; j < NAME(LANES); j++)
+                to[j] = j < v->count ? from[v->across[j] + l] : 0;
     }
 }
 
@@ -259,16 +268,16 @@ static void NAME(pack_right)(SCALAR *to, const SCALAR *from, const int64_t *acro
             for (int64_t k = piece; k < piece + together; k++) {
                 const int64_t first = runs[k], run = runs[k + 1] - first;
                 const int64_t at = along[order[first]];
+                if (run < FEW) {
+                    NAME(gather_columns)(vector + i, from + at, order + first, run);
+                    continue;
+                }
                 const NAME(Columns) *next = vector + least(i + 1, vectors - 1);
                 for (int64_t j = 0; j < next->count; j++)
                     __builtin_prefetch(from + at + next->across[j]);
-                if (run >= FEW)
-                    NAME(transpose_columns)(
-                        vector + i, from + at, order + first, run,
-                        run == NAME(LANES) ||
-                            at + vector[i].furthest + NAME(LANES) - 1 <= highest);
-                else
-                    NAME(gather_columns)(vector + i, from + at, order + first, run);
+                NAME(transpose_columns)(
+                    vector + i, from + at, order + first, run,
+                    run == NAME(LANES) || at + vector[i].furthest + NAME(LANES) - 1 <= highest);
             }
 }
 

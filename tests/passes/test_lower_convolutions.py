@@ -90,6 +90,25 @@ def test_gradients_of_strides_multiply_no_zeros() -> None:
     assert len(parts) == 4 and sum(parts) == work
 
 
+def test_gradients_of_strides_of_an_image_read_one_array_with_borders() -> None:
+    """Four products of three rows each, with as many columns as there are places; the borders that
+    they need are put around the gradient once."""
+    conv = nn.Conv2d(3, 40, 7, stride=2, padding=3, bias=False)
+
+    @flamec.compile
+    def step(x: flamec.Tensor, g: flamec.Tensor) -> Any:
+        return flamec.autograd.grad(conv(x), [x], g)
+
+    x, g = flamec.randn(2, 3, 20, 36, requires_grad=True), flamec.randn(2, 40, 10, 18)
+    step(x, g)
+    compiled = step.programs[0].prepared.compiled
+    assert [k.operations[0] for k in compiled.kernels].count("pad") == 1
+    found = [k.parts[0].program.contraction for k in compiled.kernels if k.kind == "matmul"]
+    assert [(c.batch, c.rows, c.columns) for c in found if c is not None] == [(2, 3, 180)] * 4
+    wanted = flamec.autograd.grad(conv(x), [x], g)[0]
+    assert flamec.allclose(step(x, g)[0], wanted, atol=1e-4)
+
+
 def gradient_steps(conv: nn.Module, *shape: int) -> list[Any]:
     """The steps of a program that gives a result and the gradient of a kernel."""
 
