@@ -23,7 +23,7 @@ from flamec.structures import Structure, access_paths
 from flamec.tensor import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Condition:
     """A Python expression over the check function's variables, and what it means.
 

@@ -16,7 +16,7 @@ _CONSTANTS = (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Guard:
     """One assumption: what is read from ``owner`` under ``key`` is still ``expected``.
 

@@ -224,17 +224,17 @@ class Graph:
 
     @cached_property
     def _fingerprint(self) -> str:
-        number: dict[Value, int] = {}
+        number: dict[Value, str] = {}
         text = _Texts()
         attributes: dict[tuple[Any, ...], str] = {}
         lines = []
         for value in self.inputs:
-            number[value] = len(number)
+            number[value] = str(len(number))
             lines.append(f"input {value.type}")
         for node in self.nodes:
-            operands = ",".join([str(number[v]) for v in node.inputs])
+            operands = ",".join([number[v] for v in node.inputs])
             for value in node.outputs:
-                number[value] = len(number)
+                number[value] = str(len(number))
             types = ",".join([text[v.type] for v in node.outputs])
             key = node.attributes_key
             own = attributes.get(key) or attributes.setdefault(key, str(key))
@@ -243,6 +243,6 @@ class Graph:
                 given = tuple(v.type for v in node.inputs)
                 made = tuple(v.type for v in node.outputs)
                 lines.append(node.op.kernel.key(given, made, node.attributes))
-        lines.append("return " + ",".join(str(number[v]) for v in self.outputs))
+        lines.append("return " + ",".join([number[v] for v in self.outputs]))
         lines.extend(f"update {i} {number[self.updates[i]]}" for i in sorted(self.updates))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -208,7 +208,8 @@ class TensorType:
     @property
     def key(self) -> tuple[object, ...]:
         if self._key is None:
-            self._key = (structural_key(self.shape), self.dtype.name, self.device)
+            device = self.device
+            self._key = structural_key(self.shape), self.dtype.name, device.type, device.index
         return self._key
 
     @property

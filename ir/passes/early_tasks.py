@@ -20,9 +20,9 @@ RATIO = 64  # by which they are more than what is computed early
 
 def early_tasks(context: TaskGraph) -> frozenset[Task]:
     """See the module's docstring."""
-    size = {task: _most_bytes(context, task) for task in context.tasks}
-    if max(size.values(), default=0) < LARGE:
+    if max(map(value_bytes, context.roots), default=0) < LARGE:
         return frozenset()
+    size = {task: _most_bytes(context, task) for task in context.tasks}
     below: dict[Task, int] = {}  # the most bytes of what needs a task
     for task in reversed(context.tasks):
         below.setdefault(task, 0)

@@ -288,13 +288,13 @@ class _Fuser:
             return f"the kernel would have more than {LARGEST_SEGMENT} operations"
         if self._is_uniform(producer) and self._is_uniform(consumer):  # statements without loops
             return _CYCLE if self.state.makes_cycle(producer, consumer) else ""
+        if OpKind.CONTRACTION in producer.kinds and OpKind.CONTRACTION in consumer.kinds:
+            return "each has a matrix product of its own"
         for task in sorted((*producer.placed, *consumer.placed), key=attrgetter("position")):
             if reason := self._waits(task, (producer, consumer)):
                 return reason
         kinds = producer.kinds | consumer.kinds
         multiplies = OpKind.CONTRACTION in kinds
-        if OpKind.CONTRACTION in producer.kinds & consumer.kinds:
-            return "each has a matrix product of its own"
         tasks = sorted((*producer.tasks, *consumer.tasks), key=attrgetter("position"))
         if multiplies and self.options.elementwise_epilogues:
             for task in tasks:

@@ -72,7 +72,9 @@ class WorkingGroup:
         self.tasks = (
             (*shared, *[t for s in self.segments for t in s]) if others or shared else first
         )
-        self.size, self.position = len(self.tasks), min([task.position for task in self.tasks])
+        self.size, self.position = len(self.tasks), first[0].position
+        if others or shared:  # else they are in order
+            self.position = min([task.position for task in self.tasks])
         for task in self.tasks:
             if task.ending is not None:
                 self.size += task.size - 1

@@ -131,6 +131,7 @@ class _Recomputer:
         self.stored = values.of(groups)
         self._results = {*context.outputs, *context.updates.values()}
         self._costs: dict[Signature, float | None] = {}
+        self._own_costs: dict[Place, float | None] = {}  # as things are now
         self._reads: dict[Place, set[Value]] = {}
         self._readers: dict[Value, dict[Place, None]] = {}
         self._makers: dict[Task, dict[Place, None]] = {}
@@ -148,6 +149,7 @@ class _Recomputer:
 
     def _put(self, place: Place, segment: Segment) -> None:
         self._put_at[place] = self._clock
+        self._own_costs.pop(place, None)
         for value in self._reads.get(place, ()):
             self._readers[value].pop(place)
         for task in self._segment(place):
@@ -192,6 +194,7 @@ class _Recomputer:
             for task in self.context.producers[value]:
                 for place in self._makers.get(task, ()):
                     self._put_at[place] = self._clock
+                    self._own_costs.pop(place, None)
 
     def _candidates(self) -> list[Value]:
         return [
@@ -281,13 +284,19 @@ class _Recomputer:
                 replaced.setdefault(place, self._segment(place))
         elsewhere = _Changed(stored.base, stored.added, {value})
         for place, longer in replaced.items():
-            before = self._cost(self._segment(place), self.stored)
+            before = self._own_cost(place)
             after = self._cost(longer, elsewhere if place in places else stored)
             if before is None or after is None or after > SLOWDOWN * before:
                 return False
         for place, longer in replaced.items():
             self._put(place, longer)
         return True
+
+    def _own_cost(self, place: Place) -> float | None:
+        """What the loops of a segment cost as it is."""
+        if place not in self._own_costs:
+            self._own_costs[place] = self._cost(self._segment(place), self.stored)
+        return self._own_costs[place]
 
     def _cost(self, segment: Segment, stored: Container[Value]) -> float | None:
         """What a segment's loops cost; None if they cannot be shared."""
