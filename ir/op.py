@@ -160,8 +160,24 @@ class Op:
     doc: str = ""
 
     def infer_types(self, types: Types, attributes: Attributes) -> Types:
+        """The types of the results; asked once for operands without symbols if nothing else
+        decides. Equal types without symbols are one object."""
+        key: tuple[object, ...] | None = None
+        if not attributes and self.kernel is None:
+            key = (self, *[type.number for type in types])
+            known = _inferred.get(key)
+            if known is not None:
+                return known
         result = self.infer(types, attributes)
-        return result if isinstance(result, tuple) else (result,)
+        made = result if isinstance(result, tuple) else (result,)
+        if not all([type.is_static for type in made]):
+            return made
+        made = tuple([type.first for type in made])
+        if key is not None and all([type.is_static for type in types]):
+            if len(_inferred) >= _MOST_INFERRED:
+                _inferred.clear()
+            _inferred[key] = made
+        return made
 
     def saved_inputs(self, needs: Sequence[bool]) -> tuple[int, ...]:
         """The inputs that the derivative reads if only some inputs need a gradient."""
@@ -185,6 +201,9 @@ def _positions(saved: tuple[int, ...] | slice | str, count: int) -> tuple[int, .
         return tuple(range(count))
     return saved
 
+
+_inferred: dict[tuple[object, ...], Types] = {}  # by operation and numbers of types
+_MOST_INFERRED = 1 << 14
 
 REGISTRY: dict[str, Op] = {}
 USER_OPS: dict[str, Op] = {}  # kernels that users declared; a name may be declared again

@@ -171,7 +171,7 @@ class Device:
 CPU = Device("cpu")
 
 
-_numbers: dict[tuple[object, ...], int] = {}
+_firsts: dict[tuple[object, ...], TensorType] = {}
 _next_number = itertools.count(2)  # no bool is equal to one
 _numbering = threading.Lock()
 _MOST_NUMBERED = 1 << 16
@@ -197,13 +197,19 @@ class TensorType:
 
         Types with the same number are equal; equal types have the same nearly always.
         """
-        if not self._number:
-            with _numbering:
-                if len(_numbers) >= _MOST_NUMBERED:
-                    _numbers.clear()
-                self._number = _numbers.get(self.key) or next(_next_number)
-                _numbers[self.key] = self._number
-        return self._number
+        return self._number or self.first._number
+
+    @property
+    def first(self) -> TensorType:
+        """An equal type, nearly always the same: what is found out about it is found once."""
+        with _numbering:
+            if len(_firsts) >= _MOST_NUMBERED:
+                _firsts.clear()
+            first = _firsts.setdefault(self.key, self)
+            if not first._number:
+                first._number = next(_next_number)
+            self._number = first._number
+        return first
 
     @property
     def key(self) -> tuple[object, ...]:

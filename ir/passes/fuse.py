@@ -64,14 +64,11 @@ def fuse(context: TaskGraph, options: FusionOptions | None = None) -> Fusion:
     for model, task in kept:
         fuser.say_merges(model, task.parts)
     if options.enabled:
-        fuser.merge_islands(_is_pointwise, (_any,))
-        fuser.merge_edges(both_pointwise)
+        fuser.merge_islands(_is_pointwise, (both_pointwise,))
         fuser.merge_siblings(both_pointwise if options.elementwise_epilogues else _any)
         fuser.bundle_writers()
         rules = (_is_epilogue, _any) if options.elementwise_epilogues else (_any,)
         fuser.merge_islands(_is_no_bundle, rules)
-        for rule in rules:
-            fuser.merge_edges(rule)
         fuser.merge_siblings(_any)
         if options.elementwise_epilogues:
             fuser.merge_edges(_folds_rows)
@@ -142,8 +139,8 @@ class _Fuser:
     def merge_islands(
         self, wanted: Callable[[WorkingGroup], bool], rules: Sequence[PairRule]
     ) -> None:
-        """Merge along the edges within islands of groups ``wanted``, each by itself, first those
-        that the first rule allows; equal islands are looked at once."""
+        """Merge groups ``wanted`` along the edges, first those that the first rule allows: within
+        islands, of which equal ones are looked at once, then between them."""
         groups = {group for group in self.state.groups() if wanted(group)}
         islands = find_islands(self.state, groups, self._is_uniform, self._never_share, _CYCLE)
         known: dict[object, MergedIsland] = {}
@@ -161,11 +158,15 @@ class _Fuser:
         for producer, consumer, reason in islands.apart:
             pair = self.state.current(producer), self.state.current(consumer)
             self._refused.setdefault(pair, reason)
+        for rule in rules:
+            self.merge_edges(rule, islands.open)
 
     def _never_share(self, producer: WorkingGroup, consumer: WorkingGroup) -> str:
         """Why two groups can be in no kernel, whatever else is in it; "" if they can."""
-        if self._is_early(producer) != self._is_early(consumer):
+        if self._early and self._is_early(producer) != self._is_early(consumer):
             return _EARLY
+        if not consumer.placed:
+            return ""
         return next(filter(None, (self._waits(t, (producer,)) for t in consumer.placed)), "")
 
     def _waits(self, task: Task, groups: Sequence[WorkingGroup]) -> str:

@@ -122,6 +122,7 @@ class Dependencies:
         self.reading: dict[Value, list[Task]] = {}
         self.needs: dict[Task, list[Task]] = {}
         self.needed_by: dict[Task, list[Task]] = {}
+        self._users: dict[Task, tuple[Task, ...]] = {}
         inside = None if tasks is None else set(tasks)
         for task in self.tasks:
             for root in dict.fromkeys(context.roots_of(task)):
@@ -135,7 +136,10 @@ class Dependencies:
 
     def users(self, task: Task) -> Sequence[Task]:
         """The tasks that need a task, in order, each once."""
-        return list(dict.fromkeys(self.needed_by.get(task, ())))
+        found = self._users.get(task)
+        if found is None:
+            found = self._users[task] = tuple(dict.fromkeys(self.needed_by.get(task, ())))
+        return found
 
 
 class FusionState:

@@ -37,10 +37,12 @@ class MergedIsland:
 @dataclass(frozen=True)
 class Islands:
     """``sets``: the tasks of each island, in order; the islands are in order of their first tasks.
-    ``apart``: groups, others that need them but never share a kernel with them, and why."""
+    ``apart``: groups, others that need them but never share a kernel with them, and why; ``open``:
+    tasks of groups that may share one with a group of another island."""
 
     sets: list[list[Task]]
     apart: list[tuple[WorkingGroup, WorkingGroup, str]]
+    open: list[Task]
 
 
 def find_islands(
@@ -71,18 +73,20 @@ def find_islands(
     scalars = {group for group in parent if scalar(group)}
     ways = _ways(state, parent, separate, between)
     apart: list[tuple[WorkingGroup, WorkingGroup, str]] = []
-    shared = []
+    shared, crossing = [], []
     for group in parent:
         users, reasons = ways[group]
-        apart += [(group, user, why) for user, why in reasons.items() if why]
-        close = [user for user, why in reasons.items() if not why]
-        if group not in scalars:
-            close = [user for user in close if user not in scalars]
-        elif len(users) > 1 and not scalars.issuperset(users):
+        is_scalar = group in scalars
+        several = is_scalar and len(users) > 1 and not scalars.issuperset(users)
+        if several:
             shared.append(group)
-            close = [user for user in close if user in scalars]
-        for user in close:
-            join(group, user)
+        for user, why in reasons.items():
+            if why:
+                apart.append((group, user, why))
+            elif (user in scalars) is is_scalar or (is_scalar and not several):
+                join(group, user)
+            else:
+                crossing.append(group.tasks[0])
     for group in reversed(shared):
         users = ways[group][0]
         if parent.keys() >= users:
@@ -95,7 +99,8 @@ def find_islands(
     sets = (
         [t for group in groups for t in group.tasks] for groups in islands.values() if groups[1:]
     )
-    return Islands([sorted(tasks, key=attrgetter("position")) for tasks in sets], apart)
+    in_order = [sorted(tasks, key=attrgetter("position")) for tasks in sets]
+    return Islands(in_order, apart, crossing)
 
 
 _Ways = tuple[set[WorkingGroup], dict[WorkingGroup, str]]
@@ -146,7 +151,8 @@ def looks(
     all_bits = 0
     for bits in places:
         all_bits |= bits
-    outside = []  # how many tasks need a task (none, one, several); what of the island needs those
+    # how many tasks need a task (none, one, several), and what of the island needs those
+    outside: list[tuple[int, ...]] = []
     for task in island:
         users = [user for user in dependencies.users(task) if user not in inside]
         needing = state.needing(users, places, all_bits) if users else ()

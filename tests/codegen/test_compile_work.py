@@ -125,7 +125,7 @@ def test_islands_that_are_repeated_are_what_merging_would_have_given(
     once = fuse(context, options)
     monkeypatch.setattr(fuse_module, "looks", lambda *_: None)
     each = fuse(context, options)
-    monkeypatch.setattr(fuse_module, "find_islands", lambda *_: Islands([], []))
+    monkeypatch.setattr(fuse_module, "find_islands", lambda *_: Islands([], [], context.tasks))
     none = fuse(context, options)
     for other in (each, none):
         assert [g.segments for g in once.groups] == [g.segments for g in other.groups]
