@@ -17,6 +17,7 @@ from flamec.ir.shape import Dim, SymbolicDim, equal, structurally_equal
 from flamec.ir.types import TensorType
 from flamec.state import thread
 from flamec.tensor import Storage, Tensor, ViewStep
+from flamec.watching import unwatched
 
 Strides = tuple[Dim, ...]
 
@@ -222,6 +223,7 @@ def is_contiguous(tensor: Tensor, seen: bool = True, exact: bool = False) -> boo
     return is_row_major(tensor._type.shape, strides, equal if exact else structurally_equal)
 
 
+@unwatched
 def can_view(tensor: Tensor, shape: Sequence[Dim], seen: bool = True) -> bool:
     """Whether ``tensor`` has a view of ``shape`` (with as many elements); ``seen`` as above."""
     if is_contiguous(tensor, seen):

@@ -390,6 +390,7 @@ def _depending_on(
     return lambda value: value in found and tracked(value)
 
 
+@unwatched
 def _relevant(
     nodes: list[Node], tracked: Callable[[Value], bool]
 ) -> tuple[list[Node], dict[Value, Tensor]]:

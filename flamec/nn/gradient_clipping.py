@@ -17,6 +17,7 @@ from flamec.nn.parameter import filled
 from flamec.state import no_grad
 from flamec.tensor import Tensor
 from flamec.values import all_true
+from flamec.watching import unwatched
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
 
@@ -37,6 +38,7 @@ def _norm(tensor: Tensor, norm_type: float) -> Tensor:
     return norm_over(x, norm_type, tuple(range(len(x._type.shape))), keepdim=False)
 
 
+@unwatched
 def _sum_of_squares(tensor: Tensor) -> Tensor:
     x = widened(tensor)
     return ops.sum(ops.mul(x, x), axes=tuple(range(len(x._type.shape))))  # type: ignore[no-any-return]

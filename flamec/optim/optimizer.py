@@ -30,6 +30,7 @@ from flamec.optim import eager_update
 from flamec.optim.step_hooks import with_step_hooks
 from flamec.state import enable_grad, process, thread, trace_paused
 from flamec.tensor import Tensor
+from flamec.watching import unwatched
 
 __all__ = [
     "Group",
@@ -341,11 +342,13 @@ def _loaded(key: Any, value: Any, parameter: Tensor) -> Any:
 # what the formulas are written with ----------------------------------------------------
 
 
+@unwatched
 def filled_like(parameter: Tensor, value: float = 0.0) -> Tensor:
     """``value`` in the parameter's shape and dtype, in memory of its own."""
     return ops.full_like(value, parameter._type)  # type: ignore[no-any-return]
 
 
+@unwatched
 def new_scalar(parameter: Tensor, value: float = 0.0) -> Tensor:
     """A step count or other number kept as state: a float32 tensor of shape ().
 
