@@ -206,7 +206,15 @@ class Graph:
     @cached_property
     def ops(self) -> frozenset[Op]:
         """The operations of its nodes."""
-        return frozenset([node.op for node in self.nodes])
+        return frozenset(self.places)
+
+    @cached_property
+    def places(self) -> Mapping[Op, Sequence[int]]:
+        """Where the nodes of each operation stand, in order."""
+        found: dict[Op, list[int]] = {}
+        for place, node in enumerate(self.nodes):
+            found.setdefault(node.op, []).append(place)
+        return found
 
     @cached_property
     def has_bodies(self) -> bool:

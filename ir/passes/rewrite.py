@@ -7,7 +7,8 @@ nothing. Nodes that nothing reads any more stay, for ``eliminate_dead_code``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from flamec.ir.builder import GraphBuilder
@@ -77,9 +78,10 @@ def rewrite(
         return graph
     builder = RewriteBuilder(rule, settled)
     replaced: dict[Value, Value] = {}
-    keep, asked = builder.nodes.append, 0
+    start, asked = _first_change(graph, builder, wanted, only, settled, replaced)
+    keep = builder.nodes.append
     unchanged, now = replaced.keys().isdisjoint, replaced.get
-    for node in graph.nodes:
+    for node in graph.nodes[start:]:
         read = node.inputs
         candidate = node if unchanged(read) else node.on([now(v, v) for v in read])
         if (
@@ -100,3 +102,33 @@ def rewrite(
     if not replaced:
         return graph
     return graph.with_nodes(builder.nodes, replaced)
+
+
+def _first_change(
+    graph: Graph,
+    builder: RewriteBuilder,
+    wanted: Collection[Op],
+    only: Container[Node] | None,
+    settled: Container[Node] | None,
+    replaced: dict[Value, Value],
+) -> tuple[int, int]:
+    """Ask about nodes until the rule replaces one: how many are done, and were asked about.
+
+    Until then there is nothing to do for the others, which are most if ``wanted`` are few.
+    """
+    nodes = graph.nodes
+    done = asked = 0
+    for place in sorted(chain.from_iterable([graph.places[op] for op in wanted])):
+        node = nodes[place]
+        if (only is not None and node not in only) or (settled is not None and node in settled):
+            continue
+        builder.nodes.extend(nodes[done:place])
+        done = place + 1
+        asked += 1
+        builder.location, builder.scope = node.location, node.scope
+        builder.original = node
+        values = builder.rewritten(node)
+        if values is not node.outputs:
+            replaced.update(zip(node.outputs, values, strict=True))
+            return done, asked
+    return len(nodes), asked
