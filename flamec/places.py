@@ -23,8 +23,10 @@ def without_places(plan: ExecutionPlan, graph: Graph) -> ExecutionPlan:
     """The plan to keep, with positions of nodes for lines and modules."""
     lines: dict[str, str] = {}
     modules: dict[str, str] = {}
+    last = None
     for position, node in enumerate(_nodes(graph)):
-        if node.location is not None:
+        if node.location is not None and node.location is not last:
+            last = node.location
             lines.setdefault(str(node.location), f"{_MARK}{position}")
         if node.scope:
             modules.setdefault(node.scope, f"{_MARK}{position}")
@@ -57,6 +59,9 @@ def with_places(plan: ExecutionPlan, graph: Graph) -> ExecutionPlan:
 
 
 def _nodes(graph: Graph) -> Iterator[Node]:
+    if not graph.has_bodies:
+        yield from graph.nodes
+        return
     for node in graph.nodes:
         yield node
         for body in node.bodies.values():

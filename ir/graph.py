@@ -209,7 +209,7 @@ class Graph:
         return frozenset(self.places)
 
     @cached_property
-    def places(self) -> Mapping[Op, Sequence[int]]:
+    def places(self) -> Mapping[Op, list[int]]:
         """Where the nodes of each operation stand, in order."""
         found: dict[Op, list[int]] = {}
         for place, node in enumerate(self.nodes):

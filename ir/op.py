@@ -170,10 +170,10 @@ class Op:
                 return known
         result = self.infer(types, attributes)
         made = result if isinstance(result, tuple) else (result,)
-        if not all([type.is_static for type in made]):
+        if not all(type.is_static for type in made):
             return made
         made = tuple([type.first for type in made])
-        if key is not None and all([type.is_static for type in types]):
+        if key is not None and all(type.is_static for type in types):
             if len(_inferred) >= _MOST_INFERRED:
                 _inferred.clear()
             _inferred[key] = made

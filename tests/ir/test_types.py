@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
+from flamec.ir.op import lookup
 from flamec.ir.shape import SymbolicDim
 from flamec.ir.types import Device, TensorType, float32, int64
 
@@ -45,3 +48,15 @@ def test_threads_give_a_type_one_number() -> None:
     for thread in threads:
         thread.join()
     assert all(numbers == found[0] for numbers in found) and len(set(found[0])) == len(shapes)
+
+
+def test_types_are_inferred_once_for_operands_without_symbols() -> None:
+    """With symbols each time, because a size that is asked about becomes a guard."""
+    add, size = lookup("add"), SymbolicDim.symbol("n")
+    for shape, once in (((2, 5), True), ((size, 5), False)):
+        given = [(TensorType(shape, float32), TensorType((5,), float32)) for _ in range(2)]
+        (first,), (second,) = (add.infer_types(types, {}) for types in given)
+        assert first == second == TensorType(shape, float32)
+        assert (first is second) is once
+    with pytest.raises(TypeError):
+        add.infer_types((TensorType((2, 5), float32), TensorType((5,), int64)), {})
