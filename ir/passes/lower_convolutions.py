@@ -44,6 +44,7 @@ from flamec.ir.types import int64
 FULL_GROUP = 64  # columns of a product that keep a block busy
 MOST_OUTPUTS, FEW_OUTPUTS = 64, 31  # of a group whose places are read in rows
 HALF_TILE = 32  # columns of a product, which leave half a tile of a CPU's idle
+SHALLOW = 128  # depth of a product that takes no longer than to transpose it
 LONG_SUM, SHORT_SUM = 864, 216  # of products for one of them, with few outputs and with many
 MANY_PLACES = 190  # of an image, which fill vectors whatever their rows
 FEW_PLACES = 512  # rows of a product: a channel for each element of a kernel
@@ -111,8 +112,9 @@ class _ConvolutionLowering(MovePermutations):
     def _stays_in_rows(self, node: Node) -> bool:
         """Whether the places of an image are best the columns of a product on a CPU: the operand
         comes with channels first, and no convolution reads the result. So it is for a narrow or
-        shallow group, which is read where it lies, and for strides of 1x1 kernels and more than one
-        group, if no other convolution reads the operand (the gradients do)."""
+        shallow group, which is read where it lies, and for strides of 1x1 kernels, few channels or
+        outputs, and more than one group, if no other convolution reads the operand (the gradients
+        do)."""
         outputs, channels, *kernel = node.inputs[1].type.shape
         if node.output.type.device.type != "cpu" or node.output in self._read:
             return False
@@ -125,7 +127,8 @@ class _ConvolutionLowering(MovePermutations):
             return False
         if self._operands[_base(node.inputs[0])] == 1 and _fills_vectors(node):
             strided = any(step > 1 for step in node.attributes["strides"])
-            if node.attributes["groups"] > 1 or strided or _is_at_most(rows, HALF_TILE):
+            small = _is_at_most(rows, HALF_TILE) or _is_at_most(depth, SHALLOW)
+            if node.attributes["groups"] > 1 or strided or small:
                 return True
         if not _is_at_most(rows, MOST_OUTPUTS) or not _is_at_most(depth, LONG_SUM):
             return False

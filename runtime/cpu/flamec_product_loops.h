@@ -230,9 +230,9 @@ FLAMEC_INLINE void NAME(gather_columns)(const NAME(Columns) *v, const SCALAR *fr
 }
 
 /* A panel: some depth of some columns. */
-static void NAME(pack_right)(SCALAR *to, const SCALAR *from, const int64_t *across,
-                             int64_t columns, const int64_t *along, const int *order,
-                             int64_t depth) {
+static __attribute__((noinline)) void NAME(pack_right)(
+    SCALAR *to, const SCALAR *from, const int64_t *across, int64_t columns, const int64_t *along,
+    const int *order, int64_t depth) {
     NAME(Columns) vector[MOST_VECTORS];
     const int64_t vectors = NAME(divide)(vector, to, across, columns, depth);
     int copies = 1;
@@ -309,7 +309,8 @@ static int NAME(is_resident)(const FlamecProduct *p) {
 
 /* A product whose right operand is copied, with FLAMEC_PRODUCT_MEMORY bytes of private memory;
  * `packed_before`: for other rows of the same product, so that what is resident is there. */
-static void NAME(packed_product)(const FlamecProduct *p, void *memory, int packed_before) {
+static __attribute__((noinline)) void NAME(packed_product)(const FlamecProduct *p, void *memory,
+                                                           int packed_before) {
     enum { MOST = COLUMNS * sizeof(float) / sizeof(SCALAR) };
     const SCALAR *left = p->left.data, *right = p->right.data;
     SCALAR *result = p->result;

@@ -188,6 +188,19 @@ def test_few_channels_that_come_first_are_not_rearranged(
     assert [step.operations for step in steps] == [("pad",), ("dot_general",)]
 
 
+@pytest.mark.parametrize(("channels", "batch"), [(20, 2), (200, 1)])
+def test_places_are_columns_where_sums_are_short(channels: int, batch: int) -> None:
+    """Kernels of one element: a product for each image, row by row, or one that is transposed."""
+    conv = nn.Conv2d(channels, 70, 1, bias=False)
+    compiled = flamec.compile(conv)
+    with flamec.no_grad():
+        compiled(flamec.randn(2, channels, 14, 14))
+    (kernel,) = compiled.programs[0].prepared.compiled.kernels
+    product = kernel.parts[0].program.contraction
+    assert product is not None and product.batch == batch
+    assert (product.stored is None) == (batch == 2)
+
+
 def test_many_channels_that_come_first_are_not_rearranged() -> None:
     """The product reads single elements of the array within its borders, and not what is in them,
     and writes the result with channels first; so do both gradients."""
