@@ -38,7 +38,7 @@ class Linear:
 class ComputedIndex:
     """An index that a statement computed: it is checked against ``size``, negative ones count
     from the end, and it contributes ``stride`` elements to the place. ``error`` is the position
-    of the message in the plan's errors, from 1."""
+    of the message in the plan's errors, from 1; 0: another statement reports the same index."""
 
     name: str
     stride: Dim
@@ -112,6 +112,17 @@ class Compute:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """A function of a back end's library of named values and numbers."""
+
+    name: str
+    lane: str
+    function: str
+    operands: tuple[str, ...]
+    numbers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RandomBits:
     """Philox words of a linear index; ``state`` is the place of (seed, offset)."""
 
@@ -143,13 +154,15 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """``combine`` names the reduction that joins the operand with what is there (scatter)."""
+    """``combine`` names the reduction that joins the operand with what is there (scatter);
+    ``where`` the value without which nothing is stored, if there is one."""
 
     memory: str
     lane: str
     place: Place
     operand: str
     combine: str = ""
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +182,17 @@ class Recall:
 
 
 Statement = (
-    Load | Position | CheckedIndex | Constant | Compute | RandomBits | Fold | Store | Keep | Recall
+    Load
+    | Position
+    | CheckedIndex
+    | Constant
+    | Compute
+    | Call
+    | RandomBits
+    | Fold
+    | Store
+    | Keep
+    | Recall
 )
 
 
@@ -188,14 +211,15 @@ def lane_of(s: Statement) -> str:
 def operands_of(s: Statement) -> tuple[str, ...]:
     """The names that a statement outside of loops reads."""
     match s:
-        case Compute():
+        case Compute() | Call():
             return s.operands
         case CheckedIndex():
             return (s.index,)
         case Load():
             return (*(i.name for i in s.place.indices), *([s.fill] if s.fill else []))
         case Store():
-            return (s.operand, *(i.name for i in s.place.indices))
+            where = [s.where] if s.where else []
+            return (s.operand, *(i.name for i in s.place.indices), *where)
     return ()
 
 

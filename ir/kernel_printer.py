@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from flamec.ir.kernel import (
     Attention,
+    Call,
     CheckedIndex,
     Compute,
     Constant,
@@ -161,13 +162,17 @@ def print_statement(s: Statement) -> str:
         case Compute():
             rounds = f" rounded to {s.rounds}" if s.rounds else ""
             return f"{s.name}: {s.lane} = {s.op}({', '.join(s.operands)}){rounds}"
+        case Call():
+            given = ", ".join((*s.operands, *map(str, s.numbers)))
+            return f"{s.name}: {s.lane} = {s.function}({given})"
         case RandomBits():
             return f"{s.name}: i32 = random_bits({_linear(s.at)}, state {_place(s.state)})"
         case Fold():
             into = f" into p{s.target}" if s.target >= 0 else ""
             return f"{s.name}: {s.lane} = fold {s.scope} {s.op}({s.operand}){into}"
         case Store():
-            return f"{_place(s.place)} = {s.combine and s.combine + ' '}{s.operand}"
+            where = s.where and f" where {s.where}"
+            return f"{_place(s.place)} = {s.combine and s.combine + ' '}{s.operand}{where}"
         case Keep():
             return f"keep{s.slot} = {s.operand}"
         case Recall():

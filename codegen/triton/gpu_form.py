@@ -29,6 +29,7 @@ from flamec.codegen.triton.product_parts import (
 from flamec.codegen.triton.product_schedule import ProductSchedule
 from flamec.codegen.triton.product_writer import accumulator, is_one_block_of_rows, row_blocks
 from flamec.codegen.triton.recompute import without_keeps
+from flamec.codegen.triton.scatter_phases import scatter_phases
 from flamec.codegen.triton.split_rows import split_rows
 from flamec.codegen.triton.tiling import Tile
 from flamec.codegen.triton.unroll_rows import with_shared_loads
@@ -138,7 +139,13 @@ class _Parameters:
 
 
 def _split(part: Part, memory: _Parameters, options: CodegenOptions) -> list[tuple[Part, bool]]:
-    """A part, or the two of one with few long rows, the second of which joins results."""
+    """A part, or the two of one with few long rows, the second of which joins results, or the
+    launches of a scatter."""
+    scatter = scatter_phases(part.program, options)
+    if scatter is not None:
+        for kind, elements, _ in scatter.scratch:
+            part, _ = _with_parameter(part, kind, elements, memory)
+        return [(phase, False) for phase in scatter.parts(part)]
     split = split_rows(part.program, options) if part.program.contraction is None else None
     if split is None:
         return [(part, False)]

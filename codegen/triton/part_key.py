@@ -19,7 +19,7 @@ from flamec.codegen.options import CodegenOptions, power_of_two
 from flamec.ir.kernel import Constant, Loop, Part, RowProgram
 from flamec.ir.shape import Dim, SymbolicDim, product, substitute
 
-_NAMES = ("name", "operand", "operands", "fill", "position", "index", "names")
+_NAMES = ("name", "operand", "operands", "fill", "position", "index", "names", "where")
 _NUMBERS = ("parameter", "slot", "target", "result", "logarithm", "delta")  # no sizes
 _LEFT_OUT = ("error",)
 _ALIGNMENT = 16

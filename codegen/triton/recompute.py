@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flamec.ir.kernel import (
+    Call,
     CheckedIndex,
     Compute,
     Fold,
@@ -85,7 +86,7 @@ def operands_of(s: Statement) -> tuple[str, ...]:
     match s:
         case Load():
             return (*(i.name for i in s.place.indices), *([s.fill] if s.fill else []))
-        case Compute():
+        case Compute() | Call():
             return s.operands
         case Fold():
             return (s.operand, *([s.position] if s.position else []))
@@ -108,7 +109,7 @@ def renamed(s: Statement, names: dict[str, str]) -> Statement:
     match s:
         case Load():
             return replace(s, name=get(s.name), place=moved(s.place), fill=get(s.fill))
-        case Compute():
+        case Compute() | Call():
             operands = tuple(map(get, s.operands))
             return replace(s, name=get(s.name), operands=operands)
         case Fold():
@@ -121,7 +122,7 @@ def renamed(s: Statement, names: dict[str, str]) -> Statement:
                 names=others,
             )
         case Store():
-            return replace(s, operand=get(s.operand), place=moved(s.place))
+            return replace(s, operand=get(s.operand), place=moved(s.place), where=get(s.where))
         case Keep():
             return replace(s, operand=get(s.operand))
         case RandomBits():

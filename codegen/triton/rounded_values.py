@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from flamec.codegen.triton.recompute import operands_of
-from flamec.ir.kernel import Compute, Fold, Keep, Recall, RowProgram, Statement, Store
+from flamec.ir.kernel import Call, Compute, Fold, Keep, Recall, RowProgram, Statement, Store
 from flamec.ir.op import lookup
 
 _HALF = ("f16", "bf16")
@@ -67,6 +67,9 @@ def _exact(statements: Sequence[Statement], in_rows: Iterable[Store]) -> set[str
                     jumped.update(operands_of(s))
                 if s.scope != "row" or s.position or s.name in exact:
                     exact.update(operands_of(s))
+            case Call():
+                exact.update(s.operands)
+                jumped.update(s.operands)
             case Compute():
                 jumps = s.lane not in ("f32", "f64") or lookup(s.op).jumps
                 if s.rounds and s.name not in jumped:  # what follows sees 16 bits, as from memory

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from flamec.codegen.triton.rounded_values import Rounding
 from flamec.codegen.triton.text import TYPES, constant, dim, factor, operation
 from flamec.ir.kernel import (
+    Call,
     CheckedIndex,
     Compute,
     ComputedIndex,
@@ -131,7 +132,7 @@ class StatementWriter:
     def _reports(self, place: Place) -> list[str]:
         """The lines that report indices of a place that are out of range."""
         used = [text for text, _ in (self._guard(*guard) for guard in place.guards)]
-        return [self._report(index, index.name, used) for index in place.indices]
+        return [self._report(i, i.name, used) for i in place.indices if i.error]
 
     def _report(self, index: ComputedIndex | CheckedIndex, name: str, used: list[str]) -> str:
         _, inside = self.wrapped(index)
@@ -162,6 +163,8 @@ class StatementWriter:
                 return [f"{s.name} = (zero + {at}).to({TYPES[s.lane]})"]
             case Compute():
                 return [self._compute(s)]
+            case Call():
+                return [self._call(s)]
             case RandomBits():
                 return self._random(s)
             case Store():
@@ -223,6 +226,11 @@ class StatementWriter:
             text = rounded(text, s.lane, s.rounds)
         return f"{s.name} = {text}"
 
+    def _call(self, s: Call) -> str:
+        operands = [self.name(o) for o in s.operands]
+        self.varying[s.name] = joined(*(self.varying.get(o, "") for o in operands))
+        return f"{s.name} = {s.function}({', '.join([*operands, *map(str, s.numbers)])})"
+
     def _random(self, s: RandomBits) -> list[str]:
         at, axes = self.linear(s.at)
         self.varying[s.name] = axes
@@ -240,6 +248,8 @@ class StatementWriter:
 
     def _store(self, s: Store, at_least: str) -> list[str]:
         pointer, _, conditions = self._place(s.place, at_least)
+        if s.where:
+            conditions.append(self.name(s.where))
         value = self.name(s.operand)
         if s.combine and self.atomic:
             mask = f", {' & '.join(conditions)}" if conditions else ""

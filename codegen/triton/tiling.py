@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from flamec.codegen.options import CodegenOptions, power_of_two
 from flamec.codegen.triton.ownership import scattered_index
-from flamec.codegen.triton.statements import ATOMIC
+from flamec.codegen.triton.scatter_phases import is_unordered
 from flamec.ir.estimates import estimate
 from flamec.ir.kernel import Fold, Load, RandomBits, RowProgram, Store
 from flamec.ir.shape import Dim, product, structurally_equal
@@ -152,24 +152,14 @@ def _scatter_tile(
     """All rows at once if memory combines them, else rows shared by blocks that own places."""
     columns = min(width or 1024, 256)
     tile = Tile(1, columns, True, False, 1, 1 if columns <= 32 else 4)
-    if all(_is_atomic(s, options) for s in program.statements() if isinstance(s, Store)):
+    stores = [s for s in program.statements() if isinstance(s, Store)]
+    if all(is_unordered(s, program, options) for s in stores):
         return replace(tile, rows=max(1, 1024 // columns), chunks=0, warps=4, atomic=True)
     if not scattered_index(program):
         return tile
     count = power_of_two(rows) if rows is not None else 1024
     blocks = max(32, SCATTER_BLOCKS * columns // max(width, columns))
     return replace(tile, chunks=0, warps=4, owners=min(count, blocks), scanned=min(count, 1024))
-
-
-def _is_atomic(s: Store, options: CodegenOptions) -> bool:
-    """Whether rows may meet in a store: whatever their order is, the result is the same, or the
-    caller does not mind."""
-    if not s.place.indices:
-        return True
-    if s.memory != s.lane or s.combine not in ATOMIC:
-        return False
-    any_order = s.combine == "sum" and not options.deterministic
-    return s.memory in ("i32", "i64") or (s.memory in ("f32", "f64") and any_order)
 
 
 def _pointwise_elements(program: RowProgram) -> int:

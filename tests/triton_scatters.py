@@ -1,0 +1,160 @@
+"""Scatters of many rows in Triton's interpreter, against NumPy: order, exactness, few places.
+
+Run as a program with TRITON_INTERPRET=1: a line of JSON for each case with what was wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+import flamec.ir.ops  # noqa: F401
+from flamec.codegen.options import CodegenOptions
+from flamec.codegen.triton.compile_graph import compile_graph
+from flamec.ir.builder import GraphBuilder
+from flamec.ir.graph import Graph
+from flamec.ir.passes.manager import run_passes
+from flamec.ir.passes.pipeline import pipeline
+from flamec.ir.plan import ExecutionPlan
+from flamec.ir.shape import Dim, SymbolicDim
+from flamec.ir.types import DType, TensorType, dtype_named, int64
+
+N = SymbolicDim.symbol("N")
+
+
+@dataclass(frozen=True)
+class Case:
+    """``rows`` values of ``inner`` elements are put into a table at ``places`` indices."""
+
+    mode: str
+    dtype: str = "float32"
+    places: tuple[int, ...] = (50,)
+    rows: int = 1500
+    inner: tuple[int, ...] = ()
+    symbolic: bool = False
+    special: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        sizes = "x".join(map(str, (self.rows, *self.inner)))
+        kinds = [k for k in ("symbolic", "special") if getattr(self, k)]
+        return " ".join([self.mode, self.dtype, sizes, str(self.places), *kinds, *self.options])
+
+    @property
+    def given(self) -> DType:
+        return dtype_named(self.dtype)
+
+    def plan(self) -> ExecutionPlan:
+        graph = run_passes(self._graph(), pipeline(), False)[0]
+        hints = {"size_hints": {"N": self.rows}} if self.symbolic else {}
+        return compile_graph(graph, CodegenOptions(**hints, **self.options)).plan
+
+    def _graph(self) -> Graph:
+        b = GraphBuilder()
+        rows: Dim = N if self.symbolic else self.rows
+        table = b.input(TensorType((*self.places, *self.inner), self.given))
+        values = b.input(TensorType((rows, *self.inner), self.given))
+        indices = [b.input(TensorType((rows,), int64)) for _ in self.places]
+        return b.build([b.index_put(table, values, *indices, mode=self.mode)])
+
+    def operands(self, random: np.random.Generator) -> list[np.ndarray]:
+        return [
+            self._values(random, *self.places, *self.inner),
+            self._values(random, self.rows, *self.inner),
+            *(random.integers(-n, n, self.rows) for n in self.places),
+        ]
+
+    def _values(self, random: np.random.Generator, *shape: int) -> np.ndarray:
+        kind = self.given
+        if kind.kind == "bool":
+            return random.random(shape) < 0.5
+        if kind.kind != "float":
+            low = 0 if kind.kind == "uint" else -100
+            return random.integers(low, 100, shape).astype(kind.numpy)
+        exponents = random.integers(-20, 20, shape) if kind.itemsize > 2 else 0
+        values = random.standard_normal(shape) * 10.0**exponents
+        if self.special:
+            facts = ml_dtypes.finfo(kind.numpy)
+            least, large = float(facts.smallest_subnormal), float(facts.max) / 4096
+            odd = [np.nan, np.inf, -np.inf, 0.0, -0.0, least, large]
+            some = random.random(shape) < 0.02
+            values = np.where(some, random.choice(odd, shape), values)
+        return values.astype(kind.numpy)
+
+    def wrong(self, found: np.ndarray, operands: list[np.ndarray]) -> str:
+        """What differs from NumPy: of sums more than twice what rounding each once may cost."""
+        table, values, *indices = operands
+        at = tuple(indices)
+        with np.errstate(all="ignore"):
+            if self.mode == "add" and self.given.kind == "float":
+                wide = table.astype(np.longdouble)
+                np.add.at(wide, at, values.astype(np.longdouble))
+                size = np.abs(table.astype(np.longdouble))
+                np.add.at(size, at, np.abs(values.astype(np.longdouble)))
+                narrow = ml_dtypes.finfo(self.given.numpy)
+                error = np.abs(found.astype(np.longdouble) - wide)
+                bound = size * float(narrow.eps) + float(narrow.smallest_subnormal)
+                same = np.isnan(found) & np.isnan(wide.astype(self.given.numpy))
+                same |= found == wide.astype(self.given.numpy)
+                right = same | (error <= bound)
+            else:
+                wanted = table.copy()
+                if self.mode == "set":
+                    wanted[at] = values
+                else:
+                    ufunc = {"add": np.add, "amax": np.maximum, "amin": np.minimum}[self.mode]
+                    ufunc.at(wanted, at, values)
+                right = found == wanted
+                if self.given.kind == "float":
+                    right |= np.isnan(found) & np.isnan(wanted)
+        if right.all():
+            return ""
+        first = tuple(int(i) for i in np.argwhere(~right)[0])
+        return f"{(~right).sum()} elements, the first {first}: {found[first]}"
+
+
+def cases() -> Iterator[Case]:
+    for dtype in ("float32", "int8", "bool"):
+        yield Case("set", dtype)
+    yield Case("set", places=(7, 11), inner=(5,))
+    yield Case("set", places=(3000,), symbolic=True)
+    for dtype in ("float32", "float64", "bfloat16", "float16"):
+        yield Case("add", dtype, places=(500,), special=dtype != "float16")
+        yield Case("add", dtype, places=(20,), special=True)
+    yield Case("add", places=(7, 9), inner=(3,), special=True)
+    yield Case("add", places=(40,), symbolic=True)
+    yield Case("add", places=(600,), inner=(2, 3), symbolic=True)
+    yield Case("add", "int16", places=(500,))
+    yield Case("add", "uint8", places=(500,), inner=(2,))
+    yield Case("add", "int64", places=(9,))
+    yield Case("add", "int32", places=(9,), symbolic=True)
+    yield Case("add", places=(9,), options={"deterministic": False})
+    yield Case("add", "float16", places=(500,), options={"deterministic": False})
+    for mode in ("amax", "amin"):
+        yield Case(mode, places=(500,), special=True)
+        yield Case(mode, "float64", places=(9,), special=True)
+        yield Case(mode, "bfloat16", places=(9, 50), inner=(3,))
+        yield Case(mode, "int8", places=(9,))
+        yield Case(mode, "int64", places=(9,))
+        yield Case(mode, "uint8", places=(500,))
+
+
+def main() -> None:
+    from triton_interpreter import run_plan
+
+    for case in cases():
+        operands = case.operands(np.random.default_rng(1))
+        bindings = {"N": case.rows} if case.symbolic else {}
+        (found,), _ = run_plan(case.plan(), operands, bindings)
+        wrong = case.wrong(found, operands)
+        print(json.dumps({"row": case.name, "wrong": [wrong] if wrong else []}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
