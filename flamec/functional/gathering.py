@@ -10,16 +10,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from flamec.dispatch import apply_named, tensor_builder
-from flamec.errors import OperationError, OutOfRangeError, user_location
+from flamec.errors import OperationError, user_location
+from flamec.functional.along_dimension import (
+    along,
+    gathered_along,
+    on_device,
+    put_along,
+    put_slices,
+    selected_slices,
+)
 from flamec.functional.arguments import public
 from flamec.functional.autocasting import WIDEST, autocasts
 from flamec.functional.dimensions import dimension
 from flamec.functional.indexing import Gathered, fit, gathered, scalar_of, select
 from flamec.functional.promotion import is_number, require_tensor
-from flamec.functional.scatter_reduction import scatter_into
+from flamec.functional.scatter_reduction import is_one_operation, scatter_into
 from flamec.functional.shape import (
     clone,
     expand,
@@ -29,7 +35,6 @@ from flamec.functional.shape import (
 )
 from flamec.ir.shape import Dim, equal, format_shape, less, structurally_equal
 from flamec.ir.types import int32, int64
-from flamec.state import thread
 from flamec.tensor import Tensor
 
 
@@ -42,33 +47,6 @@ def _as_int64(name: str, index: Any) -> Tensor:
             f"(at {user_location()})"
         )
     return tensor_builder.cast(index, int64)
-
-
-def _nonnegative(name: str, index: Tensor, extent: Dim) -> Tensor:
-    """``index`` such that a negative entry is out of range instead of counted from the end."""
-    array = index._array
-    if thread.trace is None and isinstance(array, np.ndarray):
-        if array.size and array.min() < 0:
-            raise OutOfRangeError(
-                f"{name}(): index {array.min()} is out of bounds for a dimension of size {extent} "
-                f"(at {user_location()})"
-            )
-        return index
-    b = tensor_builder
-    zero, size = b.constant(0, index._type), b.constant(extent, index._type)
-    return b.where(b.lt(index, zero), size, index)
-
-
-def _along(name: str, x: Tensor, dim: int, index: Tensor) -> list[Tensor]:
-    """Index tensors for all dimensions: ``index`` along ``dim``, elsewhere the own position."""
-    index = _nonnegative(name, index, x._type.shape[dim])
-    shape = index._type.shape
-    return [
-        index
-        if axis == dim
-        else tensor_builder.iota(shape=shape, axis=axis, dtype=int64, device=index._type.device)
-        for axis in range(len(shape))
-    ]
 
 
 def _checked(
@@ -108,7 +86,7 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
         return tensor_builder.full(
             value=0, shape=result_shape, dtype=x._type.dtype, device=x._type.device
         )
-    result: Tensor = apply_named("index", x, *_along("gather", x, axis, index))
+    result = on_device(gathered_along, x, index, axis)
     return result if len(result._type.shape) == len(result_shape) else regroup(result, result_shape)
 
 
@@ -246,7 +224,10 @@ def _scattered(
         values = tensor_builder.expand_to(scalar_of(source, x), shape)
     else:
         require_tensor(name, "src", source)
-    result = scatter_into(x, values, _along(name, x, axis, index), mode, include_self)
+    if is_one_operation(mode, include_self):
+        result = on_device(put_along, x, values, index, name, axis, mode)
+    else:
+        result = scatter_into(x, values, along(name, x, axis, index), mode, include_self)
     return result if input is x else regroup(result, input._type.shape)
 
 
@@ -261,28 +242,12 @@ def _line_of(name: str, index: Any) -> Tensor:
     return regroup(index, (1,)) if not index._type.shape else index
 
 
-def _to_front(x: Tensor, axis: int) -> Tensor:
-    if axis == 0:
-        return x
-    rest = [i for i in range(len(x._type.shape)) if i != axis]
-    return apply_named("permute", x, axes=(axis, *rest))
-
-
-def _from_front(x: Tensor, axis: int) -> Tensor:
-    if axis == 0:
-        return x
-    axes = list(range(1, len(x._type.shape)))
-    axes.insert(axis, 0)
-    return owned(apply_named("permute", x, axes=tuple(axes)))
-
-
 @public
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The slices of ``dim`` that the one-dimensional ``index`` names."""
     axis = dimension("index_select", dim, len(input._type.shape))
     x = input if input._type.shape else regroup(input, (1,))
-    line = _nonnegative("index_select", _line_of("index_select", index), x._type.shape[axis])
-    result = _from_front(apply_named("index", _to_front(x, axis), line), axis)
+    result = on_device(selected_slices, x, _line_of("index_select", index), axis)
     return result if x is input else regroup(result, ())
 
 
@@ -297,7 +262,7 @@ def _put_slices(
 ) -> Tensor:
     axis = dimension(name, dim, len(input._type.shape))
     x = input if input._type.shape else regroup(input, (1,))
-    line = _nonnegative(name, _line_of(name, index), x._type.shape[axis])
+    line = _line_of(name, index)
     values = source if source._type.shape else regroup(source, (1,))
     shape = x._type.shape
     expected = (*shape[:axis], line._type.shape[0], *shape[axis + 1 :])
@@ -308,9 +273,8 @@ def _put_slices(
             f"for {line._type.shape[0]} indices along dimension {axis} of {format_shape(shape)} "
             f"(at {user_location()})"
         )
-    target, values = _to_front(x, axis), _to_front(values, axis)
-    written = scatter_into(target, values, (line,), mode, include_self)
-    result = _from_front(written, axis)
+    arguments = values, line, name, axis, mode, include_self
+    result = on_device(put_slices, x, *arguments, whole=is_one_operation(mode, include_self))
     return result if x is input else regroup(result, ())
 
 

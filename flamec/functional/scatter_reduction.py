@@ -41,6 +41,11 @@ def scatter_into(
     return ops.add(result, ops.sub(same, apply_named("detach", same)))
 
 
+def is_one_operation(mode: str, include_self: bool) -> bool:
+    """Whether ``scatter_into`` is a single operation, which has a derivative."""
+    return mode == "set" or (mode == "add" and include_self)
+
+
 def _put(x: Tensor, values: Tensor, indices: Sequence[Tensor], mode: str) -> Tensor:
     result: Tensor = apply_named("index_put", x, values, *indices, mode=mode)
     return result

@@ -24,7 +24,9 @@ from flamec.functional.promotion import constant, require_tensor
 from flamec.functional.reduction import Dims, axes_of, count_of, fold
 from flamec.functional.unary import as_floating
 from flamec.fusing import fused
+from flamec.ir.shape import Dim
 from flamec.ir.types import DType, float64, int64
+from flamec.state import thread
 from flamec.tensor import Tensor
 from flamec.values import concrete_array
 
@@ -311,15 +313,19 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
     The length of the result depends on the values, so a compiled function is split here.
     """
     require_tensor("bincount", "input", input)
-    values = concrete_array(input, "bincount()")
     if input.ndim != 1 or input._type.dtype.kind not in ("int", "uint"):
         raise OperationError(
             f"bincount(): expected a 1-d tensor of nonnegative integers, got {input._type} "
             f"(at {user_location()})"
         )
+    on_gpu = thread.trace is None and input._type.device.type != "cpu"
+    looked_at = on_gpu and not is_empty_size(input._type.shape[0])
+    values = concrete_array(_extremes(input) if looked_at else input, "bincount()")
     if values.size and int(values.min()) < 0:
         raise OperationError(f"bincount(): negative values (at {user_location()})")
     length = max(int(values.max()) + 1 if values.size else 0, minlength)
+    if weights is None and looked_at:
+        return _counted(input, length)
     if weights is None:
         counts = np.bincount(values, minlength=length)
         return constant_array(counts.astype(np.int64), input._type.device)
@@ -334,6 +340,24 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
     zeros = ops.full(value=0.0, shape=(length,), dtype=dtype, device=input._type.device)
     places = ops.cast(input, int64)
     return ops.index_put(zeros, ops.cast(weights, dtype), places, mode="add")
+
+
+@fused()
+def _extremes(x: Tensor) -> Tensor:
+    """The least and the greatest element: int64 [2]."""
+    wide = ops.cast(x, int64)
+    ends = (ops.amin(wide, axes=(0,)), ops.amax(wide, axes=(0,)))
+    result: Tensor = ops.concatenate(*(ops.reshape(end, shape=(1,)) for end in ends), axis=0)
+    return result
+
+
+@fused("length")
+def _counted(x: Tensor, length: Dim) -> Tensor:
+    """How often each number below ``length`` occurs."""
+    device, places = x._type.device, ops.cast(x, int64)
+    zeros = ops.full(value=0, shape=(length,), dtype=int64, device=device)
+    result: Tensor = ops.index_put(zeros, ops.full_like(1, places._type), places, mode="add")
+    return result
 
 
 __all__ = [
