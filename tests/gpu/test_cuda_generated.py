@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from gpu_execution import run_on
 from op_row import Row
 from op_table import COMPILED
 from triton_cases import check_fault, check_graph, check_row
 from triton_graphs import FAULTS, GRAPHS
+from triton_scatters import Case, cases
 
 from flamec.host_evaluation import evaluate_host_call
 from flamec.ir.passes.plan_memory import plan_memory
@@ -32,6 +36,20 @@ def test_every_op(row: Row, planned: CudaDevice) -> None:
 def test_fused_graphs(name: str, planned: CudaDevice) -> None:
     wrong = check_graph(name, lambda plan, arrays, sizes: run_on(planned, plan, arrays, sizes))
     assert not wrong, wrong[:3]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+def test_scatters_of_many_rows(case: Case, planned: CudaDevice) -> None:
+    """Each twice: what leaves anything to the order of rows differs from run to run."""
+    large = replace(case, rows=70_000)
+    operands = large.operands(np.random.default_rng(3))
+    sizes = {"N": large.rows} if large.symbolic else {}
+    plan = large.plan()
+    first, again = (run_on(planned, plan, operands, sizes)[0][0] for _ in range(2))
+    assert not large.wrong(first, operands)
+    if large.options.get("deterministic", True):
+        assert first.tobytes() == again.tobytes()
 
 
 @pytest.mark.gpu
