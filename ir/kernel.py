@@ -155,7 +155,8 @@ class Fold:
 @dataclass(frozen=True, slots=True)
 class Store:
     """``combine`` names the reduction that joins the operand with what is there (scatter);
-    ``where`` the value without which nothing is stored, if there is one."""
+    ``where`` the value without which nothing is stored, if there is one; ``unordered``: where rows
+    meet, any of them may be kept."""
 
     memory: str
     lane: str
@@ -163,6 +164,7 @@ class Store:
     operand: str
     combine: str = ""
     where: str = ""
+    unordered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 import flamec
 from flamec import random
-from flamec.functional import scan, searching, true_places
+from flamec.functional import along_dimension, running_sums, searching, statistics, true_places
 from flamec.nn import functional as F
 
 
@@ -51,10 +51,34 @@ class Case:
     call: Callable[[Operands], Any]
 
 
-def _collected(x: Operands) -> Any:
+def _under_mask(x: Operands, elements: bool) -> Any:
     lines = x.below(2, 3, 8) == 1
-    numbers, counts = true_places._numbers(lines)
-    return true_places._collected(numbers, counts, int(counts[-1].item()), 2, 4)
+    counts = true_places._counts(lines)
+    count = int(counts[-1].item())
+    if not elements:
+        return true_places._put_places(lines, counts, count)[:count]
+    return true_places._put_elements(x(3, 8), lines, counts, count)[:count]
+
+
+def _along_dimensions() -> list[Case]:
+    along = along_dimension
+    return [
+        Case("gathered_along", lambda x: along.gathered_along(x(4, 6), x.below(6, 4, 3), 1)),
+        Case(
+            "put_along",
+            lambda x: along.put_along(x(4, 6), x(4, 3), x.below(6, 4, 3), "scatter", 1, "add"),
+        ),
+        Case("selected_slices", lambda x: along.selected_slices(x(4, 6), x.below(6, 5), 1)),
+        Case(
+            "put_slices",
+            lambda x: along.put_slices(x(4, 6), x(4, 5), x.below(6, 5), "add", 1, "add", True),
+        ),
+        Case("counts", lambda x: true_places._counts(x.below(2, 3, 8) == 1)),
+        Case("put_places", lambda x: _under_mask(x, False)),
+        Case("put_elements", lambda x: _under_mask(x, True)),
+        Case("extremes", lambda x: statistics._extremes(x.below(9, 30))),
+        Case("counted", lambda x: statistics._counted(x.below(9, 30), 9)),
+    ]
 
 
 def _elementwise() -> list[Case]:
@@ -122,7 +146,9 @@ def _folding() -> list[Case]:
         Case("mean", lambda x: x(4, 6).mean(0)),
         Case("mean", lambda x: x(4, 6).mean()),
         Case("nanmean", lambda x: x(4, 6).nanmean()),
-        Case("lines_with_those_before", lambda x: scan._lines_with_those_before(x(2, 3, 8))),
+        Case(
+            "lines_with_those_before", lambda x: running_sums._lines_with_those_before(x(2, 3, 8))
+        ),
         Case("bisected", lambda x: searching._bisected(x(9).sort()[0], x(4, 6), 4, "less")),
         Case("count_nonzero", lambda x: flamec.count_nonzero(x(4, 6), 1)),
         Case("aminmax", lambda x: flamec.aminmax(x(4, 6), dim=1)),
@@ -189,8 +215,6 @@ def _drawing() -> list[Case]:
     return [
         Case("uniform_like", lambda x: random.uniform_like(x(40, 6, recorded=False))),
         Case("normal_like", lambda x: random.normal_like(x(40, 6, recorded=False))),
-        Case("numbers", lambda x: true_places._numbers(x.below(2, 3, 8) == 1)),
-        Case("collected", _collected),
         Case("dropout", lambda x: F.dropout(x(40, 6), 0.3)),
         Case("alpha_dropout", lambda x: F.alpha_dropout(x(40, 6), 0.3, training=True)),
         Case("dropout1d", lambda x: F.dropout1d(x(4, 6, 3), 0.3)),
@@ -273,5 +297,6 @@ def _evens(x: Operands, *shape: int) -> Any:
 
 
 CASES = [
-    *_elementwise(), *_folding(), *_losses(), *_drawing(), *_products(), *_windows(),
+    *_elementwise(), *_folding(), *_losses(), *_drawing(), *_along_dimensions(),
+    *_products(), *_windows(),
 ]  # fmt: skip

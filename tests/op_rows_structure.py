@@ -325,21 +325,21 @@ def _make_index(draw: Draw) -> list[Sample]:
 
 
 def _make_index_put(draw: Draw) -> list[Sample]:
-    modes = ["set", "amax", "amin"]
+    modes = ["set", "any", "amax", "amin"]
     if draw.dtype.kind != "bool":
         modes += ["add", "prod"]
     samples = []
     for mode in modes:
         for shape, count, places in _INDEXED:
             indices = _positions(draw, shape, count, places)
-            if mode == "set":  # the order of equal places is not specified: have none
+            if mode in ("set", "any"):  # the order of equal places is not specified: have none
                 distinct = draw.rng.permutation(max(math.prod(shape[:count]), math.prod(places)))
                 if len(distinct) > math.prod(shape[:count]):
                     continue
                 chosen = distinct[: math.prod(places)].reshape(places)
                 indices = list(np.unravel_index(chosen, shape[:count]))
             arrays = (draw(*shape), draw(*places, *shape[count:]), *indices)
-            samples.append(Sample(arrays, {"mode": mode}, finite=mode in ("set", "add")))
+            samples.append(Sample(arrays, {"mode": mode}, finite=mode in ("set", "any", "add")))
     if draw.dtype.kind != "bool":  # one place hit often
         crowded = (draw(3, 2), draw(40, 2), np.zeros(40, np.int64))
         samples.append(Sample(crowded, {"mode": "add"}))

@@ -42,7 +42,7 @@ from flamec.ir.tasks import Task
 CHUNKS = 16  # most partial results of a fold over rows; fixed by the sizes, not by threads
 OWN_SIZE = "own_size"  # the length of a flat loop, which each part gives
 CHUNK_ROWS = 32  # rows that one of them has at least
-PUT_MODES = {"set": "", "add": "sum", "prod": "prod", "amax": "amax", "amin": "amin"}
+PUT_MODES = {"set": "", "any": "", "add": "sum", "prod": "prod", "amax": "amax", "amin": "amin"}
 
 
 class ProgramBuilder(ValueLowering):
@@ -152,7 +152,7 @@ class ProgramBuilder(ValueLowering):
         """Stores come after everything else of their section: they may overwrite its inputs."""
         pending: list[tuple[Section, Store]] = []
         for task, value in stores:
-            combine = ""
+            combine, unordered = "", False
             indices: tuple[ComputedIndex, ...] = ()
             if task in self.space.regions:
                 name = self._operand(self.space.operands[task][0], context)
@@ -163,7 +163,8 @@ class ProgramBuilder(ValueLowering):
                 name = self._operand(source, context)
                 assert target.address is not None
                 address, indices = target.address, self._indices(target, context)
-                combine = PUT_MODES[task.node.attributes["mode"]]
+                mode = task.node.attributes["mode"]
+                combine, unordered = PUT_MODES[mode], mode == "any"
             else:
                 name = self._value(value, context)
                 address = store_address(self.space, value)
@@ -171,7 +172,7 @@ class ProgramBuilder(ValueLowering):
             place = Place(number, self._linear(address, context), indices)
             section = self._section(self._store_level(task, value), context)
             memory, lane = memory_type(value.type.dtype), lane_type(value.type.dtype)
-            pending.append((section, Store(memory, lane, place, name, combine)))
+            pending.append((section, Store(memory, lane, place, name, combine, "", unordered)))
         for section, store in pending:
             section.statements.append(store)
 

@@ -58,7 +58,7 @@ _LEAST = {"i32": -(1 << 31), "i64": -(1 << 63)}
 def is_unordered(s: Store, program: RowProgram, options: CodegenOptions) -> bool:
     """Whether rows may meet in a store: whatever their order is, the result is the same, or the
     caller does not mind."""
-    if not s.place.indices or s.where:
+    if not s.place.indices or s.where or s.unordered:
         return True
     if not s.combine:
         return _is_same_in_all_rows(s.operand, program)

@@ -25,7 +25,7 @@ from flamec.functional.primitives import (
     widened,
 )
 from flamec.functional.promotion import require_tensor
-from flamec.functional.scan import part
+from flamec.functional.scan import part, running_sums
 from flamec.ir.shape import Dim, equal, format_shape, product
 from flamec.ir.types import int64
 from flamec.state import thread
@@ -211,7 +211,7 @@ def _consecutive_bags(places: Tensor, offsets: Tensor, include_last: bool) -> Ba
         positions,
         mode="add",
     )
-    bag = ops.sub(part(ops.cumsum(marks, axis=0), 0, 0, length), 1)
+    bag = ops.sub(part(running_sums(marks, 0), 0, 0, length), 1)
     bag = ops.where(ops.lt(bag, 0), count, bag)
 
     def fold(x: Tensor, how: str) -> Tensor:

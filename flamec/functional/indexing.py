@@ -22,7 +22,12 @@ from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.eager_view import eager_view
 from flamec.functional.promotion import constant, is_number, number_dtype
 from flamec.functional.shape import owned, regroup
-from flamec.functional.true_places import is_large_mask, true_places, unravelled
+from flamec.functional.true_places import (
+    is_large_mask,
+    true_elements,
+    true_places,
+    unravelled,
+)
 from flamec.ir.shape import (
     Dim,
     SymbolicDim,
@@ -350,12 +355,22 @@ def getitem(self: Tensor, index: Any) -> Tensor:
         if selection.view is self:
             return regroup(self, self._type.shape)
         return selection.view
+    if _is_one_mask(selection):
+        return true_elements(selection.view, selection.indices[0])
     found = gathered(selection)
     result: Tensor = apply_named("index", found.view, *found.indices)
     axes = found.result_axes()
     if axes != tuple(range(len(axes))):
         result = owned(apply_named("permute", result, axes=axes))
     return result
+
+
+def _is_one_mask(selection: Selection) -> bool:
+    """Whether elements are chosen by a large mask of the view's shape alone."""
+    mask = selection.indices[0] if len(selection.indices) == 1 else None
+    if mask is None or mask._type.dtype is not bool_ or not is_large_mask(mask):
+        return False
+    return mask._type.shape == selection.view._type.shape
 
 
 # assignment -------------------------------------------------------------------------------

@@ -19,8 +19,14 @@ from flamec.functional.gathering import require_same_dtype, single_value
 from flamec.functional.joining import stack
 from flamec.functional.primitives import ops
 from flamec.functional.promotion import require_tensor
+from flamec.functional.running_sums import running_sums
 from flamec.functional.shape import broadcast_tensors, clone, ravel, regroup, reshaped
-from flamec.functional.true_places import is_large_mask, true_places, unravelled
+from flamec.functional.true_places import (
+    is_large_mask,
+    true_elements,
+    true_places,
+    unravelled,
+)
 from flamec.ir.shape import less, product
 from flamec.ir.types import bool_, int64
 from flamec.state import thread
@@ -50,8 +56,7 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """The elements of ``input`` where ``mask`` is True, in one dimension."""
     x, chosen = broadcast_tensors(input, _as_mask("masked_select", mask))
     if is_large_mask(chosen):
-        found: Tensor = apply_named("index", ravel(x), true_places(chosen))
-        return found
+        return true_elements(x, chosen)
     flags = concrete_array(chosen, "masked_select()")
     device = chosen._type.device
     places = [constant_array(p, device) for p in np.nonzero(np.atleast_1d(flags))]
@@ -74,7 +79,7 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
         if count == 0:
             return clone(x)
     b = tensor_builder
-    running = b.cumsum(b.cast(ravel(chosen), int64), axis=0)
+    running = running_sums(b.cast(ravel(chosen), int64), 0)
     zero = b.constant(0, running._type)
     order = b.maximum(b.sub(running, b.constant(1, running._type)), zero)
     picked = apply_named("index", ravel(source), order)

@@ -21,9 +21,11 @@ from flamec.functional.elementwise import log_sum
 from flamec.functional.primitives import narrowed, ops, widened
 from flamec.functional.promotion import as_tensors, float_dtype, is_number, require_tensor
 from flamec.functional.reduction import accumulated
+from flamec.functional.running_sums import part as part
+from flamec.functional.running_sums import running_sums
 from flamec.functional.unary import copied
 from flamec.fusing import fused
-from flamec.ir.shape import Dim, SymbolicDim, equal, less, product
+from flamec.ir.shape import SymbolicDim, equal, less
 from flamec.ir.types import DType, bool_, int64, uint8
 from flamec.tensor import Tensor
 
@@ -36,57 +38,7 @@ def _running(name: str, for_bool: str, input: Any, dim: int, dtype: DType | None
     if x._type.dtype is bool_:
         values, _ = getattr(ops, for_bool)(ops.cast(x, uint8), axis=axis)
         return ops.cast(values, bool_)
-    if name == "cumsum" and axis == x.ndim - 1 and _has_long_rows(x):
-        return _cumsum_of_lines(x)
-    return getattr(ops, name)(x, axis=axis)
-
-
-# running sums of long rows ---------------------------------------------------------------
-_LONG_ROW, _FEW_ROWS = 1 << 15, 64  # from which on, and up to which, rows are divided on a GPU
-_LINE, _MOST_LINES = 1024, 1 << 14  # elements of a line, and lines whose sums are added at once
-
-
-def _has_long_rows(x: Tensor) -> bool:
-    """Whether a device that works on rows side by side has too few of them."""
-    *rows, size = x._type.shape
-    count = product(rows)
-    if not isinstance(size, int) or not isinstance(count, int) or x._type.device.type != "cuda":
-        return False
-    return size >= _LONG_ROW and 0 < count <= _FEW_ROWS
-
-
-def _cumsum_of_lines(x: Tensor) -> Tensor:
-    """The running sums of rows, by lines whose sums are added up before (Blelloch 1990, "Prefix
-    Sums and Their Applications", section 1.5.1)."""
-    shape = x._type.shape
-    *rows, size = shape
-    assert isinstance(size, int)
-    line = _LINE
-    while -(-size // line) > _MOST_LINES:
-        line *= 2
-    missing = -size % line
-    if missing:
-        zero = ops.full(value=0, shape=(), dtype=x._type.dtype, device=x._type.device)
-        none = (0,) * len(rows)
-        x = ops.pad(x, zero, low=(*none, 0), high=(*none, missing))
-    count = (size + missing) // line
-    sums = _lines_with_those_before(ops.reshape(x, shape=(product(rows), count, line)))
-    sums = ops.reshape(sums, shape=(*rows, size + missing))
-    return part(sums, len(rows), 0, size) if missing else sums
-
-
-@fused()
-def _lines_with_those_before(lines: Tensor) -> Tensor:
-    """Running sums along the last dimension, which start from the sum of all lines before."""
-    total = ops.sum(lines, axes=(2,))
-    shape = (*total._type.shape, 1)
-    earlier = part(ops.cumsum(total, axis=1), 1, 0, shape[1] - 1)
-    zero = ops.full(value=0, shape=(), dtype=total._type.dtype, device=total._type.device)
-    before = ops.pad(earlier, zero, low=(0, 1), high=(0, 0))
-    within = ops.cumsum(lines, axis=2)
-    before = ops.expand(ops.reshape(before, shape=shape), shape=within._type.shape)
-    result: Tensor = ops.add(within, before)
-    return result
+    return running_sums(x, axis) if name == "cumsum" else getattr(ops, name)(x, axis=axis)
 
 
 @autocasts(cuda=FLOAT32)
@@ -175,17 +127,6 @@ def _logcumsumexp_by_rows(x: Tensor, axis: int) -> Tensor:
     seen = ops.reshape(seen, shape=(size, size, *(1,) * (len(shape) - axis - 1)))
     row = ops.reshape(x, shape=(*shape[:axis], 1, *shape[axis:]))
     return logsumexp(ops.where(seen, row, -math.inf), axis + 1)
-
-
-def part(x: Tensor, axis: int, start: Dim, size: Dim) -> Tensor:
-    """``size`` elements of one axis from ``start`` on."""
-    shape = x._type.shape
-    return ops.slice(
-        x,
-        starts=tuple(start if i == axis else 0 for i in range(len(shape))),
-        sizes=tuple(size if i == axis else d for i, d in enumerate(shape)),
-        steps=(1,) * len(shape),
-    )
 
 
 # differences -----------------------------------------------------------------------------

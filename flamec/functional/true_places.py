@@ -1,19 +1,21 @@
-"""Where a mask is True, found on the device that holds it: the host reads one number.
+"""Elements under a mask, found on the device that holds it: the host reads one number.
 
-In: a mask on a GPU. Out: the places of its True elements, in order. The elements are counted in
-lines, whose counts are added up (Blelloch 1990, "Prefix Sums and Their Applications", section
-1.5.1); each result then looks for its line, and for its place in the line, by bisection.
+In: a mask on a GPU. Out: the places of its True elements, or the elements of a tensor there, in
+order. True elements are counted in lines, whose counts are added up; that gives each its number,
+and it is put there (Blelloch 1990, "Prefix Sums and Their Applications", section 1.5.1). Other
+elements are put behind the results, where nobody reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from flamec.functional.primitives import ops
+from flamec.functional.running_sums import part
 from flamec.fusing import fused
 from flamec.ir.shape import Dim
-from flamec.ir.types import int32, int64
+from flamec.ir.types import int16, int64
 from flamec.state import thread
 from flamec.tensor import Tensor
 
@@ -39,53 +41,73 @@ def unravelled(places: Tensor, shape: Sequence[Dim]) -> tuple[Tensor, ...]:
 
 def true_places(mask: Tensor) -> Tensor:
     """The places of a mask's True elements, counted through all dimensions: int64 [count]."""
-    size = mask.numel()
-    if not size:
+    if not mask.numel():
         return ops.full(value=0, shape=(0,), dtype=int64, device=mask._type.device)  # type: ignore[no-any-return]
-    flat = ops.reshape(mask, shape=(size,))
+    lines = _lines(mask, False)
+    counts = _counts(lines)
+    count = _last(counts)
+    return part(_put_places(lines, counts, count), 0, 0, count)
+
+
+def true_elements(x: Tensor, mask: Tensor) -> Tensor:
+    """The elements of x where a mask of its shape is True: [count]."""
+    if not mask.numel():
+        return ops.full(value=0, shape=(0,), dtype=x._type.dtype, device=x._type.device)  # type: ignore[no-any-return]
+    lines = _lines(mask, False)
+    counts = _counts(lines)
+    count = _last(counts)
+    return part(_put_elements(_lines(x, 0), lines, counts, count), 0, 0, count)
+
+
+def _lines(x: Tensor, filling: bool | int) -> Tensor:
+    """The elements of x in lines, the last of which is filled up."""
+    size = x.numel()
     missing = -size % _LINE
+    flat = ops.reshape(x, shape=(size,))
     if missing:
-        false = ops.full(value=False, shape=(), dtype=mask._type.dtype, device=mask._type.device)
-        flat = ops.pad(flat, false, low=(0,), high=(missing,))
-    lines = ops.reshape(flat, shape=((size + missing) // _LINE, _LINE))
-    numbers, counts = _numbers(lines)
-    found: Tensor = _collected(
-        numbers, counts, int(counts[-1].item()), counts.numel().bit_length(), _LINE.bit_length()
-    )
-    return found
+        rest = ops.full(value=filling, shape=(), dtype=x._type.dtype, device=x._type.device)
+        flat = ops.pad(flat, rest, low=(0,), high=(missing,))
+    lines: Tensor = ops.reshape(flat, shape=((size + missing) // _LINE, _LINE))
+    return lines
 
 
 @fused()
-def _numbers(lines: Tensor) -> Any:
-    """How many True elements there are up to each in its line, and up to the end of each line."""
-    flags = ops.cast(lines, int32)
-    counts = ops.sum(ops.cast(lines, int64), axes=(1,))
-    return ops.cumsum(flags, axis=1), ops.cumsum(counts, axis=0)
+def _counts(lines: Tensor) -> Tensor:
+    """How many True elements there are up to the end of each line."""
+    counts: Tensor = ops.cumsum(ops.sum(ops.cast(lines, int64), axes=(1,)), axis=0)
+    return counts
+
+
+def _last(counts: Tensor) -> int:
+    return int(counts[-1].item())
 
 
 @fused("count")
-def _collected(numbers: Tensor, counts: Tensor, count: Dim, steps: int, line_steps: int) -> Tensor:
-    """The places of so many True elements; ``steps`` halve the lines, ``line_steps`` a line."""
-    height, width = numbers._type.shape
-    where: Any = {"dtype": int64, "device": numbers._type.device}
-    number = ops.iota(shape=(count,), axis=0, **where)
-    none = ops.mul(number, 0)
-    line = _not_greater(lambda at: ops.index(counts, at), number, none, height, steps)
-    earlier = ops.pad(counts, ops.full(value=0, shape=(), **where), low=(1,), high=(0,))
-    rank = ops.sub(number, ops.index(earlier, line))
-    column = _not_greater(lambda at: ops.index(numbers, line, at), rank, none, width, line_steps)
-    place: Tensor = ops.add(ops.mul(line, width), column)
-    return place
+def _put_places(lines: Tensor, counts: Tensor, count: Dim) -> Tensor:
+    """The places of so many True elements; a line of others behind them."""
+    height, width = lines._type.shape
+    where: Any = {"dtype": int64, "device": lines._type.device}
+    place = ops.iota(shape=(height * width,), axis=0, **where)
+    return _put(ops.reshape(place, shape=(height, width)), lines, counts, count)
 
 
-def _not_greater(
-    element: Callable[[Tensor], Tensor], values: Tensor, low: Tensor, size: Dim, steps: int
-) -> Tensor:
-    """How many of ``size`` elements in order are not greater than each value. One is greater."""
-    high = ops.add(low, size)
-    for _ in range(steps):
-        middle = ops.floor_divide(ops.add(low, high), 2)
-        before = ops.le(ops.cast(element(ops.minimum(middle, size - 1)), int64), values)
-        before = ops.bitwise_and(ops.lt(low, high), before)
-        low, high = ops.where(before, ops.add(middle, 1), low), ops.where(before, high, middle)
-    return low
+@fused("count")
+def _put_elements(x: Tensor, lines: Tensor, counts: Tensor, count: Dim) -> Tensor:
+    """So many elements of x where lines are True; a line of others behind them."""
+    return _put(x, lines, counts, count)
+
+
+def _put(x: Tensor, lines: Tensor, counts: Tensor, count: Dim) -> Tensor:
+    shape = lines._type.shape
+    height, width = shape
+    where: Any = {"dtype": int64, "device": lines._type.device}
+    none = ops.full(value=0, shape=(), **where)
+    earlier = ops.pad(part(counts, 0, 0, height - 1), none, low=(1,), high=(0,))
+    earlier = ops.expand(ops.reshape(earlier, shape=(height, 1)), shape=shape)
+    within = ops.cast(ops.cumsum(ops.cast(lines, int16), axis=1), int64)
+    number = ops.sub(ops.add(within, earlier), 1)
+    behind = ops.add(ops.iota(shape=shape, axis=1, **where), count)
+    place = ops.where(lines, number, behind)
+    room = ops.full(value=0, shape=(count + width,), dtype=x._type.dtype, device=x._type.device)
+    put: Tensor = ops.index_put(room, x, place, mode="any")
+    return put

@@ -20,7 +20,7 @@ from flamec.errors import OperationError, user_location
 from flamec.functional.dimensions import dimension
 from flamec.functional.primitives import is_empty_size, ops
 from flamec.functional.promotion import require_tensor
-from flamec.functional.scan import part
+from flamec.functional.running_sums import part, running_sums
 from flamec.functional.sorting import positions_along, sorted_along
 from flamec.functional.true_places import true_places
 from flamec.ir.shape import product
@@ -80,10 +80,10 @@ def _numbered(line: Tensor, shape: Any, places: Tensor | None, wanted: tuple[boo
     starts = true_places(is_new)
     parts = [ops.index(line, starts)]
     if wanted[0]:
-        number = ops.sub(ops.cumsum(ops.cast(is_new, int64), axis=0), 1)
+        number = ops.sub(running_sums(ops.cast(is_new, int64), 0), 1)
         if places is not None:
             zeros = ops.full(value=0, shape=(size,), dtype=int64, device=line._type.device)
-            number = ops.index_put(zeros, number, places, mode="set")
+            number = ops.index_put(zeros, number, places, mode="any")
         parts.append(ops.reshape(number, shape=shape))
     if wanted[1]:
         end = ops.full(value=size, shape=(), dtype=int64, device=line._type.device)

@@ -20,7 +20,7 @@ from flamec.ir.types import TensorType, int64
 if TYPE_CHECKING:
     from flamec.ir.builder import Builder
 
-PUT_MODES = ("set", "add", "prod", "amax", "amin")
+PUT_MODES = ("set", "any", "add", "prod", "amax", "amin")  # any: one of those that meet
 
 _ROUNDS = 16  # places hit at most this often are added to all together, one hit a round
 
@@ -124,7 +124,7 @@ def _evaluate_index_put(
     result = np.array(x, order="C")
     if not values.size:
         return result
-    if mode == "set":
+    if mode in ("set", "any"):
         result[indices] = values
     elif mode == "add":
         _add_rows(result, values, indices)
@@ -160,15 +160,15 @@ def _add_rows(result: np.ndarray, values: np.ndarray, indices: tuple[np.ndarray,
 
 def _index_put_gradient(b: Builder, ctx: DerivativeContext, g: Any) -> list[Any]:
     mode = ctx.attributes["mode"]
-    if mode not in ("set", "add"):
+    if mode not in ("set", "any", "add"):
         raise NotImplementedError(f"index_put with mode {mode!r} has no derivative")
     indices = ctx.inputs[2:]
     x_gradient = values_gradient = None
     if ctx.needs[0]:
         x_gradient = g
-        if mode == "set":
+        if mode != "add":
             zeros = b.full_like(0, ctx.input_types[1])
-            x_gradient = b.index_put(g, zeros, *indices, mode="set")
+            x_gradient = b.index_put(g, zeros, *indices, mode=mode)
     if ctx.needs[1]:
         values_gradient = b.index(g, *indices)
     return [x_gradient, values_gradient, *(None for _ in indices)]
