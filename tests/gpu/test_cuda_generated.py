@@ -39,7 +39,7 @@ def test_fused_graphs(name: str, planned: CudaDevice) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*cases()], ids=lambda case: case.name)
 def test_scatters_of_many_rows(case: Case, planned: CudaDevice) -> None:
     """Each twice: what leaves anything to the order of rows differs from run to run."""
     large = replace(case, rows=70_000)
