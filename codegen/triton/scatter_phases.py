@@ -48,7 +48,7 @@ MANY_ROWS, WIDE_ROW = 1 << 15, 32  # blocks look at so many indices while they a
 SPARSE = 16  # times as many elements of the result as of the rows
 COPIED_ELEMENTS, MOST_COPIES = 1 << 16, 1024  # of few places, so that all of the cache is at work
 ROWS_OF_A_COPY = 4  # at least, for each of its places
-_SUM_BITS = 62  # of a sum of integers, whose terms have so many fewer as there may be of them
+_BITS = 31  # of a term, of which there may be as many before a sum needs more than 62
 _NO_ROW = -1
 _SMALL = ("i8", "i16", "u8")  # which memory does not combine
 _WHOLE = {"f32": "i32", "f64": "i64"} | dict.fromkeys(_SMALL, "i32")
@@ -128,8 +128,6 @@ class ScatterPhases:
         if s.lane == "b" or s.combine not in ATOMIC:
             return False
         exact = s.combine == "sum" and s.lane in ("f32", "f64") and self.options.deterministic
-        if exact and self.options.strict:
-            return False
         if exact:
             self._exact_sum(s, copies)
         elif s.combine == "sum":
@@ -227,8 +225,6 @@ class ScatterPhases:
     def _exact_sum(self, s: Store, copies: int) -> None:
         """Integers: multiples of a power of two that the largest exponent of a place decides."""
         t, elements = s.lane, _elements(s, self.program) * copies
-        rows = _product(self.program.rows)
-        bits = _SUM_BITS - min(31, rows.bit_length() if isinstance(rows, int) else 31)
         kinds = ["term", "rest"] if t == "f64" else ["term"]
         keys = self._buffer("i32", elements)
         totals = [self._buffer("i64", elements) for _ in kinds]
@@ -245,12 +241,12 @@ class ScatterPhases:
             function = f"flamec_sum_{kind}_{t}"
             stored = Store("i64", "i64", there, name, "sum")
             instead += [
-                Call(name, "i64", function, (s.operand, most), (bits,)),
+                Call(name, "i64", function, (s.operand, most), (_BITS,)),
                 _checked(stored, s) if kind == "term" else stored,
             ]
         self._instead[s] = instead
         lanes = ("i32", *("i64" for _ in totals))
-        self._ends.append(_End(s, self.program, copies, (keys, *totals), lanes, (bits,), "f64"))
+        self._ends.append(_End(s, self.program, copies, (keys, *totals), lanes, (_BITS,), "f64"))
 
 
 @dataclass(frozen=True)
