@@ -51,6 +51,11 @@ class Case:
     call: Callable[[Operands], Any]
 
 
+def _histogram(x: Operands) -> Any:
+    values = x(40, recorded=False)
+    return searching._histogram(values, values.min(), values.max(), 7)
+
+
 def _under_mask(x: Operands, elements: bool) -> Any:
     lines = x.below(2, 3, 8) == 1
     counts = true_places._counts(lines)
@@ -76,6 +81,7 @@ def _along_dimensions() -> list[Case]:
         Case("counts", lambda x: true_places._counts(x.below(2, 3, 8) == 1)),
         Case("put_places", lambda x: _under_mask(x, False)),
         Case("put_elements", lambda x: _under_mask(x, True)),
+        Case("histogram", _histogram),
         Case("extremes", lambda x: statistics._extremes(x.below(9, 30))),
         Case("counted", lambda x: statistics._counted(x.below(9, 30), 9)),
     ]

@@ -213,6 +213,12 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
                     f"histc(): range of [{low.item()}, {high.item()}] is not finite "
                     f"(at {user_location()})"
                 )
+    return ops.cast(_histogram(x, low, high, bins), dtype)  # type: ignore[no-any-return]
+
+
+@fused()
+def _histogram(x: Tensor, low: Tensor, high: Tensor, bins: int) -> Tensor:
+    """How many elements lie in each of ``bins`` intervals from low to high: int64."""
     alike = ops.eq(low, high)
     low, high = ops.where(alike, ops.sub(low, 1.0), low), ops.where(alike, ops.add(high, 1.0), high)
     inside = ops.bitwise_and(ops.ge(x, low), ops.le(x, high))
@@ -220,8 +226,8 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     safe = ops.where(inside, position, 0.0)
     place = ops.minimum(ops.cast(safe, int64), bins - 1)
     zeros = ops.full(value=0, shape=(bins,), dtype=int64, device=x._type.device)
-    counts = ops.index_put(zeros, ops.cast(inside, int64), place, mode="add")
-    return ops.cast(counts, dtype)  # type: ignore[no-any-return]
+    counts: Tensor = ops.index_put(zeros, ops.cast(inside, int64), place, mode="add")
+    return counts
 
 
 __all__ = ["bucketize", "histc", "isin", "searchsorted"]
