@@ -21,6 +21,7 @@ from flamec.codegen.c.text import (
 )
 from flamec.codegen.lower.lanes import spill_type
 from flamec.ir.kernel import (
+    Call,
     CheckedIndex,
     Compute,
     ComputedIndex,
@@ -146,8 +147,8 @@ class StatementWriter:
                 memory = spill_type(statement.lane)
                 text = f"vload_{memory}(keep{statement.slot} + {self.inner_index})"
                 return [self._define(statement.name, statement.lane, text)]
-            case Fold():
-                raise AssertionError("folds are written by the program's emitter")
+            case Fold() | Call():
+                raise AssertionError("folds are written by the emitter; C has no library of calls")
 
     def _checked(self, s: CheckedIndex, axis: VectorAxis | None) -> str:
         index = self.reference(s.index)

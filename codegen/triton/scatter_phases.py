@@ -189,7 +189,7 @@ class ScatterPhases:
             return Place(buffer, there, tuple(indices)), []
         row, number, copy = (f"{kind}_{buffer}" for kind in ("row", "copies", "copy"))
         indices.append(ComputedIndex(copy, 1, copies, 0))
-        named = [
+        named: list[Statement] = [
             self._row(row, "i64"),
             Constant(number, "i64", copies),
             Compute(copy, "i64", "remainder", (row, number), ("i64", "i64")),

@@ -355,8 +355,9 @@ def getitem(self: Tensor, index: Any) -> Tensor:
         if selection.view is self:
             return regroup(self, self._type.shape)
         return selection.view
-    if _is_one_mask(selection):
-        return true_elements(selection.view, selection.indices[0])
+    mask = _only_mask(selection)
+    if mask is not None:
+        return true_elements(selection.view, mask)
     found = gathered(selection)
     result: Tensor = apply_named("index", found.view, *found.indices)
     axes = found.result_axes()
@@ -365,12 +366,12 @@ def getitem(self: Tensor, index: Any) -> Tensor:
     return result
 
 
-def _is_one_mask(selection: Selection) -> bool:
-    """Whether elements are chosen by a large mask of the view's shape alone."""
+def _only_mask(selection: Selection) -> Tensor | None:
+    """The large mask of the view's shape by which alone elements are chosen, if it is so."""
     mask = selection.indices[0] if len(selection.indices) == 1 else None
     if mask is None or mask._type.dtype is not bool_ or not is_large_mask(mask):
-        return False
-    return mask._type.shape == selection.view._type.shape
+        return None
+    return mask if mask._type.shape == selection.view._type.shape else None
 
 
 # assignment -------------------------------------------------------------------------------
