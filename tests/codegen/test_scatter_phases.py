@@ -1,0 +1,57 @@
+"""Launches of scatters: rows side by side where there are many, no work for each pair of rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from triton_scatters import Case, cases
+
+from flamec.ir.plan import ExecutionPlan, Launch
+
+MANY = 1 << 20
+
+
+def texts(plan: ExecutionPlan) -> str:
+    return "".join(kernel.text for kernel in plan.kernels)
+
+
+def blocks(plan: ExecutionPlan) -> int:
+    found = 0
+    for action in plan.actions:
+        assert isinstance(action, Launch)
+        assert isinstance(action.grid[0], int)
+        found += action.grid[0]
+    return found
+
+
+@pytest.mark.parametrize("case", [c for c in cases() if not c.symbolic], ids=lambda c: c.name)
+def test_many_rows_run_side_by_side(case: Case) -> None:
+    """No block looks at all indices, and blocks are as many as elements need."""
+    plan = replace(case, rows=MANY).plan()
+    assert "owned" not in texts(plan)
+    elements = MANY
+    for size in case.inner:
+        elements *= size
+    assert elements // 4096 <= blocks(plan) <= elements // 64
+
+
+def test_few_places_have_copies() -> None:
+    """Rows that follow each other meet in other copies; enough of them for all of a cache."""
+    few, many = (Case("add", "int64", (n,), MANY).plan() for n in (100, 1 << 17))
+    assert len(few.actions) == 4 and len(many.actions) == 2  # a copy of the table first
+    copies = [b.elements for b in few.buffers if b.kind == "temporary"]
+    assert copies == [100 * 512]
+
+
+def test_few_and_wide_rows_are_shared_by_blocks() -> None:
+    for case in (Case("add", rows=1000), Case("add", rows=8192, inner=(768,))):
+        plan = case.plan()
+        assert "owned" in texts(plan) and len(plan.actions) == 2
+
+
+def test_what_cannot_meet_is_put_at_once() -> None:
+    """Equal values, and mode ``any``, need not know the last row of a place."""
+    assert "tl.atomic_max" in texts(Case("set", rows=MANY).plan())
+    plan = Case("any", rows=MANY).plan()
+    assert "tl.atomic" not in texts(plan) and len(plan.actions) == 2
