@@ -71,7 +71,7 @@ def _along_dimensions() -> list[Case]:
         Case("gathered_along", lambda x: along.gathered_along(x(4, 6), x.below(6, 4, 3), 1)),
         Case(
             "put_along",
-            lambda x: along.put_along(x(4, 6), x(4, 3), x.below(6, 4, 3), "scatter", 1, "add"),
+            lambda x: along.put_along(x(4, 6), x(4, 3), x.below(6, 4, 3), "put", 1, "add", True),
         ),
         Case("selected_slices", lambda x: along.selected_slices(x(4, 6), x.below(6, 5), 1)),
         Case(

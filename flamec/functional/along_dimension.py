@@ -45,7 +45,7 @@ def _nonnegative(name: str, index: Tensor, extent: Dim) -> Tensor:
     return b.where(b.lt(index, zero), size, index)
 
 
-def along(name: str, x: Tensor, dim: int, index: Tensor) -> list[Tensor]:
+def _along(name: str, x: Tensor, dim: int, index: Tensor) -> list[Tensor]:
     """Index tensors for all dimensions: ``index`` along ``dim``, elsewhere the own position."""
     index = _nonnegative(name, index, x._type.shape[dim])
     shape = index._type.shape
@@ -60,14 +60,16 @@ def along(name: str, x: Tensor, dim: int, index: Tensor) -> list[Tensor]:
 @fused()
 def gathered_along(x: Tensor, index: Tensor, axis: int) -> Tensor:
     """``index`` of x, by a tensor that counts along ``axis``."""
-    result: Tensor = apply_named("index", x, *along("gather", x, axis, index))
+    result: Tensor = apply_named("index", x, *_along("gather", x, axis, index))
     return result
 
 
 @fused()
-def put_along(x: Tensor, values: Tensor, index: Tensor, name: str, axis: int, mode: str) -> Tensor:
+def put_along(
+    x: Tensor, values: Tensor, index: Tensor, name: str, axis: int, mode: str, include_self: bool
+) -> Tensor:
     """x with values at places that ``index`` gives along ``axis``."""
-    return scatter_into(x, values, along(name, x, axis, index), mode)
+    return scatter_into(x, values, _along(name, x, axis, index), mode, include_self)
 
 
 def _to_front(x: Tensor, axis: int) -> Tensor:

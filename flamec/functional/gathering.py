@@ -13,7 +13,6 @@ from typing import Any
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, user_location
 from flamec.functional.along_dimension import (
-    along,
     gathered_along,
     on_device,
     put_along,
@@ -25,7 +24,7 @@ from flamec.functional.autocasting import WIDEST, autocasts
 from flamec.functional.dimensions import dimension
 from flamec.functional.indexing import Gathered, fit, gathered, scalar_of, select
 from flamec.functional.promotion import is_number, require_tensor
-from flamec.functional.scatter_reduction import is_one_operation, scatter_into
+from flamec.functional.scatter_reduction import has_no_detour
 from flamec.functional.shape import (
     clone,
     expand,
@@ -224,10 +223,8 @@ def _scattered(
         values = tensor_builder.expand_to(scalar_of(source, x), shape)
     else:
         require_tensor(name, "src", source)
-    if is_one_operation(mode, include_self):
-        result = on_device(put_along, x, values, index, name, axis, mode)
-    else:
-        result = scatter_into(x, values, along(name, x, axis, index), mode, include_self)
+    arguments = values, index, name, axis, mode, include_self
+    result = on_device(put_along, x, *arguments, whole=has_no_detour(x, values, mode))
     return result if input is x else regroup(result, input._type.shape)
 
 
@@ -274,7 +271,7 @@ def _put_slices(
             f"(at {user_location()})"
         )
     arguments = values, line, name, axis, mode, include_self
-    result = on_device(put_slices, x, *arguments, whole=is_one_operation(mode, include_self))
+    result = on_device(put_slices, x, *arguments, whole=has_no_detour(x, values, mode))
     return result if x is input else regroup(result, ())
 
 

@@ -41,9 +41,9 @@ def scatter_into(
     return ops.add(result, ops.sub(same, apply_named("detach", same)))
 
 
-def is_one_operation(mode: str, include_self: bool) -> bool:
-    """Whether ``scatter_into`` is a single operation, which has a derivative."""
-    return mode == "set" or (mode == "add" and include_self)
+def has_no_detour(x: Tensor, values: Tensor, mode: str) -> bool:
+    """Whether ``scatter_into`` computes what it gives, with no second expression for a gradient."""
+    return mode in ("set", "add") or not _wants_gradient(x, values)
 
 
 def _put(x: Tensor, values: Tensor, indices: Sequence[Tensor], mode: str) -> Tensor:
