@@ -44,7 +44,7 @@ from flamec.ir.layout import dense_strides
 from flamec.ir.shape import Dim, product, structurally_equal
 
 FEW_ROWS = 1024  # that a block looks at once
-MANY_ROWS, WIDE_ROW = 1 << 15, 32  # blocks look at so many indices while they add rows so wide
+WIDE_ROW, LOOKED_AT = 32, 512  # indices at which a block may look for each element of a wide row
 SPARSE = 16  # times as many elements of the result as of the rows
 COPIED_ELEMENTS, MOST_COPIES = 1 << 16, 1024  # of few places, so that all of the cache is at work
 ROWS_OF_A_COPY = 4  # at least, for each of its places
@@ -340,9 +340,11 @@ def _are_looked_at(program: RowProgram, stores: Sequence[Store], options: Codege
     if not options.deterministic:
         return False
     if width is None or width >= WIDE_ROW:
-        return rows is None or rows <= MANY_ROWS
+        return rows is None or width is None or rows <= LOOKED_AT * width
+    if rows is None:
+        return False
     sizes = [options.typical(_elements(s, program)) for s in stores if s.place.indices]
-    return rows is not None and any(n is not None and n > SPARSE * rows * width for n in sizes)
+    return any(n is not None and n > SPARSE * rows * width for n in sizes)
 
 
 def _filled(part: Part, number: int, memory: str, elements: Dim, start: int) -> Part:
