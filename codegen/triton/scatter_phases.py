@@ -128,8 +128,8 @@ class ScatterPhases:
         if s.lane == "b" or s.combine not in ATOMIC:
             return False
         exact = s.combine == "sum" and s.lane in ("f32", "f64") and self.options.deterministic
-        if exact:
-            self._exact_sum(s, copies)
+        if exact:  # copies are folded in float64
+            self._exact_sum(s, copies if s.lane == "f32" else 1)
         elif s.combine == "sum":
             self._sum(s, copies)
         else:

@@ -15,12 +15,13 @@ from flamec.functional.primitives import ops
 from flamec.functional.running_sums import part
 from flamec.fusing import fused
 from flamec.ir.shape import Dim
-from flamec.ir.types import int16, int64
+from flamec.ir.types import int16, int32, int64
 from flamec.state import thread
 from flamec.tensor import Tensor
 
 LEAST_ELEMENTS = 1 << 17  # below, the host has found them before so many launches are done
-_LINE = 1024
+_LINE, _LONG_LINE, _MANY = 1024, 4096, 1 << 22  # elements of a line, and of a mask with long lines
+_BEHIND = 16  # lines of room, so that those which nobody reads are not all put in few places
 
 
 def is_large_mask(tensor: Tensor) -> bool:
@@ -62,20 +63,22 @@ def true_elements(x: Tensor, mask: Tensor) -> Tensor:
 def _lines(x: Tensor, filling: bool | int) -> Tensor:
     """The elements of x in lines, the last of which is filled up."""
     size = x.numel()
-    missing = -size % _LINE
+    line = _LINE if size < _MANY else _LONG_LINE
+    missing = -size % line
     flat = ops.reshape(x, shape=(size,))
     if missing:
         rest = ops.full(value=filling, shape=(), dtype=x._type.dtype, device=x._type.device)
         flat = ops.pad(flat, rest, low=(0,), high=(missing,))
-    lines: Tensor = ops.reshape(flat, shape=((size + missing) // _LINE, _LINE))
+    lines: Tensor = ops.reshape(flat, shape=((size + missing) // line, line))
     return lines
 
 
 @fused()
 def _counts(lines: Tensor) -> Tensor:
     """How many True elements there are up to the end of each line."""
-    counts: Tensor = ops.cumsum(ops.sum(ops.cast(lines, int64), axes=(1,)), axis=0)
-    return counts
+    counts = ops.sum(ops.cast(lines, int32), axes=(1,))
+    result: Tensor = ops.cumsum(ops.cast(counts, int64), axis=0)
+    return result
 
 
 def _last(counts: Tensor) -> int:
@@ -84,7 +87,7 @@ def _last(counts: Tensor) -> int:
 
 @fused("count")
 def _put_places(lines: Tensor, counts: Tensor, count: Dim) -> Tensor:
-    """The places of so many True elements; a line of others behind them."""
+    """The places of so many True elements; others behind them."""
     height, width = lines._type.shape
     where: Any = {"dtype": int64, "device": lines._type.device}
     place = ops.iota(shape=(height * width,), axis=0, **where)
@@ -93,7 +96,7 @@ def _put_places(lines: Tensor, counts: Tensor, count: Dim) -> Tensor:
 
 @fused("count")
 def _put_elements(x: Tensor, lines: Tensor, counts: Tensor, count: Dim) -> Tensor:
-    """So many elements of x where lines are True; a line of others behind them."""
+    """So many elements of x where lines are True; others behind them."""
     return _put(x, lines, counts, count)
 
 
@@ -106,8 +109,11 @@ def _put(x: Tensor, lines: Tensor, counts: Tensor, count: Dim) -> Tensor:
     earlier = ops.expand(ops.reshape(earlier, shape=(height, 1)), shape=shape)
     within = ops.cast(ops.cumsum(ops.cast(lines, int16), axis=1), int64)
     number = ops.sub(ops.add(within, earlier), 1)
-    behind = ops.add(ops.iota(shape=shape, axis=1, **where), count)
+    behind = ops.mul(ops.remainder(ops.iota(shape=shape, axis=0, **where), _BEHIND), width)
+    behind = ops.add(ops.add(behind, ops.iota(shape=shape, axis=1, **where)), count)
     place = ops.where(lines, number, behind)
-    room = ops.full(value=0, shape=(count + width,), dtype=x._type.dtype, device=x._type.device)
+    room = ops.full(
+        value=0, shape=(count + _BEHIND * width,), dtype=x._type.dtype, device=x._type.device
+    )
     put: Tensor = ops.index_put(room, x, place, mode="any")
     return put
