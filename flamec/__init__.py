@@ -21,6 +21,7 @@ from flamec.autograd import (
     no_grad,
     set_grad_enabled,
 )
+from flamec.autograd import gradcheck as _gradcheck  # now, for the same reason as trace
 from flamec.conditional import cond, while_loop
 from flamec.control_flow import fori_loop, scan
 from flamec.conversion import (

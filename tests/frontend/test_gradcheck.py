@@ -124,3 +124,11 @@ def test_derivatives_are_checked_where_the_inputs_are(gpu: Any, fast: bool) -> N
     options: dict[str, Any] = {"fast_mode": fast, "check_batched_grad": True}
     assert gradcheck(lambda x, y: (x * y, y.sin()), (x, y), check_forward_ad=True, **options)
     assert gradgradcheck(lambda x, y: x * x * y, (x, y), **options)
+
+
+def test_the_function_and_its_module_have_one_name() -> None:
+    """As in PyTorch: whoever imports from the module leaves the function where it is."""
+    from flamec.autograd.gradcheck import gradcheck, gradgradcheck
+
+    assert flamec.autograd.gradcheck is gradcheck
+    assert flamec.autograd.gradgradcheck is gradgradcheck
