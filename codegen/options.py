@@ -83,6 +83,15 @@ class CodegenOptions:
         return _largest(size, self.size_bounds)
 
     @property
+    def fusion_sizes(self) -> dict[str, int]:
+        """What the symbols of a class of sizes count as where loops are fused and lowered: roughly,
+        so that most neighbouring classes are lowered once. Nothing without bounds."""
+        steps = {
+            s: (power_of_two(bound).bit_length()) // 2 for s, bound in self.size_bounds.items()
+        }
+        return {s: max(1, 3 * 4**step // 4) for s, step in steps.items()}
+
+    @property
     def key(self) -> str:
         """All that code depends on, as text."""
         return json.dumps(asdict(self), sort_keys=True)

@@ -12,9 +12,10 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from flamec.codegen.options import CodegenOptions
 from flamec.ir.bodies import all_nodes
@@ -25,6 +26,9 @@ from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, product
 from flamec.prepared import DeviceMemory, Invocation, Prepared, Runner
 from flamec.size_classes import SizeClass, size_class
 
+if TYPE_CHECKING:
+    from flamec.codegen.triton.compile_graph import LoweredProgram
+
 MOST_CLASSES = 64
 _MOST_SIZES = 256  # of which a thread need not ask for the class again
 
@@ -34,11 +38,13 @@ class SizedProgram(Prepared):
     """The program of a class of sizes of ``general``, whose passes have run.
 
     ``graph`` and ``symbols`` are those of ``general``; the plan is over the class's symbols.
+    ``siblings``: kernels before their schedules are chosen, which several classes have in common.
     """
 
     general: Prepared = field(kw_only=True)
     size_class: SizeClass = field(kw_only=True)
     symbols: tuple[str, ...] = field(kw_only=True)
+    siblings: dict[Hashable, LoweredProgram] = field(default_factory=dict, kw_only=True)
 
     @classmethod
     def of(
@@ -47,6 +53,7 @@ class SizedProgram(Prepared):
         known: SizeClass,
         symbols: Sequence[str],
         codegen: CodegenOptions | None = None,
+        siblings: dict[Hashable, LoweredProgram] | None = None,
     ) -> SizedProgram:
         """The program of a class, before it is made."""
         return cls(
@@ -59,12 +66,23 @@ class SizedProgram(Prepared):
             general=general,
             size_class=known,
             symbols=tuple(symbols),
+            siblings={} if siblings is None else siblings,
         )
 
     @cached_property
     def optimized(self) -> Graph:
         """The graph after all passes, over the class's symbols."""
         return self._settled(self.general.optimized)
+
+    @cached_property
+    def lowered(self) -> LoweredProgram:
+        """Those of ``siblings`` that are of the same graph and of about the same sizes, if any."""
+        known = self.size_class.substitutions(self.symbols)
+        sizes = self.code_options.fusion_sizes
+        key = tuple((str(old), str(new)) for old, new in known), tuple(sorted(sizes.items()))
+        if key not in self.siblings:
+            self.siblings[key] = super().lowered
+        return self.siblings[key]
 
     @property
     def own_graph(self) -> Graph:
@@ -105,6 +123,7 @@ class SizedRunner:
         self._counts = element_counts(general.graph, general.plan)
         self._make_general = make_general
         self._programs: dict[SizeClass, SizedProgram] = {}
+        self._lowered: dict[Hashable, LoweredProgram] = {}
         self._for_all: Runner | None = None
         self._of_sizes: OrderedDict[tuple[int, ...], _Bound] = OrderedDict()
         self._lock = threading.RLock()
@@ -153,7 +172,7 @@ class SizedRunner:
 
     def _made(self, known: SizeClass) -> SizedProgram:
         general = self._general
-        program = SizedProgram.of(general, known, self._symbols)
+        program = SizedProgram.of(general, known, self._symbols, siblings=self._lowered)
         program.runner = self._make(program)
         self._programs[known] = general.sized[known.text(self._symbols)] = program
         general.report(program)

@@ -98,7 +98,7 @@ def lower_graph(graph: Graph, options: CodegenOptions) -> LoweredProgram:
         guarded=True,
         memory=MemoryBudget(options.memory_budget, FLOPS_PER_BYTE, BYTES_PER_KERNEL, SPARE_WORK),
     )
-    with typical_sizes(_estimated_sizes(options)):
+    with typical_sizes(options.fusion_sizes):
         lowered = lowering.lower(graph)
     return LoweredProgram(lowered, tuple(errors.messages))
 

@@ -152,7 +152,10 @@ def _describable(program: RowProgram, c: Contraction) -> bool:
 
 def product_fits(schedule: ProductSchedule, program: RowProgram, options: CodegenOptions) -> bool:
     """Whether the target can compute a product with a schedule."""
-    facts, target = product_facts(program, options), target_facts(options.target)
+    return fits_target(schedule, product_facts(program, options), target_facts(options.target))
+
+
+def fits_target(schedule: ProductSchedule, facts: ProductFacts, target: Target) -> bool:
     return (
         facts.tma >= schedule.tma
         and facts.has_matrix_instructions >= bool(schedule.depth)
@@ -165,7 +168,12 @@ def product_candidates(
     program: RowProgram, options: CodegenOptions, most: int = MOST_CANDIDATES
 ) -> list[ProductSchedule]:
     """Schedules that fit the target, the best by estimate first."""
-    facts, target = product_facts(program, options), target_facts(options.target)
+    facts = product_facts(program, options)
+    return candidates_of(facts, target_facts(options.target))[:most]
+
+
+def candidates_of(facts: ProductFacts, target: Target) -> list[ProductSchedule]:
+    """The same for what is known of a product."""
     if not facts.has_matrix_instructions:
         rows, columns = (min(32, max(4, power_of_two(n))) for n in (facts.rows, facts.columns))
         return [ProductSchedule(rows, columns, 0, 4, 1)]
@@ -180,7 +188,7 @@ def product_candidates(
         for s in _variants(tile, facts, target)
         if shared_bytes(s, facts) + _SLACK <= target.shared_bytes
     ]
-    return sorted(found, key=lambda s: microseconds(s, facts, target))[:most]
+    return sorted(found, key=lambda s: microseconds(s, facts, target))
 
 
 def _tiles(facts: ProductFacts, target: Target) -> Sequence[_Tile]:
@@ -348,7 +356,8 @@ def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> flo
         products *= _TALL
     if s.persistent:
         products *= _PERSISTENT
-        outside -= 0.7 * _TILE_COST
+        if _blocks(s, facts) > target.processors:  # else there is nothing to overlap with
+            outside -= 0.7 * _TILE_COST
     elif 2 * shared_bytes(s, facts) <= target.shared_bytes and s.rows * s.columns <= 1 << 14:
         outside *= 0.5  # two blocks share a multiprocessor: one multiplies, the other stores
     resident = min(8, max(1, target.shared_bytes // (shared_bytes(s, facts) + _SLACK)))

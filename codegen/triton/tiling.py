@@ -79,9 +79,13 @@ def propose(program: RowProgram, options: CodegenOptions) -> Tile:
     static = product(loop.size for loop in program.inner)
     most = options.most(static)
     inner = options.typical(static) if most is None else most
-    rows = options.typical(product(loop.size for loop in program.rows))
+    count = product(loop.size for loop in program.rows)
+    rows = options.typical(count)
     width = 0 if inner is None else power_of_two(inner)  # 0: not known
     height = 1 << 30 if rows is None else power_of_two(rows)
+    if width and not isinstance(count, int) and options.most(count) is not None:
+        # classes of sizes whose rows are fewer than a block may have share the code of larger ones
+        height = max(height, FOLDED_ELEMENTS // width)
     scopes = {s.scope for s in program.statements() if isinstance(s, Fold)}
     if program.kind == "scatter":
         return _scatter_tile(program, options, width, rows)
