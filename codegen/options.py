@@ -74,6 +74,15 @@ class CodegenOptions:
         except ZeroDivisionError:
             return None
 
+    def roughly(self, size: Dim) -> int | None:
+        """``typical``, but the same for neighbouring classes of sizes (``fusion_sizes``)."""
+        if isinstance(size, int) or not symbols_of(size) <= set(self.size_bounds):
+            return self.typical(size)
+        try:
+            return max(1, evaluate_dim(size, self.fusion_sizes))
+        except ZeroDivisionError:
+            return None
+
     def most(self, size: Dim) -> int | None:
         """The largest value that a size can have; None where nothing bounds it."""
         if isinstance(size, int):

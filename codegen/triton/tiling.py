@@ -80,7 +80,7 @@ def propose(program: RowProgram, options: CodegenOptions) -> Tile:
     most = options.most(static)
     inner = options.typical(static) if most is None else most
     count = product(loop.size for loop in program.rows)
-    rows = options.typical(count)
+    rows = options.roughly(count)
     width = 0 if inner is None else power_of_two(inner)  # 0: not known
     height = 1 << 30 if rows is None else power_of_two(rows)
     if width and not isinstance(count, int) and options.most(count) is not None:
