@@ -97,7 +97,7 @@ class TiledWriter(RowsWriter):
             declarations.append(f"{kind} {name}[{TILE} * {stride}];")
             index, _ = self.writer.linear(at, None)
             lines.append(
-                f"__builtin_memcpy({name} + ({lane_loop} - low) * {stride}, "
+                f"flamec_copy_run({name} + ({lane_loop} - low) * {stride}, "
                 f"p{s.place.parameter} + ({index}), (to - from) * sizeof({kind}));"
             )
             self.writer.blocks[s.place] = (

@@ -24,7 +24,7 @@ from flamec.ir.shape import symbols_of
 
 TYPICAL = (4, 24, 64, 4096)  # of the classes between the borders
 GAIN = 1.25  # by which a version is estimated to be faster
-WHOLE = 64  # sizes from a vector up to this have the same loops, but other blocks
+WHOLE = 64  # sizes from a vector up to this may have the same loops, but other blocks
 LANES = 8  # a row's lanes are folded at its end
 POSITIONS = 128  # the same where positions are folded, too
 WAIT = 32  # a row shorter than a vector is added to memory that the row before has just written
@@ -56,7 +56,9 @@ def with_versions(
     nests: dict[tuple[int, ...], LoopNest] = {}
     for sizes in combinations(TYPICAL, repeat=len(symbols)):
         typical = dict(zip(symbols, sizes, strict=True))
-        loops_like = tuple(max(n, WHOLE) if n > LANES else n for n in sizes)
+        loops_like = sizes
+        if len(symbols) == MOST_SYMBOLS:  # where there are many combinations
+            loops_like = tuple(max(n, WHOLE) if n > LANES else n for n in sizes)
         if loops_like not in nests:
             with typical_sizes(dict(zip(symbols, loops_like, strict=True))):
                 nests[loops_like] = _faster(space, stored, general)
