@@ -15,7 +15,8 @@ COLUMN_STRIP = 96  # columns of the smallest piece of a product that is divided 
 # Of a product along runs of its depth (flamec_product_of_runs.h), which are worth it if long.
 MOST_ROWS, MOST_COLUMNS, MOST_SUMS = 64, 576, 9216
 SHORTEST_RUN, DEEP = 16, 256
-PRODUCT_MEMORY = 1449 << 10  # bytes that a product of uneven operands needs (flamec_product.h)
+# Bytes that a product of uneven operands needs (flamec_product.h), and one that is not row-major.
+PANELS_MEMORY, PRODUCT_MEMORY = 649 << 10, 1449 << 10
 _BLAS = {"f32": ("sgemm", "FlamecSgemm"), "f64": ("dgemm", "FlamecDgemm")}
 
 
@@ -125,6 +126,11 @@ def _uneven_product(c: Contraction) -> list[str]:
         lines.append(f"    .borders = {len(c.left.borders)}, .border = {{{borders}}},")
     call = f"frame->call->runtime->product_{c.memory}(&product, product_memory);"
     return [*lines, "};", call]
+
+
+def product_memory(c: Contraction) -> int:
+    """The bytes of private memory that the runtime's product needs."""
+    return PANELS_MEMORY if c.stored is None else PRODUCT_MEMORY
 
 
 def run_along_depth(c: Contraction) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flamec.codegen.c.product import PRODUCT_MEMORY
+from flamec.codegen.c.product import product_memory
 from flamec.codegen.c.rendering import decomposed, render, size_declarations, symbols_in
 from flamec.codegen.c.statements import StatementWriter, VectorAxis
 from flamec.codegen.c.text import C_TYPES, combine, dim, factor, identity
@@ -157,9 +157,9 @@ class ProgramWriter:
             lines.append(f"{kind} *panel_memory = ({kind} *)({_aligned(total)});")
             size = LANE_BYTES[contraction.lane] * self.schedule.panel
             total = total + contraction.columns * size + 64
-        if uneven:
+        if uneven and contraction is not None:
             lines.append(f"void *product_memory = {_aligned(total)};")
-            total = total + PRODUCT_MEMORY + 64
+            total = total + product_memory(contraction) + 64
         self.scratch = total
         return lines
 

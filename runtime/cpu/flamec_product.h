@@ -54,10 +54,11 @@ enum {
 #define VECTORS 2
 #endif
 
-_Static_assert(COLUMNS * DEPTH * sizeof(float) + PACKED * sizeof(double) <= PANELS_MEMORY,
+_Static_assert(COLUMNS * DEPTH * sizeof(float) + PACKED * sizeof(double) <= PANELS_MEMORY &&
+                   PANELS_MEMORY + 64 <= FLAMEC_PANELS_MEMORY,
                "the panels must fit");
 _Static_assert(PANELS_MEMORY + SUMS + 64 <= FLAMEC_PRODUCT_MEMORY, "the sums must fit");
-_Static_assert(MOST_SUMS * FLAMEC_REGISTER + 64 <= FLAMEC_PRODUCT_MEMORY, "the sums must fit");
+_Static_assert(MOST_SUMS * FLAMEC_REGISTER + 64 <= FLAMEC_PANELS_MEMORY, "the sums must fit");
 _Static_assert(CHUNK % ROWS == 0, "a chunk has whole tiles");
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }

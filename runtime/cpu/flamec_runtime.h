@@ -18,7 +18,11 @@ typedef __UINT64_TYPE__ uint64_t;
 typedef void (*FlamecLoop)(void *context, int64_t begin, int64_t end, int thread);
 
 /* Where the elements along a dimension of a matrix lie: those of nested loops, outermost first. */
-enum { FLAMEC_MOST_LOOPS = 8, FLAMEC_PRODUCT_MEMORY = 1449 << 10 };
+enum {
+    FLAMEC_MOST_LOOPS = 8,
+    FLAMEC_PANELS_MEMORY = 649 << 10,
+    FLAMEC_PRODUCT_MEMORY = 1449 << 10,
+};
 typedef struct FlamecLoops {
     int64_t count;
     int64_t size[FLAMEC_MOST_LOOPS], stride[FLAMEC_MOST_LOOPS];
@@ -58,7 +62,8 @@ typedef struct FlamecRuntime {
     int64_t threads;
     void *sgemm; /* cblas_sgemm and cblas_dgemm with 32-bit integers, or null */
     void *dgemm;
-    /* Some of a product (flamec_product.h), or null; with FLAMEC_PRODUCT_MEMORY bytes of private memory. */
+    /* Some of a product (flamec_product.h), or null; with FLAMEC_PRODUCT_MEMORY bytes of private memory,
+     * FLAMEC_PANELS_MEMORY if the result is row-major. */
     void (*product_f32)(const FlamecProduct *product, void *memory);
     void (*product_f64)(const FlamecProduct *product, void *memory);
 } FlamecRuntime;

@@ -16,7 +16,7 @@ from fenced import Fenced
 from same_bits import same_bits
 from vector_harness import BUILDS
 
-from flamec.codegen.c.product import PRODUCT_MEMORY
+from flamec.codegen.c.product import PANELS_MEMORY, PRODUCT_MEMORY
 from flamec.ir.matrix_layout import MOST_STEPS
 from flamec.runtime.cpu.compiler import Compiler, compile_library
 from flamec.runtime.cpu.products import Products
@@ -218,7 +218,7 @@ def multiply(
 def run_product(products: Products, asked: _Product, dtype: np.dtype) -> None:
     address = products.address("f32" if dtype == np.float32 else "f64")
     function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(address)
-    memory = np.full(PRODUCT_MEMORY, 255, np.uint8)
+    memory = np.full(PANELS_MEMORY if asked.step else PRODUCT_MEMORY, 255, np.uint8)
     function(ctypes.addressof(asked), memory.ctypes.data)
 
 
