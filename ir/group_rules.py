@@ -205,8 +205,18 @@ def _random(space: GroupSpace, task: Task) -> Dims:
     return dims
 
 
-def _indexed(space: GroupSpace, x: Value, indices: Sequence[Value], dims: Dims) -> Operand:
-    """The elements of ``x`` at computed places, for a result of axes ``dims``."""
+def _counts_up_to(value: Value, index: Operand, size: Dim) -> bool:
+    """Whether an index is a counter from 0 that ends within a dimension of this size."""
+    if not index.is_position or value.node is None or "axis" not in value.node.attributes:
+        return False
+    return structurally_equal(value.type.shape[value.node.attributes["axis"]], size)
+
+
+def _indexed(
+    space: GroupSpace, x: Value, indices: Sequence[Value], dims: Dims, inside: bool
+) -> Operand:
+    """The elements of ``x`` at computed places, for a result of axes ``dims``. ``inside``: all
+    places are known to exist."""
     if space.context.root(x) in space.dims:
         raise Incompatible("is read at computed places")
     operand = find(space, x)
@@ -218,7 +228,8 @@ def _indexed(space: GroupSpace, x: Value, indices: Sequence[Value], dims: Dims) 
         index = find(space, value)
         _unify_dims(dims[:rank], index.dims)
         stride = layout.dims[position][0].stride if layout.dims[position] else 0
-        found.append((index, stride, x.type.shape[position]))
+        size = x.type.shape[position]
+        found.append((index, stride, size, inside or _counts_up_to(value, index, size)))
     rest = Layout(layout.offset, layout.dims[len(indices) :])
     operand.address = _address(rest, dims[rank:])
     operand.dims = dims
@@ -232,7 +243,8 @@ def _gather(space: GroupSpace, task: Task) -> Dims:
     x, *indices = task.node.inputs
     if task.one_per_row and space.context.root(x) in space.dims:
         return _pick(space, task)
-    space.operands[task] = [_indexed(space, x, indices, dims)]
+    inside = task.node.attributes.get("inside", False)
+    space.operands[task] = [_indexed(space, x, indices, dims, inside)]
     return dims
 
 
@@ -272,12 +284,13 @@ def _scatter(space: GroupSpace, task: Task) -> Dims:
     _unify_dims(dims, operand.dims)
     rank = len(indices[0].type.shape)
     layout = dense(target.type.shape)
-    found = []
+    assert task.node is not None
+    inside, found = task.node.attributes.get("inside", False), []
     for position, value in enumerate(indices):
         index = find(space, value)
         _unify_dims(dims[:rank], index.dims)
         stride = layout.dims[position][0].stride if layout.dims[position] else 0
-        found.append((index, stride, target.type.shape[position]))
+        found.append((index, stride, target.type.shape[position], inside))
     rest = Layout(0, layout.dims[len(indices) :])
     place = Operand(
         target, dims, address=_address(rest, dims[rank:]), indices=tuple(found), from_memory=True

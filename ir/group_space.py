@@ -50,8 +50,9 @@ class Operand:
 
     ``source`` is the root. ``computed``: it is a value of the group. Otherwise ``address`` is
     where it is loaded; of an iota the address *is* the value; a constant has neither.
-    ``indices`` are computed offsets: (operand, stride, size of the indexed dimension). ``fill``
-    is the constant that stands where a guard fails (None: what the task says).
+    ``indices`` are computed offsets: (operand, stride, size of the indexed dimension, whether it
+    is known to lie in that). ``fill`` is the constant that stands where a guard fails (None: what
+    the task says).
     """
 
     source: Value
@@ -59,7 +60,7 @@ class Operand:
     computed: bool = False
     from_memory: bool = False
     address: Address | None = None
-    indices: tuple[tuple[Operand, Dim, Dim], ...] = ()
+    indices: tuple[tuple[Operand, Dim, Dim, bool], ...] = ()
     guards: tuple[Guard, ...] = ()
     fill: Value | None = None
 

@@ -38,12 +38,14 @@ class Linear:
 class ComputedIndex:
     """An index that a statement computed: it is checked against ``size``, negative ones count
     from the end, and it contributes ``stride`` elements to the place. ``error`` is the position
-    of the message in the plan's errors, from 1; 0: another statement reports the same index."""
+    of the message in the plan's errors, from 1; 0: another statement reports the same index.
+    ``inside``: no check would find anything."""
 
     name: str
     stride: Dim
     size: Dim
     error: int
+    inside: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ def all_addresses(space: GroupSpace, escapes: set[Value]) -> list[Address]:
             operand = pending.pop()
             if operand.is_position and operand.address is not None:
                 found.append(operand.address)
-            for index, _, _ in operand.indices:
+            for index, *_ in operand.indices:
                 pending.append(index)
                 if index.address is not None:
                     found.append(index.address)
@@ -371,7 +371,7 @@ def operand_level(nest: LoopNest, operand: Operand) -> tuple[Level, int]:
     for guard in operand.guards:
         axes.update(guard.index.strides())
     level, stage = _axes_level(nest, axes), 0
-    for index, _, _ in operand.indices:
+    for index, *_ in operand.indices:
         index_level, index_stage = operand_level(nest, index)
         level, stage = max(level, index_level), max(stage, index_stage)
     return level, stage
@@ -467,7 +467,7 @@ def can_pick(space: GroupSpace, nest: LoopNest, task: Task) -> bool:
         operand = pending.pop()
         if operand.is_position or operand.guards:
             return False
-        pending.extend(index for index, _, _ in operand.indices)
+        pending.extend(index for index, *_ in operand.indices)
         if not operand.computed or nest.level[operand.source] is not Level.ELEMENT:
             continue
         maker = producers[operand.source]

@@ -318,10 +318,15 @@ def _positions(draw: Draw, shape: tuple[int, ...], count: int, places: Any) -> l
 
 
 def _make_index(draw: Draw) -> list[Sample]:
-    return [
+    samples = [
         Sample((draw(*shape), *_positions(draw, shape, count, places)))
         for shape, count, places in _INDEXED
     ]
+    narrow = [index.astype(np.int32) for index in _positions(draw, (4, 3), 2, (6,))]
+    samples.append(Sample((draw(4, 3), *narrow)))
+    known = [index % size for index, size in zip(narrow, (4, 3), strict=True)]
+    samples.append(Sample((draw(4, 3), *known), {"inside": True}))
+    return samples
 
 
 def _make_index_put(draw: Draw) -> list[Sample]:
@@ -356,7 +361,7 @@ INDEXING_ROWS = [
         symbolic=lambda B, dtype: ((tensor(5, B, dtype=dtype), tensor(B, dtype=int64)), {}),
         errors=(
             bad(TypeError, "at least one index", X),
-            bad(TypeError, "must be int64", X, tensor(4, dtype=int32)),
+            bad(TypeError, "must be int64 or int32", X, tensor(4)),
             bad(ValueError, "must be equal", X, INDEX, tensor(5, dtype=int64)),
             bad(IndexError, "3 index tensors", X, INDEX, INDEX, INDEX),
         ),

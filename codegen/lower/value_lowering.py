@@ -215,8 +215,23 @@ class ValueLowering:
 
     def _indices(self, operand: Operand, context: Context) -> tuple[ComputedIndex, ...]:
         return tuple(
-            ComputedIndex(self._operand(index, context), stride, size, self._error(axis, size))
-            for axis, (index, stride, size) in enumerate(operand.indices)
+            ComputedIndex(
+                self._index(index, context), stride, size, self._error(axis, size), inside
+            )
+            for axis, (index, stride, size, inside) in enumerate(operand.indices)
+        )
+
+    def _index(self, operand: Operand, context: Context) -> str:
+        """An index in 64 bits."""
+        name, lane = self._operand(operand, context), lane_type(operand.source.type.dtype)
+        if lane == "i64":
+            return name
+        level, _ = operand_level(self.nest, operand)
+        return self._once(
+            ("index", name),
+            max(level, Level.ROW),
+            context,
+            lambda n: Compute(n, "i64", "convert", (name,), (lane,)),
         )
 
     def _error(self, axis: int, size: Dim) -> int:
@@ -242,7 +257,7 @@ class ValueLowering:
         level = self._index_level(task)
         assert task.node is not None
         shape = task.node.inputs[0].type.shape
-        name = self._operand(index, context)
+        name = self._index(index, context)
         error = self._error(len(shape) - 1, shape[-1])
         return self._once(
             ("checked", name, error),

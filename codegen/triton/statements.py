@@ -107,7 +107,8 @@ class StatementWriter:
             position, inside = self.wrapped(index)
             axes = joined(axes, self.axes(index.name))
             terms.append(f"{position} * {factor(index.stride)}")
-            conditions.append(inside)
+            if inside:
+                conditions.append(inside)
         for guard, size in place.guards:
             text, guard_axes = self._guard(guard, size)
             wanted = joined(wanted, guard_axes)
@@ -124,15 +125,18 @@ class StatementWriter:
         return f"{base} + ({' + '.join(terms)})", axes, [*([mask] if mask else []), *conditions]
 
     def wrapped(self, index: ComputedIndex | CheckedIndex) -> tuple[str, str]:
-        """The element that an index means, and whether it exists."""
+        """The element that an index means, and whether it exists ("": it does)."""
         name = self.name(index.index if isinstance(index, CheckedIndex) else index.name)
+        if isinstance(index, ComputedIndex) and index.inside:
+            return name, ""
         position = f"tl.where({name} < 0, {name} + ({dim(index.size)}), {name})"
         return position, f"({position} >= 0) & ({position} < {dim(index.size)})"
 
     def _reports(self, place: Place) -> list[str]:
         """The lines that report indices of a place that are out of range."""
         used = [text for text, _ in (self._guard(*guard) for guard in place.guards)]
-        return [self._report(i, i.name, used) for i in place.indices if i.error]
+        checked = (i for i in place.indices if i.error and not i.inside)
+        return [self._report(i, i.name, used) for i in checked]
 
     def _report(self, index: ComputedIndex | CheckedIndex, name: str, used: list[str]) -> str:
         _, inside = self.wrapped(index)

@@ -14,6 +14,7 @@ import numpy as np
 
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import public
+from flamec.functional.bisection import counted_before
 from flamec.functional.comparison import logical_not
 from flamec.functional.primitives import is_empty_size, ops, require
 from flamec.functional.promotion import (
@@ -23,6 +24,7 @@ from flamec.functional.promotion import (
     require_tensor,
 )
 from flamec.functional.reduction import any as any_of
+from flamec.functional.scan import part
 from flamec.functional.sorting import picked, refuse_bool, sorted_along
 from flamec.fusing import fused
 from flamec.ir.shape import SymbolicDim, equal, format_shape, product
@@ -30,12 +32,12 @@ from flamec.ir.types import bool_, int32, int64
 from flamec.tensor import Tensor
 
 Comparison = Callable[[Tensor, Tensor], Tensor]
-_BEFORE: dict[str, Comparison] = {  # whether an element stands before a value
-    "less": lambda x, y: ops.lt(x, y),
-    "not reached": lambda x, y: logical_not(ops.ge(x, y)),
-    "not greater": lambda x, y: logical_not(ops.gt(x, y)),
+_AFTER: dict[str, Comparison] = {  # whether an element does not stand before a value
+    "reached": lambda x, y: ops.ge(x, y),
+    "greater": lambda x, y: ops.gt(x, y),
+    "not less": lambda x, y: logical_not(ops.lt(x, y)),
 }
-_MOST_STEPS = 40  # halvings of a size that is not known yet: no memory has room for more
+_MOST_STEPS = 40  # halvings of a size that is not known at all: no memory has room for more
 _PAIRS = 64  # values that are compared one by one rather than sorted
 
 
@@ -47,11 +49,11 @@ def _flat(x: Tensor) -> Tensor:
 # places in an order ----------------------------------------------------------------------
 
 
-def _count_before(ordered: Tensor, values: Tensor, before: str) -> Tensor:
+def _count_before(ordered: Tensor, values: Tensor, after: str) -> Tensor:
     """How many elements of the last dimension of ``ordered`` stand before each of ``values``.
 
     ``ordered`` has one dimension, or as many as ``values``, with the same sizes but for the last.
-    ``before`` is one of ``_BEFORE``.
+    ``after`` is one of ``_AFTER``.
     """
     size = ordered._type.shape[-1]
     steps = _MOST_STEPS if isinstance(size, SymbolicDim) else size.bit_length()
@@ -59,30 +61,30 @@ def _count_before(ordered: Tensor, values: Tensor, before: str) -> Tensor:
         where: Any = {"dtype": int64, "device": values._type.device}
         none: Tensor = ops.full(value=0, shape=values._type.shape, **where)
         return none
-    return _bisected(ordered, values, steps, before)
+    return _bisected(ordered, values, steps, after)
 
 
 @fused()
-def _bisected(ordered: Tensor, values: Tensor, steps: int, before: str) -> Tensor:
-    """``_count_before`` in so many steps, the last of which may change nothing."""
+def _bisected(ordered: Tensor, values: Tensor, steps: int, after: str) -> Tensor:
+    """``_count_before``, where the size is less than 2 to the power of ``steps``."""
     size = ordered._type.shape[-1]
-    low = ops.full(value=0, shape=values._type.shape, dtype=int64, device=values._type.device)
-    high = ops.add(low, size)
-    if isinstance(size, SymbolicDim):  # there is something to look at even where there is nothing
+    if isinstance(size, SymbolicDim) and steps == _MOST_STEPS:
+        # there is something to look at even where there is nothing
         none, one = (0,) * (ordered.ndim - 1), (1,)
         ordered = ops.pad(ordered, constant(0, ordered._type.dtype, ordered._type.device),
                           low=(*none, 0), high=(*none, *one))  # fmt: skip
-        size = size + 1
-    for _ in range(steps):
-        middle = ops.floor_divide(ops.add(low, high), 2)
-        place = ops.minimum(middle, size - 1)
-        found = ops.index(ordered, place) if ordered.ndim == 1 else picked(
-            ordered, place, ordered.ndim - 1
-        )  # fmt: skip
-        after = ops.bitwise_and(ops.lt(low, high), _BEFORE[before](found, values))
-        high = ops.where(after, high, middle)
-        low = ops.where(after, ops.add(middle, 1), low)
-    return low
+
+    axis = ordered.ndim - 1
+
+    def stands_after(place: Tensor, behind: int) -> Tensor:
+        later = part(ordered, axis, behind, ordered._type.shape[axis] - behind)
+        if ordered.ndim == 1:
+            found = ops.index(later, place, inside=True)
+        else:
+            found = picked(later, place, axis, inside=True)
+        return _AFTER[after](found, values)
+
+    return counted_before(stands_after, size, steps, values._type.shape, values._type.device)
 
 
 @public
@@ -137,8 +139,8 @@ def searchsorted(
     ordered, values = as_tensors(name, ops.detach(ordered), ops.detach(input))
     if table.dtype is bool_:
         raise OperationTypeError(f"{name}(): not defined for bool (at {user_location()})")
-    before = "not greater" if right or side == "right" else "not reached"
-    found = _count_before(ordered, values, before)
+    after = "greater" if right or side == "right" else "reached"
+    found = _count_before(ordered, values, after)
     return ops.cast(found, int32) if out_int32 else found  # type: ignore[no-any-return]
 
 
@@ -176,7 +178,7 @@ def isin(
         found = any_of(same, dim=-1)
     else:
         ordered, _ = sorted_along(tested, 0)
-        place = _count_before(ordered, x, "less")
+        place = _count_before(ordered, x, "not less")
         found = ops.eq(ops.index(ordered, ops.minimum(place, count - 1)), x)
     return logical_not(found) if invert else found  # type: ignore[no-any-return]
 

@@ -35,11 +35,12 @@ def positions_along(shape: tuple[Dim, ...], axis: int, like: Tensor) -> Tensor:
     return positions
 
 
-def picked(x: Tensor, places: Tensor, axis: int) -> Tensor:
-    """``x`` at int64 ``places`` along ``axis``; elsewhere the places' own positions."""
+def picked(x: Tensor, places: Tensor, axis: int, inside: bool = False) -> Tensor:
+    """``x`` at int64 ``places`` along ``axis``; elsewhere the places' own positions. ``inside``:
+    all of them exist."""
     shape = places._type.shape
     indices = [places if i == axis else positions_along(shape, i, x) for i in range(len(shape))]
-    result: Tensor = ops.index(x, *indices)
+    result: Tensor = ops.index(x, *indices, **({"inside": True} if inside else {}))
     return result
 
 

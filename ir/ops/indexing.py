@@ -1,7 +1,7 @@
 """Reads and writes at computed places.
 
-``index`` and ``index_put`` address the first k dimensions with k int64 tensors
-of one shape. A negative index counts from the end; one outside the dimension
+``index`` and ``index_put`` address the first k dimensions with k tensors of int64 or int32
+and one shape. A negative index counts from the end; one outside the dimension
 is an IndexError when evaluated.
 """
 
@@ -15,7 +15,7 @@ from flamec.ir import batching
 from flamec.ir.op import Attributes, DerivativeContext, Op, OpKind, Types, register
 from flamec.ir.ops.checks import check_alike, check_numeric, check_same_device
 from flamec.ir.shape import Dim, equal, format_shape
-from flamec.ir.types import TensorType, int64
+from flamec.ir.types import TensorType, int32, int64
 
 if TYPE_CHECKING:
     from flamec.ir.builder import Builder
@@ -36,8 +36,8 @@ def _check_indices(op: str, x: TensorType, indices: Types) -> tuple[Dim, ...]:
         )
     shape = indices[0].shape
     for position, index in enumerate(indices):
-        if index.dtype is not int64:
-            raise TypeError(f"{op}: index tensor {position} must be int64, not {index}")
+        if index.dtype not in (int64, int32):
+            raise TypeError(f"{op}: index tensor {position} must be int64 or int32, not {index}")
         if len(index.shape) != len(shape) or not all(map(equal, shape, index.shape)):
             raise ValueError(
                 f"{op}: index tensors have shapes {format_shape(shape)} and "
@@ -89,7 +89,8 @@ index = register(
         derivative=_index_gradient,
         saves_inputs=slice(1, None),
         batch=batching.index,
-        doc="x[idx0, idx1, …] over the first dimensions.",
+        doc="x[idx0, idx1, …] over the first dimensions. With the attribute inside all indices are "
+        "known to exist and to be counted from the start, so that they need not be checked.",
     )
 )
 
@@ -183,6 +184,8 @@ index_put = register(
         derivative=_index_put_gradient,
         saves_inputs=slice(2, None),
         batch=batching.index_put,
-        doc="A copy of x with values put at x[idx0, idx1, …]; equal places combine by mode.",
+        doc="A copy of x with values put at x[idx0, idx1, …]; equal places combine by mode: set "
+        "keeps the last one, any keeps one of them, in whatever order memory is written. inside: "
+        "as for index.",
     )
 )
