@@ -7,6 +7,7 @@ and what was wrong.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,7 +16,7 @@ from op_row import EVERY, Draw, Sample
 from triton_cases import graph_of
 from triton_interpreter import run_plan
 
-from flamec.codegen.triton import sort_writer
+from flamec.codegen.triton import radix_sort, sort_writer
 from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.ir.types import DType
 
@@ -35,7 +36,8 @@ def samples(dtype: DType) -> Iterator[tuple[str, Sample]]:
 
 def main() -> None:
     sort_writer.MOST, sort_writer.MERGED, sort_writer.SEARCHED = BLOCK, 4 * BLOCK, 2 * BLOCK
-    for dtype in EVERY:
+    sort_writer.LONG, radix_sort.BLOCK, radix_sort.ADDED = 4 * BLOCK, 2 * BLOCK, 4 * BLOCK
+    for dtype in (d for d in EVERY if len(sys.argv) < 2 or d.name in sys.argv[1:]):
         count, wrong = 0, []
         for name, sample in samples(dtype):
             count += 1

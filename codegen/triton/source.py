@@ -2,7 +2,7 @@
 
 In: text that mentions pointers ``p0`` (the program's parameters), ``k0`` (the kernel's), ``x0``
 (values computed once), ``q0`` (partial results), tensor descriptors ``d0``, ``errors`` (a word for
-error codes), ``counters`` (words that are zero), sizes ``n_B`` and ``merge_level`` (of a sort).
+error codes), ``counters`` (words that are zero), sizes ``n_B`` and ``sort_level`` (of a sort).
 Out: what a launch needs.
 """
 
@@ -19,7 +19,7 @@ from flamec.ir.shape import Dim, is_multiple
 ALIGNMENT = 16  # of the pointers and sizes that Triton is told of
 ERRORS = "errors"
 COUNTERS = "counters"
-_ARGUMENT = re.compile(r"\b([pkxqd]\d+|n_\w+|errors|counters|merge_level)\b")
+_ARGUMENT = re.compile(r"\b([pkxqd]\d+|n_\w+|errors|counters|sort_level)\b")
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,6 @@ def emit(
 
 
 def _order(name: str) -> tuple[int, int, str]:
-    kind = "dpkxqecnm".index(name[0])
+    kind = "dpkxqecns".index(name[0])
     number = int(name[1:]) if name[1:].isdigit() else 0
     return kind, number, name

@@ -1,0 +1,251 @@
+"""What the launches of a sort have in common: elements as integers, places in memory, arguments.
+
+In: a ``Sort`` and the numbers of its buffers. Out: text that loads elements and stores results,
+and launches with their arguments. An element is an integer with its key above and its place along
+the line below, so that no two are equal and every way to order them is stable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from flamec.codegen.errors import LoweringError
+from flamec.codegen.lower.lanes import MEMORY_DTYPES
+from flamec.codegen.options import CodegenOptions
+from flamec.codegen.triton.gpu_form import GpuKernel
+from flamec.codegen.triton.side_by_side import PlannedLaunch
+from flamec.codegen.triton.source import emit
+from flamec.codegen.triton.text import POINTERS, TYPES, dim, factor, size_name
+from flamec.ir.kernel import Sort
+from flamec.ir.plan import Argument, Buffer
+from flamec.ir.shape import Dim, SymbolicDim, product, structurally_equal
+
+LARGEST_SIZE = 1 << 31  # of a line: places are numbers of 31 bits
+NO_BUFFER = -1
+FIRST, SOURCE, TARGET, SCRATCH = "q0", "q1", "q2", "q3"
+COUNTS, BEFORE, TOTALS = "q4", "q5", "q6"
+_LEVEL = "sort_level"
+_ORDER = {
+    "f32": "flamec_order_f32(x)",
+    "f64": "flamec_order_f64(x)",
+    "f16": "flamec_order_f16(x)",
+    "bf16": "flamec_order_bf16(x)",
+}
+_OF_ORDER = {  # the element of a key, but for zeros and what is no number
+    "f32": "flamec_of_order_32(key).to(tl.float32, bitcast=True)",
+    "f16": "flamec_of_order_16(key).to(tl.float16, bitcast=True)",
+    "bf16": "flamec_of_order_16(key).to(tl.bfloat16, bitcast=True)",
+}
+_NO_NUMBER = {"f32": "0x7FFFFFFF", "f16": "0x7FFF", "bf16": "0x7FFF"}
+_WORDS = ("flamec_lower_word", "flamec_upper_word")
+_SHORT = ("bool", "u8", "i8", "i16")
+_UNSIGNED = ("bool", "u8")
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a key and a place share an integer: the key above ``shift`` bits."""
+
+    memory: str
+    shift: int
+    places: str
+    largest: str
+
+    def last(self, bits: int) -> str:
+        """What stands behind everything of which ``bits`` of a signed key count."""
+        return f"{(1 << bits - 1) - 1 << self.shift | int(self.places, 16):#x}"
+
+    def packed(self, key: str, place: str) -> str:
+        kind = "tl.int64" if self.memory == "i64" else "tl.int32"
+        return f"({key}.to({kind}) << {self.shift}) | {place}.to({kind})"
+
+
+WIDE = Packing("i64", 32, "0x7FFFFFFF", "0x7FFFFFFFFFFFFFFF")
+NARROW = Packing("i32", 16, "0xFFFF", "0x7FFFFFFF")
+
+
+@dataclass(frozen=True)
+class Stores:
+    """What becomes of elements in order: ``after`` for a launch that follows, ``finish`` for the
+    results; with both, ``last`` tells whether nothing follows."""
+
+    after: str = ""
+    finish: str = ""
+    last: str = ""
+
+
+@dataclass
+class SortLaunches:
+    """The launches of one kernel. ``numbers``: the plan's buffer of each of its parameters."""
+
+    gpu: GpuKernel
+    numbers: tuple[int, ...]
+    new_buffer: Callable[[Buffer], int]
+    options: CodegenOptions
+    launches: list[PlannedLaunch] = field(default_factory=list)
+    temporaries: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        sort = self.gpu.lowered.kernel.sort
+        assert sort is not None
+        self.sort: Sort = sort
+        self.rows = sort.outer * sort.inner
+        if isinstance(sort.size, int) and sort.size >= LARGEST_SIZE:
+            raise LoweringError(f"cannot sort lines of {sort.size} elements on a GPU")
+        bits = 8 * MEMORY_DTYPES[sort.memory].itemsize
+        self.words = 2 if bits == 64 else 1
+        self.key_bits = min(bits, 32)  # of a word
+        few = isinstance(sort.size, int) and sort.size < 1 << 16
+        self.packing = NARROW if bits <= 16 and few else WIDE
+        reach = product((self.rows, sort.size))
+        self.wide = reach >= 1 << 30 if isinstance(reach, int) else not self.options.narrow
+        self.first = NO_BUFFER  # the buffer of the places in the order of the lower words
+        if self.words == 2:
+            self.first = self.temporary(self.rows * sort.size, "i32")
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether the uppermost bit of a word of a key is a sign."""
+        return self.sort.memory not in _UNSIGNED
+
+    def loaded_once(self) -> set[int]:
+        """Buffers that are read outside of the rows: none."""
+        return set()
+
+    def stored_early(self) -> set[int]:
+        """Buffers that are written while other blocks may read: none that are inputs' places."""
+        return set()
+
+    # text ----------------------------------------------------------------------------
+    def load(self, word: int, source: int, given: Dim) -> str:
+        """Lines that give ``packed``: from elements, or from numbers that were stored."""
+        if source != NO_BUFFER:
+            return f"packed = tl.load({SOURCE} + (row * {factor(given)} + position), inside)"
+        sort, place = self.sort, "position"
+        lines = []
+        if word:
+            place = "place"
+            lines.append(f"place = {self._placed('position', 'inside')}")
+        lines.append(f"x = tl.load({self._element(place)}, inside)")
+        key = _ORDER.get(sort.memory, "x")
+        if self.words == 2:
+            key = f"{_WORDS[word]}({key})"
+        lines.append(f"key = {key}")
+        if sort.memory in _SHORT:
+            lines.append("key = key.to(tl.int32)")
+        if sort.descending:
+            lines.append("key = -1 - key")
+        return "\n".join([*lines, f"packed = {self.packing.packed('key', 'position')}"])
+
+    def store(self) -> str:
+        """The line that stores an element for a launch that follows."""
+        at = f"{TARGET} + (row * {factor(self.sort.size)} + position)"
+        return f"tl.store({at}, packed, inside)"
+
+    def finish(self, word: int) -> str:
+        """Lines that store what stands at ``position`` of the results."""
+        sort = self.sort
+        lines = [f"place = packed & {self.packing.places}"]
+        if word + 1 < self.words:
+            at = f"{FIRST} + (row * {factor(sort.size)} + position)"
+            return "\n".join([*lines, f"tl.store({at}, place.to(tl.int32), inside)"])
+        lines.append(f"kept = inside & (position < {dim(sort.count)})")
+        if word:
+            lines.append(f"place = {self._placed('place', 'kept')}")
+        at = f"result + {self._step('position')}"
+        return "\n".join(
+            [
+                *lines,
+                *self._values(),
+                f"tl.store(p{sort.values} + ({at}), value, kept)",
+                f"tl.store(p{sort.places} + ({at}), place.to(tl.int64), kept)",
+            ]
+        )
+
+    def _values(self) -> list[str]:
+        """Lines that give ``value``: from the key, or from the place, where keys do not say all."""
+        memory = self.sort.memory
+        if self.words == 2:
+            return [f"value = tl.load({self._element('place')}, kept)"]
+        lines = [f"key = (packed >> {self.packing.shift}).to(tl.int32)"]
+        if self.sort.descending:
+            lines.append("key = -1 - key")
+        if memory not in _OF_ORDER:
+            return [*lines, f"value = key.to({TYPES[memory]})"]
+        return [
+            *lines,
+            f"alike = (key == 0) | (key == {_NO_NUMBER[memory]})",
+            f"exact = tl.load({self._element('place')}, kept & alike, other=0)",
+            f"value = tl.where(alike, exact, {_OF_ORDER[memory]})",
+        ]
+
+    def _placed(self, position: str, mask: str) -> str:
+        """What stands at a position in the order of the lower words."""
+        at = f"{FIRST} + (row * {factor(self.sort.size)} + {position})"
+        return f"tl.load({at}, {mask}, other=0)"
+
+    def _element(self, place: str) -> str:
+        wide = ".to(tl.int64)" if self.wide else ""
+        return f"p{self.sort.source} + (start + {self._step(place + wide)})"
+
+    def _step(self, place: str) -> str:
+        inner = self.sort.inner
+        return place if structurally_equal(inner, 1) else f"{place} * {factor(inner)}"
+
+    # launches ------------------------------------------------------------------------
+    def add(
+        self,
+        template: str,
+        form: str,
+        holes: dict[str, object],
+        buffers: dict[str, int],
+        blocks: Dim,
+        warps: int,
+        level: int = 0,
+    ) -> None:
+        """Fill a template; ``buffers``: the plan's buffer of each temporary that it may name."""
+        kernel, sort = self.gpu.lowered.kernel, self.sort
+        holes = {
+            "name": f"flamec_sort_{form}",
+            "doc": f"{', '.join(kernel.operations)}: {form}",
+            "index": "tl.int64" if self.wide else "tl.int32",
+            "row_count": dim(self.rows),
+            "size": dim(sort.size),
+            "factor_size": factor(sort.size),
+            "source_start": _start(sort, sort.size),
+            "result_start": _start(sort, sort.count),
+            "largest": self.packing.largest,
+            **holes,
+        }
+        pointers = {f"p{i}": POINTERS[p.memory] for i, p in enumerate(kernel.parameters)}
+        pointers |= dict.fromkeys((FIRST, COUNTS, BEFORE, TOTALS), "*i32")
+        pointers |= dict.fromkeys((SOURCE, TARGET, SCRATCH), f"*{self.packing.memory}")
+        launch = emit(template, holes, pointers, blocks, warps, wide=self.wide)
+        numbers = {f"p{i}": Argument(number) for i, number in enumerate(self.numbers)}
+        for name, number in {FIRST: self.first, **buffers}.items():
+            numbers[name] = Argument(number)
+        numbers[_LEVEL] = Argument(value=level)
+        arguments = tuple(numbers.get(name) or _size(name) for name in launch.arguments)
+        used = frozenset(a.buffer for a in arguments if a.buffer >= 0)
+        self.launches.append(PlannedLaunch(launch, arguments, used, used))
+
+    def temporary(self, elements: Dim, memory: str = "") -> int:
+        """A buffer of so many elements, packed ones if nothing else is said."""
+        dtype = MEMORY_DTYPES[memory or self.packing.memory]
+        number = self.new_buffer(Buffer("order", "temporary", dtype, elements))
+        self.temporaries.append(number)
+        return number
+
+
+def _size(name: str) -> Argument:
+    return Argument(value=SymbolicDim.symbol(name.removeprefix(size_name(""))))
+
+
+def _start(sort: Sort, count: Dim) -> str:
+    """Where the line of a row begins in an array with ``count`` elements along the line."""
+    if structurally_equal(sort.inner, 1):
+        return f"row * {factor(count)}"
+    return (
+        f"row // {factor(sort.inner)} * {factor(count * sort.inner)} + row % {factor(sort.inner)}"
+    )

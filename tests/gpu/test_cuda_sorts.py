@@ -1,0 +1,88 @@
+"""Orders of long lines on a GPU, beside NumPy's stable sort: eager and compiled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flamec
+
+pytestmark = pytest.mark.gpu
+
+DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8")
+
+
+def drawn(dtype: str, *shape: int) -> flamec.Tensor:
+    """Many equal numbers; of floats also zeros of both signs, infinities and what is no number."""
+    random = np.random.default_rng(0)
+    if "float" not in dtype:
+        width = {"int8": 7, "uint8": 8, "int16": 15, "int32": 31, "int64": 62}[dtype]
+        low = 0 if dtype == "uint8" else -(1 << width)
+        wide = random.integers(low, 1 << width, shape)
+        few = random.integers(0, 5, shape)
+        return flamec.from_numpy(np.where(random.random(shape) < 0.5, wide, few)).to(
+            getattr(flamec, dtype)
+        )
+    x = random.standard_normal(shape)
+    x = np.where(random.random(shape) < 0.5, x, np.round(x))
+    for value in (np.nan, np.inf, -np.inf, -0.0, 0.0):
+        x[random.random(shape) < 0.01] = value
+    return flamec.from_numpy(x).to(getattr(flamec, dtype))
+
+
+def order(x: flamec.Tensor, axis: int, descending: bool) -> np.ndarray:
+    """What NumPy's stable sort gives; what is no number counts as largest."""
+    a = x.numpy() if x.dtype != flamec.bfloat16 else x.to(flamec.float32).numpy()
+    if not descending:
+        return np.argsort(a, axis, kind="stable")
+    flipped = np.argsort(np.flip(a, axis), axis, kind="stable")
+    return a.shape[axis] - 1 - np.flip(flipped, axis)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_long_lines(dtype: str, compiled: bool) -> None:
+    for shape, axis, descending in (
+        ((70001,), 0, False),
+        ((3, 5000), 1, True),
+        ((9001, 3), 0, False),
+    ):
+        x = drawn(dtype, *shape)
+        wanted = order(x, axis, descending)
+
+        def call(t: Any, axis: int = axis, descending: bool = descending) -> Any:
+            return tuple(t.sort(dim=axis, descending=descending, stable=True))
+
+        values, places = (flamec.compile(call) if compiled else call)(x.to("cuda"))
+        np.testing.assert_array_equal(places.cpu().numpy(), wanted)
+        found, expected = values.cpu(), x.gather(axis, flamec.from_numpy(wanted))
+        assert flamec.equal(found.isnan(), expected.isnan())
+        number = expected.isnan().logical_not()
+        assert flamec.equal(found[number], expected[number])
+
+
+def test_few_of_many() -> None:
+    x = drawn("float32", 5, 70001)
+    values, places = x.to("cuda").topk(300, dim=1)
+    found, at = values.cpu().numpy(), places.cpu().numpy()
+    wanted = np.take_along_axis(x.numpy(), order(x, 1, True)[:, :300], axis=1)
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(np.take_along_axis(x.numpy(), at, axis=1), found)
+    assert all(len(set(row)) == 300 for row in at)
+
+
+def test_one_program_for_lines_of_every_length() -> None:
+    program = flamec.compile(lambda t: t.argsort(stable=True), dynamic=True)
+    for size in (2, 3000, 2047, 2048, 2049, 40000, 5):
+        x = drawn("float32", size)
+        np.testing.assert_array_equal(program(x.to("cuda")).cpu().numpy(), order(x, 0, False))
+
+
+def test_different_values_of_many() -> None:
+    numbers = np.random.default_rng(1).integers(0, 1000, 300000)
+    found = flamec.from_numpy(numbers).to("cuda").unique(return_inverse=True, return_counts=True)
+    wanted = np.unique(numbers, return_inverse=True, return_counts=True)
+    for have, want in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(have.cpu().numpy(), want)
