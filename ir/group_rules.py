@@ -284,13 +284,12 @@ def _scatter(space: GroupSpace, task: Task) -> Dims:
     _unify_dims(dims, operand.dims)
     rank = len(indices[0].type.shape)
     layout = dense(target.type.shape)
-    assert task.node is not None
-    inside, found = task.node.attributes.get("inside", False), []
+    found = []
     for position, value in enumerate(indices):
         index = find(space, value)
         _unify_dims(dims[:rank], index.dims)
         stride = layout.dims[position][0].stride if layout.dims[position] else 0
-        found.append((index, stride, target.type.shape[position], inside))
+        found.append((index, stride, target.type.shape[position], False))
     rest = Layout(0, layout.dims[len(indices) :])
     place = Operand(
         target, dims, address=_address(rest, dims[rank:]), indices=tuple(found), from_memory=True

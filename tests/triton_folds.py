@@ -96,11 +96,31 @@ def _extremes(b: GraphBuilder) -> Graph:
     return b.build([greatest, least, found, b.sum(x, axes=(1,))])
 
 
+def _columns(*shape: Dim) -> Callable[[GraphBuilder], Graph]:
+    """Positions along the first dimension, the elements there, and both extremes."""
+
+    def make(b: GraphBuilder) -> Graph:
+        x = b.input(TensorType(shape, float32))
+        greatest, least = b.argmax(x, axes=(0,)), b.argmin(x, axes=(0,))
+        column = b.iota(shape=shape[1:], axis=0, dtype=int64)
+        return b.build([greatest, least, b.index(x, greatest, column)])
+
+    return make
+
+
 def _equal_ones(x: np.ndarray) -> np.ndarray:
     """Few different numbers; a row with what is no number, one of the least numbers only."""
     x = np.round(x)
     if x.ndim == 2:
         x[1, 9000::7], x[2] = np.nan, -np.inf
+    return x
+
+
+def _equal_columns(x: np.ndarray) -> np.ndarray:
+    """The same along the first dimension."""
+    x = np.round(x)
+    if x.shape[0] > 50:
+        x[50::7, 1], x[:, 2] = np.nan, -np.inf
     return x
 
 
@@ -116,6 +136,10 @@ CASES: dict[str, Case] = {
     "any number of rows": Case(_folded((N, 96), (0,)), (0, 1, 700)),
     "position in everything": Case(_folded((N,), (0,), "argmax"), (1, 5000), np.round),
     "positions in long rows": Case(_extremes, change=_equal_ones),
+    "positions along columns": Case(_columns(160, 64), change=_equal_columns),
+    "positions along odd columns": Case(_columns(163, 35), change=_equal_columns),
+    "positions along any columns": Case(_columns(N, 20), (1, 70), _equal_columns),
+    "positions between": Case(_folded((2, 100, 9), (1,), "argmin"), change=np.round),
     "position among integers": Case(_folded((8200,), (0,), "argmin", int64)),
     "long rows": Case(_folded((2, 16384), (1,), dtype=bfloat16)),
     "everything": Case(_folded((20000,), (0,))),

@@ -31,7 +31,7 @@ from flamec.codegen.triton.product_writer import accumulator, is_one_block_of_ro
 from flamec.codegen.triton.recompute import without_keeps
 from flamec.codegen.triton.scatter_phases import scatter_phases
 from flamec.codegen.triton.split_rows import split_rows
-from flamec.codegen.triton.tiling import Tile
+from flamec.codegen.triton.tiling import Tile, lanes_are_rows
 from flamec.codegen.triton.unroll_rows import with_shared_loads
 from flamec.ir.kernel import Parameter, Part, RowProgram
 from flamec.ir.shape import Dim, product
@@ -113,8 +113,11 @@ def gpu_form(
             choices.append(choice)
             tile = choice.schedule
             assert isinstance(tile, Tile)
-            if joining:  # a block for each row, which may be the last of those that the row had
-                tile = replace(tile, rows=1)
+            if joining:  # a block for the rows of a block before, which may be their last one
+                (*_, before) = tiles
+                assert isinstance(before, Tile)
+                strips = lanes_are_rows(rest.program, 0)
+                tile = replace(tile, rows=before.rows if strips else 1)
                 joins.add(len(parts))
             program = without_keeps(rest.program) if tile.looped else rest.program
             parts.append(replace(rest, program=program))

@@ -15,17 +15,13 @@ from functools import cached_property
 
 from flamec.codegen.lower.lanes import MEMORY_DTYPES, spill_type
 from flamec.codegen.options import CodegenOptions
+from flamec.codegen.triton.fold_text import finished, fold_name
 from flamec.codegen.triton.gpu_form import GpuKernel
 from flamec.codegen.triton.last_block import finished_by_last
 from flamec.codegen.triton.part_key import actual, own_sizes
 from flamec.codegen.triton.product_schedule import ProductSchedule
 from flamec.codegen.triton.product_writer import write_product
-from flamec.codegen.triton.program_writer import (
-    RowsWriter,
-    Uniform,
-    finished,
-    fold_name,
-)
+from flamec.codegen.triton.program_writer import RowsWriter, Uniform
 from flamec.codegen.triton.side_by_side import PlannedLaunch, can_share_blocks, together
 from flamec.codegen.triton.source import COUNTERS, ERRORS, Described, EmittedLaunch, emit
 from flamec.codegen.triton.statements import StatementWriter
@@ -47,7 +43,14 @@ from flamec.ir.kernel import (
     operands_of,
 )
 from flamec.ir.plan import Argument, Buffer
-from flamec.ir.shape import Dim, SymbolicDim, product, structurally_equal, substitute
+from flamec.ir.shape import (
+    Dim,
+    SymbolicDim,
+    is_multiple,
+    product,
+    structurally_equal,
+    substitute,
+)
 
 NewBuffer = Callable[[Buffer], int]
 _WORD = re.compile(r"\b\w+\b")
@@ -109,12 +112,10 @@ class KernelWriter:
                 self._finish_in(launches[0], arguments, own, wide, part, partials)
                 break
             traffic = self._traffic(part, arguments)
-            pair = (position - 1, position)
-            if position in self.gpu.joins and all(map(self._has_a_block_for_each_row, pair)):
+            if position in self.gpu.joins and self._follows_blocks(position):
                 before, (own_last,) = self.launches.pop(), launches
-                rows = product(loop.size for loop in part.program.rows)
                 pieces = self.kernel.parts[position - 1].program.rows[0].size
-                ends = before.launch, own_last, rows, pieces
+                ends = before.launch, own_last, own_last.blocks, pieces
                 launches = [finished_by_last(*ends, own, wide, self._doc)]
                 traffic = before.reads | traffic[0], before.writes | traffic[1]
             alone = len(launches) > 1 or not can_share_blocks(launches[0])
@@ -125,10 +126,16 @@ class KernelWriter:
                 self._finish(partials)
         self.launches = together(self.launches, self._name, self._doc)
 
-    def _has_a_block_for_each_row(self, position: int) -> bool:
-        tile = self.gpu.tiles[position]
-        assert isinstance(tile, Tile)
-        return tile.rows == 1 and not (tile.split or tile.chunks or tile.blocks)
+    def _follows_blocks(self, position: int) -> bool:
+        """Whether each block of a part needs what some blocks of the part before leave, which are
+        as far apart as there are blocks: of pieces of the same rows."""
+        tiles = [self.gpu.tiles[n] for n in (position - 1, position)]
+        if any(t.split or t.chunks or t.blocks for t in tiles if isinstance(t, Tile)):
+            return False
+        part, (before, after) = self.kernel.parts[position], tiles
+        rows = product(loop.size for loop in part.program.rows)
+        whole = is_multiple(substitute(rows, own_sizes(part)), after.rows)
+        return before.rows == after.rows and (whole or after.rows == 1)
 
     def _traffic(
         self, part: Part, arguments: dict[str, int]

@@ -55,11 +55,8 @@ def owner_lines(program: RowProgram, index: Sequence[ComputedIndex], prefix: str
         position, inside = writer.wrapped(i)
         after = product(other.size for other in index[number + 1 :])
         terms.append(f"{position} * {factor(after)}")
-        conditions += [f"({inside})"] if inside else []
-    place = " + ".join(terms)
-    if conditions:
-        place = f"tl.where({' & '.join(conditions)}, {place}, 0)"
-    lines.append(f"place = {place}")
+        conditions.append(f"({inside})")
+    lines.append(f"place = tl.where({' & '.join(conditions)}, {' + '.join(terms)}, 0)")
     pattern = re.compile(rf"\b({'|'.join(sorted(names))})\b")
     return [pattern.sub(rf"{prefix}\1", line) for line in lines]
 

@@ -371,7 +371,7 @@ def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> flo
     on_way = min(_blocks(s, facts), resident * target.processors) * ahead
     transfer = moved / min(target.bandwidth, max(ahead, on_way) / _LATENCY)
     total = max(compute, transfer) + _APART * min(compute, transfer)
-    if waits and (resident < 2 or s.rows * s.columns < 64 * 32 * s.warps):
+    if waits and (min(resident, waves) < 2 or s.rows * s.columns < 64 * 32 * s.warps):
         total *= _WAITING
     if s.split_k > 1:
         total += _JOIN_COST + _JOIN_BYTES * s.split_k * results / target.bandwidth

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from flamec.codegen.lower.lanes import MEMORY_BYTES
+from flamec.codegen.triton.fold_text import masked, reduced
 from flamec.codegen.triton.product_operands import (
     DescribedOperand,
     dense_result,
@@ -22,13 +23,7 @@ from flamec.codegen.triton.product_operands import (
 from flamec.codegen.triton.product_parts import dense_place
 from flamec.codegen.triton.product_prologue import computed_operand
 from flamec.codegen.triton.product_schedule import ProductSchedule
-from flamec.codegen.triton.program_writer import (
-    Uniform,
-    ceil_div,
-    decomposed,
-    masked,
-    reduced,
-)
+from flamec.codegen.triton.program_writer import Uniform, ceil_div, decomposed
 from flamec.codegen.triton.rounded_values import rounding_of
 from flamec.codegen.triton.source import Described, EmittedLaunch, emit
 from flamec.codegen.triton.statements import StatementWriter, in_lanes, stored

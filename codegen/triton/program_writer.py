@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from flamec.codegen.triton.fold_text import finished, fold_name, masked, reduced, start
 from flamec.codegen.triton.last_block import finished_by_last
 from flamec.codegen.triton.ownership import owner_lines, scattered_index
 from flamec.codegen.triton.rounded_values import rounding_of
@@ -17,18 +18,26 @@ from flamec.codegen.triton.source import EmittedLaunch, emit
 from flamec.codegen.triton.statements import StatementWriter
 from flamec.codegen.triton.text import (
     POINTERS,
-    constant,
+    TYPES,
     dim,
     factor,
     fold_lane,
-    identity,
     size_name,
 )
 from flamec.codegen.triton.tiling import Tile
-from flamec.ir.kernel import Fold, Load, Loop, Pass, RandomBits, RowProgram, Statement, Store
+from flamec.ir.kernel import (
+    Fold,
+    Load,
+    Loop,
+    Pass,
+    Position,
+    RandomBits,
+    RowProgram,
+    Statement,
+    Store,
+    name_of,
+)
 from flamec.ir.shape import Dim, is_multiple, product, substitute
-
-_START = {"cummax": "amax", "cummin": "amin"}  # a scan starts like the fold
 
 
 @dataclass
@@ -304,16 +313,26 @@ class RowsWriter:
             return [f"{accumulator} = {fold_name(s)}({accumulator}, {operand})"]
         (best,) = s.names or (f"{s.name}_value",)
         self.writer.varying[best] = self.writer.varying[s.name]
-        at = f"tl.where(mask, {self.writer.name(s.position)}, {_LAST})"
+        kind = "i32" if self._is_narrow(s.position) else "i64"
+        last = _LAST[kind]
+        at = f"tl.where(mask, {self.writer.name(s.position)}.to({TYPES[kind]}), {last})"
+        wide = [f"{s.name} = {s.name}.to(tl.int64)"] if kind == "i32" else []
         if not self.tile.looped:
             pair = f"tl.reduce(({operand}, {at}), 1, {fold_name(s)}, keep_dims=True)"
-            return [f"{best}, {s.name} = {pair}"]
+            return [f"{best}, {s.name} = {pair}", *wide]
         value, place = f"acc_{s.name}", f"acc_{s.name}_at"
         before.append(f"{value} = {start(s, self._shape())}")
-        before.append(f"{place} = tl.full({self._shape()}, {_LAST}, tl.int64)")
+        before.append(f"{place} = tl.full({self._shape()}, {last}, {TYPES[kind]})")
         pair = f"tl.reduce(({value}, {place}), 1, {fold_name(s)}, keep_dims=True)"
-        behind.append(f"{best}, {s.name} = {pair}")
+        behind += [f"{best}, {s.name} = {pair}", *wide]
         return [f"{value}, {place} = {fold_name(s)}({value}, {place}, {operand}, {at})"]
+
+    def _is_narrow(self, position: str) -> bool:
+        """Whether positions fit in 32 bits: they are counted so, or lie in memory so."""
+        defined = next(d for d in self.program.statements() if name_of(d) == position)
+        if isinstance(defined, Load):
+            return defined.memory == "i32"
+        return isinstance(defined, Position) and not self.wide
 
     def _is_exact(self, s: Fold) -> bool:
         """Whether a sum carries along what rounding loses: a row of unknown size may be long for
@@ -450,39 +469,7 @@ class RowsWriter:
 
 
 _JOINED_ELEMENTS = 64  # partial results for a thread, where a block of the rows joins them
-_LAST = str((1 << 63) - 1)  # an index behind all others
-
-
-def fold_name(s: Fold) -> str:
-    """The library function that joins two partial results."""
-    return f"fold_{'at_' if s.position or s.names else ''}{s.op}_{s.lane}"
-
-
-def _value(s: Fold) -> str:
-    return constant(fold_lane(s.lane), identity(_START.get(s.op, s.op), s.lane))
-
-
-def start(s: Fold, shape: str) -> str:
-    """A block of what a fold starts from."""
-    return _value(s).replace("(1, 1)", shape)
-
-
-def masked(writer: StatementWriter, s: Fold, mask: str = "mask") -> str:
-    """A fold's operand, with elements that are not there replaced by what changes nothing."""
-    operand = writer.name(s.operand)
-    if s.lane == "b":
-        operand = f"{operand}.to(tl.int32)"
-    return f"tl.where({mask}, {operand}, {_value(s)})" if mask else operand
-
-
-def reduced(s: Fold, block: str, axis: int) -> str:
-    """A block folded along one dimension, which stays with size 1."""
-    return f"tl.reduce({block}, {axis}, {fold_name(s)}, keep_dims=True)"
-
-
-def finished(s: Fold, block: str) -> str:
-    """A folded block in the lane type of the fold."""
-    return f"{block} != 0" if s.lane == "b" else block
+_LAST = {"i32": str((1 << 31) - 1), "i64": str((1 << 63) - 1)}  # an index behind all others
 
 
 def ceil_div(size: Dim, block: int) -> Dim:

@@ -1,10 +1,11 @@
 """Few long rows that are only folded: divided among blocks, whose results are joined afterwards.
 
-In: a row program. Out: two programs, or None where blocks of whole rows keep the device busy or
-later passes need the rows again. The first has a row for each piece of a row and leaves what it
-folds to (of an extreme element: its value and its position); the second folds those and does what
-follows. Pieces are equal but for the end of a row, where elements that do not exist count as what
-the fold starts from. How sums are grouped depends on sizes (of symbolic ones, on hints) alone.
+In: a row program. Out: two programs, or None where blocks of rows keep the device busy or later
+passes need the rows again. Rows may be the lanes of blocks (of a fold along columns). The first
+program has a row for each piece of a row and leaves what it folds to (of an extreme element: its
+value and its position); the second folds those and does what follows. Pieces are equal but for the
+end of a row, where elements that do not exist count as what the fold starts from. How sums are
+grouped depends on sizes (of symbolic ones, on hints) alone.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from flamec.codegen.lower.lanes import spill_type
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.text import identity
+from flamec.codegen.triton.tiling import lanes_are_rows
 from flamec.ir.kernel import (
     CheckedIndex,
     Compute,
@@ -36,6 +38,7 @@ from flamec.ir.shape import Dim, product
 
 ENOUGH_ROWS = 264  # blocks that keep a large device busy
 PIECE = 4096  # elements that a piece has at least
+STRIP, STRIP_PIECE = 64, 32  # rows that are lanes of a block, and how many elements of each
 UNKNOWN_PIECES = 64  # of a whole array of which nothing is known
 ALIGNED = 16  # elements of which a piece has a multiple, where its length may be chosen
 PIECES = "piece"
@@ -44,12 +47,13 @@ PIECES = "piece"
 @dataclass(frozen=True)
 class SplitRows:
     """``pieces`` of a row, ``length`` elements each, of which some may lie behind the end of the
-    row if ``ragged``."""
+    row if ``ragged``; ``narrow``: positions fit in 32 bits."""
 
     program: RowProgram
     pieces: int
     length: Dim
     ragged: bool
+    narrow: bool
 
     @property
     def folds(self) -> list[Fold]:
@@ -62,7 +66,8 @@ class SplitRows:
         for fold in self.folds:
             if fold.position:
                 found.append((_best(fold), fold.lane))
-            found.append((fold.name, "i64" if fold.position else fold.lane))
+            places = "i32" if self.narrow else "i64"
+            found.append((fold.name, places if fold.position else fold.lane))
         return found
 
     @property
@@ -153,7 +158,12 @@ def _best(fold: Fold) -> str:
 
 def split_rows(program: RowProgram, options: CodegenOptions) -> SplitRows | None:
     """See the module's docstring."""
-    if program.kind != "rows" or len(program.inner) != 1 or program.after or program.sizes:
+    if (
+        program.kind not in ("rows", "along rows")
+        or len(program.inner) != 1
+        or program.after
+        or program.sizes
+    ):
         return None
     if not program.passes:
         return None
@@ -174,18 +184,22 @@ def _pieces(program: RowProgram, options: CodegenOptions) -> SplitRows | None:
     size = program.inner[0].size
     rows = options.typical(product(loop.size for loop in program.rows))
     usual = options.typical(size)
+    narrow = size < 1 << 31 if isinstance(size, int) else options.narrow
+    piece = PIECE
+    if rows is not None and lanes_are_rows(program, usual or 0):
+        rows, piece = -(-rows // STRIP), STRIP_PIECE
     if rows is None or rows >= ENOUGH_ROWS or (usual is None and program.rows):
         return None
     most = UNKNOWN_PIECES
     if usual is not None:
-        most = min(usual // PIECE, 4 * ENOUGH_ROWS // max(1, rows))
+        most = min(usual // piece, 4 * ENOUGH_ROWS // max(1, rows))
     if most < 2:
         return None
     if isinstance(size, int):
         pieces = next((n for n in range(most, most // 2, -1) if size % n == 0), 0)
         if pieces:
-            return SplitRows(program, pieces, size // pieces, False)
+            return SplitRows(program, pieces, size // pieces, False, narrow)
     if any(isinstance(s, CheckedIndex) for s in program.passes[0].element):
         return None  # it would be checked where there is no element
     step = most * ALIGNED
-    return SplitRows(program, most, (size + step - 1) // step * ALIGNED, True)
+    return SplitRows(program, most, (size + step - 1) // step * ALIGNED, True, narrow)

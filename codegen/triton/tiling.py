@@ -24,6 +24,7 @@ THREAD_ELEMENTS = 8  # of a block without folds: 32 bytes of float32 for each ar
 MUCH_READ = 12  # bytes for each element
 LEAST_COLUMNS, MOST_IDLE = 16, 1.125  # of a block: what it has at least, rounded up at most
 FEW_COLUMNS = 64  # where each column needs numbers of its own
+MANY_PLACES = 8  # that a program reads one after the other
 FEW_BYTES = 32  # a thread that would load less takes twice the elements
 FOLDED_ELEMENTS = 2048  # of a block of whole rows
 REDUCED_ELEMENTS = 8192  # where rows are only folded, so that few registers are needed
@@ -35,12 +36,15 @@ READ_AGAIN_COLUMNS = 16384  # of rows that are read more than once: few at a tim
 CHUNK_WARPS = 2048  # of all blocks that share rows: two blocks of 8 for each processor
 COLUMN_BLOCKS = 1024  # of folds over rows: those that run at a time
 ONE_FOLD_CHUNKS = 8  # at least, of each stretch of columns, if half as many blocks fold once
+MANY_FOLDS, MANY_TURNS = 8, 32  # over rows, of wide numbers: from then on shorter turns are faster
 FOLD_REGISTERS = 96  # of a thread, for what several folds over rows have added up
 SCATTER_BLOCKS = 2048  # that look at all indices
 FLAT_CHUNKS = 1024
 AHEAD_BYTES = 48 << 10  # of shared memory for what is loaded ahead
 FEWEST_BLOCKS = 1024  # below: smaller blocks
 LINE = 128  # bytes that a transposed block has at least in both directions
+STRIP, SCANNED_STRIP = 32, 16  # rows of a block whose lanes are rows
+SHORT_SCAN = 32  # columns: shorter rows have lanes that are rows in any case
 ITEMSIZE = {"f64": 8, "i64": 8, "f32": 4, "i32": 4, "f16": 2, "bf16": 2, "i16": 2}
 
 
@@ -101,11 +105,15 @@ def propose(program: RowProgram, options: CodegenOptions) -> Tile:
             return replace(tile, chunks=2 * tile.chunks)
         return replace(tile, stages=_stages(program, tile))
     if over_rows:
-        stores = any(isinstance(s, Store) for block in program.passes for s in block.element)
+        stores = _stores_elements(program)
         folds = len(program.folds("column"))
         once = not stores and folds == 1
         tile = _column_tile(width, height, rows, stores, folds)
-        return replace(tile, stages=_stages(program, tile, 2 if stores else 3 if once else 4))
+        tile = replace(tile, stages=_stages(program, tile, 2 if stores else 3 if once else 4))
+        many = folds >= MANY_FOLDS and min(_itemsizes(program), default=4) >= 4
+        if many and rows is not None and rows >= MANY_TURNS * tile.chunks * tile.rows:
+            return replace(tile, rows=tile.rows // 2, chunks=4 * tile.chunks)
+        return tile
     if _is_transposed(program):
         side = LINE // min(_itemsizes(program), default=4)
         block = Tile(
@@ -167,7 +175,10 @@ def _scatter_tile(
 
 
 def _pointwise_elements(program: RowProgram) -> int:
-    """Elements of a block of 128 threads; more where few arrays are read."""
+    """Elements of a block of 128 threads; more where few arrays are read, fewer where each waits
+    for one place after the other."""
+    if sum(bool(s.place.indices) for s in _loads(program)) >= MANY_PLACES:
+        return 128
     elements = THREAD_ELEMENTS
     loaded = sum(_itemsizes(program, stores=False)) or 4
     while elements * loaded < FEW_BYTES and elements < 4 * THREAD_ELEMENTS:
@@ -178,10 +189,14 @@ def _pointwise_elements(program: RowProgram) -> int:
 def _row_tile(program: RowProgram, width: int, height: int, known: bool) -> Tile:
     """A tile for programs that fold rows. ``known``: no row is longer than ``width``, so that a
     block may have whole rows."""
-    if program.kind == "along rows":
-        rows = min(height, 128)
-        unknown = 32 if rows > 1 else FOLDED_ELEMENTS
-        columns = min(width or unknown, max(1, FOLDED_ELEMENTS // rows))
+    if lanes_are_rows(program, width):
+        scans = any(isinstance(s, Fold) and s.scope == "scan" for s in program.statements())
+        rows, unknown = SCANNED_STRIP if scans else STRIP, 32 if height > 1 else FOLDED_ELEMENTS
+        rows = min(height, max(rows, FOLDED_ELEMENTS // (width or unknown)))
+        columns = min(width or unknown, FOLDED_ELEMENTS // rows)
+        vectors = 128 * 16 // min(_itemsizes(program), default=4)  # rows of so many threads
+        if height >= FEWEST_BLOCKS * vectors:  # and each has all columns of its own, one by one
+            return Tile(vectors, 1, False, known and width <= 1, 0, 4)
         whole = known and width <= columns
     elif known and width <= LONGEST_WHOLE_ROW:
         columns, whole = width, True
@@ -207,6 +222,23 @@ def _row_tile(program: RowProgram, width: int, height: int, known: bool) -> Tile
     return Tile(rows, columns, False, whole, 0, warps)
 
 
+def lanes_are_rows(program: RowProgram, width: int) -> bool:
+    """Whether neighbours in memory are neighbouring rows, or of a scan rows so short (``width``
+    columns) that they may be."""
+    scans = program.kind == "along rows"
+    if not scans and (program.kind != "rows" or _passes(program) > 1):
+        return False
+    if not program.rows or not program.inner:
+        return scans
+    if scans and 0 < width < SHORT_SCAN:
+        return True
+    moved = [s.place.at for s in program.statements() if isinstance(s, (Load, Store))]
+    inside = [at for at in moved if at.inner and _varies(at.inner)]
+    if scans:
+        return any(at.inner[-1] != 1 for at in inside)
+    return bool(inside) and all(at.rows[-1] == 1 and at.inner[-1] != 1 for at in inside)
+
+
 def _is_light(program: RowProgram) -> bool:
     """Whether rows of 16-bit numbers are read once and stored once: little is on its way."""
     moved: dict[int, int] = {}
@@ -215,13 +247,11 @@ def _is_light(program: RowProgram) -> bool:
             moved[s.place.parameter] = ITEMSIZE.get(s.memory, 1)
     if any(isinstance(s, RandomBits) for s in program.statements()) or program.folds("column"):
         return False
-    stores = any(isinstance(s, Store) for block in program.passes for s in block.element)
-    return stores and sum(moved.values()) <= 4
+    return _stores_elements(program) and sum(moved.values()) <= 4
 
 
 def _rows_of_block(program: RowProgram, columns: int, height: int) -> int:
-    only_folded = not any(isinstance(s, Store) for p in program.passes for s in p.element)
-    elements = REDUCED_ELEMENTS if only_folded else FOLDED_ELEMENTS
+    elements = FOLDED_ELEMENTS if _stores_elements(program) else REDUCED_ELEMENTS
     rows = min(height, max(1, elements // columns))
     while rows > max(1, FOLDED_ELEMENTS // columns) and height // rows < FEWEST_BLOCKS:
         rows //= 2
@@ -285,6 +315,10 @@ def _flat_chunks(inner: int | None) -> int:
 def _passes(program: RowProgram) -> int:
     """How often a row is read."""
     return sum(any(isinstance(s, Load) for s in block.element) for block in program.passes)
+
+
+def _stores_elements(program: RowProgram) -> bool:
+    return any(isinstance(s, Store) for block in program.passes for s in block.element)
 
 
 def _stores_rows(program: RowProgram) -> bool:

@@ -185,7 +185,6 @@ index_put = register(
         saves_inputs=slice(2, None),
         batch=batching.index_put,
         doc="A copy of x with values put at x[idx0, idx1, …]; equal places combine by mode: set "
-        "keeps the last one, any keeps one of them, in whatever order memory is written. inside: "
-        "as for index.",
+        "keeps the last one, any keeps one of them, in whatever order memory is written.",
     )
 )
