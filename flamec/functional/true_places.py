@@ -53,7 +53,8 @@ def true_places(mask: Tensor) -> Tensor:
 def true_elements(x: Tensor, mask: Tensor) -> Tensor:
     """The elements of x where a mask of its shape is True: [count]."""
     if not mask.numel():
-        return ops.full(value=0, shape=(0,), dtype=x._type.dtype, device=x._type.device)  # type: ignore[no-any-return]
+        nothing: Tensor = ops.index(ops.reshape(x, shape=(0,)), true_places(mask))
+        return nothing
     lines = _lines(mask, False)
     counts = _counts(lines)
     count = _last(counts)
