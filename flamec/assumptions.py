@@ -91,6 +91,9 @@ def build_check(captured: Captured) -> Check:
                 b.add_constant(path, leaf)
     if captured.container_count:
         values += _add_containers(b, captured)
+    for place in captured.host.lists.places:
+        for path in container_paths(captured.structure):
+            b.add(f"{path} is not {place.text(b.name)}", f"{path} is not {place.name}")
     _add_gradients(b, captured, storages)
     _add_aliasing(b, captured, storages, labels)
     for guard in captured.shape_guards:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from flamec.autograd.hooks import record_hooks
-from flamec.changed_arguments import ArgumentCopies
+from flamec.changed_arguments import ArgumentCopies, containers
 from flamec.changed_flags import leave_to_the_call
 from flamec.errors import CompileError, unknown_value, unrepeatable
 from flamec.guarded_layouts import AskedLayout, asked_layouts
@@ -54,9 +54,10 @@ class Captured:
     """A traced call. Invariant: graph inputs and ``sources`` correspond one to one.
 
     ``execution``: where the call was split, and what was run. ``effects``: what the Python code did
-    that a program cannot repeat, in words; ``escapes``: what it stored outside, tensors and numbers
-    of the trace whose results follow those of the function, and ``stored_arguments``: tracers
-    of arguments, with these. ``undo`` gives Python's state the values from before the trace.
+    that a program cannot repeat, in words (``happened``: some of it is no change of state);
+    ``escapes``: what it stored outside, tensors and numbers of the trace whose results follow those
+    of the function, and ``stored_arguments``: tracers of arguments, with these. ``undo`` gives
+    Python's state the values from before the trace.
     ``host``: what a call does in Python. ``layouts``: inputs and what the trace asked of where
     their elements lie (``layout.ask``). ``arguments``: the leaves of the arguments, then of what is
     ``held`` in Python's state (``found`` by the trace, until the program is made).
@@ -88,6 +89,7 @@ class Captured:
     modes: Modes = field(default_factory=modes)
     execution: Execution | None = None
     effects: list[str] = field(default_factory=list)
+    happened: bool = False
     escapes: list[Tensor] = field(default_factory=list)
     undo: Callable[[], None] | None = None
     retained: Mapping[Value, int] = field(default_factory=dict)
@@ -228,12 +230,15 @@ def _capture(
             proxy_args, proxy_kwargs = unflatten(structure, iter(proxies))
             for place in met:
                 host.take(place)
+            host.lists.arguments = containers(structure, arguments)
             recorder.root(function, name)
             recorder.numbers_vary = bool(dynamic.numbers or host.lifted.has_numbers)
             copies = ArgumentCopies(structure, (proxy_args, proxy_kwargs), arguments)
             with recorder, math_of_expressions():
                 result = [function(*proxy_args, **proxy_kwargs)]
                 record_hooks(trace, recorder)
+            host.happened = bool(recorder.effects)
+            host.change_lists(host.lists.not_only_given())
             if host.lifted.raises != "never" and not recorder.effects:
                 at_once = host.lifted.raises == "at once"
                 host.require_constant(recorder.guards.values(), numbers=at_once)
@@ -277,6 +282,7 @@ def _capture(
     captured.undo = undo
     trace.release()
     captured.stored_arguments = stored_arguments(proxies, leaves)
+    captured.happened = bool(recorder.effects)
     captured.effects = [*recorder.effects, *host.effects, *effects_of(captured)]
     if host.lifted.raises == "at last" and not captured.effects:
         try:

@@ -38,13 +38,12 @@ from flamec.prepared import Prepared
 from flamec.process_settings import refuse_what_varies
 from flamec.program import Program
 from flamec.segments import SegmentCache, SizesDiffer
-from flamec.size_bounds import ANY_SIZE, SizeBounds, declared_bounds
 from flamec.sized_runner import planned
 from flamec.split_program import DIVERGED, Attempt, SplitProgram
 from flamec.state import loops_counted, memory_budget, process, thread
-from flamec.structures import Structure, flatten
-from flamec.tensor import Tensor
-from flamec.varying_state import Lifted, StateVaries
+from flamec.structures import flatten
+from flamec.varying_arguments import VaryingArguments, call_key, exact_sizes
+from flamec.varying_state import Lifted, StateVaries, places_of_grown
 
 F = TypeVar("F", bound=Callable[..., Any])
 Variant = Program | DifferentiableProgram | SplitProgram
@@ -70,11 +69,8 @@ class CompiledFunction:
         self.programs: list[Variant] = []
         self._options = options
         self._lock = threading.RLock()
-        self._first_sizes: dict[Any, dict[tuple[int, int], int]] = {}
-        self._varying: dict[Any, set[tuple[int, int]]] = {}
-        self._numbers: dict[Any, dict[int, Any]] = {}
-        self._varying_numbers: dict[Any, set[int]] = {}
-        self._static_numbers: set[Any] = set()
+        self._arguments = VaryingArguments()
+        self._changed_state: set[Any] = set()  # keys of calls that did so, as the first one may
         self._python_runs: set[Any] = set()
         self._lifted = Lifted()
         self._counting = False  # steps of loops without a bound, for gradients
@@ -202,13 +198,16 @@ class CompiledFunction:
                 f"(at {user_location()})"
             )
         leaves, structure = flatten((args, kwargs))
-        self._python_runs.add(_call_key(leaves, structure))
+        key = call_key(leaves, structure)
         self.stats.python_runs += 1
-        self._warn(
-            "python",
-            f"{why}. So the Python code of {self.name} is run at each call; what it computes is "
-            "compiled. Without that, calls would be faster.",
-        )
+        if captured.happened or key in self._changed_state:
+            self._python_runs.add(key)
+            self._warn(
+                "python",
+                f"{why}. So the Python code of {self.name} is run at each call; what it computes "
+                "is compiled. Without that, calls would be faster.",
+            )
+        self._changed_state.add(key)
         trust(program)
         sizes = actual_sizes(captured, [*leaves, *captured.found])
         held = containers(structure, (args, kwargs)) if captured.container_count else ()
@@ -263,8 +262,8 @@ class CompiledFunction:
     def trace(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
         """Run the function on tracers; sizes and numbers that varied before become inputs."""
         leaves, structure = flatten((args, kwargs))
-        key = _call_key(leaves, structure)
-        dynamic = self._dynamic(key, leaves)
+        key = call_key(leaves, structure)
+        dynamic = self._arguments.dynamic(key, leaves, self.dynamic)
         if key in self._python_runs:  # Python code sees plain numbers, and nothing happens twice
             dynamic = Dynamic()
         self._lift(key)
@@ -272,7 +271,7 @@ class CompiledFunction:
         self.stats.traces += 1
         segments = None if self.options.fullgraph else self._segments
         while True:
-            inexact = dynamic.sizes != _exact(dynamic, leaves)
+            inexact = dynamic.sizes != exact_sizes(dynamic, leaves)
             again = inexact or bool(dynamic.numbers or lifted)
             traced = (self.function, args, kwargs, dynamic, self.name, segments, again, lifted)
             try:
@@ -282,6 +281,8 @@ class CompiledFunction:
                 self.stats.traces += 1
                 self._python_runs.discard(key)
                 lifted.add(found.guards)
+                lifted.add_lists(found.grown)
+                lifted.make_constant(found.read)
                 lifted.raises = "at once"
                 continue
             except SizesDiffer:
@@ -293,7 +294,7 @@ class CompiledFunction:
                 continue
             except Exception as error:  # perhaps for these sizes or numbers only
                 if isinstance(error, CompileError) and dynamic.numbers:
-                    self._static_numbers.add(key)
+                    self._arguments.keep_numbers(key)
                     dynamic = replace(dynamic, numbers=frozenset())
                     continue
                 if lifted:
@@ -315,7 +316,7 @@ class CompiledFunction:
                     return captured
                 assert captured.undo is not None
                 captured.undo()
-            dynamic = replace(dynamic, sizes=_exact(dynamic, leaves))
+            dynamic = replace(dynamic, sizes=exact_sizes(dynamic, leaves))
 
     def _lift(self, key: Any) -> None:
         """Let places of Python's state vary that are not what programs were made for."""
@@ -323,55 +324,10 @@ class CompiledFunction:
         self._lifted.raises = "at last" if runs_python else "at once"
         self._lifted.sizes.vary = False if runs_python else self.dynamic
         if not runs_python:
-            guards = [g for program in self.programs for g in program.captured.guards]
-            self._lifted.replaced([g for g in guards if not g.holds()])
-
-    def _dynamic(self, key: Any, leaves: list[Any]) -> Dynamic:
-        """What differs from earlier calls with the same structure."""
-        sizes: dict[tuple[int, int], int] = {
-            (position, axis): size
-            for position, leaf in enumerate(leaves)
-            if isinstance(leaf, Tensor)
-            for axis, size in enumerate(leaf._type.shape)
-            if isinstance(size, int)
-        }
-        marked = {
-            (position, axis): bounds
-            for position, leaf in enumerate(leaves)
-            if isinstance(leaf, Tensor)
-            for axis, bounds in declared_bounds(leaf).items()
-        }
-        first = self._first_sizes.setdefault(key, sizes)
-        varying = self._varying.setdefault(key, set())
-        if self.dynamic is not False:
-            varying |= {k for k, size in sizes.items() if first[k] != size}
-        if self.dynamic:
-            varying |= {k for k, size in sizes.items() if size > 1}
-        varying |= marked.keys()
-        names: dict[Any, str] = {}
-        bounds: dict[str, SizeBounds] = {}
-        declared_pairs = {(first[p], sizes[p]): declared for p, declared in marked.items()}
-        symbols: dict[tuple[int, int], tuple[str, int]] = {}
-        for place in sorted(varying):
-            pair = (first[place], sizes[place])
-            declared = marked.get(place, declared_pairs.get(pair, ANY_SIZE))
-            name = names.setdefault((pair, declared), f"s{len(names)}")
-            example = next((s for s in pair if s > 1), 2 + len(names))
-            if declared != ANY_SIZE:
-                bounds[name] = declared
-                example = sizes[place]
-            symbols[place] = (name, example)
-        numbers = {
-            position: leaf
-            for position, leaf in enumerate(leaves)
-            if isinstance(leaf, (int, float)) and not isinstance(leaf, bool)
-        }
-        first_numbers = self._numbers.setdefault(key, numbers)
-        varied = self._varying_numbers.setdefault(key, set())
-        varied |= {p for p, v in numbers.items() if first_numbers[p] != v}
-        constant = key in self._static_numbers
-        pairs = {pair: name for (pair, declared), name in names.items() if declared == ANY_SIZE}
-        return Dynamic(symbols, frozenset(() if constant else varied), bounds, pairs)
+            for program in self.programs:
+                guards = program.captured.guards
+                self._lifted.add_lists(places_of_grown(guards, self._lifted))
+                self._lifted.replaced([g for g in guards if not g.holds()])
 
     def _keep(self, program: Variant) -> None:
         self.programs = [program, *self.programs]
@@ -418,11 +374,8 @@ class CompiledFunction:
             self._prepared.clear()
             self._segments = SegmentCache(self._make)
             for memory in (
-                self._first_sizes,
-                self._varying,
-                self._numbers,
-                self._varying_numbers,
-                self._static_numbers,
+                self._arguments,
+                self._changed_state,
                 self._python_runs,
                 self._lifted,
             ):
@@ -430,25 +383,6 @@ class CompiledFunction:
 
     def __repr__(self) -> str:
         return f"<compiled {getattr(self.function, '__qualname__', self.function)!s}>"
-
-
-def _call_key(leaves: list[Any], structure: Structure) -> Any:
-    """Calls with equal keys differ in sizes and values alone."""
-    return structure, tuple(_leaf_kind(leaf) for leaf in leaves)
-
-
-def _exact(dynamic: Dynamic, leaves: list[Any]) -> dict[tuple[int, int], tuple[str, int]]:
-    """The symbolic sizes with those of the call for examples."""
-    return {
-        (leaf, axis): (symbol, leaves[leaf]._type.shape[axis])
-        for (leaf, axis), (symbol, _) in dynamic.sizes.items()
-    }
-
-
-def _leaf_kind(leaf: Any) -> Any:
-    if isinstance(leaf, Tensor):
-        return (leaf.dtype.name, leaf.ndim)
-    return type(leaf).__name__
 
 
 @overload

@@ -8,10 +8,8 @@ can be reached by the user.
 
 from __future__ import annotations
 
-import gc
 from collections import deque
-from collections.abc import Mapping, Sequence
-from types import CellType, FrameType
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,13 +17,13 @@ import numpy as np
 from flamec.call_path import CHANGED
 from flamec.capture import Captured
 from flamec.differentiable import RETAINED_OUTPUTS, DifferentiableProgram
-from flamec.errors import CompileError
 from flamec.guard_code import TrustedCheck
-from flamec.host_actions import Write
+from flamec.host_actions import Append, Write
 from flamec.ir.shape import SymbolicDim, evaluate_dim
 from flamec.program import Program
+from flamec.references import replace_references
 from flamec.split_program import DIVERGED, Attempt, SplitProgram
-from flamec.structures import is_namedtuple, map_leaves
+from flamec.structures import flatten, map_leaves
 from flamec.tensor import RuntimeNumber, Tensor
 
 
@@ -41,29 +39,6 @@ def become(tensor: Tensor, real: Tensor) -> None:
     tensor._cached = None
 
 
-def replace_references(old: Any, new: Any, name: str, ours: Sequence[Any] = ()) -> None:
-    """Let every container that refers to ``old`` refer to ``new``; ``ours`` are left alone.
-
-    CompileError for a container whose elements cannot be replaced. No function within this one
-    may use its variables: they would be in cells, which are containers.
-    """
-    kept = set(map(id, ours))
-    referrers = gc.get_referrers(old)
-    kept.add(id(referrers))
-    for container in referrers:
-        if id(container) in kept or isinstance(container, FrameType):
-            continue
-        if isinstance(container, (tuple, frozenset)):
-            changed = _with_part(container, old, new)
-            replace_references(container, changed, name, (*ours, referrers))
-        elif not _replace(container, old, new):
-            raise CompileError(
-                f"{name}: a number or an argument of the compiled function was stored in a "
-                f"{type(container).__name__}, where it cannot be given its value; store it in a "
-                "list, a dict or an attribute, or return it"
-            )
-
-
 def replace_sizes(container: Any, bindings: Mapping[str, int]) -> None:
     """Give symbolic sizes in a list, dict or deque, and in such inside it, their values."""
     entries = container.items() if isinstance(container, dict) else enumerate(container)
@@ -72,39 +47,6 @@ def replace_sizes(container: Any, bindings: Mapping[str, int]) -> None:
             container[key] = evaluate_dim(item, bindings)
         elif isinstance(item, (list, dict, deque)):
             replace_sizes(item, bindings)
-
-
-def _with_part(container: Any, old: Any, new: Any) -> Any:
-    """A tuple or frozenset with ``new`` in the place of ``old``."""
-    parts = [new if item is old else item for item in container]
-    return type(container)(*parts) if is_namedtuple(container) else type(container)(parts)
-
-
-def _replace(container: Any, old: Any, new: Any) -> bool:
-    if isinstance(container, (list, deque)):
-        for position, item in enumerate(container):
-            if item is old:
-                container[position] = new
-        return True
-    if isinstance(container, dict):
-        items = [(new if k is old else k, new if v is old else v) for k, v in container.items()]
-        if any(key is old for key in container):
-            container.clear()
-        container.update(items)
-        return True
-    if isinstance(container, set):
-        container.discard(old)
-        container.add(new)
-        return True
-    if isinstance(container, CellType):
-        container.cell_contents = new
-        return True
-    names = [*getattr(container, "__dict__", ())]
-    names += [name for cls in type(container).__mro__ for name in vars(cls).get("__slots__", ())]
-    found = [name for name in names if getattr(container, name, None) is old]
-    for name in found:
-        object.__setattr__(container, name, new)
-    return bool(found)
 
 
 def trust(program: Program | DifferentiableProgram | SplitProgram) -> None:
@@ -175,3 +117,8 @@ def _write_same(captured: Captured, same: Mapping[int, Tensor]) -> None:
     for step in captured.host.steps if same else ():
         if isinstance(step, Write):
             step.place.put(map_leaves(lambda leaf: same.get(id(leaf), leaf), step.place.get()))
+        elif isinstance(step, Append):
+            held = step.place.get()
+            for position, value in enumerate(list(held)):
+                if any(id(leaf) in same for leaf in flatten(value)[0]):
+                    held[position] = map_leaves(lambda leaf: same.get(id(leaf), leaf), value)

@@ -38,9 +38,10 @@ from flamec.config import ENVIRONMENT
 from flamec.effects import ContextVariables, effect_of
 from flamec.errors import CONTEXTLIB, is_framework_file, user_frame, user_location
 from flamec.followed_modules import is_followed, is_ours, is_user_module
+from flamec.growing_lists import Noting, can_grow
 from flamec.guarded_values import MISSING, Guard, class_attribute, is_constant
 from flamec.host_state import HostState
-from flamec.number_types import asks_by_call, asks_for_types
+from flamec.number_types import asks_by_call, asks_for_types, asks_types
 from flamec.state import thread
 from flamec.tensor import Tensor
 from flamec.watching import STDLIB, Watch, unwatched
@@ -141,8 +142,12 @@ class Recorder:
         if self.host.holds(owner, key):
             return False
         self.guards[identity] = guard = Guard(kind, owner, key, value, name, unread)
-        self.host.found(guard)
-        return True
+        return self.host.found(guard)
+
+    def _find(self, kind: str, owner: Any, key: Any, value: Any, name: str) -> None:
+        """Guard a value and what it leads to."""
+        if self._add(kind, owner, key, value, name):
+            self.visit(value, name)
 
     def root(self, function: Any, name: str) -> None:
         """Watch the decorated function itself: its closure, globals and bound object."""
@@ -167,6 +172,7 @@ class Recorder:
             return
         if id(value) in self.visited or any(value is made for made in self.host.ignored):
             return
+        self.host.lists.reached(value)
         self.visited.add(id(value))
         self._kept.append(value)
         self._names.setdefault(id(value), name)
@@ -178,16 +184,16 @@ class Recorder:
             self._add("keys", value, None, tuple(value), f"keys of {name}")
             for key, item in value.items():
                 label = f"{name}[{key!r}]" if is_constant(key) else f"{name}[...]"
-                self._add("item", value, key, item, label)
-                self.visit(item, label)
+                self._find("item", value, key, item, label)
         elif isinstance(value, (list, tuple)):
             if isinstance(value, list):
                 self._add("length", value, None, len(value), f"len({name})")
             for position, item in enumerate(value):
                 label = f"{name}[{position}]"
                 if isinstance(value, list):
-                    self._add("item", value, position, item, label)
-                self.visit(item, label)
+                    self._find("item", value, position, item, label)
+                else:
+                    self.visit(item, label)
         elif isinstance(value, (set, frozenset, deque, *_BUFFERS)):
             self._add("content", value, None, tuple(value), f"content of {name}")
             for item in value:
@@ -223,8 +229,7 @@ class Recorder:
         self._add("keys", held, None, tuple(held), f"attributes of {name}")
         for attribute, item in held.items():
             label = f"{name}.{attribute}"
-            self._add("attribute", held, attribute, item, label)
-            self.visit(item, label)
+            self._find("attribute", held, attribute, item, label)
 
     def _visit_class(self, cls: type, name: str) -> None:
         """Guard the plain values of a class that serves as a namespace."""
@@ -235,8 +240,7 @@ class Recorder:
             if attribute.startswith("_") or hasattr(value, "__get__"):
                 continue
             label = f"{name}.{attribute}"
-            self._add("slot", cls, attribute, value, label)
-            self.visit(value, label)
+            self._find("slot", cls, attribute, value, label)
 
     def _instrument(self, cls: type) -> bool:
         """Record how attributes of instances of a class are used; False if that cannot be done.
@@ -267,10 +271,14 @@ class Recorder:
                 raise
             known = read.get((id(instance), name))
             if known is None or known[1] is not value:
-                if not isinstance(value, Tensor):  # which must not live longer than in the function
+                if not isinstance(
+                    value, (Tensor, Noting)
+                ):  # which must not live longer than in the function
                     read[id(instance), name] = (instance, value)
                 recorder._attribute(instance, name, value)
-                if recorder.host.swaps and recorder.host.holds(place_of(instance), name):
+                if recorder.host.swaps and (
+                    can_grow(value) or recorder.host.holds(place_of(instance), name)
+                ):
                     value = original(instance, name)
             return value
 
@@ -356,20 +364,23 @@ class Recorder:
             self.number_was_asked |= asks_for_types(user_frame())
         if id(code) in self.codes:
             return
-        self.codes[id(code)] = code
         with self.paused():
-            self._closures.note(code)
-            self._scan_code(code, variables)
+            self._begin(code, variables)
             if code.co_freevars:
                 self._scan_closures(code)
+
+    def _begin(self, code: CodeType, variables: dict[str, Any]) -> None:
+        self.codes[id(code)] = code
+        if self.host.lifted.has_lists:
+            self.host.lists.types_are_asked |= asks_types(code)
+        self._closures.note(code)
+        self._scan_code(code, variables)
 
     def _scan_function(self, function: FunctionType) -> None:
         code = function.__code__
         if is_framework_file(code.co_filename) or code.co_filename.startswith(STDLIB):
             return
-        self.codes[id(code)] = code
-        self._closures.note(code)
-        self._scan_code(code, function.__globals__)
+        self._begin(code, function.__globals__)
         self._scan_closure(function)
         self._visit_function(function)
 
@@ -395,10 +406,10 @@ class Recorder:
             value = MISSING
         if isinstance(value, Tensor) and value._trace is not None:
             return  # a local of the traced function, seen from a function made within it
-        self._add("cell", cell, None, value, variable)
+        found = self._add("cell", cell, None, value, variable)
         if is_user_module(value):
             self._module(value, code.co_names)
-        elif value is not MISSING:
+        elif found and value is not MISSING:
             self.visit(value, variable)
 
     def _module(self, module: ModuleType, names: Sequence[str]) -> None:
@@ -407,10 +418,10 @@ class Recorder:
         for name in names:
             if name in held:
                 label = f"{module.__name__}.{name}"
-                self._add("attribute", held, name, held[name], label)
+                found = self._add("attribute", held, name, held[name], label)
                 if is_user_module(held[name]):
                     self._module(held[name], [n for n in names if n != name])
-                else:
+                elif found:
                     self.visit(held[name], label)
 
     def _scan_closures(self, code: CodeType) -> None:
@@ -434,8 +445,7 @@ class Recorder:
                 module = None
                 if name in variables:
                     value = variables[name]
-                    self._add("item", variables, name, value, name)
-                    self.visit(value, name)
+                    self._find("item", variables, name, value, name)
                     module = value if is_followed(value) else None
             elif instruction.opname in _ATTRIBUTES and module is not None:
                 name, owner = instruction.argval, module
@@ -456,9 +466,10 @@ class Recorder:
                         self._add("attribute", vars(owner), name, value, f"{owner.__name__}.{name}")
                     continue
                 label = f"{module.__name__}.{name}"
-                self._add("attribute", vars(module), name, value, label)
                 if value is not MISSING:
-                    self.visit(value, label)
+                    self._find("attribute", vars(module), name, value, label)
+                else:
+                    self._add("attribute", vars(module), name, value, label)
                 module = value if is_user_module(value) else None
             elif instruction.opname not in ("CACHE", "PRECALL", "RESUME"):
                 module = None

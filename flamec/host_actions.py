@@ -1,7 +1,7 @@
 """What the trace of a call notes of Python's state, and what a call does in Python.
 
 ``Swap``: a place with a tracer. ``HostCondition``: what Python decided by numbers that vary.
-``Write``, ``Act`` and ``LastAct``: the steps of a call, in order, beside ``Refill``.
+``Write``, ``Append``, ``Act`` and ``LastAct``: the steps of a call, in order, beside ``Refill``.
 """
 
 from __future__ import annotations
@@ -60,6 +60,16 @@ class Write:
     """A call stores what ``operands`` are, in a container of this structure, in a place."""
 
     place: Place
+    structure: Structure
+    operands: tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Append:
+    """A call gives the list in a place what ``operands`` are, by this method (``append``)."""
+
+    place: Place
+    method: str
     structure: Structure
     operands: tuple[Any, ...]
 

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from flamec.changed_arguments import Refill
 from flamec.errors import user_location
+from flamec.growing_lists import Growing, GrowingLists, can_grow
 from flamec.guarded_values import MISSING, Guard, is_constant, same_constant
 from flamec.host_actions import (
     UNREAD,
     UNSET,
     Act,
+    Append,
     HostCondition,
     LastAct,
     Swap,
@@ -55,6 +57,8 @@ from flamec.varying_state import (
     is_number,
     is_written,
     place_of,
+    place_of_list,
+    places_of_grown,
 )
 
 if TYPE_CHECKING:
@@ -77,7 +81,8 @@ class HostState:
     is_old: Callable[[int], bool] = lambda identity: False
     tracing: bool = True
     moment: int = 0
-    steps: list[Write | Act | Refill] = field(default_factory=list)
+    happened: bool = False  # something outside of Python's state, so it must not happen twice
+    steps: list[Write | Append | Act | Refill] = field(default_factory=list)
     last: list[LastAct] = field(default_factory=list)  # after all steps
     refills: list[Refill] = field(default_factory=list)  # of containers among the arguments
     conditions: dict[Any, HostCondition] = field(default_factory=dict)
@@ -92,6 +97,9 @@ class HostState:
     _firsts: dict[tuple[int, Any], Any] = field(default_factory=dict)  # when they were first seen
     _set: list[tuple[Any, Any]] = field(default_factory=list)  # read as others than at first
     _refusal: str = ""  # why numbers that were set last are not known
+
+    def __post_init__(self) -> None:
+        self.lists = GrowingLists(self)
 
     # expressions ----------------------------------------------------------------
     def apply(self, function: Callable[..., Any], operands: tuple[Any, ...]) -> Expression:
@@ -110,7 +118,7 @@ class HostState:
             known = Expression(self, value, moment, None, function, operands)
             self._nodes[key] = known
             if function is operator.pow and not gives_float(operands):
-                self._condition("type", known, type(value))
+                self.require("type", known, type(value))
         return known
 
     def number(self, expression: Expression) -> Any:
@@ -129,15 +137,16 @@ class HostState:
     def decide(self, expression: Expression) -> bool:
         """The truth of an expression, on which the program then depends."""
         truth = bool(expression.value)
-        self._condition("truth", expression, truth)
+        self.require("truth", expression, truth)
         return truth
 
     def settle(self, expression: Expression) -> Any:
         """The value of an expression, on which the program then depends."""
-        self._condition("value", expression, expression.value)
+        self.require("value", expression, expression.value)
         return expression.value
 
-    def _condition(self, kind: str, expression: Expression, expected: Any) -> None:
+    def require(self, kind: str, expression: Expression, expected: Any) -> None:
+        """Let the program hold only if this is so (``HostCondition``)."""
         location = user_location()
         key = kind, expression
         if expression.moment:
@@ -164,13 +173,16 @@ class HostState:
         return Root((), value, type)
 
     # places -----------------------------------------------------------------------
-    def found(self, guard: Guard) -> None:
-        """Put a tracer where a value varies that the trace has just found."""
+    def found(self, guard: Guard) -> bool:
+        """Put a tracer where a value varies that the trace has just found; False if nothing that it
+        holds counts."""
         if guard.kind == "item" and not isinstance(guard.expected, list):
             self._firsts.setdefault((id(guard.owner), guard.key), guard.expected)
+        if self.lifted.has_lists and can_grow(guard.expected):
+            return not self._take_list(guard)
         place = place_of(guard)
         if place is None or place.identity not in self.lifted or place.identity in self.swaps:
-            return
+            return True
         if guard.unread:
             value = place.present()
             self.swaps[place.identity] = Swap(place, value, UNREAD, 0, value)
@@ -179,6 +191,20 @@ class HostState:
         elif not self.take(place):
             value = place.present()
             self.swaps[place.identity] = Swap(place, value, value, 0, value, guarded=True)
+        return True
+
+    def _take_list(self, guard: Guard) -> bool:
+        """Put a tracer where a list only grows; whether there is one."""
+        place = place_of_list(guard)
+        if place is None or guard.unread or not self.lifted.is_list(place.identity):
+            return False
+        if self.lifted.raises == "at last" or place.identity in self.swaps:
+            return False
+        value, tracer = place.get(), self.lists.take(place)
+        if tracer is not None:
+            self.swaps[place.identity] = Swap(place, value, tracer, 0, value)
+            place.put(tracer)
+        return tracer is not None
 
     def take(self, place: Place) -> bool:
         """Put tracers for tensors where they vary; whether there are any."""
@@ -264,7 +290,7 @@ class HostState:
         refusal = self._refusal if moment else ""
         expression = Expression(self, value, moment, place, refusal=refusal)
         if not moment:
-            self._condition("type", expression, type(value))
+            self.require("type", expression, type(value))
         return self.number(expression)
 
     def require_constant(self, guards: Iterable[Guard], numbers: bool = True) -> None:
@@ -272,7 +298,8 @@ class HostState:
 
         ``numbers``: also where only numbers are written.
         """
-        found = []
+        guards = list(guards)
+        found, grown = [], places_of_grown(guards, self.lifted) if numbers else []
         for guard in guards:
             if guard.kind not in ("attribute", "item", "cell", "slot"):
                 continue
@@ -283,8 +310,8 @@ class HostState:
                 continue
             if (numbers and can_vary(guard)) or is_written(guard, self.is_old):
                 found.append(guard)
-        if found:
-            raise StateVaries(found)
+        if found or grown:
+            raise StateVaries(found, grown)
 
     # actions ----------------------------------------------------------------------
     def act(
@@ -354,6 +381,17 @@ class HostState:
         """Let each call end with an act that sets no numbers."""
         self.last.append(act)
 
+    def change_lists(self, lists: Sequence[Growing]) -> None:
+        """Give up that these lists are tracers: StateVaries, or if ``happened``, for this call."""
+        places = [place for growing in lists for place in growing.places]
+        if places and not self.happened:
+            raise StateVaries(read=places)
+        self.lifted.make_constant(places)
+        for growing in lists:
+            growing.change_list()
+            name = growing.places[0].name
+            self.effects.append(f"{name} is read or given an object (at {user_location()})")
+
     # the end ------------------------------------------------------------------------
     def collect(self, outputs: Any, result: Any, guards: Iterable[Guard]) -> None:
         """Note what the function has written, and what shares memory in it.
@@ -361,9 +399,20 @@ class HostState:
         ``outputs`` classifies tensors and numbers (``traced_results.Outputs``).
         """
         old = {id(g.expected) for g in guards}
+        appended = list(self.lists.steps())
         written = {i: s.place.present() for i, s in self.swaps.items()}
         written = {i: v for i, v in written.items() if v is not self.swaps[i].tracer}
-        made = [id(part) for v in (result, *written.values()) for part in changeable_parts(v)]
+        given = [value for growing, _ in appended for _, value in growing.calls]
+        leaving = (result, *written.values(), *given)
+        made = [id(part) for v in leaving for part in changeable_parts(v)]
+        for growing, steps in appended:
+            parts = [id(part) for _, value in growing.calls for part in changeable_parts(value)]
+            leaves = [leaf for step in steps for leaf in step.operands]
+            is_shared = any(made.count(part) > 1 or self.is_old(part) for part in parts)
+            if is_shared or not all(self._is_known(leaf, old) for leaf in leaves):
+                self.change_lists([growing])
+            else:
+                self.steps += steps
         for identity, present in written.items():
             swap = self.swaps[identity]
             if present is MISSING:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flamec.changed_arguments import Refill, refill
-from flamec.host_actions import Act, Write
+from flamec.host_actions import Act, Append, Write
 from flamec.host_numbers import Expression, ExpressionWriter
 from flamec.host_state import HostState
 from flamec.structures import Structure
@@ -78,13 +78,16 @@ class HostSteps:
         found = dict.fromkeys(p for p in self._reads if p.moment == self._moment)
         return [self._writer.text(place) for place in found]
 
-    def _text(self, step: Write | Act | Refill, together: Together) -> str:
+    def _text(self, step: Write | Append | Act | Refill, together: Together) -> str:
         operands = [
             self._writer.text(o) if isinstance(o, Expression) else self._result(o)
             for o in step.operands
         ]
         if isinstance(step, Act):
             return f"{self._name(step.function)}({', '.join(operands)})"
+        if isinstance(step, Append):
+            content = "" if step.method == "clear" else together(step.structure, operands)
+            return f"{step.place.text(self._name)}.{step.method}({content})"
         if isinstance(step, Refill):
             content = together(step.structure, operands)
             return f"{self._name(refill)}(leaves[{step.position}], {content})"

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from flamec.errors import CompileError
+from flamec.references import replace_references
 from flamec.segments import Decision
 from flamec.tensor import RuntimeNumber, Tensor
+from flamec.varying_state import StateVaries
 
 if TYPE_CHECKING:
     from flamec.capture import Captured
@@ -62,6 +64,11 @@ def escaped_tensors(trace: Trace, name: str) -> list[Tensor]:
     trace.gradients.written.clear()
     host = trace.host
     assert host is not None
+    host.escaped()  # lets go of the tracers of places
+    for growing, reference in host.lists.left():
+        if not host.happened:
+            raise StateVaries(read=growing.places)
+        replace_references(reference(), growing.original, name)
     known = {id(t) for t in trace.numbers.values()}
     if trace.escaped(known) or host.escaped():
         gc.collect()

@@ -40,6 +40,11 @@ def asks_for_types(frame: FrameType | None) -> bool:
     return frame is not None and bool(asked) and _has_number(frame, asked)
 
 
+def asks_types(code: CodeType) -> bool:
+    """Whether code applies ``type`` or a class pattern to anything."""
+    return bool(_typed_variables(code))
+
+
 def _has_number(frame: FrameType, names: set[str] | frozenset[str]) -> bool:
     known = frame.f_locals
     if names <= known.keys():

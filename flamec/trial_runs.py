@@ -16,6 +16,7 @@ import numpy as np
 
 from flamec.autograd.rules import record_gradients_rule
 from flamec.errors import CompileError, DataDependentError, user_location
+from flamec.growing_lists import Growing
 from flamec.guarded_values import Guard, same_content
 from flamec.host_numbers import Place
 from flamec.ir.custom import RecordedRule, same_rule
@@ -85,6 +86,7 @@ class TrialRun:
         self._contents = _contents(recorder.guards.values())
         self._places = _places(recorder.guards.values())
         self._roots = {s: (r.value, r.written) for s, r in trace.roots.items()}
+        self._lists = {growing: growing.state for growing in self._host.lists}
         self._known = [(known, known.copy()) for known in self._what_is_known()]
 
     def _what_is_known(self) -> list[Any]:
@@ -100,6 +102,8 @@ class TrialRun:
         if not all(_holds(owner, content) for owner, content in self._contents):
             return True
         if not all(place.present() is value for place, value in self._places):
+            return True
+        if any(map(self._has_grown, self._host.lists)):
             return True
         return bool(self._written()) or any(self._is_changed(g) for g in self._new_guards())
 
@@ -121,6 +125,10 @@ class TrialRun:
         for root, (value, written) in self._written():
             root.value, root.written = value, written
             root.version += 1
+        for growing in self._host.lists:
+            was_read = growing.tracer.was_read
+            growing.reset(self._lists.get(growing))
+            growing.tracer.was_read |= was_read and not forget
         for known, before in self._known if forget else ():
             known.clear()
             known.update(before)
@@ -128,6 +136,11 @@ class TrialRun:
     def _new_guards(self) -> list[Guard]:
         before = self._known[0][1]
         return [g for identity, g in self._recorder.guards.items() if identity not in before]
+
+    def _has_grown(self, growing: Growing) -> bool:
+        _, calls, _, is_cleared = self._lists.get(growing, ((), (), False, False))
+        tracer = growing.tracer
+        return len(tracer.calls) != len(calls) or tracer.is_cleared != is_cleared
 
     def _is_changed(self, guard: Guard) -> bool:
         swap = self._host.swaps.get((id(guard.owner), guard.key))

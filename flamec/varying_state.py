@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FunctionType, MemberDescriptorType
 from typing import Any
 
+from flamec.growing_lists import can_grow
 from flamec.guarded_values import MISSING, Guard, class_attribute, is_constant
 from flamec.host_numbers import Place
 from flamec.ir.shape import SymbolicDim
@@ -27,9 +28,13 @@ Identity = tuple[int, Any]
 class StateVaries(BaseException):  # code that handles errors must not handle it
     """Python's state changed in the trace; it must start again, knowing which places do."""
 
-    def __init__(self, guards: Sequence[Guard]) -> None:
+    def __init__(
+        self, guards: Sequence[Guard] = (), grown: Sequence[Place] = (), read: Sequence[Place] = ()
+    ) -> None:
         super().__init__("state changes")
         self.guards = guards
+        self.grown = grown  # places of lists that may be tracers
+        self.read = read  # and of those that may not
 
 
 # guards and places --------------------------------------------------------------------------
@@ -72,6 +77,28 @@ def _is_numbers(value: Any) -> bool:
     if type(value) is tuple:
         return bool(value) and all(is_number(v) for v in value)
     return is_number(value)
+
+
+def places_of_grown(guards: Sequence[Guard], lifted: Lifted) -> list[Place]:
+    """Where the lists and deques are whose length is another than when the trace found them."""
+    changed = {
+        id(guard.owner)
+        for guard in guards
+        if guard.kind in ("length", "content") and can_grow(guard.owner) and not guard.holds()
+    }
+    places = [place_of_list(g) for g in guards if id(g.expected) in changed] if changed else []
+    return [p for p in places if p is not None and not lifted.knows(p.identity)]
+
+
+def place_of_list(guard: Guard) -> Place | None:
+    """As ``place_of``; of a list that an instance has from its class, there."""
+    owner, key = guard.owner, guard.key
+    if guard.kind != "slot" or isinstance(owner, type):
+        return place_of(guard)
+    for base in type(owner).__mro__:
+        if vars(base).get(key) is guard.expected:
+            return Place(base, key, guard.name)
+    return place_of(guard)
 
 
 def is_number(value: Any) -> bool:
@@ -187,16 +214,21 @@ class Lifted:
     def __init__(self, raises: str = "at once") -> None:
         self._numbers: OrderedDict[Identity, Any] = OrderedDict()
         self._others: OrderedDict[Identity, Any] = OrderedDict()
+        self._lists: OrderedDict[Identity, Any] = OrderedDict()
         self._constant: OrderedDict[Identity, Any] = OrderedDict()
         self._replaced: Counter[Identity] = Counter()
         self.raises = raises
         self.sizes = SizesOfState()
 
     def __contains__(self, identity: Identity) -> bool:
-        return identity in self._numbers or identity in self._others
+        return any(identity in known for known in self._kinds)
 
     def __bool__(self) -> bool:
-        return bool(self._numbers or self._others)
+        return any(self._kinds)
+
+    @property
+    def _kinds(self) -> tuple[OrderedDict[Identity, Any], ...]:
+        return self._numbers, self._others, self._lists
 
     @property
     def has_numbers(self) -> bool:
@@ -206,6 +238,14 @@ class Lifted:
         """Whether numbers of a place vary, so that a tracer may stand for one."""
         return identity in self._numbers
 
+    @property
+    def has_lists(self) -> bool:
+        return bool(self._lists)
+
+    def is_list(self, identity: Identity) -> bool:
+        """Whether a place holds a list to which the function only appends."""
+        return identity in self._lists
+
     def add(self, guards: Iterable[Guard]) -> None:
         """Let places vary from now on."""
         for guard in guards:
@@ -213,7 +253,24 @@ class Lifted:
             if place is not None and place.identity not in self._constant:
                 known = self._numbers if can_vary(guard) else self._others
                 known[place.identity] = place.owner
-        for known in (self._numbers, self._others):
+        self._bound()
+
+    def add_lists(self, places: Iterable[Place]) -> None:
+        """Let lists in these places be tracers from now on."""
+        self._lists.update(
+            {p.identity: p.owner for p in places if p.identity not in self._constant}
+        )
+        self._bound()
+
+    def make_constant(self, places: Iterable[Place]) -> None:
+        """Let places hold what they hold: the function reads it."""
+        for place in places:
+            self._constant[place.identity] = place.owner
+            for known in self._kinds:
+                known.pop(place.identity, None)
+
+    def _bound(self) -> None:
+        for known in self._kinds:
             while len(known) > MOST_PLACES:
                 known.popitem(last=False)
 
@@ -237,22 +294,24 @@ class Lifted:
 
     def with_fewer(self) -> Lifted:
         """What to try where a trace fails: first without numbers that vary, then with nothing."""
-        if not self._numbers:
+        if not self._numbers and not self._lists:
             return Lifted("never")
         fewer = Lifted(self.raises)
         fewer._others.update(self._others)
-        fewer._constant.update(self._constant | self._numbers)
+        fewer._constant.update(self._constant | self._numbers | self._lists)
         fewer.sizes = self.sizes
         return fewer
 
     def keep(self, fewer: Lifted) -> None:
         """Take all values for constants that vary, but not in ``fewer``: Python asks for them."""
-        for known in (self._numbers, self._others):
+        for known in self._kinds:
             for identity in [i for i in known if i not in fewer]:
                 self._constant[identity] = known.pop(identity)
         while len(self._constant) > MOST_PLACES:
             self._constant.popitem(last=False)
 
     def clear(self) -> None:
-        for known in (self._numbers, self._others, self._constant, self._replaced, self.sizes):
+        for known in (*self._kinds, self._constant):
             known.clear()
+        self._replaced.clear()
+        self.sizes.clear()

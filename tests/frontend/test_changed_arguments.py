@@ -177,6 +177,7 @@ def test_keyword_arguments_and_python_effects() -> None:
     def function(x: T, *, box: list[Any]) -> T:
         log.append(len(box))
         box.append(x + 1)
+        print("called")
         return x * 2
 
     with pytest.warns(RuntimeWarning, match="run at each call"):

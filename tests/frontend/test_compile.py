@@ -357,7 +357,7 @@ def test_a_tensor_stored_outside_is_refused_in_one_graph() -> None:
 
     @flamec.compile(fullgraph=True)
     def f(x: flamec.Tensor) -> flamec.Tensor:
-        kept.append(x * 2)
+        kept.insert(0, x * 2)
         return x
 
     with pytest.raises(CompileError, match="stored outside"):
