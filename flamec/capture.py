@@ -19,7 +19,7 @@ import numpy as np
 from flamec.autograd.hooks import record_hooks
 from flamec.changed_arguments import ArgumentCopies, containers
 from flamec.changed_flags import leave_to_the_call
-from flamec.errors import CompileError, unknown_value, unrepeatable
+from flamec.errors import CompileError, Uncompiled, unknown_value, unrepeatable
 from flamec.guarded_layouts import AskedLayout, asked_layouts
 from flamec.guarded_values import Guard, is_constant
 from flamec.guards import Recorder
@@ -46,6 +46,7 @@ from flamec.traced_results import GradEffect, Outputs, Result
 from flamec.tracked_inputs import check_leaves, reached_inputs
 from flamec.varying_state import Lifted, StateVaries
 
+_BEGINS_AGAIN = (AliasDiscovered, SizesDiffer, StateVaries, Uncompiled)
 _one_trace = threading.RLock()  # classes are instrumented for all threads
 
 
@@ -263,7 +264,10 @@ def _capture(
             undo()
             raise unknown_value("the type of a number") from error
         host.rewind()
-        again = repeats or isinstance(error, (AliasDiscovered, SizesDiffer, StateVaries))
+        if isinstance(error, Uncompiled) and recorder.effects:
+            undo()
+            raise CompileError(f"{error}, and before that {recorder.effects[0]}") from None
+        again = repeats or isinstance(error, _BEGINS_AGAIN)
         if again or left_tracers(recorder.guards.values()):
             undo()
         raise

@@ -26,7 +26,13 @@ from flamec.compile_options import own_options
 from flamec.config import CompileOptions, default_options
 from flamec.counted_loops import needs_counts
 from flamec.differentiable import DifferentiableProgram
-from flamec.errors import CompileError, DataDependentError, is_framework_file, user_location
+from flamec.errors import (
+    CompileError,
+    DataDependentError,
+    Uncompiled,
+    is_framework_file,
+    user_location,
+)
 from flamec.escapes import OnceProgram, trust
 from flamec.guard_code import TrustedCheck
 from flamec.ir.graph import Graph
@@ -129,14 +135,34 @@ class CompiledFunction:
             return self.function(*args, **kwargs)
         attempt = Attempt()
         while True:
-            with collector_rests():
-                program, found = self._find(args, kwargs, attempt)
+            try:
+                with collector_rests():
+                    program, found = self._find(args, kwargs, attempt)
+            except Uncompiled as reason:
+                return self._run_uncompiled(args, kwargs, reason)
             given = (*found, attempt) if isinstance(program, (SplitProgram, OnceProgram)) else found
             result = program.run(*given)
             if result is CHANGED:  # by another thread, between check and call
                 attempt = Attempt()
             elif result is not DIVERGED:
                 return result
+
+    def _run_uncompiled(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], reason: Uncompiled
+    ) -> Any:
+        """Call the function as it is. It is no news at the first call, which may set things up."""
+        leaves, structure = flatten((args, kwargs))
+        key = call_key(leaves, structure)
+        self.stats.python_runs += 1
+        self.effects = [str(reason)]
+        if key in self._changed_state:
+            self._warn(
+                "uncompiled",
+                f"{self.name}: {reason}. So {self.name} runs uncompiled in such calls; do that "
+                "once, outside.",
+            )
+        self._changed_state.add(key)
+        return self.function(*args, **kwargs)
 
     def _find(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], attempt: Attempt
@@ -153,7 +179,7 @@ class CompiledFunction:
                 self.stats.guard_failures.append(
                     GuardFailure(self._difference(args, kwargs, attempt), user_location())
                 )
-            captured = self.trace(args, kwargs)
+            captured = self.trace(args, kwargs, must_compile=False)
             if captured.execution is not None:
                 attempt.restart(captured.execution)
             effects = captured.effects
@@ -259,7 +285,9 @@ class CompiledFunction:
             self._prepared.popitem(last=False)
         return prepared
 
-    def trace(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
+    def trace(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], must_compile: bool = True
+    ) -> Captured:
         """Run the function on tracers; sizes and numbers that varied before become inputs."""
         leaves, structure = flatten((args, kwargs))
         key = call_key(leaves, structure)
@@ -277,6 +305,12 @@ class CompiledFunction:
             try:
                 with memory_budget(self.options.memory_budget), loops_counted(self._counting):
                     captured = capture(*traced)
+            except Uncompiled as found:
+                if self.options.fullgraph or must_compile:
+                    raise CompileError(
+                        f"{self.name}: {found}, which no program can do; do it once before"
+                    ) from None
+                raise
             except StateVaries as found:
                 self.stats.traces += 1
                 self._python_runs.discard(key)

@@ -125,6 +125,10 @@ class StageError(CompileError):
         self.reproduction = reproduction
 
 
+class Uncompiled(BaseException):  # code that handles errors must not handle it
+    """A call must run without a program: it does once what no program can do at each call."""
+
+
 class DataDependentError(CompileError):
     """A compiled function used a tensor's value in Python; it has none while tracing."""
 

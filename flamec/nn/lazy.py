@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NoReturn
 
-from flamec.errors import CompileError, OperationError, user_location
+from flamec.errors import OperationError, user_location
 from flamec.nn.batch_normalization import (
     BatchNorm1d,
     BatchNorm2d,
@@ -29,8 +29,8 @@ from flamec.nn.convolution import (
 )
 from flamec.nn.layers import Linear
 from flamec.nn.module import Module
-from flamec.nn.parameter import Buffer, Parameter, filled, replace_data
-from flamec.state import no_grad, thread
+from flamec.nn.parameter import Buffer, Parameter, filled, leave_trace, replace_data
+from flamec.state import no_grad
 from flamec.tensor import Tensor
 
 Numbers = int | Sequence[int]
@@ -156,12 +156,7 @@ class _LazyLayer(Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.has_uninitialized_params():
-            if thread.trace is not None:
-                raise CompileError(
-                    f"{self._path or type(self).__name__}: a lazy layer learns its size from its "
-                    "first call, which cannot be compiled; call the model once before "
-                    f"(at {user_location()})"
-                )
+            leave_trace(f"{self._path or type(self).__name__}, a lazy layer, learns its size")
             self.initialize_parameters(*args, **kwargs)
         self._become()
         return self(*args, **kwargs)

@@ -10,24 +10,34 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from flamec.dispatch import apply_named, tensor_builder, write
-from flamec.errors import CompileError, user_location
+from flamec.errors import CompileError, Uncompiled, user_location
 from flamec.functional.arguments import as_device, default_device
 from flamec.ir.shape import Dim
 from flamec.ir.types import Device, DType, TensorType
-from flamec.state import no_grad, process
+from flamec.state import no_grad, process, thread
 from flamec.tensor import Storage, Tensor
 
 __all__ = ["Buffer", "Parameter", "clear_gradients", "filled", "replace_data", "skip_init"]
 
 
+def leave_trace(what: str) -> None:
+    """While a function is compiled: Uncompiled, because of ``what``, which makes parameters; in a
+    loop, branch or vmap without one around it CompileError."""
+    trace: Any = thread.trace
+    if trace is None:
+        return
+    while trace is not None and trace.host is None:
+        trace = getattr(trace, "outer", None)
+    message = f"{what} (at {user_location()})"
+    if trace is None:
+        raise CompileError(f"{message}, which cannot be done here; do it outside")
+    raise Uncompiled(message)
+
+
 def _shared(cls: type[Any], data: Tensor) -> Any:
+    leave_trace(f"a {cls.__name__} is created")
     if not isinstance(data, Tensor):
         raise TypeError(f"{cls.__name__}: data must be a Tensor, not {type(data).__name__}")
-    if data._array is None:
-        raise CompileError(
-            f"a {cls.__name__} cannot be created while a function is compiled; create the module "
-            f"outside (at {user_location()})"
-        )
     return cls._from_array(data._array, data._type)
 
 
