@@ -49,7 +49,7 @@ from flamec.ir.plan import (
     OutputSpec,
     Step,
 )
-from flamec.ir.shape import Dim
+from flamec.ir.shape import Dim, SymbolicDim
 from flamec.ir.tasks import Task, TaskGraph
 from flamec.ir.user_kernel import CForm
 
@@ -322,12 +322,14 @@ def host_call(task: Task | None, context: TaskGraph, table: BufferTable) -> Host
     def operand(value: Value) -> HostOperand:
         return HostOperand(table.number(context.root(value)), value.type.shape, value.type.dtype)
 
+    sizes = {k: v for k, v in node.attributes.items() if isinstance(v, SymbolicDim)}
     return HostCall(
         node.op.name,
-        dict(node.attributes),
+        {k: v for k, v in node.attributes.items() if k not in sizes},
         tuple(map(operand, task.operands)),
         tuple(map(operand, task.results)),
         str(node.location or ""),
+        sizes,
     )
 
 

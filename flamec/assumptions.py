@@ -96,7 +96,8 @@ def build_check(captured: Captured) -> Check:
             b.add(f"{path} is not {place.text(b.name)}", f"{path} is not {place.name}")
     _add_gradients(b, captured, storages)
     _add_aliasing(b, captured, storages, labels)
-    for guard in captured.shape_guards:
+    late = captured.late_guards
+    for guard in [g for g in captured.shape_guards if g not in late]:
         b.add(f"({guard})", str(guard))
     for guard in captured.guards:
         b.add_guard(guard)
@@ -104,7 +105,7 @@ def build_check(captured: Captured) -> Check:
     for condition in captured.host.conditions.values():
         b.add_host_condition(condition)
     _add_captured(b, captured)
-    ordered = ", ".join(_size_text(s, sizes) for s in captured.symbols)
+    ordered = ", ".join(_size_text(s, sizes) for s in captured.given_symbols)
     result = f"(({_tuple(values)}), ({ordered}{',' if ordered else ''}))"
     return b.build(result)
 

@@ -79,6 +79,7 @@ class Captured:
     guards: list[Guard]
     trace: Trace
     host: HostState
+    found_sizes: Mapping[str, int] = field(default_factory=dict)
     tracked_inputs: tuple[int, ...] = ()
     tracked_outputs: tuple[int, ...] = ()
     aliases: list[tuple[int, Tensor]] = field(default_factory=list)
@@ -97,6 +98,16 @@ class Captured:
     stored_arguments: list[tuple[Any, Any]] = field(default_factory=list)
 
     @property
+    def given_symbols(self) -> tuple[str, ...]:
+        """The symbols whose values the check finds; a split program finds the others."""
+        return tuple([s for s in self.symbols if s not in self.found_sizes])
+
+    @property
+    def late_guards(self) -> list[ShapeGuard]:
+        """The guards about sizes that a split program finds."""
+        return [g for g in self.shape_guards if g.symbols & self.found_sizes.keys()]
+
+    @property
     def name(self) -> str:
         return self.graph.name
 
@@ -112,13 +123,15 @@ class Dynamic:
 
     ``sizes[(leaf, axis)]`` is (symbol name, example size); ``bounds``: what is declared of
     sizes, by symbol; a size that is declared a multiple of a number is that times its symbol.
-    ``pairs``: the other symbols by what the sizes were at first and are now.
+    ``pairs``: the other symbols by what the sizes were at first and are now. ``found``: what sizes
+    are that values decide (``segments.Execution``).
     """
 
     sizes: Mapping[tuple[int, int], tuple[str, int]] = field(default_factory=dict)
     numbers: frozenset[int] = frozenset()
     bounds: Mapping[str, SizeBounds] = field(default_factory=dict)
     pairs: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    found: str = "constant"
 
     def size(self, symbol: str) -> Dim:
         """The size that a symbol stands for."""
@@ -205,7 +218,7 @@ def _capture(
     undo = partial(restore, recorder.guards.values(), flags)
     given, leaves = len(leaves), list(leaves)
     if segments is not None:
-        trace.execution = Execution(trace, leaves, segments, name)
+        trace.execution = Execution(trace, leaves, segments, name, dynamic.found)
     argument_types: dict[int, TensorType] = {}
     proxies: list[Any] = []
     labels = list(argument_labels(function, structure))
@@ -384,6 +397,7 @@ def _finish(
         guards=[],
         trace=trace,
         host=host,
+        found_sizes={} if trace.execution is None else trace.execution.found_sizes,
         tracked_inputs=tracked_inputs,
         tracked_outputs=tuple(sorted(tracked_outputs)) if differentiable else (),
         aliases=list(trace.aliases),

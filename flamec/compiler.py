@@ -43,7 +43,7 @@ from flamec.preparation import prepare
 from flamec.prepared import Prepared
 from flamec.process_settings import refuse_what_varies
 from flamec.program import Program
-from flamec.segments import SegmentCache, SizesDiffer
+from flamec.segments import FoundSize, SegmentCache, SizesDiffer
 from flamec.sized_runner import planned
 from flamec.split_program import DIVERGED, Attempt, SplitProgram
 from flamec.state import loops_counted, memory_budget, process, thread
@@ -79,6 +79,7 @@ class CompiledFunction:
         self._changed_state: set[Any] = set()  # keys of calls that did so, as the first one may
         self._python_runs: set[Any] = set()
         self._lifted = Lifted()
+        self._sizes_differ = False  # those that values decide, from call to call
         self._counting = False  # steps of loops without a bound, for gradients
         self._prepared: OrderedDict[Any, Prepared] = OrderedDict()
         self._segments = SegmentCache(self._make)
@@ -179,6 +180,9 @@ class CompiledFunction:
                 self.stats.guard_failures.append(
                     GuardFailure(self._difference(args, kwargs, attempt), user_location())
                 )
+            self._sizes_differ |= any(
+                isinstance(step, FoundSize) or step.is_size for step in attempt.diverged.values()
+            )
             captured = self.trace(args, kwargs, must_compile=False)
             if captured.execution is not None:
                 attempt.restart(captured.execution)
@@ -239,7 +243,7 @@ class CompiledFunction:
         held = containers(structure, (args, kwargs)) if captured.container_count else ()
         return OnceProgram(program, captured, self.name), (
             (*leaves, *captured.found, *held),
-            tuple(sizes[s] for s in captured.symbols),
+            tuple(sizes[s] for s in captured.given_symbols),
         )
 
     def compile_variant(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Variant:
@@ -292,6 +296,8 @@ class CompiledFunction:
         leaves, structure = flatten((args, kwargs))
         key = call_key(leaves, structure)
         dynamic = self._arguments.dynamic(key, leaves, self.dynamic)
+        if self.dynamic or (self._sizes_differ and self.dynamic is None):
+            dynamic = replace(dynamic, found="example")
         if key in self._python_runs:  # Python code sees plain numbers, and nothing happens twice
             dynamic = Dynamic()
         self._lift(key)
@@ -299,7 +305,7 @@ class CompiledFunction:
         self.stats.traces += 1
         segments = None if self.options.fullgraph else self._segments
         while True:
-            inexact = dynamic.sizes != exact_sizes(dynamic, leaves)
+            inexact = dynamic.sizes != exact_sizes(dynamic, leaves) or dynamic.found == "example"
             again = inexact or bool(dynamic.numbers or lifted)
             traced = (self.function, args, kwargs, dynamic, self.name, segments, again, lifted)
             try:
@@ -344,13 +350,15 @@ class CompiledFunction:
                     continue
                 given = [*leaves, *captured.found]
                 sizes = {**captured.trace.oracle.hints, **actual_sizes(captured, given)}
+                sizes |= captured.found_sizes
                 if all(g.check(sizes) for g in captured.shape_guards):
                     if lifted is not self._lifted:
                         self._lifted.keep(lifted)
                     return captured
                 assert captured.undo is not None
                 captured.undo()
-            dynamic = replace(dynamic, sizes=exact_sizes(dynamic, leaves))
+            found = "exact" if dynamic.found == "example" else dynamic.found
+            dynamic = replace(dynamic, sizes=exact_sizes(dynamic, leaves), found=found)
 
     def _lift(self, key: Any) -> None:
         """Let places of Python's state vary that are not what programs were made for."""

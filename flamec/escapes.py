@@ -101,7 +101,8 @@ class OnceProgram:
                 replace_references(tracer, argument, self._name)
                 del tracer
         if captured.symbols:
-            bindings = dict(zip(captured.symbols, sizes, strict=True))
+            bindings = dict(zip(captured.given_symbols, sizes, strict=True))
+            bindings.update(captured.found_sizes)
             for container in self._changed:
                 replace_sizes(container, bindings)
         _write_same(captured, same)

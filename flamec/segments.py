@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,11 @@ from flamec.ir.graph import Graph, Location, Value
 from flamec.ir.op import OpKind
 from flamec.ir.passes.extract import extract, needed_nodes
 from flamec.ir.passes.settle_sizes import settle_sizes
-from flamec.ir.shape import evaluate_dim, multiple_of_symbol, using_oracle
+from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, multiple_of_symbol, using_oracle
 from flamec.ir.types import TensorType
 from flamec.prepared import Prepared
+from flamec.size_bounds import ANY_SIZE
+from flamec.size_oracle import ShapeGuard
 from flamec.sources import InputSource
 from flamec.state import trace_paused
 from flamec.watching import looking_away
@@ -58,6 +60,7 @@ class Decision:
     """A value that Python was given: a later call takes the same path only if it is equal.
 
     ``recurs``: whether it is likely to be the same again, as a bool or an index is, a loss is not.
+    ``is_size``: it could be the value of a symbol (``FoundSize``).
     """
 
     place: Place
@@ -65,6 +68,7 @@ class Decision:
     location: Location | None
     expected: np.ndarray
     recurs: bool
+    is_size: bool = False
 
     def holds(self, value: np.ndarray) -> bool:
         expected = self.expected
@@ -74,6 +78,34 @@ class Decision:
     def __str__(self) -> str:
         value = self.expected.item() if self.expected.size == 1 else "an array"
         return f"{self.what} gives {value} (at {self.location})"
+
+
+@dataclass(frozen=True, eq=False)
+class FoundSize:
+    """A size that a call finds when it has come so far, the value of a symbol from there on.
+
+    ``sign``: -1 if the symbol is the size with another sign, as in ``x[-n:]``; ``guards``:
+    relations between sizes that are known then; ``example``: the traced call's.
+    """
+
+    place: Place
+    what: str
+    location: Location | None
+    symbol: str
+    example: int
+    sign: int = 1
+    guards: tuple[ShapeGuard, ...] = ()
+
+    def value(self, found: np.ndarray) -> int:
+        """The symbol's value."""
+        return self.sign * int(found.reshape(()))
+
+    def holds(self, bindings: Mapping[str, int]) -> bool:
+        return bindings[self.symbol] >= 0 and all(guard.check(bindings) for guard in self.guards)
+
+    def __str__(self) -> str:
+        relations = ", ".join([f"{self.symbol} >= 0", *map(str, self.guards)])
+        return f"{self.what} gives a size, {relations} (at {self.location})"
 
 
 def array_of(source: InputSource, leaves: Sequence[Any]) -> Any:
@@ -213,11 +245,20 @@ class Execution:
     """The values of a trace in progress, for one call.
 
     ``steps``: the segments that were run and the decisions that were made, in order;
-    ``results``: the arrays of each segment's outputs; ``places``: where values are.
+    ``results``: the arrays of each segment's outputs; ``places``: where values are. ``sizes``: what
+    sizes are that values decide: ``"constant"``, or symbols, with an ``"example"`` that is not 0 or
+    1, or the ``"exact"`` size of the call.
     """
 
-    def __init__(self, trace: Any, leaves: Sequence[Any], cache: SegmentCache, name: str) -> None:
-        self.steps: list[Segment | Decision] = []
+    def __init__(
+        self,
+        trace: Any,
+        leaves: Sequence[Any],
+        cache: SegmentCache,
+        name: str,
+        sizes: str = "constant",
+    ) -> None:
+        self.steps: list[Segment | Decision | FoundSize] = []
         self.results: list[list[Any]] = []
         self.places: dict[Value, Origin] = {}
         self._trace = trace
@@ -226,6 +267,50 @@ class Execution:
         self._name = name
         self._seen = 0  # nodes that were there at the last split
         self.bindings: dict[str, int] = {}
+        self._sizes = sizes
+        self._true_places: dict[Value, Any] = {}
+        self._known_sizes: dict[Value, Dim] = {}
+
+    @property
+    def found_sizes(self) -> dict[str, int]:
+        """The symbols that values decide, with the sizes of this call."""
+        return {s.symbol: s.example for s in self.steps if isinstance(s, FoundSize)}
+
+    def places_of(self, mask: Any, find: Callable[[Any, Callable[[Any], Dim]], Any]) -> Any:
+        """The places where a mask of the trace is True, which ``find`` computes; once a mask."""
+        value = self._trace.value_of(mask)
+        if value not in self._true_places:
+            self._true_places[value] = self._trace.value_of(find(mask, self._read_count))
+        return self._trace.wrap(self._true_places[value])
+
+    def _read_count(self, count: Any) -> Dim:
+        return self.read_size(count, "the number of True elements")
+
+    def read_size(self, count: Any, what: str) -> Dim:
+        """The size that a tensor with one whole number holds; the program is split here."""
+        known = self._known_sizes.get(value := self._trace.value_of(count))
+        if known is None:
+            known = self._known_sizes[value] = self._found_size(count, what)
+        return known
+
+    def _found_size(self, count: Any, what: str) -> Dim:
+        location = user_location()
+        number = int(self._trace.read_value(count, what, True).reshape(()))
+        decision = self.steps.pop()
+        assert isinstance(decision, Decision)
+        if self._sizes == "constant":
+            self.steps.append(replace(decision, is_size=True))
+            return number
+        hints = self._trace.oracle.hints
+        symbol = f"s{len(hints)}"
+        dim = SymbolicDim.symbol(symbol)
+        sign = -1 if number < 0 else 1
+        number *= sign
+        example = number if self._sizes == "exact" or number > 1 else 2 + len(hints)
+        self._trace.oracle.declare(dim, symbol, example, ANY_SIZE)
+        self.bindings[symbol] = number
+        self.steps.append(FoundSize(decision.place, what, location, symbol, number, sign))
+        return sign * dim
 
     def bind(self, argument_types: Mapping[int, TensorType]) -> None:
         """Find the values of the symbols in the shapes of the arguments."""

@@ -10,7 +10,7 @@ from typing import Any
 from flamec.errors import is_framework_file, user_location
 from flamec.ir.graph import Location
 from flamec.ir.op import lookup
-from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, format_dim
+from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, format_dim, symbols_of
 from flamec.ir.types import CPU, float64
 from flamec.size_bounds import Interval, SizeBounds, answer
 from flamec.tensor import Tensor
@@ -25,6 +25,11 @@ class ShapeGuard:
     right: Dim
     holds: bool
     location: Location | None
+
+    @property
+    def symbols(self) -> set[str]:
+        """The names of the symbols."""
+        return {str(s) for dim in (self.left, self.right) for s in symbols_of(dim)}
 
     def check(self, bindings: Mapping[str, int]) -> bool:
         left, right = evaluate_dim(self.left, bindings), evaluate_dim(self.right, bindings)

@@ -8,7 +8,7 @@ call their results (``Attempt``). Python code is not run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,12 +19,24 @@ from flamec.ir.passes.extract import extract
 from flamec.ir.passes.settle_sizes import settle_sizes
 from flamec.prepared import Prepared
 from flamec.program import Program
-from flamec.segments import Decision, Execution, Origin, Segment, array_of, concrete_type, on_host
+from flamec.segments import (
+    Decision,
+    Execution,
+    FoundSize,
+    Origin,
+    Segment,
+    array_of,
+    concrete_type,
+    on_host,
+)
 from flamec.sources import InputSource
 from flamec.stages import Stages
 from flamec.tensor import Tensor
 
 DIVERGED: Any = type("Diverged", (), {"__repr__": lambda self: "<another path>"})()
+
+
+Step = Segment | Decision | FoundSize
 
 
 @dataclass
@@ -36,7 +48,7 @@ class Attempt:
 
     segments: list[Segment] = field(default_factory=list)
     results: list[list[Any]] = field(default_factory=list)
-    diverged: dict[Any, Decision] = field(default_factory=dict)
+    diverged: dict[Any, Decision | FoundSize] = field(default_factory=dict)
 
     def restart(self, execution: Execution) -> None:
         """Go on with what a trace of this call has computed."""
@@ -69,7 +81,8 @@ class SplitProgram:
         execution = captured.execution
         assert execution is not None
         self.captured = captured
-        self.steps = list(execution.steps)
+        self._given = captured.given_symbols
+        self.steps = list(_with_guards(execution.steps, captured))
         self._crossing: list[tuple[Origin, Value]] = []
         self.final: Program | DifferentiableProgram
         if captured.tracked_outputs or not execution.results:
@@ -102,9 +115,9 @@ class SplitProgram:
         return [step for step in self.steps if isinstance(step, Segment)]
 
     @property
-    def splits(self) -> list[Decision]:
+    def splits(self) -> list[Decision | FoundSize]:
         """Where Python was given values, in order."""
-        return [step for step in self.steps if isinstance(step, Decision)]
+        return [step for step in self.steps if not isinstance(step, Segment)]
 
     def _cut(
         self, captured: Captured, make: Callable[[Graph, tuple[str, ...]], Prepared]
@@ -137,16 +150,24 @@ class SplitProgram:
         CHANGED as for ``Program``.
         """
         attempt = Attempt() if attempt is None else attempt
-        bindings = dict(zip(self.captured.symbols, sizes, strict=True))
+        bindings = dict(zip(self._given, sizes, strict=True))
         number = 0
         for step in self.steps:
             if isinstance(step, Segment):
                 known = tuple([bindings[s] for s in step.symbols])  # others were found later
                 attempt.run(number, step, leaves, known)
                 number += 1
-            elif not step.holds(self._value(step, leaves, attempt)):
+                continue
+            value = self._value(step, leaves, attempt)
+            if isinstance(step, FoundSize):
+                bindings[step.symbol] = step.value(value)
+                holds = step.holds(bindings)
+            else:
+                holds = step.holds(value)
+            if not holds:
                 attempt.diverged[self] = step
                 return DIVERGED
+        sizes = tuple([bindings[s] for s in self.captured.symbols])
         if not self._crossing:
             return self.final.run(leaves, sizes)
         given = [
@@ -155,9 +176,24 @@ class SplitProgram:
         ]
         return self.final.run((*leaves, *given), sizes)
 
-    def _value(self, decision: Decision, leaves: Sequence[Any], attempt: Attempt) -> Any:
-        place = decision.place
+    def _value(self, step: Decision | FoundSize, leaves: Sequence[Any], attempt: Attempt) -> Any:
+        place = step.place
         if isinstance(place, Origin):
             return on_host(attempt.results[place.step][place.output])
         found = on_host(array_of(place, leaves))
-        return found.astype(decision.expected.dtype) if place.kind == "number" else found
+        if place.kind == "number" and isinstance(step, Decision):
+            return found.astype(step.expected.dtype)
+        return found
+
+
+def _with_guards(steps: Sequence[Step], captured: Captured) -> Iterator[Step]:
+    """The steps; each size that is found with the guards that can be checked then."""
+    known, missing = set(captured.given_symbols), captured.late_guards
+    for step in steps:
+        if isinstance(step, FoundSize):
+            known.add(step.symbol)
+            now = tuple([g for g in missing if g.symbols <= known])
+            missing = [g for g in missing if g not in now]
+            yield replace(step, guards=now)
+        else:
+            yield step

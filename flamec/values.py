@@ -18,6 +18,8 @@ from flamec.errors import OperationError, OperationTypeError, unknown_value, use
 from flamec.functional.arguments import store
 from flamec.functional.promotion import as_tensors, is_number
 from flamec.gpu import gpu_of
+from flamec.host_numbers import expression_of
+from flamec.ir.shape import Dim
 from flamec.ir.types import DType, bool_, float64, int64
 from flamec.state import thread
 from flamec.tensor import RuntimeNumber, Tensor
@@ -102,6 +104,16 @@ def _detached_number(tensor: Tensor) -> Tensor:
     flat = apply_named("reshape", apply_named("detach", tensor), shape=())
     number: Tensor = apply_named("convert", flat, dtype=dtype)
     return number
+
+
+def as_size(tensor: Tensor, what: str) -> Dim:
+    """The whole number in a tensor, for ``what``, which takes a size: while tracing a symbol, if it
+    is not always the same."""
+    trace = thread.trace
+    execution = trace.execution if trace is not None and trace.can_read() else None
+    if execution is None or expression_of(tensor) is not None:
+        return _int(tensor)
+    return execution.read_size(tensor, what)
 
 
 def all_true(condition: Tensor, what: str) -> bool:

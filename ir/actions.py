@@ -8,7 +8,7 @@ JSON.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -86,7 +86,7 @@ class HostCall:
     """Compute the operation ``op`` by its NumPy meaning, in the host's memory.
 
     All operands are read before a result is written. ``attributes`` are numbers, bools and text;
-    ``location`` is the user's line.
+    ``location`` is the user's line; ``sizes``: attributes that are symbolic sizes.
     """
 
     op: str
@@ -94,6 +94,12 @@ class HostCall:
     operands: tuple[HostOperand, ...]
     results: tuple[HostOperand, ...]
     location: str = ""
+    sizes: Mapping[str, Dim] = field(default_factory=dict)
+
+    def bound(self, bindings: Mapping[str, int]) -> HostCall:
+        """The call with the sizes among its attributes."""
+        found = {name: evaluate_dim(size, bindings) for name, size in self.sizes.items()}
+        return replace(self, attributes={**self.attributes, **found}, sizes={}) if found else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +324,7 @@ def action_of(data: dict[str, Any]) -> Action:
             operands=tuple(_host_operand(o) for o in data["operands"]),
             results=tuple(_host_operand(o) for o in data["results"]),
             location=data["location"],
+            sizes={k: dim_of(v) for k, v in data["sizes"].items()},
         )
     if "byte" in data:
         return Fill(data["buffer"], dim_of(data["bytes"]), data["byte"])

@@ -46,7 +46,11 @@ class HostCalls:
         self._evaluate = evaluate
         self._error: BaseException | None = None
         self._calls = [
-            (action, _shapes(action.operands, bindings), _shapes(action.results, bindings))
+            (
+                action.bound(bindings),
+                _shapes(action.operands, bindings),
+                _shapes(action.results, bindings),
+            )
             for action in plan.actions
             if isinstance(action, HostCall)
         ]

@@ -428,7 +428,36 @@ HOST_ROWS = [
 ]
 
 
+TRUE_PLACES_ROWS = [
+    Row(
+        "true_places",
+        (bool_,),
+        applications(
+            (((6,),), {"count": 2}),
+            (((2, 3),), {"count": 3}),
+            (((),), {"count": 1}),
+            (((0, 3),), {"count": 0}),
+            (((5,),), {"count": 0}),
+            (((4,),), {"count": 6}),  # more than there are places
+        ),
+        lambda sample, mask: _first_places(mask, sample.attributes["count"]),
+        symbolic=symbolic(lambda B: ((B, 3),), lambda B: {"count": B}),
+        errors=(
+            bad(TypeError, "must be bool", X, count=1),
+            bad(ValueError, "must not be negative", X.with_dtype(bool_), count=-1),
+            bad(TypeError, "1 operand", *(X.with_dtype(bool_),) * 2, count=1),
+        ),
+    ),
+]
+
+
+def _first_places(mask: np.ndarray, count: int) -> np.ndarray:
+    found = [number for number, flag in enumerate(mask.reshape(-1).tolist()) if flag][:count]
+    return np.array(found + [0] * (count - len(found)), np.int64)
+
+
 STRUCTURE_ROWS = [
+    *TRUE_PLACES_ROWS,
     *VIEW_ROWS,
     *ASSEMBLE_ROWS,
     *INDEXING_ROWS,

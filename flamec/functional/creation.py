@@ -30,7 +30,7 @@ from flamec.functional.unary import copied
 from flamec.ir.shape import Dim, SymbolicDim
 from flamec.ir.types import Device, DType, float64, int64
 from flamec.pinning import pin_memory
-from flamec.state import process
+from flamec.state import process, thread
 from flamec.tensor import Tensor
 
 
@@ -185,8 +185,10 @@ def _like(name: str, input: Any, value: Any, options: dict[str, Any]) -> Tensor:
 
 
 def _python_number(name: str, value: Any) -> Any:
-    """A number; the value of a zero-dimensional tensor, which is refused while tracing."""
+    """A number; the value of a zero-dimensional tensor."""
     if isinstance(value, Tensor):
+        if thread.trace is not None and value._type.dtype.kind in ("int", "uint"):
+            return values.as_size(value, f"{name}()")
         return values.item(value)
     if not is_number(value):
         raise OperationTypeError(

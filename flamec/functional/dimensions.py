@@ -15,6 +15,7 @@ import numpy as np
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.ir.shape import Dim, SymbolicDim
 from flamec.tensor import Tensor
+from flamec.values import as_size
 
 
 def dimension(name: str, dim: Any, rank: int) -> int:
@@ -54,7 +55,7 @@ def size(name: str, value: Any) -> Dim:
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return int(value)
     if isinstance(value, Tensor) and not value.shape and value.dtype.kind in ("int", "uint"):
-        return int(value)
+        return as_size(value, f"{name}()")
     raise OperationTypeError(
         f"{name}(): a size must be an int, not {type(value).__name__} (at {user_location()})"
     )

@@ -23,6 +23,7 @@ from flamec.functional.eager_view import eager_view
 from flamec.functional.promotion import constant, is_number, number_dtype
 from flamec.functional.shape import owned, regroup
 from flamec.functional.true_places import (
+    finds_places,
     is_large_mask,
     true_elements,
     true_places,
@@ -40,7 +41,7 @@ from flamec.ir.shape import (
 from flamec.ir.types import CPU, bool_, int64, uint8
 from flamec.state import thread
 from flamec.tensor import Tensor
-from flamec.values import concrete_array
+from flamec.values import as_size, concrete_array
 
 
 @dataclass
@@ -252,6 +253,8 @@ def _bound(value: Any) -> Dim:
     if isinstance(value, SymbolicDim):
         return value
     if isinstance(value, Tensor):
+        if value._type.dtype.kind in ("int", "uint") and not value._type.shape:
+            return as_size(value, "a slice")
         return int(value.__index__())
     try:
         return int(value.__index__())
@@ -339,7 +342,7 @@ def gathered(selection: Selection) -> Gathered:
 def _positions(index: Tensor) -> Sequence[Tensor]:
     if index._type.dtype is not bool_:
         return (index,)
-    if is_large_mask(index):
+    if finds_places(index):
         return unravelled(true_places(index), index._type.shape)
     mask = concrete_array(index, "indexing with a boolean mask")
     return [constant_array(p, index._type.device) for p in np.nonzero(mask)]

@@ -18,6 +18,7 @@ from flamec.functional.arguments import public
 from flamec.functional.autocasting import WIDEST, autocasts
 from flamec.functional.dimensions import dimension, size, sizes
 from flamec.functional.promotion import promote_types
+from flamec.functional.searching import searchsorted
 from flamec.functional.shape import (
     atleast,
     clone,
@@ -32,8 +33,9 @@ from flamec.ir.op import lookup
 from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, less, product, structurally_equal
 from flamec.ir.types import int64
 from flamec.remembered_views import remembered
+from flamec.state import thread
 from flamec.tensor import Tensor
-from flamec.values import concrete_array
+from flamec.values import all_true, as_size, concrete_array
 
 _CONCATENATE = lookup("concatenate")
 
@@ -385,7 +387,7 @@ def repeat_interleave(
         taken = apply_named("index", movedim(input, axis, 0), places)
         return taken if axis == 0 else owned(movedim(taken, 0, axis))
     if isinstance(repeats, Tensor):
-        repeats = int(concrete_array(repeats, "repeat_interleave()").reshape(()))
+        repeats = regroup(repeats, ())
     count = size("repeat_interleave", repeats)
     if less(count, 0):
         raise OperationError(
@@ -398,14 +400,28 @@ def repeat_interleave(
 
 
 def _positions_repeated(repeats: Tensor) -> Tensor:
+    trace = thread.trace
+    if trace is not None and trace.can_read() and repeats._type.dtype.kind in ("int", "uint"):
+        positive = apply_named("ge", repeats, tensor_builder.constant(0, repeats._type))
+        if not all_true(positive, "repeat_interleave()"):
+            raise _not_counts()
+        ends = apply_named("cumsum", tensor_builder.cast(repeats, int64), axis=0)
+        total = as_size(tensor_builder.sum(repeats, axes=(0,)), "repeat_interleave()")
+        where: Any = {"dtype": int64, "device": repeats._type.device}
+        number = tensor_builder.iota(shape=(total,), axis=0, **where)
+        return searchsorted(ends, number, right=True)
     counts = concrete_array(repeats, "repeat_interleave() with a tensor of repeats")
     if counts.dtype.kind not in "iu" or counts.ndim != 1 or (counts < 0).any():
-        raise OperationError(
-            "repeat_interleave: repeats must be a one-dimensional tensor of nonnegative integers "
-            f"(at {user_location()})"
-        )
+        raise _not_counts()
     places = np.repeat(np.arange(counts.size), counts)
     return constant_array(places, repeats._type.device)
+
+
+def _not_counts() -> OperationError:
+    return OperationError(
+        "repeat_interleave: repeats must be a one-dimensional tensor of nonnegative integers "
+        f"(at {user_location()})"
+    )
 
 
 def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:

@@ -1,8 +1,8 @@
 """Reads and writes where a mask is True, and where elements are not zero.
 
-``masked_select`` and ``nonzero`` have results whose size depends on values, so they
-cannot be compiled; ``masked_fill`` and ``masked_scatter`` can. Many elements on a GPU are looked at
-there (``true_places``), few by the host.
+``masked_select`` and ``nonzero`` have results whose size depends on values; a compiled function is
+split where it is known. Many elements on a GPU are looked at there (``true_places``), few by the
+host.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.gathering import require_same_dtype, single_value
-from flamec.functional.joining import stack
 from flamec.functional.primitives import ops
 from flamec.functional.promotion import require_tensor
 from flamec.functional.running_sums import running_sums
 from flamec.functional.shape import broadcast_tensors, clone, ravel, regroup, reshaped
 from flamec.functional.true_places import (
+    finds_places,
     is_large_mask,
     true_elements,
     true_places,
@@ -57,6 +57,9 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     x, chosen = broadcast_tensors(input, _as_mask("masked_select", mask))
     if is_large_mask(chosen):
         return true_elements(x, chosen)
+    if finds_places(chosen):
+        found: Tensor = apply_named("index", ravel(x), true_places(chosen))
+        return found
     flags = concrete_array(chosen, "masked_select()")
     device = chosen._type.device
     places = [constant_array(p, device) for p in np.nonzero(np.atleast_1d(flags))]
@@ -89,13 +92,19 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
 @public
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """The places of the elements that are not zero: [count, rank], or one tensor a dimension."""
-    if is_large_mask(input):
+    if finds_places(input):
         mask = input if input._type.dtype is bool_ else ops.ne(input, 0)
+        if not mask._type.shape:
+            mask = regroup(mask, (1,))
+            if not as_tuple:
+                shape = (*true_places(mask)._type.shape, 0)
+                return ops.full(value=0, shape=shape, dtype=int64, device=mask._type.device)
         places = true_places(mask)
-        indices = unravelled(places, input._type.shape)
+        indices = unravelled(places, mask._type.shape)
         if as_tuple:
             return indices
-        return stack(indices, 1) if len(indices) > 1 else regroup(places, (places.numel(), 1))
+        columns = [regroup(i, (*places._type.shape, 1)) for i in indices]
+        return apply_named("concatenate", *columns, axis=1) if len(columns) > 1 else columns[0]
     array, device = concrete_array(truth(input), "nonzero()"), input._type.device
     if as_tuple:
         return tuple(constant_array(p, device) for p in np.nonzero(np.atleast_1d(array)))

@@ -1,20 +1,21 @@
 """Elements under a mask, found on the device that holds it: the host reads one number.
 
-In: a mask on a GPU. Out: the places of its True elements, or the elements of a tensor there, in
-order. True elements are counted in lines, whose counts are added up; that gives each its number,
+In: a mask on a GPU, or of a trace, whose program is split where the number is read
+(``Execution.read_size``). Out: the places of its True elements, or the elements of a tensor there, in
+order. On a GPU, True elements are counted in lines, whose counts are added up; that gives each its number,
 and it is put there (Blelloch 1990, "Prefix Sums and Their Applications", section 1.5.1). Other
 elements are put behind the results, where nobody reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flamec.functional.primitives import ops
 from flamec.functional.running_sums import part
 from flamec.fusing import fused
-from flamec.ir.shape import Dim
+from flamec.ir.shape import Dim, equal, product
 from flamec.ir.types import int16, int32, int64
 from flamec.state import thread
 from flamec.tensor import Tensor
@@ -31,6 +32,12 @@ def is_large_mask(tensor: Tensor) -> bool:
     return tensor.numel() >= LEAST_ELEMENTS
 
 
+def finds_places(tensor: Tensor) -> bool:
+    """Whether places are found where the tensor is: those of large masks, and in programs."""
+    trace = thread.trace
+    return is_large_mask(tensor) if trace is None else trace.can_read()
+
+
 def unravelled(places: Tensor, shape: Sequence[Dim]) -> tuple[Tensor, ...]:
     """The indices of places that are counted through all dimensions."""
     found: list[Tensor] = []
@@ -42,11 +49,29 @@ def unravelled(places: Tensor, shape: Sequence[Dim]) -> tuple[Tensor, ...]:
 
 def true_places(mask: Tensor) -> Tensor:
     """The places of a mask's True elements, counted through all dimensions: int64 [count]."""
+    trace = thread.trace
+    if trace is not None and trace.execution is not None:
+        found: Tensor = trace.execution.places_of(mask, _places_in_program)
+        return found
     if not mask.numel():
         return ops.full(value=0, shape=(0,), dtype=int64, device=mask._type.device)  # type: ignore[no-any-return]
+    return _places_on_gpu(mask, None)
+
+
+def _places_in_program(mask: Tensor, read_size: Callable[[Tensor], Dim]) -> Tensor:
+    ones = ops.cast(mask, int64)
+    count = read_size(ops.sum(ones, axes=tuple(range(len(mask._type.shape)))))
+    if mask._type.device.type != "cpu":
+        return _places_on_gpu(mask, count)
+    found: Tensor = ops.true_places(mask, count=count)
+    return found
+
+
+def _places_on_gpu(mask: Tensor, count: Dim | None) -> Tensor:
+    """``count``: of True elements, None if it is to be read."""
     lines = _lines(mask, False)
     counts = _counts(lines)
-    count = _last(counts)
+    count = _last(counts) if count is None else count
     return part(_put_places(lines, counts, count), 0, 0, count)
 
 
@@ -63,11 +88,11 @@ def true_elements(x: Tensor, mask: Tensor) -> Tensor:
 
 def _lines(x: Tensor, filling: bool | int) -> Tensor:
     """The elements of x in lines, the last of which is filled up."""
-    size = x.numel()
-    line = _LINE if size < _MANY else _LONG_LINE
+    size = product(x._type.shape)
+    line = _LONG_LINE if isinstance(size, int) and size >= _MANY else _LINE
     missing = -size % line
     flat = ops.reshape(x, shape=(size,))
-    if missing:
+    if not equal(missing, 0):
         rest = ops.full(value=filling, shape=(), dtype=x._type.dtype, device=x._type.device)
         flat = ops.pad(flat, rest, low=(0,), high=(missing,))
     lines: Tensor = ops.reshape(flat, shape=((size + missing) // line, line))

@@ -1,8 +1,8 @@
 """Different values: unique, unique_consecutive.
 
 In: a tensor. Out: its different elements, or slices along a dimension, and on request where each
-element went and how often each occurs. The size depends on values, so these are refused
-while tracing. Every NaN is different from every other. No derivatives.
+element went and how often each occurs. The size depends on values, so a compiled function is
+split where it is known. Every NaN is different from every other. No derivatives.
 
 Elements on a GPU stay there, and only their number is read; slices are compared by the host.
 """
@@ -25,6 +25,7 @@ from flamec.functional.sorting import positions_along, sorted_along
 from flamec.functional.true_places import true_places
 from flamec.ir.shape import product
 from flamec.ir.types import DType, int64
+from flamec.state import thread
 from flamec.tensor import Tensor
 from flamec.values import concrete_array
 
@@ -61,10 +62,12 @@ def _results(
     return tensors if len(tensors) > 1 else tensors[0]
 
 
-def _on_gpu(name: str, input: Any, dim: int | None) -> bool:
-    """Whether elements are compared where they are: there are some, all known, on a GPU."""
+def _stays(name: str, input: Any, dim: int | None) -> bool:
+    """Whether elements are compared where they are: there are some, on a GPU or in a program."""
     require_tensor(name, "input", input)
-    stays = dim is None and isinstance(input._array, DeviceArray)
+    trace = thread.trace
+    known = isinstance(input._array, DeviceArray) if trace is None else trace.can_read()
+    stays = dim is None and known
     return stays and not is_empty_size(product(input._type.shape))
 
 
@@ -104,7 +107,7 @@ def unique(
     With ``return_inverse`` the position of each element among them, with ``return_counts`` how
     often each occurs: (values, inverse, counts).
     """
-    if _on_gpu("unique", input, dim):
+    if _stays("unique", input, dim):
         x = ops.detach(input)
         line, places = sorted_along(ops.reshape(x, shape=(product(x._type.shape),)), 0)
         return _numbered(line, x._type.shape, places, (return_inverse, return_counts))
@@ -127,7 +130,7 @@ def unique_consecutive(
 
     Results as those of ``unique``.
     """
-    if _on_gpu("unique_consecutive", input, dim):
+    if _stays("unique_consecutive", input, dim):
         x = ops.detach(input)
         line = ops.reshape(x, shape=(product(x._type.shape),))
         return _numbered(line, x._type.shape, None, (return_inverse, return_counts))

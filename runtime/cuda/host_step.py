@@ -23,7 +23,7 @@ class HostStep:
     """See the module's docstring; addresses may change between calls."""
 
     def __init__(self, call: HostCall, bindings: Mapping[str, int], evaluate: Evaluate) -> None:
-        self.call = call
+        self.call = call.bound(bindings)
         self.evaluate = evaluate
         self._count = len(call.operands)
         operands = (*call.operands, *call.results)

@@ -291,7 +291,7 @@ def test_sizes_become_symbolic_around_a_split() -> None:
 
 def test_paths_are_bounded_with_a_warning_that_names_the_value() -> None:
     def rows(x: T, n: T) -> T:
-        return x[: n.item()].sum()
+        return x[: int(n)].sum()
 
     compiled = flamec.compile(rows)
     x = flamec.ones(20)
