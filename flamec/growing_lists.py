@@ -76,7 +76,11 @@ def _others(base: type) -> dict[str, Any]:
     return {n: _asking(getattr(base, n)) for n in _OTHERS if hasattr(base, n)}
 
 
-GrowingList: Any = type("GrowingList", (Noting, list), _others(list))
+def _class_of(base: type) -> dict[str, Any]:
+    return {"__class__": property(lambda self: base), **_others(base)}
+
+
+GrowingList: Any = type("GrowingList", (Noting, list), _class_of(list))
 
 
 class _Deque(Noting, deque):  # type: ignore[type-arg, misc]
@@ -89,7 +93,7 @@ class _Deque(Noting, deque):  # type: ignore[type-arg, misc]
             self.appendleft(value)
 
 
-GrowingDeque: Any = type("GrowingDeque", (_Deque,), _others(deque))
+GrowingDeque: Any = type("GrowingDeque", (_Deque,), _class_of(deque))
 
 
 def can_grow(value: Any) -> bool:

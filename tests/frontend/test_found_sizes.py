@@ -11,6 +11,7 @@ import pytest
 
 import flamec
 from flamec import nn, optim
+from flamec.functional import true_places
 
 T = flamec.Tensor
 COUNTS = (5, 3, 0, 1, 7, 12, 2, 0, 9, 1)
@@ -136,6 +137,25 @@ def test_in_c(program: Callable[[T], Any]) -> None:
     compiled = flamec.compile(program)
     for count in (5, 3, 7, 0, 12):
         same(compiled(inputs(count)), program(inputs(count)))
+
+
+@pytest.mark.parametrize("program", [masked, places_of_rows, different])
+def test_places_as_they_are_found_on_a_gpu(
+    program: Callable[[T], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same operations, on the CPU."""
+
+    def find(mask: T, read_size: Callable[[T], Any]) -> T:
+        count = read_size(mask.sum())
+        return true_places._places_on_gpu(mask, count)
+
+    monkeypatch.setattr(true_places, "_places_in_program", find)
+    compiled = flamec.compile(program, backend="evaluate")
+    for count in (5, 3, 0, 12, 1):
+        same(compiled(inputs(count)), program(inputs(count)))
+    if program is masked:
+        same(compiled(inputs(900, 3000)), program(inputs(900, 3000)))
+        same(compiled(inputs(0, 0)), program(inputs(0, 0)))
 
 
 @pytest.mark.parametrize("program", [masked, places, counted])

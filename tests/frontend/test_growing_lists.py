@@ -191,6 +191,11 @@ def asked_for_its_type(log: Log, x: T) -> T:
     return x * 2 if type(log.losses) is list else x
 
 
+def asked_for_its_class(log: Log, x: T) -> T:
+    log.losses.append(x.sum())
+    return x * 2 if log.losses.__class__ is list and isinstance(log.losses, list) else x
+
+
 def compared(log: Log, x: T) -> T:
     log.losses.append(1)
     return x * 2 if log.losses == [1, 1] else x
@@ -216,6 +221,7 @@ OTHERS = [
     returned,
     stored_elsewhere,
     asked_for_its_type,
+    asked_for_its_class,
     compared,
     added,
     an_object,
