@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from flamec.host_state import Act, HostState
+from flamec.host_actions import Act
+from flamec.host_state import HostState
 from flamec.tape import set_leaf
 from flamec.tensor import Tensor
 from flamec.traced_results import Result
