@@ -1,8 +1,8 @@
 """Elements under a mask, found on the device that holds it: the host reads one number.
 
 In: a mask on a GPU, or of a trace, whose program is split where the number is read
-(``Execution.read_size``). Out: the places of its True elements, or the elements of a tensor there, in
-order. On a GPU, True elements are counted in lines, whose counts are added up; that gives each its number,
+(``Execution.read_size``). Out: the places of its True elements, or the elements of a tensor there,
+in order. On a GPU they are counted in lines, whose counts are added up; that gives each its number,
 and it is put there (Blelloch 1990, "Prefix Sums and Their Applications", section 1.5.1). Other
 elements are put behind the results, where nobody reads them.
 """
@@ -130,8 +130,12 @@ def _put(x: Tensor, lines: Tensor, counts: Tensor, count: Dim) -> Tensor:
     shape = lines._type.shape
     height, width = shape
     where: Any = {"dtype": int64, "device": lines._type.device}
-    none = ops.full(value=0, shape=(), **where)
-    earlier = ops.pad(part(counts, 0, 0, height - 1), none, low=(1,), high=(0,))
+    if isinstance(height, int):
+        none = ops.full(value=0, shape=(), **where)
+        earlier = ops.pad(part(counts, 0, 0, height - 1), none, low=(1,), high=(0,))
+    else:  # there may be no line
+        own = ops.sum(ops.cast(lines, int32), axes=(1,))
+        earlier = ops.sub(counts, ops.cast(own, int64))
     earlier = ops.expand(ops.reshape(earlier, shape=(height, 1)), shape=shape)
     within = ops.cast(ops.cumsum(ops.cast(lines, int16), axis=1), int64)
     number = ops.sub(ops.add(within, earlier), 1)
