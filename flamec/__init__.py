@@ -80,8 +80,6 @@ from flamec.functional.gathering import (
     scatter,
     scatter_add,
     scatter_reduce,
-    select_scatter,
-    slice_scatter,
     take,
     take_along_dim,
 )
@@ -151,6 +149,7 @@ from flamec.functional.shape import (
     unflatten,
     unsqueeze,
 )
+from flamec.functional.slice_updates import select_scatter, slice_scatter
 from flamec.functional.sorting import *
 from flamec.functional.statistics import *
 from flamec.functional.strided import as_strided, as_strided_scatter

@@ -137,6 +137,8 @@ def _generalized(
         return sizes.type(value._type) if isinstance(value, Tensor) else value
 
     def dimensions(value: Any) -> Any:
+        if value is None:  # the default
+            return None
         return sizes.dim(value) if isinstance(value, int) else sizes.shape(value)
 
     positional = [general(value) for value in args]
@@ -188,11 +190,17 @@ class FusedCall:
         """Whether the program may write where it would: into memory that no operand shares."""
         for position in self._written:
             target = tensors[position]
-            if not _can_be_written(target._array) or target._requires_grad:
+            if not _can_be_written(target._array):
+                return False
+            if target._requires_grad and thread.grad_enabled:  # which is an error
                 return False
             if sum(t._storage is target._storage for t in tensors) > 1:
                 return False
         return True
+
+    @property
+    def on_gpu(self) -> bool:
+        return self._gpu_call is not None
 
     def __call__(self, tensors: Sequence[Tensor]) -> Any:
         arrays = [t._array for t in tensors]

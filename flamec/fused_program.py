@@ -138,7 +138,7 @@ def trace_function(
 
 def _program(trace: _FunctionTrace, result: Any, name: str) -> FusedProgram:
     count = sum(source.kind == "argument" for source in trace.sources)
-    leaves, structure = flatten(result)
+    leaves, structure = flatten(() if result is None else result)
     outputs = _outputs(trace, leaves)
     captured = []
     for source in trace.sources[count:]:
@@ -175,8 +175,10 @@ def _outputs(trace: Trace, leaves: Sequence[Any]) -> list[Value]:
             raise NotFusable("it returns a view")
         seen.add(leaf._storage)
         values.append(trace.value_of(leaf))
-    if len(set(values)) < len(values) or not values:
-        raise NotFusable("it returns nothing, or one tensor twice")
+    if len(set(values)) < len(values):
+        raise NotFusable("it returns one tensor twice")
+    if not values and not any(r.written for r in trace.roots.values()):
+        raise NotFusable("it does nothing")
     return values
 
 

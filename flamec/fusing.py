@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flamec.device_array import DeviceArray
 from flamec.dispatch import tape_value
+from flamec.errors import OperationError
 from flamec.ir.shape import SymbolicDim
 from flamec.ir.types import Device, DType, TensorType
 from flamec.state import process, thread
@@ -83,6 +84,45 @@ def fused(*dimensions: str) -> Callable[[F], F]:
     return declare
 
 
+class InPlace:
+    """A function that writes to its first argument and returns nothing, as one program.
+
+    ``function`` does the same operation by operation. Called, it says whether the program has run;
+    if not, nothing was done, and the caller does it in another way, with all checks and errors.
+    The program writes where the tensor lies, so that needs no more memory than the tensor has.
+    """
+
+    def __init__(self, function: Callable[..., None], dimensions: tuple[str, ...] = ()) -> None:
+        self.composite = Composite(function, dimensions)
+
+    def __call__(self, target: Tensor, *args: Any, **kwargs: Any) -> bool:
+        array = target._array
+        if thread.trace is not None or array is None:
+            return False
+        if array.__class__ is not DeviceArray and array.size < _LEAST_ON_CPU:
+            return False
+        if not array.flags.c_contiguous or not array.flags.writeable:
+            return False
+        return find(self.composite, (target, *args), kwargs) is not None
+
+
+def in_place(function: Any, store: Callable[[Tensor, Tensor], Any]) -> InPlace | None:
+    """The form of a function declared with ``fused`` whose result is put into its first argument.
+
+    None for other functions. ``store`` puts the result there.
+    """
+    composite: Composite | None = getattr(function, "composite", None)
+    if composite is None:
+        return None
+
+    @functools.wraps(composite.function)
+    def stored(target: Tensor, *args: Any, **kwargs: Any) -> None:
+        store(target, function(target, *args, **kwargs))
+
+    stored.__name__ = f"{composite.name}_"
+    return InPlace(stored, tuple(name for name, _ in composite.dimensions))
+
+
 class _Calls(threading.local):
     """The thread's calls by key; None for one that is not fused. They hold addresses."""
 
@@ -94,9 +134,19 @@ _calls = _Calls()
 
 
 def find(composite: Composite, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The result of a call that is fused; None if it is not."""
+    """The result of a call that is fused; None if it is not.
+
+    A call that fails is not: operation by operation it fails with an error of the function's own.
+    """
     found = _bound(composite, args, kwargs)
-    return None if found is None else found[0](found[1])
+    if found is None:
+        return None
+    try:
+        return found[0](found[1])
+    except (IndexError, ZeroDivisionError, OperationError):
+        if found[0].on_gpu:  # an error of an operation before this one
+            raise
+        return None
 
 
 def run_into(function: Any, args: tuple[Any, ...], target: Tensor) -> bool:

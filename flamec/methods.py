@@ -17,6 +17,7 @@ import numpy as np
 from flamec import (
     autograd,
     conversion,
+    fusing,
     memory,
     number_operators,
     pinning,
@@ -52,6 +53,7 @@ from flamec.functional import (
     scan,
     searching,
     shape,
+    slice_updates,
     softmax,
     sorting,
     statistics,
@@ -96,6 +98,7 @@ MODULES: tuple[ModuleType, ...] = (
     distance,
     indexing,
     gathering,
+    slice_updates,
     masking,
     conversion,
     values,
@@ -123,7 +126,7 @@ def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor
 
     function = without_autocast(function)
     keeps_operand = function in _SAVING_NO_OPERAND
-    direct = direct_form(function)
+    direct = _direct(name, function)
 
     @functools.wraps(function)
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -135,6 +138,13 @@ def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor
     method.__name__ = method.__qualname__ = name
     method.__doc__ = f"In-place form of ``{name.rstrip('_')}``."
     return method
+
+
+def _direct(name: str, function: Callable[..., Tensor]) -> Callable[..., bool] | None:
+    """What tries to compute a function into its first argument's memory; None if nothing does."""
+    return direct_form(function) or fusing.in_place(
+        function, lambda target, result: replace_contents(name, target, result)
+    )
 
 
 # add and sub are linear: their derivatives read no operand
@@ -204,7 +214,7 @@ def _reflected(function: Callable[..., Tensor]) -> Callable[[Tensor, Any], Any]:
 def _updating(name: str, function: Callable[..., Tensor]) -> Callable[[Tensor, Any], Any]:
     function = without_autocast(function)
     keeps_operand = function in _SAVING_NO_OPERAND
-    direct = direct_form(function)
+    direct = _direct(name, function)
 
     def operator(self: Tensor, other: Any) -> Any:
         if direct is not None and direct(self, other):

@@ -174,6 +174,7 @@ def restore(
             f"version {saved.storage.version}, expected version {saved.version}"
         )
     tensor = Tensor._from_array(saved.array, saved.type, saved.storage, (DETACH,))
-    tensor._value = value
-    tensor._value_version = saved.version
+    if saved.type.dtype.is_floating_point:  # positions have no gradient
+        tensor._value = value
+        tensor._value_version = saved.version
     return tensor

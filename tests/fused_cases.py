@@ -14,7 +14,14 @@ import numpy as np
 
 import flamec
 from flamec import random
-from flamec.functional import along_dimension, running_sums, searching, statistics, true_places
+from flamec.functional import (
+    along_dimension,
+    running_sums,
+    searching,
+    statistics,
+    true_places,
+    uniqueness,
+)
 from flamec.nn import functional as F
 
 
@@ -302,7 +309,56 @@ def _evens(x: Operands, *shape: int) -> Any:
     return flamec.tensor(np.ascontiguousarray(places), device=x.device)
 
 
+def _moving() -> list[Case]:
+    """Elements in other places, found by index or by position."""
+    return [
+        Case("gather", lambda x: x(4, 6).gather(1, x.below(6, 3, 5))),
+        Case("take_along_dim", lambda x: x(4, 6).take_along_dim(x.below(4, 1, 6), 0)),
+        Case("index_select", lambda x: x(4, 6).index_select(1, x.below(6, 5))),
+        Case("read", lambda x: x(4, 6, 3)[:, x.below(6, 5)]),
+        Case("scatter", lambda x: x(4, 6).scatter(1, x.below(6, 4, 1), 0.5)),
+        Case("scatter_add", lambda x: x(4, 6).scatter_add(0, x.below(4, 3, 5), x(4, 6))),
+        Case(
+            "scatter_reduce",
+            lambda x: x(4, 6).scatter_reduce(0, x.below(4, 3, 6), x(3, 6), "mean"),
+        ),
+        Case("index_add", lambda x: x(4, 6).index_add(1, x.below(6, 3), x(4, 3), alpha=0.5)),
+        Case("index_copy", lambda x: x(4, 6).index_copy(0, x.below(4, 1), x(1, 6))),
+        Case("index_fill", lambda x: x(4, 6).index_fill(1, x.below(6, 2), 0.5)),
+        Case("index_reduce", lambda x: x(4, 6).index_reduce(0, x.below(4, 3), x(3, 6), "amax")),
+        Case("in_order", lambda x: x(4, 6).masked_scatter(x.below(2, 4, 6) == 1, x(24))),
+        Case("flip", lambda x: x(4, 6, 3).flip(0, 2)),
+        Case("rot90", lambda x: flamec.rot90(x(4, 6, 3))),
+        Case("roll", lambda x: x(4, 6).roll((5, -1), (1, 0))),
+        Case("roll", lambda x: x(4, 6).roll(7)),
+        Case("diag", lambda x: flamec.diag(x(4, 6), 2)),
+        Case("diag_embed", lambda x: flamec.diag_embed(x(4, 6), 1)),
+        Case("diagonal_scatter", lambda x: flamec.diagonal_scatter(x(4, 6), x(4), 1)),
+        Case("tril", lambda x: x(2, 4, 6).tril(3)),
+        Case("triu", lambda x: x(4, 6).triu(-1)),
+        Case("narrow_copy", lambda x: flamec.narrow_copy(x(4, 6), 1, 2, 3)),
+        Case("kthvalue", lambda x: x(4, 6).kthvalue(3, 0)),
+        Case("median", lambda x: x(4, 6).median(1)),
+        Case("nanmedian", lambda x: x(4, 6).nanmedian()),
+        Case("mode", lambda x: x(4, 6).mode(1)),
+        Case("quantiles", lambda x: flamec.quantile(x(4, 6), 0.3, 1)),
+        Case("quantiles", lambda x: flamec.nanquantile(x(4, 6), x(3, positive=True) / 9)),
+        Case("isin", lambda x: flamec.isin(x.below(9, 4, 6), x.below(9, 5))),
+        Case("is_new", lambda x: uniqueness._is_new(x.below(3, 20))),
+        Case("lengths", lambda x: uniqueness._lengths(x.below(20, 9), 20)),
+        Case("crossed", lambda x: flamec.linalg.cross(x(4, 3), x(4, 3), dim=1)),
+        Case("gradient", lambda x: flamec.gradient(x(4, 6), spacing=0.5)),
+        Case("trace", lambda x: flamec.trace(x(4, 6))),
+        Case("renorm", lambda x: flamec.renorm(x(4, 6), 2, 0, 0.5)),
+        Case("float_power", lambda x: flamec.float_power(x(4, 6, positive=True), x(6))),
+        Case("vecdot", lambda x: flamec.linalg.vecdot(x(4, 6), x(4, 6))),
+        Case("vander", lambda x: flamec.linalg.vander(x(4), N=5)),
+        Case("vector_norm", lambda x: flamec.linalg.vector_norm(x(4, 6), 3)),
+        Case("matrix_norm", lambda x: flamec.linalg.matrix_norm(x(4, 6))),
+    ]
+
+
 CASES = [
     *_elementwise(), *_folding(), *_losses(), *_drawing(), *_along_dimensions(),
-    *_products(), *_windows(),
+    *_products(), *_windows(), *_moving(),
 ]  # fmt: skip

@@ -251,6 +251,7 @@ def pow(input: Operand, exponent: Operand) -> Tensor:
 
 
 @public
+@fused()
 def float_power(input: Operand, exponent: Operand) -> Tensor:
     """``input ** exponent`` computed in float64."""
     check_operands("float_power", (input, exponent))

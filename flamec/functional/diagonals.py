@@ -18,6 +18,7 @@ from flamec.functional.dimensions import dimension, sequence
 from flamec.functional.joining import cat
 from flamec.functional.promotion import promote_types
 from flamec.functional.shape import contiguous, owned, ravel, regroup
+from flamec.fusing import fused
 from flamec.ir.op import lookup
 from flamec.ir.shape import Dim, equal, format_shape
 from flamec.ir.types import DType, TensorType, int64
@@ -37,6 +38,7 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
     return result
 
 
+@fused()
 def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
     """Matrices (in ``dim1`` and ``dim2`` of the result) with the last dimension as a diagonal."""
     shape = input._type.shape
@@ -64,6 +66,7 @@ def _with_diagonal(x: Tensor, src: Tensor, offset: int, first: int, second: int)
     return owned(result) if result._storage is x._storage else contiguous(result)
 
 
+@fused()
 def diagonal_scatter(
     input: Tensor, src: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1
 ) -> Tensor:
@@ -86,6 +89,7 @@ def diagonal_scatter(
 
 
 @public
+@fused()
 def diag(input: Tensor, diagonal: int = 0) -> Tensor:
     """The matrix with a vector on its diagonal, or a copy of the diagonal of a matrix."""
     match len(input._type.shape):
@@ -121,12 +125,14 @@ def _triangle(name: str, input: Tensor, diagonal: int, comparison: str) -> Tenso
 
 
 @public
+@fused("diagonal")
 def tril(input: Tensor, diagonal: int = 0) -> Tensor:
     """The lower triangle: elements above ``diagonal`` are zero."""
     return _triangle("tril", input, diagonal, "le")
 
 
 @public
+@fused("diagonal")
 def triu(input: Tensor, diagonal: int = 0) -> Tensor:
     """The upper triangle: elements below ``diagonal`` are zero."""
     return _triangle("triu", input, diagonal, "ge")

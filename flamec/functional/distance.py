@@ -124,6 +124,7 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
 
 @autocasts(cuda=FLOAT32)
 @public
+@fused()
 def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
     """``input`` whose slices along ``dim`` have p-norms of at most ``maxnorm``."""
     require_tensor("renorm", "input", input)

@@ -32,6 +32,7 @@ from flamec.functional.shape import (
     ravel,
     regroup,
 )
+from flamec.fusing import fused
 from flamec.ir.shape import Dim, equal, format_shape, less, structurally_equal
 from flamec.ir.types import int32, int64
 from flamec.tensor import Tensor
@@ -77,6 +78,7 @@ def _checked(
 
 
 @public
+@fused()
 def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
     """``out[i][j][k] = input[index[i][j][k]][j][k]`` (for dim 0), of the shape of ``index``."""
     result_shape = index._type.shape
@@ -90,6 +92,7 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
 
 
 @public
+@fused()
 def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
     """``gather`` of input and indices broadcast against each other, except along ``dim``."""
     if dim is None:
@@ -144,6 +147,7 @@ def require_same_dtype(name: str, input: Tensor, source: Tensor) -> None:
 
 # scatter ------------------------------------------------------------------------------
 @public
+@fused()
 def scatter(
     input: Tensor,
     dim: int,
@@ -168,12 +172,14 @@ def scatter(
 
 @autocasts(cuda=WIDEST)
 @public
+@fused()
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """A copy of ``input`` with ``src`` added at ``index`` along ``dim``; equal places add up."""
     return _scattered("scatter_add", input, dim, index, src, "add")
 
 
 @public
+@fused()
 def scatter_reduce(
     input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
 ) -> Tensor:
@@ -240,6 +246,7 @@ def _line_of(name: str, index: Any) -> Tensor:
 
 
 @public
+@fused()
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The slices of ``dim`` that the one-dimensional ``index`` names."""
     axis = dimension("index_select", dim, len(input._type.shape))
@@ -276,6 +283,7 @@ def _put_slices(
 
 
 @public
+@fused()
 def index_add(
     input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1
 ) -> Tensor:
@@ -287,6 +295,7 @@ def index_add(
 
 
 @public
+@fused()
 def index_reduce(
     input: Tensor,
     dim: int,
@@ -311,12 +320,14 @@ def index_reduce(
 
 @autocasts(cpu=WIDEST)
 @public
+@fused()
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """A copy of ``input`` in which the slices ``index`` of ``dim`` are those of ``source``."""
     require_same_dtype("index_copy", input, source)
     return _put_slices("index_copy", input, dim, index, source, "set")
 
 
+@fused()
 def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     """A copy of ``input`` in which the slices ``index`` of ``dim`` are ``value``."""
     filling = single_value("index_fill", input, value)
@@ -366,61 +377,6 @@ def _inverse(axes: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(range(len(axes)), key=axes.__getitem__))
 
 
-# into a copy of the whole ---------------------------------------------------------------
-def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
-    """A copy of ``input`` with ``input.select(dim, index)`` replaced by ``src``."""
-    axis = dimension("select_scatter", dim, len(input._type.shape))
-    position = (slice(None),) * axis + (index,)
-    view = select(input, position).view
-    _same_shape("select_scatter", src, view)
-    shape = input._type.shape
-    start = index + shape[axis] if less(index, 0) else index
-    rank = range(len(shape))
-    result: Tensor = apply_named(
-        "slice_update",
-        input,
-        tensor_builder.cast(regroup(src, (*shape[:axis], 1, *shape[axis + 1 :])), input.dtype),
-        starts=tuple(start if i == axis else 0 for i in rank),
-        steps=(1,) * len(shape),
-    )
-    return result
-
-
-def _same_shape(name: str, src: Tensor, view: Tensor) -> None:
-    have, want = src._type.shape, view._type.shape
-    if len(have) != len(want) or not all(map(equal, have, want)):
-        raise OperationError(
-            f"{name}: expected src to have a size equal to the slice of self: src "
-            f"{format_shape(have)}, slice {format_shape(want)} (at {user_location()})"
-        )
-
-
-@public
-def slice_scatter(
-    input: Tensor,
-    src: Tensor,
-    dim: int = 0,
-    start: int | None = None,
-    end: int | None = None,
-    step: int = 1,
-) -> Tensor:
-    """A copy of ``input`` with the elements ``start:end:step`` of ``dim`` replaced by ``src``."""
-    axis = dimension("slice_scatter", dim, len(input._type.shape))
-    view = select(input, (slice(None),) * axis + (slice(start, end, step),)).view
-    _same_shape("slice_scatter", src, view)
-    if view is input:
-        return clone(tensor_builder.cast(src, input.dtype))
-    attributes = view._steps[len(input._steps)][1]
-    result: Tensor = apply_named(
-        "slice_update",
-        input,
-        tensor_builder.cast(src, input.dtype),
-        starts=attributes["starts"],
-        steps=attributes["steps"],
-    )
-    return result
-
-
 TENSOR_METHODS = {
     function.__name__: function
     for function in (
@@ -435,8 +391,6 @@ TENSOR_METHODS = {
         scatter,
         scatter_add,
         scatter_reduce,
-        select_scatter,
-        slice_scatter,
         take,
         take_along_dim,
     )

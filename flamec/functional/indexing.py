@@ -29,6 +29,7 @@ from flamec.functional.true_places import (
     true_places,
     unravelled,
 )
+from flamec.fusing import InPlace, fused
 from flamec.ir.shape import (
     Dim,
     SymbolicDim,
@@ -362,11 +363,18 @@ def getitem(self: Tensor, index: Any) -> Tensor:
     if mask is not None:
         return true_elements(selection.view, mask)
     found = gathered(selection)
-    result: Tensor = apply_named("index", found.view, *found.indices)
     axes = found.result_axes()
-    if axes != tuple(range(len(axes))):
-        result = owned(apply_named("permute", result, axes=axes))
-    return result
+    if axes == tuple(range(len(axes))):
+        result: Tensor = apply_named("index", found.view, *found.indices)
+        return result
+    return _read(found.view, axes, *found.indices)
+
+
+@fused()
+def _read(view: Tensor, axes: tuple[int, ...], *indices: Tensor) -> Tensor:
+    """The elements at ``indices``, whose dimensions go where ``axes`` says."""
+    found = apply_named("index", view, *indices)
+    return owned(apply_named("permute", found, axes=axes))
 
 
 def _only_mask(selection: Selection) -> Tensor | None:
@@ -437,7 +445,8 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
         return
     masked = _mask_assignment(selection, source)
     if masked is not None:
-        write(selection.view, masked, "setitem")
+        if not _filled_in_place(selection.view, *masked):
+            _fill(selection.view, *masked)
         return
     found = gathered(selection)
     rest = found.view._type.shape[len(found.indices) :]
@@ -447,20 +456,32 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
     if axes != tuple(range(len(axes))):
         back = sorted(range(len(axes)), key=axes.__getitem__)
         source = apply_named("permute", source, axes=tuple(back))
-    put = apply_named("index_put", found.view, source, *found.indices, mode="set")
-    write(found.view, put, "setitem")
+    if not _put_in_place(found.view, source, *found.indices):
+        _put(found.view, source, *found.indices)
 
 
-def _mask_assignment(selection: Selection, source: Tensor) -> Tensor | None:
-    """The view with ``source`` where its only index, a mask, is True; None if that is not enough.
+def _put(view: Tensor, source: Tensor, *indices: Tensor) -> None:
+    write(view, apply_named("index_put", view, source, *indices, mode="set"), "setitem")
 
-    The selected elements' number must not matter: the value has size 1 along them.
+
+def _fill(view: Tensor, mask: Tensor, source: Tensor) -> None:
+    write(view, apply_named("where", mask, source, view), "setitem")
+
+
+_put_in_place, _filled_in_place = InPlace(_put), InPlace(_fill)
+
+
+def _mask_assignment(selection: Selection, source: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The only index, a mask, and what is put where it is True, both for the view's dimensions.
+
+    None if that is not the assignment: the selected elements' number must not matter, so the value
+    has size 1 along them.
     """
     given = [(i, index) for i, index in enumerate(selection.indices) if index is not None]
     if len(given) != 1 or given[0][1]._type.dtype is not bool_:
         return None
     axis, mask = given[0]
-    view, shape = selection.view, selection.view._type.shape
+    shape = selection.view._type.shape
     covered = len(mask._type.shape)
     after = len(shape) - axis - covered
     have = source._type.shape
@@ -471,7 +492,7 @@ def _mask_assignment(selection: Selection, source: Tensor) -> Tensor | None:
         have = (*have[: split - 1], *((1,) * covered), *have[split:])
         source = regroup(source, have)
     mask = regroup(mask, (*mask._type.shape, *((1,) * after)))
-    return apply_named("where", mask, fit(source, shape, "value tensor"), view)
+    return mask, fit(source, shape, "value tensor")
 
 
 TENSOR_METHODS = {"__getitem__": getitem, "__setitem__": setitem}

@@ -29,6 +29,7 @@ from flamec.functional.shape import (
     unsqueeze,
     window,
 )
+from flamec.fusing import fused
 from flamec.ir.op import lookup
 from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, less, product, structurally_equal
 from flamec.ir.types import int64
@@ -301,6 +302,7 @@ def narrow(input: Tensor, dim: int, start: Any, length: Any) -> Tensor:
 
 
 @public
+@fused("start", "length")
 def narrow_copy(input: Tensor, dim: int, start: Any, length: Any) -> Tensor:
     """``narrow`` as a copy."""
     return clone(narrow(input, dim, start, length))

@@ -27,6 +27,7 @@ from flamec.functional.true_places import (
     true_places,
     unravelled,
 )
+from flamec.fusing import fused
 from flamec.ir.shape import less, product
 from flamec.ir.types import bool_, int64
 from flamec.state import thread
@@ -71,7 +72,6 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     """A copy of ``input`` with the elements of ``source``, in order, where ``mask`` is True."""
     require_same_dtype("masked_scatter", input, source)
     x, chosen = broadcast_tensors(input, _as_mask("masked_scatter", mask))
-    shape = x._type.shape
     if thread.trace is None:
         count = int(np.count_nonzero(concrete_array(chosen, "masked_scatter()")))
         if less(product(source._type.shape), count):
@@ -81,12 +81,19 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
             )
         if count == 0:
             return clone(x)
+    running = running_sums(tensor_builder.cast(ravel(chosen), int64), 0)
+    return _in_order(x, chosen, source, running)
+
+
+@fused()
+def _in_order(x: Tensor, chosen: Tensor, source: Tensor, running: Tensor) -> Tensor:
+    """``x`` with the elements of ``source``, one after the other, where ``chosen`` is True;
+    ``running`` counts those."""
     b = tensor_builder
-    running = running_sums(b.cast(ravel(chosen), int64), 0)
     zero = b.constant(0, running._type)
     order = b.maximum(b.sub(running, b.constant(1, running._type)), zero)
     picked = apply_named("index", ravel(source), order)
-    return b.where(chosen, reshaped(picked, shape), x)
+    return b.where(chosen, reshaped(picked, x._type.shape), x)
 
 
 @public

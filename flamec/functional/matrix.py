@@ -391,6 +391,11 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
         )
     if x._type.dtype is bool_:
         raise OperationTypeError(f"cross(): not defined for bool (at {user_location()})")
+    return _crossed(x, y, axis)
+
+
+@fused()
+def _crossed(x: Tensor, y: Tensor, axis: int) -> Tensor:
     a, b = ([part(t, axis, i, 1) for i in range(3)] for t in (x, y))
     components = [
         ops.sub(ops.mul(a[i - 2], b[i - 1]), ops.mul(a[i - 1], b[i - 2])) for i in range(3)
@@ -400,6 +405,7 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
 
 @autocasts(cpu=FLOAT32)
 @public
+@fused()
 def trace(input: Tensor) -> Tensor:
     """The sum of the diagonal of a matrix; int64 for integers."""
     require_tensor("trace", "input", input)

@@ -32,6 +32,7 @@ from flamec.functional.primitives import (
 from flamec.functional.promotion import as_tensors, require_tensor
 from flamec.functional.reduction import Dims, axes_of
 from flamec.functional.shape import broadcast_shapes
+from flamec.fusing import fused
 from flamec.ir.shape import Dim, equal, format_shape
 from flamec.ir.types import DType
 from flamec.tensor import Tensor
@@ -146,6 +147,7 @@ def _norm_operand(name: str, x: Any, dtype: Any) -> tuple[Tensor, DType]:
 
 @autocasts(cuda=FLOAT32)
 @public
+@fused()
 def vector_norm(
     x: Tensor,
     ord: float = 2,
@@ -173,6 +175,7 @@ def vector_norm(
 
 @autocasts(cuda=FLOAT32)
 @public
+@fused()
 def matrix_norm(
     A: Tensor,
     ord: float | str = "fro",
@@ -286,6 +289,7 @@ def cond(A: Tensor, p: float | str | None = None) -> Tensor:
 
 @autocasts(cpu=LOWER, cuda=LOWER)
 @public
+@fused()
 def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
     """The sum of products over ``dim``; the other dimensions broadcast."""
     a, b = as_tensors("linalg.vecdot", x, y)
@@ -295,6 +299,7 @@ def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
 
 
 @public
+@fused("N")
 def vander(x: Tensor, *, N: int | None = None) -> Tensor:
     """The powers 0, 1, ..., N - 1 of each element in a last dimension (N: as many as elements)."""
     base = require_tensor("linalg.vander", "x", x)

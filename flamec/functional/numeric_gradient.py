@@ -16,12 +16,14 @@ from flamec.functional.dimensions import dimension
 from flamec.functional.joining import cat
 from flamec.functional.primitives import require
 from flamec.functional.promotion import is_number, require_tensor
+from flamec.fusing import fused
 from flamec.ir.shape import less
 from flamec.state import process
 from flamec.tensor import Tensor
 
 
 @public
+@fused()
 def gradient(
     input: Tensor, *, spacing: Any = None, dim: Any = None, edge_order: int = 1
 ) -> tuple[Tensor, ...]:

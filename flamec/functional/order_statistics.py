@@ -30,6 +30,7 @@ from flamec.functional.sorting import (
     zero_index,
 )
 from flamec.functional.unary import copied
+from flamec.fusing import fused
 from flamec.ir.shape import product
 from flamec.ir.types import float32, float64, int64
 from flamec.tensor import Tensor
@@ -93,6 +94,7 @@ def _median(name: str, input: Any, dim: Any, keepdim: bool, ignore_nan: bool) ->
 
 
 @public
+@fused()
 def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The lower median of all elements, or over ``dim`` as (values, indices).
 
@@ -102,6 +104,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
 
 
 @public
+@fused()
 def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """``median`` of the elements that are not NaN."""
     return _median("nanmedian", input, dim, keepdim, True)
@@ -111,6 +114,7 @@ def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> A
 
 
 @public
+@fused()
 def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> Any:
     """The element that occurs most often along ``dim``, the least of several, and the position
     of its last occurrence, as (values, indices)."""
@@ -148,12 +152,28 @@ def _quantile(
         f"but got {interpolation}",
     )
     level = _levels(name, q, input)
+    axis = None if dim is None else dimension(name, dim, input.ndim)
+    shape = input._type.shape
+    require(not is_found_empty(product(shape)), f"{name}(): input tensor must be non-empty")
+    single = not level.ndim or is_number(q) or not q.ndim
+    return _quantiles(input, level, axis, keepdim, interpolation, ignore_nan, single)
+
+
+@fused()
+def _quantiles(
+    input: Tensor,
+    level: Tensor,
+    dim: int | None,
+    keepdim: bool,
+    interpolation: str,
+    ignore_nan: bool,
+    single: bool,
+) -> Tensor:
+    """The quantiles at each ``level``, the first dimension; ``single``: without that."""
     if dim is None:
         x, axis = _flat(input), 0
     else:
-        axis = dimension(name, dim, input.ndim)
-        x = input if input.ndim else ops.reshape(input, shape=(1,))
-    require(not is_found_empty(product(x._type.shape)), f"{name}(): input tensor must be non-empty")
+        x, axis = input if input.ndim else ops.reshape(input, shape=(1,)), dim
     last = x.ndim - 1
     rest = tuple(i for i in range(x.ndim) if i != axis)
     rows = ops.permute(x, axes=(*rest, axis))
@@ -165,7 +185,7 @@ def _quantile(
         if dim is not None and input.ndim:
             full[axis] = 1
         shape = [shape[0], *full]
-    if not level.ndim or is_number(q) or not q.ndim:
+    if single:
         shape = shape[1:]
     return copied(ops.reshape(result, shape=tuple(shape)))
 

@@ -9,10 +9,12 @@ from flamec.dispatch import apply_named
 from flamec.errors import OperationError, user_location
 from flamec.functional.dimensions import dimension, dimensions, sequence, size
 from flamec.functional.shape import clone, owned, ravel, reshaped, transpose, window
+from flamec.fusing import fused
 from flamec.ir.shape import equal, format_shape, less
 from flamec.tensor import Tensor
 
 
+@fused()
 def flip(input: Tensor, *dims: Any) -> Tensor:
     """A copy with the order along ``dims`` reversed."""
     shape = input._type.shape
@@ -44,6 +46,7 @@ def flipud(input: Tensor) -> Tensor:
     return flip(input, 0)
 
 
+@fused()
 def rot90(input: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
     """A copy turned by ``k`` times 90 degrees, from ``dims[0]`` towards ``dims[1]``."""
     rank = len(input._type.shape)
@@ -64,6 +67,7 @@ def rot90(input: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
             return owned(transpose(flip(input, first), first, second))
 
 
+@fused("shifts")
 def roll(
     input: Tensor, shifts: int | Sequence[int], dims: int | Sequence[int] | None = None
 ) -> Tensor:

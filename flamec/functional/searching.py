@@ -164,6 +164,7 @@ def bucketize(
 
 
 @public
+@fused()
 def isin(
     elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False
 ) -> Tensor:

@@ -18,6 +18,7 @@ from flamec.functional.primitives import ops
 from flamec.functional.promotion import require_tensor
 from flamec.functional.scan import part
 from flamec.functional.unary import copied
+from flamec.fusing import fused
 from flamec.ir.shape import Dim, less
 from flamec.ir.types import bool_, int64
 from flamec.tensor import Tensor
@@ -114,6 +115,7 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
 
 
 @public
+@fused("k")
 def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
     """The ``k``-th smallest element along ``dim`` (counted from 1), as (values, indices)."""
     require_tensor("kthvalue", "input", input)

@@ -23,7 +23,8 @@ from flamec.functional.promotion import require_tensor
 from flamec.functional.running_sums import part, running_sums
 from flamec.functional.sorting import positions_along, sorted_along
 from flamec.functional.true_places import true_places
-from flamec.ir.shape import product
+from flamec.fusing import fused
+from flamec.ir.shape import Dim, product
 from flamec.ir.types import DType, int64
 from flamec.state import thread
 from flamec.tensor import Tensor
@@ -76,23 +77,36 @@ def _numbered(line: Tensor, shape: Any, places: Tensor | None, wanted: tuple[boo
 
     ``places``: where the elements were; None if they are where they were.
     """
-    size = line._type.shape[0]
-    at = positions_along((size,), 0, line)
-    before = ops.index(line, ops.maximum(ops.sub(at, 1), 0))
-    is_new = ops.bitwise_or(ops.eq(at, 0), ops.ne(line, before))
+    is_new = _is_new(line)
     starts = true_places(is_new)
     parts = [ops.index(line, starts)]
     if wanted[0]:
         number = ops.sub(running_sums(ops.cast(is_new, int64), 0), 1)
         if places is not None:
-            zeros = ops.full(value=0, shape=(size,), dtype=int64, device=line._type.device)
+            zeros = ops.full(value=0, shape=line._type.shape, dtype=int64, device=line._type.device)
             number = ops.index_put(zeros, number, places, mode="any")
         parts.append(ops.reshape(number, shape=shape))
     if wanted[1]:
-        end = ops.full(value=size, shape=(), dtype=int64, device=line._type.device)
-        later = part(starts, 0, 1, starts._type.shape[0] - 1)
-        parts.append(ops.sub(ops.pad(later, end, low=(0,), high=(1,)), starts))
+        parts.append(_lengths(starts, line._type.shape[0]))
     return tuple(parts) if len(parts) > 1 else parts[0]
+
+
+@fused()
+def _is_new(line: Tensor) -> Tensor:
+    """Whether each element differs from the one before it."""
+    at = positions_along(line._type.shape, 0, line)
+    before = ops.index(line, ops.maximum(ops.sub(at, 1), 0))
+    result: Tensor = ops.bitwise_or(ops.eq(at, 0), ops.ne(line, before))
+    return result
+
+
+@fused("size")
+def _lengths(starts: Tensor, size: Dim) -> Tensor:
+    """The distances of places in order from one another, and of the last from ``size``."""
+    later = part(starts, 0, 1, starts._type.shape[0] - 1)
+    end = ops.constant(size, starts._type.with_shape(()))
+    result: Tensor = ops.sub(ops.pad(later, end, low=(0,), high=(1,)), starts)
+    return result
 
 
 def unique(
