@@ -20,7 +20,7 @@ from flamec.gpu import Gpu, gpu
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import run_op
 from flamec.ir.graph import Graph
-from flamec.ir.op import Attributes, Op, OpKind
+from flamec.ir.op import Attributes, Op, OpKind, lookup
 from flamec.ir.passes.place import on_one_device
 from flamec.ir.shape import Undecidable, evaluate_shape, using_oracle
 from flamec.ir.types import CPU, Device, DType, TensorType
@@ -41,6 +41,7 @@ from flamec.tensor import Tensor
 ALIGNMENT = 16  # of the addresses that kernels are compiled for
 _MOST_CALLS = 4096
 _SMALL = 8  # sizes below that a rule may insist on
+_CONVERT = lookup("convert")
 _NARROW = 1 << 30  # elements up to which indices are 32-bit numbers
 
 
@@ -208,6 +209,8 @@ def run(
         if len(known) > _MOST_CALLS:
             known.popitem(last=False)
             calls.dense.clear()
+    if call.copied and op is _CONVERT and types[0].dtype is arrays[0].dtype:
+        return (here.dense(arrays[0]),)  # which is the result
     if inputs and not call.copied and all(a.c_contiguous for a in arrays):
         short: Any = (op, *[t._type.number for t in inputs])
         calls.dense[(short, *exact) if attributes else short] = call

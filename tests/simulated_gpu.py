@@ -81,12 +81,13 @@ class SimulatedRuntime:
     """What ``flamec.gpu`` asks of ``CudaDevice``.
 
     ``pending``: transfers from pinned memory that nobody has waited for; they happen before the
-    next other work.
+    next other work. ``work``: what the device was asked for so far, programs by name.
     """
 
     def __init__(self) -> None:
         self.pinned = SimulatedPinnedPool()
         self.pending: list[tuple[int, np.ndarray]] = []
+        self.work: list[str] = []
 
     def is_pinned(self, array: np.ndarray) -> bool:
         return isinstance(base_of(array), PinnedBytes)
@@ -103,21 +104,25 @@ class SimulatedRuntime:
 
     def write(self, address: int, array: np.ndarray, wait: bool = True) -> None:
         self.finish()
+        self.work.append("write")
         self.pending.append((address, array))
         if wait or not self.is_pinned(array):
             self.finish()
 
     def read(self, array: np.ndarray, address: int) -> None:
         self.finish()
+        self.work.append("read")
         array[...] = at(address, array.shape, array.dtype)
 
     def copy(self, to: int, source: int, nbytes: int) -> None:
         assert abs(to - source) >= nbytes, "copies within a device must not overlap"
         self.finish()
+        self.work.append("copy")
         ctypes.memmove(to, source, nbytes)
 
     def fill(self, to: int, byte: int, nbytes: int) -> None:
         self.finish()
+        self.work.append("fill")
         ctypes.memset(to, byte, nbytes)
 
     def copy_from(self, to: int, device: SimulatedRuntime, source: int, nbytes: int) -> None:
@@ -160,7 +165,9 @@ class SimulatedGpu(Gpu):
         pass
 
     def _copy_strided(self, target: DeviceArray, source: DeviceArray) -> None:
-        self.runtime.finish()  # type: ignore[attr-defined]
+        runtime: Any = self.runtime
+        runtime.finish()
+        runtime.work.append("strided copy")
         contents(target)[...] = contents(source)
 
 
@@ -203,6 +210,7 @@ class BoundGraph:
 
     def __call__(self) -> None:
         self.runtime.finish()
+        self.runtime.work.append(self.graph.name)
         graph, addresses = self.graph, self.addresses
         inputs = [self._array(v, a) for v, a in zip(graph.inputs, addresses, strict=False)]
         outputs, updates = evaluate_graph(graph, [a.copy() for a in inputs], self.bindings)
