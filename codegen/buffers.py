@@ -45,7 +45,7 @@ class BufferTable:
                 self.new_value(memory, "temporary")
         return self._of[memory]
 
-    def is_placed(self, value: Value) -> bool:
+    def is_placed(self, value: Memory) -> bool:
         return value in self._of
 
     def is_temporary(self, value: Value) -> bool:
@@ -173,6 +173,46 @@ def _may_share(lowered: LoweredKernel, read: int, written: int) -> bool:
 
 _known: WeakKeyDictionary[LoweredKernel, dict[tuple[int, int, int], bool]] = WeakKeyDictionary()
 _sharing: WeakKeyDictionary[LoweredKernel, dict[tuple[int, int], bool]] = WeakKeyDictionary()
+
+
+def working_kernels(kernels: Sequence[LoweredKernel], table: BufferTable) -> list[int]:
+    """The positions of kernels that do something: a copy may have been given the same memory for
+    what it reads and what it writes."""
+    return [i for i, kernel in enumerate(kernels) if not _stores_what_is_there(kernel, table)]
+
+
+def _stores_what_is_there(lowered: LoweredKernel, table: BufferTable) -> bool:
+    kernel = lowered.kernel
+    if lowered.control or lowered.user or lowered.host or kernel.attention or kernel.sort:
+        return False
+    if not kernel.parts or kernel.uniform or kernel.finish:
+        return False
+    if not all(table.is_placed(buffer) for buffer in lowered.buffers):
+        return False
+    numbers = [table.number(buffer) for buffer in lowered.buffers]
+    if len(set(numbers)) == len(numbers):
+        return False
+    return all(
+        _program_stores_what_is_there(way.program, [numbers[a] for a in way.arguments])
+        for part in kernel.parts
+        for way in part.ways
+    )
+
+
+def _program_stores_what_is_there(program: RowProgram, buffers: Sequence[int]) -> bool:
+    if program.contraction is not None or program.after:
+        return False
+    loads: dict[str, Load] = {}
+    for s in program.statements():
+        if isinstance(s, Load):
+            loads[s.name] = s
+            continue
+        source = loads.get(s.operand) if isinstance(s, Store) and not s.combine else None
+        if source is None or source.memory != s.memory or not _same(source.place, s.place):
+            return False
+        if buffers[source.place.parameter] != buffers[s.place.parameter]:
+            return False
+    return True
 
 
 def _finish_allows(kernel: Kernel, read: int, written: int, earlier: bool) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from flamec.codegen.buffers import BufferTable, assign_buffers, in_place_pairs
+from flamec.codegen.buffers import BufferTable, assign_buffers, in_place_pairs, working_kernels
 from flamec.codegen.c.emit import Emitter
 from flamec.codegen.c.product import may_call_blas
 from flamec.codegen.errors import LoweringError, stage
@@ -103,6 +103,7 @@ def _emitted(
 ) -> CompiledGraph:
     context = lowered.context
     table = assign_buffers(context, lowered.kernels)
+    lowered = lowered.only(working_kernels(lowered.kernels, table))
     symbols = program_symbols(context.graph)
     program = _Program(Emitter(symbols), options.strict)
     program.add(lowered, table)

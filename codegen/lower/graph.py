@@ -6,8 +6,8 @@ body is a lowered graph of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from flamec.codegen.errors import LoweringError, stage
@@ -36,6 +36,15 @@ class LoweredGraph:
     bodies: Mapping[int, Mapping[str, LoweredGraph]]
     groups: tuple[FusionGroup, ...]
     fit: MemoryFit | None = None
+
+    def only(self, kept: Sequence[int]) -> LoweredGraph:
+        """The graph with the kernels at these positions alone."""
+        return replace(
+            self,
+            kernels=tuple([self.kernels[i] for i in kept]),
+            groups=tuple([self.groups[i] for i in kept]),
+            bodies={now: self.bodies[i] for now, i in enumerate(kept) if i in self.bodies},
+        )
 
     def all_kernels(self) -> Iterator[LoweredKernel]:
         """Those of bodies, too, each behind its loop."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from flamec.codegen.buffers import BufferTable, assign_buffers
+from flamec.codegen.buffers import BufferTable, assign_buffers, working_kernels
 from flamec.codegen.compile_graph import (
     CompiledGraph,
     copy_step,
@@ -142,7 +142,10 @@ def _emitted(
     lowered = program.graph
     graph = lowered.context.graph
     forms = gpu_forms(lowered.all_kernels(), options, choose)
-    table = assign_buffers(lowered.context, [forms[k].lowered for k in lowered.kernels])
+    kernels = [forms[k].lowered for k in lowered.kernels]
+    table = assign_buffers(lowered.context, kernels)
+    lowered = lowered.only(working_kernels(kernels, table))
+    forms = {kernel: forms[kernel] for kernel in lowered.all_kernels()}
     emission = _Emission(forms, LaunchCollector(table.buffers), options)
     emission.add(lowered, table)
     collector, steps = emission.collector, emission.steps
