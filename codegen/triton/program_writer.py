@@ -24,6 +24,7 @@ from flamec.codegen.triton.text import (
     fold_lane,
     size_name,
 )
+from flamec.codegen.triton.thread_elements import has_single_elements, random_run
 from flamec.codegen.triton.tiling import Tile
 from flamec.ir.kernel import (
     Fold,
@@ -31,7 +32,6 @@ from flamec.ir.kernel import (
     Loop,
     Pass,
     Position,
-    RandomBits,
     RowProgram,
     Statement,
     Store,
@@ -82,21 +82,11 @@ class RowsWriter:
             tuple(loop.name for loop in program.rows),
             tuple(loop.name for loop in program.inner),
             reuse=not self.tile.looped,
-            run=self._run(),
+            run=random_run(program, self.tile),
             atomic=self.tile.atomic,
             rounding=rounding_of(program, self.strict),
             written={i for i, p in enumerate(program.parameters) if p.written},
         )
-
-    def _run(self) -> int:
-        """For how many elements at a time random bits are made (0: each alone): those that a
-        thread loads at a time, so that no thread needs another's."""
-        statements = list(self.program.statements())
-        random = any(isinstance(s, RandomBits) for s in statements)
-        if not random or len(self.program.inner) != 1 or self.tile.columns % 4:
-            return 0
-        half = any(isinstance(s, Load) and s.memory in ("f16", "bf16") for s in statements)
-        return 8 if half and self.tile.columns >= 256 * self.tile.warps else 4
 
     # launches ------------------------------------------------------------------------
     def emit(self) -> list[EmittedLaunch]:
@@ -175,6 +165,7 @@ class RowsWriter:
             "passes": [self._pass(block) for block in self.program.passes],
             "owner_lines": self._owner_lines(),
             "run": self.writer.run,
+            "single_elements": has_single_elements(self.program, tile),
             "before_loop": "\n".join(self._before_loop),
             "chunk_end": "\n".join(self._chunk_end()),
             "barrier": "tl.debug_barrier()" if self._in_order() else "",

@@ -129,7 +129,8 @@ def propose(program: RowProgram, options: CodegenOptions) -> Tile:
     if program.kind == "along rows":
         columns = min(columns, 8)
     rows = min(height, max(1, elements // columns))
-    return Tile(rows, columns, True, False, 0, 8 if _reads_much(program) else 4)
+    fewer = _reads_much(program) or _reads_bytes(program)
+    return Tile(rows, columns, True, False, 0, 8 if fewer else 4)
 
 
 def _has_scattered_weights(program: RowProgram) -> bool:
@@ -156,6 +157,14 @@ def _reads_much(program: RowProgram) -> bool:
     places = {s.place: ITEMSIZE.get(s.memory, 1) for s in _loads(program)}
     moving = [n for place, n in places.items() if _varies((*place.at.rows, *place.at.inner))]
     return sum(n for n in moving if n >= 4) >= MUCH_READ and program.kind != "along rows"
+
+
+def _reads_bytes(program: RowProgram) -> bool:
+    """Whether bytes are read for wide results: of those a thread stores four neighbours at a time,
+    so it should have no more of the bytes, either."""
+    stored = [s.memory for s in program.statements() if isinstance(s, Store)]
+    loaded = [ITEMSIZE.get(s.memory, 1) for s in _loads(program) if _varies(s.place.at.inner)]
+    return min(loaded, default=4) == 1 and max((ITEMSIZE.get(m, 1) for m in stored), default=1) >= 4
 
 
 def _scatter_tile(

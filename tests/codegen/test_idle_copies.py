@@ -1,4 +1,4 @@
-"""Changes of few elements of an input: the rest stays where it is, and no kernel copies it there."""
+"""Changes of few elements of an input: the rest stays where it is, and no kernel copies it."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_a_change_in_place_is_one_program_in_the_memory(
         assert len(work_of(simulated, lambda: CHANGES[name](operands))) == 1
 
 
-def test_changes_that_autograd_follows_are_recorded(simulated: Any) -> None:
+def test_changes_that_autograd_follows_are_recorded(gpu: Any) -> None:
     for device in ("cpu", "cuda"):
         o = Operands(device)
         base = (o.x.requires_grad_() * 2).clone()
@@ -143,7 +143,7 @@ def test_changes_that_autograd_follows_are_recorded(simulated: Any) -> None:
     assert o.x[o.j].detach().abs().sum().item() == 0 and o.x.is_leaf
 
 
-def test_operands_in_the_memory_that_is_written(simulated: Any) -> None:
+def test_operands_in_the_memory_that_is_written(gpu: Any) -> None:
     for index in (lambda o: o.j, lambda o: o.m):
         wanted, got = Operands("cpu"), Operands("cuda")
         for o in (wanted, got):
