@@ -26,6 +26,7 @@ from flamec.prepared import Prepared
 
 LEAST_WORK = 1 << 22  # elements that the operations of a call give, so that it is compiled
 _FREE = (OpKind.VIEW, OpKind.CREATION, OpKind.BARRIER, OpKind.CUSTOM)
+_FAILING = (OpKind.GATHER, OpKind.SCATTER, OpKind.HOST, OpKind.KERNEL)
 _PRODUCTS_AN_ELEMENT = 8  # products of a convolution that take as long as an element
 
 _programs: dict[Any, Prepared] = {}
@@ -42,6 +43,11 @@ def is_worth_compiling(graph: Graph, bindings: Mapping[str, int], times: int = 1
 def work_of(graph: Graph, bindings: Mapping[str, int]) -> int:
     """The elements that the graph's operations give."""
     return sum(_work(node, bindings) for node in graph.nodes)
+
+
+def may_fail(graph: Graph) -> bool:
+    """Whether values may turn out to be wrong while the graph is run: an index, a matrix."""
+    return any(node.op.kind in _FAILING or node.bodies for node in graph.nodes)
 
 
 def can_compile() -> bool:

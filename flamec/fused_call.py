@@ -60,11 +60,14 @@ def bind(
     sizes = Sizes(2)
     try:
         program = _program(composite, args, kwargs, tensors, sizes)
-        if program is None or (
-            isinstance(tensors[0]._array, np.ndarray)
-            and not cpu_eager.is_worth_compiling(program.forward, sizes.bindings)
-        ):
+        if program is None:
             return None
+        if isinstance(tensors[0]._array, np.ndarray):
+            if not cpu_eager.is_worth_compiling(program.forward, sizes.bindings):
+                return None
+            changes = any(i < len(tensors) for i in program.forward.updates)
+            if changes and cpu_eager.may_fail(program.forward):  # halfway
+                return None
         return FusedCall(composite, program, sizes, tensors)
     except CompileError as error:
         if composite not in _warned:

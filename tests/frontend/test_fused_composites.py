@@ -162,6 +162,17 @@ def test_an_index_out_of_range_in_c_is_the_same_error(compiled_on_cpu: None) -> 
     assert F.cross_entropy(x, flamec.tensor([0, 1, 4])).item() == pytest.approx(np.log(5))
 
 
+def test_an_error_in_c_is_the_function_s_own(compiled_on_cpu: None) -> None:
+    x, index = flamec.ones(3, 5), flamec.tensor([[0, 1], [2, -1], [0, 0]])
+    with pytest.raises(
+        IndexError, match=r"gather\(\): index -1 is out of bounds.*test_fused_composites\.py:\d+"
+    ):
+        x.gather(1, index)
+    with pytest.raises(IndexError, match=r"index_add\(\): index -2 .*\.py:\d+"):
+        x.index_add_(0, flamec.tensor([1, -2]), flamec.ones(2, 5))
+    assert x.sum().item() == 15
+
+
 def test_small_calls_on_the_cpu_are_left_to_numpy() -> None:
     before = len(cpu_eager._programs)
     F.gelu(flamec.zeros(64, 1000))
