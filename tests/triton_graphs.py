@@ -223,6 +223,17 @@ def orders(
     return b.build(results)
 
 
+def narrow_rows(b: GraphBuilder, rows: Dim = 1037, columns: int = 3) -> Graph:
+    """What stands in a row's place, beside values of the row and values of the column."""
+    x, row, column = _input(b, rows, columns), _input(b, rows, 1), _input(b, columns)
+    shape = b.type_of(x).shape
+    place = b.iota(shape=shape, axis=1, dtype=float32)
+    scaled = b.mul(x, b.expand(column, shape=shape))
+    spread = b.expand(row, shape=shape)
+    turned = b.slice(scaled, starts=(0, columns - 1), sizes=shape, steps=(1, -1))
+    return b.build([b.add(b.add(scaled, spread), place), turned, spread])
+
+
 GRAPHS: dict[str, Make] = {
     "sort_columns": lambda b: orders(b, 2, 37, 5, dtype=bfloat16, descending=True),
     "sort_symbolic": lambda b: orders(b, 2, B, descending=True),
@@ -276,6 +287,8 @@ GRAPHS: dict[str, Make] = {
     "decided": lambda b: decided(b, 24, 4),
     "decided_odd": lambda b: decided(b, 17, 3),
     "decided_symbolic": lambda b: decided(b, 8, B),
+    "narrow_rows": narrow_rows,
+    "narrow_rows_symbolic": lambda b: narrow_rows(b, B, 7),
 }
 
 

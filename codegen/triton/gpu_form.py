@@ -17,6 +17,7 @@ from flamec.codegen.lower.lanes import spill_type
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.attention_choice import attention_launches
 from flamec.codegen.triton.choice import Choice, choose_schedule
+from flamec.codegen.triton.narrow_rows import with_narrow_rows_joined
 from flamec.codegen.triton.packed_groups import with_packed_groups
 from flamec.codegen.triton.part_key import actual, part_key
 from flamec.codegen.triton.product_parts import (
@@ -105,7 +106,8 @@ def gpu_form(
         else:
             following = [part]
         for rest, joining in (one for whole in following for one in _split(whole, memory, options)):
-            rest = replace(rest, program=with_shared_loads(rest.program))
+            program = with_narrow_rows_joined(with_shared_loads(rest.program))
+            rest = replace(rest, program=program)
             if choose is None:
                 choice = choose_schedule(rest, options)
             else:

@@ -136,7 +136,7 @@ def propose(program: RowProgram, options: CodegenOptions) -> Tile:
 def _has_scattered_weights(program: RowProgram) -> bool:
     """Whether all rows read the same elements of an array, which are not beside each other: a
     block finds them one by one, and many rows should be worth it."""
-    return any(
+    return bool(program.rows) and any(
         _varies(s.place.at.inner) and not _varies(s.place.at.rows) and s.place.at.inner[-1] != 1
         for s in _loads(program)
     )
