@@ -142,10 +142,16 @@ def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor
 
 def _direct(name: str, function: Callable[..., Tensor]) -> Callable[..., bool] | None:
     """What tries to compute a function into its first argument's memory; None if nothing does."""
-    return direct_form(function) or fusing.in_place(
-        function, lambda target, result: replace_contents(name, target, result)
+    return (
+        _DIRECT.get(function)
+        or direct_form(function)
+        or fusing.in_place(function, lambda target, result: replace_contents(name, target, result))
     )
 
+
+_DIRECT: Mapping[Callable[..., Tensor], Callable[..., bool]] = {
+    masking.masked_fill: masking.masked_fill_into
+}
 
 # add and sub are linear: their derivatives read no operand
 _SAVING_NO_OPERAND = (arithmetic.add, arithmetic.sub)

@@ -445,7 +445,7 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
         return
     masked = _mask_assignment(selection, source)
     if masked is not None:
-        if not _filled_in_place(selection.view, *masked):
+        if not filled_in_place(selection.view, *masked):
             _fill(selection.view, *masked)
         return
     found = gathered(selection)
@@ -468,7 +468,7 @@ def _fill(view: Tensor, mask: Tensor, source: Tensor) -> None:
     write(view, apply_named("where", mask, source, view), "setitem")
 
 
-_put_in_place, _filled_in_place = InPlace(_put), InPlace(_fill)
+_put_in_place, filled_in_place = InPlace(_put), InPlace(_fill)
 
 
 def _mask_assignment(selection: Selection, source: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -16,6 +16,7 @@ from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.gathering import require_same_dtype, single_value
+from flamec.functional.indexing import filled_in_place
 from flamec.functional.primitives import ops
 from flamec.functional.promotion import require_tensor
 from flamec.functional.running_sums import running_sums
@@ -50,6 +51,14 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     filling = single_value("masked_fill", input, value)
     result: Tensor = apply_named("where", _as_mask("masked_fill", mask), filling, input)
     return result
+
+
+def masked_fill_into(target: Tensor, mask: Tensor, value: Any) -> bool:
+    """Whether ``masked_fill`` was computed into the memory of ``target``."""
+    if thread.trace is not None:
+        return False
+    filling = single_value("masked_fill", target, value)
+    return filled_in_place(target, _as_mask("masked_fill", mask), filling)
 
 
 @public

@@ -99,6 +99,7 @@ CHANGES: dict[str, Call] = {
     "index_copy_": lambda o: o.x.index_copy_(0, o.j, o.y[:3]),
     "scatter_": lambda o: o.x.scatter_(1, o.c, o.y),
     "scatter_add_": lambda o: o.x.scatter_add_(1, o.i, o.y),
+    "masked_fill_": lambda o: o.x.masked_fill_(o.m, 0.5),
     "clamp_": lambda o: o.x.clamp_(-0.5, 0.5),
     "lerp_": lambda o: o.x.lerp_(o.y, 0.3),
 }
