@@ -336,6 +336,7 @@ def _moving() -> list[Case]:
         Case("diagonal_scatter", lambda x: flamec.diagonal_scatter(x(4, 6), x(4), 1)),
         Case("tril", lambda x: x(2, 4, 6).tril(3)),
         Case("triu", lambda x: x(4, 6).triu(-1)),
+        Case("each_repeated", lambda x: x(4, 6).repeat_interleave(3, 1)),
         Case("narrow_copy", lambda x: flamec.narrow_copy(x(4, 6), 1, 2, 3)),
         Case("kthvalue", lambda x: x(4, 6).kthvalue(3, 0)),
         Case("median", lambda x: x(4, 6).median(1)),

@@ -1,4 +1,5 @@
-"""``x[...]`` by ints, slices, None and Ellipsis, at once: the common case of running eagerly.
+"""``x[...]`` at once in the common cases of running eagerly: by ints, slices, None and Ellipsis, by
+index tensors of one shape, by a mask.
 
 NumPy makes the view; the view steps are those that ``indexing.select`` would apply one
 by one. A tensor that autograd follows is left to ``select``, which records them.
@@ -10,7 +11,7 @@ from typing import Any
 
 from flamec.device_array import DeviceArray, Shape
 from flamec.ir.op import lookup
-from flamec.ir.types import TensorType
+from flamec.ir.types import TensorType, bool_, int64
 from flamec.state import thread
 from flamec.tape import DETACH
 from flamec.tensor import Tensor, ViewStep
@@ -116,3 +117,29 @@ def _view(
     return Tensor._from_array(
         view, TensorType(shape, x._type.dtype, x._type.device), x._storage, path
     )
+
+
+def plain_indices(x: Tensor, index: Any) -> tuple[Tensor, ...] | None:
+    """The index if it is nothing but int64 tensors of one shape for the first dimensions, so that
+    nothing is to be brought into another form; else None."""
+    items = index if index.__class__ is tuple else (index,)
+    if thread.trace is not None or not 0 < len(items) <= len(x._type.shape):
+        return None
+    first = items[0]
+    if not isinstance(first, Tensor) or first._type.dtype is not int64 or not first._type.shape:
+        return None
+    wanted = first._type
+    if wanted.device != x._type.device:
+        return None
+    for item in items[1:]:
+        if not isinstance(item, Tensor) or item._type != wanted:
+            return None
+    return items
+
+
+def is_whole_mask(x: Tensor, index: Any) -> bool:
+    """Whether the index is one bool for each element, where nothing is traced."""
+    if thread.trace is not None or not isinstance(index, Tensor):
+        return False
+    mask, mine = index._type, x._type
+    return mask.dtype is bool_ and mask.shape == mine.shape and mask.device == mine.device

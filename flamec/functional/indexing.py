@@ -19,7 +19,7 @@ import numpy as np
 from flamec.conversion import as_tensor, constant_array, on_device, tensor
 from flamec.dispatch import apply_named, tensor_builder, write
 from flamec.errors import OperationError, OperationTypeError, user_location
-from flamec.functional.eager_view import eager_view
+from flamec.functional.eager_view import eager_view, is_whole_mask, plain_indices
 from flamec.functional.promotion import constant, is_number, number_dtype
 from flamec.functional.shape import owned, regroup
 from flamec.functional.true_places import (
@@ -354,6 +354,10 @@ def getitem(self: Tensor, index: Any) -> Tensor:
     view = eager_view(self, index)
     if view is not None:
         return view
+    plain = plain_indices(self, index)
+    if plain is not None:
+        picked: Tensor = apply_named("index", self, *plain)
+        return picked
     selection = select(self, index)
     if selection.is_basic:
         if selection.view is self:
@@ -438,6 +442,19 @@ def fit(value: Tensor, shape: Sequence[Dim], what: str) -> Tensor:
 def setitem(self: Tensor, index: Any, value: Any) -> None:
     """``self[index] = value``; the value is converted to the dtype of ``self`` and broadcast."""
     view = eager_view(self, index)
+    plain = plain_indices(self, index) if view is None else None
+    if plain is not None:
+        source = _assigned(self, value)
+        shape = (*plain[0]._type.shape, *self._type.shape[len(plain) :])
+        source = fit(source, shape, "value tensor")
+        if not _put_in_place(self, source, *plain):
+            _put(self, source, *plain)
+        return
+    if is_number(value) and is_whole_mask(self, index):
+        source = _assigned(self, value)
+        if not filled_in_place(self, index, source):
+            _fill(self, index, source)
+        return
     selection = select(self, index) if view is None else Selection(view, [])
     source = _assigned(self, value)
     if selection.is_basic:

@@ -395,6 +395,12 @@ def repeat_interleave(
         raise OperationError(
             f"repeat_interleave: repeats must not be negative (at {user_location()})"
         )
+    return _each_repeated(input, axis, count)
+
+
+@fused()
+def _each_repeated(input: Tensor, axis: int, count: Dim) -> Tensor:
+    shape = input._type.shape
     apart = regroup(input, (*shape[: axis + 1], 1, *shape[axis + 1 :]))
     repeated = (*shape[: axis + 1], count, *shape[axis + 1 :])
     copied = owned(apply_named("expand", apart, shape=repeated))

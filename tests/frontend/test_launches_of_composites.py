@@ -76,6 +76,7 @@ CALLS: dict[str, Call] = {
     "vector_norm": lambda o: flamec.linalg.vector_norm(o.x, 3),
     "renorm": lambda o: flamec.renorm(o.x, 2, 0, 0.5),
     "gradient": lambda o: flamec.gradient(o.x),
+    "repeat_interleave": lambda o: o.x.repeat_interleave(3, 1),
     "a copy of a view with gaps": lambda o: o.x[:, ::2].clone(),
 }
 
