@@ -207,7 +207,9 @@ def _program_stores_what_is_there(program: RowProgram, buffers: Sequence[int]) -
         if isinstance(s, Load):
             loads[s.name] = s
             continue
-        source = loads.get(s.operand) if isinstance(s, Store) and not s.combine else None
+        if not isinstance(s, Store) or s.combine:
+            return False
+        source = loads.get(s.operand)
         if source is None or source.memory != s.memory or not _same(source.place, s.place):
             return False
         if buffers[source.place.parameter] != buffers[s.place.parameter]:
