@@ -60,7 +60,6 @@ CALLS: dict[str, Call] = {
     "index_add": lambda o: o.x.index_add(0, o.j, o.y[:3]),
     "index_fill": lambda o: o.x.index_fill(0, o.j, 0.5),
     "masked_fill": lambda o: o.x.masked_fill(o.m, 0.5),
-    "histc": lambda o: flamec.histc(o.x, 5, -2, 2),
     "quantile": lambda o: flamec.quantile(o.x, 0.3),
     "median": lambda o: o.x.median(1),
     "mode": lambda o: o.n.mode(0),
