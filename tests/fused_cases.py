@@ -162,7 +162,7 @@ def _folding() -> list[Case]:
         Case(
             "lines_with_those_before", lambda x: running_sums._lines_with_those_before(x(2, 3, 8))
         ),
-        Case("bisected", lambda x: searching._bisected(x(9).sort()[0], x(4, 6), 4, "less")),
+        Case("bisected", lambda x: searching._bisected(x(9).sort()[0], x(4, 6), 4, "not less")),
         Case("count_nonzero", lambda x: flamec.count_nonzero(x(4, 6), 1)),
         Case("aminmax", lambda x: flamec.aminmax(x(4, 6), dim=1)),
         Case("max", lambda x: x(4, 6).max(1)),
