@@ -318,6 +318,7 @@ def _() -> None:
 
 @row("torch.backends")
 def _() -> None:
+    assert torch.backends.cudnn.allow_tf32 and not flamec.backends.cudnn.allow_tf32
     flamec.backends.cuda.matmul.allow_tf32 = True
     assert flamec.get_float32_matmul_precision() == "high"
     flamec.set_float32_matmul_precision("highest")
