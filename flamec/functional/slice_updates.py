@@ -6,7 +6,7 @@ from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.dimensions import dimension
-from flamec.functional.indexing import select
+from flamec.functional.selection import select
 from flamec.functional.shape import clone, regroup
 from flamec.ir.shape import equal, format_shape, less
 from flamec.tensor import Tensor
