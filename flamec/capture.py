@@ -382,7 +382,7 @@ def _finish(
     tracked_outputs = {r.position for r in tracked if r.kind == "fresh"}
     differentiable = thread.grad_enabled and bool(tracked)
     tracked_inputs = reached_inputs(trace, graph, tracked_outputs) if differentiable else ()
-    check_leaves(trace, graph, tracked_outputs if differentiable else (), tracked_inputs)
+    check_leaves(trace, graph, tracked_outputs if differentiable else ())
     return Captured(
         graph=graph,
         sources=trace.sources,

@@ -126,6 +126,10 @@ class DifferentiableProgram:
         late = [i for i, source in enumerate(self.captured.sources) if source.moment]
         inputs = [self._input(i, leaves) for i in range(len(self.captured.sources))]
         before = [inputs[i]._storage.version for i in self._saved_inputs]
+        differentiated = self.original.tracked_inputs
+        known = [
+            tape_value(inputs[i]) if inputs[i]._requires_grad else None for i in differentiated
+        ]
         tensors = self.forward.run(leaves, sizes)
         if tensors is CHANGED:
             return CHANGED
@@ -138,7 +142,7 @@ class DifferentiableProgram:
         tracked = self.original.tracked_outputs
         results = [outputs[i] for i in tracked]
         op = replace(self.op, derivative=call.derivative)
-        record(op, [inputs[i] for i in self.original.tracked_inputs], {}, results)
+        record(op, [inputs[i] for i in differentiated], {}, results, known)
         call.keep(results, [*saved, *(inputs[i] for i in self._saved_inputs)])
         return self.forward.assemble(leaves, sizes, tensors)
 

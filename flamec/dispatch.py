@@ -214,10 +214,19 @@ def is_detached(steps: Sequence[ViewStep]) -> bool:
 
 
 def record(
-    op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any], outputs: Sequence[Tensor]
+    op: Op,
+    inputs: Sequence[Tensor],
+    attributes: Mapping[str, Any],
+    outputs: Sequence[Tensor],
+    leaves: Sequence[Value | None] = (),
 ) -> None:
-    """Append ``op`` to the tape if any input is tracked."""
+    """Append ``op`` to the tape if any input is tracked.
+
+    ``leaves``: values of inputs that were leaves when the operation began, whatever they are now.
+    """
     values = [tape_value(t) for t in inputs]
+    if leaves:
+        values = [leaf or value for leaf, value in zip(leaves, values, strict=True)]
     if all(v is None for v in values):
         return
     operands = [v if v is not None else Value(t._type) for v, t in zip(values, inputs, strict=True)]

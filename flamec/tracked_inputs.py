@@ -25,9 +25,8 @@ def reached_inputs(trace: Trace, graph: Graph, outputs: Iterable[int]) -> tuple[
     return tuple(i for i, value in enumerate(graph.inputs) if value in reached)
 
 
-def check_leaves(trace: Trace, graph: Graph, outputs: Iterable[int], inputs: Iterable[int]) -> None:
-    """CompileError if a leaf that must get a gradient requires none when the function returns,
-    or required none when it was first used."""
+def check_leaves(trace: Trace, graph: Graph, outputs: Iterable[int]) -> None:
+    """CompileError if a leaf that must get a gradient required none when it was first used."""
     roots = [graph.outputs[i] for i in outputs] if trace.late_leaves else []
     nodes = reachable_nodes(roots, lambda value: value not in trace.tracked)
     if any(v in trace.late_leaves for n in nodes for v in n.inputs):
@@ -36,11 +35,3 @@ def check_leaves(trace: Trace, graph: Graph, outputs: Iterable[int], inputs: Ite
             f"before, and gradients begin outside (at {user_location()}); call backward inside, or "
             "switch it on outside"
         )
-    for position in inputs:
-        leaf = trace.sources[position].held
-        if leaf is not None and trace.requires_grad_reads.get(leaf) and not leaf._requires_grad:
-            raise CompileError(
-                f"requires_grad of a tensor of shape {list(leaf.shape)} is switched off in a "
-                "compiled function after results were computed from it whose gradients begin "
-                f"outside (at {user_location()}); call backward inside, or switch it off outside"
-            )

@@ -185,17 +185,29 @@ def test_a_tensor_that_is_switched_on_by_a_trace_that_starts_again() -> None:
         assert leaf.grad is not None and leaf.grad.tolist() == [2.0] * 3
 
 
-def test_a_result_of_a_leaf_that_is_switched_off_is_refused() -> None:
+@pytest.mark.parametrize("is_argument", [False, True])
+def test_a_result_of_a_leaf_that_is_switched_off_goes_back_to_it(is_argument: bool) -> None:
     leaf = flamec.ones(3).requires_grad_()
 
-    def step(x: T) -> T:
-        y = leaf * x
+    def step(x: T, given: T | None) -> tuple[T, T]:
+        y = (leaf if given is None else given) * x
         leaf.requires_grad_(False)
-        return y
+        return y, leaf * 3.0
 
-    with pytest.raises(CompileError, match=r"requires_grad.*\[3\] is switched off.*call backward"):
-        flamec.compile(step, backend="evaluate")(flamec.ones(3))
-    leaf.requires_grad_(True)
+    compiled = flamec.compile(step, backend="evaluate")
+    for function in (step, compiled, compiled):
+        first, second = function(flamec.full((3,), 2.0), leaf if is_argument else None)
+        assert (first.requires_grad, second.requires_grad) == (True, False)
+        assert not leaf.requires_grad
+        leaf.requires_grad_(True)
+        leaf.grad = None
+        first.sum().backward()
+        assert leaf.grad is not None and leaf.grad.tolist() == [2.0] * 3
+    assert compiled.stats.traces == 1
+
+
+def test_a_leaf_that_is_switched_off_and_on() -> None:
+    leaf = flamec.ones(3).requires_grad_()
 
     def frozen_before(x: T) -> tuple[T, T]:
         leaf.requires_grad_(False)

@@ -24,7 +24,6 @@ PROGRAMS = 20_000 if FULL else 500
 PER_TEST = 50
 REFUSED = (  # docs/GRADIENTS.md
     "calls backward, which reaches a tensor that was computed before the call",
-    "is switched off in a compiled function after results were computed from it",
     "is switched on in a compiled function that has used it before",
 )
 ROOT = Path(__file__).parents[2]
