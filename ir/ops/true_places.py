@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import numpy as np
 
 from flamec.ir.op import Attributes, Op, OpKind, Types, register
@@ -26,6 +28,12 @@ def _evaluate(attributes: Attributes, mask: np.ndarray) -> np.ndarray:
     return found
 
 
+def _batched(*_: object) -> NoReturn:
+    raise NotImplementedError(
+        "true_places has no batching rule: each example would have a size of its own"
+    )
+
+
 register(
     Op(
         name="true_places",
@@ -34,6 +42,7 @@ register(
         evaluate=_evaluate,
         expensive=True,
         dimensions=("count",),
+        batch=_batched,
         doc="The first `count` places of True, counted through all dimensions; 0 past the last.",
     )
 )

@@ -50,15 +50,24 @@ def test_a_sort_on_a_gpu_is_kernels(size: Any) -> None:
     assert ExecutionPlan.from_json(plan.to_json()) == plan
 
 
-def test_runs_of_a_sort_are_merged_where_there_are_several() -> None:
-    """Launches that a size does not need have no blocks."""
+@pytest.mark.parametrize(("size", "merges"), [(1, 0), (512, 0), (513, 1), (1025, 2), (8192, 4)])
+def test_runs_of_a_short_line_are_merged_where_there_are_several(size: int, merges: int) -> None:
+    plan = compile_for_gpu(sorted_products(size)).plan
+    launches = [a for a in plan.actions if isinstance(a, Launch)]
+    assert len(launches) == 3 + merges  # elementwise before and after, and the runs
+    assert len({a.kernel for a in launches}) == len(plan.kernels) == (4 if merges else 3)
+
+
+def test_a_line_of_any_length_is_sorted_by_its_four_digits() -> None:
+    """Three launches a digit, whatever the size; without elements only those that add up work."""
     plan = compile_for_gpu(sorted_products(SymbolicDim.symbol("B"))).plan
     grids = [a.grid[0] for a in plan.actions if isinstance(a, Launch)][1:-1]
-    for size, merges in ((0, 0), (1, 0), (512, 0), (513, 1), (1024, 1), (1025, 2), (100000, 8)):
+    assert len(grids) == 3 * 4
+    for size in (0, 1, 513, 100000):
         blocks = [evaluate_dim(grid, {"B": size}) for grid in grids]
-        assert sum(count > 0 for count in blocks[1:]) == merges
-        assert all(count >= 0 for count in blocks) and (blocks[0] > 0) == (size > 0)
-    assert len({a.kernel for a in plan.actions}) == len(plan.kernels) == 4
+        assert all(blocks[i] == blocks[i + 2] for i in range(0, 12, 3))
+        assert all((blocks[i] > 0) == (size > 0) for i in range(0, 12, 3))
+    assert len({a.kernel for a in plan.actions}) == len(plan.kernels) == 7
 
 
 def test_few_of_many_are_found_without_putting_all_in_order() -> None:

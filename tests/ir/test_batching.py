@@ -21,6 +21,14 @@ SIZE = 3
 WITHOUT_A_RULE = {
     OpKind.RANDOM: "the state of a generator has no batch; vmap draws for all at once"
 }
+OF_A_SIZE_OF_ITS_OWN = ("true_places",)  # each example's values decide on the result's size
+
+
+@pytest.mark.parametrize("name", OF_A_SIZE_OF_ITS_OWN)
+def test_sizes_that_differ_from_example_to_example_are_refused(name: str) -> None:
+    mask = Operand(Tensor._from_array(np.ones((SIZE, 2), bool)), True)
+    with pytest.raises(NotImplementedError, match="a size of its own"):
+        BatchBuilder(tensor_builder, SIZE).apply(REGISTRY[name], [mask], {"count": 2})
 
 
 def samples(op: Op) -> list[Any]:
@@ -49,7 +57,11 @@ def test_every_operation_has_a_rule_or_a_reason() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [o.name for o in REGISTRY.values() if o.kind not in (*WITHOUT_A_RULE, OpKind.CREATION)],
+    [
+        o.name
+        for o in REGISTRY.values()
+        if o.kind not in (*WITHOUT_A_RULE, OpKind.CREATION) and o.name not in OF_A_SIZE_OF_ITS_OWN
+    ],
 )
 def test_agrees_with_a_loop(name: str) -> None:
     op = REGISTRY[name]
