@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -169,11 +170,13 @@ def test_workers_sleep_between_calls(make_device: MakeDevice) -> None:
 
     def switches() -> dict[str, list[str]]:
         """How often each of the other threads has given its processor away or lost it."""
-        return {
-            task.name: re.findall(r"ctxt_switches:\s*(\d+)", (task / "status").read_text())
-            for task in Path("/proc/self/task").iterdir()
-            if task.name != here
-        }
+        found = {}
+        for task in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+                status = (task / "status").read_text()
+                found[task.name] = re.findall(r"ctxt_switches:\s*(\d+)", status)
+        found.pop(here, None)
+        return found
 
     before: dict[str, list[str]] = {}
     deadline = time.monotonic() + 30
