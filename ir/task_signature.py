@@ -1,8 +1,9 @@
 """What sets of tasks look like, wherever they stand in a graph.
 
 In: tasks. Out: a hashable signature; ``TaskSignatures.of`` is equal for two sets exactly if
-they do the same to values of the same types that are connected in the same way. The equal layers
-of a network so need be analysed and lowered only once.
+they do the same to values of the same types that are connected in the same way, and know the same
+of the numbers in their operands' borders. The equal layers of a network so need be analysed and
+lowered only once.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 from flamec.ir.graph import Node, Value
+from flamec.ir.op import OpKind
 from flamec.ir.shape import structural_key
 from flamec.ir.tasks import Task, TaskGraph
 
@@ -44,13 +46,16 @@ class TaskSignatures:
         if task not in self._tasks:  # else it was found in ``of``
             operands: list[Any] = []
             roots_in_memory = self.context.roots
+            if task.kind is OpKind.CONTRACTION:
+                pads = map(self.context.zeros_around, self.context.roots_of(task))
+                operands.extend(map(_node_key, pads))
             for value in task.operands:
                 root, chain = self.context.resolve(value)
                 if not chain and root in roots_in_memory:
                     operands.append(root.type.number)
                     continue
                 made = None if root in roots_in_memory else _node_key(root.node)
-                operands.append((root.type.number, made, *map(_node_key, chain)))
+                operands.append((root.type.number, made, *map(self._view_key, chain)))
             region = task.region
             key = (
                 _node_key(task.node) if task.ending is None else task.ending.looks,
@@ -65,6 +70,11 @@ class TaskSignatures:
             roots = (*self.context.roots_of(task), *task.results)
             self._tasks[task] = number, roots
         return self._tasks[task]
+
+    def _view_key(self, node: Node) -> Any:
+        """A border is a view that has a number, too."""
+        numbers = [repr(self.context.constant(value)) for value in node.inputs[1:]]
+        return (_node_key(node), *numbers)
 
 
 def _node_key(node: Node | None) -> Any:

@@ -234,6 +234,11 @@ class TaskGraph:
         number = self.constant(value)
         return isinstance(number, (int, float)) and number == 0 and math.copysign(1, number) > 0
 
+    def zeros_around(self, root: Value) -> Node | None:
+        """The ``pad`` that put zeros around what lies in the memory of a root; None of others."""
+        node = root.node if root in self.roots else None
+        return node if node and node.op.name == "pad" and self.is_zero(node.inputs[1]) else None
+
     def dependencies(self, task: Task) -> list[Task]:
         found = list(task.after)
         for root in self.roots_of(task):

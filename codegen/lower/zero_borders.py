@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 
 from flamec.ir.graph import Value
 from flamec.ir.kernel import Border, MatrixOperand
-from flamec.ir.op import OpKind
 from flamec.ir.tasks import TaskGraph
 
 MOST_BORDERS = 3  # of a product
@@ -84,10 +83,8 @@ def _borders(operand: MatrixOperand, root: Value, context: TaskGraph) -> tuple[B
 
 def _axes_of(root: Value, context: TaskGraph) -> list[_Axis] | None:
     """The axes of an array that was given borders of zeros; None of others."""
-    node, shape = root.node, root.type.shape
-    if node is None or node.op.kind is not OpKind.ASSEMBLE or node.op.name != "pad":
-        return None
-    if not context.is_zero(node.inputs[1]):
+    node, shape = context.zeros_around(root), root.type.shape
+    if node is None:
         return None
     inner = node.inputs[0].type.shape
     lows: Sequence[object] = node.attributes["low"]

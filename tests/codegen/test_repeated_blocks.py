@@ -19,11 +19,12 @@ from flamec.codegen.lower.graph import GraphLowering
 from flamec.codegen.lower.group import GroupLowering
 from flamec.codegen.lower.kernel_builder import ErrorTable, ParameterList, PartialResults
 from flamec.codegen.lower.repetition import RepeatedParts
+from flamec.codegen.triton.compile_graph import compile_graph as compile_for_triton
 from flamec.compiler import CompiledFunction
 from flamec.config import default_options
 from flamec.ir.build_tasks import build_tasks
 from flamec.ir.builder import GraphBuilder
-from flamec.ir.kernel import Load, Part
+from flamec.ir.kernel import Constant, Load, Part
 from flamec.ir.passes.fuse import fuse
 from flamec.ir.passes.fusion_groups import FusionOptions
 from flamec.ir.passes.fusion_state import Dependencies, FusionState
@@ -31,7 +32,7 @@ from flamec.ir.passes.manager import run_passes
 from flamec.ir.passes.pipeline import pipeline
 from flamec.ir.task_signature import TaskSignatures
 from flamec.ir.tasks import Task
-from flamec.ir.types import TensorType, float32
+from flamec.ir.types import Device, TensorType, float32
 
 
 def lowered(layers: int, back_end: str) -> tuple[int, int, set[object]]:
@@ -105,6 +106,19 @@ def test_what_was_loaded_before_for_one_of_two_equal_parts(back_end: str) -> Non
     (kernel,) = lowering.lower(traced).kernels
     loads = [s for s in kernel.kernel.uniform if isinstance(s, Load)]
     assert len(loads) == 2, "one for each argument"
+
+
+def test_borders_without_memory_keep_their_numbers() -> None:
+    """Equal kernels but for the number that their operand has around it."""
+    b = GraphBuilder()
+    results = []
+    for number in (0.0, 2.0, 3.0, 2.0):
+        image = b.input(TensorType((64, 100), float32, Device("cuda", 0)))
+        around = b.full_like(number, image.type.with_shape(()))
+        results.append(b.sum(b.pad(image, around, low=(0, 1), high=(0, 1)), axes=(1,)))
+    kernels = compile_for_triton(b.build(results)).kernels
+    found = [[s.value for s in k.uniform if isinstance(s, Constant)] for k in kernels]
+    assert found == [[], [2.0], [3.0], [2.0]]
 
 
 def test_more_layers_need_hardly_more_triton_kernels() -> None:

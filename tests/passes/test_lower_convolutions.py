@@ -247,6 +247,22 @@ def test_borders_of_other_numbers_are_multiplied() -> None:
     assert product is not None and product.left.borders == ()
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_equal_products_each_knows_its_own_borders(first: int) -> None:
+    """An image of the same size that was given none, and one with borders elsewhere."""
+    conv, pad = nn.Conv2d(70, 80, 3, bias=False), nn.functional.pad
+
+    def values(x: flamec.Tensor, y: flamec.Tensor) -> list[flamec.Tensor]:
+        images = [pad(x, (1, 1, 1, 1)), y, pad(x, (2, 0, 0, 2))]
+        return [conv(image) for image in (*images[first:], *images[:first])]
+
+    compiled = flamec.compile(values)
+    x, y = flamec.randn(2, 70, 5, 6), flamec.randn(2, 70, 7, 8)
+    with flamec.no_grad():
+        for found, wanted in zip(compiled(x, y), values(x, y), strict=True):
+            assert flamec.allclose(found, wanted, atol=1e-4)
+
+
 def test_gradients_of_kernels_in_groups_are_summed_along_rows() -> None:
     conv = nn.Conv2d(8, 12, 3, padding=1, groups=4, bias=False)
 
