@@ -3,8 +3,8 @@
  * In: the borders of a product's left operand (FlamecBorder). Out: kinds of rows of which each goes
  * through the same part of the depth, so that zeros around an image are not multiplied.
  *
- * Invariant: a row's kind depends on the row alone, so its bits on nothing that is asked for with it
- * (a zero times infinity would make a difference). */
+ * Invariant: results are as if the zeros were multiplied. A row's kind depends on the row alone, and
+ * of a panel with an infinity or NaN, which a zero makes NaN, all of the depth is multiplied. */
 enum {
     MOST_RANGES = 12,   /* of a border */
     MOST_KINDS = 64,
@@ -154,9 +154,9 @@ static void arrange(Tiles *tiles, const Kinds *kinds, const FlamecProduct *p, in
     }
 }
 
-/* The steps along some depth, from `level` on, of rows of a kind. */
+/* The steps along some depth, from `level` on, of rows of a kind; `all`: also where they are 0. */
 static int64_t steps_of(Step *steps, const Kinds *kinds, const FlamecProduct *p, int64_t kind,
-                        const int64_t *along, int64_t level, int64_t depth) {
+                        const int64_t *along, int64_t level, int64_t depth, int all) {
     int64_t index[FLAMEC_MOST_LOOPS], low[FLAMEC_MOST_BORDERS], high[FLAMEC_MOST_BORDERS];
     int64_t count = 0;
     for (int64_t b = kinds->borders - 1; b >= 0; b--) {
@@ -170,7 +170,7 @@ static int64_t steps_of(Step *steps, const Kinds *kinds, const FlamecProduct *p,
         int inside = 1;
         for (int64_t b = 0; b < kinds->borders; b++) {
             const int64_t at = index[p->border[b].along];
-            inside &= at >= low[b] && at < high[b];
+            inside &= all || (at >= low[b] && at < high[b]);
         }
         steps[count].left = along[l];
         steps[count].panel = l;

@@ -300,6 +300,19 @@ static void NAME(pack_left)(SCALAR *to, const SCALAR *from, const int64_t *down,
     }
 }
 
+/* Whether a number of vectors has neither infinities nor NaNs. */
+static int NAME(is_finite)(const SCALAR *from, int64_t vectors) {
+    const NAME(lanes) *const x = (const NAME(lanes) *)from;
+    NAME(lanes) zero[4] = {{0}};
+    SCALAR sum = 0;
+    for (int64_t i = 0; i < vectors; i += 4)
+#pragma GCC unroll 4
+        for (int64_t k = 0; k < 4; k++) zero[k] += x[least(i + k, vectors - 1)] * 0;
+    for (int k = 0; k < 4; k++)
+        for (int j = 0; j < NAME(LANES); j++) sum += zero[k][j];
+    return sum == 0;
+}
+
 /* Whether panels of all of the right operand fit into the memory of one. */
 static int NAME(is_resident)(const FlamecProduct *p) {
     const int64_t columns = (p->columns + NAME(LANES) - 1) / NAME(LANES) * NAME(LANES);
@@ -347,6 +360,8 @@ static __attribute__((noinline)) void NAME(packed_product)(const FlamecProduct *
                 places(across, &p->right.free, p->first_column + column, columns);
                 NAME(pack_right)(panel, right, across, columns, along_right, order, depth);
             }
+            const int64_t vectors = (columns + NAME(LANES) - 1) / NAME(LANES) * depth;
+            const int all = kinds.borders && !NAME(is_finite)(panel, vectors);
             for (int64_t chunk = 0; chunk < p->rows; chunk += height) {
                 const int64_t rows = least(height, p->rows - chunk);
                 arrange(&tiles, &kinds, p, p->first_row + chunk, rows);
@@ -359,7 +374,7 @@ static __attribute__((noinline)) void NAME(packed_product)(const FlamecProduct *
                     SCALAR *to[ROWS];
                     if (!i || tiles.kind[i] != tiles.kind[i - 1])
                         number = steps_of(steps, &kinds, p, tiles.kind[i],
-                                          packs ? even : along_left, level, depth);
+                                          packs ? even : along_left, level, depth, all);
                     for (int k = 0; k < tiles.heights[i]; k++) {
                         at[k] = packs ? packed + i * depth * ROWS + k : left + tiles.down[row + k];
                         to[k] = result + (chunk + tiles.order[row + k]) * p->step + column;

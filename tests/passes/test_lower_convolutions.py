@@ -232,6 +232,15 @@ STORED = (
 )
 
 
+def test_infinite_weights_meet_the_zeros_around_an_image() -> None:
+    values = flamec.compile(lambda x, w: nn.functional.conv2d(x, w, padding=1))
+    weight = flamec.randn(80, 70, 3, 3)
+    weight[3, 4, 0, 0] = float("inf")
+    found = values(flamec.ones(2, 70, 7, 9), weight).isnan().tolist()
+    wanted = [[y == 0 or x == 0 for x in range(9)] for y in range(7)]
+    assert found[1][3] == wanted and not any(map(any, found[1][2]))
+
+
 def test_borders_of_other_numbers_are_multiplied() -> None:
     conv = nn.Conv2d(20, 40, 3, bias=False)
 
