@@ -27,6 +27,7 @@ class TracedGradients:
         self.named: dict[int, Tensor] = {}
         self.flags: dict[Tensor, bool] = {}  # which arguments required gradients at first
         self._outer: set[Tensor] = set()  # whose gradients are known only after the call
+        self._has_outer = False  # also if other calls alone reach leaves there
         self._asked: list[weakref.ref[Tensor]] = []  # whose gradients the function used since
         self._stand_ins: dict[Tensor, tuple[int, Tensor]] = {}
         self._arguments: dict[Tensor, tuple[int, Tensor]] = {}
@@ -62,12 +63,13 @@ class TracedGradients:
     def begin_outer(self, leaves: Iterable[Tensor]) -> list[weakref.ref[Tensor]]:
         """From here on these have gradients that only the end of the call knows; the list that
         gets all tensors whose gradients are used nevertheless."""
+        self._has_outer = True
         self._outer.update(leaves)
         return self._asked
 
     def use(self, tensor: Tensor) -> None:
         """Refuse what depends on a gradient that only the end of the call knows."""
-        if not self._outer:
+        if not self._has_outer:
             return
         tensor = self.original(tensor)
         if tensor in self._outer:

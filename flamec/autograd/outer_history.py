@@ -73,9 +73,9 @@ def go_on_outside(
     asked = trace.gradients.begin_outer(coming)
     trace.host.at_last(
         LastAct(
-            partial(_begin, len(reached)),
+            partial(_begin, len(reached), goals is not None, asked),
             (*reached.values(), *(goals or ())),
-            partial(_go_on, run, goals is not None, keep_graph, asked),
+            partial(_go_on, run, goals is not None, keep_graph),
             tuple([gradients[v] for v in reached]),
         )
     )
@@ -91,16 +91,29 @@ def refuse_outside(
         raise unknown_outer_gradient(found[0].shape)
 
 
-def _begin(count: int, *tensors: Tensor) -> tuple[list[Value | None], Sequence[Tensor]]:
+def _begin(
+    count: int, has_goals: bool, asked: Sequence[weakref.ref[Tensor]], *tensors: Tensor
+) -> tuple[list[Value | None], Sequence[Tensor]]:
     """Of which values tensors are when a call begins, which may change them in place; and those
-    behind the first ``count``, which are leaves of the histories even if switched off by now."""
+    behind the first ``count``, which are leaves of the histories even if switched off by now.
+
+    ``asked``: whose gradients the function uses; CompileError if one of them gets another here.
+    """
     values = [tape_value(tensor) for tensor in tensors]
-    goals = tensors[count:]
+    histories, goals = values[:count], tensors[count:]
     if None in values[count:]:
-        known = [v for v in _values_of(values[:count]) if isinstance(v, Leaf)]
+        known = [v for v in _values_of(histories) if isinstance(v, Leaf)]
         for place, goal in enumerate(goals, count):
             was = (v for v in known if v.tensor() is goal)
             values[place] = values[place] or next(was, None)
+    if asked:
+        reached = leaves_of(histories)
+        if has_goals:
+            met = set(_values_of(histories))
+            reached = [goal for goal, v in zip(goals, values[count:], strict=True) if v in met]
+        used = [reference() for reference in asked]
+        if any(one is tensor for one in reached for tensor in used):
+            raise unknown_outer_gradient()
     return values, goals
 
 
@@ -108,17 +121,12 @@ def _go_on(
     run: Run,
     has_goals: bool,
     keep_graph: bool,
-    asked: Sequence[weakref.ref[Tensor]],
     begun: tuple[Sequence[Value | None], Sequence[Tensor]],
     *gradients: Tensor,
 ) -> None:
     values, goals = begun
     count = len(values) - len(goals)
     histories, targets = values[:count], values[count:]
-    if asked:
-        used = [reference() for reference in asked]
-        if any(leaf is tensor for leaf in leaves_of(histories) for tensor in used):
-            raise unknown_outer_gradient()
     seeds = {v: g for v, g in zip(histories, gradients, strict=True) if v is not None}
     if not has_goals:
         run(seeds, None, False, keep_graph)

@@ -132,7 +132,10 @@ def test_gradients_go_on_outside(function: Callable[[Outer, T], T]) -> None:
             assert h.grad is not None
             seen += [h.grad.numpy().copy(), result.item(), *model.state()]
         found.append(seen)
-    expected, got = found
+    same(*found)
+
+
+def same(expected: list[Any], got: list[Any]) -> None:
     assert len(expected) == len(got)
     for a, b in zip(expected, got, strict=True):
         assert (a is None) == (b is None)
@@ -263,6 +266,43 @@ def test_a_later_call_whose_history_has_other_leaves() -> None:
     compiled(model.hidden(1))
     with pytest.raises(CompileError, match="known only after the call"):
         compiled(other(flamec.ones(5, 3, dtype=flamec.float64)))
+
+
+def test_a_later_call_reaches_what_is_stepped() -> None:
+    """When the function is traced no leaf of the argument is alive; nothing is done in vain."""
+    model, w = Outer(), flamec.full((4,), 2.0, dtype=flamec.float64).requires_grad_()
+    w.grad = flamec.zeros_like(w)
+    stepped = optim.SGD([w], lr=0.1)
+
+    def step(h: T) -> None:
+        plain(model, h)
+        stepped.step()
+
+    compiled = flamec.compile(step, backend="evaluate")
+    for _ in range(2):
+        compiled(flamec.ones(5, 4, dtype=flamec.float64).requires_grad_() * 2)
+    before = w.detach().numpy().copy(), model.head.weight.grad.numpy().copy()
+    with pytest.raises(CompileError, match="known only after the call"):
+        compiled(flamec.ones(5, 4, dtype=flamec.float64) * w)
+    assert np.array_equal(before[0], w.detach().numpy())
+    assert np.array_equal(before[1], model.head.weight.grad.numpy())
+
+
+def test_what_is_stepped_may_be_reached_if_it_gets_no_gradient() -> None:
+    found = []
+    for wrap in (lambda f: f, lambda f: flamec.compile(f, backend="evaluate")):
+        model = Outer()
+        everything = optim.SGD([*model.body.parameters(), *model.head.parameters()], lr=0.1)
+
+        def step(h: T, m: Outer = model, all: optim.SGD = everything) -> None:
+            m.head(h).sum().backward(inputs=[m.head.weight])
+            all.step()
+
+        function = wrap(step)
+        for k in range(3):
+            function(model.hidden(k))
+        found.append(model.state())
+    same(*found)
 
 
 def test_inputs_that_are_arguments_are_those_of_each_call() -> None:
