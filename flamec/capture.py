@@ -267,7 +267,8 @@ def _capture(
             result[0] = copies.referring(result[0])
             del proxy_args, proxy_kwargs, copies
             held = host.tensors.held
-            host.collect((outputs := Outputs(trace, proxies)), result[0], recorder.guards.values())
+            host.collect(result[0], recorder.guards.values())
+            outputs = Outputs(trace, proxies)
             captured = _finish(
                 trace, host, result, outputs, leaves, structure, argument_types, name
             )
@@ -353,7 +354,6 @@ def _finish(
     """The record of a traced call; ``result`` is taken out of its list."""
     result_leaves, result_structure = flatten(result.pop())
     result_structure = _with_plain_keys(result_structure)
-    outputs.count_storages(result_leaves)
     results = [outputs.classify(leaf) for leaf in result_leaves]
     gradients = [
         (weakref.ref(target), outputs.argument_position(target), outputs.classify(gradient))
@@ -365,7 +365,6 @@ def _finish(
     outputs.forget()
     escapes = escaped_tensors(trace, name)
     if escapes:
-        outputs.count_storages(escapes)
         results += [outputs.classify(tensor) for tensor in escapes]
         result_structure = Structure(tuple, (), (result_structure, *[LEAF] * len(escapes)))
         outputs.forget()

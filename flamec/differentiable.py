@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from flamec.autograd import grad
 from flamec.autograd.engine import keep_gradient
 from flamec.autograd.hooks import register_hook, replayed
@@ -23,6 +25,7 @@ from flamec.call_path import CHANGED
 from flamec.capture import Captured
 from flamec.dispatch import apply, record, tape_value, tensor_builder, write
 from flamec.errors import CompileError
+from flamec.freed_histories import sharing
 from flamec.ir.builder import Builder, Report
 from flamec.ir.custom import RecordedRule
 from flamec.ir.evaluate import concrete_attributes
@@ -94,6 +97,8 @@ class DifferentiableProgram:
             outputs_only=True,
         )
         self._extra = extra
+        tracked = captured.tracked_outputs, captured.trace.tracked
+        self._sharing = sharing(captured.graph, *tracked)
         self._backward: Prepared | None = None
         self.check = self.forward.check
         self.prepared = self.forward.prepared
@@ -212,6 +217,10 @@ def _reports(
         yield _Report(function, tuple([v is not None for v in values]), bits)
 
 
+_MARK = -1  # in what the tape keeps for a call, until it is emptied
+_NOTHING = Saved(Tensor._from_array(np.zeros(())), None)
+
+
 class _Call:
     """What one call keeps for its backward; what the forward program saved is its node's on the
     tape, which is freed by a backward pass."""
@@ -229,6 +238,8 @@ class _Call:
         self.sizes = sizes
         self._count = 0
         self._saved: dict[int, Saved | Packed] = {}
+        self._last = 0  # the results that gradients came from last, as bits
+        self._freed = 0  # those from which no pass can begin any more
         self._location: Location | None = None
         self._retained: dict[int, Any] = {}  # values of the tape, by the outputs
 
@@ -244,19 +255,28 @@ class _Call:
         value = tape_value(results[0])
         node = None if value is None else value.node
         if isinstance(node, TapeNode):
-            self._count, self._location = len(saved), node.location
+            self._location = node.location
             node.saved_results.update((i, Saved(t, None)) for i, t in enumerate(saved))
+            node.saved_results[_MARK] = _NOTHING
             self._saved = node.saved_results  # which the tape empties
+            self._count = len(self._saved)
 
-    def _arrays(self) -> list[Any]:
-        """Those of saved tensors and inputs; RuntimeError if a backward pass has freed them."""
-        if len(self._saved) < self._count:
+    def _arrays(self, arrived: int) -> list[Any]:
+        """Those of saved tensors and inputs; RuntimeError if a backward pass has freed them, or
+        what eager mode would need. ``arrived``: the results that have gradients, as bits."""
+        if _MARK not in self._saved:
+            for i, bits in enumerate(self.program._sharing):
+                self._freed |= bits if self._last >> i & 1 else 0
+            self._saved[_MARK] = _NOTHING
+        self._last = arrived
+        if len(self._saved) < self._count or arrived & self._freed:
             raise RuntimeError(
                 "trying to backward through the graph a second time: the values saved for the "
                 f"compiled function {self.program.original.name} (called at {self._location}) were "
                 "freed; pass retain_graph=True the first time"
             )
-        return [saved.array for saved in self._saved.values() if isinstance(saved, Saved)]
+        kept = (saved for i, saved in self._saved.items() if i != _MARK)
+        return [saved.array for saved in kept if isinstance(saved, Saved)]
 
     def _retain(self, position: int, gradient: Tensor) -> None:
         """Keep the gradient of a result (``retain_grad`` in the function)."""
@@ -266,7 +286,9 @@ class _Call:
 
     def derivative(self, builder: Any, context: Any, *gradients: Any) -> Sequence[Any]:
         original = self.program.original
-        saved = self._arrays()
+        given = [i for i, gradient in enumerate(gradients) if gradient is not None]
+        arriving = sum(1 << i for i in given)
+        saved = self._arrays(arriving)
         outputs = [original.graph.outputs[i] for i in original.tracked_outputs]
         bindings = dict(zip(original.symbols, self.sizes, strict=True))
         seeds = []
@@ -276,12 +298,8 @@ class _Call:
                 gradient = tensor_builder.full_like(0.0, value.type.with_shape(shape))
             seeds.append(gradient)
         replays = thread.grad_enabled or thread.trace is not None
-        given = [i for i, gradient in enumerate(gradients) if gradient is not None]
         arrived = [original.tracked_outputs[i] for i in given]
-        if replays:
-            results = self._replay(seeds, bindings)
-        else:
-            results = self._run(saved, seeds, sum(1 << i for i in given))
+        results = self._replay(seeds, bindings) if replays else self._run(saved, seeds, arriving)
         if len(arrived) == len(gradients):
             return results
         reached = reached_inputs(original.trace, original.graph, arrived)

@@ -393,11 +393,8 @@ class HostState:
             self.effects.append(f"{name} is read or given an object (at {user_location()})")
 
     # the end ------------------------------------------------------------------------
-    def collect(self, outputs: Any, result: Any, guards: Iterable[Guard]) -> None:
-        """Note what the function has written, and what shares memory in it.
-
-        ``outputs`` classifies tensors and numbers (``traced_results.Outputs``).
-        """
+    def collect(self, result: Any, guards: Iterable[Guard]) -> None:
+        """Note what the function has written."""
         old = {id(g.expected) for g in guards}
         appended = list(self.lists.steps())
         written = {i: s.place.present() for i, s in self.swaps.items()}
@@ -429,8 +426,6 @@ class HostState:
             self.steps.append(Write(swap.place, structure, tuple(leaves)))
         self.steps += self.refills
         self.refills = [replace(change, operands=()) for change in self.refills]
-        for step in (*self.steps, *self.last):
-            outputs.count_storages(step.operands)
 
     def _is_known(self, value: Any, old: set[int]) -> bool:
         """Whether a call can have a part of what is written; ``old``: ids of what was there."""
@@ -439,7 +434,10 @@ class HostState:
         return isinstance(value, SymbolicDim) or is_constant(value)
 
     def finish(self, outputs: Any) -> None:
-        """Let the steps know where a call finds what they write, and all places be as before."""
+        """Let the steps know where a call finds what they write, and all places be as before.
+
+        ``outputs`` classifies tensors and numbers (``traced_results.Outputs``).
+        """
         for number, step in enumerate(self.steps):
             operands = tuple([_operand(o, outputs) for o in step.operands])
             self.steps[number] = replace(step, operands=operands)

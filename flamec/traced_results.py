@@ -7,17 +7,19 @@ that share memory are views of one output; one tensor has one ``Result``.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flamec.changed_arguments import CallersContainer
 from flamec.errors import unrepeatable
+from flamec.freed_histories import FreedValues
 from flamec.host_numbers import expression_of
 from flamec.ir.graph import Value
 from flamec.ir.shape import SymbolicDim, has_symbols
 from flamec.roots import Root
-from flamec.tensor import RuntimeNumber, Size, Storage, Tensor, ViewStep
+from flamec.tensor import RuntimeNumber, Size, Tensor, ViewStep
 
 if TYPE_CHECKING:
     from flamec.trace import Trace
@@ -52,15 +54,21 @@ class GradEffect:
 
 
 class Outputs:
-    """Assigns graph outputs to the tensors that leave the function."""
+    """Assigns graph outputs to the tensors that leave the function.
+
+    It is made when the function has returned: what is alive then may leave it, as a result, a
+    gradient, or what it stored.
+    """
 
     def __init__(self, trace: Trace, proxies: Sequence[Any]) -> None:
         self.trace = trace
         self.proxies = proxies
         self.values: list[Value] = []
         self._positions: dict[Value, int] = {}
-        self._shared: dict[Storage, set[tuple[Any, ...]]] = {}
+        alive = Counter(tensor._storage for tensor in trace.escaped(set()))
+        self._shared = {storage for storage, count in alive.items() if count > 1}
         self._known: dict[int, tuple[Tensor, Result]] = {}
+        self._freed = FreedValues(trace)
         self.retained: dict[Value, int] = {}  # outputs whose gradients are kept, by their values
 
     def argument_position(self, tensor: Tensor) -> int | None:
@@ -68,11 +76,6 @@ class Outputs:
             if proxy is tensor:
                 return position
         return None
-
-    def count_storages(self, leaves: Sequence[Any]) -> None:
-        for leaf in leaves:
-            if isinstance(leaf, Tensor) and leaf._trace is not None:
-                self._shared.setdefault(leaf._storage, set()).add((id(leaf),))
 
     def classify(self, leaf: Any) -> Result:
         """Where a call has ``leaf``; the same for the same tensor."""
@@ -111,12 +114,11 @@ class Outputs:
         if root.input_position is not None:
             root.returned = True
             return self._view_of_input(leaf, root)
-        if len(self._shared.get(leaf._storage, ())) > 1:
+        freed = bool(trace.freed) and trace.value_of(leaf) in self._freed
+        if leaf._storage in self._shared:
             steps = leaf._steps[len(root.steps) :]
-            return Result("fresh", self._output(root.value), None, steps, tracked)
-        value = trace.value_of(leaf)
-        freed = value.node is not None and id(value.node) in trace.freed
-        return Result("fresh", self._output(value), None, (), tracked, freed)
+            return Result("fresh", self._output(root.value), None, steps, tracked, freed)
+        return Result("fresh", self._output(trace.value_of(leaf)), None, (), tracked, freed)
 
     def _number(self, leaf: RuntimeNumber) -> Result:
         expression = expression_of(leaf)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -129,3 +131,31 @@ def test_strides_follow_numpy() -> None:
         assert shares or not array.size
         for size, ours, theirs in zip(array.shape, tensor.stride(), array.strides, strict=True):
             assert size <= 1 or not array.size or ours == theirs // 8
+
+
+def test_results_share_memory_with_gradients_and_with_what_is_stored() -> None:
+    """A write through one is seen in the other, as in eager mode."""
+
+    def with_a_gradient(w: flamec.Tensor, kept: list[flamec.Tensor]) -> flamec.Tensor:
+        (w * w).sum().backward()
+        assert w.grad is not None
+        kept[0] = w.grad[1:]
+        return w.grad.detach()
+
+    def with_an_effect(w: flamec.Tensor, kept: list[flamec.Tensor]) -> flamec.Tensor:
+        h = w.detach() * 2
+        kept[0] = h[1:]
+        time.time()
+        return h.view(3, 1)
+
+    for function in (with_a_gradient, with_an_effect):
+        w, kept = flamec.ones(3).requires_grad_(), [flamec.zeros(2)]
+        step = flamec.compile(lambda f=function, w=w, kept=kept: f(w, kept), backend="evaluate")
+        for _ in range(3):
+            w.grad = None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)
+                result = step()
+            result.mul_(10.0)
+            assert kept[0].tolist() == [20.0, 20.0]
+            assert w.grad is None or w.grad.tolist() == [20.0] * 3

@@ -1,0 +1,71 @@
+"""A second backward pass is an error, compiled or not, where the first has freed what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import flamec
+
+T = flamec.Tensor
+
+
+def both(f: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    return f, flamec.compile(f, backend="evaluate")
+
+
+def is_refused(tensor: T) -> bool:
+    try:
+        tensor.sum().backward(retain_graph=True)
+    except RuntimeError as error:
+        assert "second time" in str(error)
+        return True
+    return False
+
+
+def test_results_from_which_a_pass_begins_after_another() -> None:
+    """The program keeps none of these factors, eager mode keeps each."""
+    for f in both(lambda x, y: (x * 2, x * 2 + 1, y * 3, x + y)):
+        a, b, c, d = f(flamec.ones(3).requires_grad_(), flamec.ones(3).requires_grad_())
+        a.sum().backward(retain_graph=True)
+        a.sum().backward()
+        assert [is_refused(t) for t in (a, c, d, b, a)] == [True, False, False, False, True]
+    for f in both(lambda x: (h := x * 2, h + 1, h * 3)):
+        results = f(flamec.ones(3).requires_grad_())
+        results[1].sum().backward()
+        assert [is_refused(t) for t in results] == [True, True, True]
+    for f in both(lambda x: (x + 1, -x)):
+        results = f(flamec.ones(3).requires_grad_())
+        results[0].sum().backward()
+        assert [is_refused(t) for t in results] == [False, False]
+
+
+def test_a_state_that_is_not_detached_between_backward_passes() -> None:
+    for wrap in range(2):
+        held = {"h": flamec.zeros(3)}
+
+        def step(x: T, held: dict[str, T] = held) -> T:
+            held["h"] = held["h"] * 0.5 + x
+            return held["h"] * 1.5
+
+        function = both(step)[wrap]
+        x = flamec.ones(3).requires_grad_()
+        for _ in range(2):  # the zeros at first have no history
+            function(x).sum().backward()
+        with pytest.raises(RuntimeError, match="second time"):
+            function(x).sum().backward()
+
+
+def test_what_a_pass_in_the_function_has_freed() -> None:
+    w = flamec.ones(3).requires_grad_()
+
+    def step(x: T) -> tuple[T, ...]:
+        h = x * w
+        added = x + w
+        (h.sum() + added.sum()).backward()
+        return h, h[:1], h + 1, added, added * 2
+
+    for f in both(step):
+        assert [is_refused(t) for t in f(flamec.ones(3))] == [True, True, True, False, False]
