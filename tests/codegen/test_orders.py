@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-import flamec.ir.ops  # noqa: F401
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.compile_graph import compile_graph
-from flamec.codegen.triton.tiling import SCANNED_STRIP, STRIP, propose
+from flamec.codegen.triton.tiling import SCANNED_STRIP, STRIP, Tile, propose
 from flamec.ir.builder import GraphBuilder
+from flamec.ir.kernel import RowProgram
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import Dim, SymbolicDim
 from flamec.ir.types import DType, TensorType, bfloat16, float32, int64, uint8
@@ -16,10 +16,13 @@ from flamec.ir.types import DType, TensorType, bfloat16, float32, int64, uint8
 N = SymbolicDim.symbol("N")
 
 
-def sorted_line(size: Dim, dtype: DType, **options: object) -> ExecutionPlan:
+def sorted_line(
+    size: Dim, dtype: DType, options: CodegenOptions | None = None, beside: int = 1
+) -> ExecutionPlan:
+    """The plan of a sort of lines of which so many lie beside each other."""
     b = GraphBuilder()
-    values, places = b.sort(b.input(TensorType((size,), dtype)), axis=0, descending=False)
-    return compile_graph(b.build([values, places]), CodegenOptions(**options)).plan  # type: ignore[arg-type]
+    x = b.input(TensorType((size, beside), dtype))
+    return compile_graph(b.build([*b.sort(x, axis=0, descending=False)]), options).plan
 
 
 @pytest.mark.parametrize(("dtype", "digits"), [(float32, 4), (bfloat16, 2), (uint8, 1), (int64, 8)])
@@ -27,12 +30,21 @@ def test_long_lines_take_three_launches_a_digit(dtype: DType, digits: int) -> No
     plan = sorted_line(1 << 20, dtype)
     assert len(plan.actions) == 3 * digits
     assert len(plan.kernels) <= 9  # the digit is an argument
-    assert len(sorted_line(N, dtype, size_hints={"N": 1 << 20}).actions) == 3 * digits
+    options = CodegenOptions(size_hints={"N": 1 << 20})
+    assert len(sorted_line(N, dtype, options).actions) == 3 * digits
 
 
 def test_short_lines_are_merged() -> None:
     assert len(sorted_line(512, float32).actions) == 1
     assert len(sorted_line(8192, float32).actions) == 5
+
+
+def test_results_of_more_than_2_to_31_elements_are_stored_at_64_bit_places() -> None:
+    """Also where a place comes from a count, which has 32 bits."""
+    (move,) = {k.text for k in sorted_line(70_000, uint8, beside=40_000).kernels[2:]}
+    at = move.index("position = tl.load(")
+    assert "+ column" in move[at : move.index("\n", at)]
+    assert ".to(tl.int64)" in move[at : move.index("\n", at)]
 
 
 def position(shape: tuple[int, ...], axis: int, op: str = "argmax") -> ExecutionPlan:
@@ -59,12 +71,12 @@ def tile_of(shape: tuple[int, ...], axis: int, op: str) -> tuple[int, int]:
     argument = {"axis": axis} if op == "cumsum" else {"axes": (axis,)}
     seen: list[tuple[int, int]] = []
 
-    def choose(program: object, options: CodegenOptions) -> object:
-        tile = propose(program, options)  # type: ignore[arg-type]
+    def choose(program: RowProgram, options: CodegenOptions) -> Tile:
+        tile = propose(program, options)
         seen.append((tile.rows, tile.columns))
         return tile
 
-    compile_graph(b.build([getattr(b, op)(x, **argument)]), CodegenOptions(), choose)  # type: ignore[arg-type]
+    compile_graph(b.build([getattr(b, op)(x, **argument)]), CodegenOptions(), choose)
     return seen[0]
 
 
