@@ -116,7 +116,7 @@ def gpu_form(
             tile = choice.schedule
             assert isinstance(tile, Tile)
             if joining:  # a block for the rows of a block before, which may be their last one
-                (*_, before) = tiles
+                before = tiles[-1]
                 assert isinstance(before, Tile)
                 strips = lanes_are_rows(rest.program, 0)
                 tile = replace(tile, rows=before.rows if strips else 1)

@@ -145,7 +145,7 @@ class ScatterPhases:
         rows = self.options.typical(_product(self.program.rows))
         places = self.options.typical(_elements(s, self.program))
         single = structurally_equal(_product(self.program.inner), 1)
-        if rows is None or not places or not single or not all(i.error for i in s.place.indices):
+        if rows is None or not places or not single:
             return 1
         most = min(COPIED_ELEMENTS // places, rows // (ROWS_OF_A_COPY * places), MOST_COPIES)
         return 1 << (most.bit_length() - 1) if most > 1 else 1
@@ -188,7 +188,7 @@ class ScatterPhases:
         if copies == 1:
             return Place(buffer, there, tuple(indices)), []
         row, number, copy = (f"{kind}_{buffer}" for kind in ("row", "copies", "copy"))
-        indices.append(ComputedIndex(copy, 1, copies, 0))
+        indices.append(ComputedIndex(copy, 1, copies, 0, inside=True))
         named: list[Statement] = [
             self._row(row, "i64"),
             Constant(number, "i64", copies),
