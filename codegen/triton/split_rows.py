@@ -184,7 +184,8 @@ def _pieces(program: RowProgram, options: CodegenOptions) -> SplitRows | None:
     size = program.inner[0].size
     rows = options.typical(product(loop.size for loop in program.rows))
     usual = options.typical(size)
-    narrow = size < 1 << 31 if isinstance(size, int) else options.narrow
+    # with room for positions behind the end of a ragged row
+    narrow = size < 1 << 30 if isinstance(size, int) else options.narrow
     piece = PIECE
     if rows is not None and lanes_are_rows(program, usual or 0):
         rows, piece = -(-rows // STRIP), STRIP_PIECE

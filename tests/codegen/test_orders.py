@@ -11,7 +11,7 @@ from flamec.ir.builder import GraphBuilder
 from flamec.ir.kernel import RowProgram
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import Dim, SymbolicDim
-from flamec.ir.types import DType, TensorType, bfloat16, float32, int64, uint8
+from flamec.ir.types import DType, TensorType, bfloat16, float32, int32, int64, uint8
 
 N = SymbolicDim.symbol("N")
 
@@ -63,6 +63,12 @@ def test_positions_along_columns_are_found_in_pieces_by_one_launch() -> None:
         .split("tl.reduce")[1]
         .split("keep_dims")[0]
     )
+
+
+def test_positions_in_pieces_have_32_bits_where_those_behind_the_end_fit() -> None:
+    for size, dtype in ((1 << 20, int32), ((1 << 31) - 1, int64)):
+        temporaries = [b for b in position((size,), 0).buffers if b.kind == "temporary"]
+        assert [b.dtype for b in temporaries] == [float32, dtype]
 
 
 def tile_of(shape: tuple[int, ...], axis: int, op: str) -> tuple[int, int]:
