@@ -50,6 +50,23 @@ def test_few_and_wide_rows_are_shared_by_blocks() -> None:
         assert "owned" in texts(plan) and len(plan.actions) == 2
 
 
+@pytest.mark.parametrize(
+    ("mode", "dtype", "launches"),
+    [
+        ("set", "float32", 4),  # the table, places without rows; the last row of each; its values
+        ("add", "float32", 5),  # the table, zeros; the largest exponents; sums of integers; floats
+        ("add", "float64", 5),
+        ("add", "int8", 4),  # the table, zeros; sums of wider integers; what they are added to
+        ("add", "int64", 2),  # the table; memory adds
+        ("amax", "float32", 4),
+        ("amin", "int64", 2),
+    ],
+)
+def test_launches(mode: str, dtype: str, launches: int) -> None:
+    plan = Case(mode, dtype, (1 << 17,), MANY).plan()
+    assert len(plan.actions) == len(plan.kernels) == launches
+
+
 def test_what_cannot_meet_is_put_at_once() -> None:
     """Equal values, and mode ``any``, need not know the last row of a place."""
     assert "tl.atomic_max" in texts(Case("set", rows=MANY).plan())
