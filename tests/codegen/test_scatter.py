@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 import flamec
@@ -14,14 +16,25 @@ def both_sums(rows: flamec.Tensor, places: flamec.Tensor) -> tuple[flamec.Tensor
     return rows.sum(0), centred.sum(1), table
 
 
-def test_rows_are_folded_and_scattered() -> None:
+def compiled(
+    function: Callable[..., tuple[flamec.Tensor, ...]],
+    shape: tuple[int, int],
+    count: int,
+    tolerance: float,
+) -> tuple[flamec.Tensor, flamec.Tensor, tuple[flamec.Tensor, ...]]:
+    """Rows, their places (``count`` there are), and what the function gives, as in eager mode."""
     random = np.random.default_rng(0)
-    for count, columns in ((400, 600), (64, 7), (3, 256)):
-        rows = flamec.from_numpy(random.standard_normal((count, columns)).astype(np.float32))
-        places = flamec.from_numpy(random.integers(0, 50, count))
-        found = flamec.compile(both_sums)(rows, places)
-        for array, wanted in zip(found, both_sums(rows, places), strict=True):
-            np.testing.assert_allclose(array.numpy(), wanted.numpy(), rtol=1e-4, atol=1e-4)
+    rows = flamec.from_numpy(random.standard_normal(shape).astype(np.float32))
+    places = flamec.from_numpy(random.integers(0, count, shape[0]))
+    found = flamec.compile(function)(rows, places)
+    for array, wanted in zip(found, function(rows, places), strict=True):
+        np.testing.assert_allclose(array.numpy(), wanted.numpy(), rtol=tolerance, atol=tolerance)
+    return rows, places, found
+
+
+def test_rows_are_folded_and_scattered() -> None:
+    for shape in ((400, 600), (64, 7), (3, 256)):
+        compiled(both_sums, shape, 50, 1e-4)
 
 
 def test_whole_rows_and_single_elements_are_put_by_the_same_indices() -> None:
@@ -34,13 +47,8 @@ def test_whole_rows_and_single_elements_are_put_by_the_same_indices() -> None:
         turned = flamec.zeros(rows.shape[1], 5).scatter_add(1, wide.mT, rows.mT)
         return sums, maxima, sums + maxima, turned
 
-    random = np.random.default_rng(0)
     for count, columns in ((5, 2), (64, 7), (30, 16)):
-        rows = flamec.from_numpy(random.standard_normal((count, columns)).astype(np.float32))
-        places = flamec.from_numpy(random.integers(0, 5, count))
-        found = flamec.compile(sums_and_maxima)(rows, places)
-        for array, wanted in zip(found, sums_and_maxima(rows, places), strict=True):
-            np.testing.assert_allclose(array.numpy(), wanted.numpy(), rtol=1e-5, atol=1e-5)
+        rows, places, found = compiled(sums_and_maxima, (count, columns), 5, 1e-5)
         oracle = np.full((5, columns), -np.inf, np.float32)
         np.maximum.at(oracle, places.numpy(), rows.numpy())
         np.testing.assert_array_equal(found[1].numpy(), oracle)
