@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -155,6 +156,15 @@ def test_operands_in_the_memory_that_is_written(gpu: Any) -> None:
                 o.x[o.m] = o.x[0, 0]
             o.x[:, ::2].index_fill_(0, o.j, 7.0)  # a view with gaps
         np.testing.assert_array_equal(got.x.cpu().numpy(), wanted.x.numpy())
+
+
+def test_operands_in_the_memory_by_another_storage(simulated: list[SimulatedGpu]) -> None:
+    o = Operands("cuda")
+    parameter = flamec.nn.Parameter(o.x)
+    with flamec.no_grad():
+        for source, wanted in ((o.x[:3], ["index_add", "copy"]), (o.y[:3], ["index_add_"])):
+            change: Callable[[], Any] = functools.partial(parameter.index_add_, 0, o.j, source)
+            assert work_of(simulated, change) == wanted
 
 
 def test_errors_in_place_name_the_line_and_change_nothing(simulated: Any) -> None:
