@@ -29,6 +29,8 @@ Returned = tuple[list[int], list[int]]  # numbers of files: to be used again, an
 class LentFile:
     """A memory file of the sender. ``content``: its bytes; ``is_new``: it was not sent yet."""
 
+    descriptor = -1  # none, also where the system refuses one
+
     def __init__(self, number: int, size: int) -> None:
         self.number, self.size = number, size
         self.descriptor = os.memfd_create("flamec-data", os.MFD_CLOEXEC)

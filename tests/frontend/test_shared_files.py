@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 import flamec
 from flamec.data import DataLoader
-from flamec.data.shared_files import HAS_FILES, MOST_IDLE
+from flamec.data.shared_files import HAS_FILES, MOST_IDLE, LentFiles
 from flamec.data.transport import Channel
 
 pytestmark = pytest.mark.skipif(not HAS_FILES, reason="memory files are Linux's")
@@ -106,6 +107,19 @@ def test_a_fork_keeps_what_it_sees(ends: Ends) -> None:
     assert ends.files == 2 and len(ends.there._received._mappings) == 1
     os.close(read)
     os.close(write)
+
+
+def test_a_file_that_the_system_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> int:
+        raise OSError("too many open files")
+
+    unheard: list[Any] = []
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    monkeypatch.setattr(sys, "unraisablehook", unheard.append)
+    with pytest.raises(OSError, match="too many"):
+        LentFiles().lend(1 << 14)
+    gc.collect()
+    assert not unheard  # the file that is none closes nothing
 
 
 class Constant:
