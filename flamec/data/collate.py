@@ -27,11 +27,11 @@ def _like_mapping(model: Mapping[Any, Any], entries: dict[Any, Any]) -> Any:
     """A mapping of the model's class if one can be made, with what its copy has besides entries."""
     if type(model) is dict:
         return entries
-    if isinstance(model, MutableMapping):
-        result = copy.copy(model)
-        result.update(entries)
-        return result
     try:
+        if isinstance(model, MutableMapping):
+            result = copy.copy(model)
+            result.update(entries)
+            return result
         return cast(Any, type(model))(entries)
     except TypeError:
         return entries

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import namedtuple
+from collections import UserDict, namedtuple
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -167,6 +167,13 @@ def test_samplers() -> None:
         RandomSampler(source, num_samples=-1)
 
 
+class Fixed(UserDict[str, Any]):
+    """A mapping whose copies refuse other entries."""
+
+    def update(self, *_: Any, **__: Any) -> None:
+        raise TypeError("fixed")
+
+
 def test_collation() -> None:
     batch = [
         {"a": flamec.ones(2), "b": (1, 2.5), "c": Pair("x", np.float32(1)), "d": np.ones(3)},
@@ -183,6 +190,11 @@ def test_collation() -> None:
         default_collate([(1, 2), (1,)])
     with pytest.raises(RuntimeError, match="different shapes"):
         default_collate([np.ones(2), np.ones(3)])
+    fixed = Fixed()
+    fixed.data["a"] = 1
+    for kind, sample in ((UserDict, UserDict(a=1)), (dict, fixed)):
+        kept = default_collate([sample, sample])
+        assert type(kept) is kind and kept["a"].tolist() == [1, 1]
     converted = default_convert({"a": np.ones(2), "b": [np.int64(3), "x"]})
     assert isinstance(converted["a"], flamec.Tensor) and converted["b"][1] == "x"
 
