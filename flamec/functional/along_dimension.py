@@ -12,6 +12,7 @@ import numpy as np
 
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OutOfRangeError, user_location
+from flamec.functional.primitives import ops
 from flamec.functional.scatter_reduction import scatter_into
 from flamec.functional.shape import owned
 from flamec.fusing import fused
@@ -30,7 +31,7 @@ def on_device(function: Any, x: Tensor, *arguments: Any, whole: bool = True) -> 
     return result
 
 
-def _nonnegative(name: str, index: Tensor, extent: Dim) -> Tensor:
+def nonnegative(name: str, index: Tensor, extent: Dim) -> Tensor:
     """``index`` such that a negative entry is out of range instead of counted from the end."""
     array = index._array
     if thread.trace is None and isinstance(array, np.ndarray):
@@ -40,14 +41,13 @@ def _nonnegative(name: str, index: Tensor, extent: Dim) -> Tensor:
                 f"(at {user_location()})"
             )
         return index
-    b = tensor_builder
-    zero, size = b.constant(0, index._type), b.constant(extent, index._type)
-    return b.where(b.lt(index, zero), size, index)
+    result: Tensor = ops.where(ops.lt(index, 0), extent, index)
+    return result
 
 
 def _along(name: str, x: Tensor, dim: int, index: Tensor) -> list[Tensor]:
     """Index tensors for all dimensions: ``index`` along ``dim``, elsewhere the own position."""
-    index = _nonnegative(name, index, x._type.shape[dim])
+    index = nonnegative(name, index, x._type.shape[dim])
     shape = index._type.shape
     return [
         index
@@ -91,7 +91,7 @@ def _from_front(x: Tensor, axis: int) -> Tensor:
 @fused()
 def selected_slices(x: Tensor, line: Tensor, axis: int) -> Tensor:
     """The slices of x along ``axis`` that ``line`` names."""
-    line = _nonnegative("index_select", line, x._type.shape[axis])
+    line = nonnegative("index_select", line, x._type.shape[axis])
     return _from_front(apply_named("index", _to_front(x, axis), line), axis)
 
 
@@ -100,6 +100,6 @@ def put_slices(
     x: Tensor, values: Tensor, line: Tensor, name: str, axis: int, mode: str, include_self: bool
 ) -> Tensor:
     """x with values in the slices along ``axis`` that ``line`` names."""
-    line = _nonnegative(name, line, x._type.shape[axis])
+    line = nonnegative(name, line, x._type.shape[axis])
     target, values = _to_front(x, axis), _to_front(values, axis)
     return _from_front(scatter_into(target, values, (line,), mode, include_self), axis)

@@ -6,10 +6,9 @@ stay as they are, so nothing is reshaped.
 
 from __future__ import annotations
 
-import numpy as np
-
 from flamec.dispatch import write
-from flamec.errors import OperationError, OperationTypeError, OutOfRangeError, user_location
+from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.along_dimension import nonnegative
 from flamec.functional.autocasting import LOWER, WIDEST, autocasts
 from flamec.functional.distance import norm_over
 from flamec.functional.pooling import with_history
@@ -95,16 +94,7 @@ def table_index(name: str, indices: Tensor, size: Dim) -> Tensor:
             f"{name}: expected indices of dtype int64 or int32, got {indices._type.dtype.name} "
             f"(at {user_location()})"
         )
-    places: Tensor = ops.cast(indices, int64)
-    array = places._array
-    if thread.trace is None and isinstance(array, np.ndarray):
-        if array.size and array.min() < 0:
-            raise OutOfRangeError(
-                f"{name}: index {array.min()} is out of bounds for a dimension of size {size} "
-                f"(at {user_location()})"
-            )
-        return places
-    return ops.where(ops.lt(places, 0), size, places)  # type: ignore[no-any-return]
+    return nonnegative(name, ops.cast(indices, int64), size)
 
 
 @fused()
