@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from flamec.dispatch import set_tape_value, tape_value
 from flamec.functional.primitives import ops
 from flamec.functional.running_sums import part
 from flamec.fusing import fused
@@ -72,7 +73,7 @@ def _places_on_gpu(mask: Tensor, count: Dim | None) -> Tensor:
     lines = _lines(mask, False)
     counts = _counts(lines)
     count = _last(counts) if count is None else count
-    return part(_put_places(lines, counts, count), 0, 0, count)
+    return _beginning(_put_places(lines, counts, count), count)
 
 
 def true_elements(x: Tensor, mask: Tensor) -> Tensor:
@@ -83,7 +84,7 @@ def true_elements(x: Tensor, mask: Tensor) -> Tensor:
     lines = _lines(mask, False)
     counts = _counts(lines)
     count = _last(counts)
-    return part(_put_elements(_lines(x, 0), lines, counts, count), 0, 0, count)
+    return _beginning(_put_elements(_lines(x, 0), lines, counts, count), count)
 
 
 def _lines(x: Tensor, filling: bool | int) -> Tensor:
@@ -124,6 +125,16 @@ def _put_places(lines: Tensor, counts: Tensor, count: Dim) -> Tensor:
 def _put_elements(x: Tensor, lines: Tensor, counts: Tensor, count: Dim) -> Tensor:
     """So many elements of x where lines are True; others behind them."""
     return _put(x, lines, counts, count)
+
+
+def _beginning(room: Tensor, count: Dim) -> Tensor:
+    """So many elements, as a tensor of its own: nothing else refers to what is behind them."""
+    kept = part(room, 0, 0, count)
+    if kept._array is None:  # traces give values memory of their own
+        return kept
+    result = Tensor._from_array(kept._array, kept._type)
+    set_tape_value(result, tape_value(kept))
+    return result
 
 
 def _put(x: Tensor, lines: Tensor, counts: Tensor, count: Dim) -> Tensor:

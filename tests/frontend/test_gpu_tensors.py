@@ -405,6 +405,10 @@ def test_true_elements_are_found_on_the_device(
     )
     chosen.sum().backward()
     np.testing.assert_array_equal(source.grad.cpu().numpy(), (array != 0).astype(np.float64))
+    with flamec.no_grad():
+        copies = flamec.masked_select(source, x != 0), source[x != 0]
+    for tensor in (chosen, *copies):  # nothing of the memory behind the elements is kept
+        assert copy.deepcopy(tensor.detach_())._storage.base.shape == tensor.shape
 
 
 def test_a_mask_that_is_broadcast_on_the_device(
