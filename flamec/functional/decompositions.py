@@ -20,7 +20,7 @@ from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.diagonals import diagonal
 from flamec.functional.primitives import is_empty_size, ops, require, transposed
 from flamec.functional.promotion import require_tensor
-from flamec.functional.scan import part
+from flamec.functional.shape import window
 from flamec.functional.sorting import picked
 from flamec.ir.ops.matrices import (
     as_column,
@@ -253,9 +253,9 @@ def unpacked(packed: Tensor) -> tuple[Tensor, Tensor]:
     rank = packed.ndim
     *_, m, n = packed._type.shape
     k = smaller(m, n)
-    lower = lower_part(ops, part(packed, rank - 1, 0, k), -1)
+    lower = lower_part(ops, window(packed, rank - 1, 0, k), -1)
     lower = ops.add(lower, identity_like(ops, lower))
-    return lower, upper_part(ops, part(packed, rank - 2, 0, k))
+    return lower, upper_part(ops, window(packed, rank - 2, 0, k))
 
 
 def _permutation(order: Tensor, like: Tensor) -> Tensor:

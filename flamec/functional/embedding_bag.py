@@ -25,7 +25,8 @@ from flamec.functional.primitives import (
     widened,
 )
 from flamec.functional.promotion import require_tensor
-from flamec.functional.scan import part, running_sums
+from flamec.functional.running_sums import running_sums
+from flamec.functional.shape import window
 from flamec.ir.shape import Dim, equal, format_shape, product
 from flamec.ir.types import int64
 from flamec.state import thread
@@ -211,7 +212,7 @@ def _consecutive_bags(places: Tensor, offsets: Tensor, include_last: bool) -> Ba
         positions,
         mode="add",
     )
-    bag = ops.sub(part(running_sums(marks, 0), 0, 0, length), 1)
+    bag = ops.sub(window(running_sums(marks, 0), 0, 0, length), 1)
     bag = ops.where(ops.lt(bag, 0), count, bag)
 
     def fold(x: Tensor, how: str) -> Tensor:
@@ -222,10 +223,10 @@ def _consecutive_bags(places: Tensor, offsets: Tensor, include_last: bool) -> Ba
             device=x._type.device,
         )
         mode = "add" if how == "sum" else how
-        return part(ops.index_put(start, x, bag, mode=mode), 0, 0, count)
+        return window(ops.index_put(start, x, bag, mode=mode), 0, 0, count)
 
     def spread(x: Tensor) -> Tensor:
-        last = part(x, 0, 0, 1) if not is_empty_size(count) else None
+        last = window(x, 0, 0, 1) if not is_empty_size(count) else None
         if last is None:
             shape = (1, x._type.shape[-1])
             last = ops.full(value=0, shape=shape, dtype=x._type.dtype, device=x._type.device)

@@ -27,7 +27,7 @@ from flamec.functional.primitives import (
     widened,
 )
 from flamec.functional.promotion import Number, as_tensors, constant, require_tensor
-from flamec.functional.scan import part
+from flamec.functional.shape import window
 from flamec.functional.statistics import safe_root
 from flamec.fusing import fused
 from flamec.ir.shape import (
@@ -396,7 +396,7 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
 
 @fused()
 def _crossed(x: Tensor, y: Tensor, axis: int) -> Tensor:
-    a, b = ([part(t, axis, i, 1) for i in range(3)] for t in (x, y))
+    a, b = ([window(t, axis, i, 1) for i in range(3)] for t in (x, y))
     components = [
         ops.sub(ops.mul(a[i - 2], b[i - 1]), ops.mul(a[i - 1], b[i - 2])) for i in range(3)
     ]

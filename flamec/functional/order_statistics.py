@@ -20,7 +20,7 @@ from flamec.functional.dimensions import dimension
 from flamec.functional.elementwise import lerp
 from flamec.functional.primitives import is_found_empty, kept, ops, reduce_kept, require
 from flamec.functional.promotion import constant, is_number, require_tensor
-from flamec.functional.scan import part
+from flamec.functional.shape import window
 from flamec.functional.sorting import (
     picked,
     positions_along,
@@ -63,7 +63,10 @@ def _median_of(x: Tensor, axis: int, ignore_nan: bool) -> tuple[Tensor, Tensor]:
     values, indices = sorted_along(x, axis)
     count = x._type.shape[axis]
     if not x._type.dtype.is_floating_point:
-        middle = part(values, axis, (count - 1) // 2, 1), part(indices, axis, (count - 1) // 2, 1)
+        middle = (
+            window(values, axis, (count - 1) // 2, 1),
+            window(indices, axis, (count - 1) // 2, 1),
+        )
         return copied(middle[0]), copied(middle[1])
     missing = _nan_count(x, axis)
     total = ops.expand_to(ops.constant(count, missing._type), missing._type.shape)

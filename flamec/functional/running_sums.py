@@ -6,8 +6,9 @@ In: tensors. Out: what the primitive ``cumsum`` gives, with sums of floats group
 from __future__ import annotations
 
 from flamec.functional.primitives import ops
+from flamec.functional.shape import window
 from flamec.fusing import fused
-from flamec.ir.shape import Dim, product
+from flamec.ir.shape import product
 from flamec.tensor import Tensor
 
 _LONG_ROW, _FEW_ROWS = 1 << 15, 64  # from which on, and up to which, rows are divided on a GPU
@@ -48,7 +49,7 @@ def _cumsum_of_lines(x: Tensor) -> Tensor:
     count = (size + missing) // line
     sums = _lines_with_those_before(ops.reshape(x, shape=(product(rows), count, line)))
     sums = ops.reshape(sums, shape=(*rows, size + missing))
-    return part(sums, len(rows), 0, size) if missing else sums
+    return window(sums, len(rows), 0, size) if missing else sums
 
 
 @fused()
@@ -56,21 +57,10 @@ def _lines_with_those_before(lines: Tensor) -> Tensor:
     """Running sums along the last dimension, which start from the sum of all lines before."""
     total = ops.sum(lines, axes=(2,))
     shape = (*total._type.shape, 1)
-    earlier = part(ops.cumsum(total, axis=1), 1, 0, shape[1] - 1)
+    earlier = window(ops.cumsum(total, axis=1), 1, 0, shape[1] - 1)
     zero = ops.full(value=0, shape=(), dtype=total._type.dtype, device=total._type.device)
     before = ops.pad(earlier, zero, low=(0, 1), high=(0, 0))
     within = ops.cumsum(lines, axis=2)
     before = ops.expand(ops.reshape(before, shape=shape), shape=within._type.shape)
     result: Tensor = ops.add(within, before)
     return result
-
-
-def part(x: Tensor, axis: int, start: Dim, size: Dim) -> Tensor:
-    """``size`` elements of one axis from ``start`` on."""
-    shape = x._type.shape
-    return ops.slice(
-        x,
-        starts=tuple(start if i == axis else 0 for i in range(len(shape))),
-        sizes=tuple(size if i == axis else d for i, d in enumerate(shape)),
-        steps=(1,) * len(shape),
-    )

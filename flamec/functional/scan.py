@@ -21,8 +21,8 @@ from flamec.functional.elementwise import log_sum
 from flamec.functional.primitives import narrowed, ops, widened
 from flamec.functional.promotion import as_tensors, float_dtype, is_number, require_tensor
 from flamec.functional.reduction import accumulated
-from flamec.functional.running_sums import part as part
 from flamec.functional.running_sums import running_sums
+from flamec.functional.shape import window
 from flamec.functional.unary import copied
 from flamec.fusing import fused
 from flamec.ir.shape import SymbolicDim, equal, less
@@ -111,7 +111,7 @@ def _in_doubling_steps(input: Tensor, axis: int, steps: int) -> Tensor:
     )
     for step in range(steps):
         low = tuple(1 << step if i == axis else 0 for i in range(rank))
-        earlier = part(ops.pad(result, nothing, low=low, high=(0,) * rank), axis, 0, size)
+        earlier = window(ops.pad(result, nothing, low=low, high=(0,) * rank), axis, 0, size)
         result = log_sum(earlier, result)
     return narrowed(result, input._type.dtype)
 
@@ -164,7 +164,7 @@ def diff(
         size = x._type.shape[axis]
         if equal(size, 0):
             return x
-        earlier, later = part(x, axis, 0, size - 1), part(x, axis, 1, size - 1)
+        earlier, later = window(x, axis, 0, size - 1), window(x, axis, 1, size - 1)
         x = ops.bitwise_xor(later, earlier) if x._type.dtype is bool_ else ops.sub(later, earlier)
     return x
 
@@ -201,7 +201,7 @@ def _trapezoids(name: str, y: Any, x: Any, dx: Any, dim: int) -> Tensor:
     size = y._type.shape[axis]
     if less(size, 1):
         return y
-    both = arithmetic.add(part(y, axis, 1, size - 1), part(y, axis, 0, size - 1))
+    both = arithmetic.add(window(y, axis, 1, size - 1), window(y, axis, 0, size - 1))
     if x is None:
         step: Any = 1.0 if dx is None else dx
         if not is_number(step):

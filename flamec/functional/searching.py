@@ -24,7 +24,7 @@ from flamec.functional.promotion import (
     require_tensor,
 )
 from flamec.functional.reduction import any as any_of
-from flamec.functional.scan import part
+from flamec.functional.shape import window
 from flamec.functional.sorting import picked, refuse_bool, sorted_along
 from flamec.fusing import fused
 from flamec.ir.shape import SymbolicDim, equal, format_shape, product
@@ -77,7 +77,7 @@ def _bisected(ordered: Tensor, values: Tensor, steps: int, after: str) -> Tensor
     axis = ordered.ndim - 1
 
     def stands_after(place: Tensor, behind: int) -> Tensor:
-        later = part(ordered, axis, behind, ordered._type.shape[axis] - behind)
+        later = window(ordered, axis, behind, ordered._type.shape[axis] - behind)
         if ordered.ndim == 1:
             found = ops.index(later, place, inside=True)
         else:

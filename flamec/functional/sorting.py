@@ -16,7 +16,7 @@ from flamec.functional.arguments import public
 from flamec.functional.dimensions import dimension, size
 from flamec.functional.primitives import ops
 from flamec.functional.promotion import require_tensor
-from flamec.functional.scan import part
+from flamec.functional.shape import window
 from flamec.functional.unary import copied
 from flamec.fusing import fused
 from flamec.ir.shape import Dim, less
@@ -110,7 +110,7 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
         return return_types.topk(*ops.topk(input, axis=axis, count=count, largest=bool(largest)))
     values, indices = sorted_along(input, axis, bool(largest))
     return return_types.topk(
-        copied(part(values, axis, 0, count)), copied(part(indices, axis, 0, count))
+        copied(window(values, axis, 0, count)), copied(window(indices, axis, 0, count))
     )
 
 
@@ -130,7 +130,7 @@ def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any
         )
     if not input.ndim:
         return return_types.kthvalue(copied(input), zero_index(input))
-    both = [copied(part(t, axis, number - 1, 1)) for t in sorted_along(input, axis)]
+    both = [copied(window(t, axis, number - 1, 1)) for t in sorted_along(input, axis)]
     return return_types.kthvalue(*(both if keepdim else [without_axis(t, axis) for t in both]))
 
 

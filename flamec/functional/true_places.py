@@ -14,7 +14,7 @@ from typing import Any
 
 from flamec.dispatch import set_tape_value, tape_value
 from flamec.functional.primitives import ops
-from flamec.functional.running_sums import part
+from flamec.functional.shape import window
 from flamec.fusing import fused
 from flamec.ir.shape import Dim, equal, product
 from flamec.ir.types import int16, int32, int64
@@ -129,7 +129,7 @@ def _put_elements(x: Tensor, lines: Tensor, counts: Tensor, count: Dim) -> Tenso
 
 def _beginning(room: Tensor, count: Dim) -> Tensor:
     """So many elements, as a tensor of its own: nothing else refers to what is behind them."""
-    kept = part(room, 0, 0, count)
+    kept = window(room, 0, 0, count)
     if kept._array is None:  # traces give values memory of their own
         return kept
     result = Tensor._from_array(kept._array, kept._type)
@@ -143,7 +143,7 @@ def _put(x: Tensor, lines: Tensor, counts: Tensor, count: Dim) -> Tensor:
     where: Any = {"dtype": int64, "device": lines._type.device}
     if isinstance(height, int):
         none = ops.full(value=0, shape=(), **where)
-        earlier = ops.pad(part(counts, 0, 0, height - 1), none, low=(1,), high=(0,))
+        earlier = ops.pad(window(counts, 0, 0, height - 1), none, low=(1,), high=(0,))
     else:  # there may be no line
         own = ops.sum(ops.cast(lines, int32), axes=(1,))
         earlier = ops.sub(counts, ops.cast(own, int64))

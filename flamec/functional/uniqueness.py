@@ -20,7 +20,8 @@ from flamec.errors import OperationError, user_location
 from flamec.functional.dimensions import dimension
 from flamec.functional.primitives import is_empty_size, ops
 from flamec.functional.promotion import require_tensor
-from flamec.functional.running_sums import part, running_sums
+from flamec.functional.running_sums import running_sums
+from flamec.functional.shape import window
 from flamec.functional.sorting import positions_along, sorted_along
 from flamec.functional.true_places import true_places
 from flamec.fusing import fused
@@ -103,7 +104,7 @@ def _is_new(line: Tensor) -> Tensor:
 @fused("size")
 def _lengths(starts: Tensor, size: Dim) -> Tensor:
     """The distances of places in order from one another, and of the last from ``size``."""
-    later = part(starts, 0, 1, starts._type.shape[0] - 1)
+    later = window(starts, 0, 1, starts._type.shape[0] - 1)
     end = ops.constant(size, starts._type.with_shape(()))
     result: Tensor = ops.sub(ops.pad(later, end, low=(0,), high=(1,)), starts)
     return result
