@@ -39,10 +39,11 @@ def counted_before(
             place = ops.sub(ops.minimum(reached, size), 1)
             after = ops.bitwise_or(ops.gt(reached, size), stands_after(place, 0))
             low = ops.where(after, low, reached)
-        return ops.cast(low, int64)  # type: ignore[no-any-return]
-    left = size + 1  # counts that are still possible, from ``low`` on
-    while left > 1:
-        half = left // 2
-        low = ops.where(stands_after(low, half - 1), low, ops.add(low, half))
-        left -= half
-    return ops.cast(low, int64)  # type: ignore[no-any-return]
+    else:
+        left = size + 1  # counts that are still possible, from ``low`` on
+        while left > 1:
+            half = left // 2
+            low = ops.where(stands_after(low, half - 1), low, ops.add(low, half))
+            left -= half
+    count: Tensor = ops.cast(low, int64)
+    return count

@@ -216,7 +216,8 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
                     f"histc(): range of [{low.item()}, {high.item()}] is not finite "
                     f"(at {user_location()})"
                 )
-    return ops.cast(_histogram(x, low, high, bins), dtype)  # type: ignore[no-any-return]
+    counts: Tensor = ops.cast(_histogram(x, low, high, bins), dtype)
+    return counts
 
 
 @fused()

@@ -227,13 +227,15 @@ def _class_with(base: type[Module], names: Iterable[str]) -> type[Module]:
 
 def _property(name: str) -> property:
     def get(self: Module) -> Tensor:
-        made = self.parametrizations[name]
+        parametrization = self.parametrizations[name]
         values = _cache.values()
-        if values is None:
-            return made()  # type: ignore[no-any-return]
-        if made not in values:
-            values[made] = made()
-        return values[made]
+        kept = None if values is None else values.get(parametrization)
+        if kept is not None:
+            return kept
+        made: Tensor = parametrization()
+        if values is not None:
+            values[parametrization] = made
+        return made
 
     def set_value(self: Module, value: Tensor) -> None:
         self.parametrizations[name].right_inverse(value)
