@@ -6,10 +6,10 @@ import heapq
 import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import pytest
+from plain_states import plain, same
 
 import flamec
 from flamec import nn, optim
@@ -21,7 +21,7 @@ CALLS = 6
 class Log:
     """What functions append to, and a model whose training they log."""
 
-    shared: list[Any] = []  # noqa: RUF012
+    shared: ClassVar[list[Any]] = []
 
     def __init__(self) -> None:
         flamec.manual_seed(0)
@@ -42,14 +42,6 @@ class Log:
     def state(self) -> Any:
         parts = [self.losses, self.other, self.recent, self.by_name, dict(self.made), self.heap]
         return plain([*parts, self.step, self.stored, self.shared])
-
-
-def plain(value: Any) -> Any:
-    if isinstance(value, (list, tuple, deque)):
-        return [type(value).__name__, *map(plain, value)]
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
-    return ["tensor", value.tolist()] if isinstance(value, flamec.Tensor) else value
 
 
 def trained(log: Log, x: T) -> T:
@@ -203,7 +195,7 @@ def compared(log: Log, x: T) -> T:
 
 def added(log: Log, x: T) -> T:
     log.losses.append(x.sum())
-    found = [x.mean()] + log.losses  # noqa: RUF005
+    found = [x.mean()] + log.losses  # noqa: RUF005 - a sum of lists is what is tested
     return sum(found, x)
 
 
@@ -228,27 +220,14 @@ OTHERS = [
 ]
 
 
-def same(one: Any, other: Any) -> None:
-    assert type(one) is type(other)
-    if isinstance(one, list):
-        assert len(one) == len(other)
-        for a, b in zip(one, other, strict=True):
-            same(a, b)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        same(list(one.values()), list(other.values()))
-    elif isinstance(one, float):
-        np.testing.assert_allclose(one, other, rtol=1e-10)
-    else:
-        assert one == other
-
-
 def run(function: Callable[[Log, T], Any], compiles: bool) -> tuple[Any, Any]:
     """Results and states of calls between which others change the lists, and the function."""
     log, found = Log(), []
-    step: Any = lambda x: function(log, x)  # noqa: E731
-    if compiles:
-        step = flamec.compile(step, backend="evaluate")
+
+    def directly(x: T) -> Any:
+        return function(log, x)
+
+    step: Any = flamec.compile(directly, backend="evaluate") if compiles else directly
     for k in range(CALLS):
         result = step(flamec.full((2, 3), 0.5 + k, dtype=flamec.float64))
         found.append((plain(result), log.state()))
@@ -269,7 +248,7 @@ def test_what_only_grows_has_one_program(function: Callable[..., Any], traces: i
         eager, _ = run(function, False)
         compiled, step = run(function, True)
     for one, other in zip(compiled, eager, strict=True):
-        same([*one], [*other])
+        same(one, other)
     assert step.stats.traces == traces
     assert step.stats.python_runs == (1 if function is made_at_first else 0)
 
@@ -279,7 +258,7 @@ def test_what_is_read_as_well_is_as_in_eager_mode(function: Callable[..., Any]) 
     eager, _ = run(function, False)
     compiled, _ = run(function, True)
     for one, other in zip(compiled, eager, strict=True):
-        same([*one], [*other])
+        same(one, other)
 
 
 def test_two_places_of_one_list_that_become_two_lists() -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
+from plain_states import plain, same
 
 import flamec
 from flamec import nn
@@ -121,32 +121,9 @@ def with_module_hooks(m: Model) -> None:
     m.first.register_full_backward_hook(lambda _, i, o: m.seen.append(("first", i[0] is None, *o)))
 
 
-def plain(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
-    return value.tolist() if isinstance(value, flamec.Tensor) else value
-
-
 def state(m: Model) -> Any:
     gradients = [None if p.grad is None else p.grad for p in m.parameters()]
     return plain([m.seen, m.last, m.stored, m.total, m.count, gradients])
-
-
-def same(one: Any, other: Any) -> None:
-    assert type(one) is type(other)
-    if isinstance(one, list):
-        assert len(one) == len(other)
-        for a, b in zip(one, other, strict=True):
-            same(a, b)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        same(list(one.values()), list(other.values()))
-    elif isinstance(one, float):
-        np.testing.assert_allclose(one, other, rtol=1e-10)
-    else:
-        assert one == other
 
 
 @pytest.mark.parametrize("create_graph", [False, True])
