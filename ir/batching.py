@@ -69,6 +69,10 @@ class BatchBuilder(Builder):
 def rule_of(op: Op) -> BatchRule:
     """The batching rule of an operation; NotImplementedError if it has none."""
     rule = op.batch or KIND_RULES.get(op.kind)
+    if op.counted:
+        raise NotImplementedError(
+            f"{op.name} has no batching rule: each example would have a size of its own"
+        )
     if rule is None:
         raise NotImplementedError(f"{op.name} has no batching rule")
     return rule

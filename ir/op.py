@@ -127,6 +127,8 @@ class Op:
       polynomial, an order of additions); all others round each result once, or not at all.
     - ``write_back(b, parent, child, attributes)`` for views: the parent with the child's
       elements replaced, which is how a write through a view is expressed without mutation.
+    - ``counted``: values decide on the size of the result, which an attribute says; so a batch has
+      no rule, because each example would have a size of its own.
     - ``batch``: the rule of ``batching.py`` by which it is applied to a batch, if that is not
       the one of its kind.
     - ``kernel``: the forms of an operation of kind KERNEL.
@@ -155,6 +157,7 @@ class Op:
     inexact: bool = False
     write_back: Callable[[Builder, Any, Any, Attributes], Any] | None = None
     dimensions: tuple[str, ...] = ()
+    counted: bool = False
     batch: BatchRule | None = None
     kernel: UserKernel | None = None
     doc: str = ""

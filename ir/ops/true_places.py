@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 import numpy as np
 
 from flamec.ir.op import Attributes, Op, OpKind, Types, register
@@ -28,12 +26,6 @@ def _evaluate(attributes: Attributes, mask: np.ndarray) -> np.ndarray:
     return found
 
 
-def _batched(*_: object) -> NoReturn:
-    raise NotImplementedError(
-        "true_places has no batching rule: each example would have a size of its own"
-    )
-
-
 register(
     Op(
         name="true_places",
@@ -42,7 +34,7 @@ register(
         evaluate=_evaluate,
         expensive=True,
         dimensions=("count",),
-        batch=_batched,
+        counted=True,
         doc="The first `count` places of True, counted through all dimensions; 0 past the last.",
     )
 )
