@@ -43,6 +43,7 @@ class LoweredGraph:
             self,
             kernels=tuple([self.kernels[i] for i in kept]),
             groups=tuple([self.groups[i] for i in kept]),
+            # the loops and branches among them are kept, but stand elsewhere
             bodies={now: self.bodies[i] for now, i in enumerate(kept) if i in self.bodies},
         )
 

@@ -65,7 +65,7 @@ def by_turns(
             padding.append((before, needed - int(sizes[n]) - before))
         shapes.append((*shape[:2], *counts))
         parts.append((starts, taken, padding) if all(counts) and all(taken) else None)
-    borders = _largest([padding for part in parts if part is not None for padding in (part[2],)])
+    borders = _largest([part[2] for part in parts if part is not None])
     dense, left = _with_borders(b, node.inputs[0], left, borders)
     pieces: list[Arranged | None] = []
     for part in parts:

@@ -9,6 +9,7 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,8 +195,34 @@ def multiply(
     left, right = matrices
     rows = rows or range(len(left.places))
     columns = columns or range(len(right.places))
-    dtype = operands[0].dtype
-    result = np.full((len(rows), len(columns) + 2), 77, dtype)
+    result = np.full((len(rows), len(columns) + 2), 77, operands[0].dtype)
+    run_product(
+        products,
+        matrices,
+        operands,
+        rows,
+        columns,
+        result,
+        step=result.shape[1],
+        run=run,
+        borders=len(borders),
+        border=(_Border * 3)(*borders),
+    )
+    assert np.all(result[:, len(columns) :] == 77)
+    return result[:, : len(columns)]
+
+
+def run_product(
+    products: Products,
+    matrices: tuple[Matrix, Matrix],
+    operands: Sequence[np.ndarray],
+    rows: range,
+    columns: range,
+    result: np.ndarray,
+    **others: Any,
+) -> None:
+    """Compute some rows and columns into ``result``; ``others``: the other fields of the call."""
+    left, right = matrices
     asked = _Product(
         left.operand(operands[0]),
         right.operand(operands[1]),
@@ -205,18 +232,9 @@ def multiply(
         len(columns),
         left.places.shape[1],
         result.ctypes.data,
-        result.shape[1],
-        run,
-        borders=len(borders),
-        border=(_Border * 3)(*borders),
+        **others,
     )
-    run_product(products, asked, dtype)
-    assert np.all(result[:, len(columns) :] == 77)
-    return result[:, : len(columns)]
-
-
-def run_product(products: Products, asked: _Product, dtype: np.dtype) -> None:
-    address = products.address("f32" if dtype == np.float32 else "f64")
+    address = products.address("f32" if result.dtype == np.float32 else "f64")
     function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(address)
     memory = np.full(PANELS_MEMORY if asked.step else PRODUCT_MEMORY, 255, np.uint8)
     function(ctypes.addressof(asked), memory.ctypes.data)
@@ -357,19 +375,8 @@ def test_results_go_where_the_loops_say(products: Products, name: str, dtype: st
         (range(height // 3, height - 1), range(width // 4, width)),
     ):
         result = np.full(int(places.max()) + 20, 77, dtype)
-        asked = _Product(
-            left.operand(operands[0]),
-            right.operand(operands[1]),
-            rows.start,
-            len(rows),
-            columns.start,
-            len(columns),
-            left.places.shape[1],
-            result.ctypes.data,
-            down=_loops(down),
-            across=_loops(across),
-        )
-        run_product(products, asked, np.dtype(dtype))
+        steps = {"down": _loops(down), "across": _loops(across)}
+        run_product(products, (left, right), operands, rows, columns, result, **steps)
         some = places[rows.start : rows.stop, columns.start : columns.stop]
         expected = np.full_like(result, 77)
         expected[some] = wanted[rows.start : rows.stop, columns.start : columns.stop]
