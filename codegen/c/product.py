@@ -4,6 +4,7 @@ of operands that are no matrices in memory."""
 from __future__ import annotations
 
 from flamec.codegen.c.text import C_TYPES, MEMORY_BYTES, dim, factor
+from flamec.codegen.lower.direct_results import MOST_SUMS
 from flamec.codegen.schedule import ROW_UNIT, Schedule
 from flamec.ir.kernel import Contraction, MatrixOperand, RowProgram, Steps
 from flamec.ir.shape import Dim, structurally_equal
@@ -13,7 +14,7 @@ DOT_ROWS = 3  # rows up to which dot products of contiguous rows beat a BLAS, wh
 FEW_ROWS = 64
 COLUMN_STRIP = 96  # columns of the smallest piece of a product that is divided along them
 # Of a product along runs of its depth (flamec_product_of_runs.h), which are worth it if long.
-MOST_ROWS, MOST_COLUMNS, MOST_SUMS = 64, 576, 9216
+MOST_ROWS, MOST_COLUMNS = 64, 576
 SHORTEST_RUN, DEEP = 16, 256
 # Bytes that a product of uneven operands needs (flamec_product.h), and one that is not row-major.
 PANELS_MEMORY, PRODUCT_MEMORY = 649 << 10, 1449 << 10

@@ -16,7 +16,7 @@ from flamec.ir.matrix_layout import MOST_STEPS
 from flamec.ir.shape import Dim, structurally_equal
 
 LANES = 16  # of a vector
-SUMMED_ALONG = 9216  # elements of a product that may be summed along its depth instead
+MOST_SUMS = 9216  # elements of a product that may be summed along its depth instead
 
 
 def stored_directly(program: RowProgram) -> RowProgram:
@@ -58,7 +58,7 @@ def exchanged(c: Contraction) -> Contraction:
     if left is None or right is None or c.result < 0 or not structurally_equal(c.batch, 1):
         return c
     sizes = (c.rows, c.columns)
-    if not all(isinstance(size, int) for size in sizes) or c.rows * c.columns <= SUMMED_ALONG:
+    if not all(isinstance(size, int) for size in sizes) or c.rows * c.columns <= MOST_SUMS:
         return c
     apart = right.free and right.free[-1][1] == 1 and not _is_at_least(right.free[-1][0], LANES)
     along = right.contracted and right.contracted[-1][1] == 1
