@@ -116,8 +116,9 @@ class Workers:
         raise RuntimeError(f"DataLoader worker {worker} (pid {process.pid}) {how}")
 
     def close(self) -> None:
-        """End the workers and wait for them."""
+        """End the workers and wait for them; memory that they shared stays where it is used."""
         self._stop()
+        self._channels.clear()
 
 
 def _signal_name(number: int) -> str:

@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import sys
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -135,3 +136,10 @@ def test_a_loader_s_batches_stay_as_they_are() -> None:
     for _ in range(2):
         for held in (list(loader), [b[1:, ::7] for b in loader]):
             assert all(int(b.min()) // 2 == int(b.max()) // 2 == i for i, b in enumerate(held))
+
+
+def test_an_iteration_that_has_ended_holds_no_shared_memory() -> None:
+    batches: Any = iter(DataLoader(Constant(), 16, num_workers=1))
+    channel = weakref.ref(batches.workers._channels[0])
+    held = list(batches)
+    assert channel() is None and int(held[1][15, 0]) == 31
