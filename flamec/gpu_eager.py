@@ -210,7 +210,7 @@ def run(
             known.popitem(last=False)
             calls.dense.clear()
     if call.copied and op is _CONVERT and types[0].dtype is arrays[0].dtype:
-        return (here.dense(arrays[0]),)  # which is the result
+        return (here.dense(arrays[0]),)  # the copy that a kernel would be given is the result
     if inputs and not call.copied and all(a.c_contiguous for a in arrays):
         short: Any = (op, *[t._type.number for t in inputs])
         calls.dense[(short, *exact) if attributes else short] = call

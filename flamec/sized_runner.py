@@ -38,13 +38,13 @@ class SizedProgram(Prepared):
     """The program of a class of sizes of ``general``, whose passes have run.
 
     ``graph`` and ``symbols`` are those of ``general``; the plan is over the class's symbols.
-    ``siblings``: kernels before their schedules are chosen, which several classes have in common.
+    ``lowerings``: kernels before their schedules are chosen, which several classes have in common.
     """
 
     general: Prepared = field(kw_only=True)
     size_class: SizeClass = field(kw_only=True)
     symbols: tuple[str, ...] = field(kw_only=True)
-    siblings: dict[Hashable, LoweredProgram] = field(default_factory=dict, kw_only=True)
+    lowerings: dict[Hashable, LoweredProgram] = field(default_factory=dict, kw_only=True)
 
     @classmethod
     def of(
@@ -53,7 +53,7 @@ class SizedProgram(Prepared):
         known: SizeClass,
         symbols: Sequence[str],
         codegen: CodegenOptions | None = None,
-        siblings: dict[Hashable, LoweredProgram] | None = None,
+        lowerings: dict[Hashable, LoweredProgram] | None = None,
     ) -> SizedProgram:
         """The program of a class, before it is made."""
         return cls(
@@ -66,7 +66,7 @@ class SizedProgram(Prepared):
             general=general,
             size_class=known,
             symbols=tuple(symbols),
-            siblings={} if siblings is None else siblings,
+            lowerings={} if lowerings is None else lowerings,
         )
 
     @cached_property
@@ -76,13 +76,13 @@ class SizedProgram(Prepared):
 
     @cached_property
     def lowered(self) -> LoweredProgram:
-        """Those of ``siblings`` that are of the same graph and of about the same sizes, if any."""
+        """Those of ``lowerings`` that are of the same graph and of about the same sizes, if any."""
         known = self.size_class.substitutions(self.symbols)
         sizes = self.code_options.fusion_sizes
         key = tuple((str(old), str(new)) for old, new in known), tuple(sorted(sizes.items()))
-        if key not in self.siblings:
-            self.siblings[key] = super().lowered
-        return self.siblings[key]
+        if key not in self.lowerings:
+            self.lowerings[key] = super().lowered
+        return self.lowerings[key]
 
     @property
     def own_graph(self) -> Graph:
@@ -172,7 +172,7 @@ class SizedRunner:
 
     def _made(self, known: SizeClass) -> SizedProgram:
         general = self._general
-        program = SizedProgram.of(general, known, self._symbols, siblings=self._lowered)
+        program = SizedProgram.of(general, known, self._symbols, lowerings=self._lowered)
         program.runner = self._make(program)
         self._programs[known] = general.sized[known.text(self._symbols)] = program
         general.report(program)
