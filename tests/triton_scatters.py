@@ -66,16 +66,12 @@ class Case:
         table = self._values(random, *self.places, *self.inner)
         values = self._values(random, self.rows, *self.inner)
         indices = [random.integers(-n, n, self.rows) for n in self.places]
-        if self.special:  # two places that get zeros alone: of one sign, and for a sum of both
+        if self.special:  # two places that get zeros alone: of one sign each, for a sum one of both
             place = indices[0] % self.places[0]
-            table[:2], zero = {
-                "add": (-0.0, -0.0),
-                "amax": (-np.inf, -0.0),
-                "amin": (np.inf, 0.0),
-            }[self.mode]
-            values[place < 2] = zero
+            table[:2] = {"add": -0.0, "amax": -np.inf, "amin": np.inf}[self.mode]
+            values[place == 0], values[place == 1] = -0.0, 0.0
             if self.mode == "add":
-                values[np.flatnonzero(place == 1)[::2]] = 0.0
+                values[np.flatnonzero(place == 1)[::2]] = -0.0
         return [table, values, *indices]
 
     def _values(self, random: np.random.Generator, *shape: int) -> np.ndarray:

@@ -90,7 +90,10 @@ def constant(lane: str, value: bool | int | float | Dim) -> str:
     """A block of one element; it broadcasts."""
     if isinstance(value, SymbolicDim):
         return f"(zero + ({dim(value)})).to({TYPES[lane]})"
-    return f"tl.full((1, 1), {number(lane, value)}, {TYPES[lane]})"
+    literal = number(lane, value)
+    if literal == "-0.0":  # of which Triton makes 0.0, as of every number that equals it
+        return f"(tl.full((1, 1), 0.0, {TYPES[lane]}) * -1.0)"
+    return f"tl.full((1, 1), {literal}, {TYPES[lane]})"
 
 
 def fold_lane(lane: str) -> str:

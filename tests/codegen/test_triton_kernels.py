@@ -22,7 +22,7 @@ from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.plan import ExecutionPlan, KernelSource, Launch
 from flamec.ir.shape import Dim, SymbolicDim
-from flamec.ir.types import DType, TensorType, bfloat16, float32
+from flamec.ir.types import DType, TensorType, bfloat16, float32, float64
 from flamec.runtime.kernel_cache import KernelCache
 
 TESTS = Path(__file__).parents[1]
@@ -146,6 +146,20 @@ def test_results_below_the_normal_range_are_kept(name: str, tmp_path: Path) -> N
     ptx = build_kernel(kernel, "sm_90", KernelCache(tmp_path)).texts["ptx"]
     flushing = set(re.findall(r"^\s*(\w[\w.]*\.ftz[\w.]*)", ptx, re.M))
     assert flushing <= {"ex2.approx.ftz.f32", "rcp.approx.ftz.f32"}
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", [float32, float64], ids=str)
+def test_a_constant_of_negative_zero_keeps_its_sign(dtype: DType, tmp_path: Path) -> None:
+    """Triton 3.6 takes the null value for each number that equals it."""
+    from flamec.runtime.cuda.triton_compiler import build_kernel
+
+    b = GraphBuilder()
+    x = b.input(TensorType((64,), dtype))
+    zero = b.full_like(-0.0, x.type)
+    (kernel,) = compile_graph(b.build([b.atan2(zero, x)])).plan.kernels
+    built = build_kernel(kernel, "sm_90", KernelCache(tmp_path))
+    assert "arith.constant dense<-0.000000e+00>" in built.texts["ttir"]
 
 
 @needs_triton

@@ -113,6 +113,27 @@ def test_default_programs_are_as_accurate_as_eager_mode(dtype: flamec.dtype) -> 
     assert not wrong
 
 
+@pytest.mark.parametrize("dtype", (*DTYPES, flamec.float64), ids=str)
+def test_zeros_have_the_signs_that_they_have_on_the_cpu(dtype: flamec.dtype) -> None:
+    def zeros(x: flamec.Tensor) -> tuple[flamec.Tensor, ...]:
+        negative = flamec.full_like(x, -0.0)
+        return (
+            negative,
+            x + -0.0,
+            flamec.where(x > 0, x, -0.0),
+            flamec.copysign(x, negative),
+            -x,
+        )
+
+    x = flamec.tensor([0.0, -0.0, 1.5, -2.0], dtype=dtype)
+    wanted = [t.float().numpy() for t in zeros(x)]
+    for function in (zeros, flamec.compile(zeros)):
+        found = [t.cpu().float().numpy() for t in function(x.cuda())]
+        for position, (a, b) in enumerate(zip(found, wanted, strict=True)):
+            np.testing.assert_array_equal(a, b)
+            np.testing.assert_array_equal(np.signbit(a), np.signbit(b), f"result {position}")
+
+
 def test_16_bit_values_that_meet_are_added_in_float32() -> None:
     def function(x: flamec.Tensor, index: flamec.Tensor) -> flamec.Tensor:
         return flamec.zeros(3, dtype=x.dtype, device=x.device).index_add(0, index, x)
