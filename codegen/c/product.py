@@ -53,7 +53,7 @@ def product_holes(program: RowProgram, schedule: Schedule) -> dict[str, str | bo
     }
 
 
-def lone_product_holes(c: Contraction) -> dict[str, str]:
+def lone_product_holes(c: Contraction) -> dict[str, str | bool]:
     """What the template of a product without an epilogue needs."""
     place = f"result_row * {factor(c.columns)} + first_column"
     if c.stored is not None:
@@ -61,6 +61,7 @@ def lone_product_holes(c: Contraction) -> dict[str, str]:
     lines = [f"void *result = p{c.result} + ({place});", *_product(c)]
     return {
         "wide": is_wide(c),
+        "whole_units": not c.is_uneven,
         "strip": column_unit(c),
         "unit": row_unit(c),
         "matrices": dim(c.batch),
