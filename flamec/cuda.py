@@ -52,6 +52,7 @@ __all__ = [
     "mem_get_info",
     "memory_allocated",
     "memory_reserved",
+    "memory_stats",
     "reset_max_memory_allocated",
     "reset_peak_memory_stats",
     "seed",
@@ -168,6 +169,16 @@ def memory_reserved(device: Any = None) -> int:
 def max_memory_reserved(device: Any = None) -> int:
     """The most memory taken from the device since ``reset_peak_memory_stats``."""
     return _runtime("max_memory_reserved", device).pool.max_reserved_bytes
+
+
+def memory_stats(device: Any = None) -> dict[str, int]:
+    """What the functions above give, and counts, by names that ``torch.cuda.memory_stats`` has.
+
+    ``allocation.all.allocated`` counts requests; ``num_device_alloc`` and ``num_device_free`` those
+    that went to the driver and the blocks that it got back; ``num_alloc_retries`` requests for
+    which memory that was kept for reuse had to be released; ``num_ooms`` those that failed even so.
+    """
+    return _runtime("memory_stats", device).pool.statistics()
 
 
 def reset_peak_memory_stats(device: Any = None) -> None:

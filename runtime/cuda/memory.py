@@ -5,9 +5,10 @@ they are gone. Invariants: memory is used again only after the work that was in 
 when it was given back; what the pool got from the device it keeps until ``release_idle``;
 running out of memory is an error that leaves the pool usable.
 
-The pool is the driver's (``cuMemAllocFromPoolAsync``). Small blocks that were given back stay
-here, because asking the driver from Python costs as much as launching a kernel (5 to 7 µs on an
-H100's host, against 2).
+The pool is the driver's (``cuMemAllocFromPoolAsync``). Blocks that were given back stay here, up to
+a share of the device's memory, because asking the driver from Python costs as much as launching a
+kernel (5 to 7 µs on an H100's host, against 2). A request gets one of exactly its size in its
+stream; those of sizes that came back longest ago go to the driver first, who can cut and join them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections import OrderedDict, deque
+from collections.abc import Sequence
 from typing import Any
 
 from flamec.runtime.cuda.driver import (
@@ -32,9 +35,9 @@ from flamec.runtime.cuda.stream import Stream, current_stream
 _KEEP_EVERYTHING = 2**64 - 1
 OUT_OF_MEMORY = 2  # the driver's status
 _LARGEST_REQUEST = 2**63 - 1
-_LARGEST_SMALL = 1 << 20  # bytes of a block that is kept here
-_SMALL_STEP = 512
-_MOST_SMALL_IDLE = 256 << 20
+_STEP = 512  # to whose multiples requests are rounded
+IDLE_SHARE, LEAST_IDLE = 32, 256 << 20  # of the device's memory, and at least, for idle blocks
+LARGEST_SHARE = 4  # of that, for one block: larger ones go back to the driver
 
 
 class OutOfMemoryError(RuntimeError):
@@ -82,7 +85,8 @@ class Allocation:
 
     def __del__(self) -> None:
         if self.address and sys is not None and not sys.is_finalizing():  # modules go first
-            self._pool._give_back(self)
+            given = self.address, self.nbytes, self.stream, self._other_streams
+            self._pool.given_back.append(given)
 
     def __repr__(self) -> str:
         return f"Allocation({self.nbytes} bytes at {self.address:#x})"
@@ -108,22 +112,27 @@ class DevicePool:
         self._attributes = cu.CUmemPool_attribute
         self._set("RELEASE_THRESHOLD", _KEEP_EVERYTHING)
         self._allocate = cu.cuMemAllocFromPoolAsync
-        self._free = cu.cuMemFreeAsync
-        self._lock = threading.RLock()  # a collection inside it may give memory back
-        self._small: dict[tuple[int, int], list[int]] = {}
-        self._small_streams: dict[int, Stream] = {}  # alive, so that no other has their handle
-        self._small_idle = 0
-        self.allocated_bytes = 0
-        self.max_allocated_bytes = 0
+        self._lock = threading.RLock()
+        # Destructors, which may run anywhere, also in the midst of a request, only append here.
+        self.given_back: deque[tuple[int, int, Stream, list[Stream] | None]] = deque()
+        total = context.properties.total_memory
+        self._most_idle = max(total // IDLE_SHARE, LEAST_IDLE)
+        self._largest_kept = self._most_idle // LARGEST_SHARE
+        self._idle: OrderedDict[tuple[int, int], list[int]] = OrderedDict()  # met last at the end
+        self._idle_bytes = 0
+        self._streams: dict[int, Stream] = {}  # alive, so that no other has their handle
+        self._allocated = self._most_allocated = 0
         self.allocation_count = 0
+        self.driver_allocations = self.driver_frees = 0  # blocks, not what the driver's pool does
+        self.retries = self.failures = 0  # requests that idle memory made room for, or not even it
         os.register_at_fork(after_in_child=self._forget_idle)
 
     def _forget_idle(self) -> None:
         """In a forked child nothing idle is given out, so that every request reaches the driver
         and its error; memory of the parent that objects of the child let go stays the parent's."""
         self._lock = threading.RLock()  # another thread may have held it
-        self._small.clear()
-        self._small_idle = _MOST_SMALL_IDLE
+        self._idle.clear()
+        self._idle_bytes, self._largest_kept = 0, -1
 
     def allocate(self, nbytes: int, stream: Stream | None = None) -> Allocation:
         """Uninitialised memory for work in ``stream`` (None: the current one).
@@ -132,69 +141,107 @@ class DevicePool:
         """
         if stream is None:
             stream = current_stream(self.context.index)
-        size = -(-nbytes // _SMALL_STEP) * _SMALL_STEP
+        size = -(-nbytes // _STEP) * _STEP
+        key = stream.cuda_stream, size
         with self._lock:
-            idle = self._small.get((stream.cuda_stream, size))
-            if idle:
-                self._small_idle -= size
-                return self._counted(idle.pop(), nbytes, stream)
+            if self.given_back:
+                self._take_back()
+            idle = self._idle.get(key)
+            if idle is not None:
+                address = idle.pop()
+                if not idle:
+                    del self._idle[key]
+                self._idle_bytes -= size
+                return self._counted(address, nbytes, stream)
         if nbytes == 0:
             return Allocation(self, 0, 0, stream)
-        address = self._from_driver(size if size <= _LARGEST_SMALL else nbytes, stream)
+        address = self._from_driver(nbytes, size, stream)
         with self._lock:
             return self._counted(address, nbytes, stream)
 
     def _counted(self, address: int, nbytes: int, stream: Stream) -> Allocation:
         self.allocation_count += 1
-        self.allocated_bytes = allocated = self.allocated_bytes + nbytes
-        if allocated > self.max_allocated_bytes:
-            self.max_allocated_bytes = allocated
+        self._allocated += nbytes
+        if self._allocated > self._most_allocated:
+            if self.given_back:
+                self._take_back()
+            self._most_allocated = max(self._most_allocated, self._allocated)
         return Allocation(self, address, nbytes, stream)
 
-    def _from_driver(self, nbytes: int, stream: Stream) -> int:
+    def _from_driver(self, nbytes: int, size: int, stream: Stream) -> int:
         if not 0 < nbytes <= _LARGEST_REQUEST:
             raise ValueError(f"{nbytes} bytes of device memory were requested")
         self.context.activate()
-        status, address = self._allocate(nbytes, self.handle, stream.raw)
+        status, address = self._allocate(size, self.handle, stream.raw)
         if status == OUT_OF_MEMORY:
-            self.make_room()
-            status, address = self._allocate(nbytes, self.handle, stream.raw)
+            self.retries += 1
+            self.release_idle()
+            status, address = self._allocate(size, self.handle, stream.raw)
             if status == OUT_OF_MEMORY:
+                self.failures += 1
                 raise OutOfMemoryError(self, nbytes)
         if status != 0:
             fail(status, "cuMemAllocFromPoolAsync")
+        self.driver_allocations += 1
         return int(address)
 
-    def _give_back(self, allocation: Allocation) -> None:
-        stream, others, nbytes = allocation.stream, allocation._other_streams, allocation.nbytes
-        size = -(-nbytes // _SMALL_STEP) * _SMALL_STEP
-        with self._lock:
-            self.allocated_bytes -= nbytes
-            if size <= _LARGEST_SMALL and not others:
-                with_these = self._small_idle + size
-                if with_these <= _MOST_SMALL_IDLE:
-                    self._small_idle = with_these
-                    key = stream.cuda_stream, size
-                    idle = self._small.get(key)
-                    if idle is None:
-                        idle = self._small[key] = []
-                        self._small_streams.setdefault(stream.cuda_stream, stream)
-                    idle.append(allocation.address)
-                    return
-        if can_release(self.context):
-            for other in others or ():
-                stream.wait_stream(other)
-            release(self.context, "cuMemFreeAsync", allocation.address, stream.raw)
+    def _take_back(self) -> None:
+        """Keep what was given back, or let the driver have it. The lock is held."""
+        while self.given_back:
+            address, nbytes, stream, others = self.given_back.popleft()
+            self._allocated -= nbytes
+            size = -(-nbytes // _STEP) * _STEP
+            if others or size > self._largest_kept:
+                self._to_driver(address, stream, others or ())
+                continue
+            key = stream.cuda_stream, size
+            idle = self._idle.get(key)
+            if idle is None:
+                self._idle[key] = [address]
+                self._streams.setdefault(stream.cuda_stream, stream)
+            else:
+                idle.append(address)
+                self._idle.move_to_end(key)
+            self._idle_bytes += size
+            if self._idle_bytes > self._most_idle:
+                self._drop_idle(self._most_idle)
 
-    def _release_small(self) -> None:
-        """Give the small blocks that are idle here back to the driver's pool."""
+    def _drop_idle(self, most: int) -> None:
+        """Let the driver have idle blocks, until those that are left have at most so many bytes."""
+        while self._idle_bytes > most:
+            key = handle, size = next(iter(self._idle))
+            addresses = self._idle[key]
+            address = addresses.pop()
+            if not addresses:
+                del self._idle[key]
+            self._idle_bytes -= size
+            self._to_driver(address, self._streams[handle], ())
+
+    def _to_driver(self, address: int, stream: Stream, others: Sequence[Stream]) -> None:
+        if can_release(self.context):
+            for other in others:
+                stream.wait_stream(other)
+            self.driver_frees += 1
+            release(self.context, "cuMemFreeAsync", address, stream.raw)
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes in use, as they were requested."""
         with self._lock:
-            small, self._small = self._small, {}
-            streams, self._small_streams = self._small_streams, {}
-            self._small_idle = 0
-        for (handle, _), addresses in small.items():
-            for address in addresses:
-                check(self._free(address, streams[handle].raw), "cuMemFreeAsync")
+            self._take_back()
+            return self._allocated
+
+    @property
+    def max_allocated_bytes(self) -> int:
+        """The most bytes in use at a time since ``reset_peaks``."""
+        return self._most_allocated
+
+    @property
+    def idle_bytes(self) -> int:
+        """Bytes of idle blocks that are kept here; the driver's pool may have more."""
+        with self._lock:
+            self._take_back()
+            return self._idle_bytes
 
     @property
     def reserved_bytes(self) -> int:
@@ -207,26 +254,33 @@ class DevicePool:
 
     def reset_peaks(self) -> None:
         """Let the maxima start again from the present values."""
-        with self._lock:
-            self.max_allocated_bytes = self.allocated_bytes
+        self._most_allocated = self.allocated_bytes
         self._set("RESERVED_MEM_HIGH", 0)
 
     def release_idle(self) -> int:
-        """Give idle memory back to the device; the number of bytes.
-
-        Memory whose stream has pending work stays.
-        """
+        """Wait for the device's work, then give all idle memory back to it; the number of bytes."""
         before = self.reserved_bytes
-        self.context.activate()
-        self._release_small()
+        with self._lock:
+            self._take_back()
+            self._drop_idle(0)
+            self._streams = {}
+        self.context.synchronize()  # what was given back is idle only now
         check(driver().cuMemPoolTrimTo(self.handle, 0), "cuMemPoolTrimTo")
         return before - self.reserved_bytes
 
-    def make_room(self) -> None:
-        """Wait for the device's work, then give all idle memory back to it."""
-        self._release_small()
-        self.context.synchronize()  # what was given back is idle only now
-        self.release_idle()
+    def statistics(self) -> dict[str, int]:
+        """The accounts by the names that they have in ``torch.cuda.memory_stats``."""
+        return {
+            "allocated_bytes.all.current": self.allocated_bytes,
+            "allocated_bytes.all.peak": self.max_allocated_bytes,
+            "reserved_bytes.all.current": self.reserved_bytes,
+            "reserved_bytes.all.peak": self.max_reserved_bytes,
+            "allocation.all.allocated": self.allocation_count,
+            "num_device_alloc": self.driver_allocations,
+            "num_device_free": self.driver_frees,
+            "num_alloc_retries": self.retries,
+            "num_ooms": self.failures,
+        }
 
     def allow_access_from(self, peer: CudaContext) -> None:
         """Let kernels of another device read and write this pool; CudaError if they cannot."""

@@ -106,7 +106,7 @@ def _with_room(context: CudaContext, binary: KernelBinary) -> LoadedKernel:
         if error.code != OUT_OF_MEMORY:
             raise
     pool = device_pool(context.index)
-    pool.make_room()
+    pool.release_idle()
     try:
         return LoadedKernel(context, binary)
     except CudaError as error:

@@ -29,6 +29,7 @@ def test_without_a_gpu_everything_says_so() -> None:
         lambda: flamec.zeros(1).cuda(),
         flamec.cuda.synchronize,
         flamec.cuda.memory_allocated,
+        flamec.cuda.memory_stats,
         flamec.cuda.Stream,
     ):
         with pytest.raises(RuntimeError, match="device cuda:0 is not available: "):
@@ -146,6 +147,12 @@ def test_properties_and_memory(real: Device) -> None:
     assert flamec.cuda.memory_allocated() == before
     assert flamec.cuda.max_memory_allocated() - before >= 4 << 20
     assert flamec.cuda.memory_reserved() >= flamec.cuda.memory_allocated()
+    requests = flamec.cuda.memory_stats()["num_device_alloc"]
+    for _ in range(5):
+        flamec.zeros(1 << 20, device=real)
+    counts = flamec.cuda.memory_stats()
+    assert counts["num_device_alloc"] == requests
+    assert counts["allocated_bytes.all.current"] == flamec.cuda.memory_allocated()
     flamec.cuda.empty_cache()
 
 

@@ -35,7 +35,7 @@ def test_accounts(device: CudaDevice) -> None:
     assert pool.allocated_bytes == before
 
 
-def test_small_blocks_are_used_again_in_their_stream(device: CudaDevice) -> None:
+def test_blocks_are_used_again_in_their_stream(device: CudaDevice) -> None:
     first, address = device.empty(700)
     del first
     with use_stream(Stream(0)):

@@ -24,7 +24,7 @@ class Pool:
             index=0, properties=properties, memory_info=lambda: (0, 8 << 30)
         )
 
-    def make_room(self) -> None:
+    def release_idle(self) -> None:
         self.rooms += 1
 
 
