@@ -120,6 +120,8 @@ class Op:
     - ``commutative``; ``identity`` (of a binary op: its right unit; of a reduction: the
       start value, given the dtype); ``involution`` (f(f(x)) = x); ``idempotent`` (f(f(x)) = f(x)).
     - ``expensive``: cheaper to keep than to compute twice.
+    - ``scan_of``: of a scan the names of the reduction that gives its last element, and of the
+      elementwise operation that joins what two neighbouring parts give.
     - ``compensated`` (of a reduction that adds): long folds of floats carry along what rounding
       loses. ``drifts`` (of a reduction or scan): errors grow with the number of elements, so that a
       CPU computes float32 in float64.
@@ -152,6 +154,7 @@ class Op:
     idempotent: bool = False
     identity: Any = None
     expensive: bool = False
+    scan_of: tuple[str, str] | None = None
     compensated: bool = False
     drifts: bool = False
     inexact: bool = False

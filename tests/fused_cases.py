@@ -16,7 +16,6 @@ import flamec
 from flamec import random
 from flamec.functional import (
     along_dimension,
-    running_sums,
     searching,
     statistics,
     true_places,
@@ -159,9 +158,6 @@ def _folding() -> list[Case]:
         Case("mean", lambda x: x(4, 6).mean(0)),
         Case("mean", lambda x: x(4, 6).mean()),
         Case("nanmean", lambda x: x(4, 6).nanmean()),
-        Case(
-            "lines_with_those_before", lambda x: running_sums._lines_with_those_before(x(2, 3, 8))
-        ),
         Case("bisected", lambda x: searching._bisected(x(9).sort()[0], x(4, 6), 4, "not less")),
         Case("count_nonzero", lambda x: flamec.count_nonzero(x(4, 6), 1)),
         Case("aminmax", lambda x: flamec.aminmax(x(4, 6), dim=1)),

@@ -234,6 +234,11 @@ def narrow_rows(b: GraphBuilder, rows: Dim = 1037, columns: int = 3) -> Graph:
     return b.build([b.add(b.add(scaled, spread), place), turned, spread])
 
 
+def long_scans(b: GraphBuilder, size: Dim) -> Graph:
+    """Running sums of few long rows, which are lines."""
+    return b.build([b.cumsum(_input(b, 2, size), axis=1)])
+
+
 GRAPHS: dict[str, Make] = {
     "sort_columns": lambda b: orders(b, 2, 37, 5, dtype=bfloat16, descending=True),
     "sort_symbolic": lambda b: orders(b, 2, B, descending=True),
@@ -287,6 +292,7 @@ GRAPHS: dict[str, Make] = {
     "decided": lambda b: decided(b, 24, 4),
     "decided_odd": lambda b: decided(b, 17, 3),
     "decided_symbolic": lambda b: decided(b, 8, B),
+    "long_scans": lambda b: long_scans(b, 33_001),
     "narrow_rows": narrow_rows,
     "narrow_rows_symbolic": lambda b: narrow_rows(b, B, 7),
 }

@@ -37,6 +37,7 @@ from flamec.codegen.triton.split_rows import ENOUGH_ROWS
 from flamec.ir.estimates import typical_sizes
 from flamec.ir.graph import Graph
 from flamec.ir.passes.contract_contiguous import contract_contiguous
+from flamec.ir.passes.divide_scans import divide_scans
 from flamec.ir.passes.fold_products import fold_products
 from flamec.ir.passes.fusion_groups import FusionGroup, FusionOptions
 from flamec.ir.passes.fusion_state import LARGEST_SEGMENT
@@ -122,6 +123,11 @@ def last_passes(options: CodegenOptions) -> tuple[Pass, ...]:
         ),
         Pass("stack_gradients", stack_gradients, "gradients side by side are written there"),
         *(() if options.strict else (dots,)),
+        Pass(
+            "divide_scans",
+            partial(divide_scans, typical=options.typical),
+            "scans of few long rows are divided into lines",
+        ),
         Pass("widen_half_sums", widen_half_sums, "16-bit floats that meet are added in float32"),
         *((copies,) if contiguous else ()),
         Pass("normalize_contractions", normalize_contractions, "products have one form"),

@@ -25,7 +25,6 @@ from flamec.functional.primitives import (
     widened,
 )
 from flamec.functional.promotion import require_tensor
-from flamec.functional.running_sums import running_sums
 from flamec.functional.shape import window
 from flamec.ir.shape import Dim, equal, format_shape, product
 from flamec.ir.types import int64
@@ -212,7 +211,7 @@ def _consecutive_bags(places: Tensor, offsets: Tensor, include_last: bool) -> Ba
         positions,
         mode="add",
     )
-    bag = ops.sub(window(running_sums(marks, 0), 0, 0, length), 1)
+    bag = ops.sub(window(ops.cumsum(marks, axis=0), 0, 0, length), 1)
     bag = ops.where(ops.lt(bag, 0), count, bag)
 
     def fold(x: Tensor, how: str) -> Tensor:

@@ -19,7 +19,6 @@ from flamec.functional.gathering import require_same_dtype, single_value
 from flamec.functional.indexing import filled_in_place
 from flamec.functional.primitives import ops
 from flamec.functional.promotion import require_tensor
-from flamec.functional.running_sums import running_sums
 from flamec.functional.shape import broadcast_tensors, clone, ravel, regroup, reshaped
 from flamec.functional.true_places import (
     finds_places,
@@ -90,7 +89,7 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
             )
         if count == 0:
             return clone(x)
-    running = running_sums(tensor_builder.cast(ravel(chosen), int64), 0)
+    running = apply_named("cumsum", tensor_builder.cast(ravel(chosen), int64), axis=0)
     return _in_order(x, chosen, source, running)
 
 

@@ -23,7 +23,6 @@ from flamec.functional.dimensions import size as one_size
 from flamec.functional.dimensions import sizes
 from flamec.functional.primitives import narrowed, ops
 from flamec.functional.promotion import is_number, plain_number, require_tensor
-from flamec.functional.running_sums import running_sums
 from flamec.ir.shape import Dim, broadcast_shapes
 from flamec.ir.types import Device, DType, int64
 from flamec.random import (
@@ -300,7 +299,7 @@ def _inverse_of_distribution(weights: Tensor, count: int, generator: Generator |
     """How many running sums of the weights are not above a uniform number."""
     *rows, categories = weights._type.shape
     axis = len(rows)
-    sums = running_sums(weights, axis)
+    sums = ops.cumsum(weights, axis=axis)
     total = ops.sum(weights, axes=(axis,))
     total = ops.reshape(total, shape=(*rows, 1))
     shape, device = (*rows, count), weights._type.device

@@ -21,7 +21,6 @@ from flamec.functional.elementwise import log_sum
 from flamec.functional.primitives import narrowed, ops, widened
 from flamec.functional.promotion import as_tensors, float_dtype, is_number, require_tensor
 from flamec.functional.reduction import accumulated
-from flamec.functional.running_sums import running_sums
 from flamec.functional.shape import window
 from flamec.functional.unary import copied
 from flamec.fusing import fused
@@ -38,7 +37,7 @@ def _running(name: str, for_bool: str, input: Any, dim: int, dtype: DType | None
     if x._type.dtype is bool_:
         values, _ = getattr(ops, for_bool)(ops.cast(x, uint8), axis=axis)
         return ops.cast(values, bool_)
-    return running_sums(x, axis) if name == "cumsum" else getattr(ops, name)(x, axis=axis)
+    return getattr(ops, name)(x, axis=axis)  # type: ignore[no-any-return]
 
 
 @autocasts(cuda=FLOAT32)

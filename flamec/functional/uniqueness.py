@@ -20,7 +20,6 @@ from flamec.errors import OperationError, user_location
 from flamec.functional.dimensions import dimension
 from flamec.functional.primitives import is_empty_size, ops
 from flamec.functional.promotion import require_tensor
-from flamec.functional.running_sums import running_sums
 from flamec.functional.shape import window
 from flamec.functional.sorting import positions_along, sorted_along
 from flamec.functional.true_places import true_places
@@ -82,7 +81,7 @@ def _numbered(line: Tensor, shape: Any, places: Tensor | None, wanted: tuple[boo
     starts = true_places(is_new)
     parts = [ops.index(line, starts)]
     if wanted[0]:
-        number = ops.sub(running_sums(ops.cast(is_new, int64), 0), 1)
+        number = ops.sub(ops.cumsum(ops.cast(is_new, int64), axis=0), 1)
         if places is not None:
             zeros = ops.full(value=0, shape=line._type.shape, dtype=int64, device=line._type.device)
             number = ops.index_put(zeros, number, places, mode="any")

@@ -1,0 +1,80 @@
+"""Scans of long rows by lines: values, and which are divided."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import flamec.ir.ops  # noqa: F401
+from flamec.codegen.options import CodegenOptions
+from flamec.codegen.triton.compile_graph import compile_graph
+from flamec.ir.builder import GraphBuilder
+from flamec.ir.evaluate import evaluate_graph
+from flamec.ir.graph import Graph
+from flamec.ir.passes import divide_scans
+from flamec.ir.shape import Dim, SymbolicDim
+from flamec.ir.types import DType, TensorType, bfloat16, float32, float64, int64
+
+N = SymbolicDim.symbol("N")
+
+
+def scan(name: str, shape: tuple[Dim, ...], axis: int, dtype: DType = float64) -> Graph:
+    b = GraphBuilder()
+    x = b.input(TensorType(shape, dtype))
+    return b.build([getattr(b, name)(x, axis=axis)])
+
+
+def divided(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> Graph:
+    monkeypatch.setattr(divide_scans, "LONG_ROW", 40)
+    monkeypatch.setattr(divide_scans, "LINE", 4)
+    typical = CodegenOptions(size_hints={"N": 64}).typical
+    result = divide_scans.divide_scans(graph, typical)
+    assert sum(bool(node.op.scan_of) for node in result.nodes) >= 2
+    return result
+
+
+@pytest.mark.parametrize("name", ["cumsum", "cumprod"])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((43,), 0), ((40, 2), 0), ((2, 173, 3), 1), ((2, 1, 52), 2)]
+)
+def test_lines_give_what_rows_give(
+    name: str, shape: tuple[int, ...], axis: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Infinities and NaNs spoil what follows them alone, and zeros keep their signs."""
+    x = 1 + np.random.default_rng(0).standard_normal(shape) / 8
+    along = np.moveaxis(x, axis, 0)
+    along[0] = -0.0
+    for place, value in ((17, np.inf), (30, np.nan)) if name == "cumsum" else ((30, np.nan),):
+        along[place].flat[0] = value
+    graph = scan(name, shape, axis)
+    (found,), _ = evaluate_graph(divided(graph, monkeypatch), [x])
+    wanted = getattr(np, name)(x, axis=axis)
+    np.testing.assert_allclose(found, wanted, 1e-12, 1e-12)
+    np.testing.assert_array_equal(np.signbit(found[wanted == 0]), np.signbit(wanted[wanted == 0]))
+
+
+def test_symbolic_sizes_and_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_lines = divided(scan("cumsum", (N,), 0, int64), monkeypatch)
+    for size in (1, 4, 63, 200):
+        x = np.arange(size) - 50
+        (found,), _ = evaluate_graph(by_lines, [x])
+        np.testing.assert_array_equal(found, x.cumsum())
+
+
+def test_half_floats_are_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(0).standard_normal(77).astype(bfloat16.numpy)
+    graph = scan("cumsum", (77,), 0, bfloat16)
+    (found,), _ = evaluate_graph(divided(graph, monkeypatch), [x])
+    wanted = x.astype(np.float64).cumsum().astype(np.float32).astype(bfloat16.numpy)
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_long_rows_of_programs_for_gpus_are_lines_and_others_are_not() -> None:
+    def launches(*shape: Dim, hint: int = 1 << 20) -> int:
+        options = CodegenOptions(size_hints={"N": hint})
+        graph = scan("cumsum", shape, len(shape) - 1, float32)
+        return len(compile_graph(graph, options).plan.actions)
+
+    assert launches(1 << 20) == 3
+    assert launches(N) == launches(2, N) == 4  # and what is left of a line
+    assert launches(4096, 1024) == launches(N, hint=1 << 12) == launches(100, N) == 1
