@@ -38,15 +38,3 @@ class Program(Protocol):
 
     def bind(self, sizes: tuple[int, ...]) -> BoundProgram:
         """The program for these values of ``plan.symbols``, in that order."""
-
-
-class DeviceRuntime(Protocol):
-    """A device that can hold arrays and run programs."""
-
-    name: str
-
-    def empty(self, nbytes: int) -> tuple[Any, int]:
-        """Uninitialised memory: an object that keeps it alive, and its address."""
-
-    def load(self, plan: ExecutionPlan) -> Program:
-        """Compile a plan, or take it from the cache, and load it."""

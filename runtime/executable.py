@@ -8,11 +8,10 @@ lie at the planned offsets in the calling thread's arena, or in outputs that len
 from __future__ import annotations
 
 import ctypes
-import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, NoReturn
@@ -21,6 +20,7 @@ from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import evaluate_dim
 from flamec.runtime import recording
 from flamec.runtime.allocator import ALIGNMENT, current_arena
+from flamec.runtime.bound_programs import BoundPrograms
 from flamec.runtime.cpu.compiler import CompileError
 from flamec.runtime.cpu.step_clock import STOPPED, StepClock
 from flamec.runtime.device import PlanMemory
@@ -29,8 +29,6 @@ from flamec.runtime.interrupts import uninterrupted
 from flamec.runtime.lent_memory import LentMemory
 from flamec.runtime.program_errors import program_error
 from flamec.runtime.recording import ProgramRun, Recorder, Stopped
-
-_MOST_BOUND_SIZES = 64
 
 
 class FlamecRuntime(ctypes.Structure):
@@ -117,7 +115,7 @@ class Executable:
         address = ctypes.cast(self._library[plan.entry], ctypes.c_void_p).value
         assert address is not None
         self.entry_address: int = address
-        self._local = _BoundPrograms()
+        self._bound: BoundPrograms[BoundProgram] = BoundPrograms(plan.symbols)
 
     def timed_library(self, recorder: Recorder) -> ctypes.CDLL | None:
         """The build with a clock, made when it is first asked for.
@@ -145,25 +143,7 @@ class Executable:
 
         The result belongs to the calling thread; it is kept for the most recently used sizes.
         """
-        known = self._local.by_sizes
-        bound = known.get(sizes)
-        if bound is not None:
-            known.move_to_end(sizes)
-            return bound
-        if len(sizes) != len(self.plan.symbols):
-            raise ValueError(
-                f"the program has {len(self.plan.symbols)} sizes "
-                f"({', '.join(self.plan.symbols)}), {len(sizes)} were given"
-            )
-        bound = known[sizes] = BoundProgram(self, sizes)
-        if len(known) > _MOST_BOUND_SIZES:
-            known.popitem(last=False)
-        return bound
-
-
-class _BoundPrograms(threading.local):
-    def __init__(self) -> None:
-        self.by_sizes: OrderedDict[tuple[int, ...], BoundProgram] = OrderedDict()
+        return self._bound.of(sizes, partial(BoundProgram, self))
 
 
 class BoundProgram:

@@ -67,11 +67,6 @@ def draws_postponed(trace: Trace) -> Iterator[list[Drawn]]:
         root.version += 1
 
 
-def record_gradient_rule(type: TensorType, function: Callable[[Tensor], Tensor]) -> RecordedRule:
-    """``function`` of one gradient as a rule; it is run on a stand-in."""
-    return record_gradients_rule([type], lambda seeds: [function(*seeds)])
-
-
 def record_gradients_rule(
     types: Sequence[TensorType], function: Callable[[Sequence[Tensor]], Sequence[Tensor | None]]
 ) -> RecordedRule:

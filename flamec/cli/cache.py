@@ -88,7 +88,7 @@ def list_entries(
 
 @app.command("export")
 def export_entries(
-    file: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
 ) -> None:
     """Write all entries to one file, for another machine of the same architecture."""
     from flamec.deployment.cache_files import export_cache
@@ -105,7 +105,7 @@ def export_entries(
 
 @app.command("import")
 def import_entries(
-    file: Annotated[Path, typer.Argument(help="A file that 'export' wrote.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that 'export' wrote.")],
 ) -> None:
     """Take the entries of such a file over; what was altered, or does not fit, is refused."""
     from flamec.deployment.cache_files import import_cache

@@ -30,6 +30,7 @@ app = typer.Typer(
     help="flamec: a deep-learning framework whose core is a compiler.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # lines of a paragraph are joined
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (demo, dump, explain, kernels, bench, doctor, ops, repro, bisect, minify):

@@ -21,7 +21,7 @@ from flamec.saving.errors import FileFormatError
 
 
 def repro(
-    file: Annotated[Path, typer.Argument(help="A reproduction that flamec wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A reproduction that flamec wrote.")],
 ) -> None:
     """Run a reproduction: exit code 1 for its failure, 2 for another one, 0 for none."""
     _read(file)
@@ -80,7 +80,7 @@ def bisect(
 
 
 def minify(
-    file: Annotated[Path, typer.Argument(help="A reproduction that flamec wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A reproduction that flamec wrote.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Default: FILE with -minified.")
     ] = None,

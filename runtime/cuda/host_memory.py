@@ -56,7 +56,6 @@ class PinnedPool:
         self.context = context
         self.max_idle_bytes = max_idle_bytes
         self.idle_bytes = 0
-        self.pinned_bytes = 0
         self._idle: dict[int, list[tuple[int, list[Event]]]] = {}
         self._lock = threading.RLock()  # a collection inside it may give memory back
 
@@ -74,8 +73,6 @@ class PinnedPool:
         result = driver().cuMemHostAlloc(size, _PORTABLE)
         if result[0] != 0:
             raise MemoryError(f"{size} bytes of pinned host memory could not be had: {result[0]!r}")
-        with self._lock:
-            self.pinned_bytes += size
         return PinnedBuffer(self, int(result[1]), size, nbytes)
 
     def empty(self, nbytes: int) -> tuple[np.ndarray, int]:
@@ -114,8 +111,6 @@ class PinnedPool:
 
     def _unpin(self, address: int, size: int) -> None:
         release(self.context, "cuMemFreeHost", address)
-        with self._lock:
-            self.pinned_bytes -= size
 
 
 def base_of(array: np.ndarray) -> Any:

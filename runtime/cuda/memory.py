@@ -282,15 +282,6 @@ class DevicePool:
             "num_ooms": self.failures,
         }
 
-    def allow_access_from(self, peer: CudaContext) -> None:
-        """Let kernels of another device read and write this pool; CudaError if they cannot."""
-        cu = driver()
-        access = cu.CUmemAccessDesc()
-        access.location.type = cu.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
-        access.location.id = peer.index
-        access.flags = cu.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
-        check(cu.cuMemPoolSetAccess(self.handle, [access], 1), "cuMemPoolSetAccess")
-
     def _get(self, name: str) -> int:
         attribute = getattr(self._attributes, f"CU_MEMPOOL_ATTR_{name}")
         self.context.activate()

@@ -28,7 +28,7 @@ _UNUSED_MAP = (ctypes.c_uint8 * 128)()  # where a launch needs the bytes of a ma
 
 
 class LoadedKernel:
-    """A kernel in one context. ``registers`` and ``local_bytes`` are of one thread."""
+    """A kernel in one context. ``registers`` are of one thread."""
 
     def __init__(self, context: CudaContext, binary: KernelBinary) -> None:
         cu = driver()
@@ -64,9 +64,8 @@ class LoadedKernel:
         if binary.cluster > _PORTABLE_CLUSTER:
             key = attribute.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
             check(cu.cuFuncSetAttribute(self.function, key, 1), "allowing a large cluster")
-        # Asking for attributes also loads the code, which must not happen during a capture.
+        # Asking for an attribute also loads the code, which must not happen during a capture.
         self.registers = self._attribute(attribute.CU_FUNC_ATTRIBUTE_NUM_REGS)
-        self.local_bytes = self._attribute(attribute.CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)
 
     def _attribute(self, key: Any) -> int:
         return int(check(driver().cuFuncGetAttribute(key, self.function), "cuFuncGetAttribute"))

@@ -13,10 +13,9 @@ has to be changed for that.
 
 from __future__ import annotations
 
-import threading
 import warnings
 from array import array
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +38,7 @@ from flamec.ir.plan import (
 )
 from flamec.ir.shape import evaluate_dim, evaluate_shape
 from flamec.runtime import recording
+from flamec.runtime.bound_programs import BoundPrograms
 from flamec.runtime.control_steps import BranchStep, LoopStep
 from flamec.runtime.cuda import transfer
 from flamec.runtime.cuda.arena import Arena, arena_of
@@ -56,7 +56,6 @@ from flamec.runtime.host_calls import Evaluate, no_host
 from flamec.runtime.interrupts import uninterrupted
 from flamec.runtime.lent_memory import LentMemory
 
-_MOST_BOUND_SIZES = 64
 _CALLS_BEFORE_CAPTURE = 1
 _FEWEST_STEPS_TO_CAPTURE = 2
 _MOST_GRAPHS = 2
@@ -106,7 +105,7 @@ class CudaProgram:
             for number, buffer in enumerate(plan.buffers)
             if buffer.kind == "errors"
         }
-        self._local = _BoundPrograms()
+        self._bound: BoundPrograms[BoundCudaProgram] = BoundPrograms(plan.symbols)
 
     @property
     def compiled(self) -> bool:
@@ -117,20 +116,7 @@ class CudaProgram:
 
         The result belongs to the calling thread; it is kept for the most recently used sizes.
         """
-        known = self._local.by_sizes
-        bound = known.get(sizes)
-        if bound is not None:
-            known.move_to_end(sizes)
-            return bound
-        if len(sizes) != len(self.plan.symbols):
-            raise ValueError(
-                f"the program has {len(self.plan.symbols)} sizes "
-                f"({', '.join(self.plan.symbols)}), {len(sizes)} were given"
-            )
-        bound = known[sizes] = BoundCudaProgram(self, sizes)
-        if len(known) > _MOST_BOUND_SIZES:
-            known.popitem(last=False)
-        return bound
+        return self._bound.of(sizes, partial(BoundCudaProgram, self))
 
     def no_graph(self, reason: str) -> None:
         """Give graphs up for this program, and say so once."""
@@ -141,11 +127,6 @@ class CudaProgram:
                 CaptureWarning,
                 stacklevel=4,
             )
-
-
-class _BoundPrograms(threading.local):
-    def __init__(self) -> None:
-        self.by_sizes: OrderedDict[tuple[int, ...], BoundCudaProgram] = OrderedDict()
 
 
 @dataclass

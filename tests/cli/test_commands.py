@@ -10,13 +10,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import flamec
+from flamec.cli.main import app
 from flamec.ir.op import REGISTRY
 from flamec.runtime.tuning_db import TuningKey, TuningRecord, dump_records
 
 ESCAPE = "\x1b["
-COMMANDS = ("demo", "dump", "explain", "bench", "doctor", "ops", "cache", "tune")
+COMMANDS = (
+    *("demo", "dump", "explain", "kernels", "bench", "doctor", "ops"),
+    *("repro", "bisect", "minify", "cache", "tune"),
+)
 
 
 def test_help_lists_every_command(run) -> None:
@@ -24,9 +29,18 @@ def test_help_lists_every_command(run) -> None:
     assert all(name in out for name in COMMANDS)
 
 
+def _help(command: str) -> str:
+    return CliRunner(env={"COLUMNS": "80"}).invoke(app, [command, "--help"]).output
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(run, command: str) -> None:
-    assert "Usage: flamec" in run(command, "--help").out
+def test_every_command_has_help(command: str) -> None:
+    assert f"Usage: flamec {command}" in _help(command)
+
+
+def test_help_is_wrapped_by_paragraph() -> None:
+    words = [line.strip() for line in _help("dump").splitlines()]
+    assert "function flamec_inputs() in the file. Nothing is run but the trace, unless" in words
 
 
 def test_version(run) -> None:
