@@ -30,7 +30,8 @@ _LONG_EPILOGUE = 8  # operations that do not fit beside 128 sums in a thread's r
 _SCALAR_RATE = 0.09  # elementwise operations, millions a microsecond and multiprocessor
 _CROWDED = 1.1  # by which an epilogue is slower that is long, or reads, beside so many sums
 _TILE_COST = 1.5  # microseconds to fill and drain a block's pipeline
-_JOIN_COST = 1.5  # microseconds of one more launch in a graph
+_JOIN_COST = 2.5  # microseconds of one more launch in a graph, until its first results
+_JOIN_LATENCY = 0.03  # microseconds for each part that is joined, however small
 _JOIN_BYTES = 10  # of each sum that is joined: written, read, and in the way of operands
 _PARTS_LATENCY = 0.012  # microseconds a step of depth takes in three parts, however small the tile
 _REUSE = 20  # by which small tiles are slower: they read more for each product
@@ -374,7 +375,8 @@ def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> flo
     if waits and (min(resident, waves) < 2 or s.rows * s.columns < 64 * 32 * s.warps):
         total *= _WAITING
     if s.split_k > 1:
-        total += _JOIN_COST + _JOIN_BYTES * s.split_k * results / target.bandwidth
+        joined = _JOIN_BYTES * s.split_k * results / target.bandwidth
+        total += _JOIN_COST + max(joined, _JOIN_LATENCY * s.split_k)
     return total
 
 

@@ -25,7 +25,7 @@ from flamec.codegen.triton.product_schedule import ProductSchedule, Target, targ
 from flamec.ir.kernel import RowProgram
 from flamec.ir.shape import symbols_of
 
-SLOWER, LONGER = 1.03, 0.1  # what sharing may cost: a factor, and microseconds of any kernel
+SLOWER, LONGER = 1.03, 0.05  # what sharing may cost: a factor, and microseconds of any kernel
 FIRST_REGION, REGION = 6, 4  # powers of two: the sizes up to 64, then sixteen times as many each
 SMALLEST = 2
 MOST_SYMBOLS = 3

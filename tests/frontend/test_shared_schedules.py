@@ -89,7 +89,7 @@ def test_fifty_sizes_have_few_texts_of_kernels(
         prepared.bind(sizes)
     plans = [program.plan for program in prepared.sized.values()]
     texts = {repr(kernel) for plan in plans if plan for kernel in plan.kernels}
-    assert len(plans) >= 20 and len(texts) <= 22  # 34 where each class takes what is best for it
+    assert len(plans) >= 20 and len(texts) <= 23  # 34 where each class takes what is best for it
     assert len(lowered) <= 9  # 3 for each of both sizes
 
 
