@@ -61,7 +61,7 @@ def build_check(captured: Captured) -> Check:
         *b.add_structure(positional, "args", known=True),
         *b.add_structure(keyword, "kwargs", known=True),
     ]
-    labels = list(expressions)
+    b.leaves, labels = expressions, list(expressions)
     for held in captured.held:
         expressions += b.add_structure(held.structure, held.place.text(b.name), False)
         paths = access_paths(held.structure, held.place.name)

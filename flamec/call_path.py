@@ -90,7 +90,7 @@ class CallPath:
         self.made: dict[int, int] = {}
         self._state: dict[str, str] = {}  # variables that live from call to call: first values
         self._body: list[str] = []
-        self._writer = ExpressionWriter(self._host_name)
+        self._writer = ExpressionWriter(self._host_name, lambda position: f"leaves[{position}]")
         self._write(outputs_only)
         self.source = self._text()
         variables = dict(self._names)
@@ -226,11 +226,9 @@ class CallPath:
         """Numbers are immutable: the cell holds what it should if the object is the same."""
         if source.expression is not None:
             text = self._writer.text(source.expression)
-        elif source.path:
+        else:
             keys = "".join(f"[{self._key(key)}]" for key in source.path)
             text = f"{self._name(source.container, 'd')}{keys}"
-        else:
-            text = f"a{source.position}"
         self._state[f"n{position}"] = "UNREAD"
         self._state["write_number"] = "binding.write_number"
         self._body.append(

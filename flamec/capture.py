@@ -325,7 +325,7 @@ def _proxy(
                 shape[axis] = dynamic.size(dynamic.sizes[position, axis][0])
         return trace.argument(leaf, position, leaf._type.with_shape(tuple(shape)), label)
     if position in dynamic.numbers:
-        return trace.number_argument(position, leaf, label)
+        return recorder.host.argument(position, leaf, label)
     if isinstance(leaf, (np.ndarray, np.generic)):
         raise CompileError(
             f"argument {label} of a compiled function is a NumPy {type(leaf).__name__}; pass "

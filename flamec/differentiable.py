@@ -167,7 +167,7 @@ class DifferentiableProgram:
                 if leaf._storage is storage:
                     return leaf
             return Tensor._from_array(storage.base, storage.base_type, storage)
-        value = leaves[source.position] if source.position >= 0 else source.read()
+        value = source.read(leaves)
         type = self.captured.graph.inputs[position].type
         return tensor_builder.constant(value, type)
 

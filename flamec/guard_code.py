@@ -61,7 +61,8 @@ class CheckBuilder:
             "Tensor": Tensor,
         }
         self._names: dict[int, str] = {}
-        self.writer = ExpressionWriter(self.name)
+        self.leaves: list[str] = []  # expressions of the leaves of the arguments
+        self.writer = ExpressionWriter(self.name, lambda position: self.leaves[position])
 
     def name(self, value: Any) -> str:
         """A variable of the check function that holds ``value`` itself."""

@@ -1,8 +1,7 @@
-"""Python numbers that a compiled call computes in Python: expressions over Python's state.
+"""Python numbers that a compiled call computes in Python: over its arguments and Python's state.
 
-While a function is traced, a number of Python's state that changes from call to call is a
-``RuntimeNumber`` with an ``Expression``: a place (``LIMITS[0]``, ``self.step``), or what Python's
-operators and the functions of ``math`` make of places. It has the number that it is in the traced
+While a function is traced, a number that changes from call to call is a ``RuntimeNumber`` with an
+``Expression``: a place (an argument, ``LIMITS[0]``, ``self.step``), or what Python's operators and the functions of ``math`` make of places. It has the number that it is in the traced
 call. Out: Python text that computes it at each call (``ExpressionWriter``), exactly as the
 function would. What the function decides by it becomes a condition of the program (``decide``);
 what needs the number itself, a condition that it is this one (``settle``). Invariant: an expression
@@ -13,7 +12,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import CellType
 from typing import TYPE_CHECKING, Any
@@ -134,6 +133,24 @@ class Place:
         return text + "".join(f"[{step}]" for step in self.path)
 
 
+@dataclass(frozen=True)
+class Argument:
+    """A number among the arguments of a call: the leaf ``position``; a place like another."""
+
+    position: int
+    name: str
+    owner: Any = None
+    path: tuple[int, ...] = ()
+
+    @property
+    def key(self) -> Any:
+        return self.name
+
+    @property
+    def identity(self) -> tuple[Any, Any]:
+        return ("argument", self.position)
+
+
 class Expression:
     """A place, or a function of expressions and numbers.
 
@@ -148,7 +165,7 @@ class Expression:
         state: HostState,
         value: Any,
         moment: int,
-        place: Place | None = None,
+        place: Place | Argument | None = None,
         function: Function | None = None,
         operands: tuple[Any, ...] = (),
         refusal: str = "",
@@ -162,15 +179,22 @@ class Expression:
         self.refusal = refusal
         self.size: int = 1 + sum(o.size for o in operands if isinstance(o, Expression))
 
-    def evaluate(self) -> Any:
-        """The number now; while tracing that of the traced call."""
+    def evaluate(self, leaves: Sequence[Any]) -> Any:
+        """The number in a call with these arguments; while tracing that of the traced call."""
         if self.state.tracing:
             return self.value
+        if isinstance(self.place, Argument):
+            return leaves[self.place.position]
         if self.place is not None:
             return self.place.get()
         assert self.function is not None
-        operands = [o.evaluate() if isinstance(o, Expression) else o for o in self.operands]
+        operands = [o.evaluate(leaves) if isinstance(o, Expression) else o for o in self.operands]
         return self.function(*operands)
+
+    @property
+    def of_arguments(self) -> bool:
+        """Whether nothing but arguments decides on it."""
+        return all(isinstance(e.place, Argument) for e in self.places())
 
     def key(self) -> Any:
         """Equal for expressions that are the same at each call."""
@@ -207,11 +231,13 @@ def gives_float(operands: tuple[Any, ...]) -> bool:
 class ExpressionWriter:
     """Python text of expressions; one that occurs again is the variable of its first text.
 
-    ``name``: gives a variable that holds an object.
+    ``name``: gives a variable that holds an object; ``argument``: the text of a leaf of the
+    arguments.
     """
 
-    def __init__(self, name: Callable[[Any], str]) -> None:
+    def __init__(self, name: Callable[[Any], str], argument: Callable[[int], str]) -> None:
         self._name = name
+        self._argument = argument
         self._variables: dict[Expression, str] = {}
 
     def text(self, expression: Any) -> str:
@@ -221,6 +247,8 @@ class ExpressionWriter:
         known = self._variables.get(expression)
         if known is not None:
             return known
+        if isinstance(expression.place, Argument):
+            return self._argument(expression.place.position)
         if expression.place is not None:
             text = expression.place.text(self._name)
         else:

@@ -32,6 +32,7 @@ from flamec.host_actions import (
 )
 from flamec.host_numbers import (
     MOST_NODES,
+    Argument,
     Expression,
     Place,
     expression_of,
@@ -123,6 +124,12 @@ class HostState:
 
     def number(self, expression: Expression) -> Any:
         """A tracer for an expression's number, or the number, on which the program then depends."""
+        tracer = self._traced(expression)
+        if isinstance(tracer, Tensor):
+            self._numbers.append(weakref.ref(tracer))
+        return tracer
+
+    def _traced(self, expression: Expression) -> Any:
         value, kind = expression.value, type(expression.value)
         too_large = kind is int and not -_INT64 <= value < _INT64
         if kind not in (int, float) or too_large or expression.size > MOST_NODES:
@@ -131,8 +138,14 @@ class HostState:
         dtype = int64 if kind is int else float64
         tensor = RuntimeNumber.of(Tensor._from_trace(self.trace, TensorType((), dtype, CPU)))
         tensor.__dict__["_expression"] = expression
-        self._numbers.append(weakref.ref(tensor))
         return tensor
+
+    def argument(self, position: int, value: Any, name: str) -> Any:
+        """A tracer for a number among the arguments, the leaf ``position``.
+
+        Whether it is stored outside is asked of it as of other arguments.
+        """
+        return self._traced(Expression(self, value, 0, Argument(position, name)))
 
     def decide(self, expression: Expression) -> bool:
         """The truth of an expression, on which the program then depends."""
@@ -229,7 +242,7 @@ class HostState:
 
     def first_value(self, source: InputSource) -> Any:
         """The number that an input was when the trace first saw it."""
-        return self._as_first_seen(source).read()
+        return self._as_first_seen(source).read(())
 
     def _as_first_seen(self, source: InputSource) -> InputSource:
         if source.kind != "number" or not source.path:
@@ -262,7 +275,7 @@ class HostState:
         for first, source in zip(firsts, sources, strict=True):
             if first is not source and (
                 self._was_set(source.container, source.path[0])
-                or not same_constant(first.read(), source.read())
+                or not same_constant(first.read(()), source.read(()))
             ):
                 effects.append(f"it changes {source.name or source.path[0]}, which it has read")
         if effects:

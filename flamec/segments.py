@@ -111,7 +111,7 @@ class FoundSize:
 def array_of(source: InputSource, leaves: Sequence[Any]) -> Any:
     """The array (for a number, the number) that a graph input stands for in a call."""
     if source.kind == "number":
-        return leaves[source.position] if source.position >= 0 else source.read()
+        return source.read(leaves)
     if source.kind == "base":
         storage = leaves[source.position]._storage if source.storage is None else source.storage
         return storage.base
@@ -341,7 +341,9 @@ class Execution:
         inputs |= {value} if value.node is None else set()
         numbers = [s for s in (sources[v.index] for v in inputs) if s.kind == "number"]
         return (
-            bool(inputs) and len(numbers) == len(inputs) and all(s.position >= 0 for s in numbers)
+            bool(inputs)
+            and len(numbers) == len(inputs)
+            and all(s.expression is not None and s.expression.of_arguments for s in numbers)
         )
 
     def _find(self, value: Value) -> tuple[Place, Any]:
@@ -353,7 +355,7 @@ class Execution:
 
     def _read(self, source: InputSource, leaves: Sequence[Any]) -> Any:
         """As ``array_of``; numbers of Python's state as they were when the trace began."""
-        if source.kind == "number" and source.position < 0:
+        if source.kind == "number":
             return self._trace.host.first_value(source)
         return array_of(source, leaves)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,8 @@ class InputSource:
 
     ``kind``: ``"argument"`` (flattened argument ``position``), ``"captured"`` (the
     tensor ``held`` itself, or what ``owner`` has as its ``.grad``), ``"base"`` (the base of
-    ``storage``, or of the storage of argument ``position``), or ``"number"`` (argument
-    ``position`` itself, the Python number that the keys ``path`` lead to in ``container``, or
-    what ``expression`` is in Python).
+    ``storage``, or of the storage of argument ``position``), or ``"number"`` (the Python number
+    that the keys ``path`` lead to in ``container``, or what ``expression`` is in Python).
     """
 
     kind: str
@@ -45,10 +45,10 @@ class InputSource:
         """The captured tensor; of a gradient the one that is there now."""
         return self.held if self.owner is None else self.owner._grad
 
-    def read(self) -> Any:
-        """The number of Python's state now."""
+    def read(self, leaves: Sequence[Any]) -> Any:
+        """The number in a call with these arguments."""
         if self.expression is not None:
-            return self.expression.evaluate()
+            return self.expression.evaluate(leaves)
         return fetch(self.container, self.path)
 
     @property

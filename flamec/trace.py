@@ -147,19 +147,8 @@ class Trace:
         if key not in self.numbers:
             source = InputSource("number", container=container, path=path, name=name)
             value = self.add_input(TensorType((), float64, CPU), source)
-            self.numbers[key] = self._wrap_number(value)
+            self.numbers[key] = RuntimeNumber.of(self.wrap(value))
         return self.numbers[key]
-
-    def number_argument(self, position: int, example: Any, name: str) -> Tensor:
-        """As ``number``, for argument leaf ``position``; an int becomes int64."""
-        dtype = int64 if isinstance(example, int) else float64
-        source = InputSource("number", position, name=name)
-        tensor = self._wrap_number(self.add_input(TensorType((), dtype, CPU), source))
-        self.numbers[position] = tensor
-        return tensor
-
-    def _wrap_number(self, value: Value) -> Tensor:
-        return RuntimeNumber.of(self.wrap(value))
 
     def _lift(self, tensor: Tensor) -> Root:
         storage = tensor._storage

@@ -126,11 +126,7 @@ class Outputs:
             returned = expression.state.returned
             returned.append(expression)
             return Result("host", len(returned) - 1, expression)
-        value = self.trace.value_of(leaf)
-        source = self.trace.sources[value.index] if value.node is None else None
-        if source is not None and source.kind == "number" and source.position >= 0:
-            return Result("argument", source.position)
-        return Result("number", self._output(value))
+        return Result("number", self._output(self.trace.value_of(leaf)))
 
     def _view_of_input(self, leaf: Tensor, root: Root) -> Result:
         assert root.input_position is not None

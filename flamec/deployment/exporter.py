@@ -219,7 +219,7 @@ def _weights(captured: Captured) -> dict[str, np.ndarray]:
             continue
         type = captured.graph.inputs[position].type
         if source.kind == "number":
-            value = np.asarray(source.read(), type.dtype.numpy)
+            value = np.asarray(source.read(()), type.dtype.numpy)
         elif source.tensor is not None:
             value = source.tensor.detach().cpu().numpy()
         else:
