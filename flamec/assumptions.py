@@ -96,6 +96,8 @@ def build_check(captured: Captured) -> Check:
             b.add(f"{path} is not {place.text(b.name)}", f"{path} is not {place.name}")
     _add_gradients(b, captured, storages)
     _add_aliasing(b, captured, storages, labels)
+    for size in captured.host.sizes.found:
+        b.add_host_size(size)
     late = captured.late_guards
     for guard in [g for g in captured.shape_guards if g not in late]:
         b.add(f"({guard})", str(guard))

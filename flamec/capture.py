@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -32,9 +32,9 @@ from flamec.left_behind import effects_of, escaped_tensors, stored_arguments
 from flamec.math_of_expressions import math_of_expressions
 from flamec.restoring import left_tracers, restore
 from flamec.roots import AliasDiscovered, overlaps_itself
-from flamec.segments import Execution, SegmentCache, SizesDiffer, symbol_values
+from flamec.segments import Execution, SegmentCache, SizesDiffer
 from flamec.size_bounds import ANY_SIZE, SizeBounds
-from flamec.size_oracle import ShapeGuard
+from flamec.size_oracle import ShapeGuard, symbol_values
 from flamec.sources import InputSource
 from flamec.state import Modes, modes, set_modes, thread
 from flamec.state_tensors import HeldTensors, StateTensors
@@ -124,7 +124,8 @@ class Dynamic:
     ``sizes[(leaf, axis)]`` is (symbol name, example size); ``bounds``: what is declared of
     sizes, by symbol; a size that is declared a multiple of a number is that times its symbol.
     ``pairs``: the other symbols by what the sizes were at first and are now. ``found``: what sizes
-    are that values decide (``segments.Execution``).
+    are that values decide (``segments.Execution``). ``exact``: sizes that numbers decide on have
+    the call's for examples. ``number_sizes``: whether numbers may be sizes that vary.
     """
 
     sizes: Mapping[tuple[int, int], tuple[str, int]] = field(default_factory=dict)
@@ -132,6 +133,8 @@ class Dynamic:
     bounds: Mapping[str, SizeBounds] = field(default_factory=dict)
     pairs: Mapping[tuple[int, int], str] = field(default_factory=dict)
     found: str = "constant"
+    exact: bool = False
+    number_sizes: bool = True
 
     def size(self, symbol: str) -> Dim:
         """The size that a symbol stands for."""
@@ -225,12 +228,13 @@ def _capture(
     before = modes()
     for leaf, _axis in dynamic.sizes:
         if leaves[leaf]._storage in base_storages:
-            dynamic = Dynamic({}, dynamic.numbers)
+            dynamic = replace(dynamic, sizes={}, bounds={}, pairs={})
             break
     for symbol, example in dynamic.sizes.values():
         bounds = dynamic.bounds.get(symbol, ANY_SIZE)
         trace.oracle.declare(dynamic.size(symbol), symbol, example, bounds)
     sizes = host.lifted.sizes, dynamic.pairs
+    host.sizes.exact, host.sizes.vary = dynamic.exact, dynamic.number_sizes
     host.tensors = StateTensors(trace, leaves, argument_types, *sizes)
     thread.trace = trace
     try:
@@ -422,8 +426,8 @@ def _plain_key(key: Any) -> Any:
 
 
 def actual_sizes(captured: Captured, leaves: Sequence[Any]) -> dict[str, int]:
-    """The values of the symbols for given argument leaves."""
-    return symbol_values(captured.argument_types, leaves)
+    """The values of the symbols in the traced call, for its argument leaves."""
+    return symbol_values(captured.argument_types, leaves) | captured.host.sizes.values()
 
 
 def evaluate_size(size: Dim | Size, sizes: Mapping[str, int]) -> int | Size:

@@ -296,6 +296,7 @@ class CompiledFunction:
         leaves, structure = flatten((args, kwargs))
         key = call_key(leaves, structure)
         dynamic = self._arguments.dynamic(key, leaves, self.dynamic)
+        dynamic.number_sizes = self.dynamic is not False
         if self.dynamic or (self._sizes_differ and self.dynamic is None):
             dynamic = replace(dynamic, found="example")
         if key in self._python_runs:  # Python code sees plain numbers, and nothing happens twice
@@ -304,9 +305,12 @@ class CompiledFunction:
         lifted = self._lifted
         self.stats.traces += 1
         segments = None if self.options.fullgraph else self._segments
+        constant = False  # numbers among the arguments, because of an error
         while True:
+            numbers = bool(dynamic.numbers or lifted)
             inexact = dynamic.sizes != exact_sizes(dynamic, leaves) or dynamic.found == "example"
-            again = inexact or bool(dynamic.numbers or lifted)
+            inexact |= numbers and not dynamic.exact
+            again = inexact or numbers
             traced = (self.function, args, kwargs, dynamic, self.name, segments, again, lifted)
             try:
                 with memory_budget(self.options.memory_budget), loops_counted(self._counting):
@@ -341,7 +345,10 @@ class CompiledFunction:
                     lifted = lifted.with_fewer()
                     continue
                 if not inexact or isinstance(error, DataDependentError):
-                    raise
+                    if not dynamic.numbers:
+                        raise
+                    dynamic, constant = replace(dynamic, numbers=frozenset()), True
+                    continue
             else:
                 if segments is not None and not self._counting and needs_counts(captured):
                     self._counting = True
@@ -354,11 +361,14 @@ class CompiledFunction:
                 if all(g.check(sizes) for g in captured.shape_guards):
                     if lifted is not self._lifted:
                         self._lifted.keep(lifted)
+                    if constant:
+                        self._arguments.keep_numbers(key)
                     return captured
                 assert captured.undo is not None
                 captured.undo()
             found = "exact" if dynamic.found == "example" else dynamic.found
-            dynamic = replace(dynamic, sizes=exact_sizes(dynamic, leaves), found=found)
+            own = exact_sizes(dynamic, leaves)
+            dynamic = replace(dynamic, sizes=own, found=found, exact=True)
 
     def _lift(self, key: Any) -> None:
         """Let places of Python's state vary that are not what programs were made for."""

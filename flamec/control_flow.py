@@ -12,6 +12,8 @@ from typing import Any
 
 from flamec.dispatch import write
 from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.dimensions import signed_size, size
+from flamec.functional.places import is_python_int
 from flamec.functional.primitives import ops
 from flamec.ir.bodies import reordered
 from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, less
@@ -73,6 +75,7 @@ def fori_loop(lower: Dim, upper: Dim, body_fun: Callable[[Tensor, Any], Any], in
     ``upper <= lower``. TypeError for bounds that are tensors: how often a loop with gradients
     runs must be known before.
     """
+    lower, upper = (signed_size("fori_loop", b) if is_python_int(b) else b for b in (lower, upper))
     for bound in (lower, upper):
         if isinstance(bound, bool) or not isinstance(bound, (int, SymbolicDim)):
             raise OperationTypeError(
@@ -114,7 +117,7 @@ def leaves_of(name: str, what: str, value: Any) -> tuple[list[Tensor | None], St
 
 def _length(sequences: Sequence[Tensor | None], length: Dim | None) -> Dim:
     """The number of steps; ValueError if that is not clear."""
-    found: Dim | None = length
+    found: Dim | None = length if length is None else size("scan", length)
     for tensor in sequences:
         if tensor is None:
             continue

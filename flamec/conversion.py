@@ -42,7 +42,7 @@ from flamec.ir.types import (
     uint8,
 )
 from flamec.state import process, thread
-from flamec.tensor import Tensor
+from flamec.tensor import RuntimeNumber, Tensor
 
 
 # data -------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def tensor(
 
 def as_tensor(data: Any, dtype: DType | None = None, device: Any = None) -> Tensor:
     """``data`` as a tensor; tensors and NumPy arrays are shared where no conversion is needed."""
-    if isinstance(data, Tensor):
+    if isinstance(data, Tensor) and not isinstance(data, RuntimeNumber):
         return to(data, device=device, dtype=dtype)
     if isinstance(data, np.ndarray):
         place = as_device("as_tensor", device, default_device())
@@ -184,7 +184,10 @@ def constant_array(array: np.ndarray, device: Device = CPU) -> Tensor:
 
 def _from_data(data: Any, dtype: DType | None) -> Tensor:
     if isinstance(data, Tensor):
-        return copied(apply_named("detach", data), dtype or data._type.dtype)
+        own = data._type.dtype
+        if isinstance(data, RuntimeNumber) and own.is_floating_point:
+            own = process.default_dtype
+        return copied(apply_named("detach", data), dtype or own)
     if isinstance(data, SymbolicDim):
         dtype = dtype or int64
         return tensor_builder.constant(data, TensorType((), dtype))

@@ -116,7 +116,7 @@ class Growing:
 
     @property
     def places(self) -> list[Place]:
-        return [e.place for e in self.expressions if e.place is not None]
+        return [e.place for e in self.expressions if isinstance(e.place, Place)]
 
     @property
     def calls(self) -> list[tuple[str, Any]]:

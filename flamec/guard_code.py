@@ -17,6 +17,7 @@ from typing import Any
 from flamec.guarded_values import MISSING, Guard, is_constant, same_constant, same_content
 from flamec.host_actions import HostCondition
 from flamec.host_numbers import ExpressionWriter
+from flamec.host_sizes import HostSize
 from flamec.ir.shape import Dim, SymbolicDim, format_dim, multiple_of_symbol
 from flamec.state import process, thread
 from flamec.structures import Structure, access_paths
@@ -202,6 +203,11 @@ class CheckBuilder:
         else:
             text = f"same({text}, {expected})"
         self.add(text, condition)
+
+    def add_host_size(self, size: HostSize) -> None:
+        """Binds the symbol of a size that numbers of Python decide on."""
+        text = self.writer.text(size.expression)
+        self.add(f"({size.symbol} := {'-' if size.sign < 0 else ''}{text}) >= 0", size)
 
     def _key_text(self, key: Any) -> str:
         return repr(key) if isinstance(key, (str, int)) else self.name(key)

@@ -46,8 +46,7 @@ class HostCondition:
     location: Location | None
 
     def __str__(self) -> str:
-        names = dict.fromkeys(p.place.name for p in self.expression.places() if p.place is not None)
-        text = ", ".join(names) or "a number"
+        text = ", ".join(self.expression.place_names()) or "a number"
         if self.kind == "type":
             return f"{text} is a {self.expected.__name__}"
         if self.kind == "value":

@@ -1,11 +1,13 @@
 """Python numbers that a compiled call computes in Python: over its arguments and Python's state.
 
 While a function is traced, a number that changes from call to call is a ``RuntimeNumber`` with an
-``Expression``: a place (an argument, ``LIMITS[0]``, ``self.step``), or what Python's operators and the functions of ``math`` make of places. It has the number that it is in the traced
-call. Out: Python text that computes it at each call (``ExpressionWriter``), exactly as the
-function would. What the function decides by it becomes a condition of the program (``decide``);
-what needs the number itself, a condition that it is this one (``settle``). Invariant: an expression
-is an input of the graph only where it meets a tensor.
+``Expression``: a place (an argument, ``LIMITS[0]``, ``self.step``), or what Python's operators and
+the functions of ``math`` make of places. It has the number that it is in the traced call. Out:
+Python text that computes it at each call (``ExpressionWriter``), exactly as the function would.
+What the function decides by it becomes a condition of the program (``decide``); what needs the
+number itself, a condition that it is this one (``settle``); a size or an index, a symbol of the
+trace (``host_sizes.py``). Invariant: an expression is an input of the graph only where it meets a
+tensor.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from flamec.errors import CompileError, user_location
 from flamec.guarded_values import MISSING
+from flamec.ir.shape import SymbolicDim, format_dim
 from flamec.structures import flatten
 from flamec.tensor import RuntimeNumber, Tensor
 
@@ -151,6 +154,23 @@ class Argument:
         return ("argument", self.position)
 
 
+@dataclass(frozen=True)
+class Extent:
+    """A size of the call's tensors; only conditions and sizes are computed from it."""
+
+    dim: SymbolicDim
+    owner: Any = None
+    path: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return format_dim(self.dim)
+
+    @property
+    def identity(self) -> tuple[Any, Any]:
+        return ("size", self.dim.terms)
+
+
 class Expression:
     """A place, or a function of expressions and numbers.
 
@@ -165,7 +185,7 @@ class Expression:
         state: HostState,
         value: Any,
         moment: int,
-        place: Place | Argument | None = None,
+        place: Place | Argument | Extent | None = None,
         function: Function | None = None,
         operands: tuple[Any, ...] = (),
         refusal: str = "",
@@ -186,10 +206,15 @@ class Expression:
         if isinstance(self.place, Argument):
             return leaves[self.place.position]
         if self.place is not None:
+            assert isinstance(self.place, Place)
             return self.place.get()
         assert self.function is not None
         operands = [o.evaluate(leaves) if isinstance(o, Expression) else o for o in self.operands]
         return self.function(*operands)
+
+    def place_names(self) -> list[str]:
+        """What the places that it is computed from are called, each once."""
+        return list(dict.fromkeys(p.place.name for p in self.places() if p.place is not None))
 
     @property
     def of_arguments(self) -> bool:
@@ -247,6 +272,8 @@ class ExpressionWriter:
         known = self._variables.get(expression)
         if known is not None:
             return known
+        if isinstance(expression.place, Extent):
+            return f"({expression.place.name})"
         if isinstance(expression.place, Argument):
             return self._argument(expression.place.position)
         if expression.place is not None:
@@ -262,7 +289,11 @@ class ExpressionWriter:
         return f"({variable} := {text})"
 
     def _constant(self, value: Any) -> str:
-        if isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        if (
+            value is None
+            or isinstance(value, (bool, int))
+            or (isinstance(value, float) and math.isfinite(value))
+        ):
             return f"({value!r})"
         return self._name(value)
 

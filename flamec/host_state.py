@@ -34,12 +34,14 @@ from flamec.host_numbers import (
     MOST_NODES,
     Argument,
     Expression,
+    Extent,
     Place,
     expression_of,
     gives_float,
     in_one_step,
     refuse_computed,
 )
+from flamec.host_sizes import HostSizes
 from flamec.ir.graph import Location, Value
 from flamec.ir.shape import SymbolicDim
 from flamec.ir.types import CPU, TensorType, float64, int64
@@ -101,6 +103,7 @@ class HostState:
 
     def __post_init__(self) -> None:
         self.lists = GrowingLists(self)
+        self.sizes = HostSizes(self)
 
     # expressions ----------------------------------------------------------------
     def apply(self, function: Callable[..., Any], operands: tuple[Any, ...]) -> Expression:
@@ -145,7 +148,14 @@ class HostState:
 
         Whether it is stored outside is asked of it as of other arguments.
         """
-        return self._traced(Expression(self, value, 0, Argument(position, name)))
+        return self._traced(self.place_expression(Argument(position, name), value))
+
+    def place_expression(self, place: Argument | Extent, value: Any) -> Expression:
+        """The expression of an argument or a size, whose value in the traced call is given."""
+        known = self._nodes.get(place.identity)
+        if known is None:
+            known = self._nodes[place.identity] = Expression(self, value, 0, place)
+        return known
 
     def decide(self, expression: Expression) -> bool:
         """The truth of an expression, on which the program then depends."""
@@ -179,7 +189,7 @@ class HostState:
         assert self.trace is not None
         type = TensorType((), int64 if isinstance(expression.value, int) else float64, CPU)
         if value is None:
-            key = expression.place.key if expression.place is not None else None
+            key = getattr(expression.place, "key", None)
             name = key if isinstance(key, str) else "number"
             source = InputSource("number", expression=expression, name=name)
             value = self._inputs[expression] = self.trace.add_input(type, source)

@@ -24,11 +24,11 @@ from flamec.ir.graph import Graph, Location, Value
 from flamec.ir.op import OpKind
 from flamec.ir.passes.extract import extract, needed_nodes
 from flamec.ir.passes.settle_sizes import settle_sizes
-from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, multiple_of_symbol, using_oracle
+from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, using_oracle
 from flamec.ir.types import TensorType
 from flamec.prepared import Prepared
 from flamec.size_bounds import ANY_SIZE
-from flamec.size_oracle import ShapeGuard
+from flamec.size_oracle import ShapeGuard, symbol_values
 from flamec.sources import InputSource
 from flamec.state import trace_paused
 from flamec.watching import looking_away
@@ -194,17 +194,6 @@ class Segment:
             if len(known) > MAX_SEGMENTS:
                 known.popitem(last=False)
         return found
-
-
-def symbol_values(types: Mapping[int, TensorType], leaves: Sequence[Any]) -> dict[str, int]:
-    """The values of symbols for arguments; ``types``: their symbolic types, by position."""
-    values: dict[str, int] = {}
-    for position, type in types.items():
-        for dim, size in zip(type.shape, leaves[position]._type.shape, strict=True):
-            found = multiple_of_symbol(dim)
-            if found is not None:
-                values.setdefault(found[1], size // found[0])
-    return values
 
 
 def concrete_type(type: TensorType, bindings: Mapping[str, int]) -> TensorType:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -10,8 +10,15 @@ from typing import Any
 from flamec.errors import is_framework_file, user_location
 from flamec.ir.graph import Location
 from flamec.ir.op import lookup
-from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, format_dim, symbols_of
-from flamec.ir.types import CPU, float64
+from flamec.ir.shape import (
+    Dim,
+    SymbolicDim,
+    evaluate_dim,
+    format_dim,
+    multiple_of_symbol,
+    symbols_of,
+)
+from flamec.ir.types import CPU, TensorType, float64
 from flamec.size_bounds import Interval, SizeBounds, answer
 from flamec.tensor import Tensor
 
@@ -48,6 +55,17 @@ def exactly(bindings: Mapping[str, int]) -> tuple[ShapeGuard, ...]:
     return tuple(ShapeGuard(symbol(n), "==", size, True, None) for n, size in bindings.items())
 
 
+def symbol_values(types: Mapping[int, TensorType], leaves: Sequence[Any]) -> dict[str, int]:
+    """The values of symbols for arguments; ``types``: their symbolic types, by position."""
+    values: dict[str, int] = {}
+    for position, type in types.items():
+        for dim, size in zip(type.shape, leaves[position]._type.shape, strict=True):
+            found = multiple_of_symbol(dim)
+            if found is not None:
+                values.setdefault(found[1], size // found[0])
+    return values
+
+
 class SizeOracle:
     """Answers questions about symbolic sizes from example sizes, and records the answers."""
 
@@ -65,6 +83,12 @@ class SizeOracle:
         if bounds.max is not None:
             self._add(dim, "<=", bounds.max)
         self._ranges[symbol] = bounds.of_symbol()
+
+    def introduce(self, symbol: str, example: int, interval: Interval) -> None:
+        """Let there be a symbol that is in ``interval`` whatever a call is like."""
+        self.hints[symbol] = example
+        if interval[1] is not None:
+            self._ranges[symbol] = interval
 
     def _add(self, left: Dim, relation: str, right: Dim) -> None:
         guard = ShapeGuard(left, relation, right, True, user_location())

@@ -18,6 +18,7 @@ from flamec.ir.shape import SymbolicDim
 from flamec.ir.types import TensorType
 from flamec.roots import AliasDiscovered, overlaps_itself
 from flamec.size_bounds import ANY_SIZE
+from flamec.size_oracle import symbol_values
 from flamec.structures import Structure, flatten, unflatten
 from flamec.tensor import Tensor
 from flamec.varying_state import SizesOfState, is_unchangeable
@@ -108,6 +109,10 @@ class StateTensors:
                 self._trace.oracle.declare(dim, symbol, pair[1], ANY_SIZE)
             shape[axis] = SymbolicDim.symbol(symbol)
         return tensor._type.with_shape(tuple(shape))
+
+    def symbol_values(self) -> dict[str, int]:
+        """The values of the symbols in the shapes of arguments and of tensors of the state."""
+        return symbol_values(self._types, self._leaves)
 
     def release(self) -> None:
         """Let go of the tracers."""

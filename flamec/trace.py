@@ -32,7 +32,7 @@ from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import Op, OpKind
 from flamec.ir.passes.rematerialize import Region
 from flamec.ir.shape import Dim, SymbolicDim, equal, evaluate_dim
-from flamec.ir.types import CPU, TensorType, float64, int64
+from flamec.ir.types import CPU, TensorType, float64
 from flamec.roots import AliasDiscovered, Root, overlaps_itself, view_overlaps_itself
 from flamec.size_oracle import SizeOracle
 from flamec.sources import InputSource
@@ -278,6 +278,7 @@ class Trace:
 
     # operations ---------------------------------------------------------------
     def apply(self, op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Any:
+        attributes = {key: _settled(value) for key, value in attributes.items()}
         if op.kind is OpKind.KERNEL:  # whose rule for shapes the user wrote
             return self._apply(op, inputs, attributes)
         return self._apply_unwatched(op, inputs, attributes)
@@ -485,3 +486,10 @@ class Trace:
             if root.written and root.input_position is not None
         }
         return self.builder.build(outputs, updates, name)
+
+
+def _settled(attribute: Any) -> Any:
+    """An attribute of an operation with the number itself for one that varies."""
+    if isinstance(attribute, tuple):
+        return tuple(map(_settled, attribute)) if attribute else attribute
+    return attribute.read() if isinstance(attribute, RuntimeNumber) else attribute

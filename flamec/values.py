@@ -109,11 +109,13 @@ def _detached_number(tensor: Tensor) -> Tensor:
 def as_size(tensor: Tensor, what: str) -> Dim:
     """The whole number in a tensor, for ``what``, which takes a size: while tracing a symbol, if it
     is not always the same."""
+    expression = expression_of(tensor)
+    if expression is not None:
+        sizes = expression.state.sizes
+        return sizes.size(expression) if sizes.serves(expression) else _int(tensor)
     trace = thread.trace
     execution = trace.execution if trace is not None and trace.can_read() else None
-    if execution is None or expression_of(tensor) is not None:
-        return _int(tensor)
-    return execution.read_size(tensor, what)
+    return _int(tensor) if execution is None else execution.read_size(tensor, what)
 
 
 def all_true(condition: Tensor, what: str) -> bool:

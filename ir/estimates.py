@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from flamec.ir.graph import Value
-from flamec.ir.shape import Dim, evaluate_dim, product, symbols_of
+from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, product, symbols_of
 from flamec.ir.types import TensorType
 
 TYPICAL_SIZE = 64
@@ -40,9 +40,14 @@ def typical_sizes(sizes: Mapping[str, int]) -> Iterator[None]:
 
 
 def estimate(size: Dim) -> int:
-    """A size as a number, for comparisons only."""
+    """A size as a number, for comparisons only; never negative, though no call may have typical
+    sizes, as where ``s0`` elements of 12 are left out."""
     if isinstance(size, int):
         return size
+    return max(0, _estimated(size))
+
+
+def _estimated(size: SymbolicDim) -> int:
     typical = _typical.get()
     names = symbols_of(size)
     if typical is not None:

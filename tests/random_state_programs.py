@@ -17,6 +17,7 @@ from tests.random_state_statements import (
     CHANGES,
     EFFECTS,
     HISTORIES,
+    INTS,
     NUMBER_WRITES,
     READS,
     SPLITS,
@@ -26,6 +27,7 @@ from tests.random_state_statements import (
 
 BOXES = ("{'a': [y], 'n': 1}", "{'a': [y], 'n': n}", "{'a': [y, y], 'n': 2, 'last': None}")
 NUMBERS = ("1", "2", "1.5", "2.5", "True", "-1")
+COUNTS = ("0", "1", "2", "3", "-1")
 STATE = (
     "captured",
     "view",
@@ -65,6 +67,9 @@ class StateProgram:
             pools += [TENSOR_WRITES] * rng.choice((2, 6))
         if rng.random() < 0.4:
             pools += [AUTOGRAD] * rng.choice((2, 6))
+        counts = rng.random() < 0.35
+        if counts:
+            pools += [INTS] * rng.choice((2, 6))
         lines = [rng.choice(rng.choice(pools)) for _ in range(rng.randint(2, 7))]
         lines.append(rng.choice(("return h", "return h, x", "return [h.sum(), y]", "return h[0]")))
         self.body = "\n".join(f"        {line}" for line in lines)
@@ -77,7 +82,7 @@ class StateProgram:
             several = HISTORIES if rng.random() < 0.25 else ARGUMENTS
             arguments = rng.choice(several) if varied else ARGUMENTS[0]
             box = f"box = {BOXES[0] if steady else rng.choice(BOXES)}"
-            n = rng.choice(NUMBERS) if not steady else "2.5"
+            n = rng.choice(COUNTS if counts else NUMBERS) if counts or not steady else "2.5"
             text = f"{arguments.format(rows=rows)}; n = {n}; {box}; seed = {number}"
             self.events.append(("call", text, rng.random() < 0.5))
             count = rng.choice((0, 1, 1, 2)) if not steady else int(number % 4 == 3)

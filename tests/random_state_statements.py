@@ -80,6 +80,44 @@ sched.step()
 if h.requires_grad: h.sum().backward(); opt.step(); sched.step(); h = h.detach()
 """.strip().splitlines()
 
+INTS = """
+counter.t += 1
+counter.t = counter.t + 2 if counter.t < 6 else 0
+STEPS['n'] = (STEPS['n'] + 1) % 5
+h = h * captured[counter.t % 4, 0]
+h = h + captured[:, STEPS['n'] % 3].sum()
+h = h + captured[n].sum() * captured[:, :n].sum()
+h = h + captured[n - 1 : n + 1].sum()
+captured[counter.t % 4] = h.detach().mean()
+captured[: STEPS['n']] = 0.5
+captured[:, counter.t % 3].mul_(0.5)
+h = h + captured[: counter.t].sum() + captured[-counter.t :].sum()
+h = h + captured[STEPS['n'] - 3 : STEPS['n']].sum(0)
+h = h + captured[counter.t % 3 : counter.t % 3 + 2].sum(0)
+row = captured[STEPS['n'] % 4]; row += 0.25; h = h + row
+x[STEPS['n'] % 2 :].mul_(0.5) if x.shape[0] > 1 else None
+h = h + flamec.arange(counter.t, dtype=flamec.float64).sum()
+h = h + flamec.full((n + 1, STEPS['n']), 0.5, dtype=flamec.float64).sum()
+h = h + flamec.ones(box['n'] + 1, 3, dtype=flamec.float64).sum(0)
+h = h * (flamec.arange(3) <= n)
+h = h[: STEPS['n'] + 1]
+h = h[: h.shape[0] - n % 2]
+h = h + x.narrow(0, counter.t % 2, 1).sum() if x.shape[0] > 1 else h
+h = flamec.cat([h[counter.t % 2 :], h[: counter.t % 2]])
+h = h.roll(STEPS['n'], 0) + nn.functional.pad(captured, (0, 0, 0, n + 1)).sum(0)
+h = h + sum(captured[i].sum() for i in range(counter.t % 3))
+h = h + x.reshape(-1)[STEPS['n'] % 3] * counter.t
+h = h * 2 if n > 0 else h * captured[0, n]
+h = h + helper(captured)[n % 4]
+net.last = captured[counter.t % 4]
+net.hidden = captured[: counter.t % 4 + 1] * 2
+h = h + captured[: captured[:, : n + 2].shape[1]].sum(0)
+h = h + captured.expand(STEPS['n'] % 3, 4, 3).sum(0).mean(0)
+h = h + captured.repeat(n + 1, 1).mean(0)
+h = h + captured[flamec.tensor([0, 1]), STEPS['n'] % 3].sum()
+with flamec.no_grad(): leaf[n % 3] = 0.5
+""".strip().splitlines()
+
 TENSOR_WRITES = """
 net.hidden = net.hidden * 0.5 + h.detach() if fits(net.hidden, h) else h.detach()
 net.hidden = net.hidden.detach() * 0.5 + h if fits(net.hidden, h) else h

@@ -27,7 +27,7 @@ from flamec.functional.promotion import (
     result_dtype,
 )
 from flamec.functional.unary import copied
-from flamec.ir.shape import Dim, SymbolicDim
+from flamec.ir.shape import Dim, SymbolicDim, less
 from flamec.ir.types import Device, DType, float64, int64
 from flamec.pinning import pin_memory
 from flamec.state import process, thread
@@ -231,10 +231,16 @@ def arange(*bounds: Any, **options: Any) -> Tensor:
 
 
 def _count_of_range(start: Any, end: Any, step: Any) -> Dim:
-    if not isinstance(step, SymbolicDim) and step == 0:
+    if step == 0:
         raise OperationError(f"arange(): step must be nonzero (at {user_location()})")
     if any(isinstance(x, SymbolicDim) for x in (start, end, step)):
-        return -((start - end) // step)
+        count: Dim = -((start - end) // step)
+        if not less(count, 0):
+            return count
+        raise OperationError(
+            "arange(): upper bound and lower bound inconsistent with step sign "
+            f"(at {user_location()})"
+        )
     if not (math.isfinite(start) and math.isfinite(end)):
         raise OperationError(
             f"arange(): unsupported range: {start} -> {end} (at {user_location()})"
@@ -293,10 +299,13 @@ def _evenly_spaced(name: str, start: Any, end: Any, steps: Any, device: Device) 
     place = ops.iota(shape=(count,), axis=0, dtype=float64, device=device)
     if not isinstance(count, SymbolicDim) and count < 2:
         return ops.add(place, first)
-    step = ops.div(ops.sub(last, first), constant(count - 1, float64))
+    steps_between, half = constant(count - 1, float64), constant(count // 2, float64)
+    if isinstance(count, SymbolicDim):  # which may be 1: then the only number is the first
+        steps_between, half = ops.maximum(steps_between, 1.0), ops.maximum(half, 1.0)
+    step = ops.div(ops.sub(last, first), steps_between)
     rising = ops.add(first, ops.mul(place, step))
     falling = ops.sub(last, ops.mul(ops.sub(count - 1, place), step))
-    return ops.where(ops.lt(place, constant(count // 2, float64)), rising, falling)
+    return ops.where(ops.lt(place, half), rising, falling)
 
 
 # matrices --------------------------------------------------------------------------------

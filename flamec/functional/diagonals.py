@@ -23,7 +23,7 @@ from flamec.ir.op import lookup
 from flamec.ir.shape import Dim, equal, format_shape
 from flamec.ir.types import DType, TensorType, int64
 from flamec.state import process
-from flamec.tensor import Tensor
+from flamec.tensor import RuntimeNumber, Tensor
 
 
 def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
@@ -109,7 +109,7 @@ def diagflat(input: Tensor, offset: int = 0) -> Tensor:
 
 
 # triangles ----------------------------------------------------------------------------
-def _triangle(name: str, input: Tensor, diagonal: int, comparison: str) -> Tensor:
+def _triangle(name: str, input: Tensor, diagonal: Any, comparison: str) -> Tensor:
     shape = input._type.shape
     if len(shape) < 2:
         raise OperationError(
@@ -119,7 +119,9 @@ def _triangle(name: str, input: Tensor, diagonal: int, comparison: str) -> Tenso
     b = tensor_builder
     grid = {"shape": shape[-2:], "dtype": int64, "device": input._type.device}
     distance = b.sub(b.iota(axis=1, **grid), b.iota(axis=0, **grid))
-    kept = getattr(b, comparison)(distance, b.constant(diagonal, distance._type))
+    if not isinstance(diagonal, RuntimeNumber):
+        diagonal = b.constant(diagonal, distance._type)
+    kept = getattr(b, comparison)(distance, diagonal)
     result: Tensor = b.where(kept, input, b.constant(0, input._type))
     return result
 

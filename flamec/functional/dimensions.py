@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.host_numbers import expression_of
 from flamec.ir.shape import Dim, SymbolicDim
-from flamec.tensor import Tensor
+from flamec.tensor import RuntimeNumber, Tensor
 from flamec.values import as_size
 
 
@@ -23,6 +24,8 @@ def dimension(name: str, dim: Any, rank: int) -> int:
 
     A zero-dimensional tensor accepts the dimensions -1 and 0.
     """
+    if isinstance(dim, RuntimeNumber):
+        dim = dim.read()
     if isinstance(dim, (bool, float)) or not isinstance(dim, (int, np.integer)):
         raise OperationTypeError(
             f"{name}(): a dimension must be an int, not {type(dim).__name__} (at {user_location()})"
@@ -55,10 +58,18 @@ def size(name: str, value: Any) -> Dim:
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return int(value)
     if isinstance(value, Tensor) and not value.shape and value.dtype.kind in ("int", "uint"):
+        expression = expression_of(value)
+        if expression is not None and expression.value < 0:  # which is none, or means something
+            return int(value)
         return as_size(value, f"{name}()")
     raise OperationTypeError(
         f"{name}(): a size must be an int, not {type(value).__name__} (at {user_location()})"
     )
+
+
+def signed_size(name: str, value: Any) -> Dim:
+    """As ``size``, for what may as well be negative."""
+    return as_size(value, f"{name}()") if isinstance(value, RuntimeNumber) else size(name, value)
 
 
 def sizes(name: str, given: Sequence[Any]) -> tuple[Dim, ...]:

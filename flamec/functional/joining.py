@@ -17,6 +17,7 @@ from flamec.errors import OperationError, OperationTypeError, OutOfRangeError, u
 from flamec.functional.arguments import public
 from flamec.functional.autocasting import WIDEST, autocasts
 from flamec.functional.dimensions import dimension, size, sizes
+from flamec.functional.places import is_python_int, narrowed, place_of, shown
 from flamec.functional.promotion import promote_types
 from flamec.functional.searching import searchsorted
 from flamec.functional.shape import (
@@ -290,15 +291,14 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
 def narrow(input: Tensor, dim: int, start: Any, length: Any) -> Tensor:
     """A view of ``length`` elements of ``dim`` from ``start`` on."""
     axis, extent = _axis_with_size("narrow", input, dim)
-    first, count = size("narrow", start), size("narrow", length)
-    if less(first, 0):
-        first = first + extent
-    if less(count, 0) or less(first, 0) or less(extent, first + count):
+    first, count = (v if is_python_int(v) else size("narrow", v) for v in (start, length))
+    found = narrowed(first, count, extent)
+    if found is None:
         raise OperationError(
-            f"narrow: start ({start}) + length ({length}) exceeds dimension size ({extent}) of "
-            f"dimension {axis}, or is negative (at {user_location()})"
+            f"narrow: start ({shown(start)}) + length ({shown(length)}) exceeds dimension size "
+            f"({extent}) of dimension {axis}, or is negative (at {user_location()})"
         )
-    return window(input, axis, first, count)
+    return window(input, axis, *found)
 
 
 @public
@@ -314,15 +314,14 @@ def select(input: Tensor, dim: int, index: Any) -> Tensor:
     if not shape:
         raise IndexError(f"select() cannot be applied to a 0-dim tensor (at {user_location()})")
     axis = dimension("select", dim, len(shape))
-    extent, position = shape[axis], size("select", index)
-    if less(position, -extent) or not less(position, extent):
+    extent = shape[axis]
+    place = place_of(index if is_python_int(index) else size("select", index), extent)
+    if place is None:
         raise IndexError(
-            f"select(): index {position} out of range for tensor of size {format_shape(shape)} at "
-            f"dimension {axis} (at {user_location()})"
+            f"select(): index {shown(index)} out of range for tensor of size {format_shape(shape)} "
+            f"at dimension {axis} (at {user_location()})"
         )
-    if less(position, 0):
-        position = position + extent
-    part = window(input, axis, position, 1)
+    part = window(input, axis, place, 1)
     return regroup(part, (*shape[:axis], *shape[axis + 1 :]))
 
 
@@ -388,7 +387,7 @@ def repeat_interleave(
         places = _positions_repeated(repeats)
         taken = apply_named("index", movedim(input, axis, 0), places)
         return taken if axis == 0 else owned(movedim(taken, 0, axis))
-    if isinstance(repeats, Tensor):
+    if isinstance(repeats, Tensor) and repeats._type.shape:
         repeats = regroup(repeats, ())
     count = size("repeat_interleave", repeats)
     if less(count, 0):
@@ -432,7 +431,7 @@ def _not_counts() -> OperationError:
     )
 
 
-def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
+def unfold(input: Tensor, dimension: int, size: Dim, step: int) -> Tensor:
     """All windows of ``size`` elements of a dimension, ``step`` apart, as a new last dimension.
 
     A copy, unlike PyTorch's view: windows may overlap.
@@ -442,7 +441,8 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
         input, shape = regroup(input, (1,)), (1,)
     axis = _dimension("unfold", dimension, len(shape))
     extent = shape[axis]
-    if size < 0 or step <= 0 or less(extent, size):
+    size, step = _size("unfold", size), int(step)
+    if less(size, 0) or step <= 0 or less(extent, size):
         raise OperationError(
             f"unfold: windows of size {size} with step {step} do not fit dimension {axis} of size "
             f"{extent} (at {user_location()})"
@@ -457,7 +457,7 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     return owned(movedim(windows, (0, 1), (axis, -1)))
 
 
-_dimension = dimension  # ``unfold`` has an argument of this name
+_dimension, _size = dimension, size  # ``unfold`` has arguments of these names
 
 
 def _split_method(

@@ -10,6 +10,7 @@ from flamec.dispatch import write
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.along_dimension import nonnegative
 from flamec.functional.autocasting import LOWER, WIDEST, autocasts
+from flamec.functional.dimensions import size
 from flamec.functional.distance import norm_over
 from flamec.functional.pooling import with_history
 from flamec.functional.primitives import narrowed, ops, require
@@ -18,7 +19,7 @@ from flamec.fusing import fused
 from flamec.ir.shape import Dim, equal, format_shape
 from flamec.ir.types import int32, int64
 from flamec.state import no_grad, thread
-from flamec.tensor import Tensor
+from flamec.tensor import RuntimeNumber, Tensor
 from flamec.values import concrete_array
 
 __all__ = ["bilinear", "embedding", "linear", "one_hot"]
@@ -175,6 +176,8 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
             f"one_hot: expected an int64 tensor, got {tensor._type.dtype.name} "
             f"(at {user_location()})"
         )
+    if isinstance(num_classes, RuntimeNumber):
+        num_classes = size("one_hot", num_classes)
     if thread.trace is None or num_classes == -1:
         num_classes = _checked_class_count(tensor, num_classes)
     shape = tensor._type.shape

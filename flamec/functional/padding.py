@@ -10,10 +10,11 @@ from typing import Any
 
 from flamec.errors import OperationError, user_location
 from flamec.functional.autocasting import FLOAT32, autocasts
+from flamec.functional.dimensions import signed_size
 from flamec.functional.primitives import ops
 from flamec.functional.promotion import require_tensor
 from flamec.ir.ops.view import flip
-from flamec.ir.shape import Dim, SymbolicDim, format_shape
+from flamec.ir.shape import Dim, SymbolicDim, format_shape, less
 from flamec.tensor import Tensor
 
 __all__ = ["pad"]
@@ -35,7 +36,7 @@ def pad(
     if mode != "constant" and mode not in MODES:
         raise NotImplementedError(f"pad: unrecognised mode {mode!r} (at {user_location()})")
     rank = len(input._type.shape)
-    amounts = tuple(pad)
+    amounts = tuple([signed_size("pad", a) for a in pad])
     if len(amounts) % 2 or len(amounts) > 2 * rank:
         raise OperationError(
             f"pad: {len(amounts)} amounts for {rank} dimensions; give a low and a high amount for "
@@ -126,7 +127,7 @@ def _border(x: Tensor, mode: str, axis: int, first: Dim, count: Dim) -> Any:
 
 
 def _is_negative(amount: Dim) -> bool:
-    return not isinstance(amount, SymbolicDim) and amount < 0
+    return less(amount, 0)
 
 
 def _cut(x: Tensor, low: Sequence[Dim], high: Sequence[Dim]) -> Tensor:
@@ -138,7 +139,7 @@ def _cut(x: Tensor, low: Sequence[Dim], high: Sequence[Dim]) -> Tensor:
     shape = x._type.shape
     sizes = tuple(d - s - e for d, s, e in zip(shape, starts, ends, strict=True))
     for axis, size in enumerate(sizes):
-        if not isinstance(size, SymbolicDim) and size < 0:
+        if less(size, 0):
             raise OperationError(
                 f"pad: dimension {axis} of {format_shape(shape)} would get the negative size "
                 f"{size} (at {user_location()})"

@@ -8,6 +8,7 @@ from typing import Any
 from flamec.dispatch import apply_named
 from flamec.errors import OperationError, user_location
 from flamec.functional.dimensions import dimension, dimensions, sequence, size
+from flamec.functional.places import is_python_int
 from flamec.functional.shape import clone, owned, ravel, reshaped, transpose, window
 from flamec.fusing import fused
 from flamec.ir.shape import equal, format_shape, less
@@ -97,6 +98,8 @@ def roll(
 
 def _rolled(input: Tensor, amount: Any, axis: int) -> Tensor:
     extent = input._type.shape[axis]
+    if is_python_int(amount) and isinstance(extent, int) and extent:
+        amount = amount % extent
     amount = size("roll", amount)
     if equal(extent, 0):
         return clone(input)

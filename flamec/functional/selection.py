@@ -16,6 +16,7 @@ import numpy as np
 from flamec.conversion import as_tensor, on_device, tensor
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationTypeError, user_location
+from flamec.functional.places import is_python_int, place_of, shown, window_of
 from flamec.functional.shape import regroup
 from flamec.ir.shape import (
     Dim,
@@ -92,7 +93,11 @@ def select(x: Tensor, index: Any) -> Selection:
     """Apply the basic part of ``index`` to ``x``; IndexError as PyTorch for what does not fit."""
     items = [
         item
-        if item is None or item is Ellipsis or isinstance(item, slice) or _is_int(item)
+        if item is None
+        or item is Ellipsis
+        or isinstance(item, slice)
+        or _is_int(item)
+        or is_python_int(item)
         else _as_index_tensor(item)
         for item in _items(index)
     ]
@@ -146,7 +151,7 @@ class _Reader:
             self.filled = True
         elif isinstance(item, slice):
             self._slice(item)
-        elif not isinstance(item, Tensor):
+        elif not isinstance(item, Tensor) or is_python_int(item):
             self._position(item)
         elif item._type.shape == () and item._type.dtype is bool_:
             self.shape.append(1)
@@ -171,13 +176,13 @@ class _Reader:
 
     def _position(self, item: Any) -> None:
         extent = self.x._type.shape[self.axis]
-        position: Dim = int(item) if isinstance(item, (int, np.integer)) else item
-        if less(position, -extent) or not less(position, extent):
+        place = place_of(item, extent)
+        if place is None:
             raise IndexError(
-                f"index {position} is out of bounds for dimension {self.axis} with size {extent} "
-                f"(shape {format_shape(self.x._type.shape)}) (at {user_location()})"
+                f"index {shown(item)} is out of bounds for dimension {self.axis} with size "
+                f"{extent} (shape {format_shape(self.x._type.shape)}) (at {user_location()})"
             )
-        self._window(position + extent if less(position, 0) else position, 1, 1)
+        self._window(place, 1, 1)
 
     def _slice(self, item: slice) -> None:
         extent = self.x._type.shape[self.axis]
@@ -186,6 +191,12 @@ class _Reader:
             step = int(step)
         if step <= 0:
             raise ValueError(f"slice step must be positive, not {step} (at {user_location()})")
+        varying = window_of(item.start, item.stop, step, extent)
+        if varying is not None:
+            self._window(*varying, step)
+            self.shape.append(varying[1])
+            self.indices.append(None)
+            return
         start = 0 if item.start is None else _clamped(_bound(item.start), extent)
         stop = extent if item.stop is None else _clamped(_bound(item.stop), extent)
         whole = structurally_equal(start, 0) and structurally_equal(stop, extent)

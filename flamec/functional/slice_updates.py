@@ -6,9 +6,10 @@ from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.dimensions import dimension
+from flamec.functional.places import place_of
 from flamec.functional.selection import select
 from flamec.functional.shape import clone, regroup
-from flamec.ir.shape import equal, format_shape, less
+from flamec.ir.shape import equal, format_shape
 from flamec.tensor import Tensor
 
 
@@ -19,7 +20,7 @@ def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
     view = select(input, position).view
     _same_shape("select_scatter", src, view)
     shape = input._type.shape
-    start = index + shape[axis] if less(index, 0) else index
+    start = place_of(index, shape[axis])
     rank = range(len(shape))
     result: Tensor = apply_named(
         "slice_update",
