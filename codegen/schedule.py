@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flamec.codegen.lower.lanes import LANE_BYTES
+from flamec.codegen.lower.lanes import LANE_BYTES, MEMORY_BYTES
 from flamec.ir.estimates import estimate
-from flamec.ir.kernel import Compute, Fold, Kernel, Load, RowProgram, Store
+from flamec.ir.kernel import Compute, Fold, Kernel, Load, RowProgram, Statement, Store
 from flamec.ir.shape import Dim, product
 
 GRAIN = 1 << 15  # weighted elements that are worth another thread
@@ -24,7 +24,7 @@ ROW_UNIT = 24
 MOST_PANEL_ROWS = 1024
 LARGEST_UNROLLED_BODY = 6  # statements
 UNROLLED_LENGTH = 256  # elements of a row
-TILE = 32  # rows and elements of a block
+TILE = 32  # rows and elements of a block (FLAMEC_BLOCK_WIDTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +68,29 @@ def _tiled_row(program: RowProgram) -> int:
     plain = program.kind == "rows" and len(program.passes) == 1 and program.contraction is None
     if not plain or not program.inner or any(isinstance(s, Fold) for s in program.statements()):
         return -1
-    if min(estimate(program.inner[-1].size), 1 << 30) < TILE:
-        return -1
     block = program.passes[0]
     if any(isinstance(s, Store) for s in block.row):
         return -1
+    last = program.inner[-1].size
     for s in block.element:
-        if isinstance(s, (Load, Store)) and s.place.at.inner[-1] not in (0, 1):
-            for number, stride in enumerate(s.place.at.rows):
-                if stride in (1, -1) and estimate(program.rows[number].size) >= TILE // 2:
-                    return number
+        if not isinstance(s, (Load, Store)) or s.place.at.inner[-1] in (0, 1):
+            continue
+        # Of few elements whose addresses are known, a register holds half if they are large.
+        known = isinstance(last, int) and MEMORY_BYTES[s.memory] > 4
+        for number, stride in enumerate(s.place.at.rows):
+            worth = estimate(last) >= TILE or (not known and is_transposed(s, number))
+            if worth and stride in (1, -1) and estimate(program.rows[number].size) >= TILE // 2:
+                return number
     return -1
+
+
+def is_transposed(statement: Statement, tiled: int) -> bool:
+    """Whether blocks of what is loaded are copied so that the elements of a row are neighbours."""
+    if not isinstance(statement, Load):
+        return False
+    place = statement.place
+    plain = not place.indices and not place.guards
+    return plain and place.at.inner[-1] not in (0, 1) and place.at.rows[tiled] == 1
 
 
 def _weight(program: RowProgram) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from flamec.codegen.c.product import column_unit, is_wide, lone_product_holes, row_unit
 from flamec.codegen.c.rendering import decomposed, render
 from flamec.codegen.c.rows_writer import RowsWriter
-from flamec.codegen.c.text import C_TYPES, dim, factor
-from flamec.codegen.schedule import GRAIN, TILE
-from flamec.ir.kernel import Contraction, Load
+from flamec.codegen.c.statements import VectorAxis
+from flamec.codegen.c.text import C_TYPES, MEMORY_BYTES, dim, factor
+from flamec.codegen.schedule import GRAIN, TILE, is_transposed
+from flamec.ir.kernel import Contraction, Load, Place
 from flamec.ir.shape import product
 
 
@@ -46,11 +47,24 @@ class TiledWriter(RowsWriter):
         return f"({dim(product(others))}) * {self._tile_count()}"
 
     def grain(self) -> str:
-        each = f"{factor(self.inner_size)} * {self.schedule.weight * TILE}"
+        each = f"{factor(self.inner_size)} * {self.schedule.weight} * ({self._tile()})"
         return f"flamec_max(1, {GRAIN} / flamec_max(1, {each}))"
 
+    def _tile(self) -> str:
+        """Rows of a block: as many as short rows leave room for, if they are copied to it."""
+        size = dim(self.program.inner[-1].size)
+        return f"FLAMEC_BLOCK / flamec_block_width({size})" if self._gathered() else str(TILE)
+
     def _tile_count(self) -> str:
-        return f"flamec_ceil({dim(self.program.rows[self.schedule.tiled].size)}, {TILE})"
+        return f"flamec_ceil({dim(self.program.rows[self.schedule.tiled].size)}, {self._tile()})"
+
+    def _gathered(self) -> dict[Place, Load]:
+        """Loads from arrays that lie along the rows."""
+        return {
+            s.place: s
+            for s in self.program.passes[0].element
+            if isinstance(s, Load) and is_transposed(s, self.schedule.tiled)
+        }
 
     def main_function(self) -> str:
         program = self.program
@@ -58,9 +72,9 @@ class TiledWriter(RowsWriter):
         others = tuple(loop for loop in program.rows if loop is not tiled)
         declarations = [
             *self.declarations(),
-            f"const int64_t tile_count = {self._tile_count()};",
+            f"const int64_t tile = {self._tile()}, tile_count = {self._tile_count()};",
         ]
-        gather = self._gathered(tiled.name, declarations)
+        gather = self._gather(tiled.name, declarations)
         block = self._pass(program.passes[0], self.inner[-1])
         holes = {
             "name": self.name,
@@ -79,28 +93,22 @@ class TiledWriter(RowsWriter):
         }
         return render("tiled.c.j2", holes)
 
-    def _gathered(self, row_loop: str, declarations: list[str]) -> list[str]:
-        """Copies of the blocks that lie along the rows: whole cache lines are read once, and
-        the strided reading happens in the copy."""
+    def _gather(self, row_loop: str, declarations: list[str]) -> list[str]:
+        """Transposed copies of the blocks that lie along the rows: whole cache lines are read
+        once, and lanes find neighbours."""
         lane_loop, lines = self.inner[-1], []
-        stride = TILE + 1  # odd, so that the lanes fall into different cache sets
-        self.writer.block_stride = stride
-        for s in self.program.passes[0].element:
-            if not isinstance(s, Load) or s.place in self.writer.blocks:
-                continue
-            at = s.place.at
-            plain = not s.place.indices and not s.place.guards
-            if at.inner[-1] in (0, 1) or at.rows[self.schedule.tiled] != 1 or not plain:
-                continue
+        for place, s in self._gathered().items():
             name = f"block_{s.name}"
-            kind = C_TYPES[s.memory]
-            declarations.append(f"{kind} {name}[{TILE} * {stride}];")
-            index, _ = self.writer.linear(at, None)
+            declarations.append(f"{C_TYPES[s.memory]} {name}[FLAMEC_BLOCK + FLAMEC_LANES] = {{0}};")
+            index, step = self.writer.linear(place.at, VectorAxis(lane_loop))
             lines.append(
-                f"flamec_copy_run({name} + ({lane_loop} - low) * {stride}, "
-                f"p{s.place.parameter} + ({index}), (to - from) * sizeof({kind}));"
+                f"flamec_transpose_{8 * MEMORY_BYTES[s.memory]}({name}, width, "
+                f"p{place.parameter} + ({index}), {dim(step)}, high - low, to - from);"
             )
-            self.writer.blocks[s.place] = (
-                f"{name} + (({lane_loop} - low) * {stride} + {row_loop} - from)"
+            self.writer.blocks[place] = (
+                f"{name} + (({row_loop} - from) * width + {lane_loop} - low)"
             )
+        if lines:
+            size = dim(self.program.inner[-1].size)
+            declarations.append(f"const int64_t width = flamec_block_width({size});")
         return lines

@@ -70,8 +70,7 @@ class StatementWriter:
         self.arrays: set[str] = set()
         self.scalars: set[str] = set()
         self.aliases: dict[str, str] = {}
-        self.blocks: dict[Place, str] = {}  # copies of parts of arrays: pointer at lane 0
-        self.block_stride = 0
+        self.blocks: dict[Place, str] = {}  # copies of parts, with room behind: pointer at lane 0
         self.hoisted: list[str] | None = None  # where indices that do not vary are computed
         self._hoisted_before: set[str] = set()
         self._defined_inside: set[str] = set()  # of the loops before which they would be computed
@@ -165,7 +164,7 @@ class StatementWriter:
 
     def _load(self, s: Load, axis: VectorAxis | None) -> str:
         if s.place in self.blocks:
-            return self._plain_load(s.memory, self.blocks[s.place], self.block_stride, axis)
+            return f"vload_{s.memory}({self.blocks[s.place]})"
         index, step = self.linear(s.place.at, axis)
         if s.place.guards:
             return self._guarded(s, index, step, axis)

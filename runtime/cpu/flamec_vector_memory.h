@@ -105,8 +105,9 @@ FLAMEC_PARTIAL_BY_COPY(u16)
         parts_##t r = {x};                                                                 \
         const int lanes = FLAMEC_LANES / FLAMEC_PIECES(t);                                 \
         for (int i = 0; i < FLAMEC_PIECES(t); i++)                                         \
-            store((scalar *)p + i * lanes, (piece)r.piece[i],                              \
-                  (mask >> (i * lanes)) & ((1u << lanes) - 1));                            \
+            if (!i || n > i * lanes)                                                       \
+                store((scalar *)p + i * lanes, (piece)r.piece[i],                          \
+                      (mask >> (i * lanes)) & ((1u << lanes) - 1));                        \
     }
 FLAMEC_PARTIAL_BY_MASK(f32, float, __builtin_ia32_loadups512_mask, __builtin_ia32_storeups512_mask)
 FLAMEC_PARTIAL_BY_MASK(f64, double, __builtin_ia32_loadupd512_mask, __builtin_ia32_storeupd512_mask)

@@ -6,6 +6,7 @@ The oracle is NumPy in float64; a program made for the length gives the same bit
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -113,6 +114,32 @@ def test_rows_without_folds_have_a_loop_for_those_shorter_than_a_vector() -> Non
         np.testing.assert_array_equal(found[1], x.T + 1)
         np.testing.assert_allclose(found[2], x.astype(np.float64).cumsum(1), 1e-5, 1e-5)
         np.testing.assert_array_equal(found[3], x[:, ::2] + 1)
+    assert function.stats.traces == 2
+
+
+def test_rows_along_which_an_array_lies_are_blocks_transposed_in_registers() -> None:
+    """Elements of each size, rows shorter than a quarter of a vector and longer than a block."""
+    dtypes = (np.float32, np.float64, np.int16, np.int8)
+
+    def transposed(pieces, mask, *arrays):
+        return pieces.permute(0, 2, 1) * 2, ~mask.t(), *(a.t() + 1 for a in arrays)
+
+    function = flamec.compile(transposed, backend="c", fullgraph=True)
+    shapes = itertools.product((1, 2, 3, 5, 8, 9, 16, 17, 31, 33, 70), (1, 15, 16, 33, 300))
+    for shape in ((4, 7), (3, 5), (0, 3), *shapes):
+        x = np.random.default_rng(shape[1]).integers(0, 3, (2, *shape))
+        arrays = [x.astype(np.float32), x[0] > 0, *(x[1].astype(dtype) for dtype in dtypes)]
+        given = [flamec.from_numpy(a) for a in arrays]
+        wide = np.repeat(np.repeat(arrays[2], 2, 0), 3, 1)
+        given[2] = flamec.from_numpy(wide)[1::2, 2::3]  # with gaps, the same numbers
+        found = [y.numpy() for y in function(*given)]
+        wanted = [x.transpose(0, 2, 1) * 2, ~(x[0] > 0).T, *(a.T + 1 for a in arrays[2:])]
+        for position, (result, exact) in enumerate(zip(found, wanted, strict=True)):
+            np.testing.assert_array_equal(result, exact, f"{position} {shape}")
+    source = function.programs[0].stages["source"]
+    loops = [f for f in source.split("static void loop_") if "flamec_transpose_" in f]
+    assert {*re.findall(r"flamec_transpose_(\d+)", str(loops))} == {"8", "16", "32", "64"}
+    assert not any("vloads" in f for f in loops)
     assert function.stats.traces == 2
 
 

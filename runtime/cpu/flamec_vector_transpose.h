@@ -1,0 +1,132 @@
+/* Blocks of an array whose rows become columns, in registers.
+ *
+ * In: elements of 8, 16, 32 or 64 bits. Out: flamec_transpose_{bits}(to, width, from, stride, rows, columns),
+ * which writes element (r, c) of an array whose rows are `stride` elements apart to place (c, r) of a
+ * block whose rows are `width` apart, which is flamec_block_width(rows) or more. Invariant: nothing but
+ * elements of the array is read; of the block, rows up to the next multiple of FLAMEC_LANES may be
+ * written as far as they go. */
+#ifndef FLAMEC_VECTOR_TRANSPOSE_H
+#define FLAMEC_VECTOR_TRANSPOSE_H
+
+enum { FLAMEC_BLOCK_WIDTH = 32, FLAMEC_BLOCK = FLAMEC_BLOCK_WIDTH * FLAMEC_BLOCK_WIDTH };
+
+/* Short rows lie closer together, and so a block has more of them. */
+FLAMEC_INLINE int64_t flamec_block_width(int64_t length) {
+    if (2 * length > FLAMEC_LANES) return length > FLAMEC_LANES ? FLAMEC_BLOCK_WIDTH : FLAMEC_LANES;
+    return 4 * length > FLAMEC_LANES ? FLAMEC_LANES / 2 : FLAMEC_LANES / 4;
+}
+
+#define FLAMEC_ZIP_LOW_2 0, 2
+#define FLAMEC_ZIP_HIGH_2 1, 3
+#define FLAMEC_ZIP_LOW_4 0, 4, 1, 5
+#define FLAMEC_ZIP_HIGH_4 2, 6, 3, 7
+#define FLAMEC_ZIP_LOW_8 0, 8, 1, 9, 2, 10, 3, 11
+#define FLAMEC_ZIP_HIGH_8 4, 12, 5, 13, 6, 14, 7, 15
+#define FLAMEC_ZIP_LOW_16 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define FLAMEC_ZIP_HIGH_16 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+
+/* Half of `most` registers zipped with the other half, log2(most) times, hold the first elements of all
+ * rows, then the second ones, and so on. n: elements of a register, at least as many as `most`. */
+#ifdef FLAMEC_SHUFFLES
+#define FLAMEC_TRANSPOSE_BLOCK(bits, t, n)                                                 \
+    FLAMEC_INLINE void flamec_zip_##bits(n_##t *x, int most) {                             \
+        n_##t y[n];                                                                        \
+        _Pragma("GCC unroll 16") for (int i = 0; i < most / 2; i++) {                      \
+            const n_##t a = x[i], b = x[i + most / 2];                                     \
+            y[2 * i] = __builtin_shufflevector(a, b, FLAMEC_ZIP_LOW_##n);                  \
+            y[2 * i + 1] = __builtin_shufflevector(a, b, FLAMEC_ZIP_HIGH_##n);             \
+        }                                                                                  \
+        _Pragma("GCC unroll 16") for (int i = 0; i < most; i++) x[i] = y[i];               \
+    }                                                                                      \
+    FLAMEC_INLINE void flamec_transpose_block_##bits(c_##t *to, const c_##t *from,         \
+                                                     int64_t stride, int64_t rows,         \
+                                                     int64_t columns, int most, int64_t width) { \
+        n_##t x[n];                                                                        \
+        _Pragma("GCC unroll 16") for (int i = 0; i < most; i++) {                          \
+            const parts_##t row = {flamec_load_n_##t(from, columns)};                      \
+            x[i] = row.piece[0]; /* by steps: gcc would keep sixteen multiples of a stride */ \
+            if (i + 1 < rows) from += stride;                                              \
+            __asm__("" : "+r"(from));                                                      \
+        }                                                                                  \
+        if (most > 1) flamec_zip_##bits(x, most);                                          \
+        if (most > 2) flamec_zip_##bits(x, most);                                          \
+        if (most > 4) flamec_zip_##bits(x, most);                                          \
+        if (most > 8) flamec_zip_##bits(x, most);                                          \
+        _Pragma("GCC unroll 16") for (int i = 0; i < most; i++) {                          \
+            __builtin_memcpy(to, &x[i], sizeof(x[i]));                                     \
+            to += width == most ? n : width;                                               \
+            __asm__("" : "+r"(to));                                                        \
+        }                                                                                  \
+    }
+#else
+#define FLAMEC_TRANSPOSE_BLOCK(bits, t, n)                                                 \
+    FLAMEC_INLINE void flamec_transpose_block_##bits(c_##t *to, const c_##t *from,         \
+                                                     int64_t stride, int64_t rows,         \
+                                                     int64_t columns, int most, int64_t width) { \
+        (void)most;                                                                        \
+        for (int64_t r = 0; r < rows; r++)                                                 \
+            for (int64_t c = 0; c < columns; c++) to[c * width + r] = from[r * stride + c]; \
+    }
+#endif
+
+/* Strips of at most `most` rows; one function for each, because all that several need would not fit
+ * into registers. */
+#define FLAMEC_TRANSPOSE_STRIP(name, t, n, most, bits)                                     \
+    FLAMEC_OUTLINE void name(c_##t *to, int64_t width, const c_##t *from, int64_t stride,  \
+                             int64_t rows, int64_t columns) {                              \
+        for (int64_t c = 0; c < columns; c += n, from += n, to += n * width)               \
+            flamec_transpose_block_##bits(to, from, stride, rows,                          \
+                                          columns - c < n ? columns - c : n, most, width); \
+    }
+#define FLAMEC_TRANSPOSE(bits, t, n)                                                       \
+    FLAMEC_TRANSPOSE_BLOCK(bits, t, n)                                                     \
+    FLAMEC_TRANSPOSE_STRIP(flamec_transpose_quarter_##bits, t, n, FLAMEC_LANES / 4, bits)  \
+    FLAMEC_TRANSPOSE_STRIP(flamec_transpose_half_##bits, t, n, FLAMEC_LANES / 2, bits)     \
+    FLAMEC_TRANSPOSE_STRIP(flamec_transpose_part_##bits, t, n, n, bits)                    \
+    FLAMEC_OUTLINE void flamec_transpose_few_##bits(c_##t *to, int64_t width, const c_##t *from, \
+                                                    int64_t stride, int64_t rows, int64_t columns) { \
+        for (int64_t r = 0; r < rows; r++)                                                 \
+            for (int64_t c = 0; c < columns; c++) to[c * width + r] = from[r * stride + c]; \
+    }                                                                                      \
+    FLAMEC_OUTLINE void flamec_transpose_long_##bits(c_##t *to, int64_t width, const c_##t *from, \
+                                                     int64_t stride, int64_t rows, int64_t columns) { \
+        int64_t c = 0;                                                                     \
+        for (; c + n <= columns; c += n, from += n, to += n * width)                       \
+            flamec_transpose_block_##bits(to, from, stride, n, n, n, width);               \
+        if (c < columns) flamec_transpose_part_##bits(to, width, from, stride, rows, columns - c); \
+    }                                                                                      \
+    FLAMEC_INLINE void flamec_transpose_##bits(void *target, int64_t width, const void *source, \
+                                               int64_t stride, int64_t rows, int64_t columns) { \
+        c_##t *to = (c_##t *)target;                                                       \
+        const c_##t *from = (const c_##t *)source;                                         \
+        if (width == FLAMEC_LANES / 4)                                                     \
+            flamec_transpose_quarter_##bits(to, width, from, stride, rows, columns);       \
+        else if (width == FLAMEC_LANES / 2)                                                \
+            flamec_transpose_half_##bits(to, width, from, stride, rows, columns);          \
+        else                                                                               \
+            for (; rows > 0; rows -= n, to += n, from += n * stride)                       \
+                if (rows >= n)                                                             \
+                    flamec_transpose_long_##bits(to, width, from, stride, n, columns);     \
+                else if (8 * rows > n)                                                     \
+                    flamec_transpose_part_##bits(to, width, from, stride, rows, columns);  \
+                else                                                                       \
+                    flamec_transpose_few_##bits(to, width, from, stride, rows, columns);   \
+    }
+#if FLAMEC_LANES == 16
+FLAMEC_TRANSPOSE(8, u8, 16)
+FLAMEC_TRANSPOSE(16, u16, 16)
+FLAMEC_TRANSPOSE(32, f32, 16)
+FLAMEC_TRANSPOSE(64, f64, 8)
+#elif FLAMEC_LANES == 8
+FLAMEC_TRANSPOSE(8, u8, 8)
+FLAMEC_TRANSPOSE(16, u16, 8)
+FLAMEC_TRANSPOSE(32, f32, 8)
+FLAMEC_TRANSPOSE(64, f64, 4)
+#else
+FLAMEC_TRANSPOSE(8, u8, 4)
+FLAMEC_TRANSPOSE(16, u16, 4)
+FLAMEC_TRANSPOSE(32, f32, 4)
+FLAMEC_TRANSPOSE(64, f64, 2)
+#endif
+
+#endif
