@@ -1,9 +1,12 @@
-"""GPUs for tests of tensors: simulated ones anywhere, the real one with ``-m gpu``; slow tests."""
+"""GPUs for tests of tensors: simulated ones anywhere, the real one with ``-m gpu``; slow tests;
+what the processes that tests start share."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,25 @@ import simulated_gpu
 from flamec.ir import op as ir_op
 from flamec.ir.types import Device
 from flamec.runtime.cuda.driver import unavailable_reason
+
+_BYTECODE = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where Python is told to write no bytecode, it goes to a folder of this run's own.
+
+    Else each of the hundreds of processes that tests start would compile flamec's modules again.
+    """
+    if sys.dont_write_bytecode and not hasattr(config, "workerinput"):
+        folder = tempfile.mkdtemp(prefix="flamec-bytecode-")
+        config.stash[_BYTECODE] = sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = folder
+        sys.dont_write_bytecode = False
+        del os.environ["PYTHONDONTWRITEBYTECODE"]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _BYTECODE in config.stash:
+        shutil.rmtree(config.stash[_BYTECODE], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

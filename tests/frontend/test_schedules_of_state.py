@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -111,13 +112,20 @@ def test_a_schedule_before_results_that_are_differentiated_outside() -> None:
 
 _WRITES = ("schedule", "lr", "lr schedule", "schedule lr", "lr back", "lr betas schedule again")
 _CALLS: list[float] = []
+_EFFECTS = (None, time.time, lambda: _CALLS.append(1))
+
+
+def _settings() -> Iterator[Any]:
+    """All choices; two choices of any kinds meet in one that is not slow."""
+    for (i, writes), (k, effect) in product(enumerate(_WRITES), enumerate(_EFFECTS)):
+        for optimizer, is_split in product((optim.SGD, optim.Adam), (False, True)):
+            is_one = (optimizer is optim.Adam, is_split) == ((i // 3 + k) % 2, (i + k) % 2)
+            marks = () if is_one else pytest.mark.slow
+            yield pytest.param(optimizer, writes, effect, is_split, marks=marks)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("is_split", [False, True])
-@pytest.mark.parametrize("effect", [None, time.time, lambda: _CALLS.append(1)])
-@pytest.mark.parametrize("writes", _WRITES)
-@pytest.mark.parametrize("optimizer", [optim.SGD, optim.Adam])
+@pytest.mark.parametrize(("optimizer", "writes", "effect", "is_split"), _settings())
 def test_settings_written_between_steps_of_one_call(
     optimizer: Any, writes: str, effect: Callable[[], Any] | None, is_split: bool
 ) -> None:
