@@ -51,6 +51,12 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
         met = _gpu_eager().run_dense(op, attributes, inputs)
         if met is not None:
             return _finished(op, inputs, attributes, met)
+    elif not inputs and recorder is None:
+        device = attributes.get("device")
+        if device is not None and device.type != "cpu":
+            met = _gpu_eager().created(op, attributes)
+            if met is not None:
+                return _finished(op, inputs, attributes, met)
     started = 0 if recorder is None else recorder.now()
     arrays: list[Any] = [t._array for t in inputs]
     for array in arrays:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from flamec.prepared import Prepared
     from flamec.runtime.cuda.device import CudaDevice
 
+_WIDEST_FILL = 4  # bytes of a word that the driver repeats
+
 
 def unavailable_reason() -> str | None:
     """Why this process cannot use a GPU, or None if it can."""
@@ -108,10 +110,15 @@ class Gpu:
 
     def fill(self, target: DeviceArray, value: np.ndarray) -> None:
         """Store one value, a zero-dimensional array of the target's dtype, everywhere."""
-        content = value.tobytes()
-        if target.c_contiguous and len(set(content)) == 1:
-            if target.nbytes:
-                self.runtime.fill(target.address, content[0], target.nbytes)
+        if not target.size:
+            return
+        word = shortest_word(value.tobytes())
+        width = len(word)
+        if width <= _WIDEST_FILL and target.c_contiguous and not target.address % width:
+            number = int.from_bytes(word, "little")
+            self.runtime.fill(target.address, number, target.nbytes, width)
+        elif target.size == 1:
+            self.write(target, value.reshape(target.shape))
         else:
             self.copy(target, self.upload(value))
 
@@ -214,6 +221,15 @@ def _range(array: DeviceArray) -> tuple[int, int]:
         reach = (size - 1) * stride
         low, high = low + min(reach, 0), high + max(reach, 0)
     return low, high + array.dtype.itemsize
+
+
+def shortest_word(content: bytes) -> bytes:
+    """What ``content`` repeats: 1, 2 or 4 bytes, or all of it."""
+    for width in (1, 2, 4):
+        word = content[:width]
+        if word * (len(content) // width) == content:
+            return word
+    return content
 
 
 _gpus: dict[int, Gpu] = {}

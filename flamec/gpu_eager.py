@@ -15,6 +15,8 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from flamec.device_array import DeviceArray, Shape
 from flamec.gpu import Gpu, gpu
 from flamec.ir.builder import GraphBuilder
@@ -116,13 +118,15 @@ class _Calls:
     """A thread's calls of single operations; an invocation belongs to a thread.
 
     ``known``: by operation and how operands lie; ``dense``: by operation and types alone, for
-    operands without gaps; ``views``: result types, strides and offset in bytes of views.
+    operands without gaps; ``views``: result types, strides and offset in bytes of views;
+    ``created``: types and value of arrays of one value.
     """
 
     def __init__(self) -> None:
         self.known: OrderedDict[Any, EagerCall] = OrderedDict()
         self.dense: dict[Any, EagerCall] = {}
         self.views: dict[Any, tuple[tuple[TensorType, ...], Shape, int]] = {}
+        self.created: dict[Any, tuple[tuple[TensorType, ...], np.ndarray]] = {}
         self.precision = process.float32_matmul_precision
 
     def follow(self, precision: str) -> None:
@@ -260,8 +264,25 @@ def _created(here: Gpu, op: Op, attributes: Attributes, type: TensorType) -> Dev
     if "shape" in plain:
         plain["shape"] = ()
     (value,) = run_op(op, plain, (), (scalar,))
-    if not type.shape:
-        return here.upload(value)
+    known = _calls.of_thread.created
+    if len(known) >= _MOST_CALLS:
+        known.clear()
+    known[(op, *map(_exact, attributes.values()))] = (type,), value
+    return _filled(here, type, value)
+
+
+def created(
+    op: Op, attributes: Attributes
+) -> tuple[tuple[TensorType, ...], tuple[DeviceArray, ...]] | None:
+    """Type and array of an array of one value, if one like it was made before."""
+    known = _calls.of_thread.created.get((op, *map(_exact, attributes.values())))
+    if known is None:
+        return None
+    (type,), value = known
+    return known[0], (_filled(gpu(type.device), type, value),)
+
+
+def _filled(here: Gpu, type: TensorType, value: np.ndarray) -> DeviceArray:
     result = here.allocate(type.shape, type.dtype)  # type: ignore[arg-type]
     here.fill(result, value)
     return result

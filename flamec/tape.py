@@ -117,18 +117,16 @@ class TapeNode(Node):
     def outputs(self) -> tuple[Value, ...]:
         if self._results is not None:
             return self._results
-        return tuple(
-            ref() or Value(type, self, index)
-            for index, (ref, type) in enumerate(
-                zip(self._weak_results, self._result_types, strict=True)
-            )
-        )
+        if len(self._weak_results) == 1:
+            return (self._weak_results[0]() or Value(self._result_types[0], self),)
+        pairs = zip(self._weak_results, self._result_types, strict=True)
+        return tuple([ref() or Value(type, self, i) for i, (ref, type) in enumerate(pairs)])
 
     @outputs.setter
     def outputs(self, values: tuple[Value, ...]) -> None:
         self._results: tuple[Value, ...] | None = values
-        self._result_types = tuple(v.type for v in values)
-        self._weak_results = tuple(weakref.ref(v) for v in values)
+        self._result_types = tuple([v.type for v in values])
+        self._weak_results = tuple([weakref.ref(v) for v in values])
 
     def seal(self) -> tuple[Value, ...]:
         """Hand the results over to their tensors; afterwards they are referred to weakly."""

@@ -120,10 +120,12 @@ class SimulatedRuntime:
         self.work.append("copy")
         ctypes.memmove(to, source, nbytes)
 
-    def fill(self, to: int, byte: int, nbytes: int) -> None:
+    def fill(self, to: int, value: int, nbytes: int, width: int = 1) -> None:
+        assert to % width == nbytes % width == 0
         self.finish()
         self.work.append("fill")
-        ctypes.memset(to, byte, nbytes)
+        word = value.to_bytes(width, "little")
+        ctypes.memmove(to, word * (nbytes // width), nbytes)
 
     def copy_from(self, to: int, device: SimulatedRuntime, source: int, nbytes: int) -> None:
         self.copy(to, source, nbytes)

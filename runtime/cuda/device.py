@@ -157,9 +157,9 @@ class CudaDevice:
         streams = self.current_stream(), device.current_stream()
         transfer.copy_between_devices(to, streams[0], source, streams[1], nbytes)
 
-    def fill(self, to: int, byte: int, nbytes: int) -> None:
-        """Set bytes."""
-        transfer.fill_bytes(to, byte, nbytes, self.current_stream())
+    def fill(self, to: int, value: int, nbytes: int, width: int = 1) -> None:
+        """Set words of ``width`` bytes (1, 2 or 4), at a multiple of which ``to`` is."""
+        transfer.fill_words(to, value, width, nbytes, self.current_stream())
 
     # programs ---------------------------------------------------------------------------
 

@@ -68,6 +68,14 @@ def fill_bytes(to: int, value: int, nbytes: int, stream: Stream) -> None:
         check(driver().cuMemsetD8Async(to, value, nbytes, stream.raw), "cuMemsetD8Async")
 
 
+def fill_words(to: int, value: int, width: int, nbytes: int, stream: Stream) -> None:
+    """Set every word of ``width`` bytes (1, 2 or 4) to ``value``."""
+    if nbytes:
+        stream.context.activate()
+        call = f"cuMemsetD{8 * width}Async"
+        check(getattr(driver(), call)(to, value, nbytes // width, stream.raw), call)
+
+
 class Fill:
     """``fill_bytes`` as a step; ``to`` may change between calls."""
 

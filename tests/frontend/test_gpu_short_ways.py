@@ -255,3 +255,53 @@ def test_cat_in_one_launch_has_the_values_of_many(gpu: Device) -> None:
             flamec.cat([there[0], there[1][:, :3]])
         with pytest.raises(IndexError):
             flamec.cat(there, 2)
+
+
+# arrays of one value ------------------------------------------------------------------------
+FILLED = [
+    (flamec.float32, 1.0),
+    (flamec.float32, -0.0),
+    (flamec.float32, 0.0),
+    (flamec.bfloat16, 1.5),
+    (flamec.float16, float("-inf")),
+    (flamec.float64, 0.5),
+    (flamec.float64, float("nan")),
+    (flamec.int64, -1),
+    (flamec.int64, 3),
+    (flamec.int8, -5),
+    (flamec.bool, True),
+]
+
+
+@pytest.mark.parametrize("shape", [(), (1, 1), (3, 5), (0, 2)], ids=str)
+@pytest.mark.parametrize(("dtype", "value"), FILLED, ids=str)
+def test_one_value_everywhere(
+    gpu: Device, dtype: flamec.dtype, value: float, shape: tuple[int, ...]
+) -> None:
+    wanted = flamec.full(shape, value, dtype=dtype)
+    for _ in range(3):
+        found = flamec.full(shape, value, dtype=dtype, device=gpu)
+        assert found.dtype is dtype and found.shape == shape
+        assert found.cpu().numpy().tobytes() == wanted.numpy().tobytes()
+        found.fill_(0)  # what is made next has memory of its own
+
+
+def test_values_that_are_equal_but_not_the_same_are_told_apart(gpu: Device) -> None:
+    for _ in range(2):
+        made = [flamec.full((2,), v, device=gpu) for v in (0.0, -0.0, 0, False, 1, 1.0, True)]
+        kinds = [t.dtype.kind for t in made]
+        assert kinds == ["float", "float", "int", "bool", "int", "float", "bool"]
+        signs = [np.signbit(t.cpu().numpy()).any() for t in made[:2]]
+        assert signs == [False, True]
+
+
+@pytest.mark.parametrize("dtype", [flamec.float32, flamec.bfloat16, flamec.bool], ids=str)
+def test_one_value_everywhere_is_one_fill(
+    dtype: flamec.dtype, simulated: list[SimulatedGpu]
+) -> None:
+    runtime: Any = simulated[0].runtime
+    for shape in ((), (64, 64)):
+        for _ in range(2):
+            runtime.work.clear()
+            flamec.ones(shape, dtype=dtype, device="cuda")
+            assert runtime.work == ["fill"]
