@@ -187,6 +187,8 @@ def capture(
                 ) from None
             base_storages = [*base_storages, alias.storage]
             met = host.tensors.met if host.tensors is not None else []
+        finally:  # segments that were run keep expressions also if the trace came to nothing
+            host.release()
 
 
 def _aliased_storages(leaves: Sequence[Any]) -> list[Storage]:
@@ -313,7 +315,6 @@ def _capture(
             undo()
             raise
     host.keep_first_numbers(captured.sources, captured.effects)
-    host.release()
     return captured
 
 

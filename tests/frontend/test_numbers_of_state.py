@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -283,6 +284,32 @@ def test_a_learning_rate_that_is_set_in_the_step(make: Any, where: str) -> None:
         if compiles:
             assert call.stats.traces <= 5 and call.stats.python_runs <= 1
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-9)
+
+
+def test_a_momentum_of_a_split_that_a_trace_first_reached_which_came_to_nothing() -> None:
+    """The second call is traced twice; the segment of the first time is kept, and its numbers
+    are computed at each call."""
+
+    def run(wrap: Callable[[Any], Any]) -> list[float]:
+        s = SimpleNamespace(last=None, before=None)
+        w = flamec.nn.Parameter(flamec.ones(1, dtype=flamec.float64))
+        optimizer = optim.SGD([w], lr=0.1, momentum=0.5)
+        limit = flamec.ones(3)
+
+        def step(x: T) -> T:
+            s.last, s.before = x.mean(), s.last
+            h = x * w
+            optimizer.param_groups[0]["momentum"] *= 0.5
+            h.sum().backward()
+            optimizer.step()
+            return h if limit.sum() > 4 else h - 1
+
+        step = wrap(step)
+        for n in range(1, 5):
+            step(flamec.full((2,), float(n), dtype=flamec.float64))
+        return [round(float(w), 12)]
+
+    assert run(flamec.compile) == run(lambda function: function)
 
 
 def test_a_learning_rate_that_the_function_reads_is_not_stale() -> None:
