@@ -27,6 +27,7 @@ class Closures:
         if fresh:
             self._kept.append(code)
             self._older.update((identity, []) for identity in fresh)
+            gc.unfreeze()  # what is frozen is not among referrers
             for function in gc.get_referrers(*fresh.values()):
                 if isinstance(function, FunctionType) and id(function.__code__) in fresh:
                     self._older[id(function.__code__)].extend(function.__closure__ or ())

@@ -425,6 +425,7 @@ class Recorder:
                     self.visit(held[name], label)
 
     def _scan_closures(self, code: CodeType) -> None:
+        gc.unfreeze()  # what is frozen is not among referrers
         for referrer in gc.get_referrers(code):
             if isinstance(referrer, FunctionType) and referrer.__code__ is code:
                 self._scan_closure(referrer)

@@ -23,6 +23,7 @@ def replace_references(old: Any, new: Any, name: str, ours: Sequence[Any] = ()) 
     may use its variables: they would be in cells, which are containers.
     """
     kept = set(map(id, ours))
+    gc.unfreeze()  # what is frozen is not among referrers
     referrers = gc.get_referrers(old)
     kept.add(id(referrers))
     for container in referrers:

@@ -43,7 +43,7 @@ _INSTEAD_OF_SPLITS = (
 
 @dataclass
 class CallRecord:
-    """One call: what it was, what it led to."""
+    """One call: what it was, what it led to, how long was compiled for it."""
 
     label: str
     outcome: str
@@ -85,8 +85,12 @@ def explain(
         return
     console = make_console()
     print_heading(console, "calls")
-    rows = [(r.label, r.outcome, format_seconds(r.seconds), "; ".join(r.reasons)) for r in records]
-    _print_lines(console, table_lines(("call", "", "time", "why compiled again"), rows, ("time",)))
+    rows = [
+        (r.label, r.outcome, format_seconds(r.seconds) if r.seconds else "", "; ".join(r.reasons))
+        for r in records
+    ]
+    heads = ("call", "", "compiling", "why compiled again")
+    _print_lines(console, table_lines(heads, rows, ("compiling",)))
     for number, program in enumerate(programs):
         console.print()
         print_heading(console, f"program {number + 1} of {len(programs)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cProfile
+import gc
 import os
 import sys
 
@@ -200,3 +201,24 @@ def test_a_function_of_flamec_that_is_replaced(monkeypatch: pytest.MonkeyPatch) 
         patch.setattr(F, "gelu", lambda x: x / x)
         assert compiled(x).tolist() == [-3.0, 6.0]
     assert compiled(x).tolist() == [0.0, 2.0] and compiled.stats.traces == 3
+
+
+def test_variables_of_functions_that_the_collector_has_frozen() -> None:
+    def make():
+        factor = 2.0
+
+        def change(value):
+            nonlocal factor
+            factor = value
+
+        return lambda x: x * factor, change
+
+    inner, change = make()
+    gc.freeze()
+    step = flamec.compile(lambda x: inner(x))
+    try:
+        for value in (2.0, 3.0, 4.0):
+            change(value)
+            assert step(flamec.ones(1)).item() == value
+    finally:
+        gc.unfreeze()

@@ -125,7 +125,7 @@ def _settings() -> Iterator[Any]:
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize(("optimizer", "writes", "effect", "is_split"), _settings())
+@pytest.mark.parametrize(("optimizer", "writes", "effect", "is_split"), list(_settings()))
 def test_settings_written_between_steps_of_one_call(
     optimizer: Any, writes: str, effect: Callable[[], Any] | None, is_split: bool
 ) -> None:
