@@ -6,10 +6,14 @@ not run again by the workers, so scripts need no ``if __name__ == "__main__"``.
 
 A worker is a Python process that reads one request and writes one answer a line (JSON); the
 results come back through the cache. ``multiprocessing`` would import the user's main module.
+Workers that have done their work wait for more, because programs are made one after the other
+(classes of sizes, above all) and a worker takes longer to start than to compile a small kernel.
+One that is not asked for some seconds ends by itself.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -35,6 +39,7 @@ _START = (
 )
 
 _SECONDS_TO_END = 10.0  # from the end of its input
+_SECONDS_IDLE = 15.0  # until a worker ends that nobody asks
 
 Progress = Callable[[int, int, str], None]
 
@@ -67,8 +72,7 @@ def compile_kernels(
 
     A single missing kernel is compiled in this process. ``progress`` is called from several
     threads, one at a time, with the number done, the number to do and the kernel's name.
-    ``seconds``: give a kernel up that a worker needs longer for. Whatever ends this call, an
-    interrupt too, ends the workers.
+    ``seconds``: give a kernel up that a worker needs longer for. An interrupt ends the workers.
     """
     results: list[CompiledKernel | None] = []
     for source in sources:
@@ -132,6 +136,8 @@ class _Worker:
     """
 
     def __init__(self) -> None:
+        self.surroundings = _surroundings()
+        self.is_new = True
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
@@ -153,12 +159,21 @@ class _Worker:
             raise TimeoutError
         return process.stdout.readline()
 
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def close(self) -> None:
+        """End its input."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+
     def end(self) -> int:
         """Wait for its end, which comes where its input ends; its exit code."""
         process = self._process
-        assert process.stdin is not None and process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
+        assert process.stdout is not None
+        self.close()
         try:
             code = process.wait(_SECONDS_TO_END)
         except subprocess.TimeoutExpired:
@@ -174,8 +189,47 @@ class _Worker:
         return self._process.wait()
 
 
+def _surroundings() -> tuple[object, ...]:
+    """What a worker has from this process: another one must not be asked in its place."""
+    return os.getpid(), _START, tuple(sys.path), dict(os.environ)
+
+
+_idle: list[_Worker] = []
+_idle_lock = threading.Lock()
+
+
+def _idle_worker() -> _Worker | None:
+    """One that waits for work, if there is one."""
+    wanted = _surroundings()
+    with _idle_lock:
+        for worker in list(_idle):
+            if worker.surroundings[0] != wanted[0]:
+                continue  # of the process that this one was forked from
+            if worker.has_ended:
+                _idle.remove(worker)
+                worker.end()
+            elif worker.surroundings == wanted:
+                _idle.remove(worker)
+                worker.is_new = False
+                return worker
+    return None
+
+
+@atexit.register
+def end_idle_workers() -> None:
+    """End the workers that wait for work, and wait until they are gone."""
+    with _idle_lock:
+        own = [worker for worker in _idle if worker.surroundings[0] == os.getpid()]
+        for worker in own:
+            _idle.remove(worker)
+    for worker in own:
+        worker.close()
+    for worker in own:
+        worker.end()
+
+
 class _Workers:
-    """One worker process for each thread that asks; started again if it dies."""
+    """One worker process for each thread that asks; another one if it dies."""
 
     def __init__(self, target: str, cache: KernelCache, seconds: float | None) -> None:
         self._target = target
@@ -189,7 +243,7 @@ class _Workers:
         request = {
             "source": source.to_json(),
             "target": self._target,
-            "folder": str(self._cache.folder),
+            "folder": str(self._cache.folder.absolute()),  # the worker may be elsewhere
             "max_bytes": self._cache.max_bytes,
         }
         worker = self._worker()
@@ -201,7 +255,10 @@ class _Workers:
             text = f"kernel {source.function} was not compiled within {self._seconds:g} seconds"
             return CompiledKernel(source, None, TritonError(text))
         if not answer.endswith("\n"):
-            ending = _ending(self._forget(worker))
+            code = self._forget(worker)
+            if code == 0 and not worker.is_new:  # it had waited too long just then
+                return self.compile(source)
+            ending = _ending(code)
             text = f"the process that compiled kernel {source.function} {ending}"
             return CompiledKernel(source, None, TritonError(text))
         facts = json.loads(answer)
@@ -219,7 +276,8 @@ class _Workers:
                 raise TritonError("the compilation was stopped")
             worker = self._of_thread.get(threading.get_ident())
             if worker is None:
-                worker = self._of_thread[threading.get_ident()] = _Worker()
+                worker = _idle_worker() or _Worker()
+                self._of_thread[threading.get_ident()] = worker
             return worker
 
     def _forget(self, worker: _Worker) -> int:
@@ -229,9 +287,10 @@ class _Workers:
         return worker.end()
 
     def end(self) -> None:
-        """Let the processes end: a worker stops where its input does."""
-        for worker in self._close():
-            worker.end()
+        """Let the processes wait for other work."""
+        workers = self._close()
+        with _idle_lock:
+            _idle.extend(workers)
 
     def kill(self) -> None:
         """End the processes whatever they are doing."""
@@ -241,7 +300,8 @@ class _Workers:
     def _close(self) -> list[_Worker]:
         with self._lock:
             self._closed = True
-            return list(self._of_thread.values())
+            workers, self._of_thread = self._of_thread, {}
+            return list(workers.values())
 
 
 def _ending(code: int) -> str:
@@ -257,14 +317,17 @@ def _ending(code: int) -> str:
 
 
 def serve() -> None:
-    """Be a worker: answer requests until the input ends.
+    """Be a worker: answer requests until the input ends, or none has come for a while.
 
     Whatever Triton prints goes to standard error, so that answers stay apart. If who asked has
     ended meanwhile, so does the worker: the kernel is in the cache.
     """
     answers = os.dup(1)
     os.dup2(2, 1)
-    for line in sys.stdin:
+    while select.select([sys.stdin], [], [], _SECONDS_IDLE)[0]:
+        line = sys.stdin.readline()
+        if not line:
+            return
         rest = (json.dumps(_answer(json.loads(line))) + "\n").encode()
         try:
             while rest:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from gpu_kernels import affine
 
 from flamec.runtime.cuda import compile_worker
-from flamec.runtime.cuda.compile_worker import compile_kernels
+from flamec.runtime.cuda.compile_worker import compile_kernels, end_idle_workers
 from flamec.runtime.cuda.triton_compiler import TritonError, compile_kernel
 from flamec.runtime.kernel_cache import KernelCache
 
@@ -56,6 +57,14 @@ def children() -> list[int]:
     return found
 
 
+@pytest.fixture(autouse=True)
+def no_idle_workers() -> Iterator[None]:
+    """Before a test, and after it."""
+    end_idle_workers()
+    yield
+    end_idle_workers()
+
+
 @pytest.mark.parametrize(
     ("what", "message"),
     [
@@ -84,7 +93,64 @@ def test_a_lost_worker_costs_one_kernel(
         else:
             assert result.result().name == "affine"
     assert sum(r.compiled for r in results) == (0 if seconds else 1)
+    assert len(children()) <= len(before) + 2
+    end_idle_workers()
     assert children() == before
+
+
+# Workers that compile nothing, and end after so many answers: before or when they are asked again.
+QUICK = """
+import json, sys
+for _ in range({answers}):
+    line = sys.stdin.readline()
+    if not line:
+        break
+    print(json.dumps({{"error": "not compiled", "path": None}}), flush=True)
+else:
+    {last}
+"""
+
+
+def answers_of(first: int, cache: KernelCache) -> list[str]:
+    results = compile_kernels([affine(128 << first), affine(256 << first)], "sm_90", cache, 2)
+    return [str(r.error) for r in results]
+
+
+def test_workers_wait_for_other_work(cache: KernelCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(children())
+    monkeypatch.setattr(compile_worker, "_START", QUICK.format(answers=9, last="pass"))
+
+    def workers(first: int) -> set[int]:
+        assert answers_of(first, cache) == ["not compiled"] * 2
+        return set(children()) - before
+
+    known = workers(0)
+    assert len(known) == 2
+    assert workers(2) == known
+    monkeypatch.setenv("FLAMEC_TEST_WORKERS", "1")  # which those that wait do not have
+    assert len(workers(4) - known) == 2
+    end_idle_workers()
+    assert set(children()) == before
+
+
+@pytest.mark.parametrize("last", ["pass", "sys.stdin.readline()"], ids=["before", "when asked"])
+def test_a_worker_that_has_waited_too_long_is_replaced(
+    cache: KernelCache, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    monkeypatch.setattr(compile_worker, "_START", QUICK.format(answers=1, last=last))
+    for first in (0, 2):
+        assert answers_of(first, cache) == ["not compiled"] * 2
+        time.sleep(0.3)
+
+
+def test_a_worker_that_nobody_asks_ends() -> None:
+    program = (
+        "from flamec.runtime.cuda import compile_worker as w; w._SECONDS_IDLE = 0.1; w.serve()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
+    assert process.wait(60) == 0  # although its input goes on
+    assert process.stdin is not None
+    process.stdin.close()
 
 
 def test_compilations_are_counted_once(cache: KernelCache) -> None:
