@@ -39,6 +39,7 @@ from flamec.ir.graph import Graph
 from flamec.ir.passes.differentiate_while import UnboundedLoop
 from flamec.ir.passes.plan_memory import MemoryUse, memory_use
 from flamec.ir.passes.settle_sizes import settle_sizes
+from flamec.places_as_numbers import places_as_numbers
 from flamec.preparation import prepare
 from flamec.prepared import Prepared
 from flamec.process_settings import refuse_what_varies
@@ -262,6 +263,7 @@ class CompiledFunction:
         make = self._make if captured.effects else self._make_own  # those are for one call each
         if captured.tracked_outputs:
             return DifferentiableProgram(captured, make, self.options.memory_budget)
+        captured = places_as_numbers(captured)
         check = TrustedCheck() if captured.effects else None
         graph = settle_sizes(captured.graph, captured.equal_sizes)
         return Program(captured, make(graph, captured.symbols), check=check)

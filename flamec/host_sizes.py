@@ -123,9 +123,10 @@ class HostSizes:
         """Whether there is an element ``index``, also from the end: a condition."""
         return self._host.decide(self._of(_is_inside, index, extent))
 
-    def place(self, index: Expression, extent: Dim) -> Dim:
-        """The place of element ``index`` of a dimension, of which it is known that it is there."""
-        return self._symbol(self._of(_place, index, extent), _below(extent, 1))
+    def place(self, index: Expression, extent: Dim, count: int = 1) -> Dim:
+        """The place of element ``index`` of a dimension, of which it is known that it and ``count``
+        elements in all are there."""
+        return self._symbol(self._of(_place, index, extent), _below(extent, count))
 
     def narrowed(self, start: Bound, length: Bound, extent: Dim) -> tuple[Dim, Dim] | None:
         """Where so many elements begin, and their number; None if they are not inside, which is a
@@ -143,10 +144,12 @@ class HostSizes:
 
         Bounds that are always as far apart have that length as long as they are inside.
         """
-        length = self._length(start, stop, extent)
-        if length is not None and step == 1:
+        length = self._length(start, stop, extent) if step == 1 else None
+        if length is not None:
             assert isinstance(start, Expression)
-            return self.place(start, extent) if length else 0, length
+            if structurally_equal(length, 0):
+                return 0, 0
+            return self.place(start, extent, length if isinstance(length, int) else 0), length
         most = extent if isinstance(extent, int) else None
         count = self._symbol(self._of(_count, start, stop, step, extent), most)
         if start is None or (isinstance(start, int) and start == 0):
@@ -158,12 +161,16 @@ class HostSizes:
             return extent - count, count
         return self._symbol(self._of(_first, start, extent), most), count
 
-    def _length(self, start: Bound, stop: Bound, extent: Dim) -> int | None:
-        """How far apart two bounds are, if always so and both are inside the dimension."""
-        if not isinstance(start, Expression) or not isinstance(stop, Expression):
+    def _length(self, start: Bound, stop: Bound, extent: Dim) -> Dim | None:
+        """How far apart two bounds are, if no number decides on that and both are inside the
+        dimension."""
+        if not isinstance(start, Expression) or not isinstance(stop, (Expression, SymbolicDim)):
             return None
-        length = self._polynomial(stop) - self._polynomial(start)
-        if not isinstance(length, int):
+        if isinstance(stop, SymbolicDim):
+            length = stop - self.size(start)
+        else:
+            length = self._polynomial(stop) - self._polynomial(start)
+        if symbols_of(length) & {*self._leaves.values(), *self.values()}:
             return None
         inside = self._of(_are_inside, start, stop, extent)
         return length if inside.value and self._host.decide(inside) else None

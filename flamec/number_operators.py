@@ -17,7 +17,8 @@ from typing import Any
 from flamec.errors import unknown_value
 from flamec.functional import arithmetic, comparison, unary
 from flamec.functional.promotion import convert_operands, is_number, number_dtype, plain_number
-from flamec.host_numbers import computed, decide, settle
+from flamec.host_numbers import computed, decide, expression_of, settle
+from flamec.ir.shape import SymbolicDim
 from flamec.ir.types import DType, bool_, float64, int64
 from flamec.state import thread
 from flamec.tensor import RuntimeNumber, Tensor
@@ -60,10 +61,23 @@ def _is_numeric(operand: Any) -> bool:
     return isinstance(operand, RuntimeNumber) or is_number(operand)
 
 
-def _of_numbers(name: str, function: Function, x: Any, y: Any) -> Tensor:
+def _of_sizes(function: Callable[[Any, Any], Any], x: Any, y: Any) -> Any:
+    """A function of a symbolic size and a whole number that Python computes in each call, both as
+    sizes; None for others."""
+    numbers = [v for v in (x, y) if not isinstance(v, SymbolicDim)]
+    expression = expression_of(numbers[0]) if len(numbers) == 1 else None
+    if expression is None or not expression.state.sizes.serves(expression):
+        return None
+    size = expression.state.sizes.size(expression)
+    return function(*[size if v is numbers[0] else v for v in (x, y)])
+
+
+def _of_numbers(name: str, function: Function, x: Any, y: Any) -> Any:
     """Python's arithmetic on two numbers, at least one of them known only when running."""
     of_python = getattr(operator, f"{name}_" if name in ("and", "or") else name)
-    found: Tensor | None = computed(of_python, x, y)
+    found: Any = computed(of_python, x, y)
+    if found is None and name in ("add", "sub", "mul"):
+        found = _of_sizes(of_python, x, y)
     if found is not None:
         return found
     floating = name == "truediv" or float64 in (_kind(x), _kind(y))
@@ -154,7 +168,10 @@ BY_VALUE: Mapping[str, Callable[..., Any]] = {
 def _comparing(name: str, function: Function, reflected: Function) -> Callable[[Any, Any], Any]:
     def compare(self: RuntimeNumber, other: Any) -> Any:
         if _is_numeric(other):
-            found = decide(getattr(operator, name), self, other)
+            of_python = getattr(operator, name)
+            found = decide(of_python, self, other)
+            if found is None:
+                found = _of_sizes(of_python, self, other)
             if found is not None:
                 return found
             common = float64 if float64 in (_kind(self), _kind(other)) else int64

@@ -146,6 +146,18 @@ def update(b: GraphBuilder) -> Graph:
     return b.build([b.mul(scale, scale)], updates)
 
 
+def windows(b: GraphBuilder, size: Dim) -> Graph:
+    """Windows that begin at a size, or have that length: read, written, and their gradients."""
+    x, beside = _input(b, 3, 40), _input(b, 3, size)
+    at: dict[str, Any] = {"starts": (0, size), "steps": (1, 1)}
+    window = b.slice(x, sizes=(3, 2), **at)
+    first = b.slice(x, starts=(0, 0), sizes=(3, size), steps=(1, 1))
+    last = b.slice(x, starts=(0, size), sizes=(3, 40 - size), steps=(1, 1))
+    changed = b.slice_update(x, b.mul(window, window), **at)
+    outside = b.pad(window, b.constant(0, x.type), low=(0, size), high=(0, 38 - size))
+    return b.build([b.add(first, beside), b.sum(last, axes=(1,)), outside], {0: changed})
+
+
 def embedding_backward(b: GraphBuilder) -> Graph:
     table, values = b.full_like(0.0, TensorType((11, 7), float32)), _input(b, 23, 7)
     index = b.input(TensorType((23,), int64), "index")
@@ -295,6 +307,7 @@ GRAPHS: dict[str, Make] = {
     "long_scans": lambda b: long_scans(b, 33_001),
     "narrow_rows": narrow_rows,
     "narrow_rows_symbolic": lambda b: narrow_rows(b, B, 7),
+    "windows_symbolic": lambda b: windows(b, B),
 }
 
 

@@ -173,3 +173,29 @@ def test_without_dynamic_sizes_each_value_has_a_program() -> None:
     for n in (1, 2, 3, 2, 1):
         _assert_same(compiled(_input(), n), _input()[:, :n] + _input()[:, n : n + 1])
     assert compiled.stats.traces == 3
+
+
+PLACES_ALONE = ("element", "element in the last dimension", "window", "narrow", "computed element")
+PLACES_ALONE += ("element is set", "views are written", "view of what changes", "select")
+WITH_SIZES = ("from the end", "every third", "gradient", "sizes")
+
+
+@pytest.mark.parametrize("name", (*PLACES_ALONE, *WITH_SIZES))
+def test_on_a_gpu_places_are_no_sizes(name: str, gpu: Any) -> None:
+    """A program for a GPU is captured for its sizes, but not for its numbers."""
+    function, values, _ = CASES[name]
+    compiled = flamec.compile(function)
+    for n in random.Random(name).sample(list(values), len(values)):
+        eager, own = _input(), _input().to(gpu)
+        wanted, found = _result(function, eager, n), _result(compiled, own, n)
+        _assert_same(_on_cpu(found), wanted)
+        _assert_same(own.cpu(), eager)
+    assert len(compiled.programs) <= 2
+    symbols = compiled.programs[0].captured.symbols
+    assert not symbols if name in PLACES_ALONE else symbols
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, tuple) and not isinstance(value, flamec.Size):
+        return tuple(map(_on_cpu, value))
+    return value.cpu() if isinstance(value, flamec.Tensor) else value
