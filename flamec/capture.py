@@ -18,7 +18,7 @@ import numpy as np
 
 from flamec.autograd.hooks import record_hooks
 from flamec.changed_arguments import ArgumentCopies, containers
-from flamec.changed_flags import leave_to_the_call
+from flamec.changed_flags import leave_to_the_call, leaves_made
 from flamec.errors import CompileError, Uncompiled, unknown_value, unrepeatable
 from flamec.guarded_layouts import AskedLayout, asked_layouts
 from flamec.guarded_values import Guard, is_constant
@@ -279,11 +279,10 @@ def _capture(
                 trace, host, result, outputs, leaves, structure, argument_types, name
             )
     except BaseException as error:
+        host.rewind()
         if recorder.number_was_asked and isinstance(error, Exception):
-            host.rewind()
             undo()
             raise unknown_value("the type of a number") from error
-        host.rewind()
         if isinstance(error, Uncompiled) and recorder.effects:
             undo()
             raise CompileError(f"{error}, and before that {recorder.effects[0]}") from None
@@ -367,6 +366,8 @@ def _finish(
     kept = [target for target in trace.gradients.written if target._trace is None]
     del result_leaves
     host.finish(outputs)
+    host.steps += leaves_made(outputs, trace.gradients.written)
+    made = {outputs.values[result.position] for _, result in outputs.leaves()}
     outputs.forget()
     escapes = escaped_tensors(trace, name)
     if escapes:
@@ -386,7 +387,7 @@ def _finish(
     tracked_outputs = {r.position for r in tracked if r.kind == "fresh"}
     differentiable = thread.grad_enabled and bool(tracked)
     tracked_inputs = reached_inputs(trace, graph, tracked_outputs) if differentiable else ()
-    check_leaves(trace, graph, tracked_outputs if differentiable else ())
+    check_leaves(trace, graph, tracked_outputs if differentiable else (), made)
     return Captured(
         graph=graph,
         sources=trace.sources,

@@ -160,8 +160,7 @@ class CompiledFunction:
         if key in self._changed_state:
             self._warn(
                 "uncompiled",
-                f"{self.name}: {reason}. So {self.name} runs uncompiled in such calls; do that "
-                "once, outside.",
+                f"{self.name}: {reason}. So {self.name} runs uncompiled in such calls.",
             )
         self._changed_state.add(key)
         return self.function(*args, **kwargs)
@@ -312,16 +311,14 @@ class CompiledFunction:
             numbers = bool(dynamic.numbers or lifted)
             inexact = dynamic.sizes != exact_sizes(dynamic, leaves) or dynamic.found == "example"
             inexact |= numbers and not dynamic.exact
-            again = inexact or numbers
+            again = inexact or numbers or bool(dynamic.sizes)
             traced = (self.function, args, kwargs, dynamic, self.name, segments, again, lifted)
             try:
                 with memory_budget(self.options.memory_budget), loops_counted(self._counting):
                     captured = capture(*traced)
             except Uncompiled as found:
                 if self.options.fullgraph or must_compile:
-                    raise CompileError(
-                        f"{self.name}: {found}, which no program can do; do it once before"
-                    ) from None
+                    raise CompileError(f"{self.name}: {found}, which no program can do") from None
                 raise
             except StateVaries as found:
                 self.stats.traces += 1
@@ -347,9 +344,12 @@ class CompiledFunction:
                     lifted = lifted.with_fewer()
                     continue
                 if not inexact or isinstance(error, DataDependentError):
-                    if not dynamic.numbers:
+                    if dynamic.numbers:
+                        dynamic, constant = replace(dynamic, numbers=frozenset()), True
+                    elif dynamic.sizes and not isinstance(error, CompileError):
+                        dynamic = replace(dynamic, sizes={})  # to name sizes as they are
+                    else:
                         raise
-                    dynamic, constant = replace(dynamic, numbers=frozenset()), True
                     continue
             else:
                 if segments is not None and not self._counting and needs_counts(captured):

@@ -40,13 +40,38 @@ def become(tensor: Tensor, real: Tensor) -> None:
 
 
 def replace_sizes(container: Any, bindings: Mapping[str, int]) -> None:
-    """Give symbolic sizes in a list, dict or deque, and in such inside it, their values."""
-    entries = container.items() if isinstance(container, dict) else enumerate(container)
-    for key, item in list(entries) if not isinstance(container, (set, frozenset)) else ():
-        if isinstance(item, SymbolicDim):
-            container[key] = evaluate_dim(item, bindings)
-        elif isinstance(item, (list, dict, deque)):
+    """Give symbolic sizes in a list, dict, set or deque, and in such inside it, their values."""
+    keys = list(container) if isinstance(container, (dict, set)) else []
+    plain = [_with_sizes(key, bindings) for key in keys]
+    if any(one is not other for one, other in zip(keys, plain, strict=True)):
+        if isinstance(container, set):
+            container.clear()
+            container.update(plain)
+        else:
+            values = list(container.values())
+            container.clear()
+            for key, value in zip(plain, values, strict=True):
+                container[key] = value
+    if isinstance(container, (set, frozenset)):
+        return
+    for key, item in list(
+        container.items() if isinstance(container, dict) else enumerate(container)
+    ):
+        if isinstance(item, (list, dict, set, deque)):
             replace_sizes(item, bindings)
+        elif (size := _with_sizes(item, bindings)) is not item:
+            container[key] = size
+
+
+def _with_sizes(value: Any, bindings: Mapping[str, int]) -> Any:
+    """A value, or a tuple of values, without symbolic sizes; the same object if it has none."""
+    if isinstance(value, SymbolicDim):
+        return evaluate_dim(value, bindings)
+    if type(value) is tuple:
+        parts = tuple([_with_sizes(part, bindings) for part in value])
+        if any(one is not other for one, other in zip(value, parts, strict=True)):
+            return parts
+    return value
 
 
 def trust(program: Program | DifferentiableProgram | SplitProgram) -> None:

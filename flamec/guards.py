@@ -18,7 +18,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from types import (
     BuiltinFunctionType,
     CellType,
@@ -50,7 +50,7 @@ _IMPORTING = "<frozen importlib"
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR")
 _NAMING = ("_path", "_name")  # what things are called; no result depends on it
 _GROUPS = ".param_groups["  # in the names of settings of an optimizer
-_HOOKS = ("__getattribute__", "__setattr__")
+_HOOKS = ("__getattribute__", "__setattr__", "__delattr__")
 _BUFFERS = (array, bytearray)
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque, np.ndarray)
 _DESCRIPTORS = (staticmethod, classmethod, property, partial, weakref.ref, *_BUFFERS)
@@ -255,12 +255,16 @@ class Recorder:
             return True  # nor does a result depend on them
         original: Any = cls.__getattribute__
         original_set: Any = cls.__setattr__
+        original_delete: Any = cls.__delattr__
         own = tuple(cls.__dict__.get(name, MISSING) for name in _HOOKS)
         recorder, read = self, self.read
 
         def recording(instance: Any, name: str) -> Any:
             if not recorder.active or thread.trace is None:  # None: the trace is paused
                 return original(instance, name)
+            if type(class_attribute(cls, name)) is cached_property:  # which writes unseen
+                held = original(instance, "__dict__")
+                recorder._attribute(instance, name, held.get(name, MISSING))
             try:
                 value = original(instance, name)
                 if name == "param_groups" and _is_users(sys._getframe(1)):
@@ -288,6 +292,12 @@ class Recorder:
                 recorder._attribute(instance, name, before, unread=True)
             original_set(instance, name, value)
 
+        def deleting(instance: Any, name: str) -> None:
+            if recorder.active and thread.trace is not None:
+                before = original_or_missing(instance, name)
+                recorder._attribute(instance, name, before, unread=True)
+            original_delete(instance, name)
+
         def place_of(instance: Any) -> Any:
             try:
                 return original(instance, "__dict__")
@@ -304,6 +314,7 @@ class Recorder:
         try:
             cls.__getattribute__ = recording  # type: ignore[assignment]
             cls.__setattr__ = writing  # type: ignore[assignment, method-assign]
+            cls.__delattr__ = deleting  # type: ignore[assignment, method-assign]
         except TypeError:  # an immutable class written in C
             del self._instrumented[cls]
             return False
@@ -328,6 +339,8 @@ class Recorder:
                 return
             found = class_attribute(type(instance), name)
             if value is MISSING:
+                if found is MISSING:
+                    self._add("slot", kind, name, MISSING, f"{kind.__name__}.{name}", unread)
                 if dictionary is not None:
                     self._add("attribute", dictionary, name, MISSING, label, unread)
             elif isinstance(found, (property, FunctionType)):

@@ -39,7 +39,8 @@ def restore(guards: Iterable[Guard], requires_grad: Mapping[Tensor, bool]) -> No
         elif guard.kind == "keys" and tuple(guard.owner) != guard.expected:
             entries = [(key, guard.owner[key]) for key in guard.expected]
             guard.owner.clear()
-            guard.owner.update(entries)
+            for key, value in entries:  # update() of a Counter counts
+                guard.owner[key] = value
 
 
 def left_tracers(guards: Iterable[Guard]) -> bool:

@@ -140,16 +140,21 @@ class TapeNode(Node):
             self.saved_results.clear()  # a compiled call knows it
 
 
+def freed_error(node: Node) -> RuntimeError:
+    """The error of a second backward pass through ``node``."""
+    return RuntimeError(
+        "trying to backward through the graph a second time: the values saved for "
+        f"{node.op.name} (at {node.location}) were freed; pass retain_graph=True the first time"
+    )
+
+
 def unpack(node: TapeNode, value: Value) -> Tensor:
     """The tensor saved on the tape for ``node``'s derivative.
 
     Raises RuntimeError if the tape was freed, or if the memory was changed in place since.
     """
     if node.saved is None:
-        raise RuntimeError(
-            "trying to backward through the graph a second time: the values saved for "
-            f"{node.op.name} (at {node.location}) were freed; pass retain_graph=True the first time"
-        )
+        raise freed_error(node)
     is_result = value.node is node
     saved = node.saved_results[value.index] if is_result else node.saved[value]
     return restore(saved, node.op.name, node.location, value if is_result else saved.value)

@@ -8,7 +8,7 @@ that share memory are views of one output; one tensor has one ``Result``.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +90,12 @@ class Outputs:
             known = self._known[id(leaf)] = (leaf, self._classify(leaf))
         return known[1]
 
+    def leaves(self) -> Iterator[tuple[Tensor, Result]]:
+        """The leaves that the function made and that leave it."""
+        for leaf, result in self._known.values():
+            if leaf._requires_grad and result.kind == "fresh":
+                yield leaf, result
+
     def forget(self) -> None:
         """Let go of the tensors."""
         for leaf, result in self._known.values():
@@ -109,7 +115,7 @@ class Outputs:
         trace = self.trace
         if isinstance(leaf, RuntimeNumber):  # the caller expects a Python number
             return self._number(leaf)
-        tracked = trace.is_tracked(leaf)
+        tracked = trace.is_tracked(leaf) and not leaf._requires_grad
         root = trace.root_of(leaf)
         if root.input_position is not None:
             root.returned = True

@@ -19,6 +19,7 @@ from flamec.autograd.hooks import accumulated, finished, has_hooks
 from flamec.autograd.outer_history import go_on_outside, outer_values, refuse_outside
 from flamec.dispatch import apply_named, tape_value, tensor_builder, write
 from flamec.errors import user_location
+from flamec.freed_histories import saves
 from flamec.ir.batching import Operand
 from flamec.ir.graph import Node, Value
 from flamec.ir.op import CONTROL, Derivative, DerivativeContext, OpKind
@@ -33,7 +34,7 @@ from flamec.state import (
     set_grad_enabled,
     thread,
 )
-from flamec.tape import Leaf, TapeNode, unpack
+from flamec.tape import Leaf, TapeNode, freed_error, unpack
 from flamec.tensor import Tensor
 from flamec.watching import unwatched
 
@@ -305,6 +306,8 @@ def _propagated(
         saved = again.value
 
         def enter(node: Node, incoming: Sequence[Any]) -> None:
+            if id(node) in current.freed and saves(node, current.tracked):
+                raise freed_error(node)
             current.backward.enter(node)
             again.enter(node, [g.value if isinstance(g, Operand) else g for g in incoming])
 

@@ -28,10 +28,11 @@ def leave_trace(what: str) -> None:
         return
     while trace is not None and trace.host is None:
         trace = getattr(trace, "outer", None)
-    message = f"{what} (at {user_location()})"
     if trace is None:
-        raise CompileError(f"{message}, which cannot be done here; do it outside")
-    raise Uncompiled(message)
+        raise CompileError(
+            f"{what} (at {user_location()}), which cannot be done here; do it outside"
+        )
+    raise Uncompiled(f"{what} (at {user_location()}; do that once, outside)")
 
 
 def _shared(cls: type[Any], data: Tensor) -> Any:

@@ -12,6 +12,7 @@ import pytest
 
 import flamec
 from flamec import nn
+from flamec.errors import OperationError
 
 
 class Block(nn.Module):
@@ -227,3 +228,15 @@ def test_a_value_that_stands_for_a_batch() -> None:
     for function in (lambda x: x.item(), lambda x: x if x > 0 else -x):
         with pytest.raises(flamec.errors.DataDependentError, match=r"of vmap.*flamec\.where"):
             flamec.func.vmap(function)(flamec.ones(2))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_sizes_are_named_as_they_are_where_they_vary() -> None:
+    weight = flamec.ones(4, 3)
+    compiled = flamec.compile(lambda x: x + weight, backend="evaluate")
+    compiled(flamec.ones(4, 3))
+    for rows in (5, 6):
+        with pytest.raises(OperationError) as raised:
+            compiled(flamec.ones(rows, 3))
+        assert f"[{rows}, 3] and [4, 3]" in str(raised.value)
+    compiled(flamec.ones(1, 3))

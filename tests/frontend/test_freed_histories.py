@@ -69,3 +69,26 @@ def test_what_a_pass_in_the_function_has_freed() -> None:
 
     for f in both(step):
         assert [is_refused(t) for t in f(flamec.ones(3))] == [True, True, True, False, False]
+
+
+def test_a_second_pass_in_the_function() -> None:
+    w = flamec.ones(3).requires_grad_()
+    refused = []
+
+    def twice(x: T, keep: bool) -> None:
+        loss = (x * w).sum()
+        loss.backward(retain_graph=keep)
+        try:
+            loss.backward()
+        except RuntimeError as error:
+            refused.append(str(error).partition(":")[0])
+
+    gradients = []
+    for f in both(twice):
+        w.grad = None
+        f(flamec.ones(3), False)
+        f(flamec.ones(3), True)
+        assert w.grad is not None
+        gradients.append(w.grad.tolist())
+    assert gradients == [[3.0] * 3] * 2
+    assert refused == ["trying to backward through the graph a second time"] * 2

@@ -60,7 +60,19 @@ def proxy() -> Any:
     return types.MappingProxyType({"rate": 1.0})
 
 
+class Computed:
+    def __getattr__(self, name: str) -> float:
+        if name == "rate":
+            return 1.0
+        raise AttributeError(name)
+
+
 CASES: dict[str, Case] = {
+    "a class that gets what __getattr__ gave": (
+        lambda: type("Own", (Computed,), {})(),
+        lambda s, x: x * s.rate,
+        lambda s, v: setattr(type(s), "rate", v),
+    ),
     "SimpleNamespace": (
         lambda: types.SimpleNamespace(rate=1.0),
         lambda s, x: x * s.rate,

@@ -357,3 +357,26 @@ def test_a_long_chain_of_other_arithmetic() -> None:
         wrapped = wrap(forward)
         values.append([(wrapped(flamec.ones(1)).item(), state["scale"]) for _ in range(4)])
     assert values[0] == values[1]
+
+
+def test_a_least_loss_beside_a_count() -> None:
+    """A trace that begins again, as the count varies, has compiled a comparison with the least."""
+
+    class Record:
+        best, count = float("inf"), 0
+
+    seen = []
+    for wrap in (lambda f: f, flamec.compile):
+        record = Record()
+
+        def step(x: flamec.Tensor, record: Record = record) -> flamec.Tensor:
+            record.best = min(record.best, x.mean().item())
+            record.count += 1
+            return x * 2
+
+        wrapped, found = wrap(step), []
+        for value in (3.0, 2.0, 5.0, 1.0, 4.0):
+            wrapped(flamec.full((2,), value))
+            found.append((record.best, record.count))
+        seen.append(found)
+    assert seen[0] == seen[1]

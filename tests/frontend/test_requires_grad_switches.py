@@ -247,10 +247,56 @@ def test_a_leaf_that_is_switched_on_after_it_was_used() -> None:
         leaf.requires_grad_(True)
         return h + leaf
 
-    with pytest.raises(
-        CompileError, match=r"switched on.*has used it before.*call backward inside"
-    ):
-        flamec.compile(returned, backend="evaluate")(flamec.ones(3), flamec.ones(3))
+    compiled, gradients = flamec.compile(returned, backend="evaluate"), []
+    for step in (returned, compiled):  # compiled: it runs as it is
+        leaf = flamec.ones(3)
+        for _ in range(2):
+            step(flamec.full((3,), 2.0), leaf).sum().backward()
+            leaf.requires_grad_(False)
+        gradients.append(leaf.grad.tolist() if leaf.grad is not None else None)
+    assert gradients[0] == gradients[1] == [2.0] * 3
+    assert compiled.stats.python_runs == 2
+    with pytest.raises(CompileError, match=r"switched on.*call backward inside"):
+        flamec.compile(returned, fullgraph=True)(flamec.ones(3), flamec.ones(3))
+
+
+def made_and_returned(x: T) -> T:
+    return (x.detach() * 2).requires_grad_()
+
+
+def returned_with_its_gradient(x: T) -> tuple[T, T]:
+    z = (x.detach() * 2).requires_grad_()
+    (z * z).sum().backward()
+    assert z.grad is not None
+    return z.grad, z
+
+
+def returned_with_a_view(x: T) -> tuple[T, T]:
+    z = x.clone().requires_grad_()
+    return z[0], z
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_leaves_that_a_function_makes_and_returns() -> None:
+    def returned_with_history(x: T) -> tuple[T, T]:
+        z = (x.detach() * 2).requires_grad_()
+        return (z * x).sum(), z
+
+    cases = ((made_and_returned, 0), (returned_with_its_gradient, 0), (returned_with_a_view, 0))
+    for function, runs in (*cases, (returned_with_history, 2)):
+        compiled = flamec.compile(function, backend="evaluate")
+        for k in (1.0, 2.0):
+            found = []
+            for f in (function, compiled):
+                result = f(flamec.full((3,), k))
+                parts = result if isinstance(result, tuple) else (result,)
+                z = parts[-1]
+                flags = [(t.requires_grad, t.is_leaf) for t in parts]
+                sum(t.sum() * 5 for t in parts).backward()  # type: ignore[union-attr]
+                assert z.grad is not None
+                found.append((flags, z.tolist(), z.grad.tolist()))
+            assert found[0] == found[1]
+        assert compiled.stats.python_runs == runs
 
 
 def test_views() -> None:

@@ -1,0 +1,97 @@
+"""What functions change in Python's state in rarer ways: at each call as in eager mode."""
+
+from __future__ import annotations
+
+import collections
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import flamec
+
+T = flamec.Tensor
+
+
+class Owner:
+    rate = 1.0
+
+    def __init__(self) -> None:
+        self.scale = 0.5
+        self.last: T | None = None
+
+    @functools.cached_property
+    def grid(self) -> T:
+        return flamec.arange(3.0) * self.scale
+
+
+def counted(state: Any, x: T) -> T:
+    state["losses"] = float(x.mean())
+    state["calls"] += 1
+    return x * state["calls"]
+
+
+def deleted_and_set(state: Owner, x: T) -> T:
+    del state.scale
+    state.scale = 2.0
+    return x * state.scale
+
+
+def set_and_deleted(state: Owner, x: T) -> T:
+    state.rate = 2.0
+    y = x * state.rate
+    del state.rate
+    return y
+
+
+def computed_once(state: Owner, x: T) -> T:
+    state.last = x.mean()
+    return x * state.grid
+
+
+def counted_by_size(state: dict[Any, int], x: T) -> T:
+    state[x.shape[0]] = state.get(x.shape[0], 0) + 1
+    state[len(x), "twice"] = 2 * x.shape[0]
+    return x * 2
+
+
+def sizes_seen(state: set[Any], x: T) -> T:
+    state.add(x.shape[0])
+    state.add((x.shape[0], "x"))
+    return x * len(state)
+
+
+CASES: dict[str, tuple[Callable[[], Any], Callable[[Any, T], T]]] = {
+    "an entry of a Counter": (lambda: collections.Counter(calls=1), counted),
+    "an attribute that is deleted first": (Owner, deleted_and_set),
+    "an attribute that is deleted again": (Owner, set_and_deleted),
+    "a tensor in a cached property": (Owner, computed_once),
+    "entries by size": (dict, counted_by_size),
+    "a set of sizes": (set, sizes_seen),
+}
+
+
+def content(state: Any) -> Any:
+    held = dict(state) if isinstance(state, dict) else state
+    held = vars(state) if isinstance(state, Owner) else held
+    if isinstance(held, set):
+        return sorted(map(repr, held))
+    plain = [v.tolist() if isinstance(v, T) else v for v in held.values()]
+    return [repr(key) for key in held], plain
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", CASES)
+def test_as_in_eager_mode(name: str) -> None:
+    make, function = CASES[name]
+    seen = []
+    for wrap in (lambda f: f, functools.partial(flamec.compile, backend="evaluate")):
+        state = make()
+        wrapped = wrap(functools.partial(function, state))
+        found = []
+        for rows in (3, 3, 3) if make is Owner else (3, 4, 5, 4, 6):
+            result = wrapped(flamec.full((rows,), float(rows)))
+            found.append((result.tolist(), content(state)))
+        seen.append(found)
+    assert seen[0] == seen[1]
