@@ -28,7 +28,7 @@ from flamec.host_state import HostState
 from flamec.ir.graph import Graph, Value
 from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, using_oracle
 from flamec.ir.types import TensorType
-from flamec.left_behind import effects_of, escaped_tensors, stored_arguments
+from flamec.left_behind import effects_of, escaped_tensors, forget_cached, stored_arguments
 from flamec.math_of_expressions import math_of_expressions
 from flamec.restoring import left_tracers, restore
 from flamec.roots import AliasDiscovered, overlaps_itself
@@ -289,6 +289,7 @@ def _capture(
         again = repeats or isinstance(error, _BEGINS_AGAIN)
         if again or left_tracers(recorder.guards.values()):
             undo()
+            forget_cached(trace)
         raise
     finally:
         recorder.leave()

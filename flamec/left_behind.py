@@ -1,25 +1,29 @@
 """What a finished trace has left in Python: its tensors and numbers that were stored outside it.
 
 In: a trace whose function has returned. Out: those that are still alive, and in words the effects
-that a program cannot repeat.
+that a program cannot repeat. Of a trace that is given up, nothing stays in caches of functions.
 """
 
 from __future__ import annotations
 
+import functools
 import gc
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flamec.errors import CompileError
 from flamec.references import replace_references
 from flamec.segments import Decision
+from flamec.structures import flatten
 from flamec.tensor import RuntimeNumber, Tensor
 from flamec.varying_state import StateVaries
 
 if TYPE_CHECKING:
     from flamec.capture import Captured
     from flamec.trace import Trace
+
+_CachedFunction = type(functools.lru_cache(len))
 
 
 def stored_arguments(proxies: list[Any], leaves: Sequence[Any]) -> list[tuple[Any, Any]]:
@@ -82,3 +86,20 @@ def escaped_tensors(trace: Trace, name: str) -> list[Tensor]:
                 "not known yet; return it, or read it from .grad after the call."
             )
     return escaped
+
+
+def forget_cached(trace: Trace) -> None:
+    """Empty the caches of functions (``functools.lru_cache``) that hold tensors of a trace that is
+    given up: nothing else gives them back what they held."""
+    for found in gc.get_objects():
+        if type(found) is not _CachedFunction:
+            continue
+        if any(isinstance(v, Tensor) and v._trace is trace for v in _cached_values(found)):
+            found.cache_clear()
+
+
+def _cached_values(function: Any) -> Iterator[Any]:
+    for held in gc.get_referents(function):
+        for value in held.values() if type(held) is dict else (held,):
+            if type(value) in (Tensor, tuple, list, dict):
+                yield from flatten(value)[0]

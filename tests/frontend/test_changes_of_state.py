@@ -50,6 +50,22 @@ def computed_once(state: Owner, x: T) -> T:
     return x * state.grid
 
 
+@functools.cache
+def frequencies(count: int) -> tuple[T, list[T]]:
+    return flamec.arange(count) * 0.5, [flamec.ones(count)]
+
+
+@functools.lru_cache(maxsize=2)
+def mask(count: int) -> T:
+    return flamec.arange(count) * 2.0
+
+
+def with_tables(state: Owner, x: T) -> T:
+    state.last = x.mean()
+    count = int(x.shape[0])
+    return x * frequencies(count)[0] + mask(count) + frequencies(count)[1][0]
+
+
 def counted_by_size(state: dict[Any, int], x: T) -> T:
     state[x.shape[0]] = state.get(x.shape[0], 0) + 1
     state[len(x), "twice"] = 2 * x.shape[0]
@@ -67,6 +83,7 @@ CASES: dict[str, tuple[Callable[[], Any], Callable[[Any, T], T]]] = {
     "an attribute that is deleted first": (Owner, deleted_and_set),
     "an attribute that is deleted again": (Owner, set_and_deleted),
     "a tensor in a cached property": (Owner, computed_once),
+    "tables that are computed once": (Owner, with_tables),
     "entries by size": (dict, counted_by_size),
     "a set of sizes": (set, sizes_seen),
 }
@@ -87,6 +104,8 @@ def test_as_in_eager_mode(name: str) -> None:
     make, function = CASES[name]
     seen = []
     for wrap in (lambda f: f, functools.partial(flamec.compile, backend="evaluate")):
+        frequencies.cache_clear()
+        mask.cache_clear()
         state = make()
         wrapped = wrap(functools.partial(function, state))
         found = []
