@@ -28,7 +28,13 @@ from flamec.host_state import HostState
 from flamec.ir.graph import Graph, Value
 from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, using_oracle
 from flamec.ir.types import TensorType
-from flamec.left_behind import effects_of, escaped_tensors, forget_cached, stored_arguments
+from flamec.left_behind import (
+    effects_of,
+    escaped_tensors,
+    forget_cached,
+    objects_made,
+    stored_arguments,
+)
 from flamec.math_of_expressions import math_of_expressions
 from flamec.restoring import left_tracers, restore
 from flamec.roots import AliasDiscovered, overlaps_itself
@@ -360,6 +366,7 @@ def _finish(
     result_leaves, result_structure = flatten(result.pop())
     result_structure = _with_plain_keys(result_structure)
     results = [outputs.classify(leaf) for leaf in result_leaves]
+    host.effects += objects_made(results, host.is_old)
     gradients = [
         (weakref.ref(target), outputs.argument_position(target), outputs.classify(gradient))
         for target, gradient in trace.gradients.written.items()

@@ -14,7 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from flamec.host_actions import Append
@@ -41,6 +41,7 @@ class Noting:
     calls: list[tuple[str, Any]]
     was_read = False
     is_cleared = False
+    on_read: Callable[[], None]  # called first: what is in the list must not be changed unseen
 
     def append(self, value: Any) -> None:
         super().append(value)  # type: ignore[misc]
@@ -67,6 +68,7 @@ def _asking(method: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: Noting, *args: Any, **kwargs: Any) -> Any:
         if not self.is_cleared:
             self.was_read = True
+            self.on_read()
         return method(self, *args, **kwargs)
 
     return call
@@ -192,6 +194,7 @@ class GrowingLists:
             )
             tracer.calls = []
             known = self._found[id(value)] = Growing(value, tracer)
+            tracer.on_read = partial(self._host.give_up_list, known)
             self._host.ignored.append(tracer)
         host, expression = self._host, Expression(self._host, value, 0, place)
         host.require("type", expression, type(value))

@@ -66,6 +66,7 @@ class Recorder:
         self.guards: dict[tuple[str, int, Any], Guard] = {}
         self.exempted: set[tuple[int, Any]] = set()
         self.effects: list[str] = []
+        host.happenings = self.effects
         self._context_variables = ContextVariables()
         self.visited: set[int] = set()
         self._kept: list[Any] = []

@@ -85,6 +85,7 @@ class HostState:
     tracing: bool = True
     moment: int = 0
     happened: bool = False  # something outside of Python's state, so it must not happen twice
+    happenings: Sequence[str] = ()  # what has happened so far
     steps: list[Write | Append | Act | Refill] = field(default_factory=list)
     last: list[LastAct] = field(default_factory=list)  # after all steps
     refills: list[Refill] = field(default_factory=list)  # of containers among the arguments
@@ -414,6 +415,11 @@ class HostState:
             growing.change_list()
             name = growing.places[0].name
             self.effects.append(f"{name} is read or given an object (at {user_location()})")
+
+    def give_up_list(self, growing: Growing) -> None:
+        """StateVaries as the function reads a list that is a tracer, unless something happened."""
+        if self.tracing and not self.happenings and not self.happened:
+            raise StateVaries(read=growing.places)
 
     # the end ------------------------------------------------------------------------
     def collect(self, result: Any, guards: Iterable[Guard]) -> None:

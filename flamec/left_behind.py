@@ -9,10 +9,15 @@ from __future__ import annotations
 import functools
 import gc
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import Enum
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from flamec.errors import CompileError
+from flamec.guarded_values import is_constant
 from flamec.references import replace_references
 from flamec.segments import Decision
 from flamec.structures import flatten
@@ -22,7 +27,12 @@ from flamec.varying_state import StateVaries
 if TYPE_CHECKING:
     from flamec.capture import Captured
     from flamec.trace import Trace
+    from flamec.traced_results import Result
 
+_UNCHANGEABLE = (
+    *(type, Enum, range, slice, np.dtype, np.generic, ModuleType),
+    *(FunctionType, BuiltinFunctionType, MethodType),
+)
 _CachedFunction = type(functools.lru_cache(len))
 
 
@@ -86,6 +96,14 @@ def escaped_tensors(trace: Trace, name: str) -> list[Tensor]:
                 "not known yet; return it, or read it from .grad after the call."
             )
     return escaped
+
+
+def objects_made(results: Iterable[Result], is_old: Callable[[int], bool]) -> Iterator[str]:
+    """In words the results that may be objects which the function makes anew at each call."""
+    for result in results:
+        value = result.value if result.kind == "constant" else None
+        if not (is_constant(value) or isinstance(value, _UNCHANGEABLE) or is_old(id(value))):
+            yield f"it returns an object of type {type(value).__name__}, which it may have made"
 
 
 def forget_cached(trace: Trace) -> None:

@@ -114,3 +114,30 @@ def test_as_in_eager_mode(name: str) -> None:
             found.append((result.tolist(), content(state)))
         seen.append(found)
     assert seen[0] == seen[1]
+
+
+class Note:
+    def __init__(self, size: int) -> None:
+        self.size, self.kept = size, {size}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_objects_that_are_made_and_returned_are_new_ones() -> None:
+    old = Note(5)
+
+    def step(x: T) -> tuple[T, set[int], Note, Note]:
+        return x * 2, {1, 2}, Note(3), old
+
+    for f in (step, flamec.compile(step, backend="evaluate")):
+        for _ in range(3):
+            _, numbers, note, same = f(flamec.ones(2))
+            assert (numbers, note.size, note.kept, same is old) == ({1, 2}, 3, {3}, True)
+            numbers.clear()
+            note.size = 0
+
+    def known(x: T) -> tuple[T, Note, type]:
+        return x * old.size, old, Note
+
+    compiled = flamec.compile(known, backend="evaluate")
+    assert [compiled(flamec.ones(2))[1:] for _ in range(3)] == [(old, Note)] * 3
+    assert (compiled.stats.traces, compiled.stats.python_runs) == (1, 0)

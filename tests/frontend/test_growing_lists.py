@@ -355,3 +355,27 @@ def test_a_list_that_hooks_append_to() -> None:
         step(flamec.ones(2)).backward()
     assert norms == pytest.approx([2**0.5] * 5) and weight.grad.tolist() == [10.0, 10.0]
     assert step.stats.traces <= 3
+
+
+def test_what_is_in_a_list_that_others_append_to() -> None:
+    """A trace that takes the list for one that only grows, and finds that it is read, begins again
+    before the function changes what is in it."""
+    seen = []
+    for wrap in (lambda f: f, lambda f: flamec.compile(f, backend="evaluate")):
+        weight = flamec.ones(3).requires_grad_()
+        optimizer = flamec.optim.SGD([weight], lr=1.0)
+        counts = [{"n": 1}]
+
+        def step(x: T, counts: list[Any] = counts, optimizer: Any = optimizer) -> T:
+            optimizer.param_groups[0]["lr"] *= 0.5
+            counts[0]["n"] += 1
+            return x * counts[0]["n"]
+
+        wrapped, found = wrap(step), []
+        for _ in range(4):
+            result = wrapped(flamec.ones(2))
+            found.append((result.tolist(), counts[0]["n"], optimizer.param_groups[0]["lr"]))
+            optimizer.add_param_group({"params": [flamec.ones(3).requires_grad_()], "lr": 1.0})
+            counts.append({"n": 0})
+        seen.append(found)
+    assert seen[0] == seen[1]
