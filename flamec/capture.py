@@ -20,6 +20,7 @@ from flamec.autograd.hooks import record_hooks
 from flamec.changed_arguments import ArgumentCopies, containers
 from flamec.changed_flags import leave_to_the_call, leaves_made
 from flamec.errors import CompileError, Uncompiled, unknown_value, unrepeatable
+from flamec.function_parts import Parts
 from flamec.guarded_layouts import AskedLayout, asked_layouts
 from flamec.guarded_values import Guard, is_constant
 from flamec.guards import Recorder
@@ -70,6 +71,7 @@ class Captured:
     ``held`` in Python's state (``found`` by the trace, until the program is made).
     ``container_count``: how many containers follow, if the program uses any
     (``changed_arguments.py``). ``retained``: outputs whose gradients are kept (``retain_grad``).
+    ``parts``: if this is the head of a function, that and the tail that a call ends with.
     """
 
     graph: Graph
@@ -102,6 +104,7 @@ class Captured:
     undo: Callable[[], None] | None = None
     retained: Mapping[Value, int] = field(default_factory=dict)
     stored_arguments: list[tuple[Any, Any]] = field(default_factory=list)
+    parts: Parts | None = None
 
     @property
     def given_symbols(self) -> tuple[str, ...]:

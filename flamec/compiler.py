@@ -49,6 +49,7 @@ from flamec.sized_runner import planned
 from flamec.split_program import DIVERGED, Attempt, SplitProgram
 from flamec.state import loops_counted, memory_budget, process, thread
 from flamec.structures import flatten
+from flamec.tails import Tails
 from flamec.varying_arguments import VaryingArguments, call_key, exact_sizes
 from flamec.varying_state import Lifted, StateVaries, places_of_grown
 
@@ -80,6 +81,7 @@ class CompiledFunction:
         self._changed_state: set[Any] = set()  # keys of calls that did so, as the first one may
         self._python_runs: set[Any] = set()
         self._lifted = Lifted()
+        self._tails = Tails(function)
         self._sizes_differ = False  # those that values decide, from call to call
         self._counting = False  # steps of loops without a bound, for gradients
         self._prepared: OrderedDict[Any, Prepared] = OrderedDict()
@@ -122,7 +124,8 @@ class CompiledFunction:
                     continue  # of its captured tensors: _compile checks them anew
                 if program is not programs[0]:
                     self._move_to_front(program)
-                return result
+                parts = program.captured.parts
+                return result if parts is None else parts.finish(result)
         return self._compile(args, kwargs)
 
     def _move_to_front(self, program: Variant) -> None:
@@ -147,7 +150,8 @@ class CompiledFunction:
             if result is CHANGED:  # by another thread, between check and call
                 attempt = Attempt()
             elif result is not DIVERGED:
-                return result
+                parts = program.captured.parts
+                return result if parts is None else parts.finish(result)
 
     def _run_uncompiled(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], reason: Uncompiled
@@ -184,6 +188,10 @@ class CompiledFunction:
                 isinstance(step, FoundSize) or step.is_size for step in attempt.diverged.values()
             )
             captured = self.trace(args, kwargs, must_compile=False)
+            while self._tails.rejects(captured) and not captured.happened:
+                assert captured.undo is not None
+                captured.undo()
+                captured = self.trace(args, kwargs, must_compile=False)
             if captured.execution is not None:
                 attempt.restart(captured.execution)
             effects = captured.effects
@@ -230,13 +238,22 @@ class CompiledFunction:
         leaves, structure = flatten((args, kwargs))
         key = call_key(leaves, structure)
         self.stats.python_runs += 1
-        if captured.happened or key in self._changed_state:
-            self._python_runs.add(key)
+        parts = self._tails.parts
+        goes_on = captured.happened or key in self._changed_state
+        if self._tails.after_effects(captured):
+            if self._tails.parts is not parts:  # all is new
+                self.programs = []
+                self._python_runs.clear()
+                self._changed_state.clear()
+                goes_on = False
+        elif goes_on:
             self._warn(
                 "python",
                 f"{why}. So the Python code of {self.name} is run at each call; what it computes "
                 "is compiled. Without that, calls would be faster.",
             )
+        if goes_on:
+            self._python_runs.add(key)
         self._changed_state.add(key)
         trust(program)
         sizes = actual_sizes(captured, [*leaves, *captured.found])
@@ -312,7 +329,8 @@ class CompiledFunction:
             inexact = dynamic.sizes != exact_sizes(dynamic, leaves) or dynamic.found == "example"
             inexact |= numbers and not dynamic.exact
             again = inexact or numbers or bool(dynamic.sizes)
-            traced = (self.function, args, kwargs, dynamic, self.name, segments, again, lifted)
+            function = self.function if must_compile else self._tails.traced
+            traced = (function, args, kwargs, dynamic, self.name, segments, again, lifted)
             try:
                 with memory_budget(self.options.memory_budget), loops_counted(self._counting):
                     captured = capture(*traced)
@@ -352,6 +370,8 @@ class CompiledFunction:
                         raise
                     continue
             else:
+                parts = self._tails.parts
+                captured.parts = parts if parts and function is parts.head else None
                 if segments is not None and not self._counting and needs_counts(captured):
                     self._counting = True
                     assert captured.undo is not None
@@ -427,6 +447,7 @@ class CompiledFunction:
             self.stats = Stats()
             self._prepared.clear()
             self._segments = SegmentCache(self._make)
+            self._tails = Tails(self.function)
             for memory in (
                 self._arguments,
                 self._changed_state,

@@ -92,7 +92,7 @@ class OnceProgram:
 
     def __init__(self, program: Any, captured: Captured, name: str) -> None:
         self.program = program
-        self._captured = captured
+        self.captured = captured
         self._name = name
         self._changed = [
             g.owner for g in captured.guards if g.kind in ("length", "keys", "content")
@@ -101,7 +101,7 @@ class OnceProgram:
 
     def run(self, leaves: tuple[Any, ...], sizes: tuple[int, ...], attempt: Attempt) -> Any:
         """As the program's ``run``."""
-        captured = self._captured
+        captured = self.captured
         if isinstance(self.program, SplitProgram):
             found = self.program.run(leaves, sizes, attempt)
         else:
