@@ -188,8 +188,7 @@ class CompiledFunction:
                 isinstance(step, FoundSize) or step.is_size for step in attempt.diverged.values()
             )
             captured = self.trace(args, kwargs, must_compile=False)
-            while self._tails.rejects(captured) and not captured.happened:
-                assert captured.undo is not None
+            while self._tails.rejects(captured) and captured.undo and not captured.happened:
                 captured.undo()
                 captured = self.trace(args, kwargs, must_compile=False)
             if captured.execution is not None:
@@ -370,8 +369,7 @@ class CompiledFunction:
                         raise
                     continue
             else:
-                parts = self._tails.parts
-                captured.parts = parts if parts and function is parts.head else None
+                captured.parts = self._tails.parts_of(function)
                 if segments is not None and not self._counting and needs_counts(captured):
                     self._counting = True
                     assert captured.undo is not None

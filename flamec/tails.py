@@ -26,7 +26,10 @@ class Marks:
     """How much a trace had done before each statement of a function: nodes, and effects."""
 
     def __init__(self, body: Body) -> None:
-        self.function = body.marked(self._mark)
+        def mark(number: int) -> None:  # no method, whose object a trace would watch
+            self._mark(number)
+
+        self.function = body.marked(mark)
         self._counts: dict[int, tuple[int, int]] = {}
 
     def _mark(self, number: int) -> None:
@@ -84,6 +87,10 @@ class Tails:
             return made
         self._begin()
         return self._function
+
+    def parts_of(self, traced: Any) -> Parts | None:
+        """Of what was traced, if it is the head."""
+        return self.parts if self.parts is not None and traced is self.parts.head else None
 
     def after_effects(self, captured: Captured) -> bool:
         """Whether the calls after one whose Python code had effects may do without."""
