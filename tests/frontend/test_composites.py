@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.special
+from finite_differences import differences
 
 import flamec
 
@@ -342,24 +343,6 @@ def weighted(row: Row, operands: Sequence[flamec.Tensor]) -> flamec.Tensor:
     result = row.function(*operands)
     weights = np.random.default_rng(5).uniform(0.5, 1.5, tuple(result.shape))
     return (result * flamec.tensor(weights)).sum()
-
-
-def differences(
-    function: Callable[[list[np.ndarray]], float], arrays: list[np.ndarray]
-) -> list[np.ndarray]:
-    """Central differences of a scalar function by each element."""
-    step, results = 1e-5, []
-    for position, array in enumerate(arrays):
-        gradient = np.zeros_like(array)
-        for place in np.ndindex(array.shape):
-            ends = []
-            for sign in (1, -1):
-                moved = [a.copy() for a in arrays]
-                moved[position][place] += sign * step
-                ends.append(function(moved))
-            gradient[place] = (ends[0] - ends[1]) / (2 * step)
-        results.append(gradient)
-    return results
 
 
 @differentiable

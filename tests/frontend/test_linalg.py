@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from finite_differences import differences
 
 import flamec
 from flamec import linalg
@@ -145,22 +146,6 @@ def tensors(arrays: list[np.ndarray], grad: bool = False) -> list[flamec.Tensor]
 def total(function: Function, operands: list[flamec.Tensor]) -> flamec.Tensor:
     result = function(*operands)
     return (result * weights(result)).sum()
-
-
-def differences(value: Callable[[list[np.ndarray]], float], arrays: list[np.ndarray]) -> list[Any]:
-    """Central differences of a scalar function by each element."""
-    step, found = 1e-5, []
-    for position, array in enumerate(arrays):
-        gradient = np.zeros_like(array)
-        for place in np.ndindex(array.shape):
-            ends = []
-            for sign in (1, -1):
-                moved = [a.copy() for a in arrays]
-                moved[position][place] += sign * step
-                ends.append(value(moved))
-            gradient[place] = (ends[0] - ends[1]) / (2 * step)
-        found.append(gradient)
-    return found
 
 
 @every_case
