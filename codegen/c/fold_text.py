@@ -84,7 +84,7 @@ def accumulate(
         if mask:
             joined = f"vsel_{fold.lane}({mask}, {joined}, {accumulator})"
         return [f"{accumulator} = {joined};"]
-    index = _index_of(accumulator)
+    index = index_of(accumulator)
     at = positions.lane
     better = joined if positions.full else f"({joined} | vlt_{at}({index}, vsplat_{at}(0)))"
     if mask:
@@ -96,7 +96,7 @@ def accumulate(
     ]
 
 
-def _index_of(accumulator: str) -> str:
+def index_of(accumulator: str) -> str:
     """The accumulator of the index: ``acc_v3[q]`` has ``acc_v3_at[q]``."""
     name, bracket, rest = accumulator.partition("[")
     return f"{name}_at{bracket}{rest}"
@@ -104,7 +104,7 @@ def _index_of(accumulator: str) -> str:
 
 def begin(fold: Fold, accumulator: str, operand: str, position: str) -> list[str]:
     """The first vector of a fold of positions: an element for each lane."""
-    return [f"{accumulator} = {operand};", f"{_index_of(accumulator)} = {position};"]
+    return [f"{accumulator} = {operand};", f"{index_of(accumulator)} = {position};"]
 
 
 def fold_lanes(fold: Fold, accumulator: str, positions: Positions = Positions()) -> list[str]:
@@ -114,7 +114,7 @@ def fold_lanes(fold: Fold, accumulator: str, positions: Positions = Positions())
     if not fold.position:
         joined = combine(fold.op, lane, accumulator, f"vturn_{lane}({accumulator}, k)")
         return ["#pragma GCC unroll 4", f"{turn} {accumulator} = {joined};"]
-    index = _index_of(accumulator)
+    index = index_of(accumulator)
     wins = combine(fold.op, lane, "other", accumulator)
     loses = combine(fold.op, lane, accumulator, "other")
     better = f"{wins} | earlier"

@@ -6,22 +6,28 @@ are arrays with one vector for each sixteen rows (``name[q]``).
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeGuard
 
-from flamec.codegen.c.fold_text import accumulate
+from flamec.codegen.c.fold_text import accumulate, index_of
 from flamec.codegen.c.program_writer import ProgramWriter
 from flamec.codegen.c.rendering import decomposed, render
 from flamec.codegen.c.statements import VectorAxis
-from flamec.codegen.c.text import dim, factor, identity
+from flamec.codegen.c.text import C_TYPES, MEMORY_BYTES, combine, dim, factor, identity
 from flamec.codegen.schedule import GRAIN
 from flamec.ir.kernel import (
     Fold,
     Keep,
+    Load,
     Pass,
+    Statement,
     Store,
     lane_of,
 )
 from flamec.ir.shape import product
+
+# Elements of a row from which blocks are worth it, by the bytes of the smallest ones.
+LONG_ENOUGH = {2: 16, 4: 6, 8: 6}
 
 
 class SideBySideWriter(ProgramWriter):
@@ -55,6 +61,7 @@ class SideBySideWriter(ProgramWriter):
             "row_indices": decomposed(program.rows[:-1], "group / group_count"),
             "inner": [{"name": l.name, "size": dim(l.size)} for l in program.inner],
             "passes": passes,
+            "transposes": any(block["tiled"] for block in passes),
         }
         return render("along_rows.c.j2", holes)
 
@@ -68,44 +75,173 @@ class SideBySideWriter(ProgramWriter):
                 declarations.append(self._array(lane, s.name))
                 writer.arrays.add(s.name)
             row += writer.write(s, axis)
-        before: list[str] = []
-        full: list[str] = []
-        tail: list[str] = []
-        for s in block.element:
-            if not isinstance(s, Fold):
-                full += writer.write(s, VectorAxis(lane_loop))
-                tail += writer.write(s, axis)
-                continue
-            text = self._fold(s, before, declarations)
-            full += text
-            tail += text
+        before = self._accumulators(block, declarations)
+        full, tail = self._element_text(
+            block, lane_loop, lambda s: self._joined(s, f"acc_{s.name}[q]")
+        )
         return {
             "row_full": "\n".join(row),
             "before": "\n".join(before),
             "full": "\n".join(full),
             "tail": "\n".join(tail),
+            "tiled": self._tiled(block, lane_loop, declarations),
         }
+
+    def _element_text(
+        self, block: Pass, lane_loop: str, joined: Callable[[Fold], list[str]]
+    ) -> tuple[list[str], list[str]]:
+        """Text for one element of whole vectors of rows, and of those that are left."""
+        full: list[str] = []
+        tail: list[str] = []
+        for s in block.element:
+            if not isinstance(s, Fold):
+                full += self.writer.write(s, VectorAxis(lane_loop))
+                tail += self.writer.write(s, VectorAxis(lane_loop, "n"))
+                continue
+            text = joined(s)
+            full += text
+            tail += text
+        return full, tail
+
+    def _tiled(self, block: Pass, lane_loop: str, declarations: list[str]) -> dict[str, Any] | None:
+        """The loop over elements in blocks that are transposed, where lanes are far apart and what
+        follows in a row are neighbours; None where nothing is so or rows are known to be short."""
+        last = self.program.inner[-1] if self.program.inner else None
+        apart = [s for s in block.element if _lies_along_elements(s)]
+        if last is None or not apart:
+            return None
+        enough = LONG_ENOUGH.get(min(MEMORY_BYTES[s.memory] for s in apart))
+        if enough is None:
+            return None
+        # Positions stay in memory, where few rows would wait for them.
+        waits = any(isinstance(s, Fold) and s.position for s in block.element)
+        if isinstance(last.size, int) and (waits or last.size < enough):
+            return None
+        begin, end = _registers(block)
+        gather = self._blocks(apart, Load, lane_loop, declarations)
+        scatter = self._blocks(apart, Store, lane_loop, declarations)
+        full, tail = self._element_text(block, lane_loop, self._joined_in_registers)
+        self.writer.blocks, self.writer.stored_blocks = {}, {}
+        return {
+            "element": last.name,
+            "size": dim(last.size),
+            "outer": [{"name": l.name, "size": dim(l.size)} for l in self.program.inner[:-1]],
+            "choice": "" if isinstance(last.size, int) else f"{dim(last.size)} >= {enough}",
+            "begin": "\n".join(begin),
+            "gather": "\n".join(gather),
+            "full": "\n".join(full),
+            "tail": "\n".join(tail) if tail != full else "",
+            "scatter": "\n".join(scatter),
+            "end": "\n".join(end),
+        }
+
+    def _blocks(
+        self,
+        apart: list[Load | Store],
+        kind: type[Load | Store],
+        lane_loop: str,
+        declarations: list[str],
+    ) -> list[str]:
+        """Text that fills the blocks of loads, or empties those of stores, whose lanes are far
+        apart; statements that are written next use the blocks."""
+        writer, element, lines = self.writer, self.inner[-1], []
+        known = writer.blocks if kind is Load else writer.stored_blocks
+        for s in apart:
+            if not isinstance(s, kind) or s.place in known:
+                continue
+            name = f"block_{len(declarations)}"
+            # Lanes that are no rows are computed, too.
+            declarations.append(f"{C_TYPES[s.memory]} {name}[FLAMEC_LANES * FLAMEC_LANES] = {{0}};")
+            known[s.place] = f"{name} + ({element} - first) * FLAMEC_LANES"
+            index, step = writer.linear(s.place.at, VectorAxis(lane_loop))
+            bits, far = 8 * MEMORY_BYTES[s.memory], writer.pointer(s.place, index)
+            if kind is Load:
+                call = f"{bits}({name}, FLAMEC_LANES, {far}, {dim(step)}, n, count)"
+            else:
+                call = f"back_{bits}({far}, {dim(step)}, {name}, n, count)"
+            lines.append(f"flamec_transpose_{call};")
+        return lines
 
     def _array(self, lane: str, name: str) -> str:
         return f"v_{lane} {name}[{self.schedule.width} / FLAMEC_LANES];"
 
-    def _fold(self, s: Fold, before: list[str], declarations: list[str]) -> list[str]:
-        """Text that joins one more element; the accumulators are set up ``before``."""
-        accumulator = f"acc_{s.name}"
+    def _accumulators(self, block: Pass, declarations: list[str]) -> list[str]:
+        """Text that sets up an accumulator for each fold."""
         start = "for (int64_t q = 0; q * FLAMEC_LANES < high - low; q++)"
-        declarations.append(self._array(s.lane, accumulator))
-        before.append(f"{start} {accumulator}[q] = {identity(s.op, s.lane)};")
-        result = accumulator
-        if s.position:
-            result = f"{accumulator}_at"
-            declarations.append(self._array("i64", result))
-            before.append(f"{start} {result}[q] = vsplat_i64(-1);")
-        operand = self.writer.reference(s.operand)
-        text = accumulate(s, f"{accumulator}[q]", operand, s.position, "")
+        lines = []
+        for s in block.element:
+            if not isinstance(s, Fold):
+                continue
+            result = f"acc_{s.name}"
+            declarations.append(self._array(s.lane, result))
+            lines.append(f"{start} {result}[q] = {identity(s.op, s.lane)};")
+            if s.position:
+                result = f"{result}_at"
+                declarations.append(self._array("i64", result))
+                lines.append(f"{start} {result}[q] = vsplat_i64(-1);")
+            if s.scope != "scan":
+                self.writer.aliases[s.name] = result
+                self.writer.arrays.add(s.name)
+        return lines
+
+    def _joined(self, s: Fold, accumulator: str) -> list[str]:
+        """Text that joins one more element."""
+        text = accumulate(s, accumulator, self.writer.reference(s.operand), s.position, "")
         if s.scope == "scan":
-            text.append(f"const v_{s.lane} {s.name} = {accumulator}[q];")
-            text += [f"const v_i64 {name} = {result}[q];" for name in s.names]
-        else:
-            self.writer.aliases[s.name] = result
-            self.writer.arrays.add(s.name)
+            text.append(f"const v_{s.lane} {s.name} = {accumulator};")
+            text += [f"const v_i64 {name} = {index_of(accumulator)};" for name in s.names]
         return text
+
+    def _joined_in_registers(self, s: Fold) -> list[str]:
+        if not _has_pieces(s):
+            return self._joined(s, f"now_{s.name}")
+        now, more, sums = (f"{prefix}_{s.name}" for prefix in ("now", "more", "sums"))
+        joined = combine(s.op, s.lane, f"{now}[i]", f"{more}.piece[i]")
+        text = [
+            f"const parts_{s.lane} {more} = {{{self.writer.reference(s.operand)}}};",
+            f"for (int i = 0; i < FLAMEC_PIECES({s.lane}); i++) {now}[i] = {joined};",
+        ]
+        if s.scope == "scan":
+            text.append(f"parts_{s.lane} {sums};")
+            text.append(
+                f"for (int i = 0; i < FLAMEC_PIECES({s.lane}); i++) {sums}.piece[i] = {now}[i];"
+            )
+            text.append(f"const v_{s.lane} {s.name} = {sums}.whole;")
+        return text
+
+
+def _has_pieces(s: Fold) -> bool:
+    """Whether an accumulator is kept in parts that fit registers: gcc has wider ones in memory,
+    where each element waits for the one before."""
+    return "_" not in combine(s.op, s.lane, "a", "b") and not s.position
+
+
+def _registers(block: Pass) -> tuple[list[str], list[str]]:
+    """Text that loads what folds keep into registers, and stores it again."""
+    begin, end = [], []
+    for s in block.element:
+        if not isinstance(s, Fold):
+            continue
+        now, acc = f"now_{s.name}", f"acc_{s.name}"
+        if _has_pieces(s):
+            loop = f"for (int i = 0; i < FLAMEC_PIECES({s.lane}); i++)"
+            place = f"((n_{s.lane} *)({acc} + q))[i]"
+            begin += [f"n_{s.lane} {now}[FLAMEC_PIECES({s.lane})];", f"{loop} {now}[i] = {place};"]
+            end.append(f"{loop} {place} = {now}[i];")
+            continue
+        begin.append(f"v_{s.lane} {now} = {acc}[q];")
+        end.append(f"{acc}[q] = {now};")
+        if s.position:
+            begin.append(f"v_i64 {now}_at = {acc}_at[q];")
+            end.append(f"{acc}_at[q] = {now}_at;")
+    return begin, end
+
+
+def _lies_along_elements(s: Statement) -> TypeGuard[Load | Store]:
+    """Whether lanes are far apart and what follows in a row are neighbours."""
+    if not isinstance(s, (Load, Store)) or (isinstance(s, Store) and s.combine):
+        return False
+    at = s.place.at
+    if s.place.indices or s.place.guards or not at.rows:
+        return False
+    return at.rows[-1] not in (0, 1) and at.inner[-1:] == (1,)

@@ -71,6 +71,7 @@ class StatementWriter:
         self.scalars: set[str] = set()
         self.aliases: dict[str, str] = {}
         self.blocks: dict[Place, str] = {}  # copies of parts, with room behind: pointer at lane 0
+        self.stored_blocks: dict[Place, str] = {}  # the same for stores
         self.hoisted: list[str] | None = None  # where indices that do not vary are computed
         self._hoisted_before: set[str] = set()
         self._defined_inside: set[str] = set()  # of the loops before which they would be computed
@@ -236,8 +237,10 @@ class StatementWriter:
         return f"vphilox_i32({self.position_vector(s.at, axis)}, {state}], {state} + 1])"
 
     def _store(self, s: Store, axis: VectorAxis | None) -> list[str]:
-        index, step = self.linear(s.place.at, axis)
         value = self.reference(s.operand)
+        if s.place in self.stored_blocks:
+            return [f"vstore_{s.memory}({self.stored_blocks[s.place]}, {value});"]
+        index, step = self.linear(s.place.at, axis)
         fixed = "".join(self.scalar_index(i) for i in s.place.indices)
         pointer = self.pointer(s.place, index, fixed)
         if s.combine:

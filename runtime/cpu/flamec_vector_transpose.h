@@ -4,7 +4,8 @@
  * which writes element (r, c) of an array whose rows are `stride` elements apart to place (c, r) of a
  * block whose rows are `width` apart, which is flamec_block_width(rows) or more. Invariant: nothing but
  * elements of the array is read; of the block, rows up to the next multiple of FLAMEC_LANES may be
- * written as far as they go. */
+ * written as far as they go. flamec_transpose_back_{bits}(to, stride, from, rows, columns) writes element
+ * (c, r) of a block of FLAMEC_LANES such rows to place (r, c) of an array, and nothing else to it. */
 #ifndef FLAMEC_VECTOR_TRANSPOSE_H
 #define FLAMEC_VECTOR_TRANSPOSE_H
 
@@ -58,7 +59,33 @@ FLAMEC_INLINE int64_t flamec_block_width(int64_t length) {
             __asm__("" : "+r"(to));                                                        \
         }                                                                                  \
     }
+#define FLAMEC_TRANSPOSE_BACK(bits, t, n)                                                  \
+    FLAMEC_INLINE void flamec_back_block_##bits(c_##t *to, int64_t stride, const c_##t *from, \
+                                                int64_t rows, int64_t columns) {           \
+        n_##t x[n];                                                                        \
+        _Pragma("GCC unroll 16") for (int i = 0; i < n; i++)                               \
+            __builtin_memcpy(&x[i], from + i * FLAMEC_LANES, sizeof(x[i]));                \
+        if (n > 1) flamec_zip_##bits(x, n);                                                \
+        if (n > 2) flamec_zip_##bits(x, n);                                                \
+        if (n > 4) flamec_zip_##bits(x, n);                                                \
+        if (n > 8) flamec_zip_##bits(x, n);                                                \
+        _Pragma("GCC unroll 16") for (int i = 0; i < n; i++) {                             \
+            parts_##t row = {vsplat_##t(0)};                                               \
+            if (i >= rows) return;                                                         \
+            row.piece[0] = x[i];                                                           \
+            if (columns == n) __builtin_memcpy(to, &x[i], sizeof(x[i]));                   \
+            else flamec_store_n_##t(to, row.whole, columns);                               \
+            to += stride;                                                                  \
+            __asm__("" : "+r"(to));                                                        \
+        }                                                                                  \
+    }
 #else
+#define FLAMEC_TRANSPOSE_BACK(bits, t, n)                                                  \
+    FLAMEC_INLINE void flamec_back_block_##bits(c_##t *to, int64_t stride, const c_##t *from, \
+                                                int64_t rows, int64_t columns) {           \
+        for (int64_t r = 0; r < rows; r++)                                                 \
+            for (int64_t c = 0; c < columns; c++) to[r * stride + c] = from[c * FLAMEC_LANES + r]; \
+    }
 #define FLAMEC_TRANSPOSE_BLOCK(bits, t, n)                                                 \
     FLAMEC_INLINE void flamec_transpose_block_##bits(c_##t *to, const c_##t *from,         \
                                                      int64_t stride, int64_t rows,         \
@@ -112,21 +139,43 @@ FLAMEC_INLINE int64_t flamec_block_width(int64_t length) {
                 else                                                                       \
                     flamec_transpose_few_##bits(to, width, from, stride, rows, columns);   \
     }
+#define FLAMEC_TRANSPOSES(bits, t, n)                                                      \
+    FLAMEC_TRANSPOSE(bits, t, n)                                                           \
+    FLAMEC_TRANSPOSE_BACK(bits, t, n)                                                      \
+    FLAMEC_OUTLINE void flamec_back_part_##bits(c_##t *to, int64_t stride, const c_##t *from, \
+                                                int64_t rows, int64_t columns) {           \
+        flamec_back_block_##bits(to, stride, from, rows, columns < n ? columns : n);       \
+    }                                                                                      \
+    FLAMEC_OUTLINE void flamec_back_whole_##bits(c_##t *to, int64_t stride, const c_##t *from) { \
+        flamec_back_block_##bits(to, stride, from, n, n);                                  \
+    }                                                                                      \
+    FLAMEC_INLINE void flamec_transpose_back_##bits(void *target, int64_t stride, const void *source, \
+                                                    int64_t rows, int64_t columns) {       \
+        for (int64_t r = 0; r < rows; r += n)                                              \
+            for (int64_t c = 0; c < columns; c += n) {                                     \
+                c_##t *to = (c_##t *)target + r * stride + c;                              \
+                const c_##t *from = (const c_##t *)source + c * FLAMEC_LANES + r;          \
+                if (rows - r >= n && columns - c >= n)                                     \
+                    flamec_back_whole_##bits(to, stride, from);                            \
+                else                                                                       \
+                    flamec_back_part_##bits(to, stride, from, rows - r, columns - c);      \
+            }                                                                              \
+    }
 #if FLAMEC_LANES == 16
-FLAMEC_TRANSPOSE(8, u8, 16)
-FLAMEC_TRANSPOSE(16, u16, 16)
-FLAMEC_TRANSPOSE(32, f32, 16)
-FLAMEC_TRANSPOSE(64, f64, 8)
+FLAMEC_TRANSPOSES(8, u8, 16)
+FLAMEC_TRANSPOSES(16, u16, 16)
+FLAMEC_TRANSPOSES(32, f32, 16)
+FLAMEC_TRANSPOSES(64, f64, 8)
 #elif FLAMEC_LANES == 8
-FLAMEC_TRANSPOSE(8, u8, 8)
-FLAMEC_TRANSPOSE(16, u16, 8)
-FLAMEC_TRANSPOSE(32, f32, 8)
-FLAMEC_TRANSPOSE(64, f64, 4)
+FLAMEC_TRANSPOSES(8, u8, 8)
+FLAMEC_TRANSPOSES(16, u16, 8)
+FLAMEC_TRANSPOSES(32, f32, 8)
+FLAMEC_TRANSPOSES(64, f64, 4)
 #else
-FLAMEC_TRANSPOSE(8, u8, 4)
-FLAMEC_TRANSPOSE(16, u16, 4)
-FLAMEC_TRANSPOSE(32, f32, 4)
-FLAMEC_TRANSPOSE(64, f64, 2)
+FLAMEC_TRANSPOSES(8, u8, 4)
+FLAMEC_TRANSPOSES(16, u16, 4)
+FLAMEC_TRANSPOSES(32, f32, 4)
+FLAMEC_TRANSPOSES(64, f64, 2)
 #endif
 
 #endif

@@ -143,6 +143,44 @@ def test_rows_along_which_an_array_lies_are_blocks_transposed_in_registers() -> 
     assert function.stats.traces == 2
 
 
+def running(x, y):
+    """Scans along rows of arrays that lie along rows and along columns, and of two matrices."""
+    pair = flamec.stack([x, x + 1])
+    return (
+        x.cumsum(1), (x * 2).cumsum(1) + x, (x + y.t()).cumsum(1), pair.cumsum(2), x.cumprod(1),
+        *x.cummax(1), x.to(flamec.int32).cumsum(1), x.double().cumsum(1), x.t().cumsum(1),
+    )  # fmt: skip
+
+
+def exact_running(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
+    pair = np.stack([x, x + 1])
+    greatest = np.maximum.accumulate(x, 1)
+    latest = np.where(x == greatest, np.arange(x.shape[1]), 0)
+    return [
+        x.cumsum(1), (x * 2).cumsum(1) + x, (x + y.T).cumsum(1), pair.cumsum(2), x.cumprod(1),
+        greatest, np.maximum.accumulate(latest, 1), x.cumsum(1), x.cumsum(1), x.T.cumsum(1),
+    ]  # fmt: skip
+
+
+def test_scans_along_rows_take_transposed_blocks() -> None:
+    """Each row and element of a block may be the last one; what lies behind is not written."""
+    function = flamec.compile(running, backend="c", fullgraph=True)
+    shapes = itertools.product((1, 3, 8, 15, 16, 17, 33), (1, 5, 6, 7, 15, 16, 17, 40))
+    for shape in ((4, 7), (3, 5), (0, 3), *shapes):
+        x = np.random.default_rng(shape[1]).choice([-1.0, 1.0, 2.0], shape, p=[0.5, 0.45, 0.05])
+        y = np.random.default_rng(shape[0]).integers(-3, 3, shape[::-1]).astype(np.float64)
+        given = [flamec.from_numpy(a.astype(np.float32)) for a in (x, y)]
+        fixed = flamec.compile(running, backend="c", dynamic=False) if shape == (17, 40) else None
+        for run in (function, fixed) if fixed else (function,):
+            for position, (found, exact) in enumerate(
+                zip(run(*given), exact_running(x, y), strict=True)
+            ):
+                np.testing.assert_array_equal(found.numpy(), exact, f"{position} {shape}")
+    assert function.stats.traces == 2
+    source = function.programs[0].stages["source"]
+    assert {*re.findall(r"flamec_transpose_back_(\d+)", source)} == {"32", "64"}
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int8])
 def test_positions_of_equal_elements_and_of_nan(dtype: type) -> None:
     """The first of the greatest, or the first NaN: in fixed and changing lengths."""
