@@ -1,7 +1,8 @@
 """Row programs whose lanes are rows: groups of rows side by side, element after element.
 
-This is for folds and scans along an axis that is not the innermost in memory. Row values
-are arrays with one vector for each sixteen rows (``name[q]``).
+This is for folds along an axis that is not the innermost in memory, and for scans. Row values
+are arrays with one vector for each sixteen rows (``name[q]``). A pass goes through its elements
+with all vectors, or with one vector after the other (``SideBySideWriter._tiled``).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeGuard
 
 from flamec.codegen.c.fold_text import accumulate, index_of
-from flamec.codegen.c.program_writer import ProgramWriter
+from flamec.codegen.c.program_writer import LANES_AT_MOST, ProgramWriter
 from flamec.codegen.c.rendering import decomposed, render
 from flamec.codegen.c.statements import VectorAxis
 from flamec.codegen.c.text import C_TYPES, MEMORY_BYTES, combine, dim, factor, identity
@@ -28,6 +29,7 @@ from flamec.ir.shape import product
 
 # Elements of a row from which blocks are worth it, by the bytes of the smallest ones.
 LONG_ENOUGH = {2: 16, 4: 6, 8: 6}
+FEW_VECTORS = 2  # of neighbouring rows, of which each is read along all elements
 
 
 class SideBySideWriter(ProgramWriter):
@@ -61,7 +63,7 @@ class SideBySideWriter(ProgramWriter):
             "row_indices": decomposed(program.rows[:-1], "group / group_count"),
             "inner": [{"name": l.name, "size": dim(l.size)} for l in program.inner],
             "passes": passes,
-            "transposes": any(block["tiled"] for block in passes),
+            "transposes": any("flamec_transpose" in str(block["tiled"]) for block in passes),
         }
         return render("along_rows.c.j2", holes)
 
@@ -104,19 +106,17 @@ class SideBySideWriter(ProgramWriter):
         return full, tail
 
     def _tiled(self, block: Pass, lane_loop: str, declarations: list[str]) -> dict[str, Any] | None:
-        """The loop over elements in blocks that are transposed, where lanes are far apart and what
-        follows in a row are neighbours; None where nothing is so or rows are known to be short."""
-        last = self.program.inner[-1] if self.program.inner else None
+        """The loop over elements with a vector of rows at a time, whose folds stay in registers;
+        None where it is not worth it.
+
+        Where lanes are far apart and what follows in a row are neighbours, blocks of both are
+        transposed. Where rows are neighbours, only few of them go without the others.
+        """
         apart = [s for s in block.element if _lies_along_elements(s)]
-        if last is None or not apart:
+        choice = self._choice(block, apart)
+        if choice is None:
             return None
-        enough = LONG_ENOUGH.get(min(MEMORY_BYTES[s.memory] for s in apart))
-        if enough is None:
-            return None
-        # Positions stay in memory, where few rows would wait for them.
-        waits = any(isinstance(s, Fold) and s.position for s in block.element)
-        if isinstance(last.size, int) and (waits or last.size < enough):
-            return None
+        last = self.program.inner[-1]
         begin, end = _registers(block)
         gather = self._blocks(apart, Load, lane_loop, declarations)
         scatter = self._blocks(apart, Store, lane_loop, declarations)
@@ -126,7 +126,7 @@ class SideBySideWriter(ProgramWriter):
             "element": last.name,
             "size": dim(last.size),
             "outer": [{"name": l.name, "size": dim(l.size)} for l in self.program.inner[:-1]],
-            "choice": "" if isinstance(last.size, int) else f"{dim(last.size)} >= {enough}",
+            "choice": choice,
             "begin": "\n".join(begin),
             "gather": "\n".join(gather),
             "full": "\n".join(full),
@@ -134,6 +134,26 @@ class SideBySideWriter(ProgramWriter):
             "scatter": "\n".join(scatter),
             "end": "\n".join(end),
         }
+
+    def _choice(self, block: Pass, apart: list[Load | Store]) -> str | None:
+        """C text of whether that loop is worth it, "" if it always is, None if it never is."""
+        folds = [s for s in block.element if isinstance(s, Fold)]
+        if not self.program.inner:
+            return None
+        if not apart:
+            width = self.program.rows[-1].size if self.program.rows else 1
+            if isinstance(width, int) and width > LANES_AT_MOST:
+                return None  # where their number is known, loops over vectors are as fast
+            scans = any(s.scope == "scan" for s in folds) and all(map(_has_pieces, folds))
+            return f"high - low <= {FEW_VECTORS} * FLAMEC_LANES" if scans else None
+        enough = LONG_ENOUGH.get(min(MEMORY_BYTES[s.memory] for s in apart))
+        if enough is None:
+            return None
+        size = self.program.inner[-1].size
+        if not isinstance(size, int):
+            return f"{dim(size)} >= {enough}"
+        # Positions stay in memory, where few rows would wait for them.
+        return None if size < enough or any(s.position for s in folds) else ""
 
     def _blocks(
         self,
