@@ -318,13 +318,21 @@ def _() -> None:
 
 @row("torch.backends")
 def _() -> None:
-    assert torch.backends.cudnn.allow_tf32 and not flamec.backends.cudnn.allow_tf32
     flamec.backends.cuda.matmul.allow_tf32 = True
     assert flamec.get_float32_matmul_precision() == "high"
     flamec.set_float32_matmul_precision("highest")
     assert not flamec.backends.cudnn.allow_tf32
     assert flamec.backends.cudnn.deterministic  # whatever is set
     assert not torch.backends.cudnn.deterministic
+
+
+@row("float32 convolutions on a GPU")
+def _() -> None:
+    assert torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    assert not (flamec.backends.cudnn.allow_tf32 or flamec.backends.cuda.matmul.allow_tf32)
+    flamec.set_float32_matmul_precision("high")
+    assert flamec.backends.cudnn.allow_tf32 and flamec.backends.cuda.matmul.allow_tf32
+    flamec.set_float32_matmul_precision("highest")
 
 
 @row("lazy layers")

@@ -27,7 +27,7 @@ from flamec.codegen.triton.product_schedule import ProductSchedule
 from flamec.compiler import CompiledFunction
 from flamec.config import default_options
 from flamec.ir.graph import Graph
-from flamec.ir.passes import few_channels
+from flamec.ir.passes import contract_contiguous, few_channels
 from flamec.ir.plan import ExecutionPlan
 from flamec.nn import functional as F
 from flamec.program import Program
@@ -41,12 +41,14 @@ Shape = tuple[int, ...]
 POINTERS = ProductSchedule(16, 32, 16, 4, 2, group=2)  # taps are the same for a block of depth
 SPLIT = ProductSchedule(16, 16, 16, 4, 2, split_k=3)
 DEEP = ProductSchedule(32, 16, 32, 4, 2)
+BANDS = ProductSchedule(64, 16, 16, 4, 2, bands=4)
 
 
 @dataclass(frozen=True)
 class Case:
     """A layer of an image (channels second) and of parameters; ``schedule`` is forced on its
-    products; ``launches``: of the forward pass alone; ``large``: as if there were many images."""
+    products; ``launches``: of the forward pass alone; ``large``: as if there were many images;
+    ``tf32``: products of rounded operands, whose arrays are put in order for it."""
 
     layer: Layer
     shapes: tuple[Shape, ...]
@@ -54,6 +56,7 @@ class Case:
     launches: int = 0
     tolerance: float = 1e-4
     large: bool = False
+    tf32: bool = False
     dtype: Any = field(default=flamec.float32)
 
 
@@ -144,6 +147,24 @@ CASES = {
         conv(2, padding=(1, 2), dilation=(1, 2)), ((2, 7, 6, 9), (4, 7, 3, 3)), large=True
     ),
     "split": Case(conv(2, padding=1), (IMAGE, KERNEL), SPLIT),
+    "tf32": Case(conv(2, padding=1), (IMAGE, KERNEL), launches=2, tolerance=4e-3, tf32=True),
+    "tf32, strides": Case(
+        conv(2, stride=2, padding=1), (IMAGE, KERNEL), tolerance=4e-3, tf32=True
+    ),
+    "tf32, one by one": Case(
+        conv(2), (IMAGE, (6, 16, 1, 1)), launches=1, tolerance=4e-3, tf32=True
+    ),
+    "tf32, few channels": Case(
+        conv(2, stride=2, padding=3), ((2, 3, 13, 11), (8, 3, 7, 7)), launches=2,
+        tolerance=4e-3, large=True, tf32=True,
+    ),
+    "bands": Case(conv(2, padding=1), (IMAGE, KERNEL), BANDS),
+    "bands split": Case(
+        conv(2, stride=2, padding=1), (IMAGE, KERNEL), replace(SPLIT, rows=32, bands=2)
+    ),
+    "bands of groups with NaN": Case(
+        spoiled(conv(2, groups=4, padding=1)), ((1, 16, 9, 11), (12, 4, 3, 3)), BANDS
+    ),
     "line": Case(conv(1, padding=2, stride=2), ((3, 16, 17), (4, 16, 5)), POINTERS),
     "volume": Case(conv(3, padding=1), ((1, 16, 4, 5, 3), (4, 16, 3, 3, 3)), POINTERS),
     "volume, strides": Case(
@@ -224,11 +245,14 @@ def compiled(name: str, backward: bool = True, target: str = "sm_90") -> Compile
     """The case's program, its products with the case's schedule."""
     case, graph = CASES[name], graph_of(name, backward)
     with as_large(case):
-        found = compile_graph(graph, CodegenOptions(target=target))
+        options = CodegenOptions(target=target)
+        if case.tf32:
+            options = replace(options, float32_products="tf32")
+        found = compile_graph(graph, options)
         if case.schedule is None:
             return found
         schedules = {c.key: case.schedule for c in found.choices if _is_product(c)}
-        return compile_graph(graph, CodegenOptions(target=target, schedules=schedules))
+        return compile_graph(graph, replace(options, schedules=schedules))
 
 
 @contextmanager
@@ -237,6 +261,9 @@ def as_large(case: Case) -> Iterator[None]:
     with ExitStack() as changed:
         if case.large:
             changed.enter_context(mock.patch.object(few_channels, "LARGE", 0))
+        if case.tf32:
+            for name in ("LARGE", "REUSE"):
+                changed.enter_context(mock.patch.object(contract_contiguous, name, 0))
         yield
 
 

@@ -50,6 +50,7 @@ HALVES = ProductSchedule(16, 32, 16, 4, 2, tma=True, persistent=True, store_part
 SPLIT = ProductSchedule(16, 32, 16, 4, 2, split_k=4)
 SPLIT_TMA = ProductSchedule(16, 32, 16, 4, 2, tma=True, split_k=3)
 SCALAR = ProductSchedule(8, 16, 0, 4, 1)
+BANDS = ProductSchedule(64, 16, 16, 4, 2, bands=4)
 
 
 @dataclass(frozen=True)
@@ -276,6 +277,17 @@ CASES: dict[str, Case] = {
         product(21, 17, 13, int32, epilogue="only folded"), SCALAR, 2
     ),
     "no depth": Case(product(5, 8, 0, float32), POINTERS),
+    "bands": Case(product(75, 47, 29, float32, left=True, epilogue="residual"), BANDS),
+    "bands by tma": Case(
+        product(72, 40, 48, float32, left=True), replace(BANDS, tma=True, persistent=True)
+    ),
+    "bands batched": Case(
+        product(35, 24, 40, bfloat16, (2, 3), epilogue="folded rows"),
+        replace(BANDS, rows=32, bands=2),
+        2,
+    ),
+    "bands split": Case(product(75, 40, 300, float32, left=True), replace(BANDS, split_k=3), 2),
+    "bands of scaled rows": Case(scaled_rows, BANDS),
 }
 
 

@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.gpu.convolution [--rows TEXT] [--candidates] [--seconds N] [--json FILE]``
 
-Layers are bfloat16 or float32 (without tf32 on either side) with channels last, each as its
+Layers are bfloat16, float32 or float32 in TF32 on both sides, with channels last, each as its
 forward pass, the gradient of its input and that of its kernel. Calls of both are timed in turn by
 CUDA events, with a cold L2 cache; cuDNN may
 look for its best algorithm first. Results are compared with PyTorch's. ``--candidates``: also
@@ -25,12 +25,13 @@ ROUNDS, CALLS = 4, 8
 PASSES = ("forward", "input", "kernel")
 BATCH = 128
 # of the largest element: both round, in different orders
-ALLOWED = {"bfloat16": 2e-2, "float32": 2e-5}
+ALLOWED = {"bfloat16": 2e-2, "float32": 2e-5, "tf32": 2e-3}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A square convolution of ``batch`` images of ``size`` squared."""
+    """A square convolution of ``batch`` images of ``size`` squared. ``precision``: the dtype, or
+    ``"tf32"`` for float32 that is multiplied so."""
 
     name: str
     inputs: int
@@ -40,7 +41,11 @@ class Row:
     stride: int = 1
     groups: int = 1
     batch: int = BATCH
-    dtype: str = "bfloat16"
+    precision: str = "bfloat16"
+
+    @property
+    def dtype(self) -> str:
+        return "float32" if self.precision == "tf32" else self.precision
 
     @property
     def places(self) -> int:
@@ -63,13 +68,15 @@ class Row:
         }
 
 
-ROWS = (
+_ROWS = (
     Row("64 56 3x3", 64, 64, 56, 3),
     Row("128 28 3x3", 128, 128, 28, 3),
     Row("256 14 3x3", 256, 256, 14, 3),
     Row("512 7 3x3", 512, 512, 7, 3),
     Row("128 56 3x3 stride 2", 128, 128, 56, 3, 2),
     Row("512 14 3x3 stride 2", 512, 512, 14, 3, 2),
+    Row("64 56 3x3 stride 2", 64, 128, 56, 3, 2),
+    Row("64 56 1x1 stride 2", 64, 128, 56, 1, 2),
     Row("256 56 1x1 to 64", 256, 64, 56, 1),
     Row("256 56 1x1 stride 2", 256, 512, 56, 1, 2),
     Row("3 224 7x7 stride 2", 3, 64, 224, 7, 2),
@@ -83,11 +90,13 @@ ROWS = (
     Row("512 14 3x3 depthwise", 512, 512, 14, 3, 1, 512),
     Row("960 7 3x3 depthwise", 960, 960, 7, 3, 1, 960),
     Row("240 14 5x5 depthwise", 240, 240, 14, 5, 1, 240),
-    Row("float32 144 56 3x3 depthwise", 144, 144, 56, 3, 1, 144, dtype="float32"),
-    Row("float32 512 14 3x3 depthwise", 512, 512, 14, 3, 1, 512, dtype="float32"),
-    Row("float32 256 28 3x3 32 groups", 256, 256, 28, 3, 1, 32, dtype="float32"),
-    Row("float32 3 224 7x7 stride 2", 3, 64, 224, 7, 2, dtype="float32"),
+    Row("float32 144 56 3x3 depthwise", 144, 144, 56, 3, 1, 144, precision="float32"),
+    Row("float32 512 14 3x3 depthwise", 512, 512, 14, 3, 1, 512, precision="float32"),
+    Row("float32 256 28 3x3 32 groups", 256, 256, 28, 3, 1, 32, precision="float32"),
+    Row("float32 3 224 7x7 stride 2", 3, 64, 224, 7, 2, precision="float32"),
 )
+# the layers of ResNets
+ROWS = (*_ROWS, *(replace(r, name=f"tf32 {r.name}", precision="tf32") for r in _ROWS[:11]))
 
 
 # single layers ---------------------------------------------------------------------------
@@ -169,6 +178,8 @@ class Program:
 
 def measure_layer(device: Any, row: Row, which: str, seconds: float, with_candidates: bool) -> Any:
     """A layer's numbers as plain data."""
+    import torch
+
     from benchmarks.gpu.matmul import Clock, product_choice, schedule_text
     from flamec.codegen.options import CodegenOptions
     from flamec.codegen.triton.choice import candidates
@@ -177,7 +188,9 @@ def measure_layer(device: Any, row: Row, which: str, seconds: float, with_candid
     from flamec.runtime.cuda.compile_worker import compile_kernels
 
     started = time.monotonic()
-    options = CodegenOptions(target=device.target, float32_products="tf32x3")
+    torch.backends.cudnn.allow_tf32 = row.precision == "tf32"
+    float32_products = "tf32" if row.precision == "tf32" else "tf32x3"
+    options = CodegenOptions(target=device.target, float32_products=float32_products)
     graph = graph_of(row, which)
     made = compile_graph(graph, options)
     inputs = random_inputs(row)
@@ -190,7 +203,7 @@ def measure_layer(device: Any, row: Row, which: str, seconds: float, with_candid
         "launches": len(made.plan.actions),
         "error": _error(ours(), wanted),
     }
-    allowed = ALLOWED[row.dtype]
+    allowed = ALLOWED[row.precision]
     found["right"] = found["error"] <= allowed
     clock = Clock(started + seconds)
     mine: list[float] = []
@@ -260,7 +273,6 @@ def measure_layers(options: argparse.Namespace) -> bool:
     from flamec.runtime.kernel_cache import KernelCache
 
     torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = False
     configured = default_options()
     cache = KernelCache(configured.cache_folder, configured.cache_bytes)
     device = CudaDevice(0, cache, plan_memory, configured.threads or available_cpus())

@@ -47,6 +47,8 @@ _APART = 0.3  # of what memory and arithmetic do not do at the same time
 _NEAR = 3  # by which the L2 cache is faster than memory
 _RUN = 4  # elements next to each other that are loaded at once
 _LOOKED_UP = 32  # elements of a step that a thread can look up one by one
+_WORTH_PARTS = 64  # columns, of which each half is stored by itself
+_BAND, _LEAST_BAND = 32, 16  # rows: too few for a warp group, and of the smallest instruction
 _SLACK = 1 << 10  # bytes of shared memory for barriers
 
 _Tile = tuple[int, int, int, int, int]  # rows, columns, depth, warps, stages
@@ -60,7 +62,8 @@ class ProductFacts:
     ``loaded``: bytes that are loaded for each element of the left and of the right operand;
     ``in_memory``: no operand is computed or looked up; ``scattered``: of the left and of the
     right operand, whether each element is looked up by itself; ``read``: bytes that the epilogue
-    reads for each element of the result.
+    reads for each element of the result; ``across``: whether no operand has its elements along the
+    depth side by side.
     """
 
     batch: int
@@ -76,6 +79,7 @@ class ProductFacts:
     in_memory: bool
     scattered: tuple[bool, bool]
     read: int = 0
+    across: bool = False
 
     @property
     def element(self) -> int:
@@ -109,7 +113,17 @@ def product_facts(program: RowProgram, options: CodegenOptions) -> ProductFacts:
         in_memory=c.left.prologue is None and c.right.prologue is None,
         scattered=(_is_scattered(c.left), _is_scattered(c.right)),
         read=_read_bytes(program, c),
+        across=_lies_across(c.left, left=True) and _lies_across(c.right, left=False),
     )
+
+
+def _lies_across(operand: MatrixOperand, left: bool) -> bool:
+    """Whether an operand's elements along the depth do not lie side by side."""
+    if operand.prologue is None:
+        return structurally_equal(operand.free, 1) and not structurally_equal(operand.contracted, 1)
+    places = [load.place.at for load in operand.prologue.loads()]
+    depths = [at.inner if left else at.rows for at in places]
+    return bool(places) and not any(structurally_equal(s, 1) for at in depths for s in at)
 
 
 def _is_scattered(operand: MatrixOperand) -> bool:
@@ -161,6 +175,7 @@ def fits_target(schedule: ProductSchedule, facts: ProductFacts, target: Target) 
         facts.tma >= schedule.tma
         and facts.has_matrix_instructions >= bool(schedule.depth)
         and (not schedule.depth or schedule.depth >= least_depth(facts))
+        and (schedule.bands == 1 or schedule.rows >= _LEAST_BAND * schedule.bands)
         and shared_bytes(schedule, facts) + _SLACK <= target.shared_bytes
     )
 
@@ -207,6 +222,8 @@ def _tiles(facts: ProductFacts, target: Target) -> Sequence[_Tile]:
     if facts.memory == "f32" and facts.precision == "tf32x3" and target.warp_groups:
         return _PARTS_TILES
     shapes = _WARP_GROUP_TILES if target.warp_groups else _WARP_TILES
+    if _wants_bands(facts, target):
+        shapes = _BAND_TILES
     scale = {1: 2, 2: 1, 4: 0.5}[facts.element]
     return [(m, n, int(k * scale), warps, stages) for m, n, k, warps, stages in shapes]
 
@@ -235,6 +252,12 @@ _WARP_GROUP_TILES: tuple[_Tile, ...] = (
     (64, 128, 64, 4, 4),
     (128, 64, 64, 4, 4),
     *_NARROW_TILES,
+)
+_BAND_TILES: tuple[_Tile, ...] = (  # in bands, where there are rows enough
+    (128, 128, 64, 4, 3),
+    (128, 256, 64, 8, 3),
+    (64, 128, 64, 4, 3),
+    *(tile for tile in _NARROW_TILES if tile[0] < 64),
 )
 _PARTS_TILES: tuple[_Tile, ...] = (  # float32 in three parts: warp groups gain in one form only
     (128, 64, 32, 4, 4),
@@ -281,10 +304,15 @@ def _clipped(tile: _Tile, facts: ProductFacts) -> _Tile:
 def _variants(tile: _Tile, facts: ProductFacts, target: Target) -> Iterable[ProductSchedule]:
     rows, columns, depth, warps, stages = tile
     scalar = facts.memory == "f32" and facts.precision == "ieee"
-    base = ProductSchedule(rows, columns, depth, warps, stages, tma=facts.tma and not scalar)
+    bands = max(1, rows // _BAND) if _wants_bands(facts, target) else 1
+    tma = facts.tma and not scalar and bands == 1
+    base = ProductSchedule(rows, columns, depth, warps, stages, tma=tma, bands=bands)
     crowded = _is_crowded(rows, columns, warps)
-    if crowded and (facts.operations >= _LONG_EPILOGUE or facts.element == 4):
+    if crowded and bands == 1 and (facts.operations >= _LONG_EPILOGUE or facts.element == 4):
         base = replace(base, store_parts=2)
+    looks_up = _is_tf32(facts) and target.warp_groups and not facts.in_memory
+    if tma and looks_up and columns >= _WORTH_PARTS:
+        base = replace(base, store_parts=2)  # each takes the place of operands
     yield base
     if scalar and facts.tma:
         yield replace(base, tma=True)
@@ -295,11 +323,22 @@ def _variants(tile: _Tile, facts: ProductFacts, target: Target) -> Iterable[Prod
         if crowded and base.store_parts == 1:  # results and operands need room at a time
             yield replace(base, persistent=True, store_parts=2)
         yield replace(base, persistent=True)
-    few = not facts.in_memory and facts.batch * facts.rows * facts.columns <= _FEW_RESULTS
+    most_results = _FEW_RESULTS if bands == 1 else _FEW_RESULTS * 2 * bands
+    results = facts.batch * facts.rows * facts.columns
+    few = results <= most_results and (bands > 1 or not facts.in_memory)
     most = min(target.processors if few else _MOST_PARTS, facts.depth // (_SMALLEST_SPLIT * depth))
     waves = range(1, _MOST_WAVES + 1)
     splits = {min(most, wave * target.processors // blocks) for wave in waves}
     yield from (replace(base, split_k=n) for n in sorted(splits) if n >= 2)
+
+
+def _wants_bands(facts: ProductFacts, target: Target) -> bool:
+    """Whether instructions of warp groups would have operands put in order in each block."""
+    return _is_tf32(facts) and facts.across and target.warp_groups
+
+
+def _is_tf32(facts: ProductFacts) -> bool:
+    return facts.memory == "f32" and facts.precision == "tf32"
 
 
 def _is_crowded(rows: int, columns: int, warps: int) -> bool:
@@ -332,7 +371,8 @@ def shared_bytes(s: ProductSchedule, facts: ProductFacts) -> int:
         result = s.rows * s.columns * max(4, MEMORY_BYTES[facts.result])
     else:
         result += s.rows * s.columns // s.store_parts * facts.read
-    apart = s.persistent or (facts.element == 4 and s.tma)
+    halves = s.store_parts > 1 and not facts.in_memory
+    apart = s.persistent or (facts.element == 4 and s.tma and not halves)
     return operands + result if apart else max(operands, result)
 
 
@@ -362,9 +402,12 @@ def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> flo
     elif 2 * shared_bytes(s, facts) <= target.shared_bytes and s.rows * s.columns <= 1 << 14:
         outside *= 0.5  # two blocks share a multiprocessor: one multiplies, the other stores
     resident = min(8, max(1, target.shared_bytes // (shared_bytes(s, facts) + _SLACK)))
-    waits = not facts.in_memory and s.columns <= _LOOKED_UP_COLUMNS and facts.element == 2
-    waves = _ceil_div(_blocks(s, facts), target.processors)
-    compute = max(waves * (products + outside), _ceil_div(waves, resident) * (latency + outside))
+    waits = not facts.in_memory and _waits_for_operands(s, facts)
+    rounds = _ceil_div(_blocks(s, facts), target.processors)
+    waves = float(rounds)
+    if waits and facts.element == 4 and rounds > resident:  # the last ones share with fewer
+        waves += -rounds % resident / 2
+    compute = max(waves * (products + outside), _ceil_div(rounds, resident) * (latency + outside))
     results = facts.batch * facts.rows * facts.columns
     reads = facts.batch * facts.depth * (facts.rows + facts.columns) * facts.element
     moved = reads + results * MEMORY_BYTES[facts.result]
@@ -372,7 +415,7 @@ def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> flo
     on_way = min(_blocks(s, facts), resident * target.processors) * ahead
     transfer = moved / min(target.bandwidth, max(ahead, on_way) / _LATENCY)
     total = max(compute, transfer) + _APART * min(compute, transfer)
-    if waits and (min(resident, waves) < 2 or s.rows * s.columns < 64 * 32 * s.warps):
+    if waits and (min(resident, rounds) < 2 or s.rows * s.columns < 64 * 32 * s.warps):
         total *= _WAITING
     if s.split_k > 1:
         joined = _JOIN_BYTES * s.split_k * results / target.bandwidth
@@ -384,5 +427,14 @@ def _relative_rate(facts: ProductFacts, target: Target) -> float:
     """Products of a type against those of 16-bit floats."""
     if facts.memory == "f32":
         fast = 0.5 if facts.precision == "tf32" else 0.11 if target.warp_groups else 1 / 6
+        if _wants_bands(facts, target):
+            fast = 0.22
         return 0.06 if facts.precision == "ieee" else fast
     return {"f64": 0.06, "i8": 2.0, "u8": 2.0}.get(facts.memory, 1.0)
+
+
+def _waits_for_operands(s: ProductSchedule, facts: ProductFacts) -> bool:
+    """Whether a block that looks operands up is done with a step before the next is there."""
+    if facts.element == 2:
+        return s.columns <= _LOOKED_UP_COLUMNS
+    return _is_tf32(facts)

@@ -22,10 +22,16 @@ _WORTH_SAYING = 4  # elements next to each other
 
 
 def computed_operand(
-    prologue: Prologue, c: Contraction, schedule: ProductSchedule, left: bool, wide: bool
+    prologue: Prologue,
+    c: Contraction,
+    schedule: ProductSchedule,
+    left: bool,
+    wide: bool,
+    band: str = "",
 ) -> dict[str, str]:
-    """``before`` and ``lines`` of an operand; see the module's docstring."""
-    name = "a" if left else "b"
+    """``before`` and ``lines`` of an operand; see the module's docstring. ``band``: what the names
+    of a left operand end in that is some of a tile's rows."""
+    name = f"a{band}" if left else "b"
     rows, inner = _named(prologue.rows, name), _named(prologue.inner, name)
     single = structurally_equal(c.batch, 1)
     whole = isinstance(c.depth, int) and bool(schedule.depth) and c.depth % schedule.depth == 0
@@ -33,8 +39,9 @@ def computed_operand(
     steps = _block(*depth, "first", "k" + depth[1], schedule.depth, wide)
     inside = "" if whole else f"k{depth[1]} < {dim(c.depth)}"
     if left:
-        free = decomposed(rows, "m" if single else f"(batch * {factor(c.rows)} + m)")
-        masks = {"r": "row_mask", "c": inside}
+        row = f"m{band}"
+        free = decomposed(rows, row if single else f"(batch * {factor(c.rows)} + {row})")
+        masks = {"r": f"row_mask{band}", "c": inside}
     else:
         start, index = "first_col", "col"
         if not single:

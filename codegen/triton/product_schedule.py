@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_POWERS = ("rows", "columns", "warps", "store_parts", "bands")  # of two
+_MOST_BANDS = 4
+
 
 @dataclass(frozen=True, slots=True)
 class ProductSchedule:
@@ -18,7 +21,9 @@ class ProductSchedule:
     ``persistent``: each multiprocessor takes one block after the other. ``split_k`` blocks share
     the depth of one tile; their results are joined in order by a second launch. ``group``
     blocks of rows share a stretch of columns, for the L2 cache. ``store_parts``: a tile's
-    columns are finished and stored in so many pieces, each of which needs less memory.
+    columns are finished and stored in so many pieces, each of which needs less memory. ``bands``:
+    a tile's rows are multiplied in so many pieces; those of fewer than 64 rows are for instructions
+    of single warps, which read operands in any order.
     """
 
     rows: int
@@ -31,18 +36,21 @@ class ProductSchedule:
     split_k: int = 1
     group: int = 8
     store_parts: int = 1
+    bands: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("rows", "columns", "warps", "stages", "split_k", "group", "store_parts"):
+        for name in (*_POWERS, "stages", "split_k", "group"):
             if getattr(self, name) < 1:
                 raise ValueError(f"ProductSchedule: {name} must be at least 1, not {self}")
-        for name in ("rows", "columns", "warps", "store_parts"):
+        for name in _POWERS:
             if getattr(self, name) & (getattr(self, name) - 1):
                 raise ValueError(f"ProductSchedule: {name} must be a power of two, not {self}")
         if self.depth < 0 or self.depth & (self.depth - 1):
             raise ValueError(f"ProductSchedule: depth must be 0 or a power of two, not {self}")
         if self.store_parts > 2:
             raise ValueError(f"ProductSchedule: a tile is stored in 1 or 2 parts, not {self}")
+        if self.bands > min(self.rows, _MOST_BANDS) or (self.bands > 1 and not self.depth):
+            raise ValueError(f"ProductSchedule: a tile has up to {_MOST_BANDS} bands, not {self}")
         if self.tma and not self.depth:
             raise ValueError("ProductSchedule: the copy engine brings blocks, and depth is 0")
 

@@ -157,6 +157,7 @@ def write_product(
         "doc": doc,
         "tile": schedule,
         "width": block[1],
+        "height": schedule.rows // schedule.bands,
         "index": "tl.int64" if wide else "tl.int32",
         "wide": wide,
         "single": single,
@@ -168,7 +169,7 @@ def write_product(
         "columns_factor": factor(c.columns),
         "depth": dim(c.depth),
         "depth_end": dim(c.depth) if isinstance(c.depth, int) else f"({dim(c.depth)}).to(tl.int32)",
-        "left": _operand(program, c, schedule, arrays, wide, left=True),
+        "bands": _bands(program, c, schedule, arrays, wide),
         "right": _operand(program, c, schedule, arrays, wide, left=False),
         "type": TYPES[lane],
         "narrows": TYPES[c.lane] if lane != c.lane else "",
@@ -241,6 +242,23 @@ def _rounded(
     return tuple(name for name in found if precision == "tf32" and name in arrays)
 
 
+def _bands(
+    program: RowProgram,
+    c: Contraction,
+    schedule: ProductSchedule,
+    arrays: dict[str, Described],
+    wide: bool,
+) -> list[dict[str, object]]:
+    """The text of the left operand for each band of a tile's rows; what its names end in."""
+    found = []
+    for number in range(schedule.bands):
+        band = str(number) if schedule.bands > 1 else ""
+        start = f"first_row + {number * schedule.rows // schedule.bands}" if number else "first_row"
+        text = _operand(program, c, schedule, arrays, wide, left=True, band=band, start=start)
+        found.append({**text, "name": band, "first": start})
+    return found
+
+
 def _operand(
     program: RowProgram,
     c: Contraction,
@@ -248,11 +266,15 @@ def _operand(
     arrays: dict[str, Described],
     wide: bool,
     left: bool,
+    band: str = "",
+    start: str = "first_row",
 ) -> dict[str, object]:
-    """The text of one operand: a block by descriptor, or what pointers are made of."""
+    """The text of one operand: a block by descriptor, or what pointers are made of. ``start``: the
+    first row of a left one."""
     operand: MatrixOperand = c.left if left else c.right
     memory = operand_memory(program, operand)
-    free, block = (c.rows, schedule.rows) if left else (c.columns, schedule.columns)
+    height = schedule.rows // schedule.bands
+    free, block = (c.rows, height) if left else (c.columns, schedule.columns)
     unsigned = ".to(tl.int8, bitcast=True)" if memory == "u8" else ""
     found = {
         "parameter": operand.parameter,
@@ -266,11 +288,11 @@ def _operand(
         "lines": "",
     }
     if operand.prologue is not None:
-        found |= computed_operand(operand.prologue, c, schedule, left, wide)
+        found |= computed_operand(operand.prologue, c, schedule, left, wide, band)
     elif schedule.tma:
         seen: DescribedOperand | None = describe_operand(operand, memory, free, c.depth)
         assert seen is not None, "the schedule uses the copy engine where it cannot read"
-        name, place = ("d0", "first_row") if left else ("d1", "first_col")
+        name, place = ("d0", start) if left else ("d1", "first_col")
         arrays[name] = seen.array(operand.parameter, memory, block, schedule.depth)
         sizes = (block, schedule.depth) if left else (schedule.depth, block)
         found["block"] = seen.load(name, place, "first", sizes, left)

@@ -1,20 +1,25 @@
 """Copy operands of large float32 products so that what is contracted lies side by side.
 
-In: a graph before its contractions have their normal form. Out: one in which the contracted axis
-of every large float32 operand is its last one. Matrix instructions on operands rounded to tf32
-read no others; a block in another order would be rearranged for each of its uses.
+In: a graph before its contractions have their normal form. Out: one in which every large float32
+operand has its elements side by side along the last axis that is contracted. Matrix instructions on
+operands rounded to tf32 read no others; a block in another order would be rearranged for each of
+its uses, which takes longer than the products.
+Nothing is copied where that is not worth it, or where one operand cannot be: of windows that
+overlap there are more than memory has. Other instructions read any order, at half the rate.
 """
 
 from __future__ import annotations
 
 from flamec.ir.estimates import estimate
 from flamec.ir.graph import Graph, Node, Value
+from flamec.ir.layout import Layout, dense, is_view, view_layout
 from flamec.ir.op import OpKind, lookup
 from flamec.ir.passes.rewrite import Replacement, RewriteBuilder, rewrite
-from flamec.ir.shape import product
+from flamec.ir.shape import product, structurally_equal
 from flamec.ir.types import float32
 
 LARGE = 1 << 27  # multiplications that are worth one more pass over an operand
+REUSE = 300  # of each element that is copied: what is saved takes as long as the copy
 
 
 def contract_contiguous(graph: Graph) -> Graph:
@@ -26,24 +31,62 @@ def _contiguous(b: RewriteBuilder, node: Node) -> Replacement:
     if node.op.kind is not OpKind.CONTRACTION:
         return None
     contract, batch = list(node.attributes["contract"]), list(node.attributes["batch"])
-    if any(len(axes) != 1 for axes in contract) or not _is_large(node):
-        return None
     operands = list(node.inputs)
-    for side, value in enumerate(node.inputs):
-        last = len(value.type.shape) - 1
-        axis = contract[side][0]
-        if value.type.dtype is float32 and axis != last:
-            order = (*(a for a in range(last + 1) if a != axis), axis)
-            moved = b.permute(value, axes=order)
-            operands[side] = b.apply(lookup("convert"), (moved,), {"dtype": float32})
-            contract[side] = (last,)
-            batch[side] = tuple(order.index(a) for a in batch[side])
-    if tuple(operands) == node.inputs:
-        return None
+    sides = [side for side in (0, 1) if _lies_across(node.inputs[side], contract[side])]
+    if not _pays(node, [node.inputs[side] for side in sides]):
+        sides = [side for side in (0, 1) if _is_written(operands[side], operands[1 - side])]
+        if not _pays(node, [node.inputs[side] for side in sides]):
+            return None
+    for side in sides:
+        value = node.inputs[side]
+        rank, axes = value.type.ndim, contract[side]
+        order = (*(a for a in range(rank) if a not in axes), *axes)
+        moved = b.permute(value, axes=order)
+        operands[side] = b.apply(lookup("convert"), (moved,), {"dtype": float32})
+        contract[side] = tuple(range(rank - len(axes), rank))
+        batch[side] = tuple(order.index(a) for a in batch[side])
     return b.apply(node.op, operands, {"contract": tuple(contract), "batch": tuple(batch)})
 
 
-def _is_large(node: Node) -> bool:
-    result: Value = node.output
-    (axis,) = node.attributes["contract"][0]
-    return estimate(product(result.type.shape) * node.inputs[0].type.shape[axis]) >= LARGE
+def _pays(node: Node, copied: list[Value]) -> bool:
+    result, left = node.output.type.shape, node.inputs[0].type.shape
+    depth = product(left[axis] for axis in node.attributes["contract"][0])
+    multiplications = estimate(product(result) * depth)
+    if not copied or multiplications < LARGE:
+        return False
+    if any(_elements(value) > _elements(_in_memory(value)[0]) for value in copied):
+        return False
+    return REUSE * sum(map(_elements, copied)) <= multiplications
+
+
+def _lies_across(value: Value, contracted: tuple[int, ...]) -> bool:
+    """Whether the elements of a float32 operand do not lie side by side along the depth."""
+    if value.type.dtype is not float32:
+        return False
+    _, layout = _in_memory(value)
+    steps = [layout.dims[axis] for axis in contracted if layout.dims[axis]]
+    return bool(steps) and not structurally_equal(steps[-1][-1].stride, 1)
+
+
+def _is_written(value: Value, other: Value) -> bool:
+    """Whether a float32 operand, the smaller one, is put together with borders: it is written
+    anyway, and may as well be so that its elements lie side by side along the depth."""
+    root, larger = _in_memory(value)[0], _in_memory(other)[0]
+    if value.type.dtype is not float32 or root.node is None or root.node.op.name != "pad":
+        return False
+    return _elements(value) < _elements(larger)
+
+
+def _elements(value: Value) -> int:
+    return estimate(product(value.type.shape))
+
+
+def _in_memory(value: Value) -> tuple[Value, Layout]:
+    """What a value is a view of, and where its elements are there."""
+    node = value.node
+    if node is not None and is_view(node):
+        root, inner = _in_memory(node.inputs[0])
+        found = view_layout(node, inner)
+        if found is not None:
+            return root, found
+    return value, dense(value.type.shape)

@@ -11,6 +11,7 @@ import pytest
 import flamec.ir.ops  # noqa: F401
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.compile_graph import compile_graph
+from flamec.codegen.triton.product_schedule import ProductSchedule
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
@@ -18,7 +19,7 @@ from flamec.ir.passes import contract_contiguous as module
 from flamec.ir.passes.contract_contiguous import contract_contiguous
 from flamec.ir.passes.eliminate_dead_code import eliminate_dead_code
 from flamec.ir.plan import KernelSource
-from flamec.ir.types import DType, TensorType, bfloat16, float32
+from flamec.ir.types import Device, DType, TensorType, bfloat16, float32
 from flamec.runtime.cuda.tensor_map import TFLOAT32
 from flamec.runtime.kernel_cache import KernelCache
 
@@ -34,6 +35,12 @@ def product(
     return b.build([b.dot_general(x, y, contract=contract, batch=((), ()))])
 
 
+def copy_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it always paid."""
+    monkeypatch.setattr(module, "LARGE", 1)
+    monkeypatch.setattr(module, "REUSE", 0)
+
+
 @pytest.mark.parametrize(("left", "right", "axes"), SHAPES)
 def test_contracted_axes_are_last(
     left: tuple[int, ...],
@@ -41,7 +48,7 @@ def test_contracted_axes_are_last(
     axes: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "LARGE", 1)
+    copy_everything(monkeypatch)
     graph = product(left, right, axes)
     made = contract_contiguous(graph)
     dot = made.nodes[-1]
@@ -57,7 +64,7 @@ def test_contracted_axes_are_last(
 
 
 def test_batches_follow_their_axes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LARGE", 1)
+    copy_everything(monkeypatch)
     b = GraphBuilder()
     x = b.input(TensorType((3, 2, 5), float32))  # depth, batch, rows
     y = b.input(TensorType((2, 3, 7), float32))  # batch, depth, columns
@@ -68,10 +75,50 @@ def test_batches_follow_their_axes(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(found, np.einsum("dbr,bdc->brc", *arrays), rtol=1e-5, atol=1e-6)
 
 
+def test_several_axes_are_copied_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the gradient of a convolution's input reads the kernel: across, and mirrored."""
+    copy_everything(monkeypatch)
+    b = GraphBuilder()
+    x = b.input(TensorType((4, 3, 5), float32))  # rows, taps, depth
+    y = b.input(TensorType((5, 3, 7), float32))  # depth, taps, columns
+    mirrored = b.slice(y, starts=(0, 2, 0), sizes=(5, 3, 7), steps=(1, -1, 1))
+    graph = b.build([b.dot_general(x, mirrored, contract=((1, 2), (1, 0)), batch=((), ()))])
+    made = contract_contiguous(graph)
+    assert made.nodes[-1].attributes["contract"] == ((1, 2), (1, 2))
+    assert [n.op.name for n in made.nodes].count("convert") == 1
+    rng = np.random.default_rng(2)
+    arrays = [rng.standard_normal(v.type.shape).astype(np.float32) for v in graph.inputs]
+    (found,) = evaluate_graph(made, arrays)[0]
+    wanted = np.einsum("rtd,dtc->rc", arrays[0].astype(float), arrays[1][:, ::-1].astype(float))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_views_are_copied_only_where_memory_lies_across(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not where they lie right already, and not where one operand cannot be copied."""
+    copy_everything(monkeypatch)
+    b = GraphBuilder()
+    x, y = (b.input(TensorType(shape, float32)) for shape in ((5, 9), (7, 9)))
+    across = b.permute(y, axes=(1, 0))  # its first axis lies side by side
+    graph = b.build([b.dot_general(x, across, contract=((1,), (0,)), batch=((), ()))])
+    assert contract_contiguous(graph) is graph
+    b = GraphBuilder()
+    x, y = (b.input(TensorType(shape, float32)) for shape in ((11, 6), (9, 5)))
+    windows = b.windows(x, axes=(0,), counts=(9,), sizes=(3,), steps=(1,), dilations=(1,))
+    graph = b.build([b.dot_general(windows, y, contract=((0,), (0,)), batch=((), ()))])
+    assert contract_contiguous(graph) is graph  # a copy would be three times as large
+
+
+def test_copies_are_made_where_they_pay() -> None:
+    """Gradients of weights: of many, a pass over the operands takes less time than it saves."""
+    few, many = (product((8192, n), (8192, n), (0, 0)) for n in (512, 1024))
+    assert contract_contiguous(few) is few
+    assert contract_contiguous(many).nodes[-1].attributes["contract"] == ((1,), (1,))
+
+
 def test_small_products_and_other_types_read_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = product((512, 300), (300, 512), (1, 0))
     assert contract_contiguous(graph) is graph
-    monkeypatch.setattr(module, "LARGE", 1)
+    copy_everything(monkeypatch)
     graph = product((5, 3), (3, 7), (1, 0), bfloat16)
     assert contract_contiguous(graph) is graph
 
@@ -87,6 +134,38 @@ def test_only_tf32_on_warp_groups_copies() -> None:
     assert (
         kinds("tf32x3", "sm_90") == kinds("ieee", "sm_90") == kinds("tf32", "sm_80") == ["matmul"]
     )
+
+
+def test_gradients_of_kernels_are_loaded_as_they_lie(tmp_path: Path) -> None:
+    """Both operands lie across: bands of rows, for instructions that read any order."""
+    b = GraphBuilder()
+    shape, device = (32, 28, 28, 128), Device("cuda")
+    x, g = (b.input(TensorType(shape, float32, device)) for _ in range(2))
+    borders, zero = (0, 1, 1, 0), b.full_like(0, TensorType((), float32, device))
+    padded = b.pad(x, zero, low=borders, high=borders)
+    sizes = {"counts": (28, 28), "sizes": (3, 3), "steps": (1, 1), "dilations": (1, 1)}
+    windows = b.windows(padded, axes=(1, 2), **sizes)
+    depth = (0, 1, 2)
+    graph = b.build([b.dot_general(g, windows, contract=(depth, depth), batch=((), ()))])
+
+    def chosen(precision: str, target: str = "sm_90") -> tuple[ProductSchedule, KernelSource]:
+        options = CodegenOptions(target=target, float32_products=precision)
+        made = compile_graph(graph, options)
+        schedule = made.choices[0].schedule
+        assert isinstance(schedule, ProductSchedule)
+        return schedule, made.plan.kernels[0]
+
+    schedule, source = chosen("tf32")
+    assert schedule.bands > 1 and schedule.rows // schedule.bands < 64 and not schedule.tma
+    assert chosen("tf32x3")[0].bands == chosen("tf32", "sm_80")[0].bands == 1
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("triton is not installed")
+    from flamec.runtime.cuda.triton_compiler import build_kernel
+
+    text = build_kernel(source, "sm_90", KernelCache(tmp_path)).texts["ptx"]
+    copies = [line for line in text.splitlines() if "cp.async.c" in line and "shared" in line]
+    assert copies and all(".cg." in line for line in copies)  # 16 bytes at a time
+    assert "mma.sync" in text and "wgmma" not in text
 
 
 def test_operands_in_tf32_are_rounded_by_the_copy_engine(tmp_path: Path) -> None:
