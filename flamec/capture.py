@@ -37,6 +37,7 @@ from flamec.left_behind import (
     stored_arguments,
 )
 from flamec.math_of_expressions import math_of_expressions
+from flamec.picked_elements import PlaceWanted
 from flamec.restoring import left_tracers, restore
 from flamec.roots import AliasDiscovered, overlaps_itself
 from flamec.segments import Execution, SegmentCache, SizesDiffer
@@ -53,7 +54,7 @@ from flamec.traced_results import GradEffect, Outputs, Result
 from flamec.tracked_inputs import check_leaves, reached_inputs
 from flamec.varying_state import Lifted, StateVaries
 
-_BEGINS_AGAIN = (AliasDiscovered, SizesDiffer, StateVaries, Uncompiled)
+_BEGINS_AGAIN = (AliasDiscovered, PlaceWanted, SizesDiffer, StateVaries, Uncompiled)
 _one_trace = threading.RLock()  # classes are instrumented for all threads
 
 
@@ -173,6 +174,7 @@ def capture(
     leaves, structure = flatten((args, kwargs))
     given, base_storages = (function, leaves, structure, (args, kwargs)), _aliased_storages(leaves)
     met: list[Place] = []  # whose memory is shared
+    reads_places = False
     while True:
         host = HostState(None, Lifted("never") if lifted is None else lifted)
         recorder, outside = Recorder(host), modes()
@@ -180,7 +182,15 @@ def capture(
             with _one_trace, using_oracle(None):
                 try:
                     return _capture(
-                        *given, dynamic, name, base_storages, segments, repeats, recorder, met
+                        *given,
+                        dynamic,
+                        name,
+                        base_storages,
+                        segments,
+                        repeats,
+                        recorder,
+                        met,
+                        reads_places,
                     )
                 except KeyboardInterrupt:  # which may have come while the trace was ending
                     thread.trace = None
@@ -188,6 +198,8 @@ def capture(
                     recorder.leave()
                     host.rewind()
                     raise
+        except PlaceWanted:
+            reads_places = True
         except AliasDiscovered as alias:
             if alias.storage in base_storages:
                 raise CompileError(
@@ -225,8 +237,10 @@ def _capture(
     repeats: bool,
     recorder: Recorder,
     met: Sequence[Place],
+    reads_places: bool,
 ) -> Captured:
     trace, host = Trace(base_storages), recorder.host
+    trace.picked.begins_again, trace.picked.reads_places = True, reads_places
     trace.host, host.trace = host, trace
     flags = ChainMap(trace.requires_grad_reads, trace.gradients.flags)
     undo = partial(restore, recorder.guards.values(), flags)
@@ -266,6 +280,7 @@ def _capture(
             with recorder, math_of_expressions():
                 result = [function(*proxy_args, **proxy_kwargs)]
                 record_hooks(trace, recorder)
+                trace.picked.finish()
             host.happened = bool(recorder.effects)
             host.change_lists(host.lists.not_only_given())
             if host.lifted.raises != "never" and not recorder.effects:
@@ -292,7 +307,7 @@ def _capture(
         if recorder.number_was_asked and isinstance(error, Exception):
             undo()
             raise unknown_value("the type of a number") from error
-        if isinstance(error, Uncompiled) and recorder.effects:
+        if isinstance(error, (PlaceWanted, Uncompiled)) and recorder.effects:
             undo()
             raise CompileError(f"{error}, and before that {recorder.effects[0]}") from None
         again = repeats or isinstance(error, _BEGINS_AGAIN)

@@ -33,6 +33,7 @@ from flamec.ir.op import Op, OpKind
 from flamec.ir.passes.rematerialize import Region
 from flamec.ir.shape import Dim, SymbolicDim, equal, evaluate_dim
 from flamec.ir.types import CPU, TensorType, float64
+from flamec.picked_elements import PickedElements
 from flamec.roots import AliasDiscovered, Root, overlaps_itself, view_overlaps_itself
 from flamec.size_oracle import SizeOracle
 from flamec.sources import InputSource
@@ -70,6 +71,7 @@ class Trace:
         self.sources: list[InputSource] = []
         self.oracle = SizeOracle(self.apply)
         self.roots: dict[Storage, Root] = {}
+        self.picked = PickedElements(self.roots)
         self.base_storages = list(base_storages)
         self.tracked: set[Value] = set()
         self.leaf_tensors: dict[Value, Tensor] = {}
@@ -206,6 +208,7 @@ class Trace:
 
     def value_of(self, tensor: Tensor) -> Value:
         """The value that ``tensor`` has now: its storage's value seen through its view steps."""
+        self.picked.read(tensor)
         root = self.root_of(tensor)
         cached = tensor._cached
         if cached is not None and cached[0] == self.serial and cached[1] == root.version:
@@ -321,6 +324,7 @@ class Trace:
     def write(self, target: Tensor, source: Tensor, name: str) -> Tensor:
         """Give ``target``'s storage the value it has after ``source`` is stored through it."""
         self._guard_copies(target._storage)
+        self.picked.write(target)
         self.gradients.use(target)  # a backward pass that comes after the call may need the old one
         if view_overlaps_itself(target, self.oracle.hints):
             raise overlap_error(name)
@@ -471,6 +475,7 @@ class Trace:
     def release(self) -> None:
         """Let go of the tensors of the traced call; what the program needs is kept elsewhere."""
         self.roots.clear()
+        self.picked.clear()
         self.numbers.clear()
         self.gradients.release()
         self.leaf_tensors.clear()

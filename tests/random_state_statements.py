@@ -116,6 +116,8 @@ h = h + captured.expand(STEPS['n'] % 3, 4, 3).sum(0).mean(0)
 h = h + captured.repeat(n + 1, 1).mean(0)
 h = h + captured[flamec.tensor([0, 1]), STEPS['n'] % 3].sum()
 with flamec.no_grad(): leaf[n % 3] = 0.5
+captured[(h.detach().sum() > 0).long()] += 0.5
+row = captured[(h.detach().sum() > 0).long()]; row += 0.25; h = h + captured[1]
 """.strip().splitlines()
 
 TENSOR_WRITES = """

@@ -38,6 +38,7 @@ from flamec.ir.shape import (
     structurally_equal,
 )
 from flamec.ir.types import bool_
+from flamec.state import thread
 from flamec.tensor import Tensor
 from flamec.values import concrete_array
 
@@ -135,10 +136,14 @@ def getitem(self: Tensor, index: Any) -> Tensor:
         return true_elements(selection.view, mask)
     found = gathered(selection)
     axes = found.result_axes()
+    result: Tensor
     if axes == tuple(range(len(axes))):
-        result: Tensor = apply_named("index", found.view, *found.indices)
-        return result
-    return _read(found.view, axes, *found.indices)
+        result = apply_named("index", found.view, *found.indices)
+    else:
+        result = _read(found.view, axes, *found.indices)
+    if thread.trace is not None and not found.index_shape:
+        thread.trace.picked.note(result, self, index)
+    return result
 
 
 @fused()
@@ -208,6 +213,14 @@ def fit(value: Tensor, shape: Sequence[Dim], what: str) -> Tensor:
 
 def setitem(self: Tensor, index: Any, value: Any) -> None:
     """``self[index] = value``; the value is converted to the dtype of ``self`` and broadcast."""
+    if thread.trace is not None and thread.trace.picked.put_back(value, self, index):
+        _assign(self, index, value)
+        thread.trace.picked.note(value, self, index)
+    else:
+        _assign(self, index, value)
+
+
+def _assign(self: Tensor, index: Any, value: Any) -> None:
     view = eager_view(self, index)
     plain = plain_indices(self, index) if view is None else None
     if plain is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from flamec.ir.types import CPU, bool_, int64, uint8
 from flamec.state import thread
 from flamec.tensor import Tensor
 from flamec.values import as_size, concrete_array
+
+if TYPE_CHECKING:
+    from flamec.trace import Trace
 
 
 @dataclass
@@ -158,6 +161,8 @@ class _Reader:
             self.indices.append(regroup(item, (1,)))
         elif item._type.shape == () and thread.trace is None:
             self._position(int(concrete_array(item, "an index")))
+        elif thread.trace is not None and item._type.shape == () and _reads_place(thread.trace):
+            self._position(as_size(item, "an index"))
         else:
             self._index(item)
 
@@ -245,6 +250,11 @@ class _Reader:
         ):
             view = regroup(view, self.shape)
         return Selection(view, self.indices)
+
+
+def _reads_place(trace: Trace) -> bool:
+    """Whether the values of index tensors are read, so that ``x[i]`` is a view."""
+    return trace.picked.reads_places and trace.can_read()
 
 
 def _bound(value: Any) -> Dim:
