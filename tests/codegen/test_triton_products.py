@@ -103,9 +103,8 @@ def test_source(name: str) -> None:
 
 
 @needs_triton
-@pytest.mark.parametrize("part", range(2))
-def test_in_the_interpreter(part: int) -> None:
-    names = list(CASES)[part::2]
+def test_in_the_interpreter() -> None:
+    names = list(CASES)
     results = run_interpreted("triton_products.py", names)
     assert [r["row"] for r in results] == names
     assert not {r["row"]: r["wrong"] for r in results if r["wrong"]}
