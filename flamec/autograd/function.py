@@ -393,6 +393,7 @@ def _traced(call: _Call, kept: _Kept, results: list[Tensor]) -> list[Tensor]:
         return attach_rule(call.name, results, inputs, _raising(error))
     finally:
         call.ctx._read_saved = _refuse_read
+    trace.freed.difference_update(map(id, nodes[start:]))  # made anew for each backward pass
     rule = record_nodes(nodes[start:], gradient_values, output_values, found, drawn)
     count = len(results)
     operands = [trace.tensor_of(v) for v in rule.operands]

@@ -92,3 +92,31 @@ def test_a_second_pass_in_the_function() -> None:
         gradients.append(w.grad.tolist())
     assert gradients == [[3.0] * 3] * 2
     assert refused == ["trying to backward through the graph a second time"] * 2
+
+
+def test_a_pass_within_the_backward_of_a_function_frees_nothing_outside() -> None:
+    """The rule of a fixed point (Bai et al., Deep Equilibrium Models, section 3.1.3)."""
+
+    class FixedPoint(flamec.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, w: T, x: T) -> T:
+            z = flamec.tanh(flamec.zeros_like(x) * w + x * w)
+            ctx.save_for_backward(w, x, z)
+            return z
+
+        @staticmethod
+        def backward(ctx: Any, gradient: T) -> Any:
+            with flamec.enable_grad():
+                w, x, z = (t.detach().requires_grad_() for t in ctx.saved_tensors)
+                f = flamec.tanh(z * w + x * w)
+            seed = gradient + flamec.autograd.grad(f, z, gradient, retain_graph=True)[0]
+            return flamec.autograd.grad(f, (w, x), seed)
+
+    found = []
+    for wrap in (lambda f: f, flamec.compile):
+        w, x = (flamec.full((3,), v, dtype=flamec.float64).requires_grad_() for v in (0.5, 2.0))
+        z = wrap(FixedPoint.apply)(w, x)
+        z.pow(2).sum().backward()
+        found.append([w.grad, x.grad])
+    for a, b in zip(*found, strict=True):
+        assert a.tolist() == pytest.approx(b.tolist(), rel=1e-12)

@@ -124,7 +124,7 @@ def test_a_strict_load_lists_every_difference(tmp_path: Path) -> None:
     )
     model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2))
     differences = (
-        '(?s)Unexpected.*"1.weight", "1.bias".*Missing.*"2.weight", "2.bias".*'
+        '(?s)Missing.*"2.weight", "2.bias".*Unexpected.*"1.weight", "1.bias".*'
         "size mismatch for 0.weight"
     )
     with pytest.raises(RuntimeError, match=differences):
