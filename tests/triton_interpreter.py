@@ -158,14 +158,44 @@ _INSTRUCTIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def _inline_assembly(text: str, constraints: str, operands: Sequence[Any], *rest: Any) -> Any:
-    """The few instructions that the library's functions name themselves, of one operand each."""
+_SHARED = np.zeros(48 << 10, np.uint8)  # of the block that runs
+
+
+def _inline_assembly(
+    text: str, constraints: str, operands: Sequence[Any], dtype: Any, *rest: Any
+) -> Any:
+    """The few instructions that the library's functions name themselves."""
+    if "shared" in text:
+        return _in_shared_memory(text, [np.asarray(o.handle.data) for o in operands], dtype)
     (function,) = (f for name, f in _INSTRUCTIONS.items() if name in text)
     (operand,) = operands
     with np.errstate(all="ignore"):
         result = np.asarray(function(operand.handle.data))
     kind = tl.block_type(tl.float32, list(result.shape))
     return tl.core.tensor(TensorHandle(result, tl.float32), kind)
+
+
+def _in_shared_memory(text: str, operands: list[np.ndarray], dtype: Any) -> Any:
+    """Take some, which begins at address 0, and put, count or get elements by their addresses."""
+    taken = re.search(r"exchange\[(\d+)\]", text)
+    if taken:
+        assert int(taken[1]) <= _SHARED.size
+        _SHARED[:] = 0xFF
+        return tl.core.tensor(TensorHandle(np.zeros(1, np.int32), tl.int32), tl.int32)
+    bits = re.search(r"shared\S*\.[bu](16|32|64) ", text)
+    assert bits
+    room = _SHARED.view(f"int{bits[1]}")
+    place, odd = np.divmod(operands[0], room.itemsize)
+    assert not odd.any()
+    if text.startswith("ld."):
+        found = room[place]
+        kind = tl.block_type(dtype, list(found.shape))
+        return tl.core.tensor(TensorHandle(found, dtype), kind)
+    if text.startswith("red."):
+        np.add.at(room, place, 1)
+    else:
+        room[place] = np.broadcast_to(operands[1], place.shape)
+    return None
 
 
 tl.inline_asm_elementwise = _inline_assembly

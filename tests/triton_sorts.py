@@ -42,8 +42,10 @@ def _is_same(have: np.ndarray, want: np.ndarray) -> bool:
 
 
 def main() -> None:
-    sort_writer.MOST, sort_writer.MERGED, sort_writer.SEARCHED = BLOCK, 4 * BLOCK, 2 * BLOCK
-    sort_writer.LONG, radix_sort.BLOCK, radix_sort.ADDED = 4 * BLOCK, 2 * BLOCK, 4 * BLOCK
+    sort_writer.MOST, sort_writer.LONGEST = BLOCK, 3 * BLOCK
+    sort_writer.FEW, sort_writer.SELECTED, sort_writer.SEARCHED = 4, BLOCK, 2 * BLOCK
+    radix_sort.BLOCK, radix_sort.ADDED = 2 * BLOCK, 256
+    radix_sort.RUN, radix_sort.MOST_BLOCKS = 2, 2
     for dtype in (d for d in EVERY if len(sys.argv) < 2 or d.name in sys.argv[1:]):
         count, wrong = 0, []
         for name, sample in samples(dtype):

@@ -23,8 +23,8 @@ from flamec.ir.shape import Dim, SymbolicDim, product, structurally_equal
 
 LARGEST_SIZE = 1 << 31  # of a line: places are numbers of 31 bits
 NO_BUFFER = -1
-FIRST, SOURCE, TARGET, SCRATCH = "q0", "q1", "q2", "q3"
-COUNTS, BEFORE, TOTALS = "q4", "q5", "q6"
+FIRST, SOURCE, TARGET = "q0", "q1", "q2"
+COUNTS, BEFORE, TOTALS = "q3", "q4", "q5"
 _LEVEL = "sort_level"
 _ORDER = {
     "f32": "flamec_order_f32(x)",
@@ -51,10 +51,6 @@ class Packing:
     shift: int
     places: str
     largest: str
-
-    def last(self, bits: int) -> str:
-        """What stands behind everything of which ``bits`` of a signed key count."""
-        return f"{(1 << bits - 1) - 1 << self.shift | int(self.places, 16):#x}"
 
     def packed(self, key: str, place: str) -> str:
         kind = "tl.int64" if self.memory == "i64" else "tl.int32"
@@ -100,14 +96,16 @@ class SortLaunches:
         self.packing = NARROW if bits <= 16 and few else WIDE
         reach = product((self.rows, sort.size))
         self.wide = reach >= 1 << 30 if isinstance(reach, int) else not self.options.narrow
-        self.first = NO_BUFFER  # the buffer of the places in the order of the lower words
+        self.first = NO_BUFFER  # the buffer of the upper words in the order of the lower ones
         if self.words == 2:
-            self.first = self.temporary(self.rows * sort.size, "i32")
+            self.first = self.temporary(self.rows * sort.size)
 
     @property
-    def is_signed(self) -> bool:
-        """Whether the uppermost bit of a word of a key is a sign."""
-        return self.sort.memory not in _UNSIGNED
+    def unsigned(self) -> list[str]:
+        """Lines that make a key one whose bits are in its order, or undo that."""
+        if self.sort.memory in _UNSIGNED:
+            return []
+        return [f"key = key ^ {-(1 << self.key_bits - 1)}"]
 
     def loaded_once(self) -> set[int]:
         """Buffers that are read outside of the rows: none."""
@@ -118,57 +116,66 @@ class SortLaunches:
         return set()
 
     # text ----------------------------------------------------------------------------
-    def load(self, word: int, source: int, given: Dim) -> str:
-        """Lines that give ``packed``: from elements, or from numbers that were stored."""
+    def load(self, word: int, source: int, given: Dim, by_digits: bool = False) -> str:
+        """Lines that give ``packed``: from elements, or from numbers that were stored.
+
+        ``by_digits``: what counts is the order of the key's bits, not that of numbers.
+        """
         if source != NO_BUFFER:
             return f"packed = tl.load({SOURCE} + (row * {factor(given)} + position), inside)"
-        sort, place = self.sort, "position"
-        lines = []
-        if word:
-            place = "place"
-            lines.append(f"place = {self._placed('position', 'inside')}")
-        lines.append(f"x = tl.load({self._element(place)}, inside)")
+        return "\n".join(self._packed(word, "position", by_digits))
+
+    def _packed(self, word: int, place: str, by_digits: bool) -> list[str]:
+        sort = self.sort
         key = _ORDER.get(sort.memory, "x")
         if self.words == 2:
             key = f"{_WORDS[word]}({key})"
-        lines.append(f"key = {key}")
+        lines = [f"x = tl.load({self._element(place)}, inside)", f"key = {key}"]
         if sort.memory in _SHORT:
             lines.append("key = key.to(tl.int32)")
         if sort.descending:
             lines.append("key = -1 - key")
-        return "\n".join([*lines, f"packed = {self.packing.packed('key', 'position')}"])
+        if by_digits:
+            lines += self.unsigned
+        return [*lines, f"packed = {self.packing.packed('key', place)}"]
+
+    def source(self, word: int) -> int:
+        """The buffer that holds a word's elements packed, if one does."""
+        return self.first if word else NO_BUFFER
 
     def store(self) -> str:
         """The line that stores an element for a launch that follows."""
         at = f"{TARGET} + (row * {factor(self.sort.size)} + position)"
         return f"tl.store({at}, packed, inside)"
 
-    def finish(self, word: int) -> str:
-        """Lines that store what stands at ``position`` of the results."""
+    def finish(self, word: int, by_digits: bool = False) -> str:
+        """Lines that store what stands at ``position`` of the results, or the next word, of
+        ``load``'s ``packed``."""
         sort = self.sort
         lines = [f"place = packed & {self.packing.places}"]
         if word + 1 < self.words:
             at = f"{FIRST} + (row * {factor(sort.size)} + position)"
-            return "\n".join([*lines, f"tl.store({at}, place.to(tl.int32), inside)"])
+            packed = self._packed(word + 1, "place", by_digits)
+            return "\n".join([*lines, *packed, f"tl.store({at}, packed, inside)"])
         lines.append(f"kept = inside & (position < {dim(sort.count)})")
-        if word:
-            lines.append(f"place = {self._placed('place', 'kept')}")
         at = f"result + {self._step('position')}"
         return "\n".join(
             [
                 *lines,
-                *self._values(),
+                *self._values(by_digits),
                 f"tl.store(p{sort.values} + ({at}), value, kept)",
                 f"tl.store(p{sort.places} + ({at}), place.to(tl.int64), kept)",
             ]
         )
 
-    def _values(self) -> list[str]:
+    def _values(self, by_digits: bool) -> list[str]:
         """Lines that give ``value``: from the key, or from the place, where keys do not say all."""
         memory = self.sort.memory
         if self.words == 2:
             return [f"value = tl.load({self._element('place')}, kept)"]
         lines = [f"key = (packed >> {self.packing.shift}).to(tl.int32)"]
+        if by_digits:
+            lines += self.unsigned
         if self.sort.descending:
             lines.append("key = -1 - key")
         if memory not in _OF_ORDER:
@@ -179,11 +186,6 @@ class SortLaunches:
             f"exact = tl.load({self._element('place')}, kept & alike, other=0)",
             f"value = tl.where(alike, exact, {_OF_ORDER[memory]})",
         ]
-
-    def _placed(self, position: str, mask: str) -> str:
-        """What stands at a position in the order of the lower words."""
-        at = f"{FIRST} + (row * {factor(self.sort.size)} + {position})"
-        return f"tl.load({at}, {mask}, other=0)"
 
     def _element(self, place: str) -> str:
         wide = ".to(tl.int64)" if self.wide else ""
@@ -203,6 +205,7 @@ class SortLaunches:
         blocks: Dim,
         warps: int,
         level: int = 0,
+        registers: int = 0,
     ) -> None:
         """Fill a template; ``buffers``: the plan's buffer of each temporary that it may name."""
         kernel, sort = self.gpu.lowered.kernel, self.sort
@@ -219,9 +222,9 @@ class SortLaunches:
             **holes,
         }
         pointers = {f"p{i}": POINTERS[p.memory] for i, p in enumerate(kernel.parameters)}
-        pointers |= dict.fromkeys((FIRST, COUNTS, BEFORE, TOTALS), "*i32")
-        pointers |= dict.fromkeys((SOURCE, TARGET, SCRATCH), f"*{self.packing.memory}")
-        launch = emit(template, holes, pointers, blocks, warps, wide=self.wide)
+        pointers |= dict.fromkeys((COUNTS, BEFORE, TOTALS), "*i32")
+        pointers |= dict.fromkeys((FIRST, SOURCE, TARGET), f"*{self.packing.memory}")
+        launch = emit(template, holes, pointers, blocks, warps, wide=self.wide, registers=registers)
         numbers = {f"p{i}": Argument(number) for i, number in enumerate(self.numbers)}
         for name, number in {FIRST: self.first, **buffers}.items():
             numbers[name] = Argument(number)

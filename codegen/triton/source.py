@@ -62,10 +62,12 @@ def emit(
     described: Mapping[str, Described] | None = None,
     persistent: bool = False,
     rounded: tuple[str, ...] = (),
+    registers: int = 0,
 ) -> EmittedLaunch:
     """Fill a template. ``pointers`` gives the types of pointers by name, ``described`` the tensor
     descriptors (``rounded``: see ``KernelSource``), ``sizes`` what is known of sizes that are
-    arguments; unless ``wide``, these are 32-bit numbers."""
+    arguments; unless ``wide``, these are 32-bit numbers. ``registers``: how many a thread may have
+    at most, if not as many as there are."""
     draft = render(template, {**holes, "arguments": ""})
     arguments = tuple(dict.fromkeys(sorted(_ARGUMENT.findall(draft), key=_order)))
     text = render(template, {**holes, "arguments": ", ".join(arguments)})
@@ -84,6 +86,8 @@ def emit(
             if is_multiple(known.get(name, 1), ALIGNMENT):
                 aligned.append(name)
     options = {"num_warps": warps, "num_stages": stages}
+    if registers:
+        options["maxnreg"] = registers
     source = KernelSource(
         module(text), str(holes["name"]), tuple(parameters), {}, tuple(aligned), options, rounded
     )

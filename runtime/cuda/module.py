@@ -53,7 +53,8 @@ class LoadedKernel:
         name = binary.name.encode()
         self.function = check(cu.cuModuleGetFunction(self.module, name), "cuModuleGetFunction")
         attribute = cu.CUfunction_attribute
-        if binary.shared_bytes > _SHARED_WITHOUT_ASKING:
+        own = self._attribute(attribute.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)  # not asked for
+        if binary.shared_bytes and own + binary.shared_bytes > _SHARED_WITHOUT_ASKING:
             key = attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             result = cu.cuFuncSetAttribute(self.function, key, binary.shared_bytes)
             check(result, f"allowing {binary.shared_bytes} bytes of shared memory")

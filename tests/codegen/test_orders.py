@@ -34,15 +34,20 @@ def test_long_lines_take_three_launches_a_digit(dtype: DType, digits: int) -> No
     assert len(sorted_line(N, dtype, options).actions) == 3 * digits
 
 
-def test_short_lines_are_merged() -> None:
-    assert len(sorted_line(512, float32).actions) == 1
-    assert len(sorted_line(8192, float32).actions) == 5
+def test_a_line_that_a_block_holds_takes_one_launch_a_word() -> None:
+    for size in (2, 256, 257, 4096):
+        assert len(sorted_line(size, float32).actions) == 1
+        assert len(sorted_line(size, int64).actions) == 2
+    bounded = CodegenOptions(size_hints={"N": 700}, size_bounds={"N": 1000})
+    assert len(sorted_line(N, float32, bounded).actions) == 1
+    hinted = CodegenOptions(size_hints={"N": 700})  # a longer one may come
+    assert len(sorted_line(N, float32, hinted).actions) == 3 * 4
 
 
 def test_results_of_more_than_2_to_31_elements_are_stored_at_64_bit_places() -> None:
     """Also where a place comes from a count, which has 32 bits."""
     (move,) = {k.text for k in sorted_line(70_000, uint8, beside=40_000).kernels[2:]}
-    at = move.index("position = tl.load(")
+    at = move.index("position = flamec_get(")
     assert "+ column" in move[at : move.index("\n", at)]
     assert ".to(tl.int64)" in move[at : move.index("\n", at)]
 
