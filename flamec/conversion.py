@@ -19,7 +19,7 @@ from flamec.dispatch import apply_named, tensor_builder
 from flamec.dlpack import CPU_TYPE, from_capsule
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import as_device, as_dtype, default_device
-from flamec.functional.promotion import constant
+from flamec.functional.promotion import constant, number_dtype
 from flamec.functional.shape import clone, contiguous
 from flamec.gpu import gpu, move
 from flamec.ir.shape import SymbolicDim
@@ -60,7 +60,8 @@ def tensor(
     floats, and NumPy's and tensors' own. Raises ValueError for ragged sequences,
     TypeError for data that are not numbers.
     """
-    keeps = isinstance(data, Tensor) and thread.default_device is None
+    is_tensor = isinstance(data, Tensor) and not isinstance(data, RuntimeNumber)
+    keeps = is_tensor and thread.default_device is None
     place = as_device("tensor", device, data._type.device if keeps else default_device())
     wanted = None if dtype is None else as_dtype("tensor", dtype)
     result = on_device(_from_data(data, wanted), place)
@@ -268,7 +269,7 @@ def _inspect(data: Any, depth: int, shape: list[int], found: _Found | None = Non
 
 def _scalar_dtype(value: Any, shape: list[int], depth: int) -> DType:
     if isinstance(value, Tensor):
-        return value._type.dtype
+        return number_dtype(value) if isinstance(value, RuntimeNumber) else value._type.dtype
     if isinstance(value, (np.ndarray, np.generic)):
         return dtype_of_numpy(value.dtype)
     if isinstance(value, bool):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flamec.errors import user_location
-from flamec.ir.shape import Dim, SymbolicDim
+from flamec.ir.shape import Dim, SymbolicDim, is_nonnegative_atom
 from flamec.tensor import Tensor
 
 Interval = tuple[int, int | None]  # both ends included; None: no end
@@ -101,6 +101,8 @@ def _range(dim: SymbolicDim, symbols: Mapping[str, Interval]) -> tuple[int | Non
     low: int | None = 0
     high: int | None = 0
     for monomial, coefficient in dim.terms:
+        if not all(map(is_nonnegative_atom, monomial)):
+            return None, None
         least: int = 1
         most: int | None = 1
         for atom in monomial:

@@ -18,9 +18,9 @@ from flamec.ir.shape import (
     multiple_of_symbol,
     symbols_of,
 )
-from flamec.ir.types import CPU, TensorType, float64
+from flamec.ir.types import CPU, TensorType, int64
 from flamec.size_bounds import Interval, SizeBounds, answer
-from flamec.tensor import Tensor
+from flamec.tensor import RuntimeNumber, Tensor
 
 
 @dataclass
@@ -115,7 +115,6 @@ class SizeOracle:
         return not is_framework_file(frame.f_code.co_filename)
 
     def as_scalar(self, dim: SymbolicDim) -> Tensor:
-        result: Tensor = self._apply(
-            lookup("dim_size"), (), {"size": dim, "dtype": float64, "device": CPU}
-        )
-        return result
+        """A size as a number of the program, with the dtypes of a Python number."""
+        attributes = {"size": dim, "dtype": int64, "device": CPU}
+        return RuntimeNumber.of(self._apply(lookup("dim_size"), (), attributes))

@@ -18,6 +18,8 @@ from contextvars import ContextVar
 from types import FrameType
 from typing import Any, Protocol, Union
 
+from flamec.ir.integer_methods import IntegerMethods
+
 Dim = Union[int, "SymbolicDim"]
 Atom = tuple[Any, ...]  # ("s", name) | ("//", numerator, denominator)
 Monomial = tuple[Atom, ...]
@@ -55,10 +57,16 @@ def _atom_key(atom: Atom) -> tuple[str, str]:
     return (atom[0], format_dim(atom[1]) if atom[0] == "//" else atom[1])
 
 
-class SymbolicDim:
+class SymbolicDim(IntegerMethods):
     """A polynomial with integer coefficients over symbols and floor divisions."""
 
     __slots__ = ("_hash", "terms")
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """For the user's code an int, as ``isinstance`` asks; its type is SymbolicDim."""
+        oracle = _oracle.get()
+        return int if oracle is not None and oracle.serves(sys._getframe(1)) else SymbolicDim
 
     def __init__(self, terms: Mapping[Monomial, int]) -> None:
         self.terms: tuple[tuple[Monomial, int], ...] = tuple(
@@ -114,10 +122,12 @@ class SymbolicDim:
             for _ in range(other):
                 result = _product(result, self)
             return result
+        if isinstance(other, SymbolicDim):
+            return self ** int(other)
         return self._scalar("__pow__", other)
 
     def __rpow__(self, other: Any) -> Any:
-        return self._scalar("__rpow__", other)
+        return other ** int(self) if _is_dim(other) else self._scalar("__rpow__", other)
 
     def __truediv__(self, other: Any) -> Any:
         return self._scalar("__truediv__", other)
@@ -276,22 +286,37 @@ def _decide(left: Dim, relation: str, right: Dim) -> bool:
     difference = _sum(left, right, -1)
     if isinstance(difference, int):
         return {"==": difference == 0, "<": difference < 0, "<=": difference <= 0}[relation]
-    coefficients = [c for m, c in difference.terms if m]
+    oracle = _oracle.get()
+    terms = [(m, c) for m, c in difference.terms if m]
+    # what is computed of sizes may be negative; in a finished graph it is the size of an array
+    known = oracle is None or all(is_nonnegative_atom(a) for m, _ in terms for a in m)
+    coefficients = [c for _, c in terms]
     constant = _terms(difference).get((), 0)
-    if all(c > 0 for c in coefficients):  # sizes are never negative
+    if known and all(c > 0 for c in coefficients):  # sizes are never negative
         if constant > 0:
             return False
         if constant == 0 and relation == "<":
             return False
-    elif all(c < 0 for c in coefficients):
+    elif known and all(c < 0 for c in coefficients):
         if constant < 0:
             return relation != "=="
         if constant == 0 and relation == "<=":
             return True
-    oracle = _oracle.get()
     if oracle is None:
         raise Undecidable(f"cannot decide {left} {relation} {right} without sizes")
     return oracle.decide(left, relation, right)
+
+
+def is_nonnegative_atom(atom: Atom) -> bool:
+    """Whether a symbol or quotient is 0 or more whatever the symbols are: of ``(s0 - 5)//2`` that
+    is not known."""
+    return atom[0] == "s" or all(map(_is_nonnegative, atom[1:]))
+
+
+def _is_nonnegative(dim: Dim) -> bool:
+    if not isinstance(dim, SymbolicDim):
+        return dim >= 0
+    return all(c > 0 and all(map(is_nonnegative_atom, m)) for m, c in dim.terms)
 
 
 def equal(a: Dim, b: Dim) -> bool:

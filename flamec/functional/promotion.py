@@ -61,6 +61,9 @@ def plain_number(value: Any) -> Number:
 
 def number_dtype(value: Any) -> DType:
     """The dtype a number stands for: bool, int64 or the default dtype."""
+    if isinstance(value, RuntimeNumber):
+        dtype = value._type.dtype
+        return process.default_dtype if dtype.is_floating_point else dtype
     if isinstance(value, (bool, np.bool_)):
         return bool_
     if isinstance(value, (int, SymbolicDim, np.integer)):
@@ -87,8 +90,7 @@ def result_dtype(*operands: Any) -> DType:
             if operand._type.shape:
                 dimensioned = _joined(dimensioned, dtype)
             elif isinstance(operand, RuntimeNumber):
-                floating = dtype.is_floating_point
-                number = _joined(number, process.default_dtype if floating else dtype)
+                number = _joined(number, number_dtype(operand))
             else:
                 zero_dimensional = _joined(zero_dimensional, dtype)
         else:

@@ -24,6 +24,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "bounds": lambda x, s, k: x.clamp(-s, s),
     "arguments": lambda x, s, k: flamec.add(x, x, alpha=s) + flamec.lerp(x, x + 1, s / 10),
     "filled": lambda x, s, k: flamec.full((2,), s) + flamec.full_like(x, s).sum(),
+    "tensors": lambda x, s, k: (flamec.tensor(s), flamec.tensor([s, 1]), flamec.as_tensor(s + k)),
     "where": lambda x, s, k: flamec.where(x > 0, s, 0.5),
     "shadowed": lambda x, s, k: _shadowed(x, s),
     "returned": lambda x, s, k: (x, s * 2),

@@ -37,6 +37,10 @@ NUMBER_FUNCTIONS = {
 }
 
 
+def with_size(function):
+    return lambda x: function(x, x.shape[0])
+
+
 def same(found, wanted) -> bool:
     return repr(found) == repr(wanted)
 
@@ -66,6 +70,20 @@ SIZE_FUNCTIONS = {
     "key": lambda x: {2: x * 2, 3: x * 3, 4: x * 4}.get(x.shape[0], x),
     "set": lambda x: x if x.shape[0] in {3, 4} else x * 2,
     "keys made": lambda x: {x.shape[0]: x},
+    "type": with_size(lambda x, n: x * 2 if isinstance(n, int) else x),
+    "abstract class": with_size(lambda x, n: x * 2 if isinstance(n, numbers.Integral) else x),
+    "bits": with_size(lambda x, n: (x * (n & 3), n & 5, n >> 1, n << 2, n | 1, 3 ^ n, ~n, 1 << n)),
+    "signs": with_size(lambda x, n: (x * abs(n - 3), +n, round(n), math.floor(n), round(n, -1))),
+    "division": with_size(lambda x, n: (x * divmod(n, 2)[1], divmod(7, n + 1))),
+    "powers": with_size(lambda x, n: (x * 2**n, n**2, n**n, 0.5**n, (n + 1) ** -1, n**0.5)),
+    "attributes": with_size(lambda x, n: (x * n.real, n.imag, n.denominator, n.bit_length())),
+    "floats": with_size(lambda x, n: (x.int() * (n / 2), x.int() + n**0.5, flamec.full((), n / 2))),
+    "float tensors": with_size(
+        lambda x, n: (flamec.tensor(n / 2), flamec.tensor([n / 2, 1]), flamec.as_tensor(n / 3))
+    ),
+    "negative quotients": with_size(
+        lambda x, n: (x if (n - 4) // 2 < 0 else -x, x if -9 // (n + 1) <= -3 else -x)
+    ),
 }
 
 
