@@ -227,19 +227,21 @@ def _add_aliasing(
     for i, (position, variable) in enumerate(storages):
         for other, earlier in storages[:i] if not apart else ():
             same = leaves[position]._storage is leaves[other]._storage
-            b.add(
-                f"{variable}._storage is {'' if same else 'not '}{earlier}._storage",
-                f"{_both(names, other, position)} {'share' if same else 'do not share'} memory",
-            )
+            if not same or position not in captured.apart:
+                b.add(
+                    f"{variable}._storage is {'' if same else 'not '}{earlier}._storage",
+                    f"{_both(names, other, position)} {'share' if same else 'do not share'} memory",
+                )
             if same:
                 one = leaves[position] is leaves[other]
                 b.add(
                     f"{variable} is {'' if one else 'not '}{earlier}",
                     f"{_both(names, other, position)} are {'one' if one else 'two'} tensors",
                 )
-        if position in based or any(
+        shares = any(
             leaves[position]._storage is leaves[o]._storage for o, _ in storages if o != position
-        ):
+        )
+        if position in based or (shares and position not in captured.apart):
             steps = b.name(leaves[position]._steps)
             base = b.name(leaves[position]._storage.base_type)
             b.add(

@@ -97,6 +97,7 @@ class Captured:
     found: list[Any] = field(default_factory=list)
     container_count: int = 0
     number_arguments: frozenset[int] = frozenset()
+    apart: frozenset[int] = frozenset()  # arguments that may share memory
     modes: Modes = field(default_factory=modes)
     execution: Execution | None = None
     effects: list[str] = field(default_factory=list)
@@ -213,16 +214,19 @@ def capture(
 
 
 def _aliased_storages(leaves: Sequence[Any]) -> list[Storage]:
-    """The memory that several arguments share, or several elements of one."""
-    seen: set[Storage] = set()
-    shared: list[Storage] = []
+    """The memory that several arguments share, or several elements of one, unless these are
+    different tensors without a history: each is an input of its own while nothing is written."""
+    seen: dict[Storage, list[Tensor]] = {}
     for leaf in leaves:
         if isinstance(leaf, Tensor) and leaf._trace is None:
-            again = leaf._storage in seen or overlaps_itself(leaf)
-            if again and leaf._storage not in shared:
-                shared.append(leaf._storage)
-            seen.add(leaf._storage)
-    return shared
+            seen.setdefault(leaf._storage, []).append(leaf)
+    return [
+        storage
+        for storage, tensors in seen.items()
+        if any(map(overlaps_itself, tensors))
+        or len(set(map(id, tensors))) < len(tensors)
+        or (len(tensors) > 1 and any(t.requires_grad for t in tensors))
+    ]
 
 
 def _capture(
@@ -304,6 +308,8 @@ def _capture(
             )
     except BaseException as error:
         host.rewind()
+        if isinstance(error, AliasDiscovered):
+            error.storage = trace.apart.get(error.storage, error.storage)
         if recorder.number_was_asked and isinstance(error, Exception):
             undo()
             raise unknown_value("the type of a number") from error
@@ -324,6 +330,10 @@ def _capture(
     captured.guards = recorder.result()
     captured.number_arguments, captured.held = dynamic.numbers, held
     captured.found = leaves[given:]
+    shared = set(trace.apart.values())
+    captured.apart = frozenset(
+        i for i, t in enumerate(leaves) if isinstance(t, Tensor) and t._storage in shared
+    )
     if captured.host.refills or any(r.kind == "container" for r in captured.results):
         captured.container_count = count
     captured.modes = before

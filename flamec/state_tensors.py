@@ -82,7 +82,8 @@ class StateTensors:
     def _proxy(self, place: Place, number: int, tensor: Tensor) -> Tensor:
         trace, position = self._trace, len(self._leaves)
         is_based = tensor._storage in trace.base_storages
-        if overlaps_itself(tensor) and not is_based:
+        is_shared = tensor._storage in trace.roots or overlaps_itself(tensor)
+        if is_shared and not is_based:
             raise AliasDiscovered(tensor._storage)
         self._leaves.append(tensor)
         type = tensor._type if is_based else self._type((place.identity, number), tensor)

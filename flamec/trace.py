@@ -73,6 +73,7 @@ class Trace:
         self.roots: dict[Storage, Root] = {}
         self.picked = PickedElements(self.roots)
         self.base_storages = list(base_storages)
+        self.apart: dict[Storage, Storage] = {}  # of arguments, for memory that others share
         self.tracked: set[Value] = set()
         self.leaf_tensors: dict[Value, Tensor] = {}
         self.first_values: dict[Value, Value] = {}  # of leaves, by what they were changed to
@@ -122,8 +123,9 @@ class Trace:
             self._lift_base(storage, position)
             proxy = Tensor._from_trace(self, tensor._type, storage, tensor._steps)
         else:
-            if storage in self.roots:
-                raise AliasDiscovered(storage)
+            if storage in self.roots:  # nothing is written there, or the trace starts again
+                shared, storage = storage, Storage(storage.base_type, storage.base)
+                self.apart[storage] = shared
             value = self.add_input(type, InputSource("argument", position, name=name))
             self.roots[storage] = Root(
                 tensor._steps, value, type, input_position=len(self.sources) - 1
@@ -200,7 +202,8 @@ class Trace:
             if source.position < 0 and tensor is not source.tensor:
                 self.sharing[tensor] = source
             elif source.position >= 0 and tensor not in self.alias_tensors:
-                if any(isinstance(d, SymbolicDim) for d in root.type.shape):
+                is_symbolic = any(isinstance(d, SymbolicDim) for d in root.type.shape)
+                if is_symbolic or tensor._storage in self.apart.values():
                     raise AliasDiscovered(tensor._storage)  # whose sizes are known
                 self.alias_tensors.add(tensor)
                 self.aliases.append((source.position, tensor))
@@ -362,6 +365,8 @@ class Trace:
 
     def hold(self, target: Tensor, value: Value) -> None:
         """``target``'s memory holds ``value`` from now on, the new value of its storage."""
+        if target._storage in self.apart or target._storage in self.apart.values():
+            raise AliasDiscovered(target._storage)
         root = self.root_of(target)
         leaf = self.leaf_tensors.get(root.value)
         if leaf is not None:  # gradients flow on to its first value, where they are summed
@@ -481,6 +486,7 @@ class Trace:
         self.leaf_tensors.clear()
         self.hooks.release()
         self.base_storages.clear()
+        self.apart.clear()
         self.execution = None
 
     def build(self, outputs: Sequence[Value], name: str) -> Graph:
