@@ -190,7 +190,7 @@ class CRunner:
 
     def bind(self, sizes: tuple[int, ...]) -> CInvocation:
         ordered = tuple(sizes[i] for i in self._order)
-        return CInvocation(self.program.bind(ordered), self.program.plan)
+        return CInvocation(self.program.bind(ordered, sizes), self.program.plan)
 
 
 class CInvocation:

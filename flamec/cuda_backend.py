@@ -302,7 +302,7 @@ class CudaRunner:
 
     def bind(self, sizes: tuple[int, ...]) -> CudaInvocation:
         ordered = tuple(sizes[i] for i in self._order)
-        return CudaInvocation(self.gpu, self.program.bind(ordered))
+        return CudaInvocation(self.gpu, self.program.bind(ordered, sizes))
 
 
 class CudaInvocation:

@@ -17,27 +17,35 @@ _MOST = 64  # choices of sizes
 
 
 class BoundPrograms(threading.local, Generic[Bound]):
-    """Programs by the values of ``symbols``, in that order."""
+    """Programs by the values of ``symbols``, in that order, and by who asks for them."""
 
     def __init__(self, symbols: tuple[str, ...]) -> None:
         self._symbols = symbols
         self._known: OrderedDict[tuple[int, ...], Bound] = OrderedDict()
 
-    def of(self, sizes: tuple[int, ...], make: Callable[[tuple[int, ...]], Bound]) -> Bound:
+    def of(
+        self,
+        sizes: tuple[int, ...],
+        make: Callable[[tuple[int, ...]], Bound],
+        key: tuple[int, ...] | None = None,
+    ) -> Bound:
         """This thread's program for these sizes, made if there is none.
 
+        ``key``: what stands for the sizes of callers who know more of them than the program needs:
+        each keeps what it has set in the program, so callers with other keys have other programs.
         ValueError if there are more or fewer sizes than symbols.
         """
-        bound = self._known.get(sizes)
+        key = sizes if key is None else key
+        bound = self._known.get(key)
         if bound is not None:
-            self._known.move_to_end(sizes)
+            self._known.move_to_end(key)
             return bound
         if len(sizes) != len(self._symbols):
             raise ValueError(
                 f"the program has {len(self._symbols)} sizes "
                 f"({', '.join(self._symbols)}), {len(sizes)} were given"
             )
-        bound = self._known[sizes] = make(sizes)
+        bound = self._known[key] = make(sizes)
         if len(self._known) > _MOST:
             self._known.popitem(last=False)
         return bound

@@ -138,12 +138,13 @@ class Executable:
                 recorder.timed_build(self.label, start, perf_counter_ns())
         return self._timed_library
 
-    def bind(self, sizes: tuple[int, ...] = ()) -> BoundProgram:
+    def bind(self, sizes: tuple[int, ...] = (), key: tuple[int, ...] | None = None) -> BoundProgram:
         """The program for these values of ``plan.symbols``; ValueError if their number differs.
+        ``key``: see ``BoundPrograms.of``.
 
         The result belongs to the calling thread; it is kept for the most recently used sizes.
         """
-        return self._bound.of(sizes, partial(BoundProgram, self))
+        return self._bound.of(sizes, partial(BoundProgram, self), key)
 
 
 class BoundProgram:

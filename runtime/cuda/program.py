@@ -111,12 +111,15 @@ class CudaProgram:
     def compiled(self) -> bool:
         return self.kernels_compiled > 0
 
-    def bind(self, sizes: tuple[int, ...] = ()) -> BoundCudaProgram:
+    def bind(
+        self, sizes: tuple[int, ...] = (), key: tuple[int, ...] | None = None
+    ) -> BoundCudaProgram:
         """The program for these values of ``plan.symbols``; ValueError if their number differs.
+        ``key``: see ``BoundPrograms.of``.
 
         The result belongs to the calling thread; it is kept for the most recently used sizes.
         """
-        return self._bound.of(sizes, partial(BoundCudaProgram, self))
+        return self._bound.of(sizes, partial(BoundCudaProgram, self), key)
 
     def no_graph(self, reason: str) -> None:
         """Give graphs up for this program, and say so once."""

@@ -199,3 +199,14 @@ def _on_cpu(value: Any) -> Any:
     if isinstance(value, tuple) and not isinstance(value, flamec.Size):
         return tuple(map(_on_cpu, value))
     return value.cpu() if isinstance(value, flamec.Tensor) else value
+
+
+def test_what_is_set_for_other_values_stays_apart() -> None:
+    """The program does not know the size of the view, which its caller binds, too."""
+    compiled = flamec.compile(lambda x, n: (x * n, x[n:]))
+    arrays = [flamec.arange(8.0) + k for k in range(8)]
+    for n in (0, 1, 2, 3, 5, 1, 7, 2, 1, 0, 5):
+        product, rest = compiled(arrays[n], n)
+        assert flamec.equal(product, arrays[n] * n)
+        assert flamec.equal(rest, arrays[n][n:])
+    assert compiled.stats.traces == 2
