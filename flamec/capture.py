@@ -36,6 +36,7 @@ from flamec.left_behind import (
     objects_made,
     stored_arguments,
 )
+from flamec.lengths import lengths_are_sizes
 from flamec.math_of_expressions import math_of_expressions
 from flamec.picked_elements import PlaceWanted
 from flamec.restoring import left_tracers, restore
@@ -281,7 +282,7 @@ def _capture(
             recorder.root(function, name)
             recorder.numbers_vary = bool(dynamic.numbers or host.lifted.has_numbers)
             copies = ArgumentCopies(structure, (proxy_args, proxy_kwargs), arguments)
-            with recorder, math_of_expressions():
+            with recorder, math_of_expressions(), lengths_are_sizes():
                 result = [function(*proxy_args, **proxy_kwargs)]
                 record_hooks(trace, recorder)
                 trace.picked.finish()

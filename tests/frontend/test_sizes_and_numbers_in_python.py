@@ -3,6 +3,7 @@ they are printed, hashed, returned, or asked for their types."""
 
 from __future__ import annotations
 
+import json
 import math
 import numbers
 
@@ -72,6 +73,8 @@ SIZE_FUNCTIONS = {
     "keys made": lambda x: {x.shape[0]: x},
     "type": with_size(lambda x, n: x * 2 if isinstance(n, int) else x),
     "abstract class": with_size(lambda x, n: x * 2 if isinstance(n, numbers.Integral) else x),
+    "length": lambda x: (x * len(x), len(x), [0] * len(x), f"{len(x)}", max(len(x), 3), x.numel()),
+    "json": lambda x: (x * 2, json.dumps({"rows": x.shape[0]})),
     "bits": with_size(lambda x, n: (x * (n & 3), n & 5, n >> 1, n << 2, n | 1, 3 ^ n, ~n, 1 << n)),
     "signs": with_size(lambda x, n: (x * abs(n - 3), +n, round(n), math.floor(n), round(n, -1))),
     "division": with_size(lambda x, n: (x * divmod(n, 2)[1], divmod(7, n + 1))),
@@ -102,6 +105,15 @@ def test_returned_shapes_need_no_program_of_their_own() -> None:
         shape, _ = compiled(flamec.ones(rows, 2))
         assert type(shape) is flamec.Size and shape == (rows, 2)
     assert compiled.stats.traces == 2
+
+
+def test_a_length_needs_no_program_of_its_own() -> None:
+    compiled = flamec.compile(lambda x: (x.sum() / len(x), len(x)), backend="evaluate")
+    for rows in range(1, 8):
+        mean, length = compiled(flamec.ones(rows, 2))
+        assert mean.item() == 2.0 and type(length) is int and length == rows
+    assert compiled.stats.traces == 2
+    assert len.__module__ == "builtins" and len(flamec.ones(3)) == 3
 
 
 @pytest.mark.parametrize("name", ["amax", "max", "argmax", "median", "quantile"])
