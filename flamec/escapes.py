@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 
 from flamec.call_path import CHANGED
-from flamec.capture import Captured
+from flamec.capture import Captured, evaluate_size
 from flamec.differentiable import RETAINED_OUTPUTS, DifferentiableProgram
 from flamec.guard_code import TrustedCheck
 from flamec.host_actions import Append, Write
-from flamec.ir.shape import SymbolicDim, evaluate_dim
+from flamec.ir.shape import SymbolicDim, evaluate_dim, has_symbols
 from flamec.program import Program
 from flamec.references import replace_references
 from flamec.split_program import DIVERGED, Attempt, SplitProgram
 from flamec.structures import flatten, map_leaves
-from flamec.tensor import RuntimeNumber, Tensor
+from flamec.tensor import RuntimeNumber, Size, Tensor
+from flamec.varying_state import place_of
 
 
 def become(tensor: Tensor, real: Tensor) -> None:
@@ -40,9 +41,9 @@ def become(tensor: Tensor, real: Tensor) -> None:
 
 
 def replace_sizes(container: Any, bindings: Mapping[str, int]) -> None:
-    """Give symbolic sizes in a list, dict, set or deque, and in such inside it, their values."""
+    """Give symbolic sizes in a list, dict, set or deque, and in what is inside it, their values."""
     keys = list(container) if isinstance(container, (dict, set)) else []
-    plain = [_with_sizes(key, bindings) for key in keys]
+    plain = [with_values(key, bindings) for key in keys]
     if any(one is not other for one, other in zip(keys, plain, strict=True)):
         if isinstance(container, set):
             container.clear()
@@ -54,23 +55,27 @@ def replace_sizes(container: Any, bindings: Mapping[str, int]) -> None:
                 container[key] = value
     if isinstance(container, (set, frozenset)):
         return
-    for key, item in list(
-        container.items() if isinstance(container, dict) else enumerate(container)
-    ):
-        if isinstance(item, (list, dict, set, deque)):
-            replace_sizes(item, bindings)
-        elif (size := _with_sizes(item, bindings)) is not item:
-            container[key] = size
+    entries = container.items() if isinstance(container, dict) else enumerate(container)
+    for key, item in list(entries):
+        found = with_values(item, bindings)
+        if found is not item:
+            container[key] = found
 
 
-def _with_sizes(value: Any, bindings: Mapping[str, int]) -> Any:
-    """A value, or a tuple of values, without symbolic sizes; the same object if it has none."""
-    if isinstance(value, SymbolicDim):
+def with_values(value: Any, bindings: Mapping[str, int]) -> Any:
+    """A value of Python's state with the values of symbolic sizes: a container is changed, a tuple
+    with sizes is another one."""
+    if type(value) is SymbolicDim:
         return evaluate_dim(value, bindings)
-    if type(value) is tuple:
-        parts = tuple([_with_sizes(part, bindings) for part in value])
-        if any(one is not other for one, other in zip(value, parts, strict=True)):
-            return parts
+    if isinstance(value, (list, dict, set, deque)):
+        replace_sizes(value, bindings)
+    elif isinstance(value, Size):
+        return evaluate_size(value, bindings) if has_symbols(value) else value
+    elif isinstance(value, tuple):
+        parts = [with_values(part, bindings) for part in value]
+        if any(part is not old for part, old in zip(parts, value, strict=True)):
+            kind: Any = type(value)
+            return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
     return value
 
 
@@ -96,6 +101,9 @@ class OnceProgram:
         self._name = name
         self._changed = [
             g.owner for g in captured.guards if g.kind in ("length", "keys", "content")
+        ]
+        self._places = [
+            (place, g.expected) for g in captured.guards if (place := place_of(g)) is not None
         ]
         captured.guards.clear()  # what they compare with may hold what is to be replaced
 
@@ -130,6 +138,12 @@ class OnceProgram:
             bindings.update(captured.found_sizes)
             for container in self._changed:
                 replace_sizes(container, bindings)
+            for place, before in self._places:
+                value = place.present()
+                if value is not before:  # the function has put it there
+                    found = with_values(value, bindings)
+                    if found is not value:
+                        place.put(found)
         _write_same(captured, same)
         for effect in captured.grads:
             target = effect.target if isinstance(effect.target, Tensor) else None

@@ -131,3 +131,32 @@ def test_extremes_of_nothing_are_errors_where_sizes_vary(name: str) -> None:
     with pytest.raises(eager.type):
         compiled(flamec.ones(0))
     assert same(compiled(flamec.ones(6)), plain(flamec.ones(6)))
+
+
+class Sizes:
+    def __init__(self) -> None:
+        self.pair: tuple[int, int] = (0, 0)
+        self.shape = flamec.Size([])
+        self.named: dict[str, int] = {}
+        self.count = 0
+        self.nested: list[tuple[int, list[int]]] = []
+
+    def keep(self, x: flamec.Tensor) -> flamec.Tensor:
+        self.pair = (x.shape[0], 2 * x.shape[1])
+        self.shape = x.shape
+        self.named = dict(self.named, rows=x.shape[0])
+        self.count += x.numel()
+        self.nested = [(x.shape[0] + 1, [x.shape[0]])]
+        return x * 2
+
+
+@pytest.mark.filterwarnings("ignore:.*Python code")
+def test_sizes_that_are_kept_are_integers() -> None:
+    mine, plain = Sizes(), Sizes()
+    compiled = flamec.compile(mine.keep, backend="evaluate")
+    for rows in (2, 3, 4, 3, 5):
+        compiled(flamec.ones(rows, 2))
+        plain.keep(flamec.ones(rows, 2))
+        assert repr(vars(mine)) == repr(vars(plain))
+        assert type(mine.pair[0]) is type(mine.nested[0][0]) is type(mine.named["rows"]) is int
+        assert type(mine.shape) is flamec.Size and type(mine.count) is int
