@@ -2,8 +2,8 @@
 
 A packed sequence holds the elements of all sequences, sorted by length from the longest, step by
 step: those of the first steps, then those of the second, as far as sequences reach
-(``torch.nn.utils.rnn``). Packing needs the lengths as numbers; what is packed may be used in a
-compiled function.
+(``torch.nn.utils.rnn``). Packing needs to know the longest length and the sum of all: a compiled
+function is split there, and one program serves all lengths.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from flamec.functional.elementwise import where
 from flamec.functional.joining import cat, stack
 from flamec.functional.scan import cumsum
 from flamec.functional.searching import searchsorted
+from flamec.functional.sorting import argsort
 from flamec.ir.shape import Dim
 from flamec.ir.types import DType, float16, float32, float64, int8, int16, int32, int64, uint8
+from flamec.state import thread
 from flamec.tensor import Tensor
-from flamec.values import concrete_array
+from flamec.values import all_true, as_size, concrete_array
 
 __all__ = [
     "PackedSequence", "invert_permutation", "pack_padded_sequence", "pack_sequence",
@@ -201,6 +203,11 @@ def pack_padded_sequence(
     else sequences are sorted here. RuntimeError for lengths that do not fit.
     """
     name = "pack_padded_sequence"
+    trace = thread.trace
+    if isinstance(lengths, Tensor) and trace is not None and trace.can_read():
+        found = _packed_in_program(input, lengths, batch_first, enforce_sorted)
+        if found is not None:
+            return found
     sizes = _numbers(name, lengths)
     order = None
     if not enforce_sorted:
@@ -222,7 +229,7 @@ def pack_padded_sequence(
         )
     if (np.diff(sizes) > 0).any():
         raise OperationError(f"{_NOT_SORTED} (at {user_location()})")
-    if isinstance(steps, int) and sizes[0] > steps:
+    if steps < int(sizes[0]):
         raise OperationError(
             f"{name}: a length is {sizes[0]}, but the input has {steps} steps "
             f"(at {user_location()})"
@@ -235,6 +242,32 @@ def pack_padded_sequence(
         indices = from_numpy(order).to(input.device)
     rows = x[from_numpy(times).to(input.device), from_numpy(columns).to(input.device)]
     return PackedSequence(rows, from_numpy(present.sum(1)), indices)
+
+
+def _packed_in_program(
+    input: Tensor, lengths: Tensor, batch_first: bool, enforce_sorted: bool
+) -> PackedSequence | None:
+    """As ``pack_padded_sequence``, of lengths that the program reads; None for wrong ones."""
+    x = input.transpose(0, 1) if batch_first else input
+    batch = x._type.shape[1]
+    if lengths.device.type != "cpu" or lengths.numel() != batch or input.numel() == 0:
+        return None
+    sizes = lengths.reshape(-1).to(int64)
+    fit = (sizes > 0) & (sizes <= x._type.shape[0])
+    if enforce_sorted:
+        fit = fit & cat([sizes[1:] <= sizes[:-1], fit[:1]])
+    if not all_true(fit, "pack_padded_sequence: lengths"):
+        return None
+    order = None
+    if not enforce_sorted:
+        order = argsort(sizes, descending=True, stable=True)
+        sizes, order = sizes[order], order.to(input.device)
+        x = x.index_select(1, order)
+    longest = as_size(sizes.amax(), "pack_padded_sequence: the longest length")
+    count = as_size(sizes.sum(), "pack_padded_sequence: the sum of lengths")
+    batch_sizes = (arange(longest).unsqueeze(1) < sizes).sum(1)
+    layout = PackedLayout(batch_sizes, count, batch, input.device)
+    return PackedSequence(layout.packed(x), batch_sizes, order)
 
 
 def _numbers(name: str, lengths: Any) -> np.ndarray:

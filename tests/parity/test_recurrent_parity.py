@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -118,6 +119,43 @@ def test_packed(kind: str, compiled: bool, lengths: tuple[int, ...], sorts: bool
 
         results.append(outcome(package, module, padded, arrays))
     compare(*results)
+
+
+@pytest.mark.parametrize("sorts", [False, True])
+def test_one_program_packs_sequences_of_all_lengths(sorts: bool) -> None:
+    """The loss and gradients of a compiled function that packs what it is given."""
+    ours, theirs = pair("LSTM", INPUT, HIDDEN, batch_first=True)
+
+    def gradients(package: Any, module: Any) -> Any:
+        rnn = package.nn.utils.rnn
+
+        def step(x: Any, lengths: Any) -> Any:
+            packed = rnn.pack_padded_sequence(x, lengths, True, enforce_sorted=not sorts)
+            output, (last, _) = module(packed, None if sorts else state)
+            padded, sizes = rnn.pad_packed_sequence(output, batch_first=True)
+            module.zero_grad()
+            (padded.square().sum() + last.sum()).backward()
+            return padded, sizes, packed.data
+
+        state = (package.zeros(1, BATCH, HIDDEN).double(),) * 2
+        return step
+
+    compiled = flamec.compile(gradients(flamec, ours))
+    plain = gradients(torch, theirs)
+    for lengths in ((4, 3, 1), (2, 2, 1), (3, 1, 1), (5, 4, 4), (1, 1, 1)):
+        given = np.array(lengths[::-1] if sorts else lengths)
+        x = RNG.standard_normal((BATCH, 5, INPUT))
+        found = compiled(flamec.from_numpy(x), flamec.from_numpy(given))
+        wanted = plain(torch.from_numpy(x), torch.from_numpy(given))
+        found += tuple(p.grad for p in ours.parameters())
+        wanted += tuple(p.grad for p in theirs.parameters())
+        compare([f.detach().numpy() for f in found], [w.detach().numpy() for w in wanted])
+    assert compiled.stats.traces <= 3
+    for wrong in ((1, 0, 1), (9, 1, 1), (1, 1), *(() if sorts else ((1, 2, 1),))):
+        with pytest.raises(RuntimeError) as eager:
+            gradients(flamec, ours)(flamec.from_numpy(x), flamec.tensor(wrong))
+        with pytest.raises(eager.type, match=re.escape(str(eager.value)[:20])):
+            compiled(flamec.from_numpy(x), flamec.tensor(wrong))
 
 
 def test_packing_agrees() -> None:
