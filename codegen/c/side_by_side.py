@@ -150,10 +150,12 @@ class SideBySideWriter(ProgramWriter):
         if enough is None:
             return None
         size = self.program.inner[-1].size
-        if not isinstance(size, int):
-            return f"{dim(size)} >= {enough}"
         # Positions stay in memory, where few rows would wait for them.
-        return None if size < enough or any(s.position for s in folds) else ""
+        waits = any(s.position for s in folds)
+        if isinstance(size, int) and (size < enough or waits):
+            return None
+        always = isinstance(size, int) and size >= 2 * LANES_AT_MOST
+        return "" if always else f"{dim(size)} >= flamec_enough({enough})"
 
     def _blocks(
         self,

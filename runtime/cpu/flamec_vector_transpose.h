@@ -17,6 +17,16 @@ FLAMEC_INLINE int64_t flamec_block_width(int64_t length) {
     return 4 * length > FLAMEC_LANES ? FLAMEC_LANES / 2 : FLAMEC_LANES / 4;
 }
 
+/* Elements of a row from which blocks are worth it, where `enough` are with masked memory: without it,
+ * the parts of a block are copied in powers of two. */
+FLAMEC_INLINE int64_t flamec_enough(int64_t enough) {
+#ifdef FLAMEC_MASKED_MEMORY
+    return enough;
+#else
+    return enough > 2 * FLAMEC_LANES ? enough : 2 * FLAMEC_LANES;
+#endif
+}
+
 #define FLAMEC_ZIP_LOW_2 0, 2
 #define FLAMEC_ZIP_HIGH_2 1, 3
 #define FLAMEC_ZIP_LOW_4 0, 4, 1, 5
