@@ -22,7 +22,6 @@ from flamec.codegen.triton.attention_schedule import AttentionSchedule
 from flamec.codegen.triton.part_key import PartKey, actual, part_key
 from flamec.codegen.triton.product_choice import product_candidates, product_fits
 from flamec.codegen.triton.product_schedule import ProductSchedule
-from flamec.codegen.triton.shared_schedules import product_schedule
 from flamec.codegen.triton.tile_candidates import tile_candidates, tile_fits
 from flamec.codegen.triton.tiling import Tile, propose
 from flamec.ir.kernel import Part
@@ -80,7 +79,7 @@ def choose_schedule(part: Schedulable, options: CodegenOptions) -> Choice:
     if isinstance(part, AttentionLaunch):
         return Choice(name, attention_candidates(part, options, 1)[0], part)
     if part.program.contraction is not None:
-        return Choice(name, product_schedule(part.program, options), part)
+        return Choice(name, product_candidates(part.program, options, 1)[0], part)
     return Choice(name, propose(actual(part), options), part)
 
 

@@ -93,10 +93,12 @@ class KernelWriter:
             if isinstance(tile, ProductSchedule):
                 precision = self.options.float32_products
                 sizes = {size_name(n): size for n, size in own.items()}
+                contraction = actual(part).contraction
+                assert contraction is not None
+                most = self.options.most(contraction.depth)
+                form = wide, strict, most is not None and most <= tile.depth
                 launches = [
-                    write_product(
-                        part.program, tile, precision, *names, uniform, sizes, wide, strict
-                    )
+                    write_product(part.program, tile, precision, *names, uniform, sizes, *form)
                 ]
             else:
                 form = strict, self._is_bounded(part), self._ends_apart(part)

@@ -7,7 +7,7 @@ split, the kernel leaves one array of sums for each part, which another program 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flamec.codegen.lower.lanes import MEMORY_BYTES
@@ -110,8 +110,10 @@ def write_product(
     sizes: Mapping[str, Dim],
     wide: bool,
     strict: bool = False,
+    one_step: bool = False,
 ) -> EmittedLaunch:
-    """The launch of a program whose passes ``can_fuse``. ``precision`` of float32 products."""
+    """The launch of a program whose passes ``can_fuse``. ``precision`` of float32 products;
+    ``one_step``: the depth is at most that of a block."""
     c = program.contraction
     assert c is not None
     arrays: dict[str, Described] = {}
@@ -152,6 +154,8 @@ def write_product(
     single = structurally_equal(c.batch * schedule.split_k, 1)
     tiles = ceil_div(c.rows, schedule.rows) * ceil_div(c.columns, schedule.columns)
     blocks = c.batch * schedule.split_k * tiles
+    bands = _bands(program, c, schedule, arrays, wide)
+    right = _operand(program, c, schedule, arrays, wide, left=False)
     holes: dict[str, object] = {
         "name": name,
         "doc": doc,
@@ -168,9 +172,9 @@ def write_product(
         "columns": dim(c.columns),
         "columns_factor": factor(c.columns),
         "depth": dim(c.depth),
-        "depth_end": dim(c.depth) if isinstance(c.depth, int) else f"({dim(c.depth)}).to(tl.int32)",
-        "bands": _bands(program, c, schedule, arrays, wide),
-        "right": _operand(program, c, schedule, arrays, wide, left=False),
+        "depth_end": _depth_end(c, schedule, one_step, (*bands, right)),
+        "bands": bands,
+        "right": right,
         "type": TYPES[lane],
         "narrows": TYPES[c.lane] if lane != c.lane else "",
         "dot_options": f'input_precision="{precision}"'
@@ -196,6 +200,22 @@ def write_product(
         persistent=schedule.persistent,
         rounded=_rounded(program, c, precision, arrays),
     )
+
+
+def _depth_end(
+    c: Contraction,
+    schedule: ProductSchedule,
+    one_step: bool,
+    operands: Sequence[Mapping[str, object]],
+) -> str:
+    """Where the loop over the depth ends. One step is no loop, which is known where its length is
+    a number; what it loads is masked, unless descriptors do that, of which there are none for
+    arrays without elements."""
+    if isinstance(c.depth, int):
+        return str(c.depth)
+    if one_step and not any(operand["block"] for operand in operands):
+        return str(schedule.depth)
+    return f"({dim(c.depth)}).to(tl.int32)"
 
 
 def _blocks(c: Contraction) -> dict[str, object]:

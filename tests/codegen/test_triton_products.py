@@ -152,16 +152,24 @@ def test_long_sums_of_small_results_are_split() -> None:
 
 
 def test_sums_that_take_no_longer_than_a_launch_are_not_split() -> None:
-    """Of a class of sizes neither, whose larger sizes would be (measured at a depth of 4 * 33: 3.7
-    microseconds at once, 5.9 in 36 parts that are joined)."""
     best = compile_graph(product(128, 128, 4096, bfloat16)(GraphBuilder())).choices[0].schedule
     assert isinstance(best, ProductSchedule) and best.split_k == 1
-    b, rows = GraphBuilder(), SymbolicDim.symbol("b") * SymbolicDim.symbol("n")
-    x, g = (b.input(TensorType((rows, 64), float32)) for _ in range(2))
-    graph = b.build([b.dot_general(x, g, contract=((0,), (0,)), batch=((), ()))])
-    sizes = CodegenOptions(size_bounds={"b": 4, "n": 64}, size_hints={"b": 4, "n": 48})
-    shared = compile_graph(graph, sizes).choices[0].schedule
-    assert isinstance(shared, ProductSchedule) and shared.split_k == 1
+
+
+def test_a_depth_that_is_one_step_at_most_is_no_loop() -> None:
+    """Where operands come by pointers: descriptors cannot be read if there are no elements."""
+
+    def source(bound: int, multiple: int = 1) -> str:
+        b, n = GraphBuilder(), SymbolicDim.symbol("n") * multiple
+        x, y = (b.input(TensorType((4, n, n), float32)) for _ in range(2))
+        graph = b.build([b.dot_general(x, y, contract=((2,), (1,)), batch=((0,), (0,)))])
+        sizes = {"n": bound // multiple}
+        options = CodegenOptions(size_bounds=sizes, size_hints=sizes, float32_products="tf32x3")
+        return compile_graph(graph, options).plan.source
+
+    assert "for first in range(0, 64, 64)" in source(64)
+    assert "for first in range(0, (n_n).to(tl.int32)" in source(128)
+    assert "for first in range(0, (4*n_n).to(tl.int32)" in source(64, 4)
 
 
 def test_rows_are_folded_where_no_other_kernel_does() -> None:

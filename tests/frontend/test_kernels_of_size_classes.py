@@ -1,4 +1,4 @@
-"""Classes of sizes on a GPU share what is about as good for them: kernels and their texts.
+"""Classes of sizes on a GPU share kernels: those of equal text, and what they are lowered to.
 
 Nothing is run: texts of kernels and runs of lowering are counted on a simulated device.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,12 @@ from planning_gpu import CompilingGpu
 import flamec
 from flamec import cuda_backend
 from flamec.codegen.options import CodegenOptions
-from flamec.codegen.triton import compile_graph, shared_schedules
-from flamec.codegen.triton.product_choice import candidates_of, microseconds, product_facts
-from flamec.codegen.triton.product_schedule import ProductSchedule, target_facts
+from flamec.codegen.triton import compile_graph
 from flamec.compiler import CompiledFunction
 from flamec.config import default_options
 from flamec.gpu import Gpu
 from flamec.ir.graph import Graph
 from flamec.prepared import Prepared
-from flamec.size_classes import size_class
 from flamec.sized_runner import SizedRunner
 
 WIDTH, HEADS = 64, 4
@@ -89,7 +85,7 @@ def test_fifty_sizes_have_few_texts_of_kernels(
         prepared.bind(sizes)
     plans = [program.plan for program in prepared.sized.values()]
     texts = {repr(kernel) for plan in plans if plan for kernel in plan.kernels}
-    assert len(plans) >= 20 and len(texts) <= 23  # 34 where each class takes what is best for it
+    assert len(plans) >= 20 and len(texts) <= 30  # of 144 kernels
     assert len(lowered) <= 9  # 3 for each of both sizes
 
 
@@ -104,28 +100,3 @@ def test_equal_sizes_have_equal_texts_whatever_was_met_before(prepared: Prepared
         )
         texts.append({s: source(again.bind(s)) for s in order})
     assert texts[0] == texts[1]
-
-
-def test_what_is_shared_is_about_as_good_as_the_best(prepared: Prepared) -> None:
-    prepared.bind((20, 33))
-    (program,) = prepared.sized.values()
-    parts = [c.part for c in program.compiled.choices if isinstance(c.schedule, ProductSchedule)]
-    for sizes in ((3, 5), (9, 40), (33, 33), (50, 3)):
-        known = size_class(sizes, 0)
-        names = known.symbols(("s0", "s1"))
-        options = replace(
-            program.code_options,
-            size_hints=known.typical(names),
-            size_bounds=known.bounds(names),
-        )
-        target = target_facts(options.target)
-        for part in parts:
-            facts = product_facts(part.program, options)
-            chosen = shared_schedules.product_schedule(part.program, options)
-            best = microseconds(candidates_of(facts, target)[0], facts, target)
-            limit = best * shared_schedules.SLOWER + shared_schedules.LONGER
-            assert microseconds(chosen, facts, target) <= limit
-    alone = replace(options, size_hints={"s0": 9, "s1": 40}, size_bounds={})
-    facts = product_facts(parts[0].program, alone)
-    wanted = candidates_of(facts, target_facts(alone.target))[0]
-    assert shared_schedules.product_schedule(parts[0].program, alone) == wanted
