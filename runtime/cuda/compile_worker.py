@@ -191,7 +191,7 @@ class _Worker:
 
 def _surroundings() -> tuple[object, ...]:
     """What a worker has from this process: another one must not be asked in its place."""
-    return os.getpid(), _START, tuple(sys.path), dict(os.environ)
+    return os.getpid(), _START, tuple(sys.path)
 
 
 _idle: list[_Worker] = []

@@ -127,7 +127,7 @@ def test_workers_wait_for_other_work(cache: KernelCache, monkeypatch: pytest.Mon
     known = workers(0)
     assert len(known) == 2
     assert workers(2) == known
-    monkeypatch.setenv("FLAMEC_TEST_WORKERS", "1")  # which those that wait do not have
+    monkeypatch.syspath_prepend(str(cache.folder))  # which those that wait do not have
     assert len(workers(4) - known) == 2
     end_idle_workers()
     assert set(children()) == before
