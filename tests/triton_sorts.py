@@ -31,6 +31,7 @@ def samples(dtype: DType) -> Iterator[tuple[str, Sample]]:
     row, column = (np.random.default_rng(1).choice(values, shape) for shape in ((1, 70), (33, 2)))
     yield "sort", Sample((row,), {"axis": 1, "descending": False})
     yield "sort", Sample((column,), {"axis": 0, "descending": True})
+    yield "sort", Sample((row[:, :9],), {"axis": 1, "descending": False})
     for count, largest in ((3, True), (4, False)):
         yield "topk", Sample((row,), {"axis": 1, "count": count, "largest": largest})
 

@@ -42,11 +42,10 @@ class SortWriter(SortLaunches):
         most = self.options.most(self.sort.size)
         if most is None or most > LONGEST:
             order_by_digits(self)
-        elif most > MOST:
+        elif most > MOST or self.words == 2:  # a network would forget the order of lower words
             order_in_blocks(self, most)
         else:
-            for word in range(self.words):
-                self._block_in_order(self.source(word), self.sort.size, word, most)
+            self._block_in_order(NO_BUFFER, self.sort.size, most)
 
     # what is launched ----------------------------------------------------------------
     def _few(self) -> bool:
@@ -70,14 +69,14 @@ class SortWriter(SortLaunches):
             load = self.load(0, source, given)
             self._block((source, target), given, load, stores, (1, columns), kept)
             given, source = blocks * kept, target
-        self._block_in_order(source, given, 0, given)
+        self._block_in_order(source, given, given)
 
-    def _block_in_order(self, source: int, given: Dim, word: int, most: int) -> None:
+    def _block_in_order(self, source: int, given: Dim, most: int) -> None:
         """Lines of at most so many elements by networks, short ones side by side."""
         columns, rows = power_of_two(max(2, most)), self.options.typical(self.rows)
         beside = 1 if rows is None else min(max(1, ELEMENTS // columns), power_of_two(rows))
-        stores, tile = Stores(finish=self.finish(word)), (beside, columns)
-        self._block((source, NO_BUFFER), given, self.load(word, source, given), stores, tile)
+        stores, tile = Stores(finish=self.finish(0)), (beside, columns)
+        self._block((source, NO_BUFFER), given, self.load(0, source, given), stores, tile)
 
     # launches ------------------------------------------------------------------------
     def _block(

@@ -177,7 +177,7 @@ def test_fused_graphs_in_the_interpreter() -> None:
 
 @needs_triton
 def test_long_sorts_in_the_interpreter() -> None:
-    names = [d.name for d in EVERY] if FULL else ["float32", "bfloat16", "int8", "float64"]
+    names = [d.name for d in EVERY] if FULL else ["float32", "bfloat16", "int8", "int64", "float64"]
     _interpreted(names, len(names), "triton_sorts.py")
 
 
