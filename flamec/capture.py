@@ -52,7 +52,7 @@ from flamec.tensor import RuntimeNumber, Size, Storage, Tensor
 from flamec.trace import Trace
 from flamec.traced_arguments import argument_labels
 from flamec.traced_results import GradEffect, Outputs, Result
-from flamec.tracked_inputs import check_leaves, reached_inputs
+from flamec.tracked_inputs import Leaves, check_leaves, reached_inputs
 from flamec.varying_state import Lifted, StateVaries
 
 _BEGINS_AGAIN = (AliasDiscovered, PlaceWanted, SizesDiffer, StateVaries, Uncompiled)
@@ -404,7 +404,8 @@ def _finish(
     del result_leaves
     host.finish(outputs)
     host.steps += leaves_made(outputs, trace.gradients.written)
-    made = {outputs.values[result.position] for _, result in outputs.leaves()}
+    leaving = {outputs.values[result.position] for _, result in outputs.leaves()}
+    made = Leaves({v for v in trace.leaf_tensors if v.node is not None}, leaving)
     outputs.forget()
     escapes = escaped_tensors(trace, name)
     if escapes:
@@ -424,7 +425,8 @@ def _finish(
     tracked_outputs = {r.position for r in tracked if r.kind == "fresh"}
     differentiable = thread.grad_enabled and bool(tracked)
     tracked_inputs = reached_inputs(trace, graph, tracked_outputs) if differentiable else ()
-    check_leaves(trace, graph, tracked_outputs if differentiable else (), made)
+    outputs_given = tracked_outputs if differentiable else ()
+    check_leaves(trace, graph, outputs_given, made, bool(tracked_inputs))
     return Captured(
         graph=graph,
         sources=trace.sources,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from flamec.guarded_values import MISSING, Guard
+from flamec.guarded_values import MISSING, Guard, class_attribute
 from flamec.tape import set_leaf
 from flamec.tensor import Tensor
 from flamec.varying_state import holds_tracers
@@ -61,7 +61,9 @@ def _restore_value(guard: Guard) -> None:
             else:
                 owner[key] = expected
         case "slot":
-            if expected is MISSING:
+            if _is_inherited(owner, key):  # the class is restored by guards of its own
+                object.__getattribute__(owner, "__dict__").pop(key, None)
+            elif expected is MISSING:
                 delattr(owner, key)
             else:
                 setattr(owner, key, expected)
@@ -72,6 +74,14 @@ def _restore_value(guard: Guard) -> None:
                 del owner.cell_contents
             else:
                 owner.cell_contents = expected
+
+
+def _is_inherited(owner: Any, key: str) -> bool:
+    """Whether an object had what its class has, and could get an attribute of its own."""
+    if isinstance(owner, type) or not hasattr(owner, "__dict__"):
+        return False
+    found = class_attribute(type(owner), key)
+    return found is not MISSING and not hasattr(type(found), "__set__")
 
 
 def _restore_content(owner: Any, expected: Any) -> None:

@@ -118,11 +118,12 @@ class ProcessState:
 
 
 class Modes(NamedTuple):
-    """What code may set for its thread, and what a trace leaves as it was."""
+    """What code may set for its thread or the process, and what a trace leaves as it was."""
 
     grad_mode: bool
     autocast: AutocastState
     default_device: Device | None
+    default_dtype: DType
 
 
 thread = ThreadState()
@@ -130,13 +131,15 @@ process = ProcessState()
 
 
 def modes() -> Modes:
-    """What is set for this thread."""
-    return Modes(thread.grad_enabled, thread.autocast, thread.default_device)
+    """What is set for this thread and the process."""
+    return Modes(thread.grad_enabled, thread.autocast, thread.default_device, process.default_dtype)
 
 
 def set_modes(modes: Modes) -> None:
-    """Set everything anew for this thread."""
-    thread.grad_enabled, thread.autocast, thread.default_device = modes
+    """Set everything anew."""
+    thread.grad_enabled, thread.autocast, thread.default_device, dtype = modes
+    if process.default_dtype is not dtype:
+        process.default_dtype = dtype
 
 
 class set_grad_enabled:

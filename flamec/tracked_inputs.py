@@ -7,7 +7,7 @@ inputs that they reach; that they reach nothing else that keeps a gradient.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from flamec.errors import Uncompiled
 from flamec.ir.graph import Graph, Value
@@ -15,6 +15,13 @@ from flamec.ir.passes.differentiate import reachable_nodes
 
 if TYPE_CHECKING:
     from flamec.trace import Trace
+
+
+class Leaves(NamedTuple):
+    """The values of the leaves that a function made: ``all``, and those that leave it."""
+
+    all: Collection[Value]
+    leaving: Collection[Value]
 
 
 def reached_inputs(trace: Trace, graph: Graph, outputs: Iterable[int]) -> tuple[int, ...]:
@@ -26,14 +33,15 @@ def reached_inputs(trace: Trace, graph: Graph, outputs: Iterable[int]) -> tuple[
 
 
 def check_leaves(
-    trace: Trace, graph: Graph, outputs: Iterable[int], made: Collection[Value]
+    trace: Trace, graph: Graph, outputs: Iterable[int], made: Leaves, has_inputs: bool
 ) -> None:
     """Uncompiled if a gradient that begins outside arrives at a leaf that no input stands for.
 
-    That is one that required none when it was first used, or one of ``made``: the function made
-    it, and it leaves the function with what was computed from it.
+    That is one that required none when it was first used, or that the function made and that leaves
+    it with what was computed from it. ``has_inputs``: gradients reach inputs; else results
+    of one that stays would require none.
     """
-    roots = [graph.outputs[i] for i in outputs] if trace.late_leaves or made else []
+    roots = [graph.outputs[i] for i in outputs] if trace.late_leaves or made.all else []
     nodes = reachable_nodes(roots, lambda value: value not in trace.tracked)
     reached = {v for n in nodes for v in n.inputs}
     if not reached.isdisjoint(trace.late_leaves):
@@ -41,8 +49,8 @@ def check_leaves(
             "requires_grad of a tensor is switched on when it has been used, and gradients begin "
             "outside (call backward inside, or switch it on outside)"
         )
-    if not reached.isdisjoint(made):
+    if not reached.isdisjoint(made.leaving if has_inputs else made.all):
         raise Uncompiled(
-            "it returns or stores a leaf that it made and what it computed from it (call backward "
-            "inside)"
+            "it makes a leaf, and gradients begin outside at what it computed from it (call "
+            "backward inside)"
         )

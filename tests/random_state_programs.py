@@ -46,6 +46,10 @@ STATE = (
     "MEMORY",
     "slots",
     "get_kept",
+    "thing",
+    "COUNT",
+    "BY_SIZE",
+    "NAMES",
 )
 
 

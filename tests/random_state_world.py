@@ -86,11 +86,16 @@ def plain(value: Any) -> Any:
         return [[plain(s) for s in value.state.values()], [g["lr"] for g in value.param_groups]]
     if isinstance(value, flamec.optim.lr_scheduler.LRScheduler):
         return [value.last_epoch, value.get_last_lr()]
-    if type(value).__name__ == "Counter":
+    if type(value).__name__ == "Counter" and not isinstance(value, dict):
         best = plain(getattr(type(value), "best", None))
         return [value.t, value.rate, type(value).seen, type(value.t).__name__, best]
     if type(value).__name__ == "Slots":
         return [plain(value.a), plain(value.b)]
+    if type(value).__name__ == "Thing":
+        held = [plain(v) for k, v in sorted(vars(value).items()) if k != "held"]
+        return [held, type(value).rate]
+    if isinstance(value, set):
+        return sorted(map(repr, value))
     if type(value).__name__ == "function":  # what the closure holds
         return plain(value())
     if isinstance(value, dict):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -45,6 +46,21 @@ def set_and_deleted(state: Owner, x: T) -> T:
     return y
 
 
+@contextlib.contextmanager
+def rated(value: float) -> Iterator[None]:
+    before, Owner.rate = Owner.rate, value
+    try:
+        yield
+    finally:
+        Owner.rate = before
+
+
+def set_on_the_class_for_a_block(state: Owner, x: T) -> T:
+    state.last = x.mean()
+    with rated(2.0):
+        return x * state.rate
+
+
 def computed_once(state: Owner, x: T) -> T:
     state.last = x.mean()
     return x * state.grid
@@ -82,6 +98,7 @@ CASES: dict[str, tuple[Callable[[], Any], Callable[[Any, T], T]]] = {
     "an entry of a Counter": (lambda: collections.Counter(calls=1), counted),
     "an attribute that is deleted first": (Owner, deleted_and_set),
     "an attribute that is deleted again": (Owner, set_and_deleted),
+    "an attribute of the class for a block": (Owner, set_on_the_class_for_a_block),
     "a tensor in a cached property": (Owner, computed_once),
     "tables that are computed once": (Owner, with_tables),
     "entries by size": (dict, counted_by_size),

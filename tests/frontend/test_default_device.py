@@ -126,6 +126,7 @@ def test_a_compiled_function_is_traced_for_each_default(gpu: Device) -> None:
     [
         (lambda: flamec.set_default_device("cuda"), "default device"),
         (lambda: flamec.set_grad_enabled(False), "grad mode"),
+        (lambda: flamec.set_default_dtype(flamec.float64), "default dtype"),
     ],
 )
 def test_a_compiled_function_leaves_no_mode_changed(change: Any, mode: str, gpu: Device) -> None:
