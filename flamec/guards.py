@@ -274,6 +274,9 @@ class Recorder:
                 if not _is_registered(instance, name):  # else __getattr__ reads it, guarded
                     recorder._attribute(instance, name, MISSING)
                 raise
+            if name == "__dict__" and type(value) is dict and _is_users(sys._getframe(1)):
+                with recorder.paused():
+                    recorder._visit_attributes(instance, recorder._names.get(id(instance), ""))
             known = read.get((id(instance), name))
             if known is None or known[1] is not value:
                 if not isinstance(
@@ -349,7 +352,7 @@ class Recorder:
                 self._add("slot", type(instance), name, found, f"{type(instance).__name__}.{name}")
                 if dictionary is not None and not isinstance(found, property):
                     self._add("attribute", dictionary, name, MISSING, label)
-            elif isinstance(value, (MethodType, FunctionType)):
+            elif isinstance(value, (MethodType, FunctionType)) and type(found) is not staticmethod:
                 return
             elif (
                 found is not MISSING

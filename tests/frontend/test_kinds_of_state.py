@@ -60,6 +60,12 @@ def proxy() -> Any:
     return types.MappingProxyType({"rate": 1.0})
 
 
+class Static:
+    @staticmethod
+    def scaled(x: T) -> T:
+        return x * 1.0
+
+
 class Computed:
     def __getattr__(self, name: str) -> float:
         if name == "rate":
@@ -72,6 +78,16 @@ CASES: dict[str, Case] = {
         lambda: type("Own", (Computed,), {})(),
         lambda s, x: x * s.rate,
         lambda s, v: setattr(type(s), "rate", v),
+    ),
+    "a static method that is replaced": (
+        lambda: type("Own", (Static,), {})(),
+        lambda s, x: s.scaled(x),
+        lambda s, v: setattr(type(s), "scaled", staticmethod(lambda x: x * v)),
+    ),
+    "the number of attributes": (
+        Owner,
+        lambda s, x: x * (1.0 + len(vars(s)) * s.rate),
+        lambda s, v: setattr(s, f"more{v}", v),
     ),
     "SimpleNamespace": (
         lambda: types.SimpleNamespace(rate=1.0),
