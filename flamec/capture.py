@@ -404,6 +404,8 @@ def _finish(
     del result_leaves
     host.finish(outputs)
     host.steps += leaves_made(outputs, trace.gradients.written)
+    if outputs.has_views_of_lost_leaves:
+        raise Uncompiled("it returns or stores a view of a leaf that it made")
     leaving = {outputs.values[result.position] for _, result in outputs.leaves()}
     made = Leaves({v for v in trace.leaf_tensors if v.node is not None}, leaving)
     outputs.forget()
@@ -425,8 +427,7 @@ def _finish(
     tracked_outputs = {r.position for r in tracked if r.kind == "fresh"}
     differentiable = thread.grad_enabled and bool(tracked)
     tracked_inputs = reached_inputs(trace, graph, tracked_outputs) if differentiable else ()
-    outputs_given = tracked_outputs if differentiable else ()
-    check_leaves(trace, graph, outputs_given, made, bool(tracked_inputs))
+    check_leaves(trace, graph, tracked_outputs if differentiable else (), made)
     return Captured(
         graph=graph,
         sources=trace.sources,

@@ -96,6 +96,14 @@ class Outputs:
             if leaf._requires_grad and result.kind == "fresh":
                 yield leaf, result
 
+    @property
+    def has_views_of_lost_leaves(self) -> bool:
+        """Whether a view of a leaf leaves the function that made the leaf, without that."""
+        inner = [(v, t) for v, t in self.trace.leaf_tensors.items() if v.node is not None]
+        lost = {t._storage for _, t in inner} - {t._storage for t, _ in self.leaves()}
+        known = self._known.values() if lost else ()
+        return any(result.tracked and leaf._storage in lost for leaf, result in known)
+
     def forget(self) -> None:
         """Let go of the tensors."""
         for leaf, result in self._known.values():

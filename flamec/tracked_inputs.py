@@ -32,25 +32,24 @@ def reached_inputs(trace: Trace, graph: Graph, outputs: Iterable[int]) -> tuple[
     return tuple(i for i, value in enumerate(graph.inputs) if value in reached)
 
 
-def check_leaves(
-    trace: Trace, graph: Graph, outputs: Iterable[int], made: Leaves, has_inputs: bool
-) -> None:
+def check_leaves(trace: Trace, graph: Graph, outputs: Iterable[int], made: Leaves) -> None:
     """Uncompiled if a gradient that begins outside arrives at a leaf that no input stands for.
 
     That is one that required none when it was first used, or that the function made and that leaves
-    it with what was computed from it. ``has_inputs``: gradients reach inputs; else results
-    of one that stays would require none.
+    it with what was computed from it. Of one that stays, results would require no gradient if they
+    depend on no input that does.
     """
-    roots = [graph.outputs[i] for i in outputs] if trace.late_leaves or made.all else []
-    nodes = reachable_nodes(roots, lambda value: value not in trace.tracked)
-    reached = {v for n in nodes for v in n.inputs}
-    if not reached.isdisjoint(trace.late_leaves):
-        raise Uncompiled(
-            "requires_grad of a tensor is switched on when it has been used, and gradients begin "
-            "outside (call backward inside, or switch it on outside)"
-        )
-    if not reached.isdisjoint(made.leaving if has_inputs else made.all):
-        raise Uncompiled(
-            "it makes a leaf, and gradients begin outside at what it computed from it (call "
-            "backward inside)"
-        )
+    for output in outputs if trace.late_leaves or made.all else ():
+        nodes = reachable_nodes([graph.outputs[output]], lambda value: value not in trace.tracked)
+        reached = {v for n in nodes for v in n.inputs}
+        if not reached.isdisjoint(trace.late_leaves):
+            raise Uncompiled(
+                "requires_grad of a tensor is switched on when it has been used, and gradients "
+                "begin outside (call backward inside, or switch it on outside)"
+            )
+        has_inputs = any(v in reached and v in trace.tracked for v in graph.inputs)
+        if not reached.isdisjoint(made.leaving if has_inputs else made.all):
+            raise Uncompiled(
+                "it makes a leaf, and gradients begin outside at what it computed from it (call "
+                "backward inside)"
+            )

@@ -1,88 +1,18 @@
-"""The state of random programs, and the function with ``{body}`` that reads and changes it."""
+"""The state of random programs, and the function with ``{body}`` that reads and changes it.
+
+``KINDS``: further kinds of state, at ``{kinds}`` in some programs.
+"""
 
 from __future__ import annotations
 
 PRELUDE = """
-import collections, contextlib, copy, dataclasses, enum, functools, math, time, typing
+import collections, copy, dataclasses, math, time
 import numpy as np
 import flamec
 from flamec import nn, optim
 
-class Mode(enum.Enum):
-    ADD = "add"
-    MUL = "mul"
-
-class Point(typing.NamedTuple):
-    a: typing.Any
-    b: float = 2.0
-
-@dataclasses.dataclass(frozen=True)
-class Frozen:
-    scale: float = 1.5
-    mode: Mode = Mode.ADD
-
-class Thing:
-    rate = 0.5
-    def __init__(self):
-        self.x = 0.75
-        self.reads = 0
-        self.best = float("inf")
-        self.held = {"p": 0.5, "q": 2}
-
-    @property
-    def gain(self):
-        return self.x + self.rate
-
-    @gain.setter
-    def gain(self, value):
-        self.x = value / 2
-
-    @functools.cached_property
-    def grid(self):
-        return flamec.arange(3, dtype=flamec.float64) * self.x
-
-    def __getattr__(self, name):
-        if name.startswith("_") or name not in self.held:
-            raise AttributeError(name)
-        return self.held[name]
-
-    def __call__(self, h):
-        return h * self.x
-
-@contextlib.contextmanager
-def rated(value):
-    before, Thing.rate = Thing.rate, value
-    try:
-        yield value * 2
-    finally:
-        Thing.rate = before
-        thing.reads += 1
-
-@functools.lru_cache(maxsize=2)
-def table(count):
-    return flamec.arange(count, dtype=flamec.float64) + 1
-
-def collected(h, seen=[], *, weights={"w": 0.5}):
-    seen.append(1)
-    return h + len(seen) * weights["w"]
-
-def refused(loss):
-    try:
-        loss.backward()
-    except RuntimeError:
-        return True
-    return False
-
-def nested(h, depth):
-    return h if depth <= 0 else nested(h * 0.9 + depth * 0.1, depth - 1)
-
-thing = Thing()
-frozen = Frozen()
-point = Point(flamec.ones(3, dtype=flamec.float64))
-scaled = functools.partial(lambda h, k=1.0, *, s=0.0: h * k + s, k=1.5)
-COUNT = collections.Counter(a=1)
-BY_SIZE = {}
-
+thing = COUNT = BY_SIZE = None
+{kinds}
 GAIN = 1.5
 LIMITS = [1.0, 2.0]
 TABLE = {"a": 0.5, "b": 2}
@@ -229,4 +159,83 @@ def make():
     return step, set_offset, lambda: kept
 
 step, set_offset, get_kept = make()
+"""
+
+KINDS = """
+import contextlib, enum, functools, typing
+
+class Mode(enum.Enum):
+    ADD = "add"
+    MUL = "mul"
+
+class Point(typing.NamedTuple):
+    a: typing.Any
+    b: float = 2.0
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    scale: float = 1.5
+    mode: Mode = Mode.ADD
+
+class Thing:
+    rate = 0.5
+    def __init__(self):
+        self.x = 0.75
+        self.reads = 0
+        self.best = float("inf")
+        self.held = {"p": 0.5, "q": 2}
+
+    @property
+    def gain(self):
+        return self.x + self.rate
+
+    @gain.setter
+    def gain(self, value):
+        self.x = value / 2
+
+    @functools.cached_property
+    def grid(self):
+        return flamec.arange(3, dtype=flamec.float64) * self.x
+
+    def __getattr__(self, name):
+        if name.startswith("_") or name not in self.held:
+            raise AttributeError(name)
+        return self.held[name]
+
+    def __call__(self, h):
+        return h * self.x
+
+@contextlib.contextmanager
+def rated(value):
+    before, Thing.rate = Thing.rate, value
+    try:
+        yield value * 2
+    finally:
+        Thing.rate = before
+        thing.reads += 1
+
+@functools.lru_cache(maxsize=2)
+def table(count):
+    return flamec.arange(count, dtype=flamec.float64) + 1
+
+def collected(h, seen=[], *, weights={"w": 0.5}):
+    seen.append(1)
+    return h + len(seen) * weights["w"]
+
+def refused(loss):
+    try:
+        loss.backward()
+    except RuntimeError:
+        return True
+    return False
+
+def nested(h, depth):
+    return h if depth <= 0 else nested(h * 0.9 + depth * 0.1, depth - 1)
+
+thing = Thing()
+frozen = Frozen()
+point = Point(flamec.ones(3, dtype=flamec.float64))
+scaled = functools.partial(lambda h, k=1.0, *, s=0.0: h * k + s, k=1.5)
+COUNT = collections.Counter(a=1)
+BY_SIZE = {}
 """

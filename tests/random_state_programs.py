@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import random
 
+from tests.random_state_prelude import KINDS as PRELUDE_OF_KINDS
 from tests.random_state_prelude import PRELUDE
 from tests.random_state_statements import (
     ARGUMENTS,
     AUTOGRAD,
     BOX_WRITES,
     CHANGES,
+    CHANGES_OF_KINDS,
     EFFECTS,
     HISTORIES,
     INTS,
+    KINDS,
     NUMBER_WRITES,
     READS,
     SPLITS,
@@ -74,10 +77,15 @@ class StateProgram:
         counts = rng.random() < 0.35
         if counts:
             pools += [INTS] * rng.choice((2, 6))
+        kinds = rng.random() < 0.2
+        if kinds:
+            pools += [KINDS] * 6
+        changes = [*CHANGES_OF_KINDS * 3, *CHANGES] if kinds else CHANGES
         lines = [rng.choice(rng.choice(pools)) for _ in range(rng.randint(2, 7))]
         lines.append(rng.choice(("return h", "return h, x", "return [h.sum(), y]", "return h[0]")))
         self.body = "\n".join(f"        {line}" for line in lines)
         self.source = PRELUDE.replace("{body}", self.body)
+        self.source = self.source.replace("{kinds}", PRELUDE_OF_KINDS if kinds else "")
         self.events: list[tuple[str, str, bool]] = []
         steady = rng.random() < 0.4  # then one program serves several calls
         for number in range(calls + 2 * steady):
@@ -90,7 +98,7 @@ class StateProgram:
             text = f"{arguments.format(rows=rows)}; n = {n}; {box}; seed = {number}"
             self.events.append(("call", text, rng.random() < 0.5))
             count = rng.choice((0, 1, 1, 2)) if not steady else int(number % 4 == 3)
-            self.events += [("change", rng.choice(CHANGES), False) for _ in range(count)]
+            self.events += [("change", rng.choice(changes), False) for _ in range(count)]
 
     def __str__(self) -> str:
         lines = [self.body, *(f"{kind}: {text} {flag}" for kind, text, flag in self.events)]

@@ -62,19 +62,6 @@ h = h + box['n']
 h = h + sum(t.sum() for t in box['a'])
 h = h + len(box) * len(box['a'])
 h = h * (1.0 if box.get('last') is None else 2.0)
-h = h * frozen.scale if frozen.mode is Mode.ADD else h + frozen.scale
-h = h + point.a * point.b
-h = h * thing.gain + Thing.rate
-h = h + thing.grid
-h = thing(h) + thing.p
-h = h + getattr(thing, 'q', 0.5) + len(vars(thing))
-h = scaled(h)
-h = nested(h, len(TABLE))
-h = h * (1.0 + COUNT['a']) + COUNT['none']
-h = h + sum(sorted(TABLE.values())) * (2 in TABLE.values())
-h = h + max((captured[0], view), key=lambda t: float(t.sum())).sum()
-h = h + (thing.best if thing.best < 1e9 else 0.0)
-with rated(0.75) as k: h = h * thing.gain + k
 """.strip().splitlines()
 
 NUMBER_WRITES = """
@@ -88,12 +75,6 @@ Counter.seen = Counter.seen + 1
 opt.param_groups[0]['lr'] = opt.param_groups[0]['lr'] * 0.9
 opt.param_groups[0]['lr'] = 0.01 * (counter.t + 1)
 opt.param_groups[0]['lr'] = n * 0.01
-thing.gain = thing.gain * 0.5
-thing.x *= 0.9; del thing.reads; thing.reads = 2
-Thing.rate = Thing.rate + 0.25
-offset = offset * 0.5 + 0.1
-COUNT['a'] += 1
-h = collected(h)
 for group in opt.param_groups: group['lr'] = STEPS['rate'] * 0.01
 sched.step()
 if h.requires_grad: h.sum().backward(); opt.step(); sched.step(); h = h.detach()
@@ -218,8 +199,6 @@ while h.abs().sum() > 40: h = h * 0.5
 h = h + len([v for v in (h[0] > 0).tolist() if v])
 h = h + float(h.detach().sum()) * 0.1
 h = h[h.sum(1) > -5.0]
-thing.best = min(thing.best, h.detach().mean().item())
-h = h * 0.5 if thing.best < 0 else h
 """.strip().splitlines()
 
 EFFECTS = """
@@ -233,11 +212,6 @@ TABLE['count'] = TABLE.get('count', 0) + 1
 net.gain = net.gain * 0.5
 config.inner.bias = h.detach().sum().item()
 QUEUE.append(len(QUEUE))
-BY_SIZE[h.shape[0]] = BY_SIZE.get(h.shape[0], 0) + 1
-NAMES.add(len(NAMES))
-h = h + table(3)
-h = h * len(LOG) + (LOG[-1] if LOG and isinstance(LOG[-1], float) else 0.5)
-LOG.append(float(h.detach().mean()))
 """.strip().splitlines()
 
 CHANGES = """
@@ -346,21 +320,6 @@ VALUES.append(None)
 MEMORY = None
 MEMORY = flamec.ones(3, dtype=flamec.float64)
 slots = Slots()
-frozen = dataclasses.replace(frozen, scale=0.5)
-frozen = Frozen(mode=Mode.MUL)
-point = point._replace(b=point.b + 1)
-thing.held['p'] = thing.held['p'] + 1
-thing.held['new'] = 1.0
-Thing.q = 5.0
-thing.__dict__.pop('grid', None)
-thing = Thing()
-thing.best = 0.0
-scaled = functools.partial(scaled, s=0.5)
-COUNT['none'] = 2
-collected.__defaults__[0].clear()
-collected.__kwdefaults__['weights']['w'] = 0.25
-table.cache_clear()
-TABLE['a'] = TABLE.pop('a', 0.5)
 if net.last is not None and not net.last.requires_grad: net.last.add_(1)
 if net.hidden is not None: net.hidden = net.hidden.detach()
 """.strip().splitlines()
@@ -419,8 +378,6 @@ box['a'][0].add_(1) if not box['a'][0].requires_grad else None
 box['a'][0] = net.weight
 x.add_(leaf.detach())
 h = h.clone(); h[h < 0] = 0.125
-h = h.detach().requires_grad_()
-if h.requires_grad: s = h.sum(); s.backward(); LOG.append(refused(s))
 """.strip().splitlines()
 
 HISTORIES = """
@@ -429,4 +386,53 @@ x = net.part(data({rows}, 3)); y = x.sum(0)
 h = data(4, 3).requires_grad_() * leaf; x = h[:2]; y = h[1]
 x = extra(data(4, 3)); y = leaf * 2
 x = data(4, 3).requires_grad_(); y = x[0]
+""".strip().splitlines()
+
+KINDS = """
+h = h * frozen.scale if frozen.mode is Mode.ADD else h + frozen.scale
+h = h + point.a * point.b
+h = h * thing.gain + Thing.rate
+h = h + thing.grid
+h = thing(h) + thing.p
+h = h + getattr(thing, 'q', 0.5) + len(vars(thing))
+h = scaled(h)
+h = nested(h, len(TABLE))
+h = h * (1.0 + COUNT['a']) + COUNT['none']
+h = h + sum(sorted(TABLE.values())) * (2 in TABLE.values())
+h = h + max((captured[0], view), key=lambda t: float(t.sum())).sum()
+h = h + (thing.best if thing.best < 1e9 else 0.0)
+with rated(0.75) as k: h = h * thing.gain + k
+thing.gain = thing.gain * 0.5
+thing.x *= 0.9; del thing.reads; thing.reads = 2
+Thing.rate = Thing.rate + 0.25
+offset = offset * 0.5 + 0.1
+COUNT['a'] += 1
+h = collected(h)
+thing.best = min(thing.best, h.detach().mean().item())
+h = h * 0.5 if thing.best < 0 else h
+BY_SIZE[h.shape[0]] = BY_SIZE.get(h.shape[0], 0) + 1
+NAMES.add(len(NAMES))
+h = h + table(3)
+h = h * len(LOG) + (LOG[-1] if LOG and isinstance(LOG[-1], float) else 0.5)
+LOG.append(float(h.detach().mean()))
+h = h.detach().requires_grad_()
+if h.requires_grad: s = h.sum(); s.backward(); LOG.append(refused(s))
+""".strip().splitlines()
+
+CHANGES_OF_KINDS = """
+frozen = dataclasses.replace(frozen, scale=0.5)
+frozen = Frozen(mode=Mode.MUL)
+point = point._replace(b=point.b + 1)
+thing.held['p'] = thing.held['p'] + 1
+thing.held['new'] = 1.0
+Thing.q = 5.0
+thing.__dict__.pop('grid', None)
+thing = Thing()
+thing.best = 0.0
+scaled = functools.partial(scaled, s=0.5)
+COUNT['none'] = 2
+collected.__defaults__[0].clear()
+collected.__kwdefaults__['weights']['w'] = 0.25
+table.cache_clear()
+TABLE['a'] = TABLE.pop('a', 0.5)
 """.strip().splitlines()

@@ -282,6 +282,12 @@ def test_leaves_that_a_function_makes_and_returns() -> None:
         z = (x.detach() * 2).requires_grad_()
         return (z * x).sum(), z
 
+    def view_of_a_leaf(x: T) -> T:
+        return (x * 2.0).detach().requires_grad_()[0]
+
+    compiled = flamec.compile(view_of_a_leaf, backend="evaluate")
+    assert all(compiled(flamec.ones(3)).requires_grad for _ in range(2))
+
     cases = ((made_and_returned, 0), (returned_with_its_gradient, 0), (returned_with_a_view, 0))
     for function, runs in (*cases, (returned_with_history, 2)):
         compiled = flamec.compile(function, backend="evaluate")
