@@ -28,7 +28,7 @@ class PlanningGpu:
             raise KernelError(0, ValueError("too much shared memory"))
         self.plans.append(plan)
 
-        def bind(sizes: tuple[int, ...]) -> Any:
+        def bind(sizes: tuple[int, ...], key: tuple[int, ...] | None = None) -> Any:
             return SimpleNamespace(plan=plan, sizes=sizes, addresses=[0] * len(plan.buffers))
 
         return SimpleNamespace(plan=plan, kernels_compiled=len(plan.kernels), bind=bind)
