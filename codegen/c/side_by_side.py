@@ -234,8 +234,8 @@ class SideBySideWriter(ProgramWriter):
 
 def _has_pieces(s: Fold) -> bool:
     """Whether an accumulator is kept in parts that fit registers: gcc has wider ones in memory,
-    where each element waits for the one before."""
-    return "_" not in combine(s.op, s.lane, "a", "b") and not s.position
+    where each element waits for the one before. Truths have none."""
+    return s.lane != "b" and "_" not in combine(s.op, s.lane, "a", "b") and not s.position
 
 
 def _registers(block: Pass) -> tuple[list[str], list[str]]:

@@ -208,3 +208,11 @@ def test_positions_are_64_bit_numbers_only_in_rows_that_need_them() -> None:
     fixed = flamec.compile(positions, backend="c", dynamic=False)
     fixed(flamec.ones(4, 100))
     assert "v_i64 acc_" not in fixed.programs[0].stages["source"]
+
+
+def test_truths_are_folded_beside_sums() -> None:
+    """Accumulators of truths have no parts that fit registers."""
+    u = flamec.tensor([1, 250, 0, 7], dtype=flamec.uint8)
+    sums, every, some = flamec.compile(lambda u: (u.cumsum(0), u.all(), u.any()))(u)
+    assert sums.tolist() == [1, 251, 251, 258]
+    assert not every and some
