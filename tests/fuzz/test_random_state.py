@@ -22,7 +22,8 @@ from tests.random_state_world import World, difference
 FULL = os.environ.get("FLAMEC_TEST_LEVEL") == "full"
 PROGRAMS = 20_000 if FULL else 500
 PER_TEST = 50
-REFUSED = (  # docs/GRADIENTS.md
+REFUSED = (  # docs/GRADIENTS.md, docs/COMPILE.md
+    "a view x[i], where i is a tensor, is changed in place",
     "calls backward, which reaches a tensor that was computed before the call",
     "is switched on in a compiled function that has used it before",
 )
