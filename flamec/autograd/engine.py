@@ -262,8 +262,11 @@ def _run(
     nodes, retained = _relevant(nodes, tracked)
     reached = chain(seeds, (v for n in nodes for v in (*n.inputs, *n.outputs)))
     outer, thread.backward = thread.backward, BackwardPass(reached)
+    entered: set[int] = set()
     try:
-        found = _propagated(nodes, seeds, {*targets, *retained}, tracked, create_graph, batch)
+        found = _propagated(
+            nodes, seeds, {*targets, *retained}, tracked, create_graph, batch, entered
+        )
         thread.backward.finish()
     finally:
         thread.backward = outer
@@ -274,7 +277,7 @@ def _run(
     if trace is not None:
         trace.backward.leave()
         if not keep_graph:
-            trace.freed.update(id(node) for node in nodes)
+            trace.freed |= entered  # not what lies behind detach(), which is no history
     elif not keep_graph:
         for node in nodes:
             assert isinstance(node, TapeNode)
@@ -294,8 +297,10 @@ def _propagated(
     tracked: Callable[[Value], bool],
     create_graph: bool,
     batch: Any,
+    entered: set[int],
 ) -> dict[Value, Tensor]:
-    """The gradients of the targets and of all leaves."""
+    """The gradients of the targets and of all leaves; ``entered``: of a trace, the nodes that a
+    gradient arrives at."""
     trace = thread.trace
     saved: Callable[[Node, Value], Any]
     entering: Callable[[Node, Sequence[Any]], None] | None
@@ -308,6 +313,7 @@ def _propagated(
         def enter(node: Node, incoming: Sequence[Any]) -> None:
             if id(node) in current.freed and saves(node, current.tracked):
                 raise freed_error(node)
+            entered.add(id(node))
             current.backward.enter(node)
             again.enter(node, [g.value if isinstance(g, Operand) else g for g in incoming])
 

@@ -120,3 +120,19 @@ def test_a_pass_within_the_backward_of_a_function_frees_nothing_outside() -> Non
         found.append([w.grad, x.grad])
     for a, b in zip(*found, strict=True):
         assert a.tolist() == pytest.approx(b.tolist(), rel=1e-12)
+
+
+def test_a_pass_frees_nothing_behind_detach() -> None:
+    """The generator of an adversarial network learns after the discriminator."""
+
+    def step(x: T, w: T, v: T) -> None:
+        drawn = (x * w).sigmoid()
+        (drawn.detach() * v).tanh().sum().backward()
+        (drawn * v).tanh().sum().backward()
+
+    found = []
+    for function in both(step):
+        w, v = (flamec.full((3,), k).requires_grad_() for k in (0.5, 2.0))
+        function(flamec.ones(3), w, v)
+        found.append([t.grad.tolist() for t in (w, v)])
+    assert found[0] == found[1]
