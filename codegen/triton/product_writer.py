@@ -309,6 +309,9 @@ def _operand(
     }
     if operand.prologue is not None:
         found |= computed_operand(operand.prologue, c, schedule, left, wide, band)
+        if found["cast"]:
+            name = f"a{band}" if left else "b"
+            found["lines"] = f"{found['lines']}\n{name} = {name}{unsigned}"
     elif schedule.tma:
         seen: DescribedOperand | None = describe_operand(operand, memory, free, c.depth)
         assert seen is not None, "the schedule uses the copy engine where it cannot read"

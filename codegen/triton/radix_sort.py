@@ -49,7 +49,8 @@ def order_in_blocks(sort: SortLaunches, most: int) -> None:
             "counts": None,
             "stores": Stores(finish=sort.finish(word, by_digits=True)),
         }
-        _change_places(sort, "line", columns, holes, {SOURCE: source}, sort.rows)
+        blocks = sort.rows * ceil_div(sort.sort.size, columns)  # none for empty lines
+        _change_places(sort, "line", columns, holes, {SOURCE: source}, blocks)
 
 
 def order_by_digits(sort: SortLaunches) -> None:

@@ -10,10 +10,11 @@ from flamec.codegen.triton.tiling import SCANNED_STRIP, STRIP, Tile, propose
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.kernel import RowProgram
 from flamec.ir.plan import ExecutionPlan
-from flamec.ir.shape import Dim, SymbolicDim
+from flamec.ir.shape import Dim, SymbolicDim, evaluate_shape
 from flamec.ir.types import DType, TensorType, bfloat16, float32, int32, int64, uint8
 
 N = SymbolicDim.symbol("N")
+BOUNDED = CodegenOptions(size_hints={"N": 700}, size_bounds={"N": 1000})
 
 
 def sorted_line(
@@ -38,10 +39,17 @@ def test_a_line_that_a_block_holds_takes_one_launch_a_word() -> None:
     for size in (2, 256, 257, 4096):
         assert len(sorted_line(size, float32).actions) == 1
         assert len(sorted_line(size, int64).actions) == 2
-    bounded = CodegenOptions(size_hints={"N": 700}, size_bounds={"N": 1000})
-    assert len(sorted_line(N, float32, bounded).actions) == 1
+    assert len(sorted_line(N, float32, BOUNDED).actions) == 1
     hinted = CodegenOptions(size_hints={"N": 700})  # a longer one may come
     assert len(sorted_line(N, float32, hinted).actions) == 3 * 4
+
+
+def test_lines_without_elements_have_no_blocks() -> None:
+    """A block divides by the number of blocks of its line."""
+    for dtype in (float32, int64):
+        for plan in (sorted_line(0, dtype, beside=3), sorted_line(N, dtype, BOUNDED, beside=3)):
+            grids = [evaluate_shape(action.grid, {"N": 0}) for action in plan.actions]
+            assert grids and all(0 in grid for grid in grids)
 
 
 def test_results_of_more_than_2_to_31_elements_are_stored_at_64_bit_places() -> None:

@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 from interpreted import run_interpreted
+from op_table import COMPILED
+from triton_cases import samples
 from triton_convolutions import CASES, Case, compiled, conv
 
 import flamec
+from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.codegen.triton.product_schedule import ProductSchedule, target_facts
+from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.plan import Launch, Step
 from flamec.runtime.kernel_cache import KernelCache
 
@@ -83,6 +87,15 @@ def test_source(name: str) -> None:
     if os.environ.get("FLAMEC_UPDATE_GOLDEN") == "1":
         file.write_text(source)
     assert source == file.read_text()
+
+
+def test_bytes_without_a_sign_are_multiplied_as_those_with_one() -> None:
+    """Triton's products take operands of one type: loaded ones, and those that are looked up."""
+    row = next(row for row in COMPILED if row.name == "convolution")
+    _, _, graph = next(samples(row, [flamec.uint8]))  # with borders
+    kernels = compile_graph(lower_convolutions(graph)).plan.kernels
+    (text,) = {k.text for k in kernels if "tl.dot(" in k.text}
+    assert text.count(".to(tl.int8, bitcast=True)") == 2
 
 
 def test_taps_are_numbers_where_a_block_has_one() -> None:
