@@ -205,7 +205,7 @@ def test_what_cannot_be_exported_is_refused(file: Path) -> None:
         flamec.export(leaves_gradients, (_numbers(2, 3),), file)
     with pytest.raises(CompileError, match="writes to its argument"):
         flamec.export(lambda x: x.add_(1), (_numbers(3),), file)
-    with pytest.raises(CompileError, match="returns a object"):
+    with pytest.raises(CompileError, match="returns an object of type object"):
         flamec.export(lambda x: (x, object()), (_numbers(3),), file)
     with pytest.raises(ValueError, match="dynamic names the argument 'z'"):
         flamec.export(lambda x: x, (_numbers(3),), file, dynamic={"z": [0]})

@@ -326,10 +326,7 @@ def test_a_learning_rate_that_the_function_reads_is_not_stale() -> None:
 
 # schedulers -----------------------------------------------------------------------------
 def test_a_count_in_each_of_many_layers() -> None:
-    class Count:
-        layers, scale = 0, 1.0
-
-    count = Count()
+    count = SimpleNamespace(layers=0)
 
     @flamec.compile
     def forward(x: flamec.Tensor) -> flamec.Tensor:
