@@ -49,6 +49,7 @@ from flamec.state import Modes, modes, set_modes, thread
 from flamec.state_tensors import HeldTensors, StateTensors
 from flamec.structures import LEAF, Structure, flatten, unflatten
 from flamec.tensor import RuntimeNumber, Size, Storage, Tensor
+from flamec.tensor_attributes import TensorAttributes
 from flamec.trace import Trace
 from flamec.traced_arguments import argument_labels
 from flamec.traced_results import GradEffect, Outputs, Result
@@ -281,11 +282,13 @@ def _capture(
             host.lists.arguments = containers(structure, arguments)
             recorder.root(function, name)
             recorder.numbers_vary = bool(dynamic.numbers or host.lifted.has_numbers)
+            attributes = trace.attributes = TensorAttributes(recorder, proxies, leaves)
             copies = ArgumentCopies(structure, (proxy_args, proxy_kwargs), arguments)
             with recorder, math_of_expressions(), lengths_are_sizes():
                 result = [function(*proxy_args, **proxy_kwargs)]
                 record_hooks(trace, recorder)
                 trace.picked.finish()
+            attributes.note()
             host.happened = bool(recorder.effects)
             host.change_lists(host.lists.not_only_given())
             if host.lifted.raises != "never" and not recorder.effects:
@@ -324,7 +327,7 @@ def _capture(
         raise
     finally:
         recorder.leave()
-        thread.trace = None
+        thread.trace = trace.attributes = None
         set_modes(before)
     leave_to_the_call(trace, host, leaves)
     recorder.exempted |= trace.exempted
@@ -350,6 +353,7 @@ def _capture(
             undo()
             raise
     host.keep_first_numbers(captured.sources, captured.effects)
+    attributes.hand_over()
     return captured
 
 

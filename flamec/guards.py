@@ -162,6 +162,8 @@ class Recorder:
 
     def visit(self, value: Any, name: str) -> None:
         """Watch a Python value that the function can reach."""
+        if isinstance(value, Tensor) and value.__dict__ and value._trace is None:
+            self._visit_attributes(value, name)
         if is_constant(value) or isinstance(value, (Tensor, *_OPAQUE)):
             return
         if type(value) is dict and "params" in value and _GROUPS not in name:
@@ -360,6 +362,10 @@ class Recorder:
                 and not unread
             ):
                 self.visit(value, label)
+
+    def attribute_is_missing(self, tensor: Tensor, name: str) -> None:
+        """The function has asked a tensor from outside for an attribute that it lacks."""
+        self._attribute(tensor, name, MISSING)
 
     # code that runs -------------------------------------------------------------
     def called(self, function: Any, file: str) -> None:

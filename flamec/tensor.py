@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from flamec.errors import warn_user
+from flamec.guarded_values import MISSING
 from flamec.ir.graph import Location, Value
 from flamec.ir.op import Op
 from flamec.ir.shape import Dim, text_for
@@ -271,6 +272,18 @@ class Tensor:
         if not self._type.shape:
             raise TypeError("iteration over a 0-d tensor")
         return (self[i] for i in range(len(self)))
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:  # called for attributes that are not there
+            trace = thread.trace
+            if trace is not None and trace.attributes is not None and name[:2] != "__":
+                found = trace.attributes.missing(self, name)
+                if found is not MISSING:
+                    return found
+            kind = type(self).__name__
+            message = f"{kind!r} object has no attribute {name!r}"
+            raise AttributeError(message, name=name, obj=self)
 
     if TYPE_CHECKING:  # attached by methods.py
 

@@ -50,6 +50,7 @@ from flamec.write_through import EXPAND, with_zero_gradient, write_through
 if TYPE_CHECKING:
     from flamec.host_state import HostState
     from flamec.segments import Execution
+    from flamec.tensor_attributes import TensorAttributes
 
 
 class Trace:
@@ -64,6 +65,7 @@ class Trace:
     gives_numbers = True  # whether item() may give a number that the program computes
     is_batch = False  # whether tensors stand for examples of a batch
     host: HostState | None = None  # of the trace of a compiled call
+    attributes: TensorAttributes | None = None  # that users set, there
 
     def __init__(self, base_storages: Sequence[Storage] = ()) -> None:
         self.serial = next(Trace._serials)
