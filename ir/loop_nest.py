@@ -172,10 +172,11 @@ def memory_order(space: GroupSpace, escapes: set[Value]) -> list[Axis]:
 
 # choosing ----------------------------------------------------------------------------
 def choose_nest(
-    space: GroupSpace, escapes: set[Value], cost_of: NestCost | None = None
+    space: GroupSpace, escapes: set[Value], cost_of: NestCost | None = None, decided: bool = False
 ) -> LoopNest:
     """The division of a group's axes that suits its reductions best: of the least ``cost_of``
-    (``nest_cost``)."""
+    (``nest_cost``). ``decided``: the group has one, perhaps by the order of something that it
+    stored when it was made, and another group stores now."""
     cost_of = cost_of or nest_cost
     _check_anchors(space)
     contraction = _product_of(space)
@@ -190,7 +191,13 @@ def choose_nest(
     folded = [axes for axes in folded if axes]
     split = len(order) - _even_run(space, escapes, order)
     if not folded:
-        return _nest(space, escapes, order[:split], order[split:], flat=split == 0)
+        try:
+            return _nest(space, escapes, order[:split], order[split:], flat=split == 0)
+        except Incompatible:
+            found = _nest_of_stored_rows(space, escapes, order) if decided else None
+            if found is None:
+                raise
+            return found
     everything = frozenset(order)
     candidates: dict[tuple[frozenset[Axis], str], None] = {}
     for axes in folded:
@@ -215,6 +222,22 @@ def choose_nest(
     if best is None:
         raise reason
     return best[1]
+
+
+def _nest_of_stored_rows(
+    space: GroupSpace, escapes: set[Value], order: list[Axis]
+) -> LoopNest | None:
+    """The first nest whose rows are the elements of something that is stored."""
+    for task in space.tasks:
+        if escapes.isdisjoint(task.results):
+            continue
+        axes = set(leaves(axis for dim in space.task_dims[task] for axis in dim))
+        rows, inner = ([a for a in order if (a in axes) is there] for there in (True, False))
+        try:
+            return _nest(space, escapes, rows, inner)
+        except Incompatible:
+            continue
+    return None
 
 
 def _check_anchors(space: GroupSpace) -> None:

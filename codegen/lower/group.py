@@ -170,7 +170,7 @@ class GroupLowering:
     ) -> None:
         """Statements for scalars in the order of their tasks, which may be a long chain."""
         space = analyze(tasks, self.context)
-        builder = ProgramBuilder(space, choose_nest(space, stored), stored, kernel)
+        builder = ProgramBuilder(space, choose_nest(space, stored, decided=True), stored, kernel)
         builder.compute_scalars()
         builder.build()
 
@@ -186,7 +186,7 @@ class GroupLowering:
         context = self.context
         read = (context.root(v) for task in tasks for v in task.operands) if scalars else ()
         space = analyze(tasks, context, frozenset(v for v in read if v in scalars))
-        nest = choose_nest(space, stored)
+        nest = choose_nest(space, stored, decided=True)
         if self.versions and alone:
             nest = nest_in_c(space, stored, nest)
         builder = ProgramBuilder(space, nest, stored, kernel)

@@ -216,3 +216,37 @@ def test_truths_are_folded_beside_sums() -> None:
     sums, every, some = flamec.compile(lambda u: (u.cumsum(0), u.all(), u.any()))(u)
     assert sums.tolist() == [1, 251, 251, 258]
     assert not every and some
+
+
+@pytest.mark.parametrize("backend", ["c", "evaluate"])
+def test_a_group_whose_widest_result_another_group_stores(backend: str) -> None:
+    """Viterbi's decoding with masks: scores are stored beside their sums with transitions, whose
+    own order the loops had when the group was made."""
+    random = np.random.default_rng(0)
+    steps, labels = 5, 3
+    moves = flamec.tensor(random.standard_normal((labels, labels)))
+
+    def decode(logits: flamec.Tensor, lengths: flamec.Tensor) -> flamec.Tensor:
+        score, back = logits[:, 0], []
+        for t in range(1, steps):
+            best, where = (score[:, :, None] + moves).max(1)
+            score = flamec.where((t < lengths)[:, None], best + logits[:, t], score)
+            back.append(where)
+        path = [score.argmax(-1)]
+        for t in range(steps - 1, 0, -1):
+            before = back[t - 1].gather(1, path[-1][:, None]).squeeze(1)
+            path.append(flamec.where(t < lengths, before, path[-1]))
+        return flamec.stack(path[::-1], 1)
+
+    logits = random.standard_normal((4, steps, labels))
+    lengths = [5, 2, 3, 1]
+    found = flamec.compile(decode, backend=backend)(flamec.tensor(logits), flamec.tensor(lengths))
+    for row, length, result in zip(logits, lengths, found.tolist(), strict=True):
+        every = itertools.product(range(labels), repeat=length)
+        best = max(every, key=lambda path: _score(row, moves.numpy(), path))
+        assert result[:length] == list(best)
+
+
+def _score(row: np.ndarray, moves: np.ndarray, path: tuple[int, ...]) -> float:
+    steps = sum(row[t, label] for t, label in enumerate(path))
+    return steps + sum(moves[a, b] for a, b in itertools.pairwise(path))
