@@ -44,7 +44,7 @@ from flamec.state import enable_grad, no_grad, thread
 from flamec.tape import Packed, Saved, TapeNode
 from flamec.tensor import Tensor
 from flamec.traced_results import Result
-from flamec.tracked_inputs import reached_inputs
+from flamec.tracked_inputs import inputs_with_gradients
 
 
 class DifferentiableProgram:
@@ -99,6 +99,7 @@ class DifferentiableProgram:
         self._extra = extra
         tracked = captured.tracked_outputs, captured.trace.tracked
         self._sharing = sharing(captured.graph, *tracked)
+        self._reached: dict[int, tuple[int, ...]] = {}  # by bits of the results that have gradients
         self._backward: Prepared | None = None
         self.check = self.forward.check
         self.prepared = self.forward.prepared
@@ -126,6 +127,16 @@ class DifferentiableProgram:
         if self._backward is None:
             self._backward = self._make(self.backward_graph, self.captured.symbols)
         return self._backward
+
+    def reached(self, arriving: int) -> tuple[int, ...]:
+        """The inputs that gradients of results, given as bits, reach."""
+        found = self._reached.get(arriving)
+        if found is None:
+            of = self.original
+            outputs = [p for i, p in enumerate(of.tracked_outputs) if arriving >> i & 1]
+            found = inputs_with_gradients(of.trace, of.graph, outputs)
+            self._reached[arriving] = found
+        return found
 
     def run(self, leaves: tuple[Any, ...], sizes: tuple[int, ...]) -> Any:
         late = [i for i, source in enumerate(self.captured.sources) if source.moment]
@@ -298,11 +309,8 @@ class _Call:
                 gradient = tensor_builder.full_like(0.0, value.type.with_shape(shape))
             seeds.append(gradient)
         replays = thread.grad_enabled or thread.trace is not None
-        arrived = [original.tracked_outputs[i] for i in given]
         results = self._replay(seeds, bindings) if replays else self._run(saved, seeds, arriving)
-        if len(arrived) == len(gradients):
-            return results
-        reached = reached_inputs(original.trace, original.graph, arrived)
+        reached = self.program.reached(arriving)
         pairs = zip(original.tracked_inputs, results, strict=True)
         return [gradient if p in reached else None for p, gradient in pairs]
 

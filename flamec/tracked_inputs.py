@@ -6,7 +6,7 @@ inputs that they reach; that they reach nothing else that keeps a gradient.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from flamec.errors import Uncompiled
@@ -25,9 +25,26 @@ class Leaves(NamedTuple):
 
 
 def reached_inputs(trace: Trace, graph: Graph, outputs: Iterable[int]) -> tuple[int, ...]:
+    """The inputs that the outputs' histories begin with, some perhaps behind a leaf that the
+    function made of something detached: by those, too, results require gradients."""
+    return _begins(trace, graph, outputs, lambda value: value not in trace.tracked)
+
+
+def inputs_with_gradients(trace: Trace, graph: Graph, outputs: Iterable[int]) -> tuple[int, ...]:
     """The inputs that gradients of the outputs reach; others get no gradient, not one of 0."""
+
+    def ends(value: Value) -> bool:
+        passes = value.node is None or value.node.op.derivative is not None
+        return value not in trace.tracked or not passes
+
+    return _begins(trace, graph, outputs, ends)
+
+
+def _begins(
+    trace: Trace, graph: Graph, outputs: Iterable[int], ends: Callable[[Value], bool]
+) -> tuple[int, ...]:
     roots = [graph.outputs[i] for i in outputs]
-    nodes = reachable_nodes(roots, lambda value: value not in trace.tracked)
+    nodes = reachable_nodes(roots, ends)
     reached = {*roots, *(v for node in nodes for v in node.inputs)} & trace.tracked
     return tuple(i for i, value in enumerate(graph.inputs) if value in reached)
 

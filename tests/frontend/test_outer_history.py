@@ -356,3 +356,17 @@ def test_arguments_are_let_go() -> None:
     del v
     gc.collect()
     assert reference() is None
+
+
+def test_no_gradient_passes_a_leaf_that_the_function_makes() -> None:
+    """None is None, not zeros."""
+
+    def function(x: flamec.Tensor) -> flamec.Tensor:
+        return x.detach().requires_grad_() * 0.9
+
+    for each in (function, flamec.compile(function, backend="evaluate")):
+        weight = flamec.ones(3).requires_grad_()
+        result = each(weight * 2)
+        assert result.requires_grad
+        result.sum().backward()
+        assert weight.grad is None
