@@ -250,6 +250,11 @@ def _capture(
     trace.host, host.trace = host, trace
     flags = ChainMap(trace.requires_grad_reads, trace.gradients.flags)
     undo = partial(restore, recorder.guards.values(), flags)
+
+    def give_up() -> None:
+        undo()
+        forget_cached(trace)
+
     given, leaves = len(leaves), list(leaves)
     if segments is not None:
         trace.execution = Execution(trace, leaves, segments, name, dynamic.found)
@@ -315,15 +320,14 @@ def _capture(
         if isinstance(error, AliasDiscovered):
             error.storage = trace.apart.get(error.storage, error.storage)
         if recorder.number_was_asked and isinstance(error, Exception):
-            undo()
+            give_up()
             raise unknown_value("the type of a number") from error
         if isinstance(error, (PlaceWanted, Uncompiled)) and recorder.effects:
-            undo()
+            give_up()
             raise CompileError(f"{error}, and before that {recorder.effects[0]}") from None
         again = repeats or isinstance(error, _BEGINS_AGAIN)
         if again or left_tracers(recorder.guards.values()):
-            undo()
-            forget_cached(trace)
+            give_up()
         raise
     finally:
         recorder.leave()

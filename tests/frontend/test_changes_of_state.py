@@ -158,3 +158,21 @@ def test_objects_that_are_made_and_returned_are_new_ones() -> None:
     compiled = flamec.compile(known, backend="evaluate")
     assert [compiled(flamec.ones(2))[1:] for _ in range(3)] == [(old, Note)] * 3
     assert (compiled.stats.traces, compiled.stats.python_runs) == (1, 0)
+
+
+def test_caches_forget_a_trace_that_ends_as_it_asked_for_a_number() -> None:
+    """An attribute that varies is traced first as a number of any type."""
+
+    def run(wrap: Callable[[Any], Any]) -> list[Any]:
+        mask.cache_clear()
+        state = {"n": 0}
+
+        def function(x: T) -> T:
+            y = x * mask(3)
+            state["n"] += 1
+            return y + 1 if type(state["n"]) is int else y
+
+        function = wrap(function)
+        return [(function(flamec.ones(3)).tolist(), state["n"]) for _ in range(4)]
+
+    assert run(flamec.compile) == run(lambda function: function)
