@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import simulated_gpu
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec import cuda_backend, tuning
 from flamec.config import CompileOptions, default_options
 from flamec.ir.builder import GraphBuilder

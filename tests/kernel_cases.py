@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Value
 from flamec.ir.types import CPU, TensorType, float32, int64

@@ -18,7 +18,7 @@ from op_rows_matrices import MATRIX_ROWS
 from op_rows_order import ORDER_ROWS
 from op_rows_structure import STRUCTURE_ROWS
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.ir.op import OpKind, lookup
 
 OP_TABLE: tuple[Row, ...] = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Value
 from flamec.ir.passes.eliminate_dead_code import eliminate_dead_code

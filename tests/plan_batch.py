@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.codegen.compile_graph import CodegenOptions, CompiledGraph, compile_graph
 from flamec.host_evaluation import evaluate_host_call
 from flamec.ir.graph import Graph

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.codegen.compile_graph import CompiledGraph
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.attention_schedule import AttentionSchedule

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.codegen.triton.tiling import UNKNOWN_COLUMNS
 from flamec.ir.builder import GraphBuilder

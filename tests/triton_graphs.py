@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph
 from flamec.ir.op import lookup as lookup_op

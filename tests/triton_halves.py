@@ -15,7 +15,7 @@ import numpy as np
 import scipy.special
 from triton_interpreter import run_plan
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.types import TensorType, bfloat16, float32

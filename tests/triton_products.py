@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from triton_graphs import gelu, matmul, softmax
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.codegen.compile_graph import CompiledGraph
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.compile_graph import compile_graph

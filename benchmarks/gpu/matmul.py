@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.codegen.compile_graph import CompiledGraph
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.choice import Choice

@@ -15,7 +15,7 @@ import pytest
 from interpreted import run_interpreted
 from triton_graphs import B, layer_norm, matmul, softmax
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.codegen.autotune import MOST_TRIED, Selection, select_schedules
 from flamec.codegen.options import CodegenOptions, Schedule
 from flamec.codegen.triton.choice import (

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from interpreted import run_interpreted
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.types import DType, TensorType, bfloat16, float16, float32, int32

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from triton_graphs import softmax_graph
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.codegen.triton import side_by_side
 from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.codegen.triton.source import EmittedLaunch

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.codegen.triton.product_schedule import ProductSchedule

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.special
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph

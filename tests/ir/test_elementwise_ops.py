@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.ir.evaluate import run_op
 from flamec.ir.op import REGISTRY, Op, OpKind
 from flamec.ir.ops import special_functions

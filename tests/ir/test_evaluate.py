@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from counted_calls import called_by
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph, run_op
 from flamec.ir.graph import Graph

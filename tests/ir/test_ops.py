@@ -11,7 +11,7 @@ import pytest
 from op_row import Attributes, Draw, Row, Sample
 from op_table import OP_TABLE
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import concrete_attributes, evaluate_graph, run_op
 from flamec.ir.graph import Graph

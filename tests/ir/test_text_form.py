@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Location
 from flamec.ir.parser import ParseError, parse_attributes, parse_graph, parse_type

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import Op, OpKind, lookup

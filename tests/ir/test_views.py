@@ -9,7 +9,7 @@ import pytest
 from op_row import Draw
 from op_table import ROWS
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph, run_op
 from flamec.ir.op import REGISTRY, OpKind, lookup

@@ -7,7 +7,7 @@ import time
 import pytest
 from counted_calls import called_by
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph
 from flamec.ir.parser import parse_graph

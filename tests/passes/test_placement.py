@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pass_graphs import Body, X, graph_of, names
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Value

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pass_graphs import B, Body, X, graph_of, names, number, simplified
 
-import flamec.ir.ops  # noqa: F401
+import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Location, Value
