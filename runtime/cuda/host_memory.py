@@ -22,12 +22,11 @@ _SMALLEST = 4096
 class PinnedBuffer:
     """One block that is given out; ``np.asarray`` of it is what ``PinnedPool.empty`` returns."""
 
-    __slots__ = ("__weakref__", "_nbytes", "_pool", "_streams", "address", "size")
+    __slots__ = ("__weakref__", "_nbytes", "_pool", "address", "size")
 
     def __init__(self, pool: PinnedPool, address: int, size: int, nbytes: int) -> None:
         self._pool = pool
         self._nbytes = nbytes
-        self._streams: list[Stream] = []
         self.address = address
         self.size = size
 
@@ -42,8 +41,9 @@ class PinnedBuffer:
 
     def record_stream(self, stream: Stream) -> None:
         """Say that a transfer in ``stream`` uses the memory."""
-        if stream not in self._streams:
-            self._streams.append(stream)
+        streams = self._pool.recorded.setdefault(self.address, [])
+        if stream not in streams:
+            streams.append(stream)
 
     def __del__(self) -> None:
         self._pool._give_back(self)
@@ -57,6 +57,9 @@ class PinnedPool:
         self.max_idle_bytes = max_idle_bytes
         self.idle_bytes = 0
         self._idle: dict[int, list[tuple[int, list[Event]]]] = {}
+        # Streams that use blocks, by address; they live as long as that: a collection of cycles may
+        # destroy a stream before the block.
+        self.recorded: dict[int, list[Stream]] = {}
         self._lock = threading.RLock()  # a collection inside it may give memory back
 
     def buffer(self, nbytes: int) -> PinnedBuffer:
@@ -96,9 +99,10 @@ class PinnedPool:
         return released
 
     def _give_back(self, block: PinnedBuffer) -> None:
+        streams = self.recorded.pop(block.address, ())
         if not can_release(self.context):
             return
-        events = [stream.record_event() for stream in block._streams]
+        events = [stream.record_event() for stream in streams]
         with self._lock:
             keep = self.idle_bytes + block.size <= self.max_idle_bytes
             if keep:

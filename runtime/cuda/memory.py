@@ -30,7 +30,7 @@ from flamec.runtime.cuda.driver import (
     fail,
     release,
 )
-from flamec.runtime.cuda.stream import Stream, current_stream
+from flamec.runtime.cuda.stream import Stream, current_stream, default_stream
 
 _KEEP_EVERYTHING = 2**64 - 1
 OUT_OF_MEMORY = 2  # the driver's status
@@ -66,27 +66,24 @@ class Allocation:
     ``address`` is a multiple of 256 (0 if there are no bytes).
     """
 
-    __slots__ = ("__weakref__", "_other_streams", "_pool", "address", "nbytes", "stream")
+    __slots__ = ("__weakref__", "_pool", "address", "nbytes", "stream")
 
     def __init__(self, pool: DevicePool, address: int, nbytes: int, stream: Stream) -> None:
         self._pool = pool
-        self._other_streams: list[Stream] | None = None
         self.address = address
         self.nbytes = nbytes
         self.stream = stream
 
     def record_stream(self, stream: Stream) -> None:
         """Say that work in another stream uses the memory: reuse then waits for it, too."""
-        if stream != self.stream:
-            if self._other_streams is None:
-                self._other_streams = []
-            if stream not in self._other_streams:
-                self._other_streams.append(stream)
+        if stream != self.stream and self.address:
+            others = self._pool.recorded.setdefault(self.address, [])
+            if stream not in others:
+                others.append(stream)
 
     def __del__(self) -> None:
         if self.address and sys is not None and not sys.is_finalizing():  # modules go first
-            given = self.address, self.nbytes, self.stream, self._other_streams
-            self._pool.given_back.append(given)
+            self._pool.given_back.append((self.address, self.nbytes))
 
     def __repr__(self) -> str:
         return f"Allocation({self.nbytes} bytes at {self.address:#x})"
@@ -114,13 +111,16 @@ class DevicePool:
         self._allocate = cu.cuMemAllocFromPoolAsync
         self._lock = threading.RLock()
         # Destructors, which may run anywhere, also in the midst of a request, only append here.
-        self.given_back: deque[tuple[int, int, Stream, list[Stream] | None]] = deque()
+        self.given_back: deque[tuple[int, int]] = deque()  # addresses and bytes
+        # The streams of all blocks that the driver gave, by address, and others that use them. They
+        # live as long as that: a collection of cycles may destroy a stream before its memory.
+        self._stream_of: dict[int, Stream] = {}
+        self.recorded: dict[int, list[Stream]] = {}
         total = context.properties.total_memory
         self._most_idle = max(total // IDLE_SHARE, LEAST_IDLE)
         self._largest_kept = self._most_idle // LARGEST_SHARE
         self._idle: OrderedDict[tuple[int, int], list[int]] = OrderedDict()  # met last at the end
         self._idle_bytes = 0
-        self._streams: dict[int, Stream] = {}  # alive, so that no other has their handle
         self._allocated = self._most_allocated = 0
         self.allocation_count = 0
         self.driver_allocations = self.driver_frees = 0  # blocks, not what the driver's pool does
@@ -183,22 +183,22 @@ class DevicePool:
         if status != 0:
             fail(status, "cuMemAllocFromPoolAsync")
         self.driver_allocations += 1
+        self._stream_of[int(address)] = stream
         return int(address)
 
     def _take_back(self) -> None:
         """Keep what was given back, or let the driver have it. The lock is held."""
         while self.given_back:
-            address, nbytes, stream, others = self.given_back.popleft()
+            address, nbytes = self.given_back.popleft()
             self._allocated -= nbytes
             size = -(-nbytes // _STEP) * _STEP
-            if others or size > self._largest_kept:
-                self._to_driver(address, stream, others or ())
+            if address in self.recorded or size > self._largest_kept:
+                self._to_driver(address, self.recorded.pop(address, ()))
                 continue
-            key = stream.cuda_stream, size
+            key = self._stream_of[address].cuda_stream, size
             idle = self._idle.get(key)
             if idle is None:
                 self._idle[key] = [address]
-                self._streams.setdefault(stream.cuda_stream, stream)
             else:
                 idle.append(address)
                 self._idle.move_to_end(key)
@@ -209,20 +209,25 @@ class DevicePool:
     def _drop_idle(self, most: int) -> None:
         """Let the driver have idle blocks, until those that are left have at most so many bytes."""
         while self._idle_bytes > most:
-            key = handle, size = next(iter(self._idle))
+            key = next(iter(self._idle))
             addresses = self._idle[key]
             address = addresses.pop()
             if not addresses:
                 del self._idle[key]
-            self._idle_bytes -= size
-            self._to_driver(address, self._streams[handle], ())
+            self._idle_bytes -= key[1]
+            self._to_driver(address, ())
 
-    def _to_driver(self, address: int, stream: Stream, others: Sequence[Stream]) -> None:
-        if can_release(self.context):
-            for other in others:
-                stream.wait_stream(other)
-            self.driver_frees += 1
-            release(self.context, "cuMemFreeAsync", address, stream.raw)
+    def _to_driver(self, address: int, others: Sequence[Stream]) -> None:
+        stream = self._stream_of.pop(address)
+        if not can_release(self.context):
+            return
+        if not stream.lasts:  # whoever made it may have destroyed it
+            self.context.synchronize()
+            stream = default_stream(self.context.index)
+        for other in others:
+            stream.wait_stream(other)
+        self.driver_frees += 1
+        release(self.context, "cuMemFreeAsync", address, stream.raw)
 
     @property
     def allocated_bytes(self) -> int:
@@ -263,7 +268,6 @@ class DevicePool:
         with self._lock:
             self._take_back()
             self._drop_idle(0)
-            self._streams = {}
         self.context.synchronize()  # what was given back is idle only now
         check(driver().cuMemPoolTrimTo(self.handle, 0), "cuMemPoolTrimTo")
         return before - self.reserved_bytes

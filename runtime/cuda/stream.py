@@ -20,6 +20,7 @@ _NON_BLOCKING = 1
 _DISABLE_TIMING = 2
 _BLOCKING_SYNC = 1
 _NOT_READY = 600
+_DEFAULTS = (0, 1, 2)  # handles of the streams that are always there
 
 
 class Stream:
@@ -27,7 +28,8 @@ class Stream:
 
     ``priority``: lower numbers go first (the device clips them to its range). ``handle``: a
     stream that someone else made and keeps; it is not destroyed with this object.
-    ``raw`` is the driver's object, ``cuda_stream`` the handle as a number.
+    ``raw`` is the driver's object, ``cuda_stream`` the handle as a number. ``lasts``: whether the
+    driver's stream is there as long as this object.
     """
 
     __slots__ = ("__weakref__", "_owned", "context", "cuda_stream", "raw")
@@ -63,6 +65,10 @@ class Stream:
     @property
     def device_index(self) -> int:
         return self.context.index
+
+    @property
+    def lasts(self) -> bool:
+        return self._owned or self.cuda_stream in _DEFAULTS
 
     def synchronize(self) -> None:
         """Wait until all work in the stream is done; errors of that work are raised here."""

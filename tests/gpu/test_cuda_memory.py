@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -148,6 +149,23 @@ def test_pinned_memory(device: CudaDevice) -> None:
     assert device.pinned.release_idle() >= 3 << 20
     with pytest.raises(ValueError, match="not in pinned memory"):
         device.start_read(np.empty(16, np.uint8), on_device)
+
+
+def test_streams_outlive_their_memory_in_cycles(device: CudaDevice) -> None:
+    """A collection finalizes a cycle's stream, which is destroyed then, before its memory or after
+    it; the driver crashes when memory is freed in a stream that is gone."""
+    for nbytes in (4096, 5000, 1 << 20):
+        owner = SimpleNamespace(stream=Stream(0), other=Stream(0))
+        owner.owner = owner
+        with use_stream(owner.stream):
+            owner.memory = device.empty(nbytes)
+            owner.used = device.empty(nbytes)
+        owner.used[0].record_stream(owner.other)
+        owner.pinned = device.pinned.buffer(nbytes)
+        owner.pinned.record_stream(owner.other)
+        del owner
+        gc.collect()
+    device.release_idle()
 
 
 def test_pinned_memory_waits_for_its_streams(device: CudaDevice) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +16,7 @@ from flamec.runtime.cuda.memory import IDLE_SHARE, LARGEST_SHARE, OUT_OF_MEMORY,
 MIB = 1 << 20
 TOTAL = 64 << 30
 BUDGET = TOTAL // IDLE_SHARE
+FOREIGN = 9  # the handle of a stream that somebody else made
 
 
 class Driver:
@@ -56,12 +59,13 @@ class Driver:
         if self.out + size > self.room:
             return OUT_OF_MEMORY, 0
         address, self.next = self.next, self.next + size
-        self.blocks[address] = size, stream
+        self.blocks[address] = size, SimpleNamespace(cuda_stream=stream.cuda_stream)
         self.peak = max(self.peak, self.out)
         return 0, address
 
     def free(self, address: int, stream: Any) -> None:
-        assert self.blocks.pop(address)[1] is stream
+        assert self.blocks.pop(address)[1].cuda_stream in (stream.cuda_stream, FOREIGN)
+        assert not stream.destroyed
 
     def cuMemPoolTrimTo(self, *_: Any) -> tuple[int]:
         self.trims += 1
@@ -75,15 +79,22 @@ class Driver:
 
 
 class Queue:
-    """A stream."""
+    """A stream; ``destroyed`` as soon as the object was finalized, like one of the driver's."""
+
+    lasts = True
 
     def __init__(self, number: int) -> None:
         self.cuda_stream = number
         self.raw = self
-        self.waited_for: list[Queue] = []
+        self.waited_for: list[int] = []
+        self.destroyed = False
+
+    def __del__(self) -> None:
+        self.destroyed = True
 
     def wait_stream(self, other: Queue) -> None:
-        self.waited_for.append(other)
+        assert not other.destroyed
+        self.waited_for.append(other.cuda_stream)
 
 
 @pytest.fixture
@@ -91,6 +102,7 @@ def cu(monkeypatch: pytest.MonkeyPatch) -> Driver:
     found = Driver(TOTAL)
     monkeypatch.setattr(memory, "driver", lambda: found)
     monkeypatch.setattr(memory, "can_release", lambda _: True)
+    monkeypatch.setattr(memory, "default_stream", lambda _: Queue(0))
     monkeypatch.setattr(memory, "release", lambda _, __, *block: found.free(*block))
     return found
 
@@ -166,7 +178,35 @@ def test_memory_of_other_streams_waits_for_them(cu: Driver, pool: DevicePool, st
     allocation.record_stream(other)
     del allocation
     assert pool.allocated_bytes == pool.idle_bytes == len(cu.blocks) == 0
-    assert stream.waited_for == [other]
+    assert stream.waited_for == [2]
+
+
+def test_streams_outlive_their_memory_in_cycles(cu: Driver, pool: DevicePool) -> None:
+    """A collection finalizes all objects of a cycle, in any order, before it frees one."""
+    for kept in (MIB, BUDGET):  # idle, or to the driver at once
+        owner: Any = SimpleNamespace(stream=Queue(1), other=Queue(2), owner=None)
+        owner.owner = owner
+        owner.memory = pool.allocate(kept, owner.stream)
+        owner.used = pool.allocate(kept, owner.stream)
+        owner.used.record_stream(owner.other)
+        other = weakref.ref(owner.other)
+        del owner
+        gc.collect()
+        assert pool.allocated_bytes == 0
+        gc.collect()
+        assert other() is None
+    pool.release_idle()
+    assert not cu.blocks
+
+
+def test_memory_of_a_stream_that_somebody_else_destroyed(cu: Driver, pool: DevicePool) -> None:
+    foreign: Any = Queue(FOREIGN)
+    foreign.lasts = False
+    pool.allocate(MIB, foreign)
+    foreign.destroyed = True
+    assert pool.idle_bytes == MIB and cu.syncs == 0
+    pool.release_idle()
+    assert not cu.blocks and cu.syncs == 2
 
 
 def test_memory_may_be_given_back_in_the_midst_of_a_request(
@@ -197,7 +237,11 @@ def test_accounts_and_addresses_over_random_requests(cu: Driver, pool: DevicePoo
         assert pool.idle_bytes <= BUDGET
         used = [a.address for a in live.values() if a.nbytes]
         assert len(set(used)) == len(used) and set(used) <= set(cu.blocks)
-    assert all(cu.blocks[a.address][1] is a.stream for a in live.values() if a.nbytes)
+    assert all(
+        cu.blocks[a.address][1].cuda_stream == a.stream.cuda_stream
+        for a in live.values()
+        if a.nbytes
+    )
     counts = pool.statistics()
     assert counts["num_device_alloc"] == cu.requests < counts["allocation.all.allocated"]
     assert counts["num_device_alloc"] - counts["num_device_free"] == len(cu.blocks)
