@@ -83,7 +83,7 @@ from flamec.functional.gathering import (
     take,
     take_along_dim,
 )
-from flamec.functional.grids import cartesian_prod, combinations, meshgrid
+from flamec.functional.grids import cartesian_prod, combinations, meshgrid, unravel_index
 from flamec.functional.joining import (
     cat,
     chunk,
@@ -280,6 +280,7 @@ _LATE = {
     "backends": "",
     "cdiv": "flamec.kernels.launching",
     "compile": "flamec.compiler",
+    "distributed": "",
     "export": "flamec.deployment.exporter",
     "mark_dynamic": "flamec.size_bounds",
     "cuda": "",
@@ -292,6 +293,7 @@ _LATE = {
     "profiler": "",
     "save": "flamec.saving",
     "sklearn": "",
+    "special": "",
     "testing": "",
     "utils": "",
     "vmap": "flamec.func",

@@ -7,6 +7,7 @@ run (``deterministic`` of ``compile``), and schedules are tried out by ``compile
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from flamec.namespace import namespace
@@ -50,6 +51,7 @@ def _no_device(*_: Any) -> bool:
 
 
 cudnn = _Cudnn()
+sys.modules["flamec.backends.cudnn"] = cudnn  # type: ignore[assignment]  # import flamec.backends.cudnn
 cuda = namespace("flamec.backends.cuda", "Switches of CUDA's libraries.", matmul=_Tf32())
 mps = namespace(
     "flamec.backends.mps", "Apple's GPUs.", is_available=_no_device, is_built=_no_device

@@ -1,4 +1,4 @@
-"""All pairs and combinations of elements: meshgrid, cartesian_prod, combinations."""
+"""Places in grids: meshgrid, cartesian_prod, combinations, unravel_index."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import numpy as np
 from flamec.conversion import constant_array
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, OperationTypeError, user_location
-from flamec.functional.dimensions import sequence
+from flamec.functional.dimensions import sequence, sizes
 from flamec.functional.joining import stack
+from flamec.functional.promotion import require_tensor
 from flamec.functional.shape import expand, ravel, regroup, transpose
 from flamec.ir.shape import Dim, format_shape
+from flamec.ir.types import bool_, int64
 from flamec.tensor import Tensor
 
 
@@ -85,3 +87,22 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
     places = np.array(chosen, np.int64).reshape(len(chosen), r)
     result: Tensor = apply_named("index", input, constant_array(places, input._type.device))
     return result
+
+
+def unravel_index(indices: Tensor, shape: Any) -> tuple[Tensor, ...]:
+    """The place in each dimension of a row-major ``shape`` of elements given by their number.
+
+    ``indices``: whole numbers of any shape, negative ones counted from the end. Out: an int64
+    tensor of that shape for each dimension. TypeError for another dtype.
+    """
+    require_tensor("unravel_index", "indices", indices)
+    if indices.is_floating_point() or indices.dtype is bool_:
+        raise OperationTypeError(
+            f"expected 'indices' to be integer dtype, but got {indices.dtype!r} "
+            f"(at {user_location()})"
+        )
+    rest, places = indices.to(int64), []
+    for size in reversed(sizes("unravel_index", (shape,))):
+        places.append(rest % size)
+        rest = rest // size
+    return tuple(reversed(places))

@@ -3,7 +3,6 @@
 from flamec.namespace import namespace
 from flamec.nn import (
     functional,
-    global_hooks,
     init,
     normalized_weights,
     packed_sequence,
@@ -34,10 +33,12 @@ from flamec.nn.loss import *  # noqa: F403
 from flamec.nn.loss import __all__ as _losses
 from flamec.nn.module import Module
 from flamec.nn.multihead_attention import MultiheadAttention
+from flamec.nn.parallel import DataParallel
 from flamec.nn.parameter import Buffer, Parameter, skip_init
 from flamec.nn.parameter_vector import parameters_to_vector, vector_to_parameters
 from flamec.nn.pooling import *  # noqa: F403
 from flamec.nn.pooling import __all__ as _poolings
+from flamec.nn.pytorch_files import modules_namespace
 from flamec.nn.rearrangement import *  # noqa: F403
 from flamec.nn.rearrangement import __all__ as _rearrangements
 from flamec.nn.recurrent import *  # noqa: F403
@@ -75,18 +76,18 @@ utils = namespace(
     ),
 )
 
-modules = namespace(
-    "flamec.nn.modules",
-    "Hooks of all modules.",
-    module=namespace(
-        "flamec.nn.modules.module",
-        "Hooks that are called for every module, before its own.",
-        **{name: getattr(global_hooks, name) for name in global_hooks.__all__},
-    ),
-)
+_FILES_OF_UTILS = {  # PyTorch's files, from which programs import
+    "clip_grad": "clip_grad_norm_ clip_grad_value_ clip_grads_with_norm_ get_total_norm",
+    "convert_parameters": "parameters_to_vector vector_to_parameters",
+}
+for _file, _names in _FILES_OF_UTILS.items():
+    _members = {name: getattr(utils, name) for name in _names.split()}
+    setattr(utils, _file, namespace(f"flamec.nn.utils.{_file}", "As in PyTorch.", **_members))
+modules = modules_namespace()
 
 __all__ = [
     "Buffer",
+    "DataParallel",
     "Module",
     "MultiheadAttention",
     "Parameter",

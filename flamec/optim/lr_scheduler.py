@@ -40,6 +40,10 @@ __all__ = [
 ]
 
 
+class _LRScheduler(LRScheduler):
+    """The name of the base class in older programs."""
+
+
 class _WithLambdas(LRScheduler):
     """One function of the epoch for each group."""
 

@@ -45,6 +45,8 @@ __all__ = [
     "update",
 ]
 
+required: Any = inspect.Parameter.empty  # in the place of a default that an older program demands
+
 Group = dict[str, Any]
 Parameters = Iterable[Tensor] | Iterable[Group] | Iterable[tuple[str, Tensor]]
 

@@ -5,13 +5,28 @@
 
 from flamec import data as _data
 from flamec.autograd import checkpointing as _checkpointing
+from flamec.conversion import from_dlpack
 from flamec.namespace import namespace
+from flamec.removable_handle import RemovableHandle
 
 data = namespace(
     "flamec.utils.data",
     "Datasets and loaders, defined in flamec.data.",
     **{name: getattr(_data, name) for name in _data.__all__},
 )
+_FILES = {  # PyTorch's files, from which programs import
+    "dataset": "ChainDataset ConcatDataset Dataset IterableDataset StackDataset Subset "
+    "TensorDataset random_split",
+    "sampler": "BatchSampler RandomSampler Sampler SequentialSampler SubsetRandomSampler "
+    "WeightedRandomSampler",
+    "dataloader": "DataLoader default_collate default_convert get_worker_info",
+    "distributed": "DistributedSampler",
+}
+for _file, _names in _FILES.items():
+    _members = {name: getattr(_data, name) for name in _names.split()}
+    setattr(data, _file, namespace(f"flamec.utils.data.{_file}", "As in PyTorch.", **_members))
+hooks = namespace("flamec.utils.hooks", "Handles of hooks.", RemovableHandle=RemovableHandle)
+dlpack = namespace("flamec.utils.dlpack", "Exchange of memory.", from_dlpack=from_dlpack)
 
 checkpoint = namespace(
     "flamec.utils.checkpoint",
@@ -19,4 +34,4 @@ checkpoint = namespace(
     **{name: getattr(_checkpointing, name) for name in _checkpointing.__all__},
 )
 
-__all__ = ["checkpoint", "data"]
+__all__ = ["checkpoint", "data", "dlpack", "hooks"]
