@@ -7,7 +7,6 @@ protocols only; ``runtime/cpu`` implements them for the CPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableSequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from flamec.ir.plan import ExecutionPlan, MemoryLayout
@@ -34,7 +33,6 @@ class Program(Protocol):
 
     plan: ExecutionPlan
     compiled: bool
-    library_path: Path
 
     def bind(self, sizes: tuple[int, ...]) -> BoundProgram:
         """The program for these values of ``plan.symbols``, in that order."""

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, NoReturn
 
@@ -90,29 +89,28 @@ class Executable:
     ``plan.scratch`` bytes for each thread (rounded up to the alignment) lie behind the
     temporaries and are given to the program as ``FlamecCall.scratch``. ``label`` names the program
     in profiles; ``timed`` makes a shared object with a clock between its steps.
-    OSError if the shared object cannot be loaded, AttributeError if it lacks the entry point.
+    AttributeError if ``library`` lacks the entry point.
     """
 
     def __init__(
         self,
         plan: ExecutionPlan,
-        library_path: Path,
+        library: ctypes.CDLL,
         runtime: ProgramRuntime,
         plan_memory: PlanMemory,
         compiled: bool = False,
         label: str = "",
-        timed: Callable[[], Path] | None = None,
+        timed: Callable[[], ctypes.CDLL] | None = None,
     ) -> None:
         self.plan = plan
-        self.library_path = library_path
         self.compiled = compiled
         self.label = label
         self.timed = timed if "functions" in plan.notes else None
         self._timed_library: ctypes.CDLL | None = None
         self.runtime = runtime
         self.plan_memory = plan_memory
-        self._library = ctypes.CDLL(str(library_path))
-        address = ctypes.cast(self._library[plan.entry], ctypes.c_void_p).value
+        self._library = library
+        address = ctypes.cast(library[plan.entry], ctypes.c_void_p).value
         assert address is not None
         self.entry_address: int = address
         self._bound: BoundPrograms[BoundProgram] = BoundPrograms(plan.symbols)
@@ -125,7 +123,7 @@ class Executable:
         if self._timed_library is None and self.timed is not None:
             start = perf_counter_ns()
             try:
-                self._timed_library = ctypes.CDLL(str(self.timed()))
+                self._timed_library = self.timed()
             except (CompileError, OSError) as error:
                 self.timed = None
                 name = self.label or "a program"

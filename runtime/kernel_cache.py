@@ -24,7 +24,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from flamec.runtime.private_files import WRITING, locked, private_folder, replace_file
 
@@ -32,11 +32,18 @@ _KEY = re.compile(r"[0-9a-f]{16,128}\Z")
 _KIND = re.compile(r"[a-z]{1,16}\Z")
 _STALE_SECONDS = 3600.0
 _SLACK = 1 / 64
+_LOADS = 8  # how often an entry is built that others remove before it is loaded
 PORTABLE = "portable"  # the fact that names an entry on every machine, if its key does not
+
+T = TypeVar("T")
 
 
 class CacheWarning(UserWarning):
     """The cache folder cannot be used as asked; work goes on without it."""
+
+
+class CacheError(OSError):
+    """What is needed as a file can be written nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +58,15 @@ class CacheEntry:
 
 
 class KernelCache:
-    """A content-addressed cache on disk, safe with many threads and processes."""
+    """A content-addressed cache on disk, safe with many threads and processes.
+
+    ``left``: why ``folder`` is not written any more, None while it is.
+    """
 
     def __init__(self, folder: Path, max_bytes: int = 1 << 30) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
+        self.left: OSError | None = None
         self._private: Path | None = None
         self._readable = True
         try:
@@ -126,7 +137,8 @@ class KernelCache:
         """The entry's checked file, and whether ``build`` was called for it.
 
         One process builds, the others wait for it; what ``build`` raises is passed on and
-        nothing is stored. ``facts`` (JSON) are kept beside the entry for ``entries``.
+        nothing is stored. ``facts`` (JSON) are kept beside the entry for ``entries``. CacheError
+        if the file can be written nowhere. Others may evict the file at any time: see ``load``.
         """
         path = self.get(key, kind)
         if path is not None:
@@ -140,12 +152,40 @@ class KernelCache:
         self._keep_bound(path, len(content))
         return path, True
 
+    def load(
+        self,
+        key: str,
+        kind: str,
+        build: Callable[[], bytes],
+        facts: Mapping[str, Any] | None = None,
+        *,
+        use: Callable[[Path], T],
+    ) -> tuple[T, bool]:
+        """What ``use`` makes of the entry's checked file, and whether ``build`` was called.
+
+        A file that another process or thread removed before ``use`` had read it is made again.
+        """
+        built_here = False
+        for _ in range(_LOADS - 1):
+            path, built = self.get_or_build(key, kind, build, facts)
+            built_here |= built
+            try:
+                return use(path), built_here
+            except OSError:
+                if path.exists():
+                    raise
+        path, built = self.get_or_build(key, kind, build, facts)
+        return use(path), built or built_here
+
     def put(
         self, key: str, kind: str, content: bytes, facts: Mapping[str, Any] | None = None
-    ) -> Path:
-        """Store an entry, replacing what is there."""
+    ) -> Path | None:
+        """Store an entry, replacing what is there; None if it can be written nowhere."""
         _check_names(key, kind)
-        path = self._store(key, kind, content, dict(facts or {}))
+        try:
+            path = self._store(key, kind, content, dict(facts or {}))
+        except CacheError:
+            return None  # the folder's warning was given
         self._keep_bound(path, len(content))
         return path
 
@@ -170,7 +210,15 @@ class KernelCache:
                 return _write_entry(self.folder / f"{key}.{kind}", content, text)
             except OSError as error:
                 self._leave_folder(error)
-        return _write_entry(self._private_folder() / f"{key}.{kind}", content, text)
+        try:
+            return _write_entry(self._private_folder() / f"{key}.{kind}", content, text)
+        except OSError as error:
+            raise CacheError(
+                error.errno,
+                f"a compiled program of {len(content)} bytes can be written neither to the kernel "
+                f"cache {self.folder} ({self.left}) nor to the temporary folder ({error}); make "
+                f"room, or choose other folders with FLAMEC_CACHE_DIR and TMPDIR",
+            ) from error
 
     def _keep_bound(self, written: Path, nbytes: int) -> None:
         """Evict, now and then: looking at all files takes as long as compiling where they are many.
@@ -220,6 +268,7 @@ class KernelCache:
 
     def _leave_folder(self, error: OSError) -> None:
         """Go on in a folder of this process; said once."""
+        self.left = error
         self._private_folder()
         warnings.warn(
             f"the kernel cache {self.folder} cannot be written ({error}); compiled programs of "

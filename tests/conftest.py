@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,24 +19,31 @@ from flamec.ir import op as ir_op
 from flamec.ir.types import Device
 from flamec.runtime.cuda.driver import unavailable_reason
 
-_BYTECODE = pytest.StashKey[str]()
+_BYTECODE = pytest.StashKey["subprocess.Popen[bytes]"]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Where Python is told to write no bytecode, it goes to a folder of this run's own.
 
     Else each of the hundreds of processes that tests start would compile flamec's modules again.
+    A process that waits for the end of this one removes the folder, also if this one is killed,
+    when those that this one had started have noticed.
     """
     if sys.dont_write_bytecode and not hasattr(config, "workerinput"):
         folder = tempfile.mkdtemp(prefix="flamec-bytecode-")
-        config.stash[_BYTECODE] = sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = folder
+        config.stash[_BYTECODE] = subprocess.Popen(
+            ["sh", "-c", '[ "$(cat)" = done ] || sleep 2; rm -rf "$1"', "sh", folder],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+        sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = folder
         sys.dont_write_bytecode = False
-        del os.environ["PYTHONDONTWRITEBYTECODE"]
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _BYTECODE in config.stash:
-        shutil.rmtree(config.stash[_BYTECODE], ignore_errors=True)
+        config.stash[_BYTECODE].communicate(b"done")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

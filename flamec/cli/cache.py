@@ -18,7 +18,7 @@ from flamec.cli.console import (
 )
 from flamec.cli.failure import CommandFailed
 from flamec.config import default_options
-from flamec.runtime.kernel_cache import KernelCache
+from flamec.runtime.kernel_cache import CacheWarning, KernelCache
 
 app = typer.Typer(no_args_is_help=True, help="The compiled kernels that are kept on disk.")
 
@@ -28,11 +28,11 @@ def open_cache() -> KernelCache | None:
     options = default_options()
     if not options.cache_folder.exists():
         return None
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CacheWarning)
         cache = KernelCache(options.cache_folder, options.cache_bytes)
-    if caught:
-        raise CommandFailed(str(caught[0].message))
+    if cache.left is not None:
+        raise CommandFailed(f"the kernel cache {cache.folder} cannot be used: {cache.left}")
     return cache
 
 
@@ -112,9 +112,11 @@ def import_entries(
     from flamec.saving.errors import FileFormatError
 
     options = default_options()
-    cache = KernelCache(options.cache_folder, options.cache_bytes)
     try:
-        imported = import_cache(file, cache, options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CacheWarning)  # such a folder is an error here
+            cache = KernelCache(options.cache_folder, options.cache_bytes)
+            imported = import_cache(file, cache, options)
     except (OSError, FileFormatError) as error:
         raise CommandFailed(str(error)) from error
     print(f"took {imported.taken} entries into {options.cache_folder}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import FunctionType
 from typing import Annotated, Any
 
@@ -57,7 +58,8 @@ def ops(
     counts = ", ".join(f"{len(names)} in {place}" for place, names in functions.items())
     console.print(
         "\nderivative zero: no gradient flows through it. C and Triton: text, a formula; kind, "
-        "lowered like all of its kind; free, costs no code."
+        "lowered like all of its kind; free, costs no code; host, computed by NumPy in the host's "
+        "memory."
     )
     console.print(f"{len(rows)} primitives; public functions: {counts}\n")
     table = [
@@ -84,7 +86,8 @@ def coverage_data() -> dict[str, dict[str, Any]]:
 
 def op_data(op: Op) -> dict[str, Any]:
     """One row. ``c`` and ``triton``: "text" (the declaration has its formula), "kind" (lowered
-    like all of its kind), "free" (no code is needed), or "" (not there)."""
+    like all of its kind), "free" (no code is needed), "host" (computed by NumPy in the host's
+    memory), or "" (not there)."""
     facts = [
         f for f in ("commutative", "associative", "involution", "idempotent") if getattr(op, f)
     ]
@@ -96,20 +99,24 @@ def op_data(op: Op) -> dict[str, Any]:
         "name": op.name,
         "kind": op.kind.value,
         "derivative": op.derivative is not None,
-        "c": _c_availability(op),
-        "triton": "text" if op.triton is not None else "",
+        "c": _availability(op, op.c, (OpKind.HOST, OpKind.SORT)),
+        "triton": _availability(op, op.triton, (OpKind.HOST,)),
         "facts": facts,
         "doc": op.doc,
     }
 
 
-def _c_availability(op: Op) -> str:
-    if op.c is not None:
+def _availability(op: Op, text: object, on_the_host: Sequence[OpKind]) -> str:
+    """Of one back end: ``text`` is the formula that the declaration has for it."""
+    if text is not None:
         return "text"
     if op.kind in (OpKind.VIEW, OpKind.BARRIER):
         return "free"
-    nowhere = (OpKind.ELEMENTWISE, OpKind.CALL, OpKind.COMPOSITE, OpKind.UNBOUNDED)
-    return "" if op.kind in nowhere else "kind"
+    if op.kind in on_the_host:
+        return "host"
+    by_formula = (OpKind.ELEMENTWISE, OpKind.REDUCTION, OpKind.SCAN)
+    nowhere = (OpKind.CALL, OpKind.COMPOSITE, OpKind.UNBOUNDED)
+    return "" if op.kind in (*by_formula, *nowhere) else "kind"
 
 
 def public_functions() -> dict[str, list[str]]:

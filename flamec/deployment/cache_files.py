@@ -54,8 +54,10 @@ def import_cache(
 ) -> Imported:
     """Take over the entries of a file that are not there yet and fit this machine.
 
-    FileFormatError, before anything is taken over, for a file that was altered.
+    FileFormatError, before anything is taken over, for a file that was altered; OSError if the
+    cache's folder cannot be written, what was taken over until then stays.
     """
+    _check_folder(cache)
     compiler = cpu_backend.device(options).compiler if cpu_backend.is_available(options) else None
     taken = left_out = 0
     reasons = []
@@ -83,8 +85,15 @@ def import_cache(
                 reasons.append(reason)
             elif cache.get(key, kind) is None:
                 cache.put(key, kind, archive.read(member), facts)
+                _check_folder(cache)
                 taken += 1
     return Imported(taken, left_out, "; ".join(dict.fromkeys(reasons)))
+
+
+def _check_folder(cache: KernelCache) -> None:
+    """What a process keeps for itself where it cannot write the folder is no import."""
+    if cache.left is not None:
+        raise OSError(f"the kernel cache {cache.folder} cannot be written: {cache.left}")
 
 
 def _identities() -> dict[str, str]:

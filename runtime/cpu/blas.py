@@ -50,10 +50,10 @@ def load_openblas(path: Path) -> Blas:
     )
 
 
-def load_blas(compile_file: Callable[[Path], Path]) -> Blas:
+def load_blas(load_file: Callable[[Path], ctypes.CDLL]) -> Blas:
     """OpenBLAS where its wheel is installed, else plain loops after a warning.
 
-    ``compile_file`` turns a C file into the path of a shared object.
+    ``load_file`` compiles a C file and loads the shared object.
     """
     path = openblas_path()
     if path is not None:
@@ -64,7 +64,7 @@ def load_blas(compile_file: Callable[[Path], Path]) -> Blas:
         RuntimeWarning,
         stacklevel=2,
     )
-    library = ctypes.CDLL(str(compile_file(Path(__file__).with_name("gemm.c"))))
+    library = load_file(Path(__file__).with_name("gemm.c"))
     return Blas(
         "plain loops", _address(library.flamec_sgemm), _address(library.flamec_dgemm), library
     )

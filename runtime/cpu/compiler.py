@@ -196,7 +196,6 @@ def compile_library(
     with tempfile.TemporaryDirectory(prefix="flamec-") as folder:
         source_path = Path(folder) / "program.c"
         library_path = Path(folder) / "program.so"
-        source_path.write_text(source)
         command = [
             *compiler.command,
             *TARGET_FLAGS,
@@ -208,9 +207,11 @@ def compile_library(
             str(library_path),
             "-lm",
         ]
+        here = ["env", f"TMPDIR={folder}"]  # so nothing is left of a compiler that is killed
         try:
+            source_path.write_text(source)
             done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", check=False
+                [*here, *command], capture_output=True, text=True, errors="replace", check=False
             )
         except OSError as error:
             raise CompileError(command, str(error), _keep(source, keep_folder)) from error
@@ -232,12 +233,16 @@ def compile_assembly(compiler: Compiler, source: str, flags: Sequence[str] = ())
     return done.stdout
 
 
-def _keep(source: str, folder: Path | None) -> Path:
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix="flamec-failed-", suffix=".c", dir=folder)
-    with os.fdopen(handle, "w") as file:
-        file.write(source)
+def _keep(source: str, folder: Path | None) -> Path | None:
+    """Where the source lies, None if it cannot be written: the compiler's failure is the news."""
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix="flamec-failed-", suffix=".c", dir=folder)
+        with os.fdopen(handle, "w") as file:
+            file.write(source)
+    except OSError:
+        return None
     return Path(name)
 
 

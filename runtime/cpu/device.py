@@ -8,6 +8,7 @@ are loaded when the first program says that it needs them (``plan.notes["needs_b
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +67,7 @@ class CpuDevice:
         self._functions = FlamecRuntime()
         self._runtime: ProgramRuntime | None = None
         self._blas: Blas | None = None
-        self._products = Products(self._compile_file)
+        self._products = Products(self._load_file)
 
     def empty(self, nbytes: int) -> tuple[np.ndarray, int]:
         """Uninitialised memory: a uint8 array and its address, a multiple of 64."""
@@ -92,13 +93,13 @@ class CpuDevice:
         """
         runtime = self._prepare(plan)
         facts: dict[str, object] = {"entry": plan.entry, "steps": len(plan.steps)}
-        path, built = self._library(plan.source, facts, self.plan_flags(plan))
+        library, built = self._library(plan.source, facts, self.plan_flags(plan))
 
-        def timed() -> Path:
+        def timed() -> ctypes.CDLL:
             flags = (*self.plan_flags(plan), *PROFILE_FLAGS)
             return self._library(plan.source, {**facts, "timed": True}, flags)[0]
 
-        return Executable(plan, path, runtime, self._plan_memory, built, label, timed)
+        return Executable(plan, library, runtime, self._plan_memory, built, label, timed)
 
     def plan_flags(self, plan: ExecutionPlan) -> tuple[str, ...]:
         """The compiler's flags for a plan; one may ask that no sum of a product is contracted."""
@@ -107,14 +108,14 @@ class CpuDevice:
     def _prepare(self, plan: ExecutionPlan) -> ProgramRuntime:
         with self._lock:
             if self._runtime is None:
-                pool = ThreadPool(self._compile_file)
+                pool = ThreadPool(self._load_file)
                 self._functions.parallel_for = pool.parallel_for
                 self._functions.threads = self._threads
                 self._runtime = ProgramRuntime(
                     self._functions, pool.enter, self._evaluate, pool.clock
                 )
             if plan.notes.get("needs_blas") and self._blas is None:
-                blas = load_blas(self._compile_file)
+                blas = load_blas(self._load_file)
                 self._functions.sgemm = blas.sgemm
                 self._functions.dgemm = blas.dgemm
                 self._blas = blas
@@ -122,19 +123,19 @@ class CpuDevice:
                 setattr(self._functions, f"product_{lane}", self._products.address(lane))
             return self._runtime
 
-    def _compile_file(self, source: Path) -> Path:
-        path, _ = self._library(source.read_text(), {"file": source.name}, self.flags)
-        return path
+    def _load_file(self, source: Path) -> ctypes.CDLL:
+        return self._library(source.read_text(), {"file": source.name}, self.flags)[0]
 
     def _library(
         self, source: str, facts: dict[str, object], flags: tuple[str, ...]
-    ) -> tuple[Path, bool]:
+    ) -> tuple[ctypes.CDLL, bool]:
         portable = portable_key(source, flags)
-        return self.cache.get_or_build(
+        return self.cache.load(
             local_key(self.compiler, portable),
             "so",
             lambda: compile_library(self.compiler, source, flags, self.keep_folder),
             {**facts, PORTABLE: portable},
+            use=lambda path: ctypes.CDLL(str(path)),
         )
 
 

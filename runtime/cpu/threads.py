@@ -1,7 +1,7 @@
 """The thread pool of ``threads.c`` and how many threads it should have.
 
-In: a function that compiles a C file. Out: the address of ``parallel_for``. The pool's state
-lives in the loaded library, so there is one pool for each copy of it in the process.
+In: a function that compiles and loads a C file. Out: the address of ``parallel_for``. The pool's
+state lives in the loaded library, so there is one pool for each copy of it in the process.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class ThreadPool:
     gives nanoseconds, those of ``time.perf_counter_ns``.
     """
 
-    def __init__(self, compile_file: Callable[[Path], Path]) -> None:
-        self.library = ctypes.CDLL(str(compile_file(Path(__file__).with_name("threads.c"))))
+    def __init__(self, load_file: Callable[[Path], ctypes.CDLL]) -> None:
+        self.library = load_file(Path(__file__).with_name("threads.c"))
         self.library.flamec_workers.restype = ctypes.c_int64
         self.enter = self.library.flamec_enter
         self.enter.restype = ctypes.c_int64

@@ -183,7 +183,6 @@ class CudaDevice:
             self.context,
             kernels,
             self._plan_memory,
-            self.cache.folder,
             kernels_compiled=sum(kernel.compiled for kernel in compiled),
             graphs=self.graphs,
             evaluate=self._evaluate,

@@ -19,7 +19,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -85,7 +84,6 @@ class CudaProgram:
         context: CudaContext,
         kernels: Sequence[LoadedKernel],
         plan_memory: PlanMemory,
-        library_path: Path,
         kernels_compiled: int = 0,
         graphs: bool = True,
         evaluate: Evaluate = no_host,
@@ -95,7 +93,6 @@ class CudaProgram:
         self.context = context
         self.kernels = tuple(kernels)
         self.plan_memory = plan_memory
-        self.library_path = library_path
         self.kernels_compiled = kernels_compiled
         self.graphs = graphs
         self.evaluate = evaluate

@@ -144,7 +144,6 @@ class PlanTimer:
                 device.context,
                 kernels,
                 self._plan_memory,
-                device.cache.folder,
                 graphs=False,
             )
             bound = program.bind(timed.sizes)

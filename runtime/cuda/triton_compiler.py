@@ -109,13 +109,14 @@ def compile_kernel(
 
     ``texts``: with the text of the stages before machine code. TritonError if Triton fails.
     """
-    path, compiled = cache.get_or_build(
+    content, compiled = cache.load(
         kernel_key(source, target),
         BINARY_KIND,
         lambda: build_kernel(source, target, cache).to_bytes(),
         {"kernel": source.function, "target": target, "triton": triton_version()},
+        use=Path.read_bytes,
     )
-    return KernelBinary.from_bytes(path.read_bytes(), texts), compiled
+    return KernelBinary.from_bytes(content, texts), compiled
 
 
 def build_kernel(source: KernelSource, target: str, cache: KernelCache) -> KernelBinary:
@@ -129,15 +130,21 @@ def build_kernel(source: KernelSource, target: str, cache: KernelCache) -> Kerne
     _check_source(source)
     text = source.text.encode()
     key = hashlib.sha256(text).hexdigest()
-    path, _ = cache.get_or_build(key, SOURCE_KIND, lambda: text, {"kernel": source.function})
     capability = _capability(target)
-    try:
-        compiled = _run_triton(source, capability, path)
-    except TritonError:
-        raise
-    except Exception as error:
-        message = f"triton {version} failed on {_message(source, target, error)}"
-        raise TritonError(message, path) from error
+
+    def run(path: Path) -> tuple[Any, Path]:
+        try:
+            return _run_triton(source, capability, path), path
+        except TritonError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and not path.exists():
+                raise  # evicted before Triton had read it
+            message = f"triton {version} failed on {_message(source, target, error)}"
+            raise TritonError(message, path) from error
+
+    facts = {"kernel": source.function}
+    (compiled, path), _ = cache.load(key, SOURCE_KIND, lambda: text, facts, use=run)
     metadata = compiled.metadata
     maps = _tensor_maps(source, metadata.tensordesc_meta or ())
     parameters = _flat_parameters(source, has_maps=bool(maps))

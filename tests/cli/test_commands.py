@@ -82,6 +82,15 @@ def test_ops_lists_every_primitive(run) -> None:
     assert all(name in text for name in REGISTRY)
 
 
+def test_ops_tell_what_back_ends_have(run) -> None:
+    rows = {row["name"]: row for row in run("ops", "--json").json["ops"]}
+    lacking = {name for name, row in rows.items() if not (row["c"] and row["triton"])}
+    assert lacking == {"while_transpose"}  # evaluated, never compiled
+    known = {"exp": ("text", "text"), "reshape": ("free", "free"), "cond": ("kind", "kind")}
+    known |= {"attention": ("kind", "kind"), "sort": ("host", "kind"), "svd": ("host", "host")}
+    assert {name: (rows[name]["c"], rows[name]["triton"]) for name in known} == known
+
+
 def test_ops_of_one_kind(run) -> None:
     rows = run("ops", "--kind", "reduction", "--json").json["ops"]
     assert {row["kind"] for row in rows} == {"reduction"}
@@ -302,5 +311,7 @@ def test_the_cache_goes_to_a_file_and_back(run, tmp_path: Path) -> None:
     file = tmp_path / "kernels"
     assert run("cache", "export", str(file), **here).out.startswith("wrote ")
     assert "took 0 entries" in run("cache", "import", str(file), **here).out  # they are there
+    nowhere = {"FLAMEC_CACHE_DIR": str(file / "cache")}
+    assert "cannot be written" in run("cache", "import", str(file), code=1, **nowhere).err
     file.write_bytes(file.read_bytes()[:-900])
     assert "no whole cache" in run("cache", "import", str(file), code=1, **here).err

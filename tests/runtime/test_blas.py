@@ -38,14 +38,14 @@ def library(
             pytest.skip("scipy-openblas32 is not installed")
         return blas.load_openblas(path)
 
-    def compile_file(source: Path) -> Path:
+    def load_file(source: Path) -> ctypes.CDLL:
         target = tmp_path_factory.mktemp("gemm") / "gemm.so"
         target.write_bytes(compile_library(compiler, source.read_text()))
-        return target
+        return ctypes.CDLL(str(target))
 
     with pytest.MonkeyPatch.context() as patch, pytest.warns(RuntimeWarning, match="OpenBLAS"):
         patch.setattr(blas, "openblas_path", lambda: None)
-        return blas.load_blas(compile_file)
+        return blas.load_blas(load_file)
 
 
 @pytest.mark.parametrize("order", [101, 102])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,7 +63,7 @@ class Copier:
         kinds = ("input", "output", "output")
         buffers = [Buffer(f"b{i}", kind, float32, 4) for i, kind in enumerate(kinds)]
         plan = action_plan(buffers, [Copy(0, 1, 16), Copy(0, 2, 16)])
-        whole = CudaProgram(plan, context, (), plan_memory, Path("none"))
+        whole = CudaProgram(plan, context, (), plan_memory)
         self.bound = BoundCudaProgram(whole, ())
 
     def __call__(self, *addresses: int) -> None:
@@ -147,7 +146,7 @@ def test_guests_of_outputs_move_with_them(monkeypatch: pytest.MonkeyPatch) -> No
     )
     assert plan_memory(plan, {}).guests == {1: (2, 0)}
     for launches in (False, True):
-        whole = CudaProgram(plan, call.bound.program.context, (), plan_memory, Path("none"))
+        whole = CudaProgram(plan, call.bound.program.context, (), plan_memory)
         bound = BoundCudaProgram(whole, ())
         for turn in range(8):
             source, late, early = 16, 1024 + 16 * (turn // 2), 4096 + 16 * (turn % 3)

@@ -59,6 +59,30 @@ def test_a_compiler_that_fails_in_silence(tmp_path: Path) -> None:
         compile_library(find_compiler(str(program)), GOOD, keep_folder=tmp_path)
 
 
+def test_a_compiler_that_is_killed_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, temporary = tmp_path / "cc", tmp_path / "temporary"
+    program.write_text('#!/bin/sh\n: > "$TMPDIR/ccAbCdEf.s"\nkill -9 $$\n')
+    program.chmod(0o755)
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(compiler_module.tempfile, "tempdir", str(temporary))
+    with pytest.raises(CompileError, match="signal 9"):
+        compile_library(find_compiler(str(program)), GOOD, keep_folder=tmp_path / "kept")
+    assert not list(temporary.iterdir())
+
+
+def test_a_source_that_cannot_be_written(compiler: Compiler, tmp_path: Path) -> None:
+    """The compiler's failure is told, not that of keeping the source."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CompileError, match="undeclared_name") as caught:
+        compile_library(
+            compiler, "int f(void) { return undeclared_name; }", keep_folder=tmp_path / "file" / "a"
+        )
+    assert caught.value.source_path is None
+
+
 def test_without_any_compiler_the_error_says_how_to_get_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

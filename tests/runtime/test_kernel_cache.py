@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from flamec.runtime import kernel_cache
-from flamec.runtime.kernel_cache import CacheWarning, KernelCache
+from flamec.runtime.kernel_cache import CacheError, CacheWarning, KernelCache
 
 KEY = "0123456789abcdef" * 4
 OTHER = "fedcba9876543210" * 4
@@ -195,6 +195,48 @@ def test_a_full_or_read_only_folder(
     assert path.parent != tmp_path
     assert cache.read(OTHER, "so") == b"old"
     assert cache.read("a" * 64, "plan") == b"plan"
+
+
+def test_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only saves work is left out; the error for a file that is needed says what to do."""
+    cache = KernelCache(tmp_path / "cache")
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(kernel_cache, "replace_file", full)
+    with pytest.warns(CacheWarning, match="cannot be written"):
+        assert cache.put(OTHER, "plan", b"plan") is None
+    assert cache.read(OTHER, "plan") is None
+    assert cache.left is not None
+    with pytest.raises(CacheError, match=r"No space.*temporary folder.*FLAMEC_CACHE_DIR") as caught:
+        cache.get_or_build(KEY, "so", lambda: b"code")
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_an_entry_that_is_evicted_before_it_is_loaded_is_built_again(tmp_path: Path) -> None:
+    cache, other = KernelCache(tmp_path), KernelCache(tmp_path)
+    builds = []
+
+    def build() -> bytes:
+        builds.append(0)
+        return b"code"
+
+    def use(path: Path) -> bytes:
+        if len(builds) < 3:
+            other.clear()
+        return path.read_bytes()
+
+    assert cache.load(KEY, "so", build, use=use) == (b"code", True)
+    assert len(builds) == 3
+    assert cache.load(KEY, "so", build, use=use) == (b"code", False)
+
+    def refuse(path: Path) -> None:
+        raise OSError("not an ELF file")
+
+    with pytest.raises(OSError, match="ELF"):
+        cache.load(KEY, "so", build, use=refuse)
+    assert len(builds) == 3
 
 
 def test_a_folder_that_others_can_write_is_not_used(tmp_path: Path) -> None:

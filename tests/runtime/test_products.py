@@ -174,12 +174,12 @@ def products(
 ) -> Products:
     """The functions, built for one kind of register."""
 
-    def compile_file(source: Path) -> Path:
+    def load_file(source: Path) -> ctypes.CDLL:
         target = tmp_path_factory.mktemp("product") / "product.so"
         target.write_bytes(compile_library(compiler, source.read_text(), BUILDS[request.param]))
-        return target
+        return ctypes.CDLL(str(target))
 
-    return Products(compile_file)
+    return Products(load_file)
 
 
 def multiply(
