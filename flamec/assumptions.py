@@ -238,8 +238,9 @@ def _add_aliasing(
                     f"{variable} is {'' if one else 'not '}{earlier}",
                     f"{_both(names, other, position)} are {'one' if one else 'two'} tensors",
                 )
+        leaf = leaves[position]
         shares = any(
-            leaves[position]._storage is leaves[o]._storage for o, _ in storages if o != position
+            leaf._storage is leaves[o]._storage and leaf is not leaves[o] for o, _ in storages
         )
         if position in based or (shares and position not in captured.apart):
             steps = b.name(leaves[position]._steps)

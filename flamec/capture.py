@@ -217,16 +217,16 @@ def capture(
 
 def _aliased_storages(leaves: Sequence[Any]) -> list[Storage]:
     """The memory that several arguments share, or several elements of one, unless these are
-    different tensors without a history: each is an input of its own while nothing is written."""
-    seen: dict[Storage, list[Tensor]] = {}
+    different tensors without a history: each is an input of its own while nothing is written.
+    A tensor that is given several times is one input."""
+    seen: dict[Storage, set[Tensor]] = {}
     for leaf in leaves:
         if isinstance(leaf, Tensor) and leaf._trace is None:
-            seen.setdefault(leaf._storage, []).append(leaf)
+            seen.setdefault(leaf._storage, set()).add(leaf)
     return [
         storage
         for storage, tensors in seen.items()
         if any(map(overlaps_itself, tensors))
-        or len(set(map(id, tensors))) < len(tensors)
         or (len(tensors) > 1 and any(t.requires_grad for t in tensors))
     ]
 

@@ -82,6 +82,8 @@ class DifferentiableProgram:
         counts = len(captured.graph.inputs), len(captured.graph.outputs)
         parts = partition(joint, *counts, on_gpu, memory_budget)
         self.joint = joint
+        sources = captured.sources
+        self._bases = [i for i in captured.tracked_inputs if sources[i].kind == "base"]
         self._states = list(states)  # generators that derivatives draw from
         self._reports = list(_reports(joint, counts[0], len(captured.tracked_outputs), reports))
         self.forward_graph: Graph = parts.forward
@@ -152,6 +154,9 @@ class DifferentiableProgram:
         for position, value in zip(reversed(late), reversed(tensors), strict=False):
             type = self.captured.graph.inputs[position].type  # known since the call's actions
             inputs[position] = tensor_builder.constant(value, type)
+        for position in self._bases:
+            if not inputs[position]._requires_grad:  # the call may have made it a leaf
+                inputs[position] = self._input(position, leaves)
         outputs = tensors[: len(self.original.graph.outputs)]
         saved = tensors[len(outputs) : len(outputs) + self._saved_count]
         call = _Call(self, inputs, before, sizes)

@@ -79,6 +79,14 @@ def test_windows_of_any_length() -> None:
     assert compiled.stats.traces == 2
 
 
+def test_a_tensor_that_is_given_twice_takes_one_program_for_all_sizes() -> None:
+    compiled = flamec.compile(READING["product"], backend="evaluate")
+    for size in (3, 5, 1, 0, 7):
+        x = flamec.arange(size + 2.0)[1:]
+        assert flamec.equal(compiled(x, x), x * x)
+    assert compiled.stats.traces == 2, compiled.stats.guard_failures
+
+
 def test_a_captured_tensor_in_the_memory_of_two_arguments() -> None:
     sequence = flamec.arange(12.0)
     head = sequence[:4]

@@ -322,6 +322,35 @@ def test_views() -> None:
         )
 
 
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_captured_leaf_that_is_an_argument_too(dynamic: bool | None, twice: bool) -> None:
+    """Given twice it is one input still; with symbolic sizes its memory's base is the input."""
+
+    def run(wrap: Callable[[Any], Any]) -> tuple[list[Any], Any]:
+        leaf = flamec.ones(4)
+
+        def step(y: T, box: list[T]) -> T:
+            leaf.requires_grad_(not leaf.requires_grad)
+            return leaf * 2 + y + box[0]
+
+        function, seen = wrap(step), []
+        for _ in range(4):
+            result = function(leaf, [leaf if twice else flamec.ones(4)])
+            seen.append((result.tolist(), result.requires_grad, leaf.requires_grad))
+            if result.requires_grad:
+                result.sum().backward()
+                seen.append(leaf.grad.tolist())
+        return seen, function
+
+    expected, _ = run(lambda f: f)
+    found, compiled = run(lambda f: flamec.compile(f, backend="evaluate", dynamic=dynamic))
+    assert found == expected
+    assert (compiled.stats.traces, compiled.stats.python_runs) == (2, 0)
+    kinds = [s.kind for s in compiled.programs[0].captured.sources]
+    assert kinds == (["base"] if dynamic else ["argument"]) + ["argument"] * (not twice)
+
+
 def test_a_leaf_that_is_switched_off_before_backward() -> None:
     for wrap in (lambda f: f, lambda f: flamec.compile(f, backend="evaluate")):
         leaf, other = flamec.ones(3).requires_grad_(), flamec.ones(3).requires_grad_()
