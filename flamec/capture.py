@@ -53,7 +53,7 @@ from flamec.tensor_attributes import TensorAttributes
 from flamec.trace import Trace
 from flamec.traced_arguments import argument_labels
 from flamec.traced_results import GradEffect, Outputs, Result
-from flamec.tracked_inputs import Leaves, check_leaves, reached_inputs
+from flamec.tracked_inputs import Leaves, check_gradients_outside, reached_inputs
 from flamec.varying_state import Lifted, StateVaries
 
 _BEGINS_AGAIN = (AliasDiscovered, PlaceWanted, SizesDiffer, StateVaries, Uncompiled)
@@ -435,7 +435,7 @@ def _finish(
     tracked_outputs = {r.position for r in tracked if r.kind == "fresh"}
     differentiable = thread.grad_enabled and bool(tracked)
     tracked_inputs = reached_inputs(trace, graph, tracked_outputs) if differentiable else ()
-    check_leaves(trace, graph, tracked_outputs if differentiable else (), made)
+    check_gradients_outside(trace, graph, tracked_outputs if differentiable else (), made)
     return Captured(
         graph=graph,
         sources=trace.sources,

@@ -10,9 +10,9 @@ the tape instead, so that derivatives of any order are right.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from flamec.ir.custom import RecordedRule
 from flamec.ir.evaluate import concrete_attributes
 from flamec.ir.graph import Graph, Location, Value
 from flamec.ir.op import Op, OpKind, Types
-from flamec.ir.passes.differentiate import differentiate_graph
+from flamec.ir.passes.differentiate import differentiate_graph, reachable_nodes
 from flamec.ir.passes.forget_derivatives import forget_derivatives
 from flamec.ir.passes.partition import partition
 from flamec.ir.passes.recognize_attention import recognize_attention
@@ -71,7 +71,7 @@ class DifferentiableProgram:
                 partial(_hooked, captured)
                 if captured.trace.hooks.rules or captured.retained
                 else None,
-                captured.trace.regions,
+                captured.trace.parts.regions,
                 states,
                 reports,
             )
@@ -90,6 +90,8 @@ class DifferentiableProgram:
         self.backward_graph: Graph = parts.backward
         self._saved_inputs: tuple[int, ...] = parts.saved_inputs
         self._saved_count: int = parts.saved_count
+        read = captured.trace.parts.inputs_read(captured.graph.inputs)
+        self._needed = {*self._saved_inputs, *(set(read) - captured.graph.updates.keys())}
         first = len(captured.graph.outputs)
         extra = [Result("fresh", first + i) for i in range(self._saved_count)]
         self.captured = replace(captured, graph=parts.forward)
@@ -130,6 +132,21 @@ class DifferentiableProgram:
             self._backward = self._make(self.backward_graph, self.captured.symbols)
         return self._backward
 
+    @cached_property
+    def needed_by_rules(self) -> set[int]:
+        """The inputs from which all follows that rules of derivatives read."""
+        graph, tracked = self.original.graph, self.original.trace.tracked
+        roots = [graph.outputs[i] for i in self.original.tracked_outputs]
+        read: list[Value] = []
+        for node in reachable_nodes(roots, lambda value: value not in tracked):
+            needs = [v in tracked for v in node.inputs]
+            read += [node.inputs[i] for i in node.op.saved_inputs(needs)]
+            count = len(node.outputs)
+            read += [node.outputs[i] for i in node.op.saved_outputs(count, node.attributes)]
+        makers = reachable_nodes(read, lambda value: False)
+        reached = {*read, *(v for node in makers for v in node.inputs)}
+        return {i for i, value in enumerate(graph.inputs) if value in reached} | self._needed
+
     def reached(self, arriving: int) -> tuple[int, ...]:
         """The inputs that gradients of results, given as bits, reach."""
         found = self._reached.get(arriving)
@@ -143,7 +160,7 @@ class DifferentiableProgram:
     def run(self, leaves: tuple[Any, ...], sizes: tuple[int, ...]) -> Any:
         late = [i for i, source in enumerate(self.captured.sources) if source.moment]
         inputs = [self._input(i, leaves) for i in range(len(self.captured.sources))]
-        before = [inputs[i]._storage.version for i in self._saved_inputs]
+        before = [tensor._storage.version for tensor in inputs]
         differentiated = self.original.tracked_inputs
         known = [
             tape_value(inputs[i]) if inputs[i]._requires_grad else None for i in differentiated
@@ -322,13 +339,7 @@ class _Call:
     def _run(self, saved: Sequence[Any], seeds: Sequence[Tensor], arrived: int) -> Sequence[Tensor]:
         """The gradients of the inputs; ``arrived``: those of results, as bits."""
         program = self.program
-        for position, version in zip(program._saved_inputs, self.versions, strict=True):
-            storage = self.inputs[position]._storage
-            if storage.version != version:
-                raise RuntimeError(
-                    f"an input of the compiled function {program.original.name} that its gradient "
-                    f"needs was changed in place at {storage.writer} after the call"
-                )
+        self._require_unchanged(program._needed)
         backward = program.backward
         invocation = backward.bind(self.sizes)
         arrays = []
@@ -361,6 +372,15 @@ class _Call:
                     report.function(given)
         return results
 
+    def _require_unchanged(self, positions: Iterable[int]) -> None:
+        for position in positions:
+            storage = self.inputs[position]._storage
+            if storage.version != self.versions[position]:
+                raise RuntimeError(
+                    f"an input of the compiled function {self.program.original.name} that its "
+                    f"gradient needs was changed in place at {storage.writer} after the call"
+                )
+
     def _replay(self, seeds: Sequence[Tensor], bindings: Mapping[str, int]) -> Sequence[Any]:
         """Differentiate the original graph on the tape: right for any order."""
         original = self.program.original
@@ -369,6 +389,7 @@ class _Call:
                 f"{original.name}: a second derivative through a compiled function that changes "
                 "tensors in place is not supported; call the uncompiled function instead"
             )
+        self._require_unchanged(self.program.needed_by_rules)
         create = thread.grad_enabled
         values: dict[Value, Tensor] = {}
         with enable_grad():

@@ -239,7 +239,8 @@ def record(
     node = TapeNode(op, operands, attributes, user_location(), tuple(t._type for t in outputs))
     assert node.saved is not None
     for i in op.saved_inputs([v is not None for v in values]):
-        node.saved[operands[i]] = keep(inputs[i], values[i])
+        if operands[i] not in node.saved:
+            node.saved[operands[i]] = keep(inputs[i], values[i])
     results = node.seal()
     for tensor, value in zip(outputs, results, strict=True):
         if tensor._type.dtype.is_floating_point:

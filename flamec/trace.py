@@ -30,10 +30,10 @@ from flamec.host_numbers import expression_of, settle
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import Op, OpKind
-from flamec.ir.passes.rematerialize import Region
 from flamec.ir.shape import Dim, SymbolicDim, equal, evaluate_dim
 from flamec.ir.types import CPU, TensorType, float64
 from flamec.picked_elements import PickedElements
+from flamec.recomputed_parts import RecomputedParts
 from flamec.roots import AliasDiscovered, Root, overlaps_itself, view_overlaps_itself
 from flamec.size_oracle import SizeOracle
 from flamec.sources import InputSource
@@ -103,7 +103,7 @@ class Trace:
         self.conditions: list[tuple[Any, Any, Callable[[Any], bool], bool]] = []
         self.autocast_casts: dict[Any, Any] = {}
         self.hooks = TracedHooks(self.leaf_tensors, self.first_values)
-        self.regions: list[Region] = []
+        self.parts = RecomputedParts()
         self.constants: set[Storage] = set()
         self.execution: Execution | None = None
         self.stand_ins: list[weakref.ref[Tensor]] = []
@@ -482,6 +482,7 @@ class Trace:
     def release(self) -> None:
         """Let go of the tensors of the traced call; what the program needs is kept elsewhere."""
         self.roots.clear()
+        self.parts.release()
         self.picked.clear()
         self.numbers.clear()
         self.gradients.release()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from flamec.errors import Uncompiled
 from flamec.ir.graph import Graph, Value
 from flamec.ir.passes.differentiate import reachable_nodes
+from flamec.recomputed_parts import reads_changed_memory
 
 if TYPE_CHECKING:
     from flamec.trace import Trace
@@ -49,15 +50,22 @@ def _begins(
     return tuple(i for i, value in enumerate(graph.inputs) if value in reached)
 
 
-def check_leaves(trace: Trace, graph: Graph, outputs: Iterable[int], made: Leaves) -> None:
-    """Uncompiled if a gradient that begins outside arrives at a leaf that no input stands for.
+def check_gradients_outside(
+    trace: Trace, graph: Graph, outputs: Iterable[int], made: Leaves
+) -> None:
+    """Uncompiled if a gradient that begins outside arrives at a leaf that no input stands for, or
+    in a part that is computed again from memory that has changed.
 
-    That is one that required none when it was first used, or that the function made and that leaves
-    it with what was computed from it. Of one that stays, results would require no gradient if they
-    depend on no input that does.
+    Such a leaf is one that required none when it was first used, or that the function made and that
+    leaves it with what was computed from it. Of one that stays, results would require no gradient
+    if they depend on no input that does.
     """
-    for output in outputs if trace.late_leaves or made.all else ():
+    changed = trace.parts.changed()
+    for output in outputs if trace.late_leaves or made.all or changed else ():
         nodes = reachable_nodes([graph.outputs[output]], lambda value: value not in trace.tracked)
+        for node in nodes:
+            if node in changed:
+                raise reads_changed_memory(node)
         reached = {v for n in nodes for v in n.inputs}
         if not reached.isdisjoint(trace.late_leaves):
             raise Uncompiled(

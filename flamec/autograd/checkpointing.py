@@ -15,7 +15,6 @@ from typing import Any
 from flamec import random
 from flamec.autograd.saved_tensors import using_hooks
 from flamec.errors import user_location
-from flamec.ir.passes.rematerialize import region
 from flamec.state import enable_grad, thread
 from flamec.structures import flatten
 from flamec.tape import Saved, restore
@@ -167,5 +166,5 @@ def _traced(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str,
         for value, source in zip(trace.builder.graph_inputs, trace.sources, strict=True)
         if source.kind != "argument"
     }
-    trace.regions.append(region(nodes, kept, outputs))
+    trace.parts.add(nodes, kept, outputs, trace.roots)
     return result

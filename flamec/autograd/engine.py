@@ -25,6 +25,7 @@ from flamec.ir.graph import Node, Value
 from flamec.ir.op import CONTROL, Derivative, DerivativeContext, OpKind
 from flamec.ir.passes.differentiate import backpropagate, reachable_nodes
 from flamec.ir.passes.rematerialize import Rematerializer
+from flamec.recomputed_parts import reads_changed_memory
 from flamec.state import (
     enable_grad,
     inference_mode,
@@ -307,12 +308,15 @@ def _propagated(
     apply_rule: Callable[[Node, DerivativeContext, Sequence[Any]], Sequence[Any]] | None
     if trace is not None:
         current = trace
-        again = Rematerializer(current.regions, tensor_builder, current.tensor_of)
+        changed = current.parts.changed()
+        again = Rematerializer(current.parts.regions, tensor_builder, current.tensor_of)
         saved = again.value
 
         def enter(node: Node, incoming: Sequence[Any]) -> None:
             if id(node) in current.freed and saves(node, current.tracked):
                 raise freed_error(node)
+            if node in changed:
+                raise reads_changed_memory(node)
             entered.add(id(node))
             current.backward.enter(node)
             again.enter(node, [g.value if isinstance(g, Operand) else g for g in incoming])

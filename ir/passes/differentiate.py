@@ -78,8 +78,8 @@ def backpropagate(
         wanted_outputs = op.saved_outputs(len(outputs), node.attributes)
         context = DerivativeContext(
             node.attributes,
-            [saved(node, v) if i in wanted_inputs else NOT_SAVED for i, v in enumerate(inputs)],
-            [saved(node, v) if i in wanted_outputs else NOT_SAVED for i, v in enumerate(outputs)],
+            _read(node, inputs, wanted_inputs, saved),
+            _read(node, outputs, wanted_outputs, saved),
             tuple(v.type for v in inputs),
             tuple(v.type for v in outputs),
             needs,
@@ -110,6 +110,23 @@ def backpropagate(
         for value in [v for v in gradients if v in unfinished]:
             gradients[value] = finish(value, gradients[value])
     return gradients
+
+
+def _read(
+    node: Node,
+    values: Sequence[Value],
+    wanted: Sequence[int],
+    saved: Callable[[Node, Value], Any],
+) -> list[Any]:
+    """What a rule gets for ``values``; one that it reads twice is fetched once."""
+    found: list[Any] = [NOT_SAVED] * len(values)
+    known: dict[Value, Any] = {}
+    for i in wanted:
+        value = values[i]
+        if value not in known:
+            known[value] = saved(node, value)
+        found[i] = known[value]
+    return found
 
 
 def _located(text: str, node: Node) -> str:

@@ -177,3 +177,118 @@ def test_refusals() -> None:
         y.backward()
     with pytest.raises(ValueError, match="determinism_check"):
         checkpoint(changing, x, determinism_check="maybe")
+
+
+def test_a_part_runs_once_more_whatever_its_rules_read() -> None:
+    """What a rule reads twice (``x * x``) is fetched once."""
+    for function in (
+        lambda x: x * x,
+        lambda x: nn.functional.layer_norm(x, (3,)),
+        lambda x: nn.functional.scaled_dot_product_attention(x, x, x),
+    ):
+        runs = []
+
+        def part(x: Any, function: Any = function, runs: list[int] = runs) -> Any:
+            runs.append(1)
+            return function(x)
+
+        checkpoint(part, flamec.ones(4, 3, requires_grad=True)).sum().backward()
+        assert len(runs) == 2
+
+
+def changed_weights(where: str, wrap: Any) -> Any:
+    """A checkpointed part whose weight changes before its backward pass: ``where``."""
+    weight = flamec.full((3,), 0.5, dtype=flamec.float64, requires_grad=True)
+    shift = flamec.ones(3, dtype=flamec.float64)
+    x = flamec.tensor([1.0, 2.0, 3.0], dtype=flamec.float64, requires_grad=True)
+
+    def change() -> None:
+        with flamec.no_grad():
+            weight.mul_(1.5)
+            shift.add_(1)
+
+    def function(x: Any) -> Any:
+        y = checkpoint(lambda h: flamec.tanh(h * flamec.exp(weight) + flamec.sin(shift)), x)
+        if where != "outside":
+            change()
+        if where == "before an inner backward":
+            (y * y).sum().backward()
+        return y.detach() if where == "before an inner backward" else y
+
+    step, seen = wrap(function), []
+    for _ in range(3):
+        y = step(x)
+        if where == "outside":
+            change()
+        if where != "before an inner backward":
+            (y * y).sum().backward()
+        seen.append([y.tolist(), x.grad.tolist(), weight.grad.tolist()])
+    return seen
+
+
+@pytest.mark.parametrize("where", ["before an inner backward", "before an outer backward"])
+def test_what_a_part_reads_may_change_before_it_is_computed_again(where: str) -> None:
+    """As in PyTorch: the part is computed again from the new weights."""
+    torch = pytest.importorskip("torch")
+    expected = changed_weights(where, lambda f: f)
+    with pytest.warns(
+        RuntimeWarning, match="has read a tensor that is changed before the backward"
+    ):
+        found = changed_weights(where, lambda f: flamec.compile(f, backend="evaluate"))
+    assert found == expected
+
+    def again(x: Any, weight: Any, shift: Any) -> Any:
+        return torch.tanh(x * torch.exp(weight) + torch.sin(shift))
+
+    x = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    weight = torch.full((3,), 0.5, dtype=torch.float64, requires_grad=True)
+    shift = torch.ones(3, dtype=torch.float64)
+    for y_seen, x_grad, weight_grad in expected:
+        y = torch.utils.checkpoint.checkpoint(
+            lambda h: again(h, weight, shift), x, use_reentrant=False
+        )
+        with torch.no_grad():
+            weight.mul_(1.5)
+            shift.add_(1)
+        (y * y).sum().backward()
+        np.testing.assert_allclose(y.tolist(), y_seen, 1e-5)
+        np.testing.assert_allclose(x.grad.tolist(), x_grad, 1e-4)
+        np.testing.assert_allclose(weight.grad.tolist(), weight_grad, 1e-4)
+
+
+def test_what_a_compiled_part_has_read_may_not_change_after_the_call() -> None:
+    """Also what its gradient alone does not need, as the part would be computed again."""
+    changed_weights("outside", lambda f: f)
+    with pytest.raises(RuntimeError, match=r"was changed in place at .* after the call"):
+        changed_weights("outside", lambda f: flamec.compile(f, backend="evaluate"))
+
+
+def test_an_optimizer_may_step_after_the_backward_pass_of_a_part() -> None:
+    """Nor do changes of other tensors split or refuse anything."""
+    model = network()
+    optimizer = flamec.optim.SGD(model.parameters(), lr=0.01)
+    seen = flamec.zeros(())
+
+    @flamec.compile(backend="evaluate", fullgraph=True)
+    def step(x: Any) -> Any:
+        loss = loss_of(model, x, True)
+        seen.add_(1)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss = loss_of(model, x, True)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    losses = [step(flamec.ones(8, WIDTH)).item() for _ in range(3)]
+    assert losses[2] != losses[0] and seen.item() == 3
+
+
+def test_what_a_compiled_part_changes_is_changed_once() -> None:
+    """Eager mode runs the part, and so its changes, a second time, as PyTorch does."""
+    for wrap, times in ((lambda f: f, 2), (flamec.compile, 1)):
+        norm = nn.BatchNorm1d(3)
+        step = wrap(lambda x, norm=norm: checkpoint(norm, x).square().sum().backward())
+        step(flamec.randn(4, 3, requires_grad=True))
+        assert norm.num_batches_tracked.item() == times

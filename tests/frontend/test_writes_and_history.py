@@ -359,3 +359,22 @@ def test_an_expanded_argument_after_a_plain_one_is_written_as_it_is(splits: bool
     assert whole(flamec.ones(4, 3)).tolist() == [[0.5] * 3] * 4
     with pytest.raises(RuntimeError, match="share one place"):
         whole(flamec.ones(1, 3).expand(4, 3))
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_an_input_that_changes_after_the_call(create_graph: bool) -> None:
+    """An error where the gradient needs it, as in eager mode, else nothing: also of a pass that
+    replays the call (``create_graph``)."""
+
+    def gradient(wrap: Any, changed: int) -> list[float]:
+        inputs = [flamec.tensor([k + 1.0, k + 2.0], requires_grad=True) for k in range(3)]
+        result = wrap(lambda x, w, b: (x * x * w + b).sum())(*inputs)
+        with flamec.no_grad():
+            inputs[changed].mul_(2)
+        return flamec.autograd.grad(result, inputs[0], create_graph=create_graph)[0].tolist()
+
+    for wrap in (lambda f: f, lambda f: flamec.compile(f, backend="evaluate")):
+        for changed in (0, 1):
+            with pytest.raises(RuntimeError, match="was changed in place"):
+                gradient(wrap, changed)
+        assert gradient(wrap, 2) == [4.0, 12.0]
