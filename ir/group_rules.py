@@ -325,10 +325,11 @@ def _pad(space: GroupSpace, task: Task) -> Dims:
 
 
 def _scan(space: GroupSpace, task: Task) -> Dims:
-    operand = find(space, task.operands[0])
+    operands = [find(space, operand) for operand in task.operands]
     dims = fresh_dims(task.results[0].type.shape)
-    _unify_dims(dims, operand.dims)
-    space.operands[task] = [operand]
+    for operand in operands:
+        _unify_dims(dims, operand.dims)
+    space.operands[task] = operands
     return dims
 
 

@@ -140,7 +140,8 @@ class Fold:
 
     ``position`` names the folded index where the op compares: the result is the index of the
     extreme element, and ``names[0]``, if there is one, its value; a scan gives its value as
-    ``name`` and the index as ``names[0]``.
+    ``name`` and the index as ``names[0]``. ``factor`` names what a scan multiplies the result so
+    far by before it joins the operand (a linear recurrence).
     ``target`` is the partial-result parameter of a fold over columns.
     """
 
@@ -152,6 +153,7 @@ class Fold:
     position: str = ""
     target: int = -1
     names: tuple[str, ...] = ()
+    factor: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,7 +169,8 @@ def print_statement(s: Statement) -> str:
             return f"{s.name}: i32 = random_bits({_linear(s.at)}, state {_place(s.state)})"
         case Fold():
             into = f" into p{s.target}" if s.target >= 0 else ""
-            return f"{s.name}: {s.lane} = fold {s.scope} {s.op}({s.operand}){into}"
+            read = f"{s.operand}, {s.factor}" if s.factor else s.operand
+            return f"{s.name}: {s.lane} = fold {s.scope} {s.op}({read}){into}"
         case Store():
             where = s.where and f" where {s.where}"
             return f"{_place(s.place)} = {s.combine and s.combine + ' '}{s.operand}{where}"

@@ -232,6 +232,17 @@ def running(step: Callable[[Any, Any], Any]) -> Callable[..., np.ndarray]:
     return oracle
 
 
+def linear_recurrence(sample: Sample, x: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Each element plus its factor times the result one place before."""
+    axis = sample.attributes["axis"]
+    result = x.copy()
+    for index in np.ndindex(*x.shape):
+        if index[axis]:
+            before = (*index[:axis], index[axis] - 1, *index[axis + 1 :])
+            result[index] = x[index] + factors[index] * result[before]
+    return result
+
+
 def running_extreme(sign: int) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     """Running extreme and its position; of equal elements, and of NaNs, the latest counts."""
     better = beats(sign)

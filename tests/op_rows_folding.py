@@ -166,9 +166,38 @@ def scan(name: str, oracle: Callable[..., Any], *, zeros: bool = False, **facts:
     )
 
 
+def recurrence() -> Row:
+    def make(draw: Draw) -> list[Sample]:
+        samples = [Sample((draw(*shape), draw(*shape)), {"axis": axis}) for shape, axis in SCANS]
+        if draw.dtype.kind == "float":
+            values = draw.array([1.0, math.inf, 2.0, math.nan, 3.0])
+            factors = draw.array([0.0, 2.0, 0.5, 1.0, 1.0])
+            samples.append(Sample((values, factors), {"axis": 0}, finite=False))
+        return samples
+
+    return Row(
+        "recurrence",
+        NUMBERS,
+        make,
+        oracles.linear_recurrence,
+        gradient=(0, 1),
+        symbolic=lambda B, dtype: ((tensor(2, B, 3, dtype=dtype),) * 2, {"axis": 1}),
+        errors=(
+            ErrorInput((X, X), {"axis": 2}, ValueError, "axis 2 is out of range"),
+            ErrorInput((X, tensor(3, dtype=float32)), {"axis": 0}, ValueError, "a factor for each"),
+            ErrorInput((X, X.with_dtype(int32)), {"axis": 0}, TypeError, "differ in dtype"),
+            ErrorInput((X.with_dtype(bool_),) * 2, {"axis": 0}, TypeError, "bool"),
+            ErrorInput((X,), {"axis": 0}, TypeError, "takes 2 operands"),
+        ),
+        ulps=16,
+        scale=16.0,
+    )
+
+
 SCAN_ROWS = [
     scan("cumsum", oracles.running(lambda total, x: total + x), ulps=8, scale=16.0),
     scan("cumprod", oracles.running(lambda total, x: total * x), zeros=True, ulps=16),
+    recurrence(),
     scan("cummax", oracles.running_extreme(1)),
     scan("cummin", oracles.running_extreme(-1)),
 ]

@@ -251,6 +251,13 @@ def long_scans(b: GraphBuilder, size: Dim) -> Graph:
     return b.build([b.cumsum(_input(b, 2, size), axis=1)])
 
 
+def linear_recurrences(b: GraphBuilder, rows: Dim, size: Dim) -> Graph:
+    """Recurrences over several blocks of each row, with factors of their own and of all rows."""
+    x, decay = _input(b, rows, size), b.sigmoid(_input(b, size))
+    every = b.expand(decay, shape=b.type_of(x).shape)
+    return b.build([b.recurrence(x, b.sigmoid(x), axis=1), b.recurrence(x, every, axis=0)])
+
+
 GRAPHS: dict[str, Make] = {
     "sort_columns": lambda b: orders(b, 2, 37, 5, dtype=bfloat16, descending=True),
     "sort_symbolic": lambda b: orders(b, 2, B, descending=True),
@@ -305,6 +312,8 @@ GRAPHS: dict[str, Make] = {
     "decided_odd": lambda b: decided(b, 17, 3),
     "decided_symbolic": lambda b: decided(b, 8, B),
     "long_scans": lambda b: long_scans(b, 33_001),
+    "linear_recurrences": lambda b: linear_recurrences(b, 3, 9001),
+    "linear_recurrences_symbolic": lambda b: linear_recurrences(b, 5, B),
     "narrow_rows": narrow_rows,
     "narrow_rows_symbolic": lambda b: narrow_rows(b, B, 7),
     "windows_symbolic": lambda b: windows(b, B),

@@ -30,6 +30,8 @@ from flamec.ir.shape import product
 # Elements of a row from which blocks are worth it, by the bytes of the smallest ones.
 LONG_ENOUGH = {2: 16, 4: 6, 8: 6}
 FEW_VECTORS = 2  # of neighbouring rows, of which each is read along all elements
+WAITING_VECTORS = 4  # of rows, each of which waits for what it keeps in memory
+CACHE_WAY = 4096  # bytes; lines that are so far apart share a set of the first cache
 
 
 class SideBySideWriter(ProgramWriter):
@@ -150,12 +152,16 @@ class SideBySideWriter(ProgramWriter):
         if enough is None:
             return None
         size = self.program.inner[-1].size
-        # Positions stay in memory, where few rows would wait for them.
-        waits = any(s.position for s in folds)
-        if isinstance(size, int) and (size < enough or waits):
+        if isinstance(size, int) and size < enough:
             return None
         always = isinstance(size, int) and size >= 2 * LANES_AT_MOST
-        return "" if always else f"{dim(size)} >= flamec_enough({enough})"
+        choice = "" if always else f"{dim(size)} >= flamec_enough({enough})"
+        if not any(s.position for s in folds):
+            return choice
+        # Positions stay in memory, where few rows wait for them (unless these share a cache set).
+        row = dim(apart[0].place.at.rows[-1] * MEMORY_BYTES[apart[0].memory])
+        waits = f"high - low <= {WAITING_VECTORS} * FLAMEC_LANES && {row} % {CACHE_WAY}"
+        return f"{choice} && !({waits})" if choice else f"!({waits})"
 
     def _blocks(
         self,
@@ -208,7 +214,10 @@ class SideBySideWriter(ProgramWriter):
 
     def _joined(self, s: Fold, accumulator: str) -> list[str]:
         """Text that joins one more element."""
-        text = accumulate(s, accumulator, self.writer.reference(s.operand), s.position, "")
+        text = []
+        if s.factor:
+            text.append(f"{accumulator} *= {self.writer.reference(s.factor)};")
+        text += accumulate(s, accumulator, self.writer.reference(s.operand), s.position, "")
         if s.scope == "scan":
             text.append(f"const v_{s.lane} {s.name} = {accumulator};")
             text += [f"const v_i64 {name} = {index_of(accumulator)};" for name in s.names]
@@ -218,8 +227,13 @@ class SideBySideWriter(ProgramWriter):
         if not _has_pieces(s):
             return self._joined(s, f"now_{s.name}")
         now, more, sums = (f"{prefix}_{s.name}" for prefix in ("now", "more", "sums"))
-        joined = combine(s.op, s.lane, f"{now}[i]", f"{more}.piece[i]")
-        text = [
+        before, text = f"{now}[i]", []
+        if s.factor:
+            factor = f"factor_{s.name}"
+            text.append(f"const parts_{s.lane} {factor} = {{{self.writer.reference(s.factor)}}};")
+            before = f"({before} * {factor}.piece[i])"
+        joined = combine(s.op, s.lane, before, f"{more}.piece[i]")
+        text += [
             f"const parts_{s.lane} {more} = {{{self.writer.reference(s.operand)}}};",
             f"for (int i = 0; i < FLAMEC_PIECES({s.lane}); i++) {now}[i] = {joined};",
         ]

@@ -418,9 +418,10 @@ class ValueLowering:
     def _scan(self, task: Task, value: Value, context: Context) -> str:
         """All results of a scan; the name of one."""
         assert task.node is not None
-        op, operand = task.node.op, self.space.operands[task][0]
+        op, (operand, *others) = task.node.op, self.space.operands[task]
         lane = lane_type(task.results[0].type.dtype)
         source = self._operand(operand, context)
+        factor = self._operand(others[0], context) if others else ""
         position = ""
         if not op.associative:
             along = leaves(operand.dims[task.node.attributes["axis"]])
@@ -428,7 +429,7 @@ class ValueLowering:
             position = self._position(index, "i64", Level.ELEMENT, context)
         names = [self._new_name(context) for _ in task.results]
         context.element.statements.append(
-            Fold(names[0], lane, op.name, source, "scan", position, names=tuple(names[1:]))
+            Fold(names[0], lane, op.name, source, "scan", position, -1, tuple(names[1:]), factor)
         )
         for result, name in zip(task.results, names, strict=True):
             context.element.names[result] = name

@@ -15,7 +15,8 @@ _START = {"cummax": "amax", "cummin": "amin"}  # a scan starts like the fold
 
 def fold_name(s: Fold) -> str:
     """The library function that joins two partial results."""
-    return f"fold_{'at_' if s.position or s.names else ''}{s.op}_{s.lane}"
+    kind = "at_" if s.position or s.names else "by_" if s.factor else ""
+    return f"fold_{kind}{s.op}_{s.lane}"
 
 
 def _value(s: Fold) -> str:

@@ -354,6 +354,8 @@ class RowsWriter:
             self.writer.varying[name] = self.full
         function, operand = fold_name(s), masked(self.writer, s)
         carry, given = f"carry_{s.name}", f"in_{s.name}"
+        if s.factor:
+            return self._recurrence(s, operand, before)
         if not s.names:
             lines = [f"{given} = {operand}"]
             text = f"tl.associative_scan({given}, 1, {function})"
@@ -377,6 +379,25 @@ class RowsWriter:
             f"{s.name}, {s.names[0]} = {function}({carry}, {carry}_at, {s.name}, {s.names[0]})",
             f"{given}_end, {given}_end_at = {ends}",
             f"{carry}, {carry}_at = {function}({carry}, {carry}_at, {given}_end, {given}_end_at)",
+        ]
+
+    def _recurrence(self, s: Fold, operand: str, before: list[str]) -> list[str]:
+        """A scan of the maps h -> f * h + b, which compose associatively."""
+        function, carry, given = fold_name(s), f"carry_{s.name}", f"in_{s.name}"
+        by, all_by = f"{given}_by", f"{s.name}_by"
+        lines = [
+            f"{given} = tl.broadcast_to({operand}, {self._shape()})",
+            f"{by} = tl.broadcast_to({self.writer.name(s.factor)}, {self._shape()})",
+            f"{s.name}, {all_by} = tl.associative_scan(({given}, {by}), 1, {function})",
+        ]
+        if not self.tile.looped:
+            return lines
+        before.append(f"{carry} = {start(s, self._shape(columns=False))}")
+        last = f"tl.arange(0, {self.tile.columns})[None, :] == {self.tile.columns - 1}"
+        return [
+            *lines,
+            f"{s.name} += {all_by} * {carry}",
+            f"{carry} = tl.sum(tl.where({last}, {s.name}, 0), 1, keep_dims=True)",
         ]
 
     def _no(self) -> str:

@@ -89,7 +89,7 @@ def operands_of(s: Statement) -> tuple[str, ...]:
         case Compute() | Call():
             return s.operands
         case Fold():
-            return (s.operand, *([s.position] if s.position else []))
+            return (s.operand, *(name for name in (s.position, s.factor) if name))
         case RandomBits():
             return tuple(i.name for i in s.state.indices)
         case CheckedIndex():
@@ -120,6 +120,7 @@ def renamed(s: Statement, names: dict[str, str]) -> Statement:
                 operand=get(s.operand),
                 position=get(s.position),
                 names=others,
+                factor=get(s.factor),
             )
         case Store():
             return replace(s, operand=get(s.operand), place=moved(s.place), where=get(s.where))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _USED = re.compile(r"\b(flamec_\w+)\(|\b(fold_\w+)\b")
 _CAST = re.compile(r"flamec_cast_([a-z]+\d*)_([a-z]+\d*)")
-_FOLD = re.compile(r"fold_(at_)?(\w+)_([a-z]+\d*)")
+_FOLD = re.compile(r"fold_(at_|by_)?(\w+)_([a-z]+\d*)")
 
 
 @lru_cache(maxsize=1)
@@ -60,7 +60,7 @@ def _function(name: str) -> str:
         return _jitted(f"def {name}(x):", [f"return {cast_text('x', cast[1], cast[2])}"])
     fold = _FOLD.fullmatch(name)
     if fold:
-        return _fold(name, fold[2], fold[3], bool(fold[1]))
+        return _fold(name, fold[2], fold[3], fold[1] or "")
     library = _library()
     if name not in library:
         raise LookupError(f"the Triton library has no function {name}")
@@ -90,10 +90,13 @@ def _jitted(head: str, body: list[str]) -> str:
     return "\n".join(["@triton.jit", head, *(f"    {line}" for line in body)]) + "\n"
 
 
-def _fold(name: str, op: str, lane: str, with_index: bool) -> str:
+def _fold(name: str, op: str, lane: str, kind: str) -> str:
     """The function that joins two partial results of a fold or scan."""
     text_lane = "b" if lane == "b" else lane
-    if not with_index:
+    if kind == "by_":
+        joined = combine(op, text_lane, "(a * g)", "b")
+        return _jitted(f"def {name}(a, f, b, g):", [f"return {joined}, f * g"])
+    if not kind:
         return _jitted(f"def {name}(a, b):", [f"return {combine(op, text_lane, 'a', 'b')}"])
     if op.startswith("cum"):
         replaces = combine(op, text_lane, "b", "a")

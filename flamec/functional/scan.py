@@ -24,7 +24,8 @@ from flamec.functional.reduction import accumulated
 from flamec.functional.shape import window
 from flamec.functional.unary import copied
 from flamec.fusing import fused
-from flamec.ir.shape import SymbolicDim, equal, less
+from flamec.ir.ops.scan import LONG_ROW, one_before
+from flamec.ir.shape import equal, less
 from flamec.ir.types import DType, bool_, int64, uint8
 from flamec.tensor import Tensor
 
@@ -83,8 +84,9 @@ def cummin(input: Tensor, dim: int) -> Any:
 def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     """At each place log(sum(exp(x))) of the elements up to it.
 
-    In log2(n) doubling steps of the pairwise rule, which is associative (Hillis and
-    Steele, "Data parallel algorithms", CACM 29(12), 1986).
+    The sum of exp(x - m) for the running maximum m is a linear recurrence: it is multiplied by
+    exp(m[k-1] - m[k]) from place to place (Milakov and Gimelshein, "Online normalizer calculation
+    for softmax", 2018).
     """
     require_tensor("logcumsumexp", "input", input)
     if not input._type.dtype.is_floating_point:
@@ -95,14 +97,30 @@ def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     if input.ndim == 0:
         return copied(input)
     size = input._type.shape[axis]
-    if isinstance(size, SymbolicDim):
-        return narrowed(_logcumsumexp_by_rows(widened(input), axis), input._type.dtype)
-    return _in_doubling_steps(input, axis, max(0, size - 1).bit_length())
+    # On a GPU a scan of one row is the work of one block.
+    if isinstance(size, int) and size >= LONG_ROW and input._type.device.type != "cpu":
+        return _in_doubling_steps(input, axis, (size - 1).bit_length())
+    return _by_recurrence(input, axis)
+
+
+@fused()
+def _by_recurrence(input: Tensor, axis: int) -> Tensor:
+    x = widened(input)
+    largest, _ = ops.cummax(ops.detach(x), axis=axis)
+    base = ops.where(ops.lt(ops.abs(largest), math.inf), largest, 0.0)
+    before = one_before(ops, largest, axis, -math.inf)
+    shrinks = ops.exp(ops.sub(one_before(ops, base, axis, 0.0), base))
+    factors = ops.where(ops.eq(before, -math.inf), 0.0, shrinks)
+    total = ops.recurrence(ops.exp(ops.sub(x, base)), factors, axis=axis)
+    empty = ops.eq(total, 0.0)  # all are -inf so far
+    result = ops.add(ops.log(ops.where(empty, 1.0, total)), base)
+    return narrowed(ops.where(empty, -math.inf, result), input._type.dtype)
 
 
 @fused()
 def _in_doubling_steps(input: Tensor, axis: int, steps: int) -> Tensor:
-    """``logcumsumexp`` of at most 2 ** ``steps`` elements."""
+    """``logcumsumexp`` of at most 2 ** ``steps`` elements, in doubling steps of the pairwise rule,
+    which is associative (Hillis and Steele, "Data parallel algorithms", CACM 29(12), 1986)."""
     result = copied(widened(input))
     size, rank = result._type.shape[axis], result.ndim
     nothing = ops.full(
@@ -113,19 +131,6 @@ def _in_doubling_steps(input: Tensor, axis: int, steps: int) -> Tensor:
         earlier = window(ops.pad(result, nothing, low=low, high=(0,) * rank), axis, 0, size)
         result = log_sum(earlier, result)
     return narrowed(result, input._type.dtype)
-
-
-def _logcumsumexp_by_rows(x: Tensor, axis: int) -> Tensor:
-    """The same for a size not known yet: one masked logsumexp for each place."""
-    from flamec.functional.statistics import logsumexp
-
-    shape = x._type.shape
-    size = shape[axis]
-    grid: dict[str, Any] = {"shape": (size, size), "dtype": int64, "device": x._type.device}
-    seen = ops.ge(ops.iota(axis=0, **grid), ops.iota(axis=1, **grid))
-    seen = ops.reshape(seen, shape=(size, size, *(1,) * (len(shape) - axis - 1)))
-    row = ops.reshape(x, shape=(*shape[:axis], 1, *shape[axis:]))
-    return logsumexp(ops.where(seen, row, -math.inf), axis + 1)
 
 
 # differences -----------------------------------------------------------------------------

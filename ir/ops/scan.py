@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flamec.ir.op import Attributes, DerivativeContext, Op, OpKind, Types, register
-from flamec.ir.ops.checks import check_axis, check_numeric, check_operand_count
+from flamec.ir.ops.checks import check_alike, check_axis, check_numeric, check_operand_count
 from flamec.ir.ops.view import flip
-from flamec.ir.shape import Dim, SymbolicDim
+from flamec.ir.shape import Dim, structural_key
 from flamec.ir.types import TensorType, int64
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ def _infer_scan(name: str) -> Callable[[Types, Attributes], TensorType]:
         return types[0]
 
     return infer
+
+
+LONG_ROW = 1 << 15  # too long for one block of a GPU
 
 
 def part(b: Builder, x: Any, axis: int, start: Dim, size: Dim) -> Any:
@@ -78,14 +81,75 @@ cumsum = register(
 )
 
 
+# recurrence ---------------------------------------------------------------
+def _infer_recurrence(types: Types, attributes: Attributes) -> TensorType:
+    check_operand_count("recurrence", types, 2)
+    check_alike("recurrence", types)
+    x, factors = types
+    if structural_key(x.shape) != structural_key(factors.shape):
+        raise ValueError(f"recurrence: {x} needs a factor for each element, not {factors}")
+    check_numeric("recurrence", types[0])
+    check_axis("recurrence", attributes["axis"], types[0])
+    return types[0]
+
+
+def _evaluate_recurrence(attributes: Attributes, x: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    axis = attributes["axis"]
+    terms, by = (np.moveaxis(t.astype(wide_dtype(t)), axis, 0) for t in (x, factors))
+    result = np.empty_like(terms)
+    total = np.zeros(terms.shape[1:], terms.dtype)
+    for n, (term, factor) in enumerate(zip(terms, by, strict=True)):
+        total = total * factor + term
+        result[n] = total
+    return np.moveaxis(result, 0, axis).astype(x.dtype, copy=False)
+
+
+def one_before(b: Builder, x: Any, axis: int, first: float) -> Any:
+    """At each place the element before it, ``first`` at the first."""
+    shape = b.type_of(x).shape
+    none = (0,) * len(shape)
+    low = tuple(int(i == axis) for i in range(len(shape)))
+    shifted = b.pad(x, b.constant(first, b.type_of(x).with_shape(())), low=low, high=none)
+    return part(b, shifted, axis, 0, shape[axis])
+
+
+def recurrence_from_end(b: Builder, x: Any, factors: Any, axis: int) -> Any:
+    """``h[k] = x[k] + factors[k+1] * h[k+1]``, from the last place on."""
+    from_end = one_before(b, flip(b, factors, axis), axis, 0)
+    return flip(b, b.recurrence(flip(b, x, axis), from_end, axis=axis), axis)
+
+
+def _recurrence_gradient(b: Builder, ctx: DerivativeContext, g: Any) -> tuple[Any, Any]:
+    factors, axis = ctx.inputs[1], ctx.attributes["axis"]
+    total = recurrence_from_end(b, g, factors, axis)
+    before = one_before(b, ctx.outputs[0], axis, 0) if ctx.needs[1] else None
+    return total, None if before is None else b.mul(total, before)
+
+
+recurrence = register(
+    Op(
+        name="recurrence",
+        kind=OpKind.SCAN,
+        infer=_infer_recurrence,
+        evaluate=_evaluate_recurrence,
+        derivative=_recurrence_gradient,
+        saves_inputs=(1,),
+        saves_outputs=(0,),
+        c="({0} + {1})",
+        triton="({0} + {1})",
+        associative=True,
+        identity=lambda dtype: 0,
+        drifts=True,
+        inexact=True,
+        doc="h[k] = x[k] + factors[k] * h[k-1] for operands x and factors, from h[-1] = 0 on.",
+    )
+)
+
+
 # cumprod ------------------------------------------------------------------
 def exclusive_product(b: Builder, x: Any, axis: int) -> Any:
     """At each place the product of the elements before it."""
-    shape = b.type_of(x).shape
-    none = (0,) * len(shape)
-    one_before = tuple(int(i == axis) for i in range(len(shape)))
-    shifted = b.pad(x, b.constant(1, b.type_of(x)), low=one_before, high=none)
-    return part(b, b.cumprod(shifted, axis=axis), axis, 0, shape[axis])
+    return b.cumprod(one_before(b, x, axis, 1), axis=axis)
 
 
 def exclusive_product_from_end(b: Builder, x: Any, axis: int) -> Any:
@@ -93,58 +157,10 @@ def exclusive_product_from_end(b: Builder, x: Any, axis: int) -> Any:
     return flip(b, exclusive_product(b, flip(b, x, axis), axis), axis)
 
 
-def _recurrence(b: Builder, x: Any, g: Any, axis: int, size: int) -> Any:
-    """``s[k] = g[k] + x[k+1] * s[k+1]`` from the end, in log2(size) doubling steps.
-
-    Hillis and Steele, "Data parallel algorithms", CACM 29(12), 1986: the maps
-    ``s -> g + a * s`` compose associatively.
-    """
-    if size <= 1:
-        return g
-    total, factor = g, part(b, x, axis, 1, size - 1)
-    distance = 1
-    while distance < size:
-        rest = size - distance
-        added = b.mul(factor, part(b, total, axis, distance, rest))
-        head = b.add(part(b, total, axis, 0, rest), added)
-        total = b.concatenate(head, part(b, total, axis, rest, distance), axis=axis)
-        rest -= distance
-        if rest > 0:
-            factor = b.mul(part(b, factor, axis, 0, rest), part(b, factor, axis, distance, rest))
-        distance *= 2
-    return total
-
-
-def _recurrence_by_matrix(b: Builder, x: Any, g: Any, axis: int) -> Any:
-    """The same for a size not known yet: products of all ranges, quadratic in the size.
-
-    Entry (k, j) is the product of x over k < i <= j, and 0 for j < k.
-    """
-    type = b.type_of(x)
-    shape = type.shape
-    size = shape[axis]
-    wide = (*shape[: axis + 1], *shape[axis:])
-    line = (*shape[:axis], 1, *shape[axis:])
-    ones = (1,) * (len(shape) - axis - 1)
-    grid: dict[str, Any] = {"shape": (size, size), "dtype": int64, "device": type.device}
-    k, j = b.iota(axis=0, **grid), b.iota(axis=1, **grid)
-    after = b.reshape(b.gt(j, k), shape=(size, size, *ones))
-    reached = b.reshape(b.ge(j, k), shape=(size, size, *ones))
-    one, zero = b.constant(1, type), b.constant(0, type)
-    factors = b.where(after, b.reshape(x, shape=line), one)
-    products = b.cumprod(b.expand_to(factors, wide), axis=axis + 1)
-    terms = b.mul(b.where(reached, products, zero), b.reshape(g, shape=line))
-    return b.sum(terms, axes=(axis + 1,))
-
-
 def _cumprod_gradient(b: Builder, ctx: DerivativeContext, g: Any) -> tuple[Any]:
     """Product before k, times the sum over j >= k of g[j] and the product over (k, j]."""
     x, axis = ctx.inputs[0], ctx.attributes["axis"]
-    size = ctx.input_types[0].shape[axis]
-    if isinstance(size, SymbolicDim):
-        tail = _recurrence_by_matrix(b, x, g, axis)
-    else:
-        tail = _recurrence(b, x, g, axis, size)
+    tail = recurrence_from_end(b, g, x, axis)
     return (b.mul(exclusive_product(b, x, axis), tail),)
 
 

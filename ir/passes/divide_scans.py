@@ -12,13 +12,13 @@ from collections.abc import Callable
 from functools import partial
 
 from flamec.ir.graph import Graph, Node, Value
-from flamec.ir.op import lookup
-from flamec.ir.ops.scan import part
+from flamec.ir.op import Op, lookup
+from flamec.ir.ops.scan import LONG_ROW, part
 from flamec.ir.passes.rewrite import Replacement, RewriteBuilder, rewrite
 from flamec.ir.shape import Dim, product, structurally_equal
 from flamec.ir.types import float32
 
-LONG_ROW, FEW_ROWS = 1 << 15, 64  # from which on, and up to which, rows are divided
+FEW_ROWS = 64  # up to which rows are divided, from LONG_ROW on
 LINE = 1024  # elements
 
 Typical = Callable[[Dim], int | None]
@@ -27,20 +27,33 @@ Typical = Callable[[Dim], int | None]
 def divide_scans(graph: Graph, typical: Typical) -> Graph:
     """The graph without scans of few long rows; itself if it has none."""
     rule = partial(_divided, typical=typical)
-    return rewrite(graph, rule, applies=lambda op: bool(op.scan_of))
+    return rewrite(graph, rule, applies=_is_divisible)
+
+
+def _is_divisible(op: Op) -> bool:
+    return bool(op.scan_of) or op.name == "recurrence"
 
 
 def _divided(b: RewriteBuilder, node: Node, typical: Typical) -> Replacement:
-    if not node.op.scan_of:
+    if not _is_divisible(node.op):
         return None
-    (x,), axis = node.inputs, node.attributes["axis"]
+    x, axis = node.inputs[0], node.attributes["axis"]
     shape, dtype = x.type.shape, x.type.dtype
     before, size, after = shape[:axis], shape[axis], shape[axis + 1 :]
     length, rows = typical(size), typical(product([*before, *after]))
     if length is None or length < LONG_ROW or rows is None or not 0 < rows <= FEW_ROWS:
         return None
+    wide = [b.convert(y, dtype=float32) if dtype.is_half else y for y in node.inputs]
+    divided = _recurrence_by_lines if len(wide) > 1 else _scan_by_lines
+    result = divided(b, node, axis, *wide)
+    return b.convert(result, dtype=dtype) if dtype.is_half else result
+
+
+def _scan_by_lines(b: RewriteBuilder, node: Node, axis: int, wide: Value) -> Value:
+    assert node.op.scan_of is not None
+    shape = wide.type.shape
+    before, size, after = shape[:axis], shape[axis], shape[axis + 1 :]
     fold, join = map(lookup, node.op.scan_of)
-    wide = b.convert(x, dtype=float32) if dtype.is_half else x
     unit = b.constant(join.identity(wide.type.dtype), wide.type.with_shape(()))
     rest = size % LINE
     count = (size - rest) // LINE
@@ -58,4 +71,40 @@ def _divided(b: RewriteBuilder, node: Node, typical: Typical) -> Replacement:
     if not structurally_equal(rest, 0):
         last, end = part(b, starts, axis, count, 1), part(b, wide, axis, size - rest, rest)
         result = b.concatenate(result, joined(last, end, axis), axis=axis)
-    return b.convert(result, dtype=dtype) if dtype.is_half else result
+    return result
+
+
+def _recurrence_by_lines(
+    b: RewriteBuilder, node: Node, axis: int, x: Value, factors: Value
+) -> Value:
+    """What a line begins with is multiplied by all its factors so far."""
+    shape = x.type.shape
+    before, size, after = shape[:axis], shape[axis], shape[axis + 1 :]
+    rest = size % LINE
+    count = (size - rest) // LINE
+
+    def within(values: Value, by: Value, along: int) -> tuple[Value, Value]:
+        return b.recurrence(values, by, axis=along), b.cumprod(by, axis=along)
+
+    def lines(y: Value) -> Value:
+        return b.reshape(part(b, y, axis, 0, size - rest), shape=(*before, count, LINE, *after))
+
+    results, products = within(lines(x), lines(factors), axis + 1)
+    ends, passed = (
+        b.reshape(part(b, y, axis + 1, LINE - 1, 1), shape=(*before, count, *after))
+        for y in (results, products)
+    )
+    totals = b.recurrence(ends, passed, axis=axis)
+    one_more, none = tuple(int(i == axis) for i in range(len(shape))), (0,) * len(shape)
+    starts = b.pad(totals, b.constant(0, x.type.with_shape(())), low=one_more, high=none)
+    start = b.reshape(part(b, starts, axis, 0, count), shape=(*before, count, 1, *after))
+    started = b.mul(b.expand_to(start, products.type.shape), products)
+    result = b.reshape(b.add(results, started), shape=(*before, size - rest, *after))
+    if structurally_equal(rest, 0):
+        return result
+    results, products = within(
+        part(b, x, axis, size - rest, rest), part(b, factors, axis, size - rest, rest), axis
+    )
+    last = part(b, starts, axis, count, 1)
+    started = b.mul(b.expand_to(last, products.type.shape), products)
+    return b.concatenate(result, b.add(results, started), axis=axis)

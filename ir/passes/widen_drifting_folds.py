@@ -23,7 +23,7 @@ def _widened(b: RewriteBuilder, node: Node) -> Replacement:
     dtype = node.output.type.dtype
     if not (dtype.is_half or dtype is float32):
         return None
-    wide = b.convert(node.inputs[0], dtype=float64)
-    result = b.apply(node.op, (wide,), node.attributes)
+    wide = [b.convert(x, dtype=float64) for x in node.inputs]
+    result = b.apply(node.op, wide, node.attributes)
     assert not isinstance(result, tuple), "one result"
     return b.convert(result, dtype=dtype)

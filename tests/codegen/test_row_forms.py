@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import flamec
+from flamec.dispatch import apply_named
 from flamec.nn import functional as F
 from tests.symbolic_programs import symbolic_program
 
@@ -149,8 +150,15 @@ def running(x, y):
     return (
         x.cumsum(1), (x * 2).cumsum(1) + x, (x + y.t()).cumsum(1), pair.cumsum(2), x.cumprod(1),
         *x.cummax(1), x.to(flamec.int32).cumsum(1), x.double().cumsum(1), x.t().cumsum(1),
-        x.cumsum(0),
+        x.cumsum(0), apply_named("recurrence", x, (y.t() > 0).float(), axis=1),
     )  # fmt: skip
+
+
+def recurrent(x: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    result = x.copy()
+    for n in range(1, x.shape[1]):
+        result[:, n] += factors[:, n] * result[:, n - 1]
+    return result
 
 
 def exact_running(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
@@ -160,7 +168,7 @@ def exact_running(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
     return [
         x.cumsum(1), (x * 2).cumsum(1) + x, (x + y.T).cumsum(1), pair.cumsum(2), x.cumprod(1),
         greatest, np.maximum.accumulate(latest, 1), x.cumsum(1), x.cumsum(1), x.T.cumsum(1),
-        x.cumsum(0),
+        x.cumsum(0), recurrent(x, y.T > 0),
     ]  # fmt: skip
 
 
@@ -168,7 +176,7 @@ def test_scans_along_rows_take_transposed_blocks() -> None:
     """Each row and element of a block may be the last one; what lies behind is not written."""
     function = flamec.compile(running, backend="c", fullgraph=True)
     shapes = itertools.product((1, 3, 8, 15, 16, 17, 33), (1, 5, 6, 7, 15, 16, 17, 40))
-    for shape in ((4, 7), (3, 5), (0, 3), *shapes):
+    for shape in ((4, 7), (3, 5), (0, 3), (70, 17), *shapes):
         x = np.random.default_rng(shape[1]).choice([-1.0, 1.0, 2.0], shape, p=[0.5, 0.45, 0.05])
         y = np.random.default_rng(shape[0]).integers(-3, 3, shape[::-1]).astype(np.float64)
         given = [flamec.from_numpy(a.astype(np.float32)) for a in (x, y)]

@@ -12,6 +12,7 @@ import pytest
 
 import flamec
 from flamec import nn
+from flamec.ir.shape import evaluate_dim
 
 T = flamec.Tensor
 F = nn.functional
@@ -230,3 +231,32 @@ def test_eager_grouped_convolutions_are_one_program(channels: int, groups: int) 
         padding=1,
     )
     np.testing.assert_allclose(found.numpy()[:, :of_one], part.numpy(), 1e-4, 1e-4)
+
+
+def test_running_sums_in_logs_and_gradients_of_products_need_no_array_of_pairs() -> None:
+    """With sizes that vary they are linear recurrences, as with those that do not."""
+
+    def running(x: flamec.Tensor, weights: flamec.Tensor) -> tuple[flamec.Tensor, ...]:
+        logs, products = x.logcumsumexp(1), x.cumprod(1)
+        return logs, *flamec.autograd.grad((logs * weights + products * weights).sum(), x)
+
+    def exact(x: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logs, gradient = np.logaddexp.accumulate(x, 1), np.zeros_like(x)
+        for j in range(x.shape[1]):
+            for i in range(j, x.shape[1]):
+                others = np.delete(x[:, : i + 1], j, 1).prod(1)
+                gradient[:, j] += weights[:, i] * (np.exp(x[:, j] - logs[:, i]) + others)
+        return logs, gradient
+
+    function = flamec.compile(running, fullgraph=True)
+    rng = np.random.default_rng(0)
+    for shape in ((2, 3), (4, 7), (1, 1), (3, 40), (0, 5), (20, 2)):
+        x, weights = rng.uniform(-2, 2, shape), rng.standard_normal(shape)
+        x.flat[:1] = 0
+        found = function(flamec.tensor(x, requires_grad=True), flamec.tensor(weights))
+        for result, wanted in zip(found, exact(x, weights), strict=True):
+            np.testing.assert_allclose(result.detach().numpy(), wanted, 1e-9, 1e-9)
+    assert function.stats.traces == 2
+    plan = function.programs[0].prepared.plan
+    sizes = dict.fromkeys(plan.symbols, 1000)
+    assert max(evaluate_dim(b.elements, sizes) for b in plan.buffers) <= 1000 * 1001

@@ -11,6 +11,7 @@ from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
+from flamec.ir.op import OpKind
 from flamec.ir.passes import divide_scans
 from flamec.ir.shape import Dim, SymbolicDim
 from flamec.ir.types import DType, TensorType, bfloat16, float32, float64, int64
@@ -24,12 +25,18 @@ def scan(name: str, shape: tuple[Dim, ...], axis: int, dtype: DType = float64) -
     return b.build([getattr(b, name)(x, axis=axis)])
 
 
+def recurrence(shape: tuple[Dim, ...], axis: int, dtype: DType = float64) -> Graph:
+    b = GraphBuilder()
+    x, factors = (b.input(TensorType(shape, dtype)) for _ in range(2))
+    return b.build([b.recurrence(x, factors, axis=axis)])
+
+
 def divided(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> Graph:
     monkeypatch.setattr(divide_scans, "LONG_ROW", 40)
     monkeypatch.setattr(divide_scans, "LINE", 4)
     typical = CodegenOptions(size_hints={"N": 64}).typical
     result = divide_scans.divide_scans(graph, typical)
-    assert sum(bool(node.op.scan_of) for node in result.nodes) >= 2
+    assert sum(node.op.kind is OpKind.SCAN for node in result.nodes) >= 2
     return result
 
 
@@ -51,6 +58,24 @@ def test_lines_give_what_rows_give(
     wanted = getattr(np, name)(x, axis=axis)
     np.testing.assert_allclose(found, wanted, 1e-12, 1e-12)
     np.testing.assert_array_equal(np.signbit(found[wanted == 0]), np.signbit(wanted[wanted == 0]))
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((43,), 0), ((40, 2), 0), ((2, 173, 3), 1)])
+def test_lines_give_recurrences_of_rows(
+    shape: tuple[int, ...], axis: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    x, factors = rng.standard_normal(shape), rng.uniform(-1, 1, shape)
+    graph = recurrence(shape, axis)
+    wanted, _ = evaluate_graph(graph, [x, factors])
+    found, _ = evaluate_graph(divided(graph, monkeypatch), [x, factors])
+    np.testing.assert_allclose(found[0], wanted[0], 1e-12, 1e-12)
+    symbolic = tuple(N if i == axis else size for i, size in enumerate(shape))
+    by_lines = divided(recurrence(symbolic, axis), monkeypatch)
+    for size in (1, 3, 4, shape[axis]):
+        part = tuple(slice(size) if i == axis else slice(None) for i in range(len(shape)))
+        found, _ = evaluate_graph(by_lines, [x[part], factors[part]])
+        np.testing.assert_allclose(found[0], wanted[0][part], 1e-12, 1e-12)
 
 
 def test_symbolic_sizes_and_integers(monkeypatch: pytest.MonkeyPatch) -> None:
