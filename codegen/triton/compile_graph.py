@@ -30,10 +30,11 @@ from flamec.codegen.lower.kernel_builder import ErrorTable
 from flamec.codegen.lower.memory_budget import MemoryBudget, memory_notes
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.gpu_form import ChooseTile, GpuKernel, gpu_forms
-from flamec.codegen.triton.launches import LaunchCollector, kernel_writer
+from flamec.codegen.triton.launches import LaunchCollector
 from flamec.codegen.triton.product_schedule import target_facts
 from flamec.codegen.triton.source import ALIGNMENT
 from flamec.codegen.triton.split_rows import ENOUGH_ROWS
+from flamec.codegen.triton.written_kernels import WrittenKernels
 from flamec.ir.estimates import typical_sizes
 from flamec.ir.graph import Graph
 from flamec.ir.passes.contract_contiguous import contract_contiguous
@@ -152,9 +153,10 @@ def _emitted(
     table = assign_buffers(lowered.context, kernels)
     lowered = lowered.only(working_kernels(kernels, table))
     forms = {kernel: forms[kernel] for kernel in lowered.all_kernels()}
-    emission = _Emission(forms, LaunchCollector(table.buffers), options)
+    collector = LaunchCollector(table.buffers)
+    emission = _Emission(forms, collector, WrittenKernels(collector, options))
     emission.add(lowered, table)
-    collector, steps = emission.collector, emission.steps
+    steps = emission.steps
     for source, target in table.copies:
         collector.actions.append(Copy(source, target, table.buffers[target].bytes))
         steps.append(copy_step(table, source, target))
@@ -193,7 +195,7 @@ class _Emission:
 
     forms: Mapping[LoweredKernel, GpuKernel]
     collector: LaunchCollector
-    options: CodegenOptions
+    written: WrittenKernels
     steps: list[Step] = field(default_factory=list)
     loops: list[LoopSpan] = field(default_factory=list)
 
@@ -219,20 +221,17 @@ class _Emission:
                 self.collector.user_launches(kernel.user, arrays, step=len(self.steps))
                 self.steps.append(step)
                 continue
-            writer = kernel_writer(form, numbers, self.collector, self.options)
             try:
-                writer.write()
+                written = self.written.write(form, numbers, step=len(self.steps))
             except LookupError as error:
                 names = ", ".join(kernel.kernel.operations)
                 raise LoweringError(f"cannot write {names} for a GPU: {error}") from error
-            self.collector.launches(writer, step=len(self.steps))
-            once, early = writer.loaded_once(), writer.stored_early()
             in_place = tuple(
-                (written, read)
-                for written, read in step.in_place
-                if read not in once and written not in early
+                (target, read)
+                for target, read in step.in_place
+                if read not in written.once and target not in written.early
             )
-            writes = (*step.writes, *writer.temporaries)
+            writes = (*step.writes, *written.temporaries)
             self.steps.append(replace(step, writes=writes, in_place=in_place))
 
     def _add_loop(self, arranged: ArrangedLoop, table: BufferTable, times: Dim) -> None:

@@ -181,6 +181,10 @@ class KernelWriter:
 
     def loaded_once(self) -> set[int]:
         """Buffers that are read outside of the rows."""
+        return self._loaded_once
+
+    @cached_property
+    def _loaded_once(self) -> set[int]:
         return {self.numbers[s.place.parameter] for s in self.kernel.uniform if isinstance(s, Load)}
 
     # uniform values ------------------------------------------------------------------

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from string import digits
 
 from flamec.codegen.errors import LoweringError
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.attention_writer import AttentionWriter
 from flamec.codegen.triton.gpu_form import GpuKernel
 from flamec.codegen.triton.kernel_writer import KernelWriter
+from flamec.codegen.triton.side_by_side import PlannedLaunch
 from flamec.codegen.triton.sort_writer import SortWriter
+from flamec.codegen.triton.source import EmittedLaunch
 from flamec.ir.plan import Action, Argument, Buffer, KernelSource, Launch
 from flamec.ir.shape import Dim, Undecidable, symbols_of
 from flamec.ir.tasks import Task
@@ -35,6 +38,7 @@ class LaunchCollector:
         self.actions: list[Action] = []
         self.steps: list[int] = []
         self._numbers: dict[str, int] = {}
+        self._emitted: dict[int, tuple[EmittedLaunch, int]] = {}  # by identity
         self._errors = -1
 
     def error_buffer(self) -> int:
@@ -52,13 +56,26 @@ class LaunchCollector:
         self.buffers.append(replace(buffer, name=f"{buffer.name}{len(self.buffers)}"))
         return len(self.buffers) - 1
 
-    def launches(self, writer: KernelWriter | AttentionWriter | SortWriter, step: int) -> None:
+    def own_buffer(self, number: int) -> int:
+        """For a kernel that does what another does, its own in the place of the other's."""
+        buffer = self.buffers[number]
+        if buffer.kind == "errors":
+            return number
+        return self.new_buffer(replace(buffer, name=buffer.name.rstrip(digits)))
+
+    def launches(
+        self, launches: Iterable[PlannedLaunch], options: CodegenOptions, step: int
+    ) -> None:
         """Add the launches of a kernel."""
-        for planned in writer.launches:
-            source = planned.launch.source
-            if writer.options.strict:
-                source = replace(source, options={**source.options, **_NO_CONTRACTION})
-            number = self._number(source, step)
+        for planned in launches:
+            emitted = planned.launch
+            _, number = self._emitted.get(id(emitted), (emitted, -1))
+            if number < 0:
+                source = emitted.source
+                if options.strict:
+                    source = replace(source, options={**source.options, **_NO_CONTRACTION})
+                number = self._number(source, step)
+                self._emitted[id(emitted)] = emitted, number
             grid = (planned.launch.blocks, 1, 1)
             bound = int(planned.launch.persistent)
             self.actions.append(Launch(number, grid, planned.arguments, 0, bound, step))
@@ -118,7 +135,7 @@ def launches_alone(
     collector = LaunchCollector(list(buffers))
     writer = kernel_writer(kernel, tuple(range(len(collector.buffers))), collector, options)
     writer.write()
-    collector.launches(writer, step=0)
+    collector.launches(writer.launches, options, step=0)
     return collector
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,10 @@ from flamec.codegen.lower.graph import GraphLowering
 from flamec.codegen.lower.group import GroupLowering
 from flamec.codegen.lower.kernel_builder import ErrorTable, ParameterList, PartialResults
 from flamec.codegen.lower.repetition import RepeatedParts
+from flamec.codegen.triton import written_kernels
 from flamec.codegen.triton.compile_graph import compile_graph as compile_for_triton
+from flamec.codegen.triton.launches import kernel_writer
+from flamec.codegen.triton.written_kernels import WrittenKernels
 from flamec.compiler import CompiledFunction
 from flamec.config import default_options
 from flamec.ir.build_tasks import build_tasks
@@ -30,6 +34,7 @@ from flamec.ir.passes.fusion_groups import FusionOptions
 from flamec.ir.passes.fusion_state import Dependencies, FusionState
 from flamec.ir.passes.manager import run_passes
 from flamec.ir.passes.pipeline import pipeline
+from flamec.ir.plan import Argument, Copy, ExecutionPlan, Launch
 from flamec.ir.task_signature import TaskSignatures
 from flamec.ir.tasks import Task
 from flamec.ir.types import Device, TensorType, float32
@@ -90,6 +95,56 @@ def test_a_copy_is_what_lowering_would_have_given(
                 assert one is other
     assert copies > len(fusion.groups) // 4
     assert parts > 20, "a bundle of writers has copies, too"
+
+
+def test_more_layers_need_no_more_writing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels between other buffers are written once, and their launches are what they would be."""
+
+    def written(layers: int) -> tuple[int, ExecutionPlan]:
+        count = 0
+
+        def counted(*arguments: Any) -> Any:
+            nonlocal count
+            count += 1
+            return kernel_writer(*arguments)
+
+        monkeypatch.setattr(written_kernels, "kernel_writer", counted)
+        plan = on_a_gpu(layers).plan
+        return count, plan
+
+    (few, _), (many, plan) = written(9), written(25)
+    assert many == few < len(plan.actions) // 4
+    monkeypatch.setattr(WrittenKernels, "_place", lambda *_: object())  # never known
+    each, anew = written(25)
+    assert each > 4 * many
+    assert launches(plan) == launches(anew)
+    assert [(k.text, k.options) for k in plan.kernels] == [
+        (k.text, k.options) for k in anew.kernels
+    ]
+    assert len(plan.buffers) == len(anew.buffers) > len(plan.inputs) + len(plan.outputs)
+    for one, other in zip(plan.steps, anew.steps, strict=True):
+        assert len(one.writes) == len(other.writes) and one.name == other.name
+        assert len(one.in_place) == len(other.in_place)
+
+
+def launches(plan: ExecutionPlan) -> list[object]:
+    """The launches of a plan, its buffers numbered in the order of their use."""
+    numbers: dict[int, int] = {}
+
+    def of(argument: Argument) -> object:
+        if argument.buffer < 0:
+            return argument
+        buffer = plan.buffers[argument.buffer]
+        number = numbers.setdefault(argument.buffer, len(numbers))
+        facts = (buffer.kind, buffer.dtype, buffer.elements)
+        return number, facts, replace(argument, buffer=0)
+
+    found: list[object] = []
+    for action in plan.actions:
+        assert isinstance(action, (Launch, Copy))
+        if isinstance(action, Launch):
+            found.append((action.kernel, action.grid, *map(of, action.arguments)))
+    return found
 
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
