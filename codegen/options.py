@@ -13,6 +13,7 @@ from flamec.ir.shape import Dim, evaluate_dim, symbols_of
 
 if TYPE_CHECKING:
     from flamec.codegen.triton.tiling import Tile
+    from flamec.ir.kernel import Contraction
 
 Schedule = Union["Tile", ProductSchedule, AttentionSchedule]
 FLOAT32_PRODUCTS = ("ieee", "tf32x3", "tf32")
@@ -36,7 +37,8 @@ class CodegenOptions:
     - ``schedules``: given schedules of parts of kernels, by ``PartKey.text`` (``part_key.py``).
     - ``float32_products``: how a GPU multiplies float32 matrices: exactly as float32
       (``"ieee"``), as three products of operands split in two (``"tf32x3"``), or with operands
-      rounded to 10 bits of mantissa (``"tf32"``).
+      rounded to 10 bits of mantissa (``"tf32"``). ``float32_convolutions``: the same for the
+      products that convolutions become, and their gradients.
     - ``memory_budget``: from 1 (hardly more than the least work) to 0 (the least memory): what is
       computed again instead of being kept (``fit_memory_budget``).
     """
@@ -50,6 +52,7 @@ class CodegenOptions:
     target: str = "sm_90"
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     float32_products: str = "ieee"
+    float32_convolutions: str = "ieee"
     memory_budget: float = 1.0
 
     def __post_init__(self) -> None:
@@ -57,11 +60,12 @@ class CodegenOptions:
         rounded = {n: hints[n] if n in bounds else power_of_two(hints[n]) for n in sorted(hints)}
         object.__setattr__(self, "size_hints", rounded)
         target_facts(self.target)
-        if self.float32_products not in FLOAT32_PRODUCTS:
-            raise ValueError(
-                f"float32_products must be one of {', '.join(FLOAT32_PRODUCTS)}, not "
-                f"{self.float32_products!r}"
-            )
+        for name in ("float32_products", "float32_convolutions"):
+            if getattr(self, name) not in FLOAT32_PRODUCTS:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(FLOAT32_PRODUCTS)}, not "
+                    f"{getattr(self, name)!r}"
+                )
 
     def typical(self, size: Dim) -> int | None:
         """A size as a number, by the hints for its symbols; None where one has no hint."""
@@ -90,6 +94,10 @@ class CodegenOptions:
         if not symbols_of(size) <= set(self.size_bounds):
             return None
         return _largest(size, self.size_bounds)
+
+    def precision_of(self, product: Contraction) -> str:
+        """How a GPU multiplies a product's operands where they are float32."""
+        return self.float32_convolutions if product.part_of else self.float32_products
 
     @property
     def fusion_sizes(self) -> dict[str, int]:

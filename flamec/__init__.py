@@ -35,6 +35,10 @@ from flamec.conversion import (
 )
 from flamec.default_device import get_default_device, set_default_device
 from flamec.dtype_limits import finfo, iinfo
+from flamec.float32_precision import (
+    get_float32_matmul_precision,
+    set_float32_matmul_precision,
+)
 from flamec.functional.activation import (
     celu,
     celu_,
@@ -185,12 +189,7 @@ from flamec.random import (
     set_rng_state,
 )
 from flamec.resizing import *
-from flamec.state import (
-    get_default_dtype,
-    get_float32_matmul_precision,
-    set_default_dtype,
-    set_float32_matmul_precision,
-)
+from flamec.state import get_default_dtype, set_default_dtype
 from flamec.tensor import Size, Tensor
 from flamec.type_names import *
 from flamec.values import (

@@ -14,11 +14,10 @@ from flamec.autograd.hooks import hooks_of_leaf
 from flamec.capture import Captured, captured_sources
 from flamec.changed_arguments import container_paths
 from flamec.dispatch import tape_value
+from flamec.float32_precision import settings_of
 from flamec.guard_code import Check, CheckBuilder
 from flamec.guarded_layouts import add_layouts
-from flamec.ir.graph import Graph
-from flamec.ir.op import OpKind
-from flamec.ir.types import TensorType, float32
+from flamec.ir.types import TensorType
 from flamec.roots import overlaps_itself
 from flamec.sources import InputSource
 from flamec.state import process, thread
@@ -29,27 +28,15 @@ from flamec.traced_hooks import Hooks
 MANY = 8  # arguments whose memory is not compared in pairs
 
 
-def _multiplies_float32(graph: Graph) -> bool:
-    """Whether a graph has a product for which the set precision matters."""
-    return any(
-        node.op.kind is OpKind.CONTRACTION
-        and value.type.dtype is float32
-        and value.type.device.type == "cuda"
-        for node in graph.nodes
-        for value in node.outputs
-    )
-
-
 def build_check(captured: Captured) -> Check:
     """The generated check of everything that a trace assumed."""
     b = CheckBuilder()
     b.add(f"thread.grad_enabled is {captured.modes.grad_mode}", "grad mode")
     b.add(f"process.default_dtype is {b.name(process.default_dtype)}", "default dtype")
     b.add("process.anomaly is None", "anomaly mode is off")
-    if _multiplies_float32(captured.graph):
-        precision = process.float32_matmul_precision
-        text = f"process.float32_matmul_precision == {precision!r}"
-        b.add(text, "precision of float32 matrix products")
+    for kind in settings_of(captured.graph):
+        precision = getattr(process.float32_precision, kind)
+        b.add(f"process.float32_precision.{kind} == {precision!r}", f"precision of float32 {kind}")
     if captured.trace.reads_cuda_device:
         b.add(f"thread.cuda_device == {thread.cuda_device}", "the GPU that 'cuda' names")
     if captured.trace.reads_default_device:

@@ -34,6 +34,7 @@ from flamec.errors import (
     user_location,
 )
 from flamec.escapes import OnceProgram, trust
+from flamec.float32_precision import chosen_precision
 from flamec.guard_code import TrustedCheck
 from flamec.ir.graph import Graph
 from flamec.ir.passes.differentiate_while import UnboundedLoop
@@ -296,7 +297,7 @@ class CompiledFunction:
 
     def _make(self, graph: Graph, symbols: tuple[str, ...]) -> Prepared:
         """The graph made runnable, once for equal graphs: for what sets all addresses each time."""
-        key = graph.fingerprint(), symbols
+        key = graph.fingerprint(), symbols, chosen_precision(graph)
         known = self._prepared.get(key)
         if known is not None:
             self._prepared.move_to_end(key)

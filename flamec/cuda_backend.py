@@ -54,7 +54,6 @@ from flamec.tuning import Tuning, plain, program_key
 
 _SMALL = 1 << 16  # bytes of an output that is kept to be given again
 ALIGNMENT = 16  # of the addresses that kernels are compiled for
-_FLOAT32_PRODUCTS = {"highest": "tf32x3", "high": "tf32", "medium": "tf32"}
 
 _devices: dict[tuple[int, CompileOptions], CudaDevice] = {}
 _tunings: dict[tuple[int, CompileOptions], Tuning] = {}
@@ -142,7 +141,8 @@ def codegen_options(
         size_hints=size_hints or {},
         narrow=narrow,
         target=device(index, options).target,
-        float32_products=_FLOAT32_PRODUCTS[process.float32_matmul_precision],
+        float32_products=process.float32_precision.products,
+        float32_convolutions=process.float32_precision.convolutions,
     )
 
 

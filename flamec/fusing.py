@@ -164,7 +164,7 @@ def _bound(
     key: list[Any] = [
         composite,
         recording,
-        process.float32_matmul_precision,
+        process.float32_precision,
         process.default_dtype,
         id(thread.autocast),  # equal states are one object, which is kept
     ]

@@ -28,7 +28,7 @@ from flamec.ir.shape import Undecidable, evaluate_shape, using_oracle
 from flamec.ir.types import CPU, Device, DType, TensorType
 from flamec.layout import row_major
 from flamec.prepared import Prepared
-from flamec.state import process
+from flamec.state import Float32Precision, process
 from flamec.strided_copy import joined
 from flamec.symbolic_sizes import (
     Operand,
@@ -127,14 +127,13 @@ class _Calls:
         self.dense: dict[Any, EagerCall] = {}
         self.views: dict[Any, tuple[tuple[TensorType, ...], Shape, int]] = {}
         self.created: dict[Any, tuple[tuple[TensorType, ...], np.ndarray]] = {}
-        self.precision = process.float32_matmul_precision
+        self.precision = process.float32_precision
 
-    def follow(self, precision: str) -> None:
+    def follow(self, precision: Float32Precision) -> None:
         """Forget calls made for another precision of float32 products."""
-        if self.precision != precision:
-            self.known.clear()
-            self.dense.clear()
-            self.precision = precision
+        self.known.clear()
+        self.dense.clear()
+        self.precision = precision
 
 
 class _OfThread(threading.local):
@@ -155,8 +154,8 @@ def run_dense(
     The short way: nothing is inferred or checked, because all was for the same types before.
     """
     calls = _calls.of_thread
-    if calls.precision is not process.float32_matmul_precision:
-        calls.follow(process.float32_matmul_precision)
+    if calls.precision is not process.float32_precision:
+        calls.follow(process.float32_precision)
     key: Any = (op, *[t._type._number or t._type.number for t in inputs])
     if attributes:
         key = (key, *[_exact(v) for v in attributes.values()])
@@ -178,8 +177,8 @@ def run_into(op: Op, inputs: Sequence[Tensor], target: DeviceArray) -> bool:
     False, and nothing is done, for one that was not met, and where ``EagerCall.run_into`` says so.
     """
     calls = _calls.of_thread
-    if calls.precision is not process.float32_matmul_precision:
-        calls.follow(process.float32_matmul_precision)
+    if calls.precision is not process.float32_precision:
+        calls.follow(process.float32_precision)
     call = calls.dense.get((op, *[t._type._number or t._type.number for t in inputs]))
     return call is not None and call.run_into([t._array for t in inputs], target)
 
@@ -367,7 +366,7 @@ def _invocation(
     symbols, hints = tuple(bindings), rounded_hints(bindings)
     narrow = most < _NARROW
     key: Any = (here.device, graph.fingerprint(), symbols, tuple(hints.values()), narrow)
-    key = (*key, process.float32_matmul_precision, strict)
+    key = (*key, process.float32_precision, strict)
     with _lock:
         if key not in _programs:
             _programs[key] = here.prepare_operation(graph, symbols, hints, narrow, strict)

@@ -19,6 +19,7 @@ import numpy as np
 
 from flamec.device_array import DeviceArray
 from flamec.errors import user_location
+from flamec.float32_precision import chosen_precision
 from flamec.gpu import gpu_of
 from flamec.ir.graph import Graph, Location, Value
 from flamec.ir.op import OpKind
@@ -218,7 +219,8 @@ class SegmentCache:
         self._known: OrderedDict[Any, Segment] = OrderedDict()
 
     def find(self, graph: Graph, inputs: tuple[Place, ...], symbols: tuple[str, ...]) -> Segment:
-        key = (graph.fingerprint(), tuple(map(place_key, inputs)), symbols)
+        sources = tuple(map(place_key, inputs))
+        key = (graph.fingerprint(), sources, symbols, chosen_precision(graph))
         segment = self._known.get(key)
         if segment is None:
             prepared = self.prepare(graph, symbols)

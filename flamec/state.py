@@ -99,12 +99,27 @@ class ThreadState(threading.local):
         self.autocast_casts: dict[Any, Any] = {}
 
 
+@dataclass(frozen=True, eq=False)
+class Float32Precision:
+    """How a GPU multiplies float32 in matrix products and in convolutions, in the words of
+    ``CodegenOptions``. Equal ones are one object."""
+
+    products: str
+    convolutions: str
+
+
+@cache
+def float32_precision(products: str, convolutions: str) -> Float32Precision:
+    """The one object for a choice."""
+    return Float32Precision(products, convolutions)
+
+
 class ProcessState:
     """``default_dtype``: the dtype of float literals and factory functions.
     ``anomaly``: None, or in anomaly mode whether NaNs are errors (``autograd/anomaly_mode.py``).
     ``hook_changes``: how often hooks of tensors were registered or taken off.
     ``recorder``: what is told of operations and modules while a profile is made (``profiler/``).
-    ``float32_matmul_precision``: see ``set_float32_matmul_precision``.
+    ``float32_precision``: how a GPU multiplies float32 (``float32_precision.py``).
     ``deterministic``, ``deterministic_warns``: see ``use_deterministic_algorithms``.
     """
 
@@ -112,7 +127,7 @@ class ProcessState:
     anomaly: bool | None = None
     hook_changes: int = 0
     recorder: Recorder | None = None
-    float32_matmul_precision: str = "highest"
+    float32_precision: Float32Precision = float32_precision("tf32x3", "tf32")
     deterministic: bool = False
     deterministic_warns: bool = False
 
@@ -228,28 +243,6 @@ def set_default_dtype(dtype: DType) -> None:
 def get_default_dtype() -> DType:
     """The dtype of Python floats and factory functions."""
     return process.default_dtype
-
-
-def set_float32_matmul_precision(precision: str) -> None:
-    """How a GPU multiplies float32 matrices; ValueError for anything but these.
-
-    ``"highest"``: no further from the exact product than float32 arithmetic; where tensor cores
-    multiply TF32, each operand is split in two parts of which three products are summed (Ootomo
-    and Yokota, "Recovering single precision accuracy from Tensor Cores while surpassing the FP32
-    theoretical peak performance", IJHPCA 36(4), 2022). ``"high"`` and ``"medium"``: operands
-    rounded to TF32 (10 bits of mantissa) and float32 sums. CPUs always multiply as float32.
-    Compiled functions that multiply float32 matrices on a GPU are compiled again after a change.
-    """
-    if precision not in ("highest", "high", "medium"):
-        raise ValueError(
-            f"float32_matmul_precision is 'highest', 'high' or 'medium', not {precision!r}"
-        )
-    process.float32_matmul_precision = precision
-
-
-def get_float32_matmul_precision() -> str:
-    """``"highest"``, ``"high"`` or ``"medium"``."""
-    return process.float32_matmul_precision
 
 
 def loops_counted(value: bool) -> AbstractContextManager[None]:

@@ -330,6 +330,7 @@ class Contraction:
     is the parameter that receives the product, row-major or as ``stored`` says, or -1 for a panel
     in cache. ``blocks``: the right matrices are so many on a diagonal, the last but one of the
     loops along their depth and along their columns; what is beside the diagonal multiplies nothing.
+    ``part_of``: the operation of which it is a part, as the attribute of ``dot_general`` says.
     """
 
     memory: str
@@ -343,6 +344,7 @@ class Contraction:
     result: int
     blocks: int = 1
     stored: ResultSteps | None = None
+    part_of: str = ""
 
     @property
     def is_uneven(self) -> bool:

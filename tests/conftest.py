@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import simulated_gpu
 
+from flamec import backends
 from flamec.ir import op as ir_op
 from flamec.ir.types import Device
 from flamec.runtime.cuda.driver import unavailable_reason
@@ -97,6 +98,13 @@ def gpu(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
 def simulated(monkeypatch: pytest.MonkeyPatch) -> list[simulated_gpu.SimulatedGpu]:
     """Two simulated GPUs, and no real ones."""
     return simulated_gpu.install(monkeypatch)
+
+
+@pytest.fixture
+def float32_convolutions() -> Iterator[None]:
+    """Convolutions of float32 are not rounded to TF32 on a GPU: they are compared closely."""
+    with backends.cudnn.flags(allow_tf32=False):
+        yield
 
 
 @pytest.fixture

@@ -247,7 +247,7 @@ def compiled(name: str, backward: bool = True, target: str = "sm_90") -> Compile
     with as_large(case):
         options = CodegenOptions(target=target)
         if case.tf32:
-            options = replace(options, float32_products="tf32")
+            options = replace(options, float32_convolutions="tf32")
         found = compile_graph(graph, options)
         if case.schedule is None:
             return found

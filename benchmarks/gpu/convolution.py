@@ -189,8 +189,8 @@ def measure_layer(device: Any, row: Row, which: str, seconds: float, with_candid
 
     started = time.monotonic()
     torch.backends.cudnn.allow_tf32 = row.precision == "tf32"
-    float32_products = "tf32" if row.precision == "tf32" else "tf32x3"
-    options = CodegenOptions(target=device.target, float32_products=float32_products)
+    precision = "tf32" if row.precision == "tf32" else "tf32x3"
+    options = CodegenOptions(target=device.target, float32_convolutions=precision)
     graph = graph_of(row, which)
     made = compile_graph(graph, options)
     inputs = random_inputs(row)

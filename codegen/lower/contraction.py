@@ -72,6 +72,7 @@ def lower_contraction(
         left,
         right,
         parameters.number(value, written=True) if value in escapes else -1,
+        part_of=attributes.get("part_of", ""),
     )
     return exchanged(whole) if len(builder.space.tasks) == 1 else whole
 

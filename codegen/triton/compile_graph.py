@@ -112,9 +112,11 @@ def _estimated_sizes(options: CodegenOptions) -> Mapping[str, int]:
 
 def last_passes(options: CodegenOptions) -> tuple[Pass, ...]:
     """The passes of this back end, which follow the pipeline; on each body by itself."""
-    contiguous = options.float32_products == "tf32" and target_facts(options.target).warp_groups
+    products, convolutions = options.float32_products, options.float32_convolutions
+    contiguous = "tf32" in (products, convolutions) and target_facts(options.target).warp_groups
+    side_by_side = partial(contract_contiguous, products=products, convolutions=convolutions)
     dots = Pass("fold_products", fold_products, "dot products are sums")
-    copies = Pass("contract_contiguous", contract_contiguous, "products read along the depth")
+    copies = Pass("contract_contiguous", side_by_side, "products read along the depth")
     return (
         Pass("lower_convolutions", lower_convolutions, "no convolutions are left in bodies"),
         Pass(

@@ -91,10 +91,10 @@ class KernelWriter:
             arguments |= {f"p{i}": self.numbers[a] for i, a in enumerate(part.arguments)}
             strict, names = self.options.strict, (self._name, self._doc)
             if isinstance(tile, ProductSchedule):
-                precision = self.options.float32_products
                 sizes = {size_name(n): size for n, size in own.items()}
                 contraction = actual(part).contraction
                 assert contraction is not None
+                precision = self.options.precision_of(contraction)
                 most = self.options.most(contraction.depth)
                 form = wide, strict, most is not None and most <= tile.depth
                 launches = [

@@ -21,7 +21,7 @@ from flamec.ir.shape import Dim, SymbolicDim, product, substitute
 
 _NAMES = ("name", "operand", "operands", "fill", "position", "index", "names", "where")
 _NUMBERS = ("parameter", "slot", "target", "result", "logarithm", "delta")  # no sizes
-_LEFT_OUT = ("error",)
+_LEFT_OUT = ("error", "part_of")
 _ALIGNMENT = 16
 _STEPS = 4  # buckets between two powers of two, for matrix products
 
@@ -60,7 +60,7 @@ def part_key(part: Part, options: CodegenOptions) -> PartKey:
     program = part.program
     form = _Form(own_sizes(part)).of(replace(program, imports=(), sizes=()))
     lanes = [lane for _, lane in program.imports]
-    precision = "" if program.contraction is None else options.float32_products
+    precision = "" if program.contraction is None else options.precision_of(program.contraction)
     in_order = program.kind == "scatter" and options.deterministic
     facts = [form, lanes, precision, in_order]
     if options.size_bounds and not _is_static(actual(part)):

@@ -108,7 +108,7 @@ def product_facts(program: RowProgram, options: CodegenOptions) -> ProductFacts:
         result=c.memory,
         operations=sum(_EXPENSIVE if op.expensive else 1 for op in computed),
         tma=target_facts(options.target).tma and _describable(program, c),
-        precision=options.float32_products,
+        precision=options.precision_of(c),
         loaded=(_loaded_bytes(c.left, program), _loaded_bytes(c.right, program)),
         in_memory=c.left.prologue is None and c.right.prologue is None,
         scattered=(_is_scattered(c.left), _is_scattered(c.right)),

@@ -52,6 +52,7 @@ CODEGEN_OPTIONS = (
     "strict",
     "target",
     "float32_products",
+    "float32_convolutions",
     "memory_budget",
 )
 

@@ -2,6 +2,9 @@
 
 The result has the batch dimensions (in the order in which they are listed),
 then the free dimensions of the left operand, then those of the right one.
+
+The attribute ``part_of``, which need not be there, names the operation of which it is a part: a
+``"convolution"``, whose float32 a GPU may multiply in another precision than that of products.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from flamec.ir.op import Attributes, DerivativeContext, Op, OpKind, Types, regis
 from flamec.ir.ops.checks import check_alike, check_axis, check_numeric, check_operand_count
 from flamec.ir.ops.view import inverse_permutation
 from flamec.ir.shape import equal, format_shape
-from flamec.ir.types import TensorType
+from flamec.ir.types import TensorType, float32
 
 if TYPE_CHECKING:
     from flamec.ir.builder import Builder
@@ -29,12 +32,20 @@ def free_axes(rank: int, *used: Axes) -> Axes:
     return tuple(i for i in range(rank) if i not in taken)
 
 
+def convolution_part(type: TensorType) -> dict[str, str]:
+    """The attribute ``part_of`` of a product that a convolution with such a result becomes, where
+    it makes a difference."""
+    return {"part_of": "convolution"} if type.dtype is float32 else {}
+
+
 def _infer_dot_general(types: Types, attributes: Attributes) -> TensorType:
     check_operand_count("dot_general", types, 2)
     check_alike("dot_general", types)
     x, y = types
     check_numeric("dot_general", x)
     contract, batch = attributes["contract"], attributes["batch"]
+    if attributes.get("part_of", "convolution") != "convolution":
+        raise ValueError(f"dot_general: part_of is 'convolution', not {attributes['part_of']!r}")
     for name, (left, right) in (("contract", contract), ("batch", batch)):
         if len(left) != len(right):
             raise ValueError(f"dot_general: {name}={(left, right)} pairs axes unevenly")
@@ -81,18 +92,19 @@ def _evaluate_dot_general(attributes: Attributes, x: np.ndarray, y: np.ndarray) 
 def _dot_general_gradient(b: Builder, ctx: DerivativeContext, g: Any) -> tuple[Any, Any]:
     (cx, cy), (bx, by) = ctx.attributes["contract"], ctx.attributes["batch"]
     x, y = ctx.input_types
+    alike = {name: value for name, value in ctx.attributes.items() if name == "part_of"}
     fx, fy = free_axes(len(x.shape), cx, bx), free_axes(len(y.shape), cy, by)
     g_batch = tuple(range(len(bx)))
     g_x = tuple(range(len(bx), len(bx) + len(fx)))
     g_y = tuple(range(len(bx) + len(fx), len(bx) + len(fx) + len(fy)))
     x_gradient = y_gradient = None
     if ctx.needs[0]:
-        product = b.dot_general(g, ctx.inputs[1], contract=(g_y, fy), batch=(g_batch, by))
+        product = b.dot_general(g, ctx.inputs[1], contract=(g_y, fy), batch=(g_batch, by), **alike)
         # its dimensions: batch, x's free axes, then x's partners of y's contracted axes in order
         layout = bx + fx + tuple(i for _, i in sorted(zip(cy, cx, strict=True)))
         x_gradient = _arrange(b, product, layout)
     if ctx.needs[1]:
-        product = b.dot_general(ctx.inputs[0], g, contract=(fx, g_x), batch=(bx, g_batch))
+        product = b.dot_general(ctx.inputs[0], g, contract=(fx, g_x), batch=(bx, g_batch), **alike)
         layout = by + tuple(j for _, j in sorted(zip(cx, cy, strict=True))) + fy
         y_gradient = _arrange(b, product, layout)
     return x_gradient, y_gradient

@@ -113,7 +113,8 @@ def _absorb_into_operands(b: RewriteBuilder, node: Node) -> Value | None:
             batch[side] = tuple(order[a] for a in batch[side])
     if tuple(operands) == node.inputs:
         return None
-    return b.apply(node.op, operands, {"contract": tuple(contract), "batch": tuple(batch)})
+    changed = {"contract": tuple(contract), "batch": tuple(batch)}
+    return b.apply(node.op, operands, {**node.attributes, **changed})
 
 
 def _permutes_contraction(node: Node) -> bool:
@@ -137,9 +138,11 @@ def _reordered(b: RewriteBuilder, node: Node) -> Value | None:
         return _with_wanted_innermost(b, node, left_dims, right_dims)
     batch = tuple(tuple(axes[i] for i in order[:batched]) for axes in batch)
     if order[batched:] == left_dims + right_dims:
-        return b.dot_general(left, right, contract=contract, batch=batch)
+        changed = {**producer.attributes, "batch": batch}
+        return b.apply(producer.op, (left, right), changed)
     if order[batched:] == right_dims + left_dims:
-        return b.dot_general(right, left, contract=contract[::-1], batch=batch[::-1])
+        changed = {**producer.attributes, "contract": contract[::-1], "batch": batch[::-1]}
+        return b.apply(producer.op, (right, left), changed)
     return None
 
 
@@ -155,5 +158,6 @@ def _with_wanted_innermost(
         return None
     contract, batch = producer.attributes["contract"], producer.attributes["batch"]
     right_first = (*range(len(batch[0])), *right_dims, *left_dims)
-    swapped = b.dot_general(*producer.inputs[::-1], contract=contract[::-1], batch=batch[::-1])
+    changed = {**producer.attributes, "contract": contract[::-1], "batch": batch[::-1]}
+    swapped = b.apply(producer.op, producer.inputs[::-1], changed)
     return b.permute(swapped, axes=tuple(right_first.index(axis) for axis in order))

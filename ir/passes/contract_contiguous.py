@@ -1,7 +1,8 @@
 """Copy operands of large float32 products so that what is contracted lies side by side.
 
-In: a graph before its contractions have their normal form. Out: one in which every large float32
-operand has its elements side by side along the last axis that is contracted. Matrix instructions on
+In: a graph before its contractions have their normal form, and how float32 is multiplied in
+products and in parts of convolutions. Out: one in which every large float32 operand of a product in
+tf32 has its elements side by side along the last axis that is contracted. Matrix instructions on
 operands rounded to tf32 read no others; a block in another order would be rearranged for each of
 its uses, which takes longer than the products.
 Nothing is copied where that is not worth it, or where one operand cannot be: of windows that
@@ -22,14 +23,19 @@ LARGE = 1 << 27  # multiplications that are worth one more pass over an operand
 REUSE = 300  # of each element that is copied: what is saved takes as long as the copy
 
 
-def contract_contiguous(graph: Graph) -> Graph:
+def contract_contiguous(graph: Graph, products: str = "tf32", convolutions: str = "tf32") -> Graph:
     """See the module's docstring."""
-    return rewrite(graph, _contiguous, applies=lambda op: op.kind is OpKind.CONTRACTION)
+
+    def contiguous(b: RewriteBuilder, node: Node) -> Replacement:
+        if node.op.kind is not OpKind.CONTRACTION:
+            return None
+        precision = convolutions if "part_of" in node.attributes else products
+        return _contiguous(b, node) if precision == "tf32" else None
+
+    return rewrite(graph, contiguous, applies=lambda op: op.kind is OpKind.CONTRACTION)
 
 
 def _contiguous(b: RewriteBuilder, node: Node) -> Replacement:
-    if node.op.kind is not OpKind.CONTRACTION:
-        return None
     contract, batch = list(node.attributes["contract"]), list(node.attributes["batch"])
     operands = list(node.inputs)
     sides = [side for side in (0, 1) if _lies_across(node.inputs[side], contract[side])]
@@ -45,7 +51,8 @@ def _contiguous(b: RewriteBuilder, node: Node) -> Replacement:
         operands[side] = b.apply(lookup("convert"), (moved,), {"dtype": float32})
         contract[side] = tuple(range(rank - len(axes), rank))
         batch[side] = tuple(order.index(a) for a in batch[side])
-    return b.apply(node.op, operands, {"contract": tuple(contract), "batch": tuple(batch)})
+    changed = {"contract": tuple(contract), "batch": tuple(batch)}
+    return b.apply(node.op, operands, {**node.attributes, **changed})
 
 
 def _pays(node: Node, copied: list[Value]) -> bool:

@@ -399,11 +399,12 @@ def _after(
     node = term.node
     if isinstance(term, Product):
         contract, pairs = node.attributes["contract"], node.attributes["batch"]
-        result = b.dot_general(
-            *map(whole, node.inputs),
-            contract=tuple((0, *(a + 1 for a in axes)) for axes in contract),
-            batch=tuple(tuple(a + 1 for a in axes) for axes in pairs),
-        )
+        changed = {
+            "contract": tuple((0, *(a + 1 for a in axes)) for axes in contract),
+            "batch": tuple(tuple(a + 1 for a in axes) for axes in pairs),
+        }
+        operands = [whole(value) for value in node.inputs]
+        result = b.apply(node.op, operands, {**node.attributes, **changed})
     else:
         axes = (0, *(a + 1 for a in node.attributes["axes"]))
         result = b.apply(node.op, [whole(node.inputs[0])], {**node.attributes, "axes": axes})

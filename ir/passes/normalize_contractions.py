@@ -57,7 +57,8 @@ def _rewritten(b: GraphBuilder, node: Node) -> Value:
     right = _arranged(b, y, (*by, *cy, *fy), (*sizes, depth, product(columns)))
     count = len(sizes)
     leading = tuple(range(count))
-    result = b.dot_general(left, right, contract=((count + 1,), (count,)), batch=(leading, leading))
+    changed = {"contract": ((count + 1,), (count,)), "batch": (leading, leading)}
+    result = b.apply(node.op, (left, right), {**node.attributes, **changed})
     shape = (*sizes, *rows, *columns)
     same = structural_key(result.type.shape) == structural_key(shape)
     return result if same else b.reshape(result, shape=shape)

@@ -13,7 +13,7 @@ from math import gcd
 
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Node, Value
-from flamec.ir.ops.contraction import free_axes
+from flamec.ir.ops.contraction import convolution_part, free_axes
 from flamec.ir.ops.view import flip, inverse_permutation
 from flamec.ir.ops.windows import bordered, overlap_add, reach
 from flamec.ir.passes.move_permutations import Arranged
@@ -159,7 +159,8 @@ def added_up(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> Ar
         kernel = split(b, kernel, kernel.type.ndim - 1, groups)
         grouped = ((channel,), (kernel.type.ndim - 2,))
         contract = ((channel + 1,), (0,))
-    result = b.dot_general(source, kernel, contract=contract, batch=grouped)
+    whole = convolution_part(node.output.type)
+    result = b.dot_general(source, kernel, contract=contract, batch=grouped, **whole)
     free = free_axes(source.type.ndim, contract[0], grouped[0])
     first = len(free)  # of the kernel's dimensions, after the groups have gone to the end
     if groups > 1:

@@ -12,7 +12,7 @@ from typing import Any
 
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Node, Value
-from flamec.ir.ops.contraction import free_axes
+from flamec.ir.ops.contraction import convolution_part, free_axes
 from flamec.ir.ops.view import inverse_permutation
 from flamec.ir.ops.windows import bordered, reach, spread
 from flamec.ir.passes.depthwise_convolutions import is_longer
@@ -49,7 +49,8 @@ def lowered_in_rows(b: GraphBuilder, node: Node, left: Arranged, right: Arranged
     kernel = b.expand(kernel, shape=(count, *kernel.type.shape[1:]))
     contract = ((channels + 1, *(a + 1 for a in spatial)), (windows.channel, *windows.kernel))
     batch = ((0, outputs + 1), (windows.batch, windows.channel - 1))
-    result = b.dot_general(kernel, windows.value, contract=contract, batch=batch)
+    whole = convolution_part(node.output.type)
+    result = b.dot_general(kernel, windows.value, contract=contract, batch=batch, **whole)
     free = free_axes(windows.value.type.ndim, contract[1], batch[1])
     result = b.permute(result, axes=(0, 1, 2, *(3 + free.index(a) for a in windows.positions)))
     _, _, each, *positions = result.type.shape
@@ -69,9 +70,9 @@ def kernels_in_rows(b: GraphBuilder, node: Node, left: Value, right: Arranged) -
     gradient = split(b, right.source, outputs, groups)
     inner, *places = (a + (a > outputs) for a in (inner, *places))
     contract = ((inner, *places), (windows.channel, *windows.kernel))
-    result = b.dot_general(
-        gradient, windows.value, contract=contract, batch=((outputs,), (windows.batch + 1,))
-    )
+    batch = ((outputs,), (windows.batch + 1,))
+    whole = convolution_part(node.output.type)
+    result = b.dot_general(gradient, windows.value, contract=contract, batch=batch, **whole)
     _, each, *rest = result.type.shape
     result = b.reshape(result, shape=(groups * each, *rest))
     return Arranged(result, (1, 0, *range(2, len(shape))))
@@ -98,7 +99,8 @@ def lowered(b: GraphBuilder, node: Node, left: Arranged, right: Arranged) -> Arr
     first = contract[0][0] < free[0] if free else False
     operands = (kernel, windows.value) if first else (windows.value, kernel)
     turn = slice(None, None, -1 if first else 1)
-    result = b.dot_general(*operands, contract=contract[turn], batch=grouped[turn])
+    whole = convolution_part(node.output.type)
+    result = b.dot_general(*operands, contract=contract[turn], batch=grouped[turn], **whole)
     start = len(grouped[0]) + int(first)
     place = {axis: start + i for i, axis in enumerate(free)}
     output = len(grouped[0]) if first else start + len(free)

@@ -83,6 +83,7 @@ def test_simulated(row: Row, dtype: DType, simulated: Any) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("float32_convolutions")
 @pytest.mark.skipif(not flamec.gpu.device_count(), reason="there is no GPU")
 @pytest.mark.parametrize(("row", "dtype"), CHOSEN)
 def test_real(row: Row, dtype: DType) -> None:

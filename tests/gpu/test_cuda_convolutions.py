@@ -68,8 +68,65 @@ def losses(device: str) -> list[float]:
     return [float(step(x, y)) for _ in range(5)]
 
 
+@pytest.mark.usefixtures("float32_convolutions")
 def test_training_follows_the_cpu() -> None:
     assert np.allclose(losses("cuda"), losses("cpu"), 2e-3, 2e-3)
+
+
+def test_training_as_it_is_unless_told_otherwise_learns_the_same() -> None:
+    """In TF32."""
+    assert np.allclose(losses("cuda"), losses("cpu"), 2e-2, 2e-2)
+
+
+LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "three by three": (lambda x, w: F.conv2d(x, w, padding=1), (48, 64, 3, 3)),
+    "one by one": (lambda x, w: F.conv2d(x, w), (48, 64, 1, 1)),
+    "strides": (lambda x, w: F.conv2d(x, w, stride=2, padding=1), (48, 64, 3, 3)),
+    "groups": (lambda x, w: F.conv2d(x, w, groups=2), (48, 32, 3, 3)),
+    "transposed": (lambda x, w: F.conv_transpose2d(x, w, stride=2), (64, 48, 3, 3)),
+    "product": (lambda x, w: x.flatten(2).mT @ w, (64, 48)),
+}
+LEAST, MOST = 2.0**-17, 2.0**-8  # errors over the largest; TF32 rounds operands by up to 2**-11
+
+
+def _errors(name: str, compiled: bool) -> list[float]:
+    """Of a layer's result and its gradients by operands, over the largest of each."""
+    layer, shape = LAYERS[name]
+    random = np.random.default_rng(0)
+    arrays = [random.standard_normal(s) for s in ((4, 64, 14, 15), shape)]
+
+    def both(*operands: Any) -> Any:
+        y = layer(*operands)
+        seed = flamec.arange(y.numel(), dtype=y.dtype, device=y.device).cos().reshape(y.shape)
+        return y, *flamec.autograd.grad(y, operands, seed)
+
+    def results(run: Any, dtype: Any, device: str) -> list[np.ndarray]:
+        tensors = [flamec.tensor(a, dtype=dtype, device=device, requires_grad=True) for a in arrays]
+        return [t.detach().cpu().double().numpy() for t in run(*tensors)]
+
+    wanted = results(both, flamec.float64, "cpu")
+    found = results(flamec.compile(both) if compiled else both, flamec.float32, "cuda")
+    pairs = zip(found, wanted, strict=True)
+    return [float(np.abs(f - w).max() / np.abs(w).max()) for f, w in pairs]
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_convolutions_are_tf32_unless_told_otherwise(name: str, compiled: bool) -> None:
+    """Forward and both gradients; matrix products are float32, unless they are told to be TF32."""
+    for kind in ("convolution", "product"):
+        switch = flamec.backends.cudnn if kind == "convolution" else flamec.backends.cuda.matmul
+        before = switch.allow_tf32
+        try:
+            for allowed in (before, not before):
+                switch.allow_tf32 = allowed
+                own = (name == "product") == (kind == "product")
+                rounded = allowed if own else name != "product"
+                least, most = (LEAST, MOST) if rounded else (0.0, LEAST)
+                for error in _errors(name, compiled):
+                    assert least <= error <= most, (kind, allowed, error)
+        finally:
+            switch.allow_tf32 = before
 
 
 def test_gradients_of_kernels_are_the_same_every_time(planned: CudaDevice) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from example_programs import program
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("float32_convolutions")]
 
 # words, whether the first losses are the CPU's, and by what factor they must have fallen
 RUNS = {

@@ -10,7 +10,7 @@ from pytorch_programs import Compiled, Source, compare, plain, results, sources
 
 import flamec
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("float32_convolutions")]
 
 PROGRAMS = sources(
     *(

@@ -12,7 +12,7 @@ import flamec
 from flamec import nn
 from flamec.nn import functional as F
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("float32_convolutions")]
 DEVICE = "cuda"
 
 
