@@ -13,6 +13,8 @@ import pytest
 
 import flamec
 from flamec import nn
+from flamec.float32_precision import restore_settings, saved_settings
+from flamec.state import process
 
 torch = pytest.importorskip("torch")
 
@@ -317,21 +319,41 @@ def _() -> None:
 
 @row("torch.backends")
 def _() -> None:
-    flamec.backends.cuda.matmul.allow_tf32 = True
-    assert flamec.get_float32_matmul_precision() == "high"
-    flamec.set_float32_matmul_precision("highest")
-    assert not flamec.backends.cudnn.allow_tf32
+    for package in (flamec, torch):
+        assert package.backends.cudnn.allow_tf32 and not package.backends.cuda.matmul.allow_tf32
+        assert package.backends.cudnn.conv.fp32_precision == "tf32"
     assert flamec.backends.cudnn.deterministic  # whatever is set
     assert not torch.backends.cudnn.deterministic
 
 
-@row("float32 convolutions on a GPU")
+@row("older switches of TF32 after newer ones")
 def _() -> None:
-    assert torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
-    assert not (flamec.backends.cudnn.allow_tf32 or flamec.backends.cuda.matmul.allow_tf32)
-    flamec.set_float32_matmul_precision("high")
-    assert flamec.backends.cudnn.allow_tf32 and flamec.backends.cuda.matmul.allow_tf32
-    flamec.set_float32_matmul_precision("highest")
+    saved = saved_settings()
+    try:
+        for package in (flamec, torch):
+            package.backends.cuda.matmul.fp32_precision = "tf32"
+        assert flamec.backends.cuda.matmul.allow_tf32
+        assert flamec.get_float32_matmul_precision() == "high"
+        with pytest.raises(RuntimeError, match="mix of the legacy and new APIs"):
+            assert torch.backends.cuda.matmul.allow_tf32
+        flamec.backends.cudnn.rnn.fp32_precision = "ieee"
+        with pytest.raises(RuntimeError, match="not one answer"):
+            assert flamec.backends.cudnn.allow_tf32
+    finally:
+        restore_settings(saved)
+        torch.backends.cuda.matmul.fp32_precision = "none"
+
+
+@row("float32 recurrent layers on a GPU")
+def _() -> None:
+    assert torch.backends.cudnn.rnn.fp32_precision == "tf32"
+    chosen = process.float32_precision
+    saved = saved_settings()
+    for precision in ("ieee", "tf32"):
+        flamec.backends.cudnn.rnn.fp32_precision = precision
+        assert flamec.backends.cudnn.rnn.fp32_precision == precision
+        assert process.float32_precision is chosen
+    restore_settings(saved)
 
 
 @row("errors")

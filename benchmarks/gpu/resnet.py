@@ -6,8 +6,7 @@
 Batch 128, 224 x 224, SGD with momentum; each contender in a process of its own, with the same
 weights and images, and their first losses. PyTorch has channels last and cuDNN's search for
 algorithms. ``--precision``: ``bfloat16`` (autocast), ``float32`` and ``tf32`` on both sides, or
-``default``, where each does what it does unasked: PyTorch's convolutions are TF32 then, flamec's
-float32.
+``default``, where nothing is set: in both, convolutions are TF32 and the last layer is float32.
 """
 
 from __future__ import annotations

@@ -44,6 +44,13 @@ torch.autograd.Variable(torch.ones(2, requires_grad=True) * 2).requires_grad
 isinstance(torch.ones(2), torch.autograd.Variable)
 torch.backends.mps.is_available()
 torch.backends.cudnn.benchmark
+torch.backends.cudnn.allow_tf32
+torch.backends.cudnn.fp32_precision
+torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
+torch.backends.cuda.matmul.allow_fp16_accumulation
+torch.backends.cudnn.is_available()
+torch.backends.cudnn.version()
 """
 
 
@@ -76,16 +83,11 @@ def test_the_memory_of_a_tensor_is_shared() -> None:
             assert other.data_ptr() == x.data_ptr()
 
 
-def test_tf32_is_the_precision_of_products() -> None:
-    for switch in (flamec.backends.cuda.matmul, flamec.backends.cudnn):
-        assert switch.allow_tf32 is False
-        switch.allow_tf32 = True
-        assert flamec.get_float32_matmul_precision() == "high"
-        switch.allow_tf32 = False
-        assert flamec.get_float32_matmul_precision() == "highest"
+def test_switches_that_there_are_not_are_refused() -> None:
     flamec.backends.cudnn.benchmark = flamec.backends.cudnn.benchmark
-    with pytest.raises(AttributeError):
-        flamec.backends.cudnn.anything = True
+    for place in (flamec.backends.cudnn, flamec.backends.cudnn.conv, flamec.backends.cuda.matmul):
+        with pytest.raises(AttributeError):
+            place.anything = True
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
