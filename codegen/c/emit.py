@@ -22,6 +22,7 @@ from flamec.codegen.c.rows_writer import RowsWriter
 from flamec.codegen.c.side_by_side import SideBySideWriter
 from flamec.codegen.c.statements import StatementWriter
 from flamec.codegen.c.text import C_TYPES, dim, number
+from flamec.codegen.lower.lanes import memory_type
 from flamec.codegen.lower.row_program import CHUNKS
 from flamec.codegen.schedule import Schedule, is_small, propose
 from flamec.ir.estimates import typical_sizes
@@ -31,6 +32,9 @@ from flamec.ir.shape import Dim, symbols_of
 from flamec.ir.user_kernel import ArrayArgument, CForm, KernelArgument
 
 FEW_STEPS = 32  # that are called one by one
+_TYPED_POINTERS = (
+    '#pragma GCC diagnostic push\n#pragma GCC diagnostic error "-Wincompatible-pointer-types"'
+)
 
 
 @dataclass
@@ -162,10 +166,14 @@ class Emitter:
         self._plain_step(_comment(kernel), f"error = call->host({number});")
 
     def user_calls(self, kernel: Kernel, form: CForm, buffers: tuple[int, ...]) -> None:
-        """A step that calls the user's functions; ``buffers``: of operands, then of results."""
+        """A step that calls the user's functions; ``buffers``: of operands, then of results.
+
+        A function for arrays of another type is an error of the compiler, not only a warning.
+        """
         if form.text not in self._user_texts:
             self._user_texts.add(form.text)
             self._add(form.text)
+        self._add(_TYPED_POINTERS)
         lines: list[str] = []
         symbols: set[str] = set()
         for position, call in enumerate(form.calls):
@@ -192,6 +200,7 @@ class Emitter:
             "\n".join(lines),
             "\n".join(size_declarations(self.symbols, symbols, "call")),
         )
+        self._add("#pragma GCC diagnostic pop")
 
     def copy(self, source: int, target: int, buffer: Buffer) -> None:
         """A step that copies a whole buffer."""
@@ -324,7 +333,8 @@ def _in_comment(line: str) -> str:
 
 def _user_argument(argument: KernelArgument, buffers: tuple[int, ...]) -> str:
     if isinstance(argument, ArrayArgument):
-        return f"call->buffers[{buffers[argument.index]}]"
+        kind = C_TYPES[memory_type(argument.dtype)]
+        return f"({kind} *)call->buffers[{buffers[argument.index]}]"
     if isinstance(argument, bool):
         return str(int(argument))
     if isinstance(argument, float):

@@ -94,8 +94,9 @@ class Kernel:
 
         Operands on the CPU: the C form with the NumPy form; on a GPU: the Triton form with that on
         the CPU; the compiled kernel; ``vmap`` with calls one by one; the derivative with
-        differences, for float64 operands. AssertionError (of a derivative: GradcheckError) says
-        what differs.
+        differences, in float64, which needs a NumPy form that takes it or float64 operands (of many
+        elements: along one direction). AssertionError (of a derivative: GradcheckError) says what
+        differs.
         """
         from flamec.kernels.checking import check
 

@@ -148,7 +148,9 @@ def triton_form(
     """The launches that ``caller(*kernels, *operands, *results, **attributes)`` makes."""
     launches: list[KernelLaunch] = []
     kernels = [TritonLauncher(f, launches) for f in functions]
-    caller(*kernels, *array_arguments(names, operands, results), **attributes)
+    arrays = array_arguments(names, operands, results)
+    caller(*kernels, *arrays, **attributes)
+    _check_results(arrays[len(operands) :], launches, "launch")
     return tuple(launches)
 
 
@@ -204,8 +206,24 @@ def c_form(
 ) -> CForm:
     """The calls that ``caller(program, *operands, *results, **attributes)`` makes."""
     program = CProgram(kernel, text)
-    caller(program, *array_arguments(names, operands, results), **attributes)
+    arrays = array_arguments(names, operands, results)
+    caller(program, *arrays, **attributes)
+    _check_results(arrays[len(operands) :], program.calls, "call")
     return CForm(text, tuple(program.calls))
+
+
+def _check_results(
+    results: Sequence[ArrayArgument],
+    calls: Sequence[FunctionCall] | Sequence[KernelLaunch],
+    what: str,
+) -> None:
+    """TypeError for a result with elements that nothing can write: its memory is whatever it is."""
+    given = {a.index for call in calls for a in call.arguments if isinstance(a, ArrayArgument)}
+    for result in results:
+        if result.index not in given and 0 not in result.shape:
+            raise TypeError(
+                f"the caller gives {result.name} ({result.type}) to no {what}, so nothing writes it"
+            )
 
 
 def cdiv(a: Dim, b: Dim) -> Dim:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from own_process import run_python
-from user_kernels import scaled_rows, squared_relu
+from user_kernels import cube, scaled_rows, squared_relu
 
 import flamec
 from flamec.errors import CompileError, OperationError, OperationTypeError, StageError
@@ -179,6 +179,7 @@ def test_c_that_does_not_compile_names_the_kernel(tmp_path: Path) -> None:
         (lambda p, x, y, k: p.nothing(x), "has no function 'nothing'"),
         (lambda p, x, y, k: p.copy("x"), "copy cannot be given a str"),
         (lambda p, x, y, k: p.copy["many"](x), "the number of jobs of copy is an integer"),
+        (lambda p, x, y, k: None, r"gives result 0 \(float32\[1\]\) to no call"),
     ],
 )
 def test_callers_that_make_no_sense(caller: Any, message: str) -> None:
@@ -186,6 +187,34 @@ def test_callers_that_make_no_sense(caller: Any, message: str) -> None:
     example.c("static void copy(const float *x) {}")(caller)
     with pytest.raises((OperationTypeError, CompileError, TypeError), match=message):
         flamec.compile(lambda x: example(x), backend="c")(flamec.ones(1))
+
+
+@pytest.mark.parametrize("jobs", [None, 1])
+def test_c_functions_for_arrays_of_another_type(jobs: int | None) -> None:
+    """They would read beyond the arrays' ends, or other numbers."""
+    example = declared()
+    begin = "" if jobs is None else "int64_t begin, int64_t end, "
+
+    @example.c(f"static void copy({begin}const float *x, float *y) {{ y[0] = x[0]; }}")
+    def _(program: Any, x: Any, y: Any, *, k: int) -> None:
+        (program.copy if jobs is None else program.copy[jobs])(x, y)
+
+    x = flamec.tensor([2.0])
+    assert example(x).tolist() == [2.0]
+    for other in (flamec.float64, flamec.int32, flamec.float16):
+        with pytest.raises(StageError, match="incompatible pointer type"):
+            example(x.to(other))
+
+
+def test_a_launcher_that_launches_nothing(gpu: Any) -> None:
+    example = declared()
+
+    def idle(x: Any, y: Any) -> None:
+        pass
+
+    example.triton(idle)(lambda kernel, x, y, k: None)
+    with pytest.raises(OperationTypeError, match="to no launch, so nothing writes it"):
+        example(flamec.ones(1, device=gpu))
 
 
 def test_a_form_that_changes_its_operand() -> None:
@@ -219,7 +248,28 @@ def test_check_says_what_was_compared() -> None:
         "batching",
         "derivative",
     ]
-    assert scaled_rows.check(flamec.randn(4, 3), flamec.randn(4)) == ["c", "compiled", "batching"]
+    assert scaled_rows.check(flamec.randn(4, 3), flamec.randn(4)) == [
+        "c",
+        "compiled",
+        "batching",
+        "derivative",
+    ]
+    assert cube.check(flamec.randn(3)) == ["compiled"]  # in C alone, for float32 alone
+
+
+def test_check_compares_the_derivative_in_float64() -> None:
+    example = declared(name="checked")
+    example.numpy(lambda x, k: x**2)
+    example.derivative(lambda ctx, g: 2 * ctx.inputs[0] * g)
+    for x in (flamec.randn(3), flamec.randn(3, dtype=flamec.float16), flamec.randn(2000)):
+        assert example.check(x) == ["compiled", "derivative"]
+    assert example.check(flamec.arange(3)) == ["compiled"]
+    example.derivative(lambda ctx, g: 3 * ctx.inputs[0] * g)
+    for x in (flamec.randn(3), flamec.randn(2000)):
+        with pytest.raises(flamec.autograd.GradcheckError):
+            example.check(x)
+    example.numpy(lambda x, k: x.astype(np.float32) ** 2)
+    assert example.check(flamec.randn(3)) == ["compiled"]
 
 
 def test_check_finds_forms_and_rules_that_differ() -> None:
