@@ -280,6 +280,7 @@ _LATE = {
     "cdiv": "flamec.kernels.launching",
     "compile": "flamec.compiler",
     "distributed": "",
+    "distributions": "",
     "export": "flamec.deployment.exporter",
     "mark_dynamic": "flamec.size_bounds",
     "cuda": "",

@@ -375,3 +375,31 @@ def _() -> None:
 @row("optimizers")
 def _() -> None:
     assert not hasattr(torch.optim, "Lion") and flamec.optim.Lion
+
+
+@row("distributions")
+def _() -> None:
+    for name, count in (("Gamma", 2), ("Beta", 2), ("StudentT", 1)):
+        parameters = [1.5] * count
+        assert getattr(torch.distributions, name)(*parameters).rsample().isfinite()
+        mine = getattr(flamec.distributions, name)(*parameters)
+        assert mine.sample().isfinite()
+        raises(mine.rsample, NotImplementedError)
+    raises(flamec.distributions.Dirichlet(flamec.ones(2)).rsample, NotImplementedError)
+    for name in ("Wishart", "VonMises", "LKJCholesky"):
+        assert hasattr(torch.distributions, name) and not hasattr(flamec.distributions, name)
+
+    def density(scale: Any) -> Any:
+        return flamec.distributions.Normal(0.0, scale).log_prob(flamec.zeros(()))
+
+    raises(lambda: density(flamec.tensor(-1.0)), ValueError)
+    assert flamec.compile(density)(flamec.tensor(-1.0)).isnan()
+
+
+@row("several devices")
+def _() -> None:
+    assert torch.distributed.is_available() and not flamec.distributed.is_available()
+    layer = nn.Linear(2, 2)
+    x = flamec.ones(1, 2)
+    assert flamec.equal(nn.DataParallel(layer)(x), layer(x))
+    raises(lambda: nn.DataParallel(layer, device_ids=[0, 1]), RuntimeError)

@@ -1,0 +1,56 @@
+"""Probability distributions with PyTorch's names: draws, densities, moments, divergences.
+
+What has no draws with gradients here (``Gamma``, ``Beta``, ``Dirichlet``, ``StudentT``) has
+``sample`` and refuses ``rsample``.
+"""
+
+from flamec.distributions import constraints, transforms
+from flamec.distributions.combined import *  # noqa: F403
+from flamec.distributions.combined import __all__ as _combined
+from flamec.distributions.continuous import *  # noqa: F403
+from flamec.distributions.continuous import __all__ as _continuous
+from flamec.distributions.discrete import *  # noqa: F403
+from flamec.distributions.discrete import __all__ as _discrete
+from flamec.distributions.distribution import Distribution
+from flamec.distributions.gamma import *  # noqa: F403
+from flamec.distributions.gamma import __all__ as _gammas
+from flamec.distributions.kl import kl_divergence, register_kl
+from flamec.distributions.multivariate import MultivariateNormal
+from flamec.distributions.transforms import *  # noqa: F403
+from flamec.distributions.transforms import __all__ as _transforms
+from flamec.namespace import namespace
+
+_FILES = {  # PyTorch's files, from which programs import
+    "bernoulli": "Bernoulli",
+    "beta": "Beta",
+    "categorical": "Categorical",
+    "dirichlet": "Dirichlet",
+    "exponential": "Exponential",
+    "independent": "Independent",
+    "laplace": "Laplace",
+    "log_normal": "LogNormal",
+    "mixture_same_family": "MixtureSameFamily",
+    "multivariate_normal": "MultivariateNormal",
+    "normal": "Normal",
+    "one_hot_categorical": "OneHotCategorical OneHotCategoricalStraightThrough",
+    "poisson": "Poisson",
+    "transformed_distribution": "TransformedDistribution",
+    "uniform": "Uniform",
+}
+for _file, _names in _FILES.items():
+    _members = {name: globals()[name] for name in _names.split()}
+    globals()[_file] = namespace(f"flamec.distributions.{_file}", "As in PyTorch.", **_members)
+
+__all__ = [
+    "Distribution",
+    "MultivariateNormal",
+    "constraints",
+    "kl_divergence",
+    "register_kl",
+    "transforms",
+    *_combined,
+    *_continuous,
+    *_discrete,
+    *_gammas,
+    *_transforms,
+]

@@ -1,0 +1,398 @@
+"""Discrete distributions: of two values, of categories, of counts.
+
+Those of two values and of categories are given by probabilities or by logits, whose other form is
+computed when it is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import flamec
+from flamec.distributions import constraints
+from flamec.distributions.constraints import Constraint
+from flamec.distributions.distribution import (
+    Constraints,
+    Distribution,
+    all_allowed,
+    as_parameters,
+    choose,
+)
+from flamec.nn.functional import binary_cross_entropy_with_logits, one_hot
+from flamec.state import no_grad
+from flamec.tensor import Tensor
+
+__all__ = [
+    "Bernoulli", "Categorical", "Geometric", "Multinomial", "OneHotCategorical",
+    "OneHotCategoricalStraightThrough", "Poisson",
+]  # fmt: skip
+
+
+def _clamped(probs: Tensor) -> Tensor:
+    eps = flamec.finfo(probs.dtype).eps
+    return probs.clamp(eps, 1 - eps)
+
+
+def _require_one(probs: Any, logits: Any) -> None:
+    if (probs is None) == (logits is None):
+        raise ValueError("Either `probs` or `logits` must be specified, but not both.")
+
+
+class _TwoValued(Distribution):
+    """What Bernoulli and Geometric share: the probability of a success, or its log-odds."""
+
+    arg_constraints: ClassVar[Constraints] = {
+        "probs": constraints.unit_interval,
+        "logits": constraints.real,
+    }
+
+    def __init__(
+        self, probs: Any = None, logits: Any = None, validate_args: bool | None = None
+    ) -> None:
+        _require_one(probs, logits)
+        (self._param,) = as_parameters(logits if probs is None else probs)
+        self.__dict__["logits" if probs is None else "probs"] = self._param
+        super().__init__(self._param.shape, validate_args=validate_args)
+
+    def __getattr__(self, name: str) -> Any:
+        given = self.__dict__
+        if name == "logits" and "probs" in given:
+            probs = _clamped(given["probs"])
+            return probs.log() - flamec.log1p(-probs)
+        if name == "probs" and "logits" in given:
+            return given["logits"].sigmoid()
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def param_shape(self) -> Any:
+        """The shape of the parameter that was given."""
+        return self._param.shape
+
+
+class Bernoulli(_TwoValued):
+    """1 with probability ``probs``, else 0."""
+
+    has_enumerate_support = True
+
+    @property
+    def support(self) -> Constraint:
+        return constraints.boolean
+
+    @property
+    def mean(self) -> Tensor:
+        return self.probs
+
+    @property
+    def mode(self) -> Tensor:
+        probs = self.probs
+        return choose(probs == 0.5, math.nan, (probs >= 0.5).to(probs.dtype))
+
+    @property
+    def variance(self) -> Tensor:
+        probs = self.probs
+        return probs * (1 - probs)
+
+    def sample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
+        with no_grad():
+            return flamec.bernoulli(self.probs.expand(self._extended_shape(sample_shape)))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        self._validate_sample(value)
+        logits, value = flamec.broadcast_tensors(self.logits, value)
+        return -binary_cross_entropy_with_logits(logits, value.to(logits.dtype), reduction="none")
+
+    def entropy(self) -> Tensor:
+        return binary_cross_entropy_with_logits(self.logits, self.probs, reduction="none")
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        values = flamec.arange(2, dtype=self._param.dtype, device=self._param.device)
+        values = values.view(-1, *(1,) * len(self._batch_shape))
+        return values.expand(-1, *self._batch_shape) if expand else values
+
+
+class Geometric(_TwoValued):
+    """The number of failures before the first success."""
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        if not all_allowed(constraints.positive.check(self.probs)):
+            raise ValueError(
+                f"Expected parameter probs of distribution {self!r} to be positive, but found "
+                f"invalid values:\n{self.probs}"
+            )
+
+    @property
+    def support(self) -> Constraint:
+        return constraints.nonnegative_integer
+
+    @property
+    def mean(self) -> Tensor:
+        return 1 / self.probs - 1
+
+    @property
+    def mode(self) -> Tensor:
+        return flamec.zeros_like(self.probs)
+
+    @property
+    def variance(self) -> Tensor:
+        return (1 / self.probs - 1) / self.probs
+
+    def sample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
+        with no_grad():
+            probs = self.probs.expand(self._extended_shape(sample_shape))
+            u = flamec.rand_like(probs).clamp_min(flamec.finfo(probs.dtype).tiny)
+            return (u.log() / flamec.log1p(-probs)).floor()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        self._validate_sample(value)
+        value, probs = flamec.broadcast_tensors(value, self.probs)
+        failing = choose((probs == 1) & (value == 0), 0.0, probs)
+        return value * flamec.log1p(-failing) + probs.log()
+
+    def entropy(self) -> Tensor:
+        probs = self.probs
+        return binary_cross_entropy_with_logits(self.logits, probs, reduction="none") / probs
+
+
+class Poisson(Distribution):
+    """The number of events at a rate."""
+
+    arg_constraints: ClassVar[Constraints] = {"rate": constraints.nonnegative}
+
+    def __init__(self, rate: Any, validate_args: bool | None = None) -> None:
+        (self.rate,) = as_parameters(rate)
+        super().__init__(self.rate.shape, validate_args=validate_args)
+
+    @property
+    def support(self) -> Constraint:
+        return constraints.nonnegative_integer
+
+    @property
+    def mean(self) -> Tensor:
+        return self.rate
+
+    @property
+    def mode(self) -> Tensor:
+        return self.rate.floor()
+
+    @property
+    def variance(self) -> Tensor:
+        return self.rate
+
+    def sample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
+        with no_grad():
+            return flamec.poisson(self.rate.expand(self._extended_shape(sample_shape)))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        self._validate_sample(value)
+        rate, value = flamec.broadcast_tensors(self.rate, value)
+        return flamec.xlogy(value, rate) - rate - flamec.lgamma(value + 1)
+
+
+class Categorical(Distribution):
+    """The number of a category, drawn with probabilities or logits along the last dimension.
+
+    ``probs`` are divided by their sum.
+    """
+
+    arg_constraints: ClassVar[Constraints] = {
+        "probs": constraints.simplex,
+        "logits": constraints.real_vector,
+    }
+    has_enumerate_support = True
+
+    def __init__(
+        self,
+        probs: Tensor | None = None,
+        logits: Tensor | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        _require_one(probs, logits)
+        name = "logits" if probs is None else "probs"
+        given: Any = logits if probs is None else probs
+        if given.ndim < 1:
+            raise ValueError(f"`{name}` parameter must be at least one-dimensional.")
+        if probs is None:
+            given = given - given.logsumexp(-1, keepdim=True)
+        else:
+            given = given / given.sum(-1, keepdim=True)
+        self.__dict__[name] = self._param = given
+        self._num_events = given.shape[-1]
+        super().__init__(given.shape[:-1], validate_args=validate_args)
+
+    def __getattr__(self, name: str) -> Any:
+        given = self.__dict__
+        if name == "logits" and "probs" in given:
+            return _clamped(given["probs"]).log()
+        if name == "probs" and "logits" in given:
+            return given["logits"].softmax(-1)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def param_shape(self) -> Any:
+        """The shape of the parameter that was given."""
+        return self._param.shape
+
+    @property
+    def support(self) -> Constraint:
+        return constraints.integer_interval(0, self._num_events - 1)
+
+    @property
+    def mean(self) -> Tensor:
+        return flamec.full_like(self._param[..., 0], math.nan)
+
+    @property
+    def mode(self) -> Tensor:
+        return self.probs.argmax(-1)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.mean
+
+    def sample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
+        with no_grad():
+            shape = self._extended_shape(sample_shape)
+            count = math.prod(sample_shape)
+            rows = self.probs.reshape(-1, self._num_events)
+            return rows.multinomial(count, True).T.reshape(shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        self._validate_sample(value)
+        index, logits = flamec.broadcast_tensors(value.long().unsqueeze(-1), self.logits)
+        return logits.gather(-1, index[..., :1]).squeeze(-1)
+
+    def entropy(self) -> Tensor:
+        logits = self.logits.clamp(min=flamec.finfo(self._param.dtype).min)
+        return -(logits * self.probs).sum(-1)
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        values = flamec.arange(self._num_events, device=self._param.device)
+        values = values.view(-1, *(1,) * len(self._batch_shape))
+        return values.expand(-1, *self._batch_shape) if expand else values
+
+
+class _OfCategories(Distribution):
+    """What distributions over vectors share that are built on a ``Categorical``."""
+
+    arg_constraints: ClassVar[Constraints] = {
+        "probs": constraints.simplex,
+        "logits": constraints.real_vector,
+    }
+
+    def __init__(
+        self,
+        probs: Tensor | None = None,
+        logits: Tensor | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        self._categorical = Categorical(probs, logits, validate_args)
+        event = self._categorical.param_shape[-1:]
+        super().__init__(self._categorical.batch_shape, event, validate_args)
+
+    @property
+    def probs(self) -> Tensor:
+        """The probabilities of the categories."""
+        return self._categorical.probs
+
+    @property
+    def logits(self) -> Tensor:
+        """Their logarithms."""
+        return self._categorical.logits
+
+    @property
+    def param_shape(self) -> Any:
+        """The shape of the parameter that was given."""
+        return self._categorical.param_shape
+
+
+class OneHotCategorical(_OfCategories):
+    """A category as a vector of one 1 and zeros."""
+
+    has_enumerate_support = True
+
+    @property
+    def support(self) -> Constraint:
+        return constraints.one_hot
+
+    @property
+    def mean(self) -> Tensor:
+        return self.probs
+
+    @property
+    def mode(self) -> Tensor:
+        probs = self.probs
+        return one_hot(probs.argmax(-1), probs.shape[-1]).to(probs.dtype)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.probs * (1 - self.probs)
+
+    def sample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
+        with no_grad():
+            drawn = self._categorical.sample(sample_shape)
+            return one_hot(drawn, self._event_shape[0]).to(self.probs.dtype)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        self._validate_sample(value)
+        return self._categorical.log_prob(value.argmax(-1))
+
+    def entropy(self) -> Tensor:
+        return self._categorical.entropy()
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        count = self._event_shape[0]
+        values = flamec.eye(count, dtype=self.probs.dtype, device=self.probs.device)
+        values = values.view(count, *(1,) * len(self._batch_shape), count)
+        return values.expand(count, *self._batch_shape, count) if expand else values
+
+
+class OneHotCategoricalStraightThrough(OneHotCategorical):
+    """Its draws have the gradients of the probabilities (Bengio, Léonard and Courville 2013)."""
+
+    has_rsample = True
+
+    def rsample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
+        probs = self.probs
+        return self.sample(sample_shape) + (probs - probs.detach())
+
+
+class Multinomial(_OfCategories):
+    """How often each category comes in ``total_count`` draws."""
+
+    def __init__(
+        self,
+        total_count: int = 1,
+        probs: Tensor | None = None,
+        logits: Tensor | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        if not isinstance(total_count, int):
+            raise NotImplementedError("inhomogeneous total_count is not supported")
+        self.total_count = total_count
+        super().__init__(probs, logits, validate_args)
+
+    @property
+    def support(self) -> Constraint:
+        return constraints.independent(constraints.integer_interval(0, self.total_count), 1)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.probs * self.total_count
+
+    @property
+    def variance(self) -> Tensor:
+        return self.total_count * self.probs * (1 - self.probs)
+
+    def sample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
+        with no_grad():
+            drawn = self._categorical.sample((self.total_count, *sample_shape))
+            return one_hot(drawn, self._event_shape[0]).sum(0).to(self.probs.dtype)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        self._validate_sample(value)
+        logits, value = flamec.broadcast_tensors(self.logits, value)
+        logits = choose((value == 0) & (logits == -math.inf), 0.0, logits)
+        ways = flamec.lgamma(value.sum(-1) + 1) - flamec.lgamma(value + 1).sum(-1)
+        return ways + (logits * value).sum(-1)

@@ -1,0 +1,399 @@
+"""``flamec.distributions`` against PyTorch's: densities, moments, draws, divergences, messages."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flamec
+
+torch = pytest.importorskip("torch")
+
+# a distribution; values inside its support. a, b: positive, with gradients; r, s: real; p: inside
+# (0, 1); m: [2, 3] real; w: [2, 3] positive; spd: [2, 3, 3] positive definite
+CASES = {
+    "Normal(r, a)": "s",
+    "Normal(0.5, 2.0)": "s",
+    "HalfNormal(a)": "b",
+    "Laplace(r, a)": "s",
+    "Cauchy(r, a)": "s",
+    "Gumbel(r, a)": "s",
+    "LogNormal(r, a)": "b",
+    "Uniform(r, r + a)": "r + 0.3 * a",
+    "Exponential(a)": "b",
+    "Gamma(a, b)": "b",
+    "Gamma(a + 1, b)": "a",
+    "Chi2(a)": "b",
+    "Beta(a, b)": "p",
+    "Beta(a + 1, b + 1)": "p",
+    "StudentT(a, r, b)": "s",
+    "StudentT(a + 2)": "s",
+    "Dirichlet(w)": "w / w.sum(-1, keepdim=True)",
+    "Dirichlet(w + 1)": "w / w.sum(-1, keepdim=True)",
+    "Bernoulli(p)": "i",
+    "Bernoulli(logits=r)": "i",
+    "Geometric(p)": "i * 3",
+    "Geometric(logits=r)": "i * 3",
+    "Poisson(a)": "i * 3",
+    "Categorical(w)": "i2",
+    "Categorical(logits=m)": "i2",
+    "OneHotCategorical(w)": "hot",
+    "OneHotCategorical(logits=m)": "hot",
+    "OneHotCategoricalStraightThrough(w)": "hot",
+    "Multinomial(4, w)": "counts",
+    "Multinomial(4, logits=m)": "counts",
+    "MultivariateNormal(m, spd)": "w",
+    "MultivariateNormal(m, scale_tril=cholesky(spd))": "w",
+    "MultivariateNormal(m, precision_matrix=spd)": "w",
+    "MultivariateNormal(m[0], spd)": "w",
+    "Independent(Normal(m, w), 1)": "w",
+    "Independent(Bernoulli(logits=m), 1)": "hot",
+    "MixtureSameFamily(Categorical(w), Normal(m, w))": "w[:, 0]",
+    "MixtureSameFamily(Categorical(w), Independent(Normal(vw, vw), 1))": "w[:, :2]",
+    "TransformedDistribution(Normal(r, a), TanhTransform())": "p",
+    "TransformedDistribution(Normal(r, a), [ExpTransform(), AffineTransform(s, 2.0)])": "s + b",
+    "TransformedDistribution(Normal(r, a), [AffineTransform(1.0, b), SigmoidTransform()])": "p",
+    "TransformedDistribution(Normal(r, a), [SoftplusTransform(), PowerTransform(2.0)])": "b",
+    "TransformedDistribution(Uniform(-p, p), TanhTransform().inv)": "0.5 * p",
+    "TransformedDistribution(Normal(m, w), [AffineTransform(m, w, event_dim=1)])": "w",
+    "TransformedDistribution(Normal(r[0].detach(), 1.0), AffineTransform(r, a))": "s",
+    "TransformedDistribution(Normal(r, a), ComposeTransform([ExpTransform(), ExpTransform()]))": (
+        "b + 1.1"
+    ),
+    "TransformedDistribution(Normal(m, w), IndependentTransform(ExpTransform(), 1))": "w",
+}
+FACTS = ("mean", "variance", "stddev", "mode", "entropy()", "cdf(v)", "icdf(u)", "perplexity()")
+LEAVES = ("a", "b", "r", "s", "p", "m", "w", "spd", "vw")
+
+
+def scope(package: Any) -> dict[str, Any]:
+    """The names that cases use, with the same numbers for either package."""
+    random = np.random.default_rng(5)
+    spd = random.standard_normal((2, 3, 3))
+    arrays = {
+        "a": random.random(4) + 0.4,
+        "b": random.random(4) + 0.3,
+        "r": random.standard_normal(4),
+        "s": random.standard_normal(4),
+        "p": random.random(4) * 0.8 + 0.1,
+        "m": random.standard_normal((2, 3)),
+        "w": random.random((2, 3)) + 0.2,
+        "vw": random.random((2, 3, 2)) + 0.2,
+        "spd": spd @ spd.transpose(0, 2, 1) + np.eye(3),
+    }
+    found = {name: package.tensor(array, requires_grad=True) for name, array in arrays.items()}
+    found["cholesky"] = package.linalg.cholesky
+    found["i"] = package.tensor([0.0, 1.0, 1.0, 0.0], dtype=package.float64)
+    found["i2"] = package.tensor([2, 0])
+    found["hot"] = package.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]], dtype=package.float64)
+    found["counts"] = package.tensor([[1.0, 0.0, 3.0], [2.0, 2.0, 0.0]], dtype=package.float64)
+    return {**vars(package.distributions), **found}
+
+
+def facts(package: Any, case: str) -> dict[str, Any]:
+    """What a distribution says of itself, with gradients by its parameters."""
+    names = scope(package)
+    found: dict[str, Any] = {}
+    for fact in ("log_prob(v)", *FACTS):
+
+        def value(fact: str = fact) -> Any:
+            distribution = eval(case, names)
+            inside = eval(CASES[case], names).detach()
+            quantile = package.tensor(0.3, dtype=package.float64)
+            return eval(f"d.{fact}", {"d": distribution, "v": inside, "u": quantile})
+
+        if package is torch and fact == "cdf(v)" and case.startswith(("Gamma", "Chi2")):
+            continue  # has no derivative
+        try:
+            result = value()
+        except NotImplementedError:
+            continue
+        found[fact] = result.detach().numpy()
+        if result.requires_grad and np.isfinite(found[fact]).all():
+            leaves = [names[name] for name in LEAVES]
+            grads = package.autograd.grad(result.sum(), leaves, allow_unused=True)
+            for name, grad in zip(LEAVES, grads, strict=True):
+                if grad is not None:
+                    found[f"{fact} by {name}"] = grad.numpy()
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.filterwarnings("ignore")
+def test_densities_moments_and_their_gradients(case: str) -> None:
+    mine, theirs = facts(flamec, case), facts(torch, case)
+    assert {"log_prob(v)"} <= set(mine) <= set(theirs)
+    missing = {fact for fact in set(theirs) - set(mine) if " by " not in fact}
+    assert missing <= ({"entropy()", "perplexity()"} if "Multinomial" in case else {"cdf(v)"})
+    for fact, value in mine.items():
+        assert value.shape == theirs[fact].shape, fact
+        if fact == "mode" and case in ("Beta(a, b)", "Dirichlet(w)"):
+            continue  # PyTorch takes the first corner where all are below 1, here the likeliest
+        # PyTorch's trigamma is exact to 5e-10
+        np.testing.assert_allclose(value, theirs[fact], rtol=1e-8, atol=1e-9, err_msg=fact)
+
+
+COMPILED = [
+    "Normal(r, a)", "Beta(a, b)", "Categorical(w)", "MultivariateNormal(m, spd)",
+    "MixtureSameFamily(Categorical(w), Normal(m, w))",
+    "TransformedDistribution(Normal(r, a), TanhTransform())",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", COMPILED)
+def test_the_same_compiled(case: str) -> None:
+    names = scope(flamec)
+    leaves = [names[name] for name in LEAVES]
+
+    def all_facts() -> Any:
+        d, v = eval(case, names), eval(CASES[case], names).detach()
+        found = [d.log_prob(v)]
+        for fact in (lambda: d.mean, lambda: d.variance, lambda: d.entropy()):
+            with contextlib.suppress(NotImplementedError):
+                found.append(fact())
+        total = sum((part * part).sum() for part in found if part.requires_grad)
+        return found, flamec.autograd.grad(total, leaves, allow_unused=True)
+
+    compiled = flamec.compile(all_facts, fullgraph=True)
+    (found, grads), (expected, expected_grads) = compiled(), all_facts()
+    assert len(found) > 1 or "Transformed" in case
+    for mine, other in zip([*found, *grads], [*expected, *expected_grads], strict=True):
+        assert (mine is None) == (other is None)
+        if mine is not None:
+            flamec.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12, equal_nan=True)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_draws_have_shape_dtype_and_moments(case: str) -> None:
+    names = scope(flamec)
+    theirs = eval(case, scope(torch))
+    d = eval(case, names)
+    assert (d.batch_shape, d.event_shape) == (theirs.batch_shape, theirs.event_shape)
+    assert d.has_rsample == theirs.has_rsample or case.startswith(
+        ("Gamma", "Chi2", "Beta", "Dir", "Stu")
+    )
+    flamec.manual_seed(3)
+    for shape in ((), (2,), (3, 1)):
+        drawn, other = d.sample(shape), theirs.sample(shape)
+        assert drawn.shape == other.shape and str(drawn.dtype)[7:] == str(other.dtype)[6:]
+        assert not drawn.requires_grad
+    count = 4000
+    drawn = d.sample((count,))
+    d.log_prob(drawn)  # raises for a draw outside of the support
+    assert d.expand((5, *d.batch_shape)).sample((2,)).shape == (
+        2,
+        5,
+        *d.batch_shape,
+        *d.event_shape,
+    )
+    try:
+        mean, spread = d.mean.detach().numpy(), d.stddev.detach().numpy()
+    except NotImplementedError:
+        return
+    known = np.isfinite(mean) & np.isfinite(spread)
+    error = np.abs(drawn.numpy().mean(0) - mean) / (spread / np.sqrt(count))
+    if not case.startswith("LogNormal"):  # its fourth moment is too large for so few
+        assert (error[known] < 5).all(), error
+
+
+KNOWN = [
+    "Gamma(a, b)", "Gamma(a + 1, b)", "StudentT(a, r, b)", "Beta(a, b)", "Geometric(p)",
+    "Poisson(a)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", KNOWN)
+def test_draws_have_the_distribution_that_scipy_knows(case: str) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    names = scope(flamec)
+    a, b, r, p = (names[k].detach().numpy() for k in "abrp")
+    exact = {
+        "Gamma(a, b)": stats.gamma(a, scale=1 / b),
+        "Gamma(a + 1, b)": stats.gamma(a + 1, scale=1 / b),
+        "StudentT(a, r, b)": stats.t(a, r, b),
+        "Beta(a, b)": stats.beta(a, b),
+        "Geometric(p)": stats.geom(p, loc=-1),
+        "Poisson(a)": stats.poisson(a),
+    }[case]
+    flamec.manual_seed(11)
+    drawn = np.sort(eval(case, names).sample((4000,)).numpy(), axis=0)
+    if case.startswith(("Geo", "Poi")):
+        for k in range(4):
+            share = (drawn <= k).mean(0)
+            assert (np.abs(share - exact.cdf(k)) < 0.03).all()
+    else:  # Kolmogorov-Smirnov, passed by 999 of 1000
+        below = np.arange(1, 4001)[:, None] / 4000
+        assert (np.abs(exact.cdf(drawn) - below).max(0) * np.sqrt(4000) < 1.95).all()
+
+
+def test_gradients_pass_through_draws() -> None:
+    d = flamec.distributions
+    loc, scale = (flamec.tensor([v, v + 1.0], requires_grad=True) for v in (0.5, 2.0))
+    for cls in (d.Normal, d.Laplace, d.Cauchy, d.Gumbel):
+        drawn = cls(loc, scale).rsample((3,))
+        by_loc, by_scale = flamec.autograd.grad(drawn.sum(), (loc, scale))
+        assert by_loc.tolist() == [3.0, 3.0]
+        np.testing.assert_allclose(
+            by_scale.numpy(), ((drawn - loc) / scale).sum(0).detach().numpy(), rtol=1e-4, atol=1e-5
+        )
+    squashed = d.TransformedDistribution(d.Normal(loc, scale), d.TanhTransform(cache_size=1))
+    drawn = squashed.rsample()
+    assert squashed.log_prob(drawn).isfinite().all() and drawn.requires_grad
+    probs = flamec.tensor([0.2, 0.8], requires_grad=True)
+    drawn = d.OneHotCategoricalStraightThrough(probs).rsample()
+    assert sorted(drawn.tolist()) == [0.0, 1.0] and drawn.requires_grad
+    for cls, args in ((d.Gamma, (1.0, 1.0)), (d.Beta, (1.0, 1.0)), (d.StudentT, (3.0,))):
+        with pytest.raises(NotImplementedError, match=r"rsample: its draws have no gradients"):
+            cls(*args).rsample()
+
+
+DIVERGENCES = [
+    "Normal(r, a)", "LogNormal(r, a)", "Laplace(r, a)", "Exponential(a)", "Gamma(a, b)",
+    "Beta(a, b)", "Dirichlet(w)", "Bernoulli(p)", "Categorical(logits=m)",
+    "OneHotCategorical(w)", "Poisson(a)", "Uniform(r, r + a)", "MultivariateNormal(m, spd)",
+    "Independent(Normal(m, w), 1)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DIVERGENCES)
+def test_divergences(case: str) -> None:
+    def run(package: Any) -> list[np.ndarray]:
+        names = scope(package)
+        other = {
+            **names,
+            **{k: names[k].detach() * 1.1 for k in ("a", "b", "m", "w", "spd")},
+        }
+        other["p"] = names["p"].detach() * 0.9
+        result = package.distributions.kl_divergence(eval(case, names), eval(case, other))
+        leaves = [names[name] for name in LEAVES]
+        grads = package.autograd.grad(result.sum(), leaves, allow_unused=True)
+        return [result.detach().numpy(), *(g.numpy() for g in grads if g is not None)]
+
+    mine, theirs = run(flamec), run(torch)
+    for value, expected in zip(mine, theirs, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-8, atol=1e-10)
+
+
+SAID = [
+    "Normal(0.0, -1.0)",
+    "Normal(torch.zeros(2), torch.tensor([1.0, -1.0]))",
+    "Normal('a', 1)",
+    "Categorical(torch.ones(3)).log_prob(torch.tensor(5))",
+    "Normal(0, 1).log_prob(3)",
+    "Bernoulli(1.5)",
+    "Bernoulli(0.5, 0.5)",
+    "Bernoulli()",
+    "Uniform(1.0, 0.0)",
+    "Normal(torch.zeros(3), 1).log_prob(torch.zeros(2))",
+    "Exponential(1.0).log_prob(torch.tensor(-1.0))",
+    "MultivariateNormal(torch.zeros(2), -torch.eye(2))",
+    "Dirichlet(torch.tensor(1.0))",
+    "Categorical(torch.tensor(1.0))",
+    "Independent(Normal(0.0, 1.0), 1)",
+    "Geometric(0.0)",
+    "MixtureSameFamily(Categorical(torch.ones(3)), Normal(torch.zeros(2), 1.0))",
+    "MultivariateNormal(torch.zeros(2))",
+    "Gamma(0.0, 1.0)",
+    "OneHotCategorical(torch.ones(2)).log_prob(torch.ones(2))",
+    "Normal(0.0, 1.0)",
+    "Normal(torch.zeros(2), 1)",
+    "Categorical(logits=torch.zeros(2, 3))",
+    "Independent(Normal(torch.zeros(2), 1), 1)",
+    "Beta(1.0, 2.0)",
+    "Poisson(3.0)",
+    "MultivariateNormal(torch.zeros(2), torch.eye(2))",
+    "Uniform(0.0, torch.ones(3))",
+    "TransformedDistribution(Normal(0.0, 1.0), [TanhTransform()])",
+    "StudentT(2.0)",
+    "ComposeTransform([ExpTransform(), AffineTransform(1.0, 2.0)])",
+    "Gumbel(0.0, 1.0)",
+    "Normal(0.0, 1.0, validate_args=False).log_prob(torch.tensor(float('nan')))",
+    "Bernoulli(torch.zeros(2)).enumerate_support()",
+    "Categorical(torch.ones(2, 3)).enumerate_support(False).shape",
+]
+
+
+@pytest.mark.parametrize("text", SAID)
+def test_texts_and_errors(text: str) -> None:
+    def outcome(package: Any) -> str:
+        try:
+            value = eval(text, {**vars(package.distributions), "torch": package})
+        except Exception as error:
+            assert isinstance(error, ValueError)
+            message = str(error).splitlines()[0]
+            if text.startswith(("Uniform", "Geometric", "Normal('a'")):  # the same, in other words
+                message = message[:22]
+            return f"ValueError {message}".replace("flamec", "torch")
+        return repr(value).replace("flamec", "torch")
+
+    assert outcome(flamec) == outcome(torch)
+
+
+def test_a_pair_without_a_rule_is_refused_and_rules_can_be_added() -> None:
+    d = flamec.distributions
+    with pytest.raises(NotImplementedError, match="p type Gumbel and q type Normal: define it"):
+        d.kl_divergence(d.Gumbel(0.0, 1.0), d.Normal(0.0, 1.0))
+
+    class Mine(d.Normal):
+        pass
+
+    assert d.kl_divergence(Mine(0.0, 1.0), d.Normal(0.0, 1.0)).item() == 0
+
+    @d.register_kl(Mine, Mine)
+    def rule(p: Any, q: Any) -> Any:
+        return p.loc + 7
+
+    assert d.kl_divergence(Mine(0.0, 1.0), Mine(0.0, 1.0)).item() == 7
+
+
+def test_a_policy_gradient_step_is_one_program() -> None:
+    """Draws, log_prob and entropy of a policy whose width varies, at varying batch sizes."""
+    d = flamec.distributions
+    net = flamec.nn.Linear(3, 2)
+    optimizer = flamec.optim.SGD(net.parameters(), lr=0.1)
+
+    @flamec.compile(fullgraph=True)
+    def step(x: Any, width: float) -> Any:
+        policy = d.Independent(d.Normal(net(x), width), 1)
+        action = policy.sample()
+        loss = -(policy.log_prob(action) * action.sum(-1)).mean() - 0.1 * policy.entropy().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss, action
+
+    for k, batch in enumerate((4, 7, 5, 1, 9)):
+        loss, action = step(flamec.ones(batch, 3), 1.0 / (k + 1))
+        assert action.shape == (batch, 2) and loss.isfinite()
+    assert step.stats.traces <= 3
+
+    @flamec.compile(fullgraph=True)
+    def choose(logits: Any) -> Any:
+        policy = d.Categorical(logits=logits)
+        action = policy.sample((2,))
+        return action, policy.log_prob(action), policy.entropy()
+
+    logits = flamec.randn(6, 4)
+    flamec.manual_seed(1)
+    eager = choose.function(logits)
+    flamec.manual_seed(1)
+    for mine, other in zip(choose(logits), eager, strict=True):
+        flamec.testing.assert_close(mine, other)
+
+
+def test_values_are_checked_eager_only() -> None:
+    d = flamec.distributions
+    with pytest.raises(ValueError, match=re.escape("constraint GreaterThan(lower_bound=0.0)")):
+        d.Normal(0.0, flamec.tensor([-1.0]))
+    mapped = flamec.vmap(lambda s: d.Normal(0.0, s).log_prob(s))(flamec.tensor([1.0, 2.0]))
+    expected = d.Normal(0.0, flamec.tensor([1.0, 2.0])).log_prob(flamec.tensor([1.0, 2.0]))
+    flamec.testing.assert_close(mapped, expected)
+    d.Distribution.set_default_validate_args(False)
+    try:
+        assert d.Normal(0.0, -1.0).log_prob(flamec.ones(1)).isnan().all()
+    finally:
+        d.Distribution.set_default_validate_args(True)
