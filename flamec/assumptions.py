@@ -76,6 +76,7 @@ def build_check(captured: Captured) -> Check:
                 b.add(f"type({path}) is {b.name(type(leaf))}", f"{path} is a {type(leaf).__name__}")
             else:
                 b.add_constant(path, leaf)
+    _add_equal_containers(b, captured)
     if captured.container_count:
         values += _add_containers(b, captured)
     for place in captured.host.lists.places:
@@ -99,13 +100,25 @@ def build_check(captured: Captured) -> Check:
     return b.build(result)
 
 
+def _add_equal_containers(b: CheckBuilder, captured: Captured) -> None:
+    """Of a container that is among the arguments several times the function had one copy."""
+    firsts = captured.first_containers
+    if len(set(firsts)) == len(firsts):
+        return
+    paths = container_paths(captured.structure)
+    for path, first in zip(paths, firsts, strict=True):
+        if path != paths[first]:
+            b.add(f"{path} is {paths[first]}", f"{paths[first]} and {path} are one container")
+
+
 def _add_containers(b: CheckBuilder, captured: Captured) -> list[str]:
     """The containers among the arguments; what is changed is none of the others."""
     paths = container_paths(captured.structure)
     for change in captured.host.refills:
-        changed = paths[change.position - len(captured.arguments)]
-        for path in paths:
-            if path != changed:
+        position = change.position - len(captured.arguments)
+        changed = paths[position]
+        for path, first in zip(paths, captured.first_containers, strict=True):
+            if first != captured.first_containers[position]:
                 b.add(f"{changed} is not {path}", f"{changed} and {path} are two containers")
     return paths
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from flamec.autograd.hooks import record_hooks
-from flamec.changed_arguments import ArgumentCopies, containers
+from flamec.changed_arguments import ArgumentCopies, containers, copied, firsts
 from flamec.changed_flags import leave_to_the_call, leaves_made
 from flamec.errors import CompileError, Uncompiled, unknown_value, unrepeatable
 from flamec.function_parts import Parts
@@ -47,7 +47,7 @@ from flamec.size_oracle import ShapeGuard, symbol_values
 from flamec.sources import InputSource
 from flamec.state import Modes, modes, set_modes, thread
 from flamec.state_tensors import HeldTensors, StateTensors
-from flamec.structures import LEAF, Structure, flatten, unflatten
+from flamec.structures import LEAF, Structure, flatten
 from flamec.tensor import RuntimeNumber, Size, Storage, Tensor
 from flamec.tensor_attributes import TensorAttributes
 from flamec.trace import Trace
@@ -73,7 +73,8 @@ class Captured:
     their elements lie (``layout.ask``). ``arguments``: the leaves of the arguments, then of what is
     ``held`` in Python's state (``found`` by the trace, until the program is made).
     ``container_count``: how many containers follow, if the program uses any
-    (``changed_arguments.py``). ``retained``: outputs whose gradients are kept (``retain_grad``).
+    (``changed_arguments.py``); ``first_containers``: for each among the arguments the first that is
+    the same. ``retained``: outputs whose gradients are kept (``retain_grad``).
     ``parts``: if this is the head of a function, that and the tail that a call ends with.
     """
 
@@ -98,6 +99,7 @@ class Captured:
     held: list[HeldTensors] = field(default_factory=list)
     found: list[Any] = field(default_factory=list)
     container_count: int = 0
+    first_containers: tuple[int, ...] = ()
     number_arguments: frozenset[int] = frozenset()
     apart: frozenset[int] = frozenset()  # arguments that may share memory
     modes: Modes = field(default_factory=modes)
@@ -281,14 +283,15 @@ def _capture(
                     argument_types[position] = proxies[-1]._type
             if trace.execution is not None:
                 trace.execution.bind(argument_types)
-            proxy_args, proxy_kwargs = unflatten(structure, iter(proxies))
+            proxy_args, proxy_kwargs = copied(structure, iter(proxies), arguments)
             for place in met:
                 host.take(place)
             host.lists.arguments = containers(structure, arguments)
+            first_containers = firsts(host.lists.arguments)
             recorder.root(function, name)
             recorder.numbers_vary = bool(dynamic.numbers or host.lifted.has_numbers)
             attributes = trace.attributes = TensorAttributes(recorder, proxies, leaves)
-            copies = ArgumentCopies(structure, (proxy_args, proxy_kwargs), arguments)
+            copies = ArgumentCopies(structure, (proxy_args, proxy_kwargs))
             with recorder, math_of_expressions(), lengths_are_sizes():
                 result = [function(*proxy_args, **proxy_kwargs)]
                 record_hooks(trace, recorder)
@@ -306,7 +309,7 @@ def _capture(
                     raise unrepeatable(f"leaving {mode.replace('_', ' ')} in another state")
             proxies += host.tensors.proxies
             copies.first = len(leaves)
-            host.refills, count = copies.refills(name), copies.count
+            host.refills, count = copies.refills(), copies.count
             result[0] = copies.referring(result[0])
             del proxy_args, proxy_kwargs, copies
             held = host.tensors.held
@@ -336,6 +339,7 @@ def _capture(
     leave_to_the_call(trace, host, leaves)
     recorder.exempted |= trace.exempted
     captured.guards = recorder.result()
+    captured.first_containers = first_containers
     captured.number_arguments, captured.held = dynamic.numbers, held
     captured.found = leaves[given:]
     shared = set(trace.apart.values())
@@ -347,7 +351,7 @@ def _capture(
     captured.modes = before
     captured.undo = undo
     trace.release()
-    captured.stored_arguments = stored_arguments(proxies, leaves)
+    captured.stored_arguments = stored_arguments(proxies, leaves, host)
     captured.happened = bool(recorder.effects)
     captured.effects = [*recorder.effects, *host.effects, *effects_of(captured)]
     if host.lifted.raises == "at last" and not captured.effects:
@@ -374,10 +378,10 @@ def _proxy(
         return trace.argument(leaf, position, leaf._type.with_shape(tuple(shape)), label)
     if position in dynamic.numbers:
         return recorder.host.argument(position, leaf, label)
-    if isinstance(leaf, (np.ndarray, np.generic)):
+    if isinstance(leaf, np.ndarray):
         raise CompileError(
             f"argument {label} of a compiled function is a NumPy {type(leaf).__name__}; pass "
-            "flamec.from_numpy(array) (or a Python number) instead"
+            "flamec.from_numpy(array) instead"
         )
     if isinstance(leaf, Iterator):
         raise CompileError(

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from flamec.errors import CompileError, user_location
-from flamec.structures import Structure, access_paths, flatten
+from flamec.structures import Structure, access_paths, flatten, rebuild
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,20 +57,43 @@ def containers(structure: Structure, arguments: tuple[Any, Any]) -> list[Any]:
     return found
 
 
+def firsts(found: list[Any]) -> tuple[int, ...]:
+    """For each object the position of the first that is the same."""
+    identities = list(map(id, found))
+    return tuple(map(identities.index, identities))
+
+
 def _containers(structure: Structure, value: Any) -> Iterator[Any]:
-    kind = structure.kind
-    if kind is None:
-        return
     if can_change(structure):
         yield value
-    for position, child in enumerate(structure.children):
-        if issubclass(kind, dict):
-            part = value[structure.keys[position]]
-        elif issubclass(kind, (list, tuple)):
-            part = value[position]
-        else:
-            part = getattr(value, structure.keys[position])
+    for child, part in _children(structure, value):
         yield from _containers(child, part)
+
+
+def _children(structure: Structure, value: Any) -> Iterator[tuple[Structure, Any]]:
+    """The parts of a container, each with its structure."""
+    kind = structure.kind
+    for position, child in enumerate(structure.children):
+        assert kind is not None
+        if issubclass(kind, dict):
+            yield child, value[structure.keys[position]]
+        elif issubclass(kind, (list, tuple)):
+            yield child, value[position]
+        else:
+            yield child, getattr(value, structure.keys[position])
+
+
+def copied(
+    structure: Structure, leaves: Iterator[Any], value: Any, known: dict[int, Any] | None = None
+) -> Any:
+    """As ``unflatten``: the arguments ``value`` with other ``leaves``. A container that is there
+    several times has one copy."""
+    if structure.kind is None:
+        return next(leaves)
+    known = {} if known is None else known
+    parts = [copied(child, leaves, part, known) for child, part in _children(structure, value)]
+    copy = rebuild(structure, parts)
+    return known.setdefault(id(value), copy) if can_change(structure) else copy
 
 
 def _content(container: Any) -> Any:
@@ -100,28 +122,19 @@ class ArgumentCopies:
 
     first = 0
 
-    def __init__(
-        self, structure: Structure, copies: tuple[Any, Any], arguments: tuple[Any, Any]
-    ) -> None:
-        self._copies = containers(structure, copies)
-        self._before = [_content(copy) for copy in self._copies]
-        self._originals = containers(structure, arguments)
-        self._positions = {id(copy): i for i, copy in enumerate(self._copies)}
-        self.count = len(self._copies)
+    def __init__(self, structure: Structure, copies: tuple[Any, Any]) -> None:
+        found = containers(structure, copies)
+        self._before = {id(copy): (copy, _content(copy)) for copy in found}
+        self._positions = {id(copy): i for i, copy in enumerate(found)}
+        self.count = len(found)
 
-    def refills(self, name: str) -> list[Refill]:
-        """What the function has changed. CompileError where one container was given twice."""
+    def refills(self) -> list[Refill]:
+        """What the function has changed."""
         found = []
-        for number, (copy, before) in enumerate(zip(self._copies, self._before, strict=True)):
+        for copy, before in self._before.values():
             now = _content(copy)
             if _is_same(before, now):
                 continue
-            original = self._originals[number]
-            if sum(original is other for other in self._originals) > 1:
-                raise CompileError(
-                    f"{name} changes a {type(original).__name__} that is among its arguments twice "
-                    f"(at {user_location()}); pass it once, or a copy"
-                )
             leaves, structure = flatten(self._parts(now))
             position = self.first + self._positions[id(copy)]
             found.append(Refill(position, structure, tuple(leaves)))

@@ -26,6 +26,7 @@ from flamec.varying_state import StateVaries
 
 if TYPE_CHECKING:
     from flamec.capture import Captured
+    from flamec.host_state import HostState
     from flamec.trace import Trace
     from flamec.traced_results import Result
 
@@ -36,7 +37,22 @@ _UNCHANGEABLE = (
 _CachedFunction = type(functools.lru_cache(len))
 
 
-def stored_arguments(proxies: list[Any], leaves: Sequence[Any]) -> list[tuple[Any, Any]]:
+def free_cycles(is_left: Callable[[], Any], host: HostState) -> None:
+    """Free what of a trace only cycles hold, if something ``is_left``.
+
+    What a trace makes is young, because the collector rests while it runs. A cycle with an object
+    that was there before takes a full collection, which looks at everything in the process; it is
+    left to the first calls, as it matters only where it would be the function's only effect.
+    """
+    if is_left():
+        gc.collect(1)
+    if is_left() and host.lifted.raises != "at last":
+        gc.collect()
+
+
+def stored_arguments(
+    proxies: list[Any], leaves: Sequence[Any], host: HostState
+) -> list[tuple[Any, Any]]:
     """The tracers of arguments that somebody still knows, with their arguments."""
     pairs = [
         (weakref.ref(proxy), leaf)
@@ -44,8 +60,7 @@ def stored_arguments(proxies: list[Any], leaves: Sequence[Any]) -> list[tuple[An
         if isinstance(proxy, Tensor)
     ]
     proxies.clear()
-    if any(ref() is not None for ref, _ in pairs):
-        gc.collect()
+    free_cycles(lambda: any(ref() is not None for ref, _ in pairs), host)
     return [(ref, leaf) for ref, leaf in pairs if ref() is not None]
 
 
@@ -84,8 +99,7 @@ def escaped_tensors(trace: Trace, name: str) -> list[Tensor]:
             raise StateVaries(read=growing.places)
         replace_references(reference(), growing.original, name)
     known = {id(t) for t in trace.numbers.values()}
-    if trace.escaped(known) or host.escaped():
-        gc.collect()
+    free_cycles(lambda: trace.escaped(known) or host.escaped(), host)
     escaped = [*trace.escaped(known), *host.escaped()]
     unreal = {id(ref()) for ref in trace.stand_ins} - {id(None)}
     for tensor in escaped:

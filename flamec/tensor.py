@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from flamec.errors import warn_user
+from flamec.errors import is_framework_file, warn_user
 from flamec.guarded_values import MISSING
 from flamec.ir.graph import Location, Value
 from flamec.ir.op import Op
@@ -323,17 +323,28 @@ class RuntimeNumber(Tensor):
     """A Python number that a compiled program reads anew at each call.
 
     It exists only while tracing; it promotes as a number, not as a zero-dimensional tensor.
-    ``read`` gives the number itself. Its operators are in ``number_operators.py``.
+    ``read`` gives the number itself. Its operators are in ``number_operators.py``. To code outside
+    of the framework that asks ``isinstance(number, float)`` it is one.
     """
 
     __slots__ = ()
     __hash__ = Tensor.__hash__
     read: ClassVar[Callable[[RuntimeNumber], Any]]
 
+    if not TYPE_CHECKING:  # which knows no such property
+
+        @property
+        def __class__(self) -> type:
+            if is_framework_file(sys._getframe(1).f_code.co_filename):
+                return RuntimeNumber
+            dtype = self._type.dtype
+            return bool if dtype.kind == "bool" else float if dtype.is_floating_point else int
+
     @staticmethod
     def of(tensor: Tensor) -> Tensor:
         """The same zero-dimensional tensor of a trace, marked as a Python number."""
-        tensor.__class__ = RuntimeNumber
+        if type(tensor) is not RuntimeNumber:
+            tensor.__class__ = RuntimeNumber  # type: ignore[assignment]
         return tensor
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 import flamec
-from flamec.errors import CompileError
 
 T = flamec.Tensor
 
@@ -196,19 +195,47 @@ def test_a_list_that_grows_from_call_to_call() -> None:
     assert [t.item() for t in cache] == [0, 1, 2, 3, 4]
 
 
-def test_one_container_twice() -> None:
-    def function(x: T, a: list[Any], b: list[Any]) -> T:
-        a.append(x)
-        return x * len(b)
+def _identities(value: Any, known: dict[int, int]) -> Any:
+    """A nested value with numbers for lists: equal ones for the same list."""
+    if isinstance(value, T):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: _identities(v, known) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        own = known.setdefault(id(value), len(known)) if isinstance(value, list) else None
+        return own, [_identities(v, known) for v in value]
+    return value
+
+
+def test_one_list_several_times() -> None:
+    """It is one list in the function, too, and in what it returns."""
+
+    def function(a: list[Any], b: list[Any], box: dict[str, Any]) -> Any:
+        a.append(a[0] * 2)
+        b[0] = b[0] + len(b)
+        box["x"].append(len(b))
+        return a, (b, box["y"]), a is b
 
     compiled = flamec.compile(function, backend="evaluate")
-    a: list[Any] = []
-    b: list[Any] = []
-    assert compiled(flamec.ones(1), a, b).item() == 0 and len(a) == 1 and not b
-    shared: list[Any] = []
-    with pytest.raises(CompileError, match="among its arguments twice"):
-        compiled(flamec.ones(1), shared, shared)
-    assert not shared
+    for _ in range(2):
+        for names in ("aab", "abb", "aba", "aaa", "abc"):
+            found = []
+            for run in (function, compiled):
+                lists = {name: [flamec.full((2,), float(ord(name)))] for name in "abc"}
+                first, second, third = (lists[name] for name in names)
+                arguments = first, second, {"x": third, "y": lists["a"]}
+                result = run(*arguments)
+                found.append(_identities((arguments, result), {}))
+            assert found[0] == found[1], names
+    assert (compiled.stats.traces, compiled.stats.python_runs) == (5, 0)
+
+
+def test_a_list_that_is_read_twice_is_told_from_equal_lists() -> None:
+    compiled = flamec.compile(lambda a, b: a[0] + 2 * b[0], backend="evaluate")
+    one = [flamec.ones(1)]
+    assert compiled(one, one).item() == 3
+    assert compiled(one, [flamec.zeros(1)]).item() == 1
+    assert compiled([flamec.zeros(1)], one).item() == 2
 
 
 def _with_gradients(kind: str, x: T, box: list[T], leaf: T) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import datetime
 import functools
+import gc
 import itertools
 import logging
 import random
@@ -412,3 +413,42 @@ def test_containers_that_are_only_read_cause_no_warning(recwarn) -> None:
         x = flamec.ones(rows)
         assert compiled({"x": x}, x, x, k=1, m=2).tolist() == [3] * rows
     assert not [w for w in recwarn if "among its arguments" in str(w.message)]
+
+
+def test_a_function_that_keeps_tensors_takes_a_full_collection_once() -> None:
+    """What it leaves in cycles does not count as kept; young objects are all that is looked at."""
+    full = 0
+    kept: list[Any] = []
+
+    class Ring:
+        def __init__(self, tensor: Any) -> None:
+            self.tensor, self.itself = tensor, self
+
+    def function(x: Any, keeps: bool) -> Any:
+        Ring(x * 3)
+        if keeps:
+            print(end="")
+            kept.append(x * 2)
+            kept.append(x)
+        return x + len(kept)
+
+    def count(phase: str, information: dict[str, int]) -> None:
+        nonlocal full
+        full += phase == "stop" and information["generation"] == 2
+
+    compiled = flamec.compile(function, backend="evaluate")
+    compiled(flamec.ones(1), False)
+    assert compiled.stats.python_runs == 0
+    gc.collect()
+    gc.disable()  # none by itself
+    gc.callbacks.append(count)
+    try:
+        for k in range(5):
+            full = 0
+            assert compiled(flamec.full((1,), float(k)), True).item() == 3 * k + 2
+            assert full <= (2 if k == 0 else 0)
+    finally:
+        gc.callbacks.remove(count)
+        gc.enable()
+    assert [t.item() for t in kept] == [v for k in range(5) for v in (2 * k, k)]
+    assert compiled.stats.python_runs == 5

@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 import math
 import numbers
+import warnings
 
+import numpy as np
 import pytest
 
 import flamec
@@ -160,3 +162,47 @@ def test_sizes_that_are_kept_are_integers() -> None:
         assert repr(vars(mine)) == repr(vars(plain))
         assert type(mine.pair[0]) is type(mine.nested[0][0]) is type(mine.named["rows"]) is int
         assert type(mine.shape) is flamec.Size and type(mine.count) is int
+
+
+COMPUTED_NUMBERS = {
+    "float": lambda x: x * (2 if isinstance(x.sum().item(), float) else 3),
+    "result of arithmetic": lambda x: x * (2 if isinstance(-x.sum().item() * 2, float) else 3),
+    "int": lambda x: x * (2 if isinstance(x.sum().int().item(), int) else 3),
+    "no float": lambda x: x * (2 if isinstance(x.sum().int().item(), float) else 3),
+    "abstract class": lambda x: x * (2 if isinstance(x.sum().item(), numbers.Real) else 3),
+    "match": lambda x: by_match(x, x.sum().item()),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED_NUMBERS)
+def test_a_number_that_the_program_computes_is_a_float_or_an_int(name: str) -> None:
+    function = COMPUTED_NUMBERS[name]
+    compiled = flamec.compile(function, backend="evaluate", fullgraph=True)
+    for start in (1.0, 2.0):
+        x = flamec.arange(3.0) + start
+        assert flamec.equal(compiled(x), function(x))
+    assert compiled.stats.traces == 1
+
+
+@pytest.mark.parametrize(
+    "number",
+    [np.float16(1.5), np.float32(2.1), np.float64(0.1), np.uint8(250), np.int64(3), np.bool_(True)],
+    ids=lambda number: type(number).__name__,
+)
+def test_scalars_of_numpy(number: np.generic) -> None:
+    """Dtypes, and what Python computes with them, are those of eager mode."""
+
+    def function(x, k):
+        return x * k, x + k, k * x, k * 2, (k + k) / 3, k.dtype, isinstance(k, float), k.item()
+
+    compiled = flamec.compile(function, backend="evaluate", max_variants=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # np.uint8(250) * 2
+        for value in (number, type(number)(1), number):
+            for dtype in (flamec.float32, flamec.int64, flamec.float16, flamec.float64):
+                x = flamec.ones(3, dtype=dtype)
+                expected, found = function(x, value), compiled(x, value)
+                for a, b in zip(expected, found, strict=True):
+                    assert type(a) is type(b) and getattr(a, "dtype", 0) == getattr(b, "dtype", 0)
+                    assert np.array_equal(np.asarray(a), np.asarray(b))
+    assert compiled.stats.python_runs == 0
