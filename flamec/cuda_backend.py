@@ -314,7 +314,7 @@ class CudaInvocation:
     """
 
     def __init__(self, gpu: Gpu, bound: BoundCudaProgram) -> None:
-        self._gpu, self._bound = gpu, bound
+        self._gpu, self.bound = gpu, bound  # eager mode calls its ``launch``
         self._addresses = bound.addresses
         self._inputs = bound.plan.inputs
         self._outputs = [o.buffer for o in bound.plan.outputs]
@@ -349,21 +349,17 @@ class CudaInvocation:
         buffer = self._outputs[position]
         return _small_output(self._addresses, buffer, lambda: memory.empty(type))
 
-    def launch(self, addresses: Sequence[int]) -> None:
-        """Launch kernel by kernel, given the addresses of all inputs and outputs."""
-        self._bound.launch(addresses)
-
     def run(self) -> None:
         if not self._copies and not self._fetched:
-            self._bound()
+            self.bound()
             return
         for original, copy in self._copies.values():
             if isinstance(original, DeviceArray):
                 self._gpu.copy(copy, original)
             else:
                 self._gpu.write(copy, original)
-        self._bound()
-        for position in self._bound.plan.updated:
+        self.bound()
+        for position in self.bound.plan.updated:
             if position in self._copies:
                 original, copy = self._copies[position]
                 if isinstance(original, DeviceArray):

@@ -22,7 +22,7 @@ from flamec.ir import ops as _ops  # noqa: F401  (declares the primitives)
 from flamec.ir.builder import Builder
 from flamec.ir.evaluate import run_op
 from flamec.ir.graph import Location, Value
-from flamec.ir.op import CONTROL, Op, OpKind, lookup
+from flamec.ir.op import CONTROL, REGISTRY, Op, OpKind, lookup
 from flamec.ir.types import TensorType
 from flamec.result_types import result_types
 from flamec.roots import overlaps_itself
@@ -30,6 +30,9 @@ from flamec.state import process, thread
 from flamec.tape import DETACH, Leaf, Saved, TapeNode, keep, set_leaf
 from flamec.tensor import Storage, Tensor, ViewStep
 from flamec.write_through import with_zero_gradient, write_through
+
+_VIEW = OpKind.VIEW
+_gpu: Any = None  # see ``_gpu_eager``
 
 
 def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> Any:
@@ -46,17 +49,22 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
         recorder is None
         and inputs
         and inputs[0]._array.__class__ is DeviceArray
-        and op.kind is not OpKind.VIEW
+        and op.kind is not _VIEW
     ):
-        met = _gpu_eager().run_dense(op, attributes, inputs)
+        met = (_gpu or _gpu_eager()).run_dense(op, attributes, inputs)
         if met is not None:
-            return _finished(op, inputs, attributes, met)
+            if thread.grad_enabled and op.derivative is not None:
+                for t in inputs:
+                    if t._requires_grad or t._value is not None or t._storage.value is not None:
+                        record(op, inputs, attributes, met if met.__class__ is tuple else (met,))
+                        break
+            return met
     elif not inputs and recorder is None:
         device = attributes.get("device")
         if device is not None and device.type != "cpu":
-            met = _gpu_eager().created(op, attributes)
-            if met is not None:
-                return _finished(op, inputs, attributes, met)
+            made: Tensor | None = _gpu_eager().created(op, attributes)
+            if made is not None:
+                return made
     started = 0 if recorder is None else recorder.now()
     arrays: list[Any] = [t._array for t in inputs]
     for array in arrays:
@@ -67,11 +75,8 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
             )
     try:
         known = None
-        if arrays and arrays[0].__class__ is DeviceArray:
-            if op.kind is OpKind.VIEW:
-                known = _gpu_eager().view(op, attributes, inputs[0])
-            elif recorder is not None:
-                known = _gpu_eager().run_dense(op, attributes, inputs)
+        if arrays and arrays[0].__class__ is DeviceArray and op.kind is OpKind.VIEW:
+            known = _gpu_eager().view(op, attributes, inputs[0])
         if known is not None:
             types, results = known
         else:
@@ -121,21 +126,6 @@ def _recorded(
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
-def _finished(
-    op: Op,
-    inputs: Sequence[Tensor],
-    attributes: Mapping[str, Any],
-    met: tuple[tuple[TensorType, ...], Sequence[DeviceArray]],
-) -> Any:
-    """The results of an operation that computed new arrays."""
-    types, arrays = met
-    if len(arrays) == 1:
-        outputs = [Tensor._from_array(arrays[0], types[0])]
-    else:
-        outputs = [Tensor._from_array(a, t) for a, t in zip(arrays, types, strict=True)]
-    return _recorded(op, inputs, attributes, outputs)
-
-
 def apply_named(name: str, *inputs: Tensor, **attributes: Any) -> Any:
     """``apply`` with the op given by name."""
     return apply(lookup(name), inputs, attributes)
@@ -172,12 +162,14 @@ def _run_elsewhere(
     return results
 
 
-@cache
 def _gpu_eager() -> Any:
     """What runs operations on GPUs; imported when there is one to run."""
-    from flamec import gpu_eager
+    global _gpu
+    if _gpu is None:
+        from flamec import gpu_eager
 
-    return gpu_eager
+        _gpu = gpu_eager
+    return _gpu
 
 
 @cache
@@ -233,17 +225,19 @@ def record(
     values = [tape_value(t) for t in inputs]
     if leaves:
         values = [leaf or value for leaf, value in zip(leaves, values, strict=True)]
-    if all(v is None for v in values):
+    tracked = [v is not None for v in values]
+    if True not in tracked:
         return
     operands = [v if v is not None else Value(t._type) for v, t in zip(values, inputs, strict=True)]
-    node = TapeNode(op, operands, attributes, user_location(), tuple(t._type for t in outputs))
-    assert node.saved is not None
-    for i in op.saved_inputs([v is not None for v in values]):
-        if operands[i] not in node.saved:
-            node.saved[operands[i]] = keep(inputs[i], values[i])
+    node = TapeNode(op, operands, attributes, user_location(), tuple([t._type for t in outputs]))
+    saved = node.saved
+    assert saved is not None
+    for i in op.saved_inputs(tracked):
+        if operands[i] not in saved:
+            saved[operands[i]] = keep(inputs[i], values[i])
     results = node.seal()
     for tensor, value in zip(outputs, results, strict=True):
-        if tensor._type.dtype.is_floating_point:
+        if tensor._type.dtype.kind == "float":
             set_tape_value(tensor, value)
     for i in op.saved_outputs(len(outputs), attributes):
         node.saved_results[i] = keep(outputs[i], None)
@@ -469,6 +463,12 @@ class TensorBuilder(Builder):
 
     The keys of states are the tensors themselves.
     """
+
+    def __getattr__(self, name: str) -> Any:
+        emit = super().__getattr__(name)
+        if name in REGISTRY:
+            setattr(self, name, emit)  # found without __getattr__ the next time
+        return emit
 
     def read_state(self, key: Tensor, type: TensorType) -> Tensor:
         return key

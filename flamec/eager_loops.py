@@ -38,7 +38,7 @@ def run_loop(
         here = gpu(device)
         there = [a if isinstance(a, DeviceArray) else move(a, device) for a in arrays]
         call = gpu_eager.bind_graph(here, make(op, attributes, inputs), bindings, there)
-        results = zip(call.run(here, there), types, strict=True)
+        results = zip(call.run(there), types, strict=True)
         return tuple(move(r, t.device) if t.device.type == "cpu" else r for r, t in results)
     length = bindings.get(_STEPS)
     if length is not None and cpu_eager.is_worth_compiling(attributes["body"], {}, length):

@@ -173,8 +173,10 @@ class FusedCall:
         arrays = [t._array for t in (*tensors, *program.captured)]
         self._forward, self._gpu_call = self._runner(program.forward, arrays)
         self._types = self._concrete(program.forward)
+        self._single_result = len(self._types) == 1
         self._updated = tuple(program.forward.updates)
         self._written = tuple(i for i in self._updated if i < len(tensors))
+        self.writes = bool(self._written)
         self._untracked = tuple(
             i for i, v in enumerate(program.forward.outputs) if v not in program.tracked_values
         )
@@ -211,7 +213,10 @@ class FusedCall:
         if self._captured:
             arrays += [t._array for t in self._captured]
         found = self._forward(arrays)
-        results = [Tensor._from_array(a, t) for a, t in zip(found, self._types, strict=True)]
+        if self._single_result:
+            results = [Tensor._from_array(found[0], self._types[0])]
+        else:
+            results = [Tensor._from_array(a, t) for a, t in zip(found, self._types, strict=True)]
         if self._updated:
             location = user_location()
             written = (*tensors, *self._captured)
@@ -243,7 +248,7 @@ class FusedCall:
             return cpu_eager.bind_graph(graph, self.bindings).run, None
         here = gpu(arrays[0].device)
         call = gpu_eager.bind_graph(here, graph, self.bindings, arrays)
-        return lambda arrays: call.run(here, arrays), call
+        return call.run, call
 
     def _concrete(self, graph: Graph) -> Types:
         return tuple(
@@ -254,10 +259,10 @@ class FusedCall:
     def _derivative(
         self, builder: Builder, context: DerivativeContext, *gradients: Any
     ) -> Sequence[Any]:
-        first_order = all(g is None for g in gradients[self._returned :])
+        further = gradients[self._returned :]
         if (
             builder is tensor_builder
-            and first_order
+            and (not further or all(g is None for g in further))
             and not thread.grad_enabled
             and thread.trace is None
         ):
@@ -286,7 +291,7 @@ class FusedCall:
             arrays.append(gradient._array)
         key: list[Any] = [threading.get_ident()]  # what is bound belongs to a thread
         key += [None if a.flags.c_contiguous else a.strides for a in arrays]
-        layout = tuple(key)
+        layout = (*key,)
         run = self._backwards.get(layout)
         if run is None:
             run = self._backwards[layout] = self._runner(program.backward, arrays)[0]

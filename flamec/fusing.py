@@ -179,7 +179,8 @@ def _bound(
             if array is None:
                 return None
             key.append(value._type._number or value._type.number)
-            if not array.flags.c_contiguous:
+            layout = array if array.__class__ is DeviceArray else array.flags
+            if not layout.c_contiguous:
                 key.append(array.strides)
             if recording and (
                 value._requires_grad or value._value is not None or value._storage.value is not None
@@ -188,6 +189,10 @@ def _bound(
                 if tracked:
                     key.append(True)
             tensors.append(value)
+            continue
+        if value.__class__ in _SCALARS:
+            key.append(value.__class__)  # of which no other part is one
+            key.append(value)
             continue
         try:
             key.append(constant_key(value))
@@ -206,7 +211,9 @@ def _bound(
         if len(known) >= _MOST_CALLS:
             known.clear()
         known[complete] = call
-    if call is None or process.anomaly is not None or not call.accepts(tensors):
+    if call is None or process.anomaly is not None:
+        return None
+    if call.writes and not call.accepts(tensors):
         return None
     return call, tensors
 

@@ -58,8 +58,8 @@ class Gpu:
     # memory -----------------------------------------------------------------------------
     def allocate(self, shape: Shape, dtype: DType) -> DeviceArray:
         """Uninitialised memory, for the work in the current stream."""
-        memory, address = self.runtime.empty(max(1, math.prod(shape) * dtype.itemsize))
-        return DeviceArray(self.device, shape, dtype, address, memory)
+        memory = self.runtime.allocate(max(1, math.prod(shape) * dtype.itemsize))
+        return DeviceArray(self.device, shape, dtype, memory.address, memory)
 
     def upload(self, array: np.ndarray, wait: bool = True) -> DeviceArray:
         """A dense copy of an array in host memory; ``wait``: see ``write``."""
@@ -112,10 +112,9 @@ class Gpu:
         """Store one value, a zero-dimensional array of the target's dtype, everywhere."""
         if not target.size:
             return
-        word = shortest_word(value.tobytes())
-        width = len(word)
-        if width <= _WIDEST_FILL and target.c_contiguous and not target.address % width:
-            number = int.from_bytes(word, "little")
+        word = filling_word(value)
+        if word is not None and target.c_contiguous and not target.address % word[1]:
+            number, width = word
             self.runtime.fill(target.address, number, target.nbytes, width)
         elif target.size == 1:
             self.write(target, value.reshape(target.shape))
@@ -221,6 +220,12 @@ def _range(array: DeviceArray) -> tuple[int, int]:
         reach = (size - 1) * stride
         low, high = low + min(reach, 0), high + max(reach, 0)
     return low, high + array.dtype.itemsize
+
+
+def filling_word(value: np.ndarray) -> tuple[int, int] | None:
+    """The word that a fill of the driver repeats for a value, and its bytes; None if it cannot."""
+    word = shortest_word(value.tobytes())
+    return (int.from_bytes(word, "little"), len(word)) if len(word) <= _WIDEST_FILL else None
 
 
 def shortest_word(content: bytes) -> bytes:

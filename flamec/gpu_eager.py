@@ -12,11 +12,10 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from flamec.constant_arrays import ConstantArray
 from flamec.device_array import DeviceArray, Shape
 from flamec.gpu import Gpu, gpu
 from flamec.ir.builder import GraphBuilder
@@ -50,15 +49,20 @@ _NARROW = 1 << 30  # elements up to which indices are 32-bit numbers
 class EagerCall:
     """A program bound to shapes: addresses go in, and the kernels are launched."""
 
-    __slots__ = ("copied", "invocation", "sizes", "types")
+    __slots__ = ("_allocate", "_gpu", "copied", "program", "single", "sizes", "types")
 
     def __init__(
-        self, invocation: Any, copied: tuple[int, ...], types: tuple[TensorType, ...]
+        self, gpu: Gpu, invocation: Any, copied: tuple[int, ...], types: tuple[TensorType, ...]
     ) -> None:
-        self.invocation = invocation
+        self._gpu = gpu
+        self._allocate = gpu.runtime.allocate
+        self.program = invocation.bound  # its ``launch`` may become another function
         self.copied = copied
         self.types = types
         self.sizes = [max(1, math.prod(t.shape) * t.dtype.itemsize) for t in types]  # type: ignore[arg-type]
+        self.single: tuple[TensorType, int] | None = None  # the only result's type and bytes
+        if len(types) == 1:
+            self.single = types[0], self.sizes[0]
 
     def run_into(self, arrays: Sequence[DeviceArray], target: DeviceArray) -> bool:
         """Run an elementwise program whose only result goes to ``target``'s memory.
@@ -80,12 +84,19 @@ class EagerCall:
                 if start < address + nbytes and end > address:
                     return False
             addresses.append(start)
-        self.invocation.launch(addresses)
+        self.program.launch(addresses)
         return True
 
-    def run(self, gpu: Gpu, arrays: Sequence[DeviceArray]) -> tuple[DeviceArray, ...]:
+    def run(self, arrays: Sequence[DeviceArray]) -> tuple[DeviceArray, ...]:
         """The results, for arrays of which those in ``copied`` have gaps or odd addresses."""
-        dense = list(arrays)
+        addresses = [array.address for array in arrays]
+        for address in addresses:
+            if address % ALIGNMENT:
+                break
+        else:
+            if not self.copied:
+                return self.launch(addresses)
+        gpu, dense = self._gpu, list(arrays)
         for position in self.copied:
             dense[position] = gpu.dense(dense[position])
         for position, array in enumerate(dense):
@@ -93,24 +104,24 @@ class EagerCall:
                 aligned = gpu.allocate(array.shape, array.dtype)
                 gpu.copy(aligned, array)
                 dense[position] = aligned
-        return self.launch(gpu, [array.address for array in dense])
+        return self.launch([array.address for array in dense])
 
-    def launch(self, gpu: Gpu, addresses: list[int]) -> tuple[DeviceArray, ...]:
+    def launch(self, addresses: list[int]) -> tuple[DeviceArray, ...]:
         """The results, given the addresses of operands that kernels can use as they are."""
-        device = gpu.device
-        empty = gpu.runtime.empty
-        if len(self.types) == 1:
-            (type,) = self.types
-            memory, address = empty(self.sizes[0])
+        if self.single is not None:
+            type, nbytes = self.single
+            memory = self._allocate(nbytes)
+            address = memory.address
             addresses.append(address)
-            self.invocation.launch(addresses)
-            return (DeviceArray(device, type.shape, type.dtype, address, memory),)  # type: ignore[arg-type]
+            self.program.launch(addresses)
+            return (DeviceArray(type.device, type.shape, type.dtype, address, memory),)  # type: ignore[arg-type]
         outputs = []
         for type, nbytes in zip(self.types, self.sizes, strict=True):
-            memory, address = empty(nbytes)
+            memory = self._allocate(nbytes)
+            address = memory.address
             addresses.append(address)
-            outputs.append(DeviceArray(device, type.shape, type.dtype, address, memory))  # type: ignore[arg-type]
-        self.invocation.launch(addresses)
+            outputs.append(DeviceArray(type.device, type.shape, type.dtype, address, memory))  # type: ignore[arg-type]
+        self.program.launch(addresses)
         return tuple(outputs)
 
 
@@ -119,14 +130,14 @@ class _Calls:
 
     ``known``: by operation and how operands lie; ``dense``: by operation and types alone, for
     operands without gaps; ``views``: result types, strides and offset in bytes of views;
-    ``created``: types and value of arrays of one value.
+    ``created``: what makes arrays of one value.
     """
 
     def __init__(self) -> None:
         self.known: OrderedDict[Any, EagerCall] = OrderedDict()
         self.dense: dict[Any, EagerCall] = {}
         self.views: dict[Any, tuple[tuple[TensorType, ...], Shape, int]] = {}
-        self.created: dict[Any, tuple[tuple[TensorType, ...], np.ndarray]] = {}
+        self.created: dict[Any, ConstantArray] = {}
         self.precision = process.float32_precision
 
     def follow(self, precision: Float32Precision) -> None:
@@ -146,29 +157,40 @@ _programs: dict[Any, Prepared] = {}
 _lock = threading.RLock()
 
 
-def run_dense(
-    op: Op, attributes: Attributes, inputs: Sequence[Tensor]
-) -> tuple[tuple[TensorType, ...], tuple[DeviceArray, ...]] | None:
-    """Result types and results of an operation met before, if its operands have no gaps.
+def run_dense(op: Op, attributes: Attributes, inputs: Sequence[Tensor]) -> Any:
+    """The result of an operation met before, or a tuple of them, if its operands have no gaps.
 
     The short way: nothing is inferred or checked, because all was for the same types before.
     """
     calls = _calls.of_thread
     if calls.precision is not process.float32_precision:
         calls.follow(process.float32_precision)
-    key: Any = (op, *[t._type._number or t._type.number for t in inputs])
+    key: Any
+    if len(inputs) == 2:  # sooner than by a list
+        x, y = inputs
+        key = (op, x._type._number or x._type.number, y._type._number or y._type.number)
+    elif len(inputs) == 1:
+        (x,) = inputs
+        key = (op, x._type._number or x._type.number)
+    else:
+        key = (op, *[t._type._number or t._type.number for t in inputs])
     if attributes:
-        key = (key, *[_exact(v) for v in attributes.values()])
+        key = (key, *exact_key(attributes.values()))
     call = calls.dense.get(key)
     if call is None:
         return None
     addresses = []
     for tensor in inputs:
         array = tensor._array
-        if not array.c_contiguous or array.address % ALIGNMENT:
+        address = array.address
+        if not array.c_contiguous or address % ALIGNMENT:
             return None
-        addresses.append(array.address)
-    return call.types, call.launch(gpu(call.types[0].device), addresses)
+        addresses.append(address)
+    if call.single is None:
+        found = zip(call.launch(addresses), call.types, strict=True)
+        return tuple([Tensor._from_array(a, t) for a, t in found])
+    (array,) = call.launch(addresses)
+    return Tensor._from_array(array, call.single[0])
 
 
 def run_into(op: Op, inputs: Sequence[Tensor], target: DeviceArray) -> bool:
@@ -202,7 +224,7 @@ def run(
     if op.kind is OpKind.HOST:
         host = [here.download(array) for array in arrays]
         return tuple([here.upload(r) for r in run_op(op, attributes, host, types)])
-    exact = tuple([_exact(v) for v in attributes.values()])
+    exact = exact_key(attributes.values())
     key = (op, device, exact, tuple([(a.shape, a.strides, a.dtype) for a in arrays]))
     calls = _calls.of_thread
     known = calls.known
@@ -217,7 +239,7 @@ def run(
     if inputs and not call.copied and all(a.c_contiguous for a in arrays):
         short: Any = (op, *[t._type.number for t in inputs])
         calls.dense[(short, *exact) if attributes else short] = call
-    return call.run(here, arrays)
+    return call.run(arrays)
 
 
 def view(
@@ -230,7 +252,7 @@ def view(
     """
     array: DeviceArray = source._array
     strides = None if array.c_contiguous else array.strides
-    key = (op, source._type.number, strides, *map(_exact, attributes.values()))
+    key = (op, source._type.number, strides, *exact_key(attributes.values()))
     calls = _calls.of_thread
     known = calls.views.get(key)
     if known is None:
@@ -266,33 +288,23 @@ def _created(here: Gpu, op: Op, attributes: Attributes, type: TensorType) -> Dev
     known = _calls.of_thread.created
     if len(known) >= _MOST_CALLS:
         known.clear()
-    known[(op, *map(_exact, attributes.values()))] = (type,), value
-    return _filled(here, type, value)
+    call = known[(op, *exact_key(attributes.values()))] = ConstantArray(here, type, value)
+    return call.new()
 
 
-def created(
-    op: Op, attributes: Attributes
-) -> tuple[tuple[TensorType, ...], tuple[DeviceArray, ...]] | None:
-    """Type and array of an array of one value, if one like it was made before."""
-    known = _calls.of_thread.created.get((op, *map(_exact, attributes.values())))
-    if known is None:
-        return None
-    (type,), value = known
-    return known[0], (_filled(gpu(type.device), type, value),)
+def created(op: Op, attributes: Attributes) -> Tensor | None:
+    """A tensor of one value, if one like it was made before."""
+    call = _calls.of_thread.created.get((op, *exact_key(attributes.values())))
+    return None if call is None else Tensor._from_array(call.new(), call.type)
 
 
-def _filled(here: Gpu, type: TensorType, value: np.ndarray) -> DeviceArray:
-    result = here.allocate(type.shape, type.dtype)  # type: ignore[arg-type]
-    here.fill(result, value)
-    return result
-
-
-def _exact(value: Any) -> Any:
-    """A value as a key in which 1, 1.0 and True, 0.0 and -0.0 differ."""
-    kind = value.__class__
-    if kind is float:
-        return value.hex()
-    return (kind, value)
+def exact_key(values: Iterable[Any]) -> tuple[Any, ...]:
+    """Values as parts of a key in which 1, 1.0 and True, 0.0 and -0.0 differ."""
+    found = (*values,)
+    kinds = (*map(type, found),)
+    if float in kinds:
+        found = tuple([v.hex() if v.__class__ is float else v for v in found])
+    return (kinds, *found)
 
 
 def _view(
@@ -338,7 +350,7 @@ def _bind(
     most = max([math.prod(s) for s in (*(o.shape for o in places), *results)])
     # an elementwise operation alone has the bits that it has among others in a strict program
     strict = op.kind is OpKind.ELEMENTWISE
-    return EagerCall(_invocation(here, graph, general.bindings, most, strict), copied, types)
+    return EagerCall(here, _invocation(here, graph, general.bindings, most, strict), copied, types)
 
 
 def bind_graph(
@@ -356,7 +368,7 @@ def bind_graph(
     types = tuple(
         [v.type.with_shape(evaluate_shape(v.type.shape, bindings)) for v in graph.outputs]
     )
-    return EagerCall(_invocation(here, laid_out, bindings, most), copied, types)
+    return EagerCall(here, _invocation(here, laid_out, bindings, most), copied, types)
 
 
 def _invocation(

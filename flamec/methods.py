@@ -64,9 +64,11 @@ from flamec.functional import (
 from flamec.functional.arguments import stored_dtype
 from flamec.functional.autocasting import without_autocast
 from flamec.functional.promotion import is_number
+from flamec.ir.op import lookup
 from flamec.ir.shape import format_shape, structural_key
 from flamec.ir.types import CPU
-from flamec.state import thread
+from flamec.state import process, thread
+from flamec.tape import DETACH
 from flamec.tensor import Tensor
 
 MODULES: tuple[ModuleType, ...] = (
@@ -186,6 +188,8 @@ _UNARY: Mapping[str, Callable[..., Tensor]] = {
     "invert": comparison.bitwise_not,
 }
 
+_ALIKE = {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div"}
+
 _REFLECTED: Mapping[str, Callable[..., Tensor]] = {"truediv": arithmetic.reflected_divide}
 
 
@@ -198,8 +202,17 @@ def _operand(value: Any) -> Any:
     return NotImplemented
 
 
-def _forward(function: Callable[..., Tensor]) -> Callable[[Tensor, Any], Any]:
+def _forward(
+    function: Callable[..., Tensor], alike: str | None = None
+) -> Callable[[Tensor, Any], Any]:
+    """``alike``: the operation that the function is for operands that take no promotion."""
+    op = None if alike is None else lookup(alike)
+
     def operator(self: Tensor, other: Any) -> Any:
+        if op is not None:
+            result = arithmetic.apply_alike(op, self, other)
+            if result is not None:
+                return result
         if not isinstance(other, Tensor):
             other = _operand(other)
             if other is NotImplemented:
@@ -248,11 +261,11 @@ def _attach_operators() -> None:
     attach("__matmul__", _matmul)
     attach("__rmatmul__", _reflected_matmul)
     for name, function in number_operators.ARITHMETIC.items():
-        attach(f"__{name}__", _forward(function))
+        attach(f"__{name}__", _forward(function, _ALIKE.get(name)))
         attach(f"__r{name}__", _reflected(_REFLECTED.get(name, function)))
         attach(f"__i{name}__", _updating(f"__i{name}__", function))
     for name, function in _COMPARISONS.items():
-        attach(f"__{name}__", _forward(function))
+        attach(f"__{name}__", _forward(function, name))
     for name, function in _UNARY.items():
         attach(f"__{name}__", function)
 
@@ -273,6 +286,9 @@ def _backward(
 
 def detach(self: Tensor) -> Tensor:
     """A view of the same memory through which no gradient flows."""
+    if thread.trace is None and process.recorder is None and self._array is not None:
+        steps = (*self._steps, DETACH)  # the short way: nothing is computed or recorded
+        return Tensor._from_array(self._array, self._type, self._storage, steps)
     return apply_named("detach", self)
 
 

@@ -105,7 +105,18 @@ class TapeNode(Node):
         location: Location | None,
         types: tuple[TensorType, ...] | None = None,
     ) -> None:
-        super().__init__(op, inputs, attributes, location, "", types)
+        self.op = op
+        self.inputs = tuple(inputs)
+        self.attributes = dict(attributes) if attributes else {}
+        self.location = location
+        self.scope = ""
+        self._attributes_key = None
+        if types is None:
+            types = op.infer_types(tuple([v.type for v in self.inputs]), self.attributes)
+        if len(types) == 1:
+            self.outputs = (Value(types[0], self),)
+        else:
+            self.outputs = tuple([Value(t, self, i) for i, t in enumerate(types)])
         self.saved = {}
         self.saved_results = {}
 
@@ -126,7 +137,7 @@ class TapeNode(Node):
     def outputs(self, values: tuple[Value, ...]) -> None:
         self._results: tuple[Value, ...] | None = values
         self._result_types = tuple([v.type for v in values])
-        self._weak_results = tuple([weakref.ref(v) for v in values])
+        self._weak_results = (*map(weakref.ref, values),)
 
     def seal(self) -> tuple[Value, ...]:
         """Hand the results over to their tensors; afterwards they are referred to weakly."""

@@ -88,14 +88,14 @@ class Builder:
     def expand_to(self, value: Any, shape: tuple[Dim, ...]) -> Any:
         """Broadcast to ``shape``; leading dimensions may be added."""
         have = self.type_of(value).shape
-        if len(have) == len(shape) and all(map(structurally_equal, have, shape)):
+        if have is shape or (len(have) == len(shape) and all(map(structurally_equal, have, shape))):
             return value
         return self.expand(value, shape=shape)
 
     def sum_to(self, value: Any, shape: tuple[Dim, ...]) -> Any:
         """Undo a broadcast: sum over the axes along which ``shape`` was stretched."""
         have = self.type_of(value).shape
-        if len(have) == len(shape) and all(map(structurally_equal, have, shape)):
+        if have is shape or (len(have) == len(shape) and all(map(structurally_equal, have, shape))):
             return value
         extra = len(have) - len(shape)
         axes = tuple(range(extra)) + tuple(

@@ -120,7 +120,7 @@ def promote_types(a: DType, b: DType) -> DType:
     return a if a.itemsize > b.itemsize else b
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Device:
     """Where an array lives: ``Device("cpu")``, ``Device("cuda", 0)``, ``Device("cuda:0")``.
 
@@ -151,6 +151,16 @@ class Device:
                 raise ValueError(f"not a device: {self.type!r}")
             object.__setattr__(self, "type", kind)
             object.__setattr__(self, "index", int(index))
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Device):
+            return NotImplemented
+        return self.index == other.index and self.type == other.type
+
+    def __hash__(self) -> int:
+        return hash((self.type, self.index))
 
     def __str__(self) -> str:
         return self.type if self.type == "cpu" else f"{self.type}:{self.index}"

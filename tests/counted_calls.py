@@ -8,14 +8,19 @@ from types import FrameType
 from typing import Any
 
 
-def called_by(run: Callable[[], object]) -> list[str]:
-    """The names of the functions in Python and C that ``run()`` calls, itself included."""
+def called_by(run: Callable[[], object], only_python: bool = False) -> list[str]:
+    """The names of the functions in Python and C that ``run()`` calls, itself included.
+
+    ``only_python``: no functions in C, and no comprehensions, which are functions before 3.12.
+    """
     names: list[str] = []
 
     def note(frame: FrameType, event: str, argument: Any) -> None:
         if event == "call":
-            names.append(frame.f_code.co_qualname)
-        elif event == "c_call":
+            name = frame.f_code.co_qualname
+            if not only_python or not name.endswith(("comp>", "<genexpr>")):
+                names.append(name)
+        elif event == "c_call" and (not only_python or argument is sys.setprofile):
             names.append(argument.__qualname__)
 
     sys.setprofile(note)

@@ -99,8 +99,11 @@ class SimulatedRuntime:
             at(address, array.shape, array.dtype)[...] = array
 
     def empty(self, nbytes: int) -> tuple[HostBytes, int]:
-        memory = HostBytes(nbytes)
+        memory = self.allocate(nbytes)
         return memory, memory.address
+
+    def allocate(self, nbytes: int) -> HostBytes:
+        return HostBytes(nbytes)
 
     def write(self, address: int, array: np.ndarray, wait: bool = True) -> None:
         self.finish()

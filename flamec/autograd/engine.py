@@ -217,12 +217,12 @@ def _seeds(
                     f"shape {list(root.shape)}; pass gradient= (at {user_location()})"
                 )
             seed = tensor_builder.full_like(1.0, root._type)
-        elif (seed.shape[1:] if batched else seed.shape) != root.shape:
+        elif (seed._type.shape[1:] if batched else seed._type.shape) != root._type.shape:
             raise RuntimeError(
                 f"{name}: the gradient has shape {list(seed.shape)}, the output "
                 f"{list(root.shape)} (at {user_location()})"
             )
-        elif seed.dtype is not root.dtype:
+        elif seed._type.dtype is not root._type.dtype:
             with set_grad_enabled(create_graph):
                 seed = tensor_builder.cast(seed, root.dtype)
         seeds[value] = seed if value not in seeds else tensor_builder.add(seeds[value], seed)
@@ -258,9 +258,11 @@ def _run(
     tracked: Callable[[Value], bool] = (
         _tape_tracked if trace is None else trace.tracked.__contains__
     )
+    retained: dict[Value, Tensor] = {}
     if by_path:
         tracked = _depending_on(targets, nodes, tracked)
-    nodes, retained = _relevant(nodes, tracked)
+    if trace is not None or by_path or len(RETAINED):  # else all nodes are the tape's
+        nodes, retained = _relevant(nodes, tracked)
     reached = chain(seeds, (v for n in nodes for v in (*n.inputs, *n.outputs)))
     outer, thread.backward = thread.backward, BackwardPass(reached)
     entered: set[int] = set()
@@ -288,7 +290,7 @@ def _run(
 
 @unwatched
 def _reachable(seeds: Mapping[Value, Tensor]) -> list[Node]:
-    return reachable_nodes(seeds, lambda value: False)
+    return reachable_nodes(seeds)
 
 
 def _propagated(

@@ -164,6 +164,8 @@ def finished(value: Value, gradient: Tensor) -> Tensor:
     trace = thread.trace
     hooks: Sequence[Hook]
     if trace is None:
+        if not process.hook_changes:  # the usual case, for each gradient
+            return gradient
         hooks = tuple(_BY_VALUE.get(value, {}).values())
     else:
         registered = tuple(trace.hooks.registered.get(value, {}).values())
@@ -192,6 +194,8 @@ def accumulated(value: Value, leaf: Tensor) -> None:
     """Tell the hooks of a leaf that its gradient was accumulated."""
     trace = thread.trace
     if trace is None:
+        if not process.hook_changes:
+            return
         hooks = tuple(_AFTER.get(value, {}).values())
     else:
         hooks = trace.hooks.read(value, hooks_of_leaf)[1]

@@ -122,6 +122,8 @@ def as_device(name: str, device: Any, default: Device = CPU) -> Device:
     """
     if device is None:
         return default
+    if device.__class__ is Device and device in _present:
+        return device  # type: ignore[no-any-return]
     if isinstance(device, str):
         device = Device(device) if ":" in device or device != "cuda" else _current_gpu()
     elif isinstance(device, builtins.int) and not isinstance(device, builtins.bool):
@@ -153,10 +155,20 @@ def default_device() -> Device:
 _present: set[Device] = set()
 
 
+def is_present(device: Device) -> bool:
+    """Whether a GPU was found to be there."""
+    return device in _present
+
+
+@functools.cache
+def _gpu_of_number(index: int) -> Device:
+    return Device("cuda", index)
+
+
 def _current_gpu() -> Device:
     if thread.trace is not None:
         thread.trace.reads_cuda_device = True
-    return Device("cuda", thread.cuda_device)
+    return _gpu_of_number(thread.cuda_device)
 
 
 def _require_present(name: str, device: Device) -> None:

@@ -59,8 +59,13 @@ def combine(op: Op, name: str, x: Any, y: Any) -> Tensor:
 
 def promoted(op: Op, name: str, x: Any, y: Any) -> Tensor:
     """``op`` on two operands rounded to their common dtype, for ops that do not compute."""
-    if isinstance(x, Tensor) and isinstance(y, Tensor) and x._type.dtype is y._type.dtype:
-        return apply(op, (x, y), _NO_ATTRIBUTES)
+    if isinstance(x, Tensor):
+        type = x._type
+        if isinstance(y, Tensor):
+            if type.dtype is y._type.dtype:
+                return apply(op, (x, y), _NO_ATTRIBUTES)
+        elif (y.__class__ is float or y.__class__ is int) and type.dtype.kind == "float":
+            return apply(op, (x, constant(y, type.dtype, type.device)), _NO_ATTRIBUTES)
     return apply(op, as_tensors(name, x, y), _NO_ATTRIBUTES)
 
 
@@ -73,6 +78,20 @@ def combine_as(op: Op, x: Any, y: Any, dtype: DType) -> Tensor:
 
 def _is_scalar(operand: Any) -> bool:
     return not isinstance(operand, Tensor) or not operand._type.shape
+
+
+def apply_alike(op: Op, x: Tensor, y: Any) -> Any:
+    """``op`` where it takes no promotion: on two floating-point tensors of one dtype, and on one
+    that has not 16 bits and a Python number; None for others."""
+    type = x._type
+    dtype = type.dtype
+    if dtype.kind == "float":
+        if isinstance(y, Tensor):
+            if y._type.dtype is dtype:
+                return apply(op, (x, y), _NO_ATTRIBUTES)
+        elif (y.__class__ is float or y.__class__ is int) and dtype.itemsize != 2:
+            return apply(op, (x, constant(y, dtype, type.device)), _NO_ATTRIBUTES)
+    return None
 
 
 @public

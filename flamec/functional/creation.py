@@ -14,8 +14,15 @@ from typing import Any
 
 from flamec import values
 from flamec.conversion import on_device
+from flamec.dispatch import apply
 from flamec.errors import OperationError, OperationTypeError, user_location
-from flamec.functional.arguments import as_device, as_dtype, default_device, public
+from flamec.functional.arguments import (
+    as_device,
+    as_dtype,
+    default_device,
+    is_present,
+    public,
+)
 from flamec.functional.dimensions import size, sizes
 from flamec.functional.primitives import ops
 from flamec.functional.promotion import (
@@ -27,6 +34,7 @@ from flamec.functional.promotion import (
     result_dtype,
 )
 from flamec.functional.unary import copied
+from flamec.ir.op import lookup
 from flamec.ir.shape import Dim, SymbolicDim, less
 from flamec.ir.types import Device, DType, float64, int64
 from flamec.pinning import pin_memory
@@ -38,8 +46,8 @@ class Options:
     """The keyword arguments that every creation function has."""
 
     def __init__(self, name: str, like: Tensor | None = None, **given: Any) -> None:
-        unknown = set(given) - _OPTION_NAMES
-        if unknown:
+        if not given.keys() <= _OPTION_NAMES:
+            unknown = given.keys() - _OPTION_NAMES
             raise OperationTypeError(
                 f"{name}() got an unexpected keyword argument {min(unknown)!r} "
                 f"(at {user_location()})"
@@ -71,10 +79,15 @@ class Options:
 _OPTION_NAMES = {"dtype", "layout", "device", "requires_grad", "pin_memory", "memory_format"}
 
 
-def filled(name: str, shape: tuple[Dim, ...], value: Any, dtype: DType, device: Device) -> Tensor:
-    """A tensor of one value: a number or a zero-dimensional tensor."""
+def filled(
+    name: str, shape: tuple[Dim, ...], value: Any, dtype: DType, device: Device, key: Any = None
+) -> Tensor:
+    """A tensor of one value: a number or a zero-dimensional tensor.
+
+    ``key``: under which the call is to be remembered (``_made_again``), unless None.
+    """
     for extent in shape:
-        if not isinstance(extent, SymbolicDim) and extent < 0:
+        if extent.__class__ is not SymbolicDim and extent < 0:  # type: ignore[operator]
             raise OperationError(
                 f"{name}(): sizes must be nonnegative, got {list(shape)} (at {user_location()})"
             )
@@ -88,7 +101,58 @@ def filled(name: str, shape: tuple[Dim, ...], value: Any, dtype: DType, device: 
         value = float(value)
     elif isinstance(value, float) and math.isfinite(value):
         value = int(value)
-    return ops.full(value=value, shape=shape, dtype=dtype, device=device)
+    attributes = {"value": value, "shape": shape, "dtype": dtype, "device": device}
+    if key is not None:
+        if len(_remembered) >= _MOST_REMEMBERED:
+            _remembered.clear()
+        _remembered[key] = attributes
+    result: Tensor = apply(_FULL, (), attributes)
+    return result
+
+
+# calls that were made before, on a GPU ---------------------------------------------------
+
+_FULL = lookup("full")
+_remembered: dict[Any, dict[str, Any]] = {}  # the attributes of the operation that a call became
+_MOST_REMEMBERED = 4096
+
+
+def _key(
+    name: str, value: Any, place: Any, options: dict[str, Any], like: Tensor | None = None
+) -> Any:
+    """What stands for an eager call that gives a number, ints as sizes and a GPU, perhaps a dtype,
+    and nothing else; or a tensor on a GPU in place of these. None for any other."""
+    kind = value.__class__
+    if (kind is not int and kind is not float) or thread.trace is not None:
+        return None
+    number = value if kind is int else value.hex()
+    if like is not None:
+        if options or like._type.device.type == "cpu":
+            return None
+        return name, kind, number, like._type._number or like._type.number
+    device, dtype = options.get("device"), options.get("dtype")
+    if device.__class__ is not Device or device.type == "cpu":
+        return None
+    if len(options) > 1 and (len(options) > 2 or dtype.__class__ is not DType):
+        return None
+    if place.__class__ is not tuple:
+        return None
+    for extent in place:
+        if extent.__class__ is not int:
+            return None
+    return name, kind, number, place, dtype or process.default_dtype, device
+
+
+def _made_again(key: Any) -> Tensor | None:
+    """The result of a call like one before; None if there was none."""
+    attributes = _remembered.get(key)
+    if attributes is None or not is_present(attributes["device"]):
+        return None
+    result: Tensor = apply(_FULL, (), attributes)
+    return result
+
+
+# from sizes ------------------------------------------------------------------------------
 
 
 def _sizes(name: str, given: Sequence[Any], options: dict[str, Any]) -> tuple[Dim, ...]:
@@ -121,18 +185,26 @@ def empty(*size: Any, **options: Any) -> Tensor:
 def _constant_tensor(
     name: str, value: int, given: Sequence[Any], options: dict[str, Any]
 ) -> Tensor:
+    key = _key(name, value, given, options)
+    again = None if key is None else _made_again(key)
+    if again is not None:
+        return again
     shape = _sizes(name, given, options)
     settings = Options(name, **options)
-    return settings.finished(filled(name, shape, value, settings.dtype, settings.device))
+    return settings.finished(filled(name, shape, value, settings.dtype, settings.device, key))
 
 
 @public
 def full(size: Sequence[int], fill_value: Any, **options: Any) -> Tensor:
     """A tensor of one value, of the dtype the value suggests unless ``dtype`` is given."""
-    return _full("full", size, fill_value, Options("full", **options))
+    key = _key("full", fill_value, size, options)
+    again = None if key is None else _made_again(key)
+    return (
+        _full("full", size, fill_value, Options("full", **options), key) if again is None else again
+    )
 
 
-def _full(name: str, size: Any, fill_value: Any, settings: Options) -> Tensor:
+def _full(name: str, size: Any, fill_value: Any, settings: Options, key: Any) -> Tensor:
     if not isinstance(size, (tuple, list)):
         raise OperationTypeError(
             f"{name}(): size must be a tuple of ints, not {type(size).__name__} "
@@ -146,7 +218,8 @@ def _full(name: str, size: Any, fill_value: Any, settings: Options) -> Tensor:
             f"(at {user_location()})"
         )
     dtype = settings.dtype_or(result_dtype(fill_value))
-    return settings.finished(filled(name, sizes(name, (size,)), fill_value, dtype, settings.device))
+    shape = sizes(name, (size,))
+    return settings.finished(filled(name, shape, fill_value, dtype, settings.device, key))
 
 
 # like another tensor ---------------------------------------------------------------------
@@ -178,7 +251,11 @@ def full_like(input: Tensor, fill_value: Any, **options: Any) -> Tensor:
 
 def _like(name: str, input: Any, value: Any, options: dict[str, Any]) -> Tensor:
     require_tensor(name, "input", input)
-    return _full(name, tuple(input._type.shape), value, Options(name, input, **options))
+    key = _key(name, value, None, options, input)
+    again = None if key is None else _made_again(key)
+    if again is not None:
+        return again
+    return _full(name, tuple(input._type.shape), value, Options(name, input, **options), key)
 
 
 # ranges ----------------------------------------------------------------------------------

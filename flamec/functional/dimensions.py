@@ -76,7 +76,10 @@ def sizes(name: str, given: Sequence[Any]) -> tuple[Dim, ...]:
     """The sizes of ``f(2, 3)`` as well as of ``f((2, 3))``."""
     if len(given) == 1 and isinstance(given[0], Iterable) and not _is_scalar(given[0]):
         given = tuple(given[0])
-    return tuple([size(name, d) for d in given])
+    for d in given:
+        if type(d) is not int:
+            return tuple([size(name, d) for d in given])
+    return tuple(given)
 
 
 def _is_scalar(value: Any) -> bool:

@@ -17,6 +17,8 @@ from flamec.tape import DETACH
 from flamec.tensor import Tensor, ViewStep
 
 _SLICE, _RESHAPE = lookup("slice"), lookup("reshape")
+_types: dict[tuple[int, tuple[int, ...]], TensorType] = {}  # by the operand's type and the shape
+_MOST_TYPES = 4096
 
 
 def eager_view(x: Tensor, index: Any) -> Tensor | None:
@@ -114,9 +116,13 @@ def _view(
         path = (*path, (_RESHAPE, {"shape": shape}))
     if not thread.grad_enabled:
         path = (*path, DETACH)
-    return Tensor._from_array(
-        view, TensorType(shape, x._type.dtype, x._type.device), x._storage, path
-    )
+    key = x._type._number or x._type.number, shape
+    type = _types.get(key)
+    if type is None:  # the same object each time, because it has a number that keys have
+        if len(_types) >= _MOST_TYPES:
+            _types.clear()
+        type = _types[key] = TensorType(shape, x._type.dtype, x._type.device)
+    return Tensor._from_array(view, type, x._storage, path)
 
 
 def plain_indices(x: Tensor, index: Any) -> tuple[Tensor, ...] | None:

@@ -142,9 +142,13 @@ def where(condition: Tensor, *branches: Operand, **named: Operand) -> Tensor | t
     require_tensor("where", "condition", condition)
     if not branches and not named:
         return nonzero(condition, as_tuple=True)
-    chosen = dict(zip(("input", "other"), branches, strict=False)) | named
-    if set(chosen) != {"input", "other"} or len(branches) + len(named) != 2:
-        raise OperationTypeError(f"where() takes condition, input and other (at {user_location()})")
+    if len(branches) != 2 or named:
+        chosen = dict(zip(("input", "other"), branches, strict=False)) | named
+        if set(chosen) != {"input", "other"} or len(branches) + len(named) != 2:
+            raise OperationTypeError(
+                f"where() takes condition, input and other (at {user_location()})"
+            )
+        branches = chosen["input"], chosen["other"]
     if condition._type.dtype is uint8:
         condition = ops.ne(condition, 0)
     elif condition._type.dtype is not bool_:
@@ -152,7 +156,7 @@ def where(condition: Tensor, *branches: Operand, **named: Operand) -> Tensor | t
             f"where(): the condition must be bool, not {condition._type.dtype.name} "
             f"(at {user_location()})"
         )
-    x, y = as_tensors("where", chosen["input"], chosen["other"])
+    x, y = as_tensors("where", *branches)
     return ops.where(condition, x, y)
 
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from flamec.dispatch import apply
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional import arithmetic
 from flamec.functional.arguments import public
@@ -30,6 +31,7 @@ from flamec.functional.promotion import Number, as_tensors, constant, require_te
 from flamec.functional.shape import window
 from flamec.functional.statistics import safe_root
 from flamec.fusing import fused
+from flamec.ir.op import lookup
 from flamec.ir.shape import (
     Dim,
     SymbolicDim,
@@ -38,6 +40,7 @@ from flamec.ir.shape import (
     format_shape,
 )
 from flamec.ir.types import bool_, int64
+from flamec.state import thread
 from flamec.tensor import Tensor
 
 
@@ -48,11 +51,22 @@ def contracted(
     batch: tuple[Sequence[int], Sequence[int]] = ((), ()),
 ) -> Tensor:
     """``dot_general``: sums of products over the paired axes."""
-    pairs = {
+    return ops.dot_general(x, y, **_paired(contract, batch))  # type: ignore[no-any-return]
+
+
+def _paired(
+    contract: tuple[Sequence[int], Sequence[int]],
+    batch: tuple[Sequence[int], Sequence[int]] = ((), ()),
+) -> dict[str, Any]:
+    return {
         "contract": (tuple(contract[0]), tuple(contract[1])),
         "batch": (tuple(batch[0]), tuple(batch[1])),
     }
-    return ops.dot_general(x, y, **pairs)
+
+
+_DOT_GENERAL = lookup("dot_general")
+_pairs: dict[tuple[int, int], dict[str, Any]] = {}  # by the numbers of eager operands' types
+_MOST_PAIRS = 4096
 
 
 def _check_pair(name: str, x: Any, y: Any) -> None:
@@ -88,6 +102,11 @@ def _check_inner(name: str, x: Tensor, y: Tensor, inner_x: Dim, inner_y: Dim) ->
 @public
 def matmul(input: Tensor, other: Tensor) -> Tensor:
     """The product of vectors, matrices or batches of them, whose batch dimensions broadcast."""
+    if thread.trace is None and isinstance(input, Tensor) and isinstance(other, Tensor):
+        one, two = input._type, other._type
+        known = _pairs.get((one._number or one.number, two._number or two.number))
+        if known is not None:  # operands of these types were multiplied before
+            return apply(_DOT_GENERAL, (input, other), known)  # type: ignore[no-any-return]
     _check_pair("matmul", input, other)
     x, y = input, other
     rank_x, rank_y = x.ndim, y.ndim
@@ -99,7 +118,12 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
     row = max(rank_y - 2, 0)  # the contracted dimension of y
     _check_inner("matmul", x, y, x._type.shape[-1], y._type.shape[row])
     if rank_y <= 2:
-        return contracted(x, y, ((rank_x - 1,), (row,)))
+        pairs = _paired(((rank_x - 1,), (row,)))
+        if thread.trace is None:
+            if len(_pairs) >= _MOST_PAIRS:
+                _pairs.clear()
+            _pairs[x._type.number, y._type.number] = pairs
+        return ops.dot_general(x, y, **pairs)  # type: ignore[no-any-return]
     if rank_x == 1:
         return contracted(y, x, ((row,), (0,)))
     if rank_x == 2:

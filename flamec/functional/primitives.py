@@ -29,11 +29,6 @@ class PrimitiveOperations(TensorBuilder):
                 return apply(op, _tensors(op, inputs), attributes)
         return apply(op, inputs, attributes)
 
-    def __getattr__(self, name: str) -> Any:
-        emit = super().__getattr__(name)
-        setattr(self, name, emit)  # found without __getattr__ the next time
-        return emit
-
 
 def _tensors(op: Op, inputs: Sequence[Any]) -> list[Tensor]:
     """Numbers as scalars of the dtype of the tensors; a condition's dtype does not count."""

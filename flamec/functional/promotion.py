@@ -139,6 +139,11 @@ def constant(value: Any, dtype: DType, device: Device = CPU) -> Tensor:
 
     The tensor may be shared: it is an operand, never something to write to.
     """
+    kind = value.__class__
+    if (kind is float or kind is int) and thread.trace is None:  # the short way
+        known = _CONSTANTS.get((value or repr(value), dtype, device.type, device.index))
+        if known is not None:
+            return known
     value = plain_number(value)
     if isinstance(value, SymbolicDim):
         if dtype.kind == "bool":
@@ -216,8 +221,21 @@ def convert_operands(operands: Sequence[Any], dtype: DType) -> list[Tensor]:
     ]
 
 
+def all_alike(operands: Sequence[Any]) -> bool:
+    """Whether the operands of an eager operation are tensors of one dtype."""
+    if thread.trace is not None or not isinstance(operands[0], Tensor):
+        return False
+    dtype = operands[0]._type.dtype
+    for operand in operands:
+        if not isinstance(operand, Tensor) or operand._type.dtype is not dtype:
+            return False
+    return True
+
+
 def as_tensors(name: str, *operands: Any) -> list[Tensor]:
     """The operands as tensors of their common dtype; TypeError for other kinds of operands."""
+    if all_alike(operands):
+        return list(operands)
     check_operands(name, operands)
     return convert_operands(operands, result_dtype(*operands))
 

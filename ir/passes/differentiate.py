@@ -57,8 +57,13 @@ def backpropagate(
     for node in reversed(nodes):
         rule = node.op.derivative
         outputs, inputs = node.outputs, node.inputs
+        if rule is None:
+            continue
         incoming = [gradients.get(v) for v in outputs]
-        if rule is None or all(g is None for g in incoming):
+        for gradient in incoming:
+            if gradient is not None:
+                break
+        else:
             continue
         if finish is not None:
             for position, output in enumerate(outputs):
@@ -68,8 +73,8 @@ def backpropagate(
         for output in outputs:
             if output not in keep:
                 gradients.pop(output, None)
-        needs = tuple(tracked(v) and v.type.dtype.is_floating_point for v in inputs)
-        if not any(needs):
+        needs = tuple([tracked(v) and v.type.dtype.kind == "float" for v in inputs])
+        if True not in needs:
             continue
         if enter is not None:
             enter(node, incoming)
@@ -80,8 +85,8 @@ def backpropagate(
             node.attributes,
             _read(node, inputs, wanted_inputs, saved),
             _read(node, outputs, wanted_outputs, saved),
-            tuple(v.type for v in inputs),
-            tuple(v.type for v in outputs),
+            tuple([v.type for v in inputs]),
+            tuple([v.type for v in outputs]),
             needs,
         )
         try:
@@ -134,25 +139,28 @@ def _located(text: str, node: Node) -> str:
     return text if node.location is None or "(at " in text else f"{text} (at {node.location})"
 
 
-def reachable_nodes(roots: Iterable[Value], stop: Callable[[Value], bool]) -> list[Node]:
+def reachable_nodes(
+    roots: Iterable[Value], stop: Callable[[Value], bool] | None = None
+) -> list[Node]:
     """Nodes that ``roots`` depend on, in topological order, not going past ``stop`` values."""
     order: list[Node] = []
-    visited: set[int] = set()
+    visited: set[Node] = set()
     stack: list[tuple[Node, bool]] = [
-        (v.node, False) for v in roots if v.node is not None and not stop(v)
+        (v.node, False) for v in roots if v.node is not None and not (stop and stop(v))
     ]
     while stack:
         node, done = stack.pop()
         if done:
             order.append(node)
             continue
-        if id(node) in visited:
+        if node in visited:
             continue
-        visited.add(id(node))
+        visited.add(node)
         stack.append((node, True))
         for value in node.inputs:
-            if value.node is not None and id(value.node) not in visited and not stop(value):
-                stack.append((value.node, False))
+            before = value.node
+            if before is not None and before not in visited and not (stop and stop(value)):
+                stack.append((before, False))
     return order
 
 

@@ -6,6 +6,7 @@ taken from the cache where they are there, and then Triton is not imported.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -107,8 +108,13 @@ class CudaDevice:
 
     def empty(self, nbytes: int) -> tuple[Allocation, int]:
         """Uninitialised memory and its address, a multiple of 256, for the current stream."""
-        allocation = self.pool.allocate(nbytes)
+        allocation = self.allocate(nbytes)
         return allocation, allocation.address
+
+    @cached_property
+    def allocate(self) -> Callable[[int], Allocation]:
+        """``empty`` without the address, which the allocation has, too."""
+        return self.pool.allocate
 
     def release_idle(self) -> int:
         """Give memory that is not in use back to the device; the number of bytes."""

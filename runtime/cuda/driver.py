@@ -100,7 +100,7 @@ class _ThreadState(threading.local):
         self.active: CudaContext | None = None
 
 
-_thread = _ThreadState()
+thread_state = _ThreadState()
 _lock = threading.RLock()
 _driver: Any = None
 _devices = 0
@@ -170,7 +170,7 @@ def _initialise() -> tuple[Any, int, str | None]:
 def _note_fork() -> None:
     global _forked
     _forked = True
-    _thread.active = None
+    thread_state.active = None
 
 
 # errors ---------------------------------------------------------------------------------
@@ -234,11 +234,14 @@ class CudaContext:
     """The primary context of one device; get it from ``context(index)``.
 
     ``device`` and ``handle`` are the driver's objects. ``lost``: an error made it unusable.
+    ``alone``: no other device has one. Where it is, and ``thread_state.active``, nothing has to be
+    done to activate it.
     """
 
     def __init__(self, index: int) -> None:
         cu = driver()
         self.index = index
+        self.alone = _devices == 1
         self.lost = False
         self.device = check(cu.cuDeviceGet(index), "cuDeviceGet")
         self.handle = check(cu.cuDevicePrimaryCtxRetain(self.device), "cuDevicePrimaryCtxRetain")
@@ -252,12 +255,12 @@ class CudaContext:
 
         With several devices another library may have changed it, so it is set every time.
         """
-        if _thread.active is self and _devices == 1:
+        if thread_state.active is self and self.alone:
             return
         if _forked:
             raise CudaUnavailableError(_FORKED)
         check(self._set_current(self.handle), "cuCtxSetCurrent")
-        _thread.active = self
+        thread_state.active = self
 
     def synchronize(self) -> None:
         """Wait until the device has finished all work of this process."""

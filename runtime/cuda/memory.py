@@ -14,7 +14,6 @@ stream; those of sizes that came back longest ago go to the driver first, who ca
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from flamec.runtime.cuda.driver import (
     fail,
     release,
 )
-from flamec.runtime.cuda.stream import Stream, current_stream, default_stream
+from flamec.runtime.cuda.stream import Stream, current_streams, default_stream
 
 _KEEP_EVERYTHING = 2**64 - 1
 OUT_OF_MEMORY = 2  # the driver's status
@@ -82,7 +81,7 @@ class Allocation:
                 others.append(stream)
 
     def __del__(self) -> None:
-        if self.address and sys is not None and not sys.is_finalizing():  # modules go first
+        if self.address:
             self._pool.given_back.append((self.address, self.nbytes))
 
     def __repr__(self) -> str:
@@ -101,6 +100,7 @@ class DevicePool:
             )
         context.activate()
         self.context = context
+        self._index: int = context.index
         properties = cu.CUmemPoolProps()
         properties.allocType = cu.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
         properties.location.type = cu.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
@@ -118,7 +118,7 @@ class DevicePool:
         self.recorded: dict[int, list[Stream]] = {}
         total = context.properties.total_memory
         self._most_idle = max(total // IDLE_SHARE, LEAST_IDLE)
-        self._largest_kept = self._most_idle // LARGEST_SHARE
+        self._largest_kept = self._most_idle // LARGEST_SHARE // _STEP * _STEP
         self._idle: OrderedDict[tuple[int, int], list[int]] = OrderedDict()  # met last at the end
         self._idle_bytes = 0
         self._allocated = self._most_allocated = 0
@@ -140,12 +140,25 @@ class DevicePool:
         OutOfMemoryError if the device has no room even after idle memory was released.
         """
         if stream is None:
-            stream = current_stream(self.context.index)
-        size = -(-nbytes // _STEP) * _STEP
-        key = stream.cuda_stream, size
+            stream = current_streams.of_device[self._index]
         with self._lock:
-            if self.given_back:
+            given_back = self.given_back
+            if given_back:
+                address, freed = given_back.pop()
+                if (  # the block that came back last is wanted again: no account changes
+                    freed == nbytes
+                    and nbytes <= self._largest_kept
+                    and address not in self.recorded
+                    and self._stream_of[address] is stream
+                ):
+                    if given_back:
+                        self._take_back()
+                    self.allocation_count += 1
+                    return Allocation(self, address, nbytes, stream)
+                given_back.append((address, freed))
                 self._take_back()
+            size = -(-nbytes // _STEP) * _STEP
+            key = stream.cuda_stream, size
             idle = self._idle.get(key)
             if idle is not None:
                 address = idle.pop()

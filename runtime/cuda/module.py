@@ -13,7 +13,7 @@ import hashlib
 import math
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from flamec.runtime.cuda.driver import CudaContext, CudaError, check, driver, fail
 from flamec.runtime.cuda.kernel_binary import KernelBinary, Parameter
@@ -126,17 +126,18 @@ class KernelLaunch:
 
     __slots__ = (
         "_arguments",
+        "_before",
         "_config",
         "_doubles",
         "_fixed",
         "_floats",
         "_function",
+        "_grid",
         "_maps",
         "_node_params",
         "_pointers",
         "_pointers_address",
         "_submit",
-        "grid",
         "kernel",
         "values",
     )
@@ -145,7 +146,6 @@ class KernelLaunch:
         binary = kernel.binary
         slots = max(len(binary.parameters), 1)
         self.kernel = kernel
-        self.grid = tuple(grid)
         self.values = (ctypes.c_uint64 * slots)()
         self._floats = (ctypes.c_float * (2 * slots)).from_buffer(self.values)
         self._doubles = (ctypes.c_double * slots).from_buffer(self.values)
@@ -157,8 +157,18 @@ class KernelLaunch:
         self._function = kernel.function
         self._fixed = (binary.threads, 1, 1, binary.shared_bytes)
         self._submit = driver().cuLaunchKernel
+        self.grid = grid
         self._config = _launch_config(binary)
         self._node_params: Any = None
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return self._grid
+
+    @grid.setter
+    def grid(self, grid: Sequence[int]) -> None:
+        self._grid = tuple(grid)
+        self._before = (self._function, *self._grid, *self._fixed)
 
     @property
     def argument_count(self) -> int:
@@ -244,11 +254,21 @@ class KernelLaunch:
         if self._config is not None:
             status = self._submit_with_config(stream)
         else:
-            (status,) = self._submit(
-                self._function, *self.grid, *self._fixed, stream.raw, self._pointers_address, 0
-            )
+            (status,) = self._submit(*self._before, stream.raw, self._pointers_address, 0)
         if status != 0:
-            fail(status, f"launching {self.kernel.binary.name} with grid {self.grid}")
+            self.fail(status)
+
+    def fail(self, status: Any) -> NoReturn:
+        """Raise the error for what the driver said of a launch."""
+        fail(status, f"launching {self.kernel.binary.name} with grid {self.grid}")
+
+    @property
+    def plain(self) -> tuple[Any, tuple[Any, ...], int] | None:
+        """The driver's function and its arguments before and behind the stream, but for a last 0;
+        None for launches that are configured otherwise."""
+        if self._config is not None:
+            return None
+        return self._submit, self._before, self._pointers_address
 
     def _submit_with_config(self, stream: Stream) -> Any:
         config = self._config

@@ -42,6 +42,7 @@ from flamec.runtime.control_steps import BranchStep, LoopStep
 from flamec.runtime.cuda import transfer
 from flamec.runtime.cuda.arena import Arena, arena_of
 from flamec.runtime.cuda.control_memory import DeviceControlMemory
+from flamec.runtime.cuda.direct_launch import LaunchAt, direct_launch
 from flamec.runtime.cuda.driver import CudaContext
 from flamec.runtime.cuda.error_words import error_words
 from flamec.runtime.cuda.graph import CaptureError, Graph, Step, capture
@@ -184,6 +185,8 @@ class BoundCudaProgram:
         self._given = [sorted_setters(self._setters(buffer)) for buffer in given]
         self._others = sorted(set(self._uses) - {*given, *self.layout.guests})  # in the arena
         self._placed = False
+        self._index = program.context.index
+        self.launch: LaunchAt = self._launch_steps
 
     @property
     def graphs(self) -> list[Graph]:
@@ -375,19 +378,23 @@ class BoundCudaProgram:
                 step(stream)
         self._calls += 1
 
-    def launch(self, addresses: Sequence[int]) -> None:
+    def _launch_steps(self, addresses: Sequence[int]) -> None:
         """Launch the steps one by one, given the addresses of the inputs, then of the outputs.
 
-        For eager mode, where every address is new at every call. A bound program is used either
-        like this or by calling it.
+        For eager mode, where every address is new at every call: ``launch`` is this, or a shorter
+        way that does the same. A bound program is used either like this or by calling it.
+        Addresses of arrays that kernels may take to be aligned are multiples of ``ALIGNMENT``.
         """
-        stream = current_stream(self.program.context.index)
+        stream = current_stream(self._index)
         moved = self._needs_arena and self._place_temporaries(stream)
         if moved or not self._placed:
             for buffer in self._others:
                 for _, set_address in self._uses[buffer]:
                     set_address(self.addresses[buffer])
             self._placed = True
+            moves = self._have_moved if self._needs_arena else None
+            direct = direct_launch(self.steps, self._given, self._index, moves, self._launch_steps)
+            self.launch = direct or self._launch_steps
         for (pointers, setters), address in zip(self._given, addresses, strict=True):
             for values, slot, offset, mask, pointer in pointers:
                 values[slot] = place = address + offset
@@ -453,6 +460,12 @@ class BoundCudaProgram:
             launch.set_scratch(self._scratch_address)
         self._arena, self._generation = arena, arena.generation
         return True
+
+    def _have_moved(self, stream: Stream) -> bool:
+        """Whether temporaries have to be told to the kernels again."""
+        if self._place_temporaries(stream):
+            self._placed = False
+        return not self._placed
 
     def _capture(self) -> bool:
         """Add a graph with the present addresses, as the first; whether there is one."""

@@ -162,12 +162,20 @@ class Event:
         return float(check(result, "cuEventElapsedTime"))
 
 
+class _StreamsOfThread(dict[int, "Stream"]):
+    """By device: the one that was set, else the default one."""
+
+    def __missing__(self, device: int) -> Stream:
+        stream = self[device] = default_stream(device)
+        return stream
+
+
 class _CurrentStreams(threading.local):
     def __init__(self) -> None:
-        self.streams: dict[int, Stream] = {}
+        self.of_device = _StreamsOfThread()
 
 
-_current = _CurrentStreams()
+current_streams = _CurrentStreams()  # what ``current_stream`` reads, for callers in a hurry
 _default: dict[int, Stream] = {}
 
 
@@ -181,12 +189,12 @@ def default_stream(device: int = 0) -> Stream:
 
 def current_stream(device: int = 0) -> Stream:
     """The stream in which the calling thread works on the device."""
-    return _current.streams.get(device) or default_stream(device)
+    return current_streams.of_device[device]
 
 
 def set_stream(stream: Stream) -> None:
     """Make it the calling thread's current stream of its device."""
-    _current.streams[stream.context.index] = stream
+    current_streams.of_device[stream.context.index] = stream
 
 
 @contextmanager

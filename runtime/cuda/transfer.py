@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from flamec.runtime.cuda.driver import check, driver
+from flamec.runtime.cuda.driver import check, driver, fail
 from flamec.runtime.cuda.stream import Stream
+
+_FILLS = {width: f"cuMemsetD{8 * width}Async" for width in (1, 2, 4)}
 
 
 def copy_to_device(to: int, host: int, nbytes: int, stream: Stream) -> None:
@@ -72,8 +74,10 @@ def fill_words(to: int, value: int, width: int, nbytes: int, stream: Stream) -> 
     """Set every word of ``width`` bytes (1, 2 or 4) to ``value``."""
     if nbytes:
         stream.context.activate()
-        call = f"cuMemsetD{8 * width}Async"
-        check(getattr(driver(), call)(to, value, nbytes // width, stream.raw), call)
+        call = _FILLS[width]
+        (status,) = getattr(driver(), call)(to, value, nbytes // width, stream.raw)
+        if status != 0:
+            fail(status, call)
 
 
 class Fill:

@@ -233,7 +233,7 @@ def test_a_compiled_step_is_one_graph_whatever_changes(real: Device) -> None:
         x = flamec.randn(16, 10, device=real)  # at a new address each time
         y = flamec.randint(0, 2, (16,), device=real)
         held.append(step(x, y))
-    bound = step.programs[0].prepared.runner.bind(())._bound
+    bound = step.programs[0].prepared.runner.bind(()).bound
     assert bound.graph is not None and step.stats.traces == 1
     addresses = {out.data_ptr() for _, out in held}
     assert len(addresses) == 100

@@ -67,7 +67,7 @@ def many_sizes() -> list[tuple[int, int]]:
 
 
 def source(invocation: Any) -> str:
-    return str(invocation._bound.plan.source)
+    return str(invocation.bound.plan.source)
 
 
 def test_fifty_sizes_have_few_texts_of_kernels(

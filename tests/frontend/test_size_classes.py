@@ -70,7 +70,7 @@ def prepare(folder: Path, graph: Graph | None = None) -> Prepared:
 
 def bound(prepared: Prepared, *sizes: int) -> Any:
     invocation: Any = prepared.bind(sizes)
-    return invocation._bound
+    return invocation.bound
 
 
 # classes -----------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def write(file: Path, shape: tuple[int, int], **options: Any) -> None:
 
 
 def bound(program: Any, *sizes: int) -> Any:
-    return program._runner.bind(sizes)._bound
+    return program._runner.bind(sizes).bound
 
 
 def test_the_examples_class_is_in_the_file(machine: Machine, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def eager_and_captured() -> list[str]:
         return loss
 
     losses = [step(x.detach() + turn / 100).item() for turn in range(6)]
-    graph = step.programs[0].prepared.runner.bind(())._bound.graph  # type: ignore[union-attr]
+    graph = step.programs[0].prepared.runner.bind(()).bound.graph  # type: ignore[union-attr]
     wrong = [] if graph is not None else ["the step was not captured"]
     if not (np.isfinite(losses).all() and np.isfinite(gradient.cpu().numpy()).all()):
         wrong.append(f"losses {losses}")

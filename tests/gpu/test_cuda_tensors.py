@@ -49,7 +49,7 @@ class Training:
         return kept
 
     def graphs(self) -> set[Any]:
-        return set(self.step.programs[0].prepared.runner.bind(())._bound.graphs)
+        return set(self.step.programs[0].prepared.runner.bind(()).bound.graphs)
 
 
 # captured graphs ------------------------------------------------------------------------------

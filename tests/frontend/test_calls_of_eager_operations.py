@@ -1,0 +1,79 @@
+"""How many Python functions an eager operation on a GPU calls, from the user's line to the driver.
+
+What such an operation costs is Python, unless its tensors are large. Calls are counted over a
+driver that is not there: each bound is what the operation needs now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import driver_stand_in
+import numpy as np
+import pytest
+from counted_calls import called_by
+from driver_stand_in import GPU, DriverStandIn
+
+import flamec
+from flamec.state import process
+
+F = flamec.nn.functional
+Call = Callable[[Any, Any], Any]
+
+
+@pytest.fixture
+def cu(monkeypatch: pytest.MonkeyPatch) -> DriverStandIn:
+    monkeypatch.setattr(process, "hook_changes", 0)  # hooks of other tests
+    return driver_stand_in.install(monkeypatch)
+
+
+def _both_ways(function: Callable[[Any], Any]) -> Call:
+    def run(x: Any, y: Any) -> Any:
+        leaf = x.detach().requires_grad_()
+        return flamec.autograd.grad(function(leaf), leaf, y)
+
+    return run
+
+
+OPERATIONS: dict[str, tuple[Call, int]] = {
+    "add": (lambda x, y: x + y, 14),
+    "mul by a number": (lambda x, y: x * 2.0, 15),
+    "compared with a number": (lambda x, y: x > 0, 15),
+    "exp": (lambda x, y: x.exp(), 17),
+    "gelu": (lambda x, y: F.gelu(x), 15),
+    "where": (lambda x, y: flamec.where(x > 0, x, y), 36),
+    "sum": (lambda x, y: x.sum(), 29),
+    "softmax": (lambda x, y: F.softmax(x, -1), 16),
+    "layer_norm": (lambda x, y: F.layer_norm(x, (64,)), 18),
+    "matmul": (lambda x, y: x @ y, 27),
+    "cat": (lambda x, y: flamec.cat((x, y)), 18),
+    "view": (lambda x, y: x.view(-1), 6),
+    "slice": (lambda x, y: x[1:, ::2], 9),
+    "row": (lambda x, y: x[3], 9),
+    "detach": (lambda x, y: x.detach(), 3),
+    "add in place": (lambda x, y: x.add_(y), 16),
+    "add in place, with a factor": (lambda x, y: x.add_(y, alpha=0.5), 22),
+    "zeros": (lambda x, y: flamec.zeros(64, 64, device=GPU), 29),
+    "ones": (lambda x, y: flamec.ones(64, 64, device=GPU), 29),
+    "full": (lambda x, y: flamec.full((64, 64), 2.5, device=GPU), 28),
+    "zeros_like": (lambda x, y: flamec.zeros_like(x), 29),
+    "item": (lambda x, y: x[0, 0].item(), 40),
+    "to bfloat16": (lambda x, y: x.to(flamec.bfloat16), 22),
+    "mul, tracked": (lambda x, y: x.detach().requires_grad_() * y, 45),
+    "linear, tracked": (lambda x, y: F.linear(x.detach().requires_grad_(), y), 59),
+    "mul, both ways": (_both_ways(lambda x: x * x), 134),
+    "gelu, both ways": (_both_ways(F.gelu), 100),
+    "layer_norm, both ways": (_both_ways(lambda x: F.layer_norm(x, (64,))), 138),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_functions_called(cu: DriverStandIn, name: str) -> None:
+    call, most = OPERATIONS[name]
+    x, y = (flamec.from_numpy(np.ones((64, 64), np.float32)).to(GPU) for _ in range(2))
+    for _ in range(4):  # programs are made, and memory comes back
+        call(x, y)
+    runs = [called_by(lambda: call(x, y), only_python=True)[1:] for _ in range(3)]
+    names = min(runs, key=len)
+    assert len(names) <= most, names
