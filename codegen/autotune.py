@@ -76,11 +76,7 @@ def select_schedules(
     may leave work to launches of their own (a product's epilogue); those come in the next round.
     """
     found = Selection()
-    units = [
-        one_part(kernel, number)
-        for kernel in kernels
-        for number in range(len(kernel.kernel.parts) or int(kernel.kernel.attention is not None))
-    ]
+    units = _different_parts(kernels)
     while units:
         searches: dict[PartKey, _Search] = {}
         units = [
@@ -98,6 +94,19 @@ def select_schedules(
             found.schedules[tuned.key.text] = tuned.schedule
             found.tuned.append(tuned)
     return found
+
+
+def _different_parts(kernels: Sequence[LoweredKernel]) -> list[LoweredKernel]:
+    """Each part alone; of those that are one program with the same sizes, the first."""
+    units: list[LoweredKernel] = []
+    for kernel in {id(kernel.form): kernel.form for kernel in kernels}.values():
+        if kernel.kernel.attention is not None:
+            units.append(kernel)
+        different: dict[object, int] = {}
+        for number, part in enumerate(kernel.kernel.parts):
+            different.setdefault((id(part.program), part.sizes), number)
+        units += [one_part(kernel, number) for number in different.values()]
+    return units
 
 
 def _look_up(

@@ -94,6 +94,7 @@ def gpu_form(
     tiles: list[Tile | ProductSchedule] = []
     joins: set[int] = set()
     choices = [choose_schedule(launch, options) for launch in attention_launches(kernel)]
+    known = _RowChoices(options, choose)
     for part in kernel.parts:
         if part.program.contraction is not None:
             part = replace(part, program=with_packed_groups(part.program))
@@ -106,12 +107,7 @@ def gpu_form(
         else:
             following = [part]
         for rest, joining in (one for whole in following for one in _split(whole, memory, options)):
-            program = with_narrow_rows_joined(with_shared_loads(rest.program))
-            rest = replace(rest, program=program)
-            if choose is None:
-                choice = choose_schedule(rest, options)
-            else:
-                choice = Choice(part_key(rest, options), choose(actual(rest), options), rest)
+            rest, choice = known.choice(rest)
             choices.append(choice)
             tile = choice.schedule
             assert isinstance(tile, Tile)
@@ -128,6 +124,31 @@ def gpu_form(
     kernel = replace(kernel, parameters=tuple(memory.parameters), parts=tuple(parts))
     form = replace(lowered, kernel=kernel, buffers=tuple(memory.buffers), model=None)
     return GpuKernel(form, tuple(tiles), tuple(choices), frozenset(joins))
+
+
+class _RowChoices:
+    """The schedules of parts without products; made once for parts that run one program."""
+
+    def __init__(self, options: CodegenOptions, choose: ChooseTile | None) -> None:
+        self._options = options
+        self._choose = choose
+        self._known: dict[object, tuple[RowProgram, RowProgram, Choice]] = {}
+
+    def choice(self, part: Part) -> tuple[Part, Choice]:
+        """The part as it is written, and its schedule."""
+        key = id(part.program), part.sizes
+        if key not in self._known:
+            program = with_narrow_rows_joined(with_shared_loads(part.program))
+            self._known[key] = part.program, program, self._made(replace(part, program=program))
+        _, program, like = self._known[key]
+        part = replace(part, program=program)
+        return part, replace(like, part=part)
+
+    def _made(self, part: Part) -> Choice:
+        options = self._options
+        if self._choose is None:
+            return choose_schedule(part, options)
+        return Choice(part_key(part, options), self._choose(actual(part), options), part)
 
 
 @dataclass

@@ -33,10 +33,8 @@ class Trial:
 
 
 def one_part(lowered: LoweredKernel, number: int) -> LoweredKernel:
-    """A kernel with one of its parts alone; an attention is one part."""
+    """A kernel with one of its parts alone."""
     kernel = lowered.kernel
-    if kernel.attention is not None:
-        return lowered
     alone = len(kernel.parts) == 1
     part = (kernel.parts[number],)
     return replace(

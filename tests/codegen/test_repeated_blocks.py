@@ -15,12 +15,15 @@ from equal_layers import BACK_ENDS, for_c, graph, on_a_gpu
 
 import flamec
 from flamec import nn
+from flamec.codegen.autotune import select_schedules
 from flamec.codegen.compile_graph import compile_graph as compile_for_c
 from flamec.codegen.lower.graph import GraphLowering
 from flamec.codegen.lower.group import GroupLowering
 from flamec.codegen.lower.kernel_builder import ErrorTable, ParameterList, PartialResults
 from flamec.codegen.lower.repetition import RepeatedParts
-from flamec.codegen.triton import written_kernels
+from flamec.codegen.options import CodegenOptions
+from flamec.codegen.triton import gpu_form, written_kernels
+from flamec.codegen.triton.choice import choose_schedule
 from flamec.codegen.triton.compile_graph import compile_graph as compile_for_triton
 from flamec.codegen.triton.launches import kernel_writer
 from flamec.codegen.triton.written_kernels import WrittenKernels
@@ -125,6 +128,26 @@ def test_more_layers_need_no_more_writing(monkeypatch: pytest.MonkeyPatch) -> No
     for one, other in zip(plan.steps, anew.steps, strict=True):
         assert len(one.writes) == len(other.writes) and one.name == other.name
         assert len(one.in_place) == len(other.in_place)
+
+
+def test_more_layers_need_no_more_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(layers: int) -> tuple[int, int]:
+        count = 0
+
+        def counted(*arguments: Any) -> Any:
+            nonlocal count
+            count += 1
+            return choose_schedule(*arguments)
+
+        monkeypatch.setattr(gpu_form, "choose_schedule", counted)
+        found = on_a_gpu(layers)
+        in_forms, count = count, 0
+        keys = {choice.name for choice in found.choices}
+        selection = select_schedules(found.lowered, CodegenOptions(), lambda _: None)
+        assert set(selection.parts) == keys
+        return in_forms, count
+
+    assert chosen(9) == chosen(25) < (120, 120)
 
 
 def launches(plan: ExecutionPlan) -> list[object]:
