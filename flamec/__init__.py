@@ -231,6 +231,7 @@ if _TYPE_CHECKING:
     from flamec.amp import GradScaler
     from flamec.compiler import compile
     from flamec.deployment.exporter import export
+    from flamec.deployment.varying import Dim
     from flamec.func import vmap
     from flamec.kernels.declaration import kernel
     from flamec.kernels.launching import cdiv, next_power_of_2
@@ -273,6 +274,7 @@ _SETTINGS = (
 
 # Imported when first used, so that ``import flamec`` stays quick: name -> module that has it.
 _LATE = {
+    "Dim": "flamec.deployment.varying",
     "GradScaler": "flamec.amp",
     "amp": "",
     "array_api": "",

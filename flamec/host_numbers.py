@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Function = Callable[..., Any]
 
-_TEXTS: dict[Any, str] = {
+OPERATOR_TEXTS: dict[Any, str] = {
     operator.add: "({} + {})",
     operator.sub: "({} - {})",
     operator.mul: "({} * {})",
@@ -280,7 +280,7 @@ class ExpressionWriter:
             text = expression.place.text(self._name)
         else:
             operands = [self.text(operand) for operand in expression.operands]
-            form = _TEXTS.get(expression.function)
+            form = OPERATOR_TEXTS.get(expression.function)
             if form is not None:
                 text = form.format(*operands)
             else:

@@ -14,6 +14,7 @@ import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flamec import bounds_of_slices
 from flamec.errors import user_location
 from flamec.host_numbers import Expression, Extent
 from flamec.ir.graph import Location
@@ -121,20 +122,20 @@ class HostSizes:
     # places and windows -----------------------------------------------------------------------
     def is_inside(self, index: Expression, extent: Dim) -> bool:
         """Whether there is an element ``index``, also from the end: a condition."""
-        return self._host.decide(self._of(_is_inside, index, extent))
+        return self._host.decide(self._of(bounds_of_slices.is_inside, index, extent))
 
     def place(self, index: Expression, extent: Dim, count: int = 1) -> Dim:
         """The place of element ``index`` of a dimension, of which it is known that it and ``count``
         elements in all are there."""
-        return self._symbol(self._of(_place, index, extent), _below(extent, count))
+        return self._symbol(self._of(bounds_of_slices.place, index, extent), _below(extent, count))
 
     def narrowed(self, start: Bound, length: Bound, extent: Dim) -> tuple[Dim, Dim] | None:
         """Where so many elements begin, and their number; None if they are not inside, which is a
         condition."""
-        if not self._host.decide(self._of(_fits, start, length, extent)):
+        if not self._host.decide(self._of(bounds_of_slices.fits, start, length, extent)):
             return None
         count: Any = self.size(length) if isinstance(length, Expression) else length
-        first = self._of(_place, start, extent)
+        first = self._of(bounds_of_slices.place, start, extent)
         if isinstance(first, Expression):
             return self._symbol(first, _below(extent, 0)), count
         return first, count
@@ -151,7 +152,7 @@ class HostSizes:
                 return 0, 0
             return self.place(start, extent, length if isinstance(length, int) else 0), length
         most = extent if isinstance(extent, int) else None
-        count = self._symbol(self._of(_count, start, stop, step, extent), most)
+        count = self._symbol(self._of(bounds_of_slices.count, start, stop, step, extent), most)
         if start is None or (isinstance(start, int) and start == 0):
             return 0, count
         to_the_end = stop is None or (
@@ -159,7 +160,7 @@ class HostSizes:
         )
         if step == 1 and to_the_end:
             return extent - count, count
-        return self._symbol(self._of(_first, start, extent), most), count
+        return self._symbol(self._of(bounds_of_slices.first, start, extent), most), count
 
     def _length(self, start: Bound, stop: Bound, extent: Dim) -> Dim | None:
         """How far apart two bounds are, if no number decides on that and both are inside the
@@ -172,7 +173,7 @@ class HostSizes:
             length = self._polynomial(stop) - self._polynomial(start)
         if symbols_of(length) & {*self._leaves.values(), *self.values()}:
             return None
-        inside = self._of(_are_inside, start, stop, extent)
+        inside = self._of(bounds_of_slices.are_inside, start, stop, extent)
         return length if inside.value and self._host.decide(inside) else None
 
     def _of(self, function: Any, *operands: Any) -> Any:
@@ -204,31 +205,3 @@ def _is_whole(operand: Any) -> bool:
 
 def _below(extent: Dim, count: int) -> int | None:
     return extent - count if isinstance(extent, int) else None
-
-
-# what a call computes -------------------------------------------------------------------------
-
-
-def _is_inside(index: int, extent: int) -> bool:
-    return -extent <= index < extent
-
-
-def _are_inside(start: int, stop: int, extent: int) -> bool:
-    """Whether both bounds are counted from one end and clamped to nothing."""
-    return 0 <= start <= stop <= extent if start >= 0 else -extent <= start <= stop < 0
-
-
-def _fits(start: int, length: int, extent: int) -> bool:
-    return length >= 0 and -extent <= start and _place(start, extent) + length <= extent
-
-
-def _place(index: int, extent: int) -> int:
-    return index + extent if index < 0 else index
-
-
-def _count(start: int | None, stop: int | None, step: int, extent: int) -> int:
-    return len(range(*slice(start, stop, step).indices(extent)))
-
-
-def _first(start: int, extent: int) -> int:
-    return slice(start, None).indices(extent)[0]

@@ -15,7 +15,7 @@ from typing import Any
 from flamec.host_numbers import computed
 from flamec.tensor import RuntimeNumber
 
-_MATH = (
+MATH_NAMES = (
     *("sqrt", "exp", "expm1", "log", "log2", "log10", "log1p", "pow", "fabs", "fmod", "hypot"),
     *("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh", "degrees"),
     *("radians", "copysign", "erf", "erfc", "gamma", "lgamma", "floor", "ceil", "trunc"),
@@ -25,7 +25,7 @@ _MATH = (
 @contextmanager
 def math_of_expressions() -> Iterator[None]:
     """In the block the functions of ``math`` take numbers that vary."""
-    originals = {name: getattr(math, name) for name in _MATH}
+    originals = {name: getattr(math, name) for name in MATH_NAMES}
     for name, function in originals.items():
         setattr(math, name, _of_expressions(function))
     try:

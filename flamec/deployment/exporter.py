@@ -10,28 +10,31 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flamec.capture import Captured, Dynamic, capture
+from flamec.capture import Captured, capture
 from flamec.config import default_options
 from flamec.deployment import native_code
 from flamec.deployment.archive import PROGRAM, write_archive
+from flamec.deployment.formulas import decode, encode
+from flamec.deployment.varying import Dim, DynamicArguments, Varying, varying
 from flamec.errors import CompileError, user_location
-from flamec.ir.shape import Dim, format_dim
+from flamec.host_numbers import Argument
+from flamec.ir.shape import SymbolicDim, format_dim
 from flamec.ir.types import TensorType
+from flamec.places_as_numbers import places_as_numbers
 from flamec.preparation import prepare
-from flamec.prepared import VERSION, Prepared, graph_device
+from flamec.prepared import VERSION, graph_device
 from flamec.saving import structure as json_structure
 from flamec.saving.files import write_atomically
 from flamec.saving.safetensors_format import write as write_tensors
 from flamec.structures import Structure, flatten, map_leaves, unflatten
-from flamec.tensor import Size, Tensor
-
-DynamicSizes = Mapping[str | int, Iterable[int] | Mapping[int, str]]
+from flamec.tensor import RuntimeNumber, Size, Tensor
+from flamec.watching import unwatched
 
 
 def export(
@@ -39,19 +42,27 @@ def export(
     example_inputs: Sequence[Any],
     f: str | os.PathLike[str],
     *,
-    dynamic: DynamicSizes | None = None,
+    dynamic: DynamicArguments | None = None,
     sizes: Sequence[Mapping[str, int]] = (),
     **options: Any,
 ) -> None:
     """Write a function or module, compiled for arguments like the examples, to the file ``f``.
 
     ``example_inputs``: the positional arguments, tensors or NumPy arrays in nested lists, tuples
-    and dicts; numbers, text and flags become part of the program. ``dynamic``: for an argument
-    (its position, or its name in the function) the axes whose sizes may vary, as axes or as
-    ``{axis: name}``; sizes of one name are equal. ``sizes``: of a program for a GPU, values of all
-    those names, for whose classes of sizes (COMPILE.md) the file has code of its own, as it has for
-    the examples' sizes; other sizes run code for all. On the CPU one code serves all sizes.
-    ``options``: fields of ``CompileOptions``. The file appears whole or not at all.
+    and dicts; numbers, text and flags become part of the program unless ``dynamic`` names them.
+
+    ``dynamic``: for an argument (its position, or its name in the function) what may vary. Of a
+    tensor the axes whose sizes do, as axes or as ``{axis: name}``; sizes of one name are equal. Of
+    a number (not a flag) its name: a call may give another. Instead of a name there may be a
+    ``flamec.Dim`` with bounds. Of a container the same for its parts: a list, with None for what
+    does not vary, or a dict by keys. Sizes and whole numbers may be sizes, places, bounds of slices
+    and operands; what Python decides by them while tracing is a condition of the program, which
+    each call checks.
+
+    ``sizes``: of a program for a GPU, values of all names of sizes and whole numbers, for whose
+    classes of sizes (COMPILE.md) the file has code of its own, as it has for the examples'; others
+    run code for all. On the CPU one code serves all sizes. ``options``: fields of
+    ``CompileOptions``. The file appears whole or not at all.
 
     The function may change captured tensors in place (a module's running statistics, a random
     generator): a loaded program has its own copies, which its calls change. It is traced in the
@@ -59,7 +70,8 @@ def export(
 
     Raises CompileError for what a program without Python cannot do: writing to an argument,
     leaving gradients in ``.grad``, results that are no tensors, numbers, text or containers of
-    them; ValueError for axes that the arguments do not have.
+    them, and a number that varies but on whose value the program depends (a loop of Python over
+    it); ValueError for axes that the arguments do not have, and examples that bounds do not allow.
 
     >>> import flamec, numpy as np
     >>> model = flamec.nn.Linear(3, 2).eval()
@@ -71,11 +83,14 @@ def export(
     arguments = tuple(map_leaves(_example, tuple(example_inputs)))
     leaves, _ = flatten((arguments, {}))
     names = _argument_names(function, len(arguments))
-    varying, symbols = _dynamic_sizes(arguments, names, dynamic or {})
-    named = _named_sizes(sizes, symbols)
+    declared = varying(arguments, names, dynamic or {})
+    named = [declared.examples, *_checked_names(sizes, declared)]
     name = str(getattr(function, "__name__", type(function).__name__))
-    captured = capture(_owned_results(function), arguments, {}, Dynamic(varying), name)
+    captured = capture(_owned_results(function), arguments, {}, declared.dynamic, name)
     _refuse_effects(captured, name)
+    _refuse_fixed_numbers(captured, declared, name)
+    host_sizes = _described_host_sizes(captured)
+    captured = places_as_numbers(captured)
     settings = default_options(**options)
     prepared = prepare(captured.graph, captured.symbols, settings)
     if prepared.plan is None:
@@ -86,10 +101,10 @@ def export(
         "plan.json": prepared.plan.to_json().encode(),
         "weights.safetensors": _tensors_file(weights),
     }
-    examples = _example_sizes(leaves, varying)
-    kernels, facts = native_code.gather(prepared, captured.symbols, [examples, *named])
+    bindings = [_bindings(captured.symbols, host_sizes, declared, leaves, n) for n in named]
+    kernels, facts = native_code.gather(prepared, captured.symbols, bindings)
     members |= kernels
-    facts |= _facts(captured, prepared, leaves, names)
+    facts |= _facts(captured, declared, leaves, names) | {"host_sizes": host_sizes}
     write_atomically(Path(f), lambda file: write_archive(file, PROGRAM, facts, members.items()))
 
 
@@ -106,10 +121,14 @@ def _example(leaf: Any) -> Any:
 
 def _owned_results(function: Callable[..., Any]) -> Callable[..., Any]:
     def owned(leaf: Any) -> Any:
-        return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
+        if isinstance(leaf, Tensor) and not isinstance(leaf, RuntimeNumber):
+            return leaf.detach().clone()
+        return leaf
+
+    own_leaves = unwatched(map_leaves)  # asks for types, also of numbers, and calls nothing
 
     def exported(*arguments: Any) -> Any:
-        return map_leaves(owned, function(*arguments))
+        return own_leaves(owned, function(*arguments))
 
     return exported
 
@@ -124,55 +143,34 @@ def _argument_names(function: Callable[..., Any], count: int) -> list[str]:
     return [names[i] if i < len(names) else f"argument {i}" for i in range(count)]
 
 
-def _dynamic_sizes(
-    arguments: tuple[Any, ...], names: list[str], dynamic: DynamicSizes
-) -> tuple[dict[tuple[int, int], tuple[str, int]], dict[str, str]]:
-    """``Dynamic.sizes``: the symbols by leaf and axis; and the symbols by the user's names."""
-    found: dict[tuple[int, int], tuple[str, int]] = {}
-    symbols: dict[str, str] = {}  # names of users may be no identifiers
-    first = [0]
-    for argument in arguments:
-        first.append(first[-1] + len(flatten(argument)[0]))
-    for key, axes in dynamic.items():
-        position = names.index(key) if isinstance(key, str) and key in names else key
-        if not isinstance(position, int) or not 0 <= position < len(arguments):
-            raise ValueError(
-                f"export: dynamic names the argument {key!r}; there are {', '.join(names)}"
-            )
-        argument = arguments[position]
-        if not isinstance(argument, Tensor):
-            raise ValueError(f"export: dynamic names {names[position]}, which is not a tensor")
-        named = axes if isinstance(axes, Mapping) else {a: f"{position}.{a}" for a in axes}
-        for axis, name in named.items():
-            if not -argument.ndim <= axis < argument.ndim:
-                raise ValueError(
-                    f"export: {names[position]} has {argument.ndim} axes, dynamic names {axis}"
-                )
-            symbol = symbols.setdefault(name, f"s{len(symbols)}")
-            size: Any = argument.shape[axis]
-            example = size if size > 1 else 2 + len(symbols)
-            found[first[position], axis % argument.ndim] = (symbol, example)
-    return found, symbols
+def _bindings(
+    symbols: Sequence[str],
+    host_sizes: Sequence[Mapping[str, Any]],
+    declared: Varying,
+    leaves: Sequence[Any],
+    given: Mapping[str, int],
+) -> dict[str, int]:
+    """The values of all symbols where what varies is as ``given`` by the user's names."""
+    bindings = declared.bindings(given)
+    numbers = list(leaves)
+    for leaf, name in declared.numbers.items():
+        numbers[leaf] = given.get(name, numbers[leaf])
+    for size in host_sizes:
+        value = size["sign"] * decode(size["value"]).evaluate(numbers, bindings)
+        bindings[size["symbol"]] = value
+    return {symbol: bindings[symbol] for symbol in symbols}
 
 
-def _named_sizes(
-    sizes: Sequence[Mapping[str, int]], symbols: Mapping[str, str]
-) -> list[dict[str, int]]:
-    """The values of the symbols for each choice of sizes."""
+def _checked_names(
+    sizes: Sequence[Mapping[str, int]], declared: Varying
+) -> list[Mapping[str, int]]:
     for given in sizes:
-        if set(given) != set(symbols):
+        if set(given) != set(declared.names):
             raise ValueError(
                 f"export: sizes gives {', '.join(map(repr, given)) or 'nothing'}; dynamic names "
-                f"{', '.join(map(repr, symbols)) or 'no axes'}"
+                f"{', '.join(map(repr, declared.names)) or 'no axes'}"
             )
-    return [{symbols[name]: int(size) for name, size in given.items()} for given in sizes]
-
-
-def _example_sizes(
-    leaves: Sequence[Any], varying: Mapping[tuple[int, int], tuple[str, int]]
-) -> dict[str, int]:
-    """The values of the symbols for the examples."""
-    return {symbol: leaves[leaf].shape[axis] for (leaf, axis), (symbol, _) in varying.items()}
+    return list(sizes)
 
 
 def _refuse_effects(captured: Captured, name: str) -> None:
@@ -204,7 +202,7 @@ def _refuse_effects(captured: Captured, name: str) -> None:
         plain = result.kind == "constant" and isinstance(
             result.value, (type(None), bool, int, float, str)
         )
-        if not plain and result.kind not in ("fresh", "size"):
+        if not plain and result.kind not in ("fresh", "size", "host"):
             raise CompileError(
                 f"{name} returns a {type(result.value).__name__}; an exported program returns "
                 f"arrays, numbers, text and containers of them (at {place})"
@@ -218,6 +216,8 @@ def _weights(captured: Captured) -> dict[str, np.ndarray]:
         if source.kind == "argument":
             continue
         type = captured.graph.inputs[position].type
+        if source.expression is not None:
+            continue
         if source.kind == "number":
             value = np.asarray(source.read(()), type.dtype.numpy)
         elif source.tensor is not None:
@@ -236,26 +236,79 @@ def _tensors_file(tensors: Mapping[str, np.ndarray]) -> bytes:
     return file.getvalue()
 
 
-def _facts(
-    captured: Captured, prepared: Prepared, leaves: list[Any], names: list[str]
+def _refuse_fixed_numbers(captured: Captured, declared: Varying, name: str) -> None:
+    """A number that is to vary and does not, because the function asked Python what it is."""
+    for condition in captured.host.conditions.values():
+        place = condition.expression.place
+        if condition.kind == "value" and isinstance(place, Argument):
+            called = declared.numbers[place.position]
+            raise CompileError(
+                f"{name} was exported with {called} = {condition.expected}, and Python needs that "
+                f"value (at {condition.location}): a loop over range({called}), an operation that "
+                f"takes no number that varies; use flamec.fori_loop, or leave it out of dynamic"
+            )
+
+
+def _described_host_sizes(captured: Captured) -> list[dict[str, Any]]:
+    """What numbers of the call give the symbols that are no sizes of arguments."""
+    return [
+        {
+            "symbol": size.symbol,
+            "sign": size.sign,
+            "value": encode(size.expression, captured.name),
+        }
+        for size in captured.host.sizes.found
+    ]
+
+
+def _described_leaf(
+    captured: Captured, declared: Varying, position: int, leaf: Any
 ) -> dict[str, Any]:
-    graph = captured.graph
+    if isinstance(leaf, Tensor):
+        return _described(captured.argument_types[position])
+    if position not in declared.numbers:
+        return _constant(leaf)
+    return _described_number(type(leaf), declared.declared.get(declared.numbers[position]))
+
+
+def _described_number(kind: type, dim: Dim | None) -> dict[str, Any]:
+    bounds = {} if dim is None else {"bounds": [dim.min, dim.max, dim.multiple_of]}
+    return {"number": kind.__name__, **bounds}
+
+
+def _facts(
+    captured: Captured, declared: Varying, leaves: list[Any], names: list[str]
+) -> dict[str, Any]:
+    graph, host = captured.graph, captured.host
     return {
         "version": VERSION,
         "name": captured.name,
         "device": str(graph_device(graph)),
         "arguments": _numbered(captured.structure),
         "argument_names": names,
-        "leaves": [
-            _described(captured.argument_types[i]) if isinstance(leaf, Tensor) else _constant(leaf)
-            for i, leaf in enumerate(leaves)
-        ],
+        "leaves": [_described_leaf(captured, declared, i, x) for i, x in enumerate(leaves)],
         "inputs": [
             {"leaf": s.position if s.kind == "argument" else -1, **_described(v.type)}
+            | ({} if s.expression is None else {"value": encode(s.expression, captured.name)})
             for s, v in zip(captured.sources, graph.inputs, strict=True)
         ],
         "outputs": [_described(v.type) for v in graph.outputs],
         "symbols": list(captured.symbols),
+        "sizes": {
+            symbol: {
+                "name": symbol if name in declared.unnamed else name,
+                **_described_number(int, declared.declared[name]),
+            }
+            for name, symbol in declared.symbols.items()
+        },
+        "number_conditions": [
+            {
+                "kind": c.kind,
+                "of": encode(c.expression, captured.name),
+                "expected": c.expected.__name__ if c.kind == "type" else _constant(c.expected),
+            }
+            for c in host.conditions.values()
+        ],
         "conditions": [
             [format_dim(g.left), g.relation, format_dim(g.right), g.holds]
             for g in captured.shape_guards
@@ -265,6 +318,8 @@ def _facts(
             if r.kind == "fresh"
             else _described_size(r.value)
             if r.kind == "size"
+            else {"value": encode(r.value, captured.name)}
+            if r.kind == "host"
             else _constant(r.value)
             for r in captured.results
         ],
@@ -272,7 +327,7 @@ def _facts(
     }
 
 
-def _described_size(size: Dim | Size) -> dict[str, Any]:
+def _described_size(size: SymbolicDim | Size) -> dict[str, Any]:
     if isinstance(size, Size):
         return {"shape": [format_dim(dim) for dim in size]}
     return {"size": format_dim(size)}

@@ -142,3 +142,38 @@ def test_a_cache_takes_the_code_of_classes_to_another_machine(
     assert call() == [0, 0]
     assert [p.source for p in there.plans] == [p.source for p in here.plans]
     assert isinstance(there.cache, KernelCache)
+
+
+def test_positions_are_operands_and_lengths_have_classes(machine: Machine, tmp_path: Path) -> None:
+    """Nothing is bound anew for another position in a cache; a length is a size like others."""
+
+    def put(cache: Any, x: Any, position: int) -> Any:
+        cache = cache.clone()
+        cache[:, position] = x
+        return cache
+
+    here = machine("here")
+    file = tmp_path / "f"
+    cache, x = (flamec.ones(*shape).to("cuda") for shape in ((2, 64, 8), (2, 8)))
+    flamec.export(put, (cache, x, 3), file, dynamic={"position": "position"})
+    written = [p.source for p in here.plans]
+    there = machine("there")
+    program = flamec.load(file)
+    assert program.kernels_compiled == 0 and there.plans[-1].source in written
+    assert program._symbols == ()
+    leaves = [np.ones((2, 64, 8), np.float32), np.ones((2, 8), np.float32), -1]
+    assert program._check(leaves)["s0"] == 63
+    leaves[2] = 64
+    with pytest.raises(ValueError, match="-64 <= position < 64"):
+        program._check(leaves)
+
+    def cut(x: Any, length: int) -> Any:
+        return flamec.softmax(x[:, :length] * 2, -1)
+
+    machine("third")
+    dynamic, sizes = {"length": "length"}, [{"length": 33}]
+    flamec.export(cut, (flamec.ones(3, 4096).to("cuda"), 1000), file, dynamic=dynamic, sizes=sizes)
+    machine("fourth")
+    program = flamec.load(file)
+    assert program.kernels_compiled == 0
+    assert len({bound(program, n).plan.source for n in (1000, 33, 7)}) == 3
