@@ -126,6 +126,7 @@ from flamec.functional.order_statistics import *
 from flamec.functional.poisson import *
 from flamec.functional.promotion import can_cast, promote_types, result_type
 from flamec.functional.reduction import *
+from flamec.functional.reflections import geqrf, orgqr
 from flamec.functional.reordering import flip, fliplr, flipud, roll, rot90
 from flamec.functional.sampling import *
 from flamec.functional.scan import *
@@ -298,6 +299,7 @@ _LATE = {
     "special": "",
     "testing": "",
     "utils": "",
+    "version": "",
     "vmap": "flamec.func",
     **dict.fromkeys(_LAYERS, "flamec.nn.functional"),
     **dict.fromkeys(_SETTINGS, "flamec.process_settings"),

@@ -256,6 +256,10 @@ class Tensor:
         else:
             self._grad = gradient
 
+    @grad.deleter
+    def grad(self) -> None:
+        self.grad = None
+
     @property
     def _version(self) -> int:
         return self._storage.version

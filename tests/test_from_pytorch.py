@@ -14,6 +14,7 @@ import pytest
 import flamec
 from flamec import nn
 from flamec.float32_precision import restore_settings, saved_settings
+from flamec.runtime.cuda.driver import cuda_version
 from flamec.state import process
 
 torch = pytest.importorskip("torch")
@@ -324,6 +325,13 @@ def _() -> None:
         assert package.backends.cudnn.conv.fp32_precision == "tf32"
     assert flamec.backends.cudnn.deterministic  # whatever is set
     assert not torch.backends.cudnn.deterministic
+
+
+@row("torch.version")
+def _() -> None:
+    assert {"__version__", "cuda", "git_version", "debug"} <= set(dir(torch.version))
+    assert flamec.version.__version__ == flamec.__version__
+    assert flamec.version.cuda == cuda_version()
 
 
 @row("older switches of TF32 after newer ones")

@@ -5,6 +5,7 @@ from flamec.nn import (
     functional,
     init,
     normalized_weights,
+    orthogonal_matrices,
     packed_sequence,
     parametrizations,
     parametrize,
@@ -71,8 +72,9 @@ utils = namespace(
     ),
     parametrizations=namespace(
         "flamec.nn.utils.parametrizations",
-        "Weight and spectral normalisation.",
+        "Weight and spectral normalisation, and matrices that stay orthogonal.",
         **{name: getattr(parametrizations, name) for name in parametrizations.__all__},
+        **{name: getattr(orthogonal_matrices, name) for name in orthogonal_matrices.__all__},
     ),
 )
 

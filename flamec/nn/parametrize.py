@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from flamec.dispatch import write
@@ -75,7 +75,8 @@ class ParametrizationList(ModuleList):
         with no_grad():
             for module in reversed(steps):
                 if hasattr(module, "right_inverse"):
-                    new = module.right_inverse(new)
+                    with suppress(NotImplementedError):  # the tensor stays as it is, as in PyTorch
+                        new = module.right_inverse(new)
         if not isinstance(new, (Tensor, list, tuple)):
             raise ValueError(
                 "'right_inverse' must return a Tensor or a Sequence of tensors (list, tuple...). "

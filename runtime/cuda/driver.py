@@ -143,6 +143,14 @@ def device_count() -> int:
     return _devices if is_available() else 0
 
 
+def cuda_version() -> str | None:
+    """The newest CUDA that the driver runs, such as ``"12.8"``; None where CUDA is unavailable."""
+    if not is_available():
+        return None
+    number = check(driver().cuDriverGetVersion(), "cuDriverGetVersion")
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
 def _initialise() -> tuple[Any, int, str | None]:
     """The driver module, the number of devices, and the reason if there is none to use."""
     try:

@@ -33,6 +33,23 @@ def test_a_gradient_that_nobody_holds_keeps_its_memory() -> None:
     assert array.tolist() == [5.0] * 3
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_a_gradient_that_is_deleted_is_none(compiled: bool) -> None:
+    w = flamec.ones(3, requires_grad=True)
+
+    def step(x: flamec.Tensor) -> None:
+        del w.grad
+        (w * x).sum().backward()
+
+    run = flamec.compile(step) if compiled else step
+    for n in (1.0, 2.0):
+        run(flamec.full((3,), n))
+        assert w.grad.tolist() == [n] * 3
+    del w.grad
+    assert w.grad is None
+    del w.grad  # as often as one likes
+
+
 def test_a_gradient_is_not_overwritten_while_a_numpy_view_of_it_lives() -> None:
     weight = flamec.ones(512, 512, requires_grad=True)
 

@@ -54,3 +54,27 @@ def test_errors_name_the_matrix() -> None:
         for call in (own, flamec.compile(own)):
             with pytest.raises(flamec.linalg.LinAlgError, match=message):
                 call(mine)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (5, 3), (2, 4, 2), (1, 1)])
+def test_gradients_of_reflections(shape: tuple[int, ...]) -> None:
+    """PyTorch's geqrf has none; the product of its reflections is LAPACK's orthogonal factor."""
+    import flamec
+
+    array = np.random.default_rng(3).normal(size=shape)
+    seed = np.random.default_rng(4).normal(size=shape)
+
+    def derivatives(package: Any, orthogonal: Any) -> list[np.ndarray]:
+        x = package.from_numpy(array.copy()).requires_grad_()
+        q = orthogonal(x)
+        (first,) = package.autograd.grad(q, x, package.from_numpy(seed), create_graph=True)
+        (second,) = package.autograd.grad((first**2).sum(), x)
+        return [t.detach().numpy() for t in (q, first, second)]
+
+    def ours(x: Any) -> Any:
+        return flamec.linalg.householder_product(*flamec.geqrf(x))
+
+    wanted = derivatives(torch, lambda x: torch.linalg.qr(x).Q)
+    for way in (ours, flamec.compile(ours)):
+        for found, value in zip(derivatives(flamec, way), wanted, strict=True):
+            np.testing.assert_allclose(found, value, rtol=1e-8, atol=1e-9)

@@ -46,6 +46,11 @@ KINDS: dict[str, Any] = {
     "spectral": lambda p, m: p.spectral_norm(m),
     "spectral dim 1": lambda p, m: p.spectral_norm(m, n_power_iterations=2, dim=1),
     "spectral bias": lambda p, m: p.spectral_norm(m, "bias"),
+    "orthogonal": lambda p, m: p.orthogonal(m),
+    "orthogonal exp": lambda p, m: p.orthogonal(m, "weight", "matrix_exp"),
+    "orthogonal cayley": lambda p, m: p.orthogonal(m, orthogonal_map="cayley"),
+    "householder alone": lambda p, m: p.orthogonal(m, use_trivialization=False),
+    "cayley alone": lambda p, m: p.orthogonal(m, orthogonal_map="cayley", use_trivialization=False),
 }
 
 
@@ -99,6 +104,68 @@ def test_training_with_a_norm(kind: str, mode: str) -> None:
     np.testing.assert_allclose(
         copy(flamec.from_numpy(x.copy())).detach().numpy(), result, rtol=1e-10
     )
+
+
+class _Held(nn.Module):
+    def __init__(self, weight: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+
+class _HeldTheirs(torch.nn.Module):
+    def __init__(self, weight: Any) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(weight)
+
+
+@pytest.mark.parametrize("trivial", [True, False], ids=["times a base", "alone"])
+@pytest.mark.parametrize("way", [None, "matrix_exp", "cayley", "householder"])
+@pytest.mark.parametrize("shape", [(4, 4), (5, 3), (3, 5), (2, 4, 4), (2, 3, 4), (1, 1), (3, 1)])
+def test_orthogonal_matrices(shape: tuple[int, ...], way: str | None, trivial: bool) -> None:
+    """The first value, what any original gives, its gradient, and what is set."""
+    weight = RNG.standard_normal(shape)
+    ours, theirs = _Held(flamec.tensor(weight)), _HeldTheirs(torch.tensor(weight))
+    parametrizations.orthogonal(ours, "weight", way, use_trivialization=trivial)
+    torch.nn.utils.parametrizations.orthogonal(theirs, "weight", way, use_trivialization=trivial)
+    if shape[-1] == shape[-2] or not trivial:  # else the base is completed at random
+        _same(ours, theirs)
+    made = ours.weight.detach().numpy()
+    small = made if shape[-1] < shape[-2] else np.swapaxes(made, -1, -2)
+    one = np.swapaxes(small, -1, -2) @ small
+    np.testing.assert_allclose(one, np.broadcast_to(np.eye(one.shape[-1]), one.shape), atol=1e-12)
+    _copy(ours, theirs)
+    for module, package in ((ours, flamec), (theirs, torch)):
+        original: Any = module.parametrizations.weight.original
+        with package.no_grad():
+            below = package.from_numpy(np.cos(np.arange(weight.size)).reshape(shape) / 3)
+            original.add_(below.tril(-1) if shape[-2] >= shape[-1] else below.triu(1))
+        value = module.weight
+        (value * package.from_numpy(np.arange(weight.size).reshape(shape) / 7)).sum().backward()
+    np.testing.assert_allclose(
+        ours.weight.detach().numpy(), theirs.weight.detach().numpy(), rtol=1e-10, atol=1e-12
+    )
+    mine, wanted = (m.parametrizations.weight.original.grad for m in (ours, theirs))
+    np.testing.assert_allclose(mine.numpy(), wanted.numpy(), rtol=1e-9, atol=1e-11)
+    target = np.linalg.qr(RNG.standard_normal((shape[-1], shape[-1])))[0]
+    if shape[-1] == shape[-2] and (trivial or way == "householder"):
+        target = np.broadcast_to(target, shape)
+        ours.weight = flamec.tensor(target)
+        theirs.weight = torch.tensor(target)
+        _same(ours, theirs)
+        np.testing.assert_allclose(ours.weight.detach().numpy(), target, atol=1e-12)
+    elif not trivial and way in ("matrix_exp", "cayley"):
+        with pytest.raises(NotImplementedError, match="use_trivialization=False"):
+            ours.weight = flamec.tensor(weight)
+
+
+def test_what_cannot_be_orthogonal_is_refused() -> None:
+    for package, of in ((nn, parametrizations), (torch.nn, torch.nn.utils.parametrizations)):
+        for arguments in (("none",), ("bias",), ("weight", "qr")):
+            with pytest.raises(ValueError, match=r"has no parameter|of 1 dimen|has to be one"):
+                of.orthogonal(package.Linear(3, 3), *arguments)
+        layer = of.orthogonal(package.Linear(3, 3))
+        with pytest.raises(ValueError, match="Expected a matrix or batch of matrices of shape"):
+            layer.weight = layer.weight[:2]
 
 
 OLDER: dict[str, Any] = {
