@@ -17,6 +17,8 @@ from flamec.debugging.minification import minify as minify_reproduction
 from flamec.debugging.replay import replay
 from flamec.debugging.reproduction import Reproduction, is_reproduction, read, to_text
 from flamec.errors import StageError
+from flamec.ir.bodies import all_nodes
+from flamec.ir.graph import Graph
 from flamec.saving.errors import FileFormatError
 
 
@@ -95,11 +97,16 @@ def minify(
     path.write_text(to_text(found.reproduction))
     before, after = reproduction.graph, found.reproduction.graph
     print(f"held: {found.signature}")
-    print(f"nodes: {len(before.nodes)} -> {len(after.nodes)}")
+    print(f"nodes: {_nodes(before)} -> {_nodes(after)}")
     print(f"inputs: {len(before.inputs)} -> {len(after.inputs)}")
     print(f"passes: {len(reproduction.passes)} -> {len(found.reproduction.passes)}")
     print(f"programs tried: {found.tried}")
     print(f"written: {path}")
+
+
+def _nodes(graph: Graph) -> int:
+    """Those in the bodies of loops and branches included."""
+    return sum(1 for _ in all_nodes(graph))
 
 
 def _read(file: Path) -> Reproduction:

@@ -19,10 +19,12 @@ from flamec.debugging.replay import Signature, failure_of, signature_of, signatu
 from flamec.debugging.reproduction import Reproduction
 from flamec.debugging.smaller_graphs import (
     Case,
+    body_case,
     bypassed,
     cut,
     evaluated,
     resized,
+    shorter_bodies,
     simpler_attributes,
     sizes,
     with_attributes,
@@ -92,8 +94,10 @@ class _Minification:
             for step in (
                 self._fewer_nodes_at_the_end,
                 self._fewer_results,
+                self._bodies_alone,
                 self._fewer_nodes,
                 self._shorter_chains,
+                self._shorter_bodies,
                 self._smaller_sizes,
                 self._plainer_attributes,
             ):
@@ -172,6 +176,15 @@ class _Minification:
         chosen = self._ddmin(entries, kept)
         return case if len(chosen) == len(entries) else kept(chosen)
 
+    def _bodies_alone(self, case: Case) -> Case:
+        """What a loop or branch runs, in place of the program around it."""
+        bodies = [body for node in case.graph.nodes for body in node.bodies.values()]
+        if not bodies:
+            return case
+        case = self._evaluated(case)
+        found = self._first([partial(body_case, case, body) for body in bodies])
+        return case if found is None else self._bodies_alone(found)
+
     def _fewer_nodes(self, case: Case) -> Case:
         nodes = list(case.graph.nodes)
 
@@ -209,6 +222,10 @@ class _Minification:
                     graph = again.graph
                     return self._shorter_chains(with_results(again, graph.outputs, graph.updates))
         return case
+
+    def _shorter_bodies(self, case: Case) -> Case:
+        found = self._first(list(shorter_bodies(case)))
+        return case if found is None else self._shorter_bodies(self._evaluated(found))
 
     def _smaller_sizes(self, case: Case) -> Case:
         for size in sizes(case.graph):

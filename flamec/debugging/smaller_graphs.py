@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from flamec.debugging.comparison import REFUSALS
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph, Node, Value
+from flamec.ir.passes.eliminate_dead_code import eliminate_dead_code
 from flamec.ir.shape import evaluate_shape
 from flamec.ir.types import TensorType
 
@@ -37,14 +39,20 @@ class Case:
 
 
 def evaluated(graph: Graph, inputs: Sequence[np.ndarray], bindings: Mapping[str, int]) -> Case:
-    """The graph with the contents of all values, those of inputs alone if it cannot be run."""
+    """The graph with the contents of all values, those of inputs alone if it cannot be run.
+
+    Values in the bodies of loops and branches have what they were first.
+    """
     contents: dict[Value, np.ndarray] = dict(zip(graph.inputs, inputs, strict=True))
 
     def watch(node: Node, operands: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> None:
-        contents.update(zip(node.outputs, map(np.array, results), strict=True))
+        arrays = (*operands, *results)
+        for value, array in zip((*node.inputs, *node.outputs), arrays, strict=True):
+            if value not in contents:
+                contents[value] = np.array(array)
 
     try:
-        evaluate_graph(graph, inputs, bindings, watch)
+        evaluate_graph(graph, inputs, bindings, watch, in_bodies=True)
     except REFUSALS:
         contents = dict(zip(graph.inputs, inputs, strict=True))
     return Case(graph, contents)
@@ -91,6 +99,47 @@ def with_attributes(case: Case, node: Node, attributes: Attributes) -> Case:
     graph = case.graph
     change = {node: attributes}
     return _rebuilt(case, graph.inputs, graph.nodes, graph.outputs, graph.updates, {}, change)
+
+
+def body_case(case: Case, body: Graph) -> Case:
+    """A body as a program: with what its inputs were at first, zeros where nothing read them.
+
+    ValueError for symbolic sizes.
+    """
+    if any(not v.type.is_static for v in body.values()):
+        raise ValueError("the sizes of the body are not known")
+    inputs = [case.contents.get(v, _zeros(v.type)) for v in body.inputs]
+    return evaluated(body, inputs, {})
+
+
+def _zeros(type: TensorType) -> np.ndarray:
+    return np.zeros(evaluate_shape(type.shape, {}), type.dtype.numpy)
+
+
+def shorter_bodies(case: Case) -> Iterator[Callable[[], Case]]:
+    """The graph with a body, at any depth, in which an operand stands for a result of its type."""
+    for node in case.graph.nodes:
+        for name, body in node.bodies.items():
+            for make in _shorter(body):
+                yield partial(_with_body, case, node, name, make)
+
+
+def _shorter(body: Graph) -> Iterator[Callable[[], Case]]:
+    """The same of a body. What is in its inputs does not matter."""
+    if any(not v.type.is_static for v in body.inputs):
+        return
+    case = Case(body, {v: _zeros(v.type) for v in body.inputs})
+    for node in reversed(body.nodes):
+        if len(node.outputs) == 1:
+            for operand in node.inputs:
+                if operand.type == node.output.type:
+                    yield partial(bypassed, case, node, operand)
+    yield from shorter_bodies(case)
+
+
+def _with_body(case: Case, node: Node, name: str, make: Callable[[], Case]) -> Case:
+    body = eliminate_dead_code(make().graph)
+    return with_attributes(case, node, {**node.attributes, name: body})
 
 
 def _rebuilt(

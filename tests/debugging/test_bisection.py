@@ -51,6 +51,21 @@ def only(tmp_path: Path, function: Callable[..., object] = program) -> Reproduct
     return found
 
 
+def in_a_branch_of_a_loop(x: flamec.Tensor, w: flamec.Tensor) -> flamec.Tensor:
+    def body(carry: flamec.Tensor, row: flamec.Tensor) -> tuple[flamec.Tensor, flamec.Tensor]:
+        h = carry + row
+        h = flamec.cond(
+            h.sum() > -100,
+            lambda h: flamec.sin(h) * 2 + 1,
+            lambda h: h.exp(),
+            (h,),
+        )
+        return h, h.sum()
+
+    last, sums = flamec.scan(body, flamec.zeros(5), x @ w)
+    return last.tanh().sum() + sums.sum()
+
+
 def wrong(found: Finding | None) -> Finding:
     assert found is not None
     return found
@@ -89,6 +104,19 @@ def test_the_pass_is_named_with_its_nodes_and_lines(
     assert name not in found.right
     text = "\n".join(found.lines())
     assert f"the first stage that changes a result: {name}" in text
+
+
+def test_nodes_of_bodies_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a pass changed in a branch of a loop, with the line there."""
+    reproduction = only(tmp_path, in_a_branch_of_a_loop)
+    broken_passes.break_pass(monkeypatch, "simplify", broken_passes.negate_sines)
+    found = wrong(bisect(reproduction))
+    assert found.stage == "simplify"
+    assert [line.split(" = ")[0] for line in found.before] == ["in scan: in cond: %1: float32[5]"]
+    assert "sin(%0" in found.before[0]
+    assert "cos(%0" in found.after[0]
+    ((place, _),) = found.locations
+    assert "sin(h)" in Path(place.file).read_text().splitlines()[place.line - 1]
 
 
 def test_results_that_are_other_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from flamec.debugging.call_recording import record_call
 from flamec.debugging.minification import Minified, minify
 from flamec.debugging.replay import failure_of, message_class, signature_of_error
 from flamec.debugging.reproduction import Reproduction
+from flamec.ir.bodies import all_nodes
 from flamec.ir.graph import Node
 from flamec.ir.passes import pipeline as pipeline_module
 from flamec.ir.verify import verify
@@ -31,12 +32,28 @@ def program(x: flamec.Tensor, w: flamec.Tensor) -> tuple[flamec.Tensor, ...]:
     return e.log1p(), (b @ w.T).softmax(-1), flamec.cumsum(c, 1)
 
 
+def in_a_branch_of_a_loop(x: flamec.Tensor, w: flamec.Tensor) -> flamec.Tensor:
+    """Too many nodes for the outer graph to be what is small."""
+
+    def body(carry: flamec.Tensor, row: flamec.Tensor) -> tuple[flamec.Tensor, flamec.Tensor]:
+        h = flamec.cond(
+            (carry + row).sum() > -100,
+            lambda h: flamec.sin(h * 0.5) * 2.0 + 1.0,
+            lambda h: h.exp() - h,
+            (carry + row,),
+        )
+        return h, h.sum()
+
+    last, sums = flamec.scan(body, flamec.zeros(5), flamec.relu(x @ w) + 1.0)
+    return last.tanh().sum() + sums.sum()
+
+
 def recorded(tmp_path: Path, function: Callable[..., object] = program) -> Reproduction:
     generator = np.random.default_rng(0)
     x, w = (flamec.tensor(generator.random(s).astype(np.float32)) for s in ((4, 3), (3, 5)))
     f = flamec.compile(backend="c", cache_folder=tmp_path / "cache")(function)
     ((_, found),) = record_call(f, (x, w), {})
-    assert len(found.graph.nodes) > 25
+    assert sum(1 for _ in all_nodes(found.graph)) > 15
     return found
 
 
@@ -100,6 +117,32 @@ def test_an_exception(
     error = failure_of(found.reproduction)
     assert error is not None
     assert signature_of_error(error) == found.signature
+
+
+def test_bodies_of_loops_and_branches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails inside of them becomes a program of its own."""
+    reproduction = recorded(tmp_path, in_a_branch_of_a_loop)
+    broken_passes.break_pass(monkeypatch, "simplify", broken_passes.negate_sines)
+    found = minify(reproduction)
+    assert str(found.signature) == "a wrong result of simplify"
+    assert operations(found) == ["sin"]
+
+
+def test_bodies_that_fail_only_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pass fails on loops: what they run becomes small there."""
+    reproduction = recorded(tmp_path, in_a_branch_of_a_loop)
+
+    def rule(b: object, node: Node) -> None:
+        if any("sin" in {n.op.name for n in all_nodes(body)} for body in node.bodies.values()):
+            raise KeyError(node.op.name)
+
+    broken_passes.break_pass(monkeypatch, "simplify", rule)
+    found = minify(failing(reproduction))
+    assert operations(found) == ["cond"]
+    bodies = found.reproduction.graph.nodes[0].bodies.values()
+    assert sorted([n.op.name for n in body.nodes] for body in bodies) == [[], ["sin"]]
 
 
 def test_another_failure_in_the_same_pass_is_not_taken(
