@@ -20,7 +20,7 @@ from types import CellType
 from typing import TYPE_CHECKING, Any
 
 from flamec.errors import CompileError, user_location
-from flamec.guarded_values import MISSING
+from flamec.guarded_values import MISSING, class_attribute
 from flamec.ir.shape import SymbolicDim, format_dim
 from flamec.structures import flatten
 from flamec.tensor import RuntimeNumber, Tensor
@@ -87,6 +87,9 @@ class Place:
             value = object.__getattribute__(owner, self.key)
         else:
             value = owner[self.key]
+        return self._following(value)
+
+    def _following(self, value: Any) -> Any:
         for step in self.path:
             value = value[step]
         return value
@@ -134,6 +137,40 @@ class Place:
             key = repr(self.key) if isinstance(self.key, (str, int)) else name(self.key)
             text = f"{owner}[{key}]"
         return text + "".join(f"[{step}]" for step in self.path)
+
+    def target(self, name: Callable[[Any], str]) -> str:
+        """The Python expression that writes it."""
+        return self.text(name)
+
+
+@dataclass(frozen=True)
+class Inherited(Place):
+    """An attribute that an instance of ``kind`` may have from its class: ``owner`` is the
+    instance's dictionary, which gets one of its own when it is written."""
+
+    kind: type = object
+
+    def get(self) -> Any:
+        if self.key in self.owner:
+            return super().get()
+        return self._following(class_attribute(self.kind, self.key))
+
+    def present(self) -> Any:
+        return super().present() if self.key in self.owner else MISSING
+
+    def put(self, value: Any) -> None:
+        if value is class_attribute(self.kind, self.key):
+            self.owner.pop(self.key, None)
+        else:
+            super().put(value)
+
+    def text(self, name: Callable[[Any], str]) -> str:
+        held, key = name(self.owner), repr(self.key)
+        text = f"({held}[{key}] if {key} in {held} else {name(self.kind)}.{self.key})"
+        return text + "".join(f"[{step}]" for step in self.path)
+
+    def target(self, name: Callable[[Any], str]) -> str:
+        return super().text(name)
 
 
 @dataclass(frozen=True)

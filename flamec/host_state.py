@@ -248,7 +248,8 @@ class HostState:
 
     def is_lifted(self, guard: Guard) -> bool:
         """Whether a place had a tracer from the first, so that its value is not guarded."""
-        swap = self.swaps.get((id(guard.owner), guard.key))
+        place = place_of(guard)
+        swap = None if place is None else self.swaps.get(place.identity)
         return swap is not None and swap.original is not UNSET and not swap.guarded
 
     def first_value(self, source: InputSource) -> Any:
@@ -296,8 +297,7 @@ class HostState:
         value = place.get()
         if type(value) in (tuple, list):
             parts = [
-                self._tracer(Place(place.owner, place.key, place.name, (i,)), v, moment)
-                for i, v in enumerate(value)
+                self._tracer(replace(place, path=(i,)), v, moment) for i, v in enumerate(value)
             ]
             tracer: Any = type(value)(parts)
             self.ignored.append(tracer)

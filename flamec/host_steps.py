@@ -91,4 +91,4 @@ class HostSteps:
         if isinstance(step, Refill):
             content = together(step.structure, operands)
             return f"{self._name(refill)}(leaves[{step.position}], {content})"
-        return f"{step.place.text(self._name)} = {together(step.structure, operands)}"
+        return f"{step.place.target(self._name)} = {together(step.structure, operands)}"

@@ -15,6 +15,7 @@ from typing import Any
 
 from flamec.ir.shape import Dim, SymbolicDim, equal, structurally_equal
 from flamec.ir.types import TensorType
+from flamec.roots import AliasDiscovered
 from flamec.state import thread
 from flamec.tensor import Storage, Tensor, ViewStep
 from flamec.watching import unwatched
@@ -129,6 +130,8 @@ def layout(tensor: Tensor) -> tuple[Strides, Dim]:
     trace = thread.trace
     root = None if trace is None else trace.roots.get(storage)
     if root is not None:  # the graph's input may have symbolic sizes where the base has numbers
+        if steps[: len(root.steps)] != root.steps:
+            raise AliasDiscovered(storage)
         place = place.follow(root.steps)
         concrete = not any(isinstance(d, SymbolicDim) for d in root.type.shape)
         if not concrete and is_row_major(place.type.shape, place.strides):

@@ -15,7 +15,7 @@ from typing import Any
 
 from flamec.growing_lists import can_grow
 from flamec.guarded_values import MISSING, Guard, class_attribute, is_constant
-from flamec.host_numbers import Place
+from flamec.host_numbers import Inherited, Place
 from flamec.ir.shape import SymbolicDim
 from flamec.structures import Structure, flatten
 from flamec.tensor import RuntimeNumber, Tensor
@@ -55,15 +55,19 @@ def place_of(guard: Guard) -> Place | None:
     if isinstance(found, FunctionType) or hasattr(found, "__set__"):
         return None
     try:  # what the class has; the instance gets one of its own
-        return Place(object.__getattribute__(owner, "__dict__"), key, guard.name)
+        held = object.__getattribute__(owner, "__dict__")
     except AttributeError:
         return None
+    if found is guard.expected and _is_numbers(found):
+        return Inherited(held, key, guard.name, kind=type(owner))
+    return Place(held, key, guard.name)
 
 
 def can_vary(guard: Guard) -> bool:
     """Whether a guard is on a number, or a tuple of numbers, whose place can hold another."""
     if guard.kind == "slot":
-        if not (isinstance(guard.owner, type) and guard.key in vars(guard.owner)):
+        is_own = isinstance(guard.owner, type) and guard.key in vars(guard.owner)
+        if not is_own and not isinstance(place_of(guard), Inherited):
             return False
     elif guard.kind not in ("attribute", "item", "cell"):
         return False

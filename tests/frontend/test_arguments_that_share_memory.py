@@ -103,3 +103,17 @@ def test_a_captured_tensor_in_the_memory_of_two_arguments() -> None:
         wanted = other[start : start + 4] * other[start + 1 : start + 5] + other[:4]
         assert flamec.equal(found, wanted)
         assert flamec.equal(sequence, other)
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_the_layout_of_a_captured_view_of_an_arguments_memory(twice: bool) -> None:
+    matrix = flamec.arange(12.0).reshape(4, 3)
+    row = matrix[1]
+
+    def function(x, y, box):
+        return x * row.stride(0) + y * row.storage_offset() + box[0]
+
+    compiled = flamec.compile(function, backend="evaluate")
+    for start in range(3):
+        arguments = matrix[start : start + 2], row, [row if twice else flamec.ones(3)]
+        assert flamec.equal(compiled(*arguments), function(*arguments))
