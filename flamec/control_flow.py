@@ -8,6 +8,8 @@ The function is traced once, whatever the number of steps, and becomes the body 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flamec.dispatch import write
@@ -53,17 +55,40 @@ def scan(
     if thread.trace is None and not callable(f):
         raise OperationTypeError(f"scan: f must be a function, not {type(f).__name__}")
     state, structure = leaves_of("scan", "init", init)
+    return _scan(Names("scan", "f"), f, init, state, structure, xs, length, reverse)
+
+
+@dataclass(frozen=True)
+class Names:
+    """What errors call a loop and its function; ``own``: carried values of the loop itself."""
+
+    loop: str
+    function: str
+    own: int = 0
+
+
+def _scan(
+    names: Names,
+    f: Callable[[Any, Any], tuple[Any, Any]],
+    init: Any,
+    state: list[Tensor | None],
+    structure: Structure,
+    xs: Any,
+    length: Dim | None,
+    reverse: bool,
+) -> tuple[Any, Any]:
     sequences, sequence_structure = leaves_of("scan", "xs", xs)
     count = _length(sequences, length)
     elements = [t._type.with_shape(t._type.shape[1:]) for t in sequences if t is not None]
-    body = _traced(f, state, structure, elements, sequence_structure, sequences)
+    trace = partial(_traced, names.loop, f)
+    body = trace(state, structure, elements, sequence_structure, sequences)
     init_tensors = [t for t in state if t is not None]
     promoted = _promoted(init_tensors, flatten(init)[0], body)
     if promoted is not None:
         init_tensors = promoted
         state = list(restored(init_tensors, state))
-        body = _traced(f, state, structure, elements, sequence_structure, sequences)
-    _check_carry(body, structure, state)
+        body = trace(state, structure, elements, sequence_structure, sequences)
+    _check_carry(names, body, structure, state)
     return _apply(body, structure, state, sequences, count, reverse)
 
 
@@ -75,6 +100,11 @@ def fori_loop(lower: Dim, upper: Dim, body_fun: Callable[[Tensor, Any], Any], in
     ``upper <= lower``. TypeError for bounds that are tensors: how often a loop with gradients
     runs must be known before.
     """
+    if not callable(body_fun):
+        name = type(body_fun).__name__
+        raise OperationTypeError(
+            f"fori_loop: body_fun must be a function, not {name} (at {user_location()})"
+        )
     lower, upper = (signed_size("fori_loop", b) if is_python_int(b) else b for b in (lower, upper))
     for bound in (lower, upper):
         if isinstance(bound, bool) or not isinstance(bound, (int, SymbolicDim)):
@@ -91,7 +121,10 @@ def fori_loop(lower: Dim, upper: Dim, body_fun: Callable[[Tensor, Any], Any], in
         return (i + 1, body_fun(i, value)), None
 
     start = ops.constant(lower, TensorType((), int64))
-    (_, value), _ = scan(step, (start, init_val), None, length)
+    init = (start, init_val)
+    state, structure = leaves_of("fori_loop", "init_val", init)
+    names = Names("fori_loop", "body_fun", own=1)
+    (_, value), _ = _scan(names, step, init, state, structure, None, length, False)
     return value
 
 
@@ -143,6 +176,7 @@ def _length(sequences: Sequence[Tensor | None], length: Dim | None) -> Dim:
 
 
 def _traced(
+    name: str,
     f: Callable[..., Any],
     state: Sequence[Tensor | None],
     structure: Structure,
@@ -163,7 +197,7 @@ def _traced(
             unflatten(sequence_structure, restored(rest, sequences)),
         )
 
-    return trace_body("scan", f, types, tracked, arguments)
+    return trace_body(name, f, types, tracked, arguments)
 
 
 def restored(tensors: Sequence[Tensor], like: Sequence[Any]) -> Any:
@@ -210,14 +244,16 @@ def _promoted(
     return found if changed else None
 
 
-def _check_carry(body: TracedBody, structure: Structure, state: Sequence[Tensor | None]) -> None:
+def _check_carry(
+    names: Names, body: TracedBody, structure: Structure, state: Sequence[Tensor | None]
+) -> None:
     """TypeError if the function gives back other carried values than it gets."""
     carry, _ = _pair(body)
     present = [t is not None for t in state]
     if carry != structure or list(body.present[: carry.leaf_count]) != present:
         raise OperationTypeError(
-            "scan: the carried values that f returns have another structure than those it gets "
-            f"(at {user_location()})"
+            f"{names.loop}: the carried values that {names.function} returns have another "
+            f"structure than those it gets (at {user_location()})"
         )
     carried = [t for t in state if t is not None]
     for position, (tensor, value) in enumerate(zip(carried, body.graph.outputs, strict=False)):
@@ -225,8 +261,9 @@ def _check_carry(body: TracedBody, structure: Structure, state: Sequence[Tensor 
         same = len(old.shape) == len(new.shape) and all(map(equal, old.shape, new.shape))
         if not same or old.dtype is not new.dtype or old.device != new.device:
             raise OperationTypeError(
-                f"scan: carried value {position} is {old} when f gets it and {new} when f returns "
-                f"it; both must be the same (at {user_location()})"
+                f"{names.loop}: carried value {position - names.own} is {old} when "
+                f"{names.function} gets it and {new} when it returns it; both must be the same "
+                f"(at {user_location()})"
             )
 
 

@@ -173,13 +173,22 @@ def operation_error(name: str, error: Exception, location: object = None) -> Exc
     return OperationError(message)
 
 
-def unknown_value(what: str, in_batch: bool = False) -> DataDependentError:
-    """The error for using a tensor's value in Python where there is none; ``in_batch``: vmap's."""
+def unknown_value(what: str, in_batch: bool = False, body_of: str = "") -> DataDependentError:
+    """The error for using a tensor's value in Python where there is none; ``in_batch``: vmap's;
+    ``body_of``: in a function of this loop or branch.
+    """
     if in_batch:
         return DataDependentError(
             f"{what} needs the value of a tensor, which stands for all examples of a batch in a "
             f"function of vmap (at {user_location()}). Write the choice with flamec.where, keep "
             "the quantity a tensor, or move this line out of the function."
+        )
+    if body_of:
+        return DataDependentError(
+            f"{what} needs the value of a tensor, which is not known in a function of {body_of}: "
+            f"it is run once for all steps and choices (at {user_location()}). Write the choice "
+            "with flamec.cond or flamec.where, the loop with flamec.while_loop, keep the quantity "
+            "a tensor, or move this line out of the function."
         )
     return DataDependentError(
         f"{what} needs the value of a tensor, which is not known here while the function is "

@@ -64,6 +64,7 @@ class Trace:
 
     gives_numbers = True  # whether item() may give a number that the program computes
     is_batch = False  # whether tensors stand for examples of a batch
+    body_of = ""  # the loop or branch whose function is traced
     host: HostState | None = None  # of the trace of a compiled call
     attributes: TensorAttributes | None = None  # that users set, there
 
@@ -447,7 +448,7 @@ class Trace:
         value = self.value_of(tensor)
         execution = self.execution
         if execution is None or self._standing_in or execution.depends_only_on_numbers(value):
-            raise errors.unknown_value(what, self.is_batch)
+            raise errors.unknown_value(what, self.is_batch, self.body_of)
         return execution.read(value, what, user_location(), recurs)
 
     def can_read(self) -> bool:

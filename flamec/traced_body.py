@@ -52,6 +52,7 @@ def trace_body(
     RuntimeError for what a body cannot do.
     """
     trace = InnerTrace()
+    trace.body_of = name
     thread.trace = trace
     try:
         stand_ins = [trace.stand_in(t, flag) for t, flag in zip(types, tracked, strict=True)]

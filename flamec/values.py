@@ -83,7 +83,7 @@ def item(self: Tensor) -> bool | int | float:
     trace = thread.trace
     if trace is not None and count == 1 and self._type.dtype is not bool_:
         if not trace.gives_numbers:
-            raise unknown_value("item()", trace.is_batch)
+            raise unknown_value("item()", trace.is_batch, trace.body_of)
         number: Any = RuntimeNumber.of(_detached_number(self))
         return number
     value: bool | int | float = _one_value(

@@ -121,7 +121,8 @@ class ExportedProgram:
                     raise ValueError(f"{place} was {expected!r} at export, now it is {leaf!r}")
                 continue
             if not isinstance(leaf, np.ndarray) or leaf.dtype != expected.dtype.numpy:
-                found = getattr(leaf, "dtype", type(leaf).__name__)
+                array = isinstance(leaf, np.ndarray)
+                found = leaf.dtype if array else f"a {type(leaf).__name__}"
                 raise TypeError(
                     f"{place} must be a NumPy array of {expected.dtype.name}, not {found}"
                 )

@@ -176,7 +176,9 @@ def _checked_names(
 def _refuse_effects(captured: Captured, name: str) -> None:
     place = user_location()
     if captured.effects:
-        raise CompileError(f"{name} cannot be exported: {captured.effects[0]} (at {place})")
+        effect = captured.effects[0]
+        line = "" if "(at " in effect else f" (at {place})"
+        raise CompileError(f"{name} cannot be exported: {effect}{line}")
     if captured.host.steps:
         raise CompileError(
             f"{name} changes Python's state (scheduler.step(), a count, a tensor that it stores), "

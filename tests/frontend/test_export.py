@@ -184,6 +184,8 @@ def test_wrong_arguments_are_refused(file: Path) -> None:
     assert program(_numbers(3)[::-1], True)[0] == 2 * _numbers(3)[2]
     with pytest.raises(TypeError, match="x must be a NumPy array of float32, not float64"):
         program(np.ones(3), True)
+    with pytest.raises(TypeError, match="x must be a NumPy array of float32, not a Tensor"):
+        program(flamec.ones(3), True)
     with pytest.raises(TypeError, match="containers that it was exported with"):
         program([1.0, 2.0, 3.0], True)
     with pytest.raises(ValueError, match=r"x has shape \[4\]; exported for \[3\]"):
@@ -207,6 +209,8 @@ def test_what_cannot_be_exported_is_refused(file: Path) -> None:
         flamec.export(lambda x: x.add_(1), (_numbers(3),), file)
     with pytest.raises(CompileError, match="returns an object of type object"):
         flamec.export(lambda x: (x, object()), (_numbers(3),), file)
+    with pytest.raises(CompileError, match=r"print\(\) is called \(at [^)]*\)$"):
+        flamec.export(lambda x: (print("once"), x)[1], (_numbers(3),), file)
     with pytest.raises(ValueError, match="dynamic names the argument 'z'"):
         flamec.export(lambda x: x, (_numbers(3),), file, dynamic={"z": [0]})
     with pytest.raises(ValueError, match="x has 1 axes, dynamic names 1"):

@@ -259,6 +259,28 @@ ERRORS: list[tuple[Any, type[Exception], str]] = [
     ),
     (lambda: flamec.scan(lambda c, x: (c, "y"), 0.0, length=2), TypeError, "tensors or numbers"),
     (lambda: flamec.scan(lambda c, x: (c, c), "c", length=2), TypeError, "init must be made of"),
+    (lambda: flamec.fori_loop(0, 3, 4, 0.0), TypeError, "fori_loop: body_fun must be a function"),
+    (
+        lambda: flamec.fori_loop(0, 3, lambda i, v: v[:1], flamec.ones(2)),
+        TypeError,
+        r"fori_loop: carried value 0 is float32\[2\] when body_fun gets it and float32\[1\]",
+    ),
+    (
+        lambda: flamec.fori_loop(0, 3, lambda i, v: None, flamec.ones(2)),
+        TypeError,
+        "fori_loop: the carried values that body_fun returns have another structure",
+    ),
+    (lambda: flamec.fori_loop(0, 3, lambda i, v: v, "v"), TypeError, "fori_loop: init_val must be"),
+    (
+        lambda: flamec.fori_loop(0, 3, lambda i, v: v if v > 0 else -v, flamec.ones(())),
+        flamec.errors.DataDependentError,
+        r"bool\(\) .* not known in a function of fori_loop: it is run once for all steps",
+    ),
+    (
+        lambda: flamec.scan(lambda c, x: (c, x.item()), 0.0, flamec.ones(2)),
+        flamec.errors.DataDependentError,
+        r"item\(\) .* in a function of scan.*move this line out of the function\.",
+    ),
 ]
 
 
