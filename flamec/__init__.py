@@ -220,6 +220,7 @@ if _TYPE_CHECKING:
         amp,
         array_api,
         backends,
+        compiler,
         cuda,
         data,
         nn,
@@ -230,7 +231,9 @@ if _TYPE_CHECKING:
         utils,
     )
     from flamec.amp import GradScaler
+    from flamec.autograd import is_anomaly_enabled
     from flamec.compiler import compile
+    from flamec.cuda import OutOfMemoryError
     from flamec.deployment.exporter import export
     from flamec.deployment.varying import Dim
     from flamec.func import vmap
@@ -277,11 +280,14 @@ _SETTINGS = (
 _LATE = {
     "Dim": "flamec.deployment.varying",
     "GradScaler": "flamec.amp",
+    "OutOfMemoryError": "flamec.cuda",
     "amp": "",
     "array_api": "",
     "backends": "",
     "cdiv": "flamec.kernels.launching",
     "compile": "flamec.compiler",
+    "compiler": "",
+    "is_anomaly_enabled": "flamec.autograd",
     "distributed": "",
     "distributions": "",
     "export": "flamec.deployment.exporter",

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from flamec.attention_switches import switches
 from flamec.float32_precision import (
     allow_tf32,
     allows_tf32,
@@ -169,7 +170,11 @@ def _is_built() -> bool:
 cudnn = _Cudnn()
 sys.modules["flamec.backends.cudnn"] = cudnn  # type: ignore[assignment]  # import flamec.backends.cudnn
 cuda = namespace(
-    "flamec.backends.cuda", "Switches of CUDA's libraries.", matmul=_Matmul(), is_built=_is_built
+    "flamec.backends.cuda",
+    "Switches of CUDA's libraries.",
+    matmul=_Matmul(),
+    is_built=_is_built,
+    **switches(),
 )
 mps = namespace(
     "flamec.backends.mps", "Apple's GPUs.", is_available=_no_device, is_built=_no_device

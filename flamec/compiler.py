@@ -48,15 +48,18 @@ from flamec.program import Program
 from flamec.segments import FoundSize, SegmentCache, SizesDiffer
 from flamec.sized_runner import planned
 from flamec.split_program import DIVERGED, Attempt, SplitProgram
-from flamec.state import loops_counted, memory_budget, process, thread
+from flamec.state import is_compiling, loops_counted, memory_budget, process, thread
 from flamec.structures import flatten
 from flamec.tails import Tails
 from flamec.varying_arguments import VaryingArguments, call_key, exact_sizes
 from flamec.varying_state import Lifted, StateVaries, places_of_grown
 
+__all__ = ["CompiledFunction", "compile", "is_compiling", "is_dynamo_compiling"]
+
 F = TypeVar("F", bound=Callable[..., Any])
 Variant = Program | DifferentiableProgram | SplitProgram
 MAX_PREPARED = 64  # compiled graphs that a function keeps
+is_dynamo_compiling = is_compiling  # PyTorch's older name
 
 
 class CompiledFunction:

@@ -37,25 +37,38 @@ __all__ = [
     "default_stream",
     "device",
     "device_count",
+    "device_of",
     "empty_cache",
+    "get_arch_list",
     "get_device_capability",
     "get_device_name",
     "get_device_properties",
     "get_rng_state",
     "get_rng_state_all",
+    "init",
     "initial_seed",
+    "ipc_collect",
     "is_available",
+    "is_bf16_supported",
+    "is_initialized",
+    "is_tf32_supported",
     "manual_seed",
     "manual_seed_all",
     "max_memory_allocated",
+    "max_memory_cached",
     "max_memory_reserved",
     "mem_get_info",
     "memory_allocated",
+    "memory_cached",
     "memory_reserved",
     "memory_stats",
+    "memory_stats_as_nested_dict",
+    "memory_summary",
     "reset_max_memory_allocated",
+    "reset_max_memory_cached",
     "reset_peak_memory_stats",
     "seed",
+    "seed_all",
     "set_device",
     "set_rng_state",
     "set_rng_state_all",
@@ -150,6 +163,45 @@ def synchronize(device: Any = None) -> None:
     gpus.gpu(_device("synchronize", device)).synchronize()
 
 
+def init() -> None:
+    """Begin to use the current GPU; the first use does it, too."""
+    _runtime("init", None)
+
+
+def is_initialized() -> bool:
+    """Whether a GPU is used."""
+    return any("runtime" in found.__dict__ for found in list(gpus._gpus.values()))
+
+
+def is_bf16_supported(including_emulation: bool = True) -> bool:
+    """Whether the current GPU computes with bfloat16, by instructions of its own or by others."""
+    return is_available() and (including_emulation or get_device_capability()[0] >= 8)
+
+
+def is_tf32_supported() -> bool:
+    """Whether the current GPU has matrix instructions for TF32."""
+    return is_available() and get_device_capability()[0] >= 8
+
+
+def get_arch_list() -> list[str]:
+    """The architectures of the GPUs here: kernels are compiled for them when they are needed."""
+    indices = range(device_count())
+    return sorted({get_device_properties(index).target for index in indices})
+
+
+def ipc_collect() -> None:
+    """Nothing: no memory is shared with other processes."""
+
+
+class device_of(device):
+    """``with flamec.cuda.device_of(x):`` lets ``"cuda"`` name the GPU of a tensor within the block;
+    one on the CPU changes nothing."""
+
+    def __init__(self, obj: Tensor) -> None:
+        self.index = obj.device.index if obj.is_cuda else thread.cuda_device
+        self._before = []
+
+
 # memory ----------------------------------------------------------------------------------
 def memory_allocated(device: Any = None) -> int:
     """Memory in use by tensors and programs."""
@@ -186,7 +238,31 @@ def reset_peak_memory_stats(device: Any = None) -> None:
     _runtime("reset_peak_memory_stats", device).pool.reset_peaks()
 
 
-reset_max_memory_allocated = reset_peak_memory_stats
+reset_max_memory_allocated = reset_max_memory_cached = reset_peak_memory_stats
+memory_cached, max_memory_cached = memory_reserved, max_memory_reserved  # their older names
+
+
+def memory_stats_as_nested_dict(device: Any = None) -> dict[str, Any]:
+    """``memory_stats`` with the parts of names as dictionaries in each other."""
+    found: dict[str, Any] = {}
+    for name, value in memory_stats(device).items():
+        *outer, last = name.split(".")
+        inner = found
+        for part in outer:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    return found
+
+
+def memory_summary(device: Any = None, abbreviated: bool = False) -> str:
+    """``memory_stats`` as a table to print; ``abbreviated``: bytes alone."""
+    lines = [f"Memory of cuda:{_device('memory_summary', device).index}"]
+    for name, value in memory_stats(device).items():
+        if "bytes" in name:
+            lines.append(f"  {name:34s} {value / 2**20:14,.1f} MiB")
+        elif not abbreviated:
+            lines.append(f"  {name:34s} {value:14,d}")
+    return "\n".join(lines)
 
 
 def mem_get_info(device: Any = None) -> tuple[int, int]:
@@ -288,6 +364,12 @@ def manual_seed_all(seed: int) -> None:
 def seed() -> None:
     """Seed the current GPU's default generator at random."""
     _generator("seed", None).seed()
+
+
+def seed_all() -> None:
+    """Seed the default generators of all GPUs with one random number."""
+    if device_count():
+        manual_seed_all(_generator("seed_all", 0).seed())
 
 
 def initial_seed() -> int:

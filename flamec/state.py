@@ -245,6 +245,11 @@ def get_default_dtype() -> DType:
     return process.default_dtype
 
 
+def is_compiling() -> bool:
+    """Whether a function is traced, to be compiled."""
+    return thread.trace is not None
+
+
 def loops_counted(value: bool) -> AbstractContextManager[None]:
     """Trace the block with ``while_loop``s that count their steps (``counted_loops``)."""
     return _with_setting("loops_counted", value)

@@ -1,4 +1,4 @@
-"""PyTorch's ``testing`` for users' tests: ``assert_close``.
+"""PyTorch's ``testing`` for users' tests: ``assert_close``, ``make_tensor``.
 
 In: tensors, arrays and numbers, or sequences and mappings of such. Out: nothing, or an
 AssertionError that says how many elements differ, by how much, and where.
@@ -13,9 +13,10 @@ import numpy as np
 
 from flamec.conversion import as_tensor
 from flamec.ir.types import DType, bfloat16, float16, float32, float64
+from flamec.sample_tensors import make_tensor
 from flamec.tensor import Size, Tensor
 
-__all__ = ["assert_close"]
+__all__ = ["assert_close", "make_tensor"]
 
 _TOLERANCES: dict[DType, tuple[float, float]] = {  # PyTorch's, by dtype: relative and absolute
     float16: (1e-3, 1e-5),

@@ -327,6 +327,16 @@ def _() -> None:
     assert not torch.backends.cudnn.deterministic
 
 
+@row("nn.attention.sdpa_kernel")
+def _() -> None:
+    x = flamec.ones(1, 1, 2, 2)
+    attention = flamec.compile(nn.functional.scaled_dot_product_attention)
+    for backend in nn.attention.SDPBackend:
+        with nn.attention.sdpa_kernel(backend):
+            assert attention(x, x, x).tolist() == [[[[1.0, 1.0]] * 2]]
+    assert attention.stats.traces == 1
+
+
 @row("torch.version")
 def _() -> None:
     assert {"__version__", "cuda", "git_version", "debug"} <= set(dir(torch.version))

@@ -34,6 +34,7 @@ def checkpoint(
     context_fn: Callable[[], tuple[Any, Any]] | None = None,
     determinism_check: str = "default",
     debug: bool = False,
+    early_stop: bool = True,
     preserve_rng_state: bool = True,
     **kwargs: Any,
 ) -> Any:
@@ -42,8 +43,8 @@ def checkpoint(
     The function must do the same both times. ``preserve_rng_state``: random numbers are the
     same. ``context_fn`` gives two context managers, for the first and the second run (eager
     only). ``determinism_check="none"`` leaves out the comparison of shapes and dtypes.
-    ``use_reentrant`` and ``debug`` are accepted; there is one implementation, which has
-    none of the restrictions that the reentrant one has in PyTorch.
+    ``use_reentrant``, ``debug`` and ``early_stop`` are accepted; there is one implementation, which
+    has none of the restrictions that the reentrant one has in PyTorch.
     """
     if determinism_check not in ("default", "none"):
         raise ValueError(

@@ -1,8 +1,11 @@
 """Neural networks: modules, their parameters, initialisation and functional forms."""
 
+from flamec.attention_switches import SDPBackend, sdpa_kernel
+from flamec.functional_call import functional_call
 from flamec.namespace import namespace
 from flamec.nn import (
     functional,
+    fusion,
     init,
     normalized_weights,
     orthogonal_matrices,
@@ -21,6 +24,7 @@ from flamec.nn.convolution import __all__ as _convolutions
 from flamec.nn.embedding import *  # noqa: F403
 from flamec.nn.embedding import __all__ as _embeddings
 from flamec.nn.gradient_clipping import (
+    clip_grad_norm,
     clip_grad_norm_,
     clip_grad_value_,
     clip_grads_with_norm_,
@@ -52,6 +56,7 @@ from flamec.nn.transformer import __all__ as _transformers
 utils = namespace(
     "flamec.nn.utils",
     "Gradient clipping, parameter vectors, parametrisations and packed sequences.",
+    clip_grad_norm=clip_grad_norm,
     clip_grad_norm_=clip_grad_norm_,
     clip_grad_value_=clip_grad_value_,
     clip_grads_with_norm_=clip_grads_with_norm_,
@@ -60,6 +65,12 @@ utils = namespace(
     vector_to_parameters=vector_to_parameters,
     skip_init=skip_init,
     **{name: getattr(normalized_weights, name) for name in normalized_weights.__all__},
+    **{name: getattr(fusion, name) for name in fusion.__all__},
+    stateless=namespace(
+        "flamec.nn.utils.stateless",
+        "The older name of flamec.func.functional_call.",
+        functional_call=functional_call,
+    ),
     rnn=namespace(
         "flamec.nn.utils.rnn",
         "Sequences of different lengths, packed and padded.",
@@ -80,12 +91,19 @@ utils = namespace(
 
 _FILES_OF_UTILS = {  # PyTorch's files, from which programs import
     "clip_grad": "clip_grad_norm_ clip_grad_value_ clip_grads_with_norm_ get_total_norm",
+    "fusion": " ".join(fusion.__all__),
     "convert_parameters": "parameters_to_vector vector_to_parameters",
 }
 for _file, _names in _FILES_OF_UTILS.items():
     _members = {name: getattr(utils, name) for name in _names.split()}
     setattr(utils, _file, namespace(f"flamec.nn.utils.{_file}", "As in PyTorch.", **_members))
 modules = modules_namespace()
+attention = namespace(
+    "flamec.nn.attention",
+    "PyTorch's choice between kernels of attention.",
+    SDPBackend=SDPBackend,
+    sdpa_kernel=sdpa_kernel,
+)
 
 __all__ = [
     "Buffer",
@@ -93,6 +111,7 @@ __all__ = [
     "Module",
     "MultiheadAttention",
     "Parameter",
+    "attention",
     "functional",
     "init",
     "modules",

@@ -5,6 +5,7 @@ Written with tensor operations only, so that clipping is part of a compiled step
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
 from flamec.dispatch import write
@@ -19,7 +20,13 @@ from flamec.tensor import Tensor
 from flamec.values import all_true
 from flamec.watching import unwatched
 
-__all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
+__all__ = [
+    "clip_grad_norm",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "clip_grads_with_norm_",
+    "get_total_norm",
+]
 
 Tensors = Tensor | Iterable[Tensor]
 
@@ -125,3 +132,19 @@ def clip_grad_value_(parameters: Tensors, clip_value: float, foreach: bool | Non
     for gradient in _gradients(parameters):
         clipped = ops.minimum(ops.maximum(gradient, -limit), limit)
         write(gradient, clipped, "clip_grad_value_")
+
+
+def clip_grad_norm(
+    parameters: Tensors,
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """``clip_grad_norm_`` by its older name; a FutureWarning says so."""
+    warnings.warn(
+        "`nn.utils.clip_grad_norm` is now deprecated in favor of `nn.utils.clip_grad_norm_`.",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)

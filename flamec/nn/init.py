@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 import numpy as np
 
@@ -256,3 +259,25 @@ def sparse_(
     keys = random.uniform_numbers((rows, columns), float64, generator=generator).numpy()
     order = np.argsort(np.argsort(keys, axis=0), axis=0)
     return _store(tensor, np.where(order < zeros, 0.0, tensor.detach().numpy()), "sparse_")
+
+
+def _older(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function by its name without the underscore, which warns."""
+    name = function.__name__
+
+    @wraps(function)
+    def initialize(*args: Any, **kwargs: Any) -> Tensor:
+        warnings.warn(
+            f"`nn.init.{name[:-1]}` is now deprecated in favor of `nn.init.{name}`.",
+            FutureWarning,
+            stacklevel=2,
+        )
+        return function(*args, **kwargs)
+
+    return initialize
+
+
+constant, dirac, eye, sparse = (_older(f) for f in (constant_, dirac_, eye_, sparse_))
+normal, orthogonal, uniform = (_older(f) for f in (normal_, orthogonal_, uniform_))
+kaiming_normal, kaiming_uniform = _older(kaiming_normal_), _older(kaiming_uniform_)
+xavier_normal, xavier_uniform = _older(xavier_normal_), _older(xavier_uniform_)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -35,6 +35,60 @@ def test_without_a_gpu_everything_says_so() -> None:
         with pytest.raises(RuntimeError, match="device cuda:0 is not available: "):
             call()
     flamec.cuda.empty_cache()
+    flamec.cuda.ipc_collect()
+    flamec.cuda.seed_all()
+    assert flamec.cuda.get_arch_list() == [] and not flamec.cuda.is_initialized()
+    assert not (flamec.cuda.is_bf16_supported() or flamec.cuda.is_tf32_supported())
+    with flamec.cuda.device_of(flamec.ones(1)):
+        assert flamec.cuda.current_device() == 0
+
+
+class _Facts(NamedTuple):
+    major: int
+    minor: int
+
+    @property
+    def target(self) -> str:
+        return f"sm_{self.major}{self.minor}"
+
+
+@pytest.mark.usefixtures("simulated")
+def test_what_a_gpu_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [_Facts(7, 5), _Facts(9, 0)]
+    monkeypatch.setattr(flamec.cuda, "get_device_properties", lambda i=None: found[i or 0])
+    assert flamec.cuda.get_arch_list() == ["sm_75", "sm_90"]
+    assert not flamec.cuda.is_tf32_supported() and flamec.cuda.is_bf16_supported()
+    assert not flamec.cuda.is_bf16_supported(including_emulation=False)
+    found[0] = _Facts(9, 0)
+    assert flamec.cuda.is_tf32_supported() and flamec.cuda.is_bf16_supported(False)
+
+
+@pytest.mark.usefixtures("simulated")
+def test_the_device_of_a_tensor_and_one_seed_for_all() -> None:
+    with flamec.cuda.device_of(flamec.ones(1, device="cuda:1")):
+        assert flamec.cuda.current_device() == 1
+        with flamec.cuda.device_of(flamec.ones(1)):
+            assert flamec.cuda.current_device() == 1
+    assert flamec.cuda.current_device() == 0
+    flamec.cuda.seed_all()
+    first = flamec.cuda.initial_seed()
+    with flamec.cuda.device(1):
+        assert flamec.cuda.initial_seed() == first
+    flamec.cuda.seed_all()
+    assert flamec.cuda.initial_seed() != first
+
+
+def test_accounts_of_memory_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = {"allocated_bytes.all.current": 3 << 20, "allocation.all.allocated": 1234}
+    monkeypatch.setattr(flamec.cuda, "memory_stats", lambda device=None: counted)
+    assert flamec.cuda.memory_stats_as_nested_dict() == {
+        "allocated_bytes": {"all": {"current": 3 << 20}},
+        "allocation": {"all": {"allocated": 1234}},
+    }
+    monkeypatch.setattr(flamec.cuda, "_device", lambda name, device: Device("cuda", 0))
+    text = flamec.cuda.memory_summary()
+    assert "3.0 MiB" in text and "1,234" in text and "cuda:0" in text
+    assert "1,234" not in flamec.cuda.memory_summary(abbreviated=True)
 
 
 def test_the_current_device(simulated: list[SimulatedGpu]) -> None:

@@ -107,3 +107,80 @@ def test_a_state_from_before_batches_were_counted() -> None:
         model.load_state_dict(dict(state))
         found.append(str(model.load_state_dict({"x": package.ones(1)}, strict=False)))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("package", [flamec, torch], ids=["flamec", "torch"])
+def test_older_names_warn(package: Any) -> None:
+    init = package.nn.init
+    x = package.empty(4, 4)
+    for name, *arguments in (
+        ("uniform", -1.0, 1.0), ("normal",), ("constant", 2.0), ("eye",), ("orthogonal",),
+        ("xavier_uniform",), ("xavier_normal",), ("kaiming_uniform",), ("kaiming_normal",),
+        ("sparse", 0.5),
+    ):  # fmt: skip
+        with pytest.warns(FutureWarning, match=f"`nn.init.{name}` is now deprecated"):
+            assert getattr(init, name)(x, *arguments) is x
+    kernel = package.empty(2, 2, 3)
+    with pytest.warns(FutureWarning, match="nn.init.dirac_"):
+        assert init.dirac(kernel)[1, 1].tolist() == [0.0, 1.0, 0.0]
+    x = package.ones(4, requires_grad=True)
+    (x * 3).sum().backward()
+    with pytest.warns(FutureWarning, match="clip_grad_norm_"):
+        assert package.nn.utils.clip_grad_norm([x], 1.0).item() == 6.0
+    assert abs(x.grad.norm().item() - 1) < 1e-5
+
+
+@pytest.mark.parametrize("package", [flamec, torch], ids=["flamec", "torch"])
+def test_kernels_of_attention_can_be_chosen(package: Any) -> None:
+    """In flamec that changes nothing."""
+    attention, cuda = package.nn.attention, package.backends.cuda
+    backends = attention.SDPBackend
+    names = ("math_sdp", "flash_sdp", "mem_efficient_sdp", "cudnn_sdp")
+
+    def enabled() -> list[bool]:
+        return [getattr(cuda, f"{name}_enabled")() for name in names]
+
+    assert enabled() == [True] * 4
+    x = package.ones(1, 1, 2, 2)
+    with attention.sdpa_kernel(backends.MATH):
+        assert enabled() == [True, False, False, False]
+        package.nn.functional.scaled_dot_product_attention(x, x, x)
+        chosen = [backends.FLASH_ATTENTION, backends.EFFICIENT_ATTENTION]
+        with attention.sdpa_kernel(chosen):
+            assert enabled() == [False, True, True, False]
+        assert enabled() == [True, False, False, False]
+    assert enabled() == [True] * 4
+    cuda.enable_flash_sdp(False)
+    assert enabled() == [True, False, True, True]
+    cuda.enable_flash_sdp(True)
+    with pytest.raises(AssertionError, match="Backend must be"), attention.sdpa_kernel("math"):
+        pass
+    members = torch.nn.attention.SDPBackend.__members__
+    assert {name: int(b) for name, b in backends.__members__.items()} == {
+        name: int(b) for name, b in members.items()
+    }
+
+
+def test_functional_call_by_its_older_name() -> None:
+    for package in (flamec, torch):
+        import_ = __import__(f"{package.__name__}.nn.utils.stateless", fromlist=["functional_call"])
+        layer = package.nn.Linear(2, 1, bias=False)
+        weight = {"weight": package.tensor([[2.0, 3.0]])}
+        assert import_.functional_call(layer, weight, package.ones(2)).tolist() == [5.0]
+
+
+def test_whether_a_function_is_compiled() -> None:
+    def function(x: Any) -> Any:
+        return x + (1 if flamec.compiler.is_compiling() else 2)
+
+    assert function(flamec.zeros(())).item() == 2
+    assert flamec.compile(function)(flamec.zeros(())).item() == 1
+    assert not (flamec.compiler.is_dynamo_compiling() or torch.compiler.is_compiling())
+
+
+def test_modes_and_errors_at_the_top() -> None:
+    for package in (flamec, torch):
+        assert not package.is_anomaly_enabled()
+        with package.autograd.detect_anomaly():
+            assert package.is_anomaly_enabled()
+        assert package.OutOfMemoryError is package.cuda.OutOfMemoryError
