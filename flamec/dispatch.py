@@ -222,13 +222,20 @@ def record(
 
     ``leaves``: values of inputs that were leaves when the operation began, whatever they are now.
     """
-    values = [tape_value(t) for t in inputs]
+    values: list[Value | None] = []
+    operands: list[Value] = []
+    tracked: list[bool] = []
+    for tensor in inputs:
+        value = tape_value(tensor)
+        values.append(value)
+        tracked.append(value is not None)
+        operands.append(Value(tensor._type) if value is None else value)
     if leaves:
-        values = [leaf or value for leaf, value in zip(leaves, values, strict=True)]
-    tracked = [v is not None for v in values]
+        for i, leaf in enumerate(leaves):
+            if leaf is not None:
+                values[i], operands[i], tracked[i] = leaf, leaf, True
     if True not in tracked:
         return
-    operands = [v if v is not None else Value(t._type) for v, t in zip(values, inputs, strict=True)]
     node = TapeNode(op, operands, attributes, user_location(), tuple([t._type for t in outputs]))
     saved = node.saved
     assert saved is not None
@@ -268,11 +275,13 @@ def tape_value(tensor: Tensor) -> Value | None:
 
 def leaf_value(tensor: Tensor) -> Value:
     """The leaf's own value, made on first use."""
-    if not isinstance(tensor._value, Leaf):
-        tensor._value = Leaf(tensor)
-        if not tensor._steps:
-            tensor._storage.value = tensor._value
-    return tensor._value
+    value = tensor._value
+    if value.__class__ is Leaf:
+        return value  # type: ignore[return-value]
+    tensor._value = value = Leaf(tensor)
+    if not tensor._steps:
+        tensor._storage.value = value
+    return value
 
 
 def set_tape_value(tensor: Tensor, value: Value | None) -> None:
@@ -443,6 +452,9 @@ def _set_requires_grad(tensor: Tensor, flag: bool) -> None:
             set_leaf(each, False)
         return
     if tensor._requires_grad or tensor.requires_grad:
+        return
+    if trace is None:
+        tensor._requires_grad = True
         return
     for each in _same(tensor):
         set_leaf(each, True)

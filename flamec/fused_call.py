@@ -281,8 +281,9 @@ class FusedCall:
     ) -> Sequence[Tensor | None]:
         program = self.program
         assert program.backward is not None
-        arrays = [context.outputs[k]._array for k in program.saved_outputs]
-        inputs = (*context.inputs, *program.captured)
+        outputs = context.outputs
+        arrays = [outputs[k]._array for k in program.saved_outputs]
+        inputs = (*context.inputs, *program.captured) if program.captured else context.inputs
         arrays += [inputs[i]._array for i in program.read_inputs]
         for k in program.recorded:
             gradient = gradients[k]
@@ -290,7 +291,9 @@ class FusedCall:
                 gradient = tensor_builder.full_like(0.0, self._types[k])
             arrays.append(gradient._array)
         key: list[Any] = [threading.get_ident()]  # what is bound belongs to a thread
-        key += [None if a.flags.c_contiguous else a.strides for a in arrays]
+        for array in arrays:
+            dense = array if array.__class__ is DeviceArray else array.flags
+            key.append(None if dense.c_contiguous else array.strides)
         layout = (*key,)
         run = self._backwards.get(layout)
         if run is None:

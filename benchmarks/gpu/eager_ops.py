@@ -141,6 +141,7 @@ def measure(name: str, device: str, calls: int, deadline: float) -> dict[str, An
     }
     results = {}
     for f, module in frameworks.items():
+        module.backends.cudnn.allow_tf32 = False  # else convolutions differ by its rounding
         result = operation(module, *operands[f])
         results[f] = np.asarray(result.detach().float().cpu().numpy())
     if not np.allclose(results["flamec"], results["torch"], 1e-3, 1e-3):

@@ -325,7 +325,7 @@ def _propagated(
 
         entering, apply_rule = enter, _run_rule
     else:
-        saved = _unpack
+        saved = unpack  # type: ignore[assignment]
         entering = apply_rule = None
     keep = set(targets)
     if trace is not None:
@@ -389,11 +389,6 @@ def _run_unwatched(
     return rule(tensor_builder, context, *incoming)
 
 
-def _unpack(node: Node, value: Value) -> Tensor:
-    assert isinstance(node, TapeNode)
-    return unpack(node, value)
-
-
 def _depending_on(
     targets: Sequence[Value], nodes: Sequence[Node], tracked: Callable[[Value], bool]
 ) -> Callable[[Value], bool]:
@@ -438,7 +433,7 @@ def retain_grad(tensor: Tensor) -> None:
 
 
 def _tape_tracked(value: Value) -> bool:
-    return isinstance(value, Leaf) or isinstance(value.node, TapeNode)
+    return value.node.__class__ is TapeNode or value.__class__ is Leaf
 
 
 def _accumulate(leaf: Tensor, gradient: Tensor, create_graph: bool, owned: set[int]) -> None:

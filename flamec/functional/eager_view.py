@@ -18,6 +18,7 @@ from flamec.tensor import Tensor, ViewStep
 
 _SLICE, _RESHAPE = lookup("slice"), lookup("reshape")
 _types: dict[tuple[int, tuple[int, ...]], TensorType] = {}  # by the operand's type and the shape
+_known: dict[Any, tuple[TensorType, int, Shape, bool, tuple[ViewStep, ...]]] = {}  # see ``_again``
 _MOST_TYPES = 4096
 
 
@@ -31,10 +32,22 @@ def eager_view(x: Tensor, index: Any) -> Tensor | None:
     ):
         return None
     items = index if index.__class__ is tuple else (index,)
+    key: list[Any] | None = None  # of a view of an array on a GPU
+    if array.__class__ is DeviceArray:
+        key = [x._type._number or x._type.number, None if array.c_contiguous else array.strides]
     for item in items:
         kind = item.__class__
-        if kind is not int and kind is not slice and item is not None and item is not Ellipsis:
+        if kind is slice:
+            key = _with_slice(key, item)
+        elif kind is int or item is None or item is Ellipsis:
+            if key is not None:
+                key.append(item)
+        else:
             return None
+    found = None if key is None else (*key,)
+    known = None if found is None else _known.get(found)
+    if known is not None:
+        return _again(x, array, known)
     extents = array.shape
     missing = len(extents) - len(items) + items.count(None)
     if Ellipsis in items:
@@ -78,7 +91,35 @@ def eager_view(x: Tensor, index: Any) -> Tensor | None:
         view = _device_view(array, items, starts, steps, tuple(shape))
     else:
         view = array[(*items, Ellipsis)]
-    return _view(x, view, starts, sizes, steps, tuple(shape))
+    result = _view(x, view, starts, sizes, steps, tuple(shape))
+    if found is not None:
+        if len(_known) >= _MOST_TYPES:
+            _known.clear()
+        more = result._steps[len(x._steps) :]
+        place = view.address - array.address, view.strides, view.c_contiguous
+        _known[found] = result._type, *place, more if thread.grad_enabled else more[:-1]
+    return result
+
+
+def _with_slice(key: list[Any] | None, item: slice) -> list[Any] | None:
+    """The key for one more slice; None if its bounds are others than ints."""
+    if key is not None:
+        bounds = item.start, item.stop, item.step
+        for bound in bounds:
+            if bound is not None and bound.__class__ is not int:
+                return None
+        key += (slice, *bounds)
+    return key
+
+
+def _again(x: Tensor, array: DeviceArray, known: Any) -> Tensor:
+    """A view like one that was made before."""
+    type, offset, strides, dense, steps = known
+    place = array.address + offset
+    view = DeviceArray(array.device, type.shape, array.dtype, place, array.memory, strides, dense)
+    if not thread.grad_enabled:
+        steps = (*steps, DETACH)
+    return Tensor._from_array(view, type, x._storage, (*x._steps, *steps))
 
 
 def _device_view(

@@ -28,6 +28,7 @@ class NotSaved:
 
 
 NOT_SAVED = NotSaved()
+_NOTHING: list[Any] = [NOT_SAVED]
 
 
 def backpropagate(
@@ -59,20 +60,20 @@ def backpropagate(
         outputs, inputs = node.outputs, node.inputs
         if rule is None:
             continue
-        incoming = [gradients.get(v) for v in outputs]
-        for gradient in incoming:
-            if gradient is not None:
-                break
-        else:
-            continue
-        if finish is not None:
-            for position, output in enumerate(outputs):
-                if incoming[position] is not None:
-                    incoming[position] = gradients[output] = finish(output, incoming[position])
-                    unfinished.discard(output)
+        incoming: list[Any] = []
+        reached = False
         for output in outputs:
-            if output not in keep:
-                gradients.pop(output, None)
+            gradient = gradients.get(output)
+            if gradient is not None:
+                reached = True
+                if finish is not None:
+                    gradient = gradients[output] = finish(output, gradient)
+                    unfinished.discard(output)
+                if output not in keep:
+                    del gradients[output]
+            incoming.append(gradient)
+        if not reached:
+            continue
         needs = tuple([tracked(v) and v.type.dtype.kind == "float" for v in inputs])
         if True not in needs:
             continue
@@ -83,8 +84,10 @@ def backpropagate(
         wanted_outputs = op.saved_outputs(len(outputs), node.attributes)
         context = DerivativeContext(
             node.attributes,
-            _read(node, inputs, wanted_inputs, saved),
-            _read(node, outputs, wanted_outputs, saved),
+            _read(node, inputs, wanted_inputs, saved) if wanted_inputs else _NOTHING * len(inputs),
+            _read(node, outputs, wanted_outputs, saved)
+            if wanted_outputs
+            else _NOTHING * len(outputs),
             tuple([v.type for v in inputs]),
             tuple([v.type for v in outputs]),
             needs,

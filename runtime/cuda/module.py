@@ -12,7 +12,8 @@ import ctypes
 import hashlib
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from flamec.runtime.cuda.driver import CudaContext, CudaError, check, driver, fail
@@ -240,13 +241,12 @@ class KernelLaunch:
             if self.kernel.binary.parameters[slot].kind == "tensor_map":
                 self._pointers[slot] = ctypes.addressof(_UNUSED_MAP)
 
-    def move_array(self, argument: int, address: int) -> None:
-        """Another address for an array of the form that ``set_array`` was given."""
+    def mover(self, argument: int) -> Callable[[int], None]:
+        """Sets another address for an array of the form that ``set_array`` was given."""
         tensor_map = self._maps.get(argument)
         if tensor_map is None:
-            self.values[self._arguments[argument][0]] = address
-        else:
-            tensor_map.move(address)
+            return partial(self.values.__setitem__, self._arguments[argument][0])
+        return tensor_map.move
 
     def __call__(self, stream: Stream) -> None:
         """Launch; errors of the kernel itself appear later, where the stream is waited for."""

@@ -330,17 +330,18 @@ class BoundCudaProgram:
         strides = evaluate_shape(argument.strides, self.bindings)
         offset = self._number(argument)
         assert isinstance(offset, int)
-        known, empty = False, min(shape) < 1
+        empty = min(shape) < 1
+        move: SetAddress | None = None
 
         def set_address(address: int) -> None:
-            nonlocal known
+            nonlocal move
             if empty:
                 launch.set_empty_array(position)
-            elif known:
-                launch.move_array(position, address + offset)
+            elif move is not None:
+                move(address + offset)
             else:
                 launch.set_array(position, address + offset, shape, strides)
-                known = True
+                move = launch.mover(position)
 
         return set_address
 

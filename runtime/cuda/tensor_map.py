@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flamec.runtime.cuda.driver import check, driver
+from flamec.runtime.cuda.driver import check, driver, fail
 
 TFLOAT32 = 11  # of CUtensorMapDataType: float32 in memory, rounded to tf32 where it is copied to
 _ADDRESS_MULTIPLE = 16
@@ -84,8 +84,9 @@ class TensorMap:
             return
         if address % _ADDRESS_MULTIPLE:
             raise ValueError(_misaligned(address))
-        result = driver().cuTensorMapReplaceAddress(self._map, address)
-        check(result, "cuTensorMapReplaceAddress")
+        (status,) = driver().cuTensorMapReplaceAddress(self._map, address)
+        if status != 0:
+            fail(status, "cuTensorMapReplaceAddress")
         self.address = address
 
 

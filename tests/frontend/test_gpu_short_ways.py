@@ -41,6 +41,11 @@ VIEWS: dict[str, View] = {
     "narrow": lambda x: x.narrow(1, 1, 2),
     "select": lambda x: x.select(1, -1),
     "of a view": lambda x: x[1:].transpose(1, 2).unsqueeze(0),
+    "slices": lambda x: x[1:, ::2, -3:-1],
+    "a row": lambda x: x[1],
+    "an element": lambda x: x[2, -1, 3],
+    "None and an ellipsis": lambda x: x[None, ..., 1:, 2],
+    "nothing": lambda x: x[2:1],
 }
 LAYOUTS: dict[str, View] = {
     "dense": lambda x: x,
@@ -106,6 +111,16 @@ def test_equal_arguments_that_are_no_integers(gpu: Device) -> None:
             x.view(4, True)
         with pytest.raises(TypeError):
             x.view((4, 1.0))
+
+
+def test_equal_bounds_that_are_no_integers(gpu: Device) -> None:
+    x = flamec.arange(6, device=gpu)
+    for _ in range(2):
+        assert x[1:4].tolist() == [1, 2, 3]
+        assert x[np.int64(1) : np.int32(4)].tolist() == [1, 2, 3]
+        assert x[True:4].tolist() == [1, 2, 3]
+        with pytest.raises(TypeError):
+            x[1.0:4]
 
 
 def test_a_write_through_a_view_is_seen_by_autograd(gpu: Device) -> None:

@@ -104,7 +104,7 @@ def test_tensor_descriptors(device: CudaDevice, shape: tuple[int, int, int]) -> 
     error = np.linalg.norm(result.astype(np.float64) - expected) / np.linalg.norm(expected)
     assert error < 1e-2
     _b2, other = on_device(device, (b.astype(np.float32) * 2).astype(ml_dtypes.bfloat16))
-    launch.move_array(1, other)
+    launch.mover(1)(other)
     launch(device.current_stream())
     doubled = np.empty((m, n), ml_dtypes.bfloat16)
     device.read(doubled, out)
