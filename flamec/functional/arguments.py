@@ -1,4 +1,4 @@
-"""Arguments that many public functions share: ``out=``, and NumPy's ``axis`` and ``keepdims``.
+"""Arguments that many public functions share: ``out=``, NumPy's ``axis`` and ``keepdims``, and lists.
 
 In: a function in its plain form. Out: the function as the user calls it. Also
 here: dtypes and devices given in the several ways that PyTorch accepts.
@@ -42,6 +42,28 @@ def public(function: F) -> F:
 
     wrapper.takes_out = True  # type: ignore[attr-defined]
     return wrapper  # type: ignore[return-value]
+
+
+def listed(name: str) -> Callable[[F], F]:
+    """A function of a tensor and ``*values`` that takes the values as ``name=``, too."""
+
+    def declare(function: F) -> F:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if name in kwargs:
+                if len(args) > 1:
+                    raise OperationTypeError(
+                        f"{function.__name__}() got several values for {name!r} "
+                        f"(at {user_location()})"
+                    )
+                if not args and "input" in kwargs:
+                    args = (kwargs.pop("input"),)
+                args = (*args, kwargs.pop(name))
+            return function(*args, **kwargs)
+
+        return wrapper  # type: ignore[return-value]
+
+    return declare
 
 
 def store(name: str, result: Any, out: Any) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from flamec.conversion import constant_array
 from flamec.dispatch import apply, apply_named, tensor_builder
 from flamec.errors import OperationError, OperationTypeError, OutOfRangeError, user_location
-from flamec.functional.arguments import public
+from flamec.functional.arguments import listed, public
 from flamec.functional.autocasting import WIDEST, autocasts
 from flamec.functional.dimensions import dimension, size, sizes
 from flamec.functional.places import is_python_int, narrowed, place_of, shown
@@ -326,6 +326,7 @@ def select(input: Tensor, dim: int, index: Any) -> Tensor:
 
 
 # repeating --------------------------------------------------------------------------
+@listed("repeats")
 def repeat(input: Tensor, *repeats: Any) -> Tensor:
     """A copy in which dimension i occurs ``repeats[i]`` times, one after the other."""
     counts = sizes("repeat", repeats)
@@ -353,6 +354,7 @@ def repeat(input: Tensor, *repeats: Any) -> Tensor:
     return regroup(copied, tuple(c * d for c, d in zip(counts, shape, strict=True)))
 
 
+@listed("dims")
 def tile(input: Tensor, *dims: Any) -> Tensor:
     """As ``repeat``; missing leading counts are 1."""
     counts = sizes("tile", dims)

@@ -7,6 +7,7 @@ from typing import Any
 
 from flamec.dispatch import apply_named
 from flamec.errors import OperationError, user_location
+from flamec.functional.arguments import listed
 from flamec.functional.dimensions import dimension, dimensions, sequence, size
 from flamec.functional.places import is_python_int
 from flamec.functional.shape import clone, owned, ravel, reshaped, transpose, window
@@ -15,6 +16,7 @@ from flamec.ir.shape import equal, format_shape, less
 from flamec.tensor import Tensor
 
 
+@listed("dims")
 @fused()
 def flip(input: Tensor, *dims: Any) -> Tensor:
     """A copy with the order along ``dims`` reversed."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, user_location
-from flamec.functional.arguments import as_dtype
+from flamec.functional.arguments import as_dtype, listed
 from flamec.functional.dimensions import dimension, dimensions, sequence, size, sizes
 from flamec.ir import shape as ir_shape
 from flamec.ir.shape import Dim, equal, format_shape, product, structurally_equal
@@ -109,6 +109,7 @@ def _wrong_count(name: str, input: Tensor, shape: Sequence[Dim]) -> OperationErr
     )
 
 
+@listed("shape")
 @remembered
 def reshape(input: Tensor, *shape: Any) -> Tensor:
     """The elements in row-major order in another shape; one size may be -1.
@@ -118,6 +119,7 @@ def reshape(input: Tensor, *shape: Any) -> Tensor:
     return reshaped(input, _completed("reshape", input, sizes("reshape", shape)))
 
 
+@listed("size")
 def sum_to_size(input: Tensor, *size: Any) -> Tensor:
     """The sum over the dimensions along which ``size`` would be stretched to the tensor's shape."""
     shape = input._type.shape
@@ -139,6 +141,7 @@ def reshape_as(input: Tensor, other: Tensor) -> Tensor:
     return reshape(input, other._type.shape)
 
 
+@listed("size")
 @remembered
 def view(input: Tensor, *shape: Any) -> Tensor:
     """As ``reshape``, but always a view: RuntimeError if a copy would be needed."""
@@ -259,6 +262,7 @@ def atleast_3d(*tensors: Any) -> Any:
 
 
 # expand -----------------------------------------------------------------------------
+@listed("size")
 @remembered
 def expand(input: Tensor, *shape: Any) -> Tensor:
     """A view in which dimensions of size 1 are repeated; -1 keeps a size."""
@@ -304,6 +308,7 @@ def broadcast_tensors(*tensors: Any) -> tuple[Tensor, ...]:
 
 
 # order of dimensions -----------------------------------------------------------------
+@listed("dims")
 @remembered
 def permute(input: Tensor, *dims: Any) -> Tensor:
     """Dimension i of the result is dimension ``dims[i]`` of the input."""
