@@ -16,9 +16,9 @@ from flamec.autograd.anomaly_mode import check_gradients
 from flamec.autograd.backward_pass import BackwardPass
 from flamec.autograd.batched import BatchedBackward
 from flamec.autograd.hooks import accumulated, finished, has_hooks
-from flamec.autograd.outer_history import go_on_outside, outer_values, refuse_outside
+from flamec.autograd.outer_history import go_on_outside, leading_outside, outer_values
 from flamec.dispatch import apply_named, tape_value, tensor_builder, write
-from flamec.errors import user_location
+from flamec.errors import unknown_outer_gradient, user_location
 from flamec.freed_histories import saves
 from flamec.ir.batching import Operand
 from flamec.ir.graph import Node, Value
@@ -84,9 +84,12 @@ def _backward_from(
     """``backward`` from values with their gradients; ``targets``: the values of ``wanted``."""
     if targets is None and wanted is not None:
         targets = [_require_value(t) for t in wanted]
-    found = _run(seeds, targets or [], create_graph, keep_graph)
+    trace = thread.trace
+    paths = None if wanted is None else targets
+    if paths is not None and trace is not None:
+        paths = [*paths, *outer_values(trace)]  # a call may find that they lead to ``wanted``
+    found = _run(seeds, targets or [], create_graph, keep_graph, paths=paths)
     with set_grad_enabled(create_graph):
-        trace = thread.trace
         leaves: list[tuple[Value, Tensor, Tensor]] = []
         if wanted is not None:
             for tensor, value in zip(wanted, targets or [], strict=True):
@@ -134,9 +137,10 @@ def grad(
     seeds = _seeds("grad", roots, grad_outputs, create_graph, is_grads_batched)
     keep_graph = create_graph if retain_graph is None else retain_graph
     targets = [_require_value(t) for t in wanted]
-    found = _run(seeds, targets, create_graph, keep_graph, size)
-    if thread.trace is not None:
-        refuse_outside(thread.trace, found, wanted)
+    behind = {} if thread.trace is None else leading_outside(thread.trace, wanted)
+    found = _run(seeds, targets, create_graph, keep_graph, size, [*targets, *behind])
+    for tensor in (tensor for value, tensor in behind.items() if value in found):
+        raise unknown_outer_gradient(tensor.shape)
     results: list[Tensor | None] = []
     for tensor, value in zip(wanted, targets, strict=True):
         gradient = found.get(value)
@@ -155,11 +159,10 @@ def grad(
 def grad_by_path(
     outputs: list[Tensor], inputs: Sequence[Tensor], grad_outputs: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    """As ``grad`` with ``create_graph`` and zeros for what is not used, but rules are asked only
-    for what depends on ``inputs``: an operation may have no derivative by its other operands."""
+    """As ``grad`` with ``create_graph`` and zeros for what is not used."""
     seeds = _seeds("grad", outputs, grad_outputs, True)
     targets = [_require_value(t) for t in inputs]
-    found = _run(seeds, targets, True, True, by_path=True)
+    found = _run(seeds, targets, True, True, paths=targets)
     return tuple(
         found[v] if v in found else tensor_builder.full_like(0.0, t._type)
         for v, t in zip(targets, inputs, strict=True)
@@ -251,17 +254,22 @@ def _run(
     create_graph: bool,
     keep_graph: bool,
     batch: Any = None,
-    by_path: bool = False,
+    paths: Sequence[Value] | None = None,
 ) -> dict[Value, Tensor]:
+    """The gradients of the targets and of the leaves that the pass meets.
+
+    ``paths``: the pass goes only to what depends on one of these values. The others' rules and
+    hooks are not asked (an operation may have no derivative by them), and their histories stay.
+    """
     nodes = _reachable(seeds)
     trace = thread.trace
     tracked: Callable[[Value], bool] = (
         _tape_tracked if trace is None else trace.tracked.__contains__
     )
     retained: dict[Value, Tensor] = {}
-    if by_path:
-        tracked = _depending_on(targets, nodes, tracked)
-    if trace is not None or by_path or len(RETAINED):  # else all nodes are the tape's
+    if paths is not None:
+        tracked = _depending_on(paths, nodes, tracked)
+    if trace is not None or paths is not None or len(RETAINED):  # else all nodes are the tape's
         nodes, retained = _relevant(nodes, tracked)
     reached = chain(seeds, (v for n in nodes for v in (*n.inputs, *n.outputs)))
     outer, thread.backward = thread.backward, BackwardPass(reached)
@@ -284,7 +292,8 @@ def _run(
     elif not keep_graph:
         for node in nodes:
             assert isinstance(node, TapeNode)
-            node.free()
+            if paths is None or any(map(tracked, node.inputs)):  # it was gone through
+                node.free()
     return found
 
 
@@ -437,10 +446,11 @@ def _tape_tracked(value: Value) -> bool:
 
 
 def _accumulate(leaf: Tensor, gradient: Tensor, create_graph: bool, owned: set[int]) -> None:
-    old = leaf.grad
+    trace = thread.trace
+    old = leaf._grad if trace is None else trace.gradients.read(leaf)
     if old is None:
-        if thread.trace is not None:
-            leaf.grad = thread.trace.fresh(gradient)
+        if trace is not None:
+            leaf.grad = trace.fresh(gradient)
             return
         storage = gradient._storage
         shared = id(storage) in owned or bool(gradient._steps)

@@ -81,14 +81,19 @@ def go_on_outside(
     )
 
 
-def refuse_outside(
-    trace: Trace, gradients: Mapping[Value, Tensor], wanted: Sequence[Tensor]
-) -> None:
-    """An error if gradients that are asked for here also come through a history outside."""
-    reached = [t for v, t in outer_values(trace).items() if v in gradients]
-    found = _inside(trace, wanted, [outer_value(trace, t) for t in reached])
-    if found:
-        raise unknown_outer_gradient(found[0].shape)
+def leading_outside(trace: Trace, wanted: Sequence[Tensor]) -> dict[Value, Tensor]:
+    """The inputs through whose histories outside one of ``wanted`` gets another gradient, each
+    with such a tensor: what was computed from it before the call, or is the same value."""
+    outside = [t for t in wanted if _is_outside(trace, t)]
+    if not outside:
+        return {}
+    found: dict[Value, Tensor] = {}
+    for value, tensor in outer_values(trace).items():
+        others = [t for t in outside if trace.autograd_value(t) is not value]
+        leading = _inside(trace, others, [outer_value(trace, tensor)])
+        if leading:
+            found[value] = leading[0]
+    return found
 
 
 def _begin(

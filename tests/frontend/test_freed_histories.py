@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 import flamec
@@ -136,3 +137,45 @@ def test_a_pass_frees_nothing_behind_detach() -> None:
         function(flamec.ones(3), w, v)
         found.append([t.grad.tolist() for t in (w, v)])
     assert found[0] == found[1]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("wrap", [0, 1])
+@pytest.mark.parametrize("named", [0, 1])
+def test_a_pass_to_named_inputs_meets_only_what_leads_to_them(wrap: int, named: int) -> None:
+    """Rules and hooks of other paths are not asked, and histories behind the inputs stay."""
+    met: list[str] = []
+
+    class Marked(flamec.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: T) -> T:
+            return x * 1.0
+
+        @staticmethod
+        def backward(ctx: Any, g: T) -> T:
+            met.append("rule")
+            return g
+
+    def twice(w: T, v: T) -> tuple[T, T, T]:
+        h = w * w
+        h.register_hook(lambda g: met.append("inputs"))
+        y = (h.sin() * Marked.apply(v).exp()).sum()
+        if named:
+            y.backward(inputs=[h])
+            g = h.grad
+        else:
+            (g,) = flamec.autograd.grad(y, h)
+        met.append("end")
+        (h * h).sum().backward()
+        return g, w.grad, v.grad
+
+    values = [[0.5, -1.0], [0.25, 2.0]]
+    w, v = (flamec.tensor(a, dtype=flamec.float64, requires_grad=True) for a in values)
+    w.register_hook(lambda g: met.append("leaf"))
+    g, _, none = both(twice)[wrap](w, v)
+    assert none is None and v.grad is None
+    a, b = map(np.asarray, values)
+    np.testing.assert_allclose(g.numpy(), np.cos(a * a) * np.exp(b), rtol=1e-12)
+    np.testing.assert_allclose(w.grad.numpy(), 4 * a**3, rtol=1e-12)
+    traced = ["rule"] * wrap  # a trace records the rule where the function is applied
+    assert met == [*traced, "inputs", "end", "inputs", "leaf"]

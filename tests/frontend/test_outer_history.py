@@ -370,3 +370,34 @@ def test_no_gradient_passes_a_leaf_that_the_function_makes() -> None:
         assert result.requires_grad
         result.sum().backward()
         assert weight.grad is None
+
+
+def test_gradients_by_an_argument_with_a_history() -> None:
+    """They end at the argument (the divergence of a flow, a gradient penalty)."""
+
+    def penalty(m: Outer, h: T) -> T:
+        h.requires_grad_(True)
+        (g,) = flamec.autograd.grad(m.head(h).tanh().sum(), h, create_graph=True)
+        return (g.norm(dim=1) - 1).square().mean() + (m.head(h) * 0.1).mean()
+
+    results = []
+    for wrap in (lambda f: f, flamec.compile):
+        m, function = Outer(), wrap(penalty)
+        for k in range(3):
+            function(m, m.hidden(k)).backward()
+        results.append(m.state())
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=0)
+
+
+def test_gradients_by_an_argument_behind_another_are_refused() -> None:
+    def behind(a: T, b: T) -> T:
+        (g,) = flamec.autograd.grad((a * b).sum(), a)
+        return g
+
+    a = flamec.ones(3, requires_grad=True) * 2
+    np.testing.assert_array_equal(behind(a, a.square().detach()).numpy(), [4.0] * 3)
+    compiled = flamec.compile(behind)
+    np.testing.assert_array_equal(compiled(a, a.square().detach()).numpy(), [4.0] * 3)
+    with pytest.raises(CompileError, match="uses its gradient"):
+        compiled(a, a.square())
