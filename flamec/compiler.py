@@ -60,6 +60,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Variant = Program | DifferentiableProgram | SplitProgram
 MAX_PREPARED = 64  # compiled graphs that a function keeps
 is_dynamo_compiling = is_compiling  # PyTorch's older name
+_MOST_FIRST_EFFECTS = 4  # different ones that calls may have once, as a log of another kind begins
 
 
 class CompiledFunction:
@@ -82,7 +83,7 @@ class CompiledFunction:
         self._options = options
         self._lock = threading.RLock()
         self._arguments = VaryingArguments()
-        self._changed_state: set[Any] = set()  # keys of calls that did so, as the first one may
+        self._changed_state: dict[Any, set[str]] = {}  # how calls of a key did so, as the first may
         self._python_runs: set[Any] = set()
         self._lifted = Lifted()
         self._tails = Tails(function)
@@ -170,7 +171,7 @@ class CompiledFunction:
                 "uncompiled",
                 f"{self.name}: {reason}. So {self.name} runs uncompiled in such calls.",
             )
-        self._changed_state.add(key)
+        self._changed_state.setdefault(key, set())
         return self.function(*args, **kwargs)
 
     def _find(
@@ -242,7 +243,10 @@ class CompiledFunction:
         key = call_key(leaves, structure)
         self.stats.python_runs += 1
         parts = self._tails.parts
-        goes_on = captured.happened or key in self._changed_state
+        known = self._changed_state.get(key)
+        goes_on = captured.happened or (
+            known is not None and (effects[0] in known or len(known) >= _MOST_FIRST_EFFECTS)
+        )
         if self._tails.after_effects(captured):
             if self._tails.parts is not parts:  # all is new
                 self.programs = []
@@ -257,7 +261,7 @@ class CompiledFunction:
             )
         if goes_on:
             self._python_runs.add(key)
-        self._changed_state.add(key)
+        self._changed_state.setdefault(key, set()).add(effects[0])
         trust(program)
         sizes = actual_sizes(captured, [*leaves, *captured.found])
         held = containers(structure, (args, kwargs)) if captured.container_count else ()

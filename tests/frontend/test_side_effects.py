@@ -10,7 +10,7 @@ import itertools
 import logging
 import random
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -452,3 +452,25 @@ def test_a_function_that_keeps_tensors_takes_a_full_collection_once() -> None:
         gc.enable()
     assert [t.item() for t in kept] == [v for k in range(5) for v in (2 * k, k)]
     assert compiled.stats.python_runs == 5
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("every", [2, 3])
+def test_lists_that_begin_at_different_calls(every: int) -> None:
+    """Each list is new once, and then only appended to."""
+    log: dict[str, list[Any]] = defaultdict(list)
+    count = [0]
+
+    @flamec.compile(backend="evaluate")
+    def step(x: flamec.Tensor) -> flamec.Tensor:
+        count[0] += 1
+        log["loss"].append((x * 2).sum())
+        if count[0] % every == 0:
+            log["actor"].append(x.mean().item())
+        return x + 1
+
+    for k in range(12):
+        step(flamec.full((3,), float(k)))
+    assert [float(v) for v in log["loss"]] == [6.0 * k for k in range(12)]
+    assert log["actor"] == [float(k) for k in range(12) if (k + 1) % every == 0]
+    assert step.stats.python_runs == 2 and step.stats.traces < 12
