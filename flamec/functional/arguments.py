@@ -1,4 +1,4 @@
-"""Arguments that many public functions share: ``out=``, NumPy's ``axis`` and ``keepdims``, and lists.
+"""Arguments that many public functions share: ``out=``, NumPy's ``axis`` and ``keepdims``; lists.
 
 In: a function in its plain form. Out: the function as the user calls it. Also
 here: dtypes and devices given in the several ways that PyTorch accepts.
