@@ -60,6 +60,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Variant = Program | DifferentiableProgram | SplitProgram
 MAX_PREPARED = 64  # compiled graphs that a function keeps
 is_dynamo_compiling = is_compiling  # PyTorch's older name
+_MOST_ROUNDS = 16  # of traces that each find state in another object, made unseen
 _MOST_FIRST_EFFECTS = 4  # different ones that calls may have once, as a log of another kind begins
 
 
@@ -331,6 +332,7 @@ class CompiledFunction:
         self.stats.traces += 1
         segments = None if self.options.fullgraph else self._segments
         constant = False  # numbers among the arguments, because of an error
+        rounds = 0
         while True:
             numbers = bool(dynamic.numbers or lifted)
             inexact = dynamic.sizes != exact_sizes(dynamic, leaves) or dynamic.found == "example"
@@ -351,7 +353,8 @@ class CompiledFunction:
                 lifted.add(found.guards)
                 lifted.add_lists(found.grown)
                 lifted.make_constant(found.read)
-                lifted.raises = "at once"
+                rounds += 1
+                lifted.raises = "at once" if rounds < _MOST_ROUNDS else "never"
                 continue
             except SizesDiffer:
                 pass

@@ -41,6 +41,7 @@ from flamec.followed_modules import is_followed, is_ours, is_user_module
 from flamec.growing_lists import Noting, can_grow
 from flamec.guarded_values import MISSING, Guard, class_attribute, is_constant
 from flamec.host_state import HostState
+from flamec.made_objects import MadeObjects
 from flamec.number_types import asks_by_call, asks_for_types, asks_types
 from flamec.state import thread
 from flamec.tensor import Tensor
@@ -50,7 +51,6 @@ _IMPORTING = "<frozen importlib"
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR")
 _NAMING = ("_path", "_name")  # what things are called; no result depends on it
 _GROUPS = ".param_groups["  # in the names of settings of an optimizer
-_HOOKS = ("__getattribute__", "__setattr__", "__delattr__")
 _BUFFERS = (array, bytearray)
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque, np.ndarray)
 _DESCRIPTORS = (staticmethod, classmethod, property, partial, weakref.ref, *_BUFFERS)
@@ -72,7 +72,8 @@ class Recorder:
         self._kept: list[Any] = []
         self.codes: dict[int, CodeType] = {}  # by identity: equal code may have other globals
         self._closures = Closures()
-        self._instrumented: dict[type, Any] = {}
+        self._instrumented: dict[type, dict[str, Any]] = {}  # with the hooks that they had
+        self._made = MadeObjects(lambda: self.active and thread.trace is not None)
         self._names: dict[int, str] = {}
         self._groups_read: set[int] = set()  # settings of optimizers that the user's code has read
         self.read: dict[tuple[int, str], tuple[Any, Any]] = {}  # instance and value, kept alive
@@ -87,6 +88,7 @@ class Recorder:
         self.active = self._entered = True
         gc.disable()  # callbacks of the collector are not the traced function's
         self._watch.begin()
+        self._made.begin()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -96,12 +98,13 @@ class Recorder:
         """Give back what was taken from the interpreter and the classes; may be repeated."""
         self.active = False
         if self._entered:
+            self._made.end()
             self._watch.end()
             if self._collects_garbage:
                 gc.enable()
             self._entered = False
         for cls, own in self._instrumented.items():
-            for hook, value in zip(_HOOKS, own, strict=True):
+            for hook, value in own.items():
                 if value is not MISSING:
                     setattr(cls, hook, value)
                 elif hook in cls.__dict__:
@@ -173,7 +176,9 @@ class Recorder:
             if isinstance(held, dict):
                 self._add("entries", held, None, dict(held), name)
             return
-        if id(value) in self.visited or any(value is made for made in self.host.ignored):
+        if id(value) in self.visited or any(value is one for one in self.host.ignored):
+            return
+        if id(value) in self._made.ids:
             return
         self.host.lists.reached(value)
         self.visited.add(id(value))
@@ -259,8 +264,7 @@ class Recorder:
         original: Any = cls.__getattribute__
         original_set: Any = cls.__setattr__
         original_delete: Any = cls.__delattr__
-        own = tuple(cls.__dict__.get(name, MISSING) for name in _HOOKS)
-        recorder, read = self, self.read
+        recorder, read, made = self, self.read, self._made.ids
 
         def recording(instance: Any, name: str) -> Any:
             if not recorder.active or thread.trace is None:  # None: the trace is paused
@@ -276,6 +280,9 @@ class Recorder:
                 if not _is_registered(instance, name):  # else __getattr__ reads it, guarded
                     recorder._attribute(instance, name, MISSING)
                 raise
+            if id(instance) in made:
+                recorder._attribute(instance, name, value)
+                return value
             if name == "__dict__" and type(value) is dict and _is_users(sys._getframe(1)):
                 with recorder.paused():
                     recorder._visit_attributes(instance, recorder._names.get(id(instance), ""))
@@ -316,11 +323,17 @@ class Recorder:
             except AttributeError:
                 return MISSING
 
-        self._instrumented[cls] = own  # first, so that whatever happens they are given back
+        hooks = {
+            "__getattribute__": recording,
+            "__setattr__": writing,
+            "__delattr__": deleting,
+            **self._made.hooks(cls),
+        }
+        # first, so that whatever happens they are given back
+        self._instrumented[cls] = {name: cls.__dict__.get(name, MISSING) for name in hooks}
         try:
-            cls.__getattribute__ = recording  # type: ignore[assignment]
-            cls.__setattr__ = writing  # type: ignore[assignment, method-assign]
-            cls.__delattr__ = deleting  # type: ignore[assignment, method-assign]
+            for name, hook in hooks.items():
+                setattr(cls, name, hook)
         except TypeError:  # an immutable class written in C
             del self._instrumented[cls]
             return False
@@ -336,9 +349,14 @@ class Recorder:
         with self.paused():
             kind = type(instance)
             owner = self._names.get(id(instance), kind.__name__)
-            self._add("slot", instance, "__class__", kind, f"class of {owner}")
-            label = f"{owner}.{name}"
             dictionary = getattr(instance, "__dict__", None)
+            if id(instance) in self._made.ids:
+                if dictionary is not None and name in dictionary:
+                    return
+                dictionary = None  # guarded is what its class has
+            else:
+                self._add("slot", instance, "__class__", kind, f"class of {owner}")
+            label = f"{owner}.{name}"
             if dictionary is not None and name in dictionary:
                 if self._add("attribute", dictionary, name, value, label, unread) and not unread:
                     self.visit(value, label)
@@ -356,6 +374,9 @@ class Recorder:
                     self._add("attribute", dictionary, name, MISSING, label)
             elif isinstance(value, (MethodType, FunctionType)) and type(found) is not staticmethod:
                 return
+            elif id(instance) in self._made.ids:
+                if not hasattr(type(found), "__get__"):
+                    self._find("slot", kind, name, value, f"{kind.__name__}.{name}")
             elif (
                 found is not MISSING
                 and self._add("slot", instance, name, value, label, unread)
@@ -427,7 +448,7 @@ class Recorder:
             value = cell.cell_contents
         except ValueError:
             value = MISSING
-        if isinstance(value, Tensor) and value._trace is not None:
+        if id(value) in self._made.ids or (isinstance(value, Tensor) and value._trace is not None):
             return  # a local of the traced function, seen from a function made within it
         found = self._add("cell", cell, None, value, variable)
         if is_user_module(value):
