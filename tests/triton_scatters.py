@@ -78,9 +78,13 @@ class Case:
         kind = self.given
         if kind.kind == "bool":
             return random.random(shape) < 0.5
+        if kind.kind != "float" and self.mode == "prod":  # odd, so that none becomes zero
+            return (2 * random.integers(-50, 50, shape) + 1).astype(kind.numpy)
         if kind.kind != "float":
             low = 0 if kind.kind == "uint" else -100
             return random.integers(low, 100, shape).astype(kind.numpy)
+        if self.mode == "prod":
+            return (1 + random.standard_normal(shape) / 64).astype(kind.numpy)
         exponents = random.integers(-20, 20, shape) if kind.itemsize > 2 else 0
         values = random.standard_normal(shape) * 10.0**exponents
         if self.special:
@@ -108,12 +112,23 @@ class Case:
                 same = np.isnan(found) & np.isnan(wide.astype(self.given.numpy))
                 same |= found == wide.astype(self.given.numpy)
                 right = (same | (error <= bound)) & ((size != 0) | _have_one_sign(found, wide))
+            elif self.mode == "prod" and self.given.kind == "float":
+                wanted = table.astype(np.longdouble)
+                np.multiply.at(wanted, at, values.astype(np.longdouble))
+                eps = float(ml_dtypes.finfo(self.given.numpy).eps)
+                once = 64 * float(np.finfo(np.float32).eps) if eps > 1e-3 else 63 * eps
+                right = np.abs(found - wanted) <= (eps + once) * np.abs(wanted)
             else:
                 wanted = table.copy()
                 if self.mode == "set":
                     wanted[at] = values
                 else:
-                    ufunc = {"add": np.add, "amax": np.maximum, "amin": np.minimum}[self.mode]
+                    ufunc = {
+                        "add": np.add,
+                        "prod": np.multiply,
+                        "amax": np.maximum,
+                        "amin": np.minimum,
+                    }[self.mode]
                     ufunc.at(wanted, at, values)
                 right = found == wanted
                 if self.given.kind == "float":
@@ -156,10 +171,17 @@ def cases() -> Iterator[Case]:
         yield Case(mode, "uint8", places=(500,))
 
 
+def product_cases() -> Iterator[Case]:
+    """Those that are put in the order of their places first."""
+    yield Case("prod", places=(50,))
+    yield Case("prod", "int64", places=(1,))
+    yield Case("prod", "bfloat16", places=(7, 11), inner=(3,), symbolic=True)
+
+
 def main() -> None:
     from triton_interpreter import run_plan
 
-    for case in cases():
+    for case in (*cases(), *product_cases()):
         operands = case.operands(np.random.default_rng(1))
         bindings = {"N": case.rows} if case.symbolic else {}
         (found,), _ = run_plan(case.plan(), operands, bindings)

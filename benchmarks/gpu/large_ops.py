@@ -50,6 +50,20 @@ def _added(f: Any, a: Any) -> Any:
     return f.zeros_like(a.rows).index_add(0, a.some_rows, a.new_rows)
 
 
+def _multiplied(f: Any, a: Any) -> Any:
+    return f.ones_like(a.thousand).scatter_reduce(0, a.small_integers, a.near_one_line, "prod")
+
+
+def _put_added(f: Any, a: Any) -> Any:
+    return a.thousand.index_put((a.small_integers,), a.line, accumulate=True)
+
+
+def _embedding_gradient(f: Any, a: Any) -> Any:
+    weight = a.rows.detach().clone().requires_grad_(True)
+    found = f.nn.functional.embedding(a.many_rows, weight)
+    return f.autograd.grad([found], [weight], [f.ones_like(found)])[0]
+
+
 ROWS: dict[str, Row] = {
     "argmax 1M": Row(lambda f, a: a.line.argmax()),
     "argmin 64M": Row(lambda f, a: a.long.argmin()),
@@ -62,7 +76,17 @@ ROWS: dict[str, Row] = {
     "sort int64 1M": Row(lambda f, a: tuple(a.integers.sort(stable=True))),
     "sort 4096x1024": Row(lambda f, a: tuple(a.rows.sort(dim=1, stable=True))),
     "argsort 256x8192": Row(lambda f, a: a.wide.argsort(dim=1, stable=True)),
+    "sort int64 16M": Row(lambda f, a: tuple(a.long_integers.sort(stable=True))),
+    "sort int64 16M, below 1000": Row(lambda f, a: tuple(a.long_small.sort(stable=True))),
+    "sort float64 16M": Row(lambda f, a: tuple(a.long_wide.sort(stable=True))),
+    "sort int64 65536x64": Row(lambda f, a: tuple(a.short.sort(dim=1, stable=True))),
+    "sort int64 262144x16": Row(lambda f, a: tuple(a.shorter.sort(dim=1, stable=True))),
     "topk 100 of 1M": Row(lambda f, a: tuple(a.line.topk(100))),
+    "topk 1000 of 1M": Row(lambda f, a: tuple(a.line.topk(1000))),
+    "topk 100 of 16M": Row(lambda f, a: tuple(a.longer.topk(100))),
+    "topk 50 of 64x65536": Row(lambda f, a: tuple(a.few_lines.topk(50))),
+    "topk 8 of 4096x1024": Row(lambda f, a: tuple(a.rows.topk(8))),
+    "kthvalue 1M": Row(lambda f, a: a.line.kthvalue(300000)[0]),
     "unique of 1M": Row(lambda f, a: a.small_integers.unique(), False),
     "searchsorted 1M in 64K": Row(lambda f, a: f.searchsorted(a.sorted, a.line)),
     "bucketize 1M, 100 bounds": Row(lambda f, a: f.bucketize(a.line, a.bounds)),
@@ -85,6 +109,11 @@ ROWS: dict[str, Row] = {
     "take_along_dim 4096x1024": Row(lambda f, a: f.take_along_dim(a.rows, a.columns, 1)),
     "scatter 4096x1024": Row(lambda f, a: a.rows.scatter(1, a.permuted, a.other)),
     "scatter_add 4096x1024": Row(lambda f, a: a.rows.scatter_add(1, a.columns, a.other)),
+    "scatter_add 4096x1024, axis 0": Row(lambda f, a: a.rows.scatter_add(0, a.columns, a.other)),
+    "gather 4096x1024, axis 0": Row(lambda f, a: a.rows.gather(0, a.columns)),
+    "product 1M in 1000": Row(_multiplied),
+    "index_put 1M in 1000, added": Row(_put_added),
+    "embedding gradient, 64K of 4096": Row(_embedding_gradient),
     "x[rows] = y, 2K of 4096": Row(_put),
     "index_add 2K rows": Row(_added),
     "bincount 1M": Row(lambda f, a: f.bincount(a.small_integers, minlength=1000), False),
@@ -118,6 +147,14 @@ class Arrays:
             "rows": normal(rows, width),
             "other": normal(rows, width),
             "near_one": 1 + normal(rows, width) / 1000,
+            "near_one_line": 1 + normal(1 << 20) / 1000,
+            "thousand": normal(1000),
+            "few_lines": normal(64, 1 << 16),
+            "long_integers": random.integers(-(1 << 62), 1 << 62, 1 << 24),
+            "long_small": random.integers(0, 1000, 1 << 24),
+            "long_wide": random.standard_normal(1 << 24),
+            "short": random.integers(-(1 << 62), 1 << 62, (1 << 16, 64)),
+            "shorter": random.integers(-(1 << 62), 1 << 62, (1 << 18, 16)),
             "wide": normal(256, 8192),
             "integers": random.integers(-(1 << 40), 1 << 40, 1 << 20),
             "small_integers": random.integers(0, 1000, 1 << 20),

@@ -46,6 +46,7 @@ from flamec.ir.passes.lower_attention import has_kernel, lower_attention
 from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.passes.manager import Pass
 from flamec.ir.passes.normalize_contractions import normalize_contractions
+from flamec.ir.passes.segment_products import segment_products
 from flamec.ir.passes.stack_gradients import stack_gradients
 from flamec.ir.passes.widen_half_products import widen_half_sums
 from flamec.ir.plan import Action, Copy, ExecutionPlan, LoopSpan, OutputSpec, Step, Window
@@ -130,6 +131,11 @@ def last_passes(options: CodegenOptions) -> tuple[Pass, ...]:
             "divide_scans",
             partial(divide_scans, typical=options.typical),
             "scans of few long rows are divided into lines",
+        ),
+        Pass(
+            "segment_products",
+            partial(segment_products, typical=options.typical, narrow=options.narrow),
+            "products of many rows are taken in the order of their places",
         ),
         Pass("widen_half_sums", widen_half_sums, "16-bit floats that meet are added in float32"),
         *((copies,) if contiguous else ()),

@@ -44,7 +44,7 @@ from flamec.ir.layout import dense_strides
 from flamec.ir.shape import Dim, product, structurally_equal
 
 FEW_ROWS = 1024  # that a block looks at once
-WIDE_ROW, LOOKED_AT = 32, 512  # indices at which a block may look for each element of a wide row
+WIDE_ROW, LOOKED_AT = 32, 128  # indices at which a block may look for each element of a wide row
 SPARSE = 16  # times as many elements of the result as of the rows
 COPIED_ELEMENTS, MOST_COPIES = 1 << 16, 1024  # of few places, so that all of the cache is at work
 ROWS_OF_A_COPY = 4  # at least, for each of its places

@@ -25,6 +25,8 @@ LARGEST_SIZE = 1 << 31  # of a line: places are numbers of 31 bits
 NO_BUFFER = -1
 FIRST, SOURCE, TARGET = "q0", "q1", "q2"
 COUNTS, BEFORE, TOTALS = "q3", "q4", "q5"
+RANGE = "q6"  # what is known of all lines
+QUICK = -1  # the word of a key that begins with its first digit that elements differ in
 _LEVEL = "sort_level"
 _ORDER = {
     "f32": "flamec_order_f32(x)",
@@ -40,7 +42,7 @@ _OF_ORDER = {  # the element of a key, but for zeros and what is no number
 _NO_NUMBER = {"f32": "0x7FFFFFFF", "f16": "0x7FFF", "bf16": "0x7FFF"}
 _WORDS = ("flamec_lower_word", "flamec_upper_word")
 _SHORT = ("bool", "u8", "i8", "i16")
-_UNSIGNED = ("bool", "u8")
+UNSIGNED = ("bool", "u8")
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,22 @@ NARROW = Packing("i32", 16, "0xFFFF", "0x7FFFFFFF")
 @dataclass(frozen=True)
 class Stores:
     """What becomes of elements in order: ``after`` for a launch that follows, ``finish`` for the
-    results; with both, ``last`` tells whether nothing follows."""
+    results or the next word; with both, ``last`` tells whether no digit of the word follows.
+    ``early``: for the results, if ``done`` says that no digit follows that elements differ in."""
 
     after: str = ""
     finish: str = ""
     last: str = ""
+    early: str = ""
+    done: str = ""
+
+    @property
+    def cases(self) -> list[tuple[str, str]]:
+        """Conditions, the last of which is none, and lines."""
+        found = [(self.done, self.early)] if self.early else []
+        if self.last:
+            return [*found, (self.last, self.finish), ("", self.after)]
+        return [*found, ("", self.after or self.finish)]
 
 
 @dataclass
@@ -96,6 +109,8 @@ class SortLaunches:
         self.packing = NARROW if bits <= 16 and few else WIDE
         reach = product((self.rows, sort.size))
         self.wide = reach >= 1 << 30 if isinstance(reach, int) else not self.options.narrow
+        self.ranged = False  # whether keys are distances from the least or greatest element
+        self.quick = False  # whether the upper half of what these have is tried first
         self.first = NO_BUFFER  # the buffer of the upper words in the order of the lower ones
         if self.words == 2:
             self.first = self.temporary(self.rows * sort.size)
@@ -103,9 +118,14 @@ class SortLaunches:
     @property
     def unsigned(self) -> list[str]:
         """Lines that make a key one whose bits are in its order, or undo that."""
-        if self.sort.memory in _UNSIGNED:
+        if self.sort.memory in UNSIGNED:
             return []
         return [f"key = key ^ {-(1 << self.key_bits - 1)}"]
+
+    @property
+    def ordered(self) -> str:
+        """``x`` as an integer in its order."""
+        return _ORDER.get(self.sort.memory, "x.to(tl.int64)")
 
     def loaded_once(self) -> set[int]:
         """Buffers that are read outside of the rows: none."""
@@ -127,10 +147,18 @@ class SortLaunches:
 
     def _packed(self, word: int, place: str, by_digits: bool) -> list[str]:
         sort = self.sort
+        if self.ranged:
+            distance = f"base - {self.ordered}" if sort.descending else f"{self.ordered} - base"
+            below = "shift" if word == QUICK else self.key_bits * word
+            return [
+                f"x = tl.load({self.element(place)}, inside)",
+                f"key = ({distance}) >> {below}",
+                f"packed = {self.packing.packed('key', place)}",
+            ]
         key = _ORDER.get(sort.memory, "x")
         if self.words == 2:
             key = f"{_WORDS[word]}({key})"
-        lines = [f"x = tl.load({self._element(place)}, inside)", f"key = {key}"]
+        lines = [f"x = tl.load({self.element(place)}, inside)", f"key = {key}"]
         if sort.memory in _SHORT:
             lines.append("key = key.to(tl.int32)")
         if sort.descending:
@@ -151,28 +179,42 @@ class SortLaunches:
     def finish(self, word: int, by_digits: bool = False) -> str:
         """Lines that store what stands at ``position`` of the results, or the next word, of
         ``load``'s ``packed``."""
-        sort = self.sort
-        lines = [f"place = packed & {self.packing.places}"]
-        if word + 1 < self.words:
-            at = f"{FIRST} + (row * {factor(sort.size)} + position)"
-            packed = self._packed(word + 1, "place", by_digits)
-            return "\n".join([*lines, *packed, f"tl.store({at}, packed, inside)"])
-        lines.append(f"kept = inside & (position < {dim(sort.count)})")
-        at = f"result + {self._step('position')}"
-        return "\n".join(
-            [
-                *lines,
-                *self._values(by_digits),
-                f"tl.store(p{sort.values} + ({at}), value, kept)",
-                f"tl.store(p{sort.places} + ({at}), place.to(tl.int64), kept)",
-            ]
+        if word + 1 == self.words:
+            return self.results(word, by_digits)
+        at = f"{FIRST} + (row * {factor(self.sort.size)} + position)"
+        packed = self._packed(word + 1, "place", by_digits)
+        place = f"place = packed & {self.packing.places}"
+        return "\n".join([place, *packed, f"tl.store({at}, packed, inside)"])
+
+    def results(self, word: int, by_digits: bool = False) -> str:
+        """Lines that store what stands at ``position`` of the results, of which the words up to
+        this one say all."""
+        place = f"place = packed & {self.packing.places}"
+        return "\n".join([place, self._wanted(), *self._values(word, by_digits), self._stores()])
+
+    def store_wanted(self) -> str:
+        """Lines that store ``value`` and ``place`` at ``position`` of the results, if wanted."""
+        return f"{self._wanted()}\n{self._stores()}"
+
+    def _wanted(self) -> str:
+        return f"kept = inside & (position < {dim(self.sort.count)})"
+
+    def _stores(self) -> str:
+        sort, at = self.sort, f"result + {self.step('position')}"
+        return (
+            f"tl.store(p{sort.values} + ({at}), value, kept)\n"
+            f"tl.store(p{sort.places} + ({at}), place.to(tl.int64), kept)"
         )
 
-    def _values(self, by_digits: bool) -> list[str]:
+    def _values(self, word: int, by_digits: bool) -> list[str]:
         """Lines that give ``value``: from the key, or from the place, where keys do not say all."""
         memory = self.sort.memory
+        if self.ranged and not word and self.sort.memory not in _ORDER:
+            sign = "-" if self.sort.descending else "+"
+            key = f"((packed >> {self.packing.shift}) & 0xFFFFFFFF)"
+            return [f"value = (base {sign} {key}).to({TYPES[memory]})"]
         if self.words == 2:
-            return [f"value = tl.load({self._element('place')}, kept)"]
+            return [f"value = tl.load({self.element('place')}, kept)"]
         lines = [f"key = (packed >> {self.packing.shift}).to(tl.int32)"]
         if by_digits:
             lines += self.unsigned
@@ -183,15 +225,17 @@ class SortLaunches:
         return [
             *lines,
             f"alike = (key == 0) | (key == {_NO_NUMBER[memory]})",
-            f"exact = tl.load({self._element('place')}, kept & alike, other=0)",
+            f"exact = tl.load({self.element('place')}, kept & alike, other=0)",
             f"value = tl.where(alike, exact, {_OF_ORDER[memory]})",
         ]
 
-    def _element(self, place: str) -> str:
+    def element(self, place: str) -> str:
+        """Where an element of the operand stands."""
         wide = ".to(tl.int64)" if self.wide else ""
-        return f"p{self.sort.source} + (start + {self._step(place + wide)})"
+        return f"p{self.sort.source} + (start + {self.step(place + wide)})"
 
-    def _step(self, place: str) -> str:
+    def step(self, place: str) -> str:
+        """How far a place along a line is from its beginning, in elements."""
         inner = self.sort.inner
         return place if structurally_equal(inner, 1) else f"{place} * {factor(inner)}"
 
@@ -219,11 +263,13 @@ class SortLaunches:
             "source_start": _start(sort, sort.size),
             "result_start": _start(sort, sort.count),
             "largest": self.packing.largest,
+            "guard": None,
             **holes,
         }
         pointers = {f"p{i}": POINTERS[p.memory] for i, p in enumerate(kernel.parameters)}
         pointers |= dict.fromkeys((COUNTS, BEFORE, TOTALS), "*i32")
         pointers |= dict.fromkeys((FIRST, SOURCE, TARGET), f"*{self.packing.memory}")
+        pointers[RANGE] = "*i64"
         launch = emit(template, holes, pointers, blocks, warps, wide=self.wide, registers=registers)
         numbers = {f"p{i}": Argument(number) for i, number in enumerate(self.numbers)}
         for name, number in {FIRST: self.first, **buffers}.items():

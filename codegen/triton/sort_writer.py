@@ -3,7 +3,8 @@
 In: a ``Sort`` and the numbers of its buffers. Out: launches with their arguments
 (``sort_launches.py``). A short line is put in order by a bitonic network (Batcher 1968, "Sorting
 networks and their applications"), a longer one by digits (``radix_sort.py``). Where few of many are
-wanted, blocks keep their first ones until one block holds all. Keys of 64 bits are put in order by
+wanted, blocks keep their first ones until one block holds all, or they are found by digits
+(``radix_select.py``). Keys of 64 bits are put in order by
 their lower halves, then by their upper halves.
 """
 
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 from flamec.codegen.options import power_of_two
 from flamec.codegen.triton.program_writer import ceil_div
+from flamec.codegen.triton.radix_select import select_by_digits, selects_by_digits
 from flamec.codegen.triton.radix_sort import LONGEST, order_by_digits, order_in_blocks
 from flamec.codegen.triton.sort_launches import (
     NO_BUFFER,
@@ -36,9 +38,13 @@ class SortWriter(SortLaunches):
 
     def write(self) -> None:
         """All launches, in order."""
-        if self.words == 1 and self._few():
-            self._select()
-            return
+        if self.words == 1:
+            if selects_by_digits(self.options.typical(self.sort.size), self.sort.count):
+                select_by_digits(self, self._block_in_order)
+                return
+            if self._few():
+                self._select()
+                return
         most = self.options.most(self.sort.size)
         if most is None or most > LONGEST:
             order_by_digits(self)

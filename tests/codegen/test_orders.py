@@ -11,7 +11,7 @@ from flamec.ir.builder import GraphBuilder
 from flamec.ir.kernel import RowProgram
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import Dim, SymbolicDim, evaluate_shape
-from flamec.ir.types import DType, TensorType, bfloat16, float32, int32, int64, uint8
+from flamec.ir.types import DType, TensorType, bfloat16, float32, float64, int32, int64, uint8
 
 N = SymbolicDim.symbol("N")
 BOUNDED = CodegenOptions(size_hints={"N": 700}, size_bounds={"N": 1000})
@@ -26,13 +26,35 @@ def sorted_line(
     return compile_graph(b.build([*b.sort(x, axis=0, descending=False)]), options).plan
 
 
-@pytest.mark.parametrize(("dtype", "digits"), [(float32, 4), (bfloat16, 2), (uint8, 1), (int64, 8)])
-def test_long_lines_take_three_launches_a_digit(dtype: DType, digits: int) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "digits", "before"),
+    [(float32, 4, 0), (bfloat16, 2, 0), (uint8, 1, 0), (int64, 8, 2), (int32, 4, 2)],
+)
+def test_long_lines_take_three_launches_a_digit(dtype: DType, digits: int, before: int) -> None:
+    """``before``: that find how many digits integers differ in."""
     plan = sorted_line(1 << 20, dtype)
-    assert len(plan.actions) == 3 * digits
-    assert len(plan.kernels) <= 9  # the digit is an argument
+    assert len(plan.actions) == before + 3 * digits
+    assert len(plan.kernels) <= 10  # the digit is an argument
     options = CodegenOptions(size_hints={"N": 1 << 20})
-    assert len(sorted_line(N, dtype, options).actions) == 3 * digits
+    assert len(sorted_line(N, dtype, options).actions) == before + 3 * digits
+
+
+def test_of_many_64_bit_keys_four_digits_are_tried_first() -> None:
+    for dtype in (int64, float64):
+        assert len(sorted_line(1 << 23, dtype).actions) == 2 + 3 * 4 + 1 + 3 * 8
+
+
+def test_few_of_long_lines_are_found_by_digits() -> None:
+    def launches(size: Dim, count: int, dtype: DType = float32, hint: int = 1 << 20) -> int:
+        b = GraphBuilder()
+        x = b.input(TensorType((64, size), dtype))
+        graph = b.build([*b.topk(x, axis=1, count=count, largest=True)])
+        return len(compile_graph(graph, CodegenOptions(size_hints={"N": hint})).plan.actions)
+
+    assert launches(50257, 50) == 1 + 2 * 5 + 2  # three digits of the key, two of the place
+    assert launches(N, 1000, bfloat16) == 1 + 2 * 5 + 2
+    assert launches(N, 5000) == launches(N, 50, hint=1 << 13) == 3 * 4
+    assert launches(10000, 50) == 2  # each block keeps its first ones
 
 
 def test_a_line_that_a_block_holds_takes_one_launch_a_word() -> None:

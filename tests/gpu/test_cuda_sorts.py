@@ -73,6 +73,58 @@ def test_few_of_many() -> None:
     assert all(len(set(row)) == 300 for row in at)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8"])
+@pytest.mark.parametrize("count", [1, 100, 1000])
+def test_few_of_long_lines(dtype: str, count: int) -> None:
+    """The first of equal elements, wherever those that are kept have been written."""
+    x = drawn(dtype, 3, 300001)
+    for largest in (True, False):
+        wanted = order(x, 1, largest)[:, :count]
+        for call in (flamec.topk, flamec.compile(flamec.topk)):
+            values, places = call(x.to("cuda"), count, 1, largest)
+            np.testing.assert_array_equal(places.cpu().numpy(), wanted)
+            found, expected = values.cpu(), x.gather(1, flamec.from_numpy(wanted))
+            assert flamec.equal(found.isnan(), expected.isnan())
+            number = expected.isnan().logical_not()
+            assert flamec.equal(found[number], expected[number])
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+@pytest.mark.parametrize("digits", [0, 1, 3, 4, 5, 8])
+def test_elements_that_are_near_each_other(dtype: str, digits: int) -> None:
+    """Distances from the least element have so many bytes, as far as the type has."""
+    limits = np.iinfo(dtype)
+    width = min(digits, limits.bits // 8)
+    least = limits.min if width == limits.bits // 8 else -77
+    random = np.random.default_rng(digits)
+    a = random.integers(least, least + 256**width - 1, (2, 20001), dtype, endpoint=True)
+    x = flamec.from_numpy(a)
+    for descending in (False, True):
+        values, places = x.to("cuda").sort(dim=1, descending=descending, stable=True)
+        wanted = order(x, 1, descending)
+        np.testing.assert_array_equal(places.cpu().numpy(), wanted)
+        np.testing.assert_array_equal(values.cpu().numpy(), np.take_along_axis(a, wanted, 1))
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float64"])
+def test_many_wide_keys(dtype: str) -> None:
+    """Those that few others share their upper digits with, and those that many do."""
+    random = np.random.default_rng(0)
+    for groups in (1 << 22, 1000):
+        group = random.standard_normal(groups)[random.integers(0, groups, 1 << 23)]
+        lower = random.integers(0, 3, 1 << 23)
+        if dtype == "float64":
+            a = group * (1 + lower * 2.0**-45)
+        else:
+            a = (group * 2.0**30).astype(np.int64) * (1 << 32) + lower
+        x = flamec.from_numpy(a)
+        for descending in (False, True):
+            values, places = x.to("cuda").sort(descending=descending, stable=True)
+            wanted = order(x, 0, descending)
+            np.testing.assert_array_equal(places.cpu().numpy(), wanted)
+            np.testing.assert_array_equal(values.cpu().numpy(), a[wanted])
+
+
 def test_one_program_for_lines_of_every_length() -> None:
     program = flamec.compile(lambda t: t.argsort(stable=True), dynamic=True)
     for size in (2, 3000, 2047, 2048, 2049, 40000, 5):
