@@ -36,7 +36,7 @@ def samples(dtype: DType) -> Iterator[tuple[str, Sample]]:
         for digits in (0, 3, 5) if dtype.name == "int64" else (3, 4):
             yield "sort", Sample((_near(dtype, digits),), {"axis": 1, "descending": digits > 2})
     if dtype.name in ("int64", "float64"):  # few or many elements have their upper digits in common
-        for groups, descending in ((50, True), (5, False)):
+        for groups, descending in ((50, True), (5, False), (1, True)):
             yield "sort", Sample((_alike(dtype, groups),), {"axis": 1, "descending": descending})
     for count, largest in ((3, True), (4, False)):
         yield "topk", Sample((row,), {"axis": 1, "count": count, "largest": largest})
@@ -79,6 +79,7 @@ def main() -> None:
     radix_select.LEAST_SIZE, radix_select.ROOM, radix_select.BITS = 300, 4, 5
     radix_select.BLOCK, radix_select.STRIP, radix_select.STRIPS = 2 * BLOCK, 4 * BLOCK, 4
     radix_sort.MANY, radix_sort.COMPARED, radix_sort.NEIGHBOURS = 100, 2 * BLOCK, 8
+    radix_sort.SAMPLED, radix_sort.CROWDED = 16, 100
     radix_sort.RUN, radix_sort.MOST_BLOCKS = 2, 2
     for dtype in (d for d in EVERY if len(sys.argv) < 2 or d.name in sys.argv[1:]):
         count, wrong = 0, []

@@ -15,8 +15,8 @@ which two launches find. Digits above the largest distance are zeros in all keys
 end at once, and the last digit before them stores the results.
 
 Of many 64-bit keys the four upper digits that elements differ in are tried first: where few
-elements have all of them in common, what is left is to put these in order. Only if a launch finds
-that they are too many, all digits are gone through.
+elements have all of them in common, what is left is to put these in order. If a sample of elements
+says that they are many, or a launch finds it, all digits are gone through.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from flamec.codegen.triton.program_writer import ceil_div
 from flamec.codegen.triton.sort_launches import (
     BEFORE,
     COUNTS,
+    FIRST,
     NO_BUFFER,
     QUICK,
     RANGE,
@@ -36,7 +37,7 @@ from flamec.codegen.triton.sort_launches import (
     SortLaunches,
     Stores,
 )
-from flamec.codegen.triton.text import dim
+from flamec.codegen.triton.text import TYPES, dim
 from flamec.ir.shape import Dim
 
 BLOCK = 2048  # elements
@@ -50,6 +51,7 @@ RANGED = ("i32", "i64")
 _KNOWN = 4  # numbers before those of the parts
 MANY = 1 << 23  # elements, so that fetching each from its place takes as long as digits
 COMPARED, NEIGHBOURS = 1024, 32  # elements of a block, and how many on each side of one
+SAMPLED, CROWDED = 1024, 8  # elements, and pairs of them, above which groups are taken to be large
 
 
 def order_in_blocks(sort: SortLaunches, most: int) -> None:
@@ -97,21 +99,21 @@ def _try_upper_digits(sort: SortLaunches, places: list[int], counts: dict[str, i
         target = places[level % 2]
         _order_by_digit(sort, QUICK, level, {**counts, SOURCE: source, TARGET: target})
         source = target
-    at, theirs = sort.element("place"), sort.element("other_place")
-    order = "-1 - {0}" if sort.sort.descending else "{0}"
     holes: dict[str, object] = {
         "guard": _guard(QUICK),
         "columns": COMPARED,
         "neighbours": NEIGHBOURS,
         "source": SOURCE,
         "range": RANGE,
-        "load": f"x = tl.load({at}, inside)\nmine = {order.format(sort.ordered)}",
-        "value": "value = x",
-        "compare": f"x = tl.load({theirs}, alike)\ntheirs = {order.format(sort.ordered)}",
+        "fetched": FIRST,
+        "element": sort.element("place"),
+        "type": TYPES[sort.sort.memory],
+        "ordered": f"-1 - {sort.ordered}" if sort.sort.descending else sort.ordered,
         "store": sort.store_wanted(),
     }
     blocks = sort.rows * ceil_div(size, COMPARED)
-    sort.add("sort_alike.py.j2", "alike", holes, {**counts, SOURCE: source}, blocks, 4)
+    for form in ("fetch", "alike"):
+        sort.add(f"sort_{form}.py.j2", form, holes, {**counts, SOURCE: source}, blocks, 4)
 
 
 def _guard(word: int, digit: str = "") -> str:
@@ -211,6 +213,9 @@ def _find_range(sort: SortLaunches) -> int:
         "known": _KNOWN,
         "source": f"p{sort.sort.source}",
         "ordered": sort.ordered,
+        "distances": [sort.distance("some"), sort.distance("others")],
+        "sampled": SAMPLED,
+        "crowded": CROWDED,
         "quick": sort.quick,
         "given": dim(sort.rows * sort.sort.size),
         "columns": SEARCHED,

@@ -127,6 +127,11 @@ class SortLaunches:
         """``x`` as an integer in its order."""
         return _ORDER.get(self.sort.memory, "x.to(tl.int64)")
 
+    def distance(self, x: str = "x") -> str:
+        """How far an element is behind the one that comes first, ``base``."""
+        ordered = _ORDER.get(self.sort.memory, "x.to(tl.int64)").replace("x", x)
+        return f"base - {ordered}" if self.sort.descending else f"{ordered} - base"
+
     def loaded_once(self) -> set[int]:
         """Buffers that are read outside of the rows: none."""
         return set()
@@ -148,11 +153,10 @@ class SortLaunches:
     def _packed(self, word: int, place: str, by_digits: bool) -> list[str]:
         sort = self.sort
         if self.ranged:
-            distance = f"base - {self.ordered}" if sort.descending else f"{self.ordered} - base"
             below = "shift" if word == QUICK else self.key_bits * word
             return [
                 f"x = tl.load({self.element(place)}, inside)",
-                f"key = ({distance}) >> {below}",
+                f"key = ({self.distance()}) >> {below}",
                 f"packed = {self.packing.packed('key', place)}",
             ]
         key = _ORDER.get(sort.memory, "x")

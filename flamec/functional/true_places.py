@@ -70,10 +70,25 @@ def _places_in_program(mask: Tensor, read_size: Callable[[Tensor], Dim]) -> Tens
 
 def _places_on_gpu(mask: Tensor, count: Dim | None) -> Tensor:
     """``count``: of True elements, None if it is to be read."""
-    lines = _lines(mask, False)
-    counts = _counts(lines)
-    count = _last(counts) if count is None else count
+    lines, counts = counted_lines(mask)
+    count = count_of(counts) if count is None else count
     return _beginning(_put_places(lines, counts, count), count)
+
+
+def counted_lines(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """A mask in lines, and how many of its elements are True up to the end of each."""
+    lines = _lines(mask, False)
+    return lines, _counts(lines)
+
+
+def count_of(counts: Tensor) -> int:
+    """How many elements are True, read by the host from what ``counted_lines`` has counted."""
+    return int(counts[-1].item())
+
+
+def places_in_lines(lines: Tensor, counts: Tensor, count: Dim) -> Tensor:
+    """The places of ``count`` True elements of ``counted_lines``, within a program."""
+    return window(_put_places(lines, counts, count), 0, 0, count)
 
 
 def true_elements(x: Tensor, mask: Tensor) -> Tensor:
@@ -81,9 +96,8 @@ def true_elements(x: Tensor, mask: Tensor) -> Tensor:
     if not mask.numel():
         nothing: Tensor = ops.index(ops.reshape(x, shape=(0,)), true_places(mask))
         return nothing
-    lines = _lines(mask, False)
-    counts = _counts(lines)
-    count = _last(counts)
+    lines, counts = counted_lines(mask)
+    count = count_of(counts)
     return _beginning(_put_elements(_lines(x, 0), lines, counts, count), count)
 
 
@@ -106,10 +120,6 @@ def _counts(lines: Tensor) -> Tensor:
     counts = ops.sum(ops.cast(lines, int32), axes=(1,))
     result: Tensor = ops.cumsum(ops.cast(counts, int64), axis=0)
     return result
-
-
-def _last(counts: Tensor) -> int:
-    return int(counts[-1].item())
 
 
 @fused("count")

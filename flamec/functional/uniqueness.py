@@ -22,7 +22,12 @@ from flamec.functional.primitives import is_empty_size, ops
 from flamec.functional.promotion import require_tensor
 from flamec.functional.shape import window
 from flamec.functional.sorting import positions_along, sorted_along
-from flamec.functional.true_places import true_places
+from flamec.functional.true_places import (
+    count_of,
+    counted_lines,
+    places_in_lines,
+    true_places,
+)
 from flamec.fusing import fused
 from flamec.ir.shape import Dim, product
 from flamec.ir.types import DType, int64
@@ -72,14 +77,70 @@ def _stays(name: str, input: Any, dim: int | None) -> bool:
     return stays and not is_empty_size(product(input._type.shape))
 
 
-def _numbered(line: Tensor, shape: Any, places: Tensor | None, wanted: tuple[bool, bool]) -> Any:
-    """Results for a line on a GPU whose equal elements are neighbours.
+def _found_in(x: Tensor, in_order: bool, wanted: tuple[bool, bool]) -> Any:
+    """Results for elements on a GPU, which are put in order first or are looked at as they stand:
+    in eager mode by two programs, between which the number of different ones is read."""
+    shape = x._type.shape
+    line, places = ops.reshape(x, shape=(product(shape),)), None
+    if thread.trace is not None:
+        if in_order:
+            line, places = sorted_along(line, 0)
+        is_new = _is_new(line)
+        return _numbered(line, shape, places, wanted, is_new, true_places(is_new))
+    if in_order:
+        line, places, lines, counts = _new_in_order(line)
+    else:
+        lines, counts = _new_in_lines(line)
+    found = _parts(line, lines, counts, count_of(counts), places, *wanted)
+    if not wanted[0]:
+        return found
+    values, number, *rest = found
+    return (values, ops.reshape(number, shape=shape), *rest)
+
+
+@fused()
+def _new_in_order(line: Tensor) -> tuple[Tensor, ...]:
+    line, places = sorted_along(line, 0)
+    return (line, places, *_new_in_lines(line))
+
+
+@fused()
+def _new_in_lines(line: Tensor) -> tuple[Tensor, Tensor]:
+    """Which elements differ from the one before, as ``counted_lines``."""
+    return counted_lines(_is_new(line))
+
+
+@fused("count")
+def _parts(
+    line: Tensor,
+    lines: Tensor,
+    counts: Tensor,
+    count: Dim,
+    places: Tensor | None,
+    inverse: bool,
+    lengths: bool,
+) -> Any:
+    """``_numbered``, of which ``count`` elements are new."""
+    shape = line._type.shape
+    is_new = window(ops.reshape(lines, shape=(product(lines._type.shape),)), 0, 0, shape[0])
+    starts = places_in_lines(lines, counts, count)
+    return _numbered(line, shape, places, (inverse, lengths), is_new, starts)
+
+
+def _numbered(
+    line: Tensor,
+    shape: Any,
+    places: Tensor | None,
+    wanted: tuple[bool, bool],
+    is_new: Tensor,
+    starts: Tensor,
+) -> Any:
+    """Results for a line whose equal elements are neighbours, of which ``is_new`` says and
+    ``starts`` lists those that differ from the one before.
 
     ``places``: where the elements were; None if they are where they were.
     """
-    is_new = _is_new(line)
-    starts = true_places(is_new)
-    parts = [ops.index(line, starts)]
+    parts = [ops.index(line, starts, inside=True)]
     if wanted[0]:
         number = ops.sub(ops.cumsum(ops.cast(is_new, int64), axis=0), 1)
         if places is not None:
@@ -122,9 +183,7 @@ def unique(
     often each occurs: (values, inverse, counts).
     """
     if _stays("unique", input, dim):
-        x = ops.detach(input)
-        line, places = sorted_along(ops.reshape(x, shape=(product(x._type.shape),)), 0)
-        return _numbered(line, x._type.shape, places, (return_inverse, return_counts))
+        return _found_in(ops.detach(input), True, (return_inverse, return_counts))
     array, axis = _read("unique", input, dim)
     keys = _sortable(array, input._type.dtype)
     values, inverse, counts = np.unique(
@@ -145,9 +204,7 @@ def unique_consecutive(
     Results as those of ``unique``.
     """
     if _stays("unique_consecutive", input, dim):
-        x = ops.detach(input)
-        line = ops.reshape(x, shape=(product(x._type.shape),))
-        return _numbered(line, x._type.shape, None, (return_inverse, return_counts))
+        return _found_in(ops.detach(input), False, (return_inverse, return_counts))
     array, axis = _read("unique_consecutive", input, dim)
     line = array.reshape(-1) if axis is None else np.moveaxis(array, axis, 0)
     size = line.shape[0]

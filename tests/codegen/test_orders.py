@@ -41,7 +41,7 @@ def test_long_lines_take_three_launches_a_digit(dtype: DType, digits: int, befor
 
 def test_of_many_64_bit_keys_four_digits_are_tried_first() -> None:
     for dtype in (int64, float64):
-        assert len(sorted_line(1 << 23, dtype).actions) == 2 + 3 * 4 + 1 + 3 * 8
+        assert len(sorted_line(1 << 23, dtype).actions) == 2 + 3 * 4 + 2 + 3 * 8
 
 
 def test_few_of_long_lines_are_found_by_digits() -> None:

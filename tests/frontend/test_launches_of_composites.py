@@ -192,6 +192,17 @@ def test_amounts_and_sizes_that_change_share_programs(simulated: list[SimulatedG
     assert len(simulated[0].prepared) <= 40
 
 
+def test_different_values_take_two_programs_and_one_number(simulated: list[SimulatedGpu]) -> None:
+    x = flamec.tensor(np.random.default_rng(0).integers(0, 9, 2000), device="cuda")
+    for in_order in (True, False):
+        unique = flamec.unique if in_order else flamec.unique_consecutive
+        for wanted in ((False, False), (True, True)):
+            call = functools.partial(unique, x, return_inverse=wanted[0], return_counts=wanted[1])
+            work = work_of(simulated, call)
+            assert work.count("read") == 1
+            assert len(work) == 3
+
+
 def test_positions_have_no_gradient() -> None:
     x = flamec.tensor([3.0, 1.0, 2.0], requires_grad=True)
     for values in (x.sort().values, x.topk(2).values, x.median(), x.kthvalue(2).values):
