@@ -10,7 +10,6 @@ of integers); it is recorded for autograd like any other.
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -39,12 +38,7 @@ class _View:
     step: ViewStep
 
 
-class _Views(threading.local):
-    def __init__(self) -> None:
-        self.known: dict[Any, _View] = {}
-
-
-_views = _Views()
+_known: dict[Any, _View] = {}  # by function, operand's type and strides, and arguments
 
 
 def remembered(function: F) -> F:
@@ -56,20 +50,22 @@ def remembered(function: F) -> F:
         if kwargs or thread.trace is not None or not isinstance(input, Tensor):
             return function(input, *args, **kwargs)
         array = input._array
-        if array.__class__ is not DeviceArray or not _are_integers(args):
+        if array.__class__ is not DeviceArray or not (
+            (len(args) == 1 and args[0].__class__ is int) or _are_integers(args)
+        ):
             return function(input, *args)
         type = input._type
         strides = None if array.c_contiguous else array.strides
         key = (function, type._number or type.number, strides, args)
-        known = _views.known.get(key)
+        known = _known.get(key)
         if known is not None:
             return _again(input, array, known)
         result = function(input, *args)
         made = _described(input, array, result)
         if made is not None:
-            if len(_views.known) >= _MOST_VIEWS:
-                _views.known.clear()
-            _views.known[key] = made
+            if len(_known) >= _MOST_VIEWS:
+                _known.clear()
+            _known[key] = made
         return result
 
     return wrapper  # type: ignore[return-value]

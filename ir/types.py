@@ -160,7 +160,7 @@ class Device:
         return self.index == other.index and self.type == other.type
 
     def __hash__(self) -> int:
-        return hash((self.type, self.index))
+        return self.index  # keys of caches have devices: sooner than a hash of the name, too
 
     def __str__(self) -> str:
         return self.type if self.type == "cpu" else f"{self.type}:{self.index}"

@@ -71,7 +71,10 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """
     given = _tensors("cat", tensors)
     dtype = given[0]._type.dtype
-    if all(t._type.dtype is dtype and len(t._type.shape) > 1 for t in given):
+    for t in given:
+        if t._type.dtype is not dtype or len(t._type.shape) < 2:
+            break
+    else:
         axis = dimension("cat", dim, len(given[0]._type.shape))
         alike: Tensor = apply(_CONCATENATE, given, {"axis": axis})
         return alike

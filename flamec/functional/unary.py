@@ -44,7 +44,9 @@ def _declare(name: str, doc: str, prepare: Callable[[str, Any], Tensor], primiti
     op = lookup(primitive)
 
     def function(input: Tensor, *, out: Tensor | None = None) -> Tensor:
-        result: Tensor = apply(op, (prepare(name, input),), _NO_ATTRIBUTES)
+        if not isinstance(input, Tensor) or input._type.dtype.kind != "float":
+            input = prepare(name, input)
+        result: Tensor = apply(op, (input,), _NO_ATTRIBUTES)
         return result if out is None else store(name, result, out)
 
     function.__name__ = function.__qualname__ = name

@@ -27,7 +27,7 @@ from flamec.runtime.cuda.host_memory import (
 from flamec.runtime.cuda.memory import Allocation, DevicePool, device_pool
 from flamec.runtime.cuda.module import load_kernel
 from flamec.runtime.cuda.program import CudaProgram
-from flamec.runtime.cuda.stream import Stream, current_stream
+from flamec.runtime.cuda.stream import Stream, current_stream, current_streams
 from flamec.runtime.cuda.triton_compiler import TritonError
 from flamec.runtime.device import PlanMemory
 from flamec.runtime.host_calls import Evaluate, no_host
@@ -165,7 +165,7 @@ class CudaDevice:
 
     def fill(self, to: int, value: int, nbytes: int, width: int = 1) -> None:
         """Set words of ``width`` bytes (1, 2 or 4), at a multiple of which ``to`` is."""
-        transfer.fill_words(to, value, width, nbytes, self.current_stream())
+        transfer.fill_words(to, value, width, nbytes, current_streams.of_device[self.index])
 
     # programs ---------------------------------------------------------------------------
 
