@@ -64,7 +64,10 @@ class VaryingArguments:
         bounds: dict[str, SizeBounds] = {}
         declared_pairs = {(first[p], sizes[p]): declared for p, declared in marked.items()}
         symbols: dict[tuple[int, int], tuple[str, int]] = {}
+        positions = {id(leaf): p for p, leaf in reversed(list(enumerate(leaves)))}
         for place in sorted(varying):
+            if positions[id(leaves[place[0]])] != place[0]:
+                continue  # a tensor that is given twice is one input
             pair = (first[place], sizes[place])
             declared = marked.get(place, declared_pairs.get(pair, ANY_SIZE))
             name = names.setdefault((pair, declared), f"s{len(names)}")

@@ -87,6 +87,26 @@ def test_a_tensor_that_is_given_twice_takes_one_program_for_all_sizes() -> None:
     assert compiled.stats.traces == 2, compiled.stats.guard_failures
 
 
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_a_tensor_given_twice_where_two_of_other_sizes_were_before(dynamic: bool | None) -> None:
+    def function(x, y, box):
+        return (x.sum() + y.sum()) * box[0].shape[0] + box[0].sum()
+
+    compiled = flamec.compile(function, backend="evaluate", dynamic=dynamic)
+    for sizes, names in [
+        ((3, 4, 5), "xyz"),
+        ((5, 6, 7), "xxx"),
+        ((2, 9, 7), "xyy"),
+        ((8, 4, 1), "xyx"),
+        ((3, 3, 3), "xyz"),
+        ((0, 3, 2), "xxy"),
+        ((1, 1, 1), "xxx"),
+    ]:
+        tensors = dict(zip("xyz", map(flamec.ones, sizes), strict=True))
+        x, y, z = (tensors[name] for name in names)
+        assert flamec.equal(compiled(x, y, [z]), function(x, y, [z])), (sizes, names)
+
+
 def test_a_captured_tensor_in_the_memory_of_two_arguments() -> None:
     sequence = flamec.arange(12.0)
     head = sequence[:4]
