@@ -9,7 +9,7 @@ Nothing here touches a device or a compiler: the result is data and C text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,7 +28,7 @@ from flamec.codegen.options import CodegenOptions
 from flamec.codegen.traffic import traffic
 from flamec.ir.bodies import symbols_in
 from flamec.ir.divided_graph import divide
-from flamec.ir.graph import Graph, Value
+from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.kernel import Contraction, Kernel
 from flamec.ir.passes.factor_gradients import factor_gradients
 from flamec.ir.passes.fold_products import fold_products
@@ -67,7 +67,8 @@ class CompiledGraph:
 
     ``kernels``, ``groups`` and ``lowered`` belong to the plan's steps of the same position; copies
     stand behind them. ``arguments``: in a program in C the buffers of each step's parameters.
-    ``graph`` is what was divided into groups; ``choices``: schedules on a GPU.
+    ``graph`` is what was divided into groups, and ``bodies`` what loops and branches in it run;
+    ``choices``: schedules on a GPU.
     """
 
     plan: ExecutionPlan
@@ -78,6 +79,7 @@ class CompiledGraph:
     graph: Graph
     choices: tuple[Choice, ...] = ()
     arguments: tuple[tuple[int, ...], ...] = ()
+    bodies: Mapping[Node, Mapping[str, Graph]] = field(default_factory=dict)
 
 
 def compile_graph(graph: Graph, options: CodegenOptions | None = None) -> CompiledGraph:
@@ -145,6 +147,7 @@ def _emitted(
         tuple(lowered.all_kernels()),
         context.graph,
         arguments=tuple(program.arguments),
+        bodies=dict(lowered.all_bodies()),
     )
 
 

@@ -15,7 +15,7 @@ from flamec.codegen.lower.group import GroupLowering, LoweredKernel
 from flamec.codegen.lower.kernel_builder import ErrorTable
 from flamec.codegen.lower.memory_budget import MemoryBudget, fit_kernels
 from flamec.ir.build_tasks import build_tasks
-from flamec.ir.graph import Graph, Value
+from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.iteration_space import Incompatible
 from flamec.ir.op import OpKind
 from flamec.ir.passes.fit_memory_budget import MemoryFit
@@ -53,6 +53,16 @@ class LoweredGraph:
             yield kernel
             for body in self.bodies.get(position, {}).values():
                 yield from body.all_kernels()
+
+    def all_bodies(self) -> Iterator[tuple[Node, dict[str, Graph]]]:
+        """Loops and branches, also those in bodies, with the graphs of which kernels were made: a
+        back end's passes change each body by itself, so a node has them as they were before."""
+        for position, bodies in self.bodies.items():
+            control = self.kernels[position].control
+            assert control is not None and control.node is not None
+            yield control.node, {name: body.context.graph for name, body in bodies.items()}
+            for body in bodies.values():
+                yield from body.all_bodies()
 
     def all_groups(self) -> Iterator[FusionGroup]:
         """The groups of which ``all_kernels`` are made."""

@@ -194,6 +194,7 @@ def _emitted(
         tuple(lowered.all_kernels()),
         graph,
         tuple(choice for form in forms.values() for choice in form.choices),
+        bodies=dict(lowered.all_bodies()),
     )
 
 

@@ -113,7 +113,7 @@ def _program(
     passes.append(
         {"name": "fuse, lower, emit", "seconds": seconds, "before": 0, "after": 0, "changed": True}
     )
-    nodes = _Nodes(inspection.bindings)
+    nodes = _Nodes(inspection.bindings, compiled.bodies)
     nodes.add(compiled.graph, ())
     kernels_of: dict[int, list[int]] = {}
     nodes_of: list[list[int]] = []
@@ -150,9 +150,15 @@ def _program(
 
 
 class _Nodes:
-    """The nodes of a graph and of the bodies in it, and of its inputs, as JSON."""
+    """The nodes of a graph and of the bodies in it, and of its inputs, as JSON.
 
-    def __init__(self, sizes: Mapping[str, int]) -> None:
+    ``bodies``: those that loops and branches were compiled with.
+    """
+
+    def __init__(
+        self, sizes: Mapping[str, int], bodies: Mapping[Node, Mapping[str, Graph]]
+    ) -> None:
+        self._bodies = bodies
         self.data: list[dict[str, Any]] = []
         self.number: dict[Node | None, int] = {}
         self._sizes = sizes
@@ -199,7 +205,7 @@ class _Nodes:
                 "line": None if node.location is None else _line(node),
             }
         )
-        for name, body in node.bodies.items():
+        for name, body in self._bodies.get(node, node.bodies).items():
             self.add(body, (*module, f"{node.op.name} {name} {number}"))
 
     def _value(self, dim: Dim) -> int:

@@ -33,6 +33,22 @@ def step(program: Path) -> tuple[Any, dict[str, Any]]:
     return inspection.parts[0][1], page_data(inspection, "program.py:step", example.origin)
 
 
+NESTED = """
+import flamec
+
+w = flamec.ones(3, 3)
+
+
+def nested(x):
+    def turn(i, h):
+        return i + 1, flamec.cond(h.sum() > 0, lambda h: flamec.tanh(h @ w), lambda h: h + 1, (h,))
+
+    def body(c, row):
+        _, h = flamec.while_loop(lambda i, h: i < 3, turn, (0, c + row))
+        return h, h.sum()
+
+    return flamec.scan(body, flamec.zeros(3), x)
+"""
 UPWARD = """
 return inspection.graph.cy.edges().filter(e =>
   e.source().parent().same(e.target().parent())
@@ -53,6 +69,23 @@ def test_nodes_and_kernels_know_each_other(step: tuple[Any, dict[str, Any]]) -> 
         assert all(operand < number for operand in node["inputs"])
     computing = [n for n in nodes if n.get("kind") in ("contraction", "reduction")]
     assert computing and all(n["kernels"] for n in computing)
+
+
+@pytest.mark.parametrize("gpu", ["", "sm_90"])
+def test_nodes_in_bodies_know_their_kernels(tmp_path: Path, gpu: str) -> None:
+    """Also where a back end's passes changed a body: a product that is brought to its form."""
+    file = tmp_path / "nested.py"
+    file.write_text(NESTED)
+    target = load_target(f"{file}:nested")
+    example = example_inputs(target, ["float32[5,3]"])
+    inspection = inspect(target, example, target.function.options)
+    (program,) = page_data(inspection, "nested", example.origin, target=gpu)["programs"]
+    named = [(k["name"], k["operations"]) for k in program["kernels"] if not k["nodes"]]
+    assert [name for name in named if "dot_general" in name[1]] == []
+    products = [n for n in program["nodes"] if n["op"] == "dot_general"]
+    assert products and all(n["kernels"] for n in products)
+    for number, node in enumerate(program["nodes"]):
+        assert all(operand < number for operand in node["inputs"])
 
 
 def test_bytes_and_arithmetic_are_those_of_the_plan(step: tuple[Any, dict[str, Any]]) -> None:
