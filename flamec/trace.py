@@ -26,6 +26,7 @@ from flamec.dispatch import (
     with_scalars_moved,
 )
 from flamec.errors import CompileError, operation_error, user_location
+from flamec.given_memory import refuse_exchange
 from flamec.host_numbers import expression_of, settle
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Node, Value
@@ -85,6 +86,7 @@ class Trace:
         self.gradients = TracedGradients()
         self.requires_grad_reads: dict[Tensor, bool] = {}
         self.created: list[weakref.ref[Tensor]] = []
+        self.given: set[Storage] = set()  # left, eager, by their tensors (``given_memory.py``)
         self.scopes: list[str] = []
         self.backward_nodes: set[int] = set()
         self.backward = BackwardSpans(self.builder)
@@ -203,6 +205,8 @@ class Trace:
         if tensor._trace is None and root.input_position is not None:
             source = self.sources[root.input_position]
             if source.position < 0 and tensor is not source.tensor:
+                if tensor not in self.sharing and tensor._storage in self.given:
+                    raise refuse_exchange("a tensor is used that has the memory from before")
                 self.sharing[tensor] = source
             elif source.position >= 0 and tensor not in self.alias_tensors:
                 is_symbolic = any(isinstance(d, SymbolicDim) for d in root.type.shape)
