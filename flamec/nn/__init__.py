@@ -12,6 +12,7 @@ from flamec.nn import (
     packed_sequence,
     parametrizations,
     parametrize,
+    prune,
 )
 from flamec.nn.activation import *  # noqa: F403
 from flamec.nn.activation import __all__ as _activations
@@ -75,6 +76,11 @@ utils = namespace(
         "flamec.nn.utils.rnn",
         "Sequences of different lengths, packed and padded.",
         **{name: getattr(packed_sequence, name) for name in packed_sequence.__all__},
+    ),
+    prune=namespace(
+        "flamec.nn.utils.prune",
+        "Pruning by masks.",
+        **{name: getattr(prune, name) for name in prune.__all__},
     ),
     parametrize=namespace(
         "flamec.nn.utils.parametrize",

@@ -51,6 +51,13 @@ def _get_clones(module: module.Module, N: int) -> containers.ModuleList:
     return containers.ModuleList([copy.deepcopy(module) for _ in range(N)])
 
 
+def consume_prefix_in_state_dict_if_present(state_dict: dict[str, Any], prefix: str) -> None:
+    """Take a prefix, as ``module.`` of ``DataParallel``, from the keys that have it, in place."""
+    for key in list(state_dict):
+        if key.startswith(prefix):
+            state_dict[key[len(prefix) :]] = state_dict.pop(key)
+
+
 # PyTorch's file -> the layers in it, and the names of base classes with what they are here
 _FILES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "activation": (" ".join((*activation.__all__, "MultiheadAttention")), {}),
@@ -115,6 +122,7 @@ _FILES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "utils": (
         "",
         {
+            "consume_prefix_in_state_dict_if_present": consume_prefix_in_state_dict_if_present,
             "_ntuple": _ntuple,
             "_single": _ntuple(1, "_single"),
             "_pair": _ntuple(2, "_pair"),

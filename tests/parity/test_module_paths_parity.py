@@ -106,6 +106,9 @@ def test_small_tools(package: Any) -> None:
     assert package.nn.init._calculate_correct_fan(weight, "fan_out") == 8
     rates = package.optim.lr_scheduler
     assert issubclass(rates._LRScheduler, rates.LRScheduler)
+    state = {"module.a": 1, "b": 2, "module.c": 3}
+    from_utils.consume_prefix_in_state_dict_if_present(state, "module.")
+    assert list(state.items()) == [("b", 2), ("a", 1), ("c", 3)]
     wrapped = package.nn.DataParallel(package.nn.Linear(3, 2))
     assert list(wrapped.state_dict()) == ["module.weight", "module.bias"]
     assert wrapped(package.ones(4, 3)).shape == (4, 2)
