@@ -105,18 +105,7 @@ class TapeNode(Node):
         location: Location | None,
         types: tuple[TensorType, ...] | None = None,
     ) -> None:
-        self.op = op
-        self.inputs = tuple(inputs)
-        self.attributes = dict(attributes) if attributes else {}
-        self.location = location
-        self.scope = ""
-        self._attributes_key = None
-        if types is None:
-            types = op.infer_types(tuple([v.type for v in self.inputs]), self.attributes)
-        if len(types) == 1:
-            self.outputs = (Value(types[0], self),)
-        else:
-            self.outputs = tuple([Value(t, self, i) for i, t in enumerate(types)])
+        super().__init__(op, inputs, attributes, location, "", types)
         self.saved = {}
         self.saved_results = {}
 

@@ -72,7 +72,11 @@ class Node:
         self._attributes_key: tuple[Any, ...] | None = None
         if types is None:
             types = op.infer_types(tuple([v.type for v in self.inputs]), self.attributes)
-        self.outputs: tuple[Value, ...] = tuple([Value(t, self, i) for i, t in enumerate(types)])
+        self.outputs: tuple[Value, ...]
+        if len(types) == 1:
+            self.outputs = (Value(types[0], self),)
+        else:
+            self.outputs = tuple([Value(t, self, i) for i, t in enumerate(types)])
 
     def on(self, inputs: Iterable[Value]) -> Node:
         """The same operation, from the same line, on other operands of the same types."""

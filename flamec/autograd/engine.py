@@ -404,7 +404,7 @@ def _depending_on(
     """Whether a value is tracked and depends on one of ``targets``."""
     found = set(targets)
     for node in nodes:
-        if any(v in found for v in node.inputs):
+        if not found.isdisjoint(node.inputs):
             found.update(node.outputs)
     return lambda value: value in found and tracked(value)
 
