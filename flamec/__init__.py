@@ -197,11 +197,15 @@ from flamec.values import (
     conj,
     conj_physical,
     is_complex,
+    is_conj,
     is_floating_point,
+    is_neg,
     is_nonzero,
     is_signed,
     is_tensor,
     real,
+    resolve_conj,
+    resolve_neg,
 )
 
 double, float, half = float64, float32, float16
@@ -257,8 +261,11 @@ if _TYPE_CHECKING:
     )
     from flamec.process_settings import (
         are_deterministic_algorithms_enabled,
+        get_deterministic_debug_mode,
         get_num_threads,
         is_deterministic_algorithms_warn_only_enabled,
+        set_deterministic_debug_mode,
+        set_flush_denormal,
         set_num_threads,
         use_deterministic_algorithms,
     )
@@ -271,8 +278,9 @@ _LAYERS = (
 )  # fmt: skip
 
 _SETTINGS = (
-    "are_deterministic_algorithms_enabled", "get_num_threads",
-    "is_deterministic_algorithms_warn_only_enabled", "set_num_threads",
+    "are_deterministic_algorithms_enabled", "get_deterministic_debug_mode", "get_num_threads",
+    "is_deterministic_algorithms_warn_only_enabled", "set_deterministic_debug_mode",
+    "set_flush_denormal", "set_num_threads",
     "use_deterministic_algorithms",
 )  # fmt: skip
 

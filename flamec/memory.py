@@ -400,6 +400,7 @@ TENSOR_METHODS = {
     "__dlpack_device__": dlpack_device,
 }
 
+_OTHER_KINDS = ("mkldnn", "mps", "nested", "sparse_csr", "vulkan", "xla", "xpu")
 TENSOR_PROPERTIES = {
     "data": property(data, set_data),
     "is_cpu": lambda self: self._type.device.type == "cpu",
@@ -407,6 +408,7 @@ TENSOR_PROPERTIES = {
     "retains_grad": lambda self: self._retains_grad and not self.is_leaf,
     "is_sparse": lambda self: False,
     "is_quantized": lambda self: False,
+    **{f"is_{kind}": lambda self: False for kind in _OTHER_KINDS},
     "is_meta": lambda self: self._type.device.type == "meta",
     "layout": lambda self: strided,
     "is_cuda": lambda self: self._type.device.type == "cuda",

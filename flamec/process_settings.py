@@ -9,10 +9,13 @@ from flamec.errors import user_location
 from flamec.state import process
 
 __all__ = [
-    "are_deterministic_algorithms_enabled", "get_num_threads",
-    "is_deterministic_algorithms_warn_only_enabled", "set_num_threads",
+    "are_deterministic_algorithms_enabled", "get_deterministic_debug_mode", "get_num_threads",
+    "is_deterministic_algorithms_warn_only_enabled", "set_deterministic_debug_mode",
+    "set_flush_denormal", "set_num_threads",
     "use_deterministic_algorithms",
 ]  # fmt: skip
+
+_MODES = ("default", "warn", "error")
 
 
 def use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None:
@@ -33,6 +36,27 @@ def are_deterministic_algorithms_enabled() -> bool:
 def is_deterministic_algorithms_warn_only_enabled() -> bool:
     """Whether ``use_deterministic_algorithms`` was told to warn."""
     return process.deterministic and process.deterministic_warns
+
+
+def set_deterministic_debug_mode(debug_mode: int | str) -> None:
+    """``use_deterministic_algorithms`` by a word or number: ``"default"`` (0), ``"warn"`` (1) or
+    ``"error"`` (2). TypeError for another type, RuntimeError for another value."""
+    if not isinstance(debug_mode, (int, str)):
+        raise TypeError(f"debug_mode must be str or int, but got {type(debug_mode)}")
+    number = _MODES.index(debug_mode) if debug_mode in _MODES else debug_mode
+    if number not in (0, 1, 2):
+        raise RuntimeError(
+            "invalid value of debug_mode, expected one of `default` (0), `warn` (1), `error` (2), "
+            f"but got {debug_mode}"
+        )
+    use_deterministic_algorithms(number != 0, warn_only=number == 1)
+
+
+def get_deterministic_debug_mode() -> int:
+    """What was set: 0, 1 or 2."""
+    if not process.deterministic:
+        return 0
+    return 1 if process.deterministic_warns else 2
 
 
 def refuse_what_varies() -> None:
@@ -62,3 +86,9 @@ def set_num_threads(num_threads: int) -> None:
     if not isinstance(num_threads, int) or isinstance(num_threads, bool) or num_threads < 1:
         raise RuntimeError(f"set_num_threads expects a positive integer, not {num_threads!r}")
     cpu_backend.set_thread_count(num_threads)
+
+
+def set_flush_denormal(mode: bool) -> bool:
+    """Whether very small numbers could be set to be flushed to zero: they cannot, so they are kept,
+    as without it."""
+    return False

@@ -15,6 +15,7 @@ from flamec.errors import OperationTypeError, user_location
 from flamec.functional.creation import empty
 from flamec.ir.types import (
     CPU,
+    Device,
     DType,
     bfloat16,
     bool_,
@@ -27,12 +28,12 @@ from flamec.ir.types import (
     int64,
     uint8,
 )
-from flamec.state import process
+from flamec.state import process, set_default_dtype
 from flamec.tensor import Size, Tensor
 
 __all__ = [
     "BFloat16Tensor", "BoolTensor", "ByteTensor", "CharTensor", "DoubleTensor", "FloatTensor",
-    "HalfTensor", "IntTensor", "LongTensor", "ShortTensor",
+    "HalfTensor", "IntTensor", "LongTensor", "ShortTensor", "set_default_tensor_type", "typename",
 ]  # fmt: skip
 
 TYPE_NAMES = {
@@ -61,21 +62,21 @@ def new_tensor(cls: type[Tensor], *data: Any) -> Tensor:
     return made if cls is Tensor else cls._from_array(made._array, made._type)
 
 
-def _made(name: str, data: tuple[Any, ...], dtype: DType) -> Tensor:
+def _made(name: str, data: tuple[Any, ...], dtype: DType, device: Device = CPU) -> Tensor:
     """A tensor of ``dtype`` from one sequence or array of numbers, or from sizes."""
     if len(data) == 1 and isinstance(data[0], (Sequence, np.ndarray)):
         values = data[0]
         if isinstance(values, str):
             raise OperationTypeError(f"{name}: data is no text (at {user_location()})")
         if not isinstance(values, Size):
-            return tensor(values, dtype=dtype, device=CPU)
+            return tensor(values, dtype=dtype, device=device)
         data = tuple(values)
     if any(isinstance(n, (bool, float)) for n in data):
         raise OperationTypeError(
             f"{name}: sizes are whole numbers, and data is a sequence; got {data} "
             f"(at {user_location()})"
         )
-    return empty(*(data or (0,)), dtype=dtype, device=CPU)
+    return empty(*(data or (0,)), dtype=dtype, device=device)
 
 
 class _TypeOfTensors(type):
@@ -128,4 +129,49 @@ def type_(self: Tensor, dtype: Any = None, non_blocking: bool = False) -> Any:
     return to(self, dtype.dtype if isinstance(dtype, _TypeOfTensors) else dtype)
 
 
-TENSOR_METHODS = {"type": type_, "__new__": staticmethod(new_tensor)}
+def new(self: Tensor, *data: Any) -> Tensor:
+    """A tensor of the same dtype on the same device, of sizes or of numbers, or a tensor's memory.
+
+    An older form of ``new_empty`` and ``new_tensor``. Raises TypeError for other data, and for a
+    tensor of another dtype.
+    """
+    type = self._type
+    if len(data) == 1 and isinstance(data[0], Tensor):
+        given = data[0]._type
+        if given.dtype is not type.dtype or given.device != type.device:
+            raise OperationTypeError(
+                f"new(): expected a tensor of {type.dtype} on {type.device}, got {given.dtype} on "
+                f"{given.device} (at {user_location()})"
+            )
+        return data[0].view_as(data[0])  # type: ignore[no-any-return]
+    return _made("new()", data, type.dtype, type.device)
+
+
+def typename(obj: Any, /) -> str:
+    """The full name of an object's type; of a class or function, its own."""
+    if isinstance(obj, Tensor):
+        return str(type_(obj))
+    named = obj if hasattr(obj, "__qualname__") or hasattr(obj, "__name__") else type(obj)
+    name: str = getattr(named, "__qualname__", None) or named.__name__
+    module = getattr(named, "__module__", "") or ""
+    return name if module in ("", "builtins") else f"{module}.{name}"
+
+
+def set_default_tensor_type(t: Any, /) -> None:
+    """``set_default_dtype`` by a type of tensors, such as ``DoubleTensor``, or its name.
+
+    TypeError for types of integers, and for what is no type of tensors.
+    """
+    names = {name: dtype for dtype, name in TYPE_NAMES.items()}
+    found = t.dtype if isinstance(t, _TypeOfTensors) else None
+    if isinstance(t, str):
+        found = names.get(t.rpartition(".")[2].removesuffix("Tensor"))
+    if found is None:
+        raise OperationTypeError(
+            f"set_default_tensor_type(): {t!r} is no type of tensors on the CPU "
+            f"(at {user_location()})"
+        )
+    set_default_dtype(found)
+
+
+TENSOR_METHODS = {"type": type_, "new": new, "__new__": staticmethod(new_tensor)}

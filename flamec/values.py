@@ -217,7 +217,27 @@ def conj(input: Tensor) -> Tensor:
 def is_signed(input: Tensor) -> bool:
     """Whether the dtype has negative values."""
     dtype: DType = input._type.dtype
-    return dtype.kind in ("int", "float")
+    return dtype.is_signed
+
+
+def is_conj(input: Tensor) -> bool:
+    """Whether the tensor is a conjugate view; none is."""
+    return False
+
+
+def is_neg(input: Tensor) -> bool:
+    """Whether the tensor is a view of negated values; none is."""
+    return False
+
+
+def resolve_conj(input: Tensor) -> Tensor:
+    """The tensor itself, as none is a conjugate view."""
+    return input
+
+
+def resolve_neg(input: Tensor) -> Tensor:
+    """The tensor itself, as none is a view of negated values."""
+    return input
 
 
 def is_tensor(obj: Any) -> bool:
@@ -265,6 +285,10 @@ def _store(target: Tensor, array: np.ndarray, name: str) -> Tensor:
 
 
 TENSOR_METHODS = {
+    "is_conj": is_conj,
+    "is_neg": is_neg,
+    "resolve_conj": resolve_conj,
+    "resolve_neg": resolve_neg,
     "numpy": numpy,
     "__array__": _array,
     "item": item,
@@ -281,8 +305,6 @@ TENSOR_METHODS = {
     "conj": conj,
     "conj_physical": conj_physical,
     "conj_physical_": conj_physical,
-    "resolve_conj": conj,
-    "resolve_neg": conj,
     "is_floating_point": is_floating_point,
     "is_complex": is_complex,
     "is_signed": is_signed,

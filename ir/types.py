@@ -39,6 +39,16 @@ class DType:
         return self.kind == "float"
 
     @property
+    def is_signed(self) -> bool:
+        """Whether there are negative values."""
+        return self.kind in ("int", "float")
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether values are complex numbers: no type's are."""
+        return False
+
+    @property
     def is_half(self) -> bool:
         """True for the 16-bit floats, which are computed in float32 and rounded once."""
         return self.kind == "float" and self.itemsize == 2

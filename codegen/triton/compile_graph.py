@@ -183,7 +183,11 @@ def _emitted(
         errors=program.errors,
         kernels=tuple(collector.kernels),
         actions=tuple(collector.actions),
-        notes={"kernel_steps": collector.steps, **memory_notes(lowered.fit)},
+        notes={
+            "kernel_steps": collector.steps,
+            "tf32_steps": emission.rounded,
+            **memory_notes(lowered.fit),
+        },
         loops=tuple(emission.loops),
     )
     return CompiledGraph(
@@ -207,6 +211,7 @@ class _Emission:
     written: WrittenKernels
     steps: list[Step] = field(default_factory=list)
     loops: list[LoopSpan] = field(default_factory=list)
+    rounded: list[int] = field(default_factory=list)  # steps that multiply in TF32
 
     def add(self, lowered: LoweredGraph, table: BufferTable, times: Dim = 1) -> None:
         """The steps of a graph, which is run ``times`` times."""
@@ -230,6 +235,8 @@ class _Emission:
                 self.collector.user_launches(kernel.user, arrays, step=len(self.steps))
                 self.steps.append(step)
                 continue
+            if self._rounds(form.lowered):
+                self.rounded.append(len(self.steps))
             try:
                 written = self.written.write(form, numbers, step=len(self.steps))
             except LookupError as error:
@@ -242,6 +249,14 @@ class _Emission:
             )
             writes = (*step.writes, *written.temporaries)
             self.steps.append(replace(step, writes=writes, in_place=in_place))
+
+    def _rounds(self, lowered: LoweredKernel) -> bool:
+        """Whether a kernel has a product of float32 that is multiplied in TF32."""
+        products = (part.program.contraction for part in lowered.kernel.parts)
+        return any(
+            c is not None and c.memory == "f32" and self.written.options.precision_of(c) == "tf32"
+            for c in products
+        )
 
     def _add_loop(self, arranged: ArrangedLoop, table: BufferTable, times: Dim) -> None:
         first = len(self.steps)

@@ -60,7 +60,7 @@ class WrittenKernels:
 
     def __init__(self, collector: LaunchCollector, options: CodegenOptions) -> None:
         self._collector = collector
-        self._options = options
+        self.options = options
         self._known: dict[object, tuple[GpuKernel, WrittenKernel]] = {}
 
     def write(self, kernel: GpuKernel, numbers: tuple[int, ...], step: int) -> WrittenKernel:
@@ -68,7 +68,7 @@ class WrittenKernels:
         key = self._place(kernel, numbers)
         _, written = self._known.get(key, (kernel, None))
         if written is None:
-            writer = kernel_writer(kernel, numbers, self._collector, self._options)
+            writer = kernel_writer(kernel, numbers, self._collector, self.options)
             writer.write()
             written = WrittenKernel(
                 tuple(writer.launches),
@@ -80,7 +80,7 @@ class WrittenKernels:
             self._known[key] = kernel, written
         else:
             written = written.between(numbers, self._collector)
-        self._collector.launches(written.launches, self._options, step)
+        self._collector.launches(written.launches, self.options, step)
         return written
 
     @staticmethod

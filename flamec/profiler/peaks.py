@@ -89,6 +89,7 @@ def product_peaks(name: str) -> Peaks | None:
     tera = 1e12
     matrix = {
         "float32": product.tf32 / 3 * tera,
+        "tf32": product.tf32 * tera,
         "float16": product.half * tera,
         "bfloat16": product.half * tera,
         "float64": product.float64 * tera,

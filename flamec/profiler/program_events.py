@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from flamec.ir.plan import ExecutionPlan, Step
+from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import Dim, evaluate_dim
 from flamec.profiler.events import Event
 from flamec.runtime.recording import ProgramRun, StepSpan
@@ -89,7 +89,7 @@ class _Steps:
             locations=step.locations,
             module=", ".join(step.modules),
             matrix=step.kind in _MATRIX_KINDS,
-            dtype=self._dtype(step),
+            dtype=self._dtype(span.step),
             runs=runs,
         )
 
@@ -101,7 +101,11 @@ class _Steps:
     def _value(self, dim: Dim) -> int:
         return evaluate_dim(dim, self._bindings)
 
-    def _dtype(self, step: Step) -> str:
-        """Of the first array of floats that the step reads, or writes."""
+    def _dtype(self, number: int) -> str:
+        """Of the first array of floats that a step reads, or writes; ``"tf32"`` if it multiplies
+        float32 so."""
+        if number in self._plan.notes.get("tf32_steps", ()):
+            return "tf32"
+        step = self._plan.steps[number]
         dtypes = [self._plan.buffers[b].dtype for b in (*step.reads, *step.writes)]
         return next((d.name for d in dtypes if d.is_floating_point), "")

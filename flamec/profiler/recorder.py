@@ -16,16 +16,26 @@ from flamec.errors import user_location
 from flamec.ir.op import Op, OpKind
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import evaluate_shape
-from flamec.ir.types import TensorType
+from flamec.ir.types import TensorType, float32
 from flamec.profiler.events import Event
 from flamec.profiler.program_events import device_events, host_events
 from flamec.runtime.recording import ProgramRun
+from flamec.state import process
 
 if TYPE_CHECKING:
     from flamec.runtime.cuda.launch_timer import DeviceRun
 
 
 _MATRIX_KINDS = (OpKind.CONTRACTION, OpKind.CONVOLUTION, OpKind.ATTENTION)
+
+
+def _arithmetic(op: Op, type: TensorType) -> str:
+    """In what an operation computes: the name of its operands' type, or ``"tf32"``."""
+    if op.kind in _MATRIX_KINDS and type.dtype is float32 and type.device.type == "cuda":
+        kind = "convolutions" if op.kind is OpKind.CONVOLUTION else "products"
+        if getattr(process.float32_precision, kind) == "tf32":
+            return "tf32"
+    return type.dtype.name
 
 
 class _Ranges(threading.local):
@@ -157,6 +167,6 @@ def _operation_event(
         module=module,
         shapes=tuple(evaluate_shape(t.shape, {}) for t in inputs),
         matrix=op.kind in _MATRIX_KINDS,
-        dtype=(inputs or outputs)[0].dtype.name,
+        dtype=_arithmetic(op, (inputs or outputs)[0]),
         kernel_device="" if outputs[0].device.type == "cpu" else str(outputs[0].device),
     )

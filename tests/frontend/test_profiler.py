@@ -6,6 +6,7 @@ import gzip
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,15 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 from profiled_training import same_with_profiles
+from simulated_gpu import SimulatedGpu
 
 import flamec
 from flamec import nn, optim, profiler
 from flamec.cli.page_data import _functions
+from flamec.codegen.options import CodegenOptions
+from flamec.codegen.triton.compile_graph import compile_graph
+from flamec.dispatch import apply_named
 from flamec.ir.plan import ExecutionPlan
 from flamec.profiler import Peaks, profile, record_function
 from flamec.profiler.chrome_trace import trace_data
 from flamec.profiler.events import Event, lanes
-from flamec.profiler.program_events import device_events
+from flamec.profiler.program_events import _Steps, device_events
 from flamec.runtime import recording
 from flamec.runtime.cpu import step_clock
 from flamec.runtime.recording import StepSpan
@@ -358,9 +363,34 @@ def test_the_roofline_of_gpus() -> None:
     assert known is not None and known.bytes_per_second == 4.8e12
     assert known.matrix["bfloat16"] == 989.5e12
     assert known.matrix["float32"] == pytest.approx(494.5e12 / 3)
+    assert known.matrix["tf32"] == 494.5e12
     other = profiler.peaks.product_peaks("NVIDIA H100 80GB HBM3")
     assert other is not None and other.bytes_per_second == 3.35e12
     assert profiler.peaks.product_peaks("Another GPU") is None
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_products_in_tf32_have_the_roofline_of_tf32(
+    allowed: bool, simulated: list[SimulatedGpu], float32_convolutions: None
+) -> None:
+    """Eager ones and the steps of programs."""
+    flamec.backends.cudnn.allow_tf32 = allowed
+    x, w = flamec.ones(1, 4, 6, 6, device="cuda"), flamec.ones(4, 4, 3, 3, device="cuda")
+    one = dict.fromkeys(("strides", "lhs_dilation", "rhs_dilation"), (1, 1))
+    with profile() as found:
+        apply_named("convolution", x, w, padding=((0, 0), (0, 0)), groups=1, **one)
+        apply_named("dot_general", x[0, 0], x[0, 1], contract=((1,), (0,)), batch=((), ()))
+    kinds = {e.name: e.dtype for e in found.events() if e.matrix}
+    wanted = "tf32" if allowed else "float32"
+    assert kinds["convolution"] == wanted and kinds["dot_general"] == "float32"
+    options = CodegenOptions(float32_products="tf32x3", float32_convolutions="tf32")
+    if not allowed:
+        options = replace(options, float32_convolutions="tf32x3")
+    both = flamec.compile(lambda x, w: (nn.functional.conv2d(x, w), x[0, 0] @ x[0, 1]))
+    plan = compile_graph(both.compile_variant((x, w), {}).prepared.optimized, options).plan
+    steps = _Steps(plan, {}, "both")
+    products = [steps._dtype(i) for i, s in enumerate(plan.steps) if s.kind == "matmul"]
+    assert sorted(products) == sorted(["float32", wanted])
 
 
 # traces ------------------------------------------------------------------------------------

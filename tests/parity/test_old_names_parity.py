@@ -184,3 +184,59 @@ def test_modes_and_errors_at_the_top() -> None:
         with package.autograd.detect_anomaly():
             assert package.is_anomaly_enabled()
         assert package.OutOfMemoryError is package.cuda.OutOfMemoryError
+
+
+@pytest.mark.parametrize("package", [flamec, torch], ids=["flamec", "torch"])
+def test_types_by_their_older_names(package: Any) -> None:
+    x = package.ones(2, 3, dtype=package.float64)
+    assert tuple(x.new(4).shape) == (4,) and x.new([1, 2]).tolist() == [1.0, 2.0]
+    assert x.new(2, 2).dtype is package.float64 and x.new().numel() == 0
+    assert x.new(x).data_ptr() == x.data_ptr() and x.new(x) is not x
+    for wrong in ((x.float(),), (1.5, 2)):
+        with pytest.raises(TypeError):
+            x.new(*wrong)
+    name = package.__name__
+    assert package.typename(x) == f"{name}.DoubleTensor" == x.type()
+    assert package.typename(3) == "int" and package.typename(str) == "str"
+    assert package.typename(package.nn.Linear).endswith(".Linear")
+    assert package.typename(package.nn.Linear) == package.typename(package.nn.Linear(1, 1))
+    for given in (package.DoubleTensor, f"{name}.DoubleTensor"):
+        try:
+            package.set_default_tensor_type(given)
+            assert package.ones(1).dtype is package.float64
+        finally:
+            package.set_default_tensor_type(package.FloatTensor)
+        assert package.ones(1).dtype is package.float32
+    with pytest.raises(TypeError):
+        package.set_default_tensor_type(package.LongTensor)
+    assert package.get_default_dtype() is package.float32
+
+
+@pytest.mark.parametrize("package", [flamec, torch], ids=["flamec", "torch"])
+def test_what_no_tensor_is(package: Any) -> None:
+    x = package.ones(2)
+    kinds = ("mkldnn", "mps", "nested", "sparse_csr", "vulkan", "xla", "xpu")
+    assert not any(getattr(x, f"is_{kind}") for kind in kinds)
+    assert not (x.is_conj() or x.is_neg() or package.is_conj(x) or package.is_neg(x))
+    assert package.resolve_conj(x) is x and x.resolve_neg() is x and package.resolve_neg(x) is x
+    signed = {d: getattr(package, d).is_signed for d in ("float16", "int8", "uint8", "bool")}
+    assert signed == {"float16": True, "int8": True, "uint8": False, "bool": False}
+    assert not package.float32.is_complex
+
+
+@pytest.mark.parametrize("package", [flamec, torch], ids=["flamec", "torch"])
+def test_determinism_by_words_and_numbers(package: Any) -> None:
+    assert package.get_deterministic_debug_mode() == 0
+    try:
+        for mode, number in (("warn", 1), (2, 2), ("default", 0), (1, 1), ("error", 2), (0, 0)):
+            package.set_deterministic_debug_mode(mode)
+            assert package.get_deterministic_debug_mode() == number
+            assert package.are_deterministic_algorithms_enabled() == (number > 0)
+            only = package.is_deterministic_algorithms_warn_only_enabled()
+            assert only == (number == 1)
+        for wrong, error in (("often", RuntimeError), (3, RuntimeError), (None, TypeError)):
+            with pytest.raises(error):
+                package.set_deterministic_debug_mode(wrong)
+    finally:
+        package.use_deterministic_algorithms(False)
+    assert package.set_flush_denormal(False) in (True, False)
