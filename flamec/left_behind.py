@@ -91,6 +91,7 @@ def escaped_tensors(trace: Trace, name: str) -> list[Tensor]:
     trace.leaf_tensors.clear()
     trace.autocast_casts.clear()
     trace.gradients.written.clear()
+    trace.picked.clear()
     host = trace.host
     assert host is not None
     host.escaped()  # lets go of the tracers of places

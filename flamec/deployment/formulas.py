@@ -17,13 +17,13 @@ from flamec import bounds_of_slices
 from flamec.errors import CompileError, user_location
 from flamec.host_numbers import OPERATOR_TEXTS, Argument, Expression, Extent
 from flamec.ir.shape import evaluate_dim, format_dim, parse_dim
-from flamec.math_of_expressions import MATH_NAMES
+from flamec.math_of_expressions import MATH_NAMES, PREDICATES
 from flamec.saving import structure as json_structure
 
 # names in a file -> the function, and its text for messages
 _FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     **{f.__name__: (f, text) for f, text in OPERATOR_TEXTS.items()},
-    **{f"math.{n}": (getattr(math, n), f"{n}({{}})") for n in MATH_NAMES},
+    **{f"math.{n}": (getattr(math, n), f"{n}({{}})") for n in (*MATH_NAMES, *PREDICATES)},
     "abs": (operator.abs, "abs({})"),
     "bool": (bool, "{}"),
     "round": (round, "round({})"),

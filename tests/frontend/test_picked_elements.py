@@ -109,3 +109,11 @@ def test_where_the_index_cannot_be_read() -> None:
 
     with pytest.raises(CompileError, match="is a copy while a function is traced here"):
         batched(flamec.ones(2, 4, 3), flamec.tensor([1, 2]))
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_index_that_is_computed_is_not_kept() -> None:
+    compiled = flamec.compile(lambda x: x[x.argmax()] + int(x[x.argmin()] * 0), backend="evaluate")
+    for k in range(3):
+        assert compiled(flamec.arange(4.0) + k).item() == 3.0 + k
+    assert compiled.stats.python_runs == 0

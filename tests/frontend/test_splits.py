@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +72,38 @@ def test_python_is_not_run_for_a_path_that_is_known() -> None:
     assert f.stats.python_runs == len(runs) == 2
     compiled = follow(branch, *((filled(1.0),) for _ in range(3)))
     assert compiled.stats.traces == 1
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("read", [lambda t: t.item(), lambda t: t, lambda t: t.sum().item() * 2])
+def test_whether_a_loss_is_finite(read: Callable[[T], Any]) -> None:
+    """A condition of the program, not a number that Python needs."""
+
+    def checked(x: T) -> Any:
+        value = read(x.sum())
+        if math.isnan(value):
+            return x * 0 + 1
+        return x * 2 if math.isinf(value) else x + 1 if math.isfinite(value) else x
+
+    compiled = flamec.compile(checked, backend="evaluate")
+    for number in (1.0, math.inf, 2.0, math.nan, 3.0, -math.inf, 4.0):
+        x = filled(number)
+        np.testing.assert_array_equal(compiled(x).numpy(), checked(x).numpy())
+    assert (compiled.stats.traces, compiled.stats.python_runs) == (3, 0)
+
+
+def test_whether_a_number_of_state_is_finite() -> None:
+    scale = [1.0]
+
+    def scaled(x: T) -> T:
+        scale[0] *= 2.0
+        return x * scale[0] if math.isfinite(scale[0]) else x * 0
+
+    compiled = flamec.compile(scaled, backend="evaluate")
+    found = [compiled(filled(1.0)).sum().item() for _ in range(5)]
+    scale[0] = math.inf
+    assert compiled(filled(1.0)).sum().item() == 0.0
+    assert found == [found[0] * 2**k for k in range(5)] and compiled.stats.traces <= 3
 
 
 def test_a_loop_whose_length_depends_on_a_tensor() -> None:
