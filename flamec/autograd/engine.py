@@ -406,7 +406,7 @@ def _depending_on(
     for node in nodes:
         if not found.isdisjoint(node.inputs):
             found.update(node.outputs)
-    return lambda value: value in found and tracked(value)
+    return {value for value in found if tracked(value)}.__contains__
 
 
 @unwatched
