@@ -388,12 +388,21 @@ def decided(b: GraphBuilder, size: int, length: Dim) -> Graph:
 
 ANY_ORDER = {"scatter_add_any_order", "scatter_wide_any_order"}  # compiled to be so
 
+def many_products(b: GraphBuilder) -> Graph:
+    """Rows that are taken in the order of their places."""
+    x, values = (b.input(TensorType(shape, float32)) for shape in ((11, 3), (1100,)))
+    i = b.input(TensorType((1100,), int64), "index11")
+    j = b.input(TensorType((1100,), int64), "index3")
+    return b.build([b.index_put(x, values, i, j, mode="prod")])
+
+
 # Graphs whose index inputs (by position) have one element that is out of range.
 FAULTS: dict[str, tuple[Make, int, int, str]] = {
     "row outside": (lookup, 1, 11, "index 11 is out of bounds for dimension 0 of size 11"),
     "row far below": (lookup, 1, -(1 << 40), f"index -{1 << 40} is out of bounds"),
     "column outside": (lookup, 2, -8, "index -8 is out of bounds for dimension 1 of size 7"),
     "scatter outside": (embedding_backward, 1, 12, "index 12 is out of bounds for dimension 0"),
+    "product outside": (many_products, 3, 3, "index 3 is out of bounds for dimension 1 of size 3"),
 }
 
 
