@@ -122,6 +122,8 @@ class Op:
     - ``expensive``: cheaper to keep than to compute twice.
     - ``scan_of``: of a scan the names of the reduction that gives its last element, and of the
       elementwise operation that joins what two neighbouring parts give.
+    - ``takes_over``: of a running extreme the comparison by which an element, or one that is NaN,
+      takes its place.
     - ``compensated`` (of a reduction that adds): long folds of floats carry along what rounding
       loses. ``drifts`` (of a reduction or scan): errors grow with the number of elements, so that a
       CPU computes float32 in float64.
@@ -155,6 +157,7 @@ class Op:
     identity: Any = None
     expensive: bool = False
     scan_of: tuple[str, str] | None = None
+    takes_over: str = ""
     compensated: bool = False
     drifts: bool = False
     inexact: bool = False

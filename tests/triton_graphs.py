@@ -388,6 +388,7 @@ def decided(b: GraphBuilder, size: int, length: Dim) -> Graph:
 
 ANY_ORDER = {"scatter_add_any_order", "scatter_wide_any_order"}  # compiled to be so
 
+
 def many_products(b: GraphBuilder) -> Graph:
     """Rows that are taken in the order of their places."""
     x, values = (b.input(TensorType(shape, float32)) for shape in ((11, 3), (1100,)))

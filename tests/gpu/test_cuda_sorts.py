@@ -138,3 +138,12 @@ def test_different_values_of_many() -> None:
     wanted = np.unique(numbers, return_inverse=True, return_counts=True)
     for have, want in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(have.cpu().numpy(), want)
+
+
+@pytest.mark.parametrize("name", ["cummax", "cummin"])
+def test_running_extremes_of_long_lines(name: str) -> None:
+    x = drawn("float32", 2, 100001)
+    wanted = tuple(getattr(x, name)(1))
+    for program in (getattr(flamec, name), flamec.compile(getattr(flamec, name))):
+        for found, want in zip(program(x.to("cuda"), 1), wanted, strict=True):
+            np.testing.assert_array_equal(found.cpu().numpy(), want.numpy())

@@ -78,6 +78,32 @@ def test_lines_give_recurrences_of_rows(
         np.testing.assert_allclose(found[0], wanted[0][part], 1e-12, 1e-12)
 
 
+@pytest.mark.parametrize("name", ["cummax", "cummin"])
+@pytest.mark.parametrize(("shape", "axis"), [((43,), 0), ((40, 2), 0), ((2, 173, 3), 1)])
+def test_lines_give_extremes_of_rows_and_their_places(
+    name: str, shape: tuple[int, ...], axis: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The latest of equal elements, and NaN from the first on."""
+    x = np.round(3 * np.random.default_rng(0).standard_normal(shape))
+    along = np.moveaxis(x, axis, 0)
+    along[30].flat[0], along[33].flat[0] = np.nan, np.nan
+
+    def graph_of(size: Dim) -> Graph:
+        b = GraphBuilder()
+        sizes = tuple(size if i == axis else given for i, given in enumerate(shape))
+        y = b.input(TensorType(sizes, float64))
+        return b.build([*getattr(b, name)(y, axis=axis)])
+
+    for size in (shape[axis], N):
+        graph = graph_of(size)
+        by_lines = divided(graph, monkeypatch)
+        for count in (1, 3, 4, 32) if size is N else (size,):
+            part = x[tuple(slice(count) if i == axis else slice(None) for i in range(x.ndim))]
+            (wanted, _), (found, _) = (evaluate_graph(g, [part]) for g in (graph, by_lines))
+            for have, want in zip(found, wanted, strict=True):
+                np.testing.assert_array_equal(have, want)
+
+
 def test_symbolic_sizes_and_integers(monkeypatch: pytest.MonkeyPatch) -> None:
     by_lines = divided(scan("cumsum", (N,), 0, int64), monkeypatch)
     for size in (1, 4, 63, 200):
