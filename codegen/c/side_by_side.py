@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 from flamec.codegen.c.fold_text import accumulate, index_of
 from flamec.codegen.c.program_writer import LANES_AT_MOST, ProgramWriter
-from flamec.codegen.c.rendering import decomposed, render
+from flamec.codegen.c.rendering import counting, decomposed, render
 from flamec.codegen.c.statements import VectorAxis
 from flamec.codegen.c.text import C_TYPES, MEMORY_BYTES, combine, dim, factor, identity
 from flamec.codegen.schedule import GRAIN
@@ -29,8 +29,9 @@ from flamec.ir.shape import product
 
 # Elements of a row from which blocks are worth it, by the bytes of the smallest ones.
 LONG_ENOUGH = {2: 16, 4: 6, 8: 6}
-FEW_VECTORS = 2  # of neighbouring rows, of which each is read along all elements
+SHORT = 4096  # elements of a row up to which four vectors of rows are taken one by one, else two
 WAITING_VECTORS = 4  # of rows, each of which waits for what it keeps in memory
+WINDOW = 64  # elements that are folded for one vector of neighbouring rows after the other
 CACHE_WAY = 4096  # bytes; lines that are so far apart share a set of the first cache
 
 
@@ -62,12 +63,21 @@ class SideBySideWriter(ProgramWriter):
             "width": self.schedule.width,
             "lane_loop": lane_loop,
             "lane_size": lane_size,
-            "row_indices": decomposed(program.rows[:-1], "group / group_count"),
+            **self._row_indices(),
             "inner": [{"name": l.name, "size": dim(l.size)} for l in program.inner],
             "passes": passes,
             "transposes": any("flamec_transpose" in str(block["tiled"]) for block in passes),
         }
         return render("along_rows.c.j2", holes)
+
+    def _row_indices(self) -> dict[str, str]:
+        """Definitions of the indices of the loops over rows but the last, and what a group is."""
+        loops = self.program.rows[:-1]
+        if all(isinstance(loop.size, int) for loop in loops[1:]):
+            indices = decomposed(loops, "group / group_count")
+            return {"row_indices": indices, "row_start": "", "row_step": ""}
+        start, step = counting(loops, "begin / flamec_max(1, group_count)")
+        return {"row_indices": "", "row_start": start, "row_step": step}
 
     def _pass(self, block: Pass, lane_loop: str, declarations: list[str]) -> dict[str, Any]:
         writer = self.writer
@@ -143,11 +153,17 @@ class SideBySideWriter(ProgramWriter):
         if not self.program.inner:
             return None
         if not apart:
+            if not folds or any(s.position for s in folds):
+                return None
             width = self.program.rows[-1].size if self.program.rows else 1
             if isinstance(width, int) and width > LANES_AT_MOST:
                 return None  # where their number is known, loops over vectors are as fast
-            scans = any(s.scope == "scan" for s in folds) and all(map(_has_pieces, folds))
-            return f"high - low <= {FEW_VECTORS} * FLAMEC_LANES" if scans else None
+            count = product(loop.size for loop in self.program.inner)
+            if isinstance(count, int) and count <= WINDOW:
+                return ""
+            in_registers = all(map(_has_pieces, folds))
+            few = f"high - low <= FLAMEC_LANES * ({dim(count)} <= {SHORT} ? 4 : 2)"
+            return few if in_registers else None
         enough = LONG_ENOUGH.get(min(MEMORY_BYTES[s.memory] for s in apart))
         if enough is None:
             return None

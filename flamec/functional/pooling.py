@@ -24,7 +24,15 @@ from flamec.functional.spatial import (
 )
 from flamec.fusing import fused
 from flamec.ir.ops.windows import reach
-from flamec.ir.shape import Dim, SymbolicDim, floordiv, format_shape, less, product
+from flamec.ir.shape import (
+    Dim,
+    SymbolicDim,
+    floordiv,
+    format_shape,
+    less,
+    product,
+    structurally_equal,
+)
 from flamec.ir.types import int32, int64
 from flamec.state import thread
 from flamec.tensor import Tensor
@@ -76,8 +84,9 @@ def windows_of(
     ):
         missing = reach(count, s) + reach(k, d) - 1 - p - n
         low.append(p)
-        if isinstance(missing, SymbolicDim):  # between -s and the border; more does no harm
-            missing = missing + s
+        if isinstance(missing, SymbolicDim):  # more than -s; more does no harm
+            inside = floordiv(n + 2 * p - reach(k, d), s) + 1  # what ceil_mode has not
+            missing = p if structurally_equal(count, inside) else missing + s
         high.append(max(missing, 0) if isinstance(missing, int) else missing)
     if any(not isinstance(d, int) or d for d in (*low, *high)):
         x = ops.pad(x, fill, low=tuple(low), high=tuple(high))
