@@ -16,6 +16,7 @@ from flamec.nn import (
 )
 from flamec.nn.activation import *  # noqa: F403
 from flamec.nn.activation import __all__ as _activations
+from flamec.nn.adaptive_softmax import AdaptiveLogSoftmaxWithLoss
 from flamec.nn.batch_normalization import *  # noqa: F403
 from flamec.nn.batch_normalization import __all__ as _batch_normalizations
 from flamec.nn.containers import *  # noqa: F403
@@ -112,6 +113,7 @@ attention = namespace(
 )
 
 __all__ = [
+    "AdaptiveLogSoftmaxWithLoss",
     "Buffer",
     "DataParallel",
     "Module",

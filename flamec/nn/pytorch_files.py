@@ -16,6 +16,7 @@ from typing import Any
 from flamec.namespace import namespace
 from flamec.nn import (
     activation,
+    adaptive_softmax,
     batch_normalization,
     containers,
     convolution,
@@ -61,6 +62,7 @@ def consume_prefix_in_state_dict_if_present(state_dict: dict[str, Any], prefix: 
 # PyTorch's file -> the layers in it, and the names of base classes with what they are here
 _FILES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "activation": (" ".join((*activation.__all__, "MultiheadAttention")), {}),
+    "adaptive": ("AdaptiveLogSoftmaxWithLoss", {"_ASMoutput": adaptive_softmax._ASMoutput}),
     "batchnorm": (
         "BatchNorm1d BatchNorm2d BatchNorm3d LazyBatchNorm1d LazyBatchNorm2d LazyBatchNorm3d",
         {
@@ -132,8 +134,9 @@ _FILES: dict[str, tuple[str, Mapping[str, Any]]] = {
     ),
 }
 _OWNERS = (
-    activation, batch_normalization, containers, convolution, embedding, layers, lazy, loss, module,
-    multihead_attention, pooling, rearrangement, recurrent, recurrent_cells, transformer,
+    activation, adaptive_softmax, batch_normalization, containers, convolution, embedding, layers,
+    lazy, loss, module, multihead_attention, pooling, rearrangement, recurrent, recurrent_cells,
+    transformer,
 )  # fmt: skip
 
 

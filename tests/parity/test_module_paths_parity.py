@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 # a module, and names that programs import from it
 PATHS = """
 nn.modules.activation: ReLU GELU MultiheadAttention
+nn.modules.adaptive: AdaptiveLogSoftmaxWithLoss _ASMoutput
 nn.modules.batchnorm: BatchNorm2d LazyBatchNorm1d _BatchNorm _NormBase
 nn.modules.channelshuffle: ChannelShuffle
 nn.modules.container: Sequential ModuleList ModuleDict ParameterList ParameterDict
