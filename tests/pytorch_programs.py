@@ -2,8 +2,8 @@
 
 The programs are ``tests/parity/programs_*.txt``, read as text with ``torch`` changed to the
 package's name. In them ``T``, ``U`` and ``I`` give the same numbers to either (normal, uniform,
-whole), ``fill`` the same weights; ``compiled`` is ``compile``, or nothing; ``device`` is where
-they compute.
+whole), ``fill`` the same weights; ``compiled`` is ``compile``, or nothing; ``compiled_forward``,
+for a model whose call alone is compiled, too; ``device`` is where they compute.
 """
 
 from __future__ import annotations
@@ -87,7 +87,11 @@ class Compiled:
 
 
 def results(
-    package: Any, source: Source, compiled: Callable[..., Any], device: str = "cpu"
+    package: Any,
+    source: Source,
+    compiled: Callable[..., Any],
+    device: str = "cpu",
+    compiled_forward: Callable[[Any], Any] = lambda model: model,
 ) -> dict[str, Any]:
     """What a program gives, by place; tensors as arrays."""
     numbers = _Numbers(package, device)
@@ -98,6 +102,7 @@ def results(
         "I": numbers.whole,
         "fill": numbers.fill,
         "compiled": compiled,
+        "compiled_forward": compiled_forward,
         "device": device,
     }
     text = re.sub(r"\btorch\b", package.__name__, source.file.read_text())

@@ -30,6 +30,10 @@ OF_USERS = sources(
             "pictures",
             "structures",
             "habits",
+            "probability",
+            "scans",
+            "decoding",
+            "schemes",
         )
     )
 )
@@ -48,6 +52,8 @@ TELLING = {
     "moe_with_index_select_dispatch",
     "spectral_norm_gan",
     "parametrized_training",
+    "kalman_smoother",
+    "bayes_by_backprop",
 }
 
 
@@ -76,3 +82,18 @@ def test_compiled(source: Source) -> None:
     compare(results(flamec, source, compiled), _expected(source))
     for function in compiled.functions:  # with gradients to add to, and without
         assert function.stats.traces <= 2 or not function.options.fullgraph
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(s, marks=() if s.name in TELLING else pytest.mark.slow)
+        for s in OF_USERS
+        if "compiled_forward(" in s.file.read_text()
+    ],
+    ids=str,
+)
+def test_compiled_forward(source: Source) -> None:
+    """The model's call alone is compiled, the rest of the step is eager."""
+    found = results(flamec, source, plain, compiled_forward=flamec.compile)
+    compare(found, _expected(source))
