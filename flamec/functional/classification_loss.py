@@ -199,10 +199,12 @@ def _with_probabilities(
     """The loss for a target that gives the probability of each class."""
     shape = input._type.shape
     if not all(map(equal, shape, target._type.shape)) or not target._type.dtype.is_floating_point:
+        indices = format_shape((*shape[:axis], *shape[axis + 1 :]))
         raise OperationError(
             f"cross_entropy: a target with the dimensions of the input must hold floating-point "
             f"probabilities of the same size; got {target._type} for an input {input._type} "
-            f"(at {user_location()})"
+            f"(at {user_location()}). Indices of classes have the shape {indices}: squeeze(1), "
+            "or argmax of one-hot rows"
         )
     _check_weight("cross_entropy", input, weight, axis)
     log_probabilities = log_softmax_over(widened(input), axis)

@@ -488,3 +488,11 @@ def test_a_layer_that_is_used_twice_has_both_gradients() -> None:
         found.append([p.grad.numpy() for p in model.parameters() if p.grad is not None])
     for eager, compiled in zip(*found, strict=True):
         np.testing.assert_allclose(compiled, eager, rtol=1e-5, atol=1e-5)
+
+
+def test_indices_of_classes_with_a_dimension_too_many_are_named() -> None:
+    logits = flamec.zeros(4, 3, 5)
+    with pytest.raises(RuntimeError, match=r"Indices of classes have the shape \[4, 5\]: squeeze"):
+        nn.functional.cross_entropy(logits, flamec.zeros(4, 1, 5, dtype=flamec.int64))
+    with pytest.raises(RuntimeError, match=r"the shape \[4\]: squeeze\(1\), or argmax"):
+        nn.CrossEntropyLoss()(flamec.zeros(4, 3), flamec.zeros(4, 3, dtype=flamec.int64))
