@@ -17,7 +17,7 @@ from flamec.tensor import Tensor
 if TYPE_CHECKING:
     from flamec.trace import Trace
 
-__all__ = ["move_into", "refuse_exchange", "require_write"]
+__all__ = ["move_into", "refuse_exchange", "require_unchanged", "require_write"]
 
 
 def refuse_exchange(why: str) -> CompileError:
@@ -57,14 +57,31 @@ def require_write(trace: Trace, tensor: Tensor, other: Tensor) -> None:
     if _sharing(trace, tensor) or _in_state(trace, tensor):
         raise refuse_exchange("other tensors share the old memory, and would keep it")
     trace.given.add(tensor._storage)
+    version = trace.root_of(tensor).version
+    trace.apart_since = {
+        storage: since
+        for storage, since in trace.apart_since.items()
+        if storage is not tensor._storage and since != (tensor._storage, version)
+    }
+
+
+def require_unchanged(trace: Trace, tensor: Tensor) -> None:
+    """CompileError if a tensor is used whose memory would, in eager mode, be one with memory that
+    was written since: of a tensor that got its values by ``data``."""
+    since = trace.apart_since.get(tensor._storage)
+    if since is not None and trace.roots[since[0]].version != since[1]:
+        raise refuse_exchange("a tensor is used after other memory was written, which is its own")
 
 
 def move_into(trace: Trace, tensor: Tensor, other: Tensor) -> None:
     """After the write: ``other``, and what shares its memory, lie in the tensor's.
 
-    Not what is a part of other memory, or is recorded for gradients, which ``data`` cuts off.
+    What is a part of other memory, or is recorded for gradients, which ``data`` cuts off, stays
+    apart: as long as neither memory is written (``require_unchanged``).
     """
     if other._steps or trace.is_tracked(other) or other._storage in trace.constants:
+        for one, another in ((tensor, other), (other, tensor)):
+            trace.apart_since[one._storage] = another._storage, trace.root_of(another).version
         return
     steps = tensor.data._steps  # of a view without history
     for alias in [*_sharing(trace, other), other]:

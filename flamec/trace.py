@@ -26,7 +26,7 @@ from flamec.dispatch import (
     with_scalars_moved,
 )
 from flamec.errors import CompileError, operation_error, user_location
-from flamec.given_memory import refuse_exchange
+from flamec.given_memory import refuse_exchange, require_unchanged
 from flamec.host_numbers import expression_of, settle
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Node, Value
@@ -87,6 +87,7 @@ class Trace:
         self.requires_grad_reads: dict[Tensor, bool] = {}
         self.created: list[weakref.ref[Tensor]] = []
         self.given: set[Storage] = set()  # left, eager, by their tensors (``given_memory.py``)
+        self.apart_since: dict[Storage, tuple[Storage, int]] = {}  # the same, and one in eager mode
         self.scopes: list[str] = []
         self.backward_nodes: set[int] = set()
         self.backward = BackwardSpans(self.builder)
@@ -220,6 +221,8 @@ class Trace:
         """The value that ``tensor`` has now: its storage's value seen through its view steps."""
         self.picked.read(tensor)
         root = self.root_of(tensor)
+        if self.apart_since:
+            require_unchanged(self, tensor)
         cached = tensor._cached
         if cached is not None and cached[0] == self.serial and cached[1] == root.version:
             return cached[2]

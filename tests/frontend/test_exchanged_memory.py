@@ -62,8 +62,43 @@ def with_gradient(w: World) -> Any:
     return loss.detach(), w.p.grad
 
 
+def part_of_another(w: World) -> Any:
+    both = flamec.stack([w.p, w.p * 2])
+    w.p.data = both[1]
+    result = both.sum() + w.p
+    w.p.data = (both * 3)[0]
+    w.p.add_(1)
+    return result, both.sum() + w.p
+
+
+def recorded(w: World) -> Any:
+    with flamec.enable_grad():
+        y = w.p * 3
+    w.p.data = y
+    return y.sum() + w.p
+
+
+def written_constant(w: World) -> Any:
+    constant = flamec.tensor([1.0, 2.0])
+    w.p.data = constant
+    w.p.mul_(2)
+    return constant * 1
+
+
 @pytest.mark.filterwarnings("ignore:.*Python code")
-@pytest.mark.parametrize("f", [scaled, itself, kept_copy, kept_in_a_place, with_gradient])
+@pytest.mark.parametrize(
+    "f",
+    [
+        scaled,
+        itself,
+        kept_copy,
+        kept_in_a_place,
+        with_gradient,
+        part_of_another,
+        recorded,
+        written_constant,
+    ],
+)
 def test_memory_made_in_the_function_is_shared_as_in_eager_mode(f: Callable[..., Any]) -> None:
     found = []
     for compiled in (False, True):
@@ -86,6 +121,28 @@ def test_memory_made_in_the_function_is_shared_as_in_eager_mode(f: Callable[...,
         world.view = world.p.detach()  # whether an old view sees the new values is not compared
         found.append((results, world.values()))
     assert found[0] == found[1]
+
+
+def written_as_a_part(w: World) -> Any:
+    both = flamec.stack([w.p, w.p * 2])
+    w.p.data = both[1]
+    w.p.mul_(2)
+    return both.sum()
+
+
+def written_as_the_whole(w: World) -> Any:
+    both = flamec.stack([w.p, w.p * 2])
+    w.p.data = both[1]
+    both.mul_(2)
+    return w.p.sum()
+
+
+def written_before_another(w: World) -> Any:
+    both = flamec.stack([w.p, w.p * 2])
+    w.p.data = both[1]
+    w.p.mul_(2)
+    w.p.data = w.p * 2
+    return both.sum()
 
 
 def evaluated_with_the_average(w: World) -> Any:
@@ -133,6 +190,9 @@ def old_view_after(w: World) -> Any:
         (old_part, "share the old memory, and would keep it"),
         (old_view_before, "share the old memory, and would keep it"),
         (old_view_after, "is used that has the memory from before"),
+        (written_as_a_part, "other memory was written"),
+        (written_as_the_whole, "other memory was written"),
+        (written_before_another, "other memory was written"),
     ],
 )
 def test_an_exchange_that_is_no_write_is_refused_and_changes_nothing(f: Any, why: str) -> None:
