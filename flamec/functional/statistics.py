@@ -18,6 +18,7 @@ from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional import arithmetic
 from flamec.functional.arguments import as_dtype, public
 from flamec.functional.autocasting import FLOAT32, autocasts
+from flamec.functional.dimensions import size
 from flamec.functional.distance import norm_over
 from flamec.functional.primitives import is_empty_size, is_found_empty, narrowed, ops, widened
 from flamec.functional.promotion import constant, require_tensor
@@ -310,7 +311,8 @@ def corrcoef(input: Tensor) -> Tensor:
 def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
     """How often each nonnegative integer occurs, or the sum of its weights.
 
-    The length of the result depends on the values, so a compiled function is split here.
+    The length of the result depends on the values, so a compiled function is split here; where
+    ``minlength`` covers them, all that it depends on is that.
     """
     require_tensor("bincount", "input", input)
     if input.ndim != 1 or input._type.dtype.kind not in ("int", "uint"):
@@ -318,17 +320,21 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
             f"bincount(): expected a 1-d tensor of nonnegative integers, got {input._type} "
             f"(at {user_location()})"
         )
-    on_gpu = thread.trace is None and input._type.device.type != "cpu"
-    looked_at = on_gpu and not is_empty_size(input._type.shape[0])
-    values = concrete_array(_extremes(input) if looked_at else input, "bincount()")
-    if values.size and int(values.min()) < 0:
-        raise OperationError(f"bincount(): negative values (at {user_location()})")
-    length = max(int(values.max()) + 1 if values.size else 0, minlength)
-    if weights is None and looked_at:
-        return _counted(input, length)
+    if is_empty_size(input._type.shape[0]):
+        length: Dim = size("bincount", minlength)
+    elif thread.trace is not None:
+        length = _length_in_trace(input, minlength)
+    else:
+        on_gpu = input._type.device.type != "cpu"
+        values = concrete_array(_extremes(input) if on_gpu else input, "bincount()")
+        if int(values.min()) < 0:
+            raise _negative_values()
+        length = max(int(values.max()) + 1, minlength)
+        if weights is None and not on_gpu:
+            counts = np.bincount(values, minlength=length)
+            return constant_array(counts.astype(np.int64), input._type.device)
     if weights is None:
-        counts = np.bincount(values, minlength=length)
-        return constant_array(counts.astype(np.int64), input._type.device)
+        return _counted(input, length)
     require_tensor("bincount", "weights", weights)
     if weights.shape != input.shape:
         raise OperationError(
@@ -340,6 +346,21 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
     zeros = ops.full(value=0.0, shape=(length,), dtype=dtype, device=input._type.device)
     places = ops.cast(input, int64)
     return ops.index_put(zeros, ops.cast(weights, dtype), places, mode="add")
+
+
+def _length_in_trace(input: Tensor, minlength: Any) -> Dim:
+    """The length of the result of ``bincount``, as conditions and a size of the program."""
+    ends, least = _extremes(input), size("bincount", minlength)
+    low, high = ends[0], ends[1]
+    if bool((low >= 0) & (high < least)):
+        return least
+    if bool(low < 0):
+        raise _negative_values()
+    return size("bincount", high + 1)
+
+
+def _negative_values() -> OperationError:
+    return OperationError(f"bincount(): negative values (at {user_location()})")
 
 
 @fused()

@@ -280,3 +280,25 @@ def test_repeats_that_are_negative_are_an_error() -> None:
     assert compiled(x, flamec.tensor([2, 0, 1])).tolist() == [0, 0, 2]
     with pytest.raises(RuntimeError, match="nonnegative"):
         compiled(x, flamec.tensor([2, -1, 1]))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_counts_have_a_program_for_all_values(weighted: bool) -> None:
+    """What ``minlength`` covers is a condition; else the length is a size of the program."""
+
+    def count(x: flamec.Tensor, w: flamec.Tensor) -> tuple[flamec.Tensor, flamec.Tensor]:
+        weights = w if weighted else None
+        return flamec.bincount(x, weights, 6) * 2, flamec.bincount(x, weights) + 1
+
+    compiled, rng = flamec.compile(count, backend="evaluate"), np.random.default_rng(0)
+    for high in (4, 6, 3, 5, 2, 6, 1):
+        x, w = rng.integers(0, high, 8), rng.standard_normal(8)
+        x[3] = high - 1
+        found = compiled(flamec.from_numpy(x), flamec.from_numpy(w))
+        given = w if weighted else None
+        np.testing.assert_allclose(found[0].numpy(), np.bincount(x, given, 6) * 2)
+        np.testing.assert_allclose(found[1].numpy(), np.bincount(x, given) + 1)
+    assert compiled.stats.traces <= 2
+    assert compiled(flamec.tensor([7, 0]), flamec.ones(2, dtype=flamec.float64))[0].shape == (8,)
+    with pytest.raises(RuntimeError, match="negative values"):
+        compiled(flamec.tensor([1, -1]), flamec.ones(2, dtype=flamec.float64))
