@@ -34,6 +34,8 @@ OF_USERS = sources(
             "scans",
             "decoding",
             "schemes",
+            "repositories",
+            "agents",
         )
     )
 )
@@ -54,6 +56,8 @@ TELLING = {
     "parametrized_training",
     "kalman_smoother",
     "bayes_by_backprop",
+    "continuous_normalizing_flow",
+    "td3_prioritized_replay",
 }
 
 
