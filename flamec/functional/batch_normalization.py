@@ -23,7 +23,7 @@ from flamec.functional.primitives import (
 )
 from flamec.functional.promotion import require_tensor
 from flamec.fusing import fused
-from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, product, structurally_equal
+from flamec.ir.shape import Dim, equal, format_shape, product, structurally_equal
 from flamec.state import no_grad
 from flamec.tensor import Tensor
 
@@ -141,7 +141,7 @@ def batch_norm(
         axes = (0, *range(2, len(shape)))
         count = product(shape[a] for a in axes)
         require(
-            isinstance(count, SymbolicDim) or count != 1,
+            not equal(count, 1),
             "Expected more than 1 value per channel when training, got input size "
             f"{format_shape(shape)}",
         )
@@ -192,7 +192,7 @@ def instance_norm(
     axes = tuple(range(2, len(shape)))
     count = product(shape[2:])
     require(
-        isinstance(count, SymbolicDim) or count != 1,
+        not equal(count, 1),
         f"Expected more than 1 spatial element when training, got input size {format_shape(shape)}",
     )
     x = widened(input)

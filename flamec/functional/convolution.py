@@ -18,7 +18,7 @@ from flamec.functional.spatial import batched, per_dimension, require_positive, 
 from flamec.fusing import fused
 from flamec.ir.ops.convolution import exchanged
 from flamec.ir.ops.view import flip
-from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape
+from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, less
 from flamec.tensor import Tensor
 
 __all__ = [
@@ -142,10 +142,8 @@ def _require_fitting(
     padded = [n + low + high for n, (low, high) in zip(sizes, borders, strict=True)]
     spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
     for extent, span in zip(padded, spans, strict=True):
-        if isinstance(extent, SymbolicDim) or isinstance(span, SymbolicDim):
-            continue
         require(
-            span <= extent,
+            not less(extent, span),
             f"{name}: calculated padded input size per channel: ({' x '.join(map(str, padded))}). "
             f"Kernel size: ({' x '.join(map(str, spans))}). Kernel size can't be greater than "
             "actual input size",
@@ -242,7 +240,7 @@ def _transpose(
         borders.append((border, border + e))
         size = (n - 1) * s + border + border + e - d * (k - 1) + 1
         require(
-            isinstance(size, SymbolicDim) or size > 0,
+            less(0, size),
             f"{name}: the result would have size {size} along a dimension of "
             f"{format_shape(shape)}; the output size is too small",
         )

@@ -63,7 +63,7 @@ def _counts(
         if ceil_mode and not less((count - 1) * s, n + p):
             count = count - 1
         require(
-            isinstance(count, SymbolicDim) or count > 0,
+            less(0, count),
             f"{name}: given input size {format_shape(sizes)}, the calculated output size is too "
             "small",
         )
@@ -73,9 +73,13 @@ def _counts(
 
 def windows_of(
     x: Tensor, fill: Any, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints,
-    counts: Sequence[Dim],
+    counts: Sequence[Dim], detached: bool = False,
 ) -> Tensor:  # fmt: skip
-    """[N, C, *counts, *kernel]: windows over the spatial dimensions, in a border of ``fill``."""
+    """[N, C, *counts, *kernel]: windows over the spatial dimensions, in a border of ``fill``.
+
+    ``detached``: they have no derivative, for which a border of symbolic size would have to be at
+    least a step wide.
+    """
     shape, lead = x._type.shape, len(x._type.shape) - len(kernel)
     low: list[Dim] = [0] * lead
     high: list[Dim] = [0] * lead
@@ -86,7 +90,8 @@ def windows_of(
         low.append(p)
         if isinstance(missing, SymbolicDim):  # more than -s; more does no harm
             inside = floordiv(n + 2 * p - reach(k, d), s) + 1  # what ceil_mode has not
-            missing = p if structurally_equal(count, inside) else missing + s
+            exact = detached and structurally_equal(count, inside)
+            missing = p if exact else missing + s
         high.append(max(missing, 0) if isinstance(missing, int) else missing)
     if any(not isinstance(d, int) or d for d in (*low, *high)):
         x = ops.pad(x, fill, low=tuple(low), high=tuple(high))
@@ -245,7 +250,7 @@ def selected(
 ) -> tuple[Tensor, Tensor]:
     """The largest elements and their numbers; the derivative goes to these elements alone."""
     kernel, steps, borders, dilations, counts = window
-    view = windows_of(ops.detach(x), fill, kernel, steps, borders, dilations, counts)
+    view = windows_of(ops.detach(x), fill, kernel, steps, borders, dilations, counts, True)
     best, number = largest(view, len(kernel), start, fill)
     if not (_is_recorded(x) and x._type.dtype.is_floating_point):
         return best, number

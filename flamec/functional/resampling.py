@@ -24,7 +24,8 @@ from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.primitives import narrowed, ops, require, require_floating, widened
 from flamec.functional.promotion import require_tensor
 from flamec.fusing import fused
-from flamec.ir.shape import Dim, SymbolicDim, format_shape
+from flamec.ir.shape import Dim, SymbolicDim, format_shape, structurally_equal
+from flamec.ir.types import DType, float32, float64, int64
 from flamec.tensor import Tensor
 
 __all__ = ["interpolate", "upsample", "upsample_bilinear", "upsample_nearest"]
@@ -174,6 +175,11 @@ def _nearest(x: Tensor, axis: int, output: Dim, scale: float | None, exact: bool
         apart = ops.reshape(x, shape=(*shape[: axis + 1], 1, *shape[axis + 1 :]))
         apart = ops.expand(apart, shape=(*shape[: axis + 1], repeat, *shape[axis + 1 :]))
         return ops.reshape(apart, shape=(*shape[:axis], output, *shape[axis + 1 :]))  # type: ignore[no-any-return]
+    if isinstance(size, SymbolicDim) or isinstance(output, SymbolicDim):
+        ratio = _number(x, 1.0 / scale, float32) if scale is not None else _divided(x, size, output)
+        line = ops.iota(shape=(output,), axis=0, dtype=float32, device=x._type.device)
+        places = ops.mul(ops.add(line, 0.5) if exact else line, ratio)
+        return _picked_at(x, axis, ops.cast(ops.floor(places), int64))
     n, m = _static(size, output)
     # PyTorch computes the positions in float32
     ratio = np.float32(1.0 / scale) if scale is not None else np.float32(n) / np.float32(m)
@@ -181,6 +187,62 @@ def _nearest(x: Tensor, axis: int, output: Dim, scale: float | None, exact: bool
     if exact:
         places = places + np.float32(0.5)
     return _picked(x, axis, np.minimum(np.floor(places * ratio).astype(np.int64), n - 1))
+
+
+# sizes that vary -----------------------------------------------------------------------------
+def _number(x: Tensor, value: float | Dim, dtype: DType) -> Tensor:
+    """A number, or a size, as a scalar beside ``x``."""
+    if isinstance(value, SymbolicDim):
+        return ops.dim_size(size=value, dtype=dtype, device=x._type.device)  # type: ignore[no-any-return]
+    return ops.full(value=value, shape=(), dtype=dtype, device=x._type.device)  # type: ignore[no-any-return]
+
+
+def _divided(x: Tensor, size: Dim, output: Dim) -> Tensor:
+    return ops.div(_number(x, size, float32), _number(x, output, float32))  # type: ignore[no-any-return]
+
+
+def _picked_at(x: Tensor, axis: int, places: Tensor) -> Tensor:
+    """``x`` at computed places of a dimension, or its first or last ones."""
+    rank, last = len(x._type.shape), x._type.shape[axis] - 1
+    inside = ops.minimum(ops.maximum(places, 0), _number(x, last, int64))
+    found = ops.index(_moved(x, axis), inside)
+    return ops.permute(found, axes=(*range(1, axis + 1), 0, *range(axis + 1, rank)))  # type: ignore[no-any-return]
+
+
+def _computed_taps(
+    x: Tensor, axis: int, output: Dim, scale: float | None, align_corners: bool, cubic: bool
+) -> Tensor:
+    """``_taps`` by places and weights that the program computes from the sizes."""
+    size, kind = x._type.shape[axis], float64 if x._type.dtype is float64 else float32
+    if align_corners:
+        steps = ops.maximum(_number(x, output - 1, float64), 1.0)
+        ratio = ops.div(_number(x, size - 1, float64), steps)
+    elif scale is not None and scale > 0:
+        ratio = _number(x, 1.0 / scale, float64)
+    else:
+        ratio = ops.div(_number(x, size, float64), _number(x, output, float64))
+    ratio = ops.cast(ratio, kind)
+    line = ops.iota(shape=(output,), axis=0, dtype=kind, device=x._type.device)
+    if align_corners:
+        places = ops.mul(line, ratio)
+    else:
+        places = ops.sub(ops.mul(ratio, ops.add(line, 0.5)), 0.5)
+        places = places if cubic else ops.maximum(places, 0.0)
+    whole = ops.floor(places)
+    if not cubic:
+        whole = ops.minimum(whole, _number(x, size - 1, kind))
+    first, share = ops.cast(whole, int64), ops.cast(ops.sub(places, whole), float64)
+    if cubic:
+        neighbours = [(ops.add(first, i - 1), w) for i, w in enumerate(_cubic(share))]
+    else:
+        neighbours = [(first, ops.sub(1.0, share)), (ops.add(first, 1), share)]
+    total: Any = None
+    wide = tuple(output if i == axis else 1 for i in range(len(x._type.shape)))
+    for at, weights in neighbours:
+        weights = ops.reshape(ops.cast(weights, x._type.dtype), shape=wide)
+        part = ops.mul(_picked_at(x, axis, at), weights)
+        total = part if total is None else ops.add(total, part)
+    return total  # type: ignore[no-any-return]
 
 
 def _ratio(n: int, m: int, scale: float | None, align_corners: bool) -> float:
@@ -202,14 +264,14 @@ def _positions(
     return np.maximum(places, 0) if clamps else places
 
 
-def _cubic(t: np.ndarray) -> tuple[np.ndarray, ...]:
+def _cubic(t: Any) -> tuple[Any, ...]:
     """Weights of the four neighbours at distances 1 + t, t, 1 - t, 2 - t."""
     a = _CUBIC
 
-    def near(d: np.ndarray) -> Any:
+    def near(d: Any) -> Any:
         return ((a + 2) * d - (a + 3)) * d * d + 1
 
-    def far(d: np.ndarray) -> Any:
+    def far(d: Any) -> Any:
         return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
 
     return far(t + 1), near(t), near(1 - t), far(2 - t)
@@ -219,7 +281,12 @@ def _taps(
     x: Tensor, axis: int, output: Dim, scale: float | None, align_corners: bool, cubic: bool
 ) -> Tensor:
     """A sum of two or four neighbours, weighted."""
-    n, m = _static(x._type.shape[axis], output)
+    size = x._type.shape[axis]
+    if structurally_equal(size, output) and scale in (None, 1.0):
+        return x
+    if isinstance(size, SymbolicDim) or isinstance(output, SymbolicDim):
+        return _computed_taps(x, axis, output, scale, align_corners, cubic)
+    n, m = size, output
     if n == m and (scale is None or scale == 1.0):
         return x
     places = _positions(x, n, m, scale, align_corners, clamps=not cubic)

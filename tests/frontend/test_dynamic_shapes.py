@@ -260,3 +260,75 @@ def test_running_sums_in_logs_and_gradients_of_products_need_no_array_of_pairs()
     plan = function.programs[0].prepared.plan
     sizes = dict.fromkeys(plan.symbols, 1000)
     assert max(evaluate_dim(b.elements, sizes) for b in plan.buffers) <= 1000 * 1001
+
+
+@pytest.mark.parametrize(
+    "mode", ["nearest", "nearest-exact", "bilinear", "bicubic", "bilinear corners"]
+)
+def test_images_of_any_size_are_resampled(mode: str) -> None:
+    """By a factor and to the size of another image, as eager mode does with its tables."""
+    mode, _, corners = mode.partition(" ")
+    options: dict[str, Any] = {"mode": mode, **({"align_corners": True} if corners else {})}
+
+    def resampled(x: T, like: T) -> tuple[T, T]:
+        to = F.interpolate(x, size=like.shape[-2:], **options)
+        return F.interpolate(x, scale_factor=2, **options), to
+
+    function = flamec.compile(resampled, fullgraph=True)
+    rng = np.random.default_rng(0)
+    shapes = [((4, 5), (7, 3)), ((6, 7), (9, 11)), ((1, 1), (1, 4)), ((5, 2), (1, 1))]
+    for image, other in [*shapes, ((17, 33), (33, 17)), ((8, 8), (8, 3)), ((2, 3), (40, 50))]:
+        x = flamec.from_numpy(rng.standard_normal((2, 3, *image), np.float32))
+        like = flamec.zeros(1, 1, *other)
+        for found, wanted in zip(function(x, like), resampled(x, like), strict=True):
+            assert found.shape == wanted.shape
+            np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-6, atol=1e-6)
+    assert function.stats.traces == 2
+
+
+def test_one_value_per_channel_is_no_batch_to_train_on() -> None:
+    """As in eager mode, also where sizes are symbolic; running statistics stay as they were."""
+    norm = nn.BatchNorm1d(3)
+    function = flamec.compile(norm)
+    for shape in ((4, 3, 5), (6, 3, 7), (1, 3, 9), (9, 3, 1)):
+        function(flamec.randn(*shape))
+    before = norm.running_mean.numpy().copy()
+    with pytest.raises(flamec.errors.OperationError, match="more than 1 value per channel"):
+        function(flamec.randn(1, 3, 1))
+    np.testing.assert_array_equal(norm.running_mean.numpy(), before)
+    function(flamec.randn(2, 3, 1))
+    assert len(function.programs) <= 2
+
+
+def test_images_smaller_than_a_window_are_refused_as_in_eager_mode() -> None:
+    kernel = flamec.ones(2, 2, 3, 3)
+    functions: list[Callable[[T], T]] = [
+        lambda x: F.conv2d(x, kernel),
+        lambda x: F.max_pool2d(x, 3, 2),
+        lambda x: F.avg_pool2d(x, 3),
+    ]
+    for function in functions:
+        compiled = flamec.compile(function)
+        for size in (9, 12, 3, 30):
+            compiled(flamec.ones(2, 2, size, size))
+        assert compiled.stats.traces == 2
+        for size in (2, 1, 0):
+            for run in (function, compiled):
+                with pytest.raises(flamec.errors.OperationError, match="size"):
+                    run(flamec.ones(2, 2, size, size))
+
+
+def test_gradients_of_pooling_with_windows_that_leave_a_rest() -> None:
+    """The last elements of an image that no window covers get zeros, whatever its size."""
+
+    def gradients(x: T) -> tuple[T, ...]:
+        loss = F.max_pool2d(x, 2, 3).sum() + F.avg_pool2d(x, 2, 3, 1).square().sum()
+        return flamec.autograd.grad(loss, x)
+
+    function = flamec.compile(gradients)
+    for size in (7, 9, 6, 8, 10, 5, 17):
+        x = flamec.randn(2, 2, size, size + 1).requires_grad_()
+        np.testing.assert_allclose(
+            function(x)[0].numpy(), gradients(x)[0].numpy(), rtol=1e-5, atol=1e-6
+        )
+    assert function.stats.traces == 2
