@@ -121,9 +121,11 @@ from flamec.functional.masking import (
 from flamec.functional.matrix import *
 from flamec.functional.matrix_functions import *
 from flamec.functional.normalization import rms_norm
+from flamec.functional.number_parts import *
 from flamec.functional.numeric_gradient import *
 from flamec.functional.order_statistics import *
 from flamec.functional.poisson import *
+from flamec.functional.polygamma import *
 from flamec.functional.promotion import can_cast, promote_types, result_type
 from flamec.functional.reduction import *
 from flamec.functional.reflections import geqrf, orgqr

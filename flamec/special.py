@@ -11,6 +11,7 @@ from flamec.errors import OperationError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.arithmetic import Operand
 from flamec.functional.elementwise import xlogy
+from flamec.functional.polygamma import polygamma
 from flamec.functional.primitives import narrowed, ops
 from flamec.functional.promotion import (
     check_operands,
@@ -40,8 +41,8 @@ from flamec.tensor import Tensor
 
 __all__ = [
     "digamma", "erf", "erfc", "erfinv", "exp2", "expit", "expm1", "gammaln", "log1p",
-    "log_softmax", "logit", "logsumexp", "multigammaln", "ndtr", "ndtri", "psi", "round", "sinc",
-    "softmax", "xlog1py", "xlogy",
+    "log_softmax", "logit", "logsumexp", "multigammaln", "ndtr", "ndtri", "polygamma", "psi",
+    "round", "sinc", "softmax", "xlog1py", "xlogy",
 ]  # fmt: skip
 
 expit, gammaln, psi = sigmoid, lgamma, digamma

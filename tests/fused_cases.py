@@ -111,6 +111,8 @@ def _elementwise() -> list[Case]:
         Case("prelu", lambda x: F.prelu(x(4, 3, 5), x(3))),
         Case("rrelu", lambda x: F.rrelu(x(4, 3), training=True)),
         Case("threshold", lambda x: F.threshold(x(5, 7), 0.1, 20.0)),
+        Case("of_higher_order", lambda x: x(5, 7).polygamma(3)),
+        Case("frexp", lambda x: flamec.frexp(x(5, 7))[0]),
         Case("logit", lambda x: flamec.logit(x(5, 7), eps=0.2)),
         Case("fmax", lambda x: flamec.fmax(x(5, 7), x(7))),
         Case("fmin", lambda x: flamec.fmin(x(5, 7), x(5, 1))),
