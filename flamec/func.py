@@ -14,7 +14,11 @@ from flamec.autograd import is_leaf_value, value_of
 from flamec.autograd.engine import grad_by_path
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, OperationTypeError, user_location
-from flamec.functional_call import functional_call, stack_module_state
+from flamec.functional_call import (
+    functional_call,
+    replace_all_batch_norm_modules_,
+    stack_module_state,
+)
 from flamec.ir.passes.differentiate import reachable_nodes
 from flamec.ir.types import int64
 from flamec.state import enable_grad
@@ -31,6 +35,7 @@ __all__ = [
     "jacrev",
     "jvp",
     "linearize",
+    "replace_all_batch_norm_modules_",
     "stack_module_state",
     "value_and_grad",
     "vjp",

@@ -1,4 +1,5 @@
-"""Modules as functions of their parameters: ``functional_call``, ``stack_module_state``."""
+"""Modules as functions of their parameters: ``functional_call``, ``stack_module_state``;
+and batch normalisation that writes no statistics, as functions of modules need it."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from flamec.tensor import Tensor
 if TYPE_CHECKING:
     from flamec.nn.module import Module
 
-__all__ = ["functional_call", "stack_module_state"]
+__all__ = ["functional_call", "replace_all_batch_norm_modules_", "stack_module_state"]
 
 
 def functional_call(
@@ -118,3 +119,18 @@ def stack_module_state(
         joined.requires_grad = first.requires_grad
         parameters[name] = joined
     return parameters, {name: stack([b[name] for b in buffers]) for name in buffers[0]}
+
+
+def replace_all_batch_norm_modules_(root: Module) -> Module:
+    """Let every batch normalisation in ``root`` be by the batch alone; returns ``root``.
+
+    Their running statistics become None, in place, so that nothing is written when they are
+    called, as ``vmap`` over a module asks for.
+    """
+    from flamec.nn.batch_normalization import _BatchNorm  # nn stands on this module
+
+    for module in root.modules():
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
+            module.running_mean = module.running_var = module.num_batches_tracked = None
+            module.track_running_stats = False
+    return root

@@ -157,3 +157,28 @@ def test_refusals() -> None:
         flamec.func.jvp(lambda v: x.detach() * 2, (x.detach(),), (x.detach(),), strict=True)
     with pytest.raises(TypeError, match="must return tensors"):
         flamec.func.jacrev(lambda v: 3)(x)
+
+
+def test_batch_normalisation_without_running_statistics() -> None:
+    def run(package: Any, compiled: bool = False) -> Any:
+        nn = package.nn
+        model = nn.Sequential(
+            nn.BatchNorm1d(3), nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.LayerNorm(3))
+        ).to(package.float64)
+        assert package.func.replace_all_batch_norm_modules_(model) is model
+        assert sorted(model.state_dict()) == ["0.bias", "0.weight", "1.1.bias", "1.1.weight"]
+        assert model[0].num_batches_tracked is None and not model[1][0].track_running_stats
+        results = []
+        for train in (True, False):
+            model.train(train)
+            call = flamec.compile(model) if compiled else model
+            results.append(call(package.tensor(np.vstack([X, X[::-1] * 2]) ** 3)))
+        batch = package.tensor(np.stack([X, X * 2, X**2]))
+        results.append(package.vmap(lambda x: model(x))(batch))
+        single = package.func.replace_all_batch_norm_modules_(nn.BatchNorm2d(2))
+        assert single.running_var is None and "running_var" not in single.state_dict()
+        return results
+
+    for compiled in (False, True):
+        for mine, theirs in zip(run(flamec, compiled), run(torch), strict=True):
+            np.testing.assert_allclose(mine.detach().numpy(), theirs.detach().numpy(), rtol=1e-10)
