@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from flamec.ir import ops as _ops  # noqa: F401  (declares the primitives)
 from flamec.ir.graph import Location, Node, Value
@@ -113,6 +114,14 @@ class TapeNode(Node):
         """The operation's name as programs that print ``grad_fn`` expect it: "MulBackward0"."""
         return "".join(word.capitalize() for word in self.op.name.split("_")) + "Backward0"
 
+    @property
+    def next_functions(self) -> tuple[tuple[TapeNode | AccumulateGrad | None, int], ...]:
+        """For each operand, what made it and which of its results it is, as PyTorch has it.
+
+        A leaf is made by ``AccumulateGrad``, a constant by None.
+        """
+        return tuple([_maker(value) for value in self.inputs])
+
     @property  # type: ignore[override]
     def outputs(self) -> tuple[Value, ...]:
         if self._results is not None:
@@ -138,6 +147,30 @@ class TapeNode(Node):
         if self.saved or self.saved_results:
             self.saved = None
             self.saved_results.clear()  # a compiled call knows it
+
+
+@dataclass(frozen=True)
+class AccumulateGrad:
+    """The end of a history at a leaf; equal for the same leaf."""
+
+    leaf: Leaf
+
+    next_functions: ClassVar[tuple[tuple[Any, int], ...]] = ()
+
+    @property
+    def variable(self) -> Tensor | None:
+        """The tensor whose ``.grad`` grows; None if the program has dropped it."""
+        return self.leaf.tensor()
+
+    def name(self) -> str:
+        return "torch::autograd::AccumulateGrad"
+
+
+def _maker(value: Value) -> tuple[TapeNode | AccumulateGrad | None, int]:
+    if isinstance(value, Leaf):
+        return AccumulateGrad(value), 0
+    node = value.node
+    return (node, value.index) if isinstance(node, TapeNode) else (None, 0)
 
 
 def freed_error(node: Node) -> RuntimeError:

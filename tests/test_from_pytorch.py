@@ -95,10 +95,22 @@ def _() -> None:
 
 @row("grad_fn")
 def _() -> None:
-    assert (torch.ones(2, requires_grad=True) * 2).grad_fn.next_functions
-    made = (flamec.ones(2, requires_grad=True) * 2).grad_fn
-    assert made.name() == "MulBackward0" and made.op.name == "mul"
-    assert not hasattr(made, "next_functions")
+    def nodes(package: Any, function: Any) -> list[str]:
+        names, open_nodes = [], [function(package.ones(2, requires_grad=True)).grad_fn]
+        while open_nodes:
+            node = open_nodes.pop()
+            names.append(node.name())
+            open_nodes += [next_node for next_node, _ in node.next_functions if next_node]
+        return names
+
+    end = "torch::autograd::AccumulateGrad"
+    for package in (torch, flamec):
+        assert nodes(package, lambda x: x * 2) == ["MulBackward0", end]
+    assert nodes(torch, lambda x: torch.softmax(x, 0)) == ["SoftmaxBackward0", end]
+    assert len(nodes(flamec, lambda x: flamec.softmax(x, 0))) > 2
+    assert len(nodes(flamec, flamec.compile(lambda x: (x * 2).exp().sum()))) == 2
+    node = (flamec.ones(2, requires_grad=True) * 2).grad_fn
+    assert not hasattr(node, "metadata") and not hasattr(node, "register_hook")
 
 
 @row("random numbers")
