@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from flamec.cli.failure import CommandFailed
 from flamec.cli.size_class_parts import with_size_classes
 from flamec.cli.stages import Inspection, StagePart
+from flamec.cli.target_options import options_for
 from flamec.codegen.compile_graph import CompiledGraph
 from flamec.codegen.errors import LoweringError
 from flamec.codegen.options import CodegenOptions
@@ -31,7 +32,7 @@ def gpu_stage_parts(inspection: Inspection, stage: str, target: str) -> list[Sta
     """
     parts = []
     for title, prepared in with_size_classes(inspection, target).parts:
-        plan = gpu_program(prepared, CodegenOptions(target=target)).plan
+        plan = gpu_program(prepared, options_for(target, prepared.options)).plan
         text = plan.source if stage == "triton" else _texts(plan, stage, target, prepared.options)
         name = f"{stage} ({title})" if title else stage
         language = "python" if stage == "triton" else "asm"

@@ -16,6 +16,7 @@ from flamec.cli.fusion_text import count_operations
 from flamec.cli.gpu_stages import gpu_program, launched_kernels, own_options
 from flamec.cli.size_class_parts import is_on_gpu, with_size_classes
 from flamec.cli.stages import Inspection
+from flamec.cli.target_options import options_for
 from flamec.codegen.compile_graph import CompiledGraph
 from flamec.codegen.errors import LoweringError
 from flamec.codegen.one_kernel import OneKernel, one_kernel
@@ -102,7 +103,7 @@ def programs(inspection: Inspection, target: str) -> list[Program]:
             compiled = prepared.compiled
             own = options.target if compiled.plan.kernels else "c"  # tensors on a GPU have its code
         else:
-            options = own_options(prepared, CodegenOptions(target=target))
+            options = own_options(prepared, options_for(target, prepared.options))
             compiled = gpu_program(prepared, options)
         made.append(Program(title, prepared, compiled, own, inspection.bindings, options))
     return made

@@ -19,7 +19,7 @@ from flamec.cli.graph_text import type_data
 from flamec.cli.size_class_parts import is_on_gpu, with_size_classes
 from flamec.cli.source_lines import describe_place, source_text
 from flamec.cli.stages import Inspection, stage_parts
-from flamec.codegen.options import CodegenOptions
+from flamec.cli.target_options import options_for
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.kernel import Kernel
 from flamec.ir.kernel_printer import print_kernel
@@ -108,7 +108,11 @@ def _program(
         for r in prepared.pass_records
     ]
     start = perf_counter()
-    compiled = gpu_program(prepared, CodegenOptions(target=target)) if target else prepared.compiled
+    compiled = (
+        gpu_program(prepared, options_for(target, prepared.options))
+        if target
+        else prepared.compiled
+    )
     seconds = perf_counter() - start
     passes.append(
         {"name": "fuse, lower, emit", "seconds": seconds, "before": 0, "after": 0, "changed": True}

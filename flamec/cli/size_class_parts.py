@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flamec.cli.stages import Inspection
-from flamec.codegen.options import CodegenOptions
+from flamec.cli.target_options import options_for
 from flamec.ir.bodies import symbols_in
 from flamec.prepared import Prepared, graph_device
 from flamec.sized_runner import SizedProgram, class_of, element_counts, sized_options
@@ -36,7 +36,9 @@ def with_size_classes(inspection: Inspection, target: str) -> Inspection:
             continue
         sizes = [bindings[s] for s in symbols]
         known = class_of(symbols, element_counts(prepared.graph, None), sizes)
-        general = prepared.code_options if target == "c" else CodegenOptions(target=target)
+        general = prepared.code_options
+        if target != "c":
+            general = options_for(target, prepared.options)
         options = sized_options(general, known, symbols)
         program = SizedProgram.of(prepared, known, symbols, options)
         bindings.update(zip(known.symbols(symbols), known.values(sizes), strict=True))

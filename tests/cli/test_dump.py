@@ -70,6 +70,16 @@ def test_kernels_for_a_gpu(run) -> None:
     assert "@triton.jit" in part["text"] and part["kernels"]
 
 
+def test_precision_on_a_gpu_is_what_the_program_sets(run, program) -> None:
+    """Products as on a GPU: float32 by three TF32 ones, or TF32 where the user asks for it."""
+    text = program.read_text()
+    for setting, precision in (("", "tf32x3"), ("set_float32_matmul_precision('high')", "tf32")):
+        path = program.with_name("precise.py")
+        path.write_text(f"{text}\n{setting and 'flamec.' + setting}\n")
+        dumped = run("dump", "precise.py:step", "--stage", "triton").out
+        assert f'input_precision="{precision}"' in dumped
+
+
 def test_the_plan_adds_up(everything) -> None:
     (plan,) = everything["stages"]["plan"]
     assert plan["kernels"] == len(plan["steps"])
