@@ -41,6 +41,7 @@ from flamec.math_of_expressions import math_of_expressions
 from flamec.picked_elements import PlaceWanted
 from flamec.restoring import left_tracers, restore
 from flamec.roots import AliasDiscovered, overlaps_itself
+from flamec.runtime.fork_locks import held_in_forks
 from flamec.segments import Execution, SegmentCache, SizesDiffer
 from flamec.size_bounds import ANY_SIZE, SizeBounds
 from flamec.size_oracle import ShapeGuard, symbol_values
@@ -57,7 +58,7 @@ from flamec.tracked_inputs import Leaves, check_gradients_outside, reached_input
 from flamec.varying_state import Lifted, StateVaries
 
 _BEGINS_AGAIN = (AliasDiscovered, PlaceWanted, SizesDiffer, StateVaries, Uncompiled)
-_one_trace = threading.RLock()  # classes are instrumented for all threads
+_one_trace = held_in_forks(threading.RLock())  # classes are instrumented for all threads
 
 
 @dataclass(eq=False)

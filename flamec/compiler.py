@@ -45,6 +45,7 @@ from flamec.preparation import prepare
 from flamec.prepared import Prepared
 from flamec.process_settings import refuse_what_varies
 from flamec.program import Program
+from flamec.runtime.fork_locks import held_in_forks
 from flamec.segments import FoundSize, SegmentCache, SizesDiffer
 from flamec.sized_runner import planned
 from flamec.split_program import DIVERGED, Attempt, SplitProgram
@@ -82,7 +83,7 @@ class CompiledFunction:
         self.stats = Stats()
         self.programs: list[Variant] = []
         self._options = options
-        self._lock = threading.RLock()
+        self._lock = held_in_forks(threading.RLock())
         self._arguments = VaryingArguments()
         self._changed_state: dict[Any, set[str]] = {}  # how calls of a key did so, as the first may
         self._python_runs: set[Any] = set()

@@ -50,6 +50,7 @@ from flamec.runtime.cpu.compiler import (
 from flamec.runtime.cpu.device import CpuDevice
 from flamec.runtime.cpu.threads import available_cpus
 from flamec.runtime.executable import BoundProgram, Executable
+from flamec.runtime.fork_locks import held_in_forks
 from flamec.runtime.kernel_cache import PORTABLE, KernelCache
 
 PLAN_KIND = "plan"
@@ -57,7 +58,7 @@ _SMALL = 1024  # bytes of an output for which two arrays are kept
 
 _devices: dict[CompileOptions, CpuDevice] = {}
 _chosen_threads: int | None = None
-_lock = threading.Lock()
+_lock = held_in_forks(threading.Lock())
 
 
 @cache

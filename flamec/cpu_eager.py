@@ -23,6 +23,7 @@ from flamec.ir.graph import Graph, Node
 from flamec.ir.op import OpKind
 from flamec.ir.shape import evaluate_shape, product
 from flamec.prepared import Prepared
+from flamec.runtime.fork_locks import held_in_forks
 
 LEAST_WORK = 1 << 22  # elements that the operations of a call give, so that it is compiled
 _FREE = (OpKind.VIEW, OpKind.CREATION, OpKind.BARRIER, OpKind.CUSTOM)
@@ -30,7 +31,7 @@ _FAILING = (OpKind.GATHER, OpKind.SCATTER, OpKind.HOST, OpKind.KERNEL)
 _PRODUCTS_AN_ELEMENT = 8  # products of a convolution that take as long as an element
 
 _programs: dict[Any, Prepared] = {}
-_lock = threading.RLock()
+_lock = held_in_forks(threading.RLock())
 _memory = HostMemory()
 
 

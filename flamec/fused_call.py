@@ -30,6 +30,7 @@ from flamec.ir.graph import Graph
 from flamec.ir.op import DerivativeContext, Op, OpKind, Types
 from flamec.ir.passes.settle_sizes import settle_sizes
 from flamec.ir.shape import evaluate_shape
+from flamec.runtime.fork_locks import held_in_forks
 from flamec.size_oracle import exactly
 from flamec.state import process, thread
 from flamec.structures import unflatten
@@ -40,7 +41,7 @@ Run = Callable[[Sequence[Any]], Sequence[Any]]
 
 _programs: dict[Any, list[FusedProgram | NotFusable]] = {}
 _MOST_SIGNATURES = 64  # of one composite: numbers among its arguments may differ at each call
-_lock = threading.RLock()
+_lock = held_in_forks(threading.RLock())
 _signatures: Counter[Composite] = Counter()
 _warned: set[Composite] = set()
 _MOST_PROGRAMS = 16  # that differ in what they assume of sizes; later calls are not fused

@@ -15,9 +15,11 @@ from collections.abc import Callable
 from types import BuiltinFunctionType
 from typing import Any
 
+from flamec.runtime.fork_locks import held_in_forks
+
 _CONTAINERS: tuple[Any, ...] = (list, dict, set, deque)
 _looking: list[MadeObjects] = []  # in all threads
-_lock = threading.Lock()
+_lock = held_in_forks(threading.Lock())
 _newobj: Callable[..., Any] = copyreg.__newobj__  # type: ignore[attr-defined]
 
 

@@ -10,6 +10,7 @@ from flamec.cpu_backend import PLAN_KIND, generator_digest
 from flamec.device_array import DeviceArray, Shape
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.types import DType, int8, int16, int32, int64
+from flamec.runtime.fork_locks import held_in_forks
 
 if TYPE_CHECKING:
     from flamec.gpu import Gpu
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _BY_SIZE: dict[int, DType] = {1: int8, 2: int16, 4: int32, 8: int64}
 
 _programs: dict[tuple[int, int, int], Any] = {}
-_lock = threading.Lock()
+_lock = held_in_forks(threading.Lock())
 
 
 def run(gpu: Gpu, target: DeviceArray, source: DeviceArray) -> None:

@@ -20,6 +20,7 @@ from types import BuiltinFunctionType, CodeType, FrameType, MethodDescriptorType
 from typing import Any, Protocol, TypeVar
 
 from flamec.errors import is_framework_file
+from flamec.runtime.fork_locks import held_in_forks
 from flamec.state import thread
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -166,7 +167,7 @@ class _Monitor:
 
     def __init__(self, monitoring: Any) -> None:
         self._monitoring = monitoring
-        self._lock = threading.Lock()
+        self._lock = held_in_forks(threading.Lock())
         self._watched = 0  # blocks of all threads
         self._tool: int | None = None
 
@@ -222,7 +223,7 @@ class _Monitor:
 
 
 _found: list[_Monitor | None] = []
-_lock = threading.Lock()
+_lock = held_in_forks(threading.Lock())
 
 
 def _monitor() -> _Monitor | None:

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from flamec.runtime.fork_locks import held_in_forks
+
 ALIGNMENT = 64
 HUGE_PAGE = 2 << 20
 _SMALL = 1024  # bytes up to which arrays are cut from a common slab
@@ -57,7 +59,9 @@ class Allocator:
         self._slab = np.empty(0, np.uint8)
         self._slab_address = 0
         self._slab_used = _SLAB  # so that the first array makes one
-        self._lock = threading.RLock()  # a lease may end, in a collection, inside any of this
+        self._lock = held_in_forks(
+            threading.RLock()
+        )  # a lease may end, in a collection, inside any of this
 
     def empty(self, nbytes: int) -> tuple[np.ndarray, int]:
         """An uninitialised uint8 array of ``nbytes`` and its address; MemoryError if too large."""

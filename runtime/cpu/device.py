@@ -29,6 +29,7 @@ from flamec.runtime.cpu.products import Products
 from flamec.runtime.cpu.threads import ThreadPool
 from flamec.runtime.device import PlanMemory
 from flamec.runtime.executable import Executable, FlamecRuntime, ProgramRuntime
+from flamec.runtime.fork_locks import held_in_forks
 from flamec.runtime.host_calls import Evaluate, no_host
 from flamec.runtime.kernel_cache import PORTABLE, KernelCache
 
@@ -62,7 +63,7 @@ class CpuDevice:
         self.allocator = Allocator()
         self._plan_memory = plan_memory
         self._evaluate = evaluate
-        self._lock = threading.Lock()
+        self._lock = held_in_forks(threading.Lock())
         self._threads = _checked(threads)
         self._functions = FlamecRuntime()
         self._runtime: ProgramRuntime | None = None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -154,6 +157,38 @@ def test_a_forked_child_calls_and_compiles() -> None:
     assert in_child(work) == 0
     assert flamec.equal(compiled(x), expected)
     work()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_fork_waits_for_compilations_of_other_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their locks, and what they do to classes and the collector, would stay in the child."""
+    begun = threading.Event()
+    compiled = flamec.compile(lambda x: x * 2, backend="c")
+    make = compiled._program_of
+
+    def slowly(captured: Any) -> Any:
+        begun.set()
+        time.sleep(0.3)  # until long after the fork was asked for
+        return make(captured)
+
+    monkeypatch.setattr(compiled, "_program_of", slowly)
+    x = flamec.ones(3)
+    other = threading.Thread(target=compiled, args=(x,))
+    other.start()
+    begun.wait()
+
+    def work() -> None:
+        signal.alarm(20)  # ends a child that waits for ever
+        assert gc.isenabled()
+        assert len(compiled.programs) == 1
+        assert compiled(x).tolist() == [2.0] * 3
+        assert flamec.compile(lambda x: x + 1, backend="c")(x).tolist() == [2.0] * 3
+
+    status = in_child(work)
+    other.join()
+    assert status == 0
 
 
 def compiled_in_a_process(number: int) -> float:
