@@ -163,6 +163,7 @@ from flamec.functional.strided import as_strided, as_strided_scatter
 from flamec.functional.top_level import *
 from flamec.functional.unary import *
 from flamec.functional.uniqueness import *
+from flamec.functional.windows import *
 from flamec.ir.types import (
     Device,
     DType,
@@ -311,6 +312,7 @@ _LATE = {
     "optim": "",
     "profiler": "",
     "save": "flamec.saving",
+    "signal": "",
     "sklearn": "",
     "special": "",
     "testing": "",

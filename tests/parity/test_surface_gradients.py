@@ -196,7 +196,8 @@ NEW = """
 tensor as_tensor asarray from_numpy scalar_tensor zeros ones full empty eye arange linspace
 logspace zeros_like ones_like full_like empty_like rand_like randn_like randint_like
 tril_indices triu_indices rand randn randint randperm normal bernoulli multinomial empty_strided
-empty_permuted from_dlpack frombuffer
+empty_permuted from_dlpack frombuffer bartlett_window blackman_window hamming_window hann_window
+kaiser_window
 """
 # random ones, which are compared in tests of their own
 RANDOM = """

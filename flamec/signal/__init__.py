@@ -1,0 +1,5 @@
+"""``torch.signal``: windows."""
+
+from flamec.signal import windows
+
+__all__ = ["windows"]
