@@ -347,6 +347,9 @@ def _moving() -> list[Case]:
         Case("isin", lambda x: flamec.isin(x.below(9, 4, 6), x.below(9, 5))),
         Case("is_new", lambda x: uniqueness._is_new(x.below(3, 20))),
         Case("lengths", lambda x: uniqueness._lengths(x.below(20, 9), 20)),
+        Case("new_in_order", lambda x: uniqueness._new_in_order(x.below(3, 20))),
+        Case("new_in_lines", lambda x: uniqueness._new_in_lines(x.below(3, 20))),
+        Case("parts", _parts_of_a_line),
         Case("crossed", lambda x: flamec.linalg.cross(x(4, 3), x(4, 3), dim=1)),
         Case("gradient", lambda x: flamec.gradient(x(4, 6), spacing=0.5)),
         Case("trace", lambda x: flamec.trace(x(4, 6))),
@@ -357,6 +360,11 @@ def _moving() -> list[Case]:
         Case("vector_norm", lambda x: flamec.linalg.vector_norm(x(4, 6), 3)),
         Case("matrix_norm", lambda x: flamec.linalg.matrix_norm(x(4, 6))),
     ]
+
+
+def _parts_of_a_line(x: Operands) -> Any:
+    line, places, lines, counts = uniqueness._new_in_order(x.below(4, 20))
+    return uniqueness._parts(line, lines, counts, int(counts.sum()), places, True, True)
 
 
 CASES = [
