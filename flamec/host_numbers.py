@@ -89,6 +89,10 @@ class Place:
             value = owner[self.key]
         return self._following(value)
 
+    def part(self, number: int) -> Place:
+        """Of a place with a tuple or list, that of one of its numbers."""
+        return Place(self.owner, self.key, self.name, (number,))
+
     def _following(self, value: Any) -> Any:
         for step in self.path:
             value = value[step]
@@ -149,6 +153,9 @@ class Inherited(Place):
     instance's dictionary, which gets one of its own when it is written."""
 
     kind: type = object
+
+    def part(self, number: int) -> Place:
+        return Inherited(self.owner, self.key, self.name, (number,), self.kind)
 
     def get(self) -> Any:
         if self.key in self.owner:

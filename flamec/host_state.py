@@ -296,9 +296,7 @@ class HostState:
     def _swap(self, place: Place, moment: int) -> None:
         value = place.get()
         if type(value) in (tuple, list):
-            parts = [
-                self._tracer(replace(place, path=(i,)), v, moment) for i, v in enumerate(value)
-            ]
+            parts = [self._tracer(place.part(i), v, moment) for i, v in enumerate(value)]
             tracer: Any = type(value)(parts)
             self.ignored.append(tracer)
         else:
