@@ -292,7 +292,7 @@ def _capture(
             recorder.root(function, name)
             recorder.numbers_vary = bool(dynamic.numbers or host.lifted.has_numbers)
             attributes = trace.attributes = TensorAttributes(recorder, proxies, leaves)
-            copies = ArgumentCopies(structure, (proxy_args, proxy_kwargs))
+            copies = ArgumentCopies(structure, (proxy_args, proxy_kwargs), host.is_old)
             with recorder, math_of_expressions(), lengths_are_sizes():
                 result = [function(*proxy_args, **proxy_kwargs)]
                 record_hooks(trace, recorder)

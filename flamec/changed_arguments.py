@@ -9,11 +9,12 @@ arguments. Invariant: the caller's containers stay the same objects, inside of o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
-from flamec.structures import Structure, access_paths, flatten, rebuild
+from flamec.structures import Structure, access_paths, flatten, is_container, parts, rebuild
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,13 @@ class CallersContainer:
 
     def __init__(self, position: int) -> None:
         self.position = position
+
+
+class StateContainer:
+    """A part of a new content, or of a result: a container of Python's state, as it stands."""
+
+    def __init__(self, container: Any) -> None:
+        self.container = container
 
 
 def can_change(structure: Structure) -> bool:
@@ -117,12 +125,16 @@ def _is_same(before: Any, now: Any) -> bool:
 class ArgumentCopies:
     """The containers that a traced function is given, and what they held before it.
 
+    ``is_old``: whether something was in Python's state before the trace, by id.
     ``first``: the position of the first container behind the leaves, to be set after the function.
     """
 
     first = 0
 
-    def __init__(self, structure: Structure, copies: tuple[Any, Any]) -> None:
+    def __init__(
+        self, structure: Structure, copies: tuple[Any, Any], is_old: Callable[[int], bool]
+    ) -> None:
+        self._is_old = is_old
         found = containers(structure, copies)
         self._before = {id(copy): (copy, _content(copy)) for copy in found}
         self._positions = {id(copy): i for i, copy in enumerate(found)}
@@ -141,18 +153,21 @@ class ArgumentCopies:
         return found
 
     def referring(self, value: Any) -> Any:
-        """``value`` with a ``CallersContainer`` for each container that is the caller's."""
+        """``value`` with a ``CallersContainer`` for each container that is the caller's, and a
+        ``StateContainer`` for each that was there before the trace."""
         position = self._positions.get(id(value))
-        if position is None:
-            return self._parts(value)
-        return CallersContainer(self.first + position)
+        if position is not None:
+            return CallersContainer(self.first + position)
+        if self._is_old(id(value)) and is_container(value) and not isinstance(value, tuple):
+            return StateContainer(value)
+        return self._parts(value)
 
     def _parts(self, value: Any) -> Any:
-        if type(value) in (list, tuple):
-            return type(value)([self.referring(v) for v in value])
-        if type(value) is dict:
-            return {key: self.referring(v) for key, v in value.items()}
-        return value
+        if not is_container(value):
+            return value
+        structure, before = parts(value)
+        now = [self.referring(part) for part in before]
+        return value if all(map(is_, now, before)) else rebuild(structure, now)
 
 
 def refill(container: Any, content: Any) -> None:

@@ -35,7 +35,8 @@ def restore(guards: Iterable[Guard], requires_grad: Mapping[Tensor, bool]) -> No
     for guard in known:
         if guard.kind == "length":
             old = items.get(id(guard.owner), {})
-            guard.owner[:] = [old[i] for i in range(guard.expected)]
+            present = dict(enumerate(guard.owner))  # of places that had a tracer, and have it back
+            guard.owner[:] = [old[i] if i in old else present[i] for i in range(guard.expected)]
         elif guard.kind == "keys" and tuple(guard.owner) != guard.expected:
             entries = [(key, guard.owner[key]) for key in guard.expected]
             guard.owner.clear()

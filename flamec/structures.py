@@ -53,6 +53,24 @@ def _flatten(value: Any, leaves: list[Any]) -> Structure:
     return LEAF
 
 
+def is_container(value: Any) -> bool:
+    """Whether a value is no leaf."""
+    kind = type(value)
+    if kind in (list, tuple, dict, OrderedDict) or is_namedtuple(value):
+        return True
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def parts(value: Any) -> tuple[Structure, list[Any]]:
+    """What a container is, without structures of its parts, and these."""
+    if isinstance(value, (list, tuple)):
+        return Structure(type(value)), list(value)
+    if isinstance(value, dict):
+        return Structure(type(value), tuple(value)), list(value.values())
+    names = tuple(f.name for f in dataclasses.fields(value))
+    return Structure(type(value), names), [getattr(value, n) for n in names]
+
+
 def unflatten(structure: Structure, leaves: Iterator[Any]) -> Any:
     """The inverse of ``flatten``."""
     kind = structure.kind

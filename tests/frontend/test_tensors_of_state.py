@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -291,3 +292,114 @@ def test_the_same_argument_again_after_a_view_of_it_was_stored() -> None:
         x, z = flamec.zeros(3), flamec.zeros(3)
         outcomes.append([plain([call(v), s.a, x, z]) for v in (x, x, x, z, x, z, z)])
     assert outcomes[0] == outcomes[1]
+
+
+def exchanging(values: list[T], log: list[float], h: T) -> None:
+    values[0], values[1] = values[0] + h.mean(), values[0]
+
+
+def popping(values: list[T], log: list[float], h: T) -> None:
+    values.append(values.pop() * 0.5 + h.mean())
+
+
+def shortening(values: list[T], log: list[float], h: T) -> None:
+    if len(values) > 1:
+        del values[1]
+    values[0] = values[0] + h.mean()
+
+
+@pytest.mark.filterwarnings("ignore:.*Python code")
+@pytest.mark.parametrize("change", [exchanging, popping, shortening])
+def test_one_tensor_in_two_places_of_a_list_that_a_trace_must_undo(change: Any) -> None:
+    """Places that had tracers from the first are given back, too, and nothing happens twice."""
+    found = []
+    for compiled in (False, True):
+        zeros = flamec.zeros(3, dtype=flamec.float64)
+        values, log = [zeros, zeros], []
+
+        def step(x: T, y: T, values: Any = values, log: Any = log) -> T:
+            h = x * 1.0
+            y.add_(1)
+            change(values, log, h)
+            log.append(float(h.mean()))
+            return h
+
+        run = flamec.compile(step) if compiled else step
+        base = flamec.arange(18.0, dtype=flamec.float64).reshape(6, 3)
+        for _ in range(3):
+            result = run(base[:4], base[2])
+            kept = [v.tolist() for v in values]
+            found.append([result.tolist(), kept, list(log), base.tolist()])
+    assert found[:3] == found[3:]
+
+
+class Logs:
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.by_name: dict[str, Any] = {"losses": []}
+        self.settings = Settings()
+
+
+@dataclass
+class Settings:
+    steps: int = 0
+    losses: list[float] = field(default_factory=list)
+
+
+def a_list(logs: Logs) -> Any:
+    return logs.losses
+
+
+def in_a_tuple(logs: Logs) -> Any:
+    return (logs.losses, 1)[0]
+
+
+def in_a_dict(logs: Logs) -> Any:
+    return logs.by_name["losses"]
+
+
+def of_settings(logs: Logs) -> Any:
+    return logs.settings.losses
+
+
+@pytest.mark.filterwarnings("ignore:.*Python code")
+@pytest.mark.parametrize("find", [a_list, in_a_tuple, in_a_dict, of_settings])
+def test_a_local_name_of_a_container_of_state_that_the_end_of_the_function_changes(
+    find: Any,
+) -> None:
+    """Functions are cut behind their work, and the rest takes the local variables."""
+    logs = Logs()
+    weight = flamec.full((3,), 2.0, requires_grad=True)
+
+    @flamec.compile
+    def step(x: T) -> T:
+        settings, both, log = logs.settings, [find(logs), logs], find(logs)
+        loss = ((weight * x).sigmoid().exp() - 1).square().mean().sqrt()
+        loss.backward()
+        with flamec.no_grad():
+            weight.sub_(weight.grad * 0.5)
+            weight.grad = None
+        log.append(float(loss))
+        both[0].append(0.0)
+        settings.steps += 1
+        return loss
+
+    losses = [step(flamec.ones(3)).item() for _ in range(6)]
+    assert step.stats.python_runs < 4
+    assert find(logs) == [v for loss in losses for v in (loss, 0.0)]
+    assert logs.settings.steps == 6
+
+
+def test_containers_of_state_are_returned_themselves() -> None:
+    logs = Logs()
+
+    @flamec.compile
+    def step(x: T) -> Any:
+        return x + 1, logs.losses, {"all": [logs.by_name, logs.settings]}, (logs.losses, [x * 2])
+
+    for _ in range(2):
+        _, losses, made, (again, new) = step(flamec.ones(2))
+        assert losses is again is logs.losses and new[0].tolist() == [2, 2]
+        assert made["all"][0] is logs.by_name and made["all"][1] is logs.settings
+        losses.append(1.0)
+        logs.losses.clear()
