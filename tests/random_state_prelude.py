@@ -152,6 +152,7 @@ def make():
         global MEMORY
         nonlocal kept, offset
         h = x * 1.0
+        records = LOG
 {body}
     def set_offset(value):
         nonlocal offset

@@ -6,8 +6,10 @@ one can run the function compiled.
 
 from __future__ import annotations
 
+import linecache
 import sys
 from collections.abc import Callable
+from itertools import count
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +17,8 @@ import numpy as np
 
 import flamec
 from tests.random_state_programs import STATE, StateProgram
+
+_numbers = count()
 
 
 class World:
@@ -25,7 +29,10 @@ class World:
         self._module.__file__ = "<random program>"
         self.names: dict[str, Any] = vars(self._module)
         sys.modules["random_state"] = self._module  # dataclasses look for it
-        exec(compile(program.source, "<random program>", "exec"), self.names)
+        name = f"<random program {next(_numbers)}>"
+        lines = program.source.splitlines(keepends=True)
+        linecache.cache[name] = len(program.source), None, lines, name  # for inspect.getsource
+        exec(compile(program.source, name, "exec"), self.names)
         self.function = wrap(self.names["step"])
         self._seed = 0
 
