@@ -12,9 +12,9 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from forgotten_gpus import forget_gpus
 
-from flamec import cuda_backend, fused_call, fusing, gpu, gpu_eager, random
-from flamec.functional import arguments, promotion
+from flamec import cuda_backend
 from flamec.ir.types import Device
 from flamec.runtime.cuda import device, error_words, host_memory, memory, module
 from flamec.runtime.cuda import driver as driver_module
@@ -126,13 +126,5 @@ def install(monkeypatch: pytest.MonkeyPatch) -> DriverStandIn:
     monkeypatch.setattr(device, "compile_kernels", _not_compiled)
     for name, value in (("_devices", {}), ("_tunings", {})):
         monkeypatch.setattr(cuda_backend, name, value)
-    monkeypatch.setattr(gpu, "_gpus", {})
-    monkeypatch.setattr(gpu_eager, "_programs", {})
-    monkeypatch.setattr(gpu_eager, "_calls", gpu_eager._OfThread())
-    monkeypatch.setattr(fusing, "_calls", fusing._Calls())
-    monkeypatch.setattr(fused_call, "_programs", {})
-    monkeypatch.setattr(fused_call, "_signatures", Counter())
-    monkeypatch.setattr(arguments, "_present", set())
-    monkeypatch.setattr(promotion, "_CONSTANTS", {})
-    monkeypatch.setattr(random, "_gpu_generators", {})
+    forget_gpus(monkeypatch, {})
     return stand_in

@@ -9,13 +9,14 @@ memory that was given back, is full of bytes that make NaNs.
 from __future__ import annotations
 
 import ctypes
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from forgotten_gpus import forget_gpus
 
+from flamec import gpu
 from flamec.config import CompileOptions, default_options
 from flamec.cuda_backend import CudaInvocation, CudaMemory
 from flamec.device_array import DeviceArray
@@ -229,21 +230,10 @@ class BoundGraph:
 
 def install(monkeypatch: Any, count: int = 2) -> list[SimulatedGpu]:
     """Let the process have ``count`` simulated GPUs and no others."""
-    from flamec import fused_call, fusing, gpu, gpu_eager, random
-    from flamec.functional import arguments, promotion
-
     gpus = [SimulatedGpu(i) for i in range(count)]
-    monkeypatch.setattr(gpu, "_gpus", dict(enumerate(gpus)))
+    forget_gpus(monkeypatch, dict(enumerate(gpus)))
     monkeypatch.setattr(gpu, "unavailable_reason", lambda: None)
     monkeypatch.setattr(gpu, "device_count", lambda: count)
-    monkeypatch.setattr(gpu_eager, "_programs", {})
-    monkeypatch.setattr(gpu_eager, "_calls", gpu_eager._OfThread())
-    monkeypatch.setattr(fusing, "_calls", fusing._Calls())
-    monkeypatch.setattr(fused_call, "_programs", {})
-    monkeypatch.setattr(fused_call, "_signatures", Counter())
-    monkeypatch.setattr(arguments, "_present", set())
-    monkeypatch.setattr(promotion, "_CONSTANTS", {})
-    monkeypatch.setattr(random, "_gpu_generators", {})
     return gpus
 
 
