@@ -276,8 +276,8 @@ def tape_value(tensor: Tensor) -> Value | None:
 def leaf_value(tensor: Tensor) -> Value:
     """The leaf's own value, made on first use."""
     value = tensor._value
-    if value.__class__ is Leaf:
-        return value  # type: ignore[return-value]
+    if isinstance(value, Leaf):
+        return value
     tensor._value = value = Leaf(tensor)
     if not tensor._steps:
         tensor._storage.value = value

@@ -49,7 +49,7 @@ _NARROW = 1 << 30  # elements up to which indices are 32-bit numbers
 class EagerCall:
     """A program bound to shapes: addresses go in, and the kernels are launched."""
 
-    __slots__ = ("_allocate", "_gpu", "copied", "program", "single", "sizes", "types")
+    __slots__ = ("_allocate", "_gpu", "copied", "program", "results", "single")
 
     def __init__(
         self, gpu: Gpu, invocation: Any, copied: tuple[int, ...], types: tuple[TensorType, ...]
@@ -58,11 +58,8 @@ class EagerCall:
         self._allocate = gpu.runtime.allocate
         self.program = invocation.bound  # its ``launch`` may become another function
         self.copied = copied
-        self.types = types
-        self.sizes = [max(1, math.prod(t.shape) * t.dtype.itemsize) for t in types]  # type: ignore[arg-type]
-        self.single: tuple[TensorType, int] | None = None  # the only result's type and bytes
-        if len(types) == 1:
-            self.single = types[0], self.sizes[0]
+        self.results = [_result(type) for type in types]
+        self.single = self.results[0] if len(types) == 1 else None
 
     def run_into(self, arrays: Sequence[DeviceArray], target: DeviceArray) -> bool:
         """Run an elementwise program whose only result goes to ``target``'s memory.
@@ -70,9 +67,10 @@ class EagerCall:
         False, and nothing is done, unless each array has no gaps and shares no memory with the
         target, or all of it in its order.
         """
-        address, nbytes, shape = target.address, self.sizes[0], target.shape
-        if self.copied or len(self.types) != 1 or self.types[0].shape != shape:
+        address, shape = target.address, target.shape
+        if self.copied or self.single is None or self.single[1] != shape:
             return False
+        nbytes = self.single[2]
         addresses = []
         for array in (*arrays, target):
             start = array.address
@@ -109,20 +107,26 @@ class EagerCall:
     def launch(self, addresses: list[int]) -> tuple[DeviceArray, ...]:
         """The results, given the addresses of operands that kernels can use as they are."""
         if self.single is not None:
-            type, nbytes = self.single
+            type, shape, nbytes = self.single
             memory = self._allocate(nbytes)
             address = memory.address
             addresses.append(address)
             self.program.launch(addresses)
-            return (DeviceArray(type.device, type.shape, type.dtype, address, memory),)  # type: ignore[arg-type]
+            return (DeviceArray(type.device, shape, type.dtype, address, memory),)
         outputs = []
-        for type, nbytes in zip(self.types, self.sizes, strict=True):
+        for type, shape, nbytes in self.results:
             memory = self._allocate(nbytes)
             address = memory.address
             addresses.append(address)
-            outputs.append(DeviceArray(type.device, type.shape, type.dtype, address, memory))  # type: ignore[arg-type]
+            outputs.append(DeviceArray(type.device, shape, type.dtype, address, memory))
         self.program.launch(addresses)
         return tuple(outputs)
+
+
+def _result(type: TensorType) -> tuple[TensorType, Shape, int]:
+    """A result's type, its sizes as numbers, and its bytes; at least one."""
+    shape = evaluate_shape(type.shape, {})
+    return type, shape, max(1, math.prod(shape) * type.dtype.itemsize)
 
 
 class _Calls:
@@ -187,8 +191,8 @@ def run_dense(op: Op, attributes: Attributes, inputs: Sequence[Tensor]) -> Any:
             return None
         addresses.append(address)
     if call.single is None:
-        found = zip(call.launch(addresses), call.types, strict=True)
-        return tuple([Tensor._from_array(a, t) for a, t in found])
+        found = zip(call.launch(addresses), call.results, strict=True)
+        return tuple([Tensor._from_array(array, type) for array, (type, *_) in found])
     (array,) = call.launch(addresses)
     return Tensor._from_array(array, call.single[0])
 
@@ -310,12 +314,12 @@ def exact_key(values: Iterable[Any]) -> tuple[Any, ...]:
 def _view(
     op: Op, attributes: Attributes, arrays: Sequence[DeviceArray], type: TensorType
 ) -> DeviceArray:
-    source, shape = arrays[0], type.shape
+    source, shape = arrays[0], evaluate_shape(type.shape, {})
     if op.kind is OpKind.BARRIER:
         return source
-    view = source.view(op, attributes, shape)  # type: ignore[arg-type]
+    view = source.view(op, attributes, shape)
     if view is None:
-        view = gpu(source.device).dense(source).view(op, attributes, shape)  # type: ignore[arg-type]
+        view = gpu(source.device).dense(source).view(op, attributes, shape)
         assert view is not None
     return view
 

@@ -191,16 +191,16 @@ class Op:
     def saved_inputs(self, needs: Sequence[bool]) -> tuple[int, ...]:
         """The inputs that the derivative reads if only some inputs need a gradient."""
         saves = self.saves_inputs
-        if saves.__class__ is tuple:
-            return saves  # type: ignore[return-value]
-        if isinstance(saves, (tuple, slice, str)):
+        if isinstance(saves, tuple):
+            return saves
+        if isinstance(saves, (slice, str)):
             return _positions(saves, len(needs))
         return tuple({j: None for i, need in enumerate(needs) if need for j in saves[i]})
 
     def saved_outputs(self, count: int, attributes: Attributes) -> tuple[int, ...]:
         saves = self.saves_outputs
-        if saves.__class__ is tuple:
-            return saves  # type: ignore[return-value]
+        if isinstance(saves, tuple):
+            return saves
         return _positions(saves(attributes) if callable(saves) else saves, count)
 
     def __repr__(self) -> str:

@@ -59,9 +59,8 @@ class Allocator:
         self._slab = np.empty(0, np.uint8)
         self._slab_address = 0
         self._slab_used = _SLAB  # so that the first array makes one
-        self._lock = held_in_forks(
-            threading.RLock()
-        )  # a lease may end, in a collection, inside any of this
+        # One that can be taken again: a lease may end, in a collection, inside any of this.
+        self._lock = held_in_forks(threading.RLock())
 
     def empty(self, nbytes: int) -> tuple[np.ndarray, int]:
         """An uninitialised uint8 array of ``nbytes`` and its address; MemoryError if too large."""

@@ -87,7 +87,7 @@ def filled(
     ``key``: under which the call is to be remembered (``_made_again``), unless None.
     """
     for extent in shape:
-        if extent.__class__ is not SymbolicDim and extent < 0:  # type: ignore[operator]
+        if not isinstance(extent, SymbolicDim) and extent < 0:
             raise OperationError(
                 f"{name}(): sizes must be nonnegative, got {list(shape)} (at {user_location()})"
             )
