@@ -8,6 +8,7 @@ arrays that a kernel may treat alike.
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -195,6 +196,15 @@ _firsts: dict[tuple[object, ...], TensorType] = {}
 _next_number = itertools.count(2)  # no bool is equal to one
 _numbering = threading.Lock()
 _MOST_NUMBERED = 1 << 16
+
+
+def _renew_numbering() -> None:
+    """For a forked child: another thread may have held the lock. Each step under it is whole."""
+    global _numbering
+    _numbering = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_numbering)
 
 
 class TensorType:

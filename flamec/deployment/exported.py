@@ -22,6 +22,7 @@ from flamec.deployment.numbers import Number, NumberCondition
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import Dim, evaluate_dim, evaluate_shape, multiple_of_symbol, parse_dim
 from flamec.ir.types import CPU, Device, DType, TensorType, dtype_named
+from flamec.runtime.fork_locks import held_in_forks
 from flamec.saving import structure as json_structure
 from flamec.saving.errors import FileFormatError
 from flamec.saving.safetensors_format import read as read_tensors
@@ -50,7 +51,7 @@ class ExportedProgram:
             self.plan, self.device, manifest, members, options or default_options()
         )
         self._runner = runner
-        self._lock = threading.Lock()
+        self._lock = held_in_forks(threading.Lock())  # during calls
         self._weights = {
             position: self._placed(entry.array, self._inputs[position][1].device)
             for position, entry in self._entries.items()

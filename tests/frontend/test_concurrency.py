@@ -23,6 +23,7 @@ from complete_cache import assert_complete
 
 import flamec
 from flamec import nn, optim
+from flamec.ir import types
 
 THREADS = 8
 
@@ -187,6 +188,57 @@ def test_a_fork_waits_for_compilations_of_other_threads(
         assert flamec.compile(lambda x: x + 1, backend="c")(x).tolist() == [2.0] * 3
 
     status = in_child(work)
+    other.join()
+    assert status == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_fork_waits_for_calls_of_loaded_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, begun = np.ones(3, np.float32), threading.Event()
+    flamec.export(lambda x: x * 2, (x,), tmp_path / "program.flamec")
+    program = flamec.load(tmp_path / "program.flamec")
+    run = program._run
+
+    def slowly(*arguments: Any) -> Any:
+        begun.set()
+        time.sleep(0.3)  # until long after the fork was asked for
+        return run(*arguments)
+
+    monkeypatch.setattr(program, "_run", slowly)
+    other = threading.Thread(target=program, args=(x,))
+    other.start()
+    begun.wait()
+
+    def work() -> None:
+        signal.alarm(20)
+        assert program(x).tolist() == [2.0] * 3
+
+    status = in_child(work)
+    other.join()
+    assert status == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_child_numbers_types_though_another_thread_did() -> None:
+    held, ended = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with types._numbering:
+            held.set()
+            ended.wait()
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait()
+
+    def work() -> None:
+        signal.alarm(20)
+        assert flamec.ones(1, 2, 3, 5, 7, 11)._type.number
+
+    status = in_child(work)
+    ended.set()
     other.join()
     assert status == 0
 
