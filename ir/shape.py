@@ -481,7 +481,7 @@ def parse_dim(text: str) -> Dim:
 
     try:
         return build(ast.parse(text, mode="eval"))
-    except SyntaxError:
+    except (SyntaxError, ZeroDivisionError):
         raise ValueError(f"not a dimension: {text!r}") from None
 
 

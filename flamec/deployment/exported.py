@@ -10,6 +10,7 @@ import io
 import re
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -29,7 +30,7 @@ from flamec.saving.safetensors_format import read as read_tensors
 from flamec.size_oracle import ShapeGuard
 from flamec.structures import Structure, flatten, unflatten
 
-_SYMBOL = re.compile(r"\bs\d+\b")
+_SYMBOL = re.compile(r"\b(?:(\d+)\*)?(s\d+)\b")  # with the number before it
 
 
 class ExportedProgram:
@@ -67,8 +68,10 @@ class ExportedProgram:
         self._names = tuple(manifest["argument_names"])
         self._arguments = _structure(manifest["arguments"])
         self._leaves = [_leaf(leaf) for leaf in manifest["leaves"]]
+        numbers = {i for i, leaf in enumerate(self._leaves) if isinstance(leaf, Number)}
+        formula = partial(decode, numbers=numbers)
         self._inputs = [
-            (int(i["leaf"]), _type(i), decode(i["value"]) if "value" in i else None)
+            (int(i["leaf"]), _type(i), formula(i["value"]) if "value" in i else None)
             for i in manifest["inputs"]
         ]
         self._sizes = {
@@ -76,15 +79,17 @@ class ExportedProgram:
             for symbol, size in manifest["sizes"].items()
         }
         self._host_sizes = [
-            (str(s["symbol"]), int(s["sign"]), decode(s["value"])) for s in manifest["host_sizes"]
+            (str(s["symbol"]), int(s["sign"]), formula(s["value"])) for s in manifest["host_sizes"]
         ]
-        self._number_conditions = [NumberCondition.of(c) for c in manifest["number_conditions"]]
+        self._number_conditions = [
+            NumberCondition.of(c, numbers) for c in manifest["number_conditions"]
+        ]
         self._outputs = [_type(o) for o in manifest["outputs"]]
         self._conditions = [
             ShapeGuard(_dim(left), relation, _dim(right), holds, None)
             for left, relation, right, holds in manifest["conditions"]
         ]
-        self._results = [decode(r["value"]) if "value" in r else r for r in manifest["results"]]
+        self._results = [formula(r["value"]) if "value" in r else r for r in manifest["results"]]
         self._result_structure = _structure(manifest["result_structure"])
         content = io.BytesIO(members["weights.safetensors"])
         entries, _ = read_tensors(content, "weights.safetensors", None, Device)
@@ -175,20 +180,19 @@ class ExportedProgram:
 
     def _named(self, text: str) -> str:
         """A text about symbols in the user's words: names of sizes, what numbers give others."""
-        for symbol, (name, size) in self._sizes.items():
-            if size.multiple_of > 1:
-                literal = name.replace("\\", r"\\")
-                text = re.sub(rf"\b{size.multiple_of}\*{symbol}\b", literal, text)
         return _SYMBOL.sub(self._name_of, text)
 
     def _name_of(self, match: re.Match[str]) -> str:
-        symbol = match[0]
+        factor, symbol = match.groups()
+        times = f"{factor}*" if factor else ""
         for other, sign, value in self._host_sizes:
             if other == symbol:
                 text = value.text(self._label, lambda dim: self._named(str(dim)))
-                return text if sign > 0 else f"-{text}"
+                return times + (text if sign > 0 else f"-{text}")
         name, size = self._sizes[symbol]
-        return name if size.multiple_of == 1 else f"({name} / {size.multiple_of})"
+        if size.multiple_of == int(factor or 1):
+            return name
+        return times + (name if size.multiple_of == 1 else f"({name} / {size.multiple_of})")
 
     def _values(self, bindings: Mapping[str, int], numbers: Mapping[str, Any] = {}) -> str:
         known = [(*self._sizes[s], n) for s, n in bindings.items() if s in self._sizes]

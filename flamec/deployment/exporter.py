@@ -156,7 +156,7 @@ def _bindings(
     for leaf, name in declared.numbers.items():
         numbers[leaf] = given.get(name, numbers[leaf])
     for size in host_sizes:
-        value = size["sign"] * decode(size["value"]).evaluate(numbers, bindings)
+        value = size["sign"] * decode(size["value"], declared.numbers).evaluate(numbers, bindings)
         bindings[size["symbol"]] = value
     return {symbol: bindings[symbol] for symbol in symbols}
 

@@ -2,15 +2,16 @@
 
 In: the expressions that a trace found (``host_numbers.py``), over arguments and sizes. Out: JSON,
 and from that a ``Formula``. Invariant: a formula calls nothing but the functions in ``_FUNCTIONS``,
-which ask for numbers and give numbers.
+which get numbers and give numbers: it has no other constants, and reads no other arguments.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from flamec import bounds_of_slices
@@ -20,13 +21,13 @@ from flamec.ir.shape import evaluate_dim, format_dim, parse_dim
 from flamec.math_of_expressions import MATH_NAMES, PREDICATES
 from flamec.saving import structure as json_structure
 
-# names in a file -> the function, and its text for messages
+# names in a file -> the function, and its text for messages if that is no call
 _FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     **{f.__name__: (f, text) for f, text in OPERATOR_TEXTS.items()},
-    **{f"math.{n}": (getattr(math, n), f"{n}({{}})") for n in (*MATH_NAMES, *PREDICATES)},
-    "abs": (operator.abs, "abs({})"),
+    **{f"math.{n}": (getattr(math, n), "") for n in (*MATH_NAMES, *PREDICATES)},
+    "abs": (operator.abs, ""),
     "bool": (bool, "{}"),
-    "round": (round, "round({})"),
+    "round": (round, ""),
     "is_inside": (bounds_of_slices.is_inside, "(-{1} <= {0} < {1})"),
     "are_inside": (bounds_of_slices.are_inside, "({0}:{1} inside of {2} elements, from one end)"),
     "fits": (bounds_of_slices.fits, "({1} elements from {0} on inside of {2})"),
@@ -68,11 +69,7 @@ class Formula:
                 return "" if self.value is None else repr(self.value)
         form = _FUNCTIONS[self.value][1]
         operands = [o.text(label, named) for o in self.operands]
-        return (
-            form.format(*operands)
-            if "{0}" in form or form.count("{}") == len(operands)
-            else (f"{self.value}({', '.join(operands)})")
-        )
+        return form.format(*operands) if form else f"{self.value}({', '.join(operands)})"
 
 
 def encode(expression: Any, name: str) -> dict[str, Any]:
@@ -95,15 +92,23 @@ def encode(expression: Any, name: str) -> dict[str, Any]:
     return {"call": function, "of": [encode(o, name) for o in expression.operands]}
 
 
-def decode(data: Mapping[str, Any]) -> Formula:
-    """What ``encode`` wrote; KeyError, TypeError or ValueError for anything else."""
+def decode(data: Mapping[str, Any], numbers: Container[int]) -> Formula:
+    """What ``encode`` wrote; KeyError, TypeError or ValueError for anything else.
+
+    ``numbers``: the leaves that are numbers.
+    """
     if "argument" in data:
-        return Formula("argument", int(data["argument"]))
+        if data["argument"] not in numbers:
+            raise ValueError(f"argument {data['argument']!r} is no number that varies")
+        return Formula("argument", data["argument"])
     if "size" in data:
         return Formula("size", parse_dim(data["size"]))
     if "constant" in data:
-        return Formula("constant", json_structure.decode(data["constant"], {}))
+        value = json_structure.decode(data["constant"], {})
+        if not isinstance(value, (int, float, NoneType)):  # None: a bound that is not there
+            raise ValueError(f"{value!r} is no number")
+        return Formula("constant", value)
     name = data["call"]
     if name not in _FUNCTIONS:
         raise ValueError(f"there is no function {name!r} of numbers")
-    return Formula("call", name, tuple(map(decode, data["of"])))
+    return Formula("call", name, tuple([decode(operand, numbers) for operand in data["of"]]))

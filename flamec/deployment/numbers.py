@@ -6,7 +6,7 @@ names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,13 +61,13 @@ class NumberCondition:
     expected: Any
 
     @staticmethod
-    def of(data: Mapping[str, Any]) -> NumberCondition:
+    def of(data: Mapping[str, Any], numbers: Container[int]) -> NumberCondition:
         kind, expected = str(data["kind"]), data["expected"]
         if kind not in ("type", "truth", "value"):
             raise ValueError(f"{kind!r} is no condition on numbers")
         if kind != "type":
             expected = json_structure.decode(expected["constant"], {})
-        return NumberCondition(kind, decode(data["of"]), expected)
+        return NumberCondition(kind, decode(data["of"], numbers), expected)
 
     def holds(self, leaves: Sequence[Any], sizes: Mapping[str, int]) -> bool:
         value = self.formula.evaluate(leaves, sizes)

@@ -131,6 +131,20 @@ def test_sizes_keep_to_bounds_and_divisors(exported: Callable[..., ExportedProgr
             program(numbers(size, 3))
 
 
+def test_names_that_symbols_have_are_the_users(exported: Callable[..., ExportedProgram]) -> None:
+    def least(x: T, y: T) -> T:
+        count = x.shape[0] if x.shape[0] < y.shape[0] else y.shape[0]
+        return x[:count] + y[:count]
+
+    dynamic = {"x": {0: Dim("s1", multiple_of=4)}, "y": {0: "s0"}}
+    program = exported(least, (numbers(8), numbers(9)), dynamic=dynamic)
+    assert "x: float32[s1], y: float32[s0]" in repr(program)
+    with pytest.raises(ValueError, match="for sizes with s1 < s0; here s1 = 8, s0 = 5"):
+        program(numbers(8), numbers(5))
+    program = exported(lambda x: x * 2, (numbers(8),), dynamic={0: {0: Dim("s7", multiple_of=2)}})
+    assert "x: float32[s7]" in repr(program)
+
+
 def test_what_cannot_vary_is_refused_when_exporting(exported: Callable[..., Any]) -> None:
     def unrolled(x: T, n: int) -> T:
         for i in range(n):
@@ -182,17 +196,28 @@ def test_files_with_other_formulas_are_refused(tmp_path: Path) -> None:
     (value,) = (i["value"] for i in archive.manifest["inputs"] if "value" in i)
     assert value["call"] == "floordiv"
 
-    def calls(name: str) -> Callable[[dict[str, Any]], None]:
+    def with_formula(**changed: Any) -> Callable[[dict[str, Any]], None]:
         def change(facts: dict[str, Any]) -> None:
             for entry in facts["inputs"]:
                 if "value" in entry:
-                    entry["value"]["call"] = name
+                    entry["value"] |= changed
 
         return change
 
     for name in ("eval", "os.system", "__import__", "math.fsum"):
         with pytest.raises(FileFormatError, match=f"there is no function '{name}'"):
-            rewritten(calls(name))
+            rewritten(with_formula(call=name))
+    for operand, message in (
+        ({"argument": 0}, "argument 0 is no number"),  # an array
+        ({"argument": -1}, "argument -1 is no number"),
+        ({"argument": 2}, "argument 2 is no number"),
+        ({"constant": "%s"}, "'%s' is no number"),
+        ({"constant": {"tuple": [1]}}, r"\(1,\) is no number"),
+        ({"size": "__import__('os')"}, "not a dimension"),
+        ({"size": "1 // 0"}, "not a dimension"),
+    ):
+        with pytest.raises(FileFormatError, match=message):
+            rewritten(with_formula(of=[operand, {"constant": 2}]))
 
     def unknown_kind(facts: dict[str, Any]) -> None:
         facts["leaves"][1]["number"] = "complex"
