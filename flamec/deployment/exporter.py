@@ -21,6 +21,7 @@ from flamec.config import default_options
 from flamec.deployment import native_code
 from flamec.deployment.archive import PROGRAM, write_archive
 from flamec.deployment.formulas import decode, encode
+from flamec.deployment.numbers import NumberCondition
 from flamec.deployment.varying import Dim, DynamicArguments, Varying, varying
 from flamec.errors import CompileError, user_location
 from flamec.host_numbers import Argument
@@ -71,7 +72,8 @@ def export(
     Raises CompileError for what a program without Python cannot do: writing to an argument,
     leaving gradients in ``.grad``, results that are no tensors, numbers, text or containers of
     them, and a number that varies but on whose value the program depends (a loop of Python over
-    it); ValueError for axes that the arguments do not have, and examples that bounds do not allow.
+    it); ValueError for axes that the arguments do not have, for examples that bounds do not allow,
+    and for a size of 1, or of 1 times what it is a multiple of, where larger ones decide otherwise.
 
     >>> import flamec, numpy as np
     >>> model = flamec.nn.Linear(3, 2).eval()
@@ -90,6 +92,8 @@ def export(
     _refuse_effects(captured, name)
     _refuse_fixed_numbers(captured, declared, name)
     host_sizes = _described_host_sizes(captured)
+    given = [_bindings(host_sizes, declared, leaves, n) for n in named]
+    _refuse_other_examples(captured, declared, leaves, given[0])
     captured = places_as_numbers(captured)
     settings = default_options(**options)
     prepared = prepare(captured.graph, captured.symbols, settings)
@@ -101,7 +105,7 @@ def export(
         "plan.json": prepared.plan.to_json().encode(),
         "weights.safetensors": _tensors_file(weights),
     }
-    bindings = [_bindings(captured.symbols, host_sizes, declared, leaves, n) for n in named]
+    bindings = [{symbol: known[symbol] for symbol in captured.symbols} for known in given]
     kernels, facts = native_code.gather(prepared, captured.symbols, bindings)
     members |= kernels
     facts |= _facts(captured, declared, leaves, names) | {"host_sizes": host_sizes}
@@ -144,7 +148,6 @@ def _argument_names(function: Callable[..., Any], count: int) -> list[str]:
 
 
 def _bindings(
-    symbols: Sequence[str],
     host_sizes: Sequence[Mapping[str, Any]],
     declared: Varying,
     leaves: Sequence[Any],
@@ -158,7 +161,7 @@ def _bindings(
     for size in host_sizes:
         value = size["sign"] * decode(size["value"], declared.numbers).evaluate(numbers, bindings)
         bindings[size["symbol"]] = value
-    return {symbol: bindings[symbol] for symbol in symbols}
+    return bindings
 
 
 def _checked_names(
@@ -251,6 +254,31 @@ def _refuse_fixed_numbers(captured: Captured, declared: Varying, name: str) -> N
             )
 
 
+def _refuse_other_examples(
+    captured: Captured, declared: Varying, leaves: list[Any], bindings: Mapping[str, int]
+) -> None:
+    """ValueError if the program would refuse the examples: small sizes are traced as larger ones,
+    and something was decided by these."""
+    numbers = captured.host.conditions.values()
+    conditions = _number_conditions(captured)
+    broken = [
+        *(guard.location for guard in captured.shape_guards if not guard.check(bindings)),
+        *(s.location for s in captured.host.sizes.found if bindings[s.symbol] < 0),
+        *(
+            condition.location
+            for condition, data in zip(numbers, conditions, strict=True)
+            if not NumberCondition.of(data, declared.numbers).holds(leaves, bindings)
+        ),
+    ]
+    if broken:
+        sizes = ", ".join(f"{name} = {declared.examples[name]}" for name in declared.symbols)
+        raise ValueError(
+            f"export: {captured.name} decides something by sizes (at {broken[0]}) that is not so "
+            f"for the examples, {sizes}: it was traced for sizes larger than 1, and than 1 times "
+            "what they are multiples of; give such examples"
+        )
+
+
 def _described_host_sizes(captured: Captured) -> list[dict[str, Any]]:
     """What numbers of the call give the symbols that are no sizes of arguments."""
     return [
@@ -281,7 +309,7 @@ def _described_number(kind: type, dim: Dim | None) -> dict[str, Any]:
 def _facts(
     captured: Captured, declared: Varying, leaves: list[Any], names: list[str]
 ) -> dict[str, Any]:
-    graph, host = captured.graph, captured.host
+    graph = captured.graph
     return {
         "version": VERSION,
         "name": captured.name,
@@ -303,14 +331,7 @@ def _facts(
             }
             for name, symbol in declared.symbols.items()
         },
-        "number_conditions": [
-            {
-                "kind": c.kind,
-                "of": encode(c.expression, captured.name),
-                "expected": c.expected.__name__ if c.kind == "type" else _constant(c.expected),
-            }
-            for c in host.conditions.values()
-        ],
+        "number_conditions": _number_conditions(captured),
         "conditions": [
             [format_dim(g.left), g.relation, format_dim(g.right), g.holds]
             for g in captured.shape_guards
@@ -327,6 +348,17 @@ def _facts(
         ],
         "result_structure": _numbered(captured.result_structure),
     }
+
+
+def _number_conditions(captured: Captured) -> list[dict[str, Any]]:
+    return [
+        {
+            "kind": c.kind,
+            "of": encode(c.expression, captured.name),
+            "expected": c.expected.__name__ if c.kind == "type" else _constant(c.expected),
+        }
+        for c in captured.host.conditions.values()
+    ]
 
 
 def _described_size(size: SymbolicDim | Size) -> dict[str, Any]:

@@ -176,6 +176,38 @@ def test_what_cannot_vary_is_refused_when_exporting(exported: Callable[..., Any]
         Dim("n", min=3, max=2)
 
 
+def test_examples_that_the_program_would_refuse(exported: Callable[..., Any]) -> None:
+    """Small sizes are traced as larger ones, by which a function may decide otherwise."""
+
+    def least(x: T, y: T) -> T:
+        count = x.shape[0] if x.shape[0] < y.shape[0] else y.shape[0]
+        return x[:count] + y[:count]
+
+    def alone(x: T) -> T:
+        return x * 2 if x.shape[0] == 1 else x + 1
+
+    def before(x: T, n: int) -> T:
+        return x[:n] if n < x.shape[0] else x + n
+
+    def rolled(x: T, n: int) -> T:
+        return flamec.roll(x, n - x.shape[0])
+
+    fours = Dim("rows", multiple_of=4)
+    for function, arguments, dynamic, sizes in (
+        (least, (numbers(4), numbers(9)), {"x": {0: fours}, "y": {0: "n"}}, "rows = 4, n = 9"),
+        (alone, (numbers(1),), {"x": {0: "rows"}}, "rows = 1"),
+        (before, (numbers(4), 5), {"x": {0: fours}, "n": "n"}, "rows = 4"),
+        (rolled, (numbers(4), 9), {"x": {0: fours}, "n": "n"}, "rows = 4"),
+    ):
+        message = f"decides something by sizes .at .*py:.* examples, {sizes}: .* give such examples"
+        with pytest.raises(ValueError, match=message):
+            exported(function, arguments, dynamic=dynamic)
+    program = exported(least, (numbers(8), numbers(9)), dynamic={"x": {0: fours}, "y": {0: "n"}})
+    np.testing.assert_array_equal(program(numbers(4), numbers(9)), numbers(4) + numbers(9)[:4])
+    program = exported(alone, (numbers(2),), dynamic={"x": {0: "rows"}})
+    np.testing.assert_array_equal(program(numbers(3)), numbers(3) + 1)
+
+
 def test_files_with_other_formulas_are_refused(tmp_path: Path) -> None:
     """Formulas call nothing but functions of numbers, whoever wrote the file."""
     path = tmp_path / "f"
