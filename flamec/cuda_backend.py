@@ -37,7 +37,7 @@ from flamec.prepared import (
     errors_of_compilation,
     generate_plan,
     graph_device,
-    options_of_code,
+    options_for_gpu,
     output_allocator,
     stage_error,
 )
@@ -49,7 +49,6 @@ from flamec.runtime.cuda.program import BoundCudaProgram, CudaProgram
 from flamec.runtime.cuda.triton_compiler import TritonError, triton_version
 from flamec.runtime.kernel_cache import KernelCache
 from flamec.sized_runner import SizedProgram, SizedRunner, sized_options
-from flamec.state import process
 from flamec.tuning import Tuning, plain, program_key
 
 _SMALL = 1 << 16  # bytes of an output that is kept to be given again
@@ -137,12 +136,9 @@ def codegen_options(
 ) -> CodegenOptions:
     """How code for the process's GPU ``index`` is generated."""
     return replace(
-        options_of_code(options),
+        options_for_gpu(device(index, options).target, options),
         size_hints=size_hints or {},
         narrow=narrow,
-        target=device(index, options).target,
-        float32_products=process.float32_precision.products,
-        float32_convolutions=process.float32_precision.convolutions,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +22,7 @@ from flamec.ir.passes.manager import Pass, PassError, PassRecord, Repeat, run_pa
 from flamec.ir.passes.pipeline import pipeline
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.types import CPU, Device, DType, TensorType
+from flamec.state import process
 
 if TYPE_CHECKING:
     from flamec.codegen.compile_graph import CompiledGraph
@@ -72,6 +73,17 @@ def options_of_code(options: CompileOptions) -> CodegenOptions:
         strict=options.numerics == "strict",
         deterministic=options.deterministic,
         memory_budget=options.memory_budget,
+    )
+
+
+def options_for_gpu(target: str, options: CompileOptions) -> CodegenOptions:
+    """How code for a GPU such as ``"sm_90"``, there or not, is generated, with float32's precision
+    as it is set now."""
+    return replace(
+        options_of_code(options),
+        target=target,
+        float32_products=process.float32_precision.products,
+        float32_convolutions=process.float32_precision.convolutions,
     )
 
 

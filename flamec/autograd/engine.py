@@ -334,7 +334,7 @@ def _propagated(
 
         entering, apply_rule = enter, _run_rule
     else:
-        saved = unpack  # type: ignore[assignment]
+        saved = unpack  # type: ignore[assignment]  # all nodes of the tape are TapeNodes
         entering = apply_rule = None
     keep = set(targets)
     if trace is not None:

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from flamec.cli.failure import CommandFailed
 from flamec.cli.size_class_parts import with_size_classes
 from flamec.cli.stages import Inspection, StagePart
-from flamec.cli.target_options import options_for
 from flamec.codegen.compile_graph import CompiledGraph
 from flamec.codegen.errors import LoweringError
 from flamec.codegen.options import CodegenOptions
 from flamec.config import CompileOptions
 from flamec.ir.plan import ExecutionPlan, Launch, unrolled
-from flamec.prepared import Prepared
+from flamec.prepared import Prepared, options_for_gpu
 from flamec.runtime.cuda.triton_compiler import TritonError, compile_kernel, disassemble
 from flamec.runtime.kernel_cache import KernelCache
 from flamec.sized_runner import SizedProgram
@@ -32,7 +31,7 @@ def gpu_stage_parts(inspection: Inspection, stage: str, target: str) -> list[Sta
     """
     parts = []
     for title, prepared in with_size_classes(inspection, target).parts:
-        plan = gpu_program(prepared, options_for(target, prepared.options)).plan
+        plan = gpu_program(prepared, options_for_gpu(target, prepared.options)).plan
         text = plan.source if stage == "triton" else _texts(plan, stage, target, prepared.options)
         name = f"{stage} ({title})" if title else stage
         language = "python" if stage == "triton" else "asm"

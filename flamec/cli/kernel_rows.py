@@ -16,13 +16,12 @@ from flamec.cli.fusion_text import count_operations
 from flamec.cli.gpu_stages import gpu_program, launched_kernels, own_options
 from flamec.cli.size_class_parts import is_on_gpu, with_size_classes
 from flamec.cli.stages import Inspection
-from flamec.cli.target_options import options_for
 from flamec.codegen.compile_graph import CompiledGraph
 from flamec.codegen.errors import LoweringError
 from flamec.codegen.one_kernel import OneKernel, one_kernel
 from flamec.codegen.options import CodegenOptions
 from flamec.ir.shape import evaluate_dim
-from flamec.prepared import Prepared
+from flamec.prepared import Prepared, options_for_gpu
 from flamec.runtime.cuda.kernel_binary import KernelBinary
 from flamec.runtime.cuda.triton_compiler import TritonError, compile_kernel
 from flamec.runtime.kernel_cache import KernelCache
@@ -103,7 +102,7 @@ def programs(inspection: Inspection, target: str) -> list[Program]:
             compiled = prepared.compiled
             own = options.target if compiled.plan.kernels else "c"  # tensors on a GPU have its code
         else:
-            options = own_options(prepared, options_for(target, prepared.options))
+            options = own_options(prepared, options_for_gpu(target, prepared.options))
             compiled = gpu_program(prepared, options)
         made.append(Program(title, prepared, compiled, own, inspection.bindings, options))
     return made

@@ -19,7 +19,6 @@ from flamec.cli.graph_text import type_data
 from flamec.cli.size_class_parts import is_on_gpu, with_size_classes
 from flamec.cli.source_lines import describe_place, source_text
 from flamec.cli.stages import Inspection, stage_parts
-from flamec.cli.target_options import options_for
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.kernel import Kernel
 from flamec.ir.kernel_printer import print_kernel
@@ -29,7 +28,7 @@ from flamec.ir.plan import ExecutionPlan, Step
 from flamec.ir.printer import format_attribute
 from flamec.ir.shape import Dim, evaluate_dim
 from flamec.ir.work import node_work
-from flamec.prepared import Prepared
+from flamec.prepared import Prepared, options_for_gpu
 from flamec.profiler.averages import averages
 from flamec.profiler.events import Event, lanes
 from flamec.profiler.peaks import device_peaks
@@ -109,7 +108,7 @@ def _program(
     ]
     start = perf_counter()
     compiled = (
-        gpu_program(prepared, options_for(target, prepared.options))
+        gpu_program(prepared, options_for_gpu(target, prepared.options))
         if target
         else prepared.compiled
     )

@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flamec.cli.stages import Inspection
-from flamec.cli.target_options import options_for
 from flamec.ir.bodies import symbols_in
-from flamec.prepared import Prepared, graph_device
+from flamec.prepared import Prepared, graph_device, options_for_gpu
 from flamec.sized_runner import SizedProgram, class_of, element_counts, sized_options
 
 ALL_SIZES = "all sizes"
@@ -38,7 +37,7 @@ def with_size_classes(inspection: Inspection, target: str) -> Inspection:
         known = class_of(symbols, element_counts(prepared.graph, None), sizes)
         general = prepared.code_options
         if target != "c":
-            general = options_for(target, prepared.options)
+            general = options_for_gpu(target, prepared.options)
         options = sized_options(general, known, symbols)
         program = SizedProgram.of(prepared, known, symbols, options)
         bindings.update(zip(known.symbols(symbols), known.values(sizes), strict=True))
