@@ -18,28 +18,33 @@ from flamec.distributions.kl import kl_divergence, register_kl
 from flamec.distributions.multivariate import MultivariateNormal
 from flamec.distributions.transforms import *  # noqa: F403
 from flamec.distributions.transforms import __all__ as _transforms
-from flamec.namespace import namespace
+from flamec.namespace import file_namespaces
 
-_FILES = {  # PyTorch's files, from which programs import
+_FILES = {  # those that are no file here, too
     "bernoulli": "Bernoulli",
     "beta": "Beta",
     "categorical": "Categorical",
+    "cauchy": "Cauchy",
+    "chi2": "Chi2",
     "dirichlet": "Dirichlet",
     "exponential": "Exponential",
+    "geometric": "Geometric",
+    "gumbel": "Gumbel",
+    "half_normal": "HalfNormal",
     "independent": "Independent",
     "laplace": "Laplace",
     "log_normal": "LogNormal",
     "mixture_same_family": "MixtureSameFamily",
+    "multinomial": "Multinomial",
     "multivariate_normal": "MultivariateNormal",
     "normal": "Normal",
     "one_hot_categorical": "OneHotCategorical OneHotCategoricalStraightThrough",
     "poisson": "Poisson",
+    "studentT": "StudentT",
     "transformed_distribution": "TransformedDistribution",
     "uniform": "Uniform",
 }
-for _file, _names in _FILES.items():
-    _members = {name: globals()[name] for name in _names.split()}
-    globals()[_file] = namespace(f"flamec.distributions.{_file}", "As in PyTorch.", **_members)
+globals().update(file_namespaces("flamec.distributions", _FILES, globals()))
 
 __all__ = [
     "Distribution",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import flamec
 from flamec.distributions import constraints
 from flamec.distributions.constraints import Constraint
 from flamec.distributions.continuous import Normal
@@ -39,7 +38,7 @@ class Independent(Distribution):
                 f"actual {count} vs {len(batch)}"
             )
         self.base_dist, self.reinterpreted_batch_ndims = base_distribution, count
-        self.has_rsample = base_distribution.has_rsample  # type: ignore[misc]
+        self.has_rsample = base_distribution.has_rsample
         kept = len(batch) - count
         event = batch[kept:] + base_distribution.event_shape
         super().__init__(batch[:kept], event, validate_args)
@@ -105,9 +104,6 @@ class MixtureSameFamily(Distribution):
         self.mixture_distribution, self.component_distribution = mixture, component
         super().__init__(component.batch_shape[:-1], component.event_shape, validate_args)
 
-    def _check_parameters(self) -> None:
-        """The parts have been checked."""
-
     @property
     def support(self) -> Constraint:
         return self.component_distribution.support
@@ -136,8 +132,7 @@ class MixtureSameFamily(Distribution):
         return (parts * self.mixture_distribution.probs).sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+        self._validate_sample(value)
         parts = self.component_distribution.log_prob(self._pad(value))
         weights = self.mixture_distribution.logits.log_softmax(-1)
         return (parts + weights).logsumexp(-1)
@@ -158,6 +153,13 @@ class MixtureSameFamily(Distribution):
         )
 
 
+def _turned(probability: Tensor, sign: Any) -> Tensor:
+    """The probability of what is not above a value by that of what is not above another one, from
+    which the value rises (sign 1) or falls (-1)."""
+    rises = not isinstance(sign, Tensor) and sign == 1
+    return probability if rises else sign * (probability - 0.5) + 0.5
+
+
 class TransformedDistribution(Distribution):
     """The distribution of ``transforms`` of a draw, one after the other."""
 
@@ -168,23 +170,33 @@ class TransformedDistribution(Distribution):
         validate_args: bool | None = None,
     ) -> None:
         self.transforms = [transforms] if isinstance(transforms, Transform) else list(transforms)
+        if not all(isinstance(transform, Transform) for transform in self.transforms):
+            raise ValueError("transforms must be a Transform or a list of Transforms")
+        whole = ComposeTransform(self.transforms)
         base, events = base_distribution, len(base_distribution.event_shape)
-        shape = base.batch_shape + base.event_shape
-        wanted = max([events, *(t.event_dim for t in self.transforms)])
-        if wanted > events:
-            base = Independent(base, wanted - events)
-        for transform in self.transforms:  # parameters with more dimensions than the base
-            for value in (getattr(transform, name, None) for name in ("loc", "scale")):
-                if isinstance(value, Tensor):
-                    shape = flamec.broadcast_shapes(shape, value.shape)
-        batch = shape[: len(shape) - wanted]
-        self.base_dist = base if base.batch_shape == batch else base.expand(batch)
-        self.has_rsample = base.has_rsample  # type: ignore[misc]
-        super().__init__(batch, shape[len(shape) - wanted :], validate_args)
+        shape, together = base.batch_shape + base.event_shape, whole.domain.event_dim
+        if len(shape) < together:
+            raise ValueError(
+                f"base_distribution needs to have shape with size at least {together}, but got "
+                f"{shape}."
+            )
+        result = whole.forward_shape(shape)
+        wide = whole.inverse_shape(result)
+        if tuple(wide) != tuple(shape):  # parameters of a transform have more dimensions
+            base = base.expand(wide[: len(wide) - events])
+        if together > events:
+            base = Independent(base, together - events)
+        self.base_dist, self.has_rsample = base, base.has_rsample
+        events = max(events, together) + whole.codomain.event_dim - together
+        batch = len(result) - events
+        super().__init__(result[:batch], result[batch:], validate_args)
 
     @property
     def support(self) -> Constraint:
-        return constraints.independent(constraints.real, len(self._event_shape))
+        if not self.transforms:
+            return self.base_dist.support
+        last = self.transforms[-1].codomain
+        return constraints.independent(last, len(self._event_shape) - last.event_dim)
 
     def rsample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
         return self._transformed(self.base_dist.rsample(sample_shape))
@@ -204,16 +216,19 @@ class TransformedDistribution(Distribution):
         for transform in reversed(self.transforms):
             x = transform._inv_call(y)
             term = transform.log_abs_det_jacobian(x, y)
-            total = total - sum_rightmost(term, events - transform.event_dim)
+            events += transform.domain.event_dim - transform.codomain.event_dim
+            total = total - sum_rightmost(term, events - transform.domain.event_dim)
             y = x
         inner = self.base_dist.log_prob(y)
         return total + sum_rightmost(inner, events - len(self.base_dist.event_shape))
 
     def cdf(self, value: Tensor) -> Tensor:
-        return self.base_dist.cdf(ComposeTransform(self.transforms)._inv_call(value))
+        whole = ComposeTransform(self.transforms)
+        return _turned(self.base_dist.cdf(whole._inv_call(value)), whole.sign)
 
     def icdf(self, value: Tensor) -> Tensor:
-        return self._transformed(self.base_dist.icdf(value))
+        sign = ComposeTransform(self.transforms).sign
+        return self._transformed(self.base_dist.icdf(_turned(value, sign)))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

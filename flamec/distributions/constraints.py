@@ -29,7 +29,7 @@ class Constraint:
 
     def check(self, value: Tensor) -> Tensor:
         """Where the value is allowed."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{self!r} cannot be checked")
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={bound}" for name, bound in self.bounds.items())
@@ -144,8 +144,7 @@ class _Independent(Constraint):
         self.is_discrete, self.event_dim = base.is_discrete, base.event_dim + count
 
     def check(self, value: Tensor) -> Tensor:
-        result = self.base.check(value)
-        return result.flatten(-self.count).all(dim=-1) if self.count else result
+        return self.base.check(value).flatten(-self.count).all(dim=-1)
 
     def __repr__(self) -> str:
         return f"IndependentConstraint({self.base!r}, {self.count})"
@@ -183,7 +182,7 @@ def integer_interval(lower_bound: Any, upper_bound: Any) -> Constraint:
 
 def independent(base: Constraint, count: int) -> Constraint:
     """``base`` for each element of the last ``count`` dimensions, which are one event."""
-    return _Independent(base, count)
+    return _Independent(base, count) if count else base
 
 
 def is_dependent(constraint: Constraint) -> bool:

@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
 import flamec
 from flamec.distributions import constraints
 from flamec.distributions.constraints import Constraint
@@ -17,14 +19,12 @@ from flamec.distributions.distribution import (
     Distribution,
     all_allowed,
     as_parameters,
-    choose,
 )
 from flamec.state import no_grad
 from flamec.tensor import Tensor
 
 __all__ = ["Cauchy", "Exponential", "Gumbel", "HalfNormal", "Laplace", "Normal", "Uniform"]
 
-EULER = 0.57721566490153286060
 _SQRT2 = math.sqrt(2)
 
 
@@ -52,6 +52,19 @@ class _LocationScale(Distribution):
     def support(self) -> Constraint:
         return constraints.real
 
+    @property
+    def mode(self) -> Tensor:
+        return self.loc
+
+    def _noise(self, shape: Sequence[Any]) -> Tensor:
+        """Draws of ``z``."""
+        raise NotImplementedError(f"{type(self).__name__} has no draws")
+
+    def rsample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
+        with no_grad():
+            z = self._noise(self._extended_shape(sample_shape))
+        return self.loc + self.scale * z
+
     def _standard(self, value: Tensor) -> Tensor:
         self._validate_sample(value)
         return (value - self.loc) / self.scale
@@ -65,10 +78,6 @@ class Normal(_LocationScale):
         return self.loc
 
     @property
-    def mode(self) -> Tensor:
-        return self.loc
-
-    @property
     def stddev(self) -> Tensor:
         return self.scale
 
@@ -76,10 +85,8 @@ class Normal(_LocationScale):
     def variance(self) -> Tensor:
         return self.scale.square()
 
-    def rsample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
-        shape = self._extended_shape(sample_shape)
-        noise = flamec.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
-        return self.loc + noise * self.scale
+    def _noise(self, shape: Sequence[Any]) -> Tensor:
+        return flamec.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
 
     def log_prob(self, value: Tensor) -> Tensor:
         z = self._standard(value)
@@ -127,7 +134,7 @@ class HalfNormal(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)
-        return choose(value >= 0, self._base.log_prob(value) + math.log(2), -math.inf)
+        return flamec.where(value >= 0, self._base.log_prob(value) + math.log(2), -math.inf)
 
     def cdf(self, value: Tensor) -> Tensor:
         self._validate_sample(value)
@@ -148,10 +155,6 @@ class Laplace(_LocationScale):
         return self.loc
 
     @property
-    def mode(self) -> Tensor:
-        return self.loc
-
-    @property
     def variance(self) -> Tensor:
         return 2 * self.scale.square()
 
@@ -159,11 +162,9 @@ class Laplace(_LocationScale):
     def stddev(self) -> Tensor:
         return _SQRT2 * self.scale
 
-    def rsample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
-        with no_grad():
-            u = 2 * _unit_numbers(self.loc, self._extended_shape(sample_shape)) - 1
-            z = -u.sign() * flamec.log1p(-u.abs())
-        return self.loc + self.scale * z
+    def _noise(self, shape: Sequence[Any]) -> Tensor:
+        u = 2 * _unit_numbers(self.loc, shape) - 1
+        return -u.sign() * flamec.log1p(-u.abs())
 
     def log_prob(self, value: Tensor) -> Tensor:
         return -flamec.log(2 * self.scale) - self._standard(value).abs()
@@ -188,18 +189,11 @@ class Cauchy(_LocationScale):
         return flamec.full_like(self.loc, math.nan)
 
     @property
-    def mode(self) -> Tensor:
-        return self.loc
-
-    @property
     def variance(self) -> Tensor:
         return flamec.full_like(self.loc, math.inf)
 
-    def rsample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
-        with no_grad():
-            u = _unit_numbers(self.loc, self._extended_shape(sample_shape))
-            z = flamec.tan(math.pi * (u - 0.5))
-        return self.loc + self.scale * z
+    def _noise(self, shape: Sequence[Any]) -> Tensor:
+        return flamec.tan(math.pi * (_unit_numbers(self.loc, shape) - 0.5))
 
     def log_prob(self, value: Tensor) -> Tensor:
         z = self._standard(value)
@@ -220,11 +214,7 @@ class Gumbel(_LocationScale):
 
     @property
     def mean(self) -> Tensor:
-        return self.loc + self.scale * EULER
-
-    @property
-    def mode(self) -> Tensor:
-        return self.loc
+        return self.loc + self.scale * np.euler_gamma
 
     @property
     def stddev(self) -> Tensor:
@@ -234,11 +224,8 @@ class Gumbel(_LocationScale):
     def variance(self) -> Tensor:
         return self.stddev.square()
 
-    def rsample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
-        with no_grad():
-            u = _unit_numbers(self.loc, self._extended_shape(sample_shape))
-            z = -flamec.log(-u.log())
-        return self.loc + self.scale * z
+    def _noise(self, shape: Sequence[Any]) -> Tensor:
+        return -flamec.log(-_unit_numbers(self.loc, shape).log())
 
     def log_prob(self, value: Tensor) -> Tensor:
         z = -self._standard(value)
@@ -251,7 +238,7 @@ class Gumbel(_LocationScale):
         return self.loc - self.scale * flamec.log(-value.log())
 
     def entropy(self) -> Tensor:
-        return self.scale.log() + (1 + EULER)
+        return self.scale.log() + (1 + np.euler_gamma)
 
 
 class Uniform(Distribution):
@@ -302,7 +289,7 @@ class Uniform(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)
         inside = (self.low <= value) & (self.high > value)
-        return choose(inside, -flamec.log(self.high - self.low), -math.inf)
+        return flamec.where(inside, -flamec.log(self.high - self.low), -math.inf)
 
     def cdf(self, value: Tensor) -> Tensor:
         self._validate_sample(value)

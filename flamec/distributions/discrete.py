@@ -1,7 +1,7 @@
 """Discrete distributions: of two values, of categories, of counts.
 
-Those of two values and of categories are given by probabilities or by logits, whose other form is
-computed when it is asked for.
+Those of two values and of categories are given by probabilities or by logits
+(``_ByProbsOrLogits``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from flamec.distributions.distribution import (
     Distribution,
     all_allowed,
     as_parameters,
-    choose,
 )
 from flamec.nn.functional import binary_cross_entropy_with_logits, one_hot
 from flamec.state import no_grad
@@ -35,40 +34,78 @@ def _clamped(probs: Tensor) -> Tensor:
     return probs.clamp(eps, 1 - eps)
 
 
-def _require_one(probs: Any, logits: Any) -> None:
-    if (probs is None) == (logits is None):
-        raise ValueError("Either `probs` or `logits` must be specified, but not both.")
+def _enumerated(values: Tensor, batch: Sequence[Any], expand: bool) -> Tensor:
+    """Values [n, *event] as [n, *batch, *event], or with ones in place of the batch."""
+    event = values.shape[1:]
+    values = values.view(-1, *(1,) * len(batch), *event)
+    return values.expand(-1, *batch, *event) if expand else values
 
 
-class _TwoValued(Distribution):
+class _ByProbsOrLogits(Distribution):
+    """Given by ``probs`` or ``logits``, of which the other is computed whenever it is read."""
+
+    _event_dims: ClassVar[int]  # of the parameter's dimensions, how many are not the batch's
+
+    def __init__(
+        self, probs: Any = None, logits: Any = None, validate_args: bool | None = None
+    ) -> None:
+        if (probs is None) == (logits is None):
+            raise ValueError("Either `probs` or `logits` must be specified, but not both.")
+        name = "logits" if probs is None else "probs"
+        given = self._prepared(name, logits if probs is None else probs)
+        self.__dict__[name] = given
+        batch = given.shape[: given.ndim - self._event_dims]
+        super().__init__(batch, validate_args=validate_args)
+
+    def _prepared(self, name: str, given: Any) -> Tensor:
+        """The parameter ``name`` from what was given for it."""
+        raise NotImplementedError(f"{type(self).__name__} has no parameters")
+
+    def _to_logits(self, probs: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} has no logits")
+
+    def _to_probs(self, logits: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} has no probs")
+
+    def __getattr__(self, name: str) -> Any:
+        given = self.__dict__
+        if name == "logits" and "probs" in given:
+            return self._to_logits(given["probs"])
+        if name == "probs" and "logits" in given:
+            return self._to_probs(given["logits"])
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def _param(self) -> Tensor:
+        given = self.__dict__
+        parameter: Tensor = given["probs"] if "probs" in given else given["logits"]
+        return parameter
+
+    @property
+    def param_shape(self) -> Any:
+        """The shape of the parameter that was given."""
+        return self._param.shape
+
+
+class _TwoValued(_ByProbsOrLogits):
     """What Bernoulli and Geometric share: the probability of a success, or its log-odds."""
 
     arg_constraints: ClassVar[Constraints] = {
         "probs": constraints.unit_interval,
         "logits": constraints.real,
     }
+    _event_dims = 0
 
-    def __init__(
-        self, probs: Any = None, logits: Any = None, validate_args: bool | None = None
-    ) -> None:
-        _require_one(probs, logits)
-        (self._param,) = as_parameters(logits if probs is None else probs)
-        self.__dict__["logits" if probs is None else "probs"] = self._param
-        super().__init__(self._param.shape, validate_args=validate_args)
+    def _prepared(self, name: str, given: Any) -> Tensor:
+        (parameter,) = as_parameters(given)
+        return parameter
 
-    def __getattr__(self, name: str) -> Any:
-        given = self.__dict__
-        if name == "logits" and "probs" in given:
-            probs = _clamped(given["probs"])
-            return probs.log() - flamec.log1p(-probs)
-        if name == "probs" and "logits" in given:
-            return given["logits"].sigmoid()
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    def _to_logits(self, probs: Tensor) -> Tensor:
+        probs = _clamped(probs)
+        return probs.log() - flamec.log1p(-probs)
 
-    @property
-    def param_shape(self) -> Any:
-        """The shape of the parameter that was given."""
-        return self._param.shape
+    def _to_probs(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
 
 
 class Bernoulli(_TwoValued):
@@ -87,7 +124,7 @@ class Bernoulli(_TwoValued):
     @property
     def mode(self) -> Tensor:
         probs = self.probs
-        return choose(probs == 0.5, math.nan, (probs >= 0.5).to(probs.dtype))
+        return flamec.where(probs == 0.5, math.nan, (probs >= 0.5).to(probs.dtype))
 
     @property
     def variance(self) -> Tensor:
@@ -108,8 +145,7 @@ class Bernoulli(_TwoValued):
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         values = flamec.arange(2, dtype=self._param.dtype, device=self._param.device)
-        values = values.view(-1, *(1,) * len(self._batch_shape))
-        return values.expand(-1, *self._batch_shape) if expand else values
+        return _enumerated(values, self._batch_shape, expand)
 
 
 class Geometric(_TwoValued):
@@ -148,7 +184,7 @@ class Geometric(_TwoValued):
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)
         value, probs = flamec.broadcast_tensors(value, self.probs)
-        failing = choose((probs == 1) & (value == 0), 0.0, probs)
+        failing = flamec.where((probs == 1) & (value == 0), 0.0, probs)
         return value * flamec.log1p(-failing) + probs.log()
 
     def entropy(self) -> Tensor:
@@ -191,7 +227,7 @@ class Poisson(Distribution):
         return flamec.xlogy(value, rate) - rate - flamec.lgamma(value + 1)
 
 
-class Categorical(Distribution):
+class Categorical(_ByProbsOrLogits):
     """The number of a category, drawn with probabilities or logits along the last dimension.
 
     ``probs`` are divided by their sum.
@@ -202,38 +238,25 @@ class Categorical(Distribution):
         "logits": constraints.real_vector,
     }
     has_enumerate_support = True
+    _event_dims = 1
 
-    def __init__(
-        self,
-        probs: Tensor | None = None,
-        logits: Tensor | None = None,
-        validate_args: bool | None = None,
-    ) -> None:
-        _require_one(probs, logits)
-        name = "logits" if probs is None else "probs"
-        given: Any = logits if probs is None else probs
+    def _prepared(self, name: str, given: Any) -> Tensor:
         if given.ndim < 1:
             raise ValueError(f"`{name}` parameter must be at least one-dimensional.")
-        if probs is None:
-            given = given - given.logsumexp(-1, keepdim=True)
-        else:
-            given = given / given.sum(-1, keepdim=True)
-        self.__dict__[name] = self._param = given
-        self._num_events = given.shape[-1]
-        super().__init__(given.shape[:-1], validate_args=validate_args)
+        parameter: Tensor = given
+        if name == "logits":
+            return parameter - parameter.logsumexp(-1, keepdim=True)
+        return parameter / parameter.sum(-1, keepdim=True)
 
-    def __getattr__(self, name: str) -> Any:
-        given = self.__dict__
-        if name == "logits" and "probs" in given:
-            return _clamped(given["probs"]).log()
-        if name == "probs" and "logits" in given:
-            return given["logits"].softmax(-1)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    def _to_logits(self, probs: Tensor) -> Tensor:
+        return _clamped(probs).log()
+
+    def _to_probs(self, logits: Tensor) -> Tensor:
+        return logits.softmax(-1)
 
     @property
-    def param_shape(self) -> Any:
-        """The shape of the parameter that was given."""
-        return self._param.shape
+    def _num_events(self) -> Any:
+        return self._param.shape[-1]
 
     @property
     def support(self) -> Constraint:
@@ -269,8 +292,7 @@ class Categorical(Distribution):
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         values = flamec.arange(self._num_events, device=self._param.device)
-        values = values.view(-1, *(1,) * len(self._batch_shape))
-        return values.expand(-1, *self._batch_shape) if expand else values
+        return _enumerated(values, self._batch_shape, expand)
 
 
 class _OfCategories(Distribution):
@@ -344,8 +366,7 @@ class OneHotCategorical(_OfCategories):
     def enumerate_support(self, expand: bool = True) -> Tensor:
         count = self._event_shape[0]
         values = flamec.eye(count, dtype=self.probs.dtype, device=self.probs.device)
-        values = values.view(count, *(1,) * len(self._batch_shape), count)
-        return values.expand(count, *self._batch_shape, count) if expand else values
+        return _enumerated(values, self._batch_shape, expand)
 
 
 class OneHotCategoricalStraightThrough(OneHotCategorical):
@@ -368,7 +389,7 @@ class Multinomial(_OfCategories):
         logits: Tensor | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        if not isinstance(total_count, int):
+        if not isinstance(total_count, int):  # PyTorch has one for the whole batch, too
             raise NotImplementedError("inhomogeneous total_count is not supported")
         self.total_count = total_count
         super().__init__(probs, logits, validate_args)
@@ -393,6 +414,6 @@ class Multinomial(_OfCategories):
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)
         logits, value = flamec.broadcast_tensors(self.logits, value)
-        logits = choose((value == 0) & (logits == -math.inf), 0.0, logits)
+        logits = flamec.where((value == 0) & (logits == -math.inf), 0.0, logits)
         ways = flamec.lgamma(value.sum(-1) + 1) - flamec.lgamma(value + 1).sum(-1)
         return ways + (logits * value).sum(-1)

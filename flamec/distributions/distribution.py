@@ -16,7 +16,7 @@ from flamec.functional.promotion import is_number
 from flamec.state import no_grad, thread
 from flamec.tensor import Size, Tensor
 
-__all__ = ["Constraints", "Distribution", "all_allowed", "as_parameters", "choose", "sum_rightmost"]
+__all__ = ["Constraints", "Distribution", "all_allowed", "as_parameters", "sum_rightmost"]
 
 Constraints = Mapping[str, Constraint]
 
@@ -41,12 +41,6 @@ def as_parameters(*values: Any) -> tuple[Tensor, ...]:
     return tuple(flamec.broadcast_tensors(*tensors))
 
 
-def choose(condition: Tensor, value: Any, other: Any) -> Tensor:
-    """``value`` where the condition holds, else ``other``; tensors or numbers."""
-    result: Any = flamec.where(condition, value, other)
-    return result  # type: ignore[no-any-return]
-
-
 def sum_rightmost(value: Tensor, count: int) -> Tensor:
     """The sum over the last ``count`` dimensions."""
     return value.flatten(-count).sum(-1) if count else value
@@ -67,8 +61,8 @@ class Distribution:
     """
 
     arg_constraints: ClassVar[Constraints] = {}
-    has_rsample = False
-    has_enumerate_support = False
+    has_rsample: bool = False
+    has_enumerate_support: bool = False
     _validate_args = True
 
     def __init__(

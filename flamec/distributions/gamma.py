@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import flamec
 from flamec.distributions import constraints
 from flamec.distributions.constraints import Constraint
-from flamec.distributions.distribution import Constraints, Distribution, as_parameters, choose
+from flamec.distributions.distribution import Constraints, Distribution, as_parameters
 from flamec.nn.functional import one_hot
 from flamec.state import no_grad
 from flamec.tensor import Tensor
@@ -23,24 +23,33 @@ __all__ = ["Beta", "Chi2", "Dirichlet", "Gamma", "StudentT"]
 _ROUNDS = 12  # each accepts 95 of 100 proposals or more, so all refuse once in 1e15 draws
 
 
-def _gamma_numbers(concentration: Tensor) -> Tensor:
-    """Gamma numbers of rate 1: Marsaglia and Tsang, "A simple method for generating gamma
-    variables", ACM TOMS 26, 2000; concentrations below 1 by a power of a uniform number."""
-    dtype, shape = concentration.dtype, concentration.shape
+def _log_gamma_numbers(concentration: Tensor) -> Tensor:
+    """Logarithms, in float64, of gamma numbers of rate 1.
+
+    Marsaglia and Tsang, "A simple method for generating gamma variables", ACM TOMS 26, 2000;
+    concentrations below 1 by a power of a uniform number. The numbers of small concentrations are
+    too small for float32: half of those of 0.005 lie below 1e-60.
+    """
     a = concentration.double()
     small = a < 1
-    d = choose(small, a + 1, a) - 1 / 3
+    d = flamec.where(small, a + 1, a) - 1 / 3
     c = 1 / (9 * d).sqrt()
     options = {"dtype": flamec.float64, "device": a.device}
-    x = flamec.randn(_ROUNDS, *shape, **options)
-    u = flamec.rand(_ROUNDS, *shape, **options).clamp_min(1e-300)
+    x = flamec.randn(_ROUNDS, *a.shape, **options)
+    u = flamec.rand(_ROUNDS, *a.shape, **options).clamp_min(1e-300)
     v = (1 + c * x) ** 3
-    fits = (v > 0) & (u.log() < 0.5 * x * x + d - d * v + d * v.clamp_min(1e-300).log())
+    log_v = v.clamp_min(1e-300).log()
+    fits = (v > 0) & (u.log() < 0.5 * x * x + d - d * v + d * log_v)
     first = fits.to(flamec.uint8).argmax(0, keepdim=True)
-    drawn = d * v.gather(0, first).squeeze(0)
-    power = flamec.rand(shape, **options).clamp_min(1e-300).log() / a
-    drawn = drawn * choose(small, power, 0.0).exp()
-    return drawn.to(dtype).clamp_min(flamec.finfo(dtype).tiny)
+    drawn = d.log() + log_v.gather(0, first).squeeze(0)
+    power = flamec.rand(a.shape, **options).clamp_min(1e-300).log() / a
+    return drawn + flamec.where(small, power, 0.0)
+
+
+def _gamma_numbers(concentration: Tensor) -> Tensor:
+    """Gamma numbers of rate 1; those that are too small become the smallest normal number."""
+    dtype = concentration.dtype
+    return _log_gamma_numbers(concentration).exp().to(dtype).clamp_min(flamec.finfo(dtype).tiny)
 
 
 class Gamma(Distribution):
@@ -125,7 +134,7 @@ class Dirichlet(Distribution):
         above = (c - 1).clamp(min=0.0)
         inner = above / above.sum(-1, keepdim=True)
         corner = one_hot(c.argmax(-1), c.shape[-1]).to(c.dtype)
-        return choose((c < 1).all(dim=-1, keepdim=True), corner, inner)
+        return flamec.where((c < 1).all(dim=-1, keepdim=True), corner, inner)
 
     @property
     def variance(self) -> Tensor:
@@ -136,8 +145,10 @@ class Dirichlet(Distribution):
     def sample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
         with no_grad():
             shape = self._extended_shape(sample_shape)
-            numbers = _gamma_numbers(self.concentration.expand(shape))
-            return numbers / numbers.sum(-1, keepdim=True)
+            logarithms = _log_gamma_numbers(self.concentration.expand(shape))
+            limits = flamec.finfo(self.concentration.dtype)
+            shares = logarithms.softmax(-1).to(self.concentration.dtype)
+            return shares.clamp(limits.tiny, 1 - limits.eps / 2)  # where log_prob is finite
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)
@@ -228,7 +239,7 @@ class StudentT(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        return choose(self.df <= 1, math.nan, self.loc)
+        return flamec.where(self.df <= 1, math.nan, self.loc)
 
     @property
     def mode(self) -> Tensor:
@@ -237,9 +248,9 @@ class StudentT(Distribution):
     @property
     def variance(self) -> Tensor:
         df = self.df
-        finite = self.scale.square() * df / choose(df > 2, df - 2, 1.0)
-        heavy = choose(df > 1, math.inf, math.nan)
-        return choose(df > 2, finite, heavy.to(finite.dtype))
+        finite = self.scale.square() * df / flamec.where(df > 2, df - 2, 1.0)
+        heavy = flamec.where(df > 1, math.inf, math.nan)
+        return flamec.where(df > 2, finite, heavy.to(finite.dtype))
 
     def sample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
         with no_grad():

@@ -10,7 +10,7 @@ import flamec
 from flamec.distributions.combined import Independent, LogNormal
 from flamec.distributions.continuous import Exponential, Laplace, Normal, Uniform
 from flamec.distributions.discrete import Bernoulli, Categorical, OneHotCategorical, Poisson
-from flamec.distributions.distribution import Distribution, choose, sum_rightmost
+from flamec.distributions.distribution import Distribution, sum_rightmost
 from flamec.distributions.gamma import Beta, Dirichlet, Gamma
 from flamec.distributions.multivariate import MultivariateNormal
 from flamec.tensor import Tensor
@@ -75,8 +75,8 @@ def _bernoulli(p: Bernoulli, q: Bernoulli) -> Tensor:
 def _categorical(p: Categorical, q: Categorical) -> Tensor:
     probs = p.probs
     terms = probs * (p.logits - q.logits)
-    terms = choose(q.probs == 0, math.inf, terms)
-    return choose(probs == 0, 0.0, terms).sum(-1)
+    terms = flamec.where(q.probs == 0, math.inf, terms)
+    return flamec.where(probs == 0, 0.0, terms).sum(-1)
 
 
 @register_kl(OneHotCategorical, OneHotCategorical)
@@ -105,7 +105,7 @@ def _laplace(p: Laplace, q: Laplace) -> Tensor:
 @register_kl(Uniform, Uniform)
 def _uniform(p: Uniform, q: Uniform) -> Tensor:
     inside = (q.low <= p.low) & (q.high >= p.high)
-    return choose(inside, flamec.log((q.high - q.low) / (p.high - p.low)), math.inf)
+    return flamec.where(inside, flamec.log((q.high - q.low) / (p.high - p.low)), math.inf)
 
 
 @register_kl(Gamma, Gamma)

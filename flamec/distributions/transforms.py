@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import flamec
+from flamec.distributions import constraints
+from flamec.distributions.constraints import Constraint
 from flamec.distributions.distribution import sum_rightmost
+from flamec.functional.promotion import is_number
 from flamec.nn.functional import softplus
 from flamec.tensor import Tensor
 
@@ -21,12 +24,14 @@ __all__ = [
 class Transform:
     """Base class: ``_call``, ``_inverse`` and ``log_abs_det_jacobian``.
 
-    ``event_dim`` is the number of dimensions that are transformed together. With ``cache_size`` 1
-    the last pair of x and y is kept, so that ``inv(y)`` gives the very x, without rounding.
+    ``domain`` and ``codomain`` are the constraints of x and y; their ``event_dim`` is the number of
+    dimensions that are transformed together. With ``cache_size`` 1 the last pair of x and y is
+    kept, so that ``inv(y)`` gives the very x, without rounding.
     """
 
-    bijective = True
-    event_dim = 0
+    bijective: bool = True
+    domain: Constraint = constraints.real
+    codomain: Constraint = constraints.real
 
     def __init__(self, cache_size: int = 0) -> None:
         if cache_size not in (0, 1):
@@ -55,6 +60,24 @@ class Transform:
         """The inverse."""
         return _Inverse(self)
 
+    @property
+    def event_dim(self) -> int:
+        """How many dimensions of x are transformed together."""
+        return self.domain.event_dim
+
+    @property
+    def sign(self) -> Any:
+        """1 where y grows with x, -1 where it falls: a number, or a tensor."""
+        raise NotImplementedError(f"{type(self).__name__} neither rises nor falls: it has no sign")
+
+    def forward_shape(self, shape: Sequence[Any]) -> Sequence[Any]:
+        """The shape of y for a shape of x."""
+        return shape
+
+    def inverse_shape(self, shape: Sequence[Any]) -> Sequence[Any]:
+        """The shape of x for a shape of y."""
+        return shape
+
     def _call(self, x: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} has no value")
 
@@ -73,11 +96,21 @@ class _Inverse(Transform):
     def __init__(self, of: Transform) -> None:
         super().__init__()
         self._inv = of
-        self.event_dim, self.bijective = of.event_dim, of.bijective
+        self.domain, self.codomain, self.bijective = of.codomain, of.domain, of.bijective
 
     @property
     def inv(self) -> Transform:
         return self._inv
+
+    @property
+    def sign(self) -> Any:
+        return self._inv.sign
+
+    def forward_shape(self, shape: Sequence[Any]) -> Sequence[Any]:
+        return self._inv.inverse_shape(shape)
+
+    def inverse_shape(self, shape: Sequence[Any]) -> Sequence[Any]:
+        return self._inv.forward_shape(shape)
 
     def _call(self, x: Tensor) -> Tensor:
         return self._inv._inv_call(x)
@@ -92,14 +125,42 @@ class _Inverse(Transform):
         return f"_InverseTransform({self._inv!r})"
 
 
+def _widened(constraint: Constraint, events: int) -> Constraint:
+    """A constraint of events of so many dimensions."""
+    return constraints.independent(constraint, events - constraint.event_dim)
+
+
 class ComposeTransform(Transform):
     """One after the other, the first one first."""
 
     def __init__(self, parts: Sequence[Transform], cache_size: int = 0) -> None:
         super().__init__(cache_size)
         self.parts = list(parts)
-        self.event_dim = max((part.event_dim for part in self.parts), default=0)
         self.bijective = all(part.bijective for part in self.parts)
+        first = last = 0  # dimensions of an event before the first part and behind the last one
+        for part in reversed(self.parts):
+            x_events, y_events = part.domain.event_dim, part.codomain.event_dim
+            first = max(x_events, first + x_events - y_events)
+        for part in self.parts:
+            x_events, y_events = part.domain.event_dim, part.codomain.event_dim
+            last = max(y_events, last + y_events - x_events)
+        if self.parts:
+            self.domain = _widened(self.parts[0].domain, first)
+            self.codomain = _widened(self.parts[-1].codomain, last)
+
+    @property
+    def sign(self) -> Any:
+        return math.prod((part.sign for part in self.parts), start=1)
+
+    def forward_shape(self, shape: Sequence[Any]) -> Sequence[Any]:
+        for part in self.parts:
+            shape = part.forward_shape(shape)
+        return shape
+
+    def inverse_shape(self, shape: Sequence[Any]) -> Sequence[Any]:
+        for part in reversed(self.parts):
+            shape = part.inverse_shape(shape)
+        return shape
 
     def _call(self, x: Tensor) -> Tensor:
         for part in self.parts:
@@ -115,10 +176,12 @@ class ComposeTransform(Transform):
         if not self.parts:
             return flamec.zeros_like(x)
         total: Any = 0
+        events = self.domain.event_dim
         for part in self.parts:
             y = part(x)
             term = part.log_abs_det_jacobian(x, y)
-            total = total + sum_rightmost(term, self.event_dim - part.event_dim)
+            total = total + sum_rightmost(term, events - part.domain.event_dim)
+            events += part.codomain.event_dim - part.domain.event_dim
             x = y
         result: Tensor = total
         return result
@@ -134,9 +197,21 @@ class IndependentTransform(Transform):
         self, base_transform: Transform, reinterpreted_batch_ndims: int, cache_size: int = 0
     ) -> None:
         super().__init__(cache_size)
-        self.base_transform, self._count = base_transform, reinterpreted_batch_ndims
-        self.event_dim = base_transform.event_dim + reinterpreted_batch_ndims
-        self.bijective = base_transform.bijective
+        base, count = base_transform, reinterpreted_batch_ndims
+        self.base_transform, self.reinterpreted_batch_ndims = base, count
+        self.bijective = base.bijective
+        self.domain = constraints.independent(base.domain, count)
+        self.codomain = constraints.independent(base.codomain, count)
+
+    @property
+    def sign(self) -> Any:
+        return self.base_transform.sign
+
+    def forward_shape(self, shape: Sequence[Any]) -> Sequence[Any]:
+        return self.base_transform.forward_shape(shape)
+
+    def inverse_shape(self, shape: Sequence[Any]) -> Sequence[Any]:
+        return self.base_transform.inverse_shape(shape)
 
     def _call(self, x: Tensor) -> Tensor:
         return self.base_transform(x)
@@ -145,11 +220,31 @@ class IndependentTransform(Transform):
         return self.base_transform._inv_call(y)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return sum_rightmost(self.base_transform.log_abs_det_jacobian(x, y), self._count)
+        term = self.base_transform.log_abs_det_jacobian(x, y)
+        return sum_rightmost(term, self.reinterpreted_batch_ndims)
 
 
-class ExpTransform(Transform):
+def _sign_of(value: Any) -> Any:
+    return (value > 0) - (value < 0) if is_number(value) else value.sign()
+
+
+def _stretched(shape: Sequence[Any], *parameters: Any) -> Sequence[Any]:
+    """A shape broadcast with those of parameters, which are numbers or tensors."""
+    return flamec.broadcast_shapes(shape, *(p.shape for p in parameters if isinstance(p, Tensor)))
+
+
+class _Rising(Transform):
+    """y grows with x."""
+
+    @property
+    def sign(self) -> Any:
+        return 1
+
+
+class ExpTransform(_Rising):
     """exp(x)."""
+
+    codomain = constraints.positive
 
     def _call(self, x: Tensor) -> Tensor:
         return x.exp()
@@ -164,9 +259,20 @@ class ExpTransform(Transform):
 class PowerTransform(Transform):
     """x to a power, for positive x."""
 
+    domain = codomain = constraints.positive
+
     def __init__(self, exponent: Any, cache_size: int = 0) -> None:
         super().__init__(cache_size)
         self.exponent = exponent
+
+    @property
+    def sign(self) -> Any:
+        return _sign_of(self.exponent)
+
+    def forward_shape(self, shape: Sequence[Any]) -> Sequence[Any]:
+        return _stretched(shape, self.exponent)
+
+    inverse_shape = forward_shape
 
     def _call(self, x: Tensor) -> Tensor:
         return x**self.exponent
@@ -178,8 +284,10 @@ class PowerTransform(Transform):
         return (self.exponent * y / x).abs().log()
 
 
-class SigmoidTransform(Transform):
+class SigmoidTransform(_Rising):
     """1 / (1 + exp(-x))."""
+
+    codomain = constraints.unit_interval
 
     def _call(self, x: Tensor) -> Tensor:
         limits = flamec.finfo(x.dtype)
@@ -194,8 +302,10 @@ class SigmoidTransform(Transform):
         return -softplus(-x) - softplus(x)
 
 
-class SoftplusTransform(Transform):
+class SoftplusTransform(_Rising):
     """log(1 + exp(x))."""
+
+    codomain = constraints.positive
 
     def _call(self, x: Tensor) -> Tensor:
         return softplus(x)
@@ -207,8 +317,10 @@ class SoftplusTransform(Transform):
         return -softplus(-x)
 
 
-class TanhTransform(Transform):
+class TanhTransform(_Rising):
     """tanh(x); its derivative is computed from x without loss of digits."""
+
+    codomain = constraints.interval(-1.0, 1.0)
 
     def _call(self, x: Tensor) -> Tensor:
         return x.tanh()
@@ -224,6 +336,7 @@ class AbsTransform(Transform):
     """|x|, whose inverse is taken to be the identity; it has no density."""
 
     bijective = False
+    codomain = constraints.positive
 
     def _call(self, x: Tensor) -> Tensor:
         return x.abs()
@@ -237,7 +350,17 @@ class AffineTransform(Transform):
 
     def __init__(self, loc: Any, scale: Any, event_dim: int = 0, cache_size: int = 0) -> None:
         super().__init__(cache_size)
-        self.loc, self.scale, self.event_dim = loc, scale, event_dim
+        self.loc, self.scale = loc, scale
+        self.domain = self.codomain = constraints.independent(constraints.real, event_dim)
+
+    @property
+    def sign(self) -> Any:
+        return _sign_of(self.scale)
+
+    def forward_shape(self, shape: Sequence[Any]) -> Sequence[Any]:
+        return _stretched(shape, self.loc, self.scale)
+
+    inverse_shape = forward_shape
 
     def _call(self, x: Tensor) -> Tensor:
         return self.loc + self.scale * x
@@ -257,7 +380,8 @@ class SoftmaxTransform(Transform):
     """exp(x) divided by its sum; not invertible, the inverse gives the logarithm."""
 
     bijective = False
-    event_dim = 1
+    domain = constraints.real_vector
+    codomain = constraints.simplex
 
     def _call(self, x: Tensor) -> Tensor:
         return x.softmax(-1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import public
@@ -130,6 +130,14 @@ def clamp_max(input: Tensor, max: Operand) -> Tensor:
 
 
 # choices ---------------------------------------------------------------------------------
+
+
+@overload
+def where(condition: Tensor) -> tuple[Tensor, ...]: ...
+
+
+@overload
+def where(condition: Tensor, input: Operand, other: Operand) -> Tensor: ...
 
 
 @public

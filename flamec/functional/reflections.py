@@ -90,10 +90,10 @@ def geqrf(input: Tensor) -> Any:
         head, below = first[..., step], first[..., step + 1 :]
         total = (below * below).sum(-1)
         kept = total == 0
-        norm = where(kept, 1.0, total).sqrt()  # type: ignore[union-attr]
-        diagonal: Any = where(kept, head, -copysign(hypot(head, norm), head))
-        scale: Any = where(kept, 1.0, head - diagonal)
-        tau: Any = where(kept, 0.0, -scale / where(kept, 1.0, diagonal))
+        norm = where(kept, 1.0, total).sqrt()
+        diagonal = where(kept, head, -copysign(hypot(head, norm), head))
+        scale = where(kept, 1.0, head - diagonal)
+        tau = where(kept, 0.0, -scale / where(kept, 1.0, diagonal))
         direction = below / scale.unsqueeze(-1)
         finished.append(cat([first[..., :step], diagonal.unsqueeze(-1), direction], -1))
         factors.append(tau)

@@ -2,7 +2,7 @@
 
 from flamec.attention_switches import SDPBackend, sdpa_kernel
 from flamec.functional_call import functional_call
-from flamec.namespace import namespace
+from flamec.namespace import file_namespaces, namespace
 from flamec.nn import (
     functional,
     fusion,
@@ -96,14 +96,12 @@ utils = namespace(
     ),
 )
 
-_FILES_OF_UTILS = {  # PyTorch's files, from which programs import
+_FILES_OF_UTILS = {
     "clip_grad": "clip_grad_norm_ clip_grad_value_ clip_grads_with_norm_ get_total_norm",
     "fusion": " ".join(fusion.__all__),
     "convert_parameters": "parameters_to_vector vector_to_parameters",
 }
-for _file, _names in _FILES_OF_UTILS.items():
-    _members = {name: getattr(utils, name) for name in _names.split()}
-    setattr(utils, _file, namespace(f"flamec.nn.utils.{_file}", "As in PyTorch.", **_members))
+vars(utils).update(file_namespaces("flamec.nn.utils", _FILES_OF_UTILS, vars(utils)))
 modules = modules_namespace()
 attention = namespace(
     "flamec.nn.attention",

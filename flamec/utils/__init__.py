@@ -6,7 +6,7 @@
 from flamec import data as _data
 from flamec.autograd import checkpointing as _checkpointing
 from flamec.conversion import from_dlpack
-from flamec.namespace import namespace
+from flamec.namespace import file_namespaces, namespace
 from flamec.removable_handle import RemovableHandle
 
 data = namespace(
@@ -14,7 +14,7 @@ data = namespace(
     "Datasets and loaders, defined in flamec.data.",
     **{name: getattr(_data, name) for name in _data.__all__},
 )
-_FILES = {  # PyTorch's files, from which programs import
+_FILES = {
     "dataset": "ChainDataset ConcatDataset Dataset IterableDataset StackDataset Subset "
     "TensorDataset random_split",
     "sampler": "BatchSampler RandomSampler Sampler SequentialSampler SubsetRandomSampler "
@@ -22,9 +22,7 @@ _FILES = {  # PyTorch's files, from which programs import
     "dataloader": "DataLoader default_collate default_convert get_worker_info",
     "distributed": "DistributedSampler",
 }
-for _file, _names in _FILES.items():
-    _members = {name: getattr(_data, name) for name in _names.split()}
-    setattr(data, _file, namespace(f"flamec.utils.data.{_file}", "As in PyTorch.", **_members))
+vars(data).update(file_namespaces("flamec.utils.data", _FILES, vars(data)))
 hooks = namespace("flamec.utils.hooks", "Handles of hooks.", RemovableHandle=RemovableHandle)
 dlpack = namespace("flamec.utils.dlpack", "Exchange of memory.", from_dlpack=from_dlpack)
 

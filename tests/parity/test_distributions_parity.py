@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import re
 from typing import Any
 
@@ -65,6 +66,12 @@ CASES = {
         "b + 1.1"
     ),
     "TransformedDistribution(Normal(m, w), IndependentTransform(ExpTransform(), 1))": "w",
+    "TransformedDistribution(Exponential(a), AffineTransform(r, -b))": "r - b",
+    "TransformedDistribution(Exponential(a), [AffineTransform(0.0, -1.0), ExpTransform()])": "p",
+    "TransformedDistribution(Exponential(a), PowerTransform(-2.0))": "b",
+    "TransformedDistribution(Exponential(a), AffineTransform(0.5, -1.0).inv)": "0.5 - b",
+    "TransformedDistribution(Uniform(0.0, a[0].detach()), PowerTransform(b + 1))": "0.02 * p",
+    "TransformedDistribution(Normal(0.0, 1.0), ComposeTransform([AffineTransform(r, a)]))": "s",
 }
 FACTS = ("mean", "variance", "stddev", "mode", "entropy()", "cdf(v)", "icdf(u)", "perplexity()")
 LEAVES = ("a", "b", "r", "s", "p", "m", "w", "spd", "vw")
@@ -278,6 +285,56 @@ def test_divergences(case: str) -> None:
         np.testing.assert_allclose(value, expected, rtol=1e-8, atol=1e-10)
 
 
+def test_draws_of_small_concentrations_lie_at_the_corners() -> None:
+    """Their gamma numbers are too small for float32, and were all equal."""
+    stats = pytest.importorskip("scipy.stats")
+    flamec.manual_seed(2)
+    beta = flamec.distributions.Beta(0.005, 0.01).sample((20000,))
+    dirichlet = flamec.distributions.Dirichlet(flamec.tensor([0.005, 0.02, 0.01])).sample((20000,))
+    assert beta.dtype is flamec.float32
+    for drawn, first, other in (
+        (beta, 0.005, 0.01),
+        (dirichlet[:, 0], 0.005, 0.03),
+        (dirichlet[:, 1], 0.02, 0.015),
+    ):
+        exact = stats.beta(first, other)
+        for low, high in ((0.0, 0.1), (0.1, 0.9), (0.9, 1.0)):
+            share = ((drawn >= low) & (drawn < high)).double().mean().item()
+            expected = exact.cdf(high) - exact.cdf(low)
+            assert abs(share - expected) < 5 * (expected * (1 - expected) / 20000) ** 0.5
+
+
+@pytest.mark.parametrize("package", [flamec, torch], ids=lambda p: p.__name__)
+def test_a_transform_of_a_program_says_by_its_domain_what_is_one_event(package: Any) -> None:
+    d = package.distributions
+
+    class Reversed(d.Transform):
+        bijective = True
+        domain = codomain = d.constraints.real_vector
+
+        def _call(self, x: Any) -> Any:
+            return x.flip(-1) * 2
+
+        _inverse = _call
+
+        def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
+            return package.full(x.shape[:-1], 3.0)
+
+    for transform in (Reversed(), d.ComposeTransform([d.ExpTransform(), Reversed()])):
+        made = d.TransformedDistribution(d.Normal(package.zeros(4, 3), 1.0), transform)
+        assert (made.batch_shape, made.event_shape) == ((4,), (3,)) and transform.event_dim == 1
+        assert made.log_prob(package.full((4, 3), 0.5)).shape == (4,)
+    assert made.support is Reversed.codomain
+
+
+def test_distributions_can_be_imported_from_the_files_of_pytorch() -> None:
+    for name in flamec.distributions.__all__:
+        theirs = getattr(torch.distributions, name, None)
+        if isinstance(theirs, type):
+            file = importlib.import_module(theirs.__module__.replace("torch", "flamec", 1))
+            assert getattr(file, name) is getattr(flamec.distributions, name)
+
+
 SAID = [
     "Normal(0.0, -1.0)",
     "Normal(torch.zeros(2), torch.tensor([1.0, -1.0]))",
@@ -312,7 +369,19 @@ SAID = [
     "ComposeTransform([ExpTransform(), AffineTransform(1.0, 2.0)])",
     "Gumbel(0.0, 1.0)",
     "Normal(0.0, 1.0, validate_args=False).log_prob(torch.tensor(float('nan')))",
+    "TransformedDistribution(Normal(0.0, 1.0), ExpTransform()).log_prob(torch.tensor(-1.0))",
+    "TransformedDistribution(Normal(0.0, 1.0), SoftmaxTransform())",
+    "TransformedDistribution(Normal(0.0, 1.0), [Normal(0.0, 1.0)])",
+    "TransformedDistribution(Normal(torch.zeros(2), 1.0), SoftmaxTransform()).support",
+    "TransformedDistribution(Normal(torch.zeros(2), 1.0), []).support",
+    "ComposeTransform([AffineTransform(1.0, 2.0, event_dim=1), ExpTransform()]).codomain",
+    "ComposeTransform([ExpTransform(), SoftmaxTransform()]).domain",
+    "[t.codomain for t in (TanhTransform(), SigmoidTransform().inv, AbsTransform())]",
+    "IndependentTransform(SoftplusTransform(), 2).codomain",
+    "[AffineTransform(0, s).inv.sign for s in (-2, 0.0, torch.tensor([1.0, -3.0]))]",
+    "ComposeTransform([AffineTransform(0, -1), TanhTransform()]).sign",
     "Bernoulli(torch.zeros(2)).enumerate_support()",
+    "OneHotCategorical(torch.ones(2, 3)).enumerate_support()",
     "Categorical(torch.ones(2, 3)).enumerate_support(False).shape",
 ]
 
