@@ -99,7 +99,7 @@ def _on_host(array: Any) -> np.ndarray:
         from flamec.gpu import gpu_of
 
         return gpu_of(array).download(array)
-    return array  # type: ignore[no-any-return]
+    return array
 
 
 def _store(target: Any, result: np.ndarray) -> None:

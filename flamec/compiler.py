@@ -110,7 +110,7 @@ class CompiledFunction:
             return self
         bound = self._bound_methods.get(instance)
         if bound is None:
-            method = self.function.__get__(instance, owner)  # type: ignore[attr-defined]
+            method = self.function.__get__(instance, owner)
             bound = CompiledFunction(method, self._options, self.dynamic, self.example_inputs)
             self._bound_methods[instance] = bound
         return bound

@@ -383,7 +383,7 @@ def on_device(tensor: Tensor, device: Device, non_blocking: bool = False) -> Ten
     if tensor._type.device == device:
         return tensor
     if non_blocking and thread.trace is None:
-        return apply_named("to_device", tensor, device=device, non_blocking=True)  # type: ignore[no-any-return]
+        return apply_named("to_device", tensor, device=device, non_blocking=True)
     result: Tensor = apply_named("to_device", tensor, device=device)
     return result
 

@@ -214,7 +214,7 @@ class CInvocation:
 
     def new_output(self, position: int, type: TensorType) -> Callable[[], np.ndarray]:
         memory = CRunner.memory
-        if math.prod(type.shape) * type.dtype.itemsize <= _SMALL:  # type: ignore[arg-type]
+        if math.prod(type.shape) * type.dtype.itemsize <= _SMALL:
             buffer = self._outputs[position]
             return _small_output(self._addresses, buffer, lambda: memory.empty(type))
         return output_allocator(self, memory, position, type)

@@ -339,7 +339,7 @@ class CudaInvocation:
 
     def new_output(self, position: int, type: TensorType) -> Callable[[], Any]:
         memory = CudaMemory(self._gpu)
-        nbytes = math.prod(type.shape) * type.dtype.itemsize  # type: ignore[arg-type]
+        nbytes = math.prod(type.shape) * type.dtype.itemsize
         if type.device.type == "cpu" or nbytes > _SMALL:
             return output_allocator(self, memory, position, type)
         buffer = self._outputs[position]

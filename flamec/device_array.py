@@ -59,7 +59,7 @@ class DeviceArray:
     def strides(self) -> Shape:
         if self._strides is None:
             itemsize = self.dtype.itemsize
-            self._strides = tuple([s * itemsize for s in row_major(self.shape)])  # type: ignore[operator]
+            self._strides = tuple([s * itemsize for s in row_major(self.shape)])
         return self._strides
 
     @property

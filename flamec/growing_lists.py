@@ -85,7 +85,7 @@ def _class_of(base: type) -> dict[str, Any]:
 GrowingList: Any = type("GrowingList", (Noting, list), _class_of(list))
 
 
-class _Deque(Noting, deque):  # type: ignore[type-arg, misc]
+class _Deque(Noting, deque):
     def appendleft(self, value: Any) -> None:
         super().appendleft(value)
         self.calls.append(("appendleft", value))

@@ -122,7 +122,7 @@ class TapeNode(Node):
         """
         return tuple([_maker(value) for value in self.inputs])
 
-    @property  # type: ignore[override]
+    @property
     def outputs(self) -> tuple[Value, ...]:
         if self._results is not None:
             return self._results

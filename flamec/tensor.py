@@ -348,7 +348,7 @@ class RuntimeNumber(Tensor):
     def of(tensor: Tensor) -> Tensor:
         """The same zero-dimensional tensor of a trace, marked as a Python number."""
         if type(tensor) is not RuntimeNumber:
-            tensor.__class__ = RuntimeNumber  # type: ignore[assignment]
+            tensor.__class__ = RuntimeNumber
         return tensor
 
 

@@ -143,7 +143,7 @@ def new(self: Tensor, *data: Any) -> Tensor:
                 f"new(): expected a tensor of {type.dtype} on {type.device}, got {given.dtype} on "
                 f"{given.device} (at {user_location()})"
             )
-        return data[0].view_as(data[0])  # type: ignore[no-any-return]
+        return data[0].view_as(data[0])
     return _made("new()", data, type.dtype, type.device)
 
 

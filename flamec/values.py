@@ -206,7 +206,7 @@ def real(input: Tensor) -> Tensor:
 
 def conj_physical(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The conjugate: the tensor itself, as no dtype is complex."""
-    return input if out is None else store("conj_physical", input, out)  # type: ignore[no-any-return]
+    return input if out is None else store("conj_physical", input, out)
 
 
 def conj(input: Tensor) -> Tensor:

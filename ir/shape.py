@@ -153,7 +153,7 @@ class SymbolicDim(IntegerMethods):
                 return True
         elif not isinstance(other, int) or isinstance(other, bool):
             return False
-        return _decide(self, "==", other) if _oracle.get() is not None else False  # type: ignore[arg-type]
+        return _decide(self, "==", other) if _oracle.get() is not None else False
 
     def __ne__(self, other: object) -> bool:
         return not self == other

@@ -38,7 +38,7 @@ class _Block:
         self.size = size
 
 
-class _Lease(weakref.ref):  # type: ignore[type-arg]
+class _Lease(weakref.ref):
     """Watches the array that was given out; all views of it keep it alive."""
 
     __slots__ = ("block",)
@@ -85,7 +85,7 @@ class Allocator:
         whether it is shared.
         """
         block = self._take(max(1, math.prod(shape) * dtype.itemsize))
-        array: np.ndarray = np.ndarray(shape, dtype, block.owner)  # type: ignore[arg-type]
+        array: np.ndarray = np.ndarray(shape, dtype, block.owner)
         self._lend(block, array)
         return array
 

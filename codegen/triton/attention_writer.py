@@ -114,7 +114,7 @@ class _Launch:
             for name, m in zip(("query", "key", "value"), a.gradients, strict=False)
             if (name == "query") is by_rows
         ]
-        gradients = [*gradients] * 3 if by_rows else [None, *gradients]  # type: ignore[list-item]
+        gradients = [*gradients] * 3 if by_rows else [None, *gradients]
         holes: dict[str, object] = {
             "name": f"flamec_attention_{self.launch}",  # of equal layers one and the same
             "doc": f"{', '.join(self.kernel.operations)}: {self.launch}",

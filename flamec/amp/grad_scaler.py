@@ -193,7 +193,7 @@ class GradScaler:
 
     def _scaled(self, scale: Tensor, setting: str) -> Tensor:
         product = ops.mul(scale, scalar(runtime_number(self._settings, setting), scale))
-        return ops.cast(product, float32)  # type: ignore[no-any-return]
+        return ops.cast(product, float32)
 
     def _set_scale(self, value: float | Tensor) -> None:
         if not isinstance(value, Tensor):

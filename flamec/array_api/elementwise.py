@@ -80,7 +80,7 @@ def _rounding(name: str, function: Any) -> Any:
     def of_array(x: Tensor, /) -> Tensor:
         if x.dtype.kind == "bool":
             raise OperationTypeError(f"{name}(): not defined for bool (at {user_location()})")
-        return function(x) if x.dtype.is_floating_point else x.clone()  # type: ignore[no-any-return]
+        return function(x) if x.dtype.is_floating_point else x.clone()
 
     of_array.__name__ = of_array.__qualname__ = name
     of_array.__doc__ = function.__doc__
@@ -112,4 +112,4 @@ def clip(x: Tensor, /, min: Any = None, max: Any = None) -> Tensor:
 def where(condition: Tensor, x1: Any, x2: Any, /) -> Tensor:
     """Elements of ``x1`` where the condition holds, else of ``x2``."""
     result: Any = elementwise.where(condition, *pair("where", x1, x2))
-    return result  # type: ignore[no-any-return]
+    return result

@@ -91,7 +91,7 @@ def isdtype(dtype: DType, kind: Any) -> bool:
 
 def astype(x: Tensor, dtype: DType, /, *, copy: bool = True, device: Any = None) -> Tensor:
     """``x`` in another dtype; the array itself if nothing changes and ``copy`` is False."""
-    return x.to(device=device, dtype=dtype, copy=copy)  # type: ignore[no-any-return]
+    return x.to(device=device, dtype=dtype, copy=copy)
 
 
 def can_cast(from_: DType | Tensor, to: DType, /) -> bool:

@@ -329,10 +329,10 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
 
     def formula(x: Tensor) -> Tensor:
         if beta == 1.0:
-            return ops.where(ops.gt(x, threshold), x, log_one_plus_exp(x))  # type: ignore[no-any-return]
+            return ops.where(ops.gt(x, threshold), x, log_one_plus_exp(x))
         scaled = ops.mul(x, beta)
         curve = ops.div(log_one_plus_exp(scaled), beta)
-        return ops.where(ops.gt(scaled, threshold), x, curve)  # type: ignore[no-any-return]
+        return ops.where(ops.gt(scaled, threshold), x, curve)
 
     return _applied("softplus", input, False, formula)
 

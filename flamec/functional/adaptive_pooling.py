@@ -109,9 +109,9 @@ def _means(name: str, x: Tensor, axis: int, size: Dim, output: Dim) -> Tensor:
     if _divides(output, size):
         if output is size or not isinstance(size, int) or size == output:
             return x
-        count = size // int(output)  # type: ignore[call-overload]
+        count = size // int(output)
         apart = ops.reshape(x, shape=(*shape[:axis], output, count, *shape[axis + 1 :]))
-        return ops.div(ops.sum(apart, axes=(axis + 1,)), count)  # type: ignore[no-any-return]
+        return ops.div(ops.sum(apart, axes=(axis + 1,)), count)
     size_, output_ = _known(name, (size, output))
     start, end = _bounds(size_, output_)
     places = np.arange(size_)
@@ -121,7 +121,7 @@ def _means(name: str, x: Tensor, axis: int, size: Dim, output: Dim) -> Tensor:
     product_ = ops.dot_general(x, table, contract=((axis,), (1,)), batch=((), ()))
     rank = len(shape)
     order = (*range(axis), rank - 1, *range(axis, rank - 1))
-    return ops.permute(product_, axes=order)  # type: ignore[no-any-return]
+    return ops.permute(product_, axes=order)
 
 
 def table_like(x: Tensor, values: np.ndarray) -> Tensor:
@@ -199,12 +199,12 @@ def _looked_up(x: Tensor, axis: int, table: np.ndarray) -> Tensor:
     front = ops.permute(x, axes=(axis, *(i for i in range(rank) if i != axis)))
     found = ops.index(front, table_like(x, table.astype(np.int64)))
     order = (*range(2, axis + 2), 0, 1, *range(axis + 2, rank + 1))
-    return ops.permute(found, axes=order)  # type: ignore[no-any-return]
+    return ops.permute(found, axes=order)
 
 
 def _axis_line(x: Tensor, count: Dim, n: int, spatial: int) -> Tensor:
     shape = tuple(count if i == n else 1 for i in range(spatial))
-    return ops.iota(shape=(1, 1, *shape), axis=2 + n, dtype=int64, device=x._type.device)  # type: ignore[no-any-return]
+    return ops.iota(shape=(1, 1, *shape), axis=2 + n, dtype=int64, device=x._type.device)
 
 
 @fused()

@@ -145,7 +145,7 @@ def as_device(name: str, device: Any, default: Device = CPU) -> Device:
     if device is None:
         return default
     if device.__class__ is Device and device in _present:
-        return device  # type: ignore[no-any-return]
+        return device
     if isinstance(device, str):
         device = Device(device) if ":" in device or device != "cuda" else _current_gpu()
     elif isinstance(device, builtins.int) and not isinstance(device, builtins.bool):

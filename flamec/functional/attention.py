@@ -78,20 +78,20 @@ def _inverse_root(size: Dim, like: Tensor) -> float | Tensor:
     if not isinstance(size, SymbolicDim):
         return 1.0 / math.sqrt(size) if size else math.inf
     wide = like._type.with_dtype(like._type.dtype.compute)
-    return ops.rsqrt(ops.constant(size, wide))  # type: ignore[no-any-return]
+    return ops.rsqrt(ops.constant(size, wide))
 
 
 def _times(x: Tensor, factor: float | Tensor) -> Tensor:
     if isinstance(factor, Tensor):
         factor = ops.cast(factor, x._type.dtype)
-    return ops.mul(x, factor)  # type: ignore[no-any-return]
+    return ops.mul(x, factor)
 
 
 def _product(x: Tensor, y: Tensor, x_axis: int, y_axis: int) -> Tensor:
     """The batched product of matrices, contracting ``x_axis`` with ``y_axis``."""
     rank = len(x._type.shape)
     batch = tuple(range(rank - 2))
-    return ops.dot_general(  # type: ignore[no-any-return]
+    return ops.dot_general(
         x, y, contract=((rank + x_axis,), (rank + y_axis,)), batch=(batch, batch)
     )
 
@@ -130,7 +130,7 @@ def _repeat_heads(name: str, query: Tensor, x: Tensor) -> Tensor:
         return x
     spread = ops.reshape(x, shape=(*shape[:-2], 1, *shape[-2:]))
     spread = ops.expand(spread, shape=(*shape[:-2], times, *shape[-2:]))
-    return ops.reshape(spread, shape=(*shape[:-3], wanted, *shape[-2:]))  # type: ignore[no-any-return]
+    return ops.reshape(spread, shape=(*shape[:-3], wanted, *shape[-2:]))
 
 
 def _weights(

@@ -178,7 +178,7 @@ def _cast(tensor: Tensor, dtype: DType, device: str, policy: Policy) -> Tensor:
         and not tensor._steps
     )
     if not kept:
-        return ops.convert(tensor, dtype=dtype, autocast=policy.value)  # type: ignore[no-any-return]
+        return ops.convert(tensor, dtype=dtype, autocast=policy.value)
     trace = thread.trace
     casts = thread.autocast_casts if trace is None else trace.autocast_casts
     version = tensor._storage.version if trace is None else trace.root_of(tensor).version
@@ -187,7 +187,7 @@ def _cast(tensor: Tensor, dtype: DType, device: str, policy: Policy) -> Tensor:
     if known is None or known[1] != version:
         result = ops.convert(tensor, dtype=dtype, autocast=policy.value)
         known = casts[key] = (tensor, version, result)  # holds the tensor: its id stays its own
-    return known[2]  # type: ignore[no-any-return]
+    return known[2]
 
 
 def clear_casts() -> None:

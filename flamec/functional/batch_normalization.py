@@ -46,14 +46,14 @@ def _per_channel(parameter: Tensor | None, x: Tensor) -> Tensor | None:
     if parameter is None:
         return None
     wide = ops.cast(parameter, x._type.dtype)
-    return ops.reshape(wide, shape=(1, *parameter._type.shape, *(1,) * (len(x._type.shape) - 2)))  # type: ignore[no-any-return]
+    return ops.reshape(wide, shape=(1, *parameter._type.shape, *(1,) * (len(x._type.shape) - 2)))
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     scale, shift = _per_channel(weight, x), _per_channel(bias, x)
     if scale is not None:
         x = ops.mul(x, scale)
-    return x if shift is None else ops.add(x, shift)  # type: ignore[no-any-return]
+    return x if shift is None else ops.add(x, shift)
 
 
 def _statistics(x: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -156,7 +156,7 @@ def batch_norm(
 
 
 def _unbiased(variance: Tensor, count: Dim) -> Tensor:
-    return ops.div(ops.mul(ops.detach(variance), count), count - 1)  # type: ignore[no-any-return]
+    return ops.div(ops.mul(ops.detach(variance), count), count - 1)
 
 
 @fused()

@@ -63,7 +63,7 @@ def _rows(x: Tensor, axis: int) -> Tensor:
     """[N, C, d1, …] as [N d1 …, C]."""
     shape = x._type.shape
     if len(shape) == 1:
-        return ops.reshape(x, shape=(1, shape[0]))  # type: ignore[no-any-return]
+        return ops.reshape(x, shape=(1, shape[0]))
     if len(shape) > 2:
         x = ops.permute(x, axes=(0, *range(2, len(shape)), axis))
         x = ops.reshape(x, shape=(product((shape[0], *shape[2:])), shape[1]))
@@ -103,14 +103,14 @@ class _IndexedLoss:
         chosen = ops.neg(ops.index(self.rows, row, self.places))
         if self.class_weight is not None:
             chosen = ops.mul(chosen, self.weights)
-        return ops.where(self.counts, chosen, 0.0)  # type: ignore[no-any-return]
+        return ops.where(self.counts, chosen, 0.0)
 
     def smoothed(self) -> Tensor:
         """Minus the weighted sum of the log-probabilities of each row."""
         rows = self.rows
         if self.class_weight is not None:
             rows = ops.mul(rows, self.class_weight)
-        return ops.where(self.counts, ops.neg(ops.sum(rows, axes=(1,))), 0.0)  # type: ignore[no-any-return]
+        return ops.where(self.counts, ops.neg(ops.sum(rows, axes=(1,))), 0.0)
 
     def reduced(self, loss: Tensor, reduction: str, dtype: DType) -> Tensor:
         """``loss`` [rows]; its mean is over the weights of the rows that count."""

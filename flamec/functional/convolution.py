@@ -56,7 +56,7 @@ def _with_bias(result: Tensor, bias: Tensor | None) -> Tensor:
     if bias is None:
         return result
     spatial = len(result._type.shape) - 2
-    return ops.add(result, ops.reshape(bias, shape=(*bias._type.shape, *(1,) * spatial)))  # type: ignore[no-any-return]
+    return ops.add(result, ops.reshape(bias, shape=(*bias._type.shape, *(1,) * spatial)))
 
 
 def same_padding(size: int, dilation: int) -> tuple[int, int]:

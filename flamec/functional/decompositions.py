@@ -57,7 +57,7 @@ def linalg_cholesky(A: Tensor, *, upper: bool = False) -> Tensor:
     x = matrices("linalg.cholesky", A)
     if upper:
         return transposed(ops.cholesky(transposed(x)))
-    return ops.cholesky(x)  # type: ignore[no-any-return]
+    return ops.cholesky(x)
 
 
 @autocasts(cpu=FLOAT32)
@@ -153,7 +153,7 @@ def eigh(A: Tensor, UPLO: str = "L") -> Any:
 @public
 def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
     """The eigenvalues of symmetric matrices in ascending order."""
-    return eigh(A, UPLO).eigenvalues  # type: ignore[no-any-return]
+    return eigh(A, UPLO).eigenvalues
 
 
 @autocasts(cpu=FLOAT32)
@@ -174,7 +174,7 @@ def linalg_svd(A: Tensor, full_matrices: bool = True, *, driver: str | None = No
 @public
 def svdvals(A: Tensor, *, driver: str | None = None) -> Tensor:
     """The singular values in descending order."""
-    return linalg_svd(A, False, driver=driver).S  # type: ignore[no-any-return]
+    return linalg_svd(A, False, driver=driver).S
 
 
 @autocasts(cpu=FLOAT32)
@@ -263,7 +263,7 @@ def _permutation(order: Tensor, like: Tensor) -> Tensor:
     *batch, m = order._type.shape
     rows = ops.iota(shape=(*batch, m, m), axis=len(batch), dtype=int64, device=order._type.device)
     chosen = ops.reshape(order, shape=(*batch, 1, m))
-    return ops.cast(ops.eq(rows, chosen), like._type.dtype)  # type: ignore[no-any-return]
+    return ops.cast(ops.eq(rows, chosen), like._type.dtype)
 
 
 @public

@@ -49,12 +49,12 @@ def norm_over(x: Tensor, p: float, axes: Sequence[int], keepdim: bool) -> Tensor
         nothing = ops.eq(total, limit)
         root = ops.pow(ops.where(nothing, 1.0, total), 1.0 / p)
         result = ops.where(nothing, 0.0, root)
-    return kept(result, x._type.shape, axes) if keepdim else result  # type: ignore[no-any-return]
+    return kept(result, x._type.shape, axes) if keepdim else result
 
 
 def at_least(x: Tensor, low: float) -> Tensor:
     """x where it is not below ``low``, else ``low``."""
-    return ops.where(ops.lt(x, low), low, x)  # type: ignore[no-any-return]
+    return ops.where(ops.lt(x, low), low, x)
 
 
 @autocasts(cuda=FLOAT32)

@@ -149,7 +149,7 @@ def _check_operands(
 
 
 def _column(x: Tensor) -> Tensor:
-    return ops.reshape(x, shape=(*x._type.shape, 1))  # type: ignore[no-any-return]
+    return ops.reshape(x, shape=(*x._type.shape, 1))
 
 
 def _counted(places: Tensor, padding_idx: int | None, size: Dim) -> Tensor | None:
@@ -162,7 +162,7 @@ def _counted(places: Tensor, padding_idx: int | None, size: Dim) -> Tensor | Non
         f"{size - 1}, but got {padding_idx}",
     )
     padding = padding_idx + size if padding_idx < 0 else padding_idx
-    return ops.ne(_column(places), padding)  # type: ignore[no-any-return]
+    return ops.ne(_column(places), padding)
 
 
 # bags ---------------------------------------------------------------------------------
@@ -182,10 +182,10 @@ def _equal_bags(places: Tensor) -> Bags:
     bags, _ = places._type.shape
 
     def fold(x: Tensor, how: str) -> Tensor:
-        return getattr(ops, how)(x, axes=(1,))  # type: ignore[no-any-return]
+        return getattr(ops, how)(x, axes=(1,))
 
     def spread(x: Tensor) -> Tensor:
-        return ops.reshape(x, shape=(bags, 1, x._type.shape[-1]))  # type: ignore[no-any-return]
+        return ops.reshape(x, shape=(bags, 1, x._type.shape[-1]))
 
     return Bags(bags, fold, spread)
 
@@ -229,7 +229,7 @@ def _consecutive_bags(places: Tensor, offsets: Tensor, include_last: bool) -> Ba
         if last is None:
             shape = (1, x._type.shape[-1])
             last = ops.full(value=0, shape=shape, dtype=x._type.dtype, device=x._type.device)
-        return ops.index(ops.concatenate(x, last, axis=0), bag)  # type: ignore[no-any-return]
+        return ops.index(ops.concatenate(x, last, axis=0), bag)
 
     return Bags(count, fold, spread)
 
@@ -276,4 +276,4 @@ def _maxima(weight: Tensor, places: Tensor, counted: Tensor | None, bags: Bags) 
     place = ops.index(ops.reshape(places, shape=(total,)), ops.where(found, first, 0))
     column = ops.iota(shape=(1, width), axis=1, **kind)
     picked = ops.index(weight, place, ops.expand(column, shape=(bags.count, width)))
-    return ops.where(found, picked, 0.0)  # type: ignore[no-any-return]
+    return ops.where(found, picked, 0.0)

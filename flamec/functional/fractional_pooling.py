@@ -158,11 +158,11 @@ def _starts(sample: Tensor, size: int, width: int, count: int) -> Tensor:
         value=size - width, shape=(*sample._type.shape, 1), dtype=int64, device=sample._type.device
     )
     if count == 1:
-        return last  # type: ignore[no-any-return]
+        return last
     alpha = (size - width) / (count - 1)
     sample = ops.reshape(sample, shape=(*sample._type.shape, 1))
     dtype, device = sample._type.dtype, sample._type.device
     place = ops.iota(shape=(count - 1,), axis=0, dtype=dtype, device=device)
     shifted = ops.floor(ops.mul(ops.add(place, sample), alpha))
     first = ops.floor(ops.mul(sample, alpha))
-    return ops.concatenate(ops.cast(ops.sub(shifted, first), int64), last, axis=2)  # type: ignore[no-any-return]
+    return ops.concatenate(ops.cast(ops.sub(shifted, first), int64), last, axis=2)

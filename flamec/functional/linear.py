@@ -57,7 +57,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     result: Tensor = ops.dot_general(
         input, weight, contract=((rank - 1,), (len(want) - 1,)), batch=((), ())
     )
-    return result if bias is None else ops.add(result, bias)  # type: ignore[no-any-return]
+    return result if bias is None else ops.add(result, bias)
 
 
 @autocasts(cuda=WIDEST)
@@ -85,7 +85,7 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
     rows = ops.dot_general(input1, weight, contract=((rank - 1,), (1,)), batch=((), ()))
     spread = ops.reshape(input2, shape=(*b[:-1], 1, b[-1]))
     result = ops.sum(ops.mul(rows, spread), axes=(rank,))
-    return result if bias is None else ops.add(result, bias)  # type: ignore[no-any-return]
+    return result if bias is None else ops.add(result, bias)
 
 
 def table_index(name: str, indices: Tensor, size: Dim) -> Tensor:
@@ -135,7 +135,7 @@ def embedding(
     )
     padding = padding_idx + count if padding_idx < 0 else padding_idx
     is_padding = ops.reshape(ops.eq(places, padding), shape=(*places._type.shape, 1))
-    return ops.where(is_padding, ops.detach(rows), rows)  # type: ignore[no-any-return]
+    return ops.where(is_padding, ops.detach(rows), rows)
 
 
 def looked_up(weight: Tensor, places: Tensor, scale_grad_by_freq: bool) -> Tensor:
@@ -182,7 +182,7 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
         num_classes = _checked_class_count(tensor, num_classes)
     shape = tensor._type.shape
     classes = ops.iota(shape=(num_classes,), axis=0, dtype=int64, device=tensor._type.device)
-    return ops.convert(ops.eq(ops.reshape(tensor, shape=(*shape, 1)), classes), dtype=int64)  # type: ignore[no-any-return]
+    return ops.convert(ops.eq(ops.reshape(tensor, shape=(*shape, 1)), classes), dtype=int64)
 
 
 def _checked_class_count(tensor: Tensor, num_classes: int) -> int:

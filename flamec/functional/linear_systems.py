@@ -167,7 +167,7 @@ def linalg_lu_solve(
         x = ops.solve_triangular(transposed(lower), x, upper=True, unitriangular=True)
         return in_order(x, sorted_along(order, order.ndim - 1)[1])
     x = ops.solve_triangular(lower, in_order(b, order), upper=False, unitriangular=True)
-    return ops.solve_triangular(upper, x, upper=True, unitriangular=False)  # type: ignore[no-any-return]
+    return ops.solve_triangular(upper, x, upper=True, unitriangular=False)
 
 
 @autocasts(cpu=FLOAT32)
@@ -184,7 +184,7 @@ def cholesky_solve(input: Tensor, input2: Tensor, upper: bool = False) -> Tensor
     factor = square("cholesky_solve", input2)
     lower = transposed(factor) if upper else factor
     x = solve_triangular(lower, input, upper=False)
-    return solve_triangular(transposed(lower), x, upper=True)  # type: ignore[no-any-return]
+    return solve_triangular(transposed(lower), x, upper=True)
 
 
 @autocasts(cpu=FLOAT32)
@@ -192,7 +192,7 @@ def cholesky_solve(input: Tensor, input2: Tensor, upper: bool = False) -> Tensor
 def cholesky_inverse(input: Tensor, upper: bool = False) -> Tensor:
     """The inverse of A, for the ``cholesky`` factor of A (or with ``upper`` its transpose)."""
     factor = square("cholesky_inverse", input)
-    return cholesky_solve(identity_like(ops, factor), factor, upper)  # type: ignore[no-any-return]
+    return cholesky_solve(identity_like(ops, factor), factor, upper)
 
 
 # inverses --------------------------------------------------------------------------------
@@ -275,14 +275,14 @@ def pinv(
     low, relative = _tolerances("linalg.pinv", a, atol, rcond if rtol is None else rtol)
     if hermitian:
         a = square("linalg.pinv", a)
-    return ops.pinv(a, atol=low, rtol=relative)  # type: ignore[no-any-return]
+    return ops.pinv(a, atol=low, rtol=relative)
 
 
 @autocasts(cpu=FLOAT32)
 @public
 def pinverse(input: Tensor, rcond: float = 1e-15) -> Tensor:
     """``linalg.pinv``."""
-    return pinv(input, rcond)  # type: ignore[no-any-return]
+    return pinv(input, rcond)
 
 
 @autocasts(cpu=FLOAT32)
@@ -298,14 +298,12 @@ def matrix_rank(
     low, relative = _tolerances("linalg.matrix_rank", a, tol if atol is None else atol, rtol)
     a = ops.detach(a)
     if is_empty_size(product(a._type.shape[-2:])):
-        return ops.full(  # type: ignore[no-any-return]
-            value=0, shape=a._type.shape[:-2], dtype=int64, device=a._type.device
-        )
+        return ops.full(value=0, shape=a._type.shape[:-2], dtype=int64, device=a._type.device)
     values = ops.abs(eigvalsh(a)) if hermitian else svdvals(a)
     axis = values.ndim - 1
     greatest = ops.amax(values, axes=(axis,))
     limit = _raised(ops.maximum(ops.mul(greatest, relative), low))
-    return ops.sum(ops.cast(ops.gt(values, limit), int64), axes=(axis,))  # type: ignore[no-any-return]
+    return ops.sum(ops.cast(ops.gt(values, limit), int64), axes=(axis,))
 
 
 @autocasts(cpu=FLOAT32)
@@ -332,7 +330,7 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     device, dtype = a._type.device, a._type.dtype
 
     def nothing(kind: Any) -> Tensor:
-        return ops.full(value=0, shape=(0,), dtype=kind, device=device)  # type: ignore[no-any-return]
+        return ops.full(value=0, shape=(0,), dtype=kind, device=device)
 
     rank = nothing(int64) if driver == "gels" else matrix_rank(a, rtol=rcond)
     *_, m, n = a._type.shape
@@ -356,7 +354,7 @@ def _has_full_rank(a: Tensor, columns: int, rcond: Any) -> bool:
 @public
 def det(A: Tensor) -> Tensor:
     """The determinant of square matrices."""
-    return ops.det(square("linalg.det", A))  # type: ignore[no-any-return]
+    return ops.det(square("linalg.det", A))
 
 
 @public
@@ -375,7 +373,7 @@ def slogdet(input: Tensor) -> Any:
 def logdet(input: Tensor) -> Tensor:
     """The logarithm of the determinant: NaN if it is negative, -inf if it is 0."""
     sign, logarithm = linalg_slogdet(input)
-    return ops.where(ops.lt(sign, 0.0), math.nan, logarithm)  # type: ignore[no-any-return]
+    return ops.where(ops.lt(sign, 0.0), math.nan, logarithm)
 
 
 # systems of tensors ----------------------------------------------------------------------
@@ -395,7 +393,7 @@ def tensorinv(A: Tensor, ind: int = 2) -> Tensor:
         f"got shape {format_shape(shape)}, ind={ind}",
     )
     flat = ops.reshape(a, shape=(product(rows), product(columns)))
-    return ops.reshape(inv(flat), shape=(*columns, *rows))  # type: ignore[no-any-return]
+    return ops.reshape(inv(flat), shape=(*columns, *rows))
 
 
 @autocasts(cpu=FLOAT32)

@@ -143,7 +143,7 @@ def huber_loss(
 def _clipped_log(x: Tensor) -> Tensor:
     """max(log(x), -100), with gradient 0 at x = 0."""
     zero = ops.eq(x, 0.0)
-    return ops.where(zero, -100.0, at_least(ops.log(ops.where(zero, 1.0, x)), -100.0))  # type: ignore[no-any-return]
+    return ops.where(zero, -100.0, at_least(ops.log(ops.where(zero, 1.0, x)), -100.0))
 
 
 def _require_probabilities(input: Tensor) -> None:
@@ -326,7 +326,7 @@ def _spread_variance(var: Tensor, input: Tensor) -> Tensor:
     if same_shape(var, input):
         return var
     if len(have) == len(want) - 1 and all(map(equal, have, want)):
-        return ops.reshape(var, shape=(*have, 1))  # type: ignore[no-any-return]
+        return ops.reshape(var, shape=(*have, 1))
     if len(have) == len(want):
         different = [h for h, w in zip(have, want, strict=True) if not equal(h, w)]
         if len(different) == 1 and different[0] == 1:

@@ -51,7 +51,7 @@ def contracted(
     batch: tuple[Sequence[int], Sequence[int]] = ((), ()),
 ) -> Tensor:
     """``dot_general``: sums of products over the paired axes."""
-    return ops.dot_general(x, y, **_paired(contract, batch))  # type: ignore[no-any-return]
+    return ops.dot_general(x, y, **_paired(contract, batch))
 
 
 def _paired(
@@ -106,7 +106,7 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
         one, two = input._type, other._type
         known = _pairs.get((one._number or one.number, two._number or two.number))
         if known is not None:  # operands of these types were multiplied before
-            return apply(_DOT_GENERAL, (input, other), known)  # type: ignore[no-any-return]
+            return apply(_DOT_GENERAL, (input, other), known)
     _check_pair("matmul", input, other)
     x, y = input, other
     rank_x, rank_y = x.ndim, y.ndim
@@ -123,7 +123,7 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
             if len(_pairs) >= _MOST_PAIRS:
                 _pairs.clear()
             _pairs[x._type.number, y._type.number] = pairs
-        return ops.dot_general(x, y, **pairs)  # type: ignore[no-any-return]
+        return ops.dot_general(x, y, **pairs)
     if rank_x == 1:
         return contracted(y, x, ((row,), (0,)))
     if rank_x == 2:

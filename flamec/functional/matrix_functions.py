@@ -53,7 +53,7 @@ def matrix_power(input: Tensor, n: int) -> Tensor:
         input, n = inv(input), -n
     if n == 0:
         identity = eye(shape[-1], dtype=input._type.dtype, device=input._type.device)
-        return ops.convert(ops.expand_to(identity, shape), dtype=input._type.dtype)  # type: ignore[no-any-return]
+        return ops.convert(ops.expand_to(identity, shape), dtype=input._type.dtype)
     result: Tensor | None = None
     power = input
     while True:
@@ -70,7 +70,7 @@ def matrix_power(input: Tensor, n: int) -> Tensor:
 @public
 def matrix_exp(A: Tensor) -> Tensor:
     """The exponential of square float32 or float64 matrices, sum over k of A^k / k!."""
-    return ops.matrix_exp(square("linalg.matrix_exp", A))  # type: ignore[no-any-return]
+    return ops.matrix_exp(square("linalg.matrix_exp", A))
 
 
 @autocasts(cuda=LOWER)
@@ -278,10 +278,10 @@ def cond(A: Tensor, p: float | str | None = None) -> Tensor:
         axis = values.ndim - 1
         _require_values(name, p, values._type.shape[axis])
         greatest, least = ops.amax(values, axes=(axis,)), ops.amin(values, axes=(axis,))
-        return ops.div(least, greatest) if p == -2 else ops.div(greatest, least)  # type: ignore[no-any-return]
+        return ops.div(least, greatest) if p == -2 else ops.div(greatest, least)
     assert p is not None
     a = square(name, a)
-    return ops.mul(matrix_norm(a, p), matrix_norm(inv(a), p))  # type: ignore[no-any-return]
+    return ops.mul(matrix_norm(a, p), matrix_norm(inv(a), p))
 
 
 # products of vectors ---------------------------------------------------------------------
@@ -295,7 +295,7 @@ def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
     a, b = as_tensors("linalg.vecdot", x, y)
     terms = ops.mul(a, b)
     (axis,) = dimensions("linalg.vecdot", dim, terms.ndim)
-    return ops.sum(terms, axes=(axis,))  # type: ignore[no-any-return]
+    return ops.sum(terms, axes=(axis,))
 
 
 @public
@@ -310,7 +310,7 @@ def vander(x: Tensor, *, N: int | None = None) -> Tensor:
     lifted = ops.expand_to(ops.reshape(base, shape=(*shape, 1)), wide)
     place = ops.iota(shape=wide, axis=len(shape), dtype=base._type.dtype, device=base._type.device)
     factors = ops.where(ops.eq(place, 0), ops.constant(1, base._type), lifted)
-    return ops.cumprod(factors, axis=len(shape))  # type: ignore[no-any-return]
+    return ops.cumprod(factors, axis=len(shape))
 
 
 @public

@@ -138,12 +138,12 @@ def _given(name: str, weight: Tensor | None) -> Tensor:
 
 def _with_axis(x: Tensor, axis: int) -> Tensor:
     shape = x._type.shape
-    return ops.reshape(x, shape=(*shape[:axis], 1, *shape[axis:]))  # type: ignore[no-any-return]
+    return ops.reshape(x, shape=(*shape[:axis], 1, *shape[axis:]))
 
 
 def _without_axis(x: Tensor, axis: int) -> Tensor:
     shape = x._type.shape
-    return ops.reshape(x, shape=(*shape[:axis], *shape[axis + 1 :]))  # type: ignore[no-any-return]
+    return ops.reshape(x, shape=(*shape[:axis], *shape[axis + 1 :]))
 
 
 def _thirds(packed: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -166,26 +166,26 @@ def _thirds(packed: Tensor | None) -> tuple[Tensor | None, ...]:
 def _appended(x: Tensor, row: Tensor) -> Tensor:
     """[S, N, E] with ``row`` [1, 1, E] after the last place of each sequence."""
     _, batch, size = x._type.shape
-    return ops.concatenate(x, ops.expand(row, shape=(1, batch, size)), axis=0)  # type: ignore[no-any-return]
+    return ops.concatenate(x, ops.expand(row, shape=(1, batch, size)), axis=0)
 
 
 def _split(x: Tensor, heads: int) -> Tensor:
     """[L, N, E] as [N, heads, L, E / heads]."""
     length, batch, size = x._type.shape
     parts = ops.reshape(x, shape=(length, batch, heads, size // heads))
-    return ops.permute(parts, axes=(1, 2, 0, 3))  # type: ignore[no-any-return]
+    return ops.permute(parts, axes=(1, 2, 0, 3))
 
 
 def _static(x: Tensor, batch: Dim, heads: int) -> Tensor:
-    return ops.reshape(x, shape=(batch, heads, *x._type.shape[1:]))  # type: ignore[no-any-return]
+    return ops.reshape(x, shape=(batch, heads, *x._type.shape[1:]))
 
 
 def _additive(mask: Tensor, like: Tensor) -> Tensor:
     """A mask as numbers to add to the scores."""
     if mask._type.dtype is bool_:
         zero = ops.constant(0.0, like._type)
-        return ops.where(mask, -math.inf, zero)  # type: ignore[no-any-return]
-    return ops.cast(mask, like._type.dtype)  # type: ignore[no-any-return]
+        return ops.where(mask, -math.inf, zero)
+    return ops.cast(mask, like._type.dtype)
 
 
 def _merged_mask(

@@ -56,7 +56,7 @@ def standardized(x: Tensor, axes: Sequence[int], eps: float) -> Tensor:
     """``x`` minus its mean over ``axes``, divided by the standard deviation."""
     centered = ops.sub(x, mean_over(x, axes))
     variance = mean_over(ops.mul(centered, centered), axes)
-    return ops.mul(centered, ops.rsqrt(ops.add(variance, eps)))  # type: ignore[no-any-return]
+    return ops.mul(centered, ops.rsqrt(ops.add(variance, eps)))
 
 
 def _scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -144,6 +144,6 @@ def group_norm(
     def per_channel(parameter: Tensor | None) -> Tensor | None:
         if parameter is None:
             return None
-        return ops.reshape(parameter, shape=(channels, *(1,) * (len(shape) - 2)))  # type: ignore[no-any-return]
+        return ops.reshape(parameter, shape=(channels, *(1,) * (len(shape) - 2)))
 
     return narrowed(_scaled(x, per_channel(weight), per_channel(bias)), input._type.dtype)

@@ -200,7 +200,7 @@ def _levels(name: str, q: Any, like: Tensor) -> Tensor:
             raise OperationError(
                 f"{name}(): q values must be in the range [0, 1], got {q} (at {user_location()})"
             )
-        return ops.reshape(constant(q, like._type.dtype, like._type.device), shape=(1,))  # type: ignore[no-any-return]
+        return ops.reshape(constant(q, like._type.dtype, like._type.device), shape=(1,))
     require_tensor(name, "q", q)
     require(q.ndim <= 1, f"{name}(): q must be a scalar or 1D tensor")
     require(

@@ -58,7 +58,7 @@ def pad(
     fill = value if value is not None else 0
     if input._type.dtype.kind == "bool":
         fill = bool(fill)
-    return ops.pad(result, fill, low=grown_low, high=grown_high)  # type: ignore[no-any-return]
+    return ops.pad(result, fill, low=grown_low, high=grown_high)
 
 
 def _bordered(
@@ -106,7 +106,7 @@ def _with_border(x: Tensor, mode: str, axis: int, low: Dim, high: Dim) -> Tensor
     if high != 0:
         first = {"reflect": size - 1 - high, "replicate": size - 1, "circular": 0}[mode]
         parts.append(_border(x, mode, axis, first, high))
-    return parts[0] if len(parts) == 1 else ops.concatenate(*parts, axis=axis)  # type: ignore[no-any-return]
+    return parts[0] if len(parts) == 1 else ops.concatenate(*parts, axis=axis)
 
 
 def _border(x: Tensor, mode: str, axis: int, first: Dim, count: Dim) -> Any:
@@ -144,4 +144,4 @@ def _cut(x: Tensor, low: Sequence[Dim], high: Sequence[Dim]) -> Tensor:
                 f"pad: dimension {axis} of {format_shape(shape)} would get the negative size "
                 f"{size} (at {user_location()})"
             )
-    return ops.slice(x, starts=starts, sizes=sizes, steps=(1,) * len(shape))  # type: ignore[no-any-return]
+    return ops.slice(x, starts=starts, sizes=sizes, steps=(1,) * len(shape))

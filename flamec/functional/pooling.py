@@ -95,7 +95,7 @@ def windows_of(
         high.append(max(missing, 0) if isinstance(missing, int) else missing)
     if any(not isinstance(d, int) or d for d in (*low, *high)):
         x = ops.pad(x, fill, low=tuple(low), high=tuple(high))
-    return ops.windows(  # type: ignore[no-any-return]
+    return ops.windows(
         x,
         axes=tuple(range(lead, len(shape))),
         counts=tuple(counts),
@@ -132,7 +132,7 @@ def _is_recorded(x: Tensor) -> bool:
 def _line(x: Tensor, count: Dim, place: int, rank: int) -> Tensor:
     """0, 1, … along dimension ``place`` of ``rank``."""
     shape = tuple(count if i == place else 1 for i in range(rank))
-    return ops.iota(shape=shape, axis=place, dtype=int32, device=x._type.device)  # type: ignore[no-any-return]
+    return ops.iota(shape=shape, axis=place, dtype=int32, device=x._type.device)
 
 
 def largest(view: Tensor, spatial: int, start: Tensor | int, fill: Any) -> tuple[Tensor, Tensor]:
@@ -169,8 +169,8 @@ def _exceeds(element: Tensor, best: Any) -> Tensor:
     """Greater, or NaN."""
     greater = ops.gt(element, best)
     if not element._type.dtype.is_floating_point:
-        return greater  # type: ignore[no-any-return]
-    return ops.bitwise_or(greater, ops.ne(element, element))  # type: ignore[no-any-return]
+        return greater
+    return ops.bitwise_or(greater, ops.ne(element, element))
 
 
 def _largest_by_folds(view: Tensor, spatial: int, start: Tensor | int) -> tuple[Tensor, Tensor]:
@@ -197,7 +197,7 @@ def _numbers(view: Tensor, spatial: int) -> Tensor:
     flat = ops.iota(
         shape=(int(product(shape[lead:])),), axis=0, dtype=int32, device=view._type.device
     )
-    return ops.reshape(flat, shape=(*(1,) * lead, *shape[lead:]))  # type: ignore[no-any-return]
+    return ops.reshape(flat, shape=(*(1,) * lead, *shape[lead:]))
 
 
 def _max_pool(
@@ -263,7 +263,7 @@ def selected(
 
 def with_history(value: Tensor, source: Tensor) -> Tensor:
     """A tensor of its own with the elements of ``value`` and the derivative of ``source``."""
-    return ops.sub(apply_named("overwrite", value, source), 0)  # type: ignore[no-any-return]
+    return ops.sub(apply_named("overwrite", value, source), 0)
 
 
 def numbered(view: Tensor, number: Tensor, spatial: int) -> Tensor:
@@ -271,7 +271,7 @@ def numbered(view: Tensor, number: Tensor, spatial: int) -> Tensor:
     rank = len(view._type.shape)
     own = ops.reshape(number, shape=(*number._type.shape, *(1,) * spatial))
     kept = ops.where(ops.eq(own, _numbers(view, spatial)), view, 0.0)
-    return ops.sum(kept, axes=tuple(range(rank - spatial, rank)))  # type: ignore[no-any-return]
+    return ops.sum(kept, axes=tuple(range(rank - spatial, rank)))
 
 
 def _require_elements(name: str, input: Tensor) -> None:
@@ -335,7 +335,7 @@ def _divisor(
             start = ops.maximum(start, 0)
         length = ops.sub(end, start)
         total = length if total is None else ops.mul(total, length)
-    return ops.cast(total, x._type.dtype)  # type: ignore[no-any-return]
+    return ops.cast(total, x._type.dtype)
 
 
 def _summed(x: Tensor, window: tuple[Any, ...]) -> Tensor:
@@ -409,9 +409,7 @@ def _lp_pool(
     powers = ops.pow(input, float(norm_type))
     mean = _avg_pool(name, spatial, powers, kernel_size, stride, 0, ceil_mode, True, None)
     magnitude = ops.maximum(ops.abs(mean), 0.0)
-    return ops.pow(  # type: ignore[no-any-return]
-        ops.mul(ops.mul(ops.sign(mean), magnitude), float(elements)), 1.0 / norm_type
-    )
+    return ops.pow(ops.mul(ops.mul(ops.sign(mean), magnitude), float(elements)), 1.0 / norm_type)
 
 
 @fused()

@@ -45,7 +45,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     n = len(lead)
     x = ops.reshape(input, shape=(*lead, kept, r, r, height, width))
     x = ops.permute(x, axes=(*range(n), n, n + 3, n + 1, n + 4, n + 2))
-    return ops.reshape(x, shape=(*lead, kept, height * r, width * r))  # type: ignore[no-any-return]
+    return ops.reshape(x, shape=(*lead, kept, height * r, width * r))
 
 
 def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
@@ -64,7 +64,7 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     n = len(lead)
     x = ops.reshape(input, shape=(*lead, channels, rows, r, columns, r))
     x = ops.permute(x, axes=(*range(n), n, n + 2, n + 4, n + 1, n + 3))
-    return ops.reshape(x, shape=(*lead, channels * r * r, rows, columns))  # type: ignore[no-any-return]
+    return ops.reshape(x, shape=(*lead, channels * r * r, rows, columns))
 
 
 def channel_shuffle(input: Tensor, groups: int) -> Tensor:
@@ -88,7 +88,7 @@ def channel_shuffle(input: Tensor, groups: int) -> Tensor:
     )
     apart = ops.reshape(input, shape=(shape[0], groups, floordiv(channels, groups), *shape[2:]))
     apart = ops.permute(apart, axes=(0, 2, 1, *range(3, len(shape) + 1)))
-    return ops.reshape(apart, shape=shape)  # type: ignore[no-any-return]
+    return ops.reshape(apart, shape=shape)
 
 
 def _settings(name: str, **arguments: Any) -> list[tuple[int, ...]]:
@@ -134,7 +134,7 @@ def unfold(
     n = len(shape) - 2
     view = ops.permute(view, axes=(*range(n), n + 2, n + 3, n, n + 1))
     rows = product((shape[-3], *kernel))
-    return ops.reshape(view, shape=(*shape[:-3], rows, product(counts)))  # type: ignore[no-any-return]
+    return ops.reshape(view, shape=(*shape[:-3], rows, product(counts)))
 
 
 def fold(
@@ -187,4 +187,4 @@ def fold(
         border: list[tuple[Dim, Dim]] = [(0, 0)] * len(b.type_of(x).shape)
         border[n + i] = (-borders[i], sizes[i] + borders[i] - extent)
         x = bordered(b, x, tuple(border))
-    return x  # type: ignore[no-any-return]
+    return x

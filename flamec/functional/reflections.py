@@ -68,7 +68,7 @@ def _check(a: Tensor, tau: Tensor) -> None:
 @public
 def orgqr(input: Tensor, input2: Tensor) -> Tensor:
     """``linalg.householder_product``."""
-    return householder_product(input, input2)  # type: ignore[no-any-return]
+    return householder_product(input, input2)
 
 
 @autocasts(cpu=FLOAT32)

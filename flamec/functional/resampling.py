@@ -151,14 +151,14 @@ def _static(size: Dim, output: Dim) -> tuple[int, int]:
 
 def _moved(x: Tensor, axis: int) -> Tensor:
     rank = len(x._type.shape)
-    return ops.permute(x, axes=(axis, *(i for i in range(rank) if i != axis)))  # type: ignore[no-any-return]
+    return ops.permute(x, axes=(axis, *(i for i in range(rank) if i != axis)))
 
 
 def _picked(x: Tensor, axis: int, places: np.ndarray) -> Tensor:
     """``x`` at these places of a dimension."""
     rank = len(x._type.shape)
     found = ops.index(_moved(x, axis), table_like(x, places.astype(np.int64)))
-    return ops.permute(found, axes=(*range(1, axis + 1), 0, *range(axis + 1, rank)))  # type: ignore[no-any-return]
+    return ops.permute(found, axes=(*range(1, axis + 1), 0, *range(axis + 1, rank)))
 
 
 def _nearest(x: Tensor, axis: int, output: Dim, scale: float | None, exact: bool) -> Tensor:
@@ -174,7 +174,7 @@ def _nearest(x: Tensor, axis: int, output: Dim, scale: float | None, exact: bool
     if repeat is not None:
         apart = ops.reshape(x, shape=(*shape[: axis + 1], 1, *shape[axis + 1 :]))
         apart = ops.expand(apart, shape=(*shape[: axis + 1], repeat, *shape[axis + 1 :]))
-        return ops.reshape(apart, shape=(*shape[:axis], output, *shape[axis + 1 :]))  # type: ignore[no-any-return]
+        return ops.reshape(apart, shape=(*shape[:axis], output, *shape[axis + 1 :]))
     if isinstance(size, SymbolicDim) or isinstance(output, SymbolicDim):
         ratio = _number(x, 1.0 / scale, float32) if scale is not None else _divided(x, size, output)
         line = ops.iota(shape=(output,), axis=0, dtype=float32, device=x._type.device)
@@ -193,12 +193,12 @@ def _nearest(x: Tensor, axis: int, output: Dim, scale: float | None, exact: bool
 def _number(x: Tensor, value: float | Dim, dtype: DType) -> Tensor:
     """A number, or a size, as a scalar beside ``x``."""
     if isinstance(value, SymbolicDim):
-        return ops.dim_size(size=value, dtype=dtype, device=x._type.device)  # type: ignore[no-any-return]
-    return ops.full(value=value, shape=(), dtype=dtype, device=x._type.device)  # type: ignore[no-any-return]
+        return ops.dim_size(size=value, dtype=dtype, device=x._type.device)
+    return ops.full(value=value, shape=(), dtype=dtype, device=x._type.device)
 
 
 def _divided(x: Tensor, size: Dim, output: Dim) -> Tensor:
-    return ops.div(_number(x, size, float32), _number(x, output, float32))  # type: ignore[no-any-return]
+    return ops.div(_number(x, size, float32), _number(x, output, float32))
 
 
 def _picked_at(x: Tensor, axis: int, places: Tensor) -> Tensor:
@@ -206,7 +206,7 @@ def _picked_at(x: Tensor, axis: int, places: Tensor) -> Tensor:
     rank, last = len(x._type.shape), x._type.shape[axis] - 1
     inside = ops.minimum(ops.maximum(places, 0), _number(x, last, int64))
     found = ops.index(_moved(x, axis), inside)
-    return ops.permute(found, axes=(*range(1, axis + 1), 0, *range(axis + 1, rank)))  # type: ignore[no-any-return]
+    return ops.permute(found, axes=(*range(1, axis + 1), 0, *range(axis + 1, rank)))
 
 
 def _computed_taps(
@@ -242,7 +242,7 @@ def _computed_taps(
         weights = ops.reshape(ops.cast(weights, x._type.dtype), shape=wide)
         part = ops.mul(_picked_at(x, axis, at), weights)
         total = part if total is None else ops.add(total, part)
-    return total  # type: ignore[no-any-return]
+    return total
 
 
 def _ratio(n: int, m: int, scale: float | None, align_corners: bool) -> float:
@@ -259,7 +259,7 @@ def _positions(
     ratio = kind(_ratio(n, m, scale, align_corners))
     places = np.arange(m, dtype=kind)
     if align_corners:
-        return places * ratio  # type: ignore[no-any-return]
+        return places * ratio
     places = ratio * (places + kind(0.5)) - kind(0.5)
     return np.maximum(places, 0) if clamps else places
 
@@ -305,7 +305,7 @@ def _taps(
         values = np.asarray(weights, dtype=x._type.dtype.numpy).reshape([int(d) for d in wide])
         part = ops.mul(part, table_like(x, values))
         total = part if total is None else ops.add(total, part)
-    return total  # type: ignore[no-any-return]
+    return total
 
 
 def _antialiased(
@@ -326,11 +326,11 @@ def _antialiased(
     table = table_like(x, weights.astype(x._type.dtype.numpy))
     product = ops.dot_general(x, table, contract=((axis,), (1,)), batch=((), ()))
     rank = len(x._type.shape)
-    return ops.permute(product, axes=(*range(axis), rank - 1, *range(axis, rank - 1)))  # type: ignore[no-any-return]
+    return ops.permute(product, axes=(*range(axis), rank - 1, *range(axis, rank - 1)))
 
 
 def _triangle(d: np.ndarray) -> np.ndarray:
-    return np.maximum(1 - np.abs(d), 0)  # type: ignore[no-any-return]
+    return np.maximum(1 - np.abs(d), 0)
 
 
 def _keys(d: np.ndarray) -> np.ndarray:

@@ -42,7 +42,7 @@ def _base(theta: Tensor, sizes: Sequence[int], align_corners: bool) -> Tensor:
             line = ops.add(ops.mul(place, 2.0 / n), 1.0 / n - 1.0)
         lines.append(ops.reshape(line, shape=(*shape, 1)))
     ones = ops.full(value=1.0, shape=(*shape, 1), dtype=dtype, device=device)
-    return ops.concatenate(*lines, ones, axis=len(shape))  # type: ignore[no-any-return]
+    return ops.concatenate(*lines, ones, axis=len(shape))
 
 
 def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> Tensor:
@@ -72,7 +72,7 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
     require(min(wanted) > 0, f"Expected non-zero, positive output size. Got {format_shape(wanted)}")
     base = _base(theta, wanted[2:], bool(align_corners))
     grid = ops.dot_general(theta, base, contract=((2,), (dims,)), batch=((), ()))
-    return ops.permute(grid, axes=(0, *range(2, dims + 2), 1))  # type: ignore[no-any-return]
+    return ops.permute(grid, axes=(0, *range(2, dims + 2), 1))
 
 
 @autocasts(cpu=FLOAT32, cuda=WIDEST)
@@ -156,8 +156,8 @@ class _Sampler:
     def _unscaled(self, place: Tensor, size: Dim) -> Tensor:
         """Coordinates from -1 to 1 as numbers of elements."""
         if self.align_corners:
-            return ops.mul(ops.mul(ops.add(place, 1.0), 0.5), size - 1)  # type: ignore[no-any-return]
-        return ops.mul(ops.sub(ops.mul(ops.add(place, 1.0), size), 1.0), 0.5)  # type: ignore[no-any-return]
+            return ops.mul(ops.mul(ops.add(place, 1.0), 0.5), size - 1)
+        return ops.mul(ops.sub(ops.mul(ops.add(place, 1.0), size), 1.0), 0.5)
 
     def _inside(self, place: Tensor, size: Dim) -> Tensor:
         """The coordinate after the padding mode; zeros are handled where elements are read."""
@@ -167,7 +167,7 @@ class _Sampler:
             twice = (0, 2 * (size - 1)) if self.align_corners else (-1, 2 * size - 1)
             place = _reflected(place, *twice)
         place = ops.where(ops.le(place, 0.0), 0.0, place)  # no derivative at the border
-        return ops.where(ops.ge(place, size - 1), size - 1, place)  # type: ignore[no-any-return]
+        return ops.where(ops.ge(place, size - 1), size - 1, place)
 
     def _read(self, at: Sequence[Tensor]) -> Tensor:
         """[*output, C]: the elements at whole coordinates; zeros outside."""
@@ -179,7 +179,7 @@ class _Sampler:
             places.append(ops.cast(ops.where(inside, place, 0.0), int64))
         found = ops.index(self.channels_last, self.batch, *places)
         valid = ops.reshape(valid, shape=(*self.output, 1))
-        return ops.where(valid, found, 0.0)  # type: ignore[no-any-return]
+        return ops.where(valid, found, 0.0)
 
     def _weighted(self, taps: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> Tensor:
         """The sum over all combinations of (coordinate, weight) of each dimension."""
@@ -195,7 +195,7 @@ class _Sampler:
 
     def _channels_first(self, x: Tensor) -> Tensor:
         rank = len(self.output)
-        return ops.permute(x, axes=(0, rank, *range(1, rank)))  # type: ignore[no-any-return]
+        return ops.permute(x, axes=(0, rank, *range(1, rank)))
 
     def nearest(self) -> Tensor:
         at = [
@@ -240,14 +240,14 @@ def _reflected(place: Tensor, twice_low: Dim, twice_high: Dim) -> Tensor:
         raise OperationError(
             f"grid_sample: reflection needs static spatial sizes (at {user_location()})"
         )
-    low = twice_low / 2  # type: ignore[operator]
+    low = twice_low / 2
     if span == 0:
-        return ops.mul(place, 0.0)  # type: ignore[no-any-return]
+        return ops.mul(place, 0.0)
     distance = ops.abs(ops.sub(place, low))
     extra = ops.fmod(distance, span)
     flips = ops.floor(ops.div(ops.detach(distance), span))
     even = ops.eq(ops.fmod(flips, 2.0), 0.0)
-    return ops.where(even, ops.add(extra, low), ops.sub(span + low, extra))  # type: ignore[no-any-return]
+    return ops.where(even, ops.add(extra, low), ops.sub(span + low, extra))
 
 
 def _cubic_weights(t: Tensor) -> tuple[Any, ...]:

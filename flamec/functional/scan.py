@@ -38,7 +38,7 @@ def _running(name: str, for_bool: str, input: Any, dim: int, dtype: DType | None
     if x._type.dtype is bool_:
         values, _ = getattr(ops, for_bool)(ops.cast(x, uint8), axis=axis)
         return ops.cast(values, bool_)
-    return getattr(ops, name)(x, axis=axis)  # type: ignore[no-any-return]
+    return getattr(ops, name)(x, axis=axis)
 
 
 @autocasts(cuda=FLOAT32)

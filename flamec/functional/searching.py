@@ -141,7 +141,7 @@ def searchsorted(
         raise OperationTypeError(f"{name}(): not defined for bool (at {user_location()})")
     after = "greater" if right or side == "right" else "reached"
     found = _count_before(ordered, values, after)
-    return ops.cast(found, int32) if out_int32 else found  # type: ignore[no-any-return]
+    return ops.cast(found, int32) if out_int32 else found
 
 
 @public
@@ -181,7 +181,7 @@ def isin(
         ordered, _ = sorted_along(tested, 0)
         place = _count_before(ordered, x, "not less")
         found = ops.eq(ops.index(ordered, ops.minimum(place, count - 1)), x)
-    return logical_not(found) if invert else found  # type: ignore[no-any-return]
+    return logical_not(found) if invert else found
 
 
 # histograms ------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def softmax_over(x: Tensor, axis: int, empty_rows: bool = False) -> Tensor:
     Where every entry is -inf the result is NaN, or 0 with ``empty_rows``.
     """
     if not x._type.shape or is_empty_size(x._type.shape[axis]):
-        return ops.exp(ops.sub(x, x))  # type: ignore[no-any-return]
+        return ops.exp(ops.sub(x, x))
     largest = ops.detach(reduce_kept("amax", x, (axis,)))
     if empty_rows:
         largest = ops.where(ops.eq(largest, -math.inf), 0.0, largest)
@@ -62,16 +62,16 @@ def softmax_over(x: Tensor, axis: int, empty_rows: bool = False) -> Tensor:
     total = reduce_kept("sum", powers, (axis,))
     if empty_rows:
         total = ops.where(ops.eq(total, 0.0), 1.0, total)
-    return ops.div(powers, total)  # type: ignore[no-any-return]
+    return ops.div(powers, total)
 
 
 def log_softmax_over(x: Tensor, axis: int) -> Tensor:
     """x minus the logarithm of the sum of exp(x) over ``axis``."""
     if not x._type.shape or is_empty_size(x._type.shape[axis]):
-        return ops.sub(x, x)  # type: ignore[no-any-return]
+        return ops.sub(x, x)
     shifted = ops.sub(x, ops.detach(reduce_kept("amax", x, (axis,))))
     total = reduce_kept("sum", ops.exp(shifted), (axis,))
-    return ops.sub(shifted, ops.log(total))  # type: ignore[no-any-return]
+    return ops.sub(shifted, ops.log(total))
 
 
 @autocasts(cuda=FLOAT32)

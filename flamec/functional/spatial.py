@@ -62,4 +62,4 @@ def unbatched(result: Tensor, was_single: bool) -> Tensor:
 
 def slices(x: Tensor, starts: Sequence[Dim], sizes: Sequence[Dim]) -> Tensor:
     """A part of an array, as a view."""
-    return ops.slice(x, starts=tuple(starts), sizes=tuple(sizes), steps=(1,) * len(sizes))  # type: ignore[no-any-return]
+    return ops.slice(x, starts=tuple(starts), sizes=tuple(sizes), steps=(1,) * len(sizes))

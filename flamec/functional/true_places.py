@@ -55,7 +55,7 @@ def true_places(mask: Tensor) -> Tensor:
         found: Tensor = trace.execution.places_of(mask, _places_in_program)
         return found
     if not mask.numel():
-        return ops.full(value=0, shape=(0,), dtype=int64, device=mask._type.device)  # type: ignore[no-any-return]
+        return ops.full(value=0, shape=(0,), dtype=int64, device=mask._type.device)
     return _places_on_gpu(mask, None)
 
 

@@ -320,7 +320,7 @@ class _LazyNorm(_LazyLayer):
 
 class _LazyInstanceNorm(_LazyNorm):
     def _infer(self, input: Tensor) -> int:
-        ranks: tuple[int, ...] = self.ranks  # type: ignore[assignment]
+        ranks: tuple[int, ...] = self.ranks
         return int(input.shape[1 if input.ndim == max(ranks) else 0])
 
 

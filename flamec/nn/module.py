@@ -343,11 +343,11 @@ class Module(ModuleWithState):
 
     def get_parameter(self, target: str) -> Parameter:
         """The parameter at a path; AttributeError if there is none."""
-        return self._get_member(target, "_parameters", "parameter")  # type: ignore[no-any-return]
+        return self._get_member(target, "_parameters", "parameter")
 
     def get_buffer(self, target: str) -> Tensor:
         """The buffer at a path; AttributeError if there is none."""
-        return self._get_member(target, "_buffers", "buffer")  # type: ignore[no-any-return]
+        return self._get_member(target, "_buffers", "buffer")
 
     # changing everything at once ------------------------------------------------
     def apply(self: T, fn: Callable[[Module], Any]) -> T:

@@ -116,7 +116,7 @@ def spectral_norm(
                     write(v, normalize(matrix.t().mv(u), dim=0, eps=eps), "spectral_norm")
                     write(u, normalize(matrix.mv(v), dim=0, eps=eps), "spectral_norm")
             u, v = u.clone(), v.clone()
-        return original / u.dot(matrix.mv(v))  # type: ignore[no-any-return]
+        return original / u.dot(matrix.mv(v))
 
     _replace(module, name, "spectral_norm", parts, make)
     return module

@@ -51,7 +51,7 @@ class _Orthogonal(Module):
             made = self._of_skew(tall)
         if hasattr(self, "base"):
             made = self.base @ made
-        return made.mT if wide else made  # type: ignore[no-any-return]
+        return made.mT if wide else made
 
     def _of_skew(self, tall: Tensor) -> Tensor:
         """The first columns of a map of the skew-symmetric matrix that has these below its
@@ -66,7 +66,7 @@ class _Orthogonal(Module):
         else:  # (I + A/2) (I - A/2)^-1
             one = eye(rows, dtype=skew.dtype, device=skew.device)
             made = solve(one - 0.5 * skew, one + 0.5 * skew)
-        return made if rows == columns else made[..., :columns]  # type: ignore[no-any-return]
+        return made if rows == columns else made[..., :columns]
 
     def right_inverse(self, Q: Tensor) -> Tensor:
         if Q.shape != self.shape:
@@ -79,7 +79,7 @@ class _Orthogonal(Module):
             tall = Q.mT if wide else Q
             if not hasattr(self, "base"):
                 found = self._factored(tall)
-                return found.mT if wide else found  # type: ignore[no-any-return]
+                return found.mT if wide else found
             self.base = _completed(tall)
             start = zeros_like(Q)  # the maps make the identity of it
             start.diagonal(dim1=-2, dim2=-1).fill_(-1.0)
@@ -115,7 +115,7 @@ def _completed(tall: Tensor) -> Tensor:
 def _made_orthogonal(square: Tensor) -> Tensor:
     """The orthogonal factor for a positive diagonal of the other one."""
     q, r = linalg_qr(square)
-    return q * sgn(r.diagonal(dim1=-2, dim2=-1)).unsqueeze(-2)  # type: ignore[no-any-return]
+    return q * sgn(r.diagonal(dim1=-2, dim2=-1)).unsqueeze(-2)
 
 
 def orthogonal(

@@ -64,7 +64,7 @@ class Parameter(Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
         if id(self) in memo:
-            return memo[id(self)]  # type: ignore[no-any-return]
+            return memo[id(self)]
         copy = type(self)(_copied(self), self.requires_grad)
         copy.__dict__.update(self.__dict__)
         memo[id(self)] = copy
@@ -88,7 +88,7 @@ class Buffer(Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Buffer:
         if id(self) in memo:
-            return memo[id(self)]  # type: ignore[no-any-return]
+            return memo[id(self)]
         copy = type(self)(_copied(self), persistent=self.persistent)
         copy.__dict__.update(self.__dict__)
         memo[id(self)] = copy
@@ -104,7 +104,7 @@ def filled(
     """A new tensor that holds ``value`` everywhere; default dtype and device unless given."""
     place = as_device("factory", device, default_device())
     kind = TensorType(tuple(shape), dtype or process.default_dtype, place)
-    return tensor_builder.full_like(value, kind)  # type: ignore[no-any-return]
+    return tensor_builder.full_like(value, kind)
 
 
 def _copied(tensor: Tensor) -> Tensor:

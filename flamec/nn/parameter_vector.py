@@ -19,7 +19,7 @@ def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
     parts = [ops.reshape(p, shape=(product(p._type.shape),)) for p in parameters]
     if not parts:
         raise OperationError(f"parameters_to_vector: no parameters (at {user_location()})")
-    return ops.concatenate(*parts, axis=0)  # type: ignore[no-any-return]
+    return ops.concatenate(*parts, axis=0)
 
 
 def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:

@@ -17,7 +17,7 @@ def as_matrix(weight: Tensor, dim: int) -> Tensor:
     """The weight with dimension ``dim`` as rows and the others as columns."""
     if dim != 0:
         weight = weight.permute(dim, *(d for d in range(weight.ndim) if d != dim))
-    return weight.flatten(1)  # type: ignore[no-any-return]
+    return weight.flatten(1)
 
 
 def output_dimension(module: Module) -> int:
@@ -42,7 +42,7 @@ class WeightNorm(Module):
         if self.dim != -1:
             kept = tuple(d if i == self.dim else 1 for i, d in enumerate(v._type.shape))
             total = ops.reshape(total, shape=kept)
-        return ops.sqrt(total)  # type: ignore[no-any-return]
+        return ops.sqrt(total)
 
     def forward(self, weight_g: Tensor, weight_v: Tensor) -> Tensor:
         return weight_v * (weight_g / self._norm(weight_v))

@@ -114,7 +114,7 @@ class Adafactor(Optimizer):
 
 def _root_mean_square(x: Tensor) -> Tensor:
     total = sum_all(ops.mul(x, x))
-    return ops.sqrt(ops.div(total, product(x._type.shape)))  # type: ignore[no-any-return]
+    return ops.sqrt(ops.div(total, product(x._type.shape)))
 
 
 def _variance(state: dict[str, Any], gradient: Tensor, weight: Any, tiny: Any) -> Tensor:
@@ -128,4 +128,4 @@ def _variance(state: dict[str, Any], gradient: Tensor, weight: Any, tiny: Any) -
     scale = ops.maximum(mean_over(rows, (last - 1,)), scalar(tiny, rows))
     shape = gradient._type.shape
     product_of_both = ops.mul(ops.expand_to(rows, shape), ops.expand_to(columns, shape))
-    return ops.div(product_of_both, ops.expand_to(scale, shape))  # type: ignore[no-any-return]
+    return ops.div(product_of_both, ops.expand_to(scale, shape))

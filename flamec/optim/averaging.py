@@ -121,7 +121,7 @@ class AveragedModel(Module):
             pairs = zip(self.module.parameters(), model.parameters(), strict=True)
             if self.use_buffers:
                 buffers = zip(self.module.buffers(), model.buffers(), strict=True)
-                pairs = chain(pairs, buffers)  # type: ignore[assignment]
+                pairs = chain(pairs, buffers)
             both = [(mine.detach(), theirs.detach().to(mine.device)) for mine, theirs in pairs]
             self._average([mine for mine, _ in both], [theirs for _, theirs in both])
             if not self.use_buffers:

@@ -116,11 +116,11 @@ def _orthogonalized(group: Group, matrix: Tensor) -> Tensor:
         gram = matmul(x, ops.permute(x, axes=(1, 0)))
         polynomial = _sum_of(b, gram, c, matmul(gram, gram))
         x = _sum_of(a, x, 1.0, matmul(polynomial, x))
-    return ops.permute(x, axes=(1, 0)) if is_tall else x  # type: ignore[no-any-return]
+    return ops.permute(x, axes=(1, 0)) if is_tall else x
 
 
 def _sum_of(first: Any, x: Tensor, second: Any, y: Tensor) -> Tensor:
     """first * x + second * y, rounded once."""
     x, y = widened(x), widened(y)
     total = ops.add(ops.mul(x, scalar(first, x)), ops.mul(y, scalar(second, y)))
-    return ops.cast(total, bfloat16)  # type: ignore[no-any-return]
+    return ops.cast(total, bfloat16)

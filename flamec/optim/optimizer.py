@@ -347,7 +347,7 @@ def _loaded(key: Any, value: Any, parameter: Tensor) -> Any:
 @unwatched
 def filled_like(parameter: Tensor, value: float = 0.0) -> Tensor:
     """``value`` in the parameter's shape and dtype, in memory of its own."""
-    return ops.full_like(value, parameter._type)  # type: ignore[no-any-return]
+    return ops.full_like(value, parameter._type)
 
 
 @unwatched
@@ -359,7 +359,7 @@ def new_scalar(parameter: Tensor, value: float = 0.0) -> Tensor:
     """
     dtype = float64 if process.default_dtype is float64 else float32
     kind = TensorType((), dtype, parameter.device)
-    return ops.full_like(value, kind)  # type: ignore[no-any-return]
+    return ops.full_like(value, kind)
 
 
 def scalar(value: Any, like: Tensor) -> Tensor:
@@ -367,7 +367,7 @@ def scalar(value: Any, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         if value._type.shape:
             value = ops.reshape(value, shape=())
-        return ops.cast(on_device(value, like._type.device), like._type.dtype)  # type: ignore[no-any-return]
+        return ops.cast(on_device(value, like._type.device), like._type.dtype)
     return constant(float(value), like._type.dtype, like._type.device)
 
 

@@ -24,7 +24,7 @@ __all__ = [
 
 def number(value: Any) -> float:
     """A learning rate as a Python number; it may be kept in a tensor."""
-    return value.item() if isinstance(value, Tensor) else value  # type: ignore[no-any-return]
+    return value.item() if isinstance(value, Tensor) else value
 
 
 def set_rate(group: Group, rate: float) -> None:

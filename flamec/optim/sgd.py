@@ -83,8 +83,8 @@ class SGD(Optimizer):
         average = ops.add(ops.mul(widened(buffer), momentum), share)
         store(buffer, average)
         if group["nesterov"]:
-            return ops.add(gradient, ops.mul(average, momentum))  # type: ignore[no-any-return]
-        return average  # type: ignore[no-any-return]
+            return ops.add(gradient, ops.mul(average, momentum))
+        return average
 
     def _undampened(self, group: Group, parameter: Tensor, gradient: Tensor) -> Tensor:
         """1 at the buffer's first step, afterwards 1 - dampening.
@@ -96,7 +96,7 @@ class SGD(Optimizer):
         dampening = scalar(runtime_number(group, "dampening"), gradient)
         factor = ops.sub(1.0, ops.mul(dampening, ops.cast(active, gradient._type.dtype)))
         update(active, ops.constant(1.0, active._type))
-        return factor  # type: ignore[no-any-return]
+        return factor
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)

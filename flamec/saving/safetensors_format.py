@@ -65,7 +65,7 @@ class Entry:
 def tensor_on(array: np.ndarray, device: Any) -> Tensor:
     """A tensor over an array that nobody else has, moved to its device."""
     tensor = Tensor._from_array(array)
-    return tensor if device == tensor.device else tensor.to(device)  # type: ignore[no-any-return]
+    return tensor if device == tensor.device else tensor.to(device)
 
 
 def write(file: Any, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:

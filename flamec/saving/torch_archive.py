@@ -212,9 +212,9 @@ class _Reader:
                 array = array[offset : offset + count].reshape(size)
             storage.base = tensor_on(array, self.place(storage.device))
         if is_alone:
-            return storage.base.detach()  # type: ignore[no-any-return]
+            return storage.base.detach()
         try:
-            return as_strided(storage.base, size, stride, offset).detach()  # type: ignore[no-any-return]
+            return as_strided(storage.base, size, stride, offset).detach()
         except RuntimeError:  # no view can be made of it, such as overlapping windows
             whole = storage.base.detach().cpu().numpy()
             steps = tuple(s * whole.itemsize for s in stride)

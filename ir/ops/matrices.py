@@ -89,7 +89,7 @@ def transpose(b: Builder, x: Any) -> Any:
 def _places(b: Builder, x: Any) -> tuple[Any, Any]:
     """The row and column of each element."""
     type = b.type_of(x)
-    return tuple(  # type: ignore[return-value]
+    return tuple(
         b.iota(shape=type.shape, axis=axis, dtype=int64, device=type.device)
         for axis in (len(type.shape) - 2, len(type.shape) - 1)
     )

@@ -391,7 +391,7 @@ class _Chain:
         for sizes in (lower, upper):
             if len(sizes) > 1 and not all(isinstance(d, int) for d in sizes):
                 raise _Mismatch("bounds of different sizes")
-        most, least = (max(lower) if lower else None), (min(upper) if upper else None)  # type: ignore[type-var]
+        most, least = (max(lower) if lower else None), (min(upper) if upper else None)
         finite = [n for _, n in self.conditions if not math.isinf(n)]
         if finite and not (most is None and isinstance(least, int) and least >= 0):
             raise _Mismatch(f"rows that are masked with {finite[0]} alone would be even")

@@ -174,7 +174,7 @@ def _viewed(axes: Callable[[Node], Mapping[int, int] | None]) -> Any:
         known = operands[0]
         line = known if isinstance(known, Line) else known.condition
         if line is None:
-            return known  # type: ignore[no-any-return]
+            return known
         found = axes(node)
         moved = None if found is None else line.moved(found)
         if moved is None or isinstance(known, Line):
@@ -212,7 +212,7 @@ def _sliced(node: Node, operands: Sequence[Any]) -> Known | None:
     known = operands[0]
     line = known if isinstance(known, Line) else known.condition
     if line is None:
-        return known  # type: ignore[no-any-return]
+        return known
     starts, steps = node.attributes["starts"], node.attributes["steps"]
     offset = line.offset
     terms = []

@@ -90,7 +90,7 @@ class MovePermutations:
         found = self.arranged.get(value)
         if found is not None and found.order == order:
             return found.source
-        return self.builder.permute(self.plain(value), axes=inverse_permutation(order))  # type: ignore[no-any-return]
+        return self.builder.permute(self.plain(value), axes=inverse_permutation(order))
 
     def _leading(self, node: Node) -> Axes | None:
         """The order of the first operand that is permuted and as large as the result.

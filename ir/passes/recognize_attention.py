@@ -126,8 +126,8 @@ def _too_narrow(node: Node) -> str:
     columns, heads = node.inputs[1].type.shape[-2], product(batch)
     if not all(isinstance(size, int) for size in (heads, rows, columns)):
         return ""
-    few = rows <= _FEW_QUERIES and heads < _FEW_HEADS  # type: ignore[operator]
-    if few and columns >= _MANY_KEYS:  # type: ignore[operator]
+    few = rows <= _FEW_QUERIES and heads < _FEW_HEADS
+    if few and columns >= _MANY_KEYS:
         return f"a block of {rows} queries would walk over {columns} keys alone"
     return ""
 

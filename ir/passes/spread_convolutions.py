@@ -49,7 +49,7 @@ def by_turns(
         return None
     if any(gcd(s, d) > 1 for s, d in zip(spreads, dilations, strict=True)):
         return None
-    if all(size <= s for size, s in zip(extents, spreads, strict=True)):  # type: ignore[operator]
+    if all(size <= s for size, s in zip(extents, spreads, strict=True)):
         return None
     parts, shapes = [], []
     for turn in product_of_ranges(*map(range, spreads)):
