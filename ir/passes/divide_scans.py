@@ -8,11 +8,13 @@ what follows them. Lines of a scan that is still long are divided again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from flamec.ir.graph import Graph, Node, Value
-from flamec.ir.op import Op, lookup
+from flamec.ir.op import Op, OpKind, lookup
 from flamec.ir.ops.scan import LONG_ROW, part
 from flamec.ir.passes.rewrite import Replacement, RewriteBuilder, rewrite
 from flamec.ir.shape import Dim, product, structurally_equal
@@ -22,144 +24,199 @@ FEW_ROWS = 64  # up to which rows are divided, from LONG_ROW on
 LINE = 1024  # elements
 
 Typical = Callable[[Dim], int | None]
+Values = Sequence[Value]
 
 
 def divide_scans(graph: Graph, typical: Typical) -> Graph:
     """The graph without scans of few long rows; itself if it has none."""
     rule = partial(_divided, typical=typical)
-    return rewrite(graph, rule, applies=_is_divisible)
-
-
-def _is_divisible(op: Op) -> bool:
-    return bool(op.scan_of or op.takes_over) or op.name == "recurrence"
+    return rewrite(graph, rule, applies=lambda op: op.kind is OpKind.SCAN)
 
 
 def _divided(b: RewriteBuilder, node: Node, typical: Typical) -> Replacement:
-    if not _is_divisible(node.op):
+    if node.op.kind is not OpKind.SCAN:
         return None
-    x, axis = node.inputs[0], node.attributes["axis"]
-    shape, dtype = x.type.shape, x.type.dtype
-    before, size, after = shape[:axis], shape[axis], shape[axis + 1 :]
-    length, rows = typical(size), typical(product([*before, *after]))
+    axis, type = node.attributes["axis"], node.inputs[0].type
+    length = typical(type.shape[axis])
+    rows = typical(product([*type.shape[:axis], *type.shape[axis + 1 :]]))
     if length is None or length < LONG_ROW or rows is None or not 0 < rows <= FEW_ROWS:
         return None
+    lines = _Lines(b, axis, type.shape)
     if node.op.takes_over:
-        return _extremes_by_lines(b, node, axis, x)
-    wide = [b.convert(y, dtype=float32) if dtype.is_half else y for y in node.inputs]
-    divided = _recurrence_by_lines if len(wide) > 1 else _scan_by_lines
-    result = divided(b, node, axis, *wide)
-    return b.convert(result, dtype=dtype) if dtype.is_half else result
+        found = _by_lines(_Extremes(node, lines), lines, node.inputs)
+    else:
+        scan = _Folds(node, lines) if node.op.scan_of else _Recurrence(lines)
+        half = type.dtype.is_half
+        wide = [b.convert(x, dtype=float32) if half else x for x in node.inputs]
+        found = _by_lines(scan, lines, wide)
+        found = [b.convert(y, dtype=type.dtype) if half else y for y in found]
+    return found[0] if len(found) == 1 else tuple(found)
 
 
-def _scan_by_lines(b: RewriteBuilder, node: Node, axis: int, wide: Value) -> Value:
-    assert node.op.scan_of is not None
-    shape = wide.type.shape
-    before, size, after = shape[:axis], shape[axis], shape[axis + 1 :]
-    fold, join = map(lookup, node.op.scan_of)
-    unit = b.constant(join.identity(wide.type.dtype), wide.type.with_shape(()))
-    rest = size % LINE
-    count = (size - rest) // LINE
-    lines = b.reshape(part(b, wide, axis, 0, size - rest), shape=(*before, count, LINE, *after))
-    totals = b.apply(fold, (lines,), {"axes": (axis + 1,)})
-    one_before, none = tuple(int(i == axis) for i in range(len(shape))), (0,) * len(shape)
-    starts = b.apply(node.op, (b.pad(totals, unit, low=one_before, high=none),), node.attributes)
+@dataclass(frozen=True)
+class _Lines:
+    """Rows along ``axis`` of a shape as lines, and what is left behind the last of them."""
 
-    def joined(start: Value, values: Value, along: int) -> Value:
-        within = b.apply(node.op, (values,), {"axis": along})
-        return b.apply(join, (b.expand_to(start, within.type.shape), within), {})
+    b: RewriteBuilder
+    axis: int
+    shape: tuple[Dim, ...]
 
-    start = b.reshape(part(b, starts, axis, 0, count), shape=(*before, count, 1, *after))
-    result = b.reshape(joined(start, lines, axis + 1), shape=(*before, size - rest, *after))
-    if not structurally_equal(rest, 0):
-        last, end = part(b, starts, axis, count, 1), part(b, wide, axis, size - rest, rest)
-        result = b.concatenate(result, joined(last, end, axis), axis=axis)
-    return result
+    @property
+    def left_over(self) -> Dim:
+        return self.shape[self.axis] % LINE
+
+    @property
+    def covered(self) -> Dim:
+        return self.shape[self.axis] - self.left_over
+
+    @property
+    def count(self) -> Dim:
+        return self.covered // LINE
+
+    def around(self, *sizes: Dim) -> tuple[Dim, ...]:
+        """The shape with ``sizes`` in the place of the axis."""
+        return (*self.shape[: self.axis], *sizes, *self.shape[self.axis + 1 :])
+
+    def of(self, x: Value) -> Value:
+        """The lines, whose elements are along the dimension behind the axis."""
+        covered = part(self.b, x, self.axis, 0, self.covered)
+        return self.b.reshape(covered, shape=self.around(self.count, LINE))
+
+    def left(self, x: Value) -> Value:
+        return part(self.b, x, self.axis, self.covered, self.left_over)
+
+    def ends(self, lines: Value) -> Value:
+        """The last element of each."""
+        last = part(self.b, lines, self.axis + 1, LINE - 1, 1)
+        return self.b.reshape(last, shape=self.around(self.count))
+
+    def behind(self, first: float, ends: Value) -> Value:
+        """What stands before each line, and before what is left, of what each line ends with."""
+        rank = len(self.shape)
+        low, high = tuple(int(i == self.axis) for i in range(rank)), (0,) * rank
+        unit = self.b.constant(first, ends.type.with_shape(()))
+        return self.b.pad(ends, unit, low=low, high=high)
+
+    def before_each(self, starts: Value, lines: Value) -> Value:
+        """What stands before each line, for all of its elements."""
+        start = part(self.b, starts, self.axis, 0, self.count)
+        start = self.b.reshape(start, shape=self.around(self.count, 1))
+        return self.b.expand_to(start, lines.type.shape)
+
+    def before_left(self, starts: Value, left: Value) -> Value:
+        start = part(self.b, starts, self.axis, self.count, 1)
+        return self.b.expand_to(start, left.type.shape)
 
 
-def _extremes_by_lines(b: RewriteBuilder, node: Node, axis: int, x: Value) -> tuple[Value, Value]:
+class _Scan(Protocol):
+    """How a scan is put together from those of lines."""
+
+    def within(self, operands: Values, axis: int) -> Values:
+        """What is known at each element of the ones before it along the axis, and of itself."""
+        ...
+
+    def starts(self, lines: Values, within: Values) -> Values:
+        """What is known before each line and before what is left."""
+        ...
+
+    def joined(self, starts: Values, within: Values) -> Values:
+        """The results at elements of which the one is known, and the other of what is before."""
+        ...
+
+
+def _by_lines(scan: _Scan, lines: _Lines, operands: Values) -> list[Value]:
+    given = [lines.of(x) for x in operands]
+    within = scan.within(given, lines.axis + 1)
+    starts = scan.starts(given, within)
+    found = scan.joined([lines.before_each(y, within[0]) for y in starts], within)
+    results = [lines.b.reshape(y, shape=lines.around(lines.covered)) for y in found]
+    if structurally_equal(lines.left_over, 0):
+        return results
+    within = scan.within([lines.left(x) for x in operands], lines.axis)
+    ends = scan.joined([lines.before_left(y, within[0]) for y in starts], within)
+    pairs = zip(results, ends, strict=True)
+    return [lines.b.concatenate(y, end, axis=lines.axis) for y, end in pairs]
+
+
+@dataclass(frozen=True)
+class _Folds:
+    """Lines are folded, which takes no memory for their elements."""
+
+    node: Node
+    lines: _Lines
+
+    def within(self, operands: Values, axis: int) -> Values:
+        return [self.lines.b.apply(self.node.op, operands, {"axis": axis})]
+
+    def starts(self, lines: Values, within: Values) -> Values:
+        b, (fold, join) = self.lines.b, self._parts
+        totals = b.apply(fold, lines, {"axes": (self.lines.axis + 1,)})
+        unit = join.identity(totals.type.dtype)
+        return [b.apply(self.node.op, (self.lines.behind(unit, totals),), self.node.attributes)]
+
+    def joined(self, starts: Values, within: Values) -> Values:
+        return [self.lines.b.apply(self._parts[1], (*starts, *within), {})]
+
+    @property
+    def _parts(self) -> tuple[Op, Op]:
+        assert self.node.op.scan_of is not None
+        fold, join = map(lookup, self.node.op.scan_of)
+        return fold, join
+
+
+@dataclass(frozen=True)
+class _Extremes:
     """Values and places: those of the lines before stay where none of an element's own line takes
     over."""
-    shape, rank = x.type.shape, len(x.type.shape)
-    before, size, after = shape[:axis], shape[axis], shape[axis + 1 :]
-    rest = size % LINE
-    count = (size - rest) // LINE
-    lines = b.reshape(part(b, x, axis, 0, size - rest), shape=(*before, count, LINE, *after))
-    within = b.apply(node.op, (lines,), {"axis": axis + 1})
-    ends, places = (
-        b.reshape(part(b, y, axis + 1, LINE - 1, 1), shape=(*before, count, *after)) for y in within
-    )
-    extremes, of_line = b.apply(node.op, (ends,), {"axis": axis})
-    where = {"shape": of_line.type.shape, "dtype": int64, "device": x.type.device}
-    others = [of_line if i == axis else b.iota(axis=i, **where) for i in range(rank)]
-    line = b.constant(LINE, of_line.type)
-    places = b.add(b.index(places, *others, inside=True), b.mul(of_line, line))
-    one_before, none = tuple(int(i == axis) for i in range(rank)), (0,) * rank
-    starts = tuple(
-        b.pad(y, b.constant(0, y.type.with_shape(())), low=one_before, high=none)
-        for y in (extremes, places)
-    )
-    number = b.iota(axis=axis, **{**where, "shape": starts[0].type.shape})
 
-    def joined(of: tuple[Value, Value], first: Dim, lines: Dim, along: int) -> list[Value]:
-        """Of so many lines from ``first`` on, whose dimension ``along`` is that of elements."""
-        value, place = of
-        wanted = value.type.shape
-        shape = (*before, lines, 1, *after) if along > axis else (*before, 1, *after)
-        start, start_place, at = (
-            b.expand_to(b.reshape(part(b, y, axis, first, lines), shape=shape), wanted)
-            for y in (*starts, number)
-        )
-        place = b.add(place, b.mul(at, line))
-        compare = lookup(node.op.takes_over)
-        own = b.bitwise_or(b.apply(compare, (value, start), {}), b.ne(value, value))
-        own = b.bitwise_or(own, b.eq(at, b.constant(0, at.type)))
-        return [b.where(own, value, start), b.where(own, place, start_place)]
+    node: Node
+    lines: _Lines
 
-    found = [
-        b.reshape(y, shape=(*before, size - rest, *after))
-        for y in joined(within, 0, count, axis + 1)
-    ]
-    if not structurally_equal(rest, 0):
-        end = b.apply(node.op, (part(b, x, axis, size - rest, rest),), {"axis": axis})
-        found = [
-            b.concatenate(y, z, axis=axis)
-            for y, z in zip(found, joined(end, count, 1, axis), strict=True)
-        ]
-    values, positions = found
-    return values, positions
+    def within(self, operands: Values, axis: int) -> Values:
+        return self.lines.b.apply_all(self.node.op, operands, {"axis": axis})
+
+    def starts(self, lines: Values, within: Values) -> Values:
+        """Also the number of each line."""
+        b, axis = self.lines.b, self.lines.axis
+        ends, places = map(self.lines.ends, within)
+        extremes, of_line = b.apply(self.node.op, (ends,), {"axis": axis})
+        shape, kind = ends.type.shape, {"dtype": int64, "device": ends.type.device}
+        at = [b.iota(axis=i, shape=shape, **kind) for i in range(len(shape))]
+        at[axis] = of_line
+        places = b.add(b.index(places, *at, inside=True), self._first_of(of_line))
+        starts = self.lines.behind(0, extremes), self.lines.behind(0, places)
+        return (*starts, b.iota(axis=axis, shape=starts[0].type.shape, **kind))
+
+    def joined(self, starts: Values, within: Values) -> Values:
+        b = self.lines.b
+        (start, start_place, number), (value, place) = starts, within
+        takes_over = b.apply(lookup(self.node.op.takes_over), (value, start), {})
+        own = b.bitwise_or(takes_over, b.ne(value, value))
+        own = b.bitwise_or(own, b.eq(number, b.constant(0, number.type)))
+        place = b.add(place, self._first_of(number))
+        return b.where(own, value, start), b.where(own, place, start_place)
+
+    def _first_of(self, line: Value) -> Value:
+        return self.lines.b.mul(line, self.lines.b.constant(LINE, line.type))
 
 
-def _recurrence_by_lines(
-    b: RewriteBuilder, node: Node, axis: int, x: Value, factors: Value
-) -> Value:
+@dataclass(frozen=True)
+class _Recurrence:
     """What a line begins with is multiplied by all its factors so far."""
-    shape = x.type.shape
-    before, size, after = shape[:axis], shape[axis], shape[axis + 1 :]
-    rest = size % LINE
-    count = (size - rest) // LINE
 
-    def within(values: Value, by: Value, along: int) -> tuple[Value, Value]:
-        return b.recurrence(values, by, axis=along), b.cumprod(by, axis=along)
+    lines: _Lines
 
-    def lines(y: Value) -> Value:
-        return b.reshape(part(b, y, axis, 0, size - rest), shape=(*before, count, LINE, *after))
+    def within(self, operands: Values, axis: int) -> Values:
+        """Results and products of factors."""
+        x, factors = operands
+        results = self.lines.b.recurrence(x, factors, axis=axis)
+        return results, self.lines.b.cumprod(factors, axis=axis)
 
-    results, products = within(lines(x), lines(factors), axis + 1)
-    ends, passed = (
-        b.reshape(part(b, y, axis + 1, LINE - 1, 1), shape=(*before, count, *after))
-        for y in (results, products)
-    )
-    totals = b.recurrence(ends, passed, axis=axis)
-    one_more, none = tuple(int(i == axis) for i in range(len(shape))), (0,) * len(shape)
-    starts = b.pad(totals, b.constant(0, x.type.with_shape(())), low=one_more, high=none)
-    start = b.reshape(part(b, starts, axis, 0, count), shape=(*before, count, 1, *after))
-    started = b.mul(b.expand_to(start, products.type.shape), products)
-    result = b.reshape(b.add(results, started), shape=(*before, size - rest, *after))
-    if structurally_equal(rest, 0):
-        return result
-    results, products = within(
-        part(b, x, axis, size - rest, rest), part(b, factors, axis, size - rest, rest), axis
-    )
-    last = part(b, starts, axis, count, 1)
-    started = b.mul(b.expand_to(last, products.type.shape), products)
-    return b.concatenate(result, b.add(results, started), axis=axis)
+    def starts(self, lines: Values, within: Values) -> Values:
+        ends, passed = map(self.lines.ends, within)
+        totals = self.lines.b.recurrence(ends, passed, axis=self.lines.axis)
+        return [self.lines.behind(0, totals)]
+
+    def joined(self, starts: Values, within: Values) -> Values:
+        (start,), (results, products) = starts, within
+        return [self.lines.b.add(results, self.lines.b.mul(start, products))]

@@ -11,7 +11,7 @@ from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
-from flamec.ir.op import OpKind
+from flamec.ir.op import OpKind, lookup
 from flamec.ir.passes import divide_scans
 from flamec.ir.shape import Dim, SymbolicDim
 from flamec.ir.types import DType, TensorType, bfloat16, float32, float64, int64
@@ -120,10 +120,13 @@ def test_half_floats_are_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(found, wanted)
 
 
-def test_long_rows_of_programs_for_gpus_are_lines_and_others_are_not() -> None:
+@pytest.mark.parametrize("name", ["cumsum", "cumprod", "cummax", "recurrence"])
+def test_long_rows_of_programs_for_gpus_are_lines_and_others_are_not(name: str) -> None:
     def launches(*shape: Dim, hint: int = 1 << 20) -> int:
         options = CodegenOptions(size_hints={"N": hint})
-        graph = scan("cumsum", shape, len(shape) - 1, float32)
+        b = GraphBuilder()
+        operands = [b.input(TensorType(shape, float32)) for _ in range(1 + (name == "recurrence"))]
+        graph = b.build(b.apply_all(lookup(name), operands, {"axis": len(shape) - 1}))
         return len(compile_graph(graph, options).plan.actions)
 
     assert launches(1 << 20) == 3
