@@ -16,7 +16,6 @@ import flamec
 from flamec import random
 from flamec.functional import (
     along_dimension,
-    scan,
     searching,
     statistics,
     true_places,
@@ -167,7 +166,6 @@ def _folding() -> list[Case]:
         Case("max", lambda x: x(4, 6).max(1)),
         Case("min", lambda x: x(4, 6).min(0)),
         Case("by_recurrence", lambda x: flamec.logcumsumexp(x(4, 6), 1)),
-        Case("in_doubling_steps", lambda x: scan._in_doubling_steps(x(4, 6), 1, 3)),
         Case("diff", lambda x: flamec.diff(x(4, 6))),
         Case("trapezoid", lambda x: flamec.trapezoid(x(4, 6), dx=0.5)),
         Case("cumulative_trapezoid", lambda x: flamec.cumulative_trapezoid(x(4, 6), x(6))),

@@ -17,14 +17,13 @@ from flamec.functional import arithmetic
 from flamec.functional.arguments import public
 from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.dimensions import dimension
-from flamec.functional.elementwise import log_sum
 from flamec.functional.primitives import narrowed, ops, widened
 from flamec.functional.promotion import as_tensors, float_dtype, is_number, require_tensor
 from flamec.functional.reduction import accumulated
 from flamec.functional.shape import window
 from flamec.functional.unary import copied
 from flamec.fusing import fused
-from flamec.ir.ops.scan import LONG_ROW, one_before
+from flamec.ir.ops.scan import one_before
 from flamec.ir.shape import equal, less
 from flamec.ir.types import DType, bool_, int64, uint8
 from flamec.tensor import Tensor
@@ -96,10 +95,6 @@ def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     axis = dimension("logcumsumexp", dim, input.ndim)
     if input.ndim == 0:
         return copied(input)
-    size = input._type.shape[axis]
-    # On a GPU a scan of one row is the work of one block.
-    if isinstance(size, int) and size >= LONG_ROW and input._type.device.type != "cpu":
-        return _in_doubling_steps(input, axis, (size - 1).bit_length())
     return _by_recurrence(input, axis)
 
 
@@ -109,28 +104,13 @@ def _by_recurrence(input: Tensor, axis: int) -> Tensor:
     largest, _ = ops.cummax(ops.detach(x), axis=axis)
     base = ops.where(ops.lt(ops.abs(largest), math.inf), largest, 0.0)
     before = one_before(ops, largest, axis, -math.inf)
-    shrinks = ops.exp(ops.sub(one_before(ops, base, axis, 0.0), base))
+    grown = ops.sub(one_before(ops, base, axis, 0.0), base)
+    shrinks = ops.exp(ops.minimum(grown, 0.0))  # from an infinite maximum on, base is 0
     factors = ops.where(ops.eq(before, -math.inf), 0.0, shrinks)
     total = ops.recurrence(ops.exp(ops.sub(x, base)), factors, axis=axis)
     empty = ops.eq(total, 0.0)  # all are -inf so far
     result = ops.add(ops.log(ops.where(empty, 1.0, total)), base)
     return narrowed(ops.where(empty, -math.inf, result), input._type.dtype)
-
-
-@fused()
-def _in_doubling_steps(input: Tensor, axis: int, steps: int) -> Tensor:
-    """``logcumsumexp`` of at most 2 ** ``steps`` elements, in doubling steps of the pairwise rule,
-    which is associative (Hillis and Steele, "Data parallel algorithms", CACM 29(12), 1986)."""
-    result = copied(widened(input))
-    size, rank = result._type.shape[axis], result.ndim
-    nothing = ops.full(
-        value=-math.inf, shape=(), dtype=result._type.dtype, device=result._type.device
-    )
-    for step in range(steps):
-        low = tuple(1 << step if i == axis else 0 for i in range(rank))
-        earlier = window(ops.pad(result, nothing, low=low, high=(0,) * rank), axis, 0, size)
-        result = log_sum(earlier, result)
-    return narrowed(result, input._type.dtype)
 
 
 # differences -----------------------------------------------------------------------------

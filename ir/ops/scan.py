@@ -27,9 +27,6 @@ def _infer_scan(name: str) -> Callable[[Types, Attributes], TensorType]:
     return infer
 
 
-LONG_ROW = 1 << 15  # too long for one block of a GPU
-
-
 def part(b: Builder, x: Any, axis: int, start: Dim, size: Dim) -> Any:
     """``size`` elements of one axis from ``start`` on."""
     shape = b.type_of(x).shape

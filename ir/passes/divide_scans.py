@@ -15,12 +15,12 @@ from typing import Protocol
 
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import Op, OpKind, lookup
-from flamec.ir.ops.scan import LONG_ROW, part
+from flamec.ir.ops.scan import part
 from flamec.ir.passes.rewrite import Replacement, RewriteBuilder, rewrite
 from flamec.ir.shape import Dim, product, structurally_equal
 from flamec.ir.types import float32, int64
 
-FEW_ROWS = 64  # up to which rows are divided, from LONG_ROW on
+LONG_ROW, FEW_ROWS = 1 << 15, 64  # from which on, and up to which, rows are divided
 LINE = 1024  # elements
 
 Typical = Callable[[Dim], int | None]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
-import flamec.ir.ops  # noqa: F401 - registers the operations
+import flamec
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.compile_graph import compile_graph
+from flamec.compiler import CompiledFunction
+from flamec.config import default_options
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
@@ -132,3 +137,32 @@ def test_long_rows_of_programs_for_gpus_are_lines_and_others_are_not(name: str) 
     assert launches(1 << 20) == 3
     assert launches(N) == launches(2, N) == 4  # and what is left of a line
     assert launches(4096, 1024) == launches(N, hint=1 << 12) == launches(100, N) == 1
+
+
+def logcumsumexp(*shape: int) -> Graph:
+    options = replace(default_options(), backend="evaluate")
+    compiled = CompiledFunction(lambda x: x.logcumsumexp(-1), options)
+    program: Any = compiled.compile_variant((flamec.zeros(*shape, dtype=flamec.float64),), {})
+    graph: Graph = program.prepared.optimized
+    return graph
+
+
+def test_lines_of_logcumsumexp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing, then numbers; in other rows an infinity behind what exp overflows for."""
+    x = 5 * np.random.default_rng(0).standard_normal((4, 43))
+    x[0, :9] = -np.inf
+    x[1, 1], x[1, 2], x[2, 1], x[2, 21], x[3, 30] = 800, np.inf, 800, np.inf, np.nan
+    by_lines = divided(logcumsumexp(4, 43), monkeypatch)
+    (found,), _ = evaluate_graph(by_lines, [x])
+    with np.errstate(invalid="ignore"):
+        wanted = np.logaddexp.accumulate(x, 1)
+    np.testing.assert_allclose(found, wanted, 1e-12, 1e-12)
+
+
+def test_launches_of_logcumsumexp() -> None:
+    """One long row, and many."""
+    counts = [
+        len(compile_graph(logcumsumexp(*shape), CodegenOptions()).plan.actions)
+        for shape in ((1 << 20,), (100, 1 << 15))
+    ]
+    assert counts == [7, 2]
