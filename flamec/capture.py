@@ -9,12 +9,10 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
-
-import numpy as np
 
 from flamec.autograd.hooks import record_hooks
 from flamec.changed_arguments import ArgumentCopies, containers, copied, firsts
@@ -22,7 +20,7 @@ from flamec.changed_flags import leave_to_the_call, leaves_made
 from flamec.errors import CompileError, Uncompiled, unknown_value, unrepeatable
 from flamec.function_parts import Parts
 from flamec.guarded_layouts import AskedLayout, asked_layouts
-from flamec.guarded_values import Guard, is_constant
+from flamec.guarded_values import Guard
 from flamec.guards import Recorder
 from flamec.host_numbers import Place
 from flamec.host_state import HostState
@@ -43,7 +41,8 @@ from flamec.restoring import left_tracers, restore
 from flamec.roots import AliasDiscovered, overlaps_itself
 from flamec.runtime.fork_locks import held_in_forks
 from flamec.segments import Execution, SegmentCache, SizesDiffer
-from flamec.size_bounds import ANY_SIZE, SizeBounds
+from flamec.shared_results import shared_results
+from flamec.size_bounds import ANY_SIZE
 from flamec.size_oracle import ShapeGuard, symbol_values
 from flamec.sources import InputSource
 from flamec.state import Modes, modes, set_modes, thread
@@ -52,7 +51,7 @@ from flamec.structures import LEAF, Structure, flatten
 from flamec.tensor import RuntimeNumber, Size, Storage, Tensor
 from flamec.tensor_attributes import TensorAttributes
 from flamec.trace import Trace
-from flamec.traced_arguments import argument_labels
+from flamec.traced_arguments import Dynamic, argument_labels, argument_tracer
 from flamec.traced_results import GradEffect, Outputs, Result
 from flamec.tracked_inputs import Leaves, check_gradients_outside, reached_inputs
 from flamec.varying_state import Lifted, StateVaries
@@ -76,6 +75,7 @@ class Captured:
     ``container_count``: how many containers follow, if the program uses any
     (``changed_arguments.py``); ``first_containers``: for each among the arguments the first that is
     the same. ``retained``: outputs whose gradients are kept (``retain_grad``).
+    ``is_tangled``: whether a container stands in the result several times, which a program copies.
     ``parts``: if this is the head of a function, that and the tail that a call ends with.
     """
 
@@ -101,6 +101,7 @@ class Captured:
     found: list[Any] = field(default_factory=list)
     container_count: int = 0
     first_containers: tuple[int, ...] = ()
+    is_tangled: bool = False
     number_arguments: frozenset[int] = frozenset()
     apart: frozenset[int] = frozenset()  # arguments that may share memory
     modes: Modes = field(default_factory=modes)
@@ -131,30 +132,6 @@ class Captured:
     def equal_sizes(self) -> list[tuple[Dim, Dim]]:
         """Pairs of sizes that the guards say are equal."""
         return [(g.left, g.right) for g in self.shape_guards if g.relation == "==" and g.holds]
-
-
-@dataclass
-class Dynamic:
-    """Which parts of the arguments vary: sizes by (leaf position, axis), and numbers.
-
-    ``sizes[(leaf, axis)]`` is (symbol name, example size); ``bounds``: what is declared of
-    sizes, by symbol; a size that is declared a multiple of a number is that times its symbol.
-    ``pairs``: the other symbols by what the sizes were at first and are now. ``found``: what sizes
-    are that values decide (``segments.Execution``). ``exact``: sizes that numbers decide on have
-    the call's for examples. ``number_sizes``: whether numbers may be sizes that vary.
-    """
-
-    sizes: Mapping[tuple[int, int], tuple[str, int]] = field(default_factory=dict)
-    numbers: frozenset[int] = frozenset()
-    bounds: Mapping[str, SizeBounds] = field(default_factory=dict)
-    pairs: Mapping[tuple[int, int], str] = field(default_factory=dict)
-    found: str = "constant"
-    exact: bool = False
-    number_sizes: bool = True
-
-    def size(self, symbol: str) -> Dim:
-        """The size that a symbol stands for."""
-        return SymbolicDim.symbol(symbol) * self.bounds.get(symbol, ANY_SIZE).multiple_of
 
 
 def capture(
@@ -279,7 +256,9 @@ def _capture(
     try:
         with using_oracle(trace.oracle):
             for position, leaf in enumerate(leaves[:given]):
-                proxies.append(_proxy(trace, recorder, leaf, position, dynamic, labels[position]))
+                proxies.append(
+                    argument_tracer(trace, recorder, leaf, position, dynamic, labels[position])
+                )
                 if isinstance(leaf, Tensor):
                     argument_types[position] = proxies[-1]._type
             if trace.execution is not None:
@@ -292,7 +271,7 @@ def _capture(
             recorder.root(function, name)
             recorder.numbers_vary = bool(dynamic.numbers or host.lifted.has_numbers)
             attributes = trace.attributes = TensorAttributes(recorder, proxies, leaves)
-            copies = ArgumentCopies(structure, (proxy_args, proxy_kwargs), host.is_old)
+            copies = ArgumentCopies(structure, (proxy_args, proxy_kwargs), host)
             with recorder, math_of_expressions(), lengths_are_sizes():
                 result = [function(*proxy_args, **proxy_kwargs)]
                 record_hooks(trace, recorder)
@@ -310,11 +289,13 @@ def _capture(
                     raise unrepeatable(f"leaving {mode.replace('_', ' ')} in another state")
             proxies += host.tensors.proxies
             copies.first = len(leaves)
+            shared = shared_results(result, copies.is_known)
+            copies.shared = shared.outside | (shared.inside if host.happened else frozenset())
             host.refills, count = copies.refills(), copies.count
-            result[0] = copies.referring(result[0])
+            result[0], own = copies.referring(result[0]), copies.shared
             del proxy_args, proxy_kwargs, copies
             held = host.tensors.held
-            host.collect(result[0], recorder.guards.values())
+            host.collect(result[0], recorder.guards.values(), own)
             outputs = Outputs(trace, proxies)
             captured = _finish(
                 trace, host, result, outputs, leaves, structure, argument_types, name
@@ -340,7 +321,7 @@ def _capture(
     leave_to_the_call(trace, host, leaves)
     recorder.exempted |= trace.exempted
     captured.guards = recorder.result()
-    captured.first_containers = first_containers
+    captured.first_containers, captured.is_tangled = first_containers, bool(shared.inside)
     captured.number_arguments, captured.held = dynamic.numbers, held
     captured.found = leaves[given:]
     shared = set(trace.apart.values())
@@ -364,34 +345,6 @@ def _capture(
     host.keep_first_numbers(captured.sources, captured.effects)
     attributes.hand_over()
     return captured
-
-
-def _proxy(
-    trace: Trace, recorder: Recorder, leaf: Any, position: int, dynamic: Dynamic, label: str
-) -> Any:
-    if isinstance(leaf, Tensor):
-        if leaf._trace is not None:
-            raise CompileError(f"argument {label} is a tensor of another compiled function")
-        shape: list[Dim] = list(leaf._type.shape)
-        for axis in range(len(shape)):
-            if (position, axis) in dynamic.sizes:
-                shape[axis] = dynamic.size(dynamic.sizes[position, axis][0])
-        return trace.argument(leaf, position, leaf._type.with_shape(tuple(shape)), label)
-    if position in dynamic.numbers:
-        return recorder.host.argument(position, leaf, label)
-    if isinstance(leaf, np.ndarray):
-        raise CompileError(
-            f"argument {label} of a compiled function is a NumPy {type(leaf).__name__}; pass "
-            "flamec.from_numpy(array) instead"
-        )
-    if isinstance(leaf, Iterator):
-        raise CompileError(
-            f"argument {label} of a compiled function is a {type(leaf).__name__}: an iterator "
-            "would be used up by tracing; pass a list or tuple instead"
-        )
-    if not is_constant(leaf):
-        recorder.visit(leaf, label)
-    return leaf
 
 
 def _finish(

@@ -9,12 +9,15 @@ arguments. Invariant: the caller's containers stay the same objects, inside of o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import is_
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flamec.structures import Structure, access_paths, flatten, is_container, parts, rebuild
+from flamec.structures import Structure, access_paths, children_of, flatten, parts, rebuild
+
+if TYPE_CHECKING:
+    from flamec.host_state import HostState
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +36,8 @@ class CallersContainer:
         self.position = position
 
 
-class StateContainer:
-    """A part of a new content, or of a result: a container of Python's state, as it stands."""
+class OwnContainer:
+    """A part of a new content, or of a result: this very container, as it stands."""
 
     def __init__(self, container: Any) -> None:
         self.container = container
@@ -74,21 +77,8 @@ def firsts(found: list[Any]) -> tuple[int, ...]:
 def _containers(structure: Structure, value: Any) -> Iterator[Any]:
     if can_change(structure):
         yield value
-    for child, part in _children(structure, value):
+    for child, part in children_of(structure, value):
         yield from _containers(child, part)
-
-
-def _children(structure: Structure, value: Any) -> Iterator[tuple[Structure, Any]]:
-    """The parts of a container, each with its structure."""
-    kind = structure.kind
-    for position, child in enumerate(structure.children):
-        assert kind is not None
-        if issubclass(kind, dict):
-            yield child, value[structure.keys[position]]
-        elif issubclass(kind, (list, tuple)):
-            yield child, value[position]
-        else:
-            yield child, getattr(value, structure.keys[position])
 
 
 def copied(
@@ -99,7 +89,7 @@ def copied(
     if structure.kind is None:
         return next(leaves)
     known = {} if known is None else known
-    parts = [copied(child, leaves, part, known) for child, part in _children(structure, value)]
+    parts = [copied(child, leaves, part, known) for child, part in children_of(structure, value)]
     copy = rebuild(structure, parts)
     return known.setdefault(id(value), copy) if can_change(structure) else copy
 
@@ -125,16 +115,15 @@ def _is_same(before: Any, now: Any) -> bool:
 class ArgumentCopies:
     """The containers that a traced function is given, and what they held before it.
 
-    ``is_old``: whether something was in Python's state before the trace, by id.
+    ``shared``: containers that a copy is not the same as (``shared_results.py``), by id.
     ``first``: the position of the first container behind the leaves, to be set after the function.
     """
 
     first = 0
+    shared: frozenset[int] = frozenset()
 
-    def __init__(
-        self, structure: Structure, copies: tuple[Any, Any], is_old: Callable[[int], bool]
-    ) -> None:
-        self._is_old = is_old
+    def __init__(self, structure: Structure, copies: tuple[Any, Any], host: HostState) -> None:
+        self._host = host
         found = containers(structure, copies)
         self._before = {id(copy): (copy, _content(copy)) for copy in found}
         self._positions = {id(copy): i for i, copy in enumerate(found)}
@@ -152,22 +141,31 @@ class ArgumentCopies:
             found.append(Refill(position, structure, tuple(leaves)))
         return found
 
+    def is_known(self, identity: int) -> bool:
+        """Whether a container is the caller's, or is or stands for one of Python's state, by id."""
+        is_tracer = any(identity == id(tracer) for tracer in self._host.ignored)
+        return is_tracer or identity in self._positions or self._host.is_old(identity)
+
     def referring(self, value: Any) -> Any:
-        """``value`` with a ``CallersContainer`` for each container that is the caller's, and a
-        ``StateContainer`` for each that was there before the trace."""
+        """``value`` with a ``CallersContainer`` for each container that is the caller's, and an
+        ``OwnContainer`` for each that was there before the trace or is shared."""
         position = self._positions.get(id(value))
         if position is not None:
             return CallersContainer(self.first + position)
-        if self._is_old(id(value)) and is_container(value) and not isinstance(value, tuple):
-            return StateContainer(value)
         return self._parts(value)
 
     def _parts(self, value: Any) -> Any:
-        if not is_container(value):
+        found = parts(value)
+        if found is None:
             return value
-        structure, before = parts(value)
+        is_old = self._host.is_old(id(value)) and not isinstance(value, tuple)
+        if is_old or id(value) in self.shared:
+            return OwnContainer(value)
+        keys, before = found
         now = [self.referring(part) for part in before]
-        return value if all(map(is_, now, before)) else rebuild(structure, now)
+        if all(map(is_, now, before)):
+            return value
+        return rebuild(Structure(type(value), keys), now)
 
 
 def refill(container: Any, content: Any) -> None:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any, TypeVar, overload
 
 from flamec.call_path import CHANGED
-from flamec.capture import Captured, Dynamic, actual_sizes, capture
+from flamec.capture import Captured, actual_sizes, capture
 from flamec.changed_arguments import containers
 from flamec.collection_pause import collector_rests
 from flamec.compilation_stats import GuardFailure, Stats
@@ -52,6 +52,7 @@ from flamec.split_program import DIVERGED, Attempt, SplitProgram
 from flamec.state import is_compiling, loops_counted, memory_budget, process, thread
 from flamec.structures import flatten
 from flamec.tails import Tails
+from flamec.traced_arguments import Dynamic
 from flamec.varying_arguments import VaryingArguments, call_key, exact_sizes
 from flamec.varying_state import Lifted, StateVaries, places_of_grown
 

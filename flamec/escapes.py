@@ -23,7 +23,7 @@ from flamec.ir.shape import SymbolicDim, evaluate_dim, has_symbols
 from flamec.program import Program
 from flamec.references import replace_references
 from flamec.split_program import DIVERGED, Attempt, SplitProgram
-from flamec.structures import flatten, map_leaves
+from flamec.structures import flatten, leaves_of, map_leaves, unflatten
 from flamec.tensor import RuntimeNumber, Size, Tensor
 from flamec.varying_state import place_of
 
@@ -149,7 +149,11 @@ class OnceProgram:
             target = effect.target if isinstance(effect.target, Tensor) else None
             if target is not None and id(target._grad) in same:
                 target._grad = same[id(target._grad)]
-        return map_leaves(lambda leaf: same.get(id(leaf), leaf), result) if same else result
+        if not same:
+            return result
+        structure = captured.result_structure.children[0]  # before what escapes
+        leaves = [same.get(id(leaf), leaf) for leaf in leaves_of(structure, result)]
+        return unflatten(structure, iter(leaves))
 
 
 def _write_same(captured: Captured, same: Mapping[int, Tensor]) -> None:

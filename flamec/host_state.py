@@ -420,8 +420,8 @@ class HostState:
             raise StateVaries(read=growing.places)
 
     # the end ------------------------------------------------------------------------
-    def collect(self, result: Any, guards: Iterable[Guard]) -> None:
-        """Note what the function has written."""
+    def collect(self, result: Any, guards: Iterable[Guard], shared: frozenset[int]) -> None:
+        """Note what the function has written. ``shared``: the containers that it returns, too."""
         old = {id(g.expected) for g in guards}
         appended = list(self.lists.steps())
         written = {i: s.place.present() for i, s in self.swaps.items()}
@@ -432,7 +432,7 @@ class HostState:
         for growing, steps in appended:
             parts = [id(part) for _, value in growing.calls for part in changeable_parts(value)]
             leaves = [leaf for step in steps for leaf in step.operands]
-            is_shared = any(made.count(part) > 1 or self.is_old(part) for part in parts)
+            is_shared = any(made.count(p) > 1 or p in shared or self.is_old(p) for p in parts)
             if is_shared or not all(self._is_known(leaf, old) for leaf in leaves):
                 self.change_lists([growing])
             else:
@@ -445,7 +445,7 @@ class HostState:
                 continue
             parts = [id(part) for part in changeable_parts(present)]
             leaves, structure = flatten(present)
-            is_shared = any(made.count(part) > 1 or self.is_old(part) for part in parts)
+            is_shared = any(made.count(p) > 1 or p in shared or self.is_old(p) for p in parts)
             if is_shared or not all(self._is_known(leaf, old) for leaf in leaves):
                 del self.swaps[identity]  # what is there stays
                 self.effects.append(f"{swap.place.name} is given an object (at {user_location()})")

@@ -40,35 +40,41 @@ def flatten(value: Any) -> tuple[list[Any], Structure]:
 
 
 def _flatten(value: Any, leaves: list[Any]) -> Structure:
+    found = parts(value)
+    if found is None:
+        leaves.append(value)
+        return LEAF
+    keys, held = found
+    return Structure(type(value), keys, tuple([_flatten(part, leaves) for part in held]))
+
+
+def parts(value: Any) -> tuple[tuple[Any, ...], list[Any]] | None:
+    """The keys or field names of a container, and what it holds; None of a leaf."""
     kind = type(value)
     if kind in (list, tuple) or is_namedtuple(value):
-        return Structure(kind, (), tuple(_flatten(v, leaves) for v in value))
+        return (), list(value)
     if kind in (dict, OrderedDict):
-        return Structure(kind, tuple(value), tuple(_flatten(v, leaves) for v in value.values()))
+        return tuple(value), list(value.values())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = tuple(f.name for f in dataclasses.fields(value))
-        children = tuple(_flatten(getattr(value, n), leaves) for n in names)
-        return Structure(kind, names, children)
-    leaves.append(value)
-    return LEAF
+        return names, [getattr(value, name) for name in names]
+    return None
 
 
-def is_container(value: Any) -> bool:
-    """Whether a value is no leaf."""
-    kind = type(value)
-    if kind in (list, tuple, dict, OrderedDict) or is_namedtuple(value):
-        return True
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+def children_of(structure: Structure, value: Any) -> Iterator[tuple[Structure, Any]]:
+    """The parts of a container of this structure, each with its own."""
+    if structure.kind is not None:
+        found = parts(value)
+        assert found is not None
+        yield from zip(structure.children, found[1], strict=True)
 
 
-def parts(value: Any) -> tuple[Structure, list[Any]]:
-    """What a container is, without structures of its parts, and these."""
-    if isinstance(value, (list, tuple)):
-        return Structure(type(value)), list(value)
-    if isinstance(value, dict):
-        return Structure(type(value), tuple(value)), list(value.values())
-    names = tuple(f.name for f in dataclasses.fields(value))
-    return Structure(type(value), names), [getattr(value, n) for n in names]
+def leaves_of(structure: Structure, value: Any) -> Iterator[Any]:
+    """The leaves of a value of this structure, of whose leaves some may be containers."""
+    if structure.kind is None:
+        yield value
+    for child, part in children_of(structure, value):
+        yield from leaves_of(child, part)
 
 
 def unflatten(structure: Structure, leaves: Iterator[Any]) -> Any:

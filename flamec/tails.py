@@ -112,9 +112,14 @@ class Tails:
         return self._cut()
 
     def rejects(self, captured: Captured) -> bool:
-        """Whether the head, of which this is the first trace, is of no use; then another one or the
-        whole function is to be traced."""
-        if captured.parts is None or self.is_proved:
+        """Whether the head, of which this is the first trace or which shares containers, is of no
+        use; then another one or the whole function is to be traced."""
+        if captured.parts is None:
+            return False
+        if captured.is_tangled:  # of one container each of the tail's variables would get a copy
+            self._cut()
+            return True
+        if self.is_proved:
             return False
         saves_more = bool(captured.tracked_outputs) and not self._is_tracked
         if not captured.effects and not saves_more:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flamec.changed_arguments import CallersContainer, StateContainer
+from flamec.changed_arguments import CallersContainer, OwnContainer
 from flamec.errors import unrepeatable
 from flamec.freed_histories import FreedValues
 from flamec.host_numbers import expression_of
@@ -83,7 +83,7 @@ class Outputs:
             return Result("size", value=leaf)
         if isinstance(leaf, CallersContainer):
             return Result("container", leaf.position)
-        if isinstance(leaf, StateContainer):
+        if isinstance(leaf, OwnContainer):
             return Result("constant", value=leaf.container)
         if not isinstance(leaf, Tensor):
             return Result("constant", value=leaf)

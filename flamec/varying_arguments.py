@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from flamec.capture import Dynamic
 from flamec.size_bounds import ANY_SIZE, SizeBounds, declared_bounds
 from flamec.structures import Structure
 from flamec.tensor import Tensor
+from flamec.traced_arguments import Dynamic
 
 
 class VaryingArguments:

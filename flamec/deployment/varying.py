@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flamec.capture import Dynamic
 from flamec.size_bounds import SizeBounds
 from flamec.structures import flatten
 from flamec.tensor import Tensor
+from flamec.traced_arguments import Dynamic
 
 
 @dataclass(frozen=True)
