@@ -53,6 +53,7 @@ from flamec.functional.activation import (
     threshold,
     threshold_,
 )
+from flamec.functional.added_products import *
 from flamec.functional.arithmetic import *
 from flamec.functional.comparison import *
 from flamec.functional.creation import *

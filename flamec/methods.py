@@ -33,6 +33,7 @@ from flamec.dispatch import apply_named, write
 from flamec.errors import OperationError, user_location
 from flamec.functional import (
     activation,
+    added_products,
     arithmetic,
     comparison,
     decompositions,
@@ -95,6 +96,7 @@ MODULES: tuple[ModuleType, ...] = (
     uniqueness,
     sampling,
     matrix,
+    added_products,
     decompositions,
     linear_systems,
     matrix_functions,

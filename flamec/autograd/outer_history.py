@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from flamec.dispatch import tape_value
 from flamec.errors import CompileError, unknown_outer_gradient, user_location
-from flamec.host_state import LastAct
+from flamec.host_actions import LastAct
 from flamec.ir.graph import Value
 from flamec.ir.passes.differentiate import reachable_nodes
 from flamec.tape import Leaf
