@@ -13,13 +13,12 @@ import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from flamec.ir.estimates import estimate
 from flamec.ir.graph import Value
-from flamec.ir.group_space import Address, GroupSpace, Operand, is_assembled
+from flamec.ir.group_space import GroupSpace, Operand, is_assembled
 from flamec.ir.iteration_space import Axis, Incompatible, leaves
-from flamec.ir.layout import dense
+from flamec.ir.memory_order import accesses, even_run, extent, memory_order
 from flamec.ir.op import OpKind
-from flamec.ir.shape import Dim, product, structurally_equal
+from flamec.ir.shape import product, structurally_equal
 from flamec.ir.tasks import Task
 
 SHORT_ROW = 1 << 15  # elements that one thread may fold alone
@@ -72,72 +71,6 @@ class LoopNest:
 NestCost = Callable[[GroupSpace, set[Value], LoopNest], float]
 
 
-def extent(axes: Sequence[Axis]) -> int:
-    return estimate(product(axis.size for axis in axes))
-
-
-# memory order ------------------------------------------------------------------------
-def accesses(space: GroupSpace, escapes: set[Value]) -> list[tuple[Address, int]]:
-    """All loads and stores of a group with their weight in bytes; stores count twice."""
-    found: list[tuple[Address, int]] = []
-    for task in space.tasks:
-        for operand in space.operands[task]:
-            if operand.address is not None and operand.from_memory:
-                size = operand.source.type.dtype.itemsize
-                found.append((operand.address, size))
-        for value in task.results:
-            size = value.type.dtype.itemsize
-            if task in space.regions:
-                found.append((space.regions[task], 2 * size))
-            elif value in escapes and value in space.dims:
-                found.append((store_address(space, value), 2 * size))
-    return found
-
-
-def all_addresses(space: GroupSpace, escapes: set[Value]) -> list[Address]:
-    """Every linear form of the indices that a kernel evaluates; loops must agree with all."""
-    found = [address for address, _ in accesses(space, escapes)]
-    found.extend(space.positions.values())
-    for task in space.tasks:
-        pending = list(space.operands[task])
-        while pending:
-            operand = pending.pop()
-            if operand.is_position and operand.address is not None:
-                found.append(operand.address)
-            for index, *_ in operand.indices:
-                pending.append(index)
-                if index.address is not None:
-                    found.append(index.address)
-            found.extend(guard.index for guard in operand.guards)
-    return found
-
-
-def coalesces(outer: Axis, inner: Axis, strides: Sequence[dict[Axis, Dim]]) -> bool:
-    """Whether two neighbouring loops may be one for all addresses."""
-    return all(structurally_equal(s.get(outer, 0), s.get(inner, 0) * inner.size) for s in strides)
-
-
-def _even_run(space: GroupSpace, escapes: set[Value], order: list[Axis]) -> int:
-    """How many of the innermost loops are one loop for all addresses."""
-    strides = [address.strides() for address in all_addresses(space, escapes)]
-    count = min(1, len(order))
-    while count < len(order) and coalesces(order[-count - 1], order[-count], strides):
-        count += 1
-    return count
-
-
-def store_address(space: GroupSpace, value: Value) -> Address:
-    """The row-major place of a value's elements."""
-    terms = []
-    layout = dense(value.type.shape)
-    for axes, factors in zip(space.dims[value], layout.dims, strict=True):
-        stride = factors[0].stride if factors else 0
-        for axis in reversed(leaves(axes)):
-            terms.append((axis, stride))
-            stride = stride * axis.size
-    return Address(0, tuple(terms))
-
-
 def idle_share(nest: LoopNest, blocks: int) -> float:
     """How many of the blocks that a device wants there are for each one that it gets.
 
@@ -150,24 +83,6 @@ def idle_share(nest: LoopNest, blocks: int) -> float:
     if inner * wide <= BLOCK_ELEMENTS:
         return 1.0
     return max(1.0, blocks * wide / max(rows, 1))
-
-
-def memory_order(space: GroupSpace, escapes: set[Value]) -> list[Axis]:
-    """All axes, those first that most bytes are far apart along."""
-    axes = space.all_axes()
-    votes: dict[tuple[Axis, ...], int] = {}
-    widest: tuple[int, int] = (-1, -1)
-    best: tuple[Axis, ...] = ()
-    for address, weight in accesses(space, escapes):
-        strides = address.strides()
-        order = tuple(
-            sorted((a for a in axes if a in strides), key=lambda a: -abs(estimate(strides[a])))
-        )
-        votes[order] = votes.get(order, 0) + weight
-        rank = (extent(order), votes[order])
-        if rank > widest:
-            widest, best = rank, order
-    return [a for a in axes if a not in best] + list(best)
 
 
 # choosing ----------------------------------------------------------------------------
@@ -189,7 +104,7 @@ def choose_nest(
     folds = [t for t in space.tasks if is_fold(space, t)]
     folded = [frozenset(_folded_axes(space, t)) for t in folds]
     folded = [axes for axes in folded if axes]
-    split = len(order) - _even_run(space, escapes, order)
+    split = len(order) - even_run(space, escapes, order)
     if not folded:
         try:
             return _nest(space, escapes, order[:split], order[split:], flat=split == 0)

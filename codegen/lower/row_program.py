@@ -29,12 +29,8 @@ from flamec.ir.kernel import (
     RowProgram,
     Store,
 )
-from flamec.ir.loop_nest import (
-    Level,
-    Scope,
-    operand_level,
-    store_address,
-)
+from flamec.ir.loop_nest import Level, Scope, operand_level
+from flamec.ir.memory_order import store_address
 from flamec.ir.op import OpKind
 from flamec.ir.shape import Dim, SymbolicDim, product
 from flamec.ir.tasks import Task

@@ -40,16 +40,8 @@ from flamec.ir.kernel import (
     Recall,
     Statement,
 )
-from flamec.ir.loop_nest import (
-    Level,
-    LoopNest,
-    Scope,
-    all_addresses,
-    coalesces,
-    operand_level,
-    placed_value,
-    store_address,
-)
+from flamec.ir.loop_nest import Level, LoopNest, Scope, operand_level, placed_value
+from flamec.ir.memory_order import all_addresses, coalesces, store_address
 from flamec.ir.op import OpKind
 from flamec.ir.shape import Dim, format_dim, product, structurally_equal
 from flamec.ir.tasks import Task

@@ -18,7 +18,8 @@ from flamec.ir.graph import Value
 from flamec.ir.group_space import GroupSpace
 from flamec.ir.iteration_space import Incompatible
 from flamec.ir.kernel import SIZE_BORDERS, Part
-from flamec.ir.loop_nest import LoopNest, Scope, choose_nest, extent, nest_cost
+from flamec.ir.loop_nest import LoopNest, Scope, choose_nest, nest_cost
+from flamec.ir.memory_order import extent
 from flamec.ir.op import OpKind
 from flamec.ir.shape import symbols_of
 

@@ -22,7 +22,8 @@ from flamec.ir.group_rules import find
 from flamec.ir.group_space import GroupSpace, Operand
 from flamec.ir.iteration_space import Incompatible, leaves
 from flamec.ir.layout import is_view
-from flamec.ir.loop_nest import LoopNest, all_addresses, nest_of
+from flamec.ir.loop_nest import LoopNest, nest_of
+from flamec.ir.memory_order import all_addresses
 from flamec.ir.op import OpKind
 from flamec.ir.shape import is_multiple, product, structurally_equal
 from flamec.ir.tasks import Task, TaskGraph
