@@ -17,7 +17,8 @@ from flamec.functional.matrix import bmm, contracted, mm, mv, outer
 from flamec.functional.primitives import narrowed, ops, widened
 from flamec.functional.promotion import Number, as_tensors, constant
 from flamec.fusing import fused
-from flamec.ir.shape import broadcast_shapes, equal, format_shape
+from flamec.ir.broadcasting import broadcast_shapes
+from flamec.ir.shape import equal, format_shape
 from flamec.tensor import Tensor
 
 __all__ = ["addbmm", "addmm", "addmv", "addr", "baddbmm"]

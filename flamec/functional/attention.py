@@ -17,7 +17,8 @@ from flamec.functional.primitives import (
 from flamec.functional.promotion import require_tensor
 from flamec.functional.softmax import softmax_over
 from flamec.fusing import fused
-from flamec.ir.shape import Dim, SymbolicDim, broadcast_shapes, equal, format_shape
+from flamec.ir.broadcasting import broadcast_shapes
+from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape
 from flamec.ir.types import DType, bool_, int64
 from flamec.tensor import Tensor
 

@@ -18,7 +18,8 @@ from flamec.functional.autocasting import LOWER, autocasts
 from flamec.functional.matrix import contracted
 from flamec.functional.primitives import ops
 from flamec.functional.promotion import require_tensor
-from flamec.ir.shape import Dim, broadcast_shapes, equal, structurally_equal
+from flamec.ir.broadcasting import broadcast_shapes
+from flamec.ir.shape import Dim, equal, structurally_equal
 from flamec.tensor import Tensor
 
 Axes = tuple[Sequence[int], Sequence[int]]

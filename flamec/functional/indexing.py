@@ -29,14 +29,8 @@ from flamec.functional.true_places import (
     unravelled,
 )
 from flamec.fusing import InPlace, fused
-from flamec.ir.shape import (
-    Dim,
-    SymbolicDim,
-    broadcast_shapes,
-    equal,
-    format_shape,
-    structurally_equal,
-)
+from flamec.ir.broadcasting import broadcast_shapes
+from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, structurally_equal
 from flamec.ir.types import bool_
 from flamec.state import thread
 from flamec.tensor import Tensor

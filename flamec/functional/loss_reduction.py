@@ -5,7 +5,8 @@ from __future__ import annotations
 from flamec.errors import OperationError, user_location, warn_user
 from flamec.functional.primitives import mean_all, narrowed, ops, require_floating, sum_all, widened
 from flamec.functional.promotion import as_tensors
-from flamec.ir.shape import broadcast_shapes, format_shape, structurally_equal
+from flamec.ir.broadcasting import broadcast_shapes
+from flamec.ir.shape import format_shape, structurally_equal
 from flamec.ir.types import DType
 from flamec.tensor import Tensor
 

@@ -31,14 +31,9 @@ from flamec.functional.promotion import as_tensors, require_tensor
 from flamec.functional.shape import window
 from flamec.functional.statistics import safe_root
 from flamec.fusing import fused
+from flamec.ir.broadcasting import broadcast_shapes
 from flamec.ir.op import lookup
-from flamec.ir.shape import (
-    Dim,
-    SymbolicDim,
-    broadcast_shapes,
-    equal,
-    format_shape,
-)
+from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape
 from flamec.ir.types import bool_, int64
 from flamec.state import thread
 from flamec.tensor import Tensor

@@ -23,7 +23,8 @@ from flamec.functional.dimensions import size as one_size
 from flamec.functional.dimensions import sizes
 from flamec.functional.primitives import narrowed, ops
 from flamec.functional.promotion import is_number, plain_number, require_tensor
-from flamec.ir.shape import Dim, broadcast_shapes
+from flamec.ir.broadcasting import broadcast_shapes
+from flamec.ir.shape import Dim
 from flamec.ir.types import Device, DType, int64
 from flamec.random import (
     Generator,

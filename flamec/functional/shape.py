@@ -14,7 +14,7 @@ from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, user_location
 from flamec.functional.arguments import as_dtype, listed
 from flamec.functional.dimensions import dimension, dimensions, sequence, size, sizes
-from flamec.ir import shape as ir_shape
+from flamec.ir import broadcasting
 from flamec.ir.shape import Dim, equal, format_shape, product, structurally_equal
 from flamec.ir.types import DType
 from flamec.layout import can_view, is_contiguous
@@ -295,7 +295,7 @@ def broadcast_shapes(*shapes: Any) -> Size:
     """The shape that arrays of these shapes broadcast to."""
     given = [(s,) if isinstance(s, int) else tuple(s) for s in shapes]
     try:
-        return Size(ir_shape.broadcast_shapes(*given))
+        return Size(broadcasting.broadcast_shapes(*given))
     except ValueError as error:
         raise OperationError(f"broadcast_shapes: {error} (at {user_location()})") from error
 

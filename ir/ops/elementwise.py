@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from flamec.ir.broadcasting import broadcast_shapes
 from flamec.ir.op import Attributes, Types
 from flamec.ir.ops.checks import check_alike, check_operand_count, check_same_device
-from flamec.ir.shape import broadcast_shapes
 from flamec.ir.types import DType, TensorType
 
 FLOAT = frozenset({"float"})
