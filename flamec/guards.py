@@ -16,14 +16,13 @@ import sys
 import weakref
 from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import partial
 from types import (
     BuiltinFunctionType,
     CellType,
     CodeType,
-    FrameType,
     FunctionType,
     MappingProxyType,
     MethodType,
@@ -38,9 +37,10 @@ from flamec.config import ENVIRONMENT
 from flamec.effects import ContextVariables, effect_of
 from flamec.errors import CONTEXTLIB, is_framework_file, user_frame, user_location
 from flamec.followed_modules import is_followed, is_ours, is_user_module
-from flamec.growing_lists import Noting, can_grow
+from flamec.growing_lists import can_grow
 from flamec.guarded_values import MISSING, Guard, class_attribute, is_constant
 from flamec.host_state import HostState
+from flamec.instrumented_classes import InstrumentedClasses
 from flamec.made_objects import MadeObjects
 from flamec.number_types import asks_by_call, asks_for_types, asks_types
 from flamec.state import thread
@@ -61,6 +61,7 @@ class Recorder:
     """Collects guards while a function is traced; a context manager."""
 
     def __init__(self, host: HostState) -> None:
+        self.active = self._entered = False
         self.host = host
         host.is_old = lambda identity: identity in self.visited
         self.guards: dict[tuple[str, int, Any], Guard] = {}
@@ -72,14 +73,13 @@ class Recorder:
         self._kept: list[Any] = []
         self.codes: dict[int, CodeType] = {}  # by identity: equal code may have other globals
         self._closures = Closures()
-        self._instrumented: dict[type, dict[str, Any]] = {}  # with the hooks that they had
         self._made = MadeObjects(lambda: self.active and thread.trace is not None)
+        self._classes = InstrumentedClasses(self, self._made)
+        self.read = self._classes.read
         self._names: dict[int, str] = {}
         self._groups_read: set[int] = set()  # settings of optimizers that the user's code has read
-        self.read: dict[tuple[int, str], tuple[Any, Any]] = {}  # instance and value, kept alive
         self._watch = Watch(self)
         self._collects_garbage = False
-        self.active = self._entered = False
         self.numbers_vary = self.number_was_asked = False  # see ``number_types.py``
 
     # life cycle ---------------------------------------------------------------
@@ -103,14 +103,7 @@ class Recorder:
             if self._collects_garbage:
                 gc.enable()
             self._entered = False
-        for cls, own in self._instrumented.items():
-            for hook, value in own.items():
-                if value is not MISSING:
-                    setattr(cls, hook, value)
-                elif hook in cls.__dict__:
-                    delattr(cls, hook)
-        self._instrumented.clear()
-        self.read.clear()
+        self._classes.release()
         self._kept.clear()
 
     @contextmanager
@@ -225,7 +218,7 @@ class Recorder:
             self.effects.append(f"{name} is an iterator, which a call uses up")
         elif kind.__module__.startswith("numpy.random"):
             self.effects.append(f"{name} draws random numbers of NumPy")
-        if not isinstance(value, (FunctionType, MethodType)) and not self._instrument(kind):
+        if not isinstance(value, (FunctionType, MethodType)) and not self._classes.add(kind):
             self._visit_attributes(value, name)
 
     def _visit_attributes(self, value: Any, name: str) -> None:
@@ -250,97 +243,8 @@ class Recorder:
             label = f"{name}.{attribute}"
             self._find("slot", cls, attribute, value, label)
 
-    def _instrument(self, cls: type) -> bool:
-        """Record how attributes of instances of a class are used; False if that cannot be done.
-
-        An attribute is guarded as it was when it was first read or written.
-        """
-        if cls in self._instrumented:
-            return True
-        if not cls.__flags__ & (1 << 9):  # Py_TPFLAGS_HEAPTYPE
-            return False
-        if cls.__module__ in ("threading", "functools"):
-            return True  # nor does a result depend on them
-        original: Any = cls.__getattribute__
-        original_set: Any = cls.__setattr__
-        original_delete: Any = cls.__delattr__
-        recorder, read, made = self, self.read, self._made.ids
-
-        def recording(instance: Any, name: str) -> Any:
-            if not recorder.active or thread.trace is None:  # None: the trace is paused
-                return original(instance, name)
-            if type(class_attribute(cls, name)) is cached_property:  # which writes unseen
-                held = original(instance, "__dict__")
-                recorder._attribute(instance, name, held.get(name, MISSING))
-            try:
-                value = original(instance, name)
-                if name == "param_groups" and _is_users(sys._getframe(1)):
-                    recorder._groups_read.update(map(id, value))
-            except AttributeError:
-                if not _is_registered(instance, name):  # else __getattr__ reads it, guarded
-                    recorder._attribute(instance, name, MISSING)
-                raise
-            if id(instance) in made:
-                recorder._attribute(instance, name, value)
-                return value
-            if name == "__dict__" and type(value) is dict and _is_users(sys._getframe(1)):
-                with recorder.paused():
-                    recorder._visit_attributes(instance, recorder._names.get(id(instance), ""))
-            known = read.get((id(instance), name))
-            if known is None or known[1] is not value:
-                if not isinstance(
-                    value, (Tensor, Noting)
-                ):  # which must not live longer than in the function
-                    read[id(instance), name] = (instance, value)
-                recorder._attribute(instance, name, value)
-                if recorder.host.swaps and (
-                    can_grow(value) or recorder.host.holds(place_of(instance), name)
-                ):
-                    value = original(instance, name)
-            return value
-
-        def writing(instance: Any, name: str, value: Any) -> None:
-            if recorder.active and thread.trace is not None and id(instance) in recorder.visited:
-                before = original_or_missing(instance, name)
-                recorder._attribute(instance, name, before, unread=True)
-            original_set(instance, name, value)
-
-        def deleting(instance: Any, name: str) -> None:
-            if recorder.active and thread.trace is not None:
-                before = original_or_missing(instance, name)
-                recorder._attribute(instance, name, before, unread=True)
-            original_delete(instance, name)
-
-        def place_of(instance: Any) -> Any:
-            try:
-                return original(instance, "__dict__")
-            except AttributeError:  # of a class with slots
-                return instance
-
-        def original_or_missing(instance: Any, name: str) -> Any:
-            try:
-                return original(instance, name)
-            except AttributeError:
-                return MISSING
-
-        hooks = {
-            "__getattribute__": recording,
-            "__setattr__": writing,
-            "__delattr__": deleting,
-            **self._made.hooks(cls),
-        }
-        # first, so that whatever happens they are given back
-        self._instrumented[cls] = {name: cls.__dict__.get(name, MISSING) for name in hooks}
-        try:
-            for name, hook in hooks.items():
-                setattr(cls, name, hook)
-        except TypeError:  # an immutable class written in C
-            del self._instrumented[cls]
-            return False
-        return True
-
     @unwatched
-    def _attribute(self, instance: Any, name: str, value: Any, unread: bool = False) -> None:
+    def attribute(self, instance: Any, name: str, value: Any, unread: bool = False) -> None:
         """An attribute is read, or ``unread`` before it is written, with this value."""
         if name.startswith("__") or name in _NAMING:
             return
@@ -384,9 +288,22 @@ class Recorder:
             ):
                 self.visit(value, label)
 
+    def groups_are_read(self, groups: Any) -> None:
+        """The user's code has read the settings of an optimizer."""
+        self._groups_read.update(map(id, groups))
+
+    def dictionary_is_read(self, instance: Any) -> None:
+        """The user's code has read the dictionary of an object, where it finds all attributes."""
+        with self.paused():
+            self._visit_attributes(instance, self._names.get(id(instance), ""))
+
+    def may_be_swapped(self, owner: Callable[[], Any], name: str, value: Any) -> bool:
+        """Whether a tracer may have taken the place of the value of an attribute."""
+        return bool(self.host.swaps) and (can_grow(value) or self.host.holds(owner(), name))
+
     def attribute_is_missing(self, tensor: Tensor, name: str) -> None:
         """The function has asked a tensor from outside for an attribute that it lacks."""
-        self._attribute(tensor, name, MISSING)
+        self.attribute(tensor, name, MISSING)
 
     # code that runs -------------------------------------------------------------
     def called(self, function: Any, file: str) -> None:
@@ -518,17 +435,3 @@ class Recorder:
                 module = value if is_user_module(value) else None
             elif instruction.opname not in ("CACHE", "PRECALL", "RESUME"):
                 module = None
-
-
-def _is_users(frame: FrameType) -> bool:
-    return not is_framework_file(frame.f_code.co_filename)
-
-
-def _is_registered(instance: Any, name: str) -> bool:
-    """Whether an attribute of a module is among its parameters, buffers and modules."""
-    try:
-        held = object.__getattribute__(instance, "__dict__")  # not recorded
-    except AttributeError:  # of a class with slots
-        return False
-    registries = ("_parameters", "_buffers", "_modules")
-    return any(name in held.get(registry, ()) for registry in registries)

@@ -1,0 +1,168 @@
+"""Classes that tell how the attributes of their instances are used while a function is traced.
+
+In: the classes of objects that the function reaches, and who is told (``AttributeObserver``). Out:
+it is told of each attribute that is read, and of what was there before one is written or deleted.
+Invariant: after ``release`` the classes are what they were.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import cached_property, partial
+from types import FrameType
+from typing import Any, Protocol
+
+from flamec.errors import is_framework_file
+from flamec.growing_lists import Noting
+from flamec.guarded_values import MISSING, class_attribute
+from flamec.made_objects import MadeObjects
+from flamec.state import thread
+from flamec.tensor import Tensor
+
+Read = dict[tuple[int, str], tuple[Any, Any]]
+
+_HEAP_TYPE = 1 << 9  # CPython's flag of classes that are made by Python code
+_UNCHANGING = ("threading", "functools")  # modules on whose objects no result depends
+
+
+class AttributeObserver(Protocol):
+    """What is told of attributes. ``active``: whether it is to be; ``visited``: ids of the objects
+    that were there before the trace."""
+
+    active: bool
+    visited: set[int]
+
+    def attribute(self, instance: Any, name: str, value: Any, unread: bool = False) -> None:
+        """An attribute is read, or ``unread`` before it is written, with this value."""
+
+    def groups_are_read(self, groups: Any) -> None:
+        """The user's code has read the settings of an optimizer."""
+
+    def dictionary_is_read(self, instance: Any) -> None:
+        """The user's code has read the dictionary of an object, where it finds all attributes."""
+
+    def may_be_swapped(self, owner: Callable[[], Any], name: str, value: Any) -> bool:
+        """Whether a tracer may have taken the place of the value of an attribute; ``owner`` gives
+        the object that holds it."""
+
+
+class InstrumentedClasses:
+    """The classes of one trace. ``read``: instances and values, kept alive; told once of each."""
+
+    def __init__(self, observer: AttributeObserver, made: MadeObjects) -> None:
+        self._observer, self._made = observer, made
+        self._before: dict[type, dict[str, Any]] = {}  # the hooks that they had
+        self.read: Read = {}
+
+    def add(self, cls: type) -> bool:
+        """Tell of attributes of instances of a class; False if that cannot be done."""
+        if cls in self._before:
+            return True
+        if not cls.__flags__ & _HEAP_TYPE:
+            return False
+        if cls.__module__ in _UNCHANGING:
+            return True
+        made = self._made
+        hooks = {**_hooks(cls, self._observer, self.read, made.ids), **made.hooks(cls)}
+        # first, so that whatever happens they are given back
+        self._before[cls] = {name: cls.__dict__.get(name, MISSING) for name in hooks}
+        try:
+            for name, hook in hooks.items():
+                setattr(cls, name, hook)
+        except TypeError:  # an immutable class written in C
+            del self._before[cls]
+            return False
+        return True
+
+    def release(self) -> None:
+        """Give the classes their own hooks back; may be repeated."""
+        for cls, own in self._before.items():
+            for hook, value in own.items():
+                if value is not MISSING:
+                    setattr(cls, hook, value)
+                elif hook in cls.__dict__:
+                    delattr(cls, hook)
+        self._before.clear()
+        self.read.clear()
+
+
+def _hooks(
+    cls: type, observer: AttributeObserver, read: Read, made: set[int]
+) -> dict[str, Callable[..., Any]]:
+    """What takes the place of a class's own methods for attributes.
+
+    An attribute is told of as it was when it was first read or written. ``made``: ids of objects
+    that the traced function has made.
+    """
+    original: Any = cls.__getattribute__
+    original_set: Any = cls.__setattr__
+    original_delete: Any = cls.__delattr__
+
+    def recording(instance: Any, name: str) -> Any:
+        if not observer.active or thread.trace is None:  # None: the trace is paused
+            return original(instance, name)
+        if type(class_attribute(cls, name)) is cached_property:  # which writes unseen
+            held = original(instance, "__dict__")
+            observer.attribute(instance, name, held.get(name, MISSING))
+        try:
+            value = original(instance, name)
+            if name == "param_groups" and _is_users(sys._getframe(1)):
+                observer.groups_are_read(value)
+        except AttributeError:
+            if not _is_registered(instance, name):  # else __getattr__ reads it, guarded
+                observer.attribute(instance, name, MISSING)
+            raise
+        if id(instance) in made:
+            observer.attribute(instance, name, value)
+            return value
+        if name == "__dict__" and type(value) is dict and _is_users(sys._getframe(1)):
+            observer.dictionary_is_read(instance)
+        known = read.get((id(instance), name))
+        if known is None or known[1] is not value:
+            if not isinstance(value, (Tensor, Noting)):  # which must not outlive the function
+                read[id(instance), name] = (instance, value)
+            observer.attribute(instance, name, value)
+            if observer.may_be_swapped(partial(place_of, instance), name, value):
+                value = original(instance, name)
+        return value
+
+    def writing(instance: Any, name: str, value: Any) -> None:
+        if observer.active and thread.trace is not None and id(instance) in observer.visited:
+            before = original_or_missing(instance, name)
+            observer.attribute(instance, name, before, unread=True)
+        original_set(instance, name, value)
+
+    def deleting(instance: Any, name: str) -> None:
+        if observer.active and thread.trace is not None:
+            before = original_or_missing(instance, name)
+            observer.attribute(instance, name, before, unread=True)
+        original_delete(instance, name)
+
+    def place_of(instance: Any) -> Any:
+        try:
+            return original(instance, "__dict__")
+        except AttributeError:  # of a class with slots
+            return instance
+
+    def original_or_missing(instance: Any, name: str) -> Any:
+        try:
+            return original(instance, name)
+        except AttributeError:
+            return MISSING
+
+    return {"__getattribute__": recording, "__setattr__": writing, "__delattr__": deleting}
+
+
+def _is_users(frame: FrameType) -> bool:
+    return not is_framework_file(frame.f_code.co_filename)
+
+
+def _is_registered(instance: Any, name: str) -> bool:
+    """Whether an attribute of a module is among its parameters, buffers and modules."""
+    try:
+        held = object.__getattribute__(instance, "__dict__")  # not recorded
+    except AttributeError:  # of a class with slots
+        return False
+    registries = ("_parameters", "_buffers", "_modules")
+    return any(name in held.get(registry, ()) for registry in registries)
