@@ -14,6 +14,7 @@ import numpy as np
 
 import flamec
 from flamec import random
+from flamec.distributions.implicit_gradients import _gamma_slope, _share_slope
 from flamec.functional import (
     along_dimension,
     searching,
@@ -93,6 +94,11 @@ def _along_dimensions() -> list[Case]:
     ]
 
 
+def _beta_slope(x: Operands) -> Any:
+    p = x(5, 7).sigmoid()
+    return _share_slope(x(5, 7, positive=True), x(5, 7, positive=True), p.log(), (1 - p).log())
+
+
 def _elementwise() -> list[Case]:
     plain = [
         "gelu", "silu", "softplus", "logsigmoid", "mish", "relu", "hardtanh", "relu6",
@@ -111,6 +117,8 @@ def _elementwise() -> list[Case]:
         Case("rrelu", lambda x: F.rrelu(x(4, 3), training=True)),
         Case("threshold", lambda x: F.threshold(x(5, 7), 0.1, 20.0)),
         Case("of_higher_order", lambda x: x(5, 7).polygamma(3)),
+        Case("gamma_slope", lambda x: _gamma_slope(x(5, 7, positive=True), x(5, 7))),
+        Case("share_slope", _beta_slope),
         Case("frexp", lambda x: flamec.frexp(x(5, 7))[0]),
         Case("logit", lambda x: flamec.logit(x(5, 7), eps=0.2)),
         Case("fmax", lambda x: flamec.fmax(x(5, 7), x(7))),

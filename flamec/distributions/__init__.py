@@ -1,8 +1,4 @@
-"""Probability distributions with PyTorch's names: draws, densities, moments, divergences.
-
-What has no draws with gradients here (``Gamma``, ``Beta``, ``Dirichlet``, ``StudentT``) has
-``sample`` and refuses ``rsample``.
-"""
+"""Probability distributions with PyTorch's names: draws, densities, moments, divergences."""
 
 from flamec.distributions import constraints, transforms
 from flamec.distributions.combined import *  # noqa: F403

@@ -1,6 +1,6 @@
 """The gamma distribution and those that are made of gamma numbers.
 
-``sample`` draws; gradients by the parameters do not pass through a draw (``rsample`` is refused).
+Draws have gradients by the parameters (``implicit_gradients.py``).
 Densities: Johnson, Kotz and Balakrishnan, "Continuous Univariate Distributions", 1994.
 """
 
@@ -14,6 +14,7 @@ import flamec
 from flamec.distributions import constraints
 from flamec.distributions.constraints import Constraint
 from flamec.distributions.distribution import Constraints, Distribution, as_parameters
+from flamec.distributions.implicit_gradients import following_gamma, following_shares
 from flamec.nn.functional import one_hot
 from flamec.state import no_grad
 from flamec.tensor import Tensor
@@ -23,6 +24,7 @@ __all__ = ["Beta", "Chi2", "Dirichlet", "Gamma", "StudentT"]
 _ROUNDS = 12  # each accepts 95 of 100 proposals or more, so all refuse once in 1e15 draws
 
 
+@no_grad()
 def _log_gamma_numbers(concentration: Tensor) -> Tensor:
     """Logarithms, in float64, of gamma numbers of rate 1.
 
@@ -47,9 +49,8 @@ def _log_gamma_numbers(concentration: Tensor) -> Tensor:
 
 
 def _gamma_numbers(concentration: Tensor) -> Tensor:
-    """Gamma numbers of rate 1; those that are too small become the smallest normal number."""
-    dtype = concentration.dtype
-    return _log_gamma_numbers(concentration).exp().to(dtype).clamp_min(flamec.finfo(dtype).tiny)
+    """Gamma numbers of rate 1, which follow the concentration."""
+    return following_gamma(concentration, _log_gamma_numbers(concentration))
 
 
 class Gamma(Distribution):
@@ -59,6 +60,7 @@ class Gamma(Distribution):
         "concentration": constraints.positive,
         "rate": constraints.positive,
     }
+    has_rsample = True
 
     def __init__(self, concentration: Any, rate: Any, validate_args: bool | None = None) -> None:
         self.concentration, self.rate = as_parameters(concentration, rate)
@@ -80,10 +82,9 @@ class Gamma(Distribution):
     def variance(self) -> Tensor:
         return self.concentration / self.rate.square()
 
-    def sample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
-        with no_grad():
-            shape = self._extended_shape(sample_shape)
-            return _gamma_numbers(self.concentration.expand(shape)) / self.rate
+    def rsample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
+        shape = self._extended_shape(sample_shape)
+        return _gamma_numbers(self.concentration.expand(shape)) / self.rate
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)
@@ -112,6 +113,7 @@ class Dirichlet(Distribution):
     arg_constraints: ClassVar[Constraints] = {
         "concentration": constraints.independent(constraints.positive, 1)
     }
+    has_rsample = True
 
     def __init__(self, concentration: Tensor, validate_args: bool | None = None) -> None:
         if concentration.ndim < 1:
@@ -142,13 +144,9 @@ class Dirichlet(Distribution):
         total = c.sum(-1, keepdim=True)
         return c * (total - c) / (total.square() * (total + 1))
 
-    def sample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
-        with no_grad():
-            shape = self._extended_shape(sample_shape)
-            logarithms = _log_gamma_numbers(self.concentration.expand(shape))
-            limits = flamec.finfo(self.concentration.dtype)
-            shares = logarithms.softmax(-1).to(self.concentration.dtype)
-            return shares.clamp(limits.tiny, 1 - limits.eps / 2)  # where log_prob is finite
+    def rsample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
+        concentration = self.concentration.expand(self._extended_shape(sample_shape))
+        return following_shares(concentration, _log_gamma_numbers(concentration))
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)
@@ -171,6 +169,7 @@ class Beta(Distribution):
         "concentration1": constraints.positive,
         "concentration0": constraints.positive,
     }
+    has_rsample = True
 
     def __init__(
         self, concentration1: Any, concentration0: Any, validate_args: bool | None = None
@@ -205,8 +204,8 @@ class Beta(Distribution):
     def variance(self) -> Tensor:
         return self._dirichlet.variance[..., 0]
 
-    def sample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
-        return self._dirichlet.sample(sample_shape)[..., 0]
+    def rsample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
+        return self._dirichlet.rsample(sample_shape)[..., 0]
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)
@@ -226,6 +225,7 @@ class StudentT(Distribution):
         "loc": constraints.real,
         "scale": constraints.positive,
     }
+    has_rsample = True
 
     def __init__(
         self, df: Any, loc: Any = 0.0, scale: Any = 1.0, validate_args: bool | None = None
@@ -252,13 +252,12 @@ class StudentT(Distribution):
         heavy = flamec.where(df > 1, math.inf, math.nan)
         return flamec.where(df > 2, finite, heavy.to(finite.dtype))
 
-    def sample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
-        with no_grad():
-            shape = self._extended_shape(sample_shape)
-            df = self.df.expand(shape)
-            normal = flamec.randn(shape, dtype=df.dtype, device=df.device)
-            squares = 2 * _gamma_numbers(0.5 * df)
-            return self.loc + self.scale * normal * (df / squares).sqrt()
+    def rsample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
+        shape = self._extended_shape(sample_shape)
+        df = self.df.expand(shape)
+        normal = flamec.randn(shape, dtype=df.dtype, device=df.device)
+        squares = 2 * _gamma_numbers(0.5 * df)
+        return self.loc + self.scale * normal * (df / squares).sqrt()
 
     def _log_norm(self) -> Tensor:
         half = 0.5 * self.df
