@@ -16,6 +16,7 @@ from flamec.guarded_values import is_constant
 from flamec.host_numbers import Place
 from flamec.ir.shape import SymbolicDim
 from flamec.ir.types import TensorType
+from flamec.lifting import lift_argument
 from flamec.roots import AliasDiscovered, overlaps_itself
 from flamec.size_bounds import ANY_SIZE
 from flamec.size_oracle import symbol_values
@@ -88,7 +89,7 @@ class StateTensors:
         self._leaves.append(tensor)
         type = tensor._type if is_based else self._type((place.identity, number), tensor)
         first = len(trace.sources)
-        proxy = trace.argument(tensor, position, type, place.name)
+        proxy = lift_argument(trace, tensor, position, type, place.name)
         for i in range(first, len(trace.sources)):  # in segments the place counts
             path = (place.key, number)
             trace.sources[i] = replace(trace.sources[i], container=place.owner, path=path)

@@ -25,17 +25,18 @@ from flamec.dispatch import (
     view_steps,
     with_scalars_moved,
 )
-from flamec.errors import CompileError, operation_error, user_location
+from flamec.errors import operation_error, user_location
 from flamec.given_memory import refuse_exchange, require_unchanged
-from flamec.host_numbers import expression_of, settle
+from flamec.host_numbers import settle
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import Op, OpKind
 from flamec.ir.shape import Dim, SymbolicDim, equal, evaluate_dim
 from flamec.ir.types import CPU, TensorType, float64
+from flamec.lifting import lift
 from flamec.picked_elements import PickedElements
 from flamec.recomputed_parts import RecomputedParts
-from flamec.roots import AliasDiscovered, Root, overlaps_itself, view_overlaps_itself
+from flamec.roots import AliasDiscovered, Root, view_overlaps_itself
 from flamec.size_oracle import SizeOracle
 from flamec.sources import InputSource
 from flamec.state import thread
@@ -120,33 +121,6 @@ class Trace:
         self.sources.append(source)
         return value
 
-    def argument(self, tensor: Tensor, position: int, type: TensorType, name: str) -> Tensor:
-        """The tensor that stands for an argument while tracing (``type`` may be symbolic)."""
-        storage = tensor._storage
-        if (known := self.gradients.stand_in(tensor)) is not None:
-            return known
-        if storage in self.base_storages:
-            self._lift_base(storage, position)
-            proxy = Tensor._from_trace(self, tensor._type, storage, tensor._steps)
-        else:
-            if storage in self.roots:  # nothing is written there, or the trace starts again
-                shared, storage = storage, Storage(storage.base_type, storage.base)
-                self.apart[storage] = shared
-            value = self.add_input(type, InputSource("argument", position, name=name))
-            self.roots[storage] = Root(
-                tensor._steps, value, type, input_position=len(self.sources) - 1
-            )
-            proxy = Tensor._from_trace(self, type, storage, tensor._steps)
-        proxy._requires_grad = tensor._requires_grad
-        value = self.value_of(proxy)
-        self.gradients.argument(tensor, position, proxy)
-        if tensor._requires_grad:
-            self.mark_leaf(proxy)
-            self.hooks.argument(value, position, tensor)
-        elif tape_value(tensor) is not None:
-            self.tracked.add(value)
-        return proxy
-
     def exempt(self, container: Any, key: Any) -> None:
         """Leave an entry unguarded: the program reads it anew at each call."""
         self.exempted.add((id(container), key))
@@ -161,44 +135,7 @@ class Trace:
         return self.numbers[key]
 
     def _lift(self, tensor: Tensor) -> Root:
-        storage = tensor._storage
-        expression = expression_of(tensor)
-        if expression is not None:
-            return self.roots.setdefault(storage, expression.state.root(expression))
-        if tensor._trace is not None:
-            raise CompileError(
-                "a tensor made inside one compiled function is used inside another "
-                f"(at {user_location()}); return it from the first instead"
-            )
-        if storage in self.base_storages or overlaps_itself(tensor):
-            return self._lift_base(storage)
-        owner = self.gradients.owner(tensor)
-        held = tensor if owner is None else None
-        source = InputSource(
-            "captured", held=held, owner=owner, name=str(getattr(tensor, "_name", "") or "")
-        )
-        value = self.add_input(tensor._type, source)
-        root = Root(tensor._steps, value, tensor._type, input_position=len(self.sources) - 1)
-        self.roots[storage] = root
-        if tensor._requires_grad:
-            self.leaf_tensors[value] = tensor
-            self.tracked.add(value)
-        elif tape_value(tensor) is not None:
-            self.tracked.add(value)
-        return root
-
-    def _lift_base(self, storage: Storage, position: int = -1) -> Root:
-        if storage not in self.roots:
-            held = storage if position < 0 else None
-            value = self.add_input(
-                storage.base_type, InputSource("base", position, storage=held, name="base")
-            )
-            self.roots[storage] = Root(
-                (), value, storage.base_type, input_position=len(self.sources) - 1
-            )
-            if storage.value is not None:
-                self.tracked.add(value)
-        return self.roots[storage]
+        return lift(self, tensor)
 
     # values -------------------------------------------------------------------
     def root_of(self, tensor: Tensor) -> Root:

@@ -11,6 +11,7 @@ import numpy as np
 from flamec.errors import CompileError
 from flamec.guarded_values import is_constant
 from flamec.ir.shape import Dim, SymbolicDim
+from flamec.lifting import lift_argument
 from flamec.size_bounds import ANY_SIZE, SizeBounds
 from flamec.structures import Structure
 from flamec.tensor import Tensor
@@ -81,7 +82,7 @@ def argument_tracer(
         for axis in range(len(shape)):
             if (position, axis) in dynamic.sizes:
                 shape[axis] = dynamic.size(dynamic.sizes[position, axis][0])
-        return trace.argument(leaf, position, leaf._type.with_shape(tuple(shape)), label)
+        return lift_argument(trace, leaf, position, leaf._type.with_shape(tuple(shape)), label)
     if position in dynamic.numbers:
         return recorder.host.argument(position, leaf, label)
     if isinstance(leaf, np.ndarray):
