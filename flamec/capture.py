@@ -342,7 +342,7 @@ def _capture(
         except StateVaries:
             undo()
             raise
-    host.keep_first_numbers(captured.sources, captured.effects)
+    host.firsts.keep(captured.sources, captured.effects)
     attributes.hand_over()
     return captured
 

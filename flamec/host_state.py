@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from flamec.changed_arguments import Refill
 from flamec.errors import user_location
+from flamec.first_numbers import FirstNumbers
 from flamec.growing_lists import Growing, GrowingLists, can_grow
-from flamec.guarded_values import MISSING, Guard, is_constant, same_constant
+from flamec.guarded_values import MISSING, Guard, is_constant
 from flamec.host_actions import (
     UNREAD,
     UNSET,
@@ -98,13 +99,12 @@ class HostState:
     _inputs: dict[Expression, Value] = field(default_factory=dict)
     _numbers: list[weakref.ref[Tensor]] = field(default_factory=list)
     _snapshots: list[Callable[[], None]] = field(default_factory=list)
-    _firsts: dict[tuple[int, Any], Any] = field(default_factory=dict)  # when they were first seen
-    _set: list[tuple[Any, Any]] = field(default_factory=list)  # read as others than at first
     _refusal: str = ""  # why numbers that were set last are not known
 
     def __post_init__(self) -> None:
         self.lists = GrowingLists(self)
         self.sizes = HostSizes(self)
+        self.firsts = FirstNumbers(self.swaps)
 
     # expressions ----------------------------------------------------------------
     def apply(self, function: Callable[..., Any], operands: tuple[Any, ...]) -> Expression:
@@ -201,7 +201,7 @@ class HostState:
         """Put a tracer where a value varies that the trace has just found; False if nothing that it
         holds counts."""
         if guard.kind == "item" and not isinstance(guard.expected, list):
-            self._firsts.setdefault((id(guard.owner), guard.key), guard.expected)
+            self.firsts.note(guard.owner, guard.key, guard.expected)
         if self.lifted.has_lists and can_grow(guard.expected):
             return not self._take_list(guard)
         place = place_of(guard)
@@ -252,47 +252,6 @@ class HostState:
         swap = None if place is None else self.swaps.get(place.identity)
         return swap is not None and swap.original is not UNSET and not swap.guarded
 
-    def first_value(self, source: InputSource) -> Any:
-        """The number that an input was when the trace first saw it."""
-        return self._as_first_seen(source).read(())
-
-    def _as_first_seen(self, source: InputSource) -> InputSource:
-        if source.kind != "number" or not source.path:
-            return source
-        key = source.path[0]
-        identity = id(source.container), key
-        swap = self.swaps.get(identity)
-        first = UNSET if swap is None else swap.original
-        if first is UNSET:
-            first = self._firsts.get(identity, MISSING)
-        return source if first is MISSING else replace(source, container={key: first})
-
-    def is_set(self, owner: Any, key: Any) -> bool:
-        """Whether a number in a container is another than when the trace first saw it."""
-        first = self._firsts.get((id(owner), key), MISSING)
-        if first is MISSING or same_constant(first, owner[key]):
-            return False
-        self._set.append((owner, key))
-        return True
-
-    def _was_set(self, owner: Any, key: Any) -> bool:
-        return any(o is owner and k == key for o, k in self._set)
-
-    def keep_first_numbers(self, sources: list[InputSource], effects: list[str]) -> None:
-        """Let the program of a call whose Python code has effects read numbers as they were before.
-
-        A number that the function itself has set by now is such an effect. The trace is over.
-        """
-        firsts = [self._as_first_seen(source) for source in sources]
-        for first, source in zip(firsts, sources, strict=True):
-            if first is not source and (
-                self._was_set(source.container, source.path[0])
-                or not same_constant(first.read(()), source.read(()))
-            ):
-                effects.append(f"it changes {source.name or source.path[0]}, which it has read")
-        if effects:
-            sources[:] = firsts
-
     def _swap(self, place: Place, moment: int) -> None:
         value = place.get()
         if type(value) in (tuple, list):
@@ -325,7 +284,7 @@ class HostState:
         for guard in guards:
             if guard.kind not in ("attribute", "item", "cell", "slot"):
                 continue
-            if guard.holds() and not self._was_set(guard.owner, guard.key):
+            if guard.holds() and not self.firsts.was_set(guard.owner, guard.key):
                 continue
             place = place_of(guard)
             if place is None or place.identity in self.swaps or self.lifted.knows(place.identity):
@@ -359,7 +318,7 @@ class HostState:
                 first = dictionary[key]
                 refuse_computed(first, name, str(key))
                 first = list(first) if isinstance(first, list) else first
-                self._firsts.setdefault((id(dictionary), key), first)
+                self.firsts.note(dictionary, key, first)
         operands, values = [], []
         later = False
         for argument in arguments:
@@ -501,8 +460,7 @@ class HostState:
         self._numbers.clear()
         self.ignored.clear()
         self.swaps.clear()
-        self._firsts.clear()
-        self._set.clear()
+        self.firsts.clear()
         self.is_old = lambda identity: False  # which knows all guards of the trace
         self.tensors = None
 

@@ -27,7 +27,7 @@ def runtime_number(container: Any, *path: Any) -> Any:
     if trace is None or isinstance(value, (bool, Tensor)) or not isinstance(value, (int, float)):
         return value
     host, key = trace.host, path[0]
-    if host is not None and (host.holds(container, key) or host.is_set(container, key)):
+    if host is not None and (host.holds(container, key) or host.firsts.is_set(container, key)):
         return value  # which the function has just put there
     trace.exempt(container, path[0])
     return trace.number(container, path, "_".join(str(p) for p in path))

@@ -347,7 +347,7 @@ class Execution:
     def _read(self, source: InputSource, leaves: Sequence[Any]) -> Any:
         """As ``array_of``; numbers of Python's state as they were when the trace began."""
         if source.kind == "number":
-            return self._trace.host.first_value(source)
+            return self._trace.host.firsts.read(source)
         return array_of(source, leaves)
 
     def place_of(self, value: Value) -> Place:
