@@ -14,7 +14,7 @@ from flamec.codegen.compile_graph import last_passes as last_for_c
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.compile_graph import compile_graph as compile_for_triton
 from flamec.codegen.triton.compile_graph import last_passes as last_for_triton
-from flamec.compiler import CompiledFunction
+from flamec.compiled_function import CompiledFunction
 from flamec.config import default_options
 from flamec.ir.graph import Graph
 from flamec.ir.passes.forget_derivatives import forget_derivatives

@@ -24,7 +24,7 @@ from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.choice import Choice
 from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.codegen.triton.product_schedule import ProductSchedule
-from flamec.compiler import CompiledFunction
+from flamec.compiled_function import CompiledFunction
 from flamec.config import default_options
 from flamec.ir.graph import Graph
 from flamec.ir.passes import contract_contiguous, few_channels

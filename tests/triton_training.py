@@ -16,7 +16,7 @@ import numpy as np
 import flamec
 from flamec import Tensor, nn, optim
 from flamec.codegen.triton.compile_graph import compile_graph
-from flamec.compiler import CompiledFunction
+from flamec.compiled_function import CompiledFunction
 from flamec.config import default_options
 from flamec.ir.evaluate import evaluate_graph
 from flamec.nn import functional as F

@@ -25,7 +25,7 @@ def measure(budget: float, small: bool, rounds: int) -> dict[str, Any]:
     """One budget; plain data, bytes and seconds."""
     import flamec
     from benchmarks.gpu.gpt2 import example, set_weights
-    from flamec.compiler import CompiledFunction
+    from flamec.compiled_function import CompiledFunction
     from flamec.ir.passes.plan_memory import memory_use
 
     program = example()

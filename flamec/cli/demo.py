@@ -26,7 +26,7 @@ from flamec.cli.console import (
 from flamec.cli.failure import CommandFailed
 from flamec.cli.measures import Cost, latest_cost
 from flamec.cli.timing import Timing, summarise
-from flamec.compiler import CompiledFunction
+from flamec.compiled_function import CompiledFunction
 from flamec.gpu import unavailable_reason
 
 GOAL = 0.97

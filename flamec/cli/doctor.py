@@ -31,7 +31,7 @@ from flamec.cli.console import (
     print_json,
     print_table,
 )
-from flamec.compiler import CompiledFunction
+from flamec.compiled_function import CompiledFunction
 from flamec.config import CompileOptions, default_options
 from flamec.dispatch import apply_named
 from flamec.errors import CompileError

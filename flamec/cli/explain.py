@@ -29,7 +29,7 @@ from flamec.cli.fusion_text import (
 from flamec.cli.memory_text import memory_data, memory_lines
 from flamec.cli.stages import backward_ranges
 from flamec.cli.target import Target, user_code
-from flamec.compiler import CompiledFunction, Variant
+from flamec.compiled_function import CompiledFunction, Variant
 from flamec.prepared import Prepared
 from flamec.sized_runner import planned
 from flamec.structures import flatten, unflatten

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flamec.compiler import CompiledFunction, Variant
+from flamec.compiled_function import CompiledFunction, Variant
 from flamec.differentiable import DifferentiableProgram
 from flamec.ir.graph import Graph
 from flamec.ir.op import OpKind

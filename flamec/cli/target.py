@@ -23,7 +23,8 @@ from typing import Any
 import typer
 
 from flamec.cli.failure import CommandFailed, describe
-from flamec.compiler import CompiledFunction, compile
+from flamec.compiled_function import CompiledFunction
+from flamec.compiler import compile
 from flamec.config import CompileOptions
 from flamec.nn.compiled import CompiledModule
 from flamec.nn.module import Module

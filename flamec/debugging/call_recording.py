@@ -15,7 +15,7 @@ import numpy as np
 import flamec
 from flamec.checked_values import CheckedInvocation, CheckedRunner
 from flamec.codegen.options import CodegenOptions
-from flamec.compiler import CompiledFunction
+from flamec.compiled_function import CompiledFunction
 from flamec.config import CompileOptions
 from flamec.debugging.recording import reproduction_of
 from flamec.debugging.reproduction import Reproduction

@@ -21,7 +21,7 @@ from flamec.tensor import Tensor
 from flamec.watching import unwatched
 
 if TYPE_CHECKING:
-    from flamec.compiler import CompiledFunction
+    from flamec.compiled_function import CompiledFunction
     from flamec.optim.optimizer import Optimizer
 
 _OURS = "flamec.optim."
@@ -130,7 +130,7 @@ class _Update:
 def _compile(
     optimizer: Optimizer, pending: Sequence[tuple[dict[str, Any], Pairs]]
 ) -> CompiledFunction:
-    from flamec.compiler import CompiledFunction
+    from flamec.compiled_function import CompiledFunction
 
     options = default_options(numerics="strict")  # the bits of operations one by one
     groups = [(group, [parameter for parameter, _ in pairs]) for group, pairs in pending]

@@ -15,7 +15,7 @@ from equal_layers import BACK_ENDS, graph, on_a_gpu, traced
 import flamec
 from flamec import nn, optim
 from flamec.codegen.compile_graph import compile_graph as compile_for_c
-from flamec.compiler import CompiledFunction
+from flamec.compiled_function import CompiledFunction
 from flamec.config import default_options
 from flamec.ir.build_tasks import build_tasks
 from flamec.ir.divided_graph import divide

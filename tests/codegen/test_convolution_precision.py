@@ -16,7 +16,7 @@ from flamec.codegen.compile_graph import compile_graph as compile_for_c
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.codegen.triton.part_key import part_key
-from flamec.compiler import CompiledFunction
+from flamec.compiled_function import CompiledFunction
 from flamec.config import default_options
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph

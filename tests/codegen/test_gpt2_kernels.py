@@ -12,7 +12,7 @@ from gpt2_example import example
 import flamec
 from flamec.codegen.compile_graph import CompiledGraph
 from flamec.codegen.triton.compile_graph import compile_graph
-from flamec.compiler import CompiledFunction
+from flamec.compiled_function import CompiledFunction
 from flamec.config import default_options
 from flamec.ir.passes.forget_derivatives import forget_derivatives
 from flamec.ir.passes.manager import run_passes

@@ -27,7 +27,7 @@ from flamec.codegen.triton.choice import choose_schedule
 from flamec.codegen.triton.compile_graph import compile_graph as compile_for_triton
 from flamec.codegen.triton.launches import kernel_writer
 from flamec.codegen.triton.written_kernels import WrittenKernels
-from flamec.compiler import CompiledFunction
+from flamec.compiled_function import CompiledFunction
 from flamec.config import default_options
 from flamec.ir.build_tasks import build_tasks
 from flamec.ir.builder import GraphBuilder

@@ -15,7 +15,7 @@ import pytest
 import flamec
 from flamec.codegen.compile_graph import CompiledGraph
 from flamec.codegen.triton.compile_graph import compile_graph
-from flamec.compiler import CompiledFunction
+from flamec.compiled_function import CompiledFunction
 from flamec.config import default_options
 from flamec.ir.plan import Step
 from flamec.nn import functional as F

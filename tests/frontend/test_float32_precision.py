@@ -11,7 +11,7 @@ from compiling_gpu import new_process
 from simulated_gpu import SimulatedGpu
 
 import flamec
-from flamec import compiler
+from flamec import compiled_function
 from flamec.config import default_options
 from flamec.cuda_backend import codegen_options
 from flamec.float32_precision import restore_settings, saved_settings, settings_of
@@ -189,7 +189,7 @@ def test_equal_graphs_of_another_precision_are_other_programs(
             made.append((switch.allow_tf32, graph.fingerprint()))
         return prepare(graph, *rest)
 
-    monkeypatch.setattr(compiler, "prepare", noting)
+    monkeypatch.setattr(compiled_function, "prepare", noting)
 
     def product(x: flamec.Tensor) -> flamec.Tensor:
         return x[0, 0] @ x[0, 0] if kind == "products" else F.conv2d(x, x)

@@ -18,7 +18,7 @@ import flamec
 from flamec import cuda_backend
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton import compile_graph
-from flamec.compiler import CompiledFunction
+from flamec.compiled_function import CompiledFunction
 from flamec.config import default_options
 from flamec.gpu import Gpu
 from flamec.ir.graph import Graph

@@ -8,7 +8,7 @@ from pathlib import Path
 import flamec
 from flamec import Tensor
 from flamec.codegen.triton.compile_graph import compile_graph
-from flamec.compiler import CompiledFunction
+from flamec.compiled_function import CompiledFunction
 from flamec.config import default_options
 from flamec.ir.plan import ExecutionPlan
 from flamec.places import with_places, without_places

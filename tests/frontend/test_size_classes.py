@@ -24,7 +24,7 @@ from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.codegen.triton.tiling import Tile
 from flamec.compilation_stats import Stats
-from flamec.compiler import CompiledFunction
+from flamec.compiled_function import CompiledFunction
 from flamec.config import default_options
 from flamec.debugging.recording import reproduction_of
 from flamec.errors import StageError

@@ -12,7 +12,7 @@ from own_process import run_python
 from user_kernels import cube, scaled_rows, squared_relu
 
 import flamec
-from flamec.compiler import CompiledFunction
+from flamec.compiled_function import CompiledFunction
 from flamec.ir.plan import HostCall
 from flamec.ir.types import TensorType
 from flamec.tensor import Tensor

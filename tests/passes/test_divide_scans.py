@@ -11,7 +11,7 @@ import pytest
 import flamec
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.compile_graph import compile_graph
-from flamec.compiler import CompiledFunction
+from flamec.compiled_function import CompiledFunction
 from flamec.config import default_options
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph

@@ -12,7 +12,7 @@ from same_bits import same_bits
 import flamec
 from flamec import nn, optim
 from flamec.codegen.compile_graph import compile_graph
-from flamec.compiler import CompiledFunction
+from flamec.compiled_function import CompiledFunction
 from flamec.config import default_options
 from flamec.ir.build_tasks import build_tasks
 from flamec.ir.builder import GraphBuilder

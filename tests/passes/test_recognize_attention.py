@@ -13,7 +13,7 @@ import simulated_gpu
 
 import flamec
 from flamec.cli.fusion_text import decisions_of
-from flamec.compiler import CompiledFunction
+from flamec.compiled_function import CompiledFunction
 from flamec.config import default_options
 from flamec.differentiable import DifferentiableProgram
 from flamec.ir.evaluate import evaluate_graph
