@@ -10,14 +10,15 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from flamec.errors import user_location
 from flamec.functional.autocasting import clear_casts
 from flamec.ir.types import DType, bfloat16, float16
 from flamec.state import AutocastState, thread
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 __all__ = [
     "autocast",
@@ -84,13 +85,13 @@ class autocast:
         if not thread.autocast_regions:
             clear_casts()
 
-    def __call__(self, function: F) -> F:
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
             with self:
                 return function(*args, **kwargs)
 
-        return wrapper  # type: ignore[return-value]
+        return wrapper
 
 
 def _can_be_enabled(device_type: str, dtype: DType) -> bool:

@@ -21,7 +21,7 @@ class finfo:
         dtype = process.default_dtype if type is None else as_dtype("finfo", type)
         if not dtype.is_floating_point:
             raise TypeError(f"finfo() requires a floating point dtype, not {dtype!r}; use iinfo()")
-        limits = ml_dtypes.finfo(dtype.numpy)  # type: ignore[no-untyped-call]
+        limits = ml_dtypes.finfo(dtype.numpy)  # type: ignore[no-untyped-call]  # it has no types
         self.dtype = dtype.name
         self.bits = int(limits.bits)
         self.eps = float(limits.eps)

@@ -423,7 +423,7 @@ def _gradients(outputs: list[Any], leaves: list[Tensor], seeds: list[Any] | None
     found = gradients(
         outputs, leaves, seeds, create_graph=True, materialize_grads=True, allow_unused=True
     )
-    return list(found)  # type: ignore[arg-type]
+    return list(found)  # type: ignore[arg-type]  # none is None
 
 
 def _released(results: Any, leaves: list[Tensor]) -> Any:

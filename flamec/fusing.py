@@ -78,8 +78,9 @@ def fused(*dimensions: str) -> Callable[[F], F]:
                 return function(*args, **kwargs)
             return traced(*args, **kwargs)
 
-        wrapper.composite = composite  # type: ignore[attr-defined]
-        return wrapper  # type: ignore[return-value]
+        made: Any = wrapper
+        made.composite = composite
+        return made
 
     return declare
 

@@ -224,7 +224,7 @@ def run(
     if op.kind is OpKind.CREATION and (not types[0].shape or "value" in attributes):
         return (_created(here, op, attributes, types[0]),)
     if not any(0 not in t.shape for t in types):  # nothing to compute
-        return tuple([here.allocate(t.shape, t.dtype) for t in types])  # type: ignore[arg-type]
+        return tuple([here.allocate(t.shape, t.dtype) for t in types])  # type: ignore[arg-type]  # sizes are numbers here
     if op.kind is OpKind.HOST:
         host = [here.download(array) for array in arrays]
         return tuple([here.upload(r) for r in run_op(op, attributes, host, types)])
@@ -261,7 +261,7 @@ def view(
     known = calls.views.get(key)
     if known is None:
         types = op.infer_types((source._type,), attributes)
-        made = array.view(op, attributes, types[0].shape)  # type: ignore[arg-type]
+        made = array.view(op, attributes, types[0].shape)  # type: ignore[arg-type]  # sizes are numbers here
         if made is None:
             return None
         if len(calls.views) >= _MOST_CALLS:
@@ -273,7 +273,7 @@ def view(
     return types, (
         DeviceArray(
             array.device,
-            type.shape,  # type: ignore[arg-type]
+            type.shape,  # type: ignore[arg-type]  # sizes are numbers here
             array.dtype,
             array.address + offset,
             array.memory,
@@ -336,7 +336,7 @@ def _bind(
     results: list[Any] = [t.shape for t in types]
     if op.kind is OpKind.ELEMENTWISE:
         strides: list[Shape] = [
-            row_major(a.shape) if i in copied else _steps(a)  # type: ignore[misc]
+            row_major(a.shape) if i in copied else _steps(a)  # type: ignore[misc]  # sizes are numbers here
             for i, a in enumerate(arrays)
         ]
         places, results = _joined([a.shape for a in arrays], strides, results)
@@ -398,7 +398,7 @@ def _places(arrays: Sequence[DeviceArray]) -> tuple[list[Operand], tuple[int, ..
             places.append(operand(array.shape, _steps(array)))
         except ValueError:
             copied.append(position)
-            places.append(operand(array.shape, row_major(array.shape)))  # type: ignore[arg-type]
+            places.append(operand(array.shape, row_major(array.shape)))  # type: ignore[arg-type]  # sizes are numbers here
     return places, tuple(copied)
 
 

@@ -44,7 +44,7 @@ class Noting:
     on_read: Callable[[], None]  # called first: what is in the list must not be changed unseen
 
     def append(self, value: Any) -> None:
-        super().append(value)  # type: ignore[misc]
+        super().append(value)  # type: ignore[misc]  # of the list
         self.calls.append(("append", value))
 
     def extend(self, values: Iterable[Any]) -> None:
@@ -52,7 +52,7 @@ class Noting:
             self.append(value)
 
     def clear(self) -> None:
-        super().clear()  # type: ignore[misc]
+        super().clear()  # type: ignore[misc]  # of the list
         self.is_cleared = True
 
     def __iadd__(self, values: Iterable[Any]) -> Any:
@@ -60,7 +60,7 @@ class Noting:
         return self
 
     def __radd__(self, other: Any) -> Any:
-        return other + type(other)(iter(self))  # type: ignore[call-overload]
+        return other + type(other)(iter(self))  # type: ignore[call-overload]  # of the list
 
 
 def _asking(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,7 +20,8 @@ from flamec.runtime.fork_locks import held_in_forks
 _CONTAINERS: tuple[Any, ...] = (list, dict, set, deque)
 _looking: list[MadeObjects] = []  # in all threads
 _lock = held_in_forks(threading.Lock())
-_newobj: Callable[..., Any] = copyreg.__newobj__  # type: ignore[attr-defined]
+_copyreg: Any = copyreg  # whose __newobj__ has no public type
+_newobj: Callable[..., Any] = _copyreg.__newobj__
 
 
 class MadeObjects:
@@ -34,13 +35,13 @@ class MadeObjects:
         """Look at copies, too (``copy.copy``, ``copy.deepcopy``), until ``end``."""
         with _lock:
             _looking.append(self)
-            copyreg.__newobj__ = _new_object  # type: ignore[attr-defined]
+            _copyreg.__newobj__ = _new_object
 
     def end(self) -> None:
         with _lock:
             _looking.remove(self)
             if not _looking:
-                copyreg.__newobj__ = _newobj  # type: ignore[attr-defined]
+                _copyreg.__newobj__ = _newobj
 
     def _note(self, instance: Any) -> None:
         if self._active() and _has_nothing_yet(instance):
@@ -58,7 +59,7 @@ class MadeObjects:
 
         following: Any = super
 
-        @functools.wraps(cls.__init__)  # type: ignore[misc]
+        @functools.wraps(cls.__init__)  # type: ignore[misc]  # this class's own
         def init(instance: Any, *args: Any, **kwargs: Any) -> None:
             self._note(instance)
             kind: Any = type(instance)

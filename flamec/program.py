@@ -104,7 +104,7 @@ class Program:
     def shape(self, type: TensorType, sizes: tuple[int, ...]) -> tuple[int, ...]:
         """The concrete shape of an output for given symbol values."""
         if not self.captured.symbols:
-            return type.shape  # type: ignore[return-value]
+            return type.shape  # type: ignore[return-value]  # no symbols
         bindings = dict(zip(self.captured.symbols, sizes, strict=True))
         return tuple(evaluate_dim(d, bindings) for d in type.shape)
 

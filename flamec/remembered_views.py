@@ -68,7 +68,8 @@ def remembered(function: F) -> F:
             _known[key] = made
         return result
 
-    return wrapper  # type: ignore[return-value]
+    made: Any = wrapper
+    return made
 
 
 def _are_integers(arguments: tuple[Any, ...]) -> bool:

@@ -13,7 +13,7 @@ def _result_type(name: str, *fields: str) -> Any:
         parts = ",\n".join(f"{field}={value!r}" for field, value in zip(fields, self, strict=True))
         return f"flamec.return_types.{name}(\n{parts})"
 
-    base = namedtuple(name, fields)  # type: ignore[misc]
+    base = namedtuple(name, fields)  # type: ignore[misc]  # whose names vary
     return type(name, (base,), {"__slots__": (), "__repr__": show, "__module__": __name__})
 
 

@@ -38,7 +38,7 @@ def perceptron(inputs: int, outputs: int, hidden: Sequence[int] = (64, 64)) -> M
     return nn.Sequential(*layers, nn.Linear(inputs, outputs))
 
 
-class _Network(BaseEstimator):  # type: ignore[misc]
+class _Network(BaseEstimator):  # type: ignore[misc]  # without types
     """What classifier and regressor have in common: parameters, training, outputs."""
 
     def __init__(
@@ -144,7 +144,7 @@ class _Network(BaseEstimator):  # type: ignore[misc]
         return {**state, "_step": None} if "_step" in state else state
 
 
-class NetworkClassifier(ClassifierMixin, _Network):  # type: ignore[misc]
+class NetworkClassifier(ClassifierMixin, _Network):  # type: ignore[misc]  # without types
     """A network that tells classes apart, trained on the cross entropy.
 
     Parameters
@@ -213,7 +213,7 @@ class NetworkClassifier(ClassifierMixin, _Network):  # type: ignore[misc]
         return result
 
 
-class NetworkRegressor(RegressorMixin, _Network):  # type: ignore[misc]
+class NetworkRegressor(RegressorMixin, _Network):  # type: ignore[misc]  # without types
     """A network that foretells numbers, trained on the square error.
 
     Parameters and attributes are those of ``NetworkClassifier``, without ``classes_``. Targets are

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache, wraps
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from flamec.ir.types import Device, DType, bfloat16, float16, float32
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from flamec.trace import Trace
     from flamec.watching import Observer
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ class _GradMode:
     def __new__(cls, function: Any = None) -> Any:
         self = super().__new__(cls)
         if callable(function):  # used as a decorator without parentheses
-            self.__init__()  # type: ignore[misc]
+            self.__init__()  # type: ignore[misc]  # its own
             return self(function)
         return self
 
@@ -194,15 +195,15 @@ class _GradMode:
     def __exit__(self, *_: object) -> None:
         thread.grad_enabled = self._previous.pop()
 
-    def __call__(self, function: F) -> F:
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         mode = type(self)
 
         @wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
             with mode():
                 return function(*args, **kwargs)
 
-        return wrapper  # type: ignore[return-value]
+        return wrapper
 
 
 class no_grad(_GradMode):
@@ -224,7 +225,7 @@ class inference_mode(no_grad):
         super().__init__()
         self.mode = not (mode is True or callable(mode))
 
-    def __call__(self, function: F) -> F:
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         return no_grad()(function) if not self.mode else function
 
 

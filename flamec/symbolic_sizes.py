@@ -55,7 +55,7 @@ class Sizes:
 
     def type(self, type: TensorType) -> TensorType:
         """A type with symbols in place of its sizes."""
-        return type.with_shape(self.shape(type.shape))  # type: ignore[arg-type]
+        return type.with_shape(self.shape(type.shape))  # type: ignore[arg-type]  # no symbols yet
 
 
 def rounded_hints(bindings: Mapping[str, int]) -> dict[str, int]:

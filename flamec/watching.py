@@ -17,13 +17,14 @@ from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FrameType, MethodDescriptorType
-from typing import Any, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from flamec.errors import is_framework_file
 from flamec.runtime.fork_locks import held_in_forks
 from flamec.state import thread
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 STDLIB = str(Path(os.__file__).parent)
 _MADE_BY_DATACLASSES = "__dataclass_builtins_object__"  # a variable of their __init__
@@ -95,12 +96,12 @@ def looking_away() -> Iterator[None]:
             sys.setprofile(profiler)
 
 
-def unwatched(function: F) -> F:
+def unwatched(function: Callable[P, R]) -> Callable[P, R]:
     """A function that runs no code of the user: its calls, and those that it makes, are not
     looked at."""
 
     @wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
         watch = thread.watch
         if watch is None:
             return function(*args, **kwargs)
@@ -112,7 +113,7 @@ def unwatched(function: F) -> F:
             thread.watch = watch
             sys.setprofile(watch)
 
-    return call  # type: ignore[return-value]
+    return call
 
 
 # by the profiler's hook ---------------------------------------------------------------------

@@ -62,7 +62,7 @@ class SymbolicDim(IntegerMethods):
 
     __slots__ = ("_hash", "terms")
 
-    @property  # type: ignore[misc]
+    @property  # type: ignore[misc]  # as unittest.mock has
     def __class__(self) -> type:
         """For the user's code an int, as ``isinstance`` asks; its type is SymbolicDim."""
         oracle = _oracle.get()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from flamec.codegen.lower.lanes import LANE_BYTES, MEMORY_BYTES
 from flamec.codegen.options import CodegenOptions, power_of_two
@@ -119,7 +120,8 @@ def _changed(tile: Tile, processors: int) -> Iterator[Tile]:
         for name in names:
             value = int(getattr(tile, name) * factor)
             if value >= 1:
-                yield replace(tile, **{name: value})  # type: ignore[arg-type]
+                changed: dict[str, Any] = {name: value}
+                yield replace(tile, **changed)
     if tile.warps > 1 and tile.rows > 1:  # as much for each thread
         yield replace(tile, warps=tile.warps // 2, rows=tile.rows // 2)
     yield replace(tile, warps=2 * tile.warps, rows=2 * tile.rows)

@@ -88,8 +88,8 @@ def uniform_parts(
     for group in nx.connected_components(together):
         numbers = sorted(n for n in group if isinstance(n, int))
         chosen = tuple(statements.in_order(s for n in numbers for s in taken[n]))
-        names = tuple(goals[n] for n in numbers if isinstance(goals[n], str))
-        parts.append((numbers[0], UniformPart(chosen, names)))  # type: ignore[arg-type]
+        names = tuple(goal for n in numbers if isinstance(goal := goals[n], str))
+        parts.append((numbers[0], UniformPart(chosen, names)))
     return [part for _, part in sorted(parts, key=lambda pair: pair[0])]
 
 

@@ -234,7 +234,7 @@ def _seeds(
 
 def _batch_size(grads: Tensor | Sequence[Tensor | None] | None) -> Any:
     """The size of the first dimension of all gradients."""
-    given = [] if grads is None else _as_list(grads)  # type: ignore[arg-type]
+    given: Sequence[Tensor | None] = [grads] if isinstance(grads, Tensor) else grads or ()
     shapes = [g._type.shape for g in given if g is not None]
     if (
         not shapes

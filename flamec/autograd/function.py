@@ -9,7 +9,7 @@ Python for it, and derivatives of any order follow from backward's own operation
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from flamec.autograd.function_batching import with_batching_rule
@@ -25,6 +25,8 @@ from flamec.tape import Packed, Saved, keep, restore
 from flamec.tensor import Tensor
 
 __all__ = ["Function", "FunctionCtx", "once_differentiable"]
+
+ByPosition = Sequence[Any] | Mapping[int, Any]
 
 
 class FunctionCtx:
@@ -341,10 +343,10 @@ class _Kept:
     def _positions(self, kind: str) -> tuple[int, ...]:
         return tuple(sorted({p for k, p in self.places if k == kind}))
 
-    def read(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, ...]:
+    def read(self, inputs: Sequence[Any], outputs: ByPosition) -> tuple[Any, ...]:
         return tuple(self._one(kind, p, inputs, outputs) for kind, p in self.places)
 
-    def _one(self, kind: str, position: int, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
+    def _one(self, kind: str, position: int, inputs: Sequence[Any], outputs: ByPosition) -> Any:
         if kind == "none":
             return None
         if kind == "other":
@@ -380,7 +382,7 @@ def _traced(call: _Call, kept: _Kept, results: list[Tensor]) -> list[Tensor]:
     output_values = [trace.value_of(t) for t in stand_ins]
     trace.tracked.update((*gradient_values, *output_values))
     inputs = list(call.tensors)
-    call.ctx._read_saved = lambda: kept.read(inputs, by_result)  # type: ignore[arg-type]
+    call.ctx._read_saved = lambda: kept.read(inputs, by_result)
     try:
         with enable_grad(), trace.without_values(), draws_postponed(trace) as drawn:
             found = call.once(call.gradients(seeds), seeds)
@@ -473,5 +475,6 @@ def once_differentiable(fn: Callable[..., Any]) -> Callable[..., Any]:
         with no_grad():
             return fn(ctx, *args)
 
-    wrapper._once_differentiable = True  # type: ignore[attr-defined]
-    return wrapper
+    made: Any = wrapper
+    made._once_differentiable = True
+    return made

@@ -66,7 +66,7 @@ def demo(
     device = device or ("cpu" if reason else "cuda")
     console.print(f"Training {where(device, reason)}.")
     eager, compiled = digits.Training(device), digits.Training(device)
-    step: CompiledFunction = flamec.compile(compiled.step)  # type: ignore[assignment]
+    step: CompiledFunction = flamec.compile(compiled.step)  # type: ignore[assignment]  # not F
     outcomes = {
         "eager": train("eager", eager, eager.step, data, epochs, console),
         "compiled": train("compiled", compiled, step, data, epochs, console),

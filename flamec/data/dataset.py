@@ -49,7 +49,7 @@ class IterableDataset(Dataset[T]):
     def __iter__(self) -> Iterator[T]:
         raise NotImplementedError("Subclasses of IterableDataset should implement __iter__.")
 
-    def __add__(self, other: Dataset[Any]) -> ChainDataset:  # type: ignore[override]
+    def __add__(self, other: Dataset[Any]) -> ChainDataset:  # type: ignore[override]  # as in PyTorch
         return ChainDataset([self, other])
 
 
@@ -80,7 +80,7 @@ class StackDataset(Dataset[Any]):
         if bool(args) == bool(kwargs):
             raise ValueError("StackDataset needs datasets either by place or by name")
         self.datasets: Any = args or kwargs
-        lengths = {len(d) for d in (args or kwargs.values())}  # type: ignore[arg-type]
+        lengths = {_length(d) for d in (args or kwargs.values())}
         if len(lengths) > 1:
             raise ValueError(f"Size mismatch between datasets: {sorted(lengths)}")
         (self._length,) = lengths

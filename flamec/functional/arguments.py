@@ -40,8 +40,9 @@ def public(function: F) -> F:
         result = function(*args, **kwargs)
         return result if out is None else store(function.__name__, result, out)
 
-    wrapper.takes_out = True  # type: ignore[attr-defined]
-    return wrapper  # type: ignore[return-value]
+    made: Any = wrapper
+    made.takes_out = True
+    return made
 
 
 def listed(name: str) -> Callable[[F], F]:
@@ -61,7 +62,8 @@ def listed(name: str) -> Callable[[F], F]:
                 args = (*args, kwargs.pop(name))
             return function(*args, **kwargs)
 
-        return wrapper  # type: ignore[return-value]
+        made: Any = wrapper
+        return made
 
     return declare
 

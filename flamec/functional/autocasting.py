@@ -68,9 +68,10 @@ def autocasts(
                 return _call(function, policies, args, kwargs, casts=False)
             return function(*args, **kwargs)
 
-        wrapper.autocast_policies = policies  # type: ignore[attr-defined]
-        wrapper.without_autocast = without_autocast  # type: ignore[attr-defined]
-        return wrapper  # type: ignore[return-value]
+        made: Any = wrapper
+        made.autocast_policies = policies
+        made.without_autocast = without_autocast
+        return made
 
     return declare
 

@@ -88,7 +88,7 @@ def _gru_step(state: State, x: Tensor, weights: Weights) -> State:
 def cell(mode: str, input: Tensor, state: Sequence[Tensor], *weights: Tensor | None) -> State:
     """One step from the input. input: [batch, input]; state: each [batch, hidden]; weights: input,
     hidden, and then the biases of both or None."""
-    parts = Weights(*weights)  # type: ignore[arg-type]
+    parts = Weights(*weights)  # type: ignore[arg-type]  # two are there
     return step_of(mode, parts)(tuple(state), projected_input(mode, input, parts))
 
 
@@ -136,7 +136,7 @@ def layers(
         outputs = []
         for side in range(directions):
             number = layer * directions + side
-            own = Weights(*weights[5 * number : 5 * number + 5])  # type: ignore[arg-type]
+            own = Weights(*weights[5 * number : 5 * number + 5])  # type: ignore[arg-type]  # two are there
             first = tuple(s[number] for s in state)
             output, final = direction(mode, x, first, own, mask, side == 1)
             outputs.append(output)

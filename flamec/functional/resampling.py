@@ -71,7 +71,7 @@ def interpolate(
         )
     if mode == "area":
         pool = (adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d)[spatial - 1]
-        return pool(input, sizes)  # type: ignore[arg-type]
+        return pool(input, sizes)  # type: ignore[arg-type]  # symbols pass as ints
     if mode in _NEAREST:
         x = input
         for n, (output, scale) in enumerate(zip(sizes, scales, strict=True)):

@@ -32,7 +32,8 @@ def per_dimension(function: str, argument: str, value: Any, count: int) -> tuple
                 f"{function}(): argument '{argument}' must be int or a tuple of ints, not "
                 f"{type(entry).__name__} (at {user_location()})"
             )
-    return tuple(e if isinstance(e, SymbolicDim) else int(e) for e in entries)  # type: ignore[misc]
+    sizes: list[Any] = [e if isinstance(e, SymbolicDim) else int(e) for e in entries]
+    return tuple(sizes)
 
 
 def require_positive(function: str, **arguments: Sequence[int]) -> None:

@@ -31,11 +31,17 @@ def _position(name: str, index: Any, length: int) -> int:
     return position % length
 
 
+def _held(container: Module) -> dict[str, Module]:
+    """The modules of a container, in which no name is reserved for one to come."""
+    held: dict[str, Any] = container._modules
+    return held
+
+
 class _NumberedModules(Module):
     """Submodules named "0", "1" …: what Sequential and ModuleList share."""
 
     def _entries(self) -> list[Module]:
-        return list(self._modules.values())  # type: ignore[arg-type]
+        return list(_held(self).values())
 
     def _renumber(self, modules: Iterable[Module]) -> None:
         entries = list(modules)
@@ -134,8 +140,8 @@ class Sequential(_NumberedModules):
         return self
 
     def forward(self, input: Any) -> Any:
-        for module in self._modules.values():
-            input = module(input)  # type: ignore[misc]
+        for module in _held(self).values():
+            input = module(input)
         return input
 
 
@@ -197,7 +203,7 @@ class ModuleDict(Module):
         self.update(modules or {})
 
     def __getitem__(self, key: str) -> Module:
-        return self._modules[key]  # type: ignore[return-value]
+        return _held(self)[key]
 
     def __setitem__(self, key: str, module: Module) -> None:
         self.add_module(key, module)
@@ -220,16 +226,16 @@ class ModuleDict(Module):
 
     def pop(self, key: str) -> Module:
         """Remove and return a module."""
-        return self._modules.pop(key)  # type: ignore[return-value]
+        return _held(self).pop(key)
 
     def keys(self) -> Iterable[str]:
         return self._modules.keys()
 
     def items(self) -> Iterable[tuple[str, Module]]:
-        return self._modules.items()  # type: ignore[return-value]
+        return _held(self).items()
 
     def values(self) -> Iterable[Module]:
-        return self._modules.values()  # type: ignore[return-value]
+        return _held(self).values()
 
     def update(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]]) -> None:
         """Add or replace modules."""

@@ -8,7 +8,7 @@ them their shapes and initialises them, and makes the layer an ordinary one of t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, Self
 
 from flamec.errors import OperationError, user_location
 from flamec.nn.batch_normalization import (
@@ -81,10 +81,8 @@ class UninitializedParameter(_Uninitialized, Parameter):
 
     __slots__ = ()
 
-    def __new__(
-        cls, requires_grad: bool = True, device: Any = None, dtype: Any = None
-    ) -> UninitializedParameter:
-        return super().__new__(cls, filled((0,), 0.0, device, dtype), requires_grad)  # type: ignore[return-value]
+    def __new__(cls, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> Self:
+        return super().__new__(cls, filled((0,), 0.0, device, dtype), requires_grad)
 
     def __init__(self, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> None:
         """``requires_grad``: that of the parameter that it becomes."""
@@ -101,8 +99,8 @@ class UninitializedBuffer(_Uninitialized, Buffer):
         device: Any = None,
         dtype: Any = None,
         persistent: bool = True,
-    ) -> UninitializedBuffer:
-        return super().__new__(cls, filled((0,), 0.0, device, dtype), persistent=persistent)  # type: ignore[return-value]
+    ) -> Self:
+        return super().__new__(cls, filled((0,), 0.0, device, dtype), persistent=persistent)
 
     def __init__(
         self,
@@ -165,12 +163,12 @@ class _LazyLayer(Module):
         for key, hook in list(self._load_state_dict_pre_hooks.items()):
             if hook is _take_shapes:
                 del self._load_state_dict_pre_hooks[key]
-        self.__class__ = self.cls_to_become  # type: ignore[assignment]
+        self.__class__ = self.cls_to_become  # type: ignore[assignment]  # not one of its own
 
     def reset_parameters(self) -> None:
         """As the layer that this becomes, once the shapes are known."""
         if getattr(self, self.size_name) != 0:
-            super().reset_parameters()  # type: ignore[misc]
+            super().reset_parameters()  # type: ignore[misc]  # of what it is mixed into
 
     def _make_lazy(self, names: Sequence[str], device: Any, dtype: Any) -> None:
         """Let the parameters and buffers of these names, where they exist, have no shape."""

@@ -94,7 +94,7 @@ class ModuleWithState(HookedModule):
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> IncompatibleKeys:
         """Copy (or ``assign``) tensors by path; RuntimeError listing every difference if strict."""
-        return load_state(self, state_dict, strict, assign)  # type: ignore[arg-type]
+        return load_state(self, state_dict, strict, assign)  # type: ignore[arg-type]  # it is a Module
 
     def _complete_old_state(self, state: dict[str, Any], prefix: str) -> None:
         """Add to ``state`` what older forms of the module did not have."""

@@ -7,7 +7,7 @@ storage of its own; modules recognise it by its class and register it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from flamec.dispatch import apply_named, tensor_builder, write
 from flamec.errors import CompileError, Uncompiled, user_location
@@ -47,10 +47,10 @@ class Parameter(Tensor):
 
     __slots__ = ()
 
-    def __new__(cls, data: Tensor | None = None, requires_grad: bool = True) -> Parameter:
+    def __new__(cls, data: Tensor | None = None, requires_grad: bool = True) -> Self:
         if data is None:
             data = filled((0,))
-        self: Parameter = _shared(cls, data)
+        self: Self = _shared(cls, data)
         self.requires_grad = requires_grad
         return self
 
@@ -78,8 +78,8 @@ class Buffer(Tensor):
 
     persistent: bool
 
-    def __new__(cls, data: Tensor, *, persistent: bool = True) -> Buffer:
-        self: Buffer = _shared(cls, data)
+    def __new__(cls, data: Tensor, *, persistent: bool = True) -> Self:
+        self: Self = _shared(cls, data)
         self.persistent = persistent
         return self
 

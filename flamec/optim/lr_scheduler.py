@@ -60,7 +60,7 @@ class _WithLambdas(LRScheduler):
                 raise ValueError(f"Expected {count} lr_lambdas, but got {len(lr_lambda)}")
             self.lr_lambdas = list(lr_lambda)
         else:
-            self.lr_lambdas = [lr_lambda] * count  # type: ignore[list-item]
+            self.lr_lambdas = [lr_lambda] * count  # type: ignore[list-item]  # no list: one function
         super().__init__(optimizer, last_epoch)
 
     def state_dict(self) -> dict[str, Any]:

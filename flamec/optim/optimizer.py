@@ -87,7 +87,8 @@ class Optimizer:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "step" in cls.__dict__:
-            cls.step = with_step_hooks(cls.__dict__["step"])  # type: ignore[method-assign]
+            own: Any = cls
+            own.step = with_step_hooks(cls.__dict__["step"])
 
     # what a subclass defines -----------------------------------------------------
     def new_state(self, group: Group, parameter: Tensor) -> dict[str, Any]:

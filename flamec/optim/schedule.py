@@ -39,7 +39,7 @@ def set_rate(group: Group, rate: float) -> None:
 def each_group(name: str, groups: list[Group], value: float | Sequence[float]) -> list[float]:
     """One value for each group."""
     if not isinstance(value, (list, tuple)):
-        return [value] * len(groups)  # type: ignore[list-item]
+        return [value] * len(groups)  # type: ignore[list-item]  # no list: one value
     if len(value) != len(groups):
         raise ValueError(f"{name} must have the same length as optimizer.param_groups")
     return list(value)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from flamec.profiler.averages import EventList, averages
 from flamec.profiler.chrome_trace import export
@@ -20,7 +20,8 @@ from flamec.profiler.schedules import ProfilerAction, Schedule
 from flamec.runtime.recording import set_recorder
 from flamec.state import process, thread
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 _RECORDING = (ProfilerAction.RECORD, ProfilerAction.RECORD_AND_SAVE)
 
 
@@ -189,13 +190,13 @@ class record_function:
         if recorder is not None:
             recorder.leave()
 
-    def __call__(self, function: F) -> F:
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
-        def named(*args: Any, **kwargs: Any) -> Any:
+        def named(*args: P.args, **kwargs: P.kwargs) -> R:
             with record_function(self.name):
                 return function(*args, **kwargs)
 
-        return named  # type: ignore[return-value]
+        return named
 
 
 def tensorboard_trace_handler(

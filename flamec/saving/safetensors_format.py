@@ -127,7 +127,7 @@ def read(
         else:
             file.seek(first + begin)
             array = np.empty(shape, dtype.numpy)
-            if array.size and file.readinto(_raw(array)) < array.nbytes:  # type: ignore[attr-defined]
+            if array.size and file.readinto(_raw(array)) < array.nbytes:  # type: ignore[attr-defined]  # BinaryIO lacks it
                 raise FileFormatError(f"{name} ends within tensor {key!r}")
         entries[key] = Entry(array, place)
     return entries, metadata

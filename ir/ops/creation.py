@@ -8,12 +8,12 @@ import numpy as np
 
 from flamec.ir.op import Attributes, Op, OpKind, Types, register
 from flamec.ir.ops.checks import check_axis, check_operand_count, check_shape_attribute
-from flamec.ir.shape import SymbolicDim
+from flamec.ir.shape import Dim, SymbolicDim
 from flamec.ir.types import CPU, TensorType
 
 
-def _created(attributes: Attributes, shape: tuple[object, ...]) -> TensorType:
-    return TensorType(shape, attributes["dtype"], attributes.get("device", CPU))  # type: ignore[arg-type]
+def _created(attributes: Attributes, shape: tuple[Dim, ...]) -> TensorType:
+    return TensorType(shape, attributes["dtype"], attributes.get("device", CPU))
 
 
 # full ---------------------------------------------------------------------
