@@ -114,6 +114,11 @@ class Captured:
     stored_arguments: list[tuple[Any, Any]] = field(default_factory=list)
     parts: Parts | None = None
 
+    def source_behind(self, number: int, value: Value) -> InputSource:
+        """Where a value comes from that a call gives behind its arguments and containers."""
+        position = len(self.arguments) + self.container_count + number
+        return InputSource("argument", position, name=value.name or "")
+
     @property
     def given_symbols(self) -> tuple[str, ...]:
         """The symbols whose values the check finds; a split program finds the others."""

@@ -13,7 +13,7 @@ import time
 import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +35,7 @@ from flamec.errors import (
 from flamec.escapes import OnceProgram, trust
 from flamec.float32_precision import chosen_precision
 from flamec.guard_code import TrustedCheck
-from flamec.ir.graph import Graph
+from flamec.ir.graph import Graph, Value
 from flamec.ir.passes.differentiate_while import UnboundedLoop
 from flamec.ir.passes.plan_memory import MemoryUse, memory_use
 from flamec.ir.passes.settle_sizes import settle_sizes
@@ -279,10 +279,12 @@ class CompiledFunction:
         captured.execution = None  # it knows the call's arguments
         return self._whole_program(captured)
 
-    def _whole_program(self, captured: Captured) -> Program | DifferentiableProgram:
+    def _whole_program(
+        self, captured: Captured, given: Collection[Value] = ()
+    ) -> Program | DifferentiableProgram:
         make = self._make if captured.effects else self._make_own  # those are for one call each
         if captured.tracked_outputs:
-            return DifferentiableProgram(captured, make, self.options.memory_budget)
+            return DifferentiableProgram(captured, make, self.options.memory_budget, given)
         captured = places_as_numbers(captured)
         check = TrustedCheck() if captured.effects else None
         graph = settle_sizes(captured.graph, captured.equal_sizes)

@@ -10,7 +10,7 @@ the tape instead, so that derivatives of any order are right.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -32,6 +32,7 @@ from flamec.ir.evaluate import concrete_attributes
 from flamec.ir.graph import Graph, Location, Value
 from flamec.ir.op import Op, OpKind, Types
 from flamec.ir.passes.differentiate import differentiate_graph, reachable_nodes
+from flamec.ir.passes.extract import with_given
 from flamec.ir.passes.forget_derivatives import forget_derivatives
 from flamec.ir.passes.partition import partition
 from flamec.ir.passes.recognize_attention import recognize_attention
@@ -43,7 +44,6 @@ from flamec.stages import Stages
 from flamec.state import enable_grad, no_grad, thread
 from flamec.tape import Packed, Saved, TapeNode
 from flamec.tensor import Tensor
-from flamec.traced_results import Result
 from flamec.tracked_inputs import inputs_with_gradients
 
 
@@ -57,7 +57,10 @@ class DifferentiableProgram:
         captured: Captured,
         make: Callable[[Graph, tuple[str, ...]], Prepared],
         memory_budget: float = 1.0,
+        given: Collection[Value] = (),
     ) -> None:
+        """``given``: values of the graph that a call has computed before. Those that are needed are
+        ``given`` of the program, which takes them behind its other leaves."""
         self.original = captured
         self._make = make
         states: dict[Tensor, Value] = {}
@@ -75,14 +78,20 @@ class DifferentiableProgram:
                 states,
                 reports,
             )
+        sources = captured.sources
+        check = None
+        self.given: tuple[Value, ...] = ()
+        if given:
+            check = Program.checked(captured)
+            joint, self.given = with_given(joint, given, len(sources))
+            sources = [*sources, *(captured.source_behind(i, v) for i, v in enumerate(self.given))]
         joint = forget_derivatives(joint)
         joint = settle_sizes(joint, captured.equal_sizes)
         joint = recognize_attention(joint)  # before it is cut between forward and backward
         on_gpu = graph_device(joint).type == "cuda"
-        counts = len(captured.graph.inputs), len(captured.graph.outputs)
+        counts = len(sources), len(captured.graph.outputs)
         parts = partition(joint, *counts, on_gpu, memory_budget)
         self.joint = joint
-        sources = captured.sources
         self._bases = [i for i in captured.tracked_inputs if sources[i].kind == "base"]
         self._states = list(states)  # generators that derivatives draw from
         self._reports = list(_reports(joint, counts[0], len(captured.tracked_outputs), reports))
@@ -92,15 +101,13 @@ class DifferentiableProgram:
         self._saved_count: int = parts.saved_count
         read = captured.trace.parts.inputs_read(captured.graph.inputs)
         self._needed = {*self._saved_inputs, *(set(read) - captured.graph.updates.keys())}
-        first = len(captured.graph.outputs)
-        extra = [Result("fresh", first + i) for i in range(self._saved_count)]
-        self.captured = replace(captured, graph=parts.forward)
+        self.captured = replace(captured, graph=parts.forward, sources=sources)
         self.forward = Program(
             self.captured,
             make(parts.forward, captured.symbols),
             outputs_only=True,
+            check=check,
         )
-        self._extra = extra
         tracked = captured.tracked_outputs, captured.trace.tracked
         self._sharing = sharing(captured.graph, *tracked)
         self._reached: dict[int, tuple[int, ...]] = {}  # by bits of the results that have gradients
@@ -393,7 +400,8 @@ class _Call:
         create = thread.grad_enabled
         values: dict[Value, Tensor] = {}
         with enable_grad():
-            for value, tensor in zip(original.graph.inputs, self.inputs, strict=True):
+            inputs = self.inputs[: len(original.graph.inputs)]  # not what was given behind them
+            for value, tensor in zip(original.graph.inputs, inputs, strict=True):
                 values[value] = tensor
             for node in original.graph.nodes:
                 attributes = concrete_attributes(node.attributes, bindings)

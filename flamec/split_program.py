@@ -8,7 +8,7 @@ call their results (``Attempt``). Python code is not run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,7 +29,6 @@ from flamec.segments import (
     concrete_type,
     on_host,
 )
-from flamec.sources import InputSource
 from flamec.stages import Stages
 from flamec.tensor import Tensor
 
@@ -68,15 +67,15 @@ class SplitProgram:
     """One path through a split function; called like ``Program``, with the call's ``Attempt``.
 
     ``final``: the last program, which takes the arguments and then what the segments computed.
-    If the function's results take part in autograd outside, it is the whole function in one
-    piece, so that its derivative is.
+    If the function's results take part in autograd outside, its derivative is that of the whole
+    function.
     """
 
     def __init__(
         self,
         captured: Captured,
         make: Callable[[Graph, tuple[str, ...]], Prepared],
-        make_whole: Callable[[Captured], Program | DifferentiableProgram],
+        make_whole: Callable[[Captured, Collection[Value]], Program | DifferentiableProgram],
     ) -> None:
         execution = captured.execution
         assert execution is not None
@@ -86,7 +85,9 @@ class SplitProgram:
         self._crossing: list[tuple[Origin, Value]] = []
         self.final: Program | DifferentiableProgram
         if captured.tracked_outputs or not execution.results:
-            self.final = make_whole(captured)
+            self.final = make_whole(captured, execution.places)
+            if isinstance(self.final, DifferentiableProgram):
+                self._crossing = [(execution.places[v], v) for v in self.final.given]
         else:
             self.final = self._cut(captured, make)
         self.check = self.final.check
@@ -133,9 +134,7 @@ class SplitProgram:
             if origin is None:
                 sources.append(captured.sources[value.index])
             else:
-                first = len(captured.arguments) + captured.container_count
-                position = first + len(self._crossing)
-                sources.append(InputSource("argument", position, name=value.name or ""))
+                sources.append(captured.source_behind(len(self._crossing), value))
                 self._crossing.append((origin, value))
         whole = Program.checked(captured)
         last = replace(captured, graph=part.graph, sources=sources)

@@ -39,8 +39,12 @@ def extract(
     outputs: Sequence[Value],
     updates: Mapping[Value, Value],
     name: str,
+    first: Sequence[Value] = (),
 ) -> Extract:
-    """The graph with these ``outputs``, and ``updates`` (input of the program -> new value)."""
+    """The graph with these ``outputs``, and ``updates`` (input of the program -> new value).
+
+    ``first``: what its inputs begin with, whether they are read or not.
+    """
     needed = needed_nodes((*outputs, *updates.values()), given)
     inputs: list[Value] = []
     mapped: dict[Value, Value] = {}
@@ -52,6 +56,8 @@ def extract(
             inputs.append(value)
         return known
 
+    for value in first:
+        found(value)
     copies: list[Node] = []
     for node in nodes:
         if node in needed:
@@ -77,3 +83,17 @@ def extract(
         name,
     )
     return Extract(graph, tuple(inputs))
+
+
+def with_given(
+    graph: Graph, given: Container[Value], position: int
+) -> tuple[Graph, tuple[Value, ...]]:
+    """The graph that takes what it needs of the values ``given`` as inputs, from ``position`` on,
+    and its own inputs around them; and what it needs."""
+    needed = needed_nodes(graph.results, given)
+    read = [*(v for n in graph.nodes if n in needed for v in n.inputs), *graph.results]
+    taken = tuple(dict.fromkeys(v for v in read if v in given and v.node is not None))
+    inputs = (*graph.inputs[:position], *taken, *graph.inputs[position:])
+    updates = {graph.inputs[i]: value for i, value in graph.updates.items()}
+    part = extract(graph.nodes, given, graph.outputs, updates, graph.name, inputs)
+    return part.graph, taken
