@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ PAGES = sorted(
     ]
 )
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+SOURCES = ("flamec", "ir", "codegen", "runtime")
 ROOMS = ("flamec", "ir", "codegen", "runtime", "tests", "benchmarks", "examples", "docs", ".ci")
 FOREIGN = {  # named though no file of the tree holds them
     "utils.py",  # there is none
@@ -73,6 +75,19 @@ def test_files_that_are_named_exist(page: Path, files: list[Path]) -> None:
         or (name.startswith(tuple(f"{room}/" for room in ROOMS)) and not (ROOT / name).exists())
     ]
     assert not missing
+
+
+def test_every_folder_of_the_package_is_in_the_overview() -> None:
+    page = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
+    markers = [m for room in SOURCES for m in (ROOT / room).rglob("__init__.py")]
+    folders = [marker.parent.relative_to(ROOT).as_posix() for marker in markers]
+    assert not [folder for folder in folders if f"`{folder}/" not in page]
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    files = [path for room in SOURCES for path in (ROOT / room).rglob("*.py")]
+    silent = [path for path in files if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert not silent
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

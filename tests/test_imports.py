@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +28,15 @@ PACKAGES = {
 }
 OPTIONAL = ("triton", "cuda", "torch", "sklearn")  # imported inside the functions that need them
 EXTENDS = {"flamec/sklearn.py": "sklearn"}  # files that are about an optional package
+LATE_CIRCLES = [  # where one of them imports another only in a function that needs it
+    {"flamec.prepared", "flamec.debugging.recording"},  # what failed is written down
+    {"flamec.gpu", "flamec.cuda_backend"},  # loaded with the first program for a GPU
+    # default generators are drawn from in fused functions, and draws are fused functions
+    {"flamec.fusing", "flamec.fused_call", "flamec.fused_program", "flamec.random"},
+    {"flamec.compiler", "flamec.nn.compiled", "flamec.nn.module"},  # compile(module) gives a module
+    {"flamec.amp", "flamec.amp.cuda", "flamec.amp.grad_scaler", "flamec.cuda"},
+    {"flamec.debugging.replay", "flamec.debugging.bisection"},  # which runs programs again
+]
 ONE_FILE = {  # packages that one file alone may import
     "runtime/cpu/derive_polynomials.py": {"mpmath"},  # run by hand, never imported
     "runtime/cuda/driver.py": {"cuda"},
@@ -50,6 +60,55 @@ def imported_modules(tree: ast.AST) -> Iterator[tuple[str, int]]:
                 yield f"{node.module}.{alias.name}", node.lineno
 
 
+def module_files() -> dict[str, Path]:
+    """Every module of the package with its file."""
+    found = {}
+    for folder in FOLDERS:
+        for file in source_files(folder):
+            parts = file.relative_to(ROOT).with_suffix("").parts
+            parts = parts[:-1] if parts[-1] == "__init__" else parts
+            found[".".join(parts if folder == "flamec" else ("flamec", *parts))] = file
+    return found
+
+
+def import_graph(late: bool) -> nx.DiGraph:
+    """Which module imports which when it runs; ``late``: also inside of functions, later.
+
+    What is imported for type checks alone does not count. A package runs before what is in it.
+    """
+    files = module_files()
+    graph = nx.DiGraph()
+    for name, file in files.items():
+        tree = WhatRuns(late).visit(ast.parse(file.read_text()))
+        for module, _ in imported_modules(tree):
+            target = module if module in files else module.rpartition(".")[0]
+            if late:
+                graph.add_edge(name, target)
+                continue
+            while target in files and not is_below(name, target):
+                graph.add_edge(name, target)
+                target = target.rpartition(".")[0]
+    return graph
+
+
+class WhatRuns(ast.NodeTransformer):
+    """Drops what does not run when a module is imported; ``late``: or when it is used."""
+
+    def __init__(self, late: bool) -> None:
+        self.late = late
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST | None:
+        return self.generic_visit(node) if self.late else None
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        node = self.generic_visit(node)
+        return node.orelse if "TYPE_CHECKING" in ast.unparse(node.test) else node
+
+
+def circles(graph: nx.DiGraph) -> list[set[str]]:
+    return [set(c) for c in nx.strongly_connected_components(graph) if len(c) > 1]
+
+
 def is_below(module: str, prefix: str) -> bool:
     return module == prefix or module.startswith(prefix + ".")
 
@@ -68,6 +127,16 @@ def test_imports_run_one_way(folder: str) -> None:
             elif top not in sys.stdlib_module_names and top not in packages:
                 wrong.append(place)
     assert not wrong, "\n".join(wrong)
+
+
+def test_no_imports_go_round_in_a_circle() -> None:
+    found = circles(import_graph(late=False))
+    assert not found, found
+
+
+def test_late_imports_go_round_in_a_circle_only_where_that_is_known() -> None:
+    found = circles(import_graph(late=True))
+    assert sorted(map(sorted, found)) == sorted(map(sorted, LATE_CIRCLES))
 
 
 def test_optional_packages_are_not_imported_at_the_top_of_a_file() -> None:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flamec.autograd.rules import apply_recorded
+from flamec.autograd.trial_runs import try_out
 from flamec.dispatch import leaf_value, tape_value
 from flamec.errors import unrepeatable, user_location
 from flamec.ir.builder import Builder
@@ -25,7 +26,6 @@ from flamec.removable_handle import RemovableHandle
 from flamec.state import enable_grad, process, thread
 from flamec.tensor import Tensor
 from flamec.traced_hooks import KeptHook
-from flamec.trial_runs import try_out
 
 if TYPE_CHECKING:
     from flamec.guards import Recorder

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from flamec.autograd.function import attach_rule
 from flamec.autograd.rules import apply_recorded, record_gradients_rule
+from flamec.autograd.trial_runs import try_out
 from flamec.dispatch import tensor_builder
 from flamec.inner_trace import InnerTrace
 from flamec.ir.builder import Builder
@@ -24,7 +25,6 @@ from flamec.ir.custom import RecordedRule
 from flamec.ir.op import DerivativeContext
 from flamec.state import enable_grad, thread
 from flamec.tensor import Tensor
-from flamec.trial_runs import try_out
 
 if TYPE_CHECKING:
     from flamec.guards import Recorder
