@@ -7,6 +7,7 @@ as a large one; what must be decided by the real size is decided in the generate
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from flamec.codegen.lower.lanes import LANE_BYTES, MEMORY_BYTES
@@ -24,6 +25,9 @@ ROW_UNIT = 24
 MOST_PANEL_ROWS = 1024
 LARGEST_UNROLLED_BODY = 6  # statements
 UNROLLED_LENGTH = 256  # elements of a row
+WINDOW = 64  # elements of a row that is folded in registers, if their number is known
+LINES = 16  # of memory that such rows are read from; more would push each other out of a cache
+LINE = 16  # elements
 TILE = 32  # rows and elements of a block (FLAMEC_BLOCK_WIDTH)
 
 
@@ -99,6 +103,24 @@ def _weight(program: RowProgram) -> int:
     if program.contraction is not None:
         weight += estimate(program.contraction.depth) // 8
     return weight
+
+
+def is_few(sizes: Sequence[Dim], strides: Iterable[Sequence[Dim]]) -> bool:
+    """Whether rows have so few elements, in so few lines of memory, that lanes that are rows read
+    all of them before the next lanes. ``sizes``: of the loops over elements; ``strides``: along
+    these, of all that is read and written."""
+    count = product(sizes)
+    if not isinstance(count, int) or not 0 < count <= WINDOW:
+        return False
+    far = (
+        product(n for n, step in zip(sizes, steps, strict=True) if not is_near(step))
+        for steps in strides
+    )
+    return all(estimate(lines) <= LINES for lines in far)
+
+
+def is_near(step: Dim) -> bool:
+    return isinstance(step, int) and abs(step) < LINE
 
 
 def is_small(kernel: Kernel) -> bool:

@@ -25,6 +25,7 @@ SHORT_ROW = 1 << 15  # elements that one thread may fold alone
 FEW_ROWS = 64
 UNKNOWN_ROW = 1.1  # what a lone row of symbolic size costs beside a flat loop of that size
 ALONG = "along rows"
+APART = 8.0  # what lanes that are not neighbours cost beside others
 FLAT_BLOCK = 4096  # elements of one block of a flat loop
 LANES = 128  # rows side by side in a block of a device
 BLOCK_ELEMENTS = 1 << 16  # that one such block may work on for as long as a launch takes
@@ -182,8 +183,11 @@ def _folded_axes(space: GroupSpace, task: Task) -> list[Axis]:
     return leaves(axis for i in task.node.attributes["axes"] for axis in dims[i])
 
 
-def nest_cost(space: GroupSpace, escapes: set[Value], nest: LoopNest) -> float:
-    """Elements touched, made dearer by what keeps lanes or threads idle."""
+def nest_cost(
+    space: GroupSpace, escapes: set[Value], nest: LoopNest, apart: float = APART
+) -> float:
+    """Elements touched, made dearer by what keeps lanes or threads idle; ``apart``: by lanes that
+    are not neighbours in memory."""
     rows, inner = extent(nest.rows), extent(nest.inner)
     known = isinstance(product(axis.size for axis in nest.inner), int)
     lane = (nest.rows if nest.along_rows else nest.inner)[-1:]
@@ -196,21 +200,26 @@ def nest_cost(space: GroupSpace, escapes: set[Value], nest: LoopNest) -> float:
             stride = strides.get(lane[0], 0)
             if not structurally_equal(stride, 0) and not structurally_equal(stride, 1):
                 uneven += weight
-        work *= 1 + 8 * uneven / max(total, 1)
+        work *= 1 + apart * uneven / max(total, 1)
         work *= 1 + 8 / max(extent(lane), 1)
     scopes = set(nest.scope.values())
     if Scope.COLUMN in scopes:
         work *= 1.2
         if inner > SHORT_ROW or (rows < FEW_ROWS and rows * inner > SHORT_ROW):
             work *= 3
-    if nest.along_rows:  # strips of memory instead of all of it in order
-        work *= 2 if extent(lane) < 1024 else 1.3
+    if nest.along_rows:
+        work *= strips_cost(nest)
     if rows <= 2 and not nest.along_rows and Scope.ROW in scopes:
         # One thread has all of it, and a row of symbolic size may be long.
         work *= 4 if inner > SHORT_ROW else 1 if known else UNKNOWN_ROW
     if nest.flat and known and inner <= FLAT_BLOCK:
         work *= 2
     return work
+
+
+def strips_cost(nest: LoopNest) -> float:
+    """By what a nest along rows is dearer: it takes strips of memory, not all of it in order."""
+    return 2 if extent(nest.rows[-1:]) < 1024 else 1.3
 
 
 # levels ------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from functools import partial
 
 from flamec.codegen.c.block_writers import ProductWriter, TiledWriter
 from flamec.codegen.c.bundle import BundleWriter, is_bundle
+from flamec.codegen.c.few_elements import FewElementsWriter, is_finished_by_vector
 from flamec.codegen.c.fold_text import accumulator, is_compensated, join, settled
 from flamec.codegen.c.program_writer import EmittedProgram, ProgramWriter
 from flamec.codegen.c.rendering import parameters_in, render, size_declarations, symbols_in
@@ -71,6 +72,8 @@ class Emitter:
             form: type[ProgramWriter] = RowsWriter
             if program.contraction is not None and not program.passes:
                 form = ProductWriter
+            elif is_finished_by_vector(program):
+                form = FewElementsWriter
             elif program.kind == "along rows":
                 form = SideBySideWriter
             elif schedule.tiled >= 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flamec.codegen.c.product import product_memory
-from flamec.codegen.c.rendering import decomposed, render, size_declarations, symbols_in
+from flamec.codegen.c.rendering import RowPlaces, decomposed, render, size_declarations, symbols_in
 from flamec.codegen.c.statements import StatementWriter, VectorAxis
 from flamec.codegen.c.text import C_TYPES, combine, dim, factor, identity
 from flamec.codegen.lower.lanes import LANE_BYTES, spill_type
@@ -57,6 +57,7 @@ class ProgramWriter:
         self.chunked = bool(self.all_folds or self.column_folds)
         self.inner_size = product(loop.size for loop in program.inner)
         self.last: Dim = program.inner[-1].size if program.inner else 1
+        self.places: RowPlaces | None = None
         self.writer = self.new_writer()
         self.symbols = frozenset(symbols_in(program)) - frozenset(program.sizes)
         self.scratch: Dim = 0
@@ -66,6 +67,7 @@ class ProgramWriter:
         """What writes the statements of all passes, one after the other."""
         writer = StatementWriter(self.rows, self.inner, self.inner_index(padded=True))
         writer.scalars.update(name for name, _ in self.program.imports)
+        writer.places = self.places
         return writer
 
     def emit(self) -> EmittedProgram:

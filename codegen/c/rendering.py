@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flamec.codegen.c.text import dim
 from flamec.ir.kernel import Load, Loop, RandomBits, Statement, Store
-from flamec.ir.shape import SymbolicDim, symbols_of
+from flamec.ir.shape import Dim, SymbolicDim, structurally_equal, symbols_of
 
 if TYPE_CHECKING:
     import jinja2
@@ -59,7 +59,54 @@ def decomposed(loops: tuple[Loop, ...], index: str) -> str:
     return "\n".join(lines)
 
 
-def counting(loops: tuple[Loop, ...], first: str) -> tuple[str, str]:
+class RowPlaces:
+    """Where rows begin in arrays whose strides are symbols: C variables.
+
+    ``innermost`` is the loop over rows that is counted from row to row. Multiplications by sizes
+    that the compiler does not know are many, and what they need takes registers from the rest.
+    """
+
+    def __init__(self, innermost: str) -> None:
+        self.innermost = innermost
+        self._found: dict[str, tuple[str, Dim]] = {}
+
+    def name(self, text: str, step: Dim) -> str:
+        """The variable with this value; ``step``: by what it grows along the innermost loop."""
+        return self._found.setdefault(text, (f"at{len(self._found)}", step))[0]
+
+    def declared(self, const: bool) -> list[str]:
+        kind = "const int64_t" if const else "int64_t"
+        return [f"{kind} {name} = {text};" for text, (name, _) in self._found.items()]
+
+    def computed(self) -> str:
+        return "".join(f" {name} = {text};" for text, (name, _) in self._found.items())
+
+    def moved(self) -> str:
+        """To the next row of the innermost loop."""
+        return "".join(
+            f" {name} += {dim(step)};"
+            for name, step in self._found.values()
+            if not structurally_equal(step, 0)
+        )
+
+
+def indices_of_rows(
+    loops: tuple[Loop, ...], row: str, first: str, places: RowPlaces | None
+) -> dict[str, str]:
+    """The holes of a template for the indices of loops over rows, and ``places``.
+
+    ``row``, ``first``: C text of the number of a row, and of the first one. Where sizes are known
+    indices are computed from the number; otherwise they are counted from row to row.
+    """
+    places = places or RowPlaces("")
+    if all(isinstance(loop.size, int) for loop in loops[1:]):
+        indices = "\n".join([decomposed(loops, row), *places.declared(const=True)])
+        return {"row_indices": indices, "row_start": "", "row_step": ""}
+    start, step = counting(loops, first, places)
+    return {"row_indices": "", "row_start": start, "row_step": step}
+
+
+def counting(loops: tuple[Loop, ...], first: str, places: RowPlaces) -> tuple[str, str]:
     """The same for indices that are counted from row to row: their start, and a step.
 
     A division by a size that the compiler does not know takes as long as some 20 elements.
@@ -70,9 +117,14 @@ def counting(loops: tuple[Loop, ...], first: str) -> tuple[str, str]:
         lines.append(f"int64_t {loop.name} = ({rest}) % {size};")
         rest = f"({rest}) / {size}"
     lines.append(f"int64_t {loops[0].name} = {rest};")
+    lines += places.declared(const=False)
     for loop in loops[1:]:
         carry = step or f"{loops[0].name}++;"
+        last = loop is loops[-1]
+        carry += places.computed() if last else ""
         step = f"if (++{loop.name} >= {dim(loop.size)}) {{ {loop.name} = 0; {carry} }}"
+        if last and places.moved():
+            step += f" else {{{places.moved()} }}"
     return "\n".join(lines), step
 
 

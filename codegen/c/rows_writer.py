@@ -28,15 +28,26 @@ from flamec.codegen.c.fold_text import (
 )
 from flamec.codegen.c.product import product_holes, row_unit
 from flamec.codegen.c.program_writer import LANES_AT_MOST, ProgramWriter
-from flamec.codegen.c.rendering import counting, decomposed, render
+from flamec.codegen.c.rendering import RowPlaces, indices_of_rows, render
 from flamec.codegen.c.statements import VectorAxis
 from flamec.codegen.c.text import combine, dim, factor, identity
 from flamec.codegen.lower.lanes import spill_type
 from flamec.codegen.schedule import GRAIN, LARGEST_UNROLLED_BODY, UNROLLED_LENGTH
-from flamec.ir.kernel import Contraction, Fold, Keep, Pass, Position, Statement, Store, operands_of
+from flamec.ir.kernel import (
+    Contraction,
+    Fold,
+    Keep,
+    Load,
+    Pass,
+    Position,
+    Statement,
+    Store,
+    operands_of,
+)
 
 ADDITIONS = 8  # of floats one after the other, before their sum is joined with others exactly
 NARROW = 1 << 31  # elements of rows from which a position is a 64-bit number
+LARGEST_SPLIT_BODY = 12  # statements, of which there is another copy for the inside of images
 STRIP = 256  # elements of each row that one job of a scatter adds
 
 
@@ -110,6 +121,9 @@ class RowsWriter(ProgramWriter):
         if low == "0" and not known:  # what no row changes is computed once
             declarations.append(f"const int64_t n = ({high}) % FLAMEC_LANES, whole = {high} - n;")
         region = self._region()
+        if not self.flat and self.rows:
+            self.places = RowPlaces(self.rows[-1])
+        forms = list(self._written_forms(lane_loop))
         holes = {
             "name": self.name,
             "declarations": "\n".join(declarations),
@@ -122,8 +136,8 @@ class RowsWriter(ProgramWriter):
             "high": high,
             "has_tail": not isinstance(self.last, int) or self.last % LANES_AT_MOST != 0,
             "whole": low == "0" and not known,
+            "forms": forms,
             **self._row_indices(),
-            "forms": list(self._written_forms(lane_loop)),
             "chunk_begin": "\n".join(self._chunk_begin()),
             "chunk_end": "\n".join(self._chunk_end()),
             "product": product_holes(program, self.schedule),
@@ -133,10 +147,7 @@ class RowsWriter(ProgramWriter):
     def _row_indices(self) -> dict[str, str]:
         """Definitions of the indices of the loops over rows."""
         loops = () if self.flat else self.program.rows
-        if all(isinstance(loop.size, int) for loop in loops[1:]):
-            return {"row_indices": decomposed(loops, "row"), "row_start": "", "row_step": ""}
-        start, step = counting(loops, "row_first")
-        return {"row_indices": "", "row_start": start, "row_step": step}
+        return indices_of_rows(loops, "row", "row_first", self.places)
 
     def _units(self, c: Contraction) -> list[str]:
         """The rows of a thread's units of a product."""
@@ -215,6 +226,9 @@ class RowsWriter(ProgramWriter):
         unrolled = [
             "\n".join(self._element_text(block, VectorAxis(lane_loop), u)) for u in range(unroll)
         ]
+        inside, bounds = [], self._bounds(block, lane_loop) if unroll == 1 else None
+        if bounds:
+            inside = self._element_text(block, VectorAxis(lane_loop, inside=True), 0)
         text = PassText([*self.writer.hoisted])
         whole = ""
         if stretch and not self.flat and not isinstance(self.last, int):
@@ -234,7 +248,25 @@ class RowsWriter(ProgramWriter):
             "first": "\n".join(first),
             "full": "\n".join(full),
             "tail": "\n".join(tail),
+            "inside": "\n".join(inside),
+            "inside_low": bounds[0] if bounds else "",
+            "inside_high": bounds[1] if bounds else "",
         }
+
+    def _bounds(self, block: Pass, lane_loop: str) -> tuple[str, str] | None:
+        """Between which places along the lanes' loop all loads are inside their bounds; None if
+        there are no bounds, or a loop of its own for the inside is not worth it."""
+        loads = [s for s in block.element if isinstance(s, Load) and s.place.guards]
+        if not loads or not lane_loop or len(block.element) > LARGEST_SPLIT_BODY:
+            return None
+        found = {self.writer.lanes_inside(s, VectorAxis(lane_loop)) for s in loads}
+        ends = [pair for pair in sorted(filter(None, found)) if pair[1]]
+        if None in found or not ends:
+            return None
+        low, high = ends[0]
+        for other_low, other_high in ends[1:]:
+            low, high = f"flamec_max({low}, {other_low})", f"flamec_min({high}, {other_high})"
+        return low, high
 
     def _stretch(self, block: Pass, unroll: int) -> int:
         """Elements that are added before their sums are joined: errors grow with their number.

@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 from flamec.codegen.c.fold_text import accumulate, index_of
 from flamec.codegen.c.program_writer import LANES_AT_MOST, ProgramWriter
-from flamec.codegen.c.rendering import counting, decomposed, render
+from flamec.codegen.c.rendering import RowPlaces, indices_of_rows, render
 from flamec.codegen.c.statements import VectorAxis
 from flamec.codegen.c.text import C_TYPES, MEMORY_BYTES, combine, dim, factor, identity
 from flamec.codegen.schedule import GRAIN
@@ -56,6 +56,7 @@ class SideBySideWriter(ProgramWriter):
         lane_loop, lane_size = (lane.name, dim(lane.size)) if lane else ("lane", "1")
         declarations = self.declarations()
         declarations.append(f"const int64_t group_count = {self._groups()};")
+        self.places = self.writer.places = RowPlaces(self.rows[-2] if len(self.rows) > 1 else "")
         passes = [self._pass(block, lane_loop, declarations) for block in program.passes]
         holes = {
             "name": self.name,
@@ -72,12 +73,8 @@ class SideBySideWriter(ProgramWriter):
 
     def _row_indices(self) -> dict[str, str]:
         """Definitions of the indices of the loops over rows but the last, and what a group is."""
-        loops = self.program.rows[:-1]
-        if all(isinstance(loop.size, int) for loop in loops[1:]):
-            indices = decomposed(loops, "group / group_count")
-            return {"row_indices": indices, "row_start": "", "row_step": ""}
-        start, step = counting(loops, "begin / flamec_max(1, group_count)")
-        return {"row_indices": "", "row_start": start, "row_step": step}
+        first = "begin / flamec_max(1, group_count)"
+        return indices_of_rows(self.program.rows[:-1], "group / group_count", first, self.places)
 
     def _pass(self, block: Pass, lane_loop: str, declarations: list[str]) -> dict[str, Any]:
         writer = self.writer
@@ -161,7 +158,7 @@ class SideBySideWriter(ProgramWriter):
             count = product(loop.size for loop in self.program.inner)
             if isinstance(count, int) and count <= WINDOW:
                 return ""
-            in_registers = all(map(_has_pieces, folds))
+            in_registers = all(map(has_pieces, folds))
             few = f"high - low <= FLAMEC_LANES * ({dim(count)} <= {SHORT} ? 4 : 2)"
             return few if in_registers else None
         enough = LONG_ENOUGH.get(min(MEMORY_BYTES[s.memory] for s in apart))
@@ -240,7 +237,7 @@ class SideBySideWriter(ProgramWriter):
         return text
 
     def _joined_in_registers(self, s: Fold) -> list[str]:
-        if not _has_pieces(s):
+        if not has_pieces(s):
             return self._joined(s, f"now_{s.name}")
         now, more, sums = (f"{prefix}_{s.name}" for prefix in ("now", "more", "sums"))
         before, text = f"{now}[i]", []
@@ -262,7 +259,7 @@ class SideBySideWriter(ProgramWriter):
         return text
 
 
-def _has_pieces(s: Fold) -> bool:
+def has_pieces(s: Fold) -> bool:
     """Whether an accumulator is kept in parts that fit registers: gcc has wider ones in memory,
     where each element waits for the one before. Truths have none."""
     return s.lane != "b" and "_" not in combine(s.op, s.lane, "a", "b") and not s.position
@@ -275,7 +272,7 @@ def _registers(block: Pass) -> tuple[list[str], list[str]]:
         if not isinstance(s, Fold):
             continue
         now, acc = f"now_{s.name}", f"acc_{s.name}"
-        if _has_pieces(s):
+        if has_pieces(s):
             loop = f"for (int i = 0; i < FLAMEC_PIECES({s.lane}); i++)"
             place = f"((n_{s.lane} *)({acc} + q))[i]"
             begin += [f"n_{s.lane} {now}[FLAMEC_PIECES({s.lane})];", f"{loop} {now}[i] = {place};"]
@@ -287,6 +284,14 @@ def _registers(block: Pass) -> tuple[list[str], list[str]]:
             begin.append(f"v_i64 {now}_at = {acc}_at[q];")
             end.append(f"{acc}_at[q] = {now}_at;")
     return begin, end
+
+
+def is_in_blocks(s: Statement, size: int) -> bool:
+    """Whether blocks of what is loaded or stored are transposed in rows of ``size`` elements."""
+    if not _lies_along_elements(s):
+        return False
+    enough = LONG_ENOUGH.get(MEMORY_BYTES[s.memory])
+    return enough is not None and size >= enough
 
 
 def _lies_along_elements(s: Statement) -> TypeGuard[Load | Store]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flamec.codegen.c.rendering import RowPlaces
 from flamec.codegen.c.text import (
     C_TYPES,
     MEMORY_BYTES,
@@ -38,15 +39,19 @@ from flamec.ir.kernel import (
     Store,
 )
 from flamec.ir.op import lookup
-from flamec.ir.shape import Dim, structurally_equal
+from flamec.ir.shape import Dim, SymbolicDim, structurally_equal
 
 
 @dataclass(frozen=True)
 class VectorAxis:
-    """The loop along which lanes run, and the C text of the number of lanes in use."""
+    """The loop along which lanes run, and the C text of the number of lanes in use.
+
+    ``inside``: all lanes are known to be inside the bounds of all loads.
+    """
 
     loop: str
     count: str = "FLAMEC_LANES"
+    inside: bool = False
 
     @property
     def is_full(self) -> bool:
@@ -75,6 +80,7 @@ class StatementWriter:
         self.hoisted: list[str] | None = None  # where indices that do not vary are computed
         self._hoisted_before: set[str] = set()
         self._defined_inside: set[str] = set()  # of the loops before which they would be computed
+        self.places: RowPlaces | None = None
 
     def reference(self, name: str) -> str:
         return f"{self.aliases.get(name, name)}[q]" if name in self.arrays else name
@@ -83,17 +89,30 @@ class StatementWriter:
     def linear(self, at: Linear, axis: VectorAxis | None) -> tuple[str, Dim]:
         """The index at lane 0, and the stride from lane to lane."""
         step: Dim = 0
-        terms = []
+        row_step: Dim = 0
+        of_row: list[str] = []
+        terms: list[str] = []
+        symbolic = isinstance(at.offset, SymbolicDim)
         loops = [*zip(self.rows, at.rows, strict=False), *zip(self.inner, at.inner, strict=False)]
         for name, stride in loops:
-            if axis is not None and name == axis.loop:
+            along = axis is not None and name == axis.loop
+            if along:
                 step = stride
             if is_zero(stride):
                 continue
-            terms.append(name if structurally_equal(stride, 1) else f"{name} * {factor(stride)}")
-        if not is_zero(at.offset) or not terms:
-            terms.insert(0, dim(at.offset))
-        return " + ".join(terms), step
+            term = name if structurally_equal(stride, 1) else f"{name} * {factor(stride)}"
+            if along or name not in self.rows:
+                terms.append(term)
+                continue
+            of_row.append(term)
+            symbolic = symbolic or isinstance(stride, SymbolicDim)
+            if self.places is not None and name == self.places.innermost:
+                row_step = stride
+        if not is_zero(at.offset) or not (of_row or terms):
+            of_row.insert(0, dim(at.offset))
+        if self.places is not None and symbolic:
+            of_row = [self.places.name(" + ".join(of_row), row_step)]
+        return " + ".join([*of_row, *terms]), step
 
     def pointer(self, place: Place, index: str, extra: str = "") -> str:
         base = "panel" if place.parameter < 0 else f"p{place.parameter}"
@@ -202,13 +221,32 @@ class StatementWriter:
             at, guard_step = self.linear(guard, axis)
             if axis is None or is_zero(guard_step):
                 conditions.append(f"(uint64_t)({at}) < (uint64_t)({dim(size)})")
-            else:
+            elif not axis.inside:
                 window = (
                     f"vwindow_{s.memory}({pointer}, {MEMORY_BYTES[s.memory]}, {dim(step)}, {at}, "
                     f"{dim(guard_step)}, {dim(size)}, {axis.count}, {fill})"
                 )
         inside = window or self._plain_load(s.memory, pointer, step, axis)
         return f"{' && '.join(conditions)} ? {inside} : {fill}" if conditions else inside
+
+    def lanes_inside(self, s: Load, axis: VectorAxis) -> tuple[str, str] | None:
+        """C text of the first place along the lanes' loop that is inside the bounds of a load, and
+        of the end of such places; None where they are not one after the other."""
+        bounds = ("0", "")
+        for guard, size in s.place.guards:
+            _, step = self.linear(guard, axis)
+            if structurally_equal(step, 1):
+                names, strides = (*self.rows, *self.inner), (*guard.rows, *guard.inner)
+                at = "".join(
+                    f" + {name} * {factor(stride)}"
+                    for name, stride in zip(names, strides, strict=True)
+                    if name != axis.loop and not is_zero(stride)
+                )
+                rest = f"({dim(guard.offset)}{at})"
+                bounds = f"-{rest}", f"{dim(size)} - {rest}"
+            elif not is_zero(step):
+                return None
+        return bounds
 
     def position_vector(self, at: Linear, axis: VectorAxis | None) -> str:
         index, step = self.linear(at, axis)

@@ -12,14 +12,14 @@ from collections.abc import Callable, Hashable
 from dataclasses import replace
 from itertools import product as combinations
 
-from flamec.codegen.schedule import ROWS_SIDE_BY_SIDE, propose
+from flamec.codegen.schedule import ROWS_SIDE_BY_SIDE, is_few, propose
 from flamec.ir.estimates import typical_sizes
 from flamec.ir.graph import Value
 from flamec.ir.group_space import GroupSpace
 from flamec.ir.iteration_space import Incompatible
 from flamec.ir.kernel import SIZE_BORDERS, Part
-from flamec.ir.loop_nest import LoopNest, Scope, choose_nest, nest_cost
-from flamec.ir.memory_order import extent
+from flamec.ir.loop_nest import LoopNest, Scope, choose_nest, nest_cost, strips_cost
+from flamec.ir.memory_order import accesses, extent
 from flamec.ir.op import OpKind
 from flamec.ir.shape import symbols_of
 
@@ -27,6 +27,8 @@ TYPICAL = (4, 24, 64, 4096)  # of the classes between the borders
 GAIN = 1.25  # by which a version is estimated to be faster
 WHOLE = 64  # sizes from a vector up to this may have the same loops, but other blocks
 LANES = 8  # a row's lanes are folded at its end
+FEW = 64  # the same where a row is hardly more than that
+FEW_APART = 4.0  # where few elements of rows that are not neighbours are loaded
 POSITIONS = 128  # the same where positions are folded, too
 WAIT = 32  # a row shorter than a vector is added to memory that the row before has just written
 ENDS = 3  # elements' worth, for each result of a fold over rows: its parts are cleared and added up
@@ -78,8 +80,9 @@ def with_versions(
 
 
 def nest_in_c(space: GroupSpace, stored: set[Value], general: LoopNest) -> LoopNest:
-    """The loops of a group of fixed sizes whose loops would otherwise be ``general``."""
-    if any(symbols_of(axis.size) for axis in space.all_axes()) or not _has_versions(space):
+    """The loops of a group whose loops would otherwise be ``general``; of those of symbolic sizes
+    the ones from which versions differ."""
+    if not _has_versions(space):
         return general
     if any(scope in _ENDS[:2] for scope in general.scope.values()):
         return general
@@ -104,18 +107,30 @@ def _faster(space: GroupSpace, stored: set[Value], general: LoopNest) -> LoopNes
 
 def cost_in_c(space: GroupSpace, stored: set[Value], nest: LoopNest) -> float:
     """``nest_cost``, with what a row costs whatever its length in elements of a plain loop."""
-    cost = nest_cost(space, stored, nest)
+    few = _is_few(space, stored, nest)
     if nest.along_rows:
-        return cost + ROWS_SIDE_BY_SIDE
+        if few:  # nothing is kept for strips
+            return nest_cost(space, stored, nest, FEW_APART) / strips_cost(nest)
+        return nest_cost(space, stored, nest) + ROWS_SIDE_BY_SIDE
+    cost = nest_cost(space, stored, nest)
     for task, scope in nest.scope.items():
         if scope is Scope.ROW:
             assert task.node is not None
-            cost += extent(nest.rows) * (LANES if task.node.op.associative else POSITIONS)
+            at_end = FEW if few and extent(nest.inner[-1:]) <= SIZE_BORDERS[0] else LANES
+            cost += extent(nest.rows) * (at_end if task.node.op.associative else POSITIONS)
         elif scope is Scope.COLUMN:
             cost += extent(nest.inner) * ENDS
             if extent(nest.inner) < SIZE_BORDERS[0]:
                 cost += extent(nest.rows) * WAIT
     return cost
+
+
+def _is_few(space: GroupSpace, stored: set[Value], nest: LoopNest) -> bool:
+    if any(task.node is not None and task.node.op.expensive for task in space.tasks):
+        return False
+    found = [address.strides() for address, _ in accesses(space, stored)]
+    strides = [[steps.get(axis, 0) for axis in nest.inner] for steps in found]
+    return is_few([axis.size for axis in nest.inner], strides)
 
 
 def _loops(nest: LoopNest) -> Hashable:

@@ -14,7 +14,7 @@ import numpy as np
 from flamec.dispatch import apply_named
 from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.primitives import narrowed, ops, require, require_floating, widened
-from flamec.functional.selected_elements import with_selected_gradient, with_summed_gradient
+from flamec.functional.selected_elements import plain, with_selected_gradient, with_summed_gradient
 from flamec.functional.spatial import (
     batched,
     per_dimension,
@@ -254,8 +254,8 @@ def selected(
     best, number = largest(view, len(kernel), start, fill)
     if not (_is_recorded(x) and x._type.dtype.is_floating_point):
         return best, number
-    known = all(isinstance(size, int) for size in (*x._type.shape[2:], *counts))
-    if known and all(d == 1 for d in dilations):
+    sizes = x._type.shape[2:]
+    if all(d == 1 for d in dilations) and plain(sizes, counts, kernel, steps, borders):
         return with_selected_gradient(best, x, number, kernel, steps, borders), number
     view = windows_of(x, fill, kernel, steps, borders, dilations, counts)
     return with_history(best, numbered(view, number, len(kernel))), number
@@ -342,9 +342,14 @@ def _summed(x: Tensor, window: tuple[Any, ...]) -> Tensor:
     """The sums of windows. Where windows overlap, the derivative is not that of their view."""
     kernel, steps, borders, dilations, counts = window
     spatial = len(kernel)
-    known = all(isinstance(size, int) for size in (*x._type.shape[2:], *counts))
-    own = known and any(k > s for k, s in zip(kernel, steps, strict=True)) and _is_recorded(x)
-    view = windows_of(ops.detach(x) if own else x, 0.0, kernel, steps, borders, dilations, counts)
+    sizes = x._type.shape[2:]
+    apart = all(k <= s for k, s in zip(kernel, steps, strict=True))
+    known = all(isinstance(size, int) for size in (*sizes, *counts))
+    own = _is_recorded(x) and not (apart and known)
+    own = own and plain(sizes, counts, kernel, steps, borders)
+    source = ops.detach(x) if own else x
+    detached = own or not _is_recorded(x)
+    view = windows_of(source, 0.0, kernel, steps, borders, dilations, counts, detached)
     total: Tensor = ops.sum(view, axes=tuple(range(2 + spatial, 2 + 2 * spatial)))
     return with_summed_gradient(total, x, kernel, steps, borders) if own else total
 

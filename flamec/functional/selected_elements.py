@@ -7,6 +7,7 @@ which there are as many as the kernel has strides, so that nothing as large as a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product as combinations
 from typing import Any
@@ -17,7 +18,7 @@ from flamec.ir.builder import Builder
 from flamec.ir.custom import custom_op
 from flamec.ir.op import DerivativeContext, Op, OpKind
 from flamec.ir.ops.windows import bordered
-from flamec.ir.shape import product
+from flamec.ir.shape import Dim, floordiv, product, structurally_equal
 from flamec.ir.types import int8, int32
 from flamec.state import thread
 from flamec.tensor import Tensor
@@ -26,12 +27,31 @@ Ints = tuple[int, ...]
 _NARROW = 127  # the largest number of an element that is kept in eight bits
 
 
+def plain(
+    sizes: Sequence[Dim], counts: Sequence[Dim], kernel: Ints, steps: Ints, borders: Ints
+) -> bool:
+    """Whether there are windows as far as an array and its borders reach, or sizes are numbers."""
+    return all(
+        (isinstance(size, int) and isinstance(count, int))
+        or structurally_equal(count, floordiv(size + 2 * p - k, s) + 1)
+        for size, count, k, s, p in zip(sizes, counts, kernel, steps, borders, strict=True)
+    )
+
+
+def _places(size: Dim, count: Dim, k: int, s: int, p: int) -> Dim:
+    """Steps that an array has, the last one perhaps not whole; where its size is a symbol, as many
+    more than windows as that can be for any size."""
+    if isinstance(size, int) and isinstance(count, int):
+        return -(-size // s)
+    return count + max(-(-rest // s) - (rest + 2 * p - k) // s - 1 for rest in range(s))
+
+
 def with_selected_gradient(
     value: Tensor, x: Tensor, number: Tensor, kernel: Ints, steps: Ints, borders: Ints
 ) -> Tensor:
     """``value`` [N, C, *counts], whose gradient goes to the elements of x with these numbers.
 
-    All sizes along the dimensions of the windows are numbers.
+    Sizes along the dimensions of the windows are ``plain``.
     """
     number = ops.cast(number, int8 if product(kernel) <= _NARROW else int32)
     return _with_gradient((_SELECTED, _CALLED), [value, x, number], kernel, steps, borders)
@@ -42,7 +62,7 @@ def with_summed_gradient(
 ) -> Tensor:
     """``value`` [N, C, *counts], whose gradient goes to all elements of x in the windows.
 
-    All sizes along the dimensions of the windows are numbers.
+    Sizes along the dimensions of the windows are ``plain``.
     """
     return _with_gradient((_SUMMED, _SUM_CALLED), [value, x], kernel, steps, borders)
 
@@ -67,7 +87,8 @@ def _gradient(b: Builder, ctx: DerivativeContext, g: Any) -> tuple[Any, ...]:
     shape = ctx.input_types[1].shape
     lead, sizes = shape[:2], shape[2:]
     counts = ctx.input_types[0].shape[2:]
-    places = [-(-int(size) // s) for size, s in zip(sizes, steps, strict=True)]
+    windows = zip(sizes, counts, kernel, steps, borders, strict=True)
+    places = [_places(*window) for window in windows]
     moves = [
         range(-((s - 1 + p) // s), (k - 1 - p) // s + 1)
         for k, s, p in zip(kernel, steps, borders, strict=True)
@@ -77,7 +98,7 @@ def _gradient(b: Builder, ctx: DerivativeContext, g: Any) -> tuple[Any, ...]:
     selecting = len(ctx.input_types) == 3
     total: Any = None
     for move in combinations(*moves):
-        edges = [(t, q - t - int(count)) for t, q, count in zip(move, places, counts, strict=True)]
+        edges = [(t, q - t - count) for t, q, count in zip(move, places, counts, strict=True)]
         own, *numbers = (
             b.expand(
                 b.reshape(bordered(b, v, ((0, 0), (0, 0), *edges)), shape=(*lead, *thin)),
@@ -93,11 +114,12 @@ def _gradient(b: Builder, ctx: DerivativeContext, g: Any) -> tuple[Any, ...]:
         total = term if total is None else b.add(total, term)
     whole = tuple(q * s for q, s in zip(places, steps, strict=True))
     total = b.reshape(total, shape=(*lead, *whole))
-    ends = [(0, int(size) - n) for size, n in zip(sizes, whole, strict=True)]
-    return None, bordered(b, total, ((0, 0), (0, 0), *ends)), *(None,) * selecting
+    if any(not structurally_equal(size, n) for size, n in zip(sizes, whole, strict=True)):
+        total = b.slice(total, starts=(0,) * len(shape), sizes=shape, steps=(1,) * len(shape))
+    return None, total, *(None,) * selecting
 
 
-def _numbers(b: Builder, ctx: DerivativeContext, move: Ints, apart: Ints) -> Any:
+def _numbers(b: Builder, ctx: DerivativeContext, move: Ints, apart: Sequence[Dim]) -> Any:
     """The number that an element has in the window at distance ``move``; -1 outside of it."""
     kernel, steps, borders = (ctx.attributes[k] for k in ("kernel", "steps", "borders"))
     type = ctx.input_types[2]
@@ -125,7 +147,7 @@ def _numbers(b: Builder, ctx: DerivativeContext, move: Ints, apart: Ints) -> Any
     return b.expand_to(number, full)
 
 
-def _inside(b: Builder, ctx: DerivativeContext, move: Ints, apart: Ints) -> Any:
+def _inside(b: Builder, ctx: DerivativeContext, move: Ints, apart: Sequence[Dim]) -> Any:
     """Whether an element is in the window at distance ``move``; None if all are."""
     kernel, steps, borders = (ctx.attributes[k] for k in ("kernel", "steps", "borders"))
     type, rank, inside = ctx.input_types[1], 2 + len(apart), None

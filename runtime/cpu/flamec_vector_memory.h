@@ -53,9 +53,11 @@ FLAMEC_RAW_MEMORY(u16)
         flamec_copy_first(r.lane, p, n, sizeof(c_##t));                                    \
         return r.whole;                                                                    \
     }                                                                                      \
-    FLAMEC_INLINE v_##t flamec_load_between_##t(const void *p, int64_t first, int64_t end) { \
-        if (!first) return flamec_load_n_##t(p, end);                                      \
-        parts_##t r = {vsplat_##t(0)};                                                     \
+    FLAMEC_INLINE v_##t flamec_load_inside_##t(const void *p, int64_t first, int64_t end,  \
+                                               v_##t outside) {                            \
+        if (first >= end) return outside;                                                  \
+        if (end - first == FLAMEC_LANES) return flamec_load_##t(p);                        \
+        parts_##t r = {outside};                                                           \
         flamec_copy_first(r.lane + first, (const c_##t *)p + first, end - first, sizeof(c_##t)); \
         return r.whole;                                                                    \
     }                                                                                      \
@@ -84,20 +86,24 @@ FLAMEC_PARTIAL_BY_COPY(u16)
 #ifdef FLAMEC_MASKED_MEMORY
 /* Masked instructions: no branches, and no store that a wider load must wait for. */
 #define FLAMEC_PARTIAL_BY_MASK(t, scalar, load, store)                                     \
-    FLAMEC_INLINE v_##t flamec_load_lanes_##t(const void *p, unsigned mask) {              \
+    FLAMEC_INLINE v_##t flamec_load_lanes_##t(const void *p, unsigned mask, v_##t others) { \
         typedef scalar piece __attribute__((vector_size(FLAMEC_REGISTER)));                \
-        parts_##t r = {vsplat_##t(0)};                                                     \
+        parts_##t r = {others};                                                            \
         const int lanes = FLAMEC_LANES / FLAMEC_PIECES(t);                                 \
         for (int i = 0; i < FLAMEC_PIECES(t); i++)                                         \
-            r.piece[i] = (n_##t)load((const scalar *)p + i * lanes, (piece){0},            \
+            r.piece[i] = (n_##t)load((const scalar *)p + i * lanes, (piece)r.piece[i],     \
                                      (mask >> (i * lanes)) & ((1u << lanes) - 1));         \
         return r.whole;                                                                    \
     }                                                                                      \
     FLAMEC_INLINE v_##t flamec_load_n_##t(const void *p, int64_t n) {                      \
-        return flamec_load_lanes_##t(p, n < FLAMEC_LANES ? (1u << n) - 1 : 0xffffu);       \
+        const unsigned mask = n < FLAMEC_LANES ? (1u << n) - 1 : 0xffffu;                  \
+        return flamec_load_lanes_##t(p, mask, vsplat_##t(0));                              \
     }                                                                                      \
-    FLAMEC_INLINE v_##t flamec_load_between_##t(const void *p, int64_t first, int64_t end) { \
-        return flamec_load_lanes_##t(p, ((1u << end) - 1) & ~((1u << first) - 1));         \
+    FLAMEC_INLINE v_##t flamec_load_inside_##t(const void *p, int64_t first, int64_t end,  \
+                                               v_##t outside) {                            \
+        first = first < FLAMEC_LANES ? first : FLAMEC_LANES;                               \
+        end = end > 0 ? end : 0;                                                           \
+        return flamec_load_lanes_##t(p, ((1u << end) - 1) & ~((1u << first) - 1), outside); \
     }                                                                                      \
     FLAMEC_INLINE void flamec_store_n_##t(void *p, v_##t x, int64_t n) {                   \
         typedef scalar piece __attribute__((vector_size(FLAMEC_REGISTER)));                \
@@ -278,9 +284,6 @@ FLAMEC_STRIDED(u16, i16)
     FLAMEC_INLINE v_##t vload_n_##m(const void *p, int64_t n) {                            \
         return widen(flamec_load_n_##raw(p, n));                                           \
     }                                                                                      \
-    FLAMEC_INLINE v_##t vload_between_##m(const void *p, int64_t first, int64_t end) {     \
-        return widen(flamec_load_between_##raw(p, first, end));                            \
-    }                                                                                      \
     FLAMEC_INLINE void vstore_n_##m(void *p, v_##t x, int64_t n) {                         \
         flamec_store_n_##raw(p, narrow(x), n);                                             \
     }                                                                                      \
@@ -312,6 +315,26 @@ FLAMEC_STRIDED(u16, i16)
         for (int64_t i = 0; i < n; i++) r.lane[i] = ((const c_##raw *)p)[at.lane[i]];      \
         return widen(r.whole);                                                             \
     }
+
+/* Lanes first to end - 1, of which there are perhaps none; `outside` elsewhere. */
+#define FLAMEC_INSIDE(t)                                                                   \
+    FLAMEC_INLINE v_##t vload_inside_##t(const void *p, int64_t first, int64_t end,        \
+                                         v_##t outside) {                                  \
+        return flamec_load_inside_##t(p, first, end, outside);                             \
+    }
+#define FLAMEC_INSIDE_WIDENED(m, t, raw, widen)                                            \
+    FLAMEC_INLINE v_##t vload_inside_##m(const void *p, int64_t first, int64_t end,        \
+                                         v_##t outside) {                                  \
+        if (first >= end) return outside;                                                  \
+        const v_##t x = widen(flamec_load_inside_##raw(p, first, end, vsplat_##raw(0)));   \
+        const v_i32 lane = (v_i32){FLAMEC_COUNT};                                          \
+        return vsel_##t((lane >= (int32_t)first) & (lane < (int32_t)end), x, outside);     \
+    }
+FLAMEC_INSIDE(f32) FLAMEC_INSIDE(f64) FLAMEC_INSIDE(i8) FLAMEC_INSIDE(i16)
+FLAMEC_INSIDE(i32) FLAMEC_INSIDE(i64) FLAMEC_INSIDE(u8)
+FLAMEC_INSIDE_WIDENED(f16, f32, u16, vwiden_f16)
+FLAMEC_INSIDE_WIDENED(bf16, f32, u16, vwiden_bf16)
+FLAMEC_INSIDE_WIDENED(bool, b, u8, FLAMEC_WIDEN_BOOL)
 
 FLAMEC_MEMORY(f32, f32, f32, FLAMEC_IDENTITY, FLAMEC_IDENTITY)
 FLAMEC_MEMORY(f64, f64, f64, FLAMEC_IDENTITY, FLAMEC_IDENTITY)

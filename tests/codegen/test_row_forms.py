@@ -284,6 +284,9 @@ def test_windows_of_images_of_any_size_are_pooled_without_a_copy() -> None:
     plain = flamec.compile(lambda x: F.max_pool2d(x, 2), backend="c", dynamic=True)
     plain(flamec.ones(3, 2, 6, 7))
     assert len(plain.programs[0].prepared.plan.steps) == 1
+    means = flamec.compile(lambda x: F.avg_pool2d(x, 2), backend="c", dynamic=True)
+    means(flamec.ones(3, 2, 6, 7))
+    assert len(means.programs[0].prepared.plan.steps) == 1
     sums = flamec.compile(lambda x: F.avg_pool2d(x, 3, 1), backend="c", dynamic=True)
     sums(flamec.ones(3, 2, 60, 70))
     assert "now_" in sums.programs[0].stages["source"]

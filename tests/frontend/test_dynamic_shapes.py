@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import warnings
 from collections.abc import Callable
@@ -332,3 +333,49 @@ def test_gradients_of_pooling_with_windows_that_leave_a_rest() -> None:
             function(x)[0].numpy(), gradients(x)[0].numpy(), rtol=1e-5, atol=1e-6
         )
     assert function.stats.traces == 2
+
+
+def exact_pooling_gradients(
+    x: np.ndarray, g: float, kernel: int, step: int, border: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of the sums of ``g`` times the largest elements squared, and of the means squared."""
+    largest = np.pad(x, border, constant_values=-np.inf)
+    mean = np.pad(x, border)
+    of_largest, of_mean = np.zeros_like(largest), np.zeros_like(mean)
+    for corner in itertools.product(
+        *(range(0, n + 2 * border - kernel + 1, step) for n in x.shape)
+    ):
+        window = tuple(slice(c, c + kernel) for c in corner)
+        at = np.unravel_index(largest[window].argmax(), (kernel, kernel))
+        of_largest[window][at] += 2 * g * largest[window][at]
+        of_mean[window] += 2 * g * mean[window].mean() / kernel**2
+    inside = tuple(slice(border, border + n) for n in x.shape)
+    return of_largest[inside], of_mean[inside]
+
+
+def test_gradients_of_pooling_over_images_of_any_size() -> None:
+    """Windows that overlap, touch, leave gaps and a rest: each element looks at its windows."""
+    cases = ((3, 1, 1), (2, 2, 0), (3, 2, 1), (2, 3, 1), (5, 3, 2), (3, 3, 0))
+
+    def gradients(x: T) -> list[T]:
+        found = []
+        for kernel, step, border in cases:
+            for pool in (F.max_pool2d, F.avg_pool2d):
+                loss = (pool(x, kernel, step, border) ** 2 * 3).sum()
+                found += flamec.autograd.grad(loss, x)
+        return found
+
+    function = flamec.compile(gradients, backend="c")
+    for shape in ((7, 9), (9, 11), (5, 5), (6, 17), (16, 8), (18, 33)):
+        x = np.random.default_rng(shape[0]).permutation(shape[0] * shape[1]).reshape(shape)
+        x = x / 10 + 1.0
+        found = function(flamec.tensor(x[None, None], requires_grad=True))
+        wanted = [g for case in cases for g in exact_pooling_gradients(x, 3.0, *case)]
+        for position, (y, exact) in enumerate(zip(found, wanted, strict=True)):
+            np.testing.assert_allclose(y.numpy()[0, 0], exact, 1e-9, 1e-9, err_msg=str(position))
+    assert function.stats.traces == 2
+    plan = function.programs[0].prepared.plan
+    sizes = dict.fromkeys(plan.symbols, 100)
+    assert max(evaluate_dim(b.elements, sizes) for b in plan.buffers) < 2 * 110 * 110, (
+        "nothing as large as all windows is made"
+    )

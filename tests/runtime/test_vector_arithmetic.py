@@ -242,19 +242,25 @@ def test_strided_and_gathered_elements(vectors: VectorLibrary, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", MEMORY)
-def test_lanes_between_two_others_are_all_that_is_read(vectors: VectorLibrary, name: str) -> None:
+def test_lanes_inside_bounds_are_all_that_is_read(vectors: VectorLibrary, name: str) -> None:
     lanes, fenced = vectors.lanes, Fenced()
     numbers = (np.arange(lanes) % 2 if name == "bool" else np.arange(1, lanes + 1)).astype(
         MEMORY[name]
     )
+    outside = np.ones(lanes, MEMORY[name])
     for first in range(lanes):
         for end in range(first + 1, lanes + 1):
-            wanted = np.zeros(lanes, MEMORY[name])
+            wanted = outside.copy()
             wanted[first:end] = numbers[: end - first]
             at_end = bool((first + end) % 2)
-            source, out = fenced.copy(numbers[: end - first], at_end), np.ones_like(wanted)
-            vectors.run(f"between_{name}", source, out, first, end)
+            source, out = fenced.copy(numbers[: end - first], at_end), outside.copy()
+            vectors.run(f"inside_{name}", source, out, first, end)
             np.testing.assert_array_equal(out, wanted)
+    nothing = fenced.copy(numbers[:0], True)
+    for first, end in ((0, 0), (3, 3), (lanes, 2), (0, -1), (0, -(1 << 40)), (1 << 40, lanes)):
+        out = outside.copy()
+        vectors.run(f"inside_{name}", nothing, out, first, end)
+        np.testing.assert_array_equal(out, outside)
 
 
 @pytest.mark.parametrize("name", MEMORY)

@@ -1,0 +1,171 @@
+"""Rows of few elements, windows and borders, of sizes that are known and of others.
+
+The oracle is NumPy in float64. Sizes lie at and around those of one vector and of two.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+
+import flamec
+from flamec.nn import functional as F
+from tests.symbolic_programs import symbolic_program
+
+SIZES = (5, 6, 7, 15, 16, 17, 18, 31, 32, 33, 34, 50)
+SHAPES = [(5, 5), *itertools.pairwise(SIZES), (33, 33), (70, 17)]
+
+
+def pooled(x):
+    """Windows that overlap, touch and leave gaps; sums, positions and doubles."""
+    image = x[None, None]
+    views = x.unfold(0, 3, 2).unfold(1, 2, 1)
+    return (
+        F.avg_pool2d(image, 3, 1, 1)[0, 0], F.avg_pool2d(image, 2)[0, 0],
+        F.avg_pool2d(image, (2, 5), (1, 3))[0, 0], F.max_pool2d(image, 3, 2, 1)[0, 0],
+        views.amax((-1, -2)), views.double().sum((-1, -2)), views.int().prod(-1),
+        views.argmax(-1), views.var(-1, correction=0),
+    )  # fmt: skip
+
+
+def windows(x: np.ndarray, kernel, steps) -> np.ndarray:
+    view = np.lib.stride_tricks.sliding_window_view(x, kernel)
+    return view[:: steps[0], :: steps[1]]
+
+
+def exactly_pooled(x: np.ndarray) -> list[np.ndarray]:
+    x = x.astype(np.float64)
+    zeros, least = np.pad(x, 1), np.pad(x, 1, constant_values=-np.inf)
+    views = windows(x, (3, 2), (2, 1))
+    return [
+        windows(zeros, (3, 3), (1, 1)).mean((-1, -2)), windows(x, (2, 2), (2, 2)).mean((-1, -2)),
+        windows(x, (2, 5), (1, 3)).mean((-1, -2)), windows(least, (3, 3), (2, 2)).max((-1, -2)),
+        views.max((-1, -2)), views.sum((-1, -2)), np.nan_to_num(views).astype(int).prod(-1),
+        views.argmax(-1), views.var(-1),
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pools():
+    function = flamec.compile(pooled, backend="c", fullgraph=True)
+    for shape in ((9, 11), (10, 13)):
+        function(flamec.ones(*shape))
+    return function
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_windows(pools, shape: tuple[int, int]) -> None:
+    x = np.random.default_rng(shape[1]).integers(-4, 5, shape).astype(np.float32)
+    for found, exact in zip(pools(flamec.from_numpy(x)), exactly_pooled(x), strict=True):
+        np.testing.assert_allclose(found.numpy(), exact, 1e-6, 1e-6)
+    assert pools.stats.traces == 2
+
+
+def test_known_sizes_have_the_same_loops_and_bits(pools) -> None:
+    for shape in ((17, 20), (18, 33)):
+        x = flamec.from_numpy(np.random.default_rng(1).standard_normal(shape, np.float32))
+        fixed = flamec.compile(pooled, backend="c", dynamic=False)
+        for found, wanted in zip(pools(x), fixed(x), strict=True):
+            np.testing.assert_array_equal(found.numpy(), wanted.numpy())
+        for program in (pools.programs[0], fixed.programs[0]):
+            loops = program.stages["source"].split("static void loop_")
+            few = [loop for loop in loops if "now_" in loop]
+            assert len(few) >= 6, "each kind of windows has such loops"
+            assert not any("acc_" in loop for loop in few), "sums of windows stay in registers"
+            assert any("#pragma GCC unroll 3\n" in loop for loop in few)
+
+
+def test_nan_in_any_place_of_a_window(pools) -> None:
+    for at in (0, 16, 32):
+        x = np.random.default_rng(2).integers(-4, 5, (33, 33)).astype(np.float32)
+        x[at, at] = np.nan
+        found = pools(flamec.from_numpy(x))
+        for position in (0, 1, 2, 3, 4, 5):
+            exact = exactly_pooled(x)[position]
+            np.testing.assert_array_equal(np.isnan(found[position].numpy()), np.isnan(exact))
+
+
+def folded(x):
+    """Few rows, or few columns, of a matrix of other size than it."""
+    rows, columns = x[:5], x[:, :5]
+    return (
+        rows.sum(0), rows.amin(0), rows.argmax(0), rows.var(0), F.softmax(rows, 0),
+        columns.sum(1), columns.amin(1), columns[:, :3].argmin(1), rows.t()[:, :3].sum(1),
+    )  # fmt: skip
+
+
+def exactly_folded(x: np.ndarray) -> list[np.ndarray]:
+    x = x.astype(np.float64)
+    rows, columns = x[:5], x[:, :5]
+    powers = np.exp(rows)
+    return [
+        rows.sum(0), rows.min(0), rows.argmax(0), rows.var(0, ddof=1), powers / powers.sum(0),
+        columns.sum(1), columns.min(1), columns[:, :3].argmin(1), rows[:3].sum(0),
+    ]  # fmt: skip
+
+
+def test_few_rows_and_few_columns() -> None:
+    function = flamec.compile(folded, backend="c", fullgraph=True)
+    for shape in ((6, 7), (8, 9), *SHAPES, (9, 1025), (1030, 6)):
+        x = np.random.default_rng(shape[0]).standard_normal(shape, np.float32)
+        for found, exact in zip(function(flamec.from_numpy(x)), exactly_folded(x), strict=True):
+            np.testing.assert_allclose(found.numpy(), exact, 1e-5, 1e-6)
+    assert function.stats.traces == 2
+
+
+def test_rows_in_lines_that_share_a_cache_set_are_taken_in_strips() -> None:
+    """Sixteen lines of memory at once are as many as a cache keeps."""
+    for count, few in ((16, True), (17, False)):
+        function = flamec.compile(lambda x: x.sum(0), backend="c", dynamic=False)
+        x = np.random.default_rng(count).integers(-9, 9, (count, 40)).astype(np.float32)
+        np.testing.assert_array_equal(function(flamec.from_numpy(x)).numpy(), x.sum(0))
+        assert ("#pragma GCC unroll 16\n" in function.programs[0].stages["source"]) is few
+
+
+def bordered(x, half, whole, mask):
+    return (
+        F.pad(x, (1, 1, 1, 1)), F.pad(x, (3, 0, 0, 2), value=7.0), F.pad(x, (20, 37)),
+        F.pad(half, (1, 2)), F.pad(whole, (2, 1)), F.pad(mask, (1, 1), value=True),
+        F.pad(x[::2, 1:], (1, 2)) * 2 + 1, F.pad(x.t(), (2, 1)), F.pad(x, (-1, 2)),
+    )  # fmt: skip
+
+
+def exactly_bordered(x, half, whole, mask) -> list[np.ndarray]:
+    def line(a, low, high, value=0):
+        return np.pad(a, ((0, 0), (low, high)), constant_values=value)
+
+    return [
+        np.pad(x, 1), np.pad(x, ((0, 2), (3, 0)), constant_values=7), line(x, 20, 37),
+        line(half, 1, 2), line(whole, 2, 1), line(mask, 1, 1, True),
+        line(x[::2, 1:], 1, 2) * 2 + 1, line(x.T, 2, 1), line(x[:, 1:], 0, 2),
+    ]  # fmt: skip
+
+
+def test_borders() -> None:
+    """The vectors inside of an image are loaded whole, others lane by lane."""
+    function = flamec.compile(bordered, backend="c", fullgraph=True)
+    for shape in ((4, 7), (3, 5), *itertools.product((1, 5), (2, 13, 14, 15, 16, 29, 31, 32, 66))):
+        x = np.random.default_rng(shape[1]).integers(-9, 9, shape)
+        arrays = [x.astype(np.float32), x.astype(np.float16), x, x > 0]
+        found = function(*map(flamec.from_numpy, arrays))
+        for position, (y, exact) in enumerate(zip(found, exactly_bordered(*arrays), strict=True)):
+            np.testing.assert_array_equal(y.numpy(), exact, f"{position} {shape}")
+    assert function.stats.traces == 2
+
+
+def test_the_inside_of_an_image_has_a_loop_of_its_own() -> None:
+    function = symbolic_program(lambda x: F.pad(x, (1, 1)))
+    loops = re.findall(r"const int64_t inside = .*\n *const v_f32 v1 = (\w+)\(", _source(function))
+    assert loops == ["vload_f32"]
+    assert "at0 +=" not in _source(function), "rows along one dimension are numbers times a size"
+    image = flamec.compile(lambda x: F.pad(x, (1, 1, 1, 1)), backend="c", fullgraph=True)
+    for shape in ((2, 3, 5), (3, 4, 7)):
+        image(flamec.ones(*shape))
+    assert "{ at0 += s2; at1 += s2 + 2; }" in _source(image), "where rows begin is counted"
+
+
+def _source(function) -> str:
+    return function.programs[0].stages["source"]
