@@ -11,6 +11,7 @@ assume something silently.
 from __future__ import annotations
 
 import ast
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -53,8 +54,8 @@ def using_oracle(oracle: ShapeOracle | None) -> Iterator[None]:
         _oracle.reset(token)
 
 
-def _atom_key(atom: Atom) -> tuple[str, str]:
-    return (atom[0], format_dim(atom[1]) if atom[0] == "//" else atom[1])
+def _atom_key(atom: Atom) -> tuple[str, ...]:
+    return (atom[0], *(format_dim(d) for d in atom[1:])) if atom[0] == "//" else atom
 
 
 class SymbolicDim(IntegerMethods):
@@ -246,18 +247,35 @@ def _product(a: Dim, b: Dim) -> Dim:
     return _canonical(terms)
 
 
-def _divide_exactly(terms: dict[Monomial, int], divisor: Monomial, factor: int) -> Dim | None:
+def _divide_exactly(dividend: Dim, divisor: Dim) -> Dim | None:
+    """The polynomial that times ``divisor`` is ``dividend``; None where there is none.
+
+    Long division: terms are in an order that products keep, the highest first.
+    """
+    (highest, factor), *_ = _ordered(divisor)
     quotient: dict[Monomial, int] = {}
-    for monomial, coefficient in terms.items():
-        rest = list(monomial)
-        for atom in divisor:
-            if atom not in rest:
-                return None
-            rest.remove(atom)
-        if coefficient % factor:
+    while not structurally_equal(dividend, 0):
+        monomial, coefficient = _ordered(dividend)[0]
+        rest = _without(monomial, highest)
+        if rest is None or coefficient % factor:
             return None
-        quotient[tuple(rest)] = coefficient // factor
+        quotient[rest] = coefficient // factor
+        part = _canonical({rest: coefficient // factor})
+        dividend = _sum(dividend, _product(part, divisor), -1)
     return _canonical(quotient)
+
+
+def _ordered(dim: Dim) -> tuple[tuple[Monomial, int], ...]:
+    return dim.terms if isinstance(dim, SymbolicDim) else (((), dim),)
+
+
+def _without(monomial: Monomial, divisor: Monomial) -> Monomial | None:
+    rest = list(monomial)
+    for atom in divisor:
+        if atom not in rest:
+            return None
+        rest.remove(atom)
+    return tuple(rest)
 
 
 def floordiv(a: Dim, b: Dim) -> Dim:
@@ -272,14 +290,49 @@ def floordiv(a: Dim, b: Dim) -> Dim:
         return 0
     if structurally_equal(a, b):
         return 1
-    terms, divisor = _terms(a), _terms(b)
-    if len(divisor) == 1:
-        ((monomial, factor),) = divisor.items()
-        if factor > 0:
-            exact = _divide_exactly(terms, monomial, factor)
-            if exact is not None:
-                return exact
-    return SymbolicDim({(("//", a, b),): 1})
+    exact = _divide_exactly(a, b)
+    if exact is not None:
+        return exact
+    if isinstance(b, int) and isinstance(a, SymbolicDim) and b > 0:
+        return _divide_by_number(a, b)
+    return _quotient(a, b)
+
+
+def _quotient(numerator: Dim, denominator: Dim) -> Dim:
+    return SymbolicDim({(("//", numerator, denominator),): 1})
+
+
+def _only_atom(terms: Mapping[Monomial, int]) -> Atom | None:
+    """The symbol or quotient that these terms are."""
+    for monomial, coefficient in terms.items():
+        if len(terms) == len(monomial) == coefficient == 1:
+            return monomial[0]
+    return None
+
+
+def _divide_by_number(a: SymbolicDim, b: int) -> Dim:
+    """``a // b`` in the one form for all ways to write it: what ``b`` divides stands before the
+    quotient, ``(s0 - 1)//2`` is ``(s0 + 1)//2 - 1``; what its terms have in common is cancelled,
+    ``(2*s0 + 1)//4`` is ``s0//2``; a quotient of a quotient is one, ``(s0//2)//2`` is ``s0//4``.
+    """
+    whole: dict[Monomial, int] = {}
+    rest: dict[Monomial, int] = {}
+    for monomial, coefficient in a.terms:
+        if not monomial or coefficient % b == 0:
+            whole[monomial], coefficient = divmod(coefficient, b)
+        rest[monomial] = coefficient
+    constant = rest.pop((), 0)
+    common = math.gcd(b, *rest.values())
+    b, constant = b // common, constant // common
+    rest = {m: c // common for m, c in rest.items() if c}
+    inner = _only_atom(rest)
+    if b == 1:
+        quotient = _canonical(rest)
+    elif inner is not None and inner[0] == "//" and isinstance(inner[2], int):
+        quotient = floordiv(_sum(inner[1], inner[2] * constant, 1), inner[2] * b)
+    else:
+        quotient = _quotient(_canonical({**rest, (): constant}), b)
+    return _sum(_canonical(whole), quotient, 1)
 
 
 def _decide(left: Dim, relation: str, right: Dim) -> bool:
@@ -439,7 +492,7 @@ def format_dim(dim: Dim, divide: Callable[[str, str], str] | None = None) -> str
                 factors.append(
                     divide(numerator, denominator)
                     if divide
-                    else f"({numerator}//({denominator}))"
+                    else f"(({numerator})//({denominator}))"
                     if isinstance(atom[2], SymbolicDim)
                     else f"(({numerator})//{denominator})"
                 )

@@ -22,12 +22,15 @@ from flamec.ir.shape import (
     Undecidable,
     floordiv,
     less,
+    multiple_of_symbol,
     structurally_equal,
     substitute,
     symbols_of,
     using_oracle,
 )
 from flamec.ir.shape import equal as equal_sizes
+
+_LARGEST_DIVISOR = 64  # of sizes that a program is known to divide; more than strides multiply to
 
 
 def settle_sizes(graph: Graph, equal: Iterable[tuple[Dim, Dim]]) -> Graph:
@@ -88,18 +91,12 @@ def _known(equal: Iterable[tuple[Dim, Dim]]) -> dict[str, Dim]:
 
 def _solved(left: Dim, right: Dim) -> tuple[str, Dim] | None:
     """A symbol and what it is equal to, where ``left`` is a symbol or a multiple of one."""
-    if not isinstance(left, SymbolicDim):
+    found = multiple_of_symbol(left)
+    if found is None or found[0] <= 0:
         return None
-    names = symbols_of(left)
-    if len(names) != 1:
-        return None
-    (name,) = names
-    symbol = SymbolicDim.symbol(name)
-    if structurally_equal(left, symbol):
+    factor, name = found
+    if factor == 1:
         return None if name in symbols_of(right) else (name, right)
-    factor = substitute(left, {name: 1})
-    if not isinstance(factor, int) or factor <= 0 or not structurally_equal(left, factor * symbol):
-        return None
     value = floordiv(right, factor)
     if name in symbols_of(value) or not structurally_equal(factor * value, right):
         return None
@@ -107,20 +104,20 @@ def _solved(left: Dim, right: Dim) -> tuple[str, Dim] | None:
 
 
 def _divided(left: Dim, right: Dim) -> tuple[str, Dim] | None:
-    """A symbol and the multiple that it is, where ``left`` is the symbol, or a multiple of it, and
-    ``right`` is k*(it//k)."""
+    """A symbol or quotient and the multiple that it is, where ``left`` is that, or a multiple of
+    it, and ``right`` is k*((it + c)//k) with c < k: k divides it."""
     if not isinstance(left, SymbolicDim) or not isinstance(right, SymbolicDim):
         return None
-    names = symbols_of(left)
-    if len(names) != 1 or len(left.terms) != 1 or len(right.terms) != 1:
+    if len(left.terms) != 1 or len(right.terms) != 1 or len(left.terms[0][0]) != 1:
         return None
-    (name,) = names
-    symbol, times, factor = SymbolicDim.symbol(name), left.terms[0][1], right.terms[0][1]
-    whole = factor * floordiv(left, factor)
-    if not structurally_equal(left, times * symbol) or not structurally_equal(right, whole):
+    (monomial, times), factor = left.terms[0], right.terms[0][1]
+    if not 1 < factor <= _LARGEST_DIVISOR or not any(
+        structurally_equal(right, factor * floordiv(left + c, factor)) for c in range(factor)
+    ):
         return None
+    one = SymbolicDim({monomial: 1})
     multiple = factor // math.gcd(times, factor)
-    return name, multiple * floordiv(symbol, multiple)
+    return str(one), multiple * floordiv(one, multiple)
 
 
 def _quotient(left: Dim, right: Dim) -> tuple[str, Dim] | None:

@@ -182,6 +182,48 @@ def test_a_convolution_whose_length_must_fit_a_fixed_number_of_targets() -> None
             np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("kernel", [3, 4])
+def test_images_of_any_even_size_go_down_and_up_again(kernel: int) -> None:
+    """That the halves twice are the whole again is known of symbolic sizes after tracing, too."""
+    downs = [flamec.nn.Conv2d(2, 2, kernel, 2, 1) for _ in range(2)]
+    up = flamec.nn.Upsample(scale_factor=2)
+    mixes = [flamec.nn.Conv2d(4, 2, 1) for _ in downs]
+
+    def step(x: Any) -> Any:
+        seen = []
+        for down in downs:
+            seen.append(x)
+            x = down(x)
+        for mix in mixes:
+            x = mix(flamec.cat([up(x), seen.pop()], 1))
+        return x, *flamec.autograd.grad(x.square().sum(), downs[0].weight)
+
+    compiled = flamec.compile(step, backend="evaluate")
+    for size in ((8, 12), (16, 20), (4, 8), (12, 20)):
+        x = flamec.randn(2, 2, *size)
+        for mine, wanted in zip(compiled(x), step(x), strict=True):
+            np.testing.assert_allclose(
+                mine.detach().numpy(), wanted.detach().numpy(), rtol=1e-3, atol=1e-4
+            )
+    assert compiled.stats.traces == 2, compiled.stats.guard_failures
+
+
+def test_a_prediction_for_each_place_is_split_into_anchors() -> None:
+    net = flamec.nn.Conv2d(2, 6 * 3, 3, 2, 1)
+
+    def step(x: Any) -> Any:
+        y = net(x)
+        n, _, h, w = y.shape
+        y = y.view(n, -1, 3, h, w).permute(0, 3, 4, 1, 2).reshape(n, -1, 3)
+        return flamec.autograd.grad(y.sigmoid().square().sum(), net.weight)[0]
+
+    compiled = flamec.compile(step, backend="evaluate")
+    for size in (16, 9, 12, 7):
+        x = flamec.randn(2, 2, size, size)
+        np.testing.assert_allclose(compiled(x).numpy(), step(x).numpy(), rtol=1e-3, atol=1e-4)
+    assert compiled.stats.traces == 2, compiled.stats.guard_failures
+
+
 def test_channels_in_groups_may_vary() -> None:
     """That the groups divide the channels is known of symbolic sizes after tracing, too."""
 

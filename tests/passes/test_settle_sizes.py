@@ -41,6 +41,9 @@ def settled(shape: tuple[Dim, ...], left: Dim, right: Dim) -> tuple[Dim, ...]:
         (6 * S0, 4 * S1, (S0, S1), (S0, S1)),  # neither is a whole number of the other
         (16 * S0, 32 * ((16 * S0) // 32), (16 * S0, S0), (32 * (S0 // 2), 2 * (S0 // 2))),
         (4 * S0, 6 * ((4 * S0) // 6), (S0,), (3 * (S0 // 3),)),
+        (2 * ((S0 + 1) // 2), S0, (S0, (S0 + 1) // 2), (2 * (S0 // 2), S0 // 2)),
+        (S0 // 2, 2 * (S0 // 4), (S0 // 2, S0 // 4), (2 * (S0 // 4), S0 // 4)),
+        (8, 48 // (S0 // 2), (S0,), (S0,)),  # no number stands for such a symbol
     ],
 )
 def test_sizes_are_replaced_by_what_they_are(
