@@ -1,10 +1,11 @@
 """ResNets in training on one GPU beside PyTorch: images a second of the whole step.
 
 ``python -m benchmarks.gpu.resnet [--depth 18|50] [--precision NAME] [--only flamec torch ...]
-[--seconds N]``
+[--seconds N] [--apart]``
 
 Batch 128, 224 x 224, SGD with momentum; each contender in a process of its own, with the same
-weights and images, and their first losses. PyTorch has channels last and cuDNN's search for
+weights and images, and their first losses. They get ready side by side, unless ``--apart``, and are
+timed in turns. PyTorch has channels last and cuDNN's search for
 algorithms. ``--precision``: ``bfloat16`` (autocast), ``float32`` and ``tf32`` on both sides, or
 ``default``, where nothing is set: in both, convolutions are TF32 and the last layer is float32.
 """
@@ -12,10 +13,7 @@ algorithms. ``--precision``: ``bfloat16`` (autocast), ``float32`` and ``tf32`` o
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks.gpu.in_turns import Turns, in_turns, take_turns
+
 BATCH, SIZE, CLASSES = 128, 224, 1000
 GOAL = 4400.0  # images a second of ResNet-50 in bfloat16
 CONTENDERS = ("flamec", "torch", "torch.compile")
@@ -74,27 +73,29 @@ def training_step(contender: str, options: argparse.Namespace) -> Callable[[], A
 
 
 def measure(options: argparse.Namespace) -> None:
-    """One contender; prints a line of JSON."""
+    """One contender, in a process of its own."""
     started = time.perf_counter()
     step = training_step(options.contender, options)
     losses = [float(step())]
     first = time.perf_counter() - started
     losses += [float(step()) for _ in range(4)]
-    rounds: list[float] = []
     count = 1 if options.small else 10
-    while not rounds or (len(rounds) < 5 and time.perf_counter() - started < options.seconds):
+
+    def one_round() -> float:
         begun = time.perf_counter()
         for _ in range(count):
             loss = step()
         float(loss)
-        rounds.append((time.perf_counter() - begun) / count)
-    framework = sys.modules["flamec" if options.contender == "flamec" else "torch"]
-    peak = framework.cuda.max_memory_allocated() if options.device != "cpu" else 0
-    if options.profile:
-        profile_step(step, options.profile)
-    median = statistics.median(rounds)
-    facts = {"losses": losses, "median": median, "first_call": first, "peak_bytes": int(peak)}
-    print(json.dumps(facts))
+        return (time.perf_counter() - begun) / count
+
+    def last() -> dict[str, Any]:
+        framework = sys.modules["flamec" if options.contender == "flamec" else "torch"]
+        peak = framework.cuda.max_memory_allocated() if options.device != "cpu" else 0
+        if options.profile:
+            profile_step(step, options.profile)
+        return {"peak_bytes": int(peak)}
+
+    take_turns({"losses": losses, "first_call": first}, one_round, last)
 
 
 def profile_step(step: Callable[[], Any], file: Path) -> None:
@@ -110,36 +111,39 @@ def profile_step(step: Callable[[], Any], file: Path) -> None:
 
 
 def compare(options: argparse.Namespace) -> bool:
-    batch, found = (4 if options.small else BATCH), {}
-    mixed = options.precision == "bfloat16"
-    for name in options.only:
-        command = [sys.executable, "-m", "benchmarks.gpu.resnet", "--contender", name]
-        command += ["--device", options.device, "--seconds", str(options.seconds)]
-        command += ["--depth", str(options.depth), "--precision", options.precision]
-        command += ["--small"] * options.small
+    batch, mixed = (4 if options.small else BATCH), options.precision == "bfloat16"
+
+    def starting(name: str) -> Callable[[], Turns]:
+        command = ["-m", "benchmarks.gpu.resnet", "--contender", name]
+        command += ["--device", options.device, "--depth", str(options.depth)]
+        command += ["--precision", options.precision, *["--small"] * options.small]
         if options.profile:
             command += ["--profile", str(options.profile.with_suffix(f".{name}.txt"))]
-        done = subprocess.run(
-            command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            print(f"{name:14s} PROBLEM: {done.stderr[-3000:]}", flush=True)
+        return lambda: Turns(command)
+
+    contenders = {name: starting(name) for name in options.only}
+    found = in_turns(contenders, options.seconds, options.apart)
+    medians = {name: statistics.median(t.rounds) for name, t in found.items() if t.rounds}
+    for name, turns in found.items():
+        if turns.problem:
+            print(f"{name:14s} PROBLEM: {turns.problem}", flush=True)
+        if name not in medians:
             continue
-        facts = found[name] = json.loads(done.stdout.strip().splitlines()[-1])
-        rate = batch / facts["median"]
-        own = found.get("flamec", facts)["median"]
+        facts, median = turns.facts, medians[name]
+        own = medians.get("flamec", median)
         print(
             f"ResNet-{options.depth} {options.precision} {name:14s} "
-            f"{rate:8.1f} images/s ({facts['median'] * 1e3:.2f} ms), "
-            f"{facts['median'] / own:.2f} x flamec's time, first call {facts['first_call']:.1f} s, "
-            f"{facts['peak_bytes'] / 2**30:.1f} GiB, losses "
+            f"{batch / median:8.1f} images/s ({median * 1e3:.2f} ms), "
+            f"{median / own:.2f} x flamec's time, first call {facts['first_call']:.1f} s"
+            f"{'' if options.apart else ' beside the others'}, "
+            f"{facts.get('peak_bytes', 0) / 2**30:.1f} GiB, losses "
             + " ".join(f"{loss:.3f}" for loss in facts["losses"]),
             flush=True,
         )
-    if "flamec" in found and not options.small and options.depth == 50 and mixed:
-        met = batch / found["flamec"]["median"] >= GOAL
+    if "flamec" in medians and not options.small and options.depth == 50 and mixed:
+        met = batch / medians["flamec"] >= GOAL
         print(f"goal {GOAL:.0f} images/s: {'met' if met else 'missed'}")
-    return len(found) == len(options.only)
+    return not any(turns.problem for turns in found.values())
 
 
 def main() -> int:
@@ -150,7 +154,8 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="a tiny network, to try the program")
     parser.add_argument("--profile", type=Path, help="where each kernel's time is written")
-    parser.add_argument("--seconds", type=float, default=200.0, help="for each contender")
+    parser.add_argument("--seconds", type=float, default=200.0, help="for all contenders")
+    parser.add_argument("--apart", action="store_true", help="one gets ready after the other")
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender:
