@@ -42,6 +42,7 @@ from flamec.ir.passes.divide_scans import divide_scans
 from flamec.ir.passes.fold_products import fold_products
 from flamec.ir.passes.fusion_groups import FusionGroup, FusionOptions
 from flamec.ir.passes.fusion_state import LARGEST_SEGMENT
+from flamec.ir.passes.join_borders import join_borders
 from flamec.ir.passes.lower_attention import has_kernel, lower_attention
 from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.passes.manager import Pass
@@ -126,6 +127,7 @@ def last_passes(options: CodegenOptions) -> tuple[Pass, ...]:
             "what attention is left has a kernel",
         ),
         Pass("stack_gradients", stack_gradients, "gradients side by side are written there"),
+        Pass("join_borders", join_borders, "pieces of an array are written where they belong"),
         *(() if options.strict else (dots,)),
         Pass(
             "divide_scans",

@@ -29,6 +29,7 @@ from flamec.codegen.triton.text import POINTERS, fold_lane, size_name
 from flamec.codegen.triton.tiling import Tile
 from flamec.codegen.triton.uniform_parts import Statements, uniform_parts
 from flamec.ir.kernel import (
+    Call,
     Fold,
     Kernel,
     Load,
@@ -121,8 +122,11 @@ class KernelWriter:
                 launches = [finished_by_last(*ends, own, wide, self._doc)]
                 traffic = before.reads | traffic[0], before.writes | traffic[1]
             alone = len(launches) > 1 or not can_share_blocks(launches[0])
+            free = part.program.contraction is None and not any(
+                isinstance(s, Fold | Call) for s in part.program.statements()
+            )
             for launch in launches:
-                self._add(launch, arguments, own, traffic, alone, part=True)
+                self._add(launch, arguments, own, traffic, alone, part=True, any_warps=free)
         else:
             if partials or self.kernel.finish:
                 self._finish(partials)
@@ -369,6 +373,7 @@ class KernelWriter:
         traffic: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset()),
         alone: bool = True,
         part: bool = False,
+        any_warps: bool = False,
     ) -> None:
         arguments = tuple(
             _described(launch.described[name], buffers)
@@ -376,7 +381,7 @@ class KernelWriter:
             else self._argument(name, buffers, own, launch.counters)
             for name in launch.arguments
         )
-        self.launches.append(PlannedLaunch(launch, arguments, *traffic, alone, part))
+        self.launches.append(PlannedLaunch(launch, arguments, *traffic, alone, part, any_warps))
 
     def _argument(
         self, name: str, buffers: Mapping[str, int], own: dict[str, Dim], counters: Dim

@@ -27,6 +27,7 @@ class PlannedLaunch:
 
     ``alone``: other launches of the kernel may depend on it, or it on them. ``part``: it is one of
     the kernel's parts, which write different elements where they write to one buffer.
+    ``any_warps``: it is the same with any number of warps.
     """
 
     launch: EmittedLaunch
@@ -35,6 +36,7 @@ class PlannedLaunch:
     writes: frozenset[int] = frozenset()
     alone: bool = True
     part: bool = False
+    any_warps: bool = False
 
 
 def together(launches: Sequence[PlannedLaunch], name: str, doc: str) -> list[PlannedLaunch]:
@@ -95,9 +97,17 @@ def _may_join(group: Sequence[PlannedLaunch], launch: PlannedLaunch) -> bool:
     first = group[0]
     if launch.alone or first.alone or len(group) == MOST_TOGETHER:
         return False
-    if launch.launch.source.options != first.launch.source.options:
+    if not _agree((*group, launch)):
         return False
     return not any(_depends(launch, other) for other in group)
+
+
+def _agree(launches: Sequence[PlannedLaunch]) -> bool:
+    """Whether launches have the same options, or may."""
+    free = {"num_warps"} if all(planned.any_warps for planned in launches) else set()
+    found = [planned.launch.source.options for planned in launches]
+    fixed = [{k: v for k, v in options.items() if k not in free} for options in found]
+    return all(options == fixed[0] for options in fixed)
 
 
 def _depends(launch: PlannedLaunch, other: PlannedLaunch) -> bool:
@@ -142,7 +152,7 @@ def _merged(group: Sequence[PlannedLaunch], name: str, doc: str) -> PlannedLaunc
             "calls": [(function, passed, dim(end)) for function, passed, end in calls],
         },
     )
-    first = group[0].launch
+    first = max((p.launch for p in group), key=lambda p: p.source.options["num_warps"])
     source = KernelSource(
         module(text), name, tuple(parameters), {}, tuple(aligned), first.source.options
     )

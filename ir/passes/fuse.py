@@ -52,6 +52,7 @@ from flamec.ir.task_signature import Signature, TaskSignatures
 from flamec.ir.tasks import Task, TaskGraph, only_scalars
 
 PairRule = Callable[[WorkingGroup, WorkingGroup], bool]
+SMALL = 1 << 20  # bytes, which a GPU moves in less time than it takes to begin
 SLOWDOWN = 1.5  # by which merged loops may be worse than separate ones
 
 
@@ -72,6 +73,7 @@ def fuse(context: TaskGraph, options: FusionOptions | None = None) -> Fusion:
         fuser.merge_siblings(_any)
         if options.elementwise_epilogues:
             fuser.merge_edges(_folds_rows)
+            fuser.bundle_small_ends()
     groups = [list(fuser.segments(group)) for group in fuser.state.in_order()]
     values = StoredValues(context)
     if options.enabled:
@@ -246,6 +248,24 @@ class _Fuser:
                     a, b = self.state.current(first), self.state.current(second)
                     if a is not b and wanted(a, b) and not self.state.depends(a, b):
                         self._try_merge(a, b, value)
+
+    def bundle_small_ends(self) -> None:
+        """One kernel for elementwise groups that nothing needs and that are done before a GPU has
+        begun: in the body of a loop, what it keeps."""
+        ends = [group for group in self.state.in_order() if self._is_small_end(group)]
+        if len(ends) < 2:
+            return
+        self.state.bundle(ends, ())
+        reason = "a launch would take longer than its work"
+        self._made += [FusionDecision(ends[0].name, end.name, True, reason) for end in ends[1:]]
+
+    def _is_small_end(self, group: WorkingGroup) -> bool:
+        if not group.pointwise or group.is_bundle or self._is_uniform(group):
+            return False
+        if self.state.has_successors(group):
+            return False
+        arrays = (*self.state.inputs(group.tasks), *self.state.escapes_of(group))
+        return sum(map(value_bytes, arrays)) <= SMALL
 
     def bundle_writers(self) -> None:
         """One kernel for all independent writers at the end, such as an optimizer's update."""
