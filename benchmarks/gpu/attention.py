@@ -25,13 +25,13 @@ from torch.nn import functional as peer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import flamec
+from benchmarks.gpu.cold_clock import ColdClock
 from flamec.config import default_options
 from flamec.cuda_backend import device
 from flamec.differentiable import DifferentiableProgram
 from flamec.ir.plan import ExecutionPlan
 from flamec.nn import functional
 
-L2_BYTES = 256 << 20
 ROUNDS, CALLS = 5, 8
 PEERS = {"flash": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION}
 WORST_ERROR = 2.0**-6  # of the largest element
@@ -140,25 +140,6 @@ def programs_of(
     return forward, backward, kinds, [forward.results[0], *backward.results]
 
 
-class Clock:
-    """Times calls in the stream that programs run in: both sides use the default one."""
-
-    def __init__(self) -> None:
-        self._flushed = torch.empty(L2_BYTES // 4, device="cuda", dtype=torch.int32)
-
-    def microseconds(self, call: Callable[[], Any]) -> list[float]:
-        marks = []
-        for _ in range(CALLS):
-            self._flushed.zero_()
-            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            call()
-            stop.record()
-            marks.append((start, stop))
-        torch.cuda.synchronize()
-        return [start.elapsed_time(stop) * 1e3 for start, stop in marks]
-
-
 def error_of(row: Row, inputs: Sequence[Any], results: Sequence[Any]) -> float:
     """The largest error of output and gradients of one head, against the largest element."""
     q, k, v, g = (x[0, 0].double() for x in inputs)
@@ -206,7 +187,8 @@ def measure(row: Row, seconds: float) -> Result:
             calls[f"torch {name}"] = peer_calls(row, inputs, backend)
         except RuntimeError as error:
             print(f"    torch {name} cannot: {str(error)[:80]}")
-    clock, times = Clock(), {name: ([], []) for name in calls}  # type: ignore[var-annotated]
+    clock = ColdClock(CALLS)
+    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in calls}
     for number in range(ROUNDS + 1):
         for name, both in calls.items():
             for call, found in zip(both, times[name], strict=True):

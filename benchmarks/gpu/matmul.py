@@ -1,6 +1,6 @@
 """Matrix products of one GPU beside PyTorch's (cuBLAS), in one process.
 
-``python benchmarks/gpu/matmul.py [--rows TEXT] [--candidates] [--seconds N] [--json FILE]``
+``python -m benchmarks.gpu.matmul [--rows TEXT] [--candidates] [--seconds N] [--json FILE]``
 
 Inputs are random. Calls of both are timed in turn by CUDA events, each after the L2 cache was
 overwritten; a ratio is that of the medians. Part of each result is compared with float64, and the
@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 import flamec.ir.ops  # noqa: F401 - registers the operations
+from benchmarks.gpu.cold_clock import ColdClock
 from flamec.codegen.compile_graph import CompiledGraph
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.choice import Choice
@@ -42,7 +43,6 @@ from flamec.runtime.cuda.compile_worker import compile_kernels
 from flamec.runtime.cuda.device import CudaDevice
 from flamec.runtime.kernel_cache import KernelCache
 
-L2_BYTES = 256 << 20  # that are overwritten between calls
 CHECKED_ROWS = 64
 ROUNDS, CALLS = 5, 10  # calls of each side before the other side's turn
 WORST_ERROR = 2.0  # times PyTorch's, and a rounding of the result
@@ -224,28 +224,16 @@ def error_of(row: Row, inputs: Sequence[Any], result: Any) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max())
 
 
-class Clock:
-    """Times calls one by one, each with a cold cache, until ``deadline``."""
+class Clock(ColdClock):
+    """Times calls until ``deadline``."""
 
     def __init__(self, deadline: float) -> None:
+        super().__init__(CALLS)
         self.deadline = deadline
-        self._flushed = torch.empty(L2_BYTES // 4, device="cuda", dtype=torch.int32)
 
     @property
     def is_over(self) -> bool:
         return time.monotonic() > self.deadline
-
-    def microseconds(self, call: Callable[[], Any], count: int = CALLS) -> list[float]:
-        marks = []
-        for _ in range(count):
-            self._flushed.zero_()
-            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            call()
-            stop.record()
-            marks.append((start, stop))
-        torch.cuda.synchronize()
-        return [start.elapsed_time(stop) * 1e3 for start, stop in marks]
 
 
 def measure(device: CudaDevice, row: Row, seconds: float, with_candidates: bool) -> Result:

@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flamec.codegen.c.text import dim
+from flamec.codegen.templates import filled
 from flamec.ir.kernel import Load, Loop, RandomBits, Statement, Store
 from flamec.ir.shape import Dim, SymbolicDim, structurally_equal, symbols_of
 
-if TYPE_CHECKING:
-    import jinja2
-
-
-@lru_cache(maxsize=1)
-def _environment() -> jinja2.Environment:
-    import jinja2
-
-    loader = jinja2.PackageLoader("flamec.codegen.c", "templates")
-    return jinja2.Environment(
-        loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-
 
 def render(template: str, holes: dict[str, Any]) -> str:
-    """A template filled; lines that holes left empty are dropped."""
-    text = _environment().get_template(template).render(holes)
-    return "\n".join(line for line in text.splitlines() if line.strip()) + "\n"
+    """A template of this back end; lines that holes left empty are dropped."""
+    return filled("flamec.codegen.c", template, holes)
 
 
 def symbols_in(value: object) -> set[str]:

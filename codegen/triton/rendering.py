@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from flamec.codegen.templates import filled
 from flamec.codegen.triton.text import TYPES, combine
-
-if TYPE_CHECKING:
-    import jinja2
 
 _USED = re.compile(r"\b(flamec_\w+)\(|\b(fold_\w+)\b")
 _CAST = re.compile(r"flamec_cast_([a-z]+\d*)_([a-z]+\d*)")
 _FOLD = re.compile(r"fold_(at_|by_)?(\w+)_([a-z]+\d*)")
 
 
-@lru_cache(maxsize=1)
-def _environment() -> jinja2.Environment:
-    import jinja2
-
-    loader = jinja2.PackageLoader("flamec.codegen.triton", "templates")
-    return jinja2.Environment(
-        loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-
-
 def render(template: str, holes: dict[str, Any]) -> str:
-    """A template filled; lines that holes left empty are dropped."""
-    text = _environment().get_template(template).render(holes)
-    return "\n".join(line for line in text.splitlines() if line.strip()) + "\n"
+    """A template of this back end; lines that holes left empty are dropped."""
+    return filled("flamec.codegen.triton", template, holes)
 
 
 def module(kernel: str) -> str:
