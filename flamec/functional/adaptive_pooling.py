@@ -3,6 +3,7 @@
 Window i of an output of size n over m elements runs from floor(i * m / n) to
 ceil((i + 1) * m / n). Where n divides m these are ordinary windows. Else means are products
 with a matrix of weights, dimension by dimension, and the largest are looked for in a table.
+Where m or n is symbolic, the program computes bounds and tables, for all sizes alike.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from flamec.conversion import constant_array
-from flamec.errors import OperationError, user_location
 from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.pooling import largest, numbered, row_major, selected, with_history
 from flamec.functional.primitives import (
+    is_found_empty,
     mean_over,
     narrowed,
     ops,
@@ -27,7 +28,7 @@ from flamec.functional.primitives import (
 from flamec.functional.promotion import require_tensor
 from flamec.functional.spatial import batched, per_dimension, unbatched
 from flamec.fusing import fused
-from flamec.ir.shape import Dim, SymbolicDim, format_shape, product
+from flamec.ir.shape import Dim, SymbolicDim, format_shape, product, structurally_equal
 from flamec.ir.types import int64
 from flamec.tensor import Tensor
 
@@ -56,16 +57,12 @@ def _output_size(name: str, output_size: Any, sizes: Sequence[Dim]) -> tuple[Dim
     return wanted
 
 
-def _known(name: str, sizes: Sequence[Dim]) -> tuple[int, ...]:
-    known = []
-    for size in sizes:
-        if isinstance(size, SymbolicDim):
-            raise OperationError(
-                f"{name}: an input size that is not a multiple of the output size must be static; "
-                f"mark it so, or give a fixed size (at {user_location()})"
-            )
-        known.append(size)
-    return tuple(known)
+def _require_elements(name: str, input: Tensor, sizes: Sequence[Dim]) -> None:
+    require(
+        not any(map(is_found_empty, sizes)),
+        f"{name}: expected sizes other than 0 for the spatial dimensions, but input has shape "
+        f"{format_shape(input._type.shape)}",
+    )
 
 
 def _bounds(size: int, output: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,9 +71,29 @@ def _bounds(size: int, output: int) -> tuple[np.ndarray, np.ndarray]:
     return places * size // output, -(-(places + 1) * size // output)
 
 
+def _computed_bounds(x: Tensor, size: Dim, output: Dim) -> tuple[Tensor, Tensor]:
+    """The same, computed by the program; both are [output]."""
+    line = ops.iota(shape=(output,), axis=0, dtype=int64, device=x._type.device)
+    return _start(line, size, output), _end(line, size, output)
+
+
+def _start(place: Tensor, size: Dim, output: Dim) -> Tensor:
+    return ops.floor_divide(ops.mul(place, size), output)
+
+
+def _end(place: Tensor, size: Dim, output: Dim) -> Tensor:
+    last = ops.floor_divide(ops.sub(ops.mul(ops.add(place, 1), size), 1), output)
+    return ops.add(last, 1)
+
+
+def _varies(*sizes: Dim) -> bool:
+    return any(isinstance(size, SymbolicDim) for size in sizes)
+
+
 def _divides(output: Dim, size: Dim) -> bool:
+    """Whether ordinary windows do for all that the sizes may be."""
     if isinstance(output, SymbolicDim) or isinstance(size, SymbolicDim):
-        return output is size or output == size
+        return structurally_equal(output, size)
     return output > 0 and size % output == 0
 
 
@@ -93,6 +110,7 @@ def _adaptive_avg(name: str, spatial: int, input: Tensor, output_size: Size) -> 
     x, single = batched(name, input, spatial)
     require_floating(name, input)
     sizes = x._type.shape[2:]
+    _require_elements(name, input, sizes)
     wanted = _output_size(name, output_size, sizes)
     wide = widened(x)
     if all(isinstance(o, int) and o == 1 for o in wanted):
@@ -106,15 +124,18 @@ def _adaptive_avg(name: str, spatial: int, input: Tensor, output_size: Size) -> 
 def _means(name: str, x: Tensor, axis: int, size: Dim, output: Dim) -> Tensor:
     """Means of windows along one dimension."""
     shape = x._type.shape
+    if structurally_equal(output, size):
+        return x
+    if structurally_equal(output, 1):
+        return mean_over(x, (axis,))
+    if _varies(size, output):
+        return _computed_means(x, axis, size, output)
     if _divides(output, size):
-        if output is size or not isinstance(size, int) or size == output:
-            return x
         count = size // int(output)
         apart = ops.reshape(x, shape=(*shape[:axis], output, count, *shape[axis + 1 :]))
         return ops.div(ops.sum(apart, axes=(axis + 1,)), count)
-    size_, output_ = _known(name, (size, output))
-    start, end = _bounds(size_, output_)
-    places = np.arange(size_)
+    start, end = _bounds(int(size), int(output))
+    places = np.arange(int(size))
     inside = (places >= start[:, None]) & (places < end[:, None])
     weights = (inside / np.maximum(end - start, 1)[:, None]).astype(x._type.dtype.numpy)
     table = table_like(x, weights)
@@ -122,6 +143,20 @@ def _means(name: str, x: Tensor, axis: int, size: Dim, output: Dim) -> Tensor:
     rank = len(shape)
     order = (*range(axis), rank - 1, *range(axis, rank - 1))
     return ops.permute(product_, axes=order)
+
+
+def _computed_means(x: Tensor, axis: int, size: Dim, output: Dim) -> Tensor:
+    """Means as sums of what lies inside of each window, of bounds that the program computes."""
+    shape = x._type.shape
+    grid = (*(1,) * axis, output, size, *(1,) * (len(shape) - axis - 1))
+    across = (*grid[: axis + 1], 1, *grid[axis + 2 :])
+    start, end = (ops.reshape(b, shape=across) for b in _computed_bounds(x, size, output))
+    place = ops.iota(shape=grid, axis=axis + 1, dtype=int64, device=x._type.device)
+    inside = ops.bitwise_and(ops.ge(place, start), ops.lt(place, end))
+    apart = ops.reshape(x, shape=(*shape[:axis], 1, *shape[axis:]))
+    total = ops.sum(ops.where(inside, apart, 0), axes=(axis + 1,))
+    count = ops.reshape(ops.sub(end, start), shape=(*across[: axis + 1], *across[axis + 2 :]))
+    return ops.div(total, ops.cast(count, x._type.dtype))
 
 
 def table_like(x: Tensor, values: np.ndarray) -> Tensor:
@@ -153,15 +188,15 @@ def _adaptive_max(
 ) -> Any:
     x, single = batched(name, input, spatial)
     sizes = x._type.shape[2:]
+    _require_elements(name, input, sizes)
     wanted = _output_size(name, output_size, sizes)
     fill = -np.inf if x._type.dtype.is_floating_point else int(np.iinfo(x._type.dtype.numpy).min)
     if all(_divides(o, n) for o, n in zip(wanted, sizes, strict=True)):
         kernel, *rest = _windowed(sizes, wanted)
         result, number = selected(x, fill, 0, (kernel, *rest))
     else:
-        known = zip(_known(name, sizes), _known(name, wanted), strict=True)
-        tables = [_table(n, o) for n, o in known]
-        kernel = tuple(table.shape[1] for table in tables)
+        tables = [_table(x, n, o) for n, o in zip(sizes, wanted, strict=True)]
+        kernel = tuple(table._type.shape[1] for table in tables)
         view = x
         for n, table in enumerate(tables):
             view = _looked_up(view, 2 + 2 * n, table)
@@ -179,25 +214,30 @@ def _adaptive_max(
         inside = ops.cast(ops.fmod(rest_, kernel[n]), int64)
         rest_ = ops.floor_divide(rest_, kernel[n])
         line = _axis_line(x, wanted[n], n, spatial)
-        start = ops.floor_divide(ops.mul(line, sizes[n]), wanted[n])
-        end = ops.floor_divide(ops.sub(ops.mul(ops.add(line, 1), sizes[n]), 1), wanted[n])
-        places.insert(0, ops.minimum(ops.add(start, inside), end))
+        start, end = _start(line, sizes[n], wanted[n]), _end(line, sizes[n], wanted[n])
+        places.insert(0, ops.minimum(ops.add(start, inside), ops.sub(end, 1)))
     flat = row_major(places, sizes)
     return unbatched(result, single), unbatched(flat, single)
 
 
-def _table(size: int, output: int) -> np.ndarray:
+def _table(x: Tensor, size: Dim, output: Dim) -> Tensor:
     """The elements of each window [output, longest]; short ones repeat their last."""
-    start, end = _bounds(size, output)
-    longest = int((end - start).max(initial=1))
-    return np.minimum(start[:, None] + np.arange(longest), end[:, None] - 1)
+    if isinstance(size, int) and isinstance(output, int):
+        start, end = _bounds(size, output)
+        longest = int((end - start).max(initial=1))
+        known = np.minimum(start[:, None] + np.arange(longest), end[:, None] - 1)
+        return table_like(x, known.astype(np.int64))
+    first, behind = (ops.reshape(b, shape=(output, 1)) for b in _computed_bounds(x, size, output))
+    grid = (output, (size - 1) // output + 2)
+    line = ops.iota(shape=grid, axis=1, dtype=int64, device=x._type.device)
+    return ops.minimum(ops.add(first, line), ops.sub(behind, 1))
 
 
-def _looked_up(x: Tensor, axis: int, table: np.ndarray) -> Tensor:
+def _looked_up(x: Tensor, axis: int, table: Tensor) -> Tensor:
     """``x[..., table, ...]`` along one dimension."""
     rank = len(x._type.shape)
     front = ops.permute(x, axes=(axis, *(i for i in range(rank) if i != axis)))
-    found = ops.index(front, table_like(x, table.astype(np.int64)))
+    found = ops.index(front, table)
     order = (*range(2, axis + 2), 0, 1, *range(axis + 2, rank + 1))
     return ops.permute(found, axes=order)
 

@@ -14,6 +14,7 @@ from flamec.dispatch import write
 from flamec.errors import OperationError, user_location
 from flamec.functional.pooling import windows_of
 from flamec.functional.primitives import (
+    is_found_empty,
     mean_over,
     narrowed,
     ops,
@@ -23,7 +24,7 @@ from flamec.functional.primitives import (
 )
 from flamec.functional.promotion import require_tensor
 from flamec.fusing import fused
-from flamec.ir.shape import Dim, equal, format_shape, product, structurally_equal
+from flamec.ir.shape import Dim, equal, format_shape, product
 from flamec.state import no_grad
 from flamec.tensor import Tensor
 
@@ -74,7 +75,7 @@ def _one_pass(input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     axes = (0, *range(2, len(shape)))
     x = shifted = widened(input)
     start: Any = None
-    if not any(structurally_equal(size, 0) for size in shape):
+    if not is_found_empty(product(shape)):
         one = tuple(size if axis == 1 else 1 for axis, size in enumerate(shape))
         place = {"starts": (0,) * len(shape), "sizes": one, "steps": (1,) * len(shape)}
         start = ops.detach(widened(ops.slice(input, **place)))

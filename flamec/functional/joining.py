@@ -32,7 +32,7 @@ from flamec.functional.shape import (
 )
 from flamec.fusing import fused
 from flamec.ir.op import lookup
-from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, less, product, structurally_equal
+from flamec.ir.shape import Dim, equal, format_shape, less, product, structurally_equal
 from flamec.ir.types import int64
 from flamec.remembered_views import remembered
 from flamec.state import thread
@@ -192,18 +192,22 @@ def split(
     part = size("split", split_size_or_sections)
     if less(part, 0):
         raise OperationError(f"split: split_size must not be negative (at {user_location()})")
-    if equal(extent, 0):
-        return (window(tensor, axis, 0, 0),)
-    if equal(part, 0):
+    if equal(part, 0) and not equal(extent, 0):
         raise OperationError(
             f"split: split_size 0 for a dimension of size {extent} (at {user_location()})"
         )
-    if isinstance(extent, SymbolicDim) or isinstance(part, SymbolicDim):
-        ratio = extent // part
-        if isinstance(ratio, int) and structurally_equal(ratio * part, extent):
-            return _windows(tensor, axis, [part] * ratio)
-    whole, step = int(extent), int(part)
-    return _windows(tensor, axis, [min(step, whole - start) for start in range(0, whole, step)])
+    count = _number_of_parts(extent, part)
+    last = extent - part * (count - 1)
+    return _windows(tensor, axis, [*[part] * (count - 1), last])
+
+
+def _number_of_parts(extent: Dim, part: Dim) -> int:
+    """How many parts of a size there are, the last one perhaps smaller: of sizes that vary only
+    this is a condition."""
+    count = 1
+    while less(part * count, extent):
+        count += 1
+    return count
 
 
 def split_with_sizes(input: Tensor, split_sizes: Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
@@ -218,12 +222,9 @@ def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
         raise OperationError(
             f"chunk expects `chunks` to be greater than 0, got: {chunks} (at {user_location()})"
         )
-    if isinstance(extent, SymbolicDim) and less(0, extent) and equal(extent % chunks, 0):
-        return _windows(input, axis, [extent // chunks] * chunks)
-    whole = int(extent)
-    if whole == 0:
+    if not less(0, extent):
         return _windows(input, axis, [0] * chunks)
-    return split(input, -(-whole // chunks), axis)
+    return split(input, (extent + (chunks - 1)) // chunks, axis)
 
 
 def tensor_split(
@@ -246,10 +247,8 @@ def tensor_split(
             f"tensor_split: number of sections must be larger than 0, got {sections} "
             f"(at {user_location()})"
         )
-    if isinstance(extent, SymbolicDim) and equal(extent % sections, 0):
-        return _windows(input, axis, [extent // sections] * sections)
-    share, rest = divmod(int(extent), sections)
-    return _windows(input, axis, [share + (i < rest) for i in range(sections)])
+    shares = [(extent + (sections - 1 - i)) // sections for i in range(sections)]
+    return _windows(input, axis, shares)
 
 
 def hsplit(input: Tensor, indices_or_sections: int | Sequence[int]) -> tuple[Tensor, ...]:

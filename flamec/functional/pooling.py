@@ -141,13 +141,13 @@ def largest(view: Tensor, spatial: int, start: Tensor | int, fill: Any) -> tuple
     ``start``: the number that counts where no element is larger than ``fill``.
     """
     shape = view._type.shape
-    outer, kernel = shape[: len(shape) - spatial], [int(k) for k in shape[len(shape) - spatial :]]
-    elements = int(product(kernel))
-    if elements > MOST_COMPARED:
+    outer, kernel = shape[: len(shape) - spatial], shape[len(shape) - spatial :]
+    elements = product(kernel)
+    if isinstance(elements, SymbolicDim) or elements > MOST_COMPARED:
         return _largest_by_folds(view, spatial, start)
     best: Any = None
     number: Any = start
-    for position, place in enumerate(np.ndindex(*kernel)):
+    for position, place in enumerate(np.ndindex(*map(int, kernel))):
         element = slices(view, (*(0,) * len(outer), *place), (*outer, *(1,) * spatial))
         element = ops.reshape(element, shape=outer)
         if best is None:
@@ -179,7 +179,7 @@ def _largest_by_folds(view: Tensor, spatial: int, start: Tensor | int) -> tuple[
     best = ops.amax(view, axes=axes)
     wide = ops.reshape(best, shape=(*best._type.shape, *(1,) * spatial))
     numbers = _numbers(view, spatial)
-    elements = int(product(shape[a] for a in axes))
+    elements = product(shape[a] for a in axes)
     first = ops.amin(ops.where(ops.eq(view, wide), numbers, elements), axes=axes)
     if view._type.dtype.is_floating_point:
         last = ops.amax(ops.where(ops.ne(view, view), numbers, -1), axes=axes)
@@ -194,9 +194,7 @@ def _numbers(view: Tensor, spatial: int) -> Tensor:
     """The number of each element in its window, of the shape [1, …, *kernel]."""
     shape = view._type.shape
     lead = len(shape) - spatial
-    flat = ops.iota(
-        shape=(int(product(shape[lead:])),), axis=0, dtype=int32, device=view._type.device
-    )
+    flat = ops.iota(shape=(product(shape[lead:]),), axis=0, dtype=int32, device=view._type.device)
     return ops.reshape(flat, shape=(*(1,) * lead, *shape[lead:]))
 
 

@@ -1,0 +1,108 @@
+"""One program for all sizes: each function is traced for its first sizes, and once for all others.
+
+Sizes come in random order, 0 and 1 among them. Where the number of results, or their rank, follows
+from sizes, there is a program for each (docs/COMPILE.md), and the table says how many.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flamec
+from flamec import nn
+
+F = nn.functional
+FULL = os.environ.get("FLAMEC_TEST_LEVEL") == "full"
+SIZES = range(50) if FULL else (0, 1, 2, 3, 5, 6, 8, 16)
+
+
+def _rows(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The function of a matrix, of a tensor [2, 3, n]."""
+    return lambda x: function(x[0])
+
+
+# name -> function of a tensor [2, 3, n], and how many programs there may be
+CASES: dict[str, tuple[Callable[[Any], Any], int]] = {
+    "adaptive means": (lambda x: F.adaptive_avg_pool1d(x, 3), 2),
+    "adaptive means of more places": (lambda x: F.adaptive_avg_pool2d(x, (2, 9)), 2),
+    "adaptive means of half as many": (lambda x: F.adaptive_avg_pool1d(x, x.shape[2] // 2), 2),
+    "adaptive maxima": (lambda x: F.adaptive_max_pool1d(x, 3, return_indices=True), 2),
+    "adaptive maxima of planes": (lambda x: F.adaptive_max_pool2d(x, (2, 5)), 2),
+    "area": (lambda x: F.interpolate(x, size=4, mode="area"), 2),
+    "padded to a multiple": (
+        lambda x: F.pad(x, (0, -x.shape[2] % 4)).reshape(2, 3, -1, 4).sum(2),
+        2,
+    ),
+    "parts as many as given": (lambda x: x.tensor_split(3, 2), 2),
+    # as many results as the size says
+    "halves": (lambda x: x.chunk(2, 2), 4),
+    "parts of four": (lambda x: x[..., :9].split(4, 2), 5),
+    # empty batches have no element from which distances are taken
+    "batch normalization": (lambda x: F.batch_norm(x, None, None, training=True), 3),
+}
+
+WITH_GRADIENTS = ("adaptive means", "adaptive maxima", "area", "parts as many as given")
+
+
+def _operand(size: int) -> flamec.Tensor:
+    values = np.random.default_rng(size).standard_normal((2, 3, size))
+    return flamec.from_numpy(values)
+
+
+def _outcome(function: Callable[..., Any], x: flamec.Tensor) -> Any:
+    try:
+        return function(x)
+    except (RuntimeError, IndexError, ValueError) as error:
+        return type(error)
+
+
+def _assert_same(found: Any, wanted: Any, size: int) -> None:
+    if isinstance(wanted, flamec.Tensor):
+        assert isinstance(found, flamec.Tensor), f"{found} for size {size}"
+        assert found.shape == wanted.shape and found.dtype is wanted.dtype
+        np.testing.assert_allclose(
+            found.numpy(), wanted.numpy(), rtol=1e-12, atol=1e-14, err_msg=f"size {size}"
+        )
+    elif isinstance(wanted, (tuple, list)):
+        assert len(found) == len(wanted)
+        for a, b in zip(found, wanted, strict=True):
+            _assert_same(a, b, size)
+    else:
+        assert found == wanted, f"size {size}"
+
+
+def _check(name: str, function: Callable[[Any], Any], most: int) -> None:
+    compiled = flamec.compile(function, backend="evaluate")
+    order = random.Random(name).sample(list(SIZES), len(SIZES))
+    for size in order:
+        _assert_same(_outcome(compiled, _operand(size)), _outcome(function, _operand(size)), size)
+    reasons = [failure.reason for failure in compiled.stats.guard_failures]
+    assert len(compiled.programs) <= most and not compiled.stats.evictions, reasons
+    assert not compiled.stats.python_runs
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_sizes(name: str) -> None:
+    _check(name, *CASES[name])
+
+
+@pytest.mark.parametrize("name", WITH_GRADIENTS)
+def test_gradients(name: str) -> None:
+    function, most = CASES[name]
+
+    def gradient(x: Any) -> Any:
+        x = x.requires_grad_()
+        y = function(x)
+        parts = y if isinstance(y, (tuple, list)) else [y]
+        total = sum(
+            (p.square().sum() for p in parts if p.dtype.is_floating_point), flamec.zeros(())
+        )
+        return flamec.autograd.grad(total, x)
+
+    _check(name, gradient, most)
