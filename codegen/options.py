@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Union
 
 from flamec.codegen.triton.attention_schedule import AttentionSchedule
 from flamec.codegen.triton.product_schedule import ProductSchedule, target_facts
-from flamec.ir.shape import Dim, evaluate_dim, symbols_of
+from flamec.ir.shape import Dim, evaluate_dim, is_nonnegative_atom, symbols_of
 
 if TYPE_CHECKING:
     from flamec.codegen.triton.tiling import Tile
@@ -125,6 +125,13 @@ def _largest(dim: Dim, bounds: Mapping[str, int]) -> int | None:
         for atom in monomial:
             if atom[0] == "s":
                 value *= bounds[atom[1]]
+                continue
+            if atom[0] == "min":
+                ends = [_largest(part, bounds) for part in atom[1:]]
+                known = [end for end in ends if end is not None]
+                if not known or not (coefficient > 0 or is_nonnegative_atom(atom)):
+                    return None
+                value *= min(known)
                 continue
             dividend = _largest(atom[1], bounds)
             if dividend is None or coefficient < 0:

@@ -48,9 +48,15 @@ def parse_type(text: str) -> TensorType:
     match = _TYPE.fullmatch(text)
     if match is None:
         raise ValueError(f"not a type: {text!r}")
-    dims = match["shape"].split(", ") if match["shape"] else []
+    try:
+        dims = ast.parse(f"({match['shape']},)" if match["shape"] else "()", mode="eval").body
+    except SyntaxError:
+        raise ValueError(f"not a dimension: {match['shape']!r} in {text!r}") from None
+    assert isinstance(dims, ast.Tuple)
     device = Device(match["device"], int(match["index"])) if match["device"] else CPU
-    return TensorType(tuple(map(parse_dim, dims)), dtype_named(match["dtype"]), device)
+    return TensorType(
+        tuple(parse_dim(ast.unparse(d)) for d in dims.elts), dtype_named(match["dtype"]), device
+    )
 
 
 def parse_attributes(text: str, bodies: Mapping[int, Graph] | None = None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any, Protocol, Union
 from flamec.ir.integer_methods import IntegerMethods
 
 Dim = Union[int, "SymbolicDim"]
-Atom = tuple[Any, ...]  # ("s", name) | ("//", numerator, denominator)
+Atom = tuple[Any, ...]  # ("s", name) | ("//", numerator, denominator) | ("min", one, another)
 Monomial = tuple[Atom, ...]
 
 
@@ -55,11 +55,12 @@ def using_oracle(oracle: ShapeOracle | None) -> Iterator[None]:
 
 
 def _atom_key(atom: Atom) -> tuple[str, ...]:
-    return (atom[0], *(format_dim(d) for d in atom[1:])) if atom[0] == "//" else atom
+    return atom if atom[0] == "s" else (atom[0], *map(format_dim, atom[1:]))
 
 
 class SymbolicDim(IntegerMethods):
-    """A polynomial with integer coefficients over symbols and floor divisions."""
+    """A polynomial with integer coefficients over symbols, floor divisions and lesser ones of two
+    sizes."""
 
     __slots__ = ("_hash", "terms")
 
@@ -355,21 +356,90 @@ def _decide(left: Dim, relation: str, right: Dim) -> bool:
             return relation != "=="
         if constant == 0 and relation == "<=":
             return True
+    if any(a[0] != "s" for m, _ in terms for a in m):
+        if relation != "<=" and never_negative(difference if relation == "<" else difference - 1):
+            return False
+        if never_negative(-1 * difference - int(relation != "<=")):
+            return relation != "=="
+        if relation == "<=" and never_negative(difference - 1):
+            return False
     if oracle is None:
         raise Undecidable(f"cannot decide {left} {relation} {right} without sizes")
     return oracle.decide(left, relation, right)
 
 
 def is_nonnegative_atom(atom: Atom) -> bool:
-    """Whether a symbol or quotient is 0 or more whatever the symbols are: of ``(s0 - 5)//2`` that
-    is not known."""
-    return atom[0] == "s" or all(map(_is_nonnegative, atom[1:]))
+    """Whether a symbol, a quotient or the lesser of two sizes is 0 or more whatever the symbols
+    are: of ``(s0 - 5)//2`` that is not known."""
+    return atom[0] == "s" or all(map(never_negative, atom[1:]))
 
 
-def _is_nonnegative(dim: Dim) -> bool:
+_MOST_CASES = 4  # quotients and lesser ones of two that are taken apart, one after the other
+
+
+def never_negative(dim: Dim, cases: int = _MOST_CASES) -> bool:
+    """Whether a size is 0 or more whatever its symbols are, as far as its form tells.
+
+    A quotient ``q = a//k`` is between ``(a - k + 1)/k`` and ``a/k``, the lesser of two sizes is
+    one of them and at most either.
+    """
     if not isinstance(dim, SymbolicDim):
         return dim >= 0
-    return all(c > 0 and all(map(is_nonnegative_atom, m)) for m, c in dim.terms)
+    if all(c > 0 and all(map(is_nonnegative_atom, m)) for m, c in dim.terms):
+        return True
+    for monomial, coefficient in dim.terms if cases else ():
+        for place, atom in enumerate(monomial):
+            rest = (*monomial[:place], *monomial[place + 1 :])
+            if atom[0] == "s" or not all(map(is_nonnegative_atom, rest)):
+                continue
+            without = _sum(dim, SymbolicDim({monomial: coefficient}), -1)
+            factor = _product(coefficient, SymbolicDim({rest: 1}) if rest else 1)
+            if atom[0] == "min":
+                found = any if coefficient < 0 else all
+                if found(
+                    never_negative(_sum(without, _product(factor, part), 1), cases - 1)
+                    for part in atom[1:]
+                ):
+                    return True
+            elif isinstance(atom[2], int) and atom[2] > 0:
+                bound = atom[1] if coefficient < 0 else _sum(atom[1], atom[2] - 1, -1)
+                scaled = _sum(_product(atom[2], without), _product(factor, bound), 1)
+                if never_negative(scaled, cases - 1):
+                    return True
+    return False
+
+
+def minimum(a: Dim, b: Dim) -> Dim:
+    """The lesser of two sizes; where their form does not tell which, that is a size of its own."""
+    if isinstance(a, int) and isinstance(b, int):
+        return min(a, b)
+    if never_negative(_sum(b, a, -1)):
+        return a
+    if never_negative(_sum(a, b, -1)):
+        return b
+    shared = _shared(_terms(a), _terms(b))
+    parts = [_sum(a, shared, -1), _sum(b, shared, -1)]
+    parts.sort(key=lambda part: (isinstance(part, int), format_dim(part)))
+    return _sum(SymbolicDim({(("min", *parts),): 1}), shared, 1)
+
+
+def maximum(a: Dim, b: Dim) -> Dim:
+    """The greater of two sizes: both, without the lesser."""
+    return _sum(_sum(a, b, 1), minimum(a, b), -1)
+
+
+def _shared(a: dict[Monomial, int], b: dict[Monomial, int]) -> Dim:
+    """What two sizes have in common, which the lesser of them has, too."""
+    common: dict[Monomial, int] = {}
+    for monomial in a.keys() & b.keys():
+        both = a[monomial], b[monomial]
+        if min(both) > 0 or max(both) < 0:
+            common[monomial] = min(both, key=abs)
+    constants = a.get((), 0), b.get((), 0)
+    # beside a number there is no other one, else the lesser one is 0
+    alone = [all(m == () or terms[m] == common.get(m) for m in terms) for terms in (b, a)]
+    common[()] = constants[alone.index(True)] if any(alone) else min(constants)
+    return _canonical(common)
 
 
 def equal(a: Dim, b: Dim) -> bool:
@@ -447,7 +517,8 @@ def evaluate_dim(dim: Dim, bindings: Mapping[str, int]) -> int:
             if atom[0] == "s":
                 value *= bindings[atom[1]]
             else:
-                value *= evaluate_dim(atom[1], bindings) // evaluate_dim(atom[2], bindings)
+                one, another = (evaluate_dim(part, bindings) for part in atom[1:])
+                value *= min(one, another) if atom[0] == "min" else one // another
         total += value
     return total
 
@@ -457,7 +528,7 @@ def evaluate_shape(shape: Iterable[Dim], bindings: Mapping[str, int]) -> tuple[i
 
 
 def substitute(dim: Dim, replacements: Mapping[str, Dim]) -> Dim:
-    """``dim`` with symbols, and quotients by their text, replaced by other dimensions."""
+    """``dim`` with symbols, and by their text quotients and lesser ones, replaced by others."""
     if not isinstance(dim, SymbolicDim):
         return dim
     total: Dim = 0
@@ -467,9 +538,8 @@ def substitute(dim: Dim, replacements: Mapping[str, Dim]) -> Dim:
             if atom[0] == "s":
                 factor: Dim = replacements.get(atom[1], SymbolicDim.symbol(atom[1]))
             else:
-                factor = floordiv(
-                    substitute(atom[1], replacements), substitute(atom[2], replacements)
-                )
+                made = minimum if atom[0] == "min" else floordiv
+                factor = made(*[substitute(part, replacements) for part in atom[1:]])
                 if isinstance(factor, SymbolicDim):
                     factor = replacements.get(str(factor), factor)
             value = _product(value, factor)
@@ -477,25 +547,14 @@ def substitute(dim: Dim, replacements: Mapping[str, Dim]) -> Dim:
     return total
 
 
-def format_dim(dim: Dim, divide: Callable[[str, str], str] | None = None) -> str:
-    """Python (and C, if ``divide`` writes its division) text of a dimension."""
+def format_dim(dim: Dim, call: Callable[[str, str, str], str] | None = None) -> str:
+    """Python text of a dimension, or C text and the like, if ``call`` writes the function ``//``
+    or ``min`` of two numbers."""
     if not isinstance(dim, SymbolicDim):
         return str(dim)
     text = ""
     for monomial, coefficient in dim.terms:
-        factors = []
-        for atom in monomial:
-            if atom[0] == "s":
-                factors.append(atom[1])
-            else:
-                numerator, denominator = (format_dim(x, divide) for x in atom[1:])
-                factors.append(
-                    divide(numerator, denominator)
-                    if divide
-                    else f"(({numerator})//({denominator}))"
-                    if isinstance(atom[2], SymbolicDim)
-                    else f"(({numerator})//{denominator})"
-                )
+        factors = [_format_atom(atom, call) for atom in monomial]
         magnitude = abs(coefficient)
         if magnitude != 1 or not factors:
             factors.insert(0, str(magnitude))
@@ -503,6 +562,19 @@ def format_dim(dim: Dim, divide: Callable[[str, str], str] | None = None) -> str
         text += f" {sign} " if text else sign
         text += "*".join(factors)
     return text
+
+
+def _format_atom(atom: Atom, call: Callable[[str, str, str], str] | None) -> str:
+    if atom[0] == "s":
+        return str(atom[1])
+    one, another = (format_dim(part, call) for part in atom[1:])
+    if call is not None:
+        return call(atom[0], one, another)
+    if atom[0] == "min":
+        return f"min({one}, {another})"
+    if isinstance(atom[2], SymbolicDim):
+        another = f"({another})"
+    return f"(({one})//{another})"
 
 
 def format_shape(shape: Iterable[Dim]) -> str:
@@ -530,6 +602,8 @@ def parse_dim(text: str) -> Dim:
                 return _product(build(left), build(right))
             case ast.BinOp(left=left, op=ast.FloorDiv(), right=right):
                 return floordiv(build(left), build(right))
+            case ast.Call(func=ast.Name(id="min"), args=[one, another], keywords=[]):
+                return minimum(build(one), build(another))
         raise ValueError(f"not a dimension: {text!r}")
 
     try:

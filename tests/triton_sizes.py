@@ -24,7 +24,7 @@ from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
 from flamec.ir.passes.settle_sizes import settle_sizes
 from flamec.ir.plan import ExecutionPlan
-from flamec.ir.shape import Dim, SymbolicDim, evaluate_shape
+from flamec.ir.shape import Dim, SymbolicDim, evaluate_shape, maximum, minimum
 from flamec.ir.types import DType, TensorType, bfloat16, float32
 from flamec.size_classes import size_class
 
@@ -71,7 +71,17 @@ def projection(b: GraphBuilder) -> Graph:
     return b.build([b.neg(y), gradient])
 
 
+def differences(b: GraphBuilder) -> Graph:
+    """Neighbours along rows, of which empty rows have none, and sums over them."""
+    x = b.input(TensorType((B, N), float32))
+    window = {"sizes": (B, maximum(N - 1, 0)), "steps": (1, 1)}
+    later = b.slice(x, starts=(0, minimum(N, 1)), **window)
+    change = b.sub(later, b.slice(x, starts=(0, 0), **window))
+    return b.build([change, b.sum(b.exp(change), axes=(1,))])
+
+
 CASES = {
+    "differences": Case(differences),
     "softmax": Case(softmax, sizes=(*SIZES, (70, 96))),
     "softmax of three": Case(lambda b: softmax(b, (N, 3))),
     "sum": Case(_one("sum", (B, N), axes=(1,))),

@@ -12,6 +12,7 @@ from flamec.ir.op import Op, lookup
 from flamec.ir.shape import Dim, SymbolicDim, format_dim
 from flamec.ir.types import DType, bool_, float32, float64, int8, int16, int32, int64, uint8
 
+_FUNCTIONS = {"//": "flamec_floor", "min": "flamec_min"}  # of sizes
 _LANE_DTYPES: dict[str, DType] = {
     "f32": float32,
     "f64": float64,
@@ -39,7 +40,7 @@ MEMORY_BYTES = {**LANE_BYTES, "f16": 2, "bf16": 2, "bool": 1}
 
 def dim(size: Dim) -> str:
     """A size; symbols are C variables."""
-    return format_dim(size, lambda a, b: f"flamec_floor({a}, {b})")
+    return format_dim(size, lambda f, a, b: f"{_FUNCTIONS[f]}({a}, {b})")
 
 
 def factor(size: Dim) -> str:

@@ -53,6 +53,9 @@ POINTERS = {
 }
 
 
+_FUNCTIONS = {"//": "flamec_floor", "min": "flamec_least"}  # of sizes
+
+
 def size_name(symbol: str) -> str:
     """The argument that holds a symbolic size."""
     return f"n_{symbol}"
@@ -63,7 +66,7 @@ def dim(size: Dim) -> str:
     if isinstance(size, SymbolicDim):
         renamed = {s: SymbolicDim.symbol(size_name(s)) for s in symbols_of(size)}
         size = substitute(size, renamed)
-    return format_dim(size, lambda a, b: f"flamec_floor({a}, {b})")
+    return format_dim(size, lambda f, a, b: f"{_FUNCTIONS[f]}({a}, {b})")
 
 
 def factor(size: Dim) -> str:

@@ -12,7 +12,7 @@ from flamec.functional.dimensions import dimension, dimensions, sequence, size
 from flamec.functional.places import is_python_int
 from flamec.functional.shape import clone, owned, ravel, reshaped, transpose, window
 from flamec.fusing import fused
-from flamec.ir.shape import equal, format_shape, less
+from flamec.ir.shape import format_shape, maximum, structurally_equal
 from flamec.tensor import Tensor
 
 
@@ -103,12 +103,8 @@ def _rolled(input: Tensor, amount: Any, axis: int) -> Tensor:
     if is_python_int(amount) and isinstance(extent, int) and extent:
         amount = amount % extent
     amount = size("roll", amount)
-    if equal(extent, 0):
-        return clone(input)
-    if not less(amount, extent) or less(amount, -extent):
-        amount = amount % extent
-    shift = amount + extent if less(amount, 0) else amount
-    if equal(shift, 0):
+    shift = amount % maximum(extent, 1)
+    if structurally_equal(shift, 0):
         return clone(input)
     front = window(input, axis, extent - shift, shift)
     back = window(input, axis, 0, extent - shift)

@@ -24,7 +24,7 @@ from flamec.functional.shape import window
 from flamec.functional.unary import copied
 from flamec.fusing import fused
 from flamec.ir.ops.scan import one_before
-from flamec.ir.shape import equal, less
+from flamec.ir.shape import equal, maximum, minimum
 from flamec.ir.types import DType, bool_, int64, uint8
 from flamec.tensor import Tensor
 
@@ -145,12 +145,16 @@ def diff(
     if n == 0:
         return copied(x)
     for _ in range(n):
-        size = x._type.shape[axis]
-        if equal(size, 0):
-            return x
-        earlier, later = window(x, axis, 0, size - 1), window(x, axis, 1, size - 1)
+        earlier, later = _neighbours(x, axis)
         x = ops.bitwise_xor(later, earlier) if x._type.dtype is bool_ else ops.sub(later, earlier)
     return x
+
+
+def _neighbours(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """All elements of a dimension but the last, and all but the first; none of none."""
+    size = x._type.shape[axis]
+    less_one = maximum(size - 1, 0)
+    return window(x, axis, 0, less_one), window(x, axis, minimum(size, 1), less_one)
 
 
 @public
@@ -183,9 +187,7 @@ def _trapezoids(name: str, y: Any, x: Any, dx: Any, dim: int) -> Tensor:
     axis = dimension(name, dim, y.ndim)
     y = ops.cast(y, float_dtype(y._type.dtype)) if x is None else y
     size = y._type.shape[axis]
-    if less(size, 1):
-        return y
-    both = arithmetic.add(window(y, axis, 1, size - 1), window(y, axis, 0, size - 1))
+    both = arithmetic.add(*reversed(_neighbours(y, axis)))
     if x is None:
         step: Any = 1.0 if dx is None else dx
         if not is_number(step):

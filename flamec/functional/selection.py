@@ -24,6 +24,8 @@ from flamec.ir.shape import (
     equal,
     format_shape,
     less,
+    maximum,
+    minimum,
     structurally_equal,
 )
 from flamec.ir.types import CPU, bool_, int64, uint8
@@ -202,12 +204,7 @@ class _Reader:
             self.shape.append(varying[1])
             self.indices.append(None)
             return
-        start = 0 if item.start is None else _clamped(_bound(item.start), extent)
-        stop = extent if item.stop is None else _clamped(_bound(item.stop), extent)
-        whole = structurally_equal(start, 0) and structurally_equal(stop, extent)
-        span = stop - start
-        if not whole and less(span, 0):
-            start, span = stop, 0
+        start, span = _span(item.start, item.stop, extent)
         count = span if step == 1 else (span + (step - 1)) // step
         self._window(start, count, step)
         self.shape.append(count)
@@ -271,6 +268,27 @@ def _bound(value: Any) -> Dim:
             f"slice indices must be integers or None, not {type(value).__name__} "
             f"(at {user_location()})"
         ) from None
+
+
+def _span(first: Any, last: Any, extent: Dim) -> tuple[Dim, Dim]:
+    """Where a slice begins, and how far it reaches.
+
+    What is left when elements at both ends are not taken depends on a symbolic size anyway, so it
+    is a size without conditions, which is 0 where there is nothing left. All else is as long as
+    Python's clamping at hand makes it, on conditions.
+    """
+    start = 0 if first is None else _bound(first)
+    behind = 0 if last is None else -_bound(last)
+    known = isinstance(start, int) and isinstance(behind, int)
+    if isinstance(extent, SymbolicDim) and known and start >= 0 and (behind > 0 or last is None):
+        return minimum(start, extent), maximum(extent - start - behind, 0)
+    start = _clamped(start, extent)
+    stop = extent if last is None else _clamped(-behind, extent)
+    whole = structurally_equal(start, 0) and structurally_equal(stop, extent)
+    span = stop - start
+    if not whole and less(span, 0):
+        return stop, 0
+    return start, span
 
 
 def _clamped(bound: Dim, extent: Dim) -> Dim:

@@ -8,6 +8,7 @@ function is split there, and one program serves all lengths.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from flamec.functional.joining import cat, stack
 from flamec.functional.scan import cumsum
 from flamec.functional.searching import searchsorted
 from flamec.functional.sorting import argsort
-from flamec.ir.shape import Dim
+from flamec.ir.shape import Dim, format_dim, maximum
 from flamec.ir.types import DType, float16, float32, float64, int8, int16, int32, int64, uint8
 from flamec.state import thread
 from flamec.tensor import Tensor
@@ -31,6 +32,8 @@ __all__ = [
     "PackedSequence", "invert_permutation", "pack_padded_sequence", "pack_sequence",
     "pad_packed_sequence", "pad_sequence", "unpack_sequence", "unpad_sequence",
 ]  # fmt: skip
+
+_MOST_COMPARED = 4  # lengths that vary, of which the greatest is a formula
 
 _NOT_SORTED = (
     "`lengths` array must be sorted in decreasing order when `enforce_sorted` is True. You can "
@@ -327,13 +330,20 @@ def pad_sequence(
     tensors = list(sequences)
     if not tensors:
         raise OperationError(f"received an empty list of sequences (at {user_location()})")
-    longest = max(t.shape[0] for t in tensors)
+    longest = _longest([t.shape[0] for t in tensors])
     rows = []
     for tensor in tensors:
         fill = tensor.new_full((longest - tensor.shape[0], *tensors[0].shape[1:]), padding_value)
         parts = [tensor, fill] if padding_side == "right" else [fill, tensor]
         rows.append(cat(parts))
     return stack(rows, 0 if batch_first else 1)
+
+
+def _longest(lengths: Sequence[Dim]) -> Dim:
+    """The greatest of some lengths. Of a few that vary it is a size without conditions."""
+    if len({format_dim(length) for length in lengths}) <= _MOST_COMPARED:
+        return functools.reduce(maximum, lengths)
+    return max(lengths)  # a formula would be twice as long for each
 
 
 def pack_sequence(sequences: Sequence[Tensor], enforce_sorted: bool = True) -> PackedSequence:

@@ -24,7 +24,8 @@ from flamec.ir.shape import (
     Dim,
     equal,
     format_shape,
-    less,
+    maximum,
+    minimum,
     product,
     structurally_equal,
 )
@@ -284,13 +285,7 @@ def _diagonal_length(rows: Dim, columns: Dim, offset: int) -> Dim:
         rows = rows + offset
     else:
         columns = columns - offset
-    if structurally_equal(rows, columns):
-        shorter = rows
-    else:
-        shorter = rows if less(rows, columns) else columns
-    if isinstance(shorter, int):
-        return max(shorter, 0)
-    return 0 if less(shorter, 0) else shorter
+    return maximum(minimum(rows, columns), 0)
 
 
 def _infer_diagonal(types: Types, attributes: Attributes) -> TensorType:

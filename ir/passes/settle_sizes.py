@@ -2,9 +2,9 @@
 
 In: a graph and pairs of sizes that are equal wherever the graph is run. Out: the same program in
 which a symbol that is equal to a number, or to another symbol, is replaced by that, and so is a
-quotient (``(s0 - 1)//2``) that is equal to a number. A symbol that a number divides is written
-as that: ``3*((s0)//3)``. Later passes ask of sizes only what their form tells, so they need the
-form that tells most.
+quotient (``(s0 - 1)//2``) that is equal to a number, or the lesser of two sizes that is known to be
+one of them. A symbol that a number divides is written as that: ``3*((s0)//3)``. Later passes ask of
+sizes only what their form tells, so they need the form that tells most.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ def _known(equal: Iterable[tuple[Dim, Dim]]) -> dict[str, Dim]:
         left, right = substitute(left, known), substitute(right, known)
         found = _solved(left, right) or _solved(right, left)
         found = found or _quotient(left, right) or _quotient(right, left)
+        found = found or _lesser(left, right)
         found = found or _divided(left, right) or _divided(right, left)
         if found is None:
             continue
@@ -118,6 +119,22 @@ def _divided(left: Dim, right: Dim) -> tuple[str, Dim] | None:
     one = SymbolicDim({monomial: 1})
     multiple = factor // math.gcd(times, factor)
     return str(one), multiple * floordiv(one, multiple)
+
+
+def _lesser(left: Dim, right: Dim) -> tuple[str, Dim] | None:
+    """The text of the lesser of two sizes, and which of them it is."""
+    difference = left - right
+    if not isinstance(difference, SymbolicDim):
+        return None
+    for monomial, factor in difference.terms:
+        if len(monomial) != 1 or monomial[0][0] != "min" or abs(factor) != 1:
+            continue
+        least = SymbolicDim({monomial: 1})
+        value = least - factor * difference
+        for part in monomial[0][1:]:
+            if structurally_equal(part, value):
+                return str(least), value
+    return None
 
 
 def _quotient(left: Dim, right: Dim) -> tuple[str, Dim] | None:

@@ -22,11 +22,6 @@ FULL = os.environ.get("FLAMEC_TEST_LEVEL") == "full"
 SIZES = range(50) if FULL else (0, 1, 2, 3, 5, 6, 8, 16)
 
 
-def _rows(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The function of a matrix, of a tensor [2, 3, n]."""
-    return lambda x: function(x[0])
-
-
 # name -> function of a tensor [2, 3, n], and how many programs there may be
 CASES: dict[str, tuple[Callable[[Any], Any], int]] = {
     "adaptive means": (lambda x: F.adaptive_avg_pool1d(x, 3), 2),
@@ -39,6 +34,24 @@ CASES: dict[str, tuple[Callable[[Any], Any], int]] = {
         lambda x: F.pad(x, (0, -x.shape[2] % 4)).reshape(2, 3, -1, 4).sum(2),
         2,
     ),
+    "all but the first": (lambda x: x[..., 1:] * 2, 2),
+    "all but ends": (lambda x: x[..., 2:-3].cumsum(2), 2),
+    "every other one from the second on": (lambda x: x[:, 1::2, 1::2] + 1, 2),
+    "neighbours": (lambda x: x[..., 1:] - x[..., :-1], 2),
+    "shifted": (lambda x: F.pad(x, (1, 0))[..., :-1] * x, 2),
+    "differences of differences": (lambda x: flamec.diff(x, n=2), 2),
+    "integral": (lambda x: flamec.trapezoid(x), 2),
+    "rolled": (lambda x: (x.roll(1, 2), x.roll(-3, 2), x.roll((1, 2), (1, 2))), 2),
+    "rolled as a line": (lambda x: x.roll(2), 2),
+    "diagonals": (lambda x: (x[0].diagonal(), x[0].diagonal(1), x[0].diagonal(-1)), 2),
+    "next tokens": (
+        lambda x: F.cross_entropy(x[..., :-1], x[:, 0, 1:].long().abs() % 3, reduction="sum"),
+        2,
+    ),
+    "padded sequences": (
+        lambda x: nn.utils.rnn.pad_sequence([x[0].t(), x[1, :, : x.shape[2] // 2].t()]),
+        2,
+    ),
     "parts as many as given": (lambda x: x.tensor_split(3, 2), 2),
     # as many results as the size says
     "halves": (lambda x: x.chunk(2, 2), 4),
@@ -47,7 +60,11 @@ CASES: dict[str, tuple[Callable[[Any], Any], int]] = {
     "batch normalization": (lambda x: F.batch_norm(x, None, None, training=True), 3),
 }
 
-WITH_GRADIENTS = ("adaptive means", "adaptive maxima", "area", "parts as many as given")
+WITH_GRADIENTS = (
+    "adaptive means", "adaptive maxima", "area", "parts as many as given", "all but ends",
+    "every other one from the second on", "neighbours", "rolled", "diagonals", "next tokens",
+)  # fmt: skip
+IN_C = ("adaptive maxima", "neighbours", "rolled", "diagonals")
 
 
 def _operand(size: int) -> flamec.Tensor:
@@ -77,8 +94,8 @@ def _assert_same(found: Any, wanted: Any, size: int) -> None:
         assert found == wanted, f"size {size}"
 
 
-def _check(name: str, function: Callable[[Any], Any], most: int) -> None:
-    compiled = flamec.compile(function, backend="evaluate")
+def _check(name: str, function: Callable[[Any], Any], most: int, backend: str = "evaluate") -> None:
+    compiled = flamec.compile(function, backend=backend)
     order = random.Random(name).sample(list(SIZES), len(SIZES))
     for size in order:
         _assert_same(_outcome(compiled, _operand(size)), _outcome(function, _operand(size)), size)
@@ -90,6 +107,15 @@ def _check(name: str, function: Callable[[Any], Any], most: int) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_sizes(name: str) -> None:
     _check(name, *CASES[name])
+
+
+def test_in_c() -> None:
+    functions = [CASES[name][0] for name in IN_C]
+    _check("in C", lambda x: _one_level([f(x) for f in functions]), 2, "c")
+
+
+def _one_level(results: list[Any]) -> list[Any]:
+    return [y for r in results for y in (r if isinstance(r, tuple) else (r,))]
 
 
 @pytest.mark.parametrize("name", WITH_GRADIENTS)

@@ -6,7 +6,7 @@ import pytest
 
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.passes.settle_sizes import SettledSizes, settle_sizes
-from flamec.ir.shape import Dim, SymbolicDim, Undecidable
+from flamec.ir.shape import Dim, SymbolicDim, Undecidable, maximum, minimum
 from flamec.ir.types import TensorType, float32
 
 S0, S1 = SymbolicDim.symbol("s0"), SymbolicDim.symbol("s1")
@@ -44,6 +44,11 @@ def settled(shape: tuple[Dim, ...], left: Dim, right: Dim) -> tuple[Dim, ...]:
         (2 * ((S0 + 1) // 2), S0, (S0, (S0 + 1) // 2), (2 * (S0 // 2), S0 // 2)),
         (S0 // 2, 2 * (S0 // 4), (S0 // 2, S0 // 4), (2 * (S0 // 4), S0 // 4)),
         (8, 48 // (S0 // 2), (S0,), (S0,)),  # no number stands for such a symbol
+        (minimum(S0, 8), S0, (minimum(S0, 8), S0), (S0, S0)),
+        (S0, minimum(S0, S1), (maximum(S0, S1),), (S1,)),
+        (S0 - 3, minimum(S0, 8) - 3, (minimum(S0, 8),), (S0,)),
+        (minimum(S0, 8), 8, (minimum(S0, 8) * S1,), (8 * S1,)),
+        (minimum(S0, 8), 7, (S0,), (S0,)),
     ],
 )
 def test_sizes_are_replaced_by_what_they_are(
