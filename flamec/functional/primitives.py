@@ -8,8 +8,8 @@ The 16-bit floats are computed in float32 where a composite asks for it with
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from flamec.dispatch import TensorBuilder, apply
 from flamec.errors import OperationError, user_location
@@ -19,15 +19,40 @@ from flamec.ir.shape import Dim, SymbolicDim, product
 from flamec.ir.types import DType, bool_
 from flamec.tensor import Tensor
 
+Several = Callable[..., tuple[Tensor, ...]]
+
 
 class PrimitiveOperations(TensorBuilder):
-    """A builder over Tensors whose operands may be Python numbers and symbolic sizes."""
+    """A builder over Tensors whose operands may be Python numbers and symbolic sizes.
+
+    An operation that is not among these attributes gives one tensor.
+    """
+
+    attention: Several
+    attention_backward: Several
+    cond: Several
+    cummax: Several
+    cummin: Several
+    eigh: Several
+    lu: Several
+    qr: Several
+    scan: Several
+    slogdet: Several
+    sort: Several
+    svd: Several
+    topk: Several
+    while_loop: Several
+    while_transpose: Several
 
     def apply(self, op: Op, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> Any:
         for operand in inputs:
             if not isinstance(operand, Tensor):
                 return apply(op, _tensors(op, inputs), attributes)
         return apply(op, inputs, attributes)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Callable[..., Tensor]: ...
 
 
 def _tensors(op: Op, inputs: Sequence[Any]) -> list[Tensor]:

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from op_table import OP_TABLE
 
 import flamec
 from flamec.errors import DataDependentError, OperationError, OperationTypeError
+from flamec.functional.primitives import PrimitiveOperations
+from flamec.ir.op import lookup
 
 NAN, INF = math.nan, math.inf
 T = flamec.tensor
@@ -375,3 +378,12 @@ def test_limits_of_dtypes() -> None:
         flamec.finfo(i64)
     with pytest.raises(TypeError):
         flamec.iinfo(f32)
+
+
+def test_operations_with_several_results_are_declared_for_type_checks() -> None:
+    several = set()
+    for row in OP_TABLE:
+        sample = row.samples(row.dtypes[0], np.random.default_rng(0))[0]
+        if len(lookup(row.name).infer_types(sample.types, sample.attributes)) > 1:
+            several.add(row.name)
+    assert several == set(PrimitiveOperations.__annotations__)
