@@ -8,6 +8,7 @@ with all vectors, or with one vector after the other (``SideBySideWriter._tiled`
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeGuard
 
 from flamec.codegen.c.fold_text import accumulate, index_of
@@ -15,8 +16,9 @@ from flamec.codegen.c.program_writer import LANES_AT_MOST, ProgramWriter
 from flamec.codegen.c.rendering import RowPlaces, indices_of_rows, render
 from flamec.codegen.c.statements import VectorAxis
 from flamec.codegen.c.text import C_TYPES, MEMORY_BYTES, combine, dim, factor, identity
-from flamec.codegen.schedule import GRAIN
+from flamec.codegen.schedule import GRAIN, LARGEST_UNROLLED_BODY
 from flamec.ir.kernel import (
+    Compute,
     Fold,
     Keep,
     Load,
@@ -25,11 +27,13 @@ from flamec.ir.kernel import (
     Store,
     lane_of,
 )
+from flamec.ir.op import lookup
 from flamec.ir.shape import product
 
 # Elements of a row from which blocks are worth it, by the bytes of the smallest ones.
 LONG_ENOUGH = {2: 16, 4: 6, 8: 6}
-SHORT = 4096  # elements of a row up to which four vectors of rows are taken one by one, else two
+TOGETHER = 8  # vectors of neighbouring rows
+SHORT_BODY = 4  # cheap statements; of more there are copies for half as many vectors
 WAITING_VECTORS = 4  # of rows, each of which waits for what it keeps in memory
 WINDOW = 64  # elements that are folded for one vector of neighbouring rows after the other
 CACHE_WAY = 4096  # bytes; lines that are so far apart share a set of the first cache
@@ -96,6 +100,7 @@ class SideBySideWriter(ProgramWriter):
             "full": "\n".join(full),
             "tail": "\n".join(tail),
             "tiled": self._tiled(block, lane_loop, declarations),
+            "together": self._together(block, lane_loop),
         }
 
     def _element_text(
@@ -144,6 +149,30 @@ class SideBySideWriter(ProgramWriter):
             "end": "\n".join(end),
         }
 
+    def _together(self, block: Pass, lane_loop: str) -> dict[str, Any] | None:
+        """The loop over elements for some vectors of neighbouring rows at once, whose folds stay in
+        registers. There are such loops for each number of vectors, up to some. None where it is not
+        worth it."""
+        folds = [s for s in block.element if isinstance(s, Fold)]
+        width = self.program.rows[-1].size if self.program.rows else 1
+        if not self.program.inner or isinstance(width, int):
+            return None  # where their number is known, loops over vectors are as fast
+        if len(block.element) > LARGEST_UNROLLED_BODY or not all(map(has_pieces, folds)):
+            return None
+        if any(map(_lies_along_elements, block.element)):
+            return None
+        vectors = []
+        costly = any(isinstance(s, Compute) and lookup(s.op).expensive for s in block.element)
+        most = TOGETHER // 2 if costly or len(block.element) > SHORT_BODY else TOGETHER
+        for number in range(most):
+            copy = f"_{number}"
+            begin, end = _registers(block, copy)
+            join = partial(self._joined_in_registers, copy=copy)
+            full, tail = self._element_text(block, lane_loop, join)
+            texts = {"begin": begin, "full": full, "tail": tail, "end": end}
+            vectors.append({key: "\n".join(lines) for key, lines in texts.items()})
+        return {"vectors": vectors, "choice": f"high - low <= FLAMEC_LANES * {most}"}
+
     def _choice(self, block: Pass, apart: list[Load | Store]) -> str | None:
         """C text of whether that loop is worth it, "" if it always is, None if it never is."""
         folds = [s for s in block.element if isinstance(s, Fold)]
@@ -156,11 +185,7 @@ class SideBySideWriter(ProgramWriter):
             if isinstance(width, int) and width > LANES_AT_MOST:
                 return None  # where their number is known, loops over vectors are as fast
             count = product(loop.size for loop in self.program.inner)
-            if isinstance(count, int) and count <= WINDOW:
-                return ""
-            in_registers = all(map(has_pieces, folds))
-            few = f"high - low <= FLAMEC_LANES * ({dim(count)} <= {SHORT} ? 4 : 2)"
-            return few if in_registers else None
+            return "" if isinstance(count, int) and count <= WINDOW else None
         enough = LONG_ENOUGH.get(min(MEMORY_BYTES[s.memory] for s in apart))
         if enough is None:
             return None
@@ -236,10 +261,11 @@ class SideBySideWriter(ProgramWriter):
             text += [f"const v_i64 {name} = {index_of(accumulator)};" for name in s.names]
         return text
 
-    def _joined_in_registers(self, s: Fold) -> list[str]:
+    def _joined_in_registers(self, s: Fold, copy: str = "") -> list[str]:
+        """``copy``: what the name of the accumulator ends with."""
         if not has_pieces(s):
-            return self._joined(s, f"now_{s.name}")
-        now, more, sums = (f"{prefix}_{s.name}" for prefix in ("now", "more", "sums"))
+            return self._joined(s, f"now_{s.name}{copy}")
+        now, more, sums = f"now_{s.name}{copy}", f"more_{s.name}", f"sums_{s.name}"
         before, text = f"{now}[i]", []
         if s.factor:
             factor = f"factor_{s.name}"
@@ -265,13 +291,13 @@ def has_pieces(s: Fold) -> bool:
     return s.lane != "b" and "_" not in combine(s.op, s.lane, "a", "b") and not s.position
 
 
-def _registers(block: Pass) -> tuple[list[str], list[str]]:
+def _registers(block: Pass, copy: str = "") -> tuple[list[str], list[str]]:
     """Text that loads what folds keep into registers, and stores it again."""
     begin, end = [], []
     for s in block.element:
         if not isinstance(s, Fold):
             continue
-        now, acc = f"now_{s.name}", f"acc_{s.name}"
+        now, acc = f"now_{s.name}{copy}", f"acc_{s.name}"
         if has_pieces(s):
             loop = f"for (int i = 0; i < FLAMEC_PIECES({s.lane}); i++)"
             place = f"((n_{s.lane} *)({acc} + q))[i]"
