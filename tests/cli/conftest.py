@@ -13,6 +13,11 @@ from typing import Any
 
 import pytest
 
+from flamec.cli.example_inputs import example_inputs
+from flamec.cli.page_data import page_data
+from flamec.cli.stages import inspect
+from flamec.cli.target import load_target
+
 PROGRAM = '''
 """A file as a user would write it."""
 
@@ -137,3 +142,12 @@ def run(program: Path, cache_folder: Path) -> Run:
         return Done(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def step(program: Path) -> tuple[Any, dict[str, Any]]:
+    """The compiled training step of the user's file, and the data of its page."""
+    target = load_target(f"{program}:step")
+    example = example_inputs(target, ())
+    inspection = inspect(target, example, target.function.options)
+    return inspection.parts[0][1], page_data(inspection, "program.py:step", example.origin)
