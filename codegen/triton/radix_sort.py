@@ -50,7 +50,8 @@ SEARCHED, PARTS = 2048, 512  # elements that a block looks at for extremes at a 
 RANGED = ("i32", "i64")
 _KNOWN = 4  # numbers before those of the parts
 MANY = 1 << 23  # elements, so that fetching each from its place takes as long as digits
-COMPARED, NEIGHBOURS = 1024, 32  # elements of a block, and how many on each side of one
+COMPARED, COMPARING = 512, 4  # elements and warps of a block
+NEIGHBOURS, TOGETHER = 32, 4  # of an element, and how many between looks whether any are alike
 SAMPLED, CROWDED = 1024, 8  # elements, and pairs of them, above which groups are taken to be large
 
 
@@ -103,6 +104,7 @@ def _try_upper_digits(sort: SortLaunches, places: list[int], counts: dict[str, i
         "guard": _guard(QUICK),
         "columns": COMPARED,
         "neighbours": NEIGHBOURS,
+        "together": TOGETHER,
         "source": SOURCE,
         "range": RANGE,
         "fetched": FIRST,
@@ -113,7 +115,7 @@ def _try_upper_digits(sort: SortLaunches, places: list[int], counts: dict[str, i
     }
     blocks = sort.rows * ceil_div(size, COMPARED)
     for form in ("fetch", "alike"):
-        sort.add(f"sort_{form}.py.j2", form, holes, {**counts, SOURCE: source}, blocks, 4)
+        sort.add(f"sort_{form}.py.j2", form, holes, {**counts, SOURCE: source}, blocks, COMPARING)
 
 
 def _guard(word: int, digit: str = "") -> str:
