@@ -28,6 +28,7 @@ class CodegenOptions:
       fast near the hints; hints with the same least power of two above them give the same code.
     - ``size_bounds``: symbol -> the largest value that it has, by the caller's promise: a block
       may hold whole rows. Hints of these symbols are not rounded.
+    - ``near``: the caller promises that no symbol is larger than its hint.
     - ``narrow``: the caller promises that no array of a call with symbolic sizes has 2**31 or
       more elements, so that indices on a GPU are 32-bit numbers.
     - ``deterministic``: False lets a GPU add in any order what meets in one place (``index_put``
@@ -46,6 +47,7 @@ class CodegenOptions:
     fuse: bool = True
     size_hints: Mapping[str, int] = field(default_factory=dict)
     size_bounds: Mapping[str, int] = field(default_factory=dict)
+    near: bool = False
     narrow: bool = False
     deterministic: bool = True
     strict: bool = False
@@ -94,6 +96,12 @@ class CodegenOptions:
         if not symbols_of(size) <= set(self.size_bounds):
             return None
         return _largest(size, self.size_bounds)
+
+    def room_for(self, size: Dim) -> int | None:
+        """``most``, also where hints are bounds: what memory there must be for a size."""
+        if self.near and symbols_of(size) <= set(self.size_hints):
+            return _largest(size, self.size_hints)
+        return self.most(size)
 
     def precision_of(self, product: Contraction) -> str:
         """How a GPU multiplies a product's operands where they are float32."""

@@ -80,16 +80,17 @@ def prepare(
     options: CompileOptions,
     size_hints: Mapping[str, int] | None = None,
     narrow: bool = False,
+    near: bool = False,
 ) -> Prepared:
     """Load the graph's program, generating and compiling what the cache does not have.
 
-    ``size_hints``, ``narrow``: see ``CodegenOptions``. A program over symbolic sizes of which
-    there are no hints is made for classes of sizes, when they are met (``SizedRunner``).
+    ``size_hints``, ``narrow``, ``near``: see ``CodegenOptions``. A program over symbolic sizes
+    of which there are no hints is made for classes of sizes, when they are met (``SizedRunner``).
     """
     started = time.perf_counter()
     place = graph_device(graph)
     runtime = device(place.index, options)
-    codegen = codegen_options(place.index, options, size_hints, narrow)
+    codegen = codegen_options(place.index, options, size_hints, narrow, near)
     prepared = Prepared(graph, None, options, None, codegen)
     plan = _plan(prepared, symbols, runtime, _program_name(graph, symbols, codegen))
     prepared.seconds["plan"] = time.perf_counter() - started
@@ -133,11 +134,13 @@ def codegen_options(
     options: CompileOptions,
     size_hints: Mapping[str, int] | None = None,
     narrow: bool = False,
+    near: bool = False,
 ) -> CodegenOptions:
     """How code for the process's GPU ``index`` is generated."""
     return replace(
         options_for_gpu(device(index, options).target, options),
         size_hints=size_hints or {},
+        near=near,
         narrow=narrow,
     )
 

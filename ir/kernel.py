@@ -240,10 +240,12 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """Statements once a row, then a loop over the row's elements (none if empty)."""
+    """Statements once a row, then a loop over the row's elements (none if empty). ``inner``: the
+    loops of a pass over other elements than the program's, of a program with tables."""
 
     row: tuple[Statement, ...]
     element: tuple[Statement, ...]
+    inner: tuple[Loop, ...] = ()
 
     def stores(self) -> list[Store]:
         return [s for s in (*self.row, *self.element) if isinstance(s, Store)]
@@ -353,11 +355,27 @@ class Contraction:
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """Integers that each block has for itself, ``start`` at first; places in it have no order."""
+
+    memory: str
+    elements: int
+    start: int = 0
+
+
+def in_table(number: int) -> int:
+    """The parameter number of places in a program's table."""
+    return -2 - number
+
+
+@dataclass(frozen=True, slots=True)
 class RowProgram:
     """See the module's docstring. ``imports`` are (name, lane) of uniform values.
 
     ``kind``: "rows"; "flat" (no rows: blocks of elements instead); "along rows" (lanes are rows);
-    "scatter" (one row after the other, because rows may store to the same place).
+    "scatter" (one row after the other, because rows may store to the same place); "tables" (a block
+    has ``tables``, in which what a pass stores is combined, and the next pass finds it: for each
+    row, or for its share of the elements of all).
     ``after`` is run for each inner element when all rows are done. ``sizes`` are symbols that
     each part gives its own value, so that loops of different length share a program.
     """
@@ -371,6 +389,7 @@ class RowProgram:
     after: tuple[Statement, ...] = ()
     contraction: Contraction | None = None
     sizes: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
 
     def folds(self, *scopes: str) -> list[Fold]:
         return [s for s in self.statements() if isinstance(s, Fold) and s.scope in scopes]

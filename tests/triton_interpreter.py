@@ -182,8 +182,10 @@ def _in_shared_memory(text: str, operands: list[np.ndarray], dtype: Any) -> Any:
         assert int(taken[1]) <= _SHARED.size
         _SHARED[:] = 0xFF
         return tl.core.tensor(TensorHandle(np.zeros(1, np.int32), tl.int32), tl.int32)
-    bits = re.search(r"shared\S*\.[bu](16|32|64) ", text)
+    bits = re.search(r"shared\S*\.[bus](16|32|64) ", text)
     assert bits
+    if "setp" in text:
+        return _combine(text, operands)
     room = _SHARED.view(f"int{bits[1]}")
     place, odd = np.divmod(operands[0], room.itemsize)
     assert not odd.any()
@@ -196,6 +198,21 @@ def _in_shared_memory(text: str, operands: list[np.ndarray], dtype: Any) -> Any:
     else:
         room[place] = np.broadcast_to(operands[1], place.shape)
     return None
+
+
+def _combine(text: str, operands: list[np.ndarray]) -> None:
+    """Add to numbers in shared memory, or let them grow, where the last operand says so."""
+    at, *apart, value, wanted = np.broadcast_arrays(*operands)
+    words = [np.broadcast_to(a // 4, wanted.shape)[wanted != 0] for a in (at, *apart)]
+    value, room = value[wanted != 0], _SHARED.view(np.int32)
+    if "max" in text:
+        np.maximum.at(room, words[0], value)
+    elif not apart:
+        np.add.at(room, words[0], value)
+    else:
+        for low, high, term in zip(*words, value, strict=True):
+            whole = (int(room[high]) << 32) + (int(room[low]) & 0xFFFFFFFF) + int(term)
+            room[low], room[high] = np.array([whole], np.int64).view(np.int32)
 
 
 tl.inline_asm_elementwise = _inline_assembly

@@ -21,14 +21,15 @@ from flamec.ir.passes.manager import run_passes
 from flamec.ir.passes.pipeline import pipeline
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import Dim, SymbolicDim
-from flamec.ir.types import DType, TensorType, dtype_named, int64
+from flamec.ir.types import CPU, DType, TensorType, dtype_named, int64
 
 N = SymbolicDim.symbol("N")
 
 
 @dataclass(frozen=True)
 class Case:
-    """``rows`` values of ``inner`` elements are put into a table at ``places`` indices."""
+    """``rows`` values of ``inner`` elements are put into a table at ``places`` indices; with
+    ``lines`` each of so many lines has a table of its own."""
 
     mode: str
     dtype: str = "float32"
@@ -37,12 +38,14 @@ class Case:
     inner: tuple[int, ...] = ()
     symbolic: bool = False
     special: bool = False
+    lines: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         sizes = "x".join(map(str, (self.rows, *self.inner)))
         kinds = [k for k in ("symbolic", "special") if getattr(self, k)]
+        kinds += [f"{self.lines} lines"] if self.lines else []
         return " ".join([self.mode, self.dtype, sizes, str(self.places), *kinds, *self.options])
 
     @property
@@ -57,21 +60,25 @@ class Case:
     def _graph(self) -> Graph:
         b = GraphBuilder()
         rows: Dim = N if self.symbolic else self.rows
-        table = b.input(TensorType((*self.places, *self.inner), self.given))
-        values = b.input(TensorType((rows, *self.inner), self.given))
-        indices = [b.input(TensorType((rows,), int64)) for _ in self.places]
+        lines = (self.lines,) if self.lines else ()
+        table = b.input(TensorType((*lines, *self.places, *self.inner), self.given))
+        values = b.input(TensorType((*lines, rows, *self.inner), self.given))
+        indices = [b.input(TensorType((*lines, rows), int64)) for _ in self.places]
+        if lines:
+            indices.insert(0, b.iota(shape=(*lines, rows), axis=0, dtype=int64, device=CPU))
         return b.build([b.index_put(table, values, *indices, mode=self.mode)])
 
     def operands(self, random: np.random.Generator) -> list[np.ndarray]:
-        table = self._values(random, *self.places, *self.inner)
-        values = self._values(random, self.rows, *self.inner)
-        indices = [random.integers(-n, n, self.rows) for n in self.places]
+        lines = (self.lines,) if self.lines else ()
+        table = self._values(random, *lines, *self.places, *self.inner)
+        values = self._values(random, *lines, self.rows, *self.inner)
+        indices = [random.integers(-n, n, (*lines, self.rows)) for n in self.places]
         if self.special:  # two places that get zeros alone: of one sign each, for a sum one of both
             place = indices[0] % self.places[0]
-            table[:2] = {"add": -0.0, "amax": -np.inf, "amin": np.inf}[self.mode]
+            table[..., :2] = {"add": -0.0, "amax": -np.inf, "amin": np.inf}[self.mode]
             values[place == 0], values[place == 1] = -0.0, 0.0
             if self.mode == "add":
-                values[np.flatnonzero(place == 1)[::2]] = -0.0
+                values.reshape(-1, *self.inner)[np.flatnonzero(place == 1)[::2]] = -0.0
         return [table, values, *indices]
 
     def _values(self, random: np.random.Generator, *shape: int) -> np.ndarray:
@@ -100,6 +107,8 @@ class Case:
         zeros the sign."""
         table, values, *indices = operands
         at = tuple(indices)
+        if self.lines:
+            at = (np.arange(self.lines)[:, None], *at)
         with np.errstate(all="ignore"):
             if self.mode == "add" and self.given.kind == "float":
                 wide = table.astype(np.longdouble)
@@ -171,6 +180,31 @@ def cases() -> Iterator[Case]:
         yield Case(mode, "uint8", places=(500,))
 
 
+def cases_with_tables() -> Iterator[Case]:
+    """Those that blocks combine in tables of their own: of all places, and of a line each."""
+    yield Case("add", "int64", places=(100,), rows=70_001)
+    yield Case("add", "int32", places=(7, 9), rows=70_001)
+    yield Case("add", "int8", places=(100,), rows=70_001)
+    yield Case("add", places=(100,), rows=70_001, special=True)
+    yield Case("add", "float64", places=(50,), rows=70_001, special=True)
+    yield Case("add", "bfloat16", places=(50,), rows=70_001, symbolic=True)
+    yield Case("amax", places=(50,), rows=70_001, special=True)
+    yield Case("amin", "int32", places=(50,), rows=70_001)
+    yield Case("set", places=(100,), rows=70_001)
+    for rows, lines in ((257, 64), (1500, 11)):  # of one block of columns, and of more
+        yield Case("set", places=(300,), rows=rows, lines=lines)
+        yield Case("add", places=(300,), rows=rows, lines=lines, special=True)
+    long = {"rows": 1500, "lines": 11}
+    yield Case("set", "int64", places=(5, 7), **long)
+    yield Case("add", "float64", places=(300,), **long)
+    yield Case("add", "float16", places=(40, 3), **long)
+    yield Case("add", "uint8", places=(40,), **long)
+    yield Case("amax", places=(300,), special=True, **long)
+    yield Case("amin", "bfloat16", places=(300,), **long)
+    no_order = {"deterministic": False}
+    yield Case("add", places=(2000,), rows=300, lines=64, symbolic=True, options=no_order)
+
+
 def product_cases() -> Iterator[Case]:
     """Those that are put in the order of their places first."""
     yield Case("prod", places=(50,))
@@ -181,7 +215,7 @@ def product_cases() -> Iterator[Case]:
 def main() -> None:
     from triton_interpreter import run_plan
 
-    for case in (*cases(), *product_cases()):
+    for case in (*cases(), *cases_with_tables(), *product_cases()):
         operands = case.operands(np.random.default_rng(1))
         bindings = {"N": case.rows} if case.symbolic else {}
         (found,), _ = run_plan(case.plan(), operands, bindings)

@@ -18,6 +18,7 @@ from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.attention_choice import attention_launches
 from flamec.codegen.triton.choice import Choice, choose_schedule
 from flamec.codegen.triton.narrow_rows import with_narrow_rows_joined
+from flamec.codegen.triton.own_places import own_places
 from flamec.codegen.triton.packed_groups import with_packed_groups
 from flamec.codegen.triton.part_key import actual, part_key
 from flamec.codegen.triton.product_parts import (
@@ -32,6 +33,7 @@ from flamec.codegen.triton.product_writer import accumulator, is_one_block_of_ro
 from flamec.codegen.triton.recompute import without_keeps
 from flamec.codegen.triton.scatter_phases import scatter_phases
 from flamec.codegen.triton.split_rows import split_rows
+from flamec.codegen.triton.table_scatter import shared_places
 from flamec.codegen.triton.tiling import Tile, lanes_are_rows
 from flamec.codegen.triton.unroll_rows import with_shared_loads
 from flamec.ir.kernel import Parameter, Part, RowProgram
@@ -167,11 +169,8 @@ class _Parameters:
 def _split(part: Part, memory: _Parameters, options: CodegenOptions) -> list[tuple[Part, bool]]:
     """A part, or the two of one with few long rows, the second of which joins results, or the
     launches of a scatter."""
-    scatter = scatter_phases(part.program, options)
-    if scatter is not None:
-        for kind, elements, _ in scatter.scratch:
-            part, _ = _with_parameter(part, kind, elements, memory)
-        return [(phase, False) for phase in scatter.parts(part)]
+    if part.program.kind == "scatter":
+        return [(launch, False) for launch in _scattered(part, memory, options)]
     split = split_rows(part.program, options) if part.program.contraction is None else None
     if split is None:
         return [(part, False)]
@@ -182,6 +181,23 @@ def _split(part: Part, memory: _Parameters, options: CodegenOptions) -> list[tup
     split = replace(split, program=part.program)
     first, second = split.first(tuple(numbers)), split.second(tuple(numbers))
     return [(replace(part, program=first), False), (replace(part, program=second), True)]
+
+
+def _scattered(part: Part, memory: _Parameters, options: CodegenOptions) -> list[Part]:
+    """The launches of a scatter."""
+    own = own_places(part.program, options)
+    if own is not None:
+        return [replace(part, program=own)]
+    launches, phases = [part], scatter_phases(part.program, options)
+    if phases is not None:
+        for kind, elements, _ in phases.scratch:
+            part, _ = _with_parameter(part, kind, elements, memory)
+        launches = phases.parts(part)
+    tables = [shared_places(launch.program, options) for launch in launches]
+    return [
+        launch if program is None else replace(launch, program=program)
+        for launch, program in zip(launches, tables, strict=True)
+    ]
 
 
 def _products(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -25,6 +25,7 @@ from flamec.codegen.triton.program_writer import RowsWriter, Uniform
 from flamec.codegen.triton.side_by_side import PlannedLaunch, can_share_blocks, together
 from flamec.codegen.triton.source import COUNTERS, ERRORS, Described, EmittedLaunch, emit
 from flamec.codegen.triton.statements import StatementWriter
+from flamec.codegen.triton.table_writer import TableWriter
 from flamec.codegen.triton.text import POINTERS, fold_lane, size_name
 from flamec.codegen.triton.tiling import Tile
 from flamec.codegen.triton.uniform_parts import Statements, uniform_parts
@@ -33,6 +34,7 @@ from flamec.ir.kernel import (
     Fold,
     Kernel,
     Load,
+    Loop,
     Part,
     Place,
     Prologue,
@@ -101,6 +103,9 @@ class KernelWriter:
                 launches = [
                     write_product(part.program, tile, precision, *names, uniform, sizes, *form)
                 ]
+            elif part.program.kind == "tables":
+                form = self._name, self._doc, uniform, own, wide, strict
+                launches = [TableWriter(part.program, tile, *form).emit()]
             else:
                 form = strict, self._is_bounded(part), self._ends_apart(part)
                 rows = RowsWriter(part.program, tile, *names, uniform, own, wide, *form)
@@ -121,7 +126,8 @@ class KernelWriter:
                 ends = before.launch, own_last, own_last.blocks, pieces
                 launches = [finished_by_last(*ends, own, wide, self._doc)]
                 traffic = before.reads | traffic[0], before.writes | traffic[1]
-            alone = len(launches) > 1 or not can_share_blocks(launches[0])
+            shares = part.program.kind != "tables" and can_share_blocks(launches[0])
+            alone = len(launches) > 1 or not shares
             free = part.program.contraction is None and not any(
                 isinstance(s, Fold | Call) for s in part.program.statements()
             )
@@ -403,17 +409,19 @@ def _described(array: Described, buffers: Mapping[str, int]) -> Argument:
 def is_wide(part: Part, narrow: bool) -> bool:
     """Whether an index of a part may need 64 bits. ``narrow``: not because of symbolic sizes."""
     program, own = actual(part), own_sizes(part)
-    sizes: list[Dim] = [loop.size for loop in (*program.rows, *program.inner)]
-    if not all(isinstance(size, int) for size in sizes):
+    rows: list[Dim] = [loop.size for loop in program.rows]
+    inner: list[Dim] = [loop.size for loop in program.inner]
+    if not all(isinstance(size, int) for size in (*rows, *inner)):
         return not narrow
     total = 1
-    for size in sizes:
+    for size in (*rows, *inner):
         assert isinstance(size, int)
         total *= max(1, size)
     reach = [total]
-    for place in _places(program):
+    for place, others in _places(program):
         strides = [*place.at.rows, *place.at.inner]
         ends: list[Dim] = [place.at.offset]
+        sizes = [*rows, *((loop.size for loop in others) if others else inner)]
         ends += [substitute(s, own) * n for s, n in zip(strides, sizes, strict=False)]
         ends += [substitute(i.stride, own) * substitute(i.size, own) for i in place.indices]
         if not all(isinstance(end, int) for end in ends):
@@ -472,13 +480,14 @@ def _read_parameters(program: RowProgram) -> set[int]:
     return found
 
 
-def _places(program: RowProgram) -> list[Place]:
-    found = []
-    for s in (*program.statements(), *program.after):
-        if isinstance(s, (Load, Store)):
-            found.append(s.place)
-            found += [Place(0, guard) for guard, _ in s.place.guards]
-    return found
+def _places(program: RowProgram) -> Iterator[tuple[Place, tuple[Loop, ...]]]:
+    """Places, with the loops of their pass if these are not the program's."""
+    passes = [((*block.row, *block.element), block.inner) for block in program.passes]
+    for statements, others in (*passes, (program.after, ())):
+        for s in statements:
+            if isinstance(s, (Load, Store)):
+                yield s.place, others
+                yield from ((Place(0, guard), others) for guard, _ in s.place.guards)
 
 
 def _renamed(line: str, names: dict[str, str]) -> str:

@@ -77,7 +77,7 @@ class LaunchCollector:
                 number = self._number(source, step)
                 self._emitted[id(emitted)] = emitted, number
             grid = (planned.launch.blocks, 1, 1)
-            bound = int(planned.launch.persistent)
+            bound = planned.launch.persistent
             self.actions.append(Launch(number, grid, planned.arguments, 0, bound, step))
 
     def user_launches(self, task: Task, buffers: tuple[int, ...], step: int) -> None:

@@ -197,7 +197,7 @@ def write_product(
         stages=schedule.stages,
         wide=wide,
         described=arrays,
-        persistent=schedule.persistent,
+        persistent=int(schedule.persistent),
         rounded=_rounded(program, c, precision, arrays),
     )
 

@@ -20,6 +20,7 @@ from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.ownership import scattered_index
 from flamec.codegen.triton.recompute import names_of, operands_of
 from flamec.codegen.triton.statements import ATOMIC
+from flamec.codegen.triton.table_scatter import are_worth_tables
 from flamec.ir.kernel import (
     Call,
     Compute,
@@ -78,15 +79,20 @@ def _is_same_in_all_rows(name: str, program: RowProgram) -> bool:
 @dataclass
 class ScatterPhases:
     """The programs of one part. ``scratch``: memory type, elements and start of the buffers that
-    they need besides the part's own, in the order of their numbers."""
+    they need besides the part's own, in the order of their numbers. ``single``: no place has
+    several copies.
+
+    ``claims`` are done before the rows, once each, ``keys`` before the rows, for each element; what
+    stands for a store of the rows is ``instead`` of it, and ``ends`` are when all rows are done."""
 
     program: RowProgram
     options: CodegenOptions
+    single: bool = False
     scratch: list[tuple[str, Dim, int]] = field(default_factory=list)
-    _claims: list[Statement] = field(default_factory=list)  # before the rows, once each
-    _keys: list[Statement] = field(default_factory=list)  # before the rows, for each element
-    _instead: dict[Store, list[Statement]] = field(default_factory=dict)
-    _ends: list[_End] = field(default_factory=list)
+    claims: list[Statement] = field(default_factory=list)
+    keys: list[Statement] = field(default_factory=list)
+    instead: dict[Store, list[Statement]] = field(default_factory=dict)
+    ends: list[End] = field(default_factory=list)
 
     def parts(self, part: Part) -> list[Part]:
         """The parts, in order. The last buffers of ``part`` are those that ``scratch`` lists."""
@@ -95,23 +101,23 @@ class ScatterPhases:
         found = [_filled(part, n, *buffer) for n, buffer in zip(numbers, self.scratch, strict=True)]
         program = part.program
         (block,) = program.passes
-        if self._claims:
-            needed, _ = _slice(block, self._claims, in_row=True)
+        if self.claims:
+            needed, _ = sliced(block, self.claims, in_row=True)
             once = tuple(map(_once_a_row, needed))
             claims = replace(program, inner=(), passes=(Pass(once, ()),))
             found.append(replace(part, program=claims))
-        if self._keys:
-            row, element = _slice(block, self._keys, in_row=not block.element)
+        if self.keys:
+            row, element = sliced(block, self.keys, in_row=not block.element)
             found.append(replace(part, program=replace(program, passes=(Pass(row, element),))))
-        rows = replace(program, passes=(Pass(self._put(block.row), self._put(block.element)),))
+        rows = replace(program, passes=(Pass(self.put(block.row), self.put(block.element)),))
         found.append(replace(part, program=rows))
-        return found + [end.part(part) for end in self._ends]
+        return found + [end.part(part) for end in self.ends]
 
-    def _put(self, statements: Sequence[Statement]) -> tuple[Statement, ...]:
+    def put(self, statements: Sequence[Statement]) -> tuple[Statement, ...]:
         """The statements with what stands for each scatter."""
         found: list[Statement] = []
         for s in statements:
-            found += self._instead.get(s, [s]) if isinstance(s, Store) else [s]
+            found += self.instead.get(s, [s]) if isinstance(s, Store) else [s]
         return tuple(found)
 
     # stores --------------------------------------------------------------------------
@@ -141,14 +147,30 @@ class ScatterPhases:
         return len(self.program.parameters) + len(self.scratch) - 1
 
     def _copies(self, s: Store) -> int:
-        """How many copies of each place rows share."""
+        """How many copies of each place rows share; one where blocks have tables of their own."""
         rows = self.options.typical(_product(self.program.rows))
-        places = self.options.typical(_elements(s, self.program))
+        elements = _elements(s, self.program)
+        places = self.options.typical(elements)
         single = structurally_equal(_product(self.program.inner), 1)
-        if rows is None or not places or not single:
+        if self.single or rows is None or not places or not single:
+            return 1
+        if self._has_table(s, elements):
             return 1
         most = min(COPIED_ELEMENTS // places, rows // (ROWS_OF_A_COPY * places), MOST_COPIES)
         return 1 << (most.bit_length() - 1) if most > 1 else 1
+
+    def _has_table(self, s: Store, elements: Dim) -> bool:
+        """Whether blocks combine rows in tables of so many places: of 32-bit numbers, or sums of
+        integers."""
+        if not structurally_equal(_product(self.program.inner), 1):
+            return False
+        if s.combine == "sum" and s.lane in ("f32", "f64") and not self.options.deterministic:
+            return False
+        if s.combine != "sum" and _WHOLE.get(s.lane, s.lane) != "i32":
+            return False
+        rows = self.options.typical(_product(self.program.rows))
+        nbytes = 16 if s.lane == "f64" else 8
+        return are_worth_tables(rows, self.options.room_for(elements), nbytes)
 
     def _claim(self, s: Store) -> None:
         """The last row of each place puts its elements there."""
@@ -164,8 +186,8 @@ class ScatterPhases:
         ]
         none = Linear(0, *((0,) * len(loops) for loops in (self.program.rows, self.program.inner)))
         place = Place(claims, none, tuple(indices))
-        self._claims += [self._row(row, lane), Store(lane, lane, place, row, "amax")]
-        self._instead[s] = [
+        self.claims += [self._row(row, lane), Store(lane, lane, place, row, "amax")]
+        self.instead[s] = [
             self._row(row, lane),
             Load(last, lane, lane, place),
             Compute(wins, "b", "eq", (last, row), (lane, lane)),
@@ -202,12 +224,12 @@ class ScatterPhases:
         total = self._buffer(lane, _elements(s, self.program) * copies)
         place, named = self._copied(s, total, copies)
         term = f"term_{total}"
-        self._instead[s] = [
+        self.instead[s] = [
             *named,
             Compute(term, lane, "convert", (s.operand,), (s.lane,)),
             _checked(Store(lane, lane, place, term, "sum"), s),
         ]
-        self._ends.append(_End(s, self.program, copies, (total,), (lane,), (), lane))
+        self.ends.append(End(s, self.program, copies, (total,), (lane,), (), lane))
 
     def _extreme(self, s: Store, copies: int) -> None:
         """The greatest of integers in the order of the elements, or in the other one."""
@@ -215,12 +237,12 @@ class ScatterPhases:
         keys = self._buffer(lane, _elements(s, self.program) * copies, _LEAST[lane])
         place, named = self._copied(s, keys, copies)
         key = f"key_{keys}"
-        self._instead[s] = [
+        self.instead[s] = [
             *named,
             Call(key, lane, f"flamec_order_{_form(s)}", (s.operand,)),
             _checked(Store(lane, lane, place, key, "amax"), s),
         ]
-        self._ends.append(_End(s, self.program, copies, (keys,), (lane,), (), lane))
+        self.ends.append(End(s, self.program, copies, (keys,), (lane,), (), lane))
 
     def _exact_sum(self, s: Store, copies: int) -> None:
         """Integers: multiples of a power of two that the largest exponent of a place decides."""
@@ -230,7 +252,7 @@ class ScatterPhases:
         totals = [self._buffer("i64", elements) for _ in kinds]
         place, named = self._copied(s, keys, copies)
         key, most = f"key_{keys}", f"most_{keys}"
-        self._keys += [
+        self.keys += [
             *named,
             Call(key, "i32", f"flamec_sum_key_{t}", (s.operand,)),
             Store("i32", "i32", place, key, "amax"),
@@ -244,13 +266,13 @@ class ScatterPhases:
                 Call(name, "i64", function, (s.operand, most), (_BITS,)),
                 _checked(stored, s) if kind == "term" else stored,
             ]
-        self._instead[s] = instead
+        self.instead[s] = instead
         lanes = ("i32", *("i64" for _ in totals))
-        self._ends.append(_End(s, self.program, copies, (keys, *totals), lanes, (_BITS,), "f64"))
+        self.ends.append(End(s, self.program, copies, (keys, *totals), lanes, (_BITS,), "f64"))
 
 
 @dataclass(frozen=True)
-class _End:
+class End:
     """Joins what rows have left of a store with what was there. ``buffers`` and their ``lanes``: of
     an exact sum ``numbers`` say how they are read; ``lane``: in which copies are folded."""
 
@@ -271,19 +293,12 @@ class _End:
         inner = (Loop("e0", self.copies if several else elements),)
         here = Linear(0, (1,), (0,)) if several else Linear(0, (), (1,))
         there = Linear(0, (self.copies,), (1,)) if several else here
-        each: list[Statement] = [
-            Load(f"part{i}", lane, lane, Place(i + 1, there)) for i, lane in enumerate(self.lanes)
-        ]
-        left = "part0"
-        if self.numbers:
-            parts = tuple(f"part{i}" for i in range(len(self.lanes)))
-            left = "part"
-            each.append(Call(left, "f64", f"flamec_sum_of_{s.lane}", parts, self.numbers))
+        each, left = self.found([Place(i + 1, there) for i in range(len(self.lanes))])
         if several:
             joined = "sum" if s.combine == "sum" else "amax"
             each.append(Fold("whole", self.lane, joined, left, "row"))
             left = "whole"
-        end = self._joined(left, Place(0, here))
+        end = self.joined(left, Place(0, here))
         passes = (Pass((), tuple(each)), Pass(tuple(end), ()))
         if not several:
             passes = (Pass((), (*each, *end)),)
@@ -292,7 +307,20 @@ class _End:
         numbers = (s.place.parameter, *self.buffers)
         return Part(program, tuple(part.arguments[n] for n in numbers))
 
-    def _joined(self, left: str, place: Place) -> list[Statement]:
+    def found(self, places: Sequence[Place]) -> tuple[list[Statement], str]:
+        """What rows have left of an element in a place of each buffer, and its name."""
+        each: list[Statement] = [
+            Load(f"part{i}", lane, lane, place)
+            for i, (lane, place) in enumerate(zip(self.lanes, places, strict=True))
+        ]
+        if not self.numbers:
+            return each, "part0"
+        parts = tuple(f"part{i}" for i in range(len(self.lanes)))
+        function = f"flamec_sum_of_{self.store.lane}"
+        return [*each, Call("part", "f64", function, parts, self.numbers)], "part"
+
+    def joined(self, left: str, place: Place) -> list[Statement]:
+        """What is stored of an element."""
         s, lane = self.store, self.lane
         old = Load("old", s.lane, s.memory, place)
         if s.combine == "sum":
@@ -356,7 +384,7 @@ def _filled(part: Part, number: int, memory: str, elements: Dim, start: int) -> 
     return Part(program, (part.arguments[number],))
 
 
-def _slice(
+def sliced(
     block: Pass, wanted: Sequence[Statement], in_row: bool
 ) -> tuple[tuple[Statement, ...], tuple[Statement, ...]]:
     """What is needed for some statements, with them, once a row and for each element."""

@@ -38,7 +38,7 @@ class Described:
 class EmittedLaunch:
     """A kernel, its grid, and the names of its arguments in order.
 
-    ``persistent``: there are only as many blocks as the device has room for at a time.
+    ``persistent``: so many blocks for each processor at most; 0: as many as ``blocks`` says.
     ``counters``: how many words it counts its blocks in.
     """
 
@@ -46,7 +46,7 @@ class EmittedLaunch:
     blocks: Dim
     arguments: tuple[str, ...]
     described: Mapping[str, Described] = field(default_factory=dict)
-    persistent: bool = False
+    persistent: int = 0
     counters: Dim = 0
 
 
@@ -60,14 +60,14 @@ def emit(
     stages: int = 1,
     wide: bool = True,
     described: Mapping[str, Described] | None = None,
-    persistent: bool = False,
+    persistent: int = 0,
     rounded: tuple[str, ...] = (),
     registers: int = 0,
 ) -> EmittedLaunch:
     """Fill a template. ``pointers`` gives the types of pointers by name, ``described`` the tensor
     descriptors (``rounded``: see ``KernelSource``), ``sizes`` what is known of sizes that are
     arguments; unless ``wide``, these are 32-bit numbers. ``registers``: how many a thread may have
-    at most, if not as many as there are."""
+    at most, if not as many as there are. ``persistent``: see ``EmittedLaunch``."""
     draft = render(template, {**holes, "arguments": ""})
     arguments = tuple(dict.fromkeys(sorted(_ARGUMENT.findall(draft), key=_order)))
     text = render(template, {**holes, "arguments": ", ".join(arguments)})

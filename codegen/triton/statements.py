@@ -7,7 +7,7 @@ a string with ``r``, ``c``, both or none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flamec.codegen.triton.rounded_values import Rounding
@@ -28,6 +28,7 @@ from flamec.ir.kernel import (
     Recall,
     Statement,
     Store,
+    in_table,
 )
 from flamec.ir.op import lookup
 from flamec.ir.shape import Dim, is_multiple, structurally_equal
@@ -46,6 +47,23 @@ def joined(*varying: str) -> str:
     return "".join(axis for axis in "rc" if any(axis in v for v in varying))
 
 
+@dataclass(frozen=True)
+class TableRoom:
+    """A table in a block's shared memory: its first bytes begin at ``offset``; what a number has
+    beyond 32 bits is ``apart`` bytes behind them, so that neighbours have banks of their own."""
+
+    memory: str
+    start: int
+    offset: int
+    apart: int
+
+    def function(self, name: str, *arguments: str) -> str:
+        return f"flamec_table_{name}_{self.memory}({', '.join(arguments)})"
+
+    def at(self, element: str) -> str:
+        return f"shared + ({self.offset} + 4 * ({element}).to(tl.int32)), {self.apart}"
+
+
 @dataclass
 class StatementWriter:
     """Writes statements for one kernel.
@@ -56,7 +74,7 @@ class StatementWriter:
     iterations of loops); ``run``: random bits are made for so many elements at a time along the
     only inner loop, whose first ones are ``first_of_run`` (0: for each alone); ``atomic``: stores
     that combine do so at once; ``rounding``: which operations use their cheaper text and which
-    need not round.
+    need not round. ``tables`` are where the program's are in shared memory.
     """
 
     rows: tuple[str, ...] = ()
@@ -67,6 +85,7 @@ class StatementWriter:
     reuse: bool = False
     run: int = 0
     atomic: bool = False
+    tables: Sequence[TableRoom] = ()
     rounding: Rounding = field(default_factory=Rounding)
     varying: dict[str, str] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
@@ -99,6 +118,12 @@ class StatementWriter:
 
     def _place(self, place: Place, at_least: str) -> tuple[str, str, list[str]]:
         """Pointer, along what it varies, and the conditions under which it may be used."""
+        element, axes, conditions = self._element(place, at_least)
+        self.parameters.add(place.parameter)
+        return f"{self.pointer}{place.parameter} + ({element})", axes, conditions
+
+    def _element(self, place: Place, at_least: str) -> tuple[str, str, list[str]]:
+        """The number of an element, along what it varies, and the conditions for using it."""
         at, axes = self.linear(place.at)
         terms: list[str] = [at]
         conditions: list[str] = []
@@ -120,9 +145,7 @@ class StatementWriter:
         if not axes:
             terms.append("zero")
         mask = self.masks[axes]
-        self.parameters.add(place.parameter)
-        base = f"{self.pointer}{place.parameter}"
-        return f"{base} + ({' + '.join(terms)})", axes, [*([mask] if mask else []), *conditions]
+        return " + ".join(terms), axes, [*([mask] if mask else []), *conditions]
 
     def wrapped(self, index: ComputedIndex | CheckedIndex) -> tuple[str, str]:
         """The element that an index means, and whether it exists ("": it does)."""
@@ -183,6 +206,8 @@ class StatementWriter:
                 raise AssertionError("folds are written by the program's writer")
 
     def _load(self, s: Load) -> list[str]:
+        if self.tables and s.place.parameter <= in_table(0):
+            return self._load_of_table(s)
         if s.place.parameter == -1 or (
             self.product and s.place.parameter == self.product_parameter
         ):
@@ -203,6 +228,21 @@ class StatementWriter:
             text = f"tl.where({' & '.join(guards)}, {text}, {fill})"
         self.varying[s.name] = axes
         return [*self._reports(s.place), f"{s.name} = {text}"]
+
+    def _load_of_table(self, s: Load) -> list[str]:
+        element, axes, conditions = self._element(s.place, "rc")
+        self.varying[s.name] = axes
+        room = self.tables[in_table(s.place.parameter)]
+        there = f"tl.where({' & '.join(conditions)}, {element}, 0)" if conditions else element
+        return [f"{s.name} = {room.function('get', room.at(there))}"]
+
+    def _store_in_table(self, s: Store) -> list[str]:
+        element, _, conditions = self._element(s.place, "rc")
+        if s.where:
+            conditions.append(self.name(s.where))
+        room = self.tables[in_table(s.place.parameter)]
+        arguments = room.at(element), self.name(s.operand), " & ".join(conditions)
+        return [*self._reports(s.place), room.function(ATOMIC[s.combine], *arguments)]
 
     def looked_up(self, s: Load) -> str:
         """A block as it lies in memory, zeros where there is none."""
@@ -251,6 +291,8 @@ class StatementWriter:
         ]
 
     def _store(self, s: Store, at_least: str) -> list[str]:
+        if self.tables and s.place.parameter <= in_table(0):
+            return self._store_in_table(s)
         pointer, _, conditions = self._place(s.place, at_least)
         if s.where:
             conditions.append(self.name(s.where))

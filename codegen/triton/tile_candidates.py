@@ -34,6 +34,8 @@ def tile_fits(tile: Tile, program: RowProgram, options: CodegenOptions) -> bool:
 
 
 def _fits(tile: Tile, usual: Tile, program: RowProgram, options: CodegenOptions) -> bool:
+    if program.kind == "tables":
+        return tile == usual
     numbers = (tile.rows, tile.columns, tile.warps, max(1, tile.chunks))
     if any(number < 1 or number & (number - 1) for number in numbers):
         return False

@@ -39,6 +39,9 @@ ONE_FOLD_CHUNKS = 8  # at least, of each stretch of columns, if half as many blo
 MANY_FOLDS, MANY_TURNS = 8, 32  # over rows, of wide numbers: from then on shorter turns are faster
 FOLD_REGISTERS = 96  # of a thread, for what several folds over rows have added up
 SCATTER_BLOCKS = 2048  # that look at all indices
+TABLE_COLUMNS = 1024  # of a row of a program with tables
+SHARED_COLUMNS, SHARING_BLOCKS = 2048, 4  # where blocks share the elements; for a processor
+TABLE_TURNS = 4  # elements of a block for each place, so that joining tables takes less than them
 FLAT_CHUNKS = 1024
 AHEAD_BYTES = 48 << 10  # of shared memory for what is loaded ahead
 FEWEST_BLOCKS = 1024  # below: smaller blocks
@@ -93,6 +96,8 @@ def propose(program: RowProgram, options: CodegenOptions) -> Tile:
     scopes = {s.scope for s in program.statements() if isinstance(s, Fold)}
     if program.kind == "scatter":
         return _scatter_tile(program, options, width, rows)
+    if program.kind == "tables":
+        return _table_tile(program, width, rows)
     if "all" in scopes and not program.rows:
         tile = Tile(1, min(width or 4096, 4096), False, False, _flat_chunks(inner), 4)
         return replace(tile, stages=_stages(program, tile))
@@ -181,6 +186,21 @@ def _scatter_tile(
     count = power_of_two(rows) if rows is not None else 1024
     blocks = max(32, SCATTER_BLOCKS * columns // max(width, columns))
     return replace(tile, chunks=0, warps=4, owners=min(count, blocks), scanned=min(count, 1024))
+
+
+def _table_tile(program: RowProgram, width: int, rows: int | None) -> Tile:
+    """Each element belongs to one thread, so that it is combined once. Where all blocks share the
+    elements, ``chunks`` times its columns are a block's share at least, and there are ``blocks``
+    for each processor at most."""
+    if not program.rows:
+        places = max(table.elements for table in program.tables)
+        columns = SHARED_COLUMNS
+        turns = max(2, power_of_two(TABLE_TURNS * places) // columns)
+        return Tile(1, columns, False, False, turns, 8, blocks=SHARING_BLOCKS)
+    few = rows is not None and rows <= FEWEST_BLOCKS // 4
+    most = SHARED_COLUMNS if few else TABLE_COLUMNS
+    columns = min(max(width or most, 32), most)
+    return Tile(1, columns, False, False, 0, min(16 if few else 8, columns // 32))
 
 
 def _pointwise_elements(program: RowProgram) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -38,10 +39,44 @@ def test_many_rows_run_side_by_side(case: Case) -> None:
 
 def test_few_places_have_copies() -> None:
     """Rows that follow each other meet in other copies; enough of them for all of a cache."""
-    few, many = (Case("add", "int64", (n,), MANY).plan() for n in (100, 1 << 17))
-    assert len(few.actions) == 4 and len(many.actions) == 2  # a copy of the table first
-    copies = [b.elements for b in few.buffers if b.kind == "temporary"]
-    assert copies == [100 * 512]
+    few, many = (Case("amax", "float64", (n,), MANY).plan() for n in (100, 1 << 17))
+    assert len(few.actions) == len(many.actions) == 4  # a copy of the table first
+    for plan, copies in ((few, 512), (many, 1)):
+        (elements,) = (b.elements for b in plan.buffers if b.kind == "temporary")
+        assert elements == copies * (100 if plan is few else 1 << 17)
+
+
+@pytest.mark.parametrize(
+    ("mode", "dtype", "launches", "combined"),
+    [
+        ("add", "int64", 2, {"add_i64"}),  # the table; rows
+        ("add", "float32", 5, {"max_i32", "add_i64"}),  # zeros; exponents; integers; floats
+        ("add", "int8", 4, {"add_i32"}),
+        ("amin", "float32", 4, {"max_i32"}),
+        ("set", "float32", 4, {"max_i32"}),
+    ],
+)
+def test_few_places_are_a_table_of_each_block(
+    mode: str, dtype: str, launches: int, combined: set[str]
+) -> None:
+    """Memory combines what blocks have combined, and no place has copies."""
+    plan = Case(mode, dtype, (100,), MANY).plan()
+    assert len(plan.actions) == launches
+    assert set(re.findall(r"flamec_table_(add_i\d+|max_i\d+)", texts(plan))) == combined
+    assert all(b.elements == 100 for b in plan.buffers if b.kind == "temporary")
+    assert "flamec_table" not in texts(Case(mode, dtype, (1 << 17,), MANY).plan())
+    assert "flamec_table" not in texts(Case(mode, dtype, (100,), 2000).plan())
+
+
+@pytest.mark.parametrize("mode", ["set", "add", "amax"])
+def test_rows_that_bring_their_first_index_are_one_launch(mode: str) -> None:
+    """Nobody else puts anything in the places of a line: they are a table of its block."""
+    plan = Case(mode, rows=1024, places=(1000,), lines=4096).plan()
+    assert len(plan.actions) == 2 and blocks(plan) >= 4096  # a copy of the table first
+    assert "tl.atomic" not in texts(plan) and "flamec_table" in texts(plan)
+    assert not [b for b in plan.buffers if b.kind == "temporary"]
+    large = Case(mode, rows=1024, places=(20_000,), lines=4096).plan()
+    assert "flamec_table" not in texts(large)
 
 
 def test_few_and_wide_rows_are_shared_by_blocks() -> None:

@@ -15,7 +15,7 @@ from interpreted import run_interpreted
 from op_row import EVERY
 from op_table import COMPILED
 from triton_graphs import FAULTS, GRAPHS
-from triton_scatters import cases, product_cases
+from triton_scatters import cases, cases_with_tables, product_cases
 
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.compile_graph import compile_graph
@@ -183,7 +183,7 @@ def test_long_sorts_in_the_interpreter() -> None:
 
 @needs_triton
 def test_scatters_of_many_rows_in_the_interpreter() -> None:
-    _interpreted([], len([*cases(), *product_cases()]), "triton_scatters.py")
+    _interpreted([], len([*cases(), *cases_with_tables(), *product_cases()]), "triton_scatters.py")
 
 
 @needs_triton
