@@ -9,8 +9,9 @@ unless all of it in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from flamec.device_array import DeviceArray
 from flamec.errors import user_location
@@ -19,6 +20,9 @@ from flamec.functional.promotion import constant, is_number, result_dtype
 from flamec.ir.op import Op, lookup
 from flamec.state import process, thread
 from flamec.tensor import Tensor
+
+if TYPE_CHECKING:
+    from flamec.gpu_eager import EagerCall
 
 _OPS: dict[Callable[..., Tensor], Op] = {
     arithmetic.add: lookup("add"),
@@ -42,52 +46,109 @@ def direct_form(function: Callable[..., Tensor]) -> Direct | None:
     def direct(target: Tensor, *args: Any, **kwargs: Any) -> bool:
         if target._array.__class__ is not DeviceArray or len(args) != 1 or thread.trace is not None:
             return False
-        if not kwargs:
-            return _computed(op, target, args[0], None)
-        alpha = kwargs.get("alpha")
-        if (
-            not scaled
-            or len(kwargs) != 1
-            or not (alpha.__class__ is float or alpha.__class__ is int)
-        ):
+        alpha = None
+        if kwargs:
+            alpha = kwargs.get("alpha")
+            kind = alpha.__class__
+            if not scaled or len(kwargs) != 1 or not (kind is float or kind is int):
+                return False
+            if alpha == 1:
+                alpha = None
+        other = args[0]
+        key = op, alpha is None, target._type.number, _kind_of(other)
+        call = _calls.known.get(key)
+        if call is not None and process.anomaly is None:
+            return _again(call, target, other, alpha)
+        call = _computed(op, target, other, alpha)
+        if call is None:
             return False
-        return _computed(op, target, args[0], None if alpha == 1 else alpha)
+        if key[-1] is not None:
+            if len(_calls.known) >= _MOST_CALLS:
+                _calls.known.clear()
+            _calls.known[key] = call
+        return True
 
     return direct
 
 
-def _computed(op: Op, target: Tensor, other: Any, alpha: float | None) -> bool:
-    dtype = target._type.dtype
-    if not dtype.is_floating_point or process.anomaly is not None:
-        return False
+def _kind_of(operand: Any) -> Any:
+    """What a program depends on of an operand: a number is one of the program's operands. None for
+    what has to be looked at each time."""
+    if isinstance(operand, Tensor):
+        type = operand._type
+        return type._number or type.number
+    kind = operand.__class__
+    return kind if kind is float or kind is int else None
+
+
+class _OfThread(threading.local):
+    """Programs that were found for operands of the same types, with and without a factor."""
+
+    def __init__(self) -> None:
+        self.known: dict[Any, EagerCall] = {}
+
+
+_calls = _OfThread()
+_MOST_CALLS = 4096
+
+
+def _again(call: EagerCall, target: Tensor, other: Any, alpha: float | None) -> bool:
+    """Run a program for operands whose types it had before."""
+    type = target._type
     if not isinstance(other, Tensor):
-        if dtype.is_half or not is_number(other) or result_dtype(target, other) is not dtype:
-            return False
-        other = constant(other, dtype, target._type.device)
-    elif other._type.dtype is not dtype or other._type.device != target._type.device:
-        return False
+        other = constant(other, type.dtype, type.device)
     if thread.grad_enabled and (_may_be_tracked(target) or _may_be_tracked(other)):
         return False
-    if alpha is None:
-        done = _into_target(op, (target, other), target._array)
-    elif dtype.is_half:
+    array = target._array
+    arrays = [array, other._array]
+    if alpha is not None:
+        arrays.append(constant(alpha, type.dtype, type.device)._array)
+    if not call.run_into(arrays, array):
         return False
+    _note_write(target)
+    return True
+
+
+def _note_write(target: Tensor) -> None:
+    storage = target._storage
+    storage.version += 1
+    storage.writer = user_location()
+
+
+def _computed(op: Op, target: Tensor, other: Any, alpha: float | None) -> EagerCall | None:
+    """The program that has run; None if nothing was done."""
+    dtype = target._type.dtype
+    if not dtype.is_floating_point or process.anomaly is not None:
+        return None
+    if not isinstance(other, Tensor):
+        if dtype.is_half or not is_number(other) or result_dtype(target, other) is not dtype:
+            return None
+        other = constant(other, dtype, target._type.device)
+    elif other._type.dtype is not dtype or other._type.device != target._type.device:
+        return None
+    if thread.grad_enabled and (_may_be_tracked(target) or _may_be_tracked(other)):
+        return None
+    if alpha is None:
+        inputs, call = [target, other], _gpu_eager().met(op, (target, other))
+    elif dtype.is_half:
+        return None
     else:
         factor = constant(alpha, dtype, target._type.device)
-        done = arithmetic.with_factor_into(op.name, target, other, factor, dtype)
-    if done:
-        storage = target._storage
-        storage.version += 1
-        storage.writer = user_location()
-    return done
+        inputs = [target, other, factor]
+        call = arithmetic.with_factor_call(op.name, target, other, factor, dtype)
+    if call is None or not call.run_into([t._array for t in inputs], target._array):
+        return None
+    _note_write(target)
+    found: EagerCall = call
+    return found
+
+
+def _gpu_eager() -> Any:
+    from flamec import gpu_eager
+
+    return gpu_eager
 
 
 def _may_be_tracked(tensor: Tensor) -> bool:
     storage = tensor._storage
     return tensor._requires_grad or tensor._value is not None or storage.value is not None
-
-
-def _into_target(op: Op, inputs: Sequence[Tensor], array: DeviceArray) -> bool:
-    from flamec import gpu_eager
-
-    return gpu_eager.run_into(op, inputs, array)

@@ -233,11 +233,12 @@ class FusedCall:
             return results[0]
         return unflatten(self.program.structure, iter(results))
 
-    def run_into(self, tensors: Sequence[Tensor], target: DeviceArray) -> bool:
-        """See ``fusing.run_into``."""
-        if self._updated or self.program.recorded or self._captured or self._gpu_call is None:
-            return False
-        return self._gpu_call.run_into([t._array for t in tensors], target)
+    @property
+    def plain_call(self) -> gpu_eager.EagerCall | None:
+        """See ``fusing.program_call``."""
+        if self._updated or self.program.recorded or self._captured:
+            return None
+        return self._gpu_call
 
     # programs ---------------------------------------------------------------------------
     def _runner(

@@ -150,11 +150,13 @@ def find(composite: Composite, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         return None
 
 
-def run_into(function: Any, args: tuple[Any, ...], target: Tensor) -> bool:
-    """Whether a composite of elementwise operations, which is recorded for no operand, has put its
-    only result into the memory of ``target``; if not, nothing was done."""
+def program_call(function: Any, args: tuple[Any, ...]) -> Any:
+    """What runs a composite, which is recorded for no operand, as one program on a GPU; else None.
+
+    It takes the operands' arrays; see ``EagerCall``.
+    """
     found = _bound(function.composite, args, {})
-    return found is not None and found[0].run_into(found[1], target._array)
+    return None if found is None else found[0].plain_call
 
 
 def _bound(

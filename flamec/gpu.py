@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flamec.runtime.cuda.device import CudaDevice
 
 _WIDEST_FILL = 4  # bytes of a word that the driver repeats
+_WORD = 8  # bytes of an int64
 
 
 def unavailable_reason() -> str | None:
@@ -99,6 +100,12 @@ class Gpu:
         if target.nbytes:
             source = self.dense(array)  # held until it has been read
             self.runtime.read(target, source.address)
+
+    def read_last(self, array: DeviceArray) -> int:
+        """The last element of a dense array of int64; waits for the work before it."""
+        last = math.prod(array.shape) - 1
+        number: int = self.runtime.read_word(array.address + _WORD * last)
+        return number
 
     def dense(self, array: DeviceArray) -> DeviceArray:
         """The array itself if it is row-major without gaps, else a copy that is."""
@@ -178,17 +185,18 @@ class Gpu:
         narrow: bool,
         strict: bool = False,
     ) -> Prepared:
-        """A program over symbolic sizes for eager mode, launched kernel by kernel.
+        """A program over symbolic sizes for eager mode, launched kernel by kernel if they are few.
 
         Its schedules may come from the tuning database, but none are measured for it.
         ``narrow``: no array has 2^31 or more elements. ``strict``: see ``CompileOptions.numerics``.
+        No symbol is larger than its hint.
         """
         from flamec import cuda_backend
 
         options = default_options(autotune="off", **({"numerics": "strict"} if strict else {}))
-        prepared = cuda_backend.prepare(graph, symbols, options, size_hints, narrow)
+        prepared = cuda_backend.prepare(graph, symbols, options, size_hints, narrow, near=True)
         runner: Any = prepared.runner
-        runner.program.graphs = False
+        runner.program.graphs = runner.program.is_worth_a_graph
         return prepared
 
 

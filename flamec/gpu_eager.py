@@ -78,7 +78,8 @@ class EagerCall:
                 return False
             alike = array.shape == shape
             if start != address or not alike:
-                end = start + (nbytes if alike else array.nbytes)
+                size = nbytes if alike else array.nbytes if array.shape else array.dtype.itemsize
+                end = start + size
                 if start < address + nbytes and end > address:
                     return False
             addresses.append(start)
@@ -197,16 +198,12 @@ def run_dense(op: Op, attributes: Attributes, inputs: Sequence[Tensor]) -> Any:
     return Tensor._from_array(array, call.single[0])
 
 
-def run_into(op: Op, inputs: Sequence[Tensor], target: DeviceArray) -> bool:
-    """Compute an elementwise operation without attributes, met before, into an array's memory.
-
-    False, and nothing is done, for one that was not met, and where ``EagerCall.run_into`` says so.
-    """
+def met(op: Op, inputs: Sequence[Tensor]) -> EagerCall | None:
+    """The call of an operation without attributes that operands of these types had before."""
     calls = _calls.of_thread
     if calls.precision is not process.float32_precision:
         calls.follow(process.float32_precision)
-    call = calls.dense.get((op, *[t._type._number or t._type.number for t in inputs]))
-    return call is not None and call.run_into([t._array for t in inputs], target)
+    return calls.dense.get((op, *[t._type._number or t._type.number for t in inputs]))
 
 
 def run(

@@ -118,6 +118,11 @@ class SimulatedRuntime:
         self.work.append("read")
         array[...] = at(address, array.shape, array.dtype)
 
+    def read_word(self, address: int) -> int:
+        word = np.empty((), np.int64)
+        self.read(word, address)
+        return int(word)
+
     def copy(self, to: int, source: int, nbytes: int) -> None:
         assert abs(to - source) >= nbytes, "copies within a device must not overlap"
         self.finish()

@@ -128,8 +128,10 @@ class KernelWriter:
                 traffic = before.reads | traffic[0], before.writes | traffic[1]
             shares = part.program.kind != "tables" and can_share_blocks(launches[0])
             alone = len(launches) > 1 or not shares
-            free = part.program.contraction is None and not any(
-                isinstance(s, Fold | Call) for s in part.program.statements()
+            free = (
+                shares
+                and part.program.contraction is None
+                and not any(isinstance(s, Fold | Call) for s in part.program.statements())
             )
             for launch in launches:
                 self._add(launch, arguments, own, traffic, alone, part=True, any_warps=free)

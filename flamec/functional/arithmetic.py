@@ -27,7 +27,7 @@ from flamec.functional.promotion import (
     require_tensor,
     result_dtype,
 )
-from flamec.fusing import fused, run_into
+from flamec.fusing import fused, program_call
 from flamec.ir.op import Op, lookup
 from flamec.ir.types import DType, float32, float64
 from flamec.tensor import Tensor
@@ -172,11 +172,9 @@ def _with_factor(left: Tensor, right: Tensor, factor: Tensor, name: str, dtype: 
     return narrowed(apply_named(name, left, ops.mul(right, factor)), dtype)
 
 
-def with_factor_into(
-    name: str, target: Tensor, other: Tensor, factor: Tensor, dtype: DType
-) -> bool:
-    """Whether ``target + factor * other`` (or ``-``) was computed into the target's memory."""
-    return run_into(_with_factor, (target, other, factor, name, dtype), target)
+def with_factor_call(name: str, target: Tensor, other: Tensor, factor: Tensor, dtype: DType) -> Any:
+    """What computes ``target + factor * other`` (or ``-``) on a GPU; None if no program does."""
+    return program_call(_with_factor, (target, other, factor, name, dtype))
 
 
 # division -----------------------------------------------------------------------------

@@ -120,6 +120,8 @@ def getitem(self: Tensor, index: Any) -> Tensor:
     if plain is not None:
         picked: Tensor = apply_named("index", self, *plain)
         return picked
+    if isinstance(index, Tensor) and _is_large_mask_of(self, index):  # the short way
+        return true_elements(self, index)
     selection = select(self, index)
     if selection.is_basic:
         if selection.view is self:
@@ -145,6 +147,13 @@ def _read(view: Tensor, axes: tuple[int, ...], *indices: Tensor) -> Tensor:
     """The elements at ``indices``, whose dimensions go where ``axes`` says."""
     found = apply_named("index", view, *indices)
     return owned(apply_named("permute", found, axes=axes))
+
+
+def _is_large_mask_of(x: Tensor, mask: Tensor) -> bool:
+    have, given = x._type, mask._type
+    if given.dtype is not bool_ or given.shape != have.shape or given.device != have.device:
+        return False
+    return is_large_mask(mask)
 
 
 def _only_mask(selection: Selection) -> Tensor | None:

@@ -75,7 +75,9 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
         if t._type.dtype is not dtype or len(t._type.shape) < 2:
             break
     else:
-        axis = dimension("cat", dim, len(given[0]._type.shape))
+        rank = len(given[0]._type.shape)
+        known = dim.__class__ is int and 0 <= dim < rank
+        axis = dim if known else dimension("cat", dim, rank)
         alike: Tensor = apply(_CONCATENATE, given, {"axis": axis})
         return alike
     for position, tensor in enumerate(given):

@@ -23,6 +23,7 @@ from flamec.functional.shape import broadcast_tensors, clone, ravel, regroup, re
 from flamec.functional.true_places import (
     finds_places,
     is_large_mask,
+    laid_out,
     true_elements,
     true_places,
     unravelled,
@@ -63,7 +64,9 @@ def masked_fill_into(target: Tensor, mask: Tensor, value: Any) -> bool:
 @public
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """The elements of ``input`` where ``mask`` is True, in one dimension."""
-    x, chosen = broadcast_tensors(input, _as_mask("masked_select", mask))
+    x, chosen = input, _as_mask("masked_select", mask)
+    if input._type.shape != chosen._type.shape:
+        x, chosen = broadcast_tensors(input, chosen)
     if is_large_mask(chosen):
         return true_elements(x, chosen)
     if finds_places(chosen):
@@ -118,7 +121,7 @@ def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
         indices = unravelled(places, mask._type.shape)
         if as_tuple:
             return indices
-        columns = [regroup(i, (*places._type.shape, 1)) for i in indices]
+        columns = [_as_column(i) for i in indices]
         return apply_named("concatenate", *columns, axis=1) if len(columns) > 1 else columns[0]
     array, device = concrete_array(truth(input), "nonzero()"), input._type.device
     if as_tuple:
@@ -126,6 +129,12 @@ def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     if not array.ndim:
         return constant_array(np.empty((int(bool(array)), 0), np.int64), device)
     return constant_array(np.ascontiguousarray(np.argwhere(array)), device)
+
+
+def _as_column(index: Tensor) -> Tensor:
+    shape = (*index._type.shape, 1)
+    made = laid_out(index, shape)
+    return regroup(index, shape) if made is None else made
 
 
 def argwhere(input: Tensor) -> Tensor:

@@ -206,9 +206,9 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
         math.isfinite(min) and math.isfinite(max),
         f"histc(): range of [{min}, {max}] is not finite",
     )
-    x = _flat(ops.cast(ops.detach(input), dtype.compute))
-    low, high = (constant(float(v), x._type.dtype, x._type.device) for v in (min, max))
-    if min == max and not is_empty_size(x._type.shape[0]):
+    low, high = (constant(float(v), dtype.compute, input._type.device) for v in (min, max))
+    if min == max and not is_empty_size(product(input._type.shape)):
+        x = _values(input)
         low, high = ops.amin(x, axes=(0,)), ops.amax(x, axes=(0,))
         for limit in (low, high):
             if isinstance(limit._array, np.ndarray) and not np.isfinite(limit._array):
@@ -216,22 +216,28 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
                     f"histc(): range of [{low.item()}, {high.item()}] is not finite "
                     f"(at {user_location()})"
                 )
-    counts: Tensor = ops.cast(_histogram(x, low, high, bins), dtype)
-    return counts
+    return _histogram(input, low, high, bins)
+
+
+def _values(input: Tensor) -> Tensor:
+    """All elements, in the type that is computed with."""
+    return _flat(ops.cast(ops.detach(input), input._type.dtype.compute))
 
 
 @fused()
-def _histogram(x: Tensor, low: Tensor, high: Tensor, bins: int) -> Tensor:
-    """How many elements lie in each of ``bins`` intervals from low to high: int64."""
+def _histogram(input: Tensor, low: Tensor, high: Tensor, bins: int) -> Tensor:
+    """How many elements lie in each of ``bins`` intervals from low to high, in their dtype."""
+    x = _values(input)
     alike = ops.eq(low, high)
     low, high = ops.where(alike, ops.sub(low, 1.0), low), ops.where(alike, ops.add(high, 1.0), high)
     inside = ops.bitwise_and(ops.ge(x, low), ops.le(x, high))
     position = ops.div(ops.mul(ops.sub(x, low), float(bins)), ops.sub(high, low))
     safe = ops.where(inside, position, 0.0)
-    place = ops.minimum(ops.cast(safe, int64), bins - 1)
+    place = ops.minimum(ops.cast(safe, int32), bins - 1)
     zeros = ops.full(value=0, shape=(bins,), dtype=int64, device=x._type.device)
-    counts: Tensor = ops.index_put(zeros, ops.cast(inside, int64), place, mode="add")
-    return counts
+    counts = ops.index_put(zeros, ops.cast(inside, int64), place, mode="add")
+    result: Tensor = ops.cast(counts, input._type.dtype)
+    return result
 
 
 __all__ = ["bucketize", "histc", "isin", "searchsorted"]

@@ -9,20 +9,25 @@ elements are put behind the results, where nobody reads them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from flamec.device_array import DeviceArray
 from flamec.dispatch import set_tape_value, tape_value
 from flamec.functional.primitives import ops
 from flamec.functional.shape import window
 from flamec.fusing import fused
+from flamec.gpu import gpu
 from flamec.ir.shape import Dim, equal, product
-from flamec.ir.types import int16, int32, int64
+from flamec.ir.types import TensorType, int16, int32, int64
 from flamec.state import thread
 from flamec.tensor import Tensor
 
 LEAST_ELEMENTS = 1 << 17  # below, the host has found them before so many launches are done
 _LINE, _LONG_LINE, _MANY = 1024, 4096, 1 << 22  # elements of a line, and of a mask with long lines
+_MOST_TYPES = 4096
+_types: dict[Any, TensorType] = {}  # by number of the type that had another shape, and the shape
 _BEHIND = 16  # lines of room, so that those which nobody reads are not all put in few places
 
 
@@ -30,7 +35,7 @@ def is_large_mask(tensor: Tensor) -> bool:
     """Whether what is True is found where the tensor is, rather than by the host."""
     if thread.trace is not None or tensor._array is None or tensor._type.device.type == "cpu":
         return False
-    return tensor.numel() >= LEAST_ELEMENTS
+    return math.prod(tensor._array.shape) >= LEAST_ELEMENTS
 
 
 def finds_places(tensor: Tensor) -> bool:
@@ -54,7 +59,7 @@ def true_places(mask: Tensor) -> Tensor:
     if trace is not None and trace.execution is not None:
         found: Tensor = trace.execution.places_of(mask, _places_in_program)
         return found
-    if not mask.numel():
+    if 0 in mask._type.shape:
         return ops.full(value=0, shape=(0,), dtype=int64, device=mask._type.device)
     return _places_on_gpu(mask, None)
 
@@ -83,6 +88,9 @@ def counted_lines(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 def count_of(counts: Tensor) -> int:
     """How many elements are True, read by the host from what ``counted_lines`` has counted."""
+    array = counts._array
+    if array.__class__ is DeviceArray:  # without a tensor for the last of them
+        return gpu(array.device).read_last(array)
     return int(counts[-1].item())
 
 
@@ -93,7 +101,7 @@ def places_in_lines(lines: Tensor, counts: Tensor, count: Dim) -> Tensor:
 
 def true_elements(x: Tensor, mask: Tensor) -> Tensor:
     """The elements of x where a mask of its shape is True: [count]."""
-    if not mask.numel():
+    if 0 in mask._type.shape:
         nothing: Tensor = ops.index(ops.reshape(x, shape=(0,)), true_places(mask))
         return nothing
     lines, counts = counted_lines(mask)
@@ -106,12 +114,36 @@ def _lines(x: Tensor, filling: bool | int) -> Tensor:
     size = product(x._type.shape)
     line = _LONG_LINE if isinstance(size, int) and size >= _MANY else _LINE
     missing = -size % line
+    if missing.__class__ is int and not missing:
+        made = laid_out(x, (size // line, line))
+        if made is not None:
+            return made
     flat = ops.reshape(x, shape=(size,))
     if not equal(missing, 0):
         rest = ops.full(value=filling, shape=(), dtype=x._type.dtype, device=x._type.device)
         flat = ops.pad(flat, rest, low=(0,), high=(missing,))
     lines: Tensor = ops.reshape(flat, shape=((size + missing) // line, line))
     return lines
+
+
+def laid_out(x: Tensor, shape: tuple[Dim, ...]) -> Tensor | None:
+    """The first elements of x in another shape, as a tensor that has the memory to itself; None
+    where they do not lie in order on a GPU, or are recorded.
+
+    What views would do by several operations, where nothing is recorded and nobody sees them.
+    """
+    array = x._array
+    if array.__class__ is not DeviceArray or thread.trace is not None or not array.c_contiguous:
+        return None
+    if x._type.dtype.is_floating_point and (tape_value(x) is not None or x._requires_grad):
+        return None
+    known = _types.get((x._type.number, shape))
+    if known is None:
+        if len(_types) >= _MOST_TYPES:
+            _types.clear()
+        known = _types[x._type.number, shape] = x._type.with_shape(shape)
+    made = DeviceArray(array.device, shape, array.dtype, array.address, array.memory)  # type: ignore[arg-type]
+    return Tensor._from_array(made, known)
 
 
 @fused()
@@ -139,6 +171,9 @@ def _put_elements(x: Tensor, lines: Tensor, counts: Tensor, count: Dim) -> Tenso
 
 def _beginning(room: Tensor, count: Dim) -> Tensor:
     """So many elements, as a tensor of its own: nothing else refers to what is behind them."""
+    made = laid_out(room, (count,))
+    if made is not None:
+        return made
     kept = window(room, 0, 0, count)
     if kept._array is None:  # traces give values memory of their own
         return kept

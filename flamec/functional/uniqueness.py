@@ -77,11 +77,18 @@ def _stays(name: str, input: Any, dim: int | None) -> bool:
     return stays and not is_empty_size(product(input._type.shape))
 
 
+def _without_history(x: Tensor) -> Tensor:
+    """What no gradient flows back from; integers have no history."""
+    return ops.detach(x) if x._type.dtype.is_floating_point else x
+
+
 def _found_in(x: Tensor, in_order: bool, wanted: tuple[bool, bool]) -> Any:
     """Results for elements on a GPU, which are put in order first or are looked at as they stand:
     in eager mode by two programs, between which the number of different ones is read."""
     shape = x._type.shape
-    line, places = ops.reshape(x, shape=(product(shape),)), None
+    line, places = x, None
+    if len(shape) != 1:
+        line = ops.reshape(x, shape=(product(shape),))
     if thread.trace is not None:
         if in_order:
             line, places = sorted_along(line, 0)
@@ -95,7 +102,7 @@ def _found_in(x: Tensor, in_order: bool, wanted: tuple[bool, bool]) -> Any:
     if not wanted[0]:
         return found
     values, number, *rest = found
-    return (values, ops.reshape(number, shape=shape), *rest)
+    return (values, number if len(shape) == 1 else ops.reshape(number, shape=shape), *rest)
 
 
 @fused()
@@ -183,7 +190,7 @@ def unique(
     often each occurs: (values, inverse, counts).
     """
     if _stays("unique", input, dim):
-        return _found_in(ops.detach(input), True, (return_inverse, return_counts))
+        return _found_in(_without_history(input), True, (return_inverse, return_counts))
     array, axis = _read("unique", input, dim)
     keys = _sortable(array, input._type.dtype)
     values, inverse, counts = np.unique(
@@ -204,7 +211,7 @@ def unique_consecutive(
     Results as those of ``unique``.
     """
     if _stays("unique_consecutive", input, dim):
-        return _found_in(ops.detach(input), False, (return_inverse, return_counts))
+        return _found_in(_without_history(input), False, (return_inverse, return_counts))
     array, axis = _read("unique_consecutive", input, dim)
     line = array.reshape(-1) if axis is None else np.moveaxis(array, axis, 0)
     size = line.shape[0]

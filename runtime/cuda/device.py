@@ -6,6 +6,7 @@ taken from the cache where they are there, and then Triton is not imported.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from functools import cached_property
 
@@ -146,6 +147,14 @@ class CudaDevice:
         """
         transfer.copy_to_host(_host_address(array), address, array.nbytes, self.current_stream())
         self.raise_pending_errors()
+
+    def read_word(self, address: int) -> int:
+        """``read`` for one 64-bit integer."""
+        word = ctypes.c_int64()
+        stream = current_streams.of_device[self.index]
+        transfer.copy_to_host(ctypes.addressof(word), address, 8, stream)
+        self.raise_pending_errors()
+        return word.value
 
     def start_read(self, array: np.ndarray, address: int) -> None:
         """``read`` into pinned memory without waiting; the stream tells when it is there."""

@@ -1,7 +1,8 @@
-"""Launches of one kernel whose arguments are given addresses: eager mode's, nearly always.
+"""Launches of kernels whose arguments are given addresses: eager mode's.
 
 In: a program's steps and what the addresses of its inputs and outputs set. Out: a function of those
-addresses that writes all of them at once and launches, with as few calls in between as can be.
+addresses that writes all of them and launches, with as few calls in between as can be; where there
+is one kernel, as nearly always, all of them at once.
 Invariant: the other parameters are what they were when it was made, so it is made anew when
 temporaries have moved.
 """
@@ -29,13 +30,15 @@ def direct_launch(
     moved: Callable[[Stream], bool] | None,
     otherwise: LaunchAt,
 ) -> LaunchAt | None:
-    """The program as one launch, if it is one kernel to which addresses are given as they are.
+    """The program as launches, if it is kernels to which addresses are given as they are.
 
     The result takes the addresses of inputs and outputs, multiples of 16. ``moved``: whether
     temporaries lie elsewhere now; then, and while a profile is made, it is left to ``otherwise``.
     """
-    if len(steps) != 1 or not isinstance(steps[0], KernelLaunch):
+    if not steps or not all(isinstance(s, KernelLaunch) and s.plain is not None for s in steps):
         return None
+    if len(steps) > 1:
+        return _several(steps, given, device, moved, otherwise)
     kernel = steps[0]
     found = _parameters(kernel, given)
     if kernel.plain is None or not found:
@@ -68,6 +71,41 @@ def direct_launch(
         (status,) = submit(function, x, y, z, a, b, c, shared, stream.raw, behind, 0)
         if status != 0:
             fail(status)
+
+    return launch
+
+
+def _several(
+    kernels: Sequence[KernelLaunch],
+    given: Sequence[tuple[Sequence[Place], Sequence[SetAddress]]],
+    device: int,
+    moved: Callable[[Stream], bool] | None,
+    otherwise: LaunchAt,
+) -> LaunchAt | None:
+    if any(setters for _, setters in given):
+        return None
+    if any(offset & mask for places, _ in given for _, _, offset, mask, _ in places):
+        return None
+    slots = [[(values, slot, by) for values, slot, by, _, _ in places] for places, _ in given]
+    launches = [(*k.plain, k.fail) for k in kernels if k.plain is not None]
+    active, of_thread = thread_state, current_streams
+
+    def launch(addresses: Sequence[int]) -> None:
+        stream = of_thread.of_device[device]
+        if recording.recorder is not None or (moved is not None and moved(stream)):
+            otherwise(addresses)
+            return
+        for places, address in zip(slots, addresses, strict=True):
+            for values, slot, offset in places:
+                values[slot] = address + offset
+        context = stream.context
+        if active.active is not context or not context.alone:
+            context.activate()
+        raw = stream.raw
+        for submit, before, behind, fail in launches:
+            (status,) = submit(*before, raw, behind, 0)
+            if status != 0:
+                fail(status)
 
     return launch
 

@@ -58,6 +58,7 @@ from flamec.runtime.lent_memory import LentMemory
 
 _CALLS_BEFORE_CAPTURE = 1
 _FEWEST_STEPS_TO_CAPTURE = 2
+_MANY_STEPS = 8  # of an operation, so that a graph with other addresses at each call is quicker
 _MOST_GRAPHS = 2
 _MOST_STEPS_TO_CAPTURE_AGAIN = 4096  # beyond, a graph's own memory counts
 _UNSET = 1  # no device address: forces the first call to write every address
@@ -108,6 +109,13 @@ class CudaProgram:
     @property
     def compiled(self) -> bool:
         return self.kernels_compiled > 0
+
+    @property
+    def is_worth_a_graph(self) -> bool:
+        """Whether it is so many launches that a graph is quicker though addresses change."""
+        actions = self.plan.actions
+        plain = all(isinstance(action, (Launch, Fill, Copy)) for action in actions)
+        return plain and len(actions) >= _MANY_STEPS
 
     def bind(
         self, sizes: tuple[int, ...] = (), key: tuple[int, ...] | None = None
@@ -186,7 +194,9 @@ class BoundCudaProgram:
         self._others = sorted(set(self._uses) - {*given, *self.layout.guests})  # in the arena
         self._placed = False
         self._index = program.context.index
-        self.launch: LaunchAt = self._launch_steps
+        self._given_buffers = given
+        many = program.graphs and program.is_worth_a_graph
+        self.launch: LaunchAt = self._launch_graph if many else self._launch_steps
 
     @property
     def graphs(self) -> list[Graph]:
@@ -378,6 +388,12 @@ class BoundCudaProgram:
             for step in self.steps:
                 step(stream)
         self._calls += 1
+
+    def _launch_graph(self, addresses: Sequence[int]) -> None:
+        """The same as one launch of a graph, in which what uses other addresses is changed."""
+        for buffer, address in zip(self._given_buffers, addresses, strict=True):
+            self.addresses[buffer] = address
+        self()
 
     def _launch_steps(self, addresses: Sequence[int]) -> None:
         """Launch the steps one by one, given the addresses of the inputs, then of the outputs.

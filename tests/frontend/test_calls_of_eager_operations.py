@@ -47,13 +47,14 @@ OPERATIONS: dict[str, tuple[Call, int]] = {
     "softmax": (lambda x, y: F.softmax(x, -1), 18),
     "layer_norm": (lambda x, y: F.layer_norm(x, (64,)), 20),
     "matmul": (lambda x, y: x @ y, 27),
-    "cat": (lambda x, y: flamec.cat((x, y)), 20),
+    "cat": (lambda x, y: flamec.cat((x, y)), 18),
     "view": (lambda x, y: x.view(-1), 7),
     "slice": (lambda x, y: x[1:, ::2], 9),
     "row": (lambda x, y: x[3], 7),
     "detach": (lambda x, y: x.detach(), 4),
-    "add in place": (lambda x, y: x.add_(y), 18),
-    "add in place, with a factor": (lambda x, y: x.add_(y, alpha=0.5), 25),
+    "add in place": (lambda x, y: x.add_(y), 14),
+    "add in place, with a factor": (lambda x, y: x.add_(y, alpha=0.5), 15),
+    "mul in place by a number": (lambda x, y: x.mul_(0.5), 15),
     "zeros": (lambda x, y: flamec.zeros(64, 64, device=GPU), 30),
     "ones": (lambda x, y: flamec.ones(64, 64, device=GPU), 30),
     "full": (lambda x, y: flamec.full((64, 64), 2.5, device=GPU), 29),
@@ -66,6 +67,36 @@ OPERATIONS: dict[str, tuple[Call, int]] = {
     "gelu, both ways": (_both_ways(F.gelu), 117),
     "layer_norm, both ways": (_both_ways(lambda x: F.layer_norm(x, (64,))), 158),
 }
+
+
+# Of a million elements: functions in Python, and launches of kernels.
+LARGE: dict[str, tuple[Callable[[Any, Any, Any], Any], int, int]] = {
+    "nonzero": (lambda x, i, mask: mask.nonzero(), 101, 5),
+    "masked_select": (lambda x, i, mask: x.masked_select(mask), 104, 5),
+    "x[mask]": (lambda x, i, mask: x[mask], 108, 5),
+    "unique": (lambda x, i, mask: i.unique(), 111, 3),  # and a graph that sorts
+    "histc": (lambda x, i, mask: flamec.histc(x, 100, -3, 3), 37, 3),
+    "unique_consecutive": (lambda x, i, mask: i.unique_consecutive(), 90, 6),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_functions_called_for_large_arrays(cu: DriverStandIn, name: str) -> None:
+    call, most, launches = LARGE[name]
+    line = np.ones(1 << 20, np.float32)
+    x, i = (flamec.from_numpy(line.astype(t)).to(GPU) for t in (np.float32, np.int64))
+    mask = x > 0
+    for _ in range(4):
+        call(x, i, mask)
+    before = cu.calls.copy()
+    call(x, i, mask)
+    done = cu.calls - before
+    assert done["cuLaunchKernel"] == launches
+    assert done["cuGraphLaunch"] == (name == "unique")
+    assert done["cuStreamSynchronize"] == done["cuMemcpyDtoHAsync"] == (name != "histc")
+    runs = [called_by(lambda: call(x, i, mask), only_python=True)[1:] for _ in range(3)]
+    names = min(runs, key=len)
+    assert len(names) <= most, names
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

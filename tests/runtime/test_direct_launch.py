@@ -1,4 +1,5 @@
-"""A program of one kernel whose parameters are addresses writes all of them at once."""
+"""Programs of kernels whose parameters are addresses write them and launch, without steps between;
+of one kernel all at once."""
 
 from __future__ import annotations
 
@@ -65,8 +66,11 @@ def test_what_is_no_direct_launch(launch: KernelLaunch) -> None:
 
     def other(address: int) -> None: ...
 
-    assert direct([launch, launch], plain) is None
+    assert direct([], []) is None
     assert direct([other], plain) is None
+    assert direct([launch, other], plain) is None
+    assert direct([launch, launch], [*plain, sorted_setters([other])]) is None
+    assert direct([launch, launch], given_by(launch, [[0], [1]], offset=8)) is None
     assert direct([launch], given_by(launch, [[0], [1]], offset=8)) is None
     assert direct([launch], [*plain, sorted_setters([other])]) is None
     assert direct([launch], [([], [])]) is None
@@ -74,6 +78,26 @@ def test_what_is_no_direct_launch(launch: KernelLaunch) -> None:
     assert direct([launch], [*plain, *given_by(second, [[2]])]) is None
     with pytest.raises(struct.error, match="expected 2 items"):
         direct([launch], plain)([16])
+
+
+def test_several_kernels(launch: KernelLaunch) -> None:
+    """Each has the addresses that it is given; some are behind one of them."""
+    second = KernelLaunch(launch.kernel)
+    second.set_arguments(*range(70, 70 + COUNT))
+    both = [Pointer(launch, 0, 0, 15, "x"), Pointer(second, 3, 32, 15, "x")]
+    given = [sorted_setters(both), *given_by(second, [[1]])]
+    cu: Any = driver()
+    run = direct([launch, second], given)
+    for factor in (3, 1):
+        before = cu.calls["cuLaunchKernel"]
+        run([16 * factor, 160 * factor])
+        assert cu.calls["cuLaunchKernel"] == before + 2
+    assert list(launch.values) == [16, 91, 92, 93, 94, 95]
+    assert list(second.values) == [70, 160, 72, 48, 74, 75]
+    seen: list[Any] = []
+    run = direct([launch, second], given, lambda stream: True, seen.append)
+    run([32, 320])
+    assert seen == [[32, 320]] and launch.values[0] == 16
 
 
 def test_memory_that_moved_is_left_to_the_steps(launch: KernelLaunch) -> None:
@@ -103,3 +127,5 @@ def test_a_launch_that_fails(launch: KernelLaunch) -> None:
     failing._submit = lambda *_: (1,)
     with pytest.raises(CudaError, match=r"launching kernel with grid \(1, 1, 1\) failed: .*_X"):
         direct([failing], given_by(failing, [[0]]))([16])
+    with pytest.raises(CudaError, match=r"launching kernel with grid \(1, 1, 1\) failed: .*_X"):
+        direct([launch, failing], given_by(failing, [[0]]))([16])
