@@ -280,6 +280,8 @@ class _Call:
         self._saved: dict[int, Saved | Packed] = {}
         self._last = 0  # the results that gradients came from last, as bits
         self._freed = 0  # those from which no pass can begin any more
+        self._results: list[weakref.ref[Value] | None] = []
+        self._later: dict[int, Saved | Packed] = {}  # for results that the last pass frees not
         self._location: Location | None = None
         self._retained: dict[int, Any] = {}  # values of the tape, by the outputs
 
@@ -292,8 +294,9 @@ class _Call:
             known = self._retained[position] = tape_value(result)
             assert known is not None
             RETAINED_OUTPUTS[known] = result
-        value = tape_value(results[0])
-        node = None if value is None else value.node
+        values = [tape_value(result) for result in results]
+        self._results = [None if v is None else weakref.ref(v) for v in values]
+        node = None if values[0] is None else values[0].node
         if isinstance(node, TapeNode):
             self._location = node.location
             node.saved_results.update((i, Saved(t, None)) for i, t in enumerate(saved))
@@ -305,8 +308,8 @@ class _Call:
         """Those of saved tensors and inputs; RuntimeError if a backward pass has freed them, or
         what eager mode would need. ``arrived``: the results that have gradients, as bits."""
         if _MARK not in self._saved:
-            for i, bits in enumerate(self.program._sharing):
-                self._freed |= bits if self._last >> i & 1 else 0
+            self._freed |= self._freed_from(self._last)
+            self._saved.update(self._later)
             self._saved[_MARK] = _NOTHING
         self._last = arrived
         if len(self._saved) < self._count or arrived & self._freed:
@@ -315,8 +318,20 @@ class _Call:
                 f"compiled function {self.program.original.name} (called at {self._location}) were "
                 "freed; pass retain_graph=True the first time"
             )
+        freed = self._freed | self._freed_from(arrived)
+        others = (ref for i, ref in enumerate(self._results) if ref and not freed >> i & 1)
+        self._later = {}
+        if any(ref() is not None for ref in others):
+            self._later = {i: saved for i, saved in self._saved.items() if i != _MARK}
         kept = (saved for i, saved in self._saved.items() if i != _MARK)
         return [saved.array for saved in kept if isinstance(saved, Saved)]
+
+    def _freed_from(self, begun: int) -> int:
+        """The results, as bits, that a pass frees that begins at those of ``begun``."""
+        freed = 0
+        for i, bits in enumerate(self.program._sharing):
+            freed |= bits if begun >> i & 1 else 0
+        return freed
 
     def _retain(self, position: int, gradient: Tensor) -> None:
         """Keep the gradient of a result (``retain_grad`` in the function)."""

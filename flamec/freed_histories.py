@@ -39,6 +39,8 @@ class FreedValues:
         trace, known = self._trace, self._known
         for node in islice(trace.builder.nodes, self._count, None):
             self._count += 1
+            if node.op.derivative is None:
+                continue
             is_freed = id(node) in trace.freed and saves(node, trace.tracked)
             if is_freed or any(v in known for v in node.inputs):
                 known.update(v for v in node.outputs if v in trace.tracked)
@@ -60,7 +62,7 @@ def sharing(graph: Graph, outputs: Sequence[int], tracked: Collection[Value]) ->
             continue
         if saves(node, tracked):
             together.add(mask)
-        for value in node.inputs:
+        for value in node.inputs if node.op.derivative is not None else ():
             if value in tracked:
                 bits[value] = bits.get(value, 0) | mask
     shared = [0] * len(outputs)

@@ -169,12 +169,16 @@ class Trace:
             value = self._add_node(op, (value,), attributes).output
             if source in self.tracked and op.derivative is not None:
                 self.tracked.add(value)
-        tensor._cached = (self.serial, root.version, value)
         if tensor._requires_grad and value not in self.leaf_tensors:
             self.leaf_tensors[value] = tensor
             self.tracked.add(value)
-        self.value_tensors[value] = tensor
+        self.remember(tensor, root, value)
         return value
+
+    def remember(self, tensor: Tensor, root: Root, value: Value) -> None:
+        """``value`` is what ``tensor``, a view of ``root``, has until that changes."""
+        tensor._cached = (self.serial, root.version, value)
+        self.value_tensors[value] = tensor
 
     def _relative_steps(self, tensor: Tensor, root: Root) -> tuple[ViewStep, ...]:
         count = len(root.steps)
@@ -306,8 +310,7 @@ class Trace:
         self.hold(target, new)
         if steps and thread.grad_enabled and detached and source_value in self.tracked:
             own = builder.expand_to(source_value, target._type.shape)
-            target._cached = (self.serial, root.version, own)
-            self.value_tensors[own] = target
+            self.remember(target, root, own)
         return target
 
     def hold(self, target: Tensor, value: Value) -> None:
@@ -325,8 +328,7 @@ class Trace:
         root.written = True
         root.writer = user_location()
         if not self._relative_steps(target, root):
-            target._cached = (self.serial, root.version, value)
-            self.value_tensors[value] = target
+            self.remember(target, root, value)
         if self._writes is not None:
             self._writes.append((target, value))
 

@@ -29,7 +29,10 @@ def switch(trace: Trace, tensor: Tensor, flag: bool) -> None:
     if tensor._steps[len(root.steps) :]:
         if not flag:
             raise unrepeatable("requires_grad_(False) of a view")
-        return  # its value is its own, as that of x.detach() is
+        seen = trace.value_of(tensor)
+        if _passes_gradients_on(seen):
+            trace.remember(tensor, root, WriteBuilder(trace).detach(seen))
+        return
     value = root.value
     if not flag:
         if tensor._requires_grad:
@@ -42,6 +45,13 @@ def switch(trace: Trace, tensor: Tensor, flag: bool) -> None:
     elif any(value in node.inputs for node in trace.builder.nodes):
         _replace(root, WriteBuilder(trace).detach(value))
         trace.late_leaves.add(root.value)
+    elif _passes_gradients_on(value):
+        _replace(root, WriteBuilder(trace).detach(value))
+
+
+def _passes_gradients_on(value: Value) -> bool:
+    """Whether it was computed, without recording, by what has a derivative."""
+    return value.node is not None and value.node.op.derivative is not None
 
 
 def cut_off(trace: Trace, tensor: Tensor) -> None:

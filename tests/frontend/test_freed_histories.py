@@ -179,3 +179,52 @@ def test_a_pass_to_named_inputs_meets_only_what_leads_to_them(wrap: int, named: 
     np.testing.assert_allclose(w.grad.numpy(), 4 * a**3, rtol=1e-12)
     traced = ["rule"] * wrap  # a trace records the rule where the function is applied
     assert met == [*traced, "inputs", "end", "inputs", "leaf"]
+
+
+def test_a_leaf_made_of_what_a_pass_has_gone_through_has_a_history_of_its_own() -> None:
+    def f(x: T, recording: bool) -> T:
+        h = x * 1.5
+        h.sum().backward()
+        if recording:
+            return h.detach().requires_grad_() * 2
+        with flamec.no_grad():
+            h = h * 2
+        return h.requires_grad_() * 2
+
+    for function in both(f):
+        for recording in (True, False):
+            result = function(flamec.ones(3).requires_grad_(), recording)
+            assert not is_refused(result) and not is_refused(result)
+
+
+def test_passes_from_results_that_share_no_saved_values() -> None:
+    def f(x: T, y: T) -> tuple[T, ...]:
+        h = x.exp()
+        return (h * x).sum(), (y.exp() * y.tanh()).sum(), (h.detach() * y.sin()).sum()
+
+    for kept in (False, True):
+        found = []
+        for function in both(f):
+            x, y = (flamec.linspace(0.5, 1, 3).requires_grad_() for _ in range(2))
+            results = function(x, y)
+            for i in (1, 0, 2):
+                results[i].backward(retain_graph=kept and i == 1)
+            assert [is_refused(t) for t in results] == [True, not kept, True]
+            assert x.grad is not None and y.grad is not None
+            found.append([x.grad.numpy(), y.grad.numpy()])
+        np.testing.assert_allclose(*found, rtol=1e-6)
+
+
+def test_saved_values_live_as_long_as_a_result_that_needs_them() -> None:
+    compiled = flamec.compile(lambda x, y: ((x.exp() * x).sum(), (y.exp() * y).sum()))
+    first, second = compiled(*(flamec.ones(3).requires_grad_() for _ in range(2)))
+    call = first.grad_fn.op.derivative.__self__
+    first.backward()
+    assert call._later, "the second result still has a way back"
+    second.backward()
+    assert not call._later
+    first, second = compiled(*(flamec.ones(3).requires_grad_() for _ in range(2)))
+    call = first.grad_fn.op.derivative.__self__
+    del second
+    first.backward()
+    assert not call._later

@@ -383,3 +383,30 @@ def test_inputs_that_no_gradient_arrives_at_have_none() -> None:
     assert b.grad is None and arrived == ["both"]
     gradient = flamec.autograd.grad(second, [a, b], create_graph=True, allow_unused=True)
     assert gradient[0] is None and gradient[1] is not None and gradient[1].tolist() == [2.0] * 3
+
+
+@pytest.mark.parametrize("kind", ["computed", "view", "view of computed", "by attribute"])
+def test_gradients_end_at_a_leaf_made_of_what_was_not_recorded(kind: str) -> None:
+    def f(x: T) -> tuple[T, T]:
+        with flamec.no_grad():
+            h = x.view(-1) if kind == "view" else x * 2
+            h = h[1:] if kind == "view of computed" else h
+        if kind == "by attribute":
+            h.requires_grad = True
+        else:
+            h.requires_grad_()
+        product = (h * x[-h.shape[0] :]).sum()
+        return product, product * 2
+
+    def inside(x: T) -> Any:
+        f(x)[0].backward()
+        return x.grad
+
+    found = []
+    for wrap in (lambda f: f, flamec.compile):
+        x, y = (flamec.arange(1.0, 4.0).requires_grad_() for _ in range(2))
+        wrap(f)(x)[1].backward()
+        wrap(inside)(y)
+        assert x.grad is not None and y.grad is not None
+        found.append((x.grad.numpy(), y.grad.numpy()))
+    np.testing.assert_array_equal(*found)
