@@ -336,7 +336,7 @@ def _capture(
     if captured.host.refills or any(r.kind == "container" for r in captured.results):
         captured.container_count = count
     captured.modes = before
-    captured.undo = undo
+    captured.undo = give_up
     trace.release()
     captured.stored_arguments = stored_arguments(proxies, leaves, host)
     captured.happened = bool(recorder.effects)

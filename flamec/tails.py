@@ -23,14 +23,15 @@ LEAST_RATIO = 4  # of a head's nodes to a tail's, which run one by one
 
 
 class Marks:
-    """How much a trace had done before each statement of a function: nodes, and effects."""
+    """How much a trace had done before each statement of a function: nodes, effects, and inputs
+    that were written to."""
 
     def __init__(self, body: Body) -> None:
         def mark(number: int) -> None:  # no method, whose object a trace would watch
             self._mark(number)
 
         self.function = body.marked(mark)
-        self._counts: dict[int, tuple[int, int]] = {}
+        self._counts: dict[int, tuple[int, int, int]] = {}
 
     def _mark(self, number: int) -> None:
         trace = thread.trace
@@ -42,14 +43,20 @@ class Marks:
         effects = len(host.happenings) + len(host.effects)
         if execution is not None:
             effects += sum(isinstance(s, Decision) and not s.recurs for s in execution.steps)
-        self._counts[number] = len(trace.builder.nodes), effects
+        written = sum(r.written and r.input_position is not None for r in trace.roots.values())
+        self._counts[number] = len(trace.builder.nodes), effects, written
 
-    def cuts(self, statements: int, nodes: int) -> list[int]:
-        """After how many statements the function may be cut, that with the shortest tail first."""
+    def cuts(self, statements: int, nodes: int, written: int = 0) -> list[int]:
+        """After how many statements the function may be cut, that with the shortest tail first.
+        ``written``: how many inputs the head must have written to, at least."""
         counts = self._counts
         if len(counts) < statements:
             return []  # the function returned before
-        light = [k for k in range(1, statements) if _is_light(counts[k][0], nodes)]
+        light = [
+            k
+            for k in range(1, statements)
+            if _is_light(counts[k][0], nodes) and counts[k][2] >= written
+        ]
         if not light:
             return []
         effects = (k for k in range(statements - 1) if counts[k + 1][1] > counts[k][1])
@@ -107,8 +114,10 @@ class Tails:
             return True
         assert self._body is not None
         nodes = len(captured.graph.nodes)
-        self._cuts = self._marks.cuts(len(self._body.statements), nodes)
         self._is_tracked = bool(captured.tracked_outputs)
+        # what a derivative needs may be in such memory, which no tail may change then
+        written = len(captured.graph.updates) if self._is_tracked else 0
+        self._cuts = self._marks.cuts(len(self._body.statements), nodes, written)
         return self._cut()
 
     def rejects(self, captured: Captured) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import time
 import warnings
@@ -245,3 +246,44 @@ def test_functions_without_a_source() -> None:
     expected = run(t, lambda x, y, k: names["step"](t, x, y, k), 4)
     assert expected == run(u, lambda x, y, k: compiled(u, x, y, k), 4)
     assert compiled.stats.python_runs == 4
+
+
+def test_no_tail_changes_memory_that_gradients_need() -> None:
+    flamec.manual_seed(0)
+    layers = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
+    names: set[int] = set()
+
+    def step(x: T, shift: T) -> T:
+        h = layers(x * 1.5)
+        x.add_(shift)
+        names.add(len(names))
+        return h
+
+    found = []
+    for function in (step, flamec.compile(step)):
+        names.clear()
+        layers.zero_grad()
+        for number in range(5):
+            x = flamec.full((2, 3), float(number))
+            function(x, flamec.ones(3)).sum().backward()
+            assert x.tolist() == [[number + 1.0] * 3] * 2
+        found.append([p.grad.tolist() for p in layers.parameters()])
+    assert found[0] == found[1] and len(names) == 5
+
+
+def test_a_head_that_is_given_up_leaves_nothing_in_caches() -> None:
+    """Its result would have a history that the function's has not."""
+    layers = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
+    table = functools.cache(lambda count: flamec.arange(count) * 0.5)
+    counts: list[int] = []
+
+    def step(x: T) -> T:
+        h = layers(x) + table(3)
+        counts.append(len(counts))
+        return h.detach()
+
+    compiled = flamec.compile(step)
+    for number in range(5):
+        x = flamec.full((2, 3), float(number))
+        table.cache_clear()
+        assert compiled(x).allclose(step(x))
