@@ -55,6 +55,7 @@ from flamec.functional.activation import (
 )
 from flamec.functional.added_products import *
 from flamec.functional.arithmetic import *
+from flamec.functional.bessel import i0
 from flamec.functional.comparison import *
 from flamec.functional.creation import *
 from flamec.functional.decompositions import *
@@ -89,6 +90,7 @@ from flamec.functional.gathering import (
     take_along_dim,
 )
 from flamec.functional.grids import cartesian_prod, combinations, meshgrid, unravel_index
+from flamec.functional.incomplete_gamma import *
 from flamec.functional.joining import (
     cat,
     chunk,
@@ -121,6 +123,7 @@ from flamec.functional.masking import (
 )
 from flamec.functional.matrix import *
 from flamec.functional.matrix_functions import *
+from flamec.functional.multivariate_gamma import *
 from flamec.functional.normalization import rms_norm
 from flamec.functional.number_parts import *
 from flamec.functional.numeric_gradient import *

@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import math
 
-from flamec.errors import OperationError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.arithmetic import Operand
+from flamec.functional.bessel import *  # noqa: F403
+from flamec.functional.bessel import __all__ as _bessel
 from flamec.functional.elementwise import xlogy
+from flamec.functional.error_functions import entr, erfcx, log_ndtr
+from flamec.functional.incomplete_gamma import gammainc, gammaincc
+from flamec.functional.multivariate_gamma import multigammaln
+from flamec.functional.orthogonal_polynomials import *  # noqa: F403
+from flamec.functional.orthogonal_polynomials import __all__ as _polynomials
 from flamec.functional.polygamma import polygamma
 from flamec.functional.primitives import narrowed, ops
 from flamec.functional.promotion import (
@@ -36,13 +42,15 @@ from flamec.functional.unary import (
     sigmoid,
     sinc,
 )  # fmt: skip
+from flamec.functional.zeta import zeta
 from flamec.fusing import fused
 from flamec.tensor import Tensor
 
 __all__ = [
-    "digamma", "erf", "erfc", "erfinv", "exp2", "expit", "expm1", "gammaln", "log1p",
-    "log_softmax", "logit", "logsumexp", "multigammaln", "ndtr", "ndtri", "polygamma", "psi",
-    "round", "sinc", "softmax", "xlog1py", "xlogy",
+    "digamma", "entr", "erf", "erfc", "erfcx", "erfinv", "exp2", "expit", "expm1", "gammainc",
+    "gammaincc", "gammaln", "log1p", "log_ndtr", "log_softmax", "logit", "logsumexp",
+    "multigammaln", "ndtr", "ndtri", "polygamma", "psi", "round", "sinc", "softmax", "xlog1py",
+    "xlogy", "zeta", *_bessel, *_polynomials,
 ]  # fmt: skip
 
 expit, gammaln, psi = sigmoid, lgamma, digamma
@@ -74,16 +82,3 @@ def ndtri(input: Tensor) -> Tensor:
     """The inverse of ``ndtr``."""
     require_tensor("ndtri", "input", input)
     return erfinv(input * 2 - 1) * math.sqrt(2)
-
-
-@public
-def multigammaln(input: Tensor, p: int) -> Tensor:
-    """The logarithm of the gamma function of symmetric ``p`` x ``p`` matrices (DLMF 35.3.4).
-
-    RuntimeError for p < 1.
-    """
-    require_tensor("multigammaln", "input", input)
-    if p < 1:
-        raise OperationError(f"p has to be greater than or equal to 1 (at {user_location()})")
-    total = sum((lgamma(input - k / 2) for k in range(p)), start=input * 0)
-    return total + p * (p - 1) / 4 * math.log(math.pi)

@@ -14,7 +14,7 @@ import numpy as np
 
 import flamec
 from flamec import random
-from flamec.distributions.implicit_gradients import _gamma_slope, _share_slope
+from flamec.distributions.implicit_gradients import _share_slope
 from flamec.functional import (
     along_dimension,
     searching,
@@ -22,6 +22,7 @@ from flamec.functional import (
     true_places,
     uniqueness,
 )
+from flamec.functional.incomplete_gamma import gamma_slope
 from flamec.nn import functional as F
 
 
@@ -99,6 +100,32 @@ def _beta_slope(x: Operands) -> Any:
     return _share_slope(x(5, 7, positive=True), x(5, 7, positive=True), p.log(), (1 - p).log())
 
 
+def _special() -> list[Case]:
+    names = [
+        "airy_ai", "bessel_j0", "bessel_j1", "entr", "erfcx", "i0", "i0e", "i1", "i1e", "log_ndtr",
+        "modified_bessel_i0", "modified_bessel_i1", "spherical_bessel_j0",
+    ]  # fmt: skip
+    right = [
+        "bessel_y0", "bessel_y1", "modified_bessel_k0", "modified_bessel_k1",
+        "scaled_modified_bessel_k0", "scaled_modified_bessel_k1",
+    ]  # fmt: skip
+    special = flamec.special
+    return [
+        *(
+            Case(n, lambda x, n=n: getattr(special, n)(x(5, 7, positive=n in ("entr", *right)) * 4))
+            for n in (*names, *right)
+        ),
+        Case(
+            "zeta",
+            lambda x: special.zeta(x(5, 7, positive=True) + 1, x(7, positive=True)),
+        ),
+        Case(
+            "both_tails",
+            lambda x: special.gammainc(x(5, 7, positive=True), x(5, 7, positive=True)),
+        ),
+    ]
+
+
 def _elementwise() -> list[Case]:
     plain = [
         "gelu", "silu", "softplus", "logsigmoid", "mish", "relu", "hardtanh", "relu6",
@@ -117,7 +144,8 @@ def _elementwise() -> list[Case]:
         Case("rrelu", lambda x: F.rrelu(x(4, 3), training=True)),
         Case("threshold", lambda x: F.threshold(x(5, 7), 0.1, 20.0)),
         Case("of_higher_order", lambda x: x(5, 7).polygamma(3)),
-        Case("gamma_slope", lambda x: _gamma_slope(x(5, 7, positive=True), x(5, 7))),
+        *_special(),
+        Case("gamma_slope", lambda x: gamma_slope(x(5, 7, positive=True), x(5, 7))),
         Case("share_slope", _beta_slope),
         Case("frexp", lambda x: flamec.frexp(x(5, 7))[0]),
         Case("logit", lambda x: flamec.logit(x(5, 7), eps=0.2)),

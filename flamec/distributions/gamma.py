@@ -92,6 +92,10 @@ class Gamma(Distribution):
         density = flamec.xlogy(c, rate) + flamec.xlogy(c - 1, value) - rate * value
         return density - flamec.lgamma(c)
 
+    def cdf(self, value: Tensor) -> Tensor:
+        self._validate_sample(value)
+        return flamec.special.gammainc(self.concentration, self.rate * value)
+
     def entropy(self) -> Tensor:
         c = self.concentration
         return c - self.rate.log() + flamec.lgamma(c) + (1 - c) * flamec.digamma(c)

@@ -114,10 +114,10 @@ def facts(package: Any, case: str) -> dict[str, Any]:
             quantile = package.tensor(0.3, dtype=package.float64)
             return eval(f"d.{fact}", {"d": distribution, "v": inside, "u": quantile})
 
-        if package is torch and fact == "cdf(v)" and case.startswith(("Gamma", "Chi2")):
-            continue  # has no derivative
+        values_only = fact == "cdf(v)" and case.startswith(("Gamma", "Chi2"))  # in PyTorch
         try:
-            result = value()
+            with package.set_grad_enabled(not values_only):
+                result = value()
         except NotImplementedError:
             continue
         found[fact] = result.detach().numpy()
