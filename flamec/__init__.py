@@ -56,6 +56,7 @@ from flamec.functional.activation import (
 from flamec.functional.added_products import *
 from flamec.functional.arithmetic import *
 from flamec.functional.bessel import i0
+from flamec.functional.binomial import *
 from flamec.functional.comparison import *
 from flamec.functional.creation import *
 from flamec.functional.decompositions import *
@@ -114,6 +115,7 @@ from flamec.functional.joining import (
 )
 from flamec.functional.linear import bilinear
 from flamec.functional.linear_systems import *
+from flamec.functional.low_rank import *
 from flamec.functional.masking import (
     argwhere,
     masked_fill,
@@ -269,10 +271,12 @@ if _TYPE_CHECKING:
     from flamec.process_settings import (
         are_deterministic_algorithms_enabled,
         get_deterministic_debug_mode,
+        get_num_interop_threads,
         get_num_threads,
         is_deterministic_algorithms_warn_only_enabled,
         set_deterministic_debug_mode,
         set_flush_denormal,
+        set_num_interop_threads,
         set_num_threads,
         use_deterministic_algorithms,
     )
@@ -285,9 +289,10 @@ _LAYERS = (
 )  # fmt: skip
 
 _SETTINGS = (
-    "are_deterministic_algorithms_enabled", "get_deterministic_debug_mode", "get_num_threads",
+    "are_deterministic_algorithms_enabled", "get_deterministic_debug_mode",
+    "get_num_interop_threads", "get_num_threads",
     "is_deterministic_algorithms_warn_only_enabled", "set_deterministic_debug_mode",
-    "set_flush_denormal", "set_num_threads",
+    "set_flush_denormal", "set_num_interop_threads", "set_num_threads",
     "use_deterministic_algorithms",
 )  # fmt: skip
 

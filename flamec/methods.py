@@ -65,6 +65,7 @@ from flamec.functional import (
     sorting,
     statistics,
     strided,
+    top_level,
     unary,
     uniqueness,
 )
@@ -116,6 +117,7 @@ MODULES: tuple[ModuleType, ...] = (
     gathering,
     slice_updates,
     masking,
+    top_level,
     conversion,
     values,
     memory,

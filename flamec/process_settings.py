@@ -9,9 +9,10 @@ from flamec.errors import user_location
 from flamec.state import process
 
 __all__ = [
-    "are_deterministic_algorithms_enabled", "get_deterministic_debug_mode", "get_num_threads",
+    "are_deterministic_algorithms_enabled", "get_deterministic_debug_mode",
+    "get_num_interop_threads", "get_num_threads",
     "is_deterministic_algorithms_warn_only_enabled", "set_deterministic_debug_mode",
-    "set_flush_denormal", "set_num_threads",
+    "set_flush_denormal", "set_num_interop_threads", "set_num_threads",
     "use_deterministic_algorithms",
 ]  # fmt: skip
 
@@ -92,3 +93,14 @@ def set_flush_denormal(mode: bool) -> bool:
     """Whether very small numbers could be set to be flushed to zero: they cannot, so they are kept,
     as without it."""
     return False
+
+
+def get_num_interop_threads() -> int:
+    """How many operations may run side by side: 1, as those of a program follow each other."""
+    return 1
+
+
+def set_num_interop_threads(num_threads: int) -> None:
+    """Accepted for PyTorch's programs; it changes nothing. RuntimeError unless a positive int."""
+    if not isinstance(num_threads, int) or isinstance(num_threads, bool) or num_threads < 1:
+        raise RuntimeError(f"set_num_interop_threads expects a positive integer: {num_threads!r}")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from flamec import return_types
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.bisection import counted_before
@@ -224,6 +225,77 @@ def _values(input: Tensor) -> Tensor:
     return _flat(ops.cast(ops.detach(input), input._type.dtype.compute))
 
 
+@public
+def histogram(
+    input: Tensor,
+    bins: int | Tensor = 100,
+    *,
+    range: tuple[float, float] | None = None,
+    weight: Tensor | None = None,
+    density: bool = False,
+) -> Any:
+    """hist and bin_edges: the weight of elements in each bin, whose last one has both ends.
+
+    ``bins``: how many there are, of equal size over ``range`` or else over the data; or their edges
+    in ascending order. ``weight``: one for each element, 1 unless given; ``density``: divided by
+    their sum and by the sizes of bins. Elements outside are left out.
+    """
+    require_tensor("histogram", "input", input)
+    dtype = input._type.dtype
+    require(dtype.is_floating_point, f"histogram: not implemented for {dtype.name}")
+    x = input.detach().reshape(-1)
+    if isinstance(bins, Tensor):
+        require(range is None, "histogram: range is only for bins that are a number")
+        edges = bins.detach().to(dtype)
+    else:
+        edges = _equal_bins(x, bins, range)
+    weights = x * 0 + 1 if weight is None else weight.detach().reshape(-1)
+    require(
+        weight is None or tuple(weight.shape) == tuple(input.shape),
+        "histogram: weight must have the shape of the input",
+    )
+    last = edges.shape[0] - 2
+    place = _count_before(edges, x, "greater") - 1
+    place = ops.where(ops.eq(x, edges[-1]), last, place)
+    inside = (place >= 0) & (place <= last)
+    zeros = ops.full(value=0, shape=(last + 1,), dtype=dtype, device=x._type.device)
+    counted = ops.where(inside, weights, 0.0)
+    hist = ops.index_put(zeros, counted, place.clamp(0, last), mode="add")
+    if density:
+        hist = hist / hist.sum() / (edges[1:] - edges[:-1])
+    return return_types.histogram(hist, edges)
+
+
+def _equal_bins(x: Tensor, bins: int, limits: tuple[float, float] | None) -> Tensor:
+    """The edges of bins of equal size between two limits, or over the data."""
+    require(bins > 0, f"histogram(): bins must be > 0, but got {bins}")
+    dtype, device = x._type.dtype, x._type.device
+    if limits is not None:
+        low, high = (constant(float(v), dtype, device) for v in limits)
+        require(
+            limits[0] <= limits[1],
+            f"histogram: min should not exceed max, but got min {limits[0]} max {limits[1]}",
+        )
+    elif is_empty_size(x._type.shape[0]):
+        low, high = constant(0.0, dtype, device), constant(1.0, dtype, device)
+    else:
+        low, high = x.amin(), x.amax()
+        for limit in (low, high):
+            known = limit._array
+            require(
+                not isinstance(known, np.ndarray) or bool(np.isfinite(known)),
+                f"histogram: the range [{low}, {high}] is not finite",
+            )
+    alike = ops.eq(low, high)
+    low, high = ops.where(alike, ops.sub(low, 0.5), low), ops.where(alike, ops.add(high, 0.5), high)
+    steps = ops.iota(shape=(bins + 1,), axis=0, dtype=int64, device=device).to(dtype) / bins
+    edges = ops.where(
+        ops.lt(steps, 0.5), low + (high - low) * steps, high - (high - low) * (1 - steps)
+    )
+    result: Tensor = edges
+    return result
+
+
 @fused()
 def _histogram(input: Tensor, low: Tensor, high: Tensor, bins: int) -> Tensor:
     """How many elements lie in each of ``bins`` intervals from low to high, in their dtype."""
@@ -240,6 +312,6 @@ def _histogram(input: Tensor, low: Tensor, high: Tensor, bins: int) -> Tensor:
     return result
 
 
-__all__ = ["bucketize", "histc", "isin", "searchsorted"]
+__all__ = ["bucketize", "histc", "histogram", "isin", "searchsorted"]
 
-TENSOR_METHODS: dict[str, Callable[..., Any]] = {"histc": histc}
+TENSOR_METHODS: dict[str, Callable[..., Any]] = {"histc": histc, "histogram": histogram}

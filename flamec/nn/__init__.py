@@ -40,7 +40,7 @@ from flamec.nn.loss import *  # noqa: F403
 from flamec.nn.loss import __all__ as _losses
 from flamec.nn.module import Module
 from flamec.nn.multihead_attention import MultiheadAttention
-from flamec.nn.parallel import DataParallel
+from flamec.nn.parallel import DataParallel, SyncBatchNorm
 from flamec.nn.parameter import Buffer, Parameter, skip_init
 from flamec.nn.parameter_vector import parameters_to_vector, vector_to_parameters
 from flamec.nn.pooling import *  # noqa: F403
@@ -117,6 +117,7 @@ __all__ = [
     "Module",
     "MultiheadAttention",
     "Parameter",
+    "SyncBatchNorm",
     "attention",
     "functional",
     "init",

@@ -194,7 +194,7 @@ sign signbit sgn floor ceil round trunc fix floor_divide heaviside nextafter cop
 isinf isfinite isposinf isneginf isreal isclose allclose equal eq ne not_equal lt less le
 less_equal gt greater ge greater_equal logical_and logical_or logical_xor logical_not
 bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift gcd lcm
-argmax argmin all any count_nonzero histc bincount argsort searchsorted bucketize unique
+argmax argmin all any count_nonzero histc histogram bincount argsort searchsorted bucketize unique
 unique_consecutive isin nonzero argwhere matrix_rank is_complex is_floating_point is_nonzero
 is_same_size is_tensor result_type promote_types can_cast broadcast_shapes numel
 """
@@ -203,12 +203,12 @@ NEW = """
 tensor as_tensor asarray from_numpy scalar_tensor zeros ones full empty eye arange linspace
 logspace zeros_like ones_like full_like empty_like rand_like randn_like randint_like
 tril_indices triu_indices rand randn randint randperm normal bernoulli multinomial empty_strided
-empty_permuted from_dlpack frombuffer bartlett_window blackman_window hamming_window hann_window
-kaiser_window
+empty_permuted range from_dlpack frombuffer bartlett_window blackman_window hamming_window
+hann_window kaiser_window
 """
 # random ones, which are compared in tests of their own
 RANDOM = """
-dropout alpha_dropout feature_alpha_dropout rrelu poisson
+dropout alpha_dropout feature_alpha_dropout rrelu poisson binomial svd_lowrank pca_lowrank
 """
 # derivatives in tests of their own: PyTorch's are not exact, or there are none
 ELSEWHERE = """
