@@ -55,8 +55,6 @@ from flamec.functional.activation import (
 )
 from flamec.functional.added_products import *
 from flamec.functional.arithmetic import *
-from flamec.functional.bessel import i0
-from flamec.functional.binomial import *
 from flamec.functional.comparison import *
 from flamec.functional.creation import *
 from flamec.functional.decompositions import *
@@ -91,7 +89,6 @@ from flamec.functional.gathering import (
     take_along_dim,
 )
 from flamec.functional.grids import cartesian_prod, combinations, meshgrid, unravel_index
-from flamec.functional.incomplete_gamma import *
 from flamec.functional.joining import (
     cat,
     chunk,
@@ -115,7 +112,6 @@ from flamec.functional.joining import (
 )
 from flamec.functional.linear import bilinear
 from flamec.functional.linear_systems import *
-from flamec.functional.low_rank import *
 from flamec.functional.masking import (
     argwhere,
     masked_fill,
@@ -125,7 +121,6 @@ from flamec.functional.masking import (
 )
 from flamec.functional.matrix import *
 from flamec.functional.matrix_functions import *
-from flamec.functional.multivariate_gamma import *
 from flamec.functional.normalization import rms_norm
 from flamec.functional.number_parts import *
 from flamec.functional.numeric_gradient import *
@@ -250,6 +245,25 @@ if _TYPE_CHECKING:
     from flamec.deployment.exporter import export
     from flamec.deployment.varying import Dim
     from flamec.func import vmap
+    from flamec.functional.bessel import i0
+    from flamec.functional.binomial import binomial
+    from flamec.functional.incomplete_gamma import igamma, igammac
+    from flamec.functional.low_rank import pca_lowrank, svd_lowrank
+    from flamec.functional.multivariate_gamma import mvlgamma
+    from flamec.functional.older_functions import (
+        batch_norm,
+        constant_pad_nd,
+        frobenius_norm,
+        instance_norm,
+        lu,
+        nonzero_static,
+        norm_except_dim,
+        nuclear_norm,
+        range,
+        unsafe_chunk,
+        unsafe_split,
+        unsafe_split_with_sizes,
+    )
     from flamec.kernels.declaration import kernel
     from flamec.kernels.launching import cdiv, next_power_of_2
     from flamec.nn.functional import (
@@ -296,6 +310,12 @@ _SETTINGS = (
     "use_deterministic_algorithms",
 )  # fmt: skip
 
+_OLDER = (
+    "batch_norm", "constant_pad_nd", "frobenius_norm", "instance_norm", "lu", "nonzero_static",
+    "norm_except_dim", "nuclear_norm", "range", "unsafe_chunk", "unsafe_split",
+    "unsafe_split_with_sizes",
+)  # fmt: skip
+
 # Imported when first used, so that ``import flamec`` stays quick: name -> module that has it.
 _LATE = {
     "Dim": "flamec.deployment.varying",
@@ -304,6 +324,7 @@ _LATE = {
     "amp": "",
     "array_api": "",
     "backends": "",
+    "binomial": "flamec.functional.binomial",
     "cdiv": "flamec.kernels.launching",
     "compile": "flamec.compiler",
     "compiler": "",
@@ -314,20 +335,27 @@ _LATE = {
     "mark_dynamic": "flamec.size_bounds",
     "cuda": "",
     "data": "",
+    "i0": "flamec.functional.bessel",
+    "igamma": "flamec.functional.incomplete_gamma",
+    "igammac": "flamec.functional.incomplete_gamma",
     "kernel": "flamec.kernels.declaration",
     "load": "flamec.saving",
+    "mvlgamma": "flamec.functional.multivariate_gamma",
     "next_power_of_2": "flamec.kernels.launching",
     "nn": "",
     "optim": "",
+    "pca_lowrank": "flamec.functional.low_rank",
     "profiler": "",
     "save": "flamec.saving",
     "signal": "",
     "sklearn": "",
     "special": "",
+    "svd_lowrank": "flamec.functional.low_rank",
     "testing": "",
     "utils": "",
     "version": "",
     "vmap": "flamec.func",
+    **dict.fromkeys(_OLDER, "flamec.functional.older_functions"),
     **dict.fromkeys(_LAYERS, "flamec.nn.functional"),
     **dict.fromkeys(_SETTINGS, "flamec.process_settings"),
 }

@@ -16,7 +16,6 @@ from flamec.functional import chebyshev_series as series
 from flamec.functional.chebyshev_series import chebyshev_sum
 from flamec.functional.elementwise import where
 from flamec.functional.known_slope import declare
-from flamec.functional.unary import Unary
 from flamec.tensor import Tensor
 
 __all__ = [
@@ -287,6 +286,3 @@ def _airy(x: Tensor) -> Tensor:
 
 
 airy_ai = declare("airy_ai", "Airy's function Ai.", _airy)
-
-TENSOR_METHODS: dict[str, Unary] = {"i0": i0}
-IN_PLACE: tuple[str, ...] = ("i0",)

@@ -140,6 +140,3 @@ igamma = _function("igamma", _P, _lower, _P_SLOPES)
 igammac = _function("igammac", _Q, _upper, _Q_SLOPES)
 gammainc = _function("gammainc", _P, _lower, _P_SLOPES)
 gammaincc = _function("gammaincc", _Q, _upper, _Q_SLOPES)
-
-TENSOR_METHODS: dict[str, Callable[..., Tensor]] = {"igamma": igamma, "igammac": igammac}
-IN_PLACE: tuple[str, ...] = ("igamma", "igammac")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from flamec.errors import OperationError, user_location
 from flamec.functional.arguments import public
@@ -28,6 +27,3 @@ def multigammaln(input: Tensor, p: int) -> Tensor:
 
 
 mvlgamma = multigammaln
-
-TENSOR_METHODS: dict[str, Callable[..., Tensor]] = {"mvlgamma": mvlgamma}
-IN_PLACE: tuple[str, ...] = ("mvlgamma",)

@@ -6,40 +6,26 @@ are the names, orders and defaults that ``torch.dropout``, ``torch.det`` and oth
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Callable
 from typing import Any
 
-from flamec.errors import OperationError, user_location
 from flamec.functional import (
     adaptive_pooling,
-    batch_normalization,
-    decompositions,
     linear,
     linear_systems,
-    masking,
     matrix_functions,
     normalization,
-    padding,
 )
 from flamec.functional import dropout as dropouts
 from flamec.functional import softmax as softmaxes
 from flamec.functional.arguments import public
 from flamec.functional.autocasting import FLOAT32, autocasts
-from flamec.functional.creation import arange, full
-from flamec.functional.joining import cat, chunk, split_with_sizes
-from flamec.functional.joining import split as split_up
 from flamec.functional.reordering import flip
-from flamec.state import process
 from flamec.tensor import Tensor
 
 __all__ = [
-    "adaptive_max_pool1d", "alpha_dropout", "batch_norm", "constant_pad_nd", "det", "dropout",
-    "embedding", "feature_alpha_dropout", "frobenius_norm", "group_norm", "instance_norm",
-    "inverse", "layer_norm", "log_softmax", "lu", "matrix_exp", "nonzero_static",
-    "norm_except_dim", "nuclear_norm", "range", "softmax", "unsafe_chunk", "unsafe_split",
-    "unsafe_split_with_sizes", "vander",
+    "adaptive_max_pool1d", "alpha_dropout", "det", "dropout", "embedding",
+    "feature_alpha_dropout", "group_norm", "inverse",
+    "layer_norm", "log_softmax", "matrix_exp", "softmax", "vander",
 ]  # fmt: skip
 
 
@@ -138,120 +124,3 @@ def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
     """The powers of a vector's elements, in columns from the highest to 0 unless ``increasing``."""
     powers = matrix_functions.vander(x, N=N)
     return powers if increasing else flip(powers, (-1,))
-
-
-def batch_norm(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool,
-) -> Tensor:
-    """``nn.functional.batch_norm``; ``cudnn_enabled`` has no effect."""
-    return batch_normalization.batch_norm(
-        input, running_mean, running_var, weight, bias, training, momentum, eps
-    )
-
-
-def instance_norm(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    use_input_stats: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool,
-) -> Tensor:
-    """``nn.functional.instance_norm``; ``cudnn_enabled`` has no effect."""
-    return batch_normalization.instance_norm(
-        input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
-    )
-
-
-def constant_pad_nd(input: Tensor, pad: Any, value: float = 0) -> Tensor:
-    """``nn.functional.pad`` with a constant."""
-    return padding.pad(input, pad, "constant", value)
-
-
-def lu(
-    A: Tensor, pivot: bool = True, get_infos: bool = False, out: tuple[Tensor, ...] | None = None
-) -> tuple[Tensor, ...]:
-    """``linalg.lu_factor`` as a tuple; with ``get_infos`` its ``lu_factor_ex``."""
-    function: Any = decompositions.lu_factor_ex if get_infos else decompositions.lu_factor
-    return tuple(function(A, pivot=pivot, **({} if out is None else {"out": out})))
-
-
-def frobenius_norm(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
-    """The root of the sum of squares over dimensions."""
-    return matrix_functions.vector_norm(input, 2.0, dim, keepdim)
-
-
-def nuclear_norm(input: Tensor, dim: Any = (-2, -1), keepdim: bool = False) -> Tensor:
-    """The sum of singular values of matrices."""
-    return matrix_functions.matrix_norm(input, "nuc", dim, keepdim)
-
-
-def norm_except_dim(v: Tensor, pow: int = 2, dim: int = 0) -> Tensor:
-    """The norm over all dimensions but ``dim``, which stay with size 1; over all for ``dim`` -1."""
-    if dim == -1:
-        return matrix_functions.vector_norm(v, pow)
-    others = tuple(k for k, _ in enumerate(v.shape) if k != dim % v.ndim)
-    return matrix_functions.vector_norm(v, pow, others, True) if others else v.abs()
-
-
-@public
-def nonzero_static(input: Tensor, *, size: int, fill_value: int = -1) -> Tensor:
-    """The first ``size`` rows of ``nonzero``, filled up with rows of ``fill_value``."""
-    if size < 0:
-        raise OperationError(
-            f"nonzero_static: 'size' must be an non-negative integer (at {user_location()})"
-        )
-    found = masking.nonzero(input)[:size]
-    missing = size - found.shape[0]
-    rest = full((missing, input.ndim), fill_value, dtype=found.dtype, device=found.device)
-    return cat([found, rest])
-
-
-def range(start: Any, end: Any, step: Any = 1, **options: Any) -> Tensor:
-    """``arange`` with the end, if the steps reach it: older name, of which a warning says so."""
-    warnings.warn(
-        "torch.range is deprecated and will be removed in a future release because its behavior "
-        "is inconsistent with Python's range builtin. Instead, use torch.arange, which produces "
-        "values in [start, end).",
-        UserWarning,
-        stacklevel=2,
-    )
-    if step == 0:
-        raise OperationError(f"range: step must be nonzero (at {user_location()})")
-    if (end - start) * step < 0:
-        raise OperationError(
-            f"range: upper bound and lower bound inconsistent with step sign (at {user_location()})"
-        )
-    count = math.floor((end - start) / step) + 1
-    options.setdefault("dtype", None)
-    places = arange(count, **{**options, "requires_grad": False, "dtype": _range_dtype(options)})
-    result = places * step + start
-    return result.requires_grad_() if options.get("requires_grad") else result
-
-
-def _range_dtype(options: dict[str, Any]) -> Any:
-    """PyTorch's ``range`` makes floating-point numbers of integers, too."""
-    return process.default_dtype if options["dtype"] is None else options["dtype"]
-
-
-unsafe_chunk: Callable[..., tuple[Tensor, ...]] = chunk
-unsafe_split: Callable[..., tuple[Tensor, ...]] = split_up
-unsafe_split_with_sizes: Callable[..., tuple[Tensor, ...]] = split_with_sizes
-
-TENSOR_METHODS: dict[str, Callable[..., Any]] = {
-    "nonzero_static": nonzero_static,
-    "unsafe_chunk": chunk,
-    "unsafe_split": split_up,
-    "unsafe_split_with_sizes": split_with_sizes,
-}
