@@ -6,7 +6,8 @@ from flamec.codegen.c.product import column_unit, is_wide, lone_product_holes, r
 from flamec.codegen.c.rendering import decomposed, render
 from flamec.codegen.c.rows_writer import RowsWriter
 from flamec.codegen.c.statements import VectorAxis
-from flamec.codegen.c.text import C_TYPES, MEMORY_BYTES, dim, factor
+from flamec.codegen.c.text import C_TYPES, dim, factor
+from flamec.codegen.lower.lanes import MEMORY_BYTES
 from flamec.codegen.schedule import GRAIN, TILE, is_transposed
 from flamec.ir.kernel import Contraction, Load, Place
 from flamec.ir.shape import product

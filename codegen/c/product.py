@@ -3,8 +3,9 @@ of operands that are no matrices in memory."""
 
 from __future__ import annotations
 
-from flamec.codegen.c.text import C_TYPES, MEMORY_BYTES, dim, factor
+from flamec.codegen.c.text import C_TYPES, dim, factor
 from flamec.codegen.lower.direct_results import MOST_SUMS
+from flamec.codegen.lower.lanes import MEMORY_BYTES
 from flamec.codegen.schedule import ROW_UNIT, Schedule
 from flamec.ir.kernel import Contraction, MatrixOperand, RowProgram, Steps
 from flamec.ir.shape import Dim, structurally_equal

@@ -15,7 +15,8 @@ from flamec.codegen.c.fold_text import accumulate, index_of
 from flamec.codegen.c.program_writer import LANES_AT_MOST, ProgramWriter
 from flamec.codegen.c.rendering import RowPlaces, indices_of_rows, render
 from flamec.codegen.c.statements import VectorAxis
-from flamec.codegen.c.text import C_TYPES, MEMORY_BYTES, combine, dim, factor, identity
+from flamec.codegen.c.text import C_TYPES, combine, dim, factor, identity
+from flamec.codegen.lower.lanes import MEMORY_BYTES
 from flamec.codegen.schedule import GRAIN, LARGEST_UNROLLED_BODY
 from flamec.ir.kernel import (
     Compute,

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from flamec.codegen.c.rendering import RowPlaces
 from flamec.codegen.c.text import (
     C_TYPES,
-    MEMORY_BYTES,
     combine,
     dim,
     factor,
@@ -20,7 +19,7 @@ from flamec.codegen.c.text import (
     operation,
     splat,
 )
-from flamec.codegen.lower.lanes import spill_type
+from flamec.codegen.lower.lanes import MEMORY_BYTES, spill_type
 from flamec.ir.kernel import (
     Call,
     CheckedIndex,

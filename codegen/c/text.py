@@ -7,22 +7,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flamec.codegen.lower.lanes import LANE_BYTES
+from flamec.codegen.lower.lanes import LANE_DTYPES
 from flamec.ir.op import Op, lookup
 from flamec.ir.shape import Dim, SymbolicDim, format_dim
-from flamec.ir.types import DType, bool_, float32, float64, int8, int16, int32, int64, uint8
 
 _FUNCTIONS = {"//": "flamec_floor", "min": "flamec_min"}  # of sizes
-_LANE_DTYPES: dict[str, DType] = {
-    "f32": float32,
-    "f64": float64,
-    "i8": int8,
-    "i16": int16,
-    "i32": int32,
-    "i64": int64,
-    "u8": uint8,
-    "b": bool_,
-}
 C_TYPES = {
     "f32": "float",
     "f64": "double",
@@ -35,7 +24,6 @@ C_TYPES = {
     "u8": "uint8_t",
     "bool": "uint8_t",
 }
-MEMORY_BYTES = {**LANE_BYTES, "f16": 2, "bf16": 2, "bool": 1}
 
 
 def dim(size: Dim) -> str:
@@ -101,5 +89,5 @@ def combine(op_name: str, lane: str, a: str, b: str) -> str:
 def identity(op_name: str, lane: str) -> str:
     """The vector that a reduction starts from."""
     start = lookup(op_name).identity
-    value = start(_LANE_DTYPES[lane]) if callable(start) else 0
+    value = start(LANE_DTYPES[lane]) if callable(start) else 0
     return splat(lane, value)

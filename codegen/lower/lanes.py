@@ -7,7 +7,7 @@ masks ``b``.
 
 from __future__ import annotations
 
-from flamec.ir.types import DType, dtype_named
+from flamec.ir.types import DType, bool_, dtype_named
 
 _MEMORY = {
     "float64": "f64",
@@ -40,4 +40,6 @@ def spill_type(lane: str) -> str:
 
 
 MEMORY_DTYPES = {memory: dtype_named(name) for name, memory in _MEMORY.items()}
+# what a lane's values are computed as
+LANE_DTYPES = {lane: bool_ if lane == "b" else MEMORY_DTYPES[lane] for lane in LANE_BYTES}
 MEMORY_BYTES = {memory: dtype.itemsize for memory, dtype in MEMORY_DTYPES.items()}

@@ -11,21 +11,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from flamec.codegen.lower.lanes import LANE_DTYPES
 from flamec.codegen.options import power_of_two as power_of_two
 from flamec.ir.op import Op, lookup
 from flamec.ir.shape import Dim, SymbolicDim, format_dim, substitute, symbols_of
-from flamec.ir.types import DType, bool_, float32, float64, int8, int16, int32, int64, uint8
 
-LANE_DTYPES: dict[str, DType] = {
-    "f32": float32,
-    "f64": float64,
-    "i8": int8,
-    "i16": int16,
-    "i32": int32,
-    "i64": int64,
-    "u8": uint8,
-    "b": bool_,
-}
 TYPES = {
     "f32": "tl.float32",
     "f64": "tl.float64",

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from flamec.codegen.lower.lanes import MEMORY_BYTES
 from flamec.codegen.options import CodegenOptions, power_of_two
 from flamec.codegen.triton.ownership import scattered_index
 from flamec.codegen.triton.scatter_phases import is_unordered
@@ -48,7 +49,6 @@ FEWEST_BLOCKS = 1024  # below: smaller blocks
 LINE = 128  # bytes that a transposed block has at least in both directions
 STRIP, SCANNED_STRIP = 32, 16  # rows of a block whose lanes are rows
 SHORT_SCAN = 32  # columns: shorter rows have lanes that are rows in any case
-ITEMSIZE = {"f64": 8, "i64": 8, "f32": 4, "i32": 4, "f16": 2, "bf16": 2, "i16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ def _filled_columns(inner: Dim, columns: int) -> int:
 def _reads_much(program: RowProgram) -> bool:
     """Whether so many wide arrays are read that a thread has enough on its way with four
     elements of each."""
-    places = {s.place: ITEMSIZE.get(s.memory, 1) for s in _loads(program)}
+    places = {s.place: MEMORY_BYTES[s.memory] for s in _loads(program)}
     moving = [n for place, n in places.items() if _varies((*place.at.rows, *place.at.inner))]
     return sum(n for n in moving if n >= 4) >= MUCH_READ and program.kind != "along rows"
 
@@ -168,8 +168,8 @@ def _reads_bytes(program: RowProgram) -> bool:
     """Whether bytes are read for wide results: of those a thread stores four neighbours at a time,
     so it should have no more of the bytes, either."""
     stored = [s.memory for s in program.statements() if isinstance(s, Store)]
-    loaded = [ITEMSIZE.get(s.memory, 1) for s in _loads(program) if _varies(s.place.at.inner)]
-    return min(loaded, default=4) == 1 and max((ITEMSIZE.get(m, 1) for m in stored), default=1) >= 4
+    loaded = [MEMORY_BYTES[s.memory] for s in _loads(program) if _varies(s.place.at.inner)]
+    return min(loaded, default=4) == 1 and max((MEMORY_BYTES[m] for m in stored), default=1) >= 4
 
 
 def _scatter_tile(
@@ -273,7 +273,7 @@ def _is_light(program: RowProgram) -> bool:
     moved: dict[int, int] = {}
     for s in program.statements():
         if isinstance(s, (Load, Store)) and _varies(s.place.at.rows) and _varies(s.place.at.inner):
-            moved[s.place.parameter] = ITEMSIZE.get(s.memory, 1)
+            moved[s.place.parameter] = MEMORY_BYTES[s.memory]
     if any(isinstance(s, RandomBits) for s in program.statements()) or program.folds("column"):
         return False
     return _stores_elements(program) and sum(moved.values()) <= 4
@@ -306,7 +306,7 @@ def may_load_ahead(program: RowProgram, tile: Tile) -> bool:
 def bytes_of_an_iteration(program: RowProgram, tile: Tile) -> int:
     """What the innermost loop loads at a time."""
     moving = [s for s in _loads(program) if tile.looped or _varies(s.place.at.rows)]
-    sizes = {s.place: ITEMSIZE.get(s.memory, 1) for s in moving if _varies(s.place.at.inner)}
+    sizes = {s.place: MEMORY_BYTES[s.memory] for s in moving if _varies(s.place.at.inner)}
     return tile.rows * tile.columns * sum(sizes.values())
 
 
@@ -364,7 +364,7 @@ def _itemsizes(program: RowProgram, stores: bool = True) -> list[int]:
     found: dict[int, int] = {}
     for s in program.statements():
         if isinstance(s, kinds) and (_varies(s.place.at.inner) or not program.inner):
-            found[s.place.parameter] = ITEMSIZE.get(s.memory, 1)
+            found[s.place.parameter] = MEMORY_BYTES[s.memory]
     return list(found.values())
 
 
