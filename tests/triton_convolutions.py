@@ -42,6 +42,7 @@ POINTERS = ProductSchedule(16, 32, 16, 4, 2, group=2)  # taps are the same for a
 SPLIT = ProductSchedule(16, 16, 16, 4, 2, split_k=3)
 DEEP = ProductSchedule(32, 16, 32, 4, 2)
 BANDS = ProductSchedule(64, 16, 16, 4, 2, bands=4)
+REGISTERS = ProductSchedule(64, 128, 32, 8, 3, tma=True, split_k=2, in_registers=True)
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,15 @@ CASES = {
         conv(2, stride=2, padding=3), ((2, 3, 13, 11), (8, 3, 7, 7)), launches=2,
         tolerance=4e-3, large=True, tf32=True,
     ),
+    "tf32, windows by way of registers": Case(
+        conv(2, padding=1), ((2, 16, 6, 10), (5, 16, 3, 3)), tolerance=4e-3, tf32=True
+    ),
+    "tf32, windows for warp groups": Case(
+        conv(2, padding=1), ((4, 32, 4, 8), (64, 32, 3, 3)), REGISTERS, tolerance=4e-3, tf32=True
+    ),
+    "tf32, windows with strides": Case(
+        conv(2, stride=2, padding=1), ((4, 24, 5, 6), (20, 24, 3, 3)), tolerance=4e-3, tf32=True
+    ),
     "bands": Case(conv(2, padding=1), (IMAGE, KERNEL), BANDS),
     "bands split": Case(
         conv(2, stride=2, padding=1), (IMAGE, KERNEL), replace(SPLIT, rows=32, bands=2)
@@ -262,7 +272,7 @@ def as_large(case: Case) -> Iterator[None]:
         if case.large:
             changed.enter_context(mock.patch.object(few_channels, "LARGE", 0))
         if case.tf32:
-            for name in ("LARGE", "REUSE"):
+            for name in ("LARGE", "REUSE", "REUSE_ALONE"):
                 changed.enter_context(mock.patch.object(contract_contiguous, name, 0))
         yield
 

@@ -150,9 +150,17 @@ class _Libdevice:
         return call
 
 
+def _to_tf32(x: np.ndarray) -> np.ndarray:
+    """Floats of 32 bits with 10 bits behind the point, the nearest, halves away from zero."""
+    bits = x.view(np.uint32)
+    nearest = (bits + np.uint32(1 << 12)) & ~np.uint32((1 << 13) - 1)
+    return np.where(np.isnan(x), bits, nearest).view(np.float32)
+
+
 _INSTRUCTIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "ex2.approx.ftz.f32": np.exp2,
     "rcp.approx.ftz.f32": np.reciprocal,
+    "cvt.rna.tf32.f32": _to_tf32,
     "cvt.rn.bf16x2.f32": lambda x: x.astype(ml_dtypes.bfloat16).astype(np.float32),
     "and.b32 $1, $2": lambda x: x.view(ml_dtypes.bfloat16).astype(np.float32),
 }

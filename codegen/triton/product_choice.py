@@ -39,9 +39,12 @@ _SMALLEST_SPLIT = 2  # steps of depth that are worth a block of their own
 _MOST_PARTS, _MOST_WAVES = 32, 4  # of a split depth, and of blocks that are split
 _FEW_RESULTS = 1 << 14  # of which all processors may have parts
 _LOOKED_UP_COLUMNS = 64  # of a block that looks up so much that it waits
+_LARGE_TILE = 256 * 128  # sums, which keep a multiprocessor busy
 _WAITING = 1.2  # by which it is slower if few blocks share a processor, or many warps a block
 _LATENCY = 2.0  # microseconds until what is loaded arrives, from memory
 _TALL = 1.03  # by which products are slower in tiles with more rows than columns
+_SMALL = 1.05  # by which small tiles are slower whose columns are looked up
+_WIDE = 1.25  # by which tiles with more columns are slower that are looked up
 _PERSISTENT = 1.025  # by which products are slower in a loop over tiles
 _APART = 0.3  # of what memory and arithmetic do not do at the same time
 _NEAR = 3  # by which the L2 cache is faster than memory
@@ -63,7 +66,8 @@ class ProductFacts:
     ``in_memory``: no operand is computed or looked up; ``scattered``: of the left and of the
     right operand, whether each element is looked up by itself; ``read``: bytes that the epilogue
     reads for each element of the result; ``across``: whether no operand has its elements along the
-    depth side by side.
+    depth side by side; ``searches``: whether the right one alone is looked up; ``turns``: whether
+    it alone has not.
     """
 
     batch: int
@@ -80,6 +84,8 @@ class ProductFacts:
     scattered: tuple[bool, bool]
     read: int = 0
     across: bool = False
+    searches: bool = False
+    turns: bool = False
 
     @property
     def element(self) -> int:
@@ -114,7 +120,21 @@ def product_facts(program: RowProgram, options: CodegenOptions) -> ProductFacts:
         scattered=(_is_scattered(c.left), _is_scattered(c.right)),
         read=_read_bytes(program, c),
         across=_lies_across(c.left, left=True) and _lies_across(c.right, left=False),
+        searches=c.left.prologue is None and _is_looked_up(c.right),
+        turns=_turns(program, c),
     )
+
+
+def _turns(program: RowProgram, c: Contraction) -> bool:
+    """Whether a single right matrix lies across, and can take the part of the left one."""
+    if c.blocks > 1 or not structurally_equal(c.batch, 1) or c.left.prologue is not None:
+        return False
+    alone = _lies_across(c.right, left=False) and not _lies_across(c.left, left=True)
+    return alone and _is_looked_up(c.right)
+
+
+def _is_looked_up(operand: MatrixOperand) -> bool:
+    return operand.prologue is not None and looks_up(operand.prologue)
 
 
 def _lies_across(operand: MatrixOperand, left: bool) -> bool:
@@ -176,6 +196,7 @@ def fits_target(schedule: ProductSchedule, facts: ProductFacts, target: Target) 
         and facts.has_matrix_instructions >= bool(schedule.depth)
         and (not schedule.depth or schedule.depth >= least_depth(facts))
         and (schedule.bands == 1 or schedule.rows >= _LEAST_BAND * schedule.bands)
+        and (not schedule.in_registers or _wants_registers(facts, target))
         and shared_bytes(schedule, facts) + _SLACK <= target.shared_bytes
     )
 
@@ -224,6 +245,8 @@ def _tiles(facts: ProductFacts, target: Target) -> Sequence[_Tile]:
     shapes = _WARP_GROUP_TILES if target.warp_groups else _WARP_TILES
     if _wants_bands(facts, target):
         shapes = _BAND_TILES
+    if _wants_registers(facts, target):
+        shapes = _REGISTER_TILES
     scale = {1: 2, 2: 1, 4: 0.5}[facts.element]
     return [(m, n, int(k * scale), warps, stages) for m, n, k, warps, stages in shapes]
 
@@ -259,6 +282,13 @@ _BAND_TILES: tuple[_Tile, ...] = (  # in bands, where there are rows enough
     (64, 128, 64, 4, 3),
     *(tile for tile in _NARROW_TILES if tile[0] < 64),
 )
+_REGISTER_TILES: tuple[_Tile, ...] = (  # what passes through registers is one side of a tile
+    (256, 128, 64, 8, 3),
+    (128, 128, 64, 8, 3),
+    (64, 128, 64, 4, 3),
+    *_NARROW_TILES,
+)
+_SHALLOW, _DEEP = (64, 64, 64), (128, 4, 3)  # what is faster where columns are looked up
 _PARTS_TILES: tuple[_Tile, ...] = (  # float32 in three parts: warp groups gain in one form only
     (128, 64, 32, 4, 4),
     (32, 64, 64, 4, 3),
@@ -297,6 +327,8 @@ def _clipped(tile: _Tile, facts: ProductFacts) -> _Tile:
     rows = min(rows, max(16, power_of_two(facts.rows)))
     columns = min(columns, max(16, power_of_two(facts.columns)))
     depth = min(depth, max(least_depth(facts), power_of_two(facts.depth)))
+    if facts.searches and facts.element == 2 and (rows, columns, depth) == _SHALLOW:
+        depth, warps, stages = _DEEP
     share = 128 if depth >= 256 else 256  # of a tile, that is worth a warp
     return rows, columns, depth, min(warps, max(1, rows * columns // share)), stages
 
@@ -307,6 +339,7 @@ def _variants(tile: _Tile, facts: ProductFacts, target: Target) -> Iterable[Prod
     bands = max(1, rows // _BAND) if _wants_bands(facts, target) else 1
     tma = facts.tma and not scalar and bands == 1
     base = ProductSchedule(rows, columns, depth, warps, stages, tma=tma, bands=bands)
+    base = replace(base, in_registers=_wants_registers(facts, target))
     crowded = _is_crowded(rows, columns, warps)
     if crowded and bands == 1 and (facts.operations >= _LONG_EPILOGUE or facts.element == 4):
         base = replace(base, store_parts=2)
@@ -335,6 +368,11 @@ def _variants(tile: _Tile, facts: ProductFacts, target: Target) -> Iterable[Prod
 def _wants_bands(facts: ProductFacts, target: Target) -> bool:
     """Whether instructions of warp groups would have operands put in order in each block."""
     return _is_tf32(facts) and facts.across and target.warp_groups
+
+
+def _wants_registers(facts: ProductFacts, target: Target) -> bool:
+    """Whether a right operand would be put in order element by element on its way."""
+    return _is_tf32(facts) and facts.turns and facts.tma and target.warp_groups
 
 
 def _is_tf32(facts: ProductFacts) -> bool:
@@ -393,7 +431,11 @@ def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> flo
     latency = 0.0
     if facts.memory == "f32" and facts.precision == "tf32x3":
         latency = steps * s.depth * _PARTS_LATENCY
-    if s.rows > s.columns and target.warp_groups:
+    if facts.searches and s.rows * s.columns < 1 << 14:
+        products *= _SMALL
+    if facts.searches and s.columns > s.rows:
+        products *= _WIDE
+    elif not facts.searches and s.rows > s.columns and target.warp_groups:
         products *= _TALL
     if s.persistent:
         products *= _PERSISTENT
@@ -402,8 +444,10 @@ def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> flo
     elif 2 * shared_bytes(s, facts) <= target.shared_bytes and s.rows * s.columns <= 1 << 14:
         outside *= 0.5  # two blocks share a multiprocessor: one multiplies, the other stores
     resident = min(8, max(1, target.shared_bytes // (shared_bytes(s, facts) + _SLACK)))
-    waits = not facts.in_memory and _waits_for_operands(s, facts)
+    waits = not (facts.in_memory or s.in_registers) and _waits_for_operands(s, facts)
     rounds = _ceil_div(_blocks(s, facts), target.processors)
+    alone = min(resident, rounds) < 2  # with a multiprocessor to itself
+    small = s.rows * s.columns < (64 * 32 * s.warps if waits else _LARGE_TILE)
     waves = float(rounds)
     if waits and facts.element == 4 and rounds > resident:  # the last ones share with fewer
         waves += -rounds % resident / 2
@@ -415,7 +459,7 @@ def microseconds(s: ProductSchedule, facts: ProductFacts, target: Target) -> flo
     on_way = min(_blocks(s, facts), resident * target.processors) * ahead
     transfer = moved / min(target.bandwidth, max(ahead, on_way) / _LATENCY)
     total = max(compute, transfer) + _APART * min(compute, transfer)
-    if waits and (min(resident, rounds) < 2 or s.rows * s.columns < 64 * 32 * s.warps):
+    if (alone or small) if waits else (facts.searches and alone and small):
         total *= _WAITING
     if s.split_k > 1:
         joined = _JOIN_BYTES * s.split_k * results / target.bandwidth
@@ -436,5 +480,5 @@ def _relative_rate(facts: ProductFacts, target: Target) -> float:
 def _waits_for_operands(s: ProductSchedule, facts: ProductFacts) -> bool:
     """Whether a block that looks operands up is done with a step before the next is there."""
     if facts.element == 2:
-        return s.columns <= _LOOKED_UP_COLUMNS
+        return s.columns <= _LOOKED_UP_COLUMNS and not facts.searches
     return _is_tf32(facts)

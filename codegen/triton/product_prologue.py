@@ -15,7 +15,7 @@ from flamec.codegen.triton.product_schedule import ProductSchedule
 from flamec.codegen.triton.program_writer import decomposed
 from flamec.codegen.triton.statements import StatementWriter, stored
 from flamec.codegen.triton.text import dim, factor
-from flamec.ir.kernel import Contraction, Load, Loop, Prologue
+from flamec.ir.kernel import Contraction, Linear, Load, Loop, Prologue
 from flamec.ir.shape import structurally_equal
 
 _WORTH_SAYING = 4  # elements next to each other
@@ -28,9 +28,11 @@ def computed_operand(
     left: bool,
     wide: bool,
     band: str = "",
+    start: str = "",
 ) -> dict[str, str]:
     """``before`` and ``lines`` of an operand; see the module's docstring. ``band``: what the names
-    of a left operand end in that is some of a tile's rows."""
+    of a left operand end in that is some of a tile's rows, or its columns, which begin at
+    ``start``."""
     name = f"a{band}" if left else "b"
     rows, inner = _named(prologue.rows, name), _named(prologue.inner, name)
     single = structurally_equal(c.batch, 1)
@@ -41,6 +43,8 @@ def computed_operand(
     if left:
         row = f"m{band}"
         free = decomposed(rows, row if single else f"(batch * {factor(c.rows)} + {row})")
+        if schedule.in_registers:
+            free = _block(rows, "[:, None]", start, row, schedule.rows, wide)
         masks = {"r": f"row_mask{band}", "c": inside}
     else:
         start, index = "first_col", "col"
@@ -56,6 +60,20 @@ def computed_operand(
         masks=masks,
     )
     return {"before": free, "lines": "\n".join([steps, *_element(prologue, writer, name)])}
+
+
+def turned(prologue: Prologue) -> Prologue:
+    """A right operand that is looked up as a left one: transposed."""
+    (load,) = (*prologue.row, *prologue.element)
+    assert isinstance(load, Load)
+
+    def at(place: Linear) -> Linear:
+        return replace(place, rows=place.inner, inner=place.rows)
+
+    place = load.place
+    guards = tuple((at(guard), size) for guard, size in place.guards)
+    load = replace(load, place=replace(place, at=at(place.at), guards=guards))
+    return replace(prologue, rows=prologue.inner, inner=prologue.rows, row=(), element=(load,))
 
 
 def looks_up(prologue: Prologue) -> bool:

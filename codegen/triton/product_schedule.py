@@ -23,7 +23,9 @@ class ProductSchedule:
     blocks of rows share a stretch of columns, for the L2 cache. ``store_parts``: a tile's
     columns are finished and stored in so many pieces, each of which needs less memory. ``bands``:
     a tile's rows are multiplied in so many pieces; those of fewer than 64 rows are for instructions
-    of single warps, which read operands in any order.
+    of single warps, which read operands in any order. ``in_registers``: a right
+    operand that lies across the depth goes by way of registers, which puts it in order: it takes
+    the part of the left one, which alone may do so, and a tile is computed transposed.
     """
 
     rows: int
@@ -37,6 +39,7 @@ class ProductSchedule:
     group: int = 8
     store_parts: int = 1
     bands: int = 1
+    in_registers: bool = False
 
     def __post_init__(self) -> None:
         for name in (*_POWERS, "stages", "split_k", "group"):
@@ -51,6 +54,8 @@ class ProductSchedule:
             raise ValueError(f"ProductSchedule: a tile is stored in 1 or 2 parts, not {self}")
         if self.bands > min(self.rows, _MOST_BANDS) or (self.bands > 1 and not self.depth):
             raise ValueError(f"ProductSchedule: a tile has up to {_MOST_BANDS} bands, not {self}")
+        if self.in_registers and (self.bands > 1 or not self.depth):
+            raise ValueError(f"ProductSchedule: no warp groups read registers, with {self}")
         if self.tma and not self.depth:
             raise ValueError("ProductSchedule: the copy engine brings blocks, and depth is 0")
 

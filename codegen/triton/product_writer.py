@@ -8,7 +8,7 @@ split, the kernel leaves one array of sums for each part, which another program 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flamec.codegen.lower.lanes import MEMORY_BYTES
 from flamec.codegen.triton.fold_text import masked, reduced
@@ -21,7 +21,7 @@ from flamec.codegen.triton.product_operands import (
     operand_memory,
 )
 from flamec.codegen.triton.product_parts import dense_place
-from flamec.codegen.triton.product_prologue import computed_operand
+from flamec.codegen.triton.product_prologue import computed_operand, turned
 from flamec.codegen.triton.product_schedule import ProductSchedule
 from flamec.codegen.triton.program_writer import Uniform, ceil_div, decomposed
 from flamec.codegen.triton.rounded_values import rounding_of
@@ -154,14 +154,20 @@ def write_product(
     single = structurally_equal(c.batch * schedule.split_k, 1)
     tiles = ceil_div(c.rows, schedule.rows) * ceil_div(c.columns, schedule.columns)
     blocks = c.batch * schedule.split_k * tiles
-    bands = _bands(program, c, schedule, arrays, wide)
-    right = _operand(program, c, schedule, arrays, wide, left=False)
+    height = schedule.rows // schedule.bands
+    if schedule.in_registers:
+        bands, right = _turned(program, c, schedule, arrays, wide)
+        band_shape = (schedule.columns, schedule.rows)
+    else:
+        bands = _bands(program, c, schedule, arrays, wide)
+        right = _operand(program, c, schedule, arrays, wide, left=False)
+        band_shape = (height, schedule.columns)
     holes: dict[str, object] = {
         "name": name,
         "doc": doc,
         "tile": schedule,
         "width": block[1],
-        "height": schedule.rows // schedule.bands,
+        "band_shape": str(band_shape),
         "index": "tl.int64" if wide else "tl.int32",
         "wide": wide,
         "single": single,
@@ -275,8 +281,28 @@ def _bands(
         band = str(number) if schedule.bands > 1 else ""
         start = f"first_row + {number * schedule.rows // schedule.bands}" if number else "first_row"
         text = _operand(program, c, schedule, arrays, wide, left=True, band=band, start=start)
-        found.append({**text, "name": band, "first": start})
+        place = {"first": start, "height": schedule.rows // schedule.bands, "end": dim(c.rows)}
+        found.append({**text, "name": band, **place})
     return found
+
+
+def _turned(
+    program: RowProgram,
+    c: Contraction,
+    schedule: ProductSchedule,
+    arrays: dict[str, Described],
+    wide: bool,
+) -> tuple[list[dict[str, object]], dict[str, object]]:
+    """The text of the operands of the transposed product, whose rows are the columns."""
+    assert c.right.prologue is not None
+    left = replace(c.right, prologue=turned(c.right.prologue))
+    other = replace(c, left=left, right=c.left, rows=c.columns, columns=c.rows)
+    sides = replace(schedule, rows=schedule.columns, columns=schedule.rows)
+    band, start = "t", "first_col"
+    text = _operand(program, other, sides, arrays, wide, left=True, band=band, start=start)
+    place = {"first": start, "height": sides.rows, "end": dim(other.rows)}
+    right = _operand(program, other, sides, arrays, wide, left=False, start="first_row")
+    return [{**text, "name": band, **place}], right
 
 
 def _operand(
@@ -287,10 +313,10 @@ def _operand(
     wide: bool,
     left: bool,
     band: str = "",
-    start: str = "first_row",
+    start: str = "",
 ) -> dict[str, object]:
-    """The text of one operand: a block by descriptor, or what pointers are made of. ``start``: the
-    first row of a left one."""
+    """The text of one operand: a block by descriptor, or what pointers are made of. ``start``: its
+    first row or column."""
     operand: MatrixOperand = c.left if left else c.right
     memory = operand_memory(program, operand)
     height = schedule.rows // schedule.bands
@@ -308,14 +334,14 @@ def _operand(
         "lines": "",
     }
     if operand.prologue is not None:
-        found |= computed_operand(operand.prologue, c, schedule, left, wide, band)
+        found |= computed_operand(operand.prologue, c, schedule, left, wide, band, start)
         if found["cast"]:
             name = f"a{band}" if left else "b"
             found["lines"] = f"{found['lines']}\n{name} = {name}{unsigned}"
     elif schedule.tma:
         seen: DescribedOperand | None = describe_operand(operand, memory, free, c.depth)
         assert seen is not None, "the schedule uses the copy engine where it cannot read"
-        name, place = ("d0", start) if left else ("d1", "first_col")
+        name, place = ("d0", start or "first_row") if left else ("d1", start or "first_col")
         arrays[name] = seen.array(operand.parameter, memory, block, schedule.depth)
         sizes = (block, schedule.depth) if left else (schedule.depth, block)
         found["block"] = seen.load(name, place, "first", sizes, left)

@@ -39,6 +39,7 @@ def copy_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if it always paid."""
     monkeypatch.setattr(module, "LARGE", 1)
     monkeypatch.setattr(module, "REUSE", 0)
+    monkeypatch.setattr(module, "REUSE_ALONE", 0)
 
 
 @pytest.mark.parametrize(("left", "right", "axes"), SHAPES)
@@ -110,7 +111,7 @@ def test_views_are_copied_only_where_memory_lies_across(monkeypatch: pytest.Monk
 
 def test_copies_are_made_where_they_pay() -> None:
     """Gradients of weights: of many, a pass over the operands takes less time than it saves."""
-    few, many = (product((8192, n), (8192, n), (0, 0)) for n in (512, 1024))
+    few, many = (product((8192, n), (8192, n), (0, 0)) for n in (256, 1024))
     assert contract_contiguous(few) is few
     assert contract_contiguous(many).nodes[-1].attributes["contract"] == ((1,), (1,))
 
@@ -136,36 +137,80 @@ def test_only_tf32_on_warp_groups_copies() -> None:
     )
 
 
-def test_gradients_of_kernels_are_loaded_as_they_lie(tmp_path: Path) -> None:
-    """Both operands lie across: bands of rows, for instructions that read any order."""
+def gradient_of_kernel(channels: int, outputs: int = 128) -> Graph:
+    """Of a 3x3 convolution of 28 x 28 places, from arrays with channels last."""
     b = GraphBuilder()
-    shape, device = (32, 28, 28, 128), Device("cuda")
-    x, g = (b.input(TensorType(shape, float32, device)) for _ in range(2))
+    device = Device("cuda")
+    x, g = (
+        b.input(TensorType((32, 28, 28, last), float32, device)) for last in (channels, outputs)
+    )
     borders, zero = (0, 1, 1, 0), b.full_like(0, TensorType((), float32, device))
     padded = b.pad(x, zero, low=borders, high=borders)
     sizes = {"counts": (28, 28), "sizes": (3, 3), "steps": (1, 1), "dilations": (1, 1)}
     windows = b.windows(padded, axes=(1, 2), **sizes)
     depth = (0, 1, 2)
-    graph = b.build([b.dot_general(g, windows, contract=(depth, depth), batch=((), ()))])
+    return b.build([b.dot_general(g, windows, contract=(depth, depth), batch=((), ()))])
 
-    def chosen(precision: str, target: str = "sm_90") -> tuple[ProductSchedule, KernelSource]:
-        options = CodegenOptions(target=target, float32_products=precision)
-        made = compile_graph(graph, options)
-        schedule = made.choices[0].schedule
-        assert isinstance(schedule, ProductSchedule)
-        return schedule, made.plan.kernels[0]
 
-    schedule, source = chosen("tf32")
-    assert schedule.bands > 1 and schedule.rows // schedule.bands < 64 and not schedule.tma
-    assert chosen("tf32x3")[0].bands == chosen("tf32", "sm_80")[0].bands == 1
+def chosen(
+    graph: Graph, precision: str, target: str = "sm_90"
+) -> tuple[ProductSchedule, KernelSource]:
+    """The schedule of a program's product, and its kernel."""
+    made = compile_graph(graph, CodegenOptions(target=target, float32_products=precision))
+    (schedule,) = (c.schedule for c in made.choices if isinstance(c.schedule, ProductSchedule))
+    (source,) = (k for k in made.plan.kernels if "tl.dot(" in k.text)
+    return schedule, source
+
+
+def ptx_of(source: KernelSource, folder: Path) -> str:
+    """Machine text of a kernel whose arrays come 16 bytes at a time; skips without Triton."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed")
     from flamec.runtime.cuda.triton_compiler import build_kernel
 
-    text = build_kernel(source, "sm_90", KernelCache(tmp_path)).texts["ptx"]
+    text = build_kernel(source, "sm_90", KernelCache(folder)).texts["ptx"]
     copies = [line for line in text.splitlines() if "cp.async.c" in line and "shared" in line]
-    assert copies and all(".cg." in line for line in copies)  # 16 bytes at a time
+    assert copies and all(".cg." in line for line in copies)
+    return text
+
+
+def test_gradients_of_kernels_are_loaded_as_they_lie(tmp_path: Path) -> None:
+    """Both operands lie across: bands of rows, for instructions that read any order."""
+    graph = gradient_of_kernel(channels=32)
+    schedule, source = chosen(graph, "tf32")
+    assert schedule.bands > 1 and schedule.rows // schedule.bands < 64 and not schedule.tma
+    for other in (("tf32x3", "sm_90"), ("tf32", "sm_80")):
+        assert chosen(graph, *other)[0].bands == 1
+    text = ptx_of(source, tmp_path)
     assert "mma.sync" in text and "wgmma" not in text
+
+
+def test_windows_pass_through_registers_where_a_copy_of_the_other_operand_pays(
+    tmp_path: Path,
+) -> None:
+    graph = gradient_of_kernel(channels=128)
+    schedule, source = chosen(graph, "tf32")
+    assert schedule.in_registers and schedule.tma
+    for other in (("tf32x3", "sm_90"), ("tf32", "sm_80")):
+        assert not chosen(graph, *other)[0].in_registers
+    text = ptx_of(source, tmp_path)
+    assert "wgmma.mma_async" in text and "cvt.rna.tf32" in text and "mma.sync" not in text
+
+
+def test_only_one_operand_is_copied_where_the_other_cannot_be() -> None:
+    """The gradient, which is copied, becomes the left operand whichever side it was on."""
+    b = GraphBuilder()
+    g = b.input(TensorType((4096, 512), float32))
+    x = b.input(TensorType((4096 + 8, 512), float32))
+    windows = b.windows(x, axes=(0,), counts=(4096,), sizes=(9,), steps=(1,), dilations=(1,))
+    depth = ((0,), (0,))
+    for operands in ((g, windows), (windows, g)):
+        graph = b.build([b.dot_general(*operands, contract=depth, batch=((), ()))])
+        made = eliminate_dead_code(contract_contiguous(graph))
+        (dot,) = (n for n in made.nodes if n.op.name == "dot_general")
+        assert dot.attributes["contract"] == ((1,), (0,))
+        assert dot.inputs[1].type == windows.type
+        assert made.outputs[0].type == graph.outputs[0].type
 
 
 def test_operands_in_tf32_are_rounded_by_the_copy_engine(tmp_path: Path) -> None:
