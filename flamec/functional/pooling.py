@@ -13,7 +13,14 @@ import numpy as np
 
 from flamec.dispatch import apply_named
 from flamec.functional.autocasting import FLOAT32, autocasts
-from flamec.functional.primitives import narrowed, ops, require, require_floating, widened
+from flamec.functional.primitives import (
+    narrowed,
+    ops,
+    reduce_kept,
+    require,
+    require_floating,
+    widened,
+)
 from flamec.functional.selected_elements import plain, with_selected_gradient, with_summed_gradient
 from flamec.functional.spatial import (
     batched,
@@ -29,6 +36,7 @@ from flamec.ir.shape import (
     SymbolicDim,
     floordiv,
     format_shape,
+    has_symbols,
     less,
     product,
     structurally_equal,
@@ -208,8 +216,13 @@ def _max_pool(
     )
     shape = x._type.shape
     _require_elements(name, input)
-    counts = _counts(name, shape[2:], kernel, steps, borders, dilations, ceil_mode)
     fill = _smallest(x)
+    if _are_whole(shape[2:], kernel, borders, dilations):
+        result, number = _selected_of_all(x, spatial, fill)
+        if not return_indices:
+            return unbatched(result, single)
+        return unbatched(result, single), unbatched(ops.cast(number, int64), single)
+    counts = _counts(name, shape[2:], kernel, steps, borders, dilations, ceil_mode)
     origins = [
         ops.sub(ops.mul(_line(x, count, 2 + n, 2 + spatial), steps[n]), borders[n])
         for n, count in enumerate(counts)
@@ -233,6 +246,22 @@ def _max_pool(
         places.insert(0, ops.add(origins[n], ops.mul(inside, dilations[n])))
     flat = row_major([ops.cast(p, int64) for p in places], shape[2:])
     return unbatched(result, single), unbatched(flat, single)
+
+
+def _are_whole(sizes: Sequence[Dim], kernel: Sequence[Dim], borders: Ints, dilations: Ints) -> bool:
+    """Whether there is one window, the whole plane, whose size is symbolic."""
+    plain = not any(borders) and all(d == 1 for d in dilations)
+    return plain and has_symbols(kernel) and all(map(structurally_equal, kernel, sizes))
+
+
+def _selected_of_all(x: Tensor, spatial: int, fill: Any) -> tuple[Tensor, Tensor]:
+    """``selected`` of one window that is the whole plane."""
+    shape = x._type.shape
+    view = ops.reshape(x, shape=(*shape[:2], *(1,) * spatial, *shape[2:]))
+    best, number = largest(ops.detach(view), spatial, 0, fill)
+    if not (_is_recorded(x) and x._type.dtype.is_floating_point):
+        return best, number
+    return with_history(best, numbered(view, number, spatial)), number
 
 
 def row_major(places: Sequence[Tensor], sizes: Sequence[Dim]) -> Tensor:
@@ -360,9 +389,13 @@ def _avg_pool(
     require_floating(name, input)
     kernel, steps, borders, dilations = _settings(name, spatial, kernel_size, stride, padding)
     _require_elements(name, input)
-    counts = _counts(name, x._type.shape[2:], kernel, steps, borders, dilations, ceil_mode)
     require(divisor_override != 0, f"{name}: divisor must be not zero")
     wide = widened(x)
+    if _are_whole(x._type.shape[2:], kernel, borders, dilations):
+        total = reduce_kept("sum", wide, range(2, 2 + spatial))
+        mean = ops.div(total, product(kernel) if divisor_override is None else divisor_override)
+        return unbatched(narrowed(mean, input._type.dtype), single)
+    counts = _counts(name, x._type.shape[2:], kernel, steps, borders, dilations, ceil_mode)
     total = _summed(wide, (kernel, steps, borders, dilations, counts))
     divisor: Any = divisor_override
     if divisor is None:
@@ -408,11 +441,11 @@ def _lp_pool(
     name: str, spatial: int, input: Tensor, norm_type: float, kernel_size: Any, stride: Any,
     ceil_mode: bool,
 ) -> Tensor:  # fmt: skip
-    elements = int(product(per_dimension(name, "kernel_size", kernel_size, spatial)))
+    elements = product(per_dimension(name, "kernel_size", kernel_size, spatial))
     powers = ops.pow(input, float(norm_type))
     mean = _avg_pool(name, spatial, powers, kernel_size, stride, 0, ceil_mode, True, None)
     magnitude = ops.maximum(ops.abs(mean), 0.0)
-    return ops.pow(ops.mul(ops.mul(ops.sign(mean), magnitude), float(elements)), 1.0 / norm_type)
+    return ops.pow(ops.mul(ops.mul(ops.sign(mean), magnitude), elements), 1.0 / norm_type)
 
 
 @fused()

@@ -21,7 +21,14 @@ from flamec.functional.adaptive_pooling import (
     table_like,
 )
 from flamec.functional.autocasting import FLOAT32, autocasts
-from flamec.functional.primitives import narrowed, ops, require, require_floating, widened
+from flamec.functional.primitives import (
+    is_found_empty,
+    narrowed,
+    ops,
+    require,
+    require_floating,
+    widened,
+)
 from flamec.functional.promotion import require_tensor
 from flamec.fusing import fused
 from flamec.ir.shape import Dim, SymbolicDim, format_shape, structurally_equal
@@ -32,6 +39,7 @@ __all__ = ["interpolate", "upsample", "upsample_bilinear", "upsample_nearest"]
 
 _RANKS = {"linear": 3, "bilinear": 4, "trilinear": 5, "bicubic": 4}
 _NEAREST = ("nearest", "nearest-exact")
+_MOST_EXACT = 1 << 20  # a size times a smaller number is exact as a float
 _CUBIC = -0.75  # the free coefficient of the cubic convolution kernel (Keys 1981)
 
 
@@ -65,7 +73,7 @@ def interpolate(
     sizes, scales = _sizes(shape[2:], size, scale_factor, recompute_scale_factor)
     for axis, output in enumerate(sizes):
         require(
-            isinstance(output, SymbolicDim) or (output > 0 and shape[2 + axis] != 0),
+            not is_found_empty(output) and not is_found_empty(shape[2 + axis]),
             f"interpolate: input and output sizes should be greater than 0, but got input "
             f"{format_shape(shape[2:])} output {format_shape(sizes)}",
         )
@@ -129,12 +137,13 @@ def _sizes(
     sizes: list[Dim] = []
     for n, scale in zip(have, entries, strict=True):
         if isinstance(n, SymbolicDim):
+            factor, divisor = float(scale).as_integer_ratio()
             require(
-                float(scale).is_integer(),
-                "interpolate: a spatial size that is symbolic can only be scaled by whole "
-                f"numbers, not by {scale}; give size instead",
+                factor < _MOST_EXACT and divisor < _MOST_EXACT,
+                "interpolate: a spatial size that is symbolic can be scaled by whole numbers, "
+                f"halves, quarters and so on, not by {scale}; give size instead",
             )
-            sizes.append(n * int(scale))
+            sizes.append(n * factor // divisor)
         else:
             sizes.append(math.floor(float(n) * float(scale)))
     scales: tuple[float | None, ...] = tuple(float(s) for s in entries)
@@ -167,7 +176,7 @@ def _nearest(x: Tensor, axis: int, output: Dim, scale: float | None, exact: bool
     if output is size or (not isinstance(output, SymbolicDim) and output == size):
         return x
     repeat = None
-    if isinstance(size, SymbolicDim) and scale is not None:
+    if isinstance(size, SymbolicDim) and scale is not None and scale.is_integer():
         repeat = int(scale)
     elif isinstance(size, int) and isinstance(output, int) and output % size == 0:
         repeat = output // size if scale in (None, output / size) else None

@@ -30,6 +30,14 @@ CASES: dict[str, tuple[Callable[[Any], Any], int]] = {
     "adaptive maxima": (lambda x: F.adaptive_max_pool1d(x, 3, return_indices=True), 2),
     "adaptive maxima of planes": (lambda x: F.adaptive_max_pool2d(x, (2, 5)), 2),
     "area": (lambda x: F.interpolate(x, size=4, mode="area"), 2),
+    "maxima of whole planes": (
+        lambda x: F.max_pool2d(x, x.shape[1:], return_indices=True),
+        2,
+    ),
+    "means of whole planes": (lambda x: F.avg_pool2d(x, x.size()[1:]), 2),
+    "norms of whole lines": (lambda x: F.lp_pool1d(x, 2, x.shape[2]), 2),
+    "half as large": (lambda x: F.interpolate(x, scale_factor=0.5), 2),
+    "half as large again": (lambda x: F.interpolate(x, scale_factor=1.5, mode="linear"), 2),
     "padded to a multiple": (
         lambda x: F.pad(x, (0, -x.shape[2] % 4)).reshape(2, 3, -1, 4).sum(2),
         2,
@@ -63,6 +71,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], int]] = {
 WITH_GRADIENTS = (
     "adaptive means", "adaptive maxima", "area", "parts as many as given", "all but ends",
     "every other one from the second on", "neighbours", "rolled", "diagonals", "next tokens",
+    "maxima of whole planes", "half as large again",
 )  # fmt: skip
 IN_C = ("adaptive maxima", "neighbours", "rolled", "diagonals")
 
