@@ -321,7 +321,8 @@ class CompiledFunction:
         key = call_key(leaves, structure)
         dynamic = self._arguments.dynamic(key, leaves, self.dynamic)
         dynamic.number_sizes = self.dynamic is not False
-        if self.dynamic or (self._sizes_differ and self.dynamic is None):
+        differ = self._sizes_differ or bool(dynamic.sizes)  # of other operands, other counts
+        if self.dynamic or (differ and self.dynamic is None):
             dynamic = replace(dynamic, found="example")
         if key in self._python_runs:  # Python code sees plain numbers, and nothing happens twice
             dynamic = Dynamic()

@@ -13,14 +13,14 @@ from flamec.functional.autocasting import LOWER, WIDEST, autocasts
 from flamec.functional.dimensions import size
 from flamec.functional.distance import norm_over
 from flamec.functional.pooling import with_history
-from flamec.functional.primitives import narrowed, ops, require
+from flamec.functional.primitives import is_found_empty, narrowed, ops, require
 from flamec.functional.promotion import require_tensor
 from flamec.fusing import fused
-from flamec.ir.shape import Dim, equal, format_shape
+from flamec.ir.shape import Dim, equal, format_shape, product
 from flamec.ir.types import int32, int64
 from flamec.state import no_grad, thread
 from flamec.tensor import RuntimeNumber, Tensor
-from flamec.values import concrete_array
+from flamec.values import as_size, concrete_array
 
 __all__ = ["bilinear", "embedding", "linear", "one_hot"]
 
@@ -165,7 +165,7 @@ def shorten_rows(
         write(weight, shortened, name)
 
 
-def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+def one_hot(tensor: Tensor, num_classes: Dim = -1) -> Tensor:
     """int64 [*, num_classes]: 1 at the place that ``tensor`` names, else 0.
 
     ``num_classes=-1``: one more than the largest entry, which reads the values.
@@ -178,14 +178,28 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
         )
     if isinstance(num_classes, RuntimeNumber):
         num_classes = size("one_hot", num_classes)
-    if thread.trace is None or num_classes == -1:
+    if num_classes == -1 and thread.trace is not None and thread.trace.can_read():
+        num_classes = _found_class_count(tensor)
+    elif thread.trace is None or num_classes == -1:
         num_classes = _checked_class_count(tensor, num_classes)
     shape = tensor._type.shape
     classes = ops.iota(shape=(num_classes,), axis=0, dtype=int64, device=tensor._type.device)
     return ops.convert(ops.eq(ops.reshape(tensor, shape=(*shape, 1)), classes), dtype=int64)
 
 
-def _checked_class_count(tensor: Tensor, num_classes: int) -> int:
+def _found_class_count(tensor: Tensor) -> Dim:
+    """One more than the largest entry, as a size that a program finds."""
+    flat = ops.reshape(tensor, shape=(product(tensor._type.shape),))
+    require(
+        not is_found_empty(flat._type.shape[0]),
+        "one_hot: the number of classes cannot be inferred from an empty tensor",
+    )
+    least = ops.amin(flat, axes=(0,))
+    require(bool(ops.ge(least, 0)), "one_hot: class values must be non-negative")
+    return as_size(ops.add(ops.amax(flat, axes=(0,)), 1), "one_hot()")
+
+
+def _checked_class_count(tensor: Tensor, num_classes: Dim) -> Dim:
     array = concrete_array(tensor, "one_hot()")
     if not array.size:
         require(

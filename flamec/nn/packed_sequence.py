@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flamec.conversion import from_numpy
+from flamec.conversion import from_numpy, tensor
 from flamec.errors import DataDependentError, OperationError, user_location
 from flamec.functional.creation import arange
 from flamec.functional.elementwise import where
@@ -22,7 +22,7 @@ from flamec.functional.joining import cat, stack
 from flamec.functional.scan import cumsum
 from flamec.functional.searching import searchsorted
 from flamec.functional.sorting import argsort
-from flamec.ir.shape import Dim, format_dim, maximum
+from flamec.ir.shape import Dim, format_dim, has_symbols, maximum
 from flamec.ir.types import DType, float16, float32, float64, int8, int16, int32, int64, uint8
 from flamec.state import thread
 from flamec.tensor import Tensor
@@ -176,7 +176,7 @@ def packed_batch(name: str, packed: PackedSequence, hx: Sequence[Tensor] | None 
     if hx is not None:
         return hx[0]._type.shape[1]
     try:
-        return int(packed.batch_sizes[0].item())
+        return as_size(packed.batch_sizes[0], f"{name}: the number of sequences")
     except DataDependentError as error:
         raise DataDependentError(
             f"{name}: how many sequences are packed is not known while a function is compiled in "
@@ -332,9 +332,11 @@ def pad_sequence(
         raise OperationError(f"received an empty list of sequences (at {user_location()})")
     longest = _longest([t.shape[0] for t in tensors])
     rows = []
-    for tensor in tensors:
-        fill = tensor.new_full((longest - tensor.shape[0], *tensors[0].shape[1:]), padding_value)
-        parts = [tensor, fill] if padding_side == "right" else [fill, tensor]
+    for sequence in tensors:
+        fill = sequence.new_full(
+            (longest - sequence.shape[0], *tensors[0].shape[1:]), padding_value
+        )
+        parts = [sequence, fill] if padding_side == "right" else [fill, sequence]
         rows.append(cat(parts))
     return stack(rows, 0 if batch_first else 1)
 
@@ -348,7 +350,9 @@ def _longest(lengths: Sequence[Dim]) -> Dim:
 
 def pack_sequence(sequences: Sequence[Tensor], enforce_sorted: bool = True) -> PackedSequence:
     """Pack tensors [length, *], by length from the longest if ``enforce_sorted``."""
-    lengths = [t.shape[0] for t in sequences]
+    lengths: Any = [t.shape[0] for t in sequences]
+    if has_symbols(lengths):
+        lengths = tensor(lengths)
     return pack_padded_sequence(pad_sequence(sequences), lengths, False, enforce_sorted)
 
 

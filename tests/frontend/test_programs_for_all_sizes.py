@@ -38,6 +38,19 @@ CASES: dict[str, tuple[Callable[[Any], Any], int]] = {
     "norms of whole lines": (lambda x: F.lp_pool1d(x, 2, x.shape[2]), 2),
     "half as large": (lambda x: F.interpolate(x, scale_factor=0.5), 2),
     "half as large again": (lambda x: F.interpolate(x, scale_factor=1.5, mode="linear"), 2),
+    # as many as values say
+    "those above 0": (lambda x: (x[x > 0], flamec.nonzero(x > 1)), 2),
+    "classes": (lambda x: F.one_hot((x[0] * 3).long() % 5), 2),
+    "packed sequences": (
+        lambda x: nn.utils.rnn.pack_sequence([x[0].t(), x[1, :, ::2].t()]).data,
+        2,
+    ),
+    "packed and padded": (
+        lambda x: nn.utils.rnn.pad_packed_sequence(
+            nn.utils.rnn.pack_padded_sequence(x[0], flamec.full((x.shape[1],), 2))
+        )[0],
+        2,
+    ),
     "padded to a multiple": (
         lambda x: F.pad(x, (0, -x.shape[2] % 4)).reshape(2, 3, -1, 4).sum(2),
         2,
