@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from flamec.errors import CompileError, user_location
 from flamec.guarded_values import MISSING, class_attribute
 from flamec.ir.shape import SymbolicDim, format_dim
+from flamec.state import thread
 from flamec.structures import flatten
 from flamec.tensor import RuntimeNumber, Tensor
 
@@ -383,10 +384,48 @@ def decide(function: Function, *values: Any) -> bool | None:
     return None if state is None else state.decide(state.apply(function, operands))
 
 
+def mark_of_sizes(number: Tensor, expression: Expression | None) -> None:
+    """Say of a number that the program computes of sizes how Python does before it runs."""
+    if expression is not None and expression.size <= MOST_NODES and not expression.moment:
+        number.__dict__["_of_sizes"] = expression
+
+
+def of_sizes(function: Function, *values: Any) -> Expression | None:
+    """``function(*values)`` where one value is a size or computed of sizes, and all are known to
+    Python before the program runs; None for others."""
+    operands, found = [], None
+    for value in values:
+        known = _of_sizes(value)
+        found = found or known
+        operands.append(known or expression_of(value) or value)
+    if found is None or any(
+        not isinstance(o, Expression) and type(o) not in (int, float, bool) for o in operands
+    ):
+        return None
+    return found.state.apply(function, tuple(operands))
+
+
+def _of_sizes(value: Any) -> Expression | None:
+    found: Expression | None = None
+    if isinstance(value, SymbolicDim):
+        found = None if thread.trace is None else thread.trace.expression_of_size(value)
+    elif isinstance(value, RuntimeNumber):
+        found = value.__dict__.get("_of_sizes")
+    return found
+
+
 def settle(value: Any) -> Any:
     """The number itself, of which the program depends from now on; None for other values."""
-    expression = expression_of(value)
+    expression = expression_of(value) or _of_sizes(value)
     return None if expression is None else expression.state.settle(expression)
+
+
+def settle_as(kind: Function, value: Any) -> Any:
+    """As ``settle``, of the number that ``kind`` (``int``, ``float``) makes of it."""
+    expression = expression_of(value) or _of_sizes(value)
+    if expression is None or type(expression.value) is kind:
+        return settle(value)
+    return expression.state.settle(expression.state.apply(kind, (expression,)))
 
 
 def refuse_computed(value: Any, name: str, place: str) -> None:

@@ -79,6 +79,15 @@ class HostSizes:
         return varies
 
     # sizes ----------------------------------------------------------------------------------
+    def expression(self, size: SymbolicDim) -> Expression | None:
+        """A size as Python computes it before a call's program runs; None if it is found there."""
+        trace = self._host.trace
+        late = () if trace is None or trace.execution is None else trace.execution.found_sizes
+        if self._host.tensors is None or symbols_of(size) & set(late):
+            return None
+        found: Expression = self._operand(size)
+        return found
+
     def size(self, expression: Expression) -> Dim:
         """The number as a size, a polynomial over symbols; it may be negative."""
         form = self._polynomial(expression)

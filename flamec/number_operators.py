@@ -14,10 +14,20 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from flamec.errors import unknown_value
 from flamec.functional import arithmetic, comparison, unary
 from flamec.functional.promotion import convert_operands, is_number, number_dtype, plain_number
-from flamec.host_numbers import computed, decide, expression_of, settle
+from flamec.host_numbers import (
+    computed,
+    decide,
+    expression_of,
+    mark_of_sizes,
+    of_sizes,
+    settle,
+    settle_as,
+)
 from flamec.ir.shape import SymbolicDim
 from flamec.ir.types import DType, bool_, float64, int64
 from flamec.state import thread
@@ -86,7 +96,9 @@ def _of_numbers(name: str, function: Function, x: Any, y: Any) -> Any:
             raise unknown_value("an int to the power of an int")
         floating = not isinstance(y, Tensor) and plain_number(y) < 0
     operands = convert_operands((x, y), float64 if floating else int64)
-    return RuntimeNumber.of(function(*operands))
+    number = RuntimeNumber.of(function(*operands))
+    mark_of_sizes(number, of_sizes(of_python, x, y))
+    return number
 
 
 def _binary(name: str, function: Function, reflected: bool) -> Callable[[Any, Any], Any]:
@@ -101,8 +113,12 @@ def _binary(name: str, function: Function, reflected: bool) -> Callable[[Any, An
 
 def _unary(name: str, function: Function) -> Callable[[Any], Any]:
     def unary(self: RuntimeNumber) -> Any:
-        found = computed(getattr(operator, name), self)
-        return RuntimeNumber.of(function(self)) if found is None else found
+        of_python = getattr(operator, name)
+        found = computed(of_python, self)
+        if found is None:
+            found = RuntimeNumber.of(function(self))
+            mark_of_sizes(found, of_sizes(of_python, self))
+        return found
 
     return unary
 
@@ -116,6 +132,10 @@ def _read(self: RuntimeNumber) -> Any:
     return kind(self) if self._type.dtype is not bool_ else bool(self)
 
 
+def _array(self: RuntimeNumber, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    return np.array(_read(self), dtype)
+
+
 def _attribute(self: RuntimeNumber, name: str) -> Any:
     """What numbers have and tensors have not, as ``is_integer``: of the number itself."""
     if name.startswith("__") or not (hasattr(float, name) or hasattr(int, name)):
@@ -127,10 +147,27 @@ def _by_value(function: Callable[..., Any]) -> Callable[..., Any]:
     """What Python makes of the number itself."""
 
     def method(self: RuntimeNumber, *arguments: Any) -> Any:
-        found = computed(function, self, *arguments) if function in _ROUNDING else None
+        found = None
+        if function in _ROUNDING:
+            found = computed(function, self, *arguments)
+            found = _rounded_size(function, self, *arguments) if found is None else found
         return function(_read(self), *arguments) if found is None else found
 
     return method
+
+
+def _rounded_size(function: Callable[..., Any], *values: Any) -> Any:
+    """A whole number that is computed of sizes, as a size; None for others."""
+    expression = of_sizes(function, *values)
+    if expression is None or not expression.state.sizes.serves(expression):
+        return None
+    return expression.state.sizes.size(expression)
+
+
+def _decided_by_sizes(function: Callable[..., Any], *values: Any) -> bool | None:
+    """The truth of what is computed of sizes: a condition of the program; None for others."""
+    expression = of_sizes(function, *values)
+    return None if expression is None else expression.state.decide(expression)
 
 
 def _conversion(name: str) -> Callable[[Any], Any]:
@@ -141,8 +178,9 @@ def _conversion(name: str) -> Callable[[Any], Any]:
     def method(self: RuntimeNumber) -> Any:
         if convert is bool:
             truth = decide(bool, self)
+            truth = _decided_by_sizes(bool, self) if truth is None else truth
             return of_tensor(self) if truth is None else truth
-        found = settle(self)
+        found = settle(self) if convert not in (int, float) else settle_as(convert, self)
         return of_tensor(self) if found is None else convert(found)
 
     return method
@@ -172,6 +210,8 @@ def _comparing(name: str, function: Function, reflected: Function) -> Callable[[
             found = decide(of_python, self, other)
             if found is None:
                 found = _of_sizes(of_python, self, other)
+            if found is None:
+                found = _decided_by_sizes(of_python, self, other)
             if found is not None:
                 return found
             common = float64 if float64 in (_kind(self), _kind(other)) else int64
@@ -191,6 +231,7 @@ def attach_operators() -> None:
         setattr(RuntimeNumber, f"__i{name}__", forward)
         setattr(RuntimeNumber, f"__r{name}__", _binary(name, function, True))
     RuntimeNumber.read = _read
+    RuntimeNumber.__array__ = _array  # type: ignore[method-assign]
     RuntimeNumber.__getattr__ = _attribute  # type: ignore[assignment]  # as the others
     for name, function in BY_VALUE.items():
         setattr(RuntimeNumber, f"__{name}__", _by_value(function))

@@ -8,6 +8,7 @@ from types import FrameType
 from typing import Any
 
 from flamec.errors import is_framework_file, user_location
+from flamec.host_numbers import mark_of_sizes
 from flamec.ir.graph import Location
 from flamec.ir.op import lookup
 from flamec.ir.shape import (
@@ -69,8 +70,9 @@ def symbol_values(types: Mapping[int, TensorType], leaves: Sequence[Any]) -> dic
 class SizeOracle:
     """Answers questions about symbolic sizes from example sizes, and records the answers."""
 
-    def __init__(self, apply: Callable[..., Any]) -> None:
+    def __init__(self, apply: Callable[..., Any], expression: Callable[[SymbolicDim], Any]) -> None:
         self._apply = apply
+        self._expression = expression
         self.hints: dict[str, int] = {}
         self.guards: dict[tuple[str, str, str], ShapeGuard] = {}
         self._ranges: dict[str, Interval] = {}
@@ -117,4 +119,6 @@ class SizeOracle:
     def as_scalar(self, dim: SymbolicDim) -> Tensor:
         """A size as a number of the program, with the dtypes of a Python number."""
         attributes = {"size": dim, "dtype": int64, "device": CPU}
-        return RuntimeNumber.of(self._apply(lookup("dim_size"), (), attributes))
+        number = RuntimeNumber.of(self._apply(lookup("dim_size"), (), attributes))
+        mark_of_sizes(number, self._expression(dim))
+        return number

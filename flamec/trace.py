@@ -74,7 +74,7 @@ class Trace:
         self.serial = next(Trace._serials)
         self.builder = GraphBuilder()
         self.sources: list[InputSource] = []
-        self.oracle = SizeOracle(self.apply)
+        self.oracle = SizeOracle(self.apply, self.expression_of_size)
         self.roots: dict[Storage, Root] = {}
         self.picked = PickedElements(self.roots)
         self.base_storages = list(base_storages)
@@ -120,6 +120,10 @@ class Trace:
         value = self.builder.input(type, source.name or None)
         self.sources.append(source)
         return value
+
+    def expression_of_size(self, size: SymbolicDim) -> Any:
+        """What Python computes a size by before a call's program runs; None if it cannot."""
+        return None if self.host is None else self.host.sizes.expression(size)
 
     def exempt(self, container: Any, key: Any) -> None:
         """Leave an entry unguarded: the program reads it anew at each call."""

@@ -27,6 +27,8 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     **{f"math.{n}": (getattr(math, n), "") for n in (*MATH_NAMES, *PREDICATES)},
     "abs": (operator.abs, ""),
     "bool": (bool, "{}"),
+    "int": (int, "int({})"),
+    "float": (float, "float({})"),
     "round": (round, ""),
     "is_inside": (bounds_of_slices.is_inside, "(-{1} <= {0} < {1})"),
     "are_inside": (bounds_of_slices.are_inside, "({0}:{1} inside of {2} elements, from one end)"),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import flamec
+from flamec.nn import functional as F
 
 VALUES = (2.0, 3.0, 4.0, 2.5)
 
@@ -99,6 +100,40 @@ def test_sizes_are_integers(name: str) -> None:
     for rows in (2, 3, 4, 0, 1, 5):
         x = flamec.ones(rows, 2)
         assert same(compiled(x), function(x)), rows
+
+
+# what Python computes of sizes by way of floats -> how many programs there may be
+ROUNDED_SIZES = {
+    "ceil": (with_size(lambda x, n: x[: math.ceil(n / 4)] * 2), 2),
+    "floor": (with_size(lambda x, n: x[math.floor(n * 0.7) :] * 2), 2),
+    "round": (with_size(lambda x, n: x.topk(round(n * 0.5), 0)[0]), 2),
+    "whole": (with_size(lambda x, n: x[: int(n * 0.5)] * 2), 7),
+    "numpy": (with_size(lambda x, n: x[: int(np.ceil(n / 4))] * 2), 12),
+    "padding": (with_size(lambda x, n: F.pad(x, (0, 0, 0, math.ceil(n / 8) * 8 - n))), 2),
+    "parts": (with_size(lambda x, n: x.split([round(n / 3), n - round(n / 3)])[1] * 2), 2),
+    "less": (with_size(lambda x, n: x * min(1.0, n / 6)), 3),
+    "truth": (with_size(lambda x, n: x * 2 if n * 0.5 - 2 else x), 3),
+    "value": (with_size(lambda x, n: (x * 2, n / 4, math.ceil(n / 4), -(n / 2))), 2),
+    "turns": (with_size(lambda x, n: sum([x * i for i in range(math.ceil(n / 4))], x)), 5),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*different assumptions")
+@pytest.mark.parametrize("name", ROUNDED_SIZES)
+def test_sizes_that_python_rounds_are_sizes(name: str) -> None:
+    function, programs = ROUNDED_SIZES[name]
+    compiled = flamec.compile(function, backend="evaluate", fullgraph=True)
+    for rows in (4, 9, 2, 12, 3, 8, 5, 11, 1, 0, 10):
+        x = flamec.arange(2.0 * rows).reshape(-1, 2)
+        assert same(compiled(x), function(x)), rows
+    assert compiled.stats.traces <= programs, compiled.stats.guard_failures
+
+
+def test_a_number_that_is_made_whole_has_a_program_for_each_whole_number() -> None:
+    compiled = flamec.compile(lambda x, k: x * int(k / 4), backend="evaluate", fullgraph=True)
+    for k in range(4, 20):
+        assert compiled(flamec.ones(2), k).tolist() == [k // 4] * 2
+    assert compiled.stats.traces == 5
 
 
 def test_returned_shapes_need_no_program_of_their_own() -> None:
