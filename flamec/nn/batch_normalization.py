@@ -87,7 +87,7 @@ class _Norm(Module):
         if self.bias is not None:
             init.zeros_(self.bias)
 
-    def _check_input(self, input: Tensor) -> None:
+    def _check_input_dim(self, input: Tensor) -> None:
         if input.ndim not in self.ranks:
             text = " or ".join(f"{rank}D" for rank in self.ranks)
             raise ValueError(f"expected {text} input (got {input.ndim}D input)")
@@ -128,7 +128,7 @@ class _BatchNorm(_Norm):
         return ops.div(1.0, ops.cast(self.num_batches_tracked, self.running_mean._type.dtype))
 
     def forward(self, input: Tensor) -> Tensor:
-        self._check_input(input)
+        self._check_input_dim(input)
         updates = self.training and self.track_running_stats
         share = self._share() if updates else (self.momentum or 0.0)
         by_batch = self.training or (self.running_mean is None and self.running_var is None)
@@ -181,7 +181,7 @@ class _InstanceNorm(_Norm):
         )
 
     def forward(self, input: Tensor) -> Tensor:
-        self._check_input(input)
+        self._check_input_dim(input)
         single = input.ndim == self.ranks[0]
         channels = input.shape[0 if single else 1]
         if self.affine and channels != self.num_features:

@@ -141,6 +141,10 @@ class _Conv(_Convolution):
             padding_mode, device, dtype,
         )  # fmt: skip
 
+    @property
+    def _reversed_padding_repeated_twice(self) -> list[int]:
+        return list(self._borders())
+
     def _borders(self) -> tuple[int, ...]:
         """Low and high amounts, the last dimension first, as ``F.pad`` takes them."""
         pairs: list[tuple[int, int]] = []
@@ -151,15 +155,17 @@ class _Conv(_Convolution):
                 pairs.append((self.padding[n], self.padding[n]))
         return tuple(amount for pair in reversed(pairs) for amount in pair)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer with another weight and bias, as subclasses call it in PyTorch."""
         function = type(self).function
         padding: Any = self.padding
         if self.padding_mode != "zeros":
             input = F.pad(input, self._borders(), mode=self.padding_mode)
             padding = 0
-        return function(
-            input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
-        )
+        return function(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.weight, self.bias)
 
 
 class Conv1d(_Conv):

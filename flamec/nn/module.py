@@ -357,13 +357,16 @@ class Module(ModuleWithState):
         fn(self)
         return self
 
-    def _convert(self: T, convert: Callable[[Tensor], Tensor]) -> T:
-        """Replace the data of every parameter, gradient and buffer; the objects stay."""
+    def _apply(self: T, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> T:
+        """Replace the data of every parameter, gradient and buffer; classes may override it."""
+        if recurse:
+            for child in self.children():
+                child._apply(fn)
         with no_grad():
-            for tensor in (*self.parameters(), *self.buffers()):
+            for tensor in (*self.parameters(False), *self.buffers(False)):
                 for target in (tensor, tensor.grad):
                     if target is not None:
-                        converted = convert(target)
+                        converted = fn(target)
                         if converted is not target:
                             replace_data(target, converted)
         return self
@@ -382,30 +385,27 @@ class Module(ModuleWithState):
             converted: Tensor = tensor.to(device or tensor.device, wanted)
             return converted
 
-        return self._convert(convert)
-
-    def _to_float(self: T, dtype: DType) -> T:
-        return self.to(dtype)
+        return self._apply(convert)
 
     def float(self: T) -> T:
         """Convert floating-point parameters and buffers to float32."""
-        return self._to_float(float32)
+        return self.to(float32)
 
     def double(self: T) -> T:
         """Convert floating-point parameters and buffers to float64."""
-        return self._to_float(float64)
+        return self.to(float64)
 
     def half(self: T) -> T:
         """Convert floating-point parameters and buffers to float16."""
-        return self._to_float(float16)
+        return self.to(float16)
 
     def bfloat16(self: T) -> T:
         """Convert floating-point parameters and buffers to bfloat16."""
-        return self._to_float(bfloat16)
+        return self.to(bfloat16)
 
     def type(self: T, dst_type: DType) -> T:
         """Convert every parameter and buffer to ``dst_type``."""
-        return self._convert(lambda tensor: tensor.to(dst_type))
+        return self._apply(lambda tensor: tensor.to(dst_type))
 
     def cpu(self: T) -> T:
         """Move to the CPU."""

@@ -44,6 +44,7 @@ class IncompatibleKeys(NamedTuple):
 
 
 EXTRA_STATE = "_extra_state"
+ASSIGN = "assign_to_params_buffers"  # PyTorch's name, in what ``_load_from_state_dict`` is given
 
 
 def _own_entries(module: Module) -> Iterator[tuple[str, Tensor]]:
@@ -78,23 +79,73 @@ class ModuleWithState(HookedModule):
         module: Any = self
         for hook in self._state_dict_pre_hooks.values():
             hook(self, prefix, keep_vars)
-        for name, tensor in _own_entries(module):
-            kept = keep_vars or hasattr(tensor, "materialize")  # without a shape yet
-            found[prefix + name] = tensor if kept else ops.detach(tensor)
-        if _has_extra_state(module, "get_extra_state"):
-            found[prefix + EXTRA_STATE] = module.get_extra_state()
+        self._save_to_state_dict(found, prefix, keep_vars)
         for name, child in module._modules.items():
             if child is not None:
                 child.state_dict(destination=found, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
         for hook in self._state_dict_hooks.values():
-            hook(self, found, prefix, {})
+            found = hook(self, found, prefix, {}) or found
         return found
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        """Put the module's own parameters and buffers into ``destination``; classes may override
+        it, as in PyTorch."""
+        module: Any = self
+        for name, tensor in _own_entries(module):
+            kept = keep_vars or hasattr(tensor, "materialize")  # without a shape yet
+            destination[prefix + name] = tensor if kept else ops.detach(tensor)
+        if _overrides(module, "get_extra_state"):
+            destination[prefix + EXTRA_STATE] = module.get_extra_state()
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> IncompatibleKeys:
         """Copy (or ``assign``) tensors by path; RuntimeError listing every difference if strict."""
         return load_state(self, state_dict, strict, assign)  # type: ignore[arg-type]  # it is a Module
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Take the module's own parameters and buffers from ``state_dict``, as PyTorch does.
+
+        Classes may override it. It is called for these only: what others take is copied when all
+        that differs is known (``load_state``).
+        """
+        module: Any = self
+        told = (missing_keys, unexpected_keys, error_msgs)
+        for hook in self._load_state_dict_pre_hooks.values():
+            hook(self, state_dict, prefix, local_metadata, strict, *told)
+        self._complete_old_state(state_dict, prefix)
+        known = {f"{prefix}{name}.": child for name, child in module._modules.items() if child}
+        entries = {prefix + name: (name, tensor) for name, tensor in _own_entries(module)}
+        if _overrides(module, "set_extra_state"):
+            entries[prefix + EXTRA_STATE] = ("", module)
+        for path, (name, tensor) in entries.items():
+            source = state_dict.get(path)
+            if path not in state_dict:
+                missing_keys.append(path)
+            elif not name:
+                module.set_extra_state(source)
+            elif problems := _mismatch(path, tensor, source):
+                error_msgs += problems
+            else:
+                with no_grad():
+                    assign = local_metadata.get(ASSIGN, False)
+                    _load_entry(module, name, tensor, state_dict[path], assign)
+        unexpected_keys += [
+            key
+            for key in state_dict
+            if key.startswith(prefix) and key not in entries and not key.startswith((*known,))
+        ]
 
     def _complete_old_state(self, state: dict[str, Any], prefix: str) -> None:
         """Add to ``state`` what older forms of the module did not have."""
@@ -112,7 +163,7 @@ class ModuleWithState(HookedModule):
         )
 
 
-def _has_extra_state(module: Module, method: str) -> bool:
+def _overrides(module: Module, method: str) -> bool:
     return getattr(type(module), method) is not getattr(ModuleWithState, method)
 
 
@@ -129,20 +180,28 @@ def load_state(
     state = OrderedDict(state)
     owners = dict(_modules_of(module, ""))
     told: tuple[list[str], list[str], list[str]] = ([], [], [])
+    apart = {p for p, owner in owners.items() if _overrides(owner, "_load_from_state_dict")}
     for prefix, owner in owners.items():
+        if prefix in apart:
+            given = {ASSIGN: True} if assign else {}
+            owner._load_from_state_dict(state, prefix, given, strict, *told)
+            continue
         for hook in owner._load_state_dict_pre_hooks.values():
             hook(owner, state, prefix, {}, strict, *told)
         owner._complete_old_state(state, prefix)
-    entries = list(_entries(module, ""))
+    loaded = {owners[prefix] for prefix in apart}
+    entries = [entry for entry in _entries(module, "") if entry[1] not in loaded]
     extra = {
         prefix + EXTRA_STATE: owner
         for prefix, owner in owners.items()
-        if _has_extra_state(owner, "set_extra_state")
+        if _overrides(owner, "set_extra_state") and owner not in loaded
     }
     expected = [path for path, *_ in entries] + [*extra]
     missing = told[0] + [path for path in expected if path not in state]
     known = set(expected)
-    unexpected = told[1] + [key for key in state if key not in known]
+    unexpected = told[1] + [
+        key for key in state if key not in known and _owner_prefix(key, owners) not in apart
+    ]
     problems = told[2]
     for path, _, _, tensor in entries:
         if path in state:
@@ -174,6 +233,15 @@ def _modules_of(module: Module, prefix: str) -> Iterator[tuple[str, Module]]:
     for name, child in module._modules.items():
         if child is not None:
             yield from _modules_of(child, f"{prefix}{name}.")
+
+
+def _owner_prefix(key: str, owners: Mapping[str, Module]) -> str:
+    """The prefix of the module that a key belongs to: the longest."""
+    prefix = key
+    while prefix not in owners:
+        prefix = prefix.rstrip(".").rpartition(".")[0]
+        prefix += "." if prefix else ""
+    return prefix
 
 
 def _require_match(
