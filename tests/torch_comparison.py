@@ -46,6 +46,16 @@ def _array(value: Any) -> np.ndarray | None:
     return None if value is None else value.detach().numpy(force=True)
 
 
+def derivatives(package: Any, x: Any, function: Call) -> list[np.ndarray]:
+    """A function's value, its gradient by ``backward`` and by ``grad``, and the gradient of the sum
+    of that gradient's squares; ``x`` is a leaf."""
+    value = function(x)
+    value.backward()
+    (g,) = package.autograd.grad(function(x), x, create_graph=True)
+    (h,) = package.autograd.grad((g * g).sum(), x)
+    return [np.asarray(t.detach().numpy()) for t in (value, x.grad, g, h)]
+
+
 def compare(
     call: Call,
     arrays: Sequence[np.ndarray],

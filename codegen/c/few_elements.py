@@ -51,22 +51,14 @@ class FewElementsWriter(SideBySideWriter):
 
     def main_function(self) -> str:
         program = self.program
-        lane = program.rows[-1] if program.rows else None
-        lane_loop, lane_size = (lane.name, dim(lane.size)) if lane else ("lane", "1")
-        declarations = self.declarations()
-        declarations.append(f"const int64_t group_count = {self._groups()};")
+        declarations = self._declarations()
         unrolled = isinstance(self.inner_size, int) and self.inner_size <= UNROLLED
         self.places = RowPlaces(program.rows[-2].name if len(program.rows) > 1 else "")
+        lane_loop, _ = self._lane()
         full = self._vector(VectorAxis(lane_loop))
         tail = self._vector(VectorAxis(lane_loop, "n"))
         holes = {
-            "name": self.name,
-            "declarations": "\n".join(declarations),
-            "width": self.schedule.width,
-            "lane_loop": lane_loop,
-            "lane_size": lane_size,
-            **self._row_indices(),
-            "inner": [{"name": l.name, "size": dim(l.size)} for l in program.inner],
+            **self._holes(declarations),
             "unrolled": unrolled,
             "full": full,
             "tail": tail,

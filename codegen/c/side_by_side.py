@@ -7,7 +7,7 @@ with all vectors, or with one vector after the other (``SideBySideWriter._tiled`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeGuard
 
@@ -56,25 +56,37 @@ class SideBySideWriter(ProgramWriter):
         return f"flamec_max(1, {GRAIN} / flamec_max(1, {each}))"
 
     def main_function(self) -> str:
-        program = self.program
-        lane = program.rows[-1] if program.rows else None
-        lane_loop, lane_size = (lane.name, dim(lane.size)) if lane else ("lane", "1")
-        declarations = self.declarations()
-        declarations.append(f"const int64_t group_count = {self._groups()};")
+        declarations = self._declarations()
         self.places = self.writer.places = RowPlaces(self.rows[-2] if len(self.rows) > 1 else "")
-        passes = [self._pass(block, lane_loop, declarations) for block in program.passes]
+        lane_loop, _ = self._lane()
+        passes = [self._pass(block, lane_loop, declarations) for block in self.program.passes]
         holes = {
+            **self._holes(declarations),
+            "passes": passes,
+            "transposes": any("flamec_transpose" in str(block["tiled"]) for block in passes),
+        }
+        return render("along_rows.c.j2", holes)
+
+    def _lane(self) -> tuple[str, str]:
+        """Name and size of the loop that the lanes go along."""
+        lane = self.program.rows[-1] if self.program.rows else None
+        return (lane.name, dim(lane.size)) if lane else ("lane", "1")
+
+    def _declarations(self) -> list[str]:
+        return [*self.declarations(), f"const int64_t group_count = {self._groups()};"]
+
+    def _holes(self, declarations: Sequence[str]) -> dict[str, Any]:
+        """What the templates of all forms along rows have in common."""
+        lane_loop, lane_size = self._lane()
+        return {
             "name": self.name,
             "declarations": "\n".join(declarations),
             "width": self.schedule.width,
             "lane_loop": lane_loop,
             "lane_size": lane_size,
             **self._row_indices(),
-            "inner": [{"name": l.name, "size": dim(l.size)} for l in program.inner],
-            "passes": passes,
-            "transposes": any("flamec_transpose" in str(block["tiled"]) for block in passes),
+            "inner": [{"name": l.name, "size": dim(l.size)} for l in self.program.inner],
         }
-        return render("along_rows.c.j2", holes)
 
     def _row_indices(self) -> dict[str, str]:
         """Definitions of the indices of the loops over rows but the last, and what a group is."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from torch_comparison import derivatives
 
 import flamec
 from flamec.autograd import Function
@@ -80,20 +80,11 @@ def tensor(lib: Any) -> Any:
     return lib.tensor(X, dtype=lib.float64, requires_grad=True)
 
 
-def derivatives(lib: Any, f: Callable[[Any], Any]) -> list[np.ndarray]:
-    x = tensor(lib)
-    value = f(x)
-    value.backward()
-    (g,) = lib.autograd.grad(f(x), x, create_graph=True)
-    (h,) = lib.autograd.grad((g * g).sum(), x)
-    return [np.asarray(t.detach().numpy()) for t in (value, x.grad, g, h)]
-
-
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("f", [first, second])
 def test_values_and_two_derivatives(f: Any, way: str) -> None:
-    expected = derivatives(torch, lambda x: f(torch, x))
-    found = derivatives(flamec, WAYS[way](lambda x: f(flamec, x)))
+    expected = derivatives(torch, tensor(torch), lambda x: f(torch, x))
+    found = derivatives(flamec, tensor(flamec), WAYS[way](lambda x: f(flamec, x)))
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
@@ -104,7 +95,7 @@ def test_inside_a_compiled_step(f: Any) -> None:
         (g,) = flamec.autograd.grad(f(flamec, x), x, create_graph=True)
         return g, flamec.autograd.grad((g * g).sum(), x)[0]
 
-    expected = derivatives(torch, lambda x: f(torch, x))[2:]
+    expected = derivatives(torch, tensor(torch), lambda x: f(torch, x))[2:]
     for a, b in zip(flamec.compile(step)(tensor(flamec)), expected, strict=True):
         np.testing.assert_allclose(a.detach().numpy(), b, rtol=1e-12)
 
