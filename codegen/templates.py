@@ -15,7 +15,11 @@ def _environment(package: str) -> jinja2.Environment:
 
     loader = jinja2.PackageLoader(package, "templates")
     return jinja2.Environment(
-        loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=loader,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        auto_reload=False,  # else each use of a template asks for its file
     )
 
 

@@ -109,9 +109,10 @@ class Node:
     @property
     def bodies(self) -> dict[str, Graph]:
         """The graphs that the node runs, by attribute; empty for most operations."""
-        if not self.attributes:
-            return {}
-        return {k: v for k, v in self.attributes.items() if isinstance(v, Graph)}
+        for value in self.attributes.values():  # of most nodes none is one
+            if isinstance(value, Graph):
+                return {k: v for k, v in self.attributes.items() if isinstance(v, Graph)}
+        return {}
 
     def key(self) -> tuple[Any, ...]:
         """Equal keys mean equal results, given that the op is pure."""

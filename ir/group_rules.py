@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from flamec.ir.graph import Node, Value
 from flamec.ir.group_space import Address, GroupSpace, Guard, Operand
 from flamec.ir.iteration_space import Axes, Axis, Dims, Incompatible, fresh_axes, fresh_dims, unify
-from flamec.ir.layout import Access, Dimension, Layout, dense, strided, view_access
+from flamec.ir.layout import Access, Dimension, Layout, dense, strided, through_views
 from flamec.ir.op import CONTROL, OpKind
 from flamec.ir.shape import Dim, structurally_equal
 from flamec.ir.tasks import Task
@@ -44,15 +44,14 @@ def find(space: GroupSpace, value: Value, extra: Node | None = None) -> Operand:
             shape = chain[-1].output.type.shape if chain else root.type.shape
             return Operand(root, [[] for _ in shape])
         axis, shape = node.attributes["axis"], root.type.shape
-        layout = strided(shape, tuple(int(i == axis) for i in range(len(shape))))
+        positions = strided(shape, tuple(int(i == axis) for i in range(len(shape))))
+        access = through_views(Access(positions), chain)
+    elif extra is None:
+        access = space.context.access(value)
     else:
-        layout = dense(root.type.shape)
-    access = Access(layout)
-    for view in chain:
-        seen = view_access(view, access)
-        if seen is None:
-            raise Incompatible("a view cannot be expressed by strides")
-        access = seen
+        access = through_views(Access(dense(root.type.shape)), chain)
+    if access is None:
+        raise Incompatible("a view cannot be expressed by strides")
     dims = [[Axis(f.size) for f in dim] for dim in access.layout.dims]
     guards = []
     for at, size in access.bounds:

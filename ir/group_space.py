@@ -7,7 +7,7 @@ how it is found: computed in the group, loaded from a buffer, a constant, or a p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flamec.ir.graph import Value
@@ -17,15 +17,23 @@ from flamec.ir.shape import Dim, structurally_equal
 from flamec.ir.tasks import Task, TaskGraph
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Address:
     """``offset`` plus, for each axis, index times stride; in elements."""
 
     offset: Dim
     terms: tuple[tuple[Axis, Dim], ...]
+    _settled: Mapping[Axis, Dim] | None = field(default=None, compare=False, repr=False)
 
-    def strides(self) -> dict[Axis, Dim]:
+    def settle(self) -> Address:
+        """The address, which keeps its strides from now on: its axes are not split any more."""
+        self._settled = self.strides()
+        return self
+
+    def strides(self) -> Mapping[Axis, Dim]:
         """The stride of each leaf axis; axes along which the address is constant are absent."""
+        if self._settled is not None:
+            return self._settled
         strides: dict[Axis, Dim] = {}
         for axis, stride in self.terms:
             step: Dim = stride
@@ -70,7 +78,17 @@ class Operand:
 
     def axes(self) -> list[Axis]:
         """The leaf axes over which the operand's dimensions run."""
-        return leaves(axis for dim in self.dims for axis in dim)
+        return leaves([axis for dim in self.dims for axis in dim])
+
+    def settle(self) -> None:
+        """See ``GroupSpace.settle``."""
+        self.dims = [leaves(dim) for dim in self.dims]
+        if self.address is not None:
+            self.address.settle()
+        for guard in self.guards:
+            guard.index.settle()
+        for index, *_ in self.indices:
+            index.settle()
 
 
 @dataclass
@@ -80,7 +98,8 @@ class GroupSpace:
     ``task_dims`` are the dimensions that each task runs over to give its results (for a
     reduction, those of the result). ``regions`` says where copies write, ``positions`` which
     element of a row-major array is meant (random bits, iota, the column of a placed value).
-    ``picks`` are the gathers that fold a computed row. ``scalars`` are those of other
+    ``picks`` are the gathers that fold a computed row. ``stores``: where results lie,
+    as far as that was asked (``memory_order.store_address``). ``scalars`` are those of other
     tasks that the kernel computes before its loops.
     """
 
@@ -94,9 +113,22 @@ class GroupSpace:
     positions: dict[Task, Address] = field(default_factory=dict)
     assembled: set[Value] = field(default_factory=set)
     picks: set[Task] = field(default_factory=set)
+    stores: dict[Value, Address] = field(default_factory=dict)
+
+    def settle(self) -> None:
+        """Say that no axis is split or merged any more, so that what was found of them holds."""
+        for operands in self.operands.values():
+            for operand in operands:
+                operand.settle()
+        for address in (*self.regions.values(), *self.positions.values()):
+            address.settle()
+
+    def task_axes(self, task: Task) -> list[Axis]:
+        """The leaf axes that a task runs over."""
+        return leaves([axis for dim in self.task_dims[task] for axis in dim])
 
     def value_axes(self, value: Value) -> list[Axis]:
-        return leaves(axis for dim in self.dims[value] for axis in dim)
+        return leaves([axis for dim in self.dims[value] for axis in dim])
 
     def all_axes(self) -> list[Axis]:
         """Every leaf axis once, in the order of first appearance."""
@@ -104,8 +136,7 @@ class GroupSpace:
         for task in self.tasks:
             for operand in self.operands[task]:
                 seen.update(dict.fromkeys(operand.axes()))
-            dims = self.task_dims[task]
-            seen.update(dict.fromkeys(leaves(axis for dim in dims for axis in dim)))
+            seen.update(dict.fromkeys(self.task_axes(task)))
         return list(seen)
 
 

@@ -39,11 +39,26 @@ def leaves(axes: Iterable[Axis]) -> Axes:
     """The unsplit axes that a list stands for."""
     result: Axes = []
     for axis in axes:
-        if axis.parts is None:
+        parts = axis.parts
+        if parts is None:
             result.append(axis)
+        elif len(parts) == 1 and parts[0].parts is None:
+            result.append(parts[0])
         else:
-            result.extend(leaves(axis.parts))
+            result += _shortened(axis)
     return result
+
+
+def _shortened(axis: Axis) -> tuple[Axis, ...]:
+    """The unsplit parts of an axis, which it then has itself: what is unified with one after the
+    other does not become a long chain."""
+    parts = axis.parts
+    assert parts is not None
+    for part in parts:
+        if part.parts is not None:
+            axis.parts = tuple(leaves(parts))
+            return axis.parts
+    return parts
 
 
 def fresh_axes(size: Dim) -> Axes:
@@ -61,7 +76,11 @@ def _split(axis: Axis, outer: Dim, inner: Dim) -> None:
 
 def unify(a: Axes, b: Axes) -> None:
     """Make two lists run over the same axes; Incompatible if their sizes interleave unevenly."""
-    left, right = leaves(a)[::-1], leaves(b)[::-1]
+    left, right = leaves(a), leaves(b)
+    if left == right:
+        return
+    left.reverse()
+    right.reverse()
     while left and right:
         x, y = left.pop(), right.pop()
         if x.parts is not None or y.parts is not None:
@@ -83,9 +102,10 @@ def unify(a: Axes, b: Axes) -> None:
             _split(y, x.size, inner)
         left.append(x)
         right.append(y)
-    rest = product(axis.size for axis in left + right)
-    if (left or right) and not _may_be(rest, 1, a, b):
-        raise Incompatible(f"a dimension of {rest} has no counterpart")
+    if left or right:
+        rest = product(axis.size for axis in left + right)
+        if not _may_be(rest, 1, a, b):
+            raise Incompatible(f"a dimension of {rest} has no counterpart")
 
 
 def _divides(x: Axis, y: Axis) -> bool:

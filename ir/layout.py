@@ -161,6 +161,16 @@ def view_access(node: Node, access: Access) -> Access | None:
     return None if layout is None else Access(layout, tuple(bounds))
 
 
+def through_views(access: Access, views: Iterable[Node]) -> Access | None:
+    """The same after all ``views``, the first of which is one of what ``access`` belongs to."""
+    found: Access | None = access
+    for node in views:
+        if found is None:
+            break
+        found = view_access(node, found)
+    return found
+
+
 def _bordered(node: Node, access: Access) -> Access | None:
     """Every place moves by the border before it; outside of the operand nothing is there."""
     attributes: Mapping[str, Any] = node.attributes

@@ -10,8 +10,9 @@ why no division serves all reductions of a group.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from flamec.ir.graph import Value
 from flamec.ir.group_space import GroupSpace, Operand, is_assembled
@@ -67,6 +68,20 @@ class LoopNest:
     level: dict[Value, Level] = field(default_factory=dict)
     stage: dict[Value, int] = field(default_factory=dict)
     scope: dict[Task, Scope] = field(default_factory=dict)
+
+    @cached_property
+    def _row_axes(self) -> frozenset[Axis]:
+        return frozenset(self.rows)
+
+    @cached_property
+    def _inner_axes(self) -> frozenset[Axis]:
+        return frozenset(self.inner)
+
+    def level_of(self, axes: Collection[Axis]) -> Level:
+        """How often something is computed that differs along ``axes``."""
+        if not self._inner_axes.isdisjoint(axes):
+            return Level.ELEMENT
+        return Level.UNIFORM if self._row_axes.isdisjoint(axes) else Level.ROW
 
 
 NestCost = Callable[[GroupSpace, set[Value], LoopNest], float]
@@ -304,8 +319,7 @@ def _assign_levels(space: GroupSpace, nest: LoopNest) -> None:
         if is_fold(space, task):
             level, stage = _fold_level(space, nest, task)
         else:
-            axes = leaves(axis for dim in space.task_dims[task] for axis in dim)
-            level, stage = _joined_level(nest, axes, operands)
+            level, stage = _joined_level(nest, space.task_axes(task), operands)
         for value in task.results:
             nest.level[value], nest.stage[value] = level, stage
 
@@ -314,28 +328,24 @@ def operand_level(nest: LoopNest, operand: Operand) -> tuple[Level, int]:
     """Level and stage of an operand: of its value, or of the load that gives it."""
     if operand.computed:
         return nest.level[operand.source], nest.stage[operand.source]
-    axes = set(operand.address.strides()) if operand.address else set()
+    axes: Collection[Axis] = operand.address.strides().keys() if operand.address else ()
     for guard in operand.guards:
-        axes.update(guard.index.strides())
-    level, stage = _axes_level(nest, axes), 0
+        axes = {*axes, *guard.index.strides()}
+    level, stage = nest.level_of(axes), 0
     for index, *_ in operand.indices:
         index_level, index_stage = operand_level(nest, index)
         level, stage = max(level, index_level), max(stage, index_stage)
     return level, stage
 
 
-def _axes_level(nest: LoopNest, axes: Sequence[Axis] | set[Axis]) -> Level:
-    if any(a in axes for a in nest.inner):
-        return Level.ELEMENT
-    return Level.ROW if any(a in axes for a in nest.rows) else Level.UNIFORM
-
-
 def _joined_level(
     nest: LoopNest, axes: Sequence[Axis], operands: Sequence[Operand]
 ) -> tuple[Level, int]:
     levels = [operand_level(nest, operand) for operand in operands]
-    own = _axes_level(nest, axes)
-    if any(level >= Level.POST_UNIFORM for level, _ in levels):
+    level, stage = nest.level_of(axes), 0
+    for operands_level, operands_stage in levels:
+        level, stage = max(level, operands_level), max(stage, operands_stage)
+    if level >= Level.POST_UNIFORM:
         if any(axis in nest.rows for axis in axes):
             raise Incompatible("needs a reduction that is finished only after the last row")
         if any(level is Level.ROW for level, _ in levels):
@@ -344,8 +354,7 @@ def _joined_level(
         if inside and any(level is Level.POST_UNIFORM for level, _ in levels):
             raise Incompatible("needs a reduction that is finished only after the last row")
         return (Level.POST_COLUMN if inside else Level.POST_UNIFORM), 0
-    level = max([own, *(level for level, _ in levels)])
-    return level, max([0, *(stage for _, stage in levels)])
+    return level, stage
 
 
 def _needs_position(task: Task) -> bool:
@@ -428,7 +437,7 @@ def _check_repetition(space: GroupSpace, nest: LoopNest, escapes: set[Value]) ->
     """Nothing is stored, and nothing expensive computed, once for every row."""
     rows, everything = set(nest.rows), {*nest.rows, *nest.inner}
     for task in space.tasks:
-        axes = set(leaves(axis for dim in space.task_dims[task] for axis in dim))
+        axes = set(space.task_axes(task))
         for value in task.results:
             level = nest.level[value]
             stored = value in escapes or task.is_copy

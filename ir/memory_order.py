@@ -7,7 +7,7 @@ and the order of loops that takes most bytes one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from flamec.ir.estimates import estimate
 from flamec.ir.graph import Value
@@ -56,7 +56,7 @@ def all_addresses(space: GroupSpace, escapes: set[Value]) -> list[Address]:
     return found
 
 
-def coalesces(outer: Axis, inner: Axis, strides: Sequence[dict[Axis, Dim]]) -> bool:
+def coalesces(outer: Axis, inner: Axis, strides: Sequence[Mapping[Axis, Dim]]) -> bool:
     """Whether two neighbouring loops may be one for all addresses."""
     return all(structurally_equal(s.get(outer, 0), s.get(inner, 0) * inner.size) for s in strides)
 
@@ -72,14 +72,17 @@ def even_run(space: GroupSpace, escapes: set[Value], order: list[Axis]) -> int:
 
 def store_address(space: GroupSpace, value: Value) -> Address:
     """The row-major place of a value's elements."""
-    terms = []
-    layout = dense(value.type.shape)
-    for axes, factors in zip(space.dims[value], layout.dims, strict=True):
-        stride = factors[0].stride if factors else 0
-        for axis in reversed(leaves(axes)):
-            terms.append((axis, stride))
-            stride = stride * axis.size
-    return Address(0, tuple(terms))
+    known = space.stores.get(value)
+    if known is None:
+        terms = []
+        layout = dense(value.type.shape)
+        for axes, factors in zip(space.dims[value], layout.dims, strict=True):
+            stride = factors[0].stride if factors else 0
+            for axis in reversed(leaves(axes)):
+                terms.append((axis, stride))
+                stride = stride * axis.size
+        known = space.stores[value] = Address(0, tuple(terms)).settle()
+    return known
 
 
 def memory_order(space: GroupSpace, escapes: set[Value]) -> list[Axis]:

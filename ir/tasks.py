@@ -24,7 +24,7 @@ from flamec.ir.layout import (
     dense,
     is_dense,
     is_view,
-    view_access,
+    through_views,
 )
 from flamec.ir.op import CONTROL, OpKind
 from flamec.ir.shape import product, structurally_equal
@@ -182,16 +182,9 @@ class TaskGraph:
         root, chain = self.resolve(value)
         views = [(node.op.name, node.attributes_key, node.output.type.number) for node in chain]
         key = (root.type.number, *views)
-        if key in self._accesses:
-            return self._accesses[key]
-        access: Access | None = Access(dense(root.type.shape))
-        for node in chain:
-            assert access is not None
-            access = view_access(node, access)
-            if access is None:
-                break
-        self._accesses[key] = access
-        return access
+        if key not in self._accesses:
+            self._accesses[key] = through_views(Access(dense(root.type.shape)), chain)
+        return self._accesses[key]
 
     def layout(self, value: Value) -> Layout | None:
         """The same of a value that is all in memory; None for others."""

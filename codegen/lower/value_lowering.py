@@ -455,7 +455,7 @@ def own_strides(axes: Sequence[Axis]) -> list[tuple[Axis, Dim]]:
     return terms
 
 
-def _grouped(axes: Sequence[Axis], strides: Sequence[dict[Axis, Dim]]) -> list[list[Axis]]:
+def _grouped(axes: Sequence[Axis], strides: Sequence[Mapping[Axis, Dim]]) -> list[list[Axis]]:
     """Neighbouring axes that one loop can run over."""
     groups: list[list[Axis]] = []
     for axis in axes:
