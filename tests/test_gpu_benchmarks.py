@@ -78,3 +78,21 @@ def test_a_wrong_result_is_a_failure(
 ) -> None:
     assert run(bandwidth, monkeypatch, wrong="differs by 1") == 1
     assert "failed: one\n" in capsys.readouterr().out
+
+
+def test_contenders_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that fails or is late costs the others nothing, and says what it had to say."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent))
+    from benchmarks.gpu.in_turns import MOST_ROUNDS, Turns, in_turns
+
+    ready = "from benchmarks.gpu.in_turns import take_turns as t; print('a line of a library');"
+    right = ready + "t({'first_call': 1}, lambda: 0.5, lambda: {'peak_bytes': 7})"
+    wrong = "raise ValueError('no such algorithm')"
+    contenders = {n: lambda c=code: Turns(["-c", c]) for n, code in (("b", wrong), ("a", right))}
+    found = in_turns(contenders, seconds=100)
+    assert "no such algorithm" in found["b"].problem and not found["b"].rounds
+    assert not found["a"].problem and found["a"].rounds == [0.5] * MOST_ROUNDS
+    assert found["a"].facts == {"first_call": 1, "peak_bytes": 7}
+    late = Turns(["-c", "import time; time.sleep(60)"])
+    assert late.answer(0.2) is None and late.problem == "was not ready in time"
+    late.close()
