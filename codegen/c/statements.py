@@ -91,7 +91,7 @@ class StatementWriter:
         row_step: Dim = 0
         of_row: list[str] = []
         terms: list[str] = []
-        symbolic = isinstance(at.offset, SymbolicDim)
+        symbolic = False
         loops = [*zip(self.rows, at.rows, strict=False), *zip(self.inner, at.inner, strict=False)]
         for name, stride in loops:
             along = axis is not None and name == axis.loop
@@ -107,11 +107,10 @@ class StatementWriter:
             symbolic = symbolic or isinstance(stride, SymbolicDim)
             if self.places is not None and name == self.places.innermost:
                 row_step = stride
-        if not is_zero(at.offset) or not (of_row or terms):
-            of_row.insert(0, dim(at.offset))
         if self.places is not None and symbolic:
             of_row = [self.places.name(" + ".join(of_row), row_step)]
-        return " + ".join([*of_row, *terms]), step
+        offset = [] if is_zero(at.offset) and (of_row or terms) else [dim(at.offset)]
+        return " + ".join([*offset, *of_row, *terms]), step
 
     def pointer(self, place: Place, index: str, extra: str = "") -> str:
         base = "panel" if place.parameter < 0 else f"p{place.parameter}"
