@@ -85,7 +85,7 @@ def indices_of_rows(
     indices are computed from the number; otherwise they are counted from row to row.
     """
     places = places or RowPlaces("")
-    if all(isinstance(loop.size, int) for loop in loops[1:]):
+    if len(loops) < 2:
         indices = "\n".join([decomposed(loops, row), *places.declared(const=True)])
         return {"row_indices": indices, "row_start": "", "row_step": ""}
     start, step = counting(loops, first, places)
