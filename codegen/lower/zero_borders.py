@@ -8,6 +8,7 @@ carries from one axis into the next; where one may, nothing is claimed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +17,9 @@ from flamec.ir.kernel import Border, MatrixOperand
 from flamec.ir.tasks import TaskGraph
 
 MOST_BORDERS = 3  # of a product
+# Rows' worth of zeros from which leaving them out is worth it: the other operand is then copied in
+# the steps of the first one's depth, an element of it as long as some 20 to 60 products.
+WORTH = 64
 
 
 @dataclass
@@ -70,7 +74,9 @@ def _borders(operand: MatrixOperand, root: Value, context: TaskGraph) -> tuple[B
             (axis.rows if kind == "rows" else axis.depth).append((position, step))
     if any(axis.last >= axis.size for axis in axes):
         return ()
-    found = []
+    found: list[Border] = []
+    free, contracted = ([n for n, _ in loops] for loops in (steps.free, steps.contracted))
+    other = 1.0  # share of elements that no border has
     for axis, start in zip(axes, starts, strict=True):
         met = start < axis.low or axis.last >= axis.low + axis.inside
         if not (axis.is_bordered and met and len(axis.rows) == len(axis.depth) == 1):
@@ -78,7 +84,15 @@ def _borders(operand: MatrixOperand, root: Value, context: TaskGraph) -> tuple[B
         (row, row_step), (along, step) = axis.rows[0], axis.depth[0]
         low = axis.low - start
         found.append(Border(row, along, row_step, step, low, low + axis.inside))
+        other *= _share_inside(found[-1], int(free[row]), int(contracted[along]))
+    if (1 - other) * math.prod(map(int, free)) < WORTH:
+        return ()
     return tuple(found[:MOST_BORDERS])
+
+
+def _share_inside(b: Border, rows: int, depth: int) -> float:
+    places = (i * b.row_step + j * b.step for i in range(rows) for j in range(depth))
+    return sum(b.low <= place < b.high for place in places) / (rows * depth)
 
 
 def _axes_of(root: Value, context: TaskGraph) -> list[_Axis] | None:

@@ -211,7 +211,7 @@ def test_many_channels_that_come_first_are_not_rearranged() -> None:
         y = conv(x)
         return y, flamec.autograd.grad(y, [x, conv.weight], g)
 
-    step(flamec.randn(2, 70, 7, 9, requires_grad=True), flamec.randn(2, 80, 7, 9))
+    step(flamec.randn(8, 70, 7, 9, requires_grad=True), flamec.randn(8, 80, 7, 9))
     compiled = step.programs[0].prepared.compiled
     names = [k.operations[0] for k in compiled.kernels]
     assert sorted(names) == ["dot_general"] * 3 + ["pad"] * 2
@@ -224,10 +224,21 @@ def test_many_channels_that_come_first_are_not_rearranged() -> None:
         assert [(b.row, b.along) for b in c.left.borders] == [(1, 1), (2, 2)]
 
 
+def test_zeros_of_few_places_are_multiplied() -> None:
+    """They are fewer than what the kernel's elements cost that are put in the order of others."""
+    for batch, left_out in ((1, False), (2, False), (16, True)):
+        compiled = flamec.compile(nn.Conv2d(64, 64, 3, padding=1, bias=False), dynamic=False)
+        with flamec.no_grad():
+            compiled(flamec.randn(batch, 64, 7, 7))
+        kernel = compiled.programs[0].prepared.compiled.kernels[-1]
+        product = kernel.parts[0].program.contraction
+        assert product is not None and bool(product.left.borders) is left_out
+
+
 # rows and columns of results: of the image, of its gradient, of the kernel's
 STORED = (
-    (((2, 80 * 63), (63, 1)), ((80, 63),)),
-    (((2, 70 * 63), (63, 1)), ((70, 63),)),
+    (((8, 80 * 63), (63, 1)), ((80, 63),)),
+    (((8, 70 * 63), (63, 1)), ((70, 63),)),
     (((630, 1),), ((80, 630),)),
 )
 
