@@ -15,7 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flamec.autograd.rules import apply_recorded
-from flamec.autograd.trial_runs import try_out
 from flamec.dispatch import leaf_value, tape_value
 from flamec.errors import unrepeatable, user_location
 from flamec.ir.builder import Builder
@@ -87,6 +86,8 @@ def record_hooks(trace: Trace, recorder: Recorder) -> None:
 def _kept(trace: Trace, recorder: Recorder, value: Value, hook: Hook) -> KeptHook:
     name = getattr(hook, "__qualname__", repr(hook))
     called = partial(_called, hook)
+    from flamec.autograd.trial_runs import try_out  # only where hooks are traced
+
     return KeptHook(*try_out(recorder, trace, [value.type], lambda seeds: [called(*seeds)], name))
 
 
