@@ -115,13 +115,21 @@ def _special() -> list[Case]:
             Case(n, lambda x, n=n: getattr(special, n)(x(5, 7, positive=n in ("entr", *right)) * 4))
             for n in (*names, *right)
         ),
+        Case("ndtr", lambda x: special.ndtr(x(5, 7))),
+        Case("ndtri", lambda x: special.ndtri(x(5, 7).sigmoid())),
+        Case("xlog1py", lambda x: special.xlog1py(x(5, 7), x(7, positive=True))),
         Case(
             "zeta",
             lambda x: special.zeta(x(5, 7, positive=True) + 1, x(7, positive=True)),
         ),
-        Case(
-            "both_tails",
-            lambda x: special.gammainc(x(5, 7, positive=True), x(5, 7, positive=True)),
+        *(
+            Case(n, lambda x, f=f: f(x(5, 7, positive=True), x(5, 7, positive=True)))
+            for n, f in (
+                ("igamma", flamec.igamma),
+                ("igammac", flamec.igammac),
+                ("gammainc", special.gammainc),
+                ("gammaincc", special.gammaincc),
+            )
         ),
     ]
 

@@ -409,7 +409,7 @@ def _() -> None:
 
 @row("distributions")
 def _() -> None:
-    for name in ("Wishart", "VonMises", "LKJCholesky"):
+    for name in ("Wishart", "LKJCholesky", "LowRankMultivariateNormal"):
         assert hasattr(torch.distributions, name) and not hasattr(flamec.distributions, name)
 
     def density(scale: Any) -> Any:

@@ -23,7 +23,9 @@ from flamec.distributions.distribution import (
 from flamec.state import no_grad
 from flamec.tensor import Tensor
 
-__all__ = ["Cauchy", "Exponential", "Gumbel", "HalfNormal", "Laplace", "Normal", "Uniform"]
+__all__ = [
+    "Cauchy", "Exponential", "Gumbel", "HalfCauchy", "HalfNormal", "Laplace", "Normal", "Uniform",
+]  # fmt: skip
 
 _SQRT2 = math.sqrt(2)
 
@@ -102,14 +104,15 @@ class Normal(_LocationScale):
         return 0.5 + 0.5 * math.log(2 * math.pi) + self.scale.log()
 
 
-class HalfNormal(Distribution):
-    """The absolute value of a normal number around 0 with standard deviation ``scale``."""
+class _Half(Distribution):
+    """The absolute value of a number around 0."""
 
     arg_constraints: ClassVar[Constraints] = {"scale": constraints.positive}
     has_rsample = True
+    _whole: ClassVar[type[_LocationScale]]
 
     def __init__(self, scale: Any, validate_args: bool | None = None) -> None:
-        self._base = Normal(0, scale, validate_args=False)
+        self._base = self._whole(0, scale, validate_args=False)
         self.scale = self._base.scale
         super().__init__(self._base.batch_shape, validate_args=validate_args)
 
@@ -118,16 +121,8 @@ class HalfNormal(Distribution):
         return constraints.nonnegative
 
     @property
-    def mean(self) -> Tensor:
-        return self.scale * math.sqrt(2 / math.pi)
-
-    @property
     def mode(self) -> Tensor:
         return flamec.zeros_like(self.scale)
-
-    @property
-    def variance(self) -> Tensor:
-        return self.scale.square() * (1 - 2 / math.pi)
 
     def rsample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
         return self._base.rsample(sample_shape).abs()
@@ -145,6 +140,20 @@ class HalfNormal(Distribution):
 
     def entropy(self) -> Tensor:
         return self._base.entropy() - math.log(2)
+
+
+class HalfNormal(_Half):
+    """The absolute value of a normal number around 0 with standard deviation ``scale``."""
+
+    _whole = Normal
+
+    @property
+    def mean(self) -> Tensor:
+        return self.scale * math.sqrt(2 / math.pi)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.scale.square() * (1 - 2 / math.pi)
 
 
 class Laplace(_LocationScale):
@@ -207,6 +216,20 @@ class Cauchy(_LocationScale):
 
     def entropy(self) -> Tensor:
         return math.log(4 * math.pi) + self.scale.log()
+
+
+class HalfCauchy(_Half):
+    """The absolute value of a Cauchy number around 0; it has no moments."""
+
+    _whole = Cauchy
+
+    @property
+    def mean(self) -> Tensor:
+        return flamec.full_like(self.scale, math.inf)
+
+    @property
+    def variance(self) -> Tensor:
+        return flamec.full_like(self.scale, math.inf)
 
 
 class Gumbel(_LocationScale):

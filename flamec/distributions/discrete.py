@@ -34,7 +34,7 @@ def _clamped(probs: Tensor) -> Tensor:
     return probs.clamp(eps, 1 - eps)
 
 
-def _enumerated(values: Tensor, batch: Sequence[Any], expand: bool) -> Tensor:
+def enumerated(values: Tensor, batch: Sequence[Any], expand: bool) -> Tensor:
     """Values [n, *event] as [n, *batch, *event], or with ones in place of the batch."""
     event = values.shape[1:]
     values = values.view(-1, *(1,) * len(batch), *event)
@@ -87,7 +87,7 @@ class _ByProbsOrLogits(Distribution):
         return self._param.shape
 
 
-class _TwoValued(_ByProbsOrLogits):
+class TwoValued(_ByProbsOrLogits):
     """What Bernoulli and Geometric share: the probability of a success, or its log-odds."""
 
     arg_constraints: ClassVar[Constraints] = {
@@ -108,7 +108,7 @@ class _TwoValued(_ByProbsOrLogits):
         return logits.sigmoid()
 
 
-class Bernoulli(_TwoValued):
+class Bernoulli(TwoValued):
     """1 with probability ``probs``, else 0."""
 
     has_enumerate_support = True
@@ -145,10 +145,10 @@ class Bernoulli(_TwoValued):
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         values = flamec.arange(2, dtype=self._param.dtype, device=self._param.device)
-        return _enumerated(values, self._batch_shape, expand)
+        return enumerated(values, self._batch_shape, expand)
 
 
-class Geometric(_TwoValued):
+class Geometric(TwoValued):
     """The number of failures before the first success."""
 
     def _check_parameters(self) -> None:
@@ -292,10 +292,10 @@ class Categorical(_ByProbsOrLogits):
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         values = flamec.arange(self._num_events, device=self._param.device)
-        return _enumerated(values, self._batch_shape, expand)
+        return enumerated(values, self._batch_shape, expand)
 
 
-class _OfCategories(Distribution):
+class OfCategories(Distribution):
     """What distributions over vectors share that are built on a ``Categorical``."""
 
     arg_constraints: ClassVar[Constraints] = {
@@ -329,7 +329,7 @@ class _OfCategories(Distribution):
         return self._categorical.param_shape
 
 
-class OneHotCategorical(_OfCategories):
+class OneHotCategorical(OfCategories):
     """A category as a vector of one 1 and zeros."""
 
     has_enumerate_support = True
@@ -366,7 +366,7 @@ class OneHotCategorical(_OfCategories):
     def enumerate_support(self, expand: bool = True) -> Tensor:
         count = self._event_shape[0]
         values = flamec.eye(count, dtype=self.probs.dtype, device=self.probs.device)
-        return _enumerated(values, self._batch_shape, expand)
+        return enumerated(values, self._batch_shape, expand)
 
 
 class OneHotCategoricalStraightThrough(OneHotCategorical):
@@ -379,7 +379,7 @@ class OneHotCategoricalStraightThrough(OneHotCategorical):
         return self.sample(sample_shape) + (probs - probs.detach())
 
 
-class Multinomial(_OfCategories):
+class Multinomial(OfCategories):
     """How often each category comes in ``total_count`` draws."""
 
     def __init__(

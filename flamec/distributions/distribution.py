@@ -61,6 +61,7 @@ class Distribution:
     """
 
     arg_constraints: ClassVar[Constraints] = {}
+    _kept: ClassVar[tuple[str, ...]] = ()  # attributes that ``expand`` leaves as they are
     has_rsample: bool = False
     has_enumerate_support: bool = False
     _validate_args = True
@@ -171,6 +172,8 @@ class Distribution:
         other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__)
         for name, value in self.__dict__.items():
+            if name in self._kept:
+                continue
             if isinstance(value, Tensor):
                 event = value.shape[len(self._batch_shape) :]
                 other.__dict__[name] = value.expand(batch_shape + event)

@@ -71,7 +71,6 @@ def _log_weight(c: Tensor, x: Tensor) -> Tensor:
     return where(large, stirling, c * x.log() - x - lgamma(c))
 
 
-@fused()
 def _both_tails(a: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     low = x < where(a < 1, a + 1, a)
     small = low & (a < 1)
@@ -125,7 +124,7 @@ def _function(name: str, doc: str, value: Any, slopes: Any) -> Callable[..., Ten
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
-    return public(function)
+    return public(fused()(function))
 
 
 _P = """P(input, other): the integral of the gamma density from 0 to ``other`` (DLMF 8.2.4).
