@@ -41,6 +41,7 @@ from flamec.ir.types import (
     promote_types,
     uint8,
 )
+from flamec.numpy_numbers import NumPyNumber
 from flamec.state import process, thread
 from flamec.tensor import RuntimeNumber, Tensor
 
@@ -185,9 +186,7 @@ def constant_array(array: np.ndarray, device: Device = CPU) -> Tensor:
 
 def _from_data(data: Any, dtype: DType | None) -> Tensor:
     if isinstance(data, Tensor):
-        own = data._type.dtype
-        if isinstance(data, RuntimeNumber) and own.is_floating_point:
-            own = process.default_dtype
+        own = _scalar_dtype(data, [], 0)
         return copied(apply_named("detach", data), dtype or own)
     if isinstance(data, SymbolicDim):
         dtype = dtype or int64
@@ -268,6 +267,8 @@ def _inspect(data: Any, depth: int, shape: list[int], found: _Found | None = Non
 
 
 def _scalar_dtype(value: Any, shape: list[int], depth: int) -> DType:
+    if isinstance(value, NumPyNumber):
+        return value._scalar_dtype
     if isinstance(value, Tensor):
         return number_dtype(value) if isinstance(value, RuntimeNumber) else value._type.dtype
     if isinstance(value, (np.ndarray, np.generic)):

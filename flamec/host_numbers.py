@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from types import CellType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from flamec.errors import CompileError, user_location
 from flamec.guarded_values import MISSING, class_attribute
 from flamec.ir.shape import SymbolicDim, format_dim
@@ -336,8 +338,8 @@ class ExpressionWriter:
     def _constant(self, value: Any) -> str:
         if (
             value is None
-            or isinstance(value, (bool, int))
-            or (isinstance(value, float) and math.isfinite(value))
+            or type(value) in (bool, int)
+            or (type(value) is float and math.isfinite(value))
         ):
             return f"({value!r})"
         return self._name(value)
@@ -356,6 +358,14 @@ def expression_of(value: Any) -> Expression | None:
     return found
 
 
+def whole_expression_of(value: Any) -> Expression | None:
+    """As ``expression_of``, for what is a size or a place: of a NumPy scalar the int."""
+    expression = expression_of(value)
+    if expression is not None and isinstance(expression.value, np.integer):
+        return expression.state.apply(int, (expression,))
+    return expression
+
+
 def _operands(values: tuple[Any, ...]) -> tuple[HostState | None, tuple[Any, ...]]:
     """The values with expressions for numbers; no state if they are not all known to Python."""
     state: HostState | None = None
@@ -365,7 +375,7 @@ def _operands(values: tuple[Any, ...]) -> tuple[HostState | None, tuple[Any, ...
         if expression is not None:
             state = expression.state
             found.append(expression)
-        elif type(value) in (int, float, bool):
+        elif type(value) in (int, float, bool) or isinstance(value, np.generic):
             found.append(value)
         else:
             return None, ()

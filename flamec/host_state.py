@@ -46,6 +46,7 @@ from flamec.host_sizes import HostSizes
 from flamec.ir.graph import Location, Value
 from flamec.ir.shape import SymbolicDim
 from flamec.ir.types import CPU, TensorType, float64, int64
+from flamec.numpy_numbers import NumPyNumber, is_scalar, is_whole
 from flamec.restoring import snapshot
 from flamec.roots import Root
 from flamec.sources import InputSource
@@ -135,12 +136,15 @@ class HostState:
 
     def _traced(self, expression: Expression) -> Any:
         value, kind = expression.value, type(expression.value)
-        too_large = kind is int and not -_INT64 <= value < _INT64
-        if kind not in (int, float) or too_large or expression.size > MOST_NODES:
+        of_numpy = is_scalar(value)
+        too_large = is_whole(value) and not -_INT64 <= int(value) < _INT64
+        known = kind in (int, float) or of_numpy
+        if not known or too_large or expression.size > MOST_NODES:
             return self.settle(expression)
         assert self.trace is not None
-        dtype = int64 if kind is int else float64
-        tensor = RuntimeNumber.of(Tensor._from_trace(self.trace, TensorType((), dtype, CPU)))
+        dtype = int64 if is_whole(value) else float64
+        mark = NumPyNumber.of if of_numpy else RuntimeNumber.of
+        tensor = mark(Tensor._from_trace(self.trace, TensorType((), dtype, CPU)))
         tensor.__dict__["_expression"] = expression
         return tensor
 
@@ -188,7 +192,7 @@ class HostState:
         """The graph's view of a number: an input, the same for all tracers of an expression."""
         value = self._inputs.get(expression)
         assert self.trace is not None
-        type = TensorType((), int64 if isinstance(expression.value, int) else float64, CPU)
+        type = TensorType((), int64 if is_whole(expression.value) else float64, CPU)
         if value is None:
             key = getattr(expression.place, "key", None)
             name = key if isinstance(key, str) else "number"

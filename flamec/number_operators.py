@@ -30,6 +30,7 @@ from flamec.host_numbers import (
 )
 from flamec.ir.shape import SymbolicDim
 from flamec.ir.types import DType, bool_, float64, int64
+from flamec.numpy_numbers import NumPyNumber
 from flamec.state import thread
 from flamec.tensor import RuntimeNumber, Tensor
 
@@ -213,7 +214,10 @@ def _comparing(name: str, function: Function, reflected: Function) -> Callable[[
             if found is None:
                 found = _decided_by_sizes(of_python, self, other)
             if found is not None:
-                return found
+                of_numpy = isinstance(self, NumPyNumber) or isinstance(
+                    other, (NumPyNumber, np.generic)
+                )
+                return np.bool_(found) if of_numpy else found
             common = float64 if float64 in (_kind(self), _kind(other)) else int64
             return RuntimeNumber.of(function(*convert_operands((self, other), common)))
         return reflected(other, self) if isinstance(other, Tensor) else NotImplemented

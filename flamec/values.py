@@ -18,7 +18,7 @@ from flamec.errors import OperationError, OperationTypeError, unknown_value, use
 from flamec.functional.arguments import store
 from flamec.functional.promotion import as_tensors, is_number
 from flamec.gpu import gpu_of
-from flamec.host_numbers import expression_of
+from flamec.host_numbers import whole_expression_of
 from flamec.ir.shape import Dim
 from flamec.ir.types import DType, bool_, float64, int64
 from flamec.state import thread
@@ -109,7 +109,7 @@ def _detached_number(tensor: Tensor) -> Tensor:
 def as_size(tensor: Tensor, what: str) -> Dim:
     """The whole number in a tensor, for ``what``, which takes a size: while tracing a symbol, if it
     is not always the same."""
-    expression = expression_of(tensor)
+    expression = whole_expression_of(tensor)
     if expression is not None:
         sizes = expression.state.sizes
         return sizes.size(expression) if sizes.serves(expression) else _int(tensor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from flamec.numpy_numbers import is_scalar
 from flamec.size_bounds import ANY_SIZE, SizeBounds, declared_bounds
 from flamec.structures import Structure
 from flamec.tensor import Tensor
@@ -79,7 +80,7 @@ class VaryingArguments:
         numbers = {
             position: leaf
             for position, leaf in enumerate(leaves)
-            if isinstance(leaf, (int, float)) and not isinstance(leaf, bool)
+            if (isinstance(leaf, (int, float)) and not isinstance(leaf, bool)) or is_scalar(leaf)
         }
         first_numbers = self._numbers.setdefault(key, numbers)
         varied = self._varying_numbers.setdefault(key, set())

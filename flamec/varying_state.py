@@ -71,7 +71,7 @@ def can_vary(guard: Guard) -> bool:
             return False
     elif guard.kind not in ("attribute", "item", "cell"):
         return False
-    if type(guard.expected) is RuntimeNumber or not _is_numbers(guard.expected):
+    if issubclass(type(guard.expected), RuntimeNumber) or not _is_numbers(guard.expected):
         return False
     present = guard.present()
     return isinstance(present, SymbolicDim) or _is_numbers(present)
@@ -106,7 +106,7 @@ def place_of_list(guard: Guard) -> Place | None:
 
 
 def is_number(value: Any) -> bool:
-    return type(value) in (int, float, RuntimeNumber)
+    return type(value) in (int, float) or issubclass(type(value), RuntimeNumber)
 
 
 def holds_tensors(value: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from flamec.host_numbers import Expression, expression_of
+from flamec.host_numbers import Expression, expression_of, whole_expression_of
 from flamec.host_sizes import HostSizes
 from flamec.ir.shape import Dim, SymbolicDim, less
 from flamec.ir.types import int64
@@ -26,7 +26,7 @@ def is_python_int(value: Any) -> TypeGuard[RuntimeNumber]:
 
 def place_of(index: Any, extent: Dim) -> Dim | None:
     """The place of element ``index`` of a dimension, -1 being the last; None if it has none."""
-    expression = expression_of(index)
+    expression = whole_expression_of(index)
     if expression is not None:
         sizes = expression.state.sizes
         if sizes.serves(expression, extent):
@@ -61,7 +61,7 @@ def narrowed(start: Any, length: Any, extent: Dim) -> tuple[Dim, Dim] | None:
 def _varying(first: Any, second: Any, extent: Dim) -> tuple[HostSizes | None, tuple[Any, Any]]:
     """Two bounds, with expressions for those that vary; no sizes if none does, or if not all are
     known before a call's program runs."""
-    bounds = [expression_of(v) or v for v in (first, second)]
+    bounds = [whole_expression_of(v) or v for v in (first, second)]
     bounds = [int(v) if isinstance(v, np.integer) else v for v in bounds]
     varying = next((v for v in bounds if isinstance(v, Expression)), None)
     known = (int, SymbolicDim, Expression, type(None))
