@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from flamec.control_flow import scan
 from flamec.conversion import as_tensor
 from flamec.errors import OperationError, user_location
 from flamec.functional.autocasting import FLOAT32, autocasts
@@ -13,7 +14,8 @@ from flamec.functional.creation import arange, full
 from flamec.functional.joining import cat, stack
 from flamec.functional.loss_reduction import REDUCTIONS
 from flamec.functional.primitives import mean_all, narrowed, ops, require, sum_all, widened
-from flamec.ir.shape import format_shape
+from flamec.functional.shape import window
+from flamec.ir.shape import SymbolicDim, format_shape, maximum
 from flamec.ir.types import Device, int64
 from flamec.state import thread
 from flamec.tensor import Tensor
@@ -41,8 +43,9 @@ def ctc_loss(
     0 with ``zero_infinity``.
 
     The forward variables of the paper's section 4.1, in logarithms, one step after the other: a
-    compiled program grows with the number of steps. Unlike PyTorch's, the gradient is the
-    derivative by ``log_probs`` itself; behind ``log_softmax`` the two are equal.
+    compiled program grows with the number of steps, or is a loop over them where that is symbolic.
+    Unlike PyTorch's, the gradient is the derivative by ``log_probs`` itself; behind ``log_softmax``
+    the two are equal.
     """
     if reduction not in REDUCTIONS:
         raise OperationError(f"ctc_loss: {reduction!r} is not a reduction (at {user_location()})")
@@ -105,8 +108,8 @@ def _padded(targets: Tensor, lengths: Tensor, batch: Any, blank: int) -> Tensor:
             longest = int(lengths.max().item()) if batch else 0
         place = arange(longest, device=targets.device)
         starts = lengths.cumsum(0) - lengths
-        last = max(int(targets.shape[0]) - 1, 0)
-        where_from = (starts.unsqueeze(1) + place).clamp(max=last)
+        last = maximum(targets._type.shape[0] - 1, 0)
+        where_from = ops.minimum(starts.unsqueeze(1) + place, last)
         count = batch * longest
         taken = targets.index_select(0, where_from.reshape(count)) if count else where_from
         targets = taken.reshape(batch, longest)
@@ -131,20 +134,27 @@ def _log_likelihood(
     width = 2 * longest + 1
     never = full((batch, width), -math.inf, dtype=dtype, device=device)
     emitted = log_probs.gather(2, extended.unsqueeze(0).expand(steps, batch, width))
-    may_skip = cat([extended[:, :2] != extended[:, :2], extended[:, 2:] != extended[:, :-2]], 1)
-    may_skip = may_skip & (extended != blank)
+    may_skip = (extended != _moved(extended, 2, -1)) & (extended != blank)
     position = arange(width, device=device)
-    alpha = never
-    for step in range(steps):
-        if step == 0:
-            new = ops.where((position < 2).expand(batch, width), emitted[0], never)
-        else:
-            before = cat([never[:, :1], alpha[:, :-1]], 1)
-            skipped = cat([never[:, :2], alpha[:, :-2]], 1)[:, :width]
-            skipped = ops.where(may_skip, skipped, never)
-            new = _log_of_sum(alpha, before, skipped) + emitted[step]
-        is_running = (inputs > step).unsqueeze(1).expand(batch, width)
-        alpha = ops.where(is_running, new, alpha)
+
+    def after(alpha: Tensor, emission: Tensor, step: Any) -> Tensor:
+        skipped = ops.where(may_skip, _moved(alpha, 2, -math.inf), never)
+        new = _log_of_sum(alpha, _moved(alpha, 1, -math.inf), skipped) + emission
+        return ops.where((inputs > step).unsqueeze(1).expand(batch, width), new, alpha)
+
+    if isinstance(steps, SymbolicDim):
+        # before the first step there is the first blank alone, of which both first labels follow
+        alpha = ops.where((position == 0).expand(batch, width), 0.0, never)
+        numbered = arange(steps, device=device)
+        alpha, _ = scan(lambda a, step: (after(a, *step), None), alpha, (emitted, numbered))
+    else:
+        alpha = never
+        for step in range(steps):
+            if step == 0:
+                first = ops.where((position < 2).expand(batch, width), emitted[0], never)
+                alpha = ops.where((inputs > 0).unsqueeze(1).expand(batch, width), first, never)
+            else:
+                alpha = after(alpha, emitted[step], step)
     end = (2 * outputs).unsqueeze(1)
     with_blank = alpha.gather(1, end).squeeze(1)
     without = alpha.gather(1, (end - 1).clamp(min=0)).squeeze(1)
@@ -152,6 +162,13 @@ def _log_likelihood(
     total = _log_of_sum(with_blank, without)
     nothing = ops.where(outputs > 0, never[:, 0], 0.0)  # of no steps: only no target fits
     return ops.where(inputs > 0, total, nothing)
+
+
+def _moved(x: Tensor, by: int, fill: float) -> Tensor:
+    """Rows with their elements so many places further on, behind ``fill``."""
+    width = x._type.shape[1]
+    padded = ops.pad(x, fill, low=(0, by), high=(0, 0))
+    return window(padded, 1, 0, width)
 
 
 def _log_of_sum(*terms: Tensor) -> Tensor:

@@ -22,6 +22,21 @@ FULL = os.environ.get("FLAMEC_TEST_LEVEL") == "full"
 SIZES = range(50) if FULL else (0, 1, 2, 3, 5, 6, 8, 16)
 
 
+def _alignments(x: Any) -> Any:
+    """Of n steps with two targets."""
+    labels, steps = flamec.tensor([[1, 2], [2, 0]]), flamec.full((2,), x.shape[2])
+    return F.ctc_loss(
+        x.permute(2, 0, 1).log_softmax(2), labels, steps, flamec.tensor([2, 1]), zero_infinity=True
+    )
+
+
+def _alignments_of_targets(x: Any) -> Any:
+    """Of twelve steps with targets of n labels."""
+    scores = flamec.arange(12 * 2 * 4).reshape(12, 2, 4).double().sin()
+    labels = 1 + (x[:, 0] * 3).long() % 3
+    return F.ctc_loss(scores, labels, [12, 11], flamec.full((2,), x.shape[2]), zero_infinity=True)
+
+
 # name -> function of a tensor [2, 3, n], and how many programs there may be
 CASES: dict[str, tuple[Callable[[Any], Any], int]] = {
     "adaptive means": (lambda x: F.adaptive_avg_pool1d(x, 3), 2),
@@ -69,6 +84,8 @@ CASES: dict[str, tuple[Callable[[Any], Any], int]] = {
         lambda x: F.cross_entropy(x[..., :-1], x[:, 0, 1:].long().abs() % 3, reduction="sum"),
         2,
     ),
+    "alignments": (_alignments, 2),
+    "alignments of targets": (_alignments_of_targets, 2),
     "padded sequences": (
         lambda x: nn.utils.rnn.pad_sequence([x[0].t(), x[1, :, : x.shape[2] // 2].t()]),
         2,
@@ -84,9 +101,9 @@ CASES: dict[str, tuple[Callable[[Any], Any], int]] = {
 WITH_GRADIENTS = (
     "adaptive means", "adaptive maxima", "area", "parts as many as given", "all but ends",
     "every other one from the second on", "neighbours", "rolled", "diagonals", "next tokens",
-    "maxima of whole planes", "half as large again",
+    "maxima of whole planes", "half as large again", "alignments",
 )  # fmt: skip
-IN_C = ("adaptive maxima", "neighbours", "rolled", "diagonals")
+IN_C = ("adaptive maxima", "neighbours", "rolled", "diagonals", "alignments")
 
 
 def _operand(size: int) -> flamec.Tensor:
@@ -151,6 +168,6 @@ def test_gradients(name: str) -> None:
         total = sum(
             (p.square().sum() for p in parts if p.dtype.is_floating_point), flamec.zeros(())
         )
-        return flamec.autograd.grad(total, x)
+        return flamec.autograd.grad(total + 0 * x.sum(), x)
 
     _check(name, gradient, most)
