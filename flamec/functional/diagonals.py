@@ -16,12 +16,14 @@ from flamec.errors import OperationError, user_location
 from flamec.functional.arguments import as_device, as_dtype, default_device, public
 from flamec.functional.dimensions import dimension, sequence
 from flamec.functional.joining import cat
+from flamec.functional.primitives import ops
 from flamec.functional.promotion import promote_types
 from flamec.functional.shape import contiguous, owned, ravel, regroup
+from flamec.functional.true_places import known_places
 from flamec.fusing import fused
 from flamec.ir.op import lookup
-from flamec.ir.shape import Dim, equal, format_shape
-from flamec.ir.types import DType, TensorType, int64
+from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, maximum, minimum
+from flamec.ir.types import Device, DType, TensorType, int64
 from flamec.state import process
 from flamec.tensor import RuntimeNumber, Tensor
 
@@ -156,6 +158,8 @@ def _triangle_indices(
         raise OperationError(
             f"{name}: row and col must be non-negative, got {row} and {col} (at {user_location()})"
         )
+    if isinstance(row, SymbolicDim) or isinstance(col, SymbolicDim):
+        return _computed_indices(row, col, offset, wanted, place, upper)
     distance = np.arange(int(col)) - np.arange(int(row))[:, None]
     places = np.nonzero(distance >= offset if upper else distance <= offset)
     result = constant_array(np.stack(places).astype(wanted.numpy), place)
@@ -164,9 +168,39 @@ def _triangle_indices(
     return result
 
 
+def _computed_indices(
+    rows: Dim, columns: Dim, offset: int, dtype: DType, device: Device, upper: bool
+) -> Tensor:
+    """The same of a matrix whose sizes vary: how many there are follows from the sizes."""
+    grid: Any = {"shape": (rows, columns), "dtype": int64, "device": device}
+    distance = ops.sub(ops.iota(axis=1, **grid), ops.iota(axis=0, **grid))
+    mask = ops.ge(distance, offset) if upper else ops.le(distance, offset)
+    count = _above(rows, columns, offset if upper else offset + 1)
+    if not upper:
+        count = rows * columns - count
+    places = known_places(mask, count)
+    width = maximum(columns, 1)
+    both = (ops.floor_divide(places, width), ops.remainder(places, width))
+    lines = [ops.reshape(ops.cast(p, dtype), shape=(1, count)) for p in both]
+    result: Tensor = ops.concatenate(*lines, axis=0)
+    return result
+
+
+def _above(rows: Dim, columns: Dim, offset: int) -> Dim:
+    """How many elements of a matrix are at least ``offset`` to the right of its diagonal."""
+    whole = minimum(rows, max(-offset, 0))  # rows that are
+    longest = maximum(columns - max(offset, 0), 0)  # of the rows below these, the first
+    left_out = maximum(longest - (rows - whole), 0)
+    return whole * columns + _sum_up_to(longest) - _sum_up_to(left_out)
+
+
+def _sum_up_to(size: Dim) -> Dim:
+    return size * (size + 1) // 2
+
+
 def tril_indices(
-    row: int,
-    col: int,
+    row: Dim,
+    col: Dim,
     offset: int = 0,
     *,
     dtype: Any = None,
@@ -178,8 +212,8 @@ def tril_indices(
 
 
 def triu_indices(
-    row: int,
-    col: int,
+    row: Dim,
+    col: Dim,
     offset: int = 0,
     *,
     dtype: Any = None,

@@ -116,7 +116,7 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
     require(input.ndim == 2, f"pdist: expected a matrix, got shape {list(input.shape)}")
     require(p >= 0, "pdist: only non-negative p values are supported")
     x = widened(input)
-    count = int(x._type.shape[0])
+    count = x._type.shape[0]
     first, second = triu_indices(count, count, 1, device=x._type.device)
     rows = (index_select(x, 0, index) for index in (first, second))
     return narrowed(norm_over(ops.sub(*rows), p, (1,), keepdim=False), input._type.dtype)

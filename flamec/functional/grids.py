@@ -11,11 +11,13 @@ import numpy as np
 from flamec.conversion import constant_array
 from flamec.dispatch import apply_named, tensor_builder
 from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.diagonals import triu_indices
 from flamec.functional.dimensions import sequence, sizes
 from flamec.functional.joining import stack
+from flamec.functional.primitives import ops
 from flamec.functional.promotion import require_tensor
 from flamec.functional.shape import expand, ravel, regroup, transpose
-from flamec.ir.shape import Dim, format_shape
+from flamec.ir.shape import Dim, SymbolicDim, format_shape
 from flamec.ir.types import bool_, int64
 from flamec.tensor import Tensor
 
@@ -83,6 +85,9 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
         )
     if r == 0:
         return tensor_builder.full_like(0, input._type.with_shape((0,)))
+    if r == 2 and isinstance(shape[0], SymbolicDim):
+        pairs = triu_indices(shape[0], shape[0], int(not with_replacement), device=input.device)
+        return ops.index(input, ops.permute(pairs, axes=(1, 0)))
     chosen = list((_choose_again if with_replacement else _choose)(range(int(shape[0])), r))
     places = np.array(chosen, np.int64).reshape(len(chosen), r)
     result: Tensor = apply_named("index", input, constant_array(places, input._type.device))

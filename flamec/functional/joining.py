@@ -32,7 +32,16 @@ from flamec.functional.shape import (
 )
 from flamec.fusing import fused
 from flamec.ir.op import lookup
-from flamec.ir.shape import Dim, equal, format_shape, less, product, structurally_equal
+from flamec.ir.shape import (
+    Dim,
+    equal,
+    format_shape,
+    less,
+    maximum,
+    minimum,
+    product,
+    structurally_equal,
+)
 from flamec.ir.types import int64
 from flamec.remembered_views import remembered
 from flamec.state import thread
@@ -229,6 +238,13 @@ def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     return split(input, (extent + (chunks - 1)) // chunks, axis)
 
 
+def _inside(place: Dim, extent: Dim) -> Dim:
+    """A bound of a slice, which may be counted from the end, as a place from 0 to the end."""
+    if less(place, 0):
+        return maximum(place + extent, 0)
+    return minimum(place, extent)
+
+
 def tensor_split(
     input: Tensor, indices_or_sections: int | Sequence[int] | Tensor, dim: int = 0
 ) -> tuple[Tensor, ...]:
@@ -237,11 +253,11 @@ def tensor_split(
     if isinstance(indices_or_sections, Tensor):
         indices_or_sections = concrete_array(indices_or_sections, "tensor_split()").tolist()
     if isinstance(indices_or_sections, (tuple, list)):
-        whole = int(extent)
-        bounds = [slice(i).indices(whole)[1] for i in (*indices_or_sections, whole)]
-        starts = [0, *bounds[:-1]]
+        places = [size("tensor_split", i) for i in indices_or_sections]
+        bounds = [_inside(place, extent) for place in places]
         return tuple(
-            window(input, axis, a, max(b - a, 0)) for a, b in zip(starts, bounds, strict=True)
+            window(input, axis, a, maximum(b - a, 0))
+            for a, b in zip([0, *bounds], [*bounds, extent], strict=True)
         )
     sections = size("tensor_split", indices_or_sections)
     if not isinstance(sections, int) or sections <= 0:

@@ -16,8 +16,8 @@ from flamec.functional.linear import require_same_dtype
 from flamec.functional.primitives import narrowed, ops, require, require_floating, widened
 from flamec.functional.promotion import require_tensor
 from flamec.fusing import fused
-from flamec.ir.shape import Dim, equal, format_shape
-from flamec.ir.types import bool_, int64
+from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, less
+from flamec.ir.types import bool_, float64, int64
 from flamec.state import thread
 from flamec.tensor import Tensor
 
@@ -27,7 +27,7 @@ _MODES = ("bilinear", "nearest", "bicubic")
 _PADDING_MODES = ("zeros", "border", "reflection")
 
 
-def _base(theta: Tensor, sizes: Sequence[int], align_corners: bool) -> Tensor:
+def _base(theta: Tensor, sizes: Sequence[Dim], align_corners: bool) -> Tensor:
     """Homogeneous coordinates [*sizes, len(sizes) + 1] of the centres or corners, x first."""
     dtype, device = theta._type.dtype, theta._type.device
     shape = tuple(sizes)
@@ -35,14 +35,26 @@ def _base(theta: Tensor, sizes: Sequence[int], align_corners: bool) -> Tensor:
     for axis in reversed(range(len(shape))):
         place = ops.iota(shape=shape, axis=axis, dtype=dtype, device=device)
         n = shape[axis]
-        if align_corners:
-            step = 2.0 / (n - 1) if n > 1 else 0.0
-            line = ops.add(ops.mul(place, step), -1.0 if n > 1 else 0.0)
-        else:
-            line = ops.add(ops.mul(place, 2.0 / n), 1.0 / n - 1.0)
+        step, first = _line(theta, n, align_corners)
+        line = ops.add(ops.mul(place, step), first)
         lines.append(ops.reshape(line, shape=(*shape, 1)))
     ones = ops.full(value=1.0, shape=(*shape, 1), dtype=dtype, device=device)
     return ops.concatenate(*lines, ones, axis=len(shape))
+
+
+def _line(theta: Tensor, size: Dim, align_corners: bool) -> tuple[Any, Any]:
+    """How far places along a dimension are apart, and where the first one is."""
+    if isinstance(size, SymbolicDim):
+        device, dtype = theta._type.device, theta._type.dtype
+        count = ops.dim_size(size=size, dtype=float64, device=device)
+        steps = ops.maximum(ops.sub(count, 1.0), 1.0) if align_corners else count
+        first = ops.sub(ops.div(1.0, count), 1.0)
+        if align_corners:
+            first = ops.where(ops.gt(count, 1.0), -1.0, ops.sub(count, count))
+        return ops.cast(ops.div(2.0, steps), dtype), ops.cast(first, dtype)
+    if align_corners:
+        return (2.0 / (size - 1), -1.0) if size > 1 else (0.0, 0.0)
+    return 2.0 / size, 1.0 / size - 1.0
 
 
 def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> Tensor:
@@ -52,7 +64,7 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
     """
     require_tensor("affine_grid", "theta", theta)
     require_floating("affine_grid", theta)
-    wanted = tuple(int(d) for d in size)
+    wanted = tuple(d if isinstance(d, SymbolicDim) else int(d) for d in size)
     dims = len(wanted) - 2
     if dims not in (2, 3):
         raise NotImplementedError(
@@ -69,7 +81,10 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
         equal(have[0], wanted[0]),
         f"Expected a batch of {wanted[0]} affine matrices. Got {format_shape(have)}.",
     )
-    require(min(wanted) > 0, f"Expected non-zero, positive output size. Got {format_shape(wanted)}")
+    require(
+        all(less(0, d) for d in wanted),
+        f"Expected non-zero, positive output size. Got {format_shape(wanted)}",
+    )
     base = _base(theta, wanted[2:], bool(align_corners))
     grid = ops.dot_general(theta, base, contract=((2,), (dims,)), batch=((), ()))
     return ops.permute(grid, axes=(0, *range(2, dims + 2), 1))

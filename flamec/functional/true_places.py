@@ -66,7 +66,11 @@ def true_places(mask: Tensor) -> Tensor:
 
 def _places_in_program(mask: Tensor, read_size: Callable[[Tensor], Dim]) -> Tensor:
     ones = ops.cast(mask, int64)
-    count = read_size(ops.sum(ones, axes=tuple(range(len(mask._type.shape)))))
+    return known_places(mask, read_size(ops.sum(ones, axes=tuple(range(len(mask._type.shape))))))
+
+
+def known_places(mask: Tensor, count: Dim) -> Tensor:
+    """As ``true_places``, within a program that knows how many there are."""
     if mask._type.device.type != "cpu":
         return _places_on_gpu(mask, count)
     found: Tensor = ops.true_places(mask, count=count)

@@ -197,7 +197,6 @@ def test_examples_that_the_program_would_refuse(exported: Callable[..., Any]) ->
         (least, (numbers(4), numbers(9)), {"x": {0: fours}, "y": {0: "n"}}, "rows = 4, n = 9"),
         (alone, (numbers(1),), {"x": {0: "rows"}}, "rows = 1"),
         (before, (numbers(4), 5), {"x": {0: fours}, "n": "n"}, "rows = 4"),
-        (rolled, (numbers(4), 9), {"x": {0: fours}, "n": "n"}, "rows = 4"),
     ):
         message = f"decides something by sizes .at .*py:.* examples, {sizes}: .* give such examples"
         with pytest.raises(ValueError, match=message):
@@ -206,6 +205,10 @@ def test_examples_that_the_program_would_refuse(exported: Callable[..., Any]) ->
     np.testing.assert_array_equal(program(numbers(4), numbers(9)), numbers(4) + numbers(9)[:4])
     program = exported(alone, (numbers(2),), dynamic={"x": {0: "rows"}})
     np.testing.assert_array_equal(program(numbers(3)), numbers(3) + 1)
+    program = exported(rolled, (numbers(4), 9), dynamic={"x": {0: fours}, "n": "n"})
+    for rows, n in ((4, 9), (8, 3), (0, 2), (12, 12)):  # rolling decides nothing
+        expected = np.roll(numbers(rows), n - rows)
+        np.testing.assert_array_equal(program(numbers(rows), n), expected)
 
 
 def test_files_with_other_formulas_are_refused(tmp_path: Path) -> None:

@@ -86,6 +86,28 @@ CASES: dict[str, tuple[Callable[[Any], Any], int]] = {
     ),
     "alignments": (_alignments, 2),
     "alignments of targets": (_alignments_of_targets, 2),
+    "triangles": (
+        lambda x: (
+            flamec.triu_indices(x.shape[2], 4, -2),
+            flamec.triu_indices(5, x.shape[2], 1),
+            flamec.tril_indices(x.shape[2], x.shape[2], 1),
+            flamec.tril_indices(x.shape[2], 3, -1),
+        ),
+        2,
+    ),
+    "pairs": (
+        lambda x: (flamec.combinations(x[0, 0]), flamec.combinations(x[0, 0], 2, True)),
+        2,
+    ),
+    "distances": (lambda x: F.pdist(x[0].t()), 2),
+    "places of a plane": (
+        lambda x: (
+            F.affine_grid(flamec.ones(2, 2, 3).double(), (2, 1, 3, x.shape[2])),
+            F.affine_grid(flamec.ones(2, 2, 3).double(), (2, 1, 1, x.shape[2]), True),
+        ),
+        2,
+    ),
+    "parts between places": (lambda x: x.tensor_split([-3, 2, -1], 2), 2),
     "padded sequences": (
         lambda x: nn.utils.rnn.pad_sequence([x[0].t(), x[1, :, : x.shape[2] // 2].t()]),
         2,
@@ -101,7 +123,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], int]] = {
 WITH_GRADIENTS = (
     "adaptive means", "adaptive maxima", "area", "parts as many as given", "all but ends",
     "every other one from the second on", "neighbours", "rolled", "diagonals", "next tokens",
-    "maxima of whole planes", "half as large again", "alignments",
+    "maxima of whole planes", "half as large again", "alignments", "distances", "pairs",
 )  # fmt: skip
 IN_C = ("adaptive maxima", "neighbours", "rolled", "diagonals", "alignments")
 
