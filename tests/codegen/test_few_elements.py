@@ -169,3 +169,29 @@ def test_the_inside_of_an_image_has_a_loop_of_its_own() -> None:
 
 def _source(function) -> str:
     return function.programs[0].stages["source"]
+
+
+@pytest.mark.parametrize("size, step", [(3, 1), (3, 2), (2, 3), (9, 1), (1, 1), (20, 1)])
+def test_windows_of_a_dimension(size: int, step: int) -> None:
+    """They are read where they lie, are no view of what they were taken from, and each element
+    gets the gradients of all windows that it is in."""
+
+    def taken(x, g):
+        windows = x.unfold(1, size, step)
+        (gradient,) = flamec.autograd.grad((windows * g).sum(), x)
+        windows += 1
+        return windows, gradient, x * 1
+
+    x = np.random.default_rng(size).integers(-4, 5, (3, 21)).astype(np.float32)
+    view = np.lib.stride_tricks.sliding_window_view(x, size, 1)[:, ::step]
+    g = np.random.default_rng(step).integers(-4, 5, view.shape).astype(np.float32)
+    wanted = np.zeros_like(x)
+    for number in range(view.shape[1]):
+        wanted[:, number * step : number * step + size] += g[:, number]
+    for run in (taken, flamec.compile(taken, backend="c")):
+        found = run(flamec.tensor(x, requires_grad=True), flamec.tensor(g))
+        for y, exact in zip(found, (view + 1, wanted, x), strict=True):
+            np.testing.assert_array_equal(y.detach().numpy(), exact)
+    means = flamec.compile(lambda x: x.unfold(1, size, step).mean(-1), backend="c", dynamic=False)
+    means(flamec.tensor(x))
+    assert ("flamec_indices" in _source(means)) is (size == 20)
