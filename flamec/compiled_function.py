@@ -31,6 +31,7 @@ from flamec.errors import (
     Uncompiled,
     is_framework_file,
     user_location,
+    warnings_put_off,
 )
 from flamec.escapes import OnceProgram, trust
 from flamec.float32_precision import chosen_precision
@@ -340,7 +341,8 @@ class CompiledFunction:
             function = self.function if must_compile else self._tails.traced
             traced = (function, args, kwargs, dynamic, self.name, segments, again, lifted)
             try:
-                with memory_budget(self.options.memory_budget), loops_counted(self._counting):
+                budget, counted = self.options.memory_budget, loops_counted(self._counting)
+                with memory_budget(budget), counted, warnings_put_off() as tell_warnings:
                     captured = capture(*traced)
             except Uncompiled as found:
                 if self.options.fullgraph or must_compile:
@@ -393,6 +395,7 @@ class CompiledFunction:
                         self._lifted.keep(lifted)
                     if constant:
                         self._arguments.keep_numbers(key)
+                    tell_warnings()
                     return captured
                 assert captured.undo is not None
                 captured.undo()

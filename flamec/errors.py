@@ -7,8 +7,13 @@ import inspect
 import os
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 
@@ -61,13 +66,49 @@ def user_frame() -> FrameType | None:
     return None
 
 
+_put_off: ContextVar[list[Callable[[], None]] | None] = ContextVar("put_off", default=None)
+
+
+@contextmanager
+def warnings_put_off() -> Iterator[Callable[[], None]]:
+    """In the block ``warn_user`` only notes; what the block gets tells what was noted."""
+    noted: list[Callable[[], None]] = []
+    token = _put_off.set(noted)
+
+    def tell() -> None:
+        outer = _put_off.get()
+        if outer is not None:
+            outer.extend(noted)
+            return
+        for warn in noted:
+            warn()
+
+    try:
+        yield tell
+    finally:
+        _put_off.reset(token)
+
+
+def _warn_at(
+    message: str, category: type[Warning], file: str, line: int, variables: dict[str, Any]
+) -> None:
+    registry = variables.setdefault("__warningregistry__", {})
+    warnings.warn_explicit(message, category, file, line, variables.get("__name__"), registry)
+
+
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the line of the user's program that is being executed."""
-    target, level = user_frame(), 1
-    frame: FrameType | None = sys._getframe(0)
-    while frame is not None and frame is not target:
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=level)
+    frame = user_frame()
+    if frame is None:
+        warnings.warn(message, category, stacklevel=2)
+        return
+    place = frame.f_code.co_filename, frame.f_lineno, frame.f_globals
+    warn = partial(_warn_at, message, category, *place)
+    noted = _put_off.get()
+    if noted is None:
+        warn()
+    else:
+        noted.append(warn)
 
 
 _locations: dict[tuple[str, int, str], Location] = {}  # to find one takes a fifth of making it

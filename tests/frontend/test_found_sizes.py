@@ -302,3 +302,22 @@ def test_counts_have_a_program_for_all_values(weighted: bool) -> None:
     assert compiled(flamec.tensor([7, 0]), flamec.ones(2, dtype=flamec.float64))[0].shape == (8,)
     with pytest.raises(RuntimeError, match="negative values"):
         compiled(flamec.tensor([1, -1]), flamec.ones(2, dtype=flamec.float64))
+
+
+def test_a_trace_that_is_given_up_warns_of_nothing() -> None:
+    """Traced first with the size of the first call, where the number of classes is another."""
+
+    def loss(classes: Any, target: Any) -> Any:
+        n = int(classes.max()) + 1
+        counts = flamec.zeros(n).scatter_add_(0, classes, flamec.ones(classes.shape[0]))
+        return flamec.nn.functional.l1_loss(counts, target)
+
+    compiled = flamec.compile(loss, backend="evaluate")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for n in (2, 3, 4, 3):
+            assert compiled(flamec.arange(n), flamec.full((n,), 1.5)).item() == 0.5
+        assert not seen, seen[0].message
+        compiled(flamec.tensor([0, 1, 1]), flamec.ones(1))
+    assert "different to the input size ([2])" in str(seen[0].message) and len(seen) == 1
+    assert (seen[0].filename, seen[0].category) == (__file__, UserWarning)

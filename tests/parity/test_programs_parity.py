@@ -36,6 +36,7 @@ OF_USERS = sources(
             "schemes",
             "repositories",
             "agents",
+            "idioms",
         )
     )
 )
@@ -58,6 +59,7 @@ TELLING = {
     "bayes_by_backprop",
     "continuous_normalizing_flow",
     "td3_prioritized_replay",
+    "speculative_decoding",
 }
 
 
