@@ -40,6 +40,30 @@ class Pointer:
         self.values[self.slot] = place
 
 
+def array_setter(
+    launch: KernelLaunch,
+    position: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    offset: int,
+) -> SetAddress:
+    """What tells a kernel where an array lies; its description is made once, then moved."""
+    empty = min(shape) < 1
+    move: SetAddress | None = None
+
+    def set_address(address: int) -> None:
+        nonlocal move
+        if empty:
+            launch.set_empty_array(position)
+        elif move is not None:
+            move(address + offset)
+        else:
+            launch.set_array(position, address + offset, shape, strides)
+            move = launch.mover(position)
+
+    return set_address
+
+
 def moved(set_address: SetAddress, offset: int) -> SetAddress:
     """For an argument that is so many bytes behind the address that is given."""
     return lambda address: set_address(address + offset)

@@ -49,7 +49,14 @@ from flamec.runtime.cuda.graph import CaptureError, Graph, Step, capture
 from flamec.runtime.cuda.host_step import HostStep
 from flamec.runtime.cuda.launch_timer import run_timed
 from flamec.runtime.cuda.module import KernelLaunch, LoadedKernel
-from flamec.runtime.cuda.pointers import ALIGNMENT, Pointer, SetAddress, moved, sorted_setters
+from flamec.runtime.cuda.pointers import (
+    ALIGNMENT,
+    Pointer,
+    SetAddress,
+    array_setter,
+    moved,
+    sorted_setters,
+)
 from flamec.runtime.cuda.stream import Stream, current_stream
 from flamec.runtime.device import PlanMemory
 from flamec.runtime.host_calls import Evaluate, no_host
@@ -340,20 +347,7 @@ class BoundCudaProgram:
         strides = evaluate_shape(argument.strides, self.bindings)
         offset = self._number(argument)
         assert isinstance(offset, int)
-        empty = min(shape) < 1
-        move: SetAddress | None = None
-
-        def set_address(address: int) -> None:
-            nonlocal move
-            if empty:
-                launch.set_empty_array(position)
-            elif move is not None:
-                move(address + offset)
-            else:
-                launch.set_array(position, address + offset, shape, strides)
-                move = launch.mover(position)
-
-        return set_address
+        return array_setter(launch, position, shape, strides, offset)
 
     # running ----------------------------------------------------------------------------
 
