@@ -9,6 +9,7 @@ import math
 
 from flamec.functional.arguments import public
 from flamec.functional.arithmetic import Operand
+from flamec.functional.creation import arange
 from flamec.functional.elementwise import where
 from flamec.functional.primitives import narrowed
 from flamec.functional.promotion import (
@@ -33,12 +34,11 @@ _BERNOULLI = (
 def _sum(x: Tensor, q: Tensor) -> Tensor:
     """The sum over k from 0 of (q + k)**-x for x > 1 and positive q: Euler and Maclaurin's formula
     (25.11.28)."""
-    total = q**-x
-    for k in range(1, _TERMS):
-        total = total + (q + k) ** -x
+    rank = max(x.ndim, q.ndim)
+    places = arange(_TERMS, dtype=q.dtype, device=q.device).view(_TERMS, *(1,) * rank)
     end = q + _TERMS
     power = end**-x
-    total = total + power * end / (x - 1) + power * 0.5
+    total = ((q + places) ** -x).sum(0) + power * end / (x - 1) + power * 0.5
     inverse = 1 / end
     factor = x * inverse
     for k, bernoulli in enumerate(_BERNOULLI):
