@@ -261,7 +261,9 @@ def compiled(name: str, backward: bool = True, target: str = "sm_90") -> Compile
         found = compile_graph(graph, options)
         if case.schedule is None:
             return found
-        schedules = {c.key: case.schedule for c in found.choices if _is_product(c)}
+        own = case.schedule.in_registers  # for products whose windows may pass through them alone
+        products = (c for c in found.choices if _is_product(c))
+        schedules = {c.key: case.schedule for c in products if c.schedule.in_registers >= own}
         return compile_graph(graph, replace(options, schedules=schedules))
 
 
