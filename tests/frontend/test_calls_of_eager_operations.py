@@ -6,7 +6,8 @@ driver that is not there: each bound is a tenth above what the operation needs n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import driver_stand_in
@@ -16,6 +17,7 @@ from counted_calls import called_by
 from driver_stand_in import GPU, DriverStandIn
 
 import flamec
+from flamec import fusing, gpu_eager
 from flamec.state import process
 
 F = flamec.nn.functional
@@ -23,9 +25,12 @@ Call = Callable[[Any, Any], Any]
 
 
 @pytest.fixture
-def cu(monkeypatch: pytest.MonkeyPatch) -> DriverStandIn:
+def cu(monkeypatch: pytest.MonkeyPatch) -> Iterator[DriverStandIn]:
     monkeypatch.setattr(process, "hook_changes", 0)  # hooks of other tests
-    return driver_stand_in.install(monkeypatch)
+    yield driver_stand_in.install(monkeypatch)
+    fusing._calls.known.clear()
+    gpu_eager._programs.clear()
+    gc.collect()  # graphs end while their driver is there
 
 
 def _both_ways(function: Callable[[Any], Any]) -> Call:
