@@ -7,8 +7,8 @@ integers, whose sums have no order: first each place learns the largest exponent
 terms are added as multiples of one power of two, so small that the error stays below that of
 adding floats one after the other (the idea of one power for all terms: Demmel and Nguyen 2013,
 "Fast Reproducible Floating-Point Summation", section III). Extremes are those of integers in
-the order of the floats. Few places have several copies each, so that rows do not wait for each
-other, and the copies are folded at the end.
+the order of the floats. Few places are tables of each block (``table_scatter``), or have several
+copies each, so that rows do not wait for each other, and the copies are folded at the end.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ FEW_ROWS = 1024  # that a block looks at once
 WIDE_ROW, LOOKED_AT = 32, 128  # indices at which a block may look for each element of a wide row
 SPARSE = 16  # times as many elements of the result as of the rows
 COPIED_ELEMENTS, MOST_COPIES = 1 << 16, 1024  # of few places, so that all of the cache is at work
+MEETING = 4  # rows in a place, from which on a maximum is looked at before it is changed
 ROWS_OF_A_COPY = 4  # at least, for each of its places
 _BITS = 31  # of a term, of which there may be as many before a sum needs more than 62
 _NO_ROW = -1
@@ -240,9 +241,27 @@ class ScatterPhases:
         self.instead[s] = [
             *named,
             Call(key, lane, f"flamec_order_{_form(s)}", (s.operand,)),
-            _checked(Store(lane, lane, place, key, "amax"), s),
+            *self._grown(s, _checked(Store(lane, lane, place, key, "amax"), s), copies),
         ]
         self.ends.append(End(s, self.program, copies, (keys,), (lane,), (), lane))
+
+    def _grown(self, s: Store, largest: Store, copies: int) -> list[Statement]:
+        """The store of a maximum. Where many rows meet in a place it is looked at before: most rows
+        do not change it, and what is seen there may be old, but is never too large."""
+        sizes = (_product(self.program.rows), _product(self.program.inner))
+        given, there = self.options.typical(product(sizes)), _elements(s, self.program)
+        places = self.options.typical(there)
+        if self.single or copies > 1 or given is None or places is None:
+            return [largest]
+        if given < MEETING * places or self._has_table(s, there):
+            return [largest]
+        number, lane = largest.place.parameter, largest.lane
+        seen, grows = f"seen_{number}", f"grows_{number}"
+        return [
+            Load(seen, lane, lane, replace(largest.place, indices=_unchecked(largest.place))),
+            Compute(grows, "b", "gt", (largest.operand, seen), (lane, lane)),
+            replace(largest, where=grows),
+        ]
 
     def _exact_sum(self, s: Store, copies: int) -> None:
         """Integers: multiples of a power of two that the largest exponent of a place decides."""
@@ -255,7 +274,7 @@ class ScatterPhases:
         self.keys += [
             *named,
             Call(key, "i32", f"flamec_sum_key_{t}", (s.operand,)),
-            Store("i32", "i32", place, key, "amax"),
+            *self._grown(s, Store("i32", "i32", place, key, "amax"), copies),
         ]
         instead = [*named, Load(most, "i32", "i32", place)]
         for kind, total in zip(kinds, totals, strict=True):
@@ -428,6 +447,11 @@ def _checked(s: Store, like: Store) -> Store:
     errors += [0] * (len(s.place.indices) - len(errors))
     indices = [replace(i, error=e) for i, e in zip(s.place.indices, errors, strict=True)]
     return replace(s, place=replace(s.place, indices=tuple(indices)))
+
+
+def _unchecked(place: Place) -> tuple[ComputedIndex, ...]:
+    """The indices of a place that is reported elsewhere."""
+    return tuple(replace(i, error=0) for i in place.indices)
 
 
 def _form(s: Store) -> str:

@@ -79,6 +79,15 @@ def test_rows_that_bring_their_first_index_are_one_launch(mode: str) -> None:
     assert "flamec_table" not in texts(large)
 
 
+def test_maxima_are_looked_at_before_they_grow() -> None:
+    """Where many rows meet most change nothing; where few do, looking would cost as much."""
+    many = Case("add", places=(1000,), rows=1 << 16, inner=(128,)).plan()
+    few = Case("add", places=(1 << 17,), rows=1 << 17, inner=(16,)).plan()
+    for plan, looks in ((many, True), (few, False)):
+        (text,) = (k.text for k in plan.kernels if "tl.atomic_max" in k.text)
+        assert (len(re.findall(r"tl\.atomic_max\(.*grows_\d+, sem", text)) == 1) == looks
+
+
 def test_few_and_wide_rows_are_shared_by_blocks() -> None:
     for case in (Case("add", rows=1000), Case("add", rows=8192, inner=(768,))):
         plan = case.plan()
