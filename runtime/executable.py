@@ -243,8 +243,9 @@ class BoundProgram:
         call, plan = self._entry.call, self._executable.plan
         number, call.failed_step = call.failed_step - 1, 0
         functions = plan.notes.get("functions", ())
-        checks = plan.steps[functions.index(number)].checks if number in functions else ()
-        raise program_error(plan, code, call.error_detail, self._sizes, checks)
+        step = plan.steps[functions.index(number)] if number in functions else None
+        checks, modules = (step.checks, step.modules) if step is not None else ((), ())
+        raise program_error(plan, code, call.error_detail, self._sizes, checks, modules)
 
 
 class TimedEntry:

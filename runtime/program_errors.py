@@ -25,8 +25,9 @@ def program_error(
     detail: int,
     sizes: Mapping[str, int] | None = None,
     checks: Sequence[str] = (),
+    modules: Sequence[str] = (),
 ) -> ProgramError:
-    """The exception of an error code; ``checks``: those of the step that found it.
+    """The exception of an error code; ``checks``, ``modules``: those of the step that found it.
 
     ``plan.errors[code - 1]`` is the message; ``{detail}`` in it stands for the number that
     the program left, other text in braces for a size, which ``sizes`` give the value of, and a
@@ -44,6 +45,8 @@ def program_error(
     message = re.sub(r"\{([^}]*)\}", value, plan.errors[code - 1])
     if checks:
         message += f" ({', '.join(checks)})"
-    if message.startswith(_INDEX_ERROR):
-        return ProgramIndexError(message.removeprefix(_INDEX_ERROR))
-    return ProgramError(message)
+    kind = ProgramIndexError if message.startswith(_INDEX_ERROR) else ProgramError
+    error = kind(message.removeprefix(_INDEX_ERROR))
+    if modules:
+        error.add_note(f"in module {' or '.join(modules)}")
+    return error

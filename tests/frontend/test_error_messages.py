@@ -192,6 +192,26 @@ def test_an_index_out_of_range(name: str, call: Callable[[flamec.Tensor], Any], 
         assert part in str(compiled.value)
 
 
+def test_the_module_of_an_index_in_a_program() -> None:
+    """Also where the program was loaded, and another network's modules have other names."""
+
+    class Tagger(nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.add_module(name, nn.Embedding(10, 4))
+            self.name = name
+
+        def forward(self, x: flamec.Tensor) -> flamec.Tensor:
+            return getattr(self, self.name)(x) * 2
+
+    for name in ("words", "characters"):
+        compiled = flamec.compile(Tagger(name))
+        with pytest.raises(IndexError, match="index 10 is out of bounds") as caught:
+            compiled(flamec.full((2, 3), 10))
+        (note,) = caught.value.__notes__
+        assert note.startswith("in module ") and name in note
+
+
 def test_the_line_of_an_index_in_a_long_program() -> None:
     """Of many kernels, equal ones that share their text, and those of a loop."""
 
