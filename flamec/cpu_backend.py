@@ -252,10 +252,10 @@ def _small_output(
     return new
 
 
-def _address(array: np.ndarray) -> int:
+def _address(array: Any) -> int:
     """Where a contiguous array begins; ctypes knows it five times sooner than NumPy tells it."""
     try:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]  # it is a buffer
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))
     except (TypeError, ValueError):  # read-only, empty, or of a type without a buffer format
         address: int = array.__array_interface__["data"][0]
         return address

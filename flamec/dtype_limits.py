@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 
@@ -21,7 +23,8 @@ class finfo:
         dtype = process.default_dtype if type is None else as_dtype("finfo", type)
         if not dtype.is_floating_point:
             raise TypeError(f"finfo() requires a floating point dtype, not {dtype!r}; use iinfo()")
-        limits = ml_dtypes.finfo(dtype.numpy)  # type: ignore[no-untyped-call]  # it has no types
+        limits_of: Any = ml_dtypes.finfo  # which has no types
+        limits = limits_of(dtype.numpy)
         self.dtype = dtype.name
         self.bits = int(limits.bits)
         self.eps = float(limits.eps)

@@ -235,7 +235,7 @@ def attach_operators() -> None:
         setattr(RuntimeNumber, f"__i{name}__", forward)
         setattr(RuntimeNumber, f"__r{name}__", _binary(name, function, True))
     RuntimeNumber.read = _read
-    RuntimeNumber.__array__ = _array  # type: ignore[attr-defined]
+    RuntimeNumber.__array__ = _array  # type: ignore[attr-defined]  # as the others
     RuntimeNumber.__getattr__ = _attribute  # type: ignore[assignment]  # as the others
     for name, function in BY_VALUE.items():
         setattr(RuntimeNumber, f"__{name}__", _by_value(function))

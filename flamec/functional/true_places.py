@@ -146,7 +146,7 @@ def laid_out(x: Tensor, shape: tuple[Dim, ...]) -> Tensor | None:
         if len(_types) >= _MOST_TYPES:
             _types.clear()
         known = _types[x._type.number, shape] = x._type.with_shape(shape)
-    made = DeviceArray(array.device, shape, array.dtype, array.address, array.memory)  # type: ignore[arg-type]
+    made = DeviceArray(array.device, shape, array.dtype, array.address, array.memory)  # type: ignore[arg-type]  # a number
     return Tensor._from_array(made, known)
 
 

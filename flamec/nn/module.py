@@ -430,7 +430,7 @@ class Module(ModuleWithState):
         """Call the module through ``flamec.compile`` from now on; takes its options."""
         from flamec.compiler import compile as compile_function
 
-        self.forward = compile_function(self.forward, *args, **kwargs)  # type: ignore[method-assign]
+        self.forward = compile_function(self.forward, *args, **kwargs)  # type: ignore[method-assign]  # instead
 
     def train(self: T, mode: bool = True) -> T:
         """Set training mode here and below."""
