@@ -99,13 +99,11 @@ from flamec.functional.joining import (
     hstack,
     narrow,
     narrow_copy,
-    repeat_interleave,
     select,
     split,
     split_with_sizes,
     stack,
     tensor_split,
-    tile,
     unbind,
     vsplit,
     vstack,
@@ -131,6 +129,7 @@ from flamec.functional.promotion import can_cast, promote_types, result_type
 from flamec.functional.reduction import *
 from flamec.functional.reflections import geqrf, orgqr
 from flamec.functional.reordering import flip, fliplr, flipud, roll, rot90
+from flamec.functional.repeating import repeat_interleave, tile
 from flamec.functional.sampling import *
 from flamec.functional.scan import *
 from flamec.functional.searching import *

@@ -7,7 +7,7 @@ from typing import Any
 
 from flamec.array_api.operands import axes_of
 from flamec.errors import user_location
-from flamec.functional import joining, reordering
+from flamec.functional import joining, reordering, repeating
 from flamec.functional import shape as ours
 from flamec.functional.promotion import promote_types
 from flamec.tensor import Tensor
@@ -99,7 +99,7 @@ def permute_dims(x: Tensor, /, axes: tuple[int, ...]) -> Tensor:
 
 def repeat(x: Tensor, repeats: int | Tensor, /, *, axis: int | None = None) -> Tensor:
     """Each element (or slice) as often as ``repeats`` says, one after the other."""
-    return joining.repeat_interleave(x, repeats, axis)
+    return repeating.repeat_interleave(x, repeats, axis)
 
 
 def reshape(x: Tensor, /, shape: tuple[int, ...], *, copy: bool | None = None) -> Tensor:
@@ -117,4 +117,4 @@ def roll(x: Tensor, /, shift: Any, *, axis: Axes | None = None) -> Tensor:
 
 def tile(x: Tensor, repetitions: tuple[int, ...], /) -> Tensor:
     """The array beside itself, so often along each dimension."""
-    return joining.tile(x, repetitions)
+    return repeating.tile(x, repetitions)
