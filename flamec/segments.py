@@ -160,6 +160,7 @@ class Segment:
             if position in cells:
                 assert isinstance(place, InputSource)  # a number comes from no segment
                 memory.write_number(cells[position], read(place, leaves))
+                invocation.set_input(position, cells[position])  # equal graphs share addresses
                 continue
             if isinstance(place, Origin):
                 array = earlier[place.step][place.output]
@@ -187,9 +188,8 @@ class Segment:
             cells = {}
             for position, place in enumerate(self.inputs):
                 if isinstance(place, InputSource) and place.kind == "number":
-                    cell = self.prepared.memory.number(self.graph.inputs[position].type.dtype)
-                    cells[position] = cell
-                    invocation.set_input(position, cell)
+                    dtype = self.graph.inputs[position].type.dtype
+                    cells[position] = self.prepared.memory.number(dtype)
             types = [concrete_type(v.type, bindings) for v in self.graph.outputs]
             found = known[sizes] = invocation, cells, types
             if len(known) > MAX_SEGMENTS:

@@ -275,6 +275,26 @@ def test_second_derivatives_through_a_split() -> None:
             np.testing.assert_allclose(second.numpy(), expected, rtol=1e-5)
 
 
+def test_equal_parts_that_read_numbers_of_different_state() -> None:
+    first, second = {"best": 1.0}, {"best": 5.0}
+
+    def step(x: T, is_first: bool) -> T:
+        held = first if is_first else second
+        value = x.mean() * 2
+        if value < held["best"]:
+            held["best"] = held["best"] - 0.25
+            return value
+        return value - 100
+
+    found = []
+    for function in (step, flamec.compile(step)):
+        first["best"], second["best"] = 1.0, 5.0
+        values = (0.2, 1.2, 0.3, 2.0, 5.0)
+        results = [function(filled(values[k % 5]), k % 2 == 0).item() for k in range(16)]
+        found.append((results, dict(first), dict(second)))
+    assert found[0] == found[1]
+
+
 # errors, state, sizes --------------------------------------------------------------------
 
 
