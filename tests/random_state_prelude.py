@@ -10,6 +10,7 @@ import collections, copy, dataclasses, math, time
 import numpy as np
 import flamec
 from flamec import nn, optim
+from flamec.autograd import grad as grad_of
 
 thing = COUNT = BY_SIZE = None
 {kinds}
@@ -144,6 +145,11 @@ class Counted:
 
     def __exit__(self, *_):
         counter.rate = counter.rate * 0.5
+
+def unrecorded(h):
+    with flamec.no_grad():
+        q = h * 0.5
+    return q.requires_grad_()
 
 def make():
     offset = 0.3

@@ -21,6 +21,7 @@ from tests.random_state_statements import (
     HISTORIES,
     INTS,
     KINDS,
+    LEAVES,
     NUMBER_WRITES,
     READS,
     SPLITS,
@@ -29,6 +30,12 @@ from tests.random_state_statements import (
 )
 
 BOXES = ("{'a': [y], 'n': 1}", "{'a': [y], 'n': n}", "{'a': [y, y], 'n': 2, 'last': None}")
+RESULTS = ("return h", "return h, x", "return [h.sum(), y]", "return h[0]")
+SEVERAL = (
+    "return h, h.sum() * 2, leaf.sigmoid()",
+    "return h.tanh(), h.detach() * leaf",
+    "return h",
+)
 NUMBERS = ("1", "2", "1.5", "2.5", "True", "-1")
 COUNTS = ("0", "1", "2", "3", "-1")
 STATE = (
@@ -74,6 +81,9 @@ class StateProgram:
             pools += [TENSOR_WRITES] * rng.choice((2, 6))
         if rng.random() < 0.4:
             pools += [AUTOGRAD] * rng.choice((2, 6))
+        leaves = rng.random() < 0.2
+        if leaves:
+            pools += [LEAVES] * 6
         counts = rng.random() < 0.35
         if counts:
             pools += [INTS] * rng.choice((2, 6))
@@ -82,7 +92,7 @@ class StateProgram:
             pools += [KINDS] * 6
         changes = [*CHANGES_OF_KINDS * 3, *CHANGES] if kinds else CHANGES
         lines = [rng.choice(rng.choice(pools)) for _ in range(rng.randint(2, 7))]
-        lines.append(rng.choice(("return h", "return h, x", "return [h.sum(), y]", "return h[0]")))
+        lines.append(rng.choice(SEVERAL if leaves else RESULTS))
         self.body = "\n".join(f"        {line}" for line in lines)
         self.source = PRELUDE.replace("{body}", self.body)
         self.source = self.source.replace("{kinds}", PRELUDE_OF_KINDS if kinds else "")

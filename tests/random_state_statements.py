@@ -380,6 +380,20 @@ x.add_(leaf.detach())
 h = h.clone(); h[h < 0] = 0.125
 """.strip().splitlines()
 
+LEAVES = """
+h = h * unrecorded(h)
+h = h + unrecorded(h)[:1]
+q = unrecorded(h); (q * h).sum().backward(retain_graph=True); h = h + q.grad
+q = h.detach().requires_grad_(); (q * leaf).sum().backward(); h = h * q.grad
+h = h + h.detach().requires_grad_().sum()
+h = h * (grad_of((h * leaf).sum(), leaf)[0] if leaf.requires_grad else leaf)
+if leaf.requires_grad: h = h * grad_of((h * leaf).sum() ** 2, leaf, create_graph=True)[0]
+h = h.sin() * h.tanh()
+h = h.detach() + leaf.sigmoid()
+h = h * 2 if h.detach().sum() > 0 else h.tanh()
+h = h[h[:, 0].detach() > 0] if h.shape[0] > 1 else h
+""".strip().splitlines()
+
 HISTORIES = """
 x = net(data(4, 3)); y = data(3)
 x = net.part(data({rows}, 3)); y = x.sum(0)

@@ -44,7 +44,8 @@ class World:
             flamec.set_rng_state(state)
 
     def call(self, text: str, backward: bool) -> Any:
-        """Call the function; what can be compared afterwards. ``backward``: through its result."""
+        """Call the function; what can be compared afterwards. ``backward``: through its results,
+        one after the other, as far as what they need is not freed."""
         names: dict[str, Any] = {}
         scope = {**self.names, "data": self._data}
         self._seed = int(text.rsplit("=", 1)[1])
@@ -52,10 +53,11 @@ class World:
         box = names["box"]
         items = box["a"]
         result = self.function(names["x"], names["y"], names["n"], box)
-        first = result[0] if isinstance(result, (tuple, list)) else result
-        tracked = first.requires_grad
-        if backward and tracked:
-            first.sum().backward()
+        several = result if isinstance(result, (tuple, list)) else [result]
+        tracked = [t.requires_grad for t in several]
+        if backward and tracked[0]:
+            several[0].sum().backward()
+            tracked += [_is_refused(t) for t in several[1:] if t.requires_grad]
         state = [plain(self.names[name]) for name in STATE]
         given = [plain(names["x"]), plain(names["y"]), plain(box), plain(items)]
         return [plain(result), tracked, given, state, self._identities(result, names)]
@@ -77,6 +79,16 @@ class World:
     def _data(self, *shape: int) -> flamec.Tensor:
         self._seed += 1
         return flamec.tensor(np.random.default_rng(self._seed).normal(size=shape))
+
+
+def _is_refused(result: flamec.Tensor) -> bool:
+    try:
+        result.sum().backward()
+    except RuntimeError as error:
+        if "second time" not in str(error):
+            raise
+        return True
+    return False
 
 
 def plain(value: Any) -> Any:
