@@ -204,7 +204,7 @@ def _add_history(b: CheckBuilder, variable: str, path: str, leaf: Tensor) -> Non
         b.add(f"{variable}.requires_grad", f"{path} requires grad")
     else:
         b.add(
-            f"(({variable}._value is None and {variable}._storage.value is None)"
+            f"({variable}._value is {variable}._storage.value is None"
             f" or not {variable}.requires_grad)",
             f"{path} does not require grad",
         )
@@ -359,6 +359,8 @@ def _add_captured(b: CheckBuilder, captured: Captured) -> None:
             types.types.append((source, tensor._type))
             meaning = partial("captured {} is {}".format, label, tensor._type)
             b.add(f"{name}._type == {b.name(tensor._type)}", meaning, captured=True, merged=True)
+            if not tensor._requires_grad and tensor._type.dtype.is_floating_point:
+                _add_history(b, name, f"captured {label}", tensor)
             if position in captured.graph.updates:
                 types.written.append(source)
                 text = f"not {b.name(overlaps_itself)}({name})"

@@ -55,6 +55,7 @@ from flamec.traced_arguments import Dynamic, argument_labels, argument_tracer
 from flamec.traced_results import GradEffect, Outputs, Result
 from flamec.tracked_inputs import Leaves, check_gradients_outside, reached_inputs
 from flamec.varying_state import Lifted, StateVaries
+from flamec.written_histories import written_values
 
 _BEGINS_AGAIN = (AliasDiscovered, PlaceWanted, SizesDiffer, StateVaries, Uncompiled)
 _one_trace = held_in_forks(threading.RLock())  # classes are instrumented for all threads
@@ -74,7 +75,8 @@ class Captured:
     ``held`` in Python's state (``found`` by the trace, until the program is made).
     ``container_count``: how many containers follow, if the program uses any
     (``changed_arguments.py``); ``first_containers``: for each among the arguments the first that is
-    the same. ``retained``: outputs whose gradients are kept (``retain_grad``).
+    the same. ``histories``: inputs that are written to, and outputs whose histories they have then
+    (``written_histories.py``). ``retained``: outputs whose gradients are kept (``retain_grad``).
     ``is_tangled``: whether a container stands in the result several times, which a program copies.
     ``parts``: if this is the head of a function, that and the tail that a call ends with.
     """
@@ -95,6 +97,7 @@ class Captured:
     found_sizes: Mapping[str, int] = field(default_factory=dict)
     tracked_inputs: tuple[int, ...] = ()
     tracked_outputs: tuple[int, ...] = ()
+    histories: Mapping[int, int] = field(default_factory=dict)
     aliases: list[tuple[int, Tensor]] = field(default_factory=list)
     layouts: list[AskedLayout] = field(default_factory=list)
     held: list[HeldTensors] = field(default_factory=list)
@@ -378,6 +381,7 @@ def _finish(
     if outputs.has_views_of_lost_leaves:
         raise Uncompiled("it returns or stores a view of a leaf that it made")
     leaving = {outputs.values[result.position] for _, result in outputs.leaves()}
+    written = written_values(trace, outputs.is_freed) if thread.grad_enabled else {}
     made = Leaves({v for v in trace.leaf_tensors if v.node is not None}, leaving)
     outputs.forget()
     escapes = escaped_tensors(trace, name)
@@ -392,11 +396,12 @@ def _finish(
             grads.append(GradEffect(goal, gradient))
         del goal
     del kept
+    histories = {i: outputs.output(value) for i, value in written.items()}
     graph = trace.build(outputs.values, name)
-    written = [o for step in host.steps for o in step.operands if isinstance(o, Result)]
-    tracked = [r for r in (*results, *written) if r.tracked and not r.freed]
-    tracked_outputs = {r.position for r in tracked if r.kind == "fresh"}
-    differentiable = thread.grad_enabled and bool(tracked)
+    stored = [o for step in host.steps for o in step.operands if isinstance(o, Result)]
+    tracked = [r for r in (*results, *stored) if r.tracked and not r.freed]
+    tracked_outputs = {*(r.position for r in tracked if r.kind == "fresh"), *histories.values()}
+    differentiable = thread.grad_enabled and bool(tracked or histories)
     tracked_inputs = reached_inputs(trace, graph, tracked_outputs) if differentiable else ()
     check_gradients_outside(trace, graph, tracked_outputs if differentiable else (), made)
     return Captured(
@@ -416,6 +421,7 @@ def _finish(
         found_sizes={} if trace.execution is None else trace.execution.found_sizes,
         tracked_inputs=tracked_inputs,
         tracked_outputs=tuple(sorted(tracked_outputs)) if differentiable else (),
+        histories=histories,
         aliases=list(trace.aliases),
         execution=trace.execution,
         escapes=escapes,

@@ -23,7 +23,7 @@ from flamec.autograd.hooks import register_hook, replayed
 from flamec.autograd.rules import apply_recorded
 from flamec.call_path import CHANGED
 from flamec.capture import Captured
-from flamec.dispatch import apply, record, tape_value, tensor_builder, write
+from flamec.dispatch import apply, record, refuse_leaf, tape_value, tensor_builder, write
 from flamec.errors import CompileError
 from flamec.freed_histories import sharing
 from flamec.ir.builder import Builder, Report
@@ -45,6 +45,7 @@ from flamec.state import enable_grad, no_grad, thread
 from flamec.tape import Packed, Saved, TapeNode
 from flamec.tensor import Tensor
 from flamec.tracked_inputs import inputs_with_gradients
+from flamec.written_histories import follow
 
 
 class DifferentiableProgram:
@@ -63,6 +64,12 @@ class DifferentiableProgram:
         ``given`` of the program, which takes them behind its other leaves."""
         self.original = captured
         self._make = make
+        read = {id(g) for g in captured.trace.gradients.argument_reads.values()} - {id(None)}
+        gradients = [  # that were read, to which a backward pass may add
+            i
+            for i, source in enumerate(captured.sources)
+            if source.owner is not None or id(source.held) in read
+        ]
         states: dict[Tensor, Value] = {}
         reports: list[Report] = []
         with using_oracle(SettledSizes(captured.equal_sizes)):
@@ -90,7 +97,7 @@ class DifferentiableProgram:
         joint = recognize_attention(joint)  # before it is cut between forward and backward
         on_gpu = graph_device(joint).type == "cuda"
         counts = len(sources), len(captured.graph.outputs)
-        parts = partition(joint, *counts, on_gpu, memory_budget)
+        parts = partition(joint, *counts, on_gpu, memory_budget, gradients)
         self.joint = joint
         self._bases = [i for i in captured.tracked_inputs if sources[i].kind == "base"]
         self._states = list(states)  # generators that derivatives draw from
@@ -172,6 +179,8 @@ class DifferentiableProgram:
         known = [
             tape_value(inputs[i]) if inputs[i]._requires_grad else None for i in differentiated
         ]
+        for position in self.original.histories:
+            refuse_leaf(inputs[position], self.original.name)
         tensors = self.forward.run(leaves, sizes)
         if tensors is CHANGED:
             return CHANGED
@@ -188,6 +197,10 @@ class DifferentiableProgram:
         results = [outputs[i] for i in tracked]
         op = replace(self.op, derivative=call.derivative)
         record(op, [inputs[i] for i in differentiated], {}, results, known)
+        for position, output in self.original.histories.items():
+            value = tape_value(outputs[output])
+            if value is not None:
+                follow(inputs[position], value)
         call.keep(results, [*saved, *(inputs[i] for i in self._saved_inputs)])
         return self.forward.assemble(leaves, sizes, tensors)
 

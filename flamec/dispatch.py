@@ -300,11 +300,8 @@ def write(target: Tensor, source: Tensor, name: str = "copy_") -> Tensor:
     Raises RuntimeError for a leaf that requires grad while recording, and for
     memory in which several elements overlap.
     """
-    if thread.grad_enabled and _refuses_in_place(target):
-        raise RuntimeError(
-            f"{name}: a leaf tensor that requires grad (or a view of one) is changed in place; "
-            f"wrap the change in flamec.no_grad() (at {user_location()})"
-        )
+    if thread.grad_enabled:
+        refuse_leaf(target, name)
     if source._type.device != target._type.device:
         raise OperationError(
             f"{name}: values on {source._type.device} cannot be stored in a tensor on "
@@ -371,6 +368,15 @@ def store(array: Any, data: Any) -> None:
         gpu_of(array).copy(array, data)
     else:
         np.copyto(array, data)
+
+
+def refuse_leaf(target: Tensor, name: str) -> None:
+    """RuntimeError for a leaf that requires grad, or a view of one, whose change is recorded."""
+    if _refuses_in_place(target):
+        raise RuntimeError(
+            f"{name}: a leaf tensor that requires grad (or a view of one) is changed in place; "
+            f"wrap the change in flamec.no_grad() (at {user_location()})"
+        )
 
 
 def _refuses_in_place(target: Tensor) -> bool:

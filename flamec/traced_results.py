@@ -106,6 +106,10 @@ class Outputs:
         known = self._known.values() if lost else ()
         return any(result.tracked and leaf._storage in lost for leaf, result in known)
 
+    def is_freed(self, value: Value) -> bool:
+        """Whether a pass in the function has freed a history."""
+        return bool(self.trace.freed) and value in self._freed
+
     def forget(self) -> None:
         """Let go of the tensors."""
         for leaf, result in self._known.values():
@@ -130,11 +134,11 @@ class Outputs:
         if root.input_position is not None:
             root.returned = True
             return self._view_of_input(leaf, root)
-        freed = bool(trace.freed) and trace.value_of(leaf) in self._freed
+        freed = self.is_freed(trace.value_of(leaf))
         if leaf._storage in self._shared:
             steps = leaf._steps[len(root.steps) :]
-            return Result("fresh", self._output(root.value), None, steps, tracked, freed)
-        return Result("fresh", self._output(trace.value_of(leaf)), None, (), tracked, freed)
+            return Result("fresh", self.output(root.value), None, steps, tracked, freed)
+        return Result("fresh", self.output(trace.value_of(leaf)), None, (), tracked, freed)
 
     def _number(self, leaf: RuntimeNumber) -> Result:
         expression = expression_of(leaf)
@@ -142,7 +146,7 @@ class Outputs:
             returned = expression.state.returned
             returned.append(expression)
             return Result("host", len(returned) - 1, expression)
-        return Result("number", self._output(self.trace.value_of(leaf)))
+        return Result("number", self.output(self.trace.value_of(leaf)))
 
     def _view_of_input(self, leaf: Tensor, root: Root) -> Result:
         assert root.input_position is not None
@@ -154,7 +158,8 @@ class Outputs:
             return Result("tensor", value=source.tensor, steps=steps)
         return Result("base", source.position, source.storage, leaf._steps)
 
-    def _output(self, value: Value) -> int:
+    def output(self, value: Value) -> int:
+        """The position of a value among the outputs."""
         if value not in self._positions:
             self._positions[value] = len(self.values)
             self.values.append(value)

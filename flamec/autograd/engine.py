@@ -292,7 +292,8 @@ def _run(
     elif not keep_graph:
         for node in nodes:
             assert isinstance(node, TapeNode)
-            if paths is None or any(map(tracked, node.inputs)):  # it was gone through
+            was_met = not entered or id(node) in entered
+            if was_met and (paths is None or any(map(tracked, node.inputs))):
                 node.free()
     return found
 
@@ -311,8 +312,9 @@ def _propagated(
     batch: Any,
     entered: set[int],
 ) -> dict[Value, Tensor]:
-    """The gradients of the targets and of all leaves; ``entered``: of a trace, the nodes that a
-    gradient arrives at."""
+    """The gradients of the targets and of all leaves; ``entered``: the nodes that a gradient
+    arrives at, of a trace and of what has calls of compiled functions, whose results depend on
+    some of their inputs only."""
     trace = thread.trace
     saved: Callable[[Node, Value], Any]
     entering: Callable[[Node, Sequence[Any]], None] | None
@@ -336,6 +338,11 @@ def _propagated(
     else:
         saved = unpack  # type: ignore[assignment]  # all nodes of the tape are TapeNodes
         entering = apply_rule = None
+        if any(node.op.kind is OpKind.CALL for node in nodes):
+
+            def entering(node: Node, incoming: Sequence[Any]) -> None:
+                entered.add(id(node))
+
     keep = set(targets)
     if trace is not None:
         keep |= {*trace.leaf_tensors, *outer_values(trace)}
@@ -405,7 +412,7 @@ def _depending_on(
     found = set(targets)
     for node in nodes:
         if not found.isdisjoint(node.inputs):
-            found.update(node.outputs)
+            found.update(v for v in node.outputs if tracked(v))
     return {value for value in found if tracked(value)}.__contains__
 
 

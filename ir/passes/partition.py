@@ -32,12 +32,14 @@ def partition(
     output_count: int,
     expensive: bool = False,
     memory_budget: float = 1.0,
+    changing: Collection[int] = (),
 ) -> Partition:
     """Cut ``joint`` (see ``differentiate_graph``) behind its first ``output_count`` outputs.
 
     Its first ``input_count`` inputs belong to the forward program, the others are
     gradients of the outputs. ``expensive``: functions such as exp are computed again, too,
-    where that moves fewer bytes. With a ``memory_budget`` below 1 so are folds of rows, and what is
+    where that moves fewer bytes. ``changing``: inputs that may have changed when gradients are
+    wanted. With a ``memory_budget`` below 1 so are folds of rows, and what is
     computed again stands just before its use.
     """
     spare = memory_budget < 1
@@ -59,10 +61,11 @@ def partition(
     )
     required.update(v for n in again for v in n.inputs)
 
-    # the old contents of an input that the forward program writes to are saved like any value
-    inputs = [v for i, v in enumerate(given) if v in required and i not in joint.updates]
-    positions = tuple(i for i, v in enumerate(given) if v in required and i not in joint.updates)
-    overwritten = [v for i, v in enumerate(given) if v in required and i in joint.updates]
+    # the contents of an input that the forward program writes to are saved like any value
+    changed = {*joint.updates, *changing}
+    inputs = [v for i, v in enumerate(given) if v in required and i not in changed]
+    positions = tuple(i for i, v in enumerate(given) if v in required and i not in changed)
+    overwritten = [v for i, v in enumerate(given) if v in required and i in changed]
     saved_values = [*overwritten, *(v for n in joint.nodes for v in n.outputs if v in saved)]
     forward = Graph(
         given,

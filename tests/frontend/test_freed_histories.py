@@ -228,3 +228,29 @@ def test_saved_values_live_as_long_as_a_result_that_needs_them() -> None:
     del second
     first.backward()
     assert not call._later
+
+
+def test_a_gradient_by_one_input_goes_through_what_depends_on_it_alone() -> None:
+    """A gradient that was computed from ``w`` without recording does not depend on it."""
+
+    def f(x: T, w: T) -> T:
+        q = x.detach().requires_grad_()
+        (q * w).sum().backward()
+        assert q.grad is not None
+        h = x * 2 * q.grad
+        return h * flamec.autograd.grad((h * w).sum(), w)[0]
+
+    for function in both(f):
+        x, w = (flamec.ones(3).requires_grad_() for _ in range(2))
+        assert not is_refused(function(x * 2, w))
+        assert x.grad is not None and x.grad.tolist() == [16.0] * 3
+
+
+def test_what_no_gradient_arrives_at_is_not_freed() -> None:
+    """A result that does not depend on an argument leaves the argument's history alone."""
+    for function in both(lambda x, w: (w.sin(), x.cos())):
+        x, w = (flamec.ones(3).requires_grad_() for _ in range(2))
+        y = x.exp()
+        results = function(y, w)
+        results[0].sum().backward()
+        assert not is_refused(y * 1.0)

@@ -1,0 +1,50 @@
+"""Histories of tensors from outside that a compiled function changes in place.
+
+In: a finished trace; in a call, tensors that the program has written to. Out: the values whose
+history they have from then on. As in eager mode a change while nothing is recorded, or through
+``detach()``, leaves the history as it was, and a leaf stays one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from flamec.dispatch import is_detached, set_tape_value, written_base
+from flamec.ir.graph import Value
+from flamec.ir.op import lookup
+from flamec.tensor import Tensor
+
+if TYPE_CHECKING:
+    from flamec.trace import Trace
+
+_OVERWRITE = lookup("overwrite")
+
+
+def written_values(trace: Trace, is_freed: Callable[[Value], bool]) -> dict[int, Value]:
+    """By the position of an input, the value that its memory ends with, if that has a history which
+    begins in the function and can be gone back."""
+    found = {}
+    for root in trace.roots.values():
+        position, value = root.input_position, root.value
+        if position is None or not root.written or value not in trace.tracked:
+            continue
+        while value.node is not None and value.node.op is _OVERWRITE:
+            if value in trace.leaf_tensors:
+                break
+            value = value.node.inputs[1]  # whose history it has
+        if value.node is None or value in trace.leaf_tensors or is_freed(value):
+            continue
+        if root.value.type.dtype.is_floating_point:
+            found[position] = root.value
+    return found
+
+
+def follow(target: Tensor, value: Value) -> None:
+    """Let a tensor that was written to have the history of ``value``."""
+    if is_detached(target._steps):
+        set_tape_value(target, value)
+        return
+    storage = target._storage
+    storage.value = written_base(storage, target._steps, value)
+    target._value, target._value_version = value, storage.version
