@@ -26,7 +26,8 @@ class Address:
     _settled: Mapping[Axis, Dim] | None = field(default=None, compare=False, repr=False)
 
     def settle(self) -> Address:
-        """The address, which keeps its strides from now on: its axes are not split any more."""
+        """The address, which keeps its strides from now on, until it is settled anew."""
+        self._settled = None
         self._settled = self.strides()
         return self
 
@@ -116,7 +117,11 @@ class GroupSpace:
     stores: dict[Value, Address] = field(default_factory=dict)
 
     def settle(self) -> None:
-        """Say that no axis is split or merged any more, so that what was found of them holds."""
+        """Say that no axis is split or merged any more, so that what was found of them holds.
+
+        To be said again where one has been since, as by an operand that is found later.
+        """
+        self.stores.clear()
         for operands in self.operands.values():
             for operand in operands:
                 operand.settle()
