@@ -185,8 +185,7 @@ class DifferentiableProgram:
         if tensors is CHANGED:
             return CHANGED
         for position, value in zip(reversed(late), reversed(tensors), strict=False):
-            type = self.captured.graph.inputs[position].type  # known since the call's actions
-            inputs[position] = tensor_builder.constant(value, type)
+            inputs[position] = self._number(position, value)  # known since the call's actions
         for position in self._bases:
             if not inputs[position]._requires_grad:  # the call may have made it a leaf
                 inputs[position] = self._input(position, leaves)
@@ -220,9 +219,14 @@ class DifferentiableProgram:
                 if leaf._storage is storage:
                     return leaf
             return Tensor._from_array(storage.base, storage.base_type, storage)
-        value = source.read(leaves)
+        return self._number(position, source.read(leaves))
+
+    def _number(self, position: int, value: Any) -> Tensor:
+        """The tensor of a number, Python's or NumPy's, that is an input."""
+        number = value.item() if isinstance(value, np.generic) else value
         type = self.captured.graph.inputs[position].type
-        return tensor_builder.constant(value, type)
+        made: Tensor = tensor_builder.constant(number, type)
+        return made
 
 
 # results whose gradients are kept, by their values on the tape

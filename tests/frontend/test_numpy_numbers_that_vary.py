@@ -89,3 +89,20 @@ def test_in_c() -> None:
         assert found.tolist() == [float(rate)] * 3
         assert type(twice) is np.float32 and twice == rate * 2
     assert len(compiled.programs) == 2
+
+
+def test_gradients_beside_numbers_that_vary() -> None:
+    def f(x: flamec.Tensor, k: Any) -> flamec.Tensor:
+        return x * (k + 1) / 3
+
+    compiled = flamec.compile(f)
+    for value in (3.25, 2.0, 4.5, 1.0):
+        k = np.float32(value)
+        gradients = []
+        for function in (f, compiled):
+            x = flamec.ones(3).requires_grad_()
+            function(x, k).sum().backward()
+            assert x.grad is not None
+            gradients.append(x.grad.tolist())
+        assert gradients[0] == gradients[1]
+    assert compiled.stats.traces == 2
