@@ -252,7 +252,7 @@ def _traced_cond(
     )
     results = made if isinstance(made, tuple) else (made,)
     count = len(results) - len(written)
-    store_written("cond", written, results[count:])
+    store_written("cond", bodies, written, results[count:])
     present = bodies[0].present
     rest = iter(results[:count])
     leaves_made = iter([next(rest) if flag else None for flag in present])
@@ -422,7 +422,7 @@ def _traced_while(
     if attributes["limit"] is not None and any(needs):
         attributes = while_with_residuals(attributes, needs)
     made = apply_named("while_loop", *operands, **attributes)[first:]
-    store_written("while_loop", written, made[len(given) : len(given) + len(written)])
+    store_written("while_loop", [body], written, made[len(given) : len(given) + len(written)])
     last: tuple[Any, ...] = unflatten(structure, restored(list(made[: len(given)]), leaves))
     return last
 

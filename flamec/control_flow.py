@@ -206,13 +206,17 @@ def restored(tensors: Sequence[Tensor], like: Sequence[Any]) -> Any:
     return iter([None if entry is None else next(rest) for entry in like])
 
 
-def store_written(name: str, targets: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Give tensors from outside the values that a body left in them.
+def store_written(
+    name: str, bodies: Sequence[TracedBody], targets: Sequence[Tensor], values: Sequence[Tensor]
+) -> None:
+    """Give tensors from outside the values that the bodies left in them.
 
-    A body changes a leaf that requires grad only where nothing is recorded, so it is not here.
+    What they change where nothing is recorded, as running statistics, has no new history.
     """
+    recorded = {id(body.captured[i]) for body in bodies for i in body.recorded}
     for target, value in zip(targets, values, strict=True):
-        with set_grad_enabled(thread.grad_enabled and not target._requires_grad):
+        records = id(target) in recorded and not target._requires_grad
+        with set_grad_enabled(thread.grad_enabled and records):
             write(target, value, name)
 
 
@@ -302,7 +306,7 @@ def _apply(
         "residuals": 0,
     }
     made = apply_scan(operands, attributes)
-    store_written("scan", written, made[count : count + len(written)])
+    store_written("scan", [body], written, made[count : count + len(written)])
     last = iter(made[:count])
     stacks = made[count + len(written) :]
     carry, y = _pair(body)

@@ -27,7 +27,8 @@ from flamec.tensor import Tensor
 @dataclass(frozen=True, eq=False)
 class TracedBody:
     """``graph``: takes the arguments and then ``captured``; gives the leaves of the result that are
-    not None, and then new values of the captured tensors at the positions ``written``.
+    not None, and then new values of the captured tensors at the positions ``written``, of which
+    those ``recorded`` have a history that begins in the body, or before.
 
     ``structure``: that of the result; ``present``: which of its leaves are not None.
     """
@@ -35,6 +36,7 @@ class TracedBody:
     graph: Graph
     captured: tuple[Tensor, ...]
     written: tuple[int, ...]
+    recorded: frozenset[int]
     structure: Structure
     present: tuple[bool, ...]
 
@@ -73,6 +75,7 @@ def trace_body(
                 f"pass it as a tensor (at {user_location()})"
             )
         written = tuple(sorted(p - len(types) for p in positions))
+        recorded = frozenset(p for p in written if positions[p + len(types)] in trace.tracked)
         outputs = [*values, *(positions[p + len(types)] for p in written)]
         graph = _graph(trace, outputs, getattr(function, "__name__", name))
     finally:
@@ -82,6 +85,7 @@ def trace_body(
         graph,
         found,
         written,
+        recorded,
         structure,
         tuple(t is not None for t in tensors),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 import flamec
 from flamec import nn
@@ -98,3 +99,27 @@ def test_results_share_memory_with_nothing() -> None:
         (z,) = wrap(lambda x: flamec.while_loop(lambda c: c[0] > 5, lambda c: (c,), (x,)))(x)
         y.add_(1), z.add_(1)
         assert x.tolist() == [1.0, 1.0] and y.tolist() == z.tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, flamec.compile], ids=["eager", "compiled"])
+def test_histories_of_what_bodies_change(wrap: Any) -> None:
+    """What changes while nothing is recorded has none, what changes by a parameter has one."""
+    w = flamec.ones(2).requires_grad_()
+    plain, followed = flamec.zeros(2), flamec.zeros(2)
+
+    def change(x: Any) -> Any:
+        with flamec.no_grad():
+            plain.add_(x * w)
+        followed.add_(x * w)
+        return x * w
+
+    def step(x: Any) -> Any:
+        return flamec.cond(x.sum() > 0, change, lambda x: x, (x,))
+
+    function = wrap(step)
+    for _ in range(3):
+        function(flamec.full((2,), 2.0))
+    assert not plain.requires_grad and followed.requires_grad
+    followed.sum().backward()
+    assert w.grad is not None and w.grad.tolist() == [6.0, 6.0]
+    assert plain.tolist() == followed.tolist() == [6.0, 6.0]
