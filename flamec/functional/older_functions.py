@@ -18,6 +18,7 @@ from flamec.functional import (
     padding,
 )
 from flamec.functional.arguments import public
+from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.creation import arange, full
 from flamec.functional.joining import cat
 from flamec.functional.joining import chunk as unsafe_chunk
@@ -80,11 +81,13 @@ def lu(
     return tuple(function(A, pivot=pivot, **({} if out is None else {"out": out})))
 
 
+@autocasts(cuda=FLOAT32)
 def frobenius_norm(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     """The root of the sum of squares over dimensions."""
     return matrix_functions.vector_norm(input, 2.0, dim, keepdim)
 
 
+@autocasts(cuda=FLOAT32)
 def nuclear_norm(input: Tensor, dim: Any = (-2, -1), keepdim: bool = False) -> Tensor:
     """The sum of singular values of matrices."""
     return matrix_functions.matrix_norm(input, "nuc", dim, keepdim)
