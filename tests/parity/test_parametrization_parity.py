@@ -30,11 +30,11 @@ def _copy(ours: Any, theirs: Any) -> None:
     )
 
 
-def _same(ours: Any, theirs: Any) -> None:
+def _same(ours: Any, theirs: Any, rtol: float = 1e-10) -> None:
     mine, wanted = ours.state_dict(), theirs.state_dict()
     assert list(mine) == list(wanted)
     for key, value in wanted.items():
-        np.testing.assert_allclose(mine[key].numpy(), value.numpy(), rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(mine[key].numpy(), value.numpy(), rtol, atol=rtol / 100)
     names = [n for n, _ in theirs.named_parameters()]
     assert [n for n, _ in ours.named_parameters()] == names
 
@@ -54,7 +54,12 @@ KINDS: dict[str, Any] = {
 }
 
 
-def _train(ours: Any, theirs: Any, mode: str, steps: int) -> None:
+# PyTorch's matrix_exp is off by up to 5e-11 where the 1-norm lies between 0.015 and 0.05 (ours
+# by 2e-16; both beside mpmath with 40 digits): the norm comes from random weights
+RTOL = {"orthogonal exp": 5e-9}
+
+
+def _train(ours: Any, theirs: Any, mode: str, steps: int, rtol: float = 1e-10) -> None:
     """Steps of both, whose losses and parameters stay the same; one program if compiled."""
     mine = optim.SGD(ours.parameters(), 0.05)
     wanted = torch.optim.SGD(theirs.parameters(), 0.05)
@@ -74,8 +79,8 @@ def _train(ours: Any, theirs: Any, mode: str, steps: int) -> None:
         expected = (theirs(torch.tensor(x)) - 1).square().mean()
         expected.backward()
         wanted.step()
-        np.testing.assert_allclose(loss.item(), expected.item(), rtol=1e-10)
-    _same(ours, theirs)
+        np.testing.assert_allclose(loss.item(), expected.item(), rtol)
+    _same(ours, theirs, rtol)
     if mode == "compiled":
         assert run.stats.traces == 1
 
@@ -84,11 +89,12 @@ def _train(ours: Any, theirs: Any, mode: str, steps: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_with_a_norm(kind: str, mode: str) -> None:
     ours, theirs = _pair()
+    rtol = RTOL.get(kind, 1e-10)
     KINDS[kind](torch.nn.utils.parametrizations, theirs)
     KINDS[kind](parametrizations, ours)
     _copy(ours, theirs)  # the start of the power iteration is random
     _same(ours, theirs)
-    _train(ours, theirs, mode, steps=5)
+    _train(ours, theirs, mode, steps=5, rtol=rtol)
     ours.eval()
     theirs.eval()
     copy = deepcopy(ours)
@@ -96,7 +102,7 @@ def test_training_with_a_norm(kind: str, mode: str) -> None:
     result = theirs(torch.tensor(x)).detach().numpy()
     for module in (ours, copy):
         found = module(flamec.from_numpy(x.copy())).detach().numpy()
-        np.testing.assert_allclose(found, result, rtol=1e-10)
+        np.testing.assert_allclose(found, result, rtol=rtol)
     name = "bias" if "bias" in kind else "weight"
     parametrize.remove_parametrizations(ours, name)
     torch.nn.utils.parametrize.remove_parametrizations(theirs, name)
@@ -104,10 +110,10 @@ def test_training_with_a_norm(kind: str, mode: str) -> None:
     mine_state, wanted_state = ours.state_dict(), theirs.state_dict()
     assert sorted(mine_state) == sorted(wanted_state)
     for key, value in wanted_state.items():
-        np.testing.assert_allclose(mine_state[key].numpy(), value.numpy(), rtol=1e-10)
+        np.testing.assert_allclose(mine_state[key].numpy(), value.numpy(), rtol=rtol)
     assert parametrize.is_parametrized(copy, name)
     np.testing.assert_allclose(
-        copy(flamec.from_numpy(x.copy())).detach().numpy(), result, rtol=1e-10
+        copy(flamec.from_numpy(x.copy())).detach().numpy(), result, rtol=rtol
     )
 
 
