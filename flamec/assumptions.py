@@ -13,7 +13,6 @@ from functools import partial
 from flamec.autograd.hooks import hooks_of_leaf
 from flamec.capture import Captured, captured_sources
 from flamec.changed_arguments import container_paths
-from flamec.dispatch import tape_value
 from flamec.float32_precision import settings_of
 from flamec.guard_code import Check, CheckBuilder
 from flamec.guarded_layouts import add_layouts
@@ -22,6 +21,7 @@ from flamec.roots import overlaps_itself
 from flamec.sources import InputSource
 from flamec.state import process, thread
 from flamec.structures import access_paths, flatten
+from flamec.tape import tape_value
 from flamec.tensor import Storage, Tensor
 from flamec.traced_hooks import Hooks
 

@@ -14,13 +14,14 @@ import numpy as np
 
 from flamec.conversion import constant_array
 from flamec.device_array import DeviceArray
-from flamec.dispatch import apply, is_detached
+from flamec.dispatch import apply
 from flamec.errors import OperationError, user_location
 from flamec.functional.arguments import as_device
 from flamec.functional.shape import clone
 from flamec.gpu import move
 from flamec.ir.types import DType, dtype_named
 from flamec.state import no_grad, thread
+from flamec.tape import is_detached
 from flamec.tensor import Storage, Tensor
 from flamec.values import concrete_array
 

@@ -23,7 +23,7 @@ from flamec.autograd.hooks import register_hook, replayed
 from flamec.autograd.rules import apply_recorded
 from flamec.call_path import CHANGED
 from flamec.capture import Captured
-from flamec.dispatch import apply, record, refuse_leaf, tape_value, tensor_builder, write
+from flamec.dispatch import apply, refuse_leaf, tensor_builder, write
 from flamec.errors import CompileError
 from flamec.freed_histories import sharing
 from flamec.ir.builder import Builder, Report
@@ -42,7 +42,7 @@ from flamec.prepared import Prepared, graph_device
 from flamec.program import Program
 from flamec.stages import Stages
 from flamec.state import enable_grad, no_grad, thread
-from flamec.tape import Packed, Saved, TapeNode
+from flamec.tape import Packed, Saved, TapeNode, record, tape_value
 from flamec.tensor import Tensor
 from flamec.tracked_inputs import inputs_with_gradients
 from flamec.written_histories import follow

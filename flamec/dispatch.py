@@ -27,7 +27,17 @@ from flamec.ir.types import TensorType
 from flamec.result_types import result_types
 from flamec.roots import overlaps_itself
 from flamec.state import process, thread
-from flamec.tape import DETACH, Leaf, Saved, TapeNode, keep, set_leaf
+from flamec.tape import (
+    DETACH,
+    Leaf,
+    Saved,
+    TapeNode,
+    is_detached,
+    record,
+    set_leaf,
+    set_tape_value,
+    tape_value,
+)
 from flamec.tensor import Storage, Tensor, ViewStep
 from flamec.write_through import with_zero_gradient, write_through
 
@@ -201,94 +211,6 @@ def view_steps(source: Tensor, op: Op, attributes: Mapping[str, Any]) -> tuple[V
     if thread.grad_enabled:
         return (*source._steps, step)
     return (*source._steps, step, DETACH)
-
-
-def is_detached(steps: Sequence[ViewStep]) -> bool:
-    """Whether a view takes no part in the autograd history of its storage."""
-    return any(op is DETACH[0] for op, _ in steps)
-
-
-# the eager tape ----------------------------------------------------------------
-
-
-def record(
-    op: Op,
-    inputs: Sequence[Tensor],
-    attributes: Mapping[str, Any],
-    outputs: Sequence[Tensor],
-    leaves: Sequence[Value | None] = (),
-) -> None:
-    """Append ``op`` to the tape if any input is tracked.
-
-    ``leaves``: values of inputs that were leaves when the operation began, whatever they are now.
-    """
-    values: list[Value | None] = []
-    operands: list[Value] = []
-    tracked: list[bool] = []
-    for tensor in inputs:
-        value = tape_value(tensor)
-        values.append(value)
-        tracked.append(value is not None)
-        operands.append(Value(tensor._type) if value is None else value)
-    if leaves:
-        for i, leaf in enumerate(leaves):
-            if leaf is not None:
-                values[i], operands[i], tracked[i] = leaf, leaf, True
-    if True not in tracked:
-        return
-    node = TapeNode(op, operands, attributes, user_location(), tuple([t._type for t in outputs]))
-    saved = node.saved
-    assert saved is not None
-    for i in op.saved_inputs(tracked):
-        if operands[i] not in saved:
-            saved[operands[i]] = keep(inputs[i], values[i])
-    results = node.seal()
-    for tensor, value in zip(outputs, results, strict=True):
-        if tensor._type.dtype.kind == "float":
-            set_tape_value(tensor, value)
-    for i in op.saved_outputs(len(outputs), attributes):
-        node.saved_results[i] = keep(outputs[i], None)
-    if process.anomaly:
-        from flamec.autograd.anomaly_mode import note_forward
-
-        note_forward(results[0], inputs, outputs)
-
-
-def tape_value(tensor: Tensor) -> Value | None:
-    """The autograd value of a concrete tensor now, or None if it is not tracked."""
-    if tensor._requires_grad:
-        return leaf_value(tensor)
-    storage = tensor._storage
-    if tensor._value is not None and tensor._value_version == storage.version:
-        return tensor._value
-    if tensor._steps:
-        if storage.value is None or is_detached(tensor._steps):
-            return None
-        value = storage.value
-        for op, attributes in tensor._steps:
-            (value,) = TapeNode(op, (value,), attributes, user_location()).seal()
-        tensor._value = value
-        tensor._value_version = storage.version
-        return value
-    return storage.value
-
-
-def leaf_value(tensor: Tensor) -> Value:
-    """The leaf's own value, made on first use."""
-    value = tensor._value
-    if isinstance(value, Leaf):
-        return value
-    tensor._value = value = Leaf(tensor)
-    if not tensor._steps:
-        tensor._storage.value = value
-    return value
-
-
-def set_tape_value(tensor: Tensor, value: Value | None) -> None:
-    tensor._value = value
-    tensor._value_version = tensor._storage.version
-    if not tensor._steps:
-        tensor._storage.value = value
 
 
 # writing -------------------------------------------------------------------------

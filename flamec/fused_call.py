@@ -19,7 +19,7 @@ import numpy as np
 
 from flamec import cpu_eager, gpu_eager
 from flamec.device_array import DeviceArray
-from flamec.dispatch import record, set_tape_value, tape_value, tensor_builder
+from flamec.dispatch import tensor_builder
 from flamec.errors import CompileError, user_location
 from flamec.fused_program import ConcreteGraph, FusedProgram, NotFusable, trace_function
 from flamec.fusing import Composite, constant_key
@@ -35,6 +35,7 @@ from flamec.size_oracle import exactly
 from flamec.state import process, thread
 from flamec.structures import unflatten
 from flamec.symbolic_sizes import Sizes
+from flamec.tape import record, set_tape_value, tape_value
 from flamec.tensor import Tensor
 
 Run = Callable[[Sequence[Any]], Sequence[Any]]

@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flamec.device_array import DeviceArray
-from flamec.dispatch import tape_value
 from flamec.errors import OperationError
 from flamec.ir.shape import SymbolicDim
 from flamec.ir.types import Device, DType, TensorType
 from flamec.state import process, thread
+from flamec.tape import tape_value
 from flamec.tensor import Tensor
 from flamec.watching import unwatched
 

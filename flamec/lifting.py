@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flamec.dispatch import tape_value
 from flamec.errors import CompileError, user_location
 from flamec.host_numbers import expression_of
 from flamec.ir.types import TensorType
 from flamec.roots import Root, overlaps_itself
 from flamec.sources import InputSource
+from flamec.tape import tape_value
 from flamec.tensor import Storage, Tensor
 
 if TYPE_CHECKING:

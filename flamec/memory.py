@@ -16,7 +16,7 @@ from flamec import layout
 from flamec.conversion import on_device
 from flamec.copying import deepcopy, reduce_ex, shallow_copy
 from flamec.device_array import DeviceArray
-from flamec.dispatch import apply_named, tape_value, tensor_builder, write
+from flamec.dispatch import apply_named, tensor_builder, write
 from flamec.dlpack import CPU_TYPE, CUDA_TYPE, to_capsule
 from flamec.errors import OperationError, unrepeatable, user_location
 from flamec.functional.arguments import as_device, as_dtype
@@ -41,6 +41,7 @@ from flamec.ir.types import DType, TensorType
 from flamec.memory_format import last_channels, strided
 from flamec.pinning import pin_memory
 from flamec.state import no_grad, thread
+from flamec.tape import tape_value
 from flamec.tensor import Size, Tensor
 from flamec.traced_leaves import cut_off
 from flamec.values import concrete_array

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from flamec.device_array import DeviceArray
-from flamec.dispatch import tape_value
 from flamec.errors import DataDependentError, OperationError
 from flamec.gpu import gpu_of
 from flamec.ir.graph import Value
 from flamec.ir.shape import format_shape
 from flamec.ir.types import bool_, int64
 from flamec.state import process, thread
+from flamec.tape import tape_value
 from flamec.tensor import Tensor
 from flamec.values import concrete_array
 

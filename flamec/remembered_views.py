@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from flamec.device_array import DeviceArray, Shape
-from flamec.dispatch import record
 from flamec.ir.types import TensorType
 from flamec.state import thread
-from flamec.tape import DETACH
+from flamec.tape import DETACH, record
 from flamec.tensor import Tensor, ViewStep
 
 F = TypeVar("F", bound=Callable[..., Any])

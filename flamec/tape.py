@@ -1,7 +1,8 @@
-"""The eager tape: nodes that keep what derivative rules need, and the values of leaves.
+"""The eager tape: nodes that keep what derivative rules need, and the values of tensors there.
 
-A ``TapeNode`` is an IR node with its saved tensors and the versions they had, so that a change in
-place is an error in backward, never a wrong gradient.
+``record`` adds an operation, ``tape_value`` gives the value of a concrete tensor. A ``TapeNode`` is
+an IR node with its saved tensors and the versions they had, so that a change in place is an error
+in backward, never a wrong gradient.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from flamec.errors import user_location
 from flamec.ir import ops as _ops  # noqa: F401  (declares the primitives)
 from flamec.ir.graph import Location, Node, Value
 from flamec.ir.op import Op, lookup
 from flamec.ir.types import TensorType
-from flamec.state import thread
+from flamec.state import process, thread
 from flamec.tensor import Tensor, ViewStep
 
 DETACH: ViewStep = (lookup("detach"), {})
@@ -214,3 +216,91 @@ def restore(
         tensor._value = value
         tensor._value_version = saved.version
     return tensor
+
+
+# tensors ---------------------------------------------------------------------------
+
+
+def is_detached(steps: Sequence[ViewStep]) -> bool:
+    """Whether a view takes no part in the autograd history of its storage."""
+    return any(op is DETACH[0] for op, _ in steps)
+
+
+def record(
+    op: Op,
+    inputs: Sequence[Tensor],
+    attributes: Mapping[str, Any],
+    outputs: Sequence[Tensor],
+    leaves: Sequence[Value | None] = (),
+) -> None:
+    """Append ``op`` to the tape if any input is tracked.
+
+    ``leaves``: values of inputs that were leaves when the operation began, whatever they are now.
+    """
+    values: list[Value | None] = []
+    operands: list[Value] = []
+    tracked: list[bool] = []
+    for tensor in inputs:
+        value = tape_value(tensor)
+        values.append(value)
+        tracked.append(value is not None)
+        operands.append(Value(tensor._type) if value is None else value)
+    if leaves:
+        for i, leaf in enumerate(leaves):
+            if leaf is not None:
+                values[i], operands[i], tracked[i] = leaf, leaf, True
+    if True not in tracked:
+        return
+    node = TapeNode(op, operands, attributes, user_location(), tuple([t._type for t in outputs]))
+    saved = node.saved
+    assert saved is not None
+    for i in op.saved_inputs(tracked):
+        if operands[i] not in saved:
+            saved[operands[i]] = keep(inputs[i], values[i])
+    results = node.seal()
+    for tensor, value in zip(outputs, results, strict=True):
+        if tensor._type.dtype.kind == "float":
+            set_tape_value(tensor, value)
+    for i in op.saved_outputs(len(outputs), attributes):
+        node.saved_results[i] = keep(outputs[i], None)
+    if process.anomaly:
+        from flamec.autograd.anomaly_mode import note_forward
+
+        note_forward(results[0], inputs, outputs)
+
+
+def tape_value(tensor: Tensor) -> Value | None:
+    """The autograd value of a concrete tensor now, or None if it is not tracked."""
+    if tensor._requires_grad:
+        return leaf_value(tensor)
+    storage = tensor._storage
+    if tensor._value is not None and tensor._value_version == storage.version:
+        return tensor._value
+    if tensor._steps:
+        if storage.value is None or is_detached(tensor._steps):
+            return None
+        value = storage.value
+        for op, attributes in tensor._steps:
+            (value,) = TapeNode(op, (value,), attributes, user_location()).seal()
+        tensor._value = value
+        tensor._value_version = storage.version
+        return value
+    return storage.value
+
+
+def leaf_value(tensor: Tensor) -> Value:
+    """The leaf's own value, made on first use."""
+    value = tensor._value
+    if isinstance(value, Leaf):
+        return value
+    tensor._value = value = Leaf(tensor)
+    if not tensor._steps:
+        tensor._storage.value = value
+    return value
+
+
+def set_tape_value(tensor: Tensor, value: Value | None) -> None:
+    tensor._value = value
+    tensor._value_version = tensor._storage.version
+    if not tensor._steps:
+        tensor._storage.value = value

@@ -18,13 +18,7 @@ import numpy as np
 
 from flamec import errors
 from flamec.backward_spans import BackwardSpans
-from flamec.dispatch import (
-    is_detached,
-    overlap_error,
-    tape_value,
-    view_steps,
-    with_scalars_moved,
-)
+from flamec.dispatch import overlap_error, view_steps, with_scalars_moved
 from flamec.errors import operation_error, user_location
 from flamec.given_memory import refuse_exchange, require_unchanged
 from flamec.host_numbers import settle
@@ -40,7 +34,7 @@ from flamec.roots import AliasDiscovered, Root, view_overlaps_itself
 from flamec.size_oracle import SizeOracle
 from flamec.sources import InputSource
 from flamec.state import thread
-from flamec.tape import Leaf
+from flamec.tape import Leaf, is_detached, tape_value
 from flamec.tensor import RuntimeNumber, Storage, Tensor, ViewStep
 from flamec.traced_gradients import TracedGradients
 from flamec.traced_hooks import TracedHooks

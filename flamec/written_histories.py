@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from flamec.dispatch import is_detached, set_tape_value, written_base
+from flamec.dispatch import written_base
 from flamec.ir.graph import Value
 from flamec.ir.op import lookup
+from flamec.tape import is_detached, set_tape_value
 from flamec.tensor import Tensor
 
 if TYPE_CHECKING:

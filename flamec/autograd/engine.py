@@ -17,7 +17,7 @@ from flamec.autograd.backward_pass import BackwardPass
 from flamec.autograd.batched import BatchedBackward
 from flamec.autograd.hooks import accumulated, finished, has_hooks
 from flamec.autograd.outer_history import go_on_outside, leading_outside, outer_values
-from flamec.dispatch import apply_named, tape_value, tensor_builder, write
+from flamec.dispatch import apply_named, tensor_builder, write
 from flamec.errors import unknown_outer_gradient, user_location
 from flamec.freed_histories import saves
 from flamec.ir.batching import Operand
@@ -35,7 +35,7 @@ from flamec.state import (
     set_grad_enabled,
     thread,
 )
-from flamec.tape import Leaf, TapeNode, freed_error, unpack
+from flamec.tape import Leaf, TapeNode, freed_error, tape_value, unpack
 from flamec.tensor import Tensor
 from flamec.watching import unwatched
 

@@ -14,14 +14,14 @@ from typing import Any, NoReturn
 
 from flamec.autograd.function_batching import with_batching_rule
 from flamec.autograd.rules import apply_recorded, draws_postponed, record_nodes
-from flamec.dispatch import apply, apply_named, record, tape_value, tensor_builder
+from flamec.dispatch import apply, apply_named, tensor_builder
 from flamec.errors import CompileError, OperationTypeError, user_location
 from flamec.ir.builder import Builder
 from flamec.ir.custom import custom_op, derivative_of
 from flamec.ir.op import DerivativeContext, Op, OpKind, Types
 from flamec.ir.shape import equal, format_shape
 from flamec.state import enable_grad, no_grad, thread
-from flamec.tape import Packed, Saved, keep, restore
+from flamec.tape import Packed, Saved, keep, record, restore, tape_value
 from flamec.tensor import Tensor
 
 __all__ = ["Function", "FunctionCtx", "once_differentiable"]

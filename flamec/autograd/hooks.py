@@ -15,7 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flamec.autograd.rules import apply_recorded
-from flamec.dispatch import leaf_value, tape_value
 from flamec.errors import unrepeatable, user_location
 from flamec.ir.builder import Builder
 from flamec.ir.custom import RecordedRule
@@ -23,6 +22,7 @@ from flamec.ir.graph import Value
 from flamec.ir.shape import format_shape, structural_key
 from flamec.removable_handle import RemovableHandle
 from flamec.state import enable_grad, process, thread
+from flamec.tape import leaf_value, tape_value
 from flamec.tensor import Tensor
 from flamec.traced_hooks import KeptHook
 

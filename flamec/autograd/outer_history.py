@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from flamec.dispatch import tape_value
 from flamec.errors import CompileError, unknown_outer_gradient, user_location
 from flamec.host_actions import LastAct
 from flamec.ir.graph import Value
 from flamec.ir.passes.differentiate import reachable_nodes
-from flamec.tape import Leaf
+from flamec.tape import Leaf, tape_value
 from flamec.tensor import Tensor
 
 if TYPE_CHECKING:

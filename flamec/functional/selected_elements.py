@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import product as combinations
 from typing import Any
 
-from flamec.dispatch import apply, record
+from flamec.dispatch import apply
 from flamec.functional.primitives import ops
 from flamec.ir.builder import Builder
 from flamec.ir.custom import custom_op
@@ -21,6 +21,7 @@ from flamec.ir.ops.windows import bordered
 from flamec.ir.shape import Dim, floordiv, product, structurally_equal
 from flamec.ir.types import int8, int32
 from flamec.state import thread
+from flamec.tape import record
 from flamec.tensor import Tensor
 
 Ints = tuple[int, ...]

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flamec.dispatch import apply_named, is_detached, tensor_builder, write
+from flamec.dispatch import apply_named, tensor_builder, write
 from flamec.errors import OperationError, user_location
 from flamec.functional.dimensions import sizes
 from flamec.functional.shape import clone, regroup, window
 from flamec.ir.shape import format_shape, product, structurally_equal
 from flamec.layout import ask, is_row_major, layout
 from flamec.state import thread
-from flamec.tape import DETACH
+from flamec.tape import DETACH, is_detached
 from flamec.tensor import Tensor
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flamec.device_array import DeviceArray
-from flamec.dispatch import set_tape_value, tape_value
 from flamec.functional.primitives import ops
 from flamec.functional.shape import window
 from flamec.fusing import fused
@@ -22,6 +21,7 @@ from flamec.gpu import gpu
 from flamec.ir.shape import Dim, equal, product
 from flamec.ir.types import TensorType, int16, int32, int64
 from flamec.state import thread
+from flamec.tape import set_tape_value, tape_value
 from flamec.tensor import Tensor
 
 LEAST_ELEMENTS = 1 << 17  # below, the host has found them before so many launches are done
