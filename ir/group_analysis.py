@@ -33,7 +33,6 @@ def analyze(
         _link_components(space)
     if _runs_together(space):
         raise Incompatible("two dimensions of one value would have to run together")
-    space.settle()
     return space
 
 

@@ -23,18 +23,19 @@ class Address:
 
     offset: Dim
     terms: tuple[tuple[Axis, Dim], ...]
-    _settled: Mapping[Axis, Dim] | None = field(default=None, compare=False, repr=False)
-
-    def settle(self) -> Address:
-        """The address, which keeps its strides from now on, until it is settled anew."""
-        self._settled = None
-        self._settled = self.strides()
-        return self
+    _known: Mapping[Axis, Dim] | None = field(default=None, compare=False, repr=False)
 
     def strides(self) -> Mapping[Axis, Dim]:
-        """The stride of each leaf axis; axes along which the address is constant are absent."""
-        if self._settled is not None:
-            return self._settled
+        """The stride of each leaf axis; axes along which the address is constant are absent.
+
+        What was found holds until one of its axes is split or merged.
+        """
+        known = self._known
+        if known is None or any(axis.parts is not None for axis in known):
+            known = self._known = self._strides_of_leaves()
+        return known
+
+    def _strides_of_leaves(self) -> Mapping[Axis, Dim]:
         strides: dict[Axis, Dim] = {}
         for axis, stride in self.terms:
             step: Dim = stride
@@ -81,16 +82,6 @@ class Operand:
         """The leaf axes over which the operand's dimensions run."""
         return leaves([axis for dim in self.dims for axis in dim])
 
-    def settle(self) -> None:
-        """See ``GroupSpace.settle``."""
-        self.dims = [leaves(dim) for dim in self.dims]
-        if self.address is not None:
-            self.address.settle()
-        for guard in self.guards:
-            guard.index.settle()
-        for index, *_ in self.indices:
-            index.settle()
-
 
 @dataclass
 class GroupSpace:
@@ -115,18 +106,6 @@ class GroupSpace:
     assembled: set[Value] = field(default_factory=set)
     picks: set[Task] = field(default_factory=set)
     stores: dict[Value, Address] = field(default_factory=dict)
-
-    def settle(self) -> None:
-        """Say that no axis is split or merged any more, so that what was found of them holds.
-
-        To be said again where one has been since, as by an operand that is found later.
-        """
-        self.stores.clear()
-        for operands in self.operands.values():
-            for operand in operands:
-                operand.settle()
-        for address in (*self.regions.values(), *self.positions.values()):
-            address.settle()
 
     def task_axes(self, task: Task) -> list[Axis]:
         """The leaf axes that a task runs over."""

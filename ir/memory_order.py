@@ -81,7 +81,7 @@ def store_address(space: GroupSpace, value: Value) -> Address:
             for axis in reversed(leaves(axes)):
                 terms.append((axis, stride))
                 stride = stride * axis.size
-        known = space.stores[value] = Address(0, tuple(terms)).settle()
+        known = space.stores[value] = Address(0, tuple(terms))
     return known
 
 

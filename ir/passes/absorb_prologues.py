@@ -54,7 +54,6 @@ def operand_space(
     space = analyze(tasks, context)
     value = consumer.operands[position]
     operand = find(space, value)
-    space.settle()  # a view of the value splits its axes
     if not operand.computed:
         raise Incompatible("the operand is not what the tasks compute")
     contract = consumer.node.attributes["contract"][position]

@@ -25,11 +25,21 @@ def test_parts_of_parts() -> None:
     assert leaves([whole]) == leaves(rest) == leaves(finest)
 
 
-def test_a_settled_address_keeps_its_strides() -> None:
+def test_an_address_keeps_its_strides_until_an_axis_is_split_or_merged() -> None:
     axis = Axis(12)
     address = Address(0, ((axis, 5),))
+    assert address.strides() == {axis: 5}
+    assert address.strides() is address.strides()
     unify([axis], [Axis(3), Axis(4)])
     outer, inner = leaves([axis])
     assert address.strides() == {outer: 20, inner: 5}
-    assert address.strides() is not address.strides()
-    assert address.settle().strides() is address.strides()
+    unify([outer], [other := Axis(3)])
+    assert address.strides() == {other: 20, inner: 5}
+
+
+def test_an_axis_that_does_not_move_an_address_may_come_to_move_it() -> None:
+    moves, stays = Axis(12), Axis(12)
+    address = Address(0, ((moves, 5), (stays, 0)))
+    assert address.strides() == {moves: 5}
+    unify([moves], [stays])
+    assert address.strides() == {stays: 5}
