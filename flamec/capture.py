@@ -76,7 +76,8 @@ class Captured:
     ``container_count``: how many containers follow, if the program uses any
     (``changed_arguments.py``); ``first_containers``: for each among the arguments the first that is
     the same. ``histories``: inputs that are written to, and outputs whose histories they have then
-    (``written_histories.py``). ``retained``: outputs whose gradients are kept (``retain_grad``).
+    (``written_histories.py``); outputs behind the first ``returned`` are there for that alone.
+    ``retained``: outputs whose gradients are kept (``retain_grad``).
     ``is_tangled``: whether a container stands in the result several times, which a program copies.
     ``parts``: if this is the head of a function, that and the tail that a call ends with.
     """
@@ -98,6 +99,7 @@ class Captured:
     tracked_inputs: tuple[int, ...] = ()
     tracked_outputs: tuple[int, ...] = ()
     histories: Mapping[int, int] = field(default_factory=dict)
+    returned: int = 0
     aliases: list[tuple[int, Tensor]] = field(default_factory=list)
     layouts: list[AskedLayout] = field(default_factory=list)
     held: list[HeldTensors] = field(default_factory=list)
@@ -396,6 +398,7 @@ def _finish(
             grads.append(GradEffect(goal, gradient))
         del goal
     del kept
+    returned = len(outputs.values)
     histories = {i: outputs.output(value) for i, value in written.items()}
     graph = trace.build(outputs.values, name)
     stored = [o for step in host.steps for o in step.operands if isinstance(o, Result)]
@@ -422,6 +425,7 @@ def _finish(
         tracked_inputs=tracked_inputs,
         tracked_outputs=tuple(sorted(tracked_outputs)) if differentiable else (),
         histories=histories,
+        returned=returned,
         aliases=list(trace.aliases),
         execution=trace.execution,
         escapes=escapes,

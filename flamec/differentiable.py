@@ -10,8 +10,8 @@ the tape instead, so that derivatives of any order are right.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from flamec.capture import Captured
 from flamec.dispatch import apply, refuse_leaf, tensor_builder, write
 from flamec.errors import CompileError
 from flamec.freed_histories import sharing
+from flamec.gradient_reports import gradient_reports
 from flamec.ir.builder import Builder, Report
 from flamec.ir.custom import RecordedRule
 from flamec.ir.evaluate import concrete_attributes
@@ -85,6 +86,8 @@ class DifferentiableProgram:
                 states,
                 reports,
             )
+        first, last = captured.returned, len(captured.graph.outputs)
+        joint = joint.with_outputs((*joint.outputs[:first], *joint.outputs[last:]))
         sources = captured.sources
         check = None
         self.given: tuple[Value, ...] = ()
@@ -96,12 +99,14 @@ class DifferentiableProgram:
         joint = settle_sizes(joint, captured.equal_sizes)
         joint = recognize_attention(joint)  # before it is cut between forward and backward
         on_gpu = graph_device(joint).type == "cuda"
-        counts = len(sources), len(captured.graph.outputs)
+        counts = len(sources), first
         parts = partition(joint, *counts, on_gpu, memory_budget, gradients)
         self.joint = joint
         self._bases = [i for i in captured.tracked_inputs if sources[i].kind == "base"]
         self._states = list(states)  # generators that derivatives draw from
-        self._reports = list(_reports(joint, counts[0], len(captured.tracked_outputs), reports))
+        self._reports = list(
+            gradient_reports(joint, counts[0], len(captured.tracked_outputs), reports)
+        )
         self.forward_graph: Graph = parts.forward
         self.backward_graph: Graph = parts.backward
         self._saved_inputs: tuple[int, ...] = parts.saved_inputs
@@ -189,8 +194,12 @@ class DifferentiableProgram:
         for position in self._bases:
             if not inputs[position]._requires_grad:  # the call may have made it a leaf
                 inputs[position] = self._input(position, leaves)
-        outputs = tensors[: len(self.original.graph.outputs)]
+        outputs = list(tensors[: self.original.returned])
         saved = tensors[len(outputs) : len(outputs) + self._saved_count]
+        for position, output in self.original.histories.items():
+            if output == len(outputs):  # nothing but the input's memory has it
+                written = inputs[position]
+                outputs.append(Tensor._from_array(written._array, written._type))
         call = _Call(self, inputs, before, sizes)
         tracked = self.original.tracked_outputs
         results = [outputs[i] for i in tracked]
@@ -231,47 +240,6 @@ class DifferentiableProgram:
 
 # results whose gradients are kept, by their values on the tape
 RETAINED_OUTPUTS: weakref.WeakValueDictionary[Value, Tensor] = weakref.WeakValueDictionary()
-
-
-@dataclass(frozen=True)
-class _Report:
-    """What a backward program's call ends with: ``function`` of gradients that it gives, None where
-    there is none; a number is an output whose gradient is kept. ``seeds``: the gradients of results
-    that they depend on, as bits."""
-
-    function: Callable[[list[Any]], Any] | int
-    is_there: tuple[bool, ...]
-    seeds: int
-
-    @property
-    def count(self) -> int:
-        return sum(self.is_there)
-
-    def given(self, values: Iterator[Tensor]) -> list[Any]:
-        return [next(values) if there else None for there in self.is_there]
-
-
-def _reports(
-    joint: Graph, input_count: int, seed_count: int, reports: Sequence[Report]
-) -> Iterator[_Report]:
-    """The reports with what they depend on; their values are the last outputs of ``joint``."""
-    if not reports:
-        return
-    seeds = joint.inputs[input_count : input_count + seed_count]
-    known = {seed: 1 << i for i, seed in enumerate(seeds)}
-    for node in joint.nodes:
-        bits = 0
-        for value in node.inputs:
-            bits |= known.get(value, 0)
-        known.update(dict.fromkeys(node.outputs, bits))
-    position = len(joint.outputs) - sum(v is not None for _, vs in reports for v in vs)
-    for function, values in reports:
-        bits = 0
-        for value in values:
-            if value is not None:
-                bits |= known.get(joint.outputs[position], 0)
-                position += 1
-        yield _Report(function, tuple([v is not None for v in values]), bits)
 
 
 _MARK = -1  # in what the tape keeps for a call, until it is emptied

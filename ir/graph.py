@@ -9,7 +9,7 @@ the program writes back is listed in ``Graph.updates``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -166,6 +166,10 @@ class Graph:
     def results(self) -> tuple[Value, ...]:
         """Everything that must be computed: outputs, then updates by input position."""
         return self.outputs + tuple(self.updates[i] for i in sorted(self.updates))
+
+    def with_outputs(self, outputs: Sequence[Value]) -> Graph:
+        """The graph that gives back other values of its own."""
+        return Graph(self.inputs, self.nodes, tuple(outputs), dict(self.updates), self.name)
 
     def with_nodes(self, nodes: Iterable[Node], replaced: Mapping[Value, Value]) -> Graph:
         """The graph of other nodes, that gives back what its results were replaced by."""

@@ -155,3 +155,14 @@ def test_gradients_that_were_read_are_those_of_the_call() -> None:
         second.backward()
         found.append(w.grad.numpy())
     np.testing.assert_allclose(*found, rtol=1e-6)
+
+
+def test_what_is_changed_is_written_once() -> None:
+    """A program gives back results and what its derivative needs, no copies of what it changed."""
+    for f, given in ((halved, 0), (first_row_changed, 1), (several_times, 2)):
+        compiled = flamec.compile(f)
+        w = flamec.linspace(0.5, 1.5, 3).requires_grad_()
+        compiled(whole(w)[1], w)
+        (program,) = compiled.programs
+        assert len(program.forward_graph.updates) == 1
+        assert len(program.forward_graph.outputs) == given
