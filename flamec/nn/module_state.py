@@ -84,7 +84,8 @@ class ModuleWithState(HookedModule):
             if child is not None:
                 child.state_dict(destination=found, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
         for hook in self._state_dict_hooks.values():
-            found = hook(self, found, prefix, {}) or found
+            other = hook(self, found, prefix, {})
+            found = found if other is None else other
         return found
 
     def _save_to_state_dict(
@@ -125,7 +126,8 @@ class ModuleWithState(HookedModule):
         for hook in self._load_state_dict_pre_hooks.values():
             hook(self, state_dict, prefix, local_metadata, strict, *told)
         self._complete_old_state(state_dict, prefix)
-        known = {f"{prefix}{name}.": child for name, child in module._modules.items() if child}
+        children = module._modules.items()
+        below = tuple(f"{prefix}{name}." for name, child in children if child is not None)
         entries = {prefix + name: (name, tensor) for name, tensor in _own_entries(module)}
         if _overrides(module, "set_extra_state"):
             entries[prefix + EXTRA_STATE] = ("", module)
@@ -144,7 +146,7 @@ class ModuleWithState(HookedModule):
         unexpected_keys += [
             key
             for key in state_dict
-            if key.startswith(prefix) and key not in entries and not key.startswith((*known,))
+            if key.startswith(prefix) and key not in entries and not key.startswith(below)
         ]
 
     def _complete_old_state(self, state: dict[str, Any], prefix: str) -> None:

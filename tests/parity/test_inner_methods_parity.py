@@ -34,6 +34,7 @@ def loading(p: Any) -> Any:
             self.weight = p.nn.Parameter(p.ones(2))
             self.register_buffer("count", p.zeros(1))
             self.inner = p.nn.Linear(2, 2)
+            self.empty = p.nn.ModuleList()
 
         def _load_from_state_dict(
             self, state, prefix, meta, strict, missing, unexpected, errors
@@ -52,7 +53,7 @@ def loading(p: Any) -> Any:
     state = {k: _numbers(p, *v.shape) for k, v in net.state_dict().items()}
     state["1.gamma"] = state.pop("1.weight") * 3
     results: list[Any] = [list(state), str(net.load_state_dict(dict(state))), _state(net)]
-    state["1.else"] = state["1.inner.else"] = p.zeros(1)
+    state["1.else"] = state["1.inner.else"] = state["1.empty.0"] = p.zeros(1)
     state["1.gamma"] = p.zeros(3)
     del state["0.bias"], state["1.inner.bias"]
     for strict in (True, False):
@@ -80,6 +81,9 @@ def old_hooks(p: Any) -> Any:
     net = Attention()
     split = {f"{n}.weight": _numbers(p, 2, 2) + i for i, n in enumerate("qkv")}
     result = str(net.load_state_dict(split)), net.qkv.weight.tolist(), [*net.state_dict()]
+    bare = p.nn.Linear(1, 1)
+    bare._register_state_dict_hook(lambda *_: {})
+    assert bare.state_dict() == {}
     net.register_state_dict_post_hook(lambda *_: {})
     with pytest.raises(RuntimeError, match="post-hook must return None"):
         net.state_dict()
