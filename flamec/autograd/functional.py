@@ -177,7 +177,7 @@ def _vectors(name: str, v: Any, like: Any) -> tuple[Any, ...]:
                 f"{name}: the vector v can only be None if the function's input or output is a "
                 "single Tensor with one element."
             )
-        return (tensors[0].detach() * 0 + 1,)
+        return (tensors[0].new_ones(tensors[0].shape),)
     vectors = (v,) if isinstance(v, Tensor) else tuple(v)
     if len(vectors) != len(tensors):
         raise RuntimeError(

@@ -22,7 +22,7 @@ def multigammaln(input: Tensor, p: int) -> Tensor:
     require_tensor("multigammaln", "input", input)
     if p < 1:
         raise OperationError(f"p has to be greater than or equal to 1 (at {user_location()})")
-    total = sum((lgamma(input - k / 2) for k in range(p)), start=input * 0)
+    total = sum((lgamma(input - k / 2) for k in range(1, p)), start=lgamma(input))
     return total + p * (p - 1) / 4 * math.log(math.pi)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from flamec.conditional import while_loop
 from flamec.functional.arguments import public
 from flamec.functional.arithmetic import Operand
-from flamec.functional.creation import zeros
+from flamec.functional.creation import zeros, zeros_like
 from flamec.functional.elementwise import where
 from flamec.functional.primitives import narrowed
 from flamec.functional.promotion import (
@@ -25,7 +25,7 @@ from flamec.functional.promotion import (
     result_dtype,
 )
 from flamec.functional.shape import broadcast_tensors
-from flamec.ir.types import int64
+from flamec.ir.types import bool_, int64
 from flamec.tensor import Tensor
 
 __all__ = [
@@ -62,17 +62,22 @@ def _legendre(x: Tensor, k: Any, p: Tensor, before: Tensor) -> Tensor:
     return ((2 * k + 1) * x * p - k * before) / (k + 1)
 
 
+def _constant(x: Tensor, value: float) -> Tensor:
+    """``value`` for every x, also infinite ones; its derivative by x is 0."""
+    return where(zeros_like(x, dtype=bool_), x, value)
+
+
 def _of_number(x: Tensor, n: int, first: Tensor, step: Recurrence) -> Tensor:
-    before, p = x * 0 + 1, first
+    before, p = _constant(x, 1.0), first
     if n <= 0:
-        return before if n == 0 else x * 0
+        return before if n == 0 else _constant(x, 0.0)
     for k in range(1, n):
         before, p = p, step(x, k, p, before)
     return p
 
 
 def _of_tensor(x: Tensor, n: Tensor, first: Tensor, step: Recurrence) -> Tensor:
-    one = x * 0 + 1
+    one = _constant(x, 1.0)
     found = where(n == 0, one, where(n == 1, first, 0.0))
     if not n.numel():
         return found

@@ -209,15 +209,20 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     )
     low, high = (constant(float(v), dtype.compute, input._type.device) for v in (min, max))
     if min == max and not is_empty_size(product(input._type.shape)):
-        x = _values(input)
-        low, high = ops.amin(x, axes=(0,)), ops.amax(x, axes=(0,))
-        for limit in (low, high):
-            if isinstance(limit._array, np.ndarray) and not np.isfinite(limit._array):
-                raise OperationError(
-                    f"histc(): range of [{low.item()}, {high.item()}] is not finite "
-                    f"(at {user_location()})"
-                )
+        low, high = _extremes("histc", _values(input))
     return _histogram(input, low, high, bins)
+
+
+def _extremes(name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the greatest element; RuntimeError where they are known and not finite."""
+    low, high = ops.amin(x, axes=(0,)), ops.amax(x, axes=(0,))
+    for limit in (low, high):
+        if isinstance(limit._array, np.ndarray) and not np.isfinite(limit._array):
+            raise OperationError(
+                f"{name}(): range of [{low.item()}, {high.item()}] is not finite "
+                f"(at {user_location()})"
+            )
+    return low, high
 
 
 def _values(input: Tensor) -> Tensor:
@@ -249,7 +254,6 @@ def histogram(
         edges = bins.detach().to(dtype)
     else:
         edges = _equal_bins(x, bins, range)
-    weights = x * 0 + 1 if weight is None else weight.detach().reshape(-1)
     require(
         weight is None or tuple(weight.shape) == tuple(input.shape),
         "histogram: weight must have the shape of the input",
@@ -259,7 +263,10 @@ def histogram(
     place = ops.where(ops.eq(x, edges[-1]), last, place)
     inside = (place >= 0) & (place <= last)
     zeros = ops.full(value=0, shape=(last + 1,), dtype=dtype, device=x._type.device)
-    counted = ops.where(inside, weights, 0.0)
+    if weight is None:
+        counted = ops.cast(inside, dtype)
+    else:
+        counted = ops.where(inside, weight.detach().reshape(-1), 0.0)
     hist = ops.index_put(zeros, counted, place.clamp(0, last), mode="add")
     if density:
         hist = hist / hist.sum() / (edges[1:] - edges[:-1])
@@ -279,13 +286,7 @@ def _equal_bins(x: Tensor, bins: int, limits: tuple[float, float] | None) -> Ten
     elif is_empty_size(x._type.shape[0]):
         low, high = constant(0.0, dtype, device), constant(1.0, dtype, device)
     else:
-        low, high = x.amin(), x.amax()
-        for limit in (low, high):
-            known = limit._array
-            require(
-                not isinstance(known, np.ndarray) or bool(np.isfinite(known)),
-                f"histogram: the range [{low}, {high}] is not finite",
-            )
+        low, high = _extremes("histogram", x)
     alike = ops.eq(low, high)
     low, high = ops.where(alike, ops.sub(low, 0.5), low), ops.where(alike, ops.add(high, 0.5), high)
     steps = ops.iota(shape=(bins + 1,), axis=0, dtype=int64, device=device).to(dtype) / bins

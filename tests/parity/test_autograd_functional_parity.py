@@ -38,6 +38,7 @@ CASES = {
     "hessian of one": lambda l, F, x, w: F.hessian(lambda x: (x**3).sum().reshape(1), x),
     "vjp": lambda l, F, x, w: F.vjp(rows(l), (x, w), (w, w * 2)),
     "vjp without v": lambda l, F, x, w: F.vjp(scalar(l), (x, w)),
+    "vjp of an infinite value": lambda l, F, x, w: F.vjp(lambda a: (a * 0 + l.inf).sum(), x),
     "jvp": lambda l, F, x, w: F.jvp(rows(l), (x, w), (x * 2, w)),
     "hvp": lambda l, F, x, w: F.hvp(scalar(l), (x, w), (x.cos(), w)),
     "vhp": lambda l, F, x, w: F.vhp(lambda x: (x**3).prod(), x, x),

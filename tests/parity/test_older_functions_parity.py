@@ -65,11 +65,13 @@ torch.histogram(x, 0)
 torch.histogram(x, 2, range=(3, 1))
 torch.histogram(torch.tensor([1.0, float('nan')]), 2)
 torch.histogram(torch.tensor([0.0, 0.5, 1.0]), 2)
+torch.histogram(torch.tensor([float('inf'), 1.0]), torch.tensor([0.0, float('inf')]))
 torch.i0(x)
 torch.igamma(w, r)
 x.clone().i0_()
 w.clone().igammac_(r)
 torch.mvlgamma(w + 2, 3)
+torch.mvlgamma(torch.tensor([float('inf'), 3.0]), 2)
 torch.mvlgamma(w + 2, 0)
 """
 
