@@ -16,7 +16,7 @@ from flamec.distributions.combined import TransformedDistribution
 from flamec.distributions.constraints import Constraint
 from flamec.distributions.discrete import OfCategories, TwoValued
 from flamec.distributions.distribution import Constraints, as_parameters
-from flamec.distributions.transforms import ExpTransform, SigmoidTransform, Transform
+from flamec.distributions.transforms import ExpTransform, SigmoidTransform
 from flamec.state import no_grad
 from flamec.tensor import Tensor
 
@@ -105,11 +105,6 @@ class ExpRelaxedCategorical(OfCategories):
 
 class _Relaxed(TransformedDistribution):
     """A transform of the distribution that has the parameters."""
-
-    arg_constraints: ClassVar[Constraints] = {}
-
-    def __init__(self, base: Any, transform: Transform, validate_args: bool | None) -> None:
-        super().__init__(base, transform, validate_args)
 
     @property
     def temperature(self) -> Any:

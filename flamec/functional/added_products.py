@@ -122,7 +122,7 @@ def addbmm(
 
 
 def _summed_products(batch1: Tensor, batch2: Tensor) -> Tensor:
-    bmm(batch1, batch2)
+    bmm(batch1, batch2)  # for what it refuses: the product is not used, so it is not computed
     return contracted(batch1, batch2, ((0, 2), (0, 1)))
 
 

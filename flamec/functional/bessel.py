@@ -34,6 +34,14 @@ def _pieces(x: Tensor, border: float, near: Part, far: Part) -> Tensor:
     return where(inside, near(where(inside, x, border)), far(where(inside, border, x)))
 
 
+def _odd_pieces(x: Tensor, border: float, near: Part, far: Part) -> Tensor:
+    """As ``_pieces``, of an odd function: ``far`` is given sizes alone."""
+    size = x.abs()
+    inside = size <= border
+    beyond = far(where(inside, border, size))
+    return where(inside, near(where(inside, x, 0.0)), where(x < 0, -beyond, beyond))
+
+
 def _near(x: Tensor, coefficients: Coefficients, border: float) -> Tensor:
     return chebyshev_sum(coefficients, x * (2 / border) - 1)
 
@@ -59,10 +67,12 @@ def _i0e(x: Tensor) -> Tensor:
 
 
 def _i1e(x: Tensor) -> Tensor:
-    inside = x.abs() <= 8
-    z, size = where(inside, x, 0.0), where(inside, 8.0, x.abs())
-    far = _far(size, series.I1_FAR, 8.0) * size.rsqrt()
-    return where(inside, _near(z.abs(), series.I1_NEAR, 8.0) * z, far.copysign(x))
+    return _odd_pieces(
+        x,
+        8.0,
+        lambda x: _near(x.abs(), series.I1_NEAR, 8.0) * x,
+        lambda size: _far(size, series.I1_FAR, 8.0) * size.rsqrt(),
+    )
 
 
 def _grown(scaled: Tensor, x: Tensor) -> Tensor:
@@ -183,9 +193,7 @@ def _j1_near(x: Tensor) -> Tensor:
 
 
 def _j1(x: Tensor) -> Tensor:
-    inside = x.abs() <= 8
-    far = _wave(where(inside, 8.0, x.abs()), 1, False)
-    return where(inside, _j1_near(where(inside, x, 0.0)), where(x < 0, -far, far))
+    return _odd_pieces(x, 8.0, _j1_near, lambda size: _wave(size, 1, False))
 
 
 def _y0(x: Tensor) -> Tensor:
