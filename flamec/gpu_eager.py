@@ -134,14 +134,14 @@ class _Calls:
     """A thread's calls of single operations; an invocation belongs to a thread.
 
     ``known``: by operation and how operands lie; ``dense``: by operation and types alone, for
-    operands without gaps; ``views``: result types, strides and offset in bytes of views;
+    operands without gaps; ``views``: result types, shape, strides and offset in bytes of views;
     ``created``: what makes arrays of one value.
     """
 
     def __init__(self) -> None:
         self.known: OrderedDict[Any, EagerCall] = OrderedDict()
         self.dense: dict[Any, EagerCall] = {}
-        self.views: dict[Any, tuple[tuple[TensorType, ...], Shape, int]] = {}
+        self.views: dict[Any, tuple[tuple[TensorType, ...], Shape, Shape, int]] = {}
         self.created: dict[Any, ConstantArray] = {}
         self.precision = process.float32_precision
 
@@ -221,7 +221,7 @@ def run(
     if op.kind is OpKind.CREATION and (not types[0].shape or "value" in attributes):
         return (_created(here, op, attributes, types[0]),)
     if not any(0 not in t.shape for t in types):  # nothing to compute
-        return tuple([here.allocate(t.shape, t.dtype) for t in types])  # type: ignore[arg-type]  # sizes are numbers here
+        return tuple([here.allocate(evaluate_shape(t.shape, {}), t.dtype) for t in types])
     if op.kind is OpKind.HOST:
         host = [here.download(array) for array in arrays]
         return tuple([here.upload(r) for r in run_op(op, attributes, host, types)])
@@ -258,19 +258,18 @@ def view(
     known = calls.views.get(key)
     if known is None:
         types = op.infer_types((source._type,), attributes)
-        made = array.view(op, attributes, types[0].shape)  # type: ignore[arg-type]  # sizes are numbers here
+        made = array.view(op, attributes, evaluate_shape(types[0].shape, {}))
         if made is None:
             return None
         if len(calls.views) >= _MOST_CALLS:
             calls.views.clear()
-        calls.views[key] = (types, made.strides, made.address - array.address)
+        calls.views[key] = (types, made.shape, made.strides, made.address - array.address)
         return types, (made,)
-    types, steps, offset = known
-    (type,) = types
+    types, shape, steps, offset = known
     return types, (
         DeviceArray(
             array.device,
-            type.shape,  # type: ignore[arg-type]  # sizes are numbers here
+            shape,
             array.dtype,
             array.address + offset,
             array.memory,
@@ -333,8 +332,7 @@ def _bind(
     results: list[Any] = [t.shape for t in types]
     if op.kind is OpKind.ELEMENTWISE:
         strides: list[Shape] = [
-            row_major(a.shape) if i in copied else _steps(a)  # type: ignore[misc]  # sizes are numbers here
-            for i, a in enumerate(arrays)
+            row_major(a.shape) if i in copied else _steps(a) for i, a in enumerate(arrays)
         ]
         places, results = _joined([a.shape for a in arrays], strides, results)
     dtypes = [a.dtype for a in arrays]
@@ -395,7 +393,7 @@ def _places(arrays: Sequence[DeviceArray]) -> tuple[list[Operand], tuple[int, ..
             places.append(operand(array.shape, _steps(array)))
         except ValueError:
             copied.append(position)
-            places.append(operand(array.shape, row_major(array.shape)))  # type: ignore[arg-type]  # sizes are numbers here
+            places.append(operand(array.shape, row_major(array.shape)))
     return places, tuple(copied)
 
 
@@ -424,8 +422,7 @@ def _joined(
                 for axis in range(rank)
             )
         )
-    order: Any = row_major(shape)  # the results'
-    dims = joined(shape, order, *broadcast)
+    dims = joined(shape, row_major(shape), *broadcast)  # first the results' strides
     sizes = tuple(d[0] for d in dims)
     if sizes == (1,):
         return [Operand((), (), ()) for _ in shapes], [()] * len(results)

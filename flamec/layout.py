@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 from flamec.ir.shape import Dim, SymbolicDim, equal, structurally_equal
 from flamec.ir.types import TensorType
@@ -23,6 +23,10 @@ from flamec.watching import unwatched
 Strides = tuple[Dim, ...]
 
 
+@overload
+def row_major(shape: Sequence[int]) -> tuple[int, ...]: ...
+@overload
+def row_major(shape: Sequence[Dim]) -> Strides: ...
 def row_major(shape: Sequence[Dim]) -> Strides:
     """The strides of a contiguous array of this shape."""
     strides: list[Dim] = []

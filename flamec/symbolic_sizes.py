@@ -13,7 +13,7 @@ from typing import Any
 
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Value
-from flamec.ir.shape import Dim, SymbolicDim
+from flamec.ir.shape import Dim, SymbolicDim, evaluate_shape
 from flamec.ir.types import TensorType
 
 _DIVISOR = 16  # sizes that are multiples let kernels use wide accesses
@@ -55,7 +55,7 @@ class Sizes:
 
     def type(self, type: TensorType) -> TensorType:
         """A type with symbols in place of its sizes."""
-        return type.with_shape(self.shape(type.shape))  # type: ignore[arg-type]  # no symbols yet
+        return type.with_shape(self.shape(evaluate_shape(type.shape, {})))
 
 
 def rounded_hints(bindings: Mapping[str, int]) -> dict[str, int]:
