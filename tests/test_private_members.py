@@ -4,7 +4,10 @@ name by now is one that nobody calls."""
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
 from pathlib import Path
+
+import networkx as nx
 
 ROOT = Path(__file__).parent.parent
 OF_OTHERS = {  # names that programs or libraries use
@@ -27,24 +30,56 @@ def members(owner: ast.ClassDef) -> dict[str, int]:
     return found
 
 
+def is_own(node: ast.Attribute) -> bool:
+    """Whether an attribute is one of ``self``, ``cls`` or ``super()``."""
+    value = node.value.func if isinstance(node.value, ast.Call) else node.value
+    return isinstance(value, ast.Name) and value.id in ("self", "cls", "super")
+
+
+class Reads(ast.NodeVisitor):
+    """Which names are read by whom, and what classes are made of."""
+
+    def __init__(self) -> None:
+        self.by: dict[str, set[str]] = defaultdict(set)  # of self, by class; "" anywhere
+        self.bases = nx.DiGraph()  # from a class to those that are derived from it
+        self.defined: list[tuple[str, str, str]] = []  # place, class, name
+        self.file = self.owner = ""
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        self.bases.add_node(node.name)
+        for base in node.bases:
+            self.bases.add_edge(ast.unparse(base).split("[")[0].rpartition(".")[2], node.name)
+        for name, line in members(node).items():
+            self.defined.append((f"{self.file}:{line} {node.name}.{name}", node.name, name))
+        outer, self.owner = self.owner, node.name
+        self.generic_visit(node)
+        self.owner = outer
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        if isinstance(node.ctx, ast.Load):
+            self.by[self.owner if is_own(node) else ""].add(node.attr)
+        self.generic_visit(node)
+
+    def visit_Constant(self, node: ast.Constant) -> None:
+        if isinstance(node.value, str):  # which may be a name, too
+            self.by[""].add(node.value)
+
+
 def unused(sources: dict[str, str]) -> list[str]:
-    """Private members of classes whose name nothing reads; strings may be such names, too."""
-    defined: dict[str, str] = {}
-    used = set(OF_OTHERS)
-    for file, text in sources.items():
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.ClassDef):
-                for name, line in members(node).items():
-                    defined[f"{file}:{line} {node.name}.{name}"] = name
-            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-                used.add(node.attr)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                used.add(node.value)
-    return [
-        place
-        for place, name in defined.items()
-        if name.startswith("_") and not name.startswith("__") and name not in used
-    ]
+    """Private members of classes whose name nothing reads: neither of any object, nor of ``self``
+    in a class that such an object can have among its bases."""
+    reads = Reads()
+    for reads.file, text in sources.items():
+        reads.visit(ast.parse(text))
+    found = []
+    for place, owner, name in reads.defined:
+        if not name.startswith("_") or name.startswith("__") or name in reads.by[""] | OF_OTHERS:
+            continue
+        below = {owner, *nx.descendants(reads.bases, owner)}
+        family = below.union(*(nx.ancestors(reads.bases, b) for b in below))
+        if not any(name in reads.by[k] for k in family):
+            found.append(place)
+    return found
 
 
 def test_private_members_of_classes_are_used() -> None:
@@ -57,6 +92,10 @@ def test_private_members_of_classes_are_used() -> None:
 def test_an_override_of_a_method_that_was_renamed_is_found() -> None:
     base = "class A:\n    def _check(self): ...\n    def run(self): self._check()\n"
     old = "class B(A):\n    def _check_input(self): ...\n    _rank: int = 2\n"
-    assert unused({"a.py": base, "b.py": old}) == ["b.py:2 B._check_input", "b.py:3 B._rank"]
-    renamed = old.replace("_check_input", "_check")
-    assert unused({"a.py": base, "b.py": renamed}) == ["b.py:3 B._rank"]
+    other = "class C:\n    def _check_input(self): self._check_input()\n"
+    sources = {"a.py": base, "b.py": old, "c.py": other}
+    assert unused(sources) == ["b.py:2 B._check_input", "b.py:3 B._rank"]
+    sources["b.py"] = old.replace("_check_input", "_check")
+    assert unused(sources) == ["b.py:3 B._rank"]
+    mixed = "class D(M, A): ...\nclass M:\n    def _check(self): ...\n"
+    assert unused({"a.py": base, "d.py": mixed}) == []
