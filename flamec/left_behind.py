@@ -20,7 +20,6 @@ from flamec.errors import CompileError
 from flamec.guarded_values import is_constant
 from flamec.references import replace_references
 from flamec.segments import Decision
-from flamec.structures import flatten
 from flamec.tensor import RuntimeNumber, Tensor
 from flamec.varying_state import StateVaries
 
@@ -35,6 +34,7 @@ _UNCHANGEABLE = (
     *(FunctionType, BuiltinFunctionType, MethodType),
 )
 _CachedFunction = type(functools.lru_cache(len))
+_MOST_NESTED = 6  # containers around a tensor in what a cached function has given, and its cache
 
 
 def free_cycles(is_left: Callable[[], Any], host: HostState) -> None:
@@ -123,16 +123,21 @@ def objects_made(results: Iterable[Result], is_old: Callable[[int], bool]) -> It
 
 def forget_cached(trace: Trace) -> None:
     """Empty the caches of functions (``functools.lru_cache``) that hold tensors of a trace that is
-    given up: nothing else gives them back what they held."""
-    for found in gc.get_objects():
-        if type(found) is not _CachedFunction:
-            continue
-        if any(isinstance(v, Tensor) and v._trace is trace for v in _cached_values(found)):
-            found.cache_clear()
+    given up: nothing else gives them back what they held.
 
-
-def _cached_values(function: Any) -> Iterator[Any]:
-    for held in gc.get_referents(function):
-        for value in held.values() if type(held) is dict else (held,):
-            if type(value) in (Tensor, tuple, list, dict):
-                yield from flatten(value)[0]
+    They are found from the tensors. To look through all objects would be to hold tuples that other
+    threads are making, and CPython 3.11 cannot make one that somebody holds (SystemError).
+    """
+    held: list[Any] = trace.escaped(set())
+    seen: set[int] = set()
+    gc.unfreeze()  # what is frozen is not among referrers
+    for _ in range(_MOST_NESTED):
+        if not held:
+            return
+        seen.update(map(id, held))
+        found = gc.get_referrers(*held)
+        seen.update((id(held), id(found)))
+        held = [c for c in found if type(c) in (tuple, list, dict) and id(c) not in seen]
+        for function in found:
+            if type(function) is _CachedFunction:
+                function.cache_clear()

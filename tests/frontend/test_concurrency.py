@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import math
 import multiprocessing
@@ -325,3 +326,41 @@ def test_numbers_of_state_in_many_threads() -> None:
     alone = state.rate * 0.999
     assert decayed(flamec.ones(3))[0].item() == pytest.approx(alone + math.sqrt(alone))
     assert decayed.stats.traces <= 3
+
+
+def test_threads_make_tuples_while_a_trace_is_given_up() -> None:
+    """CPython 3.11 cannot make a tuple of what a generator gives while somebody else holds it."""
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def make() -> None:
+        while not done.is_set():
+            try:
+                tuple(i for i in range(30))
+            except SystemError as error:
+                errors.append(error)
+
+    layers = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
+    interval = sys.getswitchinterval()
+    thread = threading.Thread(target=make)
+    thread.start()
+    try:
+        sys.setswitchinterval(1e-6)
+        for _ in range(6):
+            table = functools.cache(lambda count: flamec.arange(count) * 0.5)
+            counts: list[int] = []
+
+            def step(x: Any, table: Any = table, counts: list[int] = counts) -> Any:
+                h = layers(x) + table(3)
+                counts.append(len(counts))
+                return h.detach()
+
+            compiled = flamec.compile(step, backend="evaluate")
+            for number in range(4):  # its head is given up: its result would have a history
+                table.cache_clear()
+                compiled(flamec.full((2, 3), float(number)))
+    finally:
+        sys.setswitchinterval(interval)
+        done.set()
+        thread.join()
+    assert not errors
