@@ -72,6 +72,7 @@ def _log_weight(c: Tensor, x: Tensor) -> Tensor:
 
 
 def _both_tails(a: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """P(a, x) and Q(a, x), the smaller one by its integral (``half_line``, 128 places)."""
     low = x < where(a < 1, a + 1, a)
     small = low & (a < 1)
     c = where(small, a + 1, a)

@@ -83,13 +83,13 @@ def lu(
 
 @autocasts(cuda=FLOAT32)
 def frobenius_norm(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
-    """The root of the sum of squares over dimensions."""
+    """The root of the sum of squares over dimensions ``dim``; ``linalg.vector_norm``."""
     return matrix_functions.vector_norm(input, 2.0, dim, keepdim)
 
 
 @autocasts(cuda=FLOAT32)
 def nuclear_norm(input: Tensor, dim: Any = (-2, -1), keepdim: bool = False) -> Tensor:
-    """The sum of singular values of matrices."""
+    """The sum of singular values of matrices in two dimensions; ``linalg.matrix_norm``."""
     return matrix_functions.matrix_norm(input, "nuc", dim, keepdim)
 
 
@@ -115,7 +115,12 @@ def nonzero_static(input: Tensor, *, size: int, fill_value: int = -1) -> Tensor:
 
 
 def range(start: Any, end: Any, step: Any = 1, **options: Any) -> Tensor:
-    """``arange`` with the end, if the steps reach it: older name, of which a warning says so."""
+    """Numbers from ``start`` on, with ``end`` if the steps reach it; of the default dtype, too, if
+    they are integers.
+
+    ``options``: as of ``arange``, which a warning recommends. RuntimeError for a step of 0 or away
+    from the end.
+    """
     warnings.warn(
         "torch.range is deprecated and will be removed in a future release because its behavior "
         "is inconsistent with Python's range builtin. Instead, use torch.arange, which produces "
@@ -130,12 +135,7 @@ def range(start: Any, end: Any, step: Any = 1, **options: Any) -> Tensor:
             f"range: upper bound and lower bound inconsistent with step sign (at {user_location()})"
         )
     count = math.floor((end - start) / step) + 1
-    options.setdefault("dtype", None)
-    places = arange(count, **{**options, "requires_grad": False, "dtype": _range_dtype(options)})
-    result = places * step + start
-    return result.requires_grad_() if options.get("requires_grad") else result
-
-
-def _range_dtype(options: dict[str, Any]) -> Any:
-    """PyTorch's ``range`` makes floating-point numbers of integers, too."""
-    return process.default_dtype if options["dtype"] is None else options["dtype"]
+    dtype = options.pop("dtype", None) or process.default_dtype  # for integers, too
+    records = options.pop("requires_grad", False)
+    result = arange(count, dtype=dtype, **options) * step + start
+    return result.requires_grad_() if records else result

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 from flamec.errors import OperationError, OperationTypeError, user_location
@@ -130,42 +129,5 @@ def _polygamma_method(self: Tensor, n: int) -> Tensor:
     return polygamma(n, self)
 
 
-# methods whose functions are loaded when one is first called, as they are rare ------------------
-
-
-def _late(file: str, name: str) -> Callable[..., Any]:
-    return getattr(import_module(f"flamec.functional.{file}"), name)
-
-
-def i0(input: Tensor) -> Tensor:
-    """The modified Bessel function of the first kind of order 0."""
-    result: Tensor = _late("bessel", "i0")(input)
-    return result
-
-
-def igamma(input: Tensor, other: Tensor) -> Tensor:
-    """The lower incomplete gamma function P; see ``special.gammainc``."""
-    result: Tensor = _late("incomplete_gamma", "igamma")(input, other)
-    return result
-
-
-def igammac(input: Tensor, other: Tensor) -> Tensor:
-    """The upper incomplete gamma function Q; see ``special.gammaincc``."""
-    result: Tensor = _late("incomplete_gamma", "igammac")(input, other)
-    return result
-
-
-def mvlgamma(input: Tensor, p: int) -> Tensor:
-    """The logarithm of the gamma function of matrices; see ``special.multigammaln``."""
-    result: Tensor = _late("multivariate_gamma", "mvlgamma")(input, p)
-    return result
-
-
-TENSOR_METHODS: dict[str, Callable[..., Tensor]] = {
-    "polygamma": _polygamma_method,
-    "i0": i0,
-    "igamma": igamma,
-    "igammac": igammac,
-    "mvlgamma": mvlgamma,
-}
+TENSOR_METHODS: dict[str, Callable[..., Tensor]] = {"polygamma": _polygamma_method}
 IN_PLACE: tuple[str, ...] = tuple(TENSOR_METHODS)
