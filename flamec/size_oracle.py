@@ -40,7 +40,11 @@ class ShapeGuard:
         return {str(s) for dim in (self.left, self.right) for s in symbols_of(dim)}
 
     def check(self, bindings: Mapping[str, int]) -> bool:
-        left, right = evaluate_dim(self.left, bindings), evaluate_dim(self.right, bindings)
+        """Whether the relation is what it was; not where a size is divided by one that is 0."""
+        try:
+            left, right = evaluate_dim(self.left, bindings), evaluate_dim(self.right, bindings)
+        except ZeroDivisionError:
+            return False
         result = {"==": left == right, "<": left < right, "<=": left <= right}[self.relation]
         return result == self.holds
 

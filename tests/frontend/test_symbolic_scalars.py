@@ -29,3 +29,13 @@ def test_scalars_beside_sizes(name: str) -> None:
         wanted, got = function(n).numpy(), compiled(n).numpy()
         assert got.dtype == wanted.dtype
         np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+def test_a_size_of_0_that_leaves_another_open_is_the_error_of_eager_mode() -> None:
+    compiled = flamec.compile(lambda x, k: x.reshape(k, -1), backend="evaluate")
+    for k in (2, 3, 6):
+        assert compiled(flamec.zeros(2, 3), k).shape == (k, 6 // k)
+    with pytest.raises(RuntimeError, match="the size for -1 can be any value"):
+        compiled(flamec.zeros(2, 3), 0)
+    assert compiled(flamec.zeros(2, 3), 1).shape == (1, 6)
+    assert compiled.stats.traces == 3  # the second is for all numbers, the third was for the error
