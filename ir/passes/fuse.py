@@ -395,7 +395,7 @@ class _Fuser:
         groups = self.state.groups()
         left = []
         for producer in groups:
-            for consumer in self.state.successors(producer):
+            for consumer in sorted(self.state.successors(producer), key=attrgetter("position")):
                 pair = producer, consumer
                 reason = self._refused.get(pair) or self._refusal(*pair)
                 left.append(FusionDecision(producer.name, consumer.name, False, reason))

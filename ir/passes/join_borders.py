@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.passes.fold_constants import constant_value
 from flamec.ir.passes.rewrite import Replacement, RewriteBuilder, rewrite
@@ -64,8 +66,7 @@ def _piece(value: Value) -> _Piece | None:
     pad = value.node
     if pad is None or pad.op.name != "pad":
         return None
-    zero = constant_value(pad.inputs[1])
-    if zero is None or zero != 0:
+    if not _is_zero(pad.inputs[1]):
         return None
     low, high = pad.attributes["low"], pad.attributes["high"]
     borders = list(zip(low, high, strict=True))
@@ -88,7 +89,13 @@ def _parts(b: RewriteBuilder, piece: _Piece) -> list[Value]:
 
 def _with_zero(b: RewriteBuilder, value: Value) -> Value:
     node = value.node
-    if node is not None and node.op.name == "add" and constant_value(node.inputs[1]) == 0:
+    if node is not None and node.op.name == "add" and _is_zero(node.inputs[1]):
         return value
     result: Value = b.add(value, b.constant(0.0, value.type))
     return result
+
+
+def _is_zero(value: Value) -> bool:
+    """Whether a value is 0 everywhere, not -0: a sum with that one may be -0."""
+    number = constant_value(value)
+    return number is not None and number == 0 and not np.signbit(number)

@@ -84,3 +84,18 @@ def test_reasons_are_given_for_what_is_not_merged() -> None:
     (left,) = [d for d in result.decisions if not d.made]
     assert left.producer.startswith("sum") and left.consumer.startswith("mul")
     assert left.reason
+
+
+def test_reasons_are_given_in_the_order_of_the_graph() -> None:
+    b = Builder(share=True)
+    left, weight = b.tensor(ROWS, 64), b.tensor(64, 64)
+    x, results = b.exp(left), []
+    order = ("sin", "cos", "tan", "sqrt", "sinh", "cosh", "erf", "log1p", "sigmoid")
+    for name in order:
+        results.append(
+            getattr(b, name)(b.dot_general(x, weight, contract=((1,), (0,)), batch=((), ())))
+        )
+        weight = b.tensor(64, 64)
+    decisions = [d for d in compile_graph(b.build(results)).decisions if not d.made]
+    consumers = [d.consumer for d in decisions if d.producer.startswith("exp")]
+    assert [c.split(", ")[-1].split(" ")[0] for c in consumers] == list(order)

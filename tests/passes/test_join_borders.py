@@ -15,7 +15,9 @@ from flamec.ir.shape import Dim, SymbolicDim
 from flamec.ir.types import TensorType, float32, int64
 
 
-def placed(b: GraphBuilder, low: Dim, size: Dim, high: Dim, axis: int = 1, fill: int = 0) -> Value:
+def placed(
+    b: GraphBuilder, low: Dim, size: Dim, high: Dim, axis: int = 1, fill: float = 0
+) -> Value:
     shape = tuple(size if n == axis else 3 for n in range(2))
     x = b.input(TensorType(shape, float32))
     borders = (tuple(amount if n == axis else 0 for n in range(2)) for amount in (low, high))
@@ -78,6 +80,17 @@ def test_an_array_of_the_users_pieces_keeps_no_negative_zero() -> None:
     assert before.tobytes() == after.tobytes()
 
 
+def test_a_sum_with_a_negative_zero_may_be_one() -> None:
+    b = GraphBuilder()
+    x, zero = b.input(TensorType((3, 4), float32)), -0.0
+    sums = b.add(x, b.constant(zero, x.type))
+    wide = b.pad(sums, b.constant(0, sums.type.with_shape(())), low=(0, 0), high=(0, 4))
+    graph = b.build([b.add(wide, placed(b, 4, 4, 0))])
+    assert names(joined(graph)) == ["concatenate"]
+    before, after = results(graph)
+    assert before.tobytes() == after.tobytes()
+
+
 def test_symbolic_sizes() -> None:
     b, n = GraphBuilder(), SymbolicDim.symbol("n")
     graph = b.build([b.add(placed(b, 0, n, n), placed(b, n, n, 0))])
@@ -95,6 +108,8 @@ def test_what_is_left_alone() -> None:
     assert refused(b, placed(b, 0, 3, 5), placed(b, 4, 4, 0))  # zeros are between them
     b = GraphBuilder()
     assert refused(b, placed(b, 0, 4, 4), placed(b, 4, 4, 0, fill=1))  # not zeros
+    b = GraphBuilder()
+    assert refused(b, placed(b, 0, 4, 4, fill=-0.0), placed(b, 4, 4, 0, fill=-0.0))  # negative ones
     b = GraphBuilder()
     assert refused(b, placed(b, 0, 1, 2, axis=0), placed(b, 1, 2, 0))  # along two axes
     b = GraphBuilder()
