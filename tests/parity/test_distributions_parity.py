@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import re
 from typing import Any
 
 import numpy as np
@@ -326,69 +325,3 @@ def test_texts_and_errors(text: str) -> None:
         return repr(value).replace("flamec", "torch")
 
     assert outcome(flamec) == outcome(torch)
-
-
-def test_a_pair_without_a_rule_is_refused_and_rules_can_be_added() -> None:
-    d = flamec.distributions
-    with pytest.raises(NotImplementedError, match="p type Gumbel and q type Normal: define it"):
-        d.kl_divergence(d.Gumbel(0.0, 1.0), d.Normal(0.0, 1.0))
-
-    class Mine(d.Normal):
-        pass
-
-    assert d.kl_divergence(Mine(0.0, 1.0), d.Normal(0.0, 1.0)).item() == 0
-
-    @d.register_kl(Mine, Mine)
-    def rule(p: Any, q: Any) -> Any:
-        return p.loc + 7
-
-    assert d.kl_divergence(Mine(0.0, 1.0), Mine(0.0, 1.0)).item() == 7
-
-
-def test_a_policy_gradient_step_is_one_program() -> None:
-    """Draws, log_prob and entropy of a policy whose width varies, at varying batch sizes."""
-    d = flamec.distributions
-    net = flamec.nn.Linear(3, 2)
-    optimizer = flamec.optim.SGD(net.parameters(), lr=0.1)
-
-    @flamec.compile(fullgraph=True)
-    def step(x: Any, width: float) -> Any:
-        policy = d.Independent(d.Normal(net(x), width), 1)
-        action = policy.sample()
-        loss = -(policy.log_prob(action) * action.sum(-1)).mean() - 0.1 * policy.entropy().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss, action
-
-    for k, batch in enumerate((4, 7, 5, 1, 9)):
-        loss, action = step(flamec.ones(batch, 3), 1.0 / (k + 1))
-        assert action.shape == (batch, 2) and loss.isfinite()
-    assert step.stats.traces <= 3
-
-    @flamec.compile(fullgraph=True)
-    def choose(logits: Any) -> Any:
-        policy = d.Categorical(logits=logits)
-        action = policy.sample((2,))
-        return action, policy.log_prob(action), policy.entropy()
-
-    logits = flamec.randn(6, 4)
-    flamec.manual_seed(1)
-    eager = choose.function(logits)
-    flamec.manual_seed(1)
-    for mine, other in zip(choose(logits), eager, strict=True):
-        flamec.testing.assert_close(mine, other)
-
-
-def test_values_are_checked_eager_only() -> None:
-    d = flamec.distributions
-    with pytest.raises(ValueError, match=re.escape("constraint GreaterThan(lower_bound=0.0)")):
-        d.Normal(0.0, flamec.tensor([-1.0]))
-    mapped = flamec.vmap(lambda s: d.Normal(0.0, s).log_prob(s))(flamec.tensor([1.0, 2.0]))
-    expected = d.Normal(0.0, flamec.tensor([1.0, 2.0])).log_prob(flamec.tensor([1.0, 2.0]))
-    flamec.testing.assert_close(mapped, expected)
-    d.Distribution.set_default_validate_args(False)
-    try:
-        assert d.Normal(0.0, -1.0).log_prob(flamec.ones(1)).isnan().all()
-    finally:
-        d.Distribution.set_default_validate_args(True)
