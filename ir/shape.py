@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Mapping
+from itertools import combinations
 
 from flamec.ir.symbolic_dim import (
     Atom,
@@ -131,7 +132,7 @@ def evaluate_shape(shape: Iterable[Dim], bindings: Mapping[str, int]) -> tuple[i
 
 
 def substitute(dim: Dim, replacements: Mapping[str, Dim]) -> Dim:
-    """``dim`` with symbols, and by their text quotients and lesser ones, replaced by others."""
+    """``dim`` with symbols, and by their text quotients, lesser ones and products, replaced."""
     if not isinstance(dim, SymbolicDim):
         return dim
     total: Dim = 0
@@ -147,7 +148,27 @@ def substitute(dim: Dim, replacements: Mapping[str, Dim]) -> Dim:
                     factor = replacements.get(str(factor), factor)
             value = multiplied(value, factor)
         total = added(total, value, 1)
-    return total
+    products = [name for name in replacements if "*" in name]
+    return _without_products(total, replacements) if products else total
+
+
+def _without_products(dim: Dim, replacements: Mapping[str, Dim]) -> Dim:
+    """``dim`` with products of symbols replaced as ``replacements`` says."""
+    for monomial, coefficient in dim.terms if isinstance(dim, SymbolicDim) else ():
+        for count in range(len(monomial), 1, -1):
+            for atoms in combinations(monomial, count):
+                product = SymbolicDim({atoms: 1})
+                value = replacements.get(str(product))
+                if value is None:
+                    continue
+                others = list(monomial)
+                for atom in atoms:
+                    others.remove(atom)
+                whole = SymbolicDim({monomial: coefficient})
+                times = SymbolicDim({tuple(others): coefficient}) if others else coefficient
+                rest = added(dim, whole, -1)
+                return _without_products(added(rest, multiplied(times, value), 1), replacements)
+    return dim
 
 
 def format_shape(shape: Iterable[Dim]) -> str:

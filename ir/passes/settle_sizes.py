@@ -1,16 +1,16 @@
 """Put into a graph what its guards say of sizes.
 
 In: a graph and pairs of sizes that are equal wherever the graph is run. Out: the same program in
-which a symbol that is equal to a number, or to another symbol, is replaced by that, and so is a
-quotient (``(s0 - 1)//2``) that is equal to a number, or the lesser of two sizes that is known to be
-one of them. A symbol that a number divides is written as that: ``3*((s0)//3)``. Later passes ask of
-sizes only what their form tells, so they need the form that tells most.
+which a symbol that is equal to a number, to another symbol or to a sum of sizes is replaced by
+that, and so is a quotient (``(s0 - 1)//2``), a product of symbols, or the lesser of two sizes that
+is known to be one of them. A symbol that a number divides is written as that: ``3*((s0)//3)``.
+Later passes ask of sizes only what their form tells, so they need the form that tells most.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -74,14 +74,15 @@ class SettledSizes:
 
 
 def _known(equal: Iterable[tuple[Dim, Dim]]) -> dict[str, Dim]:
-    """What each symbol is that is equal to something else, and each quotient, by its text."""
+    """What symbols, quotients and products are that are equal to something else, by their text."""
     known: dict[str, Dim] = {}
-    for left, right in equal:
+    for left, right in _with_ratios(equal):
         left, right = substitute(left, known), substitute(right, known)
         found = _solved(left, right) or _solved(right, left)
         found = found or _quotient(left, right) or _quotient(right, left)
         found = found or _lesser(left, right)
         found = found or _divided(left, right) or _divided(right, left)
+        found = found or _isolated(left, right) or _product(left, right)
         if found is None:
             continue
         name, value = found
@@ -102,6 +103,71 @@ def _solved(left: Dim, right: Dim) -> tuple[str, Dim] | None:
     if name in symbols_of(value) or not structurally_equal(factor * value, right):
         return None
     return name, value
+
+
+def _isolated(left: Dim, right: Dim) -> tuple[str, Dim] | None:
+    """A symbol or quotient that one side has a multiple of, beside others, and what it is equal to.
+
+    Of several one that is a sum of sizes comes before one that is a difference.
+    """
+    difference = left - right
+    if not isinstance(difference, SymbolicDim):
+        return None
+    results = []
+    for monomial, factor in difference.terms:
+        if len(monomial) == 1:
+            one = SymbolicDim({monomial: 1})
+            value = _rest(difference, one, factor)
+            if value is not None and str(one) not in _parts(value):
+                results.append((str(one), value))
+    sums = (r for r in results if isinstance(r[1], int) or all(n > 0 for _, n in r[1].terms))
+    return next(sums, results[0] if results else None)
+
+
+def _product(left: Dim, right: Dim) -> tuple[str, Dim] | None:
+    """The text of a product of symbols, and what it is equal to; of several the last in order."""
+    difference = left - right
+    if not isinstance(difference, SymbolicDim):
+        return None
+    if any(atom[0] != "s" for monomial, _ in difference.terms for atom in monomial):
+        return None
+    monomial, factor = max(difference.terms, key=lambda term: (len(term[0]), term[0]))
+    one = SymbolicDim({monomial: 1})
+    value = _rest(difference, one, factor) if len(monomial) > 1 else None
+    return None if value is None else (str(one), value)
+
+
+def _rest(difference: SymbolicDim, one: SymbolicDim, factor: int) -> Dim | None:
+    """What ``one`` is where ``difference``, which has it ``factor`` times, is 0."""
+    rest = factor * one - difference
+    value = floordiv(rest if factor > 0 else -rest, abs(factor))
+    return value if structurally_equal(factor * value, rest) else None
+
+
+def _parts(dim: Dim) -> set[str]:
+    """The texts of the symbols, quotients and lesser sizes in ``dim``."""
+    found: set[str] = set()
+    for monomial, _ in dim.terms if isinstance(dim, SymbolicDim) else ():
+        for atom in monomial:
+            found.add(str(SymbolicDim({(atom,): 1})))
+            if atom[0] != "s":
+                found |= _parts(atom[1]) | _parts(atom[2])
+    return found
+
+
+def _with_ratios(equal: Iterable[tuple[Dim, Dim]]) -> Iterator[tuple[Dim, Dim]]:
+    """``6*s0 == 4*s1`` says that both are multiples of ``s0//2``."""
+    for left, right in equal:
+        yield left, right
+        one, another = multiple_of_symbol(left), multiple_of_symbol(right)
+        if one is None or another is None or one[1] == another[1]:
+            continue
+        common = math.gcd(one[0], another[0])
+        times, of_other = another[0] // common, one[0] // common
+        if min(times, of_other) > 1:
+            symbol = SymbolicDim.symbol(one[1])
+            yield symbol, times * floordiv(symbol, times)
+            yield SymbolicDim.symbol(another[1]), of_other * floordiv(symbol, times)
 
 
 def _divided(left: Dim, right: Dim) -> tuple[str, Dim] | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 import flamec
 from flamec.nn import functional as F
@@ -40,3 +42,49 @@ def test_fifty_batch_sizes_and_lengths_in_two_compilations(tmp_path: Path) -> No
         np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=2e-5, atol=2e-6)
     assert compiled.stats.traces <= 2, compiled.stats.guard_failures
     assert len(compiled.programs) <= 2
+
+
+def _joined(a, b, c, d):  # type: ignore[no-untyped-def]
+    x, y = flamec.cat([a, b]), flamec.cat([c, d])
+    return flamec.einsum("ij,ij->", x + y, y), (x + y)[:, None].expand(-1, 3, -1).flatten(
+        0, 1
+    ) @ x.T
+
+
+def _joined_to_ten(a):  # type: ignore[no-untyped-def]
+    x = flamec.cat([a, a.new_ones(4, 2)])
+    return x.T @ flamec.ones(10, 3), x.reshape(5, 4) @ flamec.ones(4, 2)
+
+
+def _flat(a, b):  # type: ignore[no-untyped-def]
+    x, y = a.reshape(-1), b.reshape(-1)
+    return flamec.outer(x + y, x), (x * y).reshape(-1, 2) @ flamec.ones(2, 3), x @ y
+
+
+def _every_other(a, b):  # type: ignore[no-untyped-def]
+    x, y = a[:, ::2], b[:, ::2]
+    return x @ y.T, (x * y) @ flamec.ones(x.shape[1], 2)
+
+
+@pytest.mark.parametrize(
+    ("function", "calls"),
+    [
+        (_joined, [[(n, 4), (m, 4), (k, 4), (n + m - k, 4)] for n, m, k in ((3, 5, 2), (4, 6, 5))]),
+        (_joined_to_ten, [[(6, 2)]]),
+        (_flat, [[(2 * k, 6), (3 * k, 4)] for k in (1, 2, 3)]),
+        (_flat, [[(4, 10), (8, 5)], [(5, 8), (20, 2)], [(2, 12), (24, 1)]]),
+        (_every_other, [[(2, 5), (2, 6)], [(2, 7), (2, 8)], [(2, 8), (2, 7)]]),
+    ],
+    ids=["sums", "a sum and a number", "multiples", "products", "quotients"],
+)
+def test_sizes_that_are_equal_by_way_of_others(
+    function: Any, calls: list[list[tuple[int, int]]]
+) -> None:
+    """A guard says so, and later passes ask: the program could not be compiled."""
+    rng = np.random.default_rng(1)
+    compiled = flamec.compile(function, backend="c", dynamic=True if len(calls) == 1 else None)
+    for shapes in calls:
+        arrays = [flamec.from_numpy(rng.standard_normal(s, np.float32)) for s in shapes]
+        for found, expected in zip(compiled(*arrays), function(*arrays), strict=True):
+            np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=2e-5, atol=2e-5)
+    assert compiled.stats.traces <= 2
