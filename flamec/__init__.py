@@ -315,6 +315,11 @@ _OLDER = (
     "unsafe_split_with_sizes",
 )  # fmt: skip
 
+_CONDITIONS = (
+    "_assert", "_check", "_check_index", "_check_is_size", "_check_not_implemented",
+    "_check_tensor_all", "_check_type", "_check_value",
+)  # fmt: skip
+
 # Imported when first used, so that ``import flamec`` stays quick: name -> module that has it.
 _LATE = {
     "Dim": "flamec.deployment.varying",
@@ -354,6 +359,7 @@ _LATE = {
     "utils": "",
     "version": "",
     "vmap": "flamec.func",
+    **dict.fromkeys(_CONDITIONS, "flamec.conditions"),
     **dict.fromkeys(_OLDER, "flamec.functional.older_functions"),
     **dict.fromkeys(_LAYERS, "flamec.nn.functional"),
     **dict.fromkeys(_SETTINGS, "flamec.process_settings"),
