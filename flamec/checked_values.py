@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from flamec.device_array import DeviceArray
+from flamec.errors import node_error
 from flamec.host_memory import HostMemory
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph, Node
@@ -82,7 +83,7 @@ class CheckedInvocation:
         inputs = [_on_host(array) for array in self._inputs]
         self.evaluating(inputs)
         outputs, updates = evaluate_graph(
-            runner.graph, inputs, self._bindings, runner.watch, in_bodies=True
+            runner.graph, inputs, self._bindings, runner.watch, True, node_error
         )
         changed = [(self._inputs[p], np.array(v)) for p, v in updates.items()]
         with uninterrupted():

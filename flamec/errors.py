@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import flamec.ir
-from flamec.ir.graph import Location
+from flamec.ir.graph import Location, Node
 
 _PACKAGE_FOLDERS: list[str] = []
 
@@ -178,6 +179,12 @@ class LinAlgError(OperationError):
     """A matrix has no inverse, no factor, or an iteration did not converge."""
 
 
+def operation_location() -> Location | None:
+    """``user_location`` with what was called there, for operations that look at values."""
+    place, name = user_location(), _called_function()
+    return place if place is None or name is None else replace(place, operation=name)
+
+
 def _called_function() -> str | None:
     """The function of ``flamec`` or ``nn.functional`` that the user's line, or a module, called."""
     frame, found = user_frame(), None
@@ -196,11 +203,12 @@ def operation_error(name: str, error: Exception, location: object = None) -> Exc
     """The error to raise for ``error`` inside the operation ``name``, with the user's line:
     ``location``, or the one that is being executed.
     """
+    called = location.operation if isinstance(location, Location) else ""
     location = location or user_location()
     where = f" (at {location})" if location else ""
     text = str(error)
     if isinstance(error, IndexError):
-        text, name = text.removeprefix(f"{name}: "), _called_function() or name
+        text, name = text.removeprefix(f"{name}: "), called or _called_function() or name
     prefix = "" if text.startswith(name) else f"{name}: "
     message = f"{prefix}{text}{where}"
     if isinstance(error, IndexError):
@@ -212,6 +220,11 @@ def operation_error(name: str, error: Exception, location: object = None) -> Exc
     if isinstance(error, np.linalg.LinAlgError):
         return LinAlgError(f"{text}{where}")
     return OperationError(message)
+
+
+def node_error(node: Node, error: Exception) -> Exception:
+    """The error to raise for ``error`` in what a traced node computes."""
+    return operation_error(node.op.name, error, node.location)
 
 
 def unknown_value(what: str, in_batch: bool = False, body_of: str = "") -> DataDependentError:

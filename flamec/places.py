@@ -8,7 +8,7 @@ the traced graph, and a plan that is read gets the lines of the graph at hand.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from flamec.ir.actions import Action, Branch, HostCall, Loop
@@ -16,25 +16,31 @@ from flamec.ir.graph import Graph, Node
 from flamec.ir.plan import ExecutionPlan
 
 _MARK = "\0"  # begins the position of a node in place of a text, and ends it within a longer one
-_STATED = re.compile(f" at ({_MARK}\\d+){_MARK}")
+_LINE = re.compile(f" at ({_MARK}\\d+){_MARK}")
+_CALL = "\1"  # stands on both sides of the position of a node in place of what it states
+_STATED = re.compile(f"{_CALL}(\\d+){_CALL}")
 
 
 def without_places(plan: ExecutionPlan, graph: Graph) -> ExecutionPlan:
     """The plan to keep, with positions of nodes for lines and modules."""
     lines: dict[str, str] = {}
     modules: dict[str, str] = {}
+    calls: dict[str, str] = {}
     last = None
     for position, node in enumerate(_nodes(graph)):
         if node.location is not None and node.location is not last:
             last = node.location
             lines.setdefault(str(node.location), f"{_MARK}{position}")
+        if node.op.may_report:
+            calls.setdefault(node.stated, f"{_CALL}{position}{_CALL}")
         if node.scope:
             modules.setdefault(node.scope, f"{_MARK}{position}")
-    known = "|".join(re.escape(text) for text in sorted(lines, key=len, reverse=True))
-    stated = re.compile(rf" at ({known})(?!\d)")
+    line = re.compile(rf" at ({_one_of(lines)})(?!\d)")
+    call = re.compile(rf"\b({_one_of(calls)})(?!\d)")
 
     def message(text: str) -> str:
-        return stated.sub(lambda m: f" at {lines[m[1]]}{_MARK}", text) if lines else text
+        text = call.sub(lambda m: calls[m[1]], text) if calls else text
+        return line.sub(lambda m: f" at {lines[m[1]]}{_MARK}", text) if lines else text
 
     return _changed(plan, lambda text: lines.get(text, text), lambda m: modules.get(m, m), message)
 
@@ -53,9 +59,14 @@ def with_places(plan: ExecutionPlan, graph: Graph) -> ExecutionPlan:
         return nodes[int(text[1:])].scope if text.startswith(_MARK) else text
 
     def message(text: str) -> str:
-        return _STATED.sub(lambda m: f" at {found}" if (found := line(m[1])) else "", text)
+        text = _STATED.sub(lambda m: nodes[int(m[1])].stated, text)
+        return _LINE.sub(lambda m: f" at {found}" if (found := line(m[1])) else "", text)
 
     return _changed(plan, line, module, message)
+
+
+def _one_of(texts: Iterable[str]) -> str:
+    return "|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True))
 
 
 def _nodes(graph: Graph) -> Iterator[Node]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from flamec import cpu_backend
 from flamec.config import CompileOptions
+from flamec.errors import node_error
 from flamec.host_memory import HostMemory
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
@@ -107,7 +108,9 @@ class EvaluatedInvocation:
         return output_allocator(self, HostMemory(), position, type)
 
     def run(self) -> None:
-        outputs, updates = evaluate_graph(self.graph, self.inputs, self.bindings)
+        outputs, updates = evaluate_graph(
+            self.graph, self.inputs, self.bindings, explain=node_error
+        )
         for reference, result in zip(self.outputs, outputs, strict=True):
             array = None if reference is None else reference()
             assert array is not None, "an output was not set"

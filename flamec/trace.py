@@ -19,7 +19,7 @@ import numpy as np
 from flamec import errors
 from flamec.backward_spans import BackwardSpans
 from flamec.dispatch import overlap_error, view_steps, with_scalars_moved
-from flamec.errors import operation_error, user_location
+from flamec.errors import operation_error, operation_location, user_location
 from flamec.given_memory import refuse_exchange, require_unchanged
 from flamec.host_numbers import settle
 from flamec.ir.builder import GraphBuilder
@@ -268,7 +268,7 @@ class Trace:
 
     def _add_node(self, op: Op, inputs: Sequence[Value], attributes: Mapping[str, Any]) -> Node:
         if not self.backward.is_open:
-            self.builder.location = user_location()
+            self.builder.location = operation_location() if op.may_report else user_location()
             self.builder.scope = ".".join(self.scopes)
         return self.builder.add_node(op, inputs, attributes)
 

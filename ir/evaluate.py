@@ -26,6 +26,7 @@ from flamec.ir.shape import (
 from flamec.ir.types import TensorType, bfloat16, float16
 
 Watch = Callable[[Node, Sequence[np.ndarray], Sequence[np.ndarray]], None]
+Explain = Callable[[Node, Exception], Exception]
 
 # what looks at the nodes of bodies that are being evaluated
 _body_watch: ContextVar[Watch | None] = ContextVar("flamec_body_watch", default=None)
@@ -143,12 +144,14 @@ def evaluate_graph(
     bindings: Mapping[str, int] | None = None,
     watch: Watch | None = None,
     in_bodies: bool = False,
+    explain: Explain | None = None,
 ) -> tuple[tuple[np.ndarray, ...], dict[int, np.ndarray]]:
     """The outputs, and for each input that the graph updates its new content.
 
     ``bindings`` gives symbols that the shapes of the inputs do not determine. ``watch`` is
     called after each node with its operands and results; with ``in_bodies`` also after those in
-    the bodies of loops and branches, before the node that runs them.
+    the bodies of loops and branches, before the node that runs them. ``explain`` makes the error
+    to raise of one that an operation raised.
     Raises ValueError for inputs of the wrong number or shape, TypeError for a wrong dtype.
     """
     if len(inputs) != len(graph.inputs):
@@ -159,7 +162,7 @@ def evaluate_graph(
     symbols = bind_symbols([v.type for v in graph.inputs], [a.shape for a in inputs], bindings)
     token = _body_watch.set(watch if in_bodies else None)
     try:
-        memory = _run_nodes(graph, inputs, symbols, watch)
+        memory = _run_nodes(graph, inputs, symbols, watch, explain)
     finally:
         _body_watch.reset(token)
     outputs = tuple(_unshared(memory[v], inputs) for v in graph.outputs)
@@ -180,6 +183,7 @@ def _run_nodes(
     inputs: Sequence[np.ndarray],
     symbols: Mapping[str, int],
     watch: Watch | None = None,
+    explain: Explain | None = None,
 ) -> dict[Value, np.ndarray]:
     """The arrays of the graph's results; what is not needed any more is let go."""
     memory: dict[Value, np.ndarray] = dict(zip(graph.inputs, inputs, strict=True))
@@ -191,7 +195,12 @@ def _run_nodes(
         )
         attributes = concrete_attributes(node.attributes, symbols) if symbols else node.attributes
         operands = [memory[v] for v in node.inputs]
-        results = run_op(node.op, attributes, operands, types)
+        try:
+            results = run_op(node.op, attributes, operands, types)
+        except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+            if explain is None:
+                raise
+            raise explain(node, error) from error
         if watch is not None:
             watch(node, operands, results)
         memory.update(zip(node.outputs, results, strict=True))

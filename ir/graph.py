@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A line of the user's program."""
+    """A line of the user's program; ``operation``: what it called, where errors name that."""
 
     file: str
     line: int
     function: str = ""
+    operation: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
@@ -105,6 +106,13 @@ class Node:
         """The only result; ValueError if the op has several."""
         (value,) = self.outputs
         return value
+
+    @property
+    def stated(self) -> str:
+        """What errors of a program name: the function that was called, and the user's line."""
+        if self.location is None:
+            return self.op.name
+        return f"{self.location.operation or self.op.name} at {self.location}"
 
     @property
     def bodies(self) -> dict[str, Graph]:

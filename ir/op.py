@@ -168,6 +168,11 @@ class Op:
     kernel: UserKernel | None = None
     doc: str = ""
 
+    @property
+    def may_report(self) -> bool:
+        """Whether a program looks at values there, and may report an error."""
+        return self.kind in (OpKind.GATHER, OpKind.SCATTER)
+
     def infer_types(self, types: Types, attributes: Attributes) -> Types:
         """The types of the results; asked once for operands without symbols if nothing else
         decides. Equal types without symbols are one object."""

@@ -204,3 +204,11 @@ def parse_dim(text: str) -> Dim:
         return build(ast.parse(text, mode="eval"))
     except (SyntaxError, ZeroDivisionError):
         raise ValueError(f"not a dimension: {text!r}") from None
+
+
+OUT_OF_ALL = 1 << 62  # what is taken from a negative index that must not count from the end
+
+
+def index_as_given(index: int) -> int:
+    """An index in an error, without what was taken from it so that it is out of every range."""
+    return index + OUT_OF_ALL if index < -OUT_OF_ALL // 2 else index

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 
 from flamec.ir.plan import ExecutionPlan
-from flamec.ir.shape import evaluate_dim, parse_dim
+from flamec.ir.shape import evaluate_dim, index_as_given, parse_dim
 
 _INDEX_ERROR = "IndexError: "
+_STATED = re.compile(r"(.*) \((\w+) at ([^,]+)\)", re.DOTALL)
 
 
 class ProgramError(RuntimeError):
@@ -39,14 +40,24 @@ def program_error(
     def value(found: re.Match[str]) -> str:
         text = found[1]
         if text == "detail":
-            return str(detail)
+            return str(index_as_given(detail))
         return text if sizes is None else str(evaluate_dim(parse_dim(text), sizes))
 
     message = re.sub(r"\{([^}]*)\}", value, plan.errors[code - 1])
     if checks:
         message += f" ({', '.join(checks)})"
     kind = ProgramIndexError if message.startswith(_INDEX_ERROR) else ProgramError
-    error = kind(message.removeprefix(_INDEX_ERROR))
+    error = kind(_as_eager(message.removeprefix(_INDEX_ERROR)))
     if modules:
         error.add_note(f"in module {' or '.join(modules)}")
     return error
+
+
+def _as_eager(message: str) -> str:
+    """A message in which one operation is named, as eager mode words it."""
+    found = _STATED.fullmatch(message)
+    if found is None:
+        return message
+    text, name, line = found.groups()
+    prefix = "" if text.startswith(name) else f"{name}: "
+    return f"{prefix}{text} (at {line})"

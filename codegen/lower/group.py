@@ -289,11 +289,9 @@ def _locations(tasks: Sequence[Task]) -> tuple[str, ...]:
 
 
 def checked_nodes(tasks: Sequence[Task]) -> tuple[str, ...]:
-    """The nodes with computed indices and their lines, each once, in order."""
-    kinds = (OpKind.GATHER, OpKind.SCATTER)
-    nodes = [t.node for t in tasks if t.node is not None and t.node.op.kind in kinds]
-    found = [f"{n.op.name} at {n.location}" if n.location else n.op.name for n in nodes]
-    return tuple(dict.fromkeys(found))
+    """What may report an error in a program, with the user's lines, each once, in order."""
+    nodes = [t.node for t in tasks if t.node is not None and t.node.op.may_report]
+    return tuple(dict.fromkeys(n.stated for n in nodes))
 
 
 def _modules(tasks: Sequence[Task]) -> tuple[str, ...]:

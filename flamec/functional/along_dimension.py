@@ -16,7 +16,7 @@ from flamec.functional.primitives import ops
 from flamec.functional.scatter_reduction import scatter_into
 from flamec.functional.shape import owned
 from flamec.fusing import fused
-from flamec.ir.shape import Dim
+from flamec.ir.shape import OUT_OF_ALL, Dim
 from flamec.ir.types import int64
 from flamec.state import thread
 from flamec.tensor import Tensor
@@ -41,7 +41,8 @@ def nonnegative(name: str, index: Tensor, extent: Dim) -> Tensor:
                 f"(at {user_location()})"
             )
         return index
-    result: Tensor = ops.where(ops.lt(index, 0), extent, index)
+    index = ops.cast(index, int64)
+    result: Tensor = ops.where(ops.lt(index, 0), ops.sub(index, OUT_OF_ALL), index)
     return result
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from flamec.ir import batching
 from flamec.ir.op import Attributes, DerivativeContext, Op, OpKind, Types, register
 from flamec.ir.ops.checks import check_alike, check_numeric, check_same_device
-from flamec.ir.shape import Dim, equal, format_shape
+from flamec.ir.shape import Dim, equal, format_shape, index_as_given
 from flamec.ir.types import TensorType, int32, int64
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def _check_range(op: str, x: np.ndarray, indices: tuple[np.ndarray, ...]) -> Non
         for found in (int(index.min()), int(index.max())) if index.size else ():
             if not -size <= found < size:
                 raise IndexError(
-                    f"{op}: index {found} is out of bounds for dimension {axis} of size {size}"
+                    f"{op}: index {index_as_given(found)} is out of bounds for dimension {axis} "
+                    f"of size {size}"
                 )
 
 

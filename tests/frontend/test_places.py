@@ -62,3 +62,11 @@ def test_another_program_with_the_same_graph_gets_its_own_lines() -> None:
     plan = compile_graph(first.optimized).plan
     found = with_places(without_places(plan, first.graph), second.graph).to_json()
     assert THIS not in found and found.count("elsewhere.py:5") == plan.to_json().count(THIS)
+
+
+def test_another_program_with_the_same_graph_names_what_it_calls() -> None:
+    first = prepared(lambda x: x.index_select(0, x[0].long()))
+    second = prepared(lambda x: flamec.nn.functional.embedding(x[0].long(), x))
+    plan = compile_graph(first.optimized).plan
+    found = with_places(without_places(plan, first.graph), second.graph).to_json()
+    assert "embedding at" in found and "index_select" not in found
