@@ -24,6 +24,7 @@ from flamec.capture import captured_sources
 from flamec.host_actions import LastAct
 from flamec.host_numbers import ExpressionWriter
 from flamec.host_steps import HostSteps
+from flamec.ir.shape import SymbolicDim
 from flamec.prepared import Invocation, output_allocator
 from flamec.sources import InputSource
 from flamec.structures import Structure
@@ -90,7 +91,7 @@ class CallPath:
         self.made: dict[int, int] = {}
         self._state: dict[str, str] = {}  # variables that live from call to call: first values
         self._body: list[str] = []
-        self._writer = ExpressionWriter(self._host_name, lambda position: f"leaves[{position}]")
+        self._writer = self._new_writer()
         self._write(outputs_only)
         self.source = self._text()
         variables = dict(self._names)
@@ -224,19 +225,34 @@ class CallPath:
 
     def _write_number(self, position: int, source: InputSource) -> None:
         """Numbers are immutable: the cell holds what it should if the object is the same."""
+        self._state["write_number"] = "binding.write_number"
+        if source.expression is not None and source.expression.of_sizes:
+            text = self._new_writer().text(source.expression)
+            self._state[f"n{position}"] = f"write_number({position}, {text})"
+            return
         if source.expression is not None:
             text = self._writer.text(source.expression)
         else:
             keys = "".join(f"[{self._key(key)}]" for key in source.path)
             text = f"{self._name(source.container, 'd')}{keys}"
         self._state[f"n{position}"] = "UNREAD"
-        self._state["write_number"] = "binding.write_number"
         self._body.append(
             f"if (n := {text}) is not n{position}: n{position} = write_number({position}, n)"
         )
 
+    def _new_writer(self) -> ExpressionWriter:
+        return ExpressionWriter(
+            self._host_name, lambda position: f"leaves[{position}]", self._extent
+        )
+
     def _host_name(self, value: Any) -> str:
         return self._name(value, "d")
+
+    def _extent(self, dim: SymbolicDim) -> str:
+        """The variable of a size, which calls with the same sizes share."""
+        variable = f"e{len(self._state)}"
+        self._state[variable] = f"program.size({self._host_name(dim)}, sizes)"
+        return variable
 
     def _key(self, key: Any) -> str:
         return repr(key) if isinstance(key, (str, int)) else self._name(key, "k")

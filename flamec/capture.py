@@ -17,6 +17,7 @@ from typing import Any
 from flamec.autograd.hooks import record_hooks
 from flamec.changed_arguments import ArgumentCopies, containers, copied, firsts
 from flamec.changed_flags import leave_to_the_call, leaves_made
+from flamec.conversions import ConversionWanted
 from flamec.errors import CompileError, Uncompiled, unknown_value, unrepeatable
 from flamec.function_parts import Parts
 from flamec.guarded_layouts import AskedLayout, asked_layouts
@@ -57,7 +58,14 @@ from flamec.tracked_inputs import Leaves, check_gradients_outside, reached_input
 from flamec.varying_state import Lifted, StateVaries
 from flamec.written_histories import written_values
 
-_BEGINS_AGAIN = (AliasDiscovered, PlaceWanted, SizesDiffer, StateVaries, Uncompiled)
+_BEGINS_AGAIN = (
+    AliasDiscovered,
+    ConversionWanted,
+    PlaceWanted,
+    SizesDiffer,
+    StateVaries,
+    Uncompiled,
+)
 _one_trace = held_in_forks(threading.RLock())  # classes are instrumented for all threads
 
 
@@ -193,6 +201,8 @@ def capture(
                     raise
         except PlaceWanted:
             reads_places = True
+        except ConversionWanted:
+            continue
         except AliasDiscovered as alias:
             if alias.storage in base_storages:
                 raise CompileError(

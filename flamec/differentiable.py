@@ -178,7 +178,7 @@ class DifferentiableProgram:
 
     def run(self, leaves: tuple[Any, ...], sizes: tuple[int, ...]) -> Any:
         late = [i for i, source in enumerate(self.captured.sources) if source.moment]
-        inputs = [self._input(i, leaves) for i in range(len(self.captured.sources))]
+        inputs = [self._input(i, leaves, sizes) for i in range(len(self.captured.sources))]
         before = [tensor._storage.version for tensor in inputs]
         differentiated = self.original.tracked_inputs
         known = [
@@ -193,7 +193,7 @@ class DifferentiableProgram:
             inputs[position] = self._number(position, value)  # known since the call's actions
         for position in self._bases:
             if not inputs[position]._requires_grad:  # the call may have made it a leaf
-                inputs[position] = self._input(position, leaves)
+                inputs[position] = self._input(position, leaves, sizes)
         outputs = list(tensors[: self.original.returned])
         saved = tensors[len(outputs) : len(outputs) + self._saved_count]
         for position, output in self.original.histories.items():
@@ -212,7 +212,7 @@ class DifferentiableProgram:
         call.keep(results, [*saved, *(inputs[i] for i in self._saved_inputs)])
         return self.forward.assemble(leaves, sizes, tensors)
 
-    def _input(self, position: int, leaves: tuple[Any, ...]) -> Tensor:
+    def _input(self, position: int, leaves: tuple[Any, ...], sizes: tuple[int, ...]) -> Tensor:
         source = self.captured.sources[position]
         if source.kind == "argument":
             tensor: Tensor = leaves[source.position]
@@ -228,7 +228,8 @@ class DifferentiableProgram:
                 if leaf._storage is storage:
                     return leaf
             return Tensor._from_array(storage.base, storage.base_type, storage)
-        return self._number(position, source.read(leaves))
+        bindings = dict(zip(self.captured.symbols, sizes, strict=True))
+        return self._number(position, source.read(leaves, bindings))
 
     def _number(self, position: int, value: Any) -> Tensor:
         """The tensor of a number, Python's or NumPy's, that is an input."""

@@ -31,7 +31,7 @@ class FirstNumbers:
 
     def read(self, source: InputSource) -> Any:
         """The number that an input was when the trace first saw it."""
-        return self._at_first(source).read(())
+        return self._at_first(source).read((), {})
 
     def _at_first(self, source: InputSource) -> InputSource:
         if source.kind != "number" or not source.path:
@@ -65,7 +65,7 @@ class FirstNumbers:
         for first, source in zip(firsts, sources, strict=True):
             if first is not source and (
                 self.was_set(source.container, source.path[0])
-                or not same_constant(first.read(()), source.read(()))
+                or not same_constant(first.read((), {}), source.read((), {}))
             ):
                 effects.append(f"it changes {source.name or source.path[0]}, which it has read")
         if effects:

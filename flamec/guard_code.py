@@ -207,7 +207,8 @@ class CheckBuilder:
     def add_host_size(self, size: HostSize) -> None:
         """Binds the symbol of a size that numbers of Python decide on."""
         text = self.writer.text(size.expression)
-        self.add(f"({size.symbol} := {'-' if size.sign < 0 else ''}{text}) >= 0", size)
+        sign = "-" if size.sign < 0 else ""
+        self.add(f"0 <= ({size.symbol} := {sign}{text}) < {2**63}", size)
 
     def _key_text(self, key: Any) -> str:
         return repr(key) if isinstance(key, (str, int)) else self.name(key)

@@ -34,6 +34,7 @@ import numpy as np
 
 from flamec.closures import Closures
 from flamec.config import ENVIRONMENT
+from flamec.conversions import Conversions, is_stand_in
 from flamec.effects import ContextVariables, effect_of
 from flamec.errors import CONTEXTLIB, is_framework_file, user_frame, user_location
 from flamec.followed_modules import is_followed, is_ours, is_user_module
@@ -73,6 +74,7 @@ class Recorder:
         self._kept: list[Any] = []
         self.codes: dict[int, CodeType] = {}  # by identity: equal code may have other globals
         self._closures = Closures()
+        self._conversions = Conversions()
         self._made = MadeObjects(lambda: self.active and thread.trace is not None)
         self._classes = InstrumentedClasses(self, self._made)
         self.read = self._classes.read
@@ -103,6 +105,7 @@ class Recorder:
             if self._collects_garbage:
                 gc.enable()
             self._entered = False
+        self._conversions.release()
         self._classes.release()
         self._kept.clear()
 
@@ -323,6 +326,7 @@ class Recorder:
             return
         if self.numbers_vary:
             self.number_was_asked |= asks_for_types(user_frame())
+        self._conversions.entered(code, variables)
         if id(code) in self.codes:
             return
         with self.paused():
@@ -405,7 +409,7 @@ class Recorder:
             if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
                 name = instruction.argval
                 module = None
-                if name in variables:
+                if name in variables and not is_stand_in(variables[name]):
                     value = variables[name]
                     self._find("item", variables, name, value, name)
                     module = value if is_followed(value) else None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import CellType
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ import numpy as np
 
 from flamec.errors import CompileError, user_location
 from flamec.guarded_values import MISSING, class_attribute
-from flamec.ir.shape import SymbolicDim, format_dim
+from flamec.ir.shape import SymbolicDim, evaluate_dim, format_dim
 from flamec.state import thread
 from flamec.structures import flatten
 from flamec.tensor import RuntimeNumber, Tensor
@@ -203,7 +203,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class Extent:
-    """A size of the call's tensors; only conditions and sizes are computed from it."""
+    """A size of the call's tensors."""
 
     dim: SymbolicDim
     owner: Any = None
@@ -246,22 +246,31 @@ class Expression:
         self.refusal = refusal
         self.size: int = 1 + sum(o.size for o in operands if isinstance(o, Expression))
 
-    def evaluate(self, leaves: Sequence[Any]) -> Any:
-        """The number in a call with these arguments; while tracing that of the traced call."""
+    def evaluate(self, leaves: Sequence[Any], sizes: Mapping[str, int]) -> Any:
+        """The number in a call with these arguments and values of symbols; while tracing that of
+        the traced call."""
         if self.state.tracing:
             return self.value
         if isinstance(self.place, Argument):
             return leaves[self.place.position]
+        if isinstance(self.place, Extent):
+            return evaluate_dim(self.place.dim, sizes)
         if self.place is not None:
             assert isinstance(self.place, Place)
             return self.place.get()
         assert self.function is not None
-        operands = [o.evaluate(leaves) if isinstance(o, Expression) else o for o in self.operands]
-        return self.function(*operands)
+        return self.function(
+            *[o.evaluate(leaves, sizes) if isinstance(o, Expression) else o for o in self.operands]
+        )
 
     def place_names(self) -> list[str]:
         """What the places that it is computed from are called, each once."""
         return list(dict.fromkeys(p.place.name for p in self.places() if p.place is not None))
+
+    @property
+    def of_sizes(self) -> bool:
+        """Whether nothing but sizes decides on it."""
+        return all(isinstance(e.place, Extent) for e in self.places())
 
     @property
     def of_arguments(self) -> bool:
@@ -304,12 +313,18 @@ class ExpressionWriter:
     """Python text of expressions; one that occurs again is the variable of its first text.
 
     ``name``: gives a variable that holds an object; ``argument``: the text of a leaf of the
-    arguments.
+    arguments; ``extent``: that of a size.
     """
 
-    def __init__(self, name: Callable[[Any], str], argument: Callable[[int], str]) -> None:
+    def __init__(
+        self,
+        name: Callable[[Any], str],
+        argument: Callable[[int], str],
+        extent: Callable[[SymbolicDim], str] = format_dim,
+    ) -> None:
         self._name = name
         self._argument = argument
+        self._extent = extent
         self._variables: dict[Expression, str] = {}
 
     def text(self, expression: Any) -> str:
@@ -320,7 +335,7 @@ class ExpressionWriter:
         if known is not None:
             return known
         if isinstance(expression.place, Extent):
-            return f"({expression.place.name})"
+            return f"({self._extent(expression.place.dim)})"
         if isinstance(expression.place, Argument):
             return self._argument(expression.place.position)
         if expression.place is not None:
@@ -375,6 +390,8 @@ def _operands(values: tuple[Any, ...]) -> tuple[HostState | None, tuple[Any, ...
         if expression is not None:
             state = expression.state
             found.append(expression)
+        elif (size := _of_sizes(value)) is not None:
+            found.append(size)
         elif type(value) in (int, float, bool) or isinstance(value, np.generic):
             found.append(value)
         else:
@@ -386,6 +403,17 @@ def computed(function: Function, *values: Any) -> Any:
     """``function(*values)`` of numbers, at least one of them with an expression; else None."""
     state, operands = _operands(values)
     return None if state is None else state.number(state.apply(function, operands))
+
+
+def computed_of_sizes(function: Function, *values: Any) -> Any:
+    """``function(*values)`` of sizes and numbers that each call computes in Python, as a size or a
+    number; None for others."""
+    expression = of_sizes(function, *values)
+    if expression is None or expression.moment:
+        return None
+    if type(expression.value) is int and expression.state.sizes.serves(expression):
+        return expression.state.sizes.size(expression)
+    return expression.state.number(expression)
 
 
 def decide(function: Function, *values: Any) -> bool | None:
@@ -408,9 +436,8 @@ def of_sizes(function: Function, *values: Any) -> Expression | None:
         known = _of_sizes(value)
         found = found or known
         operands.append(known or expression_of(value) or value)
-    if found is None or any(
-        not isinstance(o, Expression) and type(o) not in (int, float, bool) for o in operands
-    ):
+    kinds = (Expression, int, float, np.generic)
+    if found is None or not all(isinstance(o, kinds) for o in operands):
         return None
     return found.state.apply(function, tuple(operands))
 
@@ -418,10 +445,15 @@ def of_sizes(function: Function, *values: Any) -> Expression | None:
 def _of_sizes(value: Any) -> Expression | None:
     found: Expression | None = None
     if isinstance(value, SymbolicDim):
-        found = None if thread.trace is None else thread.trace.expression_of_size(value)
+        found = None if thread.trace is None else thread.trace.oracle.expression(value)
     elif isinstance(value, RuntimeNumber):
         found = value.__dict__.get("_of_sizes")
     return found
+
+
+def is_computed(value: Any) -> bool:
+    """Whether Python computes a number at each call before the program runs."""
+    return (expression_of(value) or _of_sizes(value)) is not None
 
 
 def settle(value: Any) -> Any:

@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 
 _COMBINED = (operator.add, operator.sub, operator.mul)
 Bound = Expression | Dim | None
+_INT64 = 2**63
+
+
+def fits_int64(value: int) -> bool:
+    """Whether a program can take a number for a size, or its opposite."""
+    return -_INT64 < value < _INT64
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +78,7 @@ class HostSizes:
         for bound in bounds:
             if isinstance(bound, Expression):
                 varies = True
-                if bound.moment or type(bound.value) is not int:
+                if bound.moment or type(bound.value) is not int or not fits_int64(bound.value):
                     return False
             elif isinstance(bound, SymbolicDim) and symbols_of(bound) & set(late):
                 return False

@@ -11,18 +11,22 @@ from __future__ import annotations
 import builtins
 import math
 import operator
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from flamec.conversions import ask
 from flamec.errors import unknown_value
 from flamec.functional import arithmetic, comparison, unary
 from flamec.functional.promotion import convert_operands, is_number, number_dtype, plain_number
 from flamec.host_numbers import (
     computed,
+    computed_of_sizes,
     decide,
     expression_of,
+    is_computed,
     mark_of_sizes,
     of_sizes,
     settle,
@@ -86,9 +90,10 @@ def _of_sizes(function: Callable[[Any, Any], Any], x: Any, y: Any) -> Any:
 def _of_numbers(name: str, function: Function, x: Any, y: Any) -> Any:
     """Python's arithmetic on two numbers, at least one of them known only when running."""
     of_python = getattr(operator, f"{name}_" if name in ("and", "or") else name)
-    found: Any = computed(of_python, x, y)
-    if found is None and name in ("add", "sub", "mul"):
-        found = _of_sizes(of_python, x, y)
+    found: Any = _of_sizes(of_python, x, y) if name in ("add", "sub", "mul") else None
+    found = computed(of_python, x, y) if found is None else found
+    if found is None and name == "pow":
+        found = computed_of_sizes(of_python, x, y)
     if found is not None:
         return found
     floating = name == "truediv" or float64 in (_kind(x), _kind(y))
@@ -151,18 +156,10 @@ def _by_value(function: Callable[..., Any]) -> Callable[..., Any]:
         found = None
         if function in _ROUNDING:
             found = computed(function, self, *arguments)
-            found = _rounded_size(function, self, *arguments) if found is None else found
+            found = computed_of_sizes(function, self, *arguments) if found is None else found
         return function(_read(self), *arguments) if found is None else found
 
     return method
-
-
-def _rounded_size(function: Callable[..., Any], *values: Any) -> Any:
-    """A whole number that is computed of sizes, as a size; None for others."""
-    expression = of_sizes(function, *values)
-    if expression is None or not expression.state.sizes.serves(expression):
-        return None
-    return expression.state.sizes.size(expression)
 
 
 def _decided_by_sizes(function: Callable[..., Any], *values: Any) -> bool | None:
@@ -181,6 +178,8 @@ def _conversion(name: str) -> Callable[[Any], Any]:
             truth = decide(bool, self)
             truth = _decided_by_sizes(bool, self) if truth is None else truth
             return of_tensor(self) if truth is None else truth
+        if convert in (int, float) and is_computed(self):
+            ask(convert, sys._getframe(1))
         found = settle(self) if convert not in (int, float) else settle_as(convert, self)
         return of_tensor(self) if found is None else convert(found)
 
@@ -208,9 +207,9 @@ def _comparing(name: str, function: Function, reflected: Function) -> Callable[[
     def compare(self: RuntimeNumber, other: Any) -> Any:
         if _is_numeric(other):
             of_python = getattr(operator, name)
-            found = decide(of_python, self, other)
+            found = _of_sizes(of_python, self, other)
             if found is None:
-                found = _of_sizes(of_python, self, other)
+                found = decide(of_python, self, other)
             if found is None:
                 found = _decided_by_sizes(of_python, self, other)
             if found is not None:

@@ -108,6 +108,10 @@ class Program:
         bindings = dict(zip(self.captured.symbols, sizes, strict=True))
         return tuple(evaluate_dim(d, bindings) for d in type.shape)
 
+    def size(self, dim: SymbolicDim, sizes: tuple[int, ...]) -> int:
+        """A size for given symbol values."""
+        return evaluate_dim(dim, dict(zip(self.captured.symbols, sizes, strict=True)))
+
     # results ------------------------------------------------------------------
     def rebuild(self, structure: Structure, leaves: Sequence[Any]) -> Any:
         """A container of the result, from its parts."""

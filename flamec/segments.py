@@ -109,10 +109,10 @@ class FoundSize:
         return f"{self.what} gives a size, {relations} (at {self.location})"
 
 
-def array_of(source: InputSource, leaves: Sequence[Any]) -> Any:
+def array_of(source: InputSource, leaves: Sequence[Any], sizes: Mapping[str, int]) -> Any:
     """The array (for a number, the number) that a graph input stands for in a call."""
     if source.kind == "number":
-        return source.read(leaves)
+        return source.read(leaves, sizes)
     if source.kind == "base":
         storage = leaves[source.position]._storage if source.storage is None else source.storage
         return storage.base
@@ -147,25 +147,25 @@ class Segment:
         sizes: tuple[int, ...],
         earlier: Sequence[Sequence[Any]],
         inputs: Sequence[Place] | None = None,
-        read: Callable[[InputSource, Sequence[Any]], Any] = array_of,
+        read: Callable[[InputSource, Sequence[Any], Mapping[str, int]], Any] = array_of,
     ) -> list[Any]:
         """New arrays of the outputs. ``earlier``: those of the segments before.
 
         While tracing: ``inputs`` as the trace found them, ``read`` as ``array_of``.
         """
         invocation, cells, types = self._bound(sizes)
-        memory = self.prepared.memory
+        memory, bindings = self.prepared.memory, dict(zip(self.symbols, sizes, strict=True))
         held = []  # alive while the program runs
         for position, place in enumerate(self.inputs if inputs is None else inputs):
             if position in cells:
                 assert isinstance(place, InputSource)  # a number comes from no segment
-                memory.write_number(cells[position], read(place, leaves))
+                memory.write_number(cells[position], read(place, leaves, bindings))
                 invocation.set_input(position, cells[position])  # equal graphs share addresses
                 continue
             if isinstance(place, Origin):
                 array = earlier[place.step][place.output]
             else:
-                array = read(place, leaves)
+                array = read(place, leaves, bindings)
             if not array.flags.c_contiguous:
                 array = memory.dense(array)
             held.append(array)
@@ -342,13 +342,13 @@ class Execution:
         if origin is not None:
             return origin, self.results[origin.step][origin.output]
         source = self._trace.sources[value.index]
-        return source, self._read(source, self._leaves)
+        return source, self._read(source, self._leaves, {})
 
-    def _read(self, source: InputSource, leaves: Sequence[Any]) -> Any:
+    def _read(self, source: InputSource, leaves: Sequence[Any], sizes: Mapping[str, int]) -> Any:
         """As ``array_of``; numbers of Python's state as they were when the trace began."""
         if source.kind == "number":
             return self._trace.host.firsts.read(source)
-        return array_of(source, leaves)
+        return array_of(source, leaves, sizes)
 
     def place_of(self, value: Value) -> Place:
         return self.places.get(value) or self._trace.sources[value.index]

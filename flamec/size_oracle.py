@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from flamec.conversions import ask
 from flamec.errors import is_framework_file, user_location
-from flamec.host_numbers import mark_of_sizes
+from flamec.host_numbers import computed_of_sizes, mark_of_sizes
 from flamec.ir.graph import Location
 from flamec.ir.op import lookup
 from flamec.ir.shape import (
@@ -76,7 +77,7 @@ class SizeOracle:
 
     def __init__(self, apply: Callable[..., Any], expression: Callable[[SymbolicDim], Any]) -> None:
         self._apply = apply
-        self._expression = expression
+        self.expression = expression  # what Python computes a size by; None if it cannot
         self.hints: dict[str, int] = {}
         self.guards: dict[tuple[str, str, str], ShapeGuard] = {}
         self._ranges: dict[str, Interval] = {}
@@ -117,6 +118,13 @@ class SizeOracle:
         self.decide(dim, "==", value)
         return value
 
+    def converts(self, dim: SymbolicDim, kind: type, frame: FrameType) -> None:
+        if self.serves(frame) and self.expression(dim) is not None:
+            ask(kind, frame)
+
+    def computed(self, function: Callable[..., Any], *operands: Any) -> Any:
+        return computed_of_sizes(function, *operands)
+
     def serves(self, frame: FrameType) -> bool:
         return not is_framework_file(frame.f_code.co_filename)
 
@@ -124,5 +132,5 @@ class SizeOracle:
         """A size as a number of the program, with the dtypes of a Python number."""
         attributes = {"size": dim, "dtype": int64, "device": CPU}
         number = RuntimeNumber.of(self._apply(lookup("dim_size"), (), attributes))
-        mark_of_sizes(number, self._expression(dim))
+        mark_of_sizes(number, self.expression(dim))
         return number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +45,10 @@ class InputSource:
         """The captured tensor; of a gradient the one that is there now."""
         return self.held if self.owner is None else self.owner._grad
 
-    def read(self, leaves: Sequence[Any]) -> Any:
-        """The number in a call with these arguments."""
+    def read(self, leaves: Sequence[Any], sizes: Mapping[str, int]) -> Any:
+        """The number in a call with these arguments and values of symbols."""
         if self.expression is not None:
-            return self.expression.evaluate(leaves)
+            return self.expression.evaluate(leaves, sizes)
         return fetch(self.container, self.path)
 
     @property

@@ -8,7 +8,7 @@ call their results (``Attempt``). Python code is not run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -157,7 +157,7 @@ class SplitProgram:
                 attempt.run(number, step, leaves, known)
                 number += 1
                 continue
-            value = self._value(step, leaves, attempt)
+            value = self._value(step, leaves, bindings, attempt)
             if isinstance(step, FoundSize):
                 bindings[step.symbol] = step.value(value)
                 holds = step.holds(bindings)
@@ -175,11 +175,17 @@ class SplitProgram:
         ]
         return self.final.run((*leaves, *given), sizes)
 
-    def _value(self, step: Decision | FoundSize, leaves: Sequence[Any], attempt: Attempt) -> Any:
+    def _value(
+        self,
+        step: Decision | FoundSize,
+        leaves: Sequence[Any],
+        sizes: Mapping[str, int],
+        attempt: Attempt,
+    ) -> Any:
         place = step.place
         if isinstance(place, Origin):
             return on_host(attempt.results[place.step][place.output])
-        found = on_host(array_of(place, leaves))
+        found = on_host(array_of(place, leaves, sizes))
         if place.kind == "number" and isinstance(step, Decision):
             return found.astype(step.expected.dtype)
         return found

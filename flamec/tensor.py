@@ -341,8 +341,13 @@ class RuntimeNumber(Tensor):
         def __class__(self) -> type:
             if is_framework_file(sys._getframe(1).f_code.co_filename):
                 return RuntimeNumber
-            dtype = self._type.dtype
-            return bool if dtype.kind == "bool" else float if dtype.is_floating_point else int
+            return self._kind
+
+    @property
+    def _kind(self) -> type:
+        """The class of the number."""
+        dtype = self._type.dtype
+        return bool if dtype.kind == "bool" else float if dtype.is_floating_point else int
 
     @staticmethod
     def of(tensor: Tensor) -> Tensor:

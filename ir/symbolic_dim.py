@@ -11,6 +11,7 @@ assume something silently.
 from __future__ import annotations
 
 import math
+import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,7 +35,16 @@ class ShapeOracle(Protocol):
 
     def decide(self, left: Dim, relation: str, right: Dim) -> bool: ...
     def specialize(self, dim: SymbolicDim) -> int: ...
+    def converts(self, dim: SymbolicDim, kind: type, frame: FrameType) -> None:
+        """``frame`` is about to make an int or a float of a size."""
+        ...
+
     def as_scalar(self, dim: SymbolicDim) -> Any: ...
+    def computed(self, function: Callable[..., Any], *operands: Any) -> Any:
+        """``function(*operands)``, which Python computes at each call: a size if it is whole, else
+        a number; None if it cannot."""
+        ...
+
     def serves(self, frame: FrameType) -> bool:
         """Whether the frame is code that takes sizes for plain integers: the user's."""
         ...
@@ -123,18 +133,27 @@ class SymbolicDim(IntegerMethods):
             for _ in range(other):
                 result = multiplied(result, self)
             return result
-        if isinstance(other, SymbolicDim):
-            return self ** int(other)
-        return self._scalar("__pow__", other)
+        if not isinstance(other, (int, float, SymbolicDim)):
+            return NotImplemented
+        return self._computed(operator.pow, self, other)
 
     def __rpow__(self, other: Any) -> Any:
-        return other ** int(self) if _is_dim(other) else self._scalar("__rpow__", other)
+        if not isinstance(other, (int, float)):
+            return NotImplemented
+        return self._computed(operator.pow, other, self)
 
     def __truediv__(self, other: Any) -> Any:
         return self._scalar("__truediv__", other)
 
     def __rtruediv__(self, other: Any) -> Any:
         return self._scalar("__rtruediv__", other)
+
+    def _computed(self, function: Callable[..., Any], *operands: Any) -> Any:
+        oracle = _oracle.get()
+        found = None if oracle is None else oracle.computed(function, *operands)
+        if found is None:
+            return function(*[int(o) if isinstance(o, SymbolicDim) else o for o in operands])
+        return found
 
     def _scalar(self, method: str, other: Any) -> Any:
         """Arithmetic that leaves the integers: continue on a scalar tensor."""
@@ -180,16 +199,23 @@ class SymbolicDim(IntegerMethods):
     def __bool__(self) -> bool:
         return not _decide(self, "==", 0)
 
-    def __int__(self) -> int:
+    def __index__(self) -> int:
         oracle = _oracle.get()
         if oracle is None:
             raise Undecidable(f"the size {self} is symbolic; it has no single integer value")
         return oracle.specialize(self)
 
-    __index__ = __int__
+    def __int__(self) -> int:
+        return self._converted(int, sys._getframe(1))
 
     def __float__(self) -> float:
-        return float(int(self))
+        return float(self._converted(float, sys._getframe(1)))
+
+    def _converted(self, kind: type, frame: FrameType) -> int:
+        oracle = _oracle.get()
+        if oracle is not None:
+            oracle.converts(self, kind, frame)
+        return self.__index__()
 
     def __str__(self) -> str:
         return text_for(self, sys._getframe(1))

@@ -146,7 +146,7 @@ class ExportedProgram:
                 text = required.text(self._label, lambda dim: self._named(str(dim)))
                 raise self._refusal(f"calls with {text}", leaves, bindings)
         for symbol, sign, value in self._host_sizes:
-            if bindings[symbol] < 0:
+            if not 0 <= bindings[symbol] < 2**63:
                 text = value.text(self._label, lambda dim: self._named(str(dim)))
                 relation = ">= 0" if sign > 0 else "< 0"
                 raise self._refusal(f"calls with {text} {relation}", leaves, bindings)

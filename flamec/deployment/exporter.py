@@ -224,7 +224,7 @@ def _weights(captured: Captured) -> dict[str, np.ndarray]:
         if source.expression is not None:
             continue
         if source.kind == "number":
-            value = np.asarray(source.read(()), type.dtype.numpy)
+            value = np.asarray(source.read((), {}), type.dtype.numpy)
         elif source.tensor is not None:
             value = source.tensor.detach().cpu().numpy()
         else:

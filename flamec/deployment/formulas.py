@@ -14,20 +14,25 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Any
 
+import numpy as np
+
 from flamec import bounds_of_slices
 from flamec.errors import CompileError, user_location
 from flamec.host_numbers import OPERATOR_TEXTS, Argument, Expression, Extent
 from flamec.ir.shape import evaluate_dim, format_dim, parse_dim
-from flamec.math_of_expressions import MATH_NAMES, PREDICATES
+from flamec.math_of_expressions import MATH_NAMES, NUMPY_NAMES, PREDICATES
 from flamec.saving import structure as json_structure
 
 # names in a file -> the function, and its text for messages if that is no call
 _FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     **{f.__name__: (f, text) for f, text in OPERATOR_TEXTS.items()},
     **{f"math.{n}": (getattr(math, n), "") for n in (*MATH_NAMES, *PREDICATES)},
+    **{f"numpy.{n}": (getattr(np, n), "") for n in NUMPY_NAMES},
     "abs": (operator.abs, ""),
     "bool": (bool, "{}"),
     "int": (int, "int({})"),
+    "bit_length": (int.bit_length, ""),
+    "bit_count": (int.bit_count, ""),
     "float": (float, "float({})"),
     "round": (round, ""),
     "is_inside": (bounds_of_slices.is_inside, "(-{1} <= {0} < {1})"),

@@ -10,7 +10,7 @@ Later passes ask of sizes only what their form tells, so they need the form that
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -68,6 +68,12 @@ class SettledSizes:
 
     def serves(self, frame: FrameType) -> bool:
         return False
+
+    def converts(self, dim: SymbolicDim, kind: type, frame: FrameType) -> None:
+        pass
+
+    def computed(self, function: Callable[..., Any], *operands: Any) -> Any:
+        return None
 
     def as_scalar(self, dim: SymbolicDim) -> Any:
         raise Undecidable(f"{dim} is no tensor where nothing is traced")

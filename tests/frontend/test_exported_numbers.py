@@ -44,6 +44,18 @@ def decode_step(x: T, cache: T, position: int, scale: float) -> tuple[T, T, int]
     return scores.softmax(-1), cache, position + 1
 
 
+def test_numbers_are_computed_of_sizes(exported: Callable[..., ExportedProgram]) -> None:
+    def function(x):
+        n = len(x)
+        return x[: int(n * 0.5)] * math.sqrt(n) * np.log1p(n), x / n**0.5, math.isqrt(n)
+
+    program = exported(function, (numbers(6),), dynamic={"x": {0: "n"}})
+    for n in (0, 1, 9, 30):
+        found, wanted = program(numbers(n)), function(flamec.from_numpy(numbers(n)))
+        for a, b in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(a, b if isinstance(b, int) else b.numpy())
+
+
 def test_a_cache_is_written_at_any_position(exported: Callable[..., ExportedProgram]) -> None:
     batch = {0: Dim("batch", max=64)}
     program = exported(

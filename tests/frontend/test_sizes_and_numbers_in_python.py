@@ -107,14 +107,37 @@ ROUNDED_SIZES = {
     "ceil": (with_size(lambda x, n: x[: math.ceil(n / 4)] * 2), 2),
     "floor": (with_size(lambda x, n: x[math.floor(n * 0.7) :] * 2), 2),
     "round": (with_size(lambda x, n: x.topk(round(n * 0.5), 0)[0]), 2),
-    "whole": (with_size(lambda x, n: x[: int(n * 0.5)] * 2), 7),
-    "numpy": (with_size(lambda x, n: x[: int(np.ceil(n / 4))] * 2), 12),
+    "whole": (with_size(lambda x, n: x[: int(n * 0.5)] * 2), 2),
+    "numpy": (with_size(lambda x, n: x[: int(np.ceil(n / 4))] * 2), 2),
     "padding": (with_size(lambda x, n: F.pad(x, (0, 0, 0, math.ceil(n / 8) * 8 - n))), 2),
     "parts": (with_size(lambda x, n: x.split([round(n / 3), n - round(n / 3)])[1] * 2), 2),
     "less": (with_size(lambda x, n: x * min(1.0, n / 6)), 3),
     "truth": (with_size(lambda x, n: x * 2 if n * 0.5 - 2 else x), 3),
     "value": (with_size(lambda x, n: (x * 2, n / 4, math.ceil(n / 4), -(n / 2))), 2),
     "turns": (with_size(lambda x, n: sum([x * i for i in range(math.ceil(n / 4))], x)), 5),
+    # functions of math, NumPy and int
+    "roots": (with_size(lambda x, n: (x / math.sqrt(n + 1), (n + 1) ** -0.5 * x, n**0.5)), 2),
+    "logarithms": (with_size(lambda x, n: x * math.log(n + 1) / n * math.exp(-n / 3)), 3),
+    "of numpy": (with_size(lambda x, n: (x * np.log1p(n), np.sqrt(n / 2), int(np.rint(n / 3)))), 2),
+    "levels": (with_size(lambda x, n: x[: int(math.log2(n + 1))] * float(n)), 2),
+    "squares": (
+        with_size(lambda x, n: x[: math.isqrt(n) ** 2].reshape(*[math.isqrt(n)] * 2, 2)),
+        2,
+    ),
+    "up to a power of 2": (
+        with_size(
+            lambda x, n: F.pad(x, (0, 0, 0, (1 << n.bit_length()) - n)) + n % (n.bit_count() + 1)
+        ),
+        2,
+    ),
+    "types": (with_size(lambda x, n: x * (2 if isinstance(int(n / 2), int) else 3)), 2),
+    "in one": (with_size(lambda x, n: x[: int(float(int(n) / 3) + 0.5)] * (1 / float(n + 1))), 2),
+    "gradient": (
+        with_size(
+            lambda x, n: flamec.func.grad(lambda y: (y.sin() * math.sqrt(n)).sum() * n**1.5)(x)
+        ),
+        2,
+    ),
 }
 
 
@@ -129,11 +152,51 @@ def test_sizes_that_python_rounds_are_sizes(name: str) -> None:
     assert compiled.stats.traces <= programs, compiled.stats.guard_failures
 
 
-def test_a_number_that_is_made_whole_has_a_program_for_each_whole_number() -> None:
+def test_a_number_that_is_made_whole_varies() -> None:
     compiled = flamec.compile(lambda x, k: x * int(k / 4), backend="evaluate", fullgraph=True)
     for k in range(4, 20):
         assert compiled(flamec.ones(2), k).tolist() == [k // 4] * 2
-    assert compiled.stats.traces == 5
+    assert compiled.stats.traces == 2
+    assert "int" not in globals()
+
+
+def test_powers_of_sizes_may_be_larger_than_what_programs_take() -> None:
+    compiled = flamec.compile(with_size(lambda x, n: (x[:1] * 1.0, 2**n)), backend="evaluate")
+    for rows in (4, 5, 62, 63, 64, 7, 100):
+        assert compiled(flamec.ones(rows))[1] == 2**rows
+    assert compiled.stats.traces <= 5
+
+
+class Compares:
+    """The code of its method compares a class, so that it must be Python's own."""
+
+    def called(self, n: int) -> int:
+        return 2 if type(n) is int else 3
+
+
+def test_code_that_compares_classes_finds_those_of_python() -> None:
+    compiled = flamec.compile(
+        lambda x: x[: int(len(x) / 2)] * Compares().called(5), backend="evaluate"
+    )
+    for rows in range(4, 12):
+        assert compiled(flamec.ones(rows)).tolist() == [2.0] * (rows // 2)
+
+
+def test_numbers_of_sizes_in_programs_that_are_split_and_that_have_gradients() -> None:
+    def function(x):
+        scale = math.sqrt(len(x) + 1)
+        y = x * scale
+        return (y * 2 if y.sum().item() > 10 else y * 3) * int(len(x) / 2)
+
+    compiled = flamec.compile(function, backend="evaluate")
+    for rows in (4, 9, 2, 12, 3, 1, 8):
+        x = flamec.arange(1.0 * rows)
+        assert same(compiled(x), function(x)), rows
+        one, two = (flamec.ones(rows, requires_grad=True) for _ in range(2))
+        compiled(one).sum().backward()
+        function(two).sum().backward()
+        assert same(one.grad, two.grad), rows
+    assert compiled.stats.traces <= 6 and compiled.stats.python_runs == 0
 
 
 def test_returned_shapes_need_no_program_of_their_own() -> None:

@@ -1,0 +1,175 @@
+"""Python's ``int`` and ``float`` of numbers and sizes that vary while a function is traced.
+
+What ``int`` gives is an int and no tracer, so a program would depend on the number at hand. Code of
+the user that converts what varies finds other classes in its globals under these names, which give
+tracers: until the trace ends, in the modules where that was seen. In: conversions, and the code
+that begins (``guards.Recorder``). Out: ConversionWanted where the trace must begin again with such
+classes. Invariant: to other code they are ``int`` and ``float`` in all but identity; where code
+compares by that, or gives them away, the names are left as they are.
+"""
+
+from __future__ import annotations
+
+import dis
+from collections import OrderedDict
+from functools import lru_cache
+from types import CodeType, FrameType
+from typing import Any
+
+import numpy as np
+
+from flamec.errors import is_framework_file
+from flamec.host_numbers import computed, computed_of_sizes
+from flamec.ir.shape import SymbolicDim
+from flamec.state import thread
+from flamec.tensor import RuntimeNumber
+
+_MOST_MODULES = 256
+_TO_CONTAINERS_AND_CALLS = (
+    *("BUILD_TUPLE", "LOAD_GLOBAL", "LOAD_ATTR", "LOAD_METHOD", "KW_NAMES", "PRECALL", "CALL"),
+    *("CALL_KW", "COMPARE_OP", "CONTAINS_OP"),
+)
+_wanted: OrderedDict[int, dict[str, Any]] = OrderedDict()  # globals of modules, by identity
+
+
+class ConversionWanted(BaseException):  # code that handles errors must not handle it
+    """The trace must start again, with stand-ins for ``int`` and ``float`` in a module."""
+
+
+class _StandInType(type):
+    """The class of the stand-ins; ``_kind``: whose place one takes."""
+
+    _kind: type
+
+    def __call__(cls, *arguments: Any, **options: Any) -> Any:
+        if len(arguments) == 1 and not options:
+            found = _converted(cls._kind, arguments[0])
+            if found is not None:
+                return found
+        return cls._kind(*arguments, **options)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        kind = type(instance)
+        if issubclass(kind, RuntimeNumber):
+            kind = instance._kind
+        return issubclass(int if kind is SymbolicDim else kind, cls._kind)
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return issubclass(subclass, cls._kind)
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls._kind or other is cls
+
+    def __hash__(cls) -> int:
+        return hash(cls._kind)
+
+    def __getattr__(cls, name: str) -> Any:
+        return np.dtype(cls._kind) if name == "dtype" else getattr(cls._kind, name)
+
+
+def _converted(kind: type, value: Any) -> Any:
+    """What ``kind`` makes of what varies; None for other values."""
+    if type(value) is SymbolicDim:
+        return value if kind is int else computed_of_sizes(kind, value)
+    if not isinstance(value, RuntimeNumber):
+        return None
+    found = computed(kind, value)
+    return computed_of_sizes(kind, value) if found is None else found
+
+
+_STAND_INS: dict[str, Any] = {
+    kind.__name__: _StandInType(kind.__name__, (), {"_kind": kind}) for kind in (int, float)
+}
+
+
+def is_stand_in(value: Any) -> bool:
+    """Whether a value is a stand-in for a class of Python."""
+    return type(value) is _StandInType
+
+
+def ask(kind: type, frame: FrameType) -> None:
+    """What varies is about to be converted by ``frame``: ConversionWanted if a stand-in would do
+    that better."""
+    variables, name, trace = frame.f_globals, kind.__name__, thread.trace
+    host = None if trace is None else trace.host
+    if host is None or not host.tracing or host.happened or host.happenings:
+        return
+    if id(variables) in _wanted or name in variables or is_framework_file(_file(frame)):
+        return
+    if name in _called(frame.f_code) and not _compared(frame.f_code):
+        _wanted[id(variables)] = variables
+        if len(_wanted) > _MOST_MODULES:
+            _wanted.popitem(last=False)
+        raise ConversionWanted
+
+
+def _file(frame: FrameType) -> str:
+    return frame.f_code.co_filename
+
+
+class Conversions:
+    """The stand-ins of one trace."""
+
+    def __init__(self) -> None:
+        self._placed: dict[int, dict[str, Any]] = {}
+
+    def entered(self, code: CodeType, variables: dict[str, Any]) -> None:
+        """A function begins whose globals are ``variables``."""
+        if id(variables) not in _wanted or not _named(code):
+            return
+        if _compared(code):
+            self._remove(variables)
+        elif id(variables) not in self._placed:
+            self._placed[id(variables)] = variables
+            for name, stand_in in _STAND_INS.items():
+                variables.setdefault(name, stand_in)
+
+    def release(self) -> None:
+        """Let the modules be as before; may be repeated."""
+        for variables in self._placed.values():
+            self._remove(variables)
+        self._placed.clear()
+
+    @staticmethod
+    def _remove(variables: dict[str, Any]) -> None:
+        for name in _STAND_INS:
+            if is_stand_in(variables.get(name)):
+                del variables[name]
+
+
+def _named(code: CodeType) -> bool:
+    return any(name in code.co_names for name in _STAND_INS)
+
+
+@lru_cache(maxsize=1024)
+def _called(code: CodeType) -> frozenset[str]:
+    """The names that code calls as functions of globals."""
+    return frozenset(
+        i.argval
+        for i in dis.get_instructions(code)
+        if i.opname == "LOAD_GLOBAL" and i.argval in _STAND_INS and _is_call(i)
+    )
+
+
+def _is_call(load: dis.Instruction) -> bool:
+    """Whether what a global variable holds is called: NULL is pushed with it."""
+    assert load.arg is not None
+    return bool(load.arg & 1)
+
+
+@lru_cache(maxsize=1024)
+def _compared(code: CodeType) -> bool:
+    """Whether code does anything with ``int`` or ``float`` for which identity may count."""
+    instructions = list(dis.get_instructions(code))
+    for position, instruction in enumerate(instructions):
+        if instruction.argval not in _STAND_INS or instruction.opname == "LOAD_CONST":
+            continue
+        if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "STORE_NAME"):
+            return True
+        if instruction.opname != "LOAD_GLOBAL" or _is_call(instruction):
+            continue
+        rest = (i for i in instructions[position + 1 :] if i.opname != "CACHE")
+        following = next(rest, None)
+        if following is None or following.opname not in _TO_CONTAINERS_AND_CALLS:
+            return True
+    return False
