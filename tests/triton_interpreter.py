@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import interpreter_shortcuts  # noqa: F401 - the interpreter takes less time
 import ml_dtypes
 import numpy as np
 import scipy.special

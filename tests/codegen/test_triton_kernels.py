@@ -163,6 +163,11 @@ def test_a_constant_of_negative_zero_keeps_its_sign(dtype: DType, tmp_path: Path
 
 
 @needs_triton
+def test_the_interpreter_in_less_time_gives_the_same() -> None:
+    _interpreted([], 5, "interpreter_shortcuts.py")
+
+
+@needs_triton
 def test_ops_in_the_interpreter() -> None:
     arguments = [row.name for row in COMPILED]
     _interpreted(arguments if FULL else ["--quick", *arguments], len(arguments))
