@@ -8,6 +8,7 @@ arguments share it, the input is the memory as a whole.
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING
 
 from flamec.errors import CompileError, user_location
@@ -42,6 +43,7 @@ def lift_argument(
         )
         proxy = Tensor._from_trace(trace, type, storage, tensor._steps)
     proxy._requires_grad = tensor._requires_grad
+    trace.arguments.append(weakref.ref(proxy))
     value = trace.value_of(proxy)
     trace.gradients.argument(tensor, position, proxy)
     if tensor._requires_grad:

@@ -33,7 +33,7 @@ from flamec.functional.shape import (
     view,
     window,
 )
-from flamec.given_memory import move_into, require_write
+from flamec.given_memory import move_into, require_write, undetached
 from flamec.gpu import gpu_of
 from flamec.ir.graph import Node
 from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, structural_key
@@ -104,16 +104,11 @@ def data(self: Tensor) -> Tensor:
     return result
 
 
-def _undetached(tensor: Tensor) -> tuple[Any, ...]:
-    """A view's steps without those that only cut it off from its history."""
-    return tuple(step for step in tensor._steps if step[0].name != "detach")
-
-
 def set_data(self: Tensor, other: Tensor) -> None:
     """Let the tensor have the memory of ``other`` from now on; its identity stays."""
     require_tensor("data", "value", other)
     if (trace := thread.trace) is not None:
-        if self._storage is other._storage and self._steps == _undetached(other):
+        if self._storage is other._storage and self._steps == undetached(other):
             return
         if structural_key(self._type.shape) != structural_key(other._type.shape):
             raise OperationError(

@@ -81,6 +81,7 @@ class Trace:
         self.gradients = TracedGradients()
         self.requires_grad_reads: dict[Tensor, bool] = {}
         self.created: list[weakref.ref[Tensor]] = []
+        self.arguments: list[weakref.ref[Tensor]] = []  # what stands for them
         self.given: set[Storage] = set()  # left, eager, by their tensors (``given_memory.py``)
         self.apart_since: dict[Storage, tuple[Storage, int]] = {}  # the same, and one in eager mode
         self.scopes: list[str] = []
