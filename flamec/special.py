@@ -29,6 +29,7 @@ from flamec.functional.promotion import (
 from flamec.functional.statistics import logsumexp
 from flamec.functional.top_level import log_softmax, softmax
 from flamec.functional.unary import (
+    as_floating,
     digamma,
     erf,
     erfc,
@@ -81,4 +82,4 @@ def ndtr(input: Tensor) -> Tensor:
 def ndtri(input: Tensor) -> Tensor:
     """The inverse of ``ndtr``."""
     require_tensor("ndtri", "input", input)
-    return erfinv(input * 2 - 1) * math.sqrt(2)
+    return erfinv(as_floating("ndtri", input) * 2 - 1) * math.sqrt(2)

@@ -350,7 +350,7 @@ def _arithmetic_series(start: Any, step: Any, count: Dim, dtype: DType, device: 
 def linspace(start: Any, end: Any, steps: int, **options: Any) -> Tensor:
     """``steps`` numbers evenly spaced from start to end, both included."""
     settings = Options("linspace", **options)
-    places = _evenly_spaced("linspace", start, end, steps, settings.device)
+    places = _evenly_spaced("linspace", start, end, steps, settings)
     return settings.finished(ops.cast(places, settings.dtype))
 
 
@@ -358,13 +358,17 @@ def linspace(start: Any, end: Any, steps: int, **options: Any) -> Tensor:
 def logspace(start: Any, end: Any, steps: int, base: float = 10.0, **options: Any) -> Tensor:
     """``base`` to the power of ``steps`` numbers evenly spaced from start to end."""
     settings = Options("logspace", **options)
-    exponents = _evenly_spaced("logspace", start, end, steps, settings.device)
+    exponents = _evenly_spaced("logspace", start, end, steps, settings)
     powers = ops.pow(constant(base, float64), exponents)
     return settings.finished(ops.cast(powers, settings.dtype))
 
 
-def _evenly_spaced(name: str, start: Any, end: Any, steps: Any, device: Device) -> Tensor:
-    """In float64; each half is counted from its own end, so that both ends are exact."""
+def _evenly_spaced(name: str, start: Any, end: Any, steps: Any, settings: Options) -> Tensor:
+    """In float64; each half is counted from its own end, so that both ends are exact.
+
+    Both ends are made whole first where whole numbers are wanted, as in PyTorch.
+    """
+    device = settings.device
     count = size(name, steps)
     if not isinstance(count, SymbolicDim) and count < 0:
         raise OperationError(
@@ -373,6 +377,8 @@ def _evenly_spaced(name: str, start: Any, end: Any, steps: Any, device: Device) 
     first, last = (on_device(x, device) for x in convert_operands((start, end), float64))
     if first._type.shape or last._type.shape:
         raise OperationError(f"{name}(): start and end must be numbers (at {user_location()})")
+    if not settings.dtype.is_floating_point:
+        first, last = (ops.cast(ops.cast(x, int64), float64) for x in (first, last))
     place = ops.iota(shape=(count,), axis=0, dtype=float64, device=device)
     if not isinstance(count, SymbolicDim) and count < 2:
         return ops.add(place, first)

@@ -2,7 +2,7 @@
 
 In: tensors and int64 index tensors. Out: new tensors (the forms that write in place
 are attached from ``IN_PLACE``). A negative index is an error, except in ``take``,
-``put`` and ``index_put``, as in PyTorch.
+``put``, ``index_put``, ``index_fill`` and ``take_along_dim``, as in PyTorch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flamec.functional.autocasting import WIDEST, autocasts
 from flamec.functional.dimensions import dimension
 from flamec.functional.indexing import Gathered, fit, gathered, scalar_of
 from flamec.functional.promotion import is_number, require_tensor
-from flamec.functional.scatter_reduction import has_no_detour
+from flamec.functional.scatter_reduction import combining, has_no_detour
 from flamec.functional.selection import select
 from flamec.functional.shape import (
     clone,
@@ -35,7 +35,7 @@ from flamec.functional.shape import (
 )
 from flamec.fusing import fused
 from flamec.ir.shape import Dim, equal, format_shape, less, structurally_equal
-from flamec.ir.types import int32, int64
+from flamec.ir.types import bool_, int32, int64
 from flamec.tensor import Tensor
 
 
@@ -95,7 +95,10 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
 @public
 @fused()
 def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
-    """``gather`` of input and indices broadcast against each other, except along ``dim``."""
+    """``gather`` of input and indices broadcast against each other, except along ``dim``.
+
+    With ``dim``, negative indices count from the end.
+    """
     if dim is None:
         return gather(ravel(input), 0, ravel(indices))
     rank = len(input._type.shape)
@@ -109,11 +112,21 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
     shared: list[Dim] = []
     for i, (a, b) in enumerate(zip(input._type.shape, indices._type.shape, strict=True)):
         shared.append(1 if i == axis else b if not structurally_equal(b, 1) else a)
+    extent = input._type.shape[axis]
+    places = _counted_from_end(_as_int64("take_along_dim", indices), extent)
     return gather(
-        expand(input, (*shared[:axis], input._type.shape[axis], *shared[axis + 1 :])),
+        expand(input, (*shared[:axis], extent, *shared[axis + 1 :])),
         axis,
-        expand(indices, (*shared[:axis], indices._type.shape[axis], *shared[axis + 1 :])),
+        expand(places, (*shared[:axis], indices._type.shape[axis], *shared[axis + 1 :])),
     )
+
+
+def _counted_from_end(places: Tensor, extent: Dim) -> Tensor:
+    """Indices into ``extent`` elements, of which negative ones count from the end."""
+    b = tensor_builder
+    ahead = b.add(places, b.constant(extent, places._type))
+    result: Tensor = b.where(b.lt(places, b.constant(0, places._type)), ahead, places)
+    return result
 
 
 @public
@@ -133,7 +146,7 @@ def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) 
             f"(at {user_location()})"
         )
     require_same_dtype("put", input, source)
-    mode = "add" if accumulate else "set"
+    mode = combining("add", input) if accumulate else "set"
     flat = apply_named("index_put", ravel(input), values, places, mode=mode)
     return regroup(flat, input._type.shape)
 
@@ -333,12 +346,19 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     """A copy of ``input`` in which the slices ``index`` of ``dim`` are ``value``."""
     filling = single_value("index_fill", input, value)
     axis = dimension("index_fill", dim, len(input._type.shape))
-    line = _line_of("index_fill", index)
     shape = input._type.shape or (1,)
-    source = tensor_builder.expand_to(
-        filling, (*shape[:axis], line._type.shape[0], *shape[axis + 1 :])
+    line = _counted_from_end(_line_of("index_fill", index), shape[axis])
+    # as a mask: a slice that is named twice is filled once, also in the gradient of the value
+    b, extent = tensor_builder, (shape[axis],)
+    settings = {"dtype": bool_, "device": input._type.device}
+    named = b.full(value=True, shape=(line._type.shape[0],), **settings)
+    mask = _put_slices(
+        "index_fill", b.full(value=False, shape=extent, **settings), 0, line, named, "set"
     )
-    return _put_slices("index_fill", input, dim, line, source, "set")
+    mask = b.reshape(mask, shape=(*extent, *(1,) * (len(shape) - 1 - axis)))
+    x = input if input._type.shape else regroup(input, (1,))
+    result = b.where(b.expand_to(mask, shape), b.expand_to(filling, shape), x)
+    return result if x is input else regroup(result, ())
 
 
 def single_value(name: str, input: Tensor, value: Any) -> Tensor:
@@ -367,7 +387,7 @@ def index_put(
     axes = found.result_axes()
     source = fit(values, tuple(shape[a] for a in axes), "value tensor")
     source = apply_named("permute", source, axes=_inverse(axes))
-    mode = "add" if accumulate else "set"
+    mode = combining("add", input) if accumulate else "set"
     put = apply_named("index_put", found.view, source, *found.indices, mode=mode)
     if found.view is selection.view:
         return put

@@ -349,7 +349,7 @@ def unfold(input: Tensor, dimension: int, size: Dim, step: int) -> Tensor:
     """
     shape = input._type.shape
     if not shape:
-        input, shape = regroup(input, (1,)), (1,)
+        return regroup(unfold(regroup(input, (1,)), dimension, size, step), (size,))
     axis = _dimension("unfold", dimension, len(shape))
     extent = shape[axis]
     size, step = _size("unfold", size), int(step)

@@ -26,6 +26,7 @@ def scatter_into(
     ``mode``: set, add, prod, mean, amax, amin. Without ``include_self`` the elements
     written to count as if they were not there.
     """
+    mode = combining(mode, x)
     start = x if include_self or mode == "set" else _emptied(x, values, indices, mode)
     if mode == "mean":
         return _mean(start, values, indices, include_self)
@@ -39,6 +40,13 @@ def scatter_into(
         same = _extreme_expression(start, values, indices, result)
     same = ops.where(_finite(same), same, 0.0)
     return ops.add(result, ops.sub(same, apply_named("detach", same)))
+
+
+def combining(mode: str, x: Tensor) -> str:
+    """``mode`` for the dtype of ``x``: sums of booleans are any, products all."""
+    if x._type.dtype.kind != "bool":
+        return mode
+    return {"add": "amax", "prod": "amin"}.get(mode, mode)
 
 
 def has_no_detour(x: Tensor, values: Tensor, mode: str) -> bool:

@@ -208,7 +208,7 @@ def unflatten(input: Tensor, dim: int, sizes: Any) -> Tensor:
 @remembered
 def ravel(input: Tensor) -> Tensor:
     """All elements in one dimension; a copy if the tensor is not contiguous."""
-    return reshaped(input, (product(input._type.shape),))
+    return reshaped(contiguous(input), (product(input._type.shape),))
 
 
 @remembered

@@ -21,11 +21,11 @@ from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.dimensions import size
 from flamec.functional.distance import norm_over
 from flamec.functional.primitives import is_empty_size, is_found_empty, narrowed, ops, widened
-from flamec.functional.promotion import constant, require_tensor
+from flamec.functional.promotion import constant, require_tensor, result_dtype
 from flamec.functional.reduction import Dims, axes_of, count_of, fold
 from flamec.functional.unary import as_floating
 from flamec.fusing import fused
-from flamec.ir.shape import Dim
+from flamec.ir.shape import Dim, equal
 from flamec.ir.types import DType, float64, int64
 from flamec.state import thread
 from flamec.tensor import Tensor
@@ -246,9 +246,9 @@ def cov(
     freedom = ops.maximum(freedom, constant(0, x._type.dtype))
     product = ops.dot_general(deviation, weighted, contract=((1,), (1,)), batch=((), ()))
     result = ops.div(product, freedom)
-    if len(shape) < 2:
+    if len(shape) < 2 or equal(shape[0], 1):
         result = ops.reshape(result, shape=())
-    return narrowed(result, source._type.dtype)
+    return narrowed(result, result_dtype(source, *([] if aweights is None else [aweights])))
 
 
 def _observation_weights(
