@@ -13,6 +13,7 @@ from flamec.errors import OperationError, user_location, warn_user
 from flamec.functional.activation import log_sigmoid
 from flamec.functional.autocasting import FLOAT32, REFUSED, autocasts
 from flamec.functional.distance import at_least
+from flamec.functional.known_slope import with_slopes
 from flamec.functional.loss_reduction import (
     broadcast_pair,
     chosen_reduction,
@@ -110,8 +111,10 @@ def smooth_l1_loss(
     size = ops.abs(difference)
     if beta == 0:
         return reduced(size, reduction, dtype)
-    near = ops.mul(ops.mul(difference, difference), 0.5 / beta)
-    loss = ops.where(ops.lt(size, beta), near, ops.sub(size, 0.5 * beta))
+    near = ops.lt(size, beta)
+    inner = ops.where(near, difference, 0.0)  # the square of an infinity has no gradient
+    square = ops.mul(ops.mul(inner, inner), 0.5 / beta)
+    loss = ops.where(near, square, ops.sub(size, 0.5 * beta))
     return reduced(loss, reduction, dtype)
 
 
@@ -131,9 +134,10 @@ def huber_loss(
     x, y = broadcast_pair("huber_loss", x, y)
     difference = ops.sub(x, y)
     size = ops.abs(difference)
-    near = ops.mul(ops.mul(difference, difference), 0.5)
+    near = ops.le(size, delta)
+    inner = ops.where(near, difference, 0.0)  # the square of an infinity has no gradient
     far = ops.mul(ops.sub(size, 0.5 * delta), delta)
-    loss = ops.where(ops.le(size, delta), near, far)
+    loss = ops.where(near, ops.mul(ops.mul(inner, inner), 0.5), far)
     if weight is not None:
         require(same_shape(weight, input), "huber_loss: weights and input must have the same size")
         loss = ops.mul(loss, ops.cast(weight, loss._type.dtype))
@@ -182,11 +186,27 @@ def binary_cross_entropy(
 def _binary_cross_entropy(
     x: Tensor, y: Tensor, weight: Tensor | None, reduction: str, dtype: DType
 ) -> Tensor:
-    missed = ops.mul(ops.sub(1.0, y), _clipped_log(ops.sub(1.0, x)))
-    loss = ops.neg(ops.add(ops.mul(y, _clipped_log(x)), missed))
+    loss = with_slopes(_entropy, (_entropy_by_probability, _entropy_by_target), x, y)
     if weight is not None:
         loss = ops.mul(loss, ops.cast(weight, loss._type.dtype))
     return reduced(loss, reduction, dtype)
+
+
+def _entropy(x: Tensor, y: Tensor) -> Tensor:
+    missed = ops.mul(ops.sub(1.0, y), _clipped_log(ops.sub(1.0, x)))
+    entropy: Tensor = ops.neg(ops.add(ops.mul(y, _clipped_log(x)), missed))
+    return entropy
+
+
+def _entropy_by_probability(x: Tensor, y: Tensor, _: Tensor) -> Tensor:
+    """(x - y) / (x (1 - x)), with a divisor of at least 1e-12: 0 where x = y, also at 0 and 1."""
+    slope: Tensor = ops.div(ops.sub(x, y), at_least(ops.mul(x, ops.sub(1.0, x)), 1e-12))
+    return slope
+
+
+def _entropy_by_target(x: Tensor, y: Tensor, _: Tensor) -> Tensor:
+    slope: Tensor = ops.sub(_clipped_log(ops.sub(1.0, x)), _clipped_log(x))
+    return slope
 
 
 @autocasts(cpu=FLOAT32, cuda=FLOAT32)

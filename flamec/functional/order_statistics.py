@@ -7,6 +7,7 @@ derivatives go to the elements that were chosen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,7 @@ from flamec.functional.unary import copied
 from flamec.fusing import fused
 from flamec.ir.shape import product
 from flamec.ir.types import float32, float64, int64
+from flamec.state import thread
 from flamec.tensor import Tensor
 
 _INTERPOLATIONS = ("linear", "lower", "higher", "midpoint", "nearest")
@@ -78,6 +80,16 @@ def _median_of(x: Tensor, axis: int, ignore_nan: bool) -> tuple[Tensor, Tensor]:
     return picked(values, place, axis), picked(indices, place, axis)
 
 
+def _shared_evenly(x: Tensor, value: Tensor) -> Tensor:
+    """``value``, an element of ``x``, with a gradient that all elements equal to it share."""
+    if not (thread.grad_enabled and x.requires_grad):
+        return value
+    found = ops.expand_to(ops.detach(value), x._type.shape)
+    same = ops.bitwise_or(ops.eq(x, found), ops.bitwise_and(ops.ne(x, x), ops.ne(found, found)))
+    result: Tensor = ops.amax(ops.where(same, x, -math.inf), axes=tuple(range(len(x._type.shape))))
+    return result
+
+
 def _median(name: str, input: Any, dim: Any, keepdim: bool, ignore_nan: bool) -> Any:
     require_tensor(name, "input", input)
     refuse_bool(name, input)
@@ -86,7 +98,8 @@ def _median(name: str, input: Any, dim: Any, keepdim: bool, ignore_nan: bool) ->
             require(input._type.dtype.is_floating_point, f"{name}(): there are no elements")
             return ops.full(value=float("nan"), shape=(), dtype=input._type.dtype,
                             device=input._type.device)  # fmt: skip
-        return without_axis(_median_of(_flat(input), 0, ignore_nan)[0], 0)
+        value = without_axis(_median_of(_flat(input), 0, ignore_nan)[0], 0)
+        return _shared_evenly(input, value)
     axis = dimension(name, dim, input.ndim)
     result = getattr(return_types, name)
     if not input.ndim:

@@ -6,6 +6,7 @@ other; its derivative goes to the place that was found, the first of equals, as 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -444,8 +445,10 @@ def _lp_pool(
     elements = product(per_dimension(name, "kernel_size", kernel_size, spatial))
     powers = ops.pow(input, float(norm_type))
     mean = _avg_pool(name, spatial, powers, kernel_size, stride, 0, ceil_mode, True, None)
-    magnitude = ops.maximum(ops.abs(mean), 0.0)
-    return ops.pow(ops.mul(ops.mul(ops.sign(mean), magnitude), elements), 1.0 / norm_type)
+    # a root has no derivative at 0, where PyTorch's is 0
+    zero = ops.eq(mean, 0.0)
+    roots = ops.pow(ops.mul(ops.where(zero, 1.0, mean), elements), 1.0 / norm_type)
+    return ops.where(zero, math.inf if norm_type < 0 else 0.0 ** (1.0 / norm_type), roots)
 
 
 @fused()

@@ -269,7 +269,10 @@ _extreme("minimum", np.minimum, "gt", "({0} & {1})", highest)
 
 
 def _inverse_square_radius(b: Builder, g: Any, y: Any, x: Any) -> Any:
-    return b.div(g, b.add(b.mul(y, y), b.mul(x, x)))
+    """g / (y² + x²), at the origin some number: the angle has derivative 0 there."""
+    square = b.add(b.mul(y, y), b.mul(x, x))
+    one = b.constant(1.0, b.type_of(square))
+    return b.div(g, b.where(b.eq(square, b.constant(0.0, b.type_of(square))), one, square))
 
 
 def _signs_agree(b: Builder, g: Any, x: Any, y: Any) -> Any:

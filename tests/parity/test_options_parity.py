@@ -18,6 +18,7 @@ def operands() -> dict[str, Any]:
         "v": torch.tensor(rng.standard_normal(4).astype(np.float32)),
         "z": torch.tensor(0.5),
         "i": torch.tensor(rng.integers(0, 3, (3, 4))),
+        "a": torch.tensor([1.0, 4.0, 2.0, 0.0, 2.0, 5.0]),
         "j": torch.tensor(rng.integers(0, 3, 5)),
         "u": torch.tensor(np.arange(4, dtype=np.uint8)),
         "b": torch.tensor(rng.random((3, 4)) > 0.5),
