@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,6 +39,16 @@ _FACTS = {
 _SUCCESS = (0,)
 
 
+class _Conditional:
+    """The part of a conditional node's parameters in which the driver gives graphs for bodies."""
+
+    size = 0
+
+    @property
+    def phGraph_out(self) -> list[str]:
+        return [f"body {i}" for i in range(self.size)]
+
+
 class DriverStandIn:
     """What ``cuda.bindings.driver`` offers; ``calls`` counts the calls that were made."""
 
@@ -49,6 +60,7 @@ class DriverStandIn:
         self._next = 1 << 40
         self._pinned: list[Any] = []
         self.results = {
+            "cuDriverGetVersion": (0, 13000),
             "cuDeviceGet": (0, 0),
             "cuDeviceGetAttribute": None,
             "cuDeviceGetName": (0, b"stand-in"),
@@ -85,6 +97,13 @@ class DriverStandIn:
         """The newest node of the capture: every call is one."""
         active = self._real.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_ACTIVE
         return 0, active, 0, None, [self.calls.total()]
+
+    def CUgraphNodeParams(self) -> Any:
+        return SimpleNamespace(conditional=_Conditional())
+
+    def cuGraphConditionalHandleCreate(self, *_: Any) -> tuple[int, int]:
+        self.calls["cuGraphConditionalHandleCreate"] += 1
+        return 0, self.calls["cuGraphConditionalHandleCreate"]
 
     def cuDeviceGetUuid(self, _: Any) -> tuple[int, Any]:
         return 0, self._real.CUuuid()

@@ -424,4 +424,9 @@ def _launch(
         else:
             arguments[name] = evaluate_dim(argument.value, bindings)
     with np.errstate(all="ignore"):
-        getattr(_module(source), source.function)[grid](**arguments)
+        kernel_of(source)[grid](**arguments)
+
+
+def kernel_of(source: KernelSource) -> Any:
+    """The kernel as a function of the interpreter."""
+    return getattr(_module(source), source.function)

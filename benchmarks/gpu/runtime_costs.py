@@ -219,7 +219,7 @@ def graphs(costs: Costs) -> None:
     graph = capture(runtime.context, steps)
     costs.record("capture and instantiate 100 kernels, ms", 1e3 * (time.perf_counter() - started))
     costs.host("graph of 100 kernels, launch", lambda: graph.launch(stream), 50)
-    costs.host("graph, update one kernel's arguments", lambda: graph.update(50, stream))
+    costs.host("graph, update one kernel's arguments", lambda: graph.update(steps[50], stream))
 
 
 def memory(costs: Costs) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flamec.ir.plan import ExecutionPlan
-from flamec.runtime.control_steps import BranchStep, LoopStep
+from flamec.runtime.cuda.conditional import ControlStep
 from flamec.runtime.cuda.driver import check, driver
 from flamec.runtime.cuda.host_memory import pinned_pool
 from flamec.runtime.cuda.host_step import HostStep
@@ -81,7 +81,7 @@ def run_timed(bound: BoundCudaProgram, stream: Stream, recorder: Recorder, warm:
             zip(bound.step_numbers, bound.steps, strict=True)
         ):
             if gate is not None:
-                if isinstance(step, (HostStep, BranchStep, LoopStep)):
+                if isinstance(step, (HostStep, ControlStep)):
                     gate.open()  # it waits for what was launched before
                 elif position % _MOST_WAITING == 0:
                     gate.open()

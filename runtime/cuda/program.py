@@ -1,62 +1,38 @@
 """Run a plan on a GPU: launches in a stream, or one launch of a captured graph.
 
 In: a plan with its loaded kernels. Out: ``CudaProgram``, which binds sizes to a program that
-is called. Loops become their launches one after the other: the same kernels at other addresses,
-which a graph can hold; where only a value tells the steps of a loop or which branch is taken, the
-host reads it and launches them one by one (``control_steps``). Invariants: temporaries lie at the
-planned offsets in an arena of the calling thread's current stream, or in outputs that lend their
-memory; a graph is launched with the
-addresses of this call, whatever they were when it was captured. A caller that holds each result
-until it has the next one gets two addresses in turn: a program keeps two graphs, so that neither
-has to be changed for that.
+is called. Branches and loops that a value decides are conditional nodes of a graph; without one the
+host reads the value and launches the steps one by one (``plan_steps``). Invariants: temporaries lie
+at the planned offsets in an arena of the calling thread's current stream, or in outputs that lend
+their memory; a graph is launched with the addresses of this call, whatever they were when it was
+captured. A caller that holds each result until it has the next one gets two addresses in turn: a
+program keeps two graphs, so that neither has to be changed for that.
 """
 
 from __future__ import annotations
 
 import warnings
 from array import array
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from flamec.ir.plan import (
-    Action,
-    Argument,
-    Branch,
-    Copy,
-    ExecutionPlan,
-    Fill,
-    HostCall,
-    Launch,
-    Places,
-    Undecided,
-    unrolled,
-)
-from flamec.ir.shape import evaluate_dim, evaluate_shape
+from flamec.ir.plan import Copy, ExecutionPlan, Fill, Launch
+from flamec.ir.shape import evaluate_dim
 from flamec.runtime import recording
 from flamec.runtime.bound_programs import BoundPrograms
-from flamec.runtime.control_steps import BranchStep, LoopStep
-from flamec.runtime.cuda import transfer
 from flamec.runtime.cuda.arena import Arena, arena_of
-from flamec.runtime.cuda.control_memory import DeviceControlMemory
+from flamec.runtime.cuda.conditional import ControlStep
 from flamec.runtime.cuda.direct_launch import LaunchAt, direct_launch
 from flamec.runtime.cuda.driver import CudaContext
 from flamec.runtime.cuda.error_words import error_words
-from flamec.runtime.cuda.graph import CaptureError, Graph, Step, capture
-from flamec.runtime.cuda.host_step import HostStep
+from flamec.runtime.cuda.graph import CaptureError, Graph, capture
 from flamec.runtime.cuda.launch_timer import run_timed
-from flamec.runtime.cuda.module import KernelLaunch, LoadedKernel
-from flamec.runtime.cuda.pointers import (
-    ALIGNMENT,
-    Pointer,
-    SetAddress,
-    array_setter,
-    moved,
-    sorted_setters,
-)
+from flamec.runtime.cuda.module import LoadedKernel
+from flamec.runtime.cuda.plan_steps import PlanSteps
+from flamec.runtime.cuda.pointers import SetAddress, moved, sorted_setters
 from flamec.runtime.cuda.stream import Stream, current_stream
 from flamec.runtime.device import PlanMemory
 from flamec.runtime.host_calls import Evaluate, no_host
@@ -69,9 +45,6 @@ _MANY_STEPS = 8  # of an operation, so that a graph with other addresses at each
 _MOST_GRAPHS = 2
 _MOST_STEPS_TO_CAPTURE_AGAIN = 4096  # beyond, a graph's own memory counts
 _UNSET = 1  # no device address: forces the first call to write every address
-
-
-_control_memory = DeviceControlMemory()
 
 
 class CaptureWarning(UserWarning):
@@ -171,25 +144,29 @@ class BoundCudaProgram:
         self.bindings = dict(zip(plan.symbols, sizes, strict=True))
         self.layout = program.plan_memory(plan, self.bindings)
         self._lent = LentMemory(self.layout)
-        self.addresses = array("Q", bytes(8 * len(plan.buffers)))
+        made = PlanSteps(program, self.bindings)
+        self.addresses = array("Q", bytes(8 * made.buffers))
         for buffer, address in program.error_words.items():
             self.addresses[buffer] = address
-        self.steps: list[Step] = []
-        self.step_numbers: list[int] = []  # the plan's step of each, -1 if none
+        self.steps = made.steps
+        self.step_numbers = made.numbers  # the plan's step of each, -1 if none
+        self._uses = made.uses
+        self._scratch = made.scratch
+        self._fixed = sorted(made.fixed)
         self._calls = 0
         self._captured: list[_Captured] = []  # the one that was launched last is the first
         self._most_graphs = _MOST_GRAPHS
         self._now = np.frombuffer(self.addresses, np.uint64)
-        self._written = np.full(len(plan.buffers), _UNSET, np.uint64)  # what the steps have
-        self._uses: defaultdict[int, list[tuple[int, SetAddress]]] = defaultdict(list)
-        self._scratch: list[tuple[int, KernelLaunch]] = []
-        self._add_all(plan.actions, {})
-        needed = max((launch.scratch_bytes for _, launch in self._scratch), default=0)
+        self._written = np.full(made.buffers, _UNSET, np.uint64)  # what the steps have
+        needed = max((launch.scratch_bytes for launch in self._scratch), default=0)
         self._counters = [n for n, b in enumerate(plan.buffers) if b.kind == "counters"]
         words = [evaluate_dim(plan.buffers[n].elements, self.bindings) for n in self._counters]
-        self._counter_words = max(words, default=0)
-        self._scratch_offset = -(-self.layout.peak_bytes // 256) * 256
-        self.peak_bytes = self._scratch_offset + needed if needed else self.layout.peak_bytes
+        self._own, self._ticket = made.own, made.ticket
+        self._counter_words = max(*words, bool(made.own_bytes), 0)
+        self._own_offset = _aligned(self.layout.peak_bytes)
+        self._scratch_offset = self._own_offset + _aligned(made.own_bytes)
+        own = self._own_offset + made.own_bytes if made.own_bytes else self.layout.peak_bytes
+        self.peak_bytes = self._scratch_offset + needed if needed else own
         self._needs_arena = bool(self.peak_bytes or self._counter_words)
         if len(self.steps) > _MOST_STEPS_TO_CAPTURE_AGAIN:
             self._most_graphs = 1
@@ -219,136 +196,6 @@ class BoundCudaProgram:
         setters = [s for _, s in self._uses.get(buffer, ())]
         return setters + [moved(s, by) for g, by in guests for _, s in self._uses.get(g, ())]
 
-    # building ---------------------------------------------------------------------------
-
-    def _add_all(self, actions: Sequence[Action], places: Places) -> None:
-        """``places``: of the windows of loops around that are unrolled."""
-        for action in unrolled(actions, self.bindings, places):
-            before = len(self.steps)
-            if isinstance(action, Undecided):
-                self._add_undecided(action)
-                number = action.action.step
-            else:
-                self._add_steps(action)
-                number = action.step if isinstance(action, Launch) else -1
-            self.step_numbers += [number] * (len(self.steps) - before)
-
-    def _nested(self, actions: Sequence[Action], places: Places) -> list[Step]:
-        """The steps of a loop or branch that the host runs."""
-        around = self.steps, self.step_numbers
-        self.steps, self.step_numbers = [], []
-        self._add_all(actions, places)
-        made = self.steps
-        self.steps, self.step_numbers = around
-        return made
-
-    def _add_undecided(self, found: Undecided) -> None:
-        """A step that reads a value on the host; a graph cannot hold it."""
-        action, places = found.action, found.places
-        where = f" (at {action.location})" if action.location else ""
-        step: BranchStep | LoopStep
-        if isinstance(action, Branch):
-            self.program.no_graph(f"a value decides which branch is taken{where}")
-            first, second = (self._nested(a, places) for a in (action.first, action.second))
-            step = BranchStep(action, first, second, _control_memory)
-        else:
-            self.program.no_graph(f"a value decides how many steps a loop has{where}")
-            test, body = (self._nested(a, places) for a in (action.test, action.actions))
-            moving = [w.buffer for w in action.windows]
-            moving += [b for c in action.carried for b in (c.old, c.new)]
-            moves = {b: [s for _, s in self._uses.pop(b, ())] for b in moving}
-            step = LoopStep(action, self.bindings, test, body, moves, _control_memory)
-        number = len(self.steps)
-        self.steps.append(step)
-        for buffer in step.buffers:
-            base, offset = found.place(buffer)
-            self._uses[base].append((number, partial(_set_place, step.at, buffer, offset)))
-
-    def _add_steps(self, action: Action) -> None:
-        if isinstance(action, Launch):
-            self._add_launch(action)
-            return
-        if isinstance(action, HostCall):
-            self._add_host_call(action)
-            return
-        assert isinstance(action, (Fill, Copy)), "loops are unrolled"
-        nbytes = evaluate_dim(action.bytes, self.bindings)
-        if nbytes == 0:
-            return
-        number = len(self.steps)
-        if isinstance(action, Fill):
-            fill = transfer.Fill(nbytes, action.byte)
-            self.steps.append(fill)
-            self._uses[action.buffer].append((number, lambda a: setattr(fill, "to", a)))
-        else:
-            copy = transfer.Copy(nbytes)
-            self.steps.append(copy)
-            to, source = action.target_offset, action.source_offset
-            self._uses[action.target].append((number, lambda a: setattr(copy, "to", a + to)))
-            self._uses[action.source].append(
-                (number, lambda a: setattr(copy, "source", a + source))
-            )
-
-    def _add_launch(self, action: Launch) -> None:
-        x, y, z = evaluate_shape(action.grid, self.bindings)
-        if min(x, y, z) <= 0:
-            return
-        if action.most_blocks:
-            x = min(x, action.most_blocks)
-        if action.per_processor:
-            processors = self.program.context.properties.multi_processor_count
-            x = min(x, action.per_processor * processors)
-        launch = KernelLaunch(self.program.kernels[action.kernel], (x, y, z))
-        if launch.argument_count != len(action.arguments):
-            raise ValueError(
-                f"kernel {launch.kernel.binary.name} takes {launch.argument_count} arguments, "
-                f"the plan gives {len(action.arguments)}"
-            )
-        number = len(self.steps)
-        self.steps.append(launch)
-        aligned = self.plan.kernels[action.kernel].aligned_arguments
-        for position, argument in enumerate(action.arguments):
-            if argument.buffer < 0:
-                launch.set_number(position, self._number(argument))
-            elif argument.shape:
-                setter = self._array_setter(launch, position, argument)
-                self._uses[argument.buffer].append((number, setter))
-            else:
-                setter = self._pointer_setter(launch, position, argument, position in aligned)
-                self._uses[argument.buffer].append((number, setter))
-        if launch.scratch_bytes:
-            self._scratch.append((number, launch))
-
-    def _add_host_call(self, action: HostCall) -> None:
-        """A step that waits for the device; a graph cannot hold it."""
-        self.program.no_graph(f"{action.op} is computed by the host (at {action.location})")
-        step = HostStep(action, self.bindings, self.program.evaluate)
-        number = len(self.steps)
-        self.steps.append(step)
-        for position, operand in enumerate((*action.operands, *action.results)):
-            setter = partial(step.set_address, position, operand.offset)
-            self._uses[operand.buffer].append((number, setter))
-
-    def _number(self, argument: Argument) -> int | float:
-        value = argument.value
-        return value if isinstance(value, float) else evaluate_dim(value, self.bindings)
-
-    def _pointer_setter(
-        self, launch: KernelLaunch, position: int, argument: Argument, aligned: bool
-    ) -> SetAddress:
-        offset = self._number(argument)
-        assert isinstance(offset, int)
-        name = self.plan.buffers[argument.buffer].name
-        mask = ALIGNMENT - 1 if aligned else 0
-        return Pointer(launch, launch.slot(position), offset, mask, f"{argument.buffer} ({name})")
-
-    def _array_setter(self, launch: KernelLaunch, position: int, argument: Argument) -> SetAddress:
-        shape = evaluate_shape(argument.shape, self.bindings)
-        strides = evaluate_shape(argument.strides, self.bindings)
-        offset = self._number(argument)
-        assert isinstance(offset, int)
-        return array_setter(launch, position, shape, strides, offset)
-
     # running ----------------------------------------------------------------------------
 
     def __call__(self) -> None:
@@ -365,6 +212,7 @@ class BoundCudaProgram:
         if recorder is not None:
             self._write_addresses()
             run_timed(self, stream, recorder, warm=self._calls > 0)
+            self._written[self._fixed] = _UNSET
             self._calls += 1
             return
         captured = self._captured
@@ -381,6 +229,7 @@ class BoundCudaProgram:
         with uninterrupted():  # between the launches that update one parameter and another
             for step in self.steps:
                 step(stream)
+        self._written[self._fixed] = _UNSET
         self._calls += 1
 
     def _launch_graph(self, addresses: Sequence[int]) -> None:
@@ -446,11 +295,12 @@ class BoundCudaProgram:
         position = min(range(len(captured)), key=lambda i: len(different[i]))
         one = captured.pop(position)
         captured.insert(0, one)
-        stale = {step for b in different[position].tolist() for step, _ in self._uses.get(b, ())}
+        uses = (use for b in different[position].tolist() for use in self._uses.get(b, ()))
+        stale = {step for step, _ in uses if step is not None}
         if one.scratch != self._scratch_address:
-            stale |= {step for step, _ in self._scratch}
+            stale.update(self._scratch)
         one.addresses[:] = array("Q", [_UNSET]) * len(one.addresses)  # until all is changed
-        for step in stale:
+        for step in stale & one.graph.nodes.keys():
             one.graph.update(step, stream)
         one.addresses[:] = self.addresses
         one.scratch = self._scratch_address
@@ -466,8 +316,10 @@ class BoundCudaProgram:
             self.addresses[buffer] = arena.counters
         for buffer, offset in self.layout.offsets.items():
             self.addresses[buffer] = arena.address + offset
+        self.addresses[self._own] = arena.address + self._own_offset
+        self.addresses[self._ticket] = arena.counters
         self._scratch_address = arena.address + self._scratch_offset
-        for _, launch in self._scratch:
+        for launch in self._scratch:
             launch.set_scratch(self._scratch_address)
         self._arena, self._generation = arena, arena.generation
         return True
@@ -480,7 +332,8 @@ class BoundCudaProgram:
 
     def _capture(self) -> bool:
         """Add a graph with the present addresses, as the first; whether there is one."""
-        if len(self.steps) < _FEWEST_STEPS_TO_CAPTURE:
+        decides = any(isinstance(step, ControlStep) for step in self.steps)
+        if len(self.steps) < _FEWEST_STEPS_TO_CAPTURE and not decides:
             return False
         try:
             graph = capture(self.program.context, self.steps)
@@ -495,5 +348,5 @@ class BoundCudaProgram:
         return True
 
 
-def _set_place(at: dict[int, int], buffer: int, offset: int, address: int) -> None:
-    at[buffer] = address + offset
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // 256) * 256

@@ -232,6 +232,12 @@ def test_training_steps_in_the_interpreter() -> None:
     _interpreted([], 10, "triton_training.py")
 
 
+@needs_triton
+def test_branches_and_loops_in_the_steps_of_a_graph() -> None:
+    names = ["decided", "decided_odd", *["decided_symbolic"] * FULL]
+    _interpreted(names, len(names), "triton_captured.py")
+
+
 def _interpreted(arguments: list[str], count: int, program: str = "triton_cases.py") -> None:
     results = run_interpreted(program, arguments)
     assert len(results) == count

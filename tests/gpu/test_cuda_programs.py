@@ -74,7 +74,7 @@ def test_a_graph_repeats_its_steps(device: CudaDevice) -> None:
         assert (result == expected).all()
     copy.to, copy.source, fill.to, fill.value = d, b, c, 1
     launch.set_number(4, 7.0)
-    for step in range(3):
+    for step in (launch, copy, fill):
         graph.update(step, stream)
     graph.launch(stream)
     device.read(result, d)

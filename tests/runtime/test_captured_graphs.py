@@ -6,18 +6,22 @@ graph does, so that a launch tells which copies would be done.
 
 from __future__ import annotations
 
+import ctypes
 import random
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import driver_stand_in
 import pytest
 from gpu_kernels import action_plan
 
+import flamec
 from flamec.ir.passes.plan_memory import LEAST_LENT, plan_memory
 from flamec.ir.plan import Buffer, Copy, OutputSpec, Step
 from flamec.ir.types import TensorType, float32
 from flamec.runtime.cuda import program as programs
+from flamec.runtime.cuda import stream as streams
 from flamec.runtime.cuda.graph import CaptureError
 from flamec.runtime.cuda.program import BoundCudaProgram, CudaProgram
 
@@ -28,16 +32,16 @@ class Recording:
     """A captured graph: what its nodes do is what steps did when they were last recorded."""
 
     def __init__(self, steps: Any, launched: list[Copies]) -> None:
-        self.steps, self.launched = steps, launched
-        self.nodes = [(step.to, step.source) for step in steps]
+        self.launched = launched
+        self.nodes = {step: (step.to, step.source) for step in steps}
         self.updates = 0
 
-    def update(self, step: int, stream: Any) -> None:
-        self.nodes[step] = (self.steps[step].to, self.steps[step].source)
+    def update(self, step: Any, stream: Any) -> None:
+        self.nodes[step] = (step.to, step.source)
         self.updates += 1
 
     def launch(self, stream: Any) -> None:
-        self.launched.append(list(self.nodes))
+        self.launched.append(list(self.nodes.values()))
 
 
 class Copier:
@@ -120,8 +124,8 @@ def test_an_update_that_failed_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -
     (graph,) = call.graphs
     update = graph.update
 
-    def refuse(step: int, stream: Any) -> None:
-        if step == 1:
+    def refuse(step: Any, stream: Any) -> None:
+        if step is call.bound.steps[1]:
             raise RuntimeError("refused")
         update(step, stream)
 
@@ -158,3 +162,47 @@ def test_guests_of_outputs_move_with_them(monkeypatch: pytest.MonkeyPatch) -> No
                 bound()
             done = [copy for copies in call.launched for copy in copies]
             assert done == [(late, source), (early, late), (late, source)]
+
+
+def test_each_graph_keeps_the_handles_of_its_branches_and_loops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What uses the argument and the result is changed, in bodies, too, and nothing else."""
+    driver = driver_stand_in.install(monkeypatch)
+    changed: list[tuple[Any, int]] = []
+
+    def set_parameters(graph: Any, node: int, parameters: Any) -> tuple[int]:
+        first = ctypes.c_void_p.from_address(parameters.kernelParams).value
+        assert first is not None
+        changed.append((node, ctypes.c_uint64.from_address(first).value))
+        return (0,)
+
+    monkeypatch.setattr(driver, "cuGraphExecKernelNodeSetParams", set_parameters, raising=False)
+
+    @flamec.compile(dynamic=False)
+    def step(x: Any) -> Any:
+        def body(n: Any, x: Any) -> Any:
+            return n + 1, flamec.cond(x[0] > 0, lambda x: x * 2, lambda x: x - 1, (x,))
+
+        return flamec.while_loop(lambda n, x: n < 7, body, (0, x))[1]
+
+    held = []
+    for _ in range(6):
+        changed.clear()
+        x = flamec.ones(64, device="cuda")
+        held.append((x, step(x)))
+    graphs = step.programs[0].prepared.runner.bind(()).bound.graphs
+    assert len(graphs) == 2 and driver.calls["cuGraphLaunch"] == 5
+    handles = [sorted(set(graph._handles.values())) for graph in graphs]
+    assert sorted(handles) == [[1, 2], [3, 4]]  # of the loop and of the branch
+    names = {node: step.kernel.binary.name for step, node in graphs[0].nodes.items()}
+    assert len(names) == len(graphs[0].nodes) == 10
+    ours = [(names[node], first) for node, first in changed if "pointwise" not in names[node]]
+    assert len(changed) == 5 and len(ours) == 2
+    assert ours == 2 * [("flamec_advance", handles[0][0])]
+    for graph, (handle, _) in zip(graphs, handles, strict=True):
+        changed.clear()
+        advance = next(s for s in graph.nodes if s.kernel.binary.name == "flamec_advance")
+        graph.update(advance, streams.current_stream())
+        assert changed == [(graph.nodes[advance], handle)]
+    graphs[0].context.lost = True  # nothing is given back to a driver that is gone
