@@ -20,6 +20,7 @@ from flamec.changed_flags import leave_to_the_call, leaves_made
 from flamec.conversions import ConversionWanted
 from flamec.errors import CompileError, Uncompiled, unknown_value, unrepeatable
 from flamec.function_parts import Parts
+from flamec.functions_of_sizes import functions_of_sizes
 from flamec.guarded_layouts import AskedLayout, asked_layouts
 from flamec.guarded_values import Guard
 from flamec.guards import Recorder
@@ -35,7 +36,6 @@ from flamec.left_behind import (
     objects_made,
     stored_arguments,
 )
-from flamec.lengths import lengths_are_sizes
 from flamec.math_of_expressions import math_of_expressions
 from flamec.picked_elements import PlaceWanted
 from flamec.restoring import left_tracers, restore
@@ -292,7 +292,7 @@ def _capture(
             recorder.numbers_vary = bool(dynamic.numbers or host.lifted.has_numbers)
             attributes = trace.attributes = TensorAttributes(recorder, proxies, leaves)
             copies = ArgumentCopies(structure, (proxy_args, proxy_kwargs), host)
-            with recorder, math_of_expressions(), lengths_are_sizes():
+            with recorder, math_of_expressions(), functions_of_sizes():
                 result = [function(*proxy_args, **proxy_kwargs)]
                 record_hooks(trace, recorder)
                 trace.picked.finish()

@@ -303,10 +303,13 @@ def in_one_step(a: Any, b: Any) -> tuple[Any, Any]:
     return a, b
 
 
-def gives_float(operands: tuple[Any, ...]) -> bool:
-    """Whether a power is a float: a float's by an int is, others depend on the numbers."""
-    base, exponent = (o.value if isinstance(o, Expression) else o for o in operands)
-    return isinstance(base, float) and isinstance(exponent, int)
+def gives_one_type(function: Function, operands: tuple[Any, ...]) -> bool:
+    """Whether a power, or the least or greatest of numbers, is an int or a float whatever the
+    numbers are: a float's power by an int is a float, others depend on them."""
+    kinds = [type(o.value if isinstance(o, Expression) else o) for o in operands]
+    if function is not operator.pow:
+        return len(set(kinds)) == 1
+    return issubclass(kinds[0], float) and issubclass(kinds[1], int)
 
 
 class ExpressionWriter:

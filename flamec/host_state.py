@@ -38,7 +38,7 @@ from flamec.host_numbers import (
     Extent,
     Place,
     expression_of,
-    gives_float,
+    gives_one_type,
     in_one_step,
     refuse_computed,
 )
@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from flamec.trace import Trace
 
 _INT64 = 2**63
+_OF_TWO_TYPES = (operator.pow, min, max)  # whose results may be an int or a float
 
 
 @dataclass(eq=False)
@@ -123,7 +124,7 @@ class HostState:
             moment = max(o.moment for o in expressions)
             known = Expression(self, value, moment, None, function, operands)
             self._nodes[key] = known
-            if function is operator.pow and not gives_float(operands):
+            if function in _OF_TWO_TYPES and not gives_one_type(function, operands):
                 self.require("type", known, type(value))
         return known
 

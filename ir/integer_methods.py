@@ -18,9 +18,6 @@ class IntegerMethods:
     def __pos__(self) -> Any:
         return self
 
-    def __abs__(self: Any) -> Any:
-        return -self if self < 0 else self
-
     def __divmod__(self: Any, other: Any) -> Any:
         return self // other, self % other
 

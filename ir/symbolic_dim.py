@@ -102,6 +102,9 @@ class SymbolicDim(IntegerMethods):
     def __rsub__(self, other: Any) -> Any:
         return added(other, self, -1) if _is_dim(other) else self._scalar("__rsub__", other)
 
+    def __abs__(self) -> Any:
+        return added(self, multiplied(2, minimum(self, 0)), -1)
+
     def __neg__(self) -> Any:
         return added(0, self, -1)
 

@@ -29,6 +29,8 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     **{f"math.{n}": (getattr(math, n), "") for n in (*MATH_NAMES, *PREDICATES)},
     **{f"numpy.{n}": (getattr(np, n), "") for n in NUMPY_NAMES},
     "abs": (operator.abs, ""),
+    "min": (min, ""),
+    "max": (max, ""),
     "bool": (bool, "{}"),
     "int": (int, "int({})"),
     "bit_length": (int.bit_length, ""),

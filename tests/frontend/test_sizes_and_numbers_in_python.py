@@ -111,10 +111,19 @@ ROUNDED_SIZES = {
     "numpy": (with_size(lambda x, n: x[: int(np.ceil(n / 4))] * 2), 2),
     "padding": (with_size(lambda x, n: F.pad(x, (0, 0, 0, math.ceil(n / 8) * 8 - n))), 2),
     "parts": (with_size(lambda x, n: x.split([round(n / 3), n - round(n / 3)])[1] * 2), 2),
-    "less": (with_size(lambda x, n: x * min(1.0, n / 6)), 3),
+    "less": (with_size(lambda x, n: x * min(1.0, n / 6)), 2),
     "truth": (with_size(lambda x, n: x * 2 if n * 0.5 - 2 else x), 3),
     "value": (with_size(lambda x, n: (x * 2, n / 4, math.ceil(n / 4), -(n / 2))), 2),
     "turns": (with_size(lambda x, n: sum([x * i for i in range(math.ceil(n / 4))], x)), 5),
+    "least and greatest": (
+        with_size(lambda x, n: (x[: min(n, 5)] * 2, x * max(1, n // 3), min(x.shape), abs(n - 4))),
+        2,
+    ),
+    "crop": (
+        with_size(lambda x, n: x.t()[:, (n - min(n, 6)) // 2 :][:, : min(n, 6)].sum(0)),
+        2,
+    ),
+    "last": (with_size(lambda x, n: x[max(0, n - 3) :] * max(n / 2, 2.0)), 2),
     # functions of math, NumPy and int
     "roots": (with_size(lambda x, n: (x / math.sqrt(n + 1), (n + 1) ** -0.5 * x, n**0.5)), 2),
     "logarithms": (with_size(lambda x, n: x * math.log(n + 1) / n * math.exp(-n / 3)), 3),
