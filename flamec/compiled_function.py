@@ -83,6 +83,7 @@ class CompiledFunction:
         self._arguments = VaryingArguments()
         self._changed_state: dict[Any, set[str]] = {}  # how calls of a key did so, as the first may
         self._python_runs: set[Any] = set()
+        self._uncompiled: dict[Any, tuple[int, str]] = {}  # how many calls of a key, and why
         self._lifted = Lifted()
         self._tails = Tails(function)
         self._sizes_differ = False  # those that values decide, from call to call
@@ -116,20 +117,23 @@ class CompiledFunction:
             return self.function(*args, **kwargs)  # part of an outer compiled function
         self.stats.calls += 1
         programs = self.programs
-        for program in programs:
-            found = program.check.arguments(args, kwargs)
-            if found:
-                if program.__class__ is SplitProgram:
-                    break
-                leaves, sizes = found
-                result = program.run(leaves, sizes)
-                if result is CHANGED:
-                    continue  # of its captured tensors: _compile checks them anew
-                if program is not programs[0]:
-                    self._move_to_front(program)
-                parts = program.captured.parts
-                return result if parts is None else parts.finish(result)
-        return self._compile(args, kwargs)
+        try:
+            for program in programs:
+                found = program.check.arguments(args, kwargs)
+                if found:
+                    if program.__class__ is SplitProgram:
+                        break
+                    leaves, sizes = found
+                    result = program.run(leaves, sizes)
+                    if result is CHANGED:
+                        continue  # of its captured tensors: _compile checks them anew
+                    if program is not programs[0]:
+                        self._move_to_front(program)
+                    parts = program.captured.parts
+                    return result if parts is None else parts.finish(result)
+            return self._compile(args, kwargs)
+        except Uncompiled as reason:  # nothing has happened yet
+            return self._run_uncompiled(args, kwargs, reason)
 
     def _move_to_front(self, program: Variant) -> None:
         with self._lock:
@@ -143,13 +147,15 @@ class CompiledFunction:
             return self.function(*args, **kwargs)
         attempt = Attempt()
         while True:
-            try:
-                with collector_rests():
-                    program, found = self._find(args, kwargs, attempt)
-            except Uncompiled as reason:
-                return self._run_uncompiled(args, kwargs, reason)
+            with collector_rests():
+                program, found = self._find(args, kwargs, attempt)
             given = (*found, attempt) if isinstance(program, (SplitProgram, OnceProgram)) else found
-            result = program.run(*given)
+            try:
+                result = program.run(*given)
+            except Uncompiled as reason:
+                if isinstance(program, OnceProgram):  # whose effects have happened
+                    raise CompileError(f"{self.name}: {reason}") from None
+                raise
             if result is CHANGED:  # by another thread, between check and call
                 attempt = Attempt()
             elif result is not DIVERGED:
@@ -160,10 +166,13 @@ class CompiledFunction:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], reason: Uncompiled
     ) -> Any:
         """Call the function as it is. It is no news at the first call, which may set things up."""
+        if self.options.fullgraph:
+            raise CompileError(f"{self.name}: {reason}, which no program can do") from None
         leaves, structure = flatten((args, kwargs))
         key = call_key(leaves, structure)
         self.stats.python_runs += 1
         self.effects = [str(reason)]
+        self._uncompiled[key] = self._uncompiled.get(key, (0, ""))[0] + 1, str(reason)
         if key in self._changed_state:
             self._warn(
                 "uncompiled",
@@ -182,6 +191,7 @@ class CompiledFunction:
                 if found:
                     self._move_to_front(program)
                     return program, found
+            self._leave_uncompiled(args, kwargs)
             started = time.perf_counter()
             if self.programs:
                 self.stats.guard_failures.append(
@@ -212,6 +222,15 @@ class CompiledFunction:
             if process.recorder is not None:
                 process.recorder.compilation(self.name, started)
             return program, found
+
+    def _leave_uncompiled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Uncompiled for calls like others that were: the 1st, 2nd, 3rd, 5th, 9th are traced."""
+        if not self._uncompiled:
+            return
+        leaves, structure = flatten((args, kwargs))
+        count, reason = self._uncompiled.get(call_key(leaves, structure), (0, ""))
+        if count & (count - 1):
+            raise Uncompiled(reason)
 
     def _difference(self, args: tuple[Any, ...], kwargs: dict[str, Any], attempt: Attempt) -> str:
         """Why the program used last is not the one for a call."""
@@ -463,6 +482,7 @@ class CompiledFunction:
                 self._arguments,
                 self._changed_state,
                 self._python_runs,
+                self._uncompiled,
                 self._lifted,
             ):
                 memory.clear()

@@ -259,11 +259,11 @@ def unrepeatable(what: str) -> CompileError:
     )
 
 
-def unknown_outer_gradient(shape: tuple[object, ...] | None = None) -> CompileError:
-    """The error for using a gradient that only the end of a compiled call knows."""
+def unknown_outer_gradient(shape: tuple[object, ...] | None = None) -> Uncompiled:
+    """Why no program can use a gradient that only the end of a compiled call knows."""
     of = "" if shape is None else f" (of a tensor of shape {list(shape)}, at {user_location()})"
-    return CompileError(
-        "a compiled function calls backward, which reaches a tensor that was computed before the "
-        "call, and then changes what that was computed from or uses its gradient, which is known "
-        f"only after the call{of}; step the optimizer outside, or compute the tensor inside"
+    return Uncompiled(
+        "backward reaches a tensor that was computed before the call, and then the function "
+        "changes what that was computed from or uses its gradient, known only after the call"
+        f"{of}; step the optimizer outside, compute the tensor inside, or detach it"
     )
