@@ -28,14 +28,18 @@ from flamec.result_types import result_types
 from flamec.roots import overlaps_itself
 from flamec.state import process, thread
 from flamec.tape import (
+    APART,
     DETACH,
+    Detachment,
     Leaf,
     Saved,
     TapeNode,
+    cut_off,
+    history_of,
+    hold_history,
     is_detached,
     record,
     set_leaf,
-    set_tape_value,
     tape_value,
 )
 from flamec.tensor import Storage, Tensor, ViewStep
@@ -111,7 +115,10 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
         if _shares(results[0], source._array):
             outputs = [
                 Tensor._from_array(
-                    results[0], types[0], source._storage, view_steps(source, op, attributes)
+                    results[0],
+                    types[0],
+                    source._storage,
+                    view_steps(source, op, attributes, types[0]),
                 )
             ]
         else:
@@ -200,17 +207,19 @@ def _shares(result: Any, source: Any) -> bool:
     return np.may_share_memory(result, source) if result.size else True
 
 
-def view_steps(source: Tensor, op: Op, attributes: Mapping[str, Any]) -> tuple[ViewStep, ...]:
-    """How a view made by ``op`` is reached from the storage's base.
+def view_steps(
+    source: Tensor, op: Op, attributes: Mapping[str, Any], type: TensorType
+) -> tuple[ViewStep, ...]:
+    """How a view of ``type`` made by ``op`` is reached from the storage's base.
 
     A view made while nothing is recorded is cut off from autograd by a detach step.
     """
     if op is DETACH[0]:
-        return (*source._steps, DETACH)
+        return (*source._steps, cut_off(type))
     step = (op, dict(attributes))
     if thread.grad_enabled:
         return (*source._steps, step)
-    return (*source._steps, step, DETACH)
+    return (*source._steps, step, cut_off(type))
 
 
 # writing -------------------------------------------------------------------------
@@ -242,9 +251,8 @@ def write(target: Tensor, source: Tensor, name: str = "copy_") -> Tensor:
     storage = target._storage
     value = old = None
     tracking = thread.grad_enabled and target._type.dtype.is_floating_point
-    detached = is_detached(target._steps)
     if tracking:
-        value, old = tape_value(source), None if detached else tape_value(target)
+        value, old = tape_value(source), tape_value(target)
     if not array.flags.writeable:
         raise RuntimeError(
             f"{name}: the tensor's memory is read-only, as was that of the NumPy array it was "
@@ -255,20 +263,19 @@ def write(target: Tensor, source: Tensor, name: str = "copy_") -> Tensor:
     storage.writer = user_location()
     if not tracking:
         return target
-    if detached:  # the storage's history is not this tensor's: it starts one of its own
-        if value is not None:
-            builder = TapeBuilder(storage.writer)
-            set_tape_value(target, builder.expand_to(value, target._type.shape))
-    elif value is not None or old is not None or storage.value is not None:
+    if value is None and old is None and storage.value is None:
+        return target
+    holder, steps = history_of(target)  # behind a detach step the storage's is not the tensor's
+    if value is not None or old is not None or holder.value not in (None, APART):
         forgets = value is None or name == "copy_"
         if value is None:
             value = Value(source._type)
         else:  # a value of its own, so that the target's gradient is not the source's
             value = TapeBuilder(storage.writer).convert(value, dtype=source._type.dtype)
-        new = written_base(storage, target._steps, value)
-        if old is not None and not target._steps and forgets:
+        new = written_base(holder, steps, value)
+        if old is not None and not steps and forgets:
             value = new = with_zero_gradient(TapeBuilder(storage.writer), new, old)
-        storage.value = new
+        hold_history(storage, holder, new)
         target._value = value if target._type == source._type else None
         target._value_version = storage.version if target._value is not None else -1
     return target
@@ -344,9 +351,11 @@ class TapeBuilder(Builder):
         return value
 
 
-def written_base(storage: Storage, steps: Sequence[ViewStep], value: Value) -> Value:
-    """The storage's base after ``value`` was stored through the view ``steps``."""
-    base = storage.value if storage.value is not None else Value(storage.base_type)
+def written_base(holder: Storage | Detachment, steps: Sequence[ViewStep], value: Value) -> Value:
+    """What has the history of ``holder`` after ``value`` was stored through the view ``steps``."""
+    base = holder.value
+    if base is None or base is APART:
+        base = Value(holder.base_type)
     return write_through(TapeBuilder(user_location()), base, steps, value)
 
 

@@ -16,7 +16,7 @@ from flamec.host_numbers import expression_of
 from flamec.ir.types import TensorType
 from flamec.roots import Root, overlaps_itself
 from flamec.sources import InputSource
-from flamec.tape import tape_value
+from flamec.tape import APART, tape_value
 from flamec.tensor import Storage, Tensor
 
 if TYPE_CHECKING:
@@ -96,6 +96,6 @@ def lift_base(trace: Trace, storage: Storage, position: int = -1) -> Root:
         trace.roots[storage] = Root(
             (), value, storage.base_type, input_position=len(trace.sources) - 1
         )
-        if storage.value is not None:
+        if storage.value is not None and storage.value is not APART:
             trace.tracked.add(value)
     return trace.roots[storage]

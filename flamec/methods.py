@@ -74,7 +74,7 @@ from flamec.ir.op import lookup
 from flamec.ir.shape import format_shape, structural_key
 from flamec.ir.types import CPU
 from flamec.state import process, thread
-from flamec.tape import DETACH
+from flamec.tape import cut_off
 from flamec.tensor import Tensor
 
 MODULES: tuple[ModuleType, ...] = (
@@ -299,7 +299,7 @@ def _backward(
 def detach(self: Tensor) -> Tensor:
     """A view of the same memory through which no gradient flows."""
     if thread.trace is None and process.recorder is None and self._array is not None:
-        steps = (*self._steps, DETACH)  # the short way: nothing is computed or recorded
+        steps = (*self._steps, cut_off(self._type))  # nothing is computed or recorded
         return Tensor._from_array(self._array, self._type, self._storage, steps)
     return apply_named("detach", self)
 

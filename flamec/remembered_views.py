@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from flamec.device_array import DeviceArray, Shape
 from flamec.ir.types import TensorType
 from flamec.state import thread
-from flamec.tape import DETACH, record
+from flamec.tape import DETACH, cut_off, record
 from flamec.tensor import Tensor, ViewStep
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -91,7 +91,7 @@ def _again(input: Tensor, array: DeviceArray, view: _View) -> Tensor:
         view.c_contiguous,
     )
     if not thread.grad_enabled:
-        steps = (*input._steps, view.step, DETACH)
+        steps = (*input._steps, view.step, cut_off(view.type))
         return Tensor._from_array(made, view.type, input._storage, steps)
     storage = input._storage
     output = Tensor._from_array(made, view.type, storage, (*input._steps, view.step))
@@ -110,7 +110,7 @@ def _described(input: Tensor, array: DeviceArray, result: Any) -> _View | None:
         return None
     steps = result._steps[len(input._steps) :]
     step, *rest = steps
-    if rest not in ([], [DETACH]) or step is DETACH:
+    if rest not in ([], [DETACH]) or step[0] is DETACH[0]:
         return None
     offset = made.address - array.address
     return _View(result._type, made.shape, made.strides, offset, made.c_contiguous, step)

@@ -16,11 +16,49 @@ from flamec.errors import user_location
 from flamec.ir import ops as _ops  # noqa: F401  (declares the primitives)
 from flamec.ir.graph import Location, Node, Value
 from flamec.ir.op import Op, lookup
-from flamec.ir.types import TensorType
+from flamec.ir.types import CPU, TensorType, float32
 from flamec.state import process, thread
-from flamec.tensor import Tensor, ViewStep
+from flamec.tensor import Storage, Tensor, ViewStep
 
 DETACH: ViewStep = (lookup("detach"), {})
+APART = Value(TensorType((), float32, CPU))  # a storage's, where only views cut off have histories
+
+
+class Detachment(dict[str, Any]):
+    """The step that cuts a view off the history of its storage; it has no attributes.
+
+    ``value``: the history of its own that what lies behind the step, of ``base_type``, has once
+    it was written to. ``traced``: the same in a trace, with the trace's serial number and the
+    version of the memory.
+    """
+
+    base_type: TensorType
+    value: Value | None = None
+    traced: tuple[int, int, Value] | None = None
+
+
+def cut_off(type: TensorType) -> ViewStep:
+    """A step that cuts a view of ``type`` off the history of its storage."""
+    own = Detachment()
+    own.base_type = type
+    return DETACH[0], own
+
+
+def history_of(tensor: Tensor) -> tuple[Storage | Detachment, tuple[ViewStep, ...]]:
+    """What holds the history that a tensor is part of, and the steps from there to the tensor."""
+    steps = tensor._steps
+    for i in range(len(steps) - 1, -1, -1):
+        if steps[i][0] is DETACH[0]:
+            own: Any = steps[i][1]
+            return own, steps[i + 1 :]
+    return tensor._storage, steps
+
+
+def hold_history(storage: Storage, holder: Storage | Detachment, value: Value | None) -> None:
+    """``value`` is the history of all that ``holder``, of a tensor in ``storage``, stands for."""
+    holder.value = value
+    if storage.value is None and value is not None:
+        storage.value = APART
 
 
 class Leaf(Value):
@@ -65,7 +103,8 @@ class Packed:
     def __init__(self, tensor: Tensor, value: Value | None) -> None:
         assert thread.saved_hooks is not None
         pack, self._unpack = thread.saved_hooks
-        plain = Tensor._from_array(tensor._array, tensor._type, tensor._storage, (DETACH,))
+        steps = (cut_off(tensor._type),)
+        plain = Tensor._from_array(tensor._array, tensor._type, tensor._storage, steps)
         hooks, grad_enabled = thread.saved_hooks, thread.grad_enabled
         thread.saved_hooks, thread.grad_enabled = None, False
         try:
@@ -211,7 +250,7 @@ def restore(
             f"of type {saved.type}, was changed in place at {saved.storage.writer}: it is at "
             f"version {saved.storage.version}, expected version {saved.version}"
         )
-    tensor = Tensor._from_array(saved.array, saved.type, saved.storage, (DETACH,))
+    tensor = Tensor._from_array(saved.array, saved.type, saved.storage, (cut_off(saved.type),))
     if saved.type.dtype.is_floating_point:  # positions have no gradient
         tensor._value = value
         tensor._value_version = saved.version
@@ -276,16 +315,20 @@ def tape_value(tensor: Tensor) -> Value | None:
     storage = tensor._storage
     if tensor._value is not None and tensor._value_version == storage.version:
         return tensor._value
+    value = storage.value
+    if value is None:
+        return None
     if tensor._steps:
-        if storage.value is None or is_detached(tensor._steps):
+        holder, steps = history_of(tensor)
+        value = holder.value
+        if value is None or value is APART:
             return None
-        value = storage.value
-        for op, attributes in tensor._steps:
+        for op, attributes in steps:
             (value,) = TapeNode(op, (value,), attributes, user_location()).seal()
         tensor._value = value
         tensor._value_version = storage.version
         return value
-    return storage.value
+    return None if value is APART else value
 
 
 def leaf_value(tensor: Tensor) -> Value:

@@ -34,7 +34,7 @@ from flamec.roots import AliasDiscovered, Root, view_overlaps_itself
 from flamec.size_oracle import SizeOracle
 from flamec.sources import InputSource
 from flamec.state import thread
-from flamec.tape import Leaf, is_detached, tape_value
+from flamec.tape import Detachment, Leaf, history_of, is_detached, tape_value
 from flamec.tensor import RuntimeNumber, Storage, Tensor, ViewStep
 from flamec.traced_gradients import TracedGradients
 from flamec.traced_hooks import TracedHooks
@@ -162,17 +162,37 @@ class Trace:
         cached = tensor._cached
         if cached is not None and cached[0] == self.serial and cached[1] == root.version:
             return cached[2]
-        value = root.value
-        for op, attributes in self._relative_steps(tensor, root):
-            source = value
-            value = self._add_node(op, (value,), attributes).output
-            if source in self.tracked and op.derivative is not None:
-                self.tracked.add(value)
+        steps = self._relative_steps(tensor, root)
+        value = self._seen_through(root.value, steps)
+        if steps and is_detached(steps):
+            value = self._with_own_history(tensor, root, value)
         if tensor._requires_grad and value not in self.leaf_tensors:
             self.leaf_tensors[value] = tensor
             self.tracked.add(value)
         self.remember(tensor, root, value)
         return value
+
+    def _seen_through(self, value: Value, steps: Sequence[ViewStep]) -> Value:
+        for op, attributes in steps:
+            source = value
+            value = self._add_node(op, (value,), attributes).output
+            if source in self.tracked and op.derivative is not None:
+                self.tracked.add(value)
+        return value
+
+    def _with_own_history(self, tensor: Tensor, root: Root, value: Value) -> Value:
+        """``value``, which is behind a detach step, with the history that began there."""
+        own, steps = history_of(tensor)
+        assert isinstance(own, Detachment)
+        if own.traced is None or own.traced[0] != self.serial:
+            return value
+        _, version, begun = own.traced
+        seen = self._seen_through(begun, steps)
+        if version == root.version:
+            return seen
+        result = WriteBuilder(self).overwrite(value, seen)
+        self.tracked.add(result)
+        return result
 
     def remember(self, tensor: Tensor, root: Root, value: Value) -> None:
         """``value`` is what ``tensor``, a view of ``root``, has until that changes."""
@@ -256,7 +276,7 @@ class Trace:
             self.tracked.update(v for v in node.outputs if v.type.dtype.is_floating_point)
         if op.kind is OpKind.VIEW or op.kind is OpKind.BARRIER:
             source = inputs[0]
-            steps = view_steps(source, op, attributes)
+            steps = view_steps(source, op, attributes, node.output.type)
             tensor = Tensor._from_trace(self, node.output.type, source._storage, steps)
             tensor._cached = (self.serial, self.roots[source._storage].version, node.output)
             self.value_tensors[node.output] = tensor
@@ -287,7 +307,7 @@ class Trace:
         source_value, old = self.value_of(source), self.value_of(target)
         steps = self._relative_steps(target, root)
         builder = WriteBuilder(self)
-        detached = is_detached(target._steps)
+        detached = is_detached(steps)
         tracking = thread.grad_enabled and not detached
         # a value of its own, so that the target's gradient is not the source's
         if tracking:
@@ -306,11 +326,29 @@ class Trace:
                 self.tracked.add(new)
         elif root.value in self.tracked:
             new = builder.overwrite(new, root.value)
+        before = root.value
         self.hold(target, new)
-        if steps and thread.grad_enabled and detached and source_value in self.tracked:
-            own = builder.expand_to(source_value, target._type.shape)
-            self.remember(target, root, own)
+        if detached and thread.grad_enabled:
+            self._begin_own_history(target, root, before, source_value)
         return target
+
+    def _begin_own_history(self, target: Tensor, root: Root, before: Value, source: Value) -> None:
+        """``source`` was stored behind a detach step; what was there was seen in ``before``."""
+        own, steps = history_of(target)
+        assert isinstance(own, Detachment)
+        begun = own.traced[2] if own.traced and own.traced[0] == self.serial else None
+        if begun is None and source not in self.tracked:
+            return
+        builder, base = WriteBuilder(self), begun
+        value = builder.convert(source, dtype=source.type.dtype)
+        if base is None:
+            ahead = self._relative_steps(target, root)
+            base = self._seen_through(before, ahead[: len(ahead) - len(steps)])
+        new = write_through(builder, base, steps, value)
+        if begun is not None and not steps and source not in self.tracked:
+            new = with_zero_gradient(builder, new, begun)
+        self.tracked.add(new)
+        own.traced = self.serial, root.version, new
 
     def hold(self, target: Tensor, value: Value) -> None:
         """``target``'s memory holds ``value`` from now on, the new value of its storage."""

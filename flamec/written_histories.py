@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from flamec.dispatch import written_base
 from flamec.ir.graph import Value
 from flamec.ir.op import lookup
-from flamec.tape import is_detached, set_tape_value
+from flamec.tape import history_of, hold_history
 from flamec.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def written_values(trace: Trace, is_freed: Callable[[Value], bool]) -> dict[int,
 
 def follow(target: Tensor, value: Value) -> None:
     """Let a tensor that was written to have the history of ``value``."""
-    if is_detached(target._steps):
-        set_tape_value(target, value)
-        return
     storage = target._storage
-    storage.value = written_base(storage, target._steps, value)
+    holder, steps = history_of(target)
+    hold_history(storage, holder, written_base(holder, steps, value))
     target._value, target._value_version = value, storage.version

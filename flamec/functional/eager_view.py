@@ -13,7 +13,7 @@ from flamec.device_array import DeviceArray, Shape
 from flamec.ir.op import lookup
 from flamec.ir.types import TensorType, bool_, int64
 from flamec.state import thread
-from flamec.tape import DETACH
+from flamec.tape import cut_off
 from flamec.tensor import Tensor, ViewStep
 
 _SLICE, _RESHAPE = lookup("slice"), lookup("reshape")
@@ -118,7 +118,7 @@ def _again(x: Tensor, array: DeviceArray, known: Any) -> Tensor:
     place = array.address + offset
     view = DeviceArray(array.device, type.shape, array.dtype, place, array.memory, strides, dense)
     if not thread.grad_enabled:
-        steps = (*steps, DETACH)
+        steps = (*steps, cut_off(type))
     return Tensor._from_array(view, type, x._storage, (*x._steps, *steps))
 
 
@@ -155,14 +155,14 @@ def _view(
         path = (*path, (_SLICE, attributes))
     if shape != window or path is x._steps:
         path = (*path, (_RESHAPE, {"shape": shape}))
-    if not thread.grad_enabled:
-        path = (*path, DETACH)
     key = x._type._number or x._type.number, shape
     type = _types.get(key)
     if type is None:  # the same object each time, because it has a number that keys have
         if len(_types) >= _MOST_TYPES:
             _types.clear()
         type = _types[key] = TensorType(shape, x._type.dtype, x._type.device)
+    if not thread.grad_enabled:
+        path = (*path, cut_off(type))
     return Tensor._from_array(view, type, x._storage, path)
 
 

@@ -16,7 +16,7 @@ from flamec.functional.shape import clone, regroup, window
 from flamec.ir.shape import format_shape, product, structurally_equal
 from flamec.layout import ask, is_row_major, layout
 from flamec.state import thread
-from flamec.tape import DETACH, is_detached
+from flamec.tape import cut_off, is_detached
 from flamec.tensor import Tensor
 
 
@@ -58,7 +58,7 @@ def flat_storage(input: Tensor) -> Tensor:
             "as_strided: the storage comes from a NumPy array that is not contiguous "
             f"(at {user_location()})"
         )
-    steps = (DETACH,) if is_detached(input._steps) else ()
+    steps = (cut_off(storage.base_type),) if is_detached(input._steps) else ()
     if not input._steps:
         base = input
     elif input._trace is not None and thread.trace is not None:

@@ -94,11 +94,11 @@ class ProgramWriter:
         return float(np.round(self.rng.standard_normal(), 2))
 
     def operand(self, target: Any, shape: Any) -> Callable[[ModuleType, list[Any]], Any]:
-        """A number, a constant, or (unless the target is detached) a function of the first leaf."""
+        """A number, a constant, or a function of the first leaf."""
         number = self.number()
         kept = tuple(shape)[int(self.rng.integers(0, len(shape) + 1)) :]
         constant = self.rng.standard_normal(kept)
-        match int(self.rng.integers(3 if target.requires_grad else 2)):
+        match int(self.rng.integers(3)):
             case 0:
                 return lambda lib, tensors: number
             case 1:
