@@ -24,12 +24,17 @@ _BYTECODE = pytest.StashKey["subprocess.Popen[bytes]"]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Where Python is told to write no bytecode, it goes to a folder of this run's own.
+    """What the processes that tests start get from this one.
 
-    Else each of the hundreds of processes that tests start would compile flamec's modules again.
-    A process that waits for the end of this one removes the folder, also if this one is killed,
-    when those that this one had started have noticed.
+    NumPy's products take one thread there: several processes share the processors, and the
+    threads of OpenBLAS wait for each other by spinning, three times the work where others run.
+
+    Where Python is told to write no bytecode, it goes to a folder of this run's own: else each of
+    these hundreds of processes would compile flamec's modules again. A process that waits for the
+    end of this one removes the folder, also if this one is killed, when those that this one had
+    started have noticed.
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if sys.dont_write_bytecode and not hasattr(config, "workerinput"):
         folder = tempfile.mkdtemp(prefix="flamec-bytecode-")
         config.stash[_BYTECODE] = subprocess.Popen(

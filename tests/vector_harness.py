@@ -9,12 +9,12 @@ from __future__ import annotations
 import ctypes
 import platform
 from collections.abc import Sequence
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
-from flamec.runtime.cpu.compiler import Compiler, compile_library, processor_features
+from flamec.runtime.cpu.compiler import Compiler, compile_library, library_key, processor_features
+from flamec.runtime.kernel_cache import KernelCache
 
 LANES = {
     "f32": np.dtype(np.float32),
@@ -64,12 +64,17 @@ def memory_name(lane: str) -> str:
 
 
 class VectorLibrary:
-    """The header's functions over arrays, compiled with ``flags``."""
+    """The header's functions over arrays, compiled with ``flags``, or from the cache."""
 
-    def __init__(self, compiler: Compiler, flags: Sequence[str], folder: Path) -> None:
-        path = folder / "vectors.so"
-        path.write_bytes(compile_library(compiler, _source(), [*flags, "-O2", "-Werror"]))
-        self._library = ctypes.CDLL(str(path))
+    def __init__(self, compiler: Compiler, flags: Sequence[str], cache: KernelCache) -> None:
+        source, flags = _source(), [*flags, "-O2", "-Werror"]
+        self._library, _ = cache.load(
+            library_key(compiler, source, flags),
+            "so",
+            lambda: compile_library(compiler, source, flags),
+            {"file": "vectors"},
+            use=lambda path: ctypes.CDLL(str(path)),
+        )
 
     def call(self, name: str, result: np.dtype, *arrays: np.ndarray) -> np.ndarray:
         """``name`` applied along flat contiguous arrays of one length."""

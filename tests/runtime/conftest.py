@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from vector_harness import BUILDS, VectorLibrary
 
+from flamec.config import default_options
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.runtime.cpu.compiler import Compiler, NoCompilerError, find_compiler
 from flamec.runtime.cpu.device import CpuDevice
@@ -35,8 +36,7 @@ def make_device(compiler: Compiler, shared_folder: Path) -> Callable[[int], CpuD
 
 
 @pytest.fixture(scope="session", params=list(BUILDS))
-def vectors(
-    request: pytest.FixtureRequest, compiler: Compiler, tmp_path_factory: pytest.TempPathFactory
-) -> VectorLibrary:
-    """The vector header's functions, built for one kind of register."""
-    return VectorLibrary(compiler, BUILDS[request.param], tmp_path_factory.mktemp("vectors"))
+def vectors(request: pytest.FixtureRequest, compiler: Compiler) -> VectorLibrary:
+    """The vector header's functions, built for one kind of register once for all processes."""
+    cache = KernelCache(default_options().cache_folder)
+    return VectorLibrary(compiler, BUILDS[request.param], cache)
