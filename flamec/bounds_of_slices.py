@@ -7,6 +7,8 @@ program (``deployment/formulas.py``).
 
 from __future__ import annotations
 
+import math
+
 
 def is_inside(index: int, extent: int) -> bool:
     return -extent <= index < extent
@@ -27,6 +29,13 @@ def place(index: int, extent: int) -> int:
 
 def count(start: int | None, stop: int | None, step: int, extent: int) -> int:
     return len(range(*slice(start, stop, step).indices(extent)))
+
+
+def count_of_range(start: float, end: float, step: float) -> int:
+    """How many numbers there are from ``start`` up to, without, ``end``; -1 if they lead away."""
+    if (end - start) * (1 if step > 0 else -1) < 0:
+        return -1
+    return math.ceil((end - start) / step)
 
 
 def first(start: int, extent: int) -> int:

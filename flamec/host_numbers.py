@@ -459,6 +459,12 @@ def is_computed(value: Any) -> bool:
     return (expression_of(value) or _of_sizes(value)) is not None
 
 
+def is_of_sizes(value: Any) -> bool:
+    """Whether a number is computed of sizes alone, before the program runs."""
+    expression = expression_of(value) or _of_sizes(value)
+    return expression is not None and expression.of_sizes
+
+
 def settle(value: Any) -> Any:
     """The number itself, of which the program depends from now on; None for other values."""
     expression = expression_of(value) or _of_sizes(value)

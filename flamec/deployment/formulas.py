@@ -42,6 +42,7 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     "fits": (bounds_of_slices.fits, "({1} elements from {0} on inside of {2})"),
     "place": (bounds_of_slices.place, "(place of element {0} of {1})"),
     "count": (bounds_of_slices.count, "(number of elements {0}:{1}:{2} of {3})"),
+    "count_of_range": (bounds_of_slices.count_of_range, ""),
     "first": (bounds_of_slices.first, "(first of the elements from {0} on of {1})"),
 }
 _NAMES = {function: name for name, (function, _) in _FUNCTIONS.items()}

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from flamec import values
+from flamec import bounds_of_slices, values
 from flamec.conversion import on_device
 from flamec.dispatch import apply
 from flamec.errors import OperationError, OperationTypeError, user_location
@@ -34,12 +34,13 @@ from flamec.functional.promotion import (
     result_dtype,
 )
 from flamec.functional.unary import copied
+from flamec.host_numbers import computed_of_sizes, is_of_sizes
 from flamec.ir.op import lookup
 from flamec.ir.shape import Dim, SymbolicDim, less
 from flamec.ir.types import Device, DType, float64, int64
 from flamec.pinning import pin_memory
 from flamec.state import process, thread
-from flamec.tensor import Tensor
+from flamec.tensor import RuntimeNumber, Tensor
 
 
 class Options:
@@ -266,7 +267,7 @@ def _python_number(name: str, value: Any) -> Any:
     if isinstance(value, Tensor):
         if thread.trace is not None and value._type.dtype.kind in ("int", "uint"):
             return values.as_size(value, f"{name}()")
-        return values.item(value)
+        return value if is_of_sizes(value) else values.item(value)
     if not is_number(value):
         raise OperationTypeError(
             f"{name}(): expected a number, not {type(value).__name__} (at {user_location()})"
@@ -295,10 +296,14 @@ def arange(*bounds: Any, **options: Any) -> Tensor:
         _python_number("arange", given.get(name, default))
         for name, default in (("start", 0), ("end", None), ("step", 1))
     )
-    integral = not any(isinstance(x, float) for x in (start, end, step))
+    integral = not any(isinstance(x, (float, RuntimeNumber)) for x in (start, end, step))
     dtype = settings.dtype_or(int64 if integral else process.default_dtype)
     if dtype.kind == "bool":
         raise OperationTypeError(f"arange(): not defined for bool (at {user_location()})")
+    if dtype.kind != "float":
+        start, end, step = (
+            x.read() if isinstance(x, RuntimeNumber) else x for x in (start, end, step)
+        )
     if dtype is int64 and not integral:
         start, end, step = (int(x) if isinstance(x, float) else x for x in (start, end, step))
     count = _count_of_range(start, end, step)
@@ -310,8 +315,12 @@ def arange(*bounds: Any, **options: Any) -> Tensor:
 def _count_of_range(start: Any, end: Any, step: Any) -> Dim:
     if step == 0:
         raise OperationError(f"arange(): step must be nonzero (at {user_location()})")
-    if any(isinstance(x, SymbolicDim) for x in (start, end, step)):
-        count: Dim = -((start - end) // step)
+    if any(isinstance(x, (SymbolicDim, RuntimeNumber)) for x in (start, end, step)):
+        count: Dim | None = None
+        if any(isinstance(x, (float, RuntimeNumber)) for x in (start, end, step)):
+            count = computed_of_sizes(bounds_of_slices.count_of_range, start, end, step)
+        if count is None:
+            count = -((start - end) // step)
         if not less(count, 0):
             return count
         raise OperationError(
@@ -334,7 +343,7 @@ def _count_of_range(start: Any, end: Any, step: Any) -> Dim:
 
 def _arithmetic_series(start: Any, step: Any, count: Dim, dtype: DType, device: Device) -> Tensor:
     """``start + i * step`` for i < count, computed in int64 or float64 and converted once."""
-    simple = not any(isinstance(x, SymbolicDim) for x in (start, step))
+    simple = not any(isinstance(x, (SymbolicDim, RuntimeNumber)) for x in (start, step))
     if simple and start == 0 and step == 1:
         return ops.iota(shape=(count,), axis=0, dtype=dtype, device=device)
     wide = float64 if dtype.is_floating_point else int64

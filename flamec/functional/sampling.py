@@ -23,8 +23,9 @@ from flamec.functional.dimensions import size as one_size
 from flamec.functional.dimensions import sizes
 from flamec.functional.primitives import narrowed, ops
 from flamec.functional.promotion import is_number, plain_number, require_tensor
+from flamec.functional.sorting import argsort
 from flamec.ir.broadcasting import broadcast_shapes
-from flamec.ir.shape import Dim
+from flamec.ir.shape import Dim, less
 from flamec.ir.types import Device, DType, int64
 from flamec.random import (
     Generator,
@@ -152,15 +153,19 @@ def randint_like(
 
 @public
 def randperm(n: int, *, generator: Generator | None = None, **options: Any) -> Tensor:
-    """The numbers 0 to n - 1 in random order, as int64. Refused while tracing: it sorts."""
+    """The numbers 0 to n - 1 in random order, as int64: random keys of 64 bits are sorted."""
     settings = Options("randperm", **options)
-    count = int(n)
-    _require(count >= 0, "randperm", f"n must be nonnegative, got {n}")
-    words = concrete_array(random_words((2, count), generator, settings.device), "randperm()")
-    keys = (words[0].astype(np.int64) << 32) | words[1].view(np.uint32)
-    order = np.argsort(keys, kind="stable")
-    result = constant_array(order.astype(np.int64), settings.device)
-    return settings.finished(ops.cast(result, settings.dtype_or(int64)))
+    count = one_size("randperm", n)
+    _require(not less(count, 0), "randperm", f"n must be nonnegative, got {n}")
+    words = random_words((2, count), generator, settings.device)
+    if words._trace is None:
+        high, low = concrete_array(words, "randperm()")
+        keys = (high.astype(np.int64) << 32) | low.view(np.uint32)
+        order = constant_array(np.argsort(keys, kind="stable").astype(np.int64), settings.device)
+    else:
+        wide = ops.cast(words, int64)
+        order = argsort(ops.bitwise_or(wide[0] << 32, wide[1] & 0xFFFFFFFF))
+    return settings.finished(ops.cast(order, settings.dtype_or(int64)))
 
 
 # distributions ---------------------------------------------------------------------------

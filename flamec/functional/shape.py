@@ -90,7 +90,7 @@ def _completed(name: str, input: Tensor, shape: Sequence[Dim]) -> tuple[Dim, ...
             raise _wrong_count(name, input, shape)
         return tuple(shape)
     known = product(d for i, d in enumerate(shape) if i != unknown[0])
-    if structurally_equal(known, 0):
+    if equal(known, 0):
         raise OperationError(
             f"{name}: cannot reshape {format_shape(input._type.shape)} into {format_shape(shape)}: "
             f"the size for -1 can be any value (at {user_location()})"

@@ -12,7 +12,6 @@ import pytest
 import scipy.stats
 
 import flamec
-from flamec.errors import DataDependentError
 from flamec.ir.types import CPU
 
 COUNT = 20_000
@@ -126,17 +125,16 @@ def test_permutations() -> None:
     places = np.array([flamec.randperm(4).numpy() for _ in range(2000)])
     for column in places.T:
         assert scipy.stats.chisquare(np.bincount(column)).pvalue > 1e-5
-    with pytest.raises(DataDependentError, match="randperm"):
-        flamec.compile(lambda: flamec.randperm(3), fullgraph=True)()
 
 
-@pytest.mark.filterwarnings("ignore:.*run at each call")
 def test_permutations_in_compiled_functions_are_new_ones() -> None:
-    compiled = flamec.compile(lambda: flamec.randperm(20))
-    flamec.manual_seed(5)
-    expected = [flamec.randperm(20).tolist() for _ in range(3)]
-    flamec.manual_seed(5)
-    assert [compiled().tolist() for _ in range(3)] == expected
+    compiled = flamec.compile(lambda x: x[flamec.randperm(len(x))], backend="c", fullgraph=True)
+    for count in (20, 9, 2, 1, 0, 33):
+        flamec.manual_seed(5)
+        expected = [flamec.randperm(count).tolist() for _ in range(3)]
+        flamec.manual_seed(5)
+        assert [compiled(flamec.arange(count)).tolist() for _ in range(3)] == expected
+    assert compiled.stats.traces == 2
 
 
 def test_generators_are_independent_of_each_other() -> None:

@@ -139,6 +139,13 @@ ROUNDED_SIZES = {
         ),
         2,
     ),
+    "ranges": (
+        with_size(
+            lambda x, n: (flamec.arange(0, n, 0.5), x.sum() * flamec.arange(0, 1, 1 / (n + 1)))
+        ),
+        2,
+    ),
+    "permutation": (with_size(lambda x, n: x[flamec.randperm(n)].sum()), 2),
     "types": (with_size(lambda x, n: x * (2 if isinstance(int(n / 2), int) else 3)), 2),
     "in one": (with_size(lambda x, n: x[: int(float(int(n) / 3) + 0.5)] * (1 / float(n + 1))), 2),
     "gradient": (

@@ -39,3 +39,12 @@ def test_a_size_of_0_that_leaves_another_open_is_the_error_of_eager_mode() -> No
         compiled(flamec.zeros(2, 3), 0)
     assert compiled(flamec.zeros(2, 3), 1).shape == (1, 6)
     assert compiled.stats.traces == 3  # the second is for all numbers, the third was for the error
+
+
+def test_a_size_that_is_left_open_by_a_symbolic_one_of_0_is_the_error_of_eager_mode() -> None:
+    compiled = flamec.compile(lambda x: x.reshape(x.shape[0], -1) * 2, backend="evaluate")
+    for rows in (2, 3, 6):
+        assert compiled(flamec.zeros(rows, 2, 2)).shape == (rows, 4)
+    with pytest.raises(RuntimeError, match="the size for -1 can be any value"):
+        compiled(flamec.zeros(0, 2, 2))
+    assert compiled(flamec.zeros(1, 2, 2)).shape == (1, 4)
