@@ -386,6 +386,9 @@ def _add_captured(b: CheckBuilder, captured: Captured) -> None:
         from flamec.nn.hooks import GLOBAL
 
         b.add(f"{b.name(GLOBAL)}.changes == {GLOBAL.changes}", "hooks of all modules")
+    if trace.steps_optimizers:
+        changes = process.step_hook_changes
+        b.add(f"process.step_hook_changes == {changes}", "hooks of optimizers' steps")
     if trace.hooks.reads:
         hooks = b.name(TensorHooks(trace.hooks.reads))
         text = f"(process.hook_changes == {hooks}.changes or {hooks}.hold())"

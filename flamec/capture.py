@@ -253,6 +253,7 @@ def _capture(
 
     def give_up() -> None:
         undo()
+        recorder.caches.forget()
         forget_cached(trace)
 
     given, leaves = len(leaves), list(leaves)
@@ -302,6 +303,8 @@ def _capture(
             if host.lifted.raises != "never" and not recorder.effects:
                 at_once = host.lifted.raises == "at once"
                 host.require_constant(recorder.guards.values(), numbers=at_once)
+            if not recorder.effects:
+                host.require_known(recorder.caches.results())
             if recorder.number_was_asked:
                 raise unknown_value("the type of a number")
             for mode, old, new in zip(Modes._fields, before, modes(), strict=True):
@@ -316,6 +319,8 @@ def _capture(
             del proxy_args, proxy_kwargs, copies
             held = host.tensors.held
             host.collect(result[0], recorder.guards.values(), own)
+            if host.steps and recorder.caches.grew():
+                host.effects.append("a function remembers what it computed (functools.lru_cache)")
             outputs = Outputs(trace, proxies)
             captured = _finish(
                 trace, host, result, outputs, leaves, structure, argument_types, name

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 import warnings
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -56,6 +55,7 @@ from flamec.varying_arguments import VaryingArguments, call_key, exact_sizes
 from flamec.varying_state import Lifted, StateVaries, places_of_grown
 
 Variant = Program | DifferentiableProgram | SplitProgram
+_MOST_BOUND = 256  # instances whose programs a compiled method keeps
 MAX_PREPARED = 64  # compiled graphs that a function keeps
 _MOST_ROUNDS = 16  # of traces that each find state in another object, made unseen
 _MOST_FIRST_EFFECTS = 4  # different ones that calls may have once, as a log of another kind begins
@@ -92,9 +92,7 @@ class CompiledFunction:
         self._segments = SegmentCache(self._make)
         self._warned: set[str] = set()
         self.effects: list[str] = []  # of the last call whose Python code had to be run
-        self._bound_methods: weakref.WeakKeyDictionary[Any, CompiledFunction] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._bound: OrderedDict[int, CompiledFunction] = OrderedDict()  # each keeps its instance
 
     @property
     def options(self) -> CompileOptions:
@@ -105,12 +103,28 @@ class CompiledFunction:
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None:
             return self
-        bound = self._bound_methods.get(instance)
+        key = id(instance)  # instances that are equal are still two
+        bound = self._bound.get(key)
         if bound is None:
             method = self.function.__get__(instance, owner)
             bound = CompiledFunction(method, self._options, self.dynamic, self.example_inputs)
-            self._bound_methods[instance] = bound
+            with self._lock:
+                bound = self._bound.setdefault(key, bound)
+                if len(self._bound) > _MOST_BOUND:
+                    self._bound.popitem(last=False)
         return bound
+
+    def __reduce__(self) -> Any:
+        """A name for pickle and a copy if the function is found there, else what it is made of:
+        a copy of a module has its own."""
+        module, name = getattr(self, "__module__", None), getattr(self, "__qualname__", "")
+        found: Any = sys.modules.get(module or "")
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if found is self:
+            return name
+        options = self._options, self.dynamic, self.example_inputs
+        return CompiledFunction, (self.function, *options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if thread.trace is not None:

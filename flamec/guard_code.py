@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from keyword import iskeyword
 from typing import Any
 
-from flamec.guarded_values import MISSING, Guard, is_constant, same_constant, same_content
+from flamec.guarded_values import (
+    MISSING,
+    Guard,
+    is_constant,
+    same_constant,
+    same_content,
+    still_remembers,
+)
 from flamec.host_actions import HostCondition
 from flamec.host_numbers import ExpressionWriter
 from flamec.host_sizes import HostSize
@@ -56,6 +63,7 @@ class CheckBuilder:
             "M": MISSING,
             "same": same_constant,
             "same_content": same_content,
+            "still_remembers": still_remembers,
             "is_": operator.is_,
             "thread": thread,
             "process": process,
@@ -158,6 +166,12 @@ class CheckBuilder:
                 return
             case "item" if expected is MISSING:
                 present = f"{owner}.get({self.name(guard.key)}, M)"
+            case "class" if expected is MISSING:
+                self.add(f"{guard.key!r} not in {owner}.__dict__", guard)
+                return
+            case "class":
+                self.add(f"{owner}.__dict__[{guard.key!r}] is {self.name(expected)}", guard)
+                return
             case "attribute":
                 present = f"{owner}[{guard.key!r}]"
             case "item" if isinstance(guard.owner, dict):
@@ -178,6 +192,9 @@ class CheckBuilder:
                 return
             case "entries":
                 self.add(f"{owner} == {self.name(expected)}", guard)
+                return
+            case "cache":
+                self.add(f"still_remembers({owner}, {self.name(expected)})", guard)
                 return
             case "content":
                 self.add(f"same_content({owner}, {self.name(expected)})", guard)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,9 @@ class Guard:
     ``kind``: ``"attribute"`` (instance dictionary), ``"slot"`` (anything getattr finds),
     ``"item"`` (dict or list entry), ``"length"`` (number of entries), ``"keys"`` (a dict's
     keys in order), ``"cell"`` (a closure's variable), ``"content"`` (all of a set, deque
-    or NumPy array, compared with a copy), ``"entries"`` (all of a dict of constants, likewise).
+    or NumPy array, compared with a copy), ``"entries"`` (all of a dict of constants, likewise),
+    ``"cache"`` (what a function with ``lru_cache`` remembers), ``"class"`` (what a class itself
+    has under a name).
     ``unread``: the function wrote there before it read anything.
     """
 
@@ -41,6 +44,8 @@ class Guard:
                 return self.owner.get(self.key, MISSING)
             case "slot":
                 return getattr(self.owner, self.key, MISSING)
+            case "class":
+                return vars(self.owner).get(self.key, MISSING)
             case "item":
                 try:
                     return self.owner[self.key]
@@ -50,7 +55,7 @@ class Guard:
                 return len(self.owner)
             case "keys":
                 return tuple(self.owner)
-            case "content" | "entries":
+            case "content" | "entries" | "cache":
                 return self.owner
             case _:
                 try:
@@ -64,13 +69,15 @@ class Guard:
             return same_content(value, self.expected)
         if self.kind == "entries":
             return bool(value == self.expected)
+        if self.kind == "cache":
+            return still_remembers(value, self.expected)
         if value is self.expected:
             return True
         return is_constant(self.expected) and same_constant(value, self.expected)
 
     def __str__(self) -> str:
         expected = self.expected
-        if self.kind == "entries":
+        if self.kind in ("entries", "cache"):
             return f"{self.name} holds what it held"
         if is_constant(expected):
             return f"{self.name} == {expected!r}"
@@ -102,6 +109,23 @@ def same_content(value: Any, expected: Any) -> bool:
         a is b or (is_constant(b) and same_constant(a, b))
         for a, b in zip(value, expected, strict=True)
     )
+
+
+def cache_of(function: Any) -> dict[Any, Any]:
+    """The dict of CPython's in which a function with ``lru_cache`` finds its results."""
+    own = function.__dict__
+    held = [r for r in gc.get_referents(function) if type(r) is dict and r is not own]
+    return held[0] if held else {}
+
+
+def remembered(function: Any) -> list[Any]:
+    """The results in such a cache and their keys, in any order, and what else it refers to."""
+    return [*gc.get_referents(function), *cache_of(function).values()]
+
+
+def still_remembers(function: Any, expected: dict[int, Any]) -> bool:
+    """Whether a function has all that it had, by id."""
+    return expected.keys() <= set(map(id, remembered(function)))
 
 
 def class_attribute(cls: type, name: str) -> Any:

@@ -12,7 +12,7 @@ import dis
 import gc
 import io
 import os
-import sys
+import threading
 import weakref
 from array import array
 from collections import deque
@@ -23,6 +23,7 @@ from types import (
     BuiltinFunctionType,
     CellType,
     CodeType,
+    FrameType,
     FunctionType,
     MappingProxyType,
     MethodType,
@@ -32,6 +33,15 @@ from typing import Any
 
 import numpy as np
 
+from flamec.cached_functions import CachedFunction, CachesMet
+from flamec.class_members import (
+    ClassMembers,
+    dictionary_of,
+    function_of,
+    is_computed,
+    is_shadowed,
+    is_users_class,
+)
 from flamec.closures import Closures
 from flamec.config import ENVIRONMENT
 from flamec.conversions import Conversions, is_stand_in
@@ -78,6 +88,8 @@ class Recorder:
         self._made = MadeObjects(lambda: self.active and thread.trace is not None)
         self._classes = InstrumentedClasses(self, self._made)
         self.read = self._classes.read
+        self.caches = CachesMet()
+        self._members = ClassMembers(self, self._classes.own)
         self._names: dict[int, str] = {}
         self._groups_read: set[int] = set()  # settings of optimizers that the user's code has read
         self._watch = Watch(self)
@@ -119,7 +131,7 @@ class Recorder:
 
     def result(self) -> list[Guard]:
         """The guards, without what the program reads anew at each call."""
-        return [
+        return self.caches.guards() + [
             g
             for g in self.guards.values()
             if not self.host.is_lifted(g)
@@ -183,6 +195,8 @@ class Recorder:
         if isinstance(value, type):
             self._visit_class(value, name)
             return
+        if isinstance(value, threading.local):  # each thread has other attributes
+            self._add("slot", value, "__dict__", value.__dict__, f"attributes of {name}")
         kind = type(value)
         if isinstance(value, dict):
             self._add("keys", value, None, tuple(value), f"keys of {name}")
@@ -207,8 +221,8 @@ class Recorder:
         elif isinstance(value, FunctionType):
             self._visit_function(value)
         elif isinstance(value, partial):
-            for part in (value.func, value.args, value.keywords):
-                self.visit(part, name)
+            for part in ("func", "args", "keywords"):
+                self._find("slot", value, part, getattr(value, part), f"{name}.{part}")
         elif isinstance(value, MappingProxyType):
             for held in gc.get_referents(value):
                 self.visit(held, name)
@@ -221,8 +235,14 @@ class Recorder:
             self.effects.append(f"{name} is an iterator, which a call uses up")
         elif kind.__module__.startswith("numpy.random"):
             self.effects.append(f"{name} draws random numbers of NumPy")
-        if not isinstance(value, (FunctionType, MethodType)) and not self._classes.add(kind):
+        elif type(value) is CachedFunction:
+            self.caches.met(value, name)
+        if isinstance(value, (FunctionType, MethodType)):
+            return
+        if not self._classes.add(kind):
             self._visit_attributes(value, name)
+        elif callable(value):  # which Python looks for in the class alone
+            self._members.looked_up(kind, "__call__")
 
     def _visit_attributes(self, value: Any, name: str) -> None:
         """Guard all attributes of an object whose reads are not seen, as its class was written in C
@@ -235,28 +255,46 @@ class Recorder:
             label = f"{name}.{attribute}"
             self._find("attribute", held, attribute, item, label)
 
-    def _visit_class(self, cls: type, name: str) -> None:
-        """Guard the plain values of a class that serves as a namespace."""
-        module = sys.modules.get(cls.__module__)
-        if not is_user_module(module):
-            return
-        for attribute, value in list(vars(cls).items()):
-            if attribute.startswith("_") or hasattr(value, "__get__"):
-                continue
-            label = f"{name}.{attribute}"
-            self._find("slot", cls, attribute, value, label)
+    def _visit_class(self, cls: type, name: str, names: Sequence[str] | None = None) -> None:
+        """Guard what code may read, or call, of a class that serves as a namespace: plain values
+        (with ``names``, those), also of classes that it inherits from, and static methods."""
+        for base in filter(is_users_class, cls.__mro__):
+            for attribute, value in list(vars(base).items()):
+                if isinstance(value, staticmethod) and names is None:
+                    self._members.looked_up(cls, attribute)
+                elif not (attribute.startswith("_") or hasattr(value, "__get__")):
+                    found = class_attribute(cls, attribute)
+                    if found is value and (names is None or attribute in names):
+                        self._find("slot", cls, attribute, value, f"{name}.{attribute}")
+
+    def members_are_read(self, cls: type, names: Sequence[str]) -> None:
+        """Code that has these names may read plain values of a class."""
+        self._visit_class(cls, cls.__name__, names)
+
+    def member(self, cls: type, name: str, value: Any) -> None:
+        """What a class itself has under a name; MISSING if nothing."""
+        self._add("class", cls, name, value, f"{cls.__name__}.{name}")
 
     @unwatched
     def attribute(self, instance: Any, name: str, value: Any, unread: bool = False) -> None:
         """An attribute is read, or ``unread`` before it is written, with this value."""
         if name.startswith("__") or name in _NAMING:
             return
+        kind = type(instance)
+        found = class_attribute(kind, name)
+        if is_computed(found) and not is_shadowed(instance, name, found):
+            with self.paused():  # what its code reads is recorded when it runs
+                self._members.looked_up(kind, name)
+                held = dictionary_of(instance)
+                if held is not None and not hasattr(found, "__set__"):
+                    label = f"{self._names.get(id(instance), kind.__name__)}.{name}"
+                    self._add("attribute", held, name, MISSING, label)
+            return
         if isinstance(value, Tensor) and value._trace is not None:
             return  # the function has put it there
         with self.paused():
-            kind = type(instance)
             owner = self._names.get(id(instance), kind.__name__)
-            dictionary = getattr(instance, "__dict__", None)
+            dictionary = dictionary_of(instance)
             if id(instance) in self._made.ids:
                 if dictionary is not None and name in dictionary:
                     return
@@ -265,21 +303,20 @@ class Recorder:
                 self._add("slot", instance, "__class__", kind, f"class of {owner}")
             label = f"{owner}.{name}"
             if dictionary is not None and name in dictionary:
+                value = dictionary[name]  # of which a __getattribute__ may make another
                 if self._add("attribute", dictionary, name, value, label, unread) and not unread:
                     self.visit(value, label)
                 return
-            found = class_attribute(type(instance), name)
             if value is MISSING:
                 if found is MISSING:
                     self._add("slot", kind, name, MISSING, f"{kind.__name__}.{name}", unread)
                 if dictionary is not None:
                     self._add("attribute", dictionary, name, MISSING, label, unread)
-            elif isinstance(found, (property, FunctionType)):
-                # what their code reads is recorded when it runs; others may take their place
-                self._add("slot", type(instance), name, found, f"{type(instance).__name__}.{name}")
-                if dictionary is not None and not isinstance(found, property):
+            elif function_of(found) is not None:  # which others may take the place of
+                self._members.looked_up(kind, name)
+                if dictionary is not None:
                     self._add("attribute", dictionary, name, MISSING, label)
-            elif isinstance(value, (MethodType, FunctionType)) and type(found) is not staticmethod:
+            elif isinstance(value, (MethodType, FunctionType)):
                 return
             elif id(instance) in self._made.ids:
                 if not hasattr(type(found), "__get__"):
@@ -291,12 +328,19 @@ class Recorder:
             ):
                 self.visit(value, label)
 
+    @unwatched
+    def looked_up(self, cls: type, name: str) -> None:
+        """A member of a class is found by its order, or is not."""
+        self._members.looked_up(cls, name)
+
     def groups_are_read(self, groups: Any) -> None:
         """The user's code has read the settings of an optimizer."""
         self._groups_read.update(map(id, groups))
 
     def dictionary_is_read(self, instance: Any) -> None:
         """The user's code has read the dictionary of an object, where it finds all attributes."""
+        if id(instance) not in self.visited or id(instance) in self._made.ids:
+            return
         with self.paused():
             self._visit_attributes(instance, self._names.get(id(instance), ""))
 
@@ -320,17 +364,19 @@ class Recorder:
             place = f"{effect} is called (at {user_location()})"
             self._context_variables.called(function, place, self.effects)
 
-    def entered(self, code: CodeType, variables: dict[str, Any]) -> None:
+    def entered(self, frame: FrameType) -> None:
         """A Python function begins (``watching.Observer``)."""
         if thread.trace is None:
             return
         if self.numbers_vary:
             self.number_was_asked |= asks_for_types(user_frame())
-        self._conversions.entered(code, variables)
-        if id(code) in self.codes:
-            return
+        code = frame.f_code
+        self._conversions.entered(code, frame.f_globals)
         with self.paused():
-            self._begin(code, variables)
+            self._members.entered(frame)
+            if id(code) in self.codes:
+                return
+            self._begin(code, frame.f_globals)
             if code.co_freevars:
                 self._scan_closures(code)
 
@@ -352,7 +398,10 @@ class Recorder:
     def _visit_function(self, function: FunctionType) -> None:
         """Guard what a function is; what it reads is guarded when it begins."""
         code = function.__code__
-        if is_framework_file(code.co_filename) or code.co_filename.startswith(STDLIB):
+        if is_framework_file(code.co_filename):
+            return
+        if code.co_filename.startswith(STDLIB):  # around a user's: __wrapped__, registry
+            self._visit_attributes(function, function.__name__)
             return
         self._add("slot", function, "__code__", code, f"{function.__name__}.__code__")
         if function.__dict__:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from flamec.changed_arguments import Refill
-from flamec.errors import user_location
+from flamec.errors import unknown_value, user_location
 from flamec.first_numbers import FirstNumbers
 from flamec.growing_lists import Growing, GrowingLists, can_grow
 from flamec.guarded_values import MISSING, Guard, is_constant
@@ -298,6 +298,16 @@ class HostState:
                 found.append(guard)
         if found or grown:
             raise StateVaries(found, grown)
+
+    def require_known(self, values: Iterable[Any]) -> None:
+        """StateVaries, or CompileError for those of arguments, if a cache of the function's has
+        numbers that vary."""
+        found = [e for e in map(expression_of, values) if e is not None]
+        places = [p.place for e in found for p in e.places() if isinstance(p.place, Place)]
+        if places:
+            raise StateVaries(read=places)
+        if found:
+            raise unknown_value("a number that is remembered (functools.lru_cache)")
 
     # actions ----------------------------------------------------------------------
     def act(

@@ -10,9 +10,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import cached_property, partial
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any, Protocol
 
+from flamec.class_members import (
+    dictionary_of,
+    is_computed,
+    is_shadowed,
+    is_users_class,
+    is_users_descriptor,
+)
 from flamec.errors import is_framework_file
 from flamec.growing_lists import Noting
 from flamec.guarded_values import MISSING, class_attribute
@@ -35,6 +42,12 @@ class AttributeObserver(Protocol):
 
     def attribute(self, instance: Any, name: str, value: Any, unread: bool = False) -> None:
         """An attribute is read, or ``unread`` before it is written, with this value."""
+
+    def visit(self, value: Any, name: str) -> None:
+        """An object that the function can reach."""
+
+    def looked_up(self, cls: type, name: str) -> None:
+        """A member of a class is found by its order, or is not."""
 
     def groups_are_read(self, groups: Any) -> None:
         """The user's code has read the settings of an optimizer."""
@@ -64,7 +77,11 @@ class InstrumentedClasses:
         if cls.__module__ in _UNCHANGING:
             return True
         made = self._made
-        hooks = {**_hooks(cls, self._observer, self.read, made.ids), **made.hooks(cls)}
+        computes = any(
+            isinstance(self.own(base, "__getattribute__"), FunctionType) and is_users_class(base)
+            for base in cls.__mro__
+        )
+        hooks = {**_hooks(cls, self._observer, self.read, made.ids, computes), **made.hooks(cls)}
         # first, so that whatever happens they are given back
         self._before[cls] = {name: cls.__dict__.get(name, MISSING) for name in hooks}
         try:
@@ -74,6 +91,11 @@ class InstrumentedClasses:
             del self._before[cls]
             return False
         return True
+
+    def own(self, cls: type, name: str) -> Any:
+        """What a class itself had under a name before the trace; MISSING if nothing."""
+        before = self._before.get(cls, {})
+        return before[name] if name in before else cls.__dict__.get(name, MISSING)
 
     def release(self) -> None:
         """Give the classes their own hooks back; may be repeated."""
@@ -88,12 +110,12 @@ class InstrumentedClasses:
 
 
 def _hooks(
-    cls: type, observer: AttributeObserver, read: Read, made: set[int]
+    cls: type, observer: AttributeObserver, read: Read, made: set[int], computes: bool
 ) -> dict[str, Callable[..., Any]]:
     """What takes the place of a class's own methods for attributes.
 
     An attribute is told of as it was when it was first read or written. ``made``: ids of objects
-    that the traced function has made.
+    that the traced function has made. ``computes``: reading one runs code of the user's.
     """
     original: Any = cls.__getattribute__
     original_set: Any = cls.__setattr__
@@ -102,15 +124,23 @@ def _hooks(
     def recording(instance: Any, name: str) -> Any:
         if not observer.active or thread.trace is None:  # None: the trace is paused
             return original(instance, name)
-        if type(class_attribute(cls, name)) is cached_property:  # which writes unseen
+        found = class_attribute(cls, name)
+        if type(found) is cached_property:  # which writes unseen
             held = original(instance, "__dict__")
             observer.attribute(instance, name, held.get(name, MISSING))
+        elif is_users_descriptor(found):
+            observer.visit(found, f"{cls.__name__}.{name}")  # before its code runs
+        if computes and id(instance) not in made and name in (dictionary_of(instance) or ()):
+            observer.attribute(instance, name, dictionary_of(instance)[name])
+            return original(instance, name)
         try:
             value = original(instance, name)
             if name == "param_groups" and _is_users(sys._getframe(1)):
                 observer.groups_are_read(value)
         except AttributeError:
-            if not _is_registered(instance, name):  # else __getattr__ reads it, guarded
+            if _is_registered(instance, name):  # __getattr__ reads it, guarded
+                observer.looked_up(cls, name)
+            else:
                 observer.attribute(instance, name, MISSING)
             raise
         if id(instance) in made:
@@ -123,7 +153,7 @@ def _hooks(
             if not isinstance(value, (Tensor, Noting)):  # which must not outlive the function
                 read[id(instance), name] = (instance, value)
             observer.attribute(instance, name, value)
-            if observer.may_be_swapped(partial(place_of, instance), name, value):
+            if not computes and observer.may_be_swapped(partial(place_of, instance), name, value):
                 value = original(instance, name)
         return value
 
@@ -146,6 +176,9 @@ def _hooks(
             return instance
 
     def original_or_missing(instance: Any, name: str) -> Any:
+        found = class_attribute(cls, name)
+        if is_computed(found) and not is_shadowed(instance, name, found):
+            return MISSING  # whose code is not to run
         try:
             return original(instance, name)
         except AttributeError:
@@ -160,9 +193,6 @@ def _is_users(frame: FrameType) -> bool:
 
 def _is_registered(instance: Any, name: str) -> bool:
     """Whether an attribute of a module is among its parameters, buffers and modules."""
-    try:
-        held = object.__getattribute__(instance, "__dict__")  # not recorded
-    except AttributeError:  # of a class with slots
-        return False
+    held = dictionary_of(instance) or {}
     registries = ("_parameters", "_buffers", "_modules")
     return any(name in held.get(registry, ()) for registry in registries)

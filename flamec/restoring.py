@@ -61,6 +61,10 @@ def _restore_value(guard: Guard) -> None:
                 del owner[key]
             else:
                 owner[key] = expected
+        case "class" if expected is MISSING:
+            delattr(owner, key)
+        case "class":
+            setattr(owner, key, expected)
         case "slot":
             if _is_inherited(owner, key):  # the class is restored by guards of its own
                 object.__getattribute__(owner, "__dict__").pop(key, None)

@@ -119,6 +119,7 @@ class ProcessState:
     """``default_dtype``: the dtype of float literals and factory functions.
     ``anomaly``: None, or in anomaly mode whether NaNs are errors (``autograd/anomaly_mode.py``).
     ``hook_changes``: how often hooks of tensors were registered or taken off.
+    ``step_hook_changes``: the same of hooks of optimizers' steps.
     ``recorder``: what is told of operations and modules while a profile is made (``profiler/``).
     ``float32_precision``: how a GPU multiplies float32 (``float32_precision.py``).
     ``deterministic``, ``deterministic_warns``: see ``use_deterministic_algorithms``.
@@ -127,6 +128,7 @@ class ProcessState:
     default_dtype: DType = float32
     anomaly: bool | None = None
     hook_changes: int = 0
+    step_hook_changes: int = 0
     recorder: Recorder | None = None
     float32_precision: Float32Precision = float32_precision("tf32x3", "tf32")
     deterministic: bool = False

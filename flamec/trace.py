@@ -98,7 +98,7 @@ class Trace:
         self.sharing: dict[Tensor, InputSource] = {}  # captured ones in the memory of others
         self.exempted: set[tuple[int, Any]] = set()
         self.reads_cuda_device = self.reads_default_device = False
-        self.calls_modules = False
+        self.calls_modules = self.steps_optimizers = False
         self.batch_randomness: str | None = None  # how to draw, if this is an example's trace
         self.conditions: list[tuple[Any, Any, Callable[[Any], bool], bool]] = []
         self.autocast_casts: dict[Any, Any] = {}

@@ -40,8 +40,8 @@ def is_of_python(code: CodeType) -> bool:
 class Observer(Protocol):
     """What is told of calls; what it does itself is not looked at."""
 
-    def entered(self, code: CodeType, variables: dict[str, Any]) -> None:
-        """A Python function begins that is not Python's own; ``variables`` are its globals."""
+    def entered(self, frame: FrameType) -> None:
+        """A Python function begins that is not Python's own."""
 
     def called(self, function: Any, file: str) -> None:
         """A function written in C is about to be called by code in ``file``."""
@@ -131,7 +131,8 @@ def _profile_function(observer: Observer) -> Callable[[FrameType, str, Any], Non
             ours.add(file)
         elif event == "call":
             if not is_of_python(code):
-                observer.entered(code, frame.f_globals)
+                observer.entered(frame)
+                frame.f_locals  # noqa: B018  # as it is now: CPython 3.11 puts it in place again
         elif event == "c_call":
             observer.called(argument, file)
 
@@ -206,7 +207,7 @@ class _Monitor:
             return self._monitoring.DISABLE  # from now on, in all threads
         observer = thread.observer
         if observer is not None:
-            observer.entered(code, sys._getframe(1).f_globals)
+            observer.entered(sys._getframe(1))
         return None
 
     def _called(self, code: CodeType, offset: int, function: Any, first: Any) -> Any:

@@ -27,7 +27,7 @@ from flamec.ir.types import TensorType, float32, float64
 from flamec.nn.hooks import RemovableHandle, add_hook
 from flamec.nn.parameter import clear_gradients
 from flamec.optim import eager_update
-from flamec.optim.step_hooks import with_step_hooks
+from flamec.optim.step_hooks import add_step_hook, with_step_hooks
 from flamec.state import enable_grad, process, thread, trace_paused
 from flamec.tensor import Tensor
 from flamec.watching import unwatched
@@ -243,11 +243,11 @@ class Optimizer:
     # hooks -----------------------------------------------------------------------
     def register_step_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """Call ``hook(optimizer, args, kwargs)`` before each step; it may return new arguments."""
-        return add_hook(self._hooks["step_pre"], hook, False)
+        return add_step_hook(self._hooks["step_pre"], hook)
 
     def register_step_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """Call ``hook(optimizer, args, kwargs)`` after each step."""
-        return add_hook(self._hooks["step_post"], hook, False)
+        return add_step_hook(self._hooks["step_post"], hook)
 
     def register_state_dict_pre_hook(
         self, hook: Callable[[Optimizer], None], prepend: bool = False

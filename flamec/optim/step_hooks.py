@@ -12,6 +12,7 @@ from functools import wraps
 from typing import Any
 
 from flamec.nn.hooks import RemovableHandle, add_hook
+from flamec.state import process, thread
 
 __all__ = ["register_optimizer_step_post_hook", "register_optimizer_step_pre_hook"]
 
@@ -21,17 +22,27 @@ _before_all: dict[int, Hook] = {}
 _after_all: dict[int, Hook] = {}
 
 
+def add_step_hook(hooks: dict[int, Hook], hook: Hook) -> RemovableHandle:
+    """Register a hook of steps, which compiled functions then know of."""
+    _changed()
+    return add_hook(hooks, hook, changed=_changed)
+
+
+def _changed() -> None:
+    process.step_hook_changes += 1
+
+
 def register_optimizer_step_pre_hook(hook: Hook) -> RemovableHandle:
     """Call ``hook(optimizer, args, kwargs)`` before each step of every optimizer.
 
     It returns None or the ``(args, kwargs)`` to step with; ``args`` begins with the optimizer.
     """
-    return add_hook(_before_all, hook, False)
+    return add_step_hook(_before_all, hook)
 
 
 def register_optimizer_step_post_hook(hook: Hook) -> RemovableHandle:
     """Call ``hook(optimizer, args, kwargs)`` after each step of every optimizer."""
-    return add_hook(_after_all, hook, False)
+    return add_step_hook(_after_all, hook)
 
 
 def with_step_hooks(step: Hook) -> Any:
@@ -42,6 +53,8 @@ def with_step_hooks(step: Hook) -> Any:
         own = self.__dict__.get("_hooks")
         if own is None or type(self).step is not stepped:
             return step(self, *args, **kwargs)
+        if thread.trace is not None:
+            thread.trace.steps_optimizers = True
         before, after = own["step_pre"], own["step_post"]
         given: tuple[Any, ...] = (self, *args)
         for hook in (*_before_all.values(), *before.values()):
