@@ -26,7 +26,7 @@ from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import ExecutionPlan, KernelSource
 from flamec.ir.shape import evaluate_dim, evaluate_shape
 from flamec.runtime.cuda import transfer
-from flamec.runtime.cuda.conditional import ControlStep
+from flamec.runtime.cuda.conditional import ConditionalNode, ControlStep
 from flamec.runtime.cuda.control_kernels import HANDLE
 from flamec.runtime.cuda.driver import context
 from flamec.runtime.cuda.kernel_binary import KernelBinary
@@ -45,8 +45,8 @@ class Graph:
 
     def run(self, steps: Sequence[Any]) -> None:
         for step in steps:
-            if isinstance(step, ControlStep):
-                self.decide(step.node)
+            if isinstance(step, (ControlStep, ConditionalNode)):
+                self.decide(step.node if isinstance(step, ControlStep) else step)
             elif isinstance(step, transfer.Fill):
                 ctypes.memset(step.to, step.value, step.nbytes)
             elif isinstance(step, transfer.Copy):
@@ -90,19 +90,22 @@ class Graph:
 
     def flamec_advance(self, launch: KernelLaunch) -> None:
         words = [ctypes.c_int64(v).value for v in launch.values]
-        handle, counter, _, total, count, predicate, made, error, flags, moves, _ = words[:11]
+        handle, counter, _, total, count, predicate, made, goes, error, flags, moves, _ = words[:12]
         step = 0 if flags & 1 else ctypes.c_int64.from_address(counter).value + 1
         if count:
             total = max(0, min(total, ctypes.c_int64.from_address(count).value))
         ended, coming = (total - step, total - 1 - step) if flags & 2 else (step - 1, step)
         for row in range(moves):
-            source, target, nbytes, by, on = words[11 + 5 * row : 16 + 5 * row]
+            source, target, nbytes, by, on = words[12 + 5 * row : 17 + 5 * row]
             if not by or step < total:
                 ctypes.memmove(target + ended * on, source + coming * by, nbytes)
         if flags & 4:
             return
         go = step < total and (not predicate or ctypes.c_bool.from_address(predicate).value)
-        self.handles[handle] = go and not (error and ctypes.c_int64.from_address(error).value)
+        go = go and not (error and ctypes.c_int64.from_address(error).value)
+        self.handles[handle] = go
+        if goes:
+            ctypes.c_bool.from_address(goes).value = go
         ctypes.c_int64.from_address(counter).value = step
         if made:
             ctypes.c_int64.from_address(made).value = step
@@ -137,6 +140,8 @@ def run_captured(
         graph = Graph(dict(zip(kernels, plan.kernels, strict=True)))
         graph.run(made.steps)
         assert graph.steps or not all(bindings.values())
+        words = [memory[n] for n, buffer in enumerate(plan.buffers) if buffer.kind == "errors"]
+        assert not any(word.any() for word in words), "an error was reported"
     outputs = [memory[output.buffer] for output in plan.outputs]
     return outputs, {p: memory[plan.inputs[p]] for p in plan.updated}
 

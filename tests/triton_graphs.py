@@ -311,6 +311,7 @@ GRAPHS: dict[str, Make] = {
     "decided": lambda b: decided(b, 24, 4),
     "decided_odd": lambda b: decided(b, 17, 3),
     "decided_symbolic": lambda b: decided(b, 8, B),
+    "decided_by_index": lambda b: decided_by_index(b, 5),
     "long_scans": lambda b: long_scans(b, 33_001),
     "linear_recurrences": lambda b: linear_recurrences(b, 3, 9001),
     "linear_recurrences_symbolic": lambda b: linear_recurrences(b, 5, B),
@@ -384,6 +385,35 @@ def decided(b: GraphBuilder, size: int, length: Dim) -> Graph:
     operands = [_input(b, size), _input(b, length, size), _input(b, size)]
     results = b.apply(lookup_op("scan"), operands, with_residuals(steps, [True] * 3))
     return differentiate_graph(b.build(results[:2]), range(3), range(2))
+
+
+def decided_by_index(b: GraphBuilder, size: int) -> Graph:
+    """Two loops whose condition reads an element: one that it ends, and one that the limit ends
+    where there are no more elements."""
+
+    def counted(values: Any, bound: float) -> Any:
+        graphs = []
+        for ask in (True, False):
+            inner = GraphBuilder()
+            n, xs = inner.input(TensorType((), int64)), inner.input(values.type)
+            if ask:
+                most = inner.full(value=bound, shape=(), dtype=float32)
+                result = inner.lt(inner.index(xs, n), most)
+            else:
+                result = inner.add(n, inner.full(value=1, shape=(), dtype=int64))
+            graphs.append(inner.build([result], name="below" if ask else "next"))
+        start = b.full(value=0, shape=(), dtype=int64)
+        loop = {
+            "condition": graphs[0],
+            "body": graphs[1],
+            "carries": 1,
+            "limit": size,
+            "residuals": 0,
+        }
+        return b.apply(lookup_op("while_loop"), [start, values], loop)[0]
+
+    values = _input(b, size)
+    return b.build([counted(values, 9.0), counted(values, 1.0)])
 
 
 ANY_ORDER = {"scatter_add_any_order", "scatter_wide_any_order"}  # compiled to be so

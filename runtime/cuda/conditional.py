@@ -12,19 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from flamec.runtime.control_steps import BranchStep, LoopStep
-from flamec.runtime.cuda.driver import check, driver
 from flamec.runtime.cuda.module import KernelLaunch
 from flamec.runtime.cuda.stream import Stream
-
-_OLDEST = 12080  # CUDA whose drivers know nodes of two bodies
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConditionalNode:
     """A node that runs one of two ``bodies``, or (``repeats``) its only one again and again.
 
-    ``before``: the steps ahead of it; ``setters``: the launches, there and in bodies, whose first
-    argument is the node's handle.
+    A ``ControlStep`` has one, or it stands in a body itself. ``before``: the steps ahead of it;
+    ``setters``: the launches, there and in bodies, whose first argument is the node's handle.
     """
 
     repeats: bool
@@ -42,16 +39,13 @@ class ControlStep:
         self.host = host
         self.node = node
 
+    @property
+    def repeats(self) -> bool:
+        """Whether it is a loop that can be a node."""
+        return self.node is not None and self.node.repeats
+
     def __call__(self, stream: Stream) -> None:
         self.host(stream)
 
     def update_node(self, graph: Any, node: Any, stream: Stream) -> None:
         raise ValueError("the steps of a conditional node are changed one by one")
-
-
-def reason_against() -> str | None:
-    """Why the driver has no such nodes, None if it has."""
-    version = int(check(driver().cuDriverGetVersion(), "cuDriverGetVersion"))
-    if version >= _OLDEST:
-        return None
-    return "which takes a driver of CUDA 12.8 or newer"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from flamec.runtime.cuda.driver import CudaContext
+from flamec.runtime.cuda.driver import CudaContext, CudaError, check, driver
 from flamec.runtime.cuda.kernel_binary import KernelBinary, Parameter
 from flamec.runtime.cuda.module import KernelLaunch, load_kernel
 from flamec.runtime.cuda.pointers import Pointer
@@ -21,6 +21,7 @@ HANDLE = 0  # the argument of ``flamec_choose`` and ``flamec_advance``
 MOST_MOVES = 64  # rows of the table in ``flamec_advance``
 ANY_NUMBER = (1 << 63) - 1  # of steps
 
+_OLDEST = 12080  # CUDA whose drivers know nodes of two bodies
 _THREADS = 512
 _GROUPS = 4  # of a block of ``flamec_advance``
 _GROUP_BYTES = 8192  # that a group copies at its leisure: four times 16 bytes a thread
@@ -36,6 +37,7 @@ _ADVANCE = (
     "count",
     "predicate",
     "made",
+    "goes",
     "error",
     "flags",
     "moves",
@@ -45,8 +47,13 @@ _ROW = ("source", "target", "bytes", "source_stride", "target_stride")
 
 
 @cache
-def _text() -> bytes:
-    return files("flamec.runtime.cuda").joinpath("control.ptx").read_bytes() + b"\0"
+def _text(name: str) -> bytes:
+    """The text of one kernel: what is not needed is not compiled."""
+    text = files("flamec.runtime.cuda").joinpath("control.ptx").read_text()
+    begin = ".visible .entry "
+    head, *kernels = text.split(begin)
+    (kernel,) = (k for k in kernels if k.split()[0] == name)
+    return f"{head}{begin}{kernel}\0".encode()
 
 
 def _launch(context: CudaContext, name: str, arguments: int, threads: int) -> KernelLaunch:
@@ -54,7 +61,7 @@ def _launch(context: CudaContext, name: str, arguments: int, threads: int) -> Ke
     binary = KernelBinary(
         name=name,
         target=context.properties.target,
-        machine_code=_text(),
+        machine_code=_text(name),
         threads=threads,
         shared_bytes=0,
         registers=0,
@@ -62,6 +69,17 @@ def _launch(context: CudaContext, name: str, arguments: int, threads: int) -> Ke
         parameters=parameters,
     )
     return KernelLaunch(load_kernel(context, binary))
+
+
+def reason_against(context: CudaContext) -> str | None:
+    """Why the driver cannot run conditional nodes or these kernels, None if it can."""
+    if int(check(driver().cuDriverGetVersion(), "cuDriverGetVersion")) < _OLDEST:
+        return "which takes a driver of CUDA 12.8 or newer"
+    try:
+        choose(context)
+    except CudaError as error:  # such as a driver without its compiler
+        return f"and the driver does not take the kernels for that: {error}"
+    return None
 
 
 def choose(context: CudaContext) -> KernelLaunch:
@@ -141,8 +159,8 @@ class Advance:
         launch.set_number(_ADVANCE.index("share"), of_a_row.bit_length() - 1)
 
     def tell(self, name: str, buffer: int, offset: int = 0) -> None:
-        """Where something lies: ``counter``, ``ticket``, ``count``, ``predicate``, ``made`` or
-        ``error``, see ``control.ptx``."""
+        """Where something lies: ``counter``, ``ticket``, ``count``, ``predicate``, ``made``,
+        ``goes`` or ``error``, see ``control.ptx``."""
         for launch in self.launches:
             self._tell(launch, _ADVANCE.index(name), buffer, offset, name)
 

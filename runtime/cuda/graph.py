@@ -87,7 +87,7 @@ class Graph:
         step.update_node(self._executable, self.nodes[step], stream)
 
 
-def capture(context: CudaContext, steps: Sequence[Step]) -> Graph:
+def capture(context: CudaContext, steps: Sequence[Step | ConditionalNode]) -> Graph:
     """Record steps. CaptureError if the driver refuses or a step cannot be recorded.
 
     Nothing runs. Other work on the device goes on, in this thread, too (a collection may give
@@ -115,15 +115,16 @@ def _relaxed() -> Any:
     return driver().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
 
 
-def _record(steps: Sequence[Step], stream: Stream, recorded: _Recorded) -> None:
+def _record(steps: Sequence[Step | ConditionalNode], stream: Stream, recorded: _Recorded) -> None:
     for position, step in enumerate(steps):
         try:
-            if not isinstance(step, ControlStep):
-                recorded.nodes[step] = _record_one(step, position, stream)
-            elif step.node is None:
+            node = step.node if isinstance(step, ControlStep) else step
+            if node is None:
                 raise CaptureError(f"step {position} is run by the host")
+            if isinstance(node, ConditionalNode):
+                _record_conditional(node, position, stream, recorded)
             else:
-                _record_conditional(step.node, position, stream, recorded)
+                recorded.nodes[node] = _record_one(node, position, stream)
         except CudaError as error:
             raise CaptureError(f"step {position}: {error}") from error
 

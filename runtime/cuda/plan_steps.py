@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flamec.ir.plan import (
     Action,
@@ -32,7 +32,7 @@ from flamec.ir.plan import (
 from flamec.ir.shape import evaluate_dim, evaluate_shape
 from flamec.runtime.control_steps import BranchStep, LoopStep
 from flamec.runtime.cuda import control_kernels, transfer
-from flamec.runtime.cuda.conditional import ConditionalNode, ControlStep, reason_against
+from flamec.runtime.cuda.conditional import ConditionalNode, ControlStep
 from flamec.runtime.cuda.control_kernels import Advance, Move
 from flamec.runtime.cuda.control_memory import DeviceControlMemory
 from flamec.runtime.cuda.graph import Step
@@ -59,7 +59,7 @@ class PlanSteps:
     a graph then. Behind the plan's buffers are two more (``buffers`` are all): ``own``,
     ``own_bytes`` that graphs' nodes need, and ``ticket``, a word that is 0 between launches.
     ``fixed``: buffers at which steps are in graphs but not when the host has run them.
-    ``scratch``: launches that need memory.
+    ``scratch``: launches that need memory. ``count``: of steps, those inside of others, too.
     """
 
     def __init__(self, program: CudaProgram, bindings: Mapping[str, int]) -> None:
@@ -74,6 +74,7 @@ class PlanSteps:
         self.own, self.ticket = len(plan.buffers), len(plan.buffers) + 1
         self.buffers = len(plan.buffers) + 2
         self.own_bytes = 0
+        self.count = 0
         self.fixed: set[int] = set()
         self._errors = next((n for n, b in enumerate(plan.buffers) if b.kind == "errors"), -1)
         self._inside = False  # of a branch or loop
@@ -83,6 +84,7 @@ class PlanSteps:
         """``places``: of the windows of loops around that are unrolled."""
         for action in unrolled(actions, self.bindings, places):
             before = len(self.steps)
+            self.count += 1
             if isinstance(action, Undecided):
                 self._add_undecided(action)
                 number = action.action.step
@@ -200,8 +202,10 @@ class PlanSteps:
 
     def _add_undecided(self, found: Undecided) -> None:
         action = found.action
-        if self.program.graphs and (reason := reason_against()) is not None:
-            self.program.no_graph(f"{_decided(action)}, {reason}")
+        if self.program.graphs:
+            reason = control_kernels.reason_against(self.program.context)
+            if reason is not None:
+                self.program.no_graph(f"{_decided(action)}, {reason}")
         if isinstance(action, Branch):
             step = self._branch(found, action)
         else:
@@ -216,8 +220,7 @@ class PlanSteps:
         host = BranchStep(action, first, second, _control_memory)
         if not self.program.graphs:
             return ControlStep(host, None)
-        choose = control_kernels.choose(self.program.context)
-        self._use((choose, control_kernels.predicate_of(choose)), *found.place(action.predicate))
+        choose = self._choose(*found.place(action.predicate))
         return ControlStep(host, ConditionalNode(False, [choose], [first, second], [choose]))
 
     def _loop(self, found: Undecided, action: Loop) -> ControlStep:
@@ -244,16 +247,22 @@ class PlanSteps:
         test: tuple[list[Step], dict[int, list[Use]]],
         body: tuple[list[Step], dict[int, list[Use]]],
     ) -> ConditionalNode | None:
-        """A loop as a node of a graph: its test, then body, moves and test again and again."""
+        """A loop as a node of a graph: its test, then body, test and moves again and again.
+
+        A test that may raise an error must not be made after the last step: it is a branch behind
+        the moves, which know whether there may be another.
+        """
         bindings, context, place = self.bindings, self.program.context, found.place
         most = None if action.count is None else evaluate_dim(action.count, bindings)
-        checks = len(self.uses.get(self._errors, ()))
-        again = self._nested(action.test, found.places) if most != 0 else []
-        in_again = self._taken([c.old for c in action.carried])
-        if most is not None and len(self.uses.get(self._errors, ())) > checks:
-            # The test after the last step, which nobody asks for, must not report an error.
-            self.program.no_graph(f"{_decided(action)}, whose condition may raise an error")
+        moved_bytes = sum(evaluate_dim(c.bytes, bindings) for c in action.carried)
+        moved_bytes += sum(evaluate_dim(w.stride, bindings) for w in action.windows)
+        if moved_bytes > _MOST_MOVED:
+            self.program.no_graph(f"{_decided(action)}, and much is carried from step to step")
             return None
+        checks = len(self.uses.get(self._errors, ()))
+        again: list[Any] = self._nested(action.test, found.places) if most != 0 else []
+        in_again = self._taken([c.old for c in action.carried])
+        checked = len(self.uses.get(self._errors, ())) > checks
         start, turns = [], []
         for c in action.carried:
             old, new, nbytes = place(c.last), place(c.other), evaluate_dim(c.bytes, bindings)
@@ -274,15 +283,12 @@ class PlanSteps:
             elif stride:
                 start.append(Move(base, at, stride, source_stride=stride))
                 turns.append(Move(base, at, stride, source_stride=stride))
-        if sum(move.bytes for move in turns) > _MOST_MOVED:
-            self.program.no_graph(f"{_decided(action)}, and much is carried from step to step")
-            return None
-        counter = self.own, self._place(_COUNTER)
         limit = control_kernels.ANY_NUMBER if most is None else max(most, 0)
         begin = Advance(context, start, limit, first=True, reverse=action.reverse)
         advance = Advance(context, turns, limit, reverse=action.reverse)
+        setters = [begin.launches[-1], advance.launches[-1]]
         places = {
-            "counter": counter,
+            "counter": (self.own, self._place(_COUNTER)),
             "ticket": (self.ticket, 0),
             "count": place(action.counter),
             "predicate": place(action.predicate if most != 0 else -1),
@@ -290,19 +296,31 @@ class PlanSteps:
             # else a condition that reads what an error left might go on for ever
             "error": place(self._errors if most is None else -1),
         }
-        for launches in (begin, advance):
-            for name, (buffer, offset) in places.items():
-                if buffer >= 0:
-                    launches.tell(name, buffer, offset)
-            for buffer, launch, pointer in launches.uses:
-                self._use((launch, pointer), buffer, 0)
+        self._tell(begin, places)
+        ends: list[Any] = [*again, *advance.launches]
+        if checked and most is not None:
+            goes = self.own, self._place(1)
+            guard, ask = self._choose(*goes), self._choose(*places["predicate"])
+            asked = ConditionalNode(False, [guard], [[*again, ask], []], [guard])
+            ends = [*advance.launches, asked]
+            setters.append(ask)
+            places |= {"goes": goes, "predicate": (-1, 0)}
+        self._tell(advance, places)
         before = [*self._cleared(action, found), *(test[0] if most != 0 else ()), *begin.launches]
-        return ConditionalNode(
-            True,
-            before,
-            [[*body[0], *again, *advance.launches]],
-            [begin.launches[-1], advance.launches[-1]],
-        )
+        return ConditionalNode(True, before, [[*body[0], *ends]], setters)
+
+    def _choose(self, buffer: int, offset: int) -> KernelLaunch:
+        """What gives a node the bool at a place."""
+        choose = control_kernels.choose(self.program.context)
+        self._use((choose, control_kernels.predicate_of(choose)), buffer, offset)
+        return choose
+
+    def _tell(self, advance: Advance, places: Mapping[str, tuple[int, int]]) -> None:
+        for name, (buffer, offset) in places.items():
+            if buffer >= 0:
+                advance.tell(name, buffer, offset)
+        for buffer, launch, pointer in advance.uses:
+            self._use((launch, pointer), buffer, 0)
 
     def _cleared(self, action: Loop, found: Undecided) -> list[Step]:
         """What sets the elements without a step to zero: all, before the first step."""

@@ -152,8 +152,11 @@ class BoundCudaProgram:
         self.step_numbers = made.numbers  # the plan's step of each, -1 if none
         self._uses = made.uses
         self._scratch = made.scratch
-        self._fixed = sorted(made.fixed)
+        self._fixed = sorted(made.fixed) if program.graphs else []
         self._calls = 0
+        # The host would wait in each step of a loop: after a few that is more than a graph takes.
+        repeats = any(isinstance(s, ControlStep) and s.repeats for s in self.steps)
+        self._calls_before_capture = 0 if repeats else _CALLS_BEFORE_CAPTURE
         self._captured: list[_Captured] = []  # the one that was launched last is the first
         self._most_graphs = _MOST_GRAPHS
         self._now = np.frombuffer(self.addresses, np.uint64)
@@ -168,7 +171,7 @@ class BoundCudaProgram:
         own = self._own_offset + made.own_bytes if made.own_bytes else self.layout.peak_bytes
         self.peak_bytes = self._scratch_offset + needed if needed else own
         self._needs_arena = bool(self.peak_bytes or self._counter_words)
-        if len(self.steps) > _MOST_STEPS_TO_CAPTURE_AGAIN:
+        if made.count > _MOST_STEPS_TO_CAPTURE_AGAIN:
             self._most_graphs = 1
         self._arena: Arena | None = None
         self._generation = -1
@@ -223,7 +226,7 @@ class BoundCudaProgram:
             latest.graph.launch(stream)
             return
         self._write_addresses()
-        if self._calls >= _CALLS_BEFORE_CAPTURE and self.program.graphs and self._capture():
+        if self._calls >= self._calls_before_capture and self.program.graphs and self._capture():
             captured[0].graph.launch(stream)
             return
         with uninterrupted():  # between the launches that update one parameter and another

@@ -234,7 +234,7 @@ def test_training_steps_in_the_interpreter() -> None:
 
 @needs_triton
 def test_branches_and_loops_in_the_steps_of_a_graph() -> None:
-    names = ["decided", "decided_odd", *["decided_symbolic"] * FULL]
+    names = ["decided", "decided_odd", "decided_by_index", *["decided_symbolic"] * FULL]
     _interpreted(names, len(names), "triton_captured.py")
 
 

@@ -1,6 +1,6 @@
 """Branches and loops that a value decides, on a GPU: values, gradients, graphs, profiles.
 
-The first call of a program is run by the host, the second is captured; both give the same bits.
+What the host runs and what a graph runs must give the same bits.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from user_kernels import squared_relu
 
 import flamec
 from flamec import func, nn, optim
@@ -84,16 +85,24 @@ def test_a_branch_is_part_of_the_graph() -> None:
     assert len(graphs) == 2 and len(graphs[0].nodes) >= 4
 
 
-def same_bits(function: Any, *arguments: Any, calls: int = 4) -> list[np.ndarray]:
-    """What all calls give: the first by the host, the others by a graph with other addresses."""
-    compiled = flamec.compile(function, fullgraph=True, dynamic=False)
-    results = []
-    for _ in range(calls):
-        flamec.manual_seed(3)
-        given = [flamec.tensor(a, device="cuda") for a in arguments]
-        made = compiled(*given)
-        results.append([t.cpu().numpy() for t in (made if isinstance(made, tuple) else (made,))])
-    assert bound(compiled).graph is not None
+def same_bits(function: Any, *arguments: Any) -> list[np.ndarray]:
+    """What the host makes of a program, and graphs with other addresses in each call."""
+    results, programs, held = [], [], []
+    for by_host in (True, False):
+        compiled = flamec.compile(function, fullgraph=True, dynamic=False)
+        for _ in range(1 if by_host else 4):
+            given = [flamec.tensor(a, device="cuda") for a in arguments]
+            with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+                if by_host:
+                    warnings.simplefilter("ignore", CaptureWarning)
+                    patch.setattr(control_kernels, "reason_against", lambda _: "for a test")
+                flamec.manual_seed(3)
+                made = compiled(*given)
+            made = made if isinstance(made, tuple) else (made,)
+            held.append((given, made))
+            results.append([t.cpu().numpy() for t in made])
+        programs.append(bound(compiled))
+    assert not programs[0].graphs and programs[1].graphs
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -196,21 +205,46 @@ def test_an_error_ends_a_loop_that_it_would_keep_running() -> None:
     assert find(table, flamec.tensor(0, device="cuda"))[0].item() == 4
 
 
-@pytest.mark.filterwarnings("default::flamec.runtime.cuda.program.CaptureWarning")
-def test_a_condition_that_must_not_be_asked_is_the_host_s() -> None:
-    """After the last step the condition would read beyond the end; the reason is said once."""
+def test_a_condition_is_not_asked_after_the_last_step() -> None:
+    """There it would read beyond the end."""
 
     @flamec.compile(dynamic=False)
     def count(xs: Any) -> Any:
         return flamec.while_loop(lambda n: xs[n] > 0, lambda n: (n + 1,), (0,), max_steps=5)[0]
 
+    for zero in (3, 9, 9, 0, 9, 4):
+        xs = [1.0 if i < zero else 0.0 for i in range(5)]
+        assert count(flamec.tensor(xs, device="cuda")).item() == min(zero, 5)
+    assert bound(count).graph is not None
+
+
+@pytest.mark.filterwarnings("default::flamec.runtime.cuda.program.CaptureWarning")
+def test_the_reason_why_there_is_no_graph_is_said_once() -> None:
+    step = flamec.compile(
+        lambda x: flamec.while_loop(lambda x: x[0] < 9, lambda x: (x * 2,), (x,))[0], dynamic=False
+    )
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        for zero in (3, 9, 9, 0):
-            xs = [1.0 if i < zero else 0.0 for i in range(5)]
-            assert count(flamec.tensor(xs, device="cuda")).item() == min(zero, 5)
+        for _ in range(3):
+            y = step(flamec.ones((17 << 20) // 4, device="cuda"))
+            assert y[5].item() == 16
     texts = [str(w.message) for w in seen if issubclass(w.category, CaptureWarning)]
-    assert len(texts) == 1 and "whose condition may raise an error" in texts[0]
+    assert len(texts) == 1 and "how many steps a loop has (at " in texts[0]
+    assert "much is carried" in texts[0]
+
+
+def test_kernels_of_users_in_a_loop() -> None:
+    x = np.linspace(0.1, 2.0, 1000, dtype=np.float32)
+
+    def slope(x: Any) -> Any:
+        def total(x: Any) -> Any:
+            step = lambda y: (squared_relu(y, scale=0.7) + 0.2 * y,)  # noqa: E731
+            return flamec.while_loop(lambda y: y.max() < 50, step, (x,), max_steps=9)[0].sum()
+
+        return func.grad(total)(x)
+
+    (found,) = same_bits(slope, x)
+    np.testing.assert_allclose(found, slope(flamec.tensor(x)).numpy(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("nbytes", [1, 15, 4096, 4100, 8192 + 16, (5 << 20) + 4, 64 << 20])

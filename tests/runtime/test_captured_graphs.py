@@ -192,7 +192,7 @@ def test_each_graph_keeps_the_handles_of_its_branches_and_loops(
         x = flamec.ones(64, device="cuda")
         held.append((x, step(x)))
     graphs = step.programs[0].prepared.runner.bind(()).bound.graphs
-    assert len(graphs) == 2 and driver.calls["cuGraphLaunch"] == 5
+    assert len(graphs) == 2 and driver.calls["cuGraphLaunch"] == 6
     handles = [sorted(set(graph._handles.values())) for graph in graphs]
     assert sorted(handles) == [[1, 2], [3, 4]]  # of the loop and of the branch
     names = {node: step.kernel.binary.name for step, node in graphs[0].nodes.items()}
