@@ -20,6 +20,7 @@ import numpy as np
 
 import flamec.ir
 from flamec.ir.graph import Location, Node
+from flamec.ir.ops.requirement import RequirementError
 
 _PACKAGE_FOLDERS: list[str] = []
 
@@ -209,7 +210,9 @@ def operation_error(name: str, error: Exception, location: object = None) -> Exc
     text = str(error)
     if isinstance(error, IndexError):
         text, name = text.removeprefix(f"{name}: "), called or _called_function() or name
-    prefix = "" if text.startswith(name) else f"{name}: "
+    prefix = f"{name}: "
+    if text.startswith(name) or isinstance(error, RequirementError):
+        prefix = ""
     message = f"{prefix}{text}{where}"
     if isinstance(error, IndexError):
         return OutOfRangeError(message)

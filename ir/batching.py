@@ -209,6 +209,7 @@ def leading(
 
 KIND_RULES: Mapping[OpKind, BatchRule] = {
     OpKind.ELEMENTWISE: _elementwise,
+    OpKind.REQUIREMENT: _elementwise,
     OpKind.REDUCTION: shifting("axes"),
     OpKind.SCAN: shifting("axis"),
     OpKind.BARRIER: leading,

@@ -347,6 +347,7 @@ def _never(reason: str) -> _Rule:
 _RULES: dict[OpKind | None, _Rule] = {
     None: _copy,
     OpKind.ELEMENTWISE: _elementwise,
+    OpKind.REQUIREMENT: _elementwise,
     OpKind.VIEW: _view,
     OpKind.BARRIER: _view,
     OpKind.REDUCTION: _reduction,

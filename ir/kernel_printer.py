@@ -154,6 +154,8 @@ def print_statement(s: Statement) -> str:
             return f"{s.name}: {s.lane} = {_place(s.place)}{guard}"
         case Position():
             return f"{s.name}: {s.lane} = position {_linear(s.at)}"
+        case CheckedIndex(lane="b"):
+            return f"{s.name}: b = {s.index} (must hold)"
         case CheckedIndex():
             return f"{s.name}: i64 = {s.index} (below {format_dim(s.size)})"
         case Constant():

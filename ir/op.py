@@ -38,6 +38,7 @@ class OpKind(enum.Enum):
     SCAN = "scan"  # running reductions
     TRANSFER = "transfer"  # the same elements on another device
     BARRIER = "barrier"  # the first operand, with another derivative
+    REQUIREMENT = "requirement"  # the second operand, or an error where the first does not hold
     CUSTOM = "custom"  # the first operands, with a derivative that the user wrote
     SORT = "sort"  # puts an axis in order: a kernel of its own on a GPU, NumPy on the host
     KERNEL = "kernel"  # a kernel that the user wrote, between dense arrays
@@ -171,7 +172,7 @@ class Op:
     @property
     def may_report(self) -> bool:
         """Whether a program looks at values there, and may report an error."""
-        return self.kind in (OpKind.GATHER, OpKind.SCATTER)
+        return self.kind in (OpKind.GATHER, OpKind.SCATTER, OpKind.REQUIREMENT)
 
     def infer_types(self, types: Types, attributes: Attributes) -> Types:
         """The types of the results; asked once for operands without symbols if nothing else

@@ -206,7 +206,9 @@ def parse_dim(text: str) -> Dim:
         raise ValueError(f"not a dimension: {text!r}") from None
 
 
-OUT_OF_ALL = 1 << 62  # what is taken from a negative index that must not count from the end
+# What is taken from a negative index that must not count from the end; reports of programs, in
+# ``codegen/triton/templates/library.py.j2``, too, add it again.
+OUT_OF_ALL = 1 << 62
 
 
 def index_as_given(index: int) -> int:

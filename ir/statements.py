@@ -78,12 +78,16 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class CheckedIndex:
-    """An index below ``size``, negative ones counted from the end; else an error code."""
+    """An index below ``size``, negative ones counted from the end; else an error code.
+
+    With the lane ``b`` a condition itself, which is to hold.
+    """
 
     name: str
     index: str
     size: Dim
     error: int
+    lane: str = "i64"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +207,6 @@ def name_of(s: Statement) -> str:
 
 def lane_of(s: Statement) -> str:
     """The lane type of what a statement defines, or of what it stores."""
-    if isinstance(s, CheckedIndex):
-        return "i64"
     return "i32" if isinstance(s, RandomBits) else s.lane
 
 

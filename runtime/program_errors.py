@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from flamec.ir.plan import ExecutionPlan
 from flamec.ir.shape import evaluate_dim, index_as_given, parse_dim
 
-_INDEX_ERROR = "IndexError: "
 _STATED = re.compile(r"(.*) \((\w+) at ([^,]+)\)", re.DOTALL)
 
 
@@ -18,6 +17,21 @@ class ProgramError(RuntimeError):
 
 class ProgramIndexError(IndexError, ProgramError):
     """A compiled program found an index outside of its dimension."""
+
+
+class ProgramValueError(ProgramError, ValueError):
+    """A compiled program found a value that an operation does not take."""
+
+
+class ProgramDivisionError(ProgramValueError, ZeroDivisionError):
+    """A compiled program divided an integer by zero."""
+
+
+_KINDS: dict[str, type[ProgramError]] = {
+    "IndexError": ProgramIndexError,
+    "ValueError": ProgramValueError,
+    "ZeroDivisionError": ProgramDivisionError,
+}
 
 
 def program_error(
@@ -32,7 +46,7 @@ def program_error(
 
     ``plan.errors[code - 1]`` is the message; ``{detail}`` in it stands for the number that
     the program left, other text in braces for a size, which ``sizes`` give the value of, and a
-    text that begins with ``IndexError: `` becomes that.
+    text that begins with the name of an error, ``IndexError: `` say, becomes that.
     """
     if not 0 < code <= len(plan.errors):
         return ProgramError(f"the program returned the unknown error code {code}")
@@ -46,18 +60,20 @@ def program_error(
     message = re.sub(r"\{([^}]*)\}", value, plan.errors[code - 1])
     if checks:
         message += f" ({', '.join(checks)})"
-    kind = ProgramIndexError if message.startswith(_INDEX_ERROR) else ProgramError
-    error = kind(_as_eager(message.removeprefix(_INDEX_ERROR)))
+    name, _, text = message.partition(": ")
+    kind = _KINDS.get(name, ProgramError)
+    error = kind(_as_eager(message if kind is ProgramError else text, kind is ProgramIndexError))
     if modules:
         error.add_note(f"in module {' or '.join(modules)}")
     return error
 
 
-def _as_eager(message: str) -> str:
-    """A message in which one operation is named, as eager mode words it."""
+def _as_eager(message: str, named: bool) -> str:
+    """A message in which one operation is named, as eager mode words it: that begins with its name
+    if ``named``."""
     found = _STATED.fullmatch(message)
     if found is None:
         return message
     text, name, line = found.groups()
-    prefix = "" if text.startswith(name) else f"{name}: "
+    prefix = "" if text.startswith(name) or not named else f"{name}: "
     return f"{prefix}{text} (at {line})"

@@ -399,7 +399,37 @@ def _convert_oracle(sample: Sample, x: np.ndarray) -> Any:
     return np.frompyfunc(lambda v: int(v), 1, 1)(x)
 
 
+def _make_require(draw: Draw) -> list[Sample]:
+    shapes = (((), ()), ((4,), (4,)), ((5,), (3, 1)), ((1,), (0,)), ((2, 3), (2, 3)))
+    asked = {"message": "draw: values must be small", "error": "ValueError"}
+    return [Sample((np.ones(c, bool), draw(*x)), asked) for c, x in shapes]
+
+
+def _require_error(types: Any, kind: type[Exception], match: str, **changed: str) -> ErrorInput:
+    asked = {"message": "draw: values must be small", "error": "ValueError"}
+    return ErrorInput(types, {**asked, **changed}, kind, match)
+
+
+_TWO = tensor(2, dtype=bool_), tensor(2)
 SELECTION_ROWS = [
+    Row(
+        "require",
+        EVERY,
+        _make_require,
+        lambda sample, condition, x: np.broadcast_to(x, np.broadcast(condition, x).shape),
+        gradient=(1,),
+        symbolic=lambda B, dtype: (
+            (tensor(B, 3, dtype=bool_), tensor(B, 1, dtype=dtype)),
+            {"message": "draw: values must be small", "error": "ValueError"},
+        ),
+        admit=np.ones_like,
+        errors=(
+            _require_error((tensor(2), tensor(2)), TypeError, "must be bool"),
+            _require_error(_TWO, ValueError, "braces", message="{x}"),
+            _require_error(_TWO, ValueError, "must be one of", error="KeyError"),
+            _require_error((tensor(3, dtype=bool_), tensor(2)), ValueError, "3 against 2"),
+        ),
+    ),
     Row(
         "where",
         EVERY,

@@ -427,12 +427,32 @@ def many_products(b: GraphBuilder) -> Graph:
     return b.build([b.index_put(x, values, i, j, mode="prod")])
 
 
+def required(b: GraphBuilder) -> Graph:
+    """Sums of rows that are divided among blocks, the last of which ends early."""
+    x = _input(b, 3, 20011)
+    i = b.input(TensorType((3, 20011), int64), "index3")
+    asked = {"message": "draw: values must be small", "error": "ValueError"}
+    small = b.lt(i, b.constant(3, i.type))
+    kept = b.require(b.bitwise_and(small, b.gt(x, b.constant(0.0, x.type))), x, **asked)
+    return b.build([b.sum(kept, axes=(1,))])
+
+
+def negative(b: GraphBuilder) -> Graph:
+    """A lookup by an index that does not count from the end."""
+    table = _input(b, 11, 3)
+    i = b.input(TensorType((23,), int64), "index3")
+    far = b.sub(i, b.constant(1 << 62, i.type))
+    return b.build([b.index(table, b.where(b.lt(i, b.constant(0, i.type)), far, i))])
+
+
 # Graphs whose index inputs (by position) have one element that is out of range.
 FAULTS: dict[str, tuple[Make, int, int, str]] = {
     "row outside": (lookup, 1, 11, "index 11 is out of bounds for dimension 0 of size 11"),
     "row far below": (lookup, 1, -(1 << 40), f"index -{1 << 40} is out of bounds"),
     "column outside": (lookup, 2, -8, "index -8 is out of bounds for dimension 1 of size 7"),
     "scatter outside": (embedding_backward, 1, 12, "index 12 is out of bounds for dimension 0"),
+    "requirement": (required, 1, 3, "draw: values must be small"),
+    "negative": (negative, 1, -2, "index -2 is out of bounds for dimension 0 of size 11"),
     "product outside": (many_products, 3, 3, "index 3 is out of bounds for dimension 1 of size 3"),
 }
 

@@ -142,7 +142,8 @@ class StatementWriter:
             case Load():
                 return [self._define(statement.name, statement.lane, self._load(statement, axis))]
             case CheckedIndex():
-                return [self._define(statement.name, "i64", self._checked(statement, axis))]
+                text = self._checked(statement, axis)
+                return [self._define(statement.name, statement.lane, text)]
             case Constant():
                 self.scalars.add(statement.name)
                 text = splat(statement.lane, statement.value)
@@ -169,6 +170,8 @@ class StatementWriter:
 
     def _checked(self, s: CheckedIndex, axis: VectorAxis | None) -> str:
         index = self.reference(s.index)
+        if s.lane == "b":
+            return f"flamec_holds(frame, {index}, {s.error}, {axis.count if axis else 1})"
         if axis is None:
             return f"vsplat_i64(flamec_index(frame, {index}[0], {dim(s.size)}, {s.error}))"
         return f"flamec_indices(frame, {index}, {dim(s.size)}, {s.error}, {axis.count})"

@@ -19,6 +19,7 @@ from flamec.codegen.lower.kernel_builder import (
     Section,
 )
 from flamec.codegen.lower.lanes import lane_type, memory_type
+from flamec.codegen.lower.requirements import error_text, requirement
 from flamec.ir.graph import Value
 from flamec.ir.group_rules import find
 from flamec.ir.group_space import Address, GroupSpace, Operand, is_assembled
@@ -39,6 +40,7 @@ from flamec.ir.kernel import (
     RandomBits,
     Recall,
     Statement,
+    name_of,
 )
 from flamec.ir.loop_nest import Level, LoopNest, Scope, operand_level, placed_value
 from flamec.ir.memory_order import all_addresses, coalesces, store_address
@@ -401,6 +403,10 @@ class ValueLowering:
                 number_ = constant_value(node.attributes)
                 return _added(section, Constant(self._new_name(context), lane, number_))
         names = tuple(self._operand(operand, context) for operand in operands)
+        if node.op.kind is OpKind.REQUIREMENT:
+            code = self.kernel.errors.code(error_text(node))
+            section.statements += requirement(node, names, code, lambda: self._new_name(context))
+            return name_of(section.statements[-1])
         return _added(section, compute_statement(self._new_name(context), task, names))
 
     def _zero(self, lane: str, level: Level, context: Context) -> str:

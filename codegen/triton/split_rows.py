@@ -127,6 +127,12 @@ class SplitRows:
                 operands, lanes = (f"is_{PIECES}", s.operand, start), ("b", s.lane, s.lane)
                 found.append(Compute(kept, s.lane, "where", operands, lanes))
                 s = replace(s, operand=kept)
+            elif isinstance(s, CheckedIndex):
+                first, there = f"{s.name}_first", f"{s.name}_there"
+                found.append(Constant(first, s.lane, True if s.lane == "b" else 0))
+                operands, lanes = (f"is_{PIECES}", s.index, first), ("b", s.lane, s.lane)
+                found.append(Compute(there, s.lane, "where", operands, lanes))
+                s = replace(s, index=there)
             found.append(s)
         return found
 
@@ -200,7 +206,5 @@ def _pieces(program: RowProgram, options: CodegenOptions) -> SplitRows | None:
         pieces = next((n for n in range(most, most // 2, -1) if size % n == 0), 0)
         if pieces:
             return SplitRows(program, pieces, size // pieces, False, narrow)
-    if any(isinstance(s, CheckedIndex) for s in program.passes[0].element):
-        return None  # it would be checked where there is no element
     step = most * ALIGNED
     return SplitRows(program, most, (size + step - 1) // step * ALIGNED, True, narrow)

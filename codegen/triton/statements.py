@@ -162,10 +162,13 @@ class StatementWriter:
         return [self._report(i, i.name, used) for i in checked]
 
     def _report(self, index: ComputedIndex | CheckedIndex, name: str, used: list[str]) -> str:
-        _, inside = self.wrapped(index)
+        if isinstance(index, CheckedIndex) and index.lane == "b":
+            inside, detail = self.name(name), "0"
+        else:
+            (_, inside), detail = self.wrapped(index), self.name(name)
         mask = self.masks[self.axes(name)]
         bad = " & ".join([*([mask] if mask else []), *used, f"(({inside}) == 0)"])
-        return f"flamec_report(errors, {index.error}, zero + {self.name(name)}, {bad})"
+        return f"flamec_report(errors, {index.error}, zero + {detail}, {bad})"
 
     def _guard(self, guard: Linear, size: Dim) -> tuple[str, str]:
         """The condition under which a guarded place is there, and along what it varies."""
@@ -258,6 +261,8 @@ class StatementWriter:
 
     def _checked(self, s: CheckedIndex) -> str:
         self.varying[s.name] = self.axes(s.index)
+        if s.lane == "b":
+            return f"{s.name} = {self.name(s.index)}"
         position, _ = self.wrapped(s)
         return f"{s.name} = tl.maximum(tl.minimum({position}, ({dim(s.size)}) - 1), 0)"
 

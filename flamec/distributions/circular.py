@@ -52,7 +52,7 @@ class VonMises(Distribution):
         return 1 - i1e(self.concentration) / i0e(self.concentration)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         k = self.concentration
         return k * (flamec.cos(value - self.loc) - 1) - math.log(2 * math.pi) - i0e(k).log()
 

@@ -132,7 +132,7 @@ class MixtureSameFamily(Distribution):
         return (parts * self.mixture_distribution.probs).sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         parts = self.component_distribution.log_prob(self._pad(value))
         weights = self.mixture_distribution.logits.log_softmax(-1)
         return (parts + weights).logsumexp(-1)
@@ -211,7 +211,7 @@ class TransformedDistribution(Distribution):
         return x
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         events, y, total = len(self._event_shape), value, 0.0
         for transform in reversed(self.transforms):
             x = transform._inv_call(y)

@@ -17,8 +17,8 @@ from flamec.distributions.constraints import Constraint
 from flamec.distributions.distribution import (
     Constraints,
     Distribution,
-    all_allowed,
     as_parameters,
+    checked,
 )
 from flamec.state import no_grad
 from flamec.tensor import Tensor
@@ -68,7 +68,7 @@ class _LocationScale(Distribution):
         return self.loc + self.scale * z
 
     def _standard(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         return (value - self.loc) / self.scale
 
 
@@ -128,11 +128,11 @@ class _Half(Distribution):
         return self._base.rsample(sample_shape).abs()
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         return flamec.where(value >= 0, self._base.log_prob(value) + math.log(2), -math.inf)
 
     def cdf(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         return 2 * self._base.cdf(value) - 1
 
     def icdf(self, value: Tensor) -> Tensor:
@@ -278,11 +278,15 @@ class Uniform(Distribution):
         super().__init__(self.low.shape, validate_args=validate_args)
 
     def _check_parameters(self) -> None:
-        if not all_allowed(self.low < self.high):
-            raise ValueError(
+        self.low = checked(
+            self.low,
+            self.low < self.high,
+            "Expected parameter low of distribution Uniform to be below high",
+            lambda: (
                 f"Expected parameter low of distribution {self!r} to be below high, "
                 f"but found invalid values:\n{self.low}"
-            )
+            ),
+        )
 
     @property
     def support(self) -> Constraint:
@@ -310,12 +314,12 @@ class Uniform(Distribution):
         return self.low + numbers * (self.high - self.low)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         inside = (self.low <= value) & (self.high > value)
         return flamec.where(inside, -flamec.log(self.high - self.low), -math.inf)
 
     def cdf(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         return ((value - self.low) / (self.high - self.low)).clamp(0, 1)
 
     def icdf(self, value: Tensor) -> Tensor:
@@ -361,11 +365,11 @@ class Exponential(Distribution):
         return z / self.rate
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         return self.rate.log() - self.rate * value
 
     def cdf(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         return -flamec.expm1(-self.rate * value)
 
     def icdf(self, value: Tensor) -> Tensor:

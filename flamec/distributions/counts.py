@@ -77,7 +77,7 @@ class Binomial(_Counted):
         return flamec.binomial(self.total_count.expand(shape), self.probs.expand(shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         n, logits = self.total_count, self.logits
         ways = flamec.lgamma(n + 1) - flamec.lgamma(value + 1) - flamec.lgamma(n - value + 1)
         return ways + value * logits - n * softplus(logits)
@@ -127,7 +127,7 @@ class NegativeBinomial(_Counted):
             return flamec.poisson(rates.sample(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         n, logits = self.total_count, self.logits
         ways = flamec.lgamma(n + value) - flamec.lgamma(1 + value) - flamec.lgamma(n)
         ways = flamec.where(n + value == 0, 0.0, ways)

@@ -16,8 +16,8 @@ from flamec.distributions.constraints import Constraint
 from flamec.distributions.distribution import (
     Constraints,
     Distribution,
-    all_allowed,
     as_parameters,
+    checked,
 )
 from flamec.nn.functional import binary_cross_entropy_with_logits, one_hot
 from flamec.state import no_grad
@@ -136,7 +136,7 @@ class Bernoulli(TwoValued):
             return flamec.bernoulli(self.probs.expand(self._extended_shape(sample_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         logits, value = flamec.broadcast_tensors(self.logits, value)
         return -binary_cross_entropy_with_logits(logits, value.to(logits.dtype), reduction="none")
 
@@ -153,11 +153,18 @@ class Geometric(TwoValued):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        if not all_allowed(constraints.positive.check(self.probs)):
-            raise ValueError(
+        probs = self.probs
+        made = checked(
+            probs,
+            constraints.positive.check(probs),
+            "Expected parameter probs of distribution Geometric to be positive",
+            lambda: (
                 f"Expected parameter probs of distribution {self!r} to be positive, but found "
-                f"invalid values:\n{self.probs}"
-            )
+                f"invalid values:\n{probs}"
+            ),
+        )
+        if "probs" in self.__dict__:
+            self.__dict__["probs"] = made
 
     @property
     def support(self) -> Constraint:
@@ -182,7 +189,7 @@ class Geometric(TwoValued):
             return (u.log() / flamec.log1p(-probs)).floor()
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         value, probs = flamec.broadcast_tensors(value, self.probs)
         failing = flamec.where((probs == 1) & (value == 0), 0.0, probs)
         return value * flamec.log1p(-failing) + probs.log()
@@ -222,7 +229,7 @@ class Poisson(Distribution):
             return flamec.poisson(self.rate.expand(self._extended_shape(sample_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         rate, value = flamec.broadcast_tensors(self.rate, value)
         return flamec.xlogy(value, rate) - rate - flamec.lgamma(value + 1)
 
@@ -282,7 +289,7 @@ class Categorical(_ByProbsOrLogits):
             return rows.multinomial(count, True).T.reshape(shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         index, logits = flamec.broadcast_tensors(value.long().unsqueeze(-1), self.logits)
         return logits.gather(-1, index[..., :1]).squeeze(-1)
 
@@ -357,7 +364,7 @@ class OneHotCategorical(OfCategories):
             return one_hot(drawn, self._event_shape[0]).to(self.probs.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         return self._categorical.log_prob(value.argmax(-1))
 
     def entropy(self) -> Tensor:
@@ -412,7 +419,7 @@ class Multinomial(OfCategories):
             return one_hot(drawn, self._event_shape[0]).sum(0).to(self.probs.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         logits, value = flamec.broadcast_tensors(self.logits, value)
         logits = flamec.where((value == 0) & (logits == -math.inf), 0.0, logits)
         ways = flamec.lgamma(value.sum(-1) + 1) - flamec.lgamma(value + 1).sum(-1)

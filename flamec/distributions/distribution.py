@@ -1,22 +1,24 @@
 """Distribution: what all distributions share, with PyTorch's names, shapes and messages.
 
 A sample has the shape ``sample_shape + batch_shape + event_shape``: independent draws,
-distributions side by side, one draw. Values are checked where they are known: eager, not while a
-function is traced or mapped.
+distributions side by side, one draw. Values are checked where they are known, or by the program
+that uses them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import flamec
 from flamec.distributions.constraints import Constraint, is_dependent
 from flamec.functional.promotion import is_number
+from flamec.functional.requirements import required
 from flamec.state import no_grad, thread
 from flamec.tensor import Size, Tensor
 
-__all__ = ["Constraints", "Distribution", "all_allowed", "as_parameters", "sum_rightmost"]
+__all__ = ["Constraints", "Distribution", "as_parameters", "checked", "sum_rightmost"]
 
 Constraints = Mapping[str, Constraint]
 
@@ -46,11 +48,18 @@ def sum_rightmost(value: Tensor, count: int) -> Tensor:
     return value.flatten(-count).sum(-1) if count else value
 
 
-def all_allowed(valid: Tensor) -> bool:
-    """Whether a check holds everywhere; True where values are not known."""
-    if thread.trace is not None or valid._array is None:
-        return True
-    return bool(valid.all())
+def checked(value: Tensor, valid: Tensor, expected: str, details: Callable[[], str]) -> Tensor:
+    """``value``, which is ``valid`` everywhere (last dimensions may be missing there).
+
+    ValueError says what was ``expected``, with ``details`` where values are known. A program looks
+    at what it is to use, so it is to use the result.
+    """
+    if thread.trace is None and valid._array is not None:
+        if not bool(valid.all()):
+            raise ValueError(details())
+        return value
+    spread = valid.reshape(*valid.shape, *[1] * (value.ndim - valid.ndim))
+    return required(value, lambda _: spread, f"{expected}, but found invalid values")
 
 
 class Distribution:
@@ -88,12 +97,20 @@ class Distribution:
             if is_dependent(constraint) or name not in self.__dict__:
                 continue
             value = self.__dict__[name]
-            if not all_allowed(constraint.check(value)):
-                raise ValueError(
-                    f"Expected parameter {name} ({type(value).__name__} of shape "
-                    f"{tuple(value.shape)}) of distribution {self!r} to satisfy the constraint "
-                    f"{constraint!r}, but found invalid values:\n{value}"
-                )
+            self.__dict__[name] = checked(
+                value,
+                constraint.check(value),
+                f"Expected parameter {name} of distribution {type(self).__name__} to satisfy the "
+                f"constraint {constraint!r}",
+                partial(self._invalid_parameter, name, value, constraint),
+            )
+
+    def _invalid_parameter(self, name: str, value: Tensor, constraint: Constraint) -> str:
+        return (
+            f"Expected parameter {name} ({type(value).__name__} of shape {tuple(value.shape)}) "
+            f"of distribution {self!r} to satisfy the constraint {constraint!r}, "
+            f"but found invalid values:\n{value}"
+        )
 
     @property
     def batch_shape(self) -> Size:
@@ -186,10 +203,13 @@ class Distribution:
     def _extended_shape(self, sample_shape: Sequence[Any] = ()) -> Size:
         return Size((*sample_shape, *self._batch_shape, *self._event_shape))
 
-    def _validate_sample(self, value: Any) -> None:
-        """ValueError for a value that cannot be a draw (PyTorch's name, for subclasses)."""
+    def _validate_sample(self, value: Any) -> Any:
+        """The value; ValueError for one that cannot be a draw (PyTorch's name, for subclasses).
+
+        Programs look at the result, where it is used.
+        """
         if not self._validate_args:
-            return
+            return value
         if not isinstance(value, Tensor):
             raise ValueError("The value argument to log_prob must be a Tensor")
         events = len(self._event_shape)
@@ -205,12 +225,18 @@ class Distribution:
                     "Value is not broadcastable with batch_shape+event_shape: "
                     f"{value.shape} vs {expected}."
                 )
-        if not all_allowed(self.support.check(value)):
-            raise ValueError(
+        support = self.support
+        return checked(
+            value,
+            support.check(value),
+            f"Expected value argument to be within the support ({type(support).__name__}) of the "
+            f"distribution {type(self).__name__}",
+            lambda: (
                 f"Expected value argument ({type(value).__name__} of shape {tuple(value.shape)}) "
-                f"to be within the support ({self.support!r}) of the distribution {self!r}, "
+                f"to be within the support ({support!r}) of the distribution {self!r}, "
                 f"but found invalid values:\n{value}"
-            )
+            ),
+        )
 
     def __repr__(self) -> str:
         shown = ", ".join(

@@ -87,13 +87,13 @@ class Gamma(Distribution):
         return _gamma_numbers(self.concentration.expand(shape)) / self.rate
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         c, rate = self.concentration, self.rate
         density = flamec.xlogy(c, rate) + flamec.xlogy(c - 1, value) - rate * value
         return density - flamec.lgamma(c)
 
     def cdf(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         return flamec.special.gammainc(self.concentration, self.rate * value)
 
     def entropy(self) -> Tensor:
@@ -153,7 +153,7 @@ class Dirichlet(Distribution):
         return following_shares(concentration, _log_gamma_numbers(concentration))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         c = self.concentration
         norm = flamec.lgamma(c.sum(-1)) - flamec.lgamma(c).sum(-1)
         return flamec.xlogy(c - 1, value).sum(-1) + norm
@@ -212,7 +212,7 @@ class Beta(Distribution):
         return self._dirichlet.rsample(sample_shape)[..., 0]
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         c1, c0 = self.concentration1, self.concentration0
         norm = flamec.lgamma(c1 + c0) - flamec.lgamma(c1) - flamec.lgamma(c0)
         return flamec.xlogy(c1 - 1, value) + flamec.xlogy(c0 - 1, 1 - value) + norm
@@ -268,7 +268,7 @@ class StudentT(Distribution):
         return 0.5 * (self.df * math.pi).log() + flamec.lgamma(half) - flamec.lgamma(half + 0.5)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         z = (value - self.loc) / self.scale
         tail = -0.5 * (self.df + 1) * flamec.log1p(z.square() / self.df)
         return tail - self.scale.log() - self._log_norm()

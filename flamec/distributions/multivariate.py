@@ -110,7 +110,7 @@ class MultivariateNormal(Distribution):
         return self._factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         distance = (value - self.loc).unsqueeze(-1)
         factor = self._factor.expand(*distance.shape[:-2], -1, -1)
         z = flamec.linalg.solve_triangular(factor, distance, upper=False).squeeze(-1)

@@ -194,7 +194,7 @@ class FisherSnedecor(Distribution):
         return above / below
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         half1, half2, ratio = self.df1 * 0.5, self.df2 * 0.5, self.df1 / self.df2
         norm = flamec.lgamma(half1 + half2) - flamec.lgamma(half1) - flamec.lgamma(half2)
         head = half1 * ratio.log() + (half1 - 1) * value.log()

@@ -63,7 +63,7 @@ class LogitRelaxedBernoulli(TwoValued):
         return (u.log() - flamec.log1p(-u) + self.logits) / self.temperature
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         off = self.logits - value * self.temperature
         scale = flamec.as_tensor(self.temperature, dtype=off.dtype, device=off.device).log()
         return scale + off - 2 * flamec.nn.functional.softplus(off)
@@ -95,7 +95,7 @@ class ExpRelaxedCategorical(OfCategories):
         return scores.log_softmax(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
+        value = self._validate_sample(value)
         logits, value = flamec.broadcast_tensors(self.logits, value)
         count = self._event_shape[0]
         t = flamec.as_tensor(self.temperature, dtype=logits.dtype, device=logits.device)

@@ -6,12 +6,11 @@ seed gives the same numbers eager and compiled. No gradient flows to the paramet
 
 from __future__ import annotations
 
-import numpy as np
-
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.elementwise import clamp, maximum, minimum, where
 from flamec.functional.promotion import require_tensor
+from flamec.functional.requirements import required, within
 from flamec.functional.shape import broadcast_tensors
 from flamec.functional.unary import floor, lgamma, log1p
 from flamec.ir.types import float64
@@ -31,7 +30,7 @@ def binomial(count: Tensor, prob: Tensor, generator: Generator | None = None) ->
     """How many of ``count`` trials succeed, each with probability ``prob``.
 
     ``count`` are whole numbers, but of the dtype of ``prob``, which is the result's. RuntimeError
-    for integers, for different dtypes, and eager for values that are not allowed.
+    for integers, for different dtypes, and for values that are not allowed.
     """
     for name, value in (("count", count), ("prob", prob)):
         require_tensor("binomial", name, value)
@@ -47,7 +46,7 @@ def binomial(count: Tensor, prob: Tensor, generator: Generator | None = None) ->
         )
     with no_grad():
         n, p = (x.to(float64) for x in broadcast_tensors(count, prob))
-        _refuse(n, p)
+        n, p = _checked(n, p)
         few = p <= 0.5
         q = where(few, p, 1 - p)
         draws = uniform_numbers((2 * _ROUNDS, *n.shape), float64, n.device, generator)
@@ -59,11 +58,9 @@ def binomial(count: Tensor, prob: Tensor, generator: Generator | None = None) ->
         return where(few, drawn, n - drawn).to(prob.dtype)
 
 
-def _refuse(n: Tensor, p: Tensor) -> None:
-    if isinstance(n._array, np.ndarray) and not (n._array >= 0).all():
-        raise OperationError(f"binomial: count must not be negative (at {user_location()})")
-    if isinstance(p._array, np.ndarray) and not ((p._array >= 0) & (p._array <= 1)).all():
-        raise OperationError(f"binomial: prob must lie between 0 and 1 (at {user_location()})")
+def _checked(n: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+    n = required(n, lambda n: n >= 0, "binomial: count must not be negative")
+    return n, required(p, within(0, 1), "binomial: prob must lie between 0 and 1")
 
 
 def _inverted(n: Tensor, p: Tensor, u: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from flamec.functional.creation import arange, full
 from flamec.functional.joining import cat, stack
 from flamec.functional.loss_reduction import REDUCTIONS
 from flamec.functional.primitives import mean_all, narrowed, ops, require, sum_all, widened
+from flamec.functional.requirements import required
 from flamec.functional.shape import window
 from flamec.ir.shape import SymbolicDim, format_shape, maximum
 from flamec.ir.types import Device, int64
@@ -84,7 +85,12 @@ def _lengths(name: str, lengths: Lengths, batch: Any, largest: Any, device: Devi
         f"ctc_loss: {name} must have one entry for each of the batch of {batch}, but has "
         f"{format_shape(made._type.shape)}",
     )
-    if thread.trace is None and made.numel():
+    if thread.trace is not None:
+        made = required(made, lambda n: n >= 0, f"ctc_loss: {name} must not be negative")
+        if largest is not None:
+            message = f"ctc_loss: Expected {name} to have value at most the number of steps"
+            made = required(made, lambda n: n <= largest, message)
+    elif made.numel():
         low, high = int(made.min().item()), int(made.max().item())
         require(low >= 0, f"ctc_loss: {name} must not be negative, got {low}")
         if largest is not None:
@@ -113,7 +119,10 @@ def _padded(targets: Tensor, lengths: Tensor, batch: Any, blank: int) -> Tensor:
         count = batch * longest
         taken = targets.index_select(0, where_from.reshape(count)) if count else where_from
         targets = taken.reshape(batch, longest)
-    elif thread.trace is None and lengths.numel():
+    elif thread.trace is not None:
+        message = "ctc_loss: a target_length is larger than the number of columns of targets"
+        lengths = required(lengths, lambda n: n <= targets.shape[1], message)
+    elif lengths.numel():
         high, width = int(lengths.max().item()), targets.shape[1]
         require(
             high <= width, f"ctc_loss: a target_length is {high}, but targets has {width} columns"

@@ -15,6 +15,7 @@ from flamec.functional.distance import norm_over
 from flamec.functional.pooling import with_history
 from flamec.functional.primitives import is_found_empty, narrowed, ops, require
 from flamec.functional.promotion import require_tensor
+from flamec.functional.requirements import required
 from flamec.fusing import fused
 from flamec.ir.shape import Dim, equal, format_shape, product
 from flamec.ir.types import int32, int64
@@ -182,6 +183,10 @@ def one_hot(tensor: Tensor, num_classes: Dim = -1) -> Tensor:
         num_classes = _found_class_count(tensor)
     elif thread.trace is None or num_classes == -1:
         num_classes = _checked_class_count(tensor, num_classes)
+    else:
+        tensor = required(tensor, lambda t: t >= 0, "one_hot: class values must be non-negative")
+        message = "one_hot: class values must be smaller than num_classes"
+        tensor = required(tensor, lambda t: t < num_classes, message)
     shape = tensor._type.shape
     classes = ops.iota(shape=(num_classes,), axis=0, dtype=int64, device=tensor._type.device)
     return ops.convert(ops.eq(ops.reshape(tensor, shape=(*shape, 1)), classes), dtype=int64)

@@ -22,12 +22,11 @@ from flamec.functional.loss_reduction import (
     same_shape,
 )
 from flamec.functional.primitives import narrowed, ops, require, sum_all
+from flamec.functional.requirements import required, within
 from flamec.fusing import fused
 from flamec.ir.shape import equal, format_shape
 from flamec.ir.types import DType
-from flamec.state import thread
 from flamec.tensor import Tensor
-from flamec.values import concrete_array
 
 __all__ = [
     "binary_cross_entropy",
@@ -150,16 +149,6 @@ def _clipped_log(x: Tensor) -> Tensor:
     return ops.where(zero, -100.0, at_least(ops.log(ops.where(zero, 1.0, x)), -100.0))
 
 
-def _require_probabilities(input: Tensor) -> None:
-    if thread.trace is None:
-        array = concrete_array(input, "binary_cross_entropy()")
-        inside = (array >= 0) & (array <= 1)
-        require(
-            bool(inside.all()),
-            "binary_cross_entropy: all elements of input should be between 0 and 1",
-        )
-
-
 @autocasts(cpu=FLOAT32, cuda=REFUSED)
 def binary_cross_entropy(
     input: Tensor,
@@ -178,7 +167,8 @@ def binary_cross_entropy(
             f"of size {format_shape(x._type.shape)}; they must have the same size "
             f"(at {user_location()})"
         )
-    _require_probabilities(input)
+    message = "binary_cross_entropy: all elements of input should be between 0 and 1"
+    x = required(x, within(0, 1), message, waits=True)
     return _binary_cross_entropy(x, y, weight, reduction, dtype)
 
 
@@ -328,9 +318,9 @@ def gaussian_nll_loss(
     if not isinstance(var, Tensor):
         require(var >= 0, "gaussian_nll_loss: var has negative entry/entries")
         var = ops.full_like(float(var), x._type)
-    elif thread.trace is None:
-        negative = concrete_array(var, "gaussian_nll_loss()") < 0
-        require(not bool(negative.any()), "gaussian_nll_loss: var has negative entry/entries")
+    else:
+        message = "gaussian_nll_loss: var has negative entry/entries"
+        var = required(var, lambda v: v >= 0, message, waits=True)
     variance = ops.cast(_spread_variance(var, input), x._type.dtype)
     limited = ops.add(variance, ops.detach(ops.sub(at_least(variance, eps), variance)))
     difference = ops.sub(x, y)

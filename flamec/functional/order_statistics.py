@@ -11,8 +11,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from flamec import return_types
 from flamec.errors import OperationError, user_location
 from flamec.functional.arguments import public
@@ -21,6 +19,7 @@ from flamec.functional.dimensions import dimension
 from flamec.functional.elementwise import lerp
 from flamec.functional.primitives import is_found_empty, kept, ops, reduce_kept, require
 from flamec.functional.promotion import constant, is_number, require_tensor
+from flamec.functional.requirements import required, within
 from flamec.functional.shape import window
 from flamec.functional.sorting import (
     picked,
@@ -219,12 +218,7 @@ def _levels(name: str, q: Any, like: Tensor) -> Tensor:
     require(
         q._type.dtype is like._type.dtype, f"{name}(): q tensor must be same dtype as the input"
     )
-    known = q._array
-    if isinstance(known, np.ndarray) and not np.all((known >= 0) & (known <= 1)):
-        raise OperationError(
-            f"{name}(): q values must be in the range [0, 1] (at {user_location()})"
-        )
-    return _flat(q)
+    return _flat(required(q, within(0, 1), f"{name}(): q values must be in the range [0, 1]"))
 
 
 def _interpolated(rows: Tensor, level: Tensor, interpolation: str, ignore_nan: bool) -> Tensor:

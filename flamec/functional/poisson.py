@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.errors import OperationTypeError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.primitives import ops
 from flamec.functional.promotion import require_tensor
+from flamec.functional.requirements import required
 from flamec.ir.types import float64
 from flamec.random import Generator, uniform_numbers
 from flamec.tensor import Tensor
@@ -31,13 +30,8 @@ def poisson(input: Tensor, generator: Generator | None = None) -> Tensor:
     dtype, shape, device = input._type.dtype, input._type.shape, input._type.device
     if not dtype.is_floating_point:
         raise OperationTypeError(f"poisson(): not defined for {dtype.name} (at {user_location()})")
-    known = input._array
-    if isinstance(known, np.ndarray) and not np.all(known >= 0):
-        raise OperationError(
-            "poisson(): invalid Poisson rate, expected rate to be non-negative "
-            f"(at {user_location()})"
-        )
-    rate = ops.cast(ops.detach(input), float64)
+    message = "poisson(): invalid Poisson rate, expected rate to be non-negative"
+    rate = ops.cast(required(ops.detach(input), lambda r: r >= 0, message), float64)
     draws = uniform_numbers((2 * _ROUNDS, *shape), float64, device, generator)
     first = ops.reshape(_row(draws, 0), shape=shape)
     few = _inverted(ops.minimum(rate, _SMALL), first)

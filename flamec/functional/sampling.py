@@ -23,6 +23,7 @@ from flamec.functional.dimensions import size as one_size
 from flamec.functional.dimensions import sizes
 from flamec.functional.primitives import narrowed, ops
 from flamec.functional.promotion import is_number, plain_number, require_tensor
+from flamec.functional.requirements import required, within
 from flamec.functional.sorting import argsort
 from flamec.ir.broadcasting import broadcast_shapes
 from flamec.ir.shape import Dim, less
@@ -34,7 +35,7 @@ from flamec.random import (
     random_words,
     uniform_numbers,
 )
-from flamec.state import process, thread
+from flamec.state import process
 from flamec.tensor import Tensor
 from flamec.values import concrete_array
 
@@ -199,6 +200,9 @@ def normal(
         return settings.finished(_scaled(numbers, std, mean))
     for parameter in tensors:
         _floating("normal", parameter._type.dtype)
+    if isinstance(std, Tensor):
+        message = "normal(): expects all elements of std >= 0.0"
+        std = required(ops.detach(std), lambda s: s >= 0, message)
     shape = broadcast_shapes(*(t._type.shape for t in tensors))
     first = tensors[0]._type
     numbers = normal_numbers(shape, first.dtype, first.device, generator)
@@ -231,11 +235,9 @@ def bernoulli(
     dtype = input._type.dtype
     if p is None:
         _floating("bernoulli", dtype)
-        if thread.trace is None:
-            values = concrete_array(input, "bernoulli()")
-            within = bool(((values >= 0) & (values <= 1)).all())
-            _require(within, "bernoulli", "expects probabilities in [0, 1]")
-        probability: Any = ops.cast(ops.detach(input), dtype.compute)
+        message = "bernoulli(): expects probabilities in [0, 1]"
+        known = required(ops.detach(input), within(0, 1), message, waits=True)
+        probability: Any = ops.cast(known, dtype.compute)
     else:
         probability = _checked_probability("bernoulli", p)
     kind = dtype if dtype.is_floating_point else process.default_dtype
@@ -269,8 +271,7 @@ def multinomial(
     count = int(num_samples)
     _require(count > 0, "multinomial", "cannot sample n_sample <= 0 samples")
     weights = ops.cast(ops.detach(input), input._type.dtype.compute)
-    if thread.trace is None:
-        _check_weights(weights)
+    weights = _checked_weights(weights)
     categories = weights._type.shape[-1]
     if replacement:
         return _inverse_of_distribution(weights, count, generator)
@@ -293,12 +294,11 @@ def multinomial(
     return ops.concatenate(*drawn, axis=axis)
 
 
-def _check_weights(weights: Tensor) -> None:
-    array = concrete_array(weights, "multinomial()")
-    usable = bool(np.isfinite(array).all() and (array >= 0).all())
-    _require(usable, "multinomial", "the weights must be finite and not negative")
-    positive = bool((array.sum(axis=-1) > 0).all())
-    _require(positive, "multinomial", "the weights of a row have sum 0")
+def _checked_weights(weights: Tensor) -> Tensor:
+    message = "multinomial(): the weights must be finite and not negative"
+    weights = required(weights, lambda w: (w >= 0) & (w < math.inf), message, waits=True)
+    message = "multinomial(): the weights of a row have sum 0"
+    return required(weights, lambda w: w.sum(-1)[..., None] > 0, message, waits=True)
 
 
 def _inverse_of_distribution(weights: Tensor, count: int, generator: Generator | None) -> Tensor:

@@ -10,10 +10,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from flamec import return_types
-from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.errors import OperationTypeError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.bisection import counted_before
 from flamec.functional.comparison import logical_not
@@ -25,6 +23,7 @@ from flamec.functional.promotion import (
     require_tensor,
 )
 from flamec.functional.reduction import any as any_of
+from flamec.functional.requirements import required
 from flamec.functional.shape import window
 from flamec.functional.sorting import picked, refuse_bool, sorted_along
 from flamec.fusing import fused
@@ -214,15 +213,11 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
 
 
 def _extremes(name: str, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The least and the greatest element; RuntimeError where they are known and not finite."""
+    """The least and the greatest element; RuntimeError where they are not finite."""
     low, high = ops.amin(x, axes=(0,)), ops.amax(x, axes=(0,))
-    for limit in (low, high):
-        if isinstance(limit._array, np.ndarray) and not np.isfinite(limit._array):
-            raise OperationError(
-                f"{name}(): range of [{low.item()}, {high.item()}] is not finite "
-                f"(at {user_location()})"
-            )
-    return low, high
+    message = f"{name}(): the range of the elements is not finite"
+    low = required(low, lambda v: v > -math.inf, message)  # a NaN is both
+    return low, required(high, lambda v: v < math.inf, message)
 
 
 def _values(input: Tensor) -> Tensor:

@@ -234,6 +234,72 @@ def test_the_line_of_an_index_in_a_long_program() -> None:
             compiled(flamec.ones(4, 3), places)
 
 
+HALF = flamec.tensor([0.5, 0.5])
+OUTSIDE = flamec.tensor([0.5, -1.5])
+PROBABILITIES = flamec.ones(3, 1, 2).log_softmax(2)
+
+
+def ctc(steps: flamec.Tensor, length: flamec.Tensor) -> flamec.Tensor:
+    return nn.functional.ctc_loss(PROBABILITIES, flamec.ones(1, 2).long(), steps, length)
+
+
+ONE, NINE = flamec.tensor([1]), flamec.tensor([9])
+VALUE_ERRORS: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
+    ("between 0 and 1", nn.functional.binary_cross_entropy, (OUTSIDE, HALF)),
+    ("var has negative", nn.functional.gaussian_nll_loss, (HALF, HALF, OUTSIDE)),
+    ("must be non-negative", lambda i: nn.functional.one_hot(i, 3), (flamec.tensor([0, -1]),)),
+    ("smaller than num_classes", lambda i: nn.functional.one_hot(i, 3), (flamec.tensor([3]),)),
+    ("finite and not negative", lambda w: flamec.multinomial(w, 1), (OUTSIDE,)),
+    ("a row have sum 0", lambda w: flamec.multinomial(w, 1), (flamec.zeros(2),)),
+    ("probabilities in", flamec.bernoulli, (OUTSIDE,)),
+    ("elements of std >= 0", lambda s: flamec.normal(0.0, s), (OUTSIDE,)),
+    ("invalid Poisson rate", flamec.poisson, (OUTSIDE,)),
+    ("prob must lie", flamec.binomial, (HALF, OUTSIDE)),
+    ("count must not", flamec.binomial, (OUTSIDE, HALF)),
+    ("q values must be", flamec.quantile, (HALF, OUTSIDE)),
+    ("is not finite", flamec.histc, (flamec.tensor([1.0, float("nan")]),)),
+    ("input_lengths to have value at most", ctc, (NINE, ONE)),
+    ("a target_length is", ctc, (ONE, NINE)),
+    ("parameter scale", lambda s: flamec.distributions.Normal(0.0, s).rsample(), (OUTSIDE,)),
+    ("to be below high", lambda h: flamec.distributions.Uniform(0.0, h).sample(), (OUTSIDE,)),
+    ("within the support", flamec.distributions.Bernoulli(HALF).log_prob, (OUTSIDE,)),
+]
+
+
+@pytest.mark.parametrize(("message", "call", "given"), VALUE_ERRORS, ids=lambda v: str(v)[:20])
+def test_values_out_of_range(message: str, call: Any, given: tuple[Any, ...]) -> None:
+    """A program looks at them, too; it names the operation and the line, not the values."""
+
+    def used(*given: Any) -> Any:
+        return call(*given)
+
+    for way in (used, flamec.compile(used, backend="evaluate")):
+        with pytest.raises(ValueError, match=message) as caught:
+            way(*given)
+    assert isinstance(caught.value, RuntimeError) and f"{__file__}:" in str(caught.value)
+
+
+def test_values_out_of_range_in_c() -> None:
+    """In a loop, with sizes that vary, with gradients; the first that is found is reported."""
+
+    def losses(x: flamec.Tensor, places: flamec.Tensor) -> flamec.Tensor:
+        total = flamec.scan(
+            lambda c, y: (c + nn.functional.binary_cross_entropy(y, y * 0), c), x.sum(), x
+        )[0]
+        return total + nn.functional.one_hot(places, 2).sum()
+
+    first = losses.__code__.co_firstlineno
+    compiled = flamec.compile(losses)
+    for rows in (2, 3, 4):
+        x = flamec.full((rows, 21), 0.5, requires_grad=True)
+        compiled(x, flamec.zeros(1).long()).backward()
+        with pytest.raises(ValueError, match=f"between 0 and 1.*{__file__}:{first + 2}"):
+            compiled(x.detach() + flamec.eye(rows, 21), flamec.zeros(1).long())
+        with pytest.raises(ValueError, match=rf"smaller than.*{__file__}:{first + 4}\)$"):
+            compiled(x, flamec.full((1,), 2))
+    assert compiled.stats.traces <= 4
+
+
 def test_the_gradient_of_what_is_no_leaf() -> None:
     x = flamec.ones(2, requires_grad=True)
     y = x * 2.0
