@@ -12,7 +12,7 @@ from flamec.functional.arithmetic import Operand
 from flamec.functional.bessel import *  # noqa: F403
 from flamec.functional.bessel import __all__ as _bessel
 from flamec.functional.elementwise import xlogy
-from flamec.functional.error_functions import entr, erfcx, log_ndtr
+from flamec.functional.error_functions import entr, erfcx, log_ndtr, ndtri
 from flamec.functional.incomplete_gamma import gammainc, gammaincc
 from flamec.functional.multivariate_gamma import multigammaln
 from flamec.functional.orthogonal_polynomials import *  # noqa: F403
@@ -29,7 +29,6 @@ from flamec.functional.promotion import (
 from flamec.functional.statistics import logsumexp
 from flamec.functional.top_level import log_softmax, softmax
 from flamec.functional.unary import (
-    as_floating,
     digamma,
     erf,
     erfc,
@@ -75,11 +74,3 @@ def ndtr(input: Tensor) -> Tensor:
     """The normal distribution function, the integral of its density up to x (DLMF 7.18)."""
     require_tensor("ndtr", "input", input)
     return erfc(input * -math.sqrt(0.5)) * 0.5
-
-
-@public
-@fused()
-def ndtri(input: Tensor) -> Tensor:
-    """The inverse of ``ndtr``."""
-    require_tensor("ndtri", "input", input)
-    return erfinv(as_floating("ndtri", input) * 2 - 1) * math.sqrt(2)

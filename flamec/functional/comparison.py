@@ -141,6 +141,8 @@ def isclose(
     if input._type.dtype.kind == "bool":
         return close
     compute = float_dtype(input._type.dtype).compute
+    if not input._type.dtype.is_floating_point:  # whose difference may not fit
+        input, other = ops.cast(input, compute), ops.cast(other, compute)
     error = ops.cast(ops.abs(ops.sub(input, other)), compute)
     allowed = ops.add(ops.abs(ops.mul(ops.cast(other, compute), rtol)), atol)
     near = ops.bitwise_and(ops.lt(error, math.inf), ops.le(error, allowed))

@@ -67,7 +67,8 @@ def normalize(
     require_floating("normalize", input)
     x = widened(input)
     axis = normalized_axis("normalize", dim, len(x._type.shape))
-    result = ops.div(x, at_least(norm_over(x, p, (axis,), keepdim=True), eps))
+    axes = (axis,) if x._type.shape else ()
+    result = ops.div(x, at_least(norm_over(x, p, axes, keepdim=True), eps))
     result = narrowed(result, input._type.dtype)
     if out is None:
         return result
@@ -84,14 +85,15 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
     dtype = a._type.dtype
     a, b = widened(a), widened(b)
     product = ops.mul(a, b)
-    axis = normalized_axis("cosine_similarity", dim, len(product._type.shape))
     shape = product._type.shape
+    axis = normalized_axis("cosine_similarity", dim, len(shape))
+    axes = (axis,) if shape else ()
     a, b = ops.expand_to(a, shape), ops.expand_to(b, shape)
     norms = ops.mul(
-        at_least(norm_over(a, 2, (axis,), keepdim=False), eps),
-        at_least(norm_over(b, 2, (axis,), keepdim=False), eps),
+        at_least(norm_over(a, 2, axes, keepdim=False), eps),
+        at_least(norm_over(b, 2, axes, keepdim=False), eps),
     )
-    return narrowed(ops.div(ops.sum(product, axes=(axis,)), norms), dtype)
+    return narrowed(ops.div(ops.sum(product, axes=axes), norms), dtype)
 
 
 @autocasts(cuda=FLOAT32)
@@ -104,8 +106,8 @@ def pairwise_distance(
     require_floating("pairwise_distance", a, b)
     dtype = a._type.dtype
     difference = ops.add(ops.sub(widened(a), widened(b)), eps)
-    last = len(difference._type.shape) - 1
-    return narrowed(norm_over(difference, p, (last,), keepdim), dtype)
+    rank = len(difference._type.shape)
+    return narrowed(norm_over(difference, p, (rank - 1,) if rank else (), keepdim), dtype)
 
 
 @autocasts(cuda=FLOAT32)

@@ -98,7 +98,7 @@ def clamp(input: Tensor, min: Operand | None = None, max: Operand | None = None)
         )
     check_operands("clamp", bounds)
     dtype = result_dtype(input, *bounds)
-    if dtype.kind == "bool":
+    if dtype.kind == "bool" and (len(bounds) > 1 or is_number(bounds[0])):
         raise OperationTypeError(f"clamp(): not defined for bool (at {user_location()})")
     x = ops.cast(input, dtype)
     if min is not None:

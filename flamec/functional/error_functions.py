@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 
-from flamec.functional.chebyshev_series import ERFCX, chebyshev_sum
+from flamec.functional.chebyshev_series import ERFCX, NDTRI_FAR, NDTRI_NEAR, chebyshev_sum
 from flamec.functional.elementwise import where
 from flamec.functional.known_slope import declare
-from flamec.functional.unary import erfc, log1p
+from flamec.functional.unary import erfc, erfinv, log1p
 from flamec.tensor import Tensor
 
-__all__ = ["entr", "erfcx", "log_ndtr"]
+__all__ = ["entr", "erfcx", "log_ndtr", "ndtri"]
 
 _ROOT_HALF = math.sqrt(0.5)
 
@@ -47,6 +47,29 @@ log_ndtr = declare(
     "The logarithm of ``ndtr``, also where that is too small.",
     _log_ndtr,
     lambda x, y: math.sqrt(2 / math.pi) / erfcx(x * -_ROOT_HALF),
+)
+
+
+def _ndtri(p: Tensor) -> Tensor:
+    """By erfinv in the middle. In the tails by z = sqrt(-2 log p), as S. L. Moshier's Cephes does:
+    what z - log(z) / z leaves out is a smooth function of 1 / z."""
+    upper = p > 0.5
+    q = where(upper, 1 - p, p)
+    outside = (q > 0) & (q < math.exp(-2))
+    z = (where(outside, q, math.exp(-2)).log() * -2).sqrt()
+    w = 1 / z
+    near, far = (w - 0.3125) / 0.1875, (w - 0.07525) / 0.04975
+    rest = where(w > 0.125, chebyshev_sum(NDTRI_NEAR, near), chebyshev_sum(NDTRI_FAR, far))
+    tail = z - (z.log() + rest) * w
+    middle = erfinv(where(outside, 0.5, p) * 2 - 1) * math.sqrt(2)
+    return where(outside, where(upper, tail, -tail), middle)
+
+
+ndtri = declare(
+    "ndtri",
+    "The inverse of ``ndtr``.",
+    _ndtri,
+    lambda p, x: math.sqrt(2 * math.pi) * (x * x * 0.5).exp(),
 )
 
 

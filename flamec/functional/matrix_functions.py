@@ -34,7 +34,7 @@ from flamec.functional.reduction import Dims, axes_of
 from flamec.functional.shape import broadcast_shapes
 from flamec.fusing import fused
 from flamec.ir.shape import Dim, equal, format_shape
-from flamec.ir.types import DType
+from flamec.ir.types import DType, int64
 from flamec.tensor import Tensor
 
 # powers ----------------------------------------------------------------------------------
@@ -303,7 +303,10 @@ def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
 def vander(x: Tensor, *, N: int | None = None) -> Tensor:
     """The powers 0, 1, ..., N - 1 of each element in a last dimension (N: as many as elements)."""
     base = require_tensor("linalg.vander", "x", x)
-    require(base.ndim > 0, "linalg.vander: expected at least one dimension")
+    if not base._type.dtype.is_floating_point:
+        base = ops.cast(base, int64)
+    if not base.ndim:
+        base = ops.reshape(base, shape=(1,))
     shape = base._type.shape
     count: Dim = shape[-1] if N is None else N
     wide = (*shape, count)

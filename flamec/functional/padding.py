@@ -84,12 +84,13 @@ _cast_and_bordered = autocasts(cpu=FLOAT32)(_bordered)
 def _with_border(x: Tensor, mode: str, axis: int, low: Dim, high: Dim) -> Tensor:
     size = x._type.shape[axis]
     if _is_negative(low) or _is_negative(high):
-        cut_low: list[Dim] = [0] * len(x._type.shape)
-        cut_high = list(cut_low)
-        cut_low[axis] = low if _is_negative(low) else 0
-        cut_high[axis] = high if _is_negative(high) else 0
-        x = _cut(x, cut_low, cut_high)
-        low, high = (0 if _is_negative(d) else d for d in (low, high))
+        grown = [0 if _is_negative(d) else d for d in (low, high)]
+        cut: list[list[Dim]] = [[0] * len(x._type.shape) for _ in (low, high)]
+        for ends, amount in zip(cut, (low, high), strict=True):
+            ends[axis] = amount if _is_negative(amount) else 0
+        if mode == "circular":
+            return _with_border(_cut(x, *cut), mode, axis, *grown)
+        return _cut(_with_border(x, mode, axis, *grown), *cut)  # the border of all of it
     limit = {"reflect": size - 1, "replicate": None, "circular": size}[mode]
     for amount in (low, high):
         known = not isinstance(amount, SymbolicDim) and not isinstance(limit, SymbolicDim)
@@ -98,7 +99,6 @@ def _with_border(x: Tensor, mode: str, axis: int, low: Dim, high: Dim) -> Tensor
                 f"pad: with mode {mode!r} padding must be at most {limit} for dimension {axis} of "
                 f"{format_shape(x._type.shape)}, but got {low} and {high} (at {user_location()})"
             )
-    size = x._type.shape[axis]
     parts = [x]
     if low != 0:
         first = {"reflect": 1, "replicate": 0, "circular": size - low}[mode]

@@ -32,7 +32,7 @@ from flamec.functional.primitives import (
 from flamec.functional.promotion import require_tensor
 from flamec.fusing import fused
 from flamec.ir.shape import Dim, SymbolicDim, format_shape, structurally_equal
-from flamec.ir.types import DType, float32, float64, int64
+from flamec.ir.types import DType, float32, float64, int64, uint8
 from flamec.tensor import Tensor
 
 __all__ = ["interpolate", "upsample", "upsample_bilinear", "upsample_nearest"]
@@ -85,12 +85,25 @@ def interpolate(
         for n, (output, scale) in enumerate(zip(sizes, scales, strict=True)):
             x = _nearest(x, 2 + n, output, scale, mode == "nearest-exact")
         return x
-    require_floating("interpolate", input)
-    x = widened(input)
+    pixels = input._type.dtype is uint8
+    if not pixels:
+        require_floating("interpolate", input)
+    x = ops.cast(input, float32) if pixels else widened(input)
     mix = _taps if not antialias else _antialiased
-    for n, (output, scale) in enumerate(zip(sizes, scales, strict=True)):
+    steps = list(enumerate(zip(sizes, scales, strict=True)))
+    for n, (output, scale) in reversed(steps) if pixels else steps:
         x = mix(x, 2 + n, output, scale, bool(align_corners), mode == "bicubic")
-    return narrowed(x, input._type.dtype)
+        if pixels:  # after rows, and again after columns
+            x = _rounded_pixels(x)
+    return ops.cast(x, uint8) if pixels else narrowed(x, input._type.dtype)
+
+
+def _rounded_pixels(x: Tensor) -> Tensor:
+    whole = ops.floor(ops.add(x, 0.5))
+    pixels: Tensor = ops.where(
+        ops.lt(whole, 0.0), 0.0, ops.where(ops.gt(whole, 255.0), 255.0, whole)
+    )
+    return pixels
 
 
 def _check_mode(

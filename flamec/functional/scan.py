@@ -141,9 +141,9 @@ def diff(
                 f"diff(): prepend and append need {input.ndim} dimensions, got {piece.ndim} "
                 f"(at {user_location()})"
             )
-    x = ops.concatenate(*as_tensors("diff", *pieces), axis=axis) if len(pieces) > 1 else input
     if n == 0:
-        return copied(x)
+        return copied(input)
+    x = ops.concatenate(*as_tensors("diff", *pieces), axis=axis) if len(pieces) > 1 else input
     for _ in range(n):
         earlier, later = _neighbours(x, axis)
         x = ops.bitwise_xor(later, earlier) if x._type.dtype is bool_ else ops.sub(later, earlier)

@@ -246,7 +246,7 @@ def histogram(
     x = input.detach().reshape(-1)
     if isinstance(bins, Tensor):
         require(range is None, "histogram: range is only for bins that are a number")
-        edges = bins.detach().to(dtype)
+        edges = bins.detach().to(dtype, copy=True)
     else:
         edges = _equal_bins(x, bins, range)
     require(
