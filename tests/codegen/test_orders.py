@@ -140,3 +140,12 @@ def test_places_that_exist_are_not_checked() -> None:
     assert "flamec_report(errors, 2" in source
     assert "flamec_report(errors, 1" not in source  # the row is a counter
     assert "flamec_report" not in plan(inside=True).source
+
+
+def test_a_block_gives_up_as_one() -> None:
+    """Threads that see what other blocks write at different times would leave others alone at a
+    barrier, with places in shared memory that nobody has written."""
+    (kernel,) = [k for k in sorted_line(1 << 24, int64).kernels if k.function.endswith("alike")]
+    loads = [line for line in kernel.text.splitlines() if "volatile" in line]
+    assert len(loads) == 1 and "given_up = tl.load(" in loads[0]
+    assert "if tl.max((given_up != 0)" in kernel.text

@@ -125,6 +125,15 @@ def test_many_wide_keys(dtype: str) -> None:
             np.testing.assert_array_equal(values.cpu().numpy(), a[wanted])
 
 
+def test_a_few_groups_of_many_that_are_too_large() -> None:
+    """Some blocks find that all digits must be gone through while others are at work."""
+    random = np.random.default_rng(0)
+    a = np.repeat(random.integers(0, 1 << 62, 84001), 100)
+    for _ in range(3):
+        values = flamec.from_numpy(a).to("cuda").sort().values
+        np.testing.assert_array_equal(values.cpu().numpy(), np.sort(a, kind="stable"))
+
+
 def test_one_program_for_lines_of_every_length() -> None:
     program = flamec.compile(lambda t: t.argsort(stable=True), dynamic=True)
     for size in (2, 3000, 2047, 2048, 2049, 40000, 5):
