@@ -97,7 +97,7 @@ def _again(call: EagerCall, target: Tensor, other: Any, alpha: float | None) -> 
     type = target._type
     if not isinstance(other, Tensor):
         other = constant(other, type.dtype, type.device)
-    if thread.grad_enabled and (_may_be_tracked(target) or _may_be_tracked(other)):
+    if thread.grad_enabled and (may_be_tracked(target) or may_be_tracked(other)):
         return False
     array = target._array
     arrays = [array, other._array]
@@ -105,11 +105,12 @@ def _again(call: EagerCall, target: Tensor, other: Any, alpha: float | None) -> 
         arrays.append(constant(alpha, type.dtype, type.device)._array)
     if not call.run_into(arrays, array):
         return False
-    _note_write(target)
+    note_write(target)
     return True
 
 
-def _note_write(target: Tensor) -> None:
+def note_write(target: Tensor) -> None:
+    """The tensor's memory has other contents now."""
     storage = target._storage
     storage.version += 1
     storage.writer = user_location()
@@ -126,7 +127,7 @@ def _computed(op: Op, target: Tensor, other: Any, alpha: float | None) -> EagerC
         other = constant(other, dtype, target._type.device)
     elif other._type.dtype is not dtype or other._type.device != target._type.device:
         return None
-    if thread.grad_enabled and (_may_be_tracked(target) or _may_be_tracked(other)):
+    if thread.grad_enabled and (may_be_tracked(target) or may_be_tracked(other)):
         return None
     if alpha is None:
         inputs, call = [target, other], _gpu_eager().met(op, (target, other))
@@ -138,7 +139,7 @@ def _computed(op: Op, target: Tensor, other: Any, alpha: float | None) -> EagerC
         call = arithmetic.with_factor_call(op.name, target, other, factor, dtype)
     if call is None or not call.run_into([t._array for t in inputs], target._array):
         return None
-    _note_write(target)
+    note_write(target)
     found: EagerCall = call
     return found
 
@@ -149,6 +150,7 @@ def _gpu_eager() -> Any:
     return gpu_eager
 
 
-def _may_be_tracked(tensor: Tensor) -> bool:
+def may_be_tracked(tensor: Tensor) -> bool:
+    """Whether the tensor, or what it is a view of, may take part in autograd."""
     storage = tensor._storage
     return tensor._requires_grad or tensor._value is not None or storage.value is not None

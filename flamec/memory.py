@@ -19,10 +19,11 @@ from flamec.device_array import DeviceArray
 from flamec.dispatch import apply_named, tensor_builder, write
 from flamec.dlpack import CPU_TYPE, CUDA_TYPE, to_capsule
 from flamec.errors import OperationError, unrepeatable, user_location
+from flamec.filled_in_place import filled
 from flamec.functional.arguments import as_device, as_dtype
 from flamec.functional.dimensions import dimension, sizes
-from flamec.functional.indexing import fit, scalar_of
-from flamec.functional.promotion import constant, is_number, require_tensor
+from flamec.functional.indexing import fit
+from flamec.functional.promotion import constant, is_number, require_tensor, scalar_of
 from flamec.functional.shape import (
     clone,
     permute,
@@ -65,6 +66,8 @@ def fill_(input: Tensor, value: Any) -> Tensor:
             )
         source = tensor_builder.cast(on_device(value, input._type.device), input._type.dtype)
     elif is_number(value):
+        if filled(input, value):
+            return input
         source = scalar_of(value, input)
     else:
         raise TypeError(
@@ -80,6 +83,8 @@ def fill(input: Tensor, value: Any) -> Tensor:
 
 def zero_(input: Tensor) -> Tensor:
     """Store zero everywhere."""
+    if filled(input, 0):
+        return input
     return write(input, constant(0, input._type.dtype, input._type.device), "zero_")
 
 

@@ -357,7 +357,8 @@ def _moving() -> list[Case]:
         Case("gather", lambda x: x(4, 6).gather(1, x.below(6, 3, 5))),
         Case("take_along_dim", lambda x: x(4, 6).take_along_dim(x.below(4, 1, 6), 0)),
         Case("index_select", lambda x: x(4, 6).index_select(1, x.below(6, 5))),
-        Case("read", lambda x: x(4, 6, 3)[:, x.below(6, 5)]),
+        Case("along", lambda x: x(4, 6, 3)[:, x.below(6, 5)]),
+        Case("read", lambda x: x(4, 6, 3)[:, x.below(6, 5), x.below(3, 5)]),
         Case("scatter", lambda x: x(4, 6).scatter(1, x.below(6, 4, 1), 0.5)),
         Case("scatter_add", lambda x: x(4, 6).scatter_add(0, x.below(4, 3, 5), x(4, 6))),
         Case(

@@ -184,6 +184,25 @@ def plain_indices(x: Tensor, index: Any) -> tuple[Tensor, ...] | None:
     return items
 
 
+def indexed_axis(x: Tensor, index: Any) -> int | None:
+    """The dimension that an int64 tensor picks from, if the index is that tensor and whole slices
+    beside it, and nothing is traced; else None."""
+    if index.__class__ is not tuple or thread.trace is not None or len(index) > len(x._type.shape):
+        return None
+    axis = None
+    for position, item in enumerate(index):
+        if isinstance(item, Tensor):
+            if axis is not None:
+                return None
+            axis = position
+        elif item.__class__ is not slice or not item.start is item.stop is item.step is None:
+            return None
+    have = None if axis is None else index[axis]._type
+    if have is None or have.dtype is not int64 or not have.shape or have.device != x._type.device:
+        return None
+    return axis
+
+
 def is_whole_mask(x: Tensor, index: Any) -> bool:
     """Whether the index is one bool for each element, where nothing is traced."""
     if thread.trace is not None or not isinstance(index, Tensor):

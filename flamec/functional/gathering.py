@@ -22,8 +22,8 @@ from flamec.functional.along_dimension import (
 from flamec.functional.arguments import public
 from flamec.functional.autocasting import WIDEST, autocasts
 from flamec.functional.dimensions import dimension
-from flamec.functional.indexing import Gathered, fit, gathered, scalar_of
-from flamec.functional.promotion import is_number, require_tensor
+from flamec.functional.indexing import Gathered, fit, gathered
+from flamec.functional.promotion import is_number, require_tensor, scalar_of
 from flamec.functional.scatter_reduction import combining, has_no_detour
 from flamec.functional.selection import select
 from flamec.functional.shape import (

@@ -17,8 +17,9 @@ import numpy as np
 from flamec.conversion import as_tensor, constant_array, on_device
 from flamec.dispatch import apply_named, tensor_builder, write
 from flamec.errors import OperationError, OperationTypeError, user_location
-from flamec.functional.eager_view import eager_view, is_whole_mask, plain_indices
-from flamec.functional.promotion import constant, is_number, number_dtype
+from flamec.filled_in_place import filled
+from flamec.functional.eager_view import eager_view, indexed_axis, is_whole_mask, plain_indices
+from flamec.functional.promotion import is_number, scalar_of
 from flamec.functional.selection import Selection, select
 from flamec.functional.shape import owned, regroup
 from flamec.functional.true_places import (
@@ -30,7 +31,7 @@ from flamec.functional.true_places import (
 )
 from flamec.fusing import InPlace, fused
 from flamec.ir.broadcasting import broadcast_shapes
-from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, structurally_equal
+from flamec.ir.shape import Dim, equal, format_shape, structurally_equal
 from flamec.ir.types import bool_
 from flamec.state import thread
 from flamec.tensor import Tensor
@@ -122,6 +123,9 @@ def getitem(self: Tensor, index: Any) -> Tensor:
         return picked
     if isinstance(index, Tensor) and _is_large_mask_of(self, index):  # the short way
         return true_elements(self, index)
+    axis = indexed_axis(self, index)
+    if axis is not None:
+        return _along(self, axis, index[axis])
     selection = select(self, index)
     if selection.is_basic:
         if selection.view is self:
@@ -146,6 +150,17 @@ def getitem(self: Tensor, index: Any) -> Tensor:
 def _read(view: Tensor, axes: tuple[int, ...], *indices: Tensor) -> Tensor:
     """The elements at ``indices``, whose dimensions go where ``axes`` says."""
     found = apply_named("index", view, *indices)
+    return owned(apply_named("permute", found, axes=axes))
+
+
+@fused()
+def _along(x: Tensor, axis: int, index: Tensor) -> Tensor:
+    """``x[:, index]``, with as many slices as the axis has before it."""
+    rank, count = len(x._type.shape), len(index._type.shape)
+    others = [a for a in range(rank) if a != axis]
+    found = apply_named("index", apply_named("permute", x, axes=(axis, *others)), index)
+    behind = range(count + axis, count + rank - 1)
+    axes = (*range(count, count + axis), *range(count), *behind)
     return owned(apply_named("permute", found, axes=axes))
 
 
@@ -178,22 +193,6 @@ def _assigned(self: Tensor, value: Any) -> Tensor:
         f"can't assign a {type(value).__name__} to a flamec.{dtype.name} tensor "
         f"(at {user_location()})"
     )
-
-
-def scalar_of(value: Any, like: Tensor) -> Tensor:
-    """A number in the dtype of ``like``, fractions cut off; RuntimeError if it is out of range."""
-    dtype = like._type.dtype
-    if dtype.kind in ("int", "uint") and isinstance(value, (int, float, np.number)):
-        limits = np.iinfo(dtype.numpy)
-        lowest = -limits.max if dtype.kind == "uint" else limits.min
-        if not lowest <= value <= limits.max:
-            raise OperationError(
-                f"value {value!r} cannot be converted to type {dtype.name} without overflow "
-                f"(at {user_location()})"
-            )
-    if isinstance(value, SymbolicDim):
-        return tensor_builder.cast(constant(value, number_dtype(value), like._type.device), dtype)
-    return constant(value, dtype, like._type.device)
 
 
 def fit(value: Tensor, shape: Sequence[Dim], what: str) -> Tensor:
@@ -232,6 +231,8 @@ def _assign(self: Tensor, index: Any, value: Any) -> None:
         source = fit(source, shape, "value tensor")
         if not _put_in_place(self, source, *plain):
             _put(self, source, *plain)
+        return
+    if view is not None and filled(view, value):
         return
     if is_number(value) and is_whole_mask(self, index):
         source = _assigned(self, value)

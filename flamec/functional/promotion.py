@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from flamec.dispatch import tensor_builder
-from flamec.errors import OperationTypeError, user_location
+from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.ir.shape import SymbolicDim
 from flamec.ir.types import (
     CPU,
@@ -244,3 +244,19 @@ def as_float_tensors(name: str, *operands: Any) -> list[Tensor]:
     """As ``as_tensors``, with integers and bools converted to the default dtype."""
     check_operands(name, operands)
     return convert_operands(operands, float_dtype(result_dtype(*operands)))
+
+
+def scalar_of(value: Any, like: Tensor) -> Tensor:
+    """A number in the dtype of ``like``, fractions cut off; RuntimeError if it is out of range."""
+    dtype = like._type.dtype
+    if dtype.kind in ("int", "uint") and isinstance(value, (int, float, np.number)):
+        limits = np.iinfo(dtype.numpy)
+        lowest = -limits.max if dtype.kind == "uint" else limits.min
+        if not lowest <= value <= limits.max:
+            raise OperationError(
+                f"value {value!r} cannot be converted to type {dtype.name} without overflow "
+                f"(at {user_location()})"
+            )
+    if isinstance(value, SymbolicDim):
+        return tensor_builder.cast(constant(value, number_dtype(value), like._type.device), dtype)
+    return constant(value, dtype, like._type.device)

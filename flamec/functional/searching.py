@@ -136,7 +136,7 @@ def searchsorted(
             f"{format_shape(table.shape)} and {format_shape(sorter._type.shape)}",
         )
         ordered = picked(ordered, sorter, ordered.ndim - 1)
-    ordered, values = as_tensors(name, ops.detach(ordered), ops.detach(input))
+    ordered, values = as_tensors(name, ordered.detach(), input.detach())
     if table.dtype is bool_:
         raise OperationTypeError(f"{name}(): not defined for bool (at {user_location()})")
     after = "greater" if right or side == "right" else "reached"

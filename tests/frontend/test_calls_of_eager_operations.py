@@ -33,6 +33,11 @@ def cu(monkeypatch: pytest.MonkeyPatch) -> Iterator[DriverStandIn]:
     gc.collect()  # graphs end while their driver is there
 
 
+@flamec.compile
+def _compiled_sum(x: Any, y: Any) -> Any:
+    return x + y
+
+
 def _both_ways(function: Callable[[Any], Any]) -> Call:
     def run(x: Any, y: Any) -> Any:
         leaf = x.detach().requires_grad_()
@@ -60,6 +65,9 @@ OPERATIONS: dict[str, tuple[Call, int]] = {
     "add in place": (lambda x, y: x.add_(y), 14),
     "add in place, with a factor": (lambda x, y: x.add_(y, alpha=0.5), 15),
     "mul in place by a number": (lambda x, y: x.mul_(0.5), 15),
+    "a number stored in a row": (lambda x, y: x.__setitem__(0, 1.0), 23),
+    "fill_": (lambda x, y: x.fill_(0.5), 19),
+    "compiled": (lambda x, y: _compiled_sum(x, y), 13),
     "zeros": (lambda x, y: flamec.zeros(64, 64, device=GPU), 30),
     "ones": (lambda x, y: flamec.ones(64, 64, device=GPU), 30),
     "full": (lambda x, y: flamec.full((64, 64), 2.5, device=GPU), 29),

@@ -133,6 +133,86 @@ def test_a_write_through_a_view_is_seen_by_autograd(gpu: Device) -> None:
             product.backward()
 
 
+# numbers stored in place, and what one tensor picks ------------------------------------------
+def _row(x: Any, value: Any) -> None:
+    x[1] = value
+
+
+def _element(x: Any, value: Any) -> None:
+    x[2, -1] = value
+
+
+def _columns(x: Any, value: Any) -> None:
+    x[:, 1:3] = value
+
+
+STORES: dict[str, Callable[[Any, Any], Any]] = {
+    "a row": _row,
+    "an element": _element,
+    "columns": _columns,
+    "fill_": lambda x, value: x.fill_(value),
+    "fill_ of a row": lambda x, value: x[1].fill_(value),
+    "zero_": lambda x, value: x[1:].zero_(),
+}
+
+
+@pytest.mark.parametrize("name", STORES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64", "int64", "uint8", "bool"])
+def test_numbers_are_stored(gpu: Device, name: str, dtype: str) -> None:
+    values: list[Any] = [0, 1, True, 7.75, 0.0]
+    if dtype.startswith(("float", "bf")):
+        values += [-0.0, -0.0, float("nan"), float("-inf"), 0.1]
+    for value in values:
+        here = (flamec.arange(24).reshape(4, 6) % 5).to(getattr(flamec, dtype))
+        there = here.to(gpu)
+        STORES[name](here, value)
+        STORES[name](there, value)
+        for a, b in ((here, there), (1 / here.double(), 1 / there.double())):  # -0.0 is another
+            np.testing.assert_array_equal(b.double().cpu().numpy(), a.double().numpy())
+
+
+def test_a_number_that_the_dtype_has_not_is_not_stored(gpu: Device) -> None:
+    x = flamec.ones(4, dtype=flamec.uint8, device=gpu)
+    for _ in range(3):
+        with pytest.raises(OperationError, match="overflow"):
+            x.fill_(256)
+        with pytest.raises(OperationError, match="overflow"):
+            x[0] = 300
+    assert x.tolist() == [1, 1, 1, 1]
+
+
+def test_a_stored_number_is_seen_by_autograd(gpu: Device) -> None:
+    for _ in range(3):
+        x, leaf = flamec.ones(4, device=gpu), flamec.ones(4, device=gpu).requires_grad_()
+        product = (x * leaf).sum()
+        x[1] = 3.0
+        with pytest.raises(RuntimeError, match="changed"):
+            product.backward()
+        with pytest.raises(RuntimeError, match="leaf"):
+            leaf.fill_(2.0)
+        tracked = leaf * 1
+        tracked[1] = 5.0
+        tracked.sum().backward()
+        assert leaf.grad.tolist() == [1, 0, 1, 1]
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3)])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_what_a_tensor_picks_beside_slices(gpu: Device, axis: int, shape: tuple[int, ...]) -> None:
+    picks = np.random.default_rng(2).integers(-3, 3, shape)
+    for last in ((), (slice(None),) * (2 - axis)):
+        where = (*(slice(None),) * axis, picks, *last)
+        for _ in range(2):
+            x = flamec.tensor(CUBE, device=gpu).requires_grad_()
+            index = tuple(flamec.tensor(i, device=gpu) if i is picks else i for i in where)
+            found = x[index]
+            np.testing.assert_array_equal(found.detach().cpu().numpy(), CUBE[where])
+            found.sum().backward()
+            wanted = np.zeros_like(CUBE)
+            np.add.at(wanted, where, 1)
+            np.testing.assert_array_equal(x.grad.cpu().numpy(), wanted)
+
+
 # arithmetic in place ------------------------------------------------------------------------
 def _second(x: Any) -> Any:
     return flamec.tensor(PLANE[::-1].copy() + 3, device=x.device)
