@@ -31,7 +31,7 @@ from flamec.ir.actions import (
     dim_of,
     unrolled,
 )
-from flamec.ir.shape import Dim, SymbolicDim, format_dim, product
+from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, format_dim, product
 from flamec.ir.types import CPU, Device, DType, TensorType, dtype_named
 
 __all__ = [
@@ -62,6 +62,11 @@ __all__ = [
 
 
 CONTROL_STEPS = ("loop", "branch")  # the kinds of steps that run other steps
+MOST_OVERTAKEN = (
+    8  # steps that one of a GPU may begin before: what those nearby left is in the cache
+)
+_LONG = 4.0  # microseconds
+_BANDWIDTH, _RATE = 4e6, 3e8  # bytes and operations a microsecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,11 @@ class Step:
     locations: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
+
+    def is_long(self, bindings: Mapping[str, int]) -> bool:
+        """Whether it takes so long on a large GPU that others are worth running beside it."""
+        moved = evaluate_dim(self.bytes_read, bindings) + evaluate_dim(self.bytes_written, bindings)
+        return max(moved / _BANDWIDTH, evaluate_dim(self.flops, bindings) / _RATE) >= _LONG
 
 
 @dataclass(frozen=True, slots=True)

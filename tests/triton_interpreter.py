@@ -14,7 +14,7 @@ import hashlib
 import importlib.util
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -42,6 +42,7 @@ from flamec.ir.plan import (
     HostCall,
     KernelSource,
     Launch,
+    MemoryLayout,
     Places,
     Undecided,
     unrolled,
@@ -50,6 +51,7 @@ from flamec.ir.shape import evaluate_dim, evaluate_shape
 from flamec.ir.types import dtype_named
 from flamec.runtime.control_steps import BranchStep, LoopStep
 from flamec.runtime.cuda.error_words import split_word
+from flamec.runtime.cuda.step_order import step_order
 from flamec.runtime.host_calls import host_array
 from flamec.runtime.program_errors import program_error
 
@@ -364,13 +366,37 @@ def run_plan(
             step.at[buffer] = address(base) + offset
         step(stream)
 
-    for step in steps_of(plan.actions, {}):
-        step(None)
+    steps = steps_of(plan.actions, {})
+    for number in _late_first(plan, layout, bindings):
+        steps[number](None)
     assert not any(memory[number].any() for number in counters), "a counter was left as it was"
     for number in words:
         if memory[number][0]:
             raise program_error(plan, *split_word(int(memory[number][0])))
     return results, {p: memory[plan.inputs[p]] for p in plan.updated}
+
+
+def _late_first(
+    plan: ExecutionPlan, layout: MemoryLayout, bindings: Mapping[str, int]
+) -> Iterable[int]:
+    """The actions in an order as far from the plan's as a captured graph may run them in."""
+    uses: dict[int, list[int]] = {}
+    numbers = []
+    for position, action in enumerate(plan.actions):
+        if not isinstance(action, Launch):
+            return range(len(list(unrolled(plan.actions, bindings, {}))))
+        numbers.append(action.step)
+        for argument in action.arguments:
+            uses.setdefault(argument.buffer, []).append(position)
+    uses.pop(-1, None)  # numbers
+    order = step_order(plan, layout, bindings, numbers, uses, shortest=True)
+    if not order:
+        return range(len(numbers))
+    waiting, found = set(range(len(numbers))), []
+    while waiting:
+        found.append(max(n for n in waiting if waiting.isdisjoint(order[n])))
+        waiting.remove(found[-1])
+    return found
 
 
 class _HostControlMemory:

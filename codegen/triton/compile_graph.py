@@ -29,6 +29,7 @@ from flamec.codegen.lower.group import LoweredKernel, checked_nodes
 from flamec.codegen.lower.kernel_builder import ErrorTable
 from flamec.codegen.lower.memory_budget import MemoryBudget, memory_notes
 from flamec.codegen.options import CodegenOptions
+from flamec.codegen.triton.filled_in_parts import filled_in_parts
 from flamec.codegen.triton.gpu_form import ChooseTile, GpuKernel, gpu_forms
 from flamec.codegen.triton.launches import LaunchCollector
 from flamec.codegen.triton.product_schedule import target_facts
@@ -188,6 +189,7 @@ def _emitted(
         notes={
             "kernel_steps": collector.steps,
             "tf32_steps": emission.rounded,
+            "filled_in_parts": filled_in_parts(lowered, table),
             **memory_notes(lowered.fit),
         },
         loops=tuple(emission.loops),

@@ -40,6 +40,13 @@ class Arrangement(NamedTuple, Generic[K]):
     guests: dict[K, tuple[K, int]]
 
 
+class Rest(NamedTuple):
+    """How many steps a block of at most so many bytes rests before others have its memory."""
+
+    steps: int
+    most: int
+
+
 class Lender(NamedTuple):
     """A result of so many bytes that is not touched before a step."""
 
@@ -52,13 +59,18 @@ def arrange(
     size: Mapping[K, int],
     spans: Sequence[Span[K]] = (),
     results: Mapping[K, int] | None = None,
+    rest: Rest | None = None,
 ) -> Arrangement[K]:
     """Places for all buffers in ``size`` (bytes), all of which are touched.
 
-    ``results``: bytes of results that may lend their memory.
+    ``results``: bytes of results that may lend their memory. ``rest``: of small blocks.
     """
     sizes = {key: aligned(nbytes) for key, nbytes in size.items()}
     lives = lifetimes(steps, sizes, spans)
+    if rest is not None:
+        for key, last in lives.last.items():
+            if sizes[key] <= rest.most:
+                lives.last[key] = min(last + rest.steps, len(steps) - 1)
     lent: dict[K, tuple[K, int]] = {}
     if results:
         untouched = live_ranges(steps, results, spans)[0]

@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from flamec.ir.passes.arrange_memory import arrange
+from flamec.ir.passes.arrange_memory import Rest, arrange
 from flamec.ir.passes.live_ranges import Access, Span, aligned
-from flamec.ir.plan import ExecutionPlan, MemoryLayout
+from flamec.ir.plan import MOST_OVERTAKEN, ExecutionPlan, MemoryLayout
 from flamec.ir.shape import evaluate_dim
 
 # Bytes of a result that lends its memory: below, an address more to set costs more than it saves,
 # and results need not be aligned.
 LEAST_LENT = 1 << 18
+# Bytes of a buffer whose memory is not used again at once: what would use it could not begin early.
+MOST_RESTING = 4 << 20
 
 
 class MemoryUse(NamedTuple):
@@ -40,7 +42,9 @@ def plan_memory(plan: ExecutionPlan, bindings: Mapping[str, int]) -> MemoryLayou
         for output in plan.outputs
     }
     large = {buffer: nbytes for buffer, nbytes in results.items() if nbytes >= LEAST_LENT}
-    return MemoryLayout(*arrange(*accesses_of(plan, bindings), large))
+    side_by_side = plan.language == "triton" and any(s.is_long(bindings) for s in plan.steps)
+    rest = Rest(MOST_OVERTAKEN, MOST_RESTING) if side_by_side else None
+    return MemoryLayout(*arrange(*accesses_of(plan, bindings), large, rest))
 
 
 def accesses_of(

@@ -2,9 +2,9 @@
 
 In: steps, which are called with a stream (kernel launches, fills, copies), and branches and loops
 with steps of their own. Out: a ``Graph`` that repeats them, and in which single steps can be given
-other arguments. Invariants: each step is one node, in the order given, a branch or loop a
-conditional node behind the launch that decides; a capture that failed leaves no trace on the
-device and says which step was the cause.
+other arguments. Invariants: each step is one node, which follows the one before, or those that it
+is said to follow, a branch or loop a conditional node behind the launch that decides; a capture
+that failed leaves no trace on the device and says which step was the cause.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from flamec.runtime.cuda.conditional import ConditionalNode, ControlStep
 from flamec.runtime.cuda.control_kernels import HANDLE
 from flamec.runtime.cuda.driver import CudaContext, CudaError, check, driver, release
+from flamec.runtime.cuda.step_order import Order
 from flamec.runtime.cuda.stream import Stream
 
 
@@ -87,10 +88,13 @@ class Graph:
         step.update_node(self._executable, self.nodes[step], stream)
 
 
-def capture(context: CudaContext, steps: Sequence[Step | ConditionalNode]) -> Graph:
+def capture(
+    context: CudaContext, steps: Sequence[Step | ConditionalNode], order: Order = ()
+) -> Graph:
     """Record steps. CaptureError if the driver refuses or a step cannot be recorded.
 
-    Nothing runs. Other work on the device goes on, in this thread, too (a collection may give
+    ``order``: for each step the earlier ones that it follows; if empty, the one before. Nothing
+    runs. Other work on the device goes on, in this thread, too (a collection may give
     memory back); memory that the steps use must exist and outlive the graph.
     """
     cu = driver()
@@ -100,7 +104,7 @@ def capture(context: CudaContext, steps: Sequence[Step | ConditionalNode]) -> Gr
     except CudaError as error:
         raise CaptureError(str(error)) from error
     try:
-        _record(steps, stream, recorded)
+        _record(steps, stream, recorded, order)
     except BaseException:
         _abandon(stream)
         raise
@@ -115,9 +119,17 @@ def _relaxed() -> Any:
     return driver().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
 
 
-def _record(steps: Sequence[Step | ConditionalNode], stream: Stream, recorded: _Recorded) -> None:
+def _record(
+    steps: Sequence[Step | ConditionalNode],
+    stream: Stream,
+    recorded: _Recorded,
+    order: Order = (),
+) -> None:
     for position, step in enumerate(steps):
         try:
+            if order:  # there are launches alone
+                earlier: list[Any] = [steps[before] for before in order[position]]
+                _follow(stream, [recorded.nodes[one] for one in earlier])
             node = step.node if isinstance(step, ControlStep) else step
             if node is None:
                 raise CaptureError(f"step {position} is run by the host")
@@ -160,8 +172,7 @@ def _record_conditional(
     _, before = _newest_nodes(stream, position)
     before = list(before)
     added = _with_edges("cuGraphAddNode", graph, before, None, len(before), parameters)
-    add = cu.CUstreamUpdateCaptureDependencies_flags.CU_STREAM_SET_CAPTURE_DEPENDENCIES
-    _with_edges("cuStreamUpdateCaptureDependencies", stream.raw, [added], None, 1, int(add))
+    _follow(stream, [added])
     for body, steps in zip(conditional.phGraph_out, node.bodies, strict=True):
         inner = Stream(context.index)
         begin = cu.cuStreamBeginCaptureToGraph
@@ -171,6 +182,13 @@ def _record_conditional(
         finally:  # the graph belongs to the node
             ended = cu.cuStreamEndCapture(inner.raw)
         check(ended, "cuStreamEndCapture")
+
+
+def _follow(stream: Stream, nodes: Sequence[Any]) -> None:
+    """Let the stream's next operation depend on these nodes alone."""
+    flags = driver().CUstreamUpdateCaptureDependencies_flags.CU_STREAM_SET_CAPTURE_DEPENDENCIES
+    update = "cuStreamUpdateCaptureDependencies"
+    _with_edges(update, stream.raw, list(nodes), None, len(nodes), int(flags))
 
 
 def _with_edges(name: str, *arguments: Any) -> Any:

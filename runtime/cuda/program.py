@@ -30,9 +30,10 @@ from flamec.runtime.cuda.driver import CudaContext
 from flamec.runtime.cuda.error_words import error_words
 from flamec.runtime.cuda.graph import CaptureError, Graph, capture
 from flamec.runtime.cuda.launch_timer import run_timed
-from flamec.runtime.cuda.module import LoadedKernel
+from flamec.runtime.cuda.module import KernelLaunch, LoadedKernel
 from flamec.runtime.cuda.plan_steps import PlanSteps
-from flamec.runtime.cuda.pointers import SetAddress, moved, sorted_setters
+from flamec.runtime.cuda.pointers import ALIGNMENT, SetAddress, moved, sorted_setters
+from flamec.runtime.cuda.step_order import Order, step_order
 from flamec.runtime.cuda.stream import Stream, current_stream
 from flamec.runtime.device import PlanMemory
 from flamec.runtime.host_calls import Evaluate, no_host
@@ -179,9 +180,15 @@ class BoundCudaProgram:
         given = (*plan.inputs, *(output.buffer for output in plan.outputs))
         self._given = [sorted_setters(self._setters(buffer)) for buffer in given]
         self._others = sorted(set(self._uses) - {*given, *self.layout.guests})  # in the arena
+        self._order: Order | None = None
         self._placed = False
         self._index = program.context.index
         self._given_buffers = given
+        one = len(self.steps) == 1 and isinstance(self.steps[0], KernelLaunch)
+        self._is_one_launch = one and not any(setters for _, setters in self._given)
+        self._aligned = [
+            n for n, (places, _) in enumerate(self._given) if any(place[3] for place in places)
+        ]
         many = program.graphs and program.is_worth_a_graph
         self.launch: LaunchAt = self._launch_graph if many else self._launch_steps
 
@@ -206,6 +213,9 @@ class BoundCudaProgram:
 
         ValueError for an address that a kernel cannot use.
         """
+        if self._is_one_launch:
+            self._launch_at_addresses()
+            return
         stream = current_stream(self.program.context.index)
         if self._needs_arena:
             self._place_temporaries(stream)
@@ -273,6 +283,16 @@ class BoundCudaProgram:
         for step in self.steps:
             step(stream)
 
+    def _launch_at_addresses(self) -> None:
+        """One launch can neither be interrupted nor gain by a graph."""
+        addresses = [self.addresses[buffer] for buffer in self._given_buffers]
+        launch = self.launch
+        for n in self._aligned:
+            if addresses[n] & (ALIGNMENT - 1):
+                launch = self._launch_steps  # which knows whether that is an error
+        launch(addresses)
+        self._calls += 1
+
     def _write_addresses(self) -> None:
         """Give the steps the addresses that are not those which they have."""
         for buffer in np.flatnonzero(self._now != self._written).tolist():
@@ -333,13 +353,26 @@ class BoundCudaProgram:
             self._placed = False
         return not self._placed
 
+    def _loosened_order(self) -> Order:
+        """What each step has to follow, where not all need to follow the one before."""
+        at = {step: position for position, step in enumerate(self.steps)}
+        uses = {
+            buffer: [at[step] for step, _ in found if step in at]
+            for buffer, found in self._uses.items()
+        }
+        alone = [at[launch] for launch in self._scratch if launch in at]
+        about = self.plan, self.layout, self.bindings, self.step_numbers
+        return step_order(*about, uses, alone)
+
     def _capture(self) -> bool:
         """Add a graph with the present addresses, as the first; whether there is one."""
         decides = any(isinstance(step, ControlStep) for step in self.steps)
         if len(self.steps) < _FEWEST_STEPS_TO_CAPTURE and not decides:
             return False
+        if self._order is None:
+            self._order = self._loosened_order()
         try:
-            graph = capture(self.program.context, self.steps)
+            graph = capture(self.program.context, self.steps, self._order)
         except CaptureError as error:
             if self._captured:
                 self._most_graphs = 1  # the one that there is serves all addresses

@@ -52,7 +52,7 @@ class Copier:
         self.graphs: list[Recording] = []
         context: Any = SimpleNamespace(index=0)
 
-        def capture(_: Any, steps: Any) -> Recording:
+        def capture(_: Any, steps: Any, order: Any) -> Recording:
             if len(self.graphs) == most:
                 raise CaptureError("out of memory")
             self.graphs.append(Recording(steps, self.launched))
