@@ -138,6 +138,11 @@ def _generalized(
 ) -> tuple[list[Any], dict[str, Any]]:
     """The arguments with types over symbols for tensors, and symbols for sizes."""
 
+    for name, position in composite.kernels:
+        kernel = kwargs.get(name, args[position] if position < len(args) else None)
+        if isinstance(kernel, Tensor):
+            sizes.keep_numbers(evaluate_shape(kernel._type.shape, {}))
+
     def general(value: Any) -> Any:
         return sizes.type(value._type) if isinstance(value, Tensor) else value
 

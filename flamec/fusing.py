@@ -38,30 +38,39 @@ _SCALARS = frozenset((bool, int, str, type(None)))
 class Composite:
     """A function declared with ``fused``.
 
-    ``dimensions``: the names and positions of arguments that are sizes.
+    ``dimensions``: the names and positions of arguments that are sizes; ``kernels``: of those
+    whose sizes are numbers, see ``fused``.
     """
 
-    def __init__(self, function: Callable[..., Any], dimensions: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        dimensions: tuple[str, ...],
+        kernels: tuple[str, ...] = (),
+    ) -> None:
         self.function = function
         self.name: str = function.__name__.lstrip("_")
-        names = list(inspect.signature(function).parameters) if dimensions else []
+        names = list(inspect.signature(function).parameters) if dimensions or kernels else []
         self.dimensions = tuple((name, names.index(name)) for name in dimensions)
+        self.kernels = tuple((name, names.index(name)) for name in kernels)
 
 
 COMPOSITES: list[Composite] = []
 
 
-def fused(*dimensions: str) -> Callable[[F], F]:
+def fused(*dimensions: str, kernels: tuple[str, ...] = ()) -> Callable[[F], F]:
     """Declare that eager mode runs a function as one program where that is possible.
 
     ``dimensions`` names the arguments that are sizes (``normalized_shape``), so that a program
-    serves all of them. The function may read its arguments, the default dtype, whether
-    gradients are recorded, what autocast does and the default generators: nothing else, and not
+    serves all of them. ``kernels`` names tensors whose sizes that are no multiples of 16 a program
+    has as numbers (3x3 windows, images of 3 channels), because others need another program.
+    The function may read its arguments, the default dtype, whether gradients are recorded, what
+    autocast does and the default generators: nothing else, and not
     what tensors hold.
     """
 
     def declare(function: F) -> F:
-        composite = Composite(function, dimensions)
+        composite = Composite(function, dimensions, kernels)
         COMPOSITES.append(composite)
         traced = unwatched(function)  # it runs no code of the user
 

@@ -34,6 +34,10 @@ class Sizes:
         self.hints: dict[str, int] = {}
         self._dims: dict[int, Dim] = {}
 
+    def keep_numbers(self, sizes: Sequence[int]) -> None:
+        """Those of the sizes that are no multiples of 16 are numbers, wherever they occur."""
+        self._dims.update({size: size for size in sizes if size % _DIVISOR})
+
     def dim(self, size: int) -> Dim:
         """The dimension that stands for a size."""
         if self.least is None or size < self.least:

@@ -151,7 +151,7 @@ def _require_fitting(
 
 
 @autocasts(cpu=LOWER, cuda=LOWER)
-@fused()
+@fused(kernels=("weight",))
 def conv1d(
     input: Tensor,
     weight: Tensor,
@@ -170,7 +170,7 @@ def conv1d(
 
 
 @autocasts(cpu=LOWER, cuda=LOWER)
-@fused()
+@fused(kernels=("weight",))
 def conv2d(
     input: Tensor,
     weight: Tensor,
@@ -185,7 +185,7 @@ def conv2d(
 
 
 @autocasts(cpu=LOWER, cuda=LOWER)
-@fused()
+@fused(kernels=("weight",))
 def conv3d(
     input: Tensor,
     weight: Tensor,
@@ -260,7 +260,7 @@ def _transpose(
 
 
 @autocasts(cpu=LOWER, cuda=LOWER)
-@fused()
+@fused(kernels=("weight",))
 def conv_transpose1d(
     input: Tensor,
     weight: Tensor,
@@ -281,7 +281,7 @@ def conv_transpose1d(
 
 
 @autocasts(cpu=LOWER, cuda=LOWER)
-@fused()
+@fused(kernels=("weight",))
 def conv_transpose2d(
     input: Tensor,
     weight: Tensor,
@@ -298,7 +298,7 @@ def conv_transpose2d(
 
 
 @autocasts(cpu=LOWER, cuda=LOWER)
-@fused()
+@fused(kernels=("weight",))
 def conv_transpose3d(
     input: Tensor,
     weight: Tensor,

@@ -121,3 +121,16 @@ def test_functions_called(cu: DriverStandIn, name: str) -> None:
     runs = [called_by(lambda: call(x, y), only_python=True)[1:] for _ in range(3)]
     names = min(runs, key=len)
     assert len(names) <= most, names
+
+
+def test_launches_of_a_convolution(cu: DriverStandIn) -> None:
+    """The size of its windows is a number in the program: they are looked up where they are
+    multiplied, not copied, for images of all sizes."""
+    weight, bias = (flamec.ones(*shape, device=GPU) for shape in ((64, 4, 3, 3), (64,)))
+    for size in (32, 48):
+        x = flamec.ones(1, 4, size, size, device=GPU)
+        F.conv2d(x, weight, bias, padding=1)
+        before = cu.calls["cuLaunchKernel"]
+        F.conv2d(x, weight, bias, padding=1)
+        assert cu.calls["cuLaunchKernel"] - before == 3
+    assert cu.calls["cuModuleLoadData"] <= 4  # one program, and what fills x
