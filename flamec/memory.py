@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from flamec import layout
+from flamec.arithmetic_in_place import filled
 from flamec.conversion import on_device
 from flamec.copying import deepcopy, reduce_ex, shallow_copy
 from flamec.device_array import DeviceArray
 from flamec.dispatch import apply_named, tensor_builder, write
 from flamec.dlpack import CPU_TYPE, CUDA_TYPE, to_capsule
 from flamec.errors import OperationError, unrepeatable, user_location
-from flamec.filled_in_place import filled
 from flamec.functional.arguments import as_device, as_dtype
 from flamec.functional.dimensions import dimension, sizes
 from flamec.functional.indexing import fit

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from flamec.arithmetic_in_place import filled
 from flamec.conversion import as_tensor, constant_array, on_device
 from flamec.dispatch import apply_named, tensor_builder, write
 from flamec.errors import OperationError, OperationTypeError, user_location
-from flamec.filled_in_place import filled
 from flamec.functional.eager_view import eager_view, indexed_axis, is_whole_mask, plain_indices
 from flamec.functional.promotion import is_number, scalar_of
 from flamec.functional.selection import Selection, select
