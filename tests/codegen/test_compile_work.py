@@ -29,6 +29,7 @@ from flamec.ir.passes.pipeline import pipeline
 from flamec.ir.tasks import Task
 from flamec.optim import repeated_update
 from flamec.optim.optimizer import Optimizer
+from flamec.runtime.cpu.compiler import compile_assembly, find_compiler
 from flamec.tensor import Tensor
 
 FEW, MANY = 4, 48
@@ -236,3 +237,16 @@ def test_a_users_rule_is_traced_for_all_parameters() -> None:
     assert issubclass(_Clipped, Optimizer)
     _, calls = update_of(lambda p: _Clipped(p, 0.1))
     assert calls == 1
+
+
+def test_a_check_of_indices_has_one_place_for_what_is_wrong() -> None:
+    """Not one for each lane: that was most of what the C compiler did for a search."""
+    compiler = find_compiler()
+    if "clang" in compiler.version():
+        pytest.skip("asks gcc")
+    take = flamec.compile(lambda x, at: x[at] * 2, backend="c")
+    take(flamec.ones(100), flamec.arange(1000) % 100)
+    source = take.programs[0].stages["source"]
+    looks = source.count("= vgather") + source.count("flamec_index(")
+    calls = re.findall(r"(?:call|bl)\s+flamec_bad_index", compile_assembly(compiler, source))
+    assert 0 < len(calls) <= looks
