@@ -138,6 +138,13 @@ def _read(self: RuntimeNumber) -> Any:
     return kind(self) if self._type.dtype is not bool_ else bool(self)
 
 
+def _array_wrap(
+    self: RuntimeNumber, array: np.ndarray, context: Any = None, return_scalar: bool = False
+) -> Any:
+    """NumPy's functions give NumPy's numbers for a number."""
+    return array[()] if return_scalar else array
+
+
 def _array(self: RuntimeNumber, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
     return np.array(_read(self), dtype)
 
@@ -235,6 +242,7 @@ def attach_operators() -> None:
         setattr(RuntimeNumber, f"__r{name}__", _binary(name, function, True))
     RuntimeNumber.read = _read
     RuntimeNumber.__array__ = _array  # type: ignore[attr-defined]  # as the others
+    RuntimeNumber.__array_wrap__ = _array_wrap  # type: ignore[attr-defined]  # as the others
     RuntimeNumber.__getattr__ = _attribute  # type: ignore[assignment]  # as the others
     for name, function in BY_VALUE.items():
         setattr(RuntimeNumber, f"__{name}__", _by_value(function))

@@ -20,7 +20,7 @@ from flamec.functional.promotion import as_tensors, is_number
 from flamec.gpu import gpu_of
 from flamec.host_numbers import whole_expression_of
 from flamec.ir.shape import Dim
-from flamec.ir.types import DType, bool_, float64, int64
+from flamec.ir.types import DType, TensorType, bool_, dtype_of_numpy, float64, int64
 from flamec.state import thread
 from flamec.tensor import RuntimeNumber, Tensor
 
@@ -64,6 +64,16 @@ def numpy(self: Tensor, *, force: bool = False) -> np.ndarray:
 
 def _array(self: Tensor, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
     return np.array(numpy(self), dtype=dtype, copy=copy)
+
+
+def _array_wrap(
+    self: Tensor, array: np.ndarray, context: Any = None, return_scalar: bool = False
+) -> Tensor:
+    """NumPy's functions of tensors give tensors without history; bools are uint8 as in PyTorch."""
+    array = np.asarray(array)
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8)
+    return Tensor._from_array(array, TensorType(array.shape, dtype_of_numpy(array.dtype)))
 
 
 def _one_value(self: Tensor, what: str, message: str, recurs: bool = False) -> Any:
@@ -291,6 +301,7 @@ TENSOR_METHODS = {
     "resolve_neg": resolve_neg,
     "numpy": numpy,
     "__array__": _array,
+    "__array_wrap__": _array_wrap,
     "item": item,
     "tolist": tolist,
     "__bool__": _bool,

@@ -131,11 +131,18 @@ def promote_types(a: DType, b: DType) -> DType:
     return a if a.itemsize > b.itemsize else b
 
 
+_DEVICE_TYPES = (
+    "cpu", "cuda", "ipu", "xpu", "mkldnn", "opengl", "opencl", "ideep", "hip", "ve", "fpga", "maia",
+    "xla", "lazy", "vulkan", "mps", "meta", "hpu", "mtia", "privateuseone",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Device:
     """Where an array lives: ``Device("cpu")``, ``Device("cuda", 0)``, ``Device("cuda:0")``.
 
-    ``Device(1)`` is the second GPU, and a device given as such is itself.
+    ``Device(1)`` is the second GPU, and a device given as such is itself. The types are PyTorch's,
+    of which "cpu", "cuda" and "meta" can be used; RuntimeError for any other name.
 
     As a context manager it says where tensors are made that are given no device; what that takes
     is in ``entered`` and ``left``, set by who makes tensors (``flamec/default_device.py``).
@@ -157,9 +164,14 @@ class Device:
             object.__setattr__(self, "index", given)
             return
         kind, separator, index = given.partition(":")
+        if kind not in _DEVICE_TYPES:
+            raise RuntimeError(
+                f"Expected one of {', '.join(_DEVICE_TYPES)} device type at start of device "
+                f"string: {kind}"
+            )
         if separator:
-            if not index.isdecimal():
-                raise ValueError(f"not a device: {self.type!r}")
+            if not index.isdecimal() or str(int(index)) != index:
+                raise RuntimeError(f"Invalid device string: {self.type!r}")
             object.__setattr__(self, "type", kind)
             object.__setattr__(self, "index", int(index))
 

@@ -295,7 +295,7 @@ class ParameterList(Module):
         return self
 
     def extra_repr(self) -> str:
-        return "\n".join(f"({i}): {_described(v)}" for i, v in enumerate(self))
+        return "\n".join(f"  ({i}): {_described(v)}" for i, v in enumerate(self))
 
 
 class ParameterDict(Module):
@@ -402,7 +402,7 @@ class ParameterDict(Module):
         return self
 
     def extra_repr(self) -> str:
-        return "\n".join(f"({k}): {_described(v)}" for k, v in self.items())
+        return "\n".join(f"  ({k}): {_described(v)}" for k, v in self.items())
 
 
 def _described(value: Any) -> str:
