@@ -16,7 +16,7 @@ from flamec.codegen.c.program_writer import LANES_AT_MOST, ProgramWriter
 from flamec.codegen.c.rendering import RowPlaces, indices_of_rows, render
 from flamec.codegen.c.statements import VectorAxis
 from flamec.codegen.c.text import C_TYPES, combine, dim, factor, identity
-from flamec.codegen.lower.lanes import MEMORY_BYTES
+from flamec.codegen.lower.lanes import LANE_BYTES, MEMORY_BYTES
 from flamec.codegen.schedule import GRAIN, LARGEST_UNROLLED_BODY
 from flamec.ir.kernel import (
     Compute,
@@ -33,8 +33,10 @@ from flamec.ir.shape import product
 
 # Elements of a row from which blocks are worth it, by the bytes of the smallest ones.
 LONG_ENOUGH = {2: 16, 4: 6, 8: 6}
-TOGETHER = 8  # vectors of neighbouring rows
-SHORT_BODY = 4  # cheap statements; of more there are copies for half as many vectors
+TOGETHER = 16  # vectors of neighbouring rows
+VECTORS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)  # for which there are loops
+STRIPS = 4  # of so many vectors, each of which goes through all elements
+SHORT_BODY = 4  # cheap statements; of more there are copies for a quarter of the vectors
 WAITING_VECTORS = 4  # of rows, each of which waits for what it keeps in memory
 WINDOW = 64  # elements that are folded for one vector of neighbouring rows after the other
 CACHE_WAY = 4096  # bytes; lines that are so far apart share a set of the first cache
@@ -164,19 +166,26 @@ class SideBySideWriter(ProgramWriter):
 
     def _together(self, block: Pass, lane_loop: str) -> dict[str, Any] | None:
         """The loop over elements for some vectors of neighbouring rows at once, whose folds stay in
-        registers. There are such loops for each number of vectors, up to some. None where it is not
-        worth it."""
+        registers. There are such loops for numbers of vectors up to some; of more, strips of so
+        many go through all elements. None where it is not worth it."""
         folds = [s for s in block.element if isinstance(s, Fold)]
         width = self.program.rows[-1].size if self.program.rows else 1
         if not self.program.inner or isinstance(width, int):
             return None  # where their number is known, loops over vectors are as fast
-        if len(block.element) > LARGEST_UNROLLED_BODY or not all(map(has_pieces, folds)):
+        if len(block.element) > LARGEST_UNROLLED_BODY:
+            return None
+        if not all(has_pieces(s) or s.position for s in folds):
             return None
         if any(map(_lies_along_elements, block.element)):
             return None
         vectors = []
         costly = any(isinstance(s, Compute) and lookup(s.op).expensive for s in block.element)
-        most = TOGETHER // 2 if costly or len(block.element) > SHORT_BODY else TOGETHER
+        positions = any(s.position for s in folds)
+        heavy = costly or len(block.element) > SHORT_BODY
+        most = TOGETHER // 4 if heavy else TOGETHER // 2 if positions else TOGETHER
+        strips = 1 if heavy or positions else STRIPS
+        counts = [n for n in VECTORS if n <= most]
+        widest = max((s.lane for s in folds), key=LANE_BYTES.__getitem__, default="f32")
         for number in range(most):
             copy = f"_{number}"
             begin, end = _registers(block, copy)
@@ -184,7 +193,13 @@ class SideBySideWriter(ProgramWriter):
             full, tail = self._element_text(block, lane_loop, join)
             texts = {"begin": begin, "full": full, "tail": tail, "end": end}
             vectors.append({key: "\n".join(lines) for key, lines in texts.items()})
-        return {"vectors": vectors, "choice": f"high - low <= FLAMEC_LANES * {most}"}
+        return {
+            "vectors": vectors,
+            "counts": counts,
+            # registers of half the size have room for half as many
+            "most": f"{most} / FLAMEC_PIECES({widest})" if most == TOGETHER else most,
+            "choice": f"high - low <= FLAMEC_LANES * {most * strips}",
+        }
 
     def _choice(self, block: Pass, apart: list[Load | Store]) -> str | None:
         """C text of whether that loop is worth it, "" if it always is, None if it never is."""
