@@ -17,13 +17,13 @@ from flamec.functional.dimensions import dimension, size
 from flamec.functional.places import is_python_int, narrowed, place_of, shown
 from flamec.functional.promotion import promote_types
 from flamec.functional.shape import (
-    atleast,
     clone,
     movedim,
     owned,
     regroup,
     unsqueeze,
     window,
+    with_rank,
 )
 from flamec.fusing import fused
 from flamec.ir.op import lookup
@@ -126,14 +126,14 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 @public
 def hstack(tensors: Sequence[Tensor]) -> Tensor:
     """Joined along dimension 1, one-dimensional tensors along dimension 0."""
-    given = atleast(1, _tensors("hstack", tensors))
+    given = [with_rank(1, t) for t in _tensors("hstack", tensors)]
     return cat(given, 0 if len(given[0]._type.shape) == 1 else 1)
 
 
 @public
 def vstack(tensors: Sequence[Tensor]) -> Tensor:
     """Joined along dimension 0, after one-dimensional tensors became rows."""
-    return cat(atleast(2, _tensors("vstack", tensors)), 0)
+    return cat([with_rank(2, t) for t in _tensors("vstack", tensors)], 0)
 
 
 row_stack = vstack
@@ -142,7 +142,7 @@ row_stack = vstack
 @public
 def dstack(tensors: Sequence[Tensor]) -> Tensor:
     """Joined along dimension 2, after ``atleast_3d``."""
-    return cat(atleast(3, _tensors("dstack", tensors)), 2)
+    return cat([with_rank(3, t) for t in _tensors("dstack", tensors)], 2)
 
 
 @public

@@ -228,14 +228,14 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
     return regroup(input, (*shape[:axis], 1, *shape[axis:]))
 
 
-def atleast(rank: int, tensors: Sequence[Any]) -> Any:
-    given = sequence(tensors)
-    results = tuple(_with_rank(rank, t) for t in given)
+def _atleast(rank: int, tensors: Sequence[Any]) -> Any:
+    results = tuple(with_rank(rank, t) for t in sequence(tensors))
     single = len(tensors) == 1 and isinstance(tensors[0], Tensor)
     return results[0] if single else results
 
 
-def _with_rank(rank: int, tensor: Tensor) -> Tensor:
+def with_rank(rank: int, tensor: Tensor) -> Tensor:
+    """A tensor with at least ``rank`` dimensions: new ones where ``atleast_3d`` puts them."""
     shape = tensor._type.shape
     if len(shape) >= rank:
         return tensor
@@ -248,17 +248,17 @@ def _with_rank(rank: int, tensor: Tensor) -> Tensor:
 
 def atleast_1d(*tensors: Any) -> Any:
     """Zero-dimensional tensors get one dimension; others are returned as they are."""
-    return atleast(1, tensors)
+    return _atleast(1, tensors)
 
 
 def atleast_2d(*tensors: Any) -> Any:
     """Tensors with fewer than two dimensions get leading ones."""
-    return atleast(2, tensors)
+    return _atleast(2, tensors)
 
 
 def atleast_3d(*tensors: Any) -> Any:
     """Tensors with fewer than three dimensions get ones, where NumPy puts them."""
-    return atleast(3, tensors)
+    return _atleast(3, tensors)
 
 
 # expand -----------------------------------------------------------------------------

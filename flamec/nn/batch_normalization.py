@@ -26,6 +26,7 @@ class _Norm(Module):
     """Parameters and running statistics of one entry a channel."""
 
     ranks: tuple[int, ...]
+    _version = 2  # with num_batches_tracked
 
     def __init__(
         self,

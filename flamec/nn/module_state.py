@@ -65,7 +65,13 @@ def _entries(module: Module, prefix: str) -> Iterator[tuple[str, Module, str, Te
 
 
 class ModuleWithState(HookedModule):
-    """A module's ``state_dict`` and ``load_state_dict``."""
+    """A module's ``state_dict`` and ``load_state_dict``.
+
+    ``_version``: of the class's form of state; ``state_dict()._metadata`` has that of each module,
+    by its path, for classes that read what older forms of them wrote.
+    """
+
+    _version: int = 1
 
     def state_dict(
         self,
@@ -76,7 +82,12 @@ class ModuleWithState(HookedModule):
     ) -> dict[str, Any]:
         """Parameters and persistent buffers by path, detached; they share memory with these."""
         found: dict[str, Any] = OrderedDict() if destination is None else destination
+        if destination is None:
+            found._metadata = OrderedDict()  # type: ignore[attr-defined]  # as PyTorch's
         module: Any = self
+        metadata = {"version": self._version}
+        if hasattr(found, "_metadata"):
+            found._metadata[prefix[:-1]] = metadata
         for hook in self._state_dict_pre_hooks.values():
             hook(self, prefix, keep_vars)
         self._save_to_state_dict(found, prefix, keep_vars)
@@ -84,7 +95,7 @@ class ModuleWithState(HookedModule):
             if child is not None:
                 child.state_dict(destination=found, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
         for hook in self._state_dict_hooks.values():
-            other = hook(self, found, prefix, {})
+            other = hook(self, found, prefix, metadata)
             found = found if other is None else other
         return found
 
@@ -179,17 +190,22 @@ def load_state(
     """
     if not isinstance(state, Mapping):
         raise TypeError(f"Expected state_dict to be dict-like, got {type(state).__name__}.")
+    metadata = getattr(state, "_metadata", None)
     state = OrderedDict(state)
+    if metadata is not None:
+        state._metadata = metadata  # type: ignore[attr-defined]  # as PyTorch's
     owners = dict(_modules_of(module, ""))
     told: tuple[list[str], list[str], list[str]] = ([], [], [])
     apart = {p for p, owner in owners.items() if _overrides(owner, "_load_from_state_dict")}
     for prefix, owner in owners.items():
+        given = {} if metadata is None else dict(metadata.get(prefix[:-1], {}))
+        if assign:
+            given[ASSIGN] = True
         if prefix in apart:
-            given = {ASSIGN: True} if assign else {}
             owner._load_from_state_dict(state, prefix, given, strict, *told)
             continue
         for hook in owner._load_state_dict_pre_hooks.values():
-            hook(owner, state, prefix, {}, strict, *told)
+            hook(owner, state, prefix, given, strict, *told)
         owner._complete_old_state(state, prefix)
     loaded = {owners[prefix] for prefix in apart}
     entries = [entry for entry in _entries(module, "") if entry[1] not in loaded]
