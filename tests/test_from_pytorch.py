@@ -282,6 +282,23 @@ def _() -> None:
     assert gradients[0] != [1.0, 1.0, 1.0] == gradients[1]
 
 
+@row("ctc_loss")
+def _() -> None:
+    values = np.log(np.random.default_rng(0).dirichlet(np.ones(3), (4, 1)))
+
+    def gradients(package: Any) -> list[np.ndarray]:
+        by_probabilities = package.tensor(values, requires_grad=True)
+        by_logits = package.tensor(values, requires_grad=True)
+        for x in (by_probabilities, package.log_softmax(by_logits, 2)):
+            loss = package.nn.functional.ctc_loss(x, package.tensor([[1, 2]]), (4,), (2,))
+            loss.backward()
+        return [x.grad.numpy() for x in (by_probabilities, by_logits)]
+
+    ours, theirs = gradients(flamec), gradients(torch)
+    np.testing.assert_allclose(ours[1], theirs[1], atol=1e-12)
+    np.testing.assert_allclose(ours[0] + np.exp(values) / 2, theirs[0], atol=1e-12)
+
+
 @row("out=")
 def _() -> None:
     for package in (torch, flamec):

@@ -186,7 +186,7 @@ def _picked(x: Tensor, axis: int, places: np.ndarray) -> Tensor:
 def _nearest(x: Tensor, axis: int, output: Dim, scale: float | None, exact: bool) -> Tensor:
     shape = x._type.shape
     size = shape[axis]
-    if output is size or (not isinstance(output, SymbolicDim) and output == size):
+    if structurally_equal(size, output) and scale in (None, 1.0):
         return x
     repeat = None
     if isinstance(size, SymbolicDim) and scale is not None and scale.is_integer():
@@ -249,7 +249,11 @@ def _computed_taps(
         places = ops.mul(line, ratio)
     else:
         places = ops.sub(ops.mul(ratio, ops.add(line, 0.5)), 0.5)
-        places = places if cubic else ops.maximum(places, 0.0)
+        if not cubic:
+            places = ops.maximum(places, 0.0)
+            if scale is not None:  # elements stay where the size does
+                same = ops.eq(_number(x, size, kind), _number(x, output, kind))
+                places = ops.where(same, line, places)
     whole = ops.floor(places)
     if not cubic:
         whole = ops.minimum(whole, _number(x, size - 1, kind))
@@ -304,13 +308,11 @@ def _taps(
 ) -> Tensor:
     """A sum of two or four neighbours, weighted."""
     size = x._type.shape[axis]
-    if structurally_equal(size, output) and scale in (None, 1.0):
+    if structurally_equal(size, output) and (not cubic or scale in (None, 1.0)):
         return x
     if isinstance(size, SymbolicDim) or isinstance(output, SymbolicDim):
         return _computed_taps(x, axis, output, scale, align_corners, cubic)
     n, m = size, output
-    if n == m and (scale is None or scale == 1.0):
-        return x
     places = _positions(x, n, m, scale, align_corners, clamps=not cubic)
     first = np.floor(places).astype(np.int64)
     if not cubic:
@@ -335,6 +337,8 @@ def _antialiased(
 ) -> Tensor:
     """A product with weights of a kernel as wide as the elements of the result are apart."""
     n, m = _static(x._type.shape[axis], output)
+    if n == m:
+        return x
     ratio = _ratio(n, m, scale, align_corners)
     reach, kernel = (2.0, _keys) if cubic else (1.0, _triangle)
     width = max(ratio, 1.0)

@@ -19,6 +19,8 @@ F.interpolate(x, scale_factor=2) | 2,3,4,5
 F.interpolate(x, (3, 10)) | 2,3,4,5
 F.interpolate(x, scale_factor=(1.7, 0.6)) | 2,3,4,5
 F.interpolate(x, scale_factor=1.7, recompute_scale_factor=True) | 2,3,4,5
+F.interpolate(x, scale_factor=1.3, mode='linear') | 2,3,3
+F.interpolate(x, scale_factor=1.3, mode='bilinear') | 2,3,3,5
 F.interpolate(x, (3, 10), mode='nearest-exact') | 2,3,4,5
 F.interpolate(x, scale_factor=2, mode='nearest-exact') | 1,2,3,2,3
 F.interpolate(x, scale_factor=2.5, mode='nearest-exact') | 1,2,3,2
