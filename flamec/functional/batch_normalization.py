@@ -147,9 +147,10 @@ def batch_norm(
             f"{format_shape(shape)}",
         )
         centered, mean, variance = _one_pass(input)
-        _update(running_mean, mean, momentum, "batch_norm")
-        if running_var is not None:
-            _update(running_var, _unbiased(variance, count), momentum, "batch_norm")
+        if not is_found_empty(product(shape)):  # a batch of none says nothing
+            _update(running_mean, mean, momentum, "batch_norm")
+            if running_var is not None:
+                _update(running_var, _unbiased(variance, count), momentum, "batch_norm")
     scale, shift = ops.rsqrt(ops.add(variance, eps)), _per_channel(bias, variance)
     factor = _per_channel(weight, variance)
     y = ops.mul(centered, scale if factor is None else ops.mul(scale, factor))
