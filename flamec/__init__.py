@@ -123,7 +123,6 @@ from flamec.functional.normalization import rms_norm
 from flamec.functional.number_parts import *
 from flamec.functional.numeric_gradient import *
 from flamec.functional.order_statistics import *
-from flamec.functional.poisson import *
 from flamec.functional.polygamma import *
 from flamec.functional.promotion import can_cast, promote_types, result_type
 from flamec.functional.reduction import *
@@ -349,6 +348,7 @@ _LATE = {
     "nn": "",
     "optim": "",
     "pca_lowrank": "flamec.functional.low_rank",
+    "poisson": "flamec.functional.poisson",
     "profiler": "",
     "save": "flamec.saving",
     "signal": "",

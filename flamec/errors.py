@@ -20,7 +20,7 @@ import numpy as np
 
 import flamec.ir
 from flamec.ir.graph import Location, Node
-from flamec.ir.ops.requirement import RequirementError
+from flamec.ir.ops.selection import RequirementError
 
 _PACKAGE_FOLDERS: list[str] = []
 

@@ -1,8 +1,9 @@
 """``math``, and NumPy's functions of one number, of what varies while a function is traced.
 
 In: calls of these functions in a block. Out: for numbers of Python's state that vary
-(``host_numbers.py``), and for sizes, numbers that the program's call computes; for those and for
-what ``item()`` gives, whether they are finite, as conditions of the program.
+(``host_numbers.py``), and for sizes, numbers that the program's call computes; for what ``item()``
+gives, numbers that the program computes (``math_in_programs.py``); for all of them, whether they
+are finite, as conditions of the program.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from flamec.host_numbers import computed, computed_of_sizes, decide
 from flamec.ir.shape import SymbolicDim
+from flamec.math_in_programs import in_program
 from flamec.tensor import RuntimeNumber, Tensor
 
 MATH_NAMES = (
@@ -41,7 +43,10 @@ def math_of_expressions() -> Iterator[None]:
     originals += [(np, name, getattr(np, name)) for name in NUMPY_NAMES]
     for module, name, function in originals:
         compare = PREDICATES.get(name) if module is math else None
-        made = _of_expressions(function) if compare is None else _condition(function, compare)
+        known = name if module is math else ""
+        made = (
+            _of_expressions(known, function) if compare is None else _condition(function, compare)
+        )
         setattr(module, name, made)
     try:
         yield
@@ -50,7 +55,7 @@ def math_of_expressions() -> Iterator[None]:
             setattr(module, name, function)
 
 
-def _of_expressions(function: Callable[..., Any]) -> Callable[..., Any]:
+def _of_expressions(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
         if not options and any(type(a) is SymbolicDim for a in arguments):
@@ -58,6 +63,7 @@ def _of_expressions(function: Callable[..., Any]) -> Callable[..., Any]:
         elif not options and any(isinstance(a, RuntimeNumber) for a in arguments):
             found = computed(function, *arguments)
             found = _of_sizes(function, arguments) if found is None else found
+            found = in_program(name, arguments) if found is None else found
         else:
             found = None
         return function(*arguments, **options) if found is None else found

@@ -13,12 +13,13 @@ import math
 import operator
 import sys
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any
 
 import numpy as np
 
 from flamec.conversions import ask
-from flamec.errors import unknown_value
+from flamec.errors import is_framework_file, unknown_value
 from flamec.functional import arithmetic, comparison, unary
 from flamec.functional.promotion import convert_operands, is_number, number_dtype, plain_number
 from flamec.host_numbers import (
@@ -37,6 +38,7 @@ from flamec.ir.types import DType, bool_, float64, int64
 from flamec.numpy_numbers import NumPyNumber
 from flamec.state import thread
 from flamec.tensor import RuntimeNumber, Tensor
+from flamec.values import required
 
 Function = Callable[..., Tensor]
 
@@ -63,6 +65,14 @@ COMPARISONS: Mapping[str, tuple[Function, Function]] = {  # each with what excha
     "ne": (comparison.ne, comparison.ne),
 }
 UNARY: Mapping[str, Function] = {"neg": unary.neg, "pos": unary.positive, "abs": unary.abs}
+
+
+_DIVISIONS = ("truediv", "floordiv", "mod")
+
+
+def _is_of_user(frame: FrameType) -> bool:
+    """Whether a line of the user's divides; an optimizer's divisors are not 0."""
+    return not is_framework_file(frame.f_code.co_filename)
 
 
 def _kind(operand: Any) -> DType:
@@ -102,6 +112,10 @@ def _of_numbers(name: str, function: Function, x: Any, y: Any) -> Any:
             raise unknown_value("an int to the power of an int")
         floating = not isinstance(y, Tensor) and plain_number(y) < 0
     operands = convert_operands((x, y), float64 if floating else int64)
+    if name in _DIVISIONS and isinstance(y, Tensor) and _is_of_user(sys._getframe(2)):
+        operands[1] = required(
+            operands[1], lambda d: d != 0, "division by zero", error="ZeroDivisionError"
+        )
     number = RuntimeNumber.of(function(*operands))
     mark_of_sizes(number, of_sizes(of_python, x, y))
     return number

@@ -138,6 +138,37 @@ def all_true(condition: Tensor, what: str) -> bool:
     return bool(concrete_array(apply_named("eq", total, count), what))
 
 
+def required(
+    x: Tensor,
+    condition: Callable[[Any], Any],
+    message: str,
+    waits: bool = False,
+    error: str = "ValueError",
+) -> Tensor:
+    """``x``, for whose elements (as an array or a tensor) ``condition`` holds.
+
+    The error, whose ``message`` begins with the operation's name, is an OperationError at once, or
+    a RuntimeError and ``error`` of the program. Values on a GPU are looked at in eager mode if
+    the caller ``waits`` for them.
+    """
+    array = x._array
+    if thread.trace is not None or array is None:
+        result: Tensor = apply_named("require", condition(x), x, message=message, error=error)
+        return result
+    if isinstance(array, np.ndarray):
+        holds = bool(np.all(condition(array)))
+    else:
+        holds = not waits or all_true(condition(x), message)
+    if not holds:
+        raise OperationError(f"{message} (at {user_location()})")
+    return x
+
+
+def within(low: float, high: float) -> Callable[[Any], Any]:
+    """The condition that elements lie between two numbers, which they may be."""
+    return lambda x: (x >= low) & (x <= high)
+
+
 def truth(tensor: Tensor) -> Tensor:
     """A tensor that is true where ``tensor`` is; while tracing, one of bools."""
     if thread.trace is None or tensor._type.dtype is bool_:

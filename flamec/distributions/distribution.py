@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import flamec
 from flamec.distributions.constraints import Constraint, is_dependent
 from flamec.functional.promotion import is_number
-from flamec.functional.requirements import required
 from flamec.state import no_grad, thread
 from flamec.tensor import Size, Tensor
+from flamec.values import required
 
 __all__ = ["Constraints", "Distribution", "as_parameters", "checked", "sum_rightmost"]
 

@@ -10,13 +10,13 @@ from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.elementwise import clamp, maximum, minimum, where
 from flamec.functional.promotion import require_tensor
-from flamec.functional.requirements import required, within
 from flamec.functional.shape import broadcast_tensors
 from flamec.functional.unary import floor, lgamma, log1p
 from flamec.ir.types import float64
 from flamec.random import Generator, uniform_numbers
 from flamec.state import no_grad
 from flamec.tensor import Tensor
+from flamec.values import required, within
 
 __all__ = ["binomial"]
 

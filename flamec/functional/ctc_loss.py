@@ -14,12 +14,12 @@ from flamec.functional.creation import arange, full
 from flamec.functional.joining import cat, stack
 from flamec.functional.loss_reduction import REDUCTIONS
 from flamec.functional.primitives import mean_all, narrowed, ops, require, sum_all, widened
-from flamec.functional.requirements import required
 from flamec.functional.shape import window
 from flamec.ir.shape import SymbolicDim, format_shape, maximum
 from flamec.ir.types import Device, int64
 from flamec.state import thread
 from flamec.tensor import Tensor
+from flamec.values import required
 
 __all__ = ["ctc_loss"]
 

@@ -15,13 +15,12 @@ from flamec.functional.distance import norm_over
 from flamec.functional.pooling import with_history
 from flamec.functional.primitives import is_found_empty, narrowed, ops, require
 from flamec.functional.promotion import require_tensor
-from flamec.functional.requirements import required
 from flamec.fusing import fused
 from flamec.ir.shape import Dim, equal, format_shape, product
 from flamec.ir.types import int32, int64
 from flamec.state import no_grad, thread
 from flamec.tensor import RuntimeNumber, Tensor
-from flamec.values import as_size, concrete_array
+from flamec.values import as_size, concrete_array, required
 
 __all__ = ["bilinear", "embedding", "linear", "one_hot"]
 

@@ -22,11 +22,11 @@ from flamec.functional.loss_reduction import (
     same_shape,
 )
 from flamec.functional.primitives import narrowed, ops, require, sum_all
-from flamec.functional.requirements import required, within
 from flamec.fusing import fused
 from flamec.ir.shape import equal, format_shape
 from flamec.ir.types import DType
 from flamec.tensor import Tensor
+from flamec.values import required, within
 
 __all__ = [
     "binary_cross_entropy",

@@ -19,7 +19,6 @@ from flamec.functional.dimensions import dimension
 from flamec.functional.elementwise import lerp
 from flamec.functional.primitives import is_found_empty, kept, ops, reduce_kept, require
 from flamec.functional.promotion import constant, is_number, require_tensor
-from flamec.functional.requirements import required, within
 from flamec.functional.shape import window
 from flamec.functional.sorting import (
     picked,
@@ -35,6 +34,7 @@ from flamec.ir.shape import product
 from flamec.ir.types import float32, float64, int64
 from flamec.state import thread
 from flamec.tensor import Tensor
+from flamec.values import required, within
 
 _INTERPOLATIONS = ("linear", "lower", "higher", "midpoint", "nearest")
 

@@ -13,10 +13,10 @@ from flamec.errors import OperationTypeError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.primitives import ops
 from flamec.functional.promotion import require_tensor
-from flamec.functional.requirements import required
 from flamec.ir.types import float64
 from flamec.random import Generator, uniform_numbers
 from flamec.tensor import Tensor
+from flamec.values import required
 
 _SMALL = 10.0  # rates below are inverted, those above drawn by rejection
 _TERMS = 60  # a rate of 10 gives more once in 1e25 draws

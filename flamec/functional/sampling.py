@@ -23,7 +23,6 @@ from flamec.functional.dimensions import size as one_size
 from flamec.functional.dimensions import sizes
 from flamec.functional.primitives import narrowed, ops
 from flamec.functional.promotion import is_number, plain_number, require_tensor
-from flamec.functional.requirements import required, within
 from flamec.functional.sorting import argsort
 from flamec.ir.broadcasting import broadcast_shapes
 from flamec.ir.shape import Dim, less
@@ -37,7 +36,7 @@ from flamec.random import (
 )
 from flamec.state import process
 from flamec.tensor import Tensor
-from flamec.values import concrete_array
+from flamec.values import concrete_array, required, within
 
 
 def _require(condition: bool, name: str, message: str) -> None:

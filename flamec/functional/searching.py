@@ -23,13 +23,13 @@ from flamec.functional.promotion import (
     require_tensor,
 )
 from flamec.functional.reduction import any as any_of
-from flamec.functional.requirements import required
 from flamec.functional.shape import window
 from flamec.functional.sorting import picked, refuse_bool, sorted_along
 from flamec.fusing import fused
 from flamec.ir.shape import SymbolicDim, equal, format_shape, product
 from flamec.ir.types import bool_, int32, int64
 from flamec.tensor import Tensor
+from flamec.values import required
 
 Comparison = Callable[[Tensor, Tensor], Tensor]
 _AFTER: dict[str, Comparison] = {  # whether an element does not stand before a value

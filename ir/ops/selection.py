@@ -1,4 +1,4 @@
-"""Elementwise choice and conversion: ``where`` and ``convert``.
+"""Elementwise choice, requirement and conversion: ``where``, ``require`` and ``convert``.
 
 Both write ``{r}`` in their C text for the lane type of the result, which is not
 that of the first operand.
@@ -48,6 +48,53 @@ register(
         c="vsel_{r}({0}, {1}, {2})",
         triton="tl.where({0}, {1}, {2})",
         doc="x where the condition holds, y elsewhere.",
+    )
+)
+
+
+# ``require(condition, x)`` stands where x is used, so that what needs x is not computed in silence.
+# Several elements may fail; one of them is reported, when the program is done.
+class RequirementError(ValueError):
+    """A value is not what an operation asks for; the message names the operation."""
+
+
+class DivisorError(RequirementError, ZeroDivisionError):
+    """An integer is divided by zero."""
+
+
+_ERRORS = {"ValueError": RequirementError, "ZeroDivisionError": DivisorError}
+
+
+def _require_type(types: Types, attributes: Attributes) -> TensorType:
+    check_operand_count("require", types, 2)
+    if types[0].dtype is not bool_:
+        raise TypeError(f"require: the condition must be bool, not {types[0]}")
+    message, error = attributes["message"], attributes["error"]
+    if not isinstance(message, str) or "{" in message:
+        raise ValueError(f"require: the message must be a text without braces, not {message!r}")
+    if error not in _ERRORS:
+        raise ValueError(f"require: the error must be one of {', '.join(_ERRORS)}, not {error!r}")
+    return broadcast_type("require", types, types[1].dtype)
+
+
+def _required(attributes: Attributes, condition: np.ndarray, x: np.ndarray) -> np.ndarray:
+    if not condition.all():
+        raise _ERRORS[attributes["error"]](attributes["message"])
+    return np.array(np.broadcast_to(x, np.broadcast_shapes(x.shape, condition.shape)))
+
+
+def _require_derivative(b: Builder, ctx: DerivativeContext, g: Any) -> Sequence[Any]:
+    return (None, b.sum_to(g, ctx.input_types[1].shape) if ctx.needs[1] else None)
+
+
+register(
+    Op(
+        name="require",
+        kind=OpKind.REQUIREMENT,
+        infer=_require_type,
+        evaluate=_required,
+        derivative=_require_derivative,
+        doc="x, and the error of the given name and message where the condition does not hold.",
     )
 )
 

@@ -58,3 +58,60 @@ def test_numbers_that_vary(name: str) -> None:
                 assert found == wanted
     if name not in ("returned", "value_used", "math"):
         assert compiled.stats.traces == 2
+
+
+UNARY_MATH = (
+    *("sqrt", "exp", "expm1", "log", "log2", "log10", "log1p", "fabs", "sin", "cos", "tan"),
+    *("atan", "sinh", "cosh", "tanh", "erf", "erfc", "degrees", "radians", "floor", "ceil"),
+)
+
+
+def test_math_of_what_item_gives_is_part_of_the_program() -> None:
+    def numbers(x: Any) -> Any:
+        v = x.sum().item()
+        more = math.pow(v, 1.5), math.log(v, 2), math.log(v, v + 1), math.asin(v / 9)
+        return [getattr(math, name)(v) for name in UNARY_MATH] + [*more, math.trunc(-v)]
+
+    compiled = flamec.compile(numbers, backend="evaluate")
+    for k in range(4):
+        x = flamec.full((3,), 0.3 + 0.7 * k)
+        found, expected = compiled(x), numbers(x)
+        assert [type(v) for v in found] == [type(v) for v in expected]
+        np.testing.assert_allclose(found, expected, rtol=1e-15)
+    assert compiled.stats.python_runs == 0 and compiled.stats.traces == 1
+
+
+def test_math_of_what_item_gives_fails_as_in_eager_mode() -> None:
+    """Also where the function handles that; the program for ordinary values stays."""
+
+    def perplexity(x: Any) -> Any:
+        try:
+            return math.exp(x.sum().item())
+        except OverflowError:
+            return math.inf
+
+    for function, values in (
+        (perplexity, (1.0, 2.0, 800.0, 3.0, -900.0, -math.inf, math.inf)),
+        (lambda x: x * math.log(x.sum().item()), (1.0, 2.0, 0.0, 3.0, math.inf, math.nan)),
+        (lambda x: x[: math.floor(x.sum().item())], (1.0, 2.0, math.inf, math.nan, 1.0)),
+    ):
+        compiled = flamec.compile(function, backend="evaluate")
+        for value in values:
+            x = flamec.tensor([value, 0.0])
+            try:
+                expected = function(x)
+            except (ValueError, OverflowError) as error:
+                with pytest.raises(type(error), match=str(error)):
+                    compiled(x)
+                continue
+            np.testing.assert_allclose(compiled(x), expected, rtol=1e-6, equal_nan=True)
+        assert compiled.stats.python_runs == 0
+
+
+def test_a_number_that_is_zero_divides_nothing() -> None:
+    for function in (lambda n: 1 / n.item(), lambda n: 7 // n.item(), lambda n: 7 % n.item()):
+        compiled = flamec.compile(function, backend="evaluate")
+        assert compiled(flamec.tensor(2)) == function(flamec.tensor(2))
+        for way in (function, compiled):
+            with pytest.raises(ZeroDivisionError):
+                way(flamec.tensor(0))
