@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from flamec.cached_functions import CachedFunction
 from flamec.followed_modules import is_user_module
-from flamec.guarded_values import MISSING, class_attribute
+from flamec.guarded_values import MISSING, class_attribute, dictionary_of
 
 _RAW = ("__getattribute__", "__setattr__", "__delattr__")  # pass by what is recorded
 _OF_CLASSES = ("__class__", "type")  # lead from an object to what its class has
@@ -51,14 +51,6 @@ def is_computed(found: Any) -> bool:
 def is_users_descriptor(found: Any) -> bool:
     kind = type(found)
     return isinstance(class_attribute(kind, "__get__"), FunctionType) and is_users_class(kind)
-
-
-def dictionary_of(instance: Any) -> Any:
-    """The attributes of an object itself, whatever its class does when one is read."""
-    try:
-        return object.__getattribute__(instance, "__dict__")
-    except AttributeError:  # of a class with slots
-        return None
 
 
 def is_shadowed(instance: Any, name: str, found: Any) -> bool:
@@ -116,11 +108,12 @@ class ClassMembers:
             self._observer.members_are_read(cls, code.co_names)
         if not is_class and not names.isdisjoint(_RAW):
             self._observer.dictionary_is_read(first)
-        for number, base in enumerate(cls.__mro__):
+        order = cls.__mro__ + (kind.__mro__ if is_class else ())  # those of its metaclass
+        for number, base in enumerate(order):
             name = self._name(base, code) if is_users_class(base) else None
             if name is None:
                 continue
-            for before in cls.__mro__[:number]:
+            for before in order[:number]:
                 if self._own(before, name) is MISSING or function_of(self._own(before, name)):
                     self._tell(before, name)
             self._tell(base, name)

@@ -17,6 +17,7 @@ from typing import Any
 from flamec.guarded_values import (
     MISSING,
     Guard,
+    dictionary_of,
     is_constant,
     same_constant,
     same_content,
@@ -64,6 +65,7 @@ class CheckBuilder:
             "same": same_constant,
             "same_content": same_content,
             "still_remembers": still_remembers,
+            "dictionary_of": dictionary_of,
             "is_": operator.is_,
             "thread": thread,
             "process": process,
@@ -166,6 +168,15 @@ class CheckBuilder:
                 return
             case "item" if expected is MISSING:
                 present = f"{owner}.get({self.name(guard.key)}, M)"
+            case "dictionary" if _reads_plainly(type(guard.owner)):
+                self.add(f"{owner}.__dict__ is {self.name(expected)}", guard)
+                return
+            case "dictionary":
+                self.add(f"dictionary_of({owner}) is {self.name(expected)}", guard)
+                return
+            case "absent":
+                self.add(f"{owner}.keys().isdisjoint({self.name(expected)})", guard)
+                return
             case "class" if expected is MISSING:
                 self.add(f"{guard.key!r} not in {owner}.__dict__", guard)
                 return
@@ -250,6 +261,10 @@ class CheckBuilder:
     # result ---------------------------------------------------------------------
     def build(self, result: str) -> Check:
         return Check(tuple(self.conditions), dict(self.namespace), result, self.refresh)
+
+
+def _reads_plainly(kind: Any) -> bool:
+    return bool(kind.__getattribute__ is object.__getattribute__)
 
 
 def _is_name(key: Any) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass
+from itertools import chain
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 
 from flamec.ir.types import Device, DType
 
+_ACCESS = ("__getitem__", "__len__", "__iter__", "items", "keys", "values", "get")
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()
 _CONSTANTS = (
     *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis)),
@@ -26,7 +29,8 @@ class Guard:
     keys in order), ``"cell"`` (a closure's variable), ``"content"`` (all of a set, deque
     or NumPy array, compared with a copy), ``"entries"`` (all of a dict of constants, likewise),
     ``"cache"`` (what a function with ``lru_cache`` remembers), ``"class"`` (what a class itself
-    has under a name).
+    has under a name), ``"dictionary"`` (that attributes are kept in it), ``"absent"`` (names that a
+    dict has not).
     ``unread``: the function wrote there before it read anything.
     """
 
@@ -44,6 +48,8 @@ class Guard:
                 return self.owner.get(self.key, MISSING)
             case "slot":
                 return getattr(self.owner, self.key, MISSING)
+            case "dictionary":
+                return dictionary_of(self.owner)
             case "class":
                 return vars(self.owner).get(self.key, MISSING)
             case "item":
@@ -55,7 +61,7 @@ class Guard:
                 return len(self.owner)
             case "keys":
                 return tuple(self.owner)
-            case "content" | "entries" | "cache":
+            case "content" | "entries" | "cache" | "absent":
                 return self.owner
             case _:
                 try:
@@ -69,6 +75,8 @@ class Guard:
             return same_content(value, self.expected)
         if self.kind == "entries":
             return bool(value == self.expected)
+        if self.kind == "absent":
+            return bool(value.keys().isdisjoint(self.expected))
         if self.kind == "cache":
             return still_remembers(value, self.expected)
         if value is self.expected:
@@ -77,6 +85,8 @@ class Guard:
 
     def __str__(self) -> str:
         expected = self.expected
+        if self.kind == "absent":
+            return f"{self.name} has none of {', '.join(sorted(expected))}"
         if self.kind in ("entries", "cache"):
             return f"{self.name} holds what it held"
         if is_constant(expected):
@@ -100,15 +110,39 @@ def same_constant(a: Any, b: Any) -> bool:
     return bool(a == b and repr(a) == repr(b)) or (a != a and b != b)
 
 
+def is_overridden(value: Any) -> bool:
+    """Whether a dict or list has methods of the user's that give other than what it holds."""
+    kind = type(value)
+    if kind is dict or kind is list or not isinstance(value, (dict, list)):
+        return False
+    return any(isinstance(class_attribute(kind, name), FunctionType) for name in _ACCESS)
+
+
+def raw_content(value: Any) -> tuple[Any, ...]:
+    """What a container holds, whatever its methods do; of a dict keys and values in turn."""
+    if isinstance(value, dict):
+        return tuple(chain.from_iterable(dict.items(value)))
+    return tuple(list.__iter__(value) if isinstance(value, list) else value)
+
+
 def same_content(value: Any, expected: Any) -> bool:
     """Whether a set, deque or array still holds what it held when it was copied."""
     if isinstance(expected, np.ndarray):
         same_kind = value.dtype == expected.dtype and value.shape == expected.shape
         return bool(same_kind and value.tobytes() == expected.tobytes())
-    return len(value) == len(expected) and all(
+    held = raw_content(value)
+    return len(held) == len(expected) and all(
         a is b or (is_constant(b) and same_constant(a, b))
-        for a, b in zip(value, expected, strict=True)
+        for a, b in zip(held, expected, strict=True)
     )
+
+
+def dictionary_of(instance: Any) -> Any:
+    """The attributes of an object itself, whatever its class does when one is read."""
+    try:
+        return object.__getattribute__(instance, "__dict__")
+    except AttributeError:  # of a class with slots
+        return None
 
 
 def cache_of(function: Any) -> dict[Any, Any]:

@@ -8,10 +8,8 @@ program are compiled into one check function (``guard_code.py``).
 
 from __future__ import annotations
 
-import dis
 import gc
 import io
-import os
 import threading
 import weakref
 from array import array
@@ -36,7 +34,6 @@ import numpy as np
 from flamec.cached_functions import CachedFunction, CachesMet
 from flamec.class_members import (
     ClassMembers,
-    dictionary_of,
     function_of,
     is_computed,
     is_shadowed,
@@ -44,15 +41,24 @@ from flamec.class_members import (
 )
 from flamec.closures import Closures
 from flamec.config import ENVIRONMENT
-from flamec.conversions import Conversions, is_stand_in
+from flamec.conversions import Conversions
 from flamec.effects import ContextVariables, effect_of
 from flamec.errors import CONTEXTLIB, is_framework_file, user_frame, user_location
-from flamec.followed_modules import is_followed, is_ours, is_user_module
+from flamec.followed_modules import is_user_module
 from flamec.growing_lists import can_grow
-from flamec.guarded_values import MISSING, Guard, class_attribute, is_constant
+from flamec.guarded_values import (
+    MISSING,
+    Guard,
+    class_attribute,
+    dictionary_of,
+    is_constant,
+    is_overridden,
+    raw_content,
+)
 from flamec.host_state import HostState
 from flamec.instrumented_classes import InstrumentedClasses
 from flamec.made_objects import MadeObjects
+from flamec.named_state import NamedState
 from flamec.number_types import asks_by_call, asks_for_types, asks_types
 from flamec.state import thread
 from flamec.tensor import Tensor
@@ -91,6 +97,7 @@ class Recorder:
         self.caches = CachesMet()
         self._members = ClassMembers(self, self._classes.own)
         self._names: dict[int, str] = {}
+        self._named = NamedState(self)
         self._groups_read: set[int] = set()  # settings of optimizers that the user's code has read
         self._watch = Watch(self)
         self._collects_garbage = False
@@ -131,19 +138,23 @@ class Recorder:
 
     def result(self) -> list[Guard]:
         """The guards, without what the program reads anew at each call."""
-        return self.caches.guards() + [
-            g
-            for g in self.guards.values()
-            if not self.host.is_lifted(g)
-            and (
-                g.kind != "item"
-                or (id(g.owner), g.key) not in self.exempted
-                or id(g.owner) in self._groups_read
-            )
-        ]
+        return (
+            self._named.absent()
+            + self.caches.guards()
+            + [
+                g
+                for g in self.guards.values()
+                if not self.host.is_lifted(g)
+                and (
+                    g.kind != "item"
+                    or (id(g.owner), g.key) not in self.exempted
+                    or id(g.owner) in self._groups_read
+                )
+            ]
+        )
 
     # discoveries --------------------------------------------------------------
-    def _add(
+    def add(
         self, kind: str, owner: Any, key: Any, value: Any, name: str, unread: bool = False
     ) -> bool:
         """Guard a value; False if the function has put it there."""
@@ -156,9 +167,9 @@ class Recorder:
         self.guards[identity] = guard = Guard(kind, owner, key, value, name, unread)
         return self.host.found(guard)
 
-    def _find(self, kind: str, owner: Any, key: Any, value: Any, name: str) -> None:
+    def find(self, kind: str, owner: Any, key: Any, value: Any, name: str) -> None:
         """Guard a value and what it leads to."""
-        if self._add(kind, owner, key, value, name):
+        if self.add(kind, owner, key, value, name):
             self.visit(value, name)
 
     def root(self, function: Any, name: str) -> None:
@@ -175,6 +186,8 @@ class Recorder:
         """Watch a Python value that the function can reach."""
         if isinstance(value, Tensor) and value.__dict__ and value._trace is None:
             self._visit_attributes(value, name)
+        if is_user_module(value):
+            self._named.pass_on(value)
         if is_constant(value) or isinstance(value, (Tensor, *_OPAQUE)):
             return
         if type(value) is dict and "params" in value and _GROUPS not in name:
@@ -182,7 +195,7 @@ class Recorder:
         if isinstance(value, type(ENVIRONMENT)):
             held = getattr(value, "_data", None)  # CPython's: what the process was given
             if isinstance(held, dict):
-                self._add("entries", held, None, dict(held), name)
+                self.add("entries", held, None, dict(held), name)
             return
         if id(value) in self.visited or any(value is one for one in self.host.ignored):
             return
@@ -196,33 +209,34 @@ class Recorder:
             self._visit_class(value, name)
             return
         if isinstance(value, threading.local):  # each thread has other attributes
-            self._add("slot", value, "__dict__", value.__dict__, f"attributes of {name}")
+            self._dictionary(value, value.__dict__, name)
         kind = type(value)
-        if isinstance(value, dict):
-            self._add("keys", value, None, tuple(value), f"keys of {name}")
+        if isinstance(value, (set, frozenset, deque, *_BUFFERS)) or is_overridden(value):
+            content = raw_content(value)
+            self.add("content", value, None, content, f"content of {name}")
+            for item in content:
+                self.visit(item, f"an element of {name}")
+        elif isinstance(value, dict):
+            self.add("keys", value, None, tuple(value), f"keys of {name}")
             for key, item in value.items():
                 label = f"{name}[{key!r}]" if is_constant(key) else f"{name}[...]"
-                self._find("item", value, key, item, label)
+                self.find("item", value, key, item, label)
         elif isinstance(value, (list, tuple)):
             if isinstance(value, list):
-                self._add("length", value, None, len(value), f"len({name})")
+                self.add("length", value, None, len(value), f"len({name})")
             for position, item in enumerate(value):
                 label = f"{name}[{position}]"
                 if isinstance(value, list):
-                    self._find("item", value, position, item, label)
+                    self.find("item", value, position, item, label)
                 else:
                     self.visit(item, label)
-        elif isinstance(value, (set, frozenset, deque, *_BUFFERS)):
-            self._add("content", value, None, tuple(value), f"content of {name}")
-            for item in value:
-                self.visit(item, f"an element of {name}")
         elif isinstance(value, np.ndarray):
-            self._add("content", value, None, value.copy(), f"content of {name}")
+            self.add("content", value, None, value.copy(), f"content of {name}")
         elif isinstance(value, FunctionType):
             self._visit_function(value)
         elif isinstance(value, partial):
             for part in ("func", "args", "keywords"):
-                self._find("slot", value, part, getattr(value, part), f"{name}.{part}")
+                self.find("slot", value, part, getattr(value, part), f"{name}.{part}")
         elif isinstance(value, MappingProxyType):
             for held in gc.get_referents(value):
                 self.visit(held, name)
@@ -250,14 +264,16 @@ class Recorder:
         held = getattr(value, "__dict__", None)
         if type(held) is not dict or isinstance(value, (*_CONTAINERS, *_DESCRIPTORS)):
             return
-        self._add("keys", held, None, tuple(held), f"attributes of {name}")
+        self.add("keys", held, None, tuple(held), f"attributes of {name}")
         for attribute, item in held.items():
             label = f"{name}.{attribute}"
-            self._find("attribute", held, attribute, item, label)
+            self.find("attribute", held, attribute, item, label)
 
     def _visit_class(self, cls: type, name: str, names: Sequence[str] | None = None) -> None:
         """Guard what code may read, or call, of a class that serves as a namespace: plain values
         (with ``names``, those), also of classes that it inherits from, and static methods."""
+        if type(cls) is not type:
+            self.visit(type(cls), f"class of {name}")
         for base in filter(is_users_class, cls.__mro__):
             for attribute, value in list(vars(base).items()):
                 if isinstance(value, staticmethod) and names is None:
@@ -265,7 +281,7 @@ class Recorder:
                 elif not (attribute.startswith("_") or hasattr(value, "__get__")):
                     found = class_attribute(cls, attribute)
                     if found is value and (names is None or attribute in names):
-                        self._find("slot", cls, attribute, value, f"{name}.{attribute}")
+                        self.find("slot", cls, attribute, value, f"{name}.{attribute}")
 
     def members_are_read(self, cls: type, names: Sequence[str]) -> None:
         """Code that has these names may read plain values of a class."""
@@ -273,7 +289,7 @@ class Recorder:
 
     def member(self, cls: type, name: str, value: Any) -> None:
         """What a class itself has under a name; MISSING if nothing."""
-        self._add("class", cls, name, value, f"{cls.__name__}.{name}")
+        self.add("class", cls, name, value, f"{cls.__name__}.{name}")
 
     @unwatched
     def attribute(self, instance: Any, name: str, value: Any, unread: bool = False) -> None:
@@ -288,7 +304,7 @@ class Recorder:
                 held = dictionary_of(instance)
                 if held is not None and not hasattr(found, "__set__"):
                     label = f"{self._names.get(id(instance), kind.__name__)}.{name}"
-                    self._add("attribute", held, name, MISSING, label)
+                    self.add("attribute", held, name, MISSING, label)
             return
         if isinstance(value, Tensor) and value._trace is not None:
             return  # the function has put it there
@@ -300,30 +316,32 @@ class Recorder:
                     return
                 dictionary = None  # guarded is what its class has
             else:
-                self._add("slot", instance, "__class__", kind, f"class of {owner}")
+                self.add("slot", instance, "__class__", kind, f"class of {owner}")
+                if dictionary is not None:
+                    self._dictionary(instance, dictionary, owner)
             label = f"{owner}.{name}"
             if dictionary is not None and name in dictionary:
                 value = dictionary[name]  # of which a __getattribute__ may make another
-                if self._add("attribute", dictionary, name, value, label, unread) and not unread:
+                if self.add("attribute", dictionary, name, value, label, unread) and not unread:
                     self.visit(value, label)
                 return
             if value is MISSING:
                 if found is MISSING:
-                    self._add("slot", kind, name, MISSING, f"{kind.__name__}.{name}", unread)
+                    self.add("slot", kind, name, MISSING, f"{kind.__name__}.{name}", unread)
                 if dictionary is not None:
-                    self._add("attribute", dictionary, name, MISSING, label, unread)
+                    self.add("attribute", dictionary, name, MISSING, label, unread)
             elif function_of(found) is not None:  # which others may take the place of
                 self._members.looked_up(kind, name)
                 if dictionary is not None:
-                    self._add("attribute", dictionary, name, MISSING, label)
+                    self.add("attribute", dictionary, name, MISSING, label)
             elif isinstance(value, (MethodType, FunctionType)):
                 return
             elif id(instance) in self._made.ids:
                 if not hasattr(type(found), "__get__"):
-                    self._find("slot", kind, name, value, f"{kind.__name__}.{name}")
+                    self.find("slot", kind, name, value, f"{kind.__name__}.{name}")
             elif (
                 found is not MISSING
-                and self._add("slot", instance, name, value, label, unread)
+                and self.add("slot", instance, name, value, label, unread)
                 and not unread
             ):
                 self.visit(value, label)
@@ -332,6 +350,10 @@ class Recorder:
     def looked_up(self, cls: type, name: str) -> None:
         """A member of a class is found by its order, or is not."""
         self._members.looked_up(cls, name)
+
+    def _dictionary(self, instance: Any, dictionary: Any, name: str) -> None:
+        """Guard where an object keeps its attributes."""
+        self.add("dictionary", instance, None, dictionary, f"__dict__ of {name}")
 
     def groups_are_read(self, groups: Any) -> None:
         """The user's code has read the settings of an optimizer."""
@@ -360,6 +382,8 @@ class Recorder:
         if self.numbers_vary and file != CONTEXTLIB:  # whose callers are asked about nothing
             self.number_was_asked |= asks_by_call(user_frame(), function)
         effect = effect_of(function)
+        if function is globals and not file.startswith(STDLIB):
+            effect = "globals()"  # where code finds more than what it names
         if effect is not None:
             place = f"{effect} is called (at {user_location()})"
             self._context_variables.called(function, place, self.effects)
@@ -385,7 +409,7 @@ class Recorder:
         if self.host.lifted.has_lists:
             self.host.lists.types_are_asked |= asks_types(code)
         self._closures.note(code)
-        self._scan_code(code, variables)
+        self._named.scan(code, variables)
 
     def _scan_function(self, function: FunctionType) -> None:
         code = function.__code__
@@ -403,14 +427,14 @@ class Recorder:
         if code.co_filename.startswith(STDLIB):  # around a user's: __wrapped__, registry
             self._visit_attributes(function, function.__name__)
             return
-        self._add("slot", function, "__code__", code, f"{function.__name__}.__code__")
+        self.add("slot", function, "__code__", code, f"{function.__name__}.__code__")
         if function.__dict__:
             self._visit_attributes(function, function.__name__)
         for name in ("__defaults__", "__kwdefaults__"):
             value = getattr(function, name)
             if value:
                 label = f"{function.__name__}.{name}"
-                self._add("slot", function, name, value, label)
+                self.add("slot", function, name, value, label)
                 self.visit(value, label)
 
     def _cell(self, cell: CellType, variable: str, code: CodeType) -> None:
@@ -420,23 +444,9 @@ class Recorder:
             value = MISSING
         if id(value) in self._made.ids or (isinstance(value, Tensor) and value._trace is not None):
             return  # a local of the traced function, seen from a function made within it
-        found = self._add("cell", cell, None, value, variable)
-        if is_user_module(value):
-            self._module(value, code.co_names)
-        elif found and value is not MISSING:
+        found = self.add("cell", cell, None, value, variable)
+        if found and value is not MISSING:
             self.visit(value, variable)
-
-    def _module(self, module: ModuleType, names: Sequence[str]) -> None:
-        """Guard what code that has these names may read from a module in a variable."""
-        held = vars(module)
-        for name in names:
-            if name in held:
-                label = f"{module.__name__}.{name}"
-                found = self._add("attribute", held, name, held[name], label)
-                if is_user_module(held[name]):
-                    self._module(held[name], [n for n in names if n != name])
-                elif found:
-                    self.visit(held[name], label)
 
     def _scan_closures(self, code: CodeType) -> None:
         gc.unfreeze()  # what is frozen is not among referrers
@@ -447,44 +457,3 @@ class Recorder:
     def _scan_closure(self, function: FunctionType) -> None:
         for variable, cell in self._closures.used(function):
             self._cell(cell, variable, function.__code__)
-
-    def _scan_code(self, code: CodeType, variables: dict[str, Any]) -> None:
-        """Guard the globals that ``code`` names, through chains of modules."""
-        module: Any = None
-        for instruction in dis.get_instructions(code):
-            if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
-                name = instruction.argval
-                self._add("item", variables, name, variables.get(name, MISSING), name)
-            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-                name = instruction.argval
-                module = None
-                if name in variables and not is_stand_in(variables[name]):
-                    value = variables[name]
-                    self._find("item", variables, name, value, name)
-                    module = value if is_followed(value) else None
-            elif instruction.opname in _ATTRIBUTES and module is not None:
-                name, owner = instruction.argval, module
-                if module is np:
-                    if name == "random":
-                        self.effects.append("NumPy's random numbers are drawn")
-                    module = None
-                    continue
-                if module is os:
-                    if name in ("environ", "getenv"):
-                        self.visit(ENVIRONMENT, f"os.{name}")
-                    module = None
-                    continue
-                value = vars(module).get(name, MISSING)
-                if is_ours(module):
-                    module = value if is_ours(value) else None
-                    if isinstance(value, FunctionType):  # which something else may replace
-                        self._add("attribute", vars(owner), name, value, f"{owner.__name__}.{name}")
-                    continue
-                label = f"{module.__name__}.{name}"
-                if value is not MISSING:
-                    self._find("attribute", vars(module), name, value, label)
-                else:
-                    self._add("attribute", vars(module), name, value, label)
-                module = value if is_user_module(value) else None
-            elif instruction.opname not in ("CACHE", "PRECALL", "RESUME"):
-                module = None

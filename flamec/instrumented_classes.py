@@ -14,7 +14,6 @@ from types import FrameType, FunctionType
 from typing import Any, Protocol
 
 from flamec.class_members import (
-    dictionary_of,
     is_computed,
     is_shadowed,
     is_users_class,
@@ -22,7 +21,7 @@ from flamec.class_members import (
 )
 from flamec.errors import is_framework_file
 from flamec.growing_lists import Noting
-from flamec.guarded_values import MISSING, class_attribute
+from flamec.guarded_values import MISSING, class_attribute, dictionary_of
 from flamec.made_objects import MadeObjects
 from flamec.state import thread
 from flamec.tensor import Tensor

@@ -61,6 +61,8 @@ def _restore_value(guard: Guard) -> None:
                 del owner[key]
             else:
                 owner[key] = expected
+        case "dictionary":
+            object.__setattr__(owner, "__dict__", expected)
         case "class" if expected is MISSING:
             delattr(owner, key)
         case "class":
@@ -92,6 +94,11 @@ def _is_inherited(owner: Any, key: str) -> bool:
 def _restore_content(owner: Any, expected: Any) -> None:
     if isinstance(owner, np.ndarray):
         owner[...] = expected
+    elif isinstance(owner, dict):
+        dict.clear(owner)
+        dict.update(owner, zip(expected[::2], expected[1::2], strict=True))
+    elif isinstance(owner, list):
+        list.__setitem__(owner, slice(None), expected)
     elif isinstance(owner, set):
         owner.clear()
         owner.update(expected)

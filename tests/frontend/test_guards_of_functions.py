@@ -6,6 +6,8 @@ import cProfile
 import gc
 import os
 import sys
+import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -222,3 +224,70 @@ def test_variables_of_functions_that_the_collector_has_frozen() -> None:
             assert step(flamec.ones(1)).item() == value
     finally:
         gc.unfreeze()
+
+
+OTHER = types.ModuleType("module_that_is_handed_on")
+OTHER.__file__ = "module_that_is_handed_on.py"
+
+
+def read_of(module: Any, x: flamec.Tensor) -> flamec.Tensor:
+    return x * module.rate
+
+
+def with_alias(x: flamec.Tensor) -> flamec.Tensor:
+    module = OTHER
+    return x * module.rate
+
+
+def with_import(x: flamec.Tensor) -> flamec.Tensor:
+    import module_that_is_handed_on  # type: ignore[import-not-found]
+    from module_that_is_handed_on import rate
+
+    return x * (module_that_is_handed_on.rate + rate) / 2
+
+
+HELD = {"module": OTHER}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        with_alias,
+        with_import,
+        lambda x: read_of(OTHER, x),
+        lambda x: x * getattr(OTHER, "rate"),  # noqa: B009
+        lambda x: x * HELD["module"].rate,
+    ],
+)
+def test_modules_that_are_handed_on(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, OTHER.__name__, OTHER)
+    compiled = flamec.compile(function, backend="evaluate")
+    for rate in (1.0, 2.0, 3.0):
+        vars(OTHER)["rate"] = rate
+        assert values(compiled(flamec.ones(1))).tolist() == [rate]
+    assert compiled.stats.traces == 2
+
+
+def with_names(x: flamec.Tensor) -> flamec.Tensor:
+    try:
+        return x * max(1.0, 2.0) + UNKNOWN  # type: ignore[name-defined]
+    except NameError:
+        return x * max(1.0, 2.0)
+
+
+def test_globals_that_are_not_there_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = flamec.compile(with_names, backend="evaluate")
+    x = flamec.ones(1)
+    assert values(compiled(x)).tolist() == [2.0]
+    monkeypatch.setitem(globals(), "max", lambda a, b: 10.0)  # before Python's own
+    assert values(compiled(x)).tolist() == [10.0]
+    monkeypatch.setitem(globals(), "UNKNOWN", 5.0)
+    assert values(compiled(x)).tolist() == [15.0]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_globals_that_are_looked_up_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = flamec.compile(lambda x: x * globals()["BY_NAME"], backend="evaluate")
+    for value in (1.0, 2.0, 3.0):
+        monkeypatch.setitem(globals(), "BY_NAME", value)
+        assert values(compiled(flamec.ones(1))).tolist() == [value]

@@ -83,8 +83,39 @@ class Counting(Base):
         return object.__getattribute__(self, name)
 
 
-class Mode(enum.Enum):
-    ADD = 1.0
+class Scaled(dict[str, float]):
+    rate = 2.0
+
+    def __getitem__(self, key: str) -> float:
+        return super().__getitem__(key) * self.rate
+
+
+class Moved(list[float]):
+    rate = 1.0
+
+    def __getitem__(self, place: Any) -> Any:
+        return list.__getitem__(self, place) + self.rate
+
+    def __len__(self) -> int:
+        return 10
+
+
+class Meta(type):
+    rate: float
+    shared = 2.0
+
+    def __new__(cls, *arguments: Any) -> Any:  # a metaclass of its own for each
+        own = type("Meta", (cls,), {"__module__": __name__, "shared": 2.0})
+        return type.__new__(own, *arguments)
+
+    def __init__(cls, *arguments: Any) -> None: ...
+
+    @property
+    def gain(cls) -> float:
+        return cls.rate * 3
+
+    def __getitem__(cls, number: int) -> float:
+        return cls.rate + number
 
 
 class Net(nn.Module):
@@ -237,6 +268,43 @@ CASES: dict[str, Case] = {
         dispatched,
         lambda s, x: s("a", x),
         [lambda s: s.register(str, lambda k, x: x - 1), lambda s: s.register(str, lambda k, x: x)],
+    ),
+    "another __dict__": (
+        lambda: of(Base),
+        lambda s, x: x * s.k,
+        [
+            lambda s: setattr(s, "__dict__", {"k": 2.0}),
+            lambda s: setattr(s, "k", 3.0),
+            lambda s: setattr(s, "__dict__", {"k": 4.0}),
+        ],
+    ),
+    "what a metaclass has": (
+        lambda: Meta("Own", (), {"rate": 1.0, "__module__": __name__}),
+        lambda s, x: x * s.shared + s.gain + s[1],
+        [
+            lambda s: setattr(s, "rate", 2.0),
+            put("shared", 7.0),
+            put("gain", property(lambda c: 1.0)),
+            put("__getitem__", lambda c, i: 9.0),
+        ],
+    ),
+    "a dict that gives other than what it holds": (
+        lambda: Scaled(k=1.0),
+        lambda s, x: x * s["k"] + s.get("k"),
+        [
+            lambda s: setattr(s, "rate", 3.0),
+            lambda s: dict.__setitem__(s, "k", 5.0),
+            lambda s: delattr(s, "rate"),
+        ],
+    ),
+    "a list that gives other than what it holds": (
+        lambda: Moved([1.0]),
+        lambda s, x: x * s[0] + len(s),
+        [
+            lambda s: setattr(s, "rate", 3.0),
+            lambda s: s.append(2.0),
+            lambda s: s.__setitem__(0, 5.0),
+        ],
     ),
     "another function of a partial": (
         lambda: functools.partial(lambda x, k: x * k, k=2.0),
