@@ -296,6 +296,7 @@ def _capture(
             with recorder, math_of_expressions(), functions_of_sizes():
                 result = [function(*proxy_args, **proxy_kwargs)]
                 record_hooks(trace, recorder)
+                recorder.finish()
                 trace.picked.finish()
             attributes.note()
             host.happened = bool(recorder.effects)

@@ -136,6 +136,11 @@ class Recorder:
         finally:
             self.active = previous
 
+    def finish(self) -> None:
+        """The function has returned: guard what only now is there to be looked at."""
+        with self.paused():
+            self._named.note_imports()
+
     def result(self) -> list[Guard]:
         """The guards, without what the program reads anew at each call."""
         return (

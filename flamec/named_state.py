@@ -12,7 +12,6 @@ import os
 import sys
 from collections import deque
 from collections.abc import Sequence
-from importlib.util import resolve_name
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Protocol
 
@@ -48,7 +47,17 @@ class NamedState:
         self._observer = observer
         self._codes: list[CodeType] = []
         self._passed_on: dict[int, ModuleType] = {}  # modules, whose attributes any code may read
+        self._imports: set[str] = set()  # names of modules
         self._absent: dict[int, tuple[dict[str, Any], set[str]]] = {}  # names of Python's own
+
+    def note_imports(self) -> None:
+        """Look at modules that code imports, as far as that has happened."""
+        for name in list(self._imports):
+            module = sys.modules.get(name)
+            if module is not None:
+                self._imports.discard(name)
+                if is_user_module(module):
+                    self.pass_on(module)
 
     def absent(self) -> list[Guard]:
         """That no global has come before a function of Python's."""
@@ -138,16 +147,13 @@ class NamedState:
         """Code imports a module: it may read whatever it names from it."""
         level, names = given
         if level:
-            name = resolve_name("." * level + name, variables.get("__package__") or "")
+            package = (variables.get("__package__") or "").split(".")
+            name = ".".join([*package[: len(package) - level + 1], *name.split(".")]).rstrip(".")
         first = name.partition(".")[0]
         if first in sys.stdlib_module_names or first in ("numpy", "flamec"):
             return
-        for found in (name,) if names else (name, first):
-            module = sys.modules.get(found)
-            if module is None:
-                self._observer.effects.append(f"{found} is imported")
-            elif is_user_module(module):
-                self.pass_on(module)
+        self._imports.update((name,) if names else (name, first))
+        self.note_imports()
 
 
 def names_in(code: CodeType) -> list[str]:

@@ -9,6 +9,7 @@ import gc
 import itertools
 import logging
 import random
+import sys
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
@@ -400,6 +401,8 @@ def test_a_module_that_is_imported_while_tracing_is_no_effect(
         assert function(flamec.ones(2)).tolist() == [3.0, 3.0]
     assert quiet.stats.python_runs == 0
     assert loud.stats.python_runs == 1
+    vars(sys.modules["quiet_module"])["factor"] = 4.0
+    assert quiet(flamec.ones(2)).tolist() == [4.0, 4.0]
 
 
 def test_containers_that_are_only_read_cause_no_warning(recwarn) -> None:
