@@ -358,9 +358,13 @@ def decided(b: GraphBuilder, size: int, length: Dim) -> Graph:
     def number(inner: GraphBuilder, value: float) -> Any:
         return inner.full(value=value, shape=(), dtype=float32)
 
+    def move(i: GraphBuilder, x: Any, c: Any) -> Any:
+        little = i.mul(i.tanh(i.sum(x, axes=(0,))), number(i, 1e-3))  # but no elementwise branch
+        return i.sub(i.sub(i.mul(c, c), x), little)
+
     branches = {
         "true_body": body("grow", lambda i, x, c: i.sub(i.mul(x, number(i, 1.4)), i.sin(c))),
-        "false_body": body("move", lambda i, x, c: i.sub(i.mul(c, c), x)),
+        "false_body": body("move", move),
     }
 
     def turn(i: GraphBuilder, x: Any, c: Any) -> Any:

@@ -38,6 +38,7 @@ from flamec.codegen.triton.split_rows import ENOUGH_ROWS
 from flamec.codegen.triton.written_kernels import WrittenKernels
 from flamec.ir.estimates import typical_sizes
 from flamec.ir.graph import Graph
+from flamec.ir.passes.choose_by_element import choose_by_element
 from flamec.ir.passes.contract_contiguous import contract_contiguous
 from flamec.ir.passes.divide_scans import divide_scans
 from flamec.ir.passes.fold_products import fold_products
@@ -121,6 +122,7 @@ def last_passes(options: CodegenOptions) -> tuple[Pass, ...]:
     dots = Pass("fold_products", fold_products, "dot products are sums")
     copies = Pass("contract_contiguous", side_by_side, "products read along the depth")
     return (
+        Pass("choose_by_element", choose_by_element, "branches of little work are computed both"),
         Pass("lower_convolutions", lower_convolutions, "no convolutions are left in bodies"),
         Pass(
             "lower_attention",

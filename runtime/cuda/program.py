@@ -162,6 +162,7 @@ class BoundCudaProgram:
         self._most_graphs = _MOST_GRAPHS
         self._now = np.frombuffer(self.addresses, np.uint64)
         self._written = np.full(made.buffers, _UNSET, np.uint64)  # what the steps have
+        self._all_written: array[int] | None = None  # the same, once all of it is known
         needed = max((launch.scratch_bytes for launch in self._scratch), default=0)
         self._counters = [n for n, b in enumerate(plan.buffers) if b.kind == "counters"]
         words = [evaluate_dim(plan.buffers[n].elements, self.bindings) for n in self._counters]
@@ -172,6 +173,8 @@ class BoundCudaProgram:
         own = self._own_offset + made.own_bytes if made.own_bytes else self.layout.peak_bytes
         self.peak_bytes = self._scratch_offset + needed if needed else own
         self._needs_arena = bool(self.peak_bytes or self._counter_words)
+        one = len(self.steps) == 1 and isinstance(self.steps[0], KernelLaunch)
+        self._only = self.steps[0] if one else None
         if made.count > _MOST_STEPS_TO_CAPTURE_AGAIN:
             self._most_graphs = 1
         self._arena: Arena | None = None
@@ -225,8 +228,7 @@ class BoundCudaProgram:
         if recorder is not None:
             self._write_addresses()
             run_timed(self, stream, recorder, warm=self._calls > 0)
-            self._written[self._fixed] = _UNSET
-            self._calls += 1
+            self._have_run()
             return
         captured = self._captured
         if captured:
@@ -239,11 +241,20 @@ class BoundCudaProgram:
         if self._calls >= self._calls_before_capture and self.program.graphs and self._capture():
             captured[0].graph.launch(stream)
             return
-        with uninterrupted():  # between the launches that update one parameter and another
-            for step in self.steps:
-                step(stream)
-        self._written[self._fixed] = _UNSET
+        if self._only is not None:
+            self._only(stream)
+        else:
+            with uninterrupted():  # between the launches that update one parameter and another
+                for step in self.steps:
+                    step(stream)
+        self._have_run()
+
+    def _have_run(self) -> None:
+        """The host has run the steps, which then are not where a graph wants them."""
         self._calls += 1
+        if self._fixed:
+            self._written[self._fixed] = _UNSET
+            self._all_written = None
 
     def _launch_graph(self, addresses: Sequence[int]) -> None:
         """The same as one launch of a graph, in which what uses other addresses is changed."""
@@ -295,11 +306,14 @@ class BoundCudaProgram:
 
     def _write_addresses(self) -> None:
         """Give the steps the addresses that are not those which they have."""
+        if self.addresses == self._all_written:
+            return
         for buffer in np.flatnonzero(self._now != self._written).tolist():
             address = self.addresses[buffer]
             for _, set_address in self._uses.get(buffer, ()):
                 set_address(address)
             self._written[buffer] = address
+        self._all_written = self.addresses[:]
 
     def _with_these_addresses(self, stream: Stream) -> _Captured:
         """The graph that has the addresses of this call, made so if need be; it becomes the first.

@@ -182,7 +182,7 @@ def test_each_graph_keeps_the_handles_of_its_branches_and_loops(
     @flamec.compile(dynamic=False)
     def step(x: Any) -> Any:
         def body(n: Any, x: Any) -> Any:
-            return n + 1, flamec.cond(x[0] > 0, lambda x: x * 2, lambda x: x - 1, (x,))
+            return n + 1, flamec.cond(x[0] > 0, lambda x: x * x.sum(), lambda x: x - 1, (x,))
 
         return flamec.while_loop(lambda n, x: n < 7, body, (0, x))[1]
 
@@ -197,7 +197,8 @@ def test_each_graph_keeps_the_handles_of_its_branches_and_loops(
     assert sorted(handles) == [[1, 2], [3, 4]]  # of the loop and of the branch
     names = {node: step.kernel.binary.name for step, node in graphs[0].nodes.items()}
     assert len(names) == len(graphs[0].nodes) == 10
-    ours = [(names[node], first) for node, first in changed if "pointwise" not in names[node]]
+    steering = ("flamec_advance", "flamec_choose")
+    ours = [(names[node], first) for node, first in changed if names[node] in steering]
     assert len(changed) == 5 and len(ours) == 2
     assert ours == 2 * [("flamec_advance", handles[0][0])]
     for graph, (handle, _) in zip(graphs, handles, strict=True):
@@ -206,3 +207,34 @@ def test_each_graph_keeps_the_handles_of_its_branches_and_loops(
         graph.update(advance, streams.current_stream())
         assert changed == [(graph.nodes[advance], handle)]
     graphs[0].context.lost = True  # nothing is given back to a driver that is gone
+
+
+def test_one_kernel_is_launched_with_the_addresses_of_the_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is no graph, and one launch needs no protection from interrupts."""
+    driver = driver_stand_in.install(monkeypatch)
+    launched: list[list[int]] = []
+
+    def launch(*arguments: Any) -> tuple[int]:
+        slots = (ctypes.c_void_p * 2).from_address(arguments[9])
+        launched.append([ctypes.c_uint64.from_address(slot or 0).value for slot in slots])
+        return (0,)
+
+    monkeypatch.setattr(driver, "cuLaunchKernel", launch, raising=False)
+    monkeypatch.setattr(programs, "uninterrupted", lambda: pytest.fail("one launch was protected"))
+    step = flamec.compile(lambda x: x * 2 + 1, dynamic=False)
+    xs = [flamec.ones(1 << 16, device="cuda") for _ in range(3)]
+    held = []
+    for turn in (0, 0, 1, 2, 2, 0):
+        held.append(step(xs[turn]))
+        assert launched[-1] == [xs[turn].data_ptr(), held[-1].data_ptr()]
+    bound = step.programs[0].prepared.runner.bind(()).bound
+    assert len(bound.steps) == 1 and not bound.graphs
+    del held[:]
+    last = [step(xs[0]).data_ptr() for _ in range(3)][-1]
+    monkeypatch.setattr(bound, "_written", [])  # nobody compares with it
+    before = len(launched)
+    for _ in range(3):
+        step(xs[0])
+    assert launched[before:] == 3 * [[xs[0].data_ptr(), last]]
