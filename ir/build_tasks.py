@@ -216,6 +216,8 @@ class _TaskBuilder:
             case OpKind.SCATTER if self._places_one_per_row(node):
                 task = self._add(node, (node.inputs[1], node.inputs[-1]), node.outputs)
                 task.one_per_row = True
+            case OpKind.SCATTER if node.attributes["mode"] == "over":  # what was there is not read
+                self._add(node, node.inputs[1:], node.outputs)
             case OpKind.SCATTER:
                 x, *rest = node.inputs
                 base = self._add(node, [x], node.outputs, dense(x.type.shape))

@@ -379,6 +379,7 @@ def index_put(sample: Sample, x: np.ndarray, values: np.ndarray, *_: np.ndarray)
     combine = {
         "set": lambda old, new: new,
         "any": lambda old, new: new,
+        "over": lambda old, new: new,
         "add": lambda old, new: old + new,
         "prod": lambda old, new: old * new,
         "amax": lambda old, new: old if beats(1)(old, new) else new,

@@ -345,6 +345,8 @@ def _make_index_put(draw: Draw) -> list[Sample]:
                 indices = list(np.unravel_index(chosen, shape[:count]))
             arrays = (draw(*shape), draw(*places, *shape[count:]), *indices)
             samples.append(Sample(arrays, {"mode": mode}, finite=mode in ("set", "any", "add")))
+    every = draw.rng.permutation(5)  # what is put nowhere is not specified
+    samples.append(Sample((draw(5, 3), draw(5, 3), every), {"mode": "over"}, finite=True))
     if draw.dtype.kind != "bool":  # one place hit often
         crowded = (draw(3, 2), draw(40, 2), np.zeros(40, np.int64))
         samples.append(Sample(crowded, {"mode": "add"}))

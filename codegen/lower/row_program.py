@@ -38,7 +38,15 @@ from flamec.ir.tasks import Task
 CHUNKS = 16  # most partial results of a fold over rows; fixed by the sizes, not by threads
 OWN_SIZE = "own_size"  # the length of a flat loop, which each part gives
 CHUNK_ROWS = 32  # rows that one of them has at least
-PUT_MODES = {"set": "", "any": "", "add": "sum", "prod": "prod", "amax": "amax", "amin": "amin"}
+PUT_MODES = {
+    "set": "",
+    "any": "",
+    "over": "",
+    "add": "sum",
+    "prod": "prod",
+    "amax": "amax",
+    "amin": "amin",
+}
 
 
 class ProgramBuilder(ValueLowering):
@@ -160,7 +168,7 @@ class ProgramBuilder(ValueLowering):
                 assert target.address is not None
                 address, indices = target.address, self._indices(target, context)
                 mode = task.node.attributes["mode"]
-                combine, unordered = PUT_MODES[mode], mode == "any"
+                combine, unordered = PUT_MODES[mode], mode in ("any", "over")
             else:
                 name = self._value(value, context)
                 address = store_address(self.space, value)

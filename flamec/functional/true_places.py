@@ -205,5 +205,5 @@ def _put(x: Tensor, lines: Tensor, counts: Tensor, count: Dim) -> Tensor:
     room = ops.full(
         value=0, shape=(count + _BEHIND * width,), dtype=x._type.dtype, device=x._type.device
     )
-    put: Tensor = ops.index_put(room, x, place, mode="any")
+    put: Tensor = ops.index_put(room, x, place, mode="over")
     return put

@@ -152,7 +152,7 @@ def _numbered(
         number = ops.sub(ops.cumsum(ops.cast(is_new, int64), axis=0), 1)
         if places is not None:
             zeros = ops.full(value=0, shape=line._type.shape, dtype=int64, device=line._type.device)
-            number = ops.index_put(zeros, number, places, mode="any")
+            number = ops.index_put(zeros, number, places, mode="over")
         parts.append(ops.reshape(number, shape=shape))
     if wanted[1]:
         parts.append(_lengths(starts, line._type.shape[0]))

@@ -20,7 +20,8 @@ from flamec.ir.types import TensorType, int32, int64
 if TYPE_CHECKING:
     from flamec.ir.builder import Builder
 
-PUT_MODES = ("set", "any", "add", "prod", "amax", "amin")  # any: one of those that meet
+# any: one of those that meet; over: so, and where none is put nobody looks
+PUT_MODES = ("set", "any", "over", "add", "prod", "amax", "amin")
 
 _ROUNDS = 16  # places hit at most this often are added to all together, one hit a round
 
@@ -126,7 +127,7 @@ def _evaluate_index_put(
     result = np.array(x, order="C")
     if not values.size:
         return result
-    if mode in ("set", "any"):
+    if mode in ("set", "any", "over"):
         result[indices] = values
     elif mode == "add":
         _add_rows(result, values, indices)
@@ -162,13 +163,13 @@ def _add_rows(result: np.ndarray, values: np.ndarray, indices: tuple[np.ndarray,
 
 def _index_put_gradient(b: Builder, ctx: DerivativeContext, g: Any) -> list[Any]:
     mode = ctx.attributes["mode"]
-    if mode not in ("set", "any", "add"):
+    if mode not in ("set", "any", "over", "add"):
         raise NotImplementedError(f"index_put with mode {mode!r} has no derivative")
     indices = ctx.inputs[2:]
     x_gradient = values_gradient = None
     if ctx.needs[0]:
-        x_gradient = g
-        if mode != "add":
+        x_gradient = b.full_like(0, ctx.input_types[0]) if mode == "over" else g
+        if mode in ("set", "any"):
             zeros = b.full_like(0, ctx.input_types[1])
             x_gradient = b.index_put(g, zeros, *indices, mode=mode)
     if ctx.needs[1]:
@@ -186,6 +187,7 @@ index_put = register(
         saves_inputs=slice(2, None),
         batch=batching.index_put,
         doc="A copy of x with values put at x[idx0, idx1, …]; equal places combine by mode: set "
-        "keeps the last one, any keeps one of them, in whatever order memory is written.",
+        "keeps the last one, any keeps one of them, in whatever order memory is written. over does "
+        "so, too, and what is where nothing was put is not specified.",
     )
 )

@@ -84,12 +84,12 @@ OPERATIONS: dict[str, tuple[Call, int]] = {
 
 # Of a million elements: functions in Python, and launches of kernels.
 LARGE: dict[str, tuple[Callable[[Any, Any, Any], Any], int, int]] = {
-    "nonzero": (lambda x, i, mask: mask.nonzero(), 101, 5),
-    "masked_select": (lambda x, i, mask: x.masked_select(mask), 104, 5),
-    "x[mask]": (lambda x, i, mask: x[mask], 108, 5),
-    "unique": (lambda x, i, mask: i.unique(), 111, 3),  # and a graph that sorts
+    "nonzero": (lambda x, i, mask: mask.nonzero(), 101, 4),
+    "masked_select": (lambda x, i, mask: x.masked_select(mask), 104, 4),
+    "x[mask]": (lambda x, i, mask: x[mask], 108, 4),
+    "unique": (lambda x, i, mask: i.unique(), 111, 2),  # and a graph that sorts
     "histc": (lambda x, i, mask: flamec.histc(x, 100, -3, 3), 37, 3),
-    "unique_consecutive": (lambda x, i, mask: i.unique_consecutive(), 90, 6),
+    "unique_consecutive": (lambda x, i, mask: i.unique_consecutive(), 90, 5),
 }
 
 
