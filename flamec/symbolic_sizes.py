@@ -68,7 +68,9 @@ def rounded_hints(bindings: Mapping[str, int]) -> dict[str, int]:
 
 
 def _rounded(value: int) -> int:
-    bits = -(-value.bit_length() // _BUCKET_BITS) * _BUCKET_BITS
+    """The least power of four that is not below the value: sizes that are such powers are known
+    exactly."""
+    bits = -(-(value - 1).bit_length() // _BUCKET_BITS) * _BUCKET_BITS
     return 1 << bits
 
 

@@ -21,6 +21,7 @@ from flamec.ir.passes.place import on_one_device
 from flamec.ir.plan import Launch
 from flamec.ir.shape import symbols_of
 from flamec.ir.types import ALL_DTYPES, Device, DType, float32, int64
+from flamec.symbolic_sizes import rounded_hints
 
 CASES = [
     pytest.param(row, dtype, id=f"{row.name}-{dtype.name}")
@@ -100,6 +101,15 @@ def test_programs_over_symbols_are_generated(row: Row, simulated: list[Simulated
             if isinstance(action, Launch):
                 used = set().union(*map(symbols_of, action.grid))
                 assert used <= set(plan.symbols)
+
+
+def test_bounds_of_sizes() -> None:
+    """Powers of four are known exactly, others within a factor of four."""
+    sizes = [*range(1, 3000), 65535, 65536, 65537]
+    bounds = rounded_hints({str(n): n for n in sizes})
+    assert all(n <= bounds[str(n)] < 4 * n for n in sizes)
+    assert all(bounds[str(n)] == n for n in (1, 4, 64, 256, 1024, 65536))
+    assert len(set(bounds.values())) == 9
 
 
 def test_every_dtype_goes_there_and_back(gpu: Device) -> None:
