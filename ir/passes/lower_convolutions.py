@@ -46,6 +46,8 @@ MOST_OUTPUTS, FEW_OUTPUTS = 64, 31  # of a group whose places are read in rows
 HALF_TILE = 32  # columns of a product, which leave half a tile of a CPU's idle
 SHALLOW = 128  # depth of a product that takes no longer than to transpose it
 LONG_SUM, SHORT_SUM = 864, 216  # of products for one of them, with few outputs and with many
+VECTOR = 16  # elements
+TINY_SUM = 40  # products for one of them, for which rows may be of any length
 MANY_PLACES = 190  # of an image, which fill vectors whatever their rows
 FEW_PLACES = 512  # rows of a product: a channel for each element of a kernel
 
@@ -124,6 +126,8 @@ class _ConvolutionLowering(MovePermutations):
         depth = floordiv(depth, product(node.attributes["lhs_dilation"]))  # of a turn
         left = self.origin(node.inputs[0])
         if left.order != tuple(range(len(left.order))):
+            return False
+        if not _fills_rows(node, rows, depth):
             return False
         if self._operands[_base(node.inputs[0])] == 1 and _fills_vectors(node):
             strided = any(step > 1 for step in node.attributes["strides"])
@@ -263,6 +267,21 @@ def _fills_vectors(node: Node) -> bool:
     places, taps = product(node.output.type.shape[2:]), product(node.inputs[1].type.shape[2:])
     plain = all(step == 1 for step in node.attributes["strides"]) or taps == 1
     return plain and not is_spread(node) and isinstance(places, int) and places >= MANY_PLACES
+
+
+def _fills_rows(node: Node, outputs: Dim, depth: Dim) -> bool:
+    """Whether the rows of an image leave few lanes of vectors idle, where outputs leave none and
+    sums of neighbouring places are not tiny."""
+    width, attributes = node.output.type.shape[-1], node.attributes
+    if attributes["groups"] > 1 or is_spread(node) or any(n > 1 for n in attributes["strides"]):
+        return True
+    if product(node.inputs[1].type.shape[2:]) == 1 or not isinstance(width, int):
+        return True
+    if not isinstance(outputs, int) or outputs % VECTOR or _is_at_most(depth, TINY_SUM):
+        return True  # channels would leave lanes idle, too
+    idle = -width % VECTOR
+    most = width // 5 if _is_at_most(outputs, FEW_OUTPUTS) else width // 10
+    return width >= VECTOR - 1 and idle <= most
 
 
 def _is_kernel_of_groups(node: Node) -> bool:

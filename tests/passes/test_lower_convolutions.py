@@ -201,6 +201,20 @@ def test_places_are_columns_where_sums_are_short(channels: int, batch: int) -> N
     assert (product.stored is None) == (batch == 2)
 
 
+@pytest.mark.parametrize(
+    ("outputs", "width", "batch"), [(32, 14, 1), (32, 16, 2), (16, 24, 1), (16, 40, 2), (12, 24, 2)]
+)
+def test_places_are_columns_where_rows_fill_vectors(outputs: int, width: int, batch: int) -> None:
+    """Or where channels would not either: a product for each image, else one."""
+    conv = nn.Conv2d(8, outputs, 3, padding=1, bias=False)
+    compiled = flamec.compile(conv)
+    with flamec.no_grad():
+        compiled(flamec.randn(2, 8, 14, width))
+    kernels = compiled.programs[0].prepared.compiled.kernels
+    found = [k.parts[0].program.contraction for k in kernels]
+    assert [c.batch for c in found if c is not None] == [batch]
+
+
 def test_many_channels_that_come_first_are_not_rearranged() -> None:
     """The product reads single elements of the array within its borders, and not what is in them,
     and writes the result with channels first; so do both gradients."""
