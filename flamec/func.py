@@ -418,8 +418,12 @@ def tracked(leaf: Any) -> Tensor:
 
 
 def _gradients(outputs: list[Any], leaves: list[Tensor], seeds: list[Any] | None) -> list[Tensor]:
-    if not any(o.requires_grad for o in outputs):
+    kept = [i for i, o in enumerate(outputs) if o.requires_grad]  # others depend on nothing
+    if not kept:
         return [tensor_builder.full_like(0.0, leaf._type) for leaf in leaves]
+    if seeds is not None and len(seeds) == len(outputs):
+        seeds = [seeds[i] for i in kept]
+        outputs = [outputs[i] for i in kept]
     found = gradients(
         outputs, leaves, seeds, create_graph=True, materialize_grads=True, allow_unused=True
     )

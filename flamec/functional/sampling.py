@@ -79,12 +79,20 @@ def _integers(
     dtype = settings.dtype_or(int64)
     if isinstance(low, int) and isinstance(high, int):
         _require(low < high, name, f"expects low < high, got low={low} and high={high}")
-        if dtype.kind in ("int", "uint"):
-            bounds = np.iinfo(dtype.numpy)
-            _require(low >= bounds.min, name, f"low={low} is out of range for {dtype.name}")
-            _require(high - 1 <= bounds.max, name, f"high={high} is out of range for {dtype.name}")
+        _require_range(name, low, high, dtype)
     numbers = integer_numbers(low, high, shape, dtype, settings.device, generator)
     return settings.finished(numbers)
+
+
+def _require_range(name: str, low: int, high: int, dtype: DType) -> None:
+    if dtype.is_floating_point:
+        return
+    least, greatest = 0, 1
+    if dtype.kind != "bool":
+        bounds = np.iinfo(dtype.numpy)
+        least, greatest = int(bounds.min), int(bounds.max)
+    _require(low >= least, name, f"low={low} is out of range for {dtype.name}")
+    _require(high - 1 <= greatest, name, f"high={high} is out of range for {dtype.name}")
 
 
 @public
@@ -418,9 +426,10 @@ def random_(
         elif dtype.is_floating_point:
             to = _EXACT_INTEGERS[dtype.name] + 1
         else:
-            to = int(np.iinfo(dtype.numpy).max)
+            to = int(np.iinfo(dtype.numpy).max) + (dtype is not int64)
     low = 0 if from_ is None else int(from_)
     _require(low < int(to), "random_", f"expects from < to, but got from={low} >= to={to}")
+    _require_range("random_", low, int(to), dtype)
     shape, device = self._type.shape, self._type.device
     return write(self, integer_numbers(low, int(to), shape, dtype, device, generator), "random_")
 

@@ -17,6 +17,7 @@ import numpy as np
 from flamec import random
 from flamec.conversion import constant_array
 from flamec.dispatch import write
+from flamec.errors import OperationError, user_location
 from flamec.functional.primitives import ops
 from flamec.ir.types import float64
 from flamec.random import Generator
@@ -114,6 +115,10 @@ def trunc_normal_(
     generator: Generator | None = None,
 ) -> Tensor:
     """From the normal distribution cut off outside [a, b], by inverting its cumulative function."""
+    if a > b:
+        raise OperationError(
+            f"trunc_normal_(): expected a <= b, got a={a} and b={b} (at {user_location()})"
+        )
     if mean < a - 2 * std or mean > b + 2 * std:
         warnings.warn(
             "mean is more than 2 std from [a, b] in nn.init.trunc_normal_. The distribution of "
