@@ -62,8 +62,8 @@ def fused(*dimensions: str, kernels: tuple[str, ...] = ()) -> Callable[[F], F]:
     """Declare that eager mode runs a function as one program where that is possible.
 
     ``dimensions`` names the arguments that are sizes (``normalized_shape``), so that a program
-    serves all of them. ``kernels`` names tensors whose sizes that are no multiples of 16 a program
-    has as numbers (3x3 windows, images of 3 channels), because others need another program.
+    serves all of them. ``kernels`` names tensors of whose sizes a program has those below 16 as
+    numbers (3x3 windows, images of 3 channels), because others need another program.
     The function may read its arguments, the default dtype, whether gradients are recorded, what
     autocast does and the default generators: nothing else, and not
     what tensors hold.

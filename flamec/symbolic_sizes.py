@@ -35,8 +35,8 @@ class Sizes:
         self._dims: dict[int, Dim] = {}
 
     def keep_numbers(self, sizes: Sequence[int]) -> None:
-        """Those of the sizes that are no multiples of 16 are numbers, wherever they occur."""
-        self._dims.update({size: size for size in sizes if size % _DIVISOR})
+        """Those of the sizes that are below 16 are numbers, wherever they occur."""
+        self._dims.update({size: size for size in sizes if size < _DIVISOR})
 
     def dim(self, size: int) -> Dim:
         """The dimension that stands for a size."""
