@@ -324,6 +324,26 @@ def _() -> None:
         raises(lambda o=options: flamec.compile(double, **o), ValueError)
 
 
+@row("torch.jit")
+def _() -> None:
+    def double(x: Any) -> Any:
+        return x if flamec.jit.is_scripting() else flamec.jit.annotate(flamec.Tensor, x * 2)
+
+    assert type(torch.jit.script(lambda_free)) is not type(lambda_free)
+    assert flamec.jit.script(double) is double and flamec.jit.unused(double) is double
+    assert flamec.jit.ignore(drop=True)(double) is double and flamec.jit.ignore(double) is double
+    layer = nn.Linear(2, 2)
+    assert flamec.jit.script(layer) is layer and not isinstance(layer, flamec.jit.ScriptModule)
+    assert flamec.compile(double, fullgraph=True)(flamec.ones(1)).item() == 2.0
+    for name in ("trace", "save", "load"):
+        raises(lambda name=name: getattr(flamec.jit, name), AttributeError)
+
+
+def lambda_free(x: torch.Tensor) -> torch.Tensor:
+    """TorchScript reads the text of functions."""
+    return x * 2
+
+
 @row("cond, while_loop")
 def _() -> None:
     eager: list[object] = []

@@ -103,6 +103,13 @@ def test_the_current_device(simulated: list[SimulatedGpu]) -> None:
         other.join()
         assert seen == [0]
     assert flamec.cuda.current_device() == 0
+    accelerator = flamec.accelerator
+    assert accelerator.is_available() and accelerator.device_count() == 2
+    assert accelerator.current_accelerator() == Device("cuda")
+    with accelerator.device_index(1):
+        assert accelerator.current_device_index() == flamec.cuda.current_device() == 1
+    accelerator.set_device_index(1)
+    assert flamec.ones(1, device="cuda").device.index == 1
     flamec.cuda.set_device("cuda:1")
     assert flamec.ones(1, device="cuda").device.index == 1
     flamec.cuda.set_device(0)
