@@ -14,10 +14,8 @@ from flamec.ir.types import Device, DType
 
 _ACCESS = ("__getitem__", "__len__", "__iter__", "items", "keys", "values", "get")
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()
-_CONSTANTS = (
-    *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis)),
-    *(DType, Device, np.generic),
-)
+_PLAIN = (bool, int, float, complex, str, bytes)
+_CONSTANTS = (*_PLAIN, type(None), type(Ellipsis), DType, Device, np.generic)
 
 
 @dataclass(eq=False, slots=True)
@@ -96,9 +94,14 @@ class Guard:
 
 def is_constant(value: Any) -> bool:
     """Whether a value is guarded by equality (else by identity)."""
-    if isinstance(value, (tuple, frozenset)):
+    kind = type(value)
+    if kind in _PLAIN:
+        return True
+    if issubclass(kind, _PLAIN) and dictionary_of(value):
+        return False  # of a class of the user's, with attributes of its own
+    if issubclass(kind, (tuple, frozenset)):
         return all(is_constant(v) for v in value)
-    return isinstance(value, _CONSTANTS)
+    return issubclass(kind, _CONSTANTS)
 
 
 def same_constant(a: Any, b: Any) -> bool:

@@ -193,7 +193,9 @@ class Recorder:
             self._visit_attributes(value, name)
         if is_user_module(value):
             self._named.pass_on(value)
-        if is_constant(value) or isinstance(value, (Tensor, *_OPAQUE)):
+        if isinstance(value, (Tensor, *_OPAQUE)):
+            return
+        if is_constant(value) and (not is_users_class(type(value)) or isinstance(value, tuple)):
             return
         if type(value) is dict and "params" in value and _GROUPS not in name:
             self._groups_read.add(id(value))

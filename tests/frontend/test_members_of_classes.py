@@ -83,6 +83,12 @@ class Counting(Base):
         return object.__getattribute__(self, name)
 
 
+def number(value: float, rate: float) -> Any:
+    made = type("Own", (float,), {"__module__": __name__})(value)
+    vars(made)["rate"] = rate
+    return made
+
+
 class Scaled(dict[str, float]):
     rate = 2.0
 
@@ -268,6 +274,15 @@ CASES: dict[str, Case] = {
         dispatched,
         lambda s, x: s("a", x),
         [lambda s: s.register(str, lambda k, x: x - 1), lambda s: s.register(str, lambda k, x: x)],
+    ),
+    "a number with attributes": (
+        lambda: [number(1.5, 2.0)],
+        lambda s, x: x * s[0] * s[0].rate,
+        [
+            lambda s: setattr(s[0], "rate", 3.0),
+            lambda s: s.__setitem__(0, number(1.5, 7.0)),
+            lambda s: setattr(type(s[0]), "__rmul__", lambda n, x: x * 9),
+        ],
     ),
     "another __dict__": (
         lambda: of(Base),
