@@ -12,6 +12,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from flamec import bounds_of_slices, values
 from flamec.conversion import on_device
 from flamec.dispatch import apply
@@ -102,6 +104,8 @@ def filled(
         value = float(value)
     elif isinstance(value, float) and math.isfinite(value):
         value = int(value)
+    if dtype.kind == "uint" and 0 < -value <= np.iinfo(dtype.numpy).max:  # as C counts
+        value += np.iinfo(dtype.numpy).max + 1
     attributes = {"value": value, "shape": shape, "dtype": dtype, "device": device}
     if key is not None:
         if len(_remembered) >= _MOST_REMEMBERED:

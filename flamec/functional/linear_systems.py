@@ -312,8 +312,9 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     """The X of least norm that minimises |A X - B|, its residuals, A's rank and singular values.
 
     By the pseudoinverse, whatever the ``driver``. ``residuals``: the squared distances, if all
-    matrices have full rank and more rows than columns, else empty. ``rank``: with other drivers
-    than "gels"; ``singular_values``: with "gelsd" and "gelss"; else empty.
+    matrices have full rank and more rows than columns, and the driver is not "gelsy", else empty.
+    ``rank``: with other drivers than "gels"; ``singular_values``: with "gelsd" and "gelss"; else
+    empty.
     """
     name = "linalg.lstsq"
     drivers = (None, "gels", "gelsy", "gelsd", "gelss")
@@ -335,6 +336,10 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     rank = nothing(int64) if driver == "gels" else matrix_rank(a, rtol=rcond)
     *_, m, n = a._type.shape
     residuals = nothing(dtype)
+    if driver == "gelsy":
+        return return_types.linalg_lstsq(
+            _dropped(x) if vectors else x, residuals, rank, nothing(dtype)
+        )
     if isinstance(m, int) and isinstance(n, int) and m > n and _has_full_rank(a, n, rcond):
         off = ops.sub(*in_batches(matmul(a, x), right))
         residuals = ops.sum(ops.mul(off, off), axes=(off.ndim - 2,))

@@ -185,9 +185,11 @@ def multi_margin_loss(
     require(p in (1, 2), f"{name}: only p == 1 and p == 2 supported, got {p}")
     require_floating(name, input)
     x, single = _as_rows(name, widened(input))
+    single = single and not target._type.shape
     count, classes = x._type.shape
     require(
-        single or (len(target._type.shape) == 1 and equal(target._type.shape[0], count)),
+        len(input._type.shape) < 2
+        or (len(target._type.shape) == 1 and equal(target._type.shape[0], count)),
         f"{name}: inconsistent target size {format_shape(target._type.shape)} for an input of "
         f"{format_shape(input._type.shape)}",
     )

@@ -16,7 +16,7 @@ from flamec.functional.autocasting import FLOAT32, LOWER, autocasts
 from flamec.functional.creation import eye
 from flamec.functional.decompositions import matrices, svdvals
 from flamec.functional.diagonals import diagonal
-from flamec.functional.dimensions import dimensions
+from flamec.functional.dimensions import dimension, dimensions
 from flamec.functional.distance import norm_over
 from flamec.functional.linear_systems import inv, square
 from flamec.functional.matrix import cross, matmul, mm
@@ -321,6 +321,13 @@ def linalg_cross(input: Tensor, other: Tensor, *, dim: int = -1) -> Tensor:
     """The vector product over a dimension of size 3; the other dimensions broadcast."""
     x, y = as_tensors("linalg.cross", input, other)
     require(x.ndim == y.ndim, "linalg.cross: inputs must have the same number of dimensions.")
+    axis = dimension("linalg.cross", dim, x.ndim)
+    lengths = [t._type.shape[axis] for t in (x, y)]
+    require(
+        all(equal(n, 3) for n in lengths),
+        f"linalg.cross: inputs dimension {dim} must have length 3. Got {lengths[0]} and "
+        f"{lengths[1]}",
+    )
     shape = broadcast_shapes(x._type.shape, y._type.shape)
     return cross(ops.expand_to(x, shape), ops.expand_to(y, shape), dim)
 
