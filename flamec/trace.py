@@ -180,6 +180,13 @@ class Trace:
                 self.tracked.add(value)
         return value
 
+    def has_own_history(self, tensor: Tensor) -> bool:
+        """Whether a tensor is behind a detach step where a history began in this trace."""
+        own, _ = history_of(tensor)
+        return (
+            isinstance(own, Detachment) and own.traced is not None and own.traced[0] == self.serial
+        )
+
     def _with_own_history(self, tensor: Tensor, root: Root, value: Value) -> Value:
         """``value``, which is behind a detach step, with the history that began there."""
         own, steps = history_of(tensor)

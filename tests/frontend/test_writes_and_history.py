@@ -378,3 +378,20 @@ def test_an_input_that_changes_after_the_call(create_graph: bool) -> None:
             with pytest.raises(RuntimeError, match="was changed in place"):
                 gradient(wrap, changed)
         assert gradient(wrap, 2) == [4.0, 12.0]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_is_behind_detach_has_a_history_of_its_own(compiled: bool) -> None:
+    def through_a_view(x: Any, y: Any) -> Any:
+        part = x.detach()
+        part[1:] = y[1:] * 2
+        return part * 3
+
+    def returned(x: Any, y: Any) -> Any:
+        return x.detach().mul_(y)
+
+    for function, want in ((through_a_view, [0, 6, 6]), (returned, [1, 2, 3])):
+        x = flamec.tensor([1.0, 2.0, 3.0], requires_grad=True)
+        y = flamec.tensor([4.0, 5.0, 6.0], requires_grad=True)
+        (flamec.compile(function) if compiled else function)(x, y).sum().backward()
+        assert y.grad.tolist() == want and x.grad is None
