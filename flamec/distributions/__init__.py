@@ -13,6 +13,8 @@ from flamec.distributions.distribution import Distribution
 from flamec.distributions.gamma import *  # noqa: F403
 from flamec.distributions.gamma import __all__ as _gammas
 from flamec.distributions.kl import kl_divergence, register_kl
+from flamec.distributions.logistic_normal import LogisticNormal
+from flamec.distributions.low_rank import LowRankMultivariateNormal
 from flamec.distributions.multivariate import MultivariateNormal
 from flamec.distributions.positive import *  # noqa: F403
 from flamec.distributions.positive import __all__ as _positive
@@ -37,8 +39,10 @@ _FILES = {  # those that are no file here, too
     "half_normal": "HalfNormal",
     "independent": "Independent",
     "inverse_gamma": "InverseGamma",
+    "kumaraswamy": "Kumaraswamy",
     "laplace": "Laplace",
     "log_normal": "LogNormal",
+    "lowrank_multivariate_normal": "LowRankMultivariateNormal",
     "mixture_same_family": "MixtureSameFamily",
     "multinomial": "Multinomial",
     "multivariate_normal": "MultivariateNormal",
@@ -60,6 +64,8 @@ globals().update(file_namespaces("flamec.distributions", _FILES, globals()))
 __all__ = [
     "Binomial",
     "Distribution",
+    "LogisticNormal",
+    "LowRankMultivariateNormal",
     "MultivariateNormal",
     "NegativeBinomial",
     "RelaxedBernoulli",

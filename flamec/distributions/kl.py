@@ -12,6 +12,7 @@ from flamec.distributions.continuous import Exponential, Laplace, Normal, Unifor
 from flamec.distributions.discrete import Bernoulli, Categorical, OneHotCategorical, Poisson
 from flamec.distributions.distribution import Distribution, sum_rightmost
 from flamec.distributions.gamma import Beta, Dirichlet, Gamma
+from flamec.distributions.low_rank import LowRankMultivariateNormal
 from flamec.distributions.multivariate import MultivariateNormal
 from flamec.tensor import Tensor
 
@@ -145,3 +146,18 @@ def _multivariate_normal(p: MultivariateNormal, q: MultivariateNormal) -> Tensor
     apart = solve(factor, (q.loc - p.loc).expand((*batch, size)).unsqueeze(-1), upper=False)
     distance = mixed.square().sum((-2, -1)) + apart.square().sum((-2, -1))
     return q._half_log_det() - p._half_log_det() + 0.5 * (distance - size)
+
+
+@register_kl(LowRankMultivariateNormal, LowRankMultivariateNormal)
+@register_kl(LowRankMultivariateNormal, MultivariateNormal)
+@register_kl(MultivariateNormal, LowRankMultivariateNormal)
+def _low_rank_normal(p: Any, q: Any) -> Tensor:
+    if p.event_shape != q.event_shape:
+        raise ValueError(
+            "KL-divergence between two (low rank / regular) multivariate normals with different "
+            "event shapes cannot be computed"
+        )
+    precision, apart = q.precision_matrix, (q.loc - p.loc).unsqueeze(-1)
+    distance = (precision * p.covariance_matrix).sum((-2, -1))
+    distance = distance + (apart * (precision @ apart)).sum((-2, -1))
+    return 0.5 * (q._log_det() - p._log_det() + distance - p.event_shape[0])

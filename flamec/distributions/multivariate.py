@@ -109,6 +109,9 @@ class MultivariateNormal(Distribution):
     def _half_log_det(self) -> Tensor:
         return self._factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
+    def _log_det(self) -> Tensor:
+        return 2 * self._half_log_det()
+
     def log_prob(self, value: Tensor) -> Tensor:
         value = self._validate_sample(value)
         distance = (value - self.loc).unsqueeze(-1)

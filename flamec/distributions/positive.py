@@ -15,13 +15,67 @@ import flamec
 from flamec.distributions import constraints
 from flamec.distributions.combined import TransformedDistribution
 from flamec.distributions.constraints import Constraint
-from flamec.distributions.continuous import Exponential
+from flamec.distributions.continuous import Exponential, Uniform
 from flamec.distributions.distribution import Constraints, Distribution, as_parameters
 from flamec.distributions.gamma import Gamma
 from flamec.distributions.transforms import AffineTransform, ExpTransform, PowerTransform
 from flamec.tensor import Tensor
 
-__all__ = ["FisherSnedecor", "InverseGamma", "Pareto", "Weibull"]
+__all__ = ["FisherSnedecor", "InverseGamma", "Kumaraswamy", "Pareto", "Weibull"]
+
+
+class Kumaraswamy(TransformedDistribution):
+    """The distribution function 1 - (1 - x^concentration1)^concentration0 on (0, 1).
+
+    M. C. Jones, "Kumaraswamy's distribution: A beta-type distribution with some tractability
+    advantages", 2009.
+    """
+
+    arg_constraints: ClassVar[Constraints] = {
+        "concentration1": constraints.positive,
+        "concentration0": constraints.positive,
+    }
+
+    def __init__(
+        self, concentration1: Any, concentration0: Any, validate_args: bool | None = None
+    ) -> None:
+        parameters = as_parameters(concentration1, concentration0)
+        self.concentration1, self.concentration0 = parameters
+        zero = flamec.zeros_like(self.concentration0)
+        steps = [
+            PowerTransform(self.concentration0.reciprocal()),
+            AffineTransform(loc=1.0, scale=-1.0),
+            PowerTransform(self.concentration1.reciprocal()),
+        ]
+        super().__init__(Uniform(zero, zero + 1, validate_args), steps, validate_args)
+
+    @property
+    def support(self) -> Constraint:
+        return constraints.unit_interval
+
+    def _moment(self, order: int) -> Tensor:
+        a, b = 1 + order / self.concentration1, self.concentration0
+        return b * (flamec.lgamma(a) + flamec.lgamma(b) - flamec.lgamma(a + b)).exp()
+
+    @property
+    def mean(self) -> Tensor:
+        return self._moment(1)
+
+    @property
+    def mode(self) -> Tensor:
+        """NaN where a concentration is below 1: the density has a pole, or no single maximum."""
+        a, b = self.concentration1, self.concentration0
+        place = ((a - 1) / (a * b - 1)) ** a.reciprocal()
+        return flamec.where((a < 1) | (b < 1), math.nan, place)
+
+    @property
+    def variance(self) -> Tensor:
+        return self._moment(2) - self._moment(1).square()
+
+    def entropy(self) -> Tensor:
+        a, b = self.concentration1, self.concentration0
+        harmonic = flamec.digamma(b + 1) + np.euler_gamma
+        return 1 - 1 / b + (1 - 1 / a) * harmonic - a.log() - b.log()
 
 
 class Pareto(TransformedDistribution):

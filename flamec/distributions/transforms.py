@@ -11,13 +11,13 @@ from flamec.distributions import constraints
 from flamec.distributions.constraints import Constraint
 from flamec.distributions.distribution import sum_rightmost
 from flamec.functional.promotion import is_number
-from flamec.nn.functional import softplus
+from flamec.nn.functional import logsigmoid, softplus
 from flamec.tensor import Tensor
 
 __all__ = [
     "AbsTransform", "AffineTransform", "ComposeTransform", "ExpTransform", "IndependentTransform",
-    "PowerTransform", "SigmoidTransform", "SoftmaxTransform", "SoftplusTransform", "TanhTransform",
-    "Transform", "identity_transform",
+    "PowerTransform", "SigmoidTransform", "SoftmaxTransform", "SoftplusTransform",
+    "StickBreakingTransform", "TanhTransform", "Transform", "identity_transform",
 ]  # fmt: skip
 
 
@@ -391,3 +391,46 @@ class SoftmaxTransform(Transform):
 
 
 identity_transform = ComposeTransform([])
+
+
+class StickBreakingTransform(Transform):
+    """From n real numbers to n + 1 shares: each is the part of what the earlier ones left that the
+    sigmoid of its number says (Stan reference manual, "Unit simplex"). Zeros give equal shares."""
+
+    domain: Constraint = constraints.real_vector
+    codomain: Constraint = constraints.simplex
+
+    def forward_shape(self, shape: Sequence[Any]) -> Sequence[Any]:
+        self._require_vector(shape)
+        return (*shape[:-1], shape[-1] + 1)
+
+    def inverse_shape(self, shape: Sequence[Any]) -> Sequence[Any]:
+        self._require_vector(shape)
+        return (*shape[:-1], shape[-1] - 1)
+
+    @staticmethod
+    def _require_vector(shape: Sequence[Any]) -> None:
+        if not shape:
+            raise ValueError("Too few dimensions on input")
+
+    @staticmethod
+    def _centred(x: Tensor) -> Tensor:
+        """x less the logarithms of how many shares are left after each."""
+        return x - (x.shape[-1] + 1 - flamec.ones_like(x).cumsum(-1)).log()
+
+    def _call(self, x: Tensor) -> Tensor:
+        finfo = flamec.finfo(x.dtype)
+        part = self._centred(x).sigmoid().clamp(min=finfo.tiny, max=1 - finfo.eps)
+        left = (1 - part).cumprod(-1)
+        one = flamec.ones_like(part[..., :1])
+        return flamec.cat([part, one], -1) * flamec.cat([one, left], -1)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        shares = y[..., :-1]
+        offset = y.shape[-1] - flamec.ones_like(shares).cumsum(-1)
+        left = (1 - shares.cumsum(-1)).clamp(min=flamec.finfo(y.dtype).tiny)
+        return shares.log() - left.log() + offset.log()
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        x = self._centred(x)
+        return (-x + logsigmoid(x) + y[..., :-1].log()).sum(-1)

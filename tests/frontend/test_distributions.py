@@ -167,7 +167,7 @@ def test_a_policy_gradient_step_is_one_program() -> None:
         flamec.testing.assert_close(mine, other)
 
 
-def test_values_are_checked_eager_only() -> None:
+def test_values_are_checked() -> None:
     d = flamec.distributions
     with pytest.raises(ValueError, match=re.escape("constraint GreaterThan(lower_bound=0.0)")):
         d.Normal(0.0, flamec.tensor([-1.0]))
