@@ -1,17 +1,19 @@
-"""Python's ``int`` and ``float`` of numbers and sizes that vary while a function is traced.
+"""Python's ``int``, ``float`` and ``type`` of what varies while a function is traced.
 
 What ``int`` gives is an int and no tracer, so a program would depend on the number at hand. Code of
 the user that converts what varies finds other classes in its globals under these names, which give
-tracers: until the trace ends, in the modules where that was seen. In: conversions, and the code
-that begins (``guards.Recorder``). Out: ConversionWanted where the trace must begin again with such
-classes. Invariant: to other code they are ``int`` and ``float`` in all but identity; where code
-compares by that, or gives them away, the names are left as they are.
+tracers: until the trace ends, in the modules where that was seen. So does code that asks for a
+``type`` where sizes vary; it is told that they are ints. In: conversions, and the code that begins
+(``guards.Recorder``). Out: ConversionWanted where the trace must begin again with such classes.
+Invariant: to other code they are Python's in all but identity; where code compares by that, or
+makes classes, the names are left as they are.
 """
 
 from __future__ import annotations
 
 import dis
 from collections import OrderedDict
+from collections.abc import Iterable
 from functools import lru_cache
 from types import CodeType, FrameType
 from typing import Any
@@ -29,6 +31,7 @@ _TO_CONTAINERS_AND_CALLS = (
     *("BUILD_TUPLE", "LOAD_GLOBAL", "LOAD_ATTR", "LOAD_METHOD", "KW_NAMES", "PRECALL", "CALL"),
     *("CALL_KW", "COMPARE_OP", "CONTAINS_OP"),
 )
+_OTHER_USES = ("STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "STORE_NAME")
 _wanted: OrderedDict[int, dict[str, Any]] = OrderedDict()  # globals of modules, by identity
 
 
@@ -43,16 +46,15 @@ class _StandInType(type):
 
     def __call__(cls, *arguments: Any, **options: Any) -> Any:
         if len(arguments) == 1 and not options:
+            if cls._kind is type:
+                return _type_of(arguments[0])
             found = _converted(cls._kind, arguments[0])
             if found is not None:
                 return found
         return cls._kind(*arguments, **options)
 
     def __instancecheck__(cls, instance: Any) -> bool:
-        kind = type(instance)
-        if issubclass(kind, RuntimeNumber):
-            kind = instance._kind
-        return issubclass(int if kind is SymbolicDim else kind, cls._kind)
+        return issubclass(_type_of(instance), cls._kind)
 
     def __subclasscheck__(cls, subclass: type) -> bool:
         return issubclass(subclass, cls._kind)
@@ -77,8 +79,17 @@ def _converted(kind: type, value: Any) -> Any:
     return computed_of_sizes(kind, value) if found is None else found
 
 
+def _type_of(value: Any) -> type:
+    """The class of a value; of what varies the one that it has in a call."""
+    kind = type(value)
+    if kind is RuntimeNumber:
+        found: type = value._kind
+        return found
+    return int if kind is SymbolicDim else kind
+
+
 _STAND_INS: dict[str, Any] = {
-    kind.__name__: _StandInType(kind.__name__, (), {"_kind": kind}) for kind in (int, float)
+    kind.__name__: _StandInType(kind.__name__, (), {"_kind": kind}) for kind in (int, float, type)
 }
 
 
@@ -96,7 +107,7 @@ def ask(kind: type, frame: FrameType) -> None:
         return
     if id(variables) in _wanted or name in variables or is_framework_file(_file(frame)):
         return
-    if name in _called(frame.f_code) and not _compared(frame.f_code):
+    if name in _called(frame.f_code) and name not in _compared(frame.f_code):
         _wanted[id(variables)] = variables
         if len(_wanted) > _MOST_MODULES:
             _wanted.popitem(last=False)
@@ -115,26 +126,33 @@ class Conversions:
 
     def entered(self, code: CodeType, variables: dict[str, Any]) -> None:
         """A function begins whose globals are ``variables``."""
-        if id(variables) not in _wanted or not _named(code):
+        names = ("int", "float") if id(variables) in _wanted else ()
+        if "type" in code.co_names and "type" in _called(code) and _sizes_vary():
+            names = (*names, "type")
+        if not _named(code) or not (names or id(variables) in self._placed):
             return
-        if _compared(code):
-            self._remove(variables)
-        elif id(variables) not in self._placed:
-            self._placed[id(variables)] = variables
-            for name, stand_in in _STAND_INS.items():
-                variables.setdefault(name, stand_in)
+        compared = _compared(code)
+        self._remove(variables, compared)
+        self._placed[id(variables)] = variables
+        for name in names:
+            if name not in compared:
+                variables.setdefault(name, _STAND_INS[name])
 
     def release(self) -> None:
         """Let the modules be as before; may be repeated."""
         for variables in self._placed.values():
-            self._remove(variables)
+            self._remove(variables, _STAND_INS)
         self._placed.clear()
 
     @staticmethod
-    def _remove(variables: dict[str, Any]) -> None:
-        for name in _STAND_INS:
+    def _remove(variables: dict[str, Any], names: Iterable[str]) -> None:
+        for name in names:
             if is_stand_in(variables.get(name)):
                 del variables[name]
+
+
+def _sizes_vary() -> bool:
+    return thread.trace is not None and bool(thread.trace.oracle.hints)
 
 
 def _named(code: CodeType) -> bool:
@@ -158,18 +176,20 @@ def _is_call(load: dis.Instruction) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _compared(code: CodeType) -> bool:
-    """Whether code does anything with ``int`` or ``float`` for which identity may count."""
-    instructions = list(dis.get_instructions(code))
-    for position, instruction in enumerate(instructions):
-        if instruction.argval not in _STAND_INS or instruction.opname == "LOAD_CONST":
+def _compared(code: CodeType) -> frozenset[str]:
+    """The names of classes with which code does anything for which identity may count."""
+    instructions = [i for i in dis.get_instructions(code) if i.opname != "CACHE"]
+    found = set()
+    for instruction, following in zip(instructions, [*instructions[1:], None], strict=True):
+        if instruction.opname == "LOAD_BUILD_CLASS":
+            return frozenset(_STAND_INS)
+        name = instruction.argval
+        if not isinstance(name, str) or name not in _STAND_INS:
             continue
-        if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "STORE_NAME"):
-            return True
-        if instruction.opname != "LOAD_GLOBAL" or _is_call(instruction):
-            continue
-        rest = (i for i in instructions[position + 1 :] if i.opname != "CACHE")
-        following = next(rest, None)
-        if following is None or following.opname not in _TO_CONTAINERS_AND_CALLS:
-            return True
-    return False
+        after = "" if following is None else following.opname
+        used = instruction.opname in _OTHER_USES
+        if instruction.opname == "LOAD_GLOBAL" and not _is_call(instruction):
+            used = after not in _TO_CONTAINERS_AND_CALLS
+        if used:
+            found.add(name)
+    return frozenset(found)

@@ -25,7 +25,7 @@ MATH_NAMES = (
     *("sqrt", "exp", "expm1", "log", "log2", "log10", "log1p", "pow", "fabs", "fmod", "hypot"),
     *("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh", "degrees"),
     *("radians", "copysign", "erf", "erfc", "gamma", "lgamma", "floor", "ceil", "trunc"),
-    *("cbrt", "exp2", "isqrt", "gcd", "lcm"),
+    *("cbrt", "exp2", "isqrt", "gcd", "lcm", "comb", "perm", "factorial"),
 )
 NUMPY_NAMES = ("sqrt", "cbrt", "exp", "log", "log2", "log10", "log1p", "floor", "ceil", "rint")
 PREDICATES: dict[str, Callable[[Any], Any]] = {

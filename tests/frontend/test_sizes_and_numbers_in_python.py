@@ -75,6 +75,16 @@ SIZE_FUNCTIONS = {
     "set": lambda x: x if x.shape[0] in {3, 4} else x * 2,
     "keys made": lambda x: {x.shape[0]: x},
     "type": with_size(lambda x, n: x * 2 if isinstance(n, int) else x),
+    "type itself": with_size(
+        lambda x, n: (x * 2 if type(n) is int else x, type(x), type(n) is int)
+    ),
+    "types": with_size(
+        lambda x, n: (
+            type(math.sqrt(n)) is float,
+            type(n / 2) in (int, float),
+            type(int(n / 2)) in (int,),
+        )
+    ),
     "abstract class": with_size(lambda x, n: x * 2 if isinstance(n, numbers.Integral) else x),
     "length": lambda x: (x * len(x), len(x), [0] * len(x), f"{len(x)}", max(len(x), 3), x.numel()),
     "json": lambda x: (x * 2, json.dumps({"rows": x.shape[0]})),
@@ -146,7 +156,10 @@ ROUNDED_SIZES = {
         2,
     ),
     "permutation": (with_size(lambda x, n: x[flamec.randperm(n)].sum()), 2),
-    "types": (with_size(lambda x, n: x * (2 if isinstance(int(n / 2), int) else 3)), 2),
+    "types": (
+        with_size(lambda x, n: x * (2 if isinstance(int(n / 2), int) else math.comb(n, 2))),
+        2,
+    ),
     "in one": (with_size(lambda x, n: x[: int(float(int(n) / 3) + 0.5)] * (1 / float(n + 1))), 2),
     "gradient": (
         with_size(
