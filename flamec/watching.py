@@ -207,7 +207,11 @@ class _Monitor:
             return self._monitoring.DISABLE  # from now on, in all threads
         observer = thread.observer
         if observer is not None:
-            observer.entered(sys._getframe(1))
+            frame: FrameType | None = sys._getframe(1)
+            while frame is not None and frame.f_code is not code:  # of who calls this for it
+                frame = frame.f_back
+            if frame is not None:
+                observer.entered(frame)
         return None
 
     def _called(self, code: CodeType, offset: int, function: Any, first: Any) -> Any:
