@@ -173,6 +173,19 @@ def _() -> None:
     assert x.tolist() == [3.0, 4.0] and x.data_ptr() == x.numpy().ctypes.data
 
 
+@row("x.data")
+def _() -> None:
+    def square(package: Any) -> Any:
+        x = package.tensor([2.0], requires_grad=True)
+        y = (x * x).sum()
+        x.data += 1
+        y.backward()
+        return x.grad
+
+    assert square(torch).item() == 6.0  # the derivative at a place where y was not computed
+    raises(lambda: square(flamec), RuntimeError)
+
+
 @row("inference_mode")
 def _() -> None:
     with torch.inference_mode():
