@@ -37,6 +37,7 @@ OF_USERS = sources(
             "repositories",
             "agents",
             "idioms",
+            "memories",
         )
     )
 )
