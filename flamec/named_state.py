@@ -77,7 +77,7 @@ class NamedState:
             goes_on = instruction.opname in (*_ATTRIBUTES, "CACHE", "PRECALL", "RESUME")
             if module is not None and is_user_module(module) and not goes_on:
                 self.pass_on(module)
-            if instruction.opname == "LOAD_CONST":
+            if instruction.opname in ("LOAD_CONST", "LOAD_SMALL_INT"):
                 given.append(instruction.argval)
             elif instruction.opname == "IMPORT_NAME":
                 self._imported(instruction.argval, given, variables)
