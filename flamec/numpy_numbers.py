@@ -3,7 +3,7 @@
 In: scalars among the arguments of a compiled function, expressions of them (``host_numbers.py``).
 Out: tracers that meet tensors, sizes and other numbers as a Python number would; what is computed
 of them, each call computes with NumPy's scalars, in their dtypes. Invariant: nothing else can be
-asked of a tracer (``k.dtype``, ``k.item()``, ``np.sqrt(k)``); that makes the scalar a constant.
+asked of a tracer (``k.dtype``, ``k.item()``, ``np.arctan(k)``); that makes the scalar a constant.
 """
 
 from __future__ import annotations
