@@ -38,7 +38,7 @@ Arrays = list[np.ndarray]
 class Batch:
     """Programs that share one translation unit."""
 
-    def __init__(self, folder: Path, threads: int = 3, flags: tuple[str, ...] = ("-O1",)) -> None:
+    def __init__(self, folder: Path, threads: int = 3, flags: tuple[str, ...] = ("-Og",)) -> None:
         cache = KernelCache(folder, 1 << 30)
         self.device = CpuDevice(
             find_compiler(), cache, plan_memory, threads, flags, evaluate=evaluate_host_call
