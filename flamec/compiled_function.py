@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
+from flamec.bound_methods import BoundMethods, name_of
 from flamec.call_path import CHANGED
 from flamec.capture import Captured, actual_sizes, capture
 from flamec.changed_arguments import containers
@@ -55,7 +56,6 @@ from flamec.varying_arguments import VaryingArguments, call_key, exact_sizes
 from flamec.varying_state import Lifted, StateVaries, places_of_grown
 
 Variant = Program | DifferentiableProgram | SplitProgram
-_MOST_BOUND = 256  # instances whose programs a compiled method keeps
 MAX_PREPARED = 64  # compiled graphs that a function keeps
 _MOST_ROUNDS = 16  # of traces that each find state in another object, made unseen
 _MOST_FIRST_EFFECTS = 4  # different ones that calls may have once, as a log of another kind begins
@@ -92,7 +92,7 @@ class CompiledFunction:
         self._segments = SegmentCache(self._make)
         self._warned: set[str] = set()
         self.effects: list[str] = []  # of the last call whose Python code had to be run
-        self._bound: OrderedDict[int, CompiledFunction] = OrderedDict()  # each keeps its instance
+        self._bound: BoundMethods[CompiledFunction] = BoundMethods()
 
     @property
     def options(self) -> CompileOptions:
@@ -103,28 +103,18 @@ class CompiledFunction:
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None:
             return self
-        key = id(instance)  # instances that are equal are still two
-        bound = self._bound.get(key)
-        if bound is None:
-            method = self.function.__get__(instance, owner)
-            bound = CompiledFunction(method, self._options, self.dynamic, self.example_inputs)
-            with self._lock:
-                bound = self._bound.setdefault(key, bound)
-                if len(self._bound) > _MOST_BOUND:
-                    self._bound.popitem(last=False)
-        return bound
+        return self._bound.of(
+            instance, lambda: self._made_for(self.function.__get__(instance, owner))
+        )
 
     def __reduce__(self) -> Any:
         """A name for pickle and a copy if the function is found there, else what it is made of:
         a copy of a module has its own."""
-        module, name = getattr(self, "__module__", None), getattr(self, "__qualname__", "")
-        found: Any = sys.modules.get(module or "")
-        for part in name.split("."):
-            found = getattr(found, part, None)
-        if found is self:
-            return name
-        options = self._options, self.dynamic, self.example_inputs
-        return CompiledFunction, (self.function, *options)
+        made = CompiledFunction, (self.function, self._options, self.dynamic, self.example_inputs)
+        return name_of(self) or made
+
+    def _made_for(self, function: Callable[..., Any]) -> CompiledFunction:
+        return CompiledFunction(function, self._options, self.dynamic, self.example_inputs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if thread.trace is not None:

@@ -48,8 +48,11 @@ def register_package_folder(folder: str) -> None:
     _framework_files.clear()
 
 
-for _path in (*flamec.__path__, *flamec.ir.__path__):
+for _path in flamec.__path__:
     register_package_folder(str(Path(_path)))
+for _path in flamec.ir.__path__:  # beside which the others lie, not in flamec's in a checkout
+    for _name in ("ir", "codegen", "runtime"):
+        register_package_folder(str(Path(_path).parent / _name))
 # The command line is a user of the framework: what it trains is traced like anyone's program.
 _COMMAND_LINE = tuple(str(Path(path) / "cli") + os.sep for path in flamec.__path__)
 

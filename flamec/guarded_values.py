@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from dataclasses import dataclass
 from itertools import chain
 from types import FunctionType
@@ -142,6 +143,8 @@ def same_content(value: Any, expected: Any) -> bool:
 
 def dictionary_of(instance: Any) -> Any:
     """The attributes of an object itself, whatever its class does when one is read."""
+    if issubclass(type(instance), threading.local):  # those of this thread
+        return threading.local.__getattribute__(instance, "__dict__")
     try:
         return object.__getattribute__(instance, "__dict__")
     except AttributeError:  # of a class with slots

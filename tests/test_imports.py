@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import networkx as nx
 import pytest
+
+from flamec.errors import is_framework_file
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("flamec", "ir", "codegen", "runtime")
@@ -199,3 +202,16 @@ def test_importing_flamec_loads_few_files() -> None:
     packages = {name.split(".")[0] for name in loaded} - sys.stdlib_module_names
     assert packages <= {"flamec", "ml_dtypes", "numpy"}
     assert len(loaded) < 220, sorted(loaded)
+
+
+def test_all_code_of_the_package_is_known_as_its_own() -> None:
+    """Wherever its parts lie: what is not is traced and guarded as the user's."""
+    for name in (
+        "flamec.tensor",
+        "flamec.ir.graph",
+        "flamec.codegen.schedule",
+        "flamec.runtime.cuda",
+    ):
+        module = importlib.import_module(name)
+        assert module.__file__ is not None and is_framework_file(module.__file__), name
+    assert not is_framework_file(__file__)

@@ -176,6 +176,25 @@ def test_a_change_between_calls(name: str) -> None:
         assert compiled(x).tolist() == compiled(x).tolist() == [value] * 2
 
 
+class Local(threading.local):
+    def __init__(self) -> None:
+        self.rate = 1.0
+
+
+def test_what_each_thread_has() -> None:
+    state = Local()
+    compiled = flamec.compile(lambda x: x * state.rate)
+    for value in (1.0, 1.0, 2.0, 3.0, 4.0):
+        state.rate = value
+        assert compiled(flamec.ones(1)).item() == value
+    assert compiled.stats.traces == 2
+    found: list[float] = []
+    thread = threading.Thread(target=lambda: found.append(compiled(flamec.ones(1)).item()))
+    thread.start()
+    thread.join()
+    assert [*found, compiled(flamec.ones(1)).item()] == [1.0, 4.0]
+
+
 def test_what_a_function_writes_to_a_namespace() -> None:
     state = types.SimpleNamespace(rate=1.0, calls=0)
 
