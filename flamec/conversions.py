@@ -123,20 +123,37 @@ class Conversions:
 
     def __init__(self) -> None:
         self._placed: dict[int, dict[str, Any]] = {}
+        self._tracing: CodeType | None = None
 
-    def entered(self, code: CodeType, variables: dict[str, Any]) -> None:
-        """A function begins whose globals are ``variables``."""
+    def begin(self, tracing: CodeType) -> None:
+        """The code ``tracing`` is about to call the traced function."""
+        self._tracing = tracing
+
+    def entered(self, frame: FrameType) -> None:
+        """A function begins."""
+        code, variables = frame.f_code, frame.f_globals
         names = ("int", "float") if id(variables) in _wanted else ()
         if "type" in code.co_names and "type" in _called(code) and _sizes_vary():
             names = (*names, "type")
         if not _named(code) or not (names or id(variables) in self._placed):
             return
-        compared = _compared(code)
+        compared = self._compared_by_callers(frame)
         self._remove(variables, compared)
         self._placed[id(variables)] = variables
         for name in names:
             if name not in compared:
                 variables.setdefault(name, _STAND_INS[name])
+
+    def _compared_by_callers(self, frame: FrameType | None) -> frozenset[str]:
+        """The names that must be left as they are for this function, and for those of its module
+        that go on when it returns."""
+        assert frame is not None
+        variables, found = frame.f_globals, frozenset[str]()
+        while frame is not None and frame.f_code is not self._tracing:
+            if frame.f_globals is variables and _named(frame.f_code):
+                found |= _compared(frame.f_code)
+            frame = frame.f_back
+        return found
 
     def release(self) -> None:
         """Let the modules be as before; may be repeated."""

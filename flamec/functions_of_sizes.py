@@ -48,7 +48,7 @@ def _extreme(original: Callable[..., Any], of_two: Callable[[Any, Any], Any]) ->
     def extreme(*arguments: Any, **options: Any) -> Any:
         if not options:
             values = arguments
-            if not values[1:] and type(arguments[0]) in (tuple, list, Size):
+            if len(arguments) == 1 and type(arguments[0]) in (tuple, list, Size):
                 values = arguments[0]
             if any(isinstance(v, (SymbolicDim, RuntimeNumber)) for v in values) and _asks_user(2):
                 found = _of_numbers(original, of_two, values)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import io
+import sys
 import threading
 import weakref
 from array import array
@@ -108,6 +109,7 @@ class Recorder:
         self._collects_garbage = gc.isenabled()
         self.active = self._entered = True
         gc.disable()  # callbacks of the collector are not the traced function's
+        self._conversions.begin(sys._getframe(1).f_code)
         self._watch.begin()
         self._made.begin()
         return self
@@ -283,7 +285,7 @@ class Recorder:
             self.visit(type(cls), f"class of {name}")
         for base in filter(is_users_class, cls.__mro__):
             for attribute, value in list(vars(base).items()):
-                if isinstance(value, staticmethod) and names is None:
+                if isinstance(value, staticmethod) and (names is None or attribute in names):
                     self._members.looked_up(cls, attribute)
                 elif not (attribute.startswith("_") or hasattr(value, "__get__")):
                     found = class_attribute(cls, attribute)
@@ -402,7 +404,7 @@ class Recorder:
         if self.numbers_vary:
             self.number_was_asked |= asks_for_types(user_frame())
         code = frame.f_code
-        self._conversions.entered(code, frame.f_globals)
+        self._conversions.entered(frame)
         with self.paused():
             self._members.entered(frame)
             if id(code) in self.codes:

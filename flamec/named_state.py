@@ -20,9 +20,10 @@ import numpy as np
 from flamec.config import ENVIRONMENT
 from flamec.conversions import is_stand_in
 from flamec.followed_modules import is_followed, is_ours, is_user_module
-from flamec.guarded_values import MISSING, Guard
+from flamec.guarded_values import MISSING, Guard, class_attribute
 
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR")
+_BETWEEN = ("CACHE", "EXTENDED_ARG", "PRECALL", "RESUME")  # say nothing of the next instruction
 
 
 class StateObserver(Protocol):
@@ -39,6 +40,9 @@ class StateObserver(Protocol):
     def visit(self, value: Any, name: str) -> None:
         """A value that the function can reach."""
 
+    def looked_up(self, cls: type, name: str) -> None:
+        """A member of a class is found by its order."""
+
 
 class NamedState:
     """Of one trace."""
@@ -48,7 +52,7 @@ class NamedState:
         self._codes: list[CodeType] = []
         self._passed_on: dict[int, ModuleType] = {}  # modules, whose attributes any code may read
         self._imports: set[str] = set()  # names of modules
-        self._absent: dict[int, tuple[dict[str, Any], set[str]]] = {}  # names of Python's own
+        self._absent: dict[int, tuple[dict[str, Any], set[str]]] = {}  # namespaces, and names
 
     def note_imports(self) -> None:
         """Look at modules that code imports, as far as that has happened."""
@@ -60,7 +64,8 @@ class NamedState:
                     self.pass_on(module)
 
     def absent(self) -> list[Guard]:
-        """That no global has come before a function of Python's."""
+        """That no global has come before a function of Python's, and that modules still lack what
+        code asks them for."""
         return [
             Guard("absent", held, None, frozenset(names), held.get("__name__", "a namespace"))
             for held, names in self._absent.values()
@@ -70,11 +75,11 @@ class NamedState:
         """Guard the globals that ``code`` names, through chains of modules."""
         self._codes.append(code)
         for passed in list(self._passed_on.values()):
-            self._module(passed, names_in(code))
+            self._read_by(code, passed)
         module: Any = None
         given: deque[Any] = deque(maxlen=2)  # the constants before an import: its level, and names
         for instruction in dis.get_instructions(code):
-            goes_on = instruction.opname in (*_ATTRIBUTES, "CACHE", "PRECALL", "RESUME")
+            goes_on = instruction.opname in (*_ATTRIBUTES, *_BETWEEN)
             if module is not None and is_user_module(module) and not goes_on:
                 self.pass_on(module)
             if instruction.opname in ("LOAD_CONST", "LOAD_SMALL_INT"):
@@ -90,13 +95,18 @@ class NamedState:
                 if name in variables and not is_stand_in(variables[name]):
                     value = variables[name]
                     self._observer.find("item", variables, name, value, name)
-                    module = value if is_followed(value) else None
+                    module = value if is_followed(value) or isinstance(value, type) else None
                 elif hasattr(builtins, name):
-                    self._absent.setdefault(id(variables), (variables, set()))[1].add(name)
+                    self._lacks(variables, {name})
                 else:
                     self._observer.add("item", variables, name, MISSING, name)
             elif instruction.opname in _ATTRIBUTES and module is not None:
                 name, owner = instruction.argval, module
+                if isinstance(module, type):
+                    if isinstance(class_attribute(module, name), FunctionType):
+                        self._observer.looked_up(module, name)
+                    module = None
+                    continue
                 if module is np:
                     if name == "random":
                         self._observer.effects.append("NumPy's random numbers are drawn")
@@ -120,8 +130,8 @@ class NamedState:
                     self._observer.find("attribute", vars(module), name, value, label)
                 else:
                     self._observer.add("attribute", vars(module), name, value, label)
-                module = value if is_user_module(value) else None
-            elif instruction.opname not in ("CACHE", "PRECALL", "RESUME"):
+                module = value if is_user_module(value) or isinstance(value, type) else None
+            elif instruction.opname not in _BETWEEN:
                 module = None
 
     def pass_on(self, module: ModuleType) -> None:
@@ -129,13 +139,23 @@ class NamedState:
         if id(module) not in self._passed_on:
             self._passed_on[id(module)] = module
             for code in list(self._codes):
-                self._module(module, names_in(code))
+                self._read_by(code, module)
+
+    def _read_by(self, code: CodeType, module: ModuleType) -> None:
+        """Guard what code may read from a module in a variable, also by ``getattr``."""
+        self._module(module, names_in(code))
+        missing = {name for name in _texts(code) if name not in vars(module)}
+        if missing:
+            self._lacks(vars(module), missing)
+
+    def _lacks(self, variables: dict[str, Any], names: set[str]) -> None:
+        self._absent.setdefault(id(variables), (variables, set()))[1].update(names)
 
     def _module(self, module: ModuleType, names: Sequence[str]) -> None:
         """Guard what code that has these names may read from a module in a variable."""
         held = vars(module)
         for name in names:
-            if name in held:
+            if name in held and not is_stand_in(held[name]):
                 label = f"{module.__name__}.{name}"
                 found = self._observer.add("attribute", held, name, held[name], label)
                 if is_user_module(held[name]):
@@ -158,4 +178,8 @@ class NamedState:
 
 def names_in(code: CodeType) -> list[str]:
     """What code may call an attribute."""
-    return [*code.co_names, *(c for c in code.co_consts if isinstance(c, str) and c.isidentifier())]
+    return [*code.co_names, *_texts(code)]
+
+
+def _texts(code: CodeType) -> list[str]:
+    return [c for c in code.co_consts if isinstance(c, str) and c.isidentifier()]

@@ -268,6 +268,34 @@ def test_modules_that_are_handed_on(function: Any, monkeypatch: pytest.MonkeyPat
     assert compiled.stats.traces == 2
 
 
+@pytest.mark.parametrize("holder", [{"module": OTHER}, types.SimpleNamespace(module=OTHER), None])
+def test_what_a_module_lacks(holder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def function(x: flamec.Tensor) -> flamec.Tensor:
+        if holder is None:
+            return x * getattr(OTHER, "scale", 1.0)
+        module = holder["module"] if type(holder) is dict else holder.module
+        return x * (module.scale if hasattr(module, "scale") else 1.0)
+
+    compiled = flamec.compile(function, backend="evaluate")
+    assert values(compiled(flamec.ones(1))).tolist() == [1.0]
+    for scale in (2.0, 3.0):
+        monkeypatch.setitem(vars(OTHER), "scale", scale)
+        assert values(compiled(flamec.ones(1))).tolist() == [scale]
+    vars(OTHER).pop("scale")
+    assert values(compiled(flamec.ones(1))).tolist() == [1.0]
+
+
+def test_modules_in_code_of_many_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = "".join(f"        name_{i}\n" for i in range(300))
+    source = f"def function(x):\n    if x is None:\n{many}    return x * flamec.late(x)\n"
+    variables: dict[str, Any] = {"flamec": flamec, "__name__": __name__}
+    exec(source, variables)
+    compiled = flamec.compile(variables["function"], backend="evaluate")
+    for factor in (2.0, 3.0):
+        monkeypatch.setattr(flamec, "late", lambda x, by=factor: by, raising=False)
+        assert values(compiled(flamec.ones(1))).tolist() == [factor]
+
+
 def with_names(x: flamec.Tensor) -> flamec.Tensor:
     try:
         return x * max(1.0, 2.0) + UNKNOWN  # type: ignore[name-defined]

@@ -227,6 +227,11 @@ CASES: dict[str, Case] = {
             on("Base", "static", staticmethod(lambda x: x * 7)),
         ],
     ),
+    "static methods that are found in a class alone": (
+        copied,
+        lambda s, x: type(s).static(x),
+        [on("Base", "static", staticmethod(lambda x: x * 7)), put("static", staticmethod(abs))],
+    ),
     "what operators call": (
         lambda: of(Base),
         lambda s, x: s(x) + s * x,
@@ -344,6 +349,20 @@ def test_a_member_that_is_replaced(name: str) -> None:
         for kept in ("k", "reads"):
             if isinstance(eager, Base):
                 assert vars(states[1]).get(kept) == vars(eager).get(kept), kept
+
+
+class Namespace:
+    def scale(x: Any) -> Any:  # type: ignore[misc]
+        return x * 2
+
+
+def test_a_function_in_a_class_that_serves_as_a_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = flamec.compile(lambda x: Namespace.scale(x), backend="evaluate")
+    assert compiled(flamec.ones(1)).item() == 2
+    for factor in (3, 4):
+        monkeypatch.setattr(Namespace, "scale", lambda x, by=factor: x * by)
+        assert compiled(flamec.ones(1)).item() == compiled(flamec.ones(1)).item() == factor
+    assert compiled.stats.traces == 3
 
 
 def test_programs_serve_until_a_member_changes() -> None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import math
 import numbers
+import sys
+import types
 import warnings
 
 import numpy as np
@@ -209,6 +211,53 @@ def test_code_that_compares_classes_finds_those_of_python() -> None:
     )
     for rows in range(4, 12):
         assert compiled(flamec.ones(rows)).tolist() == [2.0] * (rows // 2)
+
+
+def half(n):
+    return int(n / 2)
+
+
+def test_code_that_compares_classes_after_it_has_called_code_that_converts() -> None:
+    def function(x):
+        y = x * half(len(x))
+        return y if type(rows) is int else -y
+
+    compiled = flamec.compile(function, backend="evaluate")
+    for rows in range(4, 8):
+        assert compiled(flamec.ones(rows)).tolist() == [rows // 2] * rows
+
+
+def test_stand_ins_are_no_state_of_a_module_that_is_handed_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = types.ModuleType("module_that_converts")
+    other.__file__ = "module_that_converts.py"
+    exec("def half(n):\n    return int(n / 2)", vars(other))
+    monkeypatch.setitem(sys.modules, other.__name__, other)
+
+    def function(x):
+        import module_that_converts  # type: ignore[import-not-found]
+
+        return x * module_that_converts.half(len(x)) * whole(2.0)
+
+    compiled = flamec.compile(function, backend="evaluate", dynamic=True)
+    for rows in range(4, 8):
+        assert compiled(flamec.ones(rows)).tolist() == [rows // 2 * 2.0] * rows
+    assert compiled.stats.traces == 1 and compiled.stats.python_runs == 0
+    assert "int" not in vars(other)
+
+
+def whole(x):
+    return int(x)
+
+
+def test_the_greatest_of_nothing_is_the_error_that_it_is() -> None:
+    def function(x):
+        with pytest.raises(TypeError, match="at least 1 argument"):
+            max()  # type: ignore[call-overload]
+        return x + 1
+
+    assert flamec.compile(function, backend="evaluate")(flamec.ones(1)).item() == 2
 
 
 def test_numbers_of_sizes_in_programs_that_are_split_and_that_have_gradients() -> None:
