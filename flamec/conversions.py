@@ -32,7 +32,8 @@ _TO_CONTAINERS_AND_CALLS = (
     *("CALL_KW", "COMPARE_OP", "CONTAINS_OP"),
 )
 _OTHER_USES = ("STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "STORE_NAME")
-_wanted: OrderedDict[int, dict[str, Any]] = OrderedDict()  # globals of modules, by identity
+# ids of modules' globals, which this must not keep alive: stand-ins do no harm in others
+_wanted: OrderedDict[int, None] = OrderedDict()
 
 
 class ConversionWanted(BaseException):  # code that handles errors must not handle it
@@ -108,7 +109,7 @@ def ask(kind: type, frame: FrameType) -> None:
     if id(variables) in _wanted or name in variables or is_framework_file(_file(frame)):
         return
     if name in _called(frame.f_code) and name not in _compared(frame.f_code):
-        _wanted[id(variables)] = variables
+        _wanted[id(variables)] = None
         if len(_wanted) > _MOST_MODULES:
             _wanted.popitem(last=False)
         raise ConversionWanted

@@ -3,12 +3,14 @@ they are printed, hashed, returned, or asked for their types."""
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import numbers
 import sys
 import types
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -245,6 +247,11 @@ def test_stand_ins_are_no_state_of_a_module_that_is_handed_on(
         assert compiled(flamec.ones(rows)).tolist() == [rows // 2 * 2.0] * rows
     assert compiled.stats.traces == 1 and compiled.stats.python_runs == 0
     assert "int" not in vars(other)
+    held = weakref.ref(other.half)
+    del sys.modules[other.__name__]
+    del other, compiled
+    gc.collect()
+    assert held() is None
 
 
 def whole(x):
