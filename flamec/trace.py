@@ -18,6 +18,7 @@ import numpy as np
 
 from flamec import errors
 from flamec.backward_spans import BackwardSpans
+from flamec.detached_histories import begin_own_history, with_own_history
 from flamec.dispatch import overlap_error, view_steps, with_scalars_moved
 from flamec.errors import operation_error, operation_location, user_location
 from flamec.given_memory import refuse_exchange, require_unchanged
@@ -34,7 +35,7 @@ from flamec.roots import AliasDiscovered, Root, view_overlaps_itself
 from flamec.size_oracle import SizeOracle
 from flamec.sources import InputSource
 from flamec.state import thread
-from flamec.tape import Detachment, Leaf, history_of, is_detached, tape_value
+from flamec.tape import Leaf, is_detached, tape_value
 from flamec.tensor import RuntimeNumber, Storage, Tensor, ViewStep
 from flamec.traced_gradients import TracedGradients
 from flamec.traced_hooks import TracedHooks
@@ -162,17 +163,18 @@ class Trace:
         cached = tensor._cached
         if cached is not None and cached[0] == self.serial and cached[1] == root.version:
             return cached[2]
-        steps = self._relative_steps(tensor, root)
-        value = self._seen_through(root.value, steps)
+        steps = self.relative_steps(tensor, root)
+        value = self.seen_through(root.value, steps)
         if steps and is_detached(steps):
-            value = self._with_own_history(tensor, root, value)
+            value = with_own_history(self, tensor, root, value)
         if tensor._requires_grad and value not in self.leaf_tensors:
             self.leaf_tensors[value] = tensor
             self.tracked.add(value)
         self.remember(tensor, root, value)
         return value
 
-    def _seen_through(self, value: Value, steps: Sequence[ViewStep]) -> Value:
+    def seen_through(self, value: Value, steps: Sequence[ViewStep]) -> Value:
+        """``value`` seen through view steps."""
         for op, attributes in steps:
             source = value
             value = self._add_node(op, (value,), attributes).output
@@ -180,33 +182,13 @@ class Trace:
                 self.tracked.add(value)
         return value
 
-    def has_own_history(self, tensor: Tensor) -> bool:
-        """Whether a tensor is behind a detach step where a history began in this trace."""
-        own, _ = history_of(tensor)
-        return (
-            isinstance(own, Detachment) and own.traced is not None and own.traced[0] == self.serial
-        )
-
-    def _with_own_history(self, tensor: Tensor, root: Root, value: Value) -> Value:
-        """``value``, which is behind a detach step, with the history that began there."""
-        own, steps = history_of(tensor)
-        assert isinstance(own, Detachment)
-        if own.traced is None or own.traced[0] != self.serial:
-            return value
-        _, version, begun = own.traced
-        seen = self._seen_through(begun, steps)
-        if version == root.version:
-            return seen
-        result = WriteBuilder(self).overwrite(value, seen)
-        self.tracked.add(result)
-        return result
-
     def remember(self, tensor: Tensor, root: Root, value: Value) -> None:
         """``value`` is what ``tensor``, a view of ``root``, has until that changes."""
         tensor._cached = (self.serial, root.version, value)
         self.value_tensors[value] = tensor
 
-    def _relative_steps(self, tensor: Tensor, root: Root) -> tuple[ViewStep, ...]:
+    def relative_steps(self, tensor: Tensor, root: Root) -> tuple[ViewStep, ...]:
+        """The steps from ``root`` to a tensor."""
         count = len(root.steps)
         if tensor._steps[:count] != root.steps:
             raise AliasDiscovered(tensor._storage)
@@ -312,7 +294,7 @@ class Trace:
             self.is_one(size)  # another size may be an error
         root = self.root_of(target)
         source_value, old = self.value_of(source), self.value_of(target)
-        steps = self._relative_steps(target, root)
+        steps = self.relative_steps(target, root)
         builder = WriteBuilder(self)
         detached = is_detached(steps)
         tracking = thread.grad_enabled and not detached
@@ -336,26 +318,8 @@ class Trace:
         before = root.value
         self.hold(target, new)
         if detached and thread.grad_enabled:
-            self._begin_own_history(target, root, before, source_value)
+            begin_own_history(self, target, root, before, source_value)
         return target
-
-    def _begin_own_history(self, target: Tensor, root: Root, before: Value, source: Value) -> None:
-        """``source`` was stored behind a detach step; what was there was seen in ``before``."""
-        own, steps = history_of(target)
-        assert isinstance(own, Detachment)
-        begun = own.traced[2] if own.traced and own.traced[0] == self.serial else None
-        if begun is None and source not in self.tracked:
-            return
-        builder, base = WriteBuilder(self), begun
-        value = builder.convert(source, dtype=source.type.dtype)
-        if base is None:
-            ahead = self._relative_steps(target, root)
-            base = self._seen_through(before, ahead[: len(ahead) - len(steps)])
-        new = write_through(builder, base, steps, value)
-        if begun is not None and not steps and source not in self.tracked:
-            new = with_zero_gradient(builder, new, begun)
-        self.tracked.add(new)
-        own.traced = self.serial, root.version, new
 
     def hold(self, target: Tensor, value: Value) -> None:
         """``target``'s memory holds ``value`` from now on, the new value of its storage."""
@@ -371,7 +335,7 @@ class Trace:
         root.version += 1
         root.written = True
         root.writer = user_location()
-        if not self._relative_steps(target, root):
+        if not self.relative_steps(target, root):
             self.remember(target, root, value)
         if self._writes is not None:
             self._writes.append((target, value))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flamec.changed_arguments import CallersContainer, OwnContainer
+from flamec.detached_histories import has_own_history
 from flamec.errors import Uncompiled, unrepeatable, user_location
 from flamec.freed_histories import FreedValues
 from flamec.host_numbers import expression_of
@@ -132,7 +133,7 @@ class Outputs:
         tracked = trace.is_tracked(leaf) and not leaf._requires_grad
         root = trace.root_of(leaf)
         if root.input_position is not None:
-            if tracked and trace.has_own_history(leaf):
+            if tracked and has_own_history(trace, leaf):
                 raise Uncompiled(
                     "the function returns what detach() gives of a tensor from outside, with the "
                     f"history of what was written to it (at {user_location()}); return a copy"
