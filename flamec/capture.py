@@ -27,7 +27,8 @@ from flamec.guards import Recorder
 from flamec.host_numbers import Place
 from flamec.host_state import HostState
 from flamec.ir.graph import Graph, Value
-from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, using_oracle
+from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim
+from flamec.ir.shape_oracle import using_oracle
 from flamec.ir.types import TensorType
 from flamec.left_behind import (
     effects_of,

@@ -38,7 +38,7 @@ from flamec.ir.passes.forget_derivatives import forget_derivatives
 from flamec.ir.passes.partition import partition
 from flamec.ir.passes.recognize_attention import recognize_attention
 from flamec.ir.passes.settle_sizes import SettledSizes, settle_sizes
-from flamec.ir.shape import using_oracle
+from flamec.ir.shape_oracle import using_oracle
 from flamec.prepared import Prepared, graph_device
 from flamec.program import Program
 from flamec.stages import Stages

@@ -21,7 +21,8 @@ from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import DerivativeContext, Op
 from flamec.ir.passes.differentiate import backpropagate, differentiate_graph
 from flamec.ir.passes.partition import partition
-from flamec.ir.shape import Dim, evaluate_shape, using_oracle
+from flamec.ir.shape import Dim, evaluate_shape
+from flamec.ir.shape_oracle import using_oracle
 from flamec.ir.types import TensorType
 from flamec.roots import Root
 from flamec.size_oracle import ShapeGuard

@@ -23,7 +23,8 @@ from flamec.ir.evaluate import run_op
 from flamec.ir.graph import Graph
 from flamec.ir.op import Attributes, Op, OpKind, lookup
 from flamec.ir.passes.place import on_one_device
-from flamec.ir.shape import Undecidable, evaluate_shape, using_oracle
+from flamec.ir.shape import evaluate_shape
+from flamec.ir.shape_oracle import Undecidable, using_oracle
 from flamec.ir.types import CPU, Device, DType, TensorType
 from flamec.layout import row_major
 from flamec.prepared import Prepared

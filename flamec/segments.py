@@ -25,7 +25,8 @@ from flamec.ir.graph import Graph, Location, Value
 from flamec.ir.op import OpKind
 from flamec.ir.passes.extract import extract, needed_nodes
 from flamec.ir.passes.settle_sizes import settle_sizes
-from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, using_oracle
+from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim
+from flamec.ir.shape_oracle import using_oracle
 from flamec.ir.types import TensorType
 from flamec.prepared import Prepared
 from flamec.size_bounds import ANY_SIZE

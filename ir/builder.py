@@ -12,7 +12,8 @@ from typing import Any
 
 from flamec.ir.graph import Graph, Location, Node, Value, attribute_key
 from flamec.ir.op import Op, lookup
-from flamec.ir.shape import Dim, SymbolicDim, Undecidable, equal, structurally_equal
+from flamec.ir.shape import Dim, SymbolicDim, equal, structurally_equal
+from flamec.ir.shape_oracle import Undecidable
 from flamec.ir.types import DType, TensorType
 
 

@@ -14,9 +14,7 @@ from flamec.ir.symbolic_dim import (
     Atom,
     Dim,
     Monomial,
-    ShapeOracle,
     SymbolicDim,
-    Undecidable,
     added,
     equal,
     floordiv,
@@ -29,16 +27,13 @@ from flamec.ir.symbolic_dim import (
     never_negative,
     structurally_equal,
     text_for,
-    using_oracle,
 )
 
 __all__ = [
     "Atom",
     "Dim",
     "Monomial",
-    "ShapeOracle",
     "SymbolicDim",
-    "Undecidable",
     "equal",
     "evaluate_dim",
     "evaluate_shape",
@@ -60,7 +55,6 @@ __all__ = [
     "substitute",
     "symbols_of",
     "text_for",
-    "using_oracle",
 ]
 
 

@@ -13,54 +13,16 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Any, Protocol, Union
+from typing import Any, Union
 
 from flamec.ir.integer_methods import IntegerMethods
+from flamec.ir.shape_oracle import Undecidable, oracle_in_force
 
 Dim = Union[int, "SymbolicDim"]
 Atom = tuple[Any, ...]  # ("s", name) | ("//", numerator, denominator) | ("min", one, another)
 Monomial = tuple[Atom, ...]
-
-
-class Undecidable(TypeError):
-    """A relation between symbolic dimensions that their form does not settle."""
-
-
-class ShapeOracle(Protocol):
-    """Answers questions about symbols while tracing, and records them as guards."""
-
-    def decide(self, left: Dim, relation: str, right: Dim) -> bool: ...
-    def specialize(self, dim: SymbolicDim) -> int: ...
-    def converts(self, dim: SymbolicDim, kind: type, frame: FrameType) -> None:
-        """``frame`` is about to make an int or a float of a size."""
-        ...
-
-    def as_scalar(self, dim: SymbolicDim) -> Any: ...
-    def computed(self, function: Callable[..., Any], *operands: Any) -> Any:
-        """``function(*operands)``, which Python computes at each call: a size if it is whole, else
-        a number; None if it cannot."""
-        ...
-
-    def serves(self, frame: FrameType) -> bool:
-        """Whether the frame is code that takes sizes for plain integers: the user's."""
-        ...
-
-
-_oracle: ContextVar[ShapeOracle | None] = ContextVar("flamec_shape_oracle", default=None)
-
-
-@contextmanager
-def using_oracle(oracle: ShapeOracle | None) -> Iterator[None]:
-    """Let ``oracle`` answer undecidable questions within the block."""
-    token = _oracle.set(oracle)
-    try:
-        yield
-    finally:
-        _oracle.reset(token)
 
 
 def _atom_key(atom: Atom) -> tuple[str, ...]:
@@ -76,7 +38,7 @@ class SymbolicDim(IntegerMethods):
     @property  # type: ignore[misc]  # as unittest.mock has
     def __class__(self) -> type:
         """For the user's code an int, as ``isinstance`` asks; its type is SymbolicDim."""
-        oracle = _oracle.get()
+        oracle = oracle_in_force.get()
         return int if oracle is not None and oracle.serves(sys._getframe(1)) else SymbolicDim
 
     def __init__(self, terms: Mapping[Monomial, int]) -> None:
@@ -152,7 +114,7 @@ class SymbolicDim(IntegerMethods):
         return self._scalar("__rtruediv__", other)
 
     def _computed(self, function: Callable[..., Any], *operands: Any) -> Any:
-        oracle = _oracle.get()
+        oracle = oracle_in_force.get()
         found = None if oracle is None else oracle.computed(function, *operands)
         if found is None:
             return function(*[int(o) if isinstance(o, SymbolicDim) else o for o in operands])
@@ -162,7 +124,7 @@ class SymbolicDim(IntegerMethods):
         """Arithmetic that leaves the integers: continue on a scalar tensor."""
         if not isinstance(other, (int, float, SymbolicDim)):
             return NotImplemented
-        oracle = _oracle.get()
+        oracle = oracle_in_force.get()
         if oracle is None:
             return NotImplemented
         if isinstance(other, SymbolicDim):
@@ -176,7 +138,7 @@ class SymbolicDim(IntegerMethods):
                 return True
         elif not isinstance(other, int) or isinstance(other, bool):
             return False
-        return _decide(self, "==", other) if _oracle.get() is not None else False
+        return _decide(self, "==", other) if oracle_in_force.get() is not None else False
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -194,7 +156,7 @@ class SymbolicDim(IntegerMethods):
         return _decide(other, "<=", self)
 
     def __hash__(self) -> int:
-        oracle = _oracle.get()
+        oracle = oracle_in_force.get()
         if oracle is not None and oracle.serves(sys._getframe(1)):
             return hash(oracle.specialize(self))
         return self._hash
@@ -203,7 +165,7 @@ class SymbolicDim(IntegerMethods):
         return not _decide(self, "==", 0)
 
     def __index__(self) -> int:
-        oracle = _oracle.get()
+        oracle = oracle_in_force.get()
         if oracle is None:
             raise Undecidable(f"the size {self} is symbolic; it has no single integer value")
         return oracle.specialize(self)
@@ -215,7 +177,7 @@ class SymbolicDim(IntegerMethods):
         return float(self._converted(float, sys._getframe(1)))
 
     def _converted(self, kind: type, frame: FrameType) -> int:
-        oracle = _oracle.get()
+        oracle = oracle_in_force.get()
         if oracle is not None:
             oracle.converts(self, kind, frame)
         return self.__index__()
@@ -232,7 +194,7 @@ class SymbolicDim(IntegerMethods):
 
 def text_for(dim: Dim, frame: FrameType, specification: str = "") -> str:
     """What is printed of a size: the number, if the user's code asks while it is traced."""
-    oracle = _oracle.get()
+    oracle = oracle_in_force.get()
     if oracle is not None and isinstance(dim, SymbolicDim) and oracle.serves(frame):
         return format(oracle.specialize(dim), specification)
     return format(format_dim(dim), specification)
@@ -368,7 +330,7 @@ def _decide(left: Dim, relation: str, right: Dim) -> bool:
     difference = added(left, right, -1)
     if isinstance(difference, int):
         return {"==": difference == 0, "<": difference < 0, "<=": difference <= 0}[relation]
-    oracle = _oracle.get()
+    oracle = oracle_in_force.get()
     terms = [(m, c) for m, c in difference.terms if m]
     # what is computed of sizes may be negative; in a finished graph it is the size of an array
     known = oracle is None or all(is_nonnegative_atom(a) for m, _ in terms for a in m)

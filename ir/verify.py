@@ -18,7 +18,7 @@ from __future__ import annotations
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import is_registered
 from flamec.ir.printer import format_attribute, format_node
-from flamec.ir.shape import Undecidable, using_oracle
+from flamec.ir.shape_oracle import Undecidable, using_oracle
 
 
 class VerifyError(ValueError):

@@ -18,7 +18,8 @@ from flamec.codegen.triton.side_by_side import PlannedLaunch
 from flamec.codegen.triton.sort_writer import SortWriter
 from flamec.codegen.triton.source import EmittedLaunch
 from flamec.ir.plan import Action, Argument, Buffer, KernelSource, Launch
-from flamec.ir.shape import Dim, Undecidable, symbols_of
+from flamec.ir.shape import Dim, symbols_of
+from flamec.ir.shape_oracle import Undecidable
 from flamec.ir.tasks import Task
 from flamec.ir.types import int32, int64
 from flamec.ir.user_kernel import ArrayArgument

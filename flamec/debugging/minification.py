@@ -33,7 +33,7 @@ from flamec.debugging.smaller_graphs import (
 from flamec.errors import CompileError
 from flamec.ir.bodies import bound_graph
 from flamec.ir.graph import Node, Value
-from flamec.ir.shape import Undecidable
+from flamec.ir.shape_oracle import Undecidable
 from flamec.ir.verify import VerifyError, verify
 
 T = TypeVar("T")

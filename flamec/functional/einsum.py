@@ -7,7 +7,6 @@ operand and no output needs is summed as early as possible.
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,7 @@ from flamec.tensor import Tensor
 Axes = tuple[Sequence[int], Sequence[int]]
 Label = str | int  # a letter, or the position of an ellipsis dimension counted from its end
 
-_LETTERS = string.ascii_uppercase + string.ascii_lowercase
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)

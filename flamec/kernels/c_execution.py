@@ -14,7 +14,7 @@ from flamec import cpu_eager
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph
 from flamec.ir.op import Attributes, Op, Types
-from flamec.ir.shape import Undecidable, using_oracle
+from flamec.ir.shape_oracle import Undecidable, using_oracle
 from flamec.ir.types import TensorType
 from flamec.symbolic_sizes import Sizes
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flamec.ir.shape import Dim, Undecidable, format_shape, less, using_oracle
+from flamec.ir.shape import Dim, format_shape, less
+from flamec.ir.shape_oracle import Undecidable, using_oracle
 from flamec.ir.types import TensorType
 
 

@@ -19,16 +19,15 @@ from flamec.ir.graph import Graph
 from flamec.ir.shape import (
     Dim,
     SymbolicDim,
-    Undecidable,
     floordiv,
     less,
     multiple_of_symbol,
     structurally_equal,
     substitute,
     symbols_of,
-    using_oracle,
 )
 from flamec.ir.shape import equal as equal_sizes
+from flamec.ir.shape_oracle import Undecidable, using_oracle
 
 _LARGEST_DIVISOR = 64  # of sizes that a program is known to divide; more than strides multiply to
 

@@ -19,7 +19,8 @@ from flamec.ir.op import REGISTRY, OpKind, lookup
 from flamec.ir.parser import parse_graph
 from flamec.ir.passes.differentiate import differentiate_graph
 from flamec.ir.printer import print_graph
-from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, evaluate_shape, using_oracle
+from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim, evaluate_shape
+from flamec.ir.shape_oracle import using_oracle
 from flamec.ir.types import ALL_DTYPES, TensorType, bfloat16, float64, int64
 from flamec.ir.verify import verify
 

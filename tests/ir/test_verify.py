@@ -10,7 +10,8 @@ import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import Op, OpKind, lookup
-from flamec.ir.shape import SymbolicDim, using_oracle
+from flamec.ir.shape import SymbolicDim
+from flamec.ir.shape_oracle import using_oracle
 from flamec.ir.types import TensorType, float32, int64
 from flamec.ir.verify import VerifyError, verify
 

@@ -16,7 +16,8 @@ from flamec.ir.passes.eliminate_dead_code import eliminate_dead_code
 from flamec.ir.passes.fold_constants import fold_constants
 from flamec.ir.passes.rewrite import rewrite
 from flamec.ir.passes.simplify import simplify
-from flamec.ir.shape import Dim, SymbolicDim, using_oracle
+from flamec.ir.shape import Dim, SymbolicDim
+from flamec.ir.shape_oracle import using_oracle
 from flamec.ir.types import (
     CPU,
     TensorType,

@@ -6,7 +6,8 @@ import pytest
 
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.passes.settle_sizes import SettledSizes, settle_sizes
-from flamec.ir.shape import Dim, SymbolicDim, Undecidable, maximum, minimum
+from flamec.ir.shape import Dim, SymbolicDim, maximum, minimum
+from flamec.ir.shape_oracle import Undecidable
 from flamec.ir.types import TensorType, float32
 
 S0, S1 = SymbolicDim.symbol("s0"), SymbolicDim.symbol("s1")
