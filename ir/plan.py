@@ -62,9 +62,8 @@ __all__ = [
 
 
 CONTROL_STEPS = ("loop", "branch")  # the kinds of steps that run other steps
-MOST_OVERTAKEN = (
-    8  # steps that one of a GPU may begin before: what those nearby left is in the cache
-)
+# Steps that one of a GPU may begin before: what those nearby left is in the cache.
+MOST_OVERTAKEN = 8
 _LONG = 4.0  # microseconds
 _BANDWIDTH, _RATE = 4e6, 3e8  # bytes and operations a microsecond
 
