@@ -7,7 +7,7 @@ are written once against ``Builder`` and serve both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flamec.ir.graph import Graph, Location, Node, Value, attribute_key
@@ -179,20 +179,36 @@ class GraphBuilder(Builder):
         return node.outputs if len(node.outputs) != 1 else node.outputs[0]
 
     def add_node(self, op: Op, inputs: Sequence[Value], attributes: Mapping[str, Any]) -> Node:
-        key = None
-        if self._shared is not None:
-            key = (
-                op.name,
-                tuple(id(v) for v in inputs),
-                tuple((k, attribute_key(v)) for k, v in sorted(attributes.items())),
-            )
-            if key in self._shared:
-                return self._shared[key]
-        node = Node(op, inputs, attributes, self.location, self.scope)
-        self._nodes.append(node)
-        if self._shared is not None:
-            self._shared[key] = node
-        return node
+        return self._once(
+            op, inputs, attributes, lambda: Node(op, inputs, attributes, self.location, self.scope)
+        )
+
+    def add_copy(self, node: Node, inputs: Sequence[Value]) -> Node:
+        """The operation of a node, from the same line, on other operands of the same types. Its
+        shape rule is not asked: what it asked of sizes while tracing, only guards may tell."""
+        return self._once(node.op, inputs, node.attributes, lambda: node.on(inputs))
+
+    def _once(
+        self,
+        op: Op,
+        inputs: Sequence[Value],
+        attributes: Mapping[str, Any],
+        make: Callable[[], Node],
+    ) -> Node:
+        if self._shared is None:
+            node = make()
+            self._nodes.append(node)
+            return node
+        key = (
+            op.name,
+            tuple(id(v) for v in inputs),
+            tuple((k, attribute_key(v)) for k, v in sorted(attributes.items())),
+        )
+        found = self._shared.get(key)
+        if found is None:
+            found = self._shared[key] = make()
+            self._nodes.append(found)
+        return found
 
     def build(
         self,

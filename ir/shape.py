@@ -147,17 +147,15 @@ def substitute(dim: Dim, replacements: Mapping[str, Dim]) -> Dim:
 
 
 def _without_products(dim: Dim, replacements: Mapping[str, Dim]) -> Dim:
-    """``dim`` with products of symbols replaced as ``replacements`` says."""
+    """``dim`` with products of sizes replaced as ``replacements`` says."""
     for monomial, coefficient in dim.terms if isinstance(dim, SymbolicDim) else ():
         for count in range(len(monomial), 1, -1):
-            for atoms in combinations(monomial, count):
-                product = SymbolicDim({atoms: 1})
+            for places in combinations(range(len(monomial)), count):
+                product = SymbolicDim({tuple(monomial[i] for i in places): 1})
                 value = replacements.get(str(product))
                 if value is None:
                     continue
-                others = list(monomial)
-                for atom in atoms:
-                    others.remove(atom)
+                others = [atom for i, atom in enumerate(monomial) if i not in places]
                 whole = SymbolicDim({monomial: coefficient})
                 times = SymbolicDim({tuple(others): coefficient}) if others else coefficient
                 rest = added(dim, whole, -1)

@@ -134,7 +134,7 @@ class SymbolicDim(IntegerMethods):
     # relations ------------------------------------------------------------
     def __eq__(self, other: object) -> bool:
         if isinstance(other, SymbolicDim):
-            if self.terms == other.terms:
+            if structurally_equal(self, other):
                 return True
         elif not isinstance(other, int) or isinstance(other, bool):
             return False
@@ -263,10 +263,16 @@ def _ordered(dim: Dim) -> tuple[tuple[Monomial, int], ...]:
 def _without(monomial: Monomial, divisor: Monomial) -> Monomial | None:
     rest = list(monomial)
     for atom in divisor:
-        if atom not in rest:
+        place = next((i for i, other in enumerate(rest) if _same_atom(other, atom)), None)
+        if place is None:
             return None
-        rest.remove(atom)
+        del rest[place]
     return tuple(rest)
+
+
+def _same_atom(a: Atom, b: Atom) -> bool:
+    """Sizes in atoms are compared by ==, which asks the oracle, only where they are the same."""
+    return hash(a) == hash(b) and a == b
 
 
 def floordiv(a: Dim, b: Dim) -> Dim:
@@ -446,7 +452,8 @@ def less(a: Dim, b: Dim) -> bool:
 def structurally_equal(a: Dim, b: Dim) -> bool:
     """Equal by form alone; never asks the oracle."""
     if isinstance(a, SymbolicDim):
-        return isinstance(b, SymbolicDim) and a.terms == b.terms
+        # as in _same_atom: sizes in terms are compared by ==
+        return isinstance(b, SymbolicDim) and a._hash == b._hash and a.terms == b.terms
     return not isinstance(b, SymbolicDim) and a == b
 
 

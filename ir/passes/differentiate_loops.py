@@ -288,8 +288,8 @@ def _run(
     for value in (*sequences, *(v for v in read.given if v in constants)):
         known[value] = inner.input(value.type, value.name)
     for node in (*read.again, *pullback.late):
-        inner.location, inner.scope = node.location, node.scope
-        copy = inner.add_node(node.op, [known[v] for v in node.inputs], node.attributes)
+        inner.locate(node)  # for what is added below, too
+        copy = inner.add_copy(node, [known[v] for v in node.inputs])
         known.update(zip(node.outputs, copy.outputs, strict=True))
     outputs = [known[v] for v in pullback.state_results()]
     for total, terms in zip(totals, sums.carried.values(), strict=True):

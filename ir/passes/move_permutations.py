@@ -50,7 +50,7 @@ class MovePermutations:
                 continue
             found = self._moved(node)
             if found is None:
-                made = b.add_node(node.op, [self.plain(v) for v in node.inputs], node.attributes)
+                made = b.add_copy(node, [self.plain(v) for v in node.inputs])
                 self._plain.update(zip(node.outputs, made.outputs, strict=True))
             else:
                 self.arranged.update(zip(node.outputs, found, strict=True))

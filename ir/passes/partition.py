@@ -108,8 +108,7 @@ def _rebuild(
     own = set(backward_nodes)
     nodes = [node for node in joint.nodes if node in again or node in own]
     for node in _before_use(nodes, again) if late else nodes:
-        builder.location, builder.scope = node.location, node.scope
-        copy = builder.add_node(node.op, [mapped[v] for v in node.inputs], node.attributes)
+        copy = builder.add_copy(node, [mapped[v] for v in node.inputs])
         mapped.update(zip(node.outputs, copy.outputs, strict=True))
     return builder.build([mapped[v] for v in gradients], None, f"{joint.name}_backward")
 

@@ -2,7 +2,7 @@
 
 In: a graph and pairs of sizes that are equal wherever the graph is run. Out: the same program in
 which a symbol that is equal to a number, to another symbol or to a sum of sizes is replaced by
-that, and so is a quotient (``(s0 - 1)//2``), a product of symbols, or the lesser of two sizes that
+that, and so is a quotient (``(s0 - 1)//2``), a product of sizes, or the lesser of two sizes that
 is known to be one of them. A symbol that a number divides is written as that: ``3*((s0)//3)``.
 Later passes ask of sizes only what their form tells, so they need the form that tells most.
 """
@@ -18,6 +18,7 @@ from flamec.ir.bodies import retyped, substituted
 from flamec.ir.graph import Graph
 from flamec.ir.shape import (
     Dim,
+    Monomial,
     SymbolicDim,
     floordiv,
     less,
@@ -79,10 +80,16 @@ class SettledSizes:
 
 
 def _known(equal: Iterable[tuple[Dim, Dim]]) -> dict[str, Dim]:
-    """What symbols, quotients and products are that are equal to something else, by their text."""
+    """What symbols, quotients and products are that are equal to something else, by their text.
+
+    All is gone through twice: of ``s0*s1 == 40`` and then ``s0 == 2*s2`` follows ``s1*s2 == 20``.
+    """
     known: dict[str, Dim] = {}
-    for left, right in _with_ratios(equal):
+    pairs = list(_with_ratios(equal))
+    for left, right in (*pairs, *pairs):
         left, right = substitute(left, known), substitute(right, known)
+        if structurally_equal(left, right):
+            continue
         found = _solved(left, right) or _solved(right, left)
         found = found or _quotient(left, right) or _quotient(right, left)
         found = found or _lesser(left, right)
@@ -130,16 +137,19 @@ def _isolated(left: Dim, right: Dim) -> tuple[str, Dim] | None:
 
 
 def _product(left: Dim, right: Dim) -> tuple[str, Dim] | None:
-    """The text of a product of symbols, and what it is equal to; of several the last in order."""
+    """The text of a product, and what it is equal to; of several the one of most factors, and of
+    these the last in order: what stands for it has none that comes behind."""
     difference = left - right
     if not isinstance(difference, SymbolicDim):
         return None
-    if any(atom[0] != "s" for monomial, _ in difference.terms for atom in monomial):
-        return None
-    monomial, factor = max(difference.terms, key=lambda term: (len(term[0]), term[0]))
+    monomial, factor = max(difference.terms, key=lambda term: (len(term[0]), _texts(term[0])))
     one = SymbolicDim({monomial: 1})
     value = _rest(difference, one, factor) if len(monomial) > 1 else None
     return None if value is None else (str(one), value)
+
+
+def _texts(monomial: Monomial) -> list[str]:
+    return sorted(str(SymbolicDim({(atom,): 1})) for atom in monomial)
 
 
 def _rest(difference: SymbolicDim, one: SymbolicDim, factor: int) -> Dim | None:

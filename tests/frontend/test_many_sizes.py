@@ -88,3 +88,37 @@ def test_sizes_that_are_equal_by_way_of_others(
         for found, expected in zip(compiled(*arrays), function(*arrays), strict=True):
             np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=2e-5, atol=2e-5)
     assert compiled.stats.traces <= 2
+
+
+def _rows_of_forty(x, y):  # type: ignore[no-untyped-def]
+    return (x * x).reshape(40).flip(0) * 2, flamec.cat([y, y]) * x[:, 0]
+
+
+def _classified(x, weight):  # type: ignore[no-untyped-def]
+    places = F.max_pool2d(F.conv2d(x, x.new_ones(4, 1, 3, 3)), 2)
+    return places.flatten(1) @ weight, places.reshape(-1, 36) @ weight
+
+
+@pytest.mark.parametrize(
+    ("function", "calls"),
+    [
+        (_rows_of_forty, [[(8, 5), (4,)], [(4, 10), (2,)]]),
+        (_classified, [[(2, 1, 8, 8), (36, 3)], [(3, 1, 8, 8), (36, 3)]]),
+    ],
+)
+def test_gradients_where_products_of_sizes_are_numbers(
+    function: Any, calls: list[list[tuple[int, ...]]]
+) -> None:
+    """Neither a convolution nor the way back asks again what guards have settled."""
+    compiled = flamec.compile(function, backend="c", dynamic=True)
+    rng = np.random.default_rng(1)
+    for shapes in calls:
+        arrays = [rng.standard_normal(s, np.float32) for s in shapes]
+        gradients = []
+        for run in (compiled, function):
+            leaves = [flamec.from_numpy(a).requires_grad_() for a in arrays]
+            sum(result.square().sum() for result in run(*leaves)).backward()
+            gradients.append([leaf.grad.numpy() for leaf in leaves])
+        for found, expected in zip(*gradients, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert compiled.stats.traces == 1

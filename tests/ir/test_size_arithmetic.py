@@ -13,6 +13,7 @@ from flamec.ir.shape import (
     parse_dim,
     structurally_equal,
 )
+from flamec.ir.shape_oracle import using_oracle
 
 NAMES = ("s0", "s1", "s2")
 S0, S1 = SymbolicDim.symbol("s0"), SymbolicDim.symbol("s1")
@@ -67,3 +68,28 @@ def test_one_size_has_one_form() -> None:
     ):
         assert structurally_equal(one, other), (one, other)
     assert format_dim((S0 + 3) // S1) == "((s0 + 3)//(s1))"
+
+
+class _Asked:
+    """An oracle for which nothing is equal, and which counts."""
+
+    count = 0
+
+    def decide(self, left: Dim, relation: str, right: Dim) -> bool:
+        self.count += 1
+        return False
+
+    def serves(self, frame: object) -> bool:
+        return False
+
+
+def test_what_forms_say_is_not_asked_of_sizes_in_quotients() -> None:
+    """Each question is a guard more: a program for other sizes."""
+    half, other = (S0 + 1) // 2, (S1 + 1) // 2
+    oracle = _Asked()
+    with using_oracle(oracle):  # type: ignore[arg-type]
+        assert not structurally_equal(half, other)
+        assert format_dim(floordiv(half * S0, other)) == "((((s0 + 1)//2)*s0)//(((s1 + 1)//2)))"
+        assert oracle.count == 0
+        assert half != other
+        assert oracle.count == 1

@@ -12,6 +12,7 @@ from flamec.ir.types import TensorType, float32
 
 S0, S1 = SymbolicDim.symbol("s0"), SymbolicDim.symbol("s1")
 HALF = (S0 - 1) // 2
+SQUARE = HALF * HALF - 2 * HALF + 1
 
 
 def settled(shape: tuple[Dim, ...], left: Dim, right: Dim) -> tuple[Dim, ...]:
@@ -48,6 +49,8 @@ def settled(shape: tuple[Dim, ...], left: Dim, right: Dim) -> tuple[Dim, ...]:
         (S0 * S1, 40, (S0, S0 * S1, 3 * S0 * S1), (S0, 40, 120)),
         (S0 * S1, 40, (S0 * S1 // 3, S0 * S0 * S1), (13, 40 * S0)),
         (2 * S0 * S1, 7 * S0, (S0 * S1,), (S0 * S1,)),
+        (4 * HALF * HALF - 8 * HALF + 4, 36, (HALF * HALF * S1,), (2 * HALF * S1 + 8 * S1,)),
+        (36 * (SQUARE * S1 // 9), 4 * SQUARE * S1, (SQUARE * S1,), (9 * (SQUARE * S1 // 9),)),
         (16 * S0, 32 * ((16 * S0) // 32), (16 * S0, S0), (32 * (S0 // 2), 2 * (S0 // 2))),
         (4 * S0, 6 * ((4 * S0) // 6), (S0,), (3 * (S0 // 3),)),
         (2 * ((S0 + 1) // 2), S0, (S0, (S0 + 1) // 2), (2 * (S0 // 2), S0 // 2)),
@@ -64,6 +67,13 @@ def test_sizes_are_replaced_by_what_they_are(
     left: Dim, right: Dim, shape: tuple[Dim, ...], expected: tuple[Dim, ...]
 ) -> None:
     assert str(settled(shape, left, right)) == str(expected)
+
+
+def test_what_is_known_later_is_put_into_what_was_known_before() -> None:
+    half = SymbolicDim.symbol("s2")
+    for equal in ([(S0 * S1, 40), (S0, 2 * half)], [(S0, 2 * half), (S0 * S1, 40)]):
+        known = SettledSizes(equal)
+        assert known.specialize(half * S1) == 20 and known.decide(S0 * half * S1, "==", 20 * S0)
 
 
 def test_an_oracle_of_quotients() -> None:
