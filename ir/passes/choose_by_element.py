@@ -8,9 +8,10 @@ shares kernels with it.
 
 from __future__ import annotations
 
-from flamec.ir.bodies import emitted
+from collections.abc import Sequence
+
 from flamec.ir.estimates import value_bytes
-from flamec.ir.graph import Graph, Node
+from flamec.ir.graph import Graph, Node, Value
 from flamec.ir.op import OpKind
 from flamec.ir.passes.rewrite import Replacement, RewriteBuilder, rewrite
 
@@ -29,9 +30,19 @@ def _chosen(b: RewriteBuilder, node: Node) -> Replacement:
     if node.op.kind is not OpKind.BRANCH or not _is_little(node):
         return None
     predicate, *operands = node.inputs
-    first, second = (emitted(b, body, operands) for body in _branches(node))
+    first, second = (_copied(b, body, operands) for body in _branches(node))
     found = [b.where(predicate, x, y) for x, y in zip(first, second, strict=True)]
     return found[0] if len(found) == 1 else tuple(found)
+
+
+def _copied(b: RewriteBuilder, body: Graph, operands: Sequence[Value]) -> list[Value]:
+    """What a branch gives. Shape rules are not asked: their questions, guards have settled."""
+    known = dict(zip(body.inputs, operands, strict=True))
+    for node in body.nodes:
+        b.locate(node)
+        made = b.rewritten(node.on([known[v] for v in node.inputs]))
+        known.update(zip(node.outputs, made, strict=True))
+    return [known[v] for v in body.outputs]
 
 
 def _branches(node: Node) -> tuple[Graph, Graph]:

@@ -13,7 +13,10 @@ from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
 from flamec.ir.op import lookup
+from flamec.ir.parser import parse_type
 from flamec.ir.passes.choose_by_element import MOST_BYTES, MOST_NODES, choose_by_element
+from flamec.ir.shape import Dim
+from flamec.ir.shape_oracle import using_oracle
 from flamec.ir.types import DType, TensorType, bool_, float32, int64
 
 Make = Callable[[GraphBuilder, Any], Any]
@@ -105,3 +108,25 @@ def test_what_is_just_allowed() -> None:
         branching(lambda b, x: b.add(x, x), lambda b, x: b.neg(x), dtype=int64),
     ):
         assert not choose_by_element(graph).has_bodies
+
+
+class _Guarded:
+    """An oracle for which all that is asked holds."""
+
+    def decide(self, left: Dim, relation: str, right: Dim) -> bool:
+        return True
+
+    def serves(self, frame: object) -> bool:
+        return False
+
+
+def test_what_guards_have_settled_is_not_asked_again() -> None:
+    b = GraphBuilder()
+    predicate, x = b.input(TensorType((), bool_)), b.input(parse_type("float32[s0, s1]"))
+
+    def flat(b: GraphBuilder, x: Any) -> Any:
+        return b.reshape(b.reshape(x, shape=(40,)), shape=b.type_of(x).shape)
+
+    with using_oracle(_Guarded()):  # type: ignore[arg-type]
+        graph = b.build([_cond(b, predicate, x, flat, same)])
+    assert not choose_by_element(graph).has_bodies
