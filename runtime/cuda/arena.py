@@ -33,15 +33,17 @@ class Arena:
         if nbytes and (self._memory is None or nbytes > self._memory.nbytes):
             self._memory = None  # give back first: both need not fit
             self.generation += 1
-            self._memory = pool.allocate(-(-nbytes // _STEP) * _STEP, self._stream)
-            self.address = self._memory.address
+            memory = pool.allocate(-(-nbytes // _STEP) * _STEP, self._stream)
+            self.address = memory.address
+            self._memory = memory
         if words and (self._words is None or _WORD * words > self._words.nbytes):
             self._words = None
             self.generation += 1
             nbytes = _WORD * max(words, _COUNTERS)
-            self._words = pool.allocate(nbytes, self._stream)
-            self.counters = self._words.address
+            memory = pool.allocate(nbytes, self._stream)
+            self.counters = memory.address
             fill_bytes(self.counters, 0, nbytes, self._stream)
+            self._words = memory  # not before they are zero
 
 
 class _Arenas(threading.local):

@@ -192,7 +192,7 @@ class BoundCudaProgram:
         self._aligned = [
             n for n, (places, _) in enumerate(self._given) if any(place[3] for place in places)
         ]
-        many = program.graphs and program.is_worth_a_graph
+        many = program.graphs and program.is_worth_a_graph and len(self.steps) > 1
         self.launch: LaunchAt = self._launch_graph if many else self._launch_steps
 
     @property
@@ -227,8 +227,10 @@ class BoundCudaProgram:
         recorder = recording.recorder
         if recorder is not None:
             self._write_addresses()
-            run_timed(self, stream, recorder, warm=self._calls > 0)
-            self._have_run()
+            try:
+                run_timed(self, stream, recorder, warm=self._calls > 0)
+            finally:
+                self._have_run()
             return
         captured = self._captured
         if captured:
@@ -241,16 +243,18 @@ class BoundCudaProgram:
         if self._calls >= self._calls_before_capture and self.program.graphs and self._capture():
             captured[0].graph.launch(stream)
             return
-        if self._only is not None:
-            self._only(stream)
-        else:
-            with uninterrupted():  # between the launches that update one parameter and another
-                for step in self.steps:
-                    step(stream)
-        self._have_run()
+        try:
+            if self._only is not None:
+                self._only(stream)
+            else:
+                with uninterrupted():  # between the launches that update one parameter and another
+                    for step in self.steps:
+                        step(stream)
+        finally:
+            self._have_run()
 
     def _have_run(self) -> None:
-        """The host has run the steps, which then are not where a graph wants them."""
+        """The host has run the steps, or some, which then are not where a graph wants them."""
         self._calls += 1
         if self._fixed:
             self._written[self._fixed] = _UNSET
@@ -308,8 +312,10 @@ class BoundCudaProgram:
         """Give the steps the addresses that are not those which they have."""
         if self.addresses == self._all_written:
             return
+        self._all_written = None
         for buffer in np.flatnonzero(self._now != self._written).tolist():
             address = self.addresses[buffer]
+            self._written[buffer] = _UNSET  # if one refuses, others have it already
             for _, set_address in self._uses.get(buffer, ()):
                 set_address(address)
             self._written[buffer] = address

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -18,11 +19,17 @@ from gpu_kernels import action_plan
 
 import flamec
 from flamec.ir.passes.plan_memory import LEAST_LENT, plan_memory
-from flamec.ir.plan import Buffer, Copy, OutputSpec, Step
+from flamec.ir.plan import Argument, Buffer, Copy, KernelSource, Launch, OutputSpec, Step
 from flamec.ir.types import TensorType, float32
+from flamec.runtime import recording
+from flamec.runtime.control_steps import LoopStep
 from flamec.runtime.cuda import program as programs
 from flamec.runtime.cuda import stream as streams
+from flamec.runtime.cuda.conditional import ControlStep
+from flamec.runtime.cuda.driver import context
 from flamec.runtime.cuda.graph import CaptureError
+from flamec.runtime.cuda.kernel_binary import KernelBinary, Parameter
+from flamec.runtime.cuda.module import LoadedKernel
 from flamec.runtime.cuda.program import BoundCudaProgram, CudaProgram
 
 Copies = list[tuple[int, int]]
@@ -50,7 +57,7 @@ class Copier:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int = 100) -> None:
         self.launched: list[Copies] = []
         self.graphs: list[Recording] = []
-        context: Any = SimpleNamespace(index=0)
+        on: Any = SimpleNamespace(index=0)
 
         def capture(_: Any, steps: Any, order: Any) -> Recording:
             if len(self.graphs) == most:
@@ -67,7 +74,7 @@ class Copier:
         kinds = ("input", "output", "output")
         buffers = [Buffer(f"b{i}", kind, float32, 4) for i, kind in enumerate(kinds)]
         plan = action_plan(buffers, [Copy(0, 1, 16), Copy(0, 2, 16)])
-        whole = CudaProgram(plan, context, (), plan_memory)
+        whole = CudaProgram(plan, on, (), plan_memory)
         self.bound = BoundCudaProgram(whole, ())
 
     def __call__(self, *addresses: int) -> None:
@@ -207,6 +214,92 @@ def test_each_graph_keeps_the_handles_of_its_branches_and_loops(
         graph.update(advance, streams.current_stream())
         assert changed == [(graph.nodes[advance], handle)]
     graphs[0].context.lost = True  # nothing is given back to a driver that is gone
+
+
+class Launched:
+    """A program of launches of one kernel (0 to 1), and the addresses that it got."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, blocks: Sequence[int], graphs: bool
+    ) -> None:
+        driver = driver_stand_in.install(monkeypatch)
+        monkeypatch.setattr(driver, "cuLaunchKernel", self._launch, raising=False)
+        self.launched: list[list[int]] = []
+        source = KernelSource("", "double", (("x", "*fp32"), ("y", "*fp32")), aligned=("x", "y"))
+        pointers = tuple(Parameter("pointer", 8, i) for i in range(2))
+        binary = KernelBinary("double", "sm_90", b"", 128, 0, 32, 0, pointers)
+        buffers = [Buffer("x", "input", float32, 4), Buffer("y", "output", float32, 4)]
+        actions = [Launch(0, (n, 1, 1), (Argument(0), Argument(1))) for n in blocks]
+        plan = replace(
+            action_plan(buffers, actions, [source]),
+            outputs=(OutputSpec(1, TensorType((4,), float32)),),
+        )
+        kernels = (LoadedKernel(context(0), binary),)
+        whole = CudaProgram(plan, context(0), kernels, plan_memory, graphs=graphs)
+        self.bound = BoundCudaProgram(whole, ())
+
+    def _launch(self, *arguments: Any) -> tuple[int]:
+        slots = (ctypes.c_void_p * 2).from_address(arguments[9])
+        self.launched.append([ctypes.c_uint64.from_address(slot or 0).value for slot in slots])
+        return (0,)
+
+    def __call__(self, *addresses: int) -> list[list[int]]:
+        del self.launched[:]
+        for buffer, address in enumerate(addresses):
+            self.bound.addresses[buffer] = address
+        self.bound()
+        return self.launched
+
+
+def test_of_many_launches_all_but_one_are_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then there is no graph to launch for new addresses."""
+    call = Launched(monkeypatch, [*[0] * 9, 1], graphs=True)
+    for _ in range(3):
+        assert call(16, 32) == [[16, 32]]
+        del call.launched[:]
+        call.bound.launch([64, 48])
+        assert call.launched == [[64, 48]]
+
+
+def test_an_address_that_is_refused_leaves_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = Launched(monkeypatch, [1, 1], graphs=False)
+    assert call(16, 32) == 2 * [[16, 32]]
+    with pytest.raises(ValueError, match="multiples of 16"):
+        call(64, 40)
+    assert call(16, 32) == 2 * [[16, 32]]
+
+
+def test_a_run_by_the_host_that_was_stopped_moves_nothing_in_graphs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The host moves windows and carried values from step to step; in a graph they stay."""
+    driver_stand_in.install(monkeypatch)
+    elsewhere = 0xDEAD0000
+
+    def stopped(bound: BoundCudaProgram, *_: Any, **__: Any) -> None:
+        (loop,) = (step.host for step in bound.steps if isinstance(step, ControlStep))
+        assert isinstance(loop, LoopStep)
+        for buffer in loop._moves:
+            loop._move(buffer, elsewhere)
+        raise KeyboardInterrupt
+
+    @flamec.compile(dynamic=False)
+    def step(x: Any) -> Any:
+        return flamec.while_loop(lambda x: x.sum() < 7, lambda x: (x * 2,), (x,))[0]
+
+    xs = [flamec.ones(64, device="cuda") for _ in range(2)]
+    held = [step(xs[0])]
+    bound = step.programs[0].prepared.runner.bind(()).bound
+    with monkeypatch.context() as patch:
+        patch.setattr(programs, "run_timed", stopped)
+        patch.setattr(recording, "recorder", object())
+        with pytest.raises(KeyboardInterrupt):
+            step(xs[0])
+    assert any(elsewhere in launch.values for launch in bound.graph.nodes)
+    held.append(step(xs[1]))
+    assert len(bound.graphs) == 2
+    assert not any(elsewhere in launch.values for launch in bound.graph.nodes)
+    bound.graph.context.lost = True  # nothing is given back to a driver that is gone
 
 
 def test_one_kernel_is_launched_with_the_addresses_of_the_call(

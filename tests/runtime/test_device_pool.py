@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flamec.runtime.cuda import memory
+from flamec.runtime.cuda import arena, memory
 from flamec.runtime.cuda.memory import IDLE_SHARE, LARGEST_SHARE, OUT_OF_MEMORY, DevicePool
 
 MIB = 1 << 20
@@ -251,3 +251,31 @@ def test_accounts_and_addresses_over_random_requests(cu: Driver, pool: DevicePoo
     assert pool.statistics()["allocated_bytes.all.peak"] == most
     pool.reset_peaks()
     assert pool.max_allocated_bytes == wanted
+
+
+def test_counters_are_zero_though_clearing_them_was_interrupted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And programs that were told an address are told the new one."""
+    cleared: list[int] = []
+
+    def clear(address: int, byte: int, nbytes: int, stream: Any) -> None:
+        if not cleared:
+            cleared.append(-1)
+            raise KeyboardInterrupt
+        cleared.append(address)
+
+    def allocate(nbytes: int, stream: Any) -> Any:
+        return SimpleNamespace(address=next(addresses), nbytes=nbytes)
+
+    addresses = iter((256, 512, 768))
+    monkeypatch.setattr(arena, "device_pool", lambda index: SimpleNamespace(allocate=allocate))
+    monkeypatch.setattr(arena, "fill_bytes", clear)
+    mine = arena.Arena(SimpleNamespace(device_index=0))  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        mine.reserve(0, 10)
+    before = mine.generation
+    mine.reserve(0, 10)
+    assert cleared[1:] == [mine.counters] == [512] and mine.generation > before
+    mine.reserve(0, 10)
+    assert len(cleared) == 2
