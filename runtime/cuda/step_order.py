@@ -66,11 +66,12 @@ def step_order(
 
 
 class _Access(NamedTuple):
-    """What a launch of the step ``number`` does with the bytes from ``first`` to ``end`` of a piece
-    of memory. ``part``: it fills a part of an array of which other steps fill the rest."""
+    """What a launch of the step ``number`` does with a buffer, the bytes from ``first`` to ``end``
+    of a piece of memory. ``part``: it fills a part of it, of which other steps fill the rest."""
 
     launch: int
     number: int
+    buffer: int
     memory: object
     first: int
     end: int
@@ -78,8 +79,8 @@ class _Access(NamedTuple):
     part: bool
 
     def meets(self, other: _Access) -> bool:
-        apart = self.part and other.part and self.number != other.number
-        if apart and (self.first, self.end) == (other.first, other.end):
+        of_one = self.part and other.part and self.buffer == other.buffer
+        if of_one and self.number != other.number:
             return False
         return self.first < other.end and other.first < self.end
 
@@ -150,9 +151,9 @@ def _touched(
             read = buffer in step.reads
             part = buffer in parts and not read
             written = buffer in step.writes or not read
-            found[launch].append(_Access(launch, number, *place, written, part))
+            found[launch].append(_Access(launch, number, buffer, *place, written, part))
     for launch in alone:
-        found[launch].append(_Access(launch, numbers[launch], "scratch", 0, _ALL, True, False))
+        found[launch].append(_Access(launch, -1, -1, "scratch", 0, _ALL, True, False))
     return found
 
 

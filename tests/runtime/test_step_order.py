@@ -100,6 +100,12 @@ def test_each_part_waits_for_what_was_in_its_place() -> None:
     assert order_of(plan_of(kinds, accesses, parts=[1]), {0: 0, 1: 0}) == ((), (0,), (0,))
 
 
+def test_parts_of_inputs_that_may_be_one_array_are_not_parts_of_one() -> None:
+    kinds = ("input", "input")
+    accesses = (((), (0,)), ((), (0,)), ((), (1,)), ((), (1,)))
+    assert order_of(plan_of(kinds, accesses, parts=[0, 1])) == ((), (), (0, 1), (0, 1))
+
+
 def test_counters_and_scratch_are_shared_and_errors_are_not() -> None:
     kinds = ("counters", "counters", "output", "output", "output", "errors")
     accesses = (((), (0, 2, 5)), ((), (1, 3, 5)), ((), (4, 5)))
