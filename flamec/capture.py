@@ -18,6 +18,7 @@ from flamec.autograd.hooks import record_hooks
 from flamec.changed_arguments import ArgumentCopies, containers, copied, firsts
 from flamec.changed_flags import leave_to_the_call, leaves_made
 from flamec.conversions import ConversionWanted
+from flamec.effects import only_looks
 from flamec.errors import CompileError, Uncompiled, unknown_value, unrepeatable
 from flamec.function_parts import Parts
 from flamec.functions_of_sizes import functions_of_sizes
@@ -334,9 +335,10 @@ def _capture(
         if recorder.number_was_asked and isinstance(error, Exception):
             give_up()
             raise unknown_value("the type of a number") from error
-        if isinstance(error, (PlaceWanted, Uncompiled)) and recorder.effects:
+        left = [effect for effect in recorder.effects if not only_looks(effect)]
+        if isinstance(error, (PlaceWanted, Uncompiled)) and left:
             give_up()
-            raise CompileError(f"{error}, and before that {recorder.effects[0]}") from None
+            raise CompileError(f"{error}, and before that {left[0]}") from None
         again = repeats or isinstance(error, _BEGINS_AGAIN)
         if again or left_tracers(recorder.guards.values()):
             give_up()

@@ -18,6 +18,7 @@ _BUILTINS = frozenset({"print", "input", "open"})
 _FILES = frozenset(
     {"write", "writelines", "read", "readline", "readlines", "readinto", "truncate", "seek"}
 )
+_LOOKS = ("time.", "datetime.", "date.", "get() of a context variable", "globals()")
 
 
 class ContextVariables:
@@ -58,3 +59,8 @@ def effect_of(function: Any) -> str | None:
     if owner.__class__ is type and owner.__module__ == "datetime":
         return f"{owner.__name__}.{name}()" if name in ("now", "today", "utcnow") else None
     return None
+
+
+def only_looks(effect: str) -> bool:
+    """Whether a call that had an effect may begin anew, as nothing is left of it."""
+    return effect.startswith(_LOOKS) and not effect.startswith("time.sleep")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -250,6 +251,28 @@ def test_what_is_known_only_after_the_call_is_no_program(f: Callable[[Outer, T],
         assert (a is None) == (b is None)
         if a is not None:
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_call_that_has_told_the_time_begins_anew_and_one_that_has_printed_does_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model, started = Outer(), [0.0]
+
+    def timed(h: T) -> Any:
+        started[0] = time.time()
+        return reading(model, h)
+
+    def printing(h: T) -> Any:
+        print("begins")
+        return reading(model, h)
+
+    compiled = flamec.compile(timed)
+    compiled(model.hidden(0))
+    assert compiled.stats.python_runs == 1 and started[0] > 0
+    with pytest.raises(CompileError, match=r"known only after the call.*and before that print\(\)"):
+        flamec.compile(printing)(model.hidden(0))
+    assert capsys.readouterr().out == "begins\n"
 
 
 def test_a_second_derivative_through_what_was_computed_outside_is_refused() -> None:

@@ -24,7 +24,7 @@ PROGRAMS = 20_000 if FULL else 500
 PER_TEST = 50
 REFUSED = (  # docs/GRADIENTS.md, docs/COMPILE.md
     "a view x[i], where i is a tensor, is changed in place",
-    "calls backward, which reaches a tensor that was computed before the call",
+    "known only after the call",
     "is switched on in a compiled function that has used it before",
     "it makes a leaf, and gradients begin outside at what it computed from it",
     "has read a tensor that is changed before the backward pass",
