@@ -230,9 +230,6 @@ class TransformedDistribution(Distribution):
         sign = ComposeTransform(self.transforms).sign
         return self._transformed(self.base_dist.icdf(_turned(value, sign)))
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
-
 
 class LogNormal(TransformedDistribution):
     """exp of a normal number with mean ``loc`` and standard deviation ``scale``."""

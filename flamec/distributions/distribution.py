@@ -241,7 +241,7 @@ class Distribution:
     def __repr__(self) -> str:
         shown = ", ".join(
             f"{name}: {value if value.numel() == 1 else value.shape}"
-            for name, value in self.__dict__.items()
-            if name in self.arg_constraints
+            for name in self.arg_constraints
+            if (value := self.__dict__.get(name)) is not None
         )
         return f"{type(self).__name__}({shown})"

@@ -13,7 +13,7 @@ from flamec.distributions.discrete import Bernoulli, Categorical, OneHotCategori
 from flamec.distributions.distribution import Distribution, sum_rightmost
 from flamec.distributions.gamma import Beta, Dirichlet, Gamma
 from flamec.distributions.low_rank import LowRankMultivariateNormal
-from flamec.distributions.multivariate import MultivariateNormal
+from flamec.distributions.multivariate import MultivariateNormal, NormalOfVectors
 from flamec.tensor import Tensor
 
 __all__ = ["kl_divergence", "register_kl"]
@@ -131,13 +131,17 @@ def _beta(p: Beta, q: Beta) -> Tensor:
     return _dirichlet(p._dirichlet, q._dirichlet)
 
 
-@register_kl(MultivariateNormal, MultivariateNormal)
-def _multivariate_normal(p: MultivariateNormal, q: MultivariateNormal) -> Tensor:
+def _require_same_events(p: NormalOfVectors, q: NormalOfVectors) -> None:
     if p.event_shape != q.event_shape:
         raise ValueError(
             "KL-divergence between two Multivariate Normals with different event shapes cannot be "
             "computed"
         )
+
+
+@register_kl(MultivariateNormal, MultivariateNormal)
+def _multivariate_normal(p: MultivariateNormal, q: MultivariateNormal) -> Tensor:
+    _require_same_events(p, q)
     size = p.event_shape[0]
     batch = flamec.broadcast_shapes(p.batch_shape, q.batch_shape)
     factor = q.scale_tril.expand((*batch, size, size))
@@ -145,18 +149,14 @@ def _multivariate_normal(p: MultivariateNormal, q: MultivariateNormal) -> Tensor
     mixed = solve(factor, p.scale_tril.expand((*batch, size, size)), upper=False)
     apart = solve(factor, (q.loc - p.loc).expand((*batch, size)).unsqueeze(-1), upper=False)
     distance = mixed.square().sum((-2, -1)) + apart.square().sum((-2, -1))
-    return q._half_log_det() - p._half_log_det() + 0.5 * (distance - size)
+    return 0.5 * (q._log_det() - p._log_det() + distance - size)
 
 
 @register_kl(LowRankMultivariateNormal, LowRankMultivariateNormal)
 @register_kl(LowRankMultivariateNormal, MultivariateNormal)
 @register_kl(MultivariateNormal, LowRankMultivariateNormal)
 def _low_rank_normal(p: Any, q: Any) -> Tensor:
-    if p.event_shape != q.event_shape:
-        raise ValueError(
-            "KL-divergence between two (low rank / regular) multivariate normals with different "
-            "event shapes cannot be computed"
-        )
+    _require_same_events(p, q)
     precision, apart = q.precision_matrix, (q.loc - p.loc).unsqueeze(-1)
     distance = (precision * p.covariance_matrix).sum((-2, -1))
     distance = distance + (apart * (precision @ apart)).sum((-2, -1))

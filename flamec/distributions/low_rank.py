@@ -6,20 +6,19 @@ few columns (K. B. Petersen and M. S. Pedersen, "The Matrix Cookbook", 2012, 3.2
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import ClassVar
 
 import flamec
 from flamec.distributions import constraints
-from flamec.distributions.constraints import Constraint
-from flamec.distributions.distribution import Constraints, Distribution
+from flamec.distributions.distribution import Constraints
+from flamec.distributions.multivariate import NormalOfVectors
 from flamec.tensor import Tensor
 
 __all__ = ["LowRankMultivariateNormal"]
 
 
-class LowRankMultivariateNormal(Distribution):
+class LowRankMultivariateNormal(NormalOfVectors):
     """``loc`` (*, n) and the covariance ``cov_factor @ cov_factor.mT + diag(cov_diag)`` of
     ``cov_factor`` (*, n, k) and ``cov_diag`` (*, n)."""
 
@@ -28,7 +27,6 @@ class LowRankMultivariateNormal(Distribution):
         "cov_factor": constraints.independent(constraints.real, 2),
         "cov_diag": constraints.independent(constraints.positive, 1),
     }
-    has_rsample = True
 
     def __init__(
         self,
@@ -47,7 +45,7 @@ class LowRankMultivariateNormal(Distribution):
             )
         if cov_factor.shape[-2] != size:
             raise ValueError(f"cov_factor must be a batch of matrices with shape {size} x m")
-        if cov_diag.shape[-1] != size:
+        if cov_diag.dim() < 1 or cov_diag.shape[-1] != size:
             raise ValueError(f"cov_diag must be a batch of vectors with shape ({size},)")
         batch = flamec.broadcast_shapes(loc.shape[:-1], cov_factor.shape[:-2], cov_diag.shape[:-1])
         self.loc = loc.expand((*batch, size))
@@ -59,18 +57,6 @@ class LowRankMultivariateNormal(Distribution):
         self._capacitance_tril = flamec.linalg.cholesky(
             small + flamec.eye(small.shape[-1], dtype=small.dtype, device=small.device)
         )
-
-    @property
-    def support(self) -> Constraint:
-        return constraints.real_vector
-
-    @property
-    def mean(self) -> Tensor:
-        return self.loc
-
-    @property
-    def mode(self) -> Tensor:
-        return self.loc
 
     @property
     def variance(self) -> Tensor:
@@ -105,17 +91,9 @@ class LowRankMultivariateNormal(Distribution):
         of_few = self._capacitance_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return 2 * of_few + self.cov_diag.log().sum(-1)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        value = self._validate_sample(value)
-        distance = value - self.loc
-        scaled = distance / self.cov_diag
+    def _squared_distance(self, apart: Tensor) -> Tensor:
+        scaled = apart / self.cov_diag
         few = self.cov_factor.mT @ scaled.unsqueeze(-1)
         tril = self._capacitance_tril.expand(*few.shape[:-2], -1, -1)
         inner = flamec.linalg.solve_triangular(tril, few, upper=False).squeeze(-1)
-        exponent = (distance * scaled).sum(-1) - inner.square().sum(-1)
-        size = self._event_shape[0]
-        return -0.5 * (size * math.log(2 * math.pi) + self._log_det() + exponent)
-
-    def entropy(self) -> Tensor:
-        size = self._event_shape[0]
-        return 0.5 * (size * (1 + math.log(2 * math.pi)) + self._log_det())
+        return (apart * scaled).sum(-1) - inner.square().sum(-1)

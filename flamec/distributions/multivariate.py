@@ -1,4 +1,4 @@
-"""The normal distribution of vectors."""
+"""Normal distributions of vectors: what they share, and those with a covariance of any form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flamec.distributions.constraints import Constraint
 from flamec.distributions.distribution import Constraints, Distribution
 from flamec.tensor import Tensor
 
-__all__ = ["MultivariateNormal"]
+__all__ = ["MultivariateNormal", "NormalOfVectors"]
 
 
 def _precision_to_scale_tril(precision: Tensor) -> Tensor:
@@ -23,7 +23,43 @@ def _precision_to_scale_tril(precision: Tensor) -> Tensor:
     return flamec.linalg.solve_triangular(inverse, identity, upper=False)
 
 
-class MultivariateNormal(Distribution):
+class NormalOfVectors(Distribution):
+    """A normal distribution with mean ``loc`` [..., n], whatever form its covariance has."""
+
+    loc: Tensor
+    has_rsample = True
+
+    def _log_det(self) -> Tensor:
+        """The logarithm of the covariance's determinant, [...]."""
+        raise NotImplementedError
+
+    def _squared_distance(self, apart: Tensor) -> Tensor:
+        """``apart`` times the inverse of the covariance times ``apart``: [..., n] to [...]."""
+        raise NotImplementedError
+
+    @property
+    def support(self) -> Constraint:
+        return constraints.real_vector
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def mode(self) -> Tensor:
+        return self.loc
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        value = self._validate_sample(value)
+        norm = self._event_shape[0] * math.log(2 * math.pi) + self._log_det()
+        return -0.5 * (norm + self._squared_distance(value - self.loc))
+
+    def entropy(self) -> Tensor:
+        size = self._event_shape[0]
+        return 0.5 * (size * (1 + math.log(2 * math.pi)) + self._log_det())
+
+
+class MultivariateNormal(NormalOfVectors):
     """Mean ``loc`` [..., n] and one of three forms of the covariance [..., n, n].
 
     ``scale_tril`` is its lower Cholesky factor, which the others are turned into.
@@ -35,7 +71,6 @@ class MultivariateNormal(Distribution):
         "precision_matrix": constraints.positive_definite,
         "scale_tril": constraints.lower_cholesky,
     }
-    has_rsample = True
 
     def __init__(
         self,
@@ -86,18 +121,6 @@ class MultivariateNormal(Distribution):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
-    def support(self) -> Constraint:
-        return constraints.real_vector
-
-    @property
-    def mean(self) -> Tensor:
-        return self.loc
-
-    @property
-    def mode(self) -> Tensor:
-        return self.loc
-
-    @property
     def variance(self) -> Tensor:
         return self._factor.square().sum(-1)
 
@@ -106,21 +129,10 @@ class MultivariateNormal(Distribution):
         noise = flamec.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         return self.loc + (self._factor @ noise.unsqueeze(-1)).squeeze(-1)
 
-    def _half_log_det(self) -> Tensor:
-        return self._factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-
     def _log_det(self) -> Tensor:
-        return 2 * self._half_log_det()
+        return 2 * self._factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        value = self._validate_sample(value)
-        distance = (value - self.loc).unsqueeze(-1)
-        factor = self._factor.expand(*distance.shape[:-2], -1, -1)
-        z = flamec.linalg.solve_triangular(factor, distance, upper=False).squeeze(-1)
-        size = self._event_shape[0]
-        exponent = size * math.log(2 * math.pi) + z.square().sum(-1)
-        return -0.5 * exponent - self._half_log_det()
-
-    def entropy(self) -> Tensor:
-        size = self._event_shape[0]
-        return 0.5 * size * (1 + math.log(2 * math.pi)) + self._half_log_det()
+    def _squared_distance(self, apart: Tensor) -> Tensor:
+        factor = self._factor.expand(*apart.shape[:-1], -1, -1)
+        z = flamec.linalg.solve_triangular(factor, apart.unsqueeze(-1), upper=False)
+        return z.squeeze(-1).square().sum(-1)
