@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from flamec.ir.types import bool_
 from flamec.tensor import Tensor
 
 __all__ = [
@@ -57,9 +58,11 @@ def _check_is_size(i: int, message: Message = None, *, max: int | None = None) -
 
 
 def _check_tensor_all(cond: Tensor, message: Message = None) -> None:
-    """RuntimeError unless all elements of a tensor of bools are True."""
+    """RuntimeError unless all elements of a tensor of bools are True; TypeError for others."""
     if not isinstance(cond, Tensor):
         raise TypeError(f"cond must be a tensor, but got {type(cond)}")
+    if cond.dtype is not bool_:
+        raise TypeError(f"cond must be a tensor of bools, but got {cond.dtype.name}")
     _demand(RuntimeError, bool(cond.all()), message)
 
 

@@ -34,7 +34,8 @@ class _WithSlopes(Function):
 
 
 def with_slopes(value: Value, slopes: Sequence[Slope], *operands: Tensor) -> Tensor:
-    """``value(*operands)``, elementwise, of operands of one shape and dtype.
+    """``value(*operands)``, elementwise, of operands of one shape and dtype; or one number of one
+    operand, of whose shape the slope is.
 
     ``slopes``: the derivative by each operand as a function of the operands and the result, which
     may be differentiated again, and does not call ``with_slopes`` in a circle: while a function is

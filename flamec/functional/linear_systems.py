@@ -311,15 +311,17 @@ def matrix_rank(
 def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> Any:
     """The X of least norm that minimises |A X - B|, its residuals, A's rank and singular values.
 
-    By the pseudoinverse, whatever the ``driver``. ``residuals``: the squared distances, if all
-    matrices have full rank and more rows than columns, and the driver is not "gelsy", else empty.
-    ``rank``: with other drivers than "gels"; ``singular_values``: with "gelsd" and "gelss"; else
-    empty.
+    By the pseudoinverse, whatever the ``driver``, which is "gelsy" on the CPU and "gels" on a GPU
+    if none is named. ``residuals``: the squared distances, if all matrices have full rank and more
+    rows than columns, and the driver is not "gelsy", else empty. ``rank``: with other drivers than
+    "gels"; ``singular_values``: with "gelsd" and "gelss"; else empty.
     """
     name = "linalg.lstsq"
     drivers = (None, "gels", "gelsy", "gelsd", "gelss")
     require(driver in drivers, f"{name}: parameter `driver` should be one of {drivers[1:]}")
     a, b = matrices(name, A), require_tensor(name, "B", B)
+    if driver is None:
+        driver = "gelsy" if a._type.device.type == "cpu" else "gels"
     vectors = b.ndim == a.ndim - 1 and all(map(equal, b._type.shape, a._type.shape[:-1]))
     right = _raised(b) if vectors else matrices(name, b)
     require(

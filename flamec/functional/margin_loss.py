@@ -12,7 +12,7 @@ from flamec.functional.linear import table_index
 from flamec.functional.loss_reduction import chosen_reduction, loss_operands, reduced, same_shape
 from flamec.functional.primitives import mean_over, ops, require, require_floating, widened
 from flamec.fusing import fused
-from flamec.ir.shape import equal, format_shape
+from flamec.ir.shape import equal, format_shape, product
 from flamec.ir.types import DType, int64
 from flamec.tensor import Tensor
 
@@ -178,18 +178,17 @@ def multi_margin_loss(
 ) -> Tensor:
     """The mean over classes i != y of max(0, margin - x[y] + x[i])^p, times weight[y].
 
-    input: [N, C] or [C]; target: int64 [N] or []; p: 1 or 2.
+    input: [N, C] or [C]; target: int64 [N], or [] of a single row; p: 1 or 2.
     """
     name = "multi_margin_loss"
     reduction = chosen_reduction(name, size_average, reduce, reduction)
     require(p in (1, 2), f"{name}: only p == 1 and p == 2 supported, got {p}")
     require_floating(name, input)
-    x, single = _as_rows(name, widened(input))
-    single = single and not target._type.shape
+    x, _ = _as_rows(name, widened(input))
     count, classes = x._type.shape
+    single = not target._type.shape
     require(
-        len(input._type.shape) < 2
-        or (len(target._type.shape) == 1 and equal(target._type.shape[0], count)),
+        len(target._type.shape) < 2 and equal(product(target._type.shape), count),
         f"{name}: inconsistent target size {format_shape(target._type.shape)} for an input of "
         f"{format_shape(input._type.shape)}",
     )

@@ -7,7 +7,6 @@ derivatives go to the elements that were chosen.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,15 @@ from flamec.functional.arguments import public
 from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.dimensions import dimension
 from flamec.functional.elementwise import lerp
-from flamec.functional.primitives import is_found_empty, kept, ops, reduce_kept, require
+from flamec.functional.known_slope import with_slopes
+from flamec.functional.primitives import (
+    is_found_empty,
+    kept,
+    narrowed,
+    ops,
+    reduce_kept,
+    require,
+)
 from flamec.functional.promotion import constant, is_number, require_tensor
 from flamec.functional.shape import window
 from flamec.functional.sorting import (
@@ -79,14 +86,13 @@ def _median_of(x: Tensor, axis: int, ignore_nan: bool) -> tuple[Tensor, Tensor]:
     return picked(values, place, axis), picked(indices, place, axis)
 
 
-def _shared_evenly(x: Tensor, value: Tensor) -> Tensor:
-    """``value``, an element of ``x``, with a gradient that all elements equal to it share."""
-    if not (thread.grad_enabled and x.requires_grad):
-        return value
-    found = ops.expand_to(ops.detach(value), x._type.shape)
+def _even_share(x: Tensor, value: Tensor) -> Tensor:
+    """The derivative of ``value``, an element of ``x``, which all elements equal to it share."""
+    found = ops.expand_to(value, x._type.shape)
     same = ops.bitwise_or(ops.eq(x, found), ops.bitwise_and(ops.ne(x, x), ops.ne(found, found)))
-    result: Tensor = ops.amax(ops.where(same, x, -math.inf), axes=tuple(range(len(x._type.shape))))
-    return result
+    marks = ops.cast(same, x._type.dtype.compute)
+    count = ops.sum(marks, axes=tuple(range(len(x._type.shape))))
+    return narrowed(ops.div(marks, count), x._type.dtype)
 
 
 def _median(name: str, input: Any, dim: Any, keepdim: bool, ignore_nan: bool) -> Any:
@@ -97,8 +103,13 @@ def _median(name: str, input: Any, dim: Any, keepdim: bool, ignore_nan: bool) ->
             require(input._type.dtype.is_floating_point, f"{name}(): there are no elements")
             return ops.full(value=float("nan"), shape=(), dtype=input._type.dtype,
                             device=input._type.device)  # fmt: skip
-        value = without_axis(_median_of(_flat(input), 0, ignore_nan)[0], 0)
-        return _shared_evenly(input, value)
+
+        def of_all(x: Tensor) -> Tensor:
+            return without_axis(_median_of(_flat(x), 0, ignore_nan)[0], 0)
+
+        if not (thread.grad_enabled and input.requires_grad):
+            return of_all(input)
+        return with_slopes(of_all, (_even_share,), input)
     axis = dimension(name, dim, input.ndim)
     result = getattr(return_types, name)
     if not input.ndim:

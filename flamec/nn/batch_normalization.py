@@ -75,9 +75,9 @@ class _Norm(Module):
             ):
                 write(buffer, ops.add(ops.mul(buffer, 0), value), "reset_running_stats")
 
-    def _complete_old_state(self, state: dict[str, Any], prefix: str) -> None:
+    def _complete_old_state(self, state: dict[str, Any], prefix: str, version: int | None) -> None:
         key = prefix + "num_batches_tracked"  # not there before PyTorch 0.4.1
-        if self.num_batches_tracked is not None:
+        if self.num_batches_tracked is not None and (version is None or version < self._version):
             state.setdefault(key, self.num_batches_tracked)
 
     def reset_parameters(self) -> None:

@@ -136,7 +136,7 @@ class ModuleWithState(HookedModule):
         told = (missing_keys, unexpected_keys, error_msgs)
         for hook in self._load_state_dict_pre_hooks.values():
             hook(self, state_dict, prefix, local_metadata, strict, *told)
-        self._complete_old_state(state_dict, prefix)
+        self._complete_old_state(state_dict, prefix, local_metadata.get("version"))
         children = module._modules.items()
         below = tuple(f"{prefix}{name}." for name, child in children if child is not None)
         entries = {prefix + name: (name, tensor) for name, tensor in _own_entries(module)}
@@ -160,8 +160,8 @@ class ModuleWithState(HookedModule):
             if key.startswith(prefix) and key not in entries and not key.startswith(below)
         ]
 
-    def _complete_old_state(self, state: dict[str, Any], prefix: str) -> None:
-        """Add to ``state`` what older forms of the module did not have."""
+    def _complete_old_state(self, state: dict[str, Any], prefix: str, version: int | None) -> None:
+        """Add to ``state``, of a ``version`` if it says so, what older forms did not have."""
 
     def get_extra_state(self) -> Any:
         """What else belongs to the module's state; ``state_dict`` has it as ``_extra_state``."""
@@ -206,7 +206,7 @@ def load_state(
             continue
         for hook in owner._load_state_dict_pre_hooks.values():
             hook(owner, state, prefix, given, strict, *told)
-        owner._complete_old_state(state, prefix)
+        owner._complete_old_state(state, prefix, given.get("version"))
     loaded = {owners[prefix] for prefix in apart}
     entries = [entry for entry in _entries(module, "") if entry[1] not in loaded]
     extra = {
