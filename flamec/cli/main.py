@@ -1,42 +1,81 @@
-"""The entry point of the ``flamec`` command.
+"""The entry point of the ``flamec`` command, which imports the files of the commands that are asked
+for: one to run it, all to list them.
 
 Exit codes: 0 done; 1 the work failed; 2 the command line names something that does not exist.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import typer
+import typer.core
+import typer.main
 
-from flamec.cli import cache, tune
-from flamec.cli.bench import bench
-from flamec.cli.demo import demo
-from flamec.cli.doctor import doctor
-from flamec.cli.dump import dump
-from flamec.cli.explain import explain
 from flamec.cli.failure import CommandFailed, describe, report
-from flamec.cli.kernels import kernels
-from flamec.cli.ops import ops
-from flamec.cli.repro import bisect, minify, repro
 from flamec.errors import CompileError
 from flamec.prepared import VERSION
 from flamec.runtime.cpu.compiler import CompileError as CompilerError
 from flamec.runtime.cpu.compiler import NoCompilerError
 
+_COMMANDS = {  # the file of each, and its function there or ``app``, which has commands of its own
+    "demo": ("demo", "demo"),
+    "dump": ("dump", "dump"),
+    "explain": ("explain", "explain"),
+    "kernels": ("kernels", "kernels"),
+    "bench": ("bench", "bench"),
+    "doctor": ("doctor", "doctor"),
+    "ops": ("ops", "ops"),
+    "repro": ("repro", "repro"),
+    "bisect": ("repro", "bisect"),
+    "minify": ("repro", "minify"),
+    "cache": ("cache", "app"),
+    "tune": ("tune", "app"),
+}
+_MARKUP: Any = "markdown"  # lines of a paragraph are joined
+
+
+class _Commands(Mapping[str, Any]):
+    """Typer's object for each command, made when it is asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        file, attribute = _COMMANDS[name]
+        found = getattr(importlib.import_module(f"flamec.cli.{file}"), attribute)
+        group = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=_MARKUP)
+        if isinstance(found, typer.Typer):
+            group.add_typer(found, name=name)
+        else:
+            group.command(name)(found)
+        return typer.main.get_group(group).commands[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_COMMANDS)
+
+    def __len__(self) -> int:
+        return len(_COMMANDS)
+
+
+class _Group(typer.core.TyperGroup):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands: Any = _Commands()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*self.commands]
+
+
 app = typer.Typer(
     name="flamec",
+    cls=_Group,
     help="flamec: a deep-learning framework whose core is a compiler.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",  # lines of a paragraph are joined
+    rich_markup_mode=_MARKUP,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, dump, explain, kernels, bench, doctor, ops, repro, bisect, minify):
-    app.command()(command)
-app.add_typer(cache.app, name="cache")
-app.add_typer(tune.app, name="tune")
 
 
 def _print_version(value: bool) -> None:

@@ -47,6 +47,22 @@ def test_version(run) -> None:
     assert run("--version").out.startswith("flamec ")
 
 
+def test_a_command_imports_its_own_files_only() -> None:
+    names = "sorted(name for name in sys.modules if name.startswith('flamec.cli.'))"
+    for arguments, own in (("--version", []), ("cache -h", ["flamec.cli.cache"])):
+        code = f"""
+import sys
+from flamec.cli.main import main
+try:
+    main({arguments.split()})
+except SystemExit:
+    print({names}, file=sys.stderr)
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        shared = {"flamec.cli.console", "flamec.cli.failure", "flamec.cli.main"}
+        assert sorted({*eval(done.stderr)} - shared) == own
+
+
 @pytest.mark.parametrize("arguments", [("dunp",), ("ops", "--nothing"), ("cache", "empty")])
 def test_unknown_commands_and_options_end_with_2(run, arguments) -> None:
     assert run(*arguments, code=2).err
