@@ -102,9 +102,9 @@ def filled(
         value = bool(value)
     elif dtype.kind == "float":
         value = float(value)
-    elif isinstance(value, float) and math.isfinite(value):
-        value = int(value)
-    if dtype.kind == "uint" and 0 < -value <= np.iinfo(dtype.numpy).max:  # as C counts
+    elif isinstance(value, float):
+        value = int(value) if math.isfinite(value) else value
+    elif dtype.kind == "uint" and 0 < -value <= np.iinfo(dtype.numpy).max:  # as C counts
         value += np.iinfo(dtype.numpy).max + 1
     attributes = {"value": value, "shape": shape, "dtype": dtype, "device": device}
     if key is not None:

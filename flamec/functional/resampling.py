@@ -59,6 +59,7 @@ def interpolate(
     ``mode``: nearest, nearest-exact, area, linear (3D input), bilinear and bicubic (4D),
     trilinear (5D). ``align_corners``: first and last elements keep their places.
     ``antialias`` (bilinear, bicubic): when shrinking, all elements that are covered count.
+    Elements are floats, or bytes, which are rounded after rows and again after columns.
     Raises ValueError for arguments that do not fit together.
     """
     require_tensor("interpolate", "input", input)
