@@ -16,7 +16,6 @@ from flamec.functional.arguments import public
 from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.dimensions import dimension
 from flamec.functional.elementwise import lerp
-from flamec.functional.known_slope import with_slopes
 from flamec.functional.primitives import (
     is_found_empty,
     kept,
@@ -109,6 +108,8 @@ def _median(name: str, input: Any, dim: Any, keepdim: bool, ignore_nan: bool) ->
 
         if not (thread.grad_enabled and input.requires_grad):
             return of_all(input)
+        from flamec.functional.known_slope import with_slopes  # with the first gradient
+
         return with_slopes(of_all, (_even_share,), input)
     axis = dimension(name, dim, input.ndim)
     result = getattr(return_types, name)
