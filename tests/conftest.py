@@ -4,8 +4,6 @@ what the processes that tests start share."""
 from __future__ import annotations
 
 import fcntl
-import gc
-import itertools
 import os
 import subprocess
 import sys
@@ -22,7 +20,6 @@ from flamec.ir import op as ir_op
 from flamec.ir.types import Device
 from flamec.runtime.cuda.driver import unavailable_reason
 
-_thaws = itertools.count(1)
 _BYTECODE = pytest.StashKey["subprocess.Popen[bytes]"]()
 
 
@@ -51,28 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    gc.unfreeze()
     if _BYTECODE in config.stash:
         config.stash[_BYTECODE].communicate(b"done")
-
-
-def pytest_collection_finish() -> None:
-    """Python's collector need not look at the ten thousand tests and all modules each time.
-
-    Full collections, which tests of memory and first calls ask for, were up to nine tenths of a
-    file's time. What is collected later is looked at as ever. Not on a GPU, whose memory the
-    garbage of earlier tests may hold.
-    """
-    if _REASON is not None:
-        gc.collect()
-        gc.freeze()
-
-
-def pytest_runtest_setup() -> None:
-    """flamec thaws what is frozen where it looks for references; the garbage goes now and then."""
-    if _REASON is not None and not gc.get_freeze_count():
-        gc.collect(1 if next(_thaws) % 50 else 2)
-        gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
