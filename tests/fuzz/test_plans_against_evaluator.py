@@ -18,7 +18,7 @@ from flamec.ir.evaluate import evaluate_graph
 from flamec.ir.graph import Graph
 
 PROGRAMS = 40  # in one translation unit
-BATCHES = range(500 if os.environ.get("FLAMEC_TEST_LEVEL") == "full" else 4)
+BATCHES = range(500 if os.environ.get("FLAMEC_TEST_LEVEL") == "full" else 8)
 
 
 @pytest.mark.parametrize("batch", BATCHES)

@@ -19,7 +19,7 @@ import pytest
 import flamec
 from flamec import func
 
-SEEDS = range(300 if os.environ.get("FLAMEC_TEST_LEVEL") == "full" else 2)
+SEEDS = range(300 if os.environ.get("FLAMEC_TEST_LEVEL") == "full" else 4)
 SIZE = 5
 
 Pair = tuple[Any, Any]

@@ -21,7 +21,7 @@ from flamec.ir.types import CPU, Device
 
 PROGRAMS_PER_SEED = 10
 ON_A_GPU = 3
-SEEDS = range(2000 if os.environ.get("FLAMEC_TEST_LEVEL") == "full" else 3)
+SEEDS = range(2000 if os.environ.get("FLAMEC_TEST_LEVEL") == "full" else 6)
 
 Instruction = tuple[str, tuple[Any, ...]]
 Values = list[flamec.Tensor]
