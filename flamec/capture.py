@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
@@ -42,13 +41,12 @@ from flamec.math_of_expressions import math_of_expressions
 from flamec.picked_elements import PlaceWanted
 from flamec.restoring import left_tracers, restore
 from flamec.roots import AliasDiscovered, overlaps_itself
-from flamec.runtime.fork_locks import held_in_forks
 from flamec.segments import Execution, SegmentCache, SizesDiffer
 from flamec.shared_results import shared_results
 from flamec.size_bounds import ANY_SIZE
 from flamec.size_oracle import ShapeGuard, symbol_values
 from flamec.sources import InputSource
-from flamec.state import Modes, modes, set_modes, thread
+from flamec.state import Modes, modes, one_trace, set_modes, thread
 from flamec.state_tensors import HeldTensors, StateTensors
 from flamec.structures import LEAF, Structure, flatten
 from flamec.tensor import RuntimeNumber, Size, Storage, Tensor
@@ -68,7 +66,6 @@ _BEGINS_AGAIN = (
     StateVaries,
     Uncompiled,
 )
-_one_trace = held_in_forks(threading.RLock())  # classes are instrumented for all threads
 
 
 @dataclass(eq=False)
@@ -182,7 +179,7 @@ def capture(
         host = HostState(None, Lifted("never") if lifted is None else lifted)
         recorder, outside = Recorder(host), modes()
         try:
-            with _one_trace, using_oracle(None):
+            with one_trace, using_oracle(None):
                 try:
                     return _capture(
                         *given,

@@ -96,8 +96,8 @@ class ClassMembers:
             return
         first = frame.f_locals.get(code.co_varnames[0])
         kind = type(first)
-        is_class = issubclass(kind, type)
-        cls: type = first if is_class else kind  # type: ignore[assignment]
+        is_class = issubclass(kind, type)  # isinstance would ask the object for its class
+        cls: Any = first if is_class else kind
         if (id(code), id(cls)) in self._met:
             return
         self._met.add((id(code), id(cls)))

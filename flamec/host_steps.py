@@ -13,8 +13,10 @@ from flamec.changed_arguments import Refill, refill
 from flamec.host_actions import Act, Append, Write
 from flamec.host_numbers import Expression, ExpressionWriter
 from flamec.host_state import HostState
+from flamec.state import one_trace
 from flamec.structures import Structure
 
+Step = Write | Append | Act | Refill
 Together = Callable[[Structure, Sequence[str]], str]
 
 
@@ -61,7 +63,7 @@ class HostSteps:
             lines += self._act(together)
             self._moment += 1
             lines += self._reads_now()
-        lines += [self._text(step, together) for step in self._steps]
+        lines += self._writes(self._steps, together)
         for number, act in enumerate(self._last):
             operands = ", ".join([f"prepared{number}", *map(self._result, act.operands)])
             lines.append(f"{self._name(act.function)}({operands})")
@@ -70,15 +72,24 @@ class HostSteps:
     def _act(self, together: Together) -> list[str]:
         """The steps up to the next act, and it."""
         count = next(i for i, step in enumerate(self._steps) if isinstance(step, Act)) + 1
-        now, self._steps = self._steps[:count], self._steps[count:]
-        return [self._text(step, together) for step in now]
+        *writes, act = self._steps[:count]
+        self._steps = self._steps[count:]
+        return [*self._writes(writes, together), self._text(act, together)]
+
+    def _writes(self, steps: Sequence[Step], together: Together) -> list[str]:
+        """Steps that the trace of another thread must not see: it would take the numbers of this
+        call for constants."""
+        if not steps:
+            return []
+        texts = "; ".join(self._text(step, together) for step in steps)
+        return [f"with {self._name(one_trace)}: {texts}"]
 
     def _reads_now(self) -> list[str]:
         """What later steps and results need of the state before the next act, each once."""
         found = dict.fromkeys(p for p in self._reads if p.moment == self._moment)
         return [self._writer.text(place) for place in found]
 
-    def _text(self, step: Write | Append | Act | Refill, together: Together) -> str:
+    def _text(self, step: Step, together: Together) -> str:
         operands = [
             self._writer.text(o) if isinstance(o, Expression) else self._result(o)
             for o in step.operands

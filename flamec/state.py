@@ -14,6 +14,7 @@ from functools import cache, wraps
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from flamec.ir.types import Device, DType, bfloat16, float16, float32
+from flamec.runtime.fork_locks import held_in_forks
 
 if TYPE_CHECKING:
     from flamec.autograd.backward_pass import BackwardPass
@@ -146,6 +147,9 @@ class Modes(NamedTuple):
 
 thread = ThreadState()
 process = ProcessState()
+# held while a function is traced: its places hold stand-ins, and classes are instrumented, for all
+# threads, so programs write to places between traces alone
+one_trace = held_in_forks(threading.RLock())
 
 
 def modes() -> Modes:

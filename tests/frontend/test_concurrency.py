@@ -302,6 +302,37 @@ def test_processes_that_share_a_cache_compile_at_the_same_time(tmp_path: Path) -
     assert_complete(tmp_path)
 
 
+def test_a_call_that_ends_while_another_thread_is_tracing() -> None:
+    """What it stores is no constant of the program that the other thread makes."""
+    state, ended, tracing = SimpleNamespace(rate=1.0), threading.Event(), list[threading.Thread]()
+
+    @flamec.compile
+    def decayed(x: flamec.Tensor) -> flamec.Tensor:
+        state.rate = state.rate * 0.5
+        product = (x @ x) * state.rate
+        if threading.current_thread() in tracing:
+            ended.wait(1.0)
+        return product[0] + math.sqrt(state.rate)
+
+    def long_call() -> None:
+        decayed(large)
+        ended.set()
+
+    large, small = flamec.zeros(2500, 2500, dtype=flamec.float64), flamec.zeros(3, 3)
+    for _ in range(3):
+        decayed(large)
+    tracing.append(threading.Thread(target=decayed, args=(small,)))
+    others = threading.Thread(target=long_call), tracing[0]
+    for other in others:
+        other.start()
+        time.sleep(0.05)
+    for other in others:
+        other.join()
+    for _ in range(2):
+        alone = state.rate * 0.5
+        assert decayed(small)[0].item() == pytest.approx(math.sqrt(alone))
+
+
 def test_numbers_of_state_in_many_threads() -> None:
     """While one thread traces, a place whose number varies holds a stand-in that others may see."""
 
