@@ -190,10 +190,10 @@ def _put(x: Tensor, lines: Tensor, counts: Tensor, count: Dim) -> Tensor:
     shape = lines._type.shape
     height, width = shape
     where: Any = {"dtype": int64, "device": lines._type.device}
-    if isinstance(height, int):
+    if isinstance(height, int) and height:
         none = ops.full(value=0, shape=(), **where)
         earlier = ops.pad(window(counts, 0, 0, height - 1), none, low=(1,), high=(0,))
-    else:  # there may be no line
+    else:  # there may be no line, or is none
         own = ops.sum(ops.cast(lines, int32), axes=(1,))
         earlier = ops.sub(counts, ops.cast(own, int64))
     earlier = ops.expand(ops.reshape(earlier, shape=(height, 1)), shape=shape)

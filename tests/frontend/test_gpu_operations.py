@@ -165,3 +165,14 @@ def test_true_places_of_large_masks(gpu: Any, shape: tuple[int, ...], share: flo
     x = flamec.tensor(values, device=gpu)
     for chosen in (x.masked_select(on_gpu), x[on_gpu]):
         np.testing.assert_array_equal(chosen.cpu().numpy(), values[mask])
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0)])
+def test_true_places_of_no_elements_in_a_program(gpu: Any, shape: tuple[int, ...]) -> None:
+    def places(x: Any) -> Any:
+        mask = x > 0
+        return mask.nonzero(), x[mask], x.masked_select(mask), x[mask].sum()
+
+    results = flamec.compile(places)(flamec.zeros(shape, device=gpu))
+    for found, wanted in zip(results, places(flamec.zeros(shape)), strict=True):
+        np.testing.assert_array_equal(found.cpu().numpy(), wanted.numpy())
