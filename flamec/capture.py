@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from flamec.autograd.hooks import record_hooks
+from flamec.cached_functions import forget_tensors
 from flamec.changed_arguments import ArgumentCopies, containers, copied, firsts
 from flamec.changed_flags import leave_to_the_call, leaves_made
 from flamec.conversions import ConversionWanted
@@ -33,7 +34,7 @@ from flamec.ir.types import TensorType
 from flamec.left_behind import (
     effects_of,
     escaped_tensors,
-    forget_cached,
+    let_go,
     objects_made,
     stored_arguments,
 )
@@ -192,11 +193,13 @@ def capture(
                         met,
                         reads_places,
                     )
-                except KeyboardInterrupt:  # which may have come while the trace was ending
-                    thread.trace = None
-                    set_modes(outside)
-                    recorder.leave()
-                    host.rewind()
+                except BaseException as error:
+                    if isinstance(error, KeyboardInterrupt):  # perhaps while the trace was ending
+                        thread.trace = None
+                        set_modes(outside)
+                        recorder.leave()
+                        host.rewind()
+                    let_go(host, error, isinstance(error, _BEGINS_AGAIN))
                     raise
         except PlaceWanted:
             reads_places = True
@@ -253,7 +256,11 @@ def _capture(
     def give_up() -> None:
         undo()
         recorder.caches.forget()
-        forget_cached(trace)
+        host.given_up = True
+
+    def withdraw() -> None:
+        give_up()
+        forget_tensors(trace.escaped(set()))
 
     given, leaves = len(leaves), list(leaves)
     if segments is not None:
@@ -357,7 +364,7 @@ def _capture(
     if captured.host.refills or any(r.kind == "container" for r in captured.results):
         captured.container_count = count
     captured.modes = before
-    captured.undo = give_up
+    captured.undo = withdraw
     trace.release()
     captured.stored_arguments = stored_arguments(proxies, leaves, host)
     captured.happened = bool(recorder.effects)

@@ -20,17 +20,30 @@ class Closures:
         self._older: dict[int, list[CellType]] = {}  # by the id of a code made within another
         self._kept: list[CodeType] = []
 
-    def note(self, code: CodeType) -> None:
-        """Remember the variables of the functions that ``code`` has made by now."""
+    def note(self, code: CodeType, is_known: bool = True) -> list[FunctionType]:
+        """Remember the variables of the functions that ``code`` has made by now.
+
+        The functions of ``code`` itself that may have variables which are state, unless they are
+        known. Both are looked for at once, because that is to look at all objects.
+        """
         inner = [c for c in _inner_codes(code) if c.co_freevars]
         fresh = {id(c): c for c in inner if id(c) not in self._older}
+        is_known |= not code.co_freevars or self._older.get(id(code)) == []
+        wanted = [*fresh.values()] if is_known else [code, *fresh.values()]
+        found = []
         if fresh:
             self._kept.append(code)
             self._older.update((identity, []) for identity in fresh)
+        if wanted:
             gc.unfreeze()  # what is frozen is not among referrers
-            for function in gc.get_referrers(*fresh.values()):
-                if isinstance(function, FunctionType) and id(function.__code__) in fresh:
+            for function in gc.get_referrers(*wanted):
+                if not isinstance(function, FunctionType):
+                    continue
+                if id(function.__code__) in fresh:
                     self._older[id(function.__code__)].extend(function.__closure__ or ())
+                elif not is_known and function.__code__ is code:
+                    found.append(function)
+        return found
 
     def used(self, function: FunctionType) -> list[tuple[str, CellType]]:
         """The variables that are state, and that the function's own code names."""

@@ -15,7 +15,7 @@ import threading
 import weakref
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import (
@@ -409,23 +409,24 @@ class Recorder:
             self._members.entered(frame)
             if id(code) in self.codes:
                 return
-            self._begin(code, frame.f_globals)
-            if code.co_freevars:
-                self._scan_closures(code)
+            self._begin(code, frame.f_globals, self._closures.note(code, is_known=False))
 
-    def _begin(self, code: CodeType, variables: dict[str, Any]) -> None:
+    def _begin(
+        self, code: CodeType, variables: dict[str, Any], functions: Iterable[FunctionType]
+    ) -> None:
         self.codes[id(code)] = code
         if self.host.lifted.has_lists:
             self.host.lists.types_are_asked |= asks_types(code)
-        self._closures.note(code)
         self._named.scan(code, variables)
+        for function in functions:
+            self._scan_closure(function)
 
     def _scan_function(self, function: FunctionType) -> None:
         code = function.__code__
         if is_framework_file(code.co_filename) or code.co_filename.startswith(STDLIB):
             return
-        self._begin(code, function.__globals__)
-        self._scan_closure(function)
+        self._closures.note(code)
+        self._begin(code, function.__globals__, [function])
         self._visit_function(function)
 
     def _visit_function(self, function: FunctionType) -> None:
@@ -456,12 +457,6 @@ class Recorder:
         found = self.add("cell", cell, None, value, variable)
         if found and value is not MISSING:
             self.visit(value, variable)
-
-    def _scan_closures(self, code: CodeType) -> None:
-        gc.unfreeze()  # what is frozen is not among referrers
-        for referrer in gc.get_referrers(code):
-            if isinstance(referrer, FunctionType) and referrer.__code__ is code:
-                self._scan_closure(referrer)
 
     def _scan_closure(self, function: FunctionType) -> None:
         for variable, cell in self._closures.used(function):

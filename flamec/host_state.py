@@ -86,6 +86,7 @@ class HostState:
     tensors: StateTensors | None = None
     is_old: Callable[[int], bool] = lambda identity: False
     tracing: bool = True
+    given_up: bool = False  # state is as it was before the trace
     moment: int = 0
     happened: bool = False  # something outside of Python's state, so it must not happen twice
     happenings: Sequence[str] = ()  # what has happened so far

@@ -1,21 +1,22 @@
 """What a finished trace has left in Python: its tensors and numbers that were stored outside it.
 
 In: a trace whose function has returned. Out: those that are still alive, and in words the effects
-that a program cannot repeat. Of a trace that is given up, nothing stays in caches of functions.
+that a program cannot repeat.
 """
 
 from __future__ import annotations
 
-import functools
 import gc
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
+from traceback import clear_frames
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flamec.cached_functions import forget_tensors
 from flamec.errors import CompileError
 from flamec.guarded_values import is_constant
 from flamec.references import replace_references
@@ -33,8 +34,6 @@ _UNCHANGEABLE = (
     *(type, Enum, range, slice, np.dtype, np.generic, ModuleType),
     *(FunctionType, BuiltinFunctionType, MethodType),
 )
-_CachedFunction = type(functools.lru_cache(len))
-_MOST_NESTED = 6  # containers around a tensor in what a cached function has given, and its cache
 
 
 def free_cycles(is_left: Callable[[], Any], host: HostState) -> None:
@@ -121,23 +120,14 @@ def objects_made(results: Iterable[Result], is_old: Callable[[int], bool]) -> It
             yield f"it returns an object of type {type(value).__name__}, which it may have made"
 
 
-def forget_cached(trace: Trace) -> None:
-    """Empty the caches of functions (``functools.lru_cache``) that hold tensors of a trace that is
-    given up: nothing else gives them back what they held.
+def let_go(host: HostState, error: BaseException, is_ours: bool) -> None:
+    """Of a trace that ``error`` ended, and that is given up, let nothing in Python keep tensors.
 
-    They are found from the tensors. To look through all objects would be to hold tuples that other
-    threads are making, and CPython 3.11 cannot make one that somebody holds (SystemError).
+    The frames of an error that is ours, which no user sees, are nearly always the last to do so.
     """
-    held: list[Any] = trace.escaped(set())
-    seen: set[int] = set()
-    gc.unfreeze()  # what is frozen is not among referrers
-    for _ in range(_MOST_NESTED):
-        if not held:
-            return
-        seen.update(map(id, held))
-        found = gc.get_referrers(*held)
-        seen.update((id(held), id(found)))
-        held = [c for c in found if type(c) in (tuple, list, dict) and id(c) not in seen]
-        for function in found:
-            if type(function) is _CachedFunction:
-                function.cache_clear()
+    if not host.given_up or host.trace is None:
+        return
+    if is_ours:
+        clear_frames(error.__traceback__)
+    host.trace.release()
+    forget_tensors(host.trace.escaped(set()))

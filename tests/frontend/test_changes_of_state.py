@@ -5,12 +5,14 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 import flamec
+from flamec.cached_functions import forget_tensors
 
 T = flamec.Tensor
 
@@ -104,6 +106,24 @@ CASES: dict[str, tuple[Callable[[], Any], Callable[[Any, T], T]]] = {
     "entries by size": (dict, counted_by_size),
     "a set of sizes": (set, sizes_seen),
 }
+
+
+def test_caches_that_hold_tensors_of_a_trace_are_found() -> None:
+    """Whatever is around the tensors, also where the trace has not met the cached function."""
+    tensor, other = flamec.ones(2), flamec.ones(2)
+    nested = functools.cache(lambda: {"table": [(tensor, 1)]})
+    bounded = functools.lru_cache(4)(
+        lambda number: collections.namedtuple("Pair", "a b")(1, tensor)
+    )
+    an_object = functools.cache(lambda: types.SimpleNamespace(table=[tensor]))
+    an_argument = functools.cache(lambda x: 2)
+    unconcerned = functools.cache(lambda: [other])
+    every = nested, an_object, unconcerned, functools.partial(bounded, 3)
+    for function in (*every, functools.partial(an_argument, tensor)):
+        function()
+    forget_tensors([tensor])
+    left = [f.cache_info().currsize for f in (nested, bounded, an_object, an_argument, unconcerned)]
+    assert left == [0, 0, 0, 0, 1]
 
 
 def content(state: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import warnings
 from collections.abc import Callable
@@ -377,3 +378,21 @@ def test_a_least_loss_beside_a_count() -> None:
             found.append((record.best, record.count))
         seen.append(found)
     assert seen[0] == seen[1]
+
+
+def test_traces_that_begin_again_look_through_no_heap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What finds tensors of such a trace in caches of functions looks at all objects: it must not
+    have to because of the frames that the trace has left."""
+    searches: list[Any] = []
+    search = gc.get_referrers
+
+    def counted(*objects: Any) -> list[Any]:
+        searches.append(objects)
+        return search(*objects)
+
+    monkeypatch.setattr(gc, "get_referrers", counted)
+    state = Counter()
+    compiled = flamec.compile(in_attributes, backend="evaluate")
+    for call in range(1, 4):
+        assert compiled(state, flamec.ones(2)).tolist() == [call, call]
+    assert compiled.stats.traces > 1 and not searches
