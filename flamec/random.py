@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from flamec.conversion import constant_array, on_device
+from flamec.device_array import DeviceArray
 from flamec.dispatch import write
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import as_device
@@ -243,6 +244,11 @@ def states_kept(states: Mapping[Generator, Tensor] | None) -> Iterator[None]:
 
 def random_words(shape: Shape, generator: Generator | None = None, device: Device = CPU) -> Tensor:
     """Random 32-bit words as int32; advances the generator by one for each four words."""
+    return _words(tuple(shape), _state_of(generator, device))
+
+
+def _state_of(generator: Generator | None, device: Device) -> Tensor:
+    """The state of a generator, which must be one of this device."""
     source = generator_of(device) if generator is None else generator
     if not isinstance(source, Generator):
         raise OperationTypeError(
@@ -253,11 +259,14 @@ def random_words(shape: Shape, generator: Generator | None = None, device: Devic
         raise OperationError(
             f"expected a generator on {device}, but it is on {source.device} (at {user_location()})"
         )
-    shape = tuple(shape)
-    words: Tensor = ops.random_bits(source.state, shape=shape)
-    step = ops.iota(shape=(2,), axis=0, dtype=int64, device=device)
+    return source.state
+
+
+def _words(shape: tuple[Dim, ...], state: Tensor) -> Tensor:
+    words: Tensor = ops.random_bits(state, shape=shape)
+    step = ops.iota(shape=(2,), axis=0, dtype=int64, device=state._type.device)
     used = ops.mul(step, (product(shape) + 3) // 4)
-    write(source.state, ops.add(source.state, used), "random_bits")
+    write(state, ops.add(state, used), "random_bits")
     return words
 
 
@@ -274,19 +283,17 @@ def uniform_numbers(
     shape = tuple(shape)
     if _are_many(shape, device, generator):
         return uniform_like(_memory(shape, dtype))
-    return _uniform_numbers(shape, dtype, device, generator)
+    return _draw(_state_of(generator, device), shape, dtype, False)
 
 
-def _uniform_numbers(
-    shape: tuple[Dim, ...], dtype: DType, device: Device, generator: Generator | None
-) -> Tensor:
+def _uniform_numbers(shape: tuple[Dim, ...], dtype: DType, state: Tensor) -> Tensor:
     if dtype is float64:
-        words = random_words((2, *shape), generator, device)
+        words = _words((2, *shape), state)
         high = ops.cast(_top_bits(_part(words, 0), 27), float64)
         low = ops.cast(_top_bits(_part(words, 1), 26), float64)
         return ops.mul(ops.add(ops.mul(high, 2.0**26), low), 2.0**-53)
     bits = _MANTISSA_BITS[dtype]
-    words = _top_bits(random_words(shape, generator, device), bits)
+    words = _top_bits(_words(shape, state), bits)
     return ops.cast(ops.mul(ops.cast(words, float32), 2.0**-bits), dtype)
 
 
@@ -319,18 +326,38 @@ def normal_numbers(
     shape = tuple(shape)
     if _are_many(shape, device, generator):
         return normal_like(_memory(shape, dtype))
-    return _normal_numbers(shape, dtype, device, generator)
+    return _draw(_state_of(generator, device), shape, dtype, True)
 
 
-def _normal_numbers(
-    shape: tuple[Dim, ...], dtype: DType, device: Device, generator: Generator | None
-) -> Tensor:
+def _normal_numbers(shape: tuple[Dim, ...], dtype: DType, state: Tensor) -> Tensor:
     compute = dtype.compute
-    pairs = _uniform_numbers((2, *shape), compute, device, generator)
+    pairs = _uniform_numbers((2, *shape), compute, state)
     radius = ops.sqrt(ops.mul(ops.log(ops.sub(1.0, _part(pairs, 0))), -2.0))
     angle = ops.mul(_part(pairs, 1), 2.0 * math.pi)
     return ops.cast(ops.mul(radius, ops.cos(angle)), dtype)
 
+
+def _draw(
+    state: Tensor, shape: tuple[Dim, ...], dtype: DType, normal: bool, scale: Tensor | None = None
+) -> Tensor:
+    """Numbers times ``scale``, of the same dtype and shape (); on a GPU by one program."""
+    draw = _drawn_at_once if _is_program(state, shape) else _drawn
+    return draw(state, shape, dtype, normal, scale)
+
+
+def _is_program(state: Tensor, shape: tuple[Dim, ...]) -> bool:
+    """Whether a draw in eager mode is one program that is given the generator's state."""
+    return thread.trace is None and state._array.__class__ is DeviceArray and 0 not in shape
+
+
+def _drawn(
+    state: Tensor, shape: tuple[Dim, ...], dtype: DType, normal: bool, scale: Tensor | None
+) -> Tensor:
+    numbers = (_normal_numbers if normal else _uniform_numbers)(shape, dtype, state)
+    return numbers if scale is None else ops.mul(numbers, scale)
+
+
+_drawn_at_once = fused("shape")(_drawn)
 
 _LEAST_COMPILED = 1 << 18  # numbers: NumPy takes some 20 ms for so many
 
@@ -355,16 +382,14 @@ def uniform_like(input: Tensor, scale: Tensor | None = None) -> Tensor:
     They are multiplied by ``scale``, of the same dtype and shape ().
     """
     type = input._type
-    numbers = _uniform_numbers(type.shape, type.dtype, type.device, None)
-    return numbers if scale is None else ops.mul(numbers, scale)
+    return _draw(_state_of(None, type.device), type.shape, type.dtype, False, scale)
 
 
 @fused()
 def normal_like(input: Tensor, scale: Tensor | None = None) -> Tensor:
     """``normal_numbers`` of the type of ``input``, from the default generator; see above."""
     type = input._type
-    numbers = _normal_numbers(type.shape, type.dtype, type.device, None)
-    return numbers if scale is None else ops.mul(numbers, scale)
+    return _draw(_state_of(None, type.device), type.shape, type.dtype, True, scale)
 
 
 def scaled_numbers(
@@ -386,8 +411,10 @@ def scaled_numbers(
         # not in the program, where product and sum would be rounded at once
         np.add(numbers._array, dtype.numpy.type(shift), out=numbers._array)
         return numbers
-    draw = _normal_numbers if normal else _uniform_numbers
-    return ops.add(ops.mul(draw(shape, dtype, device, generator), scale), shift)
+    state = _state_of(generator, device)
+    if _is_program(state, shape) and not dtype.is_half:
+        return ops.add(_draw(state, shape, dtype, normal, constant(scale, dtype, device)), shift)
+    return ops.add(ops.mul(_draw(state, shape, dtype, normal), scale), shift)
 
 
 _WIDEST_PRODUCT = 1 << 31
@@ -408,18 +435,29 @@ def integer_numbers(
     its rejection); a wider span takes the remainder of 63 bits.
     """
     span = high - low
+    shape = tuple(shape)
     if isinstance(span, int) and span > _WIDEST_PRODUCT:
         words = ops.cast(random_words((2, *shape), generator, device), int64)
         lower = ops.bitwise_and(_part(words, 1), 0xFFFFFFFF)
         wide = ops.bitwise_or(ops.shift_left(_part(words, 0), 32), lower)
         if span < 1 << 63:
             wide = ops.remainder(ops.bitwise_and(wide, (1 << 63) - 1), span)
-        numbers = ops.add(wide, low)
-    else:
-        words = ops.cast(random_words(shape, generator, device), int64)
-        words = ops.bitwise_and(words, 0xFFFFFFFF)
-        numbers = ops.add(ops.shift_right(ops.mul(words, span), 32), low)
-    return ops.cast(numbers, dtype)
+        return ops.cast(ops.add(wide, low), dtype)
+    state = _state_of(generator, device)
+    if _is_program(state, shape):  # with operands for numbers, so that it serves all of them
+        ends = constant(span, int64, device), constant(low, int64, device)
+        return _drawn_integers_at_once(state, shape, dtype, *ends)
+    return _drawn_integers(state, shape, dtype, span, low)
+
+
+def _drawn_integers(
+    state: Tensor, shape: tuple[Dim, ...], dtype: DType, span: Any, low: Any
+) -> Tensor:
+    words = ops.bitwise_and(ops.cast(_words(shape, state), int64), 0xFFFFFFFF)
+    return ops.cast(ops.add(ops.shift_right(ops.mul(words, span), 32), low), dtype)
+
+
+_drawn_integers_at_once = fused("shape")(_drawn_integers)
 
 
 __all__ = [

@@ -270,6 +270,11 @@ def _drawing() -> list[Case]:
     return [
         Case("uniform_like", lambda x: random.uniform_like(x(40, 6, recorded=False))),
         Case("normal_like", lambda x: random.normal_like(x(40, 6, recorded=False))),
+        Case("drawn", lambda x: random.normal_numbers((40, 6), device=flamec.device(x.device))),
+        Case(
+            "drawn_integers",
+            lambda x: flamec.randint(3, 9, (40, 6), device=flamec.device(x.device)),
+        ),
         Case("dropout", lambda x: F.dropout(x(40, 6), 0.3)),
         Case("alpha_dropout", lambda x: F.alpha_dropout(x(40, 6), 0.3, training=True)),
         Case("dropout1d", lambda x: F.dropout1d(x(4, 6, 3), 0.3)),

@@ -26,7 +26,7 @@ from flamec.functional.promotion import is_number, plain_number, require_tensor
 from flamec.functional.sorting import argsort
 from flamec.ir.broadcasting import broadcast_shapes
 from flamec.ir.shape import Dim, less
-from flamec.ir.types import Device, DType, int64
+from flamec.ir.types import CPU, Device, DType, int64
 from flamec.random import (
     Generator,
     integer_numbers,
@@ -166,7 +166,7 @@ def randperm(n: int, *, generator: Generator | None = None, **options: Any) -> T
     count = one_size("randperm", n)
     _require(not less(count, 0), "randperm", f"n must be nonnegative, got {n}")
     words = random_words((2, count), generator, settings.device)
-    if words._trace is None:
+    if words._trace is None and words._type.device == CPU:  # sooner than by an operation
         high, low = concrete_array(words, "randperm()")
         keys = (high.astype(np.int64) << 32) | low.view(np.uint32)
         order = constant_array(np.argsort(keys, kind="stable").astype(np.int64), settings.device)
@@ -222,6 +222,8 @@ def _parameter(value: Any, dtype: DType) -> Any:
 
 def _scaled(numbers: Tensor, factor: Any, term: Any) -> Tensor:
     """``numbers * factor + term``."""
+    if is_number(factor) and is_number(term) and factor == 1 and term == 0:
+        return numbers
     return ops.add(ops.mul(numbers, factor), term)
 
 

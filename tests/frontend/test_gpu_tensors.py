@@ -173,6 +173,12 @@ def test_random_numbers_are_those_of_the_cpu(gpu: Device) -> None:
         lambda d: flamec.rand(7, 3, device=d),
         lambda d: flamec.randn(7, 3, device=d),
         lambda d: flamec.randint(0, 100, (9,), device=d),
+        lambda d: flamec.randint(-3, 10, (4, 5), dtype=flamec.int32, device=d),
+        lambda d: flamec.rand(2, 3, dtype=flamec.float64, device=d),
+        lambda d: flamec.randn_like(flamec.ones(3, 5, dtype=flamec.float64, device=d)),
+        lambda d: flamec.rand(0, 3, device=d),
+        lambda d: flamec.normal(flamec.zeros(4, device=d), flamec.ones(4, device=d)),
+        lambda d: nn.init.normal_(flamec.empty(6, 2, device=d), 1.0, 0.5),
         lambda d: flamec.randperm(10, device=d),
         lambda d: nn.functional.dropout(flamec.ones(50, device=d), 0.5),
         lambda d: flamec.empty(5, device=d).uniform_(2, 3),
@@ -181,8 +187,10 @@ def test_random_numbers_are_those_of_the_cpu(gpu: Device) -> None:
         results = []
         for device in (Device("cpu"), gpu):
             flamec.manual_seed(5)
-            results.append([draw(device).cpu().numpy() for _ in range(2)])
-        np.testing.assert_allclose(results[0], results[1], rtol=1e-5, atol=1e-6)
+            drawn = [draw(device).cpu().numpy() for _ in range(2)]
+            results.append([*drawn, flamec.random.generator_of(device).get_state().numpy()])
+        for here, there in zip(*results, strict=True):
+            np.testing.assert_allclose(here, there, rtol=1e-5, atol=1e-6)
     generator = flamec.Generator(gpu).manual_seed(3)
     state = generator.get_state()
     first = flamec.rand(4, device=gpu, generator=generator)
