@@ -19,6 +19,7 @@ from flamec.functional.primitives import ops
 from flamec.functional.promotion import require_tensor
 from flamec.ir.broadcasting import broadcast_shapes
 from flamec.ir.shape import Dim, equal, structurally_equal
+from flamec.ir.types import int64
 from flamec.tensor import Tensor
 
 Axes = tuple[Sequence[int], Sequence[int]]
@@ -44,11 +45,13 @@ class Labelled:
         return tuple(label for label in self.labels if label not in labels)
 
     def summed(self, labels: Sequence[Label]) -> Labelled:
-        """Summed over some labels."""
+        """Summed over some labels; sums of integers and bools are int64."""
         if not labels:
             return self
         axes = tuple(sorted(self.axes(labels)))
-        return Labelled(ops.sum(self.tensor, axes=axes), self.without(labels))
+        floating = self.tensor._type.dtype.is_floating_point
+        tensor = self.tensor if floating else ops.cast(self.tensor, int64)
+        return Labelled(ops.sum(tensor, axes=axes), self.without(labels))
 
     def ordered(self, labels: Sequence[Label]) -> Labelled:
         """With its dimensions in the given order."""

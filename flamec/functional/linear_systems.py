@@ -269,13 +269,27 @@ def pinv(
     """Moore and Penrose's inverse.
 
     Singular values up to max(atol, rtol s_0) count as 0; ``rtol`` (or ``rcond``) is max(m, n) eps
-    unless it or a positive ``atol`` is given.
+    unless it or a positive ``atol`` is given. With ``hermitian`` only the lower triangle is read.
     """
     a = matrices("linalg.pinv", A)
     low, relative = _tolerances("linalg.pinv", a, atol, rcond if rtol is None else rtol)
     if hermitian:
-        a = square("linalg.pinv", a)
+        a = _mirrored(square("linalg.pinv", a))
     return ops.pinv(a, atol=low, rtol=relative)
+
+
+def _mirrored(a: Tensor) -> Tensor:
+    """Square matrices with the lower triangle's elements in the upper one, too.
+
+    Gradients are those of the whole matrix, as if it had been symmetric.
+    """
+    source = ops.detach(a)
+    size, rank = a._type.shape[-1], a.ndim
+    device = a._type.device
+    row = ops.iota(shape=(size, size), axis=0, dtype=int64, device=device)
+    column = ops.iota(shape=(size, size), axis=1, dtype=int64, device=device)
+    above = ops.expand_to(ops.gt(column, row), a._type.shape) if rank > 2 else ops.gt(column, row)
+    return ops.add(a, ops.where(above, ops.sub(transposed(source), source), 0.0))
 
 
 @autocasts(cpu=FLOAT32)
@@ -292,18 +306,42 @@ def matrix_rank(
 ) -> Tensor:
     """How many singular values exceed max(atol, rtol s_0); tolerances as those of ``pinv``.
 
-    With ``hermitian`` the absolute values of the eigenvalues.
+    A tolerance may also be a tensor of one for each matrix, which broadcasts with the batch. With
+    ``hermitian`` the absolute values of the eigenvalues.
     """
-    a = matrices("linalg.matrix_rank", A)
-    low, relative = _tolerances("linalg.matrix_rank", a, tol if atol is None else atol, rtol)
+    name = "linalg.matrix_rank"
+    a = matrices(name, A)
+    low, relative = _tolerances_of_each(name, a, tol if atol is None else atol, rtol)
     a = ops.detach(a)
+    batch = a._type.shape[:-2]
+    for tolerance in (low, relative):
+        if isinstance(tolerance, Tensor):
+            batch = broadcast_shapes(batch, tolerance._type.shape)
     if is_empty_size(product(a._type.shape[-2:])):
-        return ops.full(value=0, shape=a._type.shape[:-2], dtype=int64, device=a._type.device)
+        return ops.full(value=0, shape=batch, dtype=int64, device=a._type.device)
     values = ops.abs(eigvalsh(a)) if hermitian else svdvals(a)
-    axis = values.ndim - 1
-    greatest = ops.amax(values, axes=(axis,))
-    limit = _raised(ops.maximum(ops.mul(greatest, relative), low))
-    return ops.sum(ops.cast(ops.gt(values, limit), int64), axes=(axis,))
+    greatest = ops.amax(values, axes=(values.ndim - 1,))
+    limit = ops.maximum(ops.mul(greatest, relative), low)
+    limit = ops.reshape(ops.expand_to(limit, batch), shape=(*batch, 1))
+    return ops.sum(ops.cast(ops.gt(values, limit), int64), axes=(len(batch),))
+
+
+def _tolerances_of_each(name: str, a: Tensor, atol: Any, rtol: Any) -> tuple[Any, Any]:
+    """As ``_tolerances``, with tensors for those that are tensors of one for each matrix."""
+    if not any(isinstance(v, Tensor) and v.ndim for v in (atol, rtol)):
+        return _tolerances(name, a, atol, rtol)
+    for given in (atol, rtol):
+        require(
+            given is None or isinstance(given, Tensor) or is_number(given),
+            f"{name}: atol and rtol must be tensors or numbers",
+        )
+    dtype = a._type.dtype
+    low, relative = (ops.cast(v, dtype) if isinstance(v, Tensor) else v for v in (atol, rtol))
+    if relative is None:
+        _, relative = _tolerances(name, a, None, None)
+        if isinstance(low, Tensor):
+            relative = ops.mul(ops.cast(ops.le(low, 0.0), dtype), relative)
+    return (0.0 if low is None else low), relative
 
 
 @autocasts(cpu=FLOAT32)

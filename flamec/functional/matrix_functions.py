@@ -18,7 +18,7 @@ from flamec.functional.decompositions import matrices, svdvals
 from flamec.functional.diagonals import diagonal
 from flamec.functional.dimensions import dimension, dimensions
 from flamec.functional.distance import norm_over
-from flamec.functional.linear_systems import inv, square
+from flamec.functional.linear_systems import inv, inv_ex, square
 from flamec.functional.matrix import cross, matmul, mm
 from flamec.functional.primitives import (
     is_found_empty,
@@ -69,8 +69,10 @@ def matrix_power(input: Tensor, n: int) -> Tensor:
 
 @public
 def matrix_exp(A: Tensor) -> Tensor:
-    """The exponential of square float32 or float64 matrices, sum over k of A^k / k!."""
-    return ops.matrix_exp(square("linalg.matrix_exp", A))
+    """The exponential of square matrices, sum over k of A^k / k!; 16-bit floats in float32."""
+    require_tensor("linalg.matrix_exp", "A", A)
+    wide = square("linalg.matrix_exp", widened(A))
+    return narrowed(ops.matrix_exp(wide), A._type.dtype)
 
 
 @autocasts(cuda=LOWER)
@@ -206,25 +208,30 @@ def matrix_norm(
         if ord == "nuc":
             result = ops.sum(values, axes=(axis,))
         else:
-            _require_values(name, ord, values._type.shape[axis])
-            extreme = ops.amax if ord == 2 else ops.amin
-            result = extreme(values, axes=(axis,))
+            result = _extreme(name, ord, values, axis)
     else:
         assert not isinstance(ord, str)
         summed, other = (rows, columns) if abs(ord) == 1 else (columns, rows)
-        _require_values(name, ord, shape[other])
         sums = ops.sum(ops.abs(x), axes=(summed,))
-        extreme = ops.amax if ord > 0 else ops.amin
-        result = extreme(sums, axes=(other - (summed < other),))
+        result = _extreme(name, ord, sums, other - (summed < other))
     axes = tuple(sorted((rows, columns)))
     return narrowed(kept(result, shape, axes) if keepdim else result, target)
 
 
-def _require_values(name: str, ord: Any, size: Dim) -> None:
-    require(
-        not is_found_empty(size),
-        f"{name}: the norm of order {ord} of an empty matrix has no value",
-    )
+def _extreme(name: str, ord: Any, values: Tensor, axis: int) -> Tensor:
+    """The largest of values that are not negative, or for a negative ``ord`` the smallest.
+
+    The largest of nothing is 0; the smallest is an IndexError.
+    """
+    if is_found_empty(values._type.shape[axis]):
+        if ord < 0:
+            raise IndexError(
+                f"{name}: the norm of order {ord} of an empty matrix has no value "
+                f"(at {user_location()})"
+            )
+        return ops.sum(values, axes=(axis,))
+    extreme: Tensor = (ops.amax if ord > 0 else ops.amin)(values, axes=(axis,))
+    return extreme
 
 
 @autocasts(cuda=FLOAT32)
@@ -268,20 +275,27 @@ def norm(
 def cond(A: Tensor, p: float | str | None = None) -> Tensor:
     """The condition number of matrices: |A| |A^-1| in the norm ``p`` of ``matrix_norm``.
 
-    For None, 2 and -2 the ratio of the extreme singular values. LinAlgError if another norm is
-    asked of singular matrices.
+    For None, 2 and -2 the ratio of the extreme singular values; in other norms infinite for a
+    singular matrix. 0 for matrices without elements.
     """
     name = "linalg.cond"
     a = matrices(name, A)
     if p in (None, 2, -2):
         values = svdvals(a)
         axis = values.ndim - 1
-        _require_values(name, p, values._type.shape[axis])
+        if is_found_empty(values._type.shape[axis]):
+            return ops.sum(values, axes=(axis,))
         greatest, least = ops.amax(values, axes=(axis,)), ops.amin(values, axes=(axis,))
         return ops.div(least, greatest) if p == -2 else ops.div(greatest, least)
     assert p is not None
     a = square(name, a)
-    return ops.mul(matrix_norm(a, p), matrix_norm(inv(a), p))
+    if is_found_empty(a._type.shape[-1]):
+        return ops.sum(a, axes=(a.ndim - 2, a.ndim - 1))
+    inverse, info = inv_ex(a)
+    regular = ops.eq(info, 0)
+    whole = ops.expand_to(ops.reshape(regular, shape=(*info._type.shape, 1, 1)), a._type.shape)
+    inverse = ops.where(whole, inverse, 0.0)  # singular values of infinities are refused
+    return ops.where(regular, ops.mul(matrix_norm(a, p), matrix_norm(inverse, p)), math.inf)
 
 
 # products of vectors ---------------------------------------------------------------------

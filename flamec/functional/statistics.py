@@ -18,9 +18,17 @@ from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional import arithmetic
 from flamec.functional.arguments import as_dtype, public
 from flamec.functional.autocasting import FLOAT32, autocasts
-from flamec.functional.dimensions import size
+from flamec.functional.decompositions import svdvals
+from flamec.functional.dimensions import dimension, size
 from flamec.functional.distance import norm_over
-from flamec.functional.primitives import is_empty_size, is_found_empty, narrowed, ops, widened
+from flamec.functional.primitives import (
+    is_empty_size,
+    is_found_empty,
+    kept,
+    narrowed,
+    ops,
+    widened,
+)
 from flamec.functional.promotion import constant, require_tensor, result_dtype
 from flamec.functional.reduction import Dims, axes_of, count_of, fold
 from flamec.functional.unary import as_floating
@@ -29,7 +37,7 @@ from flamec.ir.shape import Dim, equal
 from flamec.ir.types import DType, float64, int64
 from flamec.state import thread
 from flamec.tensor import Tensor
-from flamec.values import concrete_array
+from flamec.values import concrete_array, required
 
 
 def _require_floating(name: str, input: Any) -> Tensor:
@@ -173,12 +181,17 @@ def norm(
     keepdim: bool = False,
     dtype: DType | None = None,
 ) -> Tensor:
-    """The p-norm of the elements over ``dim`` ("fro": p = 2); its gradient at 0 is 0."""
+    """The p-norm of the elements over ``dim`` ("fro": p = 2); its gradient at 0 is 0.
+
+    "nuc" is the sum of the singular values of matrices, in the two dimensions ``dim``.
+    """
     _require_floating("norm", input)
     if isinstance(p, str):
+        if p == "nuc":
+            return _nuclear_norm(input, dim, keepdim, dtype)
         if p != "fro":
             raise OperationError(
-                f"norm(): p must be a number or 'fro', not {p!r} (at {user_location()})"
+                f"norm(): p must be a number, 'fro' or 'nuc', not {p!r} (at {user_location()})"
             )
         p = 2.0
     target = input._type.dtype if dtype is None else as_dtype("norm", dtype)
@@ -194,6 +207,22 @@ def norm(
             f"{list(input._type.shape)} (at {user_location()})"
         )
     return narrowed(norm_over(x, order, axes, keepdim), target)
+
+
+def _nuclear_norm(input: Tensor, dim: Dims, keepdim: bool, dtype: DType | None) -> Tensor:
+    target = input._type.dtype if dtype is None else as_dtype("norm", dtype)
+    named = range(input.ndim) if dim is None else dim if isinstance(dim, (tuple, list)) else (dim,)
+    axes = [dimension("norm", d, input.ndim) for d in named]
+    if len(axes) != 2 or axes[0] == axes[1]:
+        raise OperationError(
+            f"norm(): the nuclear norm is one of matrices, in two dimensions; dim is {dim} and the "
+            f"shape {list(input._type.shape)} (at {user_location()})"
+        )
+    x = ops.cast(input, target)
+    rest = [a for a in range(x.ndim) if a not in axes]
+    values = svdvals(ops.permute(x, axes=(*rest, *axes)))
+    result = ops.sum(values, axes=(len(rest),))
+    return kept(result, x._type.shape, axes) if keepdim else result
 
 
 @autocasts(cuda=FLOAT32)
@@ -270,6 +299,7 @@ def _observation_weights(
         if integral == weights._type.dtype.is_floating_point:
             kind = "integers" if integral else "floating-point numbers"
             raise OperationTypeError(f"cov(): {argument} must be {kind} (at {user_location()})")
+        weights = required(weights, lambda w: w >= 0, f"cov(): {argument} cannot be negative")
         factor = ops.reshape(ops.cast(weights, dtype), shape=(count,))
         result = factor if result is None else ops.mul(result, factor)
     return result

@@ -148,7 +148,11 @@ def _require_finite(name: str, a: np.ndarray) -> None:
 
 
 def _eigh_gradient(b: Builder, ctx: DerivativeContext, g: Any, vectors_g: Any) -> tuple[Any]:
-    """V (diag(g) + (V^T G) / (w_j - w_i)) V^T, the quotient off the diagonal."""
+    """The symmetric part of V (diag(g) + (V^T G) / (w_j - w_i)) V^T, the quotient off the diagonal.
+
+    Of all matrices with the same product with every symmetric change it is the one that keeps a
+    symmetric matrix symmetric where it is trained.
+    """
     values, vectors = ctx.outputs
     if g is None and vectors_g is None:
         return (None,)
@@ -161,6 +165,8 @@ def _eigh_gradient(b: Builder, ctx: DerivativeContext, g: Any, vectors_g: Any) -
     turned = b.div(matrix_product(b, transposed, vectors_g), with_diagonal(b, gaps, one))
     zero = b.constant(0, b.type_of(gaps))
     inner = with_diagonal(b, turned, zero if g is None else as_row(b, g))
+    half = b.constant(0.5, b.type_of(inner))
+    inner = b.mul(half, b.add(inner, transpose(b, inner)))
     return (matrix_product(b, matrix_product(b, vectors, inner), transposed),)
 
 

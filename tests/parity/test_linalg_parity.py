@@ -56,6 +56,39 @@ def test_errors_name_the_matrix() -> None:
                 call(mine)
 
 
+@pytest.mark.parametrize("triangle", ["L", "U"])
+@pytest.mark.parametrize("name", ["eigvalsh", "eigh", "pinv"])
+def test_gradients_of_symmetric_matrices(name: str, triangle: str) -> None:
+    """Element by element: gradients keep a symmetric matrix symmetric, as PyTorch's do."""
+    import flamec
+
+    raw = np.random.default_rng(5).normal(size=(2, 4, 4))
+    array = raw + raw.swapaxes(1, 2)
+    weights = np.random.default_rng(6).normal(size=(2, 4, 4))
+
+    def derivatives(package: Any, wrap: Any) -> list[np.ndarray]:
+        w = package.from_numpy(weights)
+
+        def function(x: Any) -> Any:
+            if name == "pinv":
+                return package.linalg.pinv(x, hermitian=True) * w
+            if name == "eigvalsh":
+                return package.linalg.eigvalsh(x, triangle) ** 2
+            values, vectors = package.linalg.eigh(x, triangle)
+            return vectors**2 * w + values[..., None] ** 3
+
+        x = package.from_numpy(array.copy()).requires_grad_()
+        y = wrap(function)(x)
+        (first,) = package.autograd.grad(y.sum(), x, create_graph=True)
+        (second,) = package.autograd.grad((first * w).sum(), x)
+        return [t.detach().numpy() for t in (y, first, second)]
+
+    wanted = derivatives(torch, lambda f: f)
+    for wrap in (lambda f: f, flamec.compile):
+        for found, value in zip(derivatives(flamec, wrap), wanted, strict=True):
+            np.testing.assert_allclose(found, value, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("shape", [(4, 4), (5, 3), (2, 4, 2), (1, 1)])
 def test_gradients_of_reflections(shape: tuple[int, ...]) -> None:
     """PyTorch's geqrf has none; the product of its reflections is LAPACK's orthogonal factor."""
