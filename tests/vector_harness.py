@@ -178,8 +178,8 @@ void copy_n_{name}(const void *p, void *q, int64_t n) {{
     vstore_n_{name}(q, vload_n_{name}(p, n), n); }}
 void pad_{name}(const void *p, void *q, int64_t n) {{ vstore_{name}(q, vload_n_{name}(p, n)); }}
 void inside_{name}(const void *p, void *q, int64_t first, int64_t end) {{
-    vstore_{name}(q, vload_inside_{name}((const c_{_raw(name)} *)p - first, first, end,
-                                         vload_{name}(q))); }}
+    vstore_{name}(q, vload_lanes_{name}((const c_{_raw(name)} *)p - first,
+        flamec_lanes(-first, end - first, FLAMEC_LANES), vload_{name}(q))); }}
 void strided_{name}(const void *p, void *q, int64_t s, int64_t t) {{
     vstores_{name}(q, t, vloads_{name}(p, s)); }}
 void strided_n_{name}(const void *p, void *q, int64_t s, int64_t t, int64_t n) {{

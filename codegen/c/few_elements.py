@@ -60,6 +60,7 @@ class FewElementsWriter(SideBySideWriter):
         holes = {
             **self._holes(declarations),
             "unrolled": unrolled,
+            "short": not isinstance(program.rows[-1].size, int) if program.rows else False,
             "full": full,
             "tail": tail,
         }

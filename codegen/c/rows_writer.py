@@ -29,7 +29,7 @@ from flamec.codegen.c.fold_text import (
 from flamec.codegen.c.product import product_holes, row_unit
 from flamec.codegen.c.program_writer import LANES_AT_MOST, ProgramWriter
 from flamec.codegen.c.rendering import RowPlaces, indices_of_rows, render
-from flamec.codegen.c.statements import VectorAxis
+from flamec.codegen.c.statements import VectorAxis, is_zero
 from flamec.codegen.c.text import combine, dim, factor, identity
 from flamec.codegen.lower.lanes import spill_type
 from flamec.codegen.schedule import GRAIN, LARGEST_UNROLLED_BODY, UNROLLED_LENGTH
@@ -47,7 +47,7 @@ from flamec.ir.kernel import (
 
 ADDITIONS = 8  # of floats one after the other, before their sum is joined with others exactly
 NARROW = 1 << 31  # elements of rows from which a position is a 64-bit number
-LARGEST_SPLIT_BODY = 12  # statements, of which there is another copy for the inside of images
+LARGEST_SPLIT_BODY = 20  # statements, of which there is another copy for the inside of images
 STRIP = 256  # elements of each row that one job of a scatter adds
 
 
@@ -183,7 +183,11 @@ class RowsWriter(ProgramWriter):
         shortest = RowForm(f"{size} < FLAMEC_LANES", 0, whole=False, long=False, narrow=narrow)
         if not any(self.program.folds("row", "all", "column")):
             small = sum(len(b.element) for b in self.program.passes) <= LARGEST_UNROLLED_BODY
-            return [*([shortest] if small else []), RowForm(whole=small, long=False)]
+            forms = [shortest] if small else []
+            if self._has_borders():  # whose lanes are the same in all rows of few vectors
+                one = f"{size} < 2 * FLAMEC_LANES"
+                forms = [shortest, RowForm(one, 1, long=False, narrow=narrow)]
+            return [*forms, RowForm(whole=bool(forms), long=False)]
         forms = [shortest]
         if len(self.program.passes) > 1:  # that find what they read again in registers
             forms.append(RowForm(f"{size} < 2 * FLAMEC_LANES", 1, long=False, narrow=narrow))
@@ -192,6 +196,19 @@ class RowsWriter(ProgramWriter):
         if narrow and any(_narrow_positions(b) for b in self.program.passes):
             forms.append(RowForm(f"{size} < {NARROW}", narrow=True))
         return [*forms, RowForm()]
+
+    def _has_borders(self) -> bool:
+        """Whether a load exists only between bounds along the lanes, in a pass that is not long."""
+        return any(
+            len(block.element) <= LARGEST_SPLIT_BODY
+            and any(
+                not is_zero(guard.inner[-1])
+                for s in block.element
+                if isinstance(s, Load)
+                for guard, _ in s.place.guards
+            )
+            for block in self.program.passes
+        )
 
     def _written_forms(self, lane_loop: str) -> Iterator[dict[str, Any]]:
         forms = self._forms()

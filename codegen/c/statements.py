@@ -140,7 +140,9 @@ class StatementWriter:
     def write(self, statement: Statement, axis: VectorAxis | None) -> list[str]:
         match statement:
             case Load():
-                return [self._define(statement.name, statement.lane, self._load(statement, axis))]
+                lanes = self._lanes(statement, axis)
+                text = self._define(statement.name, statement.lane, self._load(statement, axis))
+                return [*lanes, text]
             case CheckedIndex():
                 text = self._checked(statement, axis)
                 return [self._define(statement.name, statement.lane, text)]
@@ -222,13 +224,34 @@ class StatementWriter:
             at, guard_step = self.linear(guard, axis)
             if axis is None or is_zero(guard_step):
                 conditions.append(f"(uint64_t)({at}) < (uint64_t)({dim(size)})")
-            elif not axis.inside:
+            elif axis.inside:
+                continue
+            elif self._are_neighbours(step, guard_step):
+                window = f"vload_lanes_{s.memory}({pointer}, lanes_{s.name}, {fill})"
+            else:
                 window = (
                     f"vwindow_{s.memory}({pointer}, {MEMORY_BYTES[s.memory]}, {dim(step)}, {at}, "
                     f"{dim(guard_step)}, {dim(size)}, {axis.count}, {fill})"
                 )
         inside = window or self._plain_load(s.memory, pointer, step, axis)
         return f"{' && '.join(conditions)} ? {inside} : {fill}" if conditions else inside
+
+    def _lanes(self, s: Load, axis: VectorAxis | None) -> list[str]:
+        """C text of which lanes of a load of neighbours exist, whether its row does or not: loads
+        that have the same ones share them, as the compiler sees."""
+        if axis is None or axis.inside or s.place in self.blocks:
+            return []
+        _, step = self.linear(s.place.at, axis)
+        for guard, size in s.place.guards:
+            at, guard_step = self.linear(guard, axis)
+            if not is_zero(guard_step) and self._are_neighbours(step, guard_step):
+                lanes = f"flamec_lanes({at}, {dim(size)}, {axis.count})"
+                return [f"const unsigned lanes_{s.name} = {lanes};"]
+        return []
+
+    @staticmethod
+    def _are_neighbours(step: Dim, guard_step: Dim) -> bool:
+        return structurally_equal(step, 1) and structurally_equal(guard_step, 1)
 
     def lanes_inside(self, s: Load, axis: VectorAxis) -> tuple[str, str] | None:
         """C text of the first place along the lanes' loop that is inside the bounds of a load, and

@@ -151,10 +151,12 @@ def _windows(b: GraphBuilder, node: Node, left: Arranged) -> _Windows:
     for n, axis in enumerate(spatial):
         count, size = shape[2 + n], kernel_shape[2 + n]
         step, dilation = attributes["strides"][n], attributes["rhs_dilation"][n]
-        low = attributes["padding"][n][0]
+        low, behind = attributes["padding"][n]
         needed = reach(count, step) + reach(size, dilation) - 1
         high = needed - low - source.type.shape[axis]
-        if not isinstance(high, int):  # its sign may depend on sizes; more than needed is harmless
+        if not isinstance(high, int) and isinstance(behind, int):
+            high = behind  # of which the last window may leave a rest, which is harmless
+        elif not isinstance(high, int):  # its sign may depend on sizes
             high = high + (step - 1) + (dilation - 1)
         borders[axis] = (low, high)
         # positions and elements of windows may change roles: as the first product had them

@@ -36,6 +36,8 @@
 #define FLAMEC_COUNT 0, 1, 2, 3
 #endif
 
+#define FLAMEC_ALL_LANES ((1u << FLAMEC_LANES) - 1)
+
 #define FLAMEC_INLINE static inline __attribute__((always_inline, unused))
 #define FLAMEC_SCALAR static inline __attribute__((unused))
 /* For what is long: one copy in a program, none where unused. */

@@ -53,11 +53,11 @@ FLAMEC_RAW_MEMORY(u16)
         flamec_copy_first(r.lane, p, n, sizeof(c_##t));                                    \
         return r.whole;                                                                    \
     }                                                                                      \
-    FLAMEC_INLINE v_##t flamec_load_inside_##t(const void *p, int64_t first, int64_t end,  \
-                                               v_##t outside) {                            \
-        if (first >= end) return outside;                                                  \
-        if (end - first == FLAMEC_LANES) return flamec_load_##t(p);                        \
-        parts_##t r = {outside};                                                           \
+    FLAMEC_INLINE v_##t flamec_load_lanes_##t(const void *p, unsigned mask, v_##t others) { \
+        if (!mask) return others;                                                          \
+        if (mask == FLAMEC_ALL_LANES) return flamec_load_##t(p);                           \
+        const int first = __builtin_ctz(mask), end = 32 - __builtin_clz(mask);             \
+        parts_##t r = {others};                                                            \
         flamec_copy_first(r.lane + first, (const c_##t *)p + first, end - first, sizeof(c_##t)); \
         return r.whole;                                                                    \
     }                                                                                      \
@@ -98,12 +98,6 @@ FLAMEC_PARTIAL_BY_COPY(u16)
     FLAMEC_INLINE v_##t flamec_load_n_##t(const void *p, int64_t n) {                      \
         const unsigned mask = n < FLAMEC_LANES ? (1u << n) - 1 : 0xffffu;                  \
         return flamec_load_lanes_##t(p, mask, vsplat_##t(0));                              \
-    }                                                                                      \
-    FLAMEC_INLINE v_##t flamec_load_inside_##t(const void *p, int64_t first, int64_t end,  \
-                                               v_##t outside) {                            \
-        first = first < FLAMEC_LANES ? first : FLAMEC_LANES;                               \
-        end = end > 0 ? end : 0;                                                           \
-        return flamec_load_lanes_##t(p, ((1u << end) - 1) & ~((1u << first) - 1), outside); \
     }                                                                                      \
     FLAMEC_INLINE void flamec_store_n_##t(void *p, v_##t x, int64_t n) {                   \
         typedef scalar piece __attribute__((vector_size(FLAMEC_REGISTER)));                \
@@ -316,25 +310,31 @@ FLAMEC_STRIDED(u16, i16)
         return widen(r.whole);                                                             \
     }
 
-/* Lanes first to end - 1, of which there are perhaps none; `outside` elsewhere. */
-#define FLAMEC_INSIDE(t)                                                                   \
-    FLAMEC_INLINE v_##t vload_inside_##t(const void *p, int64_t first, int64_t end,        \
-                                         v_##t outside) {                                  \
-        return flamec_load_inside_##t(p, first, end, outside);                             \
+/* A bit for each of the first n lanes `at`, at + 1 … that is in 0 … size - 1. */
+FLAMEC_INLINE unsigned flamec_lanes(int64_t at, int64_t size, int64_t n) {
+    int64_t first = at < 0 ? -at : 0, end = size - at < n ? size - at : n;
+    first = first < FLAMEC_LANES ? first : FLAMEC_LANES;
+    end = end > 0 ? end : 0;
+    return ((1u << end) - 1) & (~0u << first);
+}
+
+/* The lanes whose bit is set, which are neighbours; `others` elsewhere, where nothing is read. */
+#define FLAMEC_LOAD_LANES(t)                                                               \
+    FLAMEC_INLINE v_##t vload_lanes_##t(const void *p, unsigned mask, v_##t others) {      \
+        return flamec_load_lanes_##t(p, mask, others);                                     \
     }
-#define FLAMEC_INSIDE_WIDENED(m, t, raw, widen)                                            \
-    FLAMEC_INLINE v_##t vload_inside_##m(const void *p, int64_t first, int64_t end,        \
-                                         v_##t outside) {                                  \
-        if (first >= end) return outside;                                                  \
-        const v_##t x = widen(flamec_load_inside_##raw(p, first, end, vsplat_##raw(0)));   \
-        const v_i32 lane = (v_i32){FLAMEC_COUNT};                                          \
-        return vsel_##t((lane >= (int32_t)first) & (lane < (int32_t)end), x, outside);     \
+#define FLAMEC_LOAD_LANES_WIDENED(m, t, raw, widen)                                        \
+    FLAMEC_INLINE v_##t vload_lanes_##m(const void *p, unsigned mask, v_##t others) {      \
+        if (!mask) return others;                                                          \
+        const v_##t x = widen(flamec_load_lanes_##raw(p, mask, vsplat_##raw(0)));          \
+        const v_i32 bit = (vsplat_i32((int32_t)mask) >> (v_i32){FLAMEC_COUNT}) & 1;        \
+        return vsel_##t(bit != 0, x, others);                                              \
     }
-FLAMEC_INSIDE(f32) FLAMEC_INSIDE(f64) FLAMEC_INSIDE(i8) FLAMEC_INSIDE(i16)
-FLAMEC_INSIDE(i32) FLAMEC_INSIDE(i64) FLAMEC_INSIDE(u8)
-FLAMEC_INSIDE_WIDENED(f16, f32, u16, vwiden_f16)
-FLAMEC_INSIDE_WIDENED(bf16, f32, u16, vwiden_bf16)
-FLAMEC_INSIDE_WIDENED(bool, b, u8, FLAMEC_WIDEN_BOOL)
+FLAMEC_LOAD_LANES(f32) FLAMEC_LOAD_LANES(f64) FLAMEC_LOAD_LANES(i8) FLAMEC_LOAD_LANES(i16)
+FLAMEC_LOAD_LANES(i32) FLAMEC_LOAD_LANES(i64) FLAMEC_LOAD_LANES(u8)
+FLAMEC_LOAD_LANES_WIDENED(f16, f32, u16, vwiden_f16)
+FLAMEC_LOAD_LANES_WIDENED(bf16, f32, u16, vwiden_bf16)
+FLAMEC_LOAD_LANES_WIDENED(bool, b, u8, FLAMEC_WIDEN_BOOL)
 
 FLAMEC_MEMORY(f32, f32, f32, FLAMEC_IDENTITY, FLAMEC_IDENTITY)
 FLAMEC_MEMORY(f64, f64, f64, FLAMEC_IDENTITY, FLAMEC_IDENTITY)

@@ -76,6 +76,7 @@ def test_known_sizes_have_the_same_loops_and_bits(pools) -> None:
             assert len(few) >= 6, "each kind of windows has such loops"
             assert not any("acc_" in loop for loop in few), "sums of windows stay in registers"
             assert any("#pragma GCC unroll 3\n" in loop for loop in few)
+        assert "a vector of each" in _source(pools), "short rows of symbolic length have no strips"
 
 
 def test_nan_in_any_place_of_a_window(pools) -> None:
@@ -165,6 +166,18 @@ def test_the_inside_of_an_image_has_a_loop_of_its_own() -> None:
     for shape in ((2, 3, 5), (3, 4, 7)):
         image(flamec.ones(*shape))
     assert "{ at0 += s2; at1 += s2 + 2; }" in _source(image), "where rows begin is counted"
+
+
+def test_which_lanes_of_a_border_exist_is_found_once_for_each_place() -> None:
+    """Rows of at most one whole vector have a loop in which that is the same for all of them."""
+    taken = symbolic_program(lambda x: F.pad(x, (1, 0)) + F.pad(x, (0, 1)))
+    source = _source(taken)
+    assert "s1 + 1 < 2 * FLAMEC_LANES" in source
+    assert "vload_lanes_f32" in source and "vwindow_f32(p" not in source
+    for length in (1, 2, 14, 15, 16, 17, 30, 31, 32, 47, 65):
+        x = np.random.default_rng(length).integers(-9, 9, (3, length)).astype(np.float32)
+        exact = np.pad(x, ((0, 0), (1, 0))) + np.pad(x, ((0, 0), (0, 1)))
+        np.testing.assert_array_equal(taken(flamec.from_numpy(x)).numpy(), exact)
 
 
 def _source(function) -> str:

@@ -343,6 +343,18 @@ def test_one_value_per_channel_is_no_batch_to_train_on() -> None:
     assert len(function.programs) <= 2
 
 
+def test_strides_leave_no_border_to_be_copied() -> None:
+    """Which places of an image the last stride leaves out depends on its size."""
+    kernel = flamec.from_numpy(np.arange(1.0, 7.0).reshape(2, 3, 1, 1))
+    compiled = flamec.compile(lambda x: F.conv2d(x, kernel, stride=2), backend="c")
+    for height, width in ((5, 6), (6, 9), (7, 7), (1, 2), (8, 4)):
+        x = np.random.default_rng(width).integers(-9, 9, (2, 3, height, width)).astype(float)
+        exact = np.einsum("oi,bihw->bohw", kernel.numpy()[:, :, 0, 0], x[:, :, ::2, ::2])
+        np.testing.assert_array_equal(compiled(flamec.from_numpy(x)).numpy(), exact)
+    assert compiled.stats.traces == 2
+    assert len(compiled.programs[0].prepared.compiled.plan.steps) == 1
+
+
 def test_images_smaller_than_a_window_are_refused_as_in_eager_mode() -> None:
     kernel = flamec.ones(2, 2, 3, 3)
     functions: list[Callable[[T], T]] = [
