@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from flamec.conversions import ask
-from flamec.errors import is_framework_file, unknown_value
+from flamec.errors import is_framework_file, unknown_value, user_location
 from flamec.functional import arithmetic, comparison, unary
 from flamec.functional.promotion import convert_operands, is_number, number_dtype, plain_number
 from flamec.host_numbers import (
@@ -113,12 +113,20 @@ def _of_numbers(name: str, function: Function, x: Any, y: Any) -> Any:
         floating = not isinstance(y, Tensor) and plain_number(y) < 0
     operands = convert_operands((x, y), float64 if floating else int64)
     if name in _DIVISIONS and isinstance(y, Tensor) and _is_of_user(sys._getframe(2)):
-        operands[1] = required(
-            operands[1], lambda d: d != 0, "division by zero", error="ZeroDivisionError"
-        )
+        operands[1] = _divisor(operands[1])
     number = RuntimeNumber.of(function(*operands))
     mark_of_sizes(number, of_sizes(of_python, x, y))
     return number
+
+
+def _divisor(y: Tensor) -> Tensor:
+    """``y``, which is not zero: a condition of the program where sizes decide it."""
+    decided = _decided_by_sizes(bool, y) if isinstance(y, RuntimeNumber) else None
+    if decided is None:
+        return required(y, lambda d: d != 0, "division by zero", error="ZeroDivisionError")
+    if not decided:
+        raise ZeroDivisionError(f"division by zero (at {user_location()})")
+    return y
 
 
 def _binary(name: str, function: Function, reflected: bool) -> Callable[[Any, Any], Any]:

@@ -146,8 +146,11 @@ def batch_norm(
             "Expected more than 1 value per channel when training, got input size "
             f"{format_shape(shape)}",
         )
+        empty = is_found_empty(product(shape))
         centered, mean, variance = _one_pass(input)
-        if not is_found_empty(product(shape)):  # a batch of none says nothing
+        if empty:  # a batch of none says nothing, and its weight's gradient is 0
+            variance = ops.full_like(0.0, variance._type)
+        else:
             _update(running_mean, mean, momentum, "batch_norm")
             if running_var is not None:
                 _update(running_var, _unbiased(variance, count), momentum, "batch_norm")

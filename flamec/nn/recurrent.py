@@ -15,6 +15,7 @@ from typing import Any
 from flamec.errors import OperationError, user_location
 from flamec.functional import recurrent
 from flamec.functional.creation import zeros
+from flamec.functional.primitives import is_found_empty
 from flamec.ir.shape import Dim, equal
 from flamec.ir.types import Device, DType
 from flamec.nn import init
@@ -160,8 +161,10 @@ class RNNBase(Module):
         x = input if batched else input.unsqueeze(1)
         if batched and self.batch_first:
             x = x.transpose(0, 1)
-        if not isinstance(x.shape[0], int) or x.shape[0] == 0:
-            _check_steps(x.shape[0])
+        if is_found_empty(x.shape[0]):
+            raise OperationError(
+                f"Expected sequence length to be larger than 0 in RNN (at {user_location()})"
+            )
         if hx is None:
             state: Sequence[Tensor] = self._zeros(x, x.shape[1])
         else:
@@ -265,13 +268,6 @@ def _check_arguments(
         raise ValueError("proj_size should be a positive integer or zero to disable projections")
     if proj_size >= hidden_size:
         raise ValueError("proj_size has to be smaller than hidden_size")
-
-
-def _check_steps(count: Dim) -> None:
-    if isinstance(count, int) and count == 0:
-        raise OperationError(
-            f"Expected sequence length to be larger than 0 in RNN (at {user_location()})"
-        )
 
 
 class _Plain(RNNBase):

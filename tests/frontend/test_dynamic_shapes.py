@@ -343,6 +343,37 @@ def test_one_value_per_channel_is_no_batch_to_train_on() -> None:
     assert len(function.programs) <= 2
 
 
+def test_sequences_of_no_steps_are_refused_as_in_eager_mode() -> None:
+    layer = flamec.nn.GRU(2, 3)
+    compiled = flamec.compile(layer)
+    for steps in (2, 3, 1):
+        assert compiled(flamec.ones(steps, 4, 2))[0].shape == (steps, 4, 3)
+    for call in (layer, compiled):
+        with pytest.raises(RuntimeError, match="sequence length to be larger than 0"):
+            call(flamec.ones(0, 4, 2))
+    assert compiled(flamec.ones(7, 4, 2))[0].shape == (7, 4, 3)
+    assert len(compiled.programs) == 2
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_a_batch_of_none_leaves_normalization_as_it_was(dynamic: bool | None) -> None:
+    """Gradients of its weight and bias are sums of nothing."""
+    layer = flamec.nn.BatchNorm2d(3)
+
+    def gradients(x):  # type: ignore[no-untyped-def]
+        layer.zero_grad()
+        layer(x).sum().backward()
+        return layer.weight.grad, layer.bias.grad
+
+    for function in (gradients, flamec.compile(gradients, dynamic=dynamic)):
+        function(flamec.ones(2, 3, 4, 5))
+        before = [flamec.clone(b) for b in (layer.running_mean, layer.running_var)]
+        for found in function(flamec.ones(0, 3, 4, 5)):
+            np.testing.assert_array_equal(found.numpy(), np.zeros(3))
+        for now, was in zip((layer.running_mean, layer.running_var), before, strict=True):
+            np.testing.assert_array_equal(now.numpy(), was.numpy())
+
+
 def test_strides_leave_no_border_to_be_copied() -> None:
     """Which places of an image the last stride leaves out depends on its size."""
     kernel = flamec.from_numpy(np.arange(1.0, 7.0).reshape(2, 3, 1, 1))

@@ -38,6 +38,16 @@ def _alignments_of_targets(x: Any) -> Any:
 
 
 # name -> function of a tensor [2, 3, n], and how many programs there may be
+def _windows_put_back(x: Any) -> Any:
+    """Parts of two times two as a batch, and images of them, whose number floats are asked for."""
+    height, width = x.shape[2] // 2 * 2, 6
+    image = x[:, 0, :height, None].expand(-1, -1, width)
+    parts = image.reshape(2, height // 2, 2, 3, 2).transpose(2, 3).reshape(-1, 2, 2)
+    count = int(parts.shape[0] / (height * width / 2 / 2))
+    back = parts.reshape(count, height // 2, 3, 2, 2).transpose(2, 3)
+    return back.reshape(count, height, width)
+
+
 CASES: dict[str, tuple[Callable[[Any], Any], int]] = {
     "adaptive means": (lambda x: F.adaptive_avg_pool1d(x, 3), 2),
     "adaptive means of more places": (lambda x: F.adaptive_avg_pool2d(x, (2, 9)), 2),
@@ -100,6 +110,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], int]] = {
         2,
     ),
     "distances": (lambda x: F.pdist(x[0].t()), 2),
+    "windows put back": (_windows_put_back, 3),  # an error for a size below 2
     "places of a plane": (
         lambda x: (
             F.affine_grid(flamec.ones(2, 2, 3).double(), (2, 1, 3, x.shape[2])),
@@ -136,7 +147,7 @@ def _operand(size: int) -> flamec.Tensor:
 def _outcome(function: Callable[..., Any], x: flamec.Tensor) -> Any:
     try:
         return function(x)
-    except (RuntimeError, IndexError, ValueError) as error:
+    except (RuntimeError, IndexError, ValueError, ZeroDivisionError) as error:
         return type(error)
 
 
