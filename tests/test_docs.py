@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import ast
 import doctest
+import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
+
+import flamec
+from flamec.cli.main import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -34,6 +40,8 @@ _BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _QUOTED = re.compile(r"`([^`\n]+)`")
 _FILE = re.compile(r"[\w./-]+\.(?:py|md|j2|c|h|js|mjs|json|toml|txt)")
 _NAME = re.compile(r"[a-z]\w*(?:\.\w+)*(?:\(\))?|[A-Z]\w*[a-z]\w*(?:\.\w+)*")
+_DOTTED = re.compile(r"[a-z_]+(?:\.\w+)+(?=$|\()")
+_COMMAND = re.compile(r"flamec [a-z-]|python (?:-m benchmarks\.|examples/)")
 _LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#[^)]*)?\)")
 
 
@@ -96,6 +104,66 @@ def test_names_are_in_the_code(page: Path, words: set[str]) -> None:
     known = words | FOREIGN
     unknown = [name for name in names if not set(re.findall(r"\w+", name)) <= known]
     assert not unknown
+
+
+def _member(owner: Any, name: str) -> Any:
+    """An attribute, or a module of a package; AttributeError if there is neither."""
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        try:
+            return importlib.import_module(f"{owner.__name__}.{name}")
+        except (ImportError, AttributeError):
+            raise AttributeError(f"{owner} has no {name}") from None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_dotted_names_can_be_looked_up(page: Path) -> None:
+    """``flamec.cond(...)``, and ``optim.Lion`` where flamec has an ``optim``."""
+    for text in _quoted(page):
+        found = _DOTTED.match(text)
+        if found is None or _FILE.fullmatch(text):
+            continue
+        first, *rest = found[0].split(".")
+        place: Any = flamec
+        if first != "flamec":
+            try:
+                place = _member(flamec, first)
+            except AttributeError:
+                continue  # a variable, or another library
+        for name in rest:
+            place = _member(place, name)
+
+
+def _command_lines(page: Path) -> list[str]:
+    text = page.read_text()
+    shown = re.findall(r"^\$ ((?:flamec|python) .*)$", text, re.MULTILINE)
+    lines = [line.partition("  #")[0] for line in shown]
+    return [line for line in (*_quoted(page), *lines) if _COMMAND.match(line)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_commands_exist_with_their_options(page: Path) -> None:
+    """Of ``flamec``, of the benchmarks and of the examples."""
+    for line in _command_lines(page):
+        program, *words = line.split()
+        options = {word.partition("=")[0] for word in words if word.startswith("--")}
+        if program == "flamec":
+            if not words or words[0].startswith("-"):
+                assert options <= {"--install-completion", "--version", "--help"}, line
+                continue
+            command: Any = typer.main.get_group(app).commands[words[0]]
+            inner = getattr(command, "commands", None)
+            if inner is not None and len(words) > 1:
+                command = inner[words[1]]
+            known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
+            assert options <= known, line
+        else:
+            words = words[words[0] == "-m" :]
+            file = words[0] if words[0].endswith(".py") else words[0].replace(".", "/") + ".py"
+            known = set(re.findall(r"--[a-z-]+", (ROOT / file).read_text()))
+            known |= set(re.findall(r"--[a-z-]+", (ROOT / "examples/training.py").read_text()))
+            assert options <= known, line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
