@@ -197,7 +197,7 @@ class Optimizer:
         for hook in self._hooks["load_state_dict_pre"].values():
             changed = hook(self, state_dict)
             state_dict = state_dict if changed is None else changed
-        saved_groups = state_dict["param_groups"]
+        saved_groups = deepcopy(state_dict["param_groups"])  # at once: groups may share a tensor
         if len(saved_groups) != len(self.param_groups):
             raise ValueError("loaded state dict has a different number of parameter groups")
         pairs = list(zip(saved_groups, self.param_groups, strict=True))
@@ -221,7 +221,7 @@ class Optimizer:
         self.state = state
         defaults = self._signature_defaults()
         for saved, group in pairs:
-            settings = {**defaults, **{k: deepcopy(v) for k, v in saved.items() if k != "params"}}
+            settings = {**defaults, **{k: v for k, v in saved.items() if k != "params"}}
             if "param_names" in group:
                 settings.setdefault("param_names", group["param_names"])
             settings["params"] = group["params"]

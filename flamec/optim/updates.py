@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from flamec.functional.primitives import narrowed, ops, widened
+from flamec.ir.types import float64
 from flamec.optim.optimizer import Group, scalar, update
 from flamec.runtime_numbers import runtime_number, static_condition
 from flamec.tensor import Tensor
@@ -68,21 +69,29 @@ def is_not_zero(value: Any) -> bool:
     return bool(value != 0)
 
 
-# numbers, each a float or while tracing a float64 tensor ---------------------------------
+# numbers, each a float or while tracing a float64 tensor; a learning rate may be a tensor ---
 
 
 def smaller(x: Any, y: Any) -> Any:
     """The smaller of two numbers."""
     if isinstance(x, Tensor) or isinstance(y, Tensor):
-        return ops.minimum(x, y)
+        return ops.minimum(*_alike(x, y))
     return min(x, y)
 
 
 def larger(x: Any, y: Any) -> Any:
     """The larger of two numbers."""
     if isinstance(x, Tensor) or isinstance(y, Tensor):
-        return ops.maximum(x, y)
+        return ops.maximum(*_alike(x, y))
     return max(x, y)
+
+
+def _alike(x: Any, y: Any) -> tuple[Any, Any]:
+    """Both in float64 and where the second tensor is, of which a step makes the numbers."""
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+        return x, y
+    y = ops.cast(y, float64)
+    return scalar(x, y), y
 
 
 # tensors ---------------------------------------------------------------------------------

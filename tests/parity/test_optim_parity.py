@@ -386,3 +386,44 @@ def test_a_step_can_be_differentiated(name: str) -> None:
     for mine, wanted in zip(*found, strict=True):
         np.testing.assert_allclose(mine, wanted, rtol=2e-6, atol=2e-7)
     assert all(np.abs(g).max() > 0 for g in found[0])
+
+
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("LBFGS", "Muon")])
+def test_a_learning_rate_in_a_tensor(name: str, mode: str) -> None:
+    """Two groups share the tensor, before and after a checkpoint; a schedule changes it in place."""
+    generator = np.random.default_rng(6)
+    start, noise = generator.standard_normal((2, 2, 3)), generator.standard_normal((8, 2, 2, 3))
+    found = []
+    for package, library in ((optim, flamec), (torch.optim, torch)):
+        parameters = [library.nn.Parameter(library.tensor(a)) for a in start]
+        rate = library.tensor(0.05)
+        options = {} if name == "Rprop" else {"weight_decay": 0.1}
+        groups = [{"params": parameters[:1]}, {"params": parameters[1:]}]
+        optimizer = getattr(package, name)(groups, lr=rate, **options)
+        schedule = package.lr_scheduler.ExponentialLR(optimizer, 0.9)
+
+        def step(
+            *gradients: Any, parameters: list[Any] = parameters, optimizer: Any = optimizer
+        ) -> None:
+            for p, g in zip(parameters, gradients, strict=True):
+                p.grad = g
+            optimizer.step()
+
+        run = flamec.compile(step, backend="evaluate") if mode == "compiled" else step
+        run = run if library is flamec else step
+        values = []
+        for number, arrays in enumerate(noise):
+            if number == 5:
+                optimizer.load_state_dict(optimizer.state_dict())
+            run(*(library.tensor(a) for a in arrays))
+            schedule.step()
+            values += [p.detach().numpy().copy() for p in parameters]
+            values += [np.asarray(float(g["lr"])) for g in optimizer.param_groups]
+        first, second = optimizer.param_groups
+        assert first["lr"] is second["lr"]
+        assert isinstance(first["initial_lr"], library.Tensor)
+        assert first["initial_lr"] is not second["initial_lr"]
+        found.append(values)
+    for mine, wanted in zip(*found, strict=True):
+        np.testing.assert_allclose(mine, wanted, rtol=2e-6)
