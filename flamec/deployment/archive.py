@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
-from flamec.saving.errors import FileFormatError
+from flamec.saving.errors import DAMAGED_ZIP, FileFormatError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -43,7 +43,7 @@ def is_archive(file: BinaryIO) -> bool:
     try:
         with zipfile.ZipFile(file) as archive:
             return MANIFEST in archive.namelist()
-    except zipfile.BadZipFile:
+    except DAMAGED_ZIP:
         return False
     finally:
         file.seek(start)
@@ -71,7 +71,7 @@ class Archive:
                     f"format {FORMAT}"
                 )
             self._hashes: dict[str, str] = self.manifest["members"]
-        except _DAMAGED as error:
+        except DAMAGED_ZIP as error:
             raise FileFormatError(f"{name} is no whole {kind} of flamec: {error}") from error
         present = self._archive.namelist()
         expected = [*self._hashes, MANIFEST]
@@ -86,14 +86,11 @@ class Archive:
         """The bytes of a member."""
         try:
             content = self._archive.read(member)
-        except _DAMAGED as error:
+        except DAMAGED_ZIP as error:
             raise FileFormatError(f"{self.name}: {member} was altered ({error})") from error
         if _digest(content) != self._hashes[member]:
             raise FileFormatError(f"{self.name}: {member} was altered")
         return content
-
-
-_DAMAGED = (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError, OSError)
 
 
 def _digest(content: bytes) -> str:

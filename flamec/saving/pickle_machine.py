@@ -11,12 +11,11 @@ Opcodes: the comments of ``pickletools`` in the standard library.
 from __future__ import annotations
 
 import pickletools
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flamec.saving.errors import FileFormatError
+from flamec.saving.errors import FileFormatError, MissingDeviceError
 
 __all__ = ["Name", "run"]
 
@@ -43,31 +42,42 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
 _VALUES = {
     *("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "BINFLOAT", "FLOAT"),
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINSTRING", "SHORT_BINSTRING", "STRING"),
+    *(
+        "BINBYTES",
+        "SHORT_BINBYTES",
+        "BINBYTES8",
+        "BYTEARRAY8",
+        "BINSTRING",
+        "SHORT_BINSTRING",
+        "STRING",
+    ),
 }
 _NOTHING = {"PROTO", "FRAME"}
+_DEEPEST, _HEAVIEST = 200, 10**8  # of tuples in tuples
 
 
 def run(
     data: bytes,
     calls: Mapping[str, Callable[..., Any]],
     constants: Mapping[str, Any],
+    states: Mapping[type, Callable[[Any, Any], None]],
     persistent: Callable[[Any], Any],
 ) -> Any:
     """The value that a pickle describes.
 
     ``calls``: name -> what stands for calling it. ``constants``: name -> the value that it
-    stands for. ``persistent``: what a persistent id stands for.
+    stands for. ``states``: type -> how an object of it gets a state. ``persistent``: what a
+    persistent id stands for.
 
     Raises FileFormatError that says which name or opcode was refused.
     """
-    machine = _Machine(calls, constants, persistent)
+    machine = _Machine(calls, constants, states, persistent)
     try:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name == "STOP":
                 return machine.pop()
             machine.step(opcode.name, argument)
-    except FileFormatError:
+    except (FileFormatError, MissingDeviceError):
         raise
     except Exception as error:  # whatever a damaged program makes the machine or a call do
         raise FileFormatError(f"the pickle is damaged ({error!r})") from error
@@ -79,12 +89,15 @@ class _Machine:
         self,
         calls: Mapping[str, Callable[..., Any]],
         constants: Mapping[str, Any],
+        states: Mapping[type, Callable[[Any, Any], None]],
         persistent: Callable[[Any], Any],
     ) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.weights: dict[int, tuple[Any, int, int]] = {}  # of tuples: itself, depth, elements
         self.calls = calls
         self.constants = constants
+        self.states = states
         self.persistent = persistent
 
     def pop(self) -> Any:
@@ -121,7 +134,7 @@ class _Machine:
             self.stack.append(self.imported(f"{module}.{last}"))
         elif name in ("REDUCE", "NEWOBJ"):
             arguments, function = self.pop(), self.pop()
-            self.stack.append(self.called(function, arguments))
+            self.stack.append(self.weighed(self.called(function, arguments)))
         elif name == "BINPERSID":
             self.stack.append(self.persistent(self.pop()))
         elif name == "BUILD":
@@ -136,11 +149,11 @@ class _Machine:
         if name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             count = int(name[-1])
             items = [self.pop() for _ in range(count)][::-1]
-            stack.append(tuple(items))
+            stack.append(self.weighed(tuple(items)))
         elif name in ("TUPLE", "LIST", "FROZENSET"):
             made: Any = {"TUPLE": tuple, "LIST": list, "FROZENSET": frozenset}[name]
             items = self.pop_to_mark()
-            stack.append(made(items))
+            stack.append(self.weighed(made(items)))
         elif name == "DICT":
             items = self.pop_to_mark()
             stack.append(dict(zip(items[::2], items[1::2], strict=True)))
@@ -156,6 +169,24 @@ class _Machine:
         else:
             return False
         return True
+
+    def weighed(self, value: Any) -> Any:
+        """A value, unless hashing it would exhaust the stack or never end.
+
+        Python hashes a tuple by hashing what is in it, without a bound to the depth; a short
+        pickle can nest many, or say one twice in another and so on.
+        """
+        if not isinstance(value, (tuple, frozenset)):
+            return value
+        known = [self.weights[id(v)] for v in value if id(v) in self.weights]
+        depth = 1 + max((d for _, d, _ in known), default=0)
+        weight = len(value) + sum(w for _, _, w in known)
+        if depth > _DEEPEST or weight > _HEAVIEST:
+            raise FileFormatError(
+                f"the pickle is damaged (tuples nested {depth} deep, with {weight} elements)"
+            )
+        self.weights[id(value)] = value, depth, weight
+        return value
 
     def container(self, kind: Any) -> Any:
         value = self.stack[-1]
@@ -180,10 +211,8 @@ class _Machine:
         return self.calls[function.text](*arguments)
 
     def set_state(self, target: Any, state: Any) -> None:
-        """A state_dict's OrderedDict has one attribute, the versions of the modules."""
-        if isinstance(target, OrderedDict) and isinstance(state, dict):
-            if set(state) <= {"_metadata"}:
-                target.__dict__.update(state)
+        for kind, set_state in self.states.items():
+            if isinstance(target, kind):
+                set_state(target, state)
                 return
-            raise FileFormatError(f"an OrderedDict has unknown attributes {sorted(state)}")
         raise FileFormatError(f"the file sets attributes of a {type(target).__name__}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from flamec.functional.arguments import as_device
 from flamec.ir.types import Device
+from flamec.saving.errors import MissingDeviceError
 
 __all__ = ["Placement", "placement"]
 
@@ -14,7 +15,8 @@ Placement = Callable[[str], Device]
 
 
 def placement(map_location: Any) -> Placement:
-    """The device for a tensor that was saved on a device called so; RuntimeError without it."""
+    """The device for a tensor that was saved on a device called so; MissingDeviceError if there
+    is none."""
     if callable(map_location):
         raise TypeError(
             "load(): map_location must be a device, its name, or a dict of names; a function of "
@@ -30,7 +32,7 @@ def placement(map_location: Any) -> Placement:
         try:
             return as_device("load", saved)
         except (RuntimeError, ValueError) as error:
-            raise RuntimeError(
+            raise MissingDeviceError(
                 f"a tensor was saved on {saved!r}, which is not here ({error}); load the file with "
                 "map_location='cpu'"
             ) from error

@@ -23,7 +23,7 @@ from flamec.saving.errors import FileFormatError
 from flamec.saving.placement import Placement
 from flamec.tensor import Tensor
 
-__all__ = ["Entry", "read", "tensor_on", "write"]
+__all__ = ["DTYPES_OF_NUMPY", "Entry", "read", "tensor_on", "write"]
 
 LARGEST_HEADER = 100_000_000  # bytes, as in the format's own reader
 ALIGNMENT = 8
@@ -41,6 +41,7 @@ _CODES = {
     "bool": "BOOL",
 }
 _DTYPES: dict[str, DType] = {code: dtype_named(name) for name, code in _CODES.items()}
+DTYPES_OF_NUMPY: dict[np.dtype[Any], str] = {dtype.numpy: code for code, dtype in _DTYPES.items()}
 
 
 @dataclass
@@ -73,12 +74,11 @@ def write(file: Any, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, s
     order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
-    by_numpy = {dtype.numpy: code for code, dtype in _DTYPES.items()}
     for name in order:
         array = tensors[name]
         end = offset + array.nbytes
         header[name] = {
-            "dtype": by_numpy[array.dtype],
+            "dtype": DTYPES_OF_NUMPY[array.dtype],
             "shape": list(array.shape),
             "data_offsets": [offset, end],
         }

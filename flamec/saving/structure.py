@@ -18,7 +18,7 @@ import numpy as np
 
 from flamec.ir.types import Device, DType, dtype_named
 from flamec.nn.parameter import Buffer, Parameter
-from flamec.saving.safetensors_format import Entry
+from flamec.saving.safetensors_format import DTYPES_OF_NUMPY, Entry
 from flamec.tensor import Size, Tensor
 
 __all__ = ["decode", "encode"]
@@ -49,6 +49,11 @@ class _Encoder:
             return self._tensor(value, path)
         if isinstance(value, (np.ndarray, np.generic)):
             array = np.array(value)
+            if array.dtype not in DTYPES_OF_NUMPY:
+                raise TypeError(
+                    f"save(): {_place(path)} is a NumPy value of dtype {array.dtype}, which cannot "
+                    f"be stored; {', '.join(map(str, DTYPES_OF_NUMPY))} can"
+                )
             return {"array" if isinstance(value, np.ndarray) else "number": self._add(array, path)}
         for types, encoded in _LEAVES:
             if isinstance(value, types):

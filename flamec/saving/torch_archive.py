@@ -18,7 +18,8 @@ import numpy as np
 from flamec.functional.strided import as_strided
 from flamec.ir.types import Device, DType, dtype_named
 from flamec.nn.parameter import Parameter
-from flamec.saving.errors import FileFormatError
+from flamec.saving import numpy_pickles
+from flamec.saving.errors import DAMAGED_ZIP, FileFormatError, MissingDeviceError
 from flamec.saving.pickle_machine import Name, run
 from flamec.saving.placement import Placement
 from flamec.saving.safetensors_format import tensor_on
@@ -67,7 +68,9 @@ def read(file: BinaryIO, name: str, mapped: Path | None, place: Placement) -> An
     try:
         with zipfile.ZipFile(file) as archive:
             return _Reader(archive, name, mapped, place).read()
-    except zipfile.BadZipFile as error:
+    except (FileFormatError, MissingDeviceError):
+        raise
+    except DAMAGED_ZIP as error:
         raise FileFormatError(f"{name} is a damaged zip file ({error})") from error
 
 
@@ -102,11 +105,12 @@ class _Reader:
             raise FileFormatError(f"{self.name}: {error}") from error
 
     def _run(self, data: bytes) -> Any:
-        return run(data, self._calls(), _CONSTANTS, self._storage)
+        return run(data, self._calls(), _CONSTANTS, _STATES, self._storage)
 
     def _calls(self) -> dict[str, Callable[..., Any]]:
         return {
             **_CONTAINERS,
+            **numpy_pickles.CALLS,
             "torch._utils._rebuild_tensor": self._tensor,
             "torch._utils._rebuild_tensor_v2": self._tensor,
             "torch._utils._rebuild_parameter": self._parameter,
@@ -253,8 +257,26 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _byte_array(content: Any = b"", encoding: str = "latin1") -> bytearray:
+    """Before protocol 5 of bytes, or of text to be encoded; not of a number, which is a length."""
+    return bytearray(content if isinstance(content, bytes) else _latin1(content, encoding))
+
+
 def _ordered(pairs: Any = ()) -> OrderedDict[Any, Any]:
     return OrderedDict(pairs)
+
+
+def _set_versions(target: OrderedDict[Any, Any], state: Any) -> None:
+    """A state_dict's OrderedDict has one attribute, the versions of the modules."""
+    if not isinstance(state, dict) or not set(state) <= {"_metadata"}:
+        raise FileFormatError(f"an OrderedDict has unknown attributes {state!r:.80}")
+    target.__dict__.update(state)
+
+
+_STATES: dict[type, Callable[[Any, Any], None]] = {
+    OrderedDict: _set_versions,
+    **numpy_pickles.STATES,
+}
 
 
 def _defaulted(factory: Any = None) -> dict[Any, Any]:
@@ -276,6 +298,10 @@ _CONTAINERS: dict[str, Callable[..., Any]] = {
     "__builtin__.frozenset": lambda items=(): frozenset(items),
     "builtins.complex": complex,
     "__builtin__.complex": complex,
+    "builtins.bytes": lambda: b"",
+    "__builtin__.bytes": lambda: b"",
+    "builtins.bytearray": _byte_array,
+    "__builtin__.bytearray": _byte_array,
     "_codecs.encode": _latin1,
     "torch.Size": lambda dims=(): Size(dims),
     "torch.device": lambda *parts: Device(*parts),

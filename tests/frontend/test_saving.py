@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import subprocess
 import sys
 from collections import Counter, OrderedDict
@@ -157,6 +158,9 @@ def test_other_programs_read_the_tensors(tmp_path: Path) -> None:
         (nn.Linear(1, 1), "flamec.nn.layers.Linear.*state_dict"),
         ({flamec.ones(1): 1}, "a key of the object is a Tensor"),
         ([object()], "builtins.object"),
+        ({"a": np.array(["x"])}, r"the object\['a'\] is a NumPy value of dtype <U1"),
+        ([np.uint16(1)], r"the object\[0\] is a NumPy value of dtype uint16"),
+        (np.array([None]), "NumPy value of dtype object"),
     ],
 )
 def test_what_cannot_be_saved_is_named(tmp_path: Path, value: Any, message: str) -> None:
@@ -216,6 +220,21 @@ def test_an_error_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch:
     assert flamec.load(path) == [1] and [f.name for f in tmp_path.iterdir()] == ["state"]
     flamec.save([3], path)
     assert flamec.load(path) == [3] and path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_full_disk_and_a_closed_folder_leave_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    flamec.save([1], path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            flamec.save({"a": flamec.ones(5000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert flamec.load(path) == [1] and [f.name for f in tmp_path.iterdir()] == ["state"]
+    with pytest.raises(FileNotFoundError):
+        flamec.save([2], tmp_path / "nowhere" / "state")
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:

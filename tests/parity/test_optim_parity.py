@@ -391,7 +391,7 @@ def test_a_step_can_be_differentiated(name: str) -> None:
 @pytest.mark.parametrize("mode", ["eager", "compiled"])
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("LBFGS", "Muon")])
 def test_a_learning_rate_in_a_tensor(name: str, mode: str) -> None:
-    """Two groups share the tensor, before and after a checkpoint; a schedule changes it in place."""
+    """Two groups share it, before and after a checkpoint; a schedule changes it in place."""
     generator = np.random.default_rng(6)
     start, noise = generator.standard_normal((2, 2, 3)), generator.standard_normal((8, 2, 2, 3))
     found = []

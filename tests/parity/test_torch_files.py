@@ -117,6 +117,65 @@ def test_tensors_share_memory_as_they_did(tmp_path: Path, mmap: bool) -> None:
     assert again["views"][0][0, 0].item() == 0  # the file is not written to
 
 
+NUMPY: list[Any] = [
+    *(np.dtype(name).type(1) for name in ("f8", "f4", "f2", "i8", "i2", "u1", "?", "c16")),
+    *(np.arange(6, dtype=name).reshape(2, 3) for name in ("f8", "f4", "i4", "u2")),
+    np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    np.array(2.5),
+    np.empty((0, 3), np.int16),
+    b"",
+    bytearray(b"ab"),
+]
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_numbers_and_arrays_of_numpy(protocol: int) -> None:
+    file = io.BytesIO()
+    torch.save(NUMPY, file, pickle_protocol=protocol)
+    file.seek(0)
+    found = flamec.load(file)
+    for mine, wanted in zip(found, NUMPY, strict=True):
+        if isinstance(wanted, (np.ndarray, np.generic)):
+            assert type(mine) is type(wanted) and mine.dtype == wanted.dtype
+            assert mine.shape == wanted.shape
+        np.testing.assert_array_equal(mine, wanted)
+    found[8][0, 0] = 7.0  # memory of its own, which may be written
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.array(["a"]), "dtype 'U1'"),
+        (np.array([None]), "dtype 'O8'"),
+        (np.zeros(2, [("a", "f4")]), "dtype 'V4'"),
+        (np.arange(3, dtype=">i4"), "another order"),
+        (np.datetime64("2020-01-01"), "dtype 'M8'"),
+    ],
+)
+def test_other_arrays_are_refused(value: Any, message: str) -> None:
+    file = io.BytesIO()
+    torch.save({"a": value}, file)
+    file.seek(0)
+    with pytest.raises(FileFormatError, match=message):
+        flamec.load(file)
+
+
+def test_a_device_that_is_not_here_is_named(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    torch.save({"a": torch.ones(2)}, file)
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    path = tmp_path / "x.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            text = b"X\x07\x00\x00\x00cuda:97"
+            archive.writestr(name, content.replace(b"X\x03\x00\x00\x00cpu", text))
+    with pytest.raises(RuntimeError, match=r"^a tensor was saved on 'cuda:97'.*map_location='cpu'"):
+        flamec.load(path)
+    assert flamec.load(path, map_location="cpu")["a"].tolist() == [1, 1]
+    assert flamec.load(path, map_location={"cuda:97": "cpu"})["a"].tolist() == [1, 1]
+
+
 def test_a_strict_load_lists_every_difference(tmp_path: Path) -> None:
     torch.save(
         torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)).state_dict(),
@@ -201,6 +260,13 @@ def _tensor(offset: int, size: tuple[int, ...], stride: tuple[int, ...], count: 
     return buffer.getvalue()
 
 
+def _numpy(name: str, arguments: bytes) -> io.BytesIO:
+    """The pickle of a call of one of NumPy's functions with two arguments."""
+    return _archive(
+        b"\x80\x04cnumpy._core.multiarray\n" + name.encode() + b"\n" + arguments + b"\x86R."
+    )
+
+
 DATA = struct.pack("<6f", *range(6))
 
 
@@ -228,6 +294,14 @@ def test_a_file_made_by_hand_is_read() -> None:
         (_archive(b"(ios\nsystem\n."), "opcode INST"),
         (_archive(b"\x80\x04\x82\x01."), "opcode EXT1"),
         (_archive(b""), "damaged"),
+        (_archive(b"\x80\x02})" + b"\x85" * 99999 + b"K\x01s."), "tuples nested 201 deep"),
+        (_archive(b"\x80\x02)q\x00" + b"h\x00\x86q\x00" * 99 + b"."), "with .* elements"),
+        (_archive(b"\x80\x04\x8f()" + b"(\x91" * 3 + b"\x85" * 99999 + b"\x90."), "nested"),
+        (_numpy("scalar", b"cnumpy\ndtype\nX\x02\x00\x00\x00O8\x85RC\x00"), "dtype 'O8'"),
+        (_numpy("scalar", b"cnumpy\ndtype\nX\x02\x00\x00\x00f8\x85RC\x04abcd"), "4 bytes, not 8"),
+        (_numpy("scalar", b"K\x01C\x00"), "without a dtype"),
+        (_numpy("_reconstruct", b"cnumpy\nndarray\n)R)"), "ndarray is called"),
+        (_numpy("memmap", b"NN"), r"asks for numpy\._core\.multiarray\.memmap"),
     ],
 )
 def test_damaged_archives(file: io.BytesIO, message: str) -> None:
@@ -245,3 +319,19 @@ def test_other_zip_files_and_old_files(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1)}, tmp_path / "old", _use_new_zipfile_serialization=False)
     with pytest.raises(FileFormatError, match=r"before 1\.6"):
         flamec.load(tmp_path / "old")
+
+
+def test_a_file_with_altered_bytes_is_read_or_refused() -> None:
+    """Whatever is altered: no other error, which a program would not expect."""
+    file = io.BytesIO()
+    torch.save({"a": torch.arange(5.0), "b": [np.float64(2), "text"]}, file)
+    generator, refused = np.random.default_rng(0), 0
+    for _ in range(400):
+        content = bytearray(file.getvalue())
+        for place in generator.integers(len(content), size=generator.integers(1, 4)):
+            content[place] = generator.integers(256)
+        try:
+            flamec.load(io.BytesIO(content))
+        except FileFormatError:
+            refused += 1
+    assert refused > 100
