@@ -1,8 +1,9 @@
 """``checkpoint``: compute a part of the forward pass again in backward instead of keeping it.
 
-Eager, what the operations of the part would save for their derivatives is only counted; when
-backward asks for the first of it, the function runs again and its saved tensors are taken in the
-same order (``flamec.autograd.saved_tensors``). While a function is compiled the part becomes a
+Eager, what the operations of the part would save for their derivatives is kept until the function
+returns, for gradients that it takes itself, and then only counted; when backward asks for the first
+of it, the function runs again and its saved tensors are taken in the same order
+(``flamec.autograd.saved_tensors``). While a function is compiled the part becomes a
 region of the graph, whose values are computed again by ``ir.passes.rematerialize``.
 """
 
@@ -61,7 +62,9 @@ def checkpoint(
     )
     part = _Part(function, args, kwargs, again, preserve_rng_state, determinism_check == "default")
     with forward, using_hooks(part.pack, part.unpack):
-        return function(*args, **kwargs)
+        result = function(*args, **kwargs)
+    part.held.clear()
+    return result
 
 
 def checkpoint_sequential(
@@ -100,7 +103,8 @@ class _Part:
         self.context = context
         self.check = check
         self.types: list[Any] = []
-        self.found: dict[int, Tensor] = {}
+        self.held: dict[int, Saved] = {}  # while the function runs for the first time
+        self.found: dict[int, Saved] = {}
         self.autocast = thread.autocast
         self.location = user_location()
         tensors = [t for t in flatten((args, kwargs))[0] if isinstance(t, Tensor)]
@@ -109,22 +113,28 @@ class _Part:
         self.random = random.default_states(devices) if preserve_rng else None
 
     def pack(self, tensor: Tensor) -> int:
+        self.held[len(self.types)] = Saved(tensor, None)
         self.types.append(tensor._type)
         return len(self.types) - 1
 
     def unpack(self, number: int) -> Tensor:
+        if number in self.held:
+            return self._restored(self.held[number])
         if number not in self.found:
             self._run_again()
-        return self.found.pop(number)
+        return self._restored(self.found.pop(number))
+
+    def _restored(self, saved: Saved) -> Tensor:
+        return restore(saved, "an operation in a checkpointed function", self.location, None)
 
     def _run_again(self) -> None:
         for saved in self.inputs:
             restore(saved, "a checkpointed function", self.location, None)
-        found: list[Tensor] = []
+        found: list[Saved] = []
 
-        def keep(tensor: Tensor) -> Tensor:
-            found.append(tensor)
-            return tensor
+        def keep(tensor: Tensor) -> Saved:
+            found.append(Saved(tensor, None))
+            return found[-1]
 
         before, thread.autocast = thread.autocast, self.autocast
         try:
@@ -132,7 +142,7 @@ class _Part:
                 enable_grad(),
                 random.states_kept(self.random),
                 self.context,
-                using_hooks(keep, lambda tensor: tensor),
+                using_hooks(keep, self._restored),
             ):
                 self.function(*self.args, **self.kwargs)
         finally:
@@ -142,11 +152,11 @@ class _Part:
                 "checkpoint: a different number of tensors was saved during the original forward "
                 f"and recomputation (at {self.location}): {len(self.types)} and {len(found)}"
             )
-        for position, (type, tensor) in enumerate(zip(self.types, found, strict=True)):
-            if self.check and type != tensor._type:
+        for position, (type, saved) in enumerate(zip(self.types, found, strict=True)):
+            if self.check and type != saved.type:
                 raise CheckpointError(
                     "checkpoint: recomputed values have different metadata than during the forward "
-                    f"pass (at {self.location}): tensor {position} was {type}, now {tensor._type}"
+                    f"pass (at {self.location}): tensor {position} was {type}, now {saved.type}"
                 )
         self.found = dict(enumerate(found))
 

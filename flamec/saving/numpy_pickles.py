@@ -57,7 +57,8 @@ def _empty(kind: Any, shape: Any, code: Any) -> np.ndarray:
 def _set_elements(array: np.ndarray, state: Any) -> None:
     _, shape, dtype, is_fortran, content = state
     filled = _filled(dtype, shape, content, "F" if is_fortran is True else "C")
-    array.__setstate__((1, filled.shape, dtype, is_fortran is True, bytes(content)))
+    plain: Any = (1, filled.shape, dtype, is_fortran is True, bytes(content))
+    array.__setstate__(plain)
 
 
 def _filled(dtype: Any, shape: Any, content: Any, order: Any, axes: Any = None) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import flamec
-from flamec import nn
+from flamec import func, nn
 from flamec.autograd.saved_tensors import saved_tensors_hooks
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.utils.checkpoint import CheckpointError, checkpoint, checkpoint_sequential
@@ -292,3 +292,52 @@ def test_what_a_compiled_part_changes_is_changed_once() -> None:
         step = wrap(lambda x, norm=norm: checkpoint(norm, x).square().sum().backward())
         step(flamec.randn(4, 3, requires_grad=True))
         assert norm.num_batches_tracked.item() == times
+
+
+GRADIENTS_INSIDE: dict[str, Any] = {
+    "grad": lambda x: func.grad(lambda v: (v.sin() * v).sum())(x).cos(),
+    "vjp": lambda x: func.vjp(lambda v: v.sin() * v, x)[1](x)[0],
+    "jvp": lambda x: func.jvp(lambda v: v.sin() * v, (x,), (x.exp(),))[1],
+    "hessian": lambda x: func.hessian(lambda v: (v.sin() * v).sum())(x) @ x,
+    "autograd": lambda x: flamec.autograd.grad((x.sin() * x).sum(), x, create_graph=True)[0] * x,
+    "checkpoint": lambda x: func.grad(lambda v: checkpoint(flamec.sin, v * v).sum())(x),
+}
+
+
+@pytest.mark.parametrize("name", GRADIENTS_INSIDE)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_gradients_inside(name: str, compiled: bool) -> None:
+    """A backward pass in the part, which asks for what is saved before the part has ended."""
+    function = GRADIENTS_INSIDE[name]
+    found = []
+    for wrap in (lambda f, x: f(x), checkpoint):
+
+        def run(x: Any, wrap: Any = wrap) -> Any:
+            (first,) = flamec.autograd.grad(wrap(function, x).sum(), x, create_graph=True)
+            return first, flamec.autograd.grad(first.sum(), x)[0]
+
+        x = flamec.tensor([0.1, 0.5, -0.7], dtype=flamec.float64).requires_grad_()
+        found.append((flamec.compile(run, backend="evaluate") if compiled else run)(x))
+    for mine, expected in zip(found[1], found[0], strict=True):
+        np.testing.assert_allclose(mine.detach().numpy(), expected.detach().numpy(), rtol=1e-12)
+
+
+def test_what_the_part_saves_and_then_changes_is_an_error() -> None:
+    """As without a checkpoint: the value that is computed again is changed again."""
+
+    def at_the_end(x: Any) -> Any:
+        y = x.exp()
+        y.mul_(2)
+        return y
+
+    def inside(x: Any) -> Any:
+        y = x.exp()
+        total = y.sum()
+        y.data.mul_(2)
+        return flamec.autograd.grad(total, x, create_graph=True)[0] * x
+
+    x = flamec.ones(2).requires_grad_()
+    for part in (at_the_end, inside):
+        for wrap in (lambda f, x: f(x), checkpoint):
+            with pytest.raises(RuntimeError, match=r"was changed in place at .*test_checkpoint"):
+                wrap(part, x).sum().backward()
