@@ -79,7 +79,7 @@ class Target:
 
 
 _LARGE, _SMALL = 227 << 10, 99 << 10  # shared memory of a block: data centre, workstation
-_TARGETS = {
+TARGETS = {
     80: Target(163 << 10, 108, False, False, 2.9, 1.9e6),
     86: Target(_SMALL, 84, False, False, 1.7, 0.9e6),
     87: Target(163 << 10, 16, False, False, 1.7, 0.2e6),
@@ -97,5 +97,5 @@ def target_facts(target: str) -> Target:
     """The facts of a target, or of the last one before it; ValueError for another form."""
     if not target.startswith("sm_") or not target[3:].isdigit():
         raise ValueError(f"a target has the form 'sm_90', not {target!r}")
-    known = [number for number in _TARGETS if number <= int(target[3:])]
-    return _TARGETS[max(known)] if known else _OLDEST
+    known = [number for number in TARGETS if number <= int(target[3:])]
+    return TARGETS[max(known)] if known else _OLDEST

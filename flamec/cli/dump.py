@@ -10,7 +10,8 @@ import typer
 
 from flamec.cli import example_inputs, target
 from flamec.cli.console import make_console, print_heading, print_json, print_text
-from flamec.cli.gpu_stages import GPU_STAGES, gpu_stage_parts
+from flamec.cli.failure import writing
+from flamec.cli.gpu_stages import GPU_STAGES, checked_gpu, gpu_stage_parts
 from flamec.cli.graph_text import graph_lines, numbers_like
 from flamec.cli.html_page import html_page, profiled_run
 from flamec.cli.page_data import page_data
@@ -44,6 +45,7 @@ def dump(
         typer.Option(
             "--target",
             metavar="sm_NN",
+            callback=checked_gpu,
             help="The GPU that code is made for; default: sm_90. With --html: show its kernels.",
         ),
     ] = None,
@@ -86,9 +88,9 @@ def dump(
     inspection = inspect(found, example, found.function.options)
     if html is not None:
         events = profiled_run(found, example) if profile else ()
-        html.write_text(
-            html_page(page_data(inspection, function, example.origin, events, gpu or ""))
-        )
+        page = html_page(page_data(inspection, function, example.origin, events, gpu or ""))
+        with writing(html):
+            html.write_text(page)
         make_console(color).print(f"wrote {html}")
         return
     if diff:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flamec.errors import is_framework_file
@@ -17,6 +19,15 @@ _OWN_FOLDER = f"{Path(__file__).parent}/"
 
 class CommandFailed(Exception):
     """The command cannot be carried out; the message is for the user."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Write what the user wants at ``path``; CommandFailed if it cannot be written there."""
+    try:
+        yield
+    except OSError as error:
+        raise CommandFailed(f"{path} cannot be written: {error.strerror}") from error
 
 
 def describe(error: BaseException) -> str:

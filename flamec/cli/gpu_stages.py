@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import typer
+
 from flamec.cli.failure import CommandFailed
 from flamec.cli.size_class_parts import with_size_classes
 from flamec.cli.stages import Inspection, StagePart
 from flamec.codegen.compile_graph import CompiledGraph
 from flamec.codegen.errors import LoweringError
 from flamec.codegen.options import CodegenOptions
+from flamec.codegen.triton.product_schedule import TARGETS
 from flamec.config import CompileOptions
 from flamec.ir.plan import ExecutionPlan, Launch, unrolled
 from flamec.prepared import Prepared, options_for_gpu
@@ -21,7 +24,25 @@ from flamec.runtime.cuda.triton_compiler import TritonError, compile_kernel, dis
 from flamec.runtime.kernel_cache import KernelCache
 from flamec.sized_runner import SizedProgram
 
+ARCHITECTURES = tuple(f"sm_{number}" for number in (70, 75, *TARGETS))
 GPU_STAGES = ("triton", "ttir", "ttgir", "ptx", "sass")
+
+
+def checked_gpu(target: str | None) -> str | None:
+    """The name of a GPU's architecture as it was given; typer.BadParameter if it is none.
+
+    LLVM ends the process where it does not know one.
+    """
+    if target is not None and target not in ARCHITECTURES:
+        raise typer.BadParameter(
+            f"no GPU's architecture is called {target!r}; there are {', '.join(ARCHITECTURES)}"
+        )
+    return target
+
+
+def checked_code(target: str) -> str:
+    """The same, or C."""
+    return target if target == "c" else str(checked_gpu(target))
 
 
 def gpu_stage_parts(inspection: Inspection, stage: str, target: str) -> list[StagePart]:

@@ -9,7 +9,8 @@ import typer
 
 from flamec.cli import example_inputs, target
 from flamec.cli.console import make_console, make_table, print_heading, print_json, print_table
-from flamec.cli.failure import CommandFailed
+from flamec.cli.failure import CommandFailed, writing
+from flamec.cli.gpu_stages import checked_code
 from flamec.cli.kernel_file import kernel_file
 from flamec.cli.kernel_inputs import save_inputs
 from flamec.cli.kernel_rows import KernelRow, Program, kernel_rows, programs
@@ -26,7 +27,12 @@ def kernels(
     ] = None,
     code: Annotated[
         str,
-        typer.Option("--target", metavar="c|sm_NN", help="C, or the GPU that code is made for."),
+        typer.Option(
+            "--target",
+            metavar="c|sm_NN",
+            callback=checked_code,
+            help="C, or the GPU that code is made for.",
+        ),
     ] = "c",
     write: Annotated[
         str | None,
@@ -71,8 +77,11 @@ def kernels(
     if write is not None and out is not None:
         program, number = _named(made, write)
         if real:
-            save_inputs(found, example, program, number, out.with_suffix(".npz"))
-        out.write_text(kernel_file(program, number, function, real))
+            saved = out.with_suffix(".npz")
+            with writing(saved):
+                save_inputs(found, example, program, number, saved)
+        with writing(out):
+            out.write_text(kernel_file(program, number, function, real))
         if as_json:
             print_json({"function": function, "kernel": write, "file": str(out)})
             return

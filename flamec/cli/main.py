@@ -16,6 +16,7 @@ import typer.core
 import typer.main
 
 from flamec.cli.failure import CommandFailed, describe, report
+from flamec.config import default_options
 from flamec.errors import CompileError
 from flamec.prepared import VERSION
 from flamec.runtime.cpu.compiler import CompileError as CompilerError
@@ -91,6 +92,10 @@ def options(
     ),
 ) -> None:
     """Look into what flamec compiles, time it, and check this machine."""
+    try:
+        default_options()
+    except ValueError as error:
+        raise CommandFailed(f"the environment (FLAMEC_...) cannot be used: {error}") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

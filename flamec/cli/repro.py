@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flamec.cli import example_inputs, target
-from flamec.cli.failure import CommandFailed, report
+from flamec.cli.failure import CommandFailed, report, writing
 from flamec.cli.source_lines import describe_location
 from flamec.debugging.bisection import bisect as bisect_reproduction
 from flamec.debugging.call_recording import record_call
@@ -58,6 +58,8 @@ def bisect(
 
     Example: flamec bisect train.py:step --input "float32[16,10]"
     """
+    if tolerance is not None and not tolerance >= 0:
+        raise typer.BadParameter(f"--tolerance must be 0 or more, not {tolerance}")
     wrong = False
     for title, reproduction in _programs(what, input or [], seed):
         if title:
@@ -74,7 +76,8 @@ def bisect(
         print("\n".join(found.lines(describe_location)))
         wrong = True
         if save is not None:
-            save.write_text(to_text(replace(reproduction, stage=found.stage, error="")))
+            with writing(save):
+                save.write_text(to_text(replace(reproduction, stage=found.stage, error="")))
             print(f"written: {save}")
             break
     if wrong:
@@ -94,7 +97,8 @@ def minify(
     except ValueError as error:
         raise CommandFailed(str(error)) from error
     path = output or file.with_name(f"{file.stem}-minified.py")
-    path.write_text(to_text(found.reproduction))
+    with writing(path):
+        path.write_text(to_text(found.reproduction))
     before, after = reproduction.graph, found.reproduction.graph
     print(f"held: {found.signature}")
     print(f"nodes: {_nodes(before)} -> {_nodes(after)}")

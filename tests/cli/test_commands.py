@@ -332,3 +332,31 @@ def test_the_cache_goes_to_a_file_and_back(run, tmp_path: Path) -> None:
     assert "cannot be written" in run("cache", "import", str(file), code=1, **nowhere).err
     file.write_bytes(file.read_bytes()[:-900])
     assert "no whole cache" in run("cache", "import", str(file), code=1, **here).err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("dump", "--html", "."),
+        ("kernels", "--write", "kernel_0", "--real-inputs", "--out", "nowhere/kernel.py"),
+        ("bisect", "--tolerance", "0", "--save", "nowhere/repro.py"),
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_a_file_that_cannot_be_written(run, arguments: tuple[str, ...]) -> None:
+    command, *options = arguments
+    done = run(command, "program.py:step", *options, code=1)
+    assert "cannot be written: " in done.err and "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("name", ["sm_10", "sm_91", "90", "h100", "sm_"])
+def test_a_gpu_that_is_not_known(name: str) -> None:
+    for command in ("dump", "kernels"):
+        done = CliRunner().invoke(app, [command, "program.py:step", "--target", name])
+        assert done.exit_code == 2 and "sm_80, sm_86" in done.output
+
+
+def test_settings_that_are_none(run) -> None:
+    done = run("cache", "ls", code=1, FLAMEC_CACHE_SIZE="much")
+    assert done.err.startswith("flamec: the environment") and "FLAMEC_CACHE_SIZE" in done.err
+    assert "0 or more" in run("bisect", "program.py:step", "--tolerance", "nan", code=2).err
