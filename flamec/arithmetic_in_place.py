@@ -34,12 +34,17 @@ _OPS: dict[Callable[..., Tensor], Op] = {
     arithmetic.true_divide: lookup("div"),
 }
 _SCALED = (arithmetic.add, arithmetic.sub)  # have a factor alpha
+_DIVIDE = lookup("div")
+_OF_INTEGERS = frozenset(map(lookup, ("abs", "neg", "floor", "ceil", "trunc")))
 
 Direct = Callable[..., bool]
 
 
 def direct_form(function: Callable[..., Tensor]) -> Direct | None:
     """What tries to compute a function in place, with its arguments; None if nothing does."""
+    primitive: Op | None = getattr(function, "primitive", None)
+    if primitive is not None:
+        return _direct_unary(primitive)
     op = _OPS.get(function)
     if op is None:
         return None
@@ -73,6 +78,28 @@ def direct_form(function: Callable[..., Tensor]) -> Direct | None:
     return direct
 
 
+def _direct_unary(op: Op) -> Direct:
+    """As ``direct_form`` for an operation on the tensor alone."""
+
+    def direct(target: Tensor, *args: Any, **kwargs: Any) -> bool:
+        if target._array.__class__ is not DeviceArray or thread.trace is not None:
+            return False
+        if args or kwargs or process.anomaly is not None or process.recorder is not None:
+            return False
+        kind = target._type.dtype.kind
+        if kind == "bool" or (kind != "float" and op not in _OF_INTEGERS):
+            return False
+        if thread.grad_enabled and may_be_tracked(target):
+            return False
+        call = _gpu_eager().met(op, (target,))
+        if call is None or not call.run_into([target._array], target._array):
+            return False
+        note_write(target)
+        return True
+
+    return direct
+
+
 def _kind_of(operand: Any) -> Any:
     """What a program depends on of an operand: a number is one of the program's operands. None for
     what has to be looked at each time."""
@@ -97,14 +124,15 @@ _MOST_CALLS = 4096
 def _again(call: EagerCall, target: Tensor, other: Any, alpha: float | None) -> bool:
     """Run a program for operands whose types it had before."""
     type = target._type
+    computed = type.dtype if type.dtype.itemsize != 2 else type.dtype.compute
     if not isinstance(other, Tensor):
-        other = constant(other, type.dtype, type.device)
+        other = constant(other, computed, type.device)
     if thread.grad_enabled and (may_be_tracked(target) or may_be_tracked(other)):
         return False
     array = target._array
     arrays = [array, other._array]
     if alpha is not None:
-        arrays.append(constant(alpha, type.dtype, type.device)._array)
+        arrays.append(constant(alpha, computed, type.device)._array)
     if not call.run_into(arrays, array):
         return False
     note_write(target)
@@ -120,25 +148,33 @@ def note_write(target: Tensor) -> None:
 
 def _computed(op: Op, target: Tensor, other: Any, alpha: float | None) -> EagerCall | None:
     """The program that has run; None if nothing was done."""
-    dtype = target._type.dtype
-    if not dtype.is_floating_point or process.anomaly is not None:
+    type = target._type
+    dtype = type.dtype
+    if dtype.kind == "bool" or process.anomaly is not None:
+        return None
+    if not dtype.is_floating_point and (op is _DIVIDE or alpha is not None):
         return None
     if not isinstance(other, Tensor):
-        if dtype.is_half or not is_number(other) or result_dtype(target, other) is not dtype:
+        if not is_number(other) or isinstance(other, bool):
             return None
-        other = constant(other, dtype, target._type.device)
-    elif other._type.dtype is not dtype or other._type.device != target._type.device:
+        if result_dtype(target, other) is not dtype:
+            return None
+        other = constant(other, dtype.compute, type.device)
+    elif other._type.device != type.device or result_dtype(target, other) is not dtype:
+        return None
+    if other._type.dtype.kind == "bool":  # of which there are no differences
         return None
     if thread.grad_enabled and (may_be_tracked(target) or may_be_tracked(other)):
         return None
-    if alpha is None:
-        inputs, call = [target, other], _gpu_eager().met(op, (target, other))
-    elif dtype.is_half:
-        return None
+    inputs = [target, other]
+    if alpha is not None:
+        inputs.append(constant(alpha, dtype.compute, type.device))
+        call = arithmetic.with_factor_call(op.name, *inputs, dtype)
+    elif other._type.dtype is dtype and (other._type.shape or not dtype.is_half):
+        call = _gpu_eager().met(op, inputs)
     else:
-        factor = constant(alpha, dtype, target._type.device)
-        inputs = [target, other, factor]
-        call = arithmetic.with_factor_call(op.name, target, other, factor, dtype)
+        computed = dtype if other._type.shape and type.shape else dtype.compute
+        call = arithmetic.converted_call(op.name, target, other, computed)
     if call is None or not call.run_into([t._array for t in inputs], target._array):
         return None
     note_write(target)

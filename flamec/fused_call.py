@@ -177,6 +177,7 @@ class FusedCall:
         self._captured = program.captured
         self._returned = program.returned
         self._single = program.structure.kind is None
+        self._itself = program.itself
         arrays = [t._array for t in (*tensors, *program.captured)]
         self._forward, self._gpu_call = self._runner(program.forward, arrays)
         self._types = self._concrete(program.forward)
@@ -235,6 +236,8 @@ class FusedCall:
             record(self._op, tensors, {}, results)
             for position in self._untracked:
                 set_tape_value(results[position], None)
+        if self._itself is not None:
+            return tensors[self._itself]
         if self._single:
             return results[0]
         return unflatten(self.program.structure, iter(results))

@@ -52,6 +52,7 @@ class FusedProgram:
     saved. ``recorded``: which results take part in autograd; empty if no argument does.
     ``backward`` takes the forward outputs ``saved_outputs``, the inputs ``read_inputs`` and the
     gradients of the results in ``recorded``, and returns those of the arguments ``tracked``.
+    ``itself``: which tensor argument the function has changed and returns, if that is its result.
     ``kept_outputs`` and ``kept_inputs`` are what derivatives of higher order read beside.
     ``guards`` are what the graphs rely on of the sizes.
     """
@@ -69,6 +70,7 @@ class FusedProgram:
     kept_inputs: tuple[int, ...] = ()
     kept_outputs: tuple[int, ...] = ()
     tracked_values: frozenset[Value] = frozenset()
+    itself: int | None = None
 
     def holds(self, bindings: Mapping[str, int]) -> bool:
         """Whether the program is right for these sizes."""
@@ -140,7 +142,8 @@ def trace_function(
 def _program(trace: _FunctionTrace, result: Any, name: str) -> FusedProgram:
     count = sum(source.kind == "argument" for source in trace.sources)
     leaves, structure = flatten(() if result is None else result)
-    outputs = _outputs(trace, leaves)
+    itself = _changed_argument(trace, leaves)
+    outputs = _outputs(trace, leaves) if itself is None else []
     captured = []
     for source in trace.sources[count:]:
         tensor = source.tensor
@@ -159,10 +162,20 @@ def _program(trace: _FunctionTrace, result: Any, name: str) -> FusedProgram:
         returned=len(outputs),
         captured=tuple(captured),
         guards=tuple(trace.oracle.guards.values()),
+        itself=itself,
     )
     if any(v in trace.tracked for v in outputs):
         return _differentiated(program, trace.tracked)
     return program
+
+
+def _changed_argument(trace: Trace, leaves: Sequence[Any]) -> int | None:
+    """The position of the argument that is all that the function returns, changed in place."""
+    if len(leaves) != 1 or not isinstance(leaves[0], Tensor) or leaves[0]._trace is not trace:
+        return None
+    root = trace.root_of(leaves[0])
+    whole = not leaves[0]._steps and leaves[0]._type == root.type
+    return root.input_position if whole and root.written else None
 
 
 def _outputs(trace: Trace, leaves: Sequence[Any]) -> list[Value]:

@@ -75,9 +75,9 @@ class EagerCall:
         addresses = []
         for array in (*arrays, target):
             start = array.address
-            if not array.c_contiguous or start % ALIGNMENT or array.dtype is not target.dtype:
+            if not array.c_contiguous or start % ALIGNMENT:
                 return False
-            alike = array.shape == shape
+            alike = array.shape == shape and array.dtype is target.dtype
             if start != address or not alike:
                 size = nbytes if alike else array.nbytes if array.shape else array.dtype.itemsize
                 end = start + size

@@ -7,7 +7,7 @@ a 16-bit tensor meets a number, the number is not rounded to 16 bits first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flamec.dispatch import apply, apply_named, write
@@ -21,6 +21,7 @@ from flamec.functional.promotion import (
     check_operands,
     constant,
     convert_operands,
+    device_of,
     float_dtype,
     is_number,
     plain_number,
@@ -29,7 +30,7 @@ from flamec.functional.promotion import (
 )
 from flamec.fusing import fused, program_call
 from flamec.ir.op import Op, lookup
-from flamec.ir.types import DType, float32, float64
+from flamec.ir.types import DType, float64
 from flamec.tensor import Tensor
 
 Operand = Tensor | Number
@@ -47,12 +48,12 @@ def combine(op: Op, name: str, x: Any, y: Any) -> Tensor:
         if isinstance(y, Tensor):
             if type.dtype is y._type.dtype:
                 return apply(op, (x, y), _NO_ATTRIBUTES)
-        elif (
-            (y.__class__ is float or y.__class__ is int)
-            and type.dtype.kind == "float"
-            and not type.dtype.is_half
-        ):
-            return apply(op, (x, constant(y, type.dtype, type.device)), _NO_ATTRIBUTES)
+        elif (y.__class__ is float or y.__class__ is int) and type.dtype.kind == "float":
+            computed = type.dtype.compute
+            number = constant(y, computed, type.device)
+            if computed is type.dtype:
+                return apply(op, (x, number), _NO_ATTRIBUTES)
+            return _converted(x, number, op.name, computed, type.dtype)
     check_operands(name, (x, y))
     return combine_as(op, x, y, result_dtype(x, y))
 
@@ -71,9 +72,33 @@ def promoted(op: Op, name: str, x: Any, y: Any) -> Tensor:
 
 def combine_as(op: Op, x: Any, y: Any, dtype: DType) -> Tensor:
     """``op`` on two operands in a given dtype; a scalar is not rounded to 16 bits."""
-    if dtype.is_half and (_is_scalar(x) or _is_scalar(y)):
-        return narrowed(apply(op, convert_operands((x, y), float32), _NO_ATTRIBUTES), dtype)
-    return apply(op, convert_operands((x, y), dtype), _NO_ATTRIBUTES)
+    computed = dtype.compute if _is_scalar(x) or _is_scalar(y) else dtype
+    if computed is dtype and not (_is_of_other(x, dtype) or _is_of_other(y, dtype)):
+        return apply(op, convert_operands((x, y), dtype), _NO_ATTRIBUTES)
+    left, right = as_operands((x, y), computed)
+    return _converted(left, right, op.name, computed, dtype)
+
+
+def _is_of_other(operand: Any, dtype: DType) -> bool:
+    return isinstance(operand, Tensor) and operand._type.dtype is not dtype
+
+
+def as_operands(operands: Sequence[Any], dtype: DType) -> list[Tensor]:
+    """Tensors as they are, and numbers in a dtype."""
+    device = device_of(operands)
+    return [x if isinstance(x, Tensor) else constant(x, dtype, device) for x in operands]
+
+
+@fused()
+def _converted(x: Tensor, y: Tensor, name: str, computed: DType, dtype: DType) -> Tensor:
+    """An operation computed in one dtype and rounded to another."""
+    return narrowed(apply_named(name, *convert_operands((x, y), computed)), dtype)
+
+
+def converted_call(name: str, target: Tensor, other: Tensor, dtype: DType) -> Any:
+    """What computes ``target op other`` in the dtype of ``target``, by way of another, on a GPU;
+    None if no program does."""
+    return program_call(_converted, (target, other, name, dtype, target._type.dtype))
 
 
 def _is_scalar(operand: Any) -> bool:
@@ -162,13 +187,14 @@ def _with_alpha(name: str, op: Op, x: Any, y: Any, alpha: Any) -> Tensor:
     check_operands(name, (x, y))
     dtype = result_dtype(x, y)
     check_factor(name, "alpha", alpha, dtype)
-    left, right, factor = convert_operands((x, y, alpha), dtype.compute)
+    left, right, factor = as_operands((x, y, alpha), dtype.compute)
     return _with_factor(left, right, factor, op.name, dtype)
 
 
 @fused()
 def _with_factor(left: Tensor, right: Tensor, factor: Tensor, name: str, dtype: DType) -> Tensor:
     """The factor is an operand, so that one program serves all values of it."""
+    left, right, factor = convert_operands((left, right, factor), dtype.compute)
     return narrowed(apply_named(name, left, ops.mul(right, factor)), dtype)
 
 

@@ -193,7 +193,7 @@ logical_and, logical_or, logical_xor = map(_logical, ("logical_and", "logical_or
 def logical_not(input: Tensor) -> Tensor:
     """Whether elements are zero."""
     require_tensor("logical_not", "input", input)
-    return ops.eq(input, constant(0, input._type.dtype))
+    return ops.eq(input, constant(0, input._type.dtype, input._type.device))
 
 
 # bits ------------------------------------------------------------------------------------

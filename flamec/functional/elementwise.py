@@ -164,6 +164,9 @@ def where(condition: Tensor, *branches: Operand, **named: Operand) -> Tensor | t
             f"where(): the condition must be bool, not {condition._type.dtype.name} "
             f"(at {user_location()})"
         )
+    if all(map(is_number, branches)):  # which are operands where the condition is
+        dtype, device = result_dtype(*branches), condition._type.device
+        return ops.where(condition, *[constant(b, dtype, device) for b in branches])
     x, y = as_tensors("where", *branches)
     return ops.where(condition, x, y)
 
@@ -184,7 +187,7 @@ def heaviside(input: Tensor, values: Tensor) -> Tensor:
             f"heaviside(): the dtypes differ: {input._type.dtype.name} and "
             f"{values._type.dtype.name} (at {user_location()})"
         )
-    zero = constant(0, input._type.dtype)
+    zero = constant(0, input._type.dtype, input._type.device)
     step = ops.cast(ops.gt(input, zero), input._type.dtype)
     return ops.where(ops.eq(input, zero), values, step)
 

@@ -51,6 +51,8 @@ def _declare(name: str, doc: str, prepare: Callable[[str, Any], Tensor], primiti
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
+    made: Any = function
+    made.primitive = op  # which is all that it does to floating-point numbers
     return function
 
 
@@ -118,6 +120,10 @@ def neg(input: Tensor, *, out: Tensor | None = None) -> Tensor:
         )
     result: Tensor = tensor_builder.neg(input)
     return result if out is None else store("neg", result, out)
+
+
+_NEG: Any = neg
+_NEG.primitive = lookup("neg")
 
 
 @public

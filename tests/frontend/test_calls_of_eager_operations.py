@@ -6,6 +6,7 @@ driver that is not there: each bound is a tenth above what the operation needs n
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,6 +29,8 @@ Call = Callable[[Any, Any], Any]
 def cu(monkeypatch: pytest.MonkeyPatch) -> Iterator[DriverStandIn]:
     monkeypatch.setattr(process, "hook_changes", 0)  # hooks of other tests
     yield driver_stand_in.install(monkeypatch)
+    _half.cache_clear()
+    _mask.cache_clear()
     fusing._calls.known.clear()
     gpu_eager._programs.clear()
     gc.collect()  # graphs end while their driver is there
@@ -36,6 +39,16 @@ def cu(monkeypatch: pytest.MonkeyPatch) -> Iterator[DriverStandIn]:
 @flamec.compile
 def _compiled_sum(x: Any, y: Any) -> Any:
     return x + y
+
+
+@functools.cache
+def _half(x: Any) -> Any:
+    return x.to(flamec.bfloat16)
+
+
+@functools.cache
+def _mask(x: Any) -> Any:
+    return x > 0
 
 
 def _both_ways(function: Callable[[Any], Any]) -> Call:
@@ -65,6 +78,12 @@ OPERATIONS: dict[str, tuple[Call, int]] = {
     "add in place": (lambda x, y: x.add_(y), 14),
     "add in place, with a factor": (lambda x, y: x.add_(y, alpha=0.5), 15),
     "mul in place by a number": (lambda x, y: x.mul_(0.5), 15),
+    "add in place of two dtypes": (lambda x, y: x.add_(_half(y)), 17),
+    "mul of 16 bits by a number": (lambda x, y: _half(x) * 0.5, 29),
+    "mul of 16 bits by a number in place": (lambda x, y: _half(x).mul_(0.5), 18),
+    "exp in place": (lambda x, y: x.exp_(), 14),
+    "relu in place": (lambda x, y: x.relu_(), 15),
+    "where of numbers": (lambda x, y: flamec.where(_mask(x), 1.0, 0.0), 31),
     "a number stored in a row": (lambda x, y: x.__setitem__(0, 1.0), 23),
     "fill_": (lambda x, y: x.fill_(0.5), 19),
     "compiled": (lambda x, y: _compiled_sum(x, y), 13),

@@ -324,8 +324,17 @@ def test_errors_name_shapes_and_line(gpu: Any) -> None:
 def test_what_returns_its_operand_still_does(simulated: Any) -> None:
     x = random(3, 4)
     assert F.dropout(x, 0.5, training=False) is x
-    assert F.relu(x, inplace=True) is x
     assert all(isinstance(p, NotFusable) for p in programs())
+    version, wanted = x._version, F.relu(x.cpu())
+    assert F.relu(x, inplace=True) is x  # which is a program
+    assert [p.itself for p in programs() if not isinstance(p, NotFusable)] == [0]
+    assert x._version == version + 1
+    close(x, wanted)
+    leaf = random(3, 4).requires_grad_()
+    recorded = leaf * 2
+    assert F.relu(recorded, inplace=True) is recorded
+    recorded.sum().backward()
+    close(leaf.grad, 2.0 * (leaf > 0))
 
 
 def test_what_is_not_fused_keeps_no_tensors(simulated: Any) -> None:

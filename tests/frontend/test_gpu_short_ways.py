@@ -243,6 +243,23 @@ CHANGES: dict[str, View] = {
     "some rows": lambda x: x[2:5].mul_(_second(x)[2:5]),
     "from an odd address": lambda x: x.view(-1)[3:].add_(_second(x).view(-1)[3:]),
     "another dtype": lambda x: x.add_(_second(x).double()),
+    "16 bits": lambda x: x.mul_(_second(x).bfloat16()),
+    "16 bits with alpha": lambda x: x.sub_(_second(x).half(), alpha=0.5),
+    "a scalar tensor of 16 bits": lambda x: x.mul_(_second(x).bfloat16()[0, 0]),
+    "bools": lambda x: x.add_(_second(x) > 0),
+    "without bools": lambda x: x.sub_(_second(x) > 0),
+    "without True": lambda x: x.sub_(True),
+    "its own bytes": lambda x: x.add_(x.view(-1).view(flamec.int8)[:16]),
+    "neg_": lambda x: x.neg_(),
+    "abs_": lambda x: x.abs_(),
+    "floor_": lambda x: x.floor_(),
+    "sin_": lambda x: x.sin_(),
+    "sin_ of a transpose": lambda x: x.t().sin_(),
+    "tanh_ of some rows": lambda x: x[2:5].tanh_(),
+    "relu_": lambda x: x.relu_(),
+    "relu of some rows": lambda x: flamec.nn.functional.relu(x[2:5], inplace=True),
+    "leaky_relu of a column": lambda x: flamec.nn.functional.leaky_relu(x[:, 1], inplace=True),
+    "relu of a result": lambda x: x.copy_(flamec.nn.functional.relu(x * 2, inplace=True)),
 }
 
 
@@ -275,17 +292,26 @@ def test_changes_in_place(gpu: Device, name: str, dtype: Any) -> None:
 def test_nothing_is_allocated_for_a_change_in_place(
     simulated: list[SimulatedGpu], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x, y = (flamec.tensor(PLANE, device="cuda") for _ in range(2))
     allocated: list[int] = []
     runtime: Any = simulated[0].runtime
-    empty = runtime.empty
-    monkeypatch.setattr(runtime, "empty", lambda n: (allocated.append(n), empty(n))[1])
+    allocate = runtime.allocate  # before calls remember it
+    monkeypatch.setattr(runtime, "allocate", lambda n: (allocated.append(n), allocate(n))[1])
+    x, y = (flamec.tensor(PLANE, device="cuda") for _ in range(2))
+    half, whole, angle = x.bfloat16(), x.to(flamec.int64), x * 1
+    assert allocated
     for turn in range(3):
         del allocated[:]
         x.add_(y)
         x.mul_(1.5)
         x.sub_(y, alpha=0.5)
         x += y[0]
+        for small in (half, whole):
+            small.mul_(2)
+            small.add_(small)
+        half.sub_(half, alpha=0.5)
+        x.add_(half, alpha=0.0)
+        angle.sin_()
+        flamec.nn.functional.relu(angle, inplace=True)
         assert turn == 0 or not allocated
     np.testing.assert_allclose(x.cpu().numpy()[0, 0], _three_turns(PLANE[0, 0], PLANE[0, 0]), 1e-5)
 
