@@ -168,8 +168,9 @@ def _computed(op: Op, target: Tensor, other: Any, alpha: float | None) -> EagerC
         return None
     inputs = [target, other]
     if alpha is not None:
-        inputs.append(constant(alpha, dtype.compute, type.device))
-        call = arithmetic.with_factor_call(op.name, *inputs, dtype)
+        factor = constant(alpha, dtype.compute, type.device)
+        inputs.append(factor)
+        call = arithmetic.with_factor_call(op.name, target, other, factor, dtype)
     elif other._type.dtype is dtype and (other._type.shape or not dtype.is_half):
         call = _gpu_eager().met(op, inputs)
     else:

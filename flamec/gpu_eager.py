@@ -17,6 +17,7 @@ from typing import Any
 
 from flamec.constant_arrays import ConstantArray
 from flamec.device_array import DeviceArray, Shape
+from flamec.errors import OperationError, user_location
 from flamec.gpu import Gpu, gpu
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import run_op
@@ -45,6 +46,7 @@ _MOST_CALLS = 4096
 _SMALL = 8  # sizes below that a rule may insist on
 _CONVERT = lookup("convert")
 _NARROW = 1 << 30  # elements up to which indices are 32-bit numbers
+_LONGEST_LINE = 1 << 31  # that is sorted, see ``codegen/triton/sort_launches.py``
 
 
 class EagerCall:
@@ -377,6 +379,8 @@ def _invocation(
     """The graph's program with its sizes bound; ``most``: elements of its largest value."""
     symbols, hints = tuple(bindings), rounded_hints(bindings)
     narrow = most < _NARROW
+    if most >= _LONGEST_LINE:
+        _refuse_long_lines(graph, bindings)
     key: Any = (here.device, graph.fingerprint(), symbols, tuple(hints.values()), narrow)
     key = (*key, process.float32_precision, strict)
     with _lock:
@@ -384,6 +388,20 @@ def _invocation(
             _programs[key] = here.prepare_operation(graph, symbols, hints, narrow, strict)
         prepared = _programs[key]
     return prepared.bind(tuple(bindings.values()))
+
+
+def _refuse_long_lines(graph: Graph, bindings: Mapping[str, int]) -> None:
+    """OperationError for lines that no kernel sorts; programs over symbols are made for all."""
+    for node in graph.nodes:
+        if node.op.kind is OpKind.SORT:
+            (size,) = evaluate_shape(
+                (node.inputs[0].type.shape[node.attributes["axis"]],), bindings
+            )
+            if size >= _LONGEST_LINE:
+                raise OperationError(
+                    f"{node.op.name}: a line of {size} elements is too long for a GPU, which sorts "
+                    f"those of fewer than {_LONGEST_LINE} (at {user_location()})"
+                )
 
 
 def _places(arrays: Sequence[DeviceArray]) -> tuple[list[Operand], tuple[int, ...]]:

@@ -86,6 +86,7 @@ class KernelWriter:
         if self._must_spill():
             self._before()
         partials: list[tuple[str, Fold, int, int]] = []
+        wide_before = False
         for position, part in enumerate(self.kernel.parts):
             tile = self.gpu.tiles[position]
             own, wide = own_sizes(part), is_wide(part, self.options.narrow)
@@ -123,7 +124,7 @@ class KernelWriter:
                 before, (own_last,) = self.launches.pop(), launches
                 pieces = self.kernel.parts[position - 1].program.rows[0].size
                 ends = before.launch, own_last, own_last.blocks, pieces
-                launches = [finished_by_last(*ends, own, wide, self._doc)]
+                launches = [finished_by_last(*ends, own, wide or wide_before, self._doc)]
                 traffic = before.reads | traffic[0], before.writes | traffic[1]
             shares = part.program.kind != "tables" and can_share_blocks(launches[0])
             alone = len(launches) > 1 or not shares
@@ -134,6 +135,7 @@ class KernelWriter:
             )
             for launch in launches:
                 self._add(launch, arguments, own, traffic, alone, part=True, any_warps=free)
+            wide_before = wide
         else:
             if partials or self.kernel.finish:
                 self._finish(partials)

@@ -14,6 +14,7 @@ from flamec.errors import OperationError, OperationTypeError, OutOfRangeError, u
 from flamec.functional.arguments import public
 from flamec.functional.autocasting import WIDEST, autocasts
 from flamec.functional.dimensions import dimension, size
+from flamec.functional.eager_view import eager_view
 from flamec.functional.places import is_python_int, narrowed, place_of, shown
 from flamec.functional.promotion import promote_types
 from flamec.functional.shape import (
@@ -298,7 +299,12 @@ def _even_split(
 def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     """A view of each slice along ``dim``, without that dimension."""
     axis, extent = _axis_with_size("unbind", input, dim)
-    return tuple(select(input, axis, i) for i in range(int(extent)))
+    before = (slice(None),) * axis
+    found = []
+    for i in range(int(extent)):
+        part = eager_view(input, (*before, i))
+        found.append(select(input, axis, i) if part is None else part)
+    return tuple(found)
 
 
 @remembered

@@ -131,6 +131,17 @@ def test_long_rows_of_unknown_length_lose_nothing_to_rounding() -> None:
     assert result["units"] <= 2
 
 
+@pytest.mark.parametrize("narrow", [False, True])
+def test_sizes_of_more_than_32_bits(narrow: bool) -> None:
+    """The joining part is small; the launch has the sizes of the part before, too."""
+    b = GraphBuilder()
+    graph = b.build([b.argmax(b.input(TensorType((N,), int64)), axes=(0,))])
+    options = CodegenOptions(size_hints={"N": 1 << 32}, narrow=narrow)
+    (kernel,) = compile_graph(graph, options).plan.kernels
+    sizes = [kind for name, kind in kernel.parameters if name.startswith("n_")]
+    assert sizes == ["i32" if narrow else "i64"]
+
+
 @needs_triton
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_120"])
 def test_machine_code(target: str, tmp_path: Path) -> None:

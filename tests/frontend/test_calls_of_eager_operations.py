@@ -74,6 +74,7 @@ OPERATIONS: dict[str, tuple[Call, int]] = {
     "view": (lambda x, y: x.view(-1), 7),
     "slice": (lambda x, y: x[1:, ::2], 9),
     "row": (lambda x, y: x[3], 7),
+    "unbind": (lambda x, y: x[:8].unbind(), 60),
     "detach": (lambda x, y: x.detach(), 4),
     "add in place": (lambda x, y: x.add_(y), 14),
     "add in place, with a factor": (lambda x, y: x.add_(y, alpha=0.5), 15),

@@ -176,3 +176,15 @@ def test_true_places_of_no_elements_in_a_program(gpu: Any, shape: tuple[int, ...
     results = flamec.compile(places)(flamec.zeros(shape, device=gpu))
     for found, wanted in zip(results, places(flamec.zeros(shape)), strict=True):
         np.testing.assert_array_equal(found.cpu().numpy(), wanted.numpy())
+
+
+def test_lines_that_are_too_long_to_sort(
+    simulated: list[SimulatedGpu], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their places do not fit in what a key leaves room for; programs are for all sizes."""
+    monkeypatch.setattr("flamec.gpu_eager._LONGEST_LINE", 100)
+    x = flamec.arange(120.0, device="cuda")
+    for call in (flamec.sort, flamec.argsort, lambda x: x.topk(3), lambda x: x.kthvalue(2)):
+        with pytest.raises(OperationError, match=r"a line of 120 elements.*test_gpu_operations"):
+            call(x)
+    assert flamec.sort(x.view(2, 60)).values.tolist() == x.view(2, 60).tolist()
