@@ -321,7 +321,7 @@ BINARY_ROWS = [
         "copysign",
         lambda x, y: np.where(np.signbit(y), -np.fabs(x), np.fabs(x)),
         dtypes=FLOATS,
-        gradient=(0,),
+        gradient=(0, 1),
     ),
     binary("gcd", None, math.gcd, dtypes=INTEGERS, gradient=()),
     binary(
@@ -358,6 +358,7 @@ BINARY_ROWS.append(
         (float64, float32),
         _NEXT_SHAPES.make,
         _next_oracle,
+        gradient=(0, 1),
         symbolic=_NEXT_SHAPES.symbolic,
         errors=_NEXT_SHAPES.errors,
     )

@@ -18,6 +18,7 @@ from flamec.functional.autocasting import FLOAT32, LOWER, autocasts
 from flamec.functional.dropout import uniform_like
 from flamec.functional.primitives import narrowed, normalized_axis, ops, require, widened
 from flamec.functional.promotion import require_tensor
+from flamec.functional.unary import as_floating
 from flamec.fusing import fused
 from flamec.ir.shape import SymbolicDim
 from flamec.tensor import Tensor
@@ -52,6 +53,11 @@ def _applied(
         return narrowed(formula(widened(input)), dtype)
     source = ops.sub(input, 0)  # a copy: what the derivative needs must not be overwritten
     return write(input, narrowed(formula(widened(source)), dtype), f"{name}_")
+
+
+def _integers_as_floats(name: str, input: Tensor) -> Tensor:
+    require_tensor(name, "input", input)
+    return input if input._type.dtype.kind == "bool" else as_floating(name, input)
 
 
 # piecewise linear ----------------------------------------------------------------------
@@ -345,14 +351,16 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
 
 @fused()
 def softsign(input: Tensor) -> Tensor:
-    """x / (1 + |x|)."""
-    return _applied("softsign", input, False, lambda x: ops.div(x, ops.add(ops.abs(x), 1.0)))
+    """x / (1 + |x|); of integers in the default dtype."""
+    x = _integers_as_floats("softsign", input)
+    return _applied("softsign", x, False, lambda x: ops.div(x, ops.add(ops.abs(x), 1.0)))
 
 
 @fused()
 def tanhshrink(input: Tensor) -> Tensor:
-    """x - tanh(x)."""
-    return _applied("tanhshrink", input, False, lambda x: ops.sub(x, ops.tanh(x)))
+    """x - tanh(x); of integers in the default dtype."""
+    x = _integers_as_floats("tanhshrink", input)
+    return _applied("tanhshrink", x, False, lambda x: ops.sub(x, ops.tanh(x)))
 
 
 @fused()

@@ -25,6 +25,7 @@ from flamec.functional.promotion import (
     float_dtype,
     is_number,
     plain_number,
+    require_a_tensor,
     require_tensor,
     result_dtype,
 )
@@ -253,6 +254,7 @@ def floor_divide(input: Operand, other: Operand) -> Tensor:
 @public
 def remainder(input: Operand, other: Operand) -> Tensor:
     """What is left of ``input`` after division, with the sign of ``other``."""
+    require_a_tensor("remainder", input, other)
     return combine(_REMAINDER, "remainder", input, other)
 
 
@@ -290,6 +292,7 @@ def pow(input: Operand, exponent: Operand) -> Tensor:
         if isinstance(power, (int, float)) and power in _EASY_POWERS:
             (x,) = convert_operands((input,), dtype.compute)
             return narrowed(_EASY_POWERS[power](x), dtype)
+    require_a_tensor("pow", input, exponent)
     return combine(_POW, "pow", input, exponent)
 
 
@@ -298,8 +301,7 @@ def pow(input: Operand, exponent: Operand) -> Tensor:
 def float_power(input: Operand, exponent: Operand) -> Tensor:
     """``input ** exponent`` computed in float64."""
     check_operands("float_power", (input, exponent))
-    if not isinstance(input, Tensor) and not isinstance(exponent, Tensor):
-        require_tensor("float_power", "input", input)
+    require_a_tensor("float_power", input, exponent)
     base = input if is_number(input) else ops.cast(input, float64)
     return combine_as(_POW, base, exponent, float64)
 

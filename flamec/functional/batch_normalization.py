@@ -12,6 +12,7 @@ from typing import Any
 
 from flamec.dispatch import write
 from flamec.errors import OperationError, user_location
+from flamec.functional.arithmetic import div
 from flamec.functional.pooling import windows_of
 from flamec.functional.primitives import (
     is_found_empty,
@@ -22,9 +23,11 @@ from flamec.functional.primitives import (
     require_floating,
     widened,
 )
-from flamec.functional.promotion import require_tensor
+from flamec.functional.promotion import float_dtype, require_tensor
+from flamec.functional.unary import as_floating
 from flamec.fusing import fused
 from flamec.ir.shape import Dim, equal, format_shape, product
+from flamec.ir.types import int64
 from flamec.state import no_grad
 from flamec.tensor import Tensor
 
@@ -217,10 +220,12 @@ def local_response_norm(
 ) -> Tensor:
     """``input / (k + alpha * mean of squares over ``size`` neighbouring channels) ** beta``.
 
-    Krizhevsky, Sutskever, Hinton 2012, section 3.3 (with the mean, as in PyTorch).
+    Krizhevsky, Sutskever, Hinton 2012, section 3.3 (with the mean, as in PyTorch). Of int64 in the
+    default dtype, with means that are rounded towards zero.
     """
     require_tensor("local_response_norm", "input", input)
-    require_floating("local_response_norm", input)
+    if input._type.dtype is not int64:
+        require_floating("local_response_norm", input)
     shape = input._type.shape
     require(
         len(shape) >= 3,
@@ -232,5 +237,10 @@ def local_response_norm(
     view = windows_of(channels_last, 0.0, (size,), (1,), (size // 2,), (1,), (shape[1],))
     total = ops.sum(view, axes=(len(shape),))
     total = ops.permute(total, axes=(0, len(shape) - 1, *range(1, len(shape) - 1)))
-    scale = ops.add(ops.mul(ops.div(total, size), alpha), k)
-    return narrowed(ops.div(x, ops.pow(scale, beta)), input._type.dtype)
+    if not input._type.dtype.is_floating_point:
+        x = as_floating("local_response_norm", input)
+        mean = as_floating("local_response_norm", div(total, size, rounding_mode="trunc"))
+    else:
+        mean = ops.div(total, size)
+    scale = ops.add(ops.mul(mean, alpha), k)
+    return narrowed(ops.div(x, ops.pow(scale, beta)), float_dtype(input._type.dtype))

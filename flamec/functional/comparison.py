@@ -20,6 +20,7 @@ from flamec.functional.promotion import (
     check_operands,
     constant,
     float_dtype,
+    require_a_tensor,
     require_tensor,
     result_dtype,
 )
@@ -214,6 +215,7 @@ def _bitwise(name: str, primitive: str, doc: str) -> Callable[..., Tensor]:
 
     @public
     def function(input: Operand, other: Operand) -> Tensor:
+        require_a_tensor(name, input, other)
         _require_integers(name, input, other)
         return promoted(op, name, input, other)
 

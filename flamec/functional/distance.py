@@ -18,7 +18,7 @@ from flamec.functional.primitives import (
     require_floating,
     widened,
 )
-from flamec.functional.promotion import as_tensors, require_tensor
+from flamec.functional.promotion import as_float_tensors, as_tensors, require_tensor
 from flamec.fusing import fused
 from flamec.tensor import Tensor
 
@@ -101,9 +101,11 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
 def pairwise_distance(
     x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
 ) -> Tensor:
-    """The p-norm of x1 - x2 + eps over the last dimension."""
-    a, b = as_tensors("pairwise_distance", x1, x2)
-    require_floating("pairwise_distance", a, b)
+    """The p-norm of x1 - x2 + eps over the last dimension; of integers in the default dtype."""
+    a, b = as_float_tensors("pairwise_distance", x1, x2)
+    for x in (x1, x2):
+        if x._type.dtype.kind == "bool":
+            require_floating("pairwise_distance", x)
     dtype = a._type.dtype
     difference = ops.add(ops.sub(widened(a), widened(b)), eps)
     rank = len(difference._type.shape)

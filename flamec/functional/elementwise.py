@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any, overload
 
+from flamec.dtype_limits import finfo
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.arithmetic import Operand, check_factor, combine_as, promoted
@@ -25,6 +26,7 @@ from flamec.functional.promotion import (
     float_dtype,
     is_number,
     plain_number,
+    require_a_tensor,
     require_tensor,
     result_dtype,
 )
@@ -57,7 +59,31 @@ def _binary(name: str, primitive: str, doc: str) -> Callable[..., Tensor]:
 maximum = _binary("maximum", "maximum", "The greater of two; NaN if either is NaN.")
 minimum = _binary("minimum", "minimum", "The lesser of two; NaN if either is NaN.")
 gcd = _binary("gcd", "gcd", "The greatest common divisor of integers, not negative.")
-nextafter = _binary("nextafter", "nextafter", "The next representable number towards other.")
+_next_of_wide = _binary("nextafter", "nextafter", "The next number of float32 or float64.")
+
+
+@public
+@fused()
+def nextafter(input: Tensor, other: Tensor) -> Tensor:
+    """The next representable number after ``input`` towards ``other``.
+
+    The gradient by ``input`` is 1, and 0 where the two are equal, as in PyTorch.
+    """
+    require_tensors("nextafter", input=input, other=other)
+    dtype = result_dtype(input, other)
+    if not dtype.is_half:
+        return _next_of_wide(input, other)
+    x, y = convert_operands((input, other), dtype.compute)
+    limits = finfo(dtype)
+    # from half a unit in the last place to one and a half, below a power of two to three quarters,
+    # so that rounding gives the neighbour
+    factor, least = 0.625 * limits.eps, 0.625 * limits.tiny * limits.eps
+    step = ops.detach(ops.maximum(ops.mul(ops.abs(x), factor), least))
+    moved = ops.add(x, ops.where(ops.gt(y, x), step, ops.neg(step)))
+    from_infinity = ops.copysign(ops.mul(ops.sign(x), limits.max), x)
+    moved = ops.where(ops.eq(ops.abs(x), math.inf), from_infinity, moved)
+    moved = ops.where(ops.ne(y, y), y, moved)
+    return narrowed(ops.where(ops.eq(x, y), ops.detach(y), moved), dtype)
 
 
 @public
@@ -315,6 +341,7 @@ def ldexp(input: Tensor, other: Tensor) -> Tensor:
 def xlogy(input: Operand, other: Operand) -> Tensor:
     """``input * log(other)``; 0 where input is 0, unless other is NaN."""
     check_operands("xlogy", (input, other))
+    require_a_tensor("xlogy", input, other)
     dtype = float_dtype(result_dtype(input, other))
     x, y = convert_operands((input, other), dtype.compute)
     unusable = ops.bitwise_or(ops.le(y, 0.0), ops.eq(y, math.inf))

@@ -53,7 +53,13 @@ def _as_int64(name: str, index: Any) -> Tensor:
 def _checked(
     name: str, x: Tensor, dim: int, index: Any, against: Tensor | None = None
 ) -> tuple[Tensor, int, Tensor]:
-    """``x``, ``dim`` and ``index`` with at least one dimension, once their sizes were compared."""
+    """``x``, ``dim`` and ``index`` with at least one dimension, once their sizes were compared.
+
+    An index without elements may have any dtype.
+    """
+    require_tensor(name, "index", index)
+    if any(structurally_equal(d, 0) for d in index._type.shape):
+        index = tensor_builder.cast(index, int64)
     index = _as_int64(name, index)
     axis = dimension(name, dim, len(x._type.shape))
     if not x._type.shape:

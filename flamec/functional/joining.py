@@ -314,6 +314,12 @@ def narrow(input: Tensor, dim: int, start: Any, length: Any) -> Tensor:
     first, count = (v if is_python_int(v) else size("narrow", v) for v in (start, length))
     found = narrowed(first, count, extent)
     if found is None:
+        place = shown(start)
+        if isinstance(place, int) and isinstance(extent, int) and not -extent <= place <= extent:
+            raise IndexError(
+                f"narrow: start {place} is out of range of dimension {axis} (expected to be in "
+                f"[{-extent}, {extent}]) (at {user_location()})"
+            )
         raise OperationError(
             f"narrow: start ({shown(start)}) + length ({shown(length)}) exceeds dimension size "
             f"({extent}) of dimension {axis}, or is negative (at {user_location()})"

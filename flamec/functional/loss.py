@@ -24,7 +24,7 @@ from flamec.functional.loss_reduction import (
 from flamec.functional.primitives import narrowed, ops, require, sum_all
 from flamec.fusing import fused
 from flamec.ir.shape import equal, format_shape
-from flamec.ir.types import DType
+from flamec.ir.types import DType, int64
 from flamec.tensor import Tensor
 from flamec.values import required, within
 
@@ -84,9 +84,12 @@ def l1_loss(
     reduction: str = "mean",
     weight: Tensor | None = None,
 ) -> Tensor:
-    """|input - target|."""
+    """|input - target|; of integers their own dtype, or int64 for the sum, and no mean."""
     reduction = chosen_reduction("l1_loss", size_average, reduce, reduction)
-    (x, y), dtype = loss_operands("l1_loss", input, target)
+    whole = reduction != "mean" and weight is None
+    (x, y), dtype = loss_operands("l1_loss", input, target, floating=not whole)
+    if reduction == "sum" and not dtype.is_floating_point:
+        x, y, dtype = ops.cast(x, int64), ops.cast(y, int64), int64
     x, y = broadcast_pair("l1_loss", x, y)
     return _weighted("l1_loss", ops.abs(ops.sub(x, y)), input, weight, reduction, dtype)
 
@@ -283,7 +286,7 @@ def poisson_nll_loss(
     ``full`` adds Stirling's approximation of log(target!) where target > 1.
     """
     reduction = chosen_reduction("poisson_nll_loss", size_average, reduce, reduction)
-    (x, y), dtype = loss_operands("poisson_nll_loss", input, target)
+    (x, y), dtype = loss_operands("poisson_nll_loss", input, target, integers=True)
     if log_input:
         loss = ops.sub(ops.exp(x), ops.mul(y, x))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flamec.errors import OperationError, user_location, warn_user
 from flamec.functional.primitives import mean_all, narrowed, ops, require_floating, sum_all, widened
-from flamec.functional.promotion import as_tensors
+from flamec.functional.promotion import as_float_tensors, as_tensors
 from flamec.ir.broadcasting import broadcast_shapes
 from flamec.ir.shape import format_shape, structurally_equal
 from flamec.ir.types import DType
@@ -42,10 +42,24 @@ def reduced(loss: Tensor, reduction: str, dtype: DType) -> Tensor:
     return narrowed(loss, dtype)
 
 
-def loss_operands(name: str, *operands: Tensor) -> tuple[list[Tensor], DType]:
-    """Operands of their common dtype in its compute dtype, and the dtype of the result."""
+def loss_operands(
+    name: str,
+    *operands: Tensor,
+    integers: bool = False,
+    bools: bool = False,
+    floating: bool = True,
+) -> tuple[list[Tensor], DType]:
+    """Operands of their common dtype in its compute dtype, and the dtype of the result.
+
+    Where ``integers`` or ``bools`` are taken, the default dtype stands for theirs; integers stay
+    what they are where the loss need not be ``floating``.
+    """
     tensors = as_tensors(name, *operands)
-    require_floating(name, *tensors)
+    kind = tensors[0]._type.dtype.kind
+    if bools if kind == "bool" else integers:
+        tensors = as_float_tensors(name, *tensors)
+    if floating or kind == "bool":
+        require_floating(name, *tensors)
     return [widened(t) for t in tensors], tensors[0]._type.dtype
 
 

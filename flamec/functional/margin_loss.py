@@ -67,7 +67,7 @@ def margin_ranking_loss(
             f"margin_ranking_loss: all inputs should have the same number of dimensions, got "
             f"{shapes} (at {user_location()})"
         )
-    (a, b, y), dtype = loss_operands("margin_ranking_loss", input1, input2, target)
+    (a, b, y), dtype = loss_operands("margin_ranking_loss", input1, input2, target, integers=True)
     loss = at_least(ops.add(ops.mul(ops.neg(y), ops.sub(a, b)), margin), 0.0)
     return reduced(loss, reduction, dtype)
 
@@ -96,7 +96,7 @@ def cosine_embedding_loss(
             f"{name}: a target of {rank} dimensions expects inputs of {rank + 1} dimensions, got "
             f"{format_shape(operand._type.shape)}",
         )
-    (a, b), dtype = loss_operands(name, input1, input2)
+    (a, b), dtype = loss_operands(name, input1, input2, integers=True, bools=True)
     y = ops.cast(target, a._type.dtype)
     tiny = 1e-12
     squares = ops.mul(
@@ -148,14 +148,15 @@ def multilabel_soft_margin_loss(
 
 
 def _as_rows(name: str, input: Tensor) -> tuple[Tensor, bool]:
-    """[N, C] from [N, C] or [C], and whether there was no batch."""
+    """[N, C] from [N, C] or [C], a single class from [], and whether there was no batch."""
     shape = input._type.shape
     require(
-        len(shape) in (1, 2),
+        len(shape) <= 2,
         f"{name}: expected an input of 1 or 2 dimensions, got {format_shape(shape)}",
     )
-    single = len(shape) == 1
-    return (ops.reshape(input, shape=(1, *shape)) if single else input), single
+    if len(shape) == 2:
+        return input, False
+    return ops.reshape(input, shape=(1, *(shape or (1,)))), True
 
 
 def _finished_rows(loss: Tensor, single: bool, reduction: str, dtype: DType) -> Tensor:

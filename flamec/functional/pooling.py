@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from flamec.dispatch import apply_named
+from flamec.functional.arithmetic import div
 from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.primitives import (
+    is_empty_size,
     narrowed,
     ops,
     reduce_kept,
@@ -22,6 +24,7 @@ from flamec.functional.primitives import (
     require_floating,
     widened,
 )
+from flamec.functional.promotion import require_tensor
 from flamec.functional.selected_elements import plain, with_selected_gradient, with_summed_gradient
 from flamec.functional.spatial import (
     batched,
@@ -42,7 +45,7 @@ from flamec.ir.shape import (
     product,
     structurally_equal,
 )
-from flamec.ir.types import int32, int64
+from flamec.ir.types import DType, int32, int64
 from flamec.state import thread
 from flamec.tensor import Tensor
 
@@ -216,7 +219,7 @@ def _max_pool(
         name, spatial, kernel_size, stride, padding, dilation
     )
     shape = x._type.shape
-    _require_elements(name, input)
+    _require_elements(name, input, spatial)
     fill = _smallest(x)
     if _are_whole(shape[2:], kernel, borders, dilations):
         result, number = _selected_of_all(x, spatial, fill)
@@ -302,9 +305,9 @@ def numbered(view: Tensor, number: Tensor, spatial: int) -> Tensor:
     return ops.sum(kept, axes=tuple(range(rank - spatial, rank)))
 
 
-def _require_elements(name: str, input: Tensor) -> None:
+def _require_elements(name: str, input: Tensor, spatial: int) -> None:
     require(
-        all(isinstance(d, SymbolicDim) or d > 0 for d in input._type.shape[-3:][1:]),
+        not any(map(is_empty_size, input._type.shape[-spatial - 1 :])),
         f"{name}: expected non-zero sizes for the dimensions other than batch, but got input of "
         f"size {format_shape(input._type.shape)}",
     )
@@ -387,24 +390,32 @@ def _avg_pool(
     ceil_mode: bool, count_include_pad: bool, divisor_override: int | None,
 ) -> Tensor:  # fmt: skip
     x, single = batched(name, input, spatial)
-    require_floating(name, input)
+    if input._type.dtype is not int64:
+        require_floating(name, input)
     kernel, steps, borders, dilations = _settings(name, spatial, kernel_size, stride, padding)
-    _require_elements(name, input)
+    _require_elements(name, input, spatial)
     require(divisor_override != 0, f"{name}: divisor must be not zero")
     wide = widened(x)
     if _are_whole(x._type.shape[2:], kernel, borders, dilations):
         total = reduce_kept("sum", wide, range(2, 2 + spatial))
-        mean = ops.div(total, product(kernel) if divisor_override is None else divisor_override)
-        return unbatched(narrowed(mean, input._type.dtype), single)
+        divisor = product(kernel) if divisor_override is None else divisor_override
+        return unbatched(_quotient(total, divisor, input._type.dtype), single)
     counts = _counts(name, x._type.shape[2:], kernel, steps, borders, dilations, ceil_mode)
     total = _summed(wide, (kernel, steps, borders, dilations, counts))
-    divisor: Any = divisor_override
+    divisor = divisor_override
     if divisor is None:
         whole = not ceil_mode and (count_include_pad or not any(borders))
         divisor = int(product(kernel)) if whole else _divisor(
             wide, kernel, steps, borders, counts, count_include_pad
         )  # fmt: skip
-    return unbatched(narrowed(ops.div(total, divisor), input._type.dtype), single)
+    return unbatched(_quotient(total, divisor, input._type.dtype), single)
+
+
+def _quotient(total: Tensor, divisor: Any, dtype: DType) -> Tensor:
+    """Sums of windows divided; those of integers are rounded towards zero."""
+    if dtype.is_floating_point:
+        return narrowed(ops.div(total, divisor), dtype)
+    return div(total, divisor, rounding_mode="trunc")
 
 
 @fused()
@@ -442,6 +453,7 @@ def _lp_pool(
     name: str, spatial: int, input: Tensor, norm_type: float, kernel_size: Any, stride: Any,
     ceil_mode: bool,
 ) -> Tensor:  # fmt: skip
+    require_floating(name, require_tensor(name, "input", input))
     elements = product(per_dimension(name, "kernel_size", kernel_size, spatial))
     powers = ops.pow(input, float(norm_type))
     mean = _avg_pool(name, spatial, powers, kernel_size, stride, 0, ceil_mode, True, None)

@@ -201,6 +201,12 @@ def require_tensor(name: str, argument: str, value: Any) -> Tensor:
     return value
 
 
+def require_a_tensor(name: str, *operands: Any) -> None:
+    """TypeError unless at least one of the operands is a Tensor."""
+    if not any(isinstance(x, Tensor) for x in operands):
+        require_tensor(name, "input", operands[0])
+
+
 def device_of(operands: Sequence[Any]) -> Device:
     """Where the result lives: with the first tensor that has dimensions, or the first tensor."""
     device: Device | None = None

@@ -16,7 +16,7 @@ from flamec.functional.arguments import as_dtype, listed
 from flamec.functional.dimensions import dimension, dimensions, sequence, size, sizes
 from flamec.ir import broadcasting
 from flamec.ir.shape import Dim, equal, format_shape, product, structurally_equal
-from flamec.ir.types import DType
+from flamec.ir.types import DType, int64
 from flamec.layout import can_view, is_contiguous
 from flamec.memory_format import last_channels
 from flamec.remembered_views import remembered
@@ -121,7 +121,10 @@ def reshape(input: Tensor, *shape: Any) -> Tensor:
 
 @listed("size")
 def sum_to_size(input: Tensor, *size: Any) -> Tensor:
-    """The sum over the dimensions along which ``size`` would be stretched to the tensor's shape."""
+    """The sum over the dimensions along which ``size`` would be stretched to the tensor's shape.
+
+    Integers and bools become int64, unless that is the tensor's shape and has dimensions.
+    """
     shape = input._type.shape
     wanted = sizes("sum_to_size", size)
     apart = shape[len(shape) - len(wanted) :]
@@ -132,6 +135,9 @@ def sum_to_size(input: Tensor, *size: Any) -> Tensor:
             f"sum_to_size: size {format_shape(wanted)} is not expandable to size "
             f"{format_shape(shape)} (at {user_location()})"
         )
+    same = len(wanted) == len(shape) and all(map(structurally_equal, shape, wanted))
+    if not (same and wanted) and not input._type.dtype.is_floating_point:
+        input = tensor_builder.cast(input, int64)
     result: Tensor = tensor_builder.sum_to(input, wanted)
     return result
 

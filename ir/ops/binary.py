@@ -280,6 +280,11 @@ def _signs_agree(b: Builder, g: Any, x: Any, y: Any) -> Any:
     return b.mul(g, b.mul(b.sign(x), b.copysign(b.constant(1.0, b.type_of(y)), y)))
 
 
+def _none_of(b: Builder, g: Any, *operands: Any) -> Any:
+    """Zeros of the shape of g."""
+    return b.full_like(0, b.type_of(g))
+
+
 def _nextafter_type(types: tuple[TensorType, ...], attributes: Mapping[str, Any]) -> TensorType:
     """Not for 16-bit floats: the neighbour of one in float32 would round back to it."""
     result = elementwise_rule("nextafter", 2, FLOAT)(types, attributes)
@@ -305,6 +310,7 @@ binary(
     np.copysign,
     accepts=FLOAT,
     dx=_signs_agree,
+    dy=_none_of,
     saves=(0, 1),
     triton="libdevice.copysign({0}, {1})",
     doc="The magnitude of x with the sign bit of y.",
@@ -313,6 +319,9 @@ binary(
     "nextafter",
     np.nextafter,
     infer=_nextafter_type,
+    dx=lambda b, g, x, y: b.where(b.eq(x, y), _none_of(b, g), g),
+    dy=_none_of,
+    saves=(0, 1),
     triton={
         "f32": "flamec_nextafter({0}, {1}, tl.int32)",
         "f64": "flamec_nextafter({0}, {1}, tl.int64)",
