@@ -94,6 +94,7 @@ class Trace:
         self.numbers: dict[Any, Tensor] = {}
         self._copied_for: dict[Storage, list[Dim]] = {}
         self.freed: set[int] = set()
+        self.backwards_in_progress: list[type] = []  # of custom functions, the innermost last
         self.aliases: list[tuple[int, Tensor]] = []
         self.alias_tensors: set[Tensor] = set()
         self.sharing: dict[Tensor, InputSource] = {}  # captured ones in the memory of others

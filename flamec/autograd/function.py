@@ -162,6 +162,7 @@ class _Call:
         self, function: type[Function], ctx: FunctionCtx, args: Sequence[Any], outputs: list[Any]
     ) -> None:
         self.name = function.__name__
+        self.function = function
         self.backward = function.backward
         if self.backward is Function.backward and function.jvp is not Function.jvp:
             self.backward = self.transposed
@@ -367,11 +368,16 @@ def _not_inferred(*_: Any) -> Types:
 
 # while tracing -----------------------------------------------------------------------------
 
+_MOST_ORDERS = 3  # of a function whose backward applies it again: each is traced within the last
+
 
 def _traced(call: _Call, kept: _Kept, results: list[Tensor]) -> list[Tensor]:
     """Run ``backward`` on stand-ins and attach what it emitted as the derivative."""
     trace = thread.trace
     assert trace is not None
+    around = trace.backwards_in_progress
+    if around.count(call.function) == _MOST_ORDERS:
+        return attach_rule(call.name, results, call.tensors, _raising(_too_many_orders(call.name)))
     nodes = trace.builder.nodes
     start = len(nodes)
     with trace.without_values():
@@ -383,6 +389,7 @@ def _traced(call: _Call, kept: _Kept, results: list[Tensor]) -> list[Tensor]:
     trace.tracked.update((*gradient_values, *output_values))
     inputs = list(call.tensors)
     call.ctx._read_saved = lambda: kept.read(inputs, by_result)
+    around.append(call.function)
     try:
         with enable_grad(), trace.without_values(), draws_postponed(trace) as drawn:
             found = call.once(call.gradients(seeds), seeds)
@@ -394,6 +401,7 @@ def _traced(call: _Call, kept: _Kept, results: list[Tensor]) -> list[Tensor]:
             raise
         return attach_rule(call.name, results, inputs, _raising(error))
     finally:
+        around.pop()
         call.ctx._read_saved = _refuse_read
     trace.freed.difference_update(map(id, nodes[start:]))  # made anew for each backward pass
     rule = record_nodes(nodes[start:], gradient_values, output_values, found, drawn)
@@ -410,6 +418,13 @@ def _traced(call: _Call, kept: _Kept, results: list[Tensor]) -> list[Tensor]:
     attributes = {"sizes": rule.symbolic_sizes}
     found_outputs = apply(op, [*results, *inputs, *operands], attributes)
     return list(found_outputs) if isinstance(found_outputs, tuple) else [found_outputs]
+
+
+def _too_many_orders(name: str) -> RuntimeError:
+    return RuntimeError(
+        f"the backward of {name} applies {name} again, perhaps by way of another function: "
+        f"compiled, it has derivatives up to order {_MOST_ORDERS} (at {user_location()})"
+    )
 
 
 def _selecting(derivative: Any, positions: Sequence[int]) -> Any:

@@ -254,3 +254,27 @@ def test_what_no_gradient_arrives_at_is_not_freed() -> None:
         results = function(y, w)
         results[0].sum().backward()
         assert not is_refused(y * 1.0)
+
+
+def test_tensors_that_were_changed_before_a_pass_in_the_function() -> None:
+    """Eager mode refuses to go back through what a pass has freed; a program leaves state
+    without a history then (docs/GRADIENTS.md), so a pass from outside ends there."""
+    for wrap in range(2):
+        w, u = (flamec.ones(3).requires_grad_() for _ in range(2))
+        state, argument = flamec.zeros(3), flamec.ones(3) * w
+
+        def step(x: T, argument: T, state: T = state, w: T = w) -> None:
+            state.copy_(x * w)
+            argument.mul_(w)
+            ((state * state).sum() + argument.sum()).backward()
+
+        both(step)[wrap](flamec.ones(3), argument)
+        assert w.grad is not None and w.grad.tolist() == [4.0, 4.0, 4.0]
+        assert is_refused(argument)
+        assert state.requires_grad is (wrap == 0)
+        if wrap == 0:
+            assert is_refused(state)
+        else:
+            (state * u).sum().backward()
+            assert u.grad is not None and u.grad.tolist() == [1.0, 1.0, 1.0]
+        assert w.grad.tolist() == [4.0, 4.0, 4.0]

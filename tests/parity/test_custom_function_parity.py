@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -231,3 +232,82 @@ def test_an_argument_returned_as_it_is() -> None:
         x.grad = None
         Same.apply(x).sum().backward()
         np.testing.assert_allclose(x.grad.numpy(), [-1, -1, -1])
+
+
+def applied_again(lib: Any) -> tuple[Any, Any]:
+    """A flip whose derivative is itself (as the filters of StyleGAN2), and a product that is
+    differentiated by two more, which each know the other."""
+
+    class Flip(lib.autograd.Function):  # type: ignore[name-defined,misc]  # of either package
+        @staticmethod
+        def forward(ctx: Any, x: Any, factor: float) -> Any:
+            ctx.factor = factor
+            return x.flip(0) * factor
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return Flip.apply(g, ctx.factor), None
+
+    class Sine(lib.autograd.Function):  # type: ignore[name-defined,misc]
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            ctx.save_for_backward(x)
+            return x.sin()
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return Product.apply(g, Cosine.apply(*ctx.saved_tensors))
+
+    class Cosine(lib.autograd.Function):  # type: ignore[name-defined,misc]
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            ctx.save_for_backward(x)
+            return x.cos()
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return Product.apply(-g, Sine.apply(*ctx.saved_tensors))
+
+    class Product(lib.autograd.Function):  # type: ignore[name-defined,misc]
+        @staticmethod
+        def forward(ctx: Any, x: Any, y: Any) -> Any:
+            ctx.save_for_backward(x, y)
+            return x * y
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            x, y = ctx.saved_tensors
+            return Product.apply(g, y), Product.apply(g, x)
+
+    def product(x: Any) -> Any:
+        return Product.apply(Product.apply(x, x), Product.apply(x, x))
+
+    return lambda x: Product.apply(Flip.apply(Sine.apply(x), 0.5), x).sum(), product
+
+
+@pytest.mark.parametrize("way", ["eager", "outside", "inside"])
+def test_a_backward_that_applies_the_function_again(way: str) -> None:
+    """Compiled it would be traced without end: three orders of it are."""
+
+    def derivatives_of(lib: Any, f: Any, x: Any, orders: int) -> list[Any]:
+        found = [f(x)]
+        for _ in range(orders):
+            found += lib.autograd.grad(found[-1].sum(), x, create_graph=True)
+        return found[1:]
+
+    def ours(f: Any, orders: int) -> list[Any]:
+        compiled = functools.partial(flamec.compile, backend="evaluate")
+        if way == "inside":
+            inside = compiled(lambda x: [d.detach() for d in derivatives_of(flamec, f, x, orders)])
+            return inside(tensor(flamec))
+        return derivatives_of(flamec, f if way == "eager" else compiled(f), tensor(flamec), orders)
+
+    expected = derivatives_of(torch, applied_again(torch)[0], tensor(torch), 3)
+    f, product = applied_again(flamec)
+    for a, b in zip(ours(f, 3), expected, strict=True):
+        np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=1e-10)
+    if way == "eager":
+        assert ours(product, 4)[3].tolist() == pytest.approx([24.0] * 3)
+    else:
+        with pytest.raises(RuntimeError, match=r"applies \w+ again.*up to order 3 \(at .*\.py:"):
+            ours(product, 4)
