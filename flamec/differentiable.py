@@ -25,6 +25,7 @@ from flamec.call_path import CHANGED
 from flamec.capture import Captured
 from flamec.dispatch import apply, refuse_leaf, tensor_builder, write
 from flamec.errors import CompileError
+from flamec.float32_precision import settings_of
 from flamec.freed_histories import sharing
 from flamec.gradient_reports import gradient_reports
 from flamec.ir.builder import Builder, Report
@@ -42,7 +43,7 @@ from flamec.ir.shape_oracle import using_oracle
 from flamec.prepared import Prepared, graph_device
 from flamec.program import Program
 from flamec.stages import Stages
-from flamec.state import enable_grad, no_grad, thread
+from flamec.state import enable_grad, no_grad, process, thread
 from flamec.tape import Packed, Saved, TapeNode, record, tape_value
 from flamec.tensor import Tensor
 from flamec.tracked_inputs import inputs_with_gradients
@@ -123,7 +124,7 @@ class DifferentiableProgram:
         tracked = captured.tracked_outputs, captured.trace.tracked
         self._sharing = sharing(captured.graph, *tracked)
         self._reached: dict[int, tuple[int, ...]] = {}  # by bits of the results that have gradients
-        self._backward: Prepared | None = None
+        self._backwards: dict[tuple[str, ...], Prepared] = {}  # by float32's precision
         self.check = self.forward.check
         self.prepared = self.forward.prepared
         self.op = Op(
@@ -146,10 +147,19 @@ class DifferentiableProgram:
 
     @property
     def backward(self) -> Prepared:
-        """The backward program, compiled on first use."""
-        if self._backward is None:
-            self._backward = self._make(self.backward_graph, self.captured.symbols)
-        return self._backward
+        """The backward program, compiled on first use, with float32's precision as it is set now:
+        another one than in the forward pass, perhaps, as in eager mode."""
+        precision = process.float32_precision
+        key = tuple(getattr(precision, kind) for kind in self._backward_settings)
+        found = self._backwards.get(key)
+        if found is None:
+            found = self._make(self.backward_graph, self.captured.symbols)
+            self._backwards[key] = found
+        return found
+
+    @cached_property
+    def _backward_settings(self) -> tuple[str, ...]:
+        return settings_of(self.backward_graph)
 
     @cached_property
     def needed_by_rules(self) -> set[int]:

@@ -16,6 +16,7 @@ from flamec.config import default_options
 from flamec.cuda_backend import codegen_options
 from flamec.float32_precision import restore_settings, saved_settings, settings_of
 from flamec.ir.graph import Graph
+from flamec.ir.op import OpKind
 from flamec.ir.types import Device
 from flamec.nn import functional as F
 from flamec.preparation import prepare
@@ -209,6 +210,28 @@ def test_equal_graphs_of_another_precision_are_other_programs(
         exact, rounded = ({f for tf32, f in made if tf32 is way} for way in (False, True))
         assert exact == rounded and len(exact) >= 1 + requires_grad
         assert len(made) == 2 * len(exact)
+
+
+@pytest.mark.usefixtures("simulated")
+def test_a_change_between_forward_and_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pass is computed as it is set when it begins, as in eager mode, whatever was before."""
+    made: list[tuple[int, str]] = []
+
+    def noting(graph: Graph, *rest: Any) -> Any:
+        if settings_of(graph):
+            products = sum(node.op.kind is OpKind.CONTRACTION for node in graph.nodes)
+            made.append((products, flamec.get_float32_matmul_precision()))
+        return prepare(graph, *rest)
+
+    monkeypatch.setattr(compiled_function, "prepare", noting)
+    compiled = flamec.compile(lambda x, w: x @ w)
+    x, w = (flamec.ones(3, 3, device="cuda", requires_grad=True) for _ in range(2))
+    for forward, backward in [("highest", "high"), ("highest", "highest"), ("high", "highest")] * 2:
+        flamec.set_float32_matmul_precision(forward)
+        y = compiled(x, w)
+        flamec.set_float32_matmul_precision(backward)
+        y.sum().backward()
+    assert made == [(1, "highest"), (2, "high"), (2, "highest"), (1, "high"), (2, "highest")]
 
 
 def test_eager_convolutions_follow(gpu: Device) -> None:
