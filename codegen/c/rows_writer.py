@@ -10,7 +10,7 @@ up in stretches. Invariant: a row gets the bits that a program for rows of its l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from flamec.codegen.c.fold_text import (
@@ -26,6 +26,13 @@ from flamec.codegen.c.fold_text import (
     join_lanes,
     settled,
 )
+from flamec.codegen.c.narrow_positions import (
+    NARROW,
+    folds_narrow,
+    folds_of,
+    narrow_positions,
+    with_narrow_positions,
+)
 from flamec.codegen.c.product import product_holes, row_unit
 from flamec.codegen.c.program_writer import LANES_AT_MOST, ProgramWriter
 from flamec.codegen.c.rendering import RowPlaces, indices_of_rows, render
@@ -39,14 +46,10 @@ from flamec.ir.kernel import (
     Keep,
     Load,
     Pass,
-    Position,
-    Statement,
     Store,
-    operands_of,
 )
 
 ADDITIONS = 8  # of floats one after the other, before their sum is joined with others exactly
-NARROW = 1 << 31  # elements of rows from which a position is a 64-bit number
 LARGEST_SPLIT_BODY = 20  # statements, of which there is another copy for the inside of images
 STRIP = 256  # elements of each row that one job of a scatter adds
 
@@ -193,7 +196,7 @@ class RowsWriter(ProgramWriter):
             forms.append(RowForm(f"{size} < 2 * FLAMEC_LANES", 1, long=False, narrow=narrow))
         if any(self._unroll(b) > 1 or _adds(b) for b in self.program.passes):
             forms.append(RowForm(f"{size} < {UNROLLED_LENGTH}", long=False, narrow=narrow))
-        if narrow and any(_narrow_positions(b) for b in self.program.passes):
+        if narrow and any(narrow_positions(b) for b in self.program.passes):
             forms.append(RowForm(f"{size} < {NARROW}", narrow=True))
         return [*forms, RowForm()]
 
@@ -232,11 +235,11 @@ class RowsWriter(ProgramWriter):
         unroll = self._unroll(block) if form.long else 1
         stretch = self._stretch(block, unroll) if form.long else 0
         if form.narrow:
-            block = _with_narrow_positions(block)
+            block = with_narrow_positions(block)
         begun = form.whole and not stretch and len(self.inner) == 1
-        self.positions = Positions("i32" if _folds_narrow(block) else "i64", begun)
+        self.positions = Positions("i32" if folds_narrow(block) else "i64", begun)
         first: list[str] = []
-        if begun and any(f.position for f in _folds(block)):
+        if begun and any(f.position for f in folds_of(block)):
             first = self._element_text(block, VectorAxis(lane_loop), 0, first=True)
         full = self._element_text(block, VectorAxis(lane_loop), 0)
         tail = self._element_text(block, VectorAxis(lane_loop, "n"), 0)
@@ -250,7 +253,7 @@ class RowsWriter(ProgramWriter):
         whole = ""
         if stretch and not self.flat and not isinstance(self.last, int):
             whole = f"{dim(self.last)} <= {2 * stretch}"
-        for fold in _folds(block):
+        for fold in folds_of(block):
             if fold.scope != "column":
                 self._fold_text(fold, unroll, text, bool(stretch), whole)
         return {
@@ -296,7 +299,7 @@ class RowsWriter(ProgramWriter):
 
     def _unroll(self, block: Pass) -> int:
         """How many accumulators each fold has in a long row."""
-        if len(block.element) > LARGEST_UNROLLED_BODY or not can_unroll(_folds(block)):
+        if len(block.element) > LARGEST_UNROLLED_BODY or not can_unroll(folds_of(block)):
             return 1
         return self.schedule.unroll
 
@@ -417,40 +420,6 @@ def _suffix(copy: int) -> str:
     return f"_{copy}" if copy else ""
 
 
-def _folds(block: Pass) -> list[Fold]:
-    return [s for s in block.element if isinstance(s, Fold)]
-
-
-def _narrow_positions(block: Pass) -> set[str]:
-    """The positions that nothing but folds read."""
-    positions = {s.name for s in block.element if isinstance(s, Position)}
-    folded = {f.position for f in _folds(block)} & positions
-    read = {name for s in (*block.row, *block.element) for name in _operands(s)}
-    return folded - read
-
-
-def _operands(s: Statement) -> tuple[str, ...]:
-    return (s.operand,) if isinstance(s, (Fold, Keep)) else operands_of(s)
-
-
-def _with_narrow_positions(block: Pass) -> Pass:
-    """A pass whose positions are 32-bit numbers, where all of its folds' can be."""
-    names = _narrow_positions(block)
-    if any(f.position and f.position not in names for f in _folds(block)):
-        return block
-    element = tuple(
-        replace(s, lane="i32") if isinstance(s, Position) and s.name in names else s
-        for s in block.element
-    )
-    return replace(block, element=element)
-
-
-def _folds_narrow(block: Pass) -> bool:
-    """Whether positions are folded that are 32-bit numbers."""
-    narrow = {s.name for s in block.element if isinstance(s, Position) and s.lane == "i32"}
-    return any(f.position in narrow for f in _folds(block))
-
-
 def _adds(block: Pass) -> bool:
     """Whether a pass has sums that lose digits the longer they are."""
-    return any(f.scope != "column" and is_compensated(f) for f in _folds(block))
+    return any(f.scope != "column" and is_compensated(f) for f in folds_of(block))

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeGuard
 
-from flamec.codegen.c.fold_text import accumulate, index_of
+from flamec.codegen.c.fold_text import Positions, accumulate, index_of
+from flamec.codegen.c.narrow_positions import NARROW, folds_narrow, with_narrow_positions
 from flamec.codegen.c.program_writer import LANES_AT_MOST, ProgramWriter
 from flamec.codegen.c.rendering import RowPlaces, indices_of_rows, render
 from flamec.codegen.c.statements import VectorAxis
@@ -44,6 +45,8 @@ CACHE_WAY = 4096  # bytes; lines that are so far apart share a set of the first 
 
 class SideBySideWriter(ProgramWriter):
     """Form "along rows"; also scans."""
+
+    positions = Positions()  # of the loop that is written
 
     def _groups(self) -> str:
         size = self.program.rows[-1].size if self.program.rows else 1
@@ -146,7 +149,7 @@ class SideBySideWriter(ProgramWriter):
         if choice is None:
             return None
         last = self.program.inner[-1]
-        begin, end = _registers(block)
+        begin, end = _registers(block, self.positions.lane)
         gather = self._blocks(apart, Load, lane_loop, declarations)
         scatter = self._blocks(apart, Store, lane_loop, declarations)
         full, tail = self._element_text(block, lane_loop, self._joined_in_registers)
@@ -179,6 +182,11 @@ class SideBySideWriter(ProgramWriter):
         if any(map(_lies_along_elements, block.element)):
             return None
         vectors = []
+        choice = ""
+        narrow = with_narrow_positions(block)
+        if folds_narrow(narrow) and not any(s.scope == "scan" for s in folds):
+            block, choice = narrow, f"{dim(self.inner_size)} < {NARROW} && "
+            self.positions = Positions("i32")
         costly = any(isinstance(s, Compute) and lookup(s.op).expensive for s in block.element)
         positions = any(s.position for s in folds)
         heavy = costly or len(block.element) > SHORT_BODY
@@ -188,17 +196,18 @@ class SideBySideWriter(ProgramWriter):
         widest = max((s.lane for s in folds), key=LANE_BYTES.__getitem__, default="f32")
         for number in range(most):
             copy = f"_{number}"
-            begin, end = _registers(block, copy)
+            begin, end = _registers(block, self.positions.lane, copy)
             join = partial(self._joined_in_registers, copy=copy)
             full, tail = self._element_text(block, lane_loop, join)
             texts = {"begin": begin, "full": full, "tail": tail, "end": end}
             vectors.append({key: "\n".join(lines) for key, lines in texts.items()})
+        self.positions = Positions()
         return {
             "vectors": vectors,
             "counts": counts,
             # registers of half the size have room for half as many
             "most": f"{most} / FLAMEC_PIECES({widest})" if most == TOGETHER else most,
-            "choice": f"high - low <= FLAMEC_LANES * {most * strips}",
+            "choice": f"{choice}high - low <= FLAMEC_LANES * {most * strips}",
         }
 
     def _choice(self, block: Pass, apart: list[Load | Store]) -> str | None:
@@ -283,7 +292,8 @@ class SideBySideWriter(ProgramWriter):
         text = []
         if s.factor:
             text.append(f"{accumulator} *= {self.writer.reference(s.factor)};")
-        text += accumulate(s, accumulator, self.writer.reference(s.operand), s.position, "")
+        operand = self.writer.reference(s.operand)
+        text += accumulate(s, accumulator, operand, s.position, "", self.positions)
         if s.scope == "scan":
             text.append(f"const v_{s.lane} {s.name} = {accumulator};")
             text += [f"const v_i64 {name} = {index_of(accumulator)};" for name in s.names]
@@ -319,8 +329,9 @@ def has_pieces(s: Fold) -> bool:
     return s.lane != "b" and "_" not in combine(s.op, s.lane, "a", "b") and not s.position
 
 
-def _registers(block: Pass, copy: str = "") -> tuple[list[str], list[str]]:
-    """Text that loads what folds keep into registers, and stores it again."""
+def _registers(block: Pass, positions: str, copy: str = "") -> tuple[list[str], list[str]]:
+    """Text that loads what folds keep into registers, and stores it again; ``positions``: the type
+    of lanes that these have there."""
     begin, end = [], []
     for s in block.element:
         if not isinstance(s, Fold):
@@ -334,9 +345,12 @@ def _registers(block: Pass, copy: str = "") -> tuple[list[str], list[str]]:
             continue
         begin.append(f"v_{s.lane} {now} = {acc}[q];")
         end.append(f"{acc}[q] = {now};")
-        if s.position:
+        if s.position and positions == "i64":
             begin.append(f"v_i64 {now}_at = {acc}_at[q];")
             end.append(f"{acc}_at[q] = {now}_at;")
+        elif s.position:
+            begin.append(f"v_i32 {now}_at = FLAMEC_CONVERT({acc}_at[q], i32);")
+            end.append(f"{acc}_at[q] = FLAMEC_CONVERT({now}_at, i64);")
     return begin, end
 
 

@@ -284,6 +284,8 @@ class StatementWriter:
         index, step = self.linear(s.at, axis)
         if s.lane == "i32" and axis is not None and structurally_equal(step, 1):
             return f"(int32_t)({index}) + (v_i32){{FLAMEC_COUNT}}"
+        if s.lane == "i32" and (axis is None or is_zero(step)):
+            return f"vsplat_i32((int32_t)({index}))"
         vector = self.position_vector(s.at, axis)
         return vector if s.lane == "i64" else f"vcast_i64_{s.lane}({vector})"
 

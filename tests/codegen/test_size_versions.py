@@ -104,3 +104,20 @@ def test_loops_of_fixed_sizes_are_those_of_the_version_for_them() -> None:
         function(flamec.ones(*shape))
         (kernel,) = kernels(function)
         assert [p.program.kind for p in kernel.parts] == [kind]
+
+
+def test_positions_of_columns_are_narrow_where_rows_are_few_enough() -> None:
+    """Half as many registers; which of equal ones, NaN and -inf count is the same."""
+    function = symbolic_program(lambda x: (x.argmax(0), *x.min(0)))
+    source = function.programs[0].stages["source"]
+    assert "s0 < 2147483648 && high - low" in source and "vsel_i32(better" in source
+    rng = np.random.default_rng(3)
+    for shape in ((1, 3), (2, 16), (5, 17), (40, 20), (9, 40), (3, 130)):
+        x = rng.integers(-2, 3, shape).astype(np.float32)
+        x[rng.random(shape) < 0.1] = -np.inf
+        x[rng.random(shape) < 0.05] = np.nan
+        largest, least, place = function(flamec.from_numpy(x))
+        np.testing.assert_array_equal(largest.numpy(), x.argmax(0))
+        np.testing.assert_array_equal(least.numpy(), x.min(0))
+        np.testing.assert_array_equal(place.numpy(), x.argmin(0))
+    assert function.stats.traces == 2
