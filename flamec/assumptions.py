@@ -88,7 +88,8 @@ def build_check(captured: Captured) -> Check:
         b.add_host_size(size)
     late = captured.late_guards
     for guard in [g for g in captured.shape_guards if g not in late]:
-        b.add(f"({guard})", str(guard))
+        asked = f" (asked at {guard.location})" if guard.location else ""
+        b.add(f"({guard})", f"{guard}{asked}")
     for guard in captured.guards:
         b.add_guard(guard)
     add_layouts(b, captured)

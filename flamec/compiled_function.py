@@ -46,6 +46,7 @@ from flamec.prepared import Prepared
 from flamec.program import Program
 from flamec.runtime.fork_locks import held_in_forks
 from flamec.segments import FoundSize, SegmentCache, SizesDiffer
+from flamec.size_oracle import needed_as_numbers
 from flamec.sized_runner import planned
 from flamec.split_program import DIVERGED, Attempt, SplitProgram
 from flamec.state import loops_counted, memory_budget, process, thread
@@ -447,7 +448,8 @@ class CompiledFunction:
             self._warn(
                 "variants",
                 f"{self.name} was compiled for {limit + 1} different assumptions; the "
-                f"least recently used program is dropped from now on. Last reasons: {reasons}",
+                f"least recently used program is dropped from now on. Last reasons: {reasons}"
+                f"{needed_as_numbers(g for p in self.programs for g in p.captured.shape_guards)}",
             )
 
     def _warn(self, kind: str, message: str) -> None:

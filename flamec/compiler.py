@@ -7,6 +7,7 @@ calls one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import NoneType
 from typing import Any, TypeVar, overload
 
 from flamec.compile_options import own_options
@@ -50,6 +51,11 @@ def compile(
     ``mode="max-autotune"`` is ``autotune="max"``; ``disable=False``, the other modes and
     ``backend="inductor"`` ask for nothing that is not so anyway.
     """
+    if not isinstance(dynamic, (bool, NoneType)):
+        raise TypeError(
+            f"flamec.compile: dynamic is True, False or None, not {dynamic!r}; single axes of "
+            "arguments are declared by flamec.mark_dynamic(tensor, axis)"
+        )
     options = own_options(options)
     if function is None:
         return lambda f: compile(f, dynamic=dynamic, inputs=inputs, **options)

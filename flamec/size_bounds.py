@@ -6,8 +6,10 @@ questions between sizes, so that these need no guard and no program of their own
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from flamec.errors import user_location
 from flamec.ir.shape import Dim, SymbolicDim, is_nonnegative_atom
@@ -28,6 +30,13 @@ class SizeBounds:
         inside = self.min <= size and (self.max is None or size <= self.max)
         return inside and size % self.multiple_of == 0
 
+    def allow_any(self) -> bool:
+        """Whether there is such a size at all."""
+        if self.min < 0 or self.multiple_of < 1:
+            return False
+        low, high = self.of_symbol()
+        return high is None or low <= high
+
     def of_symbol(self) -> Interval:
         """The values of the symbol that is multiplied by ``multiple_of``."""
         return -(-self.min // self.multiple_of), (
@@ -44,30 +53,55 @@ ANY_SIZE = SizeBounds()
 
 
 def mark_dynamic(
-    tensor: Tensor, *axes: int, min: int = 0, max: int | None = None, multiple_of: int = 1
+    tensor: Tensor,
+    *axes: int | Sequence[int],
+    min: int = 0,
+    max: int | None = None,
+    multiple_of: int = 1,
 ) -> None:
     """Make sizes of an argument symbolic from the first call.
 
-    ``min``, ``max`` (both included) and ``multiple_of`` hold for each of the axes: branches that
-    they decide need no program of their own, and kernels may rely on them. A call with another
-    size, of a tensor without this mark, gets another program. IndexError for a bad axis,
-    ValueError for impossible bounds and for a tensor that does not keep to them.
+    ``axes``: numbers of dimensions, or sequences of them. ``min``, ``max`` (both included) and
+    ``multiple_of`` hold for each of the axes: branches that they decide need no program of their
+    own, and kernels may rely on them. A call with another size, of a tensor without this mark, gets
+    another program. IndexError for a bad axis, ValueError for impossible bounds and for a tensor
+    that does not keep to them, TypeError for what is no tensor, no axis or no size.
     """
-    bounds = SizeBounds(min, max, multiple_of)
-    if min < 0 or multiple_of < 1 or (max is not None and max < min):
+    if not isinstance(tensor, Tensor):
+        raise TypeError(
+            f"mark_dynamic: a tensor is marked, not a {type(tensor).__name__} "
+            f"(at {user_location()})"
+        )
+    least, most = _whole(min, "min"), None if max is None else _whole(max, "max")
+    bounds = SizeBounds(least, most, _whole(multiple_of, "multiple_of"))
+    if not bounds.allow_any():
         raise ValueError(f"mark_dynamic: no size is {bounds} (at {user_location()})")
     declared = dict(tensor.__dict__.get("_dynamic_axes", {}))
-    for axis in axes:
-        if not -tensor.ndim <= axis < tensor.ndim:
-            raise IndexError(f"mark_dynamic: axis {axis} of a tensor with {tensor.ndim} dimensions")
-        size = tensor.shape[axis]
-        if isinstance(size, int) and not bounds.allows(size):
-            raise ValueError(
-                f"mark_dynamic: the size {size} of axis {axis} is not {bounds} "
-                f"(at {user_location()})"
-            )
-        declared[axis % tensor.ndim] = bounds
+    for given in axes:
+        for axis in given if isinstance(given, (list, tuple)) else (given,):
+            number = _whole(axis, "an axis")
+            if not -tensor.ndim <= number < tensor.ndim:
+                raise IndexError(
+                    f"mark_dynamic: axis {number} of a tensor with {tensor.ndim} dimensions "
+                    f"(at {user_location()})"
+                )
+            size = tensor.shape[number]
+            if isinstance(size, int) and not bounds.allows(size):
+                raise ValueError(
+                    f"mark_dynamic: the size {size} of axis {number} is not {bounds} "
+                    f"(at {user_location()})"
+                )
+            declared[number % tensor.ndim] = bounds
     tensor.__dict__["_dynamic_axes"] = declared
+
+
+def _whole(value: Any, name: str) -> int:
+    """A whole number, of which ``True`` is none."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(
+            f"mark_dynamic: {name} is a whole number, not {value!r} (at {user_location()})"
+        )
+    return operator.index(value)
 
 
 def declared_bounds(tensor: Tensor) -> dict[int, SizeBounds]:

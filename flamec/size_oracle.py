@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -59,6 +59,22 @@ def exactly(bindings: Mapping[str, int]) -> tuple[ShapeGuard, ...]:
     """Guards that hold for these values of the symbols alone."""
     symbol = SymbolicDim.symbol
     return tuple(ShapeGuard(symbol(n), "==", size, True, None) for n, size in bindings.items())
+
+
+def needed_as_numbers(guards: Iterable[ShapeGuard]) -> str:
+    """Advice for a function of many programs, by the guards of all: the lines that made a size a
+    number, with a program for each; "" if there are none."""
+    numbers: dict[str, set[int]] = {}
+    for guard in guards:
+        if guard.relation == "==" and guard.holds and isinstance(guard.right, int):
+            numbers.setdefault(str(guard.location or ""), set()).add(guard.right)
+    lines = [line for line, found in numbers.items() if line and len(found) > 2]
+    if not lines:
+        return ""
+    return (
+        f". Sizes are needed as numbers, with a program for each, at {', '.join(lines)} (the turns "
+        "of a range are such a number; flamec.fori_loop(0, n, ...) is one program for all sizes)"
+    )
 
 
 def symbol_values(types: Mapping[int, TensorType], leaves: Sequence[Any]) -> dict[str, int]:

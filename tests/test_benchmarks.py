@@ -100,6 +100,20 @@ def test_a_contender_with_other_losses_is_reported() -> None:
     assert "PROBLEM" in _line(ROWS[0], found, "jax")
 
 
+def test_symbolic_programs_are_timed_beside_fixed_ones_and_serve_all_sizes() -> None:
+    from benchmarks.symbolic_sizes import measured
+
+    found = [*measured(lambda x: x * 2, (0,), [(2, 3), (4, 3)], 1, "evaluate")]
+    assert [size for size, *_ in found] == [(2, 3), (4, 3)]
+    assert all(fixed > 0 and symbolic > 0 for _, fixed, symbolic in found)
+    with pytest.raises(AssertionError, match="3 traces"):
+        [
+            *measured(
+                lambda x: x * len(range(x.shape[0])), (0,), [(2, 1), (3, 1), (4, 1)], 1, "evaluate"
+            )
+        ]
+
+
 def test_eager_operations_agree_with_torch_before_they_are_timed(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from benchmarks.gpu.eager_ops import OPERATIONS, main

@@ -161,8 +161,44 @@ def test_declarations_that_cannot_hold() -> None:
         flamec.mark_dynamic(x, 0, multiple_of=4)
     with pytest.raises(ValueError, match="no size is"):
         flamec.mark_dynamic(x, 0, min=5, max=2)
+    with pytest.raises(ValueError, match="no size is at least 5 and at most 7, a multiple of 4"):
+        flamec.mark_dynamic(x, 0, min=5, max=7, multiple_of=4)
     with pytest.raises(IndexError, match="axis 2"):
         flamec.mark_dynamic(x, 2)
+    for arguments in ({"min": 1.5}, {"max": "8"}, {"multiple_of": True}):
+        with pytest.raises(TypeError, match=f"{next(iter(arguments))} is a whole number"):
+            flamec.mark_dynamic(x, 0, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="an axis is a whole number, not 'batch'"):
+        flamec.mark_dynamic(x, "batch")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a tensor is marked, not a list"):
+        flamec.mark_dynamic([1.0], 0)  # type: ignore[arg-type]
+    for dynamic in ({"x": [0]}, "yes", 1):
+        with pytest.raises(TypeError, match=r"dynamic is True, False or None.*mark_dynamic"):
+            flamec.compile(lambda x: x, dynamic=dynamic)  # type: ignore[call-overload]
+
+
+def test_several_axes_are_marked_at_once() -> None:
+    compiled = flamec.compile(lambda x: x.sum(0))
+    for rows, columns in ((3, 4), (5, 6), (1, 0)):
+        x = flamec.ones(rows, columns)
+        flamec.mark_dynamic(x, [0, 1])
+        assert compiled(x).tolist() == [float(rows)] * columns
+    assert compiled.stats.traces == 1
+
+
+def test_the_warning_of_many_programs_names_the_line_that_needs_a_number() -> None:
+    def added(x: T) -> T:
+        total = x[0] * 0
+        for row in range(x.shape[0]):  # the line
+            total = total + x[row]
+        return total
+
+    compiled = flamec.compile(added, backend="evaluate")
+    line = added.__code__.co_firstlineno + 2
+    with pytest.warns(RuntimeWarning, match=rf"numbers, .*:{line} .*flamec\.fori_loop"):
+        for rows in range(1, 12):
+            compiled(flamec.ones(rows, 2))
+    assert compiled.stats.guard_failures[-1].reason.endswith(f":{line})")
 
 
 def test_a_convolution_whose_length_must_fit_a_fixed_number_of_targets() -> None:
