@@ -59,7 +59,7 @@ def gather(
             file = f"kernels/{number}.{_LIBRARY}"
             members[file] = content
             described.append({"file": file, "source": _digest(source)})
-    return members, {"kernels": described, "target": _processor()}
+    return members, {"kernels": described, "target": _processor(), "headers": header_digest()}
 
 
 def _gather_gpu(
@@ -119,6 +119,11 @@ def load_runner(
     try:
         program = cpu.load(plan, manifest["name"])
     except CompilerError as error:
+        if manifest["headers"] != header_digest():
+            raise CompileError(
+                f"{manifest['name']} was exported by a flamec whose C headers are others; export "
+                "it again with this one, or load it with that one"
+            ) from error
         raise CompileError(
             f"{manifest['name']} cannot be made for this processor: {error}"
         ) from error

@@ -16,6 +16,8 @@ import pytest
 
 import flamec
 from flamec import nn
+from flamec.config import default_options
+from flamec.deployment.archive import PROGRAM, Archive, write_archive
 from flamec.deployment.exported import ExportedProgram
 from flamec.errors import CompileError
 from flamec.nn import functional as F
@@ -268,22 +270,35 @@ def test_altered_files_are_refused(file: Path) -> None:
         flipped_anywhere[place] ^= 4
 
 
+def _rewritten(file: Path, changes: dict[str, str], text: tuple[bytes, bytes]) -> io.BytesIO:
+    """The file with other facts, and another text in its plan, and with the hashes of these."""
+    archive = Archive(io.BytesIO(file.read_bytes()), "file", PROGRAM)
+    manifest, members = archive.manifest, {m: archive.read(m) for m in archive}
+    members["plan.json"] = members["plan.json"].replace(*text)
+    facts = {k: v for k, v in manifest.items() if k not in ("members", "flamec", "format")}
+    other = io.BytesIO()
+    write_archive(other, PROGRAM, facts | changes, members.items())
+    other.seek(0)
+    return other
+
+
 def test_code_for_another_processor_is_compiled_anew(file: Path, tmp_path: Path) -> None:
     x = _numbers(7)
     flamec.export(lambda x: x.exp(), (x,), file)
-    from flamec.config import default_options
-    from flamec.deployment.archive import PROGRAM, Archive, write_archive
-
-    archive = Archive(io.BytesIO(file.read_bytes()), "file", PROGRAM)
-    manifest, members = archive.manifest, {m: archive.read(m) for m in archive}
-    manifest["target"] = "another"
-    other = io.BytesIO()
-    facts = {k: v for k, v in manifest.items() if k not in ("members", "flamec", "format")}
-    write_archive(other, PROGRAM, facts, members.items())
-    other.seek(0)
-    program = ExportedProgram(other, "file", default_options(cache_folder=tmp_path / "cache"))
+    options = default_options(cache_folder=tmp_path / "cache")
+    program = ExportedProgram(_rewritten(file, {"target": "another"}, (b"", b"")), "file", options)
     assert program.kernels_compiled == 1
     np.testing.assert_allclose(program(x), np.exp(x), rtol=1e-5)
+
+
+def test_a_program_of_another_flamec_that_cannot_be_compiled_by_this_one(file: Path) -> None:
+    flamec.export(lambda x: x.exp(), (_numbers(7),), file)
+    changed = (
+        {"target": "another", "headers": "others"},
+        (b"/* kernel_0:", b"#error\\n/* kernel_0:"),
+    )
+    with pytest.raises(CompileError, match="was exported by a flamec whose C headers are others"):
+        ExportedProgram(_rewritten(file, *changed), "file")
 
 
 def test_equal_exports_are_equal_files(tmp_path: Path) -> None:
