@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flamec.codegen.c.fold_text import accumulator, is_compensated, join, settled
 from flamec.codegen.c.product import product_memory
 from flamec.codegen.c.rendering import RowPlaces, decomposed, render, size_declarations, symbols_in
 from flamec.codegen.c.statements import StatementWriter, VectorAxis
-from flamec.codegen.c.text import C_TYPES, combine, dim, factor, identity
+from flamec.codegen.c.text import C_TYPES, dim, factor
 from flamec.codegen.lower.lanes import LANE_BYTES, spill_type
-from flamec.codegen.lower.row_program import CHUNK_ROWS, CHUNKS
+from flamec.codegen.lower.row_program import CHUNK_ROWS, CHUNKS, ROWS_OF_ONE
 from flamec.codegen.schedule import Schedule
 from flamec.ir.kernel import Fold, RowProgram
 from flamec.ir.shape import Dim, product
@@ -119,8 +120,9 @@ class ProgramWriter:
 
     def chunk_count(self) -> str:
         """Partial results of folds over rows (or blocks)."""
-        each = 1 if self.flat else CHUNK_ROWS
-        return f"flamec_max(1, flamec_min({CHUNKS}, ({self.row_count()}) / {each}))"
+        rows, each = f"({self.row_count()})", 1 if self.flat else CHUNK_ROWS
+        most = str(CHUNKS) if self.all_folds else f"{CHUNKS} + {rows} / {ROWS_OF_ONE}"
+        return f"flamec_max(1, flamec_min({most}, {rows} / {each}))"
 
     # text ----------------------------------------------------------------------------
     def declarations(self) -> list[str]:
@@ -177,9 +179,12 @@ class ProgramWriter:
         for fold in self.column_folds:
             memory = spill_type(fold.lane)
             place = f"p{fold.target} + i * {factor(self.inner_size)} + {self.inner_index(False)}"
-            joined = combine(fold.op, fold.lane, fold.name, f"vload_n_{memory}({place}, n)")
-            body.append(f"v_{fold.lane} {fold.name} = {identity(fold.op, fold.lane)};")
-            body.append(f"for (int64_t i = 0; i < chunk_count; i++) {fold.name} = {joined};")
+            partial = f"vload_n_{memory}({place}, n)"
+            body += accumulator(fold, fold.name, exact=True)
+            joined = " ".join(join(fold, fold.name, partial))
+            body.append(f"for (int64_t i = 0; i < chunk_count; i++) {{ {joined} }}")
+            if is_compensated(fold):
+                body.append(f"{fold.name} = {settled(fold, fold.name)};")
         writer = StatementWriter(self.rows, self.inner, "0")
         writer.scalars.update(name for name, _ in program.imports)
         for statement in program.after:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeGuard
 
-from flamec.codegen.c.fold_text import Positions, accumulate, index_of
+from flamec.codegen.c.fold_text import Positions, accumulate, index_of, is_compensated
 from flamec.codegen.c.narrow_positions import NARROW, folds_narrow, with_narrow_positions
 from flamec.codegen.c.program_writer import LANES_AT_MOST, ProgramWriter
 from flamec.codegen.c.rendering import RowPlaces, indices_of_rows, render
@@ -39,6 +39,7 @@ VECTORS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)  # for which there are loops
 STRIPS = 4  # of so many vectors, each of which goes through all elements
 SHORT_BODY = 4  # cheap statements; of more there are copies for a quarter of the vectors
 WAITING_VECTORS = 4  # of rows, each of which waits for what it keeps in memory
+STRETCH = 128  # elements that are added one after the other, before their sum is joined exactly
 WINDOW = 64  # elements that are folded for one vector of neighbouring rows after the other
 CACHE_WAY = 4096  # bytes; lines that are so far apart share a set of the first cache
 
@@ -90,8 +91,15 @@ class SideBySideWriter(ProgramWriter):
             "lane_loop": lane_loop,
             "lane_size": lane_size,
             **self._row_indices(),
-            "inner": [{"name": l.name, "size": dim(l.size)} for l in self.program.inner],
+            "inner": self._levels(),
         }
+
+    def _levels(self, stretched: bool = False) -> list[dict[str, str]]:
+        """The loops over elements; the first of them over a stretch if they are ``stretched``."""
+        levels = [{"name": l.name, "low": "0", "size": dim(l.size)} for l in self.program.inner]
+        if stretched:
+            levels[0] |= {"low": "stretch", "size": "stretch_end"}
+        return levels
 
     def _row_indices(self) -> dict[str, str]:
         """Definitions of the indices of the loops over rows but the last, and what a group is."""
@@ -109,6 +117,7 @@ class SideBySideWriter(ProgramWriter):
                 writer.arrays.add(s.name)
             row += writer.write(s, axis)
         before = self._accumulators(block, declarations)
+        stretches = self._stretches(block, declarations)
         full, tail = self._element_text(
             block, lane_loop, lambda s: self._joined(s, f"acc_{s.name}[q]")
         )
@@ -117,9 +126,39 @@ class SideBySideWriter(ProgramWriter):
             "before": "\n".join(before),
             "full": "\n".join(full),
             "tail": "\n".join(tail),
-            "tiled": self._tiled(block, lane_loop, declarations),
+            "tiled": self._tiled(block, lane_loop, declarations, bool(stretches)),
             "together": self._together(block, lane_loop),
+            "inner": self._levels(bool(stretches)),
+            "stretches": stretches,
         }
+
+    def _stretches(self, block: Pass, declarations: list[str]) -> dict[str, str] | None:
+        """What long sums need to lose nothing to rounding: their accumulators are joined after each
+        stretch of elements. None where there are no sums, or they are short."""
+        sums = [s for s in block.element if isinstance(s, Fold) and is_compensated(s)]
+        sums = [s for s in sums if s.scope == "row" and not s.factor]
+        loops = self.program.inner
+        count = product(loop.size for loop in loops)
+        if not sums or not loops or (isinstance(count, int) and count <= 2 * STRETCH):
+            return None
+        within = product(loop.size for loop in loops[1:])
+        length = f"flamec_max(1, {STRETCH} / flamec_max(1, {dim(within)}))"
+        if isinstance(within, int):
+            length = str(max(1, STRETCH // max(1, within)))
+        start = "for (int64_t q = 0; q * FLAMEC_LANES < high - low; q++)"
+        before, end, behind = [], [], []
+        for s in sums:
+            acc, total = f"acc_{s.name}[q]", f"sum_{s.name}"
+            declarations.append(self._array(s.lane, total))
+            declarations.append(self._array(s.lane, f"{total}_lost"))
+            before.append(f"{start} {total}[q] = {total}_lost[q] = vsplat_{s.lane}(0);")
+            zero = identity(s.op, s.lane)
+            join = f"vadd_exactly_{s.lane}(&{total}[q], &{total}_lost[q], {acc}); {acc} = {zero};"
+            end.append(f"{start} {{ {join} }}")
+            behind.append(f"{start} {acc} = vsettled_{s.lane}({total}[q], {total}_lost[q]);")
+        texts = {"before": before, "end": end, "behind": behind}
+        found = {key: "\n".join(lines) for key, lines in texts.items()}
+        return {**found, "size": dim(loops[0].size), "length": length}
 
     def _element_text(
         self, block: Pass, lane_loop: str, joined: Callable[[Fold], list[str]]
@@ -137,7 +176,9 @@ class SideBySideWriter(ProgramWriter):
             tail += text
         return full, tail
 
-    def _tiled(self, block: Pass, lane_loop: str, declarations: list[str]) -> dict[str, Any] | None:
+    def _tiled(
+        self, block: Pass, lane_loop: str, declarations: list[str], stretched: bool
+    ) -> dict[str, Any] | None:
         """The loop over elements with a vector of rows at a time, whose folds stay in registers;
         None where it is not worth it.
 
@@ -148,16 +189,17 @@ class SideBySideWriter(ProgramWriter):
         choice = self._choice(block, apart)
         if choice is None:
             return None
-        last = self.program.inner[-1]
+        *outer, last = self._levels(stretched)
         begin, end = _registers(block, self.positions.lane)
         gather = self._blocks(apart, Load, lane_loop, declarations)
         scatter = self._blocks(apart, Store, lane_loop, declarations)
         full, tail = self._element_text(block, lane_loop, self._joined_in_registers)
         self.writer.blocks, self.writer.stored_blocks = {}, {}
         return {
-            "element": last.name,
-            "size": dim(last.size),
-            "outer": [{"name": l.name, "size": dim(l.size)} for l in self.program.inner[:-1]],
+            "element": last["name"],
+            "low": last["low"],
+            "size": last["size"],
+            "outer": outer,
             "choice": choice,
             "begin": "\n".join(begin),
             "gather": "\n".join(gather),

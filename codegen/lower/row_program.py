@@ -35,7 +35,9 @@ from flamec.ir.op import OpKind
 from flamec.ir.shape import Dim, SymbolicDim, product
 from flamec.ir.tasks import Task
 
-CHUNKS = 16  # most partial results of a fold over rows; fixed by the sizes, not by threads
+# Partial results of a fold over rows: so many at most, and one for so many rows of very many, which
+# are added one after the other. They are fixed by the sizes, not by threads.
+CHUNKS, ROWS_OF_ONE = 16, 4096
 OWN_SIZE = "own_size"  # the length of a flat loop, which each part gives
 CHUNK_ROWS = 32  # rows that one of them has at least
 PUT_MODES = {
@@ -214,4 +216,5 @@ class ProgramBuilder(ValueLowering):
 
 def chunk_limit(rows: Dim) -> int:
     """How many partial results a fold over so many rows has at most."""
-    return max(1, min(CHUNKS, rows // CHUNK_ROWS)) if isinstance(rows, int) else CHUNKS
+    most = CHUNKS + rows // ROWS_OF_ONE
+    return max(1, min(most, rows // CHUNK_ROWS)) if isinstance(rows, int) else most

@@ -85,6 +85,29 @@ def restore_axes(b: Builder, value: Any, axes: tuple[int, ...], shape: tuple[Dim
 
 
 # sum ----------------------------------------------------------------------
+STRETCH = 1024  # elements that NumPy adds one after the other here, along an axis of rows
+
+
+def _sum(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """NumPy's sum, which is pairwise along neighbours in memory, and elsewhere row after row: there
+    it loses more, the more rows there are, so those of floats are added stretch by stretch."""
+    count = math.prod(x.shape[axis] for axis in axes)
+    long = count > 2 * STRETCH and dtype_of_numpy(x.dtype).kind == "float"
+    if not long or any(abs(x.strides[a]) == x.itemsize for a in axes if x.shape[a] > 1):
+        return np.add.reduce(x, axis=axes, dtype=x.dtype)
+    axis = max(axes, key=lambda a: x.shape[a])
+    place, size = axis - sum(a < axis for a in axes), x.shape[axis]
+    if size <= 2 * STRETCH:
+        others = tuple(a - (a > axis) for a in axes if a != axis)
+        return _sum(np.add.reduce(x, axis=axis, dtype=x.dtype), others)
+    count = size // STRETCH
+    whole, rest = np.split(x, [count * STRETCH], axis=axis)
+    stretches = whole.reshape(*x.shape[:axis], count, STRETCH, *x.shape[axis + 1 :])
+    inside = tuple(a + (a >= axis) for a in axes)
+    parts = np.add.reduce(stretches, axis=inside, dtype=x.dtype)
+    return _sum(parts, (place,)) + np.add.reduce(rest, axis=axes, dtype=x.dtype)
+
+
 def _sum_gradient(b: Builder, ctx: DerivativeContext, g: Any) -> tuple[Any]:
     return (restore_axes(b, g, ctx.attributes["axes"], ctx.input_types[0].shape),)
 
@@ -94,7 +117,7 @@ sum_ = register(
         name="sum",
         kind=OpKind.REDUCTION,
         infer=_infer_arithmetic("sum"),
-        evaluate=lambda attributes, x: np.add.reduce(x, axis=attributes["axes"], dtype=x.dtype),
+        evaluate=lambda attributes, x: _sum(x, attributes["axes"]),
         derivative=_sum_gradient,
         c="({0} + {1})",
         triton="({0} + {1})",

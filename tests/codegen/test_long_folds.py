@@ -87,6 +87,24 @@ def test_infinities_and_nan_pass_through_long_sums() -> None:
     assert program(x)[0].item() == np.inf
 
 
+@pytest.mark.parametrize("shape", [(300_007, 3), (60_001, 70), (20_003, 2, 20), (9, 40, 50, 8)])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_sums_of_many_rows(shape: tuple[int, ...], dynamic: bool) -> None:
+    """Added one row after the other, they would be off by some 1e-5, and variances by more."""
+
+    def sums(x):
+        axes = tuple(range(x.ndim - 1))
+        return x.sum(axes), (x * x).sum(axes), x.mean(axes), x.var(axes), x[::2].sum(axes)
+
+    x = np.random.default_rng(0).random(shape, np.float32) + 0.5
+    tensor = flamec.from_numpy(x)
+    exact = [r.numpy() for r in sums(tensor.double())]
+    program = flamec.compile(sums, dynamic=dynamic, backend="c")
+    for found in (program(tensor), sums(tensor)):
+        for one, other in zip(found, exact, strict=True):
+            np.testing.assert_allclose(one.numpy(), other, rtol=1e-6)
+
+
 def test_dot_products_are_sums_that_are_fused() -> None:
     program = flamec.compile(lambda x, y: (x * 2) @ (y + 1), backend="c")
     x, y = flamec.randn(100_000), flamec.randn(100_000)
