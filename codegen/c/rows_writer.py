@@ -187,7 +187,7 @@ class RowsWriter(ProgramWriter):
         if not any(self.program.folds("row", "all", "column")):
             small = sum(len(b.element) for b in self.program.passes) <= LARGEST_UNROLLED_BODY
             forms = [shortest] if small else []
-            if self._has_borders():  # whose lanes are the same in all rows of few vectors
+            if self._has_parts_of_vectors():  # which are the same in all rows of few vectors
                 one = f"{size} < 2 * FLAMEC_LANES"
                 forms = [shortest, RowForm(one, 1, long=False, narrow=narrow)]
             return [*forms, RowForm(whole=bool(forms), long=False)]
@@ -200,16 +200,18 @@ class RowsWriter(ProgramWriter):
             forms.append(RowForm(f"{size} < {NARROW}", narrow=True))
         return [*forms, RowForm()]
 
-    def _has_borders(self) -> bool:
-        """Whether a load exists only between bounds along the lanes, in a pass that is not long."""
+    def _has_parts_of_vectors(self) -> bool:
+        """Whether a pass that is not long loads lanes that are not all neighbours, or that exist
+        only between bounds."""
+
+        def in_parts(s: Load) -> bool:
+            guarded = any(not is_zero(guard.inner[-1]) for guard, _ in s.place.guards)
+            step = s.place.at.inner[-1]
+            return guarded or (isinstance(step, int) and step not in (0, 1))
+
         return any(
             len(block.element) <= LARGEST_SPLIT_BODY
-            and any(
-                not is_zero(guard.inner[-1])
-                for s in block.element
-                if isinstance(s, Load)
-                for guard, _ in s.place.guards
-            )
+            and any(isinstance(s, Load) and in_parts(s) for s in block.element)
             for block in self.program.passes
         )
 

@@ -180,6 +180,16 @@ def test_which_lanes_of_a_border_exist_is_found_once_for_each_place() -> None:
         np.testing.assert_array_equal(taken(flamec.from_numpy(x)).numpy(), exact)
 
 
+def test_rows_of_every_second_element_have_a_loop_for_one_vector() -> None:
+    function = symbolic_program(lambda x: F.max_pool2d(x[None], 2)[0])
+    assert "flamec_floor(s1, 2) < 2 * FLAMEC_LANES" in _source(function)
+    for rows, columns in ((2, 2), (4, 9), (6, 31), (3, 32), (2, 40), (8, 62), (5, 64), (4, 101)):
+        x = np.random.default_rng(columns).standard_normal((rows, columns)).astype(np.float32)
+        parts = x[: rows // 2 * 2, : columns // 2 * 2].reshape(rows // 2, 2, columns // 2, 2)
+        np.testing.assert_array_equal(function(flamec.from_numpy(x)).numpy(), parts.max((1, 3)))
+    assert function.stats.traces == 2
+
+
 def _source(function) -> str:
     return function.programs[0].stages["source"]
 
