@@ -37,20 +37,29 @@ Function = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 def try_out(
-    recorder: Recorder, trace: Trace, types: Sequence[TensorType], hook: Function, name: str
+    recorder: Recorder,
+    trace: Trace,
+    types: Sequence[TensorType],
+    hook: Function,
+    name: str,
+    count: int | None = None,
 ) -> tuple[RecordedRule, Function | None]:
     """What a hook makes of gradients, as a rule; if it has effects, the hook to be called again.
 
     That is done with the gradients themselves, for the effects alone. So what the hook makes of
     gradients must not depend on what it changes: CompileError if it does. One that asks for their
     values must leave them as they are, which is seen when it is called.
+
+    ``types``: those of what it is given, of which it gives back the first ``count``, or all.
     """
     run = TrialRun(recorder, trace)
     try:
         rule = record_gradients_rule(types, hook)
     except DataDependentError:
         run.undo(forget=True)
-        return record_gradients_rule(types, lambda seeds: seeds), partial(_only_looking, hook, name)
+        return record_gradients_rule(types, lambda seeds: seeds[:count]), partial(
+            _only_looking, hook, name
+        )
     if not run.has_effects:
         return rule, None
     changes = rule.results != rule.gradients[: len(rule.results)]

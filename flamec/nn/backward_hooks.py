@@ -111,18 +111,25 @@ class _Link:
             before, self.again[0] = self._tried_out(
                 recorder, self.output_types, self.call_pre_hooks
             )
-            after, self.again[1] = self._tried_out(recorder, kinds, partial(self._call_hooks, cut))
+            call = partial(self._call_hooks, cut)
+            after, self.again[1] = self._tried_out(recorder, kinds, call, len(self.output_types))
         self.rules = before, after
         operands = [trace.tensor_of(v) for v in (*before.operands, *after.operands)]
         return operands, (*before.symbolic_sizes, *after.symbolic_sizes)
 
     def _tried_out(
-        self, recorder: Recorder | None, types: Sequence[Any], hooks: Callable[..., Sequence[Any]]
+        self,
+        recorder: Recorder | None,
+        types: Sequence[Any],
+        hooks: Callable[..., Sequence[Any]],
+        behind: int = 0,
     ) -> tuple[RecordedRule, Callable[..., Any] | None]:
+        """``behind``: gradients that the hooks are given behind those that they give back."""
         if recorder is None:
             return record_gradients_rule(types, hooks), None
         assert thread.trace is not None
-        return try_out(recorder, thread.trace, types, hooks, f"of a {type(self.module).__name__}")
+        name, count = f"of a {type(self.module).__name__}", len(types) - behind
+        return try_out(recorder, thread.trace, types, hooks, name, count)
 
     # backward -----------------------------------------------------------------------------
     def of_results(self, b: Builder, ctx: DerivativeContext, *incoming: Any) -> list[Any]:

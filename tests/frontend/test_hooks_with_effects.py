@@ -255,3 +255,29 @@ def test_gradients_are_kept_of_what_leaves_the_function(create_graph: bool) -> N
             found.append(hidden.grad.tolist())
     assert found[: len(found) // 2] == found[len(found) // 2 :]
     assert found[0] == [30.0, 10.0, 130.0] and step.stats.python_runs == 0
+
+
+def test_module_hooks_that_look_at_values() -> None:
+    """Norms in a log: of the gradients of a module's arguments and results, and before those."""
+
+    def numbers(gradients: Any) -> list[float | None]:
+        return [None if g is None else g.norm().item() for g in gradients]
+
+    found = []
+    for wrap in (lambda f: f, lambda f: flamec.compile(f, backend="evaluate")):
+        model = Model()
+        seen: list[Any] = []
+        layers = (model.first, model.second)
+        for layer in layers:
+            layer.register_full_backward_pre_hook(lambda _, g, s=seen: s.append(numbers(g)))
+            layer.register_full_backward_hook(
+                lambda _, given, g, s=seen: s.append((numbers(given), numbers(g)))
+            )
+        function = wrap(lambda x, m=model: (m.second(m.first(x).tanh()) ** 2).sum())
+        for factor in (1.0, 2.0):
+            x = (flamec.arange(6.0, dtype=flamec.float64).view(2, 3) * factor).requires_grad_()
+            function(x).backward()
+        assert model.first.weight.grad is not None and x.grad is not None
+        found.append((seen, model.first.weight.grad.tolist(), x.grad.tolist()))
+    assert len(found[0][0]) == 8
+    same(plain(found[0]), plain(found[1]))
