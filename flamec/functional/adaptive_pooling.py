@@ -1,8 +1,8 @@
 """Pooling to a given output size, and the placing of pooled elements back (max_unpool).
 
 Window i of an output of size n over m elements runs from floor(i * m / n) to
-ceil((i + 1) * m / n). Where n divides m these are ordinary windows. Else means are products
-with a matrix of weights, dimension by dimension, and the largest are looked for in a table.
+ceil((i + 1) * m / n). Where n divides m these are ordinary windows. Else means are sums of what
+is chosen from a line, dimension by dimension, and the largest are looked for in a table.
 Where m or n is symbolic, the program computes bounds and tables, for all sizes alike.
 """
 
@@ -26,6 +26,7 @@ from flamec.functional.primitives import (
     widened,
 )
 from flamec.functional.promotion import require_tensor
+from flamec.functional.shape import apart_from
 from flamec.functional.spatial import batched, per_dimension, unbatched
 from flamec.fusing import fused
 from flamec.ir.shape import Dim, SymbolicDim, format_shape, product, structurally_equal
@@ -86,10 +87,6 @@ def _end(place: Tensor, size: Dim, output: Dim) -> Tensor:
     return ops.add(last, 1)
 
 
-def _varies(*sizes: Dim) -> bool:
-    return any(isinstance(size, SymbolicDim) for size in sizes)
-
-
 def _divides(output: Dim, size: Dim) -> bool:
     """Whether ordinary windows do for all that the sizes may be."""
     if isinstance(output, SymbolicDim) or isinstance(size, SymbolicDim):
@@ -118,7 +115,7 @@ def _adaptive_avg(name: str, spatial: int, input: Tensor, output_size: Size) -> 
         return unbatched(narrowed(result, input._type.dtype), single)
     for n, (size, output) in enumerate(zip(sizes, wanted, strict=True)):
         wide = _means(name, wide, 2 + n, size, output)
-    return unbatched(narrowed(wide, input._type.dtype), single)
+    return apart_from(input, unbatched(narrowed(wide, input._type.dtype), single))
 
 
 def _means(name: str, x: Tensor, axis: int, size: Dim, output: Dim) -> Tensor:
@@ -128,32 +125,21 @@ def _means(name: str, x: Tensor, axis: int, size: Dim, output: Dim) -> Tensor:
         return x
     if structurally_equal(output, 1):
         return mean_over(x, (axis,))
-    if _varies(size, output):
-        return _computed_means(x, axis, size, output)
     if _divides(output, size):
         count = size // int(output)
         apart = ops.reshape(x, shape=(*shape[:axis], output, count, *shape[axis + 1 :]))
         return ops.div(ops.sum(apart, axes=(axis + 1,)), count)
-    start, end = _bounds(int(size), int(output))
-    places = np.arange(int(size))
-    inside = (places >= start[:, None]) & (places < end[:, None])
-    weights = (inside / np.maximum(end - start, 1)[:, None]).astype(x._type.dtype.numpy)
-    table = table_like(x, weights)
-    product_ = ops.dot_general(x, table, contract=((axis,), (1,)), batch=((), ()))
-    rank = len(shape)
-    order = (*range(axis), rank - 1, *range(axis, rank - 1))
-    return ops.permute(product_, axes=order)
-
-
-def _computed_means(x: Tensor, axis: int, size: Dim, output: Dim) -> Tensor:
-    """Means as sums of what lies inside of each window, of bounds that the program computes."""
-    shape = x._type.shape
     grid = (*(1,) * axis, output, size, *(1,) * (len(shape) - axis - 1))
     across = (*grid[: axis + 1], 1, *grid[axis + 2 :])
-    start, end = (ops.reshape(b, shape=across) for b in _computed_bounds(x, size, output))
+    if isinstance(size, int) and isinstance(output, int):
+        bounds = tuple(table_like(x, b.reshape(across)) for b in _bounds(size, output))
+    else:
+        bounds = tuple(ops.reshape(b, shape=across) for b in _computed_bounds(x, size, output))
+    start, end = bounds
     place = ops.iota(shape=grid, axis=axis + 1, dtype=int64, device=x._type.device)
     inside = ops.bitwise_and(ops.ge(place, start), ops.lt(place, end))
     apart = ops.reshape(x, shape=(*shape[:axis], 1, *shape[axis:]))
+    # a choice, not a product with zeros: NaN and infinities stay in their windows
     total = ops.sum(ops.where(inside, apart, 0), axes=(axis + 1,))
     count = ops.reshape(ops.sub(end, start), shape=(*across[: axis + 1], *across[axis + 2 :]))
     return ops.div(total, ops.cast(count, x._type.dtype))

@@ -13,6 +13,7 @@ from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.dimensions import signed_size
 from flamec.functional.primitives import ops
 from flamec.functional.promotion import require_tensor
+from flamec.functional.shape import apart_from
 from flamec.ir.ops.view import flip
 from flamec.ir.shape import Dim, SymbolicDim, format_shape, less
 from flamec.tensor import Tensor
@@ -73,9 +74,10 @@ def _bordered(
             f"more; got {2 * count} amounts for {format_shape(x._type.shape)} "
             f"(at {user_location()})"
         )
+    result = x
     for axis in range(rank - count, rank):
-        x = _with_border(x, mode, axis, low[axis], high[axis])
-    return x
+        result = _with_border(result, mode, axis, low[axis], high[axis])
+    return apart_from(x, result)
 
 
 _cast_and_bordered = autocasts(cpu=FLOAT32)(_bordered)

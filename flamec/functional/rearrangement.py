@@ -9,6 +9,7 @@ from flamec.dispatch import tensor_builder
 from flamec.functional.pooling import windows_of
 from flamec.functional.primitives import ops, require
 from flamec.functional.promotion import require_tensor
+from flamec.functional.shape import apart_from
 from flamec.functional.spatial import per_dimension, require_positive
 from flamec.ir.ops.windows import bordered, overlap_add, reach
 from flamec.ir.shape import Dim, SymbolicDim, floordiv, format_shape, product
@@ -45,7 +46,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     n = len(lead)
     x = ops.reshape(input, shape=(*lead, kept, r, r, height, width))
     x = ops.permute(x, axes=(*range(n), n, n + 3, n + 1, n + 4, n + 2))
-    return ops.reshape(x, shape=(*lead, kept, height * r, width * r))
+    return apart_from(input, ops.reshape(x, shape=(*lead, kept, height * r, width * r)))
 
 
 def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
@@ -64,7 +65,7 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     n = len(lead)
     x = ops.reshape(input, shape=(*lead, channels, rows, r, columns, r))
     x = ops.permute(x, axes=(*range(n), n, n + 2, n + 4, n + 1, n + 3))
-    return ops.reshape(x, shape=(*lead, channels * r * r, rows, columns))
+    return apart_from(input, ops.reshape(x, shape=(*lead, channels * r * r, rows, columns)))
 
 
 def channel_shuffle(input: Tensor, groups: int) -> Tensor:
@@ -88,7 +89,7 @@ def channel_shuffle(input: Tensor, groups: int) -> Tensor:
     )
     apart = ops.reshape(input, shape=(shape[0], groups, floordiv(channels, groups), *shape[2:]))
     apart = ops.permute(apart, axes=(0, 2, 1, *range(3, len(shape) + 1)))
-    return ops.reshape(apart, shape=shape)
+    return apart_from(input, ops.reshape(apart, shape=shape))
 
 
 def _settings(name: str, **arguments: Any) -> list[tuple[int, ...]]:
@@ -134,7 +135,7 @@ def unfold(
     n = len(shape) - 2
     view = ops.permute(view, axes=(*range(n), n + 2, n + 3, n, n + 1))
     rows = product((shape[-3], *kernel))
-    return ops.reshape(view, shape=(*shape[:-3], rows, product(counts)))
+    return apart_from(input, ops.reshape(view, shape=(*shape[:-3], rows, product(counts))))
 
 
 def fold(
@@ -187,4 +188,4 @@ def fold(
         border: list[tuple[Dim, Dim]] = [(0, 0)] * len(b.type_of(x).shape)
         border[n + i] = (-borders[i], sizes[i] + borders[i] - extent)
         x = bordered(b, x, tuple(border))
-    return x
+    return apart_from(input, x)

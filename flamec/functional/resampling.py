@@ -30,6 +30,7 @@ from flamec.functional.primitives import (
     widened,
 )
 from flamec.functional.promotion import require_tensor
+from flamec.functional.shape import apart_from
 from flamec.fusing import fused
 from flamec.ir.shape import Dim, SymbolicDim, format_shape, structurally_equal
 from flamec.ir.types import DType, float32, float64, int64, uint8
@@ -85,7 +86,7 @@ def interpolate(
         x = input
         for n, (output, scale) in enumerate(zip(sizes, scales, strict=True)):
             x = _nearest(x, 2 + n, output, scale, mode == "nearest-exact")
-        return x
+        return apart_from(input, x)
     pixels = input._type.dtype is uint8
     if not pixels:
         require_floating("interpolate", input)
@@ -96,7 +97,7 @@ def interpolate(
         x = mix(x, 2 + n, output, scale, bool(align_corners), mode == "bicubic")
         if pixels:  # after rows, and again after columns
             x = _rounded_pixels(x)
-    return ops.cast(x, uint8) if pixels else narrowed(x, input._type.dtype)
+    return apart_from(input, ops.cast(x, uint8) if pixels else narrowed(x, input._type.dtype))
 
 
 def _rounded_pixels(x: Tensor) -> Tensor:

@@ -60,6 +60,14 @@ def owned(view: Tensor) -> Tensor:
     return clone(view) if thread.trace is None else thread.trace.fresh(view)
 
 
+def apart_from(source: Tensor, result: Tensor) -> Tensor:
+    """``result``, in memory of its own where it would be a view of ``source``.
+
+    For what is made of views but is a copy to those who call it, as they may write to it.
+    """
+    return owned(result) if result._storage is source._storage else result
+
+
 # reshape ----------------------------------------------------------------------------
 def regroup(input: Tensor, shape: Sequence[Dim]) -> Tensor:
     """A reshape that needs no copy, such as adding or removing dimensions of size 1."""

@@ -46,3 +46,23 @@ def test_overlapping_windows(case: Any, count_include_pad: bool) -> None:
         assert found.grad is not None
         np.testing.assert_allclose(found.grad.numpy(), y.grad.numpy(), atol=1e-12)
     assert flamec.autograd.gradgradcheck(lambda x: pooled(flamec, x), (x,))
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_adaptive_means_keep_what_is_not_finite_in_its_windows(dynamic: bool | None) -> None:
+    array = np.random.default_rng(1).standard_normal((2, 2, 7, 5))
+    array[0, 0, 3, 1], array[0, 1, 6, 4], array[1, 0, 0, 0] = np.nan, np.inf, -np.inf
+    weights = np.random.default_rng(2).standard_normal((2, 2, 3, 4))
+    weights[1, 1, 0, 0], weights[1, 1, 2, 3] = np.inf, np.nan
+
+    def pooled(framework: Any, x: Any, weights: Any) -> Any:
+        y = framework.nn.functional.adaptive_avg_pool2d(x, (3, 4))
+        (gradient,) = framework.autograd.grad(y, x, weights)
+        return y, gradient
+
+    arguments = flamec.tensor(array, requires_grad=True), flamec.tensor(weights)
+    wanted = pooled(torch, torch.tensor(array, requires_grad=True), torch.tensor(weights))
+    compiled = flamec.compile(lambda *given: pooled(flamec, *given), dynamic=dynamic)
+    for found in (pooled(flamec, *arguments), compiled(*arguments)):
+        for mine, theirs in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(mine.detach().numpy(), theirs.detach(), atol=1e-12)
