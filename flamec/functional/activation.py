@@ -20,7 +20,7 @@ from flamec.functional.primitives import narrowed, normalized_axis, ops, require
 from flamec.functional.promotion import require_tensor
 from flamec.functional.unary import as_floating
 from flamec.fusing import fused
-from flamec.ir.shape import SymbolicDim
+from flamec.ir.shape import SymbolicDim, equal, format_shape
 from flamec.tensor import Tensor
 
 __all__ = [
@@ -122,7 +122,18 @@ def leaky_relu_(input: Tensor, negative_slope: float = 0.01) -> Tensor:
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """x where positive, else weight * x; one weight, or one for each channel (dimension 1)."""
     require_tensor("prelu", "weight", weight)
-    rank = len(input._type.shape)
+    shape, weights = input._type.shape, weight._type.shape
+    rank = len(shape)
+    require(
+        len(weights) < 2,
+        f"prelu: expected `weight` to be a scalar or 1D tensor, but got {format_shape(weights)}",
+    )
+    channels = shape[1] if rank > 1 else 1
+    require(
+        not weights or weights[0] == 1 or equal(weights[0], channels),
+        f"prelu: mismatch of parameter numbers and input channel size: {format_shape(weights)} "
+        f"parameters, and {channels} channels (dimension 1) in {format_shape(shape)}",
+    )
     slope = weight
     if rank > 1 and len(weight._type.shape) == 1:
         slope = ops.reshape(weight, shape=(1, weight._type.shape[0], *(1,) * (rank - 2)))

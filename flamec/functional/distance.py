@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from flamec.functional.arguments import public, store
 from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.diagonals import triu_indices
+from flamec.functional.dimensions import dimensions
 from flamec.functional.gathering import index_select
 from flamec.functional.primitives import (
     kept,
@@ -60,14 +61,18 @@ def at_least(x: Tensor, low: float) -> Tensor:
 @autocasts(cuda=FLOAT32)
 @fused()
 def normalize(
-    input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Tensor | None = None
+    input: Tensor,
+    p: float = 2.0,
+    dim: int | Sequence[int] = 1,
+    eps: float = 1e-12,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """``input`` divided by max(its p-norm over ``dim``, eps)."""
+    """``input`` divided by max(its p-norm over ``dim``, one or several, eps)."""
     require_tensor("normalize", "input", input)
     require_floating("normalize", input)
     x = widened(input)
-    axis = normalized_axis("normalize", dim, len(x._type.shape))
-    axes = (axis,) if x._type.shape else ()
+    rank = len(x._type.shape)
+    axes = dimensions("normalize", dim, rank) if rank else ()
     result = ops.div(x, at_least(norm_over(x, p, axes, keepdim=True), eps))
     result = narrowed(result, input._type.dtype)
     if out is None:

@@ -81,6 +81,11 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
             f"bilinear: inputs {format_shape(a)} and {format_shape(b)} do not match the weight "
             f"{format_shape(w)} [out, in1, in2] (at {user_location()})"
         )
+    if bias is not None and not (len(bias._type.shape) == 1 and equal(bias._type.shape[0], w[0])):
+        raise OperationError(
+            f"bilinear: the bias {format_shape(bias._type.shape)} does not match the weight "
+            f"{format_shape(w)} [out, in1, in2] (at {user_location()})"
+        )
     rank = len(a)
     rows = ops.dot_general(input1, weight, contract=((rank - 1,), (1,)), batch=((), ()))
     spread = ops.reshape(input2, shape=(*b[:-1], 1, b[-1]))

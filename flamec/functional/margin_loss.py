@@ -134,7 +134,8 @@ def multilabel_soft_margin_loss(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """The mean over classes (last dimension) of the binary cross-entropy with logits."""
+    """The sum over classes (last dimension) of the binary cross-entropy with logits, divided by
+    their number in ``input``."""
     name = "multilabel_soft_margin_loss"
     reduction = chosen_reduction(name, size_average, reduce, reduction)
     (x, y), dtype = loss_operands(name, input, target)
@@ -143,8 +144,8 @@ def multilabel_soft_margin_loss(
     loss = ops.neg(ops.add(positive, negative))
     if weight is not None:
         loss = ops.mul(loss, ops.cast(weight, loss._type.dtype))
-    last = len(loss._type.shape) - 1
-    return reduced(mean_over(loss, (last,), keepdim=False), reduction, dtype)
+    total = ops.sum(loss, axes=(len(loss._type.shape) - 1,))
+    return reduced(ops.div(total, x._type.shape[-1]), reduction, dtype)
 
 
 def _as_rows(name: str, input: Tensor) -> tuple[Tensor, bool]:

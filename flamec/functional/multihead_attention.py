@@ -16,7 +16,7 @@ from flamec.functional.padding import pad
 from flamec.functional.primitives import mean_over, ops, require
 from flamec.functional.promotion import require_tensor
 from flamec.functional.softmax import softmax
-from flamec.ir.shape import Dim, format_shape
+from flamec.ir.shape import Dim, equal, format_shape
 from flamec.ir.types import bool_
 from flamec.tensor import Tensor
 
@@ -70,6 +70,12 @@ def multi_head_attention_forward(
         if key_padding_mask is not None:
             key_padding_mask = _with_axis(key_padding_mask, 0)
     embedding = query._type.shape[-1]
+    sources, targets = key._type.shape, value._type.shape
+    require(
+        all(map(equal, sources[:2], targets[:2])) and equal(sources[1], query._type.shape[1]),
+        f"{name}: key {format_shape(sources)} and value {format_shape(targets)} must have one "
+        f"length [S, N, E], and the batch size of the query {format_shape(query._type.shape)}",
+    )
     require(
         embedding == embed_dim_to_check,
         f"{name}: was expecting embedding dimension of {embed_dim_to_check}, but got {embedding}",

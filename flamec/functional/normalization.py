@@ -138,6 +138,11 @@ def group_norm(
             f"group_norm: expected weight and bias of shape [{channels}]",
         )
     per_group = channels // num_groups * product(shape[2:])
+    require(
+        not equal(shape[0] * per_group, 1),
+        f"group_norm: expected more than 1 value per channel when training, got input size "
+        f"{format_shape(shape)} in {num_groups} groups",
+    )
     grouped = ops.reshape(widened(input), shape=(shape[0], num_groups, per_group))
     x = ops.reshape(standardized(grouped, (2,), eps), shape=shape)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from flamec.dispatch import write
+from flamec.errors import user_location
 from flamec.functional.primitives import ops
+from flamec.ir.shape import format_shape
 from flamec.ir.types import Device, DType, int64
 from flamec.nn import functional as F
 from flamec.nn import init
@@ -91,7 +93,10 @@ class _Norm(Module):
     def _check_input_dim(self, input: Tensor) -> None:
         if input.ndim not in self.ranks:
             text = " or ".join(f"{rank}D" for rank in self.ranks)
-            raise ValueError(f"expected {text} input (got {input.ndim}D input)")
+            raise ValueError(
+                f"expected {text} input (got {input.ndim}D input, {format_shape(input.shape)}) "
+                f"(at {user_location()})"
+            )
 
     def extra_repr(self) -> str:
         return (
@@ -188,7 +193,8 @@ class _InstanceNorm(_Norm):
         if self.affine and channels != self.num_features:
             raise ValueError(
                 f"expected input's size at dim={0 if single else 1} to match num_features "
-                f"({self.num_features}), but got: {channels}."
+                f"({self.num_features}), but got: {channels} of {format_shape(input.shape)} "
+                f"(at {user_location()})."
             )
         result = F.instance_norm(
             ops.reshape(input, shape=(1, *input._type.shape)) if single else input,

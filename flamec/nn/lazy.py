@@ -57,7 +57,7 @@ class _Uninitialized:
 
     @property
     def shape(self) -> NoReturn:
-        raise RuntimeError(
+        raise OperationError(
             "Can't access the shape of an uninitialized parameter or buffer. This error usually "
             "happens in `load_state_dict` when trying to load an uninitialized parameter into an "
             "initialized one. Call `forward` to initialize the parameters before accessing their "

@@ -202,10 +202,10 @@ def load_state(
         if assign:
             given[ASSIGN] = True
         if prefix in apart:
-            owner._load_from_state_dict(state, prefix, given, strict, *told)
+            owner._load_from_state_dict(state, prefix, given, True, *told)  # as PyTorch says
             continue
         for hook in owner._load_state_dict_pre_hooks.values():
-            hook(owner, state, prefix, given, strict, *told)
+            hook(owner, state, prefix, given, True, *told)
         owner._complete_old_state(state, prefix, given.get("version"))
     loaded = {owners[prefix] for prefix in apart}
     entries = [entry for entry in _entries(module, "") if entry[1] not in loaded]

@@ -153,7 +153,8 @@ class RNNBase(Module):
         if input.ndim not in (2, 3):
             kind = " tensor" if name == "RNN" else ""
             raise ValueError(
-                f"{name}: Expected input to be 2D or 3D, got {input.ndim}D{kind} instead"
+                f"{name}: Expected input to be 2D or 3D, got {input.ndim}D{kind} instead "
+                f"(at {user_location()})"
             )
         self._check_rank(input, hx)
         self._check_input(input)

@@ -329,3 +329,62 @@ def test_sizes_are_named_as_they_are_where_they_vary() -> None:
             compiled(flamec.ones(rows, 3))
         assert f"[{rows}, 3] and [4, 3]" in str(raised.value)
     compiled(flamec.ones(1, 3))
+
+
+CLEAR: dict[str, tuple[Callable[[], Any], Callable[[], Any], str]] = {
+    "rank of batch norm": (
+        lambda: nn.BatchNorm2d(3),
+        lambda: (flamec.ones(2, 3),),
+        "expected 4D input (got 2D input, [2, 3])",
+    ),
+    "channels of instance norm": (
+        lambda: nn.InstanceNorm1d(4, affine=True),
+        lambda: (flamec.ones(2, 3, 5),),
+        "num_features (4), but got: 3 of [2, 3, 5]",
+    ),
+    "rank of a recurrent layer": (
+        lambda: nn.GRU(4, 3),
+        lambda: (flamec.ones(2, 2, 2, 4),),
+        "Expected input to be 2D or 3D, got 4D",
+    ),
+    "lengths of keys and values": (
+        lambda: nn.MultiheadAttention(4, 2),
+        lambda: (flamec.ones(2, 1, 4), flamec.ones(3, 1, 4), flamec.ones(2, 1, 4)),
+        "key [3, 1, 4] and value [2, 1, 4] must have one length",
+    ),
+    "batch of a decoder's memory": (
+        lambda: nn.TransformerDecoderLayer(4, 2, 8),
+        lambda: (flamec.ones(2, 1, 4), flamec.ones(2, 3, 4)),
+        "the batch size of the query [2, 1, 4]",
+    ),
+}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", CLEAR)
+def test_what_a_layer_refuses_has_shapes_the_line_and_the_path(name: str, compiled: bool) -> None:
+    make, inputs, expected = CLEAR[name]
+
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = make()
+
+        def forward(self, *args: Any) -> Any:
+            return self.inner(*args)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Identity(), Layer()])
+
+        def forward(self, *args: Any) -> Any:
+            return self.layers[1](*args)
+
+    model = Model()
+    with pytest.raises((RuntimeError, ValueError)) as caught:
+        (flamec.compile(model) if compiled else model)(*inputs())
+    text = "".join(traceback.format_exception_only(caught.value))
+    line = Layer.forward.__code__.co_firstlineno + 1
+    for part in (expected, f"(at {__file__}:{line})", "in module layers.1.inner"):
+        assert part in text, (part, text)

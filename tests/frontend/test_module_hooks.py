@@ -315,3 +315,19 @@ def test_modules_are_replaced_emptied_and_compiled() -> None:
     shared = nn.Linear(1, 1)
     assert len([*nn.Sequential(shared, shared).modules()]) == 2
     assert len([*nn.Sequential(shared, shared).modules(remove_duplicate=False)]) == 3
+
+
+def test_a_class_that_loads_its_own_state_reports_what_is_missing_as_pytorch_has_it() -> None:
+    told = []
+
+    class Loader(nn.Linear):
+        def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+            told.append(rest[1])
+            super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    model = nn.Sequential(Loader(2, 2), nn.Linear(2, 2))
+    model[1]._register_load_state_dict_pre_hook(lambda *given: told.append(given[3]))
+    state = model.state_dict()
+    del state["0.bias"]
+    found = model.load_state_dict(state, strict=False)
+    assert told == [True, True] and found.missing_keys == ["0.bias"]

@@ -206,6 +206,11 @@ F.max_pool2d(x, 2, 0) | 1,2,5,5
 F.avg_pool2d(x, 2, divisor_override=0) | 1,2,5,5
 F.adaptive_avg_pool2d(x, -1) | 1,2,5,5
 F.max_unpool2d(x, x, 2) | 1,2,5,5
+F.prelu(x, w) | 2,1,5 3
+F.prelu(x, w) | 4 4
+F.prelu(x, w) | 2,3 1,1
+F.group_norm(x, 3, w) | 1,3,1 3
+F.bilinear(x, x, w, b) | 2,3 5,3,3 1
 """.strip().splitlines()
 
 

@@ -186,6 +186,7 @@ def test_gumbel_softmax_is_a_distribution() -> None:
 
 @pytest.mark.parametrize("p", [1, 2, 3, 0.5, math.inf])
 def test_normalize(p: float) -> None:
+    compare(lambda F, x: F.normalize(x, p=p, dim=(0, -1)), [normal(3, 4, 2)], second=p != math.inf)
     compare(lambda F, x: F.normalize(x, p=p, dim=1), [normal(3, 4, 2)], second=p != math.inf)
 
 

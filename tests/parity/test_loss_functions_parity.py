@@ -51,6 +51,7 @@ ELEMENTWISE_LOSSES = {
     "cosine_embedding_loss": ({"margin": 0.1}, lambda: [normal(5, 3), normal(5, 3), _signs(5)]),
     "soft_margin_loss": ({}, lambda: [normal(4, 3), _signs(4, 3)]),
     "multilabel_soft_margin_loss": ({}, lambda: [normal(4, 3), classes(2, 4, 3)]),
+    "multilabel_soft_margin_loss_1": ({}, lambda: [normal(4, 1), classes(2, 4, 3)]),
     "multi_margin_loss": ({"margin": 0.8}, lambda: [normal(4, 3), classes(3, 4)]),
     "multi_margin_loss_2": ({"p": 2}, lambda: [normal(4, 3), classes(3, 4)]),
     "triplet_margin_loss": ({"p": 1.5}, lambda: [normal(4, 3), normal(4, 3), normal(4, 3)]),
