@@ -62,7 +62,7 @@ def set_printoptions(
     if profile is not None:
         if profile not in _PROFILES:
             raise ValueError(f"unknown profile {profile!r}; known: {', '.join(_PROFILES)}")
-        chosen = replace(_PROFILES[profile], linewidth=chosen.linewidth)
+        chosen = _PROFILES[profile]
     given: dict[str, Any] = {
         "precision": precision,
         "threshold": threshold,

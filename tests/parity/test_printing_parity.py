@@ -171,3 +171,16 @@ def test_views_and_names() -> None:
     assert f"{ours}" == str(ours)
     assert f"{ours[1, 2]:.3f}" == f"{theirs[1, 2]:.3f}"
     assert str(ours.shape) == "flamec.Size([3, 4])"
+
+
+@pytest.mark.parametrize("profile", ["default", "short", "full"])
+def test_a_profile_says_all_options(profile: str) -> None:
+    try:
+        for package in (flamec, torch):
+            package.set_printoptions(precision=1, edgeitems=1, linewidth=20, sci_mode=True)
+            package.set_printoptions(profile=profile)
+        values = np.arange(40.0, dtype=np.float32) / 7
+        assert str(flamec.tensor(values)) == str(torch.tensor(values))
+    finally:
+        flamec.set_printoptions(profile="default", linewidth=80)
+        torch.set_printoptions(profile="default", linewidth=80)
