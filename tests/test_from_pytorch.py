@@ -314,6 +314,16 @@ def _() -> None:
     np.testing.assert_allclose(ours[0] + np.exp(values) / 2, theirs[0], atol=1e-12)
 
 
+@row("as_strided_scatter")
+def _() -> None:
+    found = []
+    for package in (torch, flamec):
+        x = package.arange(3.0).requires_grad_()
+        y = package.as_strided_scatter(x, package.ones(2), (2,), (1,))
+        found.append(package.autograd.grad(y.sum(), x)[0].tolist())
+    assert found == [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+
+
 @row("out=")
 def _() -> None:
     for package in (torch, flamec):
@@ -325,6 +335,22 @@ def _() -> None:
     compiled = flamec.compile(into)
     assert compiled(flamec.zeros(2), flamec.empty(2)).tolist() == [1.0, 1.0]
     raises(lambda: compiled(flamec.zeros(2), flamec.empty(0)), RuntimeError)
+
+
+@row("a dtype or memory of out=")
+def _() -> None:
+    def wide(package: Any) -> Any:
+        out = package.empty(1, dtype=package.float64)
+        return package.gather(package.ones(3), 0, package.tensor([0]), out=out)
+
+    def overlapping(package: Any) -> Any:
+        x = package.arange(4.0)
+        return package.take(x, package.tensor([3, 2, 1]), out=x[:3])
+
+    for call, wanted in ((wide, [1.0]), (overlapping, [3.0, 2.0, 1.0])):
+        raises(lambda call=call: call(torch), RuntimeError)
+        assert call(flamec).tolist() == wanted
+    raises(lambda: flamec.exp(flamec.ones(2), out=flamec.empty(2, dtype=flamec.int64)))
 
 
 @row("torch.compile")

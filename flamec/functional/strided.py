@@ -25,8 +25,8 @@ def as_strided(
 ) -> Tensor:
     """A view of the storage of ``input``; strides and offset count elements.
 
-    Raises RuntimeError where the view reaches outside the storage, or where its
-    elements overlap.
+    Raises RuntimeError where the view reaches outside the storage, where its elements overlap, and
+    where gradients of a part of a storage are asked of more than that part.
     """
     shape = [int(d) for d in sizes("as_strided", (tuple(size),))]
     strides = [int(s) for s in sizes("as_strided", (tuple(stride),))]
@@ -37,8 +37,9 @@ def as_strided(
         )
     ask(input, "storage")
     offset = int(layout(input)[1] if storage_offset is None else storage_offset)
-    flat = flat_storage(input)
     last = offset + sum((d - 1) * s for d, s in zip(shape, strides, strict=True))
+    flat, start = _elements_in_a_row(input, offset, last)
+    offset, last = offset - start, last - start
     if 0 in shape:
         return regroup(window(flat, 0, 0, 0), shape)
     if offset < 0 or last >= int(flat._type.shape[0]):
@@ -47,6 +48,26 @@ def as_strided(
             f"bounds for storage of {flat._type.shape[0]} elements (at {user_location()})"
         )
     return _composed(flat, shape, strides, offset)
+
+
+def _elements_in_a_row(input: Tensor, first: int, last: int) -> tuple[Tensor, int]:
+    """A view of one dimension, and the place of its first element in the storage.
+
+    Of the tensor itself, with its history, if elements ``first`` to ``last`` of the storage are
+    among its own, which are in a row there; else of the storage.
+    """
+    own, begin = layout(input)
+    size, start = int(product(input._type.shape)), int(begin)  # a program for each size
+    if start <= first and last < start + size and is_row_major(input._type.shape, own):
+        return regroup(input, (size,)), start
+    flat = flat_storage(input)
+    if input.requires_grad and not flat.requires_grad:
+        raise OperationError(
+            f"as_strided: no gradient of a part of a storage, with strides {list(own)} and storage "
+            f"offset {start}, by more than the elements of that part; detach() it "
+            f"(at {user_location()})"
+        )
+    return flat, 0
 
 
 def flat_storage(input: Tensor) -> Tensor:

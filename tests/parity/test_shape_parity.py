@@ -417,3 +417,34 @@ def test_against_torch(row: tuple[Any, ...]) -> None:
 def _shape(arguments: list[Any]) -> tuple[int, ...] | None:
     index = arguments[2] if len(arguments) > 2 else None
     return index.shape if isinstance(index, np.ndarray) else None
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, flamec.compile], ids=["eager", "compiled"])
+def test_gradients_of_strided_views_of_parts(wrap: Any) -> None:
+    """By a tensor whose history begins with it, not with its storage; by a view; by a result."""
+    begins: dict[str, Callable[[ModuleType], Any]] = {
+        "leaf": lambda p: p.arange(6.0).detach().requires_grad_(),
+        "leaf of a part": lambda p: p.arange(6.0)[1:].requires_grad_(),
+        "leaf of other sizes": lambda p: p.arange(8.0).reshape(2, 4).requires_grad_(),
+        "view": lambda p: p.arange(6.0).requires_grad_()[1:],
+        "view of a leaf": lambda p: p.arange(6.0).detach().requires_grad_()[1:],
+        "result": lambda p: p.arange(6.0).requires_grad_() * 2,
+    }
+
+    def gradient(framework: ModuleType, function: Any, begin: str) -> Any:
+        x = begins[begin](framework)
+        y = function(x)
+        (found,) = framework.autograd.grad((y * y).sum(), x)
+        return found.numpy()
+
+    ours = wrap(lambda x: x.as_strided((2, 2), (2, 1)))
+    for begin in begins:
+        wanted = gradient(torch, lambda x: x.as_strided((2, 2), (2, 1)), begin)
+        np.testing.assert_array_equal(gradient(flamec, ours, begin), wanted, begin)
+
+
+def test_strided_views_outside_of_a_leaf_have_no_gradient() -> None:
+    x = flamec.arange(6.0)[2:].requires_grad_()
+    with pytest.raises(RuntimeError, match=r"as_strided: no gradient.*offset 2.*shape_parity.py"):
+        x.as_strided((2,), (1,), 0)
+    assert x.detach().as_strided((2,), (1,), 0).tolist() == [0.0, 1.0]
