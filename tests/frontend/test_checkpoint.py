@@ -341,3 +341,28 @@ def test_what_the_part_saves_and_then_changes_is_an_error() -> None:
         for wrap in (lambda f, x: f(x), checkpoint):
             with pytest.raises(RuntimeError, match=r"was changed in place at .*test_checkpoint"):
                 wrap(part, x).sum().backward()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_numbers_of_python_that_change_before_backward(inside: bool) -> None:
+    """Eager mode runs Python again and finds the new one, as PyTorch does; a program has the
+    gradient of what it has computed."""
+    found = []
+    for compiled in (False, True):
+        scale = {"by": 2.0}
+
+        def run(x: Any, scale: Any = scale) -> Any:
+            y = checkpoint(lambda v: (v * scale["by"]).sin(), x).sum()
+            if inside:
+                scale["by"] = 3.0
+                y.backward()
+            return y
+
+        x = flamec.tensor([0.3], dtype=flamec.float64).requires_grad_()
+        y = (flamec.compile(run, backend="evaluate") if compiled else run)(x)
+        if not inside:
+            scale["by"] = 3.0
+            y.backward()
+        assert scale["by"] == 3.0 and x.grad is not None
+        found += x.grad.tolist()
+    assert found == pytest.approx([3 * np.cos(0.9), 2 * np.cos(0.6)], rel=1e-12)
