@@ -14,6 +14,7 @@ from flamec.data import (
     BatchSampler,
     ChainDataset,
     ConcatDataset,
+    DataLoader,
     RandomSampler,
     SequentialSampler,
     StackDataset,
@@ -83,8 +84,12 @@ def test_samplers() -> None:
     for bad in (0, -1, True, 1.5):
         with pytest.raises(ValueError, match="batch_size should be"):
             BatchSampler(range(3), bad, False)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="num_samples"):
-        RandomSampler(source, num_samples=-1)
+    for number in (-1, 0):
+        with pytest.raises(ValueError, match=f"should be a positive .*num_samples={number}"):
+            RandomSampler(source, num_samples=number)
+    with pytest.raises(ValueError, match="but got num_samples=0"):
+        DataLoader([], shuffle=True)  # type: ignore[arg-type]  # a list is a dataset
+    assert list(DataLoader([])) == []  # type: ignore[arg-type]
 
 
 class Fixed(UserDict[str, Any]):
