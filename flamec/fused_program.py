@@ -164,6 +164,8 @@ def _program(trace: _FunctionTrace, result: Any, name: str) -> FusedProgram:
         guards=tuple(trace.oracle.guards.values()),
         itself=itself,
     )
+    if not set(program.forward.inputs).isdisjoint(program.forward.outputs):
+        raise NotFusable("it returns its operand")
     if any(v in trace.tracked for v in outputs):
         return _differentiated(program, trace.tracked)
     return program

@@ -17,7 +17,7 @@ from typing import Any
 
 from flamec.constant_arrays import ConstantArray
 from flamec.device_array import DeviceArray, Shape
-from flamec.errors import OperationError, user_location
+from flamec.errors import operation_error
 from flamec.gpu import Gpu, gpu
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.evaluate import run_op
@@ -137,14 +137,15 @@ class _Calls:
     """A thread's calls of single operations; an invocation belongs to a thread.
 
     ``known``: by operation and how operands lie; ``dense``: by operation and types alone, for
-    operands without gaps; ``views``: result types, shape, strides and offset in bytes of views;
+    operands without gaps; ``views``: result types, shape, strides and offset in bytes of views, and
+    whether they are of copies;
     ``created``: what makes arrays of one value.
     """
 
     def __init__(self) -> None:
         self.known: OrderedDict[Any, EagerCall] = OrderedDict()
         self.dense: dict[Any, EagerCall] = {}
-        self.views: dict[Any, tuple[tuple[TensorType, ...], Shape, Shape, int]] = {}
+        self.views: dict[Any, tuple[tuple[TensorType, ...], Shape, Shape, int, bool]] = {}
         self.created: dict[Any, ConstantArray] = {}
         self.precision = process.float32_precision
 
@@ -248,8 +249,8 @@ def run(
 
 def view(
     op: Op, attributes: Attributes, source: Tensor
-) -> tuple[tuple[TensorType, ...], tuple[DeviceArray, ...]] | None:
-    """Type and array of a view of an array on a GPU; None where it takes a copy.
+) -> tuple[tuple[TensorType, ...], tuple[DeviceArray, ...]]:
+    """Type and array of a view of an array on a GPU, of a copy where the array has none.
 
     Where a view lies is computed once for all arrays of one type that lie alike. Raises what the
     operation's shape rule raises.
@@ -261,14 +262,21 @@ def view(
     known = calls.views.get(key)
     if known is None:
         types = op.infer_types((source._type,), attributes)
-        made = array.view(op, attributes, evaluate_shape(types[0].shape, {}))
+        result = evaluate_shape(types[0].shape, {})
+        made = array.view(op, attributes, result)
+        copies = made is None
         if made is None:
-            return None
+            array = gpu(array.device).dense(array)
+            made = array.view(op, attributes, result)
+            assert made is not None
         if len(calls.views) >= _MOST_CALLS:
             calls.views.clear()
-        calls.views[key] = (types, made.shape, made.strides, made.address - array.address)
+        place = made.shape, made.strides, made.address - array.address
+        calls.views[key] = (types, *place, copies)
         return types, (made,)
-    types, shape, steps, offset = known
+    types, shape, steps, offset, copies = known
+    if copies:
+        array = gpu(array.device).dense(array)
     return types, (
         DeviceArray(
             array.device,
@@ -350,6 +358,8 @@ def _bind(
             if least is None:  # the sizes are numbers: the error is the operation's own
                 raise  # else a rule asks more of the sizes than their form tells
     most = max([math.prod(s) for s in (*(o.shape for o in places), *results)])
+    if most >= _LONGEST_LINE:
+        _refuse_long_lines(graph, general.bindings)
     # an elementwise operation alone has the bits that it has among others in a strict program
     strict = op.kind is OpKind.ELEMENTWISE
     return EagerCall(here, _invocation(here, graph, general.bindings, most, strict), copied, types)
@@ -367,6 +377,11 @@ def bind_graph(
     if len(laid_out.devices) > 1:  # numbers that the function made on the CPU
         laid_out = on_one_device(laid_out, here.device)
     most = max(math.prod(evaluate_shape(v.type.shape, bindings)) for v in graph.values())
+    if most >= _LONGEST_LINE:
+        try:
+            _refuse_long_lines(graph, bindings)
+        except ValueError as error:
+            raise operation_error(graph.name, error) from error
     types = tuple(
         [v.type.with_shape(evaluate_shape(v.type.shape, bindings)) for v in graph.outputs]
     )
@@ -379,8 +394,6 @@ def _invocation(
     """The graph's program with its sizes bound; ``most``: elements of its largest value."""
     symbols, hints = tuple(bindings), rounded_hints(bindings)
     narrow = most < _NARROW
-    if most >= _LONGEST_LINE:
-        _refuse_long_lines(graph, bindings)
     key: Any = (here.device, graph.fingerprint(), symbols, tuple(hints.values()), narrow)
     key = (*key, process.float32_precision, strict)
     with _lock:
@@ -391,16 +404,16 @@ def _invocation(
 
 
 def _refuse_long_lines(graph: Graph, bindings: Mapping[str, int]) -> None:
-    """OperationError for lines that no kernel sorts; programs over symbols are made for all."""
+    """ValueError for lines that no kernel sorts; programs over symbols are made for all."""
     for node in graph.nodes:
         if node.op.kind is OpKind.SORT:
             (size,) = evaluate_shape(
                 (node.inputs[0].type.shape[node.attributes["axis"]],), bindings
             )
             if size >= _LONGEST_LINE:
-                raise OperationError(
-                    f"{node.op.name}: a line of {size} elements is too long for a GPU, which sorts "
-                    f"those of fewer than {_LONGEST_LINE} (at {user_location()})"
+                raise ValueError(
+                    f"a line of {size} elements is too long for a GPU, which sorts those of fewer "
+                    f"than {_LONGEST_LINE}"
                 )
 
 

@@ -164,7 +164,8 @@ def _direct(name: str, function: Callable[..., Tensor]) -> Callable[..., bool] |
 
 
 _DIRECT: Mapping[Callable[..., Tensor], Callable[..., bool]] = {
-    masking.masked_fill: masking.masked_fill_into
+    masking.masked_fill: masking.masked_fill_into,
+    without_autocast(gathering.index_put): gathering.index_put_into,
 }
 
 # add and sub are linear: their derivatives read no operand

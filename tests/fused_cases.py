@@ -266,11 +266,18 @@ def _losses() -> list[Case]:
     ]
 
 
+def _normal(device: Any) -> Any:
+    return random.normal_numbers((40, 6), flamec.float64, flamec.device(device))
+
+
 def _drawing() -> list[Case]:
     return [
         Case("uniform_like", lambda x: random.uniform_like(x(40, 6, recorded=False))),
         Case("normal_like", lambda x: random.normal_like(x(40, 6, recorded=False))),
-        Case("drawn", lambda x: random.normal_numbers((40, 6), device=flamec.device(x.device))),
+        Case(
+            "drawn",
+            lambda x: random.normal_numbers((40, 6), flamec.float64, flamec.device(x.device)),
+        ),
         Case(
             "drawn_integers",
             lambda x: flamec.randint(3, 9, (40, 6), device=flamec.device(x.device)),

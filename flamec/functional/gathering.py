@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from flamec.dispatch import apply_named, tensor_builder
+from flamec.device_array import DeviceArray
+from flamec.dispatch import apply_named, tensor_builder, write
 from flamec.errors import OperationError, user_location
 from flamec.functional.along_dimension import (
     gathered_along,
@@ -22,7 +23,8 @@ from flamec.functional.along_dimension import (
 from flamec.functional.arguments import public
 from flamec.functional.autocasting import WIDEST, autocasts
 from flamec.functional.dimensions import dimension
-from flamec.functional.indexing import Gathered, fit, gathered
+from flamec.functional.eager_view import plain_indices
+from flamec.functional.indexing import Gathered, fit, gathered, put_in_place
 from flamec.functional.promotion import is_number, require_tensor, scalar_of
 from flamec.functional.scatter_reduction import combining, has_no_detour
 from flamec.functional.selection import select
@@ -33,9 +35,10 @@ from flamec.functional.shape import (
     ravel,
     regroup,
 )
-from flamec.fusing import fused
+from flamec.fusing import InPlace, fused
 from flamec.ir.shape import Dim, equal, format_shape, less, structurally_equal
 from flamec.ir.types import bool_, int32, int64
+from flamec.state import thread
 from flamec.tensor import Tensor
 
 
@@ -398,6 +401,33 @@ def index_put(
     if found.view is selection.view:
         return put
     return owned(apply_named("permute", put, axes=_inverse(found.axes)))
+
+
+def index_put_into(
+    target: Tensor, indices: Any, values: Any, accumulate: bool = False, **others: Any
+) -> bool:
+    """Put or add ``values`` into the memory of ``target``; False, and nothing is done, where this
+    is not the common case: index tensors of one shape, for the first dimensions, on a GPU."""
+    if others or target._array.__class__ is not DeviceArray or thread.trace is not None:
+        return False
+    if not isinstance(values, Tensor) or values._type.dtype is not target._type.dtype:
+        return False
+    if values._type.device != target._type.device or not isinstance(indices, (tuple, list)):
+        return False
+    plain = plain_indices(target, tuple(indices))
+    if plain is None:
+        return False
+    shape = (*plain[0]._type.shape, *target._type.shape[len(plain) :])
+    source = fit(values, shape, "value tensor")
+    return (_add_in_place if accumulate else put_in_place)(target, source, *plain)
+
+
+def _add_at(target: Tensor, source: Tensor, *indices: Tensor) -> None:
+    mode = combining("add", target)
+    write(target, apply_named("index_put", target, source, *indices, mode=mode), "index_put_")
+
+
+_add_in_place = InPlace(_add_at)
 
 
 def _inverse(axes: Sequence[int]) -> tuple[int, ...]:

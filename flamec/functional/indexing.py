@@ -229,7 +229,7 @@ def _assign(self: Tensor, index: Any, value: Any) -> None:
         source = _assigned(self, value)
         shape = (*plain[0]._type.shape, *self._type.shape[len(plain) :])
         source = fit(source, shape, "value tensor")
-        if not _put_in_place(self, source, *plain):
+        if not put_in_place(self, source, *plain):
             _put(self, source, *plain)
         return
     if view is not None and filled(view, value):
@@ -257,7 +257,7 @@ def _assign(self: Tensor, index: Any, value: Any) -> None:
     if axes != tuple(range(len(axes))):
         back = sorted(range(len(axes)), key=axes.__getitem__)
         source = apply_named("permute", source, axes=tuple(back))
-    if not _put_in_place(found.view, source, *found.indices):
+    if not put_in_place(found.view, source, *found.indices):
         _put(found.view, source, *found.indices)
 
 
@@ -269,7 +269,7 @@ def _fill(view: Tensor, mask: Tensor, source: Tensor) -> None:
     write(view, apply_named("where", mask, source, view), "setitem")
 
 
-_put_in_place, filled_in_place = InPlace(_put), InPlace(_fill)
+put_in_place, filled_in_place = InPlace(_put), InPlace(_fill)
 
 
 def _mask_assignment(selection: Selection, source: Tensor) -> tuple[Tensor, Tensor] | None:

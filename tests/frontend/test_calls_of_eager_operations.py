@@ -31,6 +31,7 @@ def cu(monkeypatch: pytest.MonkeyPatch) -> Iterator[DriverStandIn]:
     yield driver_stand_in.install(monkeypatch)
     _half.cache_clear()
     _mask.cache_clear()
+    _places.cache_clear()
     fusing._calls.known.clear()
     gpu_eager._programs.clear()
     gc.collect()  # graphs end while their driver is there
@@ -44,6 +45,11 @@ def _compiled_sum(x: Any, y: Any) -> Any:
 @functools.cache
 def _half(x: Any) -> Any:
     return x.to(flamec.bfloat16)
+
+
+@functools.cache
+def _places(x: Any) -> Any:
+    return flamec.from_numpy(np.arange(8)).to(x.device)
 
 
 @functools.cache
@@ -74,6 +80,9 @@ OPERATIONS: dict[str, tuple[Call, int]] = {
     "view": (lambda x, y: x.view(-1), 7),
     "slice": (lambda x, y: x[1:, ::2], 9),
     "row": (lambda x, y: x[3], 7),
+    "reshape of a permutation": (lambda x, y: x.view(8, 8, 64).transpose(0, 1).reshape(8, 512), 82),
+    "interpolate": (lambda x, y: F.interpolate(x.view(1, 1, 64, 64), scale_factor=2), 23),
+    "index_put_": (lambda x, y: x.index_put_((_places(x),), y[:8]), 44),
     "unbind": (lambda x, y: x[:8].unbind(), 60),
     "detach": (lambda x, y: x.detach(), 4),
     "add in place": (lambda x, y: x.add_(y), 14),

@@ -185,6 +185,7 @@ def test_lines_that_are_too_long_to_sort(
     monkeypatch.setattr("flamec.gpu_eager._LONGEST_LINE", 100)
     x = flamec.arange(120.0, device="cuda")
     for call in (flamec.sort, flamec.argsort, lambda x: x.topk(3), lambda x: x.kthvalue(2)):
-        with pytest.raises(OperationError, match=r"a line of 120 elements.*test_gpu_operations"):
+        with pytest.raises(OperationError, match="a line of 120 elements") as raised:
             call(x)
+        assert str(raised.value).count("test_gpu_operations") == 1
     assert flamec.sort(x.view(2, 60)).values.tolist() == x.view(2, 60).tolist()

@@ -214,6 +214,10 @@ def test_what_a_tensor_picks_beside_slices(gpu: Device, axis: int, shape: tuple[
 
 
 # arithmetic in place ------------------------------------------------------------------------
+def _rows(x: Any) -> Any:
+    return flamec.tensor([3, -1, 7, 0]).to(x.device)
+
+
 def _second(x: Any) -> Any:
     return flamec.tensor(PLANE[::-1].copy() + 3, device=x.device)
 
@@ -250,6 +254,14 @@ CHANGES: dict[str, View] = {
     "without bools": lambda x: x.sub_(_second(x) > 0),
     "without True": lambda x: x.sub_(True),
     "its own bytes": lambda x: x.add_(x.view(-1).view(flamec.int8)[:16]),
+    "index_put_": lambda x: x.index_put_((_rows(x),), _second(x)[:4]),
+    "index_put_ of a row": lambda x: x.index_put_((_rows(x),), _second(x)[0]),
+    "index_put_ of elements": lambda x: x.index_put_((_rows(x), _rows(x)), _second(x)[0, :4]),
+    "index_put_, adding": lambda x: x.index_put_((_rows(x),), _second(x)[:4], accumulate=True),
+    "index_put_ of its own rows": lambda x: x.index_put_((_rows(x),), x[4:8]),
+    "index_put_ of another dtype": lambda x: x.index_put_((_rows(x),), _second(x)[:4].double()),
+    "index_put_ by a mask": lambda x: x.index_put_((_second(x) > 0,), _second(x)[0, 0]),
+    "index_put_ in a transpose": lambda x: x.t().index_put_((_rows(x),), _second(x)[:4]),
     "neg_": lambda x: x.neg_(),
     "abs_": lambda x: x.abs_(),
     "floor_": lambda x: x.floor_(),
