@@ -77,17 +77,17 @@ class HostSteps:
         return [*self._writes(writes, together), self._text(act, together)]
 
     def _writes(self, steps: Sequence[Step], together: Together) -> list[str]:
-        """Steps that the trace of another thread must not see: it would take the numbers of this
-        call for constants."""
-        if not steps:
-            return []
-        texts = "; ".join(self._text(step, together) for step in steps)
-        return [f"with {self._name(one_trace)}: {texts}"]
+        return self._between_traces([self._text(step, together) for step in steps])
+
+    def _between_traces(self, texts: Sequence[str]) -> list[str]:
+        """Statements that no trace of another thread may meet: it would take what is written for
+        constants, and what is read would be its stand-ins, which were then written back."""
+        return [f"with {self._name(one_trace)}: {'; '.join(texts)}"] if texts else []
 
     def _reads_now(self) -> list[str]:
         """What later steps and results need of the state before the next act, each once."""
         found = dict.fromkeys(p for p in self._reads if p.moment == self._moment)
-        return [self._writer.text(place) for place in found]
+        return self._between_traces([self._writer.text(place) for place in found])
 
     def _text(self, step: Step, together: Together) -> str:
         operands = [

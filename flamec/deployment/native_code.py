@@ -119,7 +119,7 @@ def load_runner(
     try:
         program = cpu.load(plan, manifest["name"])
     except CompilerError as error:
-        if manifest["headers"] != header_digest():
+        if manifest.get("headers") != header_digest():
             raise CompileError(
                 f"{manifest['name']} was exported by a flamec whose C headers are others; export "
                 "it again with this one, or load it with that one"

@@ -302,8 +302,10 @@ def test_processes_that_share_a_cache_compile_at_the_same_time(tmp_path: Path) -
     assert_complete(tmp_path)
 
 
-def test_a_call_that_ends_while_another_thread_is_tracing() -> None:
-    """What it stores is no constant of the program that the other thread makes."""
+@pytest.mark.parametrize("delay", [0.05, 0.005])
+def test_a_call_that_ends_while_another_thread_is_tracing(delay: float) -> None:
+    """What it stores is no constant of the program that the other thread makes, and what it reads
+    is no stand-in of that trace."""
     state, ended, tracing = SimpleNamespace(rate=1.0), threading.Event(), list[threading.Thread]()
 
     @flamec.compile
@@ -325,7 +327,7 @@ def test_a_call_that_ends_while_another_thread_is_tracing() -> None:
     others = threading.Thread(target=long_call), tracing[0]
     for other in others:
         other.start()
-        time.sleep(0.05)
+        time.sleep(delay)
     for other in others:
         other.join()
     for _ in range(2):
