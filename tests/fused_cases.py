@@ -282,6 +282,7 @@ def _drawing() -> list[Case]:
             "drawn_integers",
             lambda x: flamec.randint(3, 9, (40, 6), device=flamec.device(x.device)),
         ),
+        Case("nextafter", lambda x: flamec.nextafter(x(40, 6, recorded=False), x.signs(6))),
         Case("converted", lambda x: x(40, 6) * x(6).to(flamec.bfloat16)),
         Case("dropout", lambda x: F.dropout(x(40, 6), 0.3)),
         Case("alpha_dropout", lambda x: F.alpha_dropout(x(40, 6), 0.3, training=True)),
