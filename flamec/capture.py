@@ -305,6 +305,7 @@ def _capture(
                 recorder.finish()
                 trace.picked.finish()
             attributes.note()
+            host.arrays.refuse_changes(name, recorder.guards.values(), trace.sources)
             host.happened = bool(recorder.effects)
             host.change_lists(host.lists.not_only_given())
             if host.lifted.raises != "never" and not recorder.effects:
@@ -340,9 +341,10 @@ def _capture(
             give_up()
             raise unknown_value("the type of a number") from error
         left = [effect for effect in recorder.effects if not only_looks(effect)]
-        if isinstance(error, (PlaceWanted, Uncompiled)) and left:
-            give_up()
-            raise CompileError(f"{error}, and before that {left[0]}") from None
+        if isinstance(error, (AliasDiscovered, PlaceWanted, Uncompiled)) and left:
+            give_up()  # for to begin again would be to do that twice
+            hint = "; pass a clone()" if isinstance(error, AliasDiscovered) else ""
+            raise CompileError(f"{name}: {error}, and before that {left[0]}{hint}") from None
         again = repeats or isinstance(error, _BEGINS_AGAIN)
         if again or left_tracers(recorder.guards.values()):
             give_up()

@@ -197,6 +197,9 @@ def _from_data(data: Any, dtype: DType | None) -> Tensor:
         return constant_array(_numbers(data, (), dtype))
     if isinstance(data, np.ndarray):
         shared = from_numpy(data)
+        host = None if thread.trace is None else thread.trace.host
+        if host is not None and host.arrays.know(data):
+            shared = constant_array(data.copy())
         return copied(shared, dtype or shared._type.dtype)
     if not _is_sequence(data) and hasattr(data, "__array__"):
         return _from_data(np.asarray(data), dtype)

@@ -39,6 +39,7 @@ from flamec.class_members import (
     is_computed,
     is_shadowed,
     is_users_class,
+    is_users_descriptor,
 )
 from flamec.closures import Closures
 from flamec.config import ENVIRONMENT
@@ -240,6 +241,7 @@ class Recorder:
                 else:
                     self.visit(item, label)
         elif isinstance(value, np.ndarray):
+            self.host.arrays.met(value)
             self.add("content", value, None, value.copy(), f"content of {name}")
         elif isinstance(value, FunctionType):
             self._visit_function(value)
@@ -284,9 +286,13 @@ class Recorder:
         if type(cls) is not type:
             self.visit(type(cls), f"class of {name}")
         for base in filter(is_users_class, cls.__mro__):
+            self.add("slot", base, "__bases__", base.__bases__, f"{base.__name__}.__bases__")
             for attribute, value in list(vars(base).items()):
                 if isinstance(value, staticmethod) and (names is None or attribute in names):
                     self._members.looked_up(cls, attribute)
+                elif is_users_descriptor(value) and (names is None or attribute in names):
+                    self._members.looked_up(cls, attribute)
+                    self.visit(value, f"{name}.{attribute}")
                 elif not (attribute.startswith("_") or hasattr(value, "__get__")):
                     found = class_attribute(cls, attribute)
                     if found is value and (names is None or attribute in names):
@@ -303,9 +309,11 @@ class Recorder:
     @unwatched
     def attribute(self, instance: Any, name: str, value: Any, unread: bool = False) -> None:
         """An attribute is read, or ``unread`` before it is written, with this value."""
+        kind = type(instance)
+        if name == "__class__" and unread and id(instance) not in self._made.ids:
+            self.add("slot", instance, name, kind, f"class of {self._names[id(instance)]}")
         if name.startswith("__") or name in _NAMING:
             return
-        kind = type(instance)
         found = class_attribute(kind, name)
         if is_computed(found) and not is_shadowed(instance, name, found):
             with self.paused():  # what its code reads is recorded when it runs

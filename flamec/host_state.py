@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from flamec.arrays_of_state import StateArrays
 from flamec.changed_arguments import Refill
 from flamec.errors import unknown_value, user_location
 from flamec.first_numbers import FirstNumbers
@@ -98,6 +99,7 @@ class HostState:
     returned: list[Expression] = field(default_factory=list)
     swaps: dict[tuple[int, Any], Swap] = field(default_factory=dict)
     ignored: list[Any] = field(default_factory=list)
+    arrays: StateArrays = field(default_factory=StateArrays)
     _nodes: dict[Any, Expression] = field(default_factory=dict)
     _inputs: dict[Expression, Value] = field(default_factory=dict)
     _numbers: list[weakref.ref[Tensor]] = field(default_factory=list)

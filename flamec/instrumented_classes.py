@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from enum import Enum
 from functools import cached_property, partial
 from types import FrameType, FunctionType
 from typing import Any, Protocol
@@ -80,7 +81,8 @@ class InstrumentedClasses:
             isinstance(self.own(base, "__getattribute__"), FunctionType) and is_users_class(base)
             for base in cls.__mro__
         )
-        hooks = {**_hooks(cls, self._observer, self.read, made.ids, computes), **made.hooks(cls)}
+        watched = _hooks(cls, self._observer, self.read, made.ids, computes, self.add)
+        hooks = {**watched, **made.hooks(cls)}
         # first, so that whatever happens they are given back
         self._before[cls] = {name: cls.__dict__.get(name, MISSING) for name in hooks}
         try:
@@ -109,12 +111,18 @@ class InstrumentedClasses:
 
 
 def _hooks(
-    cls: type, observer: AttributeObserver, read: Read, made: set[int], computes: bool
+    cls: type,
+    observer: AttributeObserver,
+    read: Read,
+    made: set[int],
+    computes: bool,
+    add: Callable[[type], bool],
 ) -> dict[str, Callable[..., Any]]:
     """What takes the place of a class's own methods for attributes.
 
     An attribute is told of as it was when it was first read or written. ``made``: ids of objects
-    that the traced function has made. ``computes``: reading one runs code of the user's.
+    that the traced function has made. ``computes``: reading one runs code of the user's. ``add``:
+    for the class that an object is given.
     """
     original: Any = cls.__getattribute__
     original_set: Any = cls.__setattr__
@@ -139,7 +147,7 @@ def _hooks(
         except AttributeError:
             if _is_registered(instance, name):  # __getattr__ reads it, guarded
                 observer.looked_up(cls, name)
-            else:
+            elif not _is_given_once(cls, name):
                 observer.attribute(instance, name, MISSING)
             raise
         if id(instance) in made:
@@ -159,7 +167,10 @@ def _hooks(
     def writing(instance: Any, name: str, value: Any) -> None:
         if observer.active and thread.trace is not None and id(instance) in observer.visited:
             before = original_or_missing(instance, name)
-            observer.attribute(instance, name, before, unread=True)
+            if before is not MISSING or not _is_given_once(cls, name):
+                observer.attribute(instance, name, before, unread=True)
+            if name == "__class__" and isinstance(value, type):
+                add(value)
         original_set(instance, name, value)
 
     def deleting(instance: Any, name: str) -> None:
@@ -188,6 +199,12 @@ def _hooks(
 
 def _is_users(frame: FrameType) -> bool:
     return not is_framework_file(frame.f_code.co_filename)
+
+
+def _is_given_once(cls: type, name: str) -> bool:
+    """Whether an attribute that an object lacks is one that it gets as it is made. Combinations of
+    flags are made where they are met first, by no constructor, and stay."""
+    return issubclass(cls, Enum) and name in ("_value_", "_name_")
 
 
 def _is_registered(instance: Any, name: str) -> bool:

@@ -7,6 +7,7 @@ written, and whether captured tensors required gradients. Out: that value in its
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -76,6 +77,10 @@ def _restore_value(guard: Guard) -> None:
                 setattr(owner, key, expected)
         case "content":
             _restore_content(owner, expected)
+        case "entries":  # of the environment, which the process has, too
+            for name in owner.keys() - expected.keys():
+                del os.environb[name]
+            os.environb.update({k: v for k, v in expected.items() if owner.get(k) != v})
         case "cell":
             if expected is MISSING:
                 del owner.cell_contents

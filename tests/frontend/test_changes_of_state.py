@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import enum
 import functools
+import os
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -96,6 +98,41 @@ def sizes_seen(state: set[Any], x: T) -> T:
     return x * len(state)
 
 
+class Access(Owner):
+    def __init__(self) -> None:
+        super().__init__()
+        self.flags: Any = enum.Flag("Own", ["READ", "WRITE", "RUN"], module=__name__)
+        self.held = self.flags.READ
+
+
+def flags_combined(state: Access, x: T) -> T:
+    """Python makes the combination where it is met first, and keeps it."""
+    state.scale = state.scale * 0.5
+    held = state.held | state.flags.RUN
+    state.held = state.flags.WRITE if held & state.flags.RUN else state.flags.READ
+    return x * state.scale * (state.flags.READ | state.flags.RUN).value
+
+
+class Other(Owner):
+    rate = 3.0
+
+
+INNER: Any = Owner()
+
+
+def of_another_class(state: Owner, x: T) -> T:
+    state.scale = state.scale * 0.5
+    INNER.__class__ = Other if type(INNER) is Owner else Owner
+    return x * INNER.rate * state.scale
+
+
+def in_the_environment(state: Owner, x: T) -> T:
+    state.scale = state.scale * 0.5
+    os.environ["FLAMEC_TEST_COUNT"] = str(int(os.environ.get("FLAMEC_TEST_COUNT", "0")) + 1)
+    state.last = x.sum()
+    return x * float(os.environ["FLAMEC_TEST_COUNT"])
+
+
 CASES: dict[str, tuple[Callable[[], Any], Callable[[Any, T], T]]] = {
     "an entry of a Counter": (lambda: collections.Counter(calls=1), counted),
     "an attribute that is deleted first": (Owner, deleted_and_set),
@@ -105,6 +142,9 @@ CASES: dict[str, tuple[Callable[[], Any], Callable[[Any, T], T]]] = {
     "tables that are computed once": (Owner, with_tables),
     "entries by size": (dict, counted_by_size),
     "a set of sizes": (set, sizes_seen),
+    "combinations of flags": (Access, flags_combined),
+    "the class of an object": (Owner, of_another_class),
+    "the environment": (Owner, in_the_environment),
 }
 
 
@@ -131,22 +171,24 @@ def content(state: Any) -> Any:
     held = vars(state) if isinstance(state, Owner) else held
     if isinstance(held, set):
         return sorted(map(repr, held))
-    plain = [v.tolist() if isinstance(v, T) else v for v in held.values()]
+    plain = [v.tolist() if isinstance(v, T) else str(v) for v in held.values()]
     return [repr(key) for key in held], plain
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("name", CASES)
-def test_as_in_eager_mode(name: str) -> None:
+def test_as_in_eager_mode(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make, function = CASES[name]
     seen = []
     for wrap in (lambda f: f, functools.partial(flamec.compile, backend="evaluate")):
+        monkeypatch.setenv("FLAMEC_TEST_COUNT", "0")
         frequencies.cache_clear()
         mask.cache_clear()
+        INNER.__class__ = Owner
         state = make()
         wrapped = wrap(functools.partial(function, state))
         found = []
-        for rows in (3, 3, 3) if make is Owner else (3, 4, 5, 4, 6):
+        for rows in (3, 3, 3) if make in (Owner, Access) else (3, 4, 5, 4, 6):
             result = wrapped(flamec.full((rows,), float(rows)))
             found.append((result.tolist(), content(state)))
         seen.append(found)

@@ -72,6 +72,11 @@ class Writing(Descriptor):
         self.factor = value * 2
 
 
+class Reading(Descriptor):
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        return self.rate * self.factor
+
+
 class Counting(Base):
     """Reads are changed, and counted where nobody sees it."""
 
@@ -254,6 +259,20 @@ CASES: dict[str, Case] = {
             lambda s: setattr(vars(type(s))["gain"], "factor", 5.0),
             lambda s: setattr(type(s), "gain", Writing()),
         ],
+    ),
+    "a descriptor that is read from the class": (
+        lambda: of(Base, gain=Reading()),
+        lambda s, x: x * type(s).gain,
+        [
+            lambda s: setattr(vars(type(s))["gain"], "factor", 5.0),
+            lambda s: setattr(type(s), "gain", Reading()),
+            lambda s: setattr(vars(type(s))["gain"], "rate", 7.0),
+        ],
+    ),
+    "a class that a class inherits from": (
+        lambda: type("Own", (type("Between", (Base,), {"__module__": __name__}),), {}),
+        lambda s, x: x * (2.0 if issubclass(s, Base) else 3.0),
+        [lambda s: setattr(s, "__bases__", (Writing,)), lambda s: setattr(s, "__bases__", (Base,))],
     ),
     "what __getattribute__ makes of it": (
         lambda: of(Counting),

@@ -1,0 +1,63 @@
+"""NumPy's arrays in Python's state, beside the tensors of a trace.
+
+In: the arrays whose content a trace guards. What a tensor is made of is copied while it is traced,
+because the traced function may change the array before the program runs. Of a tensor that shares
+an array's memory the program reads what is there when it runs. So if the traced function has
+changed the array by NumPy's means, the order of the two is lost, and the function is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from flamec.errors import CompileError
+from flamec.guarded_values import Guard
+from flamec.sources import InputSource
+
+
+class StateArrays:
+    """Of one trace."""
+
+    def __init__(self) -> None:
+        self._owners: set[int] = set()  # ids of the arrays that have the memory
+
+    def met(self, array: np.ndarray) -> None:
+        """The content of an array is guarded."""
+        self._owners.add(id(_owner(array)))
+
+    def know(self, array: np.ndarray) -> bool:
+        """Whether the content of an array, or of what it is a view of, is guarded."""
+        return id(_owner(array)) in self._owners
+
+    def refuse_changes(
+        self, name: str, guards: Iterable[Guard], sources: Sequence[InputSource]
+    ) -> None:
+        """CompileError if an array has changed whose memory inputs of the program have."""
+        if not self._owners:
+            return
+        inputs = [array for s in sources if isinstance(array := _array_of(s), np.ndarray)]
+        for guard in guards if inputs else ():
+            if guard.kind != "content" or not isinstance(guard.owner, np.ndarray):
+                continue
+            shares = any(np.may_share_memory(guard.owner, array) for array in inputs)
+            if shares and not guard.holds():
+                raise CompileError(
+                    f"{name}: {guard.name} changes by NumPy's means, and tensors that the function "
+                    "uses share its memory: a program cannot tell what they held when. Change the "
+                    "tensor instead, or use a copy (flamec.tensor)"
+                )
+
+
+def _owner(array: np.ndarray) -> np.ndarray:
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+def _array_of(source: InputSource) -> Any:
+    if source.kind == "base":
+        return None if source.storage is None else source.storage.base
+    return source.tensor._array if source.kind == "captured" and source.tensor is not None else None
