@@ -37,7 +37,14 @@ from flamec.functional.shape import (
 from flamec.given_memory import move_into, require_write, undetached
 from flamec.gpu import gpu_of
 from flamec.ir.graph import Node
-from flamec.ir.shape import Dim, SymbolicDim, equal, format_shape, structural_key
+from flamec.ir.shape import (
+    Dim,
+    SymbolicDim,
+    equal,
+    evaluate_dim,
+    format_shape,
+    structural_key,
+)
 from flamec.ir.types import DType, TensorType
 from flamec.memory_format import last_channels, strided
 from flamec.pinning import pin_memory
@@ -205,11 +212,29 @@ def is_contiguous(self: Tensor, memory_format: Any = None) -> bool:
 
 
 def data_ptr(self: Tensor) -> int:
-    """The address of the first element."""
-    array = self._array
-    if thread.trace is None and isinstance(array, DeviceArray):
-        return array.address
-    return int(concrete_array(self, "data_ptr()").__array_interface__["data"][0])
+    """The address of the first element.
+
+    In a compiled function CompileError for a tensor that it has computed.
+    """
+    if thread.trace is not None:
+        return _address_in_trace(self, thread.trace)
+    return _address(self._array)
+
+
+def _address_in_trace(tensor: Tensor, trace: Any) -> int:
+    """Another one at each call, so the Python code is run each time."""
+    base, host = tensor._storage.base, trace.host
+    if base is None or host is None:
+        raise unrepeatable("data_ptr() of a tensor that it has computed")
+    host.effects.append(f"data_ptr() gives an address (at {user_location()})")
+    _, offset = layout.layout(tensor)
+    elements = evaluate_dim(offset, trace.oracle.hints)
+    return _address(base) + elements * tensor._type.dtype.itemsize
+
+
+def _address(array: Any) -> int:
+    found = array.address if isinstance(array, DeviceArray) else array.ctypes.data
+    return int(found)
 
 
 def size(self: Tensor, dim: int | None = None) -> Any:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flamec
+from flamec.errors import CompileError
 
 T = flamec.Tensor
 
@@ -120,3 +121,20 @@ def test_layouts_of_captured_tensors() -> None:
         holder.data = source
         assert compiled(flamec.ones(1))[1:] == (source.stride(), source.is_contiguous())
     assert compiled.stats.traces == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*run at each call:RuntimeWarning")
+def test_addresses() -> None:
+    """Those of the memory that the call has, not of copies of it."""
+    captured = flamec.rand(4, 3)
+
+    def compared(x: flamec.Tensor) -> tuple[bool, bool, int]:
+        begin = x.data_ptr()
+        same = captured.data_ptr() == captured.t().data_ptr()
+        return same, begin == captured.data_ptr(), x[1:].data_ptr() - begin
+
+    compiled = flamec.compile(compared, backend="evaluate", dynamic=True)
+    for x in (flamec.ones(4, 3), captured, flamec.ones(5, 7), captured[:, 1:]):
+        assert compiled(x) == compared(x)
+    with pytest.raises(CompileError, match=r"data_ptr\(\) of a tensor that it has computed"):
+        flamec.compile(lambda x: (x + 1).data_ptr())(captured)
