@@ -12,7 +12,7 @@ import flamec
 from flamec import nn, optim
 from flamec.autograd import grad as grad_of
 
-thing = COUNT = BY_SIZE = None
+thing = held_thing = COUNT = BY_SIZE = None
 {kinds}
 GAIN = 1.5
 LIMITS = [1.0, 2.0]
@@ -169,7 +169,19 @@ step, set_offset, get_kept = make()
 """
 
 KINDS = """
-import contextlib, enum, functools, typing
+import contextlib, enum, functools, itertools, typing
+
+class Access(enum.Flag):
+    READ = 1
+    WRITE = 2
+    RUN = 4
+
+class Ratio:
+    def __init__(self):
+        self.k = 0.75
+
+    def __get__(self, instance, owner):
+        return self.k * owner.rate
 
 class Mode(enum.Enum):
     ADD = "add"
@@ -186,8 +198,10 @@ class Frozen:
 
 class Thing:
     rate = 0.5
+    ratio = Ratio()
     def __init__(self):
         self.x = 0.75
+        self.access = Access.READ
         self.reads = 0
         self.best = float("inf")
         self.held = {"p": 0.5, "q": 2}
@@ -211,6 +225,12 @@ class Thing:
 
     def __call__(self, h):
         return h * self.x
+
+class Another(Thing):
+    rate = 1.5
+
+    def __call__(self, h):
+        return h - self.x
 
 @contextlib.contextmanager
 def rated(value):
@@ -240,6 +260,8 @@ def nested(h, depth):
     return h if depth <= 0 else nested(h * 0.9 + depth * 0.1, depth - 1)
 
 thing = Thing()
+held_thing = Thing()
+turns = itertools.count(1)
 frozen = Frozen()
 point = Point(flamec.ones(3, dtype=flamec.float64))
 scaled = functools.partial(lambda h, k=1.0, *, s=0.0: h * k + s, k=1.5)

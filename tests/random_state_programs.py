@@ -60,6 +60,8 @@ STATE = (
     "COUNT",
     "BY_SIZE",
     "NAMES",
+    "ARRAY",
+    "held_thing",
 )
 
 

@@ -433,6 +433,20 @@ records.append(float(h.detach().sum()))
 records.append(len(records))
 h = h.detach().requires_grad_()
 if h.requires_grad: s = h.sum(); s.backward(); LOG.append(refused(s))
+thing.access = thing.access | Access.RUN
+thing.access = Access.WRITE if thing.access & Access.RUN else Access.READ
+h = h * len([a for a in Access if a in thing.access | Access.RUN])
+held_thing.__class__ = Another if type(held_thing) is Thing else Thing
+h = held_thing(h) * type(held_thing).rate
+h = h * Thing.ratio + Another.ratio
+h = h + (1.0 if issubclass(Another, Thing) else 2.0)
+h = h + next(turns)
+h = h * (2.0 if captured.t().data_ptr() == captured.data_ptr() else 1.0)
+h = h + flamec.tensor(ARRAY) * float(ARRAY.sum())
+h = h + flamec.tensor([ARRAY[:2], ARRAY[1:]]).sum()
+ARRAY[1] += 0.5
+np.multiply(ARRAY, 0.9, out=ARRAY)
+ARRAY.sort()
 """.strip().splitlines()
 
 CHANGES_OF_KINDS = """
@@ -451,4 +465,11 @@ collected.__defaults__[0].clear()
 collected.__kwdefaults__['weights']['w'] = 0.25
 table.cache_clear()
 TABLE['a'] = TABLE.pop('a', 0.5)
+thing.access = Access.WRITE | Access.RUN
+held_thing.__class__ = Another
+held_thing = Thing()
+vars(Thing)['ratio'].k = vars(Thing)['ratio'].k + 0.5
+Thing.ratio = Ratio()
+turns = itertools.count(3)
+ARRAY[:2] = ARRAY[1:]
 """.strip().splitlines()

@@ -110,9 +110,9 @@ def plain(value: Any) -> Any:
         return [value.t, value.rate, type(value).seen, type(value.t).__name__, best]
     if type(value).__name__ == "Slots":
         return [plain(value.a), plain(value.b)]
-    if type(value).__name__ == "Thing":
-        held = [plain(v) for k, v in sorted(vars(value).items()) if k != "held"]
-        return [held, type(value).rate]
+    if type(value).__name__ in ("Thing", "Another"):
+        held = [plain(v) for k, v in sorted(vars(value).items()) if k not in ("held", "access")]
+        return [held, type(value).rate, repr(vars(value).get("access"))]
     if isinstance(value, set):
         return sorted(map(repr, value))
     if type(value).__name__ == "function":  # what the closure holds

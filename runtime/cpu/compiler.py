@@ -7,12 +7,14 @@ compiler starts no process, so a warm start costs nothing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 INCLUDE_FOLDER = Path(__file__).parent
 
@@ -193,7 +196,7 @@ def compile_library(
     ``flags`` come after the target flags. CompileError if the compiler fails; the source is
     then kept in ``keep_folder`` (or the system's folder for temporary files).
     """
-    with tempfile.TemporaryDirectory(prefix="flamec-") as folder:
+    with tempfile.TemporaryDirectory(prefix="flamec-", ignore_cleanup_errors=True) as folder:
         source_path = Path(folder) / "program.c"
         library_path = Path(folder) / "program.so"
         command = [
@@ -210,9 +213,7 @@ def compile_library(
         here = ["env", f"TMPDIR={folder}"]  # so nothing is left of a compiler that is killed
         try:
             source_path.write_text(source)
-            done = subprocess.run(
-                [*here, *command], capture_output=True, text=True, errors="replace", check=False
-            )
+            done = _run([*here, *command])
         except OSError as error:
             raise CompileError(command, str(error), _keep(source, keep_folder)) from error
         if done.returncode != 0 or not library_path.exists():
@@ -221,6 +222,22 @@ def compile_library(
                 output += f"\nthe compiler was ended by signal {-done.returncode}"
             raise CompileError(command, output, _keep(source, keep_folder))
         return library_path.read_bytes()
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """The outcome of a command. If waiting for it is interrupted, it ends with all that it has
+    started: a compiler's parts would go on to write to a folder that is being deleted."""
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(
+        command, text=True, errors="replace", process_group=0, **options
+    ) as process:
+        try:
+            output, errors = process.communicate()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def compile_assembly(compiler: Compiler, source: str, flags: Sequence[str] = ()) -> str:

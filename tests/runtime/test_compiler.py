@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -71,6 +73,26 @@ def test_a_compiler_that_is_killed_leaves_nothing(
     with pytest.raises(CompileError, match="signal 9"):
         compile_library(find_compiler(str(program)), GOOD, keep_folder=tmp_path / "kept")
     assert not list(temporary.iterdir())
+
+
+def test_a_compiler_that_is_interrupted_ends_with_what_it_has_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parts write to the folder that is deleted then: KeyboardInterrupt, and no other error."""
+    monkeypatch.setattr(compiler_module.tempfile, "tempdir", str(tmp_path))
+    part = (
+        "while [ $((n += 1)) -lt 30000 ]; do : > $TMPDIR/part$n; [ $n = 500 ] && kill -INT $0; done"
+    )
+    compiler = Compiler(("sh", "-c", f"sh -c '{part}' {os.getpid()} & wait"), "")
+    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            compile_library(compiler, "int x;", ())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_source_that_cannot_be_written(compiler: Compiler, tmp_path: Path) -> None:
