@@ -1,4 +1,4 @@
-"""What probably has to change, for a layer that refused its input.
+"""Where an error arose, and what probably has to change, for a layer that refused its input.
 
 In: the layer and the arguments of the call that failed. Out: a sentence, or None where nothing
 about them looks wrong. It looks at sizes that layers have under PyTorch's names, at dtypes and at
@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flamec.errors import OperationError, OperationTypeError, OutOfRangeError
 from flamec.ir.shape import Dim
 from flamec.tensor import Tensor
 
-__all__ = ["likely_fix"]
+__all__ = ["likely_fix", "tell_where"]
 
 # attribute that says how large a dimension of the input must be -> the dimension
 _SIZES: Mapping[str, int] = {
@@ -24,6 +25,18 @@ _SIZES: Mapping[str, int] = {
     "num_channels": 1,
     "in1_features": -1,
 }
+
+
+def tell_where(error: Exception, layer: Any, path: str, arguments: Sequence[Any]) -> None:
+    """Add to an error in which module it arose, and what probably has to change there."""
+    if any(note.startswith("in module ") for note in getattr(error, "__notes__", ())):
+        return
+    name, path = type(layer).__name__, path.removeprefix("_orig_mod").lstrip(".")
+    error.add_note(f"in module {path} ({name})" if path else f"in module {name}")
+    if isinstance(error, (OperationError, OperationTypeError, OutOfRangeError)):
+        fix = likely_fix(layer, arguments)
+        if fix is not None:
+            error.add_note(f"likely fix: {fix}")
 
 
 def likely_fix(layer: Any, arguments: Sequence[Any]) -> str | None:

@@ -2,8 +2,9 @@
 
 Assigning a Parameter, a Buffer or a Module to an attribute registers it under
 that name. Every parameter knows its full attribute path (``_name``), every
-module its own (``_path``), so that traces and errors can name them. Saving and
-loading is in ``module_state.py``.
+module its own (``_path``) and its path within the module around it that is called
+(``_scope``), so that traces and errors can name them. Saving and loading is in
+``module_state.py``.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from flamec.dispatch import tensor_builder
-from flamec.errors import OperationError, OperationTypeError, OutOfRangeError
 from flamec.functional.arguments import as_device
 from flamec.ir.types import Device, DType, bfloat16, float16, float32, float64
 from flamec.nn.hooks import GLOBAL
-from flamec.nn.likely_fix import likely_fix
+from flamec.nn.likely_fix import tell_where
 from flamec.nn.module_state import ModuleWithState
 from flamec.nn.parameter import Buffer, Parameter, clear_gradients, replace_data
 from flamec.state import no_grad, process, thread
@@ -45,6 +45,7 @@ class Module(ModuleWithState):
         self.__dict__.update(
             training=True,
             _path="",
+            _scope="",
             _parameters={},
             _buffers={},
             _non_persistent_buffers_set=set(),
@@ -70,9 +71,9 @@ class Module(ModuleWithState):
         trace, recorder = thread.trace, process.recorder
         if trace is not None:
             trace.calls_modules = True
-            trace.scopes.append(self._scope())
+            trace.scopes.append(self._called_name())
         elif recorder is not None:
-            recorder.enter_module(self._scope())
+            recorder.enter_module(self._called_name())
         try:
             if (
                 self._forward_pre_hooks
@@ -84,7 +85,7 @@ class Module(ModuleWithState):
                 return self._call_with_hooks(args, kwargs)
             return self.forward(*args, **kwargs)
         except Exception as error:
-            self._tell_where(error, args)
+            tell_where(error, self, self._path, args)
             raise
         finally:
             if trace is not None:
@@ -92,21 +93,10 @@ class Module(ModuleWithState):
             elif recorder is not None:
                 recorder.leave_module()
 
-    def _scope(self) -> str:
-        """The name by which graphs and profiles know the module inside of the one around it."""
-        name: str = self._path.rpartition(".")[2]
+    def _called_name(self) -> str:
+        """The name by which graphs and profiles know the module inside of the one that calls it."""
+        name: str = self.__dict__.get("_scope", "")
         return type(self).__name__ if name in ("", "_orig_mod") else name
-
-    def _tell_where(self, error: Exception, args: tuple[Any, ...]) -> None:
-        """Add to an error in which module it arose, and what probably has to change there."""
-        if any(note.startswith("in module ") for note in getattr(error, "__notes__", ())):
-            return
-        name, path = type(self).__name__, self._path.removeprefix("_orig_mod").lstrip(".")
-        error.add_note(f"in module {path} ({name})" if path else f"in module {name}")
-        if isinstance(error, (OperationError, OperationTypeError, OutOfRangeError)):
-            fix = likely_fix(self, args)
-            if fix is not None:
-                error.add_note(f"likely fix: {fix}")
 
     # registration -------------------------------------------------------------
     def __getattr__(self, name: str) -> Any:
@@ -230,18 +220,20 @@ class Module(ModuleWithState):
         self._check_name("module", name, self._modules)
         self._modules[name] = module
         if module is not None:
-            module._set_path(_joined(self._path, name))
+            self._tell_path(name, module)
 
     register_module = add_module
 
-    def _set_path(self, path: str) -> None:
-        """Tell the module, and everything below it, where it is registered."""
-        self.__dict__["_path"] = path
-        for name, tensor in (*self._parameters.items(), *self._buffers.items()):
-            self._name_tensor(name, tensor)
-        for name, module in self._modules.items():
-            if module is not None:
-                module._set_path(_joined(path, name))
+    def _tell_path(self, name: str, module: Module) -> None:
+        """Tell a submodule, and everything below it, where it is registered."""
+        is_called = type(self).forward is not Module.forward  # a list of modules is not
+        scope = _joined("" if is_called else self.__dict__.get("_scope", ""), name)
+        module.__dict__.update(_path=_joined(self._path, name), _scope=scope)
+        for own, tensor in (*module._parameters.items(), *module._buffers.items()):
+            module._name_tensor(own, tensor)
+        for own, inner in module._modules.items():
+            if inner is not None:
+                module._tell_path(own, inner)
 
     def _name_tensor(self, name: str, tensor: Tensor | None) -> None:
         if tensor is not None:

@@ -388,3 +388,21 @@ def test_what_a_layer_refuses_has_shapes_the_line_and_the_path(name: str, compil
     line = Layer.forward.__code__.co_firstlineno + 1
     for part in (expected, f"(at {__file__}:{line})", "in module layers.1.inner"):
         assert part in text, (part, text)
+
+
+def test_what_a_program_finds_in_a_layer_of_a_list_has_its_path() -> None:
+    """The list is not called, so the path of its layers has its name; also within another list."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            parts = nn.ModuleList([nn.Identity(), nn.Embedding(3, 2)])
+            self.blocks = nn.ModuleList([nn.Identity(), nn.ModuleDict({"parts": parts})])
+
+        def forward(self, x: Any) -> Any:
+            return self.blocks[1]["parts"][1](x)
+
+    program = flamec.compile(nn.Sequential(nn.Identity(), Model()))
+    with pytest.raises(IndexError) as caught:
+        program(flamec.tensor([3]))
+    assert caught.value.__notes__ == ["in module Sequential.1.blocks.1.parts.1"]
