@@ -141,7 +141,9 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
         slope = ops.reshape(weight, shape=())
 
     def formula(x: Tensor) -> Tensor:
-        chosen: Tensor = ops.where(ops.gt(x, 0.0), x, ops.mul(x, widened(slope)))
+        positive = ops.gt(x, 0.0)
+        below = ops.where(positive, 0.0, x)  # of an infinity that is not chosen
+        chosen: Tensor = ops.where(positive, x, ops.mul(below, widened(slope)))
         return chosen
 
     return _applied("prelu", input, False, formula)
@@ -234,7 +236,17 @@ def _hardsigmoid(x: Tensor) -> Tensor:
 @fused()
 def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     """x * hardsigmoid(x)."""
-    return _applied("hardswish", input, inplace, lambda x: ops.mul(x, _hardsigmoid(x)))
+    return _applied("hardswish", input, inplace, _hardswish)
+
+
+def _hardswish(x: Tensor) -> Tensor:
+    """By cases, so that no derivative has a product of 0 and an infinity."""
+    left, right = ops.le(x, -3.0), ops.ge(x, 3.0)
+    between = ops.where(ops.bitwise_or(left, right), 0.0, x)
+    curve = ops.div(ops.mul(between, ops.add(between, 3.0)), 6.0)
+    flat = ops.mul(ops.detach(x), 0.0)  # NaN for an infinity, as the product
+    chosen: Tensor = ops.where(right, x, ops.where(left, flat, curve))
+    return chosen
 
 
 # exponential ---------------------------------------------------------------------------

@@ -267,6 +267,13 @@ def fmod(input: Tensor, other: Operand) -> Tensor:
 
 # powers -------------------------------------------------------------------------------
 
+
+def _reciprocal_square(x: Tensor) -> Tensor:
+    """(1 / x)², whose derivatives at 0 and at infinities are those of the power."""
+    inverse = ops.div(1.0, x)
+    return ops.mul(inverse, inverse)
+
+
 _EASY_POWERS: dict[float, Callable[[Tensor], Tensor]] = {
     1: lambda x: ops.convert(x, dtype=x._type.dtype),
     2: lambda x: ops.mul(x, x),
@@ -274,7 +281,7 @@ _EASY_POWERS: dict[float, Callable[[Tensor], Tensor]] = {
     0.5: lambda x: ops.sqrt(x),
     -0.5: lambda x: ops.rsqrt(x),
     -1: lambda x: ops.div(1.0, x),
-    -2: lambda x: ops.div(1.0, ops.mul(x, x)),
+    -2: _reciprocal_square,
 }
 
 

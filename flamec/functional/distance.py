@@ -54,8 +54,8 @@ def norm_over(x: Tensor, p: float, axes: Sequence[int], keepdim: bool) -> Tensor
 
 
 def at_least(x: Tensor, low: float) -> Tensor:
-    """x where it is not below ``low``, else ``low``."""
-    return ops.where(ops.lt(x, low), low, x)
+    """x where it is not below ``low``, else ``low``; NaN, without a gradient, where x is NaN."""
+    return ops.where(ops.ge(x, low), x, ops.maximum(ops.detach(x), low))
 
 
 @autocasts(cuda=FLOAT32)

@@ -127,20 +127,24 @@ def clamp(input: Tensor, min: Operand | None = None, max: Operand | None = None)
     if dtype.kind == "bool" and (len(bounds) > 1 or is_number(bounds[0])):
         raise OperationTypeError(f"clamp(): not defined for bool (at {user_location()})")
     x = ops.cast(input, dtype)
+    if isinstance(min, Tensor) and isinstance(max, Tensor) and dtype.is_floating_point:
+        low, high = convert_operands((min, max), dtype)
+        min = ops.where(ops.lt(low, high), low, ops.detach(low))  # PyTorch's rule where they meet
     if min is not None:
-        x = _limited(x, min, "lt", "ge")
-    return x if max is None else _limited(x, max, "gt", "le")
+        x = _limited(x, min, "ge", "lt", "maximum")
+    return x if max is None else _limited(x, max, "le", "gt", "minimum")
 
 
-def _limited(x: Tensor, bound: Any, outside: str, within: str) -> Tensor:
-    """``x`` where it is not outside the bound, else the bound; NaN where either is NaN."""
+def _limited(x: Tensor, bound: Any, within: str, outside: str, nearer: str) -> Tensor:
+    """``x`` within the bound, else the bound; NaN, without a gradient, where either is NaN."""
     (limit,) = convert_operands((bound,), x._type.dtype)
-    if is_number(bound) and bound == bound:
-        return ops.where(getattr(ops, outside)(x, limit), limit, x)
     inside = getattr(ops, within)(x, limit)
-    if x._type.dtype.is_floating_point:
-        inside = ops.bitwise_or(inside, ops.ne(x, x))
-    return ops.where(inside, x, limit)
+    if not x._type.dtype.is_floating_point:
+        return ops.where(inside, x, limit)
+    beyond = getattr(ops, nearer)(ops.detach(x), ops.detach(limit))
+    if isinstance(bound, Tensor):
+        beyond = ops.where(getattr(ops, outside)(x, limit), limit, beyond)
+    return ops.where(inside, x, beyond)
 
 
 @public

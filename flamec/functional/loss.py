@@ -94,6 +94,12 @@ def l1_loss(
     return _weighted("l1_loss", ops.abs(ops.sub(x, y)), input, weight, reduction, dtype)
 
 
+def _absolute(x: Tensor) -> Tensor:
+    """|x| whose derivative at NaN is NaN."""
+    size: Tensor = ops.mul(x, ops.sign(x))
+    return size
+
+
 @autocasts(cpu=FLOAT32, cuda=FLOAT32)
 @fused()
 def smooth_l1_loss(
@@ -110,9 +116,9 @@ def smooth_l1_loss(
     (x, y), dtype = loss_operands("smooth_l1_loss", input, target)
     x, y = broadcast_pair("smooth_l1_loss", x, y)
     difference = ops.sub(x, y)
-    size = ops.abs(difference)
     if beta == 0:
-        return reduced(size, reduction, dtype)
+        return reduced(ops.abs(difference), reduction, dtype)
+    size = _absolute(difference)
     near = ops.lt(size, beta)
     inner = ops.where(near, difference, 0.0)  # the square of an infinity has no gradient
     square = ops.mul(ops.mul(inner, inner), 0.5 / beta)
@@ -129,14 +135,14 @@ def huber_loss(
     delta: float = 1.0,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """0.5 d² where |d| <= delta, else delta * (|d| - delta / 2), with d = input - target."""
+    """0.5 d² where |d| < delta, else delta * (|d| - delta / 2), with d = input - target."""
     reduction = chosen_reduction("huber_loss", None, None, reduction)
     require(delta > 0, f"huber_loss: delta must be positive, got {delta}")
     (x, y), dtype = loss_operands("huber_loss", input, target)
     x, y = broadcast_pair("huber_loss", x, y)
     difference = ops.sub(x, y)
-    size = ops.abs(difference)
-    near = ops.le(size, delta)
+    size = _absolute(difference)
+    near = ops.lt(size, delta)
     inner = ops.where(near, difference, 0.0)  # the square of an infinity has no gradient
     far = ops.mul(ops.sub(size, 0.5 * delta), delta)
     loss = ops.where(near, ops.mul(ops.mul(inner, inner), 0.5), far)

@@ -247,9 +247,10 @@ def logit(input: Tensor, eps: float | None = None) -> Tensor:
     x = as_floating("logit", input)
     z = widened(x)
     if eps is not None:
-        z = ops.where(ops.lt(z, eps), eps, z)
-        z = ops.where(ops.gt(z, 1.0 - eps), 1.0 - eps, z)
-    return narrowed(ops.log(ops.div(z, ops.sub(1.0, z))), x._type.dtype)
+        z = ops.where(ops.ge(z, eps), z, ops.maximum(ops.detach(z), eps))
+        z = ops.where(ops.le(z, 1.0 - eps), z, ops.minimum(ops.detach(z), 1.0 - eps))
+    # a quotient's logarithm has no derivative where the quotient is 0 or infinite
+    return narrowed(ops.sub(ops.log(z), ops.log1p(ops.neg(z))), x._type.dtype)
 
 
 @public

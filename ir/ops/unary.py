@@ -86,6 +86,12 @@ def _zero(b: Builder, g: Any) -> Any:
     return b.full_like(0.0, b.type_of(g))
 
 
+def _abs_derivative(b: Builder, g: Any, x: Any) -> Any:
+    """g times the sign of x, which counts as 0 for NaN."""
+    sign = b.where(b.eq(x, x), b.sign(x), b.constant(0.0, b.type_of(x)))
+    return b.mul(g, sign)
+
+
 # sign and rounding ------------------------------------------------------------------
 
 
@@ -103,10 +109,10 @@ unary(
     "abs",
     np.abs,
     accepts=NUMERIC,
-    by_input=lambda b, g, x: b.mul(g, b.sign(x)),
+    by_input=_abs_derivative,
     triton={**lanes(floats="tl.abs({0})", integers="tl.abs({0})"), "u8": "{0}"},
     idempotent=True,
-    doc="The absolute value; its derivative at 0 is 0.",
+    doc="The absolute value; its derivative at 0 and at NaN is 0.",
 )
 unary(
     "sign",

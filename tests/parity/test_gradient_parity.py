@@ -188,30 +188,38 @@ FIRST_ONLY = {
 LOOSE = {"torch.lgamma(p)": 1e5, "torch.digamma(p)": 1e5}  # PyTorch's trigamma has 9 digits
 
 
-def gradients(framework: Any, expression: str, inputs: dict[str, Any], weights: Any) -> list[Any]:
+def gradients(
+    framework: Any, expression: str, inputs: dict[str, Any], weights: Any, second: bool = True
+) -> list[Any]:
     """The value, its gradients, and the gradients of those, each with fixed cotangents."""
     grad = framework.autograd.grad
-    value = eval(expression, {"torch": framework, "inf": math.inf, **inputs})
+    value = eval(expression, {"torch": framework, "inf": math.inf, "nan": math.nan, **inputs})
     wanted = list(inputs.values())
     weigh = framework.tensor if framework is torch else flamec.tensor
     total = (value * weigh(np.resize(weights, tuple(value.shape)))).sum()
     first = grad(total, wanted, create_graph=True, allow_unused=True)
     results = [value, *first]
     parts = [
-        (g * weigh(np.resize(weights[::-1], tuple(g.shape)))).sum()
-        for g in first
+        (g * weigh(np.resize(weights[::-1] * (1 + i), tuple(g.shape)))).sum()
+        for i, g in enumerate(first)
         if g is not None and g.requires_grad
     ]
-    if parts and expression not in FIRST_ONLY:
+    if parts and second and expression not in FIRST_ONLY:
         results += grad(sum(parts), wanted, allow_unused=True)
     return results
 
 
-def compare(expression: str, inputs: dict[str, Any]) -> None:
+def compare(
+    expression: str, inputs: dict[str, Any], compiled: bool = False, second: bool = True
+) -> None:
     weights = np.random.default_rng(9).uniform(0.5, 1.5, 7)
-    theirs = gradients(torch, expression, inputs, weights)
+    theirs = gradients(torch, expression, inputs, weights, second)
     mine_inputs = {k: flamec_of(v) for k, v in inputs.items()}
-    mine = gradients(flamec, expression, mine_inputs, weights)
+
+    def program() -> list[Any]:
+        return gradients(flamec, expression, mine_inputs, weights, second)
+
+    mine = (flamec.compile(program) if compiled else program)()
     count = 1 + len(inputs)
     for i, (a, b) in enumerate(zip(mine, theirs, strict=False)):
         what = f"{expression}: {'second ' if i >= count else ''}gradient {(i - 1) % len(inputs)}"
@@ -239,6 +247,46 @@ def test_smooth(expression: str) -> None:
         "u": generator.uniform(-0.9, 0.9, (3, 4)),
     }
     compare(expression, {k: torch.tensor(v).requires_grad_() for k, v in inputs.items()})
+
+
+AT_NAN_AND_INFINITIES = """
+torch.abs(x)
+torch.nn.functional.l1_loss(x, y, reduction="none")
+torch.nn.functional.smooth_l1_loss(x, y, reduction="none")
+torch.nn.functional.huber_loss(x, y, reduction="none")
+torch.nn.functional.hinge_embedding_loss(x, y, reduction="none")
+torch.clamp(x, -1, 1)
+torch.clamp(x, min=0.5)
+torch.clamp(x, max=nan)
+torch.clamp(x, y, y + 1)
+torch.clamp(x, y, y)
+torch.clamp(x, min=y)
+torch.clamp(x, max=y)
+torch.maximum(x, y)
+torch.minimum(x, y)
+torch.fmax(x, y)
+torch.fmin(x, y)
+torch.nn.functional.prelu(x[x != 0][None], y[x != 0])
+torch.nn.functional.hardswish(x[x == x])
+torch.nn.functional.leaky_relu(x)
+torch.nn.functional.elu(x[x != 0])
+torch.nn.functional.selu(x[x != 0])
+torch.nn.functional.threshold(x, 1, 2)
+x ** 0
+x ** -1
+x ** -2
+torch.logit(x.abs(), 0.1) * 0.5
+""".strip().splitlines()
+NAN_FIRST_ONLY = {"torch.logit(x.abs(), 0.1) * 0.5"}  # PyTorch's second derivative has 0 / 0
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("expression", AT_NAN_AND_INFINITIES)
+def test_at_nan_and_infinities(expression: str, compiled: bool) -> None:
+    special = [math.nan, math.inf, -math.inf, 0.0, -0.0, 1.0, -1.0, 0.5]
+    grid = np.meshgrid(special, special, indexing="ij")
+    x, y = (torch.tensor(v.reshape(-1)).requires_grad_() for v in grid)
+    compare(expression, {"x": x, "y": y}, compiled, expression not in NAN_FIRST_ONLY)
 
 
 IN_PLACE = """
