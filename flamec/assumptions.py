@@ -18,6 +18,7 @@ from flamec.guard_code import Check, CheckBuilder
 from flamec.guarded_layouts import add_layouts
 from flamec.ir.types import TensorType
 from flamec.roots import overlaps_itself
+from flamec.separate_memory import add_separate_memory
 from flamec.sources import InputSource
 from flamec.state import process, thread
 from flamec.structures import access_paths, flatten
@@ -93,6 +94,7 @@ def build_check(captured: Captured) -> Check:
     for guard in captured.guards:
         b.add_guard(guard)
     add_layouts(b, captured)
+    add_separate_memory(b, captured)
     for condition in captured.host.conditions.values():
         b.add_host_condition(condition)
     _add_captured(b, captured)
@@ -255,7 +257,7 @@ def _add_aliasing(
     aliased = {id(t._storage) for _, t in captured.aliases}
     fixed = CapturedStorages(captured, {leaves[p]._storage for p, _ in storages})
     if fixed.present:
-        b.refresh = fixed.refresh
+        b.refreshes.append(fixed.refresh)
         b.add(f"{b.name(fixed)}.hold()", "captured tensors share no memory", captured=True)
         held = b.name(fixed.present)
         for position, variable in storages:

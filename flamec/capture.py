@@ -17,6 +17,7 @@ from flamec.autograd.hooks import record_hooks
 from flamec.cached_functions import forget_tensors
 from flamec.changed_arguments import ArgumentCopies, containers, copied, firsts
 from flamec.changed_flags import leave_to_the_call, leaves_made
+from flamec.common_memory import InputMemory
 from flamec.conversions import ConversionWanted
 from flamec.effects import only_looks
 from flamec.errors import CompileError, Uncompiled, unknown_value, unrepeatable
@@ -250,6 +251,7 @@ def _capture(
     trace, host = Trace(base_storages), recorder.host
     trace.picked.begins_again, trace.picked.reads_places = True, reads_places
     trace.host, host.trace = host, trace
+    trace.memory = InputMemory()
     flags = ChainMap(trace.requires_grad_reads, trace.gradients.flags)
     undo = partial(restore, recorder.guards.values(), flags)
 

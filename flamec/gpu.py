@@ -218,16 +218,18 @@ def may_overlap(a: DeviceArray, b: DeviceArray) -> bool:
     """Whether the ranges of addresses from the first to the last element meet."""
     if not (a.size and b.size):
         return False
-    (low_a, high_a), (low_b, high_b) = _range(a), _range(b)
+    (low_a, high_a), (low_b, high_b) = byte_range(a, a.address), byte_range(b, b.address)
     return low_a < high_b and low_b < high_a
 
 
-def _range(array: DeviceArray) -> tuple[int, int]:
-    low = high = array.address
+def byte_range(array: DeviceArray | np.ndarray, address: int) -> tuple[int, int]:
+    """The addresses from the first byte of an array to behind the last; ``address``: of its first
+    element, which it has."""
+    low = high = address
     for size, stride in zip(array.shape, array.strides, strict=True):
         reach = (size - 1) * stride
         low, high = low + min(reach, 0), high + max(reach, 0)
-    return low, high + array.dtype.itemsize
+    return low, high + array.itemsize
 
 
 def filling_word(value: np.ndarray) -> tuple[int, int] | None:

@@ -59,7 +59,7 @@ class CheckBuilder:
 
     def __init__(self) -> None:
         self.conditions: list[Condition] = []
-        self.refresh: Callable[[], None] | None = None
+        self.refreshes: list[Callable[[], None]] = []
         self.namespace: dict[str, Any] = {
             "M": MISSING,
             "same": same_constant,
@@ -260,7 +260,7 @@ class CheckBuilder:
 
     # result ---------------------------------------------------------------------
     def build(self, result: str) -> Check:
-        return Check(tuple(self.conditions), dict(self.namespace), result, self.refresh)
+        return Check(tuple(self.conditions), dict(self.namespace), result, self.refreshes)
 
 
 def _reads_plainly(kind: Any) -> bool:
@@ -291,7 +291,7 @@ class Check:
     """The compiled check of one program.
 
     ``arguments(args, kwargs)`` leaves out what ``captured_hold()`` says: whether all is as traced
-    that the arrays of captured tensors decide. A call checks both. ``refresh`` looks anew at
+    that the arrays of captured tensors decide. A call checks both. ``refreshes`` look anew at
     the captured tensors that ``arguments`` compares arguments with.
     """
 
@@ -300,9 +300,9 @@ class Check:
         conditions: tuple[Condition, ...],
         namespace: dict[str, Any],
         result: str,
-        refresh: Callable[[], None] | None,
+        refreshes: Sequence[Callable[[], None]],
     ) -> None:
-        self._refresh = refresh
+        self._refreshes = tuple(refreshes)
         self.conditions = (
             *(c for c in conditions if c.captured),
             *(c for c in conditions if not c.captured),
@@ -339,8 +339,8 @@ class Check:
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The program's arguments and sizes, or False if an assumption does not hold."""
-        if self._refresh is not None:
-            self._refresh()
+        for refresh in self._refreshes:
+            refresh()
         return self.captured_hold() and self.arguments(args, kwargs)
 
     def first_failure(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
@@ -360,4 +360,4 @@ class TrustedCheck(Check):
     """The check of a program that is run once, for the call that was traced."""
 
     def __init__(self) -> None:
-        super().__init__((), {}, "True", None)
+        super().__init__((), {}, "True", ())

@@ -9,7 +9,7 @@ arguments share it, the input is the memory as a whole.
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flamec.errors import CompileError, user_location
 from flamec.host_numbers import expression_of
@@ -41,6 +41,7 @@ def lift_argument(
         trace.roots[storage] = Root(
             tensor._steps, value, type, input_position=len(trace.sources) - 1
         )
+        _met(trace, tensor._array, name or f"argument {position}")
         proxy = Tensor._from_trace(trace, type, storage, tensor._steps)
     proxy._requires_grad = tensor._requires_grad
     trace.arguments.append(weakref.ref(proxy))
@@ -78,6 +79,7 @@ def lift(trace: Trace, tensor: Tensor) -> Root:
     value = trace.add_input(tensor._type, source)
     root = Root(tensor._steps, value, tensor._type, input_position=len(trace.sources) - 1)
     trace.roots[storage] = root
+    _met(trace, tensor._array, source.name or f"a captured tensor {tensor._type}")
     if tensor._requires_grad:
         trace.leaf_tensors[value] = tensor
         trace.tracked.add(value)
@@ -96,6 +98,13 @@ def lift_base(trace: Trace, storage: Storage, position: int = -1) -> Root:
         trace.roots[storage] = Root(
             (), value, storage.base_type, input_position=len(trace.sources) - 1
         )
+        _met(trace, storage.base, f"the memory of several views {storage.base_type}")
         if storage.value is not None and storage.value is not APART:
             trace.tracked.add(value)
     return trace.roots[storage]
+
+
+def _met(trace: Trace, array: Any, name: str) -> None:
+    """The last input lies in this array; of the trace of a compiled call."""
+    if trace.memory is not None:
+        trace.memory.read(len(trace.sources) - 1, array, name)

@@ -45,6 +45,7 @@ from flamec.write_builder import WriteBuilder
 from flamec.write_through import EXPAND, with_zero_gradient, write_through
 
 if TYPE_CHECKING:
+    from flamec.common_memory import InputMemory
     from flamec.host_state import HostState
     from flamec.segments import Execution
     from flamec.tensor_attributes import TensorAttributes
@@ -63,6 +64,7 @@ class Trace:
     is_batch = False  # whether tensors stand for examples of a batch
     body_of = ""  # the loop or branch whose function is traced
     host: HostState | None = None  # of the trace of a compiled call
+    memory: InputMemory | None = None  # there
     attributes: TensorAttributes | None = None  # that users set, there
 
     def __init__(self, base_storages: Sequence[Storage] = ()) -> None:
@@ -327,6 +329,8 @@ class Trace:
         if target._storage in self.apart or target._storage in self.apart.values():
             raise AliasDiscovered(target._storage)
         root = self.root_of(target)
+        if root.input_position is not None and self.memory is not None:
+            self.memory.write(root.input_position)
         leaf = self.leaf_tensors.get(root.value)
         if leaf is not None:  # gradients flow on to its first value, where they are summed
             self.leaf_tensors[value] = leaf
@@ -446,6 +450,7 @@ class Trace:
         self.hooks.release()
         self.base_storages.clear()
         self.apart.clear()
+        self.memory = None
         self.execution = None
 
     def build(self, outputs: Sequence[Value], name: str) -> Graph:

@@ -1,0 +1,115 @@
+"""Memory that several tensors lie in although they are no views of one: two ``from_numpy`` of one
+array, windows of one buffer, a parameter over the memory of another tensor.
+
+A trace knows memory by its ``Storage``. Storages over the same bytes are different to it, and what
+is written through one would not be read through the other. In: the arrays that are the inputs of a
+graph, and which of them it writes. Out: Uncompiled from the trace (``InputMemory``), and conditions
+of later calls (``separate_memory.py``). Invariant: no program writes bytes that another of its
+inputs lies in. Of a function that writes to none of its inputs nothing is asked.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from flamec.errors import Uncompiled, user_location
+from flamec.gpu import byte_range, may_overlap
+
+_MOST_WORK: Any = 10_000  # to find out whether strided arrays have an element in common
+
+
+def share_memory(one: Any, other: Any) -> bool:
+    """Whether two arrays have an element in common; True if that takes long to find out."""
+    if isinstance(one, np.ndarray):
+        if not (isinstance(other, np.ndarray) and np.may_share_memory(one, other)):
+            return False
+        try:
+            return np.shares_memory(one, other, max_work=_MOST_WORK)
+        except np.exceptions.TooHardError:
+            return True
+    return not isinstance(other, np.ndarray) and may_overlap(one, other)
+
+
+def _bytes_of(array: Any) -> tuple[int, int]:
+    """The addresses from the first byte of an array to behind the last; (0, 0) if it has none."""
+    if not array.size:
+        return 0, 0
+    is_on_host = isinstance(array, np.ndarray)
+    address = array.__array_interface__["data"][0] if is_on_host else array.address
+    if array.flags.c_contiguous:
+        return address, address + array.nbytes
+    return byte_range(array, address)
+
+
+class InputMemory:
+    """The arrays that a trace has met as inputs, by their positions, and which it has written."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, int] = {}
+        self._arrays: list[Any] = []
+        self._names: list[str] = []
+        self._ranges = np.zeros((0, 2), np.int64)  # with room for more
+        self._written = np.zeros(0, np.bool_)
+
+    def read(self, position: int, array: Any, name: str) -> None:
+        """An input is met; Uncompiled if its memory was written as another's."""
+        number = self._known[position] = len(self._arrays)
+        self._arrays.append(array)
+        self._names.append(name)
+        if number == len(self._written):
+            more = max(16, number)
+            self._ranges = np.concatenate([self._ranges, np.zeros((more, 2), np.int64)])
+            self._written = np.concatenate([self._written, np.zeros(more, np.bool_)])
+        self._ranges[number] = _bytes_of(array)
+        for other in self._meeting(number, self._written):
+            raise self._error(other, number)
+
+    def write(self, position: int) -> None:
+        """An input is written; Uncompiled if another was met that lies in its memory."""
+        number = self._known.get(position)
+        if number is None or self._written[number]:
+            return
+        self._written[number] = True
+        for other in self._meeting(number, True):
+            raise self._error(number, other)
+
+    def _meeting(self, number: int, among: Any) -> list[int]:
+        """The others that share memory with an input."""
+        (low, high), ranges = self._ranges[number], self._ranges
+        (found,) = np.nonzero((ranges[:, 0] < high) & (low < ranges[:, 1]) & among)
+        array = self._arrays[number]
+        return [int(i) for i in found if i != number and share_memory(array, self._arrays[i])]
+
+    def _error(self, written: int, other: int) -> Uncompiled:
+        one, two = self._names[written], self._names[other]
+        return Uncompiled(
+            f"it writes to {one}, and {two}, which is not a view of the same tensor, lies in the "
+            f"same memory (at {user_location()}; make both views of one tensor, or clone() one)"
+        )
+
+
+class Ranges:
+    """Arrays in the order of their addresses. ``numbers``: what they are called."""
+
+    def __init__(self, arrays: Sequence[Any], numbers: Sequence[int]) -> None:
+        found = [(*_bytes_of(a), n, a) for a, n in zip(arrays, numbers, strict=True)]
+        found.sort(key=lambda one: one[0])
+        self._starts = [start for start, _, _, _ in found]
+        self._reach = list(accumulate((end for _, end, _, _ in found), max))
+        self._found = found
+
+    def meet(self, array: Any, number: int = -1) -> bool:
+        """Whether one of them, other than ``number``, shares memory with an array."""
+        start, end = _bytes_of(array)
+        i = bisect_left(self._starts, end) - 1
+        while i >= 0 and self._reach[i] > start:
+            _, _, other, there = self._found[i]
+            if other != number and share_memory(array, there):
+                return True
+            i -= 1
+        return False

@@ -1,0 +1,227 @@
+"""Tensors that lie in one memory and are no views of one tensor: two ``from_numpy`` of one array,
+windows of a buffer, a parameter over a tensor. Compiled functions that write are as eager ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flamec
+from flamec import nn
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*lies in the same memory.*runs uncompiled")
+SHARING: dict[str, Callable[[], tuple[flamec.Tensor, flamec.Tensor]]] = {}
+
+
+def _sharing(make: Callable[[np.ndarray], tuple[Any, Any]]) -> None:
+    SHARING[make.__name__.strip("_")] = lambda: make(np.arange(1, 13, dtype=np.float32))
+
+
+@_sharing
+def _one_array(a):
+    return flamec.from_numpy(a), flamec.from_numpy(a)
+
+
+@_sharing
+def _overlapping_slices(a):
+    return flamec.from_numpy(a[:8]), flamec.from_numpy(a[4:])
+
+
+@_sharing
+def _other_strides(a):
+    return flamec.from_numpy(a[::2]), flamec.from_numpy(a[::-3])
+
+
+@_sharing
+def _other_shape(a):
+    return flamec.from_numpy(a.reshape(3, 4)), flamec.from_numpy(a[4:8])
+
+
+@_sharing
+def _other_type(a):
+    return flamec.from_numpy(a), flamec.from_numpy(a.view(np.int32))
+
+
+@_sharing
+def _buffers(a):
+    return flamec.frombuffer(memoryview(a), dtype=flamec.float32), flamec.from_numpy(a)
+
+
+@_sharing
+def _dlpack(a):
+    return flamec.from_dlpack(a), flamec.from_numpy(a)
+
+
+@_sharing
+def _array_of_a_tensor(a):
+    x = flamec.tensor(a)
+    return x, flamec.from_numpy(np.asarray(x))
+
+
+@_sharing
+def _parameter(a):
+    x = flamec.tensor(a)
+    return nn.Parameter(x, requires_grad=False), x
+
+
+def _write_first(x, y):
+    x.add_(1)
+    return y * 2
+
+
+def _write_second(x, y):
+    z = x * 3
+    y[1:2] = 5
+    return z.sum() + x.sum()
+
+
+def _write_both(x, y):
+    x.mul_(2)
+    y.add_(1)
+    return x.sum() + y.sum()
+
+
+WRITING = {f.__name__.strip("_"): f for f in (_write_first, _write_second, _write_both)}
+
+
+def _places(function, where: str, x, y) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The function with its tensors as arguments, captured, or one of each."""
+    if where == "arguments":
+        return function, (x, y)
+    if where == "first captured":
+        return lambda y: function(x, y), (y,)
+    if where == "second captured":
+        return lambda x: function(x, y), (x,)
+    state = {"x": x, "y": y}
+    return lambda: function(state["x"], state["y"]), ()
+
+
+def _compare(make, function, where: str, backend: str) -> None:
+    (x, y), (one, two) = make(), make()
+    called, arguments = _places(function, where, x, y)
+    compiled = flamec.compile(called, backend=backend)
+    for _ in range(3):
+        assert flamec.equal(compiled(*arguments), function(one, two))
+        assert flamec.equal(x, one)
+        assert flamec.equal(y, two)
+
+
+@pytest.mark.parametrize("where", ["arguments", "first captured", "second captured", "captured"])
+@pytest.mark.parametrize("name", SHARING)
+def test_what_is_written_is_read_as_in_eager_mode(name: str, where: str) -> None:
+    for function in WRITING.values():
+        _compare(SHARING[name], function, where, "evaluate")
+
+
+@pytest.mark.parametrize("where", ["arguments", "first captured", "captured"])
+def test_code_in_c(where: str) -> None:
+    for function in WRITING.values():
+        _compare(SHARING["overlapping_slices"], function, where, "c")
+
+
+def test_tensors_of_state_that_varies() -> None:
+    class Holder:
+        pass
+
+    def make():
+        a = np.arange(6, dtype=np.float32)
+        holder = Holder()
+        holder.state = flamec.from_numpy(a)
+        return holder, flamec.from_numpy(a), flamec.from_numpy(a.copy())
+
+    def step(holder, x):
+        state = holder.state
+        holder.state = state + 1
+        x.mul_(3)
+        return state * x
+
+    mine, eager = make(), make()
+    compiled = flamec.compile(lambda x: step(mine[0], x), backend="evaluate")
+    for number in (1, 2, 1, 1):
+        assert flamec.equal(compiled(mine[number]), step(eager[0], eager[number]))
+        for holder, x, _ in (mine, eager):
+            holder.state = flamec.from_numpy(x.numpy()[::-1])
+
+
+@pytest.mark.parametrize("backend", ["evaluate", "c"])
+def test_a_program_for_separate_memory_is_not_run_for_shared(backend: str) -> None:
+    compiled = flamec.compile(_write_first, backend=backend)
+    x, y = flamec.arange(4.0), flamec.arange(4.0)
+    compiled(x, y)
+    shared = SHARING["one_array"]()
+    for given in (shared, (shared[1], y), (x, y), shared, SHARING["one_array"](), (x, shared[0])):
+        wanted = (given[1] + (given[1].data_ptr() == given[0].data_ptr())) * 2
+        assert flamec.equal(compiled(*given), wanted)
+    assert len(compiled.programs) == 2  # for two sizes: shared memory has none
+    assert "not in the same memory" in "".join(f.reason for f in compiled.stats.guard_failures)
+
+
+def test_many_arguments() -> None:
+    def function(tensors):
+        for t in tensors[:6]:
+            t.add_(1)
+        return sum(tensors, flamec.zeros(3))
+
+    def make(shared):
+        tensors = [flamec.from_numpy(np.full(3, i, np.float32)) for i in range(12)]
+        if shared is not None:
+            tensors[shared] = flamec.from_numpy(tensors[2].numpy())
+        return tensors
+
+    compiled = flamec.compile(function, backend="evaluate")
+    for shared in (None, 5, None, 11, 0, None):
+        mine, eager = make(shared), make(shared)
+        assert flamec.equal(compiled(mine), function(eager)), shared
+        assert all(map(flamec.equal, mine, eager))
+    assert len(compiled.programs) == 1
+
+
+def test_a_captured_tensor_that_comes_to_lie_in_other_memory() -> None:
+    a = np.arange(4, dtype=np.float32)
+    state, x = flamec.zeros(4), flamec.from_numpy(a)
+
+    def function(x):
+        x.add_(1)
+        return x * state
+
+    compiled = flamec.compile(function, backend="evaluate")
+    assert flamec.equal(compiled(x), flamec.zeros(4))
+    state.data = flamec.from_numpy(a)
+    assert flamec.equal(compiled(x), flamec.tensor([4.0, 9.0, 16.0, 25.0]))
+    state.data = flamec.ones(4)
+    assert flamec.equal(compiled(x), flamec.tensor([3.0, 4.0, 5.0, 6.0]))
+
+
+def test_the_error_names_both() -> None:
+    compiled = flamec.compile(_write_first, backend="evaluate", fullgraph=True)
+    x, y = SHARING["one_array"]()
+    with pytest.raises(
+        flamec.errors.CompileError, match=r"writes to x, and y, .* same memory.*clone"
+    ):
+        compiled(x, y)
+    assert flamec.equal(x, flamec.arange(1.0, 13.0))  # nothing has happened
+    assert flamec.equal(compiled(x, y.clone()), flamec.arange(1.0, 13.0) * 2)
+
+
+@pytest.mark.parametrize("name", ["one_array", "overlapping_slices", "other_strides"])
+def test_what_only_reads_is_one_program(name: str) -> None:
+    compiled = flamec.compile(lambda x, y: x.sum() + y.sum(), backend="evaluate")
+    x, y = SHARING[name]()
+    assert flamec.equal(compiled(x, y), x.sum() + y.sum())
+    assert flamec.equal(compiled(x.clone(), y.clone()), x.sum() + y.sum())
+    assert compiled.stats.traces == 1
+    assert "memory" not in compiled.programs[0].check.source
+    assert "share_memory" not in str(compiled.programs[0].check.namespace)
+
+
+def test_neighbours_in_one_array_are_separate() -> None:
+    a = np.arange(12, dtype=np.float32).reshape(3, 4)
+    columns = flamec.from_numpy(a[:, 0]), flamec.from_numpy(a[:, 1])
+    rows = flamec.from_numpy(a[0]), flamec.from_numpy(a[1])
+    compiled = flamec.compile(_write_first, backend="evaluate", fullgraph=True)
+    for x, y in (columns, rows, (rows[0], flamec.from_numpy(a[3:, :].reshape(-1)))):
+        for _ in range(2):
+            assert flamec.equal(compiled(x, y), y * 2)
