@@ -246,6 +246,15 @@ def narrow_rows(b: GraphBuilder, rows: Dim = 1037, columns: int = 3) -> Graph:
     return b.build([b.add(b.add(scaled, spread), place), turned, spread])
 
 
+def scans_of_one(b: GraphBuilder) -> Graph:
+    """A scan along an axis of one element gives that element, in the loop of another one, too."""
+    x = b.input(TensorType((5, 9, 1), float32))
+    sums = b.cumsum(x, axis=1)
+    least, _ = b.cummin(sums, axis=2)
+    largest, place = b.cummax(b.cumsum(x, axis=0), axis=2)
+    return b.build([sums, least, largest, place])
+
+
 def long_scans(b: GraphBuilder, size: Dim) -> Graph:
     """Running sums of few long rows, which are lines."""
     return b.build([b.cumsum(_input(b, 2, size), axis=1)])
@@ -313,6 +322,7 @@ GRAPHS: dict[str, Make] = {
     "decided_symbolic": lambda b: decided(b, 8, B),
     "decided_by_index": lambda b: decided_by_index(b, 5),
     "long_scans": lambda b: long_scans(b, 33_001),
+    "scans_of_one": scans_of_one,
     "linear_recurrences": lambda b: linear_recurrences(b, 3, 9001),
     "linear_recurrences_symbolic": lambda b: linear_recurrences(b, 5, B),
     "narrow_rows": narrow_rows,

@@ -392,8 +392,9 @@ class ValueLowering:
                 at = self._linear(self.space.positions[task], context)
                 return _added(section, RandomBits(self._new_name(context), at, state))
             case OpKind.SCAN:
-                if self.nest.inner:
+                if leaves(self.space.task_dims[task][node.attributes["axis"]]):
                     return self._scan(task, value, context)
+                # along an axis of one element, be it in the loop of another scan
                 if value is task.results[0]:
                     return self._operand(operands[0], context)
                 return self._zero(lane, level, context)

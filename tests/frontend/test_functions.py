@@ -292,6 +292,19 @@ def test_named_results() -> None:
     assert flamec.max(x, x + 1).tolist() == (x + 1).tolist()
 
 
+def test_a_running_extreme_of_one_element_is_that_element_in_the_loop_of_another_scan() -> None:
+    x = flamec.from_numpy(np.random.default_rng(0).standard_normal((5, 9, 1), np.float32))
+
+    @flamec.compile
+    def extremes(x: flamec.Tensor) -> Any:
+        return x.cummin(1)[0].cummax(2), x.cumsum(0).cummin(2)
+
+    largest, least = extremes(x)
+    np.testing.assert_array_equal(largest.values.numpy(), np.minimum.accumulate(x.numpy(), 1))
+    same(least.values, np.cumsum(x.numpy(), 0))
+    assert not largest.indices.any() and not least.indices.any()
+
+
 def test_both_forms_of_var() -> None:
     x = flamec.arange(6.0).reshape(2, 3)
     same(x.var(False), np.var(np.arange(6)))
