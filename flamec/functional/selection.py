@@ -15,7 +15,7 @@ import numpy as np
 
 from flamec.conversion import as_tensor, on_device, tensor
 from flamec.dispatch import apply_named, tensor_builder
-from flamec.errors import OperationTypeError, user_location
+from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.places import is_python_int, place_of, shown, window_of
 from flamec.functional.shape import regroup
 from flamec.ir.shape import (
@@ -211,6 +211,12 @@ class _Reader:
         self.indices.append(None)
 
     def _index(self, item: Tensor) -> None:
+        there, here = item._type.device, self.x._type.device
+        if there != here and there != CPU and item._type.shape:
+            raise OperationError(
+                "indices must be on the CPU or on the device of the indexed tensor, which is "
+                f"{here}; this one is on {there} (at {user_location()})"
+            )
         covered = _dimensions_consumed(item)
         if item._type.dtype is bool_:
             have = self.x._type.shape[self.axis : self.axis + covered]

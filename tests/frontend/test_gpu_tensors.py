@@ -241,6 +241,27 @@ def test_arrays_of_two_devices_are_refused(gpu: Device) -> None:
         np.asarray(x)
 
 
+def test_indices_of_a_gpu_do_not_reach_tensors_on_the_cpu(gpu: Device) -> None:
+    at, mask = flamec.tensor([2, 0], device=gpu), flamec.tensor([True, False, True], device=gpu)
+
+    def assigned(x: flamec.Tensor, index: Any) -> flamec.Tensor:
+        x[index] = 5.0
+        return x
+
+    def put(x: flamec.Tensor, index: Any) -> flamec.Tensor:
+        return x.index_put((index,), flamec.tensor(5.0))
+
+    for index in (at, mask):
+        for function in (lambda x, i: x[i], lambda x, i: x[..., None, i], assigned, put):
+            for call in (function, flamec.compile(function)):
+                with pytest.raises(OperationError, match="indices must be on .* cpu; .* cuda:0"):
+                    call(flamec.arange(3.0), index)
+    assert flamec.arange(3.0)[at[0]].item() == 2  # a place without dimensions is a number
+    there = flamec.arange(3.0, device=gpu)
+    assert there[at.cpu()].tolist() == [2, 0] and there[mask.cpu()].tolist() == [0, 2]
+    assert assigned(there, at.cpu()).tolist() == [5, 1, 5]
+
+
 def test_printing_copies_and_pickles(gpu: Device) -> None:
     x = flamec.tensor([1.0, 2.5], device=gpu)
     assert repr(x) == "tensor([1.0000, 2.5000], device='cuda:0')"
