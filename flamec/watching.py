@@ -102,16 +102,18 @@ def unwatched(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        watch = thread.watch
-        if watch is None:
+        watch, observer = thread.watch, thread.observer
+        if watch is None and observer is None:
             return function(*args, **kwargs)
-        sys.setprofile(None)
-        thread.watch = None
+        if watch is not None:
+            sys.setprofile(None)
+        thread.observer = thread.watch = None
         try:
             return function(*args, **kwargs)
         finally:
-            thread.watch = watch
-            sys.setprofile(watch)
+            thread.observer, thread.watch = observer, watch
+            if watch is not None:
+                sys.setprofile(watch)
 
     return call
 

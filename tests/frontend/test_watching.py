@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -186,3 +187,31 @@ def test_watching_ends_with_the_trace() -> None:
         flamec.compile(lambda x: x @ flamec.ones(5))(flamec.ones(2))
     assert thread.watch is None and thread.observer is None
     assert sys.getprofile() is before
+
+
+def test_python_s_library_is_not_watched_where_our_code_calls_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the profiler's hook and by monitoring, which reports the library's calls wherever from."""
+    called: list[Any] = []
+
+    class Observer:
+        def entered(self, frame: Any) -> None: ...
+
+        def called(self, function: Any, file: str) -> None:
+            called.append(function)
+
+    @watching.unwatched
+    def of_ours(x: Any) -> Any:
+        return dataclasses.is_dataclass(x), thread.observer
+
+    watch = watching.Watch(Observer())
+    watch.begin()
+    try:
+        of_ours(1)
+    finally:
+        watch.end()
+    assert isinstance not in called
+    monkeypatch.setattr(thread, "observer", Observer())
+    observer = thread.observer
+    assert of_ours(1) == (False, None) and thread.observer is observer
