@@ -254,7 +254,7 @@ def test_indices_of_a_gpu_do_not_reach_tensors_on_the_cpu(gpu: Device) -> None:
     for index in (at, mask):
         for function in (lambda x, i: x[i], lambda x, i: x[..., None, i], assigned, put):
             for call in (function, flamec.compile(function)):
-                with pytest.raises(OperationError, match="indices must be on .* cpu; .* cuda:0"):
+                with pytest.raises(OperationError, match=r"indices must be on .* cpu; .* cuda:0"):
                     call(flamec.arange(3.0), index)
     assert flamec.arange(3.0)[at[0]].item() == 2  # a place without dimensions is a number
     there = flamec.arange(3.0, device=gpu)
