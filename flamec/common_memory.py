@@ -3,9 +3,10 @@ array, windows of one buffer, a parameter over the memory of another tensor.
 
 A trace knows memory by its ``Storage``. Storages over the same bytes are different to it, and what
 is written through one would not be read through the other. In: the arrays that are the inputs of a
-graph, and which of them it writes. Out: Uncompiled from the trace (``InputMemory``), and conditions
-of later calls (``separate_memory.py``). Invariant: no program writes bytes that another of its
-inputs lies in. Of a function that writes to none of its inputs nothing is asked.
+graph, which of them it writes, and NumPy's arrays that Python reads beside them. Out: Uncompiled
+from the trace (``InputMemory``), and conditions of later calls (``separate_memory.py``). Invariant:
+no program writes bytes that another of its inputs lies in. Of a function that writes to none of its
+inputs nothing is asked.
 """
 
 from __future__ import annotations
@@ -56,9 +57,12 @@ class InputMemory:
         self._ranges = np.zeros((0, 2), np.int64)  # with room for more
         self._written = np.zeros(0, np.bool_)
 
-    def read(self, position: int, array: Any, name: str) -> None:
-        """An input is met; Uncompiled if its memory was written as another's."""
-        number = self._known[position] = len(self._arrays)
+    def read(self, position: int | None, array: Any, name: str) -> None:
+        """An input is met, or an array of NumPy (None) whose elements Python reads; Uncompiled if
+        its memory was written as another's."""
+        number = len(self._arrays)
+        if position is not None:
+            self._known[position] = number
         self._arrays.append(array)
         self._names.append(name)
         if number == len(self._written):

@@ -242,6 +242,8 @@ class Recorder:
                     self.visit(item, label)
         elif isinstance(value, np.ndarray):
             self.host.arrays.met(value)
+            if self.host.trace is not None and self.host.trace.memory is not None:
+                self.host.trace.memory.read(None, value, f"the array {name}")
             self.add("content", value, None, value.copy(), f"content of {name}")
         elif isinstance(value, FunctionType):
             self._visit_function(value)

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from operator import is_
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from flamec.common_memory import Ranges, share_memory
 from flamec.segments import array_of
 from flamec.sources import InputSource
@@ -23,8 +25,8 @@ _MOST_PAIRS = 8  # of arguments that are compared one by one
 
 
 class SeparateMemory:
-    """The arrays of captured tensors, which must not meet each other or arguments where they are
-    written. Those of the last ``refresh()`` count."""
+    """The arrays of captured tensors, and NumPy's that Python reads: they must not meet each other
+    or arguments where one is written. Those of the last ``refresh()`` count."""
 
     def __init__(self, captured: Captured) -> None:
         updates = captured.graph.updates
@@ -34,19 +36,25 @@ class SeparateMemory:
             if source.position < 0 and source.kind != "number":
                 self._sources.append(source)
                 self._written.append(position in updates)
+        self._read = [
+            guard.owner
+            for guard in captured.guards
+            if guard.kind == "content" and isinstance(guard.owner, np.ndarray)
+        ]
+        self._written += [False] * len(self._read)
         self._arrays: list[Any] = []
         self.refresh()
 
     @property
     def any(self) -> bool:
-        return bool(self._sources)
+        return bool(self._written)
 
     @property
     def writes(self) -> bool:
         return any(self._written)
 
     def _now(self) -> list[Any]:
-        return [array_of(source, (), {}) for source in self._sources]
+        return [*(array_of(source, (), {}) for source in self._sources), *self._read]
 
     def refresh(self) -> None:
         """Look where the captured tensors are now."""

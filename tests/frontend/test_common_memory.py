@@ -225,3 +225,58 @@ def test_neighbours_in_one_array_are_separate() -> None:
     for x, y in (columns, rows, (rows[0], flamec.from_numpy(a[3:, :].reshape(-1)))):
         for _ in range(2):
             assert flamec.equal(compiled(x, y), y * 2)
+
+
+def _element(a):
+    return lambda x: x.add_(1) * float(a[0])
+
+
+def _tensor_of_it(a):
+    return lambda x: x.add_(1) * flamec.tensor(a)
+
+
+def _total_before_and_after(a):
+    def function(x):
+        total = float(a.sum())
+        x.add_(1)
+        return x * total + float(a.sum())
+
+    return function
+
+
+def _until(a):
+    def function(x):
+        while a[0] < 5:  # for ever, if the program wrote only when it runs
+            x.add_(1)
+        return x * 2
+
+    return function
+
+
+def _seen_late(a):
+    holder = {"a": a}
+
+    def total():
+        return float(holder["a"].sum())
+
+    def function(x):
+        x.add_(1)
+        return x + total()
+
+    return function
+
+
+@pytest.mark.parametrize(
+    "make", [_element, _tensor_of_it, _total_before_and_after, _until, _seen_late]
+)
+def test_an_array_that_python_reads(make: Callable[..., Any]) -> None:
+    one, two = np.ones(3, np.float32), np.ones(3, np.float32)
+    compiled, eager = flamec.compile(make(one), backend="evaluate"), make(two)
+    one[1] = two[1] = 6
+    if make is not _until:  # a program for memory elsewhere
+        x, y = flamec.zeros(3), flamec.zeros(3)
+        assert flamec.equal(compiled(x), eager(y))
+    x, y = flamec.from_numpy(one), flamec.from_numpy(two)
+    for _ in range(3):
+        assert flamec.equal(compiled(x), eager(y))
+        assert np.array_equal(one, two)
